@@ -1,0 +1,84 @@
+//! Compiles `proto/` and finds the embedded default model.
+//!
+//! Nothing is downloaded: the protos are this repository's own, and the model lies in the crate
+//! `silero` that cargo has already fetched as a build dependency.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+
+type BuildResult<T> = Result<T, Box<dyn Error>>;
+
+/// SHA-256 of `models/silero_vad.onnx` in the crate `silero` 0.7.0 (Silero VAD 6.2, MIT).
+const SILERO_SHA256: &str = "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3";
+
+const PROTOS: &[&str] = &["tidemill/v1/inference.proto", "tidemill/v1/model.proto"];
+
+fn main() -> BuildResult<()> {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=proto");
+    println!("cargo::rerun-if-changed=Cargo.lock");
+    compile_protos()?;
+    let model = find_silero()?;
+    println!("cargo::rustc-env=TIDEMILL_SILERO_ONNX={}", model.display());
+    println!("cargo::rustc-env=TIDEMILL_RUSTC={}", rustc_version());
+    Ok(())
+}
+
+/// Generates the messages, the services over our own codec, and the descriptor set for reflection.
+fn compile_protos() -> BuildResult<()> {
+    let out_dir = PathBuf::from(env::var("OUT_DIR")?);
+    let descriptors = protox::compile(PROTOS, ["proto"])?;
+    fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .bytes(".tidemill")
+        .codec_path("crate::proto::codec::SmallBufferCodec")
+        .extern_path(".google.rpc", "::tonic_types::pb")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// Finds the model file beside the manifest of the crate `silero` and checks its hash.
+fn find_silero() -> BuildResult<PathBuf> {
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .other_options(vec![
+            "--locked".to_owned(),
+            "--filter-platform".to_owned(),
+            env::var("TARGET")?,
+        ])
+        .exec()?;
+    let package = metadata
+        .packages
+        .iter()
+        .find(|package| package.name.as_str() == "silero")
+        .ok_or("the crate `silero`, which holds the default model, is not among the dependencies")?;
+    let folder = package.manifest_path.parent().ok_or("the crate `silero` has no folder")?;
+    let file = folder.join("models/silero_vad.onnx").into_std_path_buf();
+    let bytes = fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let hash = format!("{:x}", HexDigest(Sha256::digest(&bytes).as_slice()));
+    if hash != SILERO_SHA256 {
+        return Err(format!("{}: sha256 is {hash}, expected {SILERO_SHA256}", file.display()).into());
+    }
+    Ok(file)
+}
+
+/// Lower-case hexadecimal form of a digest.
+struct HexDigest<'a>(&'a [u8]);
+
+impl std::fmt::LowerHex for HexDigest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// What `rustc --version` prints, for the build information metric; `unknown` if it cannot be asked.
+fn rustc_version() -> String {
+    let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    std::process::Command::new(rustc)
+        .arg("--version")
+        .output()
+        .ok()
+        .and_then(|output| String::from_utf8(output.stdout).ok())
+        .map_or_else(|| "unknown".to_owned(), |text| text.trim().to_owned())
+}
