@@ -42,11 +42,7 @@ fn compile_protos() -> BuildResult<()> {
 /// Finds the model file beside the manifest of the crate `silero` and checks its hash.
 fn find_silero() -> BuildResult<PathBuf> {
     let metadata = cargo_metadata::MetadataCommand::new()
-        .other_options(vec![
-            "--locked".to_owned(),
-            "--filter-platform".to_owned(),
-            env::var("TARGET")?,
-        ])
+        .other_options(vec!["--locked".to_owned(), "--filter-platform".to_owned(), env::var("TARGET")?])
         .exec()?;
     let package = metadata
         .packages

@@ -1,2 +1,7 @@
-//! Tidemill.
+//! Tidemill: a streaming-first, real-time inference server.
+//!
+//! Knowledge points one way; `docs/architecture.md` has the layer table and a test holds the code to it.
+
+pub mod domain;
+pub mod engine;
 pub mod proto;

@@ -1,0 +1,51 @@
+//! Items on their way in and answers on their way out.
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use super::{Fault, Tensor, Timestamp};
+
+/// The tensors of one item, in the order of the signature's inputs, without batch dimension.
+pub type ItemInputs = SmallVec<[Tensor; 1]>;
+
+/// The model's outputs for one item, in the order of the signature's outputs, without batch dimension.
+pub type ItemOutputs = SmallVec<[Tensor; 1]>;
+
+/// The recurrent state of one stream: one buffer for each of the signature's states, row-major, without batch dimension.
+///
+/// `None` until the first successful model call; that stands for zeros, and costs an idle stream nothing. The lane reads it
+/// when it gathers and writes it when it scatters. At most one item of a stateful stream is in a batch, so the lock is never
+/// contended.
+#[derive(Debug, Default)]
+pub struct StateSlot(Mutex<Option<Box<[Box<[u8]>]>>>);
+
+impl StateSlot {
+    /// Runs `with` on the state.
+    pub fn with<R>(&self, with: impl FnOnce(&mut Option<Box<[Box<[u8]>]>>) -> R) -> R {
+        with(&mut self.0.lock())
+    }
+}
+
+/// When an item was where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ItemTiming {
+    /// When it was complete on the server.
+    pub arrived: Timestamp,
+    /// When its model call began; equal to `finished` if there was none.
+    pub started: Timestamp,
+    /// When its model call, or the decision against one, was over.
+    pub finished: Timestamp,
+    /// Items in its model call; 0 if there was none.
+    pub batch_size: u32,
+}
+
+/// How one item ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// Number of the item in its stream.
+    pub seq: u64,
+    /// Outputs, or why there are none.
+    pub outcome: Result<ItemOutputs, Fault>,
+    /// When it was where.
+    pub timing: ItemTiming,
+}

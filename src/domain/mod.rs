@@ -1,0 +1,15 @@
+//! What the server talks about: tensors, signatures, items, errors, time.
+//!
+//! Knows no runtime, no I/O, no protocol and no engine. Everything here is plain data with checks.
+
+mod error;
+mod item;
+mod signature;
+mod tensor;
+mod time;
+
+pub use error::{Fault, FaultKind, Limit};
+pub use item::{Answer, ItemInputs, ItemOutputs, ItemTiming, StateSlot};
+pub use signature::{NamedTensor, SharedInput, Signature, StateSpec, TensorSpec, TensorSpecs};
+pub use tensor::{Datatype, Shape, Tensor, TensorError, element_count};
+pub use time::Timestamp;

@@ -1,0 +1,207 @@
+//! Tensors and their element types.
+
+use std::{fmt, str::FromStr};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// Dimensions of a tensor; up to four without allocating.
+pub type Shape = SmallVec<[usize; 4]>;
+
+/// Element type of a tensor, named as in the Open Inference Protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Datatype {
+    Bool,
+    Uint8,
+    Uint16,
+    Uint32,
+    Uint64,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    Fp16,
+    Fp32,
+    Fp64,
+    Bf16,
+}
+
+impl Datatype {
+    /// All of them, in the order of the protocol's table.
+    pub const ALL: [Self; 13] = [
+        Self::Bool,
+        Self::Uint8,
+        Self::Uint16,
+        Self::Uint32,
+        Self::Uint64,
+        Self::Int8,
+        Self::Int16,
+        Self::Int32,
+        Self::Int64,
+        Self::Fp16,
+        Self::Fp32,
+        Self::Fp64,
+        Self::Bf16,
+    ];
+
+    /// Bytes of one element.
+    #[must_use]
+    pub const fn size(self) -> usize {
+        match self {
+            Self::Bool | Self::Uint8 | Self::Int8 => 1,
+            Self::Uint16 | Self::Int16 | Self::Fp16 | Self::Bf16 => 2,
+            Self::Uint32 | Self::Int32 | Self::Fp32 => 4,
+            Self::Uint64 | Self::Int64 | Self::Fp64 => 8,
+        }
+    }
+
+    /// The protocol's name, such as `FP32`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "BOOL",
+            Self::Uint8 => "UINT8",
+            Self::Uint16 => "UINT16",
+            Self::Uint32 => "UINT32",
+            Self::Uint64 => "UINT64",
+            Self::Int8 => "INT8",
+            Self::Int16 => "INT16",
+            Self::Int32 => "INT32",
+            Self::Int64 => "INT64",
+            Self::Fp16 => "FP16",
+            Self::Fp32 => "FP32",
+            Self::Fp64 => "FP64",
+            Self::Bf16 => "BF16",
+        }
+    }
+}
+
+impl fmt::Display for Datatype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Datatype {
+    type Err = TensorError;
+
+    fn from_str(name: &str) -> Result<Self, TensorError> {
+        Self::ALL
+            .into_iter()
+            .find(|datatype| datatype.name() == name)
+            .ok_or_else(|| TensorError::UnknownDatatype(name.to_owned()))
+    }
+}
+
+/// Why a tensor is not one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TensorError {
+    /// The name is not in the table of [`Datatype`].
+    #[error("unknown datatype '{0}'; known are BOOL, UINT8..UINT64, INT8..INT64, FP16, FP32, FP64 and BF16")]
+    UnknownDatatype(String),
+    /// A dimension is negative or zero.
+    #[error("dimension {axis} is {size}; dimensions must be at least 1")]
+    BadDimension { axis: usize, size: i64 },
+    /// The shape's product does not fit the address space.
+    #[error("shape {0:?} has more elements than can be addressed")]
+    TooManyElements(Vec<i64>),
+    /// The data are not as long as shape and datatype say.
+    #[error("{bytes} bytes of data, but shape {shape:?} of {datatype} takes {expected}")]
+    WrongLength { bytes: usize, shape: Vec<usize>, datatype: Datatype, expected: usize },
+}
+
+/// Number of elements in a tensor of this shape; `None` if it overflows.
+#[must_use]
+pub fn element_count(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1_usize, |product, size| product.checked_mul(*size))
+}
+
+/// A dense, row-major, little-endian array whose data are shared, never copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    datatype: Datatype,
+    shape: Shape,
+    data: Bytes,
+}
+
+impl Tensor {
+    /// Puts a tensor together.
+    ///
+    /// # Errors
+    /// [`TensorError::WrongLength`] if `data` is not exactly `product(shape) x datatype.size()` bytes,
+    /// [`TensorError::TooManyElements`] if that product overflows.
+    pub fn new(datatype: Datatype, shape: Shape, data: Bytes) -> Result<Self, TensorError> {
+        let expected = element_count(&shape).and_then(|count| count.checked_mul(datatype.size())).ok_or_else(|| {
+            TensorError::TooManyElements(shape.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect())
+        })?;
+        if data.len() != expected {
+            return Err(TensorError::WrongLength { bytes: data.len(), shape: shape.to_vec(), datatype, expected });
+        }
+        Ok(Self { datatype, shape, data })
+    }
+
+    /// A one-dimensional FP32 tensor holding `values`; for tests and framing.
+    #[must_use]
+    pub fn from_f32(values: &[f32]) -> Self {
+        let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self { datatype: Datatype::Fp32, shape: SmallVec::from_slice(&[values.len()]), data: data.into() }
+    }
+
+    /// Element type.
+    #[must_use]
+    pub const fn datatype(&self) -> Datatype {
+        self.datatype
+    }
+
+    /// Dimensions.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The elements.
+    #[must_use]
+    pub const fn data(&self) -> &Bytes {
+        &self.data
+    }
+
+    /// The elements, by value.
+    #[must_use]
+    pub fn into_data(self) -> Bytes {
+        self.data
+    }
+
+    /// The elements as numbers, if this is an FP32 tensor.
+    pub fn iter_f32(&self) -> Option<impl ExactSizeIterator<Item = f32> + '_> {
+        (self.datatype == Datatype::Fp32)
+            .then(|| self.data.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smallvec::smallvec;
+
+    #[test]
+    fn every_datatype_is_found_by_its_name() {
+        for datatype in Datatype::ALL {
+            assert_eq!(datatype.name().parse(), Ok(datatype));
+        }
+        assert!("fp32".parse::<Datatype>().is_err());
+    }
+
+    #[test]
+    fn a_tensor_of_the_wrong_length_is_refused_with_both_lengths() {
+        let error = Tensor::new(Datatype::Fp32, smallvec![2, 3], Bytes::from_static(&[0; 20])).expect_err("4 bytes short");
+        assert_eq!(error.to_string(), "20 bytes of data, but shape [2, 3] of FP32 takes 24");
+    }
+
+    #[test]
+    fn a_shape_that_overflows_is_refused() {
+        let error = Tensor::new(Datatype::Fp32, smallvec![usize::MAX, 2], Bytes::new()).expect_err("overflow");
+        assert!(matches!(error, TensorError::TooManyElements(_)));
+        let error = Tensor::new(Datatype::Fp64, smallvec![usize::MAX / 4], Bytes::new()).expect_err("overflow in bytes");
+        assert!(matches!(error, TensorError::TooManyElements(_)));
+    }
+}

@@ -1,0 +1,109 @@
+//! Engines: what runs a model call.
+//!
+//! An engine is blocking and has no queue: it is handed one contiguous tensor per input and gives one per output. It knows no
+//! runtime, no protocol, no stream and no metrics, and uses the threads it is given. [`stack`] turns items into such a call
+//! and its outputs back into items.
+//!
+//! # Errors and panics
+//! A call that fails returns an [`EngineError`]. A call may panic; the lane catches it, drops the [`Instance`] and makes a new
+//! one from the [`Engine`], so an engine need not be consistent after a panic of one of its instances.
+
+pub mod buffer;
+pub mod lane_threads;
+pub mod onnxruntime;
+pub mod rten;
+pub mod stack;
+pub mod synthetic;
+
+use std::sync::Arc;
+
+use crate::domain::{Datatype, Tensor};
+
+pub use lane_threads::LaneThreads;
+
+/// Why a model cannot be loaded, bound or run. The text names the engine, the thing and the value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The model file is not one, or uses something that the engine lacks.
+    #[error("{0}")]
+    Load(String),
+    /// The engine's library is missing or unusable; the text says how to get it.
+    #[error("{0}")]
+    Library(String),
+    /// A model call failed.
+    #[error("{0}")]
+    Run(String),
+}
+
+/// One input or output as the model file declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredTensor {
+    /// Name in the file.
+    pub name: String,
+    /// Element type; `None` where the file's type has no [`Datatype`] (strings, sequences).
+    pub datatype: Option<Datatype>,
+    /// All dimensions, batch included; `None` is dynamic. `None` for the whole if the file does not say.
+    pub dims: Option<Vec<Option<usize>>>,
+}
+
+/// What the model file declares.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Contract {
+    /// Inputs in the file's order, weights excluded.
+    pub inputs: Vec<DeclaredTensor>,
+    /// Outputs in the file's order.
+    pub outputs: Vec<DeclaredTensor>,
+}
+
+/// Which inputs each call will bring, in which order, and which outputs it wants.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CallPlan {
+    /// Names of the inputs, in the order of [`Call::inputs`].
+    pub inputs: Vec<Arc<str>>,
+    /// Names of the outputs, in the order that [`Instance::run`] returns them.
+    pub outputs: Vec<Arc<str>>,
+}
+
+/// A loaded model, shared by all lanes.
+pub trait Engine: Send + Sync {
+    /// Name for people and metrics: `rten`, `onnxruntime`, `synthetic`.
+    fn name(&self) -> &'static str;
+
+    /// What the model file declares.
+    fn contract(&self) -> &Contract;
+
+    /// Makes what one lane needs to run calls of this plan.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if the plan names what the model does not have, or the engine refuses.
+    fn instance(&self, plan: &CallPlan, threads: &LaneThreads) -> Result<Box<dyn Instance>, EngineError>;
+}
+
+/// One input of a call: a dense, row-major tensor whose data start on a 64-byte border.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorView<'a> {
+    /// Element type.
+    pub datatype: Datatype,
+    /// All dimensions, batch included.
+    pub shape: &'a [usize],
+    /// The elements, little-endian.
+    pub data: &'a [u8],
+}
+
+/// A model call.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// Inputs in the plan's order.
+    pub inputs: &'a [TensorView<'a>],
+    /// Items in the batch.
+    pub batch_size: usize,
+}
+
+/// What one lane keeps to run one model.
+pub trait Instance: Send {
+    /// Runs one call and returns the outputs in the plan's order.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`]; none of the items has a result then.
+    fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError>;
+}
