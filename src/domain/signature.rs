@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{Datatype, Fault, FaultKind, ItemInputs, Shape, Tensor, element_count};
+use super::{Datatype, Fault, ItemInputs, Shape, Tensor, element_count};
 
 /// A tensor that each item brings or gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl Signature {
     /// Checks one item's tensors and puts them into the signature's order.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`] with the field at fault: an unknown, missing or repeated name, another datatype, a shape that
+    /// [`FaultKind::Invalid`](super::FaultKind::Invalid) with the field at fault: an unknown, missing or repeated name, another datatype, a shape that
     /// does not fit, a dimension below 1, or data of another length than shape and datatype take.
     pub fn check(&self, tensors: Vec<NamedTensor>) -> Result<ItemInputs, Fault> {
         let mut slots: SmallVec<[Option<Tensor>; 4]> = SmallVec::from_elem(None, self.inputs.len());
@@ -210,8 +210,10 @@ fn item_shape(spec: &TensorSpec, given: &[i64]) -> Result<Shape, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::FaultKind;
 
     fn signature() -> Signature {
         let spec = |name: &str, dims: Vec<Option<usize>>| TensorSpec {
