@@ -3,6 +3,8 @@
 //! Nothing is downloaded: the protos are this repository's own, and the model lies in the crate
 //! `silero` that cargo has already fetched as a build dependency.
 
+#![expect(clippy::disallowed_methods, reason = "a build script is told what it needs in the environment")]
+
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;

@@ -17,11 +17,14 @@ pub type ItemOutputs = SmallVec<[Tensor; 1]>;
 /// when it gathers and writes it when it scatters. At most one item of a stateful stream is in a batch, so the lock is never
 /// contended.
 #[derive(Debug, Default)]
-pub struct StateSlot(Mutex<Option<Box<[Box<[u8]>]>>>);
+pub struct StateSlot(Mutex<Option<StateBuffers>>);
+
+/// One buffer for each of the signature's states.
+pub type StateBuffers = Box<[Box<[u8]>]>;
 
 impl StateSlot {
     /// Runs `with` on the state.
-    pub fn with<R>(&self, with: impl FnOnce(&mut Option<Box<[Box<[u8]>]>>) -> R) -> R {
+    pub fn with<R>(&self, with: impl FnOnce(&mut Option<StateBuffers>) -> R) -> R {
         with(&mut self.0.lock())
     }
 }

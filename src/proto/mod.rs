@@ -8,6 +8,7 @@ pub mod codec;
 pub mod v1 {
     #![allow(
         clippy::all,
+        clippy::allow_attributes_without_reason,
         clippy::pedantic,
         clippy::semicolon_if_nothing_returned,
         missing_docs,

@@ -1,0 +1,109 @@
+//! How items end and why batches close: closed sets, for ledgers and metric labels.
+
+/// The one way in which an item ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Answered with outputs.
+    Ok,
+    /// Never admitted: the request was wrong, too large, or a shared limit was reached.
+    Refused,
+    /// Given up for newer items of its stream, as its overflow policy says.
+    Dropped,
+    /// Its deadline passed before its model call began.
+    Expired,
+    /// Its stream ended first.
+    Cancelled,
+    /// Its model call failed.
+    Failed,
+}
+
+impl Outcome {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 6] = [Self::Ok, Self::Refused, Self::Dropped, Self::Expired, Self::Cancelled, Self::Failed];
+
+    /// Metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::Dropped => "dropped",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Why a batch was closed at the size it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// A lane was free and took all there was.
+    LaneFree,
+    /// The manifest's largest batch.
+    Full,
+    /// The largest number of bytes in a call.
+    Bytes,
+    /// More items per call would gain no throughput.
+    Knee,
+    /// More items would have broken the deadline of one in the batch.
+    Deadline,
+    /// The model's `max_delay` ran out.
+    Delay,
+    /// The next item has other shapes.
+    Shape,
+    /// A fair share, so that the other lanes have work too.
+    Share,
+    /// The server is draining.
+    Drain,
+    /// An item of a failed batch, run again alone.
+    Retry,
+}
+
+impl CloseReason {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 10] = [
+        Self::LaneFree,
+        Self::Full,
+        Self::Bytes,
+        Self::Knee,
+        Self::Deadline,
+        Self::Delay,
+        Self::Shape,
+        Self::Share,
+        Self::Drain,
+        Self::Retry,
+    ];
+
+    /// Metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::LaneFree => "lane_free",
+            Self::Full => "full",
+            Self::Bytes => "bytes",
+            Self::Knee => "knee",
+            Self::Deadline => "deadline",
+            Self::Delay => "delay",
+            Self::Shape => "shape",
+            Self::Share => "share",
+            Self::Drain => "drain",
+            Self::Retry => "retry",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn discriminants_index_the_tables() {
+        for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, index);
+        }
+        for (index, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+}
