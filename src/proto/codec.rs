@@ -1,4 +1,4 @@
-//! A protobuf codec with small buffers.
+//! A protobuf codec with small buffers, and with an error that says whose fault a broken message is.
 //!
 //! tonic's own takes two 8 KiB buffers for each call, which is most of what an idle stream costs. Buffers grow on demand, so a
 //! stream of large messages loses nothing.
@@ -6,7 +6,10 @@
 use std::marker::PhantomData;
 
 use prost::Message;
-use tonic::codec::{BufferSettings, Codec};
+use tonic::{
+    Status,
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder},
+};
 use tonic_prost::ProstCodec;
 
 /// First allocation of a stream's encode and decode buffers, in bytes.
@@ -33,13 +36,30 @@ where
     type Encode = Encode;
     type Decode = Decode;
     type Encoder = <ProstCodec<Encode, Decode> as Codec>::Encoder;
-    type Decoder = <ProstCodec<Encode, Decode> as Codec>::Decoder;
+    type Decoder = SmallBufferDecoder<Decode>;
 
     fn encoder(&mut self) -> Self::Encoder {
         ProstCodec::<Encode, Decode>::raw_encoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<Encode, Decode>::raw_decoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES))
+        SmallBufferDecoder(PhantomData)
+    }
+}
+
+/// Decodes one message. Bytes that are not one are the sender's fault: INVALID_ARGUMENT, with the field that broke.
+#[derive(Debug, Clone)]
+pub struct SmallBufferDecoder<Decode>(PhantomData<Decode>);
+
+impl<Decode: Message + Default> Decoder for SmallBufferDecoder<Decode> {
+    type Item = Decode;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Decode>, Status> {
+        Decode::decode(buffer).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
     }
 }

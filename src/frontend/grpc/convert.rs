@@ -1,0 +1,238 @@
+//! Between the messages of `tidemill.v1` and the domain. Nothing here panics on anything a client can send.
+
+use std::time::Duration;
+
+use super::status::item_status_of;
+use crate::{
+    codec::{FramingRule, Segment, WindowPosition},
+    domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Tensor, TensorSpec, Timestamp},
+    proto::v1,
+    registry::Model,
+    service::{OpenRequest, OpenStream, StreamLimits},
+    session::{self, ItemRequest, Order, PayloadKind},
+};
+
+/// # Errors
+/// [`FaultKind::Invalid`] with the field's name.
+pub(super) fn open_request(config: v1::StreamConfig, ends_at: Timestamp) -> Result<OpenRequest, Fault> {
+    let payload = match v1::PayloadKind::try_from(config.payload) {
+        Ok(v1::PayloadKind::Unspecified | v1::PayloadKind::Tensors) => PayloadKind::Tensors,
+        Ok(v1::PayloadKind::PcmS16le) => PayloadKind::PcmS16le,
+        Err(_) => return Err(unknown_enum("payload", "PayloadKind", config.payload)),
+    };
+    let order = match v1::ResultOrder::try_from(config.order) {
+        Ok(v1::ResultOrder::Unspecified | v1::ResultOrder::InOrder) => Order::InOrder,
+        Ok(v1::ResultOrder::AsReady) => Order::AsReady,
+        Err(_) => return Err(unknown_enum("order", "ResultOrder", config.order)),
+    };
+    if config.model.is_empty() {
+        return Err(Fault::invalid("model", "the name of the model is missing"));
+    }
+    let default_deadline = config.default_deadline.map(|deadline| duration("default_deadline", deadline)).transpose()?;
+    let v1::StreamConfig { model, version, window_items, .. } = config;
+    Ok(OpenRequest { model, version, payload, order, window_items, default_deadline, ends_at })
+}
+
+/// An item; what cannot be read of it becomes its answer.
+pub(super) fn item_request(item: v1::Item) -> ItemRequest {
+    let v1::Item { id, inputs, deadline } = item;
+    let deadline = deadline.map(|deadline| duration("deadline", deadline)).transpose();
+    let tensors = inputs.into_iter().enumerate().map(|(index, tensor)| named_tensor(index, tensor)).collect();
+    match deadline {
+        Ok(deadline) => ItemRequest { id, tensors, deadline },
+        Err(fault) => ItemRequest { id, tensors: Err(fault), deadline: None },
+    }
+}
+
+fn named_tensor(index: usize, tensor: v1::Tensor) -> Result<NamedTensor, Fault> {
+    let v1::Tensor { name, datatype, shape, data } = tensor;
+    let datatype = match v1::Datatype::try_from(datatype) {
+        Ok(datatype) => from_wire_datatype(datatype),
+        Err(_) => return Err(unknown_enum(format!("inputs[{index}].datatype"), "Datatype", datatype)),
+    };
+    Ok(NamedTensor { name, datatype, shape, data })
+}
+
+fn unknown_enum(field: impl Into<std::borrow::Cow<'static, str>>, kind: &str, value: i32) -> Fault {
+    Fault::invalid(field, format!("{value} is not a value of the enum {kind}"))
+}
+
+/// A duration of at least zero and at most a year.
+fn duration(field: &'static str, duration: prost_types::Duration) -> Result<Duration, Fault> {
+    const MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+    let (seconds, nanos) = (duration.seconds, duration.nanos);
+    Duration::try_from(duration)
+        .ok()
+        .filter(|duration| *duration <= MAX)
+        .ok_or_else(|| Fault::invalid(field, format!("a duration of {seconds} s and {nanos} ns is not between zero and a year")))
+}
+
+fn wire_duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
+    }
+}
+
+const fn from_wire_datatype(datatype: v1::Datatype) -> Option<Datatype> {
+    Some(match datatype {
+        v1::Datatype::Unspecified => return None,
+        v1::Datatype::Bool => Datatype::Bool,
+        v1::Datatype::Uint8 => Datatype::Uint8,
+        v1::Datatype::Uint16 => Datatype::Uint16,
+        v1::Datatype::Uint32 => Datatype::Uint32,
+        v1::Datatype::Uint64 => Datatype::Uint64,
+        v1::Datatype::Int8 => Datatype::Int8,
+        v1::Datatype::Int16 => Datatype::Int16,
+        v1::Datatype::Int32 => Datatype::Int32,
+        v1::Datatype::Int64 => Datatype::Int64,
+        v1::Datatype::Fp16 => Datatype::Fp16,
+        v1::Datatype::Fp32 => Datatype::Fp32,
+        v1::Datatype::Fp64 => Datatype::Fp64,
+        v1::Datatype::Bf16 => Datatype::Bf16,
+    })
+}
+
+pub(super) const fn wire_datatype(datatype: Datatype) -> v1::Datatype {
+    match datatype {
+        Datatype::Bool => v1::Datatype::Bool,
+        Datatype::Uint8 => v1::Datatype::Uint8,
+        Datatype::Uint16 => v1::Datatype::Uint16,
+        Datatype::Uint32 => v1::Datatype::Uint32,
+        Datatype::Uint64 => v1::Datatype::Uint64,
+        Datatype::Int8 => v1::Datatype::Int8,
+        Datatype::Int16 => v1::Datatype::Int16,
+        Datatype::Int32 => v1::Datatype::Int32,
+        Datatype::Int64 => v1::Datatype::Int64,
+        Datatype::Fp16 => v1::Datatype::Fp16,
+        Datatype::Fp32 => v1::Datatype::Fp32,
+        Datatype::Fp64 => v1::Datatype::Fp64,
+        Datatype::Bf16 => v1::Datatype::Bf16,
+    }
+}
+
+/// The first message of an open stream.
+pub(super) fn opened(stream: &OpenStream, max_message_bytes: usize) -> v1::Opened {
+    let model = stream.model();
+    v1::Opened {
+        model: model.loaded.name.to_string(),
+        version: model.loaded.version.to_string(),
+        limits: Some(limits(&stream.limits(), max_message_bytes)),
+        framing: stream.framing().map(framing),
+    }
+}
+
+pub(super) fn limits(limits: &StreamLimits, max_message_bytes: usize) -> v1::StreamLimits {
+    v1::StreamLimits {
+        window_items: u32::try_from(limits.window_items).unwrap_or(u32::MAX),
+        window_bytes: limits.window_bytes as u64,
+        max_item_bytes: limits.max_item_bytes as u64,
+        max_message_bytes: max_message_bytes as u64,
+        idle_timeout: Some(wire_duration(limits.idle_timeout)),
+    }
+}
+
+pub(super) const fn framing(rule: FramingRule) -> v1::Framing {
+    v1::Framing { sample_rate_hz: rule.sample_rate_hz, window_samples: rule.window_samples, context_samples: rule.context_samples }
+}
+
+pub(super) fn item_result(result: session::ItemResult, model: &Model) -> v1::ItemResult {
+    let timing = Some(timing(&result));
+    let ran = result.timing.batch_size > 0;
+    let outcome = match result.outcome {
+        Ok(outputs) => v1::item_result::Outcome::Outputs(wire_outputs(outputs, model)),
+        Err(fault) => v1::item_result::Outcome::Error(item_status_of(&fault)),
+    };
+    v1::ItemResult {
+        seq: result.seq,
+        id: result.id,
+        window: result.window.map(window_position),
+        outcome: Some(outcome),
+        timing: timing.filter(|_| ran),
+    }
+}
+
+pub(super) fn timing(result: &session::ItemResult) -> v1::Timing {
+    let timing = &result.timing;
+    v1::Timing {
+        queue_ns: nanos(timing.started.since(timing.arrived)),
+        compute_ns: nanos(timing.finished.since(timing.started)),
+        age_ns: nanos(result.age),
+        batch_size: timing.batch_size,
+    }
+}
+
+pub(super) fn wire_outputs(outputs: ItemOutputs, model: &Model) -> v1::Outputs {
+    let specs = &model.loaded.executable.signature().outputs;
+    v1::Outputs { tensors: outputs.into_iter().zip(specs).map(|(tensor, spec)| wire_tensor(tensor, spec)).collect() }
+}
+
+fn wire_tensor(tensor: Tensor, spec: &TensorSpec) -> v1::Tensor {
+    v1::Tensor {
+        name: String::from(&*spec.name),
+        datatype: wire_datatype(tensor.datatype()).into(),
+        shape: tensor.shape().iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect(),
+        data: tensor.into_data(),
+    }
+}
+
+const fn window_position(window: WindowPosition) -> v1::WindowPosition {
+    v1::WindowPosition { index: window.index, start_sample: window.start_sample, end_sample: window.end_sample }
+}
+
+/// `sample_rate_hz` is the framing's.
+pub(super) fn segment(segment: &Segment, sample_rate_hz: u32) -> v1::Segment {
+    v1::Segment {
+        index: segment.index,
+        start_sample: segment.start_sample,
+        end_sample: segment.end_sample,
+        start_ms: segment.start_ms(sample_rate_hz),
+        end_ms: segment.end_ms(sample_rate_hz),
+    }
+}
+
+pub(super) fn segment_started(index: u64, start_sample: u64, sample_rate_hz: u32) -> v1::SegmentStarted {
+    let start_ms = Segment { index, start_sample, end_sample: start_sample }.start_ms(sample_rate_hz);
+    v1::SegmentStarted { index, start_sample, start_ms }
+}
+
+pub(super) fn summary(summary: &session::Summary) -> v1::Summary {
+    v1::Summary {
+        items: summary.items,
+        ok: summary.ok,
+        errors: summary.errors,
+        samples: summary.samples,
+        payload_bytes: summary.payload_bytes,
+        elapsed: Some(wire_duration(summary.elapsed)),
+        queue_ns: nanos(summary.queue),
+        compute_ns: nanos(summary.compute),
+    }
+}
+
+pub(super) fn call_cost(batch_size: usize, duration: Duration) -> v1::BatchCost {
+    v1::BatchCost { batch_size: u32::try_from(batch_size).unwrap_or(u32::MAX), duration: Some(wire_duration(duration)) }
+}
+
+/// # Errors
+/// [`FaultKind::Invalid`] if `sha256` is neither empty nor 32 bytes.
+pub(super) fn expectation(digest: v1::PayloadDigest) -> Result<crate::codec::PayloadExpectation, Fault> {
+    let sha256 = match digest.sha256.len() {
+        0 => None,
+        _ => Some(<[u8; 32]>::try_from(&*digest.sha256).map_err(|_| {
+            Fault::new(FaultKind::Invalid, format!("a SHA-256 has 32 bytes, not {}", digest.sha256.len())).with_field("sha256")
+        })?),
+    };
+    Ok(crate::codec::PayloadExpectation { total_bytes: digest.total_bytes, crc32c: digest.crc32c, sha256 })
+}
+
+pub(super) fn wire_digest(received: &crate::codec::Received) -> v1::PayloadDigest {
+    v1::PayloadDigest {
+        total_bytes: Some(received.total_bytes),
+        crc32c: Some(received.crc32c),
+        sha256: received.sha256.map(|hash| hash.to_vec().into()).unwrap_or_default(),
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

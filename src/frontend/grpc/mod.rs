@@ -1,0 +1,17 @@
+//! gRPC: the native API, health and reflection on one port.
+//!
+//! The only code that knows tonic and hyper on the serving side. It decodes, calls [`Service`](crate::service::Service), and
+//! encodes; it holds no queue and decides nothing about items.
+
+mod convert;
+mod deadline;
+mod health;
+mod limits;
+mod models;
+mod native;
+mod responses;
+mod server;
+mod status;
+
+pub use health::keep_health;
+pub use server::{GrpcServer, Shutdown};

@@ -1,0 +1,110 @@
+//! The service `tidemill.v1.ModelService`.
+
+use tonic::{Request, Response, Status};
+
+use super::{convert, status::status_of};
+use crate::{
+    domain::{StateSpec, TensorSpec},
+    proto::v1::{self, model_service_server::ModelService},
+    registry::{self, Model, ModelState},
+    scheduler,
+    service::Service,
+};
+
+/// Describes what is served.
+pub(super) struct Models {
+    service: Service,
+    max_message_bytes: usize,
+}
+
+impl Models {
+    pub(super) const fn new(service: Service, max_message_bytes: usize) -> Self {
+        Self { service, max_message_bytes }
+    }
+
+    fn detail(&self, model: &Model, queue: &scheduler::ModelStatus) -> v1::ModelDetail {
+        let loaded = &model.loaded;
+        let signature = loaded.executable.signature();
+        let mut payloads = vec![v1::PayloadKind::Tensors.into()];
+        if loaded.framing.is_some() {
+            payloads.push(v1::PayloadKind::PcmS16le.into());
+        }
+        v1::ModelDetail {
+            summary: Some(v1::ModelSummary {
+                name: loaded.name.to_string(),
+                version: loaded.version.to_string(),
+                state: v1::ModelState::Ready.into(),
+                reason: String::new(),
+                engine: loaded.executable.engine_name().to_owned(),
+                description: loaded.description.to_string(),
+                stateful: signature.is_stateful(),
+            }),
+            inputs: signature.inputs.iter().map(tensor_spec).collect(),
+            outputs: signature.outputs.iter().map(tensor_spec).collect(),
+            states: signature.states.iter().map(state_spec).collect(),
+            framing: loaded.framing.map(convert::framing),
+            payloads,
+            batch_costs: queue.curve.points().map(|(size, duration)| convert::call_cost(size, duration)).collect(),
+            batch_cap: u32::try_from(queue.batch_cap).unwrap_or(u32::MAX),
+            segment_rules: loaded.segments.as_ref().map(|post| v1::SegmentRules {
+                threshold: post.rules.threshold,
+                negative_threshold: post.rules.negative_threshold,
+                min_speech_ms: post.rules.min_speech_ms,
+                min_silence_ms: post.rules.min_silence_ms,
+                pad_ms: post.rules.pad_ms,
+            }),
+            default_limits: Some(convert::limits(&self.service.limits(0), self.max_message_bytes)),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl ModelService for Models {
+    async fn list_models(&self, _: Request<v1::ListModelsRequest>) -> Result<Response<v1::ListModelsResponse>, Status> {
+        let models = self.service.models().into_iter().map(summary).collect();
+        Ok(Response::new(v1::ListModelsResponse { models }))
+    }
+
+    async fn get_model(&self, request: Request<v1::GetModelRequest>) -> Result<Response<v1::GetModelResponse>, Status> {
+        let v1::GetModelRequest { name, version } = request.into_inner();
+        let (model, queue) = self.service.model(&name, &version).map_err(|fault| status_of(&fault))?;
+        Ok(Response::new(v1::GetModelResponse { model: Some(self.detail(&model, &queue)) }))
+    }
+}
+
+fn summary(status: registry::ModelStatus) -> v1::ModelSummary {
+    let state = match status.state {
+        ModelState::Loading => v1::ModelState::Loading,
+        ModelState::Ready => v1::ModelState::Ready,
+        ModelState::Failed => v1::ModelState::Failed,
+    };
+    v1::ModelSummary {
+        name: status.name.to_string(),
+        version: status.version.to_string(),
+        state: state.into(),
+        reason: status.reason.unwrap_or_default().to_string(),
+        engine: status.engine.to_string(),
+        description: status.description.to_string(),
+        stateful: status.stateful,
+    }
+}
+
+fn tensor_spec(spec: &TensorSpec) -> v1::TensorSpec {
+    v1::TensorSpec {
+        name: spec.name.to_string(),
+        datatype: convert::wire_datatype(spec.datatype).into(),
+        shape: spec.shape_with_batch(),
+    }
+}
+
+fn state_spec(state: &StateSpec) -> v1::StateSpec {
+    let mut shape: Vec<i64> = state.dims.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
+    shape.insert(state.batch_axis.min(shape.len()), -1);
+    v1::StateSpec {
+        input: state.input.to_string(),
+        output: state.output.to_string(),
+        datatype: convert::wire_datatype(state.datatype).into(),
+        shape,
+        batch_axis: u32::try_from(state.batch_axis).unwrap_or(u32::MAX),
+    }
+}

@@ -1,0 +1,257 @@
+//! The service `tidemill.v1.InferenceService`.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures::{Stream, stream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    convert, deadline,
+    responses::{Opened, Responses, ResponsesOf},
+    status::{fault_of, status_of},
+};
+use crate::{
+    domain::{Fault, FaultKind, Timestamp},
+    proto::v1::{self, inference_service_server::InferenceService},
+    service::{PredictInput, Service},
+    session::{self, Inbound, UploadOptions, UploadPart, UploadParts, collect_upload},
+    telemetry::Method,
+};
+
+/// The native API over the one door.
+#[derive(Clone)]
+pub(super) struct Native {
+    service: Service,
+    max_message_bytes: usize,
+}
+
+impl Native {
+    pub(super) const fn new(service: Service, max_message_bytes: usize) -> Self {
+        Self { service, max_message_bytes }
+    }
+
+    /// Counts a fault that no session has counted.
+    fn refuse(&self, method: Method, fault: Fault) -> Fault {
+        self.service.count_fault(method, &fault);
+        fault
+    }
+
+    fn open<I>(&self, method: Method, config: v1::StreamConfig, ends_at: Timestamp, inbound: I) -> Result<Opened<I>, Fault>
+    where
+        I: Stream<Item = Result<Inbound, Fault>> + Unpin,
+    {
+        let request = convert::open_request(config, ends_at).map_err(|fault| self.refuse(method, fault))?;
+        let stream = self.service.open(method, request)?;
+        let message = convert::opened(&stream, self.max_message_bytes);
+        let model = std::sync::Arc::clone(stream.model());
+        let session = stream.session(inbound).map_err(|fault| self.refuse(method, fault))?;
+        Ok(Opened { message, model, session })
+    }
+
+    /// Waits for a stream's first message, for no longer than the limits allow.
+    async fn first_message<M>(&self, method: Method, ends_at: Timestamp, messages: &mut Streaming<M>) -> Result<M, Fault> {
+        let limit = self.service.config().open_timeout();
+        let left = ends_at.since(crate::clock::now());
+        let fault = tokio::select! {
+            message = messages.message() => match message {
+                Ok(Some(message)) => return Ok(message),
+                Ok(None) => Fault::invalid("open", "the stream ended before its first message, which must be `open`"),
+                Err(status) => fault_of(&status, self.max_message_bytes),
+            },
+            () = tokio::time::sleep(limit.min(left)) => {
+                let message = format!("no `open` message within {limit:?} (session.open_timeout_s)");
+                Fault::new(FaultKind::Expired, message).with_limit("session.open_timeout_s", limit.as_secs())
+            }
+            () = self.service.drain().token().cancelled() => {
+                Fault::new(FaultKind::Unavailable, "the server is shutting down; reconnect elsewhere")
+            }
+        };
+        Err(self.refuse(method, fault))
+    }
+}
+
+#[tonic::async_trait]
+impl InferenceService for Native {
+    async fn predict(&self, request: Request<v1::PredictRequest>) -> Result<Response<v1::PredictResponse>, Status> {
+        let ends_at = deadline::ends_at(request.metadata());
+        let v1::PredictRequest { model, version, payload } = request.into_inner();
+        let input = match payload {
+            Some(v1::predict_request::Payload::Item(item)) => PredictInput::Item(convert::item_request(item)),
+            Some(v1::predict_request::Payload::PcmS16le(samples)) => PredictInput::Pcm(samples),
+            None => {
+                let fault = Fault::invalid("payload", "neither `item` nor `pcm_s16le` is set");
+                return Err(status_of(&self.refuse(Method::Predict, fault)));
+            }
+        };
+        let config = v1::StreamConfig { model, version, ..v1::StreamConfig::default() };
+        let request = convert::open_request(config, ends_at)
+            .map_err(|fault| status_of(&self.refuse(Method::Predict, fault)))?;
+        let (model, result) = self.service.predict(request, input).await.map_err(|fault| status_of(&fault))?;
+        let timing = Some(convert::timing(&result));
+        let outputs = result.outcome.map_err(|fault| status_of(&fault))?;
+        Ok(Response::new(v1::PredictResponse {
+            model: model.loaded.name.to_string(),
+            version: model.loaded.version.to_string(),
+            id: result.id,
+            outputs: Some(convert::wire_outputs(outputs, &model)),
+            timing,
+        }))
+    }
+
+    type ScanStream = ResponsesOf<v1::ScanResponse, stream::Iter<ScanInput>>;
+
+    async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+        let ends_at = deadline::ends_at(request.metadata());
+        let v1::ScanRequest { config, payload } = request.into_inner();
+        let mut config = config.unwrap_or_default();
+        let (kind, input) = match payload {
+            Some(v1::scan_request::Payload::Items(list)) => (v1::PayloadKind::Tensors, ScanInput::Items(list.items.into_iter())),
+            Some(v1::scan_request::Payload::PcmS16le(samples)) => (v1::PayloadKind::PcmS16le, ScanInput::Pcm(Some(samples))),
+            None => {
+                let fault = Fault::invalid("payload", "neither `items` nor `pcm_s16le` is set");
+                return Err(status_of(&self.refuse(Method::Scan, fault)));
+            }
+        };
+        if config.payload != v1::PayloadKind::Unspecified as i32 && config.payload != kind as i32 {
+            let fault = Fault::invalid("config.payload", "the payload kind is not that of the payload; leave it unspecified");
+            return Err(status_of(&self.refuse(Method::Scan, fault)));
+        }
+        config.payload = kind.into();
+        let opened = self.open(Method::Scan, config, ends_at, stream::iter(input)).map_err(|fault| status_of(&fault))?;
+        Ok(Response::new(ResponsesOf::new(Responses::new(std::future::ready(Ok(opened))))))
+    }
+
+    async fn upload(&self, request: Request<Streaming<v1::UploadRequest>>) -> Result<Response<v1::UploadResponse>, Status> {
+        let ends_at = deadline::ends_at(request.metadata());
+        let mut messages = request.into_inner();
+        let first = self.first_message(Method::Upload, ends_at, &mut messages).await.map_err(|fault| status_of(&fault))?;
+        let Some(v1::upload_request::Part::Open(config)) = first.part else {
+            let fault = Fault::invalid("open", "the first message must be `open`");
+            return Err(status_of(&self.refuse(Method::Upload, fault)));
+        };
+        let expect = convert::expectation(config.expect.unwrap_or_default())
+            .map_err(|fault| status_of(&self.refuse(Method::Upload, fault)))?;
+        let limits = self.service.config();
+        let options = UploadOptions {
+            expect,
+            include_results: config.include_results,
+            max_results: limits.upload_max_results,
+            max_bytes: limits.upload_max_bytes,
+        };
+        let parts = UploadParts::new(UploadMessages { messages, max_message_bytes: self.max_message_bytes }, &options);
+        let stream = config.stream.unwrap_or_default();
+        let Opened { model, session, .. } =
+            self.open(Method::Upload, stream, ends_at, parts).map_err(|fault| status_of(&fault))?;
+        let upload = collect_upload(session, &options).await.map_err(|fault| status_of(&fault))?;
+        let sample_rate_hz = model.loaded.framing.map_or(1, |framing| framing.sample_rate_hz);
+        let results = |results: Vec<session::ItemResult>| results.into_iter().map(|result| convert::item_result(result, &model));
+        Ok(Response::new(v1::UploadResponse {
+            model: model.loaded.name.to_string(),
+            version: model.loaded.version.to_string(),
+            segments: upload.segments.iter().map(|segment| convert::segment(segment, sample_rate_hz)).collect(),
+            summary: Some(convert::summary(&upload.summary)),
+            received: Some(convert::wire_digest(&upload.received)),
+            results: results(upload.results).collect(),
+            errors: results(upload.errors).collect(),
+        }))
+    }
+
+    type FeedStream = ResponsesOf<v1::FeedResponse, FeedMessages>;
+
+    async fn feed(&self, request: Request<Streaming<v1::FeedRequest>>) -> Result<Response<Self::FeedStream>, Status> {
+        let ends_at = deadline::ends_at(request.metadata());
+        let mut messages = request.into_inner();
+        let native = self.clone();
+        let opening = async move {
+            let first = native.first_message(Method::Feed, ends_at, &mut messages).await?;
+            let Some(v1::feed_request::Message::Open(config)) = first.message else {
+                return Err(native.refuse(Method::Feed, Fault::invalid("open", "the first message must be `open`")));
+            };
+            let inbound = FeedMessages { messages, max_message_bytes: native.max_message_bytes };
+            native.open(Method::Feed, config, ends_at, inbound)
+        };
+        Ok(Response::new(ResponsesOf::new(Responses::new(opening))))
+    }
+}
+
+/// The items of a `Scan`, decoded as the session asks for them.
+pub(super) enum ScanInput {
+    Items(std::vec::IntoIter<v1::Item>),
+    Pcm(Option<bytes::Bytes>),
+}
+
+impl Iterator for ScanInput {
+    type Item = Result<Inbound, Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let inbound = match self {
+            Self::Items(items) => Inbound::Item(convert::item_request(items.next()?)),
+            Self::Pcm(samples) => Inbound::Chunk(samples.take()?),
+        };
+        Some(Ok(inbound))
+    }
+}
+
+/// The messages of a `Feed` after its first.
+pub(super) struct FeedMessages {
+    messages: Streaming<v1::FeedRequest>,
+    max_message_bytes: usize,
+}
+
+impl Stream for FeedMessages {
+    type Item = Result<Inbound, Fault>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        use v1::feed_request::Message;
+        let this = self.get_mut();
+        Pin::new(&mut this.messages).poll_next(cx).map(|next| {
+            let message = match next? {
+                Ok(request) => request.message,
+                Err(status) => return Some(Err(fault_of(&status, this.max_message_bytes))),
+            };
+            Some(match message {
+                Some(Message::Item(item)) => Ok(Inbound::Item(convert::item_request(item))),
+                Some(Message::Chunk(chunk)) => Ok(Inbound::Chunk(chunk)),
+                Some(Message::Flush(flush)) => Ok(Inbound::Flush(flush.id)),
+                Some(Message::Keepalive(_)) => Ok(Inbound::KeepAlive),
+                Some(Message::Open(_)) => Err(second_open()),
+                None => Err(Fault::invalid("message", "the message is empty, or of a kind that this server does not know")),
+            })
+        })
+    }
+}
+
+/// The messages of an `Upload` after its first.
+pub(super) struct UploadMessages {
+    messages: Streaming<v1::UploadRequest>,
+    max_message_bytes: usize,
+}
+
+impl Stream for UploadMessages {
+    type Item = Result<UploadPart, Fault>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        use v1::upload_request::Part;
+        let this = self.get_mut();
+        Pin::new(&mut this.messages).poll_next(cx).map(|next| {
+            let part = match next? {
+                Ok(request) => request.part,
+                Err(status) => return Some(Err(fault_of(&status, this.max_message_bytes))),
+            };
+            Some(match part {
+                Some(Part::Chunk(chunk)) => Ok(UploadPart::Chunk(chunk)),
+                Some(Part::Item(item)) => Ok(UploadPart::Item(convert::item_request(item))),
+                Some(Part::Finish(digest)) => convert::expectation(digest).map(UploadPart::Finish),
+                Some(Part::Open(_)) => Err(second_open()),
+                None => Err(Fault::invalid("part", "the message is empty, or of a kind that this server does not know")),
+            })
+        })
+    }
+}
+
+fn second_open() -> Fault {
+    Fault::invalid("open", "the stream is open already; `open` is for the first message only")
+}

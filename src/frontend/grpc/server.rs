@@ -1,0 +1,177 @@
+//! The gRPC port: accepts connections and serves them until told to stop.
+//!
+//! An own accept loop on hyper, because tonic's has no deadline for its graceful shutdown, does not set the flow-control windows
+//! that many streams on one connection need, and cuts calls at their `grpc-timeout` with CANCELLED.
+//!
+//! # SHUTDOWN
+//! [`Shutdown::graceful`] stops accepting and sends GOAWAY on each connection; its open calls go on. [`Shutdown::abort`] drops
+//! what is left.
+
+use std::{sync::Arc, time::Duration};
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
+use tonic_health::server::HealthReporter;
+use tower::{Layer as _, ServiceExt as _};
+
+use super::{limits::NameMessageLimit, models::Models, native::Native};
+use crate::{
+    config::GrpcConfig,
+    proto::{
+        DESCRIPTORS,
+        v1::{inference_service_server::InferenceServiceServer, model_service_server::ModelServiceServer},
+    },
+    service::Service,
+    telemetry::{GaugeGuard, ServerMetrics},
+};
+
+/// How long a new connection may take to send its first byte.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Tells a [`GrpcServer`] to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    graceful: CancellationToken,
+    abort: CancellationToken,
+}
+
+impl Shutdown {
+    /// No new connections; the open ones are told to go away once their calls are over.
+    pub fn graceful(&self) {
+        self.graceful.cancel();
+    }
+
+    /// Drops all connections.
+    pub fn abort(&self) {
+        self.abort.cancel();
+    }
+}
+
+/// A gRPC server on a listener that is bound already.
+pub struct GrpcServer {
+    listener: TcpListener,
+    routes: Routes,
+    config: GrpcConfig,
+    metrics: ServerMetrics,
+    shutdown: Shutdown,
+}
+
+impl GrpcServer {
+    /// Puts the services together. The reporter is for [`keep_health`](super::keep_health).
+    ///
+    /// # Errors
+    /// If the descriptors for reflection are broken, which a build with a sound `proto/` never has.
+    pub fn new(
+        listener: TcpListener,
+        service: Service,
+        config: GrpcConfig,
+        metrics: ServerMetrics,
+        shutdown: Shutdown,
+    ) -> Result<(Self, HealthReporter), tonic_reflection::server::Error> {
+        let limit = config.max_message_bytes;
+        let inference = InferenceServiceServer::new(Native::new(service.clone(), limit))
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(usize::MAX)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd);
+        let models = ModelServiceServer::new(Models::new(service, limit));
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let routes = Routes::new(inference)
+            .add_service(models)
+            .add_service(health)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .prepare();
+        Ok((Self { listener, routes, config, metrics, shutdown }, reporter))
+    }
+
+    /// Serves until all connections have ended after [`Shutdown::graceful`], or at once after [`Shutdown::abort`].
+    pub async fn serve(self) {
+        let connections = TaskTracker::new();
+        let permits = Arc::new(Semaphore::new(self.config.max_connections));
+        loop {
+            let permit = tokio::select! {
+                permit = Arc::clone(&permits).acquire_owned() => permit,
+                () = self.shutdown.graceful.cancelled() => break,
+            };
+            let Ok(permit) = permit else { break };
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = self.shutdown.graceful.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(self.connection(stream, permit));
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely; the listener stays usable. Waiting lets others be closed.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        drop(self.listener);
+        connections.close();
+        tokio::select! {
+            () = connections.wait() => {}
+            () = self.shutdown.abort.cancelled() => {}
+        }
+    }
+
+    fn connection(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> impl Future<Output = ()> + Send + use<> {
+        let config = &self.config;
+        let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
+        let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(config.stream_window_bytes)
+            .initial_connection_window_size(config.connection_window_bytes)
+            .max_concurrent_streams(config.max_streams_per_connection)
+            .max_header_list_size(config.max_header_bytes)
+            .keep_alive_interval(seconds(config.keepalive_interval_s))
+            .keep_alive_timeout(Duration::from_secs(config.keepalive_timeout_s));
+        let limit = NameMessageLimit { max_message_bytes: config.max_message_bytes };
+        let routes = limit.layer(self.routes.clone()).map_request(|request: http::Request<_>| request.map(Body::new));
+        let (shutdown, metrics) = (self.shutdown.clone(), self.metrics.clone());
+        async move {
+            let _permit = permit;
+            metrics.connections.increment(1);
+            let _open = GaugeGuard::new(&metrics.connections_open);
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "a connection ended before it began");
+                return;
+            }
+            if !matches!(tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.readable()).await, Ok(Ok(()))) {
+                return;
+            }
+            let mut connection = std::pin::pin!(http2.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)));
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = shutdown.abort.cancelled() => return,
+                () = shutdown.graceful.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::select! {
+                        ended = connection.as_mut() => ended,
+                        () = shutdown.abort.cancelled() => return,
+                    }
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection broke off");
+            }
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! The one lock between sessions, which push items, and lanes, which pull batches.
+//!
+//! # Wake-ups
+//! A push wakes a lane only if one is idle, and a further one only if there is more than the lanes being woken will take. While
+//! batches are forming (the last had more than two items) the wake goes through the kicker, a task that first lets the other
+//! ready sessions push: batches grow by a fifth. A lone item is not held back by it. A lane that leaves work behind wakes the next.
+//!
+//! # Cancellation
+//! Dropping a [`StreamHandle`] closes its stream: what is queued is cancelled at once, what runs is cancelled when it finishes.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use slotmap::SecondaryMap;
+
+use super::{
+    ModelKey, StreamKey,
+    cost::CostCurve,
+    ledger::Ledger,
+    mailbox::Mailbox,
+    queue::{Admission, Batch, Expired, Item, ModelOptions, Refusal, Scheduler, StreamOptions},
+    signal::{Signal, yield_once},
+};
+use crate::{
+    clock,
+    domain::{Answer, Fault, FaultKind, ItemInputs, ItemTiming, Outcome, Timestamp},
+    engine::Executable,
+    telemetry::ModelMetrics,
+};
+
+/// Batches larger than this show that items are flowing, so that a delayed wake pays.
+const FLOWING_BATCH: usize = 2;
+
+pub(super) type LiveBatch = Batch<Arc<Mailbox>, ItemInputs>;
+type LiveExpired = Expired<Arc<Mailbox>, ItemInputs>;
+
+/// What a lane needs to run a model, and to tell about it.
+pub struct ModelRuntime {
+    /// Runs calls.
+    pub executable: Arc<Executable>,
+    /// Where calls are counted.
+    pub metrics: ModelMetrics,
+}
+
+/// What can be asked about a model's queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelStatus {
+    /// Cost as learned so far.
+    pub curve: CostCurve,
+    /// Largest batch that is formed.
+    pub batch_cap: usize,
+    /// Items queued.
+    pub queued: usize,
+    /// Items in running calls.
+    pub running: usize,
+    /// The account of items.
+    pub ledger: Ledger,
+}
+
+/// What became of a [`StreamHandle::submit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Submitted {
+    /// All items are queued.
+    All,
+    /// A shared limit is reached; the rest stays with the caller.
+    Full(Refusal),
+}
+
+/// The queue of one device, shared by its sessions and lanes.
+pub struct Handoff {
+    shared: Mutex<Shared>,
+    lane_wakes: Box<[Condvar]>,
+    kick: Signal,
+    rearm: Signal,
+}
+
+struct Shared {
+    scheduler: Scheduler<Arc<Mailbox>, ItemInputs>,
+    runtimes: SecondaryMap<ModelKey, Arc<ModelRuntime>>,
+    lanes: Vec<LaneState>,
+    idle: Vec<usize>,
+    waking: usize,
+    last_batch: usize,
+    kicked: bool,
+    armed: Timestamp,
+    closed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LaneState {
+    Busy,
+    Idle,
+    Waking,
+}
+
+impl Handoff {
+    /// A queue for `lanes` lanes.
+    #[must_use]
+    pub fn new(lanes: usize, admission: Admission) -> Arc<Self> {
+        let lanes = lanes.max(1);
+        Arc::new(Self {
+            shared: Mutex::new(Shared {
+                scheduler: Scheduler::new(lanes, admission),
+                runtimes: SecondaryMap::new(),
+                lanes: vec![LaneState::Busy; lanes],
+                idle: Vec::with_capacity(lanes),
+                waking: 0,
+                last_batch: 0,
+                kicked: false,
+                armed: Timestamp::NEVER,
+                closed: false,
+            }),
+            lane_wakes: (0..lanes).map(|_| Condvar::new()).collect(),
+            kick: Signal::default(),
+            rearm: Signal::default(),
+        })
+    }
+
+    /// Number of lanes.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.lane_wakes.len()
+    }
+
+    /// Opens a queue for a model.
+    pub fn add_model(&self, options: ModelOptions, runtime: ModelRuntime) -> ModelKey {
+        let mut shared = self.shared.lock();
+        let key = shared.scheduler.add_model(options);
+        shared.runtimes.insert(key, Arc::new(runtime));
+        key
+    }
+
+    /// Opens a stream; dropping the handle closes it. `None` if there is no such model.
+    #[must_use]
+    pub fn open(self: &Arc<Self>, model: ModelKey) -> Option<StreamHandle> {
+        let mailbox = Arc::new(Mailbox::default());
+        let mut shared = self.shared.lock();
+        let runtime = Arc::clone(shared.runtimes.get(model)?);
+        let key = shared.scheduler.open(StreamOptions { model }, Arc::clone(&mailbox));
+        drop(shared);
+        Some(StreamHandle { handoff: Arc::clone(self), key, model, mailbox, runtime })
+    }
+
+    /// Makes every session look again, without an answer.
+    pub fn nudge_all(&self) {
+        let mailboxes: Vec<_> = self.shared.lock().scheduler.handles().cloned().collect();
+        wake_all(mailboxes.iter().filter_map(|mailbox| mailbox.nudge()));
+    }
+
+    /// What can be asked about a model's queue; `None` if there is no such model.
+    #[must_use]
+    pub fn status(&self, model: ModelKey) -> Option<ModelStatus> {
+        let shared = self.shared.lock();
+        let cost = shared.scheduler.cost(model)?;
+        let (queued, running) = shared.scheduler.load(model);
+        Some(ModelStatus {
+            curve: cost.curve(),
+            batch_cap: cost.cap(),
+            queued,
+            running,
+            ledger: shared.scheduler.ledger(model),
+        })
+    }
+
+    /// Streams that are open, or whose last items still run.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.shared.lock().scheduler.streams()
+    }
+
+    /// Brings counters and gauges up to date. Called when metrics are read, so that the hot path need not count twice.
+    pub fn publish_metrics(&self) {
+        let shared = self.shared.lock();
+        for (key, runtime) in &shared.runtimes {
+            let metrics = &runtime.metrics;
+            let ledger = shared.scheduler.ledger(key);
+            metrics.received.absolute(ledger.received());
+            for outcome in Outcome::ALL {
+                metrics.outcome(outcome).absolute(ledger.outcome(outcome));
+            }
+            let (queued, running) = shared.scheduler.load(key);
+            metrics.queued_items.set(queued as f64);
+            metrics.in_flight_items.set(running as f64);
+            if let Some(cost) = shared.scheduler.cost(key) {
+                metrics.batch_cap.set(cost.cap() as f64);
+            }
+        }
+    }
+
+    /// From now on no batch waits for more items.
+    pub fn drain(&self) {
+        let mut shared = self.shared.lock();
+        shared.scheduler.drain();
+        let wake = shared.lanes_to_wake(1);
+        drop(shared);
+        self.wake_lanes(wake);
+    }
+
+    /// Lanes end once nothing is queued.
+    pub fn close(&self) {
+        let mut shared = self.shared.lock();
+        shared.closed = true;
+        drop(shared);
+        for wake in &self.lane_wakes {
+            wake.notify_all();
+        }
+    }
+
+    /// The kicker: run it as one task for as long as the server lives.
+    pub async fn kick_lanes(self: Arc<Self>) {
+        loop {
+            self.kick.wait().await;
+            yield_once().await;
+            let mut shared = self.shared.lock();
+            shared.kicked = false;
+            let wake = shared.lanes_to_wake(1);
+            drop(shared);
+            self.wake_lanes(wake);
+        }
+    }
+
+    /// Answers what has expired by `now`, wakes lanes for delayed batches, and returns when to call again.
+    pub fn expire(&self, now: Timestamp) -> Option<Timestamp> {
+        let (mut expired, mut nudged) = (Vec::new(), Vec::new());
+        let mut shared = self.shared.lock();
+        shared.scheduler.expire(now, &mut expired, &mut nudged);
+        shared.scheduler.take_unblocked(&mut nudged);
+        let next = shared.scheduler.next_wakeup();
+        let due = next.is_some_and(|next| next <= now);
+        let wake = if due { shared.lanes_to_wake(1) } else { None };
+        // A delayed batch that is due belongs to the lanes now; the timer looks again with the next push.
+        let next = next.filter(|next| *next > now);
+        shared.armed = next.unwrap_or(Timestamp::NEVER);
+        drop(shared);
+        self.wake_lanes(wake);
+        answer_expired(expired, now);
+        wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
+        next
+    }
+
+    /// Waits until [`Handoff::expire`] has to be called earlier than it said.
+    pub async fn rearmed(&self) {
+        self.rearm.wait().await;
+    }
+
+    /// Waits for work and takes it. `None` once the queue is closed and empty.
+    pub(super) fn next_batch(&self, lane: usize) -> Option<(LiveBatch, Arc<ModelRuntime>)> {
+        let mut shared = self.shared.lock();
+        loop {
+            let now = clock::now();
+            let mut expired = Vec::new();
+            let batch = shared.scheduler.next_batch(now, &mut expired);
+            if !expired.is_empty() || batch.is_some() {
+                let mut nudged = Vec::new();
+                shared.scheduler.take_unblocked(&mut nudged);
+                let wake = if batch.is_some() { shared.lanes_to_wake(1) } else { None };
+                let batch = batch.and_then(|batch| {
+                    shared.last_batch = batch.entries.len();
+                    let runtime = Arc::clone(shared.runtimes.get(batch.model)?);
+                    Some((batch, runtime))
+                });
+                MutexGuard::unlocked(&mut shared, || {
+                    self.wake_lanes(wake);
+                    answer_expired(expired, now);
+                    wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
+                });
+                if batch.is_some() {
+                    return batch;
+                }
+                continue;
+            }
+            if shared.closed {
+                return None;
+            }
+            shared.lanes[lane] = LaneState::Idle;
+            shared.idle.push(lane);
+            while shared.lanes[lane] == LaneState::Idle && !shared.closed {
+                self.lane_wakes[lane].wait(&mut shared);
+            }
+            shared.arrive(lane);
+        }
+    }
+
+    /// Takes the items of a batch back, and learns from the call if it succeeded.
+    pub(super) fn finish(&self, model: ModelKey, call: Option<(usize, Duration)>, items: impl Iterator<Item = (StreamKey, Outcome)>) {
+        let mut shared = self.shared.lock();
+        if let Some((batch_size, duration)) = call {
+            shared.scheduler.observe(model, batch_size, duration);
+        }
+        shared.scheduler.finish(model, items);
+    }
+
+    fn wake_lanes(&self, lane: Option<usize>) {
+        if let Some(lane) = lane {
+            self.lane_wakes[lane].notify_one();
+        }
+    }
+}
+
+impl Shared {
+    /// Chooses an idle lane to wake if more is queued than the lanes being woken will take, `cap` items each.
+    fn lanes_to_wake(&mut self, cap: usize) -> Option<usize> {
+        if self.idle.is_empty() || self.scheduler.queued() <= cap * self.waking || !self.scheduler.has_ready() {
+            return None;
+        }
+        let lane = self.idle.pop()?;
+        self.lanes[lane] = LaneState::Waking;
+        self.waking += 1;
+        Some(lane)
+    }
+
+    fn arrive(&mut self, lane: usize) {
+        match self.lanes[lane] {
+            LaneState::Waking => self.waking -= 1,
+            LaneState::Idle => self.idle.retain(|idle| *idle != lane),
+            LaneState::Busy => {}
+        }
+        self.lanes[lane] = LaneState::Busy;
+    }
+}
+
+/// A session's end of a stream. Dropping it cancels what is in flight.
+pub struct StreamHandle {
+    handoff: Arc<Handoff>,
+    key: StreamKey,
+    model: ModelKey,
+    mailbox: Arc<Mailbox>,
+    runtime: Arc<ModelRuntime>,
+}
+
+impl StreamHandle {
+    /// Where the model's items are counted.
+    #[must_use]
+    pub fn metrics(&self) -> &ModelMetrics {
+        &self.runtime.metrics
+    }
+
+    /// Queues items from the front of `staged`, until all are or a limit is reached. With `wait`, reaching a limit also asks
+    /// for a nudge when there is room, or when the earliest deadline among the rest passes.
+    pub fn submit(&self, staged: &mut VecDeque<Item<ItemInputs>>, wait: bool) -> Submitted {
+        let mut shared = self.handoff.shared.lock();
+        let mut submitted = Submitted::All;
+        let mut pushed = false;
+        while let Some(item) = staged.pop_front() {
+            if let Err((item, refusal)) = shared.scheduler.push(self.key, item) {
+                staged.push_front(item);
+                submitted = Submitted::Full(refusal);
+                break;
+            }
+            pushed = true;
+        }
+        if wait && submitted != Submitted::All {
+            let until = staged.iter().map(|item| item.deadline).min().unwrap_or(Timestamp::NEVER);
+            shared.scheduler.wait_for_room(self.key, until);
+        }
+        let rearm = shared.scheduler.next_wakeup().is_some_and(|next| next < shared.armed);
+        let mut wake = None;
+        if pushed && !shared.idle.is_empty() {
+            if shared.last_batch > FLOWING_BATCH {
+                if !std::mem::replace(&mut shared.kicked, true) {
+                    self.handoff.kick.set();
+                }
+            } else {
+                let cap = shared.scheduler.cost(self.model).map_or(1, super::cost::CostModel::cap);
+                wake = shared.lanes_to_wake(cap);
+            }
+        }
+        drop(shared);
+        self.handoff.wake_lanes(wake);
+        if rearm {
+            self.handoff.rearm.set();
+        }
+        submitted
+    }
+
+    /// Counts an item that was never queued.
+    pub fn end_unqueued(&self, outcome: Outcome) {
+        self.handoff.shared.lock().scheduler.end_unqueued(self.model, outcome);
+    }
+
+    /// Moves the answers that have come to the end of `answers`. `Ready` if there were any, or there is room for what was
+    /// held back.
+    pub fn poll_answers(&self, cx: &mut Context<'_>, answers: &mut VecDeque<Answer>) -> Poll<()> {
+        self.mailbox.poll_take(cx, answers)
+    }
+}
+
+impl Drop for StreamHandle {
+    fn drop(&mut self) {
+        let mut nudged = Vec::new();
+        let mut shared = self.handoff.shared.lock();
+        let cancelled = shared.scheduler.close(self.key);
+        shared.scheduler.take_unblocked(&mut nudged);
+        drop(shared);
+        wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
+        drop(cancelled);
+    }
+}
+
+/// The answer to an item whose deadline passed.
+pub(super) fn expired_answer(item: &Item<ItemInputs>, now: Timestamp) -> Answer {
+    let waited = now.since(item.arrived);
+    let allowed = item.deadline.since(item.arrived);
+    let message = format!("the item waited {waited:.1?} and its deadline was {allowed:.1?} after it arrived; the model did not run on it");
+    Answer {
+        seq: item.ticket,
+        outcome: Err(Fault::new(FaultKind::Expired, message)),
+        timing: ItemTiming { arrived: item.arrived, started: now, finished: now, batch_size: 0 },
+    }
+}
+
+fn answer_expired(expired: Vec<LiveExpired>, now: Timestamp) {
+    let deliver = |expired: &LiveExpired| expired.handle.deliver(expired_answer(&expired.item, now));
+    wake_all(expired.iter().filter_map(deliver).collect::<Vec<_>>());
+}
+
+pub(super) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
+}

@@ -1,0 +1,187 @@
+//! The threads that run model calls.
+//!
+//! # Errors
+//! A batch that fails is run again item by item, once, so that a bad item fails alone and its neighbours get their results. A
+//! panic inside an engine is caught and its instance rebuilt by [`Executable`](crate::engine::Executable).
+
+use std::{sync::Arc, thread};
+
+use super::{
+    handoff::{Handoff, LiveBatch, ModelRuntime, expired_answer, wake_all},
+    queue::Entry,
+};
+use crate::{
+    clock,
+    domain::{Answer, CloseReason, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
+    engine::{ItemCall, LaneThreads, RunError},
+    telemetry::{LaneMetrics, ModelMetrics},
+};
+
+type LiveEntry = Entry<Arc<super::mailbox::Mailbox>, ItemInputs>;
+
+/// The lanes of a device.
+pub struct Lanes {
+    handoff: Arc<Handoff>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Lanes {
+    /// Starts one thread for each of `lanes`; `metrics` gives where each lane counts.
+    ///
+    /// # Errors
+    /// The system's, if a thread cannot be started.
+    pub fn start(handoff: &Arc<Handoff>, lanes: &[LaneThreads], metrics: impl Fn(usize) -> LaneMetrics) -> std::io::Result<Self> {
+        let mut started = Self { handoff: Arc::clone(handoff), threads: Vec::new() };
+        for (index, compute) in lanes.iter().enumerate() {
+            let (handoff, compute, metrics) = (Arc::clone(handoff), compute.clone(), metrics(index));
+            let work = move || compute.run(|| Lane { handoff, index, metrics }.work());
+            started.threads.push(thread::Builder::new().name(format!("lane-cpu-{index}")).spawn(work)?);
+        }
+        Ok(started)
+    }
+
+    /// Lets the lanes finish what is queued, and waits for them.
+    pub fn join(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        self.handoff.close();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a lane ended by a panic");
+            }
+        }
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+struct Lane {
+    handoff: Arc<Handoff>,
+    index: usize,
+    metrics: LaneMetrics,
+}
+
+impl Lane {
+    fn work(&self) {
+        while let Some((batch, runtime)) = self.handoff.next_batch(self.index) {
+            self.run(batch, &runtime);
+        }
+    }
+
+    fn run(&self, batch: LiveBatch, runtime: &ModelRuntime) {
+        let metrics = &runtime.metrics;
+        metrics.batch(batch.reason).increment(1);
+        let size = batch.entries.len();
+        let (outcome, timing) = self.call(runtime, &batch.entries);
+        let mut answers = Answers::with_capacity(size);
+        let mut learned = None;
+        match outcome {
+            Ok(outputs) => {
+                learned = Some((size, timing.finished.since(timing.started)));
+                for (entry, outputs) in batch.entries.iter().zip(outputs) {
+                    answers.add(entry, Ok(outputs), timing);
+                }
+            }
+            Err(error) if size == 1 => {
+                tracing::warn!(%error, "a model call failed");
+                answers.add(&batch.entries[0], Err(fault_of(&error)), timing);
+            }
+            Err(error) => {
+                tracing::warn!(%error, items = size, "a batch failed; its items are run again one by one");
+                self.run_one_by_one(runtime, &batch.entries, &mut answers);
+            }
+        }
+        answers.deliver(&self.handoff, &batch, learned);
+    }
+
+    fn run_one_by_one(&self, runtime: &ModelRuntime, entries: &[LiveEntry], answers: &mut Answers) {
+        for entry in entries {
+            let now = clock::now();
+            if entry.item.deadline <= now {
+                answers.expire(entry, now);
+                continue;
+            }
+            runtime.metrics.batch(CloseReason::Retry).increment(1);
+            let (outcome, timing) = self.call(runtime, std::slice::from_ref(entry));
+            let outcome = match outcome {
+                Ok(mut outputs) if outputs.len() == 1 => Ok(outputs.swap_remove(0)),
+                Ok(outputs) => Err(Fault::new(FaultKind::Failed, format!("the model call gave {} results for 1 item", outputs.len()))),
+                Err(error) => Err(fault_of(&error)),
+            };
+            answers.add(entry, outcome, timing);
+        }
+    }
+
+    fn call(&self, runtime: &ModelRuntime, entries: &[LiveEntry]) -> (Result<Vec<ItemOutputs>, RunError>, CallTiming) {
+        let calls: Vec<ItemCall<'_>> = entries
+            .iter()
+            .map(|entry| ItemCall { inputs: &entry.item.payload, state: Some(&entry.handle.state) })
+            .collect();
+        let started = clock::now();
+        let outcome = runtime.executable.run(self.index, &calls);
+        let finished = clock::now();
+        let timing = CallTiming { started, finished, batch_size: u32::try_from(entries.len()).unwrap_or(u32::MAX) };
+        self.count(&runtime.metrics, entries, timing);
+        (outcome, timing)
+    }
+
+    fn count(&self, metrics: &ModelMetrics, entries: &[LiveEntry], timing: CallTiming) {
+        let compute = timing.finished.since(timing.started);
+        metrics.compute.record(compute);
+        metrics.batch_size.record(entries.len() as f64);
+        for entry in entries {
+            metrics.queue_wait.record(timing.started.since(entry.item.arrived));
+        }
+        self.metrics.busy(compute);
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct CallTiming {
+    started: Timestamp,
+    finished: Timestamp,
+    batch_size: u32,
+}
+
+/// Answers of one batch, delivered together so that each session is woken once.
+struct Answers {
+    answers: Vec<Answer>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Answers {
+    fn with_capacity(items: usize) -> Self {
+        Self { answers: Vec::with_capacity(items), outcomes: Vec::with_capacity(items) }
+    }
+
+    fn add(&mut self, entry: &LiveEntry, outcome: Result<ItemOutputs, Fault>, timing: CallTiming) {
+        let CallTiming { started, finished, batch_size } = timing;
+        self.outcomes.push(if outcome.is_ok() { Outcome::Ok } else { Outcome::Failed });
+        let timing = ItemTiming { arrived: entry.item.arrived, started, finished, batch_size };
+        self.answers.push(Answer { seq: entry.item.ticket, outcome, timing });
+    }
+
+    fn expire(&mut self, entry: &LiveEntry, now: Timestamp) {
+        self.outcomes.push(Outcome::Expired);
+        self.answers.push(expired_answer(&entry.item, now));
+    }
+
+    /// The account is settled before any session can see its answer, so that both agree whenever somebody looks.
+    fn deliver(self, handoff: &Handoff, batch: &LiveBatch, learned: Option<(usize, std::time::Duration)>) {
+        let outcomes = batch.entries.iter().map(|entry| entry.stream).zip(self.outcomes);
+        handoff.finish(batch.model, learned, outcomes);
+        let wakers: Vec<_> =
+            batch.entries.iter().zip(self.answers).filter_map(|(entry, answer)| entry.handle.deliver(answer)).collect();
+        wake_all(wakers);
+    }
+}
+
+fn fault_of(error: &RunError) -> Fault {
+    Fault::new(FaultKind::Failed, format!("the model call failed: {error}"))
+}

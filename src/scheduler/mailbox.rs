@@ -1,0 +1,63 @@
+//! Where a stream's answers lie until its session fetches them, and where its state is kept.
+
+use std::{
+    collections::VecDeque,
+    task::{Context, Poll, Waker},
+};
+
+use parking_lot::Mutex;
+
+use crate::domain::{Answer, StateSlot};
+
+/// Shared by one session, which reads, and the lanes, which write. Delivery neither waits nor fails: a session never has more
+/// items in flight than its window, so neither has the mailbox.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    inner: Mutex<Inner>,
+    pub(super) state: StateSlot,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    answers: VecDeque<Answer>,
+    nudged: bool,
+    waker: Option<Waker>,
+}
+
+impl Mailbox {
+    /// Puts an answer in. The waker, if the session waits, is for the caller to wake once all answers are in place.
+    pub(super) fn deliver(&self, answer: Answer) -> Option<Waker> {
+        let mut inner = self.inner.lock();
+        inner.answers.push_back(answer);
+        inner.waker.take()
+    }
+
+    /// Makes the session look again, without an answer.
+    pub(super) fn nudge(&self) -> Option<Waker> {
+        let mut inner = self.inner.lock();
+        inner.nudged = true;
+        inner.waker.take()
+    }
+
+    /// Moves all answers to the end of `answers`; `Ready` if there were any, or the session was nudged.
+    pub(super) fn poll_take(&self, cx: &mut Context<'_>, answers: &mut VecDeque<Answer>) -> Poll<()> {
+        let mut inner = self.inner.lock();
+        let nudged = std::mem::take(&mut inner.nudged);
+        if inner.answers.is_empty() {
+            if nudged {
+                return Poll::Ready(());
+            }
+            match &mut inner.waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                empty => *empty = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        if answers.is_empty() {
+            std::mem::swap(answers, &mut inner.answers);
+        } else {
+            answers.append(&mut inner.answers);
+        }
+        Poll::Ready(())
+    }
+}

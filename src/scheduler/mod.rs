@@ -1,0 +1,34 @@
+//! Which items run next, in which batch, on which lane.
+//!
+//! [`queue`] decides and is pure: no clock, no thread, no channel, no engine; every call is given `now`. [`handoff`] puts it
+//! behind one lock between the sessions, which push, and the lanes, which pull. [`lanes`] are the threads that run model calls.
+//! Nothing here knows a protocol, a runtime or what a model is for.
+
+mod calibrate;
+mod cost;
+mod decide;
+mod handoff;
+mod lanes;
+mod ledger;
+mod mailbox;
+mod queue;
+mod ready;
+mod signal;
+
+pub use calibrate::{CalibrationError, calibrate};
+pub use cost::{CostCurve, CostModel};
+pub use handoff::{Handoff, ModelRuntime, ModelStatus, StreamHandle, Submitted};
+pub use lanes::Lanes;
+pub use ledger::Ledger;
+pub use queue::{Admission, Batch, Entry, Expired, Item, ModelOptions, Refusal, Scheduler, StreamOptions};
+
+slotmap::new_key_type! {
+    /// A model version that has a queue.
+    pub struct ModelKey;
+    /// An open stream.
+    pub struct StreamKey;
+}
+
+/// Marks items that may meet in a batch: equal keys mean equal shapes of all inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct ShapeKey(pub u64);

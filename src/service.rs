@@ -1,0 +1,279 @@
+//! The one door for all front ends: models are looked up, streams are opened, limits are set here and nowhere else.
+//!
+//! Knows no protocol. A front end calls [`Service::open`], puts its messages on the [`OpenStream`] it gets, and encodes what the
+//! session gives.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt as _, stream};
+
+use crate::{
+    codec::FramingRule,
+    config::SessionConfig,
+    domain::{Fault, FaultKind, Timestamp},
+    drain::{Drain, SessionGuard},
+    registry::{Model, ModelStatus, Registry},
+    scheduler::{self, Handoff},
+    session::{Event, Inbound, ItemRequest, ItemResult, Order, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull},
+    telemetry::{Method, MethodMetrics, Telemetry},
+};
+
+/// What a client asks for when it opens a stream.
+#[derive(Debug, Clone)]
+pub struct OpenRequest {
+    /// Name of the model.
+    pub model: String,
+    /// Version; empty for the newest that is ready.
+    pub version: String,
+    /// How items are sent.
+    pub payload: PayloadKind,
+    /// Order of results.
+    pub order: Order,
+    /// Wanted window; 0 for the default.
+    pub window_items: u32,
+    /// Deadline of items that name none.
+    pub default_deadline: Option<Duration>,
+    /// When the whole call ends.
+    pub ends_at: Timestamp,
+}
+
+/// The limits in force on a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// Items in flight.
+    pub window_items: usize,
+    /// Input bytes in flight.
+    pub window_bytes: usize,
+    /// Largest item.
+    pub max_item_bytes: usize,
+    /// Longest silence.
+    pub idle_timeout: Duration,
+}
+
+/// The door. Clones share everything.
+#[derive(Clone)]
+pub struct Service {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Arc<Registry>,
+    handoff: Arc<Handoff>,
+    config: SessionConfig,
+    drain: Drain,
+    methods: [Arc<MethodMetrics>; Method::ALL.len()],
+}
+
+/// A stream that has been let in; [`OpenStream::session`] puts the client's messages on it.
+pub struct OpenStream {
+    model: Arc<Model>,
+    limits: StreamLimits,
+    options: SessionOptions,
+    handle: scheduler::StreamHandle,
+    metrics: SessionMetrics,
+    drain: Drain,
+    guard: SessionGuard,
+}
+
+impl Service {
+    /// A door to the models of `registry`.
+    #[must_use]
+    pub fn new(registry: Arc<Registry>, handoff: Arc<Handoff>, config: SessionConfig, drain: Drain, telemetry: &Telemetry) -> Self {
+        let methods = Method::ALL.map(|method| Arc::new(telemetry.method(method)));
+        Self { inner: Arc::new(Inner { registry, handoff, config, drain, methods }) }
+    }
+
+    /// Opens a stream.
+    ///
+    /// # Errors
+    /// [`FaultKind::NotFound`] for an unknown model or version, [`FaultKind::Unavailable`] if it is not ready or the server is
+    /// draining, [`FaultKind::Overloaded`] if `session.max_streams` are open, [`FaultKind::Invalid`] if the model does not take
+    /// this kind of payload.
+    pub fn open(&self, method: Method, request: OpenRequest) -> Result<OpenStream, Fault> {
+        let opened = self.try_open(method, request);
+        if let Err(fault) = &opened {
+            self.count_fault(method, fault);
+        }
+        opened
+    }
+
+    fn try_open(&self, method: Method, request: OpenRequest) -> Result<OpenStream, Fault> {
+        let Inner { registry, handoff, config, drain, .. } = &*self.inner;
+        let guard = drain.session().ok_or_else(draining)?;
+        if drain.sessions_open() > config.max_streams {
+            let message = format!("{} streams are open, as many as session.max_streams allows", config.max_streams);
+            let fault = Fault::new(FaultKind::Overloaded, message).with_limit("session.max_streams", config.max_streams as u64);
+            return Err(fault.with_retry_after(Duration::from_secs(1)));
+        }
+        let version = (!request.version.is_empty()).then_some(request.version.as_str());
+        let model = registry.get(&request.model, version)?;
+        let limits = self.limits(request.window_items);
+        let unary = method == Method::Predict;
+        let options = SessionOptions {
+            payload: request.payload,
+            order: request.order,
+            window_items: limits.window_items,
+            window_bytes: limits.window_bytes,
+            max_item_bytes: limits.max_item_bytes,
+            idle_timeout: (!unary).then_some(limits.idle_timeout),
+            default_deadline: request.default_deadline,
+            ends_at: request.ends_at,
+            when_full: if unary { WhenFull::Refuse } else { WhenFull::Wait },
+            reads_on_drain: matches!(method, Method::Predict | Method::Scan),
+        };
+        let handle = handoff.open(model.key).ok_or_else(|| unloaded(&request.model))?;
+        let metrics = SessionMetrics::open(Arc::clone(self.metrics(method)));
+        Ok(OpenStream { model, limits, options, handle, metrics, drain: drain.clone(), guard })
+    }
+
+    /// Runs one item.
+    ///
+    /// # Errors
+    /// Those of [`Service::open`], and the item's own.
+    pub async fn predict(&self, request: OpenRequest, input: PredictInput) -> Result<(Arc<Model>, ItemResult), Fault> {
+        let result = self.try_predict(request, input).await;
+        if let Err(fault) = &result {
+            self.count_fault(Method::Predict, fault);
+        }
+        result
+    }
+
+    async fn try_predict(&self, mut request: OpenRequest, input: PredictInput) -> Result<(Arc<Model>, ItemResult), Fault> {
+        request.payload = input.kind();
+        let opened = self.try_open(Method::Predict, request)?;
+        let model = Arc::clone(opened.model());
+        let inbound = match input {
+            PredictInput::Item(item) => Inbound::Item(item),
+            PredictInput::Pcm(samples) => {
+                check_one_window(&samples, model.loaded.framing)?;
+                Inbound::Chunk(samples)
+            }
+        };
+        let mut session = opened.session(stream::iter([Ok(inbound)]))?;
+        while let Some(event) = session.next().await {
+            if let Event::Result(result) = event? {
+                if let Err(fault) = result.outcome {
+                    return Err(fault);
+                }
+                return Ok((model, result));
+            }
+        }
+        Err(Fault::invalid("payload", "the request holds no item"))
+    }
+
+    /// All models, ready or not.
+    #[must_use]
+    pub fn models(&self) -> Vec<ModelStatus> {
+        self.inner.registry.list()
+    }
+
+    /// One model and its queue.
+    ///
+    /// # Errors
+    /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
+    pub fn model(&self, name: &str, version: &str) -> Result<(Arc<Model>, scheduler::ModelStatus), Fault> {
+        let model = self.inner.registry.get(name, (!version.is_empty()).then_some(version))?;
+        let status = self.inner.handoff.status(model.key);
+        Ok((model, status.ok_or_else(|| unloaded(name))?))
+    }
+
+    /// The limits of a stream that asks for this window; 0 asks for the default.
+    #[must_use]
+    pub fn limits(&self, window_items: u32) -> StreamLimits {
+        let config = &self.inner.config;
+        let wanted = if window_items == 0 { config.window_items } else { window_items as usize };
+        StreamLimits {
+            window_items: wanted.clamp(1, config.window_items_max),
+            window_bytes: config.window_bytes,
+            max_item_bytes: config.max_item_bytes,
+            idle_timeout: config.idle_timeout(),
+        }
+    }
+
+    /// What else limits sessions.
+    #[must_use]
+    pub fn config(&self) -> &SessionConfig {
+        &self.inner.config
+    }
+
+    /// The server's phase.
+    #[must_use]
+    pub fn drain(&self) -> &Drain {
+        &self.inner.drain
+    }
+
+    /// Counts an error that ends a call before or beside its session.
+    pub fn count_fault(&self, method: Method, fault: &Fault) {
+        self.metrics(method).fault(fault.kind()).increment(1);
+    }
+
+    fn metrics(&self, method: Method) -> &Arc<MethodMetrics> {
+        &self.inner.methods[method as usize]
+    }
+}
+
+/// What `Predict` runs the model on.
+#[derive(Debug, Clone)]
+pub enum PredictInput {
+    /// Tensors.
+    Item(ItemRequest),
+    /// At most one window of samples.
+    Pcm(bytes::Bytes),
+}
+
+impl PredictInput {
+    const fn kind(&self) -> PayloadKind {
+        match self {
+            Self::Item(_) => PayloadKind::Tensors,
+            Self::Pcm(_) => PayloadKind::PcmS16le,
+        }
+    }
+}
+
+impl OpenStream {
+    /// The model that the stream is pinned to.
+    #[must_use]
+    pub const fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The limits in force.
+    #[must_use]
+    pub const fn limits(&self) -> StreamLimits {
+        self.limits
+    }
+
+    /// How raw payloads are cut, if the stream was opened for them.
+    #[must_use]
+    pub fn framing(&self) -> Option<FramingRule> {
+        (self.options.payload != PayloadKind::Tensors).then_some(self.model.loaded.framing).flatten()
+    }
+
+    /// Puts the client's messages on the stream.
+    ///
+    /// # Errors
+    /// [`FaultKind::Invalid`] if the model does not take this kind of payload.
+    pub fn session<I>(self, inbound: I) -> Result<Session<I>, Fault>
+    where
+        I: Stream<Item = Result<Inbound, Fault>> + Unpin,
+    {
+        Session::new(inbound, self.handle, self.model, self.options, self.drain, self.metrics, self.guard)
+    }
+}
+
+fn check_one_window(samples: &[u8], framing: Option<FramingRule>) -> Result<(), Fault> {
+    let window = framing.map_or(usize::MAX, |framing| framing.window_samples as usize * 2);
+    if samples.is_empty() || samples.len() > window {
+        let message = format!("{} bytes of audio, but Predict takes one window of 2 to {window} bytes; use Scan or Feed for more", samples.len());
+        return Err(Fault::invalid("pcm_s16le", message));
+    }
+    Ok(())
+}
+
+fn unloaded(name: &str) -> Fault {
+    Fault::new(FaultKind::NotFound, format!("model '{name}' has just been unloaded"))
+}
+
+fn draining() -> Fault {
+    Fault::new(FaultKind::Unavailable, "the server is shutting down; reconnect elsewhere")
+}

@@ -1,0 +1,97 @@
+//! What goes into a session and what comes out.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::{
+    codec::{Segment, WindowPosition},
+    domain::{Fault, ItemOutputs, ItemTiming, NamedTensor},
+};
+
+/// A message of the client.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Inbound {
+    /// An item of tensors.
+    Item(ItemRequest),
+    /// A piece of a raw payload.
+    Chunk(Bytes),
+    /// Finish what is in hand, and say so with this id.
+    Flush(String),
+    /// A sign of life.
+    KeepAlive,
+}
+
+/// An item as it came, not yet held against the model's signature.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ItemRequest {
+    /// Echoed.
+    pub id: String,
+    /// Its tensors, or why the front end could not read them.
+    pub tensors: Result<Vec<NamedTensor>, Fault>,
+    /// Time from its arrival in which its model call must begin.
+    pub deadline: Option<Duration>,
+}
+
+/// What a session tells its client.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The answer to an item.
+    Result(ItemResult),
+    /// A segment has begun.
+    SegmentStarted {
+        /// Number that the segment will have.
+        index: u64,
+        /// Its first sample.
+        start_sample: u64,
+    },
+    /// A segment is complete.
+    Segment(Segment),
+    /// Everything before the flush with this id is answered.
+    Flushed {
+        /// The client's id.
+        id: String,
+        /// Items answered so far.
+        items: u64,
+    },
+    /// Everything is answered, and the client sends no more. The last event.
+    Completed(Summary),
+}
+
+/// The answer to an item.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ItemResult {
+    /// Number of the item in its stream.
+    pub seq: u64,
+    /// The client's id.
+    pub id: String,
+    /// Where it lies in a raw payload.
+    pub window: Option<WindowPosition>,
+    /// Outputs, or why there are none.
+    pub outcome: Result<ItemOutputs, Fault>,
+    /// When it was where.
+    pub timing: ItemTiming,
+    /// From its arrival until now, when it is handed to the front end.
+    pub age: Duration,
+}
+
+/// What a session has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Items taken in.
+    pub items: u64,
+    /// Items answered with outputs.
+    pub ok: u64,
+    /// Items answered with a fault.
+    pub errors: u64,
+    /// Samples of a raw payload.
+    pub samples: u64,
+    /// Payload bytes received.
+    pub payload_bytes: u64,
+    /// Since the session opened.
+    pub elapsed: Duration,
+    /// Sum of the times that items waited for their call.
+    pub queue: Duration,
+    /// Sum of the items' shares of their calls.
+    pub compute: Duration,
+}

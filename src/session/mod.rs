@@ -1,0 +1,25 @@
+//! One client stream: from messages to items, from answers to events.
+//!
+//! A [`Session`] is a future that its connection drives; it starts no task, and dropping it cancels what is in flight. It knows
+//! no protocol: front ends feed it [`Inbound`] messages and encode its [`Event`]s.
+//!
+//! # Window
+//! Items between arrival and the event that answers them fill the window, whatever their outcome. At a full window the session
+//! stops reading, so that the transport holds the sender back: what a client can make the server keep is its window and one
+//! message.
+//!
+//! # Errors
+//! A fault of an item is its answer. A fault of the stream ends it, as the last element.
+
+mod event;
+mod intake;
+mod pending;
+mod stream;
+mod timekeeper;
+mod upload;
+
+pub use event::{Event, Inbound, ItemRequest, ItemResult, Summary};
+pub use intake::PayloadKind;
+pub use stream::{Order, Session, SessionMetrics, SessionOptions, WhenFull};
+pub use timekeeper::keep_time;
+pub use upload::{Upload, UploadOptions, UploadPart, UploadParts, collect_upload};

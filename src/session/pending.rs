@@ -1,0 +1,78 @@
+//! Items between arrival and answer, in the order of the stream.
+
+use std::collections::VecDeque;
+
+use crate::{codec::WindowPosition, domain::Answer};
+
+/// An item that has arrived.
+#[derive(Debug)]
+pub(super) struct PendingItem {
+    pub(super) id: String,
+    pub(super) window: Option<WindowPosition>,
+    pub(super) bytes: usize,
+    pub(super) answer: PendingAnswer,
+}
+
+/// Whether it has been answered.
+#[derive(Debug)]
+pub(super) enum PendingAnswer {
+    /// Not yet.
+    Waiting,
+    /// Yes, and it waits for its turn.
+    Ready(Answer),
+    /// Yes, and the client has it already; kept for its place in the order, with its post-processing value.
+    Given(Option<f32>),
+}
+
+/// The window: a ring from the oldest item whose turn has not come to the newest.
+#[derive(Debug, Default)]
+pub(super) struct PendingItems {
+    ring: VecDeque<PendingItem>,
+    first_seq: u64,
+    bytes: usize,
+}
+
+impl PendingItems {
+    pub(super) fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Number that the oldest item in the ring has, or the next one will have.
+    pub(super) const fn first_seq(&self) -> u64 {
+        self.first_seq
+    }
+
+    /// Number that the next item will have.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.first_seq + self.ring.len() as u64
+    }
+
+    pub(super) fn push(&mut self, item: PendingItem) {
+        self.bytes += item.bytes;
+        self.ring.push_back(item);
+    }
+
+    pub(super) fn get_mut(&mut self, seq: u64) -> Option<&mut PendingItem> {
+        let index = usize::try_from(seq.checked_sub(self.first_seq)?).ok()?;
+        self.ring.get_mut(index)
+    }
+
+    /// Takes the oldest item if it has been answered.
+    pub(super) fn pop_answered(&mut self) -> Option<(u64, PendingItem)> {
+        if matches!(self.ring.front()?.answer, PendingAnswer::Waiting) {
+            return None;
+        }
+        let item = self.ring.pop_front()?;
+        self.bytes -= item.bytes;
+        self.first_seq += 1;
+        Some((self.first_seq - 1, item))
+    }
+}

@@ -1,0 +1,549 @@
+//! The session itself.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::Stream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{
+    event::{Event, Inbound, ItemResult, Summary},
+    intake::{Arrival, Intake, PayloadKind, item_bytes},
+    pending::{PendingAnswer, PendingItem, PendingItems},
+};
+use crate::{
+    clock,
+    codec::{SegmentEvent, SegmentFinder},
+    domain::{Answer, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
+    drain::{Drain, SessionGuard},
+    registry::Model,
+    scheduler::{Item, StreamHandle, Submitted},
+    telemetry::{GaugeGuard, MethodMetrics, StreamEnd},
+};
+
+/// In which order results are given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// As the items came.
+    #[default]
+    InOrder,
+    /// As they are computed.
+    AsReady,
+}
+
+/// What to do with an item when a limit shared with others is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Stop reading until there is room; the item's deadline still counts.
+    Wait,
+    /// Refuse it.
+    Refuse,
+}
+
+/// How a session behaves.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// How items are sent.
+    pub payload: PayloadKind,
+    /// Order of results.
+    pub order: Order,
+    /// Items in flight.
+    pub window_items: usize,
+    /// Input bytes in flight; one item is always let in.
+    pub window_bytes: usize,
+    /// Largest item.
+    pub max_item_bytes: usize,
+    /// Silence after which the session ends; `None` for none.
+    pub idle_timeout: Option<Duration>,
+    /// Deadline of items that name none.
+    pub default_deadline: Option<Duration>,
+    /// When the whole session ends; no item's deadline is later.
+    pub ends_at: Timestamp,
+    /// What to do at a shared limit.
+    pub when_full: WhenFull,
+    /// Whether a draining server lets the session read to its end, because all of its input is here already.
+    pub reads_on_drain: bool,
+}
+
+/// Where a session counts. Dropping it counts the session's end: cancelled, unless the session came to another.
+pub struct SessionMetrics {
+    method: Arc<MethodMetrics>,
+    end: StreamEnd,
+    _open: GaugeGuard,
+}
+
+impl SessionMetrics {
+    /// Counts a stream that opens.
+    #[must_use]
+    pub fn open(method: Arc<MethodMetrics>) -> Self {
+        method.streams_opened.increment(1);
+        Self { end: StreamEnd::Cancelled, _open: GaugeGuard::new(&method.streams_open), method }
+    }
+}
+
+impl Drop for SessionMetrics {
+    fn drop(&mut self) {
+        self.method.ended(self.end).increment(1);
+    }
+}
+
+/// A point in the stream at which something happens once all items before it are answered.
+#[derive(Debug)]
+struct Mark {
+    /// Number of the first item after it.
+    seq: u64,
+    /// Samples before it.
+    samples: u64,
+    /// The flush to confirm; `None` at the end of the input.
+    flush: Option<String>,
+}
+
+/// What the session does with its input.
+#[derive(Debug)]
+enum Input {
+    /// Reads messages.
+    Open,
+    /// Has a flush in hand, or the end of the input (`None`).
+    Flushing(Option<String>),
+    /// Reads no more; the fault, if any, is told after the last answer.
+    Ended(Option<Fault>),
+}
+
+/// One client stream. See the module's text.
+pub struct Session<I> {
+    inbound: I,
+    handle: StreamHandle,
+    model: Arc<Model>,
+    options: SessionOptions,
+    drain: Drain,
+    metrics: SessionMetrics,
+    _guard: SessionGuard,
+    intake: Intake,
+    input: Input,
+    pending: PendingItems,
+    staged: VecDeque<Item<ItemInputs>>,
+    waits_for_room: bool,
+    answers: VecDeque<Answer>,
+    events: VecDeque<Event>,
+    marks: VecDeque<Mark>,
+    segments: Option<SegmentFinder>,
+    summary: Summary,
+    opened: Timestamp,
+    heard: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+    stalled: Option<GaugeGuard>,
+    done: bool,
+}
+
+impl<I> Session<I>
+where
+    I: Stream<Item = Result<Inbound, Fault>> + Unpin,
+{
+    /// Puts a session on an open stream of `model`.
+    ///
+    /// # Errors
+    /// [`FaultKind::Invalid`] if the model cannot take this kind of payload.
+    pub fn new(
+        inbound: I,
+        handle: StreamHandle,
+        model: Arc<Model>,
+        options: SessionOptions,
+        drain: Drain,
+        metrics: SessionMetrics,
+        guard: SessionGuard,
+    ) -> Result<Self, Fault> {
+        let intake = Intake::new(&model, options.payload, options.max_item_bytes)?;
+        let segments = (options.payload == PayloadKind::PcmS16le)
+            .then(|| model.loaded.segments.as_ref().zip(model.loaded.framing))
+            .flatten()
+            .map(|(post, framing)| SegmentFinder::new(post.rules, framing.sample_rate_hz));
+        Ok(Self {
+            inbound,
+            handle,
+            model,
+            options,
+            drain,
+            metrics,
+            _guard: guard,
+            intake,
+            input: Input::Open,
+            pending: PendingItems::default(),
+            staged: VecDeque::new(),
+            waits_for_room: false,
+            answers: VecDeque::new(),
+            events: VecDeque::new(),
+            marks: VecDeque::new(),
+            segments,
+            summary: Summary::default(),
+            opened: clock::now(),
+            heard: Instant::now(),
+            timer: None,
+            stalled: None,
+            done: false,
+        })
+    }
+
+    /// Gives the input back, and cancels what is in flight.
+    pub fn into_inbound(self) -> I {
+        self.inbound
+    }
+
+    fn has_room(&self) -> bool {
+        let pending = &self.pending;
+        pending.is_empty() || (pending.len() < self.options.window_items && pending.bytes() < self.options.window_bytes)
+    }
+
+    /// Takes in as much as the window allows, and queues it under one lock.
+    fn take_in(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        if !self.waits_for_room {
+            self.read(cx)?;
+        }
+        if self.staged.is_empty() {
+            return Ok(());
+        }
+        match self.handle.submit(&mut self.staged, self.options.when_full == WhenFull::Wait) {
+            Submitted::All => self.waits_for_room = false,
+            Submitted::Full(_) if self.options.when_full == WhenFull::Wait => self.waits_for_room = true,
+            Submitted::Full(refusal) => {
+                let message = format!("{} = {} items or bytes are queued already; try again later", refusal.limit, refusal.value);
+                let fault = Fault::new(FaultKind::Overloaded, message)
+                    .with_limit(refusal.limit, refusal.value as u64)
+                    .with_retry_after(refusal.retry_after);
+                for item in std::mem::take(&mut self.staged) {
+                    self.answer_unqueued(item.ticket, item.arrived, Outcome::Refused, fault.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        let now = clock::now();
+        let mut heard = false;
+        while self.has_room() {
+            if let Some(arrival) = self.intake.next_window() {
+                self.admit(arrival, now);
+                continue;
+            }
+            match &mut self.input {
+                Input::Ended(_) => break,
+                Input::Flushing(flush) => {
+                    let flush = flush.take();
+                    self.finish_flush(flush, now);
+                    continue;
+                }
+                Input::Open => {}
+            }
+            if self.drain.is_draining() && !self.options.reads_on_drain {
+                self.input = Input::Ended(Some(draining()));
+                break;
+            }
+            match Pin::new(&mut self.inbound).poll_next(cx) {
+                Poll::Pending => break,
+                Poll::Ready(None) => self.input = Input::Flushing(None),
+                Poll::Ready(Some(message)) => {
+                    heard = true;
+                    self.receive(message?, now)?;
+                }
+            }
+        }
+        if heard {
+            self.heard = Instant::now();
+        }
+        self.note_stall();
+        Ok(())
+    }
+
+    fn receive(&mut self, message: Inbound, now: Timestamp) -> Result<(), Fault> {
+        match message {
+            Inbound::Item(request) => {
+                let arrival = self.intake.item(request);
+                if let Ok(inputs) = &arrival.inputs {
+                    self.count_payload(item_bytes(inputs));
+                }
+                self.admit(arrival, now);
+            }
+            Inbound::Chunk(chunk) => {
+                self.count_payload(chunk.len());
+                self.intake.chunk(chunk)?;
+            }
+            Inbound::Flush(id) => self.input = Input::Flushing(Some(id)),
+            Inbound::KeepAlive => {}
+        }
+        Ok(())
+    }
+
+    fn count_payload(&mut self, bytes: usize) {
+        self.summary.payload_bytes += bytes as u64;
+        self.metrics.method.bytes_in.increment(bytes as u64);
+    }
+
+    /// Runs the padded rest of a raw payload, and marks the place of the flush or of the end.
+    fn finish_flush(&mut self, flush: Option<String>, now: Timestamp) {
+        if let Some(arrival) = self.intake.flush() {
+            self.admit(arrival, now);
+        }
+        let ends = flush.is_none();
+        self.marks.push_back(Mark { seq: self.pending.next_seq(), samples: self.intake.samples(), flush });
+        self.input = if ends { Input::Ended(self.intake.finish().err()) } else { Input::Open };
+    }
+
+    /// Gives an item its number, and stages it or answers it with its fault.
+    fn admit(&mut self, arrival: Arrival, now: Timestamp) {
+        let Arrival { id, window, inputs, deadline } = arrival;
+        let seq = self.pending.next_seq();
+        self.summary.items += 1;
+        let bytes = inputs.as_ref().map_or(0, item_bytes);
+        self.pending.push(PendingItem { id, window, bytes, answer: PendingAnswer::Waiting });
+        match inputs {
+            Ok(inputs) => {
+                let allowed = deadline.or(self.options.default_deadline);
+                let deadline = allowed.map_or(Timestamp::NEVER, |allowed| now + allowed).min(self.options.ends_at);
+                let shape = self.intake.shape_key(&inputs);
+                self.staged.push_back(Item { ticket: seq, arrived: now, deadline, bytes, shape, payload: inputs });
+            }
+            Err(fault) => {
+                self.answer_unqueued(seq, now, Outcome::Refused, fault);
+            }
+        }
+    }
+
+    fn answer_unqueued(&mut self, seq: u64, arrived: Timestamp, outcome: Outcome, fault: Fault) {
+        self.handle.end_unqueued(outcome);
+        let now = clock::now();
+        let timing = ItemTiming { arrived, started: now, finished: now, batch_size: 0 };
+        self.answers.push_back(Answer { seq, outcome: Err(fault), timing });
+    }
+
+    /// Answers items that expired while they waited for room.
+    fn expire_staged(&mut self) {
+        let now = clock::now();
+        if !self.waits_for_room || self.staged.iter().all(|item| item.deadline > now) {
+            return;
+        }
+        for item in std::mem::take(&mut self.staged) {
+            if item.deadline > now {
+                self.staged.push_back(item);
+                continue;
+            }
+            let waited = now.since(item.arrived);
+            let message = format!("the item waited {waited:.1?} for room in the queue, and its deadline passed; the model did not run on it");
+            self.answer_unqueued(item.ticket, item.arrived, Outcome::Expired, Fault::new(FaultKind::Expired, message));
+        }
+    }
+
+    /// Turns answers into events.
+    fn absorb_answers(&mut self) {
+        while let Some(answer) = self.answers.pop_front() {
+            let share = answer.timing.finished.since(answer.timing.started).checked_div(answer.timing.batch_size);
+            self.summary.compute += share.unwrap_or_default();
+            self.summary.queue += answer.timing.started.since(answer.timing.arrived);
+            let seq = answer.seq;
+            let given = (self.options.order == Order::AsReady).then(|| self.post_processed(&answer));
+            let Some(item) = self.pending.get_mut(seq) else { continue };
+            item.answer = match given {
+                None => PendingAnswer::Ready(answer),
+                Some(value) => {
+                    let result = ItemResult {
+                        seq,
+                        id: std::mem::take(&mut item.id),
+                        window: item.window,
+                        outcome: answer.outcome,
+                        timing: answer.timing,
+                        age: Duration::ZERO,
+                    };
+                    self.events.push_back(Event::Result(result));
+                    PendingAnswer::Given(value)
+                }
+            };
+        }
+        self.pass_marks();
+        while let Some((seq, item)) = self.pending.pop_answered() {
+            let value = match item.answer {
+                PendingAnswer::Waiting => None,
+                PendingAnswer::Given(value) => value,
+                PendingAnswer::Ready(answer) => {
+                    let value = self.post_processed(&answer);
+                    let Answer { outcome, timing, .. } = answer;
+                    let (id, window, age) = (item.id, item.window, Duration::ZERO);
+                    self.events.push_back(Event::Result(ItemResult { seq, id, window, outcome, timing, age }));
+                    value
+                }
+            };
+            if let (Some(finder), Some(window)) = (&mut self.segments, item.window) {
+                let found = finder.push(value, &window);
+                self.events.extend(found.into_iter().map(segment_event));
+            }
+            self.pass_marks();
+        }
+    }
+
+    /// The output that post-processing looks at.
+    fn post_processed(&self, answer: &Answer) -> Option<f32> {
+        let post = self.model.loaded.segments.as_ref()?;
+        first_value(answer.outcome.as_ref().ok()?, post.output)
+    }
+
+    /// Confirms flushes, and the end, once everything before them is answered.
+    fn pass_marks(&mut self) {
+        while self.marks.front().is_some_and(|mark| mark.seq <= self.pending.first_seq()) {
+            let Some(mark) = self.marks.pop_front() else { break };
+            if let Some(finder) = &mut self.segments {
+                let found = finder.finish(mark.samples);
+                self.events.extend(found.into_iter().map(segment_event));
+            }
+            if let Some(id) = mark.flush {
+                self.events.push_back(Event::Flushed { id, items: self.pending.first_seq() });
+            }
+        }
+    }
+
+    fn note_stall(&mut self) {
+        let stalled = !self.has_room();
+        if stalled && self.stalled.is_none() {
+            self.metrics.method.window_stalls.increment(1);
+            self.stalled = Some(GaugeGuard::new(&self.metrics.method.windows_stalled));
+        } else if !stalled {
+            self.stalled = None;
+        }
+    }
+
+    /// The end, if there is nothing left to do.
+    fn end(&mut self) -> Option<Result<Event, Fault>> {
+        let Input::Ended(fault) = &mut self.input else { return None };
+        if !self.pending.is_empty() {
+            return None;
+        }
+        if let Some(fault) = fault.take() {
+            let end = if fault.kind() == FaultKind::Unavailable { StreamEnd::Drained } else { StreamEnd::Refused };
+            return Some(self.end_with(end, fault));
+        }
+        self.done = true;
+        self.metrics.end = StreamEnd::Finished;
+        self.summary.samples = self.intake.samples();
+        self.summary.elapsed = clock::now().since(self.opened);
+        Some(Ok(Event::Completed(self.summary)))
+    }
+
+    /// Ends the session if its time is over or its client is silent.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Option<(StreamEnd, Fault)> {
+        loop {
+            let now = Instant::now();
+            let left = self.options.ends_at.since(clock::now());
+            if self.options.ends_at != Timestamp::NEVER && left.is_zero() {
+                let message = "the deadline of the whole call (grpc-timeout) passed";
+                return Some((StreamEnd::Expired, Fault::new(FaultKind::Expired, message)));
+            }
+            let silent = matches!(self.input, Input::Open) && self.pending.is_empty();
+            let idle_at = self.options.idle_timeout.map(|timeout| if silent { self.heard + timeout } else { now + timeout });
+            if let (Some(idle_at), Some(timeout)) = (idle_at, self.options.idle_timeout)
+                && idle_at <= now
+            {
+                let message = format!("no message for {timeout:?} (session.idle_timeout_s); send keepalives on a quiet stream");
+                let fault = Fault::new(FaultKind::Expired, message).with_limit("session.idle_timeout_s", timeout.as_secs());
+                return Some((StreamEnd::Idle, fault));
+            }
+            let ends_at = (self.options.ends_at != Timestamp::NEVER).then(|| now + left);
+            let next = [idle_at, ends_at].into_iter().flatten().min()?;
+            match &mut self.timer {
+                // An earlier timer stays: when it fires, the loop sets it anew. So a message costs no timer operation.
+                Some(timer) if timer.deadline() <= next || timer.is_elapsed() => {}
+                Some(timer) => timer.as_mut().reset(next),
+                empty => *empty = Some(Box::pin(sleep_until(next))),
+            }
+            let timer = self.timer.as_mut()?;
+            if timer.is_elapsed() {
+                timer.as_mut().reset(next);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return None;
+            }
+        }
+    }
+
+    fn hand_out(&mut self, mut event: Event) -> Event {
+        if let Event::Result(result) = &mut event {
+            result.age = clock::now().since(result.timing.arrived);
+            self.handle.metrics().item_time.record(result.age);
+            match &result.outcome {
+                Ok(outputs) => {
+                    self.summary.ok += 1;
+                    self.metrics.method.bytes_out.increment(outputs.iter().map(|output| output.data().len() as u64).sum());
+                }
+                Err(fault) => {
+                    self.summary.errors += 1;
+                    self.metrics.method.fault(fault.kind()).increment(1);
+                }
+            }
+        }
+        event
+    }
+
+    fn end_with(&mut self, end: StreamEnd, fault: Fault) -> Result<Event, Fault> {
+        self.done = true;
+        self.metrics.end = end;
+        self.metrics.method.fault(fault.kind()).increment(1);
+        Err(fault)
+    }
+}
+
+impl<I> Stream for Session<I>
+where
+    I: Stream<Item = Result<Inbound, Fault>> + Unpin,
+{
+    type Item = Result<Event, Fault>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(event) = this.events.pop_front() {
+                return Poll::Ready(Some(Ok(this.hand_out(event))));
+            }
+            if this.done {
+                return Poll::Ready(None);
+            }
+            if let Err(fault) = this.take_in(cx) {
+                let end = if fault.kind() == FaultKind::Cancelled { StreamEnd::Cancelled } else { StreamEnd::Refused };
+                return Poll::Ready(Some(this.end_with(end, fault)));
+            }
+            let came = this.handle.poll_answers(cx, &mut this.answers).is_ready();
+            this.expire_staged();
+            let answered = !this.answers.is_empty();
+            this.absorb_answers();
+            if !this.events.is_empty() {
+                continue;
+            }
+            if let Some(end) = this.end() {
+                return Poll::Ready(Some(end));
+            }
+            if came || answered {
+                this.waits_for_room = false;
+                continue;
+            }
+            if let Some((end, fault)) = this.poll_timer(cx) {
+                return Poll::Ready(Some(this.end_with(end, fault)));
+            }
+            return Poll::Pending;
+        }
+    }
+}
+
+fn draining() -> Fault {
+    Fault::new(FaultKind::Unavailable, "the server is shutting down; everything that it had taken in is answered; reconnect elsewhere")
+}
+
+fn segment_event(event: SegmentEvent) -> Event {
+    match event {
+        SegmentEvent::Started { index, start_sample } => Event::SegmentStarted { index, start_sample },
+        SegmentEvent::Ended(segment) => Event::Segment(segment),
+    }
+}
+
+fn first_value(outputs: &ItemOutputs, output: usize) -> Option<f32> {
+    outputs.get(output)?.iter_f32()?.next()
+}

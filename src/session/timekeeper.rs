@@ -1,0 +1,22 @@
+//! The one timer that answers expired items while all lanes are busy.
+
+use std::sync::Arc;
+
+use crate::{clock, scheduler::Handoff};
+
+/// Run it as one task for as long as the server lives. It sleeps until the earliest deadline of all queued items, and is woken
+/// when an earlier one comes in.
+pub async fn keep_time(handoff: Arc<Handoff>) {
+    loop {
+        let now = clock::now();
+        match handoff.expire(now) {
+            Some(next) => {
+                tokio::select! {
+                    () = tokio::time::sleep(next.since(now)) => {}
+                    () = handoff.rearmed() => {}
+                }
+            }
+            None => handoff.rearmed().await,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! A whole payload, sent in parts and answered once.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+
+use super::{
+    event::{Event, Inbound, ItemRequest, ItemResult, Summary},
+    stream::Session,
+};
+use crate::{
+    codec::{PayloadDigest, PayloadExpectation, Received, Segment},
+    domain::{Fault, FaultKind},
+};
+
+/// Errors of items that are kept for the response; all are counted.
+const ERRORS_KEPT: usize = 16;
+
+/// A part of an upload.
+#[derive(Debug, Clone, PartialEq)]
+pub enum UploadPart {
+    /// A piece of a raw payload.
+    Chunk(Bytes),
+    /// An item of tensors.
+    Item(ItemRequest),
+    /// The last part: what the client knows of the payload.
+    Finish(PayloadExpectation),
+}
+
+/// What an upload asks for, and its limits.
+#[derive(Debug, Clone)]
+pub struct UploadOptions {
+    /// What the client declared beforehand.
+    pub expect: PayloadExpectation,
+    /// Whether to keep the result of every item.
+    pub include_results: bool,
+    /// How many results at most.
+    pub max_results: usize,
+    /// Payload bytes at most.
+    pub max_bytes: u64,
+}
+
+/// What came of an upload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upload {
+    /// All segments, in order.
+    pub segments: Vec<Segment>,
+    /// Counts and times.
+    pub summary: Summary,
+    /// Length and checksums of what arrived.
+    pub received: Received,
+    /// All results in order, if asked for.
+    pub results: Vec<ItemResult>,
+    /// The first faults of items.
+    pub errors: Vec<ItemResult>,
+}
+
+/// The parts of an upload as a session's input; sums them up on the way.
+#[derive(Debug)]
+pub struct UploadParts<I> {
+    parts: I,
+    digest: PayloadDigest,
+    expect: PayloadExpectation,
+    max_bytes: u64,
+    finished: bool,
+}
+
+impl<I> UploadParts<I> {
+    /// Parts that are held against `options`.
+    pub fn new(parts: I, options: &UploadOptions) -> Self {
+        Self {
+            parts,
+            digest: PayloadDigest::new(options.expect.sha256.is_some()),
+            expect: options.expect.clone(),
+            max_bytes: options.max_bytes,
+            finished: false,
+        }
+    }
+
+    fn take_part(&mut self, part: UploadPart) -> Result<Option<Inbound>, Fault> {
+        if self.finished {
+            return Err(Fault::invalid("part", "a part came after `finish`, which is the last"));
+        }
+        let inbound = match part {
+            UploadPart::Chunk(chunk) => {
+                self.digest.update(&chunk);
+                Inbound::Chunk(chunk)
+            }
+            UploadPart::Item(item) => {
+                for tensor in item.tensors.iter().flatten() {
+                    self.digest.update(&tensor.data);
+                }
+                Inbound::Item(item)
+            }
+            UploadPart::Finish(expect) => {
+                self.finished = true;
+                self.expect = std::mem::take(&mut self.expect).merge(expect)?;
+                return Ok(None);
+            }
+        };
+        let bytes = self.digest.total_bytes();
+        if bytes > self.max_bytes {
+            let message = format!("the payload has more than the {} bytes that session.upload_max_bytes allows", self.max_bytes);
+            return Err(Fault::new(FaultKind::TooLarge, message).with_limit("session.upload_max_bytes", self.max_bytes));
+        }
+        self.digest.over(&self.expect)?;
+        Ok(Some(inbound))
+    }
+}
+
+impl<I> Stream for UploadParts<I>
+where
+    I: Stream<Item = Result<UploadPart, Fault>> + Unpin,
+{
+    type Item = Result<Inbound, Fault>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            match std::task::ready!(Pin::new(&mut this.parts).poll_next(cx)) {
+                None => return Poll::Ready(None),
+                Some(part) => {
+                    if let Some(inbound) = part.and_then(|part| this.take_part(part)).transpose() {
+                        return Poll::Ready(Some(inbound));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Runs an upload to its end.
+///
+/// # Errors
+/// What ends the session; [`FaultKind::DataLoss`] if the payload is not what the client declared; [`FaultKind::TooLarge`] if it
+/// has more results than the response may hold.
+pub async fn collect_upload<I>(mut session: Session<UploadParts<I>>, options: &UploadOptions) -> Result<Upload, Fault>
+where
+    I: Stream<Item = Result<UploadPart, Fault>> + Unpin,
+{
+    let (mut segments, mut results, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    let mut summary = Summary::default();
+    while let Some(event) = session.next().await {
+        match event? {
+            Event::Result(result) => {
+                if result.outcome.is_err() && errors.len() < ERRORS_KEPT {
+                    errors.push(result.clone());
+                }
+                if options.include_results {
+                    if results.len() >= options.max_results {
+                        let message = format!(
+                            "more than the {} results that session.upload_max_results allows in one response; use Scan or Feed",
+                            options.max_results
+                        );
+                        let limit = options.max_results as u64;
+                        return Err(Fault::new(FaultKind::TooLarge, message).with_limit("session.upload_max_results", limit));
+                    }
+                    results.push(result);
+                }
+            }
+            Event::Segment(segment) => segments.push(segment),
+            Event::SegmentStarted { .. } | Event::Flushed { .. } => {}
+            Event::Completed(completed) => summary = completed,
+        }
+    }
+    let UploadParts { digest, expect, .. } = session.into_inbound();
+    let received = digest.finish();
+    received.verify(&expect)?;
+    Ok(Upload { segments, summary, received, results, errors })
+}
