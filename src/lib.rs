@@ -4,5 +4,8 @@
 
 pub mod clock;
 pub mod domain;
+pub mod drain;
 pub mod engine;
+pub mod frontend;
 pub mod proto;
+pub mod telemetry;

@@ -1,0 +1,195 @@
+//! The metrics of one model, method, lane or server, looked up once and kept, so that counting costs no lookup.
+
+use metrics::{Counter, Gauge, Histogram};
+
+use crate::domain::{CloseReason, FaultKind, Outcome};
+
+/// A way of calling the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// One item, one result.
+    Predict,
+    /// One request, a result for each window of it.
+    Scan,
+    /// A recording in chunks, one result.
+    Upload,
+    /// A live feed, results as they come.
+    Feed,
+}
+
+impl Method {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Predict, Self::Scan, Self::Upload, Self::Feed];
+
+    /// Metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Predict => "predict",
+            Self::Scan => "scan",
+            Self::Upload => "upload",
+            Self::Feed => "feed",
+        }
+    }
+}
+
+/// Why a stream or call ended, whatever the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StreamEnd {
+    /// The client sent all it had and was given all its answers.
+    Finished,
+    /// The client went away or called it off.
+    Cancelled,
+    /// The deadline of the whole call passed.
+    Expired,
+    /// Nothing arrived for the idle timeout.
+    Idle,
+    /// The server shut down.
+    Drained,
+    /// The client broke the contract or a limit, and was told so.
+    Refused,
+    /// The server's own fault.
+    Failed,
+}
+
+impl StreamEnd {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 7] =
+        [Self::Finished, Self::Cancelled, Self::Expired, Self::Idle, Self::Drained, Self::Refused, Self::Failed];
+
+    /// Metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+            Self::Idle => "idle",
+            Self::Drained => "drained",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What is counted for one version of a model.
+#[derive(Debug, Clone)]
+pub struct ModelMetrics {
+    /// Items that arrived, refused ones included.
+    pub received: Counter,
+    /// Seconds from admission to the start of the model call, for each item.
+    pub queue_wait: Histogram,
+    /// Seconds of each model call.
+    pub compute: Histogram,
+    /// Seconds from an item's arrival until its result was handed to the connection.
+    pub item_time: Histogram,
+    /// Items in each model call.
+    pub batch_size: Histogram,
+    /// Items that wait for a lane. Set by whoever holds the queue, from its length.
+    pub queued_items: Gauge,
+    /// Items in model calls that are running.
+    pub in_flight_items: Gauge,
+    /// Seconds that loading and warming up took.
+    pub load_seconds: Gauge,
+    /// 1 if the model takes items, else 0.
+    pub ready: Gauge,
+    /// Largest batch in use, in items.
+    pub batch_cap: Gauge,
+    /// Engine instances made anew after a panic.
+    pub rebuilds: Counter,
+    pub(super) outcomes: [Counter; Outcome::ALL.len()],
+    pub(super) batches: [Counter; CloseReason::ALL.len()],
+}
+
+impl ModelMetrics {
+    /// Items that ended so.
+    pub fn outcome(&self, outcome: Outcome) -> &Counter {
+        &self.outcomes[outcome as usize]
+    }
+
+    /// Batches that were closed for this reason.
+    pub fn batch(&self, reason: CloseReason) -> &Counter {
+        &self.batches[reason as usize]
+    }
+}
+
+/// What is counted for one method, over all protocols.
+#[derive(Debug, Clone)]
+pub struct MethodMetrics {
+    /// Streams and calls that were opened.
+    pub streams_opened: Counter,
+    /// Streams and calls that are open; hold a [`GaugeGuard`] for each.
+    pub streams_open: Gauge,
+    /// Times that a stream stopped reading because its window was full.
+    pub window_stalls: Counter,
+    /// Streams that are not reading because their window is full; hold a [`GaugeGuard`] while it lasts.
+    pub windows_stalled: Gauge,
+    /// Payload bytes from clients.
+    pub bytes_in: Counter,
+    /// Payload bytes to clients.
+    pub bytes_out: Counter,
+    pub(super) faults: [Counter; FaultKind::ALL.len()],
+    pub(super) ends: [Counter; StreamEnd::ALL.len()],
+}
+
+impl MethodMetrics {
+    /// Errors of this kind that clients were sent.
+    pub fn fault(&self, kind: FaultKind) -> &Counter {
+        &self.faults[kind as usize]
+    }
+
+    /// Streams and calls that ended so.
+    pub fn ended(&self, end: StreamEnd) -> &Counter {
+        &self.ends[end as usize]
+    }
+}
+
+/// What is counted for one lane.
+#[derive(Debug, Clone)]
+pub struct LaneMetrics {
+    /// Seconds spent on each batch. Its sum is the busy time and its count the calls, so that neither needs a counter.
+    pub busy: Histogram,
+}
+
+/// What is counted for the server as a whole.
+#[derive(Debug, Clone)]
+pub struct ServerMetrics {
+    /// Connections that clients made.
+    pub connections: Counter,
+    /// Connections that are open; hold a [`GaugeGuard`] for each.
+    pub connections_open: Gauge,
+}
+
+/// One more on a gauge for as long as it lives: the only pair of increment and decrement there is.
+#[derive(Debug)]
+#[must_use = "the gauge goes down again when the guard is dropped"]
+pub struct GaugeGuard(Gauge);
+
+impl GaugeGuard {
+    /// Adds one to `gauge`.
+    pub fn new(gauge: &Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for GaugeGuard {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn discriminants_index_the_tables() {
+        for (index, end) in StreamEnd::ALL.into_iter().enumerate() {
+            assert_eq!(end as usize, index);
+        }
+        for (index, kind) in FaultKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, index);
+        }
+    }
+}

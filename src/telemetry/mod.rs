@@ -1,0 +1,256 @@
+//! Metrics: one table of them ([`METRICS`]), handles to count with, and the text that Prometheus scrapes.
+//!
+//! A leaf: it imports the domain's closed sets for their labels, and none of the parts that it measures. There is no global
+//! recorder; servers in one process share nothing, save what the operating system says of the process.
+//!
+//! # Upkeep
+//! A histogram keeps every sample until [`Telemetry::upkeep`] or [`Telemetry::render`] sorts it into its bucket, so that recording
+//! waits for nobody. Somebody has to call `upkeep` about once a second, or memory grows by 16 bytes a sample; the admin thread
+//! does.
+
+mod handles;
+mod process;
+mod table;
+
+use std::sync::Arc;
+
+use metrics::{Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use crate::domain::{CloseReason, FaultKind, Outcome};
+
+pub use handles::{GaugeGuard, LaneMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd};
+pub use metrics::{Counter, Gauge, Histogram};
+pub use table::{Kind, METRICS, Metric, markdown};
+
+/// One server's metrics. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    registrar: Arc<Registrar>,
+}
+
+impl Telemetry {
+    /// Metrics that nothing has been counted in.
+    #[must_use]
+    pub fn new() -> Self {
+        let registrar = Registrar::new();
+        registrar.gauge(&table::BUILD_INFO, &[env!("CARGO_PKG_VERSION"), env!("TIDEMILL_RUSTC")]).set(1.0);
+        Self { registrar: Arc::new(registrar) }
+    }
+
+    /// The state of all metrics in the Prometheus text format, version 0.0.4.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let cpu_seconds = process::collect(&self.registrar);
+        self.registrar.handle.render() + &cpu_seconds
+    }
+
+    /// Sorts the samples of histograms into their buckets; see the module's notes on when.
+    pub fn upkeep(&self) {
+        self.registrar.handle.run_upkeep();
+    }
+
+    /// The metrics of one version of a model. Both names are the registry's, never a client's: each pair is a series for good.
+    #[must_use]
+    pub fn model(&self, name: &str, version: &str) -> ModelMetrics {
+        let registrar = &*self.registrar;
+        let labels = [name, version];
+        ModelMetrics {
+            received: registrar.counter(&table::ITEMS_RECEIVED, &labels),
+            queue_wait: registrar.histogram(&table::ITEM_QUEUE, &labels),
+            compute: registrar.histogram(&table::MODEL_CALL, &labels),
+            item_time: registrar.histogram(&table::ITEM_TIME, &labels),
+            batch_size: registrar.histogram(&table::BATCH_SIZE, &labels),
+            queued_items: registrar.gauge(&table::ITEMS_QUEUED, &labels),
+            in_flight_items: registrar.gauge(&table::ITEMS_IN_FLIGHT, &labels),
+            load_seconds: registrar.gauge(&table::MODEL_LOAD, &labels),
+            ready: registrar.gauge(&table::MODEL_READY, &labels),
+            batch_cap: registrar.gauge(&table::BATCH_CAP, &labels),
+            rebuilds: registrar.counter(&table::MODEL_REBUILDS, &labels),
+            outcomes: Outcome::ALL.map(|outcome| registrar.counter(&table::ITEMS_ENDED, &[name, version, outcome.label()])),
+            batches: CloseReason::ALL.map(|reason| registrar.counter(&table::BATCHES, &[name, version, reason.label()])),
+        }
+    }
+
+    /// The metrics of one method.
+    #[must_use]
+    pub fn method(&self, method: Method) -> MethodMetrics {
+        let registrar = &*self.registrar;
+        let method = method.label();
+        MethodMetrics {
+            streams_opened: registrar.counter(&table::STREAMS_OPENED, &[method]),
+            streams_open: registrar.gauge(&table::STREAMS_OPEN, &[method]),
+            window_stalls: registrar.counter(&table::WINDOW_STALLS, &[method]),
+            windows_stalled: registrar.gauge(&table::STREAMS_STALLED, &[method]),
+            bytes_in: registrar.counter(&table::RECEIVED_BYTES, &[method]),
+            bytes_out: registrar.counter(&table::SENT_BYTES, &[method]),
+            faults: FaultKind::ALL.map(|kind| registrar.counter(&table::FAULTS, &[method, kind.label()])),
+            ends: StreamEnd::ALL.map(|end| registrar.counter(&table::STREAMS_ENDED, &[method, end.label()])),
+        }
+    }
+
+    /// The metrics of one lane, by its index.
+    #[must_use]
+    pub fn lane(&self, lane: usize) -> LaneMetrics {
+        LaneMetrics { busy: self.registrar.histogram(&table::LANE_BUSY, &[&lane.to_string()]) }
+    }
+
+    /// The metrics of the server as a whole.
+    #[must_use]
+    pub fn server(&self) -> ServerMetrics {
+        ServerMetrics {
+            connections: self.registrar.counter(&table::CONNECTIONS, &[]),
+            connections_open: self.registrar.gauge(&table::CONNECTIONS_OPEN, &[]),
+        }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Makes handles for rows of the table. Asking twice for the same labels gives the same series.
+#[derive(Debug)]
+struct Registrar {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+impl Registrar {
+    const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
+
+    fn new() -> Self {
+        let mut builder = PrometheusBuilder::new();
+        for metric in METRICS.iter().filter(|metric| metric.kind == Kind::Histogram) {
+            builder = builder
+                .set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), metric.buckets)
+                .expect("a test holds that each histogram of the table has buckets");
+        }
+        let recorder = builder.build_recorder();
+        for metric in METRICS {
+            let (name, help) = (metric.name.into(), metric.help.into());
+            match metric.kind {
+                Kind::Counter => recorder.describe_counter(name, None, help),
+                Kind::Gauge => recorder.describe_gauge(name, None, help),
+                Kind::Histogram => recorder.describe_histogram(name, None, help),
+            }
+        }
+        Self { handle: recorder.handle(), recorder }
+    }
+
+    fn counter(&self, metric: &Metric, labels: &[&str]) -> Counter {
+        self.recorder.register_counter(&Self::key(metric, labels), &Self::METADATA)
+    }
+
+    fn gauge(&self, metric: &Metric, labels: &[&str]) -> Gauge {
+        self.recorder.register_gauge(&Self::key(metric, labels), &Self::METADATA)
+    }
+
+    fn histogram(&self, metric: &Metric, labels: &[&str]) -> Histogram {
+        self.recorder.register_histogram(&Self::key(metric, labels), &Self::METADATA)
+    }
+
+    fn key(metric: &Metric, values: &[&str]) -> Key {
+        debug_assert_eq!(metric.labels.len(), values.len(), "{}: one value for each label", metric.name);
+        let labels: Vec<_> = metric.labels.iter().zip(values).map(|(&name, &value)| Label::new(name, value.to_owned())).collect();
+        Key::from_parts(metric.name, labels)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn with_everything() -> Telemetry {
+        let telemetry = Telemetry::new();
+        let model = telemetry.model("silero_vad", "1");
+        model.queue_wait.record(0.003);
+        model.batch_size.record(3.0);
+        for method in Method::ALL {
+            let _ = telemetry.method(method);
+        }
+        let _ = (telemetry.lane(0), telemetry.server());
+        telemetry
+    }
+
+    /// Values of the lines that begin with `series`.
+    fn values(text: &str, series: &str) -> Vec<f64> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(series));
+        lines.map(|value| value.trim().parse().expect("a number")).collect()
+    }
+
+    #[test]
+    fn renders_help_and_type_of_the_whole_table_and_of_nothing_else() {
+        let text = with_everything().render();
+        let comments = |prefix| -> BTreeMap<String, String> {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(prefix)?.split_once(' '));
+            lines.map(|(name, rest)| (name.to_owned(), rest.to_owned())).collect()
+        };
+        let table = |column: fn(&Metric) -> &str| -> BTreeMap<String, String> {
+            METRICS.iter().map(|metric| (metric.name.to_owned(), column(metric).to_owned())).collect()
+        };
+        assert_eq!(comments("# HELP "), table(|metric| metric.help));
+        assert_eq!(comments("# TYPE "), table(|metric| metric.kind.label()));
+    }
+
+    #[test]
+    fn all_series_of_a_model_exist_before_anything_is_counted() {
+        let telemetry = Telemetry::new();
+        let model = telemetry.model("silero_vad", "1");
+        for outcome in Outcome::ALL {
+            let series =
+                format!("tidemill_items_ended_total{{model=\"silero_vad\",version=\"1\",outcome=\"{}\"}}", outcome.label());
+            assert_eq!(values(&telemetry.render(), &series), [0.0]);
+            model.outcome(outcome).increment(2);
+            assert_eq!(values(&telemetry.render(), &series), [2.0]);
+        }
+    }
+
+    #[test]
+    fn buckets_of_a_histogram_are_cumulative_and_those_of_its_row() {
+        let text = with_everything().render();
+        let bucket = |le: &str| format!("tidemill_batch_size_bucket{{model=\"silero_vad\",version=\"1\",le=\"{le}\"}}");
+        let counts: Vec<f64> = ["1", "2", "4", "256", "+Inf"].iter().flat_map(|le| values(&text, &bucket(le))).collect();
+        assert_eq!(counts, [0.0, 0.0, 1.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn two_servers_share_nothing() {
+        let (one, other) = (Telemetry::new(), Telemetry::new());
+        one.server().connections.increment(1);
+        let _ = other.server();
+        assert_eq!(values(&one.render(), "tidemill_connections_total"), [1.0]);
+        assert_eq!(values(&other.render(), "tidemill_connections_total"), [0.0]);
+    }
+
+    #[test]
+    fn the_same_labels_give_the_same_series() {
+        let telemetry = Telemetry::new();
+        telemetry.server().connections.increment(1);
+        telemetry.clone().server().connections.increment(1);
+        assert_eq!(values(&telemetry.render(), "tidemill_connections_total"), [2.0]);
+    }
+
+    #[test]
+    fn a_gauge_counts_its_guards() {
+        let telemetry = Telemetry::new();
+        let open = telemetry.server().connections_open;
+        let guard = GaugeGuard::new(&open);
+        drop(GaugeGuard::new(&open));
+        assert_eq!(values(&telemetry.render(), "tidemill_connections_open"), [1.0]);
+        drop(guard);
+        assert_eq!(values(&telemetry.render(), "tidemill_connections_open"), [0.0]);
+    }
+
+    #[test]
+    fn a_label_cannot_break_out_of_its_quotes() {
+        let telemetry = Telemetry::new();
+        telemetry.model("a\"} 1\nb", "1").received.increment(1);
+        let text = telemetry.render();
+        assert!(text.contains(r#"tidemill_items_received_total{model="a\"} 1\nb",version="1"} 1"#), "{text}");
+    }
+}

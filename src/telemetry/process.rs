@@ -1,0 +1,32 @@
+//! What the operating system says of this process: memory, CPU time, descriptors, threads, start.
+//!
+//! Read when somebody asks, on the thread that asks: counting descriptors takes milliseconds where ten thousand are open. A
+//! figure that the platform does not give is left out.
+
+use metrics_process::collector;
+
+use super::{Registrar, table};
+
+/// Sets the gauges, and returns the text of the one metric that the recorder cannot hold: its counters are whole numbers, and CPU
+/// time in whole seconds is too coarse.
+pub(super) fn collect(registrar: &Registrar) -> String {
+    let process = collector::collect();
+    let gauges = [
+        (&table::PROCESS_OPEN_FDS, process.open_fds),
+        (&table::PROCESS_MAX_FDS, process.max_fds),
+        (&table::PROCESS_RESIDENT, process.resident_memory_bytes),
+        (&table::PROCESS_VIRTUAL, process.virtual_memory_bytes),
+        (&table::PROCESS_THREADS, process.threads),
+        (&table::PROCESS_START, process.start_time_seconds),
+    ];
+    for (metric, value) in gauges {
+        if let Some(value) = value {
+            registrar.gauge(metric, &[]).set(value as f64);
+        }
+    }
+    let table::Metric { name, kind, help, .. } = &table::PROCESS_CPU;
+    let kind = kind.label();
+    process
+        .cpu_seconds_total
+        .map_or_else(String::new, |seconds| format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {seconds}\n"))
+}

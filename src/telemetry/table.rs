@@ -1,0 +1,249 @@
+//! Every metric there is: name, kind, unit, help, labels, buckets. Nothing else in the server names one.
+//!
+//! Labels are bounded: models and versions come from the registry, all other values from closed sets. Never a stream, a peer or
+//! anything else that a client chooses.
+
+use std::fmt::Write as _;
+
+/// What a metric does over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Samples, counted in buckets.
+    Histogram,
+}
+
+impl Kind {
+    /// The name in the exposition format.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Debug)]
+pub struct Metric {
+    /// Name, with the base unit where it has one.
+    pub name: &'static str,
+    /// What it does over time.
+    pub kind: Kind,
+    /// What one unit of its value is.
+    pub unit: &'static str,
+    /// What it tells, in one sentence.
+    pub help: &'static str,
+    /// Names of its labels, in the order in which their values are given.
+    pub labels: &'static [&'static str],
+    /// Upper bounds of the buckets of a histogram, rising; empty otherwise.
+    pub buckets: &'static [f64],
+}
+
+const MODEL: &[&str] = &["model", "version"];
+const MODEL_OUTCOME: &[&str] = &["model", "version", "outcome"];
+const MODEL_REASON: &[&str] = &["model", "version", "reason"];
+const METHOD: &[&str] = &["method"];
+const METHOD_REASON: &[&str] = &["method", "reason"];
+
+/// From below the cost of a hand-off to far above any deadline that a live feed has.
+const SECONDS: &[f64] = &[
+    50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 100e-3, 200e-3, 500e-3, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0,
+];
+const BATCH_SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+const fn counter(name: &'static str, unit: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, unit, help, labels, buckets: &[] }
+}
+
+const fn gauge(name: &'static str, unit: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, unit, help, labels, buckets: &[] }
+}
+
+const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Histogram, unit: "seconds", help, labels, buckets: SECONDS }
+}
+
+pub(super) static ITEMS_RECEIVED: Metric =
+    counter("tidemill_items_received_total", "items", MODEL, "Items that arrived for the model, refused ones included.");
+pub(super) static ITEMS_ENDED: Metric = counter(
+    "tidemill_items_ended_total",
+    "items",
+    MODEL_OUTCOME,
+    "Items by the one way in which each ended; the sum over outcomes is what was received and is no longer in the server.",
+);
+pub(super) static ITEMS_QUEUED: Metric = gauge("tidemill_items_queued", "items", MODEL, "Items that wait for a lane.");
+pub(super) static ITEMS_IN_FLIGHT: Metric =
+    gauge("tidemill_items_in_flight", "items", MODEL, "Items in a model call that is running.");
+pub(super) static ITEM_QUEUE: Metric =
+    seconds("tidemill_item_queue_seconds", MODEL, "Time from an item's admission to the start of its model call.");
+pub(super) static ITEM_TIME: Metric =
+    seconds("tidemill_item_seconds", MODEL, "Time from an item's arrival until its result was handed to the connection.");
+pub(super) static MODEL_CALL: Metric =
+    seconds("tidemill_model_call_seconds", MODEL, "Time of one model call, whatever its batch.");
+pub(super) static BATCH_SIZE: Metric = Metric {
+    name: "tidemill_batch_size",
+    kind: Kind::Histogram,
+    unit: "items",
+    help: "Items in one model call.",
+    labels: MODEL,
+    buckets: BATCH_SIZES,
+};
+pub(super) static BATCHES: Metric =
+    counter("tidemill_batches_total", "calls", MODEL_REASON, "Model calls by the reason why the batch was closed at its size.");
+pub(super) static BATCH_CAP: Metric = gauge(
+    "tidemill_model_batch_cap",
+    "items",
+    MODEL,
+    "Largest batch in use: learned from the model's cost, or set lower by hand.",
+);
+pub(super) static MODEL_READY: Metric = gauge("tidemill_model_ready", "1 or 0", MODEL, "Whether the model takes items.");
+pub(super) static MODEL_LOAD: Metric =
+    gauge("tidemill_model_load_seconds", "seconds", MODEL, "Time that loading and warming up the model took.");
+pub(super) static MODEL_REBUILDS: Metric =
+    counter("tidemill_model_rebuilds_total", "instances", MODEL, "Engine instances made anew because a model call panicked.");
+
+pub(super) static LANE_BUSY: Metric = seconds(
+    "tidemill_lane_busy_seconds",
+    &["lane"],
+    "Time that a lane spent on one batch; the rate of its sum is the share of time for which the lane is busy.",
+);
+
+pub(super) static STREAMS_OPENED: Metric =
+    counter("tidemill_streams_opened_total", "streams", METHOD, "Streams and calls that clients opened.");
+pub(super) static STREAMS_OPEN: Metric = gauge("tidemill_streams_open", "streams", METHOD, "Streams and calls that are open.");
+pub(super) static STREAMS_ENDED: Metric =
+    counter("tidemill_streams_ended_total", "streams", METHOD_REASON, "Streams and calls by the reason why they ended.");
+pub(super) static WINDOW_STALLS: Metric = counter(
+    "tidemill_stream_stalls_total",
+    "times",
+    METHOD,
+    "Times that a stream stopped reading from its client because its window was full.",
+);
+pub(super) static STREAMS_STALLED: Metric =
+    gauge("tidemill_streams_stalled", "streams", METHOD, "Streams that are not reading because their window is full.");
+pub(super) static RECEIVED_BYTES: Metric =
+    counter("tidemill_received_bytes_total", "bytes", METHOD, "Payload that arrived from clients, without framing.");
+pub(super) static SENT_BYTES: Metric =
+    counter("tidemill_sent_bytes_total", "bytes", METHOD, "Payload that was sent to clients, without framing.");
+pub(super) static FAULTS: Metric = counter(
+    "tidemill_faults_total",
+    "errors",
+    METHOD_REASON,
+    "Errors that clients were sent, for an item or for a whole stream, by kind.",
+);
+
+pub(super) static CONNECTIONS: Metric =
+    counter("tidemill_connections_total", "connections", &[], "Connections that clients made.");
+pub(super) static CONNECTIONS_OPEN: Metric = gauge("tidemill_connections_open", "connections", &[], "Connections that are open.");
+pub(super) static BUILD_INFO: Metric =
+    gauge("tidemill_build_info", "always 1", &["version", "rustc"], "The server's version and the compiler that built it.");
+
+pub(super) static PROCESS_CPU: Metric =
+    counter("process_cpu_seconds_total", "seconds", &[], "User and system CPU time of the process.");
+pub(super) static PROCESS_OPEN_FDS: Metric = gauge("process_open_fds", "descriptors", &[], "File descriptors that are open.");
+pub(super) static PROCESS_MAX_FDS: Metric =
+    gauge("process_max_fds", "descriptors", &[], "Most file descriptors that may be open; 0 if unlimited.");
+pub(super) static PROCESS_RESIDENT: Metric = gauge("process_resident_memory_bytes", "bytes", &[], "Resident memory.");
+pub(super) static PROCESS_VIRTUAL: Metric = gauge("process_virtual_memory_bytes", "bytes", &[], "Virtual memory.");
+pub(super) static PROCESS_THREADS: Metric = gauge("process_threads", "threads", &[], "OS threads.");
+pub(super) static PROCESS_START: Metric =
+    gauge("process_start_time_seconds", "seconds", &[], "When the process started, since the Unix epoch.");
+
+/// All of them, in the order in which the README lists them.
+pub static METRICS: &[&Metric] = &[
+    &ITEMS_RECEIVED,
+    &ITEMS_ENDED,
+    &ITEMS_QUEUED,
+    &ITEMS_IN_FLIGHT,
+    &ITEM_QUEUE,
+    &ITEM_TIME,
+    &MODEL_CALL,
+    &BATCH_SIZE,
+    &BATCHES,
+    &BATCH_CAP,
+    &MODEL_READY,
+    &MODEL_LOAD,
+    &MODEL_REBUILDS,
+    &LANE_BUSY,
+    &STREAMS_OPENED,
+    &STREAMS_OPEN,
+    &STREAMS_ENDED,
+    &WINDOW_STALLS,
+    &STREAMS_STALLED,
+    &RECEIVED_BYTES,
+    &SENT_BYTES,
+    &FAULTS,
+    &CONNECTIONS,
+    &CONNECTIONS_OPEN,
+    &BUILD_INFO,
+    &PROCESS_CPU,
+    &PROCESS_OPEN_FDS,
+    &PROCESS_MAX_FDS,
+    &PROCESS_RESIDENT,
+    &PROCESS_VIRTUAL,
+    &PROCESS_THREADS,
+    &PROCESS_START,
+];
+
+/// The README's table of metrics, in Markdown.
+#[must_use]
+pub fn markdown() -> String {
+    let mut text = String::from("| name | kind | unit | labels | what it tells |\n|---|---|---|---|---|\n");
+    for metric in METRICS {
+        let Metric { name, unit, help, .. } = metric;
+        let kind = metric.kind.label();
+        let labels = metric.labels.join(", ");
+        // Writing to a string cannot fail.
+        let _ = write!(text, "| `{name}` | {kind} | {unit} | {labels} | {help}");
+        if let [first, .., last] = metric.buckets {
+            let _ = write!(text, " {} buckets from {first} to {last}.", metric.buckets.len());
+        }
+        text.push_str(" |\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_say_whose_they_are() {
+        let mut names: Vec<_> = METRICS.iter().map(|metric| metric.name).collect();
+        assert!(names.iter().all(|name| name.starts_with("tidemill_") || name.starts_with("process_")));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), METRICS.len());
+    }
+
+    #[test]
+    fn names_end_with_their_base_unit_and_counters_with_total() {
+        for metric in METRICS {
+            let stem = metric.name.strip_suffix("_total");
+            assert_eq!(stem.is_some(), metric.kind == Kind::Counter, "{}", metric.name);
+            for unit in ["seconds", "bytes"] {
+                assert_eq!(stem.unwrap_or(metric.name).ends_with(&format!("_{unit}")), metric.unit == unit, "{}", metric.name);
+            }
+        }
+    }
+
+    #[test]
+    fn histograms_alone_have_buckets_and_they_rise() {
+        for metric in METRICS {
+            assert_eq!(!metric.buckets.is_empty(), metric.kind == Kind::Histogram, "{}", metric.name);
+            assert!(metric.buckets.is_sorted_by(|below, above| below < above), "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn labels_are_of_the_few_that_are_bounded() {
+        const BOUNDED: [&str; 7] = ["model", "version", "method", "reason", "outcome", "lane", "rustc"];
+        assert!(METRICS.iter().flat_map(|metric| metric.labels).all(|label| BOUNDED.contains(label)));
+    }
+}

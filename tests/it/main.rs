@@ -1,0 +1,4 @@
+//! Tests of the whole, one file per topic.
+
+mod promtool;
+mod tidy;
