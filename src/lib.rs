@@ -2,6 +2,7 @@
 //!
 //! Knowledge points one way; `docs/architecture.md` has the layer table and a test holds the code to it.
 
+pub mod cli;
 pub mod clock;
 pub mod domain;
 pub mod drain;

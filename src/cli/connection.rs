@@ -1,0 +1,134 @@
+//! The way to a server: its address, the channel, and the clients that run over it.
+//!
+//! Knows transport settings and limits; does not know what is asked of the server.
+
+use std::{str::FromStr, time::Duration};
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request,
+    transport::{Channel, Endpoint, Uri},
+};
+
+use super::status::{Failure, root_cause};
+use crate::proto::v1::{
+    GetModelRequest, ModelDetail, inference_service_client::InferenceServiceClient, model_service_client::ModelServiceClient,
+};
+
+/// Largest message taken from a server: the results of a long upload come in one.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long questions about models and health may take.
+pub(super) const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection that answers no ping for this long is dead; without it, a pulled cable would look like silence.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Which server to talk to, and in which form to print; the same for all client commands.
+#[derive(Debug, Args)]
+pub(super) struct ConnectionArgs {
+    /// Server to connect to: HOST:PORT or http://HOST:PORT
+    #[arg(long, value_name = "ADDRESS", env = "TIDEMILL_ADDR", default_value = "http://127.0.0.1:50051")]
+    pub(super) addr: ServerAddress,
+
+    /// Print one JSON object a line on standard output, errors included
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// An address that can be connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServerAddress(Uri);
+
+impl FromStr for ServerAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let uri: Uri = with_scheme.parse().map_err(|error| format!("'{text}' is no HOST:PORT or http://HOST:PORT: {error}"))?;
+        match uri.scheme_str() {
+            Some("http") if uri.port_u16().is_some() => Ok(Self(uri)),
+            Some("http") => Err(format!("'{text}' names no port; the server's default is 50051")),
+            _ => Err(format!("'{text}' must begin with http://; for TLS, connect through a proxy on this machine")),
+        }
+    }
+}
+
+impl ConnectionArgs {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`Failure::CannotConnect`] with what the operating system said.
+    pub(super) async fn connect(&self) -> Result<Channel, Failure> {
+        let cannot = |error: tonic::transport::Error| Failure::CannotConnect {
+            address: self.addr.0.to_string(),
+            reason: root_cause(&error),
+        };
+        let endpoint = Endpoint::from(self.addr.0.clone())
+            .user_agent(concat!("tidemill-cli/", env!("CARGO_PKG_VERSION")))
+            .map_err(cannot)?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_adaptive_window(true)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+        endpoint.connect().await.map_err(cannot)
+    }
+}
+
+/// A client of the inference service.
+pub(super) fn inference(channel: Channel) -> InferenceServiceClient<Channel> {
+    InferenceServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// A client of the model service.
+pub(super) fn models(channel: Channel) -> ModelServiceClient<Channel> {
+    ModelServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Asks for one model in full.
+///
+/// # Errors
+/// [`Failure::Refused`] with NOT_FOUND if there is none of this name and version.
+pub(super) async fn model_detail(channel: Channel, name: &str, version: &str) -> Result<ModelDetail, Failure> {
+    let request = question(GetModelRequest { name: name.to_owned(), version: version.to_owned() });
+    let response = models(channel).get_model(request).await?.into_inner();
+    response.model.ok_or_else(|| Failure::UnexpectedAnswer("GetModel was answered without a model".to_owned()))
+}
+
+/// A request that a server answers out of its memory, or is not well.
+pub(super) fn question<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(QUESTION_TIMEOUT);
+    request
+}
+
+/// Waits for `work`, or for Ctrl-C, which abandons it.
+///
+/// # Errors
+/// [`Failure::Interrupted`] on Ctrl-C, else what `work` says.
+pub(super) async fn unless_interrupted<T>(
+    interrupt: &CancellationToken,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    interrupt.run_until_cancelled(work).await.unwrap_or(Err(Failure::Interrupted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_needs_no_scheme_but_a_port() {
+        let plain: ServerAddress = "localhost:1234".parse().expect("host and port");
+        assert_eq!(Ok(plain), "http://localhost:1234".parse());
+        assert!("[::1]:1234".parse::<ServerAddress>().is_ok());
+        assert!("localhost".parse::<ServerAddress>().expect_err("no port").contains("names no port"));
+        assert!("https://localhost:1".parse::<ServerAddress>().expect_err("tls").contains("must begin with http://"));
+        assert!("a b:1".parse::<ServerAddress>().is_err());
+    }
+}

@@ -1,0 +1,179 @@
+//! `tidemill feed`: sends audio over a live stream and prints what comes back while it is sent.
+//!
+//! Knows pacing, keepalives and half-closing; does not know what the events mean.
+
+use std::{pin::pin, time::Duration};
+
+use clap::Args;
+use futures::future::{Either, select};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    AudioInput, StreamArgs,
+    audio::{AudioSource, SAMPLE_BYTES},
+    connection::{ConnectionArgs, inference, unless_interrupted},
+    events::{Events, Tally, print_opened, stream_config},
+    output::Printer,
+    status::{Ending, Failure},
+};
+use crate::proto::v1::{FeedRequest, Framing, KeepAlive, Opened, feed_request::Message};
+
+/// Requests between the reader of the audio and the connection: enough to keep the connection busy, too few to hide its pace.
+const QUEUED_REQUESTS: usize = 4;
+
+/// Room that a message's other fields take beside its chunk.
+const MESSAGE_OVERHEAD_BYTES: u64 = 64;
+
+/// How often a silent client shows a sign of life where the server names no idle timeout.
+const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(15);
+
+const EXAMPLES: &str = "\
+Examples:
+  tidemill feed talk.wav                             speech in a recording, as fast as the server can
+  tidemill feed talk.wav --realtime                  the same at the speed of a microphone
+  arecord -t raw -f S16_LE -r 16000 | tidemill feed -   the microphone itself
+  tidemill feed talk.wav --results --json | jq .result  the probability of every window";
+
+/// Send audio over a live stream and print results while it is sent
+///
+/// A file whose name ends in .wav is read as WAV: it must have the model's sample rate; several channels are mixed into one,
+/// and other sample formats are converted. Anything else, and standard input (-), is raw signed 16-bit little-endian mono.
+///
+/// Ctrl-C ends the sending; what has been sent is still answered. A second Ctrl-C exits at once.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct FeedArgs {
+    #[command(flatten)]
+    input: AudioInput,
+
+    #[command(flatten)]
+    stream: StreamArgs,
+
+    /// Send at the speed of the audio itself, each chunk when its last sample would have been recorded
+    #[arg(long)]
+    realtime: bool,
+
+    /// Audio in one message, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    chunk_ms: u32,
+
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+}
+
+pub(super) async fn run(args: &FeedArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
+    let source = AudioSource::open(&args.input.file).await?;
+    let (requests, receiver) = mpsc::channel(QUEUED_REQUESTS);
+    let opening = async {
+        let channel = args.connection.connect().await?;
+        let open = request(Message::Open(stream_config(&args.stream)));
+        requests.send(open).await.map_err(|_| Failure::ConnectionLost("the stream ended before it began".to_owned()))?;
+        let responses = inference(channel).feed(ReceiverStream::new(receiver)).await?;
+        let mut events = Events::new(responses.into_inner());
+        let (opened, framing) = events.opened().await?;
+        Ok((events, opened, framing))
+    };
+    let (mut events, opened, framing) = unless_interrupted(interrupt, opening).await?;
+    source.check_rate(framing.sample_rate_hz)?;
+    let plan = SendPlan::new(args, &opened, framing)?;
+    print_opened(&opened, printer)?;
+    let mut tally = Tally::new(framing.sample_rate_hz, source.samples_total(), args.stream.results);
+    printer.start_progress(source.samples_total());
+
+    let sending = pin!(send(source, requests, plan, interrupt));
+    let outcome = {
+        let receiving = pin!(events.print(printer, &mut tally));
+        // An answer that ends the stream ends the sending too, even while it waits for a microphone.
+        match select(sending, receiving).await {
+            Either::Left((sent, receiving)) => receiving.await.and(sent),
+            Either::Right((received, _)) => received,
+        }
+    };
+    tally.finish(outcome, interrupt.is_cancelled(), printer)
+}
+
+/// How the audio is sent.
+#[derive(Debug, Clone, Copy)]
+struct SendPlan {
+    chunk_samples: usize,
+    /// Samples per second to send at; unset to send as fast as the server reads.
+    pace_hz: Option<u32>,
+    keepalive_interval: Duration,
+}
+
+impl SendPlan {
+    fn new(args: &FeedArgs, opened: &Opened, framing: Framing) -> Result<Self, Failure> {
+        let rate_hz = framing.sample_rate_hz;
+        let chunk_samples = (u64::from(rate_hz) * u64::from(args.chunk_ms) / 1_000).max(1);
+        let limits = opened.limits.unwrap_or_default();
+        let message_bytes = chunk_samples * SAMPLE_BYTES as u64 + MESSAGE_OVERHEAD_BYTES;
+        if limits.max_message_bytes > 0 && message_bytes > limits.max_message_bytes {
+            let (chunk_ms, limit) = (args.chunk_ms, limits.max_message_bytes);
+            let reason = format!("makes messages of {message_bytes} bytes, but the server takes {limit} at most");
+            return Err(Failure::BadInput(format!("--chunk-ms {chunk_ms} {reason}")));
+        }
+        let idle_timeout = limits.idle_timeout.and_then(|timeout| Duration::try_from(timeout).ok());
+        let keepalive_interval =
+            idle_timeout.filter(|timeout| !timeout.is_zero()).map_or(KEEPALIVE_DEFAULT, |timeout| timeout / 3);
+        Ok(Self {
+            chunk_samples: usize::try_from(chunk_samples).unwrap_or(usize::MAX / SAMPLE_BYTES),
+            pace_hz: args.realtime.then_some(rate_hz),
+            keepalive_interval,
+        })
+    }
+}
+
+/// Sends the whole source, then half-closes by dropping `requests`; Ctrl-C does the same earlier. A server that has gone away
+/// ends it too: the receiving half knows why.
+async fn send(
+    mut source: AudioSource,
+    requests: mpsc::Sender<FeedRequest>,
+    plan: SendPlan,
+    interrupt: &CancellationToken,
+) -> Result<(), Failure> {
+    let start = Instant::now();
+    let mut samples_sent = 0;
+    loop {
+        let next = async {
+            let Some(chunk) = source.next_chunk(plan.chunk_samples).await? else { return Ok::<_, Failure>(None) };
+            samples_sent += (chunk.len() / SAMPLE_BYTES) as u64;
+            if let Some(pace_hz) = plan.pace_hz {
+                // Reckoned from the start, so that late timers do not add up.
+                sleep_until(start + duration_of(samples_sent, pace_hz)).await;
+            }
+            Ok(Some(chunk))
+        };
+        let sending_next = async {
+            let mut next = pin!(next);
+            let chunk = loop {
+                tokio::select! {
+                    biased;
+                    chunk = &mut next => break chunk?,
+                    () = sleep(plan.keepalive_interval) => drop(requests.send(request(Message::Keepalive(KeepAlive {}))).await),
+                }
+            };
+            let Some(chunk) = chunk else { return Ok(false) };
+            Ok(requests.send(request(Message::Chunk(chunk))).await.is_ok())
+        };
+        match interrupt.run_until_cancelled(sending_next).await {
+            Some(Ok(true)) => {}
+            Some(Ok(false)) | None => return Ok(()),
+            Some(Err(failure)) => return Err(failure),
+        }
+    }
+}
+
+const fn request(message: Message) -> FeedRequest {
+    FeedRequest { message: Some(message) }
+}
+
+/// How long so many samples take to record.
+fn duration_of(samples: u64, rate_hz: u32) -> Duration {
+    let rest_ns = samples % u64::from(rate_hz) * 1_000_000_000 / u64::from(rate_hz);
+    Duration::from_secs(samples / u64::from(rate_hz)) + Duration::from_nanos(rest_ns)
+}

@@ -1,0 +1,169 @@
+//! The client commands of the one binary: `feed`, `scan`, `upload`, `predict`, `models` and `health`.
+//!
+//! They talk to a server over its public API alone, and know nothing of how it works inside. Results go to standard output,
+//! notes and progress to standard error.
+
+mod audio;
+mod connection;
+mod events;
+mod feed;
+mod health;
+mod models;
+mod output;
+mod predict;
+mod records;
+mod scan;
+mod status;
+mod tensors;
+mod upload;
+
+#[cfg(test)]
+mod scripted;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    path::PathBuf,
+    process::{self, ExitCode},
+};
+
+use clap::{Args, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    feed::FeedArgs, health::HealthArgs, models::ModelsArgs, predict::PredictArgs, scan::ScanArgs, upload::UploadArgs,
+};
+use self::{
+    output::Printer,
+    status::{Ending, Failure},
+};
+
+/// What the help of the binary says about all client commands; meant for its `after_long_help`.
+pub const CLIENT_HELP: &str = "\
+Exit codes of the client commands:
+    0  everything was answered with outputs; serving
+    1  some items were answered with an error; not serving
+    2  wrong usage, or a file that cannot be read
+    3  no connection, or it was lost
+    4  the server refused: code, message and details are printed
+  130  interrupted by Ctrl-C
+
+JSON lines (--json), one object with one key a line, on standard output:
+  opened           model version sample_rate_hz window_samples window_items window_bytes max_message_bytes
+  result           seq [id] [start_sample end_sample] outputs[name datatype shape data] or error, [timing]
+                   timing: queue_ns compute_ns age_ns batch_size
+                   (with --results, or if it is an error)
+  segment_started  index start_sample start_ms
+  segment          index start_sample end_sample start_ms end_ms
+  summary          completed interrupted items ok errors segments samples
+                   [payload_bytes elapsed_ms queue_ns compute_ns] [received: total_bytes crc32c sha256]
+  prediction       model version outputs timing
+  model            name version state [reason] engine description stateful; of one model also
+                   inputs outputs states framing payloads batch_costs batch_cap segment_rules default_limits
+  health           model status
+  error            code message [reason metadata fields limits retry_after_ms]
+                   code: a gRPC code, or BAD_INPUT CANNOT_CONNECT CONNECTION_LOST UNEXPECTED_ANSWER
+Keys in brackets are left out where they do not apply.";
+
+/// The commands that talk to a server.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    Feed(FeedArgs),
+    Scan(ScanArgs),
+    Upload(UploadArgs),
+    Predict(PredictArgs),
+    Models(ModelsArgs),
+    Health(HealthArgs),
+}
+
+/// The recording or feed to send.
+#[derive(Debug, Args)]
+struct AudioInput {
+    /// Audio: a .wav file, raw signed 16-bit little-endian mono samples, or - for standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// What a stream of audio asks for.
+#[derive(Debug, Args)]
+struct StreamArgs {
+    /// Name of the model
+    #[arg(long, value_name = "NAME", default_value = "silero-vad")]
+    model: String,
+
+    /// Version of the model [default: the newest that is ready]
+    #[arg(long, value_name = "VERSION", default_value = "", hide_default_value = true)]
+    model_version: String,
+
+    /// Windows of audio that may be in flight; 0 for the server's default
+    #[arg(long, value_name = "ITEMS", default_value_t = 0)]
+    window: u32,
+
+    /// Time from a window's arrival in which its model call must begin, in milliseconds [default: none]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    deadline_ms: Option<u32>,
+
+    /// Print the result of every window, not only segments and errors
+    #[arg(long)]
+    results: bool,
+}
+
+/// Runs one command and prints what comes of it. The first Ctrl-C ends it in order, the second ends the process.
+///
+/// A read of standard input cannot be taken back: the caller's runtime must be shut down without waiting for it
+/// (`Runtime::shutdown_background`).
+pub async fn run(command: ClientCommand) -> ExitCode {
+    let interrupt = CancellationToken::new();
+    let listening = tokio::spawn(listen_for_interrupts(interrupt.clone()));
+    let mut printer = Printer::standard(command.wants_json());
+    let exit_code = run_with(&command, &mut printer, &interrupt).await;
+    listening.abort();
+    ExitCode::from(exit_code)
+}
+
+async fn listen_for_interrupts(interrupt: CancellationToken) {
+    while tokio::signal::ctrl_c().await.is_ok() {
+        if interrupt.is_cancelled() {
+            process::exit(Ending::Interrupted.exit_code().into());
+        }
+        interrupt.cancel();
+    }
+}
+
+/// Runs one command with any printer and interrupt, and gives the exit code.
+async fn run_with(command: &ClientCommand, printer: &mut Printer, interrupt: &CancellationToken) -> u8 {
+    let ended = match command {
+        ClientCommand::Feed(args) => Box::pin(feed::run(args, printer, interrupt)).await,
+        ClientCommand::Scan(args) => Box::pin(scan::run(args, printer, interrupt)).await,
+        ClientCommand::Upload(args) => Box::pin(upload::run(args, printer, interrupt)).await,
+        ClientCommand::Predict(args) => Box::pin(predict::run(args, printer, interrupt)).await,
+        ClientCommand::Models(args) => Box::pin(models::run(args, printer, interrupt)).await,
+        ClientCommand::Health(args) => Box::pin(health::run(args, printer, interrupt)).await,
+    };
+    let flushed = ended.and_then(|ending| printer.flush().map(|()| ending));
+    flushed.map_or_else(|failure| report(&failure, printer), Ending::exit_code)
+}
+
+/// Prints a failure, unless nobody listens, and gives its exit code.
+fn report(failure: &Failure, printer: &mut Printer) -> u8 {
+    printer.end_progress();
+    if !failure.is_silent() {
+        // The exit code still tells of the failure if it cannot be printed.
+        printer.print(&failure.record()).and_then(|()| printer.flush()).ok();
+    }
+    failure.exit_code()
+}
+
+impl ClientCommand {
+    const fn wants_json(&self) -> bool {
+        let connection = match self {
+            Self::Feed(args) => &args.connection,
+            Self::Scan(args) => &args.connection,
+            Self::Upload(args) => &args.connection,
+            Self::Predict(args) => &args.connection,
+            Self::Models(args) => &args.connection,
+            Self::Health(args) => &args.connection,
+        };
+        connection.json
+    }
+}

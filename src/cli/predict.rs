@@ -1,0 +1,153 @@
+//! `tidemill predict`: one item, one answer.
+//!
+//! Knows how to make an item out of flags or a stretch of audio; does not know what the outputs mean.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use clap::Args;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+
+use super::{
+    audio::AudioSource,
+    connection::{ConnectionArgs, inference, model_detail, unless_interrupted},
+    events::usable_framing,
+    output::{Printer, Record},
+    records::TimingRecord,
+    status::{Ending, Failure},
+    tensors::{TensorArgument, TensorRecord, describe_spec},
+};
+use crate::proto::v1::{Item, ModelDetail, PredictRequest, PredictResponse, predict_request::Payload};
+
+/// Largest start of a window, in seconds: a year.
+const AT_SECONDS_MAX: f64 = 366.0 * 86_400.0;
+
+const EXAMPLES: &str = "\
+Examples:
+  tidemill predict talk.wav --at 1.5                          the window of audio that begins at 1.5 s
+  tidemill predict --model iris --tensor x=5.1,3.5,1.4,0.2    typed numbers
+  tidemill predict --model image --tensor pixels=cat.raw      a file of little-endian elements
+  tidemill predict --model text --tensor ids:1x4=1,2,3,4      a shape, where the model leaves it open
+  tidemill models iris                                        says what a model takes";
+
+/// Run a model once, on tensors or on one window of audio
+///
+/// A stateful model starts from its zero state. Values of --tensor are numbers separated by commas, or else the name of a
+/// file; a file whose name is a number is written with its folder, as in ./7.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct PredictArgs {
+    /// Audio to take one window from: a .wav file, raw signed 16-bit mono samples, or - for standard input
+    #[arg(value_name = "FILE", required_unless_present = "tensors", conflicts_with = "tensors")]
+    file: Option<PathBuf>,
+
+    /// Name of the model
+    #[arg(long, value_name = "NAME", default_value = "silero-vad")]
+    model: String,
+
+    /// Version of the model [default: the newest that is ready]
+    #[arg(long, value_name = "VERSION", default_value = "", hide_default_value = true)]
+    model_version: String,
+
+    /// An input: NAME=1,2,3 or NAME=FILE, optionally with a shape as in NAME:2x3=FILE; may be repeated
+    #[arg(long = "tensor", id = "tensors", value_name = "NAME=VALUE")]
+    tensors: Vec<TensorArgument>,
+
+    /// Where the window begins, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = parse_seconds, conflicts_with = "tensors")]
+    at: f64,
+
+    /// Time in which the answer must come, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(1..))]
+    deadline_ms: u32,
+
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    let is_usable = (0.0..=AT_SECONDS_MAX).contains(&seconds);
+    if is_usable { Ok(seconds) } else { Err(format!("{seconds} is not between 0 and {AT_SECONDS_MAX}")) }
+}
+
+pub(super) async fn run(args: &PredictArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
+    let asking = async {
+        let source = match &args.file {
+            Some(file) => Some(AudioSource::open(file).await?),
+            None => None,
+        };
+        let channel = args.connection.connect().await?;
+        let detail = model_detail(channel.clone(), &args.model, &args.model_version).await?;
+        let payload = match source {
+            Some(source) => Payload::PcmS16le(window(args, source, &detail).await?),
+            None => Payload::Item(item(args, &detail).await?),
+        };
+        let message = PredictRequest { model: args.model.clone(), version: args.model_version.clone(), payload: Some(payload) };
+        let mut request = Request::new(message);
+        request.set_timeout(Duration::from_millis(args.deadline_ms.into()));
+        Ok(inference(channel).predict(request).await?.into_inner())
+    };
+    let response = unless_interrupted(interrupt, asking).await?;
+    printer.print(&PredictionRecord::from(&response))?;
+    Ok(Ending::Ok)
+}
+
+/// The window of audio that begins at `--at`; shorter at the end of the recording.
+async fn window(args: &PredictArgs, mut source: AudioSource, detail: &ModelDetail) -> Result<Bytes, Failure> {
+    let framing = usable_framing(detail.framing, &args.model)?;
+    source.check_rate(framing.sample_rate_hz)?;
+    source.skip((args.at * f64::from(framing.sample_rate_hz)).round() as u64).await?;
+    let samples = usize::try_from(framing.window_samples).unwrap_or(usize::MAX);
+    let window = source.next_chunk(samples).await?;
+    window.ok_or_else(|| Failure::BadInput(format!("there is no audio at {} s", args.at)))
+}
+
+/// The item that `--tensor` describes.
+async fn item(args: &PredictArgs, detail: &ModelDetail) -> Result<Item, Failure> {
+    let mut inputs = Vec::with_capacity(args.tensors.len());
+    for argument in &args.tensors {
+        inputs.push(argument.resolve(&detail.inputs).await?);
+    }
+    let missing = detail.inputs.iter().filter(|spec| inputs.iter().all(|input| input.name != spec.name));
+    let missing: Vec<String> = missing.map(describe_spec).collect();
+    if !missing.is_empty() {
+        let model = &args.model;
+        return Err(Failure::BadInput(format!("model '{model}' also takes {}; add a --tensor for each", missing.join(", "))));
+    }
+    Ok(Item { id: String::new(), inputs, deadline: None })
+}
+
+/// The answer: `{"prediction":{"model":..,"outputs":[..]}}`.
+#[derive(Debug, Serialize)]
+struct PredictionRecord {
+    model: String,
+    version: String,
+    outputs: Vec<TensorRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timing: Option<TimingRecord>,
+}
+
+impl From<&PredictResponse> for PredictionRecord {
+    fn from(response: &PredictResponse) -> Self {
+        Self {
+            model: response.model.clone(),
+            version: response.version.clone(),
+            outputs: response.outputs.iter().flat_map(|outputs| &outputs.tensors).map(TensorRecord::from).collect(),
+            timing: response.timing.as_ref().map(TimingRecord::from),
+        }
+    }
+}
+
+impl fmt::Display for PredictionRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.outputs.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl Record for PredictionRecord {
+    const KIND: &'static str = "prediction";
+}

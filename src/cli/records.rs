@@ -1,0 +1,310 @@
+//! What streams print: their opening, results, segments and the summary, each as text and as JSON.
+//!
+//! Knows the wire's messages; does not know in which order they come.
+
+use std::{fmt, time::Duration};
+
+use serde::Serialize;
+
+use super::{
+    output::{Place, Record},
+    status::Refusal,
+    tensors::TensorRecord,
+};
+use crate::proto::v1::{ItemResult, Opened, Segment, SegmentStarted, Summary, Timing, item_result};
+
+/// The server's first word on a stream.
+#[derive(Debug, Serialize)]
+pub(super) struct OpenedRecord {
+    model: String,
+    version: String,
+    sample_rate_hz: Option<u32>,
+    window_samples: Option<u32>,
+    window_items: Option<u32>,
+    window_bytes: Option<u64>,
+    max_message_bytes: Option<u64>,
+}
+
+impl From<&Opened> for OpenedRecord {
+    fn from(opened: &Opened) -> Self {
+        Self {
+            model: opened.model.clone(),
+            version: opened.version.clone(),
+            sample_rate_hz: opened.framing.map(|framing| framing.sample_rate_hz),
+            window_samples: opened.framing.map(|framing| framing.window_samples),
+            window_items: opened.limits.map(|limits| limits.window_items),
+            window_bytes: opened.limits.map(|limits| limits.window_bytes),
+            max_message_bytes: opened.limits.map(|limits| limits.max_message_bytes),
+        }
+    }
+}
+
+impl fmt::Display for OpenedRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} version {}", self.model, self.version)
+    }
+}
+
+impl Record for OpenedRecord {
+    const KIND: &'static str = "opened";
+
+    fn place(&self) -> Place {
+        Place::Nowhere
+    }
+}
+
+/// The answer to one item.
+#[derive(Debug, Serialize)]
+pub(super) struct ResultRecord {
+    seq: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_sample: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_sample: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outputs: Option<Vec<TensorRecord>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Refusal>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timing: Option<TimingRecord>,
+    #[serde(skip)]
+    rate_hz: u32,
+}
+
+impl ResultRecord {
+    /// A result of a stream with this many samples a second.
+    pub(super) fn new(result: &ItemResult, rate_hz: u32) -> Self {
+        let (outputs, error) = match &result.outcome {
+            Some(item_result::Outcome::Outputs(outputs)) => {
+                (Some(outputs.tensors.iter().map(TensorRecord::from).collect()), None)
+            }
+            Some(item_result::Outcome::Error(status)) => (None, Some(Refusal::from(status))),
+            None => (None, None),
+        };
+        Self {
+            seq: result.seq,
+            id: result.id.clone(),
+            start_sample: result.window.map(|window| window.start_sample),
+            end_sample: result.window.map(|window| window.end_sample),
+            outputs,
+            error,
+            timing: result.timing.as_ref().map(TimingRecord::from),
+            rate_hz,
+        }
+    }
+}
+
+impl fmt::Display for ResultRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "item {:>6}", self.seq)?;
+        if let (Some(start), Some(end)) = (self.start_sample, self.end_sample) {
+            write!(f, "  {:.3} s – {:.3} s", seconds(start, self.rate_hz), seconds(end, self.rate_hz))?;
+        }
+        if let Some(error) = &self.error {
+            write!(f, "  {error}")?;
+        }
+        self.outputs.iter().flatten().try_for_each(|output| write!(f, "  {output}"))
+    }
+}
+
+impl Record for ResultRecord {
+    const KIND: &'static str = "result";
+
+    fn place(&self) -> Place {
+        if self.error.is_some() { Place::Notes } else { Place::Results }
+    }
+}
+
+/// What happened to an item on the server.
+#[derive(Debug, Serialize)]
+pub(super) struct TimingRecord {
+    queue_ns: u64,
+    compute_ns: u64,
+    age_ns: u64,
+    batch_size: u32,
+}
+
+impl From<&Timing> for TimingRecord {
+    fn from(timing: &Timing) -> Self {
+        let Timing { queue_ns, compute_ns, age_ns, batch_size } = *timing;
+        Self { queue_ns, compute_ns, age_ns, batch_size }
+    }
+}
+
+impl fmt::Display for TimingRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (queue, compute) = (Duration::from_nanos(self.queue_ns), Duration::from_nanos(self.compute_ns));
+        write!(f, "{queue:.2?} in the queue, {compute:.2?} in the model in a batch of {}", self.batch_size)
+    }
+}
+
+/// A segment that has begun; people see it in the progress bar.
+#[derive(Debug, Serialize)]
+pub(super) struct SegmentStartedRecord {
+    index: u64,
+    start_sample: u64,
+    start_ms: u64,
+}
+
+impl From<&SegmentStarted> for SegmentStartedRecord {
+    fn from(started: &SegmentStarted) -> Self {
+        let SegmentStarted { index, start_sample, start_ms } = *started;
+        Self { index, start_sample, start_ms }
+    }
+}
+
+impl fmt::Display for SegmentStartedRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "speech since {:.2} s", self.start_ms as f64 / 1e3)
+    }
+}
+
+impl Record for SegmentStartedRecord {
+    const KIND: &'static str = "segment_started";
+
+    fn place(&self) -> Place {
+        Place::Nowhere
+    }
+}
+
+/// A complete segment.
+#[derive(Debug, Serialize)]
+pub(super) struct SegmentRecord {
+    index: u64,
+    start_sample: u64,
+    end_sample: u64,
+    start_ms: u64,
+    end_ms: u64,
+}
+
+impl From<&Segment> for SegmentRecord {
+    fn from(segment: &Segment) -> Self {
+        let Segment { index, start_sample, end_sample, start_ms, end_ms } = *segment;
+        Self { index, start_sample, end_sample, start_ms, end_ms }
+    }
+}
+
+impl fmt::Display for SegmentRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "speech {:>5.2} s – {:>5.2} s", self.start_ms as f64 / 1e3, self.end_ms as f64 / 1e3)
+    }
+}
+
+impl Record for SegmentRecord {
+    const KIND: &'static str = "segment";
+}
+
+/// What was done. Without the server's own summary it holds what this client has seen.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct SummaryRecord {
+    /// Whether the server said that everything has been answered.
+    pub(super) completed: bool,
+    /// Whether Ctrl-C ended the sending.
+    pub(super) interrupted: bool,
+    pub(super) items: u64,
+    pub(super) ok: u64,
+    pub(super) errors: u64,
+    pub(super) segments: u64,
+    pub(super) samples: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) payload_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) elapsed_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) queue_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) compute_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) received: Option<DigestRecord>,
+    #[serde(skip)]
+    pub(super) rate_hz: u32,
+}
+
+impl SummaryRecord {
+    /// Takes over the server's counts.
+    pub(super) fn complete(&mut self, summary: &Summary) {
+        self.completed = true;
+        (self.items, self.ok, self.errors) = (summary.items, summary.ok, summary.errors);
+        self.samples = summary.samples;
+        self.payload_bytes = Some(summary.payload_bytes);
+        let elapsed = summary.elapsed.and_then(|elapsed| Duration::try_from(elapsed).ok());
+        self.elapsed_ms = elapsed.map(|elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+        (self.queue_ns, self.compute_ns) = (Some(summary.queue_ns), Some(summary.compute_ns));
+    }
+}
+
+impl fmt::Display for SummaryRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let audio_s = seconds(self.samples, self.rate_hz);
+        write!(f, "{audio_s:.2} s of audio, {} windows: {} ok, {} errors", self.items, self.ok, self.errors)?;
+        write!(f, "; {} segments", self.segments)?;
+        if let Some(elapsed_ms) = self.elapsed_ms {
+            let elapsed_s = elapsed_ms as f64 / 1e3;
+            write!(f, "; {elapsed_s:.2} s taken")?;
+            if elapsed_ms > 0 && audio_s > 0.0 {
+                write!(f, " ({:.1}x real time)", audio_s / elapsed_s)?;
+            }
+        }
+        if let (Some(queue_ns), Some(compute_ns), true) = (self.queue_ns, self.compute_ns, self.ok > 0) {
+            let (queue, compute) = (Duration::from_nanos(queue_ns / self.ok), Duration::from_nanos(compute_ns / self.ok));
+            write!(f, "; a window waited {queue:.1?} and took {compute:.1?} on average")?;
+        }
+        if let Some(received) = &self.received {
+            write!(f, "; {received}")?;
+        }
+        match (self.interrupted, self.completed) {
+            (true, _) => f.write_str("; interrupted"),
+            (false, false) => f.write_str("; broken off"),
+            (false, true) => Ok(()),
+        }
+    }
+}
+
+impl Record for SummaryRecord {
+    const KIND: &'static str = "summary";
+
+    fn place(&self) -> Place {
+        Place::Notes
+    }
+}
+
+/// What the server says it received.
+#[derive(Debug, Serialize)]
+pub(super) struct DigestRecord {
+    pub(super) total_bytes: u64,
+    pub(super) crc32c: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sha256: Option<String>,
+}
+
+impl fmt::Display for DigestRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes arrived, crc32c {}", self.total_bytes, self.crc32c)?;
+        self.sha256.iter().try_for_each(|sha256| write!(f, ", sha256 {sha256}"))
+    }
+}
+
+/// Samples as seconds; zero where the rate is not known.
+pub(super) fn seconds(samples: u64, rate_hz: u32) -> f64 {
+    if rate_hz == 0 { 0.0 } else { samples as f64 / f64::from(rate_hz) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_reads_like_a_line_of_a_protocol() {
+        let segment = Segment { index: 0, start_sample: 20_480, end_sample: 48_640, start_ms: 1_280, end_ms: 3_040 };
+        assert_eq!(SegmentRecord::from(&segment).to_string(), "speech  1.28 s –  3.04 s");
+    }
+
+    #[test]
+    fn a_summary_of_nothing_divides_by_nothing() {
+        let mut summary = SummaryRecord::default();
+        summary.complete(&Summary { elapsed: Some(prost_types::Duration::default()), ..Summary::default() });
+        assert_eq!(summary.to_string(), "0.00 s of audio, 0 windows: 0 ok, 0 errors; 0 segments; 0.00 s taken");
+    }
+}

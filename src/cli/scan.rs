@@ -1,0 +1,97 @@
+//! `tidemill scan`: sends a whole recording in one request and prints each result as it is computed.
+//!
+//! Knows that a request has a largest size; does not know what the events mean.
+
+use bytes::{Bytes, BytesMut};
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    AudioInput, StreamArgs,
+    audio::{AudioSource, SAMPLE_BYTES},
+    connection::{ConnectionArgs, inference, model_detail, unless_interrupted},
+    events::{Events, Tally, print_opened, stream_config, usable_framing},
+    output::Printer,
+    status::{Ending, Failure},
+};
+use crate::proto::v1::{ScanRequest, scan_request::Payload};
+
+/// Room that a request's other fields take beside the recording.
+const REQUEST_OVERHEAD_BYTES: u64 = 1_024;
+
+/// Largest recording sent to a server that names no limit; gRPC's usual limit of a message.
+const RECORDING_BYTES_DEFAULT: u64 = 4 * 1024 * 1024 - REQUEST_OVERHEAD_BYTES;
+
+/// Samples read at a time.
+const READ_SAMPLES: usize = 32 * 1024;
+
+const EXAMPLES: &str = "\
+Examples:
+  tidemill scan talk.wav                       speech in a short recording
+  tidemill scan talk.wav --results             and the probability of every window
+  tidemill scan - --json < talk.pcm            raw samples in, JSON lines out";
+
+/// Send a short recording in one request and print results as they are computed
+///
+/// The request is one message, so its size is limited by the server; use `upload` or `feed` for longer recordings. Files are
+/// read as by `feed`. Ctrl-C abandons the scan.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct ScanArgs {
+    #[command(flatten)]
+    input: AudioInput,
+
+    #[command(flatten)]
+    stream: StreamArgs,
+
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+}
+
+pub(super) async fn run(args: &ScanArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
+    let mut source = AudioSource::open(&args.input.file).await?;
+    let opening = async {
+        let channel = args.connection.connect().await?;
+        let detail = model_detail(channel.clone(), &args.stream.model, &args.stream.model_version).await?;
+        let framing = usable_framing(detail.framing, &args.stream.model)?;
+        source.check_rate(framing.sample_rate_hz)?;
+        let message_limit = detail.default_limits.map(|limits| limits.max_message_bytes).filter(|limit| *limit > 0);
+        let bytes_max = message_limit.map_or(RECORDING_BYTES_DEFAULT, |limit| limit.saturating_sub(REQUEST_OVERHEAD_BYTES));
+        let recording = read_whole(&mut source, bytes_max, args).await?;
+        let samples = (recording.len() / SAMPLE_BYTES) as u64;
+        let request = ScanRequest { config: Some(stream_config(&args.stream)), payload: Some(Payload::PcmS16le(recording)) };
+        let mut events = Events::new(inference(channel).scan(request).await?.into_inner());
+        let (opened, framing) = events.opened().await?;
+        Ok((events, opened, framing, samples))
+    };
+    let (mut events, opened, framing, samples) = unless_interrupted(interrupt, opening).await?;
+    print_opened(&opened, printer)?;
+    let mut tally = Tally::new(framing.sample_rate_hz, Some(samples), args.stream.results);
+    printer.start_progress(Some(samples));
+    // Nothing is left to be sent, so an interrupt can only let go of the answers.
+    let outcome = interrupt.run_until_cancelled(events.print(printer, &mut tally)).await;
+    let interrupted = outcome.is_none();
+    tally.finish(outcome.unwrap_or(Ok(())), interrupted, printer)
+}
+
+/// Reads a recording that fits a message, and no more of one that does not.
+async fn read_whole(source: &mut AudioSource, bytes_max: u64, args: &ScanArgs) -> Result<Bytes, Failure> {
+    let too_long = || {
+        let file = args.input.file.display();
+        Failure::BadInput(format!(
+            "{file}: a scan is one message, and the server takes recordings of at most {bytes_max} bytes; \
+             use: tidemill upload '{file}', or: tidemill feed '{file}'"
+        ))
+    };
+    if source.samples_total().is_some_and(|samples| samples.saturating_mul(SAMPLE_BYTES as u64) > bytes_max) {
+        return Err(too_long());
+    }
+    let mut recording = BytesMut::new();
+    while let Some(chunk) = source.next_chunk(READ_SAMPLES).await? {
+        if (recording.len() + chunk.len()) as u64 > bytes_max {
+            return Err(too_long());
+        }
+        recording.extend_from_slice(&chunk);
+    }
+    Ok(recording.freeze())
+}
