@@ -7,7 +7,13 @@
 //! is in flight and end. [`Drain::wait_idle_for`] returns when the last has ended or the time is up; [`Drain::close`] says that
 //! whatever is left is cut off.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::sync::watch;
 use tokio_util::{
@@ -32,6 +38,8 @@ pub enum Phase {
 #[derive(Debug, Clone)]
 pub struct Drain {
     phase: Arc<watch::Sender<Phase>>,
+    /// Whether draining has begun, for those who ask with every item.
+    begun: Arc<AtomicBool>,
     token: CancellationToken,
     sessions: TaskTracker,
 }
@@ -54,6 +62,7 @@ impl Drain {
     pub fn new() -> Self {
         Self {
             phase: Arc::new(watch::Sender::new(Phase::Starting)),
+            begun: Arc::default(),
             token: CancellationToken::new(),
             sessions: TaskTracker::new(),
         }
@@ -67,6 +76,7 @@ impl Drain {
     /// Begins to drain. Later calls do nothing.
     pub fn begin(&self) {
         if self.advance(Phase::Draining) {
+            self.begun.store(true, Ordering::Release);
             self.sessions.close();
             self.token.cancel();
         }
@@ -82,6 +92,12 @@ impl Drain {
     #[must_use]
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
+    }
+
+    /// Whether draining has begun; one load.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
     }
 
     /// The phase and its changes.

@@ -1,1 +1,173 @@
-fn main() {}
+//! The binary: flags → configuration → log → server → signals → exit code, and the client commands.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use tidemill::{
+    app::Server,
+    cli::{self, ClientCommand},
+    config::{Config, LogConfig, LogFormat, process_environment},
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The server could not start: bad settings, a port in use, a broken model.
+const EXIT_START: u8 = 2;
+/// A second signal came while the server drained.
+const EXIT_FORCED: u8 = 1;
+
+/// A streaming-first, real-time inference server, and its clients.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, after_long_help = cli::CLIENT_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(ServeArgs),
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+/// Serve models over gRPC
+///
+/// Without any flag, serves the speech model inside the binary (Silero VAD, as `silero-vad`) on 127.0.0.1:50051, with metrics and
+/// probes on 127.0.0.1:9464.
+///
+/// Settings come from a file, then TIDEMILL_SECTION__KEY variables, then flags; the last one wins. SIGTERM or Ctrl-C drains: open
+/// streams finish what is in flight, then the server exits with 0. A second signal exits at once with 1. A server that cannot
+/// start exits with 2 and says why.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  tidemill serve
+  tidemill serve --models ./models --onnxruntime /usr/lib/libonnxruntime.so
+  tidemill serve --grpc-addr 0.0.0.0:50051 --set session.window_items=16 --set drain.deadline_s=10")]
+struct ServeArgs {
+    /// Where gRPC clients connect; port 0 takes any free port [server.grpc_addr]
+    #[arg(long, value_name = "ADDR")]
+    grpc_addr: Option<String>,
+
+    /// Where /metrics, /livez and /readyz are [server.admin_addr]
+    #[arg(long, value_name = "ADDR")]
+    admin_addr: Option<String>,
+
+    /// Settings in TOML; docs/configuration.md has all keys
+    #[arg(long, value_name = "FILE", env = "TIDEMILL_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// Folder of models: DIR/NAME/model.toml and DIR/NAME/VERSION/model.onnx [models.dir]
+    #[arg(long, value_name = "DIR")]
+    models: Option<String>,
+
+    /// Serve the models that load even if others do not [models.allow_partial]
+    #[arg(long)]
+    allow_partial: bool,
+
+    /// ONNX Runtime's shared library; models whose engine is "auto" run on it then [engine.onnxruntime]
+    #[arg(long, value_name = "PATH")]
+    onnxruntime: Option<String>,
+
+    /// Seconds that open streams have to finish when the server drains [drain.deadline_s]
+    #[arg(long, value_name = "SECONDS")]
+    drain_deadline: Option<String>,
+
+    /// Any other setting, such as session.window_items=16; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+}
+
+impl ServeArgs {
+    /// The flags as settings. A named flag beats `--set`.
+    fn overrides(&self) -> Vec<(String, String)> {
+        let named = [
+            ("server.grpc_addr", self.grpc_addr.clone()),
+            ("server.admin_addr", self.admin_addr.clone()),
+            ("models.dir", self.models.clone()),
+            ("models.allow_partial", self.allow_partial.then(|| "true".to_owned())),
+            ("engine.onnxruntime", self.onnxruntime.clone()),
+            ("drain.deadline_s", self.drain_deadline.clone()),
+        ];
+        let named = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        self.set.iter().cloned().chain(named).collect()
+    }
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as session.window_items=16")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the system refuses threads: {error}");
+            return ExitCode::from(EXIT_START);
+        }
+    };
+    let exit_code = match cli.command {
+        Command::Serve(args) => runtime.block_on(serve(&args)),
+        Command::Client(command) => runtime.block_on(cli::run(command)),
+    };
+    runtime.shutdown_background();
+    exit_code
+}
+
+async fn serve(args: &ServeArgs) -> ExitCode {
+    let config = match Config::resolve(args.config.as_deref(), process_environment().into_iter(), args.overrides()) {
+        Ok(config) => config,
+        Err(faults) => {
+            eprintln!("error: {faults}");
+            return ExitCode::from(EXIT_START);
+        }
+    };
+    start_log(&config.log);
+    match run(config).await {
+        Ok(exit_code) => exit_code,
+        Err(error) => {
+            tracing::error!("the server could not start: {error}");
+            ExitCode::from(EXIT_START)
+        }
+    }
+}
+
+async fn run(config: Config) -> Result<ExitCode, tidemill::app::StartError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let server = tokio::select! {
+        server = Server::start(config) => server?,
+        () = either(&mut terminate, &mut interrupt) => return Ok(ExitCode::SUCCESS),
+    };
+    tracing::info!(lanes = server.lanes(), "listening grpc={} admin={}", server.grpc_addr(), server.admin_addr());
+    either(&mut terminate, &mut interrupt).await;
+    tokio::select! {
+        () = server.drain() => Ok(ExitCode::SUCCESS),
+        () = either(&mut terminate, &mut interrupt) => {
+            tracing::warn!("a second signal: exiting at once");
+            Ok(ExitCode::from(EXIT_FORCED))
+        }
+    }
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+fn start_log(config: &LogConfig) {
+    let filter = EnvFilter::new(&config.filter);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -181,9 +181,9 @@ impl Service {
     #[must_use]
     pub fn limits(&self, window_items: u32) -> StreamLimits {
         let config = &self.inner.config;
-        let wanted = if window_items == 0 { config.window_items } else { window_items as usize };
+        let wanted = if window_items == 0 { config.window_items } else { window_items };
         StreamLimits {
-            window_items: wanted.clamp(1, config.window_items_max),
+            window_items: wanted.clamp(1, config.window_items_max) as usize,
             window_bytes: config.window_bytes,
             max_item_bytes: config.max_item_bytes,
             idle_timeout: config.idle_timeout(),

@@ -3,3 +3,4 @@
 //! Front ends never call one another, hold no queue and decide nothing that another would have to decide again.
 
 pub mod admin;
+pub mod grpc;

@@ -15,6 +15,8 @@ const SPREAD_START: f64 = 0.1;
 const SPREAD_MIN: f64 = 0.02;
 /// A grid point averages over about this many calls.
 const CALLS_AVERAGED: f64 = 40.0;
+/// Calls behind a measured point when serving begins.
+const CALLS_MEASURED: f64 = 9.0;
 /// How far one call moves the whole curve, which follows a machine that gets slower or faster.
 const DRIFT_GAIN: f64 = 0.03;
 /// The cap is the smallest batch with this share of the best throughput. At 0.95, capacity would be given away.
@@ -70,7 +72,7 @@ impl CostModel {
     pub fn new(curve: &CostCurve, max_batch: usize) -> Self {
         let grid: Vec<f64> = curve.points().map(|(_, duration)| duration.as_nanos() as f64).collect();
         let mut model = Self {
-            seen: vec![1.0; grid.len()],
+            seen: vec![CALLS_MEASURED; grid.len()],
             grid,
             squared_spread: SPREAD_START * SPREAD_START,
             limit: max_batch.clamp(1, curve.largest()),
@@ -208,7 +210,7 @@ mod tests {
         }
         let slow = model.call(4).as_secs_f64() / 1200e-6;
         assert!((0.9..1.1).contains(&slow), "{slow}");
-        assert!(model.call(1) > Duration::from_micros(150), "sizes that were not seen drift along");
+        assert!(model.call(1) > Duration::from_micros(125), "sizes that were not seen drift along");
         for _ in 0..400 {
             model.observe(4, Duration::from_micros(400));
         }

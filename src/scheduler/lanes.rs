@@ -138,7 +138,7 @@ impl Lane {
         for entry in entries {
             metrics.queue_wait.record(timing.started.since(entry.item.arrived));
         }
-        self.metrics.busy(compute);
+        self.metrics.busy.record(compute);
     }
 }
 

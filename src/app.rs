@@ -1,0 +1,277 @@
+//! The composition root: the only file that knows all the parts.
+//!
+//! # START
+//! Both ports are bound first, so that a port in use is known before any model is loaded. The admin port answers from then on;
+//! the gRPC port accepts once every model is ready.
+//!
+//! # SHUTDOWN
+//! [`Server::drain`], in this order, each step with its budget: readiness and health off, no new sessions, GOAWAY; sessions finish
+//! what is in flight (`drain.deadline_s`); connections close ([`CONNECTIONS_GRACE`]); lanes end; the admin port closes last.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    num::NonZeroUsize,
+    sync::Arc,
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use tokio::task::JoinHandle;
+
+use crate::{
+    clock,
+    config::Config,
+    domain::{Fault, FaultKind},
+    drain::Drain,
+    engine::{self, LaneThreads},
+    frontend::{
+        admin::{self, AdminHandle, AdminSource, Readiness},
+        grpc::{GrpcServer, Shutdown, keep_health},
+    },
+    registry::{self, LoadOptions, LoadedModel, Registry},
+    scheduler::{self, Admission, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime},
+    service::Service,
+    session::keep_time,
+    telemetry::Telemetry,
+};
+
+/// Input bytes in one model call; a single larger item still runs.
+const MAX_CALL_BYTES: usize = 64 << 20;
+
+/// Time to measure what one model's calls cost.
+const CALIBRATION_BUDGET: Duration = Duration::from_secs(3);
+
+/// Time in which connections without sessions, such as those that watch health, may close by themselves.
+const CONNECTIONS_GRACE: Duration = Duration::from_secs(1);
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port cannot be bound.
+    #[error("cannot listen on {address} ({key}): {error}; is another server running there? Port 0 takes any free one")]
+    Bind {
+        /// The configuration key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// The engine's library cannot be loaded.
+    #[error(transparent)]
+    Engine(#[from] engine::EngineError),
+    /// Models cannot be loaded.
+    #[error(transparent)]
+    Models(#[from] registry::LoadFaults),
+    /// The system refuses a thread or a socket.
+    #[error("the system refuses a thread or socket: {0}")]
+    System(#[from] io::Error),
+    /// Reflection cannot be set up.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A running server.
+pub struct Server {
+    grpc_addr: SocketAddr,
+    drain: Drain,
+    handoff: Arc<Handoff>,
+    telemetry: Telemetry,
+    shutdown: Shutdown,
+    grpc: JoinHandle<()>,
+    background: Vec<JoinHandle<()>>,
+    lanes: Lanes,
+    admin: AdminHandle,
+    config: Config,
+}
+
+impl Server {
+    /// Binds, loads, measures and serves.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running then.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let grpc_listener = bind("server.grpc_addr", config.server.grpc_addr)?;
+        let admin_listener = bind("server.admin_addr", config.server.admin_addr)?;
+        let telemetry = Telemetry::new();
+        let drain = Drain::new();
+        let lane_count = lane_count(&config);
+        let handoff = Handoff::new(lane_count, admission(&config));
+        let registry = Arc::new(std::sync::OnceLock::<Arc<Registry>>::new());
+        let admin = admin::spawn(admin_listener, admin_source(&telemetry, &drain, &handoff, &registry))?;
+
+        let compute: Vec<LaneThreads> = (0..lane_count).map(|_| LaneThreads::new()).collect();
+        let models = {
+            let (config, compute) = (config.clone(), compute.clone());
+            let (handoff, telemetry) = (Arc::clone(&handoff), telemetry.clone());
+            let loading = tokio::task::spawn_blocking(move || load(&config, &compute, &handoff, &telemetry));
+            loading.await.map_err(io::Error::other)??
+        };
+        let models = registry.get_or_init(|| Arc::new(models));
+        let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane))?;
+
+        let service = Service::new(Arc::clone(models), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
+        let shutdown = Shutdown::default();
+        grpc_listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(grpc_listener)?;
+        let grpc_addr = listener.local_addr()?;
+        let (server, reporter) =
+            GrpcServer::new(listener, service.clone(), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
+        drain.serve();
+        let background = vec![
+            tokio::spawn(Arc::clone(&handoff).kick_lanes()),
+            tokio::spawn(keep_time(Arc::clone(&handoff))),
+            tokio::spawn(keep_health(service, drain.clone(), reporter)),
+        ];
+        let grpc = tokio::spawn(server.serve());
+        Ok(Self { grpc_addr, drain, handoff, telemetry, shutdown, grpc, background, lanes, admin, config })
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub const fn grpc_addr(&self) -> SocketAddr {
+        self.grpc_addr
+    }
+
+    /// Where metrics and probes are.
+    #[must_use]
+    pub const fn admin_addr(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// Number of lanes.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.handoff.lanes()
+    }
+
+    /// The metrics as a scrape gives them.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.handoff.publish_metrics();
+        self.telemetry.render()
+    }
+
+    /// The queue, for those who want to look at its account.
+    #[must_use]
+    pub const fn handoff(&self) -> &Arc<Handoff> {
+        &self.handoff
+    }
+
+    /// Shuts down in order; see the module's text.
+    pub async fn drain(self) {
+        let Self { drain, handoff, shutdown, mut grpc, background, lanes, admin, config, .. } = self;
+        let deadline = config.drain.deadline();
+        tracing::info!(sessions = drain.sessions_open(), ?deadline, "draining");
+        drain.begin();
+        handoff.drain();
+        handoff.nudge_all();
+        shutdown.graceful();
+        match drain.wait_idle_for(deadline).await {
+            Ok(()) => tracing::info!("all sessions have ended"),
+            Err(left) => tracing::warn!(%left, "drain.deadline_s is over; the rest is cut off"),
+        }
+        if tokio::time::timeout(CONNECTIONS_GRACE, &mut grpc).await.is_err() {
+            shutdown.abort();
+            // It ends by itself now; an error could only be a panic, which tokio has reported.
+            let _ = grpc.await;
+        }
+        drain.close();
+        for task in background {
+            task.abort();
+        }
+        let joined = tokio::task::spawn_blocking(move || lanes.join()).await;
+        if let Err(error) = joined {
+            tracing::error!(%error, "the lanes did not end in order");
+        }
+        admin.close().await;
+        tracing::info!("closed");
+    }
+}
+
+fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).map_err(|error| StartError::Bind { key, address, error })
+}
+
+fn lane_count(config: &Config) -> usize {
+    match config.scheduler.lanes {
+        0 => available_parallelism().map_or(1, NonZeroUsize::get),
+        lanes => lanes,
+    }
+}
+
+const fn admission(config: &Config) -> Admission {
+    let scheduler = &config.scheduler;
+    Admission {
+        items: scheduler.max_queued_items,
+        bytes: scheduler.max_queued_bytes,
+        model_items: scheduler.max_queued_items_per_model,
+        model_bytes: scheduler.max_queued_bytes_per_model,
+    }
+}
+
+fn admin_source(
+    telemetry: &Telemetry,
+    drain: &Drain,
+    handoff: &Arc<Handoff>,
+    registry: &Arc<std::sync::OnceLock<Arc<Registry>>>,
+) -> AdminSource {
+    let (handoff, registry) = (Arc::clone(handoff), Arc::clone(registry));
+    AdminSource {
+        telemetry: telemetry.clone(),
+        drain: drain.clone(),
+        refresh: Arc::new(move || handoff.publish_metrics()),
+        models: Arc::new(move || registry.get().map_or(Readiness::Starting, |registry| readiness(registry))),
+    }
+}
+
+fn readiness(registry: &Registry) -> Readiness {
+    let unready = registry.list().into_iter().find(|model| model.state != registry::ModelState::Ready);
+    unready.map_or(Readiness::Ready, |model| match model.reason {
+        Some(reason) => Readiness::Failed { model: model.name.to_string(), error: reason.to_string() },
+        None => Readiness::Loading { model: model.name.to_string() },
+    })
+}
+
+/// Loads all models and measures each, one after the other.
+fn load(config: &Config, compute: &[LaneThreads], handoff: &Handoff, telemetry: &Telemetry) -> Result<Registry, StartError> {
+    if let Some(path) = &config.engine.onnxruntime {
+        engine::onnxruntime::load_library(path)?;
+    }
+    let install = |loaded: &LoadedModel| install(loaded, compute, handoff, telemetry);
+    let options = LoadOptions {
+        engine_default: config.engine.default,
+        lanes: compute,
+        keep_going: config.models.allow_partial,
+    };
+    Ok(registry::load_all(&registry::sources(&config.models), &options, &install)?)
+}
+
+/// Measures a model and opens its queue.
+fn install(loaded: &LoadedModel, compute: &[LaneThreads], handoff: &Handoff, telemetry: &Telemetry) -> Result<ModelKey, Fault> {
+    let started = clock::now();
+    let curve = scheduler::calibrate(&loaded.executable, compute, loaded.max_batch, CALIBRATION_BUDGET)
+        .map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
+    let metrics = telemetry.model(&loaded.name, &loaded.version);
+    let calibration = clock::now().since(started);
+    metrics.load_seconds.set((loaded.load_duration + calibration).as_secs_f64());
+    metrics.ready.set(1.0);
+    let options = ModelOptions {
+        curve,
+        max_batch: loaded.max_batch,
+        max_delay: loaded.max_delay,
+        max_call_bytes: MAX_CALL_BYTES,
+        stateful: loaded.executable.signature().is_stateful(),
+    };
+    let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics };
+    let key = handoff.add_model(options, runtime);
+    if let Some(status) = handoff.status(key) {
+        let costs: Vec<String> = status.curve.points().map(|(size, cost)| format!("{size}: {cost:.2?}")).collect();
+        tracing::info!(
+            model = %loaded.name, version = %loaded.version, engine = loaded.executable.engine_name(),
+            batch_cap = status.batch_cap, "ready; a call takes {}", costs.join(", ")
+        );
+    }
+    Ok(key)
+}
