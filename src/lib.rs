@@ -2,11 +2,18 @@
 //!
 //! Knowledge points one way; `docs/architecture.md` has the layer table and a test holds the code to it.
 
+pub mod app;
 pub mod cli;
 pub mod clock;
+pub mod codec;
+pub mod config;
 pub mod domain;
 pub mod drain;
 pub mod engine;
 pub mod frontend;
 pub mod proto;
+pub mod registry;
+pub mod scheduler;
+pub mod service;
+pub mod session;
 pub mod telemetry;

@@ -1,0 +1,258 @@
+//! The table of keys: unit, accepted range and help of each setting, and the page made from it.
+//!
+//! Defaults and types are not here: they are read off [`Config::default`], so that they cannot disagree with it.
+
+use std::{fmt::Write as _, ops::RangeInclusive, sync::LazyLock};
+
+use super::Config;
+
+/// What a setting is, for `docs/configuration.md` and the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyDoc {
+    /// `section.name`, stable; errors name limits by it.
+    pub key: &'static str,
+    /// Default in TOML.
+    pub default: String,
+    /// Unit; empty for what has none.
+    pub unit: &'static str,
+    /// Accepted values, in words.
+    pub accepted: String,
+    /// What it does.
+    pub help: &'static str,
+}
+
+/// All keys, in the order of the structs.
+#[must_use]
+pub fn describe() -> Vec<KeyDoc> {
+    let describe_key = |key: &Key| KeyDoc {
+        key: key.name,
+        default: default_value(key.name).map(ToString::to_string).unwrap_or_default(),
+        unit: key.unit,
+        accepted: key.accepts.to_string(),
+        help: key.help,
+    };
+    KEYS.iter().map(describe_key).collect()
+}
+
+/// The text of `docs/configuration.md`.
+#[must_use]
+pub fn page() -> String {
+    let mut page = PREFACE.to_owned();
+    let mut section = "";
+    for doc in describe() {
+        let (name, _) = doc.key.split_once('.').unwrap_or((doc.key, ""));
+        if name != section {
+            section = name;
+            let _ = write!(page, "\n## `[{section}]`\n\n| key | default | accepted | meaning |\n|---|---|---|---|\n");
+        }
+        let KeyDoc { key, default, unit, accepted, help } = doc;
+        let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
+        let _ = writeln!(page, "| `{key}` | `{default}`{unit} | {accepted} | {help} |");
+    }
+    page
+}
+
+const PREFACE: &str = "\
+# Configuration
+
+Every setting has a default, and every limit is finite. A setting is looked for in four places; the last one that names it wins:
+
+1. the default below;
+2. the TOML file given with `--config`: `[session]` and below it `window_items = 8`;
+3. the environment: `TIDEMILL_SESSION__WINDOW_ITEMS=8` (the two underscores stand for the dot);
+4. the command line: `--set session.window_items=8`, or the flag of that name where there is one.
+
+Unknown keys and values out of range stop the server before it starts; all faults are reported at once, each with the place that it
+came from. Errors that clients see name the limit that they ran into by its key here.
+
+Variables that begin with `TIDEMILL_` and are no setting are refused too, except `TIDEMILL_CONFIG` (the file's path) and those that
+Kubernetes sets for a service called `tidemill` (`TIDEMILL_SERVICE_HOST`, `TIDEMILL_PORT` and their like).
+";
+
+/// What a key accepts beyond its type.
+pub(super) enum Accepts {
+    Range(RangeInclusive<i64>),
+    Words(&'static str),
+}
+
+impl std::fmt::Display for Accepts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Range(range) => write!(f, "{} to {}", range.start(), range.end()),
+            Self::Words(words) => f.write_str(words),
+        }
+    }
+}
+
+/// A row of the table.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) unit: &'static str,
+    pub(super) accepts: Accepts,
+    pub(super) help: &'static str,
+}
+
+const fn number(name: &'static str, unit: &'static str, range: RangeInclusive<i64>, help: &'static str) -> Key {
+    Key { name, unit, accepts: Accepts::Range(range), help }
+}
+
+const fn words(name: &'static str, accepts: &'static str, help: &'static str) -> Key {
+    Key { name, unit: "", accepts: Accepts::Words(accepts), help }
+}
+
+const ADDRESS: &str = "`ip:port`; port 0 takes any free one";
+const SWITCH: &str = "`true` or `false`";
+const PATH: &str = "a path; empty for none";
+/// HTTP/2's largest flow-control window.
+const WINDOW_MAX: i64 = (1 << 31) - 1;
+/// A bound for sizes in memory, far above sense on any machine, so that sums of a few of them cannot overflow.
+const MEMORY_MAX: i64 = 1 << 46;
+
+pub(super) const KEYS: &[Key] = &[
+    words("server.grpc_addr", ADDRESS, "where clients connect"),
+    words("server.admin_addr", ADDRESS, "where `/metrics`, `/livez` and `/readyz` are served, without authentication"),
+    number("grpc.max_message_bytes", "bytes", 1_024..=WINDOW_MAX, "largest message, after inflating"),
+    number("grpc.stream_window_bytes", "bytes", 65_535..=WINDOW_MAX, "HTTP/2 flow-control window of a stream"),
+    number("grpc.connection_window_bytes", "bytes", 65_535..=WINDOW_MAX, "HTTP/2 flow-control window of a connection"),
+    number("grpc.max_streams_per_connection", "streams", 1..=1_000_000, "RPCs open at once on one connection"),
+    number("grpc.max_connections", "connections", 1..=1_000_000, "connections open at once"),
+    number("grpc.keepalive_interval_s", "seconds", 1..=86_400, "time between two pings of a silent connection"),
+    number("grpc.keepalive_timeout_s", "seconds", 1..=86_400, "time after which an unanswered ping closes the connection"),
+    number("grpc.max_header_bytes", "bytes", 1_024..=1_048_576, "largest header block of a request"),
+    number("session.window_items", "items", 1..=65_536, "items in flight on a stream that asks for no number"),
+    number("session.window_items_max", "items", 1..=65_536, "largest number of items in flight that a stream is granted"),
+    number("session.window_bytes", "bytes", 1_024..=MEMORY_MAX, "input bytes in flight on a stream"),
+    number("session.max_item_bytes", "bytes", 1..=WINDOW_MAX, "largest item, in input bytes"),
+    number(
+        "session.idle_timeout_s",
+        "seconds",
+        1..=604_800,
+        "a stream with nothing in flight that sends nothing for so long ends",
+    ),
+    number("session.open_timeout_s", "seconds", 1..=3_600, "time in which a stream must send its first message"),
+    number("session.upload_max_bytes", "bytes", 1..=MEMORY_MAX, "largest upload; it is worked on as it arrives, not held"),
+    number("session.upload_max_results", "results", 1..=100_000_000, "results that one upload may gather for its answer"),
+    number("session.max_streams", "streams", 1..=10_000_000, "streams open at once, on all connections"),
+    number("scheduler.lanes", "lanes", 0..=1_024, "model calls at once, one thread each; 0 for as many as the machine has cores"),
+    number("scheduler.max_queued_items", "items", 1..=100_000_000, "admitted items of all models"),
+    number("scheduler.max_queued_bytes", "bytes", 1_024..=MEMORY_MAX, "input bytes of the admitted items of all models"),
+    number("scheduler.max_queued_items_per_model", "items", 1..=100_000_000, "admitted items of one model"),
+    number("scheduler.max_queued_bytes_per_model", "bytes", 1_024..=MEMORY_MAX, "input bytes of the admitted items of one model"),
+    words("models.dir", PATH, "folder of models, one folder each; see [models](models.md)"),
+    words("models.allow_partial", SWITCH, "serve the models that load even if others do not"),
+    words("models.embedded", SWITCH, "serve the model inside the binary, `silero-vad`"),
+    words(
+        "engine.default",
+        "`\"auto\"`, `\"rten\"` or `\"onnxruntime\"`",
+        "engine of the models that leave the choice open; `auto` is `onnxruntime` if its library is loaded, else `rten`",
+    ),
+    words(
+        "engine.onnxruntime",
+        PATH,
+        "shared library of ONNX Runtime, such as `libonnxruntime.so`; if not set here, `ORT_DYLIB_PATH` is read",
+    ),
+    number(
+        "drain.deadline_s",
+        "seconds",
+        0..=86_400,
+        "time that open streams have to finish what is in flight when the server is told to stop",
+    ),
+    words("log.format", "`\"text\"` or `\"json\"`", "form of a log line"),
+    words("log.filter", "directives such as `info,tidemill=debug`", "which log lines are written"),
+];
+
+/// Pairs of keys of which the first must not exceed the second, and why.
+pub(super) const ORDERED: &[(&str, &str, &str)] = &[
+    ("session.window_items", "session.window_items_max", "a stream cannot get by default what it may not ask for"),
+    ("session.max_item_bytes", "session.window_bytes", "a stream's window must hold its largest item"),
+    ("session.max_item_bytes", "grpc.max_message_bytes", "an item arrives in one message"),
+    ("session.max_item_bytes", "scheduler.max_queued_bytes", "the queue must hold the largest item"),
+    ("session.max_item_bytes", "scheduler.max_queued_bytes_per_model", "a model's queue must hold the largest item"),
+    ("grpc.stream_window_bytes", "grpc.connection_window_bytes", "a connection's window is shared by its streams"),
+];
+
+static DEFAULTS: LazyLock<toml::Table> = LazyLock::new(|| toml::Table::try_from(Config::default()).unwrap_or_default());
+
+/// The default of `section.name`; `None` if there is no such key.
+pub(super) fn default_value(key: &str) -> Option<&'static toml::Value> {
+    let (section, name) = key.split_once('.')?;
+    DEFAULTS.get(section)?.get(name)
+}
+
+/// The known key that is most like `unknown`, if any is much like it.
+pub(super) fn nearest(unknown: &str) -> Option<&'static str> {
+    // Longer names are no likely slip, and the distance takes quadratic time.
+    if unknown.len() > 64 {
+        return None;
+    }
+    let distance = |key: &Key| match key.name.split_once('.') {
+        Some((_, short)) if !unknown.contains('.') => edit_distance(unknown, key.name).min(edit_distance(unknown, short)),
+        _ => edit_distance(unknown, key.name),
+    };
+    let (distance, name) = KEYS.iter().map(|key| (distance(key), key.name)).min()?;
+    (distance <= unknown.len() / 3).then_some(name)
+}
+
+/// How many letters must be put in, taken out or changed to make `left` of `right`.
+fn edit_distance(left: &str, right: &str) -> usize {
+    let mut row: Vec<usize> = (0..=right.chars().count()).collect();
+    for (i, from) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in right.chars().enumerate() {
+            let changed = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    #[test]
+    fn the_table_has_each_key_of_the_structs_once_and_in_their_order() {
+        let sections = DEFAULTS.iter().map(|(section, value)| (section, value.as_table().expect("sections are tables")));
+        let mut fields: Vec<String> =
+            sections.flat_map(|(section, table)| table.keys().map(move |name| format!("{section}.{name}"))).collect();
+        let mut rows: Vec<String> = KEYS.iter().map(|key| key.name.to_owned()).collect();
+        fields.sort();
+        rows.sort();
+        assert_eq!(fields, rows);
+    }
+
+    #[test]
+    fn defaults_lie_in_their_ranges_and_numbers_have_them() {
+        for key in KEYS {
+            match (&key.accepts, default_value(key.name).expect("checked above")) {
+                (Accepts::Range(range), toml::Value::Integer(value)) => assert!(range.contains(value), "{}", key.name),
+                (Accepts::Words(_), toml::Value::Integer(_)) | (Accepts::Range(_), _) => panic!("{} has no range", key.name),
+                (Accepts::Words(_), _) => {}
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_is_the_table() {
+        let expected = page();
+        if include_str!("../../docs/configuration.md") != expected {
+            let fresh = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/configuration.md");
+            fs::write(&fresh, expected).expect("the target folder can be written");
+            panic!("docs/configuration.md is out of date; the text it should have is in target/configuration.md");
+        }
+    }
+
+    #[test]
+    fn the_nearest_name_is_found_for_a_slip_and_none_for_something_else() {
+        assert_eq!(nearest("session.windw_items"), Some("session.window_items"));
+        assert_eq!(nearest("drain.deadline"), Some("drain.deadline_s"));
+        assert_eq!(nearest("window_items"), Some("session.window_items"));
+        assert_eq!(nearest("session_window_items"), Some("session.window_items"));
+        assert_eq!(nearest("colour"), None);
+        assert_eq!(nearest(&"x".repeat(1_000)), None);
+    }
+}

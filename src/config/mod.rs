@@ -1,0 +1,14 @@
+//! Settings: file < environment < flags, resolved once at the start, checked whole, then passed down.
+//!
+//! The only part that reads the environment. Knows the names and ranges of settings and nothing of the parts that they set.
+
+mod keys;
+mod resolve;
+mod sections;
+
+pub use keys::{KeyDoc, describe, page};
+pub use resolve::{ConfigFault, ConfigFaults, Origin, process_environment};
+pub use sections::{
+    Config, DefaultEngine, DrainConfig, EngineConfig, GrpcConfig, LogConfig, LogFormat, ModelsConfig, SchedulerConfig,
+    ServerConfig, SessionConfig,
+};

@@ -1,0 +1,525 @@
+//! From file, environment and flags to one [`Config`], or to everything that is wrong with them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize as _;
+use toml::{Table, Value};
+
+use super::{
+    Config,
+    keys::{Accepts, KEYS, Key, ORDERED, default_value, nearest},
+};
+
+/// What our variables begin with.
+const PREFIX: &str = "TIDEMILL_";
+/// Names the file itself; the command line reads it.
+const CONFIG_VARIABLE: &str = "TIDEMILL_CONFIG";
+/// Where other programs that use ONNX Runtime look for its library.
+const ONNXRUNTIME_VARIABLE: &str = "ORT_DYLIB_PATH";
+const ONNXRUNTIME_KEY: &str = "engine.onnxruntime";
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody named it.
+    Default,
+    /// The configuration file.
+    File(PathBuf),
+    /// The environment variable of this name.
+    Variable(String),
+    /// The command line.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Variable(name) => write!(f, "variable {name}"),
+            Self::Flag => f.write_str("flag"),
+        }
+    }
+}
+
+/// One thing that is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFault {
+    /// Where the value came from.
+    pub origin: Origin,
+    /// `section.name`; empty if the fault is the file's as a whole.
+    pub key: String,
+    /// The value, shortened if it is long.
+    pub value: String,
+    /// What is wrong and what is accepted.
+    pub reason: String,
+}
+
+impl fmt::Display for ConfigFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { origin, key, value, reason } = self;
+        if key.is_empty() { write!(f, "{origin}: {reason}") } else { write!(f, "{origin}: {key} = {value}: {reason}") }
+    }
+}
+
+/// Everything that is wrong with the settings, one line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFaults(Vec<ConfigFault>);
+
+impl ConfigFaults {
+    /// The faults; at least one.
+    #[must_use]
+    pub fn faults(&self) -> &[ConfigFault] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConfigFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration has {} fault(s):", self.0.len())?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+impl std::error::Error for ConfigFaults {}
+
+/// The variables of this process that [`Config::resolve`] looks at.
+#[must_use]
+pub fn process_environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .filter(|(name, _)| name.starts_with(PREFIX) || name == ONNXRUNTIME_VARIABLE)
+        .collect()
+}
+
+impl Config {
+    /// Puts the settings together; a later source wins: defaults, `file`, `environment`, `flags`.
+    ///
+    /// `environment` holds names and values as the process has them; `flags` holds dotted keys and values.
+    ///
+    /// # Errors
+    /// Every fault of every source at once, also of values that a later source overrides: unknown keys, values of the wrong type
+    /// or out of range, and pairs of settings that contradict each other.
+    pub fn resolve(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        flags: Vec<(String, String)>,
+    ) -> Result<Self, ConfigFaults> {
+        let mut resolver = Resolver::default();
+        if let Some(path) = file {
+            resolver.read_file(path);
+        }
+        resolver.read_environment(environment);
+        for (key, value) in flags {
+            resolver.offer(Origin::Flag, &key, Given::Text(value));
+        }
+        resolver.finish()
+    }
+}
+
+/// A value as its source gives it.
+enum Given {
+    /// Of a type that the source chose.
+    Typed(Value),
+    /// To be read as the key's type.
+    Text(String),
+}
+
+#[derive(Default)]
+struct Resolver {
+    settings: BTreeMap<&'static str, (Origin, Value)>,
+    faults: Vec<ConfigFault>,
+    /// Keys with a fault, on which no further checks are done.
+    broken: BTreeSet<&'static str>,
+}
+
+impl Resolver {
+    fn read_file(&mut self, path: &Path) {
+        let origin = Origin::File(path.to_owned());
+        let table = match read_limited(path).and_then(|text| text.parse::<Table>().map_err(|error| syntax_fault(&text, &error))) {
+            Ok(table) => table,
+            Err(reason) => return self.fault(origin, String::new(), String::new(), reason),
+        };
+        for (section, content) in table {
+            match content {
+                Value::Table(settings) => {
+                    for (name, value) in settings {
+                        self.offer(origin.clone(), &format!("{section}.{name}"), Given::Typed(value));
+                    }
+                }
+                value => self.offer(origin.clone(), &section, Given::Typed(value)),
+            }
+        }
+    }
+
+    fn read_environment(&mut self, environment: impl Iterator<Item = (String, String)>) {
+        let mut library = None;
+        // The system gives them in no order; reports should not differ from run to run.
+        let ordered: BTreeMap<String, String> = environment.collect();
+        for (name, value) in ordered {
+            if name == ONNXRUNTIME_VARIABLE {
+                library = Some(value);
+            } else if let Some(rest) = name.strip_prefix(PREFIX)
+                && name != CONFIG_VARIABLE
+                && !is_service_link(rest)
+            {
+                let key = rest.to_ascii_lowercase().replacen("__", ".", 1);
+                self.offer(Origin::Variable(name), &key, Given::Text(value));
+            }
+        }
+        if let Some(value) = library
+            && !self.settings.contains_key(ONNXRUNTIME_KEY)
+        {
+            self.offer(Origin::Variable(ONNXRUNTIME_VARIABLE.to_owned()), ONNXRUNTIME_KEY, Given::Text(value));
+        }
+    }
+
+    /// Takes a value if it is good, and notes why if it is not.
+    fn offer(&mut self, origin: Origin, key: &str, given: Given) {
+        let shown = match &given {
+            Given::Typed(value) => excerpt(&value.to_string()),
+            Given::Text(text) => excerpt(text),
+        };
+        let Some(key) = KEYS.iter().find(|row| row.name == key) else {
+            let reason = unknown_key(&origin, key);
+            return self.fault(origin, excerpt(key), shown, reason);
+        };
+        match typed(key, given).and_then(|value| checked(key, value)) {
+            Ok(value) => {
+                self.settings.insert(key.name, (origin, value));
+            }
+            Err(why) => {
+                self.broken.insert(key.name);
+                let unit = if key.unit.is_empty() { String::new() } else { format!(" {}", key.unit) };
+                self.fault(origin, key.name.to_owned(), shown, format!("{why}; accepted: {}{unit}", key.accepts));
+            }
+        }
+    }
+
+    fn fault(&mut self, origin: Origin, key: String, value: String, reason: String) {
+        self.faults.push(ConfigFault { origin, key, value, reason });
+    }
+
+    fn finish(mut self) -> Result<Config, ConfigFaults> {
+        self.check_order();
+        let mut table = Table::new();
+        for (key, (_, value)) in &self.settings {
+            insert(&mut table, key, value.clone());
+        }
+        match Config::deserialize(Value::Table(table)) {
+            Ok(config) => {
+                if !config.models.embedded && config.models.dir.is_none() && !self.broken.contains("models.dir") {
+                    let origin = self.find("models.embedded").0;
+                    let reason = "there is nothing to serve: set models.dir, or leave models.embedded on".to_owned();
+                    self.fault(origin, "models.embedded".to_owned(), "false".to_owned(), reason);
+                }
+                if self.faults.is_empty() { Ok(config) } else { Err(ConfigFaults(self.faults)) }
+            }
+            Err(error) => {
+                self.fault(Origin::Default, String::new(), String::new(), error.to_string());
+                Err(ConfigFaults(self.faults))
+            }
+        }
+    }
+
+    fn check_order(&mut self) {
+        for (low, high, why) in ORDERED {
+            if self.broken.contains(low) || self.broken.contains(high) {
+                continue;
+            }
+            let (low_origin, low_value) = self.find(low);
+            let (high_origin, high_value) = self.find(high);
+            if low_value.as_integer() > high_value.as_integer() {
+                let reason = format!("exceeds {high} = {high_value} ({high_origin}); {why}");
+                self.fault(low_origin, (*low).to_owned(), low_value.to_string(), reason);
+            }
+        }
+    }
+
+    /// The value in force.
+    fn find(&self, key: &str) -> (Origin, Value) {
+        let default = || (Origin::Default, default_value(key).cloned().unwrap_or(Value::Boolean(false)));
+        self.settings.get(key).cloned().unwrap_or_else(default)
+    }
+}
+
+fn read_limited(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
+    }
+    Ok(text)
+}
+
+fn syntax_fault(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    format!("line {}: {}", before.matches('\n').count() + 1, error.message().trim())
+}
+
+/// Whether a variable, less our prefix, is one that Kubernetes sets in each pod for a service whose name begins with `tidemill`.
+fn is_service_link(rest: &str) -> bool {
+    let port_and_number = |tail: &str| tail.starts_with(|letter: char| letter.is_ascii_digit());
+    let padded = format!("_{rest}");
+    padded.ends_with("_SERVICE_HOST")
+        || padded.contains("_SERVICE_PORT")
+        || padded.ends_with("_PORT")
+        || padded.split("_PORT_").skip(1).any(port_and_number)
+}
+
+fn unknown_key(origin: &Origin, key: &str) -> String {
+    if default_value_section(key) {
+        return format!("'{key}' is a section: write [{key}] and its settings below");
+    }
+    let suggestion = nearest(key).map_or_else(String::new, |known| match origin {
+        Origin::Variable(_) => format!("; did you mean {PREFIX}{}", known.to_ascii_uppercase().replace('.', "__")),
+        _ => format!("; did you mean {known}"),
+    });
+    format!("there is no such setting{suggestion}")
+}
+
+fn default_value_section(key: &str) -> bool {
+    KEYS.iter().any(|row| row.name.split_once('.').is_some_and(|(section, _)| section == key))
+}
+
+/// The value in the type of the key's default.
+fn typed(key: &Key, given: Given) -> Result<Value, String> {
+    let expected = default_value(key.name).unwrap_or(&Value::Boolean(false));
+    match given {
+        Given::Typed(value) if value.same_type(expected) => Ok(value),
+        Given::Typed(value) => Err(format!("is of type {}, not {}", value.type_str(), expected.type_str())),
+        Given::Text(text) => match expected {
+            Value::Integer(_) => text.trim().parse().map(Value::Integer).map_err(|_| "is not an integer".to_owned()),
+            Value::Boolean(_) => text.trim().parse().map(Value::Boolean).map_err(|_| "is not a boolean".to_owned()),
+            _ => Ok(Value::String(text)),
+        },
+    }
+}
+
+/// The value, if it is in range and means something to the setting.
+fn checked(key: &Key, value: Value) -> Result<Value, String> {
+    if let (Accepts::Range(range), Value::Integer(number)) = (&key.accepts, &value)
+        && !range.contains(number)
+    {
+        return Err("is out of range".to_owned());
+    }
+    let mut alone = Table::new();
+    insert(&mut alone, key.name, value.clone());
+    let config = Config::deserialize(Value::Table(alone)).map_err(|error| error.message().trim().to_owned())?;
+    if key.name == "log.filter" {
+        tracing_subscriber::EnvFilter::builder().parse(&config.log.filter).map_err(|error| error.to_string())?;
+    }
+    Ok(value)
+}
+
+/// Puts `value` at `section.name`.
+fn insert(table: &mut Table, key: &str, value: Value) {
+    let (section, name) = key.split_once('.').unwrap_or(("", key));
+    let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+    if let Value::Table(section) = section {
+        section.insert(name.to_owned(), value);
+    }
+}
+
+/// The first letters of what may be long.
+fn excerpt(text: &str) -> String {
+    const LETTERS: usize = 80;
+    match text.char_indices().nth(LETTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{DefaultEngine, LogFormat};
+
+    /// Resolves a file of this text with these variables and flags.
+    fn resolve(text: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigFaults> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("tidemill.toml");
+        fs::write(&file, text).expect("a file in it");
+        let owned = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        Config::resolve(Some(&file), owned(environment).into_iter(), owned(flags))
+    }
+
+    /// The faults, less the folder of the file.
+    fn faults(text: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Vec<String> {
+        let line = |fault: &ConfigFault| match &fault.origin {
+            Origin::File(_) => {
+                let file = Origin::File("tidemill.toml".into());
+                ConfigFault { origin: file, ..fault.clone() }.to_string()
+            }
+            _ => fault.to_string(),
+        };
+        resolve(text, environment, flags).expect_err("must be refused").faults().iter().map(line).collect()
+    }
+
+    #[test]
+    fn nothing_given_is_the_defaults() {
+        let config = Config::resolve(None, std::iter::empty(), Vec::new()).expect("the defaults are good");
+        assert_eq!(config, Config::default());
+        assert_eq!(config.session.idle_timeout(), Duration::from_secs(300));
+        assert_eq!(config.server.grpc_addr.to_string(), "0.0.0.0:50051");
+    }
+
+    #[test]
+    fn a_file_of_all_defaults_is_the_defaults() {
+        let text = toml::to_string(&Config::default()).expect("the defaults can be written");
+        assert_eq!(resolve(&text, &[], &[]).expect("and read"), Config::default());
+    }
+
+    #[test]
+    fn file_yields_to_environment_and_environment_to_flags() {
+        let file = "[session]\nwindow_items = 1\nwindow_items_max = 11\nwindow_bytes = 8000000\n[log]\nformat = \"json\"";
+        let environment = [("TIDEMILL_SESSION__WINDOW_ITEMS", "2"), ("TIDEMILL_SESSION__WINDOW_ITEMS_MAX", "12"), ("HOME", "/")];
+        let config = resolve(file, &environment, &[("session.window_items", "3")]).expect("all good");
+        assert_eq!(config.session.window_items, 3);
+        assert_eq!(config.session.window_items_max, 12);
+        assert_eq!(config.session.window_bytes, 8_000_000);
+        assert_eq!(config.log.format, LogFormat::Json);
+    }
+
+    #[test]
+    fn text_is_read_as_the_type_of_the_setting() {
+        let flags = [
+            ("models.embedded", "false"),
+            ("models.dir", "/models"),
+            ("server.grpc_addr", "[::1]:0"),
+            ("engine.default", "rten"),
+            ("log.filter", "warn,tidemill=debug"),
+        ];
+        let config = resolve("", &[], &flags).expect("all good");
+        assert!(!config.models.embedded);
+        assert_eq!(config.models.dir.as_deref(), Some(Path::new("/models")));
+        assert_eq!(config.server.grpc_addr.to_string(), "[::1]:0");
+        assert_eq!(config.engine.default, DefaultEngine::Rten);
+        assert_eq!(config.log.filter, "warn,tidemill=debug");
+    }
+
+    #[test]
+    fn the_variable_of_other_programs_yields_to_our_own_settings() {
+        let other = ("ORT_DYLIB_PATH", "/other.so");
+        let library = |text, environment: &[_], flags: &[_]| {
+            let config = resolve(text, environment, flags).expect("all good");
+            config.engine.onnxruntime.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+        };
+        assert_eq!(library("", &[other], &[]), "/other.so");
+        assert_eq!(library("engine.onnxruntime = '/file.so'", &[other], &[]), "/file.so");
+        assert_eq!(library("", &[other, ("TIDEMILL_ENGINE__ONNXRUNTIME", "/own.so")], &[]), "/own.so");
+        assert_eq!(library("", &[other], &[("engine.onnxruntime", "/flag.so")]), "/flag.so");
+        assert_eq!(library("", &[other], &[("engine.onnxruntime", "")]), "");
+    }
+
+    #[test]
+    fn each_fault_names_its_source_its_value_and_what_is_accepted() {
+        let cases: &[(&str, &str)] = &[
+            (
+                "[session]\nwindow_items = 0",
+                "file tidemill.toml: session.window_items = 0: is out of range; accepted: 1 to 65536 items",
+            ),
+            ("[session]\nwindow_items = '8'", "session.window_items = \"8\": is of type string, not integer"),
+            (
+                "[session]\nwindw_items = 8",
+                "session.windw_items = 8: there is no such setting; did you mean session.window_items",
+            ),
+            ("[colours]\nred = 1", "colours.red = 1: there is no such setting"),
+            ("session = 5", "session = 5: 'session' is a section"),
+            ("[session.window_items]\nlow = 1", "is of type table, not integer"),
+            ("[server]\ngrpc_addr = 'here'", "server.grpc_addr = \"here\": invalid socket address syntax; accepted: `ip:port`"),
+            ("[log]\nformat = 'xml'", "log.format = \"xml\": unknown variant `xml`"),
+            ("[log]\nfilter = 'tidemill=loud'", "log.filter = \"tidemill=loud\": "),
+            ("\n\n[log", "file tidemill.toml: line 3: "),
+            ("[models]\nembedded = false", "models.embedded = false: there is nothing to serve"),
+        ];
+        for (text, expected) in cases {
+            let found = faults(text, &[], &[]);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].contains(expected), "{found:?} lacks {expected}");
+        }
+    }
+
+    #[test]
+    fn faults_of_all_sources_come_at_once() {
+        let environment = [("TIDEMILL_SESION__MAX_STREAMS", "5"), ("TIDEMILL_DRAIN__DEADLINE_S", "soon")];
+        let flags = [("models.embedded", "perhaps"), ("drain.deadline_s", "3")];
+        let found = faults("[grpc]\nmax_connections = -1\nmax_streams = 3", &environment, &flags);
+        let expected = [
+            "file tidemill.toml: grpc.max_connections = -1: is out of range; accepted: 1 to 1000000 connections",
+            "file tidemill.toml: grpc.max_streams = 3: there is no such setting",
+            "variable TIDEMILL_DRAIN__DEADLINE_S: drain.deadline_s = soon: is not an integer; accepted: 0 to 86400 seconds",
+            "variable TIDEMILL_SESION__MAX_STREAMS: sesion.max_streams = 5: there is no such setting; \
+             did you mean TIDEMILL_SESSION__MAX_STREAMS",
+            "flag: models.embedded = perhaps: is not a boolean; accepted: `true` or `false`",
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused_with_both_sources() {
+        let found = faults("[session]\nwindow_items_max = 32", &[], &[]);
+        let expected = "default: session.window_items = 64: exceeds session.window_items_max = 32 (file ";
+        assert!(found[0].starts_with(expected), "{found:?}");
+        let found = faults("", &[], &[("session.max_item_bytes", "16000000"), ("session.window_bytes", "junk")]);
+        assert_eq!(found.len(), 1, "no contradiction is sought with a value that is broken: {found:?}");
+    }
+
+    #[test]
+    fn a_variable_with_one_underscore_is_a_slip_and_those_of_kubernetes_are_not() {
+        let found = faults("", &[("TIDEMILL_SESSION_WINDOW_ITEMS", "8")], &[]);
+        assert!(found[0].ends_with("did you mean TIDEMILL_SESSION__WINDOW_ITEMS"), "{found:?}");
+        let foreign = [
+            ("TIDEMILL_SERVICE_HOST", "10.0.0.1"),
+            ("TIDEMILL_SERVICE_PORT_GRPC", "50051"),
+            ("TIDEMILL_PORT", "tcp://10.0.0.1:50051"),
+            ("TIDEMILL_PORT_50051_TCP_ADDR", "10.0.0.1"),
+            ("TIDEMILL_GRPC_PORT_50051_TCP", "tcp://10.0.0.1:50051"),
+            ("TIDEMILL_CONFIG", "/etc/tidemill.toml"),
+        ];
+        assert_eq!(resolve("", &foreign, &[]).expect("not ours"), Config::default());
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_too_large_is_a_fault() {
+        let missing = Config::resolve(Some(Path::new("/nowhere/tidemill.toml")), std::iter::empty(), Vec::new());
+        let message = missing.expect_err("no file").to_string();
+        assert!(message.contains("file /nowhere/tidemill.toml: cannot be opened"), "{message}");
+        let found = faults(&"# a comment\n".repeat(100_000), &[], &[]);
+        assert_eq!(found, ["file tidemill.toml: is larger than 1048576 bytes"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(
+            text in "([a-z_.]{0,12} ?(= ?(-?[0-9]{0,20}|'[a-z:0-9]*'|\\[|\\{a=1\\}|true|1e9))?\n|\\[[a-z.]{0,9}\\]\n|.{0,8}\n){0,6}",
+            key in "(session|log|engine|x)[._]{0,2}[a-z_]{0,14}",
+            value in ".{0,100}",
+        ) {
+            let variable = format!("TIDEMILL_{}", key.to_uppercase());
+            let _ = resolve(&text, &[(&variable, &value)], &[(&key, &value)]);
+        }
+
+        #[test]
+        fn any_value_of_any_setting_is_taken_or_refused_by_name(index in 0..KEYS.len(), value in "-?[0-9]{1,25}|.{0,40}") {
+            let key = KEYS[index].name;
+            if let Err(faults) = resolve("", &[], &[(key, &value)]) {
+                prop_assert!(faults.to_string().contains(key));
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The settings themselves: one struct for each part of the server, which gets it by reference and reads nothing else.
+//!
+//! Units, ranges and help live in the table of [`super::keys`]; a test holds the two to the same set of keys.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// All settings.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub grpc: GrpcConfig,
+    pub session: SessionConfig,
+    pub scheduler: SchedulerConfig,
+    pub models: ModelsConfig,
+    pub engine: EngineConfig,
+    pub drain: DrainConfig,
+    pub log: LogConfig,
+}
+
+/// Where the server listens. Port 0 takes any free port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerConfig {
+    /// gRPC for clients.
+    pub grpc_addr: SocketAddr,
+    /// Metrics and probes for operators.
+    pub admin_addr: SocketAddr,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self { grpc_addr: (Ipv4Addr::UNSPECIFIED, 50051).into(), admin_addr: (Ipv4Addr::LOCALHOST, 9464).into() }
+    }
+}
+
+/// Limits of the gRPC transport.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GrpcConfig {
+    /// Largest message, after inflating.
+    pub max_message_bytes: usize,
+    /// HTTP/2 flow-control window of a stream.
+    pub stream_window_bytes: u32,
+    /// HTTP/2 flow-control window of a connection.
+    pub connection_window_bytes: u32,
+    /// RPCs open at once on one connection.
+    pub max_streams_per_connection: u32,
+    /// Connections open at once.
+    pub max_connections: usize,
+    /// Seconds between two pings of a silent connection.
+    pub keepalive_interval_s: u64,
+    /// Seconds after which an unanswered ping closes the connection.
+    pub keepalive_timeout_s: u64,
+    /// Largest header block of a request.
+    pub max_header_bytes: u32,
+}
+
+impl Default for GrpcConfig {
+    fn default() -> Self {
+        Self {
+            max_message_bytes: 16 << 20,
+            stream_window_bytes: 256 << 10,
+            connection_window_bytes: 16 << 20,
+            max_streams_per_connection: 10_000,
+            max_connections: 10_000,
+            keepalive_interval_s: 30,
+            keepalive_timeout_s: 10,
+            max_header_bytes: 16 << 10,
+        }
+    }
+}
+
+impl GrpcConfig {
+    /// Time between two pings of a silent connection.
+    #[must_use]
+    pub const fn keepalive_interval(&self) -> Duration {
+        Duration::from_secs(self.keepalive_interval_s)
+    }
+
+    /// Time after which an unanswered ping closes the connection.
+    #[must_use]
+    pub const fn keepalive_timeout(&self) -> Duration {
+        Duration::from_secs(self.keepalive_timeout_s)
+    }
+}
+
+/// Limits of one client stream, and of all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SessionConfig {
+    /// Items in flight on a stream that asks for nothing special.
+    pub window_items: u32,
+    /// Items in flight that a stream may ask for.
+    pub window_items_max: u32,
+    /// Input bytes in flight on a stream.
+    pub window_bytes: usize,
+    /// Largest item, in input bytes.
+    pub max_item_bytes: usize,
+    /// Seconds after which a stream with nothing in flight and nothing sent ends.
+    pub idle_timeout_s: u64,
+    /// Seconds in which a stream must send its first message.
+    pub open_timeout_s: u64,
+    /// Largest upload.
+    pub upload_max_bytes: u64,
+    /// Results that one upload may gather.
+    pub upload_max_results: usize,
+    /// Streams open at once.
+    pub max_streams: usize,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            window_items: 64,
+            window_items_max: 1_024,
+            window_bytes: 8 << 20,
+            max_item_bytes: 4 << 20,
+            idle_timeout_s: 300,
+            open_timeout_s: 10,
+            upload_max_bytes: 1 << 30,
+            upload_max_results: 100_000,
+            max_streams: 20_000,
+        }
+    }
+}
+
+impl SessionConfig {
+    /// Time after which a stream with nothing in flight and nothing sent ends.
+    #[must_use]
+    pub const fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_s)
+    }
+
+    /// Time in which a stream must send its first message.
+    #[must_use]
+    pub const fn open_timeout(&self) -> Duration {
+        Duration::from_secs(self.open_timeout_s)
+    }
+}
+
+/// Lanes, and the limits of what waits for them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SchedulerConfig {
+    /// Lanes; 0 for as many as the machine has cores.
+    pub lanes: usize,
+    /// Admitted items of all models.
+    pub max_queued_items: usize,
+    /// Their input bytes.
+    pub max_queued_bytes: usize,
+    /// Admitted items of one model.
+    pub max_queued_items_per_model: usize,
+    /// Their input bytes.
+    pub max_queued_bytes_per_model: usize,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            lanes: 0,
+            max_queued_items: 65_536,
+            max_queued_bytes: 1 << 30,
+            max_queued_items_per_model: 65_536,
+            max_queued_bytes_per_model: 1 << 30,
+        }
+    }
+}
+
+/// Which models are served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelsConfig {
+    /// Folder of models; none if absent.
+    #[serde(with = "path_or_empty")]
+    pub dir: Option<PathBuf>,
+    /// Whether to serve the models that load when others do not.
+    pub allow_partial: bool,
+    /// Whether to serve the model inside the binary.
+    pub embedded: bool,
+}
+
+impl Default for ModelsConfig {
+    fn default() -> Self {
+        Self { dir: None, allow_partial: false, embedded: true }
+    }
+}
+
+/// Engines.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineConfig {
+    /// Engine of the models that leave the choice open.
+    pub default: DefaultEngine,
+    /// ONNX Runtime's shared library; not loaded if absent.
+    #[serde(with = "path_or_empty")]
+    pub onnxruntime: Option<PathBuf>,
+}
+
+/// Engine of the models that leave the choice open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DefaultEngine {
+    /// `onnxruntime` if its library is loaded, else `rten`.
+    #[default]
+    Auto,
+    /// The engine inside the binary.
+    Rten,
+    /// ONNX Runtime.
+    Onnxruntime,
+}
+
+/// The end of the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainConfig {
+    /// Seconds that open streams have to finish what is in flight.
+    pub deadline_s: u64,
+}
+
+impl Default for DrainConfig {
+    fn default() -> Self {
+        Self { deadline_s: 30 }
+    }
+}
+
+impl DrainConfig {
+    /// Time that open streams have to finish what is in flight.
+    #[must_use]
+    pub const fn deadline(&self) -> Duration {
+        Duration::from_secs(self.deadline_s)
+    }
+}
+
+/// The log on standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// Form of a line.
+    pub format: LogFormat,
+    /// Directives of `tracing`'s `EnvFilter`.
+    pub filter: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// TOML has no null: an absent path is an empty string, which also lets a flag or a variable undo what the file names.
+mod path_or_empty {
+    use super::{Deserialize as _, Deserializer, PathBuf, Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.clone().unwrap_or_default().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+        let path = PathBuf::deserialize(deserializer)?;
+        Ok((!path.as_os_str().is_empty()).then_some(path))
+    }
+}
