@@ -185,20 +185,18 @@ impl SegmentFinder {
             None => return events,
         };
         open.heard_to_sample = open.heard_to_sample.max(position.end_sample);
+        // A window between the thresholds leaves a silence running, though it cannot complete it.
         if speech {
             open.silence_start_sample = None;
+        } else if silence {
+            open.silence_start_sample.get_or_insert(position.start_sample);
         }
-        // A window between the thresholds neither ends a silence nor measures it.
-        let silence_start_sample = match open.silence_start_sample {
-            None if silence => *open.silence_start_sample.insert(position.start_sample),
-            Some(start) => start,
-            None => open.heard_to_sample,
-        };
 
         // Whatever follows, the segment will not end before here.
-        self.announce(silence_start_sample, &mut events);
-        if silence && position.start_sample.saturating_sub(silence_start_sample) >= self.min_silence_samples {
-            let padded = silence_start_sample.saturating_add(self.pad_after_samples);
+        let end_sample_min = open.silence_start_sample.unwrap_or(open.heard_to_sample);
+        self.announce(end_sample_min, &mut events);
+        if silence && position.start_sample.saturating_sub(end_sample_min) >= self.min_silence_samples {
+            let padded = end_sample_min.saturating_add(self.pad_after_samples);
             self.close(padded.min(position.end_sample), &mut events);
         }
         events
