@@ -151,7 +151,8 @@ async fn run(config: Config) -> Result<ExitCode, tidemill::app::StartError> {
         () = server.drain() => Ok(ExitCode::SUCCESS),
         () = either(&mut terminate, &mut interrupt) => {
             tracing::warn!("a second signal: exiting at once");
-            Ok(ExitCode::from(EXIT_FORCED))
+            // Not by returning: the lanes would first finish what is queued.
+            std::process::exit(EXIT_FORCED.into())
         }
     }
 }

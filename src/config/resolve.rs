@@ -375,7 +375,7 @@ mod tests {
         let config = Config::resolve(None, std::iter::empty(), Vec::new()).expect("the defaults are good");
         assert_eq!(config, Config::default());
         assert_eq!(config.session.idle_timeout(), Duration::from_secs(300));
-        assert_eq!(config.server.grpc_addr.to_string(), "0.0.0.0:50051");
+        assert_eq!(config.server.grpc_addr.to_string(), "127.0.0.1:50051");
     }
 
     #[test]

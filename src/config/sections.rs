@@ -36,7 +36,7 @@ pub struct ServerConfig {
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { grpc_addr: (Ipv4Addr::UNSPECIFIED, 50051).into(), admin_addr: (Ipv4Addr::LOCALHOST, 9464).into() }
+        Self { grpc_addr: (Ipv4Addr::LOCALHOST, 50051).into(), admin_addr: (Ipv4Addr::LOCALHOST, 9464).into() }
     }
 }
 

@@ -90,6 +90,8 @@ pub struct AdminSource {
     pub telemetry: Telemetry,
     /// The server's phase.
     pub drain: Drain,
+    /// Brings up to date what is not counted as it happens; called before each scrape, on the admin thread.
+    pub refresh: Arc<dyn Fn() + Send + Sync>,
     /// Whether the models are ready; asked for each `/readyz`, on the admin thread.
     pub models: Arc<dyn Fn() -> Readiness + Send + Sync>,
 }
@@ -215,6 +217,7 @@ async fn index() -> &'static str {
 }
 
 async fn metrics(State(source): State<AdminSource>) -> Response {
+    (source.refresh)();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], source.telemetry.render()).into_response()
 }
 
@@ -252,7 +255,8 @@ mod tests {
             Phase::Draining => drain.begin(),
             Phase::Closed => drain.close(),
         }
-        AdminSource { telemetry: Telemetry::new(), drain, models: Arc::new(move || models.clone()) }
+        let refresh = Arc::new(|| {});
+        AdminSource { telemetry: Telemetry::new(), drain, refresh, models: Arc::new(move || models.clone()) }
     }
 
     async fn get(source: AdminSource, path: &str) -> (u16, String) {

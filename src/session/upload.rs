@@ -74,7 +74,8 @@ impl<I> UploadParts<I> {
     pub fn new(parts: I, options: &UploadOptions) -> Self {
         Self {
             parts,
-            digest: PayloadDigest::new(options.expect.sha256.is_some()),
+            // Always with SHA-256: the client may name one as late as in its last part.
+            digest: PayloadDigest::new(true),
             expect: options.expect.clone(),
             max_bytes: options.max_bytes,
             finished: false,
