@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     clock,
-    config::Config,
+    config::{Config, DefaultEngine},
     domain::{Fault, FaultKind},
     drain::Drain,
     engine::{self, LaneThreads},
@@ -29,7 +29,7 @@ use crate::{
         admin::{self, AdminHandle, AdminSource, Readiness},
         grpc::{GrpcServer, Shutdown, keep_health},
     },
-    registry::{self, LoadOptions, LoadedModel, Registry},
+    registry::{self, Embedded, EngineChoice, Folder, LoadOptions, LoadedModel, ModelSource, ModelState, Registry},
     scheduler::{self, Admission, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime},
     service::Service,
     session::keep_time,
@@ -98,20 +98,19 @@ impl Server {
         let drain = Drain::new();
         let lane_count = lane_count(&config);
         let handoff = Handoff::new(lane_count, admission(&config));
-        let registry = Arc::new(std::sync::OnceLock::<Arc<Registry>>::new());
+        let registry = Arc::new(Registry::default());
         let admin = admin::spawn(admin_listener, admin_source(&telemetry, &drain, &handoff, &registry))?;
 
         let compute: Vec<LaneThreads> = (0..lane_count).map(|_| LaneThreads::new()).collect();
-        let models = {
-            let (config, compute) = (config.clone(), compute.clone());
-            let (handoff, telemetry) = (Arc::clone(&handoff), telemetry.clone());
-            let loading = tokio::task::spawn_blocking(move || load(&config, &compute, &handoff, &telemetry));
-            loading.await.map_err(io::Error::other)??
+        let loading = {
+            let (config, compute, telemetry) = (config.clone(), compute.clone(), telemetry.clone());
+            let (handoff, registry) = (Arc::clone(&handoff), Arc::clone(&registry));
+            tokio::task::spawn_blocking(move || load(&config, &registry, &compute, &handoff, &telemetry))
         };
-        let models = registry.get_or_init(|| Arc::new(models));
+        loading.await.map_err(io::Error::other)??;
         let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane))?;
 
-        let service = Service::new(Arc::clone(models), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
+        let service = Service::new(Arc::clone(&registry), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
         let shutdown = Shutdown::default();
         grpc_listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(grpc_listener)?;
@@ -211,41 +210,49 @@ const fn admission(config: &Config) -> Admission {
     }
 }
 
-fn admin_source(
-    telemetry: &Telemetry,
-    drain: &Drain,
-    handoff: &Arc<Handoff>,
-    registry: &Arc<std::sync::OnceLock<Arc<Registry>>>,
-) -> AdminSource {
+fn admin_source(telemetry: &Telemetry, drain: &Drain, handoff: &Arc<Handoff>, registry: &Arc<Registry>) -> AdminSource {
     let (handoff, registry) = (Arc::clone(handoff), Arc::clone(registry));
     AdminSource {
         telemetry: telemetry.clone(),
         drain: drain.clone(),
         refresh: Arc::new(move || handoff.publish_metrics()),
-        models: Arc::new(move || registry.get().map_or(Readiness::Starting, |registry| readiness(registry))),
+        models: Arc::new(move || readiness(&registry)),
     }
 }
 
 fn readiness(registry: &Registry) -> Readiness {
-    let unready = registry.list().into_iter().find(|model| model.state != registry::ModelState::Ready);
-    unready.map_or(Readiness::Ready, |model| match model.reason {
-        Some(reason) => Readiness::Failed { model: model.name.to_string(), error: reason.to_string() },
-        None => Readiness::Loading { model: model.name.to_string() },
+    let unready = registry.list().into_iter().find(|model| model.state != ModelState::Ready);
+    unready.map_or(Readiness::Ready, |model| {
+        let name = model.name.to_string();
+        match model.state {
+            ModelState::Failed => Readiness::Failed { model: name, error: model.reason.to_string() },
+            ModelState::Loading | ModelState::Ready => Readiness::Loading { model: name },
+        }
     })
 }
 
 /// Loads all models and measures each, one after the other.
-fn load(config: &Config, compute: &[LaneThreads], handoff: &Handoff, telemetry: &Telemetry) -> Result<Registry, StartError> {
+fn load(
+    config: &Config,
+    registry: &Registry,
+    compute: &[LaneThreads],
+    handoff: &Handoff,
+    telemetry: &Telemetry,
+) -> Result<(), StartError> {
     if let Some(path) = &config.engine.onnxruntime {
         engine::onnxruntime::load_library(path)?;
     }
     let install = |loaded: &LoadedModel| install(loaded, compute, handoff, telemetry);
-    let options = LoadOptions {
-        engine_default: config.engine.default,
-        lanes: compute,
-        keep_going: config.models.allow_partial,
+    let engine_default = match config.engine.default {
+        DefaultEngine::Auto => EngineChoice::Auto,
+        DefaultEngine::Rten => EngineChoice::Rten,
+        DefaultEngine::Onnxruntime => EngineChoice::Onnxruntime,
     };
-    Ok(registry::load_all(&registry::sources(&config.models), &options, &install)?)
+    let options = LoadOptions { engine_default, lanes: compute, keep_going: config.models.allow_partial };
+    let folder = config.models.dir.clone().map(Folder::new);
+    let embedded = config.models.embedded.then_some(&Embedded as &dyn ModelSource);
+    let sources: Vec<_> = embedded.into_iter().chain(folder.iter().map(|folder| folder as &dyn ModelSource)).collect();
+    Ok(registry::load_into(registry, &sources, &options, &install)?)
 }
 
 /// Measures a model and opens its queue.

@@ -82,8 +82,8 @@ fn summary(status: registry::ModelStatus) -> v1::ModelSummary {
         name: status.name.to_string(),
         version: status.version.to_string(),
         state: state.into(),
-        reason: status.reason.unwrap_or_default().to_string(),
-        engine: status.engine.to_string(),
+        reason: status.reason.to_string(),
+        engine: status.engine.to_owned(),
         description: status.description.to_string(),
         stateful: status.stateful,
     }

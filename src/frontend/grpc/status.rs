@@ -91,7 +91,7 @@ mod tests {
             .with_retry_after(Duration::from_millis(30));
         let status = status_of(&fault);
         assert_eq!(status.code(), Code::ResourceExhausted);
-        assert_eq!(status.metadata().get("grpc-retry-pushback-ms").expect("a pushback").to_str(), Ok("30"));
+        assert_eq!(status.metadata().get("grpc-retry-pushback-ms").expect("a pushback").to_str().expect("text"), "30");
         let details = status.get_error_details();
         assert_eq!(details.quota_failure().expect("a quota failure").violations[0].subject, "scheduler.max_queued_items");
         assert_eq!(details.retry_info().expect("retry info").retry_delay, Some(Duration::from_millis(30)));
