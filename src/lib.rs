@@ -3,7 +3,10 @@
 //! Knowledge points one way; `docs/architecture.md` has the layer table and a test holds the code to it.
 
 pub mod clock;
+pub mod codec;
 pub mod config;
 pub mod domain;
 pub mod engine;
 pub mod proto;
+pub mod registry;
+pub mod scheduler;

@@ -13,6 +13,7 @@ pub mod lane_threads;
 pub mod onnxruntime;
 pub mod rten;
 pub mod stack;
+mod strips;
 pub mod synthetic;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use crate::domain::{Datatype, Tensor};
 
 pub use lane_threads::LaneThreads;
+pub use stack::{Executable, ItemCall, RunError};
 
 /// Why a model cannot be loaded, bound or run. The text names the engine, the thing and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,1 +1,777 @@
-//! stack
+//! Items to batches and back: gathers items into one model call and scatters its outputs.
+//!
+//! Knows signatures and engines. Knows no queue, no stream, no clock and no metrics.
+//!
+//! # State
+//! A call reads the items' state before it runs and writes it after everything that can fail: a call that returns an error has
+//! changed no state. No two items of a call may share a [`StateSlot`].
+//!
+//! # Panics of an engine
+//! They end the call with [`RunError::Panicked`]. The lane's instance is dropped, and the lane's next call makes a new one.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use super::{
+    Call, CallPlan, Engine, EngineError, Instance, LaneThreads, TensorView,
+    buffer::{AlignedBuffer, BufferPool},
+    strips::Strips,
+};
+use crate::domain::{Datatype, ItemOutputs, Shape, Signature, StateBuffers, StateSlot, Tensor, TensorSpec};
+
+/// Unused buffers that a model keeps for outputs whose batch dimension is not the first.
+const POOLED_BUFFERS_MAX: usize = 16;
+/// Their bytes in all.
+const POOLED_BYTES_MAX: usize = 16 << 20;
+
+/// One item of a model call.
+#[derive(Debug, Clone, Copy)]
+pub struct ItemCall<'a> {
+    /// Its tensors in the signature's order, without batch dimension.
+    pub inputs: &'a [Tensor],
+    /// Its stream's state; without one, a stateful model starts from zeros and the new state is discarded.
+    pub state: Option<&'a StateSlot>,
+}
+
+/// Why a model call gave no results; none of its items has one, and no state has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// The items do not make a batch: their shapes differ, or they are not what the signature says.
+    #[error("the items do not make a batch: {0}")]
+    BadBatch(String),
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The engine panicked, with this message.
+    #[error("the engine panicked: {0}")]
+    Panicked(String),
+    /// The outputs are not what the signature says.
+    #[error("the model's outputs are not what its signature says: {0}")]
+    WrongOutput(String),
+    /// The engine panicked in an earlier call, and a new instance cannot be made.
+    #[error("the engine could not be started again after a panic: {0}")]
+    InstanceLost(String),
+}
+
+/// A model that can be called: an engine, a signature, and one instance for each lane.
+pub struct Executable {
+    engine: Arc<dyn Engine>,
+    signature: Arc<Signature>,
+    plan: CallPlan,
+    /// Where each of the signature's outputs, then states, stands in the plan's outputs.
+    output_positions: Vec<usize>,
+    /// The shared inputs' values, aligned.
+    shared: Vec<AlignedBuffer>,
+    lanes: Vec<Lane>,
+    pool: Arc<BufferPool>,
+}
+
+struct Lane {
+    threads: LaneThreads,
+    slot: Mutex<LaneSlot>,
+}
+
+/// What one lane needs for a call. The lane is its only user, so the lock around it is free.
+struct LaneSlot {
+    instance: Option<Box<dyn Instance>>,
+    /// One buffer for each input, then state. They keep the memory of the largest batch.
+    scratch: Vec<AlignedBuffer>,
+}
+
+type Shapes = SmallVec<[Shape; 4]>;
+
+impl Executable {
+    /// Binds `engine` to `signature` and makes one instance for each of `lanes`.
+    ///
+    /// # Errors
+    /// [`EngineError`] if a batch axis of the signature does not exist, or the engine lacks one of its names or fails.
+    pub fn new(engine: Arc<dyn Engine>, signature: Arc<Signature>, lanes: &[LaneThreads]) -> Result<Self, EngineError> {
+        check_axes(&signature)?;
+        let (plan, output_positions) = plan_call(&signature);
+        let scratch_count = signature.inputs.len() + signature.states.len();
+        let shared = signature.shared.iter().map(|shared| aligned(shared.value.data())).collect();
+        let lanes = lanes
+            .iter()
+            .map(|threads| {
+                let instance = Some(make_instance(&*engine, &plan, threads)?);
+                let scratch = (0..scratch_count).map(|_| AlignedBuffer::default()).collect();
+                Ok(Lane { threads: threads.clone(), slot: Mutex::new(LaneSlot { instance, scratch }) })
+            })
+            .collect::<Result<_, EngineError>>()?;
+        let pool = BufferPool::new(POOLED_BUFFERS_MAX, POOLED_BYTES_MAX);
+        Ok(Self { engine, signature, plan, output_positions, shared, lanes, pool })
+    }
+
+    /// What the model takes and gives.
+    #[must_use]
+    pub const fn signature(&self) -> &Arc<Signature> {
+        &self.signature
+    }
+
+    /// The engine's name, for people and metrics.
+    #[must_use]
+    pub fn engine_name(&self) -> &'static str {
+        self.engine.name()
+    }
+
+    /// How many lanes can run calls at the same time.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Runs `items` as one call on lane number `lane`, and returns their outputs in the same order. Never panics.
+    ///
+    /// # Errors
+    /// [`RunError`], for all the items.
+    pub fn run(&self, lane: usize, items: &[ItemCall<'_>]) -> Result<Vec<ItemOutputs>, RunError> {
+        let Some(lane) = self.lanes.get(lane) else {
+            return Err(RunError::BadBatch(format!("there is no lane {lane}; the model has {}", self.lanes.len())));
+        };
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut slot = lane.slot.lock();
+        let LaneSlot { instance, scratch } = &mut *slot;
+        let shapes = self.gather(items, scratch)?;
+        let outputs = self.call(lane, instance, &shapes, scratch, items.len())?;
+        self.scatter(items, &outputs)
+    }
+
+    /// Copies the items' inputs and states into `scratch`, and returns the batch shapes.
+    fn gather(&self, items: &[ItemCall<'_>], scratch: &mut [AlignedBuffer]) -> Result<Shapes, RunError> {
+        let (input_buffers, state_buffers) = scratch.split_at_mut(self.signature.inputs.len());
+        let mut shapes = Shapes::with_capacity(input_buffers.len() + state_buffers.len());
+        check_items(&self.signature, items)?;
+        for (position, (spec, buffer)) in self.signature.inputs.iter().zip(input_buffers).enumerate() {
+            let dims = items[0].inputs[position].shape();
+            let strips = layout(&spec.name, dims, spec.batch_axis, spec.datatype, items.len())?;
+            let batch = buffer.overwrite(strips.batch_bytes());
+            for (index, item) in items.iter().enumerate() {
+                strips.put(batch, index, item.inputs[position].data());
+            }
+            shapes.push(with_batch(dims, spec.batch_axis, items.len()));
+        }
+        self.gather_states(items, state_buffers, &mut shapes)?;
+        Ok(shapes)
+    }
+
+    fn gather_states(&self, items: &[ItemCall<'_>], buffers: &mut [AlignedBuffer], shapes: &mut Shapes) -> Result<(), RunError> {
+        let layouts = self.state_layouts(items.len())?;
+        for ((spec, strips), buffer) in self.signature.states.iter().zip(&layouts).zip(&mut *buffers) {
+            buffer.overwrite(strips.batch_bytes());
+            shapes.push(with_batch(&spec.dims, spec.batch_axis, items.len()));
+        }
+        let mut put = |index: usize, state: Option<&StateBuffers>| -> Result<(), RunError> {
+            for (position, (strips, buffer)) in layouts.iter().zip(&mut *buffers).enumerate() {
+                match state.map(|state| state.get(position)) {
+                    None => strips.put_zeros(buffer, index),
+                    Some(Some(bytes)) if bytes.len() == strips.item_bytes() => strips.put(buffer, index, bytes),
+                    Some(_) => return Err(RunError::BadBatch(format!("item {index} brings the state of another model"))),
+                }
+            }
+            Ok(())
+        };
+        for (index, item) in items.iter().enumerate() {
+            match item.state {
+                Some(slot) => slot.with(|state| put(index, state.as_ref()))?,
+                None => put(index, None)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn call(
+        &self,
+        lane: &Lane,
+        instance: &mut Option<Box<dyn Instance>>,
+        shapes: &[Shape],
+        scratch: &[AlignedBuffer],
+        batch_size: usize,
+    ) -> Result<Vec<Tensor>, RunError> {
+        let signature = &self.signature;
+        let datatypes =
+            signature.inputs.iter().map(|spec| spec.datatype).chain(signature.states.iter().map(|spec| spec.datatype));
+        let mut inputs: SmallVec<[TensorView<'_>; 4]> = SmallVec::new();
+        for ((datatype, shape), buffer) in datatypes.zip(shapes).zip(scratch) {
+            inputs.push(TensorView { datatype, shape, data: buffer });
+        }
+        for (shared, buffer) in signature.shared.iter().zip(&self.shared) {
+            inputs.push(TensorView { datatype: shared.value.datatype(), shape: shared.value.shape(), data: buffer });
+        }
+        let running = match instance {
+            Some(running) => running,
+            None => {
+                let made = make_instance(&*self.engine, &self.plan, &lane.threads);
+                instance.insert(made.map_err(|error| RunError::InstanceLost(error.to_string()))?)
+            }
+        };
+        let call = Call { inputs: &inputs, batch_size };
+        match catch_unwind(AssertUnwindSafe(|| running.run(&call))) {
+            Ok(outputs) => Ok(outputs?),
+            Err(panic) => {
+                // Dropping what a panic left behind may panic as well.
+                let broken = instance.take();
+                let _ = catch_unwind(AssertUnwindSafe(move || drop(broken)));
+                Err(RunError::Panicked(panic_message(&*panic)))
+            }
+        }
+    }
+
+    /// Checks all outputs, cuts them into items, and only then writes the states.
+    fn scatter(&self, items: &[ItemCall<'_>], tensors: &[Tensor]) -> Result<Vec<ItemOutputs>, RunError> {
+        let signature = &self.signature;
+        if tensors.len() != self.plan.outputs.len() {
+            return Err(RunError::WrongOutput(format!("{} outputs came, not {}", tensors.len(), self.plan.outputs.len())));
+        }
+        let (output_positions, state_positions) = self.output_positions.split_at(signature.outputs.len());
+        for (spec, position) in signature.outputs.iter().zip(output_positions) {
+            check_output(spec, &tensors[*position], items.len())?;
+        }
+        for (spec, position) in signature.states.iter().zip(state_positions) {
+            let dims = spec.dims.iter().map(|size| Some(*size)).collect();
+            let spec = TensorSpec { name: Arc::clone(&spec.output), datatype: spec.datatype, dims, batch_axis: spec.batch_axis };
+            check_output(&spec, &tensors[*position], items.len())?;
+        }
+        let mut results: Vec<ItemOutputs> = items.iter().map(|_| ItemOutputs::with_capacity(signature.outputs.len())).collect();
+        for (spec, position) in signature.outputs.iter().zip(output_positions) {
+            self.cut(spec, &tensors[*position], &mut results)?;
+        }
+        self.scatter_states(items, tensors, state_positions)?;
+        Ok(results)
+    }
+
+    /// Cuts one output into items: slices of it if the items' bytes lie together, of a rearranged copy if not.
+    fn cut(&self, spec: &TensorSpec, tensor: &Tensor, results: &mut [ItemOutputs]) -> Result<(), RunError> {
+        let mut dims = Shape::from_slice(tensor.shape());
+        dims.remove(spec.batch_axis);
+        let strips = layout(&spec.name, &dims, spec.batch_axis, spec.datatype, results.len())?;
+        let data = if strips.are_contiguous() {
+            tensor.data().clone()
+        } else {
+            let mut buffer = self.pool.take(strips.batch_bytes());
+            for strip in (0..results.len()).flat_map(|index| strips.strips(tensor.data(), index)) {
+                buffer.extend_from_slice(strip);
+            }
+            buffer.freeze()
+        };
+        for (index, result) in results.iter_mut().enumerate() {
+            let start = index * strips.item_bytes();
+            let tensor = Tensor::new(spec.datatype, dims.clone(), data.slice(start..start + strips.item_bytes()));
+            result.push(tensor.map_err(|error| RunError::WrongOutput(format!("output '{}': {error}", spec.name)))?);
+        }
+        Ok(())
+    }
+
+    /// Writes the new states into the items' slots, reusing their memory.
+    fn scatter_states(&self, items: &[ItemCall<'_>], tensors: &[Tensor], positions: &[usize]) -> Result<(), RunError> {
+        if positions.is_empty() {
+            return Ok(());
+        }
+        let layouts = self.state_layouts(items.len())?;
+        for (index, item) in items.iter().enumerate() {
+            let Some(slot) = item.state else { continue };
+            slot.with(|state| {
+                let buffers =
+                    state.get_or_insert_with(|| layouts.iter().map(|strips| vec![0; strips.item_bytes()].into()).collect());
+                for ((strips, position), buffer) in layouts.iter().zip(positions).zip(buffers) {
+                    strips.get(tensors[*position].data(), index, buffer);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn state_layouts(&self, batch_size: usize) -> Result<SmallVec<[Strips; 2]>, RunError> {
+        let states = self.signature.states.iter();
+        states.map(|spec| layout(&spec.input, &spec.dims, spec.batch_axis, spec.datatype, batch_size)).collect()
+    }
+}
+
+/// The plan of a call, and where each output, then state, stands in it. A state's output may be one of the item's outputs as
+/// well; the engine is asked for it once.
+fn plan_call(signature: &Signature) -> (CallPlan, Vec<usize>) {
+    let inputs = signature.inputs.iter().map(|spec| &spec.name);
+    let states = signature.states.iter().map(|spec| &spec.input);
+    let shared = signature.shared.iter().map(|shared| &shared.name);
+    let mut plan = CallPlan { inputs: inputs.chain(states).chain(shared).cloned().collect(), outputs: Vec::new() };
+    let outputs = signature.outputs.iter().map(|spec| &spec.name);
+    let mut positions = Vec::new();
+    for name in outputs.chain(signature.states.iter().map(|spec| &spec.output)) {
+        let position = plan.outputs.iter().position(|known| known == name).unwrap_or_else(|| {
+            plan.outputs.push(Arc::clone(name));
+            plan.outputs.len() - 1
+        });
+        positions.push(position);
+    }
+    (plan, positions)
+}
+
+fn check_axes(signature: &Signature) -> Result<(), EngineError> {
+    let tensors = signature.inputs.iter().chain(&signature.outputs).map(|spec| (&spec.name, spec.batch_axis, spec.dims.len()));
+    let states = signature.states.iter().map(|spec| (&spec.input, spec.batch_axis, spec.dims.len()));
+    match tensors.chain(states).find(|(_, axis, rank)| axis > rank) {
+        Some((name, axis, rank)) => {
+            Err(EngineError::Load(format!("tensor '{name}' has its batch on axis {axis}, but its last axis is {rank}")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_items(signature: &Signature, items: &[ItemCall<'_>]) -> Result<(), RunError> {
+    for (index, item) in items.iter().enumerate() {
+        if item.inputs.len() != signature.inputs.len() {
+            let (given, wanted) = (item.inputs.len(), signature.inputs.len());
+            return Err(RunError::BadBatch(format!("item {index} brings {given} tensors, but the model takes {wanted}")));
+        }
+        for ((spec, tensor), first) in signature.inputs.iter().zip(item.inputs).zip(items[0].inputs) {
+            let fault = if tensor.datatype() != spec.datatype {
+                format!("is {}, but the model takes {}", tensor.datatype(), spec.datatype)
+            } else if !fits(&spec.dims, tensor.shape()) {
+                format!("has shape {:?}, which does not fit the model's {:?}", tensor.shape(), spec.shape_with_batch())
+            } else if tensor.shape() != first.shape() {
+                format!("has shape {:?}, but that of item 0 is {:?}", tensor.shape(), first.shape())
+            } else {
+                continue;
+            };
+            return Err(RunError::BadBatch(format!("'{}' of item {index} {fault}", spec.name)));
+        }
+    }
+    Ok(())
+}
+
+fn check_output(spec: &TensorSpec, tensor: &Tensor, batch_size: usize) -> Result<(), RunError> {
+    let mut dims = spec.dims.clone();
+    dims.insert(spec.batch_axis, Some(batch_size));
+    if tensor.datatype() == spec.datatype && fits(&dims, tensor.shape()) {
+        return Ok(());
+    }
+    Err(RunError::WrongOutput(format!(
+        "'{}' came as {} {:?} for {batch_size} items, but is declared as {} {:?} (-1: batch or dynamic)",
+        spec.name,
+        tensor.datatype(),
+        tensor.shape(),
+        spec.datatype,
+        spec.shape_with_batch(),
+    )))
+}
+
+fn fits(dims: &[Option<usize>], shape: &[usize]) -> bool {
+    dims.len() == shape.len() && dims.iter().zip(shape).all(|(dim, size)| dim.is_none_or(|dim| dim == *size))
+}
+
+fn layout(name: &str, dims: &[usize], batch_axis: usize, datatype: Datatype, batch_size: usize) -> Result<Strips, RunError> {
+    Strips::new(dims, batch_axis, datatype.size(), batch_size).ok_or_else(|| {
+        RunError::BadBatch(format!("'{name}': {batch_size} items of shape {dims:?} are larger than can be addressed"))
+    })
+}
+
+fn with_batch(dims: &[usize], batch_axis: usize, batch_size: usize) -> Shape {
+    let mut shape = Shape::from_slice(dims);
+    shape.insert(batch_axis, batch_size);
+    shape
+}
+
+fn aligned(bytes: &[u8]) -> AlignedBuffer {
+    let mut buffer = AlignedBuffer::with_capacity(bytes.len());
+    buffer.extend_from_slice(bytes);
+    buffer
+}
+
+fn make_instance(engine: &dyn Engine, plan: &CallPlan, threads: &LaneThreads) -> Result<Box<dyn Instance>, EngineError> {
+    catch_unwind(AssertUnwindSafe(|| engine.instance(plan, threads))).unwrap_or_else(|panic| {
+        Err(EngineError::Load(format!("{} panicked while it was starting: {}", engine.name(), panic_message(&*panic))))
+    })
+}
+
+/// What a panic said.
+pub(super) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use smallvec::smallvec;
+
+    use super::*;
+    use crate::{
+        domain::{SharedInput, StateSpec},
+        engine::{
+            Contract, DeclaredTensor,
+            synthetic::{Misbehaviour, PlannedFault, Script, SyntheticEngine, SyntheticKind, Trigger},
+        },
+    };
+
+    fn spec(name: &str, datatype: Datatype, dims: &[Option<usize>], batch_axis: usize) -> TensorSpec {
+        TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), batch_axis }
+    }
+
+    fn fp32(name: &str, dims: &[Option<usize>]) -> TensorSpec {
+        spec(name, Datatype::Fp32, dims, 0)
+    }
+
+    /// One input of two numbers, and a state of [2, 2] with the batch on axis 1.
+    fn stateful() -> Signature {
+        Signature {
+            inputs: vec![fp32("x", &[Some(2)])],
+            outputs: vec![fp32("y", &[Some(2)])],
+            states: vec![StateSpec {
+                input: "h".into(),
+                output: "h_next".into(),
+                datatype: Datatype::Fp32,
+                dims: smallvec![2, 2],
+                batch_axis: 1,
+            }],
+            shared: Vec::new(),
+        }
+    }
+
+    fn executable(signature: Signature, script: Script) -> Executable {
+        let signature = Arc::new(signature);
+        let engine = SyntheticEngine::new(Arc::clone(&signature), script).expect("a sound script");
+        Executable::new(Arc::new(engine), signature, &[LaneThreads::new()]).expect("a sound signature")
+    }
+
+    fn script(faults: &[(Trigger, Misbehaviour)]) -> Script {
+        let faults = faults.iter().map(|(when, what)| PlannedFault { when: *when, what: *what }).collect();
+        Script { kind: SyntheticKind::Identity, faults, ..Script::default() }
+    }
+
+    fn numbers(outputs: &ItemOutputs) -> Vec<f32> {
+        outputs[0].iter_f32().expect("FP32").collect()
+    }
+
+    fn state_of(slot: &StateSlot) -> Option<Vec<f32>> {
+        slot.with(|state| state.as_ref().map(|buffers| bytemuck::pod_collect_to_vec(&buffers[0])))
+    }
+
+    /// One step of the given streams, by (stream, first number).
+    fn step(model: &Executable, streams: &[StateSlot], items: &[(usize, f32)]) -> Result<Vec<Vec<f32>>, RunError> {
+        let inputs: Vec<[Tensor; 1]> = items.iter().map(|(_, value)| [Tensor::from_f32(&[*value, 1.0])]).collect();
+        let calls: Vec<ItemCall<'_>> =
+            items.iter().zip(&inputs).map(|((stream, _), inputs)| ItemCall { inputs, state: Some(&streams[*stream]) }).collect();
+        Ok(model.run(0, &calls)?.iter().map(numbers).collect())
+    }
+
+    fn slots(count: usize) -> Vec<StateSlot> {
+        (0..count).map(|_| StateSlot::default()).collect()
+    }
+
+    #[test]
+    fn each_stream_has_its_own_state_however_batches_interleave() {
+        let model = executable(stateful(), script(&[]));
+        let (together, alone) = (slots(3), slots(3));
+        let batches: [&[(usize, f32)]; 4] =
+            [&[(0, 1.0), (1, 10.0), (2, 100.0)], &[(2, 200.0), (0, 2.0)], &[(1, 20.0)], &[(1, 30.0), (2, 300.0), (0, 3.0)]];
+        for batch in batches {
+            let batched = step(&model, &together, batch).expect("no fault planned");
+            for (item, result) in batch.iter().zip(batched) {
+                assert_eq!(step(&model, &alone, &[*item]), Ok(vec![result]));
+            }
+        }
+        assert_eq!(state_of(&together[1]), Some(vec![63.0; 4]), "10 + 20 + 30, and one for each step");
+        for (together, alone) in together.iter().zip(&alone) {
+            assert_eq!(state_of(together), state_of(alone));
+        }
+    }
+
+    #[test]
+    fn a_state_keeps_its_memory() {
+        let model = executable(stateful(), script(&[]));
+        let streams = slots(1);
+        let address = || streams[0].with(|state| state.as_ref().map(|buffers| buffers[0].as_ptr()));
+        step(&model, &streams, &[(0, 1.0)]).expect("no fault planned");
+        let first = address();
+        step(&model, &streams, &[(0, 1.0)]).expect("no fault planned");
+        assert!(first.is_some());
+        assert_eq!(address(), first);
+    }
+
+    #[test]
+    fn an_item_without_a_slot_starts_from_zeros_beside_one_with_state() {
+        let model = executable(stateful(), script(&[]));
+        let streams = slots(1);
+        step(&model, &streams, &[(0, 4.0)]).expect("no fault planned");
+        let inputs = [Tensor::from_f32(&[1.0, 1.0])];
+        let with = ItemCall { inputs: &inputs, state: Some(&streams[0]) };
+        let without = ItemCall { inputs: &inputs, state: None };
+        let results = model.run(0, &[without, with]).expect("no fault planned");
+        assert_eq!(numbers(&results[0]), [3.0, 3.0]);
+        assert_eq!(numbers(&results[1]), [8.0, 8.0]);
+    }
+
+    #[test]
+    fn a_failed_call_changes_no_state() {
+        let planned = [
+            (Trigger::FirstElement(-1.0), Misbehaviour::Error),
+            (Trigger::FirstElement(-2.0), Misbehaviour::Panic),
+            (Trigger::FirstElement(-3.0), Misbehaviour::WrongShape),
+        ];
+        let model = executable(stateful(), script(&planned));
+        let streams = slots(2);
+        step(&model, &streams, &[(0, 5.0)]).expect("no fault planned for this value");
+        let failures = [-1.0, -2.0, -3.0].map(|value| step(&model, &streams, &[(0, 7.0), (1, value)]).expect_err("planned"));
+        assert_eq!(failures[0], EngineError::Run("synthetic engine: planned failure of call 2".to_owned()).into());
+        assert_eq!(failures[1], RunError::Panicked("planned panic of call 3".to_owned()));
+        assert_eq!(
+            failures[2].to_string(),
+            "the model's outputs are not what its signature says: 'y' came as FP32 [2, 2, 1] for 2 items, but is declared as FP32 [-1, 2] (-1: batch or dynamic)"
+        );
+        assert_eq!(state_of(&streams[0]), Some(vec![6.0; 4]));
+        assert_eq!(state_of(&streams[1]), None);
+        assert_eq!(step(&model, &streams, &[(1, 1.0), (0, 1.0)]), Ok(vec![vec![3.0, 3.0], vec![9.0, 9.0]]));
+    }
+
+    #[test]
+    fn the_state_of_another_model_is_refused() {
+        let model = executable(stateful(), script(&[]));
+        let streams = slots(1);
+        streams[0].with(|state| *state = Some(Box::new([vec![0; 12].into()])));
+        let error = step(&model, &streams, &[(0, 1.0)]).expect_err("12 bytes are not 16");
+        assert_eq!(error, RunError::BadBatch("item 0 brings the state of another model".to_owned()));
+    }
+
+    #[test]
+    fn items_that_do_not_make_a_batch_are_refused_with_the_reason() {
+        let signature = Signature { inputs: vec![fp32("x", &[None])], outputs: vec![fp32("y", &[None])], ..Signature::default() };
+        let model = executable(signature, script(&[]));
+        let bytes = Tensor::new(Datatype::Int8, smallvec![2], Bytes::from_static(b"ab")).expect("two bytes");
+        let square = Tensor::new(Datatype::Fp32, smallvec![1, 1], Bytes::from_static(&[0; 4])).expect("one number");
+        let good = [Tensor::from_f32(&[1.0, 2.0])];
+        let cases: [(&[Tensor], &str); 4] = [
+            (&[Tensor::from_f32(&[1.0])], "'x' of item 1 has shape [1], but that of item 0 is [2]"),
+            (&[bytes], "'x' of item 1 is INT8, but the model takes FP32"),
+            (&[square], "'x' of item 1 has shape [1, 1], which does not fit the model's [-1, -1]"),
+            (&[], "item 1 brings 0 tensors, but the model takes 1"),
+        ];
+        for (inputs, message) in cases {
+            let items = [ItemCall { inputs: &good, state: None }, ItemCall { inputs, state: None }];
+            assert_eq!(model.run(0, &items), Err(RunError::BadBatch(message.to_owned())));
+        }
+        let item = ItemCall { inputs: &good, state: None };
+        assert_eq!(model.run(1, &[item]), Err(RunError::BadBatch("there is no lane 1; the model has 1".to_owned())));
+        assert_eq!(model.run(0, &[]), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn outputs_on_the_first_axis_are_slices_of_the_batch() {
+        let signature =
+            Signature { inputs: vec![fp32("x", &[Some(2)])], outputs: vec![fp32("y", &[Some(2)])], ..Signature::default() };
+        let model = executable(signature, script(&[]));
+        let inputs = [Tensor::from_f32(&[1.0, 2.0])];
+        let results = model.run(0, &[ItemCall { inputs: &inputs, state: None }; 3]).expect("no fault planned");
+        let addresses: Vec<usize> = results.iter().map(|outputs| outputs[0].data().as_ptr().addr()).collect();
+        assert_eq!(addresses[1] - addresses[0], 8);
+        assert_eq!(addresses[2] - addresses[1], 8);
+    }
+
+    #[test]
+    fn a_state_that_is_an_output_as_well_is_given_to_both() {
+        let mut signature = stateful();
+        let state = &signature.states[0];
+        signature.inputs[0] = spec("x", Datatype::Fp32, &[Some(2), Some(2)], 1);
+        signature.outputs[0] = spec(&state.output, Datatype::Fp32, &[Some(2), Some(2)], 1);
+        let (plan, positions) = plan_call(&signature);
+        assert_eq!(plan.outputs, ["h_next".into()]);
+        assert_eq!(positions, [0, 0]);
+    }
+
+    #[test]
+    fn an_axis_that_is_not_there_is_refused_at_once() {
+        let mut signature = stateful();
+        signature.inputs[0].batch_axis = 2;
+        let error = check_axes(&signature).expect_err("x has one dimension and the batch");
+        assert_eq!(error.to_string(), "tensor 'x' has its batch on axis 2, but its last axis is 1");
+    }
+
+    /// Hands back prepared outputs, panics or refuses to start again, and keeps what it was given.
+    #[derive(Default)]
+    struct Puppet {
+        contract: Contract,
+        starts: Mutex<Vec<bool>>,
+        outputs: Vec<Tensor>,
+        shapes_seen: Arc<Mutex<Vec<Vec<usize>>>>,
+        panics: bool,
+    }
+
+    struct PuppetInstance {
+        outputs: Vec<Tensor>,
+        shapes_seen: Arc<Mutex<Vec<Vec<usize>>>>,
+        panics: bool,
+    }
+
+    impl Engine for Puppet {
+        fn name(&self) -> &'static str {
+            "puppet"
+        }
+
+        fn contract(&self) -> &Contract {
+            &self.contract
+        }
+
+        fn instance(&self, _: &CallPlan, _: &LaneThreads) -> Result<Box<dyn Instance>, EngineError> {
+            let mut starts = self.starts.lock();
+            if starts.pop() == Some(false) {
+                return Err(EngineError::Load("out of strings".to_owned()));
+            }
+            let (outputs, shapes_seen) = (self.outputs.clone(), Arc::clone(&self.shapes_seen));
+            Ok(Box::new(PuppetInstance { outputs, shapes_seen, panics: self.panics }))
+        }
+    }
+
+    impl Instance for PuppetInstance {
+        fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError> {
+            assert!(!self.panics, "the strings tore");
+            self.shapes_seen.lock().extend(call.inputs.iter().map(|input| input.shape.to_vec()));
+            assert!(call.inputs.iter().all(|input| input.data.as_ptr().align_offset(64) == 0));
+            Ok(self.outputs.clone())
+        }
+    }
+
+    impl Drop for PuppetInstance {
+        fn drop(&mut self) {
+            assert!(!self.panics || std::thread::panicking(), "and it fell over");
+        }
+    }
+
+    #[test]
+    fn a_broken_instance_is_made_anew_and_its_loss_is_told_apart() {
+        let signature = Arc::new(Signature { inputs: vec![fp32("x", &[Some(1)])], ..Signature::default() });
+        // Taken from the end: the first start succeeds, the next fails, the third succeeds.
+        let puppet = Puppet { starts: Mutex::new(vec![true, false, true]), panics: true, ..Puppet::default() };
+        let model = Executable::new(Arc::new(puppet), signature, &[LaneThreads::new()]).expect("the first start");
+        let inputs = [Tensor::from_f32(&[1.0])];
+        let mut run = || model.run(0, &[ItemCall { inputs: &inputs, state: None }]);
+        assert_eq!(run(), Err(RunError::Panicked("the strings tore".to_owned())));
+        assert_eq!(run(), Err(RunError::InstanceLost("out of strings".to_owned())));
+        assert_eq!(run(), Err(RunError::Panicked("the strings tore".to_owned())));
+        // What is left must not run its destructor.
+        model.lanes[0].slot.lock().instance = None;
+    }
+
+    #[test]
+    fn shared_inputs_go_in_once_and_scalars_stay_scalars() {
+        let value = Tensor::new(Datatype::Int64, smallvec![], Bytes::from_static(&[0; 8])).expect("one number");
+        let shared = vec![SharedInput { name: "rate".into(), value }];
+        let mut signature = stateful();
+        signature.shared = shared;
+        signature.outputs.clear();
+        signature.states.clear();
+        let puppet = Puppet::default();
+        let seen = Arc::clone(&puppet.shapes_seen);
+        let model = Executable::new(Arc::new(puppet), Arc::new(signature), &[LaneThreads::new()]).expect("it starts");
+        let inputs = [Tensor::from_f32(&[1.0, 2.0])];
+        model.run(0, &[ItemCall { inputs: &inputs, state: None }; 3]).expect("no outputs, no faults");
+        assert_eq!(*seen.lock(), [vec![3, 2], vec![]]);
+    }
+
+    #[test]
+    fn wrong_outputs_are_refused_before_anything_is_written() {
+        let tensor = |datatype: Datatype, shape: &[usize]| {
+            let bytes = element_count_of(shape) * datatype.size();
+            Tensor::new(datatype, Shape::from_slice(shape), vec![0; bytes].into()).expect("as long as it must be")
+        };
+        let good_state = tensor(Datatype::Fp32, &[2, 1, 2]);
+        let cases = [
+            (vec![tensor(Datatype::Fp32, &[1, 2])], "1 outputs came, not 2"),
+            (vec![tensor(Datatype::Fp64, &[1, 2]), good_state.clone()], "'y' came as FP64 [1, 2]"),
+            (vec![tensor(Datatype::Fp32, &[2, 2]), good_state.clone()], "'y' came as FP32 [2, 2]"),
+            (vec![tensor(Datatype::Fp32, &[2]), good_state.clone()], "'y' came as FP32 [2]"),
+            (vec![tensor(Datatype::Fp32, &[1, 3]), good_state], "'y' came as FP32 [1, 3]"),
+            (vec![tensor(Datatype::Fp32, &[1, 2]), tensor(Datatype::Fp32, &[1, 2, 2])], "'h_next' came as FP32 [1, 2, 2]"),
+        ];
+        for (outputs, message) in cases {
+            let puppet = Puppet { outputs, ..Puppet::default() };
+            let model = Executable::new(Arc::new(puppet), Arc::new(stateful()), &[LaneThreads::new()]).expect("it starts");
+            let streams = slots(1);
+            let error = step(&model, &streams, &[(0, 1.0)]).expect_err("wrong outputs");
+            assert!(matches!(error, RunError::WrongOutput(_)) && error.to_string().contains(message), "{error}");
+            assert_eq!(state_of(&streams[0]), None);
+        }
+    }
+
+    fn element_count_of(shape: &[usize]) -> usize {
+        shape.iter().product()
+    }
+
+    #[test]
+    fn a_name_that_the_model_lacks_is_refused() {
+        let signature = Arc::new(stateful());
+        let engine = SyntheticEngine::new(Arc::clone(&signature), Script::default()).expect("a sound script");
+        assert!(engine.contract().outputs.contains(&DeclaredTensor {
+            name: "h_next".to_owned(),
+            datatype: Some(Datatype::Fp32),
+            dims: Some(vec![Some(2), None, Some(2)]),
+        }));
+        let mut other = stateful();
+        other.outputs[0].name = "z".into();
+        let error = Executable::new(Arc::new(engine), Arc::new(other), &[LaneThreads::new()]).err().expect("no such output");
+        assert_eq!(error, EngineError::Load("synthetic engine: there is no output 'z'".to_owned()));
+    }
+
+    #[test]
+    fn lanes_run_side_by_side() {
+        let signature = Arc::new(stateful());
+        let engine = SyntheticEngine::new(Arc::clone(&signature), script(&[])).expect("a sound script");
+        let control = engine.control();
+        let lanes = [LaneThreads::new(), LaneThreads::new()];
+        let model = Executable::new(Arc::new(engine), signature, &lanes).expect("a sound signature");
+        assert_eq!((model.lanes(), model.engine_name()), (2, "synthetic"));
+        control.close_gate();
+        std::thread::scope(|scope| {
+            let inputs = [Tensor::from_f32(&[1.0, 2.0])];
+            let model = &model;
+            let running = [0, 1].map(|lane| {
+                let inputs = inputs.clone();
+                scope.spawn(move || model.run(lane, &[ItemCall { inputs: &inputs, state: None }]))
+            });
+            let both = control.wait_until_held(2, Duration::from_secs(60));
+            control.open_gate();
+            both.expect("two lanes at the gate at the same time");
+            for running in running {
+                running.join().expect("no panic").expect("no fault planned");
+            }
+        });
+        assert_eq!((control.calls(), control.held()), (2, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn gather_and_scatter_are_inverse(
+            dims in proptest::collection::vec(1_usize..5, 0..4), axis in 0_usize..4, batch_size in 1_usize..6,
+            datatype in proptest::sample::select(&Datatype::ALL[..]), seed in any::<u8>(),
+        ) {
+            let declared: Vec<_> = dims.iter().map(|size| Some(*size)).collect();
+            let axis = axis.min(dims.len());
+            let signature = Signature {
+                inputs: vec![spec("x", datatype, &declared, axis)],
+                outputs: vec![spec("y", datatype, &declared, axis)],
+                ..Signature::default()
+            };
+            let model = executable(signature, script(&[]));
+            let bytes = element_count_of(&dims) * datatype.size();
+            let items: Vec<[Tensor; 1]> = (0..batch_size)
+                .map(|index| {
+                    let data: Vec<u8> = (0..bytes).map(|at| (at * 31 + index * 7 + usize::from(seed)).to_le_bytes()[0]).collect();
+                    [Tensor::new(datatype, Shape::from_slice(&dims), data.into()).expect("as long as it must be")]
+                })
+                .collect();
+            let calls: Vec<_> = items.iter().map(|inputs| ItemCall { inputs, state: None }).collect();
+            let results = model.run(0, &calls).expect("no fault planned");
+            for (item, result) in items.iter().zip(&results) {
+                prop_assert_eq!(&item[..], &result[..]);
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The arithmetic of the synthetic engine, over batches of any datatype.
+
+use bytemuck::{Pod, PodCastError};
+
+use crate::{domain::Datatype, engine::TensorView};
+
+/// Writes twice `data` to `out`, which is as long: floats by IEEE rules, integers saturating, truth values unchanged.
+///
+/// Both start on a 64-byte border. FP16 and BF16 are refused when the engine is made; here they are copied.
+pub(super) fn double(datatype: Datatype, data: &[u8], out: &mut [u8]) -> Result<(), PodCastError> {
+    match datatype {
+        Datatype::Bool | Datatype::Fp16 | Datatype::Bf16 => {
+            out.copy_from_slice(data);
+            Ok(())
+        }
+        Datatype::Uint8 => map(data, out, |x: u8| x.saturating_mul(2)),
+        Datatype::Uint16 => map(data, out, |x: u16| x.saturating_mul(2)),
+        Datatype::Uint32 => map(data, out, |x: u32| x.saturating_mul(2)),
+        Datatype::Uint64 => map(data, out, |x: u64| x.saturating_mul(2)),
+        Datatype::Int8 => map(data, out, |x: i8| x.saturating_mul(2)),
+        Datatype::Int16 => map(data, out, |x: i16| x.saturating_mul(2)),
+        Datatype::Int32 => map(data, out, |x: i32| x.saturating_mul(2)),
+        Datatype::Int64 => map(data, out, |x: i64| x.saturating_mul(2)),
+        Datatype::Fp32 => map(data, out, |x: f32| x * 2.0),
+        Datatype::Fp64 => map(data, out, |x: f64| x * 2.0),
+    }
+}
+
+fn map<T: Pod>(data: &[u8], out: &mut [u8], f: impl Fn(T) -> T) -> Result<(), PodCastError> {
+    let from: &[T] = bytemuck::try_cast_slice(data)?;
+    let to: &mut [T] = bytemuck::try_cast_slice_mut(out)?;
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = f(*from);
+    }
+    Ok(())
+}
+
+/// The number that `bytes`, one element, hold; `None` for FP16 and BF16.
+#[expect(clippy::cast_precision_loss, reason = "planned values are small whole numbers")]
+pub(super) fn element_as_f64(datatype: Datatype, bytes: &[u8]) -> Option<f64> {
+    fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
+        bytemuck::try_pod_read_unaligned(bytes).ok()
+    }
+    match datatype {
+        Datatype::Bool | Datatype::Uint8 => read::<u8>(bytes).map(f64::from),
+        Datatype::Uint16 => read::<u16>(bytes).map(f64::from),
+        Datatype::Uint32 => read::<u32>(bytes).map(f64::from),
+        Datatype::Uint64 => read::<u64>(bytes).map(|x| x as f64),
+        Datatype::Int8 => read::<i8>(bytes).map(f64::from),
+        Datatype::Int16 => read::<i16>(bytes).map(f64::from),
+        Datatype::Int32 => read::<i32>(bytes).map(f64::from),
+        Datatype::Int64 => read::<i64>(bytes).map(|x| x as f64),
+        Datatype::Fp32 => read::<f32>(bytes).map(f64::from),
+        Datatype::Fp64 => read::<f64>(bytes),
+        Datatype::Fp16 | Datatype::Bf16 => None,
+    }
+}
+
+/// The FP32 elements of a batch tensor, each with the number of the item that it belongs to.
+pub(super) fn elements_by_item<'a>(view: &TensorView<'a>, batch_axis: usize) -> impl Iterator<Item = (usize, f32)> + use<'a> {
+    let batch_size = view.shape.get(batch_axis).copied().unwrap_or(1).max(1);
+    let after: usize = view.shape.iter().skip(batch_axis + 1).product();
+    let elements = view.data.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    elements.enumerate().map(move |(index, value)| (index / after.max(1) % batch_size, value))
+}

@@ -1,0 +1,150 @@
+//! The handle by which a test or bench steers a running synthetic engine: its costs, its call count and its gate.
+
+use std::{
+    hint, io,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+use serde::Deserialize;
+
+use crate::clock;
+
+/// How a lane spends the cost of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CostMode {
+    /// Computing, like a model on this processor.
+    #[default]
+    Busy,
+    /// Waiting, like a model on another device.
+    Blocked,
+}
+
+/// Steers all instances of one synthetic engine while they run.
+#[derive(Debug, Default)]
+pub struct SyntheticControl {
+    cost_per_call_ns: AtomicU64,
+    cost_per_item_ns: AtomicU64,
+    calls: AtomicU64,
+    gate: Gate,
+}
+
+impl SyntheticControl {
+    pub(super) fn new(cost_per_call: Duration, cost_per_item: Duration) -> Self {
+        let control = Self::default();
+        control.set_costs(cost_per_call, cost_per_item);
+        control
+    }
+
+    /// Changes what each later call costs.
+    pub fn set_costs(&self, per_call: Duration, per_item: Duration) {
+        self.cost_per_call_ns.store(nanos(per_call), Ordering::Relaxed);
+        self.cost_per_item_ns.store(nanos(per_item), Ordering::Relaxed);
+    }
+
+    /// Calls begun so far on all lanes.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Holds each call that begins from now on, until it is let through.
+    pub fn close_gate(&self) {
+        self.gate.state.lock().closed = true;
+    }
+
+    /// Lets all held and later calls through.
+    pub fn open_gate(&self) {
+        let mut state = self.gate.state.lock();
+        *state = GateState { held: state.held, ..GateState::default() };
+        self.gate.changed.notify_all();
+    }
+
+    /// Lets the next `calls` calls through a closed gate, held ones first.
+    pub fn let_through(&self, calls: usize) {
+        let mut state = self.gate.state.lock();
+        state.passes = state.passes.saturating_add(calls);
+        self.gate.changed.notify_all();
+    }
+
+    /// How many calls are held at the gate.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.gate.state.lock().held
+    }
+
+    /// Waits until at least `calls` calls are held at the gate.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] after `patience`, so that a broken test ends.
+    pub fn wait_until_held(&self, calls: usize, patience: Duration) -> io::Result<()> {
+        let mut state = self.gate.state.lock();
+        let waited = self.gate.changed.wait_while_for(&mut state, |state| state.held < calls, patience);
+        if waited.timed_out() && state.held < calls {
+            let message = format!("{} of {calls} calls reached the gate in {patience:?}", state.held);
+            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+        }
+        Ok(())
+    }
+
+    /// Counts a call and returns its number, from 1.
+    pub(super) fn begin_call(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn pass_gate(&self) {
+        let mut state = self.gate.state.lock();
+        if state.is_shut() {
+            state.held += 1;
+            self.gate.changed.notify_all();
+            self.gate.changed.wait_while(&mut state, |state| state.is_shut());
+            state.held -= 1;
+        }
+        state.passes = state.passes.saturating_sub(1);
+    }
+
+    pub(super) fn spend(&self, mode: CostMode, batch_size: usize) {
+        let per_call = self.cost_per_call_ns.load(Ordering::Relaxed);
+        let per_item = self.cost_per_item_ns.load(Ordering::Relaxed);
+        let items = u64::try_from(batch_size).unwrap_or(u64::MAX);
+        let cost = Duration::from_nanos(per_call.saturating_add(per_item.saturating_mul(items)));
+        if cost.is_zero() {
+            return;
+        }
+        let end = clock::now() + cost;
+        loop {
+            let left = end.since(clock::now());
+            match mode {
+                _ if left.is_zero() => return,
+                CostMode::Busy => hint::spin_loop(),
+                CostMode::Blocked => thread::park_timeout(left),
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    closed: bool,
+    passes: usize,
+    held: usize,
+}
+
+impl GateState {
+    const fn is_shut(&self) -> bool {
+        self.closed && self.passes == 0
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,112 @@
+//! What a synthetic engine computes, what it costs and how it misbehaves.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::CostMode;
+use crate::engine::EngineError;
+
+/// A call of a configured engine may cost at most this much, per call and per item: a minute.
+const COST_US_MAX: u64 = 60_000_000;
+
+/// What the engine makes of an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyntheticKind {
+    /// Each element doubled. Integers saturate at their datatype's limits, BOOL stays as it is, FP16 and BF16 are refused.
+    #[default]
+    Double,
+    /// The same bytes; every datatype.
+    Identity,
+}
+
+/// How a call goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misbehaviour {
+    /// It returns an error.
+    Error,
+    /// It panics.
+    Panic,
+    /// Its outputs have a dimension too many.
+    WrongShape,
+}
+
+/// When a call goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Trigger {
+    /// The first element of the first input of any item in the batch equals this value. FP16 and BF16 elements equal nothing.
+    FirstElement(f64),
+    /// It is this call of the engine, counted from 1 over all lanes.
+    Call(u64),
+}
+
+/// A planned fault.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PlannedFault {
+    /// When.
+    pub when: Trigger,
+    /// What happens.
+    pub what: Misbehaviour,
+}
+
+/// All that a synthetic engine does. The default doubles, costs nothing and never fails.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Script {
+    /// What it computes.
+    pub kind: SyntheticKind,
+    /// Cost of each call.
+    pub cost_per_call: Duration,
+    /// Cost of each item in a call, on top.
+    pub cost_per_item: Duration,
+    /// How the cost is spent.
+    pub cost_mode: CostMode,
+    /// How it misbehaves; the first that applies to a call counts.
+    pub faults: Vec<PlannedFault>,
+}
+
+/// The part of a script that a model's manifest can hold.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SyntheticConfig {
+    /// `"double"` or `"identity"`.
+    pub kind: SyntheticKind,
+    /// Microseconds for each call.
+    pub cost_per_call_us: u64,
+    /// Microseconds for each item in a call, on top.
+    pub cost_per_item_us: u64,
+    /// `"busy"` or `"blocked"`.
+    pub cost_mode: CostMode,
+    /// A call fails if the first element of any of its items equals this.
+    pub fail_value: Option<f64>,
+    /// A call panics if the first element of any of its items equals this.
+    pub panic_value: Option<f64>,
+}
+
+impl SyntheticConfig {
+    /// The script that this describes.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if a cost is above a minute.
+    pub fn script(&self) -> Result<Script, EngineError> {
+        let planned = [(self.panic_value, Misbehaviour::Panic), (self.fail_value, Misbehaviour::Error)];
+        let faults = planned
+            .into_iter()
+            .filter_map(|(value, what)| value.map(|value| PlannedFault { when: Trigger::FirstElement(value), what }))
+            .collect();
+        Ok(Script {
+            kind: self.kind,
+            cost_per_call: cost("cost_per_call_us", self.cost_per_call_us)?,
+            cost_per_item: cost("cost_per_item_us", self.cost_per_item_us)?,
+            cost_mode: self.cost_mode,
+            faults,
+        })
+    }
+}
+
+fn cost(key: &str, value_us: u64) -> Result<Duration, EngineError> {
+    if value_us > COST_US_MAX {
+        return Err(EngineError::Load(format!("synthetic engine: {key} is {value_us}; at most {COST_US_MAX} is allowed")));
+    }
+    Ok(Duration::from_micros(value_us))
+}
