@@ -164,7 +164,6 @@ pub(super) const KEYS: &[Key] = &[
 /// Pairs of keys of which the first must not exceed the second, and why.
 pub(super) const ORDERED: &[(&str, &str, &str)] = &[
     ("session.window_items", "session.window_items_max", "a stream cannot get by default what it may not ask for"),
-    ("session.max_item_bytes", "session.window_bytes", "a stream's window must hold its largest item"),
     ("session.max_item_bytes", "grpc.max_message_bytes", "an item arrives in one message"),
     ("session.max_item_bytes", "scheduler.max_queued_bytes", "the queue must hold the largest item"),
     ("session.max_item_bytes", "scheduler.max_queued_bytes_per_model", "a model's queue must hold the largest item"),

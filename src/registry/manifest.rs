@@ -1,0 +1,486 @@
+//! `model.toml`: what a person says about a model, read and checked on its own.
+//!
+//! Knows the keys and their types. Whether they fit the model file is [`super::signature`]'s question.
+
+use std::{fmt, ops::RangeInclusive, time::Duration};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, Unexpected, Visitor},
+};
+use toml::{Table, Value};
+
+use crate::{domain::Datatype, engine::synthetic::SyntheticConfig};
+
+/// Largest batch of a model whose manifest names none, and the most that one may name.
+pub const MAX_BATCH_DEFAULT: usize = 64;
+
+const MAX_BATCH_RANGE: RangeInclusive<usize> = 1..=MAX_BATCH_DEFAULT;
+const MAX_DELAY_US_MAX: u64 = 1_000_000;
+const DESCRIPTION_BYTES_MAX: usize = 1_024;
+
+/// One thing that is wrong with a manifest, or with it and its model file together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFault {
+    /// Where, such as `states[0].output`; empty for the whole file.
+    pub key: String,
+    /// What is wrong and what to do.
+    pub reason: String,
+}
+
+impl KeyFault {
+    pub(super) fn new(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { key: key.into(), reason: reason.into() }
+    }
+}
+
+/// What `model.toml` says. Every key may be left out; `docs/models.md` describes them.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Manifest {
+    /// One sentence about the model.
+    pub description: String,
+    /// What runs it.
+    pub engine: EngineChoice,
+    /// Most items in a call.
+    pub max_batch: usize,
+    /// Time that a lane may wait for a fuller batch.
+    pub max_delay_us: u64,
+    /// What the model file leaves open about its inputs.
+    pub inputs: Vec<TensorEntry>,
+    /// What the model file leaves open about its outputs.
+    pub outputs: Vec<TensorEntry>,
+    /// What each stream keeps from one call to the next.
+    pub states: Vec<StateEntry>,
+    /// How raw payloads become items.
+    pub framing: Option<FramingEntry>,
+    /// How results become segments.
+    pub segments: Option<SegmentsEntry>,
+    /// The script of the synthetic engine.
+    pub synthetic: Option<SyntheticConfig>,
+}
+
+impl Default for Manifest {
+    fn default() -> Self {
+        Self {
+            description: String::new(),
+            engine: EngineChoice::Auto,
+            max_batch: MAX_BATCH_DEFAULT,
+            max_delay_us: 0,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            states: Vec::new(),
+            framing: None,
+            segments: None,
+            synthetic: None,
+        }
+    }
+}
+
+/// What runs a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineChoice {
+    /// `onnxruntime` if its library is loaded, else `rten`.
+    #[default]
+    Auto,
+    /// The engine inside the binary.
+    Rten,
+    /// ONNX Runtime.
+    Onnxruntime,
+    /// A script in place of a model.
+    Synthetic,
+}
+
+/// What a manifest says about one input or output.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TensorEntry {
+    /// The model's name for it.
+    pub name: String,
+    /// Element type.
+    #[serde(deserialize_with = "datatype")]
+    pub datatype: Option<Datatype>,
+    /// All dimensions, the batch's included.
+    pub dims: Option<Vec<DimEntry>>,
+    /// Where the batch dimension stands; an alternative to `"batch"` in `dims`.
+    pub batch_axis: Option<usize>,
+    /// The one value of all calls: a number, a boolean, or nested lists of them.
+    pub shared: Option<Value>,
+}
+
+/// One dimension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DimEntry {
+    /// Where items are put together.
+    Batch,
+    /// Differs from item to item.
+    Dynamic,
+    /// Of this size.
+    Fixed(usize),
+}
+
+/// A state: an input, and the output that gives its next value.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StateEntry {
+    /// The input.
+    pub input: String,
+    /// The output.
+    pub output: String,
+    /// Where the batch dimension stands in both.
+    pub batch_axis: Option<usize>,
+}
+
+/// How raw payloads become items.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FramingEntry {
+    /// What the payload is.
+    pub kind: Option<FramingKind>,
+    /// The input that takes a window; may be left out, since there can be but one.
+    pub input: Option<String>,
+    /// Samples per second.
+    pub sample_rate_hz: Option<u32>,
+    /// New samples of each window.
+    pub window_samples: Option<u32>,
+    /// Samples of the previous window in front of them.
+    pub context_samples: u32,
+}
+
+/// What a raw payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FramingKind {
+    /// Mono signed 16-bit little-endian audio.
+    PcmS16le,
+}
+
+/// How results become segments. What is left out is Silero's.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SegmentsEntry {
+    /// The output that holds the probability; may be left out if there is but one.
+    pub output: Option<String>,
+    /// A segment begins at this probability.
+    pub threshold: Option<f32>,
+    /// Silence begins below this one.
+    pub negative_threshold: Option<f32>,
+    /// Shorter segments are dropped.
+    pub min_speech_ms: Option<u32>,
+    /// Shorter gaps end no segment.
+    pub min_silence_ms: Option<u32>,
+    /// Added at both ends.
+    pub pad_ms: Option<u32>,
+}
+
+impl Manifest {
+    /// Reads `model.toml`.
+    ///
+    /// # Errors
+    /// Everything that can be seen without the model file: syntax, unknown keys, wrong types, missing keys, values out of range.
+    pub fn parse(text: &str) -> Result<Self, Vec<KeyFault>> {
+        let table: Table = text.parse().map_err(|error| vec![syntax_fault(text, &error)])?;
+        let mut readable = Value::Table(table);
+        let mut faults = Vec::new();
+        take_unreadable(&mut readable, "", &|leaf| leaf, &mut faults);
+        match Self::deserialize(readable) {
+            Ok(manifest) => {
+                // What was taken out for its fault is not missing as well.
+                let is_new = |found: &KeyFault| !faults.iter().any(|known| known.key == found.key);
+                let more: Vec<KeyFault> = manifest.check().into_iter().filter(is_new).collect();
+                faults.extend(more);
+                if faults.is_empty() { Ok(manifest) } else { Err(faults) }
+            }
+            Err(error) => {
+                faults.push(KeyFault::new("", error.message().trim()));
+                Err(faults)
+            }
+        }
+    }
+
+    /// [`Manifest::max_delay_us`] as a duration.
+    #[must_use]
+    pub const fn max_delay(&self) -> Duration {
+        Duration::from_micros(self.max_delay_us)
+    }
+
+    fn check(&self) -> Vec<KeyFault> {
+        let mut faults = Vec::new();
+        let mut fault = |key: String, reason: String| faults.push(KeyFault { key, reason });
+        if self.description.len() > DESCRIPTION_BYTES_MAX {
+            let length = self.description.len();
+            fault("description".to_owned(), format!("is {length} bytes long; at most {DESCRIPTION_BYTES_MAX} are accepted"));
+        }
+        if !MAX_BATCH_RANGE.contains(&self.max_batch) {
+            fault("max_batch".to_owned(), format!("is {}; accepted are 1 to {MAX_BATCH_DEFAULT} items", self.max_batch));
+        }
+        if self.max_delay_us > MAX_DELAY_US_MAX {
+            fault("max_delay_us".to_owned(), format!("is {}; at most {MAX_DELAY_US_MAX} is accepted", self.max_delay_us));
+        }
+        for (list, entries) in [("inputs", &self.inputs), ("outputs", &self.outputs)] {
+            for (index, entry) in entries.iter().enumerate() {
+                check_tensor_entry(list, index, entry, entries, &mut fault);
+            }
+        }
+        for (index, state) in self.states.iter().enumerate() {
+            for (name, value) in [("input", &state.input), ("output", &state.output)] {
+                if value.is_empty() {
+                    fault(format!("states[{index}].{name}"), format!("is missing; it names an {name} of the model"));
+                }
+            }
+        }
+        if let Some(framing) = &self.framing {
+            let missing = [
+                ("kind", framing.kind.is_none()),
+                ("sample_rate_hz", framing.sample_rate_hz.is_none()),
+                ("window_samples", framing.window_samples.is_none()),
+            ];
+            for (name, _) in missing.into_iter().filter(|(_, is_missing)| *is_missing) {
+                fault(format!("framing.{name}"), "is missing".to_owned());
+            }
+        }
+        match (&self.synthetic, self.engine) {
+            (None, EngineChoice::Synthetic) => fault("synthetic".to_owned(), "is missing; it scripts the engine".to_owned()),
+            (Some(_), engine) if engine != EngineChoice::Synthetic => {
+                fault("synthetic".to_owned(), "is only read with engine = \"synthetic\"".to_owned());
+            }
+            (Some(script), _) => {
+                if let Err(error) = script.script() {
+                    fault("synthetic".to_owned(), error.to_string());
+                }
+            }
+            (None, _) => {}
+        }
+        faults
+    }
+}
+
+fn check_tensor_entry(
+    list: &str,
+    index: usize,
+    entry: &TensorEntry,
+    all: &[TensorEntry],
+    fault: &mut impl FnMut(String, String),
+) {
+    let key = |name: &str| format!("{list}[{index}].{name}");
+    if entry.name.is_empty() {
+        fault(key("name"), "is missing; it names a tensor of the model".to_owned());
+    } else if all.iter().take(index).any(|earlier| earlier.name == entry.name) {
+        fault(key("name"), format!("'{}' is described twice", entry.name));
+    }
+    let markers: Vec<usize> =
+        entry.dims.iter().flatten().enumerate().filter(|(_, dim)| **dim == DimEntry::Batch).map(|(axis, _)| axis).collect();
+    match (markers.as_slice(), entry.batch_axis) {
+        ([_, _, ..], _) => fault(key("dims"), format!("marks {} dimensions as \"batch\"; a tensor has one", markers.len())),
+        ([marked], Some(axis)) if *marked != axis => {
+            fault(key("batch_axis"), format!("is {axis}, but dims has \"batch\" at {marked}; name one of the two"));
+        }
+        _ => {}
+    }
+    if entry.shared.is_some() {
+        if list == "outputs" {
+            fault(key("shared"), "is for inputs only".to_owned());
+        }
+        if !markers.is_empty() || entry.batch_axis.is_some() {
+            fault(key("shared"), "the whole batch has one value, so that there is no batch dimension to name".to_owned());
+        }
+    }
+}
+
+/// Reads each leaf as if it stood alone, so that all faults are found rather than the first, and takes out those that have one.
+///
+/// `rebuild` puts a leaf back into its place in an otherwise empty manifest. Says whether `value` stays.
+fn take_unreadable(value: &mut Value, path: &str, rebuild: &dyn Fn(Value) -> Value, faults: &mut Vec<KeyFault>) -> bool {
+    match value {
+        Value::Table(table) if !table.is_empty() => {
+            table.retain(|name, inner| {
+                let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+                let rebuild = |leaf| rebuild(Value::Table(Table::from_iter([(name.to_owned(), leaf)])));
+                take_unreadable(inner, &path, &rebuild, faults)
+            });
+            true
+        }
+        Value::Array(list) if list.iter().all(Value::is_table) && !list.is_empty() => {
+            for (index, inner) in list.iter_mut().enumerate() {
+                take_unreadable(inner, &format!("{path}[{index}]"), &|leaf| rebuild(Value::Array(vec![leaf])), faults);
+            }
+            true
+        }
+        leaf => {
+            let outcome = Manifest::deserialize(rebuild(leaf.clone()));
+            outcome.map_err(|error| faults.push(KeyFault::new(path, error.message().trim()))).is_ok()
+        }
+    }
+}
+
+fn syntax_fault(text: &str, error: &toml::de::Error) -> KeyFault {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    KeyFault::new(format!("line {line}"), error.message().trim())
+}
+
+fn datatype<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Datatype>, D::Error> {
+    String::deserialize(deserializer)?.parse().map(Some).map_err(D::Error::custom)
+}
+
+impl<'de> Deserialize<'de> for DimEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(DimVisitor)
+    }
+}
+
+struct DimVisitor;
+
+impl Visitor<'_> for DimVisitor {
+    type Value = DimEntry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"batch\", -1 for a dynamic dimension, or a size of at least 1")
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, size: i64) -> Result<DimEntry, E> {
+        match usize::try_from(size) {
+            Ok(size) if size > 0 => Ok(DimEntry::Fixed(size)),
+            _ if size == -1 => Ok(DimEntry::Dynamic),
+            _ => Err(E::invalid_value(Unexpected::Signed(size), &self)),
+        }
+    }
+
+    fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<DimEntry, E> {
+        if word == "batch" { Ok(DimEntry::Batch) } else { Err(E::invalid_value(Unexpected::Str(word), &self)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn faults(text: &str) -> Vec<String> {
+        let faults = Manifest::parse(text).expect_err("must be refused");
+        faults.into_iter().map(|fault| format!("{}: {}", fault.key, fault.reason)).collect()
+    }
+
+    #[test]
+    fn an_empty_manifest_leaves_everything_to_the_model_file() {
+        assert_eq!(Manifest::parse("").expect("nothing is needed"), Manifest::default());
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let manifest = Manifest::parse(
+            r#"
+            description = "doubles"
+            engine = "synthetic"
+            max_batch = 8
+            max_delay_us = 500
+            [[inputs]]
+            name = "x"
+            datatype = "FP32"
+            dims = [-1, "batch", 4]
+            [[inputs]]
+            name = "rate"
+            shared = 16000
+            [[outputs]]
+            name = "y"
+            batch_axis = 1
+            [[states]]
+            input = "s"
+            output = "t"
+            batch_axis = 1
+            [framing]
+            kind = "pcm_s16le"
+            input = "x"
+            sample_rate_hz = 16000
+            window_samples = 512
+            context_samples = 64
+            [segments]
+            output = "y"
+            threshold = 0.5
+            pad_ms = 10
+            [synthetic]
+            cost_per_call_us = 100
+            cost_per_item_us = 10
+            "#,
+        )
+        .expect("all keys are good");
+        assert_eq!(manifest.inputs[0].dims, Some(vec![DimEntry::Dynamic, DimEntry::Batch, DimEntry::Fixed(4)]));
+        assert_eq!(manifest.inputs[0].datatype, Some(Datatype::Fp32));
+        assert_eq!(manifest.inputs[1].shared, Some(Value::Integer(16_000)));
+        assert_eq!(manifest.states[0].batch_axis, Some(1));
+        assert_eq!(manifest.framing.map(|framing| framing.context_samples), Some(64));
+        assert_eq!(manifest.segments.and_then(|segments| segments.pad_ms), Some(10));
+        assert_eq!(manifest.max_delay_us, 500);
+    }
+
+    #[test]
+    fn each_fault_names_its_key() {
+        let cases = [
+            ("[[inputs", "line 1: "),
+            ("\n\nx = ", "line 3: "),
+            ("max_bach = 8", "max_bach: unknown field `max_bach`"),
+            ("engine = 'tract'", "engine: unknown variant `tract`, expected one of `auto`"),
+            ("max_batch = 0", "max_batch: is 0; accepted are 1 to 64 items"),
+            ("max_batch = 65", "max_batch: is 65"),
+            ("max_batch = -1", "max_batch: invalid value: integer `-1`"),
+            ("max_delay_us = 2000000", "max_delay_us: is 2000000; at most 1000000"),
+            ("description = 5", "description: invalid type: integer `5`, expected a string"),
+            ("[[inputs]]\ndims = [1]", "inputs[0].name: is missing"),
+            ("[[inputs]]\nname = 'x'\n[[inputs]]\nname = 'x'", "inputs[1].name: 'x' is described twice"),
+            ("[[inputs]]\nname = 'x'\ndatatype = 'float'", "inputs[0].datatype: unknown datatype 'float'"),
+            ("[[inputs]]\nname = 'x'\ndims = [0]", "inputs[0].dims: invalid value: integer `0`, expected \"batch\", -1"),
+            ("[[inputs]]\nname = 'x'\ndims = ['time']", "inputs[0].dims: invalid value: string \"time\", expected \"batch\""),
+            ("[[inputs]]\nname = 'x'\ndims = ['batch', 'batch']", "inputs[0].dims: marks 2 dimensions"),
+            (
+                "[[inputs]]\nname = 'x'\ndims = ['batch', 1]\nbatch_axis = 1",
+                "inputs[0].batch_axis: is 1, but dims has \"batch\" at 0",
+            ),
+            ("[[inputs]]\nname = 'x'\nbatch_axis = 0\nshared = 1", "inputs[0].shared: the whole batch has one value"),
+            ("[[outputs]]\nname = 'x'\nshared = 1", "outputs[0].shared: is for inputs only"),
+            ("inputs = 5", "inputs: invalid type: integer `5`, expected a sequence"),
+            ("[[states]]\ninput = 'x'", "states[0].output: is missing"),
+            ("[framing]\nkind = 'pcm_s16le'\nsample_rate_hz = 8000", "framing.window_samples: is missing"),
+            ("[framing]\nkind = 'mp3'\nsample_rate_hz = 8000\nwindow_samples = 1", "framing.kind: unknown variant `mp3`"),
+            ("[segments]\nthreshold = 'high'", "segments.threshold: invalid type: string \"high\", expected f32"),
+            ("engine = 'synthetic'", "synthetic: is missing"),
+            ("[synthetic]", "synthetic: is only read with engine"),
+            ("engine = 'synthetic'\n[synthetic]\ncost_per_call_us = 99000000", "cost_per_call_us is 99000000; at most 60000000"),
+        ];
+        for (text, expected) in cases {
+            let found = faults(text);
+            assert_eq!(found.len(), 1, "{text}: {found:?}");
+            assert!(found[0].contains(expected), "{text}: {found:?} lacks {expected}");
+        }
+    }
+
+    #[test]
+    fn faults_of_reading_come_all_at_once() {
+        let text = "engine = 'tract'\nmax_batch = 'many'\n[[states]]\ninput = 's'\n[[states]]\naxis = 1\n[framing]\nrate = 5";
+        let found = faults(text);
+        let keys: Vec<&str> = found.iter().filter_map(|fault| fault.split(':').next()).collect();
+        assert_eq!(keys[..4], ["engine", "framing.rate", "max_batch", "states[1].axis"]);
+    }
+
+    #[test]
+    fn faults_of_reading_and_checking_come_together() {
+        let found =
+            faults("max_bach = 1\nmax_delay_us = 2000000\n[[inputs]]\nname = 5\n[framing]\nkind = 'mp3'\nsample_rate_hz = 1");
+        let keys: Vec<&str> = found.iter().filter_map(|fault| fault.split(':').next()).collect();
+        assert_eq!(keys, ["framing.kind", "inputs[0].name", "max_bach", "max_delay_us", "framing.window_samples"]);
+    }
+
+    #[test]
+    fn faults_of_checking_come_all_at_once() {
+        let found = faults("max_batch = 0\nmax_delay_us = 2000000\n[framing]\n[[states]]");
+        assert_eq!(found.len(), 7, "{found:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "([a-z_]{0,12} ?(= ?(-?[0-9]{0,20}|'[a-z:0-9]*'|\\[\\[1\\]|\\{a=1\\}|true|1e9))?\n|\\[{0,2}(inputs|states|framing|x)\\]{0,2}\n|(name|dims|shared|input|batch_axis) = (1|'x'|\\[-1,'batch'\\])\n|.{0,8}\n){0,9}") {
+            let _ = Manifest::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,635 @@
+//! From a manifest and what the model file declares to a signature, or to everything that does not fit.
+//!
+//! Pure: knows no file and no engine, only what they said.
+
+use super::{
+    SegmentPost,
+    manifest::{DimEntry, FramingEntry, KeyFault, Manifest, SegmentsEntry, StateEntry, TensorEntry},
+    shared_value::shared_tensor,
+};
+use crate::{
+    codec::{FramingRule, SegmentRules},
+    domain::{Datatype, SharedInput, Signature, StateSpec, TensorSpec, element_count},
+    engine::{Contract, DeclaredTensor},
+};
+
+/// Largest state of one stream, in bytes.
+const STATE_BYTES_MAX: usize = 64 << 20;
+
+type Dims = Vec<Option<usize>>;
+
+/// A model as its clients and its lanes see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Interface {
+    /// Inputs, outputs, states and shared inputs.
+    pub signature: Signature,
+    /// How raw payloads become items.
+    pub framing: Option<FramingRule>,
+    /// How results become segments.
+    pub segments: Option<SegmentPost>,
+}
+
+/// What a manifest with no model file declares: all of it must be in the manifest.
+///
+/// # Errors
+/// Each missing name, datatype or shape.
+pub fn declared_contract(manifest: &Manifest) -> Result<Contract, Vec<KeyFault>> {
+    let mut faults = Vec::new();
+    let mut declare = |list: &str, entries: &[TensorEntry]| {
+        let mut missing =
+            |key: String| faults.push(KeyFault::new(key, "is missing; a synthetic model has no file to read it from"));
+        if entries.is_empty() {
+            missing(list.to_owned());
+        }
+        for (index, entry) in entries.iter().enumerate() {
+            if entry.datatype.is_none() {
+                missing(format!("{list}[{index}].datatype"));
+            }
+            if entry.dims.is_none() {
+                missing(format!("{list}[{index}].dims"));
+            }
+        }
+        let size = |dim: &DimEntry| if let DimEntry::Fixed(size) = dim { Some(*size) } else { None };
+        let tensor = |entry: &TensorEntry| DeclaredTensor {
+            name: entry.name.clone(),
+            datatype: entry.datatype,
+            dims: entry.dims.as_ref().map(|dims| dims.iter().map(size).collect()),
+        };
+        entries.iter().map(tensor).collect()
+    };
+    let contract = Contract { inputs: declare("inputs", &manifest.inputs), outputs: declare("outputs", &manifest.outputs) };
+    if faults.is_empty() { Ok(contract) } else { Err(faults) }
+}
+
+/// Fits `manifest` to what the model file declares.
+///
+/// # Errors
+/// Everything that does not fit, each with its key in the manifest.
+pub fn fit(manifest: &Manifest, contract: &Contract) -> Result<Interface, Vec<KeyFault>> {
+    let mut fitting = Fitting { max_batch: manifest.max_batch, ..Fitting::default() };
+    let mut inputs = fitting.merge("input", &contract.inputs, &manifest.inputs);
+    let mut outputs = fitting.merge("output", &contract.outputs, &manifest.outputs);
+    let mut signature = Signature::default();
+    for (index, entry) in manifest.states.iter().enumerate() {
+        signature.states.extend(fitting.state(index, entry, &mut inputs, &mut outputs));
+    }
+    for input in inputs.iter().filter(|input| !input.is_state) {
+        match input.entry.and_then(|(_, entry)| entry.shared.as_ref()) {
+            Some(value) => signature.shared.extend(fitting.shared(input, value)),
+            None => signature.inputs.extend(fitting.spec(input)),
+        }
+    }
+    for output in outputs.iter().filter(|output| !output.is_state) {
+        signature.outputs.extend(fitting.spec(output));
+    }
+    if !inputs.iter().any(Merged::is_for_items) {
+        fitting.fault("inputs", "all are states or shared, so that clients have nothing to send");
+    }
+    if !outputs.iter().any(Merged::is_for_items) {
+        fitting.fault("outputs", "all are states, so that clients have nothing to get");
+    }
+    // A tensor with a fault is not in the signature: then framing and segments cannot be judged.
+    let is_whole = fitting.faults.is_empty();
+    let framing = manifest.framing.as_ref().and_then(|entry| fitting.framing(entry, is_whole.then_some(&signature)));
+    let segments = manifest.segments.as_ref().and_then(|entry| fitting.segments(entry, is_whole.then_some(&signature)));
+    if manifest.segments.is_some() && manifest.framing.is_none() {
+        fitting.fault("segments", "needs [framing], which says how long a window is");
+    }
+    if fitting.faults.is_empty() { Ok(Interface { signature, framing, segments }) } else { Err(fitting.faults) }
+}
+
+/// A tensor as file and manifest together describe it.
+struct Merged<'a> {
+    /// `input` or `output`.
+    kind: &'static str,
+    name: &'a str,
+    datatype: Option<Datatype>,
+    dims: Option<Dims>,
+    /// Where the manifest sees the batch dimension.
+    batch_axis: Option<usize>,
+    entry: Option<(usize, &'a TensorEntry)>,
+    is_state: bool,
+}
+
+impl Merged<'_> {
+    /// The key at which the manifest does, or could, say `field` of this tensor.
+    fn key(&self, field: &str) -> String {
+        self.entry.map_or_else(|| format!("{}s", self.kind), |(index, _)| format!("{}s[{index}].{field}", self.kind))
+    }
+
+    fn is_for_items(&self) -> bool {
+        !self.is_state && self.entry.is_none_or(|(_, entry)| entry.shared.is_none())
+    }
+}
+
+#[derive(Default)]
+struct Fitting {
+    max_batch: usize,
+    faults: Vec<KeyFault>,
+}
+
+impl Fitting {
+    fn fault(&mut self, key: impl Into<String>, reason: impl Into<String>) {
+        self.faults.push(KeyFault::new(key, reason));
+    }
+
+    fn fault_of(&mut self, tensor: &Merged<'_>, field: &str, reason: impl AsRef<str>) {
+        self.fault(tensor.key(field), format!("{} '{}' {}", tensor.kind, tensor.name, reason.as_ref()));
+    }
+
+    fn merge<'a>(&mut self, kind: &'static str, declared: &'a [DeclaredTensor], entries: &'a [TensorEntry]) -> Vec<Merged<'a>> {
+        for (index, entry) in entries.iter().enumerate() {
+            if !declared.iter().any(|tensor| tensor.name == entry.name) {
+                let known = quoted(declared.iter().map(|tensor| tensor.name.as_str()));
+                self.fault(format!("{kind}s[{index}].name"), format!("the model has no {kind} '{}'; it has {known}", entry.name));
+            }
+        }
+        let merge_one = |tensor: &'a DeclaredTensor| {
+            let entry = entries.iter().enumerate().find(|(_, entry)| entry.name == tensor.name);
+            let marked = entry.and_then(|(_, entry)| entry.dims.as_ref()?.iter().position(|dim| *dim == DimEntry::Batch));
+            let mut merged = Merged {
+                kind,
+                name: &tensor.name,
+                datatype: tensor.datatype,
+                dims: None,
+                batch_axis: marked.or_else(|| entry.and_then(|(_, entry)| entry.batch_axis)),
+                entry,
+                is_state: false,
+            };
+            let wanted = entry.and_then(|(_, entry)| entry.datatype);
+            match (tensor.datatype, wanted) {
+                (None, _) => self.fault_of(&merged, "datatype", "has a type that cannot be served, such as strings or sequences"),
+                (Some(real), Some(wanted)) if real != wanted => {
+                    self.fault_of(&merged, "datatype", format!("is {real} in the model file, not {wanted}"));
+                }
+                _ => {}
+            }
+            match merge_dims(tensor.dims.as_deref(), entry.and_then(|(_, entry)| entry.dims.as_deref())) {
+                Ok(dims) => merged.dims = dims,
+                Err(reason) => {
+                    self.fault_of(&merged, "dims", reason);
+                    merged.dims.clone_from(&tensor.dims);
+                }
+            }
+            merged
+        };
+        declared.iter().map(merge_one).collect()
+    }
+
+    /// An input or output of each item; a fault and `None` if it cannot be one.
+    fn spec(&mut self, tensor: &Merged<'_>) -> Option<TensorSpec> {
+        let batch_axis = tensor.batch_axis.unwrap_or(0);
+        match self.item_dims(tensor, batch_axis) {
+            Ok(dims) => Some(TensorSpec { name: tensor.name.into(), datatype: tensor.datatype?, dims, batch_axis }),
+            Err((field, reason)) => {
+                self.fault_of(tensor, field, reason);
+                None
+            }
+        }
+    }
+
+    /// The dimensions without the batch, or the field at fault and why.
+    fn item_dims(&self, tensor: &Merged<'_>, batch_axis: usize) -> Result<Dims, (&'static str, String)> {
+        let Some(dims) = &tensor.dims else {
+            return Err(("dims", "has no shape in the model file: give its dims, such as [\"batch\", 16]".to_owned()));
+        };
+        if let Some(axis) = dims.iter().position(|dim| *dim == Some(0)) {
+            return Err(("dims", format!("has size 0 in dimension {axis}")));
+        }
+        let fixed = match dims.get(batch_axis) {
+            _ if dims.is_empty() && tensor.kind == "input" => {
+                return Err(("shared", "is a scalar, which has no batch dimension: give it a shared value".to_owned()));
+            }
+            None => return Err(("batch_axis", format!("has {} dimensions, so none at batch axis {batch_axis}", dims.len()))),
+            Some(None) => None,
+            Some(Some(1)) if self.max_batch == 1 => None,
+            Some(Some(size)) => Some(*size),
+        };
+        if let Some(size) = fixed {
+            let advice = if size == 1 { ", or set max_batch = 1 to run items one by one" } else { "" };
+            return Err((
+                "dims",
+                format!(
+                    "has its batch dimension (axis {batch_axis}) fixed at {size}, so that items cannot share a call: \
+                     export the model with a dynamic one{advice}"
+                ),
+            ));
+        }
+        Ok(dims.iter().enumerate().filter(|(axis, _)| *axis != batch_axis).map(|(_, dim)| *dim).collect())
+    }
+
+    fn state(
+        &mut self,
+        index: usize,
+        entry: &StateEntry,
+        inputs: &mut [Merged<'_>],
+        outputs: &mut [Merged<'_>],
+    ) -> Option<StateSpec> {
+        let key = |field: &str| format!("states[{index}].{field}");
+        let input = self.claim(index, "input", &entry.input, inputs);
+        let output = self.claim(index, "output", &entry.output, outputs);
+        let (input, output) = (input?, output?);
+        let batch_axis = entry.batch_axis.or(input.batch_axis).or(output.batch_axis).unwrap_or(0);
+        for tensor in [input, output] {
+            if let Some(axis) = tensor.batch_axis
+                && axis != batch_axis
+            {
+                let reason = format!("is {batch_axis}, but {} '{}' has its batch at axis {axis}", tensor.kind, tensor.name);
+                self.fault(key("batch_axis"), reason);
+                return None;
+            }
+        }
+        if input.entry.is_some_and(|(_, entry)| entry.shared.is_some()) {
+            self.fault(key("input"), format!("'{}' has a shared value; it cannot be a state too", input.name));
+        }
+        let (datatype, next) = (input.datatype?, output.datatype?);
+        if datatype != next {
+            self.fault(key("output"), format!("'{}' is {next}, but the state '{}' is {datatype}", output.name, input.name));
+        }
+        let dims = match self.item_dims(input, batch_axis) {
+            Ok(dims) => dims,
+            Err((field, reason)) => {
+                self.fault_of(input, field, reason);
+                return None;
+            }
+        };
+        // An output of unknown shape is taken on trust here; the lane checks what each call returns.
+        if output.dims.is_some() {
+            match self.item_dims(output, batch_axis) {
+                Ok(next) if !may_be_equal(&dims, &next) => {
+                    let reason = format!(
+                        "'{}' has shape {} without the batch, but the state '{}' has {}",
+                        output.name,
+                        shown(&next),
+                        input.name,
+                        shown(&dims)
+                    );
+                    self.fault(key("output"), reason);
+                }
+                Ok(_) => {}
+                Err((field, reason)) => self.fault_of(output, field, reason),
+            }
+        }
+        let Some(dims) = dims.iter().copied().collect() else {
+            self.fault(
+                key("input"),
+                format!(
+                    "'{}' has shape {} without the batch; a state's must be fixed: give its dims in [[inputs]]",
+                    input.name,
+                    shown(&dims)
+                ),
+            );
+            return None;
+        };
+        let spec = StateSpec { input: input.name.into(), output: output.name.into(), datatype, dims, batch_axis };
+        if element_count(&spec.dims).is_none() || spec.bytes() > STATE_BYTES_MAX {
+            self.fault(key("input"), format!("'{}' takes more than {STATE_BYTES_MAX} bytes a stream", input.name));
+        }
+        Some(spec)
+    }
+
+    /// Finds the tensor that a state names and marks it as one.
+    fn claim<'a, 'b>(&mut self, index: usize, kind: &str, name: &str, tensors: &'b mut [Merged<'a>]) -> Option<&'b Merged<'a>> {
+        let key = format!("states[{index}].{kind}");
+        let Some(position) = tensors.iter().position(|tensor| tensor.name == name) else {
+            let known = quoted(tensors.iter().map(|tensor| tensor.name));
+            self.fault(key, format!("the model has no {kind} '{name}'; it has {known}"));
+            return None;
+        };
+        let tensor = &mut tensors[position];
+        if tensor.is_state {
+            self.fault(key, format!("{kind} '{name}' belongs to another state already"));
+            return None;
+        }
+        tensor.is_state = true;
+        Some(tensor)
+    }
+
+    fn shared(&mut self, input: &Merged<'_>, value: &toml::Value) -> Option<SharedInput> {
+        match shared_tensor(value, input.datatype?, input.dims.as_deref()) {
+            Ok(value) => Some(SharedInput { name: input.name.into(), value }),
+            Err(reason) => {
+                self.fault_of(input, "shared", format!("cannot have this value: it {reason}"));
+                None
+            }
+        }
+    }
+
+    fn framing(&mut self, entry: &FramingEntry, signature: Option<&Signature>) -> Option<FramingRule> {
+        let (window, context) = (entry.window_samples?, entry.context_samples);
+        let rule = match FramingRule::new(entry.sample_rate_hz?, window, context) {
+            Ok(rule) => Some(rule),
+            Err(reason) => {
+                self.fault("framing", reason);
+                None
+            }
+        };
+        let inputs = &signature?.inputs;
+        let [input] = inputs.as_slice() else {
+            let names = quoted(inputs.iter().map(|input| &*input.name));
+            self.fault("framing", format!("fills one input, but the model takes {names} from each item"));
+            return None;
+        };
+        if let Some(name) = &entry.input
+            && **name != *input.name
+        {
+            self.fault("framing.input", format!("is '{name}', but the input that items bring is '{}'", input.name));
+        }
+        let samples = u64::from(window) + u64::from(context);
+        let fits = matches!(input.dims.as_slice(), [Some(size)] if *size as u64 == samples);
+        if input.datatype != Datatype::Fp32 || !fits {
+            let reason = format!(
+                "makes FP32 of shape [{samples}] (context and window), but input '{}' is {} of shape {} without the batch{}",
+                input.name,
+                input.datatype,
+                shown(&input.dims),
+                if input.dims.contains(&None) { "; give its dims in [[inputs]]" } else { "" },
+            );
+            self.fault("framing", reason);
+        }
+        rule
+    }
+
+    fn segments(&mut self, entry: &SegmentsEntry, signature: Option<&Signature>) -> Option<SegmentPost> {
+        let default = SegmentRules::default();
+        let threshold = entry.threshold.unwrap_or(default.threshold);
+        let rules = SegmentRules {
+            threshold,
+            negative_threshold: entry.negative_threshold.unwrap_or_else(|| SegmentRules::negative_threshold_below(threshold)),
+            min_speech_ms: entry.min_speech_ms.unwrap_or(default.min_speech_ms),
+            min_silence_ms: entry.min_silence_ms.unwrap_or(default.min_silence_ms),
+            pad_ms: entry.pad_ms.unwrap_or(default.pad_ms),
+        };
+        for reason in rules.validate() {
+            self.fault("segments", reason);
+        }
+        let outputs = &signature?.outputs;
+        let position = match &entry.output {
+            Some(name) => outputs.iter().position(|output| *output.name == **name),
+            None => (outputs.len() == 1).then_some(0),
+        };
+        let Some((position, output)) = position.and_then(|position| Some((position, outputs.get(position)?))) else {
+            let names = quoted(outputs.iter().map(|output| &*output.name));
+            let given = entry.output.as_deref().map_or_else(|| "is missing".to_owned(), |name| format!("'{name}' is none"));
+            self.fault("segments.output", format!("{given}; the outputs that items get are {names}"));
+            return None;
+        };
+        let is_one = output.fixed_shape().is_some_and(|shape| element_count(&shape) == Some(1));
+        if output.datatype != Datatype::Fp32 || !is_one {
+            let shape = shown(&output.dims);
+            let reason = format!("'{}' must be one FP32 for each item; it is {} of shape {shape}", output.name, output.datatype);
+            self.fault("segments.output", reason);
+        }
+        Some(SegmentPost { rules, output: position })
+    }
+}
+
+/// The file's dimensions, made narrower by the manifest's.
+fn merge_dims(file: Option<&[Option<usize>]>, manifest: Option<&[DimEntry]>) -> Result<Option<Dims>, String> {
+    let size = |dim: &DimEntry| if let DimEntry::Fixed(size) = dim { Some(*size) } else { None };
+    match (file, manifest) {
+        (file, None) => Ok(file.map(<[_]>::to_vec)),
+        (None, Some(manifest)) => Ok(Some(manifest.iter().map(size).collect())),
+        (Some(file), Some(manifest)) if file.len() != manifest.len() => Err(format!(
+            "has shape {} in the model file, which has {} dimensions, not {}",
+            shown(file),
+            file.len(),
+            manifest.len()
+        )),
+        (Some(file), Some(manifest)) => {
+            let merge = |(axis, (real, wanted)): (usize, (&Option<usize>, &DimEntry))| match (real, wanted) {
+                (Some(real), DimEntry::Fixed(wanted)) if real != wanted => {
+                    Err(format!("has size {real} in dimension {axis} in the model file, not {wanted}"))
+                }
+                (Some(real), DimEntry::Dynamic) => {
+                    Err(format!("has size {real} in dimension {axis} in the model file, which is not dynamic"))
+                }
+                (real, wanted) => Ok(real.or_else(|| size(wanted))),
+            };
+            file.iter().zip(manifest).enumerate().map(merge).collect::<Result<_, _>>().map(Some)
+        }
+    }
+}
+
+fn may_be_equal(left: &[Option<usize>], right: &[Option<usize>]) -> bool {
+    left.len() == right.len() && left.iter().zip(right).all(|(left, right)| left.is_none() || right.is_none() || left == right)
+}
+
+/// `[2, -1]`
+fn shown(dims: &[Option<usize>]) -> String {
+    let sizes: Vec<String> = dims.iter().map(|dim| dim.map_or_else(|| "-1".to_owned(), |size| size.to_string())).collect();
+    format!("[{}]", sizes.join(", "))
+}
+
+/// `'a', 'b'`
+fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<String> = names.map(|name| format!("'{name}'")).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn declared(name: &str, datatype: Datatype, dims: &[i64]) -> DeclaredTensor {
+        let dims = dims.iter().map(|size| usize::try_from(*size).ok()).collect();
+        DeclaredTensor { name: name.to_owned(), datatype: Some(datatype), dims: Some(dims) }
+    }
+
+    /// What Silero VAD's file declares.
+    fn silero() -> Contract {
+        Contract {
+            inputs: vec![
+                declared("input", Datatype::Fp32, &[-1, -1]),
+                declared("state", Datatype::Fp32, &[2, -1, 128]),
+                declared("sr", Datatype::Int64, &[]),
+            ],
+            outputs: vec![declared("output", Datatype::Fp32, &[-1, 1]), declared("stateN", Datatype::Fp32, &[-1, -1, -1])],
+        }
+    }
+
+    /// One input and one output, each a row of four for an item.
+    fn rows() -> Contract {
+        Contract { inputs: vec![declared("x", Datatype::Fp32, &[-1, 4])], outputs: vec![declared("y", Datatype::Fp32, &[-1, 4])] }
+    }
+
+    fn fit_text(text: &str, contract: &Contract) -> Result<Interface, Vec<String>> {
+        let manifest = Manifest::parse(text).expect("good by itself");
+        fit(&manifest, contract)
+            .map_err(|faults| faults.into_iter().map(|fault| format!("{}: {}", fault.key, fault.reason)).collect())
+    }
+
+    const SILERO: &str = include_str!("silero-vad.toml");
+
+    #[test]
+    fn the_embedded_manifest_fits_its_model() {
+        let Interface { signature, framing, segments } = fit_text(SILERO, &silero()).expect("they are a pair");
+        assert_eq!(signature.inputs.len(), 1);
+        assert_eq!(signature.inputs[0].shape_with_batch(), [-1, 576]);
+        assert_eq!(signature.outputs[0].shape_with_batch(), [-1, 1]);
+        let state = &signature.states[0];
+        assert_eq!((state.dims.as_slice(), state.batch_axis, state.bytes()), (&[2, 128][..], 1, 1_024));
+        assert_eq!(signature.shared[0].value.data().as_ref(), 16_000_i64.to_le_bytes());
+        assert_eq!(framing.map(|framing| (framing.window_samples, framing.context_samples)), Some((512, 64)));
+        assert_eq!(segments.map(|segments| segments.output), Some(0));
+    }
+
+    #[test]
+    fn with_no_manifest_the_first_dimension_is_the_batch() {
+        let interface = fit_text("", &rows()).expect("nothing more is needed");
+        assert_eq!(interface.signature.inputs[0].dims, [Some(4)]);
+        assert_eq!(interface.signature.inputs[0].batch_axis, 0);
+        assert_eq!((interface.framing, interface.segments), (None, None));
+    }
+
+    #[test]
+    fn a_manifest_fills_in_what_the_file_leaves_open() {
+        let mut contract = rows();
+        contract.inputs[0].dims = None;
+        contract.outputs[0].dims = Some(vec![None, None, None]);
+        let text = "[[inputs]]\nname='x'\ndims=[-1, 'batch', 3]\n[[outputs]]\nname='y'\ndims=[2, -1, -1]\nbatch_axis=2";
+        let signature = fit_text(text, &contract).expect("no contradiction").signature;
+        assert_eq!(signature.inputs[0].shape_with_batch(), [-1, -1, 3]);
+        assert_eq!((signature.inputs[0].batch_axis, &signature.inputs[0].dims), (1, &vec![None, Some(3)]));
+        assert_eq!((signature.outputs[0].batch_axis, &signature.outputs[0].dims), (2, &vec![Some(2), None]));
+    }
+
+    #[test]
+    fn a_fixed_batch_of_one_is_served_one_by_one() {
+        let mut contract = rows();
+        contract.inputs[0].dims = Some(vec![Some(1), Some(4)]);
+        contract.outputs[0].dims = Some(vec![Some(1), Some(4)]);
+        let signature = fit_text("max_batch = 1", &contract).expect("asked for").signature;
+        assert_eq!(signature.inputs[0].dims, [Some(4)]);
+        let faults = fit_text("", &contract).expect_err("not asked for");
+        assert_eq!(faults.len(), 2, "input and output");
+        assert!(faults[0].starts_with("inputs: input 'x' has its batch dimension (axis 0) fixed at 1"), "{faults:?}");
+        assert!(faults[0].ends_with("or set max_batch = 1 to run items one by one"), "{faults:?}");
+    }
+
+    #[test]
+    fn what_does_not_fit_a_plain_model_is_named() {
+        let pcm = "[framing]\nkind='pcm_s16le'\nsample_rate_hz=8000\nwindow_samples=";
+        let cases = [
+            ("[[inputs]]\nname='z'".to_owned(), "inputs[0].name: the model has no input 'z'; it has 'x'"),
+            ("[[outputs]]\nname='x'".to_owned(), "outputs[0].name: the model has no output 'x'; it has 'y'"),
+            (
+                "[[inputs]]\nname='x'\ndatatype='INT8'".to_owned(),
+                "inputs[0].datatype: input 'x' is FP32 in the model file, not INT8",
+            ),
+            (
+                "[[inputs]]\nname='x'\ndims=[-1, 5]".to_owned(),
+                "inputs[0].dims: input 'x' has size 4 in dimension 1 in the model file, not 5",
+            ),
+            (
+                "[[inputs]]\nname='x'\ndims=[-1, -1]".to_owned(),
+                "has size 4 in dimension 1 in the model file, which is not dynamic",
+            ),
+            ("[[inputs]]\nname='x'\ndims=[-1]".to_owned(), "has shape [-1, 4] in the model file, which has 2 dimensions, not 1"),
+            (
+                "[[inputs]]\nname='x'\nbatch_axis=2".to_owned(),
+                "inputs[0].batch_axis: input 'x' has 2 dimensions, so none at batch axis 2",
+            ),
+            (
+                "[[inputs]]\nname='x'\nbatch_axis=1".to_owned(),
+                "inputs[0].dims: input 'x' has its batch dimension (axis 1) fixed at 4",
+            ),
+            (
+                "[[inputs]]\nname='x'\ndims=[8, 4]".to_owned(),
+                "inputs[0].dims: input 'x' has its batch dimension (axis 0) fixed at 8",
+            ),
+            ("[[inputs]]\nname='x'\nshared=[[1, 2, 3, 4]]".to_owned(), "inputs: all are states or shared"),
+            ("[[states]]\ninput='s'\noutput='y'".to_owned(), "states[0].input: the model has no input 's'; it has 'x'"),
+            ("[segments]\noutput='y'".to_owned(), "segments: needs [framing]"),
+            (format!("{pcm}5"), "framing: makes FP32 of shape [5] (context and window), but input 'x' is FP32 of shape [4]"),
+            (format!("{pcm}4\ninput='y'"), "framing.input: is 'y', but the input that items bring is 'x'"),
+            (format!("{pcm}4\n[segments]"), "segments.output: 'y' must be one FP32 for each item; it is FP32 of shape [4]"),
+            (format!("{pcm}4\n[segments]\noutput='z'"), "segments.output: 'z' is none; the outputs that items get are 'y'"),
+            (format!("{pcm}4294967295\ncontext_samples=4294967295"), "framing: "),
+        ];
+        for (text, expected) in cases {
+            let faults = fit_text(&text, &rows()).expect_err("must be refused");
+            assert!(faults.iter().any(|fault| fault.contains(expected)), "{text}: {faults:?} lacks {expected}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_a_stateful_model_is_named() {
+        let state = "[[states]]\ninput='state'\noutput='stateN'\nbatch_axis=";
+        let shared = "[[inputs]]\nname='sr'\nshared=";
+        let cases = [
+            (format!("{shared}1"), "inputs: input 'state' has its batch dimension (axis 0) fixed at 2"),
+            (state.to_owned() + "1", "inputs: input 'sr' is a scalar, which has no batch dimension: give it a shared value"),
+            (format!("{state}0\n{shared}1"), "inputs: input 'state' has its batch dimension (axis 0) fixed at 2"),
+            (format!("{state}7\n{shared}1"), "inputs: input 'state' has 3 dimensions, so none at batch axis 7"),
+            (
+                format!("{state}1\n{shared}[1]"),
+                "inputs[0].shared: input 'sr' cannot have this value: it has shape [1], but the model takes []",
+            ),
+            (format!("{state}1\n{shared}1.5"), "inputs[0].shared: input 'sr' cannot have this value: it 1.5 is no INT64"),
+            (format!("{state}1\n{state}1\n{shared}1"), "states[1].input: input 'state' belongs to another state already"),
+            (
+                format!("{state}1\n[[outputs]]\nname='stateN'\nbatch_axis=2"),
+                "states[0].batch_axis: is 1, but output 'stateN' has its batch at axis 2",
+            ),
+            (
+                format!("{state}1\n[[outputs]]\nname='stateN'\ndims=[2, 'batch', 64]"),
+                "states[0].output: 'stateN' has shape [2, 64] without the batch, but the state 'state' has [2, 128]",
+            ),
+            (
+                "[[states]]\ninput='state'\noutput='output'\nbatch_axis=1".to_owned(),
+                "outputs: output 'output' has its batch dimension (axis 1) fixed at 1",
+            ),
+            (
+                "[[states]]\ninput='sr'\noutput='stateN'".to_owned(),
+                "states[0].output: 'stateN' is FP32, but the state 'sr' is INT64",
+            ),
+            (
+                "[[states]]\ninput='input'\noutput='stateN'".to_owned(),
+                "states[0].input: 'input' has shape [-1] without the batch; a state's must be fixed",
+            ),
+            (
+                "[[inputs]]\nname='input'\ndims=[-1, 99000000]\n[[states]]\ninput='input'\noutput='stateN'".to_owned(),
+                "states[0].input: 'input' takes more than 67108864 bytes a stream",
+            ),
+        ];
+        for (text, expected) in cases {
+            let faults = fit_text(&text, &silero()).expect_err("must be refused");
+            assert!(faults.iter().any(|fault| fault.contains(expected)), "{text}: {faults:?} lacks {expected}");
+        }
+    }
+
+    #[test]
+    fn faults_of_a_model_file_are_named_without_a_manifest() {
+        let case = |change: &dyn Fn(&mut Contract)| {
+            let mut contract = rows();
+            change(&mut contract);
+            fit_text("", &contract).expect_err("must be refused").join("\n")
+        };
+        let cases = [
+            (case(&|contract| contract.inputs[0].datatype = None), "inputs: input 'x' has a type that cannot be served"),
+            (case(&|contract| contract.outputs[0].dims = None), "outputs: output 'y' has no shape in the model file"),
+            (case(&|contract| contract.outputs[0].dims = Some(vec![])), "outputs: output 'y' has 0 dimensions"),
+            (case(&|contract| contract.inputs[0].dims = Some(vec![None, Some(0)])), "input 'x' has size 0 in dimension 1"),
+            (case(&|contract| contract.inputs.clear()), "inputs: all are states or shared"),
+            (case(&|contract| contract.outputs.clear()), "outputs: all are states"),
+        ];
+        for (found, expected) in cases {
+            assert!(found.contains(expected), "{found} lacks {expected}");
+        }
+    }
+
+    #[test]
+    fn all_faults_come_at_once() {
+        let text = "[[inputs]]\nname='z'\n[[outputs]]\nname='y'\ndatatype='BOOL'\n[[states]]\ninput='a'\noutput='b'\n[segments]";
+        assert_eq!(fit_text(text, &rows()).expect_err("must be refused").len(), 5);
+    }
+
+    #[test]
+    fn a_model_without_a_file_must_declare_everything() {
+        let manifest = Manifest::parse("[[inputs]]\nname='x'\ndatatype='FP32'\n[[inputs]]\nname='z'\ndims=[-1]").expect("good");
+        let faults = declared_contract(&manifest).expect_err("must be refused");
+        let keys: Vec<&str> = faults.iter().map(|fault| fault.key.as_str()).collect();
+        assert_eq!(keys, ["inputs[0].dims", "inputs[1].datatype", "outputs"]);
+    }
+}

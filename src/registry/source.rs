@@ -1,0 +1,264 @@
+//! Where models come from: the binary itself, and a folder.
+//!
+//! Knows names, versions and bytes; what is in the bytes is for others.
+
+use std::{
+    borrow::Cow,
+    fs::{self, File},
+    io::{ErrorKind, Read as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Name of the model inside the binary.
+pub const EMBEDDED_NAME: &str = "silero-vad";
+/// Its version: the major version of Silero VAD that the file is of.
+pub const EMBEDDED_VERSION: u64 = 6;
+
+const EMBEDDED_MANIFEST: &str = include_str!("silero-vad.toml");
+const EMBEDDED_MODEL: &[u8] = include_bytes!(env!("TIDEMILL_SILERO_ONNX"));
+
+const NAME_BYTES_MAX: usize = 128;
+const MODELS_MAX: usize = 1_024;
+const VERSIONS_MAX: usize = 64;
+const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+/// What protobuf, and so ONNX, allows in one file.
+const MODEL_BYTES_MAX: u64 = 2 << 30;
+
+/// A place that holds models.
+pub trait ModelSource: Send + Sync {
+    /// All that is there. What cannot be used is reported with it, not left out.
+    fn scan(&self) -> Scan;
+
+    /// The model file of a version that [`ModelSource::scan`] found.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    fn read(&self, version: &FoundVersion) -> Result<Cow<'static, [u8]>, String>;
+}
+
+/// What a source holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scan {
+    /// Its models.
+    pub models: Vec<FoundModel>,
+    /// Paths that are not models but should be, each with the reason.
+    pub unusable: Vec<(PathBuf, String)>,
+}
+
+/// A model, not loaded yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundModel {
+    /// Name that clients open streams with.
+    pub name: Arc<str>,
+    /// The folder, for error messages.
+    pub folder: PathBuf,
+    /// Text of its manifest, empty if it has none; or why it cannot be read.
+    pub manifest: Result<Cow<'static, str>, String>,
+    /// Versions in rising order.
+    pub versions: Vec<FoundVersion>,
+}
+
+/// A version, not loaded yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundVersion {
+    /// Its number.
+    pub number: u64,
+    /// The model file.
+    pub file: PathBuf,
+}
+
+/// The model inside the binary.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Embedded;
+
+impl ModelSource for Embedded {
+    fn scan(&self) -> Scan {
+        let folder = PathBuf::from(format!("(embedded)/{EMBEDDED_NAME}"));
+        let file = folder.join(EMBEDDED_VERSION.to_string()).join("model.onnx");
+        let model = FoundModel {
+            name: EMBEDDED_NAME.into(),
+            folder,
+            manifest: Ok(EMBEDDED_MANIFEST.into()),
+            versions: vec![FoundVersion { number: EMBEDDED_VERSION, file }],
+        };
+        Scan { models: vec![model], unusable: Vec::new() }
+    }
+
+    fn read(&self, _version: &FoundVersion) -> Result<Cow<'static, [u8]>, String> {
+        Ok(EMBEDDED_MODEL.into())
+    }
+}
+
+/// A folder of models: `<name>/model.toml` and `<name>/<version>/model.onnx`.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// The folder at `path`, which is read later.
+    #[must_use]
+    pub const fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+}
+
+impl ModelSource for Folder {
+    fn scan(&self) -> Scan {
+        let mut scan = Scan::default();
+        let folders = match subfolders(&self.path, MODELS_MAX) {
+            Ok(folders) => folders,
+            Err(reason) => {
+                scan.unusable.push((self.path.clone(), reason));
+                return scan;
+            }
+        };
+        for (name, folder) in folders {
+            match check_name(&name).and_then(|()| subfolders(&folder, VERSIONS_MAX)) {
+                Ok(versions) => scan.models.push(FoundModel {
+                    name: name.into(),
+                    manifest: read_manifest(&folder.join("model.toml")),
+                    versions: numbered(&versions),
+                    folder,
+                }),
+                Err(reason) => scan.unusable.push((folder, reason)),
+            }
+        }
+        scan
+    }
+
+    fn read(&self, version: &FoundVersion) -> Result<Cow<'static, [u8]>, String> {
+        read_limited(&version.file, MODEL_BYTES_MAX).map(Cow::Owned).map_err(|error| error.to_string())
+    }
+}
+
+/// The folders in `path` that are not hidden, by name; links are followed, plain files are no concern of ours.
+fn subfolders(path: &Path, count_max: usize) -> Result<Vec<(String, PathBuf)>, String> {
+    let cannot = |error: std::io::Error| format!("cannot be listed: {error}");
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(path).map_err(cannot)? {
+        let entry = entry.map_err(cannot)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') || !entry.path().is_dir() {
+            continue;
+        }
+        if folders.len() == count_max {
+            return Err(format!("holds more than {count_max} folders"));
+        }
+        folders.push((name, entry.path()));
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+/// Those folders that are versions, by number.
+fn numbered(folders: &[(String, PathBuf)]) -> Vec<FoundVersion> {
+    let version = |(name, path): &(String, PathBuf)| {
+        let number: u64 = name.parse().ok()?;
+        // "+1" and "01" would be second names of the same version.
+        (number > 0 && number.to_string() == *name).then(|| FoundVersion { number, file: path.join("model.onnx") })
+    };
+    let mut versions: Vec<FoundVersion> = folders.iter().filter_map(version).collect();
+    versions.sort_by_key(|version| version.number);
+    versions
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
+    if name.len() > NAME_BYTES_MAX {
+        return Err(format!("its name has {} bytes; a model's name has at most {NAME_BYTES_MAX}", name.len()));
+    }
+    match name.chars().find(|letter| !is_plain(*letter)) {
+        Some(letter) => Err(format!("its name holds {letter:?}; a model's name is made of A-Z, a-z, 0-9, '.', '_' and '-'")),
+        None => Ok(()),
+    }
+}
+
+fn read_manifest(file: &Path) -> Result<Cow<'static, str>, String> {
+    match read_limited(file, MANIFEST_BYTES_MAX) {
+        Ok(bytes) => String::from_utf8(bytes).map(Cow::Owned).map_err(|_| "is not UTF-8 text".to_owned()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Cow::Borrowed("")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn read_limited(file: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
+    let explain = |error: std::io::Error| std::io::Error::new(error.kind(), format!("cannot be read: {error}"));
+    let mut bytes = Vec::new();
+    let opened = File::open(file).map_err(explain)?;
+    // A size that is known spares the vector its growing; it is no promise, hence the limit on the reader too.
+    let size = opened.metadata().map_err(explain)?.len();
+    if size <= bytes_max {
+        bytes.reserve_exact(usize::try_from(size).unwrap_or(0));
+        opened.take(bytes_max + 1).read_to_end(&mut bytes).map_err(explain)?;
+    }
+    if size > bytes_max || bytes.len() as u64 > bytes_max {
+        return Err(std::io::Error::new(ErrorKind::FileTooLarge, format!("is larger than {bytes_max} bytes")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder_with(folders: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        for folder in folders {
+            fs::create_dir_all(root.path().join(folder)).expect("a folder in it");
+        }
+        root
+    }
+
+    #[test]
+    fn versions_are_numbers_in_numeric_order_and_other_folders_are_not_versions() {
+        let root = folder_with(&["m/10", "m/9", "m/assets", "m/01", "m/+2", "m/0", "m/.1", "m/99999999999999999999999"]);
+        let scan = Folder::new(root.path().to_owned()).scan();
+        let numbers: Vec<u64> = scan.models[0].versions.iter().map(|version| version.number).collect();
+        assert_eq!(numbers, [9, 10]);
+        assert!(scan.models[0].versions[0].file.ends_with("m/9/model.onnx"));
+    }
+
+    #[test]
+    fn hidden_folders_and_plain_files_are_passed_over_and_bad_names_reported() {
+        let root = folder_with(&[".hidden/1", "good/1", "bad name/1", &"x".repeat(129)]);
+        fs::write(root.path().join("README"), "about").expect("a file");
+        let scan = Folder::new(root.path().to_owned()).scan();
+        let names: Vec<&str> = scan.models.iter().map(|model| &*model.name).collect();
+        assert_eq!(names, ["good"]);
+        let reasons: Vec<&str> = scan.unusable.iter().map(|(_, reason)| reason.as_str()).collect();
+        assert!(reasons[0].contains("its name holds ' '"), "{reasons:?}");
+        assert!(reasons[1].contains("its name has 129 bytes"), "{reasons:?}");
+    }
+
+    #[test]
+    fn a_manifest_may_be_absent_but_not_unreadable() {
+        let root = folder_with(&["absent/1", "odd/1", "folder/model.toml", "large/1"]);
+        fs::write(root.path().join("odd/model.toml"), [0xff, 0xfe]).expect("a file");
+        fs::write(root.path().join("large/model.toml"), vec![b'#'; (1 << 20) + 1]).expect("a file");
+        let scan = Folder::new(root.path().to_owned()).scan();
+        let manifest = |name: &str| {
+            let model = scan.models.iter().find(|model| &*model.name == name).expect("found");
+            model.manifest.clone().map_err(|reason| reason.split(':').next().map(str::to_owned).unwrap_or_default())
+        };
+        assert_eq!(manifest("absent"), Ok("".into()));
+        assert_eq!(manifest("odd"), Err("is not UTF-8 text".to_owned()));
+        assert_eq!(manifest("folder"), Err("cannot be read".to_owned()));
+        assert_eq!(manifest("large"), Err("is larger than 1048576 bytes".to_owned()));
+    }
+
+    #[test]
+    fn a_missing_folder_is_reported() {
+        let scan = Folder::new("/nowhere/models".into()).scan();
+        assert_eq!(scan.unusable[0].0, Path::new("/nowhere/models"));
+        assert!(scan.unusable[0].1.starts_with("cannot be listed: "));
+    }
+
+    #[test]
+    fn the_embedded_model_is_there() {
+        let scan = Embedded.scan();
+        assert_eq!(&*scan.models[0].name, EMBEDDED_NAME);
+        assert_eq!(Embedded.read(&scan.models[0].versions[0]).map(|bytes| bytes.len()), Ok(2_327_524));
+    }
+}
