@@ -32,12 +32,15 @@ const MESSAGE_OVERHEAD_BYTES: u64 = 64;
 /// How often a silent client shows a sign of life where the server names no idle timeout.
 const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(15);
 
-const EXAMPLES: &str = "\
+const HELP: &str = help!(
+    "\
 Examples:
-  tidemill feed talk.wav                             speech in a recording, as fast as the server can
-  tidemill feed talk.wav --realtime                  the same at the speed of a microphone
-  arecord -t raw -f S16_LE -r 16000 | tidemill feed -   the microphone itself
-  tidemill feed talk.wav --results --json | jq .result  the probability of every window";
+  tidemill feed talk.wav              speech in a recording, at full speed
+  tidemill feed talk.wav --realtime   the same at the speed of a microphone
+  tidemill feed talk.wav --results    and the probability of every window
+  tidemill feed talk.wav --json | jq .segment.end_ms
+  arecord -t raw -f S16_LE -r 16000 | tidemill feed -"
+);
 
 /// Send audio over a live stream and print results while it is sent
 ///
@@ -46,7 +49,7 @@ Examples:
 ///
 /// Ctrl-C ends the sending; what has been sent is still answered. A second Ctrl-C exits at once.
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = HELP)]
 pub struct FeedArgs {
     #[command(flatten)]
     input: AudioInput,
@@ -91,7 +94,8 @@ pub(super) async fn run(args: &FeedArgs, printer: &mut Printer, interrupt: &Canc
         // An answer that ends the stream ends the sending too, even while it waits for a microphone.
         match select(sending, receiving).await {
             Either::Left((sent, receiving)) => receiving.await.and(sent),
-            Either::Right((received, _)) => received,
+            Either::Right((received, _)) => received
+                .and(Err(Failure::UnexpectedAnswer("the server completed the stream before all audio was sent".to_owned()))),
         }
     };
     tally.finish(outcome, interrupt.is_cancelled(), printer)
@@ -176,4 +180,59 @@ const fn request(message: Message) -> FeedRequest {
 fn duration_of(samples: u64, rate_hz: u32) -> Duration {
     let rest_ns = samples % u64::from(rate_hz) * 1_000_000_000 / u64::from(rate_hz);
     Duration::from_secs(samples / u64::from(rate_hz)) + Duration::from_nanos(rest_ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    const PLAN: SendPlan = SendPlan { chunk_samples: 1_600, pace_hz: Some(16_000), keepalive_interval: Duration::from_secs(5) };
+
+    #[tokio::test(start_paused = true)]
+    async fn chunks_leave_on_a_schedule_that_is_fixed_from_the_start() {
+        let (requests, mut receiver) = mpsc::channel(1);
+        let source = AudioSource::from_reader(Cursor::new(vec![0; 2 * 4_000]));
+        let start = Instant::now();
+        let interrupt = CancellationToken::new();
+        let receiving = async {
+            let mut seen = Vec::new();
+            while let Some(FeedRequest { message: Some(Message::Chunk(chunk)) }) = receiver.recv().await {
+                seen.push((chunk.len(), start.elapsed()));
+                // A slow consumer must not shift what follows.
+                sleep(Duration::from_millis(30)).await;
+            }
+            seen
+        };
+        let (sent, seen) = tokio::join!(send(source, requests, PLAN, &interrupt), receiving);
+        sent.expect("all sent");
+        let due = [(3_200, 100), (3_200, 200), (1_600, 250)].map(|(bytes, due_ms)| (bytes, Duration::from_millis(due_ms)));
+        assert_eq!(seen, due);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_microphone_is_kept_alive_and_its_half_chunk_is_not_lost() {
+        let (requests, mut receiver) = mpsc::channel(1);
+        let (mut microphone, reader) = tokio::io::duplex(8_000);
+        let source = AudioSource::from_reader(reader);
+        let interrupt = CancellationToken::new();
+        let receiving = async {
+            tokio::io::AsyncWriteExt::write_all(&mut microphone, &[1; 1_000]).await.expect("open");
+            for _ in 0..2 {
+                let kept_alive = receiver.recv().await.and_then(|request: FeedRequest| request.message);
+                assert_eq!(kept_alive, Some(Message::Keepalive(KeepAlive {})));
+            }
+            drop(microphone);
+            receiver.recv().await.and_then(|request: FeedRequest| request.message)
+        };
+        let (sent, last) = tokio::join!(send(source, requests, PLAN, &interrupt), receiving);
+        sent.expect("all sent");
+        assert_eq!(last, Some(Message::Chunk(vec![1; 1_000].into())));
+    }
+
+    #[test]
+    fn a_day_of_samples_takes_a_day() {
+        assert_eq!(duration_of(44_100 * 86_400 + 441, 44_100), Duration::from_secs(86_400) + Duration::from_millis(10));
+    }
 }

@@ -18,17 +18,19 @@ use super::{
     status::{Ending, Failure},
 };
 
-const EXAMPLES: &str = "\
+const HELP: &str = help!(
+    "\
 Examples:
   tidemill health && echo up            the server as a whole
   tidemill health silero-vad            one model
-  tidemill health --watch --json        every change, until Ctrl-C";
+  tidemill health --watch --json        every change, until Ctrl-C"
+);
 
 /// Ask whether the server, or one model, is serving
 ///
 /// Exits with 0 if it is and with 1 if it is not. The protocol is grpc.health.v1, so other probes work as well.
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = HELP)]
 pub struct HealthArgs {
     /// Model to ask for [default: the server as a whole]
     #[arg(value_name = "MODEL", default_value = "", hide_default_value = true)]

@@ -3,6 +3,27 @@
 //! They talk to a server over its public API alone, and know nothing of how it works inside. Results go to standard output,
 //! notes and progress to standard error.
 
+/// The end of every command's help.
+macro_rules! exit_codes {
+    () => {
+        "\
+Exit codes:
+    0  everything was answered with outputs; serving
+    1  some items were answered with an error; not serving
+    2  wrong usage, or a file that cannot be read
+    3  no connection, or it was lost
+    4  the server refused: code, message and details are printed
+  130  interrupted by Ctrl-C"
+    };
+}
+
+/// The examples of a command, and what all commands' help ends with.
+macro_rules! help {
+    ($examples:literal) => {
+        concat!($examples, "\n\n", exit_codes!(), "\n\nThe keys of --json are listed by: tidemill --help")
+    };
+}
+
 mod audio;
 mod connection;
 mod events;
@@ -39,31 +60,31 @@ use self::{
 };
 
 /// What the help of the binary says about all client commands; meant for its `after_long_help`.
-pub const CLIENT_HELP: &str = "\
-Exit codes of the client commands:
-    0  everything was answered with outputs; serving
-    1  some items were answered with an error; not serving
-    2  wrong usage, or a file that cannot be read
-    3  no connection, or it was lost
-    4  the server refused: code, message and details are printed
-  130  interrupted by Ctrl-C
-
+pub const CLIENT_HELP: &str = concat!(
+    exit_codes!(),
+    "\n
 JSON lines (--json), one object with one key a line, on standard output:
-  opened           model version sample_rate_hz window_samples window_items window_bytes max_message_bytes
-  result           seq [id] [start_sample end_sample] outputs[name datatype shape data] or error, [timing]
+  opened           model version sample_rate_hz window_samples window_items
+                   window_bytes max_message_bytes
+  result           seq [id] [start_sample end_sample] outputs or error [timing]
+                   outputs: name datatype shape data
                    timing: queue_ns compute_ns age_ns batch_size
                    (with --results, or if it is an error)
   segment_started  index start_sample start_ms
   segment          index start_sample end_sample start_ms end_ms
   summary          completed interrupted items ok errors segments samples
-                   [payload_bytes elapsed_ms queue_ns compute_ns] [received: total_bytes crc32c sha256]
-  prediction       model version outputs timing
-  model            name version state [reason] engine description stateful; of one model also
-                   inputs outputs states framing payloads batch_costs batch_cap segment_rules default_limits
+                   [payload_bytes elapsed_ms queue_ns compute_ns] [received]
+                   received: total_bytes crc32c [sha256]
+  prediction       model version outputs [timing]
+  model            name version state [reason] engine description stateful;
+                   of one model also: inputs outputs states [framing] payloads
+                   batch_costs batch_cap [segment_rules] [default_limits]
   health           model status
   error            code message [reason metadata fields limits retry_after_ms]
-                   code: a gRPC code, or BAD_INPUT CANNOT_CONNECT CONNECTION_LOST UNEXPECTED_ANSWER
-Keys in brackets are left out where they do not apply.";
+                   code: a gRPC code, or BAD_INPUT, CANNOT_CONNECT,
+                   CONNECTION_LOST, UNEXPECTED_ANSWER
+Keys in brackets are left out where they do not apply."
+);
 
 /// The commands that talk to a server.
 #[derive(Debug, Subcommand)]

@@ -19,15 +19,17 @@ use crate::proto::v1::{
     TensorSpec,
 };
 
-const EXAMPLES: &str = "\
+const HELP: &str = help!(
+    "\
 Examples:
   tidemill models                                  all models, ready or not
   tidemill models silero-vad                       one in full: inputs, outputs, limits, measured cost
-  tidemill models --json | jq -r .model.name       their names";
+  tidemill models --json | jq -r .model.name       their names"
+);
 
 /// List the server's models, or show one in full
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = HELP)]
 pub struct ModelsArgs {
     /// Model to show in full
     #[arg(value_name = "NAME")]

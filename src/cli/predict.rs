@@ -24,20 +24,22 @@ use crate::proto::v1::{Item, ModelDetail, PredictRequest, PredictResponse, predi
 /// Largest start of a window, in seconds: a year.
 const AT_SECONDS_MAX: f64 = 366.0 * 86_400.0;
 
-const EXAMPLES: &str = "\
+const HELP: &str = help!(
+    "\
 Examples:
   tidemill predict talk.wav --at 1.5                          the window of audio that begins at 1.5 s
   tidemill predict --model iris --tensor x=5.1,3.5,1.4,0.2    typed numbers
   tidemill predict --model image --tensor pixels=cat.raw      a file of little-endian elements
   tidemill predict --model text --tensor ids:1x4=1,2,3,4      a shape, where the model leaves it open
-  tidemill models iris                                        says what a model takes";
+  tidemill models iris                                        says what a model takes"
+);
 
 /// Run a model once, on tensors or on one window of audio
 ///
 /// A stateful model starts from its zero state. Values of --tensor are numbers separated by commas, or else the name of a
 /// file; a file whose name is a number is written with its folder, as in ./7.
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = HELP)]
 pub struct PredictArgs {
     /// Audio to take one window from: a .wav file, raw signed 16-bit mono samples, or - for standard input
     #[arg(value_name = "FILE", required_unless_present = "tensors", conflicts_with = "tensors")]

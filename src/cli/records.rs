@@ -238,8 +238,8 @@ impl SummaryRecord {
 impl fmt::Display for SummaryRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let audio_s = seconds(self.samples, self.rate_hz);
-        write!(f, "{audio_s:.2} s of audio, {} windows: {} ok, {} errors", self.items, self.ok, self.errors)?;
-        write!(f, "; {} segments", self.segments)?;
+        let (windows, errors) = (counted(self.items, "window"), counted(self.errors, "error"));
+        write!(f, "{audio_s:.2} s of audio, {windows}: {} ok, {errors}; {}", self.ok, counted(self.segments, "segment"))?;
         if let Some(elapsed_ms) = self.elapsed_ms {
             let elapsed_s = elapsed_ms as f64 / 1e3;
             write!(f, "; {elapsed_s:.2} s taken")?;
@@ -284,6 +284,10 @@ impl fmt::Display for DigestRecord {
         write!(f, "{} bytes arrived, crc32c {}", self.total_bytes, self.crc32c)?;
         self.sha256.iter().try_for_each(|sha256| write!(f, ", sha256 {sha256}"))
     }
+}
+
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Samples as seconds; zero where the rate is not known.

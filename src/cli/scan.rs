@@ -25,18 +25,20 @@ const RECORDING_BYTES_DEFAULT: u64 = 4 * 1024 * 1024 - REQUEST_OVERHEAD_BYTES;
 /// Samples read at a time.
 const READ_SAMPLES: usize = 32 * 1024;
 
-const EXAMPLES: &str = "\
+const HELP: &str = help!(
+    "\
 Examples:
   tidemill scan talk.wav                       speech in a short recording
   tidemill scan talk.wav --results             and the probability of every window
-  tidemill scan - --json < talk.pcm            raw samples in, JSON lines out";
+  tidemill scan - --json < talk.pcm            raw samples in, JSON lines out"
+);
 
 /// Send a short recording in one request and print results as they are computed
 ///
 /// The request is one message, so its size is limited by the server; use `upload` or `feed` for longer recordings. Files are
 /// read as by `feed`. Ctrl-C abandons the scan.
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = HELP)]
 pub struct ScanArgs {
     #[command(flatten)]
     input: AudioInput,

@@ -31,18 +31,20 @@ const MESSAGE_OVERHEAD_BYTES: u64 = 64;
 
 const QUEUED_REQUESTS: usize = 4;
 
-const EXAMPLES: &str = "\
+const HELP: &str = help!(
+    "\
 Examples:
   tidemill upload interview.wav                     speech in a recording of any length
   tidemill upload interview.wav --sha256 --json     with a second checksum, as JSON lines
-  tidemill upload interview.wav --results           with the probability of every window";
+  tidemill upload interview.wav --results           with the probability of every window"
+);
 
 /// Send a recording of any length in chunks and print one answer for the whole
 ///
 /// Length and CRC-32C are computed while sending and declared at the end: the server refuses with DATA_LOSS what arrived
 /// otherwise. Files are read as by `feed`. Ctrl-C ends the sending; what has been sent is still answered.
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = HELP)]
 pub struct UploadArgs {
     #[command(flatten)]
     input: AudioInput,
