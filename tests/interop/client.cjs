@@ -14,6 +14,7 @@ const definition = loader.loadSync("tidemill/v1/inference.proto", {
   keepCase: true,
   longs: Number,
   enums: String,
+  defaults: true,
   oneofs: true,
   includeDirs: [protos],
 });

@@ -3,7 +3,7 @@
 import re
 
 ITEMS_RECEIVED = "tidemill_items_received_total"
-ITEMS = "tidemill_items_total"
+ITEMS = "tidemill_items_ended_total"
 STREAMS_OPEN = "tidemill_streams_open"
 
 OUTCOMES = {"ok", "refused", "dropped", "expired", "cancelled", "failed"}

@@ -13,6 +13,8 @@ import h2.settings
 from server import PATIENCE_S
 
 STREAM_ID = 1
+FRAME_HEADER_BYTES = 9
+GOAWAY = 7
 
 
 def framed(message: bytes, compressed: int = 0) -> bytes:
@@ -35,6 +37,7 @@ class RawCall:
         fields |= {"content-type": "application/grpc"} | {name.replace("_", "-"): value for name, value in headers.items()}
         self._h2.send_headers(STREAM_ID, list(fields.items()))
         self._flush()
+        self._received = b""
         self.headers: dict[str, str] = {}
         self.data = b""
         self.ended = False
@@ -74,7 +77,7 @@ class RawCall:
     def _receive_some(self) -> None:
         received = self._socket.recv(65_536)
         assert received, f"the connection closed before the call ended; so far: {self.headers}"
-        for event in self._h2.receive_data(received):
+        for event in self._h2.receive_data(self._frames_but_goaway(received)):
             match event:
                 case h2.events.ResponseReceived() | h2.events.TrailersReceived():
                     self.headers |= dict(event.headers)
@@ -87,6 +90,20 @@ class RawCall:
                 case h2.events.StreamEnded():
                     self.ended = True
         self._flush()
+
+    def _frames_but_goaway(self, received: bytes) -> bytes:
+        """Whole frames so far. A server that shuts down says GOAWAY and goes on; this HTTP/2 library would take it for the
+        end of the connection."""
+        self._received += received
+        kept = b""
+        while len(self._received) >= FRAME_HEADER_BYTES:
+            frame_bytes = FRAME_HEADER_BYTES + int.from_bytes(self._received[:3], "big")
+            if len(self._received) < frame_bytes:
+                break
+            frame, self._received = self._received[:frame_bytes], self._received[frame_bytes:]
+            if frame[3] != GOAWAY:
+                kept += frame
+        return kept
 
 
 @contextlib.contextmanager

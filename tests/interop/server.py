@@ -17,7 +17,7 @@ from metrics import Metrics
 from tidemill.v1 import inference_pb2_grpc, model_pb2_grpc
 
 # How long anything may take before the test gives it up as hung. No test's result depends on it otherwise.
-PATIENCE_S = 60
+PATIENCE_S = 30
 
 LISTENING = re.compile(r"listening grpc=(\S+) admin=(\S+)")
 ALARM = re.compile(r"\b(WARN|ERROR)\b|panicked at")

@@ -1,11 +1,14 @@
 """SIGTERM under load: nothing new begins, what is in flight ends with a reason, and the process ends well."""
 
 import asyncio
+import contextlib
 import signal
+from collections.abc import Iterator
 
 import audio
 import grpc
 import messages
+import metrics
 import pytest
 import raw_http2
 import reference
@@ -19,13 +22,15 @@ FEEDS = 32
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def stalled_feed(server):
-    """A client with results to come that lets the server send none of them: while it lives, a drain cannot end."""
-    call = raw_http2.RawCall(server.address, "/tidemill.v1.InferenceService/Feed", window_bytes=1)
-    call.send(raw_http2.framed(messages.feed_open().SerializeToString()))
-    call.send(raw_http2.framed(messages.feed_chunks([audio.pcm(audio.SHORT_SPEECH)[:10_240]])[0].SerializeToString()))
-    call.receive_headers()
-    return call
+@contextlib.contextmanager
+def stalled_feed(server) -> Iterator[raw_http2.RawCall]:
+    """A client with results to come that lets the server send next to nothing: while it lives, a drain cannot end."""
+    with raw_http2.call(server.address, "Feed", window_bytes=1) as call:
+        call.send(raw_http2.framed(messages.feed_open().SerializeToString()))
+        call.send(raw_http2.framed(messages.feed_chunks([audio.pcm(audio.SHORT_SPEECH)[:10_240]])[0].SerializeToString()))
+        call.receive_headers()
+        wait_until(lambda: server.metrics().total(metrics.STREAMS_OPEN) == 1, "the stream never opened")
+        yield call
 
 
 def await_draining(server) -> None:
@@ -84,8 +89,7 @@ def test_streams_end_with_a_reason_and_the_process_with_zero():
             for events, error in await asyncio.gather(*feeds):
                 check_end(events, error)
 
-    with running() as server:
-        stalled = stalled_feed(server)
+    with running() as server, stalled_feed(server) as stalled:
         asyncio.run(scenario(server))
         await_draining(server)
         await_rest(server, streams=1)
@@ -93,13 +97,11 @@ def test_streams_end_with_a_reason_and_the_process_with_zero():
         headers = stalled.receive()
         assert headers["grpc-status"] == str(grpc.StatusCode.UNAVAILABLE.value[0]), headers
         assert "drain" in raw_http2.message_of(headers)
-        stalled.close()
         assert server.wait() == 0
 
 
 def test_a_draining_server_takes_no_new_stream():
-    with running() as server:
-        stalled = stalled_feed(server)
+    with running() as server, stalled_feed(server) as stalled:
         server.signal()
         await_draining(server)
         with pytest.raises(grpc.RpcError) as raised:
@@ -110,14 +112,12 @@ def test_a_draining_server_takes_no_new_stream():
 
 
 def test_a_second_signal_ends_the_process_at_once():
-    with running() as server:
-        stalled = stalled_feed(server)
+    with running() as server, stalled_feed(server):
         server.signal()
         await_draining(server)
         assert server.is_running()
         server.signal()
         assert server.wait() != 0
-        stalled.close()
 
 
 def test_an_idle_server_stops_on_an_interrupt_too():

@@ -82,10 +82,13 @@ def test_a_flush_pads_and_runs_the_partial_window_at_once(inference):
     reference.assert_equal(probabilities(results), reference.run(reference.windows(data)))
     assert results[-1].window == pb.WindowPosition(index=5, start_sample=5 * 512, end_sample=5 * 512 + 100)
     assert events[-1].flushed == pb.Flushed(id="now", items=6)
-    # The stream goes on where the client's samples ended.
-    feed.send(*messages.feed_chunks([bytes(2 * reference.WINDOW_SAMPLES)]))
+    # The stream goes on where the client's samples ended: they are the next context, not the padding.
+    more = audio.pcm(audio.SHORT_SPEECH)[len(data) : len(data) + 2 * reference.WINDOW_SAMPLES]
+    feed.send(*messages.feed_chunks([more]))
     (result,) = of_kind(feed.finish(), "result")
     assert result.window == pb.WindowPosition(index=6, start_sample=5 * 512 + 100, end_sample=6 * 512 + 100)
+    next_input = audio.samples(data[-2 * reference.CONTEXT_SAMPLES :] + more)
+    reference.assert_equal(messages.probabilities([result]), reference.run([*reference.windows(data), next_input])[-1:])
 
 
 def test_a_flush_ends_an_open_segment(inference):

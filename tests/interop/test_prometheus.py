@@ -68,6 +68,7 @@ def test_prometheus_scrapes_it(counted, tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         address = next(filter(None, map(listening_address, process.stderr)))
+        next(line for line in process.stderr if "Server is ready" in line)
 
         def items() -> dict[str, float]:
             query = urllib.parse.urlencode({"query": f"sum by (outcome) ({metrics.ITEMS})"})
