@@ -56,7 +56,9 @@ BAD_ITEMS = [
     with_shape("shape-smallest", [-(2**63)], str(-(2**63))),
     with_shape("shape-of-many-dimensions", [1] * 10_000 + [576]),
     BadItem("bytes-missing", pb.Item(inputs=[pb.Tensor(name="input", shape=[576], data=bytes(2303))]), ("2303", "2304"), "data"),
-    BadItem("bytes-left-over", pb.Item(inputs=[pb.Tensor(name="input", shape=[576], data=bytes(2305))]), ("2305", "2304"), "data"),
+    BadItem(
+        "bytes-left-over", pb.Item(inputs=[pb.Tensor(name="input", shape=[576], data=bytes(2305))]), ("2305", "2304"), "data"
+    ),
     BadItem("no-bytes", pb.Item(inputs=[pb.Tensor(name="input", shape=[576])]), ("0", "2304"), "data"),
     BadItem("negative-deadline", messages.item(GOOD, deadline=timedelta(seconds=-1)), ("deadline",), "deadline"),
     BadItem(

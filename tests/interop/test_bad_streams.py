@@ -66,7 +66,9 @@ FEEDS = [
     Broken("empty-message", [messages.feed_open(), pb.FeedRequest()], INVALID, ("message",)),
     Broken("odd-bytes", [messages.feed_open(), *messages.feed_chunks([PCM, b"x"])], INVALID, ("odd",)),
     Broken("item-on-pcm", [messages.feed_open(), *messages.feed_items([ITEM])], INVALID, ("item",), "item"),
-    Broken("chunk-on-tensors", [messages.feed_open(messages.TENSORS), *messages.feed_chunks([PCM])], INVALID, ("chunk",), "chunk"),
+    Broken(
+        "chunk-on-tensors", [messages.feed_open(messages.TENSORS), *messages.feed_chunks([PCM])], INVALID, ("chunk",), "chunk"
+    ),
 ]
 
 
@@ -135,10 +137,7 @@ OTHER_SHA = hashlib.sha256(b"").digest()
 LENGTHS = (str(len(PCM)), str(len(PCM) + 2))
 
 UPLOADS = [
-    *(
-        Broken(name, [pb.UploadRequest(open=pb.UploadConfig(stream=config))], *rest)
-        for name, config, *rest in BAD_CONFIGS
-    ),
+    *(Broken(name, [pb.UploadRequest(open=pb.UploadConfig(stream=config))], *rest) for name, config, *rest in BAD_CONFIGS),
     Broken("no-config", [pb.UploadRequest(open=pb.UploadConfig())], INVALID, ("stream",), "stream"),
     Broken("begins-with-a-chunk", messages.upload_chunks([PCM]), INVALID, ("open",)),
     Broken("begins-with-the-finish", [finish()], INVALID, ("open",)),

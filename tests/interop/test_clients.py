@@ -13,7 +13,9 @@ import places
 import pytest
 import reference
 from google.protobuf import descriptor_pool, message_factory
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 from messages import kinds, of_kind
 from server import PATIENCE_S
 

@@ -51,7 +51,9 @@ def test_a_first_message_of_garbage(server, method, garbage):
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-@pytest.mark.parametrize(("method", "opening"), [("Upload", messages.upload()), ("Feed", messages.feed_open())], ids=["upload", "feed"])
+@pytest.mark.parametrize(
+    ("method", "opening"), [("Upload", messages.upload()), ("Feed", messages.feed_open())], ids=["upload", "feed"]
+)
 def test_garbage_after_the_opening(server, method, opening, garbage):
     error = send_bytes(server.channel, method, opening.SerializeToString(), GARBAGE[garbage])
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
@@ -95,7 +97,8 @@ def test_an_unknown_method(server):
 
 
 @pytest.mark.parametrize(
-    "greeting", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"\x00" * 9, np.random.default_rng(2).bytes(999)]
+    "greeting",
+    [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"\x00" * 9, np.random.default_rng(2).bytes(999)],
 )
 def test_a_connection_that_is_not_http2(server, greeting):
     host, port = server.address.rsplit(":", 1)

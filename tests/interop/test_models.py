@@ -24,9 +24,7 @@ def test_get_model(server):
     model = get_model(server, name=messages.MODEL)
     assert list(model.inputs) == [model_pb2.TensorSpec(name="input", datatype=pb.DATATYPE_FP32, shape=[-1, 576])]
     assert list(model.outputs) == [model_pb2.TensorSpec(name="output", datatype=pb.DATATYPE_FP32, shape=[-1, 1])]
-    state = model_pb2.StateSpec(
-        input="state", output="stateN", datatype=pb.DATATYPE_FP32, shape=[2, -1, 128], batch_axis=1
-    )
+    state = model_pb2.StateSpec(input="state", output="stateN", datatype=pb.DATATYPE_FP32, shape=[2, -1, 128], batch_axis=1)
     assert list(model.states) == [state]
     assert model.framing == pb.Framing(sample_rate_hz=16_000, window_samples=512, context_samples=64)
     assert set(model.payloads) == {messages.PCM, messages.TENSORS}
