@@ -1,0 +1,35 @@
+"""Reads the Prometheus text that the server exposes. The names of its metrics, as far as the tests use them, stand here."""
+
+import re
+
+ITEMS_RECEIVED = "tidemill_items_received_total"
+ITEMS = "tidemill_items_ended_total"
+STREAMS_OPEN = "tidemill_streams_open"
+
+OUTCOMES = {"ok", "refused", "dropped", "expired", "cancelled", "failed"}
+
+_SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+
+class Metrics:
+    """One scrape."""
+
+    def __init__(self, text: str) -> None:
+        self._samples = []
+        for line in text.splitlines():
+            if line and not line.startswith("#"):
+                match = _SAMPLE.match(line)
+                assert match, f"not a sample: {line!r}"
+                self._samples.append((match["name"], dict(_LABEL.findall(match["labels"] or "")), float(match["value"])))
+
+    def total(self, name: str, **labels: str) -> float:
+        """Sum over the samples that have these labels."""
+        return sum(value for found, own, value in self._samples if found == name and labels.items() <= own.items())
+
+    def label_values(self, name: str, label: str) -> set[str]:
+        return {own[label] for found, own, _ in self._samples if found == name}
+
+    def is_at_rest(self, streams: int = 0) -> bool:
+        """So many streams are open, and every item that was received has its one outcome."""
+        return self.total(STREAMS_OPEN) == streams and self.total(ITEMS) == self.total(ITEMS_RECEIVED)

@@ -1,0 +1,15 @@
+"""Where the tests find what `tests/setup/install` has put down."""
+
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache"
+ASSETS = pathlib.Path(os.environ.get("TIDEMILL_TEST_ASSETS", CACHE / "assets"))
+SERVER = pathlib.Path(os.environ.get("TIDEMILL_SERVER", ROOT / "target/debug/tidemill"))
+PROTOS = ROOT / "proto"
+NODE_MODULES = CACHE / "node/node_modules"
+BUF = NODE_MODULES / ".bin/buf"
+GRPCURL = CACHE / "venv/bin/grpcurl"
+PROMETHEUS = CACHE / "debian/prometheus/usr/bin/prometheus"
+PROMTOOL = CACHE / "debian/prometheus/usr/bin/promtool"

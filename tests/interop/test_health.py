@@ -1,0 +1,42 @@
+"""The standard health service, for the whole server and for each model, and the pages of the admin port."""
+
+import grpc
+import messages
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from server import PATIENCE_S
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+@pytest.fixture
+def health(server):
+    return health_pb2_grpc.HealthStub(server.channel)
+
+
+@pytest.mark.parametrize("service", ["", messages.MODEL])
+def test_check(health, service):
+    assert health.Check(health_pb2.HealthCheckRequest(service=service), timeout=PATIENCE_S).status == SERVING
+
+
+def test_check_of_an_unknown_model(health):
+    with pytest.raises(grpc.RpcError) as raised:
+        health.Check(health_pb2.HealthCheckRequest(service="nope"), timeout=PATIENCE_S)
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(("service", "status"), [("", SERVING), (messages.MODEL, SERVING), ("nope", SERVICE_UNKNOWN)])
+def test_watch(health, service, status):
+    watch = health.Watch(health_pb2.HealthCheckRequest(service=service), timeout=PATIENCE_S)
+    assert next(watch).status == status
+    watch.cancel()
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_admin_pages(server, path):
+    assert server.get(path)[0] == 200
+
+
+def test_an_unknown_admin_page(server):
+    assert server.get("/nope")[0] == 404
