@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use rten_onnx::onnx::{DataType, ModelProto, ValueInfoProto};
 
+use super::reader;
 use crate::{
     domain::Datatype,
     engine::{Contract, DeclaredTensor},
@@ -14,7 +15,7 @@ use crate::{
 
 /// The inputs, without weights, and the outputs that `file` declares; or why it is not an ONNX model.
 pub(super) fn read(file: &[u8]) -> Result<Contract, String> {
-    let model = ModelProto::parse_buf(file).map_err(|error| format!("the file is not an ONNX model: {error}"))?;
+    let model = reader::decode::<ModelProto>(file).map_err(|error| format!("the file is not an ONNX model: {error}"))?;
     let graph = model.graph.ok_or("the file is not an ONNX model: it holds no graph")?;
     // Files of old versions list their weights as inputs too.
     let weights: HashSet<&str> = graph.initializer.iter().filter_map(|weight| weight.name.as_deref()).collect();

@@ -8,6 +8,7 @@
 mod contract;
 mod convert;
 mod half;
+mod reader;
 
 use std::{
     borrow::Cow,
@@ -35,6 +36,7 @@ impl Rten {
     pub fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
         let file = file.into();
         let loaded = catch_unwind(AssertUnwindSafe(|| {
+            // First, because this is what finds a broken file out; see `reader`.
             let contract = contract::read(&file)?;
             let mut options = ModelOptions::with_all_ops();
             // Weights are laid out for the processor once instead of in each call; that costs their memory a second time.
