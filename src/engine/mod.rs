@@ -15,10 +15,15 @@ pub mod rten;
 pub mod stack;
 mod strips;
 pub mod synthetic;
+#[cfg(test)]
+mod test_models;
 
 use std::sync::Arc;
 
 use crate::domain::{Datatype, Tensor};
+
+#[cfg(target_endian = "big")]
+compile_error!("tensors are little-endian on the wire and are handed to engines as they are; this processor is big-endian");
 
 pub use lane_threads::LaneThreads;
 pub use stack::{Executable, ItemCall, RunError};

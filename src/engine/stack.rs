@@ -652,7 +652,7 @@ mod tests {
         let puppet = Puppet { starts: Mutex::new(vec![true, false, true]), panics: true, ..Puppet::default() };
         let model = Executable::new(Arc::new(puppet), signature, &[LaneThreads::new()]).expect("the first start");
         let inputs = [Tensor::from_f32(&[1.0])];
-        let mut run = || model.run(0, &[ItemCall { inputs: &inputs, state: None }]);
+        let run = || model.run(0, &[ItemCall { inputs: &inputs, state: None }]);
         assert_eq!(run(), Err(RunError::Panicked("the strings tore".to_owned())));
         assert_eq!(run(), Err(RunError::InstanceLost("out of strings".to_owned())));
         assert_eq!(run(), Err(RunError::Panicked("the strings tore".to_owned())));

@@ -1,0 +1,158 @@
+//! Models for the tests of the engines: Silero, and ONNX files made on the spot.
+
+use rten_onnx::onnx::{
+    DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, TypeProtoTensor,
+    ValueInfoProto,
+};
+
+/// A file with one operator from `x` to `y`, both of this datatype and shape.
+pub(super) fn one_operator(operator: &str, datatype: DataType, dims: &[Option<usize>]) -> Vec<u8> {
+    let node = NodeProto {
+        op_type: Some(operator.to_owned()),
+        input: vec!["x".to_owned()],
+        output: vec!["y".to_owned()],
+        ..NodeProto::default()
+    };
+    let graph = GraphProto {
+        node: vec![node],
+        input: vec![value("x", datatype, dims)],
+        output: vec![value("y", datatype, dims)],
+        ..GraphProto::default()
+    };
+    let model = ModelProto {
+        ir_version: Some(8),
+        graph: Some(graph),
+        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(17) }],
+        ..ModelProto::default()
+    };
+    model.write_buf().expect("a model can be written to memory")
+}
+
+pub(super) fn value(name: &str, datatype: DataType, dims: &[Option<usize>]) -> ValueInfoProto {
+    let dim = |size: &Option<usize>| Dimension {
+        dim_value: size.map(|size| i64::try_from(size).expect("a small dimension")),
+        dim_param: size.is_none().then(|| "n".to_owned()),
+    };
+    let shape = TensorShapeProto { dim: dims.iter().map(dim).collect() };
+    let tensor = TypeProtoTensor { elem_type: Some(datatype), shape: Some(shape) };
+    ValueInfoProto { name: Some(name.to_owned()), r#type: Some(TypeProto { tensor_type: Some(tensor), sequence: None }) }
+}
+
+pub(super) fn parse(file: &[u8]) -> ModelProto {
+    ModelProto::parse_buf(file).expect("an ONNX file")
+}
+
+/// Silero VAD: recurrent, its state on axis 1, its sample rate shared by the batch.
+pub(super) mod silero {
+    use std::sync::Arc;
+
+    use smallvec::smallvec;
+
+    use crate::{
+        domain::{Datatype, Shape, SharedInput, Signature, StateSlot, StateSpec, Tensor, TensorSpec},
+        engine::{Contract, DeclaredTensor, Engine, Executable, ItemCall, LaneThreads},
+    };
+
+    pub(in crate::engine) const FILE: &[u8] = include_bytes!(env!("TIDEMILL_SILERO_ONNX"));
+
+    const WINDOW: usize = 576;
+
+    pub(in crate::engine) fn contract() -> Contract {
+        let tensor = |name: &str, datatype: Datatype, dims: &[Option<usize>]| DeclaredTensor {
+            name: name.to_owned(),
+            datatype: Some(datatype),
+            dims: Some(dims.to_vec()),
+        };
+        Contract {
+            inputs: vec![
+                tensor("input", Datatype::Fp32, &[None, None]),
+                tensor("state", Datatype::Fp32, &[Some(2), None, Some(128)]),
+                tensor("sr", Datatype::Int64, &[]),
+            ],
+            outputs: vec![
+                tensor("output", Datatype::Fp32, &[None, Some(1)]),
+                tensor("stateN", Datatype::Fp32, &[None, None, None]),
+            ],
+        }
+    }
+
+    pub(in crate::engine) fn signature() -> Signature {
+        let spec = |name: &str, size: usize| TensorSpec {
+            name: name.into(),
+            datatype: Datatype::Fp32,
+            dims: vec![Some(size)],
+            batch_axis: 0,
+        };
+        let rate = Tensor::new(Datatype::Int64, Shape::new(), 16_000_i64.to_le_bytes().to_vec().into());
+        Signature {
+            inputs: vec![spec("input", WINDOW)],
+            outputs: vec![spec("output", 1)],
+            states: vec![StateSpec {
+                input: "state".into(),
+                output: "stateN".into(),
+                datatype: Datatype::Fp32,
+                dims: smallvec![2, 128],
+                batch_axis: 1,
+            }],
+            shared: vec![SharedInput { name: "sr".into(), value: rate.expect("one number") }],
+        }
+    }
+
+    pub(in crate::engine) fn executable(engine: Arc<dyn Engine>) -> Executable {
+        Executable::new(engine, Arc::new(signature()), &[LaneThreads::new()]).expect("the signature is Silero's")
+    }
+
+    /// A window of a hum with overtones and noise, different for each stream and step.
+    pub(in crate::engine) fn window(stream: usize, step: usize) -> Tensor {
+        let mut noise = (stream * 7919 + step * 104_729 + 1) as u32;
+        let pitch = 100.0 + 15.0 * stream as f32;
+        let samples: Vec<f32> = (0..WINDOW)
+            .map(|at| {
+                noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let time = (step * 512 + at) as f32 / 16_000.0;
+                let phase = time * pitch * std::f32::consts::TAU;
+                let hum = phase.sin() + 0.5 * (2.0 * phase).sin() + 0.3 * (3.0 * phase).sin();
+                0.2 * hum * (time * 4.0).sin() + 0.02 * (noise as f32 / u32::MAX as f32 - 0.5)
+            })
+            .collect();
+        Tensor::from_f32(&samples)
+    }
+
+    /// Runs one step of some streams as one call and returns their outputs.
+    pub(in crate::engine) fn step(model: &Executable, slots: &[StateSlot], streams: &[usize], step: usize) -> Vec<f32> {
+        let windows: Vec<[Tensor; 1]> = streams.iter().map(|stream| [window(*stream, step)]).collect();
+        let items: Vec<ItemCall<'_>> =
+            streams.iter().zip(&windows).map(|(stream, inputs)| ItemCall { inputs, state: Some(&slots[*stream]) }).collect();
+        let results = model.run(0, &items).expect("the model runs");
+        results.iter().flat_map(|outputs| outputs[0].iter_f32().expect("FP32")).collect()
+    }
+
+    pub(in crate::engine) fn state(slot: &StateSlot) -> Vec<f32> {
+        slot.with(|state| bytemuck::pod_collect_to_vec(&state.as_ref().expect("it has run")[0]))
+    }
+
+    pub(in crate::engine) fn assert_close(left: &[f32], right: &[f32], tolerance: f32) {
+        assert_eq!(left.len(), right.len());
+        for (left, right) in left.iter().zip(right) {
+            assert!((left - right).abs() <= tolerance, "{left} and {right} differ by more than {tolerance}");
+        }
+    }
+
+    /// Batches of 1, 3, 8 and 16 with changing company give each of 16 streams what it gets alone, in results and state.
+    pub(in crate::engine) fn check_batches(model: &Executable) {
+        let together: Vec<StateSlot> = (0..16).map(|_| StateSlot::default()).collect();
+        let alone: Vec<StateSlot> = (0..16).map(|_| StateSlot::default()).collect();
+        let mut largest = 0.0_f32;
+        for (round, size) in [16, 1, 3, 8, 16, 3, 8, 16].into_iter().enumerate() {
+            let streams: Vec<usize> = (0..size).map(|index| (index * 5 + round * 3) % 16).collect();
+            let batched = step(model, &together, &streams, round);
+            for (stream, result) in streams.iter().zip(batched) {
+                let single = step(model, &alone, &[*stream], round);
+                assert_close(&[result], &single, 1e-5);
+                assert_close(&state(&together[*stream]), &state(&alone[*stream]), 1e-5);
+                largest = largest.max(result);
+            }
+        }
+        assert!(largest > 0.02, "the hum moves the model: {largest}");
+    }
+}
