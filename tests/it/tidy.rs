@@ -164,7 +164,12 @@ fn leaves_of(tokens: &[TokenTree], before: &mut Vec<String>, leaves: &mut Vec<Ve
                 before.truncate(depth);
                 return at + 3;
             }
-            // A glob, or the generics of a call.
+            Some(TokenTree::Punct(punct)) if punct.as_char() == '*' => {
+                before.push("*".to_owned());
+                at += 3;
+                break;
+            }
+            // The generics of a call.
             _ => break,
         }
     }
@@ -186,18 +191,19 @@ fn is_path_separator(tokens: &[TokenTree]) -> bool {
         if one.as_char() == ':' && one.spacing() == Spacing::Joint && two.as_char() == ':')
 }
 
-/// The path from the crate's root, if it is one of this crate.
+/// The path from the crate's root, if it leads there.
 fn from_root(source: &Source, written: &Written) -> Option<Vec<String>> {
     let segments = &written.segments;
     let ups = segments.iter().take_while(|segment| *segment == "super").count();
     let is_main = source.module() == ["main"];
-    match segments[0].as_str() {
+    let below = match segments[0].as_str() {
         // `main.rs` is a crate of its own that sees the library from outside.
-        "tidemill" if is_main => Some(segments[1..].to_vec()),
-        "crate" if !is_main => Some(segments[1..].to_vec()),
-        "super" if !is_main && ups >= source.module().len() + written.inline_modules => Some(segments[ups..].to_vec()),
-        _ => None,
-    }
+        "tidemill" if is_main => &segments[1..],
+        "crate" if !is_main => &segments[1..],
+        "super" if !is_main && ups >= source.module().len() + written.inline_modules => &segments[ups..],
+        _ => return None,
+    };
+    (!below.is_empty()).then(|| below.to_vec())
 }
 
 // ---- Layers -----------------------------------------------------------------------------------------------------------------
@@ -260,6 +266,8 @@ fn a_forbidden_import_is_found_however_it_is_written() {
         "use crate::mid::{Allowed};",
         "fn f() -> crate::base::T { crate::base::f::<u8>() }",
         "use super::mid::Thing;",
+        "use crate::base::*;",
+        "pub(in super::super) struct Thing;",
         "// crate::high\nconst TEXT: &str = \"crate::high::x\";",
     ] {
         assert_eq!(complaints("src/low/part.rs", allowed), 0, "{allowed}");
@@ -270,6 +278,7 @@ fn a_forbidden_import_is_found_however_it_is_written() {
         "use crate::{base::Thing, high::{One}};",
         "use crate::mid::Other;",
         "use crate::mid::{Allowed, Other};",
+        "use crate::mid::*;",
         "use crate::*;",
         "use super::super::high::Thing;",
         "fn f() { let _ = vec![crate::high::f()]; }",
