@@ -3,6 +3,8 @@
 //! Imports, attributes and threads are looked for in tokens, so that comments and strings do not count and macro bodies do. Each
 //! rule is a function from a file to its complaints, and is tested on a file that breaks it.
 
+#![expect(clippy::panic, reason = "a panic is how a test complains, in its helpers too")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
