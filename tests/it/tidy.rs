@@ -379,11 +379,21 @@ fn bare_exceptions(tokens: &TokenStream, in_attribute: bool, lines: &mut Vec<usi
                     lines.push(name.span().start().line);
                 }
             }
-            Some(TokenTree::Punct(punct)) if group.delimiter() == Delimiter::Bracket && "#!".contains(punct.as_char()) => {
+            _ if group.delimiter() == Delimiter::Bracket && follows_hash(&tokens[..at]) => {
                 bare_exceptions(&group.stream(), true, lines);
             }
             _ => bare_exceptions(&group.stream(), in_attribute, lines),
         }
+    }
+}
+
+/// Whether `#` or `#!` comes last; `vec![..]` is no attribute.
+fn follows_hash(before: &[TokenTree]) -> bool {
+    let is = |token: &TokenTree, character| matches!(token, TokenTree::Punct(punct) if punct.as_char() == character);
+    match before {
+        [.., hash, bang] if is(bang, '!') => is(hash, '#'),
+        [.., hash] => is(hash, '#'),
+        [] => false,
     }
 }
 
@@ -405,6 +415,7 @@ fn a_lint_exception_without_a_reason_is_found() {
     assert_eq!(found("mod a { #[allow(dead_code)] fn f() {} }"), 1);
     assert_eq!(found("#[cfg_attr(test, expect(dead_code))] fn f() {}"), 1);
     assert_eq!(found("#[allow(dead_code, reason = \"it is\")] fn f() { x.expect(\"y\"); allow(z); }"), 0);
+    assert_eq!(found("fn f() { let _ = vec![x.expect(\"y\")]; }"), 0);
 }
 
 // ---- Threads ----------------------------------------------------------------------------------------------------------------
