@@ -3,6 +3,8 @@
 //! Imports, attributes and threads are looked for in tokens, so that comments and strings do not count and macro bodies do. Each
 //! rule is a function from a file to its complaints, and is tested on a file that breaks it.
 
+#![expect(clippy::panic, reason = "a panic is how a test complains, in its helpers too")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -164,7 +166,12 @@ fn leaves_of(tokens: &[TokenTree], before: &mut Vec<String>, leaves: &mut Vec<Ve
                 before.truncate(depth);
                 return at + 3;
             }
-            // A glob, or the generics of a call.
+            Some(TokenTree::Punct(punct)) if punct.as_char() == '*' => {
+                before.push("*".to_owned());
+                at += 3;
+                break;
+            }
+            // The generics of a call.
             _ => break,
         }
     }
@@ -186,18 +193,19 @@ fn is_path_separator(tokens: &[TokenTree]) -> bool {
         if one.as_char() == ':' && one.spacing() == Spacing::Joint && two.as_char() == ':')
 }
 
-/// The path from the crate's root, if it is one of this crate.
+/// The path from the crate's root, if it leads there.
 fn from_root(source: &Source, written: &Written) -> Option<Vec<String>> {
     let segments = &written.segments;
     let ups = segments.iter().take_while(|segment| *segment == "super").count();
     let is_main = source.module() == ["main"];
-    match segments[0].as_str() {
+    let below = match segments[0].as_str() {
         // `main.rs` is a crate of its own that sees the library from outside.
-        "tidemill" if is_main => Some(segments[1..].to_vec()),
-        "crate" if !is_main => Some(segments[1..].to_vec()),
-        "super" if !is_main && ups >= source.module().len() + written.inline_modules => Some(segments[ups..].to_vec()),
-        _ => None,
-    }
+        "tidemill" if is_main => &segments[1..],
+        "crate" if !is_main => &segments[1..],
+        "super" if !is_main && ups >= source.module().len() + written.inline_modules => &segments[ups..],
+        _ => return None,
+    };
+    (!below.is_empty()).then(|| below.to_vec())
 }
 
 // ---- Layers -----------------------------------------------------------------------------------------------------------------
@@ -260,6 +268,8 @@ fn a_forbidden_import_is_found_however_it_is_written() {
         "use crate::mid::{Allowed};",
         "fn f() -> crate::base::T { crate::base::f::<u8>() }",
         "use super::mid::Thing;",
+        "use crate::base::*;",
+        "pub(in super::super) struct Thing;",
         "// crate::high\nconst TEXT: &str = \"crate::high::x\";",
     ] {
         assert_eq!(complaints("src/low/part.rs", allowed), 0, "{allowed}");
@@ -270,6 +280,7 @@ fn a_forbidden_import_is_found_however_it_is_written() {
         "use crate::{base::Thing, high::{One}};",
         "use crate::mid::Other;",
         "use crate::mid::{Allowed, Other};",
+        "use crate::mid::*;",
         "use crate::*;",
         "use super::super::high::Thing;",
         "fn f() { let _ = vec![crate::high::f()]; }",
@@ -368,11 +379,21 @@ fn bare_exceptions(tokens: &TokenStream, in_attribute: bool, lines: &mut Vec<usi
                     lines.push(name.span().start().line);
                 }
             }
-            Some(TokenTree::Punct(punct)) if group.delimiter() == Delimiter::Bracket && "#!".contains(punct.as_char()) => {
+            _ if group.delimiter() == Delimiter::Bracket && follows_hash(&tokens[..at]) => {
                 bare_exceptions(&group.stream(), true, lines);
             }
             _ => bare_exceptions(&group.stream(), in_attribute, lines),
         }
+    }
+}
+
+/// Whether `#` or `#!` comes last; `vec![..]` is no attribute.
+fn follows_hash(before: &[TokenTree]) -> bool {
+    let is = |token: &TokenTree, character| matches!(token, TokenTree::Punct(punct) if punct.as_char() == character);
+    match before {
+        [.., hash, bang] if is(bang, '!') => is(hash, '#'),
+        [.., hash] => is(hash, '#'),
+        [] => false,
     }
 }
 
@@ -394,6 +415,7 @@ fn a_lint_exception_without_a_reason_is_found() {
     assert_eq!(found("mod a { #[allow(dead_code)] fn f() {} }"), 1);
     assert_eq!(found("#[cfg_attr(test, expect(dead_code))] fn f() {}"), 1);
     assert_eq!(found("#[allow(dead_code, reason = \"it is\")] fn f() { x.expect(\"y\"); allow(z); }"), 0);
+    assert_eq!(found("fn f() { let _ = vec![x.expect(\"y\")]; }"), 0);
 }
 
 // ---- Threads ----------------------------------------------------------------------------------------------------------------
