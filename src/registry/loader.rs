@@ -25,7 +25,7 @@ use crate::{
     clock,
     domain::Fault,
     engine::{
-        Engine, EngineError, Executable, LaneThreads, onnxruntime, onnxruntime::OnnxRuntimeEngine, rten::RtenEngine,
+        Engine, EngineError, Executable, LaneThreads, onnxruntime, onnxruntime::OnnxRuntimeEngine, rten::Rten,
         synthetic::SyntheticEngine,
     },
     scheduler::ModelKey,
@@ -276,8 +276,7 @@ fn choose(manifest: EngineChoice, default: EngineChoice) -> EngineChoice {
 fn open(choice: EngineChoice, bytes: Cow<'static, [u8]>) -> Result<Arc<dyn Engine>, EngineError> {
     match (choice, bytes) {
         (EngineChoice::Onnxruntime, bytes) => Ok(Arc::new(OnnxRuntimeEngine::load(bytes.into_owned())?)),
-        (_, Cow::Borrowed(bytes)) => Ok(Arc::new(RtenEngine::load_static(bytes)?)),
-        (_, Cow::Owned(bytes)) => Ok(Arc::new(RtenEngine::load(bytes)?)),
+        (_, bytes) => Ok(Arc::new(Rten::load(bytes)?)),
     }
 }
 

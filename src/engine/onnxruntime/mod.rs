@@ -28,3 +28,7 @@ impl Engine for OnnxRuntimeEngine {
 pub fn is_loaded() -> bool {
     false
 }
+
+pub fn load_library(path: &std::path::Path) -> Result<(), EngineError> {
+    Err(EngineError::Library(format!("{}: not built in yet", path.display())))
+}
