@@ -5,6 +5,8 @@ use rten_onnx::onnx::{
     ValueInfoProto,
 };
 
+use crate::domain::Datatype;
+
 /// A file with one operator from `x` to `y`, both of this datatype and shape.
 pub(super) fn one_operator(operator: &str, datatype: DataType, dims: &[Option<usize>]) -> Vec<u8> {
     let node = NodeProto {
@@ -19,6 +21,16 @@ pub(super) fn one_operator(operator: &str, datatype: DataType, dims: &[Option<us
         output: vec![value("y", datatype, dims)],
         ..GraphProto::default()
     };
+    write(graph)
+}
+
+/// A file whose output is its input `x`.
+pub(super) fn no_operator(datatype: DataType, dims: &[Option<usize>]) -> Vec<u8> {
+    let x = value("x", datatype, dims);
+    write(GraphProto { input: vec![x.clone()], output: vec![x], ..GraphProto::default() })
+}
+
+fn write(graph: GraphProto) -> Vec<u8> {
     let model = ModelProto {
         ir_version: Some(8),
         graph: Some(graph),
@@ -26,6 +38,25 @@ pub(super) fn one_operator(operator: &str, datatype: DataType, dims: &[Option<us
         ..ModelProto::default()
     };
     model.write_buf().expect("a model can be written to memory")
+}
+
+/// The file format's name for a datatype.
+pub(super) fn onnx_type(datatype: Datatype) -> DataType {
+    match datatype {
+        Datatype::Bool => DataType::BOOL,
+        Datatype::Uint8 => DataType::UINT8,
+        Datatype::Uint16 => DataType::UINT16,
+        Datatype::Uint32 => DataType::UINT32,
+        Datatype::Uint64 => DataType::UINT64,
+        Datatype::Int8 => DataType::INT8,
+        Datatype::Int16 => DataType::INT16,
+        Datatype::Int32 => DataType::INT32,
+        Datatype::Int64 => DataType::INT64,
+        Datatype::Fp16 => DataType::FLOAT16,
+        Datatype::Fp32 => DataType::FLOAT,
+        Datatype::Fp64 => DataType::DOUBLE,
+        Datatype::Bf16 => DataType::BFLOAT16,
+    }
 }
 
 pub(super) fn value(name: &str, datatype: DataType, dims: &[Option<usize>]) -> ValueInfoProto {

@@ -1,34 +1,290 @@
-//! Placeholder: never loaded.
+//! The engine on the onnxruntime library, which is loaded at run time: all datatypes, one session for each lane.
+//!
+//! Inputs are read where they were gathered, and outputs are handed on where onnxruntime wrote them.
+//!
+//! # Settings
+//! A session computes on the lane that calls it and has no threads of its own, so nothing spins. Memory patterns are off: they
+//! are plans for one set of shapes, and batch sizes change from call to call. The arena keeps the memory of the largest batch.
+//! Each session holds its own copy of the weights.
 
-use super::{CallPlan, Contract, Engine, EngineError, Instance, LaneThreads};
+mod library;
+mod value;
 
-pub struct OnnxRuntimeEngine(Contract);
+use std::{
+    borrow::Cow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+};
 
-impl OnnxRuntimeEngine {
-    pub fn load(_model: Vec<u8>) -> Result<Self, EngineError> {
-        Err(EngineError::Library("onnxruntime is not loaded: set engine.onnxruntime".to_owned()))
+use ort::{
+    memory::MemoryInfo,
+    session::{
+        HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue,
+        builder::{BuilderResult, SessionBuilder},
+    },
+    value::{Outlet, ValueType},
+};
+use parking_lot::Mutex;
+
+use super::{Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads, stack::panic_message};
+use crate::domain::Tensor;
+
+/// A model for onnxruntime.
+pub struct OnnxRuntime {
+    file: Cow<'static, [u8]>,
+    contract: Contract,
+    /// The session that was made to read the contract, until the first lane takes it.
+    spare: Mutex<Option<Session>>,
+}
+
+impl OnnxRuntime {
+    /// Loads the library at `path` into this process; does nothing if it is loaded already. Comes before [`OnnxRuntime::load`].
+    ///
+    /// # Errors
+    /// [`EngineError::Library`] if the file is missing or no usable library, or another one is loaded.
+    pub fn load_library(path: &Path) -> Result<(), EngineError> {
+        library::load(path)
+    }
+
+    /// Loads the ONNX file with these bytes.
+    ///
+    /// # Errors
+    /// [`EngineError::Library`] if no library is loaded; [`EngineError::Load`] if the library refuses the file.
+    pub fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
+        let file = file.into();
+        let session = make_session(&file)?;
+        let contract = Contract {
+            inputs: session.inputs().iter().map(declared).collect(),
+            outputs: session.outputs().iter().map(declared).collect(),
+        };
+        Ok(Self { file, contract, spare: Mutex::new(Some(session)) })
     }
 }
 
-impl Engine for OnnxRuntimeEngine {
+impl Engine for OnnxRuntime {
     fn name(&self) -> &'static str {
         "onnxruntime"
     }
 
     fn contract(&self) -> &Contract {
-        &self.0
+        &self.contract
     }
 
-    fn instance(&self, _plan: &CallPlan, _threads: &LaneThreads) -> Result<Box<dyn Instance>, EngineError> {
-        Err(EngineError::Library("onnxruntime is not loaded".to_owned()))
+    fn instance(&self, plan: &CallPlan, _threads: &LaneThreads) -> Result<Box<dyn Instance>, EngineError> {
+        check_names("input", &plan.inputs, &self.contract.inputs)?;
+        check_names("output", &plan.outputs, &self.contract.outputs)?;
+        let spare = self.spare.lock().take();
+        let session = match spare {
+            Some(session) => session,
+            None => make_session(&self.file)?,
+        };
+        let selector = plan.outputs.iter().fold(OutputSelector::no_default(), |selector, name| selector.with(&**name));
+        let options = RunOptions::new().map_err(|error| load_error(&error))?.with_outputs(selector);
+        Ok(Box::new(OnnxRuntimeInstance { plan: plan.clone(), memory: MemoryInfo::default(), options, session }))
     }
 }
 
-#[must_use]
-pub fn is_loaded() -> bool {
-    false
+struct OnnxRuntimeInstance {
+    plan: CallPlan,
+    /// Where our inputs are: in the memory of the processor.
+    memory: MemoryInfo<'static>,
+    options: RunOptions<HasSelectedOutputs>,
+    session: Session,
 }
 
-pub fn load_library(path: &std::path::Path) -> Result<(), EngineError> {
-    Err(EngineError::Library(format!("{}: not built in yet", path.display())))
+impl Instance for OnnxRuntimeInstance {
+    fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError> {
+        let failed = |kind: &str, name: &str, cause: String| EngineError::Run(format!("onnxruntime: {kind} '{name}': {cause}"));
+        let mut inputs = Vec::with_capacity(call.inputs.len());
+        for (name, view) in self.plan.inputs.iter().zip(call.inputs) {
+            // SAFETY: the value goes into the run and is dropped with `inputs`, while `call` still borrows the memory. Outputs
+            // that refer to it are copied by `value::take`.
+            let value = unsafe { value::borrow(view, &self.memory, &self.session) };
+            let value = value.map_err(|cause| failed("input", name, cause))?;
+            inputs.push((Cow::Borrowed(&**name), SessionInputValue::Owned(value)));
+        }
+        let session = self.session.inner();
+        let mut values = self
+            .session
+            .run_with_options(inputs, &self.options)
+            .map_err(|error| EngineError::Run(format!("onnxruntime: the model call failed: {error}")))?;
+        let outputs = self.plan.outputs.iter().map(|name| {
+            let value = values.remove(&**name).ok_or_else(|| failed("output", name, "it did not come".to_owned()))?;
+            value::take(value, &session, call.inputs).map_err(|cause| failed("output", name, cause))
+        });
+        outputs.collect()
+    }
+}
+
+fn make_session(file: &[u8]) -> Result<Session, EngineError> {
+    let environment = library::environment()?;
+    let made = catch_unwind(AssertUnwindSafe(|| {
+        let builder = Session::builder(&environment).map_err(|error| load_error(&error))?;
+        let mut builder = settings(builder).map_err(|error| load_error(&error))?;
+        builder.commit_from_memory(file).map_err(|error| load_error(&error))
+    }));
+    made.unwrap_or_else(|panic| Err(load_error(&panic_message(&*panic))))
+}
+
+fn settings(builder: SessionBuilder) -> BuilderResult {
+    builder
+        .with_intra_threads(1)?
+        .with_inter_threads(1)?
+        .with_parallel_execution(false)?
+        .with_intra_op_spinning(false)?
+        .with_inter_op_spinning(false)?
+        .with_memory_pattern(false)
+}
+
+fn load_error(cause: &dyn std::fmt::Display) -> EngineError {
+    EngineError::Load(format!("onnxruntime cannot load the model: {cause}"))
+}
+
+fn check_names(kind: &str, names: &[Arc<str>], declared: &[DeclaredTensor]) -> Result<(), EngineError> {
+    match names.iter().find(|name| declared.iter().all(|tensor| tensor.name != ***name)) {
+        None => Ok(()),
+        Some(name) => {
+            let known: Vec<_> = declared.iter().map(|tensor| format!("'{}'", tensor.name)).collect();
+            let known = known.join(", ");
+            Err(EngineError::Load(format!("onnxruntime: the model has no {kind} '{name}'; its {kind}s are {known}")))
+        }
+    }
+}
+
+fn declared(outlet: &Outlet) -> DeclaredTensor {
+    let (datatype, dims) = match outlet.dtype() {
+        ValueType::Tensor { ty, shape, .. } => {
+            let dims = shape.iter().map(|size| usize::try_from(*size).ok()).collect();
+            (value::datatype_of(*ty), Some(dims))
+        }
+        _ => (None, None),
+    };
+    DeclaredTensor { name: outlet.name().to_owned(), datatype, dims }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use rten_onnx::onnx::DataType;
+    use smallvec::smallvec;
+
+    use super::*;
+    use crate::{
+        domain::{Datatype, Shape, Signature, StateSlot, TensorSpec},
+        engine::{
+            Executable, ItemCall,
+            rten::Rten,
+            test_models::{self, silero},
+        },
+    };
+
+    /// Loads the library that the build names, and says whether there is one. In continuous integration there must be.
+    fn library() -> Option<PathBuf> {
+        let Some(path) = option_env!("TIDEMILL_TEST_ONNXRUNTIME").map(PathBuf::from) else {
+            assert_ne!(option_env!("CI"), Some("true"), "TIDEMILL_TEST_ONNXRUNTIME must name an onnxruntime library here");
+            eprintln!("skipped: TIDEMILL_TEST_ONNXRUNTIME names no onnxruntime library");
+            return None;
+        };
+        OnnxRuntime::load_library(&path).expect("TIDEMILL_TEST_ONNXRUNTIME names an onnxruntime library");
+        Some(path)
+    }
+
+    fn load(file: Vec<u8>) -> OnnxRuntime {
+        OnnxRuntime::load(file).expect("a sound file")
+    }
+
+    fn executable(engine: OnnxRuntime, datatype: Datatype, output: &str) -> Executable {
+        let spec = |name: &str| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: 0 };
+        let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec(output)], ..Signature::default() };
+        Executable::new(Arc::new(engine), Arc::new(signature), &[LaneThreads::new()]).expect("it has x and the output")
+    }
+
+    fn run(model: &Executable, datatype: Datatype, data: Vec<u8>) -> Tensor {
+        let shape: Shape = smallvec![2];
+        let inputs = [Tensor::new(datatype, shape, data.into()).expect("right length")];
+        model.run(0, &[ItemCall { inputs: &inputs, state: None }]).expect("it runs").remove(0).remove(0)
+    }
+
+    #[test]
+    fn a_library_is_loaded_once_and_no_other_after_it() {
+        let Some(path) = library() else { return };
+        assert_eq!(OnnxRuntime::load_library(&path), Ok(()));
+        let other = std::env::current_exe().expect("this test is a file");
+        let error = OnnxRuntime::load_library(&other).expect_err("another file");
+        assert!(error.to_string().contains("can hold only one"), "{error}");
+    }
+
+    #[test]
+    fn all_datatypes_pass_unchanged() {
+        let Some(_) = library() else { return };
+        for datatype in Datatype::ALL {
+            let data: Vec<u8> = if datatype == Datatype::Bool { vec![1, 0] } else { (1..).take(2 * datatype.size()).collect() };
+            let file = test_models::one_operator("Identity", test_models::onnx_type(datatype), &[None, Some(2)]);
+            let engine = load(file);
+            assert_eq!(engine.contract().inputs[0].datatype, Some(datatype));
+            let tensor = run(&executable(engine, datatype, "y"), datatype, data.clone());
+            assert_eq!((tensor.datatype(), &tensor.data()[..]), (datatype, &data[..]));
+        }
+    }
+
+    #[test]
+    fn an_output_that_is_an_input_keeps_its_values_when_the_next_call_comes() {
+        let Some(_) = library() else { return };
+        let model = executable(load(test_models::no_operator(DataType::INT8, &[None, Some(2)])), Datatype::Int8, "x");
+        let first = run(&model, Datatype::Int8, vec![1, 2]);
+        let second = run(&model, Datatype::Int8, vec![3, 4]);
+        assert_eq!((&first.data()[..], &second.data()[..]), (&[1, 2][..], &[3, 4][..]));
+    }
+
+    #[test]
+    fn outputs_outlive_their_model() {
+        let Some(_) = library() else { return };
+        let file = test_models::one_operator("Neg", DataType::INT8, &[None, Some(2)]);
+        let model = executable(load(file), Datatype::Int8, "y");
+        let tensor = run(&model, Datatype::Int8, vec![1, 2]);
+        drop(model);
+        assert_eq!(tensor.data()[..], [0xff, 0xfe]);
+    }
+
+    #[test]
+    fn garbage_and_unknown_operators_are_refused_with_the_cause() {
+        let Some(_) = library() else { return };
+        let cases =
+            [(b"not a model".to_vec(), ""), (test_models::one_operator("Frobnicate", DataType::FLOAT, &[None]), "Frobnicate")];
+        for (file, cause) in cases {
+            let error = OnnxRuntime::load(file).err().expect("no model");
+            assert!(matches!(&error, EngineError::Load(text) if text.contains(cause)), "{error}");
+        }
+        let plan = CallPlan { inputs: vec!["z".into()], outputs: Vec::new() };
+        let engine = load(test_models::one_operator("Neg", DataType::FLOAT, &[None]));
+        let error = engine.instance(&plan, &LaneThreads::new()).err().expect("no such input");
+        assert_eq!(error, EngineError::Load("onnxruntime: the model has no input 'z'; its inputs are 'x'".to_owned()));
+    }
+
+    #[test]
+    fn silero_gives_each_stream_the_same_in_any_batch() {
+        let Some(_) = library() else { return };
+        let engine = OnnxRuntime::load(silero::FILE).expect("onnxruntime runs Silero");
+        assert_eq!(engine.contract().inputs, silero::contract().inputs);
+        silero::check_batches(&silero::executable(Arc::new(engine)));
+    }
+
+    #[test]
+    fn silero_gives_the_same_on_both_engines() {
+        let Some(_) = library() else { return };
+        let here = silero::executable(Arc::new(OnnxRuntime::load(silero::FILE).expect("onnxruntime runs Silero")));
+        let there = silero::executable(Arc::new(Rten::load(silero::FILE).expect("rten runs Silero")));
+        let slots = || (0..8).map(|_| StateSlot::default()).collect::<Vec<_>>();
+        let (left, right) = (slots(), slots());
+        let streams: Vec<usize> = (0..8).collect();
+        for step in 0..20 {
+            let results = [silero::step(&here, &left, &streams, step), silero::step(&there, &right, &streams, step)];
+            silero::assert_close(&results[0], &results[1], 1e-3);
+            for (left, right) in left.iter().zip(&right) {
+                silero::assert_close(&silero::state(left), &silero::state(right), 1e-3);
+            }
+        }
+    }
 }

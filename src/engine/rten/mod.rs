@@ -38,9 +38,7 @@ impl Rten {
         let loaded = catch_unwind(AssertUnwindSafe(|| {
             // First, because this is what finds a broken file out; see `reader`.
             let contract = contract::read(&file)?;
-            let mut options = ModelOptions::with_all_ops();
-            // Weights are laid out for the processor once instead of in each call; that costs their memory a second time.
-            options.prepack_weights(true);
+            let options = ModelOptions::with_all_ops();
             let model = match file {
                 Cow::Borrowed(file) => options.load_static_slice(file),
                 Cow::Owned(file) => options.load(file),

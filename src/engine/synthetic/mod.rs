@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn half_floats_are_copied_but_not_doubled() {
         for datatype in [Datatype::Fp16, Datatype::Bf16] {
-            let error = SyntheticEngine::new(signature(datatype), Script::default()).err().expect("cannot be doubled");
+            let error = SyntheticEngine::new(signature(datatype), Script::default()).expect_err("cannot be doubled");
             assert!(error.to_string().contains(&format!("cannot double {datatype} ('y')")), "{error}");
             let identity = Script { kind: SyntheticKind::Identity, ..Script::default() };
             let engine = SyntheticEngine::new(signature(datatype), identity).expect("a sound script");
@@ -392,7 +392,7 @@ mod tests {
     fn an_output_must_be_the_image_of_its_input() {
         let mut other = (*signature(Datatype::Fp32)).clone();
         other.outputs[0].datatype = Datatype::Int32;
-        let error = SyntheticEngine::new(Arc::new(other), Script::default()).err().expect("another datatype");
+        let error = SyntheticEngine::new(Arc::new(other), Script::default()).expect_err("another datatype");
         assert!(error.to_string().contains("output 'y' differs in datatype or shape from input 'x'"), "{error}");
     }
 }
