@@ -110,7 +110,8 @@ impl Server {
         loading.await.map_err(io::Error::other)??;
         let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane))?;
 
-        let service = Service::new(Arc::clone(&registry), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
+        let service =
+            Service::new(Arc::clone(&registry), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
         let shutdown = Shutdown::default();
         grpc_listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(grpc_listener)?;
@@ -240,12 +241,12 @@ fn load(
     telemetry: &Telemetry,
 ) -> Result<(), StartError> {
     if let Some(path) = &config.engine.onnxruntime {
-        engine::onnxruntime::load_library(path)?;
+        engine::onnxruntime::OnnxRuntime::load_library(path)?;
     }
     let install = |loaded: &LoadedModel| install(loaded, compute, handoff, telemetry);
     let engine_default = match config.engine.default {
-        DefaultEngine::Auto => EngineChoice::Auto,
-        DefaultEngine::Rten => EngineChoice::Rten,
+        DefaultEngine::Auto if config.engine.onnxruntime.is_some() => EngineChoice::Onnxruntime,
+        DefaultEngine::Auto | DefaultEngine::Rten => EngineChoice::Rten,
         DefaultEngine::Onnxruntime => EngineChoice::Onnxruntime,
     };
     let options = LoadOptions { engine_default, lanes: compute, keep_going: config.models.allow_partial };

@@ -13,10 +13,12 @@ use crate::{
     domain::{Fault, FaultKind, Timestamp},
     drain::{Drain, SessionGuard},
     registry::{Model, ModelStatus, Registry},
-    scheduler::{self, Handoff},
+    scheduler::{Handoff, StreamHandle},
     session::{Event, Inbound, ItemRequest, ItemResult, Order, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull},
     telemetry::{Method, MethodMetrics, Telemetry},
 };
+
+pub use crate::scheduler::ModelStatus as QueueStatus;
 
 /// What a client asks for when it opens a stream.
 #[derive(Debug, Clone)]
@@ -69,7 +71,7 @@ pub struct OpenStream {
     model: Arc<Model>,
     limits: StreamLimits,
     options: SessionOptions,
-    handle: scheduler::StreamHandle,
+    handle: StreamHandle,
     metrics: SessionMetrics,
     drain: Drain,
     guard: SessionGuard,
@@ -78,7 +80,13 @@ pub struct OpenStream {
 impl Service {
     /// A door to the models of `registry`.
     #[must_use]
-    pub fn new(registry: Arc<Registry>, handoff: Arc<Handoff>, config: SessionConfig, drain: Drain, telemetry: &Telemetry) -> Self {
+    pub fn new(
+        registry: Arc<Registry>,
+        handoff: Arc<Handoff>,
+        config: SessionConfig,
+        drain: Drain,
+        telemetry: &Telemetry,
+    ) -> Self {
         let methods = Method::ALL.map(|method| Arc::new(telemetry.method(method)));
         Self { inner: Arc::new(Inner { registry, handoff, config, drain, methods }) }
     }
@@ -152,10 +160,10 @@ impl Service {
         let mut session = opened.session(stream::iter([Ok(inbound)]))?;
         while let Some(event) = session.next().await {
             if let Event::Result(result) = event? {
-                if let Err(fault) = result.outcome {
-                    return Err(fault);
-                }
-                return Ok((model, result));
+                return match result.outcome {
+                    Ok(_) => Ok((model, result)),
+                    Err(fault) => Err(fault),
+                };
             }
         }
         Err(Fault::invalid("payload", "the request holds no item"))
@@ -171,7 +179,7 @@ impl Service {
     ///
     /// # Errors
     /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
-    pub fn model(&self, name: &str, version: &str) -> Result<(Arc<Model>, scheduler::ModelStatus), Fault> {
+    pub fn model(&self, name: &str, version: &str) -> Result<(Arc<Model>, QueueStatus), Fault> {
         let model = self.inner.registry.get(name, (!version.is_empty()).then_some(version))?;
         let status = self.inner.handoff.status(model.key);
         Ok((model, status.ok_or_else(|| unloaded(name))?))
@@ -264,7 +272,10 @@ impl OpenStream {
 fn check_one_window(samples: &[u8], framing: Option<FramingRule>) -> Result<(), Fault> {
     let window = framing.map_or(usize::MAX, |framing| framing.window_samples as usize * 2);
     if samples.is_empty() || samples.len() > window {
-        let message = format!("{} bytes of audio, but Predict takes one window of 2 to {window} bytes; use Scan or Feed for more", samples.len());
+        let message = format!(
+            "{} bytes of audio, but Predict takes one window of 2 to {window} bytes; use Scan or Feed for more",
+            samples.len()
+        );
         return Err(Fault::invalid("pcm_s16le", message));
     }
     Ok(())

@@ -189,7 +189,7 @@ fn item_shape(spec: &TensorSpec, given: &[i64]) -> Result<Shape, String> {
             _ => return Err(format!("dimension {axis} of shape {given:?} is {size}; dimensions must be at least 1")),
         }
     }
-    if element_count(&sizes).is_none() {
+    if element_count(&sizes).and_then(|count| count.checked_mul(spec.datatype.size())).is_none() {
         return Err(format!("shape {given:?} has more elements than can be addressed"));
     }
     if sizes.len() == spec.dims.len() + 1 {

@@ -24,17 +24,14 @@ use super::{
 use crate::{
     clock,
     domain::Fault,
-    engine::{
-        Engine, EngineError, Executable, LaneThreads, onnxruntime, onnxruntime::OnnxRuntimeEngine, rten::Rten,
-        synthetic::SyntheticEngine,
-    },
+    engine::{Engine, EngineError, Executable, LaneThreads, onnxruntime::OnnxRuntime, rten::Rten, synthetic::SyntheticEngine},
     scheduler::ModelKey,
 };
 
 /// How to load.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadOptions<'a> {
-    /// Engine of the models that leave the choice open; [`EngineChoice::Auto`] is ONNX Runtime if its library is loaded, else rten.
+    /// Engine of the models that leave the choice open; [`EngineChoice::Auto`] means rten, which is always there.
     pub engine_default: EngineChoice,
     /// The lanes that will run the models.
     pub lanes: &'a [LaneThreads],
@@ -266,7 +263,6 @@ impl Plan<'_> {
 
 fn choose(manifest: EngineChoice, default: EngineChoice) -> EngineChoice {
     match (manifest, default) {
-        (EngineChoice::Auto, EngineChoice::Auto) if onnxruntime::is_loaded() => EngineChoice::Onnxruntime,
         (EngineChoice::Auto, EngineChoice::Auto) => EngineChoice::Rten,
         (EngineChoice::Auto, default) => default,
         (chosen, _) => chosen,
@@ -275,7 +271,7 @@ fn choose(manifest: EngineChoice, default: EngineChoice) -> EngineChoice {
 
 fn open(choice: EngineChoice, bytes: Cow<'static, [u8]>) -> Result<Arc<dyn Engine>, EngineError> {
     match (choice, bytes) {
-        (EngineChoice::Onnxruntime, bytes) => Ok(Arc::new(OnnxRuntimeEngine::load(bytes.into_owned())?)),
+        (EngineChoice::Onnxruntime, bytes) => Ok(Arc::new(OnnxRuntime::load(bytes)?)),
         (_, bytes) => Ok(Arc::new(Rten::load(bytes)?)),
     }
 }

@@ -80,11 +80,8 @@ fn measure(
     };
     let results = thread::scope(|scope| {
         let lane_durations = &lane_durations;
-        let spawned: Vec<_> = lanes
-            .iter()
-            .enumerate()
-            .map(|(index, compute)| scope.spawn(move || compute.run(|| lane_durations(index))))
-            .collect();
+        let spawned: Vec<_> =
+            lanes.iter().enumerate().map(|(index, compute)| scope.spawn(move || compute.run(|| lane_durations(index)))).collect();
         spawned
             .into_iter()
             .map(|lane| lane.join().unwrap_or_else(|_| Err(RunError::Panicked("a lane died while it measured".to_owned()))))

@@ -20,10 +20,12 @@ use slotmap::SecondaryMap;
 
 use super::{
     ModelKey, StreamKey,
+    admission::{Admission, Refusal},
+    batch::{Batch, Expired, Item},
     cost::CostCurve,
     ledger::Ledger,
     mailbox::Mailbox,
-    queue::{Admission, Batch, Expired, Item, ModelOptions, Refusal, Scheduler, StreamOptions},
+    queue::{ModelOptions, Scheduler, StreamOptions},
     signal::{Signal, yield_once},
 };
 use crate::{
@@ -158,13 +160,7 @@ impl Handoff {
         let shared = self.shared.lock();
         let cost = shared.scheduler.cost(model)?;
         let (queued, running) = shared.scheduler.load(model);
-        Some(ModelStatus {
-            curve: cost.curve(),
-            batch_cap: cost.cap(),
-            queued,
-            running,
-            ledger: shared.scheduler.ledger(model),
-        })
+        Some(ModelStatus { curve: cost.curve(), batch_cap: cost.cap(), queued, running, ledger: shared.scheduler.ledger(model) })
     }
 
     /// Streams that are open, or whose last items still run.
@@ -287,7 +283,12 @@ impl Handoff {
     }
 
     /// Takes the items of a batch back, and learns from the call if it succeeded.
-    pub(super) fn finish(&self, model: ModelKey, call: Option<(usize, Duration)>, items: impl Iterator<Item = (StreamKey, Outcome)>) {
+    pub(super) fn finish(
+        &self,
+        model: ModelKey,
+        call: Option<(usize, Duration)>,
+        items: impl Iterator<Item = (StreamKey, Outcome)>,
+    ) {
         let mut shared = self.shared.lock();
         if let Some((batch_size, duration)) = call {
             shared.scheduler.observe(model, batch_size, duration);
@@ -406,7 +407,8 @@ impl Drop for StreamHandle {
 pub(super) fn expired_answer(item: &Item<ItemInputs>, now: Timestamp) -> Answer {
     let waited = now.since(item.arrived);
     let allowed = item.deadline.since(item.arrived);
-    let message = format!("the item waited {waited:.1?} and its deadline was {allowed:.1?} after it arrived; the model did not run on it");
+    let message =
+        format!("the item waited {waited:.1?} and its deadline was {allowed:.1?} after it arrived; the model did not run on it");
     Answer {
         seq: item.ticket,
         outcome: Err(Fault::new(FaultKind::Expired, message)),

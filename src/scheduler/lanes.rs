@@ -7,8 +7,8 @@
 use std::{sync::Arc, thread};
 
 use super::{
+    batch::Entry,
     handoff::{Handoff, LiveBatch, ModelRuntime, expired_answer, wake_all},
-    queue::Entry,
 };
 use crate::{
     clock,
@@ -111,7 +111,9 @@ impl Lane {
             let (outcome, timing) = self.call(runtime, std::slice::from_ref(entry));
             let outcome = match outcome {
                 Ok(mut outputs) if outputs.len() == 1 => Ok(outputs.swap_remove(0)),
-                Ok(outputs) => Err(Fault::new(FaultKind::Failed, format!("the model call gave {} results for 1 item", outputs.len()))),
+                Ok(outputs) => {
+                    Err(Fault::new(FaultKind::Failed, format!("the model call gave {} results for 1 item", outputs.len())))
+                }
                 Err(error) => Err(fault_of(&error)),
             };
             answers.add(entry, outcome, timing);
@@ -119,10 +121,8 @@ impl Lane {
     }
 
     fn call(&self, runtime: &ModelRuntime, entries: &[LiveEntry]) -> (Result<Vec<ItemOutputs>, RunError>, CallTiming) {
-        let calls: Vec<ItemCall<'_>> = entries
-            .iter()
-            .map(|entry| ItemCall { inputs: &entry.item.payload, state: Some(&entry.handle.state) })
-            .collect();
+        let calls: Vec<ItemCall<'_>> =
+            entries.iter().map(|entry| ItemCall { inputs: &entry.item.payload, state: Some(&entry.handle.state) }).collect();
         let started = clock::now();
         let outcome = runtime.executable.run(self.index, &calls);
         let finished = clock::now();

@@ -4,6 +4,8 @@
 //! behind one lock between the sessions, which push, and the lanes, which pull. [`lanes`] are the threads that run model calls.
 //! Nothing here knows a protocol, a runtime or what a model is for.
 
+mod admission;
+mod batch;
 mod calibrate;
 mod cost;
 mod decide;
@@ -15,12 +17,14 @@ mod queue;
 mod ready;
 mod signal;
 
+pub use admission::{Admission, Refusal};
+pub use batch::{Batch, Entry, Expired, Item};
 pub use calibrate::{CalibrationError, calibrate};
 pub use cost::{CostCurve, CostModel};
 pub use handoff::{Handoff, ModelRuntime, ModelStatus, StreamHandle, Submitted};
 pub use lanes::Lanes;
 pub use ledger::Ledger;
-pub use queue::{Admission, Batch, Entry, Expired, Item, ModelOptions, Refusal, Scheduler, StreamOptions};
+pub use queue::{ModelOptions, Scheduler, StreamOptions};
 
 slotmap::new_key_type! {
     /// A model version that has a queue.

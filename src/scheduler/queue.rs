@@ -18,9 +18,11 @@ use slotmap::SlotMap;
 use crate::domain::{CloseReason, Outcome, Timestamp};
 
 use super::{
-    ModelKey, ShapeKey, StreamKey,
+    ModelKey, StreamKey,
+    admission::{Admission, Held, Refusal, time_to_drain},
+    batch::{Batch, Entry, Expired, Item},
     cost::{CostCurve, CostModel},
-    decide::{Situation, choose, hopeless_before},
+    decide::{Choice, Situation, choose, hopeless_before},
     ledger::Ledger,
     ready::{Place, ReadyStreams},
 };
@@ -30,30 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Ready streams that one decision looks at beyond those it takes. Bounds the time under the lock.
 const SCAN_MAX: usize = 512;
-
-/// Limits on what may be queued, all models together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Admission {
-    /// Items, all models together.
-    pub items: usize,
-    /// Input bytes, all models together.
-    pub bytes: usize,
-    /// Items of one model.
-    pub model_items: usize,
-    /// Input bytes of one model.
-    pub model_bytes: usize,
-}
-
-/// The limit that a push ran into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
-    /// Configuration key of the limit.
-    pub limit: &'static str,
-    /// Its value.
-    pub value: usize,
-    /// When there should be room, from the cost of what is queued.
-    pub retry_after: Duration,
-}
 
 /// How a model's batches are formed.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,54 +53,6 @@ pub struct ModelOptions {
 pub struct StreamOptions {
     /// The model version that it stays on.
     pub model: ModelKey,
-}
-
-/// An item on its way in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item<P> {
-    /// The owner's number for it.
-    pub ticket: u64,
-    /// When it was complete.
-    pub arrived: Timestamp,
-    /// When its model call must have begun; [`Timestamp::NEVER`] for no deadline.
-    pub deadline: Timestamp,
-    /// Input bytes.
-    pub bytes: usize,
-    /// Which items it may share a batch with.
-    pub shape: ShapeKey,
-    /// What is needed to run it.
-    pub payload: P,
-}
-
-/// An item in a batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry<H, P> {
-    /// Its stream.
-    pub stream: StreamKey,
-    /// The stream's owner.
-    pub handle: H,
-    /// The item.
-    pub item: Item<P>,
-}
-
-/// A batch for one lane.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch<H, P> {
-    /// The model to run.
-    pub model: ModelKey,
-    /// At least one item, all with equal shapes.
-    pub entries: Vec<Entry<H, P>>,
-    /// Why it was closed.
-    pub reason: CloseReason,
-}
-
-/// An item whose deadline passed, or cannot be met any more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expired<H, P> {
-    /// The stream's owner.
-    pub handle: H,
-    /// The item.
-    pub item: Item<P>,
 }
 
 struct QueuedItem<P> {
@@ -162,15 +92,14 @@ struct ModelQueue {
     options: ModelOptions,
     cost: CostModel,
     ready: ReadyStreams,
-    queued: usize,
-    queued_bytes: usize,
+    held: Held,
     running: usize,
     ledger: Ledger,
 }
 
 impl ModelQueue {
     fn ready_items(&self) -> usize {
-        if self.options.stateful { self.ready.len() } else { self.queued }
+        if self.options.stateful { self.ready.len() } else { self.held.items }
     }
 }
 
@@ -182,8 +111,7 @@ pub struct Scheduler<H, P> {
     streams: SlotMap<StreamKey, StreamQueue<H, P>>,
     alarms: BTreeSet<(Timestamp, StreamKey)>,
     waiting: VecDeque<StreamKey>,
-    queued: usize,
-    queued_bytes: usize,
+    held: Held,
     arrivals: u64,
     draining: bool,
 }
@@ -199,8 +127,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             streams: SlotMap::with_key(),
             alarms: BTreeSet::new(),
             waiting: VecDeque::new(),
-            queued: 0,
-            queued_bytes: 0,
+            held: Held::default(),
             arrivals: 0,
             draining: false,
         }
@@ -213,8 +140,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             options,
             cost,
             ready: ReadyStreams::default(),
-            queued: 0,
-            queued_bytes: 0,
+            held: Held::default(),
             running: 0,
             ledger: Ledger::default(),
         })
@@ -239,21 +165,20 @@ impl<H: Clone, P> Scheduler<H, P> {
     ///
     /// # Errors
     /// Gives the item back with the limit that is reached. Nothing is counted then: the owner waits
-    /// ([`Scheduler::wait_for_room`]) or refuses it for good ([`Scheduler::refuse`]).
+    /// ([`Scheduler::wait_for_room`]) or refuses it for good ([`Scheduler::end_unqueued`]).
     pub fn push(&mut self, key: StreamKey, item: Item<P>) -> Result<(), (Item<P>, Refusal)> {
         let Some(stream) = self.streams.get_mut(key) else {
             let gone = Refusal { limit: "stream", value: 0, retry_after: Duration::ZERO };
             return Err((item, gone));
         };
         let model = &mut self.models[stream.model];
-        if let Some(refusal) = full(&self.admission, self.lanes, self.queued, self.queued_bytes, model, item.bytes) {
-            return Err((item, refusal));
+        if let Some((limit, value)) = self.admission.refuses(self.held, model.held, item.bytes) {
+            let retry_after = time_to_drain(self.held.items, &model.cost, self.lanes);
+            return Err((item, Refusal { limit, value, retry_after }));
         }
         model.ledger.receive();
-        model.queued += 1;
-        model.queued_bytes += item.bytes;
-        self.queued += 1;
-        self.queued_bytes += item.bytes;
+        model.held.add(item.bytes);
+        self.held.add(item.bytes);
         self.arrivals += 1;
         let last = stream.items.back().map(|queued| queued.item.deadline);
         stream.monotone = last.is_none_or(|last| stream.monotone && last <= item.deadline);
@@ -268,15 +193,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         Ok(())
     }
 
-    /// Counts an item that was never queued.
-    pub fn refuse(&mut self, model: ModelKey) {
-        if let Some(model) = self.models.get_mut(model) {
-            model.ledger.receive();
-            model.ledger.end(Outcome::Refused, 1);
-        }
-    }
-
-    /// Counts an item that expired or was called off before it could be queued.
+    /// Counts an item that was refused, expired or called off before it could be queued.
     pub fn end_unqueued(&mut self, model: ModelKey, outcome: Outcome) {
         if let Some(model) = self.models.get_mut(model) {
             model.ledger.receive();
@@ -297,10 +214,7 @@ impl<H: Clone, P> Scheduler<H, P> {
 
     /// Owners that waited for room and may try again, first come first served, as many as there is room for items.
     pub fn take_unblocked(&mut self, handles: &mut Vec<H>) {
-        let mut room = self.admission.items.saturating_sub(self.queued);
-        if self.queued_bytes >= self.admission.bytes {
-            return;
-        }
+        let mut room = self.admission.room(self.held);
         while room > 0
             && let Some(key) = self.waiting.pop_front()
         {
@@ -329,9 +243,15 @@ impl<H: Clone, P> Scheduler<H, P> {
                 earliest_deadline: self.head(first).deadline,
             };
             let choice = choose(&situation, |count, deadline| self.has_later(model, count, deadline));
-            // Looking at so many heads that none of them could be taken must not keep the lane idle.
-            let batch = self.take(key, choice.size, choice.not_before, choice.reason);
-            return batch.or_else(|| self.take(key, 1, Timestamp::ZERO, CloseReason::Deadline));
+            let hopeless = hopeless_before(now, &model.cost);
+            if let Some(batch) = self.take(key, choice, hopeless, expired) {
+                return Some(batch);
+            }
+            // All heads that one decision looks at were passed over: that must not keep the lane idle.
+            let any = Choice { size: 1, not_before: Timestamp::ZERO, reason: CloseReason::Deadline };
+            if let Some(batch) = self.take(key, any, hopeless, expired) {
+                return Some(batch);
+            }
         }
     }
 
@@ -422,7 +342,7 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// Items that are queued.
     #[must_use]
     pub const fn queued(&self) -> usize {
-        self.queued
+        self.held.items
     }
 
     /// Streams that are open, or closed with items still running.
@@ -439,7 +359,7 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// Items of one model that are queued, and that run.
     #[must_use]
     pub fn load(&self, model: ModelKey) -> (usize, usize) {
-        self.models.get(model).map_or((0, 0), |model| (model.queued, model.running))
+        self.models.get(model).map_or((0, 0), |model| (model.held.items, model.running))
     }
 
     /// The account of one model.
@@ -494,10 +414,19 @@ impl<H: Clone, P> Scheduler<H, P> {
         false
     }
 
-    fn take(&mut self, key: ModelKey, size: usize, not_before: Timestamp, reason: CloseReason) -> Option<Batch<H, P>> {
+    /// Takes the chosen items. What is hopeless on the way is answered, wherever it stands: it must never run.
+    fn take(
+        &mut self,
+        key: ModelKey,
+        choice: Choice,
+        hopeless: Timestamp,
+        expired: &mut Vec<Expired<H, P>>,
+    ) -> Option<Batch<H, P>> {
+        let Choice { size, not_before, reason } = choice;
         let mut batch = Batch { model: key, entries: Vec::with_capacity(size), reason };
         let mut passed_over = Vec::new();
         let (mut bytes, mut bytes_are_full) = (0, false);
+        let first_expired = expired.len();
         let model = &mut self.models[key];
         while batch.entries.len() < size
             && passed_over.len() < SCAN_MAX
@@ -505,9 +434,13 @@ impl<H: Clone, P> Scheduler<H, P> {
         {
             let stream = &mut self.streams[place.stream];
             stream.place = None;
-            let mut taken = 0;
-            let mut passed = false;
+            let (mut taken, mut passed) = (0, false);
             while let Some(head) = stream.items.front() {
+                if head.item.deadline < hopeless {
+                    let item = stream.items.pop_front().map(|queued| queued.item);
+                    expired.extend(item.map(|item| Expired { handle: stream.handle.clone(), item }));
+                    continue;
+                }
                 let same_shape = batch.entries.first().is_none_or(|first| first.item.shape == head.item.shape);
                 if !same_shape || head.item.deadline < not_before {
                     passed = true;
@@ -540,11 +473,9 @@ impl<H: Clone, P> Scheduler<H, P> {
                     model.ready.insert(place);
                 }
             }
-            if taken > 0 {
-                let earliest = stream.next_alarm();
-                if earliest != stream.alarm {
-                    move_alarm(&mut self.alarms, place.stream, stream, earliest);
-                }
+            let alarm = stream.next_alarm();
+            if alarm != stream.alarm {
+                move_alarm(&mut self.alarms, place.stream, stream, alarm);
             }
             if bytes_are_full {
                 batch.reason = CloseReason::Bytes;
@@ -558,7 +489,10 @@ impl<H: Clone, P> Scheduler<H, P> {
             batch.reason = reason;
         }
         model.running += batch.entries.len();
-        self.release(key, batch.entries.len(), bytes);
+        let late = &expired[first_expired..];
+        model.ledger.end(Outcome::Expired, late.len() as u64);
+        let late_bytes: usize = late.iter().map(|expired| expired.item.bytes).sum();
+        self.release(key, batch.entries.len() + late.len(), bytes + late_bytes);
         (!batch.entries.is_empty()).then_some(batch)
     }
 
@@ -612,11 +546,8 @@ impl<H: Clone, P> Scheduler<H, P> {
     }
 
     fn release(&mut self, model: ModelKey, items: usize, bytes: usize) {
-        let model = &mut self.models[model];
-        model.queued -= items;
-        model.queued_bytes -= bytes;
-        self.queued -= items;
-        self.queued_bytes -= bytes;
+        self.models[model].held.remove(items, bytes);
+        self.held.remove(items, bytes);
     }
 
     fn reset_alarm(&mut self, key: StreamKey) {
@@ -629,7 +560,12 @@ impl<H: Clone, P> Scheduler<H, P> {
     }
 }
 
-fn move_alarm<H, P>(alarms: &mut BTreeSet<(Timestamp, StreamKey)>, key: StreamKey, stream: &mut StreamQueue<H, P>, alarm: Timestamp) {
+fn move_alarm<H, P>(
+    alarms: &mut BTreeSet<(Timestamp, StreamKey)>,
+    key: StreamKey,
+    stream: &mut StreamQueue<H, P>,
+    alarm: Timestamp,
+) {
     if stream.alarm != Timestamp::NEVER {
         alarms.remove(&(stream.alarm, key));
     }
@@ -643,32 +579,6 @@ fn place_of<P>(queued: &QueuedItem<P>, stream: StreamKey) -> Place {
     let item = &queued.item;
     let due = if item.deadline == Timestamp::NEVER { item.arrived + PATIENCE } else { item.deadline };
     Place { due, arrival: queued.arrival, stream }
-}
-
-/// The limit that one more item of `bytes` bytes would break. An item always fits an empty queue.
-fn full(
-    admission: &Admission,
-    lanes: usize,
-    queued: usize,
-    queued_bytes: usize,
-    model: &ModelQueue,
-    bytes: usize,
-) -> Option<Refusal> {
-    let over = |used: usize, limit: usize| used > 0 && used.saturating_add(bytes) > limit;
-    let (limit, value) = if queued >= admission.items {
-        ("scheduler.max_queued_items", admission.items)
-    } else if over(queued_bytes, admission.bytes) {
-        ("scheduler.max_queued_bytes", admission.bytes)
-    } else if model.queued >= admission.model_items {
-        ("scheduler.max_queued_items_per_model", admission.model_items)
-    } else if over(model.queued_bytes, admission.model_bytes) {
-        ("scheduler.max_queued_bytes_per_model", admission.model_bytes)
-    } else {
-        return None;
-    };
-    let calls = (queued.max(1)).div_ceil(model.cost.cap() * lanes);
-    let retry_after = model.cost.call(model.cost.cap()).saturating_mul(u32::try_from(calls).unwrap_or(u32::MAX));
-    Some(Refusal { limit, value, retry_after })
 }
 
 #[cfg(test)]

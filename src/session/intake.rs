@@ -62,7 +62,8 @@ impl Intake {
             PayloadKind::Tensors => None,
             PayloadKind::PcmS16le => {
                 let rule = model.loaded.framing.ok_or_else(|| {
-                    let message = format!("model '{}' takes tensors only; its manifest has no [framing] for pcm_s16le", model.loaded.name);
+                    let message =
+                        format!("model '{}' takes tensors only; its manifest has no [framing] for pcm_s16le", model.loaded.name);
                     Fault::invalid("payload", message)
                 })?;
                 Some(PcmFramer::new(rule))
@@ -91,7 +92,10 @@ impl Intake {
     /// [`FaultKind::Invalid`] if the stream was opened for tensors; ends the stream, because a lost chunk cannot be answered.
     pub(super) fn chunk(&mut self, chunk: Bytes) -> Result<(), Fault> {
         let framer = self.framer.as_mut().ok_or_else(|| {
-            Fault::invalid("chunk", "the stream was opened for tensors; open it with the payload kind pcm_s16le to send raw chunks")
+            Fault::invalid(
+                "chunk",
+                "the stream was opened for tensors; open it with the payload kind pcm_s16le to send raw chunks",
+            )
         })?;
         framer.push(chunk);
         Ok(())
@@ -129,8 +133,11 @@ impl Intake {
         if bytes <= self.max_item_bytes {
             return Ok(inputs);
         }
-        let message = format!("the item has {bytes} bytes, more than the {} that session.max_item_bytes allows", self.max_item_bytes);
-        Err(Fault::new(FaultKind::TooLarge, message).with_field("inputs").with_limit("session.max_item_bytes", self.max_item_bytes as u64))
+        let message =
+            format!("the item has {bytes} bytes, more than the {} that session.max_item_bytes allows", self.max_item_bytes);
+        Err(Fault::new(FaultKind::TooLarge, message)
+            .with_field("inputs")
+            .with_limit("session.max_item_bytes", self.max_item_bytes as u64))
     }
 }
 

@@ -23,6 +23,3 @@ pub use intake::PayloadKind;
 pub use stream::{Order, Session, SessionMetrics, SessionOptions, WhenFull};
 pub use timekeeper::keep_time;
 pub use upload::{Upload, UploadOptions, UploadPart, UploadParts, collect_upload};
-
-#[cfg(test)]
-mod tests;

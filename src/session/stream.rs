@@ -127,7 +127,6 @@ pub struct Session<I> {
     input: Input,
     pending: PendingItems,
     staged: VecDeque<Item<ItemInputs>>,
-    waits_for_room: bool,
     answers: VecDeque<Answer>,
     events: VecDeque<Event>,
     marks: VecDeque<Mark>,
@@ -174,7 +173,6 @@ where
             input: Input::Open,
             pending: PendingItems::default(),
             staged: VecDeque::new(),
-            waits_for_room: false,
             answers: VecDeque::new(),
             events: VecDeque::new(),
             marks: VecDeque::new(),
@@ -200,15 +198,17 @@ where
 
     /// Takes in as much as the window allows, and queues it under one lock.
     fn take_in(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
-        if !self.waits_for_room {
+        // What is staged after a submission waits for room; until it is queued, nothing more is read.
+        if self.staged.is_empty() {
             self.read(cx)?;
         }
         if self.staged.is_empty() {
             return Ok(());
         }
-        match self.handle.submit(&mut self.staged, self.options.when_full == WhenFull::Wait) {
-            Submitted::All => self.waits_for_room = false,
-            Submitted::Full(_) if self.options.when_full == WhenFull::Wait => self.waits_for_room = true,
+        let waits = self.options.when_full == WhenFull::Wait;
+        match self.handle.submit(&mut self.staged, waits) {
+            Submitted::All => {}
+            Submitted::Full(_) if waits => {}
             Submitted::Full(refusal) => {
                 let message = format!("{} = {} items or bytes are queued already; try again later", refusal.limit, refusal.value);
                 let fault = Fault::new(FaultKind::Overloaded, message)
@@ -322,8 +322,11 @@ where
 
     /// Answers items that expired while they waited for room.
     fn expire_staged(&mut self) {
+        if self.staged.is_empty() {
+            return;
+        }
         let now = clock::now();
-        if !self.waits_for_room || self.staged.iter().all(|item| item.deadline > now) {
+        if self.staged.iter().all(|item| item.deadline > now) {
             return;
         }
         for item in std::mem::take(&mut self.staged) {
@@ -332,7 +335,9 @@ where
                 continue;
             }
             let waited = now.since(item.arrived);
-            let message = format!("the item waited {waited:.1?} for room in the queue, and its deadline passed; the model did not run on it");
+            let message = format!(
+                "the item waited {waited:.1?} for room in the queue, and its deadline passed; the model did not run on it"
+            );
             self.answer_unqueued(item.ticket, item.arrived, Outcome::Expired, Fault::new(FaultKind::Expired, message));
         }
     }
@@ -522,7 +527,6 @@ where
                 return Poll::Ready(Some(end));
             }
             if came || answered {
-                this.waits_for_room = false;
                 continue;
             }
             if let Some((end, fault)) = this.poll_timer(cx) {
@@ -534,7 +538,10 @@ where
 }
 
 fn draining() -> Fault {
-    Fault::new(FaultKind::Unavailable, "the server is shutting down; everything that it had taken in is answered; reconnect elsewhere")
+    Fault::new(
+        FaultKind::Unavailable,
+        "the server is shutting down; everything that it had taken in is answered; reconnect elsewhere",
+    )
 }
 
 fn segment_event(event: SegmentEvent) -> Event {

@@ -76,7 +76,7 @@ impl<I> UploadParts<I> {
             parts,
             // Always with SHA-256: the client may name one as late as in its last part.
             digest: PayloadDigest::new(true),
-            expect: options.expect.clone(),
+            expect: options.expect,
             max_bytes: options.max_bytes,
             finished: false,
         }
@@ -99,7 +99,7 @@ impl<I> UploadParts<I> {
             }
             UploadPart::Finish(expect) => {
                 self.finished = true;
-                self.expect = std::mem::take(&mut self.expect).merge(expect)?;
+                self.expect = self.expect.merge(expect)?;
                 return Ok(None);
             }
         };

@@ -133,7 +133,11 @@ pub(super) fn limits(limits: &StreamLimits, max_message_bytes: usize) -> v1::Str
 }
 
 pub(super) const fn framing(rule: FramingRule) -> v1::Framing {
-    v1::Framing { sample_rate_hz: rule.sample_rate_hz, window_samples: rule.window_samples, context_samples: rule.context_samples }
+    v1::Framing {
+        sample_rate_hz: rule.sample_rate_hz,
+        window_samples: rule.window_samples,
+        context_samples: rule.context_samples,
+    }
 }
 
 pub(super) fn item_result(result: session::ItemResult, model: &Model) -> v1::ItemResult {

@@ -7,8 +7,7 @@ use crate::{
     domain::{StateSpec, TensorSpec},
     proto::v1::{self, model_service_server::ModelService},
     registry::{self, Model, ModelState},
-    scheduler,
-    service::Service,
+    service::{QueueStatus, Service},
 };
 
 /// Describes what is served.
@@ -22,7 +21,7 @@ impl Models {
         Self { service, max_message_bytes }
     }
 
-    fn detail(&self, model: &Model, queue: &scheduler::ModelStatus) -> v1::ModelDetail {
+    fn detail(&self, model: &Model, queue: &QueueStatus) -> v1::ModelDetail {
         let loaded = &model.loaded;
         let signature = loaded.executable.signature();
         let mut payloads = vec![v1::PayloadKind::Tensors.into()];

@@ -74,7 +74,8 @@ pub(super) fn fault_of(status: &Status, max_message_bytes: usize) -> Fault {
 
 /// A message over the limit; `found` is the library's sentence with its length.
 pub(super) fn too_large(max_message_bytes: usize, found: &str) -> Fault {
-    let message = format!("the message is larger than the {max_message_bytes} bytes that grpc.max_message_bytes allows ({found})");
+    let message =
+        format!("the message is larger than the {max_message_bytes} bytes that grpc.max_message_bytes allows ({found})");
     Fault::new(FaultKind::TooLarge, message).with_limit("grpc.max_message_bytes", max_message_bytes as u64)
 }
 

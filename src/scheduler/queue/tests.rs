@@ -1,8 +1,11 @@
+//! Named behaviours, and properties against a naive account.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::scheduler::ShapeKey;
 
 const MS: Duration = Duration::from_millis(1);
 const LOTS: Admission = Admission { items: 1000, bytes: 1 << 30, model_items: 1000, model_bytes: 1 << 30 };
@@ -161,9 +164,8 @@ fn a_call_holds_no_more_bytes_than_allowed_but_always_one_item() {
         push(&mut scheduler, a, item(ticket, at(0)));
     }
     push(&mut scheduler, a, Item { bytes: 1000, ..item(3, at(0)) });
-    let sizes: Vec<_> = std::iter::from_fn(|| next(&mut scheduler, at(0)))
-        .map(|batch| (batch.entries.len(), batch.reason))
-        .collect();
+    let sizes: Vec<_> =
+        std::iter::from_fn(|| next(&mut scheduler, at(0))).map(|batch| (batch.entries.len(), batch.reason)).collect();
     assert_eq!(sizes, [(2, CloseReason::Bytes), (1, CloseReason::Bytes), (1, CloseReason::LaneFree)]);
 }
 

@@ -1,3 +1,5 @@
+//! Sessions on a scripted engine, with items from a channel.
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -5,8 +7,7 @@ use futures::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::*;
-use crate::{
+use tidemill::{
     codec::FramingRule,
     domain::{Datatype, Fault, FaultKind, NamedTensor, Outcome, Signature, StateSpec, TensorSpec, Timestamp},
     drain::Drain,
@@ -16,6 +17,10 @@ use crate::{
     },
     registry::{LoadedModel, Model},
     scheduler::{Admission, CostCurve, Handoff, Lanes, Ledger, ModelOptions, ModelRuntime},
+    session::{
+        Event, Inbound, ItemRequest, Order, PayloadKind, Session, SessionMetrics, SessionOptions, UploadOptions, UploadPart,
+        UploadParts, WhenFull, collect_upload, keep_time,
+    },
     telemetry::{Method, Telemetry},
 };
 
@@ -33,6 +38,13 @@ struct Fixture {
     drain: Drain,
     telemetry: Telemetry,
     _lanes: Lanes,
+    kicker: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.kicker.abort();
+    }
 }
 
 fn fixture(stateful: bool, items_max: usize) -> Fixture {
@@ -81,10 +93,11 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         load_duration: Duration::ZERO,
     };
     let model = Arc::new(Model { loaded, key });
-    Fixture { handoff, control, model, drain: Drain::new(), telemetry, _lanes: lanes }
+    let kicker = tokio::spawn(Arc::clone(&handoff).kick_lanes());
+    Fixture { handoff, control, model, drain: Drain::new(), telemetry, _lanes: lanes, kicker }
 }
 
-fn options(payload: PayloadKind) -> SessionOptions {
+fn options_of(payload: PayloadKind) -> SessionOptions {
     SessionOptions {
         payload,
         order: Order::InOrder,
@@ -144,6 +157,7 @@ async fn send(sender: &Sender, inbound: Inbound) {
     sender.send(Ok(inbound)).await.expect("the session reads");
 }
 
+#[expect(clippy::panic, reason = "a helper of tests complains by panicking")]
 fn outcome_of(event: &Event) -> (String, Result<f32, FaultKind>) {
     let Event::Result(result) = event else { panic!("expected a result, got {event:?}") };
     let value = result.outcome.as_ref().map(|outputs| outputs[0].iter_f32().expect("FP32").next().expect("elements"));
@@ -169,7 +183,7 @@ fn err(id: &str, kind: FaultKind) -> (String, Result<f32, FaultKind>) {
 #[tokio::test]
 async fn results_come_in_order_with_their_ids_and_a_bad_item_is_answered_in_its_place() {
     let fixture = fixture(false, 100);
-    let (sender, session) = fixture.session(options(PayloadKind::Tensors));
+    let (sender, session) = fixture.session(options_of(PayloadKind::Tensors));
     send(&sender, item("a", 10.0)).await;
     send(&sender, bad_item("b")).await;
     send(&sender, item("c", 30.0)).await;
@@ -183,7 +197,7 @@ async fn results_come_in_order_with_their_ids_and_a_bad_item_is_answered_in_its_
 async fn as_ready_does_not_hold_an_answer_back() {
     let fixture = fixture(false, 100);
     fixture.control.close_gate();
-    let (sender, mut session) = fixture.session(SessionOptions { order: Order::AsReady, ..options(PayloadKind::Tensors) });
+    let (sender, mut session) = fixture.session(SessionOptions { order: Order::AsReady, ..options_of(PayloadKind::Tensors) });
     send(&sender, item("slow", 1.0)).await;
     send(&sender, bad_item("quick")).await;
     drop(sender);
@@ -197,7 +211,7 @@ async fn as_ready_does_not_hold_an_answer_back() {
 async fn a_full_window_stops_the_reading() {
     let fixture = fixture(false, 100);
     fixture.control.close_gate();
-    let (sender, mut session) = fixture.session(options(PayloadKind::Tensors));
+    let (sender, mut session) = fixture.session(options_of(PayloadKind::Tensors));
     for value in 0..10_u8 {
         send(&sender, item("", value.into())).await;
     }
@@ -211,7 +225,7 @@ async fn a_full_window_stops_the_reading() {
 #[tokio::test]
 async fn raw_chunks_become_windows_and_a_flush_is_confirmed_after_its_padded_rest() {
     let fixture = fixture(false, 100);
-    let (sender, session) = fixture.session(options(PayloadKind::PcmS16le));
+    let (sender, session) = fixture.session(options_of(PayloadKind::PcmS16le));
     let samples: Vec<u8> = (0..6_i16).flat_map(|sample| (sample * 1024).to_le_bytes()).collect();
     for chunk in samples.chunks(5) {
         send(&sender, Inbound::Chunk(Bytes::copy_from_slice(chunk))).await;
@@ -233,7 +247,7 @@ async fn raw_chunks_become_windows_and_a_flush_is_confirmed_after_its_padded_res
 #[tokio::test]
 async fn half_a_sample_at_the_end_is_told_after_all_answers() {
     let fixture = fixture(false, 100);
-    let (sender, session) = fixture.session(options(PayloadKind::PcmS16le));
+    let (sender, session) = fixture.session(options_of(PayloadKind::PcmS16le));
     send(&sender, Inbound::Chunk(Bytes::from_static(&[0; 9]))).await;
     drop(sender);
     let events: Vec<_> = session.collect().await;
@@ -245,11 +259,11 @@ async fn half_a_sample_at_the_end_is_told_after_all_answers() {
 #[tokio::test]
 async fn chunks_on_a_stream_of_tensors_end_it_and_items_among_chunks_are_answered() {
     let fixture = fixture(false, 100);
-    let (sender, mut session) = fixture.session(options(PayloadKind::Tensors));
+    let (sender, mut session) = fixture.session(options_of(PayloadKind::Tensors));
     send(&sender, Inbound::Chunk(Bytes::from_static(&[0; 8]))).await;
     let fault = session.next().await.expect("an end").expect_err("a chunk has no place here");
     assert_eq!(fault.field(), Some("chunk"));
-    let (sender, session) = fixture.session(options(PayloadKind::PcmS16le));
+    let (sender, session) = fixture.session(options_of(PayloadKind::PcmS16le));
     send(&sender, item("x", 1.0)).await;
     drop(sender);
     assert_eq!(results(session).await, [err("x", FaultKind::Invalid)]);
@@ -260,7 +274,7 @@ async fn an_item_expires_while_every_lane_is_busy() {
     let fixture = fixture(false, 100);
     let timekeeper = tokio::spawn(keep_time(Arc::clone(&fixture.handoff)));
     fixture.control.close_gate();
-    let (sender, mut session) = fixture.session(options(PayloadKind::Tensors));
+    let (sender, mut session) = fixture.session(options_of(PayloadKind::Tensors));
     send(&sender, item("runs", 1.0)).await;
     assert!(futures::poll!(session.next()).is_pending());
     fixture.hold_lane();
@@ -283,13 +297,13 @@ async fn an_item_expires_while_every_lane_is_busy() {
 async fn a_poison_item_and_a_panicking_item_fail_alone() {
     let fixture = fixture(false, 100);
     fixture.control.close_gate();
-    let (first, head) = fixture.session(options(PayloadKind::Tensors));
+    let (first, head) = fixture.session(options_of(PayloadKind::Tensors));
     send(&first, item("head", 1.0)).await;
     drop(first);
     let mut head = head;
     assert!(futures::poll!(head.next()).is_pending());
     fixture.hold_lane();
-    let (sender, mut session) = fixture.session(options(PayloadKind::Tensors));
+    let (sender, mut session) = fixture.session(options_of(PayloadKind::Tensors));
     for (id, value) in [("a", 1.0), ("poison", FAIL), ("b", 2.0), ("panic", PANIC)] {
         send(&sender, item(id, value)).await;
     }
@@ -305,7 +319,7 @@ async fn a_poison_item_and_a_panicking_item_fail_alone() {
 async fn dropping_a_session_cancels_what_is_queued_and_frees_its_stream() {
     let fixture = fixture(false, 100);
     fixture.control.close_gate();
-    let (sender, mut session) = fixture.session(options(PayloadKind::Tensors));
+    let (sender, mut session) = fixture.session(options_of(PayloadKind::Tensors));
     send(&sender, item("", 1.0)).await;
     assert!(futures::poll!(session.next()).is_pending());
     fixture.hold_lane();
@@ -315,7 +329,7 @@ async fn dropping_a_session_cancels_what_is_queued_and_frees_its_stream() {
     drop(session);
     assert_eq!((fixture.ledger().outcome(Outcome::Cancelled), fixture.handoff.streams()), (2, 1));
     fixture.control.open_gate();
-    let (sender, session) = fixture.session(options(PayloadKind::Tensors));
+    let (sender, session) = fixture.session(options_of(PayloadKind::Tensors));
     send(&sender, item("after", 1.0)).await;
     drop(sender);
     assert_eq!(results(session).await.len(), 1);
@@ -328,7 +342,7 @@ async fn dropping_a_session_cancels_what_is_queued_and_frees_its_stream() {
 async fn a_full_queue_refuses_or_holds_back_as_the_session_wants() {
     let fixture = fixture(false, 1);
     fixture.control.close_gate();
-    let (sender, mut running) = fixture.session(options(PayloadKind::Tensors));
+    let (sender, mut running) = fixture.session(options_of(PayloadKind::Tensors));
     send(&sender, item("runs", 1.0)).await;
     assert!(futures::poll!(running.next()).is_pending());
     fixture.hold_lane();
@@ -337,7 +351,7 @@ async fn a_full_queue_refuses_or_holds_back_as_the_session_wants() {
     assert!(futures::poll!(running.next()).is_pending());
 
     let (sender, mut refused) =
-        fixture.session(SessionOptions { when_full: WhenFull::Refuse, ..options(PayloadKind::Tensors) });
+        fixture.session(SessionOptions { when_full: WhenFull::Refuse, ..options_of(PayloadKind::Tensors) });
     send(&sender, item("refused", 3.0)).await;
     let event = refused.next().await.expect("an event").expect("no end");
     let Event::Result(result) = &event else { panic!("{event:?}") };
@@ -345,7 +359,7 @@ async fn a_full_queue_refuses_or_holds_back_as_the_session_wants() {
     assert_eq!(fault.limit().map(|limit| limit.name), Some("scheduler.max_queued_items"));
     assert!(fault.retry_after().is_some());
 
-    let (sender, mut waits) = fixture.session(options(PayloadKind::Tensors));
+    let (sender, mut waits) = fixture.session(options_of(PayloadKind::Tensors));
     send(&sender, item("waits", 4.0)).await;
     send(&sender, item("waits too", 5.0)).await;
     drop(sender);
@@ -360,7 +374,7 @@ async fn a_full_queue_refuses_or_holds_back_as_the_session_wants() {
 async fn a_drain_answers_what_is_in_flight_and_names_the_reason() {
     let fixture = fixture(false, 100);
     fixture.control.close_gate();
-    let (sender, mut session) = fixture.session(options(PayloadKind::Tensors));
+    let (sender, mut session) = fixture.session(options_of(PayloadKind::Tensors));
     send(&sender, item("in flight", 1.0)).await;
     assert!(futures::poll!(session.next()).is_pending());
     fixture.drain.begin();
@@ -377,7 +391,7 @@ async fn a_drain_answers_what_is_in_flight_and_names_the_reason() {
 #[tokio::test(start_paused = true)]
 async fn silence_ends_a_session_and_a_keepalive_breaks_it() {
     let fixture = fixture(false, 100);
-    let idle = SessionOptions { idle_timeout: Some(Duration::from_secs(60)), ..options(PayloadKind::Tensors) };
+    let idle = SessionOptions { idle_timeout: Some(Duration::from_secs(60)), ..options_of(PayloadKind::Tensors) };
     let (sender, mut session) = fixture.session(idle);
     let started = tokio::time::Instant::now();
     let keepalives = async {
@@ -396,7 +410,7 @@ async fn states_do_not_leak_between_streams_that_share_batches() {
     let fixture = fixture(true, 1000);
     let mut running = Vec::new();
     for stream in 1..=8_u8 {
-        let (sender, session) = fixture.session(options(PayloadKind::Tensors));
+        let (sender, session) = fixture.session(options_of(PayloadKind::Tensors));
         running.push(async move {
             let feeding = async move {
                 for step in 0..50_u8 {
@@ -421,7 +435,7 @@ async fn states_do_not_leak_between_streams_that_share_batches() {
 #[tokio::test]
 async fn an_upload_checks_what_was_declared() {
     let fixture = fixture(false, 100);
-    let run = |expect: crate::codec::PayloadExpectation, finish: Option<crate::codec::PayloadExpectation>| {
+    let run = |expect: tidemill::codec::PayloadExpectation, finish: Option<tidemill::codec::PayloadExpectation>| {
         let options = UploadOptions { expect, include_results: true, max_results: 10, max_bytes: 1000 };
         let parts = [UploadPart::Chunk(Bytes::from_static(&[1; 10])), UploadPart::Chunk(Bytes::from_static(&[2; 6]))];
         let parts: Vec<_> = parts.into_iter().chain(finish.map(UploadPart::Finish)).map(Ok).collect();
@@ -430,17 +444,17 @@ async fn an_upload_checks_what_was_declared() {
         let metrics = SessionMetrics::open(Arc::new(fixture.telemetry.method(Method::Upload)));
         let guard = fixture.drain.session().expect("not draining");
         let (model, drain) = (Arc::clone(&fixture.model), fixture.drain.clone());
-        let session_options = self::options(PayloadKind::PcmS16le);
+        let session_options = options_of(PayloadKind::PcmS16le);
         let session = Session::new(parts, handle, model, session_options, drain, metrics, guard).expect("a sound session");
         async move { collect_upload(session, &options).await }
     };
-    let total = |bytes| crate::codec::PayloadExpectation { total_bytes: Some(bytes), ..Default::default() };
+    let total = |bytes| tidemill::codec::PayloadExpectation { total_bytes: Some(bytes), ..Default::default() };
     let upload = run(total(16), None).await.expect("as declared");
     assert_eq!((upload.results.len(), upload.summary.items, upload.received.total_bytes), (2, 2, 16));
     for (expect, finish) in [(total(15), None), (total(17), None), (Default::default(), Some(total(17)))] {
         let fault = run(expect, finish).await.expect_err("not as declared");
         assert_eq!(fault.kind(), FaultKind::DataLoss, "{fault}");
     }
-    let wrong_crc = crate::codec::PayloadExpectation { crc32c: Some(1), ..Default::default() };
+    let wrong_crc = tidemill::codec::PayloadExpectation { crc32c: Some(1), ..Default::default() };
     assert_eq!(run(Default::default(), Some(wrong_crc)).await.expect_err("a wrong checksum").kind(), FaultKind::DataLoss);
 }
