@@ -150,7 +150,7 @@ async fn run(config: Config) -> Result<ExitCode, tidemill::app::StartError> {
     tokio::select! {
         () = server.drain() => Ok(ExitCode::SUCCESS),
         () = either(&mut terminate, &mut interrupt) => {
-            tracing::warn!("a second signal: exiting at once");
+            tracing::info!("a second signal: exiting at once");
             // Not by returning: the lanes would first finish what is queued.
             std::process::exit(EXIT_FORCED.into())
         }

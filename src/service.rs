@@ -270,21 +270,26 @@ impl OpenStream {
 }
 
 fn check_one_window(samples: &[u8], framing: Option<FramingRule>) -> Result<(), Fault> {
-    let window = framing.map_or(usize::MAX, |framing| framing.window_samples as usize * 2);
-    if samples.is_empty() || samples.len() > window {
-        let message = format!(
-            "{} bytes of audio, but Predict takes one window of 2 to {window} bytes; use Scan or Feed for more",
-            samples.len()
-        );
-        return Err(Fault::invalid("pcm_s16le", message));
-    }
-    Ok(())
+    let Some(framing) = framing else { return Ok(()) };
+    let (bytes, count, window) = (samples.len(), samples.len() / 2, framing.window_samples as usize);
+    let message = if bytes == 0 {
+        "there are no samples".to_owned()
+    } else if bytes % 2 == 1 {
+        format!("{bytes} bytes are an odd number, but a sample has 2")
+    } else if count > window {
+        format!("{count} samples are more than the window of {window} that Predict takes; use Scan or Feed")
+    } else {
+        return Ok(());
+    };
+    Err(Fault::invalid("pcm_s16le", message))
 }
 
 fn unloaded(name: &str) -> Fault {
     Fault::new(FaultKind::NotFound, format!("model '{name}' has just been unloaded"))
 }
 
-fn draining() -> Fault {
-    Fault::new(FaultKind::Unavailable, "the server is shutting down; reconnect elsewhere")
+/// What a client hears that comes while the server drains.
+#[must_use]
+pub fn draining() -> Fault {
+    Fault::new(FaultKind::Unavailable, "the server is draining before it shuts down; connect elsewhere")
 }

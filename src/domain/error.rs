@@ -85,6 +85,9 @@ impl FaultKind {
     }
 }
 
+/// Longest message of a fault.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
 /// The limit that a refusal ran into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limit {
@@ -110,9 +113,10 @@ struct Details {
 }
 
 impl Fault {
-    /// A fault with a sentence for a developer: lower case, no full stop.
+    /// A fault with a sentence for a developer: lower case, no full stop. It may quote what a client sent; what is longer than
+    /// 1 KiB is cut, because statuses travel in headers, and those are limited.
     pub fn new(kind: FaultKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), details: None }
+        Self { kind, message: shortened(message.into()), details: None }
     }
 
     /// [`FaultKind::Invalid`] about the request field `field`.
@@ -144,7 +148,7 @@ impl Fault {
     /// Puts `context` and a colon before the message.
     #[must_use]
     pub fn in_context(mut self, context: impl fmt::Display) -> Self {
-        self.message = format!("{context}: {}", self.message).into();
+        self.message = shortened(format!("{context}: {}", self.message).into());
         self
     }
 
@@ -179,6 +183,15 @@ impl Fault {
     }
 }
 
+fn shortened(message: Cow<'static, str>) -> Cow<'static, str> {
+    if message.len() <= MESSAGE_BYTES_MAX {
+        return message;
+    }
+    const ELLIPSIS: &str = " …";
+    let kept = message.floor_char_boundary(MESSAGE_BYTES_MAX - ELLIPSIS.len());
+    format!("{}{ELLIPSIS}", &message[..kept]).into()
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -194,6 +207,15 @@ mod tests {
         for kind in FaultKind::ALL {
             assert_eq!(kind.reason().to_lowercase(), kind.label());
         }
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let fault = Fault::new(FaultKind::Invalid, "é".repeat(10_000));
+        assert!(fault.message().len() <= MESSAGE_BYTES_MAX);
+        assert!(fault.message().ends_with("é …"));
+        let context = fault.in_context("x".repeat(10_000));
+        assert!(context.message().len() <= MESSAGE_BYTES_MAX);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::event::ItemRequest;
 use crate::{
     codec::{PcmFramer, WindowPosition},
-    domain::{Fault, FaultKind, ItemInputs, Signature},
+    domain::{Fault, FaultKind, ItemInputs, NamedTensor, Signature},
     registry::Model,
     scheduler::ShapeKey,
 };
@@ -78,14 +78,20 @@ impl Intake {
         self.framer.as_ref().map_or(0, PcmFramer::samples)
     }
 
-    pub(super) fn item(&self, request: ItemRequest) -> Arrival {
+    /// An item; what is wrong with its tensors becomes its answer.
+    ///
+    /// # Errors
+    /// [`FaultKind::Invalid`] if the stream was opened for raw chunks; ends the stream, as its client mixes up two contracts.
+    pub(super) fn item(&self, request: ItemRequest) -> Result<Arrival, Fault> {
+        if self.framer.is_some() {
+            return Err(Fault::invalid("item", "the stream was opened for raw chunks; an item of tensors does not belong in it"));
+        }
         let ItemRequest { id, tensors, deadline } = request;
-        let inputs = if self.framer.is_some() {
-            Err(Fault::invalid("item", "the stream was opened for raw chunks; an item of tensors does not belong in it"))
-        } else {
-            tensors.and_then(|tensors| self.signature.check(tensors)).and_then(|inputs| self.within_limit(inputs))
+        let checked = |tensors: Vec<NamedTensor>| {
+            self.within_limit(&tensors)?;
+            self.signature.check(tensors)
         };
-        Arrival { id, window: None, inputs, deadline }
+        Ok(Arrival { id, window: None, inputs: tensors.and_then(checked), deadline })
     }
 
     /// # Errors
@@ -128,10 +134,10 @@ impl Intake {
         ShapeKey(hasher.finish())
     }
 
-    fn within_limit(&self, inputs: ItemInputs) -> Result<ItemInputs, Fault> {
-        let bytes = item_bytes(&inputs);
+    fn within_limit(&self, tensors: &[NamedTensor]) -> Result<(), Fault> {
+        let bytes: usize = tensors.iter().map(|tensor| tensor.data.len()).sum();
         if bytes <= self.max_item_bytes {
-            return Ok(inputs);
+            return Ok(());
         }
         let message =
             format!("the item has {bytes} bytes, more than the {} that session.max_item_bytes allows", self.max_item_bytes);

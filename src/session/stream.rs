@@ -262,7 +262,7 @@ where
     fn receive(&mut self, message: Inbound, now: Timestamp) -> Result<(), Fault> {
         match message {
             Inbound::Item(request) => {
-                let arrival = self.intake.item(request);
+                let arrival = self.intake.item(request)?;
                 if let Ok(inputs) = &arrival.inputs {
                     self.count_payload(item_bytes(inputs));
                 }
@@ -424,6 +424,9 @@ where
         if !self.pending.is_empty() {
             return None;
         }
+        if self.options.ends_at <= clock::now() {
+            return Some(self.end_with(StreamEnd::Expired, call_expired()));
+        }
         if let Some(fault) = fault.take() {
             let end = if fault.kind() == FaultKind::Unavailable { StreamEnd::Drained } else { StreamEnd::Refused };
             return Some(self.end_with(end, fault));
@@ -441,8 +444,7 @@ where
             let now = Instant::now();
             let left = self.options.ends_at.since(clock::now());
             if self.options.ends_at != Timestamp::NEVER && left.is_zero() {
-                let message = "the deadline of the whole call (grpc-timeout) passed";
-                return Some((StreamEnd::Expired, Fault::new(FaultKind::Expired, message)));
+                return Some((StreamEnd::Expired, call_expired()));
             }
             let silent = matches!(self.input, Input::Open) && self.pending.is_empty();
             let idle_at = self.options.idle_timeout.map(|timeout| if silent { self.heard + timeout } else { now + timeout });
@@ -537,11 +539,12 @@ where
     }
 }
 
+fn call_expired() -> Fault {
+    Fault::new(FaultKind::Expired, "the deadline of the whole call (grpc-timeout) passed")
+}
+
 fn draining() -> Fault {
-    Fault::new(
-        FaultKind::Unavailable,
-        "the server is shutting down; everything that it had taken in is answered; reconnect elsewhere",
-    )
+    Fault::new(FaultKind::Unavailable, "the server is draining; everything that it had taken in is answered; connect elsewhere")
 }
 
 fn segment_event(event: SegmentEvent) -> Event {

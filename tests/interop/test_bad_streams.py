@@ -102,14 +102,14 @@ SCANS = [
     Broken("no-payload", [pb.ScanRequest(config=messages.config())], INVALID, ("payload",), "payload"),
     Broken("odd-bytes", [pb.ScanRequest(config=messages.config(), pcm_s16le=PCM + b"x")], INVALID, ("odd",)),
     Broken(
-        "items-on-pcm", [pb.ScanRequest(config=messages.config(), items=pb.ItemList(items=[ITEM]))], INVALID, ("items",), "items"
+        "items-on-pcm", [pb.ScanRequest(config=messages.config(), items=pb.ItemList(items=[ITEM]))], INVALID, ("items",), "payload"
     ),
     Broken(
         "pcm-on-tensors",
         [pb.ScanRequest(config=messages.config(messages.TENSORS), pcm_s16le=PCM)],
         INVALID,
         ("pcm_s16le",),
-        "pcm_s16le",
+        "payload",
     ),
 ]
 
@@ -159,7 +159,11 @@ UPLOADS = [
     Broken("sha256-too-short", declared(sha256=SHA[:31]), INVALID, ("31", "32"), "sha256"),
     Broken("sha256-too-long", [*SENT, finish(sha256=SHA + b"x")], INVALID, ("33", "32"), "sha256"),
     Broken(
-        "finish-against-its-own-opening", [*declared(total_bytes=len(PCM)), finish(total_bytes=len(PCM) + 2)], DATA_LOSS, LENGTHS
+        "finish-against-its-own-opening",
+        [*declared(total_bytes=len(PCM)), finish(total_bytes=len(PCM) + 2)],
+        INVALID,
+        ("declared", str(len(PCM))),
+        "total_bytes",
     ),
 ]
 

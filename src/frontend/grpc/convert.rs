@@ -13,6 +13,12 @@ use crate::{
 };
 
 /// # Errors
+/// [`FaultKind::Invalid`] with the field's name; `field` is the name of the message that the configuration came in.
+pub(super) fn stream_config(field: &'static str, config: Option<v1::StreamConfig>) -> Result<v1::StreamConfig, Fault> {
+    config.ok_or_else(|| Fault::invalid(field, format!("`{field}` is missing; it names the model")))
+}
+
+/// # Errors
 /// [`FaultKind::Invalid`] with the field's name.
 pub(super) fn open_request(config: v1::StreamConfig, ends_at: Timestamp) -> Result<OpenRequest, Fault> {
     let payload = match v1::PayloadKind::try_from(config.payload) {
@@ -61,10 +67,9 @@ fn unknown_enum(field: impl Into<std::borrow::Cow<'static, str>>, kind: &str, va
 fn duration(field: &'static str, duration: prost_types::Duration) -> Result<Duration, Fault> {
     const MAX: Duration = Duration::from_secs(366 * 24 * 3600);
     let (seconds, nanos) = (duration.seconds, duration.nanos);
-    Duration::try_from(duration)
-        .ok()
-        .filter(|duration| *duration <= MAX)
-        .ok_or_else(|| Fault::invalid(field, format!("a duration of {seconds} s and {nanos} ns is not between zero and a year")))
+    Duration::try_from(duration).ok().filter(|duration| *duration <= MAX).ok_or_else(|| {
+        Fault::invalid(field, format!("{field} is {seconds} s and {nanos} ns, which is not between zero and a year"))
+    })
 }
 
 fn wire_duration(duration: Duration) -> prost_types::Duration {

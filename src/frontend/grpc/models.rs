@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 
 use super::{convert, status::status_of};
 use crate::{
-    domain::{StateSpec, TensorSpec},
+    domain::{Fault, StateSpec, TensorSpec},
     proto::v1::{self, model_service_server::ModelService},
     registry::{self, Model, ModelState},
     service::{QueueStatus, Service},
@@ -66,6 +66,9 @@ impl ModelService for Models {
 
     async fn get_model(&self, request: Request<v1::GetModelRequest>) -> Result<Response<v1::GetModelResponse>, Status> {
         let v1::GetModelRequest { name, version } = request.into_inner();
+        if name.is_empty() {
+            return Err(status_of(&Fault::invalid("name", "the name of the model is missing")));
+        }
         let (model, queue) = self.service.model(&name, &version).map_err(|fault| status_of(&fault))?;
         Ok(Response::new(v1::GetModelResponse { model: Some(self.detail(&model, &queue)) }))
     }

@@ -66,7 +66,7 @@ impl Native {
                 Fault::new(FaultKind::Expired, message).with_limit("session.open_timeout_s", limit.as_secs())
             }
             () = self.service.drain().token().cancelled() => {
-                Fault::new(FaultKind::Unavailable, "the server is shutting down; reconnect elsewhere")
+                crate::service::draining()
             }
         };
         Err(self.refuse(method, fault))
@@ -82,7 +82,7 @@ impl InferenceService for Native {
             Some(v1::predict_request::Payload::Item(item)) => PredictInput::Item(convert::item_request(item)),
             Some(v1::predict_request::Payload::PcmS16le(samples)) => PredictInput::Pcm(samples),
             None => {
-                let fault = Fault::invalid("payload", "neither `item` nor `pcm_s16le` is set");
+                let fault = Fault::invalid("payload", "the payload is missing: neither `item` nor `pcm_s16le` is set");
                 return Err(status_of(&self.refuse(Method::Predict, fault)));
             }
         };
@@ -105,17 +105,22 @@ impl InferenceService for Native {
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
         let ends_at = deadline::ends_at(request.metadata());
         let v1::ScanRequest { config, payload } = request.into_inner();
-        let mut config = config.unwrap_or_default();
+        let mut config =
+            convert::stream_config("config", config).map_err(|fault| status_of(&self.refuse(Method::Scan, fault)))?;
         let (kind, input) = match payload {
             Some(v1::scan_request::Payload::Items(list)) => (v1::PayloadKind::Tensors, ScanInput::Items(list.items.into_iter())),
             Some(v1::scan_request::Payload::PcmS16le(samples)) => (v1::PayloadKind::PcmS16le, ScanInput::Pcm(Some(samples))),
             None => {
-                let fault = Fault::invalid("payload", "neither `items` nor `pcm_s16le` is set");
+                let fault = Fault::invalid("payload", "the payload is missing: neither `items` nor `pcm_s16le` is set");
                 return Err(status_of(&self.refuse(Method::Scan, fault)));
             }
         };
         if config.payload != v1::PayloadKind::Unspecified as i32 && config.payload != kind as i32 {
-            let fault = Fault::invalid("config.payload", "the payload kind is not that of the payload; leave it unspecified");
+            let given = v1::PayloadKind::try_from(config.payload).map_or("unknown", |kind| kind.as_str_name());
+            let sent = if kind == v1::PayloadKind::Tensors { "items" } else { "pcm_s16le" };
+            let message =
+                format!("config.payload is {} ({given}), but the request holds {sent}; leave it unspecified", config.payload);
+            let fault = Fault::invalid("config.payload", message);
             return Err(status_of(&self.refuse(Method::Scan, fault)));
         }
         config.payload = kind.into();
@@ -141,7 +146,8 @@ impl InferenceService for Native {
             max_bytes: limits.upload_max_bytes,
         };
         let parts = UploadParts::new(UploadMessages { messages, max_message_bytes: self.max_message_bytes }, &options);
-        let stream = config.stream.unwrap_or_default();
+        let stream = convert::stream_config("open.stream", config.stream)
+            .map_err(|fault| status_of(&self.refuse(Method::Upload, fault)))?;
         let Opened { model, session, .. } =
             self.open(Method::Upload, stream, ends_at, parts).map_err(|fault| status_of(&fault))?;
         let upload = collect_upload(session, &options).await.map_err(|fault| status_of(&fault))?;
@@ -245,7 +251,7 @@ impl Stream for UploadMessages {
                 Some(Part::Item(item)) => Ok(UploadPart::Item(convert::item_request(item))),
                 Some(Part::Finish(digest)) => convert::expectation(digest).map(UploadPart::Finish),
                 Some(Part::Open(_)) => Err(second_open()),
-                None => Err(Fault::invalid("part", "the message is empty, or of a kind that this server does not know")),
+                None => Err(Fault::invalid("part", "the message holds no part, or one of a kind that this server does not know")),
             })
         })
     }
