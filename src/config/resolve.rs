@@ -20,6 +20,8 @@ use super::{
 const PREFIX: &str = "TIDEMILL_";
 /// Names the file itself; the command line reads it.
 const CONFIG_VARIABLE: &str = "TIDEMILL_CONFIG";
+/// Where the client commands find the server; of no meaning to the server itself.
+const CLIENT_VARIABLE: &str = "TIDEMILL_ADDR";
 /// Where other programs that use ONNX Runtime look for its library.
 const ONNXRUNTIME_VARIABLE: &str = "ORT_DYLIB_PATH";
 const ONNXRUNTIME_KEY: &str = "engine.onnxruntime";
@@ -167,7 +169,7 @@ impl Resolver {
             if name == ONNXRUNTIME_VARIABLE {
                 library = Some(value);
             } else if let Some(rest) = name.strip_prefix(PREFIX)
-                && name != CONFIG_VARIABLE
+                && ![CONFIG_VARIABLE, CLIENT_VARIABLE].contains(&name.as_str())
                 && !is_service_link(rest)
             {
                 let key = rest.to_ascii_lowercase().replacen("__", ".", 1);

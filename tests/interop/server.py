@@ -1,6 +1,7 @@
 """The real server as a child process: started on ports of its choosing, watched until it serves, stopped by a signal."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -30,11 +31,18 @@ class Server:
     """A running `tidemill serve`."""
 
     def __init__(self, *arguments: str) -> None:
+        # The variables of the tests are no settings of the server, and it refuses what it does not know.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
         command = [places.SERVER, "serve", "--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", *arguments]
         self.log: list[str] = []
         self._logged = threading.Condition()
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
