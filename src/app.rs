@@ -6,7 +6,8 @@
 //!
 //! # SHUTDOWN
 //! [`Server::drain`], in this order, each step with its budget: readiness and health off, no new sessions, GOAWAY; sessions finish
-//! what is in flight (`drain.deadline_s`); connections close ([`CONNECTIONS_GRACE`]); lanes end; the admin port closes last.
+//! what is in flight (`drain.deadline_s`); the gRPC port closes, then its connections ([`CONNECTIONS_GRACE`]); lanes end; the
+//! admin port closes last.
 
 use std::{
     io,
@@ -99,7 +100,7 @@ impl Server {
         let lane_count = lane_count(&config);
         let handoff = Handoff::new(lane_count, admission(&config));
         let registry = Arc::new(Registry::default());
-        let admin = admin::spawn(admin_listener, admin_source(&telemetry, &drain, &handoff, &registry))?;
+        let admin = admin::spawn(admin_listener, admin_source(&config, &telemetry, &drain, &handoff, &registry))?;
 
         let compute: Vec<LaneThreads> = (0..lane_count).map(|_| LaneThreads::new()).collect();
         let loading = {
@@ -108,6 +109,9 @@ impl Server {
             tokio::task::spawn_blocking(move || load(&config, &registry, &compute, &handoff, &telemetry))
         };
         loading.await.map_err(io::Error::other)??;
+        for failed in registry.list().iter().filter(|model| model.state == ModelState::Failed) {
+            telemetry.model(&failed.name, &failed.version).ready.set(0.0);
+        }
         let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane))?;
 
         let service =
@@ -170,8 +174,12 @@ impl Server {
         shutdown.graceful();
         match drain.wait_idle_for(deadline).await {
             Ok(()) => tracing::info!("all sessions have ended"),
-            Err(left) => tracing::warn!(%left, "drain.deadline_s is over; the rest is cut off"),
+            Err(left) => {
+                tracing::warn!("drain.deadline_s is over: {left}; they are cut off");
+                shutdown.abort();
+            }
         }
+        shutdown.close();
         if tokio::time::timeout(CONNECTIONS_GRACE, &mut grpc).await.is_err() {
             shutdown.abort();
             // It ends by itself now; an error could only be a panic, which tokio has reported.
@@ -211,18 +219,26 @@ const fn admission(config: &Config) -> Admission {
     }
 }
 
-fn admin_source(telemetry: &Telemetry, drain: &Drain, handoff: &Arc<Handoff>, registry: &Arc<Registry>) -> AdminSource {
-    let (handoff, registry) = (Arc::clone(handoff), Arc::clone(registry));
+fn admin_source(
+    config: &Config,
+    telemetry: &Telemetry,
+    drain: &Drain,
+    handoff: &Arc<Handoff>,
+    registry: &Arc<Registry>,
+) -> AdminSource {
+    let (handoff, registry, allow_partial) = (Arc::clone(handoff), Arc::clone(registry), config.models.allow_partial);
     AdminSource {
         telemetry: telemetry.clone(),
         drain: drain.clone(),
         refresh: Arc::new(move || handoff.publish_metrics()),
-        models: Arc::new(move || readiness(&registry)),
+        models: Arc::new(move || readiness(&registry, allow_partial)),
     }
 }
 
-fn readiness(registry: &Registry) -> Readiness {
-    let unready = registry.list().into_iter().find(|model| model.state != ModelState::Ready);
+/// With `models.allow_partial`, a model that failed does not keep the others from being sent work.
+fn readiness(registry: &Registry, allow_partial: bool) -> Readiness {
+    let counts = |state| state != ModelState::Ready && !(allow_partial && state == ModelState::Failed);
+    let unready = registry.list().into_iter().find(|model| counts(model.state));
     unready.map_or(Readiness::Ready, |model| {
         let name = model.name.to_string();
         match model.state {
@@ -278,7 +294,7 @@ fn install(loaded: &LoadedModel, compute: &[LaneThreads], handoff: &Handoff, tel
         let costs: Vec<String> = status.curve.points().map(|(size, cost)| format!("{size}: {cost:.2?}")).collect();
         tracing::info!(
             model = %loaded.name, version = %loaded.version, engine = loaded.executable.engine_name(),
-            batch_cap = status.batch_cap, "ready; a call takes {}", costs.join(", ")
+            batch_cap = status.batch_cap, "measured; a call takes {}", costs.join(", ")
         );
     }
     Ok(key)

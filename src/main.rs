@@ -1,6 +1,6 @@
 //! The binary: flags → configuration → log → server → signals → exit code, and the client commands.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use tidemill::{
@@ -166,7 +166,8 @@ async fn either(one: &mut Signal, other: &mut Signal) {
 
 fn start_log(config: &LogConfig) {
     let filter = EnvFilter::new(&config.filter);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match config.format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),

@@ -158,15 +158,17 @@ impl Service {
             }
         };
         let mut session = opened.session(stream::iter([Ok(inbound)]))?;
+        let mut answer = None;
         while let Some(event) = session.next().await {
             if let Event::Result(result) = event? {
-                return match result.outcome {
-                    Ok(_) => Ok((model, result)),
-                    Err(fault) => Err(fault),
-                };
+                answer = Some(result);
             }
         }
-        Err(Fault::invalid("payload", "the request holds no item"))
+        let result = answer.ok_or_else(|| Fault::invalid("payload", "the request holds no item"))?;
+        match result.outcome {
+            Ok(_) => Ok((model, result)),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// All models, ready or not.

@@ -44,7 +44,7 @@ pub struct PayloadDigest {
 }
 
 impl PayloadDigest {
-    /// An empty payload. SHA-256 costs several times the rest together, so it is computed on request only; without it, a
+    /// An empty payload. SHA-256 costs several times the rest together, so it can be left out; without it, a
     /// SHA-256 that the client declares later cannot be verified.
     #[must_use]
     pub fn new(with_sha256: bool) -> Self {

@@ -65,7 +65,7 @@ Every setting has a default, and every limit is finite. A setting is looked for 
 Unknown keys and values out of range stop the server before it starts; all faults are reported at once, each with the place that it
 came from. Errors that clients see name the limit that they ran into by its key here.
 
-Variables that begin with `TIDEMILL_` and are no setting are refused too, except `TIDEMILL_CONFIG` (the file's path) and those that
+Variables that begin with `TIDEMILL_` and are no setting are refused too, except `TIDEMILL_CONFIG` (the file's path), `TIDEMILL_ADDR` (the clients') and those that
 Kubernetes sets for a service called `tidemill` (`TIDEMILL_SERVICE_HOST`, `TIDEMILL_PORT` and their like).
 ";
 

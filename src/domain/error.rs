@@ -16,7 +16,7 @@ pub enum FaultKind {
     TooLarge,
     /// A limit shared with others is reached; the caller comes back later.
     Overloaded,
-    /// The deadline passed before the model call began; the model did not run.
+    /// The deadline passed, or could not be met any more; the model did not run.
     Expired,
     /// The item was given up in favour of newer ones, as the stream's overflow policy says.
     Dropped,

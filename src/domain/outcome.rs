@@ -9,7 +9,7 @@ pub enum Outcome {
     Refused,
     /// Given up for newer items of its stream, as its overflow policy says.
     Dropped,
-    /// Its deadline passed before its model call began.
+    /// Its deadline passed, or could not be met any more, before its model call began.
     Expired,
     /// Its stream ended first.
     Cancelled,

@@ -11,7 +11,7 @@ pub struct Item<P> {
     pub ticket: u64,
     /// When it was complete.
     pub arrived: Timestamp,
-    /// When its model call must have begun; [`Timestamp::NEVER`] for no deadline.
+    /// When its result must be there; [`Timestamp::NEVER`] for no deadline.
     pub deadline: Timestamp,
     /// Input bytes.
     pub bytes: usize,

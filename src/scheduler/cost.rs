@@ -23,6 +23,11 @@ const DRIFT_GAIN: f64 = 0.03;
 const KNEE: f64 = 0.99;
 /// Calls between two looks for the knee.
 const CALLS_PER_KNEE: u32 = 16;
+/// Of so many calls, one may be twice the cap if there is work enough: sizes beyond the cap would else never be measured again,
+/// and a cap that a busy start set too low would stay.
+const CALLS_PER_TRIAL: u32 = 64;
+/// What a point beyond the cap is taken to average over when a trial has measured it.
+const CALLS_BEHIND_TRIAL: f64 = 2.0;
 
 /// Durations of a call at batch sizes 1, 2, 4, …, as measured.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,6 +69,7 @@ pub struct CostModel {
     limit: usize,
     cap: usize,
     calls_since_knee: u32,
+    calls_since_trial: u32,
 }
 
 impl CostModel {
@@ -78,6 +84,7 @@ impl CostModel {
             limit: max_batch.clamp(1, curve.largest()),
             cap: 1,
             calls_since_knee: 0,
+            calls_since_trial: 0,
         };
         model.find_knee();
         model
@@ -107,6 +114,13 @@ impl CostModel {
         self.cap
     }
 
+    /// Largest batch to form when `ready` items are there: the cap, or now and then a trial beyond it.
+    #[must_use]
+    pub fn cap_for(&self, ready: usize) -> usize {
+        let trial = (self.cap * 2).min(self.limit);
+        if self.calls_since_trial >= CALLS_PER_TRIAL && ready >= trial { trial } else { self.cap }
+    }
+
     /// Whether the cap is the manifest's (or the measured grid's end) rather than the knee.
     #[must_use]
     pub const fn cap_is_limit(&self) -> bool {
@@ -125,6 +139,12 @@ impl CostModel {
         let error = duration.as_nanos() as f64 / self.nanos(batch) - 1.0;
         self.squared_spread += SPREAD_GAIN * ((error * error).min(SQUARED_ERROR_MAX) - self.squared_spread);
         let (lower, share) = self.position(batch);
+        if batch > self.cap {
+            // What is known of sizes that are hardly ever run is old: a trial counts for more.
+            for seen in &mut self.seen[lower..] {
+                *seen = seen.min(CALLS_BEHIND_TRIAL);
+            }
+        }
         self.pull(lower, 1.0 - share, error);
         if share > 0.0 {
             self.pull(lower + 1, share, error);
@@ -133,6 +153,7 @@ impl CostModel {
             *nanos = (*nanos * DRIFT_GAIN.mul_add(error, 1.0)).max(1.0);
         }
         self.calls_since_knee += 1;
+        self.calls_since_trial = if batch > self.cap { 0 } else { self.calls_since_trial.saturating_add(1) };
         if self.calls_since_knee >= CALLS_PER_KNEE {
             self.find_knee();
         }
@@ -227,6 +248,19 @@ mod tests {
         model.observe(8, Duration::from_micros(4000));
         assert!(model.call(8) < Duration::from_micros(1100), "{:?}", model.call(8));
         assert!(model.spread() < 0.15);
+    }
+
+    #[test]
+    fn a_cap_that_a_busy_start_set_too_low_rises_again() {
+        // Measured while the machine was disturbed: larger batches looked useless.
+        let mut model = CostModel::new(&curve(&[100, 400, 900, 2000]), 8);
+        assert_eq!(model.cap(), 1);
+        let truth = |batch: usize| Duration::from_micros(80 + 20 * batch as u64);
+        for _ in 0..40 * CALLS_PER_TRIAL {
+            let batch = model.cap_for(100);
+            model.observe(batch, truth(batch));
+        }
+        assert_eq!(model.cap(), 8);
     }
 
     proptest::proptest! {

@@ -32,7 +32,7 @@ pub(super) struct Choice {
 /// Chooses for a lane that is idle. `at_least(n, deadline)` says whether `n` ready items have that deadline or a later one.
 pub(super) fn choose(situation: &Situation<'_>, mut at_least: impl FnMut(usize, Timestamp) -> bool) -> Choice {
     let Situation { now, cost, lanes, ready, running, earliest_deadline } = *situation;
-    let cap = cost.cap();
+    let cap = cost.cap_for(ready);
     let spreads = if ready > cap.max(lanes) { 2.0 } else { 1.0 };
     let done_at = |size: usize| now + cost.call_with_margin(size, spreads);
     let share = (ready + running).div_ceil(lanes.max(1));
@@ -47,7 +47,7 @@ pub(super) fn choose(situation: &Situation<'_>, mut at_least: impl FnMut(usize, 
         CloseReason::Deadline
     } else if size == ready {
         CloseReason::LaneFree
-    } else if size == cap {
+    } else if size >= cost.cap() {
         if cost.cap_is_limit() { CloseReason::Full } else { CloseReason::Knee }
     } else {
         CloseReason::Share

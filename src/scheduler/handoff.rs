@@ -360,12 +360,10 @@ impl StreamHandle {
             shared.scheduler.wait_for_room(self.key, until);
         }
         let rearm = shared.scheduler.next_wakeup().is_some_and(|next| next < shared.armed);
-        let mut wake = None;
+        let (mut wake, mut kick) = (None, false);
         if pushed && !shared.idle.is_empty() {
             if shared.last_batch > FLOWING_BATCH {
-                if !std::mem::replace(&mut shared.kicked, true) {
-                    self.handoff.kick.set();
-                }
+                kick = !std::mem::replace(&mut shared.kicked, true);
             } else {
                 let cap = shared.scheduler.cost(self.model).map_or(1, super::cost::CostModel::cap);
                 wake = shared.lanes_to_wake(cap);
@@ -373,6 +371,9 @@ impl StreamHandle {
         }
         drop(shared);
         self.handoff.wake_lanes(wake);
+        if kick {
+            self.handoff.kick.set();
+        }
         if rearm {
             self.handoff.rearm.set();
         }
@@ -408,7 +409,7 @@ pub(super) fn expired_answer(item: &Item<ItemInputs>, now: Timestamp) -> Answer 
     let waited = now.since(item.arrived);
     let allowed = item.deadline.since(item.arrived);
     let message =
-        format!("the item waited {waited:.1?} and its deadline was {allowed:.1?} after it arrived; the model did not run on it");
+        format!("after {waited:.1?} the item could not meet its deadline of {allowed:.1?} any more; the model did not run on it");
     Answer {
         seq: item.ticket,
         outcome: Err(Fault::new(FaultKind::Expired, message)),

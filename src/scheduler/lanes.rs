@@ -79,6 +79,9 @@ impl Lane {
         metrics.batch(batch.reason).increment(1);
         let size = batch.entries.len();
         let (outcome, timing) = self.call(runtime, &batch.entries);
+        for entry in &batch.entries {
+            metrics.queue_wait.record(timing.started.since(entry.item.arrived));
+        }
         let mut answers = Answers::with_capacity(size);
         let mut learned = None;
         match outcome {
@@ -127,17 +130,14 @@ impl Lane {
         let outcome = runtime.executable.run(self.index, &calls);
         let finished = clock::now();
         let timing = CallTiming { started, finished, batch_size: u32::try_from(entries.len()).unwrap_or(u32::MAX) };
-        self.count(&runtime.metrics, entries, timing);
+        self.count(&runtime.metrics, timing);
         (outcome, timing)
     }
 
-    fn count(&self, metrics: &ModelMetrics, entries: &[LiveEntry], timing: CallTiming) {
+    fn count(&self, metrics: &ModelMetrics, timing: CallTiming) {
         let compute = timing.finished.since(timing.started);
         metrics.compute.record(compute);
-        metrics.batch_size.record(entries.len() as f64);
-        for entry in entries {
-            metrics.queue_wait.record(timing.started.since(entry.item.arrived));
-        }
+        metrics.batch_size.record(timing.batch_size);
         self.metrics.busy.record(compute);
     }
 }

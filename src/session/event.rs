@@ -29,7 +29,7 @@ pub struct ItemRequest {
     pub id: String,
     /// Its tensors, or why the front end could not read them.
     pub tensors: Result<Vec<NamedTensor>, Fault>,
-    /// Time from its arrival in which its model call must begin.
+    /// Time from its arrival in which its result must be computed.
     pub deadline: Option<Duration>,
 }
 

@@ -240,6 +240,8 @@ where
                 Input::Open => {}
             }
             if self.drain.is_draining() && !self.options.reads_on_drain {
+                // As at the end of the input: the rest of a raw payload is run, and an open segment ends.
+                self.finish_flush(None, now);
                 self.input = Input::Ended(Some(draining()));
                 break;
             }
@@ -451,7 +453,9 @@ where
             if let (Some(idle_at), Some(timeout)) = (idle_at, self.options.idle_timeout)
                 && idle_at <= now
             {
-                let message = format!("no message for {timeout:?} (session.idle_timeout_s); send keepalives on a quiet stream");
+                let message = format!(
+                    "no message for {timeout:?} (session.idle_timeout_s); a quiet stream needs a keepalive (Feed) or an empty chunk (Upload) now and then"
+                );
                 let fault = Fault::new(FaultKind::Expired, message).with_limit("session.idle_timeout_s", timeout.as_secs());
                 return Some((StreamEnd::Idle, fault));
             }

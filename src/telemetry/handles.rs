@@ -77,7 +77,7 @@ impl StreamEnd {
 pub struct ModelMetrics {
     /// Items that arrived, refused ones included.
     pub received: Counter,
-    /// Seconds from admission to the start of the model call, for each item.
+    /// Seconds from arrival to the start of the first model call, for each item.
     pub queue_wait: Histogram,
     /// Seconds of each model call.
     pub compute: Histogram,

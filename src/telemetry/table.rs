@@ -81,7 +81,7 @@ pub(super) static ITEMS_QUEUED: Metric = gauge("tidemill_items_queued", "items",
 pub(super) static ITEMS_IN_FLIGHT: Metric =
     gauge("tidemill_items_in_flight", "items", MODEL, "Items in a model call that is running.");
 pub(super) static ITEM_QUEUE: Metric =
-    seconds("tidemill_item_queue_seconds", MODEL, "Time from an item's admission to the start of its model call.");
+    seconds("tidemill_item_queue_seconds", MODEL, "Time from an item's arrival to the start of its first model call.");
 pub(super) static ITEM_TIME: Metric =
     seconds("tidemill_item_seconds", MODEL, "Time from an item's arrival until its result was handed to the connection.");
 pub(super) static MODEL_CALL: Metric =

@@ -1,4 +1,7 @@
-//! `grpc.health.v1`: the server under the empty name and its services' names, each model under its own.
+//! `grpc.health.v1`: the server under the empty name and its services' names, each model under its own
+//! (serving if any of its versions is ready).
+
+use std::collections::BTreeMap;
 
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -20,8 +23,12 @@ pub async fn keep_health(service: Service, drain: Drain, reporter: HealthReporte
         for name in SERVER_NAMES {
             reporter.set_service_status(name, status(serving)).await;
         }
+        let mut models = BTreeMap::new();
         for model in service.models() {
-            reporter.set_service_status(&*model.name, status(serving && model.state == ModelState::Ready)).await;
+            *models.entry(model.name).or_insert(false) |= model.state == ModelState::Ready;
+        }
+        for (name, ready) in models {
+            reporter.set_service_status(&*name, status(serving && ready)).await;
         }
         if now == Phase::Closed || phase.changed().await.is_err() {
             return;

@@ -4,8 +4,8 @@
 //! that many streams on one connection need, and cuts calls at their `grpc-timeout` with CANCELLED.
 //!
 //! # SHUTDOWN
-//! [`Shutdown::graceful`] stops accepting and sends GOAWAY on each connection; its open calls go on. [`Shutdown::abort`] drops
-//! what is left.
+//! [`Shutdown::graceful`] sends GOAWAY on each connection; its open calls go on. New connections are still served, so that whoever
+//! asks hears that the server drains, until [`Shutdown::close`] closes the port. [`Shutdown::abort`] drops what is left.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,17 +40,25 @@ const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     graceful: CancellationToken,
+    close: CancellationToken,
     abort: CancellationToken,
 }
 
 impl Shutdown {
-    /// No new connections; the open ones are told to go away once their calls are over.
+    /// Tells the open connections to go away once their calls are over.
     pub fn graceful(&self) {
         self.graceful.cancel();
     }
 
+    /// No new connections; all that are open are told to go away.
+    pub fn close(&self) {
+        self.graceful.cancel();
+        self.close.cancel();
+    }
+
     /// Drops all connections.
     pub fn abort(&self) {
+        self.close();
         self.abort.cancel();
     }
 }
@@ -82,7 +90,9 @@ impl GrpcServer {
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
-        let models = ModelServiceServer::new(Models::new(service, limit));
+        let models = ModelServiceServer::new(Models::new(service, limit))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd);
         let (reporter, health) = tonic_health::server::health_reporter();
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -98,19 +108,19 @@ impl GrpcServer {
         Ok((Self { listener, routes, config, metrics, shutdown }, reporter))
     }
 
-    /// Serves until all connections have ended after [`Shutdown::graceful`], or at once after [`Shutdown::abort`].
+    /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
         let connections = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(self.config.max_connections));
         loop {
             let permit = tokio::select! {
                 permit = Arc::clone(&permits).acquire_owned() => permit,
-                () = self.shutdown.graceful.cancelled() => break,
+                () = self.shutdown.close.cancelled() => break,
             };
             let Ok(permit) = permit else { break };
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                () = self.shutdown.graceful.cancelled() => break,
+                () = self.shutdown.close.cancelled() => break,
             };
             match accepted {
                 Ok((stream, _)) => {
@@ -157,11 +167,12 @@ impl GrpcServer {
             if !matches!(tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.readable()).await, Ok(Ok(()))) {
                 return;
             }
+            let go_away = if shutdown.graceful.is_cancelled() { &shutdown.close } else { &shutdown.graceful };
             let mut connection = std::pin::pin!(http2.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)));
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
                 () = shutdown.abort.cancelled() => return,
-                () = shutdown.graceful.cancelled() => {
+                () = go_away.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     tokio::select! {
                         ended = connection.as_mut() => ended,
