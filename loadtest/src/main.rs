@@ -1,1 +1,79 @@
-fn main() {}
+//! `tidemill-load`: measures a Tidemill server, always against a limit that is measured beside it in the same run.
+//!
+//! Each scenario is one file of [`scenario`]. Rounds of the arms take turns (A B A B), and medians are given, so that a machine
+//! that gets slower in between slows both. Knows nothing of the server's inside except in the arms that call an engine bare.
+
+mod engine;
+mod feed;
+mod limit;
+mod process;
+mod report;
+mod scenario;
+mod schedule;
+mod stats;
+mod target;
+mod workload;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use report::Report;
+
+/// What the server's binary uses, so that a server inside this process behaves alike.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Measure a Tidemill server against its limits.
+///
+/// Without --addr, the server runs inside this process, on a port of its own. Everything stays on the loopback interface.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// Print one JSON object a line in place of a table
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    Echo(scenario::echo::Args),
+    Latency(scenario::latency::Args),
+    Saturate(scenario::saturate::Args),
+    Realtime(scenario::realtime::Args),
+    Idle(scenario::idle::Args),
+}
+
+impl Scenario {
+    async fn run(self) -> anyhow::Result<Report> {
+        match self {
+            Self::Echo(args) => scenario::echo::run(args).await,
+            Self::Latency(args) => scenario::latency::run(args).await,
+            Self::Saturate(args) => scenario::saturate::run(args).await,
+            Self::Realtime(args) => scenario::realtime::run(args).await,
+            Self::Idle(args) => scenario::idle::run(args).await,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let report = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(cli.scenario.run()));
+    match report {
+        Ok(report) => {
+            print!("{}", if cli.json { report.json_lines() } else { report.table() });
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

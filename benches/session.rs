@@ -1,0 +1,130 @@
+//! A session with its queue and one lane, without a network: items from a stream of this process to results of a model of no cost.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use futures::{StreamExt as _, future::join_all, stream};
+use tidemill::{
+    domain::{Datatype, NamedTensor, Signature, TensorSpec, Timestamp},
+    drain::Drain,
+    engine::{
+        Executable, LaneThreads,
+        synthetic::{Script, SyntheticEngine, SyntheticKind},
+    },
+    registry::{LoadedModel, Model},
+    scheduler::{Admission, CostCurve, Handoff, Lanes, ModelOptions, ModelRuntime},
+    session::{Event, Inbound, ItemRequest, Order, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull},
+    telemetry::{Method, Telemetry},
+};
+
+/// FP32 values in an item.
+const VALUES: usize = 576;
+/// Items of a session.
+const ITEMS: usize = 2_000;
+/// Items in flight.
+const WINDOW: usize = 16;
+
+struct Server {
+    handoff: Arc<Handoff>,
+    model: Arc<Model>,
+    drain: Drain,
+    telemetry: Telemetry,
+    _lanes: Lanes,
+}
+
+impl Server {
+    fn start() -> Self {
+        let spec =
+            |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(VALUES)], batch_axis: 0 };
+        let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
+        let script = Script { kind: SyntheticKind::Identity, ..Script::default() };
+        let engine = SyntheticEngine::new(Arc::clone(&signature), script).expect("a sound script");
+        let compute = [LaneThreads::new()];
+        let executable = Arc::new(Executable::new(Arc::new(engine), signature, &compute).expect("a sound model"));
+        let telemetry = Telemetry::new();
+        let limit = 1 << 30;
+        let handoff = Handoff::new(1, Admission { items: limit, bytes: limit, model_items: limit, model_bytes: limit });
+        let (max_batch, max_delay) = (64, Duration::ZERO);
+        let curve = CostCurve::new([1, 1, 2, 2, 3, 4, 5].map(Duration::from_micros).to_vec());
+        let options = ModelOptions { curve, max_batch, max_delay, max_call_bytes: limit, stateful: false };
+        let runtime = ModelRuntime { executable: Arc::clone(&executable), metrics: telemetry.model("identity", "1") };
+        let key = handoff.add_model(options, runtime);
+        let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane)).expect("threads");
+        let loaded = LoadedModel {
+            name: "identity".into(),
+            version: "1".into(),
+            description: "".into(),
+            executable,
+            framing: None,
+            segments: None,
+            max_batch,
+            max_delay,
+            load_duration: Duration::ZERO,
+        };
+        Self { handoff, model: Arc::new(Model { loaded, key }), drain: Drain::new(), telemetry, _lanes: lanes }
+    }
+
+    /// Runs one session to its end and counts its results.
+    async fn session(&self, data: Bytes) -> usize {
+        let item = move |_| {
+            let tensor = NamedTensor { name: "x".to_owned(), datatype: None, shape: vec![VALUES as i64], data: data.clone() };
+            Ok(Inbound::Item(ItemRequest { id: String::new(), tensors: Ok(vec![tensor]), deadline: None }))
+        };
+        let options = SessionOptions {
+            payload: PayloadKind::Tensors,
+            order: Order::InOrder,
+            window_items: WINDOW,
+            window_bytes: usize::MAX,
+            max_item_bytes: usize::MAX,
+            idle_timeout: Some(Duration::from_secs(300)),
+            default_deadline: None,
+            ends_at: Timestamp::NEVER,
+            when_full: WhenFull::Wait,
+            reads_on_drain: false,
+        };
+        let handle = self.handoff.open(self.model.key).expect("the model is there");
+        let metrics = SessionMetrics::open(Arc::new(self.telemetry.method(Method::Feed)));
+        let guard = self.drain.session().expect("not draining");
+        let (inbound, model) = (stream::iter((0..ITEMS).map(item)), Arc::clone(&self.model));
+        let session = Session::new(inbound, handle, model, options, self.drain.clone(), metrics, guard).expect("a sound session");
+        session
+            .filter(|event| std::future::ready(matches!(event, Ok(Event::Result(result)) if result.outcome.is_ok())))
+            .count()
+            .await
+    }
+}
+
+fn session(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
+    let mut group = criterion.benchmark_group("session");
+    for sessions in [1, 16] {
+        group.throughput(Throughput::Elements((sessions * ITEMS) as u64));
+        let server = Arc::new(Server::start());
+        let kicker = runtime.spawn(Arc::clone(&server.handoff).kick_lanes());
+        let data = Bytes::from(vec![0; VALUES * 4]);
+        group.bench_function(BenchmarkId::new("identity_2304_bytes", sessions), |bencher| {
+            bencher.to_async(&runtime).iter(|| {
+                let (server, data) = (Arc::clone(&server), data.clone());
+                async move {
+                    let running = (0..sessions).map(|_| {
+                        let (server, data) = (Arc::clone(&server), data.clone());
+                        tokio::spawn(async move { server.session(data).await })
+                    });
+                    for results in join_all(running).await {
+                        assert_eq!(results.expect("no panic"), ITEMS);
+                    }
+                }
+            });
+        });
+        kicker.abort();
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(20);
+    targets = session
+}
+criterion_main!(benches);

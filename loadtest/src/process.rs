@@ -1,0 +1,89 @@
+//! A server in a process of its own, and what the kernel says of a process.
+
+use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
+
+use anyhow::{Context as _, bail};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
+    process::{Child, Command},
+};
+
+/// How long a server may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A `tidemill serve` that ends with this value.
+pub(crate) struct ServerProcess {
+    pub(crate) address: SocketAddr,
+    pub(crate) pid: u32,
+    _child: Child,
+}
+
+impl ServerProcess {
+    /// Starts `binary` on free ports, with room for `streams` streams, and waits until it listens.
+    pub(crate) async fn start(binary: &Path, streams: usize) -> anyhow::Result<Self> {
+        let mut child = Command::new(binary)
+            .args(["serve", "--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--set", "log.format=json"])
+            .args(["--set", &format!("session.max_streams={}", streams + 100)])
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", binary.display()))?;
+        let pid = child.id().context("the server ended at once")?;
+        let log = child.stderr.take().context("the server has no log")?;
+        let address =
+            tokio::time::timeout(START_TIMEOUT, find_address(log)).await.context("the server did not start in time")??;
+        Ok(Self { address, pid, _child: child })
+    }
+}
+
+/// Reads the log for the line that names the ports; the rest is read on and dropped, so that the server never waits for it.
+async fn find_address(log: impl AsyncRead + Unpin + Send + 'static) -> anyhow::Result<SocketAddr> {
+    let mut lines = BufReader::new(log).lines();
+    let mut seen = Vec::new();
+    while let Some(line) = lines.next_line().await? {
+        if let Some(address) = line.split("grpc=").nth(1).and_then(|rest| rest.split_whitespace().next()) {
+            let address = address.parse().with_context(|| format!("no address in the log line {line:?}"))?;
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return Ok(address);
+        }
+        seen.push(line);
+    }
+    bail!("the server ended before it listened:\n{}", seen.join("\n"))
+}
+
+/// What a process has used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usage {
+    pub(crate) resident_bytes: u64,
+    /// Time on a core, of all threads that live.
+    pub(crate) cpu: Duration,
+    /// Voluntary and forced, of all threads that live.
+    pub(crate) context_switches: u64,
+}
+
+impl Usage {
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
+        let folder = format!("/proc/{pid}");
+        let read = |path: String| std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"));
+        let resident_bytes = field(&read(format!("{folder}/status"))?, "VmRSS:")? * 1024;
+        let mut usage = Self { resident_bytes, cpu: Duration::ZERO, context_switches: 0 };
+        for thread in std::fs::read_dir(format!("{folder}/task"))? {
+            let thread = thread?.path();
+            let thread = thread.display();
+            let schedule = read(format!("{thread}/schedstat"))?;
+            let on_cpu = schedule.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+            usage.cpu += Duration::from_nanos(on_cpu.with_context(|| format!("no time in {thread}/schedstat"))?);
+            let status = read(format!("{thread}/status"))?;
+            usage.context_switches +=
+                field(&status, "voluntary_ctxt_switches:")? + field(&status, "nonvoluntary_ctxt_switches:")?;
+        }
+        Ok(usage)
+    }
+}
+
+/// The number after a name at the start of a line.
+fn field(text: &str, name: &str) -> anyhow::Result<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name} in the status"))?;
+    let number = line.split_whitespace().next().with_context(|| format!("no number after {name}"))?;
+    Ok(number.parse()?)
+}

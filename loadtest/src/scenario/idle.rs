@@ -1,0 +1,96 @@
+//! What open streams cost while nothing is sent on them.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::bail;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::{
+    feed::Feed,
+    process::{ServerProcess, Usage},
+    report::{Cell, Report},
+    target::connect,
+    workload::Workload,
+};
+
+/// Streams that are being opened at a time.
+const OPENING: usize = 256;
+/// Time for the server to come to rest.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Measure the memory and the processor time of open streams that say nothing
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Streams, each opened and acknowledged
+    #[arg(long, default_value_t = 10_000)]
+    streams: usize,
+
+    /// Connections that they are spread over
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+
+    /// Seconds of silence
+    #[arg(long, default_value_t = 10.0, value_parser = super::seconds)]
+    seconds: f64,
+
+    /// The server's binary; by default the `tidemill` beside this one
+    #[arg(long, value_name = "PATH", conflicts_with = "addr")]
+    server: Option<PathBuf>,
+
+    /// A running server in place of a new one; it must be let have that many streams (session.max_streams)
+    #[arg(long, value_name = "ADDR", requires = "pid")]
+    addr: Option<SocketAddr>,
+
+    /// Its process
+    #[arg(long, requires = "addr")]
+    pid: Option<u32>,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
+    let (address, pid, _server) = match (args.addr, args.pid) {
+        (Some(address), Some(pid)) => (address, pid, None),
+        _ => {
+            let binary = args.server.map_or_else(beside_this_one, Ok)?;
+            let server = ServerProcess::start(&binary, args.streams).await?;
+            (server.address, server.pid, Some(server))
+        }
+    };
+    let channels = connect(address, args.connections).await?;
+    tokio::time::sleep(SETTLE).await;
+    let before = Usage::of(pid)?;
+    let workload = Workload::silero();
+    let feeds: Vec<Feed> = stream::iter(0..args.streams)
+        .map(|index| Feed::open(channels[index % channels.len()].clone(), &workload, 0, None))
+        .buffer_unordered(OPENING)
+        .try_collect()
+        .await?;
+    let opened = Usage::of(pid)?;
+    tokio::time::sleep(SETTLE).await;
+    let resting = Usage::of(pid)?;
+    tokio::time::sleep(Duration::from_secs_f64(args.seconds)).await;
+    let after = Usage::of(pid)?;
+    if feeds.len() != args.streams {
+        bail!("{} streams are open in place of {}", feeds.len(), args.streams);
+    }
+    let kib = |bytes: u64| bytes as f64 / 1024.0;
+    let grown = after.resident_bytes.saturating_sub(before.resident_bytes);
+    Ok(Report::single(vec![
+        ("streams", Cell::Count(args.streams as u64)),
+        ("connections", Cell::Count(args.connections.into())),
+        ("resident_before_mib", Cell::Figure(kib(before.resident_bytes) / 1024.0, 1)),
+        ("resident_after_mib", Cell::Figure(kib(after.resident_bytes) / 1024.0, 1)),
+        ("kib_per_stream", Cell::Figure(kib(grown) / args.streams as f64, 2)),
+        ("open_cpu_us_per_stream", Cell::Figure((opened.cpu - before.cpu).as_secs_f64() * 1e6 / args.streams as f64, 1)),
+        ("idle_s", Cell::Figure(args.seconds, 1)),
+        ("idle_cpu_ms", Cell::Figure((after.cpu.saturating_sub(resting.cpu)).as_secs_f64() * 1e3, 3)),
+        ("idle_context_switches", Cell::Count(after.context_switches.saturating_sub(resting.context_switches))),
+    ]))
+}
+
+fn beside_this_one() -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name("tidemill");
+    if !path.is_file() {
+        bail!("there is no server at {}; build it, or name one with --server", path.display());
+    }
+    Ok(path)
+}

@@ -1,0 +1,78 @@
+//! What the server adds to a lone item: its round trip, less the model call and a bare echo round trip of the same messages.
+
+use crate::{
+    engine::BareEngine,
+    feed::Feed,
+    limit::Reply,
+    report::{Cell, Report},
+    stats::{Durations, Rounds},
+    target::{Place, Target},
+    workload::Workload,
+};
+use tidemill::clock;
+
+/// Items before the count begins.
+const WARM_UP: usize = 50;
+
+/// Measure what the server adds to one item at a time of a speech model
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    place: Place,
+
+    /// Rounds of all arms in turn; medians are given
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+
+    /// Items in each arm of a round
+    #[arg(long, default_value_t = 2_000)]
+    items: usize,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
+    let workload = Workload::silero();
+    let engine = BareEngine::silero(1)?;
+    let echo = Target::echo(1, Reply::Bytes(workload.output_bytes)).await?;
+    let server = Target::tidemill(&args.place, None).await?;
+    let [mut engine_us, mut echo_us, mut feed_us, mut added_us] = std::array::from_fn(|_| [Rounds::default(), Rounds::default()]);
+    for _ in 0..args.rounds {
+        let call = engine.single_calls(args.items).await?;
+        let bare = one_at_a_time(&echo, &workload, args.items).await?;
+        let feed = one_at_a_time(&server, &workload, args.items).await?;
+        let floor_us = call.quantile_us(0.5) + bare.quantile_us(0.5);
+        for (index, quantile) in [0.5, 0.99].into_iter().enumerate() {
+            engine_us[index].push(call.quantile_us(quantile));
+            echo_us[index].push(bare.quantile_us(quantile));
+            feed_us[index].push(feed.quantile_us(quantile));
+            added_us[index].push(feed.quantile_us(quantile) - floor_us);
+        }
+    }
+    let mut report = Report::new(&["arm", "p50_us", "p99_us"]);
+    let figures = |[p50, p99]: &[Rounds; 2]| [Cell::Figure(p50.median(), 1), Cell::Figure(p99.median(), 1)];
+    for (arm, rounds) in [
+        ("engine, batch of 1, bare", &engine_us),
+        ("echo of the same messages, bare", &echo_us),
+        ("feed", &feed_us),
+        ("feed above p50 of engine + echo", &added_us),
+    ] {
+        let [p50, p99] = figures(rounds);
+        report.row(vec![arm.into(), p50, p99]);
+    }
+    Ok(report)
+}
+
+async fn one_at_a_time(target: &Target, workload: &Workload, items: usize) -> anyhow::Result<Durations> {
+    let mut feed = Feed::open(target.channel(0), workload, 1, None).await?;
+    let mut durations = Durations::new()?;
+    for item in 0..WARM_UP + items {
+        let start = clock::now();
+        feed.valve().let_through(1);
+        feed.answer().await?;
+        if item >= WARM_UP {
+            durations.record(clock::now().since(start));
+        }
+    }
+    feed.valve().close();
+    while feed.answer().await?.is_some() {}
+    Ok(durations)
+}

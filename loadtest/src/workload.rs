@@ -1,0 +1,67 @@
+//! What is sent: a model's name and one item for it.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use tidemill::proto::v1;
+
+/// FP32 values of one item of Silero VAD: 32 ms of audio and their context.
+pub(crate) const SILERO_VALUES: usize = 576;
+
+/// Name of the model that [`write_identity_model`] describes.
+const IDENTITY: &str = "identity";
+
+/// Streams of equal items.
+#[derive(Debug, Clone)]
+pub(crate) struct Workload {
+    pub(crate) model: String,
+    pub(crate) item: v1::Item,
+    /// Bytes of data in each answer.
+    pub(crate) output_bytes: usize,
+}
+
+impl Workload {
+    /// Windows of faint noise for the model inside the server's binary.
+    pub(crate) fn silero() -> Self {
+        Self { model: "silero-vad".to_owned(), item: item("input", SILERO_VALUES), output_bytes: 4 }
+    }
+
+    /// Items that come back as they were.
+    pub(crate) fn identity(bytes: usize) -> Self {
+        let values = bytes / 4;
+        Self { model: IDENTITY.to_owned(), item: item("x", values), output_bytes: values * 4 }
+    }
+
+    pub(crate) fn open(&self, window_items: u32) -> v1::StreamConfig {
+        v1::StreamConfig { model: self.model.clone(), window_items, ..v1::StreamConfig::default() }
+    }
+
+    /// The data of the item.
+    pub(crate) fn data(&self) -> Bytes {
+        self.item.inputs.first().map(|tensor| tensor.data.clone()).unwrap_or_default()
+    }
+}
+
+fn item(name: &str, values: usize) -> v1::Item {
+    let mut random = fastrand::Rng::with_seed(1);
+    let data: Vec<u8> = (0..values).flat_map(|_| (random.f32() * 0.2 - 0.1).to_le_bytes()).collect();
+    let tensor =
+        v1::Tensor { name: name.to_owned(), datatype: v1::Datatype::Fp32.into(), shape: vec![values as i64], data: data.into() };
+    v1::Item { inputs: vec![tensor], ..v1::Item::default() }
+}
+
+/// Describes, in the folder `models`, a model of no cost whose output is its input of `bytes` bytes.
+pub(crate) fn write_identity_model(models: &Path, bytes: usize) -> anyhow::Result<()> {
+    let folder = models.join(IDENTITY);
+    std::fs::create_dir(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let values = bytes / 4;
+    let tensor =
+        |kind: &str, name: &str| format!("[[{kind}]]\nname = \"{name}\"\ndatatype = \"FP32\"\ndims = [\"batch\", {values}]\n\n");
+    let manifest = format!(
+        "engine = \"synthetic\"\n\n{}{}[synthetic]\nkind = \"identity\"\n",
+        tensor("inputs", "x"),
+        tensor("outputs", "y")
+    );
+    Ok(std::fs::write(folder.join("model.toml"), manifest)?)
+}
