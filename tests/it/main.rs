@@ -1,8 +1,14 @@
 //! Tests of the whole, one file per topic.
 
 mod audio;
+mod binary;
+mod feed;
 mod modes;
+mod predict;
 mod promtool;
+mod scan;
 mod serving;
 mod session;
+mod startup;
 mod tidy;
+mod upload;
