@@ -2,6 +2,9 @@
 
 mod audio;
 mod binary;
+mod cancel;
+mod drain;
+mod engines;
 mod feed;
 mod modes;
 mod predict;
