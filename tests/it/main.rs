@@ -6,6 +6,8 @@ mod cancel;
 mod drain;
 mod engines;
 mod feed;
+mod garbage;
+mod metrics;
 mod modes;
 mod predict;
 mod promtool;

@@ -174,7 +174,7 @@ impl Account {
 pub(crate) fn metric(text: &str, name: &str, labels: &str) -> f64 {
     let values: Vec<f64> = text
         .lines()
-        .filter_map(|line| line.strip_prefix(name)?.split_once(' '))
+        .filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '))
         .filter(|(found, _)| (found.is_empty() || found.starts_with('{')) && found.contains(labels))
         .map(|(_, value)| value.parse().expect("a number"))
         .collect();
