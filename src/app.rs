@@ -77,6 +77,7 @@ pub enum StartError {
 pub struct Server {
     grpc_addr: SocketAddr,
     drain: Drain,
+    registry: Arc<Registry>,
     handoff: Arc<Handoff>,
     telemetry: Telemetry,
     shutdown: Shutdown,
@@ -129,7 +130,7 @@ impl Server {
             tokio::spawn(keep_health(service, drain.clone(), reporter)),
         ];
         let grpc = tokio::spawn(server.serve());
-        Ok(Self { grpc_addr, drain, handoff, telemetry, shutdown, grpc, background, lanes, admin, config })
+        Ok(Self { grpc_addr, drain, registry, handoff, telemetry, shutdown, grpc, background, lanes, admin, config })
     }
 
     /// Where clients connect.
@@ -155,6 +156,12 @@ impl Server {
     pub fn metrics(&self) -> String {
         self.handoff.publish_metrics();
         self.telemetry.render()
+    }
+
+    /// The models, and under which keys the queue knows them.
+    #[must_use]
+    pub const fn registry(&self) -> &Arc<Registry> {
+        &self.registry
     }
 
     /// The queue, for those who want to look at its account.

@@ -1,6 +1,11 @@
 //! The binary: flags → configuration → log → server → signals → exit code, and the client commands.
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{
+    io::{IsTerminal as _, stderr},
+    path::PathBuf,
+    pin::pin,
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 use tidemill::{
@@ -147,8 +152,10 @@ async fn run(config: Config) -> Result<ExitCode, tidemill::app::StartError> {
     };
     tracing::info!(lanes = server.lanes(), "listening grpc={} admin={}", server.grpc_addr(), server.admin_addr());
     either(&mut terminate, &mut interrupt).await;
+    // Pinned here, so that the select does not drop it before its other branch runs: that would wait for the lanes.
+    let mut drained = pin!(server.drain());
     tokio::select! {
-        () = server.drain() => Ok(ExitCode::SUCCESS),
+        () = drained.as_mut() => Ok(ExitCode::SUCCESS),
         () = either(&mut terminate, &mut interrupt) => {
             tracing::info!("a second signal: exiting at once");
             // Not by returning: the lanes would first finish what is queued.
@@ -166,8 +173,7 @@ async fn either(one: &mut Signal, other: &mut Signal) {
 
 fn start_log(config: &LogConfig) {
     let filter = EnvFilter::new(&config.filter);
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
     match config.format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),

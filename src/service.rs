@@ -139,14 +139,28 @@ impl Service {
     /// # Errors
     /// Those of [`Service::open`], and the item's own.
     pub async fn predict(&self, request: OpenRequest, input: PredictInput) -> Result<(Arc<Model>, ItemResult), Fault> {
-        let result = self.try_predict(request, input).await;
-        if let Err(fault) = &result {
+        let (model, mut session) = self.open_prediction(request, input).inspect_err(|fault| {
             self.count_fault(Method::Predict, fault);
+        })?;
+        let mut answer = None;
+        // To its end, so that it counts as finished; what it answers with, it counts too.
+        while let Some(event) = session.next().await {
+            if let Event::Result(result) = event? {
+                answer = Some(result);
+            }
         }
-        result
+        let result = answer.ok_or_else(|| {
+            let fault = Fault::invalid("payload", "the request holds no item");
+            self.count_fault(Method::Predict, &fault);
+            fault
+        })?;
+        match result.outcome {
+            Ok(_) => Ok((model, result)),
+            Err(fault) => Err(fault),
+        }
     }
 
-    async fn try_predict(&self, mut request: OpenRequest, input: PredictInput) -> Result<(Arc<Model>, ItemResult), Fault> {
+    fn open_prediction(&self, mut request: OpenRequest, input: PredictInput) -> Result<(Arc<Model>, Prediction), Fault> {
         request.payload = input.kind();
         let opened = self.try_open(Method::Predict, request)?;
         let model = Arc::clone(opened.model());
@@ -157,18 +171,7 @@ impl Service {
                 Inbound::Chunk(samples)
             }
         };
-        let mut session = opened.session(stream::iter([Ok(inbound)]))?;
-        let mut answer = None;
-        while let Some(event) = session.next().await {
-            if let Event::Result(result) = event? {
-                answer = Some(result);
-            }
-        }
-        let result = answer.ok_or_else(|| Fault::invalid("payload", "the request holds no item"))?;
-        match result.outcome {
-            Ok(_) => Ok((model, result)),
-            Err(fault) => Err(fault),
-        }
+        Ok((model, opened.session(stream::iter([Ok(inbound)]))?))
     }
 
     /// All models, ready or not.
@@ -221,6 +224,9 @@ impl Service {
         &self.inner.methods[method as usize]
     }
 }
+
+/// The session of one item.
+type Prediction = Session<stream::Iter<std::array::IntoIter<Result<Inbound, Fault>, 1>>>;
 
 /// What `Predict` runs the model on.
 #[derive(Debug, Clone)]

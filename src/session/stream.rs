@@ -84,6 +84,12 @@ impl SessionMetrics {
         method.streams_opened.increment(1);
         Self { end: StreamEnd::Cancelled, _open: GaugeGuard::new(&method.streams_open), method }
     }
+
+    /// Counts a fault that ends the stream.
+    pub(super) fn fault(&mut self, end: StreamEnd, fault: &Fault) {
+        self.end = end;
+        self.method.fault(fault.kind()).increment(1);
+    }
 }
 
 impl Drop for SessionMetrics {
@@ -186,9 +192,9 @@ where
         })
     }
 
-    /// Gives the input back, and cancels what is in flight.
-    pub fn into_inbound(self) -> I {
-        self.inbound
+    /// Gives back the input, and what the end is counted with. Cancels what is in flight.
+    pub(super) fn into_parts(self) -> (I, SessionMetrics) {
+        (self.inbound, self.metrics)
     }
 
     fn has_room(&self) -> bool {
@@ -497,8 +503,7 @@ where
 
     fn end_with(&mut self, end: StreamEnd, fault: Fault) -> Result<Event, Fault> {
         self.done = true;
-        self.metrics.end = end;
-        self.metrics.method.fault(fault.kind()).increment(1);
+        self.metrics.fault(end, &fault);
         Err(fault)
     }
 }

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     codec::{PayloadDigest, PayloadExpectation, Received, Segment},
     domain::{Fault, FaultKind},
+    telemetry::StreamEnd,
 };
 
 /// Errors of items that are kept for the response; all are counted.
@@ -158,7 +159,9 @@ where
                             options.max_results
                         );
                         let limit = options.max_results as u64;
-                        return Err(Fault::new(FaultKind::TooLarge, message).with_limit("session.upload_max_results", limit));
+                        let fault = Fault::new(FaultKind::TooLarge, message).with_limit("session.upload_max_results", limit);
+                        session.into_parts().1.fault(StreamEnd::Refused, &fault);
+                        return Err(fault);
                     }
                     results.push(result);
                 }
@@ -168,8 +171,8 @@ where
             Event::Completed(completed) => summary = completed,
         }
     }
-    let UploadParts { digest, expect, .. } = session.into_inbound();
+    let (UploadParts { digest, expect, .. }, mut metrics) = session.into_parts();
     let received = digest.finish();
-    received.verify(&expect)?;
+    received.verify(&expect).inspect_err(|fault| metrics.fault(StreamEnd::Refused, fault))?;
     Ok(Upload { segments, summary, received, results, errors })
 }

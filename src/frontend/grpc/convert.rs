@@ -66,8 +66,10 @@ fn unknown_enum(field: impl Into<std::borrow::Cow<'static, str>>, kind: &str, va
 /// A duration of at least zero and at most a year.
 fn duration(field: &'static str, duration: prost_types::Duration) -> Result<Duration, Fault> {
     const MAX: Duration = Duration::from_secs(366 * 24 * 3600);
-    let (seconds, nanos) = (duration.seconds, duration.nanos);
-    Duration::try_from(duration).ok().filter(|duration| *duration <= MAX).ok_or_else(|| {
+    let prost_types::Duration { seconds, nanos } = duration;
+    // By hand: the conversion of prost-types overflows at the smallest number of seconds, and panics where overflow is checked.
+    let parts = u64::try_from(seconds).ok().zip(u32::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000));
+    parts.map(|(seconds, nanos)| Duration::new(seconds, nanos)).filter(|duration| *duration <= MAX).ok_or_else(|| {
         Fault::invalid(field, format!("{field} is {seconds} s and {nanos} ns, which is not between zero and a year"))
     })
 }

@@ -7,6 +7,7 @@ mod convert;
 mod deadline;
 mod health;
 mod limits;
+mod linger;
 mod models;
 mod native;
 mod responses;

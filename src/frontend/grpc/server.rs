@@ -22,7 +22,7 @@ use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
 use tonic_health::server::HealthReporter;
 use tower::{Layer as _, ServiceExt as _};
 
-use super::{limits::NameMessageLimit, models::Models, native::Native};
+use super::{limits::NameMessageLimit, linger::Lingering, models::Models, native::Native};
 use crate::{
     config::GrpcConfig,
     proto::{
@@ -168,7 +168,8 @@ impl GrpcServer {
                 return;
             }
             let go_away = if shutdown.graceful.is_cancelled() { &shutdown.close } else { &shutdown.graceful };
-            let mut connection = std::pin::pin!(http2.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)));
+            let mut connection =
+                std::pin::pin!(http2.serve_connection(TokioIo::new(Lingering::new(stream)), TowerToHyperService::new(routes)));
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
                 () = shutdown.abort.cancelled() => return,

@@ -1,0 +1,127 @@
+//! A connection that is read to its end before it is closed.
+//!
+//! A socket that is closed while bytes of its peer are unread is reset by the kernel, and the peer then loses what it had received
+//! and not yet read: the last results of a drain, and the status that says why the stream ended. So the server says that it writes
+//! no more, and drops what a client still sends, until the client closes too.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
+
+/// How long a client may take to close its side.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Bytes dropped in one read.
+const DROPPED_BYTES: usize = 4 * 1024;
+
+/// A stream whose shutdown is over when the client has closed its side, or [`LINGER`] has passed.
+pub(super) struct Lingering {
+    stream: TcpStream,
+    closing: Option<Pin<Box<Sleep>>>,
+}
+
+impl Lingering {
+    pub(super) const fn new(stream: TcpStream) -> Self {
+        Self { stream, closing: None }
+    }
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, closing } = &mut *self;
+        let closing = match closing {
+            Some(closing) => closing,
+            empty => {
+                ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+                empty.insert(Box::pin(sleep(LINGER)))
+            }
+        };
+        loop {
+            if closing.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut dropped = [0; DROPPED_BYTES];
+            let mut dropped = ReadBuf::new(&mut dropped);
+            let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut dropped));
+            if read.is_err() || dropped.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    async fn connected() -> (Lingering, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (Lingering::new(accepted.expect("a connection").0), client.expect("a connection"))
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_still_sending_gets_all_that_was_written() {
+        let (mut server, mut client) = connected().await;
+        client.write_all(&[1; 100_000]).await.expect("it fits into the buffers");
+        let closing = tokio::spawn(async move {
+            server.write_all(b"the last words").await.expect("it fits");
+            server.shutdown().await
+        });
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).await.expect("no reset");
+        assert_eq!(heard, "the last words");
+        client.write_all(&[1; 100_000]).await.expect("still taken");
+        drop(client);
+        closing.await.expect("no panic").expect("closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_close_is_not_waited_for_for_ever() {
+        let (mut server, _client) = connected().await;
+        let begun = tokio::time::Instant::now();
+        server.shutdown().await.expect("closed");
+        assert!(begun.elapsed() >= LINGER);
+    }
+}

@@ -1,0 +1,109 @@
+//! The server as a process of its own: what it says on standard error, how it ends, and signals to it.
+
+#![expect(clippy::panic, reason = "a panic is how a test complains, in its helpers too")]
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    thread,
+};
+
+use crate::serving::PATIENCE;
+
+/// Lines that may wait to be looked at; more hold the process back, which no test gets near.
+const LINES_MAX: usize = 10_000;
+
+/// `tidemill serve` on free ports. Killed when dropped.
+pub(crate) struct Binary {
+    child: Child,
+    lines: Receiver<String>,
+    pub(crate) log: String,
+}
+
+impl Binary {
+    /// Starts it with more flags than those for the ports.
+    pub(crate) fn serve(flags: &[&str]) -> Self {
+        Self::serve_at(&["127.0.0.1:0"; 2], flags)
+    }
+
+    /// Starts it with these addresses for clients and for operators.
+    pub(crate) fn serve_at(addresses: &[&str; 2], flags: &[&str]) -> Self {
+        let ports = ["serve", "--grpc-addr", addresses[0], "--admin-addr", addresses[1]];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        // Settings come from flags alone; the server would refuse variables of these tests that look like settings.
+        for (name, _) in std::env::vars_os() {
+            if name == "ORT_DYLIB_PATH" || name.to_string_lossy().starts_with("TIDEMILL_") {
+                command.env_remove(name);
+            }
+        }
+        command.args(ports).args(flags).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let stderr = child.stderr.take().expect("it is piped");
+        let (sender, lines) = sync_channel(LINES_MAX);
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines() {
+                let Ok(line) = line else { return };
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines, log: String::new() }
+    }
+
+    /// Reads the log up to a line with this text, and gives that line.
+    pub(crate) fn line(&mut self, text: &str) -> String {
+        loop {
+            let Ok(line) = self.lines.recv_timeout(PATIENCE) else { panic!("no line with {text:?} in:\n{}", self.log) };
+            self.log.push_str(&line);
+            self.log.push('\n');
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// The addresses for clients and for operators, once it listens.
+    pub(crate) fn addresses(&mut self) -> [SocketAddr; 2] {
+        let line = self.line("listening");
+        ["grpc=", "admin="].map(|key| {
+            let (_, rest) = line.split_once(key).unwrap_or_else(|| panic!("no {key} in {line:?}"));
+            rest.split(' ').next().and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("no address in {line:?}"))
+        })
+    }
+
+    pub(crate) fn terminate(&self) {
+        let id = self.child.id().to_string();
+        let killed = Command::new("kill").args(["-TERM", &id]).status().expect("kill runs");
+        assert!(killed.success());
+    }
+
+    /// Reads the log to its end and gives the exit code.
+    pub(crate) fn end(&mut self) -> i32 {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => {
+                    self.log.push_str(&line);
+                    self.log.push('\n');
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("the process does not end; it said:\n{}", self.log),
+            }
+        }
+        self.child.wait().expect("it can be waited for").code().expect("no signal ended it")
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("it can be asked").is_none()
+    }
+}
+
+impl Drop for Binary {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
