@@ -1,7 +1,5 @@
 //! The server as a process of its own: what it says on standard error, how it ends, and signals to it.
 
-#![expect(clippy::panic, reason = "a panic is how a test complains, in its helpers too")]
-
 use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,

@@ -1,7 +1,5 @@
 //! Both engines behind one server give the same results.
 
-#![expect(clippy::panic, reason = "a panic is how a test complains, in its helpers too")]
-
 use std::{env, path::PathBuf};
 
 use futures::future::join_all;

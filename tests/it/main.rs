@@ -1,5 +1,7 @@
 //! Tests of the whole, one file per topic.
 
+#![expect(clippy::panic, reason = "a panic is how a test complains, in its helpers too")]
+
 mod audio;
 mod binary;
 mod cancel;

@@ -1,7 +1,5 @@
 //! A server in this process, models made for the occasion, and a client that speaks all four modes.
 
-#![expect(clippy::panic, reason = "a panic is how a test complains, in its helpers too")]
-
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
