@@ -120,7 +120,7 @@ struct StreamArgs {
     #[arg(long, value_name = "ITEMS", default_value_t = 0)]
     window: u32,
 
-    /// Time from a window's arrival in which its model call must begin, in milliseconds [default: none]
+    /// Time from a window's arrival in which its result must be computed, in milliseconds [default: none]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     deadline_ms: Option<u32>,
 
