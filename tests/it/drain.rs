@@ -37,7 +37,7 @@ fn check_end(said: &Said) {
         (Some(summary), None) => assert_eq!(summary.ok, said.results.len() as u64),
         (None, Some(error)) => {
             assert_eq!(error.code(), Code::Unavailable, "{error}");
-            assert!(error.message().contains("the server is shutting down"), "{error}");
+            assert!(error.message().contains("the server is draining"), "{error}");
         }
         _ => panic!("a stream ends in one way: {:?}, {:?}", said.completed, said.error),
     }

@@ -127,7 +127,8 @@ async fn the_numbers_are_those_of_the_traffic() {
     assert_eq!(metric(&text, "tidemill_batches_total", ""), calls, "each call has one reason");
     assert_eq!(metric(&text, "tidemill_batch_size_count", ""), calls);
     let waits = metric(&text, "tidemill_item_queue_seconds_count", "");
-    assert_eq!(metric(&text, "tidemill_batch_size_sum", ""), waits, "each item of each call has waited");
+    let ended = |outcome| metric(&text, "tidemill_items_ended_total", outcome);
+    assert_eq!(ended("outcome=\"ok\"") + ended("outcome=\"failed\""), waits, "each item that ran has waited once");
     drop(open);
     account.settled().await;
     // As finished or as cancelled: closing the sending side and leaving come so close together that either may be seen first.

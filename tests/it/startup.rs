@@ -168,6 +168,5 @@ async fn told_to_it_serves_what_it_can_and_says_what_it_cannot() {
     assert_eq!(error.code(), Code::Unavailable);
     assert_says(error.message(), &["exotic", "Frobnicate"]);
     let (status, body) = patiently(page(server.admin_addr(), "/readyz")).await;
-    assert_eq!(status, 503, "{body}");
-    assert_says(&body, &["failed", "exotic"]);
+    assert_eq!(status, 200, "told to, it is ready without the model that failed: {body}");
 }
