@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     convert, deadline,
-    responses::{Opened, Responses, ResponsesOf},
+    responses::{Opened, Responses},
     status::{fault_of, status_of},
 };
 use crate::{
@@ -100,7 +100,7 @@ impl InferenceService for Native {
         }))
     }
 
-    type ScanStream = ResponsesOf<v1::ScanResponse, stream::Iter<ScanInput>>;
+    type ScanStream = Responses<v1::ScanResponse, stream::Iter<ScanInput>>;
 
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
         let ends_at = deadline::ends_at(request.metadata());
@@ -125,7 +125,7 @@ impl InferenceService for Native {
         }
         config.payload = kind.into();
         let opened = self.open(Method::Scan, config, ends_at, stream::iter(input)).map_err(|fault| status_of(&fault))?;
-        Ok(Response::new(ResponsesOf::new(Responses::new(std::future::ready(Ok(opened))))))
+        Ok(Response::new(Responses::new(std::future::ready(Ok(opened)))))
     }
 
     async fn upload(&self, request: Request<Streaming<v1::UploadRequest>>) -> Result<Response<v1::UploadResponse>, Status> {
@@ -164,7 +164,7 @@ impl InferenceService for Native {
         }))
     }
 
-    type FeedStream = ResponsesOf<v1::FeedResponse, FeedMessages>;
+    type FeedStream = Responses<v1::FeedResponse, FeedMessages>;
 
     async fn feed(&self, request: Request<Streaming<v1::FeedRequest>>) -> Result<Response<Self::FeedStream>, Status> {
         let ends_at = deadline::ends_at(request.metadata());
@@ -178,7 +178,7 @@ impl InferenceService for Native {
             let inbound = FeedMessages { messages, max_message_bytes: native.max_message_bytes };
             native.open(Method::Feed, config, ends_at, inbound)
         };
-        Ok(Response::new(ResponsesOf::new(Responses::new(opening))))
+        Ok(Response::new(Responses::new(opening)))
     }
 }
 
