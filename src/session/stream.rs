@@ -197,9 +197,11 @@ where
         (self.inbound, self.metrics)
     }
 
+    /// Flushes that wait for their turn count like items, or a client could pile them up.
     fn has_room(&self) -> bool {
         let pending = &self.pending;
-        pending.is_empty() || (pending.len() < self.options.window_items && pending.bytes() < self.options.window_bytes)
+        let items_fit = pending.len() < self.options.window_items && pending.bytes() < self.options.window_bytes;
+        (pending.is_empty() || items_fit) && self.marks.len() < self.options.window_items
     }
 
     /// Takes in as much as the window allows, and queues it under one lock.

@@ -223,6 +223,22 @@ async fn a_full_window_stops_the_reading() {
 }
 
 #[tokio::test]
+async fn flushes_that_wait_for_their_turn_fill_the_window_too() {
+    let fixture = fixture(false, 100);
+    fixture.control.close_gate();
+    let (sender, mut session) = fixture.session(options_of(PayloadKind::Tensors));
+    send(&sender, item("", 1.0)).await;
+    for flush in 0..10_u8 {
+        send(&sender, Inbound::Flush(flush.to_string())).await;
+    }
+    assert!(futures::poll!(session.next()).is_pending());
+    assert_eq!(sender.max_capacity() - sender.capacity(), 6, "an item and four of ten flushes are taken in");
+    fixture.control.open_gate();
+    drop(sender);
+    assert_eq!(session.collect::<Vec<_>>().await.len(), 12, "a result, ten confirmations and the end");
+}
+
+#[tokio::test]
 async fn raw_chunks_become_windows_and_a_flush_is_confirmed_after_its_padded_rest() {
     let fixture = fixture(false, 100);
     let (sender, session) = fixture.session(options_of(PayloadKind::PcmS16le));

@@ -39,9 +39,25 @@ pub(super) fn open_request(config: v1::StreamConfig, ends_at: Timestamp) -> Resu
     Ok(OpenRequest { model, version, payload, order, window_items, default_deadline, ends_at })
 }
 
+/// Longest id of an item or flush: ids are kept until they are echoed, beside the bytes that the window counts.
+const ID_BYTES_MAX: usize = 256;
+
+/// # Errors
+/// [`FaultKind::Invalid`] if the id is too long to be kept.
+pub(super) fn id(field: &'static str, id: String) -> Result<String, Fault> {
+    if id.len() <= ID_BYTES_MAX {
+        return Ok(id);
+    }
+    Err(Fault::invalid(field, format!("the id has {} bytes; at most {ID_BYTES_MAX} are allowed", id.len())))
+}
+
 /// An item; what cannot be read of it becomes its answer.
 pub(super) fn item_request(item: v1::Item) -> ItemRequest {
     let v1::Item { id, inputs, deadline } = item;
+    let id = match self::id("id", id) {
+        Ok(id) => id,
+        Err(fault) => return ItemRequest { id: String::new(), tensors: Err(fault), deadline: None },
+    };
     let deadline = deadline.map(|deadline| duration("deadline", deadline)).transpose();
     let tensors = inputs.into_iter().enumerate().map(|(index, tensor)| named_tensor(index, tensor)).collect();
     match deadline {

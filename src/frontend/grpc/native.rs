@@ -220,7 +220,7 @@ impl Stream for FeedMessages {
             Some(match message {
                 Some(Message::Item(item)) => Ok(Inbound::Item(convert::item_request(item))),
                 Some(Message::Chunk(chunk)) => Ok(Inbound::Chunk(chunk)),
-                Some(Message::Flush(flush)) => Ok(Inbound::Flush(flush.id)),
+                Some(Message::Flush(flush)) => convert::id("flush.id", flush.id).map(Inbound::Flush),
                 Some(Message::Keepalive(_)) => Ok(Inbound::KeepAlive),
                 Some(Message::Open(_)) => Err(second_open()),
                 None => Err(Fault::invalid("message", "the message is empty, or of a kind that this server does not know")),
