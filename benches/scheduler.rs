@@ -1,4 +1,4 @@
-//! The queue alone: push, form a batch, take it back, by how many streams there are. Figures are for one item.
+//! The queue alone: push, form a batch, take it back, by how many streams there are. Times are for a batch of items, rates for items.
 
 use std::{hint::black_box, time::Duration};
 
