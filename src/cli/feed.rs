@@ -21,7 +21,10 @@ use super::{
     output::Printer,
     status::{Ending, Failure},
 };
-use crate::proto::v1::{FeedRequest, Framing, KeepAlive, Opened, feed_request::Message};
+use crate::proto::{
+    duration_from_wire,
+    v1::{FeedRequest, Framing, KeepAlive, Opened, feed_request::Message},
+};
 
 /// Requests between the reader of the audio and the connection: enough to keep the connection busy, too few to hide its pace.
 const QUEUED_REQUESTS: usize = 4;
@@ -121,7 +124,7 @@ impl SendPlan {
             let reason = format!("makes messages of {message_bytes} bytes, but the server takes {limit} at most");
             return Err(Failure::BadInput(format!("--chunk-ms {chunk_ms} {reason}")));
         }
-        let idle_timeout = limits.idle_timeout.and_then(|timeout| Duration::try_from(timeout).ok());
+        let idle_timeout = limits.idle_timeout.and_then(duration_from_wire);
         let keepalive_interval =
             idle_timeout.filter(|timeout| !timeout.is_zero()).map_or(KEEPALIVE_DEFAULT, |timeout| timeout / 3);
         Ok(Self {

@@ -14,9 +14,12 @@ use super::{
     status::{Ending, Failure},
     tensors::datatype_name,
 };
-use crate::proto::v1::{
-    Framing, ListModelsRequest, ModelDetail, ModelState, ModelSummary, PayloadKind, SegmentRules, StateSpec, StreamLimits,
-    TensorSpec,
+use crate::proto::{
+    duration_from_wire,
+    v1::{
+        Framing, ListModelsRequest, ModelDetail, ModelState, ModelSummary, PayloadKind, SegmentRules, StateSpec, StreamLimits,
+        TensorSpec,
+    },
 };
 
 const HELP: &str = help!(
@@ -260,7 +263,7 @@ impl From<StreamLimits> for LimitsRecord {
 
 /// A duration of the wire; zero where there is none, or it is negative.
 fn duration(wire: Option<prost_types::Duration>) -> Duration {
-    wire.and_then(|wire| Duration::try_from(wire).ok()).unwrap_or_default()
+    wire.and_then(duration_from_wire).unwrap_or_default()
 }
 
 impl fmt::Display for DetailRecord {

@@ -11,7 +11,10 @@ use super::{
     status::Refusal,
     tensors::TensorRecord,
 };
-use crate::proto::v1::{ItemResult, Opened, Segment, SegmentStarted, Summary, Timing, item_result};
+use crate::proto::{
+    duration_from_wire,
+    v1::{ItemResult, Opened, Segment, SegmentStarted, Summary, Timing, item_result},
+};
 
 /// The server's first word on a stream.
 #[derive(Debug, Serialize)]
@@ -229,7 +232,7 @@ impl SummaryRecord {
         (self.items, self.ok, self.errors) = (summary.items, summary.ok, summary.errors);
         self.samples = summary.samples;
         self.payload_bytes = Some(summary.payload_bytes);
-        let elapsed = summary.elapsed.and_then(|elapsed| Duration::try_from(elapsed).ok());
+        let elapsed = summary.elapsed.and_then(duration_from_wire);
         self.elapsed_ms = elapsed.map(|elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
         (self.queue_ns, self.compute_ns) = (Some(summary.queue_ns), Some(summary.compute_ns));
     }

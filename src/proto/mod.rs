@@ -21,5 +21,15 @@ pub mod v1 {
 
 pub use tonic_types::pb as rpc;
 
+/// A duration of the wire; `None` if it is negative or breaks the format.
+///
+/// By hand: the conversion of prost-types overflows at the smallest number of seconds, and panics where overflow is checked.
+#[must_use]
+pub fn duration_from_wire(duration: prost_types::Duration) -> Option<std::time::Duration> {
+    let seconds = u64::try_from(duration.seconds).ok()?;
+    let nanos = u32::try_from(duration.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(std::time::Duration::new(seconds, nanos))
+}
+
 /// Serialized `FileDescriptorSet` of `proto/`, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

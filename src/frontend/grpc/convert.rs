@@ -6,7 +6,7 @@ use super::status::item_status_of;
 use crate::{
     codec::{FramingRule, Segment, WindowPosition},
     domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Tensor, TensorSpec, Timestamp},
-    proto::v1,
+    proto::{duration_from_wire, v1},
     registry::Model,
     service::{OpenRequest, OpenStream, StreamLimits},
     session::{self, ItemRequest, Order, PayloadKind},
@@ -83,9 +83,7 @@ fn unknown_enum(field: impl Into<std::borrow::Cow<'static, str>>, kind: &str, va
 fn duration(field: &'static str, duration: prost_types::Duration) -> Result<Duration, Fault> {
     const MAX: Duration = Duration::from_secs(366 * 24 * 3600);
     let prost_types::Duration { seconds, nanos } = duration;
-    // By hand: the conversion of prost-types overflows at the smallest number of seconds, and panics where overflow is checked.
-    let parts = u64::try_from(seconds).ok().zip(u32::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000));
-    parts.map(|(seconds, nanos)| Duration::new(seconds, nanos)).filter(|duration| *duration <= MAX).ok_or_else(|| {
+    duration_from_wire(duration).filter(|duration| *duration <= MAX).ok_or_else(|| {
         Fault::invalid(field, format!("{field} is {seconds} s and {nanos} ns, which is not between zero and a year"))
     })
 }
