@@ -7,7 +7,7 @@ use tonic::Code;
 
 use tidemill::{
     domain::Outcome,
-    proto::v1::{StreamConfig, feed_request::Message},
+    proto::v1::{PredictRequest, StreamConfig, feed_request::Message, predict_request::Payload},
 };
 
 use crate::{
@@ -66,7 +66,7 @@ async fn under_load_every_stream_ends_with_a_reason_and_every_item_is_accounted_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_draining_server_refuses_new_streams_and_new_connections() {
+async fn a_draining_server_tells_who_connects_anew_and_closes_its_ports_at_the_end() {
     let server = serve(bare_config(), &[("slow", &slow_doubler(20_000))]).await;
     let mut client = connect(&server).await;
     let (grpc, admin) = (server.grpc_addr(), server.admin_addr());
@@ -75,7 +75,22 @@ async fn a_draining_server_refuses_new_streams_and_new_connections() {
         feed.send(Message::Item(item("", &[1.0; 4]))).await;
     }
     feed.next_result().await;
+    let address = format!("http://{grpc}");
     let draining = tokio::spawn(server.drain());
+    // The feed has a second of work in flight; meanwhile whoever comes is told.
+    let told = patiently(async {
+        loop {
+            let mut newcomer = Client::connect(address.clone()).await.expect("the port is open while the feed lives");
+            let payload = Some(Payload::Item(item("", &[1.0; 4])));
+            let request = PredictRequest { model: "slow".to_owned(), payload, ..PredictRequest::default() };
+            if let Err(status) = newcomer.predict(request).await {
+                break status;
+            }
+        }
+    })
+    .await;
+    assert_eq!(told.code(), Code::Unavailable, "{told}");
+    assert!(told.message().contains("draining"), "{told}");
     let error = feed.rest().await.error.expect("the stream is ended");
     assert_eq!(error.code(), Code::Unavailable, "{error}");
     patiently(draining).await.expect("no panic");
