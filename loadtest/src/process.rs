@@ -1,6 +1,6 @@
 //! A server in a process of its own, and what the kernel says of a process.
 
-use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, bail};
 use tokio::{
@@ -51,13 +51,19 @@ async fn find_address(log: impl AsyncRead + Unpin + Send + 'static) -> anyhow::R
     bail!("the server ended before it listened:\n{}", seen.join("\n"))
 }
 
-/// What a process has used.
-#[derive(Debug, Clone, Copy)]
+/// What a process has used, thread by thread: a thread that ends takes its counts with it.
+#[derive(Debug, Clone)]
 pub(crate) struct Usage {
     pub(crate) resident_bytes: u64,
-    /// Time on a core, of all threads that live.
+    threads: BTreeMap<OsString, Spent>,
+}
+
+/// What one thread, or several, have used.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Spent {
+    /// Time on a core.
     pub(crate) cpu: Duration,
-    /// Voluntary and forced, of all threads that live.
+    /// Voluntary and forced.
     pub(crate) context_switches: u64,
 }
 
@@ -66,18 +72,32 @@ impl Usage {
         let folder = format!("/proc/{pid}");
         let read = |path: String| std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"));
         let resident_bytes = field(&read(format!("{folder}/status"))?, "VmRSS:")? * 1024;
-        let mut usage = Self { resident_bytes, cpu: Duration::ZERO, context_switches: 0 };
+        let mut threads = BTreeMap::new();
         for thread in std::fs::read_dir(format!("{folder}/task"))? {
-            let thread = thread?.path();
-            let thread = thread.display();
-            let schedule = read(format!("{thread}/schedstat"))?;
+            let thread = thread?;
+            let path = thread.path();
+            let path = path.display();
+            let schedule = read(format!("{path}/schedstat"))?;
             let on_cpu = schedule.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
-            usage.cpu += Duration::from_nanos(on_cpu.with_context(|| format!("no time in {thread}/schedstat"))?);
-            let status = read(format!("{thread}/status"))?;
-            usage.context_switches +=
-                field(&status, "voluntary_ctxt_switches:")? + field(&status, "nonvoluntary_ctxt_switches:")?;
+            let status = read(format!("{path}/status"))?;
+            let spent = Spent {
+                cpu: Duration::from_nanos(on_cpu.with_context(|| format!("no time in {path}/schedstat"))?),
+                context_switches: field(&status, "voluntary_ctxt_switches:")? + field(&status, "nonvoluntary_ctxt_switches:")?,
+            };
+            threads.insert(thread.file_name(), spent);
         }
-        Ok(usage)
+        Ok(Self { resident_bytes, threads })
+    }
+
+    /// What the threads that live now have used since `earlier`.
+    pub(crate) fn since(&self, earlier: &Self) -> Spent {
+        let mut sum = Spent::default();
+        for (thread, now) in &self.threads {
+            let then = earlier.threads.get(thread).copied().unwrap_or_default();
+            sum.cpu += now.cpu.saturating_sub(then.cpu);
+            sum.context_switches += now.context_switches.saturating_sub(then.context_switches);
+        }
+        sum
     }
 }
 

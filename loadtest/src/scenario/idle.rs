@@ -73,6 +73,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         bail!("{} streams are open in place of {}", feeds.len(), args.streams);
     }
     let kib = |bytes: u64| bytes as f64 / 1024.0;
+    let (opening, idle) = (opened.since(&before), after.since(&resting));
     let grown = after.resident_bytes.saturating_sub(before.resident_bytes);
     Ok(Report::single(vec![
         ("streams", Cell::Count(args.streams as u64)),
@@ -80,10 +81,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         ("resident_before_mib", Cell::Figure(kib(before.resident_bytes) / 1024.0, 1)),
         ("resident_after_mib", Cell::Figure(kib(after.resident_bytes) / 1024.0, 1)),
         ("kib_per_stream", Cell::Figure(kib(grown) / args.streams as f64, 2)),
-        ("open_cpu_us_per_stream", Cell::Figure((opened.cpu - before.cpu).as_secs_f64() * 1e6 / args.streams as f64, 1)),
+        ("open_cpu_us_per_stream", Cell::Figure(opening.cpu.as_secs_f64() * 1e6 / args.streams as f64, 1)),
         ("idle_s", Cell::Figure(args.seconds, 1)),
-        ("idle_cpu_ms", Cell::Figure((after.cpu.saturating_sub(resting.cpu)).as_secs_f64() * 1e3, 3)),
-        ("idle_context_switches", Cell::Count(after.context_switches.saturating_sub(resting.context_switches))),
+        ("idle_cpu_ms", Cell::Figure(idle.cpu.as_secs_f64() * 1e3, 3)),
+        ("idle_context_switches", Cell::Count(idle.context_switches)),
     ]))
 }
 
