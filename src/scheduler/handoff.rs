@@ -380,9 +380,14 @@ impl StreamHandle {
         submitted
     }
 
-    /// Counts an item that was never queued.
+    /// Counts an item that was never queued. If it had waited for room, the turn goes to the next that waits.
     pub fn end_unqueued(&self, outcome: Outcome) {
-        self.handoff.shared.lock().scheduler.end_unqueued(self.model, outcome);
+        let mut nudged = Vec::new();
+        let mut shared = self.handoff.shared.lock();
+        shared.scheduler.end_unqueued(self.model, outcome);
+        shared.scheduler.take_unblocked(&mut nudged);
+        drop(shared);
+        wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
     }
 
     /// Moves the answers that have come to the end of `answers`. `Ready` if there were any, or there is room for what was
