@@ -75,8 +75,12 @@ pub(super) struct Opened<I> {
 type Opening<I> = Pin<Box<dyn Future<Output = Result<Opened<I>, Fault>> + Send>>;
 
 /// The stream of responses `R`. Its headers go out at once; while it opens, it waits for the client's first message.
+///
+/// The session is kept after its last event, until the transport has taken the whole response and drops it: for a drain, a client
+/// that has not read to the end is still there.
 pub(super) struct Responses<R, I> {
     state: State<I>,
+    ended: bool,
     message: PhantomData<fn() -> R>,
 }
 
@@ -85,12 +89,11 @@ enum State<I> {
     Opening(Opening<I>),
     /// Serves; the session is boxed so that a stream that waits is small, the model is kept for names.
     Open(Box<Session<I>>, Arc<Model>),
-    Ended,
 }
 
 impl<R, I> Responses<R, I> {
     pub(super) fn new(opening: impl Future<Output = Result<Opened<I>, Fault>> + Send + 'static) -> Self {
-        Self { state: State::Opening(Box::pin(opening)), message: PhantomData }
+        Self { state: State::Opening(Box::pin(opening)), ended: false, message: PhantomData }
     }
 }
 
@@ -106,7 +109,6 @@ impl<I: Stream<Item = Result<Inbound, Fault>> + Unpin> State<I> {
                 let event = ready!(Pin::new(&mut **session).poll_next(cx));
                 Poll::Ready(event.map(|event| event.map(|event| encode(event, model))))
             }
-            Self::Ended => Poll::Ready(None),
         }
     }
 }
@@ -116,7 +118,7 @@ impl<R: Response, I: Stream<Item = Result<Inbound, Fault>> + Unpin> Stream for R
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        loop {
+        while !this.ended {
             match ready!(this.state.poll_event(cx)) {
                 Some(Ok(event)) => {
                     if let Some(response) = R::of(event) {
@@ -124,15 +126,13 @@ impl<R: Response, I: Stream<Item = Result<Inbound, Fault>> + Unpin> Stream for R
                     }
                 }
                 Some(Err(fault)) => {
-                    this.state = State::Ended;
+                    this.ended = true;
                     return Poll::Ready(Some(Err(status_of(&fault))));
                 }
-                None => {
-                    this.state = State::Ended;
-                    return Poll::Ready(None);
-                }
+                None => this.ended = true,
             }
         }
+        Poll::Ready(None)
     }
 }
 
