@@ -145,13 +145,6 @@ impl Fault {
         self
     }
 
-    /// Puts `context` and a colon before the message.
-    #[must_use]
-    pub fn in_context(mut self, context: impl fmt::Display) -> Self {
-        self.message = shortened(format!("{context}: {}", self.message).into());
-        self
-    }
-
     /// What kind of fault.
     #[must_use]
     pub const fn kind(&self) -> FaultKind {
@@ -214,8 +207,6 @@ mod tests {
         let fault = Fault::new(FaultKind::Invalid, "é".repeat(10_000));
         assert!(fault.message().len() <= MESSAGE_BYTES_MAX);
         assert!(fault.message().ends_with("é …"));
-        let context = fault.in_context("x".repeat(10_000));
-        assert!(context.message().len() <= MESSAGE_BYTES_MAX);
     }
 
     #[test]
