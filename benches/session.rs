@@ -13,7 +13,7 @@ use tidemill::{
         synthetic::{Script, SyntheticEngine, SyntheticKind},
     },
     registry::{LoadedModel, Model},
-    scheduler::{Admission, CostCurve, Handoff, Lanes, ModelOptions, ModelRuntime},
+    scheduler::{Admission, CostCurve, Handoff, Lanes, ModelOptions, ModelRuntime, StreamOptions},
     session::{Event, Inbound, ItemRequest, Order, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull},
     telemetry::{Method, Telemetry},
 };
@@ -47,7 +47,16 @@ impl Server {
         let handoff = Handoff::new(1, Admission { items: limit, bytes: limit, model_items: limit, model_bytes: limit });
         let (max_batch, max_delay) = (64, Duration::ZERO);
         let curve = CostCurve::new([1, 1, 2, 2, 3, 4, 5].map(Duration::from_micros).to_vec());
-        let options = ModelOptions { curve, max_batch, max_delay, max_call_bytes: limit, stateful: false };
+        let options = ModelOptions {
+            curve,
+            item_bytes: 24,
+            max_batch,
+            max_delay,
+            max_call_bytes: limit,
+            stateful: false,
+            padding_waste_max: None,
+            wide_ratio: None,
+        };
         let runtime = ModelRuntime { executable: Arc::clone(&executable), metrics: telemetry.model("identity", "1") };
         let key = handoff.add_model(options, runtime);
         let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane)).expect("threads");
@@ -83,7 +92,7 @@ impl Server {
             when_full: WhenFull::Wait,
             reads_on_drain: false,
         };
-        let handle = self.handoff.open(self.model.key).expect("the model is there");
+        let handle = self.handoff.open(StreamOptions::of(self.model.key)).expect("the model is there");
         let metrics = SessionMetrics::open(Arc::new(self.telemetry.method(Method::Feed)));
         let guard = self.drain.session().expect("not draining");
         let (inbound, model) = (stream::iter((0..ITEMS).map(item)), Arc::clone(&self.model));
