@@ -132,6 +132,8 @@ pub(super) fn stream_config(args: &StreamArgs) -> StreamConfig {
         order: ResultOrder::InOrder.into(),
         window_items: args.window,
         default_deadline: args.deadline_ms.map(duration_from_ms),
+        max_age: args.max_age_ms.map(duration_from_ms),
+        priority: args.priority.wire().into(),
         ..StreamConfig::default()
     }
 }

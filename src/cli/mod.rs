@@ -48,7 +48,7 @@ use std::{
     process::{self, ExitCode},
 };
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -58,6 +58,7 @@ use self::{
     output::Printer,
     status::{Ending, Failure},
 };
+use crate::proto::v1::Priority;
 
 /// What the help of the binary says about all client commands; meant for its `after_long_help`.
 pub const CLIENT_HELP: &str = concat!(
@@ -105,6 +106,27 @@ struct AudioInput {
     file: PathBuf,
 }
 
+/// Before which others a stream or call goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum PriorityArg {
+    /// Before all others
+    High,
+    #[default]
+    Normal,
+    /// When nothing else is to be done
+    Low,
+}
+
+impl PriorityArg {
+    const fn wire(self) -> Priority {
+        match self {
+            Self::High => Priority::High,
+            Self::Normal => Priority::Normal,
+            Self::Low => Priority::Low,
+        }
+    }
+}
+
 /// What a stream of audio asks for.
 #[derive(Debug, Args)]
 struct StreamArgs {
@@ -123,6 +145,14 @@ struct StreamArgs {
     /// Time from a window's arrival in which its result must be computed, in milliseconds [default: none]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     deadline_ms: Option<u32>,
+
+    /// Age at which a result is of no use any more, in milliseconds; an item that cannot make it is dropped [default: none]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    max_age_ms: Option<u32>,
+
+    /// Before which others this one goes
+    #[arg(long, value_enum, default_value_t)]
+    priority: PriorityArg,
 
     /// Print the result of every window, not only segments and errors
     #[arg(long)]

@@ -133,6 +133,11 @@ pub(super) const KEYS: &[Key] = &[
     number("session.upload_max_bytes", "bytes", 1..=MEMORY_MAX, "largest upload; it is worked on as it arrives, not held"),
     number("session.upload_max_results", "results", 1..=100_000_000, "results that one upload may gather for its answer"),
     number("session.max_streams", "streams", 1..=10_000_000, "streams open at once, on all connections"),
+    words(
+        "session.tenant_metadata",
+        "a name of lower-case letters, digits, `-`, `_` and `.`; empty for none",
+        "request metadata whose value names the tenant; tenants share the lanes fairly. Empty: all streams are one tenant's",
+    ),
     number("scheduler.lanes", "lanes", 0..=1_024, "model calls at once, one thread each; 0 for as many as the machine has cores"),
     number("scheduler.max_queued_items", "items", 1..=100_000_000, "admitted items of all models"),
     number("scheduler.max_queued_bytes", "bytes", 1_024..=MEMORY_MAX, "input bytes of the admitted items of all models"),

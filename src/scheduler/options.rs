@@ -63,10 +63,12 @@ pub enum Overflow {
     /// It waits behind them; at a full window, the sender waits.
     #[default]
     Block,
-    /// The stream has at most this many items waiting, at least one; the oldest makes room.
+    /// The stream has so much waiting at most, and always its newest item; the oldest make room.
     DropOldest {
         /// Items waiting, without those that run.
-        queued_max: usize,
+        items_max: usize,
+        /// Their input bytes.
+        bytes_max: usize,
     },
 }
 

@@ -79,6 +79,12 @@ impl<H, P> StreamQueue<H, P> {
         Seat { stream, tenant: self.options.tenant, priority: self.options.priority }
     }
 
+    /// Whether one more item of `bytes` bytes would be too much for a stream that drops.
+    fn overflows(&self, bytes: usize, items_max: usize, bytes_max: usize) -> bool {
+        let queued_bytes = || self.items.iter().map(|queued| queued.item.bytes).sum::<usize>();
+        !self.items.is_empty() && (self.items.len() >= items_max || queued_bytes().saturating_add(bytes) > bytes_max)
+    }
+
     const fn drops(&self) -> bool {
         matches!(self.options.overflow, Overflow::DropOldest { .. })
     }
@@ -193,8 +199,8 @@ impl<H: Clone, P> Scheduler<H, P> {
             return Err((item, gone));
         };
         let (model_key, drops) = (stream.options.model, stream.drops());
-        if let Overflow::DropOldest { queued_max } = stream.options.overflow {
-            while self.streams[key].items.len() >= queued_max.max(1) {
+        if let Overflow::DropOldest { items_max, bytes_max } = stream.options.overflow {
+            while self.streams[key].overflows(item.bytes, items_max, bytes_max) {
                 self.end_head(key, EndReason::Dropped(DropReason::Overflow), ended);
             }
         }
@@ -231,6 +237,8 @@ impl<H: Clone, P> Scheduler<H, P> {
         if let Some(model) = self.models.get_mut(model) {
             model.ledger.receive();
             model.ledger.end(outcome, 1);
+            // Only its age makes a stream drop what it has not queued.
+            model.drops[DropReason::MaxAge as usize] += u64::from(outcome == Outcome::Dropped);
         }
     }
 

@@ -20,6 +20,6 @@ mod upload;
 
 pub use event::{Event, Inbound, ItemRequest, ItemResult, Summary};
 pub use intake::PayloadKind;
-pub use stream::{Order, Session, SessionMetrics, SessionOptions, WhenFull};
+pub use stream::{Order, OverflowPolicy, Session, SessionMetrics, SessionOptions, WhenFull};
 pub use timekeeper::keep_time;
 pub use upload::{Upload, UploadOptions, UploadPart, UploadParts, collect_upload};

@@ -277,7 +277,7 @@ fn predict_message() -> impl Strategy<Value = Bytes> {
     use predict_request::Payload;
     let payload = prop_oneof![some_item().prop_map(Payload::Item), raw().prop_map(Payload::PcmS16le)];
     (text(), text(), option::weighted(0.9, payload))
-        .prop_map(|(model, version, payload)| encoded(&PredictRequest { model, version, payload }))
+        .prop_map(|(model, version, payload)| encoded(&PredictRequest { model, version, payload, priority: 0 }))
 }
 
 fn scan_message() -> impl Strategy<Value = Bytes> {
