@@ -14,7 +14,9 @@ use tidemill::{
     },
     registry::{LoadedModel, Model},
     scheduler::{Admission, CostCurve, Handoff, Lanes, ModelOptions, ModelRuntime, StreamOptions},
-    session::{Event, Inbound, ItemRequest, Order, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull},
+    session::{
+        Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull,
+    },
     telemetry::{Method, Telemetry},
 };
 
@@ -81,6 +83,8 @@ impl Server {
             Ok(Inbound::Item(ItemRequest { id: String::new(), tensors: Ok(vec![tensor]), deadline: None }))
         };
         let options = SessionOptions {
+            overflow: OverflowPolicy::Block,
+            max_age: None,
             payload: PayloadKind::Tensors,
             order: Order::InOrder,
             window_items: WINDOW,

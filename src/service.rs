@@ -17,7 +17,7 @@ use crate::{
     domain::{Fault, FaultKind, Timestamp},
     drain::{Drain, SessionGuard},
     registry::{Model, ModelStatus, Registry},
-    scheduler::{Handoff, Overflow, Priority, StreamHandle, StreamOptions, TenantKey},
+    scheduler::{Handoff, Overflow, StreamHandle, StreamOptions},
     session::{
         Event, Inbound, ItemRequest, ItemResult, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions,
         WhenFull,
@@ -25,7 +25,7 @@ use crate::{
     telemetry::{Method, MethodMetrics, Telemetry},
 };
 
-pub use crate::scheduler::ModelStatus as QueueStatus;
+pub use crate::scheduler::{ModelStatus as QueueStatus, Priority, TenantKey};
 
 /// What a client asks for when it opens a stream.
 #[derive(Debug, Clone)]

@@ -10,8 +10,7 @@ use crate::{
     domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Tensor, TensorSpec, Timestamp},
     proto::{duration_from_wire, v1},
     registry::Model,
-    scheduler::{Priority, TenantKey},
-    service::{OpenRequest, OpenStream, Service, StreamLimits},
+    service::{OpenRequest, OpenStream, Priority, Service, StreamLimits, TenantKey},
     session::{self, ItemRequest, Order, OverflowPolicy, PayloadKind},
 };
 
