@@ -59,7 +59,8 @@ impl Server {
             padding_waste_max: None,
             wide_ratio: None,
         };
-        let runtime = ModelRuntime { executable: Arc::clone(&executable), metrics: telemetry.model("identity", "1") };
+        let runtime =
+            ModelRuntime { executable: Arc::clone(&executable), metrics: telemetry.model("identity", "1"), costs: Vec::new() };
         let key = handoff.add_model(options, runtime);
         let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane)).expect("threads");
         let loaded = LoadedModel {

@@ -298,7 +298,8 @@ fn install(loaded: &LoadedModel, compute: &[LaneThreads], handoff: &Handoff, tel
         padding_waste_max: None,
         wide_ratio: None,
     };
-    let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics };
+    let costs = telemetry.model_costs(&loaded.name, &loaded.version, options.curve.points().count());
+    let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics, costs };
     let key = handoff.add_model(options, runtime);
     if let Some(status) = handoff.status(key) {
         let costs: Vec<String> = status.curve.points().map(|(size, cost)| format!("{size}: {cost:.2?}")).collect();

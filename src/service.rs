@@ -14,7 +14,7 @@ use futures::{Stream, StreamExt as _, stream};
 use crate::{
     codec::FramingRule,
     config::SessionConfig,
-    domain::{Fault, FaultKind, Timestamp},
+    domain::{Fault, FaultKind, Priority, Timestamp},
     drain::{Drain, SessionGuard},
     registry::{Model, ModelStatus, Registry},
     scheduler::{Handoff, Overflow, StreamHandle, StreamOptions},
@@ -25,7 +25,7 @@ use crate::{
     telemetry::{Method, MethodMetrics, Telemetry},
 };
 
-pub use crate::scheduler::{ModelStatus as QueueStatus, Priority, TenantKey};
+pub use crate::scheduler::{ModelStatus as QueueStatus, TenantKey};
 
 /// What a client asks for when it opens a stream.
 #[derive(Debug, Clone)]

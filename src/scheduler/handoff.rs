@@ -32,7 +32,7 @@ use crate::{
     clock,
     domain::{Answer, DropReason, Fault, FaultKind, ItemInputs, ItemTiming, Outcome, Timestamp},
     engine::Executable,
-    telemetry::ModelMetrics,
+    telemetry::{Gauge, ModelMetrics},
 };
 
 /// Batches larger than this show that items are flowing, so that a delayed wake pays.
@@ -47,6 +47,8 @@ pub struct ModelRuntime {
     pub executable: Arc<Executable>,
     /// Where calls are counted.
     pub metrics: ModelMetrics,
+    /// Where the learned cost is shown, at batch sizes 1, 2, 4, …
+    pub costs: Vec<Gauge>,
 }
 
 /// What can be asked about a model's queue.
@@ -180,11 +182,17 @@ impl Handoff {
             for outcome in Outcome::ALL {
                 metrics.outcome(outcome).absolute(ledger.outcome(outcome));
             }
+            for reason in DropReason::ALL {
+                metrics.dropped(reason).absolute(shared.scheduler.dropped(key, reason));
+            }
             let (queued, running) = shared.scheduler.load(key);
             metrics.queued_items.set(queued as f64);
             metrics.in_flight_items.set(running as f64);
             if let Some(cost) = shared.scheduler.cost(key) {
                 metrics.batch_cap.set(cost.cap() as f64);
+                for (gauge, (_, cost)) in runtime.costs.iter().zip(cost.curve().points()) {
+                    gauge.set(cost.as_secs_f64());
+                }
             }
         }
     }
@@ -395,6 +403,7 @@ impl StreamHandle {
 
 impl Drop for StreamHandle {
     fn drop(&mut self) {
+        let ended = clock::now();
         let mut nudged = Vec::new();
         let mut shared = self.handoff.shared.lock();
         let cancelled = shared.scheduler.close(self.key);
@@ -402,6 +411,7 @@ impl Drop for StreamHandle {
         drop(shared);
         wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
         drop(cancelled);
+        self.metrics().cancel_release.record(clock::now().since(ended));
     }
 }
 

@@ -77,10 +77,11 @@ impl Lane {
     fn run(&self, batch: LiveBatch, runtime: &ModelRuntime) {
         let metrics = &runtime.metrics;
         metrics.batch(batch.reason).increment(1);
+        metrics.batch_occupancy.record(batch.entries.len() as f64 / batch.cap.max(1) as f64);
         let size = batch.entries.len();
         let (outcome, timing) = self.call(runtime, &batch.entries);
         for entry in &batch.entries {
-            metrics.queue_wait.record(timing.started.since(entry.item.arrived));
+            metrics.queue_wait(entry.priority).record(timing.started.since(entry.item.arrived));
         }
         let mut answers = Answers::with_capacity(size);
         let mut learned = None;

@@ -27,7 +27,7 @@ pub use cost::{CostCurve, CostModel};
 pub use handoff::{Handoff, ModelRuntime, ModelStatus, StreamHandle, Submitted};
 pub use lanes::Lanes;
 pub use ledger::Ledger;
-pub use options::{ModelOptions, Overflow, Priority, StreamOptions, TenantKey};
+pub use options::{ModelOptions, Overflow, StreamOptions, TenantKey};
 pub use queue::{STARVATION_MAX, Scheduler};
 
 slotmap::new_key_type! {

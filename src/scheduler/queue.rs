@@ -18,7 +18,7 @@ use std::{
 
 use slotmap::SlotMap;
 
-use crate::domain::{DropReason, Outcome, Timestamp};
+use crate::domain::{DropReason, Outcome, Priority, Timestamp};
 
 use super::{
     ModelKey, ShapeKey, StreamKey,
@@ -28,7 +28,7 @@ use super::{
     costs::Costs,
     fair::{Claim, FairQueue, Flow, Work},
     ledger::Ledger,
-    options::{ModelOptions, Overflow, Priority, StreamOptions},
+    options::{ModelOptions, Overflow, StreamOptions},
     ready::{ReadyStreams, Seat},
 };
 

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::domain::Priority;
+
 use super::{
-    Priority, StreamKey, TenantKey,
+    StreamKey, TenantKey,
     fair::{Claim, FairQueue, Flow, Work},
 };
 

@@ -7,10 +7,10 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use super::{deadline, status::item_status_of};
 use crate::{
     codec::{FramingRule, Segment, WindowPosition},
-    domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Tensor, TensorSpec, Timestamp},
+    domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Priority, Tensor, TensorSpec, Timestamp},
     proto::{duration_from_wire, v1},
     registry::Model,
-    service::{OpenRequest, OpenStream, Priority, Service, StreamLimits, TenantKey},
+    service::{OpenRequest, OpenStream, Service, StreamLimits, TenantKey},
     session::{self, ItemRequest, Order, OverflowPolicy, PayloadKind},
 };
 

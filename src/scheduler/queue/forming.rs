@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{CloseReason, DropReason, Timestamp};
+use crate::domain::{CloseReason, DropReason, Priority, Timestamp};
 
 use super::{CLASSES, ModelQueue, QueuedItem, STARVATION_MAX, Scheduler, claim_of, move_alarm};
 use crate::scheduler::{
@@ -10,7 +10,6 @@ use crate::scheduler::{
     batch::{Batch, EndReason, Ended, Entry},
     decide::{Choice, Situation, choose, hopeless_before},
     fair::Work,
-    options::Priority,
 };
 
 /// Ready streams that one decision looks at beyond those it takes. Bounds the time under the lock.
