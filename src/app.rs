@@ -31,7 +31,7 @@ use crate::{
         grpc::{GrpcServer, Shutdown, keep_health},
     },
     registry::{self, Embedded, EngineChoice, Folder, LoadOptions, LoadedModel, ModelSource, ModelState, Registry},
-    scheduler::{self, Admission, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime},
+    scheduler::{self, Admission, Calibration, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime},
     service::Service,
     session::keep_time,
     telemetry::Telemetry,
@@ -103,7 +103,7 @@ impl Server {
         let registry = Arc::new(Registry::default());
         let admin = admin::spawn(admin_listener, admin_source(&config, &telemetry, &drain, &handoff, &registry))?;
 
-        let compute: Vec<LaneThreads> = (0..lane_count).map(|_| LaneThreads::new()).collect();
+        let compute = LaneThreads::device(lane_count);
         let loading = {
             let (config, compute, telemetry) = (config.clone(), compute.clone(), telemetry.clone());
             let (handoff, registry) = (Arc::clone(&handoff), Arc::clone(&registry));
@@ -282,7 +282,7 @@ fn load(
 /// Measures a model and opens its queue.
 fn install(loaded: &LoadedModel, compute: &[LaneThreads], handoff: &Handoff, telemetry: &Telemetry) -> Result<ModelKey, Fault> {
     let started = clock::now();
-    let curve = scheduler::calibrate(&loaded.executable, compute, loaded.max_batch, CALIBRATION_BUDGET)
+    let Calibration { curve, .. } = scheduler::calibrate(&loaded.executable, compute, loaded.max_batch, CALIBRATION_BUDGET)
         .map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
     let metrics = telemetry.model(&loaded.name, &loaded.version);
     let calibration = clock::now().since(started);

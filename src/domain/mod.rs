@@ -5,6 +5,7 @@
 mod error;
 mod item;
 mod outcome;
+mod padding;
 mod signature;
 mod tensor;
 mod time;
@@ -12,6 +13,7 @@ mod time;
 pub use error::{Fault, FaultKind, Limit};
 pub use item::{Answer, ItemInputs, ItemOutputs, ItemTiming, StateBuffers, StateSlot};
 pub use outcome::{CloseReason, Outcome};
+pub use padding::{ElementBytes, PaddedInput, PaddingRule};
 pub use signature::{NamedTensor, SharedInput, Signature, StateSpec, TensorSpec, TensorSpecs};
 pub use tensor::{Datatype, Shape, Tensor, TensorError, element_count};
 pub use time::Timestamp;

@@ -2,6 +2,10 @@
 //!
 //! Knows signatures and engines. Knows no queue, no stream, no clock and no metrics.
 //!
+//! # Padding
+//! Items of a padded model may differ in length. They are gathered into a batch of one length, and of each output every dynamic
+//! dimension must come out with that length, so that each item is given back its own. State is never padded.
+//!
 //! # State
 //! A call reads the items' state before it runs and writes it after everything that can fail: a call that returns an error has
 //! changed no state. No two items of a call may share a [`StateSlot`].
@@ -11,21 +15,24 @@
 
 use std::{
     any::Any,
+    fmt::Display,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::{
-    Call, CallPlan, Engine, EngineError, Instance, LaneThreads, TensorView,
+    Call, CallPlan, CallThreads, Engine, EngineError, Instance, LaneThreads, TensorView,
     buffer::{AlignedBuffer, BufferPool},
-    strips::Strips,
+    crop::Crop,
+    strips::{PaddedRows, Strips},
 };
-use crate::domain::{Datatype, ItemOutputs, Shape, Signature, StateBuffers, StateSlot, Tensor, TensorSpec};
+use crate::domain::{Datatype, ItemOutputs, PaddedInput, Shape, Signature, StateBuffers, StateSlot, Tensor, TensorSpec};
 
-/// Unused buffers that a model keeps for outputs whose batch dimension is not the first.
+/// Unused buffers that a model keeps for outputs that cannot be slices of a call's.
 const POOLED_BUFFERS_MAX: usize = 16;
 /// Their bytes in all.
 const POOLED_BYTES_MAX: usize = 16 << 20;
@@ -37,6 +44,24 @@ pub struct ItemCall<'a> {
     pub inputs: &'a [Tensor],
     /// Its stream's state; without one, a stateful model starts from zeros and the new state is discarded.
     pub state: Option<&'a StateSlot>,
+}
+
+/// What a model call gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ran {
+    /// The items' outputs, in their order.
+    pub outputs: Vec<ItemOutputs>,
+    /// What the call spent on padding.
+    pub padding: PaddingCount,
+}
+
+/// How much of what a model computed was padding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PaddingCount {
+    /// Elements of the padded inputs, padding included; 0 for a model without padding.
+    pub elements: usize,
+    /// Those of them that are padding.
+    pub padded: usize,
 }
 
 /// Why a model call gave no results; none of its items has one, and no state has changed.
@@ -120,46 +145,77 @@ impl Executable {
         self.engine.name()
     }
 
+    /// Whether a call gains anything from [`CallThreads::All`]: the engine can use them, and there is more than one lane.
+    #[must_use]
+    pub fn can_widen(&self) -> bool {
+        self.engine.can_widen() && self.lanes.len() > 1
+    }
+
     /// How many lanes can run calls at the same time.
     #[must_use]
     pub fn lanes(&self) -> usize {
         self.lanes.len()
     }
 
-    /// Runs `items` as one call on lane number `lane`, and returns their outputs in the same order. Never panics.
+    /// Runs `items` as one call on lane number `lane`, computing on `threads`. Never panics.
     ///
     /// # Errors
     /// [`RunError`], for all the items.
-    pub fn run(&self, lane: usize, items: &[ItemCall<'_>]) -> Result<Vec<ItemOutputs>, RunError> {
+    pub fn run(&self, lane: usize, items: &[ItemCall<'_>], threads: CallThreads) -> Result<Ran, RunError> {
         let Some(lane) = self.lanes.get(lane) else {
             return Err(RunError::BadBatch(format!("there is no lane {lane}; the model has {}", self.lanes.len())));
         };
         if items.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Ran { outputs: Vec::new(), padding: PaddingCount::default() });
         }
         let mut slot = lane.slot.lock();
         let LaneSlot { instance, scratch } = &mut *slot;
-        let shapes = self.gather(items, scratch)?;
-        let outputs = self.call(lane, instance, &shapes, scratch, items.len())?;
-        self.scatter(items, &outputs)
+        check_items(&self.signature, items)?;
+        let lengths = Lengths::of(&self.signature, items)?;
+        let Gathered { shapes, padding } = self.gather(items, lengths.as_ref(), scratch)?;
+        let outputs = self.call(lane, instance, &shapes, scratch, items.len(), threads)?;
+        let outputs = self.scatter(items, lengths.as_ref(), &outputs)?;
+        Ok(Ran { outputs, padding })
     }
 
-    /// Copies the items' inputs and states into `scratch`, and returns the batch shapes.
-    fn gather(&self, items: &[ItemCall<'_>], scratch: &mut [AlignedBuffer]) -> Result<Shapes, RunError> {
+    /// Copies the items' inputs and states into `scratch`.
+    fn gather(
+        &self,
+        items: &[ItemCall<'_>],
+        lengths: Option<&Lengths>,
+        scratch: &mut [AlignedBuffer],
+    ) -> Result<Gathered, RunError> {
         let (input_buffers, state_buffers) = scratch.split_at_mut(self.signature.inputs.len());
         let mut shapes = Shapes::with_capacity(input_buffers.len() + state_buffers.len());
-        check_items(&self.signature, items)?;
+        let mut padding = PaddingCount::default();
         for (position, (spec, buffer)) in self.signature.inputs.iter().zip(input_buffers).enumerate() {
-            let dims = items[0].inputs[position].shape();
-            let strips = layout(&spec.name, dims, spec.batch_axis, spec.datatype, items.len())?;
+            let mut dims = Shape::from_slice(items[0].inputs[position].shape());
+            let padded = padded_input(&self.signature, position).zip(lengths);
+            if let Some((input, lengths)) = padded {
+                dims[input.axis] = lengths.padded;
+            }
+            let strips = layout(&spec.name, &dims, spec.batch_axis, spec.datatype, items.len())?;
             let batch = buffer.overwrite(strips.batch_bytes());
             for (index, item) in items.iter().enumerate() {
-                strips.put(batch, index, item.inputs[position].data());
+                let data = item.inputs[position].data();
+                match padded {
+                    Some((input, lengths)) if lengths.own[index] < lengths.padded => {
+                        let step: usize = dims[input.axis + 1..].iter().product::<usize>() * spec.datatype.size();
+                        let row_bytes = lengths.own[index] * step;
+                        let gap_bytes = lengths.padded * step - row_bytes;
+                        strips.put_padded(batch, index, data, &PaddedRows { row_bytes, gap_bytes, element: &input.value });
+                        padding.padded += (strips.item_bytes() - data.len()) / spec.datatype.size();
+                    }
+                    _ => strips.put(batch, index, data),
+                }
             }
-            shapes.push(with_batch(dims, spec.batch_axis, items.len()));
+            if padded.is_some() {
+                padding.elements += strips.batch_bytes() / spec.datatype.size();
+            }
+            shapes.push(with_batch(&dims, spec.batch_axis, items.len()));
         }
         self.gather_states(items, state_buffers, &mut shapes)?;
-        Ok(shapes)
+        Ok(Gathered { shapes, padding })
     }
 
     fn gather_states(&self, items: &[ItemCall<'_>], buffers: &mut [AlignedBuffer], shapes: &mut Shapes) -> Result<(), RunError> {
@@ -194,6 +250,7 @@ impl Executable {
         shapes: &[Shape],
         scratch: &[AlignedBuffer],
         batch_size: usize,
+        threads: CallThreads,
     ) -> Result<Vec<Tensor>, RunError> {
         let signature = &self.signature;
         let datatypes =
@@ -212,7 +269,7 @@ impl Executable {
                 instance.insert(made.map_err(|error| RunError::InstanceLost(error.to_string()))?)
             }
         };
-        let call = Call { inputs: &inputs, batch_size };
+        let call = Call { inputs: &inputs, batch_size, threads };
         match catch_unwind(AssertUnwindSafe(|| running.run(&call))) {
             Ok(outputs) => Ok(outputs?),
             Err(panic) => {
@@ -225,7 +282,12 @@ impl Executable {
     }
 
     /// Checks all outputs, cuts them into items, and only then writes the states.
-    fn scatter(&self, items: &[ItemCall<'_>], tensors: &[Tensor]) -> Result<Vec<ItemOutputs>, RunError> {
+    fn scatter(
+        &self,
+        items: &[ItemCall<'_>],
+        lengths: Option<&Lengths>,
+        tensors: &[Tensor],
+    ) -> Result<Vec<ItemOutputs>, RunError> {
         let signature = &self.signature;
         if tensors.len() != self.plan.outputs.len() {
             return Err(RunError::WrongOutput(format!("{} outputs came, not {}", tensors.len(), self.plan.outputs.len())));
@@ -233,6 +295,9 @@ impl Executable {
         let (output_positions, state_positions) = self.output_positions.split_at(signature.outputs.len());
         for (spec, position) in signature.outputs.iter().zip(output_positions) {
             check_output(spec, &tensors[*position], items.len())?;
+            if let Some(lengths) = lengths {
+                check_length(spec, &tensors[*position], lengths.padded)?;
+            }
         }
         for (spec, position) in signature.states.iter().zip(state_positions) {
             let dims = spec.dims.iter().map(|size| Some(*size)).collect();
@@ -241,14 +306,21 @@ impl Executable {
         }
         let mut results: Vec<ItemOutputs> = items.iter().map(|_| ItemOutputs::with_capacity(signature.outputs.len())).collect();
         for (spec, position) in signature.outputs.iter().zip(output_positions) {
-            self.cut(spec, &tensors[*position], &mut results)?;
+            self.cut(spec, &tensors[*position], lengths, &mut results)?;
         }
         self.scatter_states(items, tensors, state_positions)?;
         Ok(results)
     }
 
     /// Cuts one output into items: slices of it if the items' bytes lie together, of a rearranged copy if not.
-    fn cut(&self, spec: &TensorSpec, tensor: &Tensor, results: &mut [ItemOutputs]) -> Result<(), RunError> {
+    fn cut(
+        &self,
+        spec: &TensorSpec,
+        tensor: &Tensor,
+        lengths: Option<&Lengths>,
+        results: &mut [ItemOutputs],
+    ) -> Result<(), RunError> {
+        let wrong = |cause: &dyn Display| RunError::WrongOutput(format!("output '{}': {cause}", spec.name));
         let mut dims = Shape::from_slice(tensor.shape());
         dims.remove(spec.batch_axis);
         let strips = layout(&spec.name, &dims, spec.batch_axis, spec.datatype, results.len())?;
@@ -263,10 +335,31 @@ impl Executable {
         };
         for (index, result) in results.iter_mut().enumerate() {
             let start = index * strips.item_bytes();
-            let tensor = Tensor::new(spec.datatype, dims.clone(), data.slice(start..start + strips.item_bytes()));
-            result.push(tensor.map_err(|error| RunError::WrongOutput(format!("output '{}': {error}", spec.name)))?);
+            let item = data.slice(start..start + strips.item_bytes());
+            let (dims, item) = match lengths {
+                Some(lengths) if lengths.own[index] < lengths.padded => {
+                    let own = own_dims(spec, &dims, lengths.own[index]);
+                    let crop = Crop::new(&own, &dims, spec.datatype.size()).ok_or_else(|| wrong(&"it is too large"))?;
+                    let item = self.cropped(&crop, item);
+                    (own, item)
+                }
+                _ => (dims.clone(), item),
+            };
+            result.push(Tensor::new(spec.datatype, dims, item).map_err(|error| wrong(&error))?);
         }
         Ok(())
+    }
+
+    /// An item without its padding: a slice if its bytes lie together, a copy if not.
+    fn cropped(&self, crop: &Crop<'_>, item: Bytes) -> Bytes {
+        if crop.is_prefix() {
+            return item.slice(..crop.own_bytes());
+        }
+        let mut buffer = self.pool.take(crop.own_bytes());
+        for start in crop.starts() {
+            buffer.extend_from_slice(&item[start..start + crop.run_bytes()]);
+        }
+        buffer.freeze()
     }
 
     /// Writes the new states into the items' slots, reusing their memory.
@@ -292,6 +385,46 @@ impl Executable {
         let states = self.signature.states.iter();
         states.map(|spec| layout(&spec.input, &spec.dims, spec.batch_axis, spec.datatype, batch_size)).collect()
     }
+}
+
+/// What has been gathered for a call.
+struct Gathered {
+    /// The batch shapes of the inputs, then of the states.
+    shapes: Shapes,
+    padding: PaddingCount,
+}
+
+/// The lengths of a batch of a padded model.
+struct Lengths {
+    /// Each item's.
+    own: SmallVec<[usize; 16]>,
+    /// The batch's.
+    padded: usize,
+}
+
+impl Lengths {
+    /// The lengths of items that fit the signature; `None` for a model without padding.
+    fn of(signature: &Signature, items: &[ItemCall<'_>]) -> Result<Option<Self>, RunError> {
+        let Some(rule) = &signature.padding else { return Ok(None) };
+        let own: SmallVec<[usize; 16]> = items.iter().map(|item| rule.length(item.inputs)).collect();
+        for (index, (item, length)) in items.iter().zip(&own).enumerate() {
+            let differs = |input: &&PaddedInput| item.inputs[input.position].shape()[input.axis] != *length;
+            if *length == 0 || rule.inputs.iter().any(|input| differs(&input)) {
+                return Err(RunError::BadBatch(format!("the padded inputs of item {index} have no common length above 0")));
+            }
+        }
+        let padded = rule.padded_length(own.iter().copied().max().unwrap_or_default());
+        Ok(Some(Self { own, padded }))
+    }
+}
+
+fn padded_input(signature: &Signature, position: usize) -> Option<&PaddedInput> {
+    signature.padding.as_ref()?.input(position)
+}
+
+/// The shape of an item's own part of an output that came with the shape `padded`.
+fn own_dims(spec: &TensorSpec, padded: &[usize], length: usize) -> Shape {
+    spec.dims.iter().zip(padded).map(|(declared, size)| if declared.is_none() { length } else { *size }).collect()
 }
 
 /// The plan of a call, and where each output, then state, stands in it. A state's output may be one of the item's outputs as
@@ -330,12 +463,13 @@ fn check_items(signature: &Signature, items: &[ItemCall<'_>]) -> Result<(), RunE
             let (given, wanted) = (item.inputs.len(), signature.inputs.len());
             return Err(RunError::BadBatch(format!("item {index} brings {given} tensors, but the model takes {wanted}")));
         }
-        for ((spec, tensor), first) in signature.inputs.iter().zip(item.inputs).zip(items[0].inputs) {
+        for (position, ((spec, tensor), first)) in signature.inputs.iter().zip(item.inputs).zip(items[0].inputs).enumerate() {
+            let padded_axis = padded_input(signature, position).map(|input| input.axis);
             let fault = if tensor.datatype() != spec.datatype {
                 format!("is {}, but the model takes {}", tensor.datatype(), spec.datatype)
             } else if !fits(&spec.dims, tensor.shape()) {
                 format!("has shape {:?}, which does not fit the model's {:?}", tensor.shape(), spec.shape_with_batch())
-            } else if tensor.shape() != first.shape() {
+            } else if !meet(tensor.shape(), first.shape(), padded_axis) {
                 format!("has shape {:?}, but that of item 0 is {:?}", tensor.shape(), first.shape())
             } else {
                 continue;
@@ -360,6 +494,28 @@ fn check_output(spec: &TensorSpec, tensor: &Tensor, batch_size: usize) -> Result
         spec.datatype,
         spec.shape_with_batch(),
     )))
+}
+
+/// Checks that the output follows the batch's length, so that it can be cut back to the items' own.
+fn check_length(spec: &TensorSpec, tensor: &Tensor, padded: usize) -> Result<(), RunError> {
+    let mut sizes = Shape::from_slice(tensor.shape());
+    sizes.remove(spec.batch_axis);
+    if own_dims(spec, &sizes, padded) == sizes {
+        return Ok(());
+    }
+    Err(RunError::WrongOutput(format!(
+        "'{}' came with shape {:?} for items padded to a length of {padded}; the dynamic dimensions of its declared shape {:?} must \
+         come out with that length, so give a dimension that does not follow it its size in [[outputs]]",
+        spec.name,
+        tensor.shape(),
+        spec.shape_with_batch(),
+    )))
+}
+
+/// Whether items of these shapes may share a batch.
+fn meet(left: &[usize], right: &[usize], padded_axis: Option<usize>) -> bool {
+    let equal = |(axis, (left, right)): (usize, (&usize, &usize))| left == right || Some(axis) == padded_axis;
+    left.len() == right.len() && left.iter().zip(right).enumerate().all(equal)
 }
 
 fn fits(dims: &[Option<usize>], shape: &[usize]) -> bool {
@@ -433,7 +589,7 @@ mod tests {
                 dims: smallvec![2, 2],
                 batch_axis: 1,
             }],
-            shared: Vec::new(),
+            ..Signature::default()
         }
     }
 
@@ -461,7 +617,7 @@ mod tests {
         let inputs: Vec<[Tensor; 1]> = items.iter().map(|(_, value)| [Tensor::from_f32(&[*value, 1.0])]).collect();
         let calls: Vec<ItemCall<'_>> =
             items.iter().zip(&inputs).map(|((stream, _), inputs)| ItemCall { inputs, state: Some(&streams[*stream]) }).collect();
-        Ok(model.run(0, &calls)?.iter().map(numbers).collect())
+        Ok(model.run(0, &calls, CallThreads::One)?.outputs.iter().map(numbers).collect())
     }
 
     fn slots(count: usize) -> Vec<StateSlot> {
@@ -506,7 +662,7 @@ mod tests {
         let inputs = [Tensor::from_f32(&[1.0, 1.0])];
         let with = ItemCall { inputs: &inputs, state: Some(&streams[0]) };
         let without = ItemCall { inputs: &inputs, state: None };
-        let results = model.run(0, &[without, with]).expect("no fault planned");
+        let results = model.run(0, &[without, with], CallThreads::One).expect("no fault planned").outputs;
         assert_eq!(numbers(&results[0]), [3.0, 3.0]);
         assert_eq!(numbers(&results[1]), [8.0, 8.0]);
     }
@@ -557,11 +713,12 @@ mod tests {
         ];
         for (inputs, message) in cases {
             let items = [ItemCall { inputs: &good, state: None }, ItemCall { inputs, state: None }];
-            assert_eq!(model.run(0, &items), Err(RunError::BadBatch(message.to_owned())));
+            assert_eq!(model.run(0, &items, CallThreads::One), Err(RunError::BadBatch(message.to_owned())));
         }
         let item = ItemCall { inputs: &good, state: None };
-        assert_eq!(model.run(1, &[item]), Err(RunError::BadBatch("there is no lane 1; the model has 1".to_owned())));
-        assert_eq!(model.run(0, &[]), Ok(Vec::new()));
+        let error = model.run(1, &[item], CallThreads::One).expect_err("one lane");
+        assert_eq!(error, RunError::BadBatch("there is no lane 1; the model has 1".to_owned()));
+        assert_eq!(model.run(0, &[], CallThreads::One), Ok(Ran { outputs: Vec::new(), padding: PaddingCount::default() }));
     }
 
     #[test]
@@ -570,7 +727,8 @@ mod tests {
             Signature { inputs: vec![fp32("x", &[Some(2)])], outputs: vec![fp32("y", &[Some(2)])], ..Signature::default() };
         let model = executable(signature, script(&[]));
         let inputs = [Tensor::from_f32(&[1.0, 2.0])];
-        let results = model.run(0, &[ItemCall { inputs: &inputs, state: None }; 3]).expect("no fault planned");
+        let items = [ItemCall { inputs: &inputs, state: None }; 3];
+        let results = model.run(0, &items, CallThreads::One).expect("no fault planned").outputs;
         let addresses: Vec<usize> = results.iter().map(|outputs| outputs[0].data().as_ptr().addr()).collect();
         assert_eq!(addresses[1] - addresses[0], 8);
         assert_eq!(addresses[2] - addresses[1], 8);
@@ -652,7 +810,7 @@ mod tests {
         let puppet = Puppet { starts: Mutex::new(vec![true, false, true]), panics: true, ..Puppet::default() };
         let model = Executable::new(Arc::new(puppet), signature, &[LaneThreads::new()]).expect("the first start");
         let inputs = [Tensor::from_f32(&[1.0])];
-        let run = || model.run(0, &[ItemCall { inputs: &inputs, state: None }]);
+        let run = || model.run(0, &[ItemCall { inputs: &inputs, state: None }], CallThreads::One);
         assert_eq!(run(), Err(RunError::Panicked("the strings tore".to_owned())));
         assert_eq!(run(), Err(RunError::InstanceLost("out of strings".to_owned())));
         assert_eq!(run(), Err(RunError::Panicked("the strings tore".to_owned())));
@@ -672,7 +830,7 @@ mod tests {
         let seen = Arc::clone(&puppet.shapes_seen);
         let model = Executable::new(Arc::new(puppet), Arc::new(signature), &[LaneThreads::new()]).expect("it starts");
         let inputs = [Tensor::from_f32(&[1.0, 2.0])];
-        model.run(0, &[ItemCall { inputs: &inputs, state: None }; 3]).expect("no outputs, no faults");
+        model.run(0, &[ItemCall { inputs: &inputs, state: None }; 3], CallThreads::One).expect("no outputs, no faults");
         assert_eq!(*seen.lock(), [vec![3, 2], vec![]]);
     }
 
@@ -734,7 +892,7 @@ mod tests {
             let model = &model;
             let running = [0, 1].map(|lane| {
                 let inputs = inputs.clone();
-                scope.spawn(move || model.run(lane, &[ItemCall { inputs: &inputs, state: None }]))
+                scope.spawn(move || model.run(lane, &[ItemCall { inputs: &inputs, state: None }], CallThreads::One))
             });
             let both = control.wait_until_held(2, Duration::from_secs(60));
             control.open_gate();
@@ -768,7 +926,7 @@ mod tests {
                 })
                 .collect();
             let calls: Vec<_> = items.iter().map(|inputs| ItemCall { inputs, state: None }).collect();
-            let results = model.run(0, &calls).expect("no fault planned");
+            let results = model.run(0, &calls, CallThreads::One).expect("no fault planned").outputs;
             for (item, result) in items.iter().zip(&results) {
                 prop_assert_eq!(&item[..], &result[..]);
             }

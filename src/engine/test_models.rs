@@ -81,7 +81,7 @@ pub(super) mod silero {
 
     use crate::{
         domain::{Datatype, Shape, SharedInput, Signature, StateSlot, StateSpec, Tensor, TensorSpec},
-        engine::{Contract, DeclaredTensor, Engine, Executable, ItemCall, LaneThreads},
+        engine::{CallThreads, Contract, DeclaredTensor, Engine, Executable, ItemCall, LaneThreads},
     };
 
     pub(in crate::engine) const FILE: &[u8] = include_bytes!(env!("TIDEMILL_SILERO_ONNX"));
@@ -126,6 +126,7 @@ pub(super) mod silero {
                 batch_axis: 1,
             }],
             shared: vec![SharedInput { name: "sr".into(), value: rate.expect("one number") }],
+            padding: None,
         }
     }
 
@@ -154,7 +155,7 @@ pub(super) mod silero {
         let windows: Vec<[Tensor; 1]> = streams.iter().map(|stream| [window(*stream, step)]).collect();
         let items: Vec<ItemCall<'_>> =
             streams.iter().zip(&windows).map(|(stream, inputs)| ItemCall { inputs, state: Some(&slots[*stream]) }).collect();
-        let results = model.run(0, &items).expect("the model runs");
+        let results = model.run(0, &items, CallThreads::One).expect("the model runs").outputs;
         results.iter().flat_map(|outputs| outputs[0].iter_f32().expect("FP32")).collect()
     }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clock,
     domain::{Answer, CloseReason, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
-    engine::{ItemCall, LaneThreads, RunError},
+    engine::{CallThreads, ItemCall, LaneThreads, PaddingCount, RunError},
     telemetry::{LaneMetrics, ModelMetrics},
 };
 
@@ -127,10 +127,14 @@ impl Lane {
         let calls: Vec<ItemCall<'_>> =
             entries.iter().map(|entry| ItemCall { inputs: &entry.item.payload, state: Some(&entry.handle.state) }).collect();
         let started = clock::now();
-        let outcome = runtime.executable.run(self.index, &calls);
+        let outcome = runtime.executable.run(self.index, &calls, CallThreads::One);
         let finished = clock::now();
         let timing = CallTiming { started, finished, batch_size: u32::try_from(entries.len()).unwrap_or(u32::MAX) };
         self.count(&runtime.metrics, timing);
+        let outcome = outcome.map(|ran| {
+            count_padding(&runtime.metrics, ran.padding);
+            ran.outputs
+        });
         (outcome, timing)
     }
 
@@ -179,6 +183,13 @@ impl Answers {
         let wakers: Vec<_> =
             batch.entries.iter().zip(self.answers).filter_map(|(entry, answer)| entry.handle.deliver(answer)).collect();
         wake_all(wakers);
+    }
+}
+
+fn count_padding(metrics: &ModelMetrics, padding: PaddingCount) {
+    if padding.elements > 0 {
+        metrics.input_elements.increment(padding.elements as u64);
+        metrics.padding_elements.increment(padding.padded as u64);
     }
 }
 

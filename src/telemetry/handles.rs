@@ -85,6 +85,10 @@ pub struct ModelMetrics {
     pub item_time: Histogram,
     /// Items in each model call.
     pub batch_size: Histogram,
+    /// Elements of padded inputs in model calls, padding included.
+    pub input_elements: Counter,
+    /// Those of them that are padding.
+    pub padding_elements: Counter,
     /// Items that wait for a lane. Set by whoever holds the queue, from its length.
     pub queued_items: Gauge,
     /// Items in model calls that are running.

@@ -61,6 +61,8 @@ impl Telemetry {
             compute: registrar.histogram(&table::MODEL_CALL, &labels),
             item_time: registrar.histogram(&table::ITEM_TIME, &labels),
             batch_size: registrar.histogram(&table::BATCH_SIZE, &labels),
+            input_elements: registrar.counter(&table::INPUT_ELEMENTS, &labels),
+            padding_elements: registrar.counter(&table::PADDING_ELEMENTS, &labels),
             queued_items: registrar.gauge(&table::ITEMS_QUEUED, &labels),
             in_flight_items: registrar.gauge(&table::ITEMS_IN_FLIGHT, &labels),
             load_seconds: registrar.gauge(&table::MODEL_LOAD, &labels),

@@ -96,6 +96,10 @@ pub(super) static BATCH_SIZE: Metric = Metric {
 };
 pub(super) static BATCHES: Metric =
     counter("tidemill_batches_total", "calls", MODEL_REASON, "Model calls by the reason why the batch was closed at its size.");
+pub(super) static INPUT_ELEMENTS: Metric =
+    counter("tidemill_input_elements_total", "elements", MODEL, "Elements of padded inputs in model calls, padding included.");
+pub(super) static PADDING_ELEMENTS: Metric =
+    counter("tidemill_padding_elements_total", "elements", MODEL, "Elements of padded inputs in model calls that are padding.");
 pub(super) static BATCH_CAP: Metric = gauge(
     "tidemill_model_batch_cap",
     "items",
@@ -166,6 +170,8 @@ pub static METRICS: &[&Metric] = &[
     &MODEL_CALL,
     &BATCH_SIZE,
     &BATCHES,
+    &INPUT_ELEMENTS,
+    &PADDING_ELEMENTS,
     &BATCH_CAP,
     &MODEL_READY,
     &MODEL_LOAD,

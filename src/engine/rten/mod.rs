@@ -1,6 +1,6 @@
 //! The embedded engine: rten, pure Rust, one model shared by all lanes.
 //!
-//! Weights are held once. A call computes in the pool of its lane and borrows the gathered inputs where the datatype allows
+//! Weights are held once. A call computes in the pool of its lane, or in that of all lanes, and borrows the gathered inputs where the datatype allows
 //! (see [`convert`]). A run cannot be stopped.
 //!
 //! Knows ONNX files as bytes; no paths, no manifests, no state.
@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use rten::{Model, ModelOptions, NodeId, RunOptions, ThreadPool};
+use rten::{Model, ModelOptions, NodeId, RunOptions};
 
 use super::{Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads, stack::panic_message};
 use crate::domain::{Datatype, Tensor};
@@ -66,6 +66,10 @@ impl Engine for Rten {
         "rten"
     }
 
+    fn can_widen(&self) -> bool {
+        true
+    }
+
     fn contract(&self) -> &Contract {
         &self.contract
     }
@@ -75,7 +79,7 @@ impl Engine for Rten {
         let outputs: Vec<Node> =
             plan.outputs.iter().map(|name| self.node("output", &self.contract.outputs, name)).collect::<Result<_, _>>()?;
         let output_ids = outputs.iter().map(|node| node.id).collect();
-        Ok(Box::new(RtenInstance { model: Arc::clone(&self.model), pool: threads.pool(), inputs, outputs, output_ids }))
+        Ok(Box::new(RtenInstance { model: Arc::clone(&self.model), threads: threads.clone(), inputs, outputs, output_ids }))
     }
 }
 
@@ -89,7 +93,7 @@ struct Node {
 
 struct RtenInstance {
     model: Arc<Model>,
-    pool: Arc<ThreadPool>,
+    threads: LaneThreads,
     inputs: Vec<Node>,
     outputs: Vec<Node>,
     output_ids: Vec<NodeId>,
@@ -103,7 +107,7 @@ impl Instance for RtenInstance {
             Ok((node.id, value))
         });
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-        let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&self.pool)));
+        let options = RunOptions::default().with_thread_pool(Some(self.threads.pool(call.threads)));
         let values = self
             .model
             .run(inputs, &self.output_ids, Some(options))
@@ -124,7 +128,7 @@ mod tests {
     use crate::{
         domain::{Shape, Signature, TensorSpec},
         engine::{
-            Executable, ItemCall, RunError,
+            CallThreads, Executable, ItemCall, RunError,
             test_models::{self, silero},
         },
     };
@@ -143,7 +147,7 @@ mod tests {
         let model = Executable::new(Arc::new(engine), Arc::new(signature), &[LaneThreads::new()]).expect("it has x and y");
         let shape: Shape = smallvec![2];
         let inputs = [Tensor::new(datatype, shape, data.into()).expect("right length")];
-        Ok(model.run(0, &[ItemCall { inputs: &inputs, state: None }])?[0][0].data().to_vec())
+        Ok(model.run(0, &[ItemCall { inputs: &inputs, state: None }], CallThreads::One)?.outputs[0][0].data().to_vec())
     }
 
     #[test]
