@@ -11,6 +11,7 @@
 pub mod buffer;
 mod crop;
 pub mod lane_threads;
+mod lengths;
 pub mod onnxruntime;
 pub mod rten;
 pub mod stack;

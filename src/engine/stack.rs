@@ -28,7 +28,8 @@ use super::{
     Call, CallPlan, CallThreads, Engine, EngineError, Instance, LaneThreads, TensorView,
     buffer::{AlignedBuffer, BufferPool},
     crop::Crop,
-    strips::{PaddedRows, Strips},
+    lengths::Lengths,
+    strips::Strips,
 };
 use crate::domain::{Datatype, ItemOutputs, PaddedInput, Shape, Signature, StateBuffers, StateSlot, Tensor, TensorSpec};
 
@@ -171,7 +172,7 @@ impl Executable {
         let mut slot = lane.slot.lock();
         let LaneSlot { instance, scratch } = &mut *slot;
         check_items(&self.signature, items)?;
-        let lengths = Lengths::of(&self.signature, items)?;
+        let lengths = self.signature.padding.as_ref().map(|rule| Lengths::of(rule, items)).transpose()?;
         let Gathered { shapes, padding } = self.gather(items, lengths.as_ref(), scratch)?;
         let outputs = self.call(lane, instance, &shapes, scratch, items.len(), threads)?;
         let outputs = self.scatter(items, lengths.as_ref(), &outputs)?;
@@ -188,34 +189,45 @@ impl Executable {
         let (input_buffers, state_buffers) = scratch.split_at_mut(self.signature.inputs.len());
         let mut shapes = Shapes::with_capacity(input_buffers.len() + state_buffers.len());
         let mut padding = PaddingCount::default();
-        for (position, (spec, buffer)) in self.signature.inputs.iter().zip(input_buffers).enumerate() {
-            let mut dims = Shape::from_slice(items[0].inputs[position].shape());
-            let padded = padded_input(&self.signature, position).zip(lengths);
-            if let Some((input, lengths)) = padded {
-                dims[input.axis] = lengths.padded;
-            }
-            let strips = layout(&spec.name, &dims, spec.batch_axis, spec.datatype, items.len())?;
-            let batch = buffer.overwrite(strips.batch_bytes());
-            for (index, item) in items.iter().enumerate() {
-                let data = item.inputs[position].data();
-                match padded {
-                    Some((input, lengths)) if lengths.own[index] < lengths.padded => {
-                        let step: usize = dims[input.axis + 1..].iter().product::<usize>() * spec.datatype.size();
-                        let row_bytes = lengths.own[index] * step;
-                        let gap_bytes = lengths.padded * step - row_bytes;
-                        strips.put_padded(batch, index, data, &PaddedRows { row_bytes, gap_bytes, element: &input.value });
-                        padding.padded += (strips.item_bytes() - data.len()) / spec.datatype.size();
-                    }
-                    _ => strips.put(batch, index, data),
-                }
-            }
-            if padded.is_some() {
-                padding.elements += strips.batch_bytes() / spec.datatype.size();
-            }
-            shapes.push(with_batch(&dims, spec.batch_axis, items.len()));
+        for (position, buffer) in input_buffers.iter_mut().enumerate() {
+            shapes.push(self.gather_input(position, items, lengths, buffer, &mut padding)?);
         }
         self.gather_states(items, state_buffers, &mut shapes)?;
         Ok(Gathered { shapes, padding })
+    }
+
+    /// Copies one input of the items into `buffer`, and returns its batch shape.
+    fn gather_input(
+        &self,
+        position: usize,
+        items: &[ItemCall<'_>],
+        lengths: Option<&Lengths>,
+        buffer: &mut AlignedBuffer,
+        padding: &mut PaddingCount,
+    ) -> Result<Shape, RunError> {
+        let spec = &self.signature.inputs[position];
+        let element_bytes = spec.datatype.size();
+        let mut dims = Shape::from_slice(items[0].inputs[position].shape());
+        let padded = padded_input(&self.signature, position).zip(lengths);
+        if let Some((input, lengths)) = padded {
+            dims[input.axis] = lengths.padded();
+        }
+        let strips = layout(&spec.name, &dims, spec.batch_axis, spec.datatype, items.len())?;
+        let batch = buffer.overwrite(strips.batch_bytes());
+        for (index, item) in items.iter().enumerate() {
+            let data = item.inputs[position].data();
+            match padded {
+                Some((input, lengths)) if lengths.is_shorter(index) => {
+                    strips.put_padded(batch, index, data, &lengths.rows(index, input, &dims, element_bytes));
+                    padding.padded += (strips.item_bytes() - data.len()) / element_bytes;
+                }
+                _ => strips.put(batch, index, data),
+            }
+        }
+        if padded.is_some() {
+            padding.elements += strips.batch_bytes() / element_bytes;
+        }
+        Ok(with_batch(&dims, spec.batch_axis, items.len()))
     }
 
     fn gather_states(&self, items: &[ItemCall<'_>], buffers: &mut [AlignedBuffer], shapes: &mut Shapes) -> Result<(), RunError> {
@@ -296,7 +308,7 @@ impl Executable {
         for (spec, position) in signature.outputs.iter().zip(output_positions) {
             check_output(spec, &tensors[*position], items.len())?;
             if let Some(lengths) = lengths {
-                check_length(spec, &tensors[*position], lengths.padded)?;
+                lengths.check(spec, &tensors[*position])?;
             }
         }
         for (spec, position) in signature.states.iter().zip(state_positions) {
@@ -337,8 +349,8 @@ impl Executable {
             let start = index * strips.item_bytes();
             let item = data.slice(start..start + strips.item_bytes());
             let (dims, item) = match lengths {
-                Some(lengths) if lengths.own[index] < lengths.padded => {
-                    let own = own_dims(spec, &dims, lengths.own[index]);
+                Some(lengths) if lengths.is_shorter(index) => {
+                    let own = lengths.own_dims(index, spec, &dims);
                     let crop = Crop::new(&own, &dims, spec.datatype.size()).ok_or_else(|| wrong(&"it is too large"))?;
                     let item = self.cropped(&crop, item);
                     (own, item)
@@ -394,37 +406,8 @@ struct Gathered {
     padding: PaddingCount,
 }
 
-/// The lengths of a batch of a padded model.
-struct Lengths {
-    /// Each item's.
-    own: SmallVec<[usize; 16]>,
-    /// The batch's.
-    padded: usize,
-}
-
-impl Lengths {
-    /// The lengths of items that fit the signature; `None` for a model without padding.
-    fn of(signature: &Signature, items: &[ItemCall<'_>]) -> Result<Option<Self>, RunError> {
-        let Some(rule) = &signature.padding else { return Ok(None) };
-        let own: SmallVec<[usize; 16]> = items.iter().map(|item| rule.length(item.inputs)).collect();
-        for (index, (item, length)) in items.iter().zip(&own).enumerate() {
-            let differs = |input: &&PaddedInput| item.inputs[input.position].shape()[input.axis] != *length;
-            if *length == 0 || rule.inputs.iter().any(|input| differs(&input)) {
-                return Err(RunError::BadBatch(format!("the padded inputs of item {index} have no common length above 0")));
-            }
-        }
-        let padded = rule.padded_length(own.iter().copied().max().unwrap_or_default());
-        Ok(Some(Self { own, padded }))
-    }
-}
-
 fn padded_input(signature: &Signature, position: usize) -> Option<&PaddedInput> {
     signature.padding.as_ref()?.input(position)
-}
-
-/// The shape of an item's own part of an output that came with the shape `padded`.
-fn own_dims(spec: &TensorSpec, padded: &[usize], length: usize) -> Shape {
-    spec.dims.iter().zip(padded).map(|(declared, size)| if declared.is_none() { length } else { *size }).collect()
 }
 
 /// The plan of a call, and where each output, then state, stands in it. A state's output may be one of the item's outputs as
@@ -496,22 +479,6 @@ fn check_output(spec: &TensorSpec, tensor: &Tensor, batch_size: usize) -> Result
     )))
 }
 
-/// Checks that the output follows the batch's length, so that it can be cut back to the items' own.
-fn check_length(spec: &TensorSpec, tensor: &Tensor, padded: usize) -> Result<(), RunError> {
-    let mut sizes = Shape::from_slice(tensor.shape());
-    sizes.remove(spec.batch_axis);
-    if own_dims(spec, &sizes, padded) == sizes {
-        return Ok(());
-    }
-    Err(RunError::WrongOutput(format!(
-        "'{}' came with shape {:?} for items padded to a length of {padded}; the dynamic dimensions of its declared shape {:?} must \
-         come out with that length, so give a dimension that does not follow it its size in [[outputs]]",
-        spec.name,
-        tensor.shape(),
-        spec.shape_with_batch(),
-    )))
-}
-
 /// Whether items of these shapes may share a batch.
 fn meet(left: &[usize], right: &[usize], padded_axis: Option<usize>) -> bool {
     let equal = |(axis, (left, right)): (usize, (&usize, &usize))| left == right || Some(axis) == padded_axis;
@@ -557,12 +524,12 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*, sample::select};
     use smallvec::smallvec;
 
     use super::*;
     use crate::{
-        domain::{SharedInput, StateSpec},
+        domain::{ElementBytes, PaddingRule, SharedInput, StateSpec},
         engine::{
             Contract, DeclaredTensor,
             synthetic::{Misbehaviour, PlannedFault, Script, SyntheticEngine, SyntheticKind, Trigger},
@@ -732,6 +699,105 @@ mod tests {
         let addresses: Vec<usize> = results.iter().map(|outputs| outputs[0].data().as_ptr().addr()).collect();
         assert_eq!(addresses[1] - addresses[0], 8);
         assert_eq!(addresses[2] - addresses[1], 8);
+    }
+
+    /// A model whose input and output have a dynamic dimension at `axis`, which is padded.
+    fn padded(datatype: Datatype, dims: &[Option<usize>], batch_axis: usize, buckets: &[usize]) -> Signature {
+        let axis = dims.iter().position(Option::is_none).expect("a dynamic one");
+        let input = PaddedInput { position: 0, axis, value: ElementBytes::from_elem(0, datatype.size()) };
+        let pad_to_bucket = !buckets.is_empty();
+        Signature {
+            inputs: vec![spec("x", datatype, dims, batch_axis)],
+            outputs: vec![spec("y", datatype, dims, batch_axis)],
+            padding: Some(PaddingRule { inputs: vec![input], mask: None, buckets: buckets.to_vec(), pad_to_bucket }),
+            ..Signature::default()
+        }
+    }
+
+    fn run_rows(model: &Executable, lengths: &[usize]) -> Result<Ran, RunError> {
+        let rows: Vec<[Tensor; 1]> = lengths.iter().map(|length| [Tensor::from_f32(&vec![1.0; *length])]).collect();
+        let items: Vec<_> = rows.iter().map(|inputs| ItemCall { inputs, state: None }).collect();
+        model.run(0, &items, CallThreads::One)
+    }
+
+    #[test]
+    fn a_batch_is_padded_to_its_longest_item_or_to_its_bucket() {
+        for (buckets, elements) in [(&[][..], 3 * 4), (&[8, 16], 3 * 8)] {
+            let model = executable(padded(Datatype::Fp32, &[None], 0, buckets), script(&[]));
+            let Ran { outputs, padding } = run_rows(&model, &[2, 4, 3]).expect("no fault planned");
+            assert_eq!(padding, PaddingCount { elements, padded: elements - (2 + 4 + 3) });
+            assert_eq!(outputs.iter().map(|outputs| outputs[0].shape()[0]).collect::<Vec<_>>(), [2, 4, 3]);
+        }
+    }
+
+    #[test]
+    fn a_shorter_items_rows_are_a_slice_of_the_batch() {
+        let model = executable(padded(Datatype::Fp32, &[None], 0, &[]), script(&[]));
+        let outputs = run_rows(&model, &[1, 3]).expect("no fault planned").outputs;
+        let addresses: Vec<usize> = outputs.iter().map(|outputs| outputs[0].data().as_ptr().addr()).collect();
+        assert_eq!(addresses[1] - addresses[0], 3 * 4);
+    }
+
+    #[test]
+    fn state_goes_with_items_of_any_length_and_is_not_padded() {
+        let mut signature = padded(Datatype::Fp32, &[None], 0, &[]);
+        signature.states = stateful().states;
+        let model = executable(signature, script(&[]));
+        let streams = slots(2);
+        let long = [Tensor::from_f32(&[1.0, 2.0, 4.0])];
+        let short = [Tensor::from_f32(&[8.0])];
+        let items =
+            [(&long, 0), (&short, 1)].map(|(inputs, stream): (_, usize)| ItemCall { inputs, state: Some(&streams[stream]) });
+        let outputs = model.run(0, &items, CallThreads::One).expect("no fault planned").outputs;
+        assert_eq!(numbers(&outputs[0]), [8.0, 9.0, 11.0]);
+        assert_eq!(numbers(&outputs[1]), [16.0]);
+        assert_eq!([state_of(&streams[0]), state_of(&streams[1])], [Some(vec![7.0; 4]), Some(vec![8.0; 4])]);
+    }
+
+    #[test]
+    fn an_output_that_does_not_follow_the_length_is_refused() {
+        let tensor = |shape: &[usize]| {
+            let bytes = element_count_of(shape) * 4;
+            Tensor::new(Datatype::Fp32, Shape::from_slice(shape), vec![0; bytes].into()).expect("as long as it must be")
+        };
+        let run = |dims: &[Option<usize>], output: &[usize]| {
+            let mut signature = padded(Datatype::Fp32, &[None], 0, &[]);
+            signature.outputs = vec![fp32("y", dims)];
+            let puppet = Puppet { outputs: vec![tensor(output)], ..Puppet::default() };
+            let model = Executable::new(Arc::new(puppet), Arc::new(signature), &[LaneThreads::new()]).expect("it starts");
+            let outputs = run_rows(&model, &[2, 4])?.outputs;
+            Ok::<_, RunError>(outputs.iter().map(|outputs| outputs[0].shape().to_vec()).collect::<Vec<_>>())
+        };
+        assert_eq!(run(&[None, Some(3)], &[2, 4, 3]), Ok(vec![vec![2, 3], vec![4, 3]]));
+        assert_eq!(run(&[Some(3), None], &[2, 3, 4]), Ok(vec![vec![3, 2], vec![3, 4]]));
+        assert_eq!(run(&[None, None], &[2, 4, 4]), Ok(vec![vec![2, 2], vec![4, 4]]));
+        assert_eq!(run(&[Some(4)], &[2, 4]), Ok(vec![vec![4], vec![4]]), "of fixed size");
+        let error = run(&[None], &[2, 2]).expect_err("half the length");
+        assert_eq!(
+            error.to_string(),
+            "the model's outputs are not what its signature says: 'y' came with shape [2, 2] for items padded to a length of 4; \
+             the dynamic dimensions of its declared shape [-1, -1] must come out with that length, so give a dimension that does \
+             not follow it its size in [[outputs]]"
+        );
+        assert!(run(&[None, None], &[2, 4, 3]).is_err(), "one of two");
+    }
+
+    #[test]
+    fn items_whose_padded_inputs_have_no_common_length_are_refused() {
+        let mut signature = padded(Datatype::Fp32, &[None], 0, &[]);
+        signature.inputs.push(fp32("z", &[None]));
+        if let Some(rule) = &mut signature.padding {
+            rule.inputs.push(PaddedInput { position: 1, ..rule.inputs[0].clone() });
+        }
+        let model = executable(signature, script(&[]));
+        let run = |x: &[f32], z: &[f32]| {
+            let inputs = [Tensor::from_f32(x), Tensor::from_f32(z)];
+            model.run(0, &[ItemCall { inputs: &inputs, state: None }], CallThreads::One).map(|_| ())
+        };
+        let refused = RunError::BadBatch("the padded inputs of item 0 have no common length above 0".to_owned());
+        assert_eq!(run(&[1.0], &[2.0]), Ok(()));
+        assert_eq!(run(&[1.0], &[2.0, 3.0]), Err(refused.clone()));
+        assert_eq!(run(&[], &[]), Err(refused));
     }
 
     #[test]
@@ -907,8 +973,8 @@ mod tests {
     proptest! {
         #[test]
         fn gather_and_scatter_are_inverse(
-            dims in proptest::collection::vec(1_usize..5, 0..4), axis in 0_usize..4, batch_size in 1_usize..6,
-            datatype in proptest::sample::select(&Datatype::ALL[..]), seed in any::<u8>(),
+            dims in vec(1_usize..5, 0..4), axis in 0_usize..4, batch_size in 1_usize..6,
+            datatype in select(&Datatype::ALL[..]), seed in any::<u8>(),
         ) {
             let declared: Vec<_> = dims.iter().map(|size| Some(*size)).collect();
             let axis = axis.min(dims.len());
@@ -930,6 +996,32 @@ mod tests {
             for (item, result) in items.iter().zip(&results) {
                 prop_assert_eq!(&item[..], &result[..]);
             }
+        }
+
+        #[test]
+        fn padded_items_come_back_as_they_went(
+            datatype in select(&[Datatype::Uint8, Datatype::Fp32, Datatype::Int64][..]), before in vec(1_usize..4, 0..3),
+            after in vec(1_usize..4, 0..3), batch_axis in 0_usize..6, lengths in vec(1_usize..5, 1..5),
+        ) {
+            let fixed = |sizes: &[usize]| sizes.iter().map(|size| Some(*size)).collect::<Vec<_>>();
+            let dims: Vec<Option<usize>> = [fixed(&before), vec![None], fixed(&after)].concat();
+            let model = executable(padded(datatype, &dims, batch_axis.min(dims.len()), &[]), script(&[]));
+            let item = |length: &usize| {
+                let shape: Shape = dims.iter().map(|dim| dim.unwrap_or(*length)).collect();
+                let data: Vec<u8> = (0..element_count_of(&shape) * datatype.size()).map(|at| (at * 31 + length).to_le_bytes()[0]).collect();
+                [Tensor::new(datatype, shape, data.into()).expect("as long as it must be")]
+            };
+            let items: Vec<[Tensor; 1]> = lengths.iter().map(item).collect();
+            let calls: Vec<_> = items.iter().map(|inputs| ItemCall { inputs, state: None }).collect();
+            let Ran { outputs, padding } = model.run(0, &calls, CallThreads::One).expect("no fault planned");
+            for (item, result) in items.iter().zip(&outputs) {
+                prop_assert_eq!(&item[..], &result[..]);
+            }
+            let longest = lengths.iter().max().copied().unwrap_or_default();
+            let rest = element_count_of(&before) * element_count_of(&after);
+            let own: usize = lengths.iter().sum();
+            let elements = longest * lengths.len() * rest;
+            prop_assert_eq!(padding, PaddingCount { elements, padded: elements - own * rest });
         }
     }
 }

@@ -9,6 +9,7 @@
 mod lifecycle;
 mod loader;
 mod manifest;
+mod padding;
 mod shared_value;
 mod signature;
 mod source;
@@ -61,6 +62,8 @@ pub struct LoadedModel {
     pub framing: Option<FramingRule>,
     /// How results become segments.
     pub segments: Option<SegmentPost>,
+    /// Share of padding that a batch may have at most; `None` if items are not padded.
+    pub padding_waste_max: Option<f64>,
     /// Most items in a call.
     pub max_batch: usize,
     /// Time that a lane may wait for a fuller batch.

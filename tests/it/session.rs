@@ -88,6 +88,7 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         executable,
         framing: Some(FramingRule::new(16_000, 4, 2).expect("a sound rule")),
         segments: None,
+        padding_waste_max: None,
         max_batch: 8,
         max_delay: Duration::ZERO,
         load_duration: Duration::ZERO,
