@@ -70,6 +70,7 @@ impl Server {
             executable,
             framing: None,
             segments: None,
+            padding_waste_max: None,
             max_batch,
             max_delay,
             load_duration: Duration::ZERO,

@@ -31,7 +31,7 @@ use crate::{
         grpc::{GrpcServer, Shutdown, keep_health},
     },
     registry::{self, Embedded, EngineChoice, Folder, LoadOptions, LoadedModel, ModelSource, ModelState, Registry},
-    scheduler::{self, Admission, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime},
+    scheduler::{self, Admission, Calibration, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, WideGain},
     service::Service,
     session::keep_time,
     telemetry::Telemetry,
@@ -103,7 +103,7 @@ impl Server {
         let registry = Arc::new(Registry::default());
         let admin = admin::spawn(admin_listener, admin_source(&config, &telemetry, &drain, &handoff, &registry))?;
 
-        let compute: Vec<LaneThreads> = (0..lane_count).map(|_| LaneThreads::new()).collect();
+        let compute = LaneThreads::device(lane_count);
         let loading = {
             let (config, compute, telemetry) = (config.clone(), compute.clone(), telemetry.clone());
             let (handoff, registry) = (Arc::clone(&handoff), Arc::clone(&registry));
@@ -282,21 +282,21 @@ fn load(
 /// Measures a model and opens its queue.
 fn install(loaded: &LoadedModel, compute: &[LaneThreads], handoff: &Handoff, telemetry: &Telemetry) -> Result<ModelKey, Fault> {
     let started = clock::now();
-    let curve = scheduler::calibrate(&loaded.executable, compute, loaded.max_batch, CALIBRATION_BUDGET)
-        .map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
+    let Calibration { curve, wide, item_bytes } =
+        scheduler::calibrate(&loaded.executable, compute, loaded.max_batch, CALIBRATION_BUDGET)
+            .map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
     let metrics = telemetry.model(&loaded.name, &loaded.version);
     let calibration = clock::now().since(started);
     metrics.load_seconds.set((loaded.load_duration + calibration).as_secs_f64());
-    metrics.ready.set(1.0);
     let options = ModelOptions {
         curve,
         max_batch: loaded.max_batch,
         max_delay: loaded.max_delay,
         max_call_bytes: MAX_CALL_BYTES,
         stateful: loaded.executable.signature().is_stateful(),
-        item_bytes: 1,
-        padding_waste_max: None,
-        wide_ratio: None,
+        item_bytes,
+        padding_waste_max: loaded.padding_waste_max,
+        wide_ratio: wide.map(|WideGain(ratio)| ratio),
     };
     let costs = telemetry.model_costs(&loaded.name, &loaded.version, options.curve.points().count());
     let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics, costs };

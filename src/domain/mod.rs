@@ -5,6 +5,7 @@
 mod error;
 mod item;
 mod outcome;
+mod padding;
 mod priority;
 mod signature;
 mod tensor;
@@ -13,6 +14,7 @@ mod time;
 pub use error::{Fault, FaultKind, Limit};
 pub use item::{Answer, ItemInputs, ItemOutputs, ItemTiming, StateBuffers, StateSlot};
 pub use outcome::{CloseReason, DropReason, Outcome};
+pub use padding::{ElementBytes, PaddedInput, PaddingRule};
 pub use priority::Priority;
 pub use signature::{NamedTensor, SharedInput, Signature, StateSpec, TensorSpec, TensorSpecs};
 pub use tensor::{Datatype, Shape, Tensor, TensorError, element_count};

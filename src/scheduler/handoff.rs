@@ -178,6 +178,8 @@ impl Handoff {
         for (key, runtime) in &shared.runtimes {
             let metrics = &runtime.metrics;
             let ledger = shared.scheduler.ledger(key);
+            metrics.ready.set(f64::from(u8::from(runtime.executable.lost().is_none())));
+            metrics.rebuilds.absolute(runtime.executable.rebuilds());
             metrics.received.absolute(ledger.received());
             for outcome in Outcome::ALL {
                 metrics.outcome(outcome).absolute(ledger.outcome(outcome));

@@ -22,7 +22,7 @@ mod signal;
 
 pub use admission::{Admission, Refusal};
 pub use batch::{Batch, CallReport, EndReason, Ended, Entry, Item};
-pub use calibrate::{CalibrationError, calibrate};
+pub use calibrate::{Calibration, CalibrationError, WideGain, calibrate};
 pub use cost::{CostCurve, CostModel};
 pub use handoff::{Handoff, ModelRuntime, ModelStatus, StreamHandle, Submitted};
 pub use lanes::Lanes;
@@ -37,6 +37,6 @@ slotmap::new_key_type! {
     pub struct StreamKey;
 }
 
-/// Marks items that may meet in a batch: equal keys mean equal shapes of all inputs.
+/// Marks items that may meet in a batch: equal keys mean equal shapes of all inputs, or one bucket of a padded model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct ShapeKey(pub u64);

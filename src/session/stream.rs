@@ -261,7 +261,7 @@ where
                     deadline,
                     stale_at,
                     bytes,
-                    length: 0,
+                    length: self.intake.length(&inputs),
                     shape,
                     payload: inputs,
                 });

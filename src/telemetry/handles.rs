@@ -87,6 +87,10 @@ pub struct ModelMetrics {
     pub batch_occupancy: Histogram,
     /// Seconds from the end of a stream until all that it held was free.
     pub cancel_release: Histogram,
+    /// Elements of padded inputs in model calls, padding included.
+    pub input_elements: Counter,
+    /// Those of them that are padding.
+    pub padding_elements: Counter,
     /// Items that wait for a lane. Set by whoever holds the queue, from its length.
     pub queued_items: Gauge,
     /// Items in model calls that are running.

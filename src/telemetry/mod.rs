@@ -62,6 +62,8 @@ impl Telemetry {
             batch_size: registrar.histogram(&table::BATCH_SIZE, &labels),
             batch_occupancy: registrar.histogram(&table::BATCH_OCCUPANCY, &labels),
             cancel_release: registrar.histogram(&table::CANCEL_RELEASE, &labels),
+            input_elements: registrar.counter(&table::INPUT_ELEMENTS, &labels),
+            padding_elements: registrar.counter(&table::PADDING_ELEMENTS, &labels),
             queued_items: registrar.gauge(&table::ITEMS_QUEUED, &labels),
             in_flight_items: registrar.gauge(&table::ITEMS_IN_FLIGHT, &labels),
             load_seconds: registrar.gauge(&table::MODEL_LOAD, &labels),

@@ -126,6 +126,10 @@ pub(super) static MODEL_COST: Metric = gauge(
 );
 pub(super) static BATCHES: Metric =
     counter("tidemill_batches_total", "calls", MODEL_REASON, "Model calls by the reason why the batch was closed at its size.");
+pub(super) static INPUT_ELEMENTS: Metric =
+    counter("tidemill_input_elements_total", "elements", MODEL, "Elements of padded inputs in model calls, padding included.");
+pub(super) static PADDING_ELEMENTS: Metric =
+    counter("tidemill_padding_elements_total", "elements", MODEL, "Elements of padded inputs in model calls that are padding.");
 pub(super) static BATCH_CAP: Metric = gauge(
     "tidemill_model_batch_cap",
     "items",
@@ -199,6 +203,8 @@ pub static METRICS: &[&Metric] = &[
     &BATCH_SIZE,
     &BATCH_OCCUPANCY,
     &BATCHES,
+    &INPUT_ELEMENTS,
+    &PADDING_ELEMENTS,
     &BATCH_CAP,
     &MODEL_COST,
     &MODEL_READY,

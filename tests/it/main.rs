@@ -11,6 +11,7 @@ mod feed;
 mod garbage;
 mod metrics;
 mod modes;
+mod padding;
 mod predict;
 mod promtool;
 mod scan;

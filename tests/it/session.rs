@@ -57,7 +57,7 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         batch_axis: 0,
     };
     let states = if stateful { vec![state] } else { Vec::new() };
-    let signature = Arc::new(Signature { inputs: vec![spec("in")], outputs: vec![spec("out")], states, shared: Vec::new() });
+    let signature = Arc::new(Signature { inputs: vec![spec("in")], outputs: vec![spec("out")], states, ..Signature::default() });
     let planned = |value: f32, what| PlannedFault { when: Trigger::FirstElement(value.into()), what };
     let script = Script {
         kind: SyntheticKind::Double,
@@ -91,6 +91,7 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         executable,
         framing: Some(FramingRule::new(16_000, 4, 2).expect("a sound rule")),
         segments: None,
+        padding_waste_max: None,
         max_batch: 8,
         max_delay: Duration::ZERO,
         load_duration: Duration::ZERO,
