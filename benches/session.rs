@@ -61,7 +61,7 @@ impl Server {
         };
         let runtime =
             ModelRuntime { executable: Arc::clone(&executable), metrics: telemetry.model("identity", "1"), costs: Vec::new() };
-        let key = handoff.add_model(options, runtime);
+        let key = handoff.add_model(("identity", "1"), options, runtime);
         let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane)).expect("threads");
         let loaded = LoadedModel {
             name: "identity".into(),

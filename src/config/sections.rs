@@ -163,6 +163,9 @@ pub struct SchedulerConfig {
     pub max_queued_items_per_model: usize,
     /// Their input bytes.
     pub max_queued_bytes_per_model: usize,
+    /// File to record the arrival of items in; none if absent.
+    #[serde(with = "path_or_empty")]
+    pub record: Option<PathBuf>,
 }
 
 impl Default for SchedulerConfig {
@@ -173,6 +176,7 @@ impl Default for SchedulerConfig {
             max_queued_bytes: 1 << 30,
             max_queued_items_per_model: 65_536,
             max_queued_bytes_per_model: 1 << 30,
+            record: None,
         }
     }
 }

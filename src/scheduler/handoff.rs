@@ -27,6 +27,7 @@ use super::{
     options::{ModelOptions, StreamOptions},
     queue::Scheduler,
     signal::{Signal, yield_once},
+    trace::{Line, Trace},
 };
 use crate::{
     clock,
@@ -93,6 +94,7 @@ struct Shared {
     kicked: bool,
     armed: Timestamp,
     closed: bool,
+    trace: Option<Trace>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +120,7 @@ impl Handoff {
                 kicked: false,
                 armed: Timestamp::NEVER,
                 closed: false,
+                trace: None,
             }),
             lane_wakes: (0..lanes).map(|_| Condvar::new()).collect(),
             kick: Signal::default(),
@@ -131,10 +134,19 @@ impl Handoff {
         self.lane_wakes.len()
     }
 
-    /// Opens a queue for a model.
-    pub fn add_model(&self, options: ModelOptions, runtime: ModelRuntime) -> ModelKey {
+    /// Records what comes from now on; to be called before any model is added. `None` ends a record.
+    pub fn record(&self, trace: Option<Trace>) {
+        self.shared.lock().trace = trace;
+    }
+
+    /// Opens a queue for a model. Its name is for the record.
+    pub fn add_model(&self, (name, version): (&str, &str), options: ModelOptions, runtime: ModelRuntime) -> ModelKey {
         let mut shared = self.shared.lock();
+        let recorded = shared.trace.is_some().then(|| options.clone());
         let key = shared.scheduler.add_model(options);
+        if let (Some(trace), Some(options)) = (&mut shared.trace, recorded) {
+            trace.model(key, name, version, &options);
+        }
         shared.runtimes.insert(key, Arc::new(runtime));
         key
     }
@@ -147,6 +159,9 @@ impl Handoff {
         let mut shared = self.shared.lock();
         let runtime = Arc::clone(shared.runtimes.get(model)?);
         let key = shared.scheduler.open(options, Arc::clone(&mailbox));
+        if let Some(trace) = &mut shared.trace {
+            trace.open(clock::now(), key, &options);
+        }
         drop(shared);
         Some(StreamHandle { handoff: Arc::clone(self), key, model, mailbox, runtime })
     }
@@ -317,6 +332,11 @@ impl Shared {
         Some(lane)
     }
 
+    fn line_of(&self, stream: StreamKey, model: ModelKey, item: &Item<ItemInputs>) -> Option<Line> {
+        let trace = self.trace.as_ref()?;
+        Some(trace.item(stream, item, self.scheduler.cost_of(model, item.shape)))
+    }
+
     fn arrive(&mut self, lane: usize) {
         match self.lanes[lane] {
             LaneState::Waking => self.waking -= 1,
@@ -351,10 +371,14 @@ impl StreamHandle {
         let mut submitted = Submitted::All;
         let mut pushed = false;
         while let Some(item) = staged.pop_front() {
+            let line = shared.line_of(self.key, self.model, &item);
             if let Err((item, refusal)) = shared.scheduler.push(self.key, item, &mut ended) {
                 staged.push_front(item);
                 submitted = Submitted::Full(refusal);
                 break;
+            }
+            if let (Some(trace), Some(line)) = (&mut shared.trace, line) {
+                trace.put(line);
             }
             pushed = true;
         }
@@ -408,6 +432,9 @@ impl Drop for StreamHandle {
         let ended = clock::now();
         let mut nudged = Vec::new();
         let mut shared = self.handoff.shared.lock();
+        if let Some(trace) = &mut shared.trace {
+            trace.close(ended, self.key);
+        }
         let cancelled = shared.scheduler.close(self.key);
         shared.scheduler.take_unblocked(&mut nudged);
         drop(shared);

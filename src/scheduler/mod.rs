@@ -19,6 +19,7 @@ mod options;
 mod queue;
 mod ready;
 mod signal;
+mod trace;
 
 pub use admission::{Admission, Refusal};
 pub use batch::{Batch, CallReport, EndReason, Ended, Entry, Item};
@@ -29,6 +30,7 @@ pub use lanes::Lanes;
 pub use ledger::Ledger;
 pub use options::{ModelOptions, Overflow, StreamOptions, TenantKey};
 pub use queue::{STARVATION_MAX, Scheduler};
+pub use trace::{Trace, TraceWriter};
 
 slotmap::new_key_type! {
     /// A model version that has a queue.

@@ -82,7 +82,7 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         wide_ratio: None,
     };
     let runtime = ModelRuntime { executable: Arc::clone(&executable), metrics: telemetry.model("test", "1"), costs: Vec::new() };
-    let key = handoff.add_model(options, runtime);
+    let key = handoff.add_model(("test", "1"), options, runtime);
     let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane)).expect("threads");
     let loaded = LoadedModel {
         name: "test".into(),

@@ -162,7 +162,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         let mut entries: Vec<Entry<H, P>> = Vec::with_capacity(size);
         let (mut passed_over, first_ended) = (Vec::new(), ended.len());
         let mut shape = crate::scheduler::ShapeKey::default();
-        let slack = model.slack();
+        let slack = model.slack;
         let mut work = 0;
         'classes: for priority in order {
             while entries.len() < size
