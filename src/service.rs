@@ -25,7 +25,7 @@ use crate::{
     telemetry::{Method, MethodMetrics, Telemetry},
 };
 
-pub use crate::scheduler::{ModelStatus as QueueStatus, TenantKey};
+pub use crate::scheduler::{CostCurve, ModelStatus as QueueStatus, TenantKey};
 
 /// What a client asks for when it opens a stream.
 #[derive(Debug, Clone)]

@@ -79,7 +79,8 @@ JSON lines (--json), one object with one key a line, on standard output:
   prediction       model version outputs [timing]
   model            name version state [reason] engine description stateful;
                    of one model also: inputs outputs states [framing] payloads
-                   batch_costs batch_cap [segment_rules] [default_limits]
+                   batch_costs [shape_costs] batch_cap [padding]
+                   [segment_rules] [default_limits]
   health           model status
   error            code message [reason metadata fields limits retry_after_ms]
                    code: a gRPC code, or BAD_INPUT, CANNOT_CONNECT,

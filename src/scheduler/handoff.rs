@@ -57,6 +57,8 @@ pub struct ModelRuntime {
 pub struct ModelStatus {
     /// Cost as learned so far.
     pub curve: CostCurve,
+    /// The same for items of other shapes, each with the input bytes of an item.
+    pub shape_curves: Vec<(usize, CostCurve)>,
     /// Largest batch that is formed.
     pub batch_cap: usize,
     /// Items queued.
@@ -178,7 +180,14 @@ impl Handoff {
         let shared = self.shared.lock();
         let cost = shared.scheduler.cost(model)?;
         let (queued, running) = shared.scheduler.load(model);
-        Some(ModelStatus { curve: cost.curve(), batch_cap: cost.cap(), queued, running, ledger: shared.scheduler.ledger(model) })
+        Some(ModelStatus {
+            curve: cost.curve(),
+            shape_curves: shared.scheduler.costs_by_shape(model),
+            batch_cap: cost.cap(),
+            queued,
+            running,
+            ledger: shared.scheduler.ledger(model),
+        })
     }
 
     /// Streams that are open, or whose last items still run.
