@@ -18,4 +18,5 @@ mod serving;
 mod session;
 mod startup;
 mod tidy;
+mod top;
 mod upload;
