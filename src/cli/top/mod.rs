@@ -102,10 +102,11 @@ impl TopArgs {
 
 /// Reads `500ms` or `2s`.
 fn interval(text: &str) -> Result<Duration, String> {
-    let (digits, unit_s) = text.strip_suffix("ms").map(|digits| (digits, 1e-3)).unwrap_or((text.trim_end_matches('s'), 1.0));
-    let interval = digits.parse::<f64>().ok().and_then(|number| Duration::try_from_secs_f64(number * unit_s).ok());
-    interval
-        .filter(|interval| (INTERVAL_MIN..=INTERVAL_MAX).contains(interval) && text.ends_with('s'))
+    let in_unit = |unit, unit_s| text.strip_suffix(unit)?.parse().ok().map(|number: f64| number * unit_s);
+    in_unit("ms", 1e-3)
+        .or_else(|| in_unit("s", 1.0))
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|interval| (INTERVAL_MIN..=INTERVAL_MAX).contains(interval))
         .ok_or_else(|| format!("'{text}' is no time from {INTERVAL_MIN:?} to {INTERVAL_MAX:?}, such as 500ms or 2s"))
 }
 

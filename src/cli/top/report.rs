@@ -335,6 +335,7 @@ tidemill_model_batch_cap{model=\"vad\",version=\"6\"} 32
 tidemill_model_cost_seconds{model=\"vad\",version=\"6\",batch_size=\"16\"} 0.002
 tidemill_model_cost_seconds{model=\"vad\",version=\"6\",batch_size=\"2\"} 0.0005
 tidemill_item_queue_seconds_bucket{model=\"vad\",version=\"6\",priority=\"high\",le=\"0.01\"} 100
+tidemill_item_queue_seconds_bucket{model=\"vad\",version=\"6\",priority=\"high\",le=\"0.02\"} 100
 tidemill_item_queue_seconds_bucket{model=\"vad\",version=\"6\",priority=\"high\",le=\"+Inf\"} 100
 tidemill_item_queue_seconds_bucket{model=\"vad\",version=\"6\",priority=\"low\",le=\"0.01\"} 0
 tidemill_item_queue_seconds_bucket{model=\"vad\",version=\"6\",priority=\"low\",le=\"0.02\"} 100

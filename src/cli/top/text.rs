@@ -78,10 +78,13 @@ impl fmt::Display for Report {
         }
         add_grid(&mut lines, &Grid::of_models(&self.models, usize::MAX));
         for model in &self.models {
-            lines.extend([String::new(), format!("{} {}", model.name, model.version)]);
             let costs = model.costs.iter().map(cost).collect();
             let listed = details(model).into_iter().chain([("costs", costs)]).filter(|(_, entries)| !entries.is_empty());
-            lines.extend(listed.flat_map(|(label, entries)| wrapped(label, &entries, WIDTH)).map(|line| format!("  {line}")));
+            let listed: Vec<_> = listed.flat_map(|(label, entries)| wrapped(label, &entries, WIDTH)).collect();
+            if !listed.is_empty() {
+                lines.extend([String::new(), format!("{} {}", model.name, model.version)]);
+                lines.extend(listed.into_iter().map(|line| format!("  {line}")));
+            }
         }
         add_grid(&mut lines, &lane_grid(&self.lanes));
         add_grid(&mut lines, &method_grid(&self.methods));
@@ -120,8 +123,8 @@ mod tests {
             "  drops/s  oldest 25.0",
             "  waits    high p50 5.0ms p99 9.9ms, low p50 15.0ms p99 19.9ms",
             "  costs    2: 500µs (4000 items/s), 16: 2.0ms (8000 items/s)",
-            "LANE   BUSY  CALLS/S",
-            "10     100%      2.0",
+            "LANE  BUSY  CALLS/S",
+            "10    100%      2.0",
             "METHOD   OPEN  STALL  UNREAD  FAULTS/S",
             "feed       12      3       –      10.0",
             "FAULTS/S",
@@ -132,6 +135,7 @@ mod tests {
         let row = text.lines().find(|line| line.starts_with("vad 6  ")).expect("the model's row");
         let cells: Vec<_> = row.split_whitespace().skip(2).collect();
         assert_eq!(cells.join(" "), "500 450 25.0 10.0 – – 40 16 11.0 12.5 16.0 50% 32 10.0ms 19.8ms 2.0ms 4.0ms 25%");
+        assert!(!text.contains("\nmagika 1\n"), "nothing is said of a model that has nothing but its row\n{text}");
         assert!(!text.ends_with('\n') && !text.contains(" \n"), "{text}");
     }
 
