@@ -43,7 +43,7 @@ pub(super) enum Failure {
     #[error("cannot connect to {address}: {reason}; is the server running? (--addr or TIDEMILL_ADDR names another)")]
     CannotConnect { address: String, reason: String },
     /// No metrics could be had.
-    #[error("no answer from {address}: {reason}; is the server running? (--admin names another admin port)")]
+    #[error("no answer from {address}: {reason}; is a server's admin port there? (--admin names another)")]
     NoMetrics { address: String, reason: String },
     /// The connection was lost before the server had answered.
     #[error("lost the connection: {0}")]

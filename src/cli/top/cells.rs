@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use super::report::{ByLabel, CostFigures, ModelFigures, Quantiles};
 
 /// What stands where a number is not known.
-const NONE: &str = "–";
+pub(super) const NONE: &str = "–";
 
 /// Between two columns.
 const GAP: usize = 2;

@@ -10,7 +10,7 @@ use ratatui::{
 };
 
 use super::{
-    cells::{COLUMNS, Grid, cost_grid, details, wrapped},
+    cells::{COLUMNS, Grid, NONE, cost_grid, details, wrapped},
     text::{fault_lines, lane_grid, method_grid, summary},
     view::{Outage, View},
 };
@@ -47,7 +47,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
 }
 
 fn alarm(view: &View, Outage { lasted, reason }: &Outage) -> String {
-    format!("no answer from {} for {} s: {reason}; trying again", view.report().admin, lasted.as_secs())
+    format!("no answer from {} for {} s, trying again: {reason}", view.report().admin, lasted.as_secs())
 }
 
 fn key_line(view: &View) -> String {
@@ -106,9 +106,14 @@ fn load_lines(view: &View, area: Rect) -> Vec<Line<'static>> {
     lines
 }
 
+/// A grid's titles and rows; a dash if it has none.
 fn grid_lines(grid: &Grid) -> Vec<Line<'static>> {
-    let titles = Line::styled(grid.title_line(), TITLE.patch(QUIET));
-    [titles].into_iter().chain(grid.lines().map(Line::from)).collect()
+    let mut lines = vec![Line::styled(grid.title_line(), TITLE.patch(QUIET))];
+    lines.extend(grid.lines().map(Line::from));
+    if lines.len() == 1 {
+        lines.push(Line::from(NONE));
+    }
+    lines
 }
 
 fn draw_help(frame: &mut Frame<'_>, area: Rect) {
@@ -218,7 +223,7 @@ mod tests {
         view.fault(ScrapeFault::NoAnswer("Connection refused".to_owned()), Instant::now() + Duration::from_secs(12));
         let buffer = drawn(&view, 80, 24);
         let rows = rows(&buffer);
-        assert!(rows[2].starts_with("no answer from 127.0.0.1:9464 for 12 s: Connection refused; trying again"), "{}", rows[2]);
+        assert!(rows[2].starts_with("no answer from 127.0.0.1:9464 for 12 s, trying again: Connection refused"), "{}", rows[2]);
         assert_eq!((buffer[(0, 2)].bg, buffer[(79, 2)].bg), (Color::Red, Color::Red));
         assert!(rows[3].starts_with("model ") && rows[5].starts_with("vad 6 "));
     }
