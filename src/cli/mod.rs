@@ -1,6 +1,6 @@
-//! The client commands of the one binary: `feed`, `scan`, `upload`, `predict`, `models` and `health`.
+//! The client commands of the one binary: `feed`, `scan`, `upload`, `predict`, `models`, `health` and `top`.
 //!
-//! They talk to a server over its public API alone, and know nothing of how it works inside. Results go to standard output,
+//! They talk to a server over its public API and its metrics alone, and know nothing of how it works inside. Results go to standard output,
 //! notes and progress to standard error.
 
 /// The end of every command's help.
@@ -36,6 +36,7 @@ mod records;
 mod scan;
 mod status;
 mod tensors;
+mod top;
 mod upload;
 
 #[cfg(test)]
@@ -52,7 +53,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    feed::FeedArgs, health::HealthArgs, models::ModelsArgs, predict::PredictArgs, scan::ScanArgs, upload::UploadArgs,
+    feed::FeedArgs, health::HealthArgs, models::ModelsArgs, predict::PredictArgs, scan::ScanArgs, top::TopArgs,
+    upload::UploadArgs,
 };
 use self::{
     output::Printer,
@@ -82,6 +84,8 @@ JSON lines (--json), one object with one key a line, on standard output:
                    batch_costs [shape_costs] batch_cap [padding]
                    [segment_rules] [default_limits]
   health           model status
+  top              admin interval_s server models lanes methods; null where
+                   the server does not say (docs/operations.md has all keys)
   error            code message [reason metadata fields limits retry_after_ms]
                    code: a gRPC code, or BAD_INPUT, CANNOT_CONNECT,
                    CONNECTION_LOST, UNEXPECTED_ANSWER
@@ -97,6 +101,7 @@ pub enum ClientCommand {
     Predict(PredictArgs),
     Models(ModelsArgs),
     Health(HealthArgs),
+    Top(TopArgs),
 }
 
 /// The recording or feed to send.
@@ -191,6 +196,7 @@ async fn run_with(command: &ClientCommand, printer: &mut Printer, interrupt: &Ca
         ClientCommand::Predict(args) => Box::pin(predict::run(args, printer, interrupt)).await,
         ClientCommand::Models(args) => Box::pin(models::run(args, printer, interrupt)).await,
         ClientCommand::Health(args) => Box::pin(health::run(args, printer, interrupt)).await,
+        ClientCommand::Top(args) => Box::pin(top::run(args, printer, interrupt)).await,
     };
     let flushed = ended.and_then(|ending| printer.flush().map(|()| ending));
     flushed.map_or_else(|failure| report(&failure, printer), Ending::exit_code)
@@ -215,6 +221,7 @@ impl ClientCommand {
             Self::Predict(args) => &args.connection,
             Self::Models(args) => &args.connection,
             Self::Health(args) => &args.connection,
+            Self::Top(args) => return args.json,
         };
         connection.json
     }

@@ -19,4 +19,5 @@ mod serving;
 mod session;
 mod startup;
 mod tidy;
+mod top;
 mod upload;
