@@ -317,6 +317,10 @@ fn checked(key: &Key, value: Value) -> Result<Value, String> {
     insert(&mut alone, key.name, value.clone());
     let config = Config::deserialize(Value::Table(alone)).map_err(|error| error.message().trim().to_owned())?;
     if key.name == "log.filter" {
+        // The parser of directives panics on some text beyond ASCII.
+        if !config.log.filter.is_ascii() {
+            return Err("directives are written in ASCII".to_owned());
+        }
         tracing_subscriber::EnvFilter::builder().parse(&config.log.filter).map_err(|error| error.to_string())?;
     }
     Ok(value)
