@@ -13,13 +13,16 @@
 
 mod event;
 mod intake;
+mod outbox;
 mod pending;
 mod stream;
 mod timekeeper;
+mod unread;
 mod upload;
 
 pub use event::{Event, Inbound, ItemRequest, ItemResult, Summary};
 pub use intake::PayloadKind;
 pub use stream::{Order, Session, SessionMetrics, SessionOptions, WhenFull};
 pub use timekeeper::keep_time;
+pub use unread::{Backlog, Unread};
 pub use upload::{Upload, UploadOptions, UploadPart, UploadParts, collect_upload};

@@ -9,7 +9,7 @@ use crate::{
     proto::{duration_from_wire, v1},
     registry::Model,
     service::{OpenRequest, OpenStream, StreamLimits},
-    session::{self, ItemRequest, Order, PayloadKind},
+    session::{self, ItemRequest, Order, PayloadKind, Unread},
 };
 
 /// # Errors
@@ -31,12 +31,19 @@ pub(super) fn open_request(config: v1::StreamConfig, ends_at: Timestamp) -> Resu
         Ok(v1::ResultOrder::AsReady) => Order::AsReady,
         Err(_) => return Err(unknown_enum("order", "ResultOrder", config.order)),
     };
+    let unread = match v1::UnreadPolicy::try_from(config.unread) {
+        Ok(v1::UnreadPolicy::Unspecified | v1::UnreadPolicy::Block) => Unread::Block,
+        Ok(v1::UnreadPolicy::DropOldest) => Unread::DropOldest,
+        Ok(v1::UnreadPolicy::Latest) => Unread::Latest,
+        Ok(v1::UnreadPolicy::Disconnect) => Unread::Disconnect,
+        Err(_) => return Err(unknown_enum("unread", "UnreadPolicy", config.unread)),
+    };
     if config.model.is_empty() {
         return Err(Fault::invalid("model", "the name of the model is missing"));
     }
     let default_deadline = config.default_deadline.map(|deadline| duration("default_deadline", deadline)).transpose()?;
     let v1::StreamConfig { model, version, window_items, .. } = config;
-    Ok(OpenRequest { model, version, payload, order, window_items, default_deadline, ends_at })
+    Ok(OpenRequest { model, version, payload, order, window_items, unread, default_deadline, ends_at })
 }
 
 /// Longest id of an item or flush: ids are kept until they are echoed, beside the bytes that the window counts.
