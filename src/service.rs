@@ -14,7 +14,9 @@ use crate::{
     drain::{Drain, SessionGuard},
     registry::{Model, ModelStatus, Registry},
     scheduler::{Handoff, StreamHandle, StreamOptions},
-    session::{Event, Inbound, ItemRequest, ItemResult, Order, PayloadKind, Session, SessionMetrics, SessionOptions, Unread, WhenFull},
+    session::{
+        Event, Inbound, ItemRequest, ItemResult, Order, PayloadKind, Session, SessionMetrics, SessionOptions, Unread, WhenFull,
+    },
     telemetry::{Method, MethodMetrics, Telemetry},
 };
 

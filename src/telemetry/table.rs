@@ -127,12 +127,8 @@ pub(super) static WINDOW_STALLS: Metric = counter(
 );
 pub(super) static STREAMS_STALLED: Metric =
     gauge("tidemill_streams_stalled", "streams", METHOD, "Streams that are not reading because their window is full.");
-pub(super) static STREAMS_UNREAD: Metric = gauge(
-    "tidemill_streams_unread",
-    "streams",
-    METHOD,
-    "Streams and calls whose client does not take what is to be sent to it.",
-);
+pub(super) static STREAMS_UNREAD: Metric =
+    gauge("tidemill_streams_unread", "streams", METHOD, "Streams and calls whose client does not take what is to be sent to it.");
 pub(super) static RESULTS_SKIPPED: Metric = counter(
     "tidemill_results_skipped_total",
     "results",

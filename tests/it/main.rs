@@ -13,6 +13,7 @@ mod metrics;
 mod modes;
 mod predict;
 mod promtool;
+mod readers;
 mod scan;
 mod serving;
 mod session;

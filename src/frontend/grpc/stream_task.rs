@@ -126,3 +126,115 @@ impl Patience {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use hyper::body::{Body, Frame};
+    use tokio::sync::{Semaphore, mpsc};
+    use tonic::Status;
+
+    use super::*;
+    use crate::{
+        frontend::grpc::reader::WatchedBody,
+        telemetry::{Method, Telemetry},
+    };
+
+    const TIMEOUT: Duration = Duration::from_secs(300);
+
+    struct Frames(mpsc::Receiver<Bytes>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+        }
+    }
+
+    /// A transport that asks for a frame, and for the next one when a permit says that the client took the last.
+    async fn pipe(frames: Frames, taken: Arc<Semaphore>) {
+        let mut body = WatchedBody::new(tonic::body::Body::new(frames));
+        while std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_some() {
+            taken.acquire().await.expect("never closed").forget();
+        }
+    }
+
+    /// Frames to send, permits to take them, the reader, and the task.
+    fn task() -> (mpsc::Sender<Bytes>, Arc<Semaphore>, Arc<Reader>, StreamTask<impl Future<Output = ()> + Send>) {
+        let (sender, frames) = mpsc::channel(8);
+        let taken = Arc::new(Semaphore::new(0));
+        let task = StreamTask::new(pipe(Frames(frames), Arc::clone(&taken)), TIMEOUT);
+        (sender, taken, Arc::clone(&task.reader), task)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_has_nothing_to_send_is_never_given_up() {
+        let (sender, taken, reader, task) = task();
+        sender.try_send(Bytes::from_static(b"frame")).expect("room");
+        taken.add_permits(1);
+        let task = tokio::spawn(task);
+        tokio::time::sleep(TIMEOUT * 100).await;
+        assert!(!task.is_finished() && !reader.is_unread());
+        drop(sender);
+        task.await.expect("it ends by itself");
+        assert_eq!(reader.given_up(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up_after_the_timeout() {
+        let (sender, _taken, reader, task) = task();
+        sender.try_send(Bytes::from_static(b"frame")).expect("room");
+        let begun = Instant::now();
+        task.await;
+        assert_eq!((reader.given_up(), begun.elapsed().as_secs()), (Some(StreamEnd::Unread), TIMEOUT.as_secs()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_frame_taken_puts_the_end_off() {
+        let (sender, taken, reader, task) = task();
+        for _ in 0..4 {
+            sender.try_send(Bytes::from_static(b"frame")).expect("room");
+        }
+        let (begun, task) = (Instant::now(), tokio::spawn(task));
+        for _ in 0..3 {
+            tokio::time::sleep(TIMEOUT * 9 / 10).await;
+            taken.add_permits(1);
+        }
+        task.await.expect("no panic");
+        assert_eq!(reader.given_up(), Some(StreamEnd::Unread));
+        assert_eq!(begun.elapsed().as_secs(), (TIMEOUT * 27 / 10 + TIMEOUT).as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_read_again_has_all_its_time_again() {
+        let (sender, taken, reader, task) = task();
+        let task = tokio::spawn(task);
+        for _ in 0..20 {
+            sender.try_send(Bytes::from_static(b"frame")).expect("room");
+            tokio::time::sleep(TIMEOUT / 2).await;
+            taken.add_permits(1);
+            tokio::time::sleep(TIMEOUT / 2).await;
+        }
+        assert!(!task.is_finished());
+        assert_eq!(reader.given_up(), None);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_call_is_kept() {
+        let (sender, _taken, reader, task) = task();
+        reader.begin_call(&Arc::new(Telemetry::new().method(Method::Feed)), clock::now());
+        sender.try_send(Bytes::from_static(b"frame")).expect("room");
+        task.await;
+        assert_eq!(reader.given_up(), Some(StreamEnd::Expired));
+    }
+
+    #[test]
+    fn a_stream_that_is_read_costs_little_more_than_its_future() {
+        let (_, _, _, task) = task();
+        let future = size_of_val(&pipe(Frames(mpsc::channel(1).1), Arc::new(Semaphore::new(0))));
+        assert!(size_of_val(&task) - future <= 96, "{} bytes beside {future}", size_of_val(&task) - future);
+        assert!(size_of::<Reader>() <= 96, "{} bytes", size_of::<Reader>());
+    }
+}
