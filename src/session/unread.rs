@@ -41,7 +41,7 @@ pub enum Unread {
 /// Whoever hands events to the transport takes them from the stream, and calls [`Backlog::poll_unread`] while the transport takes
 /// nothing. A result counts as given when it leaves the stream.
 pub struct Backlog<I> {
-    session: Session<I>,
+    session: Box<Session<I>>,
     outbox: Outbox,
     /// How the session ended, to be told after what waits.
     fault: Option<Fault>,
@@ -65,7 +65,7 @@ where
     ///
     /// # Errors
     /// The session, for [`Unread::Block`].
-    pub fn new(session: Session<I>, policy: Unread) -> Result<Self, Session<I>> {
+    pub fn new(session: Box<Session<I>>, policy: Unread) -> Result<Self, Box<Session<I>>> {
         let (results_max, disconnects) = match policy {
             Unread::Block => return Err(session),
             Unread::DropOldest => (session.options.window_items, false),
@@ -112,6 +112,6 @@ where
         if let Some(fault) = this.fault.take() {
             return Poll::Ready(Some(Err(fault)));
         }
-        Pin::new(&mut this.session).poll_next(cx)
+        Pin::new(&mut *this.session).poll_next(cx)
     }
 }

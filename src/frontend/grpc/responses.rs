@@ -107,13 +107,13 @@ impl<R, I> Responses<R, I> {
 
 impl<I: Stream<Item = Result<Inbound, Fault>> + Unpin + Send + 'static> State<I> {
     fn open(session: Session<I>, unread: Unread, model: Arc<Model>, reader: &Reader) -> Self {
-        match Backlog::new(session, unread) {
+        match Backlog::new(Box::new(session), unread) {
             Ok(backlog) => {
                 let backlog = Arc::new(Mutex::new(backlog));
                 reader.keep_polling(Arc::<Mutex<_>>::clone(&backlog));
                 Self::Backlogged(backlog, model)
             }
-            Err(session) => Self::Open(Box::new(session), model),
+            Err(session) => Self::Open(session, model),
         }
     }
 
