@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame};
 use parking_lot::Mutex;
 use tonic::Status;
 
@@ -125,16 +125,28 @@ impl Reader {
     }
 }
 
+/// Largest frame that the transport is given at once: it takes a frame whole or not at all, so with larger ones a slow client
+/// would seem not to read, and the limit of the send buffer would hold for small results alone.
+pub(super) const FRAME_BYTES_MAX: usize = 64 << 10;
+
 /// A response body whose reader learns what the transport does with it.
 pub(super) struct WatchedBody {
     body: tonic::body::Body,
+    /// What is left of a frame that is too large.
+    rest: Bytes,
     reader: Arc<Reader>,
 }
 
 impl WatchedBody {
     /// Belongs to the stream that is being polled.
     pub(super) fn new(body: tonic::body::Body) -> Self {
-        Self { body, reader: Reader::current() }
+        Self { body, rest: Bytes::new(), reader: Reader::current() }
+    }
+
+    /// The beginning of `data`; what is over stays here.
+    fn piece_of(&mut self, mut data: Bytes) -> Frame<Bytes> {
+        self.rest = data.split_off(data.len().min(FRAME_BYTES_MAX));
+        Frame::data(data)
     }
 }
 
@@ -143,7 +155,15 @@ impl Body for WatchedBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        let rest = std::mem::take(&mut self.rest);
+        let frame = if rest.is_empty() {
+            Pin::new(&mut self.body).poll_frame(cx).map_ok(|frame| match frame.into_data() {
+                Ok(data) => self.piece_of(data),
+                Err(trailers) => trailers,
+            })
+        } else {
+            Poll::Ready(Some(Ok(self.piece_of(rest))))
+        };
         // Trailers are never held back.
         let is_data = matches!(&frame, Poll::Ready(Some(Ok(frame))) if frame.is_data());
         self.reader.note_frame(is_data);
@@ -151,10 +171,6 @@ impl Body for WatchedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 }

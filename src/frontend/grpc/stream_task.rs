@@ -136,7 +136,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        frontend::grpc::reader::WatchedBody,
+        frontend::grpc::reader::{FRAME_BYTES_MAX, WatchedBody},
         telemetry::{Method, Telemetry},
     };
 
@@ -205,6 +205,40 @@ mod tests {
         task.await.expect("no panic");
         assert_eq!(reader.given_up(), Some(StreamEnd::Unread));
         assert_eq!(begun.elapsed().as_secs(), (TIMEOUT * 27 / 10 + TIMEOUT).as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_its_time_over_a_large_frame_is_reading() {
+        let (sender, taken, reader, task) = task();
+        sender.try_send(Bytes::from(vec![0; 10 * FRAME_BYTES_MAX])).expect("room");
+        drop(sender);
+        let task = tokio::spawn(task);
+        for _ in 0..10 {
+            assert!(!task.is_finished());
+            tokio::time::sleep(TIMEOUT * 9 / 10).await;
+            taken.add_permits(1);
+        }
+        task.await.expect("no panic");
+        assert_eq!(reader.given_up(), None);
+    }
+
+    #[tokio::test]
+    async fn a_large_frame_comes_in_pieces_and_whole() {
+        let (sender, frames) = mpsc::channel(2);
+        let large: Bytes = (0..2 * FRAME_BYTES_MAX + 1).map(|index| index as u8).collect();
+        for frame in [&large, &large.slice(..10)] {
+            sender.try_send(frame.clone()).expect("room");
+        }
+        drop(sender);
+        let mut body = WatchedBody::new(tonic::body::Body::new(Frames(frames)));
+        let mut pieces = Vec::new();
+        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            assert!(!body.is_end_stream());
+            pieces.push(frame.expect("no error").into_data().expect("data"));
+        }
+        let lengths: Vec<_> = pieces.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [FRAME_BYTES_MAX, FRAME_BYTES_MAX, 1, 10]);
+        assert_eq!(pieces.concat(), [&large[..], &large[..10]].concat());
     }
 
     #[tokio::test(start_paused = true)]
