@@ -20,7 +20,7 @@ use crate::{
     scheduler::{Handoff, Overflow, StreamHandle, StreamOptions},
     session::{
         Event, Inbound, ItemRequest, ItemResult, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions,
-        WhenFull,
+        Unread, WhenFull,
     },
     telemetry::{Method, MethodMetrics, Telemetry},
 };
@@ -40,6 +40,8 @@ pub struct OpenRequest {
     pub order: Order,
     /// Wanted window; 0 for the default.
     pub window_items: u32,
+    /// What gives way when the client does not read.
+    pub unread: Unread,
     /// Deadline of items that name none.
     pub default_deadline: Option<Duration>,
     /// What gives way when items come faster than they are run; only a live feed may drop.
@@ -87,6 +89,7 @@ struct Inner {
 pub struct OpenStream {
     model: Arc<Model>,
     limits: StreamLimits,
+    unread: Unread,
     options: SessionOptions,
     handle: StreamHandle,
     metrics: SessionMetrics,
@@ -162,7 +165,7 @@ impl Service {
         };
         let handle = handoff.open(stream).ok_or_else(|| unloaded(&request.model))?;
         let metrics = SessionMetrics::open(Arc::clone(self.metrics(method)));
-        Ok(OpenStream { model, limits, options, handle, metrics, drain: drain.clone(), guard })
+        Ok(OpenStream { model, limits, unread: request.unread, options, handle, metrics, drain: drain.clone(), guard })
     }
 
     /// Runs one item.
@@ -264,7 +267,9 @@ impl Service {
         self.metrics(method).fault(fault.kind()).increment(1);
     }
 
-    fn metrics(&self, method: Method) -> &Arc<MethodMetrics> {
+    /// What is counted for a method.
+    #[must_use]
+    pub fn metrics(&self, method: Method) -> &Arc<MethodMetrics> {
         &self.inner.methods[method as usize]
     }
 }
@@ -295,6 +300,12 @@ impl OpenStream {
     #[must_use]
     pub const fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// What gives way when the client does not read.
+    #[must_use]
+    pub const fn unread(&self) -> Unread {
+        self.unread
     }
 
     /// The limits in force.

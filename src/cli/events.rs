@@ -11,12 +11,12 @@ use tonic::{Status, Streaming};
 use super::{
     StreamArgs,
     output::Printer,
-    records::{OpenedRecord, ResultRecord, SegmentRecord, SegmentStartedRecord, SummaryRecord, seconds},
+    records::{OpenedRecord, ResultRecord, SegmentRecord, SegmentStartedRecord, SkippedRecord, SummaryRecord, seconds},
     status::{Ending, Failure},
 };
 use crate::proto::v1::{
-    FeedResponse, Framing, ItemResult, Opened, PayloadKind, ResultOrder, ScanResponse, Segment, SegmentStarted, StreamConfig,
-    Summary, feed_response, item_result, scan_response,
+    FeedResponse, Framing, ItemResult, Opened, PayloadKind, ResultOrder, ScanResponse, Segment, SegmentStarted, Skipped,
+    StreamConfig, Summary, feed_response, item_result, scan_response,
 };
 
 /// What Feed and Scan have in common.
@@ -26,6 +26,7 @@ pub(super) enum StreamEvent {
     Result(ItemResult),
     SegmentStarted(SegmentStarted),
     Segment(Segment),
+    Skipped(Skipped),
     Completed(Summary),
     /// A kind that this client does not ask for or does not know; newer servers may send some.
     Other,
@@ -39,7 +40,8 @@ impl From<FeedResponse> for StreamEvent {
             Some(feed_response::Event::SegmentStarted(started)) => Self::SegmentStarted(started),
             Some(feed_response::Event::Segment(segment)) => Self::Segment(segment),
             Some(feed_response::Event::Completed(summary)) => Self::Completed(summary),
-            Some(feed_response::Event::Flushed(_) | feed_response::Event::Skipped(_)) | None => Self::Other,
+            Some(feed_response::Event::Skipped(skipped)) => Self::Skipped(skipped),
+            Some(feed_response::Event::Flushed(_)) | None => Self::Other,
         }
     }
 }
@@ -169,6 +171,11 @@ impl Tally {
             StreamEvent::Segment(segment) => {
                 self.open_segment = None;
                 self.take_segment(&segment, printer)?;
+            }
+            StreamEvent::Skipped(skipped) => {
+                self.summary.items += skipped.results;
+                self.summary.skipped += skipped.results;
+                printer.print(&SkippedRecord::from(&skipped))?;
             }
             StreamEvent::Completed(summary) => self.summary.complete(&summary),
             StreamEvent::Opened(_) | StreamEvent::Other => {}

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::proto::{
     duration_from_wire,
-    v1::{FeedRequest, Framing, KeepAlive, Opened, OverflowPolicy, StreamConfig, feed_request::Message},
+    v1::{FeedRequest, Framing, KeepAlive, Opened, OverflowPolicy, StreamConfig, UnreadPolicy, feed_request::Message},
 };
 
 /// Requests between the reader of the audio and the connection: enough to keep the connection busy, too few to hide its pace.
@@ -68,6 +68,10 @@ pub struct FeedArgs {
     #[arg(long, value_enum, default_value_t)]
     overflow: OverflowArg,
 
+    /// What gives way when results come faster than they are read; gaps are printed as `skipped`
+    #[arg(long, value_enum, default_value_t)]
+    unread: UnreadArg,
+
     /// Audio in one message, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     chunk_ms: u32,
@@ -98,12 +102,38 @@ impl OverflowArg {
     }
 }
 
+/// What gives way when results come faster than they are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum UnreadArg {
+    /// The server waits, and reads no more audio
+    #[default]
+    Block,
+    /// The oldest result, once a window of them waits
+    DropOldest,
+    /// All results that wait but the newest
+    Latest,
+    /// The stream, once a window of results waits
+    Disconnect,
+}
+
+impl UnreadArg {
+    const fn wire(self) -> UnreadPolicy {
+        match self {
+            Self::Block => UnreadPolicy::Block,
+            Self::DropOldest => UnreadPolicy::DropOldest,
+            Self::Latest => UnreadPolicy::Latest,
+            Self::Disconnect => UnreadPolicy::Disconnect,
+        }
+    }
+}
+
 pub(super) async fn run(args: &FeedArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
     let source = AudioSource::open(&args.input.file).await?;
     let (requests, receiver) = mpsc::channel(QUEUED_REQUESTS);
     let opening = async {
         let channel = args.connection.connect().await?;
-        let config = StreamConfig { overflow: args.overflow.wire().into(), ..stream_config(&args.stream) };
+        let (overflow, unread) = (args.overflow.wire().into(), args.unread.wire().into());
+        let config = StreamConfig { overflow, unread, ..stream_config(&args.stream) };
         let open = request(Message::Open(config));
         requests.send(open).await.map_err(|_| Failure::ConnectionLost("the stream ended before it began".to_owned()))?;
         let responses = inference(channel).feed(ReceiverStream::new(receiver)).await?;

@@ -75,8 +75,10 @@ JSON lines (--json), one object with one key a line, on standard output:
                    (with --results, or if it is an error)
   segment_started  index start_sample start_ms
   segment          index start_sample end_sample start_ms end_ms
-  summary          completed interrupted items ok errors segments samples
-                   [payload_bytes elapsed_ms queue_ns compute_ns] [received]
+  skipped          first_seq results (results that --unread gave up)
+  summary          completed interrupted items ok errors [skipped] segments
+                   samples [payload_bytes elapsed_ms queue_ns compute_ns]
+                   [received]
                    received: total_bytes crc32c [sha256]
   prediction       model version outputs [timing]
   model            name version state [reason] engine description stateful;

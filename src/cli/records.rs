@@ -13,7 +13,7 @@ use super::{
 };
 use crate::proto::{
     duration_from_wire,
-    v1::{ItemResult, Opened, Segment, SegmentStarted, Summary, Timing, item_result},
+    v1::{ItemResult, Opened, Segment, SegmentStarted, Skipped, Summary, Timing, item_result},
 };
 
 /// The server's first word on a stream.
@@ -199,6 +199,34 @@ impl Record for SegmentRecord {
     const KIND: &'static str = "segment";
 }
 
+/// Results that were not read in time.
+#[derive(Debug, Serialize)]
+pub(super) struct SkippedRecord {
+    first_seq: u64,
+    results: u64,
+}
+
+impl From<&Skipped> for SkippedRecord {
+    fn from(skipped: &Skipped) -> Self {
+        let Skipped { first_seq, results } = *skipped;
+        Self { first_seq, results }
+    }
+}
+
+impl fmt::Display for SkippedRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "item {:>6}  {} skipped, because nobody read", self.first_seq, counted(self.results, "result"))
+    }
+}
+
+impl Record for SkippedRecord {
+    const KIND: &'static str = "skipped";
+
+    fn place(&self) -> Place {
+        Place::Notes
+    }
+}
+
 /// What was done. Without the server's own summary it holds what this client has seen.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct SummaryRecord {
@@ -209,6 +237,8 @@ pub(super) struct SummaryRecord {
     pub(super) items: u64,
     pub(super) ok: u64,
     pub(super) errors: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) skipped: u64,
     pub(super) segments: u64,
     pub(super) samples: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -243,6 +273,9 @@ impl fmt::Display for SummaryRecord {
         let audio_s = seconds(self.samples, self.rate_hz);
         let (windows, errors) = (counted(self.items, "window"), counted(self.errors, "error"));
         write!(f, "{audio_s:.2} s of audio, {windows}: {} ok, {errors}; {}", self.ok, counted(self.segments, "segment"))?;
+        if self.skipped > 0 {
+            write!(f, "; {} skipped", counted(self.skipped, "result"))?;
+        }
         if let Some(elapsed_ms) = self.elapsed_ms {
             let elapsed_s = elapsed_ms as f64 / 1e3;
             write!(f, "; {elapsed_s:.2} s taken")?;
@@ -289,6 +322,10 @@ impl fmt::Display for DigestRecord {
     }
 }
 
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
@@ -306,6 +343,15 @@ mod tests {
     fn a_segment_reads_like_a_line_of_a_protocol() {
         let segment = Segment { index: 0, start_sample: 20_480, end_sample: 48_640, start_ms: 1_280, end_ms: 3_040 };
         assert_eq!(SegmentRecord::from(&segment).to_string(), "speech  1.28 s –  3.04 s");
+    }
+
+    #[test]
+    fn skipped_results_are_told_where_they_are_missing_and_in_all() {
+        let skipped = SkippedRecord::from(&Skipped { first_seq: 17, results: 1 });
+        assert_eq!(skipped.to_string(), "item     17  1 result skipped, because nobody read");
+        let summary = SummaryRecord { items: 5, ok: 2, skipped: 3, ..SummaryRecord::default() };
+        let text = "0.00 s of audio, 5 windows: 2 ok, 0 errors; 0 segments; 3 results skipped; broken off";
+        assert_eq!(summary.to_string(), text);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::proto::{
     v1::{
         BatchCost, Datatype, FeedRequest, FeedResponse, Framing, GetModelRequest, GetModelResponse, ItemResult,
         ListModelsRequest, ListModelsResponse, ModelDetail, ModelState, ModelSummary, Opened, Outputs, PayloadDigest,
-        PayloadKind, PredictRequest, PredictResponse, ScanRequest, ScanResponse, Segment, SegmentStarted, StreamConfig,
+        PayloadKind, PredictRequest, PredictResponse, ScanRequest, ScanResponse, Segment, SegmentStarted, Skipped, StreamConfig,
         StreamLimits, Summary, Tensor, TensorSpec, Timing, UploadRequest, UploadResponse, WindowPosition, feed_request,
         feed_response,
         inference_service_server::{InferenceService, InferenceServiceServer},
@@ -39,6 +39,8 @@ pub(super) struct Script {
     pub(super) refusal: Option<Status>,
     /// Answer this item with an error.
     pub(super) bad_item: Option<u64>,
+    /// Say before the end of a feed that these results are missing.
+    pub(super) skipped: Option<Skipped>,
     /// End a feed with this once one chunk has come.
     pub(super) break_off: Option<Status>,
     /// Largest message.
@@ -57,6 +59,7 @@ impl Default for Script {
             refusal: None,
             bad_item: None,
             break_off: None,
+            skipped: None,
             max_message_bytes: 4 * 1024 * 1024,
             garble: false,
             health: ServingStatus::Serving,
@@ -291,6 +294,9 @@ impl InferenceService for Scripted {
             }
             for result in scripted.results(bytes.len()).split_off(answered) {
                 yield feed_response::Event::Result(result);
+            }
+            if let Some(skipped) = scripted.script.skipped {
+                yield feed_response::Event::Skipped(skipped);
             }
             yield feed_response::Event::Segment(SEGMENT);
             yield feed_response::Event::Completed(scripted.summary(bytes.len()));

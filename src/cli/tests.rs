@@ -19,7 +19,7 @@ use super::{
     run_with,
     scripted::{Script, ScriptedServer, WINDOW_SAMPLES},
 };
-use crate::proto::v1::predict_request::Payload;
+use crate::proto::v1::{Skipped, UnreadPolicy, predict_request::Payload};
 
 #[derive(Parser)]
 struct CommandLine {
@@ -161,6 +161,22 @@ async fn feed_prints_documented_json_lines_and_an_item_error_makes_exit_code_1()
         "\n",
     );
     assert_eq!(ended, Ended { exit_code: 1, results: expected.to_owned(), notes: String::new() });
+}
+
+#[tokio::test]
+async fn results_that_nobody_read_are_told_and_counted() {
+    let script = Script { skipped: Some(Skipped { first_seq: 1, results: 41 }), ..Script::default() };
+    let (server, folder) = (ScriptedServer::start(script).await, folder());
+    let file = raw_file(&folder, &samples(WINDOW_SAMPLES));
+    let ended = run(&server, &["feed", text(&file), "--unread", "drop-oldest"]).await;
+    assert!(ended.notes.starts_with("item      1  41 results skipped, because nobody read\n"), "{}", ended.notes);
+    assert!(ended.notes.contains("; 41 results skipped; "), "{}", ended.notes);
+    assert_eq!(ended.exit_code, 0);
+    assert_eq!(server.seen().config.clone().expect("opened").unread(), UnreadPolicy::DropOldest);
+    let ended = run(&server, &["feed", text(&file), "--json"]).await;
+    assert!(ended.results.contains(r#"{"skipped":{"first_seq":1,"results":41}}"#), "{}", ended.results);
+    assert!(ended.results.contains(r#""skipped":41,"segments""#), "{}", ended.results);
+    assert_eq!(server.seen().config.clone().expect("opened").unread(), UnreadPolicy::Block);
 }
 
 #[tokio::test]

@@ -50,6 +50,8 @@ pub struct GrpcConfig {
     pub stream_window_bytes: u32,
     /// HTTP/2 flow-control window of a connection.
     pub connection_window_bytes: u32,
+    /// Bytes that wait in HTTP/2 for a client to take them, on one stream.
+    pub max_send_buffer_bytes: usize,
     /// RPCs open at once on one connection.
     pub max_streams_per_connection: u32,
     /// Connections open at once.
@@ -68,6 +70,7 @@ impl Default for GrpcConfig {
             max_message_bytes: 16 << 20,
             stream_window_bytes: 256 << 10,
             connection_window_bytes: 16 << 20,
+            max_send_buffer_bytes: 128 << 10,
             max_streams_per_connection: 10_000,
             max_connections: 10_000,
             keepalive_interval_s: 30,
@@ -105,6 +108,8 @@ pub struct SessionConfig {
     pub max_item_bytes: usize,
     /// Seconds after which a stream with nothing in flight and nothing sent ends.
     pub idle_timeout_s: u64,
+    /// Seconds after which a stream whose client takes nothing of what is to be sent is reset.
+    pub unread_timeout_s: u64,
     /// Seconds in which a stream must send its first message.
     pub open_timeout_s: u64,
     /// Largest upload.
@@ -126,6 +131,7 @@ impl Default for SessionConfig {
             window_bytes: 8 << 20,
             max_item_bytes: 4 << 20,
             idle_timeout_s: 300,
+            unread_timeout_s: 300,
             open_timeout_s: 10,
             upload_max_bytes: 1 << 30,
             upload_max_results: 100_000,
@@ -140,6 +146,12 @@ impl SessionConfig {
     #[must_use]
     pub const fn idle_timeout(&self) -> Duration {
         Duration::from_secs(self.idle_timeout_s)
+    }
+
+    /// Time after which a stream whose client takes nothing of what is to be sent is reset.
+    #[must_use]
+    pub const fn unread_timeout(&self) -> Duration {
+        Duration::from_secs(self.unread_timeout_s)
     }
 
     /// Time in which a stream must send its first message.

@@ -47,6 +47,13 @@ pub enum Event {
     },
     /// A segment is complete.
     Segment(Segment),
+    /// Results were given up because the client did not read them.
+    Skipped {
+        /// Number of the first item whose result is missing.
+        first_seq: u64,
+        /// How many are missing, of this item and those after it.
+        results: u64,
+    },
     /// Everything before the flush with this id is answered.
     Flushed {
         /// The client's id.
@@ -80,7 +87,7 @@ pub struct ItemResult {
 pub struct Summary {
     /// Items taken in.
     pub items: u64,
-    /// Items answered with outputs.
+    /// Items answered with outputs. Results that were skipped count neither here nor as errors.
     pub ok: u64,
     /// Items answered with a fault.
     pub errors: u64,

@@ -14,9 +14,11 @@
 mod event;
 mod intake;
 mod options;
+mod outbox;
 mod pending;
 mod stream;
 mod timekeeper;
+mod unread;
 mod upload;
 
 pub use event::{Event, Inbound, ItemRequest, ItemResult, Summary};
@@ -24,4 +26,5 @@ pub use intake::PayloadKind;
 pub use options::{Order, OverflowPolicy, SessionMetrics, SessionOptions, WhenFull};
 pub use stream::Session;
 pub use timekeeper::keep_time;
+pub use unread::{Backlog, Unread};
 pub use upload::{Upload, UploadOptions, UploadPart, UploadParts, collect_upload};

@@ -57,9 +57,9 @@ pub struct Session<I> {
     inbound: I,
     handle: StreamHandle,
     model: Arc<Model>,
-    options: SessionOptions,
+    pub(super) options: SessionOptions,
     drain: Drain,
-    metrics: SessionMetrics,
+    pub(super) metrics: SessionMetrics,
     _guard: SessionGuard,
     intake: Intake,
     input: Input,
@@ -75,6 +75,13 @@ pub struct Session<I> {
     timer: Option<Pin<Box<Sleep>>>,
     stalled: Option<GaugeGuard>,
     done: bool,
+}
+
+impl<I> Session<I> {
+    /// Says why the session ends before its time.
+    pub fn abandon(&mut self, end: StreamEnd) {
+        self.metrics.end = end;
+    }
 }
 
 impl<I> Session<I>
@@ -441,20 +448,59 @@ where
         }
     }
 
-    fn hand_out(&mut self, mut event: Event) -> Event {
-        if let Event::Result(result) = &mut event {
-            result.age = clock::now().since(result.timing.arrived);
-            self.handle.metrics().item_time.record(result.age);
-            match &result.outcome {
-                Ok(outputs) => {
-                    self.summary.ok += 1;
-                    self.metrics.method.bytes_out.increment(outputs.iter().map(|output| output.data().len() as u64).sum());
-                }
-                Err(fault) => {
-                    self.summary.errors += 1;
-                    self.metrics.method.fault(fault.kind()).increment(1);
+    /// The next event, not handed out yet: who takes it says so by [`Session::hand_out`] when it leaves.
+    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, Fault>>> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Poll::Ready(Some(Ok(event)));
+            }
+            if self.done {
+                return Poll::Ready(None);
+            }
+            if let Err(fault) = self.take_in(cx) {
+                let end = if fault.kind() == FaultKind::Cancelled { StreamEnd::Cancelled } else { StreamEnd::Refused };
+                return Poll::Ready(Some(self.end_with(end, fault)));
+            }
+            let came = self.handle.poll_answers(cx, &mut self.answers).is_ready();
+            self.expire_staged();
+            let answered = !self.answers.is_empty();
+            self.absorb_answers();
+            if !self.events.is_empty() {
+                continue;
+            }
+            if let Some(end) = self.end() {
+                return Poll::Ready(Some(end));
+            }
+            if came || answered {
+                continue;
+            }
+            if let Some((end, fault)) = self.poll_timer(cx) {
+                return Poll::Ready(Some(self.end_with(end, fault)));
+            }
+            return Poll::Pending;
+        }
+    }
+
+    /// Counts what leaves for the client.
+    pub(super) fn hand_out(&mut self, mut event: Event) -> Event {
+        match &mut event {
+            Event::Result(result) => {
+                result.age = clock::now().since(result.timing.arrived);
+                self.handle.metrics().item_time.record(result.age);
+                match &result.outcome {
+                    Ok(outputs) => {
+                        self.summary.ok += 1;
+                        self.metrics.method.bytes_out.increment(outputs.iter().map(|output| output.data().len() as u64).sum());
+                    }
+                    Err(fault) => {
+                        self.summary.errors += 1;
+                        self.metrics.method.fault(fault.kind()).increment(1);
+                    }
                 }
             }
+            // It may have waited together with the results that it counts.
+            Event::Completed(summary) => (summary.ok, summary.errors) = (self.summary.ok, self.summary.errors),
+            _ => {}
         }
         event
     }
@@ -474,35 +520,7 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        loop {
-            if let Some(event) = this.events.pop_front() {
-                return Poll::Ready(Some(Ok(this.hand_out(event))));
-            }
-            if this.done {
-                return Poll::Ready(None);
-            }
-            if let Err(fault) = this.take_in(cx) {
-                let end = if fault.kind() == FaultKind::Cancelled { StreamEnd::Cancelled } else { StreamEnd::Refused };
-                return Poll::Ready(Some(this.end_with(end, fault)));
-            }
-            let came = this.handle.poll_answers(cx, &mut this.answers).is_ready();
-            this.expire_staged();
-            let answered = !this.answers.is_empty();
-            this.absorb_answers();
-            if !this.events.is_empty() {
-                continue;
-            }
-            if let Some(end) = this.end() {
-                return Poll::Ready(Some(end));
-            }
-            if came || answered {
-                continue;
-            }
-            if let Some((end, fault)) = this.poll_timer(cx) {
-                return Poll::Ready(Some(this.end_with(end, fault)));
-            }
-            return Poll::Pending;
-        }
+        this.poll_event(cx).map(|event| event.map(|event| event.map(|event| this.hand_out(event))))
     }
 }
 

@@ -167,7 +167,7 @@ where
                 }
             }
             Event::Segment(segment) => segments.push(segment),
-            Event::SegmentStarted { .. } | Event::Flushed { .. } => {}
+            Event::SegmentStarted { .. } | Event::Flushed { .. } | Event::Skipped { .. } => {}
             Event::Completed(completed) => summary = completed,
         }
     }

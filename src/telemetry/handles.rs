@@ -44,6 +44,8 @@ pub enum StreamEnd {
     Expired,
     /// Nothing arrived for the idle timeout.
     Idle,
+    /// The client did not read, and was reset.
+    Unread,
     /// The server shut down.
     Drained,
     /// The client broke the contract or a limit, and was told so.
@@ -54,8 +56,8 @@ pub enum StreamEnd {
 
 impl StreamEnd {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 7] =
-        [Self::Finished, Self::Cancelled, Self::Expired, Self::Idle, Self::Drained, Self::Refused, Self::Failed];
+    pub const ALL: [Self; 8] =
+        [Self::Finished, Self::Cancelled, Self::Expired, Self::Idle, Self::Unread, Self::Drained, Self::Refused, Self::Failed];
 
     /// Metric label.
     #[must_use]
@@ -65,6 +67,7 @@ impl StreamEnd {
             Self::Cancelled => "cancelled",
             Self::Expired => "expired",
             Self::Idle => "idle",
+            Self::Unread => "unread",
             Self::Drained => "drained",
             Self::Refused => "refused",
             Self::Failed => "failed",
@@ -142,6 +145,10 @@ pub struct MethodMetrics {
     pub window_stalls: Counter,
     /// Streams that are not reading because their window is full; hold a [`GaugeGuard`] while it lasts.
     pub windows_stalled: Gauge,
+    /// Streams and calls whose client takes nothing; hold a [`GaugeGuard`] while it lasts.
+    pub streams_unread: Gauge,
+    /// Results that were given up because the client did not read.
+    pub results_skipped: Counter,
     /// Payload bytes from clients.
     pub bytes_in: Counter,
     /// Payload bytes to clients.

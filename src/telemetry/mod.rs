@@ -98,6 +98,8 @@ impl Telemetry {
             streams_open: registrar.gauge(&table::STREAMS_OPEN, &[method]),
             window_stalls: registrar.counter(&table::WINDOW_STALLS, &[method]),
             windows_stalled: registrar.gauge(&table::STREAMS_STALLED, &[method]),
+            streams_unread: registrar.gauge(&table::STREAMS_UNREAD, &[method]),
+            results_skipped: registrar.counter(&table::RESULTS_SKIPPED, &[method]),
             bytes_in: registrar.counter(&table::RECEIVED_BYTES, &[method]),
             bytes_out: registrar.counter(&table::SENT_BYTES, &[method]),
             faults: FaultKind::ALL.map(|kind| registrar.counter(&table::FAULTS, &[method, kind.label()])),

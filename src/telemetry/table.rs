@@ -161,6 +161,14 @@ pub(super) static WINDOW_STALLS: Metric = counter(
 );
 pub(super) static STREAMS_STALLED: Metric =
     gauge("tidemill_streams_stalled", "streams", METHOD, "Streams that are not reading because their window is full.");
+pub(super) static STREAMS_UNREAD: Metric =
+    gauge("tidemill_streams_unread", "streams", METHOD, "Streams and calls whose client does not take what is to be sent to it.");
+pub(super) static RESULTS_SKIPPED: Metric = counter(
+    "tidemill_results_skipped_total",
+    "results",
+    METHOD,
+    "Results that were given up because the client did not read, as its stream's unread policy says.",
+);
 pub(super) static RECEIVED_BYTES: Metric =
     counter("tidemill_received_bytes_total", "bytes", METHOD, "Payload that arrived from clients, without framing.");
 pub(super) static SENT_BYTES: Metric =
@@ -216,6 +224,8 @@ pub static METRICS: &[&Metric] = &[
     &STREAMS_ENDED,
     &WINDOW_STALLS,
     &STREAMS_STALLED,
+    &STREAMS_UNREAD,
+    &RESULTS_SKIPPED,
     &RECEIVED_BYTES,
     &SENT_BYTES,
     &FAULTS,

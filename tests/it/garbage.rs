@@ -246,7 +246,7 @@ fn some_item() -> impl Strategy<Value = Item> {
 }
 
 fn config() -> impl Strategy<Value = StreamConfig> {
-    let enums = || select(vec![0, 1, 2, 3, -1, i32::MAX]);
+    let enums = || select(vec![0, 1, 2, 3, 4, -1, i32::MAX]);
     let window = select(vec![0, 1, 2, 1_024, u32::MAX]);
     let names = (text(), select(vec!["", "1", "2", "-1", "18446744073709551616"]), window);
     let policies = (enums(), enums(), enums(), enums(), enums());

@@ -14,6 +14,7 @@ mod modes;
 mod padding;
 mod predict;
 mod promtool;
+mod readers;
 mod scan;
 mod serving;
 mod session;

@@ -271,8 +271,17 @@ pub(crate) struct Said {
 impl Feed {
     /// Calls the method and sends nothing.
     pub(crate) async fn call(client: &mut Client) -> Self {
+        Self::call_within(client, None).await
+    }
+
+    /// The same with a `grpc-timeout`, which this client leaves to the server.
+    pub(crate) async fn call_within(client: &mut Client, limit: Option<Duration>) -> Self {
         let (sender, receiver) = mpsc::channel(4);
-        let responses = client.feed(Request::new(ReceiverStream::new(receiver))).await.expect("headers").into_inner();
+        let mut request = Request::new(ReceiverStream::new(receiver));
+        if let Some(limit) = limit {
+            request.set_timeout(limit);
+        }
+        let responses = client.feed(request).await.expect("headers").into_inner();
         Self { requests: Some(sender), responses }
     }
 

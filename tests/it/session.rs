@@ -1,6 +1,6 @@
 //! Sessions on a scripted engine, with items from a channel.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -18,8 +18,8 @@ use tidemill::{
     registry::{LoadedModel, Model},
     scheduler::{Admission, CostCurve, Handoff, Lanes, Ledger, ModelOptions, ModelRuntime, Overflow, StreamOptions},
     session::{
-        Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions, UploadOptions,
-        UploadPart, UploadParts, WhenFull, collect_upload, keep_time,
+        Backlog, Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions,
+        Unread, UploadOptions, UploadPart, UploadParts, WhenFull, collect_upload, keep_time,
     },
     telemetry::{Method, Telemetry},
 };
@@ -205,6 +205,61 @@ async fn results_come_in_order_with_their_ids_and_a_bad_item_is_answered_in_its_
     assert_eq!(results(session).await, [ok("a", 20.0), err("b", FaultKind::Invalid), ok("c", 60.0)]);
     let ledger = fixture.ledger();
     assert_eq!((ledger.received(), ledger.outcome(Outcome::Ok), ledger.outcome(Outcome::Refused)), (3, 2, 1));
+}
+
+fn backlog_of(session: TestSession, policy: Unread) -> Backlog<ReceiverStream<Result<Inbound, Fault>>> {
+    Backlog::new(Box::new(session), policy).ok().expect("a policy that goes on")
+}
+
+#[tokio::test]
+async fn a_session_that_nobody_reads_goes_on_to_its_end_and_tells_it_last() {
+    let fixture = fixture(false, 100);
+    let (sender, session) = fixture.session(options_of(PayloadKind::Tensors));
+    let mut backlog = backlog_of(session, Unread::Latest);
+    for id in ["a", "b", "c"] {
+        send(&sender, item(id, 1.0)).await;
+    }
+    let skipped = || fixture.telemetry.render().contains("tidemill_results_skipped_total{method=\"feed\"} 2");
+    let unread = std::future::poll_fn(|cx| if skipped() { Poll::Ready(()) } else { backlog.poll_unread(cx) });
+    tokio::time::timeout(PATIENCE, unread).await.expect("it goes on");
+    fixture.drain.begin();
+    assert_eq!(std::future::poll_fn(|cx| Poll::Ready(backlog.poll_unread(cx))).await, Poll::Pending);
+    let events: Vec<_> = backlog.collect().await;
+    let [Ok(Event::Skipped { first_seq: 0, results: 2 }), Ok(newest), Err(fault)] = events.as_slice() else {
+        panic!("{events:?}")
+    };
+    assert_eq!((outcome_of(newest), fault.kind()), (ok("c", 2.0), FaultKind::Unavailable));
+    let text = fixture.telemetry.render();
+    assert!(text.contains("tidemill_streams_ended_total{method=\"feed\",reason=\"drained\"} 1"), "{text}");
+    assert!(text.contains("tidemill_sent_bytes_total{method=\"feed\"} 24"), "what is skipped is not sent: {text}");
+}
+
+#[tokio::test]
+async fn a_backlog_keeps_a_bounded_number_of_events_that_cannot_be_given_up() {
+    let fixture = fixture(false, 100);
+    let (sender, session) = fixture.session(options_of(PayloadKind::Tensors));
+    let mut backlog = backlog_of(session, Unread::Latest);
+    let mut sent = 0;
+    loop {
+        while sender.try_send(Ok(Inbound::Flush(sent.to_string()))).is_ok() {
+            sent += 1;
+        }
+        // A task that has used up its share of the processor is told to wait, as if nothing had come.
+        tokio::task::yield_now().await;
+        assert_eq!(std::future::poll_fn(|cx| Poll::Ready(backlog.poll_unread(cx))).await, Poll::Pending);
+        if sender.capacity() == 0 {
+            break;
+        }
+    }
+    assert!((1_024..1_200).contains(&sent), "{sent} flushes were taken in, and nobody reads");
+    drop(sender);
+    let events: Vec<_> = backlog.collect().await;
+    let flushes = events.iter().filter_map(|event| match event {
+        Ok(Event::Flushed { id, .. }) => Some(id.clone()),
+        _ => None,
+    });
+    assert!(flushes.eq((0..sent).map(|id| id.to_string())), "in order, and all of them");
+    assert!(matches!(events.last(), Some(Ok(Event::Completed(_)))));
 }
 
 #[tokio::test]

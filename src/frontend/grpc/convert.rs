@@ -11,7 +11,7 @@ use crate::{
     proto::{duration_from_wire, v1},
     registry::Model,
     service::{OpenRequest, OpenStream, Service, StreamLimits, TenantKey},
-    session::{self, ItemRequest, Order, OverflowPolicy, PayloadKind},
+    session::{self, ItemRequest, Order, OverflowPolicy, PayloadKind, Unread},
 };
 
 /// What the metadata of a call say, whatever its method.
@@ -61,6 +61,13 @@ pub(super) fn open_request(config: v1::StreamConfig, caller: Caller) -> Result<O
         Ok(v1::Priority::Low) => Priority::Low,
         Err(_) => return Err(unknown_enum("priority", "Priority", config.priority)),
     };
+    let unread = match v1::UnreadPolicy::try_from(config.unread) {
+        Ok(v1::UnreadPolicy::Unspecified | v1::UnreadPolicy::Block) => Unread::Block,
+        Ok(v1::UnreadPolicy::DropOldest) => Unread::DropOldest,
+        Ok(v1::UnreadPolicy::Latest) => Unread::Latest,
+        Ok(v1::UnreadPolicy::Disconnect) => Unread::Disconnect,
+        Err(_) => return Err(unknown_enum("unread", "UnreadPolicy", config.unread)),
+    };
     if config.model.is_empty() {
         return Err(Fault::invalid("model", "the name of the model is missing"));
     }
@@ -74,6 +81,7 @@ pub(super) fn open_request(config: v1::StreamConfig, caller: Caller) -> Result<O
         payload,
         order,
         window_items,
+        unread,
         default_deadline,
         overflow,
         max_age,

@@ -10,9 +10,11 @@ mod limits;
 mod linger;
 mod models;
 mod native;
+mod reader;
 mod responses;
 mod server;
 mod status;
+mod stream_task;
 
 pub use health::keep_health;
 pub use server::{GrpcServer, Shutdown};

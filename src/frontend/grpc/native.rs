@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -10,6 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     convert::{self, Caller},
+    reader::Reader,
     responses::{Opened, Responses},
     status::{fault_of, status_of},
 };
@@ -17,7 +19,7 @@ use crate::{
     domain::{Fault, FaultKind, Timestamp},
     proto::v1::{self, inference_service_server::InferenceService},
     service::{PredictInput, Service},
-    session::{self, Inbound, UploadOptions, UploadPart, UploadParts, collect_upload},
+    session::{self, Inbound, Unread, UploadOptions, UploadPart, UploadParts, collect_upload},
     telemetry::Method,
 };
 
@@ -44,11 +46,23 @@ impl Native {
         I: Stream<Item = Result<Inbound, Fault>> + Unpin,
     {
         let request = convert::open_request(config, caller).map_err(|fault| self.refuse(method, fault))?;
+        if request.unread != Unread::Block && method != Method::Feed {
+            let message = "only Feed gives up results that are not read; leave `unread` unspecified or blocking";
+            return Err(self.refuse(method, Fault::invalid("unread", message)));
+        }
         let stream = self.service.open(method, request)?;
         let message = convert::opened(&stream, self.max_message_bytes);
-        let model = std::sync::Arc::clone(stream.model());
+        let unread = stream.unread();
+        let model = Arc::clone(stream.model());
         let session = stream.session(inbound).map_err(|fault| self.refuse(method, fault))?;
-        Ok(Opened { message, model, session })
+        Ok(Opened { message, model, session, unread })
+    }
+
+    /// What the call's metadata say, and who reads its response.
+    fn begin<M>(&self, method: Method, request: &Request<M>) -> (Caller, Arc<Reader>) {
+        let (caller, reader) = (Caller::of(request.metadata(), &self.service), Reader::current());
+        reader.begin_call(self.service.metrics(method), caller.ends_at);
+        (caller, reader)
     }
 
     /// Waits for a stream's first message, for no longer than the limits allow.
@@ -76,7 +90,7 @@ impl Native {
 #[tonic::async_trait]
 impl InferenceService for Native {
     async fn predict(&self, request: Request<v1::PredictRequest>) -> Result<Response<v1::PredictResponse>, Status> {
-        let caller = Caller::of(request.metadata(), &self.service);
+        let (caller, _) = self.begin(Method::Predict, &request);
         let v1::PredictRequest { model, version, payload, priority } = request.into_inner();
         let input = match payload {
             Some(v1::predict_request::Payload::Item(item)) => PredictInput::Item(convert::item_request(item)),
@@ -103,7 +117,7 @@ impl InferenceService for Native {
     type ScanStream = Responses<v1::ScanResponse, stream::Iter<ScanInput>>;
 
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
-        let caller = Caller::of(request.metadata(), &self.service);
+        let (caller, reader) = self.begin(Method::Scan, &request);
         let v1::ScanRequest { config, payload } = request.into_inner();
         let mut config =
             convert::stream_config("config", config).map_err(|fault| status_of(&self.refuse(Method::Scan, fault)))?;
@@ -125,11 +139,11 @@ impl InferenceService for Native {
         }
         config.payload = kind.into();
         let opened = self.open(Method::Scan, config, caller, stream::iter(input)).map_err(|fault| status_of(&fault))?;
-        Ok(Response::new(Responses::new(std::future::ready(Ok(opened)))))
+        Ok(Response::new(Responses::new(reader, std::future::ready(Ok(opened)))))
     }
 
     async fn upload(&self, request: Request<Streaming<v1::UploadRequest>>) -> Result<Response<v1::UploadResponse>, Status> {
-        let caller = Caller::of(request.metadata(), &self.service);
+        let (caller, _) = self.begin(Method::Upload, &request);
         let mut messages = request.into_inner();
         let first = self.first_message(Method::Upload, caller.ends_at, &mut messages).await.map_err(|fault| status_of(&fault))?;
         let Some(v1::upload_request::Part::Open(config)) = first.part else {
@@ -167,7 +181,7 @@ impl InferenceService for Native {
     type FeedStream = Responses<v1::FeedResponse, FeedMessages>;
 
     async fn feed(&self, request: Request<Streaming<v1::FeedRequest>>) -> Result<Response<Self::FeedStream>, Status> {
-        let caller = Caller::of(request.metadata(), &self.service);
+        let (caller, reader) = self.begin(Method::Feed, &request);
         let mut messages = request.into_inner();
         let native = self.clone();
         let opening = async move {
@@ -178,7 +192,7 @@ impl InferenceService for Native {
             let inbound = FeedMessages { messages, max_message_bytes: native.max_message_bytes };
             native.open(Method::Feed, config, caller, inbound)
         };
-        Ok(Response::new(Responses::new(opening)))
+        Ok(Response::new(Responses::new(reader, opening)))
     }
 }
 

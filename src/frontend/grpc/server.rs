@@ -10,7 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
@@ -22,7 +22,9 @@ use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
 use tonic_health::server::HealthReporter;
 use tower::{Layer as _, ServiceExt as _};
 
-use super::{limits::NameMessageLimit, linger::Lingering, models::Models, native::Native};
+use super::{
+    limits::NameMessageLimit, linger::Lingering, models::Models, native::Native, reader::WatchedBody, stream_task::StreamExecutor,
+};
 use crate::{
     config::GrpcConfig,
     proto::{
@@ -68,6 +70,7 @@ pub struct GrpcServer {
     listener: TcpListener,
     routes: Routes,
     config: GrpcConfig,
+    streams: StreamExecutor,
     metrics: ServerMetrics,
     shutdown: Shutdown,
 }
@@ -85,6 +88,7 @@ impl GrpcServer {
         shutdown: Shutdown,
     ) -> Result<(Self, HealthReporter), tonic_reflection::server::Error> {
         let limit = config.max_message_bytes;
+        let streams = StreamExecutor { unread_timeout: service.config().unread_timeout() };
         let inference = InferenceServiceServer::new(Native::new(service.clone(), limit))
             .max_decoding_message_size(limit)
             .max_encoding_message_size(usize::MAX)
@@ -105,7 +109,7 @@ impl GrpcServer {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .prepare();
-        Ok((Self { listener, routes, config, metrics, shutdown }, reporter))
+        Ok((Self { listener, routes, config, streams, metrics, shutdown }, reporter))
     }
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
@@ -144,17 +148,21 @@ impl GrpcServer {
     fn connection(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> impl Future<Output = ()> + Send + use<> {
         let config = &self.config;
         let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
-        let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let mut http2 = hyper::server::conn::http2::Builder::new(self.streams);
         http2
             .timer(TokioTimer::new())
             .initial_stream_window_size(config.stream_window_bytes)
             .initial_connection_window_size(config.connection_window_bytes)
+            .max_send_buf_size(config.max_send_buffer_bytes)
             .max_concurrent_streams(config.max_streams_per_connection)
             .max_header_list_size(config.max_header_bytes)
             .keep_alive_interval(seconds(config.keepalive_interval_s))
             .keep_alive_timeout(Duration::from_secs(config.keepalive_timeout_s));
         let limit = NameMessageLimit { max_message_bytes: config.max_message_bytes };
-        let routes = limit.layer(self.routes.clone()).map_request(|request: http::Request<_>| request.map(Body::new));
+        let routes = limit
+            .layer(self.routes.clone())
+            .map_request(|request: http::Request<_>| request.map(Body::new))
+            .map_response(|response: http::Response<_>| response.map(WatchedBody::new));
         let (shutdown, metrics) = (self.shutdown.clone(), self.metrics.clone());
         async move {
             let _permit = permit;

@@ -1,0 +1,117 @@
+//! What gives way when a client does not read its results.
+//!
+//! A session whose events nobody takes is not polled, so by itself it stops reading and waits: [`Unread::Block`]. The other
+//! policies need somebody who goes on polling it while the transport is blocked; a [`Backlog`] is what that somebody polls.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures::Stream;
+use tokio::task::coop;
+
+use super::{
+    event::{Event, Inbound},
+    outbox::Outbox,
+    stream::Session,
+};
+use crate::{domain::Fault, telemetry::StreamEnd};
+
+/// Segments, flushes and their like that wait for a client that does not read: they are never given up, so at this many the
+/// session waits.
+const OTHERS_MAX: usize = 1_024;
+
+/// What gives way when results come faster than the client reads them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unread {
+    /// Unread results fill the window, so that the session stops reading.
+    #[default]
+    Block,
+    /// At most a window of results waits; the oldest makes room.
+    DropOldest,
+    /// Only the newest result waits.
+    Latest,
+    /// The stream is reset when a window of results waits.
+    Disconnect,
+}
+
+/// A session that goes on while its client does not read.
+///
+/// Whoever hands events to the transport takes them from the stream, and calls [`Backlog::poll_unread`] while the transport takes
+/// nothing. A result counts as given when it leaves the stream.
+pub struct Backlog<I> {
+    session: Box<Session<I>>,
+    outbox: Outbox,
+    /// How the session ended, to be told after what waits.
+    fault: Option<Fault>,
+    ended: bool,
+    results_max: usize,
+    disconnects: bool,
+}
+
+impl<I> Backlog<I> {
+    /// Says why the session ends before its time.
+    pub fn abandon(&mut self, end: StreamEnd) {
+        self.session.abandon(end);
+    }
+}
+
+impl<I> Backlog<I>
+where
+    I: Stream<Item = Result<Inbound, Fault>> + Unpin,
+{
+    /// Puts a backlog behind a session that was opened with `policy`; gives the session back if the policy needs none.
+    ///
+    /// # Errors
+    /// The session, for [`Unread::Block`].
+    pub fn new(session: Box<Session<I>>, policy: Unread) -> Result<Self, Box<Session<I>>> {
+        let (results_max, disconnects) = match policy {
+            Unread::Block => return Err(session),
+            Unread::DropOldest => (session.options.window_items, false),
+            Unread::Latest => (1, false),
+            Unread::Disconnect => (session.options.window_items, true),
+        };
+        Ok(Self { session, outbox: Outbox::default(), fault: None, ended: false, results_max, disconnects })
+    }
+
+    /// Lets the session go on, and keeps what comes of it as the policy says. `Ready` if the policy wants the stream reset.
+    pub fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.ended && self.outbox.others() < OTHERS_MAX {
+            let Poll::Ready(budget) = coop::poll_proceed(cx) else { return Poll::Pending };
+            let Poll::Ready(event) = self.session.poll_event(cx) else { return Poll::Pending };
+            budget.made_progress();
+            match event {
+                Some(Ok(event)) => self.outbox.push(event),
+                Some(Err(fault)) => (self.fault, self.ended) = (Some(fault), true),
+                None => self.ended = true,
+            }
+            if self.disconnects {
+                if self.outbox.results() >= self.results_max {
+                    return Poll::Ready(());
+                }
+            } else if self.outbox.results() > self.results_max && self.outbox.skip_oldest() {
+                self.session.metrics.method.results_skipped.increment(1);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl<I> Stream for Backlog<I>
+where
+    I: Stream<Item = Result<Inbound, Fault>> + Unpin,
+{
+    type Item = Result<Event, Fault>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if let Some(event) = this.outbox.pop() {
+            return Poll::Ready(Some(Ok(this.session.hand_out(event))));
+        }
+        if let Some(fault) = this.fault.take() {
+            return Poll::Ready(Some(Err(fault)));
+        }
+        Pin::new(&mut *this.session).poll_next(cx)
+    }
+}
