@@ -58,6 +58,9 @@ impl<H: Clone, P> Scheduler<H, P> {
                 self.take(key, order, any, hopeless, now, ended)
             });
             if let Some(mut batch) = batch {
+                if batch.reason == CloseReason::LaneFree && !self.models[key].options.max_delay.is_zero() {
+                    batch.reason = if self.draining { CloseReason::Drain } else { CloseReason::Delay };
+                }
                 batch.lone = self.calls_running == 0 && self.held.items == 0;
                 batch.wide = batch.lone && self.models[key].costs.widens();
                 batch.long = long;

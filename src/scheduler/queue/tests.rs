@@ -199,10 +199,12 @@ fn a_delay_holds_a_small_batch_back_until_it_is_over_or_the_server_drains() {
     push(&mut scheduler, a, item(0, at(0)));
     assert_eq!(next(&mut scheduler, at(4)), None);
     assert_eq!(scheduler.next_wakeup(), Some(at(5)));
-    assert_eq!(taken(next(&mut scheduler, at(5)).as_ref()), [("a", 0)]);
+    let delayed = next(&mut scheduler, at(5)).expect("its time is over");
+    assert_eq!((taken(Some(&delayed)), delayed.reason), (vec![("a", 0)], CloseReason::Delay));
     push(&mut scheduler, a, item(1, at(6)));
     scheduler.drain();
-    assert_eq!(taken(next(&mut scheduler, at(6)).as_ref()), [("a", 1)]);
+    let drained = next(&mut scheduler, at(6)).expect("no more waiting");
+    assert_eq!((taken(Some(&drained)), drained.reason), (vec![("a", 1)], CloseReason::Drain));
 }
 
 #[test]
