@@ -5,7 +5,7 @@ use std::{hint::black_box, time::Duration};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tidemill::{
     domain::{Outcome, Timestamp},
-    scheduler::{Admission, CostCurve, Item, ModelKey, ModelOptions, Scheduler, ShapeKey, StreamKey, StreamOptions},
+    scheduler::{Admission, CostCurve, Item, ModelOptions, Scheduler, ShapeKey, StreamKey, StreamOptions},
 };
 
 /// Items in a batch.
@@ -13,7 +13,6 @@ const BATCH: usize = 16;
 
 struct Bench {
     scheduler: Scheduler<usize, ()>,
-    model: ModelKey,
     streams: Vec<StreamKey>,
     next: usize,
     now: Timestamp,
@@ -27,10 +26,18 @@ impl Bench {
         // A call costs the same at every size, so that batches are as large as they may be.
         let curve = CostCurve::new([16, 16, 16, 16, 16].map(Duration::from_micros).to_vec());
         let max_delay = Duration::ZERO;
-        let model =
-            scheduler.add_model(ModelOptions { curve, max_batch: BATCH, max_delay, max_call_bytes: usize::MAX, stateful });
-        let streams = (0..streams).map(|handle| scheduler.open(StreamOptions { model }, handle)).collect();
-        Self { scheduler, model, streams, next: 0, now: Timestamp::ZERO }
+        let model = scheduler.add_model(ModelOptions {
+            curve,
+            item_bytes: 2304,
+            max_batch: BATCH,
+            max_delay,
+            max_call_bytes: usize::MAX,
+            stateful,
+            padding_waste_max: None,
+            wide_ratio: None,
+        });
+        let streams = (0..streams).map(|handle| scheduler.open(StreamOptions::of(model), handle)).collect();
+        Self { scheduler, streams, next: 0, now: Timestamp::ZERO }
     }
 
     /// One item for the stream whose turn it is.
@@ -42,11 +49,13 @@ impl Bench {
             ticket: self.next as u64,
             arrived: self.now,
             deadline: Timestamp::NEVER,
+            stale_at: Timestamp::NEVER,
             bytes: 2304,
+            length: 0,
             shape: ShapeKey::default(),
             payload: (),
         };
-        self.scheduler.push(stream, item).expect("the queue has room");
+        self.scheduler.push(stream, item, &mut Vec::new()).expect("the queue has room");
     }
 
     /// Forms a batch and takes it back at once.
@@ -54,7 +63,7 @@ impl Bench {
         let mut expired = Vec::new();
         let batch = self.scheduler.next_batch(self.now, &mut expired).expect("items are queued");
         let batch = black_box(batch);
-        self.scheduler.finish(self.model, batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
+        self.scheduler.finish(&batch.report(None), batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
         batch.entries.len()
     }
 }

@@ -294,6 +294,9 @@ fn install(loaded: &LoadedModel, compute: &[LaneThreads], handoff: &Handoff, tel
         max_delay: loaded.max_delay,
         max_call_bytes: MAX_CALL_BYTES,
         stateful: loaded.executable.signature().is_stateful(),
+        item_bytes: 1,
+        padding_waste_max: None,
+        wide_ratio: None,
     };
     let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics };
     let key = handoff.add_model(options, runtime);

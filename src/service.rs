@@ -13,7 +13,7 @@ use crate::{
     domain::{Fault, FaultKind, Timestamp},
     drain::{Drain, SessionGuard},
     registry::{Model, ModelStatus, Registry},
-    scheduler::{Handoff, StreamHandle},
+    scheduler::{Handoff, StreamHandle, StreamOptions},
     session::{Event, Inbound, ItemRequest, ItemResult, Order, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull},
     telemetry::{Method, MethodMetrics, Telemetry},
 };
@@ -129,7 +129,7 @@ impl Service {
             when_full: if unary { WhenFull::Refuse } else { WhenFull::Wait },
             reads_on_drain: matches!(method, Method::Predict | Method::Scan),
         };
-        let handle = handoff.open(model.key).ok_or_else(|| unloaded(&request.model))?;
+        let handle = handoff.open(StreamOptions::of(model.key)).ok_or_else(|| unloaded(&request.model))?;
         let metrics = SessionMetrics::open(Arc::clone(self.metrics(method)));
         Ok(OpenStream { model, limits, options, handle, metrics, drain: drain.clone(), guard })
     }

@@ -11,7 +11,7 @@ mod time;
 
 pub use error::{Fault, FaultKind, Limit};
 pub use item::{Answer, ItemInputs, ItemOutputs, ItemTiming, StateBuffers, StateSlot};
-pub use outcome::{CloseReason, Outcome};
+pub use outcome::{CloseReason, DropReason, Outcome};
 pub use signature::{NamedTensor, SharedInput, Signature, StateSpec, TensorSpec, TensorSpecs};
 pub use tensor::{Datatype, Shape, Tensor, TensorError, element_count};
 pub use time::Timestamp;

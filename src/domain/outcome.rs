@@ -35,6 +35,35 @@ impl Outcome {
     }
 }
 
+/// Why an item was given up in favour of others of its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// A newer item came, and the stream keeps only so many waiting.
+    Overflow,
+    /// Its result would have been older than the stream's `max_age`.
+    MaxAge,
+    /// It could not make the next call of its model, and its successor can.
+    Late,
+    /// Its result was there, and the client did not read.
+    Unread,
+}
+
+impl DropReason {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 4] = [Self::Overflow, Self::MaxAge, Self::Late, Self::Unread];
+
+    /// Metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Overflow => "overflow",
+            Self::MaxAge => "max_age",
+            Self::Late => "late",
+            Self::Unread => "unread",
+        }
+    }
+}
+
 /// Why a batch was closed at the size it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CloseReason {
@@ -101,6 +130,9 @@ mod tests {
     fn discriminants_index_the_tables() {
         for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, index);
+        }
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
         }
         for (index, reason) in CloseReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);

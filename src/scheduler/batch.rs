@@ -1,8 +1,10 @@
-//! Items on their way through the queue, and the batches that they leave it in.
+//! Items on their way through the queue, and the ways in which they leave it.
 
-use crate::domain::{CloseReason, Timestamp};
+use std::time::Duration;
 
-use super::{ModelKey, ShapeKey, StreamKey};
+use crate::domain::{CloseReason, DropReason, Outcome, Timestamp};
+
+use super::{ModelKey, Priority, ShapeKey, StreamKey};
 
 /// An item on its way in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,12 +15,30 @@ pub struct Item<P> {
     pub arrived: Timestamp,
     /// When its result must be there; [`Timestamp::NEVER`] for no deadline.
     pub deadline: Timestamp,
+    /// When its result is too old to be of use, as the stream's `max_age` says; [`Timestamp::NEVER`] for never.
+    pub stale_at: Timestamp,
     /// Input bytes.
     pub bytes: usize,
+    /// Elements along the padded dimension; 0 where nothing is padded.
+    pub length: u32,
     /// Which items it may share a batch with.
     pub shape: ShapeKey,
     /// What is needed to run it.
     pub payload: P,
+}
+
+impl<P> Item<P> {
+    /// Until when its result must be there, for whichever reason.
+    #[must_use]
+    pub fn due(&self) -> Timestamp {
+        self.deadline.min(self.stale_at)
+    }
+
+    /// Why it ends when its time is over.
+    #[must_use]
+    pub fn lateness(&self) -> EndReason {
+        if self.deadline <= self.stale_at { EndReason::Expired } else { EndReason::Dropped(DropReason::MaxAge) }
+    }
 }
 
 /// An item in a batch.
@@ -26,6 +46,8 @@ pub struct Item<P> {
 pub struct Entry<H, P> {
     /// Its stream.
     pub stream: StreamKey,
+    /// Its stream's priority.
+    pub priority: Priority,
     /// The stream's owner.
     pub handle: H,
     /// The item.
@@ -37,17 +59,77 @@ pub struct Entry<H, P> {
 pub struct Batch<H, P> {
     /// The model to run.
     pub model: ModelKey,
-    /// At least one item, all with equal shapes.
+    /// Which items these are; equal for all of them.
+    pub shape: ShapeKey,
+    /// At least one item.
     pub entries: Vec<Entry<H, P>>,
     /// Why it was closed.
     pub reason: CloseReason,
+    /// Largest batch that could have been formed, in items.
+    pub cap: usize,
+    /// Whether nothing else ran or waited when it was formed.
+    pub lone: bool,
+    /// Whether the call may use all cores; only a lone one does.
+    pub wide: bool,
+    /// Whether it is long beside other calls that are asked for.
+    pub long: bool,
 }
 
-/// An item whose deadline passed, or cannot be met any more.
+impl<H, P> Batch<H, P> {
+    /// What to tell the scheduler when the call is over; `took` is `None` if it failed.
+    #[must_use]
+    pub fn report(&self, took: Option<Duration>) -> CallReport {
+        let Self { model, shape, lone, wide, long, .. } = *self;
+        CallReport { model, shape, items: self.entries.len(), lone, wide, long, took }
+    }
+}
+
+/// A call that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallReport {
+    /// Its model.
+    pub model: ModelKey,
+    /// Its items' shape.
+    pub shape: ShapeKey,
+    /// Its items.
+    pub items: usize,
+    /// Whether nothing else ran or waited when it began.
+    pub lone: bool,
+    /// Whether it could use all cores.
+    pub wide: bool,
+    /// Whether it was long beside other calls.
+    pub long: bool,
+    /// How long it took, if it succeeded.
+    pub took: Option<Duration>,
+}
+
+/// Why an item left the queue without a model call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// Its deadline passed, or could not be met any more.
+    Expired,
+    /// The stream's policy gave it up.
+    Dropped(DropReason),
+}
+
+impl EndReason {
+    /// How the item is counted.
+    #[must_use]
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::Expired => Outcome::Expired,
+            Self::Dropped(_) => Outcome::Dropped,
+        }
+    }
+}
+
+/// An item that left the queue without a model call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expired<H, P> {
+pub struct Ended<H, P> {
     /// The stream's owner.
     pub handle: H,
     /// The item.
     pub item: Item<P>,
+    /// Why.
+    pub reason: EndReason,
 }

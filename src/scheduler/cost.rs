@@ -28,6 +28,8 @@ const CALLS_PER_KNEE: u32 = 16;
 const CALLS_PER_TRIAL: u32 = 64;
 /// What a point beyond the cap is taken to average over when a trial has measured it.
 const CALLS_BEHIND_TRIAL: f64 = 2.0;
+/// What a curve that was scaled from another shape's is taken to average over.
+const CALLS_BEHIND_GUESS: f64 = 1.0;
 
 /// Durations of a call at batch sizes 1, 2, 4, …, as measured.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,6 +90,17 @@ impl CostModel {
         };
         model.find_knee();
         model
+    }
+
+    /// The same curve with all durations `factor` times as long, hardly trusted yet.
+    pub(super) fn scaled(&self, factor: f64) -> Self {
+        let mut scaled = self.clone();
+        for nanos in &mut scaled.grid {
+            *nanos = (*nanos * factor).max(1.0);
+        }
+        scaled.seen.fill(CALLS_BEHIND_GUESS);
+        scaled.find_knee();
+        scaled
     }
 
     /// Expected duration of a call with `batch` items.

@@ -29,6 +29,13 @@ pub(super) struct Choice {
     pub(super) reason: CloseReason,
 }
 
+impl Choice {
+    /// Whether heads are passed over.
+    pub(super) fn skips(&self) -> bool {
+        self.not_before != Timestamp::ZERO
+    }
+}
+
 /// Chooses for a lane that is idle. `at_least(n, deadline)` says whether `n` ready items have that deadline or a later one.
 pub(super) fn choose(situation: &Situation<'_>, mut at_least: impl FnMut(usize, Timestamp) -> bool) -> Choice {
     let Situation { now, cost, lanes, ready, running, earliest_deadline } = *situation;

@@ -12,7 +12,6 @@ use std::{
     collections::VecDeque,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -21,16 +20,17 @@ use slotmap::SecondaryMap;
 use super::{
     ModelKey, StreamKey,
     admission::{Admission, Refusal},
-    batch::{Batch, Expired, Item},
+    batch::{Batch, CallReport, EndReason, Ended, Item},
     cost::CostCurve,
     ledger::Ledger,
     mailbox::Mailbox,
-    queue::{ModelOptions, Scheduler, StreamOptions},
+    options::{ModelOptions, StreamOptions},
+    queue::Scheduler,
     signal::{Signal, yield_once},
 };
 use crate::{
     clock,
-    domain::{Answer, Fault, FaultKind, ItemInputs, ItemTiming, Outcome, Timestamp},
+    domain::{Answer, DropReason, Fault, FaultKind, ItemInputs, ItemTiming, Outcome, Timestamp},
     engine::Executable,
     telemetry::ModelMetrics,
 };
@@ -39,7 +39,7 @@ use crate::{
 const FLOWING_BATCH: usize = 2;
 
 pub(super) type LiveBatch = Batch<Arc<Mailbox>, ItemInputs>;
-type LiveExpired = Expired<Arc<Mailbox>, ItemInputs>;
+type LiveEnded = Ended<Arc<Mailbox>, ItemInputs>;
 
 /// What a lane needs to run a model, and to tell about it.
 pub struct ModelRuntime {
@@ -139,11 +139,12 @@ impl Handoff {
 
     /// Opens a stream; dropping the handle closes it. `None` if there is no such model.
     #[must_use]
-    pub fn open(self: &Arc<Self>, model: ModelKey) -> Option<StreamHandle> {
+    pub fn open(self: &Arc<Self>, options: StreamOptions) -> Option<StreamHandle> {
+        let model = options.model;
         let mailbox = Arc::new(Mailbox::default());
         let mut shared = self.shared.lock();
         let runtime = Arc::clone(shared.runtimes.get(model)?);
-        let key = shared.scheduler.open(StreamOptions { model }, Arc::clone(&mailbox));
+        let key = shared.scheduler.open(options, Arc::clone(&mailbox));
         drop(shared);
         Some(StreamHandle { handoff: Arc::clone(self), key, model, mailbox, runtime })
     }
@@ -222,9 +223,9 @@ impl Handoff {
 
     /// Answers what has expired by `now`, wakes lanes for delayed batches, and returns when to call again.
     pub fn expire(&self, now: Timestamp) -> Option<Timestamp> {
-        let (mut expired, mut nudged) = (Vec::new(), Vec::new());
+        let (mut ended, mut nudged) = (Vec::new(), Vec::new());
         let mut shared = self.shared.lock();
-        shared.scheduler.expire(now, &mut expired, &mut nudged);
+        shared.scheduler.expire(now, &mut ended, &mut nudged);
         shared.scheduler.take_unblocked(&mut nudged);
         let next = shared.scheduler.next_wakeup();
         let due = next.is_some_and(|next| next <= now);
@@ -234,7 +235,7 @@ impl Handoff {
         shared.armed = next.unwrap_or(Timestamp::NEVER);
         drop(shared);
         self.wake_lanes(wake);
-        answer_expired(expired, now);
+        answer_ended(ended, now);
         wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
         next
     }
@@ -249,9 +250,9 @@ impl Handoff {
         let mut shared = self.shared.lock();
         loop {
             let now = clock::now();
-            let mut expired = Vec::new();
-            let batch = shared.scheduler.next_batch(now, &mut expired);
-            if !expired.is_empty() || batch.is_some() {
+            let mut ended = Vec::new();
+            let batch = shared.scheduler.next_batch(now, &mut ended);
+            if !ended.is_empty() || batch.is_some() {
                 let mut nudged = Vec::new();
                 shared.scheduler.take_unblocked(&mut nudged);
                 let wake = if batch.is_some() { shared.lanes_to_wake(1) } else { None };
@@ -262,7 +263,7 @@ impl Handoff {
                 });
                 MutexGuard::unlocked(&mut shared, || {
                     self.wake_lanes(wake);
-                    answer_expired(expired, now);
+                    answer_ended(ended, now);
                     wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
                 });
                 if batch.is_some() {
@@ -282,18 +283,9 @@ impl Handoff {
         }
     }
 
-    /// Takes the items of a batch back, and learns from the call if it succeeded.
-    pub(super) fn finish(
-        &self,
-        model: ModelKey,
-        call: Option<(usize, Duration)>,
-        items: impl Iterator<Item = (StreamKey, Outcome)>,
-    ) {
-        let mut shared = self.shared.lock();
-        if let Some((batch_size, duration)) = call {
-            shared.scheduler.observe(model, batch_size, duration);
-        }
-        shared.scheduler.finish(model, items);
+    /// Takes the items of a call back, and learns from it.
+    pub(super) fn finish(&self, report: &CallReport, items: impl Iterator<Item = (StreamKey, Outcome)>) {
+        self.shared.lock().scheduler.finish(report, items);
     }
 
     fn wake_lanes(&self, lane: Option<usize>) {
@@ -344,11 +336,12 @@ impl StreamHandle {
     /// Queues items from the front of `staged`, until all are or a limit is reached. With `wait`, reaching a limit also asks
     /// for a nudge when there is room, or when the earliest deadline among the rest passes.
     pub fn submit(&self, staged: &mut VecDeque<Item<ItemInputs>>, wait: bool) -> Submitted {
+        let mut ended = Vec::new();
         let mut shared = self.handoff.shared.lock();
         let mut submitted = Submitted::All;
         let mut pushed = false;
         while let Some(item) = staged.pop_front() {
-            if let Err((item, refusal)) = shared.scheduler.push(self.key, item) {
+            if let Err((item, refusal)) = shared.scheduler.push(self.key, item, &mut ended) {
                 staged.push_front(item);
                 submitted = Submitted::Full(refusal);
                 break;
@@ -356,7 +349,7 @@ impl StreamHandle {
             pushed = true;
         }
         if wait && submitted != Submitted::All {
-            let until = staged.iter().map(|item| item.deadline).min().unwrap_or(Timestamp::NEVER);
+            let until = staged.iter().map(Item::due).min().unwrap_or(Timestamp::NEVER);
             shared.scheduler.wait_for_room(self.key, until);
         }
         let rearm = shared.scheduler.next_wakeup().is_some_and(|next| next < shared.armed);
@@ -376,6 +369,9 @@ impl StreamHandle {
         }
         if rearm {
             self.handoff.rearm.set();
+        }
+        if !ended.is_empty() {
+            answer_ended(ended, clock::now());
         }
         submitted
     }
@@ -409,22 +405,46 @@ impl Drop for StreamHandle {
     }
 }
 
-/// The answer to an item whose deadline passed.
-pub(super) fn expired_answer(item: &Item<ItemInputs>, now: Timestamp) -> Answer {
+/// The answer to an item that ended without a model call.
+pub(super) fn unrun_answer(item: &Item<ItemInputs>, reason: EndReason, now: Timestamp) -> Answer {
     let waited = now.since(item.arrived);
-    let allowed = item.deadline.since(item.arrived);
-    let message =
-        format!("after {waited:.1?} the item could not meet its deadline of {allowed:.1?} any more; the model did not run on it");
+    let fault = match reason {
+        EndReason::Expired => {
+            let allowed = item.deadline.since(item.arrived);
+            Fault::new(
+                FaultKind::Expired,
+                format!(
+                    "after {waited:.1?} the item could not meet its deadline of {allowed:.1?} any more; the model did not run on it"
+                ),
+            )
+        }
+        EndReason::Dropped(DropReason::MaxAge) => {
+            let allowed = item.stale_at.since(item.arrived);
+            Fault::new(
+                FaultKind::Dropped,
+                format!(
+                    "after {waited:.1?} the item's result could not be there within the stream's max_age of {allowed:.1?} any more; the model did not run on it"
+                ),
+            )
+        }
+        EndReason::Dropped(reason) => {
+            let why = match reason {
+                DropReason::Late => "it was too late for the model's next call, and a newer item of the stream is not",
+                _ => "newer items of the stream took its place, as its overflow policy says",
+            };
+            Fault::new(FaultKind::Dropped, format!("the item was dropped after {waited:.1?}: {why}; the model did not run on it"))
+        }
+    };
     Answer {
         seq: item.ticket,
-        outcome: Err(Fault::new(FaultKind::Expired, message)),
+        outcome: Err(fault),
         timing: ItemTiming { arrived: item.arrived, started: now, finished: now, batch_size: 0 },
     }
 }
 
-fn answer_expired(expired: Vec<LiveExpired>, now: Timestamp) {
-    let deliver = |expired: &LiveExpired| expired.handle.deliver(expired_answer(&expired.item, now));
-    wake_all(expired.iter().filter_map(deliver).collect::<Vec<_>>());
+fn answer_ended(ended: Vec<LiveEnded>, now: Timestamp) {
+    let deliver = |ended: &LiveEnded| ended.handle.deliver(unrun_answer(&ended.item, ended.reason, now));
+    wake_all(ended.iter().filter_map(deliver).collect::<Vec<_>>());
 }
 
 pub(super) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {

@@ -8,7 +8,7 @@ use std::{sync::Arc, thread};
 
 use super::{
     batch::Entry,
-    handoff::{Handoff, LiveBatch, ModelRuntime, expired_answer, wake_all},
+    handoff::{Handoff, LiveBatch, ModelRuntime, unrun_answer, wake_all},
 };
 use crate::{
     clock,
@@ -86,7 +86,7 @@ impl Lane {
         let mut learned = None;
         match outcome {
             Ok(outputs) => {
-                learned = Some((size, timing.finished.since(timing.started)));
+                learned = Some(timing.finished.since(timing.started));
                 for (entry, outputs) in batch.entries.iter().zip(outputs) {
                     answers.add(entry, Ok(outputs), timing);
                 }
@@ -106,8 +106,8 @@ impl Lane {
     fn run_one_by_one(&self, runtime: &ModelRuntime, entries: &[LiveEntry], answers: &mut Answers) {
         for entry in entries {
             let now = clock::now();
-            if entry.item.deadline <= now {
-                answers.expire(entry, now);
+            if entry.item.due() <= now {
+                answers.end_unrun(entry, now);
                 continue;
             }
             runtime.metrics.batch(CloseReason::Retry).increment(1);
@@ -167,15 +167,16 @@ impl Answers {
         self.answers.push(Answer { seq: entry.item.ticket, outcome, timing });
     }
 
-    fn expire(&mut self, entry: &LiveEntry, now: Timestamp) {
-        self.outcomes.push(Outcome::Expired);
-        self.answers.push(expired_answer(&entry.item, now));
+    fn end_unrun(&mut self, entry: &LiveEntry, now: Timestamp) {
+        let reason = entry.item.lateness();
+        self.outcomes.push(reason.outcome());
+        self.answers.push(unrun_answer(&entry.item, reason, now));
     }
 
     /// The account is settled before any session can see its answer, so that both agree whenever somebody looks.
-    fn deliver(self, handoff: &Handoff, batch: &LiveBatch, learned: Option<(usize, std::time::Duration)>) {
+    fn deliver(self, handoff: &Handoff, batch: &LiveBatch, took: Option<std::time::Duration>) {
         let outcomes = batch.entries.iter().map(|entry| entry.stream).zip(self.outcomes);
-        handoff.finish(batch.model, learned, outcomes);
+        handoff.finish(&batch.report(took), outcomes);
         let wakers: Vec<_> =
             batch.entries.iter().zip(self.answers).filter_map(|(entry, answer)| entry.handle.deliver(answer)).collect();
         wake_all(wakers);

@@ -8,23 +8,27 @@ mod admission;
 mod batch;
 mod calibrate;
 mod cost;
+mod costs;
 mod decide;
+mod fair;
 mod handoff;
 mod lanes;
 mod ledger;
 mod mailbox;
+mod options;
 mod queue;
 mod ready;
 mod signal;
 
 pub use admission::{Admission, Refusal};
-pub use batch::{Batch, Entry, Expired, Item};
+pub use batch::{Batch, CallReport, EndReason, Ended, Entry, Item};
 pub use calibrate::{CalibrationError, calibrate};
 pub use cost::{CostCurve, CostModel};
 pub use handoff::{Handoff, ModelRuntime, ModelStatus, StreamHandle, Submitted};
 pub use lanes::Lanes;
 pub use ledger::Ledger;
-pub use queue::{ModelOptions, Scheduler, StreamOptions};
+pub use options::{ModelOptions, Overflow, Priority, StreamOptions, TenantKey};
+pub use queue::{STARVATION_MAX, Scheduler};
 
 slotmap::new_key_type! {
     /// A model version that has a queue.

@@ -4,9 +4,12 @@
 //! done. `H` is what the caller needs to reach a stream's owner, `P` what it needs to run an item; neither is looked at.
 //!
 //! # Invariants
-//! - Items of a stream leave in the order in which they came, unless they expire first.
+//! - Items of a stream leave in the order in which they came, unless they end first.
 //! - At most one item of a stateful stream is in a batch or running.
-//! - Each item leaves exactly once: in a batch, as [`Expired`], or with its closed stream.
+//! - Each item leaves exactly once: in a batch, as [`Ended`], or with its closed stream.
+//! - A priority that has work is passed over for at most [`STARVATION_MAX`] at a time.
+
+mod forming;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -15,45 +18,30 @@ use std::{
 
 use slotmap::SlotMap;
 
-use crate::domain::{CloseReason, Outcome, Timestamp};
+use crate::domain::{DropReason, Outcome, Timestamp};
 
 use super::{
-    ModelKey, StreamKey,
+    ModelKey, ShapeKey, StreamKey,
     admission::{Admission, Held, Refusal, time_to_drain},
-    batch::{Batch, Entry, Expired, Item},
+    batch::{CallReport, EndReason, Ended, Item},
     cost::{CostCurve, CostModel},
-    decide::{Choice, Situation, choose, hopeless_before},
+    costs::Costs,
+    fair::{Claim, FairQueue, Flow, Work},
     ledger::Ledger,
-    ready::{Place, ReadyStreams},
+    options::{ModelOptions, Overflow, Priority, StreamOptions},
+    ready::{ReadyStreams, Seat},
 };
 
-/// How long an item without a deadline lets items with one go first. Bounds its starvation.
+/// How long an item lets items of other streams go first whose deadline is earlier. Bounds its starvation.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Ready streams that one decision looks at beyond those it takes. Bounds the time under the lock.
-const SCAN_MAX: usize = 512;
+/// How long a priority that has work may be passed over.
+pub const STARVATION_MAX: Duration = Duration::from_secs(1);
 
-/// How a model's batches are formed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModelOptions {
-    /// Measured cost.
-    pub curve: CostCurve,
-    /// Largest batch; can only lower what the curve says.
-    pub max_batch: usize,
-    /// How long a batch that is not full waits for more items, counted from its oldest; normally zero.
-    pub max_delay: Duration,
-    /// Input bytes in one call; a single larger item still runs.
-    pub max_call_bytes: usize,
-    /// Whether streams of this model carry state.
-    pub stateful: bool,
-}
+/// Calls that a stream may be ahead of its fair share while its items have deadlines.
+const SLACK_CALLS: u32 = 4;
 
-/// What a stream brings when it opens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StreamOptions {
-    /// The model version that it stays on.
-    pub model: ModelKey,
-}
+const CLASSES: usize = Priority::ALL.len();
 
 struct QueuedItem<P> {
     item: Item<P>,
@@ -61,13 +49,13 @@ struct QueuedItem<P> {
 }
 
 struct StreamQueue<H, P> {
-    model: ModelKey,
+    options: StreamOptions,
     handle: H,
     items: VecDeque<QueuedItem<P>>,
-    /// Deadlines have not fallen from one queued item to the next, so the head has the earliest.
+    /// Due times have not fallen from one queued item to the next, so the head has the earliest.
     monotone: bool,
     running: usize,
-    place: Option<Place>,
+    flow: Flow,
     /// Under which moment the stream stands in the alarms; `NEVER` if it does not.
     alarm: Timestamp,
     /// Set while the stream's owner waits for room: when it wants to be woken at the latest.
@@ -76,30 +64,48 @@ struct StreamQueue<H, P> {
 }
 
 impl<H, P> StreamQueue<H, P> {
-    fn earliest_deadline(&self) -> Timestamp {
+    fn earliest_due(&self) -> Timestamp {
         if self.monotone {
-            return self.items.front().map_or(Timestamp::NEVER, |queued| queued.item.deadline);
+            return self.items.front().map_or(Timestamp::NEVER, |queued| queued.item.due());
         }
-        self.items.iter().map(|queued| queued.item.deadline).min().unwrap_or(Timestamp::NEVER)
+        self.items.iter().map(|queued| queued.item.due()).min().unwrap_or(Timestamp::NEVER)
     }
 
     fn next_alarm(&self) -> Timestamp {
-        self.earliest_deadline().min(self.waits_until.unwrap_or(Timestamp::NEVER))
+        self.earliest_due().min(self.waits_until.unwrap_or(Timestamp::NEVER))
+    }
+
+    const fn seat(&self, stream: StreamKey) -> Seat {
+        Seat { stream, tenant: self.options.tenant, priority: self.options.priority }
+    }
+
+    const fn drops(&self) -> bool {
+        matches!(self.options.overflow, Overflow::DropOldest { .. })
     }
 }
 
 struct ModelQueue {
     options: ModelOptions,
-    cost: CostModel,
+    costs: Costs,
     ready: ReadyStreams,
+    /// The model's account among all models, by priority.
+    flows: [Flow; CLASSES],
     held: Held,
     running: usize,
     ledger: Ledger,
+    drops: [u64; DropReason::ALL.len()],
 }
 
 impl ModelQueue {
-    fn ready_items(&self) -> usize {
-        if self.options.stateful { self.ready.len() } else { self.held.items }
+    fn slack(&self) -> Work {
+        let cost = self.costs.base();
+        u64::try_from((cost.call(cost.cap()) * SLACK_CALLS).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Items that could be in one batch with one of this shape.
+    fn ready_items(&self, shape: ShapeKey) -> usize {
+        let queued = self.costs.queued(shape).unwrap_or(self.held.items);
+        if self.options.stateful { queued.min(self.ready.len()) } else { queued }
     }
 }
 
@@ -109,10 +115,18 @@ pub struct Scheduler<H, P> {
     admission: Admission,
     models: SlotMap<ModelKey, ModelQueue>,
     streams: SlotMap<StreamKey, StreamQueue<H, P>>,
+    /// Models that have ready streams, by the streams' priority.
+    turns: [FairQueue<ModelKey>; CLASSES],
+    /// Since when a priority that has work has been passed over.
+    passed_over_since: [Timestamp; CLASSES],
     alarms: BTreeSet<(Timestamp, StreamKey)>,
     waiting: VecDeque<StreamKey>,
     held: Held,
     arrivals: u64,
+    calls_running: usize,
+    long_calls_running: usize,
+    /// Set while a lane is kept free for short calls: when to look again.
+    kept_free_until: Option<Timestamp>,
     draining: bool,
 }
 
@@ -125,75 +139,94 @@ impl<H: Clone, P> Scheduler<H, P> {
             admission,
             models: SlotMap::with_key(),
             streams: SlotMap::with_key(),
+            turns: Default::default(),
+            passed_over_since: [Timestamp::ZERO; CLASSES],
             alarms: BTreeSet::new(),
             waiting: VecDeque::new(),
             held: Held::default(),
             arrivals: 0,
+            calls_running: 0,
+            long_calls_running: 0,
+            kept_free_until: None,
             draining: false,
         }
     }
 
     /// Adds a model.
     pub fn add_model(&mut self, options: ModelOptions) -> ModelKey {
-        let cost = CostModel::new(&options.curve, options.max_batch);
+        let costs = Costs::new(&options.curve, options.max_batch, options.item_bytes, options.wide_ratio);
         self.models.insert(ModelQueue {
             options,
-            cost,
+            costs,
             ready: ReadyStreams::default(),
+            flows: Default::default(),
             held: Held::default(),
             running: 0,
             ledger: Ledger::default(),
+            drops: [0; DropReason::ALL.len()],
         })
     }
 
     /// Opens a stream of a model that was added.
     pub fn open(&mut self, options: StreamOptions, handle: H) -> StreamKey {
         self.streams.insert(StreamQueue {
-            model: options.model,
+            options,
             handle,
             items: VecDeque::new(),
             monotone: true,
             running: 0,
-            place: None,
+            flow: Flow::default(),
             alarm: Timestamp::NEVER,
             waits_until: None,
             closed: false,
         })
     }
 
-    /// Queues an item.
+    /// Queues an item. What its stream gives up for it is put into `ended`.
     ///
     /// # Errors
     /// Gives the item back with the limit that is reached. Nothing is counted then: the owner waits
     /// ([`Scheduler::wait_for_room`]) or refuses it for good ([`Scheduler::end_unqueued`]).
-    pub fn push(&mut self, key: StreamKey, item: Item<P>) -> Result<(), (Item<P>, Refusal)> {
-        let Some(stream) = self.streams.get_mut(key) else {
+    pub fn push(&mut self, key: StreamKey, item: Item<P>, ended: &mut Vec<Ended<H, P>>) -> Result<(), (Item<P>, Refusal)> {
+        let Some(stream) = self.streams.get(key) else {
             let gone = Refusal { limit: "stream", value: 0, retry_after: Duration::ZERO };
             return Err((item, gone));
         };
-        let model = &mut self.models[stream.model];
-        if let Some((limit, value)) = self.admission.refuses(self.held, model.held, item.bytes) {
-            let retry_after = time_to_drain(self.held.items, &model.cost, self.lanes);
-            return Err((item, Refusal { limit, value, retry_after }));
+        let (model_key, drops) = (stream.options.model, stream.drops());
+        if let Overflow::DropOldest { queued_max } = stream.options.overflow {
+            while self.streams[key].items.len() >= queued_max.max(1) {
+                self.end_head(key, EndReason::Dropped(DropReason::Overflow), ended);
+            }
         }
+        while let Some((limit, value)) = self.admission.refuses(self.held, self.models[model_key].held, item.bytes) {
+            // A stream that may drop gives its own oldest for the newest before it asks for room that others have.
+            if !drops || self.streams[key].items.is_empty() {
+                let retry_after = time_to_drain(self.held.items, self.models[model_key].costs.base(), self.lanes);
+                return Err((item, Refusal { limit, value, retry_after }));
+            }
+            self.end_head(key, EndReason::Dropped(DropReason::Overflow), ended);
+        }
+        let (stream, model) = (&mut self.streams[key], &mut self.models[model_key]);
         model.ledger.receive();
         model.held.add(item.bytes);
+        model.costs.push(item.shape, item.bytes, item.arrived);
         self.held.add(item.bytes);
         self.arrivals += 1;
-        let last = stream.items.back().map(|queued| queued.item.deadline);
-        stream.monotone = last.is_none_or(|last| stream.monotone && last <= item.deadline);
-        let deadline = item.deadline;
+        let last = stream.items.back().map(|queued| queued.item.due());
+        stream.monotone = last.is_none_or(|last| stream.monotone && last <= item.due());
+        let (due, arrived) = (item.due(), item.arrived);
         stream.items.push_back(QueuedItem { item, arrival: self.arrivals });
-        if stream.place.is_none() {
-            self.make_ready(key);
+        let alarm = stream.alarm;
+        if stream.items.len() == 1 {
+            self.seat(key, arrived);
         }
-        if deadline < self.streams[key].alarm {
-            self.set_alarm(key, deadline);
+        if due < alarm {
+            self.set_alarm(key, due);
         }
         Ok(())
     }
 
-    /// Counts an item that was refused, expired or called off before it could be queued.
+    /// Counts an item that was refused, expired, dropped or called off before it could be queued.
     pub fn end_unqueued(&mut self, model: ModelKey, outcome: Outcome) {
         if let Some(model) = self.models.get_mut(model) {
             model.ledger.receive();
@@ -227,57 +260,27 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
     }
 
-    /// Forms the next batch for an idle lane, and answers hopeless items on the way.
-    pub fn next_batch(&mut self, now: Timestamp, expired: &mut Vec<Expired<H, P>>) -> Option<Batch<H, P>> {
-        loop {
-            let key = self.pick_model(now)?;
-            self.expire_hopeless_heads(key, now, expired);
-            let model = &self.models[key];
-            let Some(first) = model.ready.first() else { continue };
-            let situation = Situation {
-                now,
-                cost: &model.cost,
-                lanes: self.lanes,
-                ready: model.ready_items(),
-                running: model.running,
-                earliest_deadline: self.head(first).deadline,
-            };
-            let choice = choose(&situation, |count, deadline| self.has_later(model, count, deadline));
-            let hopeless = hopeless_before(now, &model.cost);
-            if let Some(batch) = self.take(key, choice, hopeless, expired) {
-                return Some(batch);
-            }
-            // All heads that one decision looks at were passed over: that must not keep the lane idle.
-            let any = Choice { size: 1, not_before: Timestamp::ZERO, reason: CloseReason::Deadline };
-            if let Some(batch) = self.take(key, any, hopeless, expired) {
-                return Some(batch);
-            }
-        }
-    }
-
-    /// Learns from a successful call.
-    pub fn observe(&mut self, model: ModelKey, batch: usize, duration: Duration) {
-        if let Some(model) = self.models.get_mut(model) {
-            model.cost.observe(batch, duration);
-        }
-    }
-
-    /// Takes back the items of a batch, with how each ended: [`Outcome::Ok`], [`Outcome::Failed`] or [`Outcome::Expired`].
-    /// Those whose stream was closed meanwhile count as cancelled.
-    pub fn finish(&mut self, model_key: ModelKey, entries: impl IntoIterator<Item = (StreamKey, Outcome)>) {
+    /// Takes back the items of a call, with how each ended: [`Outcome::Ok`], [`Outcome::Failed`] or [`Outcome::Expired`], and
+    /// learns from it. Items whose stream was closed meanwhile count as cancelled.
+    pub fn finish(&mut self, report: &CallReport, entries: impl IntoIterator<Item = (StreamKey, Outcome)>) {
+        self.calls_running -= 1;
+        self.long_calls_running -= usize::from(report.long);
+        let Some(model) = self.models.get_mut(report.model) else { return };
+        model.costs.observe(report);
         for (key, outcome) in entries {
             let Some(stream) = self.streams.get_mut(key) else { continue };
             stream.running -= 1;
-            let outcome = if stream.closed { Outcome::Cancelled } else { outcome };
-            let idle = stream.running == 0;
-            let closed = stream.closed;
-            let model = &mut self.models[model_key];
+            let (idle, closed) = (stream.running == 0, stream.closed);
+            let model = &mut self.models[report.model];
             model.running -= 1;
+            let outcome = if closed { Outcome::Cancelled } else { outcome };
             model.ledger.end(outcome, 1);
+            // What ends between a failed batch and its own retry can only be too old.
+            model.drops[DropReason::MaxAge as usize] += u64::from(outcome == Outcome::Dropped);
             if closed && idle {
                 self.streams.remove(key);
-            } else if idle && self.streams[key].place.is_none() {
-                self.make_ready(key);
+            } else if idle && model.options.stateful {
+                self.reseat(key);
             }
         }
     }
@@ -288,16 +291,14 @@ impl<H: Clone, P> Scheduler<H, P> {
         if let Some(stream) = self.streams.get_mut(key) {
             stream.closed = true;
             items = std::mem::take(&mut stream.items);
-            let bytes = items.iter().map(|queued| queued.item.bytes).sum();
-            let (model_key, place, idle) = (stream.model, stream.place.take(), stream.running == 0);
+            let (model_key, idle) = (stream.options.model, stream.running == 0);
             stream.waits_until = None;
             self.set_alarm(key, Timestamp::NEVER);
-            self.release(model_key, items.len(), bytes);
-            let model = &mut self.models[model_key];
-            if let Some(place) = place {
-                model.ready.remove(&place);
+            for queued in &items {
+                self.release(model_key, &queued.item);
             }
-            model.ledger.end(Outcome::Cancelled, items.len() as u64);
+            self.models[model_key].ledger.end(Outcome::Cancelled, items.len() as u64);
+            self.reseat(key);
             if idle {
                 self.streams.remove(key);
             }
@@ -305,12 +306,12 @@ impl<H: Clone, P> Scheduler<H, P> {
         items.into_iter().map(|queued| queued.item)
     }
 
-    /// Takes out the items whose deadline has passed, and the owners that waited for room until now.
-    pub fn expire(&mut self, now: Timestamp, expired: &mut Vec<Expired<H, P>>, wake: &mut Vec<H>) {
+    /// Takes out the items whose time is over, and the owners that waited for room until now.
+    pub fn expire(&mut self, now: Timestamp, ended: &mut Vec<Ended<H, P>>, wake: &mut Vec<H>) {
         while let Some(&(alarm, key)) = self.alarms.first()
             && alarm <= now
         {
-            self.expire_stream(key, now, expired);
+            self.end_late(key, now, ended);
             let stream = &mut self.streams[key];
             if stream.waits_until.is_some_and(|until| until <= now) {
                 stream.waits_until = None;
@@ -321,17 +322,12 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
     }
 
-    /// When [`Scheduler::expire`] has something to do next, or a delayed batch becomes due; never before something is due.
+    /// When [`Scheduler::expire`] has something to do next, or a batch that was held back may be formed; never before.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Timestamp> {
         let alarm = self.alarms.first().map(|(alarm, _)| *alarm);
-        let delayed = self
-            .models
-            .values()
-            .filter(|model| !model.options.max_delay.is_zero())
-            .filter_map(|model| model.ready.first().map(|place| self.head(place).arrived + model.options.max_delay))
-            .min();
-        alarm.into_iter().chain(delayed).min()
+        let delayed = self.models.values().filter_map(|model| self.delayed_until(model)).min();
+        alarm.into_iter().chain(delayed).chain(self.kept_free_until).min()
     }
 
     /// From now on no batch waits for more items.
@@ -368,186 +364,131 @@ impl<H: Clone, P> Scheduler<H, P> {
         self.models.get(model).map(|model| model.ledger).unwrap_or_default()
     }
 
-    /// The running cost estimate of one model.
+    /// Items of one model that were given up in the queue, by reason.
+    #[must_use]
+    pub fn dropped(&self, model: ModelKey, reason: DropReason) -> u64 {
+        self.models.get(model).map_or(0, |model| model.drops[reason as usize])
+    }
+
+    /// The running cost estimate of one model, for items of the measured shape.
     #[must_use]
     pub fn cost(&self, model: ModelKey) -> Option<&CostModel> {
-        self.models.get(model).map(|model| &model.cost)
+        self.models.get(model).map(|model| model.costs.base())
     }
 
-    /// Whether a model has something that a lane could run now or, with a delay, later.
+    /// The running cost estimates of a model's other shapes, each with the input bytes of an item.
+    #[must_use]
+    pub fn costs_by_shape(&self, model: ModelKey) -> Vec<(usize, CostCurve)> {
+        let costs = self.models.get(model).into_iter().flat_map(|model| model.costs.by_shape());
+        let mut costs: Vec<_> = costs.map(|(bytes, cost)| (bytes, cost.curve())).collect();
+        costs.sort_unstable_by_key(|(bytes, _)| *bytes);
+        costs
+    }
+
+    /// Whether a model has something that a lane could run now or, if it is held back, later.
     #[must_use]
     pub fn has_ready(&self) -> bool {
-        self.models.values().any(|model| !model.ready.is_empty())
+        self.turns.iter().any(|turns| !turns.is_empty())
     }
 
-    /// The model with the most urgent head, among those whose batch need not wait.
-    fn pick_model(&self, now: Timestamp) -> Option<ModelKey> {
-        self.models
-            .iter()
-            .filter_map(|(key, model)| {
-                let first = model.ready.first()?;
-                let waits = !self.draining
-                    && !model.options.max_delay.is_zero()
-                    && model.ready_items() < model.cost.cap()
-                    && now < self.head(first).arrived + model.options.max_delay;
-                (!waits).then_some((first, key))
-            })
-            .min()
-            .map(|(_, key)| key)
+    fn head(&self, stream: StreamKey) -> Option<&Item<P>> {
+        self.streams[stream].items.front().map(|queued| &queued.item)
     }
 
-    fn head(&self, place: &Place) -> &Item<P> {
-        &self.streams[place.stream].items[0].item
-    }
-
-    /// Whether `count` ready items have this deadline or a later one, as far as one decision looks.
-    fn has_later(&self, model: &ModelQueue, count: usize, deadline: Timestamp) -> bool {
-        let mut found = 0;
-        for place in model.ready.iter().take(SCAN_MAX + count) {
-            if self.head(place).deadline >= deadline {
-                found += if model.options.stateful { 1 } else { self.streams[place.stream].items.len() };
-                if found >= count {
-                    return true;
-                }
-            }
-        }
-        false
-    }
-
-    /// Takes the chosen items. What is hopeless on the way is answered, wherever it stands: it must never run.
-    fn take(
-        &mut self,
-        key: ModelKey,
-        choice: Choice,
-        hopeless: Timestamp,
-        expired: &mut Vec<Expired<H, P>>,
-    ) -> Option<Batch<H, P>> {
-        let Choice { size, not_before, reason } = choice;
-        let mut batch = Batch { model: key, entries: Vec::with_capacity(size), reason };
-        let mut passed_over = Vec::new();
-        let (mut bytes, mut bytes_are_full) = (0, false);
-        let first_expired = expired.len();
-        let model = &mut self.models[key];
-        while batch.entries.len() < size
-            && passed_over.len() < SCAN_MAX
-            && let Some(place) = model.ready.pop_first()
-        {
-            let stream = &mut self.streams[place.stream];
-            stream.place = None;
-            let (mut taken, mut passed) = (0, false);
-            while let Some(head) = stream.items.front() {
-                if head.item.deadline < hopeless {
-                    let item = stream.items.pop_front().map(|queued| queued.item);
-                    expired.extend(item.map(|item| Expired { handle: stream.handle.clone(), item }));
-                    continue;
-                }
-                let same_shape = batch.entries.first().is_none_or(|first| first.item.shape == head.item.shape);
-                if !same_shape || head.item.deadline < not_before {
-                    passed = true;
-                    if !same_shape {
-                        batch.reason = CloseReason::Shape;
-                    }
-                    break;
-                }
-                bytes_are_full = !batch.entries.is_empty() && bytes + head.item.bytes > model.options.max_call_bytes;
-                let others_turn = taken > 0 && model.ready.first().is_some_and(|next| *next < place_of(head, place.stream));
-                if batch.entries.len() == size || bytes_are_full || others_turn {
-                    break;
-                }
-                let Some(queued) = stream.items.pop_front() else { break };
-                bytes += queued.item.bytes;
-                taken += 1;
-                batch.entries.push(Entry { stream: place.stream, handle: stream.handle.clone(), item: queued.item });
-                if model.options.stateful {
-                    break;
-                }
-            }
-            stream.running += taken;
-            let runnable = !(model.options.stateful && stream.running > 0);
-            if runnable && let Some(head) = stream.items.front() {
-                let place = place_of(head, place.stream);
-                stream.place = Some(place);
-                if passed {
-                    passed_over.push(place);
-                } else {
-                    model.ready.insert(place);
-                }
-            }
-            let alarm = stream.next_alarm();
-            if alarm != stream.alarm {
-                move_alarm(&mut self.alarms, place.stream, stream, alarm);
-            }
-            if bytes_are_full {
-                batch.reason = CloseReason::Bytes;
-                break;
-            }
-        }
-        for place in passed_over {
-            model.ready.insert(place);
-        }
-        if batch.entries.len() == size && batch.reason == CloseReason::Shape {
-            batch.reason = reason;
-        }
-        model.running += batch.entries.len();
-        let late = &expired[first_expired..];
-        model.ledger.end(Outcome::Expired, late.len() as u64);
-        let late_bytes: usize = late.iter().map(|expired| expired.item.bytes).sum();
-        self.release(key, batch.entries.len() + late.len(), bytes + late_bytes);
-        (!batch.entries.is_empty()).then_some(batch)
-    }
-
-    fn expire_hopeless_heads(&mut self, key: ModelKey, now: Timestamp, expired: &mut Vec<Expired<H, P>>) {
-        let before = hopeless_before(now, &self.models[key].cost);
-        while let Some(place) = self.models[key].ready.first().copied()
-            && self.head(&place).deadline < before
-        {
-            self.expire_stream(place.stream, before - Duration::from_nanos(1), expired);
-            self.reset_alarm(place.stream);
-        }
-    }
-
-    /// Takes out the items of a stream whose deadline is at or before `until`.
-    fn expire_stream(&mut self, key: StreamKey, until: Timestamp, expired: &mut Vec<Expired<H, P>>) {
+    /// Ends the oldest queued item of a stream.
+    fn end_head(&mut self, key: StreamKey, reason: EndReason, ended: &mut Vec<Ended<H, P>>) {
         let stream = &mut self.streams[key];
-        let (model_key, first) = (stream.model, expired.len());
+        let (model, handle) = (stream.options.model, stream.handle.clone());
+        let Some(queued) = stream.items.pop_front() else { return };
+        self.count_end(model, &queued.item, reason);
+        ended.push(Ended { handle, item: queued.item, reason });
+        self.reseat(key);
+        self.reset_alarm(key);
+    }
+
+    /// Ends all items of a stream that are due at or before `until`.
+    fn end_late(&mut self, key: StreamKey, until: Timestamp, ended: &mut Vec<Ended<H, P>>) {
+        let stream = &mut self.streams[key];
+        let (model, first) = (stream.options.model, ended.len());
+        let handle = &stream.handle;
         let mut kept = VecDeque::with_capacity(stream.items.len());
         for queued in stream.items.drain(..) {
-            if queued.item.deadline <= until {
-                expired.push(Expired { handle: stream.handle.clone(), item: queued.item });
+            if queued.item.due() <= until {
+                let reason = queued.item.lateness();
+                ended.push(Ended { handle: handle.clone(), item: queued.item, reason });
             } else {
                 kept.push_back(queued);
             }
         }
         stream.items = kept;
-        let place = stream.place.take();
-        let bytes = expired[first..].iter().map(|expired| expired.item.bytes).sum();
-        let count = expired.len() - first;
-        self.release(model_key, count, bytes);
-        let model = &mut self.models[model_key];
-        model.ledger.end(Outcome::Expired, count as u64);
-        if let Some(place) = place {
-            model.ready.remove(&place);
-            self.make_ready(key);
+        for late in &ended[first..] {
+            self.count_end(model, &late.item, late.reason);
+        }
+        self.reseat(key);
+    }
+
+    fn count_end(&mut self, model: ModelKey, item: &Item<P>, reason: EndReason) {
+        self.release(model, item);
+        let model = &mut self.models[model];
+        model.ledger.end(reason.outcome(), 1);
+        if let EndReason::Dropped(reason) = reason {
+            model.drops[reason as usize] += 1;
         }
     }
 
-    /// Puts a stream among the ready ones if its head may run.
-    fn make_ready(&mut self, key: StreamKey) {
+    fn release(&mut self, model: ModelKey, item: &Item<P>) {
+        let model = &mut self.models[model];
+        model.held.remove(1, item.bytes);
+        model.costs.pop(item.shape);
+        self.held.remove(1, item.bytes);
+    }
+
+    /// Puts a stream that had nothing queued among the ready ones.
+    fn seat(&mut self, key: StreamKey, now: Timestamp) {
         let stream = &mut self.streams[key];
-        let model = &mut self.models[stream.model];
-        if model.options.stateful && stream.running > 0 {
-            return;
+        let (model_key, priority) = (stream.options.model, stream.options.priority);
+        let model = &mut self.models[model_key];
+        let Some(claim) = claim_of(stream, model.options.stateful) else { return };
+        let (slack, seat) = (model.slack(), stream.seat(key));
+        if stream.running == 0 {
+            model.ready.enter(&mut stream.flow, seat, claim, slack);
+        } else {
+            model.ready.place(&mut stream.flow, seat, claim, slack);
         }
-        if let Some(head) = stream.items.front() {
-            let place = place_of(head, key);
-            stream.place = Some(place);
-            model.ready.insert(place);
+        let class = priority as usize;
+        if self.turns[class].is_empty() {
+            self.passed_over_since[class] = self.passed_over_since[class].max(now);
         }
+        self.follow(model_key, priority, true);
     }
 
-    fn release(&mut self, model: ModelKey, items: usize, bytes: usize) {
-        self.models[model].held.remove(items, bytes);
-        self.held.remove(items, bytes);
+    /// Moves a stream to where its head belongs, after the head has changed or has become runnable.
+    fn reseat(&mut self, key: StreamKey) {
+        let stream = &mut self.streams[key];
+        let (model_key, priority) = (stream.options.model, stream.options.priority);
+        let model = &mut self.models[model_key];
+        let seat = stream.seat(key);
+        match claim_of(stream, model.options.stateful) {
+            Some(claim) => {
+                let slack = model.slack();
+                model.ready.place(&mut stream.flow, seat, claim, slack);
+            }
+            None => model.ready.leave(&mut stream.flow, seat),
+        }
+        self.follow(model_key, priority, false);
+    }
+
+    /// Moves a model to where its first stream of this priority belongs.
+    fn follow(&mut self, key: ModelKey, priority: Priority, enters: bool) {
+        let model = &mut self.models[key];
+        let (slack, class) = (model.slack(), priority as usize);
+        let (flow, turns) = (&mut model.flows[class], &mut self.turns[class]);
+        turns.set_slack(slack);
+        match model.ready.first(priority) {
+            Some((claim, _)) if enters && !flow.is_placed() => turns.enter(flow, key, claim),
+            Some((claim, _)) => turns.place(flow, key, claim),
+            None => turns.leave(flow, key),
+        }
     }
 
     fn reset_alarm(&mut self, key: StreamKey) {
@@ -566,6 +507,9 @@ fn move_alarm<H, P>(
     stream: &mut StreamQueue<H, P>,
     alarm: Timestamp,
 ) {
+    if alarm == stream.alarm {
+        return;
+    }
     if stream.alarm != Timestamp::NEVER {
         alarms.remove(&(stream.alarm, key));
     }
@@ -575,10 +519,14 @@ fn move_alarm<H, P>(
     stream.alarm = alarm;
 }
 
-fn place_of<P>(queued: &QueuedItem<P>, stream: StreamKey) -> Place {
-    let item = &queued.item;
-    let due = if item.deadline == Timestamp::NEVER { item.arrived + PATIENCE } else { item.deadline };
-    Place { due, arrival: queued.arrival, stream }
+/// What the head of a stream claims, if it may run.
+fn claim_of<H, P>(stream: &StreamQueue<H, P>, stateful: bool) -> Option<Claim> {
+    if stateful && stream.running > 0 {
+        return None;
+    }
+    let QueuedItem { item, arrival } = stream.items.front()?;
+    let urgent = item.due() != Timestamp::NEVER;
+    Some(Claim { due: item.due().min(item.arrived + PATIENCE), arrival: *arrival, urgent })
 }
 
 #[cfg(test)]

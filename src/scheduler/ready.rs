@@ -1,52 +1,131 @@
-//! Streams that have a runnable head item, most urgent first.
+//! The ready streams of one model: by priority, then fairly by tenant, then fairly by stream.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use crate::domain::Timestamp;
+use super::{
+    Priority, StreamKey, TenantKey,
+    fair::{Claim, FairQueue, Flow, Work},
+};
 
-use super::StreamKey;
+/// Tenants without a ready stream that a model remembers, so that leaving and coming back pays off no debt.
+const IDLE_TENANTS_MAX: usize = 1024;
 
-/// Place of a stream among the ready ones: when its head is due, then who came first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    /// Deadline of the head item, or the moment by which an item without one would like to run.
-    pub(super) due: Timestamp,
-    /// Order of arrival at the scheduler.
-    pub(super) arrival: u64,
-    /// The stream.
-    pub(super) stream: StreamKey,
+/// Ready streams of all priorities.
+#[derive(Debug, Default)]
+pub(super) struct ReadyStreams {
+    classes: [Class; Priority::ALL.len()],
+    streams: usize,
 }
 
-/// The ready streams of one model.
+/// Ready streams of one priority.
 #[derive(Debug, Default)]
-pub(super) struct ReadyStreams(BTreeSet<Place>);
+struct Class {
+    tenants: BTreeMap<TenantKey, Tenant>,
+    queue: FairQueue<TenantKey>,
+}
+
+#[derive(Debug, Default)]
+struct Tenant {
+    flow: Flow,
+    streams: FairQueue<StreamKey>,
+}
+
+/// Where a stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seat {
+    pub(super) stream: StreamKey,
+    pub(super) tenant: TenantKey,
+    pub(super) priority: Priority,
+}
 
 impl ReadyStreams {
-    pub(super) fn insert(&mut self, place: Place) {
-        self.0.insert(place);
+    pub(super) const fn len(&self) -> usize {
+        self.streams
     }
 
-    pub(super) fn remove(&mut self, place: &Place) {
-        self.0.remove(place);
+    /// Puts a stream in that had nothing to run.
+    pub(super) fn enter(&mut self, flow: &mut Flow, seat: Seat, claim: Claim, slack: Work) {
+        self.put(flow, seat, claim, slack, true);
     }
 
-    pub(super) fn first(&self) -> Option<&Place> {
-        self.0.first()
+    /// Puts a stream back, or moves it, by what its head claims now.
+    pub(super) fn place(&mut self, flow: &mut Flow, seat: Seat, claim: Claim, slack: Work) {
+        self.put(flow, seat, claim, slack, false);
     }
 
-    pub(super) fn pop_first(&mut self) -> Option<Place> {
-        self.0.pop_first()
+    fn put(&mut self, flow: &mut Flow, seat: Seat, claim: Claim, slack: Work, enters: bool) {
+        self.streams += usize::from(!flow.is_placed());
+        let class = &mut self.classes[seat.priority as usize];
+        if class.tenants.len() > IDLE_TENANTS_MAX {
+            class.tenants.retain(|key, tenant| !tenant.streams.is_empty() || *key == seat.tenant);
+        }
+        let tenant = class.tenants.entry(seat.tenant).or_default();
+        let tenant_enters = enters && tenant.streams.is_empty();
+        tenant.streams.set_slack(slack);
+        class.queue.set_slack(slack);
+        if enters {
+            tenant.streams.enter(flow, seat.stream, claim);
+        } else {
+            tenant.streams.place(flow, seat.stream, claim);
+        }
+        if let Some((first, _)) = tenant.streams.first() {
+            if tenant_enters {
+                class.queue.enter(&mut tenant.flow, seat.tenant, first);
+            } else {
+                class.queue.place(&mut tenant.flow, seat.tenant, first);
+            }
+        }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
+    pub(super) fn leave(&mut self, flow: &mut Flow, seat: Seat) {
+        self.streams -= usize::from(flow.is_placed());
+        let class = &mut self.classes[seat.priority as usize];
+        if let Some(tenant) = class.tenants.get_mut(&seat.tenant) {
+            tenant.streams.leave(flow, seat.stream);
+            class.follow(seat.tenant);
+        }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// The stream of this priority whose turn it is, taken out. The caller tells its flow by [`Flow::set_out`].
+    pub(super) fn pop(&mut self, priority: Priority) -> Option<StreamKey> {
+        let class = &mut self.classes[priority as usize];
+        let (_, key) = class.queue.first()?;
+        let stream = class.tenants.get_mut(&key)?.streams.pop_first()?;
+        self.streams -= 1;
+        class.follow(key);
+        Some(stream)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Place> {
-        self.0.iter()
+    /// Books lane time on a stream that is taken out, and on its tenant.
+    pub(super) fn charge(&mut self, flow: &mut Flow, seat: Seat, work: Work) {
+        let class = &mut self.classes[seat.priority as usize];
+        if let Some(tenant) = class.tenants.get_mut(&seat.tenant) {
+            tenant.streams.charge(flow, seat.stream, work);
+            class.queue.charge(&mut tenant.flow, seat.tenant, work);
+        }
+    }
+
+    /// What the first stream of this priority claims.
+    pub(super) fn first(&self, priority: Priority) -> Option<(Claim, StreamKey)> {
+        let class = &self.classes[priority as usize];
+        let (_, key) = class.queue.first()?;
+        class.tenants.get(&key)?.streams.first()
+    }
+
+    /// All ready streams, tenant by tenant; within a tenant in the order of their turns.
+    pub(super) fn iter(&self) -> impl Iterator<Item = StreamKey> + '_ {
+        let tenants = self.classes.iter().flat_map(|class| class.queue.iter().filter_map(|(_, key)| class.tenants.get(&key)));
+        tenants.flat_map(|tenant| tenant.streams.iter().map(|(_, stream)| stream))
+    }
+}
+
+impl Class {
+    /// Moves a tenant to where its first stream belongs.
+    fn follow(&mut self, key: TenantKey) {
+        let Some(tenant) = self.tenants.get_mut(&key) else { return };
+        match tenant.streams.first() {
+            Some((first, _)) => self.queue.place(&mut tenant.flow, key, first),
+            None => self.queue.leave(&mut tenant.flow, key),
+        }
     }
 }

@@ -315,7 +315,16 @@ where
                 let allowed = deadline.or(self.options.default_deadline);
                 let deadline = allowed.map_or(Timestamp::NEVER, |allowed| now + allowed).min(self.options.ends_at);
                 let shape = self.intake.shape_key(&inputs);
-                self.staged.push_back(Item { ticket: seq, arrived: now, deadline, bytes, shape, payload: inputs });
+                self.staged.push_back(Item {
+                    ticket: seq,
+                    arrived: now,
+                    deadline,
+                    stale_at: Timestamp::NEVER,
+                    bytes,
+                    length: 0,
+                    shape,
+                    payload: inputs,
+                });
             }
             Err(fault) => {
                 self.answer_unqueued(seq, now, Outcome::Refused, fault);

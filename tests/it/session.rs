@@ -16,7 +16,7 @@ use tidemill::{
         synthetic::{Misbehaviour, PlannedFault, Script, SyntheticControl, SyntheticEngine, SyntheticKind, Trigger},
     },
     registry::{LoadedModel, Model},
-    scheduler::{Admission, CostCurve, Handoff, Lanes, Ledger, ModelOptions, ModelRuntime},
+    scheduler::{Admission, CostCurve, Handoff, Lanes, Ledger, ModelOptions, ModelRuntime, StreamOptions},
     session::{
         Event, Inbound, ItemRequest, Order, PayloadKind, Session, SessionMetrics, SessionOptions, UploadOptions, UploadPart,
         UploadParts, WhenFull, collect_upload, keep_time,
@@ -77,6 +77,9 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         max_delay: Duration::ZERO,
         max_call_bytes: 1 << 20,
         stateful,
+        item_bytes: 24,
+        padding_waste_max: None,
+        wide_ratio: None,
     };
     let runtime = ModelRuntime { executable: Arc::clone(&executable), metrics: telemetry.model("test", "1") };
     let key = handoff.add_model(options, runtime);
@@ -118,7 +121,7 @@ type Sender = mpsc::Sender<Result<Inbound, Fault>>;
 impl Fixture {
     fn session(&self, options: SessionOptions) -> (Sender, TestSession) {
         let (sender, inbound) = mpsc::channel(64);
-        let handle = self.handoff.open(self.model.key).expect("the model is there");
+        let handle = self.handoff.open(StreamOptions::of(self.model.key)).expect("the model is there");
         let metrics = SessionMetrics::open(Arc::new(self.telemetry.method(Method::Feed)));
         let guard = self.drain.session().expect("not draining");
         let (model, drain) = (Arc::clone(&self.model), self.drain.clone());
@@ -456,7 +459,7 @@ async fn an_upload_checks_what_was_declared() {
         let parts = [UploadPart::Chunk(Bytes::from_static(&[1; 10])), UploadPart::Chunk(Bytes::from_static(&[2; 6]))];
         let parts: Vec<_> = parts.into_iter().chain(finish.map(UploadPart::Finish)).map(Ok).collect();
         let parts = UploadParts::new(futures::stream::iter(parts), &options);
-        let handle = fixture.handoff.open(fixture.model.key).expect("the model is there");
+        let handle = fixture.handoff.open(StreamOptions::of(fixture.model.key)).expect("the model is there");
         let metrics = SessionMetrics::open(Arc::new(fixture.telemetry.method(Method::Upload)));
         let guard = fixture.drain.session().expect("not draining");
         let (model, drain) = (Arc::clone(&fixture.model), fixture.drain.clone());

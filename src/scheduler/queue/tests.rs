@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::scheduler::ShapeKey;
+use crate::{
+    domain::CloseReason,
+    scheduler::{Batch, ShapeKey},
+};
 
 const MS: Duration = Duration::from_millis(1);
 const LOTS: Admission = Admission { items: 1000, bytes: 1 << 30, model_items: 1000, model_bytes: 1 << 30 };
@@ -20,11 +23,29 @@ fn at(millis: u64) -> Timestamp {
 /// A call of 1 ms plus 0.25 ms an item.
 fn options(stateful: bool) -> ModelOptions {
     let curve = CostCurve::new([1_u32, 2, 4, 8].map(|batch| MS + MS / 4 * batch).to_vec());
-    ModelOptions { curve, max_batch: 8, max_delay: Duration::ZERO, max_call_bytes: 1 << 20, stateful }
+    ModelOptions {
+        curve,
+        item_bytes: 100,
+        max_batch: 8,
+        max_delay: Duration::ZERO,
+        max_call_bytes: 1 << 20,
+        stateful,
+        padding_waste_max: None,
+        wide_ratio: None,
+    }
 }
 
 fn item(ticket: u64, arrived: Timestamp) -> Item<()> {
-    Item { ticket, arrived, deadline: Timestamp::NEVER, bytes: 100, shape: ShapeKey::default(), payload: () }
+    Item {
+        ticket,
+        arrived,
+        deadline: Timestamp::NEVER,
+        stale_at: Timestamp::NEVER,
+        bytes: 100,
+        length: 0,
+        shape: ShapeKey::default(),
+        payload: (),
+    }
 }
 
 fn due(ticket: u64, arrived: Timestamp, deadline: Timestamp) -> Item<()> {
@@ -38,7 +59,9 @@ fn one_model(lanes: usize, options: ModelOptions) -> (TestScheduler, ModelKey) {
 }
 
 fn push(scheduler: &mut TestScheduler, stream: StreamKey, item: Item<()>) {
-    scheduler.push(stream, item).expect("there is room");
+    let mut ended = Vec::new();
+    scheduler.push(stream, item, &mut ended).expect("there is room");
+    assert!(ended.is_empty(), "{ended:?}");
 }
 
 fn next(scheduler: &mut TestScheduler, now: Timestamp) -> Option<TestBatch> {
@@ -53,13 +76,13 @@ fn taken(batch: Option<&TestBatch>) -> Vec<(&'static str, u64)> {
 }
 
 fn finish(scheduler: &mut TestScheduler, batch: &TestBatch) {
-    scheduler.finish(batch.model, batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
+    scheduler.finish(&batch.report(Some(MS)), batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
 }
 
 #[test]
 fn a_free_lane_takes_what_is_there_at_once() {
     let (mut scheduler, model) = one_model(1, options(false));
-    let (a, b) = (scheduler.open(StreamOptions { model }, "a"), scheduler.open(StreamOptions { model }, "b"));
+    let (a, b) = (scheduler.open(StreamOptions::of(model), "a"), scheduler.open(StreamOptions::of(model), "b"));
     push(&mut scheduler, a, item(0, at(0)));
     push(&mut scheduler, b, item(0, at(0)));
     let batch = next(&mut scheduler, at(0));
@@ -71,7 +94,7 @@ fn a_free_lane_takes_what_is_there_at_once() {
 #[test]
 fn a_stateful_stream_has_one_item_in_flight() {
     let (mut scheduler, model) = one_model(1, options(true));
-    let (a, b) = (scheduler.open(StreamOptions { model }, "a"), scheduler.open(StreamOptions { model }, "b"));
+    let (a, b) = (scheduler.open(StreamOptions::of(model), "a"), scheduler.open(StreamOptions::of(model), "b"));
     for ticket in 0..3 {
         push(&mut scheduler, a, item(ticket, at(0)));
     }
@@ -86,7 +109,7 @@ fn a_stateful_stream_has_one_item_in_flight() {
 #[test]
 fn the_earliest_deadline_goes_first_and_items_without_one_do_not_starve() {
     let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
-    let [calm, late, soon] = ["calm", "late", "soon"].map(|name| scheduler.open(StreamOptions { model }, name));
+    let [calm, late, soon] = ["calm", "late", "soon"].map(|name| scheduler.open(StreamOptions::of(model), name));
     push(&mut scheduler, calm, item(0, at(0)));
     push(&mut scheduler, late, due(0, at(0), at(900)));
     push(&mut scheduler, soon, due(0, at(0), at(100)));
@@ -98,7 +121,7 @@ fn the_earliest_deadline_goes_first_and_items_without_one_do_not_starve() {
 #[test]
 fn expired_items_are_given_out_when_their_time_comes_and_never_run() {
     let (mut scheduler, model) = one_model(1, options(false));
-    let a = scheduler.open(StreamOptions { model }, "a");
+    let a = scheduler.open(StreamOptions::of(model), "a");
     push(&mut scheduler, a, due(0, at(0), at(50)));
     push(&mut scheduler, a, due(1, at(0), at(20)));
     push(&mut scheduler, a, item(2, at(0)));
@@ -119,7 +142,7 @@ fn expired_items_are_given_out_when_their_time_comes_and_never_run() {
 #[test]
 fn a_head_that_not_even_a_call_of_its_own_would_save_is_answered_at_once() {
     let (mut scheduler, model) = one_model(1, options(false));
-    let a = scheduler.open(StreamOptions { model }, "a");
+    let a = scheduler.open(StreamOptions::of(model), "a");
     push(&mut scheduler, a, due(0, at(0), at(0) + MS / 2));
     let mut expired = Vec::new();
     assert_eq!(scheduler.next_batch(at(0), &mut expired), None);
@@ -130,8 +153,8 @@ fn a_head_that_not_even_a_call_of_its_own_would_save_is_answered_at_once() {
 #[test]
 fn a_tight_head_is_passed_over_and_gets_the_next_batch() {
     let (mut scheduler, model) = one_model(1, options(false));
-    let tight = scheduler.open(StreamOptions { model }, "tight");
-    let calm = scheduler.open(StreamOptions { model }, "calm");
+    let tight = scheduler.open(StreamOptions::of(model), "tight");
+    let calm = scheduler.open(StreamOptions::of(model), "calm");
     push(&mut scheduler, tight, due(0, at(0), at(2)));
     for ticket in 0..8 {
         push(&mut scheduler, calm, item(ticket, at(0)));
@@ -145,8 +168,8 @@ fn a_tight_head_is_passed_over_and_gets_the_next_batch() {
 #[test]
 fn items_of_other_shapes_wait_for_a_batch_of_their_own() {
     let (mut scheduler, model) = one_model(1, options(false));
-    let a = scheduler.open(StreamOptions { model }, "a");
-    let b = scheduler.open(StreamOptions { model }, "b");
+    let a = scheduler.open(StreamOptions::of(model), "a");
+    let b = scheduler.open(StreamOptions::of(model), "b");
     push(&mut scheduler, a, item(0, at(0)));
     push(&mut scheduler, b, Item { shape: ShapeKey(7), ..item(0, at(0)) });
     push(&mut scheduler, a, item(1, at(0)));
@@ -159,7 +182,7 @@ fn items_of_other_shapes_wait_for_a_batch_of_their_own() {
 #[test]
 fn a_call_holds_no_more_bytes_than_allowed_but_always_one_item() {
     let (mut scheduler, model) = one_model(1, ModelOptions { max_call_bytes: 250, ..options(false) });
-    let a = scheduler.open(StreamOptions { model }, "a");
+    let a = scheduler.open(StreamOptions::of(model), "a");
     for ticket in 0..3 {
         push(&mut scheduler, a, item(ticket, at(0)));
     }
@@ -172,7 +195,7 @@ fn a_call_holds_no_more_bytes_than_allowed_but_always_one_item() {
 #[test]
 fn a_delay_holds_a_small_batch_back_until_it_is_over_or_the_server_drains() {
     let (mut scheduler, model) = one_model(1, ModelOptions { max_delay: 5 * MS, ..options(false) });
-    let a = scheduler.open(StreamOptions { model }, "a");
+    let a = scheduler.open(StreamOptions::of(model), "a");
     push(&mut scheduler, a, item(0, at(0)));
     assert_eq!(next(&mut scheduler, at(4)), None);
     assert_eq!(scheduler.next_wakeup(), Some(at(5)));
@@ -186,10 +209,10 @@ fn a_delay_holds_a_small_batch_back_until_it_is_over_or_the_server_drains() {
 fn a_refusal_names_the_limit_and_waiters_are_woken_in_order() {
     let mut scheduler: TestScheduler = Scheduler::new(1, Admission { items: 2, ..LOTS });
     let model = scheduler.add_model(options(false));
-    let [a, b, c] = ["a", "b", "c"].map(|name| scheduler.open(StreamOptions { model }, name));
+    let [a, b, c] = ["a", "b", "c"].map(|name| scheduler.open(StreamOptions::of(model), name));
     push(&mut scheduler, a, item(0, at(0)));
     push(&mut scheduler, a, item(1, at(0)));
-    let (back, refusal) = scheduler.push(b, item(0, at(0))).expect_err("full");
+    let (back, refusal) = scheduler.push(b, item(0, at(0)), &mut Vec::new()).expect_err("full");
     assert_eq!((back.ticket, refusal.limit, refusal.value), (0, "scheduler.max_queued_items", 2));
     assert!(refusal.retry_after >= MS);
     scheduler.wait_for_room(b, Timestamp::NEVER);
@@ -206,7 +229,7 @@ fn a_refusal_names_the_limit_and_waiters_are_woken_in_order() {
 #[test]
 fn closing_a_stream_frees_all_that_it_held() {
     let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
-    let a = scheduler.open(StreamOptions { model }, "a");
+    let a = scheduler.open(StreamOptions::of(model), "a");
     for ticket in 0..3 {
         push(&mut scheduler, a, due(ticket, at(0), at(500)));
     }
@@ -224,8 +247,8 @@ fn closing_a_stream_frees_all_that_it_held() {
 fn the_most_urgent_model_goes_first() {
     let mut scheduler: TestScheduler = Scheduler::new(1, LOTS);
     let [slow, fast] = [(); 2].map(|()| scheduler.add_model(options(false)));
-    let a = scheduler.open(StreamOptions { model: slow }, "slow");
-    let b = scheduler.open(StreamOptions { model: fast }, "fast");
+    let a = scheduler.open(StreamOptions::of(slow), "slow");
+    let b = scheduler.open(StreamOptions::of(fast), "fast");
     push(&mut scheduler, a, item(0, at(0)));
     push(&mut scheduler, b, due(0, at(0), at(50)));
     assert_eq!(taken(next(&mut scheduler, at(0)).as_ref()), [("fast", 0)]);
@@ -275,12 +298,12 @@ proptest! {
         for step in steps {
             let mut expired = Vec::new();
             match step {
-                Step::Open => streams.push(Some(scheduler.open(StreamOptions { model }, streams.len()))),
+                Step::Open => streams.push(Some(scheduler.open(StreamOptions::of(model), streams.len()))),
                 Step::Push { stream, deadline, shape } => {
                     let Some(&Some(key)) = streams.get(stream) else { continue };
                     tickets += 1;
                     let deadline = deadline.map_or(Timestamp::NEVER, |millis| now + MS * u32::from(millis) + Duration::from_nanos(1));
-                    let pushed = scheduler.push(key, Item { deadline, shape: ShapeKey(shape.into()), ..item(tickets, now) });
+                    let pushed = scheduler.push(key, Item { deadline, shape: ShapeKey(shape.into()), ..item(tickets, now) }, &mut expired);
                     prop_assert_eq!(pushed.is_err(), waiting.len() >= limits.items);
                     if pushed.is_ok() {
                         received += 1;
@@ -311,8 +334,8 @@ proptest! {
                 Step::Finish { fail } => {
                     if let Some(batch) = running.pop_front() {
                         let outcome = if fail { Outcome::Failed } else { Outcome::Ok };
-                        scheduler.finish(model, batch.entries.iter().map(|entry| (entry.stream, outcome)));
-                        scheduler.observe(model, batch.entries.len(), MS);
+                        let report = batch.report((!fail).then_some(MS));
+                        scheduler.finish(&report, batch.entries.iter().map(|entry| (entry.stream, outcome)));
                     }
                 }
                 Step::Close { stream } => {
@@ -341,7 +364,7 @@ proptest! {
             prop_assert_eq!(scheduler.queued(), waiting.len());
         }
         for batch in running {
-            scheduler.finish(model, batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
+            scheduler.finish(&batch.report(Some(MS)), batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
         }
         for key in streams.into_iter().flatten() {
             scheduler.close(key).for_each(drop);

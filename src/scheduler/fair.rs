@@ -1,0 +1,320 @@
+//! Fair shares by virtual time, and the earliest due first among those within their share.
+//!
+//! A flow (a stream, a tenant, a model) carries a tag: the lane time that it has had. The queue's clock is the lane time that a
+//! flow with a fair share has had. Flows at or behind the clock are *eligible* and go by their due time; the others are *ahead*,
+//! and go when no eligible flow is left, least served first, so that no lane is kept idle for fairness. This is weighted fair
+//! queueing with deadlines inside (as in EEVDF) rather than plain deficit round robin, which has no place for deadlines.
+//!
+//! A flow whose head has a deadline may be ahead by the slack and still count as eligible: a short burst is served in time, a
+//! lasting flood only at its fair share.
+
+use std::collections::BTreeSet;
+
+use crate::domain::Timestamp;
+
+/// Lane time, in nanoseconds.
+pub(super) type Work = u64;
+
+/// What the head of a flow asks for, most urgent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Claim {
+    /// By when the head would like to run at the latest.
+    pub(super) due: Timestamp,
+    /// Order of arrival at the scheduler.
+    pub(super) arrival: u64,
+    /// Whether the head has a deadline of its own.
+    pub(super) urgent: bool,
+}
+
+/// A flow's account. It stays with the flow's owner, also while the flow has nothing to run.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    /// Lane time had, on the clock of its queue.
+    tag: Work,
+    place: Option<Place>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Eligible(Claim),
+    Ahead(Work, Claim),
+}
+
+impl Flow {
+    pub(super) const fn is_placed(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// To be called for a flow that [`FairQueue::pop_first`] gave out.
+    pub(super) const fn set_out(&mut self) {
+        self.place = None;
+    }
+
+    const fn claim(&self) -> Option<Claim> {
+        match self.place {
+            Some(Place::Eligible(claim) | Place::Ahead(_, claim)) => Some(claim),
+            None => None,
+        }
+    }
+}
+
+/// Flows that share something.
+#[derive(Debug)]
+pub(super) struct FairQueue<K> {
+    eligible: BTreeSet<(Claim, K)>,
+    ahead: BTreeSet<(Work, Claim, K)>,
+    clock: Work,
+    /// Work that is less than one step of the clock for each flow.
+    carry: Work,
+    slack: Work,
+}
+
+impl<K> Default for FairQueue<K> {
+    fn default() -> Self {
+        Self { eligible: BTreeSet::new(), ahead: BTreeSet::new(), clock: 0, carry: 0, slack: 0 }
+    }
+}
+
+impl<K: Ord + Copy> FairQueue<K> {
+    /// How far ahead a flow may be whose head has a deadline.
+    pub(super) const fn set_slack(&mut self, slack: Work) {
+        self.slack = slack;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.eligible.len() + self.ahead.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.eligible.is_empty() && self.ahead.is_empty()
+    }
+
+    /// Places a flow that had nothing to run. What it did not use of its share meanwhile is not kept.
+    pub(super) fn enter(&mut self, flow: &mut Flow, key: K, claim: Claim) {
+        flow.tag = flow.tag.max(self.clock);
+        self.place(flow, key, claim);
+    }
+
+    /// Places a flow, or moves it, by what its head claims now.
+    pub(super) fn place(&mut self, flow: &mut Flow, key: K, claim: Claim) {
+        if flow.claim() == Some(claim) {
+            return;
+        }
+        self.leave(flow, key);
+        let from = flow.tag.saturating_sub(if claim.urgent { self.slack } else { 0 });
+        flow.place = Some(if from <= self.clock {
+            self.eligible.insert((claim, key));
+            Place::Eligible(claim)
+        } else {
+            self.ahead.insert((from, claim, key));
+            Place::Ahead(from, claim)
+        });
+    }
+
+    pub(super) fn leave(&mut self, flow: &mut Flow, key: K) {
+        match flow.place.take() {
+            // A flow that was placed ahead becomes eligible as the clock goes on, without being told.
+            Some(Place::Ahead(from, claim)) => {
+                let _ = self.ahead.remove(&(from, claim, key)) || self.eligible.remove(&(claim, key));
+            }
+            Some(Place::Eligible(claim)) => {
+                self.eligible.remove(&(claim, key));
+            }
+            None => {}
+        }
+    }
+
+    /// The flow whose turn it is, taken out. The caller tells the flow by [`Flow::set_out`].
+    pub(super) fn pop_first(&mut self) -> Option<K> {
+        if let Some((_, key)) = self.eligible.pop_first() {
+            return Some(key);
+        }
+        let (from, _, key) = self.ahead.pop_first()?;
+        self.advance_to(from);
+        Some(key)
+    }
+
+    /// The flow whose turn it is, and what it claims.
+    pub(super) fn first(&self) -> Option<(Claim, K)> {
+        self.iter().next()
+    }
+
+    /// All flows in the order of their turns, as things are now.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Claim, K)> + '_ {
+        let ahead = self.ahead.iter().map(|(_, claim, key)| (*claim, *key));
+        self.eligible.iter().copied().chain(ahead)
+    }
+
+    /// Books lane time that a flow is given.
+    pub(super) fn charge(&mut self, flow: &mut Flow, key: K, work: Work) {
+        let claim = flow.claim();
+        if let Some(Place::Ahead(from, _)) = flow.place
+            && self.eligible.is_empty()
+        {
+            self.advance_to(from);
+        }
+        self.leave(flow, key);
+        flow.tag += work;
+        // One flow more than there are, so that a flow that is alone stays ahead of one that comes.
+        let flows = self.len() as Work + 2;
+        self.carry += work;
+        self.advance_to(self.clock + self.carry / flows);
+        self.carry %= flows;
+        if let Some(claim) = claim {
+            self.place(flow, key, claim);
+        }
+    }
+
+    fn advance_to(&mut self, clock: Work) {
+        self.clock = self.clock.max(clock);
+        while let Some(&(from, claim, key)) = self.ahead.first()
+            && from <= self.clock
+        {
+            self.ahead.pop_first();
+            self.eligible.insert((claim, key));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(due: u64) -> Claim {
+        Claim { due: Timestamp::from_nanos(due), arrival: due, urgent: false }
+    }
+
+    /// Serves the flow whose turn it is, `work` for each, and counts who was served.
+    fn serve(queue: &mut FairQueue<usize>, flows: &mut [Flow], claims: &[Claim], works: &[Work], turns: usize) -> Vec<Work> {
+        let mut had = vec![0; flows.len()];
+        for _ in 0..turns {
+            let key = queue.pop_first().expect("all flows always have work");
+            flows[key].set_out();
+            queue.charge(&mut flows[key], key, works[key]);
+            had[key] += works[key];
+            queue.place(&mut flows[key], key, claims[key]);
+        }
+        had
+    }
+
+    #[test]
+    fn flows_with_calls_of_any_length_have_equal_lane_time() {
+        let mut queue = FairQueue::default();
+        let mut flows: Vec<Flow> = (0..4).map(|_| Flow::default()).collect();
+        let claims = [claim(1), claim(2), claim(3), claim(4)];
+        for (key, flow) in flows.iter_mut().enumerate() {
+            queue.enter(flow, key, claims[key]);
+        }
+        let had = serve(&mut queue, &mut flows, &claims, &[100, 1, 10, 37], 20_000);
+        let (least, most) = (had.iter().min().expect("four"), had.iter().max().expect("four"));
+        assert!(most - least <= 200, "{had:?}");
+    }
+
+    #[test]
+    fn among_those_within_their_share_the_earliest_due_goes_first() {
+        let mut queue = FairQueue::default();
+        let (mut a, mut b) = (Flow::default(), Flow::default());
+        queue.enter(&mut a, 0, claim(20));
+        queue.enter(&mut b, 1, claim(10));
+        assert_eq!(queue.first().map(|(_, key)| key), Some(1));
+        queue.place(&mut a, 0, claim(5));
+        assert_eq!(queue.first().map(|(_, key)| key), Some(0));
+    }
+
+    #[test]
+    fn a_flow_that_comes_goes_before_one_that_has_flooded() {
+        let mut queue = FairQueue::default();
+        let mut flows = [Flow::default(), Flow::default()];
+        queue.enter(&mut flows[0], 0, claim(1));
+        serve(&mut queue, &mut flows, &[claim(1), claim(1)], &[50, 0], 100);
+        queue.enter(&mut flows[1], 1, claim(1_000_000));
+        assert_eq!(queue.pop_first(), Some(1), "though what floods is due earlier");
+    }
+
+    #[test]
+    fn time_without_work_saves_nothing_up() {
+        let mut queue = FairQueue::default();
+        let mut flows = [Flow::default(), Flow::default()];
+        let claims = [claim(1), claim(2)];
+        queue.enter(&mut flows[0], 0, claims[0]);
+        serve(&mut queue, &mut flows, &claims, &[10, 10], 1000);
+        queue.enter(&mut flows[1], 1, claims[1]);
+        let had = serve(&mut queue, &mut flows, &claims, &[10, 10], 100);
+        assert!(had[0].abs_diff(had[1]) <= 20, "{had:?}");
+    }
+
+    #[test]
+    fn slack_lets_a_burst_with_deadlines_go_first_but_not_a_flood() {
+        let mut queue = FairQueue::default();
+        queue.set_slack(100);
+        let mut flows = [Flow::default(), Flow::default()];
+        let claims = [Claim { urgent: true, ..claim(1) }, Claim { urgent: true, ..claim(2) }];
+        for (key, flow) in flows.iter_mut().enumerate() {
+            queue.enter(flow, key, claims[key]);
+        }
+        assert_eq!(serve(&mut queue, &mut flows, &claims, &[10, 10], 5), [50, 0], "a burst");
+        let had = serve(&mut queue, &mut flows, &claims, &[10, 10], 1000);
+        assert!((had[0] + 50).abs_diff(had[1]) <= 200, "{had:?}");
+    }
+
+    #[test]
+    fn new_flows_without_end_do_not_starve_one_that_is_ahead() {
+        let mut queue = FairQueue::default();
+        let mut old = Flow::default();
+        queue.enter(&mut old, 0, claim(0));
+        queue.charge(&mut old, 0, 1000);
+        let (mut newcomers, mut turns) = (1, 0);
+        let mut flows: Vec<Flow> = Vec::new();
+        loop {
+            let mut flow = Flow::default();
+            queue.enter(&mut flow, newcomers, claim(newcomers as u64));
+            flows.push(flow);
+            newcomers += 1;
+            let key = queue.pop_first().expect("one has just come");
+            if key == 0 {
+                break;
+            }
+            flows[key - 1].set_out();
+            queue.charge(&mut flows[key - 1], key, 10);
+            turns += 1;
+            assert!(turns <= 1000, "starved");
+        }
+    }
+
+    proptest::proptest! {
+        /// Nothing is lost, whatever the order of calls.
+        #[test]
+        fn holds_exactly_what_was_placed(steps in proptest::collection::vec((0_usize..5, 0_u8..4, 0_u64..50), 0..200)) {
+            let mut queue = FairQueue::default();
+            queue.set_slack(30);
+            let mut flows: Vec<Flow> = (0..5).map(|_| Flow::default()).collect();
+            let mut placed = BTreeSet::new();
+            for (key, what, amount) in steps {
+                let claim = Claim { urgent: amount % 2 == 0, ..claim(amount) };
+                match what {
+                    0 if !flows[key].is_placed() => {
+                        queue.enter(&mut flows[key], key, claim);
+                        placed.insert(key);
+                    }
+                    0 => queue.place(&mut flows[key], key, claim),
+                    1 => {
+                        queue.leave(&mut flows[key], key);
+                        placed.remove(&key);
+                    }
+                    2 => queue.charge(&mut flows[key], key, amount),
+                    _ => {
+                        let popped = queue.pop_first();
+                        proptest::prop_assert_eq!(popped.is_some(), !placed.is_empty());
+                        if let Some(key) = popped {
+                            proptest::prop_assert!(placed.remove(&key));
+                            flows[key].set_out();
+                        }
+                    }
+                }
+                let held: BTreeSet<_> = queue.iter().map(|(_, key)| key).collect();
+                proptest::prop_assert_eq!(&held, &placed);
+                proptest::prop_assert_eq!(queue.len(), placed.len());
+            }
+        }
+    }
+}

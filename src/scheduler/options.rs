@@ -1,0 +1,104 @@
+//! What models and streams bring when they come: how batches are formed, whose turn it is, what may be given up.
+
+use std::time::Duration;
+
+use super::{ModelKey, cost::CostCurve};
+
+/// How a model's batches are formed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelOptions {
+    /// Measured cost of calls with items of [`ModelOptions::item_bytes`].
+    pub curve: CostCurve,
+    /// Input bytes of an item of the measured calls; costs of other shapes begin in proportion to it.
+    pub item_bytes: usize,
+    /// Largest batch; can only lower what the curve says.
+    pub max_batch: usize,
+    /// How long a batch that is not full waits for more items, counted from its oldest; normally zero.
+    pub max_delay: Duration,
+    /// Input bytes in one call; a single larger item still runs.
+    pub max_call_bytes: usize,
+    /// Whether streams of this model carry state.
+    pub stateful: bool,
+    /// Largest share of padding among the elements of a call, 0 to 1; `None` where nothing is padded.
+    pub padding_waste_max: Option<f64>,
+    /// Duration of a lone call that may use all cores, relative to one on its lane's own core, both measured on an idle machine;
+    /// `None` if the engine cannot do that.
+    pub wide_ratio: Option<f64>,
+}
+
+/// Which streams go first, strictly, but for the bound on starvation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Priority {
+    /// Before all others.
+    High,
+    /// Where nothing is said.
+    #[default]
+    Normal,
+    /// When nothing else is to be done.
+    Low,
+}
+
+impl Priority {
+    /// All of them, most urgent first, in the order of their discriminants.
+    pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
+
+    /// Metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Normal => "normal",
+            Self::Low => "low",
+        }
+    }
+}
+
+/// On whose behalf a stream runs: equal keys share one fair share of the lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct TenantKey(pub u64);
+
+/// What happens to an item that comes while others of its stream still wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// It waits behind them; at a full window, the sender waits.
+    #[default]
+    Block,
+    /// The stream has at most this many items waiting, at least one; the oldest makes room.
+    DropOldest {
+        /// Items waiting, without those that run.
+        queued_max: usize,
+    },
+}
+
+/// What a stream brings when it opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// The model version that it stays on.
+    pub model: ModelKey,
+    /// On whose behalf it runs.
+    pub tenant: TenantKey,
+    /// Before which others it goes.
+    pub priority: Priority,
+    /// What gives way when it sends more than is run.
+    pub overflow: Overflow,
+}
+
+impl StreamOptions {
+    /// A stream of `model` that asks for nothing special.
+    #[must_use]
+    pub fn of(model: ModelKey) -> Self {
+        Self { model, tenant: TenantKey::default(), priority: Priority::default(), overflow: Overflow::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn discriminants_index_the_tables() {
+        for (index, priority) in Priority::ALL.into_iter().enumerate() {
+            assert_eq!(priority as usize, index);
+        }
+    }
+}

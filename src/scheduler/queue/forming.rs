@@ -1,0 +1,351 @@
+//! Which model a free lane runs, and which items.
+
+use std::time::Duration;
+
+use crate::domain::{CloseReason, DropReason, Timestamp};
+
+use super::{CLASSES, ModelQueue, QueuedItem, STARVATION_MAX, Scheduler, claim_of, move_alarm};
+use crate::scheduler::{
+    ModelKey, StreamKey,
+    batch::{Batch, EndReason, Ended, Entry},
+    decide::{Choice, Situation, choose, hopeless_before},
+    fair::Work,
+    options::Priority,
+};
+
+/// Ready streams that one decision looks at beyond those it takes. Bounds the time under the lock.
+const SCAN_MAX: usize = 512;
+
+/// A call is long beside others that take less than one part in so many of its time.
+const LONG_CALL: u32 = 10;
+
+/// For how long after a short call's item the lanes are not all given to long calls.
+const SHORT_CALLS_MEMORY: Duration = Duration::from_secs(1);
+
+impl<H: Clone, P> Scheduler<H, P> {
+    /// Forms the next batch for an idle lane, and ends what is hopeless on the way.
+    pub fn next_batch(&mut self, now: Timestamp, ended: &mut Vec<Ended<H, P>>) -> Option<Batch<H, P>> {
+        self.kept_free_until = None;
+        loop {
+            let (key, priority, long) = self.pick(now)?;
+            let Some((_, stream)) = self.models[key].ready.first(priority) else { continue };
+            let Some(head) = self.head(stream) else { continue };
+            let (shape, due) = (head.shape, head.due());
+            let model = &self.models[key];
+            let cost = model.costs.of(shape);
+            let hopeless = hopeless_before(now, cost);
+            if due < hopeless {
+                self.end_late(stream, hopeless - Duration::from_nanos(1), ended);
+                self.reset_alarm(stream);
+                continue;
+            }
+            let situation = Situation {
+                now,
+                cost,
+                lanes: self.lanes,
+                ready: model.ready_items(shape),
+                running: model.running,
+                earliest_deadline: due,
+            };
+            let choice = choose(&situation, |count, deadline| self.has_later(model, count, deadline));
+            let late_before = now + cost.call_with_margin(choice.size, 1.0);
+            if choice.skips() && model.options.stateful && self.shed_late(key, late_before, ended) {
+                continue;
+            }
+            let order = order_from(priority);
+            let batch = self.take(key, order, choice, hopeless, now, ended).or_else(|| {
+                // All heads that one decision looks at were passed over: that must not keep the lane idle.
+                let any = Choice { size: 1, not_before: Timestamp::ZERO, reason: CloseReason::Deadline };
+                self.take(key, order, any, hopeless, now, ended)
+            });
+            if let Some(mut batch) = batch {
+                batch.lone = self.calls_running == 0 && self.held.items == 0;
+                batch.wide = batch.lone && self.models[key].costs.widens();
+                batch.long = long;
+                self.calls_running += 1;
+                self.long_calls_running += usize::from(long);
+                return Some(batch);
+            }
+        }
+    }
+
+    /// When the batch of a model that is held back for more items becomes due.
+    pub(super) fn delayed_until(&self, model: &ModelQueue) -> Option<Timestamp> {
+        let delay = model.options.max_delay;
+        if delay.is_zero()
+            || self.draining
+            || model.ready_items(crate::scheduler::ShapeKey::default()) >= model.costs.base().cap()
+        {
+            return None;
+        }
+        let heads = Priority::ALL.into_iter().filter_map(|priority| model.ready.first(priority));
+        heads.filter_map(|(_, stream)| self.head(stream)).map(|head| head.arrived + delay).min()
+    }
+
+    /// The model whose turn it is, with the priority of its most urgent stream, and whether its call is a long one.
+    fn pick(&mut self, now: Timestamp) -> Option<(ModelKey, Priority, bool)> {
+        let overdue =
+            |class: &usize| !self.turns[*class].is_empty() && now.since(self.passed_over_since[*class]) > STARVATION_MAX;
+        let first = (1..CLASSES).filter(overdue).min_by_key(|class| self.passed_over_since[*class]).unwrap_or(0);
+        let mut kept_free = false;
+        for priority in order_from(Priority::ALL[first]) {
+            for (_, key) in self.turns[priority as usize].iter() {
+                let model = &self.models[key];
+                if self.delayed_until(model).is_some_and(|due| due > now) {
+                    continue;
+                }
+                let long = self.is_long(model, priority, now);
+                if long && self.lanes > 1 && self.long_calls_running + 1 >= self.lanes {
+                    kept_free = true;
+                    continue;
+                }
+                return Some((key, priority, long));
+            }
+        }
+        self.kept_free_until = kept_free.then(|| now + SHORT_CALLS_MEMORY);
+        None
+    }
+
+    /// Whether a call of this model would make items of others wait for many times their own call.
+    fn is_long(&self, model: &ModelQueue, priority: Priority, now: Timestamp) -> bool {
+        if self.lanes == 1 {
+            return false;
+        }
+        let Some(head) = model.ready.first(priority).and_then(|(_, stream)| self.head(stream)) else { return false };
+        let call = model.costs.of(head.shape).call(1);
+        let since = now - SHORT_CALLS_MEMORY;
+        let shortest = self.models.values().filter_map(|model| model.costs.shortest_since(since)).min();
+        shortest.is_some_and(|shortest| call > shortest * LONG_CALL)
+    }
+
+    /// Whether `count` ready items are due at this moment or later, as far as one decision looks.
+    fn has_later(&self, model: &ModelQueue, count: usize, due: Timestamp) -> bool {
+        let mut found = 0;
+        for stream in model.ready.iter().take(SCAN_MAX + count) {
+            let stream = &self.streams[stream];
+            if stream.items.front().is_some_and(|head| head.item.due() >= due) {
+                found += if model.options.stateful { 1 } else { stream.items.len() };
+                if found >= count {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Where streams allow it, drops heads that cannot make the next call for the sake of a successor that may; such a stream
+    /// would else stay late for ever. Says whether there were any.
+    fn shed_late(&mut self, key: ModelKey, due_before: Timestamp, ended: &mut Vec<Ended<H, P>>) -> bool {
+        let is_late = |stream: &StreamKey| {
+            let stream = &self.streams[*stream];
+            stream.drops() && stream.items.len() > 1 && stream.items[0].item.due() < due_before
+        };
+        let late: Vec<StreamKey> = self.models[key].ready.iter().take(SCAN_MAX).filter(is_late).collect();
+        for stream in &late {
+            self.end_head(*stream, EndReason::Dropped(DropReason::Late), ended);
+        }
+        !late.is_empty()
+    }
+
+    /// Takes the chosen items. What is hopeless on the way is ended, wherever it stands: it must never run.
+    fn take(
+        &mut self,
+        key: ModelKey,
+        order: [Priority; CLASSES],
+        choice: Choice,
+        hopeless: Timestamp,
+        now: Timestamp,
+        ended: &mut Vec<Ended<H, P>>,
+    ) -> Option<Batch<H, P>> {
+        let Choice { size, not_before, reason } = choice;
+        let model = &mut self.models[key];
+        let mut forming = Forming::new(size, model.options.max_call_bytes, model.options.padding_waste_max);
+        let mut entries: Vec<Entry<H, P>> = Vec::with_capacity(size);
+        let (mut passed_over, first_ended) = (Vec::new(), ended.len());
+        let mut shape = crate::scheduler::ShapeKey::default();
+        let slack = model.slack();
+        let mut work = 0;
+        'classes: for priority in order {
+            while entries.len() < size
+                && passed_over.len() < SCAN_MAX
+                && let Some(stream_key) = model.ready.pop(priority)
+            {
+                let stream = &mut self.streams[stream_key];
+                stream.flow.set_out();
+                let seat = stream.seat(stream_key);
+                while let Some(head) = stream.items.front()
+                    && head.item.due() < hopeless
+                    && let Some(QueuedItem { item, .. }) = stream.items.pop_front()
+                {
+                    let reason = item.lateness();
+                    ended.push(Ended { handle: stream.handle.clone(), item, reason });
+                }
+                let fit = stream.items.front().map(|head| {
+                    if entries.is_empty() {
+                        shape = head.item.shape;
+                    }
+                    if head.item.shape != shape {
+                        Fit::OtherShape
+                    } else if head.item.due() < not_before {
+                        Fit::TooTight
+                    } else {
+                        forming.fit(head.item.bytes, head.item.length)
+                    }
+                });
+                if fit == Some(Fit::Fits)
+                    && let Some(QueuedItem { item, .. }) = stream.items.pop_front()
+                {
+                    if entries.is_empty() {
+                        work = work_of(&model.costs.of(shape).call(size), size);
+                    }
+                    forming.add(item.bytes, item.length);
+                    stream.running += 1;
+                    let handle = stream.handle.clone();
+                    entries.push(Entry { stream: stream_key, priority, handle, item });
+                    model.ready.charge(&mut stream.flow, seat, work);
+                }
+                let alarm = stream.next_alarm();
+                move_alarm(&mut self.alarms, stream_key, stream, alarm);
+                match fit {
+                    Some(Fit::OtherShape | Fit::TooTight) => passed_over.push(stream_key),
+                    _ => {
+                        if let Some(claim) = claim_of(stream, model.options.stateful) {
+                            model.ready.place(&mut stream.flow, seat, claim, slack);
+                        }
+                    }
+                }
+                match fit {
+                    Some(Fit::OtherShape) => forming.shape_ends = true,
+                    Some(Fit::TooManyBytes) => {
+                        forming.bytes_end = true;
+                        break 'classes;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for stream_key in passed_over {
+            let stream = &mut self.streams[stream_key];
+            if let Some(claim) = claim_of(stream, model.options.stateful) {
+                let seat = stream.seat(stream_key);
+                model.ready.place(&mut stream.flow, seat, claim, slack);
+            }
+        }
+        let cap = model.costs.of(shape).cap();
+        model.running += entries.len();
+        for late in &ended[first_ended..] {
+            self.count_end(key, &late.item, late.reason);
+        }
+        for entry in &entries {
+            self.release(key, &entry.item);
+        }
+        for priority in Priority::ALL {
+            let class = priority as usize;
+            let taken = entries.iter().filter(|entry| entry.priority == priority).count() as Work;
+            if taken > 0 {
+                self.passed_over_since[class] = now;
+                self.turns[class].charge(&mut self.models[key].flows[class], key, work * taken);
+            }
+            self.follow(key, priority, false);
+        }
+        if entries.is_empty() {
+            return None;
+        }
+        let reason = forming.reason(entries.len()).unwrap_or(reason);
+        Some(Batch { model: key, shape, entries, reason, cap, lone: false, wide: false, long: false })
+    }
+}
+
+/// An item's share of a call.
+fn work_of(call: &Duration, size: usize) -> Work {
+    Work::try_from(call.as_nanos() / size.max(1) as u128).unwrap_or(Work::MAX)
+}
+
+/// `first`, then the others, most urgent first.
+fn order_from(first: Priority) -> [Priority; CLASSES] {
+    let mut order = Priority::ALL;
+    order[..=first as usize].rotate_right(1);
+    order
+}
+
+/// Whether an item may join the batch that is being formed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    Fits,
+    OtherShape,
+    TooTight,
+    TooManyBytes,
+}
+
+/// What a batch holds so far, and what it may hold.
+struct Forming {
+    size: usize,
+    bytes_max: usize,
+    waste_max: Option<f64>,
+    items: usize,
+    bytes: usize,
+    elements: u64,
+    longest: u32,
+    shape_ends: bool,
+    bytes_end: bool,
+}
+
+impl Forming {
+    const fn new(size: usize, bytes_max: usize, waste_max: Option<f64>) -> Self {
+        Self { size, bytes_max, waste_max, items: 0, bytes: 0, elements: 0, longest: 0, shape_ends: false, bytes_end: false }
+    }
+
+    fn fit(&self, bytes: usize, length: u32) -> Fit {
+        if self.items == 0 {
+            return Fit::Fits;
+        }
+        if self.bytes.saturating_add(bytes) > self.bytes_max {
+            return Fit::TooManyBytes;
+        }
+        let padded = (self.items as u64 + 1) * u64::from(self.longest.max(length));
+        let waste = 1.0 - (self.elements + u64::from(length)) as f64 / padded.max(1) as f64;
+        if padded > 0 && self.waste_max.is_some_and(|waste_max| waste > waste_max) { Fit::OtherShape } else { Fit::Fits }
+    }
+
+    fn add(&mut self, bytes: usize, length: u32) {
+        self.items += 1;
+        self.bytes += bytes;
+        self.elements += u64::from(length);
+        self.longest = self.longest.max(length);
+    }
+
+    /// Why the batch has fewer items than were chosen.
+    const fn reason(&self, items: usize) -> Option<CloseReason> {
+        if self.bytes_end {
+            Some(CloseReason::Bytes)
+        } else if self.shape_ends && items < self.size {
+            Some(CloseReason::Shape)
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_priority_whose_turn_it_is_goes_first_and_the_rest_keep_their_order() {
+        use Priority::{High, Low, Normal};
+        assert_eq!(order_from(High), [High, Normal, Low]);
+        assert_eq!(order_from(Normal), [Normal, High, Low]);
+        assert_eq!(order_from(Low), [Low, High, Normal]);
+    }
+
+    #[test]
+    fn an_item_that_would_make_the_batch_mostly_padding_does_not_join() {
+        let mut forming = Forming::new(8, usize::MAX, Some(0.5));
+        assert_eq!(forming.fit(1, 100), Fit::Fits);
+        forming.add(1, 100);
+        assert_eq!(forming.fit(1, 10), Fit::Fits, "a waste of 0.45");
+        forming.add(1, 10);
+        assert_eq!(forming.fit(1, 10), Fit::OtherShape, "a waste of 0.6");
+        assert_eq!(forming.fit(1, 60), Fit::Fits);
+    }
+}
