@@ -157,11 +157,12 @@ impl Service {
         Self { conditions, lanes, span, factors }
     }
 
-    /// Nanoseconds of call `number` that starts at `now`, would take `plain` nanoseconds alone, and finds `others` lanes busy.
-    pub(crate) fn duration(&self, number: usize, plain: f64, now: u64, others: usize) -> u64 {
-        let mut nanos = plain * self.factors[number % self.factors.len()];
+    /// Nanoseconds of call `number` that starts at `now`, takes `at_load` nanoseconds with all lanes busy, and finds `others` busy.
+    pub(crate) fn duration(&self, number: usize, at_load: f64, now: u64, others: usize) -> u64 {
+        let mut nanos = at_load * self.factors[number % self.factors.len()];
         if self.lanes > 1 {
-            nanos *= 1.0 + self.conditions.coupling * others as f64 / (self.lanes - 1) as f64;
+            let slower = 1.0 + self.conditions.coupling * others as f64 / (self.lanes - 1) as f64;
+            nanos *= slower / self.conditions.at_load(self.lanes);
         }
         if self.conditions.drifts && (self.span / 3..self.span / 3 * 2).contains(&now) {
             nanos *= 2.0;
@@ -194,9 +195,9 @@ mod tests {
     fn conditions_slow_calls_as_they_say() {
         let quiet = Conditions { noise: 0.0, coupling: 0.25, drifts: true };
         let service = Service::new(quiet, 5, 300, 1);
-        assert_eq!(service.duration(0, 1000.0, 0, 0), 1000);
-        assert_eq!(service.duration(0, 1000.0, 0, 4), 1250);
-        assert_eq!(service.duration(0, 1000.0, 100, 0), 2000);
-        assert_eq!(service.duration(0, 1000.0, 200, 0), 1000);
+        assert_eq!(service.duration(0, 1250.0, 0, 0), 1000);
+        assert_eq!(service.duration(0, 1250.0, 0, 4), 1250);
+        assert_eq!(service.duration(0, 1250.0, 100, 0), 2000);
+        assert_eq!(service.duration(0, 1250.0, 200, 0), 1000);
     }
 }

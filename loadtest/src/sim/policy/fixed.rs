@@ -1,8 +1,11 @@
 //! Dynamic batching by hand-set numbers, as in Triton, TF Serving or TEI: a largest batch, a longest delay, and perhaps a timeout
 //! in the queue.
 
+use anyhow::{Context as _, bail, ensure};
+
 use super::ready::{Order, Ready};
 use crate::{
+    curve::BATCH_MAX,
     workload::{NEVER, Workload},
     world::Policy,
 };
@@ -61,6 +64,31 @@ impl Setting {
             Expiry::Timeout => Some((model.curve.call(batch_max) * 1.1) as u64),
         };
         Rule { batch_max, delay: (model.curve.call(model.curve.knee()) * self.delay) as u64, slack }
+    }
+}
+
+impl std::str::FromStr for Setting {
+    type Err = anyhow::Error;
+
+    /// What [`Setting::label`] gives; `delay` and `expiry` may be left out.
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let mut setting = Self { batch_max: 0, delay: 0.0, expiry: Expiry::Never };
+        for part in text.split_whitespace() {
+            match part.split_once('=') {
+                Some(("batch", size)) => setting.batch_max = size.parse().with_context(|| format!("'{size}' is no batch size"))?,
+                Some(("delay", delay)) => setting.delay = delay.parse().with_context(|| format!("'{delay}' is no delay"))?,
+                Some(("expiry", "never")) => setting.expiry = Expiry::Never,
+                Some(("expiry", "deadline")) => setting.expiry = Expiry::Deadline,
+                Some(("expiry", "timeout")) => setting.expiry = Expiry::Timeout,
+                _ => bail!(
+                    "'{part}' is no part of a policy: give tidemill, aimd, least-squares, deferred, or \
+                     batch=N,delay=D,expiry=never|deadline|timeout with the delay in calls at the knee"
+                ),
+            }
+        }
+        ensure!((1..=BATCH_MAX).contains(&setting.batch_max), "the policy's batch must be 1 to {BATCH_MAX}");
+        ensure!(setting.delay >= 0.0 && setting.delay.is_finite(), "the policy's delay must not be negative");
+        Ok(setting)
     }
 }
 

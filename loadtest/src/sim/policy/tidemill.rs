@@ -6,24 +6,32 @@ use std::time::Duration;
 
 use tidemill::{
     domain::{Outcome, Timestamp},
-    scheduler::{Admission, CostCurve, Item, ModelKey, ModelOptions, Scheduler, ShapeKey, StreamKey, StreamOptions},
+    scheduler::{
+        Admission, CallReport, CostCurve, Item, ModelOptions, Overflow, Priority, Scheduler, ShapeKey, StreamKey, StreamOptions,
+        TenantKey,
+    },
 };
 
 use crate::{
     curve::Conditions,
     random,
-    workload::{NEVER, Workload},
+    workload::{Model, NEVER, Stream, Urgency, Workload},
     world::Policy,
 };
 
 /// Calls of which the warm-up takes the median, at each size.
 const CALLS_MEASURED: usize = 9;
 
+/// Items that a stream which sheds may have waiting.
+const QUEUED_MAX: usize = 64;
+
 pub(crate) struct Tidemill<'a> {
     workload: &'a Workload,
     scheduler: Scheduler<(), u32>,
-    models: Vec<ModelKey>,
     streams: Vec<StreamKey>,
+    /// By lane: the call that runs there.
+    running: Vec<Option<CallReport>>,
+    ended: Vec<tidemill::scheduler::Ended<(), u32>>,
 }
 
 impl<'a> Tidemill<'a> {
@@ -31,22 +39,30 @@ impl<'a> Tidemill<'a> {
     pub(crate) fn new(workload: &'a Workload, conditions: Conditions, seed: u64) -> Self {
         let admission = Admission { items: usize::MAX, bytes: usize::MAX, model_items: usize::MAX, model_bytes: usize::MAX };
         let mut scheduler = Scheduler::new(workload.lanes, admission);
-        let add = |(index, model): (usize, &crate::workload::Model)| {
+        let add = |(index, model): (usize, &Model)| {
             scheduler.add_model(ModelOptions {
                 curve: measured(model.curve.grid(), conditions, &[seed, index as u64]),
+                item_bytes: 1,
                 max_batch: model.batch_max,
                 max_delay: Duration::ZERO,
                 max_call_bytes: usize::MAX,
                 stateful: model.stateful,
+                padding_waste_max: None,
+                wide_ratio: None,
             })
         };
         let models: Vec<_> = workload.models.iter().enumerate().map(add).collect();
-        let streams = workload
-            .streams
-            .iter()
-            .map(|stream| scheduler.open(StreamOptions { model: models[stream.model] }, ()))
-            .collect();
-        Self { workload, scheduler, models, streams }
+        let open = |stream: &Stream| {
+            let options = StreamOptions {
+                model: models[stream.model],
+                tenant: TenantKey(stream.tenant),
+                priority: priority(stream.urgency),
+                overflow: if stream.sheds { Overflow::DropOldest { queued_max: QUEUED_MAX } } else { Overflow::Block },
+            };
+            scheduler.open(options, ())
+        };
+        let streams = workload.streams.iter().map(open).collect();
+        Self { workload, scheduler, streams, running: vec![None; workload.lanes], ended: Vec::new() }
     }
 
     fn stream(&self, item: u32) -> StreamKey {
@@ -65,6 +81,14 @@ fn measured(grid: &[f64], conditions: Conditions, labels: &[u64]) -> CostCurve {
     CostCurve::new(grid.iter().map(&mut median).collect())
 }
 
+const fn priority(urgency: Urgency) -> Priority {
+    match urgency {
+        Urgency::High => Priority::High,
+        Urgency::Normal => Priority::Normal,
+        Urgency::Low => Priority::Low,
+    }
+}
+
 fn timestamp(nanos: u64) -> Timestamp {
     if nanos == NEVER { Timestamp::NEVER } else { Timestamp::from_nanos(nanos) }
 }
@@ -76,25 +100,30 @@ impl Policy for Tidemill<'_> {
             ticket: u64::from(index),
             arrived: timestamp(item.at),
             deadline: timestamp(item.deadline),
+            stale_at: Timestamp::NEVER,
             bytes: item.bytes,
+            length: 0,
             shape: ShapeKey(item.shape),
             payload: index,
         };
-        let pushed = self.scheduler.push(self.stream(index), queued);
+        self.ended.clear();
+        let pushed = self.scheduler.push(self.stream(index), queued, &mut self.ended);
         debug_assert!(pushed.is_ok(), "admission has no limit here");
     }
 
-    fn next_batch(&mut self, now: u64, _lane: usize, batch: &mut Vec<u32>) {
-        if let Some(formed) = self.scheduler.next_batch(timestamp(now), &mut Vec::new()) {
+    fn next_batch(&mut self, now: u64, lane: usize, batch: &mut Vec<u32>) {
+        self.ended.clear();
+        if let Some(formed) = self.scheduler.next_batch(timestamp(now), &mut self.ended) {
             batch.extend(formed.entries.iter().map(|entry| entry.item.payload));
+            self.running[lane] = Some(formed.report(None));
         }
     }
 
-    fn finish(&mut self, _lane: usize, batch: &[u32], nanos: u64) {
-        let model = self.models[self.workload.model_of(batch[0])];
-        self.scheduler.observe(model, batch.len(), Duration::from_nanos(nanos));
+    fn finish(&mut self, lane: usize, batch: &[u32], nanos: u64) {
+        let Some(report) = self.running[lane].take() else { return };
+        let report = CallReport { took: Some(Duration::from_nanos(nanos)), ..report };
         let streams: Vec<_> = batch.iter().map(|item| (self.stream(*item), Outcome::Ok)).collect();
-        self.scheduler.finish(model, streams);
+        self.scheduler.finish(&report, streams);
     }
 
     fn next_wakeup(&self, _lane_is_idle: bool) -> u64 {
@@ -102,6 +131,7 @@ impl Policy for Tidemill<'_> {
     }
 
     fn wake(&mut self, now: u64) {
-        self.scheduler.expire(timestamp(now), &mut Vec::new(), &mut Vec::new());
+        self.ended.clear();
+        self.scheduler.expire(timestamp(now), &mut self.ended, &mut Vec::new());
     }
 }
