@@ -149,7 +149,7 @@ pub(crate) struct Extra {
 
 /// The runs that are reported beside the study, on a part of its points.
 pub(crate) fn extras(quick: bool, seed: u64, threads: usize) -> Vec<Extra> {
-    let points: Vec<Point> = Point::few().into_iter().filter(|point| !quick || point.lanes == 4 && point.load >= 0.8).collect();
+    let points: Vec<Point> = Point::few().into_iter().filter(|point| point.lanes == 4 && (!quick || point.load == 0.8)).collect();
     let run = |points: &[Point], conditions| sweep::run(points, conditions, seed, threads, |_| {});
     let stateful = points.iter().filter(|point| point.stateful);
     let blocking: Vec<Point> = stateful.map(|point| Point { sheds: false, ..*point }).collect();
