@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn knees_are_where_batching_ceases_to_pay() {
         let knees = CurveName::ALL.map(|name| name.curve().knee());
-        assert_eq!(knees, [62, 1, 7, 63, 48, 63]);
+        assert_eq!(knees, [57, 1, 8, 63, 49, 63]);
     }
 
     #[test]

@@ -16,6 +16,9 @@ mod trace;
 mod workload;
 mod world;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     fs,
     io::{BufWriter, Write as _},
@@ -62,6 +65,9 @@ struct SweepArgs {
     /// Only a fifth of the points
     #[arg(long)]
     quick: bool,
+    /// Leave out the runs under other conditions
+    #[arg(long)]
+    study_only: bool,
     /// What all draws depend on; 1 is the seed that constants are tuned on, so publish another
     #[arg(long, default_value_t = SEED)]
     seed: u64,
@@ -159,7 +165,7 @@ fn sweep(args: &SweepArgs) -> anyhow::Result<()> {
         }
     };
     let rows = sweep::run(&points, Conditions::STEADY, args.seed, threads, told);
-    let extras = report::extras(args.quick, args.seed, threads);
+    let extras = if args.study_only { Vec::new() } else { report::extras(args.quick, args.seed, threads) };
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     let summary = report::Summary::new(&rows, args.seed);
     for (name, text) in [
@@ -215,9 +221,9 @@ fn point(args: &PointArgs) -> anyhow::Result<()> {
             [Kind::Tidemill, Kind::Fixed(row.best_setting)].into_iter().chain(sweep::OTHERS).collect()
         }
     };
-    let runs = kinds.into_iter().map(|kind| {
-        (kind.label(), policy::run(kind, &workload, &service, conditions, args.seed, Recorder::default()))
-    });
+    let runs = kinds
+        .into_iter()
+        .map(|kind| (kind.label(), policy::run(kind, &workload, &service, conditions, args.seed, Recorder::default())));
     print!("{}", report::outcomes(runs));
     Ok(())
 }

@@ -107,20 +107,13 @@ fn chart(title: &str, x: &Axis<'_>, y: &Axis<'_>, lines: &[Line]) -> String {
     let middle = LEFT.midpoint(right);
     let _ = writeln!(svg, "<text x=\"{middle}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>", HEIGHT - 10.0, x.label);
     let (turned, centre) = (14.0, TOP.midpoint(bottom));
-    let _ = writeln!(
-        svg,
-        "<text transform=\"translate({turned} {centre}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
-        y.label
-    );
+    let _ =
+        writeln!(svg, "<text transform=\"translate({turned} {centre}) rotate(-90)\" text-anchor=\"middle\">{}</text>", y.label);
     let mut row = 0.0;
     for Line { label, dashed, colour, points } in lines {
         let path: Vec<String> = points.iter().map(|(x, y)| format!("{:.1} {:.1}", at_x(*x), at_y(*y))).collect();
         let dashes = if *dashed { " stroke-dasharray=\"4 3\"" } else { "" };
-        let _ = writeln!(
-            svg,
-            "<path d=\"M{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}/>",
-            path.join("L")
-        );
+        let _ = writeln!(svg, "<path d=\"M{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}/>", path.join("L"));
         if !label.is_empty() {
             let at = TOP + 14.0 + row * 18.0;
             let (from, to, text) = (right + 12.0, right + 32.0, right + 38.0);

@@ -23,6 +23,8 @@ pub(crate) struct Recorder<'a> {
     calls: usize,
     batched: usize,
     busy: u64,
+    /// When the last call ends.
+    ends: u64,
     waits: Vec<u64>,
     log: Option<&'a mut dyn FnMut(&str)>,
 }
@@ -59,6 +61,7 @@ impl<'a> Recorder<'a> {
                 self.waits.push(call.started - item.at);
             }
         }
+        self.ends = self.ends.max(ends);
         self.calls += 1;
         self.batched += call.items.len();
         self.busy += call.nanos.min(workload.end.saturating_sub(call.started));
@@ -80,7 +83,7 @@ impl<'a> Recorder<'a> {
             wait_p50_ms: quantile(0.5),
             wait_p99_ms: quantile(0.99),
             mean_batch: self.batched as f64 / self.calls.max(1) as f64,
-            lane_time: self.busy as f64 / (workload.end.max(1) as f64 * workload.lanes as f64),
+            lane_time: self.busy as f64 / (workload.end.min(self.ends).max(1) as f64 * workload.lanes as f64),
         }
     }
 }

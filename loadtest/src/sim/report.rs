@@ -69,7 +69,9 @@ impl Summary {
         let (worst_ratio, mean_ratio, share_above_97) = (tidemill.worst_ratio, tidemill.mean_ratio, tidemill.share_above_97);
         let settings = Setting::grid();
         let single = (0..settings.len())
-            .map(|index| PolicyRow::new(format!("best single setting: {}", settings[index].label()), rows, |row| row.fixed[index]))
+            .map(|index| {
+                PolicyRow::new(format!("best single setting: {}", settings[index].label()), rows, |row| row.fixed[index])
+            })
             .max_by(|a, b| a.mean_goodput.total_cmp(&b.mean_goodput));
         let others = OTHERS.iter().enumerate().map(|(index, kind)| PolicyRow::new(kind.label(), rows, |row| row.others[index]));
         let best = PolicyRow::new("best setting of each point".to_owned(), rows, |row| row.best.goodput);
@@ -85,7 +87,9 @@ impl Summary {
     /// The outcome in one line.
     pub(crate) fn line(&self) -> String {
         let Self { seed, count, worst_ratio, mean_ratio, share_above_97, .. } = self;
-        format!("points={count} seed={seed} worst_ratio={worst_ratio:.4} mean_ratio={mean_ratio:.5} share_above_97={share_above_97:.4}")
+        format!(
+            "points={count} seed={seed} worst_ratio={worst_ratio:.4} mean_ratio={mean_ratio:.5} share_above_97={share_above_97:.4}"
+        )
     }
 }
 
@@ -123,7 +127,8 @@ pub(crate) fn csv(rows: &[Row]) -> String {
     );
     for row in rows {
         let point = point_row(row);
-        let PointRow { curve, lanes, arrivals, stateful, load, slo, goodput, best_fixed_goodput, best_fixed_setting, ratio } = point;
+        let PointRow { curve, lanes, arrivals, stateful, load, slo, goodput, best_fixed_goodput, best_fixed_setting, ratio } =
+            point;
         let _ = write!(
             text,
             "{curve},{lanes},{arrivals},{stateful},{load},{slo},{goodput:.4},{best_fixed_goodput:.4},{best_fixed_setting},{ratio:.4}"

@@ -2,10 +2,7 @@
 //!
 //! Unknown fields and unknown kinds of lines are passed over, so that newer servers may record more.
 
-use std::{
-    collections::HashMap,
-    io::BufRead,
-};
+use std::{collections::HashMap, io::BufRead};
 
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -210,7 +207,8 @@ mod tests {
 
     #[test]
     fn what_a_newer_server_adds_is_passed_over() {
-        let more = TRACE.replace(r#""lanes":2"#, r#""lanes":2,"cores":8"#).replace(r#"{"item""#, "{\"mood\":3}\n{\"x\":1,\"item\"");
+        let more =
+            TRACE.replace(r#""lanes":2"#, r#""lanes":2,"cores":8"#).replace(r#"{"item""#, "{\"mood\":3}\n{\"x\":1,\"item\"");
         assert_eq!(read(more.as_bytes()).expect("a trace").items.len(), 1);
     }
 

@@ -75,7 +75,9 @@ impl std::str::FromStr for Setting {
         let mut setting = Self { batch_max: 0, delay: 0.0, expiry: Expiry::Never };
         for part in text.split_whitespace() {
             match part.split_once('=') {
-                Some(("batch", size)) => setting.batch_max = size.parse().with_context(|| format!("'{size}' is no batch size"))?,
+                Some(("batch", size)) => {
+                    setting.batch_max = size.parse().with_context(|| format!("'{size}' is no batch size"))?
+                }
                 Some(("delay", delay)) => setting.delay = delay.parse().with_context(|| format!("'{delay}' is no delay"))?,
                 Some(("expiry", "never")) => setting.expiry = Expiry::Never,
                 Some(("expiry", "deadline")) => setting.expiry = Expiry::Deadline,

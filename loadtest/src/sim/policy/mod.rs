@@ -89,3 +89,20 @@ pub(crate) fn goodput(setting: Setting, workload: &Workload, service: &Service, 
     }
     fixed_fast::on_time(workload, service, setting) as f64 / workload.counted_items().max(1) as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_name_policies_again() {
+        let kinds = [Kind::Tidemill, Kind::Aimd, Kind::LeastSquares, Kind::Deferred].into_iter();
+        for kind in kinds.chain(Setting::grid().into_iter().map(Kind::Fixed)) {
+            assert_eq!(kind.label().replace(' ', ",").parse::<Kind>().expect("a policy"), kind);
+        }
+        for wrong in ["triton", "batch=0", "batch=99", "batch=x", "batch=2,delay=-1", "batch=2,expiry=soon", ""] {
+            assert!(wrong.parse::<Kind>().is_err(), "{wrong}");
+        }
+        assert_eq!(Setting::grid().len(), 111);
+    }
+}

@@ -19,7 +19,7 @@ use crate::{
     world::Policy,
 };
 
-/// Calls of which the warm-up takes the median, at each size.
+/// Calls on each lane of which the warm-up takes the median, at each size.
 const CALLS_MEASURED: usize = 9;
 
 /// Items that a stream which sheds may have waiting.
@@ -41,7 +41,7 @@ impl<'a> Tidemill<'a> {
         let mut scheduler = Scheduler::new(workload.lanes, admission);
         let add = |(index, model): (usize, &Model)| {
             scheduler.add_model(ModelOptions {
-                curve: measured(model.curve.grid(), conditions, &[seed, index as u64]),
+                curve: measured(model.curve.grid(), conditions, workload.lanes * CALLS_MEASURED, &[seed, index as u64]),
                 item_bytes: 1,
                 max_batch: model.batch_max,
                 max_delay: Duration::ZERO,
@@ -71,12 +71,12 @@ impl<'a> Tidemill<'a> {
 }
 
 /// What a warm-up finds: the median of a few noisy calls at each size.
-fn measured(grid: &[f64], conditions: Conditions, labels: &[u64]) -> CostCurve {
+fn measured(grid: &[f64], conditions: Conditions, calls: usize, labels: &[u64]) -> CostCurve {
     let mut rng = random::rng(0xCA11, labels);
     let mut median = |nanos: &f64| {
-        let mut calls: Vec<f64> = (0..CALLS_MEASURED).map(|_| nanos * random::factor(&mut rng, conditions.noise)).collect();
-        calls.sort_by(f64::total_cmp);
-        Duration::from_nanos(calls[CALLS_MEASURED / 2] as u64)
+        let mut durations: Vec<f64> = (0..calls).map(|_| nanos * random::factor(&mut rng, conditions.noise)).collect();
+        durations.sort_by(f64::total_cmp);
+        Duration::from_nanos(durations[calls / 2] as u64)
     };
     CostCurve::new(grid.iter().map(&mut median).collect())
 }
