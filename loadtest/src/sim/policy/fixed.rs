@@ -76,7 +76,7 @@ impl std::str::FromStr for Setting {
         for part in text.split_whitespace() {
             match part.split_once('=') {
                 Some(("batch", size)) => {
-                    setting.batch_max = size.parse().with_context(|| format!("'{size}' is no batch size"))?
+                    setting.batch_max = size.parse().with_context(|| format!("'{size}' is no batch size"))?;
                 }
                 Some(("delay", delay)) => setting.delay = delay.parse().with_context(|| format!("'{delay}' is no delay"))?,
                 Some(("expiry", "never")) => setting.expiry = Expiry::Never,
