@@ -13,8 +13,10 @@ use tidemill::{
         synthetic::{Script, SyntheticEngine, SyntheticKind},
     },
     registry::{LoadedModel, Model},
-    scheduler::{Admission, CostCurve, Handoff, Lanes, ModelOptions, ModelRuntime},
-    session::{Event, Inbound, ItemRequest, Order, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull},
+    scheduler::{Admission, CostCurve, Handoff, Lanes, ModelOptions, ModelRuntime, StreamOptions},
+    session::{
+        Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull,
+    },
     telemetry::{Method, Telemetry},
 };
 
@@ -47,9 +49,19 @@ impl Server {
         let handoff = Handoff::new(1, Admission { items: limit, bytes: limit, model_items: limit, model_bytes: limit });
         let (max_batch, max_delay) = (64, Duration::ZERO);
         let curve = CostCurve::new([1, 1, 2, 2, 3, 4, 5].map(Duration::from_micros).to_vec());
-        let options = ModelOptions { curve, max_batch, max_delay, max_call_bytes: limit, stateful: false };
-        let runtime = ModelRuntime { executable: Arc::clone(&executable), metrics: telemetry.model("identity", "1") };
-        let key = handoff.add_model(options, runtime);
+        let options = ModelOptions {
+            curve,
+            item_bytes: 24,
+            max_batch,
+            max_delay,
+            max_call_bytes: limit,
+            stateful: false,
+            padding_waste_max: None,
+            wide_ratio: None,
+        };
+        let runtime =
+            ModelRuntime { executable: Arc::clone(&executable), metrics: telemetry.model("identity", "1"), costs: Vec::new() };
+        let key = handoff.add_model(("identity", "1"), options, runtime);
         let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane)).expect("threads");
         let loaded = LoadedModel {
             name: "identity".into(),
@@ -58,6 +70,7 @@ impl Server {
             executable,
             framing: None,
             segments: None,
+            padding_waste_max: None,
             max_batch,
             max_delay,
             load_duration: Duration::ZERO,
@@ -72,6 +85,8 @@ impl Server {
             Ok(Inbound::Item(ItemRequest { id: String::new(), tensors: Ok(vec![tensor]), deadline: None }))
         };
         let options = SessionOptions {
+            overflow: OverflowPolicy::Block,
+            max_age: None,
             payload: PayloadKind::Tensors,
             order: Order::InOrder,
             window_items: WINDOW,
@@ -83,7 +98,7 @@ impl Server {
             when_full: WhenFull::Wait,
             reads_on_drain: false,
         };
-        let handle = self.handoff.open(self.model.key).expect("the model is there");
+        let handle = self.handoff.open(StreamOptions::of(self.model.key)).expect("the model is there");
         let metrics = SessionMetrics::open(Arc::new(self.telemetry.method(Method::Feed)));
         let guard = self.drain.session().expect("not draining");
         let (inbound, model) = (stream::iter((0..ITEMS).map(item)), Arc::clone(&self.model));

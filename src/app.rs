@@ -10,9 +10,11 @@
 //! admin port closes last.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, BufWriter},
     net::{SocketAddr, TcpListener},
     num::NonZeroUsize,
+    path::{Path, PathBuf},
     sync::Arc,
     thread::available_parallelism,
     time::Duration,
@@ -31,7 +33,7 @@ use crate::{
         grpc::{GrpcServer, Shutdown, keep_health},
     },
     registry::{self, Embedded, EngineChoice, Folder, LoadOptions, LoadedModel, ModelSource, ModelState, Registry},
-    scheduler::{self, Admission, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime},
+    scheduler::{self, Admission, Calibration, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Trace, WideGain},
     service::Service,
     session::keep_time,
     telemetry::Telemetry,
@@ -56,6 +58,14 @@ pub enum StartError {
         key: &'static str,
         /// The address.
         address: SocketAddr,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// The file to record in cannot be made.
+    #[error("cannot record in {path} (scheduler.record): {error}")]
+    Record {
+        /// The file.
+        path: PathBuf,
         /// The system's error.
         error: io::Error,
     },
@@ -85,6 +95,7 @@ pub struct Server {
     background: Vec<JoinHandle<()>>,
     lanes: Lanes,
     admin: AdminHandle,
+    recording: Option<JoinHandle<()>>,
     config: Config,
 }
 
@@ -100,10 +111,11 @@ impl Server {
         let drain = Drain::new();
         let lane_count = lane_count(&config);
         let handoff = Handoff::new(lane_count, admission(&config));
+        let recording = config.scheduler.record.as_deref().map(|path| start_recording(path, &handoff)).transpose()?;
         let registry = Arc::new(Registry::default());
         let admin = admin::spawn(admin_listener, admin_source(&config, &telemetry, &drain, &handoff, &registry))?;
 
-        let compute: Vec<LaneThreads> = (0..lane_count).map(|_| LaneThreads::new()).collect();
+        let compute = LaneThreads::device(lane_count);
         let loading = {
             let (config, compute, telemetry) = (config.clone(), compute.clone(), telemetry.clone());
             let (handoff, registry) = (Arc::clone(&handoff), Arc::clone(&registry));
@@ -130,7 +142,7 @@ impl Server {
             tokio::spawn(keep_health(service, drain.clone(), reporter)),
         ];
         let grpc = tokio::spawn(server.serve());
-        Ok(Self { grpc_addr, drain, registry, handoff, telemetry, shutdown, grpc, background, lanes, admin, config })
+        Ok(Self { grpc_addr, drain, registry, handoff, telemetry, shutdown, grpc, background, lanes, admin, recording, config })
     }
 
     /// Where clients connect.
@@ -172,7 +184,7 @@ impl Server {
 
     /// Shuts down in order; see the module's text.
     pub async fn drain(self) {
-        let Self { drain, handoff, shutdown, mut grpc, background, lanes, admin, config, .. } = self;
+        let Self { drain, handoff, shutdown, mut grpc, background, lanes, admin, recording, config, .. } = self;
         let deadline = config.drain.deadline();
         tracing::info!(sessions = drain.sessions_open(), ?deadline, "draining");
         drain.begin();
@@ -195,6 +207,11 @@ impl Server {
         drain.close();
         for task in background {
             task.abort();
+        }
+        handoff.record(None);
+        if let Some(recording) = recording {
+            // Its own errors are told; an error here could only be a panic, which tokio has reported.
+            let _ = recording.await;
         }
         let joined = tokio::task::spawn_blocking(move || lanes.join()).await;
         if let Err(error) = joined {
@@ -279,27 +296,41 @@ fn load(
     Ok(registry::load_into(registry, &sources, &options, &install)?)
 }
 
+/// Records what comes to the queue; the task ends once the record does.
+fn start_recording(path: &Path, handoff: &Handoff) -> Result<JoinHandle<()>, StartError> {
+    let file = File::create(path).map_err(|error| StartError::Record { path: path.to_owned(), error })?;
+    let (trace, writer) = Trace::begin(clock::now(), handoff.lanes());
+    handoff.record(Some(trace));
+    let path = path.to_owned();
+    Ok(tokio::task::spawn_blocking(move || {
+        if let Err(error) = writer.write(BufWriter::new(file)) {
+            tracing::error!(path = %path.display(), %error, "the record of arrivals breaks off");
+        }
+    }))
+}
+
 /// Measures a model and opens its queue.
 fn install(loaded: &LoadedModel, compute: &[LaneThreads], handoff: &Handoff, telemetry: &Telemetry) -> Result<ModelKey, Fault> {
     let started = clock::now();
-    let curve = scheduler::calibrate(&loaded.executable, compute, loaded.max_batch, CALIBRATION_BUDGET)
-        .map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
+    let Calibration { curve, wide, item_bytes } =
+        scheduler::calibrate(&loaded.executable, compute, loaded.max_batch, CALIBRATION_BUDGET)
+            .map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
     let metrics = telemetry.model(&loaded.name, &loaded.version);
     let calibration = clock::now().since(started);
     metrics.load_seconds.set((loaded.load_duration + calibration).as_secs_f64());
-    metrics.ready.set(1.0);
     let options = ModelOptions {
         curve,
         max_batch: loaded.max_batch,
         max_delay: loaded.max_delay,
         max_call_bytes: MAX_CALL_BYTES,
         stateful: loaded.executable.signature().is_stateful(),
-        item_bytes: 1,
-        padding_waste_max: None,
-        wide_ratio: None,
+        item_bytes,
+        padding_waste_max: loaded.padding_waste_max,
+        wide_ratio: wide.map(|WideGain(ratio)| ratio),
     };
-    let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics };
-    let key = handoff.add_model(options, runtime);
+    let costs = telemetry.model_costs(&loaded.name, &loaded.version, options.curve.points().count());
+    let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics, costs };
+    let key = handoff.add_model((&loaded.name, &loaded.version), options, runtime);
     if let Some(status) = handoff.status(key) {
         let costs: Vec<String> = status.curve.points().map(|(size, cost)| format!("{size}: {cost:.2?}")).collect();
         tracing::info!(

@@ -78,6 +78,10 @@ struct ServeArgs {
     #[arg(long, value_name = "PATH")]
     onnxruntime: Option<String>,
 
+    /// File to record in what arrives and when, without payloads, for tidemill-sim replay [scheduler.record]
+    #[arg(long, value_name = "FILE")]
+    record: Option<String>,
+
     /// Seconds that open streams have to finish when the server drains [drain.deadline_s]
     #[arg(long, value_name = "SECONDS")]
     drain_deadline: Option<String>,
@@ -96,6 +100,7 @@ impl ServeArgs {
             ("models.dir", self.models.clone()),
             ("models.allow_partial", self.allow_partial.then(|| "true".to_owned())),
             ("engine.onnxruntime", self.onnxruntime.clone()),
+            ("scheduler.record", self.record.clone()),
             ("drain.deadline_s", self.drain_deadline.clone()),
         ];
         let named = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));

@@ -3,22 +3,29 @@
 //! Knows no protocol. A front end calls [`Service::open`], puts its messages on the [`OpenStream`] it gets, and encodes what the
 //! session gives.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt as _, stream};
 
 use crate::{
     codec::FramingRule,
     config::SessionConfig,
-    domain::{Fault, FaultKind, Timestamp},
+    domain::{Fault, FaultKind, Priority, Timestamp},
     drain::{Drain, SessionGuard},
     registry::{Model, ModelStatus, Registry},
-    scheduler::{Handoff, StreamHandle, StreamOptions},
-    session::{Event, Inbound, ItemRequest, ItemResult, Order, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull},
+    scheduler::{Handoff, Overflow, StreamHandle, StreamOptions},
+    session::{
+        Event, Inbound, ItemRequest, ItemResult, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions,
+        WhenFull,
+    },
     telemetry::{Method, MethodMetrics, Telemetry},
 };
 
-pub use crate::scheduler::ModelStatus as QueueStatus;
+pub use crate::scheduler::{CostCurve, ModelStatus as QueueStatus, TenantKey};
 
 /// What a client asks for when it opens a stream.
 #[derive(Debug, Clone)]
@@ -35,6 +42,14 @@ pub struct OpenRequest {
     pub window_items: u32,
     /// Deadline of items that name none.
     pub default_deadline: Option<Duration>,
+    /// What gives way when items come faster than they are run; only a live feed may drop.
+    pub overflow: OverflowPolicy,
+    /// Age at which a result is of no use any more.
+    pub max_age: Option<Duration>,
+    /// Before which others the stream goes.
+    pub priority: Priority,
+    /// On whose behalf it runs; see [`Service::tenant`].
+    pub tenant: TenantKey,
     /// When the whole call ends.
     pub ends_at: Timestamp,
 }
@@ -64,6 +79,8 @@ struct Inner {
     config: SessionConfig,
     drain: Drain,
     methods: [Arc<MethodMetrics>; Method::ALL.len()],
+    /// Seeded, so that nobody can choose a name that falls together with another's.
+    tenants: RandomState,
 }
 
 /// A stream that has been let in; [`OpenStream::session`] puts the client's messages on it.
@@ -88,7 +105,7 @@ impl Service {
         telemetry: &Telemetry,
     ) -> Self {
         let methods = Method::ALL.map(|method| Arc::new(telemetry.method(method)));
-        Self { inner: Arc::new(Inner { registry, handoff, config, drain, methods }) }
+        Self { inner: Arc::new(Inner { registry, handoff, config, drain, methods, tenants: RandomState::new() }) }
     }
 
     /// Opens a stream.
@@ -113,6 +130,12 @@ impl Service {
             let fault = Fault::new(FaultKind::Overloaded, message).with_limit("session.max_streams", config.max_streams as u64);
             return Err(fault.with_retry_after(Duration::from_secs(1)));
         }
+        if request.overflow != OverflowPolicy::Block && method != Method::Feed {
+            return Err(Fault::invalid(
+                "overflow",
+                "items are dropped on a live feed only; here all of them are run, so leave it unset",
+            ));
+        }
         let version = (!request.version.is_empty()).then_some(request.version.as_str());
         let model = registry.get(&request.model, version)?;
         let limits = self.limits(request.window_items);
@@ -125,11 +148,19 @@ impl Service {
             max_item_bytes: limits.max_item_bytes,
             idle_timeout: (!unary).then_some(limits.idle_timeout),
             default_deadline: request.default_deadline,
+            overflow: request.overflow,
+            max_age: request.max_age,
             ends_at: request.ends_at,
             when_full: if unary { WhenFull::Refuse } else { WhenFull::Wait },
             reads_on_drain: matches!(method, Method::Predict | Method::Scan),
         };
-        let handle = handoff.open(StreamOptions::of(model.key)).ok_or_else(|| unloaded(&request.model))?;
+        let stream = StreamOptions {
+            model: model.key,
+            tenant: request.tenant,
+            priority: request.priority,
+            overflow: overflow(request.overflow, limits),
+        };
+        let handle = handoff.open(stream).ok_or_else(|| unloaded(&request.model))?;
         let metrics = SessionMetrics::open(Arc::clone(self.metrics(method)));
         Ok(OpenStream { model, limits, options, handle, metrics, drain: drain.clone(), guard })
     }
@@ -203,6 +234,19 @@ impl Service {
         }
     }
 
+    /// Name of the request metadata that tells tenants apart; `None` if all streams are one tenant's.
+    #[must_use]
+    pub fn tenant_metadata(&self) -> Option<&str> {
+        let name = self.inner.config.tenant_metadata.as_str();
+        (!name.is_empty()).then_some(name)
+    }
+
+    /// The tenant that this value of [`Service::tenant_metadata`] names. Streams without one are a tenant of their own.
+    #[must_use]
+    pub fn tenant(&self, value: Option<&[u8]>) -> TenantKey {
+        value.map_or_else(TenantKey::default, |value| TenantKey(self.inner.tenants.hash_one(value)))
+    }
+
     /// What else limits sessions.
     #[must_use]
     pub fn config(&self) -> &SessionConfig {
@@ -274,6 +318,16 @@ impl OpenStream {
         I: Stream<Item = Result<Inbound, Fault>> + Unpin,
     {
         Session::new(inbound, self.handle, self.model, self.options, self.drain, self.metrics, self.guard)
+    }
+}
+
+/// The policy as the queue keeps it.
+const fn overflow(policy: OverflowPolicy, limits: StreamLimits) -> Overflow {
+    let bytes_max = limits.window_bytes;
+    match policy {
+        OverflowPolicy::Block => Overflow::Block,
+        OverflowPolicy::DropOldest => Overflow::DropOldest { items_max: limits.window_items, bytes_max },
+        OverflowPolicy::Latest => Overflow::DropOldest { items_max: 1, bytes_max },
     }
 }
 

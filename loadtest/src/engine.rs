@@ -7,7 +7,7 @@ use smallvec::smallvec;
 use tidemill::{
     clock,
     domain::{Datatype, ItemInputs, StateSlot, Tensor},
-    engine::{Executable, ItemCall, LaneThreads, RunError},
+    engine::{CallThreads, Executable, ItemCall, LaneThreads, RunError},
     registry::{Embedded, EngineChoice, LoadOptions, load_all},
     scheduler::ModelKey,
 };
@@ -32,7 +32,7 @@ pub(crate) struct BareEngine {
 
 impl BareEngine {
     pub(crate) fn silero(lanes: usize) -> anyhow::Result<Self> {
-        let lanes: Vec<_> = (0..lanes.max(1)).map(|_| LaneThreads::new()).collect();
+        let lanes = LaneThreads::device(lanes.max(1));
         let options = LoadOptions { engine_default: EngineChoice::Rten, lanes: &lanes, keep_going: false };
         let workload = Workload::silero();
         let registry = load_all(&[&Embedded], &options, &|_| Ok(ModelKey::default()))?;
@@ -51,7 +51,7 @@ impl BareEngine {
             engine.lanes[0].run(|| -> anyhow::Result<()> {
                 for _ in 0..calls {
                     let start = clock::now();
-                    engine.executable.run(0, &item)?;
+                    engine.executable.run(0, &item, CallThreads::One)?;
                     durations.record(clock::now().since(start));
                 }
                 Ok(())
@@ -87,7 +87,7 @@ impl BareEngine {
             let start = clock::now();
             let mut calls = 0_u32;
             while clock::now() < end {
-                self.executable.run(lane, &items)?;
+                self.executable.run(lane, &items, CallThreads::One)?;
                 calls += 1;
             }
             Ok(f64::from(calls) * batch as f64 / clock::now().since(start).as_secs_f64())

@@ -39,7 +39,7 @@ impl From<FeedResponse> for StreamEvent {
             Some(feed_response::Event::SegmentStarted(started)) => Self::SegmentStarted(started),
             Some(feed_response::Event::Segment(segment)) => Self::Segment(segment),
             Some(feed_response::Event::Completed(summary)) => Self::Completed(summary),
-            Some(feed_response::Event::Flushed(_)) | None => Self::Other,
+            Some(feed_response::Event::Flushed(_) | feed_response::Event::Skipped(_)) | None => Self::Other,
         }
     }
 }
@@ -132,6 +132,9 @@ pub(super) fn stream_config(args: &StreamArgs) -> StreamConfig {
         order: ResultOrder::InOrder.into(),
         window_items: args.window,
         default_deadline: args.deadline_ms.map(duration_from_ms),
+        max_age: args.max_age_ms.map(duration_from_ms),
+        priority: args.priority.wire().into(),
+        ..StreamConfig::default()
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::{pin::pin, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures::future::{Either, select};
 use tokio::{
     sync::mpsc,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::proto::{
     duration_from_wire,
-    v1::{FeedRequest, Framing, KeepAlive, Opened, feed_request::Message},
+    v1::{FeedRequest, Framing, KeepAlive, Opened, OverflowPolicy, StreamConfig, feed_request::Message},
 };
 
 /// Requests between the reader of the audio and the connection: enough to keep the connection busy, too few to hide its pace.
@@ -64,6 +64,10 @@ pub struct FeedArgs {
     #[arg(long)]
     realtime: bool,
 
+    /// What gives way when audio comes faster than it is run
+    #[arg(long, value_enum, default_value_t)]
+    overflow: OverflowArg,
+
     /// Audio in one message, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     chunk_ms: u32,
@@ -72,12 +76,35 @@ pub struct FeedArgs {
     pub(super) connection: ConnectionArgs,
 }
 
+/// What gives way when audio comes faster than it is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum OverflowArg {
+    /// The sending waits
+    #[default]
+    Block,
+    /// The oldest waiting window of audio
+    DropOldest,
+    /// All waiting windows but the newest
+    Latest,
+}
+
+impl OverflowArg {
+    const fn wire(self) -> OverflowPolicy {
+        match self {
+            Self::Block => OverflowPolicy::Block,
+            Self::DropOldest => OverflowPolicy::DropOldest,
+            Self::Latest => OverflowPolicy::Latest,
+        }
+    }
+}
+
 pub(super) async fn run(args: &FeedArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
     let source = AudioSource::open(&args.input.file).await?;
     let (requests, receiver) = mpsc::channel(QUEUED_REQUESTS);
     let opening = async {
         let channel = args.connection.connect().await?;
-        let open = request(Message::Open(stream_config(&args.stream)));
+        let config = StreamConfig { overflow: args.overflow.wire().into(), ..stream_config(&args.stream) };
+        let open = request(Message::Open(config));
         requests.send(open).await.map_err(|_| Failure::ConnectionLost("the stream ended before it began".to_owned()))?;
         let responses = inference(channel).feed(ReceiverStream::new(receiver)).await?;
         let mut events = Events::new(responses.into_inner());

@@ -1,6 +1,6 @@
-//! The client commands of the one binary: `feed`, `scan`, `upload`, `predict`, `models` and `health`.
+//! The client commands of the one binary: `feed`, `scan`, `upload`, `predict`, `models`, `health` and `top`.
 //!
-//! They talk to a server over its public API alone, and know nothing of how it works inside. Results go to standard output,
+//! They talk to a server over its public API and its metrics alone, and know nothing of how it works inside. Results go to standard output,
 //! notes and progress to standard error.
 
 /// The end of every command's help.
@@ -36,6 +36,7 @@ mod records;
 mod scan;
 mod status;
 mod tensors;
+mod top;
 mod upload;
 
 #[cfg(test)]
@@ -48,16 +49,18 @@ use std::{
     process::{self, ExitCode},
 };
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    feed::FeedArgs, health::HealthArgs, models::ModelsArgs, predict::PredictArgs, scan::ScanArgs, upload::UploadArgs,
+    feed::FeedArgs, health::HealthArgs, models::ModelsArgs, predict::PredictArgs, scan::ScanArgs, top::TopArgs,
+    upload::UploadArgs,
 };
 use self::{
     output::Printer,
     status::{Ending, Failure},
 };
+use crate::proto::v1::Priority;
 
 /// What the help of the binary says about all client commands; meant for its `after_long_help`.
 pub const CLIENT_HELP: &str = concat!(
@@ -78,8 +81,11 @@ JSON lines (--json), one object with one key a line, on standard output:
   prediction       model version outputs [timing]
   model            name version state [reason] engine description stateful;
                    of one model also: inputs outputs states [framing] payloads
-                   batch_costs batch_cap [segment_rules] [default_limits]
+                   batch_costs [shape_costs] batch_cap [padding]
+                   [segment_rules] [default_limits]
   health           model status
+  top              admin interval_s server models lanes methods; null where
+                   the server does not say (docs/operations.md has all keys)
   error            code message [reason metadata fields limits retry_after_ms]
                    code: a gRPC code, or BAD_INPUT, CANNOT_CONNECT,
                    CONNECTION_LOST, UNEXPECTED_ANSWER
@@ -95,6 +101,7 @@ pub enum ClientCommand {
     Predict(PredictArgs),
     Models(ModelsArgs),
     Health(HealthArgs),
+    Top(TopArgs),
 }
 
 /// The recording or feed to send.
@@ -103,6 +110,27 @@ struct AudioInput {
     /// Audio: a .wav file, raw signed 16-bit little-endian mono samples, or - for standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
+}
+
+/// Before which others a stream or call goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum PriorityArg {
+    /// Before all others
+    High,
+    #[default]
+    Normal,
+    /// When nothing else is to be done
+    Low,
+}
+
+impl PriorityArg {
+    const fn wire(self) -> Priority {
+        match self {
+            Self::High => Priority::High,
+            Self::Normal => Priority::Normal,
+            Self::Low => Priority::Low,
+        }
+    }
 }
 
 /// What a stream of audio asks for.
@@ -123,6 +151,14 @@ struct StreamArgs {
     /// Time from a window's arrival in which its result must be computed, in milliseconds [default: none]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     deadline_ms: Option<u32>,
+
+    /// Age at which a result is of no use any more, in milliseconds; an item that cannot make it is dropped [default: none]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    max_age_ms: Option<u32>,
+
+    /// Before which others this one goes
+    #[arg(long, value_enum, default_value_t)]
+    priority: PriorityArg,
 
     /// Print the result of every window, not only segments and errors
     #[arg(long)]
@@ -160,6 +196,7 @@ async fn run_with(command: &ClientCommand, printer: &mut Printer, interrupt: &Ca
         ClientCommand::Predict(args) => Box::pin(predict::run(args, printer, interrupt)).await,
         ClientCommand::Models(args) => Box::pin(models::run(args, printer, interrupt)).await,
         ClientCommand::Health(args) => Box::pin(health::run(args, printer, interrupt)).await,
+        ClientCommand::Top(args) => Box::pin(top::run(args, printer, interrupt)).await,
     };
     let flushed = ended.and_then(|ending| printer.flush().map(|()| ending));
     flushed.map_or_else(|failure| report(&failure, printer), Ending::exit_code)
@@ -184,6 +221,7 @@ impl ClientCommand {
             Self::Predict(args) => &args.connection,
             Self::Models(args) => &args.connection,
             Self::Health(args) => &args.connection,
+            Self::Top(args) => return args.json,
         };
         connection.json
     }

@@ -17,8 +17,8 @@ use super::{
 use crate::proto::{
     duration_from_wire,
     v1::{
-        Framing, ListModelsRequest, ModelDetail, ModelState, ModelSummary, PayloadKind, SegmentRules, StateSpec, StreamLimits,
-        TensorSpec,
+        BatchCost, Framing, ListModelsRequest, ModelDetail, ModelState, ModelSummary, Padding, PayloadKind, SegmentRules,
+        ShapeCost, StateSpec, StreamLimits, TensorSpec,
     },
 };
 
@@ -140,7 +140,11 @@ struct DetailRecord {
     framing: Option<FramingRecord>,
     payloads: Vec<&'static str>,
     batch_costs: Vec<CostRecord>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shape_costs: Vec<ShapeCostRecord>,
     batch_cap: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    padding: Option<PaddingRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     segment_rules: Option<RulesRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -177,6 +181,20 @@ struct CostRecord {
 }
 
 #[derive(Debug, Serialize)]
+struct ShapeCostRecord {
+    item_bytes: u64,
+    batch_costs: Vec<CostRecord>,
+}
+
+#[derive(Debug, Serialize)]
+struct PaddingRecord {
+    buckets: Vec<u64>,
+    waste_max: f64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    mask: String,
+}
+
+#[derive(Debug, Serialize)]
 struct RulesRecord {
     threshold: f32,
     negative_threshold: f32,
@@ -197,10 +215,6 @@ struct LimitsRecord {
 impl From<&ModelDetail> for DetailRecord {
     fn from(detail: &ModelDetail) -> Self {
         let summary = detail.summary.clone().unwrap_or_default();
-        let costs = detail.batch_costs.iter().map(|cost| CostRecord {
-            batch_size: cost.batch_size,
-            duration_ns: u64::try_from(duration(cost.duration).as_nanos()).unwrap_or(u64::MAX),
-        });
         let payloads = detail.payloads().filter_map(|payload| match payload {
             PayloadKind::Tensors => Some("tensors"),
             PayloadKind::PcmS16le => Some("pcm_s16le"),
@@ -213,10 +227,12 @@ impl From<&ModelDetail> for DetailRecord {
             states: detail.states.iter().map(StateRecord::from).collect(),
             framing: detail.framing.map(FramingRecord::from),
             payloads: payloads.collect(),
-            batch_costs: costs.collect(),
+            batch_costs: detail.batch_costs.iter().map(CostRecord::from).collect(),
+            shape_costs: detail.shape_costs.iter().map(ShapeCostRecord::from).collect(),
             batch_cap: detail.batch_cap,
             segment_rules: detail.segment_rules.map(RulesRecord::from),
             default_limits: detail.default_limits.map(LimitsRecord::from),
+            padding: detail.padding.as_ref().map(PaddingRecord::from),
         }
     }
 }
@@ -236,6 +252,26 @@ impl From<&StateSpec> for StateRecord {
             shape: spec.shape.clone(),
             batch_axis: spec.batch_axis,
         }
+    }
+}
+
+impl From<&BatchCost> for CostRecord {
+    fn from(cost: &BatchCost) -> Self {
+        let duration_ns = u64::try_from(duration(cost.duration).as_nanos()).unwrap_or(u64::MAX);
+        Self { batch_size: cost.batch_size, duration_ns }
+    }
+}
+
+impl From<&ShapeCost> for ShapeCostRecord {
+    fn from(cost: &ShapeCost) -> Self {
+        Self { item_bytes: cost.item_bytes, batch_costs: cost.batch_costs.iter().map(CostRecord::from).collect() }
+    }
+}
+
+impl From<&Padding> for PaddingRecord {
+    fn from(padding: &Padding) -> Self {
+        let Padding { buckets, waste_max, mask } = padding.clone();
+        Self { buckets, waste_max, mask }
     }
 }
 
@@ -289,8 +325,14 @@ impl fmt::Display for DetailRecord {
         if let Some(limits) = &self.default_limits {
             row("limits", limits.to_string());
         }
+        if let Some(padding) = &self.padding {
+            row("padding", padding.to_string());
+        }
         for cost in &self.batch_costs {
             row("cost", cost.to_string());
+        }
+        for ShapeCostRecord { item_bytes, batch_costs } in &self.shape_costs {
+            batch_costs.iter().for_each(|cost| row("cost", format!("{cost}, items of {item_bytes} bytes")));
         }
         row("batch cap", self.batch_cap.to_string());
         f.write_str(&table(&rows))
@@ -312,6 +354,17 @@ impl fmt::Display for RulesRecord {
         let Self { threshold, negative_threshold, min_speech_ms, min_silence_ms, pad_ms } = self;
         write!(f, "from {threshold}, until below {negative_threshold} for {min_silence_ms} ms; ")?;
         write!(f, "at least {min_speech_ms} ms, {pad_ms} ms of padding")
+    }
+}
+
+impl fmt::Display for PaddingRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { buckets, waste_max, mask } = self;
+        write!(f, "at most {:.0} % of a batch", waste_max * 100.0)?;
+        if !buckets.is_empty() {
+            write!(f, "; items up to {buckets:?} meet")?;
+        }
+        if !mask.is_empty() { write!(f, "; {mask} may be left out") } else { Ok(()) }
     }
 }
 

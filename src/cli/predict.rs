@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use super::{
+    PriorityArg,
     audio::AudioSource,
     connection::{ConnectionArgs, inference, model_detail, unless_interrupted},
     events::usable_framing,
@@ -65,6 +66,10 @@ pub struct PredictArgs {
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(1..))]
     deadline_ms: u32,
 
+    /// Before which others it goes
+    #[arg(long, value_enum, default_value_t)]
+    priority: PriorityArg,
+
     #[command(flatten)]
     pub(super) connection: ConnectionArgs,
 }
@@ -87,7 +92,12 @@ pub(super) async fn run(args: &PredictArgs, printer: &mut Printer, interrupt: &C
             Some(source) => Payload::PcmS16le(window(args, source, &detail).await?),
             None => Payload::Item(item(args, &detail).await?),
         };
-        let message = PredictRequest { model: args.model.clone(), version: args.model_version.clone(), payload: Some(payload) };
+        let message = PredictRequest {
+            model: args.model.clone(),
+            version: args.model_version.clone(),
+            payload: Some(payload),
+            priority: args.priority.wire().into(),
+        };
         let mut request = Request::new(message);
         request.set_timeout(Duration::from_millis(args.deadline_ms.into()));
         Ok(inference(channel).predict(request).await?.into_inner())

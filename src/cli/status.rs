@@ -42,6 +42,9 @@ pub(super) enum Failure {
     /// No connection came about.
     #[error("cannot connect to {address}: {reason}; is the server running? (--addr or TIDEMILL_ADDR names another)")]
     CannotConnect { address: String, reason: String },
+    /// No metrics could be had.
+    #[error("no answer from {address}: {reason}; is a server's admin port there? (--admin names another)")]
+    NoMetrics { address: String, reason: String },
     /// The connection was lost before the server had answered.
     #[error("lost the connection: {0}")]
     ConnectionLost(String),
@@ -65,7 +68,7 @@ impl Failure {
         match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::BadInput(_) | Self::Output(_) => 2,
-            Self::CannotConnect { .. } | Self::ConnectionLost(_) => 3,
+            Self::CannotConnect { .. } | Self::NoMetrics { .. } | Self::ConnectionLost(_) => 3,
             Self::Refused(_) | Self::UnexpectedAnswer(_) => 4,
             Self::Interrupted => 130,
         }
@@ -81,7 +84,7 @@ impl Failure {
         match self {
             Self::Refused(refusal) => ErrorRecord((**refusal).clone()),
             Self::BadInput(_) => self.local_record("BAD_INPUT"),
-            Self::CannotConnect { .. } => self.local_record("CANNOT_CONNECT"),
+            Self::CannotConnect { .. } | Self::NoMetrics { .. } => self.local_record("CANNOT_CONNECT"),
             Self::ConnectionLost(_) => self.local_record("CONNECTION_LOST"),
             Self::UnexpectedAnswer(_) => self.local_record("UNEXPECTED_ANSWER"),
             Self::Output(_) => self.local_record("OUTPUT"),

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -113,6 +113,9 @@ pub struct SessionConfig {
     pub upload_max_results: usize,
     /// Streams open at once.
     pub max_streams: usize,
+    /// Request metadata whose value names the tenant; empty if all streams are one tenant's.
+    #[serde(deserialize_with = "metadata_name")]
+    pub tenant_metadata: String,
 }
 
 impl Default for SessionConfig {
@@ -127,6 +130,7 @@ impl Default for SessionConfig {
             upload_max_bytes: 1 << 30,
             upload_max_results: 100_000,
             max_streams: 20_000,
+            tenant_metadata: String::new(),
         }
     }
 }
@@ -159,6 +163,9 @@ pub struct SchedulerConfig {
     pub max_queued_items_per_model: usize,
     /// Their input bytes.
     pub max_queued_bytes_per_model: usize,
+    /// File to record the arrival of items in; none if absent.
+    #[serde(with = "path_or_empty")]
+    pub record: Option<PathBuf>,
 }
 
 impl Default for SchedulerConfig {
@@ -169,6 +176,7 @@ impl Default for SchedulerConfig {
             max_queued_bytes: 1 << 30,
             max_queued_items_per_model: 65_536,
             max_queued_bytes_per_model: 1 << 30,
+            record: None,
         }
     }
 }
@@ -262,6 +270,15 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+fn metadata_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    if name.bytes().all(allowed) && !name.ends_with("-bin") {
+        return Ok(name);
+    }
+    Err(D::Error::custom(format!("'{name}' is not the name of textual metadata: lower-case letters, digits, '-', '_' and '.'")))
 }
 
 /// TOML has no null: an absent path is an empty string, which also lets a flag or a variable undo what the file names.

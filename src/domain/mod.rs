@@ -5,6 +5,8 @@
 mod error;
 mod item;
 mod outcome;
+mod padding;
+mod priority;
 mod signature;
 mod tensor;
 mod time;
@@ -12,6 +14,8 @@ mod time;
 pub use error::{Fault, FaultKind, Limit};
 pub use item::{Answer, ItemInputs, ItemOutputs, ItemTiming, StateBuffers, StateSlot};
 pub use outcome::{CloseReason, DropReason, Outcome};
+pub use padding::{ElementBytes, PaddedInput, PaddingRule};
+pub use priority::Priority;
 pub use signature::{NamedTensor, SharedInput, Signature, StateSpec, TensorSpec, TensorSpecs};
 pub use tensor::{Datatype, Shape, Tensor, TensorError, element_count};
 pub use time::Timestamp;

@@ -44,13 +44,11 @@ pub enum DropReason {
     MaxAge,
     /// It could not make the next call of its model, and its successor can.
     Late,
-    /// Its result was there, and the client did not read.
-    Unread,
 }
 
 impl DropReason {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 4] = [Self::Overflow, Self::MaxAge, Self::Late, Self::Unread];
+    pub const ALL: [Self; 3] = [Self::Overflow, Self::MaxAge, Self::Late];
 
     /// Metric label.
     #[must_use]
@@ -59,7 +57,6 @@ impl DropReason {
             Self::Overflow => "overflow",
             Self::MaxAge => "max_age",
             Self::Late => "late",
-            Self::Unread => "unread",
         }
     }
 }

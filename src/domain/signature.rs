@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{Datatype, Fault, ItemInputs, Shape, Tensor, element_count};
+use super::{Datatype, Fault, ItemInputs, PaddingRule, Shape, Tensor, element_count};
 
 /// A tensor that each item brings or gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +83,8 @@ pub struct Signature {
     pub states: Vec<StateSpec>,
     /// What the whole batch shares.
     pub shared: Vec<SharedInput>,
+    /// How items of different lengths meet in a batch; without it they do not.
+    pub padding: Option<PaddingRule>,
 }
 
 /// A tensor as a client sent it, unchecked.
@@ -105,7 +107,7 @@ impl Signature {
         !self.states.is_empty()
     }
 
-    /// Whether all items have the same shapes, so that any two may meet in a batch.
+    /// Whether all items have the same shapes, so that any two may meet in a batch without padding.
     #[must_use]
     pub fn has_fixed_shapes(&self) -> bool {
         self.inputs.iter().all(|input| input.dims.iter().all(Option::is_some))
@@ -115,7 +117,8 @@ impl Signature {
     ///
     /// # Errors
     /// [`FaultKind::Invalid`](super::FaultKind::Invalid) with the field at fault: an unknown, missing or repeated name, another datatype, a shape that
-    /// does not fit, a dimension below 1, or data of another length than shape and datatype take.
+    /// does not fit, a dimension below 1, data of another length than shape and datatype take, or padded inputs of different
+    /// lengths; [`FaultKind::TooLarge`](super::FaultKind::TooLarge) if the item exceeds the last bucket of the padding.
     pub fn check(&self, tensors: Vec<NamedTensor>) -> Result<ItemInputs, Fault> {
         let mut slots: SmallVec<[Option<Tensor>; 4]> = SmallVec::from_elem(None, self.inputs.len());
         for (position, tensor) in tensors.into_iter().enumerate() {
@@ -125,6 +128,9 @@ impl Signature {
                 return Err(Fault::invalid(format!("inputs[{position}].name"), format!("input '{}' is given twice", spec.name)));
             }
             slots[index] = Some(check_tensor(spec, tensor, position)?);
+        }
+        if let Some(padding) = &self.padding {
+            padding.complete(&self.inputs, &mut slots)?;
         }
         let mut inputs = ItemInputs::with_capacity(slots.len());
         for (slot, spec) in slots.into_iter().zip(&self.inputs) {

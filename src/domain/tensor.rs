@@ -55,6 +55,21 @@ impl Datatype {
         }
     }
 
+    /// The number one, or true, as little-endian bytes.
+    #[must_use]
+    pub const fn one(self) -> &'static [u8] {
+        match self {
+            Self::Bool | Self::Uint8 | Self::Int8 => &[1],
+            Self::Uint16 | Self::Int16 => &[1, 0],
+            Self::Uint32 | Self::Int32 => &[1, 0, 0, 0],
+            Self::Uint64 | Self::Int64 => &[1, 0, 0, 0, 0, 0, 0, 0],
+            Self::Fp16 => &[0, 0x3c],
+            Self::Bf16 => &[0x80, 0x3f],
+            Self::Fp32 => &[0, 0, 0x80, 0x3f],
+            Self::Fp64 => &[0, 0, 0, 0, 0, 0, 0xf0, 0x3f],
+        }
+    }
+
     /// The protocol's name, such as `FP32`.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -9,7 +9,9 @@
 //! one from the [`Engine`], so an engine need not be consistent after a panic of one of its instances.
 
 pub mod buffer;
+mod crop;
 pub mod lane_threads;
+mod lengths;
 pub mod onnxruntime;
 pub mod rten;
 pub mod stack;
@@ -26,7 +28,7 @@ use crate::domain::{Datatype, Tensor};
 compile_error!("tensors are little-endian on the wire and are handed to engines as they are; this processor is big-endian");
 
 pub use lane_threads::LaneThreads;
-pub use stack::{Executable, ItemCall, RunError};
+pub use stack::{Executable, ItemCall, PaddingCount, Ran, RunError};
 
 /// Why a model cannot be loaded, bound or run. The text names the engine, the thing and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,10 +73,26 @@ pub struct CallPlan {
     pub outputs: Vec<Arc<str>>,
 }
 
+/// Which threads a call computes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CallThreads {
+    /// The lane's own.
+    #[default]
+    One,
+    /// As many as the device has lanes: for a call that would leave the other lanes idle. An engine for which
+    /// [`Engine::can_widen`] is false takes it for [`CallThreads::One`].
+    All,
+}
+
 /// A loaded model, shared by all lanes.
 pub trait Engine: Send + Sync {
     /// Name for people and metrics: `rten`, `onnxruntime`, `synthetic`.
     fn name(&self) -> &'static str;
+
+    /// Whether a call can compute on [`CallThreads::All`].
+    fn can_widen(&self) -> bool {
+        false
+    }
 
     /// What the model file declares.
     fn contract(&self) -> &Contract;
@@ -104,6 +122,8 @@ pub struct Call<'a> {
     pub inputs: &'a [TensorView<'a>],
     /// Items in the batch.
     pub batch_size: usize,
+    /// What to compute on.
+    pub threads: CallThreads,
 }
 
 /// What one lane keeps to run one model.

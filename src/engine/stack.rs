@@ -2,6 +2,10 @@
 //!
 //! Knows signatures and engines. Knows no queue, no stream, no clock and no metrics.
 //!
+//! # Padding
+//! Items of a padded model may differ in length. They are gathered into a batch of one length, and of each output every dynamic
+//! dimension must come out with that length, so that each item is given back its own. State is never padded.
+//!
 //! # State
 //! A call reads the items' state before it runs and writes it after everything that can fail: a call that returns an error has
 //! changed no state. No two items of a call may share a [`StateSlot`].
@@ -11,21 +15,28 @@
 
 use std::{
     any::Any,
+    fmt::Display,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::{
-    Call, CallPlan, Engine, EngineError, Instance, LaneThreads, TensorView,
+    Call, CallPlan, CallThreads, Engine, EngineError, Instance, LaneThreads, TensorView,
     buffer::{AlignedBuffer, BufferPool},
+    crop::Crop,
+    lengths::Lengths,
     strips::Strips,
 };
-use crate::domain::{Datatype, ItemOutputs, Shape, Signature, StateBuffers, StateSlot, Tensor, TensorSpec};
+use crate::domain::{Datatype, ItemOutputs, PaddedInput, Shape, Signature, StateBuffers, StateSlot, Tensor, TensorSpec};
 
-/// Unused buffers that a model keeps for outputs whose batch dimension is not the first.
+/// Unused buffers that a model keeps for outputs that cannot be slices of a call's.
 const POOLED_BUFFERS_MAX: usize = 16;
 /// Their bytes in all.
 const POOLED_BYTES_MAX: usize = 16 << 20;
@@ -37,6 +48,24 @@ pub struct ItemCall<'a> {
     pub inputs: &'a [Tensor],
     /// Its stream's state; without one, a stateful model starts from zeros and the new state is discarded.
     pub state: Option<&'a StateSlot>,
+}
+
+/// What a model call gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ran {
+    /// The items' outputs, in their order.
+    pub outputs: Vec<ItemOutputs>,
+    /// What the call spent on padding.
+    pub padding: PaddingCount,
+}
+
+/// How much of what a model computed was padding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PaddingCount {
+    /// Elements of the padded inputs, padding included; 0 for a model without padding.
+    pub elements: usize,
+    /// Those of them that are padding.
+    pub padded: usize,
 }
 
 /// Why a model call gave no results; none of its items has one, and no state has changed.
@@ -70,6 +99,10 @@ pub struct Executable {
     shared: Vec<AlignedBuffer>,
     lanes: Vec<Lane>,
     pool: Arc<BufferPool>,
+    /// Instances made anew.
+    rebuilds: AtomicU64,
+    /// Why the last attempt to make one failed.
+    lost: Mutex<Option<Arc<str>>>,
 }
 
 struct Lane {
@@ -105,7 +138,17 @@ impl Executable {
             })
             .collect::<Result<_, EngineError>>()?;
         let pool = BufferPool::new(POOLED_BUFFERS_MAX, POOLED_BYTES_MAX);
-        Ok(Self { engine, signature, plan, output_positions, shared, lanes, pool })
+        Ok(Self {
+            engine,
+            signature,
+            plan,
+            output_positions,
+            shared,
+            lanes,
+            pool,
+            rebuilds: AtomicU64::new(0),
+            lost: Mutex::new(None),
+        })
     }
 
     /// What the model takes and gives.
@@ -120,46 +163,100 @@ impl Executable {
         self.engine.name()
     }
 
+    /// Whether a call gains anything from [`CallThreads::All`]: the engine can use them, and there is more than one lane.
+    #[must_use]
+    pub fn can_widen(&self) -> bool {
+        self.engine.can_widen() && self.lanes.len() > 1
+    }
+
+    /// Instances made anew because a call panicked.
+    #[must_use]
+    pub fn rebuilds(&self) -> u64 {
+        self.rebuilds.load(Ordering::Relaxed)
+    }
+
+    /// Why an instance could not be made anew after a panic, if so: the model cannot be relied on until one can.
+    #[must_use]
+    pub fn lost(&self) -> Option<Arc<str>> {
+        self.lost.lock().clone()
+    }
+
     /// How many lanes can run calls at the same time.
     #[must_use]
     pub fn lanes(&self) -> usize {
         self.lanes.len()
     }
 
-    /// Runs `items` as one call on lane number `lane`, and returns their outputs in the same order. Never panics.
+    /// Runs `items` as one call on lane number `lane`, computing on `threads`. Never panics.
     ///
     /// # Errors
     /// [`RunError`], for all the items.
-    pub fn run(&self, lane: usize, items: &[ItemCall<'_>]) -> Result<Vec<ItemOutputs>, RunError> {
+    pub fn run(&self, lane: usize, items: &[ItemCall<'_>], threads: CallThreads) -> Result<Ran, RunError> {
         let Some(lane) = self.lanes.get(lane) else {
             return Err(RunError::BadBatch(format!("there is no lane {lane}; the model has {}", self.lanes.len())));
         };
         if items.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Ran { outputs: Vec::new(), padding: PaddingCount::default() });
         }
         let mut slot = lane.slot.lock();
         let LaneSlot { instance, scratch } = &mut *slot;
-        let shapes = self.gather(items, scratch)?;
-        let outputs = self.call(lane, instance, &shapes, scratch, items.len())?;
-        self.scatter(items, &outputs)
+        check_items(&self.signature, items)?;
+        let lengths = self.signature.padding.as_ref().map(|rule| Lengths::of(rule, items)).transpose()?;
+        let Gathered { shapes, padding } = self.gather(items, lengths.as_ref(), scratch)?;
+        let outputs = self.call(lane, instance, &shapes, scratch, items.len(), threads)?;
+        let outputs = self.scatter(items, lengths.as_ref(), &outputs)?;
+        Ok(Ran { outputs, padding })
     }
 
-    /// Copies the items' inputs and states into `scratch`, and returns the batch shapes.
-    fn gather(&self, items: &[ItemCall<'_>], scratch: &mut [AlignedBuffer]) -> Result<Shapes, RunError> {
+    /// Copies the items' inputs and states into `scratch`.
+    fn gather(
+        &self,
+        items: &[ItemCall<'_>],
+        lengths: Option<&Lengths>,
+        scratch: &mut [AlignedBuffer],
+    ) -> Result<Gathered, RunError> {
         let (input_buffers, state_buffers) = scratch.split_at_mut(self.signature.inputs.len());
         let mut shapes = Shapes::with_capacity(input_buffers.len() + state_buffers.len());
-        check_items(&self.signature, items)?;
-        for (position, (spec, buffer)) in self.signature.inputs.iter().zip(input_buffers).enumerate() {
-            let dims = items[0].inputs[position].shape();
-            let strips = layout(&spec.name, dims, spec.batch_axis, spec.datatype, items.len())?;
-            let batch = buffer.overwrite(strips.batch_bytes());
-            for (index, item) in items.iter().enumerate() {
-                strips.put(batch, index, item.inputs[position].data());
-            }
-            shapes.push(with_batch(dims, spec.batch_axis, items.len()));
+        let mut padding = PaddingCount::default();
+        for (position, buffer) in input_buffers.iter_mut().enumerate() {
+            shapes.push(self.gather_input(position, items, lengths, buffer, &mut padding)?);
         }
         self.gather_states(items, state_buffers, &mut shapes)?;
-        Ok(shapes)
+        Ok(Gathered { shapes, padding })
+    }
+
+    /// Copies one input of the items into `buffer`, and returns its batch shape.
+    fn gather_input(
+        &self,
+        position: usize,
+        items: &[ItemCall<'_>],
+        lengths: Option<&Lengths>,
+        buffer: &mut AlignedBuffer,
+        padding: &mut PaddingCount,
+    ) -> Result<Shape, RunError> {
+        let spec = &self.signature.inputs[position];
+        let element_bytes = spec.datatype.size();
+        let mut dims = Shape::from_slice(items[0].inputs[position].shape());
+        let padded = padded_input(&self.signature, position).zip(lengths);
+        if let Some((input, lengths)) = padded {
+            dims[input.axis] = lengths.padded();
+        }
+        let strips = layout(&spec.name, &dims, spec.batch_axis, spec.datatype, items.len())?;
+        let batch = buffer.overwrite(strips.batch_bytes());
+        for (index, item) in items.iter().enumerate() {
+            let data = item.inputs[position].data();
+            match padded {
+                Some((input, lengths)) if lengths.is_shorter(index) => {
+                    strips.put_padded(batch, index, data, &lengths.rows(index, input, &dims, element_bytes));
+                    padding.padded += (strips.item_bytes() - data.len()) / element_bytes;
+                }
+                _ => strips.put(batch, index, data),
+            }
+        }
+        if padded.is_some() {
+            padding.elements += strips.batch_bytes() / element_bytes;
+        }
+        Ok(with_batch(&dims, spec.batch_axis, items.len()))
     }
 
     fn gather_states(&self, items: &[ItemCall<'_>], buffers: &mut [AlignedBuffer], shapes: &mut Shapes) -> Result<(), RunError> {
@@ -194,6 +291,7 @@ impl Executable {
         shapes: &[Shape],
         scratch: &[AlignedBuffer],
         batch_size: usize,
+        threads: CallThreads,
     ) -> Result<Vec<Tensor>, RunError> {
         let signature = &self.signature;
         let datatypes =
@@ -208,11 +306,14 @@ impl Executable {
         let running = match instance {
             Some(running) => running,
             None => {
-                let made = make_instance(&*self.engine, &self.plan, &lane.threads);
-                instance.insert(made.map_err(|error| RunError::InstanceLost(error.to_string()))?)
+                let made = make_instance(&*self.engine, &self.plan, &lane.threads).map_err(|error| error.to_string());
+                *self.lost.lock() = made.as_ref().err().map(|error| error.as_str().into());
+                let made = instance.insert(made.map_err(RunError::InstanceLost)?);
+                self.rebuilds.fetch_add(1, Ordering::Relaxed);
+                made
             }
         };
-        let call = Call { inputs: &inputs, batch_size };
+        let call = Call { inputs: &inputs, batch_size, threads };
         match catch_unwind(AssertUnwindSafe(|| running.run(&call))) {
             Ok(outputs) => Ok(outputs?),
             Err(panic) => {
@@ -225,7 +326,12 @@ impl Executable {
     }
 
     /// Checks all outputs, cuts them into items, and only then writes the states.
-    fn scatter(&self, items: &[ItemCall<'_>], tensors: &[Tensor]) -> Result<Vec<ItemOutputs>, RunError> {
+    fn scatter(
+        &self,
+        items: &[ItemCall<'_>],
+        lengths: Option<&Lengths>,
+        tensors: &[Tensor],
+    ) -> Result<Vec<ItemOutputs>, RunError> {
         let signature = &self.signature;
         if tensors.len() != self.plan.outputs.len() {
             return Err(RunError::WrongOutput(format!("{} outputs came, not {}", tensors.len(), self.plan.outputs.len())));
@@ -233,6 +339,9 @@ impl Executable {
         let (output_positions, state_positions) = self.output_positions.split_at(signature.outputs.len());
         for (spec, position) in signature.outputs.iter().zip(output_positions) {
             check_output(spec, &tensors[*position], items.len())?;
+            if let Some(lengths) = lengths {
+                lengths.check(spec, &tensors[*position])?;
+            }
         }
         for (spec, position) in signature.states.iter().zip(state_positions) {
             let dims = spec.dims.iter().map(|size| Some(*size)).collect();
@@ -241,14 +350,21 @@ impl Executable {
         }
         let mut results: Vec<ItemOutputs> = items.iter().map(|_| ItemOutputs::with_capacity(signature.outputs.len())).collect();
         for (spec, position) in signature.outputs.iter().zip(output_positions) {
-            self.cut(spec, &tensors[*position], &mut results)?;
+            self.cut(spec, &tensors[*position], lengths, &mut results)?;
         }
         self.scatter_states(items, tensors, state_positions)?;
         Ok(results)
     }
 
     /// Cuts one output into items: slices of it if the items' bytes lie together, of a rearranged copy if not.
-    fn cut(&self, spec: &TensorSpec, tensor: &Tensor, results: &mut [ItemOutputs]) -> Result<(), RunError> {
+    fn cut(
+        &self,
+        spec: &TensorSpec,
+        tensor: &Tensor,
+        lengths: Option<&Lengths>,
+        results: &mut [ItemOutputs],
+    ) -> Result<(), RunError> {
+        let wrong = |cause: &dyn Display| RunError::WrongOutput(format!("output '{}': {cause}", spec.name));
         let mut dims = Shape::from_slice(tensor.shape());
         dims.remove(spec.batch_axis);
         let strips = layout(&spec.name, &dims, spec.batch_axis, spec.datatype, results.len())?;
@@ -263,10 +379,31 @@ impl Executable {
         };
         for (index, result) in results.iter_mut().enumerate() {
             let start = index * strips.item_bytes();
-            let tensor = Tensor::new(spec.datatype, dims.clone(), data.slice(start..start + strips.item_bytes()));
-            result.push(tensor.map_err(|error| RunError::WrongOutput(format!("output '{}': {error}", spec.name)))?);
+            let item = data.slice(start..start + strips.item_bytes());
+            let (dims, item) = match lengths {
+                Some(lengths) if lengths.is_shorter(index) => {
+                    let own = lengths.own_dims(index, spec, &dims);
+                    let crop = Crop::new(&own, &dims, spec.datatype.size()).ok_or_else(|| wrong(&"it is too large"))?;
+                    let item = self.cropped(&crop, item);
+                    (own, item)
+                }
+                _ => (dims.clone(), item),
+            };
+            result.push(Tensor::new(spec.datatype, dims, item).map_err(|error| wrong(&error))?);
         }
         Ok(())
+    }
+
+    /// An item without its padding: a slice if its bytes lie together, a copy if not.
+    fn cropped(&self, crop: &Crop<'_>, item: Bytes) -> Bytes {
+        if crop.is_prefix() {
+            return item.slice(..crop.own_bytes());
+        }
+        let mut buffer = self.pool.take(crop.own_bytes());
+        for start in crop.starts() {
+            buffer.extend_from_slice(&item[start..start + crop.run_bytes()]);
+        }
+        buffer.freeze()
     }
 
     /// Writes the new states into the items' slots, reusing their memory.
@@ -292,6 +429,17 @@ impl Executable {
         let states = self.signature.states.iter();
         states.map(|spec| layout(&spec.input, &spec.dims, spec.batch_axis, spec.datatype, batch_size)).collect()
     }
+}
+
+/// What has been gathered for a call.
+struct Gathered {
+    /// The batch shapes of the inputs, then of the states.
+    shapes: Shapes,
+    padding: PaddingCount,
+}
+
+fn padded_input(signature: &Signature, position: usize) -> Option<&PaddedInput> {
+    signature.padding.as_ref()?.input(position)
 }
 
 /// The plan of a call, and where each output, then state, stands in it. A state's output may be one of the item's outputs as
@@ -330,12 +478,13 @@ fn check_items(signature: &Signature, items: &[ItemCall<'_>]) -> Result<(), RunE
             let (given, wanted) = (item.inputs.len(), signature.inputs.len());
             return Err(RunError::BadBatch(format!("item {index} brings {given} tensors, but the model takes {wanted}")));
         }
-        for ((spec, tensor), first) in signature.inputs.iter().zip(item.inputs).zip(items[0].inputs) {
+        for (position, ((spec, tensor), first)) in signature.inputs.iter().zip(item.inputs).zip(items[0].inputs).enumerate() {
+            let padded_axis = padded_input(signature, position).map(|input| input.axis);
             let fault = if tensor.datatype() != spec.datatype {
                 format!("is {}, but the model takes {}", tensor.datatype(), spec.datatype)
             } else if !fits(&spec.dims, tensor.shape()) {
                 format!("has shape {:?}, which does not fit the model's {:?}", tensor.shape(), spec.shape_with_batch())
-            } else if tensor.shape() != first.shape() {
+            } else if !meet(tensor.shape(), first.shape(), padded_axis) {
                 format!("has shape {:?}, but that of item 0 is {:?}", tensor.shape(), first.shape())
             } else {
                 continue;
@@ -360,6 +509,12 @@ fn check_output(spec: &TensorSpec, tensor: &Tensor, batch_size: usize) -> Result
         spec.datatype,
         spec.shape_with_batch(),
     )))
+}
+
+/// Whether items of these shapes may share a batch.
+fn meet(left: &[usize], right: &[usize], padded_axis: Option<usize>) -> bool {
+    let equal = |(axis, (left, right)): (usize, (&usize, &usize))| left == right || Some(axis) == padded_axis;
+    left.len() == right.len() && left.iter().zip(right).enumerate().all(equal)
 }
 
 fn fits(dims: &[Option<usize>], shape: &[usize]) -> bool {
@@ -401,12 +556,12 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*, sample::select};
     use smallvec::smallvec;
 
     use super::*;
     use crate::{
-        domain::{SharedInput, StateSpec},
+        domain::{ElementBytes, PaddingRule, SharedInput, StateSpec},
         engine::{
             Contract, DeclaredTensor,
             synthetic::{Misbehaviour, PlannedFault, Script, SyntheticEngine, SyntheticKind, Trigger},
@@ -433,7 +588,7 @@ mod tests {
                 dims: smallvec![2, 2],
                 batch_axis: 1,
             }],
-            shared: Vec::new(),
+            ..Signature::default()
         }
     }
 
@@ -461,7 +616,7 @@ mod tests {
         let inputs: Vec<[Tensor; 1]> = items.iter().map(|(_, value)| [Tensor::from_f32(&[*value, 1.0])]).collect();
         let calls: Vec<ItemCall<'_>> =
             items.iter().zip(&inputs).map(|((stream, _), inputs)| ItemCall { inputs, state: Some(&streams[*stream]) }).collect();
-        Ok(model.run(0, &calls)?.iter().map(numbers).collect())
+        Ok(model.run(0, &calls, CallThreads::One)?.outputs.iter().map(numbers).collect())
     }
 
     fn slots(count: usize) -> Vec<StateSlot> {
@@ -506,7 +661,7 @@ mod tests {
         let inputs = [Tensor::from_f32(&[1.0, 1.0])];
         let with = ItemCall { inputs: &inputs, state: Some(&streams[0]) };
         let without = ItemCall { inputs: &inputs, state: None };
-        let results = model.run(0, &[without, with]).expect("no fault planned");
+        let results = model.run(0, &[without, with], CallThreads::One).expect("no fault planned").outputs;
         assert_eq!(numbers(&results[0]), [3.0, 3.0]);
         assert_eq!(numbers(&results[1]), [8.0, 8.0]);
     }
@@ -557,11 +712,12 @@ mod tests {
         ];
         for (inputs, message) in cases {
             let items = [ItemCall { inputs: &good, state: None }, ItemCall { inputs, state: None }];
-            assert_eq!(model.run(0, &items), Err(RunError::BadBatch(message.to_owned())));
+            assert_eq!(model.run(0, &items, CallThreads::One), Err(RunError::BadBatch(message.to_owned())));
         }
         let item = ItemCall { inputs: &good, state: None };
-        assert_eq!(model.run(1, &[item]), Err(RunError::BadBatch("there is no lane 1; the model has 1".to_owned())));
-        assert_eq!(model.run(0, &[]), Ok(Vec::new()));
+        let error = model.run(1, &[item], CallThreads::One).expect_err("one lane");
+        assert_eq!(error, RunError::BadBatch("there is no lane 1; the model has 1".to_owned()));
+        assert_eq!(model.run(0, &[], CallThreads::One), Ok(Ran { outputs: Vec::new(), padding: PaddingCount::default() }));
     }
 
     #[test]
@@ -570,10 +726,110 @@ mod tests {
             Signature { inputs: vec![fp32("x", &[Some(2)])], outputs: vec![fp32("y", &[Some(2)])], ..Signature::default() };
         let model = executable(signature, script(&[]));
         let inputs = [Tensor::from_f32(&[1.0, 2.0])];
-        let results = model.run(0, &[ItemCall { inputs: &inputs, state: None }; 3]).expect("no fault planned");
+        let items = [ItemCall { inputs: &inputs, state: None }; 3];
+        let results = model.run(0, &items, CallThreads::One).expect("no fault planned").outputs;
         let addresses: Vec<usize> = results.iter().map(|outputs| outputs[0].data().as_ptr().addr()).collect();
         assert_eq!(addresses[1] - addresses[0], 8);
         assert_eq!(addresses[2] - addresses[1], 8);
+    }
+
+    /// A model whose input and output have a dynamic dimension at `axis`, which is padded.
+    fn padded(datatype: Datatype, dims: &[Option<usize>], batch_axis: usize, buckets: &[usize]) -> Signature {
+        let axis = dims.iter().position(Option::is_none).expect("a dynamic one");
+        let input = PaddedInput { position: 0, axis, value: ElementBytes::from_elem(0, datatype.size()) };
+        let pad_to_bucket = !buckets.is_empty();
+        Signature {
+            inputs: vec![spec("x", datatype, dims, batch_axis)],
+            outputs: vec![spec("y", datatype, dims, batch_axis)],
+            padding: Some(PaddingRule { inputs: vec![input], mask: None, buckets: buckets.to_vec(), pad_to_bucket }),
+            ..Signature::default()
+        }
+    }
+
+    fn run_rows(model: &Executable, lengths: &[usize]) -> Result<Ran, RunError> {
+        let rows: Vec<[Tensor; 1]> = lengths.iter().map(|length| [Tensor::from_f32(&vec![1.0; *length])]).collect();
+        let items: Vec<_> = rows.iter().map(|inputs| ItemCall { inputs, state: None }).collect();
+        model.run(0, &items, CallThreads::One)
+    }
+
+    #[test]
+    fn a_batch_is_padded_to_its_longest_item_or_to_its_bucket() {
+        for (buckets, elements) in [(&[][..], 3 * 4), (&[8, 16], 3 * 8)] {
+            let model = executable(padded(Datatype::Fp32, &[None], 0, buckets), script(&[]));
+            let Ran { outputs, padding } = run_rows(&model, &[2, 4, 3]).expect("no fault planned");
+            assert_eq!(padding, PaddingCount { elements, padded: elements - (2 + 4 + 3) });
+            assert_eq!(outputs.iter().map(|outputs| outputs[0].shape()[0]).collect::<Vec<_>>(), [2, 4, 3]);
+        }
+    }
+
+    #[test]
+    fn a_shorter_items_rows_are_a_slice_of_the_batch() {
+        let model = executable(padded(Datatype::Fp32, &[None], 0, &[]), script(&[]));
+        let outputs = run_rows(&model, &[1, 3]).expect("no fault planned").outputs;
+        let addresses: Vec<usize> = outputs.iter().map(|outputs| outputs[0].data().as_ptr().addr()).collect();
+        assert_eq!(addresses[1] - addresses[0], 3 * 4);
+    }
+
+    #[test]
+    fn state_goes_with_items_of_any_length_and_is_not_padded() {
+        let mut signature = padded(Datatype::Fp32, &[None], 0, &[]);
+        signature.states = stateful().states;
+        let model = executable(signature, script(&[]));
+        let streams = slots(2);
+        let long = [Tensor::from_f32(&[1.0, 2.0, 4.0])];
+        let short = [Tensor::from_f32(&[8.0])];
+        let items =
+            [(&long, 0), (&short, 1)].map(|(inputs, stream): (_, usize)| ItemCall { inputs, state: Some(&streams[stream]) });
+        let outputs = model.run(0, &items, CallThreads::One).expect("no fault planned").outputs;
+        assert_eq!(numbers(&outputs[0]), [8.0, 9.0, 11.0]);
+        assert_eq!(numbers(&outputs[1]), [16.0]);
+        assert_eq!([state_of(&streams[0]), state_of(&streams[1])], [Some(vec![7.0; 4]), Some(vec![8.0; 4])]);
+    }
+
+    #[test]
+    fn an_output_that_does_not_follow_the_length_is_refused() {
+        let tensor = |shape: &[usize]| {
+            let bytes = element_count_of(shape) * 4;
+            Tensor::new(Datatype::Fp32, Shape::from_slice(shape), vec![0; bytes].into()).expect("as long as it must be")
+        };
+        let run = |dims: &[Option<usize>], output: &[usize]| {
+            let mut signature = padded(Datatype::Fp32, &[None], 0, &[]);
+            signature.outputs = vec![fp32("y", dims)];
+            let puppet = Puppet { outputs: vec![tensor(output)], ..Puppet::default() };
+            let model = Executable::new(Arc::new(puppet), Arc::new(signature), &[LaneThreads::new()]).expect("it starts");
+            let outputs = run_rows(&model, &[2, 4])?.outputs;
+            Ok::<_, RunError>(outputs.iter().map(|outputs| outputs[0].shape().to_vec()).collect::<Vec<_>>())
+        };
+        assert_eq!(run(&[None, Some(3)], &[2, 4, 3]), Ok(vec![vec![2, 3], vec![4, 3]]));
+        assert_eq!(run(&[Some(3), None], &[2, 3, 4]), Ok(vec![vec![3, 2], vec![3, 4]]));
+        assert_eq!(run(&[None, None], &[2, 4, 4]), Ok(vec![vec![2, 2], vec![4, 4]]));
+        assert_eq!(run(&[Some(4)], &[2, 4]), Ok(vec![vec![4], vec![4]]), "of fixed size");
+        let error = run(&[None], &[2, 2]).expect_err("half the length");
+        assert_eq!(
+            error.to_string(),
+            "the model's outputs are not what its signature says: 'y' came with shape [2, 2] for items padded to a length of 4; \
+             the dynamic dimensions of its declared shape [-1, -1] must come out with that length, so give a dimension that does \
+             not follow it its size in [[outputs]]"
+        );
+        assert!(run(&[None, None], &[2, 4, 3]).is_err(), "one of two");
+    }
+
+    #[test]
+    fn items_whose_padded_inputs_have_no_common_length_are_refused() {
+        let mut signature = padded(Datatype::Fp32, &[None], 0, &[]);
+        signature.inputs.push(fp32("z", &[None]));
+        if let Some(rule) = &mut signature.padding {
+            rule.inputs.push(PaddedInput { position: 1, ..rule.inputs[0].clone() });
+        }
+        let model = executable(signature, script(&[]));
+        let run = |x: &[f32], z: &[f32]| {
+            let inputs = [Tensor::from_f32(x), Tensor::from_f32(z)];
+            model.run(0, &[ItemCall { inputs: &inputs, state: None }], CallThreads::One).map(|_| ())
+        };
+        let refused = RunError::BadBatch("the padded inputs of item 0 have no common length above 0".to_owned());
+        assert_eq!(run(&[1.0], &[2.0]), Ok(()));
+        assert_eq!(run(&[1.0], &[2.0, 3.0]), Err(refused.clone()));
+        assert_eq!(run(&[], &[]), Err(refused));
     }
 
     #[test]
@@ -652,10 +908,13 @@ mod tests {
         let puppet = Puppet { starts: Mutex::new(vec![true, false, true]), panics: true, ..Puppet::default() };
         let model = Executable::new(Arc::new(puppet), signature, &[LaneThreads::new()]).expect("the first start");
         let inputs = [Tensor::from_f32(&[1.0])];
-        let run = || model.run(0, &[ItemCall { inputs: &inputs, state: None }]);
+        let run = || model.run(0, &[ItemCall { inputs: &inputs, state: None }], CallThreads::One);
         assert_eq!(run(), Err(RunError::Panicked("the strings tore".to_owned())));
+        assert_eq!((model.lost(), model.rebuilds()), (None, 0));
         assert_eq!(run(), Err(RunError::InstanceLost("out of strings".to_owned())));
+        assert_eq!((model.lost().as_deref(), model.rebuilds()), (Some("out of strings"), 0));
         assert_eq!(run(), Err(RunError::Panicked("the strings tore".to_owned())));
+        assert_eq!((model.lost(), model.rebuilds()), (None, 1), "it was made anew, though it broke again");
         // What is left must not run its destructor.
         model.lanes[0].slot.lock().instance = None;
     }
@@ -672,7 +931,7 @@ mod tests {
         let seen = Arc::clone(&puppet.shapes_seen);
         let model = Executable::new(Arc::new(puppet), Arc::new(signature), &[LaneThreads::new()]).expect("it starts");
         let inputs = [Tensor::from_f32(&[1.0, 2.0])];
-        model.run(0, &[ItemCall { inputs: &inputs, state: None }; 3]).expect("no outputs, no faults");
+        model.run(0, &[ItemCall { inputs: &inputs, state: None }; 3], CallThreads::One).expect("no outputs, no faults");
         assert_eq!(*seen.lock(), [vec![3, 2], vec![]]);
     }
 
@@ -734,7 +993,7 @@ mod tests {
             let model = &model;
             let running = [0, 1].map(|lane| {
                 let inputs = inputs.clone();
-                scope.spawn(move || model.run(lane, &[ItemCall { inputs: &inputs, state: None }]))
+                scope.spawn(move || model.run(lane, &[ItemCall { inputs: &inputs, state: None }], CallThreads::One))
             });
             let both = control.wait_until_held(2, Duration::from_secs(60));
             control.open_gate();
@@ -749,8 +1008,8 @@ mod tests {
     proptest! {
         #[test]
         fn gather_and_scatter_are_inverse(
-            dims in proptest::collection::vec(1_usize..5, 0..4), axis in 0_usize..4, batch_size in 1_usize..6,
-            datatype in proptest::sample::select(&Datatype::ALL[..]), seed in any::<u8>(),
+            dims in vec(1_usize..5, 0..4), axis in 0_usize..4, batch_size in 1_usize..6,
+            datatype in select(&Datatype::ALL[..]), seed in any::<u8>(),
         ) {
             let declared: Vec<_> = dims.iter().map(|size| Some(*size)).collect();
             let axis = axis.min(dims.len());
@@ -768,10 +1027,36 @@ mod tests {
                 })
                 .collect();
             let calls: Vec<_> = items.iter().map(|inputs| ItemCall { inputs, state: None }).collect();
-            let results = model.run(0, &calls).expect("no fault planned");
+            let results = model.run(0, &calls, CallThreads::One).expect("no fault planned").outputs;
             for (item, result) in items.iter().zip(&results) {
                 prop_assert_eq!(&item[..], &result[..]);
             }
+        }
+
+        #[test]
+        fn padded_items_come_back_as_they_went(
+            datatype in select(&[Datatype::Uint8, Datatype::Fp32, Datatype::Int64][..]), before in vec(1_usize..4, 0..3),
+            after in vec(1_usize..4, 0..3), batch_axis in 0_usize..6, lengths in vec(1_usize..5, 1..5),
+        ) {
+            let fixed = |sizes: &[usize]| sizes.iter().map(|size| Some(*size)).collect::<Vec<_>>();
+            let dims: Vec<Option<usize>> = [fixed(&before), vec![None], fixed(&after)].concat();
+            let model = executable(padded(datatype, &dims, batch_axis.min(dims.len()), &[]), script(&[]));
+            let item = |length: &usize| {
+                let shape: Shape = dims.iter().map(|dim| dim.unwrap_or(*length)).collect();
+                let data: Vec<u8> = (0..element_count_of(&shape) * datatype.size()).map(|at| (at * 31 + length).to_le_bytes()[0]).collect();
+                [Tensor::new(datatype, shape, data.into()).expect("as long as it must be")]
+            };
+            let items: Vec<[Tensor; 1]> = lengths.iter().map(item).collect();
+            let calls: Vec<_> = items.iter().map(|inputs| ItemCall { inputs, state: None }).collect();
+            let Ran { outputs, padding } = model.run(0, &calls, CallThreads::One).expect("no fault planned");
+            for (item, result) in items.iter().zip(&outputs) {
+                prop_assert_eq!(&item[..], &result[..]);
+            }
+            let longest = lengths.iter().max().copied().unwrap_or_default();
+            let rest = element_count_of(&before) * element_count_of(&after);
+            let own: usize = lengths.iter().sum();
+            let elements = longest * lengths.len() * rest;
+            prop_assert_eq!(padding, PaddingCount { elements, padded: elements - own * rest });
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Pure arithmetic over bytes; knows no tensors and no engines.
 
+use std::{iter, ops::Range};
+
 use crate::domain::element_count;
 
 /// The layout of a batch tensor: each item is cut into `count` strips of `bytes` bytes, and the strips of the batch's items
@@ -11,6 +13,17 @@ pub(super) struct Strips {
     count: usize,
     bytes: usize,
     batch_size: usize,
+}
+
+/// How an item is padded along one dimension.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PaddedRows<'a> {
+    /// Bytes of the item that lie together.
+    pub(super) row_bytes: usize,
+    /// Bytes of padding after each such row.
+    pub(super) gap_bytes: usize,
+    /// The element that the padding repeats.
+    pub(super) element: &'a [u8],
 }
 
 impl Strips {
@@ -47,6 +60,24 @@ impl Strips {
         }
     }
 
+    /// Copies `item`, padded so, into the batch as number `index`.
+    pub(super) fn put_padded(self, batch: &mut [u8], index: usize, item: &[u8], rows: &PaddedRows<'_>) {
+        if rows.row_bytes == 0 || rows.element.is_empty() {
+            return;
+        }
+        for (number, row) in item.chunks_exact(rows.row_bytes).enumerate() {
+            let start = number * (rows.row_bytes + rows.gap_bytes);
+            for (to, from) in self.pieces(index, start, rows.row_bytes) {
+                batch[to..to + from.len()].copy_from_slice(&row[from]);
+            }
+            for (to, part) in self.pieces(index, start + rows.row_bytes, rows.gap_bytes) {
+                for place in batch[to..to + part.len()].chunks_exact_mut(rows.element.len()) {
+                    place.copy_from_slice(rows.element);
+                }
+            }
+        }
+    }
+
     /// Makes item number `index` all zeros.
     pub(super) fn put_zeros(self, batch: &mut [u8], index: usize) {
         for strip in 0..self.count {
@@ -75,6 +106,19 @@ impl Strips {
         &mut batch[start..start + self.bytes]
     }
 
+    /// Where `len` bytes of item number `index`, from its byte `at` on, lie in the batch: each piece that lies together by its
+    /// place there and its range of the `len` bytes.
+    fn pieces(self, index: usize, at: usize, len: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let mut done = 0;
+        iter::from_fn(move || {
+            let (strip, offset) = ((at + done).checked_div(self.bytes)?, (at + done) % self.bytes);
+            let size = (self.bytes - offset).min(len - done);
+            let piece = (self.start(index, strip) + offset, done..done + size);
+            done += size;
+            (size > 0).then_some(piece)
+        })
+    }
+
     const fn start(self, index: usize, strip: usize) -> usize {
         (strip * self.batch_size + index) * self.bytes
     }
@@ -95,6 +139,20 @@ mod tests {
         assert_eq!(batch, b"abcABCdefDEF");
         strips.put_zeros(&mut batch, 0);
         assert_eq!(batch, b"\0\0\0ABC\0\0\0DEF");
+    }
+
+    #[test]
+    fn rows_are_padded_whether_they_are_longer_than_strips_or_shorter() {
+        let mut batch = vec![b'.'; 12];
+        let rows_of_two_in_a_strip = Strips::new(&[6], 0, 1, 2).expect("small");
+        let rows = PaddedRows { row_bytes: 2, gap_bytes: 1, element: b"-" };
+        rows_of_two_in_a_strip.put_padded(&mut batch, 1, b"abcd", &rows);
+        assert_eq!(batch, b"......ab-cd-");
+        let strips_of_two_in_a_row = Strips::new(&[3, 2], 1, 1, 2).expect("small");
+        batch.fill(b'.');
+        let rows = PaddedRows { row_bytes: 4, gap_bytes: 2, element: b"xy" };
+        strips_of_two_in_a_row.put_padded(&mut batch, 0, b"abcd", &rows);
+        assert_eq!(batch, b"ab..cd..xy..");
     }
 
     #[test]

@@ -1,22 +1,16 @@
 //! Models for the tests of the engines: Silero, and ONNX files made on the spot.
 
 use rten_onnx::onnx::{
-    DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, TypeProtoTensor,
-    ValueInfoProto,
+    DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
+    TypeProtoTensor, ValueInfoProto,
 };
 
 use crate::domain::Datatype;
 
 /// A file with one operator from `x` to `y`, both of this datatype and shape.
 pub(super) fn one_operator(operator: &str, datatype: DataType, dims: &[Option<usize>]) -> Vec<u8> {
-    let node = NodeProto {
-        op_type: Some(operator.to_owned()),
-        input: vec!["x".to_owned()],
-        output: vec!["y".to_owned()],
-        ..NodeProto::default()
-    };
     let graph = GraphProto {
-        node: vec![node],
+        node: vec![node(operator, &["x"], "y")],
         input: vec![value("x", datatype, dims)],
         output: vec![value("y", datatype, dims)],
         ..GraphProto::default()
@@ -28,6 +22,76 @@ pub(super) fn one_operator(operator: &str, datatype: DataType, dims: &[Option<us
 pub(super) fn no_operator(datatype: DataType, dims: &[Option<usize>]) -> Vec<u8> {
     let x = value("x", datatype, dims);
     write(GraphProto { input: vec![x.clone()], output: vec![x], ..GraphProto::default() })
+}
+
+/// A file over rows of any length, `x`, and a mask of 1 and 0 for each of their elements: `mean` is the mean of the elements that
+/// the mask marks, `sum` that of all, and `twice` is each element doubled.
+pub(super) fn masked_mean() -> Vec<u8> {
+    let rows: &[Option<usize>] = &[None, None];
+    let ones: &[Option<usize>] = &[None, Some(1)];
+    let last_axis = TensorProto {
+        name: Some("last_axis".to_owned()),
+        dims: vec![1],
+        data_type: Some(DataType::INT64),
+        int64_data: vec![1],
+        ..TensorProto::default()
+    };
+    write(GraphProto {
+        node: vec![
+            node("Mul", &["x", "mask"], "marked"),
+            node("ReduceSum", &["marked", "last_axis"], "marked_sum"),
+            node("ReduceSum", &["mask", "last_axis"], "marks"),
+            node("Div", &["marked_sum", "marks"], "mean"),
+            node("ReduceSum", &["x", "last_axis"], "sum"),
+            node("Add", &["x", "x"], "twice"),
+        ],
+        initializer: vec![last_axis],
+        input: vec![value("x", DataType::FLOAT, rows), value("mask", DataType::FLOAT, rows)],
+        output: vec![
+            value("mean", DataType::FLOAT, ones),
+            value("sum", DataType::FLOAT, ones),
+            value("twice", DataType::FLOAT, rows),
+        ],
+        ..GraphProto::default()
+    })
+}
+
+/// A file of `layers` square matrices of this size, one after the other, that an input `x` is multiplied with.
+pub(super) fn matrices(size: usize, layers: usize) -> Vec<u8> {
+    let weight = |layer: usize| TensorProto {
+        name: Some(format!("w{layer}")),
+        dims: vec![i64::try_from(size).expect("small"); 2],
+        data_type: Some(DataType::FLOAT),
+        float_data: (0..size * size).map(|at| if at % (size + 1) == layer % 2 { 1.0 } else { 0.0 }).collect(),
+        ..TensorProto::default()
+    };
+    let name = |layer: usize| {
+        if layer == 0 {
+            "x".to_owned()
+        } else if layer == layers {
+            "y".to_owned()
+        } else {
+            format!("h{layer}")
+        }
+    };
+    let multiply = |layer: usize| node("MatMul", &[&name(layer), &format!("w{layer}")], &name(layer + 1));
+    let shape = [None, Some(size)];
+    write(GraphProto {
+        node: (0..layers).map(multiply).collect(),
+        initializer: (0..layers).map(weight).collect(),
+        input: vec![value("x", DataType::FLOAT, &shape)],
+        output: vec![value("y", DataType::FLOAT, &shape)],
+        ..GraphProto::default()
+    })
+}
+
+fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
+    NodeProto {
+        op_type: Some(operator.to_owned()),
+        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
+        output: vec![output.to_owned()],
+        ..NodeProto::default()
+    }
 }
 
 fn write(graph: GraphProto) -> Vec<u8> {
@@ -81,7 +145,7 @@ pub(super) mod silero {
 
     use crate::{
         domain::{Datatype, Shape, SharedInput, Signature, StateSlot, StateSpec, Tensor, TensorSpec},
-        engine::{Contract, DeclaredTensor, Engine, Executable, ItemCall, LaneThreads},
+        engine::{CallThreads, Contract, DeclaredTensor, Engine, Executable, ItemCall, LaneThreads},
     };
 
     pub(in crate::engine) const FILE: &[u8] = include_bytes!(env!("TIDEMILL_SILERO_ONNX"));
@@ -126,6 +190,7 @@ pub(super) mod silero {
                 batch_axis: 1,
             }],
             shared: vec![SharedInput { name: "sr".into(), value: rate.expect("one number") }],
+            padding: None,
         }
     }
 
@@ -154,7 +219,7 @@ pub(super) mod silero {
         let windows: Vec<[Tensor; 1]> = streams.iter().map(|stream| [window(*stream, step)]).collect();
         let items: Vec<ItemCall<'_>> =
             streams.iter().zip(&windows).map(|(stream, inputs)| ItemCall { inputs, state: Some(&slots[*stream]) }).collect();
-        let results = model.run(0, &items).expect("the model runs");
+        let results = model.run(0, &items, CallThreads::One).expect("the model runs").outputs;
         results.iter().flat_map(|outputs| outputs[0].iter_f32().expect("FP32")).collect()
     }
 

@@ -9,7 +9,7 @@ pub enum ModelState {
     Loading,
     /// Serving.
     Ready,
-    /// Could not be loaded.
+    /// Could not be loaded, or has lost its engine.
     Failed,
 }
 

@@ -254,6 +254,7 @@ impl Plan<'_> {
             executable: Arc::new(executable),
             framing: interface.framing,
             segments: interface.segments,
+            padding_waste_max: interface.padding_waste_max,
             max_batch: self.manifest.max_batch,
             max_delay: self.manifest.max_delay(),
             load_duration: clock::now().since(begun),

@@ -2,7 +2,7 @@
 //!
 //! Knows the keys and their types. Whether they fit the model file is [`super::signature`]'s question.
 
-use std::{fmt, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
 
 use serde::{
     Deserialize, Deserializer,
@@ -18,6 +18,9 @@ pub const MAX_BATCH_DEFAULT: usize = 64;
 const MAX_BATCH_RANGE: RangeInclusive<usize> = 1..=MAX_BATCH_DEFAULT;
 const MAX_DELAY_US_MAX: u64 = 1_000_000;
 const DESCRIPTION_BYTES_MAX: usize = 1_024;
+const BUCKETS_MAX: usize = 64;
+const WASTE_MAX_RANGE: RangeInclusive<f64> = 0.0..=1.0;
+const WASTE_MAX_DEFAULT: f64 = 0.5;
 
 /// One thing that is wrong with a manifest, or with it and its model file together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub struct Manifest {
     pub framing: Option<FramingEntry>,
     /// How results become segments.
     pub segments: Option<SegmentsEntry>,
+    /// How items of different lengths meet in a batch.
+    pub padding: Option<PaddingEntry>,
     /// The script of the synthetic engine.
     pub synthetic: Option<SyntheticConfig>,
 }
@@ -72,6 +77,7 @@ impl Default for Manifest {
             states: Vec::new(),
             framing: None,
             segments: None,
+            padding: None,
             synthetic: None,
         }
     }
@@ -174,6 +180,40 @@ pub struct SegmentsEntry {
     pub pad_ms: Option<u32>,
 }
 
+/// How items of different lengths meet in a batch.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PaddingEntry {
+    /// The dimension that is padded, by input, counted in the model's own shape; may be left out where only one is dynamic.
+    pub axes: BTreeMap<String, usize>,
+    /// What an input is padded with; 0 if it is left out.
+    pub values: BTreeMap<String, Value>,
+    /// Inputs that are not padded.
+    pub unpadded: Vec<String>,
+    /// The input that tells real elements from padding.
+    pub mask: Option<String>,
+    /// Rising lengths; only items of one bucket meet.
+    pub buckets: Vec<u32>,
+    /// Whether a batch is padded to its bucket's length rather than to its longest item's.
+    pub pad_to_bucket: bool,
+    /// Share of padding that a batch may have at most.
+    pub waste_max: f64,
+}
+
+impl Default for PaddingEntry {
+    fn default() -> Self {
+        Self {
+            axes: BTreeMap::new(),
+            values: BTreeMap::new(),
+            unpadded: Vec::new(),
+            mask: None,
+            buckets: Vec::new(),
+            pad_to_bucket: false,
+            waste_max: WASTE_MAX_DEFAULT,
+        }
+    }
+}
+
 impl Manifest {
     /// Reads `model.toml`.
     ///
@@ -240,6 +280,9 @@ impl Manifest {
                 fault(format!("framing.{name}"), "is missing".to_owned());
             }
         }
+        if let Some(padding) = &self.padding {
+            check_padding_entry(padding, &mut fault);
+        }
         match (&self.synthetic, self.engine) {
             (None, EngineChoice::Synthetic) => fault("synthetic".to_owned(), "is missing; it scripts the engine".to_owned()),
             (Some(_), engine) if engine != EngineChoice::Synthetic => {
@@ -253,6 +296,23 @@ impl Manifest {
             (None, _) => {}
         }
         faults
+    }
+}
+
+fn check_padding_entry(entry: &PaddingEntry, fault: &mut impl FnMut(String, String)) {
+    let PaddingEntry { buckets, waste_max, .. } = entry;
+    if buckets.len() > BUCKETS_MAX {
+        fault("padding.buckets".to_owned(), format!("has {} lengths; at most {BUCKETS_MAX} are accepted", buckets.len()));
+    }
+    if buckets.first() == Some(&0) || !buckets.is_sorted_by(|shorter, longer| shorter < longer) {
+        fault("padding.buckets".to_owned(), format!("is {buckets:?}; lengths must rise, from at least 1"));
+    }
+    if entry.pad_to_bucket && buckets.is_empty() {
+        fault("padding.pad_to_bucket".to_owned(), "needs padding.buckets, whose lengths it pads to".to_owned());
+    }
+    if !WASTE_MAX_RANGE.contains(waste_max) {
+        let (least, most) = (WASTE_MAX_RANGE.start(), WASTE_MAX_RANGE.end());
+        fault("padding.waste_max".to_owned(), format!("is {waste_max}; accepted are {least} (equal lengths only) to {most}"));
     }
 }
 
@@ -400,6 +460,14 @@ mod tests {
             output = "y"
             threshold = 0.5
             pad_ms = 10
+            [padding]
+            axes = { x = 0 }
+            values = { x = -1.5 }
+            unpadded = ['z']
+            mask = 'm'
+            buckets = [16, 32]
+            pad_to_bucket = true
+            waste_max = 0.25
             [synthetic]
             cost_per_call_us = 100
             cost_per_item_us = 10
@@ -412,7 +480,22 @@ mod tests {
         assert_eq!(manifest.states[0].batch_axis, Some(1));
         assert_eq!(manifest.framing.map(|framing| framing.context_samples), Some(64));
         assert_eq!(manifest.segments.and_then(|segments| segments.pad_ms), Some(10));
+        let padding = PaddingEntry {
+            axes: BTreeMap::from([("x".to_owned(), 0)]),
+            values: BTreeMap::from([("x".to_owned(), Value::Float(-1.5))]),
+            unpadded: vec!["z".to_owned()],
+            mask: Some("m".to_owned()),
+            buckets: vec![16, 32],
+            pad_to_bucket: true,
+            waste_max: 0.25,
+        };
+        assert_eq!(manifest.padding, Some(padding));
         assert_eq!(manifest.max_delay_us, 500);
+    }
+
+    #[test]
+    fn padding_needs_no_key() {
+        assert_eq!(Manifest::parse("[padding]").expect("nothing is needed").padding, Some(PaddingEntry::default()));
     }
 
     #[test]
@@ -444,6 +527,14 @@ mod tests {
             ("[framing]\nkind = 'pcm_s16le'\nsample_rate_hz = 8000", "framing.window_samples: is missing"),
             ("[framing]\nkind = 'mp3'\nsample_rate_hz = 8000\nwindow_samples = 1", "framing.kind: unknown variant `mp3`"),
             ("[segments]\nthreshold = 'high'", "segments.threshold: invalid type: string \"high\", expected f32"),
+            ("[padding]\nbuckets = [32, 16]", "padding.buckets: is [32, 16]; lengths must rise, from at least 1"),
+            ("[padding]\nbuckets = [0, 16]", "padding.buckets: is [0, 16]"),
+            ("[padding]\nbuckets = [-1]", "padding.buckets: invalid value: integer `-1`, expected u32"),
+            ("[padding]\npad_to_bucket = true", "padding.pad_to_bucket: needs padding.buckets"),
+            ("[padding]\nwaste_max = 1.5", "padding.waste_max: is 1.5; accepted are 0 (equal lengths only) to 1"),
+            ("[padding]\nwaste_max = nan", "padding.waste_max: is NaN"),
+            ("[padding]\naxes = { x = 'last' }", "padding.axes.x: invalid type: string \"last\", expected usize"),
+            ("[padding]\naxis = 1", "padding.axis: unknown field `axis`, expected one of `axes`"),
             ("engine = 'synthetic'", "synthetic: is missing"),
             ("[synthetic]", "synthetic: is only read with engine"),
             ("engine = 'synthetic'\n[synthetic]\ncost_per_call_us = 99000000", "cost_per_call_us is 99000000; at most 60000000"),

@@ -9,6 +9,7 @@
 mod lifecycle;
 mod loader;
 mod manifest;
+mod padding;
 mod shared_value;
 mod signature;
 mod source;
@@ -61,6 +62,8 @@ pub struct LoadedModel {
     pub framing: Option<FramingRule>,
     /// How results become segments.
     pub segments: Option<SegmentPost>,
+    /// Share of padding that a batch may have at most; `None` if items are not padded.
+    pub padding_waste_max: Option<f64>,
     /// Most items in a call.
     pub max_batch: usize,
     /// Time that a lane may wait for a fuller batch.
@@ -142,6 +145,12 @@ struct Entry {
     lifecycle: Lifecycle<Arc<Model>>,
 }
 
+impl Entry {
+    fn serves(&self) -> bool {
+        self.lifecycle.ready().is_some_and(|model| model.loaded.executable.lost().is_none())
+    }
+}
+
 impl Registry {
     /// The model of this name. No version, or an empty one, is the newest that is ready.
     ///
@@ -158,7 +167,7 @@ impl Registry {
         let entry = match version.filter(|version| !version.is_empty()) {
             None => {
                 let newest_first = || versions.values().rev();
-                newest_first().find(|entry| entry.lifecycle.ready().is_some()).or_else(|| newest_first().next())
+                newest_first().find(|entry| entry.serves()).or_else(|| newest_first().next())
             }
             Some(version) => versions.values().find(|entry| *entry.version == *version),
         };
@@ -169,7 +178,13 @@ impl Registry {
             return Err(Fault::new(FaultKind::NotFound, message).with_field("version"));
         };
         match &entry.lifecycle {
-            Lifecycle::Ready(model) => Ok(Arc::clone(model)),
+            Lifecycle::Ready(model) => match model.loaded.executable.lost() {
+                None => Ok(Arc::clone(model)),
+                Some(reason) => {
+                    let message = format!("model '{name}' has lost its engine: {}", excerpt(&reason));
+                    Err(Fault::new(FaultKind::Unavailable, message).with_retry_after(LOADING_RETRY))
+                }
+            },
             Lifecycle::Loading => {
                 let message = format!("model '{name}' version '{}' is being loaded", entry.version);
                 Err(Fault::new(FaultKind::Unavailable, message).with_retry_after(LOADING_RETRY))
@@ -194,7 +209,7 @@ impl Registry {
     pub fn all_ready(&self) -> bool {
         let catalog = self.snapshot();
         let mut entries = catalog.values().flat_map(BTreeMap::values).peekable();
-        entries.peek().is_some() && entries.all(|entry| entry.lifecycle.ready().is_some())
+        entries.peek().is_some() && entries.all(Entry::serves)
     }
 
     fn snapshot(&self) -> Arc<Catalog> {
@@ -229,11 +244,13 @@ impl Registry {
 }
 
 fn status(name: &Arc<str>, entry: &Entry) -> ModelStatus {
+    let lost = entry.lifecycle.ready().and_then(|model| model.loaded.executable.lost());
+    let reason = if let Lifecycle::Failed(reason) = &entry.lifecycle { Some(Arc::clone(reason)) } else { lost };
     ModelStatus {
         name: Arc::clone(name),
         version: Arc::clone(&entry.version),
-        state: entry.lifecycle.state(),
-        reason: if let Lifecycle::Failed(reason) = &entry.lifecycle { Arc::clone(reason) } else { "".into() },
+        state: if reason.is_some() { ModelState::Failed } else { entry.lifecycle.state() },
+        reason: reason.unwrap_or_default(),
         engine: entry.lifecycle.ready().map_or("", |model| model.engine_name()),
         description: Arc::clone(&entry.description),
         stateful: entry.stateful,

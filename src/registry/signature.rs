@@ -5,6 +5,7 @@
 use super::{
     SegmentPost,
     manifest::{DimEntry, FramingEntry, KeyFault, Manifest, SegmentsEntry, StateEntry, TensorEntry},
+    padding::fit_padding,
     shared_value::shared_tensor,
 };
 use crate::{
@@ -27,6 +28,8 @@ pub struct Interface {
     pub framing: Option<FramingRule>,
     /// How results become segments.
     pub segments: Option<SegmentPost>,
+    /// Share of padding that a batch may have at most; `None` if items are not padded.
+    pub padding_waste_max: Option<f64>,
 }
 
 /// What a manifest with no model file declares: all of it must be in the manifest.
@@ -88,14 +91,25 @@ pub fn fit(manifest: &Manifest, contract: &Contract) -> Result<Interface, Vec<Ke
     if !outputs.iter().any(Merged::is_for_items) {
         fitting.fault("outputs", "all are states, so that clients have nothing to get");
     }
-    // A tensor with a fault is not in the signature: then framing and segments cannot be judged.
+    // A tensor with a fault is not in the signature: then framing, segments and padding cannot be judged.
     let is_whole = fitting.faults.is_empty();
+    if let (Some(entry), true) = (&manifest.padding, is_whole) {
+        match fit_padding(entry, &signature.inputs) {
+            Ok(rule) => signature.padding = Some(rule),
+            Err(faults) => fitting.faults.extend(faults),
+        }
+    }
+    let padding_waste_max = manifest.padding.as_ref().map(|entry| entry.waste_max);
     let framing = manifest.framing.as_ref().and_then(|entry| fitting.framing(entry, is_whole.then_some(&signature)));
     let segments = manifest.segments.as_ref().and_then(|entry| fitting.segments(entry, is_whole.then_some(&signature)));
     if manifest.segments.is_some() && manifest.framing.is_none() {
         fitting.fault("segments", "needs [framing], which says how long a window is");
     }
-    if fitting.faults.is_empty() { Ok(Interface { signature, framing, segments }) } else { Err(fitting.faults) }
+    if fitting.faults.is_empty() {
+        Ok(Interface { signature, framing, segments, padding_waste_max })
+    } else {
+        Err(fitting.faults)
+    }
 }
 
 /// A tensor as file and manifest together describe it.
@@ -463,7 +477,7 @@ mod tests {
 
     #[test]
     fn the_embedded_manifest_fits_its_model() {
-        let Interface { signature, framing, segments } = fit_text(SILERO, &silero()).expect("they are a pair");
+        let Interface { signature, framing, segments, .. } = fit_text(SILERO, &silero()).expect("they are a pair");
         assert_eq!(signature.inputs.len(), 1);
         assert_eq!(signature.inputs[0].shape_with_batch(), [-1, 576]);
         assert_eq!(signature.outputs[0].shape_with_batch(), [-1, 1]);

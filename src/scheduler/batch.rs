@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::domain::{CloseReason, DropReason, Outcome, Timestamp};
+use crate::domain::{CloseReason, DropReason, Outcome, Priority, Timestamp};
 
-use super::{ModelKey, Priority, ShapeKey, StreamKey};
+use super::{ModelKey, ShapeKey, StreamKey};
 
 /// An item on its way in.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::{sync::Arc, thread, time::Duration};
 use super::cost::CostCurve;
 use crate::{
     clock,
-    domain::{Datatype, ItemInputs, StateSlot, Tensor},
-    engine::{Executable, ItemCall, LaneThreads, RunError},
+    domain::{ItemInputs, Shape, Signature, StateSlot, Tensor, TensorSpec, element_count},
+    engine::{CallThreads, Executable, ItemCall, LaneThreads, RunError},
 };
 
 /// Calls at each batch size; their median counts. Fewer than five would under-estimate too often.
@@ -15,6 +15,10 @@ const CALLS: usize = 9;
 const CALLS_MIN: usize = 3;
 /// Size given to dynamic dimensions, such as the length of a text.
 const DYNAMIC_DIM: usize = 32;
+/// One call on all threads is measured within this part of the budget, so that larger batches are still measured.
+const WIDE_SHARE: u32 = 4;
+/// Bytes of an input that is made up.
+const INPUT_BYTES_MAX: usize = 1 << 30;
 
 /// Why the cost could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +36,25 @@ pub enum CalibrationError {
     Input(Arc<str>),
 }
 
+/// What a model's calls cost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Calibration {
+    /// The time of a call at each batch size, while all lanes compute.
+    pub curve: CostCurve,
+    /// What a call gains from all threads; `None` if it cannot use them.
+    pub wide: Option<WideGain>,
+    /// Input bytes of the made-up item that was measured. Dynamic dimensions had a size of 32, or that of the last bucket of
+    /// the padding if it is smaller.
+    pub item_bytes: usize,
+}
+
+/// The time of a call with one item on all threads, divided by its time on one, both on an otherwise idle device.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub struct WideGain(pub f64);
+
 /// Runs the model on zeros at batch sizes 1, 2, 4, … up to `max_batch`, on all lanes at once, because calls slow each other down
-/// and the scheduler needs the cost under load. Stops early when `budget` is spent; larger batches are not formed then.
+/// and the scheduler needs the cost under load. Stops early when `budget` is spent; larger batches are not formed then. If the
+/// engine can use all threads for one call, that is measured as well, on one lane with the others idle.
 ///
 /// # Errors
 /// [`CalibrationError`] if a call fails.
@@ -42,24 +63,36 @@ pub fn calibrate(
     lanes: &[LaneThreads],
     max_batch: usize,
     budget: Duration,
-) -> Result<CostCurve, CalibrationError> {
-    let item = zero_item(executable)?;
+) -> Result<Calibration, CalibrationError> {
+    let item = zero_item(executable.signature())?;
     let mut medians: Vec<Duration> = Vec::new();
+    let mut wide = None;
     let started = clock::now();
     for batch in (0..usize::BITS).map(|power| 1_usize << power).take_while(|batch| *batch <= max_batch.max(1)) {
+        let failed = |error| CalibrationError::Call { batch, error };
         let left = budget.saturating_sub(clock::now().since(started));
         let expected = medians.last().map_or(Duration::ZERO, |last| *last * 2);
         if !medians.is_empty() && expected * CALLS_MIN as u32 > left {
             break;
         }
-        let affordable = left.as_nanos() / expected.as_nanos().max(1);
-        let calls = usize::try_from(affordable).unwrap_or(CALLS).clamp(CALLS_MIN, CALLS);
-        medians.push(measure(executable, lanes, &item, batch, calls).map_err(|error| CalibrationError::Call { batch, error })?);
+        let median = measure(executable, lanes, &item, batch, affordable(left, expected)).map_err(failed)?;
+        medians.push(median);
+        if batch == 1 && executable.can_widen() {
+            let calls = affordable(budget / WIDE_SHARE, median * 2);
+            wide = measure_wide(executable, lanes, &item, calls).map_err(failed)?;
+        }
     }
-    Ok(CostCurve::new(medians))
+    let item_bytes = item.iter().map(|tensor| tensor.data().len()).sum();
+    Ok(Calibration { curve: CostCurve::new(medians), wide, item_bytes })
 }
 
-/// The median over all calls of all lanes, after one call each to warm up.
+/// How many calls that take `each` fit into `time`, within reason.
+fn affordable(time: Duration, each: Duration) -> usize {
+    let affordable = time.as_nanos() / each.as_nanos().max(1);
+    usize::try_from(affordable).unwrap_or(CALLS).clamp(CALLS_MIN, CALLS)
+}
+
+/// The median over all calls of all lanes.
 fn measure(
     executable: &Executable,
     lanes: &[LaneThreads],
@@ -67,41 +100,113 @@ fn measure(
     batch: usize,
     calls: usize,
 ) -> Result<Duration, RunError> {
-    let lane_durations = |lane: usize| -> Result<Vec<Duration>, RunError> {
-        let states: Vec<StateSlot> = (0..batch).map(|_| StateSlot::default()).collect();
-        let items: Vec<_> = states.iter().map(|state| ItemCall { inputs: item, state: Some(state) }).collect();
-        executable.run(lane, &items)?;
-        let timed = |_| {
-            let start = clock::now();
-            executable.run(lane, &items)?;
-            Ok(clock::now().since(start))
-        };
-        (0..calls).map(timed).collect()
-    };
+    let work = |lane: usize| durations(executable, lane, (item, batch), CallThreads::One, calls);
     let results = thread::scope(|scope| {
-        let lane_durations = &lane_durations;
+        let work = &work;
         let spawned: Vec<_> =
-            lanes.iter().enumerate().map(|(index, compute)| scope.spawn(move || compute.run(|| lane_durations(index)))).collect();
+            lanes.iter().enumerate().map(|(index, compute)| scope.spawn(move || compute.run(|| work(index)))).collect();
         spawned
             .into_iter()
             .map(|lane| lane.join().unwrap_or_else(|_| Err(RunError::Panicked("a lane died while it measured".to_owned()))))
             .collect::<Result<Vec<_>, _>>()
     })?;
-    let mut durations: Vec<Duration> = results.into_iter().flatten().collect();
-    durations.sort_unstable();
-    Ok(durations.get(durations.len() / 2).copied().unwrap_or_default())
+    Ok(median(results.into_iter().flatten().collect()))
 }
 
-/// One item of zeros.
-fn zero_item(executable: &Executable) -> Result<ItemInputs, CalibrationError> {
-    let zeros = |datatype: Datatype, dims: &[Option<usize>]| {
-        let shape: crate::domain::Shape = dims.iter().map(|dim| dim.unwrap_or(DYNAMIC_DIM)).collect();
-        let bytes = crate::domain::element_count(&shape)?.checked_mul(datatype.size()).filter(|bytes| *bytes <= 1 << 30)?;
-        Tensor::new(datatype, shape, vec![0; bytes].into()).ok()
+/// One item on the first lane, with its own thread and with all, while the other lanes are idle.
+fn measure_wide(
+    executable: &Executable,
+    lanes: &[LaneThreads],
+    item: &ItemInputs,
+    calls: usize,
+) -> Result<Option<WideGain>, RunError> {
+    let Some(lane) = lanes.first() else { return Ok(None) };
+    let [one, all] =
+        [CallThreads::One, CallThreads::All].map(|threads| lane.run(|| durations(executable, 0, (item, 1), threads, calls)));
+    let (one, all) = (median(one?), median(all?));
+    Ok(Some(WideGain(all.as_secs_f64() / one.max(Duration::from_nanos(1)).as_secs_f64())))
+}
+
+/// What `calls` calls with `batch` times the same item take, after one to warm up.
+fn durations(
+    executable: &Executable,
+    lane: usize,
+    (item, batch): (&ItemInputs, usize),
+    threads: CallThreads,
+    calls: usize,
+) -> Result<Vec<Duration>, RunError> {
+    let states: Vec<StateSlot> = (0..batch).map(|_| StateSlot::default()).collect();
+    let items: Vec<_> = states.iter().map(|state| ItemCall { inputs: item, state: Some(state) }).collect();
+    executable.run(lane, &items, threads)?;
+    let timed = |_| {
+        let start = clock::now();
+        executable.run(lane, &items, threads)?;
+        Ok(clock::now().since(start))
     };
-    let inputs = &executable.signature().inputs;
+    (0..calls).map(timed).collect()
+}
+
+fn median(mut durations: Vec<Duration>) -> Duration {
+    durations.sort_unstable();
+    durations.get(durations.len() / 2).copied().unwrap_or_default()
+}
+
+/// One item of zeros, with a mask of ones if the model has one.
+fn zero_item(signature: &Signature) -> Result<ItemInputs, CalibrationError> {
+    let padding = signature.padding.as_ref();
+    let length = padding.and_then(|rule| rule.buckets.last()).map_or(DYNAMIC_DIM, |limit| (*limit).min(DYNAMIC_DIM));
+    let mask = padding.and_then(|rule| rule.mask);
+    let tensor = |position: usize, input: &TensorSpec| {
+        let shape: Shape = input.dims.iter().map(|dim| dim.unwrap_or(length)).collect();
+        let elements = element_count(&shape)?;
+        let bytes = elements.checked_mul(input.datatype.size()).filter(|bytes| *bytes <= INPUT_BYTES_MAX)?;
+        let data = if mask == Some(position) { input.datatype.one().repeat(elements) } else { vec![0; bytes] };
+        Tensor::new(input.datatype, shape, data.into()).ok()
+    };
+    let inputs = signature.inputs.iter().enumerate();
     inputs
-        .iter()
-        .map(|input| zeros(input.datatype, &input.dims).ok_or_else(|| CalibrationError::Input(Arc::clone(&input.name))))
+        .map(|(position, input)| tensor(position, input).ok_or_else(|| CalibrationError::Input(Arc::clone(&input.name))))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{Datatype, ElementBytes, PaddedInput, PaddingRule},
+        engine::synthetic::{CostMode, Script, SyntheticEngine, SyntheticKind},
+    };
+
+    fn signature() -> Signature {
+        let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![None], batch_axis: 0 };
+        let padded = |position| PaddedInput { position, axis: 0, value: ElementBytes::from_elem(0, 4) };
+        let rule = PaddingRule { inputs: vec![padded(0), padded(1)], mask: Some(1), buckets: vec![4, 8], pad_to_bucket: false };
+        Signature { inputs: vec![spec("x"), spec("mask")], outputs: vec![spec("y")], padding: Some(rule), ..Signature::default() }
+    }
+
+    fn calibrate_with(wide_speedup: Option<f64>, lanes: usize) -> Calibration {
+        let cost_per_call = Duration::from_millis(4);
+        let kind = SyntheticKind::Identity;
+        let script = Script { kind, cost_per_call, cost_mode: CostMode::Blocked, wide_speedup, ..Script::default() };
+        let signature = Arc::new(signature());
+        let engine = SyntheticEngine::new(Arc::clone(&signature), script).expect("a sound script");
+        let lanes = LaneThreads::device(lanes);
+        let executable = Executable::new(Arc::new(engine), signature, &lanes).expect("a sound signature");
+        calibrate(&executable, &lanes, 1, Duration::from_secs(1)).expect("no fault planned")
+    }
+
+    #[test]
+    fn what_all_threads_gain_is_measured_only_where_they_can_be_used() {
+        assert!(calibrate_with(Some(4.0), 2).wide.is_some());
+        assert_eq!(calibrate_with(None, 2).wide, None);
+        assert_eq!(calibrate_with(Some(4.0), 1).wide, None);
+    }
+
+    #[test]
+    fn the_made_up_item_fits_the_last_bucket_and_its_mask_is_ones() {
+        let item = zero_item(&signature()).expect("small");
+        assert_eq!(item[0], Tensor::from_f32(&[0.0; 8]));
+        assert_eq!(item[1], Tensor::from_f32(&[1.0; 8]));
+        assert_eq!(calibrate_with(None, 1).item_bytes, 64);
+    }
 }

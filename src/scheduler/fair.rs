@@ -145,6 +145,18 @@ impl<K: Ord + Copy> FairQueue<K> {
         self.eligible.iter().copied().chain(ahead)
     }
 
+    /// Books lane time that the only flow is given; it keeps its place.
+    pub(super) fn charge_alone(&mut self, flow: &mut Flow, work: Work) {
+        self.clock = self.clock.max(flow.tag);
+        flow.tag += work;
+    }
+
+    /// Places a flow anew, whatever it claimed before.
+    pub(super) fn replace(&mut self, flow: &mut Flow, key: K, claim: Claim) {
+        self.leave(flow, key);
+        self.place(flow, key, claim);
+    }
+
     /// Books lane time that a flow is given.
     pub(super) fn charge(&mut self, flow: &mut Flow, key: K, work: Work) {
         let claim = flow.claim();

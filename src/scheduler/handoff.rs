@@ -27,12 +27,13 @@ use super::{
     options::{ModelOptions, StreamOptions},
     queue::Scheduler,
     signal::{Signal, yield_once},
+    trace::{Line, Trace},
 };
 use crate::{
     clock,
     domain::{Answer, DropReason, Fault, FaultKind, ItemInputs, ItemTiming, Outcome, Timestamp},
     engine::Executable,
-    telemetry::ModelMetrics,
+    telemetry::{Gauge, ModelMetrics},
 };
 
 /// Batches larger than this show that items are flowing, so that a delayed wake pays.
@@ -47,6 +48,8 @@ pub struct ModelRuntime {
     pub executable: Arc<Executable>,
     /// Where calls are counted.
     pub metrics: ModelMetrics,
+    /// Where the learned cost is shown, at batch sizes 1, 2, 4, …
+    pub costs: Vec<Gauge>,
 }
 
 /// What can be asked about a model's queue.
@@ -54,6 +57,8 @@ pub struct ModelRuntime {
 pub struct ModelStatus {
     /// Cost as learned so far.
     pub curve: CostCurve,
+    /// The same for items of other shapes, each with the input bytes of an item.
+    pub shape_curves: Vec<(usize, CostCurve)>,
     /// Largest batch that is formed.
     pub batch_cap: usize,
     /// Items queued.
@@ -91,6 +96,7 @@ struct Shared {
     kicked: bool,
     armed: Timestamp,
     closed: bool,
+    trace: Option<Trace>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +122,7 @@ impl Handoff {
                 kicked: false,
                 armed: Timestamp::NEVER,
                 closed: false,
+                trace: None,
             }),
             lane_wakes: (0..lanes).map(|_| Condvar::new()).collect(),
             kick: Signal::default(),
@@ -129,10 +136,19 @@ impl Handoff {
         self.lane_wakes.len()
     }
 
-    /// Opens a queue for a model.
-    pub fn add_model(&self, options: ModelOptions, runtime: ModelRuntime) -> ModelKey {
+    /// Records what comes from now on; to be called before any model is added. `None` ends a record.
+    pub fn record(&self, trace: Option<Trace>) {
+        self.shared.lock().trace = trace;
+    }
+
+    /// Opens a queue for a model. Its name is for the record.
+    pub fn add_model(&self, (name, version): (&str, &str), options: ModelOptions, runtime: ModelRuntime) -> ModelKey {
         let mut shared = self.shared.lock();
+        let recorded = shared.trace.is_some().then(|| options.clone());
         let key = shared.scheduler.add_model(options);
+        if let (Some(trace), Some(options)) = (&mut shared.trace, recorded) {
+            trace.model(key, name, version, &options);
+        }
         shared.runtimes.insert(key, Arc::new(runtime));
         key
     }
@@ -145,6 +161,9 @@ impl Handoff {
         let mut shared = self.shared.lock();
         let runtime = Arc::clone(shared.runtimes.get(model)?);
         let key = shared.scheduler.open(options, Arc::clone(&mailbox));
+        if let Some(trace) = &mut shared.trace {
+            trace.open(clock::now(), key, &options);
+        }
         drop(shared);
         Some(StreamHandle { handoff: Arc::clone(self), key, model, mailbox, runtime })
     }
@@ -161,7 +180,14 @@ impl Handoff {
         let shared = self.shared.lock();
         let cost = shared.scheduler.cost(model)?;
         let (queued, running) = shared.scheduler.load(model);
-        Some(ModelStatus { curve: cost.curve(), batch_cap: cost.cap(), queued, running, ledger: shared.scheduler.ledger(model) })
+        Some(ModelStatus {
+            curve: cost.curve(),
+            shape_curves: shared.scheduler.costs_by_shape(model),
+            batch_cap: cost.cap(),
+            queued,
+            running,
+            ledger: shared.scheduler.ledger(model),
+        })
     }
 
     /// Streams that are open, or whose last items still run.
@@ -176,15 +202,23 @@ impl Handoff {
         for (key, runtime) in &shared.runtimes {
             let metrics = &runtime.metrics;
             let ledger = shared.scheduler.ledger(key);
+            metrics.ready.set(f64::from(u8::from(runtime.executable.lost().is_none())));
+            metrics.rebuilds.absolute(runtime.executable.rebuilds());
             metrics.received.absolute(ledger.received());
             for outcome in Outcome::ALL {
                 metrics.outcome(outcome).absolute(ledger.outcome(outcome));
+            }
+            for reason in DropReason::ALL {
+                metrics.dropped(reason).absolute(shared.scheduler.dropped(key, reason));
             }
             let (queued, running) = shared.scheduler.load(key);
             metrics.queued_items.set(queued as f64);
             metrics.in_flight_items.set(running as f64);
             if let Some(cost) = shared.scheduler.cost(key) {
                 metrics.batch_cap.set(cost.cap() as f64);
+                for (gauge, (_, cost)) in runtime.costs.iter().zip(cost.curve().points()) {
+                    gauge.set(cost.as_secs_f64());
+                }
             }
         }
     }
@@ -307,6 +341,11 @@ impl Shared {
         Some(lane)
     }
 
+    fn line_of(&self, stream: StreamKey, model: ModelKey, item: &Item<ItemInputs>) -> Option<Line> {
+        let trace = self.trace.as_ref()?;
+        Some(trace.item(stream, item, self.scheduler.cost_of(model, item.shape)))
+    }
+
     fn arrive(&mut self, lane: usize) {
         match self.lanes[lane] {
             LaneState::Waking => self.waking -= 1,
@@ -341,10 +380,14 @@ impl StreamHandle {
         let mut submitted = Submitted::All;
         let mut pushed = false;
         while let Some(item) = staged.pop_front() {
+            let line = shared.line_of(self.key, self.model, &item);
             if let Err((item, refusal)) = shared.scheduler.push(self.key, item, &mut ended) {
                 staged.push_front(item);
                 submitted = Submitted::Full(refusal);
                 break;
+            }
+            if let (Some(trace), Some(line)) = (&mut shared.trace, line) {
+                trace.put(line);
             }
             pushed = true;
         }
@@ -395,13 +438,18 @@ impl StreamHandle {
 
 impl Drop for StreamHandle {
     fn drop(&mut self) {
+        let ended = clock::now();
         let mut nudged = Vec::new();
         let mut shared = self.handoff.shared.lock();
+        if let Some(trace) = &mut shared.trace {
+            trace.close(ended, self.key);
+        }
         let cancelled = shared.scheduler.close(self.key);
         shared.scheduler.take_unblocked(&mut nudged);
         drop(shared);
         wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
         drop(cancelled);
+        self.metrics().cancel_release.record(clock::now().since(ended));
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clock,
     domain::{Answer, CloseReason, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
-    engine::{ItemCall, LaneThreads, RunError},
+    engine::{CallThreads, ItemCall, LaneThreads, PaddingCount, RunError},
     telemetry::{LaneMetrics, ModelMetrics},
 };
 
@@ -77,10 +77,11 @@ impl Lane {
     fn run(&self, batch: LiveBatch, runtime: &ModelRuntime) {
         let metrics = &runtime.metrics;
         metrics.batch(batch.reason).increment(1);
+        metrics.batch_occupancy.record(batch.entries.len() as f64 / batch.cap.max(1) as f64);
         let size = batch.entries.len();
-        let (outcome, timing) = self.call(runtime, &batch.entries);
+        let (outcome, timing) = self.call(runtime, &batch.entries, if batch.wide { CallThreads::All } else { CallThreads::One });
         for entry in &batch.entries {
-            metrics.queue_wait.record(timing.started.since(entry.item.arrived));
+            metrics.queue_wait(entry.priority).record(timing.started.since(entry.item.arrived));
         }
         let mut answers = Answers::with_capacity(size);
         let mut learned = None;
@@ -111,7 +112,7 @@ impl Lane {
                 continue;
             }
             runtime.metrics.batch(CloseReason::Retry).increment(1);
-            let (outcome, timing) = self.call(runtime, std::slice::from_ref(entry));
+            let (outcome, timing) = self.call(runtime, std::slice::from_ref(entry), CallThreads::One);
             let outcome = match outcome {
                 Ok(mut outputs) if outputs.len() == 1 => Ok(outputs.swap_remove(0)),
                 Ok(outputs) => {
@@ -123,14 +124,23 @@ impl Lane {
         }
     }
 
-    fn call(&self, runtime: &ModelRuntime, entries: &[LiveEntry]) -> (Result<Vec<ItemOutputs>, RunError>, CallTiming) {
+    fn call(
+        &self,
+        runtime: &ModelRuntime,
+        entries: &[LiveEntry],
+        threads: CallThreads,
+    ) -> (Result<Vec<ItemOutputs>, RunError>, CallTiming) {
         let calls: Vec<ItemCall<'_>> =
             entries.iter().map(|entry| ItemCall { inputs: &entry.item.payload, state: Some(&entry.handle.state) }).collect();
         let started = clock::now();
-        let outcome = runtime.executable.run(self.index, &calls);
+        let outcome = runtime.executable.run(self.index, &calls, threads);
         let finished = clock::now();
         let timing = CallTiming { started, finished, batch_size: u32::try_from(entries.len()).unwrap_or(u32::MAX) };
         self.count(&runtime.metrics, timing);
+        let outcome = outcome.map(|ran| {
+            count_padding(&runtime.metrics, ran.padding);
+            ran.outputs
+        });
         (outcome, timing)
     }
 
@@ -180,6 +190,13 @@ impl Answers {
         let wakers: Vec<_> =
             batch.entries.iter().zip(self.answers).filter_map(|(entry, answer)| entry.handle.deliver(answer)).collect();
         wake_all(wakers);
+    }
+}
+
+fn count_padding(metrics: &ModelMetrics, padding: PaddingCount) {
+    if padding.elements > 0 {
+        metrics.input_elements.increment(padding.elements as u64);
+        metrics.padding_elements.increment(padding.padded as u64);
     }
 }
 

@@ -19,16 +19,18 @@ mod options;
 mod queue;
 mod ready;
 mod signal;
+mod trace;
 
 pub use admission::{Admission, Refusal};
 pub use batch::{Batch, CallReport, EndReason, Ended, Entry, Item};
-pub use calibrate::{CalibrationError, calibrate};
+pub use calibrate::{Calibration, CalibrationError, WideGain, calibrate};
 pub use cost::{CostCurve, CostModel};
 pub use handoff::{Handoff, ModelRuntime, ModelStatus, StreamHandle, Submitted};
 pub use lanes::Lanes;
 pub use ledger::Ledger;
-pub use options::{ModelOptions, Overflow, Priority, StreamOptions, TenantKey};
+pub use options::{ModelOptions, Overflow, StreamOptions, TenantKey};
 pub use queue::{STARVATION_MAX, Scheduler};
+pub use trace::{Trace, TraceWriter};
 
 slotmap::new_key_type! {
     /// A model version that has a queue.
@@ -37,6 +39,6 @@ slotmap::new_key_type! {
     pub struct StreamKey;
 }
 
-/// Marks items that may meet in a batch: equal keys mean equal shapes of all inputs.
+/// Marks items that may meet in a batch: equal keys mean equal shapes of all inputs, or one bucket of a padded model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct ShapeKey(pub u64);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::domain::Priority;
+
 use super::{ModelKey, cost::CostCurve};
 
 /// How a model's batches are formed.
@@ -26,33 +28,6 @@ pub struct ModelOptions {
     pub wide_ratio: Option<f64>,
 }
 
-/// Which streams go first, strictly, but for the bound on starvation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub enum Priority {
-    /// Before all others.
-    High,
-    /// Where nothing is said.
-    #[default]
-    Normal,
-    /// When nothing else is to be done.
-    Low,
-}
-
-impl Priority {
-    /// All of them, most urgent first, in the order of their discriminants.
-    pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
-
-    /// Metric label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::High => "high",
-            Self::Normal => "normal",
-            Self::Low => "low",
-        }
-    }
-}
-
 /// On whose behalf a stream runs: equal keys share one fair share of the lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TenantKey(pub u64);
@@ -63,10 +38,12 @@ pub enum Overflow {
     /// It waits behind them; at a full window, the sender waits.
     #[default]
     Block,
-    /// The stream has at most this many items waiting, at least one; the oldest makes room.
+    /// The stream has so much waiting at most, and always its newest item; the oldest make room.
     DropOldest {
         /// Items waiting, without those that run.
-        queued_max: usize,
+        items_max: usize,
+        /// Their input bytes.
+        bytes_max: usize,
     },
 }
 
@@ -88,17 +65,5 @@ impl StreamOptions {
     #[must_use]
     pub fn of(model: ModelKey) -> Self {
         Self { model, tenant: TenantKey::default(), priority: Priority::default(), overflow: Overflow::default() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn discriminants_index_the_tables() {
-        for (index, priority) in Priority::ALL.into_iter().enumerate() {
-            assert_eq!(priority as usize, index);
-        }
     }
 }

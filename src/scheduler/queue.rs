@@ -18,7 +18,7 @@ use std::{
 
 use slotmap::SlotMap;
 
-use crate::domain::{DropReason, Outcome, Timestamp};
+use crate::domain::{DropReason, Outcome, Priority, Timestamp};
 
 use super::{
     ModelKey, ShapeKey, StreamKey,
@@ -28,7 +28,7 @@ use super::{
     costs::Costs,
     fair::{Claim, FairQueue, Flow, Work},
     ledger::Ledger,
-    options::{ModelOptions, Overflow, Priority, StreamOptions},
+    options::{ModelOptions, Overflow, StreamOptions},
     ready::{ReadyStreams, Seat},
 };
 
@@ -79,6 +79,12 @@ impl<H, P> StreamQueue<H, P> {
         Seat { stream, tenant: self.options.tenant, priority: self.options.priority }
     }
 
+    /// Whether one more item of `bytes` bytes would be too much for a stream that drops.
+    fn overflows(&self, bytes: usize, items_max: usize, bytes_max: usize) -> bool {
+        let queued_bytes = || self.items.iter().map(|queued| queued.item.bytes).sum::<usize>();
+        !self.items.is_empty() && (self.items.len() >= items_max || queued_bytes().saturating_add(bytes) > bytes_max)
+    }
+
     const fn drops(&self) -> bool {
         matches!(self.options.overflow, Overflow::DropOldest { .. })
     }
@@ -87,6 +93,8 @@ impl<H, P> StreamQueue<H, P> {
 struct ModelQueue {
     options: ModelOptions,
     costs: Costs,
+    /// Lane time that a stream may be ahead of its fair share while its items have deadlines.
+    slack: Work,
     ready: ReadyStreams,
     /// The model's account among all models, by priority.
     flows: [Flow; CLASSES],
@@ -97,9 +105,9 @@ struct ModelQueue {
 }
 
 impl ModelQueue {
-    fn slack(&self) -> Work {
+    fn find_slack(&mut self) {
         let cost = self.costs.base();
-        u64::try_from((cost.call(cost.cap()) * SLACK_CALLS).as_nanos()).unwrap_or(u64::MAX)
+        self.slack = u64::try_from((cost.call(cost.cap()) * SLACK_CALLS).as_nanos()).unwrap_or(u64::MAX);
     }
 
     /// Items that could be in one batch with one of this shape.
@@ -155,16 +163,19 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// Adds a model.
     pub fn add_model(&mut self, options: ModelOptions) -> ModelKey {
         let costs = Costs::new(&options.curve, options.max_batch, options.item_bytes, options.wide_ratio);
-        self.models.insert(ModelQueue {
+        let key = self.models.insert(ModelQueue {
             options,
             costs,
+            slack: 0,
             ready: ReadyStreams::default(),
             flows: Default::default(),
             held: Held::default(),
             running: 0,
             ledger: Ledger::default(),
             drops: [0; DropReason::ALL.len()],
-        })
+        });
+        self.models[key].find_slack();
+        key
     }
 
     /// Opens a stream of a model that was added.
@@ -193,8 +204,8 @@ impl<H: Clone, P> Scheduler<H, P> {
             return Err((item, gone));
         };
         let (model_key, drops) = (stream.options.model, stream.drops());
-        if let Overflow::DropOldest { queued_max } = stream.options.overflow {
-            while self.streams[key].items.len() >= queued_max.max(1) {
+        if let Overflow::DropOldest { items_max, bytes_max } = stream.options.overflow {
+            while self.streams[key].overflows(item.bytes, items_max, bytes_max) {
                 self.end_head(key, EndReason::Dropped(DropReason::Overflow), ended);
             }
         }
@@ -231,6 +242,8 @@ impl<H: Clone, P> Scheduler<H, P> {
         if let Some(model) = self.models.get_mut(model) {
             model.ledger.receive();
             model.ledger.end(outcome, 1);
+            // Only its age makes a stream drop what it has not queued.
+            model.drops[DropReason::MaxAge as usize] += u64::from(outcome == Outcome::Dropped);
         }
     }
 
@@ -267,6 +280,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         self.long_calls_running -= usize::from(report.long);
         let Some(model) = self.models.get_mut(report.model) else { return };
         model.costs.observe(report);
+        model.find_slack();
         for (key, outcome) in entries {
             let Some(stream) = self.streams.get_mut(key) else { continue };
             stream.running -= 1;
@@ -376,6 +390,12 @@ impl<H: Clone, P> Scheduler<H, P> {
         self.models.get(model).map(|model| model.costs.base())
     }
 
+    /// Expected time of a call with one item of this shape; zero if there is no such model.
+    #[must_use]
+    pub fn cost_of(&self, model: ModelKey, shape: ShapeKey) -> Duration {
+        self.models.get(model).map_or(Duration::ZERO, |model| model.costs.of(shape).call(1))
+    }
+
     /// The running cost estimates of a model's other shapes, each with the input bytes of an item.
     #[must_use]
     pub fn costs_by_shape(&self, model: ModelKey) -> Vec<(usize, CostCurve)> {
@@ -449,7 +469,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         let (model_key, priority) = (stream.options.model, stream.options.priority);
         let model = &mut self.models[model_key];
         let Some(claim) = claim_of(stream, model.options.stateful) else { return };
-        let (slack, seat) = (model.slack(), stream.seat(key));
+        let (slack, seat) = (model.slack, stream.seat(key));
         if stream.running == 0 {
             model.ready.enter(&mut stream.flow, seat, claim, slack);
         } else {
@@ -470,8 +490,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         let seat = stream.seat(key);
         match claim_of(stream, model.options.stateful) {
             Some(claim) => {
-                let slack = model.slack();
-                model.ready.place(&mut stream.flow, seat, claim, slack);
+                model.ready.place(&mut stream.flow, seat, claim, model.slack);
             }
             None => model.ready.leave(&mut stream.flow, seat),
         }
@@ -481,7 +500,7 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// Moves a model to where its first stream of this priority belongs.
     fn follow(&mut self, key: ModelKey, priority: Priority, enters: bool) {
         let model = &mut self.models[key];
-        let (slack, class) = (model.slack(), priority as usize);
+        let (slack, class) = (model.slack, priority as usize);
         let (flow, turns) = (&mut model.flows[class], &mut self.turns[class]);
         turns.set_slack(slack);
         match model.ready.first(priority) {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::domain::Priority;
+
 use super::{
-    Priority, StreamKey, TenantKey,
+    StreamKey, TenantKey,
     fair::{Claim, FairQueue, Flow, Work},
 };
 
@@ -56,9 +58,7 @@ impl ReadyStreams {
     fn put(&mut self, flow: &mut Flow, seat: Seat, claim: Claim, slack: Work, enters: bool) {
         self.streams += usize::from(!flow.is_placed());
         let class = &mut self.classes[seat.priority as usize];
-        if class.tenants.len() > IDLE_TENANTS_MAX {
-            class.tenants.retain(|key, tenant| !tenant.streams.is_empty() || *key == seat.tenant);
-        }
+        class.welcome(seat.tenant);
         let tenant = class.tenants.entry(seat.tenant).or_default();
         let tenant_enters = enters && tenant.streams.is_empty();
         tenant.streams.set_slack(slack);
@@ -68,12 +68,10 @@ impl ReadyStreams {
         } else {
             tenant.streams.place(flow, seat.stream, claim);
         }
-        if let Some((first, _)) = tenant.streams.first() {
-            if tenant_enters {
-                class.queue.enter(&mut tenant.flow, seat.tenant, first);
-            } else {
-                class.queue.place(&mut tenant.flow, seat.tenant, first);
-            }
+        if tenant_enters {
+            class.queue.enter(&mut tenant.flow, seat.tenant, claim);
+        } else if class.queue.len() > 1 || !tenant.flow.is_placed() {
+            class.follow(seat.tenant);
         }
     }
 
@@ -90,9 +88,12 @@ impl ReadyStreams {
     pub(super) fn pop(&mut self, priority: Priority) -> Option<StreamKey> {
         let class = &mut self.classes[priority as usize];
         let (_, key) = class.queue.first()?;
-        let stream = class.tenants.get_mut(&key)?.streams.pop_first()?;
+        let tenant = class.tenants.get_mut(&key)?;
+        let stream = tenant.streams.pop_first()?;
         self.streams -= 1;
-        class.follow(key);
+        if class.queue.len() > 1 || tenant.streams.is_empty() {
+            class.follow(key);
+        }
         Some(stream)
     }
 
@@ -101,7 +102,11 @@ impl ReadyStreams {
         let class = &mut self.classes[seat.priority as usize];
         if let Some(tenant) = class.tenants.get_mut(&seat.tenant) {
             tenant.streams.charge(flow, seat.stream, work);
-            class.queue.charge(&mut tenant.flow, seat.tenant, work);
+            if class.queue.len() > 1 {
+                class.queue.charge(&mut tenant.flow, seat.tenant, work);
+            } else {
+                class.queue.charge_alone(&mut tenant.flow, work);
+            }
         }
     }
 
@@ -120,6 +125,22 @@ impl ReadyStreams {
 }
 
 impl Class {
+    /// Makes sure that a tenant has an account. A tenant that is alone is not moved with its streams; before another joins it, it
+    /// is put where it belongs.
+    fn welcome(&mut self, key: TenantKey) {
+        if self.queue.len() == 1
+            && let Some((_, alone)) = self.queue.first()
+            && alone != key
+            && let Some(tenant) = self.tenants.get_mut(&alone)
+            && let Some((first, _)) = tenant.streams.first()
+        {
+            self.queue.replace(&mut tenant.flow, alone, first);
+        }
+        if self.tenants.len() > IDLE_TENANTS_MAX {
+            self.tenants.retain(|other, tenant| !tenant.streams.is_empty() || *other == key);
+        }
+    }
+
     /// Moves a tenant to where its first stream belongs.
     fn follow(&mut self, key: TenantKey) {
         let Some(tenant) = self.tenants.get_mut(&key) else { return };

@@ -112,15 +112,25 @@ impl Intake {
         self.framer.as_ref().map_or(Ok(()), PcmFramer::finish)
     }
 
+    /// Which items this one may share a batch with: those of equal shapes, or, along what is padded, of its bucket.
     pub(super) fn shape_key(&self, inputs: &ItemInputs) -> ShapeKey {
         if self.fixed_shapes {
             return ShapeKey::default();
         }
+        let padding = self.signature.padding.as_ref();
         let mut hasher = DefaultHasher::new();
-        for input in inputs {
-            input.shape().hash(&mut hasher);
+        padding.and_then(|rule| rule.bucket(rule.length(inputs))).hash(&mut hasher);
+        for (position, input) in inputs.iter().enumerate() {
+            let padded_axis = padding.and_then(|rule| rule.input(position)).map(|padded| padded.axis);
+            let sizes = input.shape().iter().enumerate();
+            sizes.filter(|(axis, _)| Some(*axis) != padded_axis).for_each(|size| size.hash(&mut hasher));
         }
         ShapeKey(hasher.finish())
+    }
+
+    /// The item's elements along the dimension that is padded; 0 where nothing is padded.
+    pub(super) fn length(&self, inputs: &ItemInputs) -> u32 {
+        self.signature.padding.as_ref().map_or(0, |rule| u32::try_from(rule.length(inputs)).unwrap_or(u32::MAX))
     }
 
     fn within_limit(&self, tensors: &[NamedTensor]) -> Result<(), Fault> {
@@ -145,4 +155,51 @@ fn window_arrival(window: crate::codec::Window) -> Arrival {
     let mut inputs = ItemInputs::new();
     inputs.push(window.tensor);
     Arrival { id: String::new(), window: Some(window.position), inputs: Ok(inputs), deadline: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Datatype, ElementBytes, PaddedInput, PaddingRule, Shape, Tensor, TensorSpec};
+
+    /// Frames of any number of features, padded in the first dimension if there are `buckets`.
+    fn intake(buckets: Option<&[usize]>) -> Intake {
+        let spec = TensorSpec { name: "x".into(), datatype: Datatype::Uint8, dims: vec![None, None], batch_axis: 0 };
+        let padding = buckets.map(|buckets| PaddingRule {
+            inputs: vec![PaddedInput { position: 0, axis: 0, value: ElementBytes::from_elem(0, 1) }],
+            mask: None,
+            buckets: buckets.to_vec(),
+            pad_to_bucket: false,
+        });
+        let signature = Arc::new(Signature { inputs: vec![spec], padding, ..Signature::default() });
+        Intake { fixed_shapes: signature.has_fixed_shapes(), signature, framer: None, max_item_bytes: 100 }
+    }
+
+    fn item(length: usize, features: usize) -> ItemInputs {
+        let shape = Shape::from_slice(&[length, features]);
+        let tensor = Tensor::new(Datatype::Uint8, shape, vec![0; length * features].into()).expect("as long as it must be");
+        ItemInputs::from_iter([tensor])
+    }
+
+    #[test]
+    fn without_padding_equal_shapes_meet() {
+        let intake = intake(None);
+        let key = |length, features| intake.shape_key(&item(length, features));
+        assert_eq!(key(3, 2), key(3, 2));
+        assert_ne!(key(3, 2), key(4, 2));
+        assert_ne!(key(3, 2), key(2, 3));
+        assert_eq!(intake.length(&item(3, 2)), 0);
+    }
+
+    #[test]
+    fn with_padding_items_of_a_bucket_meet_if_the_rest_of_their_shapes_is_equal() {
+        let bucketed = intake(Some(&[4, 8]));
+        let key = |length, features| bucketed.shape_key(&item(length, features));
+        assert_eq!(key(1, 2), key(4, 2));
+        assert_ne!(key(4, 2), key(5, 2));
+        assert_ne!(key(4, 2), key(4, 3));
+        assert_eq!(bucketed.length(&item(3, 2)), 3);
+        let all_meet = intake(Some(&[]));
+        assert_eq!(all_meet.shape_key(&item(1, 2)), all_meet.shape_key(&item(1_000, 2)));
+    }
 }

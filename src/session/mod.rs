@@ -13,6 +13,7 @@
 
 mod event;
 mod intake;
+mod options;
 mod pending;
 mod stream;
 mod timekeeper;
@@ -20,6 +21,7 @@ mod upload;
 
 pub use event::{Event, Inbound, ItemRequest, ItemResult, Summary};
 pub use intake::PayloadKind;
-pub use stream::{Order, Session, SessionMetrics, SessionOptions, WhenFull};
+pub use options::{Order, OverflowPolicy, SessionMetrics, SessionOptions, WhenFull};
+pub use stream::Session;
 pub use timekeeper::keep_time;
 pub use upload::{Upload, UploadOptions, UploadPart, UploadParts, collect_upload};

@@ -60,6 +60,12 @@ impl PendingItems {
         self.ring.push_back(item);
     }
 
+    /// An item's inputs are held no longer.
+    pub(super) fn release_bytes(&mut self, seq: u64) {
+        let bytes = self.get_mut(seq).map_or(0, |item| std::mem::take(&mut item.bytes));
+        self.bytes -= bytes;
+    }
+
     pub(super) fn get_mut(&mut self, seq: u64) -> Option<&mut PendingItem> {
         let index = usize::try_from(seq.checked_sub(self.first_seq)?).ok()?;
         self.ring.get_mut(index)

@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{
     event::{Event, Inbound, ItemResult, Summary},
     intake::{Arrival, Intake, PayloadKind, item_bytes},
+    options::{Order, OverflowPolicy, SessionMetrics, SessionOptions, WhenFull},
     pending::{PendingAnswer, PendingItem, PendingItems},
 };
 use crate::{
@@ -22,81 +23,12 @@ use crate::{
     domain::{Answer, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
     drain::{Drain, SessionGuard},
     registry::Model,
-    scheduler::{Item, StreamHandle, Submitted},
-    telemetry::{GaugeGuard, MethodMetrics, StreamEnd},
+    scheduler::{EndReason, Item, StreamHandle, Submitted},
+    telemetry::{GaugeGuard, StreamEnd},
 };
 
-/// In which order results are given out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Order {
-    /// As the items came.
-    #[default]
-    InOrder,
-    /// As they are computed.
-    AsReady,
-}
-
-/// What to do with an item when a limit shared with others is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhenFull {
-    /// Stop reading until there is room; the item's deadline still counts.
-    Wait,
-    /// Refuse it.
-    Refuse,
-}
-
-/// How a session behaves.
-#[derive(Debug, Clone)]
-pub struct SessionOptions {
-    /// How items are sent.
-    pub payload: PayloadKind,
-    /// Order of results.
-    pub order: Order,
-    /// Items in flight.
-    pub window_items: usize,
-    /// Input bytes in flight; one item is always let in.
-    pub window_bytes: usize,
-    /// Largest item.
-    pub max_item_bytes: usize,
-    /// Silence after which the session ends; `None` for none.
-    pub idle_timeout: Option<Duration>,
-    /// Deadline of items that name none.
-    pub default_deadline: Option<Duration>,
-    /// When the whole session ends; no item's deadline is later.
-    pub ends_at: Timestamp,
-    /// What to do at a shared limit.
-    pub when_full: WhenFull,
-    /// Whether a draining server lets the session read to its end, because all of its input is here already.
-    pub reads_on_drain: bool,
-}
-
-/// Where a session counts. Dropping it counts the session's end: cancelled, unless the session came to another.
-pub struct SessionMetrics {
-    method: Arc<MethodMetrics>,
-    end: StreamEnd,
-    _open: GaugeGuard,
-}
-
-impl SessionMetrics {
-    /// Counts a stream that opens.
-    #[must_use]
-    pub fn open(method: Arc<MethodMetrics>) -> Self {
-        method.streams_opened.increment(1);
-        Self { end: StreamEnd::Cancelled, _open: GaugeGuard::new(&method.streams_open), method }
-    }
-
-    /// Counts a fault that ends the stream.
-    pub(super) fn fault(&mut self, end: StreamEnd, fault: &Fault) {
-        self.end = end;
-        self.method.fault(fault.kind()).increment(1);
-    }
-}
-
-impl Drop for SessionMetrics {
-    fn drop(&mut self) {
-        self.method.ended(self.end).increment(1);
-    }
-}
+/// Answers of dropped items that a stream holds until their turn comes, in windows.
+const DROPPED_PER_WINDOW: usize = 8;
 
 /// A point in the stream at which something happens once all items before it are answered.
 #[derive(Debug)]
@@ -199,9 +131,16 @@ where
 
     /// Flushes that wait for their turn count like items, or a client could pile them up.
     fn has_room(&self) -> bool {
-        let pending = &self.pending;
-        let items_fit = pending.len() < self.options.window_items && pending.bytes() < self.options.window_bytes;
-        (pending.is_empty() || items_fit) && self.marks.len() < self.options.window_items
+        let (pending, options) = (&self.pending, &self.options);
+        let items_fit = match options.overflow {
+            OverflowPolicy::Block => pending.len() < options.window_items && pending.bytes() < options.window_bytes,
+            // The queue keeps to the window; here are also the answers of dropped items, which wait for their turn.
+            OverflowPolicy::DropOldest | OverflowPolicy::Latest => {
+                let staged_bytes: usize = self.staged.iter().map(|item| item.bytes).sum();
+                pending.len() < options.window_items.saturating_mul(DROPPED_PER_WINDOW) && staged_bytes < options.window_bytes
+            }
+        };
+        (pending.is_empty() || items_fit) && self.marks.len() < options.window_items
     }
 
     /// Takes in as much as the window allows, and queues it under one lock.
@@ -314,14 +253,15 @@ where
             Ok(inputs) => {
                 let allowed = deadline.or(self.options.default_deadline);
                 let deadline = allowed.map_or(Timestamp::NEVER, |allowed| now + allowed).min(self.options.ends_at);
+                let stale_at = self.options.max_age.map_or(Timestamp::NEVER, |max_age| now + max_age);
                 let shape = self.intake.shape_key(&inputs);
                 self.staged.push_back(Item {
                     ticket: seq,
                     arrived: now,
                     deadline,
-                    stale_at: Timestamp::NEVER,
+                    stale_at,
                     bytes,
-                    length: 0,
+                    length: self.intake.length(&inputs),
                     shape,
                     payload: inputs,
                 });
@@ -345,19 +285,22 @@ where
             return;
         }
         let now = clock::now();
-        if self.staged.iter().all(|item| item.deadline > now) {
+        if self.staged.iter().all(|item| item.due() > now) {
             return;
         }
         for item in std::mem::take(&mut self.staged) {
-            if item.deadline > now {
+            if item.due() > now {
                 self.staged.push_back(item);
                 continue;
             }
             let waited = now.since(item.arrived);
-            let message = format!(
-                "the item waited {waited:.1?} for room in the queue, and its deadline passed; the model did not run on it"
-            );
-            self.answer_unqueued(item.ticket, item.arrived, Outcome::Expired, Fault::new(FaultKind::Expired, message));
+            let (kind, limit) = match item.lateness() {
+                EndReason::Expired => (FaultKind::Expired, "its deadline"),
+                EndReason::Dropped(_) => (FaultKind::Dropped, "the stream's max_age"),
+            };
+            let message =
+                format!("the item waited {waited:.1?} for room in the queue, and {limit} passed; the model did not run on it");
+            self.answer_unqueued(item.ticket, item.arrived, item.lateness().outcome(), Fault::new(kind, message));
         }
     }
 
@@ -369,6 +312,10 @@ where
             self.summary.queue += answer.timing.started.since(answer.timing.arrived);
             let seq = answer.seq;
             let given = (self.options.order == Order::AsReady).then(|| self.post_processed(&answer));
+            if answer.outcome.is_err() {
+                // Its inputs are gone already.
+                self.pending.release_bytes(seq);
+            }
             let Some(item) = self.pending.get_mut(seq) else { continue };
             item.answer = match given {
                 None => PendingAnswer::Ready(answer),

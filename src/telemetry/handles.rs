@@ -2,7 +2,7 @@
 
 use metrics::{Counter, Gauge, Histogram};
 
-use crate::domain::{CloseReason, FaultKind, Outcome};
+use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority};
 
 /// A way of calling the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,14 +77,20 @@ impl StreamEnd {
 pub struct ModelMetrics {
     /// Items that arrived, refused ones included.
     pub received: Counter,
-    /// Seconds from arrival to the start of the first model call, for each item.
-    pub queue_wait: Histogram,
     /// Seconds of each model call.
     pub compute: Histogram,
     /// Seconds from an item's arrival until its result was handed to the connection.
     pub item_time: Histogram,
     /// Items in each model call.
     pub batch_size: Histogram,
+    /// The same as a share of the largest batch in use.
+    pub batch_occupancy: Histogram,
+    /// Seconds from the end of a stream until all that it held was free.
+    pub cancel_release: Histogram,
+    /// Elements of padded inputs in model calls, padding included.
+    pub input_elements: Counter,
+    /// Those of them that are padding.
+    pub padding_elements: Counter,
     /// Items that wait for a lane. Set by whoever holds the queue, from its length.
     pub queued_items: Gauge,
     /// Items in model calls that are running.
@@ -97,7 +103,9 @@ pub struct ModelMetrics {
     pub batch_cap: Gauge,
     /// Engine instances made anew after a panic.
     pub rebuilds: Counter,
+    pub(super) queue_waits: [Histogram; Priority::ALL.len()],
     pub(super) outcomes: [Counter; Outcome::ALL.len()],
+    pub(super) drops: [Counter; DropReason::ALL.len()],
     pub(super) batches: [Counter; CloseReason::ALL.len()],
 }
 
@@ -105,6 +113,16 @@ impl ModelMetrics {
     /// Items that ended so.
     pub fn outcome(&self, outcome: Outcome) -> &Counter {
         &self.outcomes[outcome as usize]
+    }
+
+    /// Items that were dropped for this reason.
+    pub fn dropped(&self, reason: DropReason) -> &Counter {
+        &self.drops[reason as usize]
+    }
+
+    /// Seconds from arrival to the start of the first model call, for each item of this priority.
+    pub fn queue_wait(&self, priority: Priority) -> &Histogram {
+        &self.queue_waits[priority as usize]
     }
 
     /// Batches that were closed for this reason.

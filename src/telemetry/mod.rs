@@ -17,7 +17,7 @@ use std::sync::Arc;
 use metrics::{Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::domain::{CloseReason, FaultKind, Outcome};
+use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority};
 
 pub use handles::{GaugeGuard, LaneMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd};
 pub use metrics::{Counter, Gauge, Histogram};
@@ -57,19 +57,35 @@ impl Telemetry {
         let labels = [name, version];
         ModelMetrics {
             received: registrar.counter(&table::ITEMS_RECEIVED, &labels),
-            queue_wait: registrar.histogram(&table::ITEM_QUEUE, &labels),
             compute: registrar.histogram(&table::MODEL_CALL, &labels),
             item_time: registrar.histogram(&table::ITEM_TIME, &labels),
             batch_size: registrar.histogram(&table::BATCH_SIZE, &labels),
+            batch_occupancy: registrar.histogram(&table::BATCH_OCCUPANCY, &labels),
+            cancel_release: registrar.histogram(&table::CANCEL_RELEASE, &labels),
+            input_elements: registrar.counter(&table::INPUT_ELEMENTS, &labels),
+            padding_elements: registrar.counter(&table::PADDING_ELEMENTS, &labels),
             queued_items: registrar.gauge(&table::ITEMS_QUEUED, &labels),
             in_flight_items: registrar.gauge(&table::ITEMS_IN_FLIGHT, &labels),
             load_seconds: registrar.gauge(&table::MODEL_LOAD, &labels),
             ready: registrar.gauge(&table::MODEL_READY, &labels),
             batch_cap: registrar.gauge(&table::BATCH_CAP, &labels),
             rebuilds: registrar.counter(&table::MODEL_REBUILDS, &labels),
+            queue_waits: Priority::ALL
+                .map(|priority| registrar.histogram(&table::ITEM_QUEUE, &[name, version, priority.label()])),
             outcomes: Outcome::ALL.map(|outcome| registrar.counter(&table::ITEMS_ENDED, &[name, version, outcome.label()])),
+            drops: DropReason::ALL.map(|reason| registrar.counter(&table::ITEMS_DROPPED, &[name, version, reason.label()])),
             batches: CloseReason::ALL.map(|reason| registrar.counter(&table::BATCHES, &[name, version, reason.label()])),
         }
+    }
+
+    /// The learned cost of a model's calls at batch sizes 1, 2, 4, …, `sizes` of them.
+    #[must_use]
+    pub fn model_costs(&self, name: &str, version: &str, sizes: usize) -> Vec<Gauge> {
+        let gauge = |power: usize| {
+            let batch_size = (1_usize << power).to_string();
+            self.registrar.gauge(&table::MODEL_COST, &[name, version, &batch_size])
+        };
+        (0..sizes).map(gauge).collect()
     }
 
     /// The metrics of one method.
@@ -168,7 +184,8 @@ mod tests {
     fn with_everything() -> Telemetry {
         let telemetry = Telemetry::new();
         let model = telemetry.model("silero_vad", "1");
-        model.queue_wait.record(0.003);
+        model.queue_wait(Priority::High).record(0.003);
+        let _ = telemetry.model_costs("silero_vad", "1", 3);
         model.batch_size.record(3.0);
         for method in Method::ALL {
             let _ = telemetry.method(method);

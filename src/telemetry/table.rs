@@ -48,6 +48,7 @@ pub struct Metric {
 const MODEL: &[&str] = &["model", "version"];
 const MODEL_OUTCOME: &[&str] = &["model", "version", "outcome"];
 const MODEL_REASON: &[&str] = &["model", "version", "reason"];
+const MODEL_PRIORITY: &[&str] = &["model", "version", "priority"];
 const METHOD: &[&str] = &["method"];
 const METHOD_REASON: &[&str] = &["method", "reason"];
 
@@ -55,6 +56,7 @@ const METHOD_REASON: &[&str] = &["method", "reason"];
 const SECONDS: &[f64] = &[
     50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 100e-3, 200e-3, 500e-3, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0,
 ];
+const OCCUPANCIES: &[f64] = &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
 const BATCH_SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 const fn counter(name: &'static str, unit: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
@@ -80,8 +82,22 @@ pub(super) static ITEMS_ENDED: Metric = counter(
 pub(super) static ITEMS_QUEUED: Metric = gauge("tidemill_items_queued", "items", MODEL, "Items that wait for a lane.");
 pub(super) static ITEMS_IN_FLIGHT: Metric =
     gauge("tidemill_items_in_flight", "items", MODEL, "Items in a model call that is running.");
-pub(super) static ITEM_QUEUE: Metric =
-    seconds("tidemill_item_queue_seconds", MODEL, "Time from an item's arrival to the start of its first model call.");
+pub(super) static ITEMS_DROPPED: Metric = counter(
+    "tidemill_items_dropped_total",
+    "items",
+    MODEL_REASON,
+    "Items that were given up in favour of others of their stream, by reason; their sum is the outcome `dropped`.",
+);
+pub(super) static ITEM_QUEUE: Metric = seconds(
+    "tidemill_item_queue_seconds",
+    MODEL_PRIORITY,
+    "Time from an item's arrival to the start of its first model call, by the priority of its stream.",
+);
+pub(super) static CANCEL_RELEASE: Metric = seconds(
+    "tidemill_cancel_release_seconds",
+    MODEL,
+    "Time from the end of a stream until its queued items, its window and its state were free.",
+);
 pub(super) static ITEM_TIME: Metric =
     seconds("tidemill_item_seconds", MODEL, "Time from an item's arrival until its result was handed to the connection.");
 pub(super) static MODEL_CALL: Metric =
@@ -94,8 +110,26 @@ pub(super) static BATCH_SIZE: Metric = Metric {
     labels: MODEL,
     buckets: BATCH_SIZES,
 };
+pub(super) static BATCH_OCCUPANCY: Metric = Metric {
+    name: "tidemill_batch_occupancy_ratio",
+    kind: Kind::Histogram,
+    unit: "share",
+    help: "Items in one model call as a share of the largest batch in use.",
+    labels: MODEL,
+    buckets: OCCUPANCIES,
+};
+pub(super) static MODEL_COST: Metric = gauge(
+    "tidemill_model_cost_seconds",
+    "seconds",
+    &["model", "version", "batch_size"],
+    "Running estimate of the time of a model call at a batch size, on one lane of a busy machine.",
+);
 pub(super) static BATCHES: Metric =
     counter("tidemill_batches_total", "calls", MODEL_REASON, "Model calls by the reason why the batch was closed at its size.");
+pub(super) static INPUT_ELEMENTS: Metric =
+    counter("tidemill_input_elements_total", "elements", MODEL, "Elements of padded inputs in model calls, padding included.");
+pub(super) static PADDING_ELEMENTS: Metric =
+    counter("tidemill_padding_elements_total", "elements", MODEL, "Elements of padded inputs in model calls that are padding.");
 pub(super) static BATCH_CAP: Metric = gauge(
     "tidemill_model_batch_cap",
     "items",
@@ -159,14 +193,20 @@ pub(super) static PROCESS_START: Metric =
 pub static METRICS: &[&Metric] = &[
     &ITEMS_RECEIVED,
     &ITEMS_ENDED,
+    &ITEMS_DROPPED,
     &ITEMS_QUEUED,
     &ITEMS_IN_FLIGHT,
     &ITEM_QUEUE,
     &ITEM_TIME,
+    &CANCEL_RELEASE,
     &MODEL_CALL,
     &BATCH_SIZE,
+    &BATCH_OCCUPANCY,
     &BATCHES,
+    &INPUT_ELEMENTS,
+    &PADDING_ELEMENTS,
     &BATCH_CAP,
+    &MODEL_COST,
     &MODEL_READY,
     &MODEL_LOAD,
     &MODEL_REBUILDS,
@@ -243,7 +283,7 @@ mod tests {
 
     #[test]
     fn labels_are_of_the_few_that_are_bounded() {
-        const BOUNDED: [&str; 7] = ["model", "version", "method", "reason", "outcome", "lane", "rustc"];
+        const BOUNDED: [&str; 9] = ["model", "version", "method", "reason", "outcome", "priority", "batch_size", "lane", "rustc"];
         assert!(METRICS.iter().flat_map(|metric| metric.labels).all(|label| BOUNDED.contains(label)));
     }
 }

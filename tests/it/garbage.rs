@@ -248,16 +248,14 @@ fn some_item() -> impl Strategy<Value = Item> {
 fn config() -> impl Strategy<Value = StreamConfig> {
     let enums = || select(vec![0, 1, 2, 3, -1, i32::MAX]);
     let window = select(vec![0, 1, 2, 1_024, u32::MAX]);
-    (text(), select(vec!["", "1", "2", "-1", "18446744073709551616"]), enums(), enums(), window, duration()).prop_map(
-        |(model, version, payload, order, window_items, default_deadline)| StreamConfig {
-            model,
-            version: version.to_owned(),
-            payload,
-            order,
-            window_items,
-            default_deadline,
-        },
-    )
+    let names = (text(), select(vec!["", "1", "2", "-1", "18446744073709551616"]), window);
+    let policies = (enums(), enums(), enums(), enums(), enums());
+    (names, policies, duration(), duration()).prop_map(|(names, policies, default_deadline, max_age)| {
+        let (model, version, window_items) = names;
+        let (payload, order, overflow, unread, priority) = policies;
+        let version = version.to_owned();
+        StreamConfig { model, version, payload, order, window_items, default_deadline, overflow, max_age, unread, priority }
+    })
 }
 
 /// Chunks of odd and even length.
@@ -279,7 +277,7 @@ fn predict_message() -> impl Strategy<Value = Bytes> {
     use predict_request::Payload;
     let payload = prop_oneof![some_item().prop_map(Payload::Item), raw().prop_map(Payload::PcmS16le)];
     (text(), text(), option::weighted(0.9, payload))
-        .prop_map(|(model, version, payload)| encoded(&PredictRequest { model, version, payload }))
+        .prop_map(|(model, version, payload)| encoded(&PredictRequest { model, version, payload, priority: 0 }))
 }
 
 fn scan_message() -> impl Strategy<Value = Bytes> {

@@ -16,10 +16,10 @@ use tidemill::{
         synthetic::{Misbehaviour, PlannedFault, Script, SyntheticControl, SyntheticEngine, SyntheticKind, Trigger},
     },
     registry::{LoadedModel, Model},
-    scheduler::{Admission, CostCurve, Handoff, Lanes, Ledger, ModelOptions, ModelRuntime, StreamOptions},
+    scheduler::{Admission, CostCurve, Handoff, Lanes, Ledger, ModelOptions, ModelRuntime, Overflow, StreamOptions},
     session::{
-        Event, Inbound, ItemRequest, Order, PayloadKind, Session, SessionMetrics, SessionOptions, UploadOptions, UploadPart,
-        UploadParts, WhenFull, collect_upload, keep_time,
+        Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions, UploadOptions,
+        UploadPart, UploadParts, WhenFull, collect_upload, keep_time,
     },
     telemetry::{Method, Telemetry},
 };
@@ -57,7 +57,7 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         batch_axis: 0,
     };
     let states = if stateful { vec![state] } else { Vec::new() };
-    let signature = Arc::new(Signature { inputs: vec![spec("in")], outputs: vec![spec("out")], states, shared: Vec::new() });
+    let signature = Arc::new(Signature { inputs: vec![spec("in")], outputs: vec![spec("out")], states, ..Signature::default() });
     let planned = |value: f32, what| PlannedFault { when: Trigger::FirstElement(value.into()), what };
     let script = Script {
         kind: SyntheticKind::Double,
@@ -81,8 +81,8 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         padding_waste_max: None,
         wide_ratio: None,
     };
-    let runtime = ModelRuntime { executable: Arc::clone(&executable), metrics: telemetry.model("test", "1") };
-    let key = handoff.add_model(options, runtime);
+    let runtime = ModelRuntime { executable: Arc::clone(&executable), metrics: telemetry.model("test", "1"), costs: Vec::new() };
+    let key = handoff.add_model(("test", "1"), options, runtime);
     let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane)).expect("threads");
     let loaded = LoadedModel {
         name: "test".into(),
@@ -91,6 +91,7 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         executable,
         framing: Some(FramingRule::new(16_000, 4, 2).expect("a sound rule")),
         segments: None,
+        padding_waste_max: None,
         max_batch: 8,
         max_delay: Duration::ZERO,
         load_duration: Duration::ZERO,
@@ -109,6 +110,8 @@ fn options_of(payload: PayloadKind) -> SessionOptions {
         max_item_bytes: 1 << 10,
         idle_timeout: None,
         default_deadline: None,
+        overflow: OverflowPolicy::Block,
+        max_age: None,
         ends_at: Timestamp::NEVER,
         when_full: WhenFull::Wait,
         reads_on_drain: false,
@@ -121,7 +124,15 @@ type Sender = mpsc::Sender<Result<Inbound, Fault>>;
 impl Fixture {
     fn session(&self, options: SessionOptions) -> (Sender, TestSession) {
         let (sender, inbound) = mpsc::channel(64);
-        let handle = self.handoff.open(StreamOptions::of(self.model.key)).expect("the model is there");
+        let items_max = match options.overflow {
+            OverflowPolicy::Block => None,
+            OverflowPolicy::DropOldest => Some(options.window_items),
+            OverflowPolicy::Latest => Some(1),
+        };
+        let bytes_max = options.window_bytes;
+        let overflow = items_max.map_or(Overflow::Block, |items_max| Overflow::DropOldest { items_max, bytes_max });
+        let stream = StreamOptions { overflow, ..StreamOptions::of(self.model.key) };
+        let handle = self.handoff.open(stream).expect("the model is there");
         let metrics = SessionMetrics::open(Arc::new(self.telemetry.method(Method::Feed)));
         let guard = self.drain.session().expect("not draining");
         let (model, drain) = (Arc::clone(&self.model), self.drain.clone());
@@ -309,6 +320,70 @@ async fn an_item_expires_while_every_lane_is_busy() {
     assert_eq!(fixture.control.calls(), 1);
     fixture.control.open_gate();
     assert_eq!(results(session).await, [ok("runs", 2.0), err("late", FaultKind::Expired), ok("waits", 4.0)]);
+    timekeeper.abort();
+}
+
+/// The outcomes of ten items that come while the first one runs.
+async fn ten_while_one_runs(overflow: OverflowPolicy) -> (Fixture, Vec<(String, Result<f32, FaultKind>)>) {
+    let fixture = fixture(false, 100);
+    fixture.control.close_gate();
+    let (sender, mut session) = fixture.session(SessionOptions { overflow, ..options_of(PayloadKind::Tensors) });
+    send(&sender, item("0", 0.0)).await;
+    assert!(futures::poll!(session.next()).is_pending());
+    fixture.hold_lane();
+    for value in 1..10_u8 {
+        send(&sender, item(&value.to_string(), value.into())).await;
+    }
+    drop(sender);
+    assert!(futures::poll!(session.next()).is_pending(), "all ten are read, though the window is four");
+    let ledger = fixture.ledger();
+    assert_eq!(ledger.received(), 10);
+    fixture.control.open_gate();
+    let results = results(session).await;
+    (fixture, results)
+}
+
+#[tokio::test]
+async fn drop_oldest_keeps_the_newest_window_and_answers_the_others() {
+    let (fixture, results) = ten_while_one_runs(OverflowPolicy::DropOldest).await;
+    let expected: Vec<_> = (0..10_u8)
+        .map(|value| {
+            let id = value.to_string();
+            if (1..=5).contains(&value) { err(&id, FaultKind::Dropped) } else { ok(&id, 2.0 * f32::from(value)) }
+        })
+        .collect();
+    assert_eq!(results, expected);
+    let ledger = fixture.ledger();
+    assert_eq!((ledger.outcome(Outcome::Dropped), ledger.outcome(Outcome::Ok), ledger.open()), (5, 5, 0));
+}
+
+#[tokio::test]
+async fn latest_keeps_the_newest_item_alone() {
+    let (fixture, results) = ten_while_one_runs(OverflowPolicy::Latest).await;
+    let given: Vec<_> = results.iter().filter(|(_, value)| value.is_ok()).map(|(id, _)| id.as_str()).collect();
+    assert_eq!(given, ["0", "9"]);
+    assert_eq!(results.len(), 10);
+    assert_eq!(fixture.ledger().outcome(Outcome::Dropped), 8);
+}
+
+#[tokio::test]
+async fn an_item_older_than_the_max_age_is_dropped_not_expired() {
+    let fixture = fixture(false, 100);
+    let timekeeper = tokio::spawn(keep_time(Arc::clone(&fixture.handoff)));
+    fixture.control.close_gate();
+    let max_age = Some(Duration::from_millis(5));
+    let (sender, mut session) = fixture.session(SessionOptions { max_age, ..options_of(PayloadKind::Tensors) });
+    let (first, mut running) = fixture.session(options_of(PayloadKind::Tensors));
+    send(&first, item("runs", 1.0)).await;
+    drop(first);
+    assert!(futures::poll!(running.next()).is_pending());
+    fixture.hold_lane();
+    send(&sender, item("stale", 1.0)).await;
+    drop(sender);
+    assert!(futures::poll!(session.next()).is_pending());
+    assert_eq!(results(session).await, [err("stale", FaultKind::Dropped)], "though the lane is still held");
+    fixture.control.open_gate();
+    assert_eq!(results(running).await, [ok("runs", 2.0)]);
     timekeeper.abort();
 }
 

@@ -174,7 +174,7 @@ mod tests {
     use crate::{
         domain::{Datatype, Shape, Signature, StateSlot, TensorSpec},
         engine::{
-            Executable, ItemCall,
+            CallThreads, Executable, ItemCall,
             rten::Rten,
             test_models::{self, silero},
         },
@@ -204,7 +204,8 @@ mod tests {
     fn run(model: &Executable, datatype: Datatype, data: Vec<u8>) -> Tensor {
         let shape: Shape = smallvec![2];
         let inputs = [Tensor::new(datatype, shape, data.into()).expect("right length")];
-        model.run(0, &[ItemCall { inputs: &inputs, state: None }]).expect("it runs").remove(0).remove(0)
+        let item = ItemCall { inputs: &inputs, state: None };
+        model.run(0, &[item], CallThreads::One).expect("it runs").outputs.remove(0).remove(0)
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The embedded engine: rten, pure Rust, one model shared by all lanes.
 //!
-//! Weights are held once. A call computes in the pool of its lane and borrows the gathered inputs where the datatype allows
+//! Weights are held once. A call computes in the pool of its lane, or in that of all lanes, and borrows the gathered inputs where the datatype allows
 //! (see [`convert`]). A run cannot be stopped.
 //!
 //! Knows ONNX files as bytes; no paths, no manifests, no state.
@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use rten::{Model, ModelOptions, NodeId, RunOptions, ThreadPool};
+use rten::{Model, ModelOptions, NodeId, RunOptions};
 
 use super::{Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads, stack::panic_message};
 use crate::domain::{Datatype, Tensor};
@@ -66,6 +66,10 @@ impl Engine for Rten {
         "rten"
     }
 
+    fn can_widen(&self) -> bool {
+        true
+    }
+
     fn contract(&self) -> &Contract {
         &self.contract
     }
@@ -75,7 +79,7 @@ impl Engine for Rten {
         let outputs: Vec<Node> =
             plan.outputs.iter().map(|name| self.node("output", &self.contract.outputs, name)).collect::<Result<_, _>>()?;
         let output_ids = outputs.iter().map(|node| node.id).collect();
-        Ok(Box::new(RtenInstance { model: Arc::clone(&self.model), pool: threads.pool(), inputs, outputs, output_ids }))
+        Ok(Box::new(RtenInstance { model: Arc::clone(&self.model), threads: threads.clone(), inputs, outputs, output_ids }))
     }
 }
 
@@ -89,7 +93,7 @@ struct Node {
 
 struct RtenInstance {
     model: Arc<Model>,
-    pool: Arc<ThreadPool>,
+    threads: LaneThreads,
     inputs: Vec<Node>,
     outputs: Vec<Node>,
     output_ids: Vec<NodeId>,
@@ -103,7 +107,7 @@ impl Instance for RtenInstance {
             Ok((node.id, value))
         });
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-        let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&self.pool)));
+        let options = RunOptions::default().with_thread_pool(Some(self.threads.pool(call.threads)));
         let values = self
             .model
             .run(inputs, &self.output_ids, Some(options))
@@ -122,9 +126,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{Shape, Signature, TensorSpec},
+        domain::{NamedTensor, PaddedInput, PaddingRule, Shape, Signature, TensorSpec},
         engine::{
-            Executable, ItemCall, RunError,
+            CallThreads, Executable, ItemCall, PaddingCount, Ran, RunError,
             test_models::{self, silero},
         },
     };
@@ -143,7 +147,7 @@ mod tests {
         let model = Executable::new(Arc::new(engine), Arc::new(signature), &[LaneThreads::new()]).expect("it has x and y");
         let shape: Shape = smallvec![2];
         let inputs = [Tensor::new(datatype, shape, data.into()).expect("right length")];
-        Ok(model.run(0, &[ItemCall { inputs: &inputs, state: None }])?[0][0].data().to_vec())
+        Ok(model.run(0, &[ItemCall { inputs: &inputs, state: None }], CallThreads::One)?.outputs[0][0].data().to_vec())
     }
 
     #[test]
@@ -218,6 +222,72 @@ mod tests {
         let plan = CallPlan { inputs: vec!["z".into()], outputs: Vec::new() };
         let error = engine.instance(&plan, &LaneThreads::new()).err().expect("no such input");
         assert_eq!(error, EngineError::Load("rten: the model has no input 'z'; its inputs are 'x'".to_owned()));
+    }
+
+    /// The masked mean of rows of these lengths, as one batch.
+    fn masked_means(lengths: &[usize]) -> Ran {
+        let spec = |name: &str, dims: &[Option<usize>]| TensorSpec {
+            name: name.into(),
+            datatype: Datatype::Fp32,
+            dims: dims.to_vec(),
+            batch_axis: 0,
+        };
+        let padded = |position, value: f32| PaddedInput { position, axis: 0, value: value.to_le_bytes()[..].into() };
+        let rule = PaddingRule {
+            inputs: vec![padded(0, 1_000.0), padded(1, 0.0)],
+            mask: Some(1),
+            buckets: vec![],
+            pad_to_bucket: false,
+        };
+        let signature = Arc::new(Signature {
+            inputs: vec![spec("x", &[None]), spec("mask", &[None])],
+            outputs: vec![spec("mean", &[Some(1)]), spec("sum", &[Some(1)]), spec("twice", &[None])],
+            padding: Some(rule),
+            ..Signature::default()
+        });
+        let engine = Arc::new(load(test_models::masked_mean()).expect("rten knows its operators"));
+        let model = Executable::new(engine, Arc::clone(&signature), &[LaneThreads::new()]).expect("it has them all");
+        let row = |length: &usize| {
+            let values: Vec<f32> = (1..=*length).map(|value| value as f32).collect();
+            let x = NamedTensor {
+                name: "x".to_owned(),
+                datatype: None,
+                shape: vec![i64::try_from(*length).expect("small")],
+                data: Tensor::from_f32(&values).into_data(),
+            };
+            signature.check(vec![x]).expect("the mask may be left out")
+        };
+        let rows: Vec<_> = lengths.iter().map(row).collect();
+        let items: Vec<_> = rows.iter().map(|inputs| ItemCall { inputs, state: None }).collect();
+        model.run(0, &items, CallThreads::One).expect("it runs")
+    }
+
+    #[test]
+    fn a_model_that_honours_its_mask_gives_the_same_to_items_of_any_company() {
+        let together = masked_means(&[3, 1, 4]);
+        for (length, outputs) in [3, 1, 4].into_iter().zip(&together.outputs) {
+            let alone = masked_means(&[length]);
+            assert_eq!((&outputs[0], &outputs[2]), (&alone.outputs[0][0], &alone.outputs[0][2]));
+            assert_eq!(alone.padding, PaddingCount { elements: 2 * length, padded: 0 });
+        }
+        let first_sum = together.outputs[0][1].iter_f32().expect("FP32").next();
+        assert_eq!(first_sum, Some(1.0 + 2.0 + 3.0 + 1_000.0), "what ignores the mask sees the padding");
+        assert_eq!(together.padding, PaddingCount { elements: 24, padded: 2 * (1 + 3) });
+    }
+
+    #[test]
+    fn all_threads_compute_what_one_does() {
+        const SIZE: usize = 256;
+        let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(SIZE)], batch_axis: 0 };
+        let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() };
+        let engine = Arc::new(load(test_models::matrices(SIZE, 4)).expect("rten multiplies matrices"));
+        let lanes = LaneThreads::device(2);
+        let model = Executable::new(engine, Arc::new(signature), &lanes).expect("it has x and y");
+        assert!(model.can_widen());
+        let inputs = [Tensor::from_f32(&(0..SIZE).map(|value| value as f32).collect::<Vec<_>>())];
+        let run = |threads| lanes[0].run(|| model.run(0, &[ItemCall { inputs: &inputs, state: None }; 8], threads));
+        let one = run(CallThreads::One).expect("it runs");
+        assert_eq!(run(CallThreads::All), Ok(one));
     }
 
     #[test]

@@ -106,11 +106,12 @@ impl SyntheticControl {
         state.passes = state.passes.saturating_sub(1);
     }
 
-    pub(super) fn spend(&self, mode: CostMode, batch_size: usize) {
+    /// Spends the cost of a call, which is `speedup` times as fast as it would be on one thread.
+    pub(super) fn spend(&self, mode: CostMode, batch_size: usize, speedup: f64) {
         let per_call = self.cost_per_call_ns.load(Ordering::Relaxed);
         let per_item = self.cost_per_item_ns.load(Ordering::Relaxed);
         let items = u64::try_from(batch_size).unwrap_or(u64::MAX);
-        let cost = Duration::from_nanos(per_call.saturating_add(per_item.saturating_mul(items)));
+        let cost = Duration::from_nanos(per_call.saturating_add(per_item.saturating_mul(items))).div_f64(speedup);
         if cost.is_zero() {
             return;
         }

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
-    Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads, TensorView, buffer::BufferPool,
+    Call, CallPlan, CallThreads, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads, TensorView,
+    buffer::BufferPool,
 };
 use crate::domain::{Datatype, Shape, Signature, Tensor, TensorSpec};
 
@@ -69,6 +70,10 @@ impl Engine for SyntheticEngine {
         "synthetic"
     }
 
+    fn can_widen(&self) -> bool {
+        self.shared.script.wide_speedup.is_some()
+    }
+
     fn contract(&self) -> &Contract {
         &self.contract
     }
@@ -109,7 +114,8 @@ impl Instance for SyntheticInstance {
         let Shared { script, control, .. } = &*self.shared;
         let number = control.begin_call();
         control.pass_gate();
-        control.spend(script.cost_mode, call.batch_size);
+        let speedup = script.wide_speedup.filter(|_| call.threads == CallThreads::All).unwrap_or(1.0);
+        control.spend(script.cost_mode, call.batch_size, speedup);
         let fault = script.faults.iter().find(|fault| self.applies(fault.when, number, call));
         match fault.map(|fault| fault.what) {
             Some(Misbehaviour::Error) => Err(EngineError::Run(format!("synthetic engine: planned failure of call {number}"))),
@@ -275,7 +281,8 @@ mod tests {
     fn run(engine: SyntheticEngine, input: Tensor) -> Vec<u8> {
         let signature = signature(input.datatype());
         let model = Executable::new(Arc::new(engine), signature, &[LaneThreads::new()]).expect("a sound signature");
-        let results = model.run(0, &[ItemCall { inputs: &[input], state: None }]).expect("no fault planned");
+        let item = ItemCall { inputs: &[input], state: None };
+        let results = model.run(0, &[item], CallThreads::One).expect("no fault planned").outputs;
         results[0][0].data().to_vec()
     }
 
@@ -326,7 +333,7 @@ mod tests {
             let run = |values: &[i32]| {
                 let inputs: Vec<_> = values.iter().map(|value| element(*value)).collect();
                 let items: Vec<_> = inputs.iter().map(|inputs| ItemCall { inputs, state: None }).collect();
-                model.run(0, &items)
+                model.run(0, &items, CallThreads::One)
             };
             assert!(run(&[1, 2, -7]).is_err());
             assert!(run(&[-7]).is_err());
@@ -341,7 +348,8 @@ mod tests {
         let engine = SyntheticEngine::new(signature(Datatype::Fp32), script).expect("a sound script");
         let model = Executable::new(Arc::new(engine), signature(Datatype::Fp32), &[LaneThreads::new()]).expect("sound");
         let inputs = [Tensor::from_f32(&[1.0])];
-        let outcomes = [(); 3].map(|()| model.run(0, &[ItemCall { inputs: &inputs, state: None }]).is_ok());
+        let item = ItemCall { inputs: &inputs, state: None };
+        let outcomes = [(); 3].map(|()| model.run(0, &[item], CallThreads::One).is_ok());
         assert_eq!(outcomes, [true, false, true]);
     }
 
@@ -351,7 +359,7 @@ mod tests {
             let control = SyntheticControl::new(Duration::ZERO, Duration::ZERO);
             control.set_costs(Duration::from_millis(2), Duration::from_millis(1));
             let before = clock::now();
-            control.spend(mode, 3);
+            control.spend(mode, 3, 1.0);
             assert!(clock::now().since(before) >= Duration::from_millis(5), "{mode:?}");
         }
     }
@@ -376,13 +384,18 @@ mod tests {
 
     #[test]
     fn the_configuration_reads_as_written_and_refuses_the_rest() {
-        let text = "kind = 'identity'\ncost_per_call_us = 100\ncost_per_item_us = 5\ncost_mode = 'blocked'\npanic_value = -2\n";
+        let text = "kind = 'identity'\ncost_per_call_us = 100\ncost_per_item_us = 5\ncost_mode = 'blocked'\nwide_speedup = 4.0\npanic_value = -2\n";
         let config: SyntheticConfig = toml::from_str(&text.replace("-2", "-2.0")).expect("all keys known");
         let script = config.script().expect("small costs");
         assert_eq!((script.kind, script.cost_mode), (SyntheticKind::Identity, CostMode::Blocked));
         assert_eq!((script.cost_per_call, script.cost_per_item), (Duration::from_micros(100), Duration::from_micros(5)));
+        assert_eq!(script.wide_speedup, Some(4.0));
         assert_eq!(script.faults, [PlannedFault { when: Trigger::FirstElement(-2.0), what: Misbehaviour::Panic }]);
         assert!(toml::from_str::<SyntheticConfig>("cost = 1").is_err());
+        for (speedup, accepted) in [(1.0, true), (1024.0, true), (0.5, false), (f64::NAN, false), (2000.0, false)] {
+            let config = SyntheticConfig { wide_speedup: Some(speedup), ..SyntheticConfig::default() };
+            assert_eq!(config.script().is_ok(), accepted, "{speedup}");
+        }
         let dear = SyntheticConfig { cost_per_item_us: 60_000_001, ..SyntheticConfig::default() };
         let error = dear.script().expect_err("above a minute");
         assert!(error.to_string().contains("cost_per_item_us is 60000001; at most 60000000"), "{error}");

@@ -1,6 +1,6 @@
 //! What a synthetic engine computes, what it costs and how it misbehaves.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use serde::Deserialize;
 
@@ -9,6 +9,9 @@ use crate::engine::EngineError;
 
 /// A call of a configured engine may cost at most this much, per call and per item: a minute.
 const COST_US_MAX: u64 = 60_000_000;
+
+/// How much faster a call on all threads may claim to be.
+const WIDE_SPEEDUP: RangeInclusive<f64> = 1.0..=1024.0;
 
 /// What the engine makes of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -61,6 +64,8 @@ pub struct Script {
     pub cost_per_item: Duration,
     /// How the cost is spent.
     pub cost_mode: CostMode,
+    /// How many times as fast a call is on all threads; `None` if it cannot use them.
+    pub wide_speedup: Option<f64>,
     /// How it misbehaves; the first that applies to a call counts.
     pub faults: Vec<PlannedFault>,
 }
@@ -77,6 +82,8 @@ pub struct SyntheticConfig {
     pub cost_per_item_us: u64,
     /// `"busy"` or `"blocked"`.
     pub cost_mode: CostMode,
+    /// How many times as fast a call is on all threads; without it, it cannot use them.
+    pub wide_speedup: Option<f64>,
     /// A call fails if the first element of any of its items equals this.
     pub fail_value: Option<f64>,
     /// A call panics if the first element of any of its items equals this.
@@ -87,8 +94,15 @@ impl SyntheticConfig {
     /// The script that this describes.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if a cost is above a minute.
+    /// [`EngineError::Load`] if a cost is above a minute, or the speedup is not between 1 and 1024.
     pub fn script(&self) -> Result<Script, EngineError> {
+        if let Some(speedup) = self.wide_speedup
+            && !WIDE_SPEEDUP.contains(&speedup)
+        {
+            let (least, most) = (WIDE_SPEEDUP.start(), WIDE_SPEEDUP.end());
+            let message = format!("synthetic engine: wide_speedup is {speedup}; accepted are {least} to {most}");
+            return Err(EngineError::Load(message));
+        }
         let planned = [(self.panic_value, Misbehaviour::Panic), (self.fail_value, Misbehaviour::Error)];
         let faults = planned
             .into_iter()
@@ -99,6 +113,7 @@ impl SyntheticConfig {
             cost_per_call: cost("cost_per_call_us", self.cost_per_call_us)?,
             cost_per_item: cost("cost_per_item_us", self.cost_per_item_us)?,
             cost_mode: self.cost_mode,
+            wide_speedup: self.wide_speedup,
             faults,
         })
     }

@@ -2,15 +2,33 @@
 
 use std::time::Duration;
 
-use super::status::item_status_of;
+use tonic::metadata::{MetadataMap, MetadataValue};
+
+use super::{deadline, status::item_status_of};
 use crate::{
     codec::{FramingRule, Segment, WindowPosition},
-    domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Tensor, TensorSpec, Timestamp},
+    domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Priority, Tensor, TensorSpec, Timestamp},
     proto::{duration_from_wire, v1},
     registry::Model,
-    service::{OpenRequest, OpenStream, StreamLimits},
-    session::{self, ItemRequest, Order, PayloadKind},
+    service::{OpenRequest, OpenStream, Service, StreamLimits, TenantKey},
+    session::{self, ItemRequest, Order, OverflowPolicy, PayloadKind},
 };
+
+/// What the metadata of a call say, whatever its method.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller {
+    /// When the whole call ends.
+    pub(super) ends_at: Timestamp,
+    /// On whose behalf it is made.
+    pub(super) tenant: TenantKey,
+}
+
+impl Caller {
+    pub(super) fn of(metadata: &MetadataMap, service: &Service) -> Self {
+        let value = service.tenant_metadata().and_then(|name| metadata.get(name));
+        Self { ends_at: deadline::ends_at(metadata), tenant: service.tenant(value.map(MetadataValue::as_bytes)) }
+    }
+}
 
 /// # Errors
 /// [`FaultKind::Invalid`] with the field's name; `field` is the name of the message that the configuration came in.
@@ -20,7 +38,7 @@ pub(super) fn stream_config(field: &'static str, config: Option<v1::StreamConfig
 
 /// # Errors
 /// [`FaultKind::Invalid`] with the field's name.
-pub(super) fn open_request(config: v1::StreamConfig, ends_at: Timestamp) -> Result<OpenRequest, Fault> {
+pub(super) fn open_request(config: v1::StreamConfig, caller: Caller) -> Result<OpenRequest, Fault> {
     let payload = match v1::PayloadKind::try_from(config.payload) {
         Ok(v1::PayloadKind::Unspecified | v1::PayloadKind::Tensors) => PayloadKind::Tensors,
         Ok(v1::PayloadKind::PcmS16le) => PayloadKind::PcmS16le,
@@ -31,12 +49,38 @@ pub(super) fn open_request(config: v1::StreamConfig, ends_at: Timestamp) -> Resu
         Ok(v1::ResultOrder::AsReady) => Order::AsReady,
         Err(_) => return Err(unknown_enum("order", "ResultOrder", config.order)),
     };
+    let overflow = match v1::OverflowPolicy::try_from(config.overflow) {
+        Ok(v1::OverflowPolicy::Unspecified | v1::OverflowPolicy::Block) => OverflowPolicy::Block,
+        Ok(v1::OverflowPolicy::DropOldest) => OverflowPolicy::DropOldest,
+        Ok(v1::OverflowPolicy::Latest) => OverflowPolicy::Latest,
+        Err(_) => return Err(unknown_enum("overflow", "OverflowPolicy", config.overflow)),
+    };
+    let priority = match v1::Priority::try_from(config.priority) {
+        Ok(v1::Priority::High) => Priority::High,
+        Ok(v1::Priority::Unspecified | v1::Priority::Normal) => Priority::Normal,
+        Ok(v1::Priority::Low) => Priority::Low,
+        Err(_) => return Err(unknown_enum("priority", "Priority", config.priority)),
+    };
     if config.model.is_empty() {
         return Err(Fault::invalid("model", "the name of the model is missing"));
     }
     let default_deadline = config.default_deadline.map(|deadline| duration("default_deadline", deadline)).transpose()?;
+    let max_age = config.max_age.map(|max_age| duration("max_age", max_age)).transpose()?;
     let v1::StreamConfig { model, version, window_items, .. } = config;
-    Ok(OpenRequest { model, version, payload, order, window_items, default_deadline, ends_at })
+    let Caller { ends_at, tenant } = caller;
+    Ok(OpenRequest {
+        model,
+        version,
+        payload,
+        order,
+        window_items,
+        default_deadline,
+        overflow,
+        max_age,
+        priority,
+        tenant,
+        ends_at,
+    })
 }
 
 /// Longest id of an item or flush: ids are kept until they are echoed, beside the bytes that the window counts.

@@ -4,10 +4,10 @@ use tonic::{Request, Response, Status};
 
 use super::{convert, status::status_of};
 use crate::{
-    domain::{Fault, StateSpec, TensorSpec},
+    domain::{Fault, PaddingRule, Signature, StateSpec, TensorSpec},
     proto::v1::{self, model_service_server::ModelService},
     registry::{self, Model, ModelState},
-    service::{QueueStatus, Service},
+    service::{CostCurve, QueueStatus, Service},
 };
 
 /// Describes what is served.
@@ -53,6 +53,8 @@ impl Models {
                 pad_ms: post.rules.pad_ms,
             }),
             default_limits: Some(convert::limits(&self.service.limits(0), self.max_message_bytes)),
+            shape_costs: queue.shape_curves.iter().map(shape_cost).collect(),
+            padding: signature.padding.as_ref().map(|rule| padding(rule, loaded.padding_waste_max, signature)),
         }
     }
 }
@@ -88,6 +90,20 @@ fn summary(status: registry::ModelStatus) -> v1::ModelSummary {
         engine: status.engine.to_owned(),
         description: status.description.to_string(),
         stateful: status.stateful,
+    }
+}
+
+fn shape_cost((item_bytes, curve): &(usize, CostCurve)) -> v1::ShapeCost {
+    let batch_costs = curve.points().map(|(size, duration)| convert::call_cost(size, duration)).collect();
+    v1::ShapeCost { item_bytes: *item_bytes as u64, batch_costs }
+}
+
+fn padding(rule: &PaddingRule, waste_max: Option<f64>, signature: &Signature) -> v1::Padding {
+    let mask = rule.mask.and_then(|position| signature.inputs.get(position));
+    v1::Padding {
+        buckets: rule.buckets.iter().map(|bucket| *bucket as u64).collect(),
+        waste_max: waste_max.unwrap_or(1.0),
+        mask: mask.map(|input| input.name.to_string()).unwrap_or_default(),
     }
 }
 

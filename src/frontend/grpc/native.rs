@@ -9,7 +9,7 @@ use futures::{Stream, stream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert, deadline,
+    convert::{self, Caller},
     responses::{Opened, Responses},
     status::{fault_of, status_of},
 };
@@ -39,11 +39,11 @@ impl Native {
         fault
     }
 
-    fn open<I>(&self, method: Method, config: v1::StreamConfig, ends_at: Timestamp, inbound: I) -> Result<Opened<I>, Fault>
+    fn open<I>(&self, method: Method, config: v1::StreamConfig, caller: Caller, inbound: I) -> Result<Opened<I>, Fault>
     where
         I: Stream<Item = Result<Inbound, Fault>> + Unpin,
     {
-        let request = convert::open_request(config, ends_at).map_err(|fault| self.refuse(method, fault))?;
+        let request = convert::open_request(config, caller).map_err(|fault| self.refuse(method, fault))?;
         let stream = self.service.open(method, request)?;
         let message = convert::opened(&stream, self.max_message_bytes);
         let model = std::sync::Arc::clone(stream.model());
@@ -76,8 +76,8 @@ impl Native {
 #[tonic::async_trait]
 impl InferenceService for Native {
     async fn predict(&self, request: Request<v1::PredictRequest>) -> Result<Response<v1::PredictResponse>, Status> {
-        let ends_at = deadline::ends_at(request.metadata());
-        let v1::PredictRequest { model, version, payload } = request.into_inner();
+        let caller = Caller::of(request.metadata(), &self.service);
+        let v1::PredictRequest { model, version, payload, priority } = request.into_inner();
         let input = match payload {
             Some(v1::predict_request::Payload::Item(item)) => PredictInput::Item(convert::item_request(item)),
             Some(v1::predict_request::Payload::PcmS16le(samples)) => PredictInput::Pcm(samples),
@@ -86,8 +86,8 @@ impl InferenceService for Native {
                 return Err(status_of(&self.refuse(Method::Predict, fault)));
             }
         };
-        let config = v1::StreamConfig { model, version, ..v1::StreamConfig::default() };
-        let request = convert::open_request(config, ends_at).map_err(|fault| status_of(&self.refuse(Method::Predict, fault)))?;
+        let config = v1::StreamConfig { model, version, priority, ..v1::StreamConfig::default() };
+        let request = convert::open_request(config, caller).map_err(|fault| status_of(&self.refuse(Method::Predict, fault)))?;
         let (model, result) = self.service.predict(request, input).await.map_err(|fault| status_of(&fault))?;
         let timing = Some(convert::timing(&result));
         let outputs = result.outcome.map_err(|fault| status_of(&fault))?;
@@ -103,7 +103,7 @@ impl InferenceService for Native {
     type ScanStream = Responses<v1::ScanResponse, stream::Iter<ScanInput>>;
 
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
-        let ends_at = deadline::ends_at(request.metadata());
+        let caller = Caller::of(request.metadata(), &self.service);
         let v1::ScanRequest { config, payload } = request.into_inner();
         let mut config =
             convert::stream_config("config", config).map_err(|fault| status_of(&self.refuse(Method::Scan, fault)))?;
@@ -124,14 +124,14 @@ impl InferenceService for Native {
             return Err(status_of(&self.refuse(Method::Scan, fault)));
         }
         config.payload = kind.into();
-        let opened = self.open(Method::Scan, config, ends_at, stream::iter(input)).map_err(|fault| status_of(&fault))?;
+        let opened = self.open(Method::Scan, config, caller, stream::iter(input)).map_err(|fault| status_of(&fault))?;
         Ok(Response::new(Responses::new(std::future::ready(Ok(opened)))))
     }
 
     async fn upload(&self, request: Request<Streaming<v1::UploadRequest>>) -> Result<Response<v1::UploadResponse>, Status> {
-        let ends_at = deadline::ends_at(request.metadata());
+        let caller = Caller::of(request.metadata(), &self.service);
         let mut messages = request.into_inner();
-        let first = self.first_message(Method::Upload, ends_at, &mut messages).await.map_err(|fault| status_of(&fault))?;
+        let first = self.first_message(Method::Upload, caller.ends_at, &mut messages).await.map_err(|fault| status_of(&fault))?;
         let Some(v1::upload_request::Part::Open(config)) = first.part else {
             let fault = Fault::invalid("open", "the first message must be `open`");
             return Err(status_of(&self.refuse(Method::Upload, fault)));
@@ -149,7 +149,7 @@ impl InferenceService for Native {
         let stream = convert::stream_config("open.stream", config.stream)
             .map_err(|fault| status_of(&self.refuse(Method::Upload, fault)))?;
         let Opened { model, session, .. } =
-            self.open(Method::Upload, stream, ends_at, parts).map_err(|fault| status_of(&fault))?;
+            self.open(Method::Upload, stream, caller, parts).map_err(|fault| status_of(&fault))?;
         let upload = collect_upload(session, &options).await.map_err(|fault| status_of(&fault))?;
         let sample_rate_hz = model.loaded.framing.map_or(1, |framing| framing.sample_rate_hz);
         let results = |results: Vec<session::ItemResult>| results.into_iter().map(|result| convert::item_result(result, &model));
@@ -167,16 +167,16 @@ impl InferenceService for Native {
     type FeedStream = Responses<v1::FeedResponse, FeedMessages>;
 
     async fn feed(&self, request: Request<Streaming<v1::FeedRequest>>) -> Result<Response<Self::FeedStream>, Status> {
-        let ends_at = deadline::ends_at(request.metadata());
+        let caller = Caller::of(request.metadata(), &self.service);
         let mut messages = request.into_inner();
         let native = self.clone();
         let opening = async move {
-            let first = native.first_message(Method::Feed, ends_at, &mut messages).await?;
+            let first = native.first_message(Method::Feed, caller.ends_at, &mut messages).await?;
             let Some(v1::feed_request::Message::Open(config)) = first.message else {
                 return Err(native.refuse(Method::Feed, Fault::invalid("open", "the first message must be `open`")));
             };
             let inbound = FeedMessages { messages, max_message_bytes: native.max_message_bytes };
-            native.open(Method::Feed, config, ends_at, inbound)
+            native.open(Method::Feed, config, caller, inbound)
         };
         Ok(Response::new(Responses::new(opening)))
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{CloseReason, DropReason, Timestamp};
+use crate::domain::{CloseReason, DropReason, Priority, Timestamp};
 
 use super::{CLASSES, ModelQueue, QueuedItem, STARVATION_MAX, Scheduler, claim_of, move_alarm};
 use crate::scheduler::{
@@ -10,7 +10,6 @@ use crate::scheduler::{
     batch::{Batch, EndReason, Ended, Entry},
     decide::{Choice, Situation, choose, hopeless_before},
     fair::Work,
-    options::Priority,
 };
 
 /// Ready streams that one decision looks at beyond those it takes. Bounds the time under the lock.
@@ -163,7 +162,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         let mut entries: Vec<Entry<H, P>> = Vec::with_capacity(size);
         let (mut passed_over, first_ended) = (Vec::new(), ended.len());
         let mut shape = crate::scheduler::ShapeKey::default();
-        let slack = model.slack();
+        let slack = model.slack;
         let mut work = 0;
         'classes: for priority in order {
             while entries.len() < size

@@ -1,13 +1,13 @@
-//! Named behaviours, and properties against a naive account.
+//! Named behaviours.
+
+mod properties;
 
 use std::collections::{BTreeMap, BTreeSet};
-
-use proptest::prelude::*;
 
 use super::*;
 use crate::{
     domain::CloseReason,
-    scheduler::{Batch, ShapeKey},
+    scheduler::{Batch, ShapeKey, TenantKey},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -255,121 +255,240 @@ fn the_most_urgent_model_goes_first() {
     assert_eq!(taken(next(&mut scheduler, at(0)).as_ref()), [("slow", 0)]);
 }
 
-/// What can happen to a scheduler.
-#[derive(Debug, Clone)]
-enum Step {
-    Open,
-    Push { stream: usize, deadline: Option<u8>, shape: u8 },
-    Take,
-    Finish { fail: bool },
-    Close { stream: usize },
-    Expire,
-    Wait { millis: u8 },
+fn with(model: ModelKey, priority: Priority, tenant: u64) -> StreamOptions {
+    StreamOptions { priority, tenant: TenantKey(tenant), ..StreamOptions::of(model) }
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        2 => Just(Step::Open),
-        10 => (0_usize..6, proptest::option::of(0_u8..40), 0_u8..2).prop_map(|(stream, deadline, shape)| Step::Push { stream, deadline, shape }),
-        6 => Just(Step::Take),
-        6 => any::<bool>().prop_map(|fail| Step::Finish { fail }),
-        1 => (0_usize..6).prop_map(|stream| Step::Close { stream }),
-        2 => Just(Step::Expire),
-        4 => (0_u8..10).prop_map(|millis| Step::Wait { millis }),
-    ];
-    proptest::collection::vec(step, 0..120)
-}
-
-proptest! {
-    /// Against a naive account of every item: each leaves exactly once, in the order of its stream; batches keep their limits;
-    /// expired items do not run; wake-ups are never in the past; the ledger adds up.
-    #[test]
-    fn holds_its_invariants_whatever_happens(stateful: bool, lanes in 1_usize..4, steps in steps()) {
-        let limits = Admission { items: 12, ..LOTS };
-        let mut scheduler: Scheduler<usize, ()> = Scheduler::new(lanes, limits);
-        let model = scheduler.add_model(options(stateful));
-        let mut now = at(1);
-        let mut streams: Vec<Option<StreamKey>> = Vec::new();
-        let mut waiting: BTreeMap<(usize, u64), Timestamp> = BTreeMap::new();
-        let mut left: BTreeSet<(usize, u64)> = BTreeSet::new();
-        let mut last_run: BTreeMap<usize, u64> = BTreeMap::new();
-        let mut running: VecDeque<Batch<usize, ()>> = VecDeque::new();
-        let (mut tickets, mut received) = (0_u64, 0_u64);
-        for step in steps {
-            let mut expired = Vec::new();
-            match step {
-                Step::Open => streams.push(Some(scheduler.open(StreamOptions::of(model), streams.len()))),
-                Step::Push { stream, deadline, shape } => {
-                    let Some(&Some(key)) = streams.get(stream) else { continue };
-                    tickets += 1;
-                    let deadline = deadline.map_or(Timestamp::NEVER, |millis| now + MS * u32::from(millis) + Duration::from_nanos(1));
-                    let pushed = scheduler.push(key, Item { deadline, shape: ShapeKey(shape.into()), ..item(tickets, now) }, &mut expired);
-                    prop_assert_eq!(pushed.is_err(), waiting.len() >= limits.items);
-                    if pushed.is_ok() {
-                        received += 1;
-                        waiting.insert((stream, tickets), deadline);
-                    }
-                }
-                Step::Take => {
-                    if let Some(batch) = scheduler.next_batch(now, &mut expired) {
-                        prop_assert!((1..=8).contains(&batch.entries.len()));
-                        let in_batch: BTreeSet<_> = batch.entries.iter().map(|entry| entry.stream).collect();
-                        prop_assert!(!stateful || in_batch.len() == batch.entries.len());
-                        for entry in &batch.entries {
-                            let id = (entry.handle, entry.item.ticket);
-                            prop_assert!(waiting.remove(&id).is_some(), "{id:?} ran twice or never came");
-                            prop_assert!(left.insert(id));
-                            prop_assert!(entry.item.deadline > now);
-                            prop_assert_eq!(entry.item.shape, batch.entries[0].item.shape);
-                            let last = last_run.insert(entry.handle, entry.item.ticket);
-                            prop_assert!(last < Some(entry.item.ticket), "order within the stream");
-                            let runs_already = running.iter().flat_map(|batch| &batch.entries).any(|other| other.stream == entry.stream);
-                            prop_assert!(!(stateful && runs_already));
-                        }
-                        running.push_back(batch);
-                    } else if running.is_empty() {
-                        prop_assert!(waiting.len() == expired.len(), "a free lane and a runnable item never wait for each other");
-                    }
-                }
-                Step::Finish { fail } => {
-                    if let Some(batch) = running.pop_front() {
-                        let outcome = if fail { Outcome::Failed } else { Outcome::Ok };
-                        let report = batch.report((!fail).then_some(MS));
-                        scheduler.finish(&report, batch.entries.iter().map(|entry| (entry.stream, outcome)));
-                    }
-                }
-                Step::Close { stream } => {
-                    let Some(key) = streams.get_mut(stream).and_then(Option::take) else { continue };
-                    for item in scheduler.close(key) {
-                        let id = (stream, item.ticket);
-                        prop_assert!(waiting.remove(&id).is_some());
-                        prop_assert!(left.insert(id));
-                    }
-                }
-                Step::Expire => scheduler.expire(now, &mut expired, &mut Vec::new()),
-                Step::Wait { millis } => now = now + MS * u32::from(millis),
-            }
-            let expires_only_the_late = matches!(step, Step::Expire);
-            for expired in expired {
-                let id = (expired.handle, expired.item.ticket);
-                prop_assert!(waiting.remove(&id).is_some());
-                prop_assert!(left.insert(id));
-                prop_assert!(!expires_only_the_late || expired.item.deadline <= now);
-            }
-            if expires_only_the_late {
-                prop_assert!(scheduler.next_wakeup().is_none_or(|wakeup| wakeup > now), "no wake-up in the past");
-            }
-            let earliest = waiting.values().copied().min().filter(|deadline| *deadline != Timestamp::NEVER);
-            prop_assert_eq!(scheduler.next_wakeup(), earliest);
-            prop_assert_eq!(scheduler.queued(), waiting.len());
-        }
-        for batch in running {
-            scheduler.finish(&batch.report(Some(MS)), batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
-        }
-        for key in streams.into_iter().flatten() {
-            scheduler.close(key).for_each(drop);
-        }
-        let ledger = scheduler.ledger(model);
-        prop_assert_eq!((ledger.received(), ledger.ended(), scheduler.queued(), scheduler.streams()), (received, received, 0, 0));
+#[test]
+fn a_higher_priority_goes_first_and_a_lower_one_fills_the_batch() {
+    let (mut scheduler, model) = one_model(1, options(false));
+    let low = scheduler.open(with(model, Priority::Low, 0), "low");
+    let high = scheduler.open(with(model, Priority::High, 0), "high");
+    for ticket in 0..10 {
+        push(&mut scheduler, low, due(ticket, at(0), at(100)));
     }
+    for ticket in 0..6 {
+        push(&mut scheduler, high, item(ticket, at(1)));
+    }
+    let batch = next(&mut scheduler, at(1)).expect("a batch");
+    let priorities: Vec<_> = batch.entries.iter().map(|entry| entry.priority).collect();
+    assert_eq!(priorities, [[Priority::High; 6].as_slice(), &[Priority::Low; 2]].concat());
+}
+
+#[test]
+fn a_priority_is_never_passed_over_for_longer_than_the_bound() {
+    let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
+    let mut streams = Vec::new();
+    for priority in Priority::ALL {
+        let stream = scheduler.open(with(model, priority, 0), priority.label());
+        (0..300).for_each(|ticket| push(&mut scheduler, stream, item(ticket, at(0))));
+        streams.push(stream);
+    }
+    let mut last = [at(0); 3];
+    let mut runs = [0; 3];
+    let step = 10;
+    for turn in 0..500 {
+        let now = at(turn * step);
+        let batch = next(&mut scheduler, now).expect("there is always work");
+        let class = batch.entries[0].priority as usize;
+        last[class] = now;
+        runs[class] += 1;
+        finish(&mut scheduler, &batch);
+        let ticket = 1000 + turn;
+        push(&mut scheduler, streams[class], item(ticket, now));
+        for (class, last) in last.iter().enumerate() {
+            let waited = now.since(*last);
+            assert!(waited <= STARVATION_MAX + 3 * MS * step as u32, "{class} waits for {waited:?}");
+        }
+    }
+    assert!(runs[0] > 480, "the bound costs the others little: {runs:?}");
+}
+
+#[test]
+fn tenants_have_equal_shares_however_many_streams_they_open() {
+    let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 4, ..options(false) });
+    let crowd: Vec<_> = (0..9).map(|_| scheduler.open(with(model, Priority::Normal, 1), "crowd")).collect();
+    let single = scheduler.open(with(model, Priority::Normal, 2), "single");
+    for ticket in 0..40 {
+        crowd.iter().for_each(|stream| push(&mut scheduler, *stream, item(ticket, at(0))));
+        push(&mut scheduler, single, item(ticket, at(0)));
+    }
+    let mut runs: BTreeMap<&str, usize> = BTreeMap::new();
+    for _ in 0..15 {
+        for (name, _) in taken(next(&mut scheduler, at(1)).as_ref()) {
+            *runs.entry(name).or_default() += 1;
+        }
+    }
+    assert!(runs["single"].abs_diff(runs["crowd"]) <= 2, "{runs:?}");
+}
+
+#[test]
+fn saturating_streams_have_equal_lane_time_whatever_their_items_cost() {
+    let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
+    let streams: Vec<_> = (0..5).map(|_| scheduler.open(StreamOptions::of(model), "")).collect();
+    // Items of stream n are of shape n and have n times the bytes, and so by the first guess n times the cost.
+    let bytes = |stream: usize| 100 * (stream + 1);
+    let shaped = |stream: usize, ticket| Item { bytes: bytes(stream), shape: ShapeKey(stream as u64 + 1), ..item(ticket, at(0)) };
+    for (stream, key) in streams.iter().enumerate() {
+        (0..150).for_each(|ticket| push(&mut scheduler, *key, shaped(stream, ticket)));
+    }
+    let mut work = [0_usize; 5];
+    for _ in 0..300 {
+        let batch = next(&mut scheduler, at(1)).expect("work");
+        let took = MS / 100 * batch.entries[0].item.bytes as u32;
+        let stream = streams.iter().position(|key| *key == batch.entries[0].stream).expect("one of them");
+        work[stream] += batch.entries[0].item.bytes;
+        scheduler.finish(&batch.report(Some(took)), batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
+    }
+    let (least, most) = (work.iter().min().expect("five"), work.iter().max().expect("five"));
+    assert!(*most as f64 / *least as f64 <= 1.1, "{work:?}");
+}
+
+#[test]
+fn a_stream_that_drops_keeps_its_newest_items_and_gives_the_others_back() {
+    let (mut scheduler, model) = one_model(1, options(false));
+    let overflow = Overflow::DropOldest { items_max: 2, bytes_max: 250 };
+    let a = scheduler.open(StreamOptions { overflow, ..StreamOptions::of(model) }, "a");
+    let mut ended = Vec::new();
+    for ticket in 0..4 {
+        scheduler.push(a, item(ticket, at(0)), &mut ended).expect("room is made");
+    }
+    scheduler.push(a, Item { bytes: 1000, ..item(4, at(0)) }, &mut ended).expect("one item is always let in");
+    let dropped: Vec<_> = ended.iter().map(|ended| ended.item.ticket).collect();
+    assert_eq!(dropped, [0, 1, 2, 3]);
+    assert!(ended.iter().all(|ended| ended.reason == EndReason::Dropped(DropReason::Overflow)));
+    assert_eq!((scheduler.queued(), scheduler.dropped(model, DropReason::Overflow)), (1, 4));
+    assert_eq!(taken(next(&mut scheduler, at(0)).as_ref()), [("a", 4)]);
+}
+
+#[test]
+fn a_stream_that_drops_makes_its_own_room_in_a_full_queue() {
+    let mut scheduler: TestScheduler = Scheduler::new(1, Admission { items: 2, ..LOTS });
+    let model = scheduler.add_model(options(false));
+    let overflow = Overflow::DropOldest { items_max: 8, bytes_max: 1 << 20 };
+    let drops = scheduler.open(StreamOptions { overflow, ..StreamOptions::of(model) }, "drops");
+    let other = scheduler.open(StreamOptions::of(model), "other");
+    push(&mut scheduler, other, item(0, at(0)));
+    push(&mut scheduler, drops, item(0, at(0)));
+    let mut ended = Vec::new();
+    scheduler.push(drops, item(1, at(0)), &mut ended).expect("its own oldest goes");
+    assert_eq!((ended.len(), scheduler.queued()), (1, 2));
+    let late_comer = scheduler.open(StreamOptions { overflow, ..StreamOptions::of(model) }, "late");
+    let refused = scheduler.push(late_comer, item(0, at(0)), &mut ended);
+    assert!(refused.is_err(), "it has nothing of its own to give");
+}
+
+#[test]
+fn age_ends_an_item_as_dropped_and_a_deadline_as_expired() {
+    let (mut scheduler, model) = one_model(1, options(false));
+    let a = scheduler.open(StreamOptions::of(model), "a");
+    push(&mut scheduler, a, Item { stale_at: at(10), ..due(0, at(0), at(20)) });
+    push(&mut scheduler, a, Item { stale_at: at(30), ..due(1, at(0), at(20)) });
+    assert_eq!(scheduler.next_wakeup(), Some(at(10)));
+    let mut ended = Vec::new();
+    scheduler.expire(at(20), &mut ended, &mut Vec::new());
+    let reasons: Vec<_> = ended.iter().map(|ended| ended.reason).collect();
+    assert_eq!(reasons, [EndReason::Dropped(DropReason::MaxAge), EndReason::Expired]);
+    assert_eq!(scheduler.dropped(model, DropReason::MaxAge), 1);
+    let ledger = scheduler.ledger(model);
+    assert_eq!((ledger.outcome(Outcome::Dropped), ledger.outcome(Outcome::Expired), ledger.open()), (1, 1, 0));
+}
+
+#[test]
+fn a_late_head_gives_way_to_its_successor_where_the_stream_allows_it() {
+    let (mut scheduler, model) = one_model(1, options(true));
+    let overflow = Overflow::DropOldest { items_max: 8, bytes_max: 1 << 20 };
+    let late = scheduler.open(StreamOptions { overflow, ..StreamOptions::of(model) }, "late");
+    let keeps = scheduler.open(StreamOptions::of(model), "keeps");
+    for stream in [late, keeps] {
+        push(&mut scheduler, stream, due(0, at(0), at(2)));
+        push(&mut scheduler, stream, due(1, at(0), at(50)));
+    }
+    for ticket in 0..8 {
+        let stream = scheduler.open(StreamOptions::of(model), "calm");
+        push(&mut scheduler, stream, due(ticket, at(0), at(60)));
+    }
+    let mut ended = Vec::new();
+    let batch = scheduler.next_batch(at(0), &mut ended).expect("a batch");
+    assert_eq!(batch.entries.len(), 8);
+    let ended: Vec<_> = ended.iter().map(|ended| (ended.handle, ended.item.ticket, ended.reason)).collect();
+    assert_eq!(ended, [("late", 0, EndReason::Dropped(DropReason::Late))]);
+}
+
+/// Two models, the second of which costs a hundred times as much as the first.
+fn fast_and_slow(lanes: usize) -> (TestScheduler, ModelKey, ModelKey) {
+    let mut scheduler = Scheduler::new(lanes, LOTS);
+    let fast = scheduler.add_model(options(false));
+    let curve = CostCurve::new([1_u32, 2, 4, 8].map(|batch| 100 * (MS + MS / 4 * batch)).to_vec());
+    let slow = scheduler.add_model(ModelOptions { curve, ..options(false) });
+    (scheduler, fast, slow)
+}
+
+#[test]
+fn a_model_that_is_asked_for_now_and_then_goes_before_one_that_is_flooded() {
+    let (mut scheduler, fast, slow) = fast_and_slow(1);
+    let flood = scheduler.open(StreamOptions::of(slow), "slow");
+    (0..100).for_each(|ticket| push(&mut scheduler, flood, item(ticket, at(0))));
+    let first = next(&mut scheduler, at(0)).expect("the flood");
+    finish(&mut scheduler, &first);
+    let calm = scheduler.open(StreamOptions::of(fast), "fast");
+    push(&mut scheduler, calm, item(0, at(300)));
+    assert_eq!(taken(next(&mut scheduler, at(300)).as_ref()), [("fast", 0)], "though the flood has waited longer");
+}
+
+#[test]
+fn long_calls_leave_a_lane_to_short_ones_while_those_come() {
+    let (mut scheduler, fast, slow) = fast_and_slow(2);
+    let flood = scheduler.open(StreamOptions::of(slow), "slow");
+    let calm = scheduler.open(StreamOptions::of(fast), "fast");
+    (0..40).for_each(|ticket| push(&mut scheduler, flood, item(ticket, at(0))));
+    push(&mut scheduler, calm, item(0, at(0)));
+    let first = next(&mut scheduler, at(0)).expect("a batch");
+    let second = next(&mut scheduler, at(0)).expect("a batch");
+    let names: BTreeSet<_> = [&first, &second].into_iter().flat_map(|batch| taken(Some(batch))).map(|(name, _)| name).collect();
+    assert_eq!(names, BTreeSet::from(["fast", "slow"]));
+    let fast_batch = if first.model == fast { &first } else { &second };
+    finish(&mut scheduler, fast_batch);
+    assert_eq!(next(&mut scheduler, at(2)), None, "the second lane is kept free");
+    assert_eq!(scheduler.next_wakeup(), Some(at(1002)));
+    push(&mut scheduler, calm, item(1, at(3)));
+    let short = next(&mut scheduler, at(3)).expect("a batch");
+    assert_eq!(taken(Some(&short)), [("fast", 1)]);
+    finish(&mut scheduler, &short);
+    assert!(next(&mut scheduler, at(1100)).is_some_and(|batch| batch.model == slow), "nothing short has come for a second");
+}
+
+#[test]
+fn a_call_that_is_alone_may_use_all_cores_if_that_pays() {
+    let wide = |wide_ratio| {
+        let (mut scheduler, model) = one_model(2, ModelOptions { wide_ratio, ..options(false) });
+        let a = scheduler.open(StreamOptions::of(model), "a");
+        push(&mut scheduler, a, item(0, at(0)));
+        let alone = next(&mut scheduler, at(0)).expect("a batch");
+        push(&mut scheduler, a, item(1, at(0)));
+        let beside = next(&mut scheduler, at(0)).expect("a batch");
+        assert!(alone.lone && !beside.lone && !beside.wide);
+        alone.wide
+    };
+    assert_eq!([wide(None), wide(Some(0.95)), wide(Some(0.6))], [false, false, true]);
+}
+
+#[test]
+fn each_shape_has_a_cost_of_its_own() {
+    let (mut scheduler, model) = one_model(1, options(false));
+    let a = scheduler.open(StreamOptions::of(model), "a");
+    let large = |ticket| Item { bytes: 1000, shape: ShapeKey(9), ..item(ticket, at(0)) };
+    push(&mut scheduler, a, large(0));
+    let guessed = scheduler.costs_by_shape(model);
+    assert_eq!(guessed[0].0, 1000);
+    assert_eq!(guessed[0].1.points().next(), Some((1, 10 * (MS + MS / 4))), "ten times the bytes");
+    let before = scheduler.cost(model).expect("the model").curve();
+    for ticket in 1..50 {
+        let batch = next(&mut scheduler, at(0)).expect("a batch");
+        scheduler.finish(&batch.report(Some(30 * MS)), batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
+        push(&mut scheduler, a, large(ticket));
+    }
+    let learned = scheduler.costs_by_shape(model)[0].1.points().next().expect("batch 1").1;
+    assert!(learned > 28 * MS && learned < 32 * MS, "{learned:?}");
+    assert_eq!(scheduler.cost(model).expect("the model").curve(), before, "the measured shape is not touched");
 }
