@@ -155,7 +155,8 @@ impl Point {
         let sheds = self.stateful && self.sheds;
         let streams = vec![Stream { sheds, ..Stream::default() }; streams];
         let service = Service::new(conditions, self.lanes, span as u64, seed);
-        let model = Model { name: self.curve.label().to_owned(), curve, stateful: self.stateful, batch_max: BATCH_MAX };
+        let model =
+            Model { name: self.curve.label().to_owned(), curve, stateful: self.stateful, batch_max: BATCH_MAX, item_bytes: 1 };
         let mut workload = Workload::new(self.lanes, vec![model], streams, items, span as u64);
         // The longest deadline is a tenth of the shortest run.
         workload.counted = (span * 0.1) as u64..(span * 0.9) as u64;

@@ -31,14 +31,16 @@ fn usual() -> impl Iterator<Item = Kind> {
 /// If the file cannot be read or is no trace, or the policy cannot run it.
 pub(crate) fn run(path: &Path, kind: Option<Kind>, seed: u64) -> anyhow::Result<String> {
     let named = || path.display().to_string();
-    let workload = trace::read(BufReader::new(File::open(path).with_context(named)?)).with_context(named)?;
+    let file = BufReader::new(File::open(path).with_context(named)?);
+    let trace::Recording { workload, lost } = trace::read(file).with_context(named)?;
     if let Some(kind) = kind {
         let models: Vec<_> = workload.models.iter().map(|model| model.name.as_str()).collect();
         let fits = kind.serves_many() || models.len() == 1;
         anyhow::ensure!(fits, "{} serves one model alone, and the trace has {}", kind.label(), models.join(", "));
     }
     let kinds = kind.map_or_else(|| std::iter::once(Kind::Tidemill).chain(usual()).collect(), |kind| vec![kind]);
-    Ok(report::outcomes(kinds.into_iter().map(|kind| (kind.label(), replay(&workload, kind, seed)))))
+    let table = report::outcomes(kinds.into_iter().map(|kind| (kind.label(), replay(&workload, kind, seed))));
+    Ok(if lost == 0 { table } else { format!("{table}the recording lacks {lost} lines\n") })
 }
 
 fn replay(workload: &Workload, kind: Kind, seed: u64) -> Outcome {
@@ -77,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_trace_is_replayed_under_every_policy_that_can() {
-        let workload = trace::read(recorded().as_bytes()).expect("a trace");
+        let workload = trace::read(recorded().as_bytes()).expect("a trace").workload;
         for kind in std::iter::once(Kind::Tidemill).chain(usual()) {
             let outcome = replay(&workload, kind, 1);
             assert!(outcome.goodput > 0.999, "{}: {outcome:?}", kind.label());

@@ -33,7 +33,7 @@ fn fixed(batch_max: usize, delay: f64, expiry: Expiry) -> Setting {
 /// One stateless model with calls of 10 + 10·b, on one lane without noise; items at these moments with these deadlines.
 fn tiny(items: &[(u64, u64)]) -> (Workload, Service) {
     let curve = Curve::of_grid(vec![20.0, 30.0, 50.0]);
-    let model = Model { name: "tiny".to_owned(), curve, stateful: false, batch_max: 4 };
+    let model = Model { name: "tiny".to_owned(), curve, stateful: false, batch_max: 4, item_bytes: 1 };
     let item = |(at, deadline): &(u64, u64)| Item { at: *at, deadline: *deadline, stream: 0, shape: 0, bytes: 1, scale: 1.0 };
     let items = items.iter().map(item).collect();
     let workload = Workload::new(1, vec![model], vec![Stream::default()], items, 10_000);

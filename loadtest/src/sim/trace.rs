@@ -28,6 +28,7 @@ pub(crate) enum Line {
     Open(OpenLine),
     Item(ItemLine),
     Close(CloseLine),
+    Lost(LostLine),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,11 +80,25 @@ pub(crate) struct CloseLine {
     pub(crate) stream: u64,
 }
 
+/// Lines before this one found no room in the recording.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LostLine {
+    pub(crate) lines: u64,
+}
+
+/// What a trace holds.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    pub(crate) workload: Workload,
+    /// Lines that the server could not write.
+    pub(crate) lost: u64,
+}
+
 /// Reads a trace. Items that were cancelled by their stream's end are replayed as any others.
 ///
 /// # Errors
 /// The first line that is broken, by its number.
-pub(crate) fn read(lines: impl BufRead) -> anyhow::Result<Workload> {
+pub(crate) fn read(lines: impl BufRead) -> anyhow::Result<Recording> {
     let mut reading = Reading::default();
     for (index, line) in lines.lines().enumerate() {
         let at = || format!("line {}", index + 1);
@@ -92,7 +107,8 @@ pub(crate) fn read(lines: impl BufRead) -> anyhow::Result<Workload> {
             reading.line(&line).with_context(at)?;
         }
     }
-    reading.workload()
+    let lost = reading.lost;
+    Ok(Recording { workload: reading.workload()?, lost })
 }
 
 #[derive(Default)]
@@ -104,12 +120,13 @@ struct Reading {
     /// Streams that are open, by their number.
     open: HashMap<u64, usize>,
     items: Vec<Item>,
+    lost: u64,
 }
 
 impl Reading {
     fn line(&mut self, text: &str) -> anyhow::Result<()> {
         let value: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).context("not a JSON object")?;
-        let known = ["trace", "model", "open", "item", "close"];
+        let known = ["trace", "model", "open", "item", "close", "lost"];
         if !value.keys().any(|key| known.contains(&key.as_str())) {
             ensure!(self.lanes.is_some(), "the first line must hold `trace`");
             return Ok(());
@@ -130,7 +147,12 @@ impl Reading {
             Line::Open(open) => self.open(&open),
             Line::Item(item) => self.item(&item),
             Line::Close(close) => {
-                ensure!(self.open.remove(&close.stream).is_some(), "stream {} is not open", close.stream);
+                let known = self.open.remove(&close.stream).is_some() || self.lost > 0;
+                ensure!(known, "stream {} is not open", close.stream);
+                Ok(())
+            }
+            Line::Lost(LostLine { lines }) => {
+                self.lost = self.lost.saturating_add(lines);
                 Ok(())
             }
         }
@@ -145,7 +167,7 @@ impl Reading {
         let batch_max = max_batch.min(curve.largest());
         let before = self.model_ids.insert(id, self.models.len());
         ensure!(before.is_none(), "model {id} came before");
-        self.models.push(Model { name, curve, stateful, batch_max });
+        self.models.push(Model { name, curve, stateful, batch_max, item_bytes: 0 });
         Ok(())
     }
 
@@ -159,9 +181,18 @@ impl Reading {
 
     fn item(&mut self, item: &ItemLine) -> anyhow::Result<()> {
         let ItemLine { at_ns, stream, deadline_ns, bytes, shape, cost_ns } = *item;
-        let Some(index) = self.open.get(&stream) else { bail!("stream {stream} is not open") };
+        let Some(index) = self.open.get(&stream) else {
+            // The line that opened it may be among those that were lost.
+            ensure!(self.lost > 0, "stream {stream} is not open");
+            return Ok(());
+        };
         ensure!(cost_ns > 0, "cost_ns must be above 0");
-        let scale = cost_ns as f64 / self.models[self.streams[*index].model].curve.call(1);
+        let model = &mut self.models[self.streams[*index].model];
+        let scale = cost_ns as f64 / model.curve.call(1);
+        if model.item_bytes == 0 {
+            // Costs are taken to go with bytes, as the server takes them before it has seen a call.
+            model.item_bytes = ((bytes as f64 / scale) as usize).max(1);
+        }
         let deadline = deadline_ns.unwrap_or(NEVER);
         self.items.push(Item { at: at_ns, deadline, stream: *index as u32, shape, bytes, scale });
         Ok(())
@@ -198,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_trace_becomes_a_workload() {
-        let workload = read(TRACE.as_bytes()).expect("a trace");
+        let workload = read(TRACE.as_bytes()).expect("a trace").workload;
         assert_eq!((workload.lanes, workload.models.len(), workload.streams.len()), (2, 1, 1));
         assert_eq!(workload.models[0].batch_max, 2, "the curve ends at 2");
         let item = Item { at: 123, deadline: NEVER, stream: 0, shape: 0, bytes: 2304, scale: 1.0 };
@@ -209,7 +240,15 @@ mod tests {
     fn what_a_newer_server_adds_is_passed_over() {
         let more =
             TRACE.replace(r#""lanes":2"#, r#""lanes":2,"cores":8"#).replace(r#"{"item""#, "{\"mood\":3}\n{\"x\":1,\"item\"");
-        assert_eq!(read(more.as_bytes()).expect("a trace").items.len(), 1);
+        assert_eq!(read(more.as_bytes()).expect("a trace").workload.items.len(), 1);
+    }
+
+    #[test]
+    fn streams_whose_opening_was_lost_are_passed_over() {
+        let stranger = TRACE.lines().nth(3).expect("the item").replace("17", "99");
+        assert!(read(format!("{TRACE}{stranger}").as_bytes()).is_err());
+        let recording = read(format!("{TRACE}{{\"lost\":{{\"lines\":3}}}}\n{stranger}").as_bytes()).expect("a trace");
+        assert_eq!((recording.lost, recording.workload.items.len()), (3, 1));
     }
 
     #[test]

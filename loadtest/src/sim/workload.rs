@@ -16,6 +16,8 @@ pub(crate) struct Model {
     pub(crate) curve: Curve,
     pub(crate) stateful: bool,
     pub(crate) batch_max: usize,
+    /// Input bytes of an item that costs what the curve says.
+    pub(crate) item_bytes: usize,
 }
 
 /// How soon a stream's items are run, beside their deadlines.

@@ -5,10 +5,9 @@
 use std::time::Duration;
 
 use tidemill::{
-    domain::{Outcome, Timestamp},
+    domain::{Outcome, Priority, Timestamp},
     scheduler::{
-        Admission, CallReport, CostCurve, Item, ModelOptions, Overflow, Priority, Scheduler, ShapeKey, StreamKey, StreamOptions,
-        TenantKey,
+        Admission, CallReport, CostCurve, Item, ModelOptions, Overflow, Scheduler, ShapeKey, StreamKey, StreamOptions, TenantKey,
     },
 };
 
@@ -42,7 +41,7 @@ impl<'a> Tidemill<'a> {
         let add = |(index, model): (usize, &Model)| {
             scheduler.add_model(ModelOptions {
                 curve: measured(model.curve.grid(), conditions, workload.lanes * CALLS_MEASURED, &[seed, index as u64]),
-                item_bytes: 1,
+                item_bytes: model.item_bytes,
                 max_batch: model.batch_max,
                 max_delay: Duration::ZERO,
                 max_call_bytes: usize::MAX,
@@ -57,7 +56,11 @@ impl<'a> Tidemill<'a> {
                 model: models[stream.model],
                 tenant: TenantKey(stream.tenant),
                 priority: priority(stream.urgency),
-                overflow: if stream.sheds { Overflow::DropOldest { queued_max: QUEUED_MAX } } else { Overflow::Block },
+                overflow: if stream.sheds {
+                    Overflow::DropOldest { items_max: QUEUED_MAX, bytes_max: usize::MAX }
+                } else {
+                    Overflow::Block
+                },
             };
             scheduler.open(options, ())
         };
