@@ -81,6 +81,8 @@ const JITTER: f64 = 0.25;
 /// Lower bounds on a run: items, and calls at the knee on each lane.
 const ITEMS_MIN: f64 = 4000.0;
 const CALLS_MIN: f64 = 100.0;
+/// Bursts come once in about fifteen calls, and enough of them have to come.
+const CALLS_MIN_BURSTS: f64 = 300.0;
 
 /// One point.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -136,7 +138,8 @@ impl Point {
         let call = curve.call(knee);
         // Items per nanosecond.
         let rate = self.load * self.lanes as f64 * knee as f64 / call;
-        let span = (CALLS_MIN * call).max(ITEMS_MIN / rate);
+        let calls_min = if self.arrivals == Arrivals::Bursts { CALLS_MIN_BURSTS } else { CALLS_MIN };
+        let span = (calls_min * call).max(ITEMS_MIN / rate);
         let mut rng = random::rng(seed, &[0xA1]);
         let (streams, moments) = match self.arrivals {
             Arrivals::Poisson => (POOL, poisson(&mut rng, rate, span)),
