@@ -40,7 +40,15 @@ impl Choice {
 pub(super) fn choose(situation: &Situation<'_>, mut at_least: impl FnMut(usize, Timestamp) -> bool) -> Choice {
     let Situation { now, cost, lanes, ready, running, earliest_deadline } = *situation;
     let cap = cost.cap_for(ready);
-    let spreads = if ready > cap.max(lanes) { 2.0 } else { 1.0 };
+    let plenty = cap.max(lanes);
+    // The more there is to choose from, the less it costs to leave out what might come late, and a late call loses all its items.
+    let spreads = if ready > 2 * plenty {
+        3.0
+    } else if ready > plenty {
+        2.0
+    } else {
+        1.0
+    };
     let done_at = |size: usize| now + cost.call_with_margin(size, spreads);
     let share = (ready + running).div_ceil(lanes.max(1));
     let wanted = share.min(cap).min(ready).max(1);

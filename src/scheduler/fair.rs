@@ -8,14 +8,17 @@
 //! A flow whose head has a deadline may be ahead by the slack and still count as eligible: a short burst is served in time, a
 //! lasting flood only at its fair share.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::domain::Timestamp;
 
 /// Lane time, in nanoseconds.
 pub(super) type Work = u64;
 
-/// What the head of a flow asks for, most urgent first.
+/// Flows ahead of their share that one look takes in. Bounds its time.
+const AHEAD_LOOKED_AT: usize = 512;
+
+/// What the head of a flow asks for, most urgent first. No two heads of a queue claim the same, because arrivals differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claim {
     /// By when the head would like to run at the latest.
@@ -40,6 +43,13 @@ enum Place {
     Ahead(Work, Claim),
 }
 
+impl Claim {
+    /// Not after any claim that is due then.
+    const fn earliest(due: Timestamp) -> Self {
+        Self { due, arrival: 0, urgent: false }
+    }
+}
+
 impl Flow {
     pub(super) const fn is_placed(&self) -> bool {
         self.place.is_some()
@@ -61,8 +71,11 @@ impl Flow {
 /// Flows that share something.
 #[derive(Debug)]
 pub(super) struct FairQueue<K> {
-    eligible: BTreeSet<(Claim, K)>,
-    ahead: BTreeSet<(Work, Claim, K)>,
+    /// Eligible flows whose head has a deadline.
+    urgent: BTreeMap<Claim, K>,
+    /// Eligible flows whose head has none.
+    patient: BTreeMap<Claim, K>,
+    ahead: BTreeMap<(Work, Claim), K>,
     clock: Work,
     /// Work that is less than one step of the clock for each flow.
     carry: Work,
@@ -71,22 +84,30 @@ pub(super) struct FairQueue<K> {
 
 impl<K> Default for FairQueue<K> {
     fn default() -> Self {
-        Self { eligible: BTreeSet::new(), ahead: BTreeSet::new(), clock: 0, carry: 0, slack: 0 }
+        Self { urgent: BTreeMap::new(), patient: BTreeMap::new(), ahead: BTreeMap::new(), clock: 0, carry: 0, slack: 0 }
     }
 }
 
-impl<K: Ord + Copy> FairQueue<K> {
+impl<K: Copy> FairQueue<K> {
     /// How far ahead a flow may be whose head has a deadline.
     pub(super) const fn set_slack(&mut self, slack: Work) {
         self.slack = slack;
     }
 
     pub(super) fn len(&self) -> usize {
-        self.eligible.len() + self.ahead.len()
+        self.urgent.len() + self.patient.len() + self.ahead.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.eligible.is_empty() && self.ahead.is_empty()
+        self.nobody_is_eligible() && self.ahead.is_empty()
+    }
+
+    fn nobody_is_eligible(&self) -> bool {
+        self.urgent.is_empty() && self.patient.is_empty()
+    }
+
+    const fn eligible(&mut self, claim: Claim) -> &mut BTreeMap<Claim, K> {
+        if claim.urgent { &mut self.urgent } else { &mut self.patient }
     }
 
     /// Places a flow that had nothing to run. What it did not use of its share meanwhile is not kept.
@@ -100,49 +121,77 @@ impl<K: Ord + Copy> FairQueue<K> {
         if flow.claim() == Some(claim) {
             return;
         }
-        self.leave(flow, key);
+        self.leave(flow);
         let from = flow.tag.saturating_sub(if claim.urgent { self.slack } else { 0 });
         flow.place = Some(if from <= self.clock {
-            self.eligible.insert((claim, key));
+            self.eligible(claim).insert(claim, key);
             Place::Eligible(claim)
         } else {
-            self.ahead.insert((from, claim, key));
+            self.ahead.insert((from, claim), key);
             Place::Ahead(from, claim)
         });
     }
 
-    pub(super) fn leave(&mut self, flow: &mut Flow, key: K) {
+    pub(super) fn leave(&mut self, flow: &mut Flow) {
         match flow.place.take() {
             // A flow that was placed ahead becomes eligible as the clock goes on, without being told.
             Some(Place::Ahead(from, claim)) => {
-                let _ = self.ahead.remove(&(from, claim, key)) || self.eligible.remove(&(claim, key));
+                if self.ahead.remove(&(from, claim)).is_none() {
+                    self.eligible(claim).remove(&claim);
+                }
             }
             Some(Place::Eligible(claim)) => {
-                self.eligible.remove(&(claim, key));
+                self.eligible(claim).remove(&claim);
             }
             None => {}
         }
     }
 
-    /// The flow whose turn it is, taken out. The caller tells the flow by [`Flow::set_out`].
-    pub(super) fn pop_first(&mut self) -> Option<K> {
-        if let Some((_, key)) = self.eligible.pop_first() {
-            return Some(key);
+    /// The flow whose turn it is, taken out; flows whose head is due before `not_before` are passed over. The caller tells the flow
+    /// by [`Flow::set_out`].
+    pub(super) fn pop_first(&mut self, not_before: Timestamp) -> Option<K> {
+        let urgent = self.urgent.range(Claim::earliest(not_before)..).next().map(|(claim, _)| *claim);
+        let patient = self.patient.first_key_value().map(|(claim, _)| *claim);
+        if let Some(first) = urgent.into_iter().chain(patient).min() {
+            return self.eligible(first).remove(&first);
         }
-        let (from, _, key) = self.ahead.pop_first()?;
-        self.advance_to(from);
+        let makes_it = |claim: &Claim| !claim.urgent || claim.due >= not_before;
+        let place = *self.ahead.keys().take(AHEAD_LOOKED_AT).find(|(_, claim)| makes_it(claim))?;
+        let key = self.ahead.remove(&place)?;
+        if self.nobody_is_eligible() {
+            // Whoever is left is at least as far ahead as the first was.
+            self.advance_to(self.ahead.first_key_value().map_or(place.0, |((from, _), _)| place.0.min(*from)));
+        }
         Some(key)
+    }
+
+    /// Flows whose head has no deadline or one that is not before `due`, in no particular order, as far as one look goes.
+    pub(super) fn not_due_before(&self, due: Timestamp) -> impl Iterator<Item = K> + '_ {
+        let urgent = self.urgent.range(Claim::earliest(due)..).rev();
+        let ahead = self.ahead.iter().take(AHEAD_LOOKED_AT);
+        let ahead = ahead.filter(move |((_, claim), _)| !claim.urgent || claim.due >= due);
+        self.patient.values().chain(urgent.map(|(_, key)| key)).chain(ahead.map(|(_, key)| key)).copied()
     }
 
     /// The flow whose turn it is, and what it claims.
     pub(super) fn first(&self) -> Option<(Claim, K)> {
-        self.iter().next()
+        let eligible = self.urgent.first_key_value().into_iter().chain(self.patient.first_key_value());
+        let first = eligible.min_by_key(|(claim, _)| **claim).map(|(claim, key)| (*claim, *key));
+        first.or_else(|| self.ahead.first_key_value().map(|((_, claim), key)| (*claim, *key)))
     }
 
     /// All flows in the order of their turns, as things are now.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Claim, K)> + '_ {
-        let ahead = self.ahead.iter().map(|(_, claim, key)| (*claim, *key));
-        self.eligible.iter().copied().chain(ahead)
+        let (mut urgent, mut patient) = (self.urgent.iter().peekable(), self.patient.iter().peekable());
+        let eligible = std::iter::from_fn(move || {
+            let urgent_first = match (urgent.peek(), patient.peek()) {
+                (Some((urgent, _)), Some((patient, _))) => urgent < patient,
+                (first, _) => first.is_some(),
+            };
+            if urgent_first { urgent.next() } else { patient.next() }
+        });
+        let ahead = self.ahead.iter().map(|((_, claim), key)| (*claim, *key));
+        eligible.map(|(claim, key)| (*claim, *key)).chain(ahead)
     }
 
     /// Books lane time that the only flow is given; it keeps its place.
@@ -153,7 +202,7 @@ impl<K: Ord + Copy> FairQueue<K> {
 
     /// Places a flow anew, whatever it claimed before.
     pub(super) fn replace(&mut self, flow: &mut Flow, key: K, claim: Claim) {
-        self.leave(flow, key);
+        self.leave(flow);
         self.place(flow, key, claim);
     }
 
@@ -161,11 +210,11 @@ impl<K: Ord + Copy> FairQueue<K> {
     pub(super) fn charge(&mut self, flow: &mut Flow, key: K, work: Work) {
         let claim = flow.claim();
         if let Some(Place::Ahead(from, _)) = flow.place
-            && self.eligible.is_empty()
+            && self.nobody_is_eligible()
         {
             self.advance_to(from);
         }
-        self.leave(flow, key);
+        self.leave(flow);
         flow.tag += work;
         // One flow more than there are, so that a flow that is alone stays ahead of one that comes.
         let flows = self.len() as Work + 2;
@@ -179,17 +228,19 @@ impl<K: Ord + Copy> FairQueue<K> {
 
     fn advance_to(&mut self, clock: Work) {
         self.clock = self.clock.max(clock);
-        while let Some(&(from, claim, key)) = self.ahead.first()
-            && from <= self.clock
+        while let Some(first) = self.ahead.first_entry()
+            && first.key().0 <= self.clock
         {
-            self.ahead.pop_first();
-            self.eligible.insert((claim, key));
+            let ((_, claim), key) = first.remove_entry();
+            self.eligible(claim).insert(claim, key);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn claim(due: u64) -> Claim {
@@ -200,7 +251,7 @@ mod tests {
     fn serve(queue: &mut FairQueue<usize>, flows: &mut [Flow], claims: &[Claim], works: &[Work], turns: usize) -> Vec<Work> {
         let mut had = vec![0; flows.len()];
         for _ in 0..turns {
-            let key = queue.pop_first().expect("all flows always have work");
+            let key = queue.pop_first(Timestamp::ZERO).expect("all flows always have work");
             flows[key].set_out();
             queue.charge(&mut flows[key], key, works[key]);
             had[key] += works[key];
@@ -240,7 +291,7 @@ mod tests {
         queue.enter(&mut flows[0], 0, claim(1));
         serve(&mut queue, &mut flows, &[claim(1), claim(1)], &[50, 0], 100);
         queue.enter(&mut flows[1], 1, claim(1_000_000));
-        assert_eq!(queue.pop_first(), Some(1), "though what floods is due earlier");
+        assert_eq!(queue.pop_first(Timestamp::ZERO), Some(1), "though what floods is due earlier");
     }
 
     #[test]
@@ -282,7 +333,7 @@ mod tests {
             queue.enter(&mut flow, newcomers, claim(newcomers as u64));
             flows.push(flow);
             newcomers += 1;
-            let key = queue.pop_first().expect("one has just come");
+            let key = queue.pop_first(Timestamp::ZERO).expect("one has just come");
             if key == 0 {
                 break;
             }
@@ -293,6 +344,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn those_that_are_due_too_early_are_passed_over_and_counted_out() {
+        let mut queue = FairQueue::default();
+        let mut flows: Vec<Flow> = (0..5).map(|_| Flow::default()).collect();
+        for (key, flow) in flows.iter_mut().enumerate() {
+            let due = 10 * (key as u64 + 1);
+            queue.enter(flow, key, Claim { urgent: key != 2, ..claim(due) });
+        }
+        let later: BTreeSet<usize> = queue.not_due_before(Timestamp::from_nanos(40)).collect();
+        assert_eq!(later, BTreeSet::from([2, 3, 4]), "the third can wait");
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop_first(Timestamp::from_nanos(40))).collect();
+        assert_eq!(order, [2, 3, 4]);
+        assert_eq!(queue.pop_first(Timestamp::ZERO), Some(0));
+    }
+
     proptest::proptest! {
         /// Nothing is lost, whatever the order of calls.
         #[test]
@@ -301,8 +367,10 @@ mod tests {
             queue.set_slack(30);
             let mut flows: Vec<Flow> = (0..5).map(|_| Flow::default()).collect();
             let mut placed = BTreeSet::new();
+            let mut arrivals = 0;
             for (key, what, amount) in steps {
-                let claim = Claim { urgent: amount % 2 == 0, ..claim(amount) };
+                arrivals += 1;
+                let claim = Claim { urgent: amount % 2 == 0, arrival: arrivals, ..claim(amount) };
                 match what {
                     0 if !flows[key].is_placed() => {
                         queue.enter(&mut flows[key], key, claim);
@@ -310,12 +378,12 @@ mod tests {
                     }
                     0 => queue.place(&mut flows[key], key, claim),
                     1 => {
-                        queue.leave(&mut flows[key], key);
+                        queue.leave(&mut flows[key]);
                         placed.remove(&key);
                     }
                     2 => queue.charge(&mut flows[key], key, amount),
                     _ => {
-                        let popped = queue.pop_first();
+                        let popped = queue.pop_first(Timestamp::ZERO);
                         proptest::prop_assert_eq!(popped.is_some(), !placed.is_empty());
                         if let Some(key) = popped {
                             proptest::prop_assert!(placed.remove(&key));

@@ -12,6 +12,7 @@ mod costs;
 mod decide;
 mod fair;
 mod handoff;
+mod knee;
 mod lanes;
 mod ledger;
 mod mailbox;

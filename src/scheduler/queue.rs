@@ -32,7 +32,7 @@ use super::{
     ready::{ReadyStreams, Seat},
 };
 
-/// How long an item lets items of other streams go first whose deadline is earlier. Bounds its starvation.
+/// How long an item without a deadline lets items with one go first. Bounds its starvation.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a priority that has work may be passed over.
@@ -506,7 +506,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         match model.ready.first(priority) {
             Some((claim, _)) if enters && !flow.is_placed() => turns.enter(flow, key, claim),
             Some((claim, _)) => turns.place(flow, key, claim),
-            None => turns.leave(flow, key),
+            None => turns.leave(flow),
         }
     }
 
@@ -545,7 +545,7 @@ fn claim_of<H, P>(stream: &StreamQueue<H, P>, stateful: bool) -> Option<Claim> {
     }
     let QueuedItem { item, arrival } = stream.items.front()?;
     let urgent = item.due() != Timestamp::NEVER;
-    Some(Claim { due: item.due().min(item.arrived + PATIENCE), arrival: *arrival, urgent })
+    Some(Claim { due: if urgent { item.due() } else { item.arrived + PATIENCE }, arrival: *arrival, urgent })
 }
 
 #[cfg(test)]

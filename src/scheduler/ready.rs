@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::Priority;
+use crate::domain::{Priority, Timestamp};
 
 use super::{
     StreamKey, TenantKey,
@@ -79,20 +79,25 @@ impl ReadyStreams {
         self.streams -= usize::from(flow.is_placed());
         let class = &mut self.classes[seat.priority as usize];
         if let Some(tenant) = class.tenants.get_mut(&seat.tenant) {
-            tenant.streams.leave(flow, seat.stream);
+            tenant.streams.leave(flow);
             class.follow(seat.tenant);
         }
     }
 
-    /// The stream of this priority whose turn it is, taken out. The caller tells its flow by [`Flow::set_out`].
-    pub(super) fn pop(&mut self, priority: Priority) -> Option<StreamKey> {
-        let class = &mut self.classes[priority as usize];
-        let (_, key) = class.queue.first()?;
-        let tenant = class.tenants.get_mut(&key)?;
-        let stream = tenant.streams.pop_first()?;
+    /// The stream of this priority whose turn it is, taken out; those whose head is due before `not_before` are passed over. The
+    /// caller tells its flow by [`Flow::set_out`].
+    pub(super) fn pop(&mut self, priority: Priority, not_before: Timestamp) -> Option<StreamKey> {
+        let Class { tenants, queue } = &mut self.classes[priority as usize];
+        let mut popped = queue.iter().filter_map(|(_, key)| {
+            let tenant = tenants.get_mut(&key)?;
+            let stream = tenant.streams.pop_first(not_before)?;
+            Some((key, stream, tenant.streams.is_empty()))
+        });
+        let (key, stream, was_last) = popped.next()?;
+        drop(popped);
         self.streams -= 1;
-        if class.queue.len() > 1 || tenant.streams.is_empty() {
-            class.follow(key);
+        if was_last || queue.len() > 1 {
+            self.classes[priority as usize].follow(key);
         }
         Some(stream)
     }
@@ -119,8 +124,16 @@ impl ReadyStreams {
 
     /// All ready streams, tenant by tenant; within a tenant in the order of their turns.
     pub(super) fn iter(&self) -> impl Iterator<Item = StreamKey> + '_ {
-        let tenants = self.classes.iter().flat_map(|class| class.queue.iter().filter_map(|(_, key)| class.tenants.get(&key)));
-        tenants.flat_map(|tenant| tenant.streams.iter().map(|(_, stream)| stream))
+        self.tenants().flat_map(|tenant| tenant.streams.iter().map(|(_, stream)| stream))
+    }
+
+    /// Streams whose head has no deadline or one that is not before `due`.
+    pub(super) fn not_due_before(&self, due: Timestamp) -> impl Iterator<Item = StreamKey> + '_ {
+        self.tenants().flat_map(move |tenant| tenant.streams.not_due_before(due))
+    }
+
+    fn tenants(&self) -> impl Iterator<Item = &Tenant> {
+        self.classes.iter().flat_map(|class| class.queue.iter().filter_map(|(_, key)| class.tenants.get(&key)))
     }
 }
 
@@ -146,7 +159,7 @@ impl Class {
         let Some(tenant) = self.tenants.get_mut(&key) else { return };
         match tenant.streams.first() {
             Some((first, _)) => self.queue.place(&mut tenant.flow, key, first),
-            None => self.queue.leave(&mut tenant.flow, key),
+            None => self.queue.leave(&mut tenant.flow),
         }
     }
 }

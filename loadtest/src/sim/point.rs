@@ -156,7 +156,8 @@ impl Point {
         };
         let items = moments.into_iter().map(item).collect();
         let sheds = self.stateful && self.sheds;
-        let streams = vec![Stream { sheds, ..Stream::default() }; streams];
+        let calls = matches!(self.arrivals, Arrivals::Poisson | Arrivals::Bursts);
+        let streams = vec![Stream { sheds, calls, ..Stream::default() }; streams];
         let service = Service::new(conditions, self.lanes, span as u64, seed);
         let model =
             Model { name: self.curve.label().to_owned(), curve, stateful: self.stateful, batch_max: BATCH_MAX, item_bytes: 1 };

@@ -175,7 +175,7 @@ impl Reading {
         let Some(model) = self.model_ids.get(&open.model) else { bail!("model {} is not known", open.model) };
         let before = self.open.insert(open.stream, self.streams.len());
         ensure!(before.is_none(), "stream {} is open already", open.stream);
-        self.streams.push(Stream { model: *model, urgency: open.priority, tenant: open.tenant, sheds: false });
+        self.streams.push(Stream { model: *model, urgency: open.priority, tenant: open.tenant, ..Stream::default() });
         Ok(())
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct Stream {
     pub(crate) tenant: u64,
     /// Whether late items may make room for newer ones.
     pub(crate) sheds: bool,
+    /// Whether these are calls of one item each, from clients of their own, rather than the items of one stream.
+    pub(crate) calls: bool,
 }
 
 /// An item. Times are nanoseconds since the start.

@@ -120,16 +120,13 @@ impl<H: Clone, P> Scheduler<H, P> {
         shortest.is_some_and(|shortest| call > shortest * LONG_CALL)
     }
 
-    /// Whether `count` ready items are due at this moment or later, as far as one decision looks.
+    /// Whether `count` ready items are not due before this moment.
     fn has_later(&self, model: &ModelQueue, count: usize, due: Timestamp) -> bool {
         let mut found = 0;
-        for stream in model.ready.iter().take(SCAN_MAX + count) {
-            let stream = &self.streams[stream];
-            if stream.items.front().is_some_and(|head| head.item.due() >= due) {
-                found += if model.options.stateful { 1 } else { stream.items.len() };
-                if found >= count {
-                    return true;
-                }
+        for stream in model.ready.not_due_before(due) {
+            found += if model.options.stateful { 1 } else { self.streams[stream].items.len() };
+            if found >= count {
+                return true;
             }
         }
         false
@@ -170,7 +167,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         'classes: for priority in order {
             while entries.len() < size
                 && passed_over.len() < SCAN_MAX
-                && let Some(stream_key) = model.ready.pop(priority)
+                && let Some(stream_key) = model.ready.pop(priority, not_before)
             {
                 let stream = &mut self.streams[stream_key];
                 stream.flow.set_out();

@@ -27,7 +27,10 @@ const QUEUED_MAX: usize = 64;
 pub(crate) struct Tidemill<'a> {
     workload: &'a Workload,
     scheduler: Scheduler<(), u32>,
+    options: Vec<StreamOptions>,
     streams: Vec<StreamKey>,
+    /// By item: the stream of a call of its own.
+    calls: Vec<StreamKey>,
     /// By lane: the call that runs there.
     running: Vec<Option<CallReport>>,
     ended: Vec<tidemill::scheduler::Ended<(), u32>>,
@@ -51,25 +54,41 @@ impl<'a> Tidemill<'a> {
             })
         };
         let models: Vec<_> = workload.models.iter().enumerate().map(add).collect();
-        let open = |stream: &Stream| {
-            let options = StreamOptions {
-                model: models[stream.model],
-                tenant: TenantKey(stream.tenant),
-                priority: priority(stream.urgency),
-                overflow: if stream.sheds {
-                    Overflow::DropOldest { items_max: QUEUED_MAX, bytes_max: usize::MAX }
-                } else {
-                    Overflow::Block
-                },
-            };
-            scheduler.open(options, ())
+        let options = |stream: &Stream| StreamOptions {
+            model: models[stream.model],
+            tenant: TenantKey(stream.tenant),
+            priority: priority(stream.urgency),
+            overflow: if stream.sheds {
+                Overflow::DropOldest { items_max: QUEUED_MAX, bytes_max: usize::MAX }
+            } else {
+                Overflow::Block
+            },
         };
-        let streams = workload.streams.iter().map(open).collect();
-        Self { workload, scheduler, streams, running: vec![None; workload.lanes], ended: Vec::new() }
+        let options: Vec<StreamOptions> = workload.streams.iter().map(options).collect();
+        let streams = options.iter().map(|options| scheduler.open(*options, ())).collect();
+        let calls = vec![StreamKey::default(); workload.items.len()];
+        Self { workload, scheduler, options, streams, calls, running: vec![None; workload.lanes], ended: Vec::new() }
+    }
+
+    fn is_call(&self, item: u32) -> bool {
+        self.workload.streams[self.workload.item(item).stream as usize].calls
     }
 
     fn stream(&self, item: u32) -> StreamKey {
-        self.streams[self.workload.item(item).stream as usize]
+        if self.is_call(item) { self.calls[item as usize] } else { self.streams[self.workload.item(item).stream as usize] }
+    }
+
+    /// A call whose item has been answered ends.
+    fn end_call(&mut self, item: u32) {
+        if self.is_call(item) {
+            self.scheduler.close(self.calls[item as usize]).for_each(drop);
+        }
+    }
+
+    fn end_calls(&mut self) {
+        for ended in std::mem::take(&mut self.ended) {
+            self.end_call(ended.item.payload);
+        }
     }
 }
 
@@ -109,17 +128,20 @@ impl Policy for Tidemill<'_> {
             shape: ShapeKey(item.shape),
             payload: index,
         };
-        self.ended.clear();
+        if self.is_call(index) {
+            self.calls[index as usize] = self.scheduler.open(self.options[item.stream as usize], ());
+        }
         let pushed = self.scheduler.push(self.stream(index), queued, &mut self.ended);
         debug_assert!(pushed.is_ok(), "admission has no limit here");
+        self.end_calls();
     }
 
     fn next_batch(&mut self, now: u64, lane: usize, batch: &mut Vec<u32>) {
-        self.ended.clear();
         if let Some(formed) = self.scheduler.next_batch(timestamp(now), &mut self.ended) {
             batch.extend(formed.entries.iter().map(|entry| entry.item.payload));
             self.running[lane] = Some(formed.report(None));
         }
+        self.end_calls();
     }
 
     fn finish(&mut self, lane: usize, batch: &[u32], nanos: u64) {
@@ -127,6 +149,7 @@ impl Policy for Tidemill<'_> {
         let report = CallReport { took: Some(Duration::from_nanos(nanos)), ..report };
         let streams: Vec<_> = batch.iter().map(|item| (self.stream(*item), Outcome::Ok)).collect();
         self.scheduler.finish(&report, streams);
+        batch.iter().for_each(|item| self.end_call(*item));
     }
 
     fn next_wakeup(&self, _lane_is_idle: bool) -> u64 {
@@ -134,7 +157,7 @@ impl Policy for Tidemill<'_> {
     }
 
     fn wake(&mut self, now: u64) {
-        self.ended.clear();
         self.scheduler.expire(timestamp(now), &mut self.ended, &mut Vec::new());
+        self.end_calls();
     }
 }
