@@ -73,14 +73,16 @@ pub struct Batch<H, P> {
     pub wide: bool,
     /// Whether it is long beside other calls that are asked for.
     pub long: bool,
+    /// When the call should be over.
+    pub ends_at: Timestamp,
 }
 
 impl<H, P> Batch<H, P> {
     /// What to tell the scheduler when the call is over; `took` is `None` if it failed.
     #[must_use]
     pub fn report(&self, took: Option<Duration>) -> CallReport {
-        let Self { model, shape, lone, wide, long, .. } = *self;
-        CallReport { model, shape, items: self.entries.len(), lone, wide, long, took }
+        let Self { model, shape, lone, wide, long, ends_at, .. } = *self;
+        CallReport { model, shape, items: self.entries.len(), lone, wide, long, ends_at, took }
     }
 }
 
@@ -99,6 +101,8 @@ pub struct CallReport {
     pub wide: bool,
     /// Whether it was long beside other calls.
     pub long: bool,
+    /// When it should have been over.
+    pub ends_at: Timestamp,
     /// How long it took, if it succeeded.
     pub took: Option<Duration>,
 }

@@ -23,6 +23,8 @@ const CALLS_MEASURED: f64 = 9.0;
 const DRIFT_GAIN: f64 = 0.03;
 /// The cap is the smallest batch with this share of the best throughput. At 0.95, capacity would be given away.
 const KNEE: f64 = 0.99;
+/// As good as the best throughput.
+const PEAK: f64 = 0.999;
 /// Calls between two looks for the knee.
 const CALLS_PER_KNEE: u32 = 16;
 /// Of so many calls, one may be twice the cap if there is work enough: sizes beyond the cap would else never be measured again,
@@ -72,6 +74,7 @@ pub struct CostModel {
     squared_spread: f64,
     limit: usize,
     cap: usize,
+    peak: usize,
     calls_since_knee: u32,
     calls_since_trial: u32,
 }
@@ -87,6 +90,7 @@ impl CostModel {
             squared_spread: SPREAD_START * SPREAD_START,
             limit: max_batch.clamp(1, curve.largest()),
             cap: 1,
+            peak: 1,
             calls_since_knee: 0,
             calls_since_trial: 0,
         };
@@ -127,6 +131,12 @@ impl CostModel {
     #[must_use]
     pub const fn cap(&self) -> usize {
         self.cap
+    }
+
+    /// Batch with the best throughput: worth its longer calls when there is far more to do than can be done.
+    #[must_use]
+    pub const fn peak(&self) -> usize {
+        self.peak
     }
 
     /// Largest batch to form when `ready` items are there: the cap, or now and then a trial beyond it.
@@ -207,7 +217,8 @@ impl CostModel {
         let grid = knee::smoothed(&self.grid, &self.seen, self.spread());
         let throughput = |batch: usize| batch as f64 / self.interpolated(&grid, batch);
         let best = (1..=self.limit).map(throughput).fold(0.0, f64::max);
-        self.cap = (1..=self.limit).find(|batch| throughput(*batch) >= KNEE * best).unwrap_or(self.limit);
+        let reaches = |share: f64| (1..=self.limit).find(|batch| throughput(*batch) >= share * best).unwrap_or(self.limit);
+        (self.cap, self.peak) = (reaches(KNEE), reaches(PEAK));
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Choice {
     pub(super) not_before: Timestamp,
     /// Why this size.
     pub(super) reason: CloseReason,
+    /// Whether so much is ready that what is passed over now would be passed over again.
+    pub(super) overloaded: bool,
 }
 
 impl Choice {
@@ -41,8 +43,10 @@ pub(super) fn choose(situation: &Situation<'_>, mut at_least: impl FnMut(usize, 
     let Situation { now, cost, lanes, ready, running, earliest_deadline } = *situation;
     let cap = cost.cap_for(ready);
     let plenty = cap.max(lanes);
+    let overloaded = ready > 2 * plenty;
+    let cap = if overloaded { cap.max(cost.peak()) } else { cap };
     // The more there is to choose from, the less it costs to leave out what might come late, and a late call loses all its items.
-    let spreads = if ready > 2 * plenty {
+    let spreads = if overloaded {
         3.0
     } else if ready > plenty {
         2.0
@@ -67,7 +71,7 @@ pub(super) fn choose(situation: &Situation<'_>, mut at_least: impl FnMut(usize, 
     } else {
         CloseReason::Share
     };
-    Choice { size, not_before: if skips { done_at(size) } else { Timestamp::ZERO }, reason }
+    Choice { size, not_before: if skips { done_at(size) } else { Timestamp::ZERO }, reason, overloaded }
 }
 
 /// Before this moment a deadline is hopeless: not even a call with one item would make it.

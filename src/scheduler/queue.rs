@@ -131,7 +131,8 @@ pub struct Scheduler<H, P> {
     waiting: VecDeque<StreamKey>,
     held: Held,
     arrivals: u64,
-    calls_running: usize,
+    /// When the calls that run should be over.
+    calls_end_at: Vec<Timestamp>,
     long_calls_running: usize,
     /// Set while a lane is kept free for short calls: when to look again.
     kept_free_until: Option<Timestamp>,
@@ -153,7 +154,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             waiting: VecDeque::new(),
             held: Held::default(),
             arrivals: 0,
-            calls_running: 0,
+            calls_end_at: Vec::new(),
             long_calls_running: 0,
             kept_free_until: None,
             draining: false,
@@ -276,7 +277,9 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// Takes back the items of a call, with how each ended: [`Outcome::Ok`], [`Outcome::Failed`] or [`Outcome::Expired`], and
     /// learns from it. Items whose stream was closed meanwhile count as cancelled.
     pub fn finish(&mut self, report: &CallReport, entries: impl IntoIterator<Item = (StreamKey, Outcome)>) {
-        self.calls_running -= 1;
+        if let Some(call) = self.calls_end_at.iter().position(|ends_at| *ends_at == report.ends_at) {
+            self.calls_end_at.swap_remove(call);
+        }
         self.long_calls_running -= usize::from(report.long);
         let Some(model) = self.models.get_mut(report.model) else { return };
         model.costs.observe(report);

@@ -48,23 +48,29 @@ impl<H: Clone, P> Scheduler<H, P> {
             };
             let choice = choose(&situation, |count, deadline| self.has_later(model, count, deadline));
             let late_before = now + cost.call_with_margin(choice.size, 1.0);
-            if choice.skips() && model.options.stateful && self.shed_late(key, late_before, ended) {
+            let next_lane_free = self.next_lane_free(now, cost.call_with_margin(choice.size, -1.0));
+            let doomed_before = choice.not_before.min(next_lane_free + cost.call_with_margin(1, -1.0));
+            if choice.skips() && self.end_doomed(key, doomed_before, ended) {
+                continue;
+            }
+            if choice.skips() && self.give_way(key, &choice, late_before, ended) {
                 continue;
             }
             let order = order_from(priority);
             let batch = self.take(key, order, choice, hopeless, now, ended).or_else(|| {
                 // All heads that one decision looks at were passed over: that must not keep the lane idle.
-                let any = Choice { size: 1, not_before: Timestamp::ZERO, reason: CloseReason::Deadline };
+                let any = Choice { size: 1, not_before: Timestamp::ZERO, reason: CloseReason::Deadline, overloaded: false };
                 self.take(key, order, any, hopeless, now, ended)
             });
             if let Some(mut batch) = batch {
                 if batch.reason == CloseReason::LaneFree && !self.models[key].options.max_delay.is_zero() {
                     batch.reason = if self.draining { CloseReason::Drain } else { CloseReason::Delay };
                 }
-                batch.lone = self.calls_running == 0 && self.held.items == 0;
+                batch.lone = self.calls_end_at.is_empty() && self.held.items == 0;
                 batch.wide = batch.lone && self.models[key].costs.widens();
                 batch.long = long;
-                self.calls_running += 1;
+                batch.ends_at = now + self.models[key].costs.of(batch.shape).call(batch.entries.len());
+                self.calls_end_at.push(batch.ends_at);
                 self.long_calls_running += usize::from(long);
                 return Some(batch);
             }
@@ -132,16 +138,49 @@ impl<H: Clone, P> Scheduler<H, P> {
         false
     }
 
-    /// Where streams allow it, drops heads that cannot make the next call for the sake of a successor that may; such a stream
-    /// would else stay late for ever. Says whether there were any.
-    fn shed_late(&mut self, key: ModelKey, due_before: Timestamp, ended: &mut Vec<Ended<H, P>>) -> bool {
-        let is_late = |stream: &StreamKey| {
+    /// When another lane should be free, at the earliest, once a call that takes `call` has the idle one.
+    fn next_lane_free(&self, now: Timestamp, call: Duration) -> Timestamp {
+        if self.calls_end_at.len() + 1 < self.lanes {
+            return now;
+        }
+        let others = self.calls_end_at.iter().map(|ends_at| (*ends_at).max(now));
+        others.chain([now + call]).min().unwrap_or(now)
+    }
+
+    /// Ends heads that are passed over now and cannot make a call of their own on the next lane either. So they do not stand before
+    /// items of their streams that can. Says whether there were any.
+    fn end_doomed(&mut self, key: ModelKey, due_before: Timestamp, ended: &mut Vec<Ended<H, P>>) -> bool {
+        let first = ended.len();
+        for priority in Priority::ALL {
+            while let Some((claim, stream)) = self.models[key].ready.first(priority)
+                && claim.urgent
+                && claim.due < due_before
+            {
+                self.end_late(stream, due_before - Duration::from_nanos(1), ended);
+                self.reset_alarm(stream);
+            }
+        }
+        ended.len() > first
+    }
+
+    /// Ends heads that are passed over and stand before a successor of their stream that need not be. Says whether there were any.
+    ///
+    /// Stateful streams lose theirs only where they allow it; such a stream would else stay late for ever. Others lose theirs when so
+    /// much is ready that they would be passed over until they expire.
+    fn give_way(&mut self, key: ModelKey, choice: &Choice, late_before: Timestamp, ended: &mut Vec<Ended<H, P>>) -> bool {
+        let stateful = self.models[key].options.stateful;
+        let gives_way = |stream: &StreamKey| {
             let stream = &self.streams[*stream];
-            stream.drops() && stream.items.len() > 1 && stream.items[0].item.due() < due_before
+            let due = stream.items[0].item.due();
+            let is_late =
+                if stateful { stream.drops() && due < late_before } else { choice.overloaded && due < choice.not_before };
+            is_late && stream.items.len() > 1
         };
-        let late: Vec<StreamKey> = self.models[key].ready.iter().take(SCAN_MAX).filter(is_late).collect();
+        let late: Vec<StreamKey> = self.models[key].ready.iter().take(SCAN_MAX).filter(gives_way).collect();
         for stream in &late {
-            self.end_head(*stream, EndReason::Dropped(DropReason::Late), ended);
+            let reason =
+                if stateful { EndReason::Dropped(DropReason::Late) } else { self.streams[*stream].items[0].item.lateness() };
+            self.end_head(*stream, reason, ended);
         }
         !late.is_empty()
     }
@@ -156,7 +195,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         now: Timestamp,
         ended: &mut Vec<Ended<H, P>>,
     ) -> Option<Batch<H, P>> {
-        let Choice { size, not_before, reason } = choice;
+        let Choice { size, not_before, reason, .. } = choice;
         let model = &mut self.models[key];
         let mut forming = Forming::new(size, model.options.max_call_bytes, model.options.padding_waste_max);
         let mut entries: Vec<Entry<H, P>> = Vec::with_capacity(size);
@@ -251,7 +290,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             return None;
         }
         let reason = forming.reason(entries.len()).unwrap_or(reason);
-        Some(Batch { model: key, shape, entries, reason, cap, lone: false, wide: false, long: false })
+        Some(Batch { model: key, shape, entries, reason, cap, lone: false, wide: false, long: false, ends_at: now })
     }
 }
 
