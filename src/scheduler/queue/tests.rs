@@ -150,19 +150,50 @@ fn a_head_that_not_even_a_call_of_its_own_would_save_is_answered_at_once() {
     assert_eq!(scheduler.next_wakeup(), None);
 }
 
-#[test]
-fn a_tight_head_is_passed_over_and_gets_the_next_batch() {
-    let (mut scheduler, model) = one_model(1, options(false));
+/// An item that is due in 2 ms, and eight that have no deadline.
+fn one_tight_among_calm(lanes: usize) -> TestScheduler {
+    let (mut scheduler, model) = one_model(lanes, options(false));
     let tight = scheduler.open(StreamOptions::of(model), "tight");
-    let calm = scheduler.open(StreamOptions::of(model), "calm");
     push(&mut scheduler, tight, due(0, at(0), at(2)));
     for ticket in 0..8 {
+        let calm = scheduler.open(StreamOptions::of(model), "calm");
         push(&mut scheduler, calm, item(ticket, at(0)));
     }
-    let full = next(&mut scheduler, at(0)).expect("a batch");
-    assert_eq!(full.entries.len(), 8);
-    assert!(full.entries.iter().all(|entry| entry.handle == "calm"));
-    assert_eq!(taken(next(&mut scheduler, at(0)).as_ref()), [("tight", 0)]);
+    scheduler
+}
+
+#[test]
+fn a_tight_head_is_passed_over_and_goes_to_the_next_lane() {
+    let mut scheduler = one_tight_among_calm(2);
+    let first = next(&mut scheduler, at(0)).expect("a batch");
+    assert_eq!(first.entries.len(), 5, "the lane's fair share");
+    assert!(first.entries.iter().all(|entry| entry.handle == "calm"));
+    assert_eq!(taken(next(&mut scheduler, at(0)).as_ref())[0], ("tight", 0));
+}
+
+#[test]
+fn one_that_is_passed_over_and_could_not_make_the_next_lane_either_is_answered_at_once() {
+    let mut scheduler = one_tight_among_calm(1);
+    let mut ended = Vec::new();
+    let batch = scheduler.next_batch(at(0), &mut ended).expect("a batch");
+    assert_eq!(batch.entries.len(), 8);
+    assert_eq!((ended[0].handle, ended[0].reason, ended.len()), ("tight", EndReason::Expired, 1));
+}
+
+#[test]
+fn when_much_is_queued_a_tight_head_does_not_stand_before_its_successors() {
+    let (mut scheduler, model) = one_model(2, options(false));
+    for _ in 0..10 {
+        let stream = scheduler.open(StreamOptions::of(model), "");
+        push(&mut scheduler, stream, due(0, at(0), at(3)));
+        (1..4).for_each(|ticket| push(&mut scheduler, stream, due(ticket, at(0), at(50))));
+        let calm = scheduler.open(StreamOptions::of(model), "");
+        push(&mut scheduler, calm, due(4, at(0), at(60)));
+    }
+    let mut ended = Vec::new();
+    let batch = scheduler.next_batch(at(0), &mut ended).expect("a batch");
+    assert_eq!((batch.entries.len(), ended.len()), (8, 10));
+    assert!(batch.entries.iter().all(|entry| (1..4).contains(&entry.item.ticket)), "their successors, due before the calm ones");
 }
 
 #[test]
@@ -398,7 +429,7 @@ fn age_ends_an_item_as_dropped_and_a_deadline_as_expired() {
 
 #[test]
 fn a_late_head_gives_way_to_its_successor_where_the_stream_allows_it() {
-    let (mut scheduler, model) = one_model(1, options(true));
+    let (mut scheduler, model) = one_model(2, options(true));
     let overflow = Overflow::DropOldest { items_max: 8, bytes_max: 1 << 20 };
     let late = scheduler.open(StreamOptions { overflow, ..StreamOptions::of(model) }, "late");
     let keeps = scheduler.open(StreamOptions::of(model), "keeps");
@@ -412,7 +443,7 @@ fn a_late_head_gives_way_to_its_successor_where_the_stream_allows_it() {
     }
     let mut ended = Vec::new();
     let batch = scheduler.next_batch(at(0), &mut ended).expect("a batch");
-    assert_eq!(batch.entries.len(), 8);
+    assert_eq!(batch.entries.len(), 5, "the lane's fair share");
     let ended: Vec<_> = ended.iter().map(|ended| (ended.handle, ended.item.ticket, ended.reason)).collect();
     assert_eq!(ended, [("late", 0, EndReason::Dropped(DropReason::Late))]);
 }
