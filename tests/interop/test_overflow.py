@@ -32,8 +32,7 @@ def check_answered_once(events, sent: int = SENT) -> list:
 
 def check_counts(server, before, reason: str, ok: int, dropped: int) -> None:
     """What the server counts is what the client saw, and only what was answered with outputs has run."""
-    await_rest(server)
-    after = server.metrics()
+    after = await_rest(server)
     grown = {
         outcome: after.grown(before, metrics.ITEMS, model=synthetic.QUICK, outcome=outcome) for outcome in metrics.OUTCOMES
     }
@@ -48,7 +47,7 @@ def check_counts(server, before, reason: str, ok: int, dropped: int) -> None:
     ("overflow", "kept"), [(pb.OVERFLOW_POLICY_DROP_OLDEST, WINDOW_ITEMS), (pb.OVERFLOW_POLICY_LATEST, 1)], ids=["oldest", "latest"]
 )
 def test_the_newest_items_are_kept(one_lane, overflow, kept):
-    before = one_lane.metrics()
+    before = await_rest(one_lane)
     with synthetic.lane_blocked(one_lane):
         feed = synthetic.feed(one_lane, synthetic.QUICK, window_items=WINDOW_ITEMS, overflow=overflow)
         feed.send(*synthetic.rows(range(SENT)))
@@ -64,7 +63,7 @@ def test_the_newest_items_are_kept(one_lane, overflow, kept):
 
 
 def test_dropped_items_are_answered_at_once_where_order_does_not_matter(one_lane):
-    before = one_lane.metrics()
+    before = await_rest(one_lane)
     with synthetic.lane_blocked(one_lane):
         feed = synthetic.feed(
             one_lane, synthetic.QUICK, order=messages.AS_READY, window_items=1, overflow=pb.OVERFLOW_POLICY_DROP_OLDEST
@@ -83,7 +82,7 @@ def test_dropped_items_are_answered_at_once_where_order_does_not_matter(one_lane
 
 @pytest.mark.parametrize("overflow", [pb.OVERFLOW_POLICY_UNSPECIFIED, pb.OVERFLOW_POLICY_BLOCK], ids=["unspecified", "block"])
 def test_a_feed_that_blocks_drops_nothing(one_lane, overflow):
-    before = one_lane.metrics()
+    before = await_rest(one_lane)
     with synthetic.lane_blocked(one_lane):
         feed = synthetic.feed(one_lane, synthetic.QUICK, window_items=WINDOW_ITEMS, overflow=overflow)
         feed.send(*synthetic.rows(range(SENT)))
@@ -100,7 +99,7 @@ def scan(server, items, **fields) -> list:
 
 @pytest.mark.parametrize("method", ["Feed", "Scan"])
 def test_stale_items_are_dropped(one_lane, method):
-    before, max_age = one_lane.metrics(), timedelta(milliseconds=50)
+    before, max_age = await_rest(one_lane), timedelta(milliseconds=50)
     with synthetic.lane_blocked(one_lane):
         if method == "Feed":
             feed = synthetic.feed(one_lane, synthetic.QUICK, max_age=max_age)
@@ -127,7 +126,7 @@ def test_the_earlier_of_deadline_and_age_gives_the_reason(one_lane, sooner):
 
 
 def test_an_age_that_all_items_keep_drops_none(one_lane):
-    before = one_lane.metrics()
+    before = await_rest(one_lane)
     with synthetic.lane_blocked(one_lane):
         feed = synthetic.feed(one_lane, synthetic.QUICK, max_age=timedelta(seconds=PATIENCE_S))
         feed.send(*synthetic.rows(range(SENT)))
