@@ -2,12 +2,15 @@
 
 from datetime import timedelta
 
+import audio
 import grpc
 import messages
 import metrics
 import pytest
+import reference
 import synthetic
 from faults import of_call, of_item
+from feed_call import opened
 from messages import TENSORS, kinds, of_kind, pb
 from server import PATIENCE_S, await_rest
 
@@ -78,6 +81,24 @@ def test_dropped_items_are_answered_at_once_where_order_does_not_matter(one_lane
         (last,) = of_kind(feed.finish(), "result")
         assert (last.seq, synthetic.numbers(last.outputs)) == (SENT - 1, [2 * (SENT - 1)])
     check_counts(one_lane, before, "overflow", ok=1, dropped=SENT - 1)
+
+
+def test_a_state_goes_on_from_the_last_window_that_ran(server):
+    """A whole recording at once: most of its windows are dropped, and the model never knows of them."""
+    clip = audio.LONG_SPEECH
+    before = await_rest(server)
+    feed = opened(server.inference, overflow=pb.OVERFLOW_POLICY_DROP_OLDEST, window_items=WINDOW_ITEMS)
+    chunks = audio.chunks(audio.pcm(clip), 40 * 2 * reference.WINDOW_SAMPLES)
+    feed.send(*messages.feed_chunks(chunks))
+    events = feed.finish()
+    results, windows = of_kind(events, "result"), reference.windows(audio.pcm(clip))
+    assert [result.seq for result in results] == [result.window.index for result in results] == list(range(len(windows)))
+    ran = [result for result in results if result.WhichOneof("outcome") == "outputs"]
+    assert [result.seq for result in ran[-WINDOW_ITEMS:]] == list(range(len(windows)))[-WINDOW_ITEMS:]
+    assert len(ran) < len(windows)
+    reference.assert_equal(messages.probabilities(ran), reference.run([windows[result.seq] for result in ran]))
+    dropped = await_rest(server).grown(before, metrics.ITEMS_DROPPED, model=messages.MODEL, reason="overflow")
+    assert dropped == len(windows) - len(ran)
 
 
 @pytest.mark.parametrize("overflow", [pb.OVERFLOW_POLICY_UNSPECIFIED, pb.OVERFLOW_POLICY_BLOCK], ids=["unspecified", "block"])
