@@ -1,4 +1,4 @@
-"""Models without a file, for what depends on the time of a call: how long a lane is busy, and who goes first when it is free."""
+"""Models without a file, for what depends on the time of a call: how long a lane is busy, who goes first when it is free."""
 
 import contextlib
 import pathlib
@@ -79,7 +79,8 @@ def feed(server: Server, model: str, **fields):
 def await_items(server: Server, name: str, model: str, count: int) -> None:
     """Waits until a gauge of a model's items stands at `count`."""
     wait_until(
-        lambda: server.metrics().total(name, model=model) == count, lambda: f"{name} of {model} is never {count}:\n{server.get('/metrics')[1]}"
+        lambda: server.metrics().total(name, model=model) == count,
+        lambda: f"{name} of {model} is never {count}:\n{server.get('/metrics')[1]}",
     )
 
 

@@ -25,8 +25,9 @@ def prediction(item: pb.Item) -> pb.PredictRequest:
 def outcomes_since(server, before) -> dict[str, float]:
     """How items of the quick model ended; it ran on those alone that are ok."""
     after = await_rest(server)
-    grown = {outcome: after.grown(before, metrics.ITEMS, model=synthetic.QUICK, outcome=outcome) for outcome in metrics.OUTCOMES}
-    assert after.grown(before, metrics.ITEMS_RUN, model=synthetic.QUICK) == grown["ok"]
+    model = {"model": synthetic.QUICK}
+    grown = {outcome: after.grown(before, metrics.ITEMS, outcome=outcome, **model) for outcome in metrics.OUTCOMES}
+    assert after.grown(before, metrics.ITEMS_RUN, **model) == grown["ok"]
     return {outcome: count for outcome, count in grown.items() if count > 0}
 
 

@@ -47,7 +47,9 @@ def check_counts(server, before, reason: str, ok: int, dropped: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overflow", "kept"), [(pb.OVERFLOW_POLICY_DROP_OLDEST, WINDOW_ITEMS), (pb.OVERFLOW_POLICY_LATEST, 1)], ids=["oldest", "latest"]
+    ("overflow", "kept"),
+    [(pb.OVERFLOW_POLICY_DROP_OLDEST, WINDOW_ITEMS), (pb.OVERFLOW_POLICY_LATEST, 1)],
+    ids=["oldest", "latest"],
 )
 def test_the_newest_items_are_kept(one_lane, overflow, kept):
     before = await_rest(one_lane)

@@ -76,7 +76,8 @@ def test_models_and_streams_are_those_that_were(lines):
     assert models.keys() == {synthetic.QUICK, synthetic.ROWS}
     assert all(model["curve_ns"] and min(model["curve_ns"]) > 0 for model in lines["model"])
     opened = [(stream["model"], stream["priority"]) for stream in lines["open"]]
-    assert opened == [(models[synthetic.QUICK], "high"), (models[synthetic.ROWS], "normal"), (models[synthetic.QUICK], "normal")]
+    quick, rows = models[synthetic.QUICK], models[synthetic.ROWS]
+    assert opened == [(quick, "high"), (rows, "normal"), (quick, "normal")]
     assert [stream["tenant"] != 0 for stream in lines["open"]] == [True, False, False]
     # Each stream is closed once.
     assert sorted(stream["stream"] for stream in lines["open"]) == sorted(stream["stream"] for stream in lines["close"])

@@ -6,6 +6,7 @@ import subprocess
 from datetime import timedelta
 
 import messages
+import metrics
 import places
 import synthetic
 from messages import pb
@@ -48,7 +49,7 @@ def test_drops_are_told_by_reason(one_lane):
     assert dropped["overflow"] > 0 and dropped["max_age"] > 0
     # All of the one reason, and no item is counted twice.
     assert abs(sum(dropped.values()) - slow["ended_per_s"]["dropped"]) < 1e-6
-    assert 0 < slow["ended_total"]["dropped"] <= after.total("tidemill_items_ended_total", model=synthetic.SLOW, outcome="dropped")
+    assert 0 < slow["ended_total"]["dropped"] <= after.total(metrics.ITEMS, model=synthetic.SLOW, outcome="dropped")
     assert slow["ended_per_s"]["ok"] > 0
     assert slow["queue_by_priority_s"]["high"]["p50"] is not None
     (quick,) = [model for model in report["models"] if model["name"] == synthetic.QUICK]

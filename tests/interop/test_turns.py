@@ -79,7 +79,7 @@ def test_waits_are_counted_by_priority(one_lane):
 
 
 async def shares(server, single: str) -> tuple[int, int]:
-    """Results of the stream of the tenant `single`, and those of ten streams of the tenant `flood` by the time it has its last."""
+    """Results of one stream of the tenant `single`, and those of ten streams of the tenant `flood` until it has its last."""
     others = 0
 
     async def flood(stub, opened: asyncio.Event) -> None:

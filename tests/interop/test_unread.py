@@ -1,4 +1,4 @@
-"""A client that does not read: grpcio takes a message from its transport when its caller asks for one, so the HTTP/2 window fills."""
+"""Clients that do not read. grpcio takes a message from its transport when it is asked for one, so the HTTP/2 window fills."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,6 +15,12 @@ from tidemill.v1 import inference_pb2_grpc
 
 SENT = 60
 WINDOW_ITEMS = 4
+POLICIES = {
+    "block": pb.UNREAD_POLICY_BLOCK,
+    "oldest": pb.UNREAD_POLICY_DROP_OLDEST,
+    "latest": pb.UNREAD_POLICY_LATEST,
+    "disconnect": pb.UNREAD_POLICY_DISCONNECT,
+}
 # The client's window stays as it is: a wider one only takes more to fill.
 NARROW = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
 
@@ -111,12 +117,10 @@ def test_a_feed_that_disconnects_is_reset(one_lane):
     assert after.grown(before, metrics.RESULTS_SKIPPED) == 0
 
 
-@pytest.mark.parametrize(
-    "unread", [pb.UNREAD_POLICY_DROP_OLDEST, pb.UNREAD_POLICY_LATEST, pb.UNREAD_POLICY_DISCONNECT], ids=["oldest", "latest", "disconnect"]
-)
-def test_a_client_that_reads_loses_nothing_under_any_policy(one_lane, unread):
+pytest.mark.parametrize("policy", POLICIES)
+def test_a_client_that_reads_loses_nothing_under_any_policy(one_lane, policy):
     before = await_rest(one_lane)
-    feed = synthetic.feed(one_lane, synthetic.ECHO, unread=unread)
+    feed = synthetic.feed(one_lane, synthetic.ECHO, unread=POLICIES[policy])
     for seq in range(SENT):
         feed.send(*feed_items([item(np.full(synthetic.ECHO_ELEMENTS, seq, "<f4"), id=str(seq), name="x")]))
         result = feed.receive().result
@@ -137,10 +141,10 @@ def ended(server, before, reason: str) -> float:
     return server.metrics().grown(before, metrics.STREAMS_ENDED, method="feed", reason=reason)
 
 
-@pytest.mark.parametrize("unread", [pb.UNREAD_POLICY_BLOCK, pb.UNREAD_POLICY_DROP_OLDEST, pb.UNREAD_POLICY_LATEST], ids=["block", "oldest", "latest"])
-def test_a_client_that_never_reads_is_reset(impatient, unread):
+@pytest.mark.parametrize("policy", ["block", "oldest", "latest"])
+def test_a_client_that_never_reads_is_reset(impatient, policy):
     before = await_rest(impatient)
-    with unread_feed(impatient, SENT, unread=unread) as feed:
+    with unread_feed(impatient, SENT, unread=POLICIES[policy]) as feed:
         wait_until(lambda: ended(impatient, before, "unread") == 1, "the stream was never ended")
         error = feed.failure()
     assert error.code() == grpc.StatusCode.CANCELLED
