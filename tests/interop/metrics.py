@@ -9,6 +9,8 @@ ITEMS_QUEUED = "tidemill_items_queued"
 ITEMS_IN_FLIGHT = "tidemill_items_in_flight"
 # Items in the calls that have ended.
 ITEMS_RUN = "tidemill_batch_size_sum"
+# Whose results left for the transport.
+ITEMS_HANDED_OUT = "tidemill_item_seconds_count"
 STREAMS_OPEN = "tidemill_streams_open"
 STREAMS_ENDED = "tidemill_streams_ended_total"
 STREAMS_STALLED = "tidemill_streams_stalled"
