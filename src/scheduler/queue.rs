@@ -7,7 +7,7 @@
 //! - Items of a stream leave in the order in which they came, unless they end first.
 //! - At most one item of a stateful stream is in a batch or running.
 //! - Each item leaves exactly once: in a batch, as [`Ended`], or with its closed stream.
-//! - A priority that has work is passed over for at most [`STARVATION_MAX`] at a time.
+//! - A priority that has work is passed over for at most [`STARVATION_MAX`] at a time, or for one call if that takes longer.
 
 mod forming;
 
@@ -125,7 +125,7 @@ pub struct Scheduler<H, P> {
     streams: SlotMap<StreamKey, StreamQueue<H, P>>,
     /// Models that have ready streams, by the streams' priority.
     turns: [FairQueue<ModelKey>; CLASSES],
-    /// Since when a priority that has work has been passed over.
+    /// Since when a priority that has work has seen higher ones go first; `NEVER` if none has since its own last turn.
     passed_over_since: [Timestamp; CLASSES],
     alarms: BTreeSet<(Timestamp, StreamKey)>,
     waiting: VecDeque<StreamKey>,
@@ -149,7 +149,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             models: SlotMap::with_key(),
             streams: SlotMap::with_key(),
             turns: Default::default(),
-            passed_over_since: [Timestamp::ZERO; CLASSES],
+            passed_over_since: [Timestamp::NEVER; CLASSES],
             alarms: BTreeSet::new(),
             waiting: VecDeque::new(),
             held: Held::default(),
@@ -226,11 +226,11 @@ impl<H: Clone, P> Scheduler<H, P> {
         self.arrivals += 1;
         let last = stream.items.back().map(|queued| queued.item.due());
         stream.monotone = last.is_none_or(|last| stream.monotone && last <= item.due());
-        let (due, arrived) = (item.due(), item.arrived);
+        let due = item.due();
         stream.items.push_back(QueuedItem { item, arrival: self.arrivals });
         let alarm = stream.alarm;
         if stream.items.len() == 1 {
-            self.seat(key, arrived);
+            self.seat(key);
         }
         if due < alarm {
             self.set_alarm(key, due);
@@ -467,7 +467,7 @@ impl<H: Clone, P> Scheduler<H, P> {
     }
 
     /// Puts a stream that had nothing queued among the ready ones.
-    fn seat(&mut self, key: StreamKey, now: Timestamp) {
+    fn seat(&mut self, key: StreamKey) {
         let stream = &mut self.streams[key];
         let (model_key, priority) = (stream.options.model, stream.options.priority);
         let model = &mut self.models[model_key];
@@ -480,7 +480,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
         let class = priority as usize;
         if self.turns[class].is_empty() {
-            self.passed_over_since[class] = self.passed_over_since[class].max(now);
+            self.passed_over_since[class] = Timestamp::NEVER;
         }
         self.follow(model_key, priority, true);
     }

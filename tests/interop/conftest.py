@@ -1,7 +1,12 @@
 """One server for the tests that only ask it things. Tests that need settings of their own or end the server start their own."""
 
 import pytest
+import synthetic
 from server import Server, running
+
+# Of one model, on the server with one lane.
+QUEUED_ITEMS_MAX = 40
+TENANT_METADATA = "x-tenant"
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +18,15 @@ def server():
 @pytest.fixture
 def inference(server: Server):
     return server.inference
+
+
+@pytest.fixture(scope="session")
+def one_lane(tmp_path_factory):
+    """A server that runs one call at a time, for tests of who waits, who goes first and what is given up."""
+    models = synthetic.write_models(tmp_path_factory.mktemp("models"), *synthetic.MANIFESTS)
+    with running(
+        *("--models", str(models), "--set", "models.embedded=false", "--set", "scheduler.lanes=1"),
+        *("--set", f"scheduler.max_queued_items_per_model={QUEUED_ITEMS_MAX}"),
+        *("--set", f"session.tenant_metadata={TENANT_METADATA}"),
+    ) as server:
+        yield server

@@ -4,7 +4,21 @@ import re
 
 ITEMS_RECEIVED = "tidemill_items_received_total"
 ITEMS = "tidemill_items_ended_total"
+ITEMS_DROPPED = "tidemill_items_dropped_total"
+ITEMS_QUEUED = "tidemill_items_queued"
+ITEMS_IN_FLIGHT = "tidemill_items_in_flight"
+# Items in the calls that have ended.
+ITEMS_RUN = "tidemill_batch_size_sum"
+# Whose results left for the transport.
+ITEMS_HANDED_OUT = "tidemill_item_seconds_count"
 STREAMS_OPEN = "tidemill_streams_open"
+STREAMS_ENDED = "tidemill_streams_ended_total"
+STREAMS_STALLED = "tidemill_streams_stalled"
+STREAMS_UNREAD = "tidemill_streams_unread"
+RESULTS_SKIPPED = "tidemill_results_skipped_total"
+FAULTS = "tidemill_faults_total"
+INPUT_ELEMENTS = "tidemill_input_elements_total"
+PADDING_ELEMENTS = "tidemill_padding_elements_total"
 
 OUTCOMES = {"ok", "refused", "dropped", "expired", "cancelled", "failed"}
 
@@ -26,6 +40,10 @@ class Metrics:
     def total(self, name: str, **labels: str) -> float:
         """Sum over the samples that have these labels."""
         return sum(value for found, own, value in self._samples if found == name and labels.items() <= own.items())
+
+    def grown(self, before: "Metrics", name: str, **labels: str) -> float:
+        """What has come to a counter since an earlier scrape."""
+        return self.total(name, **labels) - before.total(name, **labels)
 
     def label_values(self, name: str, label: str) -> set[str]:
         return {own[label] for found, own, _ in self._samples if found == name}

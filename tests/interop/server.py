@@ -151,6 +151,13 @@ def wait_until(condition: Callable[[], bool], otherwise: str | Callable[[], str]
         time.sleep(0.02)
 
 
-def await_rest(server: Server, streams: int = 0) -> None:
-    """Waits until so many streams are open and every item has its outcome."""
-    wait_until(lambda: server.metrics().is_at_rest(streams), lambda: f"items or streams are left:\n{server.get('/metrics')[1]}")
+def await_rest(server: Server, streams: int = 0) -> Metrics:
+    """Waits until so many streams are open and every item has its outcome, and gives the metrics of that moment."""
+    scraped: list[Metrics] = []
+
+    def rests() -> bool:
+        scraped.append(server.metrics())
+        return scraped[-1].is_at_rest(streams)
+
+    wait_until(rests, lambda: f"items or streams are left:\n{server.get('/metrics')[1]}")
+    return scraped[-1]

@@ -2,9 +2,7 @@
 
 import base64
 import json
-import os
 import struct
-import subprocess
 
 import audio
 import grpc
@@ -17,18 +15,12 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 from messages import kinds, of_kind
+from programs import run, run_node
 from server import PATIENCE_S
 
 SERVICES = {"tidemill.v1.InferenceService", "tidemill.v1.ModelService", "grpc.health.v1.Health"}
 CLIP = audio.SHORT_SPEECH
 WINDOW = audio.pcm(CLIP)[: 2 * reference.WINDOW_SAMPLES]
-
-
-def run(*command, **options) -> str:
-    """What a program prints; it must end well and complain of nothing."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, **options)
-    assert (done.returncode, done.stderr) == (0, ""), done
-    return done.stdout
 
 
 def json_objects(text: str) -> list[dict]:
@@ -98,9 +90,7 @@ def test_feed_by_reflection_alone(reflected):
 def grpc_js(server, tmp_path_factory) -> dict:
     recording = tmp_path_factory.mktemp("grpc-js") / "clip.pcm"
     recording.write_bytes(audio.pcm(CLIP))
-    script = places.ROOT / "tests/interop/client.cjs"
-    environment = os.environ | {"NODE_PATH": str(places.NODE_MODULES)}
-    return json.loads(run("node", script, server.address, places.PROTOS, recording, "2999", env=environment))
+    return json.loads(run_node("client.cjs", server.address, places.PROTOS, recording, "2999"))
 
 
 @pytest.mark.parametrize(("mode", "end"), [("scanned", ["completed"]), ("fed", ["flushed", "completed"])])

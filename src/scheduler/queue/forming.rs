@@ -277,14 +277,20 @@ impl<H: Clone, P> Scheduler<H, P> {
         for entry in &entries {
             self.release(key, &entry.item);
         }
+        let mut higher_went = false;
         for priority in Priority::ALL {
             let class = priority as usize;
             let taken = entries.iter().filter(|entry| entry.priority == priority).count() as Work;
             if taken > 0 {
-                self.passed_over_since[class] = now;
+                self.passed_over_since[class] = Timestamp::NEVER;
                 self.turns[class].charge(&mut self.models[key].flows[class], key, work * taken);
             }
             self.follow(key, priority, false);
+            // Not since its own last turn: with calls longer than the bound, the lowest would be overdue whenever a lane is free.
+            if taken == 0 && higher_went && !self.turns[class].is_empty() {
+                self.passed_over_since[class] = self.passed_over_since[class].min(now);
+            }
+            higher_went |= taken > 0;
         }
         if entries.is_empty() {
             return None;

@@ -338,6 +338,34 @@ fn a_priority_is_never_passed_over_for_longer_than_the_bound() {
 }
 
 #[test]
+fn priorities_take_turns_where_each_call_is_longer_than_the_bound() {
+    let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
+    for priority in Priority::ALL.into_iter().rev() {
+        let stream = scheduler.open(with(model, priority, 0), priority.label());
+        (0..9).for_each(|ticket| push(&mut scheduler, stream, item(ticket, at(0))));
+    }
+    let turns: Vec<_> = (0..9)
+        .map(|call| {
+            let batch = next(&mut scheduler, at(call * 1_500)).expect("there is work");
+            finish(&mut scheduler, &batch);
+            batch.entries[0].priority.label()
+        })
+        .collect();
+    assert_eq!(turns, ["high", "normal", "low"].repeat(3));
+}
+
+#[test]
+fn a_priority_that_waits_for_a_lane_alone_is_not_passed_over() {
+    let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
+    let [low, high] = [Priority::Low, Priority::High].map(|it| scheduler.open(with(model, it, 0), it.label()));
+    (0..3).for_each(|ticket| push(&mut scheduler, low, item(ticket, at(0))));
+    assert_eq!(taken(next(&mut scheduler, at(0)).as_ref()), [("low", 0)]);
+    push(&mut scheduler, high, item(0, at(100)));
+    assert_eq!(taken(next(&mut scheduler, at(5_000)).as_ref()), [("high", 0)]);
+    assert_eq!(taken(next(&mut scheduler, at(5_001)).as_ref()), [("low", 1)]);
+}
+
+#[test]
 fn tenants_have_equal_shares_however_many_streams_they_open() {
     let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 4, ..options(false) });
     let crowd: Vec<_> = (0..9).map(|_| scheduler.open(with(model, Priority::Normal, 1), "crowd")).collect();

@@ -1,0 +1,95 @@
+"""Models without a file, for what depends on the time of a call: how long a lane is busy, who goes first when it is free."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+import messages
+import metrics
+import numpy as np
+from feed_call import opened
+from messages import TENSORS, of_kind, pb
+from server import Server, wait_until
+
+# One item a call, at no cost.
+QUICK = "quick"
+# One item a call, slow enough that a queue builds up.
+SLOW = "slow"
+# One item a call, which keeps the lane for longer than a test needs to set up its scene.
+STUCK = "stuck"
+# Copies, so that results are as large as items.
+ECHO = "echo"
+ECHO_ELEMENTS = 16_384
+# Pads rows of up to eight elements into one call.
+ROWS = "rows"
+ROWS_BUCKETS = [4, 8]
+ROWS_WASTE_MAX = 0.75
+
+ONE_A_CALL = "max_batch = 1"
+PADDING = f"[padding]\nbuckets = {ROWS_BUCKETS}\nwaste_max = {ROWS_WASTE_MAX}"
+
+
+def _manifest(elements: int, kind: str = "double", cost_us: int = 0, head: str = "", tail: str = "") -> str:
+    tensor = f'datatype = "FP32"\ndims = ["batch", {elements}]'
+    script = f'kind = "{kind}"\ncost_per_call_us = {cost_us}\ncost_mode = "blocked"'
+    parts = [head, 'engine = "synthetic"', f'[[inputs]]\nname = "x"\n{tensor}', f'[[outputs]]\nname = "y"\n{tensor}']
+    return "\n".join([*parts, tail, f"[synthetic]\n{script}\n"])
+
+
+MANIFESTS = {
+    QUICK: _manifest(1, head=ONE_A_CALL),
+    SLOW: _manifest(1, cost_us=20_000, head=ONE_A_CALL),
+    STUCK: _manifest(1, cost_us=1_500_000, head=ONE_A_CALL),
+    ECHO: _manifest(ECHO_ELEMENTS, kind="identity"),
+    ROWS: _manifest(-1, tail=PADDING),
+}
+
+
+def write_models(folder: pathlib.Path, *names: str) -> pathlib.Path:
+    """A folder for `--models`."""
+    for name in names:
+        (folder / name).mkdir()
+        (folder / name / "model.toml").write_text(MANIFESTS[name])
+    return folder
+
+
+def row(*values: float, id="", **fields) -> pb.Item:
+    """An item of one row."""
+    return messages.item(np.array(values, "<f4"), id=id, name="x", **fields)
+
+
+def rows(values, **fields) -> list[pb.FeedRequest]:
+    """An item for each value, with it as its id."""
+    return messages.feed_items([row(value, id=str(value), **fields) for value in values])
+
+
+def numbers(outputs: pb.Outputs) -> list[float]:
+    """What the one output holds."""
+    (output,) = outputs.tensors
+    found = np.frombuffer(output.data, "<f4")
+    assert list(output.shape) == [len(found)], output
+    return found.tolist()
+
+
+def feed(server: Server, model: str, **fields):
+    """An open feed of tensors."""
+    return opened(server.inference, payload=TENSORS, model=model, **fields)
+
+
+def await_items(server: Server, name: str, model: str, count: int) -> None:
+    """Waits until a gauge of a model's items stands at `count`."""
+    wait_until(
+        lambda: server.metrics().total(name, model=model) == count,
+        lambda: f"{name} of {model} is never {count}:\n{server.get('/metrics')[1]}",
+    )
+
+
+@contextlib.contextmanager
+def lane_blocked(server: Server) -> Iterator[None]:
+    """The server's only lane is in a long call when the `with` begins. Its end waits for the call's."""
+    blocker = feed(server, STUCK)
+    blocker.send(*rows([1]))
+    await_items(server, metrics.ITEMS_IN_FLIGHT, STUCK, 1)
+    yield
+    (result,) = of_kind(blocker.finish(), "result")
+    assert numbers(result.outputs) == [2]
