@@ -122,7 +122,7 @@ impl Stream for Outbound {
     }
 }
 
-/// An open call.
+/// An open call. Dropping it cancels it.
 pub(crate) struct Feed {
     inbound: Streaming<v1::FeedResponse>,
     valve: Arc<Valve>,
@@ -138,7 +138,9 @@ impl Feed {
         schedule: Option<Schedule>,
     ) -> anyhow::Result<Self> {
         let plan = FeedPlan::of(workload.open(window_items), workload.item.clone());
-        Ok(Self { output_bytes: workload.output_bytes, ..Self::start(channel, plan, schedule).await? })
+        let mut feed = Self::start(channel, plan, schedule).await?;
+        feed.output_bytes = workload.output_bytes;
+        Ok(feed)
     }
 
     /// The same with any plan; the sizes of answers are not checked then.
@@ -204,5 +206,12 @@ impl Feed {
             Some(item_result::Outcome::Error(status)) => bail!("item {expected} was answered with an error: {}", status.message),
             None => bail!("the answer to item {expected} is empty"),
         }
+    }
+}
+
+impl Drop for Feed {
+    /// The transport resets the stream once neither side of it is in use; the client's side would stay, waiting for items.
+    fn drop(&mut self) {
+        self.valve.close();
     }
 }

@@ -4,6 +4,7 @@
 //! that gets slower in between slows both. Knows nothing of the server's inside except in the arms that call an engine bare.
 
 mod crowd;
+mod cut;
 mod engine;
 mod feed;
 mod findings;

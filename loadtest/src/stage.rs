@@ -18,7 +18,7 @@ use tidemill::{
 };
 use tonic::{body::Body, transport::Channel};
 
-use crate::target::connect;
+use crate::{cut::CutConnection, target::connect};
 
 /// How long a server may take to come to rest once nobody sends.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -114,6 +114,11 @@ impl Stage {
 
     pub(crate) async fn connect(&self, connections: u16) -> anyhow::Result<Vec<Channel>> {
         connect(self.server.grpc_addr(), connections).await
+    }
+
+    /// A connection that can be cut.
+    pub(crate) async fn connect_to_cut(&self) -> anyhow::Result<CutConnection> {
+        CutConnection::open(self.server.grpc_addr()).await
     }
 
     /// A client that leaves deadlines to the server. The usual one ends a call by itself when its `grpc-timeout` is over.

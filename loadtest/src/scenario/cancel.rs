@@ -73,7 +73,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let metrics = stage.metrics();
     findings.add("clients", "calls_dropped", f64::from(given_up.calls), Wanted::Anything);
     findings.add("clients", "streams_dropped", f64::from(given_up.feeds), Wanted::Anything);
-    findings.add("clients", "connections_closed", f64::from(given_up.connections), Wanted::Anything);
+    findings.add("clients", "connections_cut", f64::from(given_up.connections), Wanted::Anything);
     findings.add("server", "items_received", ledger.received() as f64, Wanted::Anything);
     findings.add("server", "items_ok", ledger.outcome(Outcome::Ok) as f64, Wanted::Anything);
     findings.add("server", "items_cancelled", ledger.outcome(Outcome::Cancelled) as f64, Wanted::AtLeast(1.0));
@@ -92,12 +92,12 @@ async fn give_up(stage: Arc<Stage>, channel: Channel, model: &'static str, cance
     while given_up.all() < cancels {
         match random.u8(0..20) {
             0 => {
-                let own = stage.connect(1).await?.remove(0);
-                let opening =
-                    (0..FEEDS_PER_CONNECTION).map(|_| half_a_feed(own.clone(), model, fastrand::Rng::with_seed(random.u64(..))));
+                let own = stage.connect_to_cut().await?;
+                let seeds = (0..FEEDS_PER_CONNECTION).map(|_| fastrand::Rng::with_seed(random.u64(..)));
+                let opening = seeds.map(|random| half_a_feed(own.channel.clone(), model, random));
                 let feeds = try_join_all(opening).await?;
-                // Nobody holds the connection any more then, so it closes.
-                drop((own, feeds));
+                own.cut()?;
+                drop(feeds);
                 given_up.connections += 1;
             }
             1..10 => {

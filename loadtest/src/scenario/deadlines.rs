@@ -66,7 +66,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let whole_feeds = try_join_all(
         way(3).enumerate().map(|(index, draw)| tokio::spawn(whole_feed(channels[index % 8].clone(), model.name, draw))),
     );
-    let (whole_calls, items, on_feeds, whole_feeds) = tokio::try_join!(whole_calls, items, on_feeds, whole_feeds)?;
+    let timers = try_join_all(way(4).map(|draw| tokio::spawn(bare_timer(draw))));
+    let (whole_calls, items, on_feeds, whole_feeds, timers) =
+        tokio::try_join!(whole_calls, items, on_feeds, whole_feeds, timers)?;
     let executed = control.items() - before - LANES as u64;
     control.open_gate();
     for held in try_join_all(holding).await? {
@@ -81,6 +83,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let on_feeds: Vec<Vec<Lateness>> = on_feeds.into_iter().collect::<anyhow::Result<_>>()?;
     add(&mut findings, "feed, item's deadline", on_feeds.concat());
     add(&mut findings, "feed, grpc-timeout", whole_feeds.into_iter().collect::<anyhow::Result<_>>()?);
+    add(&mut findings, "a bare timer beside them", timers);
     findings.add("all", "expired_items_executed", executed as f64, Wanted::AtMost(0.0));
     Ok(findings.report())
 }
@@ -114,6 +117,14 @@ impl Draw {
         let now = clock::now();
         (now.as_nanos() as f64 - due.as_nanos() as f64) / 1e6
     }
+}
+
+/// What this machine and runtime can do at best.
+async fn bare_timer(draw: Draw) -> Lateness {
+    tokio::time::sleep(draw.wait).await;
+    let begun = clock::now();
+    tokio::time::sleep(draw.deadline).await;
+    draw.lateness(begun)
 }
 
 fn predict_request(model: &str, item: v1::Item) -> v1::PredictRequest {

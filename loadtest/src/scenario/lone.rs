@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, path::PathBuf, thread::available_parallelism, time::Duration};
 
-use tidemill::{clock, domain::ElementBytes, proto::v1, registry::Model};
+use tidemill::{clock, proto::v1, registry::Model};
 use tonic::transport::Channel;
 
 use crate::{

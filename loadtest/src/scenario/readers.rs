@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::ensure;
 use futures::future::try_join_all;
 use tidemill::{clock, proto::v1};
 use tonic::transport::Channel;
@@ -51,7 +52,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let model = Blocker { values: Some(VALUES), per_call, per_item: Duration::from_micros(100), ..Blocker::default() };
     let stage = Stage::start(LANES, std::slice::from_ref(&model), |_| {}).await?;
     let mut findings = Findings::new();
-    // One part in five is for the streams of one connection.
+    // Four parts in five for the many, one for the streams of one connection.
     let arm = Duration::from_secs_f64(args.seconds / f64::from(2 * args.rounds));
     let bad = usize::from(args.streams) / 10;
     let healthy = usize::from(args.streams) - bad;
@@ -90,7 +91,7 @@ async fn measure(
     let channels = stage.connect(connections).await?;
     let plans = |streams: usize| (0..streams).map(|_| live_plan(model.name, item("x", VALUES))).collect::<Vec<_>>();
     let [mut without, mut with, mut ratio, mut grown] = std::array::from_fn(|_| Rounds::default());
-    let mut taken = 0;
+    let (mut taken, mut reset) = (0, 0);
     for _ in 0..rounds {
         let calm = Tally::sum_of(&paced(&channels, plans(healthy), beat).await?)?;
         let silent = open_silent(&channels, plans(bad)).await?;
@@ -99,13 +100,14 @@ async fn measure(
         let beside = Tally::sum_of(&paced(&channels, plans(healthy), beat).await?)?;
         let resident = watch.await??;
         taken = silent.iter().map(|feed| feed.valve().sent()).sum();
-        drop(silent);
+        reset += read_out(silent).await?;
         without.push(calm.p99_ms());
         with.push(beside.p99_ms());
         ratio.push(beside.p99_ms() / calm.p99_ms());
         grown.push(last_third_of_first(&resident));
     }
     findings.add(name, "items_taken_from_each_that_never_reads", taken as f64 / bad as f64, Wanted::Anything);
+    findings.add(name, "streams_that_the_server_ended", f64::from(reset), Wanted::Anything);
     findings.add(name, "healthy_p99_ms_without_them", without.median(), Wanted::Anything);
     findings.add(name, "healthy_p99_ms_with_them", with.median(), Wanted::Anything);
     findings.add(name, "ratio", ratio.median(), Wanted::AtMost(1.1));
@@ -124,6 +126,27 @@ async fn open_silent(channels: &[Channel], plans: Vec<FeedPlan>) -> anyhow::Resu
         Arc::clone(feed.valve()).let_through(ALL);
     }
     Ok(feeds)
+}
+
+/// Reads all that was not read, and gives how many streams the server has ended meanwhile.
+///
+/// # Errors
+/// If an item of a stream that is still there is not answered.
+async fn read_out(feeds: Vec<Feed>) -> anyhow::Result<u32> {
+    let reading = feeds.into_iter().map(|mut feed| async move {
+        feed.valve().close();
+        loop {
+            match feed.result().await {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(_) => return Ok(1),
+            }
+        }
+        let (sent, answered) = (feed.valve().sent(), feed.valve().answered());
+        ensure!(sent == answered, "a stream sent {sent} items and heard {answered} answers");
+        Ok(0)
+    });
+    Ok(try_join_all(reading).await?.into_iter().sum())
 }
 
 /// Resident bytes of this process, ten times a second.
