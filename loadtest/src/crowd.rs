@@ -16,7 +16,7 @@ use crate::{
     feed::{Feed, FeedPlan, Valve},
     pace::{LEAD, pace},
     schedule::{Schedule, agenda},
-    stats::Durations,
+    stats::{Durations, Rounds},
 };
 
 /// Load before the count begins.
@@ -108,6 +108,29 @@ impl Tally {
             None => bail!("the answer to item {} is empty", result.seq),
         }
         Ok(())
+    }
+}
+
+/// The latency of one arm over all rounds: of p99, the median of the rounds, so that one stall of the machine is not the result.
+#[derive(Debug)]
+pub(crate) struct Latency {
+    pub(crate) tally: Tally,
+    p99_ms: Rounds,
+}
+
+impl Latency {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Ok(Self { tally: Tally::new()?, p99_ms: Rounds::default() })
+    }
+
+    /// Adds a round.
+    pub(crate) fn add(&mut self, round: &Tally) -> anyhow::Result<()> {
+        self.p99_ms.push(round.p99_ms());
+        self.tally.add(round)
+    }
+
+    pub(crate) fn p99_ms(&self) -> f64 {
+        self.p99_ms.median()
     }
 }
 

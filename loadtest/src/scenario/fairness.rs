@@ -7,7 +7,7 @@ use tonic::metadata::MetadataMap;
 
 use super::{live_plan, live_plans};
 use crate::{
-    crowd::{Beat, Flood, Tally, paced},
+    crowd::{Beat, Flood, Latency, Tally, paced},
     feed::FeedPlan,
     findings::{Findings, Wanted, jain_index},
     report::Report,
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     seconds: f64,
 
     /// Rounds of the arms that are compared
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 }
 
@@ -107,7 +107,7 @@ async fn flood(findings: &mut Findings, duration: Duration, rounds: u32) -> anyh
     let stage = Stage::start(LANES, std::slice::from_ref(&model), |_| {}).await?;
     let channels = stage.connect(8).await?;
     let beat = Beat { rate_hz: 10.0, duration, limit: Duration::MAX };
-    let (mut alone, mut beside) = (Tally::new()?, Tally::new()?);
+    let (mut alone, mut beside) = (Latency::new()?, Latency::new()?);
     for _ in 0..rounds {
         alone.add(&Tally::sum_of(&paced(&channels, live_plans(model.name, 4), beat).await?)?)?;
         let flood = Flood::start(&channels[..1], vec![flood_plan(model.name, 1024)]).await?;
@@ -132,7 +132,7 @@ async fn slow(findings: &mut Findings, duration: Duration, rounds: u32) -> anyho
     let channels = stage.connect(8).await?;
     let beat = Beat { rate_hz: 20.0, duration, limit: Duration::MAX };
     let plans = || (0..20).map(|_| live_plan(model.name, item("x", VALUES))).collect::<Vec<_>>();
-    let (mut alone, mut beside) = (Tally::new()?, Tally::new()?);
+    let (mut alone, mut beside) = (Latency::new()?, Latency::new()?);
     for _ in 0..rounds {
         alone.add(&Tally::sum_of(&paced(&channels, plans(), beat).await?)?)?;
         let mut slow = flood_plan(model.name, 8);
@@ -184,7 +184,7 @@ async fn priorities(findings: &mut Findings, duration: Duration, rounds: u32) ->
     };
     let high = || vec![with(v1::Priority::High, live_plan(model.name, item("x", 4)))];
     let floods = |priority| (0..4).map(|_| with(priority, flood_plan(model.name, 64))).collect::<Vec<_>>();
-    let (mut alone, mut beside) = (Tally::new()?, Tally::new()?);
+    let (mut alone, mut beside) = (Latency::new()?, Latency::new()?);
     let (mut normal_items, mut low) = (0, Tally::new()?);
     for _ in 0..rounds {
         alone.add(&Tally::sum_of(&paced(&channels, high(), beat).await?)?)?;
@@ -207,8 +207,8 @@ async fn priorities(findings: &mut Findings, duration: Duration, rounds: u32) ->
     Ok(())
 }
 
-fn add_latency(findings: &mut Findings, arm: &str, tally: &Tally, wanted: Wanted) {
-    findings.add(arm, "items", tally.ok as f64, Wanted::Anything);
-    findings.add(arm, "p50_ms", tally.latency.quantile_us(0.5) / 1e3, Wanted::Anything);
-    findings.add(arm, "p99_ms", tally.p99_ms(), wanted);
+fn add_latency(findings: &mut Findings, arm: &str, latency: &Latency, wanted: Wanted) {
+    findings.add(arm, "items", latency.tally.ok as f64, Wanted::Anything);
+    findings.add(arm, "p50_ms", latency.tally.latency.quantile_us(0.5) / 1e3, Wanted::Anything);
+    findings.add(arm, "p99_ms", latency.p99_ms(), wanted);
 }

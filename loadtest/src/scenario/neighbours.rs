@@ -6,7 +6,7 @@ use tidemill::proto::v1;
 
 use super::live_plans;
 use crate::{
-    crowd::{Beat, Flood, Tally, paced},
+    crowd::{Beat, Flood, Latency, Tally, paced},
     feed::FeedPlan,
     findings::{Findings, Wanted},
     report::Report,
@@ -36,7 +36,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let stage = Stage::start(args.lanes.into(), &[fast.clone(), slow.clone()], |_| {}).await?;
     let channels = stage.connect(8).await?;
     let beat = Beat { rate_hz: 20.0, duration: Duration::from_secs_f64(args.seconds), limit: Duration::MAX };
-    let (mut alone, mut beside) = (Tally::new()?, Tally::new()?);
+    let (mut alone, mut beside) = (Latency::new()?, Latency::new()?);
     let mut slow_rate = 0.0;
     for _ in 0..args.rounds {
         alone.add(&Tally::sum_of(&paced(&channels, live_plans(fast.name, 10), beat).await?)?)?;
@@ -53,14 +53,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let mut findings = Findings::new();
     // The fast one's call and one of the slow one's that has begun, and 2 ms for the way.
     let limit_ms = (fast.call(1) + slow.call(1)).as_secs_f64() * 1e3 + 2.0;
-    for (arm, tally, wanted) in [
+    for (arm, latency, wanted) in [
         ("fast, 10 streams of 20 Hz, alone", &alone, Wanted::Anything),
         ("fast, slow one saturated", &beside, Wanted::AtMost(limit_ms)),
     ] {
-        findings.add(arm, "items", tally.ok as f64, Wanted::Anything);
-        findings.add(arm, "p50_ms", tally.latency.quantile_us(0.5) / 1e3, Wanted::Anything);
-        findings.add(arm, "p99_ms", tally.p99_ms(), wanted);
-        findings.add(arm, "max_ms", tally.latency.max_us() / 1e3, Wanted::Anything);
+        findings.add(arm, "items", latency.tally.ok as f64, Wanted::Anything);
+        findings.add(arm, "p50_ms", latency.tally.latency.quantile_us(0.5) / 1e3, Wanted::Anything);
+        findings.add(arm, "p99_ms", latency.p99_ms(), wanted);
+        findings.add(arm, "max_ms", latency.tally.latency.max_us() / 1e3, Wanted::Anything);
     }
     let full = f64::from(args.lanes) * slow.max_batch as f64 / slow.call(slow.max_batch).as_secs_f64();
     findings.add("slow, saturating", "items_per_s", slow_rate, Wanted::Anything);

@@ -90,8 +90,12 @@ async fn measure(
     let Crowd { healthy, bad, connections, beat } = crowd;
     let channels = stage.connect(connections).await?;
     let plans = |streams: usize| (0..streams).map(|_| live_plan(model.name, item("x", VALUES))).collect::<Vec<_>>();
-    let [mut without, mut with, mut ratio, mut grown] = std::array::from_fn(|_| Rounds::default());
+    let [mut without, mut with, mut ratio, mut first_mib, mut last_mib, mut grown] = std::array::from_fn(|_| Rounds::default());
     let (mut taken, mut reset) = (0, 0);
+    // All buffers reach their size before the count begins.
+    let warm_up = open_silent(&channels, plans(bad)).await?;
+    paced(&channels, plans(healthy), Beat { duration: SETTLE, ..beat }).await?;
+    read_out(warm_up).await?;
     for _ in 0..rounds {
         let calm = Tally::sum_of(&paced(&channels, plans(healthy), beat).await?)?;
         let silent = open_silent(&channels, plans(bad)).await?;
@@ -104,13 +108,18 @@ async fn measure(
         without.push(calm.p99_ms());
         with.push(beside.p99_ms());
         ratio.push(beside.p99_ms() / calm.p99_ms());
-        grown.push(last_third_of_first(&resident));
+        let (first, last) = outer_thirds(&resident);
+        first_mib.push(first / f64::from(1 << 20));
+        last_mib.push(last / f64::from(1 << 20));
+        grown.push(last / first);
     }
     findings.add(name, "items_taken_from_each_that_never_reads", taken as f64 / bad as f64, Wanted::Anything);
     findings.add(name, "streams_that_the_server_ended", f64::from(reset), Wanted::Anything);
     findings.add(name, "healthy_p99_ms_without_them", without.median(), Wanted::Anything);
     findings.add(name, "healthy_p99_ms_with_them", with.median(), Wanted::Anything);
     findings.add(name, "ratio", ratio.median(), Wanted::AtMost(1.1));
+    findings.add(name, "resident_first_third_mib", first_mib.median(), Wanted::Anything);
+    findings.add(name, "resident_last_third_mib", last_mib.median(), Wanted::Anything);
     findings.add(name, "resident_last_third_of_first", grown.median(), Wanted::AtMost(1.02));
     Ok(())
 }
@@ -160,12 +169,13 @@ async fn resident(duration: Duration) -> anyhow::Result<Vec<f64>> {
     Ok(samples)
 }
 
-fn last_third_of_first(samples: &[f64]) -> f64 {
+/// Medians of the first and the last third.
+fn outer_thirds(samples: &[f64]) -> (f64, f64) {
     let third = samples.len() / 3;
     let median = |part: &[f64]| {
         let mut rounds = Rounds::default();
         part.iter().for_each(|sample| rounds.push(*sample));
         rounds.median()
     };
-    median(&samples[samples.len() - third..]) / median(&samples[..third])
+    (median(&samples[..third]), median(&samples[samples.len() - third..]))
 }
