@@ -16,14 +16,14 @@ use crate::{
     feed::{Feed, FeedPlan, Valve},
     pace::{LEAD, pace},
     schedule::{Schedule, agenda},
-    stats::{Durations, Rounds},
+    stats::{Rounds, Samples},
 };
 
 /// Load before the count begins.
 const WARM_UP: Duration = Duration::from_millis(500);
 
 /// What one feed, or several, heard.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Tally {
     pub(crate) sent: u64,
     /// Answers with outputs.
@@ -31,9 +31,9 @@ pub(crate) struct Tally {
     /// Answers with an error, by its code.
     pub(crate) errors: BTreeMap<i32, u64>,
     /// From an item's moment to its outputs, on paced feeds.
-    pub(crate) latency: Durations,
+    pub(crate) latency: Samples,
     /// Of outputs, from arrival to the connection, as the server says.
-    pub(crate) age: Durations,
+    pub(crate) age: Samples,
     /// Outputs that were computed within the limit, as the server says.
     pub(crate) in_time: u64,
     /// Outputs that were here within the limit from the item's moment.
@@ -43,19 +43,6 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn new() -> anyhow::Result<Self> {
-        Ok(Self {
-            sent: 0,
-            ok: 0,
-            errors: BTreeMap::new(),
-            latency: Durations::new()?,
-            age: Durations::new()?,
-            in_time: 0,
-            here_in_time: 0,
-            longest_gap: Duration::ZERO,
-        })
-    }
-
     pub(crate) fn answered(&self) -> u64 {
         self.ok + self.errors.values().sum::<u64>()
     }
@@ -64,28 +51,29 @@ impl Tally {
         self.errors.get(&(code as i32)).copied().unwrap_or(0)
     }
 
-    pub(crate) fn add(&mut self, other: &Self) -> anyhow::Result<()> {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.sent += other.sent;
         self.ok += other.ok;
         for (code, count) in &other.errors {
             *self.errors.entry(*code).or_default() += count;
         }
-        self.latency.add(&other.latency)?;
-        self.age.add(&other.age)?;
+        self.latency.add(&other.latency);
+        self.age.add(&other.age);
         self.in_time += other.in_time;
         self.here_in_time += other.here_in_time;
         self.longest_gap = self.longest_gap.max(other.longest_gap);
-        Ok(())
     }
 
-    pub(crate) fn sum_of(tallies: &[Self]) -> anyhow::Result<Self> {
-        let mut sum = Self::new()?;
-        tallies.iter().try_for_each(|tally| sum.add(tally))?;
-        Ok(sum)
+    pub(crate) fn sum_of(tallies: &[Self]) -> Self {
+        let mut sum = Self::default();
+        for tally in tallies {
+            sum.add(tally);
+        }
+        sum
     }
 
     pub(crate) fn p99_ms(&self) -> f64 {
-        self.latency.quantile_us(0.99) / 1e3
+        self.latency.quantile_ms(0.99)
     }
 
     /// Counts outputs that came `latency` after their moment.
@@ -112,21 +100,18 @@ impl Tally {
 }
 
 /// The latency of one arm over all rounds: of p99, the median of the rounds, so that one stall of the machine is not the result.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Latency {
     pub(crate) tally: Tally,
     p99_ms: Rounds,
 }
 
 impl Latency {
-    pub(crate) fn new() -> anyhow::Result<Self> {
-        Ok(Self { tally: Tally::new()?, p99_ms: Rounds::default() })
-    }
-
     /// Adds a round.
-    pub(crate) fn add(&mut self, round: &Tally) -> anyhow::Result<()> {
+    pub(crate) fn add(&mut self, round: &[Tally]) {
+        let round = Tally::sum_of(round);
         self.p99_ms.push(round.p99_ms());
-        self.tally.add(round)
+        self.tally.add(&round);
     }
 
     pub(crate) fn p99_ms(&self) -> f64 {
@@ -171,7 +156,7 @@ pub(crate) async fn paced(channels: &[Channel], plans: Vec<FeedPlan>, beat: Beat
 
 /// Hears a feed to its end; without a schedule, it also keeps the window full.
 async fn listen(mut feed: Feed, schedule: Option<Schedule>, limit: Duration) -> anyhow::Result<Tally> {
-    let mut tally = Tally::new()?;
+    let mut tally = Tally::default();
     let mut last: Option<Timestamp> = None;
     while let Some(result) = feed.result().await.context("a stream broke off")? {
         let now = clock::now();

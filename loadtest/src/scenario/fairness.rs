@@ -107,11 +107,11 @@ async fn flood(findings: &mut Findings, duration: Duration, rounds: u32) -> anyh
     let stage = Stage::start(LANES, std::slice::from_ref(&model), |_| {}).await?;
     let channels = stage.connect(8).await?;
     let beat = Beat { rate_hz: 10.0, duration, limit: Duration::MAX };
-    let (mut alone, mut beside) = (Latency::new()?, Latency::new()?);
+    let (mut alone, mut beside) = (Latency::default(), Latency::default());
     for _ in 0..rounds {
-        alone.add(&Tally::sum_of(&paced(&channels, live_plans(model.name, 4), beat).await?)?)?;
+        alone.add(&paced(&channels, live_plans(model.name, 4), beat).await?);
         let flood = Flood::start(&channels[..1], vec![flood_plan(model.name, 1024)]).await?;
-        beside.add(&Tally::sum_of(&paced(&channels[1..], live_plans(model.name, 4), beat).await?)?)?;
+        beside.add(&paced(&channels[1..], live_plans(model.name, 4), beat).await?);
         flood.stop().await?;
     }
     drop(channels);
@@ -132,14 +132,14 @@ async fn slow(findings: &mut Findings, duration: Duration, rounds: u32) -> anyho
     let channels = stage.connect(8).await?;
     let beat = Beat { rate_hz: 20.0, duration, limit: Duration::MAX };
     let plans = || (0..20).map(|_| live_plan(model.name, item("x", VALUES))).collect::<Vec<_>>();
-    let (mut alone, mut beside) = (Latency::new()?, Latency::new()?);
+    let (mut alone, mut beside) = (Latency::default(), Latency::default());
     for _ in 0..rounds {
-        alone.add(&Tally::sum_of(&paced(&channels, plans(), beat).await?)?)?;
+        alone.add(&paced(&channels, plans(), beat).await?);
         let mut slow = flood_plan(model.name, 8);
         let large = item("x", 100 * VALUES);
         slow.item = Box::new(move |_| large.clone());
         let flood = Flood::start(&channels[..1], vec![slow]).await?;
-        beside.add(&Tally::sum_of(&paced(&channels[1..], plans(), beat).await?)?)?;
+        beside.add(&paced(&channels[1..], plans(), beat).await?);
         flood.stop().await?;
     }
     drop(channels);
@@ -184,16 +184,16 @@ async fn priorities(findings: &mut Findings, duration: Duration, rounds: u32) ->
     };
     let high = || vec![with(v1::Priority::High, live_plan(model.name, item("x", 4)))];
     let floods = |priority| (0..4).map(|_| with(priority, flood_plan(model.name, 64))).collect::<Vec<_>>();
-    let (mut alone, mut beside) = (Latency::new()?, Latency::new()?);
-    let (mut normal_items, mut low) = (0, Tally::new()?);
+    let (mut alone, mut beside) = (Latency::default(), Latency::default());
+    let (mut normal_items, mut low) = (0, Tally::default());
     for _ in 0..rounds {
-        alone.add(&Tally::sum_of(&paced(&channels, high(), beat).await?)?)?;
+        alone.add(&paced(&channels, high(), beat).await?);
         let normal = Flood::start(&channels[1..3], floods(v1::Priority::Normal)).await?;
         // One stream, so that its gaps are those of its priority.
         let lows = Flood::start(&channels[3..4], vec![with(v1::Priority::Low, flood_plan(model.name, 64))]).await?;
-        beside.add(&Tally::sum_of(&paced(&channels[4..], high(), beat).await?)?)?;
-        normal_items += Tally::sum_of(&normal.stop().await?)?.ok;
-        low.add(&Tally::sum_of(&lows.stop().await?)?)?;
+        beside.add(&paced(&channels[4..], high(), beat).await?);
+        normal_items += Tally::sum_of(&normal.stop().await?).ok;
+        low.add(&Tally::sum_of(&lows.stop().await?));
     }
     drop(channels);
     stage.finish().await?;
@@ -209,6 +209,6 @@ async fn priorities(findings: &mut Findings, duration: Duration, rounds: u32) ->
 
 fn add_latency(findings: &mut Findings, arm: &str, latency: &Latency, wanted: Wanted) {
     findings.add(arm, "items", latency.tally.ok as f64, Wanted::Anything);
-    findings.add(arm, "p50_ms", latency.tally.latency.quantile_us(0.5) / 1e3, Wanted::Anything);
+    findings.add(arm, "p50_ms", latency.tally.latency.quantile_ms(0.5), Wanted::Anything);
     findings.add(arm, "p99_ms", latency.p99_ms(), wanted);
 }

@@ -9,7 +9,7 @@ use super::{live_plans, wire_duration};
 use crate::{
     crowd::{Beat, Flood, Tally, paced},
     feed::FeedPlan,
-    findings::{Findings, Wanted},
+    findings::{Findings, Wanted, jain_index},
     report::Report,
     stage::{Blocker, Stage},
 };
@@ -59,10 +59,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
             });
             let tallies = paced(&channels, plans.collect(), beat).await?;
             let least = tallies.iter().map(|tally| tally.ok).min().unwrap_or(0);
-            let tally = Tally::sum_of(&tallies)?;
+            let tally = Tally::sum_of(&tallies);
             let arm = format!("{kind}, {name}, {}x", args.load);
             let useful = tally.in_time as f64 / args.seconds;
-            let age = |quantile| tally.age.quantile_us(quantile) / 1e3;
+            let age = |quantile| tally.age.quantile_ms(quantile);
             findings.add(&arm, "sent_per_s", tally.sent as f64 / args.seconds, Wanted::Anything);
             findings.add(&arm, "dropped_per_s", tally.errors_of(Code::Aborted) as f64 / args.seconds, Wanted::Anything);
             findings.add(&arm, "unanswered", (tally.sent - tally.answered()) as f64, Wanted::AtMost(0.0));
@@ -71,6 +71,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
             findings.add(&arm, "age_p99_ms", age(0.99), Wanted::AtMost(args.max_age_ms as f64));
             findings.add(&arm, "here_p99_ms", tally.p99_ms(), Wanted::Anything);
             let even = tally.ok as f64 / f64::from(args.streams);
+            let shares: Vec<f64> = tallies.iter().map(|tally| tally.ok as f64).collect();
+            findings.add(&arm, "jain_index_of_streams", jain_index(&shares), Wanted::Anything);
             findings.add(&arm, "least_stream_of_even", least as f64 / even, Wanted::Anything);
         }
         drop(channels);

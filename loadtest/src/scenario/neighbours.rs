@@ -6,7 +6,7 @@ use tidemill::proto::v1;
 
 use super::live_plans;
 use crate::{
-    crowd::{Beat, Flood, Latency, Tally, paced},
+    crowd::{Beat, Flood, Latency, paced},
     feed::FeedPlan,
     findings::{Findings, Wanted},
     report::Report,
@@ -36,15 +36,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let stage = Stage::start(args.lanes.into(), &[fast.clone(), slow.clone()], |_| {}).await?;
     let channels = stage.connect(8).await?;
     let beat = Beat { rate_hz: 20.0, duration: Duration::from_secs_f64(args.seconds), limit: Duration::MAX };
-    let (mut alone, mut beside) = (Latency::new()?, Latency::new()?);
+    let (mut alone, mut beside) = (Latency::default(), Latency::default());
     let mut slow_rate = 0.0;
     for _ in 0..args.rounds {
-        alone.add(&Tally::sum_of(&paced(&channels, live_plans(fast.name, 10), beat).await?)?)?;
+        alone.add(&paced(&channels, live_plans(fast.name, 10), beat).await?);
         let plans = live_plans(slow.name, 4).into_iter();
         let plans = plans.map(|plan| FeedPlan { open: v1::StreamConfig { window_items: 64, ..plan.open }, ..plan });
         let flood = Flood::start(&channels[..4], plans.collect()).await?;
         let (tallies, rates) = tokio::join!(paced(&channels[4..], live_plans(fast.name, 10), beat), flood.rates(beat.duration));
-        beside.add(&Tally::sum_of(&tallies?)?)?;
+        beside.add(&tallies?);
         slow_rate += rates.iter().sum::<f64>() / f64::from(args.rounds);
         flood.stop().await?;
     }
@@ -58,9 +58,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         ("fast, slow one saturated", &beside, Wanted::AtMost(limit_ms)),
     ] {
         findings.add(arm, "items", latency.tally.ok as f64, Wanted::Anything);
-        findings.add(arm, "p50_ms", latency.tally.latency.quantile_us(0.5) / 1e3, Wanted::Anything);
+        findings.add(arm, "p50_ms", latency.tally.latency.quantile_ms(0.5), Wanted::Anything);
         findings.add(arm, "p99_ms", latency.p99_ms(), wanted);
-        findings.add(arm, "max_ms", latency.tally.latency.max_us() / 1e3, Wanted::Anything);
+        findings.add(arm, "max_ms", latency.tally.latency.quantile_ms(1.0), Wanted::Anything);
     }
     let full = f64::from(args.lanes) * slow.max_batch as f64 / slow.call(slow.max_batch).as_secs_f64();
     findings.add("slow, saturating", "items_per_s", slow_rate, Wanted::Anything);

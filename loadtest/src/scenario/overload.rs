@@ -82,7 +82,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
                 let default_deadline = Some(wire_duration(deadline));
                 let plans = plans.map(|plan| FeedPlan { open: v1::StreamConfig { default_deadline, ..plan.open }, ..plan });
                 let beat = Beat { rate_hz: rate / FEEDS as f64, duration, limit: deadline };
-                Found { tally: Tally::sum_of(&paced(&channels, plans.collect(), beat).await?)?, vague: 0 }
+                Found { tally: Tally::sum_of(&paced(&channels, plans.collect(), beat).await?), vague: 0 }
             };
             let longest = watch.longest();
             let Found { tally, vague } = found;
@@ -142,7 +142,7 @@ async fn open_loop(
         (at < duration.as_secs_f64()).then(|| start + Duration::from_secs_f64(at))
     });
     let moments: Vec<Timestamp> = gaps.collect();
-    let found = Arc::new(Mutex::new(Found { tally: Tally::new()?, vague: 0 }));
+    let found = Arc::new(Mutex::new(Found { tally: Tally::default(), vague: 0 }));
     found.lock().unwrap_or_else(PoisonError::into_inner).tally.sent = moments.len() as u64;
     let clients: Vec<_> = channels.iter().cloned().map(InferenceServiceClient::new).collect();
     let mut item = item("x", 4);

@@ -97,11 +97,11 @@ async fn measure(
     paced(&channels, plans(healthy), Beat { duration: SETTLE, ..beat }).await?;
     read_out(warm_up).await?;
     for _ in 0..rounds {
-        let calm = Tally::sum_of(&paced(&channels, plans(healthy), beat).await?)?;
+        let calm = Tally::sum_of(&paced(&channels, plans(healthy), beat).await?);
         let silent = open_silent(&channels, plans(bad)).await?;
         tokio::time::sleep(SETTLE).await;
         let watch = tokio::spawn(resident(beat.duration));
-        let beside = Tally::sum_of(&paced(&channels, plans(healthy), beat).await?)?;
+        let beside = Tally::sum_of(&paced(&channels, plans(healthy), beat).await?);
         let resident = watch.await??;
         taken = silent.iter().map(|feed| feed.valve().sent()).sum();
         reset += read_out(silent).await?;
