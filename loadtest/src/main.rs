@@ -1,7 +1,8 @@
 //! `tidemill-load`: measures a Tidemill server, always against a limit that is measured beside it in the same run.
 //!
 //! Each scenario is one file of [`scenario`]. Rounds of the arms take turns (A B A B), and medians are given, so that a machine
-//! that gets slower in between slows both. Knows nothing of the server's inside except in the arms that call an engine bare.
+//! that gets slower in between slows both. Knows nothing of the server's inside except in the arms that call an engine bare, and in
+//! [`stage`], which holds and slows synthetic models and looks at the ledger.
 
 mod crowd;
 mod cut;
@@ -31,7 +32,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measure a Tidemill server against its limits.
 ///
-/// Without --addr, the server runs inside this process, on a port of its own, and the scenarios from `deadlines` on always do so. Everything stays on the loopback interface.
+/// Without --addr, the server runs inside this process, on a port of its own; the scenarios of the scheduler, from `deadlines` on,
+/// always make their own. Everything stays on the loopback interface.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
