@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Load before the count begins.
-const WARM_UP: Duration = Duration::from_millis(500);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(500);
 
 /// What one feed, or several, heard.
 #[derive(Debug, Clone, Default)]
@@ -124,6 +124,8 @@ impl Latency {
 pub(crate) struct Beat {
     pub(crate) rate_hz: f64,
     pub(crate) duration: Duration,
+    /// Items before this are answered and counted, but not their latencies.
+    pub(crate) warm_up: Duration,
     /// What counts as in time.
     pub(crate) limit: Duration,
 }
@@ -147,7 +149,7 @@ pub(crate) async fn paced(channels: &[Channel], plans: Vec<FeedPlan>, beat: Beat
     let listening: Vec<_> = feeds
         .into_iter()
         .zip(&schedules)
-        .map(|(feed, schedule)| tokio::spawn(listen(feed, Some(*schedule), beat.limit)))
+        .map(|(feed, schedule)| tokio::spawn(listen(feed, Some((*schedule, start + beat.warm_up)), beat.limit)))
         .collect();
     let agenda = agenda(&schedules, start + beat.duration);
     tokio::task::spawn_blocking(move || pace(&agenda, &valves)).await?;
@@ -155,12 +157,14 @@ pub(crate) async fn paced(channels: &[Channel], plans: Vec<FeedPlan>, beat: Beat
 }
 
 /// Hears a feed to its end; without a schedule, it also keeps the window full.
-async fn listen(mut feed: Feed, schedule: Option<Schedule>, limit: Duration) -> anyhow::Result<Tally> {
+async fn listen(mut feed: Feed, schedule: Option<(Schedule, Timestamp)>, limit: Duration) -> anyhow::Result<Tally> {
     let mut tally = Tally::default();
     let mut last: Option<Timestamp> = None;
     while let Some(result) = feed.result().await.context("a stream broke off")? {
         let now = clock::now();
-        tally.count(&result, schedule.map(|schedule| now.since(schedule.due(result.seq))), limit)?;
+        let due = schedule.map(|(schedule, counts_from)| (schedule.due(result.seq), counts_from));
+        let latency = due.filter(|(due, counts_from)| due >= counts_from).map(|(due, _)| now.since(due));
+        tally.count(&result, latency, limit)?;
         tally.longest_gap = tally.longest_gap.max(last.map_or(Duration::ZERO, |last| now.since(last)));
         last = Some(now);
         if schedule.is_none() {

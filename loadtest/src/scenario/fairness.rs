@@ -7,7 +7,7 @@ use tonic::metadata::MetadataMap;
 
 use super::{live_plan, live_plans};
 use crate::{
-    crowd::{Beat, Flood, Latency, Tally, paced},
+    crowd::{Beat, Flood, Latency, Tally, WARM_UP, paced},
     feed::FeedPlan,
     findings::{Findings, Wanted, jain_index},
     report::Report,
@@ -106,7 +106,7 @@ async fn flood(findings: &mut Findings, duration: Duration, rounds: u32) -> anyh
     let model = Blocker::default();
     let stage = Stage::start(LANES, std::slice::from_ref(&model), |_| {}).await?;
     let channels = stage.connect(8).await?;
-    let beat = Beat { rate_hz: 10.0, duration, limit: Duration::MAX };
+    let beat = Beat { rate_hz: 10.0, warm_up: WARM_UP, duration, limit: Duration::MAX };
     let (mut alone, mut beside) = (Latency::default(), Latency::default());
     for _ in 0..rounds {
         alone.add(&paced(&channels, live_plans(model.name, 4), beat).await?);
@@ -130,7 +130,7 @@ async fn slow(findings: &mut Findings, duration: Duration, rounds: u32) -> anyho
     let model = Blocker { values: None, max_batch: 4, per_call, per_item, per_element_ns: 125_000, ..Blocker::default() };
     let stage = Stage::start(LANES, std::slice::from_ref(&model), |_| {}).await?;
     let channels = stage.connect(8).await?;
-    let beat = Beat { rate_hz: 20.0, duration, limit: Duration::MAX };
+    let beat = Beat { rate_hz: 20.0, warm_up: WARM_UP, duration, limit: Duration::MAX };
     let plans = || (0..20).map(|_| live_plan(model.name, item("x", VALUES))).collect::<Vec<_>>();
     let (mut alone, mut beside) = (Latency::default(), Latency::default());
     for _ in 0..rounds {
@@ -177,7 +177,7 @@ async fn priorities(findings: &mut Findings, duration: Duration, rounds: u32) ->
     let model = Blocker::default();
     let stage = Stage::start(LANES, std::slice::from_ref(&model), |_| {}).await?;
     let channels = stage.connect(8).await?;
-    let beat = Beat { rate_hz: 20.0, duration, limit: Duration::MAX };
+    let beat = Beat { rate_hz: 20.0, warm_up: WARM_UP, duration, limit: Duration::MAX };
     let with = |priority: v1::Priority, plan: FeedPlan| {
         let open = v1::StreamConfig { priority: priority.into(), ..plan.open };
         FeedPlan { open, ..plan }

@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         flood.stop().await?;
         findings.add(&format!("{kind}, saturating"), "items_per_s", capacity, Wanted::Anything);
         let rate_hz = args.load * capacity / f64::from(args.streams);
-        let beat = Beat { rate_hz, duration, limit: max_age };
+        let beat = Beat { rate_hz, duration, warm_up: Duration::ZERO, limit: max_age };
         for (name, overflow) in [("latest", v1::OverflowPolicy::Latest), ("drop_oldest", v1::OverflowPolicy::DropOldest)] {
             let plans = live_plans(model.name, args.streams.into()).into_iter().map(|plan| {
                 let max_age = Some(wire_duration(max_age));

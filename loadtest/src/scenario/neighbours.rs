@@ -6,7 +6,7 @@ use tidemill::proto::v1;
 
 use super::live_plans;
 use crate::{
-    crowd::{Beat, Flood, Latency, paced},
+    crowd::{Beat, Flood, Latency, WARM_UP, paced},
     feed::FeedPlan,
     findings::{Findings, Wanted},
     report::Report,
@@ -35,7 +35,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let slow = Blocker { name: "slow", per_call: Duration::from_millis(50), per_item, ..Blocker::default() };
     let stage = Stage::start(args.lanes.into(), &[fast.clone(), slow.clone()], |_| {}).await?;
     let channels = stage.connect(8).await?;
-    let beat = Beat { rate_hz: 20.0, duration: Duration::from_secs_f64(args.seconds), limit: Duration::MAX };
+    let beat = Beat { rate_hz: 20.0, warm_up: WARM_UP, duration: Duration::from_secs_f64(args.seconds), limit: Duration::MAX };
     let (mut alone, mut beside) = (Latency::default(), Latency::default());
     let mut slow_rate = 0.0;
     for _ in 0..args.rounds {

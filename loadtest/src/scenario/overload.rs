@@ -81,7 +81,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
                 let plans = live_plans(model.name, FEEDS).into_iter();
                 let default_deadline = Some(wire_duration(deadline));
                 let plans = plans.map(|plan| FeedPlan { open: v1::StreamConfig { default_deadline, ..plan.open }, ..plan });
-                let beat = Beat { rate_hz: rate / FEEDS as f64, duration, limit: deadline };
+                let beat = Beat { rate_hz: rate / FEEDS as f64, duration, warm_up: Duration::ZERO, limit: deadline };
                 Found { tally: Tally::sum_of(&paced(&channels, plans.collect(), beat).await?), vague: 0 }
             };
             let longest = watch.longest();

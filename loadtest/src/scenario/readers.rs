@@ -60,10 +60,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         healthy,
         bad,
         connections: 8,
-        beat: Beat { rate_hz: args.rate, duration: arm.mul_f64(0.8), limit: Duration::MAX },
+        beat: Beat { rate_hz: args.rate, duration: arm.mul_f64(0.8), warm_up: Duration::ZERO, limit: Duration::MAX },
     };
     measure(&mut findings, &stage, &model, "a tenth never reads", crowd, args.rounds).await?;
-    let beat = Beat { rate_hz: 31.25, duration: arm.mul_f64(0.2).max(Duration::from_secs(1)), limit: Duration::MAX };
+    let beat = Beat {
+        rate_hz: 31.25,
+        duration: arm.mul_f64(0.2).max(Duration::from_secs(1)),
+        warm_up: Duration::ZERO,
+        limit: Duration::MAX,
+    };
     let crowd = Crowd { healthy: 31, bad: 1, connections: 1, beat };
     measure(&mut findings, &stage, &model, "1 of 32 on a connection", crowd, args.rounds).await?;
     stage.finish().await?;
