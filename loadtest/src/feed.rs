@@ -15,7 +15,7 @@ use tidemill::{
     clock,
     proto::v1::{self, feed_request, feed_response, inference_service_client::InferenceServiceClient, item_result},
 };
-use tonic::{Streaming, transport::Channel};
+use tonic::{Extensions, Request, Status, Streaming, metadata::MetadataMap, transport::Channel};
 
 use crate::{schedule::Schedule, workload::Workload};
 
@@ -26,6 +26,7 @@ pub(crate) const LATE_AFTER: std::time::Duration = std::time::Duration::from_mil
 #[derive(Debug, Default)]
 pub(crate) struct Valve {
     let_through: AtomicU64,
+    sent: AtomicU64,
     answered: AtomicU64,
     late: AtomicU64,
     closed: AtomicBool,
@@ -45,6 +46,10 @@ impl Valve {
         self.sender.wake();
     }
 
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
@@ -55,10 +60,26 @@ impl Valve {
     }
 }
 
+/// What a feed asks for, and what it sends.
+pub(crate) struct FeedPlan {
+    pub(crate) open: v1::StreamConfig,
+    /// Makes item number n when it is sent.
+    pub(crate) item: Box<dyn FnMut(u64) -> v1::Item + Send>,
+    /// `grpc-timeout`, a tenant's name and the like.
+    pub(crate) metadata: MetadataMap,
+}
+
+impl FeedPlan {
+    /// A feed of equal items.
+    pub(crate) fn of(open: v1::StreamConfig, item: v1::Item) -> Self {
+        Self { open, item: Box::new(move |_| item.clone()), metadata: MetadataMap::new() }
+    }
+}
+
 /// The client's side of the call.
 struct Outbound {
     open: Option<v1::StreamConfig>,
-    item: v1::Item,
+    item: Box<dyn FnMut(u64) -> v1::Item + Send>,
     sent: u64,
     schedule: Option<Schedule>,
     valve: Arc<Valve>,
@@ -81,8 +102,10 @@ impl Outbound {
         {
             self.valve.late.fetch_add(1, Ordering::Relaxed);
         }
+        let item = (self.item)(self.sent);
         self.sent += 1;
-        message(feed_request::Message::Item(self.item.clone()))
+        self.valve.sent.store(self.sent, Ordering::Relaxed);
+        message(feed_request::Message::Item(item))
     }
 }
 
@@ -99,7 +122,7 @@ impl Stream for Outbound {
     }
 }
 
-/// An open call.
+/// An open call. Dropping it cancels it.
 pub(crate) struct Feed {
     inbound: Streaming<v1::FeedResponse>,
     valve: Arc<Valve>,
@@ -114,16 +137,21 @@ impl Feed {
         window_items: u32,
         schedule: Option<Schedule>,
     ) -> anyhow::Result<Self> {
+        let plan = FeedPlan::of(workload.open(window_items), workload.item.clone());
+        let mut feed = Self::start(channel, plan, schedule).await?;
+        feed.output_bytes = workload.output_bytes;
+        Ok(feed)
+    }
+
+    /// The same with any plan; the sizes of answers are not checked then.
+    pub(crate) async fn start(channel: Channel, plan: FeedPlan, schedule: Option<Schedule>) -> anyhow::Result<Self> {
         let valve = Arc::new(Valve::default());
-        let outbound = Outbound {
-            open: Some(workload.open(window_items)),
-            item: workload.item.clone(),
-            sent: 0,
-            schedule,
-            valve: Arc::clone(&valve),
-        };
+        let FeedPlan { open, item, metadata } = plan;
+        let window_items = open.window_items;
+        let outbound = Outbound { open: Some(open), item, sent: 0, schedule, valve: Arc::clone(&valve) };
         let mut client = InferenceServiceClient::new(channel);
-        let mut inbound = client.feed(outbound).await.context("a stream was refused")?.into_inner();
+        let request = Request::from_parts(metadata, Extensions::default(), outbound);
+        let mut inbound = client.feed(request).await.context("a stream was refused")?.into_inner();
         match inbound.message().await.context("a stream ended before it was opened")? {
             Some(v1::FeedResponse { event: Some(feed_response::Event::Opened(opened)) }) => {
                 let granted = opened.limits.map_or(window_items, |limits| limits.window_items);
@@ -133,7 +161,7 @@ impl Feed {
             }
             other => bail!("the first message of a stream is not `opened`: {other:?}"),
         }
-        Ok(Self { inbound, valve, output_bytes: workload.output_bytes })
+        Ok(Self { inbound, valve, output_bytes: 0 })
     }
 
     pub(crate) const fn valve(&self) -> &Arc<Valve> {
@@ -142,12 +170,23 @@ impl Feed {
 
     /// Waits for the next answer and returns its number. `None` once all are answered and the stream has ended.
     pub(crate) async fn answer(&mut self) -> anyhow::Result<Option<u64>> {
+        let Some(result) = self.result().await.context("a stream broke off")? else { return Ok(None) };
+        let expected = self.valve.answered() - 1;
+        self.check(&result, expected)?;
+        Ok(Some(expected))
+    }
+
+    /// The next answer, whatever it says. `None` once all are answered and the stream has ended.
+    ///
+    /// # Errors
+    /// The stream's status, if it ends with one.
+    pub(crate) async fn result(&mut self) -> Result<Option<v1::ItemResult>, Status> {
         loop {
-            let Some(response) = self.inbound.message().await.context("a stream broke off")? else { return Ok(None) };
-            let Some(feed_response::Event::Result(result)) = response.event else { continue };
-            let expected = self.valve.answered.fetch_add(1, Ordering::Relaxed);
-            self.check(&result, expected)?;
-            return Ok(Some(expected));
+            let Some(response) = self.inbound.message().await? else { return Ok(None) };
+            if let Some(feed_response::Event::Result(result)) = response.event {
+                self.valve.answered.fetch_add(1, Ordering::Relaxed);
+                return Ok(Some(result));
+            }
         }
     }
 
@@ -167,5 +206,12 @@ impl Feed {
             Some(item_result::Outcome::Error(status)) => bail!("item {expected} was answered with an error: {}", status.message),
             None => bail!("the answer to item {expected} is empty"),
         }
+    }
+}
+
+impl Drop for Feed {
+    /// The transport resets the stream once neither side of it is in use; the client's side would stay, waiting for items.
+    fn drop(&mut self) {
+        self.valve.close();
     }
 }

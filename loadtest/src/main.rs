@@ -1,15 +1,21 @@
 //! `tidemill-load`: measures a Tidemill server, always against a limit that is measured beside it in the same run.
 //!
 //! Each scenario is one file of [`scenario`]. Rounds of the arms take turns (A B A B), and medians are given, so that a machine
-//! that gets slower in between slows both. Knows nothing of the server's inside except in the arms that call an engine bare.
+//! that gets slower in between slows both. Knows nothing of the server's inside except in the arms that call an engine bare, and in
+//! [`stage`], which holds and slows synthetic models and looks at the ledger.
 
+mod crowd;
+mod cut;
 mod engine;
 mod feed;
+mod findings;
 mod limit;
+mod pace;
 mod process;
 mod report;
 mod scenario;
 mod schedule;
+mod stage;
 mod stats;
 mod target;
 mod workload;
@@ -26,7 +32,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measure a Tidemill server against its limits.
 ///
-/// Without --addr, the server runs inside this process, on a port of its own. Everything stays on the loopback interface.
+/// Without --addr, the server runs inside this process, on a port of its own; the scenarios of the scheduler, from `deadlines` on,
+/// always make their own. Everything stays on the loopback interface.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -45,6 +52,15 @@ enum Scenario {
     Saturate(scenario::saturate::Args),
     Realtime(scenario::realtime::Args),
     Idle(scenario::idle::Args),
+    Deadlines(scenario::deadlines::Args),
+    Fairness(scenario::fairness::Args),
+    Freshness(scenario::freshness::Args),
+    Overload(scenario::overload::Args),
+    Readers(scenario::readers::Args),
+    Cancel(scenario::cancel::Args),
+    Neighbours(scenario::neighbours::Args),
+    Lone(scenario::lone::Args),
+    Costs(scenario::costs::Args),
 }
 
 impl Scenario {
@@ -55,6 +71,15 @@ impl Scenario {
             Self::Saturate(args) => scenario::saturate::run(args).await,
             Self::Realtime(args) => scenario::realtime::run(args).await,
             Self::Idle(args) => scenario::idle::run(args).await,
+            Self::Deadlines(args) => scenario::deadlines::run(args).await,
+            Self::Fairness(args) => scenario::fairness::run(args).await,
+            Self::Freshness(args) => scenario::freshness::run(args).await,
+            Self::Overload(args) => scenario::overload::run(args).await,
+            Self::Readers(args) => scenario::readers::run(args).await,
+            Self::Cancel(args) => scenario::cancel::run(args).await,
+            Self::Neighbours(args) => scenario::neighbours::run(args).await,
+            Self::Lone(args) => scenario::lone::run(args).await,
+            Self::Costs(args) => scenario::costs::run(args).await,
         }
     }
 }

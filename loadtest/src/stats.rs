@@ -67,6 +67,28 @@ impl Durations {
     }
 }
 
+/// Durations one by one: for many streams that each hear little, where a histogram each would be most of the memory in use.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Samples(Vec<Duration>);
+
+impl Samples {
+    pub(crate) fn record(&mut self, duration: Duration) {
+        self.0.push(duration);
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.0.extend_from_slice(&other.0);
+    }
+
+    /// The quantile in milliseconds; NaN if there is no sample.
+    pub(crate) fn quantile_ms(&self, quantile: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        let rank = (quantile * sorted.len() as f64).ceil().max(1.0) as usize;
+        sorted.get(rank - 1).map_or(f64::NAN, |sample| sample.as_secs_f64() * 1e3)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +107,17 @@ mod tests {
     #[test]
     fn the_spread_is_half_the_range() {
         assert!((rounds(&[90.0, 100.0, 110.0]).spread() - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn samples_give_the_smallest_that_covers_the_quantile() {
+        let mut samples = Samples::default();
+        assert!(samples.quantile_ms(0.5).is_nan());
+        for millis in (1..=100).rev() {
+            samples.record(Duration::from_millis(millis));
+        }
+        let quantiles = [0.0, 0.5, 0.99, 1.0].map(|quantile| samples.quantile_ms(quantile).round() as u64);
+        assert_eq!(quantiles, [1, 50, 99, 100]);
     }
 
     #[test]

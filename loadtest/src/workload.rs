@@ -43,7 +43,8 @@ impl Workload {
     }
 }
 
-fn item(name: &str, values: usize) -> v1::Item {
+/// An item of one FP32 tensor of faint noise.
+pub(crate) fn item(name: &str, values: usize) -> v1::Item {
     let mut random = fastrand::Rng::with_seed(1);
     let data: Vec<u8> = (0..values).flat_map(|_| (random.f32() * 0.2 - 0.1).to_le_bytes()).collect();
     let tensor =

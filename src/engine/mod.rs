@@ -20,7 +20,7 @@ pub mod synthetic;
 #[cfg(test)]
 mod test_models;
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use crate::domain::{Datatype, Tensor};
 
@@ -84,8 +84,8 @@ pub enum CallThreads {
     All,
 }
 
-/// A loaded model, shared by all lanes.
-pub trait Engine: Send + Sync {
+/// A loaded model, shared by all lanes. [`Any`], so that who made it can reach what it alone offers.
+pub trait Engine: Any + Send + Sync {
     /// Name for people and metrics: `rten`, `onnxruntime`, `synthetic`.
     fn name(&self) -> &'static str;
 

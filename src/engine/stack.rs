@@ -157,6 +157,12 @@ impl Executable {
         &self.signature
     }
 
+    /// The engine that runs the calls.
+    #[must_use]
+    pub fn engine(&self) -> &dyn Engine {
+        &*self.engine
+    }
+
     /// The engine's name, for people and metrics.
     #[must_use]
     pub fn engine_name(&self) -> &'static str {

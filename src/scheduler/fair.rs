@@ -135,12 +135,8 @@ impl<K: Copy> FairQueue<K> {
     pub(super) fn leave(&mut self, flow: &mut Flow) {
         match flow.place.take() {
             // A flow that was placed ahead becomes eligible as the clock goes on, without being told.
-            Some(Place::Ahead(from, claim)) => {
-                if self.ahead.remove(&(from, claim)).is_none() {
-                    self.eligible(claim).remove(&claim);
-                }
-            }
-            Some(Place::Eligible(claim)) => {
+            Some(Place::Ahead(from, claim)) if self.ahead.remove(&(from, claim)).is_some() => {}
+            Some(Place::Ahead(_, claim) | Place::Eligible(claim)) => {
                 self.eligible(claim).remove(&claim);
             }
             None => {}
@@ -367,10 +363,8 @@ mod tests {
             queue.set_slack(30);
             let mut flows: Vec<Flow> = (0..5).map(|_| Flow::default()).collect();
             let mut placed = BTreeSet::new();
-            let mut arrivals = 0;
-            for (key, what, amount) in steps {
-                arrivals += 1;
-                let claim = Claim { urgent: amount % 2 == 0, arrival: arrivals, ..claim(amount) };
+            for (arrival, (key, what, amount)) in (1..).zip(steps) {
+                let claim = Claim { urgent: amount % 2 == 0, arrival, ..claim(amount) };
                 match what {
                     0 if !flows[key].is_placed() => {
                         queue.enter(&mut flows[key], key, claim);

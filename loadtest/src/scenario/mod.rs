@@ -1,12 +1,25 @@
 //! The scenarios, one file each: flags, rounds, report.
 
+pub(crate) mod cancel;
+pub(crate) mod costs;
+pub(crate) mod deadlines;
 pub(crate) mod echo;
+pub(crate) mod fairness;
+pub(crate) mod freshness;
 pub(crate) mod idle;
 pub(crate) mod latency;
+pub(crate) mod lone;
+pub(crate) mod neighbours;
+pub(crate) mod overload;
+pub(crate) mod readers;
 pub(crate) mod realtime;
 pub(crate) mod saturate;
 
 use std::time::Duration;
+
+use tidemill::proto::v1;
+
+use crate::{feed::FeedPlan, workload::item};
 
 /// How long and how often is measured.
 #[derive(Debug, Clone, clap::Args)]
@@ -29,4 +42,18 @@ impl Effort {
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
     if (0.01..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("between 0.01 and 3600".to_owned()) }
+}
+
+/// A live stream of small items with the server's own window.
+fn live_plan(model: &str, item: v1::Item) -> FeedPlan {
+    FeedPlan::of(v1::StreamConfig { model: model.to_owned(), ..v1::StreamConfig::default() }, item)
+}
+
+fn live_plans(model: &str, streams: usize) -> Vec<FeedPlan> {
+    (0..streams).map(|_| live_plan(model, item("x", 4))).collect()
+}
+
+/// A duration of at most some minutes as a message.
+fn wire_duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration { seconds: duration.as_secs() as i64, nanos: duration.subsec_nanos() as i32 }
 }

@@ -1,21 +1,19 @@
 //! Live sources: streams at the pace of their clocks, and how long after its moment each item is answered.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::future::try_join_all;
-use tidemill::{clock, domain::Timestamp};
+use tidemill::clock;
 
 use crate::{
-    feed::{Feed, LATE_AFTER, Valve},
+    feed::{Feed, LATE_AFTER},
+    pace::{LEAD, pace},
     report::{Cell, Report},
     schedule::{Schedule, agenda},
     stats::Durations,
     target::{Place, Target},
     workload::Workload,
 };
-
-/// Time between opening the streams and the first item.
-const LEAD: Duration = Duration::from_millis(500);
 
 /// Measure latency from the scheduled moment of each item, on streams at the pace of live audio
 #[derive(Debug, clap::Args)]
@@ -79,25 +77,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         ("late_sends", Cell::Count(late)),
         ("late_after_us", Cell::Count(LATE_AFTER.as_micros() as u64)),
     ]))
-}
-
-/// Lets each item go at its moment, and closes the streams after the last.
-fn pace(agenda: &[(Timestamp, usize)], valves: &[Arc<Valve>]) {
-    for (due, stream) in agenda {
-        loop {
-            let left = due.since(clock::now());
-            if left.is_zero() {
-                break;
-            }
-            thread::park_timeout(left);
-        }
-        valves[*stream].let_through(1);
-    }
-    // What has been let through may not have been sent yet.
-    thread::park_timeout(LEAD);
-    for valve in valves {
-        valve.close();
-    }
 }
 
 /// Latencies from each item's moment to its answer. A late send counts as latency.

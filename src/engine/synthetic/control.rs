@@ -28,14 +28,17 @@ pub enum CostMode {
 pub struct SyntheticControl {
     cost_per_call_ns: AtomicU64,
     cost_per_item_ns: AtomicU64,
+    cost_per_element_ns: AtomicU64,
     calls: AtomicU64,
+    items: AtomicU64,
     gate: Gate,
 }
 
 impl SyntheticControl {
-    pub(super) fn new(cost_per_call: Duration, cost_per_item: Duration) -> Self {
+    pub(super) fn new(cost_per_call: Duration, cost_per_item: Duration, cost_per_element: Duration) -> Self {
         let control = Self::default();
         control.set_costs(cost_per_call, cost_per_item);
+        control.cost_per_element_ns.store(nanos(cost_per_element), Ordering::Relaxed);
         control
     }
 
@@ -49,6 +52,12 @@ impl SyntheticControl {
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Items in the calls begun so far.
+    #[must_use]
+    pub fn items(&self) -> u64 {
+        self.items.load(Ordering::Relaxed)
     }
 
     /// Holds each call that begins from now on, until it is let through.
@@ -91,7 +100,8 @@ impl SyntheticControl {
     }
 
     /// Counts a call and returns its number, from 1.
-    pub(super) fn begin_call(&self) -> u64 {
+    pub(super) fn begin_call(&self, items: usize) -> u64 {
+        self.items.fetch_add(wide(items), Ordering::Relaxed);
         self.calls.fetch_add(1, Ordering::Relaxed) + 1
     }
 
@@ -106,12 +116,14 @@ impl SyntheticControl {
         state.passes = state.passes.saturating_sub(1);
     }
 
-    /// Spends the cost of a call, which is `speedup` times as fast as it would be on one thread.
-    pub(super) fn spend(&self, mode: CostMode, batch_size: usize, speedup: f64) {
+    /// Spends the cost of a call, whose first input has `elements` elements in all. It is `speedup` times as fast as it would be
+    /// on one thread.
+    pub(super) fn spend(&self, mode: CostMode, batch_size: usize, elements: usize, speedup: f64) {
         let per_call = self.cost_per_call_ns.load(Ordering::Relaxed);
         let per_item = self.cost_per_item_ns.load(Ordering::Relaxed);
-        let items = u64::try_from(batch_size).unwrap_or(u64::MAX);
-        let cost = Duration::from_nanos(per_call.saturating_add(per_item.saturating_mul(items))).div_f64(speedup);
+        let per_element = self.cost_per_element_ns.load(Ordering::Relaxed);
+        let of_items = per_item.saturating_mul(wide(batch_size)).saturating_add(per_element.saturating_mul(wide(elements)));
+        let cost = Duration::from_nanos(per_call.saturating_add(of_items)).div_f64(speedup);
         if cost.is_zero() {
             return;
         }
@@ -144,6 +156,10 @@ impl GateState {
     const fn is_shut(&self) -> bool {
         self.closed && self.passes == 0
     }
+}
+
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -53,7 +53,7 @@ impl SyntheticEngine {
     pub fn new(signature: Arc<Signature>, script: Script) -> Result<Self, EngineError> {
         check(&signature, script.kind).map_err(|message| EngineError::Load(format!("synthetic engine: {message}")))?;
         let contract = declare(&signature);
-        let control = Arc::new(SyntheticControl::new(script.cost_per_call, script.cost_per_item));
+        let control = Arc::new(SyntheticControl::new(script.cost_per_call, script.cost_per_item, script.cost_per_element));
         let pool = BufferPool::new(POOLED_BUFFERS_MAX, POOLED_BYTES_MAX);
         Ok(Self { shared: Arc::new(Shared { signature, script, control, pool }), contract })
     }
@@ -112,10 +112,11 @@ struct SyntheticInstance {
 impl Instance for SyntheticInstance {
     fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError> {
         let Shared { script, control, .. } = &*self.shared;
-        let number = control.begin_call();
+        let number = control.begin_call(call.batch_size);
         control.pass_gate();
         let speedup = script.wide_speedup.filter(|_| call.threads == CallThreads::All).unwrap_or(1.0);
-        control.spend(script.cost_mode, call.batch_size, speedup);
+        let elements = self.inputs.first().map_or(0, |first| call.inputs[*first].shape.iter().product());
+        control.spend(script.cost_mode, call.batch_size, elements, speedup);
         let fault = script.faults.iter().find(|fault| self.applies(fault.when, number, call));
         match fault.map(|fault| fault.what) {
             Some(Misbehaviour::Error) => Err(EngineError::Run(format!("synthetic engine: planned failure of call {number}"))),
@@ -356,11 +357,11 @@ mod tests {
     #[test]
     fn costs_are_spent_and_can_be_changed() {
         for mode in [CostMode::Busy, CostMode::Blocked] {
-            let control = SyntheticControl::new(Duration::ZERO, Duration::ZERO);
+            let control = SyntheticControl::new(Duration::ZERO, Duration::ZERO, Duration::from_micros(10));
             control.set_costs(Duration::from_millis(2), Duration::from_millis(1));
             let before = clock::now();
-            control.spend(mode, 3, 1.0);
-            assert!(clock::now().since(before) >= Duration::from_millis(5), "{mode:?}");
+            control.spend(mode, 3, 100, 1.0);
+            assert!(clock::now().since(before) >= Duration::from_millis(6), "{mode:?}");
         }
     }
 
@@ -384,11 +385,12 @@ mod tests {
 
     #[test]
     fn the_configuration_reads_as_written_and_refuses_the_rest() {
-        let text = "kind = 'identity'\ncost_per_call_us = 100\ncost_per_item_us = 5\ncost_mode = 'blocked'\nwide_speedup = 4.0\npanic_value = -2\n";
+        let text = "kind = 'identity'\ncost_per_call_us = 100\ncost_per_item_us = 5\ncost_per_element_ns = 7\ncost_mode = 'blocked'\nwide_speedup = 4.0\npanic_value = -2\n";
         let config: SyntheticConfig = toml::from_str(&text.replace("-2", "-2.0")).expect("all keys known");
         let script = config.script().expect("small costs");
         assert_eq!((script.kind, script.cost_mode), (SyntheticKind::Identity, CostMode::Blocked));
         assert_eq!((script.cost_per_call, script.cost_per_item), (Duration::from_micros(100), Duration::from_micros(5)));
+        assert_eq!(script.cost_per_element, Duration::from_nanos(7));
         assert_eq!(script.wide_speedup, Some(4.0));
         assert_eq!(script.faults, [PlannedFault { when: Trigger::FirstElement(-2.0), what: Misbehaviour::Panic }]);
         assert!(toml::from_str::<SyntheticConfig>("cost = 1").is_err());

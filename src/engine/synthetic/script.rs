@@ -10,6 +10,9 @@ use crate::engine::EngineError;
 /// A call of a configured engine may cost at most this much, per call and per item: a minute.
 const COST_US_MAX: u64 = 60_000_000;
 
+/// An element may cost at most this much: a millisecond.
+const COST_PER_ELEMENT_NS_MAX: u64 = 1_000_000;
+
 /// How much faster a call on all threads may claim to be.
 const WIDE_SPEEDUP: RangeInclusive<f64> = 1.0..=1024.0;
 
@@ -62,6 +65,8 @@ pub struct Script {
     pub cost_per_call: Duration,
     /// Cost of each item in a call, on top.
     pub cost_per_item: Duration,
+    /// Cost of each element of the first input in a call, padding included, on top.
+    pub cost_per_element: Duration,
     /// How the cost is spent.
     pub cost_mode: CostMode,
     /// How many times as fast a call is on all threads; `None` if it cannot use them.
@@ -80,6 +85,8 @@ pub struct SyntheticConfig {
     pub cost_per_call_us: u64,
     /// Microseconds for each item in a call, on top.
     pub cost_per_item_us: u64,
+    /// Nanoseconds for each element of the first input in a call, on top.
+    pub cost_per_element_ns: u64,
     /// `"busy"` or `"blocked"`.
     pub cost_mode: CostMode,
     /// How many times as fast a call is on all threads; without it, it cannot use them.
@@ -112,11 +119,21 @@ impl SyntheticConfig {
             kind: self.kind,
             cost_per_call: cost("cost_per_call_us", self.cost_per_call_us)?,
             cost_per_item: cost("cost_per_item_us", self.cost_per_item_us)?,
+            cost_per_element: element_cost(self.cost_per_element_ns)?,
             cost_mode: self.cost_mode,
             wide_speedup: self.wide_speedup,
             faults,
         })
     }
+}
+
+fn element_cost(value_ns: u64) -> Result<Duration, EngineError> {
+    if value_ns > COST_PER_ELEMENT_NS_MAX {
+        let message =
+            format!("synthetic engine: cost_per_element_ns is {value_ns}; at most {COST_PER_ELEMENT_NS_MAX} is allowed");
+        return Err(EngineError::Load(message));
+    }
+    Ok(Duration::from_nanos(value_ns))
 }
 
 fn cost(key: &str, value_us: u64) -> Result<Duration, EngineError> {

@@ -1,0 +1,89 @@
+//! Measured figures beside the values that are wanted of them.
+
+use crate::report::{Cell, Report};
+
+/// What is wanted of a figure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Wanted {
+    AtMost(f64),
+    AtLeast(f64),
+    /// The figure is there to explain others.
+    Anything,
+}
+
+impl Wanted {
+    fn shown(self) -> String {
+        match self {
+            Self::AtMost(limit) => format!("<= {}", short(limit)),
+            Self::AtLeast(limit) => format!(">= {}", short(limit)),
+            Self::Anything => String::new(),
+        }
+    }
+
+    fn met(self, figure: f64) -> &'static str {
+        let met = match self {
+            Self::AtMost(limit) => figure <= limit,
+            Self::AtLeast(limit) => figure >= limit,
+            Self::Anything => return "",
+        };
+        if met { "yes" } else { "NO" }
+    }
+}
+
+/// At most three decimals, and none that say nothing.
+fn short(figure: f64) -> String {
+    let text = format!("{figure:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A table of one figure a row.
+pub(crate) struct Findings(Report);
+
+impl Findings {
+    pub(crate) fn new() -> Self {
+        Self(Report::new(&["arm", "figure", "measured", "wanted", "met"]))
+    }
+
+    /// Adds a figure; its name carries the unit. A table shows three decimals at most.
+    pub(crate) fn add(&mut self, arm: &str, figure: &str, measured: f64, wanted: Wanted) {
+        let decimals = if measured.abs() >= 100.0 || measured.fract() == 0.0 { 0 } else { 3 };
+        let wanted_text = wanted.shown();
+        self.0.row(vec![
+            arm.into(),
+            figure.into(),
+            Cell::Figure(measured, decimals),
+            wanted_text.as_str().into(),
+            wanted.met(measured).into(),
+        ]);
+    }
+
+    pub(crate) fn report(self) -> Report {
+        self.0
+    }
+}
+
+/// Jain's index of fairness: 1 if all shares are equal, 1/n if one has everything.
+pub(crate) fn jain_index(shares: &[f64]) -> f64 {
+    let sum: f64 = shares.iter().sum();
+    let squares: f64 = shares.iter().map(|share| share * share).sum();
+    sum * sum / (shares.len() as f64 * squares)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_met_up_to_itself() {
+        assert_eq!((Wanted::AtMost(2.0).met(2.0), Wanted::AtMost(2.0).met(2.1)), ("yes", "NO"));
+        assert_eq!((Wanted::AtLeast(0.95).met(0.95), Wanted::AtLeast(0.95).met(f64::NAN)), ("yes", "NO"));
+        assert_eq!(Wanted::AtLeast(0.95).shown(), ">= 0.95");
+        assert_eq!(Wanted::AtMost(10.0).shown(), "<= 10");
+    }
+
+    #[test]
+    fn the_index_tells_equal_from_one_sided() {
+        assert!((jain_index(&[3.0; 7]) - 1.0).abs() < 1e-12);
+        assert!((jain_index(&[5.0, 0.0, 0.0, 0.0]) - 0.25).abs() < 1e-12);
+    }
+}
