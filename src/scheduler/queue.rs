@@ -210,7 +210,13 @@ impl<H: Clone, P> Scheduler<H, P> {
                 self.end_head(key, EndReason::Dropped(DropReason::Overflow), ended);
             }
         }
-        while let Some((limit, value)) = self.admission.refuses(self.held, self.models[model_key].held, item.bytes) {
+        // Who waits for room does not overtake those that have waited longer.
+        let waits = self.streams[key].waits_until.is_some();
+        while let Some((limit, value)) = self
+            .admission
+            .refuses(self.held, self.models[model_key].held, item.bytes)
+            .or(waits.then_some(("scheduler.max_queued_items", self.admission.items)))
+        {
             // A stream that may drop gives its own oldest for the newest before it asks for room that others have.
             if !drops || self.streams[key].items.is_empty() {
                 let retry_after = time_to_drain(self.held.items, self.models[model_key].costs.base(), self.lanes);

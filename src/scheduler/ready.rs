@@ -75,6 +75,17 @@ impl ReadyStreams {
         }
     }
 
+    /// Notes that a stream which was taken out has nothing that may run.
+    pub(super) fn depart(&mut self, flow: &mut Flow, seat: Seat) {
+        let class = &mut self.classes[seat.priority as usize];
+        if let Some(tenant) = class.tenants.get_mut(&seat.tenant) {
+            tenant.streams.depart(flow, seat.stream);
+            if tenant.streams.is_empty() {
+                class.queue.depart(&mut tenant.flow, seat.tenant);
+            }
+        }
+    }
+
     pub(super) fn leave(&mut self, flow: &mut Flow, seat: Seat) {
         self.streams -= usize::from(flow.is_placed());
         let class = &mut self.classes[seat.priority as usize];

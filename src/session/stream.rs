@@ -152,10 +152,8 @@ where
 
     /// Takes in as much as the window allows, and queues it under one lock.
     fn take_in(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
-        // What is staged after a submission waits for room; until it is queued, nothing more is read.
-        if self.staged.is_empty() {
-            self.read(cx)?;
-        }
+        // Also while what is staged waits for room: an item's deadline counts from when it is read.
+        self.read(cx)?;
         if self.staged.is_empty() {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! `tidemill-sim`: runs the server's own scheduler in virtual time, beside hand-tuned batching and other policies.
 //!
-//! [`point`] draws what is offered, [`world`] lets time pass, [`policy`] holds who decides, [`sweep`] runs them all, [`report`] says
-//! what came out. Nothing here reads a clock for anything but progress, opens a socket or runs a model: equal seeds give equal files.
+//! `point` draws what is offered, `world` lets time pass, `policy` holds who decides, `sweep` runs them all, `report` says what came
+//! out. Nothing here reads a clock for anything but progress, opens a socket or runs a model: equal seeds give equal files.
 
 mod curve;
 mod plot;

@@ -246,11 +246,10 @@ impl<H: Clone, P> Scheduler<H, P> {
                 move_alarm(&mut self.alarms, stream_key, stream, alarm);
                 match fit {
                     Some(Fit::OtherShape | Fit::TooTight) => passed_over.push(stream_key),
-                    _ => {
-                        if let Some(claim) = claim_of(stream, model.options.stateful) {
-                            model.ready.place(&mut stream.flow, seat, claim, slack);
-                        }
-                    }
+                    _ => match claim_of(stream, model.options.stateful) {
+                        Some(claim) => model.ready.place(&mut stream.flow, seat, claim, slack),
+                        None => model.ready.depart(&mut stream.flow, seat),
+                    },
                 }
                 match fit {
                     Some(Fit::OtherShape) => forming.shape_ends = true,
