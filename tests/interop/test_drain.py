@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 
 import audio
+import event_loop
 import grpc
 import messages
 import metrics
@@ -93,7 +94,7 @@ def test_streams_end_with_a_reason_and_the_process_with_zero():
                 check_end(events, error)
 
     with running() as server, stalled_feed(server) as stalled:
-        asyncio.run(scenario(server))
+        event_loop.run(scenario(server))
         await_draining(server)
         await_rest(server, streams=1)
         stalled.open_window(65_535)

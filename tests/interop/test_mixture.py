@@ -5,6 +5,7 @@ import collections
 import itertools
 from datetime import timedelta
 
+import event_loop
 import grpc
 import messages
 import metrics
@@ -70,7 +71,7 @@ async def all_at_once(server) -> collections.Counter:
 
 def test_the_accounts_agree(one_lane):
     before = await_rest(one_lane)
-    seen = asyncio.run(all_at_once(one_lane))
+    seen = event_loop.run(all_at_once(one_lane))
     after = await_rest(one_lane)
 
     def grown(name: str, **labels: str) -> float:

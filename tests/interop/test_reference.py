@@ -5,6 +5,7 @@ import hashlib
 
 import audio
 import crc32c
+import event_loop
 import grpc
 import messages
 import numpy as np
@@ -208,7 +209,7 @@ def test_concurrent_feeds_do_not_touch_one_another(server, order):
             return await asyncio.gather(*(feed(stub, number) for number in range(CONCURRENT_STREAMS)))
 
     batch_sizes = []
-    for clip, events in asyncio.run(all_feeds()):
+    for clip, events in event_loop.run(all_feeds()):
         results = of_kind(events, "result")
         reference.assert_equal(probabilities(results), reference.of_clip(clip))
         if order == messages.IN_ORDER:

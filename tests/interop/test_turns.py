@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+import event_loop
 import grpc
 import metrics
 import pytest
@@ -117,7 +118,7 @@ async def shares(server, single: str) -> tuple[int, int]:
 @pytest.mark.parametrize("single", ["lone", "flood"], ids=["tenant-of-its-own", "tenant-of-the-others"])
 def test_tenants_share_the_lane_however_many_streams_each_has(one_lane, single):
     """Two tenants get a half each; eleven streams of one tenant an eleventh each."""
-    own, others = asyncio.run(shares(one_lane, single))
+    own, others = event_loop.run(shares(one_lane, single))
     await_rest(one_lane)
     assert own == SINGLE_ITEMS
     gets_a_tenants_share = own >= (own + others) / 3
