@@ -10,3 +10,25 @@ mod response;
 
 pub use request::{InferRequest, InputTensor, Parameter, Parameters, RequestedOutput};
 pub use response::{InferResponse, OutputData, OutputTensor, SharedOutput};
+
+use crate::service::Service;
+
+/// The protocol over the one door. Clones share everything.
+#[derive(Clone)]
+pub struct OpenInference {
+    service: Service,
+}
+
+impl OpenInference {
+    /// The protocol over `service`.
+    #[must_use]
+    pub const fn new(service: Service) -> Self {
+        Self { service }
+    }
+
+    /// The door behind it.
+    #[must_use]
+    pub const fn service(&self) -> &Service {
+        &self.service
+    }
+}
