@@ -139,7 +139,11 @@ impl Signature {
         Ok(inputs)
     }
 
-    fn find_input(&self, name: &str, position: usize) -> Result<usize, Fault> {
+    /// Position of the input of this name; no name is that of an only input. `position` is the tensor's in the request.
+    ///
+    /// # Errors
+    /// [`FaultKind::Invalid`](super::FaultKind::Invalid) with the names that there are.
+    pub fn find_input(&self, name: &str, position: usize) -> Result<usize, Fault> {
         if name.is_empty() && self.inputs.len() == 1 {
             return Ok(0);
         }

@@ -5,6 +5,8 @@
 //! [`InferResponse`]. Items go through the one [`Service`](crate::service::Service), so that they meet those of native streams in
 //! the same batches.
 
+mod items;
+mod options;
 mod request;
 mod response;
 

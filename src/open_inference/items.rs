@@ -1,0 +1,262 @@
+//! A request's tensors as items, and items' outputs as a response's tensors.
+//!
+//! Items lie along the leading dimension, wherever the model itself has its batch. A request whose shapes are the model's without
+//! a batch is one item, and its response has none either.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+use super::{request::InputTensor, response::OutputTensor};
+use crate::domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Shape, Signature, Tensor, TensorSpec};
+
+/// The items of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Items {
+    /// At least one.
+    pub(super) items: Vec<Vec<NamedTensor>>,
+    /// Whether the request had a batch dimension, so that the response has one.
+    pub(super) batched: bool,
+}
+
+/// Splits a request's tensors; the data are shared, not copied. Each item is yet to be held against the signature.
+///
+/// # Errors
+/// [`FaultKind::Invalid`] with the field at fault: an unknown input, a shape that does not fit, data of another length than the
+/// shape takes, inputs that hold different numbers of items; [`FaultKind::TooLarge`] for more than `items_max` items.
+pub(super) fn split(inputs: Vec<(InputTensor, Bytes)>, signature: &Signature, items_max: usize) -> Result<Items, Fault> {
+    let mut batch: Option<(Option<usize>, String)> = None;
+    let mut items: Vec<Vec<NamedTensor>> = Vec::new();
+    let tensors = inputs.len();
+    for (position, (input, data)) in inputs.into_iter().enumerate() {
+        let spec = &signature.inputs[signature.find_input(&input.name, position)?];
+        let in_field = |part: &str, message: String| {
+            Fault::invalid(format!("inputs[{position}].{part}"), format!("input '{}'{message}", spec.name))
+        };
+        if input.datatype != spec.datatype {
+            let message = format!(" is {}, but the model takes {}", input.datatype, spec.datatype);
+            return Err(in_field("datatype", message));
+        }
+        let count = leading_items(spec, &input.shape).map_err(|message| in_field("shape", format!(": {message}")))?;
+        match &batch {
+            None => batch = Some((count, input.name.clone())),
+            Some((known, first)) if *known != count => {
+                let (given, expected) = (described(count), described(*known));
+                return Err(in_field("shape", format!(" holds {given}, but '{first}' holds {expected}")));
+            }
+            Some(_) => {}
+        }
+        let count = count.unwrap_or(1);
+        if count > items_max {
+            let message = format!(
+                "the request holds {count} items, more than the {items_max} that session.window_items_max allows; send several requests"
+            );
+            return Err(Fault::new(FaultKind::TooLarge, message).with_limit("session.window_items_max", items_max as u64));
+        }
+        items.resize_with(count, || Vec::with_capacity(tensors));
+        let shape: Shape = input.shape.iter().filter_map(|size| usize::try_from(*size).ok()).collect();
+        let whole = Tensor::new(spec.datatype, shape, data).map_err(|error| in_field("data", format!(": {error}")))?;
+        let item_shape = input.shape[input.shape.len() - spec.dims.len()..].to_vec();
+        for (item, part) in items.iter_mut().zip(parts(whole.datatype(), whole.data(), count)) {
+            item.push(NamedTensor {
+                name: String::from(&*spec.name),
+                datatype: None,
+                shape: item_shape.clone(),
+                data: whole.data().slice(part),
+            });
+        }
+    }
+    let (count, _) = batch.ok_or_else(|| Fault::invalid("inputs", "the request holds no input tensor"))?;
+    Ok(Items { items, batched: count.is_some() })
+}
+
+fn described(items: Option<usize>) -> String {
+    items.map_or_else(|| "one item without a batch dimension".to_owned(), |items| format!("{items} items"))
+}
+
+/// How many items a tensor of this shape holds; `None` if it has no batch dimension.
+fn leading_items(spec: &TensorSpec, shape: &[i64]) -> Result<Option<usize>, String> {
+    if let Some((axis, size)) = shape.iter().enumerate().find(|(_, size)| **size < 1) {
+        return Err(format!("dimension {axis} of shape {shape:?} is {size}; dimensions must be at least 1"));
+    }
+    let dims = spec.dims.len();
+    let (batch, item) = match shape.len().checked_sub(dims) {
+        Some(0) => (None, shape),
+        Some(1) => (Some(shape[0]), &shape[1..]),
+        _ => return Err(does_not_fit(spec, shape)),
+    };
+    let fits = |(size, dim): (&i64, &Option<usize>)| dim.is_none_or(|dim| i64::try_from(dim) == Ok(*size));
+    if !item.iter().zip(&spec.dims).all(fits) {
+        return Err(does_not_fit(spec, shape));
+    }
+    Ok(batch.map(|items| usize::try_from(items).unwrap_or(usize::MAX)))
+}
+
+fn does_not_fit(spec: &TensorSpec, shape: &[i64]) -> String {
+    format!("shape {shape:?} does not fit the model's {:?} (-1: batch or dynamic)", shape_with_leading_batch(spec))
+}
+
+/// The shape as the protocol tells it: -1 for the batch in front, and for dynamic dimensions.
+pub(super) fn shape_with_leading_batch(spec: &TensorSpec) -> Vec<i64> {
+    let dims = spec.dims.iter().map(|dim| dim.map_or(-1, |size| i64::try_from(size).unwrap_or(i64::MAX)));
+    std::iter::once(-1).chain(dims).collect()
+}
+
+/// Where each of `count` items lies in a tensor's data.
+fn parts(_datatype: Datatype, data: &Bytes, count: usize) -> impl Iterator<Item = Range<usize>> {
+    let bytes = data.len() / count.max(1);
+    (0..count).map(move |item| item * bytes..(item + 1) * bytes)
+}
+
+/// Puts the outputs of a request's items together: those at `wanted` positions of the signature, in that order.
+///
+/// # Errors
+/// [`FaultKind::Unsupported`] if the items' outputs differ in shape, so that they make no tensor.
+pub(super) fn join(
+    items: &[ItemOutputs],
+    batched: bool,
+    wanted: &[usize],
+    signature: &Signature,
+) -> Result<Vec<OutputTensor>, Fault> {
+    wanted.iter().map(|position| join_output(items, batched, *position, &signature.outputs[*position])).collect()
+}
+
+fn join_output(items: &[ItemOutputs], batched: bool, position: usize, spec: &TensorSpec) -> Result<OutputTensor, Fault> {
+    let lacks = || Fault::new(FaultKind::Failed, format!("the model call gave no output '{}'", spec.name));
+    let mut tensors = items.iter().map(|outputs| outputs.get(position));
+    let first = tensors.next().flatten().ok_or_else(lacks)?;
+    let mut data = first.data().clone();
+    if items.len() > 1 {
+        let mut joined = BytesMut::with_capacity(data.len() * items.len());
+        joined.extend_from_slice(&data);
+        for (index, tensor) in tensors.enumerate() {
+            let tensor = tensor.ok_or_else(lacks)?;
+            if tensor.shape() != first.shape() {
+                let message = format!(
+                    "output '{}' has shape {:?} for item 0 and {:?} for item {}, which make no tensor; send such items in requests of their own",
+                    spec.name,
+                    first.shape(),
+                    tensor.shape(),
+                    index + 1
+                );
+                return Err(Fault::new(FaultKind::Unsupported, message));
+            }
+            joined.extend_from_slice(tensor.data());
+        }
+        data = joined.freeze();
+    }
+    let sizes = batched.then_some(items.len()).into_iter().chain(first.shape().iter().copied());
+    let shape = sizes.map(|size| i64::try_from(size).unwrap_or(i64::MAX)).collect();
+    Ok(OutputTensor { name: spec.name.clone(), datatype: first.datatype(), shape, data: super::response::OutputData::Here(data) })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::open_inference::{OutputData, Parameters};
+
+    fn spec(name: &str, datatype: Datatype, dims: &[Option<usize>]) -> TensorSpec {
+        TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), batch_axis: dims.len() }
+    }
+
+    fn signature() -> Signature {
+        let specs = || vec![spec("a", Datatype::Uint16, &[Some(2)]), spec("b", Datatype::Uint8, &[None])];
+        Signature { inputs: specs(), outputs: specs(), ..Signature::default() }
+    }
+
+    fn input(name: &str, datatype: Datatype, shape: &[i64], data: &[u8]) -> (InputTensor, Bytes) {
+        let input =
+            InputTensor { name: name.to_owned(), datatype, shape: shape.to_vec(), parameters: Parameters::new(), data: None };
+        (input, Bytes::copy_from_slice(data))
+    }
+
+    #[test]
+    fn items_lie_along_the_leading_dimension_wherever_the_model_has_its_batch() {
+        let inputs = vec![
+            input("b", Datatype::Uint8, &[3, 1], &[7, 8, 9]),
+            input("a", Datatype::Uint16, &[3, 2], &(0..12).collect::<Vec<_>>()),
+        ];
+        let Items { items, batched } = split(inputs, &signature(), 3).expect("sound");
+        assert!(batched);
+        let data: Vec<_> = items.iter().map(|item| (item[0].data.to_vec(), item[1].data.to_vec())).collect();
+        assert_eq!(data, [(vec![7], vec![0, 1, 2, 3]), (vec![8], vec![4, 5, 6, 7]), (vec![9], vec![8, 9, 10, 11])]);
+        assert_eq!((items[0][0].shape.as_slice(), items[0][1].shape.as_slice()), (&[1][..], &[2][..]));
+    }
+
+    #[test]
+    fn a_request_without_a_batch_dimension_is_one_item() {
+        let inputs = vec![input("a", Datatype::Uint16, &[2], &[0; 4]), input("b", Datatype::Uint8, &[5], &[0; 5])];
+        let Items { items, batched } = split(inputs, &signature(), 1).expect("sound");
+        assert_eq!((items.len(), batched), (1, false));
+    }
+
+    #[test]
+    fn each_fault_names_its_field_and_value() {
+        let a = |shape: &[i64], bytes: usize| input("a", Datatype::Uint16, shape, &vec![0; bytes]);
+        let cases = [
+            (vec![], "inputs", "holds no input"),
+            (vec![input("x", Datatype::Uint8, &[1], &[0])], "inputs[0].name", "no input 'x'; its inputs are 'a', 'b'"),
+            (vec![input("a", Datatype::Uint8, &[2], &[0; 4])], "inputs[0].datatype", "is UINT8, but the model takes UINT16"),
+            (vec![a(&[2, 3], 12)], "inputs[0].shape", "shape [2, 3] does not fit the model's [-1, 2]"),
+            (vec![a(&[1, 1, 2], 4)], "inputs[0].shape", "does not fit"),
+            (vec![a(&[0, 2], 0)], "inputs[0].shape", "dimension 0 of shape [0, 2] is 0"),
+            (vec![a(&[-1, 2], 4)], "inputs[0].shape", "at least 1"),
+            (vec![a(&[2, 2], 7)], "inputs[0].data", "7 bytes of data, but shape [2, 2] of UINT16 takes 8"),
+            (vec![a(&[i64::MAX, 2], 8)], "", "more than the 4 that session.window_items_max allows"),
+            (
+                vec![a(&[2, 2], 8), input("b", Datatype::Uint8, &[3, 1], &[0; 3])],
+                "inputs[1].shape",
+                "holds 3 items, but 'a' holds 2",
+            ),
+            (vec![a(&[1, 2], 4), input("b", Datatype::Uint8, &[1], &[0])], "inputs[1].shape", "without a batch dimension"),
+        ];
+        for (inputs, field, message) in cases {
+            let fault = split(inputs, &signature(), 4).expect_err("must be refused");
+            assert_eq!(fault.field().unwrap_or_default(), field, "{fault}");
+            assert!(fault.message().contains(message), "{fault}");
+        }
+    }
+
+    fn outputs(shapes: [&[usize]; 2]) -> ItemOutputs {
+        let tensor = |datatype: Datatype, shape: &[usize]| {
+            let bytes = shape.iter().product::<usize>() * datatype.size();
+            Tensor::new(datatype, Shape::from_slice(shape), vec![shape[0] as u8; bytes].into()).expect("as long as it must be")
+        };
+        ItemOutputs::from_iter([tensor(Datatype::Uint16, shapes[0]), tensor(Datatype::Uint8, shapes[1])])
+    }
+
+    #[test]
+    fn outputs_come_in_the_order_that_was_asked_for_with_the_requests_batch_dimension() {
+        let items = [outputs([&[2], &[3]]), outputs([&[2], &[3]])];
+        let joined = join(&items, true, &[1, 0], &signature()).expect("equal shapes");
+        assert_eq!(
+            joined[0],
+            OutputTensor {
+                name: "b".into(),
+                datatype: Datatype::Uint8,
+                shape: vec![2, 3],
+                data: OutputData::Here(vec![3; 6].into()),
+            }
+        );
+        assert_eq!((&*joined[1].name, joined[1].shape.as_slice()), ("a", &[2, 2][..]));
+        let single = join(&items[..1], false, &[0], &signature()).expect("one item");
+        assert_eq!(single[0].shape, [2]);
+    }
+
+    #[test]
+    fn outputs_of_different_shapes_make_no_tensor() {
+        let items = [outputs([&[2], &[3]]), outputs([&[2], &[4]])];
+        let fault = join(&items, true, &[1], &signature()).expect_err("different");
+        assert!(fault.message().contains("'b' has shape [3] for item 0 and [4] for item 1"), "{fault}");
+        assert!(join(&items, true, &[0], &signature()).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_shape_or_length_panics(shape in proptest::collection::vec(any::<i64>(), 0..4), bytes in 0_usize..64, name in "a|b|") {
+            let _ = split(vec![input(&name, Datatype::Uint8, &shape, &vec![0; bytes])], &signature(), 8);
+        }
+    }
+}
