@@ -11,6 +11,7 @@ pub mod domain;
 pub mod drain;
 pub mod engine;
 pub mod frontend;
+pub mod open_inference;
 pub mod proto;
 pub mod registry;
 pub mod scheduler;

@@ -27,6 +27,15 @@ use crate::{
 
 pub use crate::scheduler::{CostCurve, ModelStatus as QueueStatus, TenantKey};
 
+/// What is known of a call beside its messages.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// When the whole call ends.
+    pub ends_at: Timestamp,
+    /// On whose behalf it is made; see [`Service::tenant`].
+    pub tenant: TenantKey,
+}
+
 /// What a client asks for when it opens a stream.
 #[derive(Debug, Clone)]
 pub struct OpenRequest {

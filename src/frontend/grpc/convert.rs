@@ -7,27 +7,17 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use super::{deadline, status::item_status_of};
 use crate::{
     codec::{FramingRule, Segment, WindowPosition},
-    domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Priority, Tensor, TensorSpec, Timestamp},
+    domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Priority, Tensor, TensorSpec},
     proto::{duration_from_wire, v1},
     registry::Model,
-    service::{OpenRequest, OpenStream, Service, StreamLimits, TenantKey},
+    service::{Caller, OpenRequest, OpenStream, Service, StreamLimits},
     session::{self, ItemRequest, Order, OverflowPolicy, PayloadKind, Unread},
 };
 
 /// What the metadata of a call say, whatever its method.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Caller {
-    /// When the whole call ends.
-    pub(super) ends_at: Timestamp,
-    /// On whose behalf it is made.
-    pub(super) tenant: TenantKey,
-}
-
-impl Caller {
-    pub(super) fn of(metadata: &MetadataMap, service: &Service) -> Self {
-        let value = service.tenant_metadata().and_then(|name| metadata.get(name));
-        Self { ends_at: deadline::ends_at(metadata), tenant: service.tenant(value.map(MetadataValue::as_bytes)) }
-    }
+pub(super) fn caller(metadata: &MetadataMap, service: &Service) -> Caller {
+    let value = service.tenant_metadata().and_then(|name| metadata.get(name));
+    Caller { ends_at: deadline::ends_at(metadata), tenant: service.tenant(value.map(MetadataValue::as_bytes)) }
 }
 
 /// # Errors

@@ -10,7 +10,7 @@ use futures::{Stream, stream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert::{self, Caller},
+    convert,
     reader::Reader,
     responses::{Opened, Responses},
     status::{fault_of, status_of},
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     domain::{Fault, FaultKind, Timestamp},
     proto::v1::{self, inference_service_server::InferenceService},
-    service::{PredictInput, Service},
+    service::{Caller, PredictInput, Service},
     session::{self, Inbound, Unread, UploadOptions, UploadPart, UploadParts, collect_upload},
     telemetry::Method,
 };
@@ -60,7 +60,7 @@ impl Native {
 
     /// What the call's metadata say, and who reads its response.
     fn begin<M>(&self, method: Method, request: &Request<M>) -> (Caller, Arc<Reader>) {
-        let (caller, reader) = (Caller::of(request.metadata(), &self.service), Reader::current());
+        let (caller, reader) = (convert::caller(request.metadata(), &self.service), Reader::current());
         reader.begin_call(self.service.metrics(method), caller.ends_at);
         (caller, reader)
     }
