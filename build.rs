@@ -15,7 +15,13 @@ type BuildResult<T> = Result<T, Box<dyn Error>>;
 /// SHA-256 of `models/silero_vad.onnx` in the crate `silero` 0.7.0 (Silero VAD 6.2, MIT).
 const SILERO_SHA256: &str = "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3";
 
-const PROTOS: &[&str] = &["tidemill/v1/inference.proto", "tidemill/v1/model.proto"];
+const PROTOS: &[&str] = &[
+    "tidemill/v1/inference.proto",
+    "tidemill/v1/model.proto",
+    "inference/grpc_service.proto",
+    "inference/model_config.proto",
+    "model/model.proto",
+];
 
 fn main() -> BuildResult<()> {
     println!("cargo::rerun-if-changed=build.rs");
@@ -35,6 +41,8 @@ fn compile_protos() -> BuildResult<()> {
     fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".tidemill")
+        .bytes(".inference")
+        .btree_map(".inference")
         .codec_path("crate::proto::codec::SmallBufferCodec")
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;

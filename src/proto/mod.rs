@@ -4,21 +4,34 @@
 
 pub mod codec;
 
-/// The package `tidemill.v1`.
-pub mod v1 {
-    #![allow(
-        clippy::all,
-        clippy::allow_attributes_without_reason,
-        clippy::pedantic,
-        clippy::semicolon_if_nothing_returned,
-        missing_docs,
-        unreachable_pub,
-        unused_qualifications,
-        reason = "generated code"
-    )]
-    tonic::include_proto!("tidemill.v1");
+#[allow(
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::pedantic,
+    clippy::semicolon_if_nothing_returned,
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated code"
+)]
+mod generated {
+    /// The package `tidemill.v1`: the native API.
+    pub mod v1 {
+        tonic::include_proto!("tidemill.v1");
+    }
+
+    /// The package `inference`: the Open Inference Protocol.
+    pub mod inference {
+        tonic::include_proto!("inference");
+    }
+
+    /// The package `model`: numbers in, numbers out.
+    pub mod model {
+        tonic::include_proto!("model");
+    }
 }
 
+pub use generated::{inference, model, v1};
 pub use tonic_types::pb as rpc;
 
 /// A duration of the wire; `None` if it is negative or breaks the format.
