@@ -15,11 +15,15 @@ pub enum Method {
     Upload,
     /// A live feed, results as they come.
     Feed,
+    /// A request of the Open Inference Protocol over HTTP.
+    HttpInfer,
+    /// The same in plain JSON: a model's inputs by name, its outputs at once or as they are computed.
+    HttpGenerate,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Predict, Self::Scan, Self::Upload, Self::Feed];
+    pub const ALL: [Self; 6] = [Self::Predict, Self::Scan, Self::Upload, Self::Feed, Self::HttpInfer, Self::HttpGenerate];
 
     /// Metric label.
     #[must_use]
@@ -29,6 +33,8 @@ impl Method {
             Self::Scan => "scan",
             Self::Upload => "upload",
             Self::Feed => "feed",
+            Self::HttpInfer => "http_infer",
+            Self::HttpGenerate => "http_generate",
         }
     }
 }

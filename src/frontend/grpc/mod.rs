@@ -7,7 +7,6 @@ mod convert;
 mod deadline;
 mod health;
 mod limits;
-mod linger;
 mod models;
 mod native;
 mod reader;
@@ -17,4 +16,4 @@ mod status;
 mod stream_task;
 
 pub use health::keep_health;
-pub use server::{GrpcServer, Shutdown};
+pub use server::GrpcServer;
