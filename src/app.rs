@@ -32,6 +32,7 @@ use crate::{
         admin::{self, AdminHandle, AdminSource, Readiness},
         grpc::{GrpcServer, Shutdown, keep_health},
     },
+    open_inference::OpenInference,
     registry::{self, Embedded, EngineChoice, Folder, LoadOptions, LoadedModel, ModelSource, ModelState, Registry},
     scheduler::{self, Admission, Calibration, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Trace, WideGain},
     service::Service,
@@ -129,12 +130,13 @@ impl Server {
 
         let service =
             Service::new(Arc::clone(&registry), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
+        let open_inference = OpenInference::new(service.clone(), config.sequence.clone());
         let shutdown = Shutdown::default();
         grpc_listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(grpc_listener)?;
         let grpc_addr = listener.local_addr()?;
         let (server, reporter) =
-            GrpcServer::new(listener, service.clone(), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
+            GrpcServer::new(listener, open_inference, config.grpc.clone(), telemetry.server(), shutdown.clone())?;
         drain.serve();
         let background = vec![
             tokio::spawn(Arc::clone(&handoff).kick_lanes()),

@@ -150,6 +150,13 @@ pub(super) const KEYS: &[Key] = &[
         "a name of lower-case letters, digits, `-`, `_` and `.`; empty for none",
         "request metadata whose value names the tenant; tenants share the lanes fairly. Empty: all streams are one tenant's",
     ),
+    number(
+        "sequence.idle_timeout_s",
+        "seconds",
+        1..=86_400,
+        "time after which a sequence of the Open Inference Protocol without a request is freed, with its state",
+    ),
+    number("sequence.max_per_stream", "sequences", 1..=10_000_000, "sequences open at once on one `ModelStreamInfer` stream"),
     number("scheduler.lanes", "lanes", 0..=1_024, "model calls at once, one thread each; 0 for as many as the machine has cores"),
     number("scheduler.max_queued_items", "items", 1..=100_000_000, "admitted items of all models"),
     number("scheduler.max_queued_bytes", "bytes", 1_024..=MEMORY_MAX, "input bytes of the admitted items of all models"),

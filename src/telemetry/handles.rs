@@ -15,11 +15,15 @@ pub enum Method {
     Upload,
     /// A live feed, results as they come.
     Feed,
+    /// A request of the Open Inference Protocol.
+    ModelInfer,
+    /// A stream of such requests.
+    ModelStreamInfer,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Predict, Self::Scan, Self::Upload, Self::Feed];
+    pub const ALL: [Self; 6] = [Self::Predict, Self::Scan, Self::Upload, Self::Feed, Self::ModelInfer, Self::ModelStreamInfer];
 
     /// Metric label.
     #[must_use]
@@ -29,6 +33,8 @@ impl Method {
             Self::Scan => "scan",
             Self::Upload => "upload",
             Self::Feed => "feed",
+            Self::ModelInfer => "model_infer",
+            Self::ModelStreamInfer => "model_stream_infer",
         }
     }
 }

@@ -10,6 +10,7 @@ mod limits;
 mod linger;
 mod models;
 mod native;
+mod open_inference;
 mod reader;
 mod responses;
 mod server;
