@@ -135,14 +135,13 @@ impl Server {
 
         let service =
             Service::new(Arc::clone(&registry), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
+        let open_inference = OpenInference::new(service.clone(), config.sequence.clone());
         let shutdown = Shutdown::default();
         let (grpc_listener, grpc_addr) = nonblocking(grpc_listener)?;
         let (http_listener, http_addr) = nonblocking(http_listener)?;
         let (grpc, reporter) =
-            GrpcServer::new(grpc_listener, service.clone(), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
-        let open_inference = OpenInference::new(service.clone());
-        let http =
-            HttpServer::new(http_listener, open_inference, config.http.clone(), telemetry.server(), shutdown.clone());
+            GrpcServer::new(grpc_listener, open_inference.clone(), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
+        let http = HttpServer::new(http_listener, open_inference, config.http.clone(), telemetry.server(), shutdown.clone());
         drain.serve();
         let background = vec![
             tokio::spawn(Arc::clone(&handoff).kick_lanes()),

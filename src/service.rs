@@ -135,7 +135,24 @@ impl Service {
     }
 
     fn try_open(&self, method: Method, request: OpenRequest) -> Result<OpenStream, Fault> {
-        let Inner { registry, handoff, config, drain, .. } = &*self.inner;
+        let model = self.find(&request.model, &request.version)?;
+        self.open_found(method, model, request)
+    }
+
+    /// The model of this name; no version is the newest that is ready.
+    ///
+    /// # Errors
+    /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
+    pub(crate) fn find(&self, name: &str, version: &str) -> Result<Arc<Model>, Fault> {
+        self.inner.registry.get(name, (!version.is_empty()).then_some(version))
+    }
+
+    /// Opens a stream on a model that [`Service::find`] has found.
+    ///
+    /// # Errors
+    /// As [`Service::open`]; nothing is counted.
+    pub(crate) fn open_found(&self, method: Method, model: Arc<Model>, request: OpenRequest) -> Result<OpenStream, Fault> {
+        let Inner { handoff, config, drain, .. } = &*self.inner;
         let guard = drain.session().ok_or_else(draining)?;
         if drain.sessions_open() > config.max_streams {
             let message = format!("{} streams are open, as many as session.max_streams allows", config.max_streams);
@@ -148,10 +165,8 @@ impl Service {
                 "items are dropped on a live feed only; here all of them are run, so leave it unset",
             ));
         }
-        let version = (!request.version.is_empty()).then_some(request.version.as_str());
-        let model = registry.get(&request.model, version)?;
         let limits = self.limits(request.window_items);
-        let unary = method == Method::Predict;
+        let unary = is_unary(method);
         let options = SessionOptions {
             payload: request.payload,
             order: request.order,
@@ -164,7 +179,7 @@ impl Service {
             max_age: request.max_age,
             ends_at: request.ends_at,
             when_full: if unary { WhenFull::Refuse } else { WhenFull::Wait },
-            reads_on_drain: matches!(method, Method::Predict | Method::Scan),
+            reads_on_drain: unary || matches!(method, Method::Scan | Method::ModelStreamInfer),
         };
         let stream = StreamOptions {
             model: model.key,
@@ -228,7 +243,7 @@ impl Service {
     /// # Errors
     /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
     pub fn model(&self, name: &str, version: &str) -> Result<(Arc<Model>, QueueStatus), Fault> {
-        let model = self.inner.registry.get(name, (!version.is_empty()).then_some(version))?;
+        let model = self.find(name, version)?;
         let status = self.inner.handoff.status(model.key);
         Ok((model, status.ok_or_else(|| unloaded(name))?))
     }
@@ -329,6 +344,20 @@ impl OpenStream {
         (self.options.payload != PayloadKind::Tensors).then_some(self.model.loaded.framing).flatten()
     }
 
+    /// Ends the stream after this silence, or never, rather than after `session.idle_timeout_s`.
+    #[must_use]
+    pub(crate) fn idle_after(mut self, timeout: Option<Duration>) -> Self {
+        self.options.idle_timeout = timeout;
+        self
+    }
+
+    /// Ends the stream when the server drains, whatever of its input is still to come.
+    #[must_use]
+    pub(crate) fn ended_by_drain(mut self) -> Self {
+        self.options.reads_on_drain = false;
+        self
+    }
+
     /// Puts the client's messages on the stream.
     ///
     /// # Errors
@@ -338,6 +367,15 @@ impl OpenStream {
         I: Stream<Item = Result<Inbound, Fault>> + Unpin,
     {
         Session::new(inbound, self.handle, self.model, self.options, self.drain, self.metrics, self.guard)
+    }
+}
+
+/// Whether all of a call's input is there when it opens, and its caller waits for the one answer: nothing is gained by waiting for
+/// room then, and nobody has fallen silent.
+const fn is_unary(method: Method) -> bool {
+    match method {
+        Method::Predict | Method::ModelInfer | Method::HttpInfer | Method::HttpGenerate => true,
+        Method::Scan | Method::Upload | Method::Feed | Method::ModelStreamInfer => false,
     }
 }
 

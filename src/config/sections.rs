@@ -18,6 +18,7 @@ pub struct Config {
     pub grpc: GrpcConfig,
     pub http: HttpConfig,
     pub session: SessionConfig,
+    pub sequence: SequenceConfig,
     pub scheduler: SchedulerConfig,
     pub models: ModelsConfig,
     pub engine: EngineConfig,
@@ -213,6 +214,30 @@ impl SessionConfig {
     #[must_use]
     pub const fn open_timeout(&self) -> Duration {
         Duration::from_secs(self.open_timeout_s)
+    }
+}
+
+/// Limits of sequences, the streams of the Open Inference Protocol's stateful models.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SequenceConfig {
+    /// Seconds after which a sequence without a request is freed.
+    pub idle_timeout_s: u64,
+    /// Sequences open at once on one stream.
+    pub max_per_stream: usize,
+}
+
+impl Default for SequenceConfig {
+    fn default() -> Self {
+        Self { idle_timeout_s: 60, max_per_stream: 1_024 }
+    }
+}
+
+impl SequenceConfig {
+    /// Time after which a sequence without a request is freed.
+    #[must_use]
+    pub const fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_s)
     }
 }
 

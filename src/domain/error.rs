@@ -145,6 +145,13 @@ impl Fault {
         self
     }
 
+    /// Says which of a request's items it is about, counted from 0.
+    #[must_use]
+    pub fn in_item(mut self, item: u64) -> Self {
+        self.message = shortened(format!("item {item}: {}", self.message).into());
+        self
+    }
+
     /// What kind of fault.
     #[must_use]
     pub const fn kind(&self) -> FaultKind {

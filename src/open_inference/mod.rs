@@ -5,27 +5,39 @@
 //! [`InferResponse`]. Items go through the one [`Service`](crate::service::Service), so that they meet those of native streams in
 //! the same batches.
 
+mod book;
+mod conversation;
+mod infer;
 mod items;
 mod options;
 mod request;
 mod response;
+mod sequences;
 
+/// Parameter of a tensor that lies in shared memory: the name of the region.
+pub const SHARED_MEMORY_REGION: &str = "shared_memory_region";
+
+use crate::{config::SequenceConfig, service::Service};
+use sequences::Sequences;
+
+pub use conversation::{Conversation, Reply};
+pub use options::ENABLE_FINAL_RESPONSE;
 pub use request::{InferRequest, InputTensor, Parameter, Parameters, RequestedOutput};
 pub use response::{InferResponse, OutputData, OutputTensor, SharedOutput};
-
-use crate::service::Service;
 
 /// The protocol over the one door. Clones share everything.
 #[derive(Clone)]
 pub struct OpenInference {
     service: Service,
+    sequences: Sequences,
+    config: SequenceConfig,
 }
 
 impl OpenInference {
     /// The protocol over `service`.
     #[must_use]
-    pub const fn new(service: Service) -> Self {
-        Self { service }
+    pub fn new(service: Service, config: SequenceConfig) -> Self {
+        Self { service, sequences: Sequences::new(config.idle_timeout()), config }
     }
 
     /// The door behind it.

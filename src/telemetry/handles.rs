@@ -15,6 +15,10 @@ pub enum Method {
     Upload,
     /// A live feed, results as they come.
     Feed,
+    /// A request of the Open Inference Protocol.
+    ModelInfer,
+    /// A stream of such requests.
+    ModelStreamInfer,
     /// A request of the Open Inference Protocol over HTTP.
     HttpInfer,
     /// The same in plain JSON: a model's inputs by name, its outputs at once or as they are computed.
@@ -23,7 +27,16 @@ pub enum Method {
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Predict, Self::Scan, Self::Upload, Self::Feed, Self::HttpInfer, Self::HttpGenerate];
+    pub const ALL: [Self; 8] = [
+        Self::Predict,
+        Self::Scan,
+        Self::Upload,
+        Self::Feed,
+        Self::ModelInfer,
+        Self::ModelStreamInfer,
+        Self::HttpInfer,
+        Self::HttpGenerate,
+    ];
 
     /// Metric label.
     #[must_use]
@@ -33,6 +46,8 @@ impl Method {
             Self::Scan => "scan",
             Self::Upload => "upload",
             Self::Feed => "feed",
+            Self::ModelInfer => "model_infer",
+            Self::ModelStreamInfer => "model_stream_infer",
             Self::HttpInfer => "http_infer",
             Self::HttpGenerate => "http_generate",
         }

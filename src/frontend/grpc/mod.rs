@@ -9,6 +9,7 @@ mod health;
 mod limits;
 mod models;
 mod native;
+mod open_inference;
 mod reader;
 mod responses;
 mod server;

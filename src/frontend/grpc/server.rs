@@ -17,18 +17,22 @@ use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
 use tonic_health::server::HealthReporter;
 use tower::{Layer as _, ServiceExt as _};
 
-use super::{limits::NameMessageLimit, models::Models, native::Native, reader::WatchedBody, stream_task::StreamExecutor};
+use super::{
+    limits::NameMessageLimit, models::Models, native::Native, open_inference::OpenInferenceGrpc, reader::WatchedBody,
+    stream_task::StreamExecutor,
+};
 use crate::{
     config::GrpcConfig,
     frontend::{
         linger::Lingering,
         listener::{Listener, Shutdown},
     },
+    open_inference::OpenInference,
     proto::{
         DESCRIPTORS,
+        inference::grpc_inference_service_server::GrpcInferenceServiceServer,
         v1::{inference_service_server::InferenceServiceServer, model_service_server::ModelServiceServer},
     },
-    service::Service,
     telemetry::ServerMetrics,
 };
 
@@ -51,11 +55,12 @@ impl GrpcServer {
     /// If the descriptors for reflection are broken, which a build with a sound `proto/` never has.
     pub fn new(
         listener: TcpListener,
-        service: Service,
+        open_inference: OpenInference,
         config: GrpcConfig,
         metrics: ServerMetrics,
         shutdown: Shutdown,
     ) -> Result<(Self, HealthReporter), tonic_reflection::server::Error> {
+        let service = open_inference.service().clone();
         let limit = config.max_message_bytes;
         let streams = StreamExecutor { unread_timeout: service.config().unread_timeout() };
         let inference = InferenceServiceServer::new(Native::new(service.clone(), limit))
@@ -63,6 +68,12 @@ impl GrpcServer {
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
+        let open_inference = GrpcInferenceServiceServer::new(OpenInferenceGrpc::new(open_inference, limit))
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(usize::MAX)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd)
+            .accept_compressed(CompressionEncoding::Deflate);
         let models = ModelServiceServer::new(Models::new(service, limit))
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
@@ -74,6 +85,7 @@ impl GrpcServer {
         };
         let routes = Routes::new(inference)
             .add_service(models)
+            .add_service(open_inference)
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)

@@ -177,13 +177,15 @@ impl Lapse {
         match self {
             Self::Waited(Awaited::Head) => {
                 let seconds = limits.header_timeout.as_secs();
-                let message = format!("the head of the request did not arrive within the {seconds} s that http.header_timeout_s allows");
+                let message =
+                    format!("the head of the request did not arrive within the {seconds} s that http.header_timeout_s allows");
                 let fault = Fault::new(FaultKind::Expired, message).with_limit("http.header_timeout_s", seconds);
                 Some(Refusal::with_status(fault, StatusCode::REQUEST_TIMEOUT))
             }
             Self::HeadTooLarge => {
                 let bytes = limits.header_bytes_max;
-                let message = format!("the head of the request is larger than the {bytes} bytes that http.max_header_bytes allows");
+                let message =
+                    format!("the head of the request is larger than the {bytes} bytes that http.max_header_bytes allows");
                 let fault = Fault::new(FaultKind::TooLarge, message).with_limit("http.max_header_bytes", bytes as u64);
                 Some(Refusal::with_status(fault, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE))
             }
@@ -347,11 +349,7 @@ impl AsyncWrite for Watched {
         written
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let Self { stream, progress } = self.get_mut();
         let written = Pin::new(stream).poll_write_vectored(cx, slices);
         progress.note_write(written.is_pending());

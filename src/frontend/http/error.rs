@@ -68,8 +68,7 @@ impl From<Fault> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Self { fault, status, closes } = self;
-        let mut response =
-            (status, [(header::CONTENT_TYPE, "application/json")], error_json(fault.message())).into_response();
+        let mut response = (status, [(header::CONTENT_TYPE, "application/json")], error_json(fault.message())).into_response();
         let retry_after = fault.retry_after().or((fault.kind() == FaultKind::Overloaded).then_some(RETRY_AFTER_DEFAULT));
         if let Some(delay) = retry_after {
             let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);

@@ -10,6 +10,7 @@ use axum::{
 };
 use futures::{Stream, StreamExt as _, stream};
 
+use super::shim::Shim as _;
 use super::{
     aside::aside,
     body,

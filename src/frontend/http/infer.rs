@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{Fault, TensorSpec},
-    open_inference::{InferRequest, InputTensor},
+    open_inference::{InferRequest, InputTensor, Parameters},
     telemetry::Method,
 };
 
@@ -49,7 +49,9 @@ async fn answer(api: &Api, target: Target, headers: &HeaderMap, body: Body) -> R
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Fault> {
     let Some(value) = headers.get(HEADER_LENGTH) else { return Ok(None) };
     let length = value.to_str().ok().and_then(|text| text.parse().ok());
-    length.map(Some).ok_or_else(|| Fault::invalid(HEADER_LENGTH, format!("{HEADER_LENGTH} is {value:?}, which is no number of bytes")))
+    length
+        .map(Some)
+        .ok_or_else(|| Fault::invalid(HEADER_LENGTH, format!("{HEADER_LENGTH} is {value:?}, which is no number of bytes")))
 }
 
 /// A request without JSON: the body is the one input of the model, for one item, and all outputs are wanted as binary data.
@@ -61,7 +63,8 @@ fn raw(api: &Api, target: &Target, body: Bytes) -> Result<Decoded, Fault> {
         return Err(Fault::invalid(HEADER_LENGTH, message));
     };
     let shape = raw_shape(input, body.len()).map_err(|message| Fault::invalid("body", message))?;
-    let input = InputTensor { name: input.name.to_string(), datatype: input.datatype, shape, data: Some(body), ..InputTensor::default() };
+    let (name, datatype) = (input.name.to_string(), input.datatype);
+    let input = InputTensor { name, datatype, shape, parameters: Parameters::new(), data: Some(body) };
     let request = InferRequest { inputs: vec![input], ..InferRequest::default() };
     Ok(Decoded { request, binary: BinaryOutputs { all: true, ..BinaryOutputs::default() } })
 }

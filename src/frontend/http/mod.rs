@@ -21,6 +21,7 @@ mod response;
 mod routes;
 mod server;
 mod shared_memory;
+mod shim;
 mod tensors;
 
 pub use server::HttpServer;

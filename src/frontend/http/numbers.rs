@@ -110,11 +110,7 @@ impl Serialize for JsonTensor<'_> {
     }
 }
 
-fn write<S: Serializer, T: Serialize>(
-    serializer: S,
-    lone: bool,
-    mut values: impl Iterator<Item = T>,
-) -> Result<S::Ok, S::Error> {
+fn write<S: Serializer, T: Serialize>(serializer: S, lone: bool, mut values: impl Iterator<Item = T>) -> Result<S::Ok, S::Error> {
     if lone { values.next().serialize(serializer) } else { serializer.collect_seq(values) }
 }
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{Fault, FaultKind, Signature, TensorSpec},
-    open_inference::{InferRequest, InferResponse, InputTensor, OutputData},
+    open_inference::{InferRequest, InferResponse, InputTensor, OutputData, Parameters},
     registry::LoadedModel,
 };
 
@@ -42,7 +42,9 @@ pub(super) fn decode(body: &[u8], model: &LoadedModel, signature: &Signature) ->
         } else {
             let known: Vec<String> = signature.inputs.iter().map(|spec| format!("'{}'", spec.name)).collect();
             let (model, known) = (&model.name, known.join(", "));
-            let message = format!("model '{model}' has no input '{name}'; its inputs are {known}, beside them there are 'id' and 'parameters'");
+            let message = format!(
+                "model '{model}' has no input '{name}'; its inputs are {known}, beside them there are 'id' and 'parameters'"
+            );
             return Err(Fault::invalid(name.into_owned(), message));
         }
     }
@@ -74,7 +76,7 @@ fn input_tensor(spec: &TensorSpec, value: &RawValue) -> Result<InputTensor, Faul
     // A lone value is one element, in as many dimensions of one as the model has.
     let lone = || spec.fixed_shape().filter(|shape| shape.iter().product::<usize>() == 1).map_or(1, |shape| shape.len());
     let shape = if elements.shape.is_empty() { vec![1; lone()] } else { elements.shape };
-    Ok(InputTensor { name, datatype: spec.datatype, shape, data: Some(elements.data), ..InputTensor::default() })
+    Ok(InputTensor { name, datatype: spec.datatype, shape, parameters: Parameters::new(), data: Some(elements.data) })
 }
 
 fn member<'a, T: Deserialize<'a>>(name: &str, value: &'a RawValue) -> Result<T, Fault> {

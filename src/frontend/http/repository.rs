@@ -6,8 +6,9 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+use super::shim::RepositoryShim as _;
 use super::{
     body,
     error::Refusal,
@@ -21,16 +22,12 @@ pub(super) async fn index(State(api): State<Api>, headers: HeaderMap, body: Body
     document(&api.open_inference.service().repository().index(ready.unwrap_or_default()))
 }
 
-pub(super) async fn load(
-    State(api): State<Api>,
-    target: Target,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<StatusCode, Refusal> {
+pub(super) async fn load(State(api): State<Api>, target: Target, headers: HeaderMap, body: Body) -> Result<StatusCode, Refusal> {
     let ControlRequest { parameters } = read(&api, &headers, body).await?;
     let Named(parameters) = parameters.unwrap_or_default();
     if let Some(name) = parameters.keys().find(|name| *name == "config" || name.starts_with("file:")) {
-        let message = format!("'{name}' is not taken: models and their manifests are files in models.dir, and are loaded from there");
+        let message =
+            format!("'{name}' is not taken: models and their manifests are files in models.dir, and are loaded from there");
         return Err(Fault::new(FaultKind::Unsupported, message).into());
     }
     api.open_inference.service().repository().load(&target.model).await?;

@@ -151,9 +151,8 @@ fn input_tensor(position: usize, input: InputJson<'_>, rest: &mut Bytes) -> Resu
     let InputJson { name, datatype, shape, parameters, data } = input;
     let mut parameters = parameters.unwrap_or_default().0;
     let at = |part: &str| format!("inputs[{position}].{part}");
-    let datatype: Datatype = datatype
-        .parse()
-        .map_err(|error| Fault::invalid(at("datatype"), format!("input '{name}': {error}")))?;
+    let datatype: Datatype =
+        datatype.parse().map_err(|error| Fault::invalid(at("datatype"), format!("input '{name}': {error}")))?;
     let data = match (take_size(&mut parameters, &at("parameters"))?, data) {
         (Some(_), Some(_)) => {
             let message = format!("input '{name}' has both data and {BINARY_SIZE}; send one of the two");
@@ -161,7 +160,8 @@ fn input_tensor(position: usize, input: InputJson<'_>, rest: &mut Bytes) -> Resu
         }
         (Some(size), None) => {
             if size > rest.len() {
-                let message = format!("input '{name}' has a {BINARY_SIZE} of {size}, but {} bytes are left in the body", rest.len());
+                let message =
+                    format!("input '{name}' has a {BINARY_SIZE} of {size}, but {} bytes are left in the body", rest.len());
                 return Err(Fault::invalid(at("parameters.binary_data_size"), message));
             }
             Some(rest.split_to(size))

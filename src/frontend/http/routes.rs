@@ -13,6 +13,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tower_http::{CompressionLevel, compression::CompressionLayer, decompression::RequestDecompressionLayer};
 
+use super::shim::Shim as _;
 use super::{error::Refusal, generate, infer, repository, response::to_json, shared_memory};
 use crate::{
     config::HttpConfig,
@@ -131,7 +132,8 @@ fn unknown_encoding(headers: &HeaderMap) -> Option<Refusal> {
     let encoding = headers.get(header::CONTENT_ENCODING)?;
     let known = ["gzip", "deflate", "identity"].iter().any(|known| encoding.as_bytes() == known.as_bytes());
     (!known).then(|| {
-        let fault = Fault::invalid("content-encoding", format!("the body is encoded as {encoding:?}; send gzip, deflate or identity"));
+        let fault =
+            Fault::invalid("content-encoding", format!("the body is encoded as {encoding:?}; send gzip, deflate or identity"));
         Refusal::with_status(fault, StatusCode::UNSUPPORTED_MEDIA_TYPE).closing()
     })
 }

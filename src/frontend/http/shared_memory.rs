@@ -8,6 +8,7 @@ use axum::{
 };
 use serde::Deserialize;
 
+use super::shim::Shim as _;
 use super::{
     body,
     error::Refusal,

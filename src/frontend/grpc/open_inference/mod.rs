@@ -1,0 +1,170 @@
+//! The service `inference.GRPCInferenceService`: the Open Inference Protocol with Triton's extensions.
+
+mod contents;
+mod stream;
+mod wire;
+
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{convert, reader::Reader, status::status_of};
+use crate::{
+    domain::{Fault, FaultKind},
+    open_inference::OpenInference,
+    proto::inference::{self, grpc_inference_service_server::GrpcInferenceService},
+    service::Caller,
+    telemetry::Method,
+};
+use stream::InferStream;
+
+/// Metadata with which a client asks that a fault ends its stream with a status.
+const GRPC_ERROR_METADATA: &str = "triton_grpc_error";
+
+/// The protocol over its shared core.
+pub(super) struct OpenInferenceGrpc {
+    door: OpenInference,
+    max_message_bytes: usize,
+}
+
+type Reply<M> = Result<Response<M>, Status>;
+
+impl OpenInferenceGrpc {
+    pub(super) const fn new(door: OpenInference, max_message_bytes: usize) -> Self {
+        Self { door, max_message_bytes }
+    }
+
+    fn caller<M>(&self, request: &Request<M>) -> Caller {
+        convert::caller(request.metadata(), self.door.service())
+    }
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for OpenInferenceGrpc {
+    async fn model_infer(&self, request: Request<inference::ModelInferRequest>) -> Reply<inference::ModelInferResponse> {
+        let caller = self.caller(&request);
+        let (form, request) = wire::decode(request.into_inner());
+        let request = request.map_err(|fault| {
+            self.door.service().count_fault(Method::ModelInfer, &fault);
+            status_of(&fault)
+        })?;
+        let response = self.door.infer(Method::ModelInfer, request, caller).await.map_err(|fault| status_of(&fault))?;
+        Ok(Response::new(wire::encode(response, &form)))
+    }
+
+    type ModelStreamInferStream = InferStream;
+
+    async fn model_stream_infer(
+        &self,
+        request: Request<Streaming<inference::ModelInferRequest>>,
+    ) -> Reply<Self::ModelStreamInferStream> {
+        let (caller, reader) = (self.caller(&request), Reader::current());
+        reader.begin_call(self.door.service().metrics(Method::ModelStreamInfer), caller.ends_at);
+        let ends_on_fault = request.metadata().get(GRPC_ERROR_METADATA).is_some_and(|value| value == "true");
+        let messages = request.into_inner();
+        let opened = InferStream::open(&self.door, caller, reader, messages, self.max_message_bytes, ends_on_fault);
+        let stream = opened.map_err(|fault| {
+            self.door.service().count_fault(Method::ModelStreamInfer, &fault);
+            status_of(&fault)
+        })?;
+        Ok(Response::new(stream))
+    }
+
+    async fn server_live(&self, _: Request<inference::ServerLiveRequest>) -> Reply<inference::ServerLiveResponse> {
+        Err(unsupported("ServerLive"))
+    }
+
+    async fn server_ready(&self, _: Request<inference::ServerReadyRequest>) -> Reply<inference::ServerReadyResponse> {
+        Err(unsupported("ServerReady"))
+    }
+
+    async fn model_ready(&self, _: Request<inference::ModelReadyRequest>) -> Reply<inference::ModelReadyResponse> {
+        Err(unsupported("ModelReady"))
+    }
+
+    async fn server_metadata(&self, _: Request<inference::ServerMetadataRequest>) -> Reply<inference::ServerMetadataResponse> {
+        Err(unsupported("ServerMetadata"))
+    }
+
+    async fn model_metadata(&self, _: Request<inference::ModelMetadataRequest>) -> Reply<inference::ModelMetadataResponse> {
+        Err(unsupported("ModelMetadata"))
+    }
+
+    async fn model_config(&self, _: Request<inference::ModelConfigRequest>) -> Reply<inference::ModelConfigResponse> {
+        Err(unsupported("ModelConfig"))
+    }
+
+    async fn model_statistics(&self, _: Request<inference::ModelStatisticsRequest>) -> Reply<inference::ModelStatisticsResponse> {
+        Err(unsupported("ModelStatistics"))
+    }
+
+    async fn repository_index(&self, _: Request<inference::RepositoryIndexRequest>) -> Reply<inference::RepositoryIndexResponse> {
+        Err(unsupported("RepositoryIndex"))
+    }
+
+    async fn repository_model_load(
+        &self,
+        _: Request<inference::RepositoryModelLoadRequest>,
+    ) -> Reply<inference::RepositoryModelLoadResponse> {
+        Err(unsupported("RepositoryModelLoad"))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        _: Request<inference::RepositoryModelUnloadRequest>,
+    ) -> Reply<inference::RepositoryModelUnloadResponse> {
+        Err(unsupported("RepositoryModelUnload"))
+    }
+
+    async fn system_shared_memory_status(
+        &self,
+        _: Request<inference::SystemSharedMemoryStatusRequest>,
+    ) -> Reply<inference::SystemSharedMemoryStatusResponse> {
+        Err(unsupported("SystemSharedMemoryStatus"))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        _: Request<inference::SystemSharedMemoryRegisterRequest>,
+    ) -> Reply<inference::SystemSharedMemoryRegisterResponse> {
+        Err(unsupported("SystemSharedMemoryRegister"))
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        _: Request<inference::SystemSharedMemoryUnregisterRequest>,
+    ) -> Reply<inference::SystemSharedMemoryUnregisterResponse> {
+        Err(unsupported("SystemSharedMemoryUnregister"))
+    }
+
+    async fn cuda_shared_memory_status(
+        &self,
+        _: Request<inference::CudaSharedMemoryStatusRequest>,
+    ) -> Reply<inference::CudaSharedMemoryStatusResponse> {
+        Err(unsupported("CudaSharedMemoryStatus"))
+    }
+
+    async fn cuda_shared_memory_register(
+        &self,
+        _: Request<inference::CudaSharedMemoryRegisterRequest>,
+    ) -> Reply<inference::CudaSharedMemoryRegisterResponse> {
+        Err(unsupported("CudaSharedMemoryRegister"))
+    }
+
+    async fn cuda_shared_memory_unregister(
+        &self,
+        _: Request<inference::CudaSharedMemoryUnregisterRequest>,
+    ) -> Reply<inference::CudaSharedMemoryUnregisterResponse> {
+        Err(unsupported("CudaSharedMemoryUnregister"))
+    }
+
+    async fn trace_setting(&self, _: Request<inference::TraceSettingRequest>) -> Reply<inference::TraceSettingResponse> {
+        Err(unsupported("TraceSetting"))
+    }
+
+    async fn log_settings(&self, _: Request<inference::LogSettingsRequest>) -> Reply<inference::LogSettingsResponse> {
+        Err(unsupported("LogSettings"))
+    }
+}
+
+fn unsupported(what: &str) -> Status {
+    status_of(&Fault::new(FaultKind::Unsupported, format!("{what} is not offered by this server")))
+}

@@ -1,0 +1,172 @@
+//! Between the messages of a `ModelInfer` and the protocol's own types.
+
+use bytes::Bytes;
+
+use super::contents;
+use crate::{
+    domain::{Datatype, Fault},
+    open_inference::{
+        ENABLE_FINAL_RESPONSE, InferRequest, InferResponse, InputTensor, OutputData, OutputTensor, Parameter, Parameters,
+        RequestedOutput,
+    },
+    proto::inference::{
+        InferParameter, ModelInferRequest, ModelInferResponse,
+        infer_parameter::ParameterChoice,
+        model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
+        model_infer_response::InferOutputTensor,
+    },
+};
+
+/// Says of a response that it is the last to its request.
+const FINAL_RESPONSE: &str = "triton_final_response";
+
+/// How a request wants to be answered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct ReplyForm {
+    /// Echoed, also with an error.
+    pub(super) id: String,
+    /// Its tensors came as typed contents. Clients that send those read either form, so the response has both.
+    typed: bool,
+    wants_final: bool,
+}
+
+/// A request, or what is wrong with it, and how to answer either.
+pub(super) fn decode(request: ModelInferRequest) -> (ReplyForm, Result<InferRequest, Fault>) {
+    let typed = request.inputs.iter().any(|input| input.contents.is_some());
+    let wants_final = request.parameters.get(ENABLE_FINAL_RESPONSE).and_then(|wanted| wanted.parameter_choice.as_ref())
+        == Some(&ParameterChoice::BoolParam(true));
+    let form = ReplyForm { id: request.id.clone(), typed, wants_final };
+    (form, infer_request(request))
+}
+
+fn infer_request(request: ModelInferRequest) -> Result<InferRequest, Fault> {
+    let ModelInferRequest { model_name, model_version, id, parameters, inputs, outputs, raw_input_contents } = request;
+    if model_name.is_empty() {
+        return Err(Fault::invalid("model_name", "the name of the model is missing"));
+    }
+    let parameters = self::parameters("parameters", parameters)?;
+    let mut raw = RawContents::new(raw_input_contents, &inputs)?;
+    let inputs =
+        inputs.into_iter().enumerate().map(|(index, input)| input_tensor(index, input, &mut raw)).collect::<Result<_, _>>()?;
+    let outputs = outputs.into_iter().enumerate().map(requested_output).collect::<Result<_, _>>()?;
+    Ok(InferRequest { model: model_name, version: model_version, id, parameters, inputs, outputs })
+}
+
+/// The raw data of a request's tensors, in the order of those that are not in shared memory.
+struct RawContents {
+    tensors: std::vec::IntoIter<Bytes>,
+    present: bool,
+}
+
+impl RawContents {
+    fn new(tensors: Vec<Bytes>, inputs: &[InferInputTensor]) -> Result<Self, Fault> {
+        let present = !tensors.is_empty();
+        let wanted = inputs.iter().filter(|input| !is_shared(input)).count();
+        if present && tensors.len() != wanted {
+            let message = format!(
+                "raw_input_contents holds {} tensors, but {wanted} inputs are sent: one entry for each that is not in shared memory",
+                tensors.len()
+            );
+            return Err(Fault::invalid("raw_input_contents", message));
+        }
+        Ok(Self { tensors: tensors.into_iter(), present })
+    }
+}
+
+fn is_shared(input: &InferInputTensor) -> bool {
+    input.parameters.contains_key(crate::open_inference::SHARED_MEMORY_REGION)
+}
+
+fn input_tensor(index: usize, input: InferInputTensor, raw: &mut RawContents) -> Result<InputTensor, Fault> {
+    let shared = is_shared(&input);
+    let InferInputTensor { name, datatype, shape, parameters, contents } = input;
+    let datatype: Datatype = datatype
+        .parse()
+        .map_err(|error| Fault::invalid(format!("inputs[{index}].datatype"), format!("input '{name}': {error}")))?;
+    if contents.is_some() && (raw.present || shared) {
+        let message = format!("input '{name}' has typed contents and is sent in another form as well; send it once");
+        return Err(Fault::invalid(format!("inputs[{index}].contents"), message));
+    }
+    let data = match contents {
+        _ if shared => None,
+        Some(contents) => Some(
+            contents::to_raw(datatype, contents)
+                .map_err(|message| Fault::invalid(format!("inputs[{index}].contents"), format!("input '{name}'{message}")))?,
+        ),
+        None => raw.tensors.next(),
+    };
+    let parameters = self::parameters(&format!("inputs[{index}].parameters"), parameters)?;
+    Ok(InputTensor { name, datatype, shape, parameters, data })
+}
+
+fn requested_output((index, output): (usize, InferRequestedOutputTensor)) -> Result<RequestedOutput, Fault> {
+    let InferRequestedOutputTensor { name, parameters } = output;
+    let parameters = self::parameters(&format!("outputs[{index}].parameters"), parameters)?;
+    Ok(RequestedOutput { name, parameters })
+}
+
+fn parameters(field: &str, wire: impl IntoIterator<Item = (String, InferParameter)>) -> Result<Parameters, Fault> {
+    let parameter = |(name, parameter): (String, InferParameter)| {
+        let value = match parameter.parameter_choice {
+            Some(ParameterChoice::BoolParam(value)) => Parameter::Bool(value),
+            Some(ParameterChoice::Int64Param(value)) => Parameter::Int64(value),
+            Some(ParameterChoice::Uint64Param(value)) => Parameter::Uint64(value),
+            Some(ParameterChoice::DoubleParam(value)) => Parameter::Double(value),
+            Some(ParameterChoice::StringParam(value)) => Parameter::String(value),
+            None => return Err(Fault::invalid(format!("{field}.{name}"), format!("parameter '{name}' has no value"))),
+        };
+        Ok((name, value))
+    };
+    wire.into_iter().map(parameter).collect()
+}
+
+/// The response as the request's `form` wants it.
+pub(super) fn encode(response: InferResponse, form: &ReplyForm) -> ModelInferResponse {
+    let InferResponse { model, version, id, outputs } = response;
+    let mut raw = Vec::with_capacity(outputs.len());
+    let outputs = outputs.into_iter().map(|output| output_tensor(output, form, &mut raw)).collect();
+    let mut message = ModelInferResponse {
+        model_name: String::from(&*model),
+        model_version: String::from(&*version),
+        id,
+        outputs,
+        raw_output_contents: raw,
+        ..ModelInferResponse::default()
+    };
+    if form.wants_final {
+        message.parameters.insert(FINAL_RESPONSE.to_owned(), choice(ParameterChoice::BoolParam(true)));
+    }
+    message
+}
+
+fn output_tensor(output: OutputTensor, form: &ReplyForm, raw: &mut Vec<Bytes>) -> InferOutputTensor {
+    let OutputTensor { name, datatype, shape, data } = output;
+    let mut message = InferOutputTensor {
+        name: String::from(&*name),
+        datatype: datatype.name().to_owned(),
+        shape,
+        ..InferOutputTensor::default()
+    };
+    match data {
+        OutputData::Here(data) => {
+            message.contents = form.typed.then(|| contents::of_raw(datatype, &data)).flatten();
+            raw.push(data);
+        }
+        OutputData::Shared(shared) => {
+            let parameters = [
+                ("shared_memory_region", ParameterChoice::StringParam(shared.region)),
+                ("shared_memory_byte_size", ParameterChoice::Uint64Param(shared.bytes)),
+                ("shared_memory_offset", ParameterChoice::Uint64Param(shared.offset)),
+            ];
+            let entry = |(name, value): (&str, _)| (name.to_owned(), choice(value));
+            message.parameters = parameters.into_iter().map(entry).collect();
+            // Clients find an output's data by its position among all outputs.
+            raw.push(Bytes::new());
+        }
+    }
+    message
+}
+
+const fn choice(value: ParameterChoice) -> InferParameter {
+    InferParameter { parameter_choice: Some(value) }
+}

@@ -1,0 +1,494 @@
+//! Requests of one stream: answered in the order in which they came, and run as they can be.
+//!
+//! A stream's requests fall into flows, each of which is a session. Requests to one model share a flow; each sequence is a flow of
+//! its own, which keeps the state; a request that belongs to no sequence, of a model that keeps state, has a flow for each item. So
+//! sequences overtake each other on the way through the model, and the replies are put in order here.
+//!
+//! # Cancellation
+//! Dropping a [`Conversation`] drops its flows: what is queued is cancelled, and the states of all its sequences are freed at once.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use futures::{Stream, StreamExt as _, stream::SelectAll};
+use parking_lot::Mutex;
+use slotmap::{SlotMap, new_key_type};
+
+use super::{
+    OpenInference,
+    book::{SequenceBook, SequenceEnd},
+    infer::{Prepared, ReplyPlan, inbound, single, terms},
+    items::Items,
+    options::{Options, SequenceId, SequenceStep},
+    request::InferRequest,
+    response::InferResponse,
+    sequences::check_version,
+};
+use crate::{
+    domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Priority},
+    registry::Model,
+    service::Caller,
+    session::{Event, Inbound, ItemResult, Session},
+    telemetry::{Method, StreamEnd},
+};
+
+/// The answer to a request.
+#[derive(Debug)]
+pub struct Reply<T> {
+    /// What was pushed with the request.
+    pub tag: T,
+    /// The response, or why there is none.
+    pub result: Result<InferResponse, Fault>,
+}
+
+/// The requests of one stream. Each is pushed with a tag, which comes back with its answer.
+pub struct Conversation<T> {
+    door: OpenInference,
+    method: Method,
+    caller: Caller,
+    flows: SlotMap<FlowKey, Flow>,
+    sessions: SelectAll<FlowSession>,
+    shared: HashMap<SharedKey, FlowKey>,
+    sequences: SequenceBook<SequenceKey, FlowKey>,
+    exchanges: VecDeque<Exchange<T>>,
+    /// Number of the first exchange.
+    first: u64,
+    bytes: usize,
+}
+
+new_key_type! {
+    struct FlowKey;
+}
+
+/// Which requests share a flow.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct SharedKey {
+    model: String,
+    version: String,
+    priority: Priority,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct SequenceKey {
+    model: String,
+    id: SequenceId,
+}
+
+/// One session of the stream.
+struct Flow {
+    inbox: Inbox,
+    model: Arc<Model>,
+    /// The items that it has, in order.
+    waiting: VecDeque<ItemPlace>,
+    /// Under what name it is known, so that it can be forgotten.
+    name: FlowName,
+}
+
+/// Which item of which exchange.
+#[derive(Debug, Clone, Copy)]
+struct ItemPlace {
+    exchange: u64,
+    item: usize,
+}
+
+enum FlowName {
+    /// None, or none any more.
+    None,
+    Shared(SharedKey),
+    Sequence(SequenceKey),
+}
+
+/// A request and what there is of its answer.
+struct Exchange<T> {
+    tag: T,
+    bytes: usize,
+    state: ExchangeState,
+}
+
+enum ExchangeState {
+    /// Items are on their way.
+    Running {
+        plan: ReplyPlan,
+        outputs: Vec<Option<ItemOutputs>>,
+        left: usize,
+    },
+    Done(Result<InferResponse, Fault>),
+}
+
+impl<T> Conversation<T> {
+    /// A stream without requests.
+    #[must_use]
+    pub fn new(door: OpenInference, method: Method, caller: Caller) -> Self {
+        Self {
+            door,
+            method,
+            caller,
+            flows: SlotMap::with_key(),
+            sessions: SelectAll::new(),
+            shared: HashMap::new(),
+            sequences: SequenceBook::default(),
+            exchanges: VecDeque::new(),
+            first: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Whether the stream's window has room for a request; else wait for a reply first.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let limits = self.door.service.limits(u32::MAX);
+        self.exchanges.is_empty() || (self.exchanges.len() < limits.window_items && self.bytes < limits.window_bytes)
+    }
+
+    /// Takes a request in. What is wrong with it becomes its answer.
+    pub fn push(&mut self, tag: T, request: InferRequest) {
+        let number = self.first + self.exchanges.len() as u64;
+        let bytes = request.inputs.iter().filter_map(|input| input.data.as_ref()).map(bytes::Bytes::len).sum();
+        let state = self.begin(number, request).unwrap_or_else(|fault| {
+            self.door.service.count_fault(self.method, &fault);
+            ExchangeState::Done(Err(fault))
+        });
+        self.bytes += bytes;
+        self.exchanges.push_back(Exchange { tag, bytes, state });
+    }
+
+    /// Takes in a request that could not be read.
+    pub fn push_fault(&mut self, tag: T, fault: Fault) {
+        self.door.service.count_fault(self.method, &fault);
+        self.exchanges.push_back(Exchange { tag, bytes: 0, state: ExchangeState::Done(Err(fault)) });
+    }
+
+    /// Nothing more is pushed: sequences end once their requests are answered.
+    pub fn finish(&mut self) {
+        self.flows.values().for_each(|flow| flow.inbox.close());
+    }
+
+    /// Says why the stream ends before its time.
+    pub fn abandon(&mut self, end: StreamEnd) {
+        for flow in self.sessions.iter_mut() {
+            if let Some(session) = &mut flow.session {
+                session.abandon(end);
+            }
+        }
+    }
+
+    /// The next reply. `None` if there is nothing to wait for now.
+    pub fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Option<Reply<T>>> {
+        loop {
+            if let Some(reply) = self.pop_done() {
+                return Poll::Ready(Some(reply));
+            }
+            match self.sessions.poll_next_unpin(cx) {
+                Poll::Ready(Some((flow, happened))) => self.note(flow, happened),
+                Poll::Ready(None) if self.exchanges.is_empty() => return Poll::Ready(None),
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn pop_done(&mut self) -> Option<Reply<T>> {
+        if !matches!(self.exchanges.front()?.state, ExchangeState::Done(_)) {
+            return None;
+        }
+        let Exchange { tag, bytes, state } = self.exchanges.pop_front()?;
+        self.first += 1;
+        self.bytes -= bytes;
+        let ExchangeState::Done(result) = state else { return None };
+        Some(Reply { tag, result })
+    }
+
+    fn begin(&mut self, exchange: u64, mut request: InferRequest) -> Result<ExchangeState, Fault> {
+        let options = Options::of(&request.parameters)?;
+        let known = match &options.step {
+            Some(step) => self.step_of(&request, step)?.map(|known| (step, known)),
+            None => None,
+        };
+        let (name, version) = (std::mem::take(&mut request.model), std::mem::take(&mut request.version));
+        if let Some((step, known)) = known {
+            let model = match &known {
+                Known::Model(model) => model,
+                Known::Flow(flow) => &self.flows[*flow].model,
+            };
+            let Prepared { items, reply } = self.door.prepare(request, Arc::clone(model))?;
+            let item = single(items)?;
+            let flow = match known {
+                Known::Flow(flow) => flow,
+                Known::Model(model) => {
+                    self.start_sequence(SequenceKey { model: name, id: step.id.clone() }, model, version, &options)?
+                }
+            };
+            self.send(flow, ItemPlace { exchange, item: 0 }, item, &options);
+            if step.ends {
+                self.end_flow(flow, SequenceEnd::Asked);
+            }
+            return Ok(running(reply, 1));
+        }
+        let model = self.door.service.find(&name, &version)?;
+        let Prepared { items: Items { items, .. }, reply } = self.door.prepare(request, Arc::clone(&model))?;
+        let count = items.len();
+        let shared = if model.is_stateful() {
+            None
+        } else {
+            let key = SharedKey { model: name, version: version.clone(), priority: options.priority };
+            Some(self.shared_flow(key, Arc::clone(&model), &options)?)
+        };
+        for (item, tensors) in items.into_iter().enumerate() {
+            let place = ItemPlace { exchange, item };
+            match shared {
+                Some(flow) => self.send(flow, place, tensors, &options),
+                // Without a sequence nothing is remembered: each item of a stateful model begins afresh.
+                None => {
+                    let flow = self.open(FlowName::None, Arc::clone(&model), version.clone(), &options, 1)?;
+                    self.send(flow, place, tensors, &options);
+                    self.flows[flow].inbox.close();
+                }
+            }
+        }
+        Ok(running(reply, count))
+    }
+
+    /// What a step runs on; `None` if sequences mean nothing to the model.
+    fn step_of(&self, request: &InferRequest, step: &SequenceStep) -> Result<Option<Known>, Fault> {
+        let key = SequenceKey { model: request.model.clone(), id: step.id.clone() };
+        if !step.starts
+            && let Some(flow) = self.sequences.get(&key)
+        {
+            check_version(&self.flows[*flow].model, &request.version, &step.id)?;
+            return Ok(Some(Known::Flow(*flow)));
+        }
+        let model = self.door.service.find(&request.model, &request.version)?;
+        if !model.is_stateful() {
+            return Ok(None);
+        }
+        if !step.starts {
+            return Err(self.sequences.missing(&key, &step.id, &request.model, "on this stream"));
+        }
+        Ok(Some(Known::Model(model)))
+    }
+
+    fn start_sequence(
+        &mut self,
+        key: SequenceKey,
+        model: Arc<Model>,
+        version: String,
+        options: &Options,
+    ) -> Result<FlowKey, Fault> {
+        let limit = self.door.config.max_per_stream;
+        if self.sequences.get(&key).is_none() && self.sequences.len() >= limit {
+            let message = format!(
+                "{limit} sequences are open on this stream, as many as sequence.max_per_stream allows; end some, or open another stream"
+            );
+            return Err(Fault::new(FaultKind::Overloaded, message).with_limit("sequence.max_per_stream", limit as u64));
+        }
+        let flow = self.open(FlowName::Sequence(key.clone()), model, version, options, usize::MAX)?;
+        if let Some(replaced) = self.sequences.start(key, flow) {
+            // Its requests are answered; then it ends, with its state.
+            self.flows[replaced].name = FlowName::None;
+            self.flows[replaced].inbox.close();
+        }
+        Ok(flow)
+    }
+
+    /// The flow of this name, on `model`: a newer version of it takes the place of an older.
+    fn shared_flow(&mut self, key: SharedKey, model: Arc<Model>, options: &Options) -> Result<FlowKey, Fault> {
+        let known = self.shared.get(&key).copied();
+        let same = |flow: &FlowKey| self.flows[*flow].model.key == model.key;
+        if let Some(flow) = known.filter(same) {
+            return Ok(flow);
+        }
+        let version = key.version.clone();
+        let flow = self.open(FlowName::Shared(key.clone()), model, version, options, usize::MAX)?;
+        if let Some(outdated) = self.shared.insert(key, flow) {
+            self.flows[outdated].name = FlowName::None;
+            self.flows[outdated].inbox.close();
+        }
+        Ok(flow)
+    }
+
+    fn open(
+        &mut self,
+        name: FlowName,
+        model: Arc<Model>,
+        version: String,
+        options: &Options,
+        window_items: usize,
+    ) -> Result<FlowKey, Fault> {
+        let service = &self.door.service;
+        let terms = terms(&model, version, options, self.caller, window_items);
+        let opened = service.open_found(self.method, model, terms)?;
+        let idle_timeout = matches!(name, FlowName::Sequence(_)).then(|| self.door.config.idle_timeout());
+        let inbox = Inbox::default();
+        let model = Arc::clone(opened.model());
+        let session = opened.idle_after(idle_timeout).session(inbox.clone())?;
+        let flow = self.flows.insert(Flow { inbox, model, waiting: VecDeque::new(), name });
+        self.sessions.push(FlowSession { flow, session: Some(Box::new(session)) });
+        Ok(flow)
+    }
+
+    fn send(&mut self, flow: FlowKey, place: ItemPlace, tensors: Vec<NamedTensor>, options: &Options) {
+        let Flow { inbox, waiting, .. } = &mut self.flows[flow];
+        waiting.push_back(place);
+        inbox.push(inbound(tensors, options));
+    }
+
+    /// The flow is not found again; it ends once it has answered what it has.
+    fn end_flow(&mut self, flow: FlowKey, end: SequenceEnd) {
+        let ended = &mut self.flows[flow];
+        ended.inbox.close();
+        match std::mem::replace(&mut ended.name, FlowName::None) {
+            FlowName::None => {}
+            FlowName::Shared(key) => {
+                self.shared.remove(&key);
+            }
+            FlowName::Sequence(key) => {
+                self.sequences.end(&key, end);
+            }
+        }
+    }
+
+    fn note(&mut self, flow: FlowKey, happened: Happened) {
+        match happened {
+            Happened::Result(result) => {
+                if let Some(place) = self.flows[flow].waiting.pop_front() {
+                    self.answer(place, result.outcome);
+                }
+            }
+            Happened::Fault(fault) => {
+                let idle = fault.kind() == FaultKind::Expired && self.flows[flow].waiting.is_empty();
+                let end = if idle { SequenceEnd::Idle(self.door.config.idle_timeout()) } else { SequenceEnd::Lost };
+                self.end_flow(flow, end);
+                for place in std::mem::take(&mut self.flows[flow].waiting) {
+                    self.answer(place, Err(fault.clone()));
+                }
+            }
+            Happened::End => {
+                self.end_flow(flow, SequenceEnd::Lost);
+                self.flows.remove(flow);
+            }
+        }
+    }
+
+    /// Enters the outcome of an item. The first fault is the request's, and what comes after it is not waited for.
+    fn answer(&mut self, place: ItemPlace, outcome: Result<ItemOutputs, Fault>) {
+        let index = place.exchange.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
+        let Some(exchange) = index.and_then(|index| self.exchanges.get_mut(index)) else { return };
+        let ExchangeState::Running { outputs, left, .. } = &mut exchange.state else { return };
+        match outcome {
+            Ok(found) => {
+                *left -= 1;
+                outputs[place.item] = Some(found);
+                if *left > 0 {
+                    return;
+                }
+            }
+            Err(fault) => {
+                let fault = if outputs.len() > 1 { fault.in_item(place.item as u64) } else { fault };
+                exchange.state = ExchangeState::Done(Err(fault));
+                return;
+            }
+        }
+        let empty = ExchangeState::Done(Err(Fault::new(FaultKind::Failed, "the response is being made")));
+        if let ExchangeState::Running { plan, outputs, .. } = std::mem::replace(&mut exchange.state, empty) {
+            let outputs: Vec<ItemOutputs> = outputs.into_iter().flatten().collect();
+            exchange.state = ExchangeState::Done(plan.response(&outputs));
+        }
+    }
+}
+
+/// Where a step of a sequence goes.
+enum Known {
+    /// To the sequence, which has begun.
+    Flow(FlowKey),
+    /// To a new one.
+    Model(Arc<Model>),
+}
+
+fn running(plan: ReplyPlan, items: usize) -> ExchangeState {
+    ExchangeState::Running { plan, outputs: vec![None; items], left: items }
+}
+
+/// What a flow's session tells.
+enum Happened {
+    Result(ItemResult),
+    Fault(Fault),
+    End,
+}
+
+/// A flow's session as one of many: its end is told too.
+struct FlowSession {
+    flow: FlowKey,
+    session: Option<Box<Session<Inbox>>>,
+}
+
+impl Stream for FlowSession {
+    type Item = (FlowKey, Happened);
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let flow = self.flow;
+        loop {
+            let Some(session) = &mut self.session else { return Poll::Ready(None) };
+            let happened = match ready!(session.poll_next_unpin(cx)) {
+                Some(Ok(Event::Result(result))) => Happened::Result(result),
+                Some(Ok(_)) => continue,
+                Some(Err(fault)) => Happened::Fault(fault),
+                None => {
+                    self.session = None;
+                    Happened::End
+                }
+            };
+            return Poll::Ready(Some((flow, happened)));
+        }
+    }
+}
+
+/// What a conversation puts in and a flow's session takes out. Both are polled by the stream's one task; the conversation bounds
+/// what is in it.
+#[derive(Clone, Default)]
+struct Inbox(Arc<Mutex<InboxState>>);
+
+#[derive(Default)]
+struct InboxState {
+    messages: VecDeque<Inbound>,
+    closed: bool,
+    waker: Option<Waker>,
+}
+
+impl Inbox {
+    fn push(&self, message: Inbound) {
+        self.change(|state| state.messages.push_back(message));
+    }
+
+    fn close(&self) {
+        self.change(|state| state.closed = true);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut InboxState)) {
+        let mut state = self.0.lock();
+        change(&mut state);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Stream for Inbox {
+    type Item = Result<Inbound, Fault>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut state = self.0.lock();
+        if let Some(message) = state.messages.pop_front() {
+            return Poll::Ready(Some(Ok(message)));
+        }
+        if state.closed {
+            return Poll::Ready(None);
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}

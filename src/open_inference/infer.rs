@@ -1,0 +1,215 @@
+//! One request, one response.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{
+    StreamExt as _,
+    future::try_join_all,
+    stream::{self, Iter},
+};
+
+use super::{
+    OpenInference,
+    items::{self, Items},
+    options::Options,
+    request::{InferRequest, InputTensor, RequestedOutput},
+    response::InferResponse,
+    sequences::{StepAnswer, StepRequest},
+};
+use crate::{
+    domain::{Fault, ItemOutputs, NamedTensor, Signature},
+    registry::Model,
+    service::{Caller, OpenRequest},
+    session::{Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, Unread},
+    telemetry::Method,
+};
+
+/// Longest id of a request: ids are kept until they are echoed.
+const ID_BYTES_MAX: usize = 256;
+
+/// A request held against its model.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) items: Items,
+    pub(super) reply: ReplyPlan,
+}
+
+/// What makes a response of items' outputs.
+#[derive(Debug)]
+pub(super) struct ReplyPlan {
+    pub(super) model: Arc<Model>,
+    id: String,
+    batched: bool,
+    /// Positions in the signature.
+    wanted: Vec<usize>,
+}
+
+impl ReplyPlan {
+    /// # Errors
+    /// See [`items::join`].
+    pub(super) fn response(self, outputs: &[ItemOutputs]) -> Result<InferResponse, Fault> {
+        let Self { model, id, batched, wanted } = self;
+        let outputs = items::join(outputs, batched, &wanted, model.signature())?;
+        let (name, version) = (Arc::clone(&model.loaded.name), Arc::clone(&model.loaded.version));
+        Ok(InferResponse { model: name, version, id, outputs })
+    }
+}
+
+type RequestSession = Session<Iter<std::vec::IntoIter<Result<Inbound, Fault>>>>;
+
+impl OpenInference {
+    /// Answers a request once all its items are computed.
+    ///
+    /// # Errors
+    /// Those of [`Service::open`](crate::service::Service::open) and of the request's first item that fails, and
+    /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) with the field for whatever does not fit the model, or the rule
+    /// of sequences that the request breaks.
+    pub async fn infer(&self, method: Method, request: InferRequest, caller: Caller) -> Result<InferResponse, Fault> {
+        let begun = self.begin(method, request, caller);
+        let (plan, running) = begun.inspect_err(|fault| self.service.count_fault(method, fault))?;
+        let outputs = match running {
+            Running::Together(session, items) => collect(session, items).await?,
+            Running::Apart(sessions) => try_join_all(sessions.into_iter().map(|session| collect(session, 1))).await?.concat(),
+            Running::Step(answer) => vec![answer.outputs().await?],
+        };
+        plan.response(&outputs)
+    }
+
+    fn begin(&self, method: Method, request: InferRequest, caller: Caller) -> Result<(ReplyPlan, Running), Fault> {
+        let options = Options::of(&request.parameters)?;
+        if let Some(step) = &options.step
+            && let Some(model) = self.sequences.model_for(&request, step, caller.tenant, &self.service)?
+        {
+            let Prepared { items, reply } = self.prepare(request, model)?;
+            let step = StepRequest { tensors: single(items)?, options: &options, step, caller, model: &reply.model };
+            let answer = self.sequences.advance(method, step, &self.service)?;
+            return Ok((reply, Running::Step(answer)));
+        }
+        let model = self.service.find(&request.model, &request.version)?;
+        let version = request.version.clone();
+        let Prepared { items: Items { items, .. }, reply } = self.prepare(request, model)?;
+        let open = |items: Vec<Vec<NamedTensor>>| -> Result<Box<RequestSession>, Fault> {
+            let terms = terms(&reply.model, version.clone(), &options, caller, items.len());
+            let opened = self.service.open_found(method, Arc::clone(&reply.model), terms)?;
+            let inbound: Vec<_> = items.into_iter().map(|tensors| Ok(inbound(tensors, &options))).collect();
+            Ok(Box::new(opened.session(stream::iter(inbound))?))
+        };
+        // Without a sequence nothing is remembered: each item of a stateful model begins afresh, on a stream of its own.
+        let running = if reply.model.is_stateful() && items.len() > 1 {
+            Running::Apart(items.into_iter().map(|item| open(vec![item])).collect::<Result<_, _>>()?)
+        } else {
+            let count = items.len();
+            Running::Together(open(items)?, count)
+        };
+        Ok((reply, running))
+    }
+
+    /// Holds a request against `model`.
+    ///
+    /// # Errors
+    /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) with the field at fault.
+    pub(super) fn prepare(&self, request: InferRequest, model: Arc<Model>) -> Result<Prepared, Fault> {
+        let InferRequest { id, inputs, outputs, .. } = request;
+        if id.len() > ID_BYTES_MAX {
+            return Err(Fault::invalid("id", format!("the id has {} bytes; at most {ID_BYTES_MAX} are allowed", id.len())));
+        }
+        let wanted = wanted(&outputs, model.signature())?;
+        let inputs = inputs.into_iter().enumerate().map(with_data).collect::<Result<Vec<_>, _>>()?;
+        let items = items::split(inputs, model.signature(), self.items_max())?;
+        let batched = items.batched;
+        Ok(Prepared { items, reply: ReplyPlan { model, id, batched, wanted } })
+    }
+
+    /// Items that a request may hold.
+    pub(super) fn items_max(&self) -> usize {
+        self.service.config().window_items_max as usize
+    }
+}
+
+/// Where the items of a request are.
+enum Running {
+    Together(Box<RequestSession>, usize),
+    Apart(Vec<Box<RequestSession>>),
+    Step(StepAnswer),
+}
+
+/// What a session is opened with that runs `items` items of a request.
+pub(super) fn terms(model: &Model, version: String, options: &Options, caller: Caller, items: usize) -> OpenRequest {
+    OpenRequest {
+        model: String::from(&*model.loaded.name),
+        version,
+        payload: PayloadKind::Tensors,
+        order: Order::InOrder,
+        window_items: u32::try_from(items).unwrap_or(u32::MAX),
+        unread: Unread::Block,
+        default_deadline: None,
+        overflow: OverflowPolicy::Block,
+        max_age: None,
+        priority: options.priority,
+        tenant: caller.tenant,
+        ends_at: caller.ends_at,
+    }
+}
+
+/// An item of a request on its way into a session.
+pub(super) fn inbound(tensors: Vec<NamedTensor>, options: &Options) -> Inbound {
+    Inbound::Item(ItemRequest { id: String::new(), tensors: Ok(tensors), deadline: options.timeout })
+}
+
+/// The one item of a request that is a step of a sequence.
+///
+/// # Errors
+/// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) if there are several.
+pub(super) fn single(Items { mut items, .. }: Items) -> Result<Vec<NamedTensor>, Fault> {
+    match (items.pop(), items.len()) {
+        (Some(item), 0) => Ok(item),
+        (_, more) => Err(Fault::invalid(
+            "inputs[0].shape",
+            format!("a request of a sequence is one step of it, but this one holds {} items; send one at a time", more + 1),
+        )),
+    }
+}
+
+/// Positions of the outputs that are asked for.
+fn wanted(outputs: &[RequestedOutput], signature: &Signature) -> Result<Vec<usize>, Fault> {
+    if outputs.is_empty() {
+        return Ok((0..signature.outputs.len()).collect());
+    }
+    let mut positions = Vec::with_capacity(outputs.len());
+    for (index, output) in outputs.iter().enumerate() {
+        let fault = |message: String| Err(Fault::invalid(format!("outputs[{index}].name"), message));
+        let Some(position) = signature.outputs.iter().position(|spec| *spec.name == *output.name) else {
+            let known: Vec<String> = signature.outputs.iter().map(|spec| format!("'{}'", spec.name)).collect();
+            return fault(format!("the model has no output '{}'; its outputs are {}", output.name, known.join(", ")));
+        };
+        if positions.contains(&position) {
+            return fault(format!("output '{}' is asked for twice", output.name));
+        }
+        if output.parameters.contains_key("classification") {
+            return fault(format!("output '{}': classification is not offered; ask for the tensor itself", output.name));
+        }
+        positions.push(position);
+    }
+    Ok(positions)
+}
+
+fn with_data((index, mut input): (usize, InputTensor)) -> Result<(InputTensor, Bytes), Fault> {
+    let data = input
+        .data
+        .take()
+        .ok_or_else(|| Fault::invalid(format!("inputs[{index}].data"), format!("input '{}' has no data", input.name)))?;
+    Ok((input, data))
+}
+
+/// The outputs of all items; the first fault ends the wait, and cancels what is left.
+async fn collect(mut session: Box<RequestSession>, items: usize) -> Result<Vec<ItemOutputs>, Fault> {
+    let mut outputs = Vec::with_capacity(items);
+    // To its end, so that it counts as finished.
+    while let Some(event) = session.next().await {
+        if let Event::Result(result) = event? {
+            outputs.push(result.outcome.map_err(|fault| if items > 1 { fault.in_item(result.seq) } else { fault })?);
+        }
+    }
+    Ok(outputs)
+}

@@ -1,0 +1,256 @@
+//! Sequences over unary calls: each is a stream of the server's own, whose items come from whichever call names it.
+//!
+//! They are known by tenant, model and id, wherever the calls come from. A sequence is one task that drives one session; it ends
+//! with END, when the idle limit passes, or when the server drains, and its state goes with it. A call that is cancelled leaves its
+//! step in the sequence: it was sent, and the steps after it count on it.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt as _};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    book::{SequenceBook, SequenceEnd},
+    infer::terms,
+    options::{Options, SequenceId, SequenceStep},
+    request::InferRequest,
+};
+use crate::{
+    clock,
+    domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Timestamp},
+    registry::Model,
+    service::{Caller, Service, TenantKey, draining},
+    session::{Event, Inbound, ItemRequest, Session},
+    telemetry::Method,
+};
+
+/// Requests of one sequence that wait for their turn.
+const STEPS_WAITING_MAX: usize = 64;
+
+/// The sequences of all unary calls.
+#[derive(Debug, Clone)]
+pub(super) struct Sequences {
+    book: Arc<Mutex<Book>>,
+    idle_timeout: Duration,
+}
+
+type Book = SequenceBook<Key, Alive>;
+
+/// By tenant, so that nobody can reach another's sequence by its id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    tenant: TenantKey,
+    model: String,
+    id: SequenceId,
+}
+
+#[derive(Debug)]
+struct Alive {
+    steps: mpsc::Sender<Step>,
+    model: Arc<Model>,
+}
+
+/// A request of a sequence, held against its model.
+#[derive(Debug)]
+pub(super) struct StepRequest<'a> {
+    pub(super) tensors: Vec<NamedTensor>,
+    pub(super) options: &'a Options,
+    pub(super) step: &'a SequenceStep,
+    pub(super) caller: Caller,
+    pub(super) model: &'a Arc<Model>,
+}
+
+/// The same on its way to the session.
+#[derive(Debug)]
+struct Step {
+    tensors: Vec<NamedTensor>,
+    deadline: Option<Duration>,
+    answer: Answer,
+}
+
+type Answer = oneshot::Sender<Result<ItemOutputs, Fault>>;
+
+/// The answer to a step, once it is there.
+#[derive(Debug)]
+pub(super) struct StepAnswer {
+    answer: oneshot::Receiver<Result<ItemOutputs, Fault>>,
+    book: Arc<Mutex<Book>>,
+    key: Key,
+}
+
+impl StepAnswer {
+    /// # Errors
+    /// The item's own fault; [`FaultKind::Invalid`] if the sequence ended before the step was its turn.
+    pub(super) async fn outputs(self) -> Result<ItemOutputs, Fault> {
+        let Self { answer, book, key } = self;
+        answer.await.unwrap_or_else(|_| Err(missing(&book.lock(), &key)))
+    }
+}
+
+impl Sequences {
+    /// Sequences that are freed after `idle_timeout` without a request.
+    pub(super) fn new(idle_timeout: Duration) -> Self {
+        Self { book: Arc::default(), idle_timeout }
+    }
+
+    /// The model that a step runs on; `None` if that model keeps no state, so that sequences mean nothing to it.
+    ///
+    /// # Errors
+    /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`] for a model that cannot be had; [`FaultKind::Invalid`] if the
+    /// sequence runs on another version than the request names.
+    pub(super) fn model_for(
+        &self,
+        request: &InferRequest,
+        step: &SequenceStep,
+        tenant: TenantKey,
+        service: &Service,
+    ) -> Result<Option<Arc<Model>>, Fault> {
+        if !step.starts {
+            let key = Key { tenant, model: request.model.clone(), id: step.id.clone() };
+            if let Some(alive) = self.book.lock().get(&key) {
+                check_version(&alive.model, &request.version, &step.id)?;
+                return Ok(Some(Arc::clone(&alive.model)));
+            }
+        }
+        let model = service.find(&request.model, &request.version)?;
+        Ok(model.is_stateful().then_some(model))
+    }
+
+    /// Hands a step to its sequence, which it begins or ends as it says.
+    ///
+    /// # Errors
+    /// [`FaultKind::Invalid`] if the sequence has not begun or has ended; [`FaultKind::Overloaded`] if too many of its steps wait;
+    /// those of [`Service::open`] if it begins.
+    pub(super) fn advance(&self, method: Method, request: StepRequest<'_>, service: &Service) -> Result<StepAnswer, Fault> {
+        if service.drain().is_draining() {
+            return Err(draining());
+        }
+        let StepRequest { tensors, options, step, caller, model } = request;
+        let key = Key { tenant: caller.tenant, model: String::from(&*model.loaded.name), id: step.id.clone() };
+        let deadline = [options.timeout, left_until(caller.ends_at)].into_iter().flatten().min();
+        let (answer, receiver) = oneshot::channel();
+        let sent = Step { tensors, deadline, answer };
+        if step.starts {
+            let (steps, task) = self.session(method, options, caller, model, service)?;
+            // There is room: nothing has been sent yet.
+            let _ = steps.try_send(sent);
+            if !step.ends {
+                self.book.lock().start(key.clone(), Alive { steps: steps.clone(), model: Arc::clone(model) });
+            }
+            tokio::spawn(task.run(Arc::clone(&self.book), key.clone(), steps.downgrade()));
+        } else {
+            let mut book = self.book.lock();
+            let alive = book.get(&key).ok_or_else(|| missing(&book, &key))?;
+            match alive.steps.try_send(sent) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(_)) => return Err(too_many_waiting(&step.id)),
+                Err(mpsc::error::TrySendError::Closed(_)) => return Err(missing(&book, &key)),
+            }
+            if step.ends {
+                book.end(&key, SequenceEnd::Asked);
+            }
+        }
+        Ok(StepAnswer { answer: receiver, book: Arc::clone(&self.book), key })
+    }
+
+    fn session(
+        &self,
+        method: Method,
+        options: &Options,
+        caller: Caller,
+        model: &Arc<Model>,
+        service: &Service,
+    ) -> Result<(mpsc::Sender<Step>, SequenceTask), Fault> {
+        let version = String::from(&*model.loaded.version);
+        // The call's own deadline is its steps'; the sequence outlives the call.
+        let caller = Caller { ends_at: Timestamp::NEVER, ..caller };
+        let opened = service.open_found(method, Arc::clone(model), terms(model, version, options, caller, STEPS_WAITING_MAX))?;
+        let (steps, receiver) = mpsc::channel(STEPS_WAITING_MAX);
+        let waiting = Arc::new(Mutex::new(VecDeque::new()));
+        let inbound = Steps { receiver, waiting: Arc::clone(&waiting) };
+        let session = opened.idle_after(Some(self.idle_timeout)).ended_by_drain().session(inbound)?;
+        Ok((steps, SequenceTask { session: Box::new(session), waiting, idle_timeout: self.idle_timeout }))
+    }
+}
+
+/// # Errors
+/// [`FaultKind::Invalid`] if `version` names another than that of the sequence's model.
+pub(super) fn check_version(model: &Model, version: &str, id: &SequenceId) -> Result<(), Fault> {
+    if version.is_empty() || *version == *model.loaded.version {
+        return Ok(());
+    }
+    let message = format!("sequence {id} runs on version {} of the model, not on '{version}'", model.loaded.version);
+    Err(Fault::invalid("model_version", message))
+}
+
+fn missing(book: &Book, key: &Key) -> Fault {
+    book.missing(key, &key.id, &key.model, "over unary calls")
+}
+
+fn too_many_waiting(id: &SequenceId) -> Fault {
+    let message = format!("{STEPS_WAITING_MAX} requests of sequence {id} wait for their turn; wait for answers");
+    Fault::new(FaultKind::Overloaded, message)
+}
+
+fn left_until(ends_at: Timestamp) -> Option<Duration> {
+    (ends_at != Timestamp::NEVER).then(|| ends_at.since(clock::now()))
+}
+
+/// The steps of a sequence as its session's input. Who waits for the answer of a step that the session has taken is in `waiting`.
+struct Steps {
+    receiver: mpsc::Receiver<Step>,
+    waiting: Arc<Mutex<VecDeque<Answer>>>,
+}
+
+impl Stream for Steps {
+    type Item = Result<Inbound, Fault>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.receiver.poll_recv(cx).map(|step| {
+            let Step { tensors, deadline, answer } = step?;
+            self.waiting.lock().push_back(answer);
+            Some(Ok(Inbound::Item(ItemRequest { id: String::new(), tensors: Ok(tensors), deadline })))
+        })
+    }
+}
+
+/// What drives a sequence.
+struct SequenceTask {
+    session: Box<Session<Steps>>,
+    waiting: Arc<Mutex<VecDeque<Answer>>>,
+    idle_timeout: Duration,
+}
+
+impl SequenceTask {
+    /// Runs until the sequence ends; then it is no longer in `book`, if it is still the one of its name.
+    async fn run(mut self, book: Arc<Mutex<Book>>, key: Key, own: mpsc::WeakSender<Step>) {
+        let mut end = SequenceEnd::Asked;
+        while let Some(event) = self.session.next().await {
+            match event {
+                Ok(Event::Result(result)) => {
+                    if let Some(answer) = self.waiting.lock().pop_front() {
+                        // A caller that went away needs no answer; its step counts all the same.
+                        let _ = answer.send(result.outcome);
+                    }
+                }
+                Ok(_) => {}
+                Err(fault) if fault.kind() == FaultKind::Expired => end = SequenceEnd::Idle(self.idle_timeout),
+                Err(_) => end = SequenceEnd::Lost,
+            }
+        }
+        let mut book = book.lock();
+        let is_own = |alive: &Alive| own.upgrade().is_some_and(|own| own.same_channel(&alive.steps));
+        if book.get(&key).is_some_and(is_own) {
+            book.end(&key, end);
+        }
+        // Under the lock, so that a step which came too late to be taken finds why in the book.
+        drop(self.session);
+    }
+}
