@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{
-    StreamExt as _,
-    future::try_join_all,
+    Stream, StreamExt as _, TryStreamExt as _, future,
     stream::{self, Iter},
 };
 
@@ -18,7 +17,7 @@ use super::{
     sequences::{StepAnswer, StepRequest},
 };
 use crate::{
-    domain::{Fault, ItemOutputs, NamedTensor, Signature},
+    domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Signature},
     registry::Model,
     service::{Caller, OpenRequest},
     session::{Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, Unread},
@@ -36,7 +35,7 @@ pub(super) struct Prepared {
 }
 
 /// What makes a response of items' outputs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ReplyPlan {
     pub(super) model: Arc<Model>,
     id: String,
@@ -66,17 +65,39 @@ impl OpenInference {
     /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) with the field for whatever does not fit the model, or the rule
     /// of sequences that the request breaks.
     pub async fn infer(&self, method: Method, request: InferRequest, caller: Caller) -> Result<InferResponse, Fault> {
-        let begun = self.begin(method, request, caller);
-        let (plan, running) = begun.inspect_err(|fault| self.service.count_fault(method, fault))?;
-        let outputs = match running {
-            Running::Together(session, items) => collect(session, items).await?,
-            Running::Apart(sessions) => try_join_all(sessions.into_iter().map(|session| collect(session, 1))).await?.concat(),
+        let (plan, running) = self.begin(method, request, caller)?;
+        let outputs: Vec<ItemOutputs> = match running {
+            Running::Together(session, items) => outputs_of(session, items).try_collect().await?,
+            Running::Apart(sessions) => outputs_apart(sessions).try_collect().await?,
             Running::Step(answer) => vec![answer.outputs().await?],
         };
         plan.response(&outputs)
     }
 
+    /// Answers each item of a request as soon as it and those before it are computed. Dropping the stream cancels the rest.
+    ///
+    /// # Errors
+    /// As [`OpenInference::infer`]: those of the request here, those of items in the stream.
+    pub fn infer_each(
+        &self,
+        method: Method,
+        request: InferRequest,
+        caller: Caller,
+    ) -> Result<impl Stream<Item = Result<InferResponse, Fault>> + Send + use<>, Fault> {
+        let (plan, running) = self.begin(method, request, caller)?;
+        let outputs = match running {
+            Running::Together(session, items) => outputs_of(session, items).boxed(),
+            Running::Apart(sessions) => outputs_apart(sessions).boxed(),
+            Running::Step(answer) => stream::once(answer.outputs()).boxed(),
+        };
+        Ok(outputs.map(move |outputs| plan.clone().response(&[outputs?])))
+    }
+
     fn begin(&self, method: Method, request: InferRequest, caller: Caller) -> Result<(ReplyPlan, Running), Fault> {
+        self.try_begin(method, request, caller).inspect_err(|fault| self.service.count_fault(method, fault))
+    }
+
+    fn try_begin(&self, method: Method, request: InferRequest, caller: Caller) -> Result<(ReplyPlan, Running), Fault> {
         let options = Options::of(&request.parameters)?;
         if let Some(step) = &options.step
             && let Some(model) = self.sequences.model_for(&request, step, caller.tenant, &self.service)?
@@ -202,14 +223,26 @@ fn with_data((index, mut input): (usize, InputTensor)) -> Result<(InputTensor, B
     Ok((input, data))
 }
 
-/// The outputs of all items; the first fault ends the wait, and cancels what is left.
-async fn collect(mut session: Box<RequestSession>, items: usize) -> Result<Vec<ItemOutputs>, Fault> {
-    let mut outputs = Vec::with_capacity(items);
-    // To its end, so that it counts as finished.
-    while let Some(event) = session.next().await {
-        if let Event::Result(result) = event? {
-            outputs.push(result.outcome.map_err(|fault| if items > 1 { fault.in_item(result.seq) } else { fault })?);
-        }
-    }
-    Ok(outputs)
+/// The outputs of a session's items, in order. Read to its end it counts as finished; dropped before, it cancels what is left.
+fn outputs_of(session: Box<RequestSession>, items: usize) -> impl Stream<Item = Result<ItemOutputs, Fault>> + Send {
+    session.filter_map(move |event| {
+        future::ready(match event {
+            Ok(Event::Result(result)) => {
+                Some(result.outcome.map_err(|fault| if items > 1 { fault.in_item(result.seq) } else { fault }))
+            }
+            Ok(_) => None,
+            Err(fault) => Some(Err(fault)),
+        })
+    })
+}
+
+/// The outputs of sessions of one item each, in order; all of them run at once.
+fn outputs_apart(sessions: Vec<Box<RequestSession>>) -> impl Stream<Item = Result<ItemOutputs, Fault>> + Send {
+    let items = sessions.len();
+    let outputs = |(item, session)| async move {
+        let found: Result<Vec<_>, Fault> = outputs_of(session, 1).try_collect().await;
+        let lost = || Fault::new(FaultKind::Failed, "the item was given no answer");
+        found.and_then(|mut outputs| outputs.pop().ok_or_else(lost)).map_err(|fault| fault.in_item(item))
+    };
+    stream::iter((0..).zip(sessions)).map(outputs).buffered(items)
 }
