@@ -7,9 +7,11 @@
 
 mod request;
 mod response;
+mod shared_memory;
 
 pub use request::{InferRequest, InputTensor, Parameter, Parameters, RequestedOutput};
 pub use response::{InferResponse, OutputData, OutputTensor, SharedOutput};
+pub use shared_memory::{Region, RegionStatus, SharedMemory};
 
 use crate::service::Service;
 
