@@ -130,7 +130,7 @@ impl Server {
 
         let service =
             Service::new(Arc::clone(&registry), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
-        let open_inference = OpenInference::new(service.clone(), config.sequence.clone());
+        let open_inference = OpenInference::new(service.clone(), config.sequence.clone(), config.shared_memory.clone());
         let shutdown = Shutdown::default();
         grpc_listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(grpc_listener)?;

@@ -176,6 +176,13 @@ pub(super) const KEYS: &[Key] = &[
         PATH,
         "shared library of ONNX Runtime, such as `libonnxruntime.so`; if not set here, `ORT_DYLIB_PATH` is read",
     ),
+    words(
+        "shared_memory.enabled",
+        SWITCH,
+        "let clients of the Open Inference Protocol register shared memory of this machine; they reach all of it that the server's user may open",
+    ),
+    number("shared_memory.max_regions", "regions", 1..=65_536, "regions registered at once, each an open file"),
+    number("shared_memory.max_tensor_bytes", "bytes", 1..=MEMORY_MAX, "largest input or output that lies in shared memory"),
     number(
         "drain.deadline_s",
         "seconds",

@@ -12,9 +12,11 @@ use super::{
     OpenInference,
     items::{self, Items},
     options::Options,
+    placement::Placement,
     request::{InferRequest, InputTensor, RequestedOutput},
-    response::InferResponse,
+    response::{InferResponse, OutputData},
     sequences::{StepAnswer, StepRequest},
+    shared_memory::SharedMemory,
 };
 use crate::{
     domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Signature},
@@ -26,6 +28,9 @@ use crate::{
 
 /// Longest id of a request: ids are kept until they are echoed.
 const ID_BYTES_MAX: usize = 256;
+
+/// Parameter of an output of which the best classes are wanted in place of the tensor.
+const CLASSIFICATION: &str = "classification";
 
 /// A request held against its model.
 #[derive(Debug)]
@@ -40,16 +45,31 @@ pub(super) struct ReplyPlan {
     pub(super) model: Arc<Model>,
     id: String,
     batched: bool,
-    /// Positions in the signature.
-    wanted: Vec<usize>,
+    wanted: Vec<Wanted>,
+}
+
+/// An output of the response.
+#[derive(Debug, Clone)]
+struct Wanted {
+    /// Its position in the signature.
+    position: usize,
+    /// Where it goes, if not into the response.
+    place: Option<Placement>,
 }
 
 impl ReplyPlan {
     /// # Errors
-    /// See [`items::join`].
+    /// Those of [`items::join`], and of writing to shared memory.
     pub(super) fn response(self, outputs: &[ItemOutputs]) -> Result<InferResponse, Fault> {
         let Self { model, id, batched, wanted } = self;
-        let outputs = items::join(outputs, batched, &wanted, model.signature())?;
+        let output = |Wanted { position, place }| {
+            let mut output = items::join(outputs, batched, position, &model.signature().outputs[position])?;
+            if let (Some(place), OutputData::Here(data)) = (place, &output.data) {
+                output.data = place.put(&output.name, data)?;
+            }
+            Ok(output)
+        };
+        let outputs = wanted.into_iter().map(output).collect::<Result<_, Fault>>()?;
         let (name, version) = (Arc::clone(&model.loaded.name), Arc::clone(&model.loaded.version));
         Ok(InferResponse { model: name, version, id, outputs })
     }
@@ -135,7 +155,8 @@ impl OpenInference {
         if id.len() > ID_BYTES_MAX {
             return Err(Fault::invalid("id", format!("the id has {} bytes; at most {ID_BYTES_MAX} are allowed", id.len())));
         }
-        let wanted = wanted(&outputs, model.signature())?;
+        let wanted = wanted(&outputs, model.signature(), &self.shared_memory)?;
+        let with_data = |(index, input)| with_data(index, input, &self.shared_memory);
         let inputs = inputs.into_iter().enumerate().map(with_data).collect::<Result<Vec<_>, _>>()?;
         let items = items::split(inputs, model.signature(), self.items_max())?;
         let batched = items.batched;
@@ -192,34 +213,43 @@ pub(super) fn single(Items { mut items, .. }: Items) -> Result<Vec<NamedTensor>,
     }
 }
 
-/// Positions of the outputs that are asked for.
-fn wanted(outputs: &[RequestedOutput], signature: &Signature) -> Result<Vec<usize>, Fault> {
+/// The outputs that are asked for.
+fn wanted(outputs: &[RequestedOutput], signature: &Signature, memory: &SharedMemory) -> Result<Vec<Wanted>, Fault> {
     if outputs.is_empty() {
-        return Ok((0..signature.outputs.len()).collect());
+        return Ok((0..signature.outputs.len()).map(|position| Wanted { position, place: None }).collect());
     }
-    let mut positions = Vec::with_capacity(outputs.len());
+    let mut wanted: Vec<Wanted> = Vec::with_capacity(outputs.len());
     for (index, output) in outputs.iter().enumerate() {
         let fault = |message: String| Err(Fault::invalid(format!("outputs[{index}].name"), message));
         let Some(position) = signature.outputs.iter().position(|spec| *spec.name == *output.name) else {
             let known: Vec<String> = signature.outputs.iter().map(|spec| format!("'{}'", spec.name)).collect();
             return fault(format!("the model has no output '{}'; its outputs are {}", output.name, known.join(", ")));
         };
-        if positions.contains(&position) {
+        if wanted.iter().any(|earlier| earlier.position == position) {
             return fault(format!("output '{}' is asked for twice", output.name));
         }
-        if output.parameters.contains_key("classification") {
-            return fault(format!("output '{}': classification is not offered; ask for the tensor itself", output.name));
+        if output.parameters.contains_key(CLASSIFICATION) {
+            let message = format!("output '{}': classification is not offered; ask for the tensor itself", output.name);
+            return Err(Fault::new(FaultKind::Unsupported, message).with_field(format!("outputs[{index}].parameters")));
         }
-        positions.push(position);
+        let place = Placement::of(&output.parameters, &format!("outputs[{index}]"), memory)?;
+        wanted.push(Wanted { position, place });
     }
-    Ok(positions)
+    Ok(wanted)
 }
 
-fn with_data((index, mut input): (usize, InputTensor)) -> Result<(InputTensor, Bytes), Fault> {
-    let data = input
-        .data
-        .take()
-        .ok_or_else(|| Fault::invalid(format!("inputs[{index}].data"), format!("input '{}' has no data", input.name)))?;
+fn with_data(index: usize, mut input: InputTensor, memory: &SharedMemory) -> Result<(InputTensor, Bytes), Fault> {
+    let data = match (Placement::of(&input.parameters, &format!("inputs[{index}]"), memory)?, input.data.take()) {
+        (None, Some(data)) => data,
+        (Some(place), None) => place.read()?,
+        (Some(_), Some(_)) => {
+            let message = format!("input '{}' is in shared memory and in the request; send it once", input.name);
+            return Err(Fault::invalid(format!("inputs[{index}].data"), message));
+        }
+        (None, None) => {
+            return Err(Fault::invalid(format!("inputs[{index}].data"), format!("input '{}' has no data", input.name)));
+        }
+    };
     Ok((input, data))
 }
 
