@@ -51,4 +51,10 @@ impl OpenInference {
     pub const fn service(&self) -> &Service {
         &self.service
     }
+
+    /// The regions that clients have registered.
+    #[must_use]
+    pub const fn shared_memory(&self) -> &SharedMemory {
+        &self.shared_memory
+    }
 }
