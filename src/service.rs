@@ -135,7 +135,7 @@ impl Service {
     }
 
     fn try_open(&self, method: Method, request: OpenRequest) -> Result<OpenStream, Fault> {
-        let Inner { registry, handoff, config, drain, .. } = &*self.inner;
+        let Inner { handoff, config, drain, .. } = &*self.inner;
         let guard = drain.session().ok_or_else(draining)?;
         if drain.sessions_open() > config.max_streams {
             let message = format!("{} streams are open, as many as session.max_streams allows", config.max_streams);
@@ -148,10 +148,9 @@ impl Service {
                 "items are dropped on a live feed only; here all of them are run, so leave it unset",
             ));
         }
-        let version = (!request.version.is_empty()).then_some(request.version.as_str());
-        let model = registry.get(&request.model, version)?;
+        let model = self.find(&request.model, &request.version)?;
         let limits = self.limits(request.window_items);
-        let unary = method == Method::Predict;
+        let unary = method.is_unary();
         let options = SessionOptions {
             payload: request.payload,
             order: request.order,
@@ -164,7 +163,7 @@ impl Service {
             max_age: request.max_age,
             ends_at: request.ends_at,
             when_full: if unary { WhenFull::Refuse } else { WhenFull::Wait },
-            reads_on_drain: matches!(method, Method::Predict | Method::Scan),
+            reads_on_drain: unary || method == Method::Scan,
         };
         let stream = StreamOptions {
             model: model.key,
@@ -177,13 +176,18 @@ impl Service {
         Ok(OpenStream { model, limits, unread: request.unread, options, handle, metrics, drain: drain.clone(), guard })
     }
 
-    /// Runs one item.
+    /// Runs one item, for a method that is unary.
     ///
     /// # Errors
     /// Those of [`Service::open`], and the item's own.
-    pub async fn predict(&self, request: OpenRequest, input: PredictInput) -> Result<(Arc<Model>, ItemResult), Fault> {
-        let (model, mut session) = self.open_prediction(request, input).inspect_err(|fault| {
-            self.count_fault(Method::Predict, fault);
+    pub async fn predict(
+        &self,
+        method: Method,
+        request: OpenRequest,
+        input: PredictInput,
+    ) -> Result<(Arc<Model>, ItemResult), Fault> {
+        let (model, mut session) = self.open_prediction(method, request, input).inspect_err(|fault| {
+            self.count_fault(method, fault);
         })?;
         let mut answer = None;
         // To its end, so that it counts as finished; what it answers with, it counts too.
@@ -194,7 +198,7 @@ impl Service {
         }
         let result = answer.ok_or_else(|| {
             let fault = Fault::invalid("payload", "the request holds no item");
-            self.count_fault(Method::Predict, &fault);
+            self.count_fault(method, &fault);
             fault
         })?;
         match result.outcome {
@@ -203,9 +207,14 @@ impl Service {
         }
     }
 
-    fn open_prediction(&self, mut request: OpenRequest, input: PredictInput) -> Result<(Arc<Model>, Prediction), Fault> {
+    fn open_prediction(
+        &self,
+        method: Method,
+        mut request: OpenRequest,
+        input: PredictInput,
+    ) -> Result<(Arc<Model>, Prediction), Fault> {
         request.payload = input.kind();
-        let opened = self.try_open(Method::Predict, request)?;
+        let opened = self.try_open(method, request)?;
         let model = Arc::clone(opened.model());
         let inbound = match input {
             PredictInput::Item(item) => Inbound::Item(item),
@@ -223,12 +232,20 @@ impl Service {
         self.inner.registry.list()
     }
 
+    /// One model; no version, or an empty one, is the newest that is ready.
+    ///
+    /// # Errors
+    /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
+    pub fn find(&self, name: &str, version: &str) -> Result<Arc<Model>, Fault> {
+        self.inner.registry.get(name, Some(version))
+    }
+
     /// One model and its queue.
     ///
     /// # Errors
     /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
     pub fn model(&self, name: &str, version: &str) -> Result<(Arc<Model>, QueueStatus), Fault> {
-        let model = self.inner.registry.get(name, (!version.is_empty()).then_some(version))?;
+        let model = self.find(name, version)?;
         let status = self.inner.handoff.status(model.key);
         Ok((model, status.ok_or_else(|| unloaded(name))?))
     }

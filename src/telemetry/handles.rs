@@ -15,11 +15,13 @@ pub enum Method {
     Upload,
     /// A live feed, results as they come.
     Feed,
+    /// `model.ModelInference`: a list of numbers, a list of numbers.
+    ExamplePredict,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Predict, Self::Scan, Self::Upload, Self::Feed];
+    pub const ALL: [Self; 5] = [Self::Predict, Self::Scan, Self::Upload, Self::Feed, Self::ExamplePredict];
 
     /// Metric label.
     #[must_use]
@@ -29,6 +31,16 @@ impl Method {
             Self::Scan => "scan",
             Self::Upload => "upload",
             Self::Feed => "feed",
+            Self::ExamplePredict => "model_inference_predict",
+        }
+    }
+
+    /// Whether it is a call with one item and one result, not a stream.
+    #[must_use]
+    pub const fn is_unary(self) -> bool {
+        match self {
+            Self::Predict | Self::ExamplePredict => true,
+            Self::Scan | Self::Upload | Self::Feed => false,
         }
     }
 }

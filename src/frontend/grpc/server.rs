@@ -23,12 +23,14 @@ use tonic_health::server::HealthReporter;
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{
-    limits::NameMessageLimit, linger::Lingering, models::Models, native::Native, reader::WatchedBody, stream_task::StreamExecutor,
+    example::Example, limits::NameMessageLimit, linger::Lingering, models::Models, native::Native, reader::WatchedBody,
+    stream_task::StreamExecutor,
 };
 use crate::{
     config::GrpcConfig,
     proto::{
         DESCRIPTORS,
+        model::model_inference_server::ModelInferenceServer,
         v1::{inference_service_server::InferenceServiceServer, model_service_server::ModelServiceServer},
     },
     service::Service,
@@ -94,6 +96,11 @@ impl GrpcServer {
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
+        let example = ModelInferenceServer::new(Example::new(service.clone()))
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(usize::MAX)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd);
         let models = ModelServiceServer::new(Models::new(service, limit))
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
@@ -105,6 +112,7 @@ impl GrpcServer {
         };
         let routes = Routes::new(inference)
             .add_service(models)
+            .add_service(example)
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
