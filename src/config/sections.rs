@@ -230,11 +230,13 @@ pub struct ModelsConfig {
     pub allow_partial: bool,
     /// Whether to serve the model inside the binary.
     pub embedded: bool,
+    /// Whether to serve the model without a file, for first steps.
+    pub example: bool,
 }
 
 impl Default for ModelsConfig {
     fn default() -> Self {
-        Self { dir: None, allow_partial: false, embedded: true }
+        Self { dir: None, allow_partial: false, embedded: true, example: true }
     }
 }
 

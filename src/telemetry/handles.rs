@@ -19,11 +19,14 @@ pub enum Method {
     ModelInfer,
     /// A stream of such requests.
     ModelStreamInfer,
+    /// `model.ModelInference`: a list of numbers, a list of numbers.
+    ExamplePredict,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Predict, Self::Scan, Self::Upload, Self::Feed, Self::ModelInfer, Self::ModelStreamInfer];
+    pub const ALL: [Self; 7] =
+        [Self::Predict, Self::Scan, Self::Upload, Self::Feed, Self::ModelInfer, Self::ModelStreamInfer, Self::ExamplePredict];
 
     /// Metric label.
     #[must_use]
@@ -35,6 +38,17 @@ impl Method {
             Self::Feed => "feed",
             Self::ModelInfer => "model_infer",
             Self::ModelStreamInfer => "model_stream_infer",
+            Self::ExamplePredict => "model_inference_predict",
+        }
+    }
+
+    /// Whether all of its input is there when it opens, and its caller waits for the one answer: nothing is gained by waiting for
+    /// room then, and nobody has fallen silent.
+    #[must_use]
+    pub const fn is_unary(self) -> bool {
+        match self {
+            Self::Predict | Self::ModelInfer | Self::ExamplePredict => true,
+            Self::Scan | Self::Upload | Self::Feed | Self::ModelStreamInfer => false,
         }
     }
 }

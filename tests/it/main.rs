@@ -7,6 +7,7 @@ mod binary;
 mod cancel;
 mod drain;
 mod engines;
+mod example;
 mod feed;
 mod garbage;
 mod infer;

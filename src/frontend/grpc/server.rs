@@ -23,8 +23,8 @@ use tonic_health::server::HealthReporter;
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{
-    limits::NameMessageLimit, linger::Lingering, models::Models, native::Native, open_inference::OpenInferenceGrpc,
-    reader::WatchedBody, stream_task::StreamExecutor,
+    example::Example, limits::NameMessageLimit, linger::Lingering, models::Models, native::Native,
+    open_inference::OpenInferenceGrpc, reader::WatchedBody, stream_task::StreamExecutor,
 };
 use crate::{
     config::GrpcConfig,
@@ -32,6 +32,7 @@ use crate::{
     proto::{
         DESCRIPTORS,
         inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+        model::model_inference_server::ModelInferenceServer,
         v1::{inference_service_server::InferenceServiceServer, model_service_server::ModelServiceServer},
     },
     telemetry::{GaugeGuard, ServerMetrics},
@@ -103,6 +104,11 @@ impl GrpcServer {
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd)
             .accept_compressed(CompressionEncoding::Deflate);
+        let example = ModelInferenceServer::new(Example::new(service.clone()))
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(usize::MAX)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd);
         let models = ModelServiceServer::new(Models::new(service, limit))
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
@@ -115,6 +121,7 @@ impl GrpcServer {
         let routes = Routes::new(inference)
             .add_service(models)
             .add_service(open_inference)
+            .add_service(example)
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
