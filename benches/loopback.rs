@@ -81,6 +81,7 @@ async fn start(models: &std::path::Path) -> Server {
     config.server.admin_addr = (Ipv4Addr::LOCALHOST, 0).into();
     config.models.dir = Some(models.to_owned());
     config.models.embedded = false;
+    config.models.example = false;
     Server::start(config).await.expect("free ports and a sound model")
 }
 

@@ -35,7 +35,7 @@ use crate::{
         http::HttpServer,
     },
     open_inference::OpenInference,
-    registry::{self, Embedded, EngineChoice, Folder, LoadOptions, LoadedModel, ModelSource, ModelState, Registry},
+    registry::{self, Embedded, EngineChoice, Example, Folder, LoadOptions, LoadedModel, ModelSource, ModelState, Registry},
     scheduler::{self, Admission, Calibration, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Trace, WideGain},
     service::Service,
     session::keep_time,
@@ -135,7 +135,7 @@ impl Server {
 
         let service =
             Service::new(Arc::clone(&registry), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
-        let open_inference = OpenInference::new(service.clone(), config.sequence.clone());
+        let open_inference = OpenInference::new(service.clone(), config.sequence.clone(), config.shared_memory.clone());
         let shutdown = Shutdown::default();
         let (grpc_listener, grpc_addr) = nonblocking(grpc_listener)?;
         let (http_listener, http_addr) = nonblocking(http_listener)?;
@@ -329,7 +329,9 @@ fn load(
     let options = LoadOptions { engine_default, lanes: compute, keep_going: config.models.allow_partial };
     let folder = config.models.dir.clone().map(Folder::new);
     let embedded = config.models.embedded.then_some(&Embedded as &dyn ModelSource);
-    let sources: Vec<_> = embedded.into_iter().chain(folder.iter().map(|folder| folder as &dyn ModelSource)).collect();
+    let example = config.models.example.then_some(&Example as &dyn ModelSource);
+    let folder = folder.as_ref().map(|folder| folder as &dyn ModelSource);
+    let sources: Vec<_> = embedded.into_iter().chain(example).chain(folder).collect();
     Ok(registry::load_into(registry, &sources, &options, &install)?)
 }
 

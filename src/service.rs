@@ -139,14 +139,6 @@ impl Service {
         self.open_found(method, model, request)
     }
 
-    /// The model of this name; no version is the newest that is ready.
-    ///
-    /// # Errors
-    /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
-    pub(crate) fn find(&self, name: &str, version: &str) -> Result<Arc<Model>, Fault> {
-        self.inner.registry.get(name, (!version.is_empty()).then_some(version))
-    }
-
     /// Opens a stream on a model that [`Service::find`] has found.
     ///
     /// # Errors
@@ -166,7 +158,7 @@ impl Service {
             ));
         }
         let limits = self.limits(request.window_items);
-        let unary = is_unary(method);
+        let unary = method.is_unary();
         let options = SessionOptions {
             payload: request.payload,
             order: request.order,
@@ -192,13 +184,18 @@ impl Service {
         Ok(OpenStream { model, limits, unread: request.unread, options, handle, metrics, drain: drain.clone(), guard })
     }
 
-    /// Runs one item.
+    /// Runs one item, for a method that is unary.
     ///
     /// # Errors
     /// Those of [`Service::open`], and the item's own.
-    pub async fn predict(&self, request: OpenRequest, input: PredictInput) -> Result<(Arc<Model>, ItemResult), Fault> {
-        let (model, mut session) = self.open_prediction(request, input).inspect_err(|fault| {
-            self.count_fault(Method::Predict, fault);
+    pub async fn predict(
+        &self,
+        method: Method,
+        request: OpenRequest,
+        input: PredictInput,
+    ) -> Result<(Arc<Model>, ItemResult), Fault> {
+        let (model, mut session) = self.open_prediction(method, request, input).inspect_err(|fault| {
+            self.count_fault(method, fault);
         })?;
         let mut answer = None;
         // To its end, so that it counts as finished; what it answers with, it counts too.
@@ -209,7 +206,7 @@ impl Service {
         }
         let result = answer.ok_or_else(|| {
             let fault = Fault::invalid("payload", "the request holds no item");
-            self.count_fault(Method::Predict, &fault);
+            self.count_fault(method, &fault);
             fault
         })?;
         match result.outcome {
@@ -218,9 +215,14 @@ impl Service {
         }
     }
 
-    fn open_prediction(&self, mut request: OpenRequest, input: PredictInput) -> Result<(Arc<Model>, Prediction), Fault> {
+    fn open_prediction(
+        &self,
+        method: Method,
+        mut request: OpenRequest,
+        input: PredictInput,
+    ) -> Result<(Arc<Model>, Prediction), Fault> {
         request.payload = input.kind();
-        let opened = self.try_open(Method::Predict, request)?;
+        let opened = self.try_open(method, request)?;
         let model = Arc::clone(opened.model());
         let inbound = match input {
             PredictInput::Item(item) => Inbound::Item(item),
@@ -236,6 +238,14 @@ impl Service {
     #[must_use]
     pub fn models(&self) -> Vec<ModelStatus> {
         self.inner.registry.list()
+    }
+
+    /// One model; no version, or an empty one, is the newest that is ready.
+    ///
+    /// # Errors
+    /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
+    pub fn find(&self, name: &str, version: &str) -> Result<Arc<Model>, Fault> {
+        self.inner.registry.get(name, Some(version))
     }
 
     /// One model and its queue.
@@ -367,15 +377,6 @@ impl OpenStream {
         I: Stream<Item = Result<Inbound, Fault>> + Unpin,
     {
         Session::new(inbound, self.handle, self.model, self.options, self.drain, self.metrics, self.guard)
-    }
-}
-
-/// Whether all of a call's input is there when it opens, and its caller waits for the one answer: nothing is gained by waiting for
-/// room then, and nobody has fallen silent.
-const fn is_unary(method: Method) -> bool {
-    match method {
-        Method::Predict | Method::ModelInfer | Method::HttpInfer | Method::HttpGenerate => true,
-        Method::Scan | Method::Upload | Method::Feed | Method::ModelStreamInfer => false,
     }
 }
 

@@ -108,6 +108,7 @@ impl Stage {
         config.server.admin_addr = (Ipv4Addr::LOCALHOST, 0).into();
         config.scheduler.lanes = lanes;
         config.models.embedded = false;
+        config.models.example = false;
         config.models.dir = Some(folder.path().to_owned());
         adjust(&mut config);
         Ok(Self { server: Server::start(config).await?, _models: folder })

@@ -178,6 +178,7 @@ pub(super) const KEYS: &[Key] = &[
     words("models.dir", PATH, "folder of models, one folder each; see [models](models.md)"),
     words("models.allow_partial", SWITCH, "serve the models that load even if others do not"),
     words("models.embedded", SWITCH, "serve the model inside the binary, `silero-vad`"),
+    words("models.example", SWITCH, "serve `example_model`, which doubles numbers"),
     words(
         "engine.default",
         "`\"auto\"`, `\"rten\"` or `\"onnxruntime\"`",
@@ -188,6 +189,13 @@ pub(super) const KEYS: &[Key] = &[
         PATH,
         "shared library of ONNX Runtime, such as `libonnxruntime.so`; if not set here, `ORT_DYLIB_PATH` is read",
     ),
+    words(
+        "shared_memory.enabled",
+        SWITCH,
+        "let clients of the Open Inference Protocol register shared memory of this machine; they reach all of it that the server's user may open",
+    ),
+    number("shared_memory.max_regions", "regions", 1..=65_536, "regions registered at once, each an open file"),
+    number("shared_memory.max_tensor_bytes", "bytes", 1..=MEMORY_MAX, "largest input or output that lies in shared memory"),
     number(
         "drain.deadline_s",
         "seconds",

@@ -10,5 +10,5 @@ pub use keys::{KeyDoc, describe, page};
 pub use resolve::{ConfigFault, ConfigFaults, Origin, process_environment};
 pub use sections::{
     Config, DefaultEngine, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, ModelsConfig,
-    SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig,
+    SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig, SharedMemoryConfig,
 };

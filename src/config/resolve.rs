@@ -217,9 +217,12 @@ impl Resolver {
         }
         match Config::deserialize(Value::Table(table)) {
             Ok(config) => {
-                if !config.models.embedded && config.models.dir.is_none() && !self.broken.contains("models.dir") {
+                let models = &config.models;
+                let nothing = !models.embedded && !models.example && models.dir.is_none();
+                if nothing && !self.broken.contains("models.dir") {
                     let origin = self.find("models.embedded").0;
-                    let reason = "there is nothing to serve: set models.dir, or leave models.embedded on".to_owned();
+                    let reason =
+                        "there is nothing to serve: set models.dir, or leave models.embedded or models.example on".to_owned();
                     self.fault(origin, "models.embedded".to_owned(), "false".to_owned(), reason);
                 }
                 if self.faults.is_empty() { Ok(config) } else { Err(ConfigFaults(self.faults)) }
@@ -451,7 +454,7 @@ mod tests {
             ("[log]\nformat = 'xml'", "log.format = \"xml\": unknown variant `xml`"),
             ("[log]\nfilter = 'tidemill=loud'", "log.filter = \"tidemill=loud\": "),
             ("\n\n[log", "file tidemill.toml: line 3: "),
-            ("[models]\nembedded = false", "models.embedded = false: there is nothing to serve"),
+            ("[models]\nembedded = false\nexample = false", "models.embedded = false: there is nothing to serve"),
         ];
         for (text, expected) in cases {
             let found = faults(text, &[], &[]);

@@ -22,6 +22,7 @@ pub struct Config {
     pub scheduler: SchedulerConfig,
     pub models: ModelsConfig,
     pub engine: EngineConfig,
+    pub shared_memory: SharedMemoryConfig,
     pub drain: DrainConfig,
     pub log: LogConfig,
 }
@@ -284,11 +285,13 @@ pub struct ModelsConfig {
     pub allow_partial: bool,
     /// Whether to serve the model inside the binary.
     pub embedded: bool,
+    /// Whether to serve the model without a file, for first steps.
+    pub example: bool,
 }
 
 impl Default for ModelsConfig {
     fn default() -> Self {
-        Self { dir: None, allow_partial: false, embedded: true }
+        Self { dir: None, allow_partial: false, embedded: true, example: true }
     }
 }
 
@@ -314,6 +317,24 @@ pub enum DefaultEngine {
     Rten,
     /// ONNX Runtime.
     Onnxruntime,
+}
+
+/// Shared memory of clients on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SharedMemoryConfig {
+    /// Whether clients may use it.
+    pub enabled: bool,
+    /// Regions registered at once.
+    pub max_regions: usize,
+    /// Largest input or output that lies in it.
+    pub max_tensor_bytes: usize,
+}
+
+impl Default for SharedMemoryConfig {
+    fn default() -> Self {
+        Self { enabled: true, max_regions: 1_024, max_tensor_bytes: 64 << 20 }
+    }
 }
 
 /// The end of the server.

@@ -28,7 +28,7 @@ use crate::domain::{Datatype, Tensor};
 compile_error!("tensors are little-endian on the wire and are handed to engines as they are; this processor is big-endian");
 
 pub use lane_threads::LaneThreads;
-pub use stack::{Executable, ItemCall, PaddingCount, Ran, RunError};
+pub use stack::{Executable, ItemCall, Milestones, PaddingCount, Ran, RunError};
 
 /// Why a model cannot be loaded, bound or run. The text names the engine, the thing and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

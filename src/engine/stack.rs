@@ -1,6 +1,6 @@
 //! Items to batches and back: gathers items into one model call and scatters its outputs.
 //!
-//! Knows signatures and engines. Knows no queue, no stream, no clock and no metrics.
+//! Knows signatures and engines, and when the parts of a call are over. Knows no queue, no stream and no metrics.
 //!
 //! # Padding
 //! Items of a padded model may differ in length. They are gathered into a batch of one length, and of each output every dynamic
@@ -34,7 +34,10 @@ use super::{
     lengths::Lengths,
     strips::Strips,
 };
-use crate::domain::{Datatype, ItemOutputs, PaddedInput, Shape, Signature, StateBuffers, StateSlot, Tensor, TensorSpec};
+use crate::{
+    clock,
+    domain::{Datatype, ItemOutputs, PaddedInput, Shape, Signature, StateBuffers, StateSlot, Tensor, TensorSpec, Timestamp},
+};
 
 /// Unused buffers that a model keeps for outputs that cannot be slices of a call's.
 const POOLED_BUFFERS_MAX: usize = 16;
@@ -57,6 +60,17 @@ pub struct Ran {
     pub outputs: Vec<ItemOutputs>,
     /// What the call spent on padding.
     pub padding: PaddingCount,
+    /// When the parts of the call were over.
+    pub milestones: Milestones,
+}
+
+/// When a call had done what: between the two, the engine ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Milestones {
+    /// The items had been put together.
+    pub gathered: Timestamp,
+    /// The engine had its results.
+    pub computed: Timestamp,
 }
 
 /// How much of what a model computed was padding.
@@ -202,16 +216,20 @@ impl Executable {
             return Err(RunError::BadBatch(format!("there is no lane {lane}; the model has {}", self.lanes.len())));
         };
         if items.is_empty() {
-            return Ok(Ran { outputs: Vec::new(), padding: PaddingCount::default() });
+            let now = clock::now();
+            let milestones = Milestones { gathered: now, computed: now };
+            return Ok(Ran { outputs: Vec::new(), padding: PaddingCount::default(), milestones });
         }
         let mut slot = lane.slot.lock();
         let LaneSlot { instance, scratch } = &mut *slot;
         check_items(&self.signature, items)?;
         let lengths = self.signature.padding.as_ref().map(|rule| Lengths::of(rule, items)).transpose()?;
         let Gathered { shapes, padding } = self.gather(items, lengths.as_ref(), scratch)?;
+        let gathered = clock::now();
         let outputs = self.call(lane, instance, &shapes, scratch, items.len(), threads)?;
+        let computed = clock::now();
         let outputs = self.scatter(items, lengths.as_ref(), &outputs)?;
-        Ok(Ran { outputs, padding })
+        Ok(Ran { outputs, padding, milestones: Milestones { gathered, computed } })
     }
 
     /// Copies the items' inputs and states into `scratch`.
@@ -723,7 +741,19 @@ mod tests {
         let item = ItemCall { inputs: &good, state: None };
         let error = model.run(1, &[item], CallThreads::One).expect_err("one lane");
         assert_eq!(error, RunError::BadBatch("there is no lane 1; the model has 1".to_owned()));
-        assert_eq!(model.run(0, &[], CallThreads::One), Ok(Ran { outputs: Vec::new(), padding: PaddingCount::default() }));
+        let none = model.run(0, &[], CallThreads::One).expect("nothing to do");
+        assert_eq!((none.outputs, none.padding), (Vec::new(), PaddingCount::default()));
+    }
+
+    #[test]
+    fn the_engines_time_lies_between_the_milestones() {
+        let model = executable(stateful(), Script { cost_per_call: Duration::from_millis(5), ..script(&[]) });
+        let inputs = [Tensor::from_f32(&[1.0, 2.0])];
+        let before = clock::now();
+        let ran = model.run(0, &[ItemCall { inputs: &inputs, state: None }], CallThreads::One).expect("no fault planned");
+        let Milestones { gathered, computed } = ran.milestones;
+        assert!(before <= gathered && computed <= clock::now(), "{before} {gathered} {computed}");
+        assert!(computed.since(gathered) >= Duration::from_millis(5), "{gathered} {computed}");
     }
 
     #[test]
@@ -762,7 +792,7 @@ mod tests {
     fn a_batch_is_padded_to_its_longest_item_or_to_its_bucket() {
         for (buckets, elements) in [(&[][..], 3 * 4), (&[8, 16], 3 * 8)] {
             let model = executable(padded(Datatype::Fp32, &[None], 0, buckets), script(&[]));
-            let Ran { outputs, padding } = run_rows(&model, &[2, 4, 3]).expect("no fault planned");
+            let Ran { outputs, padding, .. } = run_rows(&model, &[2, 4, 3]).expect("no fault planned");
             assert_eq!(padding, PaddingCount { elements, padded: elements - (2 + 4 + 3) });
             assert_eq!(outputs.iter().map(|outputs| outputs[0].shape()[0]).collect::<Vec<_>>(), [2, 4, 3]);
         }
@@ -1054,7 +1084,7 @@ mod tests {
             };
             let items: Vec<[Tensor; 1]> = lengths.iter().map(item).collect();
             let calls: Vec<_> = items.iter().map(|inputs| ItemCall { inputs, state: None }).collect();
-            let Ran { outputs, padding } = model.run(0, &calls, CallThreads::One).expect("no fault planned");
+            let Ran { outputs, padding, .. } = model.run(0, &calls, CallThreads::One).expect("no fault planned");
             for (item, result) in items.iter().zip(&outputs) {
                 prop_assert_eq!(&item[..], &result[..]);
             }

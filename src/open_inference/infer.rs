@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{
-    StreamExt as _,
-    future::try_join_all,
+    Stream, StreamExt as _, TryStreamExt as _, future,
     stream::{self, Iter},
 };
 
@@ -13,12 +12,14 @@ use super::{
     OpenInference,
     items::{self, Items},
     options::Options,
+    placement::Placement,
     request::{InferRequest, InputTensor, RequestedOutput},
-    response::InferResponse,
+    response::{InferResponse, OutputData},
     sequences::{StepAnswer, StepRequest},
+    shared_memory::SharedMemory,
 };
 use crate::{
-    domain::{Fault, ItemOutputs, NamedTensor, Signature},
+    domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Signature},
     registry::Model,
     service::{Caller, OpenRequest},
     session::{Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, Unread},
@@ -28,6 +29,9 @@ use crate::{
 /// Longest id of a request: ids are kept until they are echoed.
 const ID_BYTES_MAX: usize = 256;
 
+/// Parameter of an output of which the best classes are wanted in place of the tensor.
+const CLASSIFICATION: &str = "classification";
+
 /// A request held against its model.
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -36,21 +40,36 @@ pub(super) struct Prepared {
 }
 
 /// What makes a response of items' outputs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ReplyPlan {
     pub(super) model: Arc<Model>,
     id: String,
     batched: bool,
-    /// Positions in the signature.
-    wanted: Vec<usize>,
+    wanted: Vec<Wanted>,
+}
+
+/// An output of the response.
+#[derive(Debug, Clone)]
+struct Wanted {
+    /// Its position in the signature.
+    position: usize,
+    /// Where it goes, if not into the response.
+    place: Option<Placement>,
 }
 
 impl ReplyPlan {
     /// # Errors
-    /// See [`items::join`].
+    /// Those of [`items::join`], and of writing to shared memory.
     pub(super) fn response(self, outputs: &[ItemOutputs]) -> Result<InferResponse, Fault> {
         let Self { model, id, batched, wanted } = self;
-        let outputs = items::join(outputs, batched, &wanted, model.signature())?;
+        let output = |Wanted { position, place }| {
+            let mut output = items::join(outputs, batched, position, &model.signature().outputs[position])?;
+            if let (Some(place), OutputData::Here(data)) = (place, &output.data) {
+                output.data = place.put(&output.name, data)?;
+            }
+            Ok(output)
+        };
+        let outputs = wanted.into_iter().map(output).collect::<Result<_, Fault>>()?;
         let (name, version) = (Arc::clone(&model.loaded.name), Arc::clone(&model.loaded.version));
         Ok(InferResponse { model: name, version, id, outputs })
     }
@@ -66,17 +85,39 @@ impl OpenInference {
     /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) with the field for whatever does not fit the model, or the rule
     /// of sequences that the request breaks.
     pub async fn infer(&self, method: Method, request: InferRequest, caller: Caller) -> Result<InferResponse, Fault> {
-        let begun = self.begin(method, request, caller);
-        let (plan, running) = begun.inspect_err(|fault| self.service.count_fault(method, fault))?;
-        let outputs = match running {
-            Running::Together(session, items) => collect(session, items).await?,
-            Running::Apart(sessions) => try_join_all(sessions.into_iter().map(|session| collect(session, 1))).await?.concat(),
+        let (plan, running) = self.begin(method, request, caller)?;
+        let outputs: Vec<ItemOutputs> = match running {
+            Running::Together(session, items) => outputs_of(session, items).try_collect().await?,
+            Running::Apart(sessions) => outputs_apart(sessions).try_collect().await?,
             Running::Step(answer) => vec![answer.outputs().await?],
         };
         plan.response(&outputs)
     }
 
+    /// Answers each item of a request as soon as it and those before it are computed. Dropping the stream cancels the rest.
+    ///
+    /// # Errors
+    /// As [`OpenInference::infer`]: those of the request here, those of items in the stream.
+    pub fn infer_each(
+        &self,
+        method: Method,
+        request: InferRequest,
+        caller: Caller,
+    ) -> Result<impl Stream<Item = Result<InferResponse, Fault>> + Send + use<>, Fault> {
+        let (plan, running) = self.begin(method, request, caller)?;
+        let outputs = match running {
+            Running::Together(session, items) => outputs_of(session, items).boxed(),
+            Running::Apart(sessions) => outputs_apart(sessions).boxed(),
+            Running::Step(answer) => stream::once(answer.outputs()).boxed(),
+        };
+        Ok(outputs.map(move |outputs| plan.clone().response(&[outputs?])))
+    }
+
     fn begin(&self, method: Method, request: InferRequest, caller: Caller) -> Result<(ReplyPlan, Running), Fault> {
+        self.try_begin(method, request, caller).inspect_err(|fault| self.service.count_fault(method, fault))
+    }
+
+    fn try_begin(&self, method: Method, request: InferRequest, caller: Caller) -> Result<(ReplyPlan, Running), Fault> {
         let options = Options::of(&request.parameters)?;
         if let Some(step) = &options.step
             && let Some(model) = self.sequences.model_for(&request, step, caller.tenant, &self.service)?
@@ -114,7 +155,8 @@ impl OpenInference {
         if id.len() > ID_BYTES_MAX {
             return Err(Fault::invalid("id", format!("the id has {} bytes; at most {ID_BYTES_MAX} are allowed", id.len())));
         }
-        let wanted = wanted(&outputs, model.signature())?;
+        let wanted = wanted(&outputs, model.signature(), &self.shared_memory)?;
+        let with_data = |(index, input)| with_data(index, input, &self.shared_memory);
         let inputs = inputs.into_iter().enumerate().map(with_data).collect::<Result<Vec<_>, _>>()?;
         let items = items::split(inputs, model.signature(), self.items_max())?;
         let batched = items.batched;
@@ -171,45 +213,66 @@ pub(super) fn single(Items { mut items, .. }: Items) -> Result<Vec<NamedTensor>,
     }
 }
 
-/// Positions of the outputs that are asked for.
-fn wanted(outputs: &[RequestedOutput], signature: &Signature) -> Result<Vec<usize>, Fault> {
+/// The outputs that are asked for.
+fn wanted(outputs: &[RequestedOutput], signature: &Signature, memory: &SharedMemory) -> Result<Vec<Wanted>, Fault> {
     if outputs.is_empty() {
-        return Ok((0..signature.outputs.len()).collect());
+        return Ok((0..signature.outputs.len()).map(|position| Wanted { position, place: None }).collect());
     }
-    let mut positions = Vec::with_capacity(outputs.len());
+    let mut wanted: Vec<Wanted> = Vec::with_capacity(outputs.len());
     for (index, output) in outputs.iter().enumerate() {
         let fault = |message: String| Err(Fault::invalid(format!("outputs[{index}].name"), message));
         let Some(position) = signature.outputs.iter().position(|spec| *spec.name == *output.name) else {
             let known: Vec<String> = signature.outputs.iter().map(|spec| format!("'{}'", spec.name)).collect();
             return fault(format!("the model has no output '{}'; its outputs are {}", output.name, known.join(", ")));
         };
-        if positions.contains(&position) {
+        if wanted.iter().any(|earlier| earlier.position == position) {
             return fault(format!("output '{}' is asked for twice", output.name));
         }
-        if output.parameters.contains_key("classification") {
-            return fault(format!("output '{}': classification is not offered; ask for the tensor itself", output.name));
+        if output.parameters.contains_key(CLASSIFICATION) {
+            let message = format!("output '{}': classification is not offered; ask for the tensor itself", output.name);
+            return Err(Fault::new(FaultKind::Unsupported, message).with_field(format!("outputs[{index}].parameters")));
         }
-        positions.push(position);
+        let place = Placement::of(&output.parameters, &format!("outputs[{index}]"), memory)?;
+        wanted.push(Wanted { position, place });
     }
-    Ok(positions)
+    Ok(wanted)
 }
 
-fn with_data((index, mut input): (usize, InputTensor)) -> Result<(InputTensor, Bytes), Fault> {
-    let data = input
-        .data
-        .take()
-        .ok_or_else(|| Fault::invalid(format!("inputs[{index}].data"), format!("input '{}' has no data", input.name)))?;
+fn with_data(index: usize, mut input: InputTensor, memory: &SharedMemory) -> Result<(InputTensor, Bytes), Fault> {
+    let data = match (Placement::of(&input.parameters, &format!("inputs[{index}]"), memory)?, input.data.take()) {
+        (None, Some(data)) => data,
+        (Some(place), None) => place.read()?,
+        (Some(_), Some(_)) => {
+            let message = format!("input '{}' is in shared memory and in the request; send it once", input.name);
+            return Err(Fault::invalid(format!("inputs[{index}].data"), message));
+        }
+        (None, None) => {
+            return Err(Fault::invalid(format!("inputs[{index}].data"), format!("input '{}' has no data", input.name)));
+        }
+    };
     Ok((input, data))
 }
 
-/// The outputs of all items; the first fault ends the wait, and cancels what is left.
-async fn collect(mut session: Box<RequestSession>, items: usize) -> Result<Vec<ItemOutputs>, Fault> {
-    let mut outputs = Vec::with_capacity(items);
-    // To its end, so that it counts as finished.
-    while let Some(event) = session.next().await {
-        if let Event::Result(result) = event? {
-            outputs.push(result.outcome.map_err(|fault| if items > 1 { fault.in_item(result.seq) } else { fault })?);
-        }
-    }
-    Ok(outputs)
+/// The outputs of a session's items, in order. Read to its end it counts as finished; dropped before, it cancels what is left.
+fn outputs_of(session: Box<RequestSession>, items: usize) -> impl Stream<Item = Result<ItemOutputs, Fault>> + Send {
+    session.filter_map(move |event| {
+        future::ready(match event {
+            Ok(Event::Result(result)) => {
+                Some(result.outcome.map_err(|fault| if items > 1 { fault.in_item(result.seq) } else { fault }))
+            }
+            Ok(_) => None,
+            Err(fault) => Some(Err(fault)),
+        })
+    })
+}
+
+/// The outputs of sessions of one item each, in order; all of them run at once.
+fn outputs_apart(sessions: Vec<Box<RequestSession>>) -> impl Stream<Item = Result<ItemOutputs, Fault>> + Send {
+    let items = sessions.len();
+    let outputs = |(item, session)| async move {
+        let found: Result<Vec<_>, Fault> = outputs_of(session, 1).try_collect().await;
+        let lost = || Fault::new(FaultKind::Failed, "the item was given no answer");
+        found.and_then(|mut outputs| outputs.pop().ok_or_else(lost)).map_err(|fault| fault.in_item(item))
+    };
+    stream::iter((0..).zip(sessions)).map(outputs).buffered(items)
 }

@@ -66,8 +66,12 @@ pub(super) fn split(inputs: Vec<(InputTensor, Bytes)>, signature: &Signature, it
             });
         }
     }
-    let (count, _) = batch.ok_or_else(|| Fault::invalid("inputs", "the request holds no input tensor"))?;
-    Ok(Items { items, batched: count.is_some() })
+    let batched = batch.is_some_and(|(count, _)| count.is_some());
+    if items.is_empty() {
+        // What it lacks is for the signature to say.
+        items.push(Vec::new());
+    }
+    Ok(Items { items, batched })
 }
 
 fn described(items: Option<usize>) -> String {
@@ -108,20 +112,11 @@ fn parts(_datatype: Datatype, data: &Bytes, count: usize) -> impl Iterator<Item 
     (0..count).map(move |item| item * bytes..(item + 1) * bytes)
 }
 
-/// Puts the outputs of a request's items together: those at `wanted` positions of the signature, in that order.
+/// Puts an output of a request's items together: the one at `position` of the signature.
 ///
 /// # Errors
 /// [`FaultKind::Unsupported`] if the items' outputs differ in shape, so that they make no tensor.
-pub(super) fn join(
-    items: &[ItemOutputs],
-    batched: bool,
-    wanted: &[usize],
-    signature: &Signature,
-) -> Result<Vec<OutputTensor>, Fault> {
-    wanted.iter().map(|position| join_output(items, batched, *position, &signature.outputs[*position])).collect()
-}
-
-fn join_output(items: &[ItemOutputs], batched: bool, position: usize, spec: &TensorSpec) -> Result<OutputTensor, Fault> {
+pub(super) fn join(items: &[ItemOutputs], batched: bool, position: usize, spec: &TensorSpec) -> Result<OutputTensor, Fault> {
     let lacks = || Fault::new(FaultKind::Failed, format!("the model call gave no output '{}'", spec.name));
     let mut tensors = items.iter().map(|outputs| outputs.get(position));
     let first = tensors.next().flatten().ok_or_else(lacks)?;
@@ -196,7 +191,6 @@ mod tests {
     fn each_fault_names_its_field_and_value() {
         let a = |shape: &[i64], bytes: usize| input("a", Datatype::Uint16, shape, &vec![0; bytes]);
         let cases = [
-            (vec![], "inputs", "holds no input"),
             (vec![input("x", Datatype::Uint8, &[1], &[0])], "inputs[0].name", "no input 'x'; its inputs are 'a', 'b'"),
             (vec![input("a", Datatype::Uint8, &[2], &[0; 4])], "inputs[0].datatype", "is UINT8, but the model takes UINT16"),
             (vec![a(&[2, 3], 12)], "inputs[0].shape", "shape [2, 3] does not fit the model's [-1, 2]"),
@@ -228,29 +222,22 @@ mod tests {
     }
 
     #[test]
-    fn outputs_come_in_the_order_that_was_asked_for_with_the_requests_batch_dimension() {
+    fn outputs_have_the_requests_batch_dimension() {
         let items = [outputs([&[2], &[3]]), outputs([&[2], &[3]])];
-        let joined = join(&items, true, &[1, 0], &signature()).expect("equal shapes");
-        assert_eq!(
-            joined[0],
-            OutputTensor {
-                name: "b".into(),
-                datatype: Datatype::Uint8,
-                shape: vec![2, 3],
-                data: OutputData::Here(vec![3; 6].into()),
-            }
-        );
-        assert_eq!((&*joined[1].name, joined[1].shape.as_slice()), ("a", &[2, 2][..]));
-        let single = join(&items[..1], false, &[0], &signature()).expect("one item");
-        assert_eq!(single[0].shape, [2]);
+        let specs = signature().outputs;
+        let data = OutputData::Here(vec![3; 6].into());
+        let expected = OutputTensor { name: "b".into(), datatype: Datatype::Uint8, shape: vec![2, 3], data };
+        assert_eq!(join(&items, true, 1, &specs[1]), Ok(expected));
+        assert_eq!(join(&items[..1], false, 0, &specs[0]).expect("one item").shape, [2]);
     }
 
     #[test]
     fn outputs_of_different_shapes_make_no_tensor() {
         let items = [outputs([&[2], &[3]]), outputs([&[2], &[4]])];
-        let fault = join(&items, true, &[1], &signature()).expect_err("different");
+        let specs = signature().outputs;
+        let fault = join(&items, true, 1, &specs[1]).expect_err("different");
         assert!(fault.message().contains("'b' has shape [3] for item 0 and [4] for item 1"), "{fault}");
-        assert!(join(&items, true, &[0], &signature()).is_ok());
+        assert!(join(&items, true, 0, &specs[0]).is_ok());
     }
 
     proptest! {

@@ -10,39 +10,51 @@ mod conversation;
 mod infer;
 mod items;
 mod options;
+mod placement;
 mod request;
 mod response;
 mod sequences;
+mod shared_memory;
 
-/// Parameter of a tensor that lies in shared memory: the name of the region.
-pub const SHARED_MEMORY_REGION: &str = "shared_memory_region";
-
-use crate::{config::SequenceConfig, service::Service};
+use crate::{
+    config::{SequenceConfig, SharedMemoryConfig},
+    service::Service,
+};
 use sequences::Sequences;
 
 pub use conversation::{Conversation, Reply};
 pub use options::ENABLE_FINAL_RESPONSE;
+pub use placement::SHARED_MEMORY_REGION;
 pub use request::{InferRequest, InputTensor, Parameter, Parameters, RequestedOutput};
 pub use response::{InferResponse, OutputData, OutputTensor, SharedOutput};
+pub use shared_memory::{Region, RegionStatus, SharedMemory};
 
 /// The protocol over the one door. Clones share everything.
 #[derive(Clone)]
 pub struct OpenInference {
     service: Service,
     sequences: Sequences,
+    shared_memory: SharedMemory,
     config: SequenceConfig,
 }
 
 impl OpenInference {
     /// The protocol over `service`.
     #[must_use]
-    pub fn new(service: Service, config: SequenceConfig) -> Self {
-        Self { service, sequences: Sequences::new(config.idle_timeout()), config }
+    pub fn new(service: Service, config: SequenceConfig, shared_memory: SharedMemoryConfig) -> Self {
+        let shared_memory = SharedMemory::new(shared_memory);
+        Self { service, sequences: Sequences::new(config.idle_timeout()), shared_memory, config }
     }
 
     /// The door behind it.
     #[must_use]
     pub const fn service(&self) -> &Service {
         &self.service
+    }
+
+    /// The regions that clients have registered.
+    #[must_use]
+    pub const fn shared_memory(&self) -> &SharedMemory {
+        &self.shared_memory
     }
 }

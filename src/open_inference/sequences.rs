@@ -141,10 +141,15 @@ impl Sequences {
             let (steps, task) = self.session(method, options, caller, model, service)?;
             // There is room: nothing has been sent yet.
             let _ = steps.try_send(sent);
-            if !step.ends {
-                self.book.lock().start(key.clone(), Alive { steps: steps.clone(), model: Arc::clone(model) });
+            let own = steps.downgrade();
+            let mut book = self.book.lock();
+            // One that is alive ends with the steps that it has.
+            book.start(key.clone(), Alive { steps, model: Arc::clone(model) });
+            if step.ends {
+                book.end(&key, SequenceEnd::Asked);
             }
-            tokio::spawn(task.run(Arc::clone(&self.book), key.clone(), steps.downgrade()));
+            drop(book);
+            tokio::spawn(task.run(Arc::clone(&self.book), key.clone(), own));
         } else {
             let mut book = self.book.lock();
             let alive = book.get(&key).ok_or_else(|| missing(&book, &key))?;

@@ -29,7 +29,9 @@ pub use lifecycle::{Lifecycle, ModelState};
 pub use loader::{Install, LoadFault, LoadFaults, LoadOptions, load_all, load_into};
 pub use manifest::{EngineChoice, KeyFault, MAX_BATCH_DEFAULT, Manifest};
 pub use signature::{Interface, declared_contract, fit};
-pub use source::{EMBEDDED_NAME, EMBEDDED_VERSION, Embedded, Folder, FoundModel, FoundVersion, ModelSource, Scan};
+pub use source::{
+    EMBEDDED_NAME, EMBEDDED_VERSION, EXAMPLE_NAME, Embedded, Example, Folder, FoundModel, FoundVersion, ModelSource, Scan,
+};
 
 /// Names in an error message.
 const LISTED_MAX: usize = 20;

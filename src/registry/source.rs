@@ -15,6 +15,10 @@ pub const EMBEDDED_NAME: &str = "silero-vad";
 /// Its version: the major version of Silero VAD that the file is of.
 pub const EMBEDDED_VERSION: u64 = 6;
 
+/// Name of the model that needs no file.
+pub const EXAMPLE_NAME: &str = "example_model";
+
+const EXAMPLE_MANIFEST: &str = include_str!("example-model.toml");
 const EMBEDDED_MANIFEST: &str = include_str!("silero-vad.toml");
 const EMBEDDED_MODEL: &[u8] = include_bytes!(env!("TIDEMILL_SILERO_ONNX"));
 
@@ -87,6 +91,26 @@ impl ModelSource for Embedded {
 
     fn read(&self, _version: &FoundVersion) -> Result<Cow<'static, [u8]>, String> {
         Ok(EMBEDDED_MODEL.into())
+    }
+}
+
+/// A model that doubles numbers, without a file, to try clients on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Example;
+
+impl ModelSource for Example {
+    fn scan(&self) -> Scan {
+        let model = FoundModel {
+            name: EXAMPLE_NAME.into(),
+            folder: PathBuf::from(format!("(embedded)/{EXAMPLE_NAME}")),
+            manifest: Ok(EXAMPLE_MANIFEST.into()),
+            versions: Vec::new(),
+        };
+        Scan { models: vec![model], unusable: Vec::new() }
+    }
+
+    fn read(&self, version: &FoundVersion) -> Result<Cow<'static, [u8]>, String> {
+        Err(format!("version {} of the example has no file", version.number))
     }
 }
 

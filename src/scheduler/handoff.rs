@@ -12,6 +12,7 @@ use std::{
     collections::VecDeque,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -27,6 +28,7 @@ use super::{
     options::{ModelOptions, StreamOptions},
     queue::Scheduler,
     signal::{Signal, yield_once},
+    statistics::{Executed, Statistics},
     trace::{Line, Trace},
 };
 use crate::{
@@ -67,6 +69,8 @@ pub struct ModelStatus {
     pub running: usize,
     /// The account of items.
     pub ledger: Ledger,
+    /// What calls and items took, of the same moment.
+    pub statistics: Statistics,
 }
 
 /// What became of a [`StreamHandle::submit`].
@@ -187,6 +191,7 @@ impl Handoff {
             queued,
             running,
             ledger: shared.scheduler.ledger(model),
+            statistics: shared.scheduler.statistics(model),
         })
     }
 
@@ -317,9 +322,11 @@ impl Handoff {
         }
     }
 
-    /// Takes the items of a call back, and learns from it.
-    pub(super) fn finish(&self, report: &CallReport, items: impl Iterator<Item = (StreamKey, Outcome)>) {
-        self.shared.lock().scheduler.finish(report, items);
+    /// Takes the items of a call back, learns from it, and adds what it took to the model's statistics.
+    pub(super) fn finish(&self, report: &CallReport, items: impl Iterator<Item = (StreamKey, Outcome)>, executed: &Executed) {
+        let mut shared = self.shared.lock();
+        shared.scheduler.finish(report, items);
+        shared.scheduler.account(report.model, executed);
     }
 
     fn wake_lanes(&self, lane: Option<usize>) {
@@ -419,11 +426,11 @@ impl StreamHandle {
         submitted
     }
 
-    /// Counts an item that was never queued. If it had waited for room, the turn goes to the next that waits.
-    pub fn end_unqueued(&self, outcome: Outcome) {
+    /// Counts an item that was never queued, after it had waited for so long. If that was for room, the turn goes to the next.
+    pub fn end_unqueued(&self, outcome: Outcome, waited: Duration) {
         let mut nudged = Vec::new();
         let mut shared = self.handoff.shared.lock();
-        shared.scheduler.end_unqueued(self.model, outcome);
+        shared.scheduler.end_unqueued(self.model, outcome, waited);
         shared.scheduler.take_unblocked(&mut nudged);
         drop(shared);
         wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));

@@ -4,16 +4,17 @@
 //! A batch that fails is run again item by item, once, so that a bad item fails alone and its neighbours get their results. A
 //! panic inside an engine is caught and its instance rebuilt by [`Executable`](crate::engine::Executable).
 
-use std::{sync::Arc, thread};
+use std::{sync::Arc, thread, time::Duration};
 
 use super::{
     batch::Entry,
     handoff::{Handoff, LiveBatch, ModelRuntime, unrun_answer, wake_all},
+    statistics::{CallTimes, Executed, ModelCall},
 };
 use crate::{
     clock,
     domain::{Answer, CloseReason, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
-    engine::{CallThreads, ItemCall, LaneThreads, PaddingCount, RunError},
+    engine::{CallThreads, ItemCall, LaneThreads, Milestones, PaddingCount, Ran, RunError},
     telemetry::{LaneMetrics, ModelMetrics},
 };
 
@@ -80,14 +81,18 @@ impl Lane {
         metrics.batch_occupancy.record(batch.entries.len() as f64 / batch.cap.max(1) as f64);
         let size = batch.entries.len();
         let (outcome, timing) = self.call(runtime, &batch.entries, if batch.wide { CallThreads::All } else { CallThreads::One });
+        let mut waited = Duration::ZERO;
         for entry in &batch.entries {
-            metrics.queue_wait(entry.priority).record(timing.started.since(entry.item.arrived));
+            let wait = timing.started.since(entry.item.arrived);
+            metrics.queue_wait(entry.priority).record(wait);
+            waited += wait;
         }
         let mut answers = Answers::with_capacity(size);
         let mut learned = None;
         match outcome {
-            Ok(outputs) => {
+            Ok(Results { outputs, times }) => {
                 learned = Some(timing.finished.since(timing.started));
+                answers.account(ModelCall { items: size, waited, times }, timing.finished);
                 for (entry, outputs) in batch.entries.iter().zip(outputs) {
                     answers.add(entry, Ok(outputs), timing);
                 }
@@ -114,8 +119,12 @@ impl Lane {
             runtime.metrics.batch(CloseReason::Retry).increment(1);
             let (outcome, timing) = self.call(runtime, std::slice::from_ref(entry), CallThreads::One);
             let outcome = match outcome {
-                Ok(mut outputs) if outputs.len() == 1 => Ok(outputs.swap_remove(0)),
-                Ok(outputs) => {
+                Ok(Results { mut outputs, times }) if outputs.len() == 1 => {
+                    let waited = timing.started.since(entry.item.arrived);
+                    answers.account(ModelCall { items: 1, waited, times }, timing.finished);
+                    Ok(outputs.swap_remove(0))
+                }
+                Ok(Results { outputs, .. }) => {
                     Err(Fault::new(FaultKind::Failed, format!("the model call gave {} results for 1 item", outputs.len())))
                 }
                 Err(error) => Err(fault_of(&error)),
@@ -129,7 +138,7 @@ impl Lane {
         runtime: &ModelRuntime,
         entries: &[LiveEntry],
         threads: CallThreads,
-    ) -> (Result<Vec<ItemOutputs>, RunError>, CallTiming) {
+    ) -> (Result<Results, RunError>, CallTiming) {
         let calls: Vec<ItemCall<'_>> =
             entries.iter().map(|entry| ItemCall { inputs: &entry.item.payload, state: Some(&entry.handle.state) }).collect();
         let started = clock::now();
@@ -138,8 +147,14 @@ impl Lane {
         let timing = CallTiming { started, finished, batch_size: u32::try_from(entries.len()).unwrap_or(u32::MAX) };
         self.count(&runtime.metrics, timing);
         let outcome = outcome.map(|ran| {
-            count_padding(&runtime.metrics, ran.padding);
-            ran.outputs
+            let Ran { outputs, padding, milestones: Milestones { gathered, computed } } = ran;
+            count_padding(&runtime.metrics, padding);
+            let times = CallTimes {
+                gather: gathered.since(started),
+                compute: computed.since(gathered),
+                scatter: finished.since(computed),
+            };
+            Results { outputs, times }
         });
         (outcome, timing)
     }
@@ -159,19 +174,34 @@ struct CallTiming {
     batch_size: u32,
 }
 
+/// What a call gave, and what it took.
+struct Results {
+    outputs: Vec<ItemOutputs>,
+    times: CallTimes,
+}
+
 /// Answers of one batch, delivered together so that each session is woken once.
 struct Answers {
     answers: Vec<Answer>,
     outcomes: Vec<Outcome>,
+    executed: Executed,
 }
 
 impl Answers {
     fn with_capacity(items: usize) -> Self {
-        Self { answers: Vec::with_capacity(items), outcomes: Vec::with_capacity(items) }
+        Self { answers: Vec::with_capacity(items), outcomes: Vec::with_capacity(items), executed: Executed::default() }
+    }
+
+    fn account(&mut self, call: ModelCall, finished: Timestamp) {
+        self.executed.calls.push(call);
+        self.executed.finished = finished;
     }
 
     fn add(&mut self, entry: &LiveEntry, outcome: Result<ItemOutputs, Fault>, timing: CallTiming) {
         let CallTiming { started, finished, batch_size } = timing;
+        if outcome.is_err() {
+            self.executed.failed.add(finished.since(entry.item.arrived));
+        }
         self.outcomes.push(if outcome.is_ok() { Outcome::Ok } else { Outcome::Failed });
         let timing = ItemTiming { arrived: entry.item.arrived, started, finished, batch_size };
         self.answers.push(Answer { seq: entry.item.ticket, outcome, timing });
@@ -179,14 +209,15 @@ impl Answers {
 
     fn end_unrun(&mut self, entry: &LiveEntry, now: Timestamp) {
         let reason = entry.item.lateness();
+        self.executed.failed.add(now.since(entry.item.arrived));
         self.outcomes.push(reason.outcome());
         self.answers.push(unrun_answer(&entry.item, reason, now));
     }
 
     /// The account is settled before any session can see its answer, so that both agree whenever somebody looks.
-    fn deliver(self, handoff: &Handoff, batch: &LiveBatch, took: Option<std::time::Duration>) {
+    fn deliver(self, handoff: &Handoff, batch: &LiveBatch, took: Option<Duration>) {
         let outcomes = batch.entries.iter().map(|entry| entry.stream).zip(self.outcomes);
-        handoff.finish(&batch.report(took), outcomes);
+        handoff.finish(&batch.report(took), outcomes, &self.executed);
         let wakers: Vec<_> =
             batch.entries.iter().zip(self.answers).filter_map(|(entry, answer)| entry.handle.deliver(answer)).collect();
         wake_all(wakers);

@@ -20,6 +20,7 @@ mod options;
 mod queue;
 mod ready;
 mod signal;
+mod statistics;
 mod trace;
 
 pub use admission::{Admission, Refusal};
@@ -31,6 +32,7 @@ pub use lanes::Lanes;
 pub use ledger::Ledger;
 pub use options::{ModelOptions, Overflow, StreamOptions, TenantKey};
 pub use queue::{STARVATION_MAX, Scheduler};
+pub use statistics::{CallTimes, Executed, ModelCall, SizeStatistics, Spent, Statistics};
 pub use trace::{Trace, TraceWriter};
 
 slotmap::new_key_type! {

@@ -30,6 +30,7 @@ use super::{
     ledger::Ledger,
     options::{ModelOptions, Overflow, StreamOptions},
     ready::{ReadyStreams, Seat},
+    statistics::{Executed, Statistics},
 };
 
 /// How long an item without a deadline lets items with one go first. Bounds its starvation.
@@ -102,6 +103,7 @@ struct ModelQueue {
     running: usize,
     ledger: Ledger,
     drops: [u64; DropReason::ALL.len()],
+    statistics: Statistics,
 }
 
 impl ModelQueue {
@@ -174,6 +176,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             running: 0,
             ledger: Ledger::default(),
             drops: [0; DropReason::ALL.len()],
+            statistics: Statistics::default(),
         });
         self.models[key].find_slack();
         key
@@ -205,9 +208,11 @@ impl<H: Clone, P> Scheduler<H, P> {
             return Err((item, gone));
         };
         let (model_key, drops) = (stream.options.model, stream.drops());
+        // What makes room has waited until the newer item came.
+        let now = item.arrived;
         if let Overflow::DropOldest { items_max, bytes_max } = stream.options.overflow {
             while self.streams[key].overflows(item.bytes, items_max, bytes_max) {
-                self.end_head(key, EndReason::Dropped(DropReason::Overflow), ended);
+                self.end_head(key, EndReason::Dropped(DropReason::Overflow), now, ended);
             }
         }
         // Who waits for room does not overtake those that have waited longer.
@@ -222,7 +227,7 @@ impl<H: Clone, P> Scheduler<H, P> {
                 let retry_after = time_to_drain(self.held.items, self.models[model_key].costs.base(), self.lanes);
                 return Err((item, Refusal { limit, value, retry_after }));
             }
-            self.end_head(key, EndReason::Dropped(DropReason::Overflow), ended);
+            self.end_head(key, EndReason::Dropped(DropReason::Overflow), now, ended);
         }
         let (stream, model) = (&mut self.streams[key], &mut self.models[model_key]);
         model.ledger.receive();
@@ -244,11 +249,12 @@ impl<H: Clone, P> Scheduler<H, P> {
         Ok(())
     }
 
-    /// Counts an item that was refused, expired, dropped or called off before it could be queued.
-    pub fn end_unqueued(&mut self, model: ModelKey, outcome: Outcome) {
+    /// Counts an item that was refused, expired or dropped before it could be queued, after it had waited for so long.
+    pub fn end_unqueued(&mut self, model: ModelKey, outcome: Outcome, waited: Duration) {
         if let Some(model) = self.models.get_mut(model) {
             model.ledger.receive();
             model.ledger.end(outcome, 1);
+            model.statistics.add_failed(waited);
             // Only its age makes a stream drop what it has not queued.
             model.drops[DropReason::MaxAge as usize] += u64::from(outcome == Outcome::Dropped);
         }
@@ -308,6 +314,13 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
     }
 
+    /// Adds what became of a model's batch to its statistics.
+    pub fn account(&mut self, model: ModelKey, executed: &Executed) {
+        if let Some(model) = self.models.get_mut(model) {
+            model.statistics.add(executed);
+        }
+    }
+
     /// Closes a stream: its queued items are cancelled and given back, those that run are cancelled when they finish.
     pub fn close(&mut self, key: StreamKey) -> impl Iterator<Item = Item<P>> + use<H, P> {
         let mut items = VecDeque::new();
@@ -334,7 +347,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         while let Some(&(alarm, key)) = self.alarms.first()
             && alarm <= now
         {
-            self.end_late(key, now, ended);
+            self.end_late(key, now, now, ended);
             let stream = &mut self.streams[key];
             if stream.waits_until.is_some_and(|until| until <= now) {
                 stream.waits_until = None;
@@ -387,6 +400,12 @@ impl<H: Clone, P> Scheduler<H, P> {
         self.models.get(model).map(|model| model.ledger).unwrap_or_default()
     }
 
+    /// What one model's calls and items took.
+    #[must_use]
+    pub fn statistics(&self, model: ModelKey) -> Statistics {
+        self.models.get(model).map(|model| model.statistics.clone()).unwrap_or_default()
+    }
+
     /// Items of one model that were given up in the queue, by reason.
     #[must_use]
     pub fn dropped(&self, model: ModelKey, reason: DropReason) -> u64 {
@@ -425,18 +444,18 @@ impl<H: Clone, P> Scheduler<H, P> {
     }
 
     /// Ends the oldest queued item of a stream.
-    fn end_head(&mut self, key: StreamKey, reason: EndReason, ended: &mut Vec<Ended<H, P>>) {
+    fn end_head(&mut self, key: StreamKey, reason: EndReason, now: Timestamp, ended: &mut Vec<Ended<H, P>>) {
         let stream = &mut self.streams[key];
         let (model, handle) = (stream.options.model, stream.handle.clone());
         let Some(queued) = stream.items.pop_front() else { return };
-        self.count_end(model, &queued.item, reason);
+        self.count_end(model, &queued.item, reason, now);
         ended.push(Ended { handle, item: queued.item, reason });
         self.reseat(key);
         self.reset_alarm(key);
     }
 
     /// Ends all items of a stream that are due at or before `until`.
-    fn end_late(&mut self, key: StreamKey, until: Timestamp, ended: &mut Vec<Ended<H, P>>) {
+    fn end_late(&mut self, key: StreamKey, until: Timestamp, now: Timestamp, ended: &mut Vec<Ended<H, P>>) {
         let stream = &mut self.streams[key];
         let (model, first) = (stream.options.model, ended.len());
         let handle = &stream.handle;
@@ -451,15 +470,16 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
         stream.items = kept;
         for late in &ended[first..] {
-            self.count_end(model, &late.item, late.reason);
+            self.count_end(model, &late.item, late.reason, now);
         }
         self.reseat(key);
     }
 
-    fn count_end(&mut self, model: ModelKey, item: &Item<P>, reason: EndReason) {
+    fn count_end(&mut self, model: ModelKey, item: &Item<P>, reason: EndReason, now: Timestamp) {
         self.release(model, item);
         let model = &mut self.models[model];
         model.ledger.end(reason.outcome(), 1);
+        model.statistics.add_failed(now.since(item.arrived));
         if let EndReason::Dropped(reason) = reason {
             model.drops[reason as usize] += 1;
         }

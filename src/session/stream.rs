@@ -278,8 +278,8 @@ where
     }
 
     fn answer_unqueued(&mut self, seq: u64, arrived: Timestamp, outcome: Outcome, fault: Fault) {
-        self.handle.end_unqueued(outcome);
         let now = clock::now();
+        self.handle.end_unqueued(outcome, now.since(arrived));
         let timing = ItemTiming { arrived, started: now, finished: now, batch_size: 0 };
         self.answers.push_back(Answer { seq, outcome: Err(fault), timing });
     }

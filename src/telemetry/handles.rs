@@ -23,11 +23,13 @@ pub enum Method {
     HttpInfer,
     /// The same in plain JSON: a model's inputs by name, its outputs at once or as they are computed.
     HttpGenerate,
+    /// `model.ModelInference`: a list of numbers, a list of numbers.
+    ExamplePredict,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Predict,
         Self::Scan,
         Self::Upload,
@@ -36,6 +38,7 @@ impl Method {
         Self::ModelStreamInfer,
         Self::HttpInfer,
         Self::HttpGenerate,
+        Self::ExamplePredict,
     ];
 
     /// Metric label.
@@ -50,6 +53,17 @@ impl Method {
             Self::ModelStreamInfer => "model_stream_infer",
             Self::HttpInfer => "http_infer",
             Self::HttpGenerate => "http_generate",
+            Self::ExamplePredict => "model_inference_predict",
+        }
+    }
+
+    /// Whether all of its input is there when it opens, and its caller waits for the one answer: nothing is gained by waiting for
+    /// room then, and nobody has fallen silent.
+    #[must_use]
+    pub const fn is_unary(self) -> bool {
+        match self {
+            Self::Predict | Self::ModelInfer | Self::HttpInfer | Self::HttpGenerate | Self::ExamplePredict => true,
+            Self::Scan | Self::Upload | Self::Feed | Self::ModelStreamInfer => false,
         }
     }
 }

@@ -1,5 +1,6 @@
 """Clients that are programs of their own."""
 
+import json
 import os
 import subprocess
 
@@ -18,3 +19,23 @@ def run_node(script: str, *arguments) -> str:
     """What a script of this folder prints."""
     environment = os.environ | {"NODE_PATH": str(places.NODE_MODULES)}
     return run("node", places.ROOT / "tests/interop" / script, *arguments, env=environment)
+
+
+def grpcurl(*arguments, **options) -> str:
+    return run(places.GRPCURL, "-plaintext", *arguments, **options)
+
+
+def buf_curl(server, method: str, body: str) -> list[dict]:
+    """The responses of `package.Service/Method`, as JSON objects."""
+    url = f"http://{server.address}/{method}"
+    return json_objects(run(places.BUF, "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data", "@-", url, input=body))
+
+
+def json_objects(text: str) -> list[dict]:
+    """Objects printed one after another."""
+    decoder, objects = json.JSONDecoder(), []
+    while text := text.lstrip():
+        found, end = decoder.raw_decode(text)
+        objects.append(found)
+        text = text[end:]
+    return objects

@@ -36,6 +36,7 @@ class Server:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
         command = [places.SERVER, "serve", *ANY_PORTS, *arguments]
         self.log: list[str] = []
+        self._log_is_complete = False
         self._logged = threading.Condition()
         self._process = subprocess.Popen(
             command,
@@ -114,6 +115,7 @@ class Server:
         with self._logged:
             self._process.stderr.close()
             self._process.wait(PATIENCE_S)
+            self._log_is_complete = True
             self._logged.notify_all()
 
     def _await_log(self, pattern: re.Pattern) -> re.Match:
@@ -121,7 +123,7 @@ class Server:
             return next(filter(None, map(pattern.search, self.log)), None)
 
         with self._logged:
-            self._logged.wait_for(lambda: found() or not self.is_running(), PATIENCE_S)
+            self._logged.wait_for(lambda: found() or self._log_is_complete, PATIENCE_S)
             match = found()
         assert match, f"no line {pattern.pattern!r} in the server's log:\n" + "\n".join(self.log)
         return match

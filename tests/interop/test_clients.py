@@ -10,54 +10,25 @@ import messages
 import places
 import pytest
 import reference
-from google.protobuf import descriptor_pool, message_factory
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
-    ProtoReflectionDescriptorDatabase,
-)
 from messages import kinds, of_kind
-from programs import run, run_node
+from programs import buf_curl, grpcurl, json_objects, run_node
+from reflected import Reflected
 from server import PATIENCE_S
 
-SERVICES = {"tidemill.v1.InferenceService", "tidemill.v1.ModelService", "grpc.health.v1.Health"}
+SERVICES = {
+    "tidemill.v1.InferenceService",
+    "tidemill.v1.ModelService",
+    "model.ModelInference",
+    "grpc.health.v1.Health",
+}
 CLIP = audio.SHORT_SPEECH
 WINDOW = audio.pcm(CLIP)[: 2 * reference.WINDOW_SAMPLES]
-
-
-def json_objects(text: str) -> list[dict]:
-    """Objects printed one after another."""
-    decoder, objects = json.JSONDecoder(), []
-    while text := text.lstrip():
-        found, end = decoder.raw_decode(text)
-        objects.append(found)
-        text = text[end:]
-    return objects
 
 
 def json_probability(outputs: dict) -> float:
     (output,) = outputs["tensors"]
     (value,) = struct.unpack("<f", base64.b64decode(output["data"]))
     return value
-
-
-class Reflected:
-    """Calls made from what the server says of itself."""
-
-    def __init__(self, channel: grpc.Channel) -> None:
-        self._channel = channel
-        self.database = ProtoReflectionDescriptorDatabase(channel)
-        self._pool = descriptor_pool.DescriptorPool(self.database)
-
-    def message(self, name: str):
-        return message_factory.GetMessageClass(self._pool.FindMessageTypeByName(name))
-
-    def method(self, service: str, name: str):
-        method = self._pool.FindServiceByName(service).methods_by_name[name]
-        mode = "_".join("stream" if streams else "unary" for streams in (method.client_streaming, method.server_streaming))
-        return getattr(self._channel, mode)(
-            f"/{service}/{name}",
-            message_factory.GetMessageClass(method.input_type).SerializeToString,
-            message_factory.GetMessageClass(method.output_type).FromString,
-        )
 
 
 @pytest.fixture
@@ -110,10 +81,6 @@ def test_grpc_js_sees_the_status(grpc_js):
     assert "nope" in grpc_js["failed"]["details"]
 
 
-def grpcurl(*arguments, **options) -> str:
-    return run(places.GRPCURL, "-plaintext", *arguments, **options)
-
-
 def test_grpcurl_lists_and_describes(server):
     assert SERVICES <= set(grpcurl(server.address, "list").split())
     described = grpcurl(server.address, "describe", "tidemill.v1.InferenceService")
@@ -138,24 +105,19 @@ def test_grpcurl_feeds(server):
     reference.assert_equal([json_probability(result["outputs"]) for result in results], reference.of_clip(CLIP))
 
 
-def buf_curl(server, method: str, body: str) -> list[dict]:
-    url = f"http://{server.address}/tidemill.v1.{method}"
-    return json_objects(run(places.BUF, "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data", "@-", url, input=body))
-
-
 def test_buf_curl_predicts(server):
     request = json.dumps({"model": messages.MODEL, "pcmS16le": base64.b64encode(WINDOW).decode()})
-    (response,) = buf_curl(server, "InferenceService/Predict", request)
+    (response,) = buf_curl(server, "tidemill.v1.InferenceService/Predict", request)
     reference.assert_equal([json_probability(response["outputs"])], reference.of_clip(CLIP)[:1])
 
 
 def test_buf_curl_scans(server):
     recording = base64.b64encode(audio.pcm(CLIP)).decode()
-    events = buf_curl(server, "InferenceService/Scan", json.dumps({"config": {"model": messages.MODEL}, "pcmS16le": recording}))
+    events = buf_curl(server, "tidemill.v1.InferenceService/Scan", json.dumps({"config": {"model": messages.MODEL}, "pcmS16le": recording}))
     results = [event["result"] for event in events if "result" in event]
     reference.assert_equal([json_probability(result["outputs"]) for result in results], reference.of_clip(CLIP))
 
 
 def test_buf_curl_lists_the_models(server):
-    (response,) = buf_curl(server, "ModelService/ListModels", "{}")
+    (response,) = buf_curl(server, "tidemill.v1.ModelService/ListModels", "{}")
     assert messages.MODEL in [model["name"] for model in response["models"]]

@@ -32,7 +32,8 @@ def record(tmp_path_factory):
     models = synthetic.write_models(tmp_path_factory.mktemp("models"), synthetic.QUICK, synthetic.ROWS)
     path = tmp_path_factory.mktemp("record") / "arrivals.jsonl"
     with running(
-        *("--models", str(models), "--set", "models.embedded=false", "--set", "scheduler.lanes=1", "--record", str(path)),
+        *("--models", str(models), "--set", "models.embedded=false", "--set", "models.example=false"),
+        *("--set", "scheduler.lanes=1", "--record", str(path)),
         *("--set", f"session.tenant_metadata={TENANT_METADATA}"),
     ) as server:
         opening = pb.FeedRequest(open=messages.config(TENSORS, synthetic.QUICK, priority=pb.PRIORITY_HIGH))

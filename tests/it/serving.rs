@@ -85,6 +85,7 @@ pub(crate) fn bare_config() -> Config {
     config.server.admin_addr.set_port(0);
     config.scheduler.lanes = 2;
     config.models.embedded = false;
+    config.models.example = false;
     config
 }
 

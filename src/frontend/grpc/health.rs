@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Names that stand for the whole server.
-const SERVER_NAMES: [&str; 3] = ["", "tidemill.v1.InferenceService", "tidemill.v1.ModelService"];
+const SERVER_NAMES: [&str; 4] = ["", "tidemill.v1.InferenceService", "tidemill.v1.ModelService", "model.ModelInference"];
 
 /// Keeps the health service in step with the server's phase. Run it as one task; it ends when the server is closed.
 pub async fn keep_health(service: Service, drain: Drain, reporter: HealthReporter) {

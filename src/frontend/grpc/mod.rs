@@ -1,14 +1,16 @@
-//! gRPC: the native API, health and reflection on one port.
+//! gRPC: the native API, the contract of plain numbers, health and reflection on one port.
 //!
 //! The only code that knows tonic and hyper on the serving side. It decodes, calls [`Service`](crate::service::Service), and
 //! encodes; it holds no queue and decides nothing about items.
 
 mod convert;
 mod deadline;
+mod example;
 mod health;
 mod limits;
 mod models;
 mod native;
+mod numbers;
 mod open_inference;
 mod reader;
 mod responses;

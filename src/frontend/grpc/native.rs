@@ -102,7 +102,7 @@ impl InferenceService for Native {
         };
         let config = v1::StreamConfig { model, version, priority, ..v1::StreamConfig::default() };
         let request = convert::open_request(config, caller).map_err(|fault| status_of(&self.refuse(Method::Predict, fault)))?;
-        let (model, result) = self.service.predict(request, input).await.map_err(|fault| status_of(&fault))?;
+        let (model, result) = self.service.predict(Method::Predict, request, input).await.map_err(|fault| status_of(&fault))?;
         let timing = Some(convert::timing(&result));
         let outputs = result.outcome.map_err(|fault| status_of(&fault))?;
         Ok(Response::new(v1::PredictResponse {

@@ -18,8 +18,8 @@ use tonic_health::server::HealthReporter;
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{
-    limits::NameMessageLimit, models::Models, native::Native, open_inference::OpenInferenceGrpc, reader::WatchedBody,
-    stream_task::StreamExecutor,
+    example::Example, limits::NameMessageLimit, models::Models, native::Native, open_inference::OpenInferenceGrpc,
+    reader::WatchedBody, stream_task::StreamExecutor,
 };
 use crate::{
     config::GrpcConfig,
@@ -31,6 +31,7 @@ use crate::{
     proto::{
         DESCRIPTORS,
         inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+        model::model_inference_server::ModelInferenceServer,
         v1::{inference_service_server::InferenceServiceServer, model_service_server::ModelServiceServer},
     },
     telemetry::ServerMetrics,
@@ -74,6 +75,11 @@ impl GrpcServer {
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd)
             .accept_compressed(CompressionEncoding::Deflate);
+        let example = ModelInferenceServer::new(Example::new(service.clone()))
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(usize::MAX)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd);
         let models = ModelServiceServer::new(Models::new(service, limit))
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
@@ -86,6 +92,7 @@ impl GrpcServer {
         let routes = Routes::new(inference)
             .add_service(models)
             .add_service(open_inference)
+            .add_service(example)
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)

@@ -34,7 +34,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             let cost = model.costs.of(shape);
             let hopeless = hopeless_before(now, cost);
             if due < hopeless {
-                self.end_late(stream, hopeless - Duration::from_nanos(1), ended);
+                self.end_late(stream, hopeless - Duration::from_nanos(1), now, ended);
                 self.reset_alarm(stream);
                 continue;
             }
@@ -50,10 +50,10 @@ impl<H: Clone, P> Scheduler<H, P> {
             let late_before = now + cost.call_with_margin(choice.size, 1.0);
             let next_lane_free = self.next_lane_free(now, cost.call_with_margin(choice.size, -1.0));
             let doomed_before = choice.not_before.min(next_lane_free + cost.call_with_margin(1, -1.0));
-            if choice.skips() && self.end_doomed(key, doomed_before, ended) {
+            if choice.skips() && self.end_doomed(key, doomed_before, now, ended) {
                 continue;
             }
-            if choice.skips() && self.give_way(key, &choice, late_before, ended) {
+            if choice.skips() && self.give_way(key, &choice, late_before, now, ended) {
                 continue;
             }
             let order = order_from(priority);
@@ -149,14 +149,14 @@ impl<H: Clone, P> Scheduler<H, P> {
 
     /// Ends heads that are passed over now and cannot make a call of their own on the next lane either. So they do not stand before
     /// items of their streams that can. Says whether there were any.
-    fn end_doomed(&mut self, key: ModelKey, due_before: Timestamp, ended: &mut Vec<Ended<H, P>>) -> bool {
+    fn end_doomed(&mut self, key: ModelKey, due_before: Timestamp, now: Timestamp, ended: &mut Vec<Ended<H, P>>) -> bool {
         let first = ended.len();
         for priority in Priority::ALL {
             while let Some((claim, stream)) = self.models[key].ready.first(priority)
                 && claim.urgent
                 && claim.due < due_before
             {
-                self.end_late(stream, due_before - Duration::from_nanos(1), ended);
+                self.end_late(stream, due_before - Duration::from_nanos(1), now, ended);
                 self.reset_alarm(stream);
             }
         }
@@ -167,7 +167,14 @@ impl<H: Clone, P> Scheduler<H, P> {
     ///
     /// Stateful streams lose theirs only where they allow it; such a stream would else stay late for ever. Others lose theirs when so
     /// much is ready that they would be passed over until they expire.
-    fn give_way(&mut self, key: ModelKey, choice: &Choice, late_before: Timestamp, ended: &mut Vec<Ended<H, P>>) -> bool {
+    fn give_way(
+        &mut self,
+        key: ModelKey,
+        choice: &Choice,
+        late_before: Timestamp,
+        now: Timestamp,
+        ended: &mut Vec<Ended<H, P>>,
+    ) -> bool {
         let stateful = self.models[key].options.stateful;
         let gives_way = |stream: &StreamKey| {
             let stream = &self.streams[*stream];
@@ -180,7 +187,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         for stream in &late {
             let reason =
                 if stateful { EndReason::Dropped(DropReason::Late) } else { self.streams[*stream].items[0].item.lateness() };
-            self.end_head(*stream, reason, ended);
+            self.end_head(*stream, reason, now, ended);
         }
         !late.is_empty()
     }
@@ -271,7 +278,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         let cap = model.costs.of(shape).cap();
         model.running += entries.len();
         for late in &ended[first_ended..] {
-            self.count_end(key, &late.item, late.reason);
+            self.count_end(key, &late.item, late.reason, now);
         }
         for entry in &entries {
             self.release(key, &entry.item);

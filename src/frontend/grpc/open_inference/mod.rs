@@ -9,8 +9,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{convert, reader::Reader, status::status_of};
 use crate::{
     domain::{Fault, FaultKind},
-    open_inference::OpenInference,
-    proto::inference::{self, grpc_inference_service_server::GrpcInferenceService},
+    open_inference::{OpenInference, RegionStatus},
+    proto::inference::{self, grpc_inference_service_server::GrpcInferenceService, system_shared_memory_status_response},
     service::Caller,
     telemetry::Method,
 };
@@ -116,23 +116,34 @@ impl GrpcInferenceService for OpenInferenceGrpc {
 
     async fn system_shared_memory_status(
         &self,
-        _: Request<inference::SystemSharedMemoryStatusRequest>,
+        request: Request<inference::SystemSharedMemoryStatusRequest>,
     ) -> Reply<inference::SystemSharedMemoryStatusResponse> {
-        Err(unsupported("SystemSharedMemoryStatus"))
+        let regions = self.door.shared_memory().status(&request.get_ref().name).map_err(|fault| status_of(&fault))?;
+        let region = |RegionStatus { name, key, offset, byte_size }: RegionStatus| {
+            (name.clone(), system_shared_memory_status_response::RegionStatus { name, key, offset, byte_size })
+        };
+        let regions = regions.into_iter().map(region).collect();
+        Ok(Response::new(inference::SystemSharedMemoryStatusResponse { regions }))
     }
 
     async fn system_shared_memory_register(
         &self,
-        _: Request<inference::SystemSharedMemoryRegisterRequest>,
+        request: Request<inference::SystemSharedMemoryRegisterRequest>,
     ) -> Reply<inference::SystemSharedMemoryRegisterResponse> {
-        Err(unsupported("SystemSharedMemoryRegister"))
+        let inference::SystemSharedMemoryRegisterRequest { name, key, offset, byte_size } = request.into_inner();
+        self.door.shared_memory().register(&name, &key, offset, byte_size).map_err(|fault| status_of(&fault))?;
+        Ok(Response::new(inference::SystemSharedMemoryRegisterResponse {}))
     }
 
     async fn system_shared_memory_unregister(
         &self,
-        _: Request<inference::SystemSharedMemoryUnregisterRequest>,
+        request: Request<inference::SystemSharedMemoryUnregisterRequest>,
     ) -> Reply<inference::SystemSharedMemoryUnregisterResponse> {
-        Err(unsupported("SystemSharedMemoryUnregister"))
+        let name = request.into_inner().name;
+        let memory = self.door.shared_memory();
+        let done = if name.is_empty() { memory.unregister_all() } else { memory.unregister(&name) };
+        done.map_err(|fault| status_of(&fault))?;
+        Ok(Response::new(inference::SystemSharedMemoryUnregisterResponse {}))
     }
 
     async fn cuda_shared_memory_status(

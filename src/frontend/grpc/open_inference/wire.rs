@@ -170,3 +170,102 @@ fn output_tensor(output: OutputTensor, form: &ReplyForm, raw: &mut Vec<Bytes>) -
 const fn choice(value: ParameterChoice) -> InferParameter {
     InferParameter { parameter_choice: Some(value) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::{
+        open_inference::{SHARED_MEMORY_REGION, SharedOutput},
+        proto::inference::InferTensorContents,
+    };
+
+    fn input(name: &str) -> InferInputTensor {
+        InferInputTensor { name: name.to_owned(), datatype: "UINT8".to_owned(), shape: vec![1], ..InferInputTensor::default() }
+    }
+
+    fn typed(name: &str) -> InferInputTensor {
+        let contents = InferTensorContents { uint_contents: vec![7], ..InferTensorContents::default() };
+        InferInputTensor { contents: Some(contents), ..input(name) }
+    }
+
+    fn in_shared_memory(name: &str) -> InferInputTensor {
+        let region = choice(ParameterChoice::StringParam("region".to_owned()));
+        InferInputTensor { parameters: [(SHARED_MEMORY_REGION.to_owned(), region)].into(), ..input(name) }
+    }
+
+    fn request(inputs: Vec<InferInputTensor>, raw: &[&'static [u8]]) -> ModelInferRequest {
+        ModelInferRequest {
+            model_name: "m".to_owned(),
+            id: "7".to_owned(),
+            inputs,
+            raw_input_contents: raw.iter().map(|raw| Bytes::from_static(raw)).collect(),
+            ..ModelInferRequest::default()
+        }
+    }
+
+    #[test]
+    fn raw_data_belong_to_the_inputs_that_are_not_in_shared_memory() {
+        let (form, decoded) = decode(request(vec![input("a"), in_shared_memory("b"), input("c")], &[b"1", b"2"]));
+        let data: Vec<_> = decoded.expect("sound").inputs.into_iter().map(|input| input.data).collect();
+        assert_eq!(data, [Some(Bytes::from_static(b"1")), None, Some(Bytes::from_static(b"2"))]);
+        assert_eq!(form, ReplyForm { id: "7".to_owned(), typed: false, wants_final: false });
+    }
+
+    #[test]
+    fn typed_contents_are_taken_and_answered_in_both_forms() {
+        let (form, decoded) = decode(request(vec![typed("a")], &[]));
+        assert_eq!(decoded.expect("sound").inputs[0].data.as_deref(), Some(&[7][..]));
+        let data = OutputData::Here(Bytes::from_static(&[8]));
+        let output = OutputTensor { name: "y".into(), datatype: Datatype::Uint8, shape: vec![1], data };
+        let response = InferResponse { model: "m".into(), version: "1".into(), id: "7".to_owned(), outputs: vec![output] };
+        let message = encode(response.clone(), &form);
+        assert_eq!(message.outputs[0].contents.as_ref().expect("typed").uint_contents, [8]);
+        assert_eq!(message.raw_output_contents, [&[8][..]]);
+        assert_eq!(encode(response, &ReplyForm::default()).outputs[0].contents, None);
+    }
+
+    #[test]
+    fn an_output_in_shared_memory_keeps_its_place_among_the_raw_ones() {
+        let shared = SharedOutput { region: "r".to_owned(), offset: 4, bytes: 1 };
+        let output = |data| OutputTensor { name: "y".into(), datatype: Datatype::Uint8, shape: vec![1], data };
+        let outputs = vec![output(OutputData::Shared(shared)), output(OutputData::Here(Bytes::from_static(&[9])))];
+        let response = InferResponse { model: "m".into(), version: "1".into(), id: String::new(), outputs };
+        let message = encode(response, &ReplyForm { wants_final: true, ..ReplyForm::default() });
+        assert_eq!(message.raw_output_contents, [&[][..], &[9]]);
+        assert_eq!(message.outputs[0].parameters["shared_memory_offset"], choice(ParameterChoice::Uint64Param(4)));
+        assert_eq!(message.parameters[FINAL_RESPONSE], choice(ParameterChoice::BoolParam(true)));
+    }
+
+    #[test]
+    fn each_fault_names_its_field() {
+        let fault = |request| decode(request).1.expect_err("must be refused");
+        let unknown = InferInputTensor { datatype: "FP13".to_owned(), ..input("a") };
+        let nameless = ModelInferRequest { model_name: String::new(), ..request(vec![input("a")], &[b"1"]) };
+        let mut valueless = request(vec![input("a")], &[b"1"]);
+        valueless.parameters.insert("priority".to_owned(), InferParameter::default());
+        let cases = [
+            (nameless, "model_name", "is missing"),
+            (request(vec![unknown], &[b"1"]), "inputs[0].datatype", "unknown datatype 'FP13'"),
+            (request(vec![input("a"), input("b")], &[b"1"]), "raw_input_contents", "holds 1 tensors, but 2 inputs"),
+            (request(vec![typed("a")], &[b"1"]), "inputs[0].contents", "in another form as well"),
+            (valueless, "parameters.priority", "has no value"),
+        ];
+        for (request, field, message) in cases {
+            let fault = fault(request);
+            assert_eq!(fault.field(), Some(field), "{fault}");
+            assert!(fault.message().contains(message), "{fault}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(message) = ModelInferRequest::decode(&*bytes) {
+                let _ = decode(message);
+            }
+        }
+    }
+}

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::scheduler::{CallTimes, ModelCall, Spent};
 
 /// What can happen to a scheduler.
 #[derive(Debug, Clone)]
@@ -33,9 +34,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..120)
 }
 
+/// What a lane tells of a batch that gave results.
+fn success(batch: &Batch<usize, ()>, now: Timestamp) -> Executed {
+    let waited = batch.entries.iter().map(|entry| now.since(entry.item.arrived)).sum();
+    let call = ModelCall { items: batch.entries.len(), waited, times: CallTimes { compute: MS, ..CallTimes::default() } };
+    Executed { calls: [call].into_iter().collect(), failed: Spent::default(), finished: now }
+}
+
+/// What a lane tells of a batch of which no item gave results.
+fn failure(batch: &Batch<usize, ()>, now: Timestamp) -> Executed {
+    let time = batch.entries.iter().map(|entry| now.since(entry.item.arrived)).sum();
+    Executed { failed: Spent { count: batch.entries.len() as u64, time }, ..Executed::default() }
+}
+
 proptest! {
     /// Against a naive account of every item: each leaves exactly once, in the order of its stream; batches keep their limits;
-    /// expired items do not run; wake-ups are never in the past; the ledger adds up.
+    /// expired items do not run; wake-ups are never in the past; the ledger adds up, and the statistics with it.
     #[test]
     fn holds_its_invariants_whatever_happens(stateful: bool, lanes in 1_usize..4, steps in steps()) {
         let limits = Admission { items: 12, ..LOTS };
@@ -48,6 +62,7 @@ proptest! {
         let mut last_run: BTreeMap<usize, u64> = BTreeMap::new();
         let mut running: VecDeque<Batch<usize, ()>> = VecDeque::new();
         let (mut tickets, mut received) = (0_u64, 0_u64);
+        let (mut ran, mut waited, mut failed, mut cancelled) = (0_u64, Duration::ZERO, Spent::default(), 0_u64);
         for step in steps {
             let mut expired = Vec::new();
             match step {
@@ -106,6 +121,13 @@ proptest! {
                         let outcome = if fail { Outcome::Failed } else { Outcome::Ok };
                         let report = batch.report((!fail).then_some(MS));
                         scheduler.finish(&report, batch.entries.iter().map(|entry| (entry.stream, outcome)));
+                        let executed = if fail { failure(&batch, now) } else { success(&batch, now) };
+                        scheduler.account(model, &executed);
+                        failed += executed.failed;
+                        for call in executed.calls {
+                            ran += call.items as u64;
+                            waited += call.waited;
+                        }
                     }
                 }
                 Step::Close { stream } => {
@@ -114,6 +136,7 @@ proptest! {
                         let id = (stream, item.ticket);
                         prop_assert!(waiting.remove(&id).is_some());
                         prop_assert!(left.insert(id));
+                        cancelled += 1;
                     }
                 }
                 Step::Expire => scheduler.expire(now, &mut expired, &mut Vec::new()),
@@ -125,6 +148,7 @@ proptest! {
                 prop_assert!(waiting.remove(&id).is_some());
                 prop_assert!(left.insert(id));
                 prop_assert!(!expires_only_the_late || expired.item.due() <= now);
+                failed += Spent { count: 1, time: now.since(expired.item.arrived) };
             }
             if expires_only_the_late {
                 prop_assert!(scheduler.next_wakeup().is_none_or(|wakeup| wakeup > now), "no wake-up in the past");
@@ -135,12 +159,21 @@ proptest! {
         }
         for batch in running {
             scheduler.finish(&batch.report(Some(MS)), batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
+            let executed = success(&batch, now);
+            scheduler.account(model, &executed);
+            ran += batch.entries.len() as u64;
+            waited += executed.calls[0].waited;
         }
         for (key, _) in streams.into_iter().flatten() {
-            scheduler.close(key).for_each(drop);
+            cancelled += scheduler.close(key).count() as u64;
         }
         let ledger = scheduler.ledger(model);
         prop_assert_eq!((ledger.received(), ledger.ended(), scheduler.queued(), scheduler.streams()), (received, received, 0, 0));
+        let statistics = scheduler.statistics(model);
+        prop_assert_eq!((statistics.items(), statistics.waited(), statistics.failed()), (ran, waited, failed));
+        prop_assert_eq!(statistics.items() + statistics.failed().count + cancelled, received);
+        let late = ledger.outcome(Outcome::Cancelled) - cancelled;
+        prop_assert!(ledger.outcome(Outcome::Ok) <= ran && ran <= ledger.outcome(Outcome::Ok) + late, "left while they ran: {late}");
     }
 
     /// As long as no deadline is near, items of streams within their share leave by deadline, whoever pushed them.

@@ -1,0 +1,105 @@
+//! The service `model.ModelInference`: a list of numbers in, a list of numbers out, for clients that know nothing of tensors.
+
+use tonic::{Request, Response, Status};
+
+use super::{convert, numbers, reader::Reader, status::status_of};
+use crate::{
+    domain::{Fault, NamedTensor, TensorSpec},
+    proto::{
+        model::{PredictRequest, PredictResponse, model_inference_server::ModelInference},
+        v1,
+    },
+    registry::Model,
+    service::{Caller, PredictInput, Service},
+    session::ItemRequest,
+    telemetry::Method,
+};
+
+/// The contract over the one door.
+pub(super) struct Example {
+    service: Service,
+}
+
+impl Example {
+    pub(super) const fn new(service: Service) -> Self {
+        Self { service }
+    }
+
+    async fn run(&self, caller: Caller, request: PredictRequest) -> Result<PredictResponse, Fault> {
+        let (version, item) = self.item(&request).inspect_err(|fault| self.service.count_fault(Method::ExamplePredict, fault))?;
+        let config = v1::StreamConfig { model: request.model_id, version, ..v1::StreamConfig::default() };
+        let open = convert::open_request(config, caller)?;
+        let (_, result) = self.service.predict(Method::ExamplePredict, open, PredictInput::Item(item)).await?;
+        let outputs = result.outcome?;
+        Ok(PredictResponse { outputs: outputs.first().map(numbers::from_elements).unwrap_or_default() })
+    }
+
+    /// The numbers as the model's one tensor, and the version that they were held against.
+    fn item(&self, request: &PredictRequest) -> Result<(String, ItemRequest), Fault> {
+        let PredictRequest { model_id, inputs } = request;
+        if model_id.is_empty() {
+            return Err(Fault::invalid("model_id", "the name of the model is missing, such as 'example_model'"));
+        }
+        let model = self.service.find(model_id, "").map_err(|fault| match fault.field() {
+            Some(_) => fault.with_field("model_id"),
+            None => fault,
+        })?;
+        let spec = only_input(&model)?;
+        if inputs.is_empty() {
+            let message = format!("there are no numbers; model '{model_id}' takes shape {:?}", spec.shape_with_batch());
+            return Err(Fault::invalid("inputs", message));
+        }
+        let shape = item_shape(spec, inputs.len())?;
+        let data = numbers::to_elements(spec.datatype, inputs).map_err(|position| {
+            let (number, datatype) = (inputs[position], spec.datatype);
+            let message =
+                format!("number {position} is {number:?}; the model takes {datatype}, which are {}", numbers::range(datatype));
+            Fault::invalid(format!("inputs[{position}]"), message)
+        })?;
+        let tensor = NamedTensor { name: String::new(), datatype: None, shape, data };
+        let version = model.loaded.version.to_string();
+        Ok((version, ItemRequest { id: String::new(), tensors: Ok(vec![tensor]), deadline: None }))
+    }
+}
+
+#[tonic::async_trait]
+impl ModelInference for Example {
+    async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
+        let caller = convert::caller(request.metadata(), &self.service);
+        Reader::current().begin_call(self.service.metrics(Method::ExamplePredict), caller.ends_at);
+        self.run(caller, request.into_inner()).await.map(Response::new).map_err(|fault| status_of(&fault))
+    }
+}
+
+fn only_input(model: &Model) -> Result<&TensorSpec, Fault> {
+    let inputs = model.signature().inputs.as_slice();
+    let [input] = inputs else {
+        let (name, count) = (&model.loaded.name, inputs.len());
+        let message = format!(
+            "model '{name}' takes {count} tensors, and a list of numbers can only be one; use tidemill.v1.InferenceService"
+        );
+        return Err(Fault::invalid("model_id", message));
+    };
+    Ok(input)
+}
+
+/// The shape of an item of `count` numbers, in which one dynamic dimension takes the size that is left for it.
+fn item_shape(spec: &TensorSpec, count: usize) -> Result<Vec<i64>, Fault> {
+    let fixed = spec.dims.iter().flatten().try_fold(1_usize, |product, size| product.checked_mul(*size)).unwrap_or(usize::MAX);
+    let dynamic = spec.dims.iter().filter(|dim| dim.is_none()).count();
+    let left = match dynamic {
+        0 if count == fixed => 1,
+        1 if fixed > 0 && count.is_multiple_of(fixed) => count / fixed,
+        _ => {
+            let shape = spec.shape_with_batch();
+            let wanted = match dynamic {
+                0 => format!("takes {fixed}"),
+                1 => format!("takes a multiple of {fixed}"),
+                _ => "has several dynamic dimensions, among which a list cannot be shared out; use tidemill.v1.InferenceService"
+                    .to_owned(),
+            };
+            return Err(Fault::invalid("inputs", format!("there are {count} numbers; the model's shape {shape:?} {wanted}")));
+        }
+    };
+    Ok(spec.dims.iter().map(|dim| i64::try_from(dim.unwrap_or(left)).unwrap_or(i64::MAX)).collect())
+}
