@@ -10,7 +10,6 @@ use axum::{
 };
 use futures::{Stream, StreamExt as _, stream};
 
-use super::shim::Shim as _;
 use super::{
     aside::aside,
     body,
