@@ -19,6 +19,7 @@ mod scan;
 mod serving;
 mod session;
 mod startup;
+mod strings;
 mod tidy;
 mod top;
 mod upload;
