@@ -76,7 +76,7 @@ fn raw_shape(input: &TensorSpec, bytes: usize) -> Result<Vec<i64>, String> {
     if dynamic > 1 {
         return Err(format!("the shape of input '{}' does not follow from the length of the body; send JSON", input.name));
     }
-    let size = known.saturating_mul(input.datatype.size()).max(1);
+    let size = known.saturating_mul(input.datatype.least_size()).max(1);
     let dims = input.dims.iter().map(|dim| i64::try_from(dim.unwrap_or(bytes / size)).unwrap_or(i64::MAX));
     Ok(std::iter::once(1).chain(dims).collect())
 }

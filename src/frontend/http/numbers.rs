@@ -22,7 +22,9 @@ impl<'a> JsonElements<'a> {
             Err(Fault::invalid("outputs", message))
         };
         let strange = match datatype {
-            Datatype::Fp16 | Datatype::Bf16 => return refuse(format!("is {datatype}, which has no form in JSON")),
+            Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => {
+                return refuse(format!("is {datatype}, which has no form in JSON"));
+            }
             Datatype::Fp32 => not_finite(numbers(data, f32::from_le_bytes).map(f64::from)),
             Datatype::Fp64 => not_finite(numbers(data, f64::from_le_bytes)),
             Datatype::Bool
@@ -53,7 +55,7 @@ impl<'a> JsonElements<'a> {
     }
 
     fn len(&self) -> usize {
-        self.data.len() / self.datatype.size()
+        self.data.len() / self.datatype.least_size()
     }
 
     /// As many equal parts.
@@ -105,7 +107,7 @@ impl Serialize for JsonTensor<'_> {
             Datatype::Fp32 => write(serializer, lone, numbers(data, f32::from_le_bytes)),
             Datatype::Fp64 => write(serializer, lone, numbers(data, f64::from_le_bytes)),
             // Refused before.
-            Datatype::Fp16 | Datatype::Bf16 => serializer.serialize_none(),
+            Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => serializer.serialize_none(),
         }
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn read(json: &str, datatype: Datatype, layout: Layout<'_>) -> Result
             let value = number(token)?;
             finite(f64::is_finite(value), data, &value.to_le_bytes())
         },
-        Datatype::Fp16 | Datatype::Bf16 => {
+        Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => {
             return Err(format!("{datatype} has no form in JSON; send the tensor as binary data (binary_data_size)"));
         }
     };
@@ -121,7 +121,7 @@ where
 fn walk(json: &str, datatype: Datatype, layout: Layout<'_>, read_element: ReadElement) -> Result<Elements, String> {
     let mut lists = Lists::new(layout)?;
     let elements_max = json.len() / 2 + 1;
-    let mut data = Vec::with_capacity(lists.expected.unwrap_or(elements_max).min(elements_max) * datatype.size());
+    let mut data = Vec::with_capacity(lists.expected.unwrap_or(elements_max).min(elements_max) * datatype.least_size());
     let bytes = json.as_bytes();
     let mut at = 0;
     while let Some(byte) = bytes.get(at) {
@@ -187,6 +187,7 @@ impl fmt::Display for Accepted {
             Datatype::Fp32 | Datatype::Fp64 | Datatype::Fp16 | Datatype::Bf16 => {
                 return write!(f, "{datatype} takes finite numbers of its range");
             }
+            Datatype::Bytes => return write!(f, "{datatype} takes strings"),
             Datatype::Uint8 => (0, u64::from(u8::MAX)),
             Datatype::Uint16 => (0, u64::from(u16::MAX)),
             Datatype::Uint32 => (0, u64::from(u32::MAX)),
