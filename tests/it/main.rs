@@ -10,6 +10,7 @@ mod engines;
 mod feed;
 mod garbage;
 mod metrics;
+mod model_facts;
 mod modes;
 mod padding;
 mod predict;
