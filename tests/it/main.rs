@@ -15,6 +15,7 @@ mod http_client;
 mod http_connections;
 mod infer;
 mod metrics;
+mod model_facts;
 mod modes;
 mod padding;
 mod predict;
