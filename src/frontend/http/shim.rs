@@ -1,31 +1,8 @@
 //! Stands in for what the other branches bring.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::{domain::Fault, open_inference::OpenInference, service::Service};
-
-pub(super) trait Shim {
-    fn server_metadata(&self) -> Value {
-        json!({})
-    }
-    fn is_ready(&self) -> bool {
-        true
-    }
-    fn is_model_ready(&self, _: &str, _: &str) -> Result<bool, Fault> {
-        Ok(true)
-    }
-    fn model_metadata(&self, _: &str, _: &str) -> Result<Value, Fault> {
-        Ok(json!({}))
-    }
-    fn model_config(&self, _: &str, _: &str) -> Result<Value, Fault> {
-        Ok(json!({}))
-    }
-    fn statistics(&self, _: &str, _: &str) -> Result<Value, Fault> {
-        Ok(json!({}))
-    }
-}
-
-impl Shim for OpenInference {}
+use crate::{domain::Fault, service::Service};
 
 pub(super) trait RepositoryShim {
     fn repository(&self) -> Repository {
