@@ -123,3 +123,75 @@ fn numbers<T, const N: usize>(data: &[u8], from_le_bytes: fn([u8; N]) -> T) -> i
 fn not_finite(values: impl Iterator<Item = f64>) -> Option<(usize, f64)> {
     values.enumerate().find(|(_, value)| !value.is_finite())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frontend::http::tensors::{self, Layout};
+
+    fn flat(datatype: Datatype, data: &[u8]) -> String {
+        serde_json::to_string(&JsonElements::new("y", datatype, data).expect("a form in JSON").flat()).expect("JSON")
+    }
+
+    fn nested(data: &[u8], shape: &[i64]) -> String {
+        let elements = JsonElements::new("y", Datatype::Uint8, data).expect("a form in JSON");
+        serde_json::to_string(&elements.nested(shape)).expect("JSON")
+    }
+
+    #[test]
+    fn numbers_are_written_as_short_as_they_can_be_read_back() {
+        let floats: Vec<u8> = [0.1_f32, 16_777_216.0, -0.0, 1e-45].iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(flat(Datatype::Fp32, &floats), "[0.1,16777216.0,-0.0,1e-45]");
+        assert_eq!(flat(Datatype::Uint64, &u64::MAX.to_le_bytes()), "[18446744073709551615]");
+        assert_eq!(flat(Datatype::Bool, &[0, 1, 2]), "[false,true,true]");
+        assert_eq!(flat(Datatype::Int8, &[]), "[]");
+    }
+
+    #[test]
+    fn lists_are_nested_as_the_shape_and_a_lone_value_stands_alone() {
+        assert_eq!(nested(&[1, 2, 3, 4, 5, 6], &[2, 3]), "[[1,2,3],[4,5,6]]");
+        assert_eq!(nested(&[1, 2], &[2, 1, 1]), "[[[1]],[[2]]]");
+        assert_eq!(nested(&[1, 2], &[2]), "[1,2]");
+        assert_eq!(nested(&[7], &[1, 1]), "7");
+        assert_eq!(nested(&[7], &[]), "7");
+        assert_eq!(nested(&[], &[0, 3]), "[]");
+    }
+
+    #[test]
+    fn what_json_cannot_hold_is_named_with_what_to_do() {
+        let infinite: Vec<u8> = [1.0_f64, f64::NEG_INFINITY].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let nan = f32::NAN.to_le_bytes();
+        for (datatype, data, what) in [
+            (
+                Datatype::Fp64,
+                &infinite[..],
+                "output 'y' has -inf as element 1, which JSON cannot hold; ask for it as binary data",
+            ),
+            (Datatype::Fp32, &nan, "output 'y' has NaN as element 0"),
+            (Datatype::Fp16, &[0, 0], "output 'y' is FP16, which has no form in JSON"),
+            (Datatype::Bf16, &[0, 0], "output 'y' is BF16"),
+        ] {
+            let fault = JsonElements::new("y", datatype, data).expect_err("no form in JSON");
+            assert!(fault.message().starts_with(what), "{fault}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            for datatype in Datatype::ALL {
+                let data = &bytes[..bytes.len() / datatype.size() * datatype.size()];
+                let Ok(elements) = JsonElements::new("y", datatype, data) else { continue };
+                let json = serde_json::to_string(&elements.flat()).expect("JSON");
+                let back = tensors::read(&json, datatype, Layout::Any).expect("it was written so").data;
+                if datatype == Datatype::Bool {
+                    prop_assert!(back.iter().zip(data).all(|(back, sent)| (*back != 0) == (*sent != 0)));
+                } else {
+                    prop_assert_eq!(&back[..], data);
+                }
+            }
+        }
+    }
+}

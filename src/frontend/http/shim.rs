@@ -1,22 +1,10 @@
 //! Stands in for what the other branches bring.
 
-use futures::{Stream, stream};
 use serde_json::{Value, json};
 
-use crate::{
-    domain::Fault,
-    open_inference::{InferRequest, InferResponse, OpenInference},
-    service::{Caller, Service},
-    telemetry::Method,
-};
+use crate::{domain::Fault, open_inference::OpenInference, service::Service};
 
 pub(super) trait Shim {
-    fn infer_each(
-        &self,
-        method: Method,
-        request: InferRequest,
-        caller: Caller,
-    ) -> Result<impl Stream<Item = Result<InferResponse, Fault>> + Send + 'static, Fault>;
     fn server_metadata(&self) -> Value {
         json!({})
     }
@@ -35,37 +23,9 @@ pub(super) trait Shim {
     fn statistics(&self, _: &str, _: &str) -> Result<Value, Fault> {
         Ok(json!({}))
     }
-    fn shared_memory(&self) -> SharedMemory {
-        SharedMemory
-    }
 }
 
-impl Shim for OpenInference {
-    fn infer_each(
-        &self,
-        method: Method,
-        request: InferRequest,
-        caller: Caller,
-    ) -> Result<impl Stream<Item = Result<InferResponse, Fault>> + Send + 'static, Fault> {
-        let this = self.clone();
-        Ok(stream::once(async move { this.infer(method, request, caller).await }))
-    }
-}
-
-pub(super) struct SharedMemory;
-
-impl SharedMemory {
-    pub(super) fn status(&self, _: &str) -> Result<Value, Fault> {
-        Ok(json!([]))
-    }
-    pub(super) fn register(&self, _: &str, _: &str, _: u64, _: u64) -> Result<(), Fault> {
-        Ok(())
-    }
-    pub(super) fn unregister(&self, _: &str) -> Result<(), Fault> {
-        Ok(())
-    }
-    pub(super) fn unregister_all(&self) {}
-}
+impl Shim for OpenInference {}
 
 pub(super) trait RepositoryShim {
     fn repository(&self) -> Repository {
