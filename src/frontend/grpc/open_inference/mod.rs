@@ -164,32 +164,33 @@ impl GrpcInferenceService for OpenInferenceGrpc {
         &self,
         _: Request<inference::CudaSharedMemoryStatusRequest>,
     ) -> Reply<inference::CudaSharedMemoryStatusResponse> {
-        Err(unsupported("CudaSharedMemoryStatus"))
+        Err(unsupported("CUDA shared memory; register system shared memory instead"))
     }
 
     async fn cuda_shared_memory_register(
         &self,
         _: Request<inference::CudaSharedMemoryRegisterRequest>,
     ) -> Reply<inference::CudaSharedMemoryRegisterResponse> {
-        Err(unsupported("CudaSharedMemoryRegister"))
+        Err(unsupported("CUDA shared memory; register system shared memory instead"))
     }
 
     async fn cuda_shared_memory_unregister(
         &self,
         _: Request<inference::CudaSharedMemoryUnregisterRequest>,
     ) -> Reply<inference::CudaSharedMemoryUnregisterResponse> {
-        Err(unsupported("CudaSharedMemoryUnregister"))
+        // No region can be registered, so all are unregistered: clients clean up by this call whatever they have used.
+        Ok(Response::new(inference::CudaSharedMemoryUnregisterResponse {}))
     }
 
     async fn trace_setting(&self, _: Request<inference::TraceSettingRequest>) -> Reply<inference::TraceSettingResponse> {
-        Err(unsupported("TraceSetting"))
+        Err(unsupported("tracing by settings"))
     }
 
     async fn log_settings(&self, _: Request<inference::LogSettingsRequest>) -> Reply<inference::LogSettingsResponse> {
-        Err(unsupported("LogSettings"))
+        Err(unsupported("changing the log; set log.filter when the server starts"))
     }
 }
 
 fn unsupported(what: &str) -> Status {
-    status_of(&Fault::new(FaultKind::Unsupported, format!("{what} is not offered by this server")))
+    status_of(&Fault::new(FaultKind::Unsupported, format!("this server does not offer {what}")))
 }
