@@ -16,8 +16,8 @@ use crate::{
     config::SessionConfig,
     domain::{Fault, FaultKind, Priority, Timestamp},
     drain::{Drain, SessionGuard},
-    registry::{Model, ModelStatus, Registry},
-    scheduler::{Handoff, Overflow, StreamHandle, StreamOptions},
+    registry::{Model, ModelStatus, Repository},
+    scheduler::{Handoff, ModelKey, Overflow, StreamHandle, StreamOptions},
     session::{
         Event, Inbound, ItemRequest, ItemResult, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions,
         Unread, WhenFull,
@@ -76,7 +76,7 @@ pub struct Service {
 }
 
 struct Inner {
-    registry: Arc<Registry>,
+    repository: Repository,
     handoff: Arc<Handoff>,
     config: SessionConfig,
     drain: Drain,
@@ -98,17 +98,17 @@ pub struct OpenStream {
 }
 
 impl Service {
-    /// A door to the models of `registry`.
+    /// A door to the models of `repository`.
     #[must_use]
     pub fn new(
-        registry: Arc<Registry>,
+        repository: Repository,
         handoff: Arc<Handoff>,
         config: SessionConfig,
         drain: Drain,
         telemetry: &Telemetry,
     ) -> Self {
         let methods = Method::ALL.map(|method| Arc::new(telemetry.method(method)));
-        Self { inner: Arc::new(Inner { registry, handoff, config, drain, methods, tenants: RandomState::new() }) }
+        Self { inner: Arc::new(Inner { repository, handoff, config, drain, methods, tenants: RandomState::new() }) }
     }
 
     /// Opens a stream.
@@ -126,7 +126,7 @@ impl Service {
     }
 
     fn try_open(&self, method: Method, request: OpenRequest) -> Result<OpenStream, Fault> {
-        let Inner { registry, handoff, config, drain, .. } = &*self.inner;
+        let Inner { handoff, config, drain, .. } = &*self.inner;
         let guard = drain.session().ok_or_else(draining)?;
         if drain.sessions_open() > config.max_streams {
             let message = format!("{} streams are open, as many as session.max_streams allows", config.max_streams);
@@ -140,8 +140,10 @@ impl Service {
             ));
         }
         let version = (!request.version.is_empty()).then_some(request.version.as_str());
-        let model = registry.get(&request.model, version)?;
         let limits = self.limits(request.window_items);
+        let overflow = overflow(request.overflow, limits);
+        let stream = |model| StreamOptions { model, tenant: request.tenant, priority: request.priority, overflow };
+        let (model, handle) = self.serving(&request.model, version, |key| handoff.open(stream(key)))?;
         let unary = method == Method::Predict;
         let options = SessionOptions {
             payload: request.payload,
@@ -157,13 +159,6 @@ impl Service {
             when_full: if unary { WhenFull::Refuse } else { WhenFull::Wait },
             reads_on_drain: matches!(method, Method::Predict | Method::Scan),
         };
-        let stream = StreamOptions {
-            model: model.key,
-            tenant: request.tenant,
-            priority: request.priority,
-            overflow: overflow(request.overflow, limits),
-        };
-        let handle = handoff.open(stream).ok_or_else(|| unloaded(&request.model))?;
         let metrics = SessionMetrics::open(Arc::clone(self.metrics(method)));
         Ok(OpenStream { model, limits, unread: request.unread, options, handle, metrics, drain: drain.clone(), guard })
     }
@@ -211,7 +206,7 @@ impl Service {
     /// All models, ready or not.
     #[must_use]
     pub fn models(&self) -> Vec<ModelStatus> {
-        self.inner.registry.list()
+        self.inner.repository.registry().list()
     }
 
     /// One model and its queue.
@@ -219,9 +214,33 @@ impl Service {
     /// # Errors
     /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
     pub fn model(&self, name: &str, version: &str) -> Result<(Arc<Model>, QueueStatus), Fault> {
-        let model = self.inner.registry.get(name, (!version.is_empty()).then_some(version))?;
-        let status = self.inner.handoff.status(model.key);
-        Ok((model, status.ok_or_else(|| unloaded(name))?))
+        let version = (!version.is_empty()).then_some(version);
+        self.serving(name, version, |key| self.inner.handoff.status(key))
+    }
+
+    /// The repository of models: what it holds, and ways to load and unload.
+    #[must_use]
+    pub fn repository(&self) -> &Repository {
+        &self.inner.repository
+    }
+
+    /// A model, and what `ask` gets of its queue. A model that was replaced between the two is looked up again.
+    fn serving<T>(
+        &self,
+        name: &str,
+        version: Option<&str>,
+        ask: impl Fn(ModelKey) -> Option<T>,
+    ) -> Result<(Arc<Model>, T), Fault> {
+        let mut asked = None;
+        loop {
+            let model = self.inner.repository.registry().get(name, version)?;
+            if let Some(answer) = ask(model.key) {
+                return Ok((model, answer));
+            }
+            if asked.replace(model.key) == Some(model.key) {
+                return Err(Fault::new(FaultKind::Unavailable, format!("model '{name}' has no queue; load it again")));
+            }
+        }
     }
 
     /// The limits of a stream that asks for this window; 0 asks for the default.
@@ -355,10 +374,6 @@ fn check_one_window(samples: &[u8], framing: Option<FramingRule>) -> Result<(), 
         return Ok(());
     };
     Err(Fault::invalid("pcm_s16le", message))
-}
-
-fn unloaded(name: &str) -> Fault {
-    Fault::new(FaultKind::NotFound, format!("model '{name}' has just been unloaded"))
 }
 
 /// What a client hears that comes while the server drains.

@@ -204,11 +204,13 @@ pub struct ModelsConfig {
     pub allow_partial: bool,
     /// Whether to serve the model inside the binary.
     pub embedded: bool,
+    /// Whether to follow changes of the folder.
+    pub watch: bool,
 }
 
 impl Default for ModelsConfig {
     fn default() -> Self {
-        Self { dir: None, allow_partial: false, embedded: true }
+        Self { dir: None, allow_partial: false, embedded: true, watch: false }
     }
 }
 

@@ -15,6 +15,7 @@ mod padding;
 mod predict;
 mod promtool;
 mod readers;
+mod repository;
 mod scan;
 mod serving;
 mod session;

@@ -100,6 +100,12 @@ impl Handoff {
         drop(gone);
     }
 
+    /// Whether a model is there, if only for its last streams.
+    #[must_use]
+    pub fn holds(&self, key: ModelKey) -> bool {
+        self.shared.lock().models.contains_key(key)
+    }
+
     /// Models that are there, retired ones that still have streams included.
     #[must_use]
     pub fn models(&self) -> usize {
