@@ -17,7 +17,7 @@ use crate::{
     domain::{Fault, FaultKind, Priority, Timestamp},
     drain::{Drain, SessionGuard},
     registry::{Model, ModelStatus, Repository},
-    scheduler::{Handoff, ModelKey, Overflow, StreamHandle, StreamOptions},
+    scheduler::{Handoff, Overflow, StreamHandle, StreamOptions},
     session::{
         Event, Inbound, ItemRequest, ItemResult, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions,
         Unread, WhenFull,
@@ -126,7 +126,7 @@ impl Service {
     }
 
     fn try_open(&self, method: Method, request: OpenRequest) -> Result<OpenStream, Fault> {
-        let Inner { handoff, config, drain, .. } = &*self.inner;
+        let Inner { repository, handoff, config, drain, .. } = &*self.inner;
         let guard = drain.session().ok_or_else(draining)?;
         if drain.sessions_open() > config.max_streams {
             let message = format!("{} streams are open, as many as session.max_streams allows", config.max_streams);
@@ -143,7 +143,8 @@ impl Service {
         let limits = self.limits(request.window_items);
         let overflow = overflow(request.overflow, limits);
         let stream = |model| StreamOptions { model, tenant: request.tenant, priority: request.priority, overflow };
-        let (model, handle) = self.serving(&request.model, version, |key| handoff.open(stream(key)))?;
+        let registry = repository.registry();
+        let (model, handle) = registry.get_with(&request.model, version, |model| handoff.open(stream(model.key)))?;
         let unary = method == Method::Predict;
         let options = SessionOptions {
             payload: request.payload,
@@ -215,32 +216,14 @@ impl Service {
     /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
     pub fn model(&self, name: &str, version: &str) -> Result<(Arc<Model>, QueueStatus), Fault> {
         let version = (!version.is_empty()).then_some(version);
-        self.serving(name, version, |key| self.inner.handoff.status(key))
+        let Inner { repository, handoff, .. } = &*self.inner;
+        repository.registry().get_with(name, version, |model| handoff.status(model.key))
     }
 
     /// The repository of models: what it holds, and ways to load and unload.
     #[must_use]
     pub fn repository(&self) -> &Repository {
         &self.inner.repository
-    }
-
-    /// A model, and what `ask` gets of its queue. A model that was replaced between the two is looked up again.
-    fn serving<T>(
-        &self,
-        name: &str,
-        version: Option<&str>,
-        ask: impl Fn(ModelKey) -> Option<T>,
-    ) -> Result<(Arc<Model>, T), Fault> {
-        let mut asked = None;
-        loop {
-            let model = self.inner.repository.registry().get(name, version)?;
-            if let Some(answer) = ask(model.key) {
-                return Ok((model, answer));
-            }
-            if asked.replace(model.key) == Some(model.key) {
-                return Err(Fault::new(FaultKind::Unavailable, format!("model '{name}' has no queue; load it again")));
-            }
-        }
     }
 
     /// The limits of a stream that asks for this window; 0 asks for the default.

@@ -242,6 +242,29 @@ impl Registry {
         }
     }
 
+    /// The same, with what `ask` finds for it. It finds nothing for a model that was replaced since it was looked up; then the one
+    /// in its place is asked for.
+    ///
+    /// # Errors
+    /// As [`Registry::get`]; [`FaultKind::Unavailable`] if nothing is found for a model that is not replaced.
+    pub fn get_with<T>(
+        &self,
+        name: &str,
+        version: Option<&str>,
+        mut ask: impl FnMut(&Model) -> Option<T>,
+    ) -> Result<(Arc<Model>, T), Fault> {
+        let mut asked = None;
+        loop {
+            let model = self.get(name, version)?;
+            if let Some(answer) = ask(&model) {
+                return Ok((model, answer));
+            }
+            if asked.replace(model.key) == Some(model.key) {
+                return Err(Fault::new(FaultKind::Unavailable, format!("model '{name}' does not run; load it again")));
+            }
+        }
+    }
+
     /// All models and versions, in the order of names, then of numbers.
     #[must_use]
     pub fn list(&self) -> Vec<ModelStatus> {
@@ -392,6 +415,7 @@ fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
     }
 }
 
+/// What a client sent, short enough for a message.
 fn excerpt(text: &str) -> String {
     match text.char_indices().nth(EXCERPT_LETTERS) {
         Some((end, _)) => format!("{}…", &text[..end]),

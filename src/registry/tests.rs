@@ -266,6 +266,29 @@ fn what_serves_goes_on_while_it_is_loaded_anew_and_a_stream_keeps_it_when_it_is_
 }
 
 #[test]
+fn a_model_that_is_replaced_while_it_is_looked_up_is_looked_up_again() {
+    let root = models(&[("m/model.toml", Some(DOUBLER))]);
+    let registry = load_folder(root.path(), false).expect("all good");
+    let mut keys: SlotMap<ModelKey, ()> = SlotMap::with_key();
+    assert_eq!(keys.insert(()), registry.get("m", None).expect("ready").key, "the first key is taken");
+    let mut asked = Vec::new();
+    let (model, answer) = registry
+        .get_with("m", None, |model| {
+            asked.push(model.key);
+            let next = Model { key: keys.insert(()), ..model.clone() };
+            let replaced = asked.len() < 4;
+            if replaced {
+                registry.finish("m", vec![(1, Ok(Arc::new(next)))], |_, _, _| false);
+            }
+            (!replaced).then_some("an answer")
+        })
+        .expect("the last copy has an answer");
+    assert_eq!((answer, asked.len(), model.key), ("an answer", 4, asked[3]));
+    let fault = registry.get_with("m", None, |_| None::<()>).expect_err("it is not replaced");
+    assert_eq!(fault.kind(), FaultKind::Unavailable);
+}
+
+#[test]
 fn an_engine_that_is_not_there_is_named() {
     let manifest = "engine = 'onnxruntime'";
     let found = faults(&[("m/model.toml", Some(manifest)), ("m/1/model.onnx", Some("x"))]);

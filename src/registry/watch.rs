@@ -3,7 +3,11 @@
 //! The system tells of changes; nothing here asks for them. File systems that tell nothing, such as most network ones, need a signal
 //! or a call instead.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
@@ -26,8 +30,9 @@ pub struct WatchError(#[from] notify::Error);
 
 /// A watched folder.
 pub struct Watcher {
+    folder: PathBuf,
     /// Watches for as long as it lives.
-    _watcher: RecommendedWatcher,
+    system: RecommendedWatcher,
     changed: Arc<Notify>,
 }
 
@@ -39,7 +44,7 @@ impl Watcher {
     pub fn start(folder: &Path) -> Result<Self, WatchError> {
         let changed = Arc::new(Notify::new());
         let notified = Arc::clone(&changed);
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| match event {
+        let mut system = notify::recommended_watcher(move |event: notify::Result<Event>| match event {
             Ok(event) if only_reads(event.kind) => {}
             Ok(_) => notified.notify_one(),
             Err(error) => {
@@ -47,15 +52,25 @@ impl Watcher {
                 notified.notify_one();
             }
         })?;
-        watcher.watch(folder, RecursiveMode::Recursive)?;
-        Ok(Self { _watcher: watcher, changed })
+        system.watch(folder, RecursiveMode::Recursive)?;
+        Ok(Self { folder: folder.to_owned(), system, changed })
     }
 
     /// Refreshes the repository after each change. Run it as one task for as long as the server lives.
-    pub async fn keep_fresh(self, repository: Repository) {
+    pub async fn keep_fresh(mut self, repository: Repository) {
         loop {
             rested(&self.changed).await;
+            self.watch_anew();
             refresh(&repository).await;
+        }
+    }
+
+    /// The system watches folders, not names: another folder may be in the place of one that it watched.
+    fn watch_anew(&mut self) {
+        // It may have let go of the folder by itself.
+        let _ = self.system.unwatch(&self.folder);
+        if let Err(error) = self.system.watch(&self.folder, RecursiveMode::Recursive) {
+            warn!(folder = %self.folder.display(), %error, "the models' folder is watched no longer; send SIGHUP once it is back");
         }
     }
 }

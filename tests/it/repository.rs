@@ -228,13 +228,11 @@ async fn a_broken_version_leaves_the_old_one_serving_and_the_list_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_model_inside_the_binary_is_loaded_anew_while_every_lane_computes() {
-    let mut config = speech_config();
-    config.scheduler.lanes = 1;
-    let (server, _folder) = serve(config, &[("busy", &format!("{DOUBLER}\ncost_per_call_us = 20000\n"))]).await;
+async fn the_model_inside_the_binary_is_loaded_anew_while_lanes_compute() {
+    let (server, _folder) = serve(speech_config(), &[("busy", &format!("{DOUBLER}\ncost_per_call_us = 20000\n"))]).await;
     let stop = Arc::new(AtomicBool::new(false));
     let feed = tokio::spawn(endless_feed(connect(&server).await, tensors_of("busy"), Arc::clone(&stop), false));
-    until("the lane is busy", || metric(&server.metrics(), "tidemill_items_in_flight", "busy") > 0.0).await;
+    until("a lane is busy", || metric(&server.metrics(), "tidemill_items_in_flight", "busy") > 0.0).await;
     let before = server.registry().get("silero-vad", None).expect("it serves").key;
     patiently(server.repository().load("silero-vad")).await.expect("it is checked at build time");
     assert_ne!(server.registry().get("silero-vad", None).expect("it serves").key, before);
@@ -315,6 +313,15 @@ async fn a_watched_folder_is_followed() {
     until_models(&server, |server| version(server, "m") == "1").await;
     fs::remove_dir_all(folder.path().join("m")).expect("a folder");
     until_models(&server, |server| server.registry().list().is_empty()).await;
+
+    // Another folder takes the place of the one that is watched.
+    let (next, away) = (folder_of(&[("n", DOUBLER)]), folder.path().with_extension("away"));
+    fs::rename(folder.path(), &away).expect("it can be moved");
+    fs::rename(next.path(), folder.path()).expect("it can be moved");
+    until_models(&server, |server| version(server, "n") == "1").await;
+    write(folder.path(), "o/model.toml", DOUBLER.as_bytes());
+    until_models(&server, |server| version(server, "o") == "1").await;
+    fs::remove_dir_all(away).expect("a folder");
 }
 
 #[tokio::test]
