@@ -11,6 +11,8 @@
 //! What cannot be loaded takes no one's place. A version that the manifest no longer wants, or whose files are gone, serves until
 //! those that replace it do.
 
+mod index;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -32,10 +34,10 @@ use crate::{
     scheduler::ModelKey,
 };
 
+pub use index::{IndexEntry, IndexState};
+
 /// Why a model is in the list that was taken out of service by hand.
 const UNLOADED: &str = "unloaded";
-const NOT_LOADED: &str = "is there, and was not loaded";
-const LEFT_OUT: &str = "is there, and is left out by the manifest's versions";
 
 /// How a model is measured before it serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,48 +107,6 @@ struct Retired {
     name: Arc<str>,
     version: Arc<str>,
     key: ModelKey,
-}
-
-/// Where a version of the index is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum IndexState {
-    /// Being loaded, and nothing of it serves meanwhile.
-    Loading,
-    /// Serving; also while a new copy of it is being loaded.
-    Ready,
-    /// Could not be loaded, or has lost its engine.
-    Failed,
-    /// Takes no new streams; some are still open.
-    Unloading,
-    /// Not served.
-    Unloaded,
-}
-
-impl IndexState {
-    /// In lower case, for logs and messages.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Loading => "loading",
-            Self::Ready => "ready",
-            Self::Failed => "failed",
-            Self::Unloading => "unloading",
-            Self::Unloaded => "unloaded",
-        }
-    }
-}
-
-/// One version in the index.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IndexEntry {
-    /// Name of the model.
-    pub name: Arc<str>,
-    /// Version; empty if the model failed before its versions were known.
-    pub version: Arc<str>,
-    /// Where it is in its life.
-    pub state: IndexState,
-    /// Why it does not serve; of one that does, why its last reload failed, if it did. Else empty.
-    pub reason: Arc<str>,
 }
 
 /// What came of looking through the sources.
@@ -279,7 +239,7 @@ impl Inner {
     fn load(&self, books: &mut Books, name: &str) -> Result<(), Fault> {
         let found = self.discover();
         let Some((name, found)) = found.models.get_key_value(name) else {
-            return Err(self.not_found(books, name, &found.unusable));
+            return Err(self.not_found(books.models.get_mut(name), name, &found.unusable));
         };
         let book = books.models.entry(Arc::clone(name)).or_default();
         book.unloaded = false;
@@ -288,20 +248,29 @@ impl Inner {
     }
 
     /// Why a model that no source shows cannot be loaded.
-    fn not_found(&self, books: &Books, name: &str, unusable: &[Unusable]) -> Fault {
-        let book = books.models.get(name);
-        let hides = |unusable: &&Unusable| unusable.is_named(name) || book.is_some_and(|book| unusable.hides(&book.folder));
+    fn not_found(&self, book: Option<&mut Book>, name: &str, unusable: &[Unusable]) -> Fault {
+        let hides =
+            |unusable: &&Unusable| unusable.is_named(name) || book.as_ref().is_some_and(|book| unusable.hides(&book.folder));
         match unusable.iter().find(hides) {
             Some(unusable) => {
-                let reason = unusable.fault().to_string();
-                self.registry.note_failure(name, &reason.as_str().into());
-                broken(name, &reason)
+                if let Some(book) = book {
+                    self.hide(name, book, unusable);
+                }
+                broken(name, &unusable.fault().to_string())
             }
             None => {
                 let message =
                     format!("there is no model '{}' to load, neither in models.dir nor in the binary", super::excerpt(name));
                 Fault::new(FaultKind::NotFound, message).with_field("model")
             }
+        }
+    }
+
+    /// Keeps a model as it is that cannot be looked at. If its own folder is at fault, it says so, until all of it is loaded anew.
+    fn hide(&self, name: &str, book: &mut Book, unusable: &Unusable) {
+        if unusable.path == book.folder {
+            self.registry.note_failure(name, &unusable.fault().to_string().into());
+            book.origins.clear();
         }
     }
 
@@ -331,14 +300,12 @@ impl Inner {
             error!(fault = %unusable.fault(), "a folder holds no model that can be served");
         }
         books.models.retain(|name, book| {
-            let hidden = found.unusable.iter().find(|unusable| unusable.hides(&book.folder));
-            match hidden {
-                _ if found.models.contains_key(name) => return true,
-                Some(unusable) => {
-                    self.registry.note_failure(name, &unusable.fault().to_string().into());
-                    return true;
-                }
-                None => {}
+            if found.models.contains_key(name) {
+                return true;
+            }
+            if let Some(unusable) = found.unusable.iter().find(|unusable| unusable.hides(&book.folder)) {
+                self.hide(name, book, unusable);
+                return true;
             }
             let left = self.registry.remove(name);
             info!(model = %name, versions = left.len(), "model is gone from its folder");
@@ -385,7 +352,7 @@ impl Inner {
             self.host.count_load(name, &version, loaded, serves.contains(&version));
         }
         for fault in &applied.faults {
-            error!(%fault, "a version could not be loaded; what served goes on");
+            error!(model = %name, %fault, "a model could not be loaded; if it served, it still does");
         }
         applied.retired = left.len();
         self.retire(left);
@@ -416,53 +383,6 @@ impl Inner {
         }
         retired.retain(|retired| self.host.holds(retired.key));
     }
-
-    /// The versions that were loaded, and those that still have streams.
-    fn known(&self) -> Index {
-        let mut index = Index::new();
-        for status in self.registry.list() {
-            let state = match status.state {
-                ModelState::Loading => IndexState::Loading,
-                ModelState::Ready => IndexState::Ready,
-                ModelState::Failed => IndexState::Failed,
-                ModelState::Unloaded => IndexState::Unloaded,
-            };
-            let entry = IndexEntry { name: status.name, version: status.version, state, reason: status.reason };
-            index.insert(place(&entry), entry);
-        }
-        for Retired { name, version, .. } in self.retired.lock().iter().filter(|retired| self.host.holds(retired.key)) {
-            let (name, version, reason) = (Arc::clone(name), Arc::clone(version), "its last streams are open".into());
-            let unloading = IndexEntry { name, version, state: IndexState::Unloading, reason };
-            let entry = index.entry(place(&unloading)).or_insert_with(|| unloading.clone());
-            if entry.state == IndexState::Unloaded {
-                *entry = unloading;
-            }
-        }
-        index
-    }
-
-    /// All versions of the sources, as if none were loaded. Blocks.
-    fn found_versions(&self) -> Index {
-        let found = self.discover();
-        let mut index = Index::new();
-        for found in found.models.values() {
-            let wanted = candidates(found).into_iter().map(|candidate| (candidate.number, NOT_LOADED));
-            let there = found.model.versions.iter().map(|version| (version.number, LEFT_OUT));
-            for (number, reason) in wanted.chain(there) {
-                let (name, version, reason) = (Arc::clone(&found.model.name), version_text(number), reason.into());
-                let entry = IndexEntry { name, version, state: IndexState::Unloaded, reason };
-                index.entry(place(&entry)).or_insert(entry);
-            }
-        }
-        index
-    }
-}
-
-/// By name and number.
-type Index = BTreeMap<(Arc<str>, u64), IndexEntry>;
-
-fn place(entry: &IndexEntry) -> (Arc<str>, u64) {
-    (Arc::clone(&entry.name), entry.version.parse().unwrap_or(0))
 }
 
 fn broken(name: &str, reason: &str) -> Fault {
