@@ -21,6 +21,7 @@ mod padding;
 mod predict;
 mod promtool;
 mod readers;
+mod repository;
 mod scan;
 mod sequences;
 mod serving;

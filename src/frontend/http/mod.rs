@@ -21,7 +21,6 @@ mod response;
 mod routes;
 mod server;
 mod shared_memory;
-mod shim;
 mod tensors;
 
 pub use server::HttpServer;

@@ -13,7 +13,6 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tower_http::{CompressionLevel, compression::CompressionLayer, decompression::RequestDecompressionLayer};
 
-use super::shim::Shim as _;
 use super::{error::Refusal, generate, infer, repository, response::to_json, shared_memory};
 use crate::{
     config::HttpConfig,

@@ -435,7 +435,7 @@ mod tests {
                 for layout in [Layout::Any, Layout::Of(&shape)] {
                     if let Ok(elements) = read(&text, datatype, layout) {
                         let count: i64 = elements.shape.iter().product();
-                        prop_assert_eq!(elements.data.len(), usize::try_from(count).expect("small") * datatype.size());
+                        prop_assert_eq!(elements.data.len(), usize::try_from(count).expect("small") * datatype.least_size());
                     }
                 }
             }
