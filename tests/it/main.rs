@@ -22,6 +22,7 @@ mod padding;
 mod predict;
 mod promtool;
 mod readers;
+mod repository;
 mod scan;
 mod sequences;
 mod serving;

@@ -21,7 +21,6 @@ mod response;
 mod routes;
 mod server;
 mod shared_memory;
-mod shim;
 mod to_json;
 
 pub use server::HttpServer;
