@@ -6,7 +6,7 @@ use tidemill::app::Server;
 
 use crate::{
     http_client::{Http, infer_json},
-    serving::{Account, COUNTER, DOUBLER, bare_config, serve, slow_doubler},
+    serving::{Account, COUNTER, DOUBLER, bare_config, folder_of, patiently, serve, slow_doubler, until},
 };
 
 /// Two strings in, the same two out.
@@ -118,11 +118,11 @@ async fn a_server_that_drains_lives_and_is_not_ready() {
     assert_eq!(looking.get("/v2/health/ready").await.status, 200);
     let account = Account::of(&server, "slow");
     let work = tokio::spawn(async move { asking.post("/v2/models/slow/infer", infer_json(&[10, 4], &[1.0; 40])).await.status });
-    crate::serving::until("all items are in", || account.ledger().received() == 10).await;
+    until("all items are in", || account.ledger().received() == 10).await;
     let address = server.http_addr();
     let draining = tokio::spawn(server.drain());
     // New connections are taken while work is left; one that is there when the drain begins is closed.
-    let told = crate::serving::patiently(async {
+    let told = patiently(async {
         loop {
             let asked = Http::connect_to(address).await.begin("GET", "/v2/health/ready", &[], "").await;
             if asked.is_ok_and(|reply| reply.status() != 200) {
@@ -135,6 +135,41 @@ async fn a_server_that_drains_lives_and_is_not_ready() {
     assert_eq!(told.error().0, 503);
     assert_eq!(work.await.expect("no panic"), 200);
     draining.await.expect("no panic");
+}
+
+// ---- Repository -------------------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn models_are_listed_unloaded_and_loaded_again() {
+    let folder = folder_of(&[("m", DOUBLER), ("counter", COUNTER)]);
+    let mut config = bare_config();
+    config.models.dir = Some(folder.path().to_owned());
+    let server = Server::start(config).await.unwrap_or_else(|error| panic!("{error}"));
+    let mut http = Http::connect(&server).await;
+    let states = async |http: &mut Http, body: &str| -> Vec<String> {
+        let (status, index) = http.post("/v2/repository/index", body.to_owned()).await.json();
+        assert_eq!(status, 200, "{index}");
+        index.as_array().expect("a list").iter().map(|entry| format!("{} {}", entry["name"], entry["state"])).collect()
+    };
+    assert_eq!(states(&mut http, "").await, [r#""counter" "READY""#, r#""m" "READY""#]);
+    let unload = json!({"parameters": {"unload_dependents": false}}).to_string();
+    assert_eq!(http.post("/v2/repository/models/m/unload", unload).await.status, 200);
+    assert_eq!(states(&mut http, "{}").await, [r#""counter" "READY""#, r#""m" "UNAVAILABLE""#]);
+    assert_eq!(states(&mut http, r#"{"ready": true}"#).await, [r#""counter" "READY""#]);
+    assert_eq!(http.get("/v2/models/m/ready").await.error().0, 503);
+    assert_eq!(http.post("/v2/models/m/infer", infer_json(&[4], &[1.0; 4])).await.error().0, 503);
+    assert_eq!(http.post("/v2/repository/models/m/load", "").await.status, 200);
+    assert_eq!(http.post("/v2/models/m/infer", infer_json(&[4], &[1.0; 4])).await.status, 200);
+    for (path, body, status) in [
+        ("models/nobody/load", "{}", 404),
+        ("models/nobody/unload", "", 404),
+        ("models/m/load", r#"{"parameters": {"config": "{}"}}"#, 501),
+        ("models/m/load", "[", 400),
+        ("index", r#"{"ready": 1}"#, 400),
+    ] {
+        let found = http.post(&format!("/v2/repository/{path}"), body).await.error();
+        assert_eq!(found.0, status, "{path} {body}: {found:?}");
+    }
 }
 
 // ---- Shared memory ----------------------------------------------------------------------------------------------------------
