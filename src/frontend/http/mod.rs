@@ -11,9 +11,9 @@ mod aside;
 mod body;
 mod connection;
 mod error;
+mod from_json;
 mod generate;
 mod infer;
-mod numbers;
 mod plain;
 mod repository;
 mod request;
@@ -21,6 +21,6 @@ mod response;
 mod routes;
 mod server;
 mod shared_memory;
-mod tensors;
+mod to_json;
 
 pub use server::HttpServer;

@@ -10,9 +10,9 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{
-    numbers::{JsonElements, JsonTensor},
+    from_json::{self, Layout},
     request::{Named, parse},
-    tensors::{self, Layout},
+    to_json::{JsonElements, JsonTensor},
 };
 use crate::{
     domain::{Fault, FaultKind, Signature, TensorSpec},
@@ -69,7 +69,7 @@ pub(super) fn encode(response: &InferResponse) -> Result<String, Fault> {
 
 fn input_tensor(spec: &TensorSpec, value: &RawValue) -> Result<InputTensor, Fault> {
     let name = spec.name.to_string();
-    let elements = tensors::read(value.get(), spec.datatype, Layout::Any)
+    let elements = from_json::read(value.get(), spec.datatype, Layout::Any)
         .map_err(|message| Fault::invalid(name.clone(), format!("input '{name}': {message}")))?;
     // A lone value is one element, in as many dimensions of one as the model has.
     let lone = || spec.fixed_shape().filter(|shape| shape.iter().product::<usize>() == 1).map_or(1, |shape| shape.len());

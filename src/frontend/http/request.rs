@@ -18,7 +18,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::tensors::{self, Layout};
+use super::from_json::{self, Layout};
 use crate::{
     domain::{Datatype, Fault},
     open_inference::{InferRequest, InputTensor, Parameter, Parameters, RequestedOutput},
@@ -167,7 +167,7 @@ fn input_tensor(position: usize, input: InputJson<'_>, rest: &mut Bytes) -> Resu
             Some(rest.split_to(size))
         }
         (None, Some(data)) => {
-            let elements = tensors::read(data.get(), datatype, Layout::Of(&shape));
+            let elements = from_json::read(data.get(), datatype, Layout::Of(&shape));
             Some(elements.map_err(|message| Fault::invalid(at("data"), format!("input '{name}': {message}")))?.data)
         }
         // In shared memory, or an error that both forms of the protocol share.

@@ -17,8 +17,8 @@ use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 
 use super::{
-    numbers::{JsonElements, JsonTensor},
     request::{BinaryOutputs, HEADER_LENGTH},
+    to_json::{JsonElements, JsonTensor},
 };
 use crate::{
     domain::{Fault, FaultKind},

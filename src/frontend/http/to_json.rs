@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer, ser::SerializeSeq as _};
 
-use crate::domain::{Datatype, Fault};
+use crate::domain::{ByteElements, Datatype, Fault};
 
 /// The elements of an output, known to have a form in JSON.
 #[derive(Debug, Clone, Copy)]
@@ -15,18 +15,20 @@ impl<'a> JsonElements<'a> {
     /// The elements of the output `name`.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) for what JSON cannot hold: FP16, BF16, numbers that are not finite.
+    /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) for what JSON cannot hold: FP16, BF16, numbers that are not
+    /// finite, BYTES that are not UTF-8.
     pub(super) fn new(name: &str, datatype: Datatype, data: &'a [u8]) -> Result<Self, Fault> {
         let refuse = |what: String| {
             let message = format!("output '{name}' {what}; ask for it as binary data (binary_data, binary_data_output)");
             Err(Fault::invalid("outputs", message))
         };
         let strange = match datatype {
-            Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => {
-                return refuse(format!("is {datatype}, which has no form in JSON"));
-            }
+            Datatype::Fp16 | Datatype::Bf16 => return refuse(format!("is {datatype}, which has no form in JSON")),
             Datatype::Fp32 => not_finite(numbers(data, f32::from_le_bytes).map(f64::from)),
             Datatype::Fp64 => not_finite(numbers(data, f64::from_le_bytes)),
+            Datatype::Bytes => ByteElements::new(data)
+                .position(|element| str::from_utf8(element).is_err())
+                .map(|index| (index, "bytes that are not UTF-8".to_owned())),
             Datatype::Bool
             | Datatype::Uint8
             | Datatype::Uint16
@@ -55,15 +57,33 @@ impl<'a> JsonElements<'a> {
     }
 
     fn len(&self) -> usize {
-        self.data.len() / self.datatype.least_size()
+        match self.datatype.fixed_size() {
+            Some(size) => self.data.len() / size,
+            None => ByteElements::new(self.data).count(),
+        }
     }
 
-    /// As many equal parts.
+    /// As many parts, of as many elements each.
     fn parts(self, count: usize) -> impl Iterator<Item = Self> {
-        let bytes = self.data.len() / count.max(1);
-        let part = move |index: usize| Self { data: &self.data[index * bytes..(index + 1) * bytes], ..self };
-        (0..count).map(part)
+        let elements = self.len() / count.max(1);
+        let mut rest = self.data;
+        (0..count).map(move |_| {
+            let data = match self.datatype.fixed_size() {
+                Some(size) => rest.split_off(..elements * size).unwrap_or_default(),
+                None => split_off_elements(&mut rest, elements),
+            };
+            Self { data, ..self }
+        })
     }
+}
+
+/// Takes the first `count` elements off BYTES data.
+fn split_off_elements<'a>(rest: &mut &'a [u8], count: usize) -> &'a [u8] {
+    let mut elements = ByteElements::new(rest);
+    elements.by_ref().take(count).for_each(drop);
+    let (taken, left) = rest.split_at(rest.len() - elements.rest().len());
+    *rest = left;
+    taken
 }
 
 /// A tensor in the form that it is to have in JSON.
@@ -106,8 +126,9 @@ impl Serialize for JsonTensor<'_> {
             Datatype::Int64 => write(serializer, lone, numbers(data, i64::from_le_bytes)),
             Datatype::Fp32 => write(serializer, lone, numbers(data, f32::from_le_bytes)),
             Datatype::Fp64 => write(serializer, lone, numbers(data, f64::from_le_bytes)),
+            Datatype::Bytes => write(serializer, lone, strings(data)),
             // Refused before.
-            Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => serializer.serialize_none(),
+            Datatype::Fp16 | Datatype::Bf16 => serializer.serialize_none(),
         }
     }
 }
@@ -120,8 +141,14 @@ fn numbers<T, const N: usize>(data: &[u8], from_le_bytes: fn([u8; N]) -> T) -> i
     data.as_chunks().0.iter().map(move |bytes| from_le_bytes(*bytes))
 }
 
-fn not_finite(values: impl Iterator<Item = f64>) -> Option<(usize, f64)> {
-    values.enumerate().find(|(_, value)| !value.is_finite())
+fn not_finite(values: impl Iterator<Item = f64>) -> Option<(usize, String)> {
+    let (index, value) = values.enumerate().find(|(_, value)| !value.is_finite())?;
+    Some((index, value.to_string()))
+}
+
+fn strings(data: &[u8]) -> impl Iterator<Item = &str> {
+    // Held against UTF-8 before.
+    ByteElements::new(data).map(|element| str::from_utf8(element).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -129,7 +156,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::frontend::http::tensors::{self, Layout};
+    use crate::{
+        domain::push_element,
+        frontend::http::from_json::{self, Layout},
+    };
 
     fn flat(datatype: Datatype, data: &[u8]) -> String {
         serde_json::to_string(&JsonElements::new("y", datatype, data).expect("a form in JSON").flat()).expect("JSON")
@@ -160,6 +190,20 @@ mod tests {
     }
 
     #[test]
+    fn strings_are_written_with_their_escapes() {
+        let mut data = Vec::new();
+        for element in ["a\"\n", "", "né", "4"] {
+            push_element(&mut data, element.as_bytes()).expect("it is short");
+        }
+        assert_eq!(flat(Datatype::Bytes, &data), r#"["a\"\n","","né","4"]"#);
+        let elements = JsonElements::new("y", Datatype::Bytes, &data).expect("text");
+        let json = serde_json::to_string(&elements.nested(&[2, 2])).expect("JSON");
+        assert_eq!(json, r#"[["a\"\n",""],["né","4"]]"#);
+        let lone = JsonElements::new("y", Datatype::Bytes, &data[..7]).expect("text");
+        assert_eq!(serde_json::to_string(&lone.nested(&[1, 1])).expect("JSON"), r#""a\"\n""#);
+    }
+
+    #[test]
     fn what_json_cannot_hold_is_named_with_what_to_do() {
         let infinite: Vec<u8> = [1.0_f64, f64::NEG_INFINITY].iter().flat_map(|value| value.to_le_bytes()).collect();
         let nan = f32::NAN.to_le_bytes();
@@ -172,6 +216,7 @@ mod tests {
             (Datatype::Fp32, &nan, "output 'y' has NaN as element 0"),
             (Datatype::Fp16, &[0, 0], "output 'y' is FP16, which has no form in JSON"),
             (Datatype::Bf16, &[0, 0], "output 'y' is BF16"),
+            (Datatype::Bytes, b"\x01\0\0\0a\x01\0\0\0\xff", "output 'y' has bytes that are not UTF-8 as element 1"),
         ] {
             let fault = JsonElements::new("y", datatype, data).expect_err("no form in JSON");
             assert!(fault.message().starts_with(what), "{fault}");
@@ -182,11 +227,14 @@ mod tests {
         #[test]
         fn what_is_written_is_read_back(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             for datatype in Datatype::ALL {
+                // BYTES data may be cut anywhere: what the last element lacks is not there.
                 let data = &bytes[..bytes.len() / datatype.least_size() * datatype.least_size()];
                 let Ok(elements) = JsonElements::new("y", datatype, data) else { continue };
                 let json = serde_json::to_string(&elements.flat()).expect("JSON");
-                let back = tensors::read(&json, datatype, Layout::Any).expect("it was written so").data;
-                if datatype == Datatype::Bool {
+                let back = from_json::read(&json, datatype, Layout::Any).expect("it was written so").data;
+                if datatype == Datatype::Bytes {
+                    prop_assert!(ByteElements::new(&back).eq(ByteElements::new(data)));
+                } else if datatype == Datatype::Bool {
                     prop_assert!(back.iter().zip(data).all(|(back, sent)| (*back != 0) == (*sent != 0)));
                 } else {
                     prop_assert_eq!(&back[..], data);

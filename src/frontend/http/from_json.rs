@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use bytes::Bytes;
 
-use crate::domain::Datatype;
+use crate::domain::{Datatype, push_element};
 
 /// Levels of brackets; more than a tensor that means something has.
 const NESTING_MAX: usize = 32;
@@ -57,7 +57,8 @@ pub(super) fn read(json: &str, datatype: Datatype, layout: Layout<'_>) -> Result
             let value = number(token)?;
             finite(f64::is_finite(value), data, &value.to_le_bytes())
         },
-        Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => {
+        Datatype::Bytes => string,
+        Datatype::Fp16 | Datatype::Bf16 => {
             return Err(format!("{datatype} has no form in JSON; send the tensor as binary data (binary_data_size)"));
         }
     };
@@ -80,6 +81,17 @@ fn boolean(token: &str, data: &mut Vec<u8>) -> Result<(), Bad> {
         _ => return Err(Bad::Kind),
     }
     Ok(())
+}
+
+fn string(token: &str, data: &mut Vec<u8>) -> Result<(), Bad> {
+    let inner = token.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or(Bad::Kind)?;
+    let pushed = if inner.contains('\\') {
+        let unescaped: String = serde_json::from_str(token).map_err(|_| Bad::Kind)?;
+        push_element(data, unescaped.as_bytes())
+    } else {
+        push_element(data, inner.as_bytes())
+    };
+    pushed.map_err(|_| Bad::Range)
 }
 
 fn finite(is_finite: bool, data: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Bad> {
@@ -303,6 +315,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::ByteElements;
 
     fn le<const N: usize, T: Copy>(values: &[T], to_le_bytes: fn(T) -> [u8; N]) -> Vec<u8> {
         values.iter().flat_map(|value| to_le_bytes(*value)).collect()
@@ -327,6 +340,13 @@ mod tests {
         assert_eq!(data(extremes, Int64), le(&[i64::MIN, i64::MAX, (1 << 53) + 1, 0], i64::to_le_bytes));
         assert_eq!(data("[1, -0.0, 1e-45, 3.4028235e38, 1E2]", Fp32), le(&[1.0, -0.0, 1e-45, f32::MAX, 100.0], f32::to_le_bytes));
         assert_eq!(data("[1.7976931348623157e308, 5e-324]", Fp64), le(&[f64::MAX, 5e-324], f64::to_le_bytes));
+    }
+
+    #[test]
+    fn strings_are_read_without_their_escapes() {
+        let read = data(r#"["", "né", "a\"\\\n\u00e9]"]"#, Datatype::Bytes);
+        let elements: Vec<_> = ByteElements::new(&read).collect();
+        assert_eq!(elements, ["", "né", "a\"\\\né]"].map(str::as_bytes));
     }
 
     #[test]
@@ -389,6 +409,7 @@ mod tests {
             (Datatype::Fp32, "[true]", "element 0 is true, but FP32 takes finite numbers"),
             (Datatype::Bool, "[1]", "element 0 is 1, but BOOL takes true and false"),
             (Datatype::Uint8, "[{\"a\":[1]}]", "element 0 is an object, but UINT8 takes"),
+            (Datatype::Bytes, "[\"a\", 1]", "element 1 is 1, but BYTES takes strings"),
             (Datatype::Fp16, "[1]", "FP16 has no form in JSON; send the tensor as binary data (binary_data_size)"),
             (Datatype::Bf16, "[1]", "BF16 has no form in JSON"),
         ];
@@ -435,7 +456,11 @@ mod tests {
                 for layout in [Layout::Any, Layout::Of(&shape)] {
                     if let Ok(elements) = read(&text, datatype, layout) {
                         let count: i64 = elements.shape.iter().product();
-                        prop_assert_eq!(elements.data.len(), usize::try_from(count).expect("small") * datatype.least_size());
+                        let found = match datatype.fixed_size() {
+                            Some(size) => elements.data.len() / size,
+                            None => ByteElements::new(&elements.data).count(),
+                        };
+                        prop_assert_eq!(found, usize::try_from(count).expect("small"));
                     }
                 }
             }
