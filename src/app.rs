@@ -181,6 +181,12 @@ impl Server {
         })
     }
 
+    /// Which phase of its life the server is in.
+    #[must_use]
+    pub fn phase(&self) -> Drain {
+        self.drain.clone()
+    }
+
     /// Where gRPC clients connect.
     #[must_use]
     pub const fn grpc_addr(&self) -> SocketAddr {
