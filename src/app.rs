@@ -30,7 +30,7 @@ use crate::{
     engine::{self, LaneThreads},
     frontend::{
         admin::{self, AdminHandle, AdminSource, Readiness},
-        grpc::{GrpcServer, Shutdown, keep_health},
+        grpc::{GrpcServer, HealthKeeper, Shutdown},
     },
     registry::{
         self, Embedded, EngineChoice, Folder, Host, LoadedModel, ModelSource, ModelState, Registry, Repository, WarmUp, Watcher,
@@ -149,7 +149,7 @@ impl Server {
         let mut background = vec![
             tokio::spawn(Arc::clone(&handoff).kick_lanes()),
             tokio::spawn(keep_time(Arc::clone(&handoff))),
-            tokio::spawn(keep_health(service, drain.clone(), reporter)),
+            tokio::spawn(HealthKeeper::begin(service, &drain, reporter).await.keep()),
         ];
         background.extend(watcher.map(|watcher| tokio::spawn(watcher.keep_fresh(repository.clone()))));
         let grpc = tokio::spawn(server.serve());
