@@ -1,5 +1,7 @@
 //! A client of the HTTP port: one connection, on hyper; and bare bytes, for what no client would send.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
@@ -34,7 +36,11 @@ pub(crate) struct Reply {
 
 impl Http {
     pub(crate) async fn connect(server: &Server) -> Self {
-        let stream = TcpStream::connect(server.http_addr()).await.expect("the HTTP port accepts");
+        Self::connect_to(server.http_addr()).await
+    }
+
+    pub(crate) async fn connect_to(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("the HTTP port accepts");
         let (sender, connection) = handshake(TokioIo::new(stream)).await.expect("a connection");
         tokio::spawn(connection);
         Self { sender }

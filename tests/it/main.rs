@@ -14,6 +14,7 @@ mod garbage;
 mod http;
 mod http_client;
 mod http_connections;
+mod http_documents;
 mod infer;
 mod metrics;
 mod model_facts;
