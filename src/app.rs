@@ -32,7 +32,7 @@ use crate::{
     frontend::{
         Shutdown,
         admin::{self, AdminHandle, AdminSource, Readiness},
-        grpc::{GrpcServer, keep_health},
+        grpc::{GrpcServer, HealthKeeper},
         http::HttpServer,
     },
     open_inference::OpenInference,
@@ -158,7 +158,7 @@ impl Server {
         let mut background = vec![
             tokio::spawn(Arc::clone(&handoff).kick_lanes()),
             tokio::spawn(keep_time(Arc::clone(&handoff))),
-            tokio::spawn(keep_health(service, drain.clone(), reporter)),
+            tokio::spawn(HealthKeeper::begin(service, &drain, reporter).await.keep()),
         ];
         background.extend(watcher.map(|watcher| tokio::spawn(watcher.keep_fresh(repository.clone()))));
         let ports = tokio::spawn(async move {
