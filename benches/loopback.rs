@@ -77,6 +77,7 @@ async fn start(models: &std::path::Path) -> Server {
     std::fs::write(folder.join("model.toml"), MANIFEST).expect("a writable folder");
     let mut config = Config::default();
     config.server.grpc_addr = (Ipv4Addr::LOCALHOST, 0).into();
+    config.server.http_addr = (Ipv4Addr::LOCALHOST, 0).into();
     config.server.admin_addr = (Ipv4Addr::LOCALHOST, 0).into();
     config.models.dir = Some(models.to_owned());
     config.models.embedded = false;

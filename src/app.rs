@@ -1,13 +1,13 @@
 //! The composition root: the only file that knows all the parts.
 //!
 //! # START
-//! Both ports are bound first, so that a port in use is known before any model is loaded. The admin port answers from then on;
-//! the gRPC port accepts once every model is ready.
+//! All ports are bound first, so that a port in use is known before any model is loaded. The admin port answers from then on;
+//! the gRPC and HTTP ports accept once every model is ready.
 //!
 //! # SHUTDOWN
 //! [`Server::drain`], in this order, each step with its budget: readiness and health off, no new sessions, GOAWAY; sessions finish
-//! what is in flight (`drain.deadline_s`); the gRPC port closes, then its connections ([`CONNECTIONS_GRACE`]); lanes end; the
-//! admin port closes last.
+//! what is in flight (`drain.deadline_s`); the gRPC and HTTP ports close, then their connections ([`CONNECTIONS_GRACE`]); lanes
+//! end; the admin port closes last.
 
 use std::{
     fs::File,
@@ -29,8 +29,10 @@ use crate::{
     drain::Drain,
     engine::{self, LaneThreads},
     frontend::{
+        Shutdown,
         admin::{self, AdminHandle, AdminSource, Readiness},
-        grpc::{GrpcServer, Shutdown, keep_health},
+        grpc::{GrpcServer, keep_health},
+        http::HttpServer,
     },
     open_inference::OpenInference,
     registry::{self, Embedded, EngineChoice, Example, Folder, LoadOptions, LoadedModel, ModelSource, ModelState, Registry},
@@ -87,12 +89,14 @@ pub enum StartError {
 /// A running server.
 pub struct Server {
     grpc_addr: SocketAddr,
+    http_addr: SocketAddr,
     drain: Drain,
     registry: Arc<Registry>,
     handoff: Arc<Handoff>,
     telemetry: Telemetry,
     shutdown: Shutdown,
-    grpc: JoinHandle<()>,
+    /// The servers of the ports for clients.
+    ports: JoinHandle<()>,
     background: Vec<JoinHandle<()>>,
     lanes: Lanes,
     admin: AdminHandle,
@@ -107,6 +111,7 @@ impl Server {
     /// [`StartError`]; nothing is left running then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let grpc_listener = bind("server.grpc_addr", config.server.grpc_addr)?;
+        let http_listener = bind("server.http_addr", config.server.http_addr)?;
         let admin_listener = bind("server.admin_addr", config.server.admin_addr)?;
         let telemetry = Telemetry::new();
         let drain = Drain::new();
@@ -132,25 +137,47 @@ impl Server {
             Service::new(Arc::clone(&registry), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
         let open_inference = OpenInference::new(service.clone(), config.sequence.clone(), config.shared_memory.clone());
         let shutdown = Shutdown::default();
-        grpc_listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(grpc_listener)?;
-        let grpc_addr = listener.local_addr()?;
-        let (server, reporter) =
-            GrpcServer::new(listener, open_inference, config.grpc.clone(), telemetry.server(), shutdown.clone())?;
+        let (grpc_listener, grpc_addr) = nonblocking(grpc_listener)?;
+        let (http_listener, http_addr) = nonblocking(http_listener)?;
+        let (grpc, reporter) =
+            GrpcServer::new(grpc_listener, open_inference.clone(), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
+        let http = HttpServer::new(http_listener, open_inference, config.http.clone(), telemetry.server(), shutdown.clone());
         drain.serve();
         let background = vec![
             tokio::spawn(Arc::clone(&handoff).kick_lanes()),
             tokio::spawn(keep_time(Arc::clone(&handoff))),
             tokio::spawn(keep_health(service, drain.clone(), reporter)),
         ];
-        let grpc = tokio::spawn(server.serve());
-        Ok(Self { grpc_addr, drain, registry, handoff, telemetry, shutdown, grpc, background, lanes, admin, recording, config })
+        let ports = tokio::spawn(async move {
+            tokio::join!(grpc.serve(), http.serve());
+        });
+        Ok(Self {
+            grpc_addr,
+            http_addr,
+            drain,
+            registry,
+            handoff,
+            telemetry,
+            shutdown,
+            ports,
+            background,
+            lanes,
+            admin,
+            recording,
+            config,
+        })
     }
 
-    /// Where clients connect.
+    /// Where gRPC clients connect.
     #[must_use]
     pub const fn grpc_addr(&self) -> SocketAddr {
         self.grpc_addr
+    }
+
+    /// Where HTTP clients connect.
+    #[must_use]
+    pub const fn http_addr(&self) -> SocketAddr {
+        self.http_addr
     }
 
     /// Where metrics and probes are.
@@ -186,7 +213,7 @@ impl Server {
 
     /// Shuts down in order; see the module's text.
     pub async fn drain(self) {
-        let Self { drain, handoff, shutdown, mut grpc, background, lanes, admin, recording, config, .. } = self;
+        let Self { drain, handoff, shutdown, mut ports, background, lanes, admin, recording, config, .. } = self;
         let deadline = config.drain.deadline();
         tracing::info!(sessions = drain.sessions_open(), ?deadline, "draining");
         drain.begin();
@@ -201,10 +228,10 @@ impl Server {
             }
         }
         shutdown.close();
-        if tokio::time::timeout(CONNECTIONS_GRACE, &mut grpc).await.is_err() {
+        if tokio::time::timeout(CONNECTIONS_GRACE, &mut ports).await.is_err() {
             shutdown.abort();
             // It ends by itself now; an error could only be a panic, which tokio has reported.
-            let _ = grpc.await;
+            let _ = ports.await;
         }
         drain.close();
         for task in background {
@@ -226,6 +253,14 @@ impl Server {
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).map_err(|error| StartError::Bind { key, address, error })
+}
+
+/// The same listener for the runtime, and where it listens.
+fn nonblocking(listener: TcpListener) -> io::Result<(tokio::net::TcpListener, SocketAddr)> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 fn lane_count(config: &Config) -> usize {

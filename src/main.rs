@@ -39,10 +39,10 @@ enum Command {
     Client(ClientCommand),
 }
 
-/// Serve models over gRPC
+/// Serve models over gRPC and HTTP
 ///
-/// Without any flag, serves the speech model inside the binary (Silero VAD, as `silero-vad`) on 127.0.0.1:50051, with metrics and
-/// probes on 127.0.0.1:9464.
+/// Without any flag, serves the speech model inside the binary (Silero VAD, as `silero-vad`) to gRPC clients on 127.0.0.1:50051 and
+/// to HTTP clients on 127.0.0.1:8080, with metrics and probes on 127.0.0.1:9464.
 ///
 /// Settings come from a file, then TIDEMILL_SECTION__KEY variables, then flags; the last one wins. SIGTERM or Ctrl-C drains: open
 /// streams finish what is in flight, then the server exits with 0. A second signal exits at once with 1. A server that cannot
@@ -57,6 +57,10 @@ struct ServeArgs {
     /// Where gRPC clients connect; port 0 takes any free port [server.grpc_addr]
     #[arg(long, value_name = "ADDR")]
     grpc_addr: Option<String>,
+
+    /// Where HTTP clients connect: the REST form of the Open Inference Protocol [server.http_addr]
+    #[arg(long, value_name = "ADDR")]
+    http_addr: Option<String>,
 
     /// Where /metrics, /livez and /readyz are [server.admin_addr]
     #[arg(long, value_name = "ADDR")]
@@ -96,6 +100,7 @@ impl ServeArgs {
     fn overrides(&self) -> Vec<(String, String)> {
         let named = [
             ("server.grpc_addr", self.grpc_addr.clone()),
+            ("server.http_addr", self.http_addr.clone()),
             ("server.admin_addr", self.admin_addr.clone()),
             ("models.dir", self.models.clone()),
             ("models.allow_partial", self.allow_partial.then(|| "true".to_owned())),
@@ -155,7 +160,8 @@ async fn run(config: Config) -> Result<ExitCode, tidemill::app::StartError> {
         server = Server::start(config) => server?,
         () = either(&mut terminate, &mut interrupt) => return Ok(ExitCode::SUCCESS),
     };
-    tracing::info!(lanes = server.lanes(), "listening grpc={} admin={}", server.grpc_addr(), server.admin_addr());
+    let (grpc, http, admin) = (server.grpc_addr(), server.http_addr(), server.admin_addr());
+    tracing::info!(lanes = server.lanes(), "listening grpc={grpc} http={http} admin={admin}");
     either(&mut terminate, &mut interrupt).await;
     // Pinned here, so that the select does not drop it before its other branch runs: that would wait for the lanes.
     let mut drained = pin!(server.drain());

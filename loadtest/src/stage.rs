@@ -104,6 +104,7 @@ impl Stage {
         }
         let mut config = Config::default();
         config.server.grpc_addr = (Ipv4Addr::LOCALHOST, 0).into();
+        config.server.http_addr = (Ipv4Addr::LOCALHOST, 0).into();
         config.server.admin_addr = (Ipv4Addr::LOCALHOST, 0).into();
         config.scheduler.lanes = lanes;
         config.models.embedded = false;

@@ -57,6 +57,7 @@ impl Target {
         }
         let mut config = Config::default();
         config.server.grpc_addr = (Ipv4Addr::LOCALHOST, 0).into();
+        config.server.http_addr = (Ipv4Addr::LOCALHOST, 0).into();
         config.server.admin_addr = (Ipv4Addr::LOCALHOST, 0).into();
         let models = identity_bytes.map(identity_models).transpose()?;
         config.models.dir = models.as_ref().map(|models| models.path().to_owned());

@@ -32,13 +32,15 @@ Examples:
   tidemill predict --model iris --tensor x=5.1,3.5,1.4,0.2    typed numbers
   tidemill predict --model image --tensor pixels=cat.raw      a file of little-endian elements
   tidemill predict --model text --tensor ids:1x4=1,2,3,4      a shape, where the model leaves it open
+  tidemill predict --model mood --tensor text='Good morning'  a text, for an input of BYTES; @FILE is that file's content
   tidemill models iris                                        says what a model takes"
 );
 
 /// Run a model once, on tensors or on one window of audio
 ///
 /// A stateful model starts from its zero state. Values of --tensor are numbers separated by commas, or else the name of a
-/// file; a file whose name is a number is written with its folder, as in ./7.
+/// file; a file whose name is a number is written with its folder, as in ./7. For an input of BYTES the value is a text, or
+/// several separated by commas where an item takes several, and @FILE stands for what the file holds.
 #[derive(Debug, Args)]
 #[command(after_long_help = HELP)]
 pub struct PredictArgs {

@@ -1,4 +1,5 @@
-//! Tensors as the command line sees them: values typed by hand or read from a file on the way in, numbers on the way out.
+//! Tensors as the command line sees them: values typed by hand or read from a file on the way in, numbers and texts on the way
+//! out.
 //!
 //! Knows the wire's tensors and the domain's datatypes; does not know where the model's specification came from.
 
@@ -40,30 +41,53 @@ impl TensorArgument {
     /// Makes the tensor that the model's specification asks for.
     ///
     /// # Errors
-    /// [`Failure::BadInput`] if there is no such input, the file cannot be read, a number does not fit the datatype, or there
+    /// [`Failure::BadInput`] if there is no such input, a file cannot be read, a number does not fit the datatype, or there
     /// are more or fewer elements than the shape takes.
     pub(super) async fn resolve(&self, inputs: &[TensorSpec]) -> Result<Tensor, Failure> {
         let (spec, asked_shape) = self.find_spec(inputs)?;
         let datatype = domain_datatype(spec.datatype)
             .ok_or_else(|| Failure::UnexpectedAnswer(format!("input '{}' has datatype {}", spec.name, spec.datatype)))?;
-        let data = match parse_values(&self.value, datatype) {
-            Some(parsed) => parsed.map_err(|reason| self.bad(&reason))?,
-            None => tokio::fs::read(&self.value).await.map_err(|error| self.bad(&format!("'{}': {error}", self.value)))?,
-        };
+        let (data, elements) = self.read(spec, asked_shape.as_deref(), datatype).await.map_err(|reason| self.bad(&reason))?;
         let shape = match asked_shape {
             Some(shape) => shape,
-            None => item_shape(spec, data.len() / datatype.size()).map_err(|reason| self.bad(&reason))?,
+            None => item_shape(spec, elements).map_err(|reason| self.bad(&reason))?,
         };
-        let dimensions: Option<Vec<usize>> = shape.iter().map(|size| usize::try_from(*size).ok()).collect();
-        let expected = dimensions
-            .and_then(|dimensions| domain::element_count(&dimensions))
-            .and_then(|count| count.checked_mul(datatype.size()))
-            .ok_or_else(|| self.bad(&format!("shape {shape:?} cannot be addressed")))?;
-        if data.len() != expected {
-            let found = format!("{} bytes given, but shape {shape:?} of {datatype} takes {expected}", data.len());
-            return Err(self.bad(&found));
+        let sizes: Option<domain::Shape> = shape.iter().map(|size| usize::try_from(*size).ok()).collect();
+        let sizes = sizes.ok_or_else(|| self.bad(&format!("shape {shape:?} cannot be addressed")))?;
+        let checked = domain::Tensor::new(datatype, sizes, data.into()).map_err(|error| self.bad(&error.to_string()))?;
+        Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data: checked.into_data() })
+    }
+
+    /// The data that the value stands for, and how many elements they are.
+    async fn read(
+        &self,
+        spec: &TensorSpec,
+        asked_shape: Option<&[i64]>,
+        datatype: domain::Datatype,
+    ) -> Result<(Vec<u8>, usize), String> {
+        let Some(element_bytes) = datatype.fixed_size() else {
+            return self.read_texts(takes_one(asked_shape.unwrap_or(item_dims(spec)))).await;
+        };
+        let data = match parse_values(&self.value, datatype) {
+            Some(parsed) => parsed?,
+            None => read_file(&self.value).await?,
+        };
+        let elements = data.len() / element_bytes;
+        Ok((data, elements))
+    }
+
+    /// One element: a text, or with `@` the content of a file. Where an item takes several, they are separated by commas.
+    async fn read_texts(&self, takes_one: bool) -> Result<(Vec<u8>, usize), String> {
+        let texts: Vec<&str> = if takes_one { vec![&self.value] } else { self.value.split(',').collect() };
+        let mut data = Vec::new();
+        for text in &texts {
+            let element = match text.strip_prefix('@') {
+                Some(file) => read_file(file).await?,
+                None => text.as_bytes().to_vec(),
+            };
+            domain::push_element(&mut data, &element).map_err(|error| error.to_string())?;
         }
-        Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data: data.into() })
+        Ok((data, texts.len()))
     }
 
     /// Names may hold colons themselves, so the whole name is looked for before its end is read as a shape.
@@ -104,13 +128,26 @@ fn parse_shape(text: &str) -> Option<Vec<i64>> {
     text.split('x').map(|size| size.parse().ok().filter(|size| *size > 0)).collect()
 }
 
+async fn read_file(path: &str) -> Result<Vec<u8>, String> {
+    tokio::fs::read(path).await.map_err(|error| format!("'{path}': {error}"))
+}
+
+/// The specification's shape without the batch dimension.
+fn item_dims(spec: &TensorSpec) -> &[i64] {
+    match spec.shape.as_slice() {
+        [-1, item @ ..] => item,
+        shape => shape,
+    }
+}
+
+fn takes_one(shape: &[i64]) -> bool {
+    shape.iter().all(|size| *size == 1)
+}
+
 /// The item's shape: the specification's without the batch dimension, with one dynamic dimension at most, which follows from
 /// the number of elements.
 fn item_shape(spec: &TensorSpec, elements: usize) -> Result<Vec<i64>, String> {
-    let mut shape = match spec.shape.split_first() {
-        Some((-1, item)) => item.to_vec(),
-        _ => spec.shape.clone(),
-    };
+    let mut shape = item_dims(spec).to_vec();
     let dynamic: Vec<usize> = (0..shape.len()).filter(|axis| shape[*axis] < 0).collect();
     match dynamic.as_slice() {
         [] => Ok(shape),
@@ -163,7 +200,7 @@ fn value_bytes(value: &str, datatype: domain::Datatype) -> Option<Vec<u8>> {
         domain::Datatype::Int64 => little_endian(value, i64::to_le_bytes),
         domain::Datatype::Fp32 => little_endian(value, f32::to_le_bytes),
         domain::Datatype::Fp64 => little_endian(value, f64::to_le_bytes),
-        domain::Datatype::Fp16 | domain::Datatype::Bf16 => None,
+        domain::Datatype::Fp16 | domain::Datatype::Bf16 | domain::Datatype::Bytes => None,
     }
 }
 
@@ -176,8 +213,8 @@ pub(super) struct TensorRecord {
     data: Vec<Element>,
 }
 
-/// One number, in the form that loses nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+/// One number, text or string of bytes, in the form that loses nothing.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 enum Element {
     Bool(bool),
@@ -185,6 +222,20 @@ enum Element {
     Signed(i64),
     Single(f32),
     Double(f64),
+    Text(String),
+    /// What is no text.
+    Binary {
+        hex: String,
+    },
+}
+
+impl Element {
+    fn of_bytes(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Binary { hex: bytes.iter().map(|byte| format!("{byte:02x}")).collect() },
+        }
+    }
 }
 
 impl From<&Tensor> for TensorRecord {
@@ -196,7 +247,7 @@ impl From<&Tensor> for TensorRecord {
 }
 
 impl fmt::Display for TensorRecord {
-    /// One number stands alone; more come with datatype and shape, and only so many.
+    /// One element stands alone; more come with datatype and shape, and only so many.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let [element] = self.data.as_slice() {
             return write!(f, "{} {element}", self.name);
@@ -223,6 +274,9 @@ impl fmt::Display for Element {
             Self::Signed(value) => value.fmt(f),
             Self::Single(value) => write!(f, "{value:.4}"),
             Self::Double(value) => write!(f, "{value:.4}"),
+            // Quoted, so that no text can steer the terminal.
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Binary { hex } => write!(f, "<{} bytes>", hex.len() / 2),
         }
     }
 }
@@ -245,6 +299,7 @@ fn decode(datatype: domain::Datatype, data: &Bytes) -> Vec<Element> {
         domain::Datatype::Bf16 => each(data, |bytes| Element::Single(f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16))),
         domain::Datatype::Fp32 => each(data, |bytes| Element::Single(f32::from_le_bytes(bytes))),
         domain::Datatype::Fp64 => each(data, |bytes| Element::Double(f64::from_le_bytes(bytes))),
+        domain::Datatype::Bytes => domain::ByteElements::new(data).map(Element::of_bytes).collect(),
     }
 }
 
@@ -280,7 +335,7 @@ mod tests {
         let tensor = resolve("x=1, -2,3", &inputs).await.expect("fits");
         assert_eq!((tensor.shape, &tensor.data[..]), (vec![3], &[1, 0, 254, 255, 3, 0][..]));
         let error = resolve("x=1,2", &inputs).await.expect_err("one short");
-        assert_eq!(error, "--tensor x: 4 bytes given, but shape [3] of INT16 takes 6");
+        assert_eq!(error, "--tensor x: 4 bytes of data, but shape [3] of INT16 takes 6");
         let error = resolve("x=1,2,40000", &inputs).await.expect_err("too large");
         assert_eq!(error, "--tensor x: '40000' is no INT16");
     }
@@ -303,6 +358,39 @@ mod tests {
         let tensor = resolve(&format!("x={}", file.display()), &inputs).await.expect("fits");
         assert_eq!(&tensor.data[..], [1, 2, 3, 4]);
         assert!(resolve("x=1,2", &inputs).await.expect_err("halves").contains("put them into a file"));
+    }
+
+    #[tokio::test]
+    async fn texts_and_the_contents_of_files_become_elements() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("photo.jpg");
+        std::fs::write(&file, [0xff, 0xd8]).expect("written");
+        let inputs = [spec("one", Datatype::Bytes, &[-1, 1]), spec("some", Datatype::Bytes, &[-1, -1])];
+        let elements = async |argument: &str| {
+            let tensor = resolve(argument, &inputs).await?;
+            let elements: Vec<Vec<u8>> = domain::ByteElements::new(&tensor.data).map(<[u8]>::to_vec).collect();
+            Ok((tensor.shape, elements))
+        };
+        assert_eq!(elements("one=1, 2").await, Ok((vec![1], vec![b"1, 2".to_vec()])), "a text with a comma");
+        assert_eq!(elements("some=a,,c").await, Ok((vec![3], vec![b"a".to_vec(), vec![], b"c".to_vec()])));
+        let file = file.display();
+        assert_eq!(elements(&format!("one=@{file}")).await, Ok((vec![1], vec![vec![0xff, 0xd8]])));
+        assert_eq!(elements(&format!("some=@{file},b")).await, Ok((vec![2], vec![vec![0xff, 0xd8], b"b".to_vec()])));
+        let error: Result<_, String> = elements("some:3=a,b").await;
+        assert_eq!(error, Err("--tensor some:3: the data hold 2 of the 3 elements that the shape takes".to_owned()));
+    }
+
+    #[test]
+    fn texts_are_printed_quoted_and_other_bytes_by_their_number() {
+        let mut data = Vec::new();
+        for element in [&b"caf\xc3\xa9\x1b"[..], b"\xff\0"] {
+            domain::push_element(&mut data, element).expect("short");
+        }
+        let tensor = Tensor { name: "y".to_owned(), datatype: Datatype::Bytes.into(), shape: vec![2], data: data.into() };
+        let record = TensorRecord::from(&tensor);
+        assert_eq!(record.to_string(), "y BYTES [2] \"café\\u{1b}\" <2 bytes>");
+        let json = serde_json::to_string(&record).expect("it can be written");
+        assert_eq!(json, r#"{"name":"y","datatype":"BYTES","shape":[2],"data":["café\u001b",{"hex":"ff00"}]}"#);
     }
 
     #[tokio::test]

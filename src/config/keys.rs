@@ -109,7 +109,8 @@ const WINDOW_MAX: i64 = (1 << 31) - 1;
 const MEMORY_MAX: i64 = 1 << 46;
 
 pub(super) const KEYS: &[Key] = &[
-    words("server.grpc_addr", ADDRESS, "where clients connect"),
+    words("server.grpc_addr", ADDRESS, "where gRPC clients connect"),
+    words("server.http_addr", ADDRESS, "where HTTP clients connect"),
     words("server.admin_addr", ADDRESS, "where `/metrics`, `/livez` and `/readyz` are served, without authentication"),
     number("grpc.max_message_bytes", "bytes", 1_024..=WINDOW_MAX, "largest message, after inflating"),
     number("grpc.stream_window_bytes", "bytes", 65_535..=WINDOW_MAX, "HTTP/2 flow-control window of a stream"),
@@ -125,6 +126,17 @@ pub(super) const KEYS: &[Key] = &[
     number("grpc.keepalive_interval_s", "seconds", 1..=86_400, "time between two pings of a silent connection"),
     number("grpc.keepalive_timeout_s", "seconds", 1..=86_400, "time after which an unanswered ping closes the connection"),
     number("grpc.max_header_bytes", "bytes", 1_024..=1_048_576, "largest header block of a request"),
+    number("http.max_body_bytes", "bytes", 1_024..=WINDOW_MAX, "largest body of a request, after inflating"),
+    number("http.max_header_bytes", "bytes", 1_024..=1_048_576, "largest head of a request: its first line and its headers"),
+    number("http.max_connections", "connections", 1..=1_000_000, "connections open at once"),
+    number("http.header_timeout_s", "seconds", 1..=3_600, "time in which the head of a request must arrive"),
+    number("http.body_timeout_s", "seconds", 1..=86_400, "time in which the body of a request must arrive"),
+    number(
+        "http.idle_timeout_s",
+        "seconds",
+        1..=86_400,
+        "a connection that is silent for so long between two requests is closed",
+    ),
     number("session.window_items", "items", 1..=65_536, "items in flight on a stream that asks for no number"),
     number("session.window_items_max", "items", 1..=65_536, "largest number of items in flight that a stream is granted"),
     number("session.window_bytes", "bytes", 1_024..=MEMORY_MAX, "input bytes in flight on a stream"),
@@ -198,6 +210,7 @@ pub(super) const KEYS: &[Key] = &[
 pub(super) const ORDERED: &[(&str, &str, &str)] = &[
     ("session.window_items", "session.window_items_max", "a stream cannot get by default what it may not ask for"),
     ("session.max_item_bytes", "grpc.max_message_bytes", "an item arrives in one message"),
+    ("session.max_item_bytes", "http.max_body_bytes", "an item arrives in one body"),
     ("session.max_item_bytes", "scheduler.max_queued_bytes", "the queue must hold the largest item"),
     ("session.max_item_bytes", "scheduler.max_queued_bytes_per_model", "a model's queue must hold the largest item"),
     ("grpc.stream_window_bytes", "grpc.connection_window_bytes", "a connection's window is shared by its streams"),

@@ -484,7 +484,8 @@ mod tests {
         let found = faults("[session]\nwindow_items_max = 32", &[], &[]);
         let expected = "default: session.window_items = 64: exceeds session.window_items_max = 32 (file ";
         assert!(found[0].starts_with(expected), "{found:?}");
-        let found = faults("", &[], &[("session.max_item_bytes", "33000000"), ("grpc.max_message_bytes", "junk")]);
+        let large = [("session.max_item_bytes", "33000000"), ("http.max_body_bytes", "33000000")];
+        let found = faults("", &[], &[large.as_slice(), &[("grpc.max_message_bytes", "junk")]].concat());
         assert_eq!(found.len(), 1, "no contradiction is sought with a value that is broken: {found:?}");
     }
 

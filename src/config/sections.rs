@@ -16,6 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 pub struct Config {
     pub server: ServerConfig,
     pub grpc: GrpcConfig,
+    pub http: HttpConfig,
     pub session: SessionConfig,
     pub sequence: SequenceConfig,
     pub scheduler: SchedulerConfig,
@@ -32,13 +33,16 @@ pub struct Config {
 pub struct ServerConfig {
     /// gRPC for clients.
     pub grpc_addr: SocketAddr,
+    /// HTTP for clients.
+    pub http_addr: SocketAddr,
     /// Metrics and probes for operators.
     pub admin_addr: SocketAddr,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { grpc_addr: (Ipv4Addr::LOCALHOST, 50051).into(), admin_addr: (Ipv4Addr::LOCALHOST, 9464).into() }
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self { grpc_addr: local(50051), http_addr: local(8080), admin_addr: local(9464) }
     }
 }
 
@@ -93,6 +97,57 @@ impl GrpcConfig {
     #[must_use]
     pub const fn keepalive_timeout(&self) -> Duration {
         Duration::from_secs(self.keepalive_timeout_s)
+    }
+}
+
+/// Limits of the HTTP transport.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Largest body of a request, after inflating.
+    pub max_body_bytes: usize,
+    /// Largest head of a request: its first line and its headers.
+    pub max_header_bytes: usize,
+    /// Connections open at once.
+    pub max_connections: usize,
+    /// Seconds in which the head of a request must arrive.
+    pub header_timeout_s: u64,
+    /// Seconds in which the body of a request must arrive.
+    pub body_timeout_s: u64,
+    /// Seconds that a connection may be silent between two requests.
+    pub idle_timeout_s: u64,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 16 << 20,
+            max_header_bytes: 16 << 10,
+            max_connections: 10_000,
+            header_timeout_s: 10,
+            body_timeout_s: 60,
+            idle_timeout_s: 120,
+        }
+    }
+}
+
+impl HttpConfig {
+    /// Time in which the head of a request must arrive.
+    #[must_use]
+    pub const fn header_timeout(&self) -> Duration {
+        Duration::from_secs(self.header_timeout_s)
+    }
+
+    /// Time in which the body of a request must arrive.
+    #[must_use]
+    pub const fn body_timeout(&self) -> Duration {
+        Duration::from_secs(self.body_timeout_s)
+    }
+
+    /// Time that a connection may be silent between two requests.
+    #[must_use]
+    pub const fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_s)
     }
 }
 

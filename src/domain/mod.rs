@@ -2,6 +2,7 @@
 //!
 //! Knows no runtime, no I/O, no protocol and no engine. Everything here is plain data with checks.
 
+mod byte_elements;
 mod error;
 mod item;
 mod outcome;
@@ -11,6 +12,7 @@ mod signature;
 mod tensor;
 mod time;
 
+pub use byte_elements::{ByteElements, LENGTH_BYTES, push_element};
 pub use error::{Fault, FaultKind, Limit};
 pub use item::{Answer, ItemInputs, ItemOutputs, ItemTiming, StateBuffers, StateSlot};
 pub use outcome::{CloseReason, DropReason, Outcome};

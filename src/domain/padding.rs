@@ -4,13 +4,13 @@ use smallvec::SmallVec;
 
 use super::{Fault, FaultKind, Shape, Tensor, TensorSpec, element_count};
 
-/// One element of any datatype, little-endian.
+/// One element of any datatype of fixed size, little-endian.
 pub type ElementBytes = SmallVec<[u8; 8]>;
 
 /// What makes items of different lengths equally long. An item's padded inputs all have the same length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaddingRule {
-    /// The padded inputs, at least one, with rising positions.
+    /// The padded inputs, at least one, with rising positions. None is of BYTES, which has no element to pad with.
     pub inputs: Vec<PaddedInput>,
     /// The input that tells real elements from padding, by its position in the signature's inputs. It is one of the padded
     /// inputs, its other dimensions are fixed, and an item that comes without it gets one that is all ones.
@@ -98,13 +98,13 @@ impl PaddingRule {
         Ok(())
     }
 
-    /// A tensor of ones for a mask; `None` if it would be too large to address, or has another dynamic dimension.
+    /// A tensor of ones for a mask; `None` if it would be too large to address, has another dynamic dimension, or is of BYTES.
     fn ones(&self, position: usize, spec: &TensorSpec, length: usize) -> Option<Tensor> {
         let axis = self.input(position)?.axis;
         let sizes = spec.dims.iter().enumerate();
         let shape: Shape = sizes.map(|(at, size)| if at == axis { Some(length) } else { *size }).collect::<Option<_>>()?;
-        let bytes = element_count(&shape)?.checked_mul(spec.datatype.size())?;
-        let elements = spec.datatype.one().iter().copied().cycle().take(bytes).collect::<Vec<u8>>();
+        let bytes = element_count(&shape)?.checked_mul(spec.datatype.fixed_size()?)?;
+        let elements = spec.datatype.one()?.iter().copied().cycle().take(bytes).collect::<Vec<u8>>();
         Tensor::new(spec.datatype, shape, elements.into()).ok()
     }
 }
@@ -202,10 +202,10 @@ mod tests {
     #[test]
     fn ones_are_ones_in_every_datatype() {
         for datatype in Datatype::ALL {
-            assert_eq!(datatype.one().len(), datatype.size(), "{datatype}");
+            assert_eq!(datatype.one().map(<[u8]>::len), datatype.fixed_size(), "{datatype}");
         }
-        assert_eq!(Datatype::Fp32.one(), 1_f32.to_le_bytes());
-        assert_eq!(Datatype::Fp64.one(), 1_f64.to_le_bytes());
-        assert_eq!(Datatype::Bf16.one(), &1_f32.to_le_bytes()[2..], "the upper half of an FP32");
+        assert_eq!(Datatype::Fp32.one(), Some(&1_f32.to_le_bytes()[..]));
+        assert_eq!(Datatype::Fp64.one(), Some(&1_f64.to_le_bytes()[..]));
+        assert_eq!(Datatype::Bf16.one(), Some(&1_f32.to_le_bytes()[2..]), "the upper half of an FP32");
     }
 }

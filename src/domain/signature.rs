@@ -56,10 +56,10 @@ pub struct StateSpec {
 }
 
 impl StateSpec {
-    /// Bytes of one stream's state.
+    /// Bytes of one stream's state; `None` if they are more than can be addressed, or differ from state to state.
     #[must_use]
-    pub fn bytes(&self) -> usize {
-        element_count(&self.dims).unwrap_or(usize::MAX).saturating_mul(self.datatype.size())
+    pub fn bytes(&self) -> Option<usize> {
+        element_count(&self.dims)?.checked_mul(self.datatype.fixed_size()?)
     }
 }
 
@@ -96,7 +96,7 @@ pub struct NamedTensor {
     pub datatype: Option<Datatype>,
     /// With or without a leading batch dimension of 1; empty means the model's own.
     pub shape: Vec<i64>,
-    /// The elements.
+    /// The elements, as in a [`Tensor`].
     pub data: Bytes,
 }
 
@@ -199,7 +199,7 @@ fn item_shape(spec: &TensorSpec, given: &[i64]) -> Result<Shape, String> {
             _ => return Err(format!("dimension {axis} of shape {given:?} is {size}; dimensions must be at least 1")),
         }
     }
-    if element_count(&sizes).and_then(|count| count.checked_mul(spec.datatype.size())).is_none() {
+    if element_count(&sizes).and_then(|count| count.checked_mul(spec.datatype.least_size())).is_none() {
         return Err(format!("shape {given:?} has more elements than can be addressed"));
     }
     if sizes.len() == spec.dims.len() + 1 {
@@ -283,6 +283,29 @@ mod tests {
         wrong.datatype = Some(Datatype::Int32);
         let fault = signature().check(vec![wrong]).expect_err("another datatype");
         assert_eq!(fault.message(), "input 'audio' is INT32, but the model takes FP32");
+    }
+
+    #[test]
+    fn a_bytes_tensor_is_checked_element_by_element() {
+        let spec = TensorSpec { name: "names".into(), datatype: Datatype::Bytes, dims: vec![None], batch_axis: 0 };
+        let signature = Signature { inputs: vec![spec], ..Signature::default() };
+        let check = |shape: &[i64], data: &'static [u8]| {
+            let data = Bytes::from_static(data);
+            signature.check(vec![NamedTensor {
+                name: String::new(),
+                datatype: Some(Datatype::Bytes),
+                shape: shape.to_vec(),
+                data,
+            }])
+        };
+        let inputs = check(&[2], b"\x02\0\0\0ab\0\0\0\0").expect("two elements");
+        assert_eq!((inputs[0].datatype(), inputs[0].shape()), (Datatype::Bytes, &[2][..]));
+        assert_eq!(check(&[1, 2], b"\x02\0\0\0ab\0\0\0\0"), Ok(inputs), "with the batch dimension");
+        let fault = check(&[2], b"\x02\0\0\0ab\x05\0\0\0abc").expect_err("cut short");
+        assert_eq!((fault.kind(), fault.field()), (FaultKind::Invalid, Some("inputs[0].data")));
+        assert_eq!(fault.message(), "input 'names': element 1 claims to have 5 bytes, but 3 are left");
+        let fault = check(&[i64::MAX], b"").expect_err("their lengths alone cannot be addressed");
+        assert_eq!(fault.field(), Some("inputs[0].shape"));
     }
 
     proptest! {

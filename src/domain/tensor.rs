@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::byte_elements::{self, ByteElements, LENGTH_BYTES};
+
 /// Dimensions of a tensor; up to four without allocating.
 pub type Shape = SmallVec<[usize; 4]>;
 
@@ -24,11 +26,13 @@ pub enum Datatype {
     Fp32,
     Fp64,
     Bf16,
+    /// Strings of bytes, each of any length.
+    Bytes,
 }
 
 impl Datatype {
     /// All of them, in the order of the protocol's table.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Bool,
         Self::Uint8,
         Self::Uint16,
@@ -42,23 +46,34 @@ impl Datatype {
         Self::Fp32,
         Self::Fp64,
         Self::Bf16,
+        Self::Bytes,
     ];
 
-    /// Bytes of one element.
+    /// Bytes of one element; `None` for [`Datatype::Bytes`], whose elements differ in length.
     #[must_use]
-    pub const fn size(self) -> usize {
+    pub const fn fixed_size(self) -> Option<usize> {
         match self {
-            Self::Bool | Self::Uint8 | Self::Int8 => 1,
-            Self::Uint16 | Self::Int16 | Self::Fp16 | Self::Bf16 => 2,
-            Self::Uint32 | Self::Int32 | Self::Fp32 => 4,
-            Self::Uint64 | Self::Int64 | Self::Fp64 => 8,
+            Self::Bool | Self::Uint8 | Self::Int8 => Some(1),
+            Self::Uint16 | Self::Int16 | Self::Fp16 | Self::Bf16 => Some(2),
+            Self::Uint32 | Self::Int32 | Self::Fp32 => Some(4),
+            Self::Uint64 | Self::Int64 | Self::Fp64 => Some(8),
+            Self::Bytes => None,
         }
     }
 
-    /// The number one, or true, as little-endian bytes.
+    /// Bytes that one element takes at the least: its size, or an empty one's length.
     #[must_use]
-    pub const fn one(self) -> &'static [u8] {
-        match self {
+    pub const fn least_size(self) -> usize {
+        match self.fixed_size() {
+            Some(bytes) => bytes,
+            None => LENGTH_BYTES,
+        }
+    }
+
+    /// The number one, or true, as little-endian bytes; `None` for [`Datatype::Bytes`], which has no numbers.
+    #[must_use]
+    pub const fn one(self) -> Option<&'static [u8]> {
+        Some(match self {
             Self::Bool | Self::Uint8 | Self::Int8 => &[1],
             Self::Uint16 | Self::Int16 => &[1, 0],
             Self::Uint32 | Self::Int32 => &[1, 0, 0, 0],
@@ -67,7 +82,8 @@ impl Datatype {
             Self::Bf16 => &[0x80, 0x3f],
             Self::Fp32 => &[0, 0, 0x80, 0x3f],
             Self::Fp64 => &[0, 0, 0, 0, 0, 0, 0xf0, 0x3f],
-        }
+            Self::Bytes => return None,
+        })
     }
 
     /// The protocol's name, such as `FP32`.
@@ -87,6 +103,7 @@ impl Datatype {
             Self::Fp32 => "FP32",
             Self::Fp64 => "FP64",
             Self::Bf16 => "BF16",
+            Self::Bytes => "BYTES",
         }
     }
 }
@@ -112,7 +129,7 @@ impl FromStr for Datatype {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TensorError {
     /// The name is not in the table of [`Datatype`].
-    #[error("unknown datatype '{0}'; known are BOOL, UINT8..UINT64, INT8..INT64, FP16, FP32, FP64 and BF16")]
+    #[error("unknown datatype '{0}'; known are BOOL, UINT8..UINT64, INT8..INT64, FP16, FP32, FP64, BF16 and BYTES")]
     UnknownDatatype(String),
     /// A dimension is negative or zero.
     #[error("dimension {axis} is {size}; dimensions must be at least 1")]
@@ -123,6 +140,21 @@ pub enum TensorError {
     /// The data are not as long as shape and datatype say.
     #[error("{bytes} bytes of data, but shape {shape:?} of {datatype} takes {expected}")]
     WrongLength { bytes: usize, shape: Vec<usize>, datatype: Datatype, expected: usize },
+    /// BYTES data hold fewer elements than the shape says.
+    #[error("the data hold {elements} of the {expected} elements that the shape takes")]
+    TooFewElements { elements: usize, expected: usize },
+    /// BYTES data go on after the last element.
+    #[error("{bytes} bytes are left over after as many elements as the shape takes, {elements}")]
+    ExcessBytes { elements: usize, bytes: usize },
+    /// BYTES data end inside an element's length.
+    #[error("element {element} has {bytes} bytes left for its length, which takes 4")]
+    CutLength { element: usize, bytes: usize },
+    /// BYTES data end inside an element.
+    #[error("element {element} claims to have {length} bytes, but {bytes} are left")]
+    CutElement { element: usize, length: u32, bytes: usize },
+    /// An element is longer than BYTES data can say.
+    #[error("an element has {bytes} bytes; at most {} are allowed", u32::MAX)]
+    LongElement { bytes: usize },
 }
 
 /// Number of elements in a tensor of this shape; `None` if it overflows.
@@ -131,7 +163,8 @@ pub fn element_count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |product, size| product.checked_mul(*size))
 }
 
-/// A dense, row-major, little-endian array whose data are shared, never copied.
+/// A dense, row-major, little-endian array whose data are shared, never copied. An element of BYTES is its length, 4 bytes, and
+/// as many bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
     datatype: Datatype,
@@ -143,13 +176,18 @@ impl Tensor {
     /// Puts a tensor together.
     ///
     /// # Errors
-    /// [`TensorError::WrongLength`] if `data` is not exactly `product(shape) x datatype.size()` bytes,
-    /// [`TensorError::TooManyElements`] if that product overflows.
+    /// [`TensorError::WrongLength`] if `data` is not exactly `product(shape)` elements of the datatype's size,
+    /// [`TensorError::TooManyElements`] if that is more than can be addressed. Of BYTES, the first fault in the elements.
     pub fn new(datatype: Datatype, shape: Shape, data: Bytes) -> Result<Self, TensorError> {
-        let expected = element_count(&shape).and_then(|count| count.checked_mul(datatype.size())).ok_or_else(|| {
-            TensorError::TooManyElements(shape.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect())
-        })?;
-        if data.len() != expected {
+        let count = element_count(&shape);
+        let least = count.and_then(|count| count.checked_mul(datatype.least_size()));
+        let (Some(count), Some(expected)) = (count, least) else {
+            let shape = shape.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX));
+            return Err(TensorError::TooManyElements(shape.collect()));
+        };
+        if datatype == Datatype::Bytes {
+            byte_elements::check(&data, count)?;
+        } else if data.len() != expected {
             return Err(TensorError::WrongLength { bytes: data.len(), shape: shape.to_vec(), datatype, expected });
         }
         Ok(Self { datatype, shape, data })
@@ -191,6 +229,12 @@ impl Tensor {
         (self.datatype == Datatype::Fp32)
             .then(|| self.data.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
     }
+
+    /// The elements, if this is a BYTES tensor.
+    #[must_use]
+    pub fn byte_elements(&self) -> Option<ByteElements<'_>> {
+        (self.datatype == Datatype::Bytes).then(|| ByteElements::new(&self.data))
+    }
 }
 
 #[cfg(test)]
@@ -218,5 +262,18 @@ mod tests {
         assert!(matches!(error, TensorError::TooManyElements(_)));
         let error = Tensor::new(Datatype::Fp64, smallvec![usize::MAX / 4], Bytes::new()).expect_err("overflow in bytes");
         assert!(matches!(error, TensorError::TooManyElements(_)));
+    }
+    #[test]
+    fn a_bytes_tensor_has_as_many_elements_as_its_shape_says() {
+        let data = Bytes::from_static(b"\x01\0\0\0a\0\0\0\0");
+        let tensor = Tensor::new(Datatype::Bytes, smallvec![2, 1], data.clone()).expect("two elements");
+        assert!(tensor.byte_elements().expect("BYTES").eq([&b"a"[..], b""]));
+        let error = Tensor::new(Datatype::Bytes, smallvec![3], data.clone()).expect_err("one is missing");
+        assert_eq!(error, TensorError::TooFewElements { elements: 2, expected: 3 });
+        let error = Tensor::new(Datatype::Bytes, smallvec![], data).expect_err("one too many");
+        assert_eq!(error, TensorError::ExcessBytes { elements: 1, bytes: 4 });
+        let error = Tensor::new(Datatype::Bytes, smallvec![usize::MAX / 2], Bytes::new()).expect_err("overflow in bytes");
+        assert!(matches!(error, TensorError::TooManyElements(_)));
+        assert!(Tensor::from_f32(&[1.0]).byte_elements().is_none());
     }
 }

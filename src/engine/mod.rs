@@ -9,6 +9,7 @@
 //! one from the [`Engine`], so an engine need not be consistent after a panic of one of its instances.
 
 pub mod buffer;
+mod byte_strings;
 mod crop;
 pub mod lane_threads;
 mod lengths;
@@ -49,7 +50,7 @@ pub enum EngineError {
 pub struct DeclaredTensor {
     /// Name in the file.
     pub name: String,
-    /// Element type; `None` where the file's type has no [`Datatype`] (strings, sequences).
+    /// Element type; `None` where the file's type has no [`Datatype`] (INT4, sequences).
     pub datatype: Option<Datatype>,
     /// All dimensions, batch included; `None` is dynamic. `None` for the whole if the file does not say.
     pub dims: Option<Vec<Option<usize>>>,
@@ -111,7 +112,7 @@ pub struct TensorView<'a> {
     pub datatype: Datatype,
     /// All dimensions, batch included.
     pub shape: &'a [usize],
-    /// The elements, little-endian.
+    /// The elements, as in a [`Tensor`].
     pub data: &'a [u8],
 }
 

@@ -6,6 +6,9 @@
 //! Items of a padded model may differ in length. They are gathered into a batch of one length, and of each output every dynamic
 //! dimension must come out with that length, so that each item is given back its own. State is never padded.
 //!
+//! # BYTES
+//! Their elements differ in length, so nothing about them can be computed from shapes alone; `byte_strings` has what they need.
+//!
 //! # State
 //! A call reads the items' state before it runs and writes it after everything that can fail: a call that returns an error has
 //! changed no state. No two items of a call may share a [`StateSlot`].
@@ -30,13 +33,14 @@ use smallvec::SmallVec;
 use super::{
     Call, CallPlan, CallThreads, Engine, EngineError, Instance, LaneThreads, TensorView,
     buffer::{AlignedBuffer, BufferPool},
+    byte_strings,
     crop::Crop,
     lengths::Lengths,
     strips::Strips,
 };
 use crate::{
     clock,
-    domain::{Datatype, ItemOutputs, PaddedInput, Shape, Signature, StateBuffers, StateSlot, Tensor, TensorSpec, Timestamp},
+    domain::{ItemOutputs, PaddedInput, Shape, Signature, StateBuffers, StateSlot, StateSpec, Tensor, TensorSpec, Timestamp},
 };
 
 /// Unused buffers that a model keeps for outputs that cannot be slices of a call's.
@@ -137,9 +141,11 @@ impl Executable {
     /// Binds `engine` to `signature` and makes one instance for each of `lanes`.
     ///
     /// # Errors
-    /// [`EngineError`] if a batch axis of the signature does not exist, or the engine lacks one of its names or fails.
+    /// [`EngineError`] if a batch axis of the signature does not exist, a tensor of BYTES stands where none can, or the engine
+    /// lacks one of the signature's names or fails.
     pub fn new(engine: Arc<dyn Engine>, signature: Arc<Signature>, lanes: &[LaneThreads]) -> Result<Self, EngineError> {
         check_axes(&signature)?;
+        byte_strings::check(&signature)?;
         let (plan, output_positions) = plan_call(&signature);
         let scratch_count = signature.inputs.len() + signature.states.len();
         let shared = signature.shared.iter().map(|shared| aligned(shared.value.data())).collect();
@@ -259,13 +265,16 @@ impl Executable {
         padding: &mut PaddingCount,
     ) -> Result<Shape, RunError> {
         let spec = &self.signature.inputs[position];
-        let element_bytes = spec.datatype.size();
         let mut dims = Shape::from_slice(items[0].inputs[position].shape());
+        let Some(element_bytes) = spec.datatype.fixed_size() else {
+            byte_strings::gather(items.iter().map(|item| item.inputs[position].data()), buffer);
+            return Ok(with_batch(&dims, spec.batch_axis, items.len()));
+        };
         let padded = padded_input(&self.signature, position).zip(lengths);
         if let Some((input, lengths)) = padded {
             dims[input.axis] = lengths.padded();
         }
-        let strips = layout(&spec.name, &dims, spec.batch_axis, spec.datatype, items.len())?;
+        let strips = layout(&spec.name, &dims, spec.batch_axis, element_bytes, items.len())?;
         let batch = buffer.overwrite(strips.batch_bytes());
         for (index, item) in items.iter().enumerate() {
             let data = item.inputs[position].data();
@@ -374,7 +383,11 @@ impl Executable {
         }
         let mut results: Vec<ItemOutputs> = items.iter().map(|_| ItemOutputs::with_capacity(signature.outputs.len())).collect();
         for (spec, position) in signature.outputs.iter().zip(output_positions) {
-            self.cut(spec, &tensors[*position], lengths, &mut results)?;
+            let tensor = &tensors[*position];
+            match spec.datatype.fixed_size() {
+                Some(element_bytes) => self.cut(spec, tensor, element_bytes, lengths, &mut results)?,
+                None => byte_strings::split(tensor, &mut results).map_err(|error| wrong_output(spec, &error))?,
+            }
         }
         self.scatter_states(items, tensors, state_positions)?;
         Ok(results)
@@ -385,13 +398,13 @@ impl Executable {
         &self,
         spec: &TensorSpec,
         tensor: &Tensor,
+        element_bytes: usize,
         lengths: Option<&Lengths>,
         results: &mut [ItemOutputs],
     ) -> Result<(), RunError> {
-        let wrong = |cause: &dyn Display| RunError::WrongOutput(format!("output '{}': {cause}", spec.name));
         let mut dims = Shape::from_slice(tensor.shape());
         dims.remove(spec.batch_axis);
-        let strips = layout(&spec.name, &dims, spec.batch_axis, spec.datatype, results.len())?;
+        let strips = layout(&spec.name, &dims, spec.batch_axis, element_bytes, results.len())?;
         let data = if strips.are_contiguous() {
             tensor.data().clone()
         } else {
@@ -407,13 +420,13 @@ impl Executable {
             let (dims, item) = match lengths {
                 Some(lengths) if lengths.is_shorter(index) => {
                     let own = lengths.own_dims(index, spec, &dims);
-                    let crop = Crop::new(&own, &dims, spec.datatype.size()).ok_or_else(|| wrong(&"it is too large"))?;
+                    let crop = Crop::new(&own, &dims, element_bytes).ok_or_else(|| wrong_output(spec, &"it is too large"))?;
                     let item = self.cropped(&crop, item);
                     (own, item)
                 }
                 _ => (dims.clone(), item),
             };
-            result.push(Tensor::new(spec.datatype, dims, item).map_err(|error| wrong(&error))?);
+            result.push(Tensor::new(spec.datatype, dims, item).map_err(|error| wrong_output(spec, &error))?);
         }
         Ok(())
     }
@@ -450,8 +463,13 @@ impl Executable {
     }
 
     fn state_layouts(&self, batch_size: usize) -> Result<SmallVec<[Strips; 2]>, RunError> {
-        let states = self.signature.states.iter();
-        states.map(|spec| layout(&spec.input, &spec.dims, spec.batch_axis, spec.datatype, batch_size)).collect()
+        let layout_of = |spec: &StateSpec| {
+            let element_bytes = spec.datatype.fixed_size().ok_or_else(|| {
+                RunError::BadBatch(format!("'{}' is {}, which has no size that a state could have", spec.input, spec.datatype))
+            })?;
+            layout(&spec.input, &spec.dims, spec.batch_axis, element_bytes, batch_size)
+        };
+        self.signature.states.iter().map(layout_of).collect()
     }
 }
 
@@ -535,6 +553,10 @@ fn check_output(spec: &TensorSpec, tensor: &Tensor, batch_size: usize) -> Result
     )))
 }
 
+fn wrong_output(spec: &TensorSpec, cause: &dyn Display) -> RunError {
+    RunError::WrongOutput(format!("output '{}': {cause}", spec.name))
+}
+
 /// Whether items of these shapes may share a batch.
 fn meet(left: &[usize], right: &[usize], padded_axis: Option<usize>) -> bool {
     let equal = |(axis, (left, right)): (usize, (&usize, &usize))| left == right || Some(axis) == padded_axis;
@@ -545,8 +567,8 @@ fn fits(dims: &[Option<usize>], shape: &[usize]) -> bool {
     dims.len() == shape.len() && dims.iter().zip(shape).all(|(dim, size)| dim.is_none_or(|dim| dim == *size))
 }
 
-fn layout(name: &str, dims: &[usize], batch_axis: usize, datatype: Datatype, batch_size: usize) -> Result<Strips, RunError> {
-    Strips::new(dims, batch_axis, datatype.size(), batch_size).ok_or_else(|| {
+fn layout(name: &str, dims: &[usize], batch_axis: usize, element_bytes: usize, batch_size: usize) -> Result<Strips, RunError> {
+    Strips::new(dims, batch_axis, element_bytes, batch_size).ok_or_else(|| {
         RunError::BadBatch(format!("'{name}': {batch_size} items of shape {dims:?} are larger than can be addressed"))
     })
 }
@@ -585,7 +607,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{ElementBytes, PaddingRule, SharedInput, StateSpec},
+        domain::{Datatype, ElementBytes, PaddingRule, SharedInput},
         engine::{
             Contract, DeclaredTensor,
             synthetic::{Misbehaviour, PlannedFault, Script, SyntheticEngine, SyntheticKind, Trigger},
@@ -772,7 +794,7 @@ mod tests {
     /// A model whose input and output have a dynamic dimension at `axis`, which is padded.
     fn padded(datatype: Datatype, dims: &[Option<usize>], batch_axis: usize, buckets: &[usize]) -> Signature {
         let axis = dims.iter().position(Option::is_none).expect("a dynamic one");
-        let input = PaddedInput { position: 0, axis, value: ElementBytes::from_elem(0, datatype.size()) };
+        let input = PaddedInput { position: 0, axis, value: ElementBytes::from_elem(0, size_of_one(datatype)) };
         let pad_to_bucket = !buckets.is_empty();
         Signature {
             inputs: vec![spec("x", datatype, dims, batch_axis)],
@@ -974,7 +996,7 @@ mod tests {
     #[test]
     fn wrong_outputs_are_refused_before_anything_is_written() {
         let tensor = |datatype: Datatype, shape: &[usize]| {
-            let bytes = element_count_of(shape) * datatype.size();
+            let bytes = element_count_of(shape) * size_of_one(datatype);
             Tensor::new(datatype, Shape::from_slice(shape), vec![0; bytes].into()).expect("as long as it must be")
         };
         let good_state = tensor(Datatype::Fp32, &[2, 1, 2]);
@@ -994,6 +1016,10 @@ mod tests {
             assert!(matches!(error, RunError::WrongOutput(_)) && error.to_string().contains(message), "{error}");
             assert_eq!(state_of(&streams[0]), None);
         }
+    }
+
+    fn size_of_one(datatype: Datatype) -> usize {
+        datatype.fixed_size().expect("not BYTES")
     }
 
     fn element_count_of(shape: &[usize]) -> usize {
@@ -1045,7 +1071,7 @@ mod tests {
         #[test]
         fn gather_and_scatter_are_inverse(
             dims in vec(1_usize..5, 0..4), axis in 0_usize..4, batch_size in 1_usize..6,
-            datatype in select(&Datatype::ALL[..]), seed in any::<u8>(),
+            datatype in select(&Datatype::ALL[..]).prop_filter("BYTES have no size", |datatype| datatype.fixed_size().is_some()), seed in any::<u8>(),
         ) {
             let declared: Vec<_> = dims.iter().map(|size| Some(*size)).collect();
             let axis = axis.min(dims.len());
@@ -1055,7 +1081,7 @@ mod tests {
                 ..Signature::default()
             };
             let model = executable(signature, script(&[]));
-            let bytes = element_count_of(&dims) * datatype.size();
+            let bytes = element_count_of(&dims) * size_of_one(datatype);
             let items: Vec<[Tensor; 1]> = (0..batch_size)
                 .map(|index| {
                     let data: Vec<u8> = (0..bytes).map(|at| (at * 31 + index * 7 + usize::from(seed)).to_le_bytes()[0]).collect();
@@ -1079,7 +1105,7 @@ mod tests {
             let model = executable(padded(datatype, &dims, batch_axis.min(dims.len()), &[]), script(&[]));
             let item = |length: &usize| {
                 let shape: Shape = dims.iter().map(|dim| dim.unwrap_or(*length)).collect();
-                let data: Vec<u8> = (0..element_count_of(&shape) * datatype.size()).map(|at| (at * 31 + length).to_le_bytes()[0]).collect();
+                let data: Vec<u8> = (0..element_count_of(&shape) * size_of_one(datatype)).map(|at| (at * 31 + length).to_le_bytes()[0]).collect();
                 [Tensor::new(datatype, shape, data.into()).expect("as long as it must be")]
             };
             let items: Vec<[Tensor; 1]> = lengths.iter().map(item).collect();

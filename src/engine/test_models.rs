@@ -1,8 +1,8 @@
 //! Models for the tests of the engines: Silero, and ONNX files made on the spot.
 
 use rten_onnx::onnx::{
-    DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
-    TypeProtoTensor, ValueInfoProto,
+    AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
 
 use crate::domain::Datatype;
@@ -16,6 +16,22 @@ pub(super) fn one_operator(operator: &str, datatype: DataType, dims: &[Option<us
         ..GraphProto::default()
     };
     write(graph)
+}
+
+/// A file whose INT64 output `y` is the numbers that the strings of `x` say.
+pub(super) fn numbers_of_strings(dims: &[Option<usize>]) -> Vec<u8> {
+    let to = AttributeProto {
+        name: Some("to".to_owned()),
+        r#type: Some(AttributeType::INT),
+        i: Some(i64::from(DataType::INT64.0)),
+        ..AttributeProto::default()
+    };
+    write(GraphProto {
+        node: vec![NodeProto { attribute: vec![to], ..node("Cast", &["x"], "y") }],
+        input: vec![value("x", DataType::STRING, dims)],
+        output: vec![value("y", DataType::INT64, dims)],
+        ..GraphProto::default()
+    })
 }
 
 /// A file whose output is its input `x`.
@@ -120,6 +136,7 @@ pub(super) fn onnx_type(datatype: Datatype) -> DataType {
         Datatype::Fp32 => DataType::FLOAT,
         Datatype::Fp64 => DataType::DOUBLE,
         Datatype::Bf16 => DataType::BFLOAT16,
+        Datatype::Bytes => DataType::STRING,
     }
 }
 

@@ -4,3 +4,8 @@
 
 pub mod admin;
 pub mod grpc;
+pub mod http;
+mod linger;
+mod listener;
+
+pub use listener::Shutdown;

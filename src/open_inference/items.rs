@@ -3,12 +3,10 @@
 //! Items lie along the leading dimension, wherever the model itself has its batch. A request whose shapes are the model's without
 //! a batch is one item, and its response has none either.
 
-use std::ops::Range;
-
 use bytes::{Bytes, BytesMut};
 
 use super::{request::InputTensor, response::OutputTensor};
-use crate::domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Shape, Signature, Tensor, TensorSpec};
+use crate::domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Shape, Signature, Tensor, TensorSpec};
 
 /// The items of a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,13 +55,10 @@ pub(super) fn split(inputs: Vec<(InputTensor, Bytes)>, signature: &Signature, it
         let shape: Shape = input.shape.iter().filter_map(|size| usize::try_from(*size).ok()).collect();
         let whole = Tensor::new(spec.datatype, shape, data).map_err(|error| in_field("data", format!(": {error}")))?;
         let item_shape = input.shape[input.shape.len() - spec.dims.len()..].to_vec();
-        for (item, part) in items.iter_mut().zip(parts(whole.datatype(), whole.data(), count)) {
-            item.push(NamedTensor {
-                name: String::from(&*spec.name),
-                datatype: None,
-                shape: item_shape.clone(),
-                data: whole.data().slice(part),
-            });
+        let parts = if input.shape.len() == spec.dims.len() { vec![whole.into_data()] } else { parts(&whole, count) };
+        for (item, data) in items.iter_mut().zip(parts) {
+            let name = String::from(&*spec.name);
+            item.push(NamedTensor { name, datatype: None, shape: item_shape.clone(), data });
         }
     }
     let batched = batch.is_some_and(|(count, _)| count.is_some());
@@ -106,10 +101,25 @@ pub(super) fn shape_with_leading_batch(spec: &TensorSpec) -> Vec<i64> {
     std::iter::once(-1).chain(dims).collect()
 }
 
-/// Where each of `count` items lies in a tensor's data.
-fn parts(_datatype: Datatype, data: &Bytes, count: usize) -> impl Iterator<Item = Range<usize>> {
-    let bytes = data.len() / count.max(1);
-    (0..count).map(move |item| item * bytes..(item + 1) * bytes)
+/// The data of each of the `count` items of a tensor.
+fn parts(whole: &Tensor, count: usize) -> Vec<Bytes> {
+    let data = whole.data();
+    let Some(elements) = whole.byte_elements() else {
+        let bytes = data.len() / count.max(1);
+        return (0..count).map(|item| data.slice(item * bytes..(item + 1) * bytes)).collect();
+    };
+    // Strings differ in length, so that an item begins where the elements of those before it end.
+    let each: usize = whole.shape().iter().skip(1).product();
+    let mut elements = elements;
+    let mut begin = 0;
+    let mut parts = Vec::with_capacity(count);
+    for _ in 0..count {
+        elements.by_ref().take(each).for_each(drop);
+        let end = data.len() - elements.rest().len();
+        parts.push(data.slice(begin..end));
+        begin = end;
+    }
+    parts
 }
 
 /// Puts an output of a request's items together: the one at `position` of the signature.
@@ -150,7 +160,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::open_inference::{OutputData, Parameters};
+    use crate::{
+        domain::Datatype,
+        open_inference::{OutputData, Parameters},
+    };
 
     fn spec(name: &str, datatype: Datatype, dims: &[Option<usize>]) -> TensorSpec {
         TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), batch_axis: dims.len() }
@@ -178,6 +191,17 @@ mod tests {
         let data: Vec<_> = items.iter().map(|item| (item[0].data.to_vec(), item[1].data.to_vec())).collect();
         assert_eq!(data, [(vec![7], vec![0, 1, 2, 3]), (vec![8], vec![4, 5, 6, 7]), (vec![9], vec![8, 9, 10, 11])]);
         assert_eq!((items[0][0].shape.as_slice(), items[0][1].shape.as_slice()), (&[1][..], &[2][..]));
+    }
+
+    #[test]
+    fn strings_are_split_where_their_elements_end() {
+        let specs = vec![spec("s", Datatype::Bytes, &[Some(2)])];
+        let signature = Signature { inputs: specs, ..Signature::default() };
+        let data = b"\x01\0\0\0a\0\0\0\0\x02\0\0\0bc\x01\0\0\0d";
+        let Items { items, .. } = split(vec![input("s", Datatype::Bytes, &[2, 2], data)], &signature, 2).expect("sound");
+        assert_eq!((&*items[0][0].data, &*items[1][0].data), (&data[..9], &data[9..]));
+        let fault = split(vec![input("s", Datatype::Bytes, &[2, 2], &data[..15])], &signature, 2).expect_err("cut off");
+        assert_eq!(fault.field(), Some("inputs[0].data"), "{fault}");
     }
 
     #[test]
@@ -215,7 +239,7 @@ mod tests {
 
     fn outputs(shapes: [&[usize]; 2]) -> ItemOutputs {
         let tensor = |datatype: Datatype, shape: &[usize]| {
-            let bytes = shape.iter().product::<usize>() * datatype.size();
+            let bytes = shape.iter().product::<usize>() * datatype.least_size();
             Tensor::new(datatype, Shape::from_slice(shape), vec![shape[0] as u8; bytes].into()).expect("as long as it must be")
         };
         ItemOutputs::from_iter([tensor(Datatype::Uint16, shapes[0]), tensor(Datatype::Uint8, shapes[1])])

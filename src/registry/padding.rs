@@ -9,15 +9,23 @@ use super::{
     manifest::{KeyFault, PaddingEntry},
     shared_value::shared_tensor,
 };
-use crate::domain::{ElementBytes, PaddedInput, PaddingRule, TensorSpec};
+use crate::domain::{Datatype, ElementBytes, PaddedInput, PaddingRule, Signature, TensorSpec};
 
-/// The rule that `entry` asks for, or everything that keeps it from being one. `inputs` are those that items bring.
-pub(super) fn fit_padding(entry: &PaddingEntry, inputs: &[TensorSpec]) -> Result<PaddingRule, Vec<KeyFault>> {
+/// The rule that `entry` asks for, or everything that keeps it from being one.
+pub(super) fn fit_padding(entry: &PaddingEntry, signature: &Signature) -> Result<PaddingRule, Vec<KeyFault>> {
+    let inputs = &signature.inputs;
     let mut faults = unknown_names(entry, inputs);
+    faults.extend(signature.outputs.iter().filter_map(output_fault));
     let mut padded = Vec::new();
     for (position, spec) in inputs.iter().enumerate().filter(|(_, spec)| !entry.leaves_out(spec)) {
+        let Some(element_bytes) = spec.datatype.fixed_size() else {
+            let reason =
+                format!("input '{}' is BYTES, which has nothing to be padded with: name it in padding.unpadded", spec.name);
+            faults.push(KeyFault::new("padding", reason));
+            continue;
+        };
         let axis = axis(entry, spec).map_err(|fault| faults.push(fault));
-        let value = value(entry, spec).map_err(|fault| faults.push(fault));
+        let value = value(entry, spec, element_bytes).map_err(|fault| faults.push(fault));
         if let (Ok(axis), Ok(value)) = (axis, value) {
             padded.push(PaddedInput { position, axis, value });
         }
@@ -97,7 +105,7 @@ fn axis(entry: &PaddingEntry, spec: &TensorSpec) -> Result<usize, KeyFault> {
 }
 
 /// The element that an input is padded with.
-fn value(entry: &PaddingEntry, spec: &TensorSpec) -> Result<ElementBytes, KeyFault> {
+fn value(entry: &PaddingEntry, spec: &TensorSpec, element_bytes: usize) -> Result<ElementBytes, KeyFault> {
     let TensorSpec { name, datatype, .. } = spec;
     let key = || format!("padding.values.{name}");
     match entry.values.get(&**name) {
@@ -109,8 +117,18 @@ fn value(entry: &PaddingEntry, spec: &TensorSpec) -> Result<ElementBytes, KeyFau
             Ok(tensor) => Ok(ElementBytes::from_slice(tensor.data())),
             Err(reason) => Err(KeyFault::new(key(), format!("cannot pad input '{name}': it {reason}"))),
         },
-        None => Ok(ElementBytes::from_elem(0, datatype.size())),
+        None => Ok(ElementBytes::from_elem(0, element_bytes)),
     }
+}
+
+/// What keeps an output from being cut back to the items' own lengths.
+fn output_fault(TensorSpec { name, datatype, dims, .. }: &TensorSpec) -> Option<KeyFault> {
+    (*datatype == Datatype::Bytes && dims.contains(&None)).then(|| {
+        let reason = format!(
+            "output '{name}' is BYTES and has dynamic dimensions, which cannot follow the padding: give it its sizes in [[outputs]]"
+        );
+        KeyFault::new("padding", reason)
+    })
 }
 
 /// What keeps the input at `position` from being made up where a client leaves it out.
@@ -132,7 +150,6 @@ fn mask_fault(position: usize, inputs: &[TensorSpec], padded: &[PaddedInput]) ->
 mod tests {
     use super::*;
     use crate::{
-        domain::{Datatype, Signature},
         engine::{Contract, DeclaredTensor},
         registry::{Interface, Manifest, fit},
     };
@@ -242,6 +259,22 @@ mod tests {
             assert_eq!(faults.len(), 1, "{text}: {faults:?}");
             assert!(faults[0].starts_with(expected), "{text}: {faults:?} lacks {expected}");
         }
+    }
+
+    #[test]
+    fn strings_stand_beside_what_is_padded_and_are_not_padded() {
+        let mut contract = contract();
+        contract.inputs[3] = declared("speaker", Datatype::Bytes, &[-1, -1]);
+        contract.outputs.push(declared("label", Datatype::Bytes, &[-1, 1]));
+        let text = format!("{GOOD}axes = {{ frames = 0 }}");
+        assert!(fit_text(&text, &contract).is_ok());
+        let faults = fit_text(&text.replace("'speaker'", ""), &contract).expect_err("speaker cannot be padded");
+        let expected = "padding: input 'speaker' is BYTES, which has nothing to be padded with: name it in padding.unpadded";
+        assert_eq!(faults, [expected]);
+        contract.outputs[1] = declared("label", Datatype::Bytes, &[-1, -1]);
+        let faults = fit_text(&text, &contract).expect_err("label cannot be cut");
+        assert_eq!(faults.len(), 1);
+        assert!(faults[0].starts_with("padding: output 'label' is BYTES and has dynamic dimensions"), "{faults:?}");
     }
 
     #[test]

@@ -68,8 +68,8 @@ fn encode(value: &Value, datatype: Datatype, data: &mut Vec<u8>) -> Option<()> {
         Datatype::Int64 => data.extend(integer?.to_le_bytes()),
         Datatype::Fp32 => data.extend(Some(number? as f32).filter(|number| number.is_finite())?.to_le_bytes()),
         Datatype::Fp64 => data.extend(number?.to_le_bytes()),
-        // Half floats would need rounding rules of their own, and no model asks for such a value.
-        Datatype::Fp16 | Datatype::Bf16 => return None,
+        // Half floats would need rounding rules of their own, and no model asks for such a value. BYTES have no numbers.
+        Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => return None,
     }
     Some(())
 }
@@ -104,6 +104,7 @@ mod tests {
             ("nan", Datatype::Fp64, &[], "nan is no FP64"),
             ("1", Datatype::Bool, &[], "1 is no BOOL"),
             ("1", Datatype::Fp16, &[], "1 is no FP16"),
+            ("'x'", Datatype::Bytes, &[], "\"x\" is no BYTES"),
             ("'x'", Datatype::Int32, &[], "\"x\" is no INT32"),
             ("[1, 2]", Datatype::Int32, &[Some(3)], "has shape [2], but the model takes [3]"),
             ("1", Datatype::Int32, &[Some(3), None], "has shape [], but the model takes [3, -1]"),

@@ -94,7 +94,7 @@ pub fn fit(manifest: &Manifest, contract: &Contract) -> Result<Interface, Vec<Ke
     // A tensor with a fault is not in the signature: then framing, segments and padding cannot be judged.
     let is_whole = fitting.faults.is_empty();
     if let (Some(entry), true) = (&manifest.padding, is_whole) {
-        match fit_padding(entry, &signature.inputs) {
+        match fit_padding(entry, &signature) {
             Ok(rule) => signature.padding = Some(rule),
             Err(faults) => fitting.faults.extend(faults),
         }
@@ -172,7 +172,7 @@ impl Fitting {
             };
             let wanted = entry.and_then(|(_, entry)| entry.datatype);
             match (tensor.datatype, wanted) {
-                (None, _) => self.fault_of(&merged, "datatype", "has a type that cannot be served, such as strings or sequences"),
+                (None, _) => self.fault_of(&merged, "datatype", "has a type that cannot be served, such as INT4 or a sequence"),
                 (Some(real), Some(wanted)) if real != wanted => {
                     self.fault_of(&merged, "datatype", format!("is {real} in the model file, not {wanted}"));
                 }
@@ -193,6 +193,10 @@ impl Fitting {
     /// An input or output of each item; a fault and `None` if it cannot be one.
     fn spec(&mut self, tensor: &Merged<'_>) -> Option<TensorSpec> {
         let batch_axis = tensor.batch_axis.unwrap_or(0);
+        if tensor.datatype == Some(Datatype::Bytes) && batch_axis != 0 {
+            self.fault_of(tensor, "batch_axis", format!("is BYTES, whose batch must be on axis 0, not {batch_axis}"));
+            return None;
+        }
         match self.item_dims(tensor, batch_axis) {
             Ok(dims) => Some(TensorSpec { name: tensor.name.into(), datatype: tensor.datatype?, dims, batch_axis }),
             Err((field, reason)) => {
@@ -257,6 +261,10 @@ impl Fitting {
             self.fault(key("input"), format!("'{}' has a shared value; it cannot be a state too", input.name));
         }
         let (datatype, next) = (input.datatype?, output.datatype?);
+        if datatype == Datatype::Bytes {
+            self.fault(key("input"), format!("'{}' is BYTES, which a state cannot be: it has no fixed size", input.name));
+            return None;
+        }
         if datatype != next {
             self.fault(key("output"), format!("'{}' is {next}, but the state '{}' is {datatype}", output.name, input.name));
         }
@@ -296,7 +304,7 @@ impl Fitting {
             return None;
         };
         let spec = StateSpec { input: input.name.into(), output: output.name.into(), datatype, dims, batch_axis };
-        if element_count(&spec.dims).is_none() || spec.bytes() > STATE_BYTES_MAX {
+        if spec.bytes().is_none_or(|bytes| bytes > STATE_BYTES_MAX) {
             self.fault(key("input"), format!("'{}' takes more than {STATE_BYTES_MAX} bytes a stream", input.name));
         }
         Some(spec)
@@ -320,7 +328,12 @@ impl Fitting {
     }
 
     fn shared(&mut self, input: &Merged<'_>, value: &toml::Value) -> Option<SharedInput> {
-        match shared_tensor(value, input.datatype?, input.dims.as_deref()) {
+        let datatype = input.datatype?;
+        if datatype == Datatype::Bytes {
+            self.fault_of(input, "shared", "is BYTES, which cannot be shared: a shared value is made of numbers or booleans");
+            return None;
+        }
+        match shared_tensor(value, datatype, input.dims.as_deref()) {
             Ok(value) => Some(SharedInput { name: input.name.into(), value }),
             Err(reason) => {
                 self.fault_of(input, "shared", format!("cannot have this value: it {reason}"));
@@ -482,7 +495,7 @@ mod tests {
         assert_eq!(signature.inputs[0].shape_with_batch(), [-1, 576]);
         assert_eq!(signature.outputs[0].shape_with_batch(), [-1, 1]);
         let state = &signature.states[0];
-        assert_eq!((state.dims.as_slice(), state.batch_axis, state.bytes()), (&[2, 128][..], 1, 1_024));
+        assert_eq!((state.dims.as_slice(), state.batch_axis, state.bytes()), (&[2, 128][..], 1, Some(1_024)));
         assert_eq!(signature.shared[0].value.data().as_ref(), 16_000_i64.to_le_bytes());
         assert_eq!(framing.map(|framing| (framing.window_samples, framing.context_samples)), Some((512, 64)));
         assert_eq!(segments.map(|segments| segments.output), Some(0));
@@ -610,6 +623,35 @@ mod tests {
         for (text, expected) in cases {
             let faults = fit_text(&text, &silero()).expect_err("must be refused");
             assert!(faults.iter().any(|fault| fault.contains(expected)), "{text}: {faults:?} lacks {expected}");
+        }
+    }
+
+    #[test]
+    fn strings_are_served_where_each_item_has_its_own() {
+        let strings = || Contract {
+            inputs: vec![declared("x", Datatype::Bytes, &[-1, 1]), declared("s", Datatype::Bytes, &[-1, 1])],
+            outputs: vec![declared("y", Datatype::Bytes, &[-1, -1])],
+        };
+        let signature = fit_text("[[inputs]]\nname='x'\ndatatype='BYTES'", &strings()).expect("they can be").signature;
+        assert_eq!((signature.inputs[0].datatype, signature.outputs[0].datatype), (Datatype::Bytes, Datatype::Bytes));
+        let cases = [
+            (
+                "[[inputs]]\nname='s'\nbatch_axis=1",
+                "inputs[0].batch_axis: input 's' is BYTES, whose batch must be on axis 0, not 1",
+            ),
+            (
+                "[[outputs]]\nname='y'\ndims=[-1, 'batch']",
+                "outputs[0].batch_axis: output 'y' is BYTES, whose batch must be on axis 0, not 1",
+            ),
+            (
+                "[[inputs]]\nname='s'\nshared='en'",
+                "inputs[0].shared: input 's' is BYTES, which cannot be shared: a shared value is made of numbers or booleans",
+            ),
+            ("[[states]]\ninput='s'\noutput='y'", "states[0].input: 's' is BYTES, which a state cannot be: it has no fixed size"),
+        ];
+        for (text, expected) in cases {
+            let faults = fit_text(text, &strings()).expect_err("must be refused");
+            assert!(faults.iter().any(|fault| fault == expected), "{text}: {faults:?} lacks {expected}");
         }
     }
 

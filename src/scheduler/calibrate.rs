@@ -5,7 +5,7 @@ use std::{sync::Arc, thread, time::Duration};
 use super::cost::CostCurve;
 use crate::{
     clock,
-    domain::{ItemInputs, Shape, Signature, StateSlot, Tensor, TensorSpec, element_count},
+    domain::{Datatype, ItemInputs, Shape, Signature, StateSlot, Tensor, TensorSpec, element_count, push_element},
     engine::{CallThreads, Executable, ItemCall, LaneThreads, RunError},
 };
 
@@ -13,7 +13,7 @@ use crate::{
 const CALLS: usize = 9;
 /// Calls at sizes so slow that [`CALLS`] would break the budget.
 const CALLS_MIN: usize = 3;
-/// Size given to dynamic dimensions, such as the length of a text.
+/// Size given to dynamic dimensions, such as the length of a text, and to strings.
 const DYNAMIC_DIM: usize = 32;
 /// The gain of all threads is measured by two series of calls, each within this part of the budget, so that larger batches are
 /// still measured.
@@ -151,6 +151,19 @@ fn median(mut durations: Vec<Duration>) -> Duration {
     durations.get(durations.len() / 2).copied().unwrap_or_default()
 }
 
+/// Zero, or one for a mask. A string is a text of zeros: a model may read a number in it, and what it costs follows its length.
+fn made_up_element(datatype: Datatype, is_mask: bool) -> Option<Vec<u8>> {
+    if is_mask {
+        return datatype.one().map(<[u8]>::to_vec);
+    }
+    let Some(bytes) = datatype.fixed_size() else {
+        let mut element = Vec::new();
+        push_element(&mut element, &[b'0'; DYNAMIC_DIM]).ok()?;
+        return Some(element);
+    };
+    Some(vec![0; bytes])
+}
+
 /// One item of zeros, with a mask of ones if the model has one.
 fn zero_item(signature: &Signature) -> Result<ItemInputs, CalibrationError> {
     let padding = signature.padding.as_ref();
@@ -159,9 +172,9 @@ fn zero_item(signature: &Signature) -> Result<ItemInputs, CalibrationError> {
     let tensor = |position: usize, input: &TensorSpec| {
         let shape: Shape = input.dims.iter().map(|dim| dim.unwrap_or(length)).collect();
         let elements = element_count(&shape)?;
-        let bytes = elements.checked_mul(input.datatype.size()).filter(|bytes| *bytes <= INPUT_BYTES_MAX)?;
-        let data = if mask == Some(position) { input.datatype.one().repeat(elements) } else { vec![0; bytes] };
-        Tensor::new(input.datatype, shape, data.into()).ok()
+        let element = made_up_element(input.datatype, mask == Some(position))?;
+        elements.checked_mul(element.len()).filter(|bytes| *bytes <= INPUT_BYTES_MAX)?;
+        Tensor::new(input.datatype, shape, element.repeat(elements).into()).ok()
     };
     let inputs = signature.inputs.iter().enumerate();
     inputs
@@ -173,7 +186,7 @@ fn zero_item(signature: &Signature) -> Result<ItemInputs, CalibrationError> {
 mod tests {
     use super::*;
     use crate::{
-        domain::{Datatype, ElementBytes, PaddedInput, PaddingRule},
+        domain::{ElementBytes, PaddedInput, PaddingRule},
         engine::synthetic::{CostMode, Script, SyntheticEngine, SyntheticKind},
     };
 
@@ -220,5 +233,14 @@ mod tests {
         assert_eq!(item[0], Tensor::from_f32(&[0.0; 8]));
         assert_eq!(item[1], Tensor::from_f32(&[1.0; 8]));
         assert_eq!(calibrate_with(None, 1).item_bytes, 64);
+    }
+    #[test]
+    fn a_made_up_string_is_a_text_that_is_a_number_too() {
+        let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Bytes, dims: vec![Some(2)], batch_axis: 0 };
+        let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() };
+        let item = zero_item(&signature).expect("small");
+        let texts: Vec<_> = item[0].byte_elements().expect("BYTES").map(std::str::from_utf8).collect();
+        assert_eq!(texts, [Ok("0".repeat(32).as_str()); 2]);
+        assert_eq!("0".repeat(32).parse(), Ok(0_i64));
     }
 }

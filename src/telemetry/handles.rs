@@ -19,14 +19,27 @@ pub enum Method {
     ModelInfer,
     /// A stream of such requests.
     ModelStreamInfer,
+    /// A request of the Open Inference Protocol over HTTP.
+    HttpInfer,
+    /// The same in plain JSON: a model's inputs by name, its outputs at once or as they are computed.
+    HttpGenerate,
     /// `model.ModelInference`: a list of numbers, a list of numbers.
     ExamplePredict,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Predict, Self::Scan, Self::Upload, Self::Feed, Self::ModelInfer, Self::ModelStreamInfer, Self::ExamplePredict];
+    pub const ALL: [Self; 9] = [
+        Self::Predict,
+        Self::Scan,
+        Self::Upload,
+        Self::Feed,
+        Self::ModelInfer,
+        Self::ModelStreamInfer,
+        Self::HttpInfer,
+        Self::HttpGenerate,
+        Self::ExamplePredict,
+    ];
 
     /// Metric label.
     #[must_use]
@@ -38,6 +51,8 @@ impl Method {
             Self::Feed => "feed",
             Self::ModelInfer => "model_infer",
             Self::ModelStreamInfer => "model_stream_infer",
+            Self::HttpInfer => "http_infer",
+            Self::HttpGenerate => "http_generate",
             Self::ExamplePredict => "model_inference_predict",
         }
     }
@@ -47,7 +62,7 @@ impl Method {
     #[must_use]
     pub const fn is_unary(self) -> bool {
         match self {
-            Self::Predict | Self::ModelInfer | Self::ExamplePredict => true,
+            Self::Predict | Self::ModelInfer | Self::HttpInfer | Self::HttpGenerate | Self::ExamplePredict => true,
             Self::Scan | Self::Upload | Self::Feed | Self::ModelStreamInfer => false,
         }
     }

@@ -20,7 +20,8 @@ from tidemill.v1 import inference_pb2_grpc, model_pb2_grpc
 # How long anything may take before the test gives it up as hung. No test's result depends on it otherwise.
 PATIENCE_S = 30
 
-LISTENING = re.compile(r"listening grpc=(\S+) admin=(\S+)")
+ANY_PORTS = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"]
+LISTENING = re.compile(r"listening grpc=(\S+) http=(\S+) admin=(\S+)")
 ALARM = re.compile(r"\b(WARN|ERROR)\b|panicked at")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -33,7 +34,7 @@ class Server:
     def __init__(self, *arguments: str) -> None:
         # The variables of the tests are no settings of the server, and it refuses what it does not know.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
-        command = [places.SERVER, "serve", "--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", *arguments]
+        command = [places.SERVER, "serve", *ANY_PORTS, *arguments]
         self.log: list[str] = []
         self._log_is_complete = False
         self._logged = threading.Condition()
@@ -48,7 +49,7 @@ class Server:
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         try:
-            self.address, self.admin_address = self._await_log(LISTENING).groups()
+            self.address, self.http_address, self.admin_address = self._await_log(LISTENING).groups()
             self.channel = self.connect()
             self.await_health("", health_pb2.HealthCheckResponse.SERVING)
         except BaseException:

@@ -26,9 +26,9 @@ impl Binary {
         Self::serve_at(&["127.0.0.1:0"; 2], flags)
     }
 
-    /// Starts it with these addresses for clients and for operators.
+    /// Starts it with these addresses for gRPC clients and for operators.
     pub(crate) fn serve_at(addresses: &[&str; 2], flags: &[&str]) -> Self {
-        let ports = ["serve", "--grpc-addr", addresses[0], "--admin-addr", addresses[1]];
+        let ports = ["serve", "--grpc-addr", addresses[0], "--http-addr", "127.0.0.1:0", "--admin-addr", addresses[1]];
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
         // Settings come from flags alone; the server would refuse variables of these tests that look like settings.
         for (name, _) in std::env::vars_os() {
@@ -63,7 +63,7 @@ impl Binary {
         }
     }
 
-    /// The addresses for clients and for operators, once it listens.
+    /// The addresses for gRPC clients and for operators, once it listens.
     pub(crate) fn addresses(&mut self) -> [SocketAddr; 2] {
         let line = self.line("listening");
         ["grpc=", "admin="].map(|key| {

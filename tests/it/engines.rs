@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Names the library of onnxruntime.
-const LIBRARY_VARIABLE: &str = "TIDEMILL_TEST_ONNXRUNTIME";
+pub(crate) const LIBRARY_VARIABLE: &str = "TIDEMILL_TEST_ONNXRUNTIME";
 
 /// The engines compute in different orders; a probability may differ by a little more than rounding.
 const TOLERANCE: f32 = 1e-4;
@@ -21,7 +21,7 @@ const TOLERANCE: f32 = 1e-4;
 const WEIGHTS: &[u8] = include_bytes!(env!("TIDEMILL_SILERO_ONNX"));
 const MANIFEST: &str = include_str!("../../src/registry/silero-vad.toml");
 
-fn library() -> Option<PathBuf> {
+pub(crate) fn library() -> Option<PathBuf> {
     let named = env::var_os(LIBRARY_VARIABLE).map(PathBuf::from);
     assert!(named.is_some() || env::var_os("CI").is_none_or(|ci| ci != "true"), "{LIBRARY_VARIABLE} must be set where CI=true");
     named

@@ -22,6 +22,7 @@ mod sequences;
 mod serving;
 mod session;
 mod startup;
+mod strings;
 mod tidy;
 mod top;
 mod upload;

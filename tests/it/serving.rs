@@ -81,6 +81,7 @@ pub(crate) fn slow_doubler(call_us: u64) -> String {
 pub(crate) fn bare_config() -> Config {
     let mut config = Config::default();
     config.server.grpc_addr.set_port(0);
+    config.server.http_addr.set_port(0);
     config.server.admin_addr.set_port(0);
     config.scheduler.lanes = 2;
     config.models.embedded = false;

@@ -64,9 +64,14 @@ fn one_operator(operator: &str) -> Vec<u8> {
 async fn a_port_in_use_is_named_with_its_key_and_nothing_is_left_running() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("it is bound");
-    for (key, is_grpc) in [("server.grpc_addr", true), ("server.admin_addr", false)] {
+    for key in ["server.grpc_addr", "server.http_addr", "server.admin_addr"] {
         let mut config = bare_config();
-        *(if is_grpc { &mut config.server.grpc_addr } else { &mut config.server.admin_addr }) = address;
+        let server = &mut config.server;
+        *match key {
+            "server.grpc_addr" => &mut server.grpc_addr,
+            "server.http_addr" => &mut server.http_addr,
+            _ => &mut server.admin_addr,
+        } = address;
         let error = Server::start(config).await.err().expect("the port is taken");
         assert!(matches!(&error, StartError::Bind { key: found, .. } if *found == key), "{error}");
         assert_says(&error.to_string(), &[&address.to_string(), key, "Port 0"]);

@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroUsize, path::PathBuf, thread::available_parallelism, time::Duration};
 
+use anyhow::Context as _;
 use tidemill::{clock, proto::v1, registry::Model};
 use tonic::transport::Channel;
 
@@ -57,7 +58,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
             }
         })
         .await?;
-        let item = item_of(&*stage.model(&name)?);
+        let item = item_of(&*stage.model(&name)?)?;
         let channels = stage.connect(4).await?;
         let alone = one_at_a_time(channels[0].clone(), &name, &item, args.items).await?;
         let p50_ms = alone.quantile_us(0.5) / 1e3;
@@ -95,17 +96,21 @@ fn plan(model: &str, item: v1::Item, window_items: u32) -> FeedPlan {
 }
 
 /// An item of ones, which are tokens, a mask and plain numbers to any model.
-fn item_of(model: &Model) -> v1::Item {
+///
+/// # Errors
+/// If an input is of BYTES, which have no ones.
+fn item_of(model: &Model) -> anyhow::Result<v1::Item> {
     let inputs = model.signature().inputs.iter().map(|input| {
+        let one = input.datatype.one().with_context(|| format!("input '{}' is {}, not numbers", input.name, input.datatype))?;
         let shape: Vec<usize> = input.dims.iter().map(|dim| dim.unwrap_or(DYNAMIC_DIM)).collect();
-        v1::Tensor {
+        Ok(v1::Tensor {
             name: input.name.to_string(),
             datatype: v1::Datatype::Unspecified.into(),
             shape: shape.iter().map(|size| *size as i64).collect(),
-            data: input.datatype.one().repeat(shape.iter().product()).into(),
-        }
+            data: one.repeat(shape.iter().product()).into(),
+        })
     });
-    v1::Item { inputs: inputs.collect(), ..v1::Item::default() }
+    Ok(v1::Item { inputs: inputs.collect::<anyhow::Result<_>>()?, ..v1::Item::default() })
 }
 
 async fn one_at_a_time(channel: Channel, model: &str, item: &v1::Item, items: usize) -> anyhow::Result<Durations> {

@@ -1,6 +1,6 @@
 //! The engine on the onnxruntime library, which is loaded at run time: all datatypes, one session for each lane.
 //!
-//! Inputs are read where they were gathered, and outputs are handed on where onnxruntime wrote them.
+//! Inputs are read where they were gathered, and outputs are handed on where onnxruntime wrote them. Strings are copied.
 //!
 //! # Settings
 //! A session computes on the lane that calls it and has no threads of its own, so nothing spins. Memory patterns are off: they
@@ -8,6 +8,7 @@
 //! Each session holds its own copy of the weights.
 
 mod library;
+mod strings;
 mod value;
 
 use std::{
@@ -172,9 +173,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{Datatype, Shape, Signature, StateSlot, TensorSpec},
+        domain::{Datatype, Shape, Signature, StateSlot, TensorSpec, push_element},
         engine::{
-            CallThreads, Executable, ItemCall,
+            CallThreads, Executable, ItemCall, RunError,
             rten::Rten,
             test_models::{self, silero},
         },
@@ -221,7 +222,11 @@ mod tests {
     fn all_datatypes_pass_unchanged() {
         let Some(_) = library() else { return };
         for datatype in Datatype::ALL {
-            let data: Vec<u8> = if datatype == Datatype::Bool { vec![1, 0] } else { (1..).take(2 * datatype.size()).collect() };
+            let data: Vec<u8> = match datatype.fixed_size() {
+                Some(_) if datatype == Datatype::Bool => vec![1, 0],
+                Some(bytes) => (1..).take(2 * bytes).collect(),
+                None => b"\x04\0\0\0\0\xff\xc3\0\0\0\0\0".to_vec(),
+            };
             let file = test_models::one_operator("Identity", test_models::onnx_type(datatype), &[None, Some(2)]);
             let engine = load(file);
             assert_eq!(engine.contract().inputs[0].datatype, Some(datatype));
@@ -237,6 +242,64 @@ mod tests {
         let first = run(&model, Datatype::Int8, vec![1, 2]);
         let second = run(&model, Datatype::Int8, vec![3, 4]);
         assert_eq!((&first.data()[..], &second.data()[..]), (&[1, 2][..], &[3, 4][..]));
+    }
+
+    fn strings(texts: &[&[u8]]) -> Tensor {
+        let mut data = Vec::new();
+        texts.iter().for_each(|text| push_element(&mut data, text).expect("short"));
+        Tensor::new(Datatype::Bytes, smallvec![texts.len()], data.into()).expect("as many as there are")
+    }
+
+    fn run_strings(model: &Executable, items: &[&[&[u8]]]) -> Result<Vec<Tensor>, RunError> {
+        let inputs: Vec<[Tensor; 1]> = items.iter().map(|texts| [strings(texts)]).collect();
+        let items: Vec<_> = inputs.iter().map(|inputs| ItemCall { inputs, state: None }).collect();
+        let outputs = model.run(0, &items, CallThreads::One)?.outputs;
+        Ok(outputs.into_iter().map(|mut outputs| outputs.remove(0)).collect())
+    }
+
+    #[test]
+    fn items_with_strings_of_any_bytes_and_lengths_share_a_call() {
+        let Some(_) = library() else { return };
+        let long = vec![0x80; 70_000];
+        let batches: [&[&[&[u8]]]; 3] = [
+            &[&[b"one", b""], &["zw\u{f6}lf".as_bytes(), b"nul \0 inside"], &[&long, b"\xff"]],
+            &[&[b"", b""]],
+            &[&[b"a", b"b"]],
+        ];
+        let file = test_models::one_operator("Identity", DataType::STRING, &[None, Some(2)]);
+        let model = executable(load(file), Datatype::Bytes, "y");
+        for batch in batches {
+            let expected: Vec<Tensor> = batch.iter().map(|texts| strings(texts)).collect();
+            assert_eq!(run_strings(&model, batch), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn a_model_that_hands_its_strings_through_keeps_them_when_the_next_call_comes() {
+        let Some(_) = library() else { return };
+        let model = executable(load(test_models::no_operator(DataType::STRING, &[None, Some(2)])), Datatype::Bytes, "x");
+        let first = run_strings(&model, &[&[b"a", b"bc"]]).expect("it runs");
+        run_strings(&model, &[&[b"xyz", b""]]).expect("it runs");
+        assert_eq!(first, [strings(&[b"a", b"bc"])]);
+    }
+
+    #[test]
+    fn strings_become_numbers_and_one_that_is_none_fails_the_call() {
+        let Some(_) = library() else { return };
+        let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: 0 };
+        let signature = Signature {
+            inputs: vec![spec("x", Datatype::Bytes)],
+            outputs: vec![spec("y", Datatype::Int64)],
+            ..Signature::default()
+        };
+        let engine = load(test_models::numbers_of_strings(&[None, Some(2)]));
+        assert_eq!(engine.contract().inputs[0].datatype, Some(Datatype::Bytes));
+        let model = Executable::new(Arc::new(engine), Arc::new(signature), &[LaneThreads::new()]).expect("it has x and y");
+        let outputs = run_strings(&model, &[&[b"1", b"-22"], &[b"333", b"0"]]).expect("all are numbers");
+        let numbers: Vec<i64> = outputs.iter().flat_map(|output| bytemuck::pod_collect_to_vec(output.data())).collect();
+        assert_eq!(numbers, [1, -22, 333, 0]);
+        let error = run_strings(&model, &[&[b"1", b"x"]]).expect_err("x is none");
+        assert!(matches!(&error, RunError::Engine(EngineError::Run(_))), "{error}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Between our bytes and onnxruntime's values, without copies.
+//! Between our bytes and onnxruntime's values, without copies; those of strings are in `strings`.
 
 use std::{ops::Range, ptr, slice, sync::Arc};
 
@@ -12,18 +12,22 @@ use ort::{
 };
 use smallvec::SmallVec;
 
+use super::strings;
 use crate::{
     domain::{Datatype, Shape, Tensor},
     engine::TensorView,
 };
 
-/// A value over the memory of `view`; or why onnxruntime refuses.
+/// A value over the memory of `view`, or of its own if it holds strings; or why onnxruntime refuses.
 ///
 /// # Safety
 /// The value must be dropped before the memory of `view` is freed or written to.
 pub(super) unsafe fn borrow(view: &TensorView<'_>, memory: &MemoryInfo<'_>, session: &Session) -> Result<DynValue, String> {
     let dims = view.shape.iter().map(|size| i64::try_from(*size));
     let dims: SmallVec<[i64; 4]> = dims.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    if view.datatype == Datatype::Bytes {
+        return strings::make(view, &dims, session);
+    }
     let mut value = ptr::null_mut();
     // SAFETY: the pointers are valid for the call, and the lengths are theirs. onnxruntime checks that the data hold as much as
     // the dimensions say. It takes a mutable pointer, but does not write to the inputs of a run.
@@ -45,7 +49,7 @@ pub(super) unsafe fn borrow(view: &TensorView<'_>, memory: &MemoryInfo<'_>, sess
     Ok(unsafe { DynValue::from_ptr(value, Some(session.allocator())) })
 }
 
-/// An output as a tensor over onnxruntime's own memory; or why it is none.
+/// An output as a tensor over onnxruntime's own memory, or a copy if it holds strings; or why it is none.
 ///
 /// An output that lies in one of `inputs`, as that of a model which hands an input through may, is copied: those buffers are
 /// overwritten by the next call.
@@ -56,6 +60,9 @@ pub(super) fn take(value: DynValue, session: &Arc<SharedSessionInner>, inputs: &
         return Err("it is not in the memory of the processor".to_owned());
     }
     let shape: Shape = tensor.shape().iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
+    if datatype == Datatype::Bytes {
+        return Tensor::new(datatype, shape, strings::read(&tensor)?.into()).map_err(|error| error.to_string());
+    }
     let bytes = tensor.size().ok_or("it has no size")?;
     let start = tensor.data_ptr().cast::<u8>();
     let owner = OutputMemory { start, bytes, _tensor: tensor, _session: Arc::clone(session) };
@@ -115,10 +122,11 @@ pub(super) const fn element_type(datatype: Datatype) -> TensorElementType {
         Datatype::Fp32 => TensorElementType::Float32,
         Datatype::Fp64 => TensorElementType::Float64,
         Datatype::Bf16 => TensorElementType::Bfloat16,
+        Datatype::Bytes => TensorElementType::String,
     }
 }
 
-/// The datatype of this name; `None` for strings, complex numbers and the like.
+/// The datatype of this name; `None` for INT4, complex numbers and the like.
 pub(super) fn datatype_of(element: TensorElementType) -> Option<Datatype> {
     Datatype::ALL.into_iter().find(|datatype| element_type(*datatype) == element)
 }

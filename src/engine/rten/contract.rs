@@ -51,6 +51,7 @@ fn datatype_of(declared: DataType) -> Option<Datatype> {
         DataType::FLOAT => Datatype::Fp32,
         DataType::DOUBLE => Datatype::Fp64,
         DataType::BFLOAT16 => Datatype::Bf16,
+        DataType::STRING => Datatype::Bytes,
         _ => return None,
     })
 }

@@ -33,6 +33,7 @@ pub(super) fn input<'a>(view: &TensorView<'a>) -> Result<ValueOrView<'a>, String
             (narrow.is_finite() || !x.is_finite()).then_some(narrow)
         }),
         Datatype::Bf16 => Err("rten cannot compute in BF16".to_owned()),
+        Datatype::Bytes => Err("rten has no strings".to_owned()),
     }
 }
 

@@ -32,12 +32,14 @@ impl Rten {
     /// Loads the ONNX file with these bytes.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if it is not an ONNX model, or uses an operator that rten lacks; the text names it.
+    /// [`EngineError::Load`] if it is not an ONNX model, takes or gives strings, or uses an operator that rten lacks; the text
+    /// names it.
     pub fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
         let file = file.into();
         let loaded = catch_unwind(AssertUnwindSafe(|| {
             // First, because this is what finds a broken file out; see `reader`.
             let contract = contract::read(&file)?;
+            refuse_strings(&contract)?;
             let options = ModelOptions::with_all_ops();
             let model = match file {
                 Cow::Borrowed(file) => options.load_static_slice(file),
@@ -80,6 +82,17 @@ impl Engine for Rten {
             plan.outputs.iter().map(|name| self.node("output", &self.contract.outputs, name)).collect::<Result<_, _>>()?;
         let output_ids = outputs.iter().map(|node| node.id).collect();
         Ok(Box::new(RtenInstance { model: Arc::clone(&self.model), threads: threads.clone(), inputs, outputs, output_ids }))
+    }
+}
+
+fn refuse_strings(contract: &Contract) -> Result<(), String> {
+    let mut tensors =
+        (contract.inputs.iter().map(|tensor| ("input", tensor))).chain(contract.outputs.iter().map(|tensor| ("output", tensor)));
+    match tensors.find(|(_, tensor)| tensor.datatype == Some(Datatype::Bytes)) {
+        Some((kind, tensor)) => {
+            Err(format!("{kind} '{}' holds strings (BYTES), which rten lacks; the engine onnxruntime has them", tensor.name))
+        }
+        None => Ok(()),
     }
 }
 
@@ -206,6 +219,21 @@ mod tests {
         let file = test_models::one_operator("Frobnicate", DataType::FLOAT, &[None, Some(2)]);
         let error = load(file).expect_err("no such operator");
         assert!(matches!(&error, EngineError::Load(text) if text.contains("Frobnicate")), "{error}");
+    }
+
+    #[test]
+    fn strings_are_refused_by_the_tensors_name_and_with_the_engine_that_has_them() {
+        let refused = |kind_and_name: &str| {
+            let text = format!(
+                "rten cannot load the model: {kind_and_name} holds strings (BYTES), which rten lacks; the engine onnxruntime has them"
+            );
+            Some(EngineError::Load(text))
+        };
+        assert_eq!(load(identity(DataType::STRING)).err(), refused("input 'x'"));
+        let mut model = test_models::parse(&identity(DataType::FLOAT));
+        let graph = model.graph.as_mut().expect("it has a graph");
+        graph.output = vec![test_models::value("y", DataType::STRING, &[None, Some(2)])];
+        assert_eq!(load(model.write_buf().expect("it can be written")).err(), refused("output 'y'"));
     }
 
     #[test]

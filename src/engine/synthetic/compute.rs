@@ -6,10 +6,11 @@ use crate::{domain::Datatype, engine::TensorView};
 
 /// Writes twice `data` to `out`, which is as long: floats by IEEE rules, integers saturating, truth values unchanged.
 ///
-/// Both start on a 64-byte border. FP16 and BF16 are refused when the engine is made; here they are copied.
+/// Both start on a 64-byte border. FP16, BF16 and BYTES are refused when the engine is made; here they are
+/// copied.
 pub(super) fn double(datatype: Datatype, data: &[u8], out: &mut [u8]) -> Result<(), PodCastError> {
     match datatype {
-        Datatype::Bool | Datatype::Fp16 | Datatype::Bf16 => {
+        Datatype::Bool | Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => {
             out.copy_from_slice(data);
             Ok(())
         }
@@ -35,7 +36,7 @@ fn map<T: Pod>(data: &[u8], out: &mut [u8], f: impl Fn(T) -> T) -> Result<(), Po
     Ok(())
 }
 
-/// The number that `bytes`, one element, hold; `None` for FP16 and BF16.
+/// The number that `bytes`, one element, hold; `None` for FP16, BF16 and BYTES.
 #[expect(clippy::cast_precision_loss, reason = "planned values are small whole numbers")]
 pub(super) fn element_as_f64(datatype: Datatype, bytes: &[u8]) -> Option<f64> {
     fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
@@ -52,7 +53,7 @@ pub(super) fn element_as_f64(datatype: Datatype, bytes: &[u8]) -> Option<f64> {
         Datatype::Int64 => read::<i64>(bytes).map(|x| x as f64),
         Datatype::Fp32 => read::<f32>(bytes).map(f64::from),
         Datatype::Fp64 => read::<f64>(bytes),
-        Datatype::Fp16 | Datatype::Bf16 => None,
+        Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => None,
     }
 }
 

@@ -48,8 +48,8 @@ impl SyntheticEngine {
     /// An engine that declares the tensors of `signature` and follows `script`.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if an output is not the image of the input in the same place, the script doubles FP16 or BF16, or
-    /// a state or the outputs of a stateful model are not FP32.
+    /// [`EngineError::Load`] if an output is not the image of the input in the same place, the script doubles FP16, BF16 or BYTES,
+    /// or a state or the outputs of a stateful model are not FP32.
     pub fn new(signature: Arc<Signature>, script: Script) -> Result<Self, EngineError> {
         check(&signature, script.kind).map_err(|message| EngineError::Load(format!("synthetic engine: {message}")))?;
         let contract = declare(&signature);
@@ -138,7 +138,7 @@ impl SyntheticInstance {
         };
         let view = &call.inputs[*position];
         let after: usize = view.shape.iter().skip(spec.batch_axis + 1).product();
-        let element_bytes = view.datatype.size();
+        let Some(element_bytes) = view.datatype.fixed_size() else { return false };
         (0..call.batch_size).any(|index| {
             let start = index * after * element_bytes;
             let element = view.data.get(start..start + element_bytes);
@@ -223,7 +223,7 @@ fn check(signature: &Signature, kind: SyntheticKind) -> Result<(), String> {
         if (output.datatype, &output.dims, output.batch_axis) != (input.datatype, &input.dims, input.batch_axis) {
             return Err(format!("output '{}' differs in datatype or shape from input '{}'", output.name, input.name));
         }
-        if kind == SyntheticKind::Double && matches!(output.datatype, Datatype::Fp16 | Datatype::Bf16) {
+        if kind == SyntheticKind::Double && matches!(output.datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes) {
             return Err(format!("it cannot double {} ('{}'); use kind = \"identity\"", output.datatype, output.name));
         }
     }
@@ -310,14 +310,17 @@ mod tests {
     }
 
     #[test]
-    fn half_floats_are_copied_but_not_doubled() {
-        for datatype in [Datatype::Fp16, Datatype::Bf16] {
+    fn what_has_no_arithmetic_is_copied_but_not_doubled() {
+        let halves = [1, 2, 3, 4].to_vec();
+        let cases =
+            [(Datatype::Fp16, halves.clone()), (Datatype::Bf16, halves), (Datatype::Bytes, b"\x02\0\0\0ab\0\0\0\0".to_vec())];
+        for (datatype, data) in cases {
             let error = SyntheticEngine::new(signature(datatype), Script::default()).expect_err("cannot be doubled");
             assert!(error.to_string().contains(&format!("cannot double {datatype} ('y')")), "{error}");
-            let identity = Script { kind: SyntheticKind::Identity, ..Script::default() };
-            let engine = SyntheticEngine::new(signature(datatype), identity).expect("a sound script");
-            let input = Tensor::new(datatype, Shape::from_slice(&[2]), vec![1, 2, 3, 4].into()).expect("right length");
-            assert_eq!(run(engine, input), [1, 2, 3, 4]);
+            let config = SyntheticConfig { kind: SyntheticKind::Identity, fail_value: Some(0.0), ..SyntheticConfig::default() };
+            let engine = SyntheticEngine::new(signature(datatype), config.script().expect("no cost")).expect("sound");
+            let input = Tensor::new(datatype, Shape::from_slice(&[2]), data.clone().into()).expect("right length");
+            assert_eq!(run(engine, input), data, "and its elements equal no number");
         }
     }
 

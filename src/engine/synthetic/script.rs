@@ -20,7 +20,8 @@ const WIDE_SPEEDUP: RangeInclusive<f64> = 1.0..=1024.0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SyntheticKind {
-    /// Each element doubled. Integers saturate at their datatype's limits, BOOL stays as it is, FP16 and BF16 are refused.
+    /// Each element doubled. Integers saturate at their datatype's limits, BOOL stays as it is, FP16, BF16 and BYTES are
+    /// refused.
     #[default]
     Double,
     /// The same bytes; every datatype.
@@ -41,7 +42,8 @@ pub enum Misbehaviour {
 /// When a call goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Trigger {
-    /// The first element of the first input of any item in the batch equals this value. FP16 and BF16 elements equal nothing.
+    /// The first element of the first input of any item in the batch equals this value. FP16, BF16 and BYTES
+    /// elements equal nothing.
     FirstElement(f64),
     /// It is this call of the engine, counted from 1 over all lanes.
     Call(u64),

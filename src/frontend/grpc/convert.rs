@@ -153,6 +153,7 @@ const fn from_wire_datatype(datatype: v1::Datatype) -> Option<Datatype> {
         v1::Datatype::Fp32 => Datatype::Fp32,
         v1::Datatype::Fp64 => Datatype::Fp64,
         v1::Datatype::Bf16 => Datatype::Bf16,
+        v1::Datatype::Bytes => Datatype::Bytes,
     })
 }
 
@@ -171,6 +172,7 @@ pub(super) const fn wire_datatype(datatype: Datatype) -> v1::Datatype {
         Datatype::Fp32 => v1::Datatype::Fp32,
         Datatype::Fp64 => v1::Datatype::Fp64,
         Datatype::Bf16 => v1::Datatype::Bf16,
+        Datatype::Bytes => v1::Datatype::Bytes,
     }
 }
 

@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 
 use super::{convert, numbers, reader::Reader, status::status_of};
 use crate::{
-    domain::{Fault, NamedTensor, TensorSpec},
+    domain::{Fault, FaultKind, NamedTensor, TensorSpec},
     proto::{
         model::{PredictRequest, PredictResponse, model_inference_server::ModelInference},
         v1,
@@ -31,7 +31,8 @@ impl Example {
         let open = convert::open_request(config, caller)?;
         let (_, result) = self.service.predict(Method::ExamplePredict, open, PredictInput::Item(item)).await?;
         let outputs = result.outcome?;
-        Ok(PredictResponse { outputs: outputs.first().map(numbers::from_elements).unwrap_or_default() })
+        let strings = || Fault::new(FaultKind::Unsupported, "the model's first output holds strings (BYTES), not numbers");
+        Ok(PredictResponse { outputs: outputs.first().and_then(numbers::from_elements).ok_or_else(strings)? })
     }
 
     /// The numbers as the model's one tensor, and the version that they were held against.

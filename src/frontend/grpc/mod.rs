@@ -8,7 +8,6 @@ mod deadline;
 mod example;
 mod health;
 mod limits;
-mod linger;
 mod models;
 mod native;
 mod numbers;
@@ -20,4 +19,4 @@ mod status;
 mod stream_task;
 
 pub use health::keep_health;
-pub use server::{GrpcServer, Shutdown};
+pub use server::GrpcServer;

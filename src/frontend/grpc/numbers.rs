@@ -45,6 +45,7 @@ pub(super) fn to_elements(datatype: Datatype, numbers: &[f64]) -> Result<Bytes, 
             (near.is_finite() || !number.is_finite()).then(|| near.to_le_bytes())
         }),
         Datatype::Fp64 => elements(numbers, |number| Some(number.to_le_bytes())),
+        Datatype::Bytes => Err(0),
     }
 }
 
@@ -85,13 +86,14 @@ pub(super) fn range(datatype: Datatype) -> String {
         Datatype::Bf16 => format!("numbers from {:e} to {:e}", bf16::MIN, bf16::MAX),
         Datatype::Fp32 => format!("numbers from {:e} to {:e}", f32::MIN, f32::MAX),
         Datatype::Fp64 => "all numbers".to_owned(),
+        Datatype::Bytes => "strings, not numbers".to_owned(),
     }
 }
 
-/// The elements as numbers; those of 64-bit integers beyond 2^53 are rounded to the nearest.
-pub(super) fn from_elements(tensor: &Tensor) -> Vec<f64> {
+/// The elements as numbers; `None` for strings. Those of 64-bit integers beyond 2^53 are rounded to the nearest.
+pub(super) fn from_elements(tensor: &Tensor) -> Option<Vec<f64>> {
     let data = &**tensor.data();
-    match tensor.datatype() {
+    Some(match tensor.datatype() {
         Datatype::Bool | Datatype::Uint8 => numbers(data, |[byte]| f64::from(byte)),
         Datatype::Uint16 => numbers(data, |bytes| f64::from(u16::from_le_bytes(bytes))),
         Datatype::Uint32 => numbers(data, |bytes| f64::from(u32::from_le_bytes(bytes))),
@@ -104,7 +106,8 @@ pub(super) fn from_elements(tensor: &Tensor) -> Vec<f64> {
         Datatype::Bf16 => numbers(data, |bytes| bf16::from_le_bytes(bytes).to_f64()),
         Datatype::Fp32 => numbers(data, |bytes| f64::from(f32::from_le_bytes(bytes))),
         Datatype::Fp64 => numbers(data, f64::from_le_bytes),
-    }
+        Datatype::Bytes => return None,
+    })
 }
 
 fn numbers<const BYTES: usize>(data: &[u8], number: impl Fn([u8; BYTES]) -> f64) -> Vec<f64> {
@@ -121,7 +124,7 @@ mod tests {
     fn returned(datatype: Datatype, numbers: &[f64]) -> Result<Vec<f64>, usize> {
         let data = to_elements(datatype, numbers)?;
         let tensor = Tensor::new(datatype, Shape::from_slice(&[numbers.len()]), data).expect("as long as its shape");
-        Ok(from_elements(&tensor))
+        Ok(from_elements(&tensor).expect("numbers"))
     }
 
     #[test]

@@ -4,30 +4,29 @@
 //! that many streams on one connection need, and cuts calls at their `grpc-timeout` with CANCELLED.
 //!
 //! # SHUTDOWN
-//! [`Shutdown::graceful`] sends GOAWAY on each connection; its open calls go on. New connections are still served, so that whoever
-//! asks hears that the server drains, until [`Shutdown::close`] closes the port. [`Shutdown::abort`] drops what is left.
+//! As [`Shutdown`] says; going away is GOAWAY here, and the calls that are open go on.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::net::{TcpListener, TcpStream};
 use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
 use tonic_health::server::HealthReporter;
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{
-    example::Example, limits::NameMessageLimit, linger::Lingering, models::Models, native::Native,
-    open_inference::OpenInferenceGrpc, reader::WatchedBody, stream_task::StreamExecutor,
+    example::Example, limits::NameMessageLimit, models::Models, native::Native, open_inference::OpenInferenceGrpc,
+    reader::WatchedBody, stream_task::StreamExecutor,
 };
 use crate::{
     config::GrpcConfig,
+    frontend::{
+        linger::Lingering,
+        listener::{Listener, Shutdown},
+    },
     open_inference::OpenInference,
     proto::{
         DESCRIPTORS,
@@ -35,46 +34,18 @@ use crate::{
         model::model_inference_server::ModelInferenceServer,
         v1::{inference_service_server::InferenceServiceServer, model_service_server::ModelServiceServer},
     },
-    telemetry::{GaugeGuard, ServerMetrics},
+    telemetry::ServerMetrics,
 };
 
 /// How long a new connection may take to send its first byte.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Tells a [`GrpcServer`] to stop.
-#[derive(Debug, Clone, Default)]
-pub struct Shutdown {
-    graceful: CancellationToken,
-    close: CancellationToken,
-    abort: CancellationToken,
-}
-
-impl Shutdown {
-    /// Tells the open connections to go away once their calls are over.
-    pub fn graceful(&self) {
-        self.graceful.cancel();
-    }
-
-    /// No new connections; all that are open are told to go away.
-    pub fn close(&self) {
-        self.graceful.cancel();
-        self.close.cancel();
-    }
-
-    /// Drops all connections.
-    pub fn abort(&self) {
-        self.close();
-        self.abort.cancel();
-    }
-}
-
 /// A gRPC server on a listener that is bound already.
 pub struct GrpcServer {
-    listener: TcpListener,
+    listener: Listener,
     routes: Routes,
     config: GrpcConfig,
     streams: StreamExecutor,
-    metrics: ServerMetrics,
     shutdown: Shutdown,
 }
 
@@ -126,89 +97,64 @@ impl GrpcServer {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .prepare();
-        Ok((Self { listener, routes, config, streams, metrics, shutdown }, reporter))
+        let listener = Listener { listener, connections_max: config.max_connections, metrics, shutdown: shutdown.clone() };
+        Ok((Self { listener, routes, config, streams, shutdown }, reporter))
     }
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
-        let connections = TaskTracker::new();
-        let permits = Arc::new(Semaphore::new(self.config.max_connections));
-        loop {
-            let permit = tokio::select! {
-                permit = Arc::clone(&permits).acquire_owned() => permit,
-                () = self.shutdown.close.cancelled() => break,
-            };
-            let Ok(permit) = permit else { break };
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                () = self.shutdown.close.cancelled() => break,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(self.connection(stream, permit));
-                }
-                Err(error) => {
-                    // Out of file descriptors, most likely; the listener stays usable. Waiting lets others be closed.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-        drop(self.listener);
-        connections.close();
-        tokio::select! {
-            () = connections.wait() => {}
-            () = self.shutdown.abort.cancelled() => {}
-        }
+        let Self { listener, routes, config, streams, shutdown } = self;
+        listener.serve(|stream| connection(stream, &routes, &config, streams, shutdown.clone())).await;
     }
+}
 
-    fn connection(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> impl Future<Output = ()> + Send + use<> {
-        let config = &self.config;
-        let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
-        let mut http2 = hyper::server::conn::http2::Builder::new(self.streams);
-        http2
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(config.stream_window_bytes)
-            .initial_connection_window_size(config.connection_window_bytes)
-            .max_send_buf_size(config.max_send_buffer_bytes)
-            .max_concurrent_streams(config.max_streams_per_connection)
-            .max_header_list_size(config.max_header_bytes)
-            .keep_alive_interval(seconds(config.keepalive_interval_s))
-            .keep_alive_timeout(Duration::from_secs(config.keepalive_timeout_s));
-        let limit = NameMessageLimit { max_message_bytes: config.max_message_bytes };
-        let routes = limit
-            .layer(self.routes.clone())
-            .map_request(|request: http::Request<_>| request.map(Body::new))
-            .map_response(|response: http::Response<_>| response.map(WatchedBody::new));
-        let (shutdown, metrics) = (self.shutdown.clone(), self.metrics.clone());
-        async move {
-            let _permit = permit;
-            metrics.connections.increment(1);
-            let _open = GaugeGuard::new(&metrics.connections_open);
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "a connection ended before it began");
-                return;
-            }
-            if !matches!(tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.readable()).await, Ok(Ok(()))) {
-                return;
-            }
-            let go_away = if shutdown.graceful.is_cancelled() { &shutdown.close } else { &shutdown.graceful };
-            let mut connection =
-                std::pin::pin!(http2.serve_connection(TokioIo::new(Lingering::new(stream)), TowerToHyperService::new(routes)));
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = shutdown.abort.cancelled() => return,
-                () = go_away.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        ended = connection.as_mut() => ended,
-                        () = shutdown.abort.cancelled() => return,
-                    }
+fn connection(
+    stream: TcpStream,
+    routes: &Routes,
+    config: &GrpcConfig,
+    streams: StreamExecutor,
+    shutdown: Shutdown,
+) -> impl Future<Output = ()> + Send + use<> {
+    let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
+    let mut http2 = hyper::server::conn::http2::Builder::new(streams);
+    http2
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(config.stream_window_bytes)
+        .initial_connection_window_size(config.connection_window_bytes)
+        .max_send_buf_size(config.max_send_buffer_bytes)
+        .max_concurrent_streams(config.max_streams_per_connection)
+        .max_header_list_size(config.max_header_bytes)
+        .keep_alive_interval(seconds(config.keepalive_interval_s))
+        .keep_alive_timeout(Duration::from_secs(config.keepalive_timeout_s));
+    let limit = NameMessageLimit { max_message_bytes: config.max_message_bytes };
+    let routes = limit
+        .layer(routes.clone())
+        .map_request(|request: http::Request<_>| request.map(Body::new))
+        .map_response(|response: http::Response<_>| response.map(WatchedBody::new));
+    async move {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection ended before it began");
+            return;
+        }
+        if !matches!(tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.readable()).await, Ok(Ok(()))) {
+            return;
+        }
+        let go_away = shutdown.go_away();
+        let mut connection =
+            std::pin::pin!(http2.serve_connection(TokioIo::new(Lingering::new(stream)), TowerToHyperService::new(routes)));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = shutdown.aborted().cancelled() => return,
+            () = go_away.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = shutdown.aborted().cancelled() => return,
                 }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection broke off");
             }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection broke off");
         }
     }
 }

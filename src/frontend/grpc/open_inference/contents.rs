@@ -5,7 +5,10 @@
 
 use bytes::Bytes;
 
-use crate::{domain::Datatype, proto::inference::InferTensorContents};
+use crate::{
+    domain::{ByteElements, Datatype, push_element},
+    proto::inference::InferTensorContents,
+};
 
 /// The raw form of a tensor's contents.
 ///
@@ -25,7 +28,7 @@ pub(super) fn to_raw(datatype: Datatype, contents: InferTensorContents) -> Resul
         uint64_contents,
         fp32_contents,
         fp64_contents,
-        bytes_contents: _,
+        bytes_contents,
     } = contents;
     match datatype {
         Datatype::Bool => Ok(bool_contents.into_iter().map(u8::from).collect()),
@@ -39,6 +42,12 @@ pub(super) fn to_raw(datatype: Datatype, contents: InferTensorContents) -> Resul
         Datatype::Uint64 => Ok(raw(&uint64_contents, u64::to_le_bytes)),
         Datatype::Fp32 => Ok(raw(&fp32_contents, f32::to_le_bytes)),
         Datatype::Fp64 => Ok(raw(&fp64_contents, f64::to_le_bytes)),
+        Datatype::Bytes => {
+            let mut data = Vec::new();
+            let mut elements = bytes_contents.iter();
+            elements.try_for_each(|element| push_element(&mut data, element)).map_err(|error| format!(": {error}"))?;
+            Ok(data.into())
+        }
         Datatype::Fp16 | Datatype::Bf16 => Err(format!(" is {datatype}, which has no typed contents")),
     }
 }
@@ -58,6 +67,7 @@ pub(super) fn of_raw(datatype: Datatype, data: &[u8]) -> Option<InferTensorConte
         Datatype::Uint64 => contents.uint64_contents = typed(data, u64::from_le_bytes),
         Datatype::Fp32 => contents.fp32_contents = typed(data, f32::from_le_bytes),
         Datatype::Fp64 => contents.fp64_contents = typed(data, f64::from_le_bytes),
+        Datatype::Bytes => contents.bytes_contents = ByteElements::new(data).map(Bytes::copy_from_slice).collect(),
         Datatype::Fp16 | Datatype::Bf16 => return None,
     }
     Some(contents)
@@ -72,6 +82,7 @@ const fn list_of(datatype: Datatype) -> Option<&'static str> {
         Datatype::Uint64 => "uint64_contents",
         Datatype::Fp32 => "fp32_contents",
         Datatype::Fp64 => "fp64_contents",
+        Datatype::Bytes => "bytes_contents",
         Datatype::Fp16 | Datatype::Bf16 => return None,
     })
 }
@@ -125,11 +136,19 @@ mod tests {
         #[test]
         fn raw_data_survive_being_typed(bytes in proptest::collection::vec(any::<u8>(), 0..10), kind in 0..Datatype::ALL.len()) {
             let datatype = Datatype::ALL[kind];
-            let data: Vec<u8> = bytes.iter().flat_map(|byte| std::iter::repeat_n(*byte % 2, datatype.size())).collect();
+            let data: Vec<u8> = bytes.iter().flat_map(|byte| std::iter::repeat_n(*byte % 2, datatype.fixed_size().unwrap_or(0))).collect();
             if let Some(contents) = of_raw(datatype, &data) {
                 prop_assert_eq!(to_raw(datatype, contents).expect("its own"), data);
             }
         }
+    }
+
+    #[test]
+    fn strings_are_taken_one_by_one() {
+        let contents = InferTensorContents { bytes_contents: vec!["ab".into(), "".into()], ..InferTensorContents::default() };
+        let raw = to_raw(Datatype::Bytes, contents.clone()).expect("short");
+        assert_eq!(&*raw, b"\x02\0\0\0ab\0\0\0\0");
+        assert_eq!(of_raw(Datatype::Bytes, &raw), Some(contents));
     }
 
     #[test]

@@ -1,0 +1,22 @@
+//! Work that is too long to be done where connections are waited for.
+
+use crate::domain::{Fault, FaultKind};
+
+/// JSON of this length takes a good part of a millisecond to read or to write. Live feeds would wait for what takes longer.
+const INLINE_JSON_BYTES_MAX: usize = 64 << 10;
+
+/// Does `work` on JSON of `json_bytes`: here, or on a thread for such work if it is long.
+///
+/// # Errors
+/// Those of `work`.
+pub(super) async fn aside<T, F>(json_bytes: usize, work: F) -> Result<T, Fault>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, Fault> + Send + 'static,
+{
+    if json_bytes <= INLINE_JSON_BYTES_MAX {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Fault::new(FaultKind::Failed, format!("the request could not be worked on: {error}"))))
+}

@@ -1,0 +1,426 @@
+//! One connection: hyper's HTTP/1.1 on a socket that is watched, so that a client that keeps it waiting is told, or cut off.
+//!
+//! Knows the transport and the clock, and neither paths nor models. hyper has one timer for the head of a request and for the
+//! silence before it, none for a client that does not read, and refuses a head without a word. So socket and service note in a
+//! [`Progress`] what the client is to do next, and the connection's task has the timer. All of them run in that one task.
+//!
+//! ```text
+//!            first byte              head complete
+//!  Request ────────────► Head ────────────────────► Nothing ── response over ──► Request
+//!  idle_timeout:         header_timeout: 408        the server's turn
+//!  closed                header_bytes_max: 431
+//!
+//!  Reader, whenever a write has to wait: unread_timeout, cut off
+//!  Rest, when a response is over before its request is: hyper reads what is there and closes, or goes on
+//! ```
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{Router, body::Body, http::StatusCode};
+use bytes::Bytes;
+use hyper::{
+    body::{Body as _, Frame, Incoming, SizeHint},
+    server::conn::http1,
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until, timeout},
+};
+use tower::ServiceExt as _;
+
+use super::error::Refusal;
+use crate::{
+    domain::{Fault, FaultKind},
+    frontend::{linger::Lingering, listener::Shutdown},
+};
+
+/// hyper's own buffer; above any head that is let in, so that the refusal of a longer one is ours.
+const BUFFER_BYTES_MIN: usize = 64 << 10;
+
+/// Time to send a refusal in, which the socket's buffer takes at once unless the client has not read for long.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a client may take over what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Bytes of a request's head.
+    pub(super) header_bytes_max: usize,
+    /// For the head of a request, and for the first byte of the first one.
+    pub(super) header_timeout: Duration,
+    /// For the first byte of another request.
+    pub(super) idle_timeout: Duration,
+    /// To take anything of a response.
+    pub(super) unread_timeout: Duration,
+}
+
+impl Limits {
+    const fn of(&self, awaited: Awaited) -> Option<Duration> {
+        match awaited {
+            Awaited::Nothing => None,
+            Awaited::Request | Awaited::Rest => Some(self.idle_timeout),
+            Awaited::First | Awaited::Head => Some(self.header_timeout),
+            Awaited::Reader => Some(self.unread_timeout),
+        }
+    }
+}
+
+/// Serves the requests of a connection until either side ends it.
+pub(super) async fn converse(stream: TcpStream, router: Router, limits: Limits, shutdown: Shutdown) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection ended before it began");
+        return;
+    }
+    let progress = Arc::new(Progress::new(limits.header_bytes_max));
+    let socket = Watched { stream: Lingering::new(stream), progress: Arc::clone(&progress) };
+    let (begins, ends) = (Arc::clone(&progress), Arc::clone(&progress));
+    let service = router
+        .map_request(move |request: http::Request<Incoming>| {
+            begins.note_request(request.body().is_end_stream());
+            request.map(|body| RequestBody { body, progress: Arc::clone(&begins) })
+        })
+        .map_response(move |response: http::Response<Body>| {
+            response.map(|body| ResponseBody { body, progress: Arc::clone(&ends) })
+        });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_header_size(limits.header_bytes_max)
+        .max_buf_size(BUFFER_BYTES_MIN.max(2 * limits.header_bytes_max));
+    let mut connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
+    let mut patience = Patience::new(limits);
+    let go_away = shutdown.go_away();
+    let mut leaves = false;
+    let lapsed = loop {
+        let polled = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Err(ended)),
+            Poll::Pending => patience.poll_lapse(&progress, cx).map(Ok),
+        });
+        tokio::select! {
+            lapsed = polled => break lapsed,
+            () = shutdown.aborted().cancelled() => return,
+            () = go_away.cancelled(), if !leaves => {
+                leaves = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    };
+    match lapsed {
+        Ok(lapse) => {
+            if let Some(refusal) = lapse.refusal(&limits) {
+                refuse(connection.into_parts().io.into_inner(), &refusal).await;
+            }
+        }
+        Err(Err(error)) => tracing::debug!(%error, "a connection broke off"),
+        Err(Ok(())) => {}
+    }
+}
+
+/// Says why and closes; no request is in hand, so nothing else is to be said before.
+async fn refuse(mut socket: Watched, refusal: &Refusal) {
+    let saying = async {
+        socket.write_all(&refusal.to_http1()).await?;
+        socket.shutdown().await
+    };
+    if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, saying).await {
+        tracing::debug!(%error, "a connection broke off");
+    }
+}
+
+/// What is waited for that the client has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    /// It is the server's turn, or the request's body is awaited by who reads it.
+    Nothing,
+    /// The beginning of the first request.
+    First,
+    /// The beginning of another one.
+    Request,
+    /// The rest of a request's head.
+    Head,
+    /// The rest of a request that has been answered.
+    Rest,
+    /// Room to write into.
+    Reader,
+}
+
+impl Awaited {
+    /// Whether what comes next belongs to the head of a request.
+    const fn is_head(self) -> bool {
+        matches!(self, Self::First | Self::Request | Self::Head)
+    }
+}
+
+/// What the client has kept the server waiting for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lapse {
+    Waited(Awaited),
+    HeadTooLarge,
+}
+
+impl Lapse {
+    /// What it is told; nothing if it has asked for nothing, or would not hear it.
+    fn refusal(self, limits: &Limits) -> Option<Refusal> {
+        match self {
+            Self::Waited(Awaited::Head) => {
+                let seconds = limits.header_timeout.as_secs();
+                let message =
+                    format!("the head of the request did not arrive within the {seconds} s that http.header_timeout_s allows");
+                let fault = Fault::new(FaultKind::Expired, message).with_limit("http.header_timeout_s", seconds);
+                Some(Refusal::with_status(fault, StatusCode::REQUEST_TIMEOUT))
+            }
+            Self::HeadTooLarge => {
+                let bytes = limits.header_bytes_max;
+                let message =
+                    format!("the head of the request is larger than the {bytes} bytes that http.max_header_bytes allows");
+                let fault = Fault::new(FaultKind::TooLarge, message).with_limit("http.max_header_bytes", bytes as u64);
+                Some(Refusal::with_status(fault, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE))
+            }
+            Self::Waited(Awaited::Nothing | Awaited::First | Awaited::Request | Awaited::Rest | Awaited::Reader) => None,
+        }
+    }
+}
+
+/// How far the client has come.
+struct Progress {
+    header_bytes_max: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    awaited: Awaited,
+    /// A write has to wait.
+    blocked: bool,
+    /// Bytes of the head that have been read so far.
+    head_bytes: usize,
+    /// The request's body has been read to its end.
+    request_over: bool,
+    /// Goes up with everything that the client does in time.
+    turns: u64,
+}
+
+impl Progress {
+    const fn new(header_bytes_max: usize) -> Self {
+        let state = State { awaited: Awaited::First, blocked: false, head_bytes: 0, request_over: false, turns: 0 };
+        Self { header_bytes_max, state: Mutex::new(state) }
+    }
+
+    /// Bytes that may be read now; `None` if only the body's own limit counts.
+    fn head_room(&self) -> Option<usize> {
+        let state = self.state.lock();
+        // One more than is allowed: only so does a head show that it is too large.
+        state.awaited.is_head().then(|| (self.header_bytes_max + 1).saturating_sub(state.head_bytes))
+    }
+
+    fn note_read(&self, bytes: usize) {
+        let mut state = self.state.lock();
+        if !state.awaited.is_head() || bytes == 0 {
+            return;
+        }
+        if state.awaited != Awaited::Head {
+            state.awaited = Awaited::Head;
+            state.turns += 1;
+        }
+        state.head_bytes += bytes;
+    }
+
+    fn note_write(&self, waits: bool) {
+        let mut state = self.state.lock();
+        if state.blocked && !waits {
+            state.turns += 1;
+        }
+        state.blocked = waits;
+    }
+
+    fn note_request(&self, is_over: bool) {
+        let mut state = self.state.lock();
+        state.awaited = Awaited::Nothing;
+        state.head_bytes = 0;
+        state.request_over = is_over;
+        state.turns += 1;
+    }
+
+    fn note_request_over(&self) {
+        self.state.lock().request_over = true;
+    }
+
+    fn note_response_over(&self) {
+        let mut state = self.state.lock();
+        state.awaited = if state.request_over { Awaited::Request } else { Awaited::Rest };
+        state.turns += 1;
+    }
+
+    /// What is waited for, and since how many turns.
+    fn look(&self) -> (Awaited, u64) {
+        let state = self.state.lock();
+        (if state.blocked { Awaited::Reader } else { state.awaited }, state.turns)
+    }
+
+    fn head_is_too_large(&self) -> bool {
+        let state = self.state.lock();
+        state.awaited == Awaited::Head && state.head_bytes > self.header_bytes_max
+    }
+}
+
+/// The connection's timer.
+struct Patience {
+    limits: Limits,
+    seen: (Awaited, u64),
+    since: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    fn new(limits: Limits) -> Self {
+        Self { limits, seen: (Awaited::First, 0), since: Instant::now(), timer: None }
+    }
+
+    /// `Ready` when the client has had its time.
+    fn poll_lapse(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<Lapse> {
+        if progress.head_is_too_large() {
+            return Poll::Ready(Lapse::HeadTooLarge);
+        }
+        let seen = progress.look();
+        if self.seen != seen {
+            self.seen = seen;
+            self.since = Instant::now();
+        }
+        let Some(limit) = self.limits.of(seen.0) else {
+            self.timer.take_if(|timer| timer.is_elapsed());
+            return Poll::Pending;
+        };
+        let ends_at = self.since + limit;
+        loop {
+            if ends_at <= Instant::now() {
+                return Poll::Ready(Lapse::Waited(seen.0));
+            }
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(ends_at)));
+            // An earlier timer stays: when it fires, the loop sets it anew. So progress costs no timer operation.
+            if timer.is_elapsed() || timer.deadline() > ends_at {
+                timer.as_mut().reset(ends_at);
+            }
+            ready!(timer.as_mut().poll(cx));
+        }
+    }
+}
+
+/// A socket that notes what comes and goes.
+struct Watched {
+    stream: Lingering,
+    progress: Arc<Progress>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, progress } = self.get_mut();
+        let Some(room) = progress.head_room() else { return Pin::new(stream).poll_read(cx, buffer) };
+        if room == 0 {
+            // The task, which polls this, looks at the size of the head next and gives the connection up.
+            return Poll::Pending;
+        }
+        let room = room.min(buffer.remaining());
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(room));
+        ready!(Pin::new(stream).poll_read(cx, &mut part))?;
+        let bytes = part.filled().len();
+        buffer.advance(bytes);
+        progress.note_read(bytes);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let Self { stream, progress } = self.get_mut();
+        let written = Pin::new(stream).poll_write(cx, bytes);
+        progress.note_write(written.is_pending());
+        written
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let Self { stream, progress } = self.get_mut();
+        let written = Pin::new(stream).poll_write_vectored(cx, slices);
+        progress.note_write(written.is_pending());
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// The body of a request, of which is noted whether it was read to its end.
+struct RequestBody {
+    body: Incoming,
+    progress: Arc<Progress>,
+}
+
+impl hyper::body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.progress.note_request_over();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of a response, whose end is the beginning of the wait for another request.
+struct ResponseBody {
+    body: Body,
+    progress: Arc<Progress>,
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        self.progress.note_response_over();
+    }
+}
+
+impl hyper::body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

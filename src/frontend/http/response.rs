@@ -1,0 +1,137 @@
+//! An [`InferResponse`] as an HTTP response: JSON, and behind it the outputs that are wanted as binary data.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderName, HeaderValue, header},
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use serde::Serialize;
+
+use super::{
+    numbers::{JsonElements, JsonTensor},
+    request::{BinaryOutputs, HEADER_LENGTH},
+};
+use crate::{
+    domain::{Fault, FaultKind},
+    open_inference::{InferResponse, OutputData, OutputTensor},
+};
+
+/// Encodes a response. Binary data are not copied.
+///
+/// # Errors
+/// [`FaultKind::Invalid`] if an output has no form in JSON and is not wanted as binary data.
+pub(super) fn encode(response: &InferResponse, binary: &BinaryOutputs) -> Result<Response, Fault> {
+    let InferResponse { model, version, id, outputs } = response;
+    let mut parts = VecDeque::from([Bytes::new()]);
+    let outputs = outputs.iter().map(|output| output_json(output, binary, &mut parts)).collect::<Result<_, _>>()?;
+    let json = to_json(&ResponseJson { id, model_name: model, model_version: version, outputs })?;
+    if parts.len() == 1 {
+        return Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response());
+    }
+    let length = HeaderValue::from(json.len());
+    if let Some(first) = parts.front_mut() {
+        *first = json;
+    }
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (HeaderName::from_static(HEADER_LENGTH), length),
+    ];
+    Ok((headers, Body::new(Parts(parts))).into_response())
+}
+
+/// Roughly how long the JSON of a response is.
+pub(super) fn json_bytes(response: &InferResponse, binary: &BinaryOutputs) -> usize {
+    let bytes = |output: &OutputTensor| match &output.data {
+        OutputData::Here(data) if !binary.wants(&output.name) => data.len() * 2,
+        OutputData::Here(_) | OutputData::Shared(_) => 0,
+    };
+    response.outputs.iter().map(bytes).sum()
+}
+
+/// # Errors
+/// [`FaultKind::Failed`], which no value made here leads to.
+pub(super) fn to_json(value: &impl Serialize) -> Result<Bytes, Fault> {
+    let json = serde_json::to_vec(value);
+    json.map(Bytes::from).map_err(|error| Fault::new(FaultKind::Failed, format!("the response cannot be written: {error}")))
+}
+
+#[derive(Serialize)]
+struct ResponseJson<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    id: &'a str,
+    model_name: &'a str,
+    model_version: &'a str,
+    outputs: Vec<OutputJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct OutputJson<'a> {
+    name: &'a str,
+    datatype: &'static str,
+    shape: &'a [i64],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<OutputParameters<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<JsonTensor<'a>>,
+}
+
+/// Where the elements are, if not here.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum OutputParameters<'a> {
+    Binary { binary_data_size: usize },
+    Shared { shared_memory_region: &'a str, shared_memory_offset: u64, shared_memory_byte_size: u64 },
+}
+
+fn output_json<'a>(
+    output: &'a OutputTensor,
+    binary: &BinaryOutputs,
+    parts: &mut VecDeque<Bytes>,
+) -> Result<OutputJson<'a>, Fault> {
+    let OutputTensor { name, datatype, shape, data } = output;
+    let (parameters, data) = match data {
+        OutputData::Here(data) if binary.wants(name) => {
+            parts.push_back(data.clone());
+            (Some(OutputParameters::Binary { binary_data_size: data.len() }), None)
+        }
+        OutputData::Here(data) => (None, Some(JsonElements::new(name, *datatype, data)?.flat())),
+        OutputData::Shared(shared) => {
+            let parameters = OutputParameters::Shared {
+                shared_memory_region: &shared.region,
+                shared_memory_offset: shared.offset,
+                shared_memory_byte_size: shared.bytes,
+            };
+            (Some(parameters), None)
+        }
+    };
+    Ok(OutputJson { name, datatype: datatype.name(), shape, parameters, data })
+}
+
+/// A body in parts, whose length is known.
+struct Parts(VecDeque<Bytes>);
+
+impl hyper::body::Body for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|part| Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|part| part.len() as u64).sum())
+    }
+}

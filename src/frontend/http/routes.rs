@@ -1,0 +1,215 @@
+//! What is served under which path, and what holds for all of it.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{FromRequestParts, Path, Request, State},
+    http::{HeaderMap, HeaderValue, Method as Verb, StatusCode, Uri, header, request::Parts},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, any, get, post},
+};
+use serde::{Deserialize, Serialize};
+use tower_http::{CompressionLevel, compression::CompressionLayer, decompression::RequestDecompressionLayer};
+
+use super::shim::Shim as _;
+use super::{error::Refusal, generate, infer, repository, response::to_json, shared_memory};
+use crate::{
+    config::HttpConfig,
+    domain::{Fault, FaultKind, Timestamp},
+    open_inference::OpenInference,
+    service::Caller,
+    telemetry::Method,
+};
+
+/// What handlers share.
+#[derive(Clone)]
+pub(super) struct Api {
+    pub(super) open_inference: OpenInference,
+    pub(super) config: Arc<HttpConfig>,
+}
+
+impl Api {
+    /// Counts a refusal that nobody else has counted.
+    pub(super) fn counted(&self, method: Method, refusal: impl Into<Refusal>) -> Refusal {
+        let refusal = refusal.into();
+        self.open_inference.service().count_fault(method, &refusal.fault);
+        refusal
+    }
+
+    pub(super) fn caller(&self, headers: &HeaderMap) -> Caller {
+        let service = self.open_inference.service();
+        let tenant = service.tenant_metadata().and_then(|name| headers.get(name));
+        Caller { ends_at: Timestamp::NEVER, tenant: service.tenant(tenant.map(HeaderValue::as_bytes)) }
+    }
+}
+
+/// The model that a path names.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Target {
+    pub(super) model: String,
+    /// Empty for the newest.
+    #[serde(default)]
+    pub(super) version: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let path = Path::<Self>::from_request_parts(parts, state).await;
+        path.map(|Path(target)| target).map_err(|error| Fault::invalid("path", error.body_text()).into())
+    }
+}
+
+/// A name at the end of a path.
+pub(super) struct Name(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        path.map(|Path(name)| Self(name)).map_err(|error| Fault::invalid("path", error.body_text()).into())
+    }
+}
+
+pub(super) fn router(api: Api) -> Router {
+    let router = Router::new()
+        .route("/v2", get(server_metadata))
+        .route("/v2/health/live", get(live))
+        .route("/v2/health/ready", get(ready))
+        .route("/v2/models/stats", get(all_statistics))
+        .route("/v2/repository/index", post(repository::index))
+        .route("/v2/repository/models/{model}/load", post(repository::load))
+        .route("/v2/repository/models/{model}/unload", post(repository::unload))
+        .route("/v2/systemsharedmemory/status", get(shared_memory::status_of_all))
+        .route("/v2/systemsharedmemory/unregister", post(shared_memory::unregister_all))
+        .route("/v2/systemsharedmemory/region/{region}/status", get(shared_memory::status))
+        .route("/v2/systemsharedmemory/region/{region}/register", post(shared_memory::register))
+        .route("/v2/systemsharedmemory/region/{region}/unregister", post(shared_memory::unregister))
+        .route("/v2/cudasharedmemory/{*rest}", any(unsupported))
+        .route("/v2/trace/setting", any(unsupported))
+        .route("/v2/logging", any(unsupported));
+    let of_models: [(&str, MethodRouter<Api>); 8] = [
+        ("", get(model_metadata)),
+        ("/ready", get(model_ready)),
+        ("/config", get(model_config)),
+        ("/stats", get(model_statistics)),
+        ("/infer", post(infer::infer)),
+        ("/generate", post(generate::generate)),
+        ("/generate_stream", post(generate::generate_stream)),
+        ("/trace/setting", any(unsupported)),
+    ];
+    let router = of_models.into_iter().fold(router, |router, (end, handler)| {
+        router
+            .route(&format!("/v2/models/{{model}}{end}"), handler.clone())
+            .route(&format!("/v2/models/{{model}}/versions/{{version}}{end}"), handler)
+    });
+    router
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_verb)
+        .layer(RequestDecompressionLayer::new())
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
+        .layer(middleware::from_fn_with_state(api.clone(), around))
+        .with_state(api)
+}
+
+/// What holds for each request: only encodings that can be undone, and no further request on a connection while the server drains.
+async fn around(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let mut response = match unknown_encoding(request.headers()) {
+        Some(refusal) => refusal.into_response(),
+        None => next.run(request).await,
+    };
+    if api.open_inference.service().drain().is_draining() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn unknown_encoding(headers: &HeaderMap) -> Option<Refusal> {
+    let encoding = headers.get(header::CONTENT_ENCODING)?;
+    let known = ["gzip", "deflate", "identity"].iter().any(|known| encoding.as_bytes() == known.as_bytes());
+    (!known).then(|| {
+        let fault =
+            Fault::invalid("content-encoding", format!("the body is encoded as {encoding:?}; send gzip, deflate or identity"));
+        Refusal::with_status(fault, StatusCode::UNSUPPORTED_MEDIA_TYPE).closing()
+    })
+}
+
+async fn not_found(uri: Uri) -> Refusal {
+    let message = format!("there is nothing at {}; the Open Inference Protocol begins at /v2", uri.path());
+    Fault::new(FaultKind::NotFound, message).into()
+}
+
+async fn wrong_verb(verb: Verb, uri: Uri) -> Refusal {
+    let message = format!("{} is not for {verb}; the header `allow` says what it is for", uri.path());
+    Refusal::with_status(Fault::new(FaultKind::Unsupported, message), StatusCode::METHOD_NOT_ALLOWED)
+}
+
+async fn unsupported(uri: Uri) -> Refusal {
+    Fault::new(FaultKind::Unsupported, format!("this server has no {}", uri.path())).into()
+}
+
+/// A document in JSON.
+pub(super) fn document(value: &impl Serialize) -> Result<Response, Refusal> {
+    let json = to_json(value)?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+}
+
+async fn server_metadata(State(api): State<Api>) -> Result<Response, Refusal> {
+    document(&api.open_inference.server_metadata())
+}
+
+async fn live() -> Result<Response, Refusal> {
+    document(&Live { live: true })
+}
+
+async fn ready(State(api): State<Api>) -> Result<Response, Refusal> {
+    if api.open_inference.is_ready() {
+        return document(&Ready { name: None, ready: true });
+    }
+    Err(Fault::new(FaultKind::Unavailable, "the server is not ready: it drains, or a model is not ready").into())
+}
+
+async fn model_ready(State(api): State<Api>, target: Target) -> Result<Response, Refusal> {
+    let Target { model, version } = target;
+    if api.open_inference.is_model_ready(&model, &version)? {
+        return document(&Ready { name: Some(&model), ready: true });
+    }
+    Err(Fault::new(FaultKind::Unavailable, format!("model '{model}' is not ready")).into())
+}
+
+async fn model_metadata(State(api): State<Api>, target: Target) -> Result<Response, Refusal> {
+    document(&api.open_inference.model_metadata(&target.model, &target.version)?)
+}
+
+async fn model_config(State(api): State<Api>, target: Target) -> Result<Response, Refusal> {
+    document(&api.open_inference.model_config(&target.model, &target.version)?)
+}
+
+async fn model_statistics(State(api): State<Api>, target: Target) -> Result<Response, Refusal> {
+    document(&Statistics { model_stats: api.open_inference.statistics(&target.model, &target.version)? })
+}
+
+async fn all_statistics(State(api): State<Api>) -> Result<Response, Refusal> {
+    document(&Statistics { model_stats: api.open_inference.statistics("", "")? })
+}
+
+#[derive(Serialize)]
+struct Live {
+    live: bool,
+}
+
+#[derive(Serialize)]
+struct Ready<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    ready: bool,
+}
+
+#[derive(Serialize)]
+struct Statistics<T> {
+    model_stats: T,
+}

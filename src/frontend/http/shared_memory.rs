@@ -1,0 +1,54 @@
+//! `/v2/systemsharedmemory/…`: regions of the clients' shared memory.
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
+use serde::Deserialize;
+
+use super::shim::Shim as _;
+use super::{
+    body,
+    error::Refusal,
+    request::parse,
+    routes::{Api, Name, document},
+};
+
+pub(super) async fn status(State(api): State<Api>, Name(region): Name) -> Result<Response, Refusal> {
+    document(&api.open_inference.shared_memory().status(&region)?)
+}
+
+pub(super) async fn status_of_all(State(api): State<Api>) -> Result<Response, Refusal> {
+    document(&api.open_inference.shared_memory().status("")?)
+}
+
+pub(super) async fn register(
+    State(api): State<Api>,
+    Name(region): Name,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, Refusal> {
+    let body = body::read(&headers, body, &api.config).await?;
+    let Region { key, offset, byte_size } = parse(&body)?;
+    api.open_inference.shared_memory().register(&region, &key, offset.unwrap_or_default(), byte_size)?;
+    Ok(StatusCode::OK)
+}
+
+pub(super) async fn unregister(State(api): State<Api>, Name(region): Name) -> Result<StatusCode, Refusal> {
+    api.open_inference.shared_memory().unregister(&region)?;
+    Ok(StatusCode::OK)
+}
+
+pub(super) async fn unregister_all(State(api): State<Api>) -> StatusCode {
+    api.open_inference.shared_memory().unregister_all();
+    StatusCode::OK
+}
+
+#[derive(Deserialize)]
+struct Region {
+    key: String,
+    offset: Option<u64>,
+    byte_size: u64,
+}
