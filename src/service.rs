@@ -15,7 +15,7 @@ use crate::{
     codec::FramingRule,
     config::SessionConfig,
     domain::{Fault, FaultKind, Priority, Timestamp},
-    drain::{Drain, SessionGuard},
+    drain::{Drain, Phase, SessionGuard},
     registry::{Model, ModelStatus, Registry},
     scheduler::{Handoff, Overflow, StreamHandle, StreamOptions},
     session::{
@@ -25,7 +25,7 @@ use crate::{
     telemetry::{Method, MethodMetrics, Telemetry},
 };
 
-pub use crate::scheduler::{CostCurve, ModelStatus as QueueStatus, TenantKey};
+pub use crate::scheduler::{CallTimes, CostCurve, ModelStatus as QueueStatus, Statistics, TenantKey};
 
 /// What is known of a call beside its messages.
 #[derive(Debug, Clone, Copy)]
@@ -294,6 +294,12 @@ impl Service {
     #[must_use]
     pub fn drain(&self) -> &Drain {
         &self.inner.drain
+    }
+
+    /// Whether new calls are let in.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.inner.drain.phase() == Phase::Serving
     }
 
     /// Counts an error that ends a call before or beside its session.

@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{request::InputTensor, response::OutputTensor};
+use super::{describe::leading_batch, request::InputTensor, response::OutputTensor};
 use crate::domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Shape, Signature, Tensor, TensorSpec};
 
 /// The items of a request.
@@ -92,13 +92,7 @@ fn leading_items(spec: &TensorSpec, shape: &[i64]) -> Result<Option<usize>, Stri
 }
 
 fn does_not_fit(spec: &TensorSpec, shape: &[i64]) -> String {
-    format!("shape {shape:?} does not fit the model's {:?} (-1: batch or dynamic)", shape_with_leading_batch(spec))
-}
-
-/// The shape as the protocol tells it: -1 for the batch in front, and for dynamic dimensions.
-pub(super) fn shape_with_leading_batch(spec: &TensorSpec) -> Vec<i64> {
-    let dims = spec.dims.iter().map(|dim| dim.map_or(-1, |size| i64::try_from(size).unwrap_or(i64::MAX)));
-    std::iter::once(-1).chain(dims).collect()
+    format!("shape {shape:?} does not fit the model's {:?} (-1: batch or dynamic)", leading_batch(spec))
 }
 
 /// The data of each of the `count` items of a tensor.

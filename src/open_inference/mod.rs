@@ -6,7 +6,9 @@
 //! the same batches.
 
 mod book;
+mod config;
 mod conversation;
+mod describe;
 mod infer;
 mod items;
 mod options;
@@ -15,6 +17,7 @@ mod request;
 mod response;
 mod sequences;
 mod shared_memory;
+mod statistics;
 
 use crate::{
     config::{SequenceConfig, SharedMemoryConfig},
@@ -22,12 +25,18 @@ use crate::{
 };
 use sequences::Sequences;
 
+pub use config::{
+    AllVersions, DynamicBatching, InitialState, InstanceGroup, ModelConfig, ModelInput, ModelOutput, ModelParameter, OldestFirst,
+    QueuePolicy, ResponseCache, Scheduling, SequenceBatching, SequenceState, TransactionPolicy, VersionPolicy,
+};
 pub use conversation::{Conversation, Reply};
+pub use describe::{ModelMetadata, ServerMetadata, TensorMetadata};
 pub use options::ENABLE_FINAL_RESPONSE;
 pub use placement::SHARED_MEMORY_REGION;
 pub use request::{InferRequest, InputTensor, Parameter, Parameters, RequestedOutput};
 pub use response::{InferResponse, OutputData, OutputTensor, SharedOutput};
 pub use shared_memory::{Region, RegionStatus, SharedMemory};
+pub use statistics::{BatchStatistics, InferStatistics, ModelStatistics, ResponseStatistics, StatisticDuration};
 
 /// The protocol over the one door. Clones share everything.
 #[derive(Clone)]
@@ -52,7 +61,7 @@ impl OpenInference {
         &self.service
     }
 
-    /// The regions that clients have registered.
+    /// What clients have registered.
     #[must_use]
     pub const fn shared_memory(&self) -> &SharedMemory {
         &self.shared_memory

@@ -65,6 +65,8 @@ pub struct ModelStatus {
     pub batch_cap: usize,
     /// Items queued.
     pub queued: usize,
+    /// Items that may be.
+    pub queued_max: usize,
     /// Items in running calls.
     pub running: usize,
     /// The account of items.
@@ -189,6 +191,7 @@ impl Handoff {
             shape_curves: shared.scheduler.costs_by_shape(model),
             batch_cap: cost.cap(),
             queued,
+            queued_max: shared.scheduler.admission().model_items,
             running,
             ledger: shared.scheduler.ledger(model),
             statistics: shared.scheduler.statistics(model),

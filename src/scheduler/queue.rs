@@ -371,6 +371,12 @@ impl<H: Clone, P> Scheduler<H, P> {
         self.draining = true;
     }
 
+    /// How much may be queued.
+    #[must_use]
+    pub const fn admission(&self) -> Admission {
+        self.admission
+    }
+
     /// Items that are queued.
     #[must_use]
     pub const fn queued(&self) -> usize {

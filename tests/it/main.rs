@@ -12,6 +12,7 @@ mod feed;
 mod garbage;
 mod infer;
 mod metrics;
+mod model_facts;
 mod modes;
 mod padding;
 mod predict;

@@ -23,7 +23,7 @@ use tidemill::{
         FeedRequest, FeedResponse, Item, ItemResult, Opened, PayloadKind, StreamConfig, Summary, Tensor, feed_request::Message,
         feed_response::Event, inference_service_client::InferenceServiceClient, item_result::Outcome,
     },
-    scheduler::{Handoff, Ledger, ModelKey},
+    scheduler::{Handoff, Ledger, ModelKey, ModelStatus},
 };
 
 pub(crate) type Client = InferenceServiceClient<Channel>;
@@ -159,8 +159,12 @@ impl Account {
         Self { handoff: Arc::clone(server.handoff()), key }
     }
 
+    pub(crate) fn status(&self) -> ModelStatus {
+        self.handoff.status(self.key).expect("the model is there")
+    }
+
     pub(crate) fn ledger(&self) -> Ledger {
-        self.handoff.status(self.key).expect("the model is there").ledger
+        self.status().ledger
     }
 
     /// Waits until no stream is open and no item is left, and gives the account.

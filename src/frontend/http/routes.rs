@@ -175,7 +175,7 @@ async fn ready(State(api): State<Api>) -> Result<Response, Refusal> {
 
 async fn model_ready(State(api): State<Api>, target: Target) -> Result<Response, Refusal> {
     let Target { model, version } = target;
-    if api.open_inference.is_model_ready(&model, &version)? {
+    if api.open_inference.is_model_ready(&model, &version) {
         return document(&Ready { name: Some(&model), ready: true });
     }
     Err(Fault::new(FaultKind::Unavailable, format!("model '{model}' is not ready")).into())

@@ -1,6 +1,7 @@
 //! The service `inference.GRPCInferenceService`: the Open Inference Protocol with Triton's extensions.
 
 mod contents;
+mod documents;
 mod stream;
 mod wire;
 
@@ -9,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{convert, reader::Reader, status::status_of};
 use crate::{
     domain::{Fault, FaultKind},
-    open_inference::{OpenInference, RegionStatus},
+    open_inference::{OpenInference, RegionStatus, ServerMetadata},
     proto::inference::{self, grpc_inference_service_server::GrpcInferenceService, system_shared_memory_status_response},
     service::Caller,
     telemetry::Method,
@@ -69,31 +70,44 @@ impl GrpcInferenceService for OpenInferenceGrpc {
     }
 
     async fn server_live(&self, _: Request<inference::ServerLiveRequest>) -> Reply<inference::ServerLiveResponse> {
-        Err(unsupported("ServerLive"))
+        Ok(Response::new(inference::ServerLiveResponse { live: true }))
     }
 
     async fn server_ready(&self, _: Request<inference::ServerReadyRequest>) -> Reply<inference::ServerReadyResponse> {
-        Err(unsupported("ServerReady"))
+        Ok(Response::new(inference::ServerReadyResponse { ready: self.door.is_ready() }))
     }
 
-    async fn model_ready(&self, _: Request<inference::ModelReadyRequest>) -> Reply<inference::ModelReadyResponse> {
-        Err(unsupported("ModelReady"))
+    async fn model_ready(&self, request: Request<inference::ModelReadyRequest>) -> Reply<inference::ModelReadyResponse> {
+        let inference::ModelReadyRequest { name, version } = request.get_ref();
+        Ok(Response::new(inference::ModelReadyResponse { ready: self.door.is_model_ready(name, version) }))
     }
 
     async fn server_metadata(&self, _: Request<inference::ServerMetadataRequest>) -> Reply<inference::ServerMetadataResponse> {
-        Err(unsupported("ServerMetadata"))
+        let ServerMetadata { name, version, extensions } = self.door.server_metadata();
+        let extensions = extensions.into_iter().map(str::to_owned).collect();
+        Ok(Response::new(inference::ServerMetadataResponse { name: name.to_owned(), version: version.to_owned(), extensions }))
     }
 
-    async fn model_metadata(&self, _: Request<inference::ModelMetadataRequest>) -> Reply<inference::ModelMetadataResponse> {
-        Err(unsupported("ModelMetadata"))
+    async fn model_metadata(&self, request: Request<inference::ModelMetadataRequest>) -> Reply<inference::ModelMetadataResponse> {
+        let inference::ModelMetadataRequest { name, version } = request.get_ref();
+        let metadata = self.door.model_metadata(name, version).map_err(|fault| status_of(&fault))?;
+        Ok(Response::new(documents::metadata(metadata)))
     }
 
-    async fn model_config(&self, _: Request<inference::ModelConfigRequest>) -> Reply<inference::ModelConfigResponse> {
-        Err(unsupported("ModelConfig"))
+    async fn model_config(&self, request: Request<inference::ModelConfigRequest>) -> Reply<inference::ModelConfigResponse> {
+        let inference::ModelConfigRequest { name, version } = request.get_ref();
+        let config = self.door.model_config(name, version).map_err(|fault| status_of(&fault))?;
+        Ok(Response::new(inference::ModelConfigResponse { config: Some(documents::config(config)) }))
     }
 
-    async fn model_statistics(&self, _: Request<inference::ModelStatisticsRequest>) -> Reply<inference::ModelStatisticsResponse> {
-        Err(unsupported("ModelStatistics"))
+    async fn model_statistics(
+        &self,
+        request: Request<inference::ModelStatisticsRequest>,
+    ) -> Reply<inference::ModelStatisticsResponse> {
+        let inference::ModelStatisticsRequest { name, version } = request.get_ref();
+        let statistics = self.door.statistics(name, version).map_err(|fault| status_of(&fault))?;
+        let model_stats = statistics.into_iter().map(documents::statistics).collect();
+        Ok(Response::new(inference::ModelStatisticsResponse { model_stats }))
     }
 
     async fn repository_index(&self, _: Request<inference::RepositoryIndexRequest>) -> Reply<inference::RepositoryIndexResponse> {

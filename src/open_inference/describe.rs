@@ -1,0 +1,137 @@
+//! What the server says of itself and of its models' tensors.
+//!
+//! Structs here and beside serialize to the JSON of the protocol's REST form; its gRPC form has the same fields.
+
+use serde::Serialize;
+
+use super::OpenInference;
+use crate::{
+    domain::{Fault, TensorSpec},
+    registry::ModelState,
+};
+
+/// Extensions that work, but for shared memory, which can be turned off.
+const EXTENSIONS: [&str; 8] = [
+    "sequence",
+    "statistics",
+    "model_configuration",
+    "model_repository",
+    "schedule_policy",
+    "binary_tensor_data",
+    "parameters",
+    "generate",
+];
+
+/// What the server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServerMetadata {
+    /// `tidemill`.
+    pub name: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// The protocol's extensions that it has.
+    pub extensions: Vec<&'static str>,
+}
+
+/// What a model takes and gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModelMetadata {
+    /// Its name.
+    pub name: String,
+    /// Its versions that are ready, lowest first.
+    pub versions: Vec<String>,
+    /// What runs the version that was asked for, and of which format the model is.
+    pub platform: &'static str,
+    /// What requests bring.
+    pub inputs: Vec<TensorMetadata>,
+    /// What responses bring.
+    pub outputs: Vec<TensorMetadata>,
+}
+
+/// An input or output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TensorMetadata {
+    /// The model's name for it.
+    pub name: String,
+    /// Element type, such as `FP32`.
+    pub datatype: &'static str,
+    /// -1 for the items of a request, which lie along the first dimension wherever the model has its batch; then the dimensions of
+    /// one item, -1 where they may differ.
+    pub shape: Vec<i64>,
+}
+
+impl OpenInference {
+    /// What the server says of itself.
+    #[must_use]
+    pub fn server_metadata(&self) -> ServerMetadata {
+        let mut extensions = EXTENSIONS.to_vec();
+        if self.shared_memory().is_enabled() {
+            extensions.push("system_shared_memory");
+        }
+        ServerMetadata { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION"), extensions }
+    }
+
+    /// Whether the server takes calls and all models that could be loaded are ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        // One that could not be loaded has no engine; the server runs without it only if it was told to.
+        let counts = |state, engine: &str| state != ModelState::Failed || !engine.is_empty();
+        let mut models = self.service().models().into_iter().filter(|model| counts(model.state, model.engine));
+        self.service().is_serving() && models.all(|model| model.state == ModelState::Ready)
+    }
+
+    /// Whether a model takes calls; no version is any version. A model that there is not is not ready: clients wait for a model by
+    /// asking this.
+    #[must_use]
+    pub fn is_model_ready(&self, name: &str, version: &str) -> bool {
+        self.service().is_serving() && self.service().model(name, version).is_ok()
+    }
+
+    /// What a model takes and gives; no version is the newest that is ready. State, and inputs that the manifest fixes, are the
+    /// server's own and not among it.
+    ///
+    /// # Errors
+    /// [`FaultKind::NotFound`](crate::domain::FaultKind::NotFound) or
+    /// [`FaultKind::Unavailable`](crate::domain::FaultKind::Unavailable).
+    pub fn model_metadata(&self, name: &str, version: &str) -> Result<ModelMetadata, Fault> {
+        let (model, _) = self.service().model(name, version)?;
+        let signature = model.signature();
+        Ok(ModelMetadata {
+            name: name.to_owned(),
+            versions: self.ready_versions(name),
+            platform: platform(model.engine_name()),
+            inputs: signature.inputs.iter().map(tensor).collect(),
+            outputs: signature.outputs.iter().map(tensor).collect(),
+        })
+    }
+
+    /// The versions of a model that are ready, lowest first.
+    pub(super) fn ready_versions(&self, name: &str) -> Vec<String> {
+        let models = self.service().models().into_iter();
+        let versions = models.filter(|model| *model.name == *name && model.state == ModelState::Ready);
+        versions.map(|model| model.version.to_string()).collect()
+    }
+}
+
+fn tensor(spec: &TensorSpec) -> TensorMetadata {
+    TensorMetadata { name: spec.name.to_string(), datatype: spec.datatype.name(), shape: leading_batch(spec) }
+}
+
+/// The shape of a request's or response's tensor: -1 for its items, then the dimensions of one, -1 where they may differ.
+pub(super) fn leading_batch(spec: &TensorSpec) -> Vec<i64> {
+    [-1].into_iter().chain(item_dims(&spec.dims)).collect()
+}
+
+/// Dimensions of one item, -1 where they may differ.
+pub(super) fn item_dims(dims: &[Option<usize>]) -> impl Iterator<Item = i64> {
+    dims.iter().map(|dim| dim.map_or(-1, |size| i64::try_from(size).unwrap_or(i64::MAX)))
+}
+
+/// The protocol's word for an engine and the format of its models.
+pub(super) fn platform(engine: &'static str) -> &'static str {
+    match engine {
+        "onnxruntime" => "onnxruntime_onnx",
+        "rten" => "rten_onnx",
+        other => other,
+    }
+}
