@@ -78,7 +78,8 @@ def test_input_and_output(client):
         )
         output = result.get_output("outputs")
         assert output.parameters["shared_memory_region"].string_param == memory.name
-        assert output.parameters["shared_memory_byte_size"].int64_param == BYTES
+        size = output.parameters["shared_memory_byte_size"]
+        assert getattr(size, size.WhichOneof("parameter_choice")) == BYTES
         np.testing.assert_array_equal(memory.read(np.float64, [1, COUNT], BYTES), 2 * values)
 
 
