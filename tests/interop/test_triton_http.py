@@ -113,7 +113,11 @@ def test_what_the_server_tells(client):
     before = client.get_inference_statistics(EXAMPLE)["model_stats"][0]["inference_count"]
     client.infer(EXAMPLE, [tensor("inputs", VALUES)])
     assert client.get_inference_statistics(EXAMPLE)["model_stats"][0]["inference_count"] >= before + 2
-    assert EXAMPLE in [model["name"] for model in client.get_model_repository_index()]
+
+
+def test_the_index(client):
+    index = {model["name"]: model["state"] for model in client.get_model_repository_index()}
+    assert index == {EXAMPLE: "READY", messages.MODEL: "READY"}
 
 
 @pytest.mark.parametrize(
