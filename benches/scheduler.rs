@@ -36,7 +36,8 @@ impl Bench {
             padding_waste_max: None,
             wide_ratio: None,
         });
-        let streams = (0..streams).map(|handle| scheduler.open(StreamOptions::of(model), handle)).collect();
+        let open = |handle| scheduler.open(StreamOptions::of(model), handle).expect("the model was added");
+        let streams = (0..streams).map(open).collect();
         Self { scheduler, streams, next: 0, now: Timestamp::ZERO }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! # START
 //! All ports are bound first, so that a port in use is known before any model is loaded. The admin port answers from then on;
-//! the gRPC and HTTP ports accept once every model is ready.
+//! the gRPC and HTTP ports accept once every model is ready. The models' folder is watched before it is read, so that no change is
+//! missed.
 //!
 //! # SHUTDOWN
 //! [`Server::drain`], in this order, each step with its budget: readiness and health off, no new sessions, GOAWAY; sessions finish
@@ -26,16 +27,19 @@ use crate::{
     clock,
     config::{Config, DefaultEngine},
     domain::{Fault, FaultKind},
-    drain::Drain,
+    drain::{Drain, Phase},
     engine::{self, LaneThreads},
     frontend::{
         Shutdown,
         admin::{self, AdminHandle, AdminSource, Readiness},
-        grpc::{GrpcServer, keep_health},
+        grpc::{GrpcServer, HealthKeeper},
         http::HttpServer,
     },
     open_inference::OpenInference,
-    registry::{self, Embedded, EngineChoice, Example, Folder, LoadOptions, LoadedModel, ModelSource, ModelState, Registry},
+    registry::{
+        self, Embedded, EngineChoice, Example, Folder, Host, LoadedModel, ModelSource, ModelState, Registry, Repository, WarmUp,
+        Watcher,
+    },
     scheduler::{self, Admission, Calibration, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Trace, WideGain},
     service::Service,
     session::keep_time,
@@ -78,6 +82,17 @@ pub enum StartError {
     /// Models cannot be loaded.
     #[error(transparent)]
     Models(#[from] registry::LoadFaults),
+    /// The models' folder cannot be watched.
+    #[error("cannot watch {path} (models.watch): {error}")]
+    Watch {
+        /// The folder.
+        path: PathBuf,
+        /// What keeps it from being watched.
+        error: registry::WatchError,
+    },
+    /// There is no folder to watch.
+    #[error("models.watch is set, but models.dir names no folder to watch")]
+    NoFolder,
     /// The system refuses a thread or a socket.
     #[error("the system refuses a thread or socket: {0}")]
     System(#[from] io::Error),
@@ -91,7 +106,7 @@ pub struct Server {
     grpc_addr: SocketAddr,
     http_addr: SocketAddr,
     drain: Drain,
-    registry: Arc<Registry>,
+    repository: Repository,
     handoff: Arc<Handoff>,
     telemetry: Telemetry,
     shutdown: Shutdown,
@@ -118,23 +133,20 @@ impl Server {
         let lane_count = lane_count(&config);
         let handoff = Handoff::new(lane_count, admission(&config));
         let recording = config.scheduler.record.as_deref().map(|path| start_recording(path, &handoff)).transpose()?;
-        let registry = Arc::new(Registry::default());
-        let admin = admin::spawn(admin_listener, admin_source(&config, &telemetry, &drain, &handoff, &registry))?;
-
         let compute = LaneThreads::device(lane_count);
+        let device = Device { compute: compute.clone(), handoff: Arc::clone(&handoff), telemetry: telemetry.clone() };
+        let repository = repository(&config, device);
+        let admin_source = admin_source(&config, &telemetry, &drain, &handoff, repository.registry());
+        let admin = admin::spawn(admin_listener, admin_source)?;
+        let watcher = watcher(&config)?;
         let loading = {
-            let (config, compute, telemetry) = (config.clone(), compute.clone(), telemetry.clone());
-            let (handoff, registry) = (Arc::clone(&handoff), Arc::clone(&registry));
-            tokio::task::spawn_blocking(move || load(&config, &registry, &compute, &handoff, &telemetry))
+            let (config, repository) = (config.clone(), repository.clone());
+            tokio::task::spawn_blocking(move || load(&config, &repository))
         };
         loading.await.map_err(io::Error::other)??;
-        for failed in registry.list().iter().filter(|model| model.state == ModelState::Failed) {
-            telemetry.model(&failed.name, &failed.version).ready.set(0.0);
-        }
         let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane))?;
 
-        let service =
-            Service::new(Arc::clone(&registry), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
+        let service = Service::new(repository.clone(), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
         let open_inference = OpenInference::new(service.clone(), config.sequence.clone(), config.shared_memory.clone());
         let shutdown = Shutdown::default();
         let (grpc_listener, grpc_addr) = nonblocking(grpc_listener)?;
@@ -143,11 +155,12 @@ impl Server {
             GrpcServer::new(grpc_listener, open_inference.clone(), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
         let http = HttpServer::new(http_listener, open_inference, config.http.clone(), telemetry.server(), shutdown.clone());
         drain.serve();
-        let background = vec![
+        let mut background = vec![
             tokio::spawn(Arc::clone(&handoff).kick_lanes()),
             tokio::spawn(keep_time(Arc::clone(&handoff))),
-            tokio::spawn(keep_health(service, drain.clone(), reporter)),
+            tokio::spawn(HealthKeeper::begin(service, &drain, reporter).await.keep()),
         ];
+        background.extend(watcher.map(|watcher| tokio::spawn(watcher.keep_fresh(repository.clone()))));
         let ports = tokio::spawn(async move {
             tokio::join!(grpc.serve(), http.serve());
         });
@@ -155,7 +168,7 @@ impl Server {
             grpc_addr,
             http_addr,
             drain,
-            registry,
+            repository,
             handoff,
             telemetry,
             shutdown,
@@ -166,6 +179,12 @@ impl Server {
             recording,
             config,
         })
+    }
+
+    /// Which phase of its life the server is in.
+    #[must_use]
+    pub fn phase(&self) -> Drain {
+        self.drain.clone()
     }
 
     /// Where gRPC clients connect.
@@ -201,8 +220,20 @@ impl Server {
 
     /// The models, and under which keys the queue knows them.
     #[must_use]
-    pub const fn registry(&self) -> &Arc<Registry> {
-        &self.registry
+    pub fn registry(&self) -> &Arc<Registry> {
+        self.repository.registry()
+    }
+
+    /// The ways to load and unload models.
+    #[must_use]
+    pub const fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// Begins to make the models what they are in their folder now; the log says what came of it.
+    pub fn refresh_models(&self) {
+        let repository = self.repository.clone();
+        tokio::spawn(async move { registry::refresh(&repository).await });
     }
 
     /// The queue, for those who want to look at its account.
@@ -288,51 +319,61 @@ fn admin_source(
     registry: &Arc<Registry>,
 ) -> AdminSource {
     let (handoff, registry, allow_partial) = (Arc::clone(handoff), Arc::clone(registry), config.models.allow_partial);
+    let phase = drain.clone();
     AdminSource {
         telemetry: telemetry.clone(),
         drain: drain.clone(),
         refresh: Arc::new(move || handoff.publish_metrics()),
-        models: Arc::new(move || readiness(&registry, allow_partial)),
+        models: Arc::new(move || readiness(&registry, phase.phase(), allow_partial)),
     }
 }
 
-/// With `models.allow_partial`, a model that failed does not keep the others from being sent work.
-fn readiness(registry: &Registry, allow_partial: bool) -> Readiness {
-    let counts = |state| state != ModelState::Ready && !(allow_partial && state == ModelState::Failed);
-    let unready = registry.list().into_iter().find(|model| counts(model.state));
-    unready.map_or(Readiness::Ready, |model| {
+/// While the server starts, every model counts. Later it is sent work whatever is loaded, fails to load or is unloaded beside what
+/// serves; only an engine that is lost takes it out. With `models.allow_partial`, a model that failed counts at no time.
+fn readiness(registry: &Registry, phase: Phase, allow_partial: bool) -> Readiness {
+    let hindrance = if phase == Phase::Starting {
+        let hinders = |state| state == ModelState::Loading || (state == ModelState::Failed && !allow_partial);
+        registry.list().into_iter().find(|model| hinders(model.state))
+    } else {
+        registry.first_lost().filter(|_| !allow_partial)
+    };
+    hindrance.map_or(Readiness::Ready, |model| {
         let name = model.name.to_string();
         match model.state {
             ModelState::Failed => Readiness::Failed { model: name, error: model.reason.to_string() },
-            ModelState::Loading | ModelState::Ready => Readiness::Loading { model: name },
+            ModelState::Loading | ModelState::Ready | ModelState::Unloaded => Readiness::Loading { model: name },
         }
     })
 }
 
-/// Loads all models and measures each, one after the other.
-fn load(
-    config: &Config,
-    registry: &Registry,
-    compute: &[LaneThreads],
-    handoff: &Handoff,
-    telemetry: &Telemetry,
-) -> Result<(), StartError> {
-    if let Some(path) = &config.engine.onnxruntime {
-        engine::onnxruntime::OnnxRuntime::load_library(path)?;
-    }
-    let install = |loaded: &LoadedModel| install(loaded, compute, handoff, telemetry);
+/// The models of the binary and of the folder; of two with one name, that of the folder counts.
+fn repository(config: &Config, device: Device) -> Repository {
     let engine_default = match config.engine.default {
         DefaultEngine::Auto if config.engine.onnxruntime.is_some() => EngineChoice::Onnxruntime,
         DefaultEngine::Auto | DefaultEngine::Rten => EngineChoice::Rten,
         DefaultEngine::Onnxruntime => EngineChoice::Onnxruntime,
     };
-    let options = LoadOptions { engine_default, lanes: compute, keep_going: config.models.allow_partial };
-    let folder = config.models.dir.clone().map(Folder::new);
-    let embedded = config.models.embedded.then_some(&Embedded as &dyn ModelSource);
-    let example = config.models.example.then_some(&Example as &dyn ModelSource);
-    let folder = folder.as_ref().map(|folder| folder as &dyn ModelSource);
-    let sources: Vec<_> = embedded.into_iter().chain(example).chain(folder).collect();
-    Ok(registry::load_into(registry, &sources, &options, &install)?)
+    let embedded = config.models.embedded.then(|| Box::new(Embedded) as Box<dyn ModelSource>);
+    let example = config.models.example.then(|| Box::new(Example) as Box<dyn ModelSource>);
+    let folder = config.models.dir.clone().map(|path| Box::new(Folder::new(path)) as Box<dyn ModelSource>);
+    let sources = embedded.into_iter().chain(example).chain(folder).collect();
+    Repository::new(sources, engine_default, device.compute.clone(), Box::new(device))
+}
+
+fn watcher(config: &Config) -> Result<Option<Watcher>, StartError> {
+    if !config.models.watch {
+        return Ok(None);
+    }
+    let path = config.models.dir.as_deref().ok_or(StartError::NoFolder)?;
+    Watcher::start(path).map(Some).map_err(|error| StartError::Watch { path: path.to_owned(), error })
+}
+
+/// Loads all models and measures each, one after the other.
+fn load(config: &Config, repository: &Repository) -> Result<(), StartError> {
+    if let Some(path) = &config.engine.onnxruntime {
+        engine::onnxruntime::OnnxRuntime::load_library(path)?;
+    }
+    Ok(repository.start(config.models.allow_partial)?)
 }
 
 /// Records what comes to the queue; the task ends once the record does.
@@ -348,34 +389,63 @@ fn start_recording(path: &Path, handoff: &Handoff) -> Result<JoinHandle<()>, Sta
     }))
 }
 
-/// Measures a model and opens its queue.
-fn install(loaded: &LoadedModel, compute: &[LaneThreads], handoff: &Handoff, telemetry: &Telemetry) -> Result<ModelKey, Fault> {
-    let started = clock::now();
-    let Calibration { curve, wide, item_bytes } =
-        scheduler::calibrate(&loaded.executable, compute, loaded.max_batch, CALIBRATION_BUDGET)
-            .map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
-    let metrics = telemetry.model(&loaded.name, &loaded.version);
-    let calibration = clock::now().since(started);
-    metrics.load_seconds.set((loaded.load_duration + calibration).as_secs_f64());
-    let options = ModelOptions {
-        curve,
-        max_batch: loaded.max_batch,
-        max_delay: loaded.max_delay,
-        max_call_bytes: MAX_CALL_BYTES,
-        stateful: loaded.executable.signature().is_stateful(),
-        item_bytes,
-        padding_waste_max: loaded.padding_waste_max,
-        wide_ratio: wide.map(|WideGain(ratio)| ratio),
-    };
-    let costs = telemetry.model_costs(&loaded.name, &loaded.version, options.curve.points().count());
-    let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics, costs };
-    let key = handoff.add_model((&loaded.name, &loaded.version), options, runtime);
-    if let Some(status) = handoff.status(key) {
-        let costs: Vec<String> = status.curve.points().map(|(size, cost)| format!("{size}: {cost:.2?}")).collect();
-        tracing::info!(
-            model = %loaded.name, version = %loaded.version, engine = loaded.executable.engine_name(),
-            batch_cap = status.batch_cap, "measured; a call takes {}", costs.join(", ")
-        );
+/// The lanes, as the repository of models sees them.
+struct Device {
+    compute: Vec<LaneThreads>,
+    handoff: Arc<Handoff>,
+    telemetry: Telemetry,
+}
+
+impl Host for Device {
+    fn install(&self, loaded: &LoadedModel, warm_up: WarmUp) -> Result<ModelKey, Fault> {
+        let Self { compute, handoff, telemetry } = self;
+        let started = clock::now();
+        let measured = match warm_up {
+            WarmUp::OnLanes => scheduler::calibrate(&loaded.executable, compute, loaded.max_batch, CALIBRATION_BUDGET),
+            WarmUp::Beside => scheduler::calibrate_beside(&loaded.executable, loaded.max_batch, CALIBRATION_BUDGET),
+        };
+        let Calibration { curve, wide, item_bytes } =
+            measured.map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
+        let metrics = telemetry.model(&loaded.name, &loaded.version);
+        let calibration = clock::now().since(started);
+        metrics.load_seconds.set((loaded.load_duration + calibration).as_secs_f64());
+        let options = ModelOptions {
+            curve,
+            max_batch: loaded.max_batch,
+            max_delay: loaded.max_delay,
+            max_call_bytes: MAX_CALL_BYTES,
+            stateful: loaded.executable.signature().is_stateful(),
+            item_bytes,
+            padding_waste_max: loaded.padding_waste_max,
+            wide_ratio: wide.map(|WideGain(ratio)| ratio),
+        };
+        let costs = telemetry.model_costs(&loaded.name, &loaded.version, options.curve.points().count());
+        let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics, costs };
+        let key = handoff.add_model((&loaded.name, &loaded.version), options, runtime);
+        if let Some(status) = handoff.status(key) {
+            let costs: Vec<String> = status.curve.points().map(|(size, cost)| format!("{size}: {cost:.2?}")).collect();
+            tracing::info!(
+                model = %loaded.name, version = %loaded.version, engine = loaded.executable.engine_name(),
+                batch_cap = status.batch_cap, "measured; a call takes {}", costs.join(", ")
+            );
+        }
+        Ok(key)
     }
-    Ok(key)
+
+    fn retire(&self, key: ModelKey) {
+        self.handoff.retire_model(key);
+    }
+
+    fn holds(&self, key: ModelKey) -> bool {
+        self.handoff.holds(key)
+    }
+
+    fn count_load(&self, name: &str, version: &str, loaded: bool, serves: bool) {
+        let loads = self.telemetry.model_loads(name);
+        let outcome = if loaded { loads.ok } else { loads.failed };
+        outcome.increment(1);
+        if !serves {
+            self.telemetry.model(name, version).ready.set(0.0);
+        }
+    }
 }

@@ -45,8 +45,8 @@ enum Command {
 /// to HTTP clients on 127.0.0.1:8080, with metrics and probes on 127.0.0.1:9464.
 ///
 /// Settings come from a file, then TIDEMILL_SECTION__KEY variables, then flags; the last one wins. SIGTERM or Ctrl-C drains: open
-/// streams finish what is in flight, then the server exits with 0. A second signal exits at once with 1. A server that cannot
-/// start exits with 2 and says why.
+/// streams finish what is in flight, then the server exits with 0. A second signal exits at once with 1. SIGHUP makes the models what
+/// they are in their folder now. A server that cannot start exits with 2 and says why.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -78,6 +78,10 @@ struct ServeArgs {
     #[arg(long)]
     allow_partial: bool,
 
+    /// Load, replace and unload models as the folder changes [models.watch]
+    #[arg(long)]
+    watch: bool,
+
     /// ONNX Runtime's shared library; models whose engine is "auto" run on it then [engine.onnxruntime]
     #[arg(long, value_name = "PATH")]
     onnxruntime: Option<String>,
@@ -104,6 +108,7 @@ impl ServeArgs {
             ("server.admin_addr", self.admin_addr.clone()),
             ("models.dir", self.models.clone()),
             ("models.allow_partial", self.allow_partial.then(|| "true".to_owned())),
+            ("models.watch", self.watch.then(|| "true".to_owned())),
             ("engine.onnxruntime", self.onnxruntime.clone()),
             ("scheduler.record", self.record.clone()),
             ("drain.deadline_s", self.drain_deadline.clone()),
@@ -156,13 +161,19 @@ async fn serve(args: &ServeArgs) -> ExitCode {
 async fn run(config: Config) -> Result<ExitCode, tidemill::app::StartError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let server = tokio::select! {
         server = Server::start(config) => server?,
         () = either(&mut terminate, &mut interrupt) => return Ok(ExitCode::SUCCESS),
     };
     let (grpc, http, admin) = (server.grpc_addr(), server.http_addr(), server.admin_addr());
     tracing::info!(lanes = server.lanes(), "listening grpc={grpc} http={http} admin={admin}");
-    either(&mut terminate, &mut interrupt).await;
+    loop {
+        tokio::select! {
+            () = either(&mut terminate, &mut interrupt) => break,
+            _ = hangup.recv() => server.refresh_models(),
+        }
+    }
     // Pinned here, so that the select does not drop it before its other branch runs: that would wait for the lanes.
     let mut drained = pin!(server.drain());
     tokio::select! {

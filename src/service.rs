@@ -16,7 +16,7 @@ use crate::{
     config::SessionConfig,
     domain::{Fault, FaultKind, Priority, Timestamp},
     drain::{Drain, Phase, SessionGuard},
-    registry::{Model, ModelStatus, Registry},
+    registry::{Model, ModelStatus, Repository},
     scheduler::{Handoff, Overflow, StreamHandle, StreamOptions},
     session::{
         Event, Inbound, ItemRequest, ItemResult, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions,
@@ -85,7 +85,7 @@ pub struct Service {
 }
 
 struct Inner {
-    registry: Arc<Registry>,
+    repository: Repository,
     handoff: Arc<Handoff>,
     config: SessionConfig,
     drain: Drain,
@@ -107,17 +107,17 @@ pub struct OpenStream {
 }
 
 impl Service {
-    /// A door to the models of `registry`.
+    /// A door to the models of `repository`.
     #[must_use]
     pub fn new(
-        registry: Arc<Registry>,
+        repository: Repository,
         handoff: Arc<Handoff>,
         config: SessionConfig,
         drain: Drain,
         telemetry: &Telemetry,
     ) -> Self {
         let methods = Method::ALL.map(|method| Arc::new(telemetry.method(method)));
-        Self { inner: Arc::new(Inner { registry, handoff, config, drain, methods, tenants: RandomState::new() }) }
+        Self { inner: Arc::new(Inner { repository, handoff, config, drain, methods, tenants: RandomState::new() }) }
     }
 
     /// Opens a stream.
@@ -144,7 +144,7 @@ impl Service {
     /// # Errors
     /// As [`Service::open`]; nothing is counted.
     pub(crate) fn open_found(&self, method: Method, model: Arc<Model>, request: OpenRequest) -> Result<OpenStream, Fault> {
-        let Inner { handoff, config, drain, .. } = &*self.inner;
+        let Inner { repository, handoff, config, drain, .. } = &*self.inner;
         let guard = drain.session().ok_or_else(draining)?;
         if drain.sessions_open() > config.max_streams {
             let message = format!("{} streams are open, as many as session.max_streams allows", config.max_streams);
@@ -158,6 +158,14 @@ impl Service {
             ));
         }
         let limits = self.limits(request.window_items);
+        let overflow = overflow(request.overflow, limits);
+        let stream = |model| StreamOptions { model, tenant: request.tenant, priority: request.priority, overflow };
+        let open = |model: &Model| handoff.open(stream(model.key));
+        let (model, handle) = match open(&model) {
+            Some(handle) => (model, handle),
+            // Another copy has taken its place since it was found.
+            None => repository.registry().get_with(&request.model, Some(&request.version), open)?,
+        };
         let unary = method.is_unary();
         let options = SessionOptions {
             payload: request.payload,
@@ -173,13 +181,6 @@ impl Service {
             when_full: if unary { WhenFull::Refuse } else { WhenFull::Wait },
             reads_on_drain: unary || matches!(method, Method::Scan | Method::ModelStreamInfer),
         };
-        let stream = StreamOptions {
-            model: model.key,
-            tenant: request.tenant,
-            priority: request.priority,
-            overflow: overflow(request.overflow, limits),
-        };
-        let handle = handoff.open(stream).ok_or_else(|| unloaded(&request.model))?;
         let metrics = SessionMetrics::open(Arc::clone(self.metrics(method)));
         Ok(OpenStream { model, limits, unread: request.unread, options, handle, metrics, drain: drain.clone(), guard })
     }
@@ -237,7 +238,7 @@ impl Service {
     /// All models, ready or not.
     #[must_use]
     pub fn models(&self) -> Vec<ModelStatus> {
-        self.inner.registry.list()
+        self.inner.repository.registry().list()
     }
 
     /// One model; no version, or an empty one, is the newest that is ready.
@@ -245,7 +246,7 @@ impl Service {
     /// # Errors
     /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
     pub fn find(&self, name: &str, version: &str) -> Result<Arc<Model>, Fault> {
-        self.inner.registry.get(name, Some(version))
+        self.inner.repository.registry().get(name, Some(version))
     }
 
     /// One model and its queue.
@@ -253,9 +254,14 @@ impl Service {
     /// # Errors
     /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
     pub fn model(&self, name: &str, version: &str) -> Result<(Arc<Model>, QueueStatus), Fault> {
-        let model = self.find(name, version)?;
-        let status = self.inner.handoff.status(model.key);
-        Ok((model, status.ok_or_else(|| unloaded(name))?))
+        let Inner { repository, handoff, .. } = &*self.inner;
+        repository.registry().get_with(name, Some(version), |model| handoff.status(model.key))
+    }
+
+    /// The repository of models: what it holds, and ways to load and unload.
+    #[must_use]
+    pub fn repository(&self) -> &Repository {
+        &self.inner.repository
     }
 
     /// The limits of a stream that asks for this window; 0 asks for the default.
@@ -409,10 +415,6 @@ fn check_one_window(samples: &[u8], framing: Option<FramingRule>) -> Result<(), 
         return Ok(());
     };
     Err(Fault::invalid("pcm_s16le", message))
-}
-
-fn unloaded(name: &str) -> Fault {
-    Fault::new(FaultKind::NotFound, format!("model '{name}' has just been unloaded"))
 }
 
 /// What a client hears that comes while the server drains.

@@ -100,6 +100,7 @@ impl From<&ModelSummary> for ModelRecord {
             ModelState::Loading => "loading",
             ModelState::Ready => "ready",
             ModelState::Failed => "failed",
+            ModelState::Unloaded => "unloaded",
             ModelState::Unspecified => "unknown",
         };
         Self {

@@ -179,6 +179,7 @@ pub(super) const KEYS: &[Key] = &[
     words("models.allow_partial", SWITCH, "serve the models that load even if others do not"),
     words("models.embedded", SWITCH, "serve the model inside the binary, `silero-vad`"),
     words("models.example", SWITCH, "serve `example_model`, which doubles numbers"),
+    words("models.watch", SWITCH, "load, replace and unload models as `models.dir` changes"),
     words(
         "engine.default",
         "`\"auto\"`, `\"rten\"` or `\"onnxruntime\"`",

@@ -287,11 +287,13 @@ pub struct ModelsConfig {
     pub embedded: bool,
     /// Whether to serve the model without a file, for first steps.
     pub example: bool,
+    /// Whether to follow changes of the folder.
+    pub watch: bool,
 }
 
 impl Default for ModelsConfig {
     fn default() -> Self {
-        Self { dir: None, allow_partial: false, embedded: true, example: true }
+        Self { dir: None, allow_partial: false, embedded: true, example: true, watch: false }
     }
 }
 

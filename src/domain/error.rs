@@ -28,7 +28,7 @@ pub enum FaultKind {
     DataLoss,
     /// The server or the chosen model cannot do this; another might.
     Unsupported,
-    /// The model call failed; the operator looks.
+    /// The model call failed, or the model cannot be loaded; the operator looks.
     Failed,
 }
 

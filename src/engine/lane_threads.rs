@@ -1,14 +1,25 @@
 //! The threads that the lanes of a device compute on.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    cell::RefCell,
+    sync::{Arc, OnceLock},
+};
 
 use super::CallThreads;
+
+thread_local! {
+    /// The pool whose only thread this is, while it runs a lane's work.
+    static HERE: RefCell<Option<Arc<rten::ThreadPool>>> = const { RefCell::new(None) };
+}
 
 /// The compute threads of one lane: a pool of one, in which the lane's own loop runs, and a pool that all lanes of the device share
 /// for a call that may have the whole device to itself.
 ///
 /// rten computes inside a rayon pool, and entering a foreign pool costs two context switches a call. A lane that already runs
 /// inside its pool enters it for free; the shared pool is foreign to it, which only a call of some length is worth.
+///
+/// A call that is made on the thread of another lane computes there: the lane's own thread may be in its loop for good. So a model
+/// can be tried out beside lanes that are at work.
 #[derive(Debug, Clone)]
 pub struct LaneThreads {
     own: Arc<rten::ThreadPool>,
@@ -42,7 +53,10 @@ impl LaneThreads {
 
     /// Runs `work` on the lane's compute thread, and returns when it is done.
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.own.run(work)
+        self.own.run(|| {
+            let _here = Here { before: HERE.replace(Some(Arc::clone(&self.own))) };
+            work()
+        })
     }
 
     /// The pool for a call. With a single lane, its own thread is all that there is.
@@ -52,8 +66,19 @@ impl LaneThreads {
                 let start = || Arc::new(rten::ThreadPool::with_num_threads(self.shared.lanes));
                 Arc::clone(self.shared.pool.get_or_init(start))
             }
-            CallThreads::One | CallThreads::All => Arc::clone(&self.own),
+            CallThreads::One | CallThreads::All => HERE.with_borrow(|here| Arc::clone(here.as_ref().unwrap_or(&self.own))),
         }
+    }
+}
+
+/// Takes back what [`HERE`] says, or the pool's thread would keep its own pool alive.
+struct Here {
+    before: Option<Arc<rten::ThreadPool>>,
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        HERE.set(self.before.take());
     }
 }
 
@@ -86,6 +111,16 @@ mod tests {
             lanes[0].run(|| (here(), lanes[0].pool(CallThreads::One).run(here), lanes[0].pool(CallThreads::All).run(here)));
         assert_eq!(own, lane);
         assert_ne!(wide, lane);
+    }
+
+    #[test]
+    fn a_call_on_the_thread_of_another_lane_computes_there() {
+        let [busy, beside] = [(); 2].map(|()| LaneThreads::new());
+        let here = || thread::current().id();
+        let (mine, computed) = beside.run(|| (here(), busy.pool(CallThreads::One).run(here)));
+        assert_eq!(computed, mine);
+        assert_ne!(busy.pool(CallThreads::One).run(here), mine, "elsewhere, the lane's own thread computes");
+        assert_eq!(Arc::strong_count(&beside.own), 1, "a thread that has nothing to do keeps no pool alive");
     }
 
     #[test]

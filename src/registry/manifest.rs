@@ -10,6 +10,7 @@ use serde::{
 };
 use toml::{Table, Value};
 
+use super::policy::VersionPolicy;
 use crate::{domain::Datatype, engine::synthetic::SyntheticConfig};
 
 /// Largest batch of a model whose manifest names none, and the most that one may name.
@@ -45,6 +46,8 @@ pub struct Manifest {
     pub description: String,
     /// What runs it.
     pub engine: EngineChoice,
+    /// Which of its versions are served.
+    pub versions: VersionPolicy,
     /// Most items in a call.
     pub max_batch: usize,
     /// Time that a lane may wait for a fuller batch.
@@ -70,6 +73,7 @@ impl Default for Manifest {
         Self {
             description: String::new(),
             engine: EngineChoice::Auto,
+            versions: VersionPolicy::All,
             max_batch: MAX_BATCH_DEFAULT,
             max_delay_us: 0,
             inputs: Vec::new(),
@@ -237,6 +241,12 @@ impl Manifest {
                 Err(faults)
             }
         }
+    }
+
+    /// Whether a text, sound or not, asks for the synthetic engine, and so for no model file.
+    pub(super) fn is_synthetic(text: &str) -> bool {
+        let table = text.parse::<Table>().ok();
+        table.and_then(|table| Some(table.get("engine")?.as_str()? == "synthetic")).unwrap_or(false)
     }
 
     /// [`Manifest::max_delay_us`] as a duration.

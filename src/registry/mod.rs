@@ -4,19 +4,30 @@
 //! model is kept here, and means nothing here.
 //!
 //! # Change under load
-//! Readers take a snapshot, which is a pointer; a change replaces it. A stream keeps the [`Model`] that it opened with.
+//! Readers take a snapshot, which is a pointer; a change replaces it. A stream keeps the [`Model`] that it opened with. A version
+//! that serves goes on until its next copy takes its place, which happens in one change; see [`repository`].
 
+mod found;
 mod lifecycle;
 mod loader;
 mod manifest;
 mod padding;
+mod policy;
+pub mod repository;
 mod shared_value;
 mod signature;
 mod source;
+mod watch;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, mem,
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch as watched;
 
 use crate::{
     codec::{FramingRule, SegmentRules},
@@ -28,10 +39,13 @@ use crate::{
 pub use lifecycle::{Lifecycle, ModelState};
 pub use loader::{Install, LoadFault, LoadFaults, LoadOptions, load_all, load_into};
 pub use manifest::{EngineChoice, KeyFault, MAX_BATCH_DEFAULT, Manifest};
+pub use policy::VersionPolicy;
+pub use repository::{Host, IndexEntry, IndexState, Refreshed, Repository, WarmUp};
 pub use signature::{Interface, declared_contract, fit};
 pub use source::{
     EMBEDDED_NAME, EMBEDDED_VERSION, EXAMPLE_NAME, Embedded, Example, Folder, FoundModel, FoundVersion, ModelSource, Scan,
 };
+pub use watch::{WatchError, Watcher, refresh};
 
 /// Names in an error message.
 const LISTED_MAX: usize = 20;
@@ -118,7 +132,7 @@ pub struct ModelStatus {
     pub version: Arc<str>,
     /// Where it is in its life.
     pub state: ModelState,
-    /// Why it failed; else empty.
+    /// Why it failed or was unloaded; of a version that serves, why its last reload failed, if it did. Else empty.
     pub reason: Arc<str>,
     /// Engine that runs it; empty while that is not known.
     pub engine: &'static str,
@@ -134,10 +148,18 @@ pub struct Registry {
     catalog: RwLock<Arc<Catalog>>,
     /// Held by whoever makes the next catalog, so that no change is lost; readers never wait for it.
     change: Mutex<()>,
+    /// How many changes there were.
+    changes: watched::Sender<u64>,
 }
 
 /// By name, then by version number.
-type Catalog = BTreeMap<Arc<str>, BTreeMap<u64, Entry>>;
+type Catalog = BTreeMap<Arc<str>, Versions>;
+type Versions = BTreeMap<u64, Entry>;
+/// Of versions.
+type Numbers = BTreeSet<u64>;
+
+/// What came of loading a version.
+type Loaded = Result<Arc<Model>, Arc<str>>;
 
 #[derive(Clone)]
 struct Entry {
@@ -151,6 +173,27 @@ impl Entry {
     fn serves(&self) -> bool {
         self.lifecycle.ready().is_some_and(|model| model.loaded.executable.lost().is_none())
     }
+
+    fn begin(&mut self) {
+        self.lifecycle = mem::replace(&mut self.lifecycle, Lifecycle::Loading).begin();
+    }
+
+    /// Returns what serves no longer.
+    fn finish(&mut self, outcome: Loaded) -> Option<Arc<Model>> {
+        if let Ok(model) = &outcome {
+            self.description = Arc::clone(&model.loaded.description);
+            self.stateful = model.is_stateful();
+        }
+        let (next, left) = mem::replace(&mut self.lifecycle, Lifecycle::Loading).finish(outcome);
+        self.lifecycle = next;
+        left
+    }
+
+    fn unload(&mut self, reason: &Arc<str>) -> Option<Arc<Model>> {
+        let (next, left) = mem::replace(&mut self.lifecycle, Lifecycle::Loading).unload(Arc::clone(reason));
+        self.lifecycle = next;
+        left
+    }
 }
 
 impl Registry {
@@ -158,7 +201,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`FaultKind::NotFound`] names the models or versions that there are; [`FaultKind::Unavailable`] says that the model is
-    /// being loaded, or why it could not be.
+    /// being loaded, was unloaded, or why it could not be loaded.
     pub fn get(&self, name: &str, version: Option<&str>) -> Result<Arc<Model>, Fault> {
         let catalog = self.snapshot();
         let Some(versions) = catalog.get(name) else {
@@ -180,8 +223,8 @@ impl Registry {
             return Err(Fault::new(FaultKind::NotFound, message).with_field("version"));
         };
         match &entry.lifecycle {
-            Lifecycle::Ready(model) => match model.loaded.executable.lost() {
-                None => Ok(Arc::clone(model)),
+            Lifecycle::Ready { serving, .. } => match serving.loaded.executable.lost() {
+                None => Ok(Arc::clone(serving)),
                 Some(reason) => {
                     let message = format!("model '{name}' has lost its engine: {}", excerpt(&reason));
                     Err(Fault::new(FaultKind::Unavailable, message).with_retry_after(LOADING_RETRY))
@@ -194,6 +237,32 @@ impl Registry {
             Lifecycle::Failed(reason) => {
                 let message = format!("model '{name}' could not be loaded: {}", excerpt(reason));
                 Err(Fault::new(FaultKind::Unavailable, message))
+            }
+            Lifecycle::Unloaded(_) => {
+                Err(Fault::new(FaultKind::Unavailable, format!("model '{name}' was unloaded; load it again")))
+            }
+        }
+    }
+
+    /// The same, with what `ask` finds for it. It finds nothing for a model that was replaced since it was looked up; then the one
+    /// in its place is asked for.
+    ///
+    /// # Errors
+    /// As [`Registry::get`]; [`FaultKind::Unavailable`] if nothing is found for a model that is not replaced.
+    pub fn get_with<T>(
+        &self,
+        name: &str,
+        version: Option<&str>,
+        mut ask: impl FnMut(&Model) -> Option<T>,
+    ) -> Result<(Arc<Model>, T), Fault> {
+        let mut asked = None;
+        loop {
+            let model = self.get(name, version)?;
+            if let Some(answer) = ask(&model) {
+                return Ok((model, answer));
+            }
+            if asked.replace(model.key) == Some(model.key) {
+                return Err(Fault::new(FaultKind::Unavailable, format!("model '{name}' does not run; load it again")));
             }
         }
     }
@@ -214,45 +283,118 @@ impl Registry {
         entries.peek().is_some() && entries.all(Entry::serves)
     }
 
+    /// The first version that has lost its engine.
+    #[must_use]
+    pub fn first_lost(&self) -> Option<ModelStatus> {
+        let catalog = self.snapshot();
+        let entries = catalog.iter().flat_map(|(name, versions)| versions.values().map(move |entry| (name, entry)));
+        let mut lost = entries.filter(|(_, entry)| entry.lifecycle.ready().is_some() && !entry.serves());
+        lost.next().map(|(name, entry)| status(name, entry))
+    }
+
+    /// How many changes there were, and a wait for the next.
+    #[must_use]
+    pub fn changes(&self) -> watched::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Versions of a model, whatever their state.
+    fn numbers(&self, name: &str) -> Numbers {
+        self.snapshot().get(name).map(|versions| versions.keys().copied().collect()).unwrap_or_default()
+    }
+
     fn snapshot(&self) -> Arc<Catalog> {
         Arc::clone(&self.catalog.read())
     }
 
-    fn update(&self, change: impl FnOnce(&mut Catalog)) {
-        let _turn = self.change.lock();
+    fn update<T>(&self, change: impl FnOnce(&mut Catalog) -> T) -> T {
+        let turn = self.change.lock();
         let mut next = (*self.snapshot()).clone();
-        change(&mut next);
+        let result = change(&mut next);
         *self.catalog.write() = Arc::new(next);
+        drop(turn);
+        self.changes.send_modify(|changes| *changes += 1);
+        result
     }
 
-    /// Enters a version as loading, or anew.
-    fn begin(&self, name: &Arc<str>, number: u64, description: &str, stateful: bool) {
-        let version = version_text(number);
-        let entry = Entry { version, description: description.into(), stateful, lifecycle: Lifecycle::Loading };
+    /// Enters versions as loading, each with its description and whether it is stateful. Those that serve go on.
+    fn begin<'a>(&self, name: &Arc<str>, versions: impl Iterator<Item = (u64, &'a str, bool)>) {
         self.update(|catalog| {
-            catalog.entry(Arc::clone(name)).or_default().insert(number, entry);
-        });
-    }
-
-    /// Ends the loading of a version that [`Registry::begin`] entered.
-    fn finish(&self, name: &str, number: u64, outcome: Result<Arc<Model>, Arc<str>>) {
-        self.update(|catalog| {
-            if let Some(entry) = catalog.get_mut(name).and_then(|versions| versions.get_mut(&number)) {
-                let loading = std::mem::replace(&mut entry.lifecycle, Lifecycle::Loading);
-                entry.lifecycle = loading.finish(outcome);
+            let entries = catalog.entry(Arc::clone(name)).or_default();
+            for (number, description, stateful) in versions {
+                let entry = entries.entry(number).or_insert_with(|| Entry {
+                    version: version_text(number),
+                    description: description.into(),
+                    stateful,
+                    lifecycle: Lifecycle::Loading,
+                });
+                entry.begin();
             }
         });
+    }
+
+    /// Ends the loading of versions that [`Registry::begin`] entered, in one change. `leaves` is asked about each other version, with
+    /// all of them as they are now. Returns what serves no longer.
+    fn finish(
+        &self,
+        name: &str,
+        outcomes: Vec<(u64, Loaded)>,
+        leaves: impl Fn(u64, &Lifecycle<Arc<Model>>, &Numbers) -> bool,
+    ) -> Vec<Arc<Model>> {
+        self.update(|catalog| {
+            let Some(versions) = catalog.get_mut(name) else {
+                return outcomes.into_iter().filter_map(|(_, outcome)| outcome.ok()).collect();
+            };
+            let mut left = Vec::new();
+            for (number, outcome) in outcomes {
+                match versions.get_mut(&number) {
+                    Some(entry) => left.extend(entry.finish(outcome)),
+                    None => left.extend(outcome.ok()),
+                }
+            }
+            let serving = versions.iter().filter(|(_, entry)| entry.lifecycle.ready().is_some()).map(|(number, _)| *number);
+            let serving: Numbers = serving.collect();
+            versions.retain(|number, entry| {
+                let stays = !leaves(*number, &entry.lifecycle, &serving);
+                if !stays {
+                    left.extend(entry.lifecycle.ready().cloned());
+                }
+                stays
+            });
+            left
+        })
+    }
+
+    /// Notes why the versions of a model that serve could not be loaded anew.
+    fn note_failure(&self, name: &str, reason: &Arc<str>) {
+        self.update(|catalog| {
+            let entries = catalog.get_mut(name).into_iter().flat_map(BTreeMap::values_mut);
+            for entry in entries.filter(|entry| entry.lifecycle.ready().is_some()) {
+                entry.finish(Err(Arc::clone(reason)));
+            }
+        });
+    }
+
+    /// Takes all versions of a model out of service, but keeps them in the list. `None` if there is no such model; else what served.
+    fn unload(&self, name: &str, reason: &Arc<str>) -> Option<Vec<Arc<Model>>> {
+        self.update(|catalog| Some(catalog.get_mut(name)?.values_mut().filter_map(|entry| entry.unload(reason)).collect()))
+    }
+
+    /// Takes a model out of service and out of the list. Returns what served.
+    fn remove(&self, name: &str) -> Vec<Arc<Model>> {
+        let versions = self.update(|catalog| catalog.remove(name)).unwrap_or_default();
+        versions.into_values().filter_map(|entry| entry.lifecycle.ready().cloned()).collect()
     }
 }
 
 fn status(name: &Arc<str>, entry: &Entry) -> ModelStatus {
     let lost = entry.lifecycle.ready().and_then(|model| model.loaded.executable.lost());
-    let reason = if let Lifecycle::Failed(reason) = &entry.lifecycle { Some(Arc::clone(reason)) } else { lost };
+    let state = if lost.is_some() { ModelState::Failed } else { entry.lifecycle.state() };
     ModelStatus {
         name: Arc::clone(name),
         version: Arc::clone(&entry.version),
-        state: if reason.is_some() { ModelState::Failed } else { entry.lifecycle.state() },
-        reason: reason.unwrap_or_default(),
+        state,
+        reason: lost.or_else(|| entry.lifecycle.reason().cloned()).unwrap_or_default(),
         engine: entry.lifecycle.ready().map_or("", |model| model.engine_name()),
         description: Arc::clone(&entry.description),
         stateful: entry.stateful,
@@ -275,6 +417,7 @@ fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
     }
 }
 
+/// What a client sent, short enough for a message.
 fn excerpt(text: &str) -> String {
     match text.char_indices().nth(EXCERPT_LETTERS) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -136,6 +136,33 @@ fn every_fault_of_every_model_comes_at_once() {
 }
 
 #[test]
+fn a_broken_manifest_of_a_model_that_needs_no_version_is_the_only_fault() {
+    let found = faults(&[("m/model.toml", Some("engine = 'synthetic'\nmax_batch = 0\n[synthetic]"))]);
+    assert_eq!(found, ["m/model.toml: max_batch: is 0; accepted are 1 to 64 items"]);
+    let found = faults(&[("m/model.toml", Some("engine = 'rten'\nmax_batch = 0"))]);
+    assert_eq!(found.len(), 2, "{found:?}");
+}
+
+#[test]
+fn only_the_versions_that_the_manifest_wants_are_loaded_and_those_it_misses_are_named() {
+    let with = |versions: &str| format!("versions = {versions}\n{DOUBLER}");
+    let served = |versions: &str| -> Vec<String> {
+        let root = models(&[("m/model.toml", Some(&with(versions))), ("m/1", None), ("m/2", None), ("m/10", None)]);
+        let registry = load_folder(root.path(), true).expect("asked to keep going");
+        let ready = registry.list().into_iter().filter(|status| status.state == ModelState::Ready);
+        ready.map(|status| status.version.to_string()).collect()
+    };
+    assert_eq!(served("'latest'"), ["10"]);
+    assert_eq!(served("{ latest = 2 }"), ["2", "10"]);
+    assert_eq!(served("[1, 10]"), ["1", "10"]);
+    assert_eq!(served("[1, 3]"), ["1"]);
+    let found = faults(&[("m/model.toml", Some(&with("[1, 3]"))), ("m/1", None)]);
+    assert_eq!(found, ["m/model.toml: versions: lists version 3, but there is no folder 3"]);
+    let found = faults(&[("m/model.toml", Some(&with("[2]")))]);
+    assert_eq!(found, ["m/model.toml: versions: lists version 2, but there is no folder 2"]);
+}
+
+#[test]
 fn the_report_is_a_list() {
     let root = models(&[("m/1", None)]);
     let report = load_folder(root.path(), false).err().expect("no model file").to_string();
@@ -224,13 +251,41 @@ fn versions_are_loading_until_they_are_settled() {
 }
 
 #[test]
-fn a_stream_keeps_its_model_when_the_registry_changes() {
+fn what_serves_goes_on_while_it_is_loaded_anew_and_a_stream_keeps_it_when_it_is_unloaded() {
     let root = models(&[("m/model.toml", Some(DOUBLER))]);
     let registry = load_folder(root.path(), false).expect("all good");
     let held = registry.get("m", None).expect("ready");
-    registry.begin(&"m".into(), 1, "", false);
-    assert_eq!(registry.get("m", None).expect_err("loading anew").kind(), FaultKind::Unavailable);
+    registry.begin(&"m".into(), [(1, "", false)].into_iter());
+    assert!(registry.get("m", None).is_ok() && registry.all_ready());
+    let left = registry.unload("m", &"by hand".into()).expect("it is there");
+    assert_eq!(left.len(), 1);
+    let fault = registry.get("m", None).expect_err("unloaded");
+    assert_eq!((fault.kind(), fault.message()), (FaultKind::Unavailable, "model 'm' was unloaded; load it again"));
+    assert_eq!((registry.list()[0].state, &*registry.list()[0].reason), (ModelState::Unloaded, "by hand"));
     assert_eq!(held.signature().inputs.len(), 1);
+}
+
+#[test]
+fn a_model_that_is_replaced_while_it_is_looked_up_is_looked_up_again() {
+    let root = models(&[("m/model.toml", Some(DOUBLER))]);
+    let registry = load_folder(root.path(), false).expect("all good");
+    let mut keys: SlotMap<ModelKey, ()> = SlotMap::with_key();
+    assert_eq!(keys.insert(()), registry.get("m", None).expect("ready").key, "the first key is taken");
+    let mut asked = Vec::new();
+    let (model, answer) = registry
+        .get_with("m", None, |model| {
+            asked.push(model.key);
+            let next = Model { key: keys.insert(()), ..model.clone() };
+            let replaced = asked.len() < 4;
+            if replaced {
+                registry.finish("m", vec![(1, Ok(Arc::new(next)))], |_, _, _| false);
+            }
+            (!replaced).then_some("an answer")
+        })
+        .expect("the last copy has an answer");
+    assert_eq!((answer, asked.len(), model.key), ("an answer", 4, asked[3]));
+    let fault = registry.get_with("m", None, |_| None::<()>).expect_err("it is not replaced");
+    assert_eq!(fault.kind(), FaultKind::Unavailable);
 }
 
 #[test]

@@ -85,6 +85,25 @@ pub fn calibrate(
     Ok(Calibration { curve: CostCurve::new(medians), wide, item_bytes })
 }
 
+/// The same beside lanes that are at work, on one thread that is none of theirs: it takes no lane's time, only its share of a core.
+/// The cost is that of the machine as busy as it is. Then each lane's instance is called once, as far as another `budget` goes, so that
+/// no client pays for its first call.
+///
+/// # Errors
+/// [`CalibrationError`] if a call fails.
+pub fn calibrate_beside(executable: &Executable, max_batch: usize, budget: Duration) -> Result<Calibration, CalibrationError> {
+    let beside = LaneThreads::new();
+    let calibration = calibrate(executable, std::slice::from_ref(&beside), max_batch, budget)?;
+    let item = zero_item(executable.signature())?;
+    let call = ItemCall { inputs: &item, state: None };
+    let failed = |error| CalibrationError::Call { batch: 1, error };
+    let started = clock::now();
+    for lane in (1..executable.lanes()).take_while(|_| clock::now().since(started) <= budget) {
+        beside.run(|| executable.run(lane, &[call], CallThreads::One)).map_err(failed)?;
+    }
+    Ok(calibration)
+}
+
 /// How many calls that take `each` fit into `time`, within reason.
 fn affordable(time: Duration, each: Duration) -> usize {
     let affordable = time.as_nanos() / each.as_nanos().max(1);
@@ -225,6 +244,16 @@ mod tests {
         assert!(calibrate_with(Some(4.0), 2).wide.is_some());
         assert_eq!(calibrate_with(None, 2).wide, None);
         assert_eq!(calibrate_with(Some(4.0), 1).wide, None);
+    }
+
+    #[test]
+    fn beside_busy_lanes_one_thread_measures_and_each_instance_is_called() {
+        let signature = Arc::new(signature());
+        let engine = SyntheticEngine::new(Arc::clone(&signature), Script::default()).expect("a sound script");
+        let (control, lanes) = (engine.control(), LaneThreads::device(3));
+        let executable = Executable::new(Arc::new(engine), signature, &lanes).expect("a sound signature");
+        calibrate_beside(&executable, 1, Duration::from_secs(30)).expect("no fault planned");
+        assert_eq!(control.calls(), 1 + CALLS as u64 + 2);
     }
 
     #[test]

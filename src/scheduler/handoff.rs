@@ -5,8 +5,13 @@
 //! batches are forming (the last had more than two items) the wake goes through the kicker, a task that first lets the other
 //! ready sessions push: batches grow by a fifth. A lone item is not held back by it. A lane that leaves work behind wakes the next.
 //!
+//! # Models
+//! A model that is retired is dropped with its last stream, outside the lock: freeing weights takes time.
+//!
 //! # Cancellation
 //! Dropping a [`StreamHandle`] closes its stream: what is queued is cancelled at once, what runs is cancelled when it finishes.
+
+mod models;
 
 use std::{
     collections::VecDeque,
@@ -22,58 +27,27 @@ use super::{
     ModelKey, StreamKey,
     admission::{Admission, Refusal},
     batch::{Batch, CallReport, EndReason, Ended, Item},
-    cost::CostCurve,
-    ledger::Ledger,
     mailbox::Mailbox,
-    options::{ModelOptions, StreamOptions},
+    options::StreamOptions,
     queue::Scheduler,
     signal::{Signal, yield_once},
-    statistics::{Executed, Statistics},
+    statistics::Executed,
     trace::{Line, Trace},
 };
 use crate::{
     clock,
     domain::{Answer, DropReason, Fault, FaultKind, ItemInputs, ItemTiming, Outcome, Timestamp},
-    engine::Executable,
-    telemetry::{Gauge, ModelMetrics},
+    telemetry::ModelMetrics,
 };
+
+use models::Hosted;
+pub use models::{ModelRuntime, ModelStatus};
 
 /// Batches larger than this show that items are flowing, so that a delayed wake pays.
 const FLOWING_BATCH: usize = 2;
 
 pub(super) type LiveBatch = Batch<Arc<Mailbox>, ItemInputs>;
 type LiveEnded = Ended<Arc<Mailbox>, ItemInputs>;
-
-/// What a lane needs to run a model, and to tell about it.
-pub struct ModelRuntime {
-    /// Runs calls.
-    pub executable: Arc<Executable>,
-    /// Where calls are counted.
-    pub metrics: ModelMetrics,
-    /// Where the learned cost is shown, at batch sizes 1, 2, 4, …
-    pub costs: Vec<Gauge>,
-}
-
-/// What can be asked about a model's queue.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModelStatus {
-    /// Cost as learned so far.
-    pub curve: CostCurve,
-    /// The same for items of other shapes, each with the input bytes of an item.
-    pub shape_curves: Vec<(usize, CostCurve)>,
-    /// Largest batch that is formed.
-    pub batch_cap: usize,
-    /// Items queued.
-    pub queued: usize,
-    /// Items that may be.
-    pub queued_max: usize,
-    /// Items in running calls.
-    pub running: usize,
-    /// The account of items.
-    pub ledger: Ledger,
-    /// What calls and items took, of the same moment.
-    pub statistics: Statistics,
-}
 
 /// What became of a [`StreamHandle::submit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +68,7 @@ pub struct Handoff {
 
 struct Shared {
     scheduler: Scheduler<Arc<Mailbox>, ItemInputs>,
-    runtimes: SecondaryMap<ModelKey, Arc<ModelRuntime>>,
+    models: SecondaryMap<ModelKey, Hosted>,
     lanes: Vec<LaneState>,
     idle: Vec<usize>,
     waking: usize,
@@ -120,7 +94,7 @@ impl Handoff {
         Arc::new(Self {
             shared: Mutex::new(Shared {
                 scheduler: Scheduler::new(lanes, admission),
-                runtimes: SecondaryMap::new(),
+                models: SecondaryMap::new(),
                 lanes: vec![LaneState::Busy; lanes],
                 idle: Vec::with_capacity(lanes),
                 waking: 0,
@@ -147,26 +121,14 @@ impl Handoff {
         self.shared.lock().trace = trace;
     }
 
-    /// Opens a queue for a model. Its name is for the record.
-    pub fn add_model(&self, (name, version): (&str, &str), options: ModelOptions, runtime: ModelRuntime) -> ModelKey {
-        let mut shared = self.shared.lock();
-        let recorded = shared.trace.is_some().then(|| options.clone());
-        let key = shared.scheduler.add_model(options);
-        if let (Some(trace), Some(options)) = (&mut shared.trace, recorded) {
-            trace.model(key, name, version, &options);
-        }
-        shared.runtimes.insert(key, Arc::new(runtime));
-        key
-    }
-
-    /// Opens a stream; dropping the handle closes it. `None` if there is no such model.
+    /// Opens a stream; dropping the handle closes it. `None` if there is no such model, or it is retired.
     #[must_use]
     pub fn open(self: &Arc<Self>, options: StreamOptions) -> Option<StreamHandle> {
         let model = options.model;
         let mailbox = Arc::new(Mailbox::default());
         let mut shared = self.shared.lock();
-        let runtime = Arc::clone(shared.runtimes.get(model)?);
-        let key = shared.scheduler.open(options, Arc::clone(&mailbox));
+        let runtime = Arc::clone(&shared.models.get(model)?.runtime);
+        let key = shared.scheduler.open(options, Arc::clone(&mailbox))?;
         if let Some(trace) = &mut shared.trace {
             trace.open(clock::now(), key, &options);
         }
@@ -180,55 +142,10 @@ impl Handoff {
         wake_all(mailboxes.iter().filter_map(|mailbox| mailbox.nudge()));
     }
 
-    /// What can be asked about a model's queue; `None` if there is no such model.
-    #[must_use]
-    pub fn status(&self, model: ModelKey) -> Option<ModelStatus> {
-        let shared = self.shared.lock();
-        let cost = shared.scheduler.cost(model)?;
-        let (queued, running) = shared.scheduler.load(model);
-        Some(ModelStatus {
-            curve: cost.curve(),
-            shape_curves: shared.scheduler.costs_by_shape(model),
-            batch_cap: cost.cap(),
-            queued,
-            queued_max: shared.scheduler.admission().model_items,
-            running,
-            ledger: shared.scheduler.ledger(model),
-            statistics: shared.scheduler.statistics(model),
-        })
-    }
-
     /// Streams that are open, or whose last items still run.
     #[must_use]
     pub fn streams(&self) -> usize {
         self.shared.lock().scheduler.streams()
-    }
-
-    /// Brings counters and gauges up to date. Called when metrics are read, so that the hot path need not count twice.
-    pub fn publish_metrics(&self) {
-        let shared = self.shared.lock();
-        for (key, runtime) in &shared.runtimes {
-            let metrics = &runtime.metrics;
-            let ledger = shared.scheduler.ledger(key);
-            metrics.ready.set(f64::from(u8::from(runtime.executable.lost().is_none())));
-            metrics.rebuilds.absolute(runtime.executable.rebuilds());
-            metrics.received.absolute(ledger.received());
-            for outcome in Outcome::ALL {
-                metrics.outcome(outcome).absolute(ledger.outcome(outcome));
-            }
-            for reason in DropReason::ALL {
-                metrics.dropped(reason).absolute(shared.scheduler.dropped(key, reason));
-            }
-            let (queued, running) = shared.scheduler.load(key);
-            metrics.queued_items.set(queued as f64);
-            metrics.in_flight_items.set(running as f64);
-            if let Some(cost) = shared.scheduler.cost(key) {
-                metrics.batch_cap.set(cost.cap() as f64);
-                for (gauge, (_, cost)) in runtime.costs.iter().zip(cost.curve().points()) {
-                    gauge.set(cost.as_secs_f64());
-                }
-            }
-        }
     }
 
     /// From now on no batch waits for more items.
@@ -300,7 +217,7 @@ impl Handoff {
                 let wake = if batch.is_some() { shared.lanes_to_wake(1) } else { None };
                 let batch = batch.and_then(|batch| {
                     shared.last_batch = batch.entries.len();
-                    let runtime = Arc::clone(shared.runtimes.get(batch.model)?);
+                    let runtime = Arc::clone(&shared.models.get(batch.model)?.runtime);
                     Some((batch, runtime))
                 });
                 MutexGuard::unlocked(&mut shared, || {
@@ -328,8 +245,12 @@ impl Handoff {
     /// Takes the items of a call back, learns from it, and adds what it took to the model's statistics.
     pub(super) fn finish(&self, report: &CallReport, items: impl Iterator<Item = (StreamKey, Outcome)>, executed: &Executed) {
         let mut shared = self.shared.lock();
-        shared.scheduler.finish(report, items);
+        // Before the last of its streams may take the model along.
         shared.scheduler.account(report.model, executed);
+        shared.scheduler.finish(report, items);
+        let gone = shared.remove_spent(report.model);
+        drop(shared);
+        drop(gone);
     }
 
     fn wake_lanes(&self, lane: Option<usize>) {
@@ -456,9 +377,10 @@ impl Drop for StreamHandle {
         }
         let cancelled = shared.scheduler.close(self.key);
         shared.scheduler.take_unblocked(&mut nudged);
+        let gone = shared.remove_spent(self.model);
         drop(shared);
         wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
-        drop(cancelled);
+        drop((cancelled, gone));
         self.metrics().cancel_release.record(clock::now().since(ended));
     }
 }

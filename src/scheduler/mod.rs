@@ -25,7 +25,7 @@ mod trace;
 
 pub use admission::{Admission, Refusal};
 pub use batch::{Batch, CallReport, EndReason, Ended, Entry, Item};
-pub use calibrate::{Calibration, CalibrationError, WideGain, calibrate};
+pub use calibrate::{Calibration, CalibrationError, WideGain, calibrate, calibrate_beside};
 pub use cost::{CostCurve, CostModel};
 pub use handoff::{Handoff, ModelRuntime, ModelStatus, StreamHandle, Submitted};
 pub use lanes::Lanes;

@@ -7,9 +7,11 @@
 //! - Items of a stream leave in the order in which they came, unless they end first.
 //! - At most one item of a stateful stream is in a batch or running.
 //! - Each item leaves exactly once: in a batch, as [`Ended`], or with its closed stream.
+//! - A model is there for as long as it has a stream.
 //! - A priority that has work is passed over for at most [`STARVATION_MAX`] at a time, or for one call if that takes longer.
 
 mod forming;
+mod models;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -24,7 +26,6 @@ use super::{
     ModelKey, ShapeKey, StreamKey,
     admission::{Admission, Held, Refusal, time_to_drain},
     batch::{CallReport, EndReason, Ended, Item},
-    cost::{CostCurve, CostModel},
     costs::Costs,
     fair::{Claim, FairQueue, Flow, Work},
     ledger::Ledger,
@@ -101,6 +102,10 @@ struct ModelQueue {
     flows: [Flow; CLASSES],
     held: Held,
     running: usize,
+    /// Streams that are open, or closed with items still running.
+    streams: usize,
+    /// No stream opens any more; the model goes with its last one.
+    retired: bool,
     ledger: Ledger,
     drops: [u64; DropReason::ALL.len()],
     statistics: Statistics,
@@ -163,28 +168,11 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
     }
 
-    /// Adds a model.
-    pub fn add_model(&mut self, options: ModelOptions) -> ModelKey {
-        let costs = Costs::new(&options.curve, options.max_batch, options.item_bytes, options.wide_ratio);
-        let key = self.models.insert(ModelQueue {
-            options,
-            costs,
-            slack: 0,
-            ready: ReadyStreams::default(),
-            flows: Default::default(),
-            held: Held::default(),
-            running: 0,
-            ledger: Ledger::default(),
-            drops: [0; DropReason::ALL.len()],
-            statistics: Statistics::default(),
-        });
-        self.models[key].find_slack();
-        key
-    }
-
-    /// Opens a stream of a model that was added.
-    pub fn open(&mut self, options: StreamOptions, handle: H) -> StreamKey {
-        self.streams.insert(StreamQueue {
+    /// Opens a stream. `None` if there is no such model, or it is retired.
+    pub fn open(&mut self, options: StreamOptions, handle: H) -> Option<StreamKey> {
+        let model = self.models.get_mut(options.model).filter(|model| !model.retired)?;
+        model.streams += 1;
+        Some(self.streams.insert(StreamQueue {
             options,
             handle,
             items: VecDeque::new(),
@@ -194,7 +182,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             alarm: Timestamp::NEVER,
             waits_until: None,
             closed: false,
-        })
+        }))
     }
 
     /// Queues an item. What its stream gives up for it is put into `ended`.
@@ -307,6 +295,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             // What ends between a failed batch and its own retry can only be too old.
             model.drops[DropReason::MaxAge as usize] += u64::from(outcome == Outcome::Dropped);
             if closed && idle {
+                model.streams -= 1;
                 self.streams.remove(key);
             } else if idle && model.options.stateful {
                 self.reseat(key);
@@ -336,6 +325,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             self.models[model_key].ledger.end(Outcome::Cancelled, items.len() as u64);
             self.reseat(key);
             if idle {
+                self.models[model_key].streams -= 1;
                 self.streams.remove(key);
             }
         }
@@ -392,51 +382,6 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// The owners of all streams that are open.
     pub fn handles(&self) -> impl Iterator<Item = &H> {
         self.streams.values().filter(|stream| !stream.closed).map(|stream| &stream.handle)
-    }
-
-    /// Items of one model that are queued, and that run.
-    #[must_use]
-    pub fn load(&self, model: ModelKey) -> (usize, usize) {
-        self.models.get(model).map_or((0, 0), |model| (model.held.items, model.running))
-    }
-
-    /// The account of one model.
-    #[must_use]
-    pub fn ledger(&self, model: ModelKey) -> Ledger {
-        self.models.get(model).map(|model| model.ledger).unwrap_or_default()
-    }
-
-    /// What one model's calls and items took.
-    #[must_use]
-    pub fn statistics(&self, model: ModelKey) -> Statistics {
-        self.models.get(model).map(|model| model.statistics.clone()).unwrap_or_default()
-    }
-
-    /// Items of one model that were given up in the queue, by reason.
-    #[must_use]
-    pub fn dropped(&self, model: ModelKey, reason: DropReason) -> u64 {
-        self.models.get(model).map_or(0, |model| model.drops[reason as usize])
-    }
-
-    /// The running cost estimate of one model, for items of the measured shape.
-    #[must_use]
-    pub fn cost(&self, model: ModelKey) -> Option<&CostModel> {
-        self.models.get(model).map(|model| model.costs.base())
-    }
-
-    /// Expected time of a call with one item of this shape; zero if there is no such model.
-    #[must_use]
-    pub fn cost_of(&self, model: ModelKey, shape: ShapeKey) -> Duration {
-        self.models.get(model).map_or(Duration::ZERO, |model| model.costs.of(shape).call(1))
-    }
-
-    /// The running cost estimates of a model's other shapes, each with the input bytes of an item.
-    #[must_use]
-    pub fn costs_by_shape(&self, model: ModelKey) -> Vec<(usize, CostCurve)> {
-        let costs = self.models.get(model).into_iter().flat_map(|model| model.costs.by_shape());
-        let mut costs: Vec<_> = costs.map(|(bytes, cost)| (bytes, cost.curve())).collect();
-        costs.sort_unstable_by_key(|(bytes, _)| *bytes);
-        costs
     }
 
     /// Whether a model has something that a lane could run now or, if it is held back, later.

@@ -169,6 +169,15 @@ impl ModelMetrics {
     }
 }
 
+/// What is counted for one model, over all its versions.
+#[derive(Debug, Clone)]
+pub struct LoadMetrics {
+    /// Versions that were loaded.
+    pub ok: Counter,
+    /// Versions that could not be.
+    pub failed: Counter,
+}
+
 /// What is counted for one method, over all protocols.
 #[derive(Debug, Clone)]
 pub struct MethodMetrics {

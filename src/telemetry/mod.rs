@@ -19,7 +19,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority};
 
-pub use handles::{GaugeGuard, LaneMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd};
+pub use handles::{GaugeGuard, LaneMetrics, LoadMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd};
 pub use metrics::{Counter, Gauge, Histogram};
 pub use table::{Kind, METRICS, Metric, markdown};
 
@@ -76,6 +76,13 @@ impl Telemetry {
             drops: DropReason::ALL.map(|reason| registrar.counter(&table::ITEMS_DROPPED, &[name, version, reason.label()])),
             batches: CloseReason::ALL.map(|reason| registrar.counter(&table::BATCHES, &[name, version, reason.label()])),
         }
+    }
+
+    /// How loading the versions of a model went. The name is the registry's, never a client's.
+    #[must_use]
+    pub fn model_loads(&self, name: &str) -> LoadMetrics {
+        let counter = |outcome| self.registrar.counter(&table::MODEL_LOADS, &[name, outcome]);
+        LoadMetrics { ok: counter("ok"), failed: counter("failed") }
     }
 
     /// The learned cost of a model's calls at batch sizes 1, 2, 4, …, `sizes` of them.
@@ -187,7 +194,7 @@ mod tests {
         let telemetry = Telemetry::new();
         let model = telemetry.model("silero_vad", "1");
         model.queue_wait(Priority::High).record(0.003);
-        let _ = telemetry.model_costs("silero_vad", "1", 3);
+        let _ = (telemetry.model_costs("silero_vad", "1", 3), telemetry.model_loads("silero_vad"));
         model.batch_size.record(3.0);
         for method in Method::ALL {
             let _ = telemetry.method(method);

@@ -47,6 +47,7 @@ pub struct Metric {
 
 const MODEL: &[&str] = &["model", "version"];
 const MODEL_OUTCOME: &[&str] = &["model", "version", "outcome"];
+const LOAD_OUTCOME: &[&str] = &["model", "outcome"];
 const MODEL_REASON: &[&str] = &["model", "version", "reason"];
 const MODEL_PRIORITY: &[&str] = &["model", "version", "priority"];
 const METHOD: &[&str] = &["method"];
@@ -139,6 +140,12 @@ pub(super) static BATCH_CAP: Metric = gauge(
 pub(super) static MODEL_READY: Metric = gauge("tidemill_model_ready", "1 or 0", MODEL, "Whether the model takes items.");
 pub(super) static MODEL_LOAD: Metric =
     gauge("tidemill_model_load_seconds", "seconds", MODEL, "Time that loading and warming up the model took.");
+pub(super) static MODEL_LOADS: Metric = counter(
+    "tidemill_model_loads_total",
+    "loads",
+    LOAD_OUTCOME,
+    "Attempts to load a version of the model, at the start or since, by outcome: `ok` or `failed`.",
+);
 pub(super) static MODEL_REBUILDS: Metric =
     counter("tidemill_model_rebuilds_total", "instances", MODEL, "Engine instances made anew because a model call panicked.");
 
@@ -217,6 +224,7 @@ pub static METRICS: &[&Metric] = &[
     &MODEL_COST,
     &MODEL_READY,
     &MODEL_LOAD,
+    &MODEL_LOADS,
     &MODEL_REBUILDS,
     &LANE_BUSY,
     &STREAMS_OPENED,

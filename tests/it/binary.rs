@@ -73,8 +73,16 @@ impl Binary {
     }
 
     pub(crate) fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    pub(crate) fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
-        let killed = Command::new("kill").args(["-TERM", &id]).status().expect("kill runs");
+        let killed = Command::new("kill").args([signal, &id]).status().expect("kill runs");
         assert!(killed.success());
     }
 

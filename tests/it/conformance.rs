@@ -8,7 +8,11 @@ use tidemill::{
     app::Server,
     domain::FaultKind,
     proto::{
-        inference::{ModelInferRequest, infer_parameter::ParameterChoice, model_infer_request::InferInputTensor},
+        inference::{
+            InferParameter, ModelInferRequest,
+            infer_parameter::ParameterChoice,
+            model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
+        },
         v1::{Datatype, Item, PredictRequest, Tensor, feed_request::Message, predict_request::Payload},
     },
 };
@@ -19,8 +23,10 @@ use tokio::{
 use tonic::{Code, Status};
 
 use crate::{
-    infer::{infer_client, step, with_parameter},
-    serving::{COUNTER, DOUBLER, Feed, bare_config, connect, folder_of, item, patiently, slow_doubler, tensors_of},
+    infer::{InferClient, step, with_parameter},
+    serving::{
+        COUNTER, Client, DOUBLER, Feed, bare_config, connect, folder_of, item, patiently, serve, slow_doubler, tensors_of, until,
+    },
 };
 
 /// A way of asking for one result.
@@ -29,6 +35,23 @@ enum Door {
     Native,
     Grpc,
     Rest,
+}
+
+/// Where the doors are.
+#[derive(Debug, Clone, Copy)]
+struct Doors {
+    grpc: SocketAddr,
+    http: SocketAddr,
+}
+
+impl Doors {
+    fn of(server: &Server) -> Self {
+        Self { grpc: server.grpc_addr(), http: server.http_addr() }
+    }
+
+    fn url(self) -> String {
+        format!("http://{}", self.grpc)
+    }
 }
 
 const ALL: &[Door] = &[Door::Native, Door::Grpc, Door::Rest];
@@ -50,6 +73,8 @@ struct Ask {
     parameter: Option<(&'static str, i64)>,
     /// Region that the first input lies in.
     region: Option<&'static str>,
+    /// Whether the outputs are to be turned into classes.
+    classification: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -140,51 +165,166 @@ fn scenarios() -> Vec<Scenario> {
         scenario("unknown version", Ask { version: "9", ..good() }, NotFound, "has no version '9'; its versions are: '1'"),
         scenario("a model that could not be loaded", ask("broken", vec![four()]), Unavailable, "could not be loaded"),
         scenario("no model", ask("", vec![four()]), Invalid, "the name of the model is missing").at(&[Door::Native, Door::Grpc]),
-        scenario("another datatype", with(Input { datatype: "INT32", ..four() }), Invalid, "input 'x' is INT32, but the model takes FP32"),
+        scenario(
+            "another datatype",
+            with(Input { datatype: "INT32", ..four() }),
+            Invalid,
+            "input 'x' is INT32, but the model takes FP32",
+        ),
         scenario("unknown datatype", with(Input { datatype: "FP13", ..four() }), Invalid, "").in_own_words(),
         scenario("wrong size", with(tensor("x", &[5], &[0.0; 5])), Invalid, "shape [5] does not fit the model's [-1, 4]"),
         scenario("wrong rank", with(tensor("x", &[1, 1, 4], &[0.0; 4])), Invalid, "shape [1, 1, 4] does not fit"),
         scenario("nothing in a dimension", with(tensor("x", &[0], &[])), Invalid, "dimension 0 of shape [0] is 0"),
         scenario("negative dimension", with(tensor("x", &[-4], &[0.0; 4])), Invalid, "dimension 0 of shape [-4] is -4"),
-        scenario("too many elements", ask("any", vec![tensor("x", &[i64::MAX], &[0.0])]), Invalid, "more elements than can be addressed"),
-        scenario("short data", with(Input { data: vec![0; 15], ..four() }), Invalid, "15 bytes of data, but shape [4] of FP32 takes 16"),
-        scenario("long data", with(Input { data: vec![0; 17], ..four() }), Invalid, "17 bytes of data, but shape [4] of FP32 takes 16"),
+        scenario(
+            "too many elements",
+            ask("any", vec![tensor("x", &[i64::MAX], &[0.0])]),
+            Invalid,
+            "more elements than can be addressed",
+        ),
+        scenario(
+            "short data",
+            with(Input { data: vec![0; 15], ..four() }),
+            Invalid,
+            "15 bytes of data, but shape [4] of FP32 takes 16",
+        ),
+        scenario(
+            "long data",
+            with(Input { data: vec![0; 17], ..four() }),
+            Invalid,
+            "17 bytes of data, but shape [4] of FP32 takes 16",
+        ),
         scenario("missing input", ask("pair", vec![tensor("a", &[1], &[1.0])]), Invalid, "input 'b' is missing"),
         scenario("no input", ask("doubler", vec![]), Invalid, "input 'x' is missing"),
-        scenario("unknown input", ask("pair", vec![tensor("z", &[1], &[1.0])]), Invalid, "the model has no input 'z'; its inputs are 'a', 'b'"),
-        scenario("an input twice", ask("pair", vec![tensor("a", &[1], &[1.0]), tensor("a", &[1], &[1.0])]), Invalid, "input 'a' is given twice"),
-        scenario("the server's own input", ask("counter", vec![tensor("sum", &[1], &[1.0])]), Invalid, "input 'sum' is the server's own"),
-        scenario("a large item", ask("any", vec![tensor("x", &[300], &[0.0; 300])]), TooLarge, "1200 bytes, more than the 1024 that session.max_item_bytes allows"),
+        scenario(
+            "unknown input",
+            ask("pair", vec![tensor("z", &[1], &[1.0])]),
+            Invalid,
+            "the model has no input 'z'; its inputs are 'a', 'b'",
+        ),
+        scenario(
+            "an input twice",
+            ask("pair", vec![tensor("a", &[1], &[1.0]), tensor("a", &[1], &[1.0])]),
+            Invalid,
+            "input 'a' is given twice",
+        ),
+        scenario(
+            "the server's own input",
+            ask("counter", vec![tensor("sum", &[1], &[1.0])]),
+            Invalid,
+            "input 'sum' is the server's own",
+        ),
+        scenario(
+            "a large item",
+            ask("any", vec![tensor("x", &[300], &[0.0; 300])]),
+            TooLarge,
+            "1200 bytes, more than the 1024 that session.max_item_bytes allows",
+        ),
         scenario("a long row", ask("rows", vec![tensor("x", &[9], &[0.0; 9])]), TooLarge, "8"),
         scenario("a large message", ask("any", vec![tensor("x", &[5_000], &[0.0; 5_000])]), TooLarge, "allows").in_own_words(),
-        scenario("a call that fails", with(tensor("x", &[4], &[-1.0, 0.0, 0.0, 0.0])), Failed, "the model call failed"),
-        scenario("an engine that panics", ask("bomb", vec![tensor("x", &[4], &[-1.0, 0.0, 0.0, 0.0])]), Failed, "the model call failed"),
+        scenario("a call that fails", with(tensor("x", &[4], &[-1.0, 0.0, 0.0, 0.0])), Failed, "the model call failed")
+            .in_own_words(),
+        scenario(
+            "an engine that panics",
+            ask("bomb", vec![tensor("x", &[4], &[-1.0, 0.0, 0.0, 0.0])]),
+            Failed,
+            "the model call failed",
+        )
+        .in_own_words(),
         scenario("a long id", Ask { id: "i".repeat(300), ..good() }, Invalid, "the id has 300 bytes; at most 256 are allowed"),
         scenario("no time", Ask { timeout_us: Some(1), ..good() }, Expired, "the model did not run on it").in_own_words(),
         scenario("a negative timeout", Ask { timeout_us: Some(-1), ..good() }, Invalid, "-1").at(OPEN),
-        scenario("a reserved parameter", Ask { parameter: Some(("triton_secret", 1)), ..good() }, Invalid, "'triton_secret' is not a parameter").at(OPEN),
-        scenario("a flag that is none", Ask { parameter: Some(("sequence_start", 1)), ..good() }, Invalid, "must be true or false").at(OPEN),
-        scenario("unknown output", Ask { outputs: vec!["z"], ..good() }, Invalid, "the model has no output 'z'; its outputs are 'y'").at(OPEN),
+        scenario(
+            "a reserved parameter",
+            Ask { parameter: Some(("triton_secret", 1)), ..good() },
+            Invalid,
+            "'triton_secret' is not a parameter",
+        )
+        .at(OPEN),
+        scenario(
+            "a flag that is none",
+            Ask { parameter: Some(("sequence_start", 1)), ..good() },
+            Invalid,
+            "must be true or false",
+        )
+        .at(OPEN),
+        scenario(
+            "unknown output",
+            Ask { outputs: vec!["z"], ..good() },
+            Invalid,
+            "the model has no output 'z'; its outputs are 'y'",
+        )
+        .at(OPEN),
         scenario("an output twice", Ask { outputs: vec!["y", "y"], ..good() }, Invalid, "output 'y' is asked for twice").at(OPEN),
-        scenario("too many items", with(tensor("x", &[2_000, 4], &[])), TooLarge, "2000 items, more than the 1024 that session.window_items_max allows").at(OPEN),
-        scenario("inputs that disagree", ask("pair", vec![tensor("a", &[2, 1], &[1.0; 2]), tensor("b", &[3, 1], &[1.0; 3])]), Invalid, "input 'b' holds 3 items, but 'a' holds 2 items").at(OPEN),
-        scenario("outputs that make no tensor", ask("doubler", vec![tensor("x", &[1, 4], &[0.0; 3])]), Invalid, "12 bytes of data, but shape [1, 4] of FP32 takes 16").at(OPEN),
-        scenario("one bad item of three", with(tensor("x", &[3, 4], &[0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])), Failed, "item 1: the model call failed").at(OPEN),
-        scenario("a step before the first", counted((77, false, false)), Invalid, "sequence 77 of model 'counter' has not begun over unary calls").at(OPEN),
-        scenario("two steps at once", Ask { step: Some((78, true, false)), ..ask("counter", vec![tensor("x", &[2, 1], &[1.0; 2])]) }, Invalid, "one step of it, but this one holds 2 items").at(OPEN),
-        scenario("unknown region", Ask { region: Some("nowhere"), ..good() }, NotFound, "no shared memory region 'nowhere' is registered").at(OPEN),
-        scenario("classification", Ask { outputs: vec!["y"], parameter: Some(("classify", 1)), ..good() }, Unsupported, "").at(&[]),
+        scenario(
+            "too many items",
+            with(tensor("x", &[2_000, 4], &[])),
+            TooLarge,
+            "2000 items, more than the 1024 that session.window_items_max allows",
+        )
+        .at(OPEN),
+        scenario(
+            "inputs that disagree",
+            ask("pair", vec![tensor("a", &[2, 1], &[1.0; 2]), tensor("b", &[3, 1], &[1.0; 3])]),
+            Invalid,
+            "input 'b' holds 3 items, but 'a' holds 2 items",
+        )
+        .at(OPEN),
+        scenario(
+            "outputs that make no tensor",
+            ask("doubler", vec![tensor("x", &[1, 4], &[0.0; 3])]),
+            Invalid,
+            "12 bytes of data, but shape [1, 4] of FP32 takes 16",
+        )
+        .at(OPEN),
+        scenario(
+            "one bad item of three",
+            with(tensor("x", &[3, 4], &[0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])),
+            Failed,
+            "item 1: the model call failed",
+        )
+        .in_own_words()
+        .at(OPEN),
+        scenario(
+            "a step before the first",
+            counted((77, false, false)),
+            Invalid,
+            "sequence 77 of model 'counter' has not begun over unary calls",
+        )
+        .at(OPEN),
+        scenario(
+            "two steps at once",
+            Ask { step: Some((78, true, false)), ..ask("counter", vec![tensor("x", &[2, 1], &[1.0; 2])]) },
+            Invalid,
+            "one step of it, but this one holds 2 items",
+        )
+        .at(OPEN),
+        scenario(
+            "unknown region",
+            Ask { region: Some("nowhere"), ..good() },
+            NotFound,
+            "no shared memory region 'nowhere' is registered",
+        )
+        .at(OPEN),
+        scenario(
+            "classification",
+            Ask { classification: true, outputs: vec!["y"], ..good() },
+            Unsupported,
+            "output 'y': classification is not offered",
+        )
+        .at(OPEN),
     ]
 }
 
-async fn ask_native(server: &Server, ask: &Ask) -> Told {
+async fn ask_native(doors: Doors, ask: &Ask) -> Told {
     let tensor = |input: &Input| Tensor {
         name: input.name.to_owned(),
         datatype: Datatype::from_str_name(&format!("DATATYPE_{}", input.datatype)).map_or(99, i32::from),
         shape: input.shape.clone(),
         data: input.data.clone().into(),
     };
-    let deadline = ask.timeout_us.map(|micros| prost_types::Duration { seconds: 0, nanos: i32::try_from(micros * 1_000).expect("short") });
+    let deadline =
+        ask.timeout_us.map(|micros| prost_types::Duration { seconds: 0, nanos: i32::try_from(micros * 1_000).expect("short") });
     let item = Item { id: ask.id.clone(), inputs: ask.inputs.iter().map(tensor).collect(), deadline };
     let request = PredictRequest {
         model: ask.model.to_owned(),
@@ -192,10 +332,12 @@ async fn ask_native(server: &Server, ask: &Ask) -> Told {
         payload: Some(Payload::Item(item)),
         ..PredictRequest::default()
     };
-    told(patiently(connect(server).await.predict(request)).await.map(drop))
+    let mut client = Client::connect(doors.url()).await.expect("the gRPC port accepts");
+    told(patiently(client.predict(request)).await.map(drop))
 }
 
-async fn ask_grpc(server: &Server, ask: &Ask) -> Told {
+async fn ask_grpc(doors: Doors, ask: &Ask) -> Told {
+    let value = |choice| InferParameter { parameter_choice: Some(choice) };
     let tensor = |input: &Input| InferInputTensor {
         name: input.name.to_owned(),
         datatype: input.datatype.to_owned(),
@@ -210,9 +352,13 @@ async fn ask_grpc(server: &Server, ask: &Ask) -> Told {
         outputs: ask
             .outputs
             .iter()
-            .map(|name| tidemill::proto::inference::model_infer_request::InferRequestedOutputTensor {
+            .map(|name| InferRequestedOutputTensor {
                 name: (*name).to_owned(),
-                ..Default::default()
+                parameters: ask
+                    .classification
+                    .then(|| ("classification".to_owned(), value(ParameterChoice::Int64Param(3))))
+                    .into_iter()
+                    .collect(),
             })
             .collect(),
         raw_input_contents: ask.inputs.iter().map(|input| Bytes::from(input.data.clone())).collect(),
@@ -225,13 +371,13 @@ async fn ask_grpc(server: &Server, ask: &Ask) -> Told {
         request = with_parameter(request, name, ParameterChoice::Int64Param(value));
     }
     if let Some(region) = ask.region {
-        let value = |choice| tidemill::proto::inference::InferParameter { parameter_choice: Some(choice) };
         request.raw_input_contents.remove(0);
         let parameters = &mut request.inputs[0].parameters;
         parameters.insert("shared_memory_region".to_owned(), value(ParameterChoice::StringParam(region.to_owned())));
         parameters.insert("shared_memory_byte_size".to_owned(), value(ParameterChoice::Int64Param(16)));
     }
-    told(patiently(infer_client(server).await.model_infer(request)).await.map(drop))
+    let mut client = InferClient::connect(doors.url()).await.expect("the gRPC port accepts");
+    told(patiently(client.model_infer(request)).await.map(drop))
 }
 
 fn told(answer: Result<(), Status>) -> Told {
@@ -239,7 +385,7 @@ fn told(answer: Result<(), Status>) -> Told {
     Told { code: format!("{:?}", status.code()), message: status.message().to_owned() }
 }
 
-async fn ask_rest(server: &Server, ask: &Ask) -> Told {
+async fn ask_rest(doors: Doors, ask: &Ask) -> Told {
     let mut binary = Vec::new();
     let inputs: Vec<Value> = ask
         .inputs
@@ -267,7 +413,8 @@ async fn ask_rest(server: &Server, ask: &Ask) -> Told {
     for (name, value) in ask.timeout_us.map(|micros| ("timeout", micros)).into_iter().chain(ask.parameter) {
         parameters.insert(name.to_owned(), json!(value));
     }
-    let outputs: Vec<Value> = ask.outputs.iter().map(|name| json!({ "name": name })).collect();
+    let wanted = if ask.classification { json!({ "classification": 3 }) } else { json!({}) };
+    let outputs: Vec<Value> = ask.outputs.iter().map(|name| json!({ "name": name, "parameters": wanted })).collect();
     let mut body = json!({ "id": ask.id, "inputs": inputs, "parameters": parameters });
     if !outputs.is_empty() {
         body["outputs"] = json!(outputs);
@@ -277,9 +424,12 @@ async fn ask_rest(server: &Server, ask: &Ask) -> Told {
     let path = format!("/v2/models/{}{version}/infer", ask.model);
     let json_length = head.len();
     let body = [head.into_bytes(), binary].concat();
-    let (status, text) = patiently(post(server.http_addr(), &path, json_length, &body)).await;
+    let (status, text) = patiently(post(doors.http, &path, json_length, &body)).await;
     let answer: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-    Told { code: status.to_string(), message: answer["error"].as_str().unwrap_or_else(|| panic!("no error in {text}")).to_owned() }
+    Told {
+        code: status.to_string(),
+        message: answer["error"].as_str().unwrap_or_else(|| panic!("no error in {text}")).to_owned(),
+    }
 }
 
 /// Status and body. The server may answer, and close, before it has read everything.
@@ -316,14 +466,14 @@ fn expected_code(door: Door, kind: FaultKind) -> String {
 }
 
 /// Asks at each of the scenario's doors, and compares.
-async fn check(server: &Server, scenario: &Scenario) {
+async fn check(at: Doors, scenario: &Scenario) {
     let Scenario { what, ask, doors, kind, says, own_words } = scenario;
     let mut sentences = BTreeSet::new();
     for door in *doors {
         let Told { code, message } = match door {
-            Door::Native => ask_native(server, ask).await,
-            Door::Grpc => ask_grpc(server, ask).await,
-            Door::Rest => ask_rest(server, ask).await,
+            Door::Native => ask_native(at, ask).await,
+            Door::Grpc => ask_grpc(at, ask).await,
+            Door::Rest => ask_rest(at, ask).await,
         };
         assert_eq!(code, expected_code(*door, *kind), "{what} at {door:?}: {message}");
         assert!(message.contains(says), "{what} at {door:?}: {message:?} does not say {says:?}");
@@ -355,7 +505,7 @@ async fn each_fault_has_one_code_and_one_sentence_at_every_door() {
     let scenarios = scenarios();
     assert!(scenarios.len() >= 30);
     for scenario in &scenarios {
-        check(&server, scenario).await;
+        check(Doors::of(&server), scenario).await;
     }
 }
 
@@ -370,28 +520,37 @@ async fn a_full_queue_and_a_draining_server_say_the_same_at_every_door() {
     let server = Server::start(config).await.unwrap_or_else(|error| panic!("{error}"));
     let mut client = connect(&server).await;
     let (mut feed, _) = Feed::open(&mut client, tensors_of("doubler")).await;
-    let account = crate::serving::Account::of(&server, "doubler");
     // One runs, one waits in the queue, and one for the queue.
     for _ in 0..3 {
         feed.send(Message::Item(item("", &[1.0; 4]))).await;
     }
-    crate::serving::until("the queue is full", || {
-        server.handoff().status(server.registry().get("doubler", None).expect("it serves").key).is_some_and(|status| status.queued == 1 && status.running == 1)
-    })
-    .await;
+    let key = server.registry().get("doubler", None).expect("it serves").key;
+    until("the queue is full", || server.handoff().status(key).is_some_and(|status| status.queued == 1 && status.running == 1))
+        .await;
+    let at = Doors::of(&server);
     let good = || ask("doubler", vec![four()]);
     let full = scenario("a full queue", good(), FaultKind::Overloaded, "scheduler.max_queued_items = 1");
-    check(&server, &full).await;
+    check(at, &full).await;
     let mut others = Vec::new();
     for _ in 0..2 {
         others.push(Feed::open(&mut client, tensors_of("doubler")).await);
     }
-    let crowded = scenario("too many streams", good(), FaultKind::Overloaded, "3 streams are open, as many as session.max_streams allows");
-    check(&server, &crowded).await;
+    let words = "3 streams are open, as many as session.max_streams allows";
+    check(at, &scenario("too many streams", good(), FaultKind::Overloaded, words)).await;
     drop(others);
-    server.begin_drain();
-    let draining = scenario("a draining server", good(), FaultKind::Unavailable, "the server is draining before it shuts down");
-    check(&server, &draining).await;
+    let phase = server.phase();
+    let draining = tokio::spawn(server.drain());
+    until("the server drains", || phase.is_draining()).await;
+    let words = "the server is draining before it shuts down";
+    check(at, &scenario("a draining server", good(), FaultKind::Unavailable, words)).await;
     feed.rest().await;
-    drop(account);
+    patiently(draining).await.expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_was_unloaded_says_the_same_at_every_door() {
+    let server = serve(bare_config(), &[("doubler", DOUBLER)]).await;
+    server.repository().unload("doubler").await.expect("it was loaded");
+    let gone = scenario("an unloaded model", ask("doubler", vec![four()]), FaultKind::Unavailable, "'doubler' was unloaded");
+    check(Doors::of(&server), &gone).await;
 }

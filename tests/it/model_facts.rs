@@ -1,6 +1,6 @@
 //! What the Open Inference Protocol tells of the server, its models and their statistics.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -51,10 +51,10 @@ kind = 'identity'
 
 /// The protocol over what `server` serves, and what stops it from serving.
 fn door(server: &Server) -> (OpenInference, Drain) {
-    let (registry, handoff) = (Arc::clone(server.registry()), Arc::clone(server.handoff()));
+    let (repository, handoff) = (server.repository().clone(), Arc::clone(server.handoff()));
     let drain = Drain::new();
     drain.serve();
-    let service = Service::new(registry, handoff, SessionConfig::default(), drain.clone(), &Telemetry::new());
+    let service = Service::new(repository, handoff, SessionConfig::default(), drain.clone(), &Telemetry::new());
     (OpenInference::new(service, SequenceConfig::default(), SharedMemoryConfig::default()), drain)
 }
 

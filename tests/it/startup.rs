@@ -37,7 +37,7 @@ fn assert_says(log: &str, fragments: &[&str]) {
 }
 
 /// An ONNX file with one operator from `x` to `y`, both FP32 of shape [n, 4].
-fn one_operator(operator: &str) -> Vec<u8> {
+pub(crate) fn one_operator(operator: &str) -> Vec<u8> {
     let value = |name: &str| {
         let dims = [(None, Some("n".to_owned())), (Some(4), None)];
         let dim = dims.into_iter().map(|(dim_value, dim_param)| Dimension { dim_value, dim_param }).collect();

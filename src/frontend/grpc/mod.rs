@@ -18,5 +18,5 @@ mod server;
 mod status;
 mod stream_task;
 
-pub use health::keep_health;
+pub use health::HealthKeeper;
 pub use server::GrpcServer;

@@ -81,6 +81,7 @@ fn summary(status: registry::ModelStatus) -> v1::ModelSummary {
         ModelState::Loading => v1::ModelState::Loading,
         ModelState::Ready => v1::ModelState::Ready,
         ModelState::Failed => v1::ModelState::Failed,
+        ModelState::Unloaded => v1::ModelState::Unloaded,
     };
     v1::ModelSummary {
         name: status.name.to_string(),

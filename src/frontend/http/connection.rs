@@ -47,7 +47,8 @@ use crate::{
     frontend::{linger::Lingering, listener::Shutdown},
 };
 
-/// hyper's own buffer; above any head that is let in, so that the refusal of a longer one is ours.
+/// hyper's own buffer. It and hyper's limit of the head are above ours, so that the refusal of a longer head is ours too; only
+/// requests that are sent before the last one is answered can get beyond it.
 const BUFFER_BYTES_MIN: usize = 64 << 10;
 
 /// Time to send a refusal in, which the socket's buffer takes at once unless the client has not read for long.
@@ -98,7 +99,7 @@ pub(super) async fn converse(stream: TcpStream, router: Router, limits: Limits, 
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(None)
-        .max_header_size(limits.header_bytes_max)
+        .max_header_size(limits.header_bytes_max + 1)
         .max_buf_size(BUFFER_BYTES_MIN.max(2 * limits.header_bytes_max));
     let mut connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
     let mut patience = Patience::new(limits);
@@ -221,8 +222,7 @@ impl Progress {
     /// Bytes that may be read now; `None` if only the body's own limit counts.
     fn head_room(&self) -> Option<usize> {
         let state = self.state.lock();
-        // One more than is allowed: only so does a head show that it is too large.
-        state.awaited.is_head().then(|| (self.header_bytes_max + 1).saturating_sub(state.head_bytes))
+        state.awaited.is_head().then(|| self.header_bytes_max.saturating_sub(state.head_bytes))
     }
 
     fn note_read(&self, bytes: usize) {
@@ -269,9 +269,10 @@ impl Progress {
         (if state.blocked { Awaited::Reader } else { state.awaited }, state.turns)
     }
 
+    /// Whether a head is not over yet after as many bytes as are allowed. Asked when hyper has looked at what was read.
     fn head_is_too_large(&self) -> bool {
         let state = self.state.lock();
-        state.awaited == Awaited::Head && state.head_bytes > self.header_bytes_max
+        state.awaited == Awaited::Head && state.head_bytes >= self.header_bytes_max
     }
 }
 
@@ -422,5 +423,130 @@ impl hyper::body::Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        header_bytes_max: 1_024,
+        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(120),
+        unread_timeout: Duration::from_secs(300),
+    };
+
+    struct Bench {
+        progress: Progress,
+        patience: Patience,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { progress: Progress::new(LIMITS.header_bytes_max), patience: Patience::new(LIMITS) }
+        }
+
+        /// Whether nothing lapses within `seconds`.
+        async fn lasts(&mut self, seconds: u64) -> bool {
+            let lapse = poll_fn(|cx| self.patience.poll_lapse(&self.progress, cx));
+            timeout(Duration::from_secs(seconds), lapse).await.is_err()
+        }
+
+        /// What lapses, and after how many seconds.
+        async fn lapse(&mut self) -> (Lapse, u64) {
+            let begun = Instant::now();
+            let lapse = poll_fn(|cx| self.patience.poll_lapse(&self.progress, cx)).await;
+            (lapse, begun.elapsed().as_secs())
+        }
+
+        fn answer(&self) {
+            self.progress.note_request(true);
+            self.progress.note_response_over();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_connects_and_says_nothing_is_closed_without_a_word() {
+        let (lapse, seconds) = Bench::new().lapse().await;
+        assert_eq!((lapse, seconds), (Lapse::Waited(Awaited::First), 10));
+        assert!(lapse.refusal(&LIMITS).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_trickles_has_its_time_once() {
+        let mut bench = Bench::new();
+        bench.progress.note_read(1);
+        for _ in 0..3 {
+            assert!(bench.lasts(3).await);
+            bench.progress.note_read(1);
+        }
+        let (lapse, seconds) = bench.lapse().await;
+        assert_eq!((lapse, seconds), (Lapse::Waited(Awaited::Head), 1));
+        let refusal = lapse.refusal(&LIMITS).expect("it is told");
+        assert_eq!(refusal.fault.limit().expect("a limit").name, "http.header_timeout_s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_takes_as_long_as_it_takes_and_silence_after_it_does_not() {
+        let mut bench = Bench::new();
+        bench.progress.note_read(100);
+        bench.progress.note_request(true);
+        assert!(bench.lasts(100_000).await);
+        bench.progress.note_response_over();
+        let (lapse, seconds) = bench.lapse().await;
+        assert_eq!((lapse, seconds), (Lapse::Waited(Awaited::Request), 120));
+        assert!(lapse.refusal(&LIMITS).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_request_has_its_own_time_and_length() {
+        let mut bench = Bench::new();
+        for _ in 0..20 {
+            bench.progress.note_read(LIMITS.header_bytes_max - 1);
+            assert!(bench.lasts(9).await);
+            bench.answer();
+            assert!(bench.lasts(119).await);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_is_too_large_once_it_fills_the_limit_and_goes_on() {
+        let mut bench = Bench::new();
+        bench.progress.note_read(1_000);
+        assert_eq!(bench.progress.head_room(), Some(24));
+        assert!(bench.lasts(1).await);
+        bench.progress.note_read(24);
+        assert_eq!(bench.progress.head_room(), Some(0));
+        let (lapse, _) = bench.lapse().await;
+        assert_eq!(lapse, Lapse::HeadTooLarge);
+        assert_eq!(lapse.refusal(&LIMITS).expect("it is told").fault.limit().expect("a limit").name, "http.max_header_bytes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_cut_off_and_one_that_is_slow_is_not() {
+        let mut bench = Bench::new();
+        bench.progress.note_read(10);
+        bench.progress.note_request(true);
+        for _ in 0..10 {
+            bench.progress.note_write(true);
+            assert!(bench.lasts(299).await);
+            bench.progress.note_write(false);
+        }
+        bench.progress.note_write(true);
+        let (lapse, seconds) = bench.lapse().await;
+        assert_eq!((lapse, seconds), (Lapse::Waited(Awaited::Reader), 300));
+        assert!(lapse.refusal(&LIMITS).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rest_of_a_request_that_was_answered_early_is_no_head() {
+        let mut bench = Bench::new();
+        bench.progress.note_read(10);
+        bench.progress.note_request(false);
+        bench.progress.note_response_over();
+        assert_eq!(bench.progress.head_room(), None);
+        bench.progress.note_read(1 << 20);
+        assert_eq!(bench.lapse().await, (Lapse::Waited(Awaited::Rest), 120));
     }
 }

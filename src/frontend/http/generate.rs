@@ -10,7 +10,6 @@ use axum::{
 };
 use futures::{Stream, StreamExt as _, stream};
 
-use super::shim::Shim as _;
 use super::{
     aside::aside,
     body,
@@ -67,5 +66,8 @@ async fn request(api: &Api, target: &Target, headers: &HeaderMap, body: Body) ->
     let body = body::read(headers, body, &api.config).await;
     let body = body.map_err(|refusal| api.counted(Method::HttpGenerate, refusal))?;
     let (model, _) = api.open_inference.service().model(&target.model, &target.version).map_err(count)?;
-    aside(body.len(), move || plain::decode(&body, &model.loaded, model.signature())).await.map_err(count)
+    // The version that it was read for, whatever becomes the newest meanwhile.
+    let (name, version) = (model.loaded.name.to_string(), model.loaded.version.to_string());
+    let decoded = aside(body.len(), move || plain::decode(&body, model.signature())).await.map_err(count)?;
+    Ok(InferRequest { model: name, version, ..decoded })
 }

@@ -10,27 +10,25 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{
-    numbers::{JsonElements, JsonTensor},
+    from_json::{self, Layout},
     request::{Named, parse},
-    tensors::{self, Layout},
+    to_json::{JsonElements, JsonTensor},
 };
 use crate::{
     domain::{Fault, FaultKind, Signature, TensorSpec},
     open_inference::{InferRequest, InferResponse, InputTensor, OutputData, Parameters},
-    registry::LoadedModel,
 };
 
 /// Members of a request; a model has a few inputs.
 const MEMBERS_MAX: usize = 1_024;
 
-/// Decodes a request for `model`, and pins it to that version.
+/// Decodes a request for a model of this signature; model and version are left open, because they stand in the path.
 ///
 /// # Errors
 /// [`FaultKind::Invalid`] with the member at fault: one that is no input, or elements that are not of the input's datatype.
-pub(super) fn decode(body: &[u8], model: &LoadedModel, signature: &Signature) -> Result<InferRequest, Fault> {
+pub(super) fn decode(body: &[u8], signature: &Signature) -> Result<InferRequest, Fault> {
     let Members(members) = parse(body)?;
-    let mut request =
-        InferRequest { model: model.name.to_string(), version: model.version.to_string(), ..InferRequest::default() };
+    let mut request = InferRequest::default();
     for (name, value) in members {
         if let Some(spec) = signature.inputs.iter().find(|spec| *spec.name == *name) {
             request.inputs.push(input_tensor(spec, value)?);
@@ -41,9 +39,9 @@ pub(super) fn decode(body: &[u8], model: &LoadedModel, signature: &Signature) ->
             request.parameters = parameters;
         } else {
             let known: Vec<String> = signature.inputs.iter().map(|spec| format!("'{}'", spec.name)).collect();
-            let (model, known) = (&model.name, known.join(", "));
+            let known = known.join(", ");
             let message = format!(
-                "model '{model}' has no input '{name}'; its inputs are {known}, beside them there are 'id' and 'parameters'"
+                "the model has no input '{name}'; its inputs are {known}, and beside them there are 'id' and 'parameters'"
             );
             return Err(Fault::invalid(name.into_owned(), message));
         }
@@ -71,7 +69,7 @@ pub(super) fn encode(response: &InferResponse) -> Result<String, Fault> {
 
 fn input_tensor(spec: &TensorSpec, value: &RawValue) -> Result<InputTensor, Fault> {
     let name = spec.name.to_string();
-    let elements = tensors::read(value.get(), spec.datatype, Layout::Any)
+    let elements = from_json::read(value.get(), spec.datatype, Layout::Any)
         .map_err(|message| Fault::invalid(name.clone(), format!("input '{name}': {message}")))?;
     // A lone value is one element, in as many dimensions of one as the model has.
     let lone = || spec.fixed_shape().filter(|shape| shape.iter().product::<usize>() == 1).map_or(1, |shape| shape.len());
@@ -131,5 +129,98 @@ impl Serialize for Answer<'_> {
             map.serialize_entry(name, tensor)?;
         }
         map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        domain::Datatype,
+        open_inference::{OutputTensor, Parameter},
+    };
+
+    fn signature() -> Signature {
+        let spec = |name: &str, datatype, dims: &[Option<usize>]| TensorSpec {
+            name: name.into(),
+            datatype,
+            dims: dims.to_vec(),
+            batch_axis: 0,
+        };
+        let inputs = vec![
+            spec("count", Datatype::Uint8, &[Some(1), Some(1)]),
+            spec("free", Datatype::Int32, &[None]),
+            spec("grid", Datatype::Bool, &[Some(2), Some(2)]),
+        ];
+        Signature { inputs, ..Signature::default() }
+    }
+
+    fn decoded(json: &str) -> Result<InferRequest, Fault> {
+        decode(json.as_bytes(), &signature())
+    }
+
+    #[test]
+    fn members_are_inputs_of_their_own_shape_and_a_lone_value_is_one_element() {
+        let request = decoded(
+            r#"{"grid":[[true,false],[false,true]],"id":"7","free":-5,"count":[[[3]],[[4]]],"parameters":{"priority":1}}"#,
+        );
+        let request = request.expect("a request");
+        let inputs: Vec<_> = request.inputs.iter().map(|input| (&*input.name, &input.shape[..], input.data.as_deref())).collect();
+        let expected = [
+            ("grid", &[2, 2][..], Some(&[1, 0, 0, 1][..])),
+            ("free", &[1], Some(&[0xfb, 0xff, 0xff, 0xff])),
+            ("count", &[2, 1, 1], Some(&[3, 4])),
+        ];
+        assert_eq!(inputs, expected);
+        assert_eq!((request.id.as_str(), &request.parameters["priority"]), ("7", &Parameter::Uint64(1)));
+        assert_eq!(decoded(r#"{"count":9}"#).expect("a request").inputs[0].shape, [1, 1]);
+    }
+
+    #[test]
+    fn each_fault_names_its_member() {
+        for (json, field, message) in [
+            (r#"{"colour":1}"#, "colour", "the model has no input 'colour'; its inputs are 'count', 'free', 'grid', and beside"),
+            (r#"{"count":256}"#, "count", "input 'count': element 0 is 256"),
+            (r#"{"free":[[1],[2,3]]}"#, "free", "input 'free': the list"),
+            (r#"{"id":7}"#, "id", "'id': invalid type: integer `7`, expected a string"),
+            (r#"{"parameters":[]}"#, "parameters", "'parameters': invalid type"),
+            ("[]", "body", "an object of inputs"),
+            ("{", "body", "EOF"),
+        ] {
+            let fault = decoded(json).expect_err(json);
+            assert_eq!(fault.field(), Some(field), "{fault}");
+            assert!(fault.message().contains(message), "{fault}");
+        }
+        let many: Vec<String> = (0..2_000).map(|index| format!("\"m{index}\":1")).collect();
+        assert!(decoded(&format!("{{{}}}", many.join(","))).expect_err("too many").message().contains("more than 1024 members"));
+    }
+
+    #[test]
+    fn outputs_are_members_in_their_own_shape() {
+        let output = |name: &str, shape: &[i64], data: &'static [u8]| OutputTensor {
+            name: name.into(),
+            datatype: Datatype::Uint8,
+            shape: shape.to_vec(),
+            data: OutputData::Here(Bytes::from_static(data)),
+        };
+        let outputs = vec![output("one", &[1, 1], &[7]), output("grid", &[2, 1, 2], &[1, 2, 3, 4])];
+        let mut response = InferResponse { model: "m".into(), version: "1".into(), id: String::new(), outputs };
+        assert_eq!(
+            encode(&response).expect("JSON"),
+            r#"{"model_name":"m","model_version":"1","one":7,"grid":[[[1,2]],[[3,4]]]}"#
+        );
+        response.id = "a".to_owned();
+        response.outputs.clear();
+        assert_eq!(encode(&response).expect("JSON"), r#"{"id":"a","model_name":"m","model_version":"1"}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_request_or_a_fault(text in "\\{(\"(count|free|grid|id|parameters|x)\":(-?[0-9]{1,4}|\\[{0,3}[0-9,true]{0,6}\\]{0,3}|\"a\"|\\{\\}),?){0,4}\\}?") {
+            let _ = decoded(&text);
+        }
     }
 }

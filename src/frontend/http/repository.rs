@@ -8,29 +8,22 @@ use axum::{
 };
 use serde::Deserialize;
 
-use super::shim::RepositoryShim as _;
 use super::{
     body,
     error::Refusal,
     request::{Named, parse},
     routes::{Api, Target, document},
 };
-use crate::domain::{Fault, FaultKind};
 
 pub(super) async fn index(State(api): State<Api>, headers: HeaderMap, body: Body) -> Result<Response, Refusal> {
     let IndexRequest { ready } = read(&api, &headers, body).await?;
-    document(&api.open_inference.service().repository().index(ready.unwrap_or_default()))
+    document(&api.open_inference.repository_index(ready.unwrap_or_default()).await)
 }
 
 pub(super) async fn load(State(api): State<Api>, target: Target, headers: HeaderMap, body: Body) -> Result<StatusCode, Refusal> {
     let ControlRequest { parameters } = read(&api, &headers, body).await?;
     let Named(parameters) = parameters.unwrap_or_default();
-    if let Some(name) = parameters.keys().find(|name| *name == "config" || name.starts_with("file:")) {
-        let message =
-            format!("'{name}' is not taken: models and their manifests are files in models.dir, and are loaded from there");
-        return Err(Fault::new(FaultKind::Unsupported, message).into());
-    }
-    api.open_inference.service().repository().load(&target.model).await?;
+    api.open_inference.load_model(&target.model, parameters.keys().map(String::as_str)).await?;
     Ok(StatusCode::OK)
 }
 
@@ -40,9 +33,8 @@ pub(super) async fn unload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, Refusal> {
-    // Nothing depends on a model here, so whatever is asked for its dependents is done.
     let ControlRequest { .. } = read(&api, &headers, body).await?;
-    api.open_inference.service().repository().unload(&target.model).await?;
+    api.open_inference.unload_model(&target.model).await?;
     Ok(StatusCode::OK)
 }
 

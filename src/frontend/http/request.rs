@@ -18,7 +18,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::tensors::{self, Layout};
+use super::from_json::{self, Layout};
 use crate::{
     domain::{Datatype, Fault},
     open_inference::{InferRequest, InputTensor, Parameter, Parameters, RequestedOutput},
@@ -167,7 +167,7 @@ fn input_tensor(position: usize, input: InputJson<'_>, rest: &mut Bytes) -> Resu
             Some(rest.split_to(size))
         }
         (None, Some(data)) => {
-            let elements = tensors::read(data.get(), datatype, Layout::Of(&shape));
+            let elements = from_json::read(data.get(), datatype, Layout::Of(&shape));
             Some(elements.map_err(|message| Fault::invalid(at("data"), format!("input '{name}': {message}")))?.data)
         }
         // In shared memory, or an error that both forms of the protocol share.
@@ -268,5 +268,149 @@ impl Visitor<'_> for ScalarVisitor {
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Parameter, E> {
         Ok(Parameter::String(value.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decoded(json: &str, binary: &[u8]) -> Result<Decoded, Fault> {
+        let body: Vec<u8> = [json.as_bytes(), binary].concat();
+        decode(&body.into(), Some(json.len()))
+    }
+
+    #[test]
+    fn a_request_is_read_whatever_the_order_of_its_members() {
+        let json = r#"{"outputs":[{"name":"y"}],"inputs":[{"data":[[9007199254740993],[2]],"shape":[2,1],"datatype":"INT64","name":"x"}],
+            "id":"7","unknown":{"a":[1,{}]},"parameters":{"priority":1,"temperature":0.5,"sequence_id":"s","sequence_start":true,"n":-1}}"#;
+        let Decoded { request, binary } = decode(&Bytes::from_static(json.as_bytes()), None).expect("a request");
+        assert_eq!(binary, BinaryOutputs::default());
+        assert_eq!(request.id, "7");
+        let input = &request.inputs[0];
+        assert_eq!((&*input.name, input.datatype, &input.shape[..]), ("x", Datatype::Int64, &[2, 1][..]));
+        let expected = [9_007_199_254_740_993_i64.to_le_bytes(), 2_i64.to_le_bytes()].concat();
+        assert_eq!(input.data.as_deref(), Some(&expected[..]));
+        assert_eq!(request.outputs, [RequestedOutput { name: "y".to_owned(), ..RequestedOutput::default() }]);
+        let parameters: Vec<_> = request.parameters.into_iter().collect();
+        let expected = [
+            ("n", Parameter::Int64(-1)),
+            ("priority", Parameter::Uint64(1)),
+            ("sequence_id", Parameter::String("s".to_owned())),
+            ("sequence_start", Parameter::Bool(true)),
+            ("temperature", Parameter::Double(0.5)),
+        ];
+        assert_eq!(parameters, expected.map(|(name, value)| (name.to_owned(), value)));
+    }
+
+    #[test]
+    fn what_may_be_left_out_may_be_null() {
+        let json = r#"{"id":null,"parameters":null,"outputs":null,"inputs":[
+            {"name":"x","datatype":"BOOL","shape":[1],"parameters":{"content_type":null},"data":[true]}]}"#;
+        let Decoded { request, .. } = decode(&Bytes::from_static(json.as_bytes()), None).expect("a request");
+        assert_eq!((request.id.as_str(), request.inputs[0].parameters.len()), ("", 0));
+    }
+
+    #[test]
+    fn binary_parts_follow_in_the_order_of_the_inputs_and_are_not_copied() {
+        let json = r#"{"inputs":[
+            {"name":"a","datatype":"UINT8","shape":[2],"parameters":{"binary_data_size":2,"other":1}},
+            {"name":"b","datatype":"UINT8","shape":[1],"data":[9]},
+            {"name":"c","datatype":"FP16","shape":[1],"parameters":{"binary_data_size":2}}]}"#;
+        let body: Bytes = [json.as_bytes(), &[1, 2, 3, 4]].concat().into();
+        let Decoded { request, .. } = decode(&body, Some(json.len())).expect("a request");
+        let data: Vec<_> = request.inputs.iter().map(|input| input.data.clone().expect("data")).collect();
+        assert_eq!(data, [&[1, 2][..], &[9], &[3, 4]]);
+        assert_eq!(data[2].as_ptr(), body[json.len() + 2..].as_ptr());
+        assert_eq!(request.inputs[0].parameters.keys().collect::<Vec<_>>(), ["other"]);
+    }
+
+    #[test]
+    fn each_output_says_whether_it_is_wanted_as_binary_data() {
+        let json = r#"{"inputs":[],"parameters":{"binary_data_output":true},"outputs":[
+            {"name":"a"},{"name":"b","parameters":{"binary_data":false}},{"name":"c","parameters":{"binary_data":true,"classification":2}}]}"#;
+        let Decoded { request, binary } = decoded(json, &[]).expect("a request");
+        assert_eq!(["a", "b", "c"].map(|name| binary.wants(name)), [true, false, true]);
+        assert!(request.parameters.is_empty());
+        assert_eq!(request.outputs[2].parameters.len(), 1, "what is not this form's alone is passed on");
+    }
+
+    #[test]
+    fn data_in_shared_memory_are_left_to_the_protocol() {
+        let json = r#"{"inputs":[{"name":"a","datatype":"FP32","shape":[1],"parameters":{"shared_memory_region":"r","shared_memory_byte_size":4}}]}"#;
+        let Decoded { request, .. } = decoded(json, &[]).expect("a request");
+        assert_eq!((&request.inputs[0].data, request.inputs[0].parameters.len()), (&None, 2));
+    }
+
+    #[test]
+    fn each_fault_names_its_field() {
+        let input = |rest: &str| format!(r#"{{"inputs":[{{"name":"x","datatype":"UINT8","shape":[2]{rest}}}]}}"#);
+        let many: Vec<String> = (0..300).map(|index| format!("\"p{index}\":1")).collect();
+        let many = format!(r#"{{"inputs":[],"parameters":{{{}}}}}"#, many.join(","));
+        let binary = |size: &str| input(&format!(r#","parameters":{{"binary_data_size":{size}}}"#));
+        let cases: [(&str, &[u8], &str, &str); 14] = [
+            ("", &[], "body", "EOF"),
+            ("[1]", &[], "body", "invalid type"),
+            (r#"{"inputs":[{"name":"x","data":[NaN]}]}"#, &[], "body", "JSON has neither NaN nor Infinity"),
+            (r#"{"id":"7"}"#, &[], "body", "missing field `inputs`"),
+            (
+                r#"{"inputs":[{"name":"x","datatype":"UINT7","shape":[1]}]}"#,
+                &[],
+                "inputs[0].datatype",
+                "unknown datatype 'UINT7'",
+            ),
+            (r#"{"inputs":[],"parameters":{"a":[1]}}"#, &[], "body", "a parameter: true, false, a number or a string"),
+            (
+                r#"{"inputs":[],"parameters":{"binary_data_output":1}}"#,
+                &[],
+                "parameters.binary_data_output",
+                "is 1, but must be true or false",
+            ),
+            (&many, &[], "body", "more than 256 parameters"),
+            (&input(r#","data":[1,256]"#), &[], "inputs[0].data", "input 'x': element 1 is 256"),
+            (&binary("2"), &[1], "inputs[0].parameters.binary_data_size", "binary_data_size of 2, but 1 bytes are left"),
+            (&binary("2"), &[1, 2, 3], "body", "1 bytes follow"),
+            (&binary("-2"), &[1, 2], "inputs[0].parameters.binary_data_size", "is -2, but must be a number of bytes"),
+            (&binary("18446744073709551615"), &[1, 2], "inputs[0].parameters.binary_data_size", "2 bytes are left"),
+            (
+                &input(r#","parameters":{"binary_data_size":2},"data":[1,2]"#),
+                &[1, 2],
+                "inputs[0].data",
+                "both data and binary_data_size",
+            ),
+        ];
+        for (json, binary, field, message) in cases {
+            let fault = decoded(json, binary).expect_err(json);
+            assert_eq!(fault.field(), Some(field), "{json}: {fault}");
+            assert!(fault.message().contains(message), "{json}: {fault}");
+        }
+        let fault = decode(&Bytes::from_static(b"{}"), Some(3)).expect_err("longer than the body");
+        assert_eq!(
+            (fault.field(), fault.message()),
+            (Some(HEADER_LENGTH), "inference-header-content-length is 3, but the body has 2 bytes")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_request_or_a_fault(bytes in proptest::collection::vec(any::<u8>(), 0..100), length in proptest::option::of(0_usize..120)) {
+            let _ = decode(&bytes.into(), length);
+        }
+
+        #[test]
+        fn a_request_with_one_byte_changed_is_a_request_or_a_fault(at in 0_usize..300, byte in any::<u8>(), length in 0_usize..300) {
+            let json = r#"{"id":"1","parameters":{"binary_data_output":true},"inputs":[
+                {"name":"a","datatype":"INT16","shape":[1,2],"data":[[1,-2]]},
+                {"name":"b","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":4}}],"outputs":[{"name":"y"}]}    "#;
+            let mut bytes = json.as_bytes().to_vec();
+            let index = at % bytes.len();
+            bytes[index] = byte;
+            let length = length % (bytes.len() + 8);
+            let body: Bytes = bytes.into();
+            let _ = decode(&body, Some(length));
+            let _ = decode(&body, Some(body.len() - 4));
+        }
     }
 }

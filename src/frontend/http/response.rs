@@ -17,8 +17,8 @@ use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 
 use super::{
-    numbers::{JsonElements, JsonTensor},
     request::{BinaryOutputs, HEADER_LENGTH},
+    to_json::{JsonElements, JsonTensor},
 };
 use crate::{
     domain::{Fault, FaultKind},
@@ -133,5 +133,69 @@ impl hyper::body::Body for Parts {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.0.iter().map(|part| part.len() as u64).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderMap;
+
+    use super::*;
+    use crate::{domain::Datatype, open_inference::SharedOutput};
+
+    fn output(name: &str, data: OutputData) -> OutputTensor {
+        OutputTensor { name: name.into(), datatype: Datatype::Uint8, shape: vec![1, 2], data }
+    }
+
+    fn response(outputs: Vec<OutputTensor>) -> InferResponse {
+        InferResponse { model: "m".into(), version: "1".into(), id: String::new(), outputs }
+    }
+
+    async fn parts(response: Response) -> (HeaderMap, Bytes) {
+        let (parts, body) = response.into_parts();
+        (parts.headers, axum::body::to_bytes(body, 1 << 20).await.expect("a short body"))
+    }
+
+    #[tokio::test]
+    async fn without_binary_outputs_all_of_it_is_json() {
+        let shared = SharedOutput { region: "r".to_owned(), offset: 8, bytes: 2 };
+        let outputs = vec![output("y", OutputData::Here(Bytes::from_static(&[1, 2]))), output("z", OutputData::Shared(shared))];
+        let response = InferResponse { id: "7".to_owned(), ..response(outputs) };
+        let (headers, body) = parts(encode(&response, &BinaryOutputs::default()).expect("a response")).await;
+        assert_eq!(headers[header::CONTENT_TYPE], "application/json");
+        assert!(!headers.contains_key(HEADER_LENGTH));
+        let expected = concat!(
+            r#"{"id":"7","model_name":"m","model_version":"1","outputs":[{"name":"y","datatype":"UINT8","shape":[1,2],"data":[1,2]},"#,
+            r#"{"name":"z","datatype":"UINT8","shape":[1,2],"parameters":{"shared_memory_region":"r","shared_memory_offset":8,"#,
+            r#""shared_memory_byte_size":2}}]}"#,
+        );
+        assert_eq!(body, expected);
+    }
+
+    #[tokio::test]
+    async fn binary_outputs_follow_the_json_in_their_order() {
+        let here = |bytes: &'static [u8]| OutputData::Here(Bytes::from_static(bytes));
+        let response = response(vec![output("a", here(&[1, 2])), output("b", here(&[3, 4])), output("c", here(&[5, 6]))]);
+        let binary = BinaryOutputs { all: true, named: [("b".to_owned(), false)].into() };
+        let encoded = encode(&response, &binary).expect("a response");
+        let announced = hyper::body::Body::size_hint(encoded.body()).exact().expect("a length");
+        let (headers, body) = parts(encoded).await;
+        assert_eq!(announced, body.len() as u64);
+        assert_eq!(headers[header::CONTENT_TYPE], "application/octet-stream");
+        let length: usize = headers[HEADER_LENGTH].to_str().expect("text").parse().expect("a number");
+        let (json, binary) = body.split_at(length);
+        assert_eq!(binary, [1, 2, 5, 6]);
+        let json: serde_json::Value = serde_json::from_slice(json).expect("JSON");
+        assert_eq!(json["outputs"][0]["parameters"]["binary_data_size"], 2);
+        assert_eq!(json["outputs"][1]["data"], serde_json::json!([3, 4]));
+        assert_eq!(json["outputs"][2]["data"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn an_output_without_a_form_in_json_is_refused_unless_it_is_binary() {
+        let half = OutputTensor { datatype: Datatype::Fp16, ..output("h", OutputData::Here(Bytes::from_static(&[0; 4]))) };
+        let response = response(vec![half]);
+        assert!(encode(&response, &BinaryOutputs::default()).is_err());
+        assert!(encode(&response, &BinaryOutputs { all: true, ..BinaryOutputs::default() }).is_ok());
     }
 }

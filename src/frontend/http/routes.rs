@@ -13,7 +13,6 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tower_http::{CompressionLevel, compression::CompressionLayer, decompression::RequestDecompressionLayer};
 
-use super::shim::Shim as _;
 use super::{error::Refusal, generate, infer, repository, response::to_json, shared_memory};
 use crate::{
     config::HttpConfig,
@@ -117,25 +116,35 @@ pub(super) fn router(api: Api) -> Router {
 }
 
 /// What holds for each request: only encodings that can be undone, and no further request on a connection while the server drains.
-async fn around(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let mut response = match unknown_encoding(request.headers()) {
-        Some(refusal) => refusal.into_response(),
-        None => next.run(request).await,
+async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let mut response = match known_encoding(request.headers_mut()) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
     };
+    if response.status() == StatusCode::NOT_ACCEPTABLE {
+        let fault = Fault::invalid(
+            "accept-encoding",
+            "the response can be encoded as gzip, deflate or identity, none of which is accepted",
+        );
+        response = Refusal::with_status(fault, StatusCode::NOT_ACCEPTABLE).into_response();
+    }
     if api.open_inference.service().drain().is_draining() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-fn unknown_encoding(headers: &HeaderMap) -> Option<Refusal> {
-    let encoding = headers.get(header::CONTENT_ENCODING)?;
-    let known = ["gzip", "deflate", "identity"].iter().any(|known| encoding.as_bytes() == known.as_bytes());
-    (!known).then(|| {
-        let fault =
-            Fault::invalid("content-encoding", format!("the body is encoded as {encoding:?}; send gzip, deflate or identity"));
-        Refusal::with_status(fault, StatusCode::UNSUPPORTED_MEDIA_TYPE).closing()
-    })
+/// Writes the body's encoding as the layer that undoes it expects it: in lower case, which HTTP does not ask for.
+fn known_encoding(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let Some(encoding) = headers.get(header::CONTENT_ENCODING) else { return Ok(()) };
+    let known =
+        ["gzip", "deflate", "identity"].into_iter().find(|known| encoding.as_bytes().eq_ignore_ascii_case(known.as_bytes()));
+    if let Some(known) = known {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(known));
+        return Ok(());
+    }
+    let message = format!("the body is encoded as {encoding:?}; send gzip, deflate or identity");
+    Err(Refusal::with_status(Fault::invalid("content-encoding", message), StatusCode::UNSUPPORTED_MEDIA_TYPE).closing())
 }
 
 async fn not_found(uri: Uri) -> Refusal {

@@ -8,7 +8,6 @@ use axum::{
 };
 use serde::Deserialize;
 
-use super::shim::Shim as _;
 use super::{
     body,
     error::Refusal,
@@ -41,9 +40,9 @@ pub(super) async fn unregister(State(api): State<Api>, Name(region): Name) -> Re
     Ok(StatusCode::OK)
 }
 
-pub(super) async fn unregister_all(State(api): State<Api>) -> StatusCode {
-    api.open_inference.shared_memory().unregister_all();
-    StatusCode::OK
+pub(super) async fn unregister_all(State(api): State<Api>) -> Result<StatusCode, Refusal> {
+    api.open_inference.shared_memory().unregister_all()?;
+    Ok(StatusCode::OK)
 }
 
 #[derive(Deserialize)]

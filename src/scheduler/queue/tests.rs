@@ -1,5 +1,6 @@
 //! Named behaviours.
 
+mod models;
 mod properties;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::{
     domain::CloseReason,
-    scheduler::{Batch, ShapeKey, TenantKey},
+    scheduler::{Batch, CostCurve, ShapeKey, TenantKey},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -58,6 +59,10 @@ fn one_model(lanes: usize, options: ModelOptions) -> (TestScheduler, ModelKey) {
     (scheduler, model)
 }
 
+fn open(scheduler: &mut TestScheduler, options: StreamOptions, handle: &'static str) -> StreamKey {
+    scheduler.open(options, handle).expect("the model is there")
+}
+
 fn push(scheduler: &mut TestScheduler, stream: StreamKey, item: Item<()>) {
     let mut ended = Vec::new();
     scheduler.push(stream, item, &mut ended).expect("there is room");
@@ -82,7 +87,7 @@ fn finish(scheduler: &mut TestScheduler, batch: &TestBatch) {
 #[test]
 fn a_free_lane_takes_what_is_there_at_once() {
     let (mut scheduler, model) = one_model(1, options(false));
-    let (a, b) = (scheduler.open(StreamOptions::of(model), "a"), scheduler.open(StreamOptions::of(model), "b"));
+    let (a, b) = (open(&mut scheduler, StreamOptions::of(model), "a"), open(&mut scheduler, StreamOptions::of(model), "b"));
     push(&mut scheduler, a, item(0, at(0)));
     push(&mut scheduler, b, item(0, at(0)));
     let batch = next(&mut scheduler, at(0));
@@ -94,7 +99,7 @@ fn a_free_lane_takes_what_is_there_at_once() {
 #[test]
 fn a_stateful_stream_has_one_item_in_flight() {
     let (mut scheduler, model) = one_model(1, options(true));
-    let (a, b) = (scheduler.open(StreamOptions::of(model), "a"), scheduler.open(StreamOptions::of(model), "b"));
+    let (a, b) = (open(&mut scheduler, StreamOptions::of(model), "a"), open(&mut scheduler, StreamOptions::of(model), "b"));
     for ticket in 0..3 {
         push(&mut scheduler, a, item(ticket, at(0)));
     }
@@ -109,7 +114,7 @@ fn a_stateful_stream_has_one_item_in_flight() {
 #[test]
 fn the_earliest_deadline_goes_first_and_items_without_one_do_not_starve() {
     let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
-    let [calm, late, soon] = ["calm", "late", "soon"].map(|name| scheduler.open(StreamOptions::of(model), name));
+    let [calm, late, soon] = ["calm", "late", "soon"].map(|name| open(&mut scheduler, StreamOptions::of(model), name));
     push(&mut scheduler, calm, item(0, at(0)));
     push(&mut scheduler, late, due(0, at(0), at(900)));
     push(&mut scheduler, soon, due(0, at(0), at(100)));
@@ -121,7 +126,7 @@ fn the_earliest_deadline_goes_first_and_items_without_one_do_not_starve() {
 #[test]
 fn expired_items_are_given_out_when_their_time_comes_and_never_run() {
     let (mut scheduler, model) = one_model(1, options(false));
-    let a = scheduler.open(StreamOptions::of(model), "a");
+    let a = open(&mut scheduler, StreamOptions::of(model), "a");
     push(&mut scheduler, a, due(0, at(0), at(50)));
     push(&mut scheduler, a, due(1, at(0), at(20)));
     push(&mut scheduler, a, item(2, at(0)));
@@ -142,7 +147,7 @@ fn expired_items_are_given_out_when_their_time_comes_and_never_run() {
 #[test]
 fn a_head_that_not_even_a_call_of_its_own_would_save_is_answered_at_once() {
     let (mut scheduler, model) = one_model(1, options(false));
-    let a = scheduler.open(StreamOptions::of(model), "a");
+    let a = open(&mut scheduler, StreamOptions::of(model), "a");
     push(&mut scheduler, a, due(0, at(0), at(0) + MS / 2));
     let mut expired = Vec::new();
     assert_eq!(scheduler.next_batch(at(0), &mut expired), None);
@@ -153,10 +158,10 @@ fn a_head_that_not_even_a_call_of_its_own_would_save_is_answered_at_once() {
 /// An item that is due in 2 ms, and eight that have no deadline.
 fn one_tight_among_calm(lanes: usize) -> TestScheduler {
     let (mut scheduler, model) = one_model(lanes, options(false));
-    let tight = scheduler.open(StreamOptions::of(model), "tight");
+    let tight = open(&mut scheduler, StreamOptions::of(model), "tight");
     push(&mut scheduler, tight, due(0, at(0), at(2)));
     for ticket in 0..8 {
-        let calm = scheduler.open(StreamOptions::of(model), "calm");
+        let calm = open(&mut scheduler, StreamOptions::of(model), "calm");
         push(&mut scheduler, calm, item(ticket, at(0)));
     }
     scheduler
@@ -184,10 +189,10 @@ fn one_that_is_passed_over_and_could_not_make_the_next_lane_either_is_answered_a
 fn when_much_is_queued_a_tight_head_does_not_stand_before_its_successors() {
     let (mut scheduler, model) = one_model(2, options(false));
     for _ in 0..10 {
-        let stream = scheduler.open(StreamOptions::of(model), "");
+        let stream = open(&mut scheduler, StreamOptions::of(model), "");
         push(&mut scheduler, stream, due(0, at(0), at(3)));
         (1..4).for_each(|ticket| push(&mut scheduler, stream, due(ticket, at(0), at(50))));
-        let calm = scheduler.open(StreamOptions::of(model), "");
+        let calm = open(&mut scheduler, StreamOptions::of(model), "");
         push(&mut scheduler, calm, due(4, at(0), at(60)));
     }
     let mut ended = Vec::new();
@@ -199,8 +204,8 @@ fn when_much_is_queued_a_tight_head_does_not_stand_before_its_successors() {
 #[test]
 fn items_of_other_shapes_wait_for_a_batch_of_their_own() {
     let (mut scheduler, model) = one_model(1, options(false));
-    let a = scheduler.open(StreamOptions::of(model), "a");
-    let b = scheduler.open(StreamOptions::of(model), "b");
+    let a = open(&mut scheduler, StreamOptions::of(model), "a");
+    let b = open(&mut scheduler, StreamOptions::of(model), "b");
     push(&mut scheduler, a, item(0, at(0)));
     push(&mut scheduler, b, Item { shape: ShapeKey(7), ..item(0, at(0)) });
     push(&mut scheduler, a, item(1, at(0)));
@@ -213,7 +218,7 @@ fn items_of_other_shapes_wait_for_a_batch_of_their_own() {
 #[test]
 fn a_call_holds_no_more_bytes_than_allowed_but_always_one_item() {
     let (mut scheduler, model) = one_model(1, ModelOptions { max_call_bytes: 250, ..options(false) });
-    let a = scheduler.open(StreamOptions::of(model), "a");
+    let a = open(&mut scheduler, StreamOptions::of(model), "a");
     for ticket in 0..3 {
         push(&mut scheduler, a, item(ticket, at(0)));
     }
@@ -226,7 +231,7 @@ fn a_call_holds_no_more_bytes_than_allowed_but_always_one_item() {
 #[test]
 fn a_delay_holds_a_small_batch_back_until_it_is_over_or_the_server_drains() {
     let (mut scheduler, model) = one_model(1, ModelOptions { max_delay: 5 * MS, ..options(false) });
-    let a = scheduler.open(StreamOptions::of(model), "a");
+    let a = open(&mut scheduler, StreamOptions::of(model), "a");
     push(&mut scheduler, a, item(0, at(0)));
     assert_eq!(next(&mut scheduler, at(4)), None);
     assert_eq!(scheduler.next_wakeup(), Some(at(5)));
@@ -242,7 +247,7 @@ fn a_delay_holds_a_small_batch_back_until_it_is_over_or_the_server_drains() {
 fn a_refusal_names_the_limit_and_waiters_are_woken_in_order() {
     let mut scheduler: TestScheduler = Scheduler::new(1, Admission { items: 2, ..LOTS });
     let model = scheduler.add_model(options(false));
-    let [a, b, c] = ["a", "b", "c"].map(|name| scheduler.open(StreamOptions::of(model), name));
+    let [a, b, c] = ["a", "b", "c"].map(|name| open(&mut scheduler, StreamOptions::of(model), name));
     push(&mut scheduler, a, item(0, at(0)));
     push(&mut scheduler, a, item(1, at(0)));
     let (back, refusal) = scheduler.push(b, item(0, at(0)), &mut Vec::new()).expect_err("full");
@@ -262,7 +267,7 @@ fn a_refusal_names_the_limit_and_waiters_are_woken_in_order() {
 #[test]
 fn closing_a_stream_frees_all_that_it_held() {
     let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
-    let a = scheduler.open(StreamOptions::of(model), "a");
+    let a = open(&mut scheduler, StreamOptions::of(model), "a");
     for ticket in 0..3 {
         push(&mut scheduler, a, due(ticket, at(0), at(500)));
     }
@@ -280,8 +285,8 @@ fn closing_a_stream_frees_all_that_it_held() {
 fn the_most_urgent_model_goes_first() {
     let mut scheduler: TestScheduler = Scheduler::new(1, LOTS);
     let [slow, fast] = [(); 2].map(|()| scheduler.add_model(options(false)));
-    let a = scheduler.open(StreamOptions::of(slow), "slow");
-    let b = scheduler.open(StreamOptions::of(fast), "fast");
+    let a = open(&mut scheduler, StreamOptions::of(slow), "slow");
+    let b = open(&mut scheduler, StreamOptions::of(fast), "fast");
     push(&mut scheduler, a, item(0, at(0)));
     push(&mut scheduler, b, due(0, at(0), at(50)));
     assert_eq!(taken(next(&mut scheduler, at(0)).as_ref()), [("fast", 0)]);
@@ -295,8 +300,8 @@ fn with(model: ModelKey, priority: Priority, tenant: u64) -> StreamOptions {
 #[test]
 fn a_higher_priority_goes_first_and_a_lower_one_fills_the_batch() {
     let (mut scheduler, model) = one_model(1, options(false));
-    let low = scheduler.open(with(model, Priority::Low, 0), "low");
-    let high = scheduler.open(with(model, Priority::High, 0), "high");
+    let low = open(&mut scheduler, with(model, Priority::Low, 0), "low");
+    let high = open(&mut scheduler, with(model, Priority::High, 0), "high");
     for ticket in 0..10 {
         push(&mut scheduler, low, due(ticket, at(0), at(100)));
     }
@@ -313,7 +318,7 @@ fn a_priority_is_never_passed_over_for_longer_than_the_bound() {
     let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
     let mut streams = Vec::new();
     for priority in Priority::ALL {
-        let stream = scheduler.open(with(model, priority, 0), priority.label());
+        let stream = open(&mut scheduler, with(model, priority, 0), priority.label());
         (0..300).for_each(|ticket| push(&mut scheduler, stream, item(ticket, at(0))));
         streams.push(stream);
     }
@@ -341,7 +346,7 @@ fn a_priority_is_never_passed_over_for_longer_than_the_bound() {
 fn priorities_take_turns_where_each_call_is_longer_than_the_bound() {
     let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
     for priority in Priority::ALL.into_iter().rev() {
-        let stream = scheduler.open(with(model, priority, 0), priority.label());
+        let stream = open(&mut scheduler, with(model, priority, 0), priority.label());
         (0..9).for_each(|ticket| push(&mut scheduler, stream, item(ticket, at(0))));
     }
     let turns: Vec<_> = (0..9)
@@ -357,7 +362,7 @@ fn priorities_take_turns_where_each_call_is_longer_than_the_bound() {
 #[test]
 fn a_priority_that_waits_for_a_lane_alone_is_not_passed_over() {
     let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
-    let [low, high] = [Priority::Low, Priority::High].map(|it| scheduler.open(with(model, it, 0), it.label()));
+    let [low, high] = [Priority::Low, Priority::High].map(|it| open(&mut scheduler, with(model, it, 0), it.label()));
     (0..3).for_each(|ticket| push(&mut scheduler, low, item(ticket, at(0))));
     assert_eq!(taken(next(&mut scheduler, at(0)).as_ref()), [("low", 0)]);
     push(&mut scheduler, high, item(0, at(100)));
@@ -368,8 +373,8 @@ fn a_priority_that_waits_for_a_lane_alone_is_not_passed_over() {
 #[test]
 fn tenants_have_equal_shares_however_many_streams_they_open() {
     let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 4, ..options(false) });
-    let crowd: Vec<_> = (0..9).map(|_| scheduler.open(with(model, Priority::Normal, 1), "crowd")).collect();
-    let single = scheduler.open(with(model, Priority::Normal, 2), "single");
+    let crowd: Vec<_> = (0..9).map(|_| open(&mut scheduler, with(model, Priority::Normal, 1), "crowd")).collect();
+    let single = open(&mut scheduler, with(model, Priority::Normal, 2), "single");
     for ticket in 0..40 {
         crowd.iter().for_each(|stream| push(&mut scheduler, *stream, item(ticket, at(0))));
         push(&mut scheduler, single, item(ticket, at(0)));
@@ -386,7 +391,7 @@ fn tenants_have_equal_shares_however_many_streams_they_open() {
 #[test]
 fn saturating_streams_have_equal_lane_time_whatever_their_items_cost() {
     let (mut scheduler, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
-    let streams: Vec<_> = (0..5).map(|_| scheduler.open(StreamOptions::of(model), "")).collect();
+    let streams: Vec<_> = (0..5).map(|_| open(&mut scheduler, StreamOptions::of(model), "")).collect();
     // Items of stream n are of shape n and have n times the bytes, and so by the first guess n times the cost.
     let bytes = |stream: usize| 100 * (stream + 1);
     let shaped = |stream: usize, ticket| Item { bytes: bytes(stream), shape: ShapeKey(stream as u64 + 1), ..item(ticket, at(0)) };
@@ -409,7 +414,7 @@ fn saturating_streams_have_equal_lane_time_whatever_their_items_cost() {
 fn a_stream_that_drops_keeps_its_newest_items_and_gives_the_others_back() {
     let (mut scheduler, model) = one_model(1, options(false));
     let overflow = Overflow::DropOldest { items_max: 2, bytes_max: 250 };
-    let a = scheduler.open(StreamOptions { overflow, ..StreamOptions::of(model) }, "a");
+    let a = open(&mut scheduler, StreamOptions { overflow, ..StreamOptions::of(model) }, "a");
     let mut ended = Vec::new();
     for ticket in 0..4 {
         scheduler.push(a, item(ticket, at(0)), &mut ended).expect("room is made");
@@ -427,14 +432,14 @@ fn a_stream_that_drops_makes_its_own_room_in_a_full_queue() {
     let mut scheduler: TestScheduler = Scheduler::new(1, Admission { items: 2, ..LOTS });
     let model = scheduler.add_model(options(false));
     let overflow = Overflow::DropOldest { items_max: 8, bytes_max: 1 << 20 };
-    let drops = scheduler.open(StreamOptions { overflow, ..StreamOptions::of(model) }, "drops");
-    let other = scheduler.open(StreamOptions::of(model), "other");
+    let drops = open(&mut scheduler, StreamOptions { overflow, ..StreamOptions::of(model) }, "drops");
+    let other = open(&mut scheduler, StreamOptions::of(model), "other");
     push(&mut scheduler, other, item(0, at(0)));
     push(&mut scheduler, drops, item(0, at(0)));
     let mut ended = Vec::new();
     scheduler.push(drops, item(1, at(0)), &mut ended).expect("its own oldest goes");
     assert_eq!((ended.len(), scheduler.queued()), (1, 2));
-    let late_comer = scheduler.open(StreamOptions { overflow, ..StreamOptions::of(model) }, "late");
+    let late_comer = open(&mut scheduler, StreamOptions { overflow, ..StreamOptions::of(model) }, "late");
     let refused = scheduler.push(late_comer, item(0, at(0)), &mut ended);
     assert!(refused.is_err(), "it has nothing of its own to give");
 }
@@ -442,7 +447,7 @@ fn a_stream_that_drops_makes_its_own_room_in_a_full_queue() {
 #[test]
 fn age_ends_an_item_as_dropped_and_a_deadline_as_expired() {
     let (mut scheduler, model) = one_model(1, options(false));
-    let a = scheduler.open(StreamOptions::of(model), "a");
+    let a = open(&mut scheduler, StreamOptions::of(model), "a");
     push(&mut scheduler, a, Item { stale_at: at(10), ..due(0, at(0), at(20)) });
     push(&mut scheduler, a, Item { stale_at: at(30), ..due(1, at(0), at(20)) });
     assert_eq!(scheduler.next_wakeup(), Some(at(10)));
@@ -459,14 +464,14 @@ fn age_ends_an_item_as_dropped_and_a_deadline_as_expired() {
 fn a_late_head_gives_way_to_its_successor_where_the_stream_allows_it() {
     let (mut scheduler, model) = one_model(2, options(true));
     let overflow = Overflow::DropOldest { items_max: 8, bytes_max: 1 << 20 };
-    let late = scheduler.open(StreamOptions { overflow, ..StreamOptions::of(model) }, "late");
-    let keeps = scheduler.open(StreamOptions::of(model), "keeps");
+    let late = open(&mut scheduler, StreamOptions { overflow, ..StreamOptions::of(model) }, "late");
+    let keeps = open(&mut scheduler, StreamOptions::of(model), "keeps");
     for stream in [late, keeps] {
         push(&mut scheduler, stream, due(0, at(0), at(2)));
         push(&mut scheduler, stream, due(1, at(0), at(50)));
     }
     for ticket in 0..8 {
-        let stream = scheduler.open(StreamOptions::of(model), "calm");
+        let stream = open(&mut scheduler, StreamOptions::of(model), "calm");
         push(&mut scheduler, stream, due(ticket, at(0), at(60)));
     }
     let mut ended = Vec::new();
@@ -488,11 +493,11 @@ fn fast_and_slow(lanes: usize) -> (TestScheduler, ModelKey, ModelKey) {
 #[test]
 fn a_model_that_is_asked_for_now_and_then_goes_before_one_that_is_flooded() {
     let (mut scheduler, fast, slow) = fast_and_slow(1);
-    let flood = scheduler.open(StreamOptions::of(slow), "slow");
+    let flood = open(&mut scheduler, StreamOptions::of(slow), "slow");
     (0..100).for_each(|ticket| push(&mut scheduler, flood, item(ticket, at(0))));
     let first = next(&mut scheduler, at(0)).expect("the flood");
     finish(&mut scheduler, &first);
-    let calm = scheduler.open(StreamOptions::of(fast), "fast");
+    let calm = open(&mut scheduler, StreamOptions::of(fast), "fast");
     push(&mut scheduler, calm, item(0, at(300)));
     assert_eq!(taken(next(&mut scheduler, at(300)).as_ref()), [("fast", 0)], "though the flood has waited longer");
 }
@@ -500,8 +505,8 @@ fn a_model_that_is_asked_for_now_and_then_goes_before_one_that_is_flooded() {
 #[test]
 fn long_calls_leave_a_lane_to_short_ones_while_those_come() {
     let (mut scheduler, fast, slow) = fast_and_slow(2);
-    let flood = scheduler.open(StreamOptions::of(slow), "slow");
-    let calm = scheduler.open(StreamOptions::of(fast), "fast");
+    let flood = open(&mut scheduler, StreamOptions::of(slow), "slow");
+    let calm = open(&mut scheduler, StreamOptions::of(fast), "fast");
     (0..40).for_each(|ticket| push(&mut scheduler, flood, item(ticket, at(0))));
     push(&mut scheduler, calm, item(0, at(0)));
     let first = next(&mut scheduler, at(0)).expect("a batch");
@@ -523,7 +528,7 @@ fn long_calls_leave_a_lane_to_short_ones_while_those_come() {
 fn a_call_that_is_alone_may_use_all_cores_if_that_pays() {
     let wide = |wide_ratio| {
         let (mut scheduler, model) = one_model(2, ModelOptions { wide_ratio, ..options(false) });
-        let a = scheduler.open(StreamOptions::of(model), "a");
+        let a = open(&mut scheduler, StreamOptions::of(model), "a");
         push(&mut scheduler, a, item(0, at(0)));
         let alone = next(&mut scheduler, at(0)).expect("a batch");
         push(&mut scheduler, a, item(1, at(0)));
@@ -537,7 +542,7 @@ fn a_call_that_is_alone_may_use_all_cores_if_that_pays() {
 #[test]
 fn each_shape_has_a_cost_of_its_own() {
     let (mut scheduler, model) = one_model(1, options(false));
-    let a = scheduler.open(StreamOptions::of(model), "a");
+    let a = open(&mut scheduler, StreamOptions::of(model), "a");
     let large = |ticket| Item { bytes: 1000, shape: ShapeKey(9), ..item(ticket, at(0)) };
     push(&mut scheduler, a, large(0));
     let guessed = scheduler.costs_by_shape(model);

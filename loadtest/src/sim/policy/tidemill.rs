@@ -24,6 +24,9 @@ const CALLS_MEASURED: usize = 9;
 /// Items that a stream which sheds may have waiting.
 const QUEUED_MAX: usize = 64;
 
+/// Why a stream can always be opened.
+const NEVER_RETIRED: &str = "no model of a simulation is retired";
+
 pub(crate) struct Tidemill<'a> {
     workload: &'a Workload,
     scheduler: Scheduler<(), u32>,
@@ -65,7 +68,7 @@ impl<'a> Tidemill<'a> {
             },
         };
         let options: Vec<StreamOptions> = workload.streams.iter().map(options).collect();
-        let streams = options.iter().map(|options| scheduler.open(*options, ())).collect();
+        let streams = options.iter().map(|options| scheduler.open(*options, ()).expect(NEVER_RETIRED)).collect();
         let calls = vec![StreamKey::default(); workload.items.len()];
         Self { workload, scheduler, options, streams, calls, running: vec![None; workload.lanes], ended: Vec::new() }
     }
@@ -129,7 +132,8 @@ impl Policy for Tidemill<'_> {
             payload: index,
         };
         if self.is_call(index) {
-            self.calls[index as usize] = self.scheduler.open(self.options[item.stream as usize], ());
+            let options = self.options[item.stream as usize];
+            self.calls[index as usize] = self.scheduler.open(options, ()).expect(NEVER_RETIRED);
         }
         let pushed = self.scheduler.push(self.stream(index), queued, &mut self.ended);
         debug_assert!(pushed.is_ok(), "admission has no limit here");

@@ -10,8 +10,11 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{convert, reader::Reader, status::status_of};
 use crate::{
     domain::{Fault, FaultKind},
-    open_inference::{OpenInference, RegionStatus, ServerMetadata},
-    proto::inference::{self, grpc_inference_service_server::GrpcInferenceService, system_shared_memory_status_response},
+    open_inference::{OpenInference, RegionStatus, RepositoryEntry, ServerMetadata},
+    proto::inference::{
+        self, grpc_inference_service_server::GrpcInferenceService, repository_index_response,
+        system_shared_memory_status_response,
+    },
     service::Caller,
     telemetry::Method,
 };
@@ -110,22 +113,36 @@ impl GrpcInferenceService for OpenInferenceGrpc {
         Ok(Response::new(inference::ModelStatisticsResponse { model_stats }))
     }
 
-    async fn repository_index(&self, _: Request<inference::RepositoryIndexRequest>) -> Reply<inference::RepositoryIndexResponse> {
-        Err(unsupported("RepositoryIndex"))
+    async fn repository_index(
+        &self,
+        request: Request<inference::RepositoryIndexRequest>,
+    ) -> Reply<inference::RepositoryIndexResponse> {
+        let entry = |RepositoryEntry { name, version, state, reason }: RepositoryEntry| repository_index_response::ModelIndex {
+            name,
+            version,
+            state: state.to_owned(),
+            reason,
+        };
+        let models = self.door.repository_index(request.get_ref().ready).await.into_iter().map(entry).collect();
+        Ok(Response::new(inference::RepositoryIndexResponse { models }))
     }
 
     async fn repository_model_load(
         &self,
-        _: Request<inference::RepositoryModelLoadRequest>,
+        request: Request<inference::RepositoryModelLoadRequest>,
     ) -> Reply<inference::RepositoryModelLoadResponse> {
-        Err(unsupported("RepositoryModelLoad"))
+        let inference::RepositoryModelLoadRequest { model_name, parameters, .. } = request.get_ref();
+        let loaded = self.door.load_model(model_name, parameters.keys().map(String::as_str)).await;
+        loaded.map_err(|fault| status_of(&fault))?;
+        Ok(Response::new(inference::RepositoryModelLoadResponse {}))
     }
 
     async fn repository_model_unload(
         &self,
-        _: Request<inference::RepositoryModelUnloadRequest>,
+        request: Request<inference::RepositoryModelUnloadRequest>,
     ) -> Reply<inference::RepositoryModelUnloadResponse> {
-        Err(unsupported("RepositoryModelUnload"))
+        self.door.unload_model(&request.get_ref().model_name).await.map_err(|fault| status_of(&fault))?;
+        Ok(Response::new(inference::RepositoryModelUnloadResponse {}))
     }
 
     async fn system_shared_memory_status(
@@ -164,32 +181,33 @@ impl GrpcInferenceService for OpenInferenceGrpc {
         &self,
         _: Request<inference::CudaSharedMemoryStatusRequest>,
     ) -> Reply<inference::CudaSharedMemoryStatusResponse> {
-        Err(unsupported("CudaSharedMemoryStatus"))
+        Err(unsupported("CUDA shared memory; register system shared memory instead"))
     }
 
     async fn cuda_shared_memory_register(
         &self,
         _: Request<inference::CudaSharedMemoryRegisterRequest>,
     ) -> Reply<inference::CudaSharedMemoryRegisterResponse> {
-        Err(unsupported("CudaSharedMemoryRegister"))
+        Err(unsupported("CUDA shared memory; register system shared memory instead"))
     }
 
     async fn cuda_shared_memory_unregister(
         &self,
         _: Request<inference::CudaSharedMemoryUnregisterRequest>,
     ) -> Reply<inference::CudaSharedMemoryUnregisterResponse> {
-        Err(unsupported("CudaSharedMemoryUnregister"))
+        // No region can be registered, so all are unregistered: clients clean up by this call whatever they have used.
+        Ok(Response::new(inference::CudaSharedMemoryUnregisterResponse {}))
     }
 
     async fn trace_setting(&self, _: Request<inference::TraceSettingRequest>) -> Reply<inference::TraceSettingResponse> {
-        Err(unsupported("TraceSetting"))
+        Err(unsupported("tracing by settings"))
     }
 
     async fn log_settings(&self, _: Request<inference::LogSettingsRequest>) -> Reply<inference::LogSettingsResponse> {
-        Err(unsupported("LogSettings"))
+        Err(unsupported("changing the log; set log.filter when the server starts"))
     }
 }
 
 fn unsupported(what: &str) -> Status {
-    status_of(&Fault::new(FaultKind::Unsupported, format!("{what} is not offered by this server")))
+    status_of(&Fault::new(FaultKind::Unsupported, format!("this server does not offer {what}")))
 }

@@ -69,7 +69,8 @@ proptest! {
                 Step::Open { priority, tenant, drops } => {
                     let overflow = if drops { Overflow::DropOldest { items_max: 3, bytes_max: 1 << 20 } } else { Overflow::Block };
                     let options = StreamOptions { overflow, ..with(model, priority, tenant) };
-                    streams.push(Some((scheduler.open(options, streams.len()), drops)));
+                    let key = scheduler.open(options, streams.len()).expect("the model is there");
+                    streams.push(Some((key, drops)));
                 }
                 Step::Push { stream, deadline, max_age, shape } => {
                     let Some(&Some((key, drops))) = streams.get(stream) else { continue };
@@ -181,7 +182,7 @@ proptest! {
     fn the_earliest_deadline_leaves_first(stateful: bool, deadlines in proptest::collection::vec(500_u64..900, 1..40)) {
         let (mut scheduler, model) = one_model(1, options(stateful));
         for (ticket, deadline) in (0..).zip(&deadlines) {
-            let stream = scheduler.open(StreamOptions::of(model), "");
+            let stream = open(&mut scheduler, StreamOptions::of(model), "");
             push(&mut scheduler, stream, due(ticket, at(0), at(*deadline)));
         }
         let mut left = Vec::new();

@@ -1,0 +1,61 @@
+//! Which models there are, and loading and unloading them, in the protocol's words.
+
+use serde::Serialize;
+
+use super::OpenInference;
+use crate::{
+    domain::{Fault, FaultKind},
+    registry::{IndexEntry, IndexState},
+};
+
+/// One version of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RepositoryEntry {
+    /// Name of the model.
+    pub name: String,
+    /// Version; empty if the model failed before its versions were known.
+    pub version: String,
+    /// `READY`, `LOADING`, `UNLOADING` or `UNAVAILABLE`.
+    pub state: &'static str,
+    /// Why it does not serve; of one that does, why its last reload failed, if it did. Else empty.
+    pub reason: String,
+}
+
+impl OpenInference {
+    /// All versions of all models, in the order of names, then of numbers; those that serve, if only those are asked for.
+    pub async fn repository_index(&self, ready_only: bool) -> Vec<RepositoryEntry> {
+        self.service().repository().index(ready_only).await.into_iter().map(entry).collect()
+    }
+
+    /// Loads a model, or loads it anew, as it is in its folder; `parameters` are the names of the request's.
+    ///
+    /// # Errors
+    /// Those of [`Repository::load`](crate::registry::Repository::load), and [`FaultKind::Unsupported`] for parameters that bring a
+    /// configuration or files.
+    pub async fn load_model(&self, name: &str, mut parameters: impl Iterator<Item = &str> + Send) -> Result<(), Fault> {
+        if let Some(parameter) = parameters.find(|name| *name == "config" || name.starts_with("file:")) {
+            let message =
+                format!("'{parameter}' is not taken: models and their manifests are loaded from their folder in models.dir");
+            return Err(Fault::new(FaultKind::Unsupported, message).with_field("parameters"));
+        }
+        self.service().repository().load(name).await
+    }
+
+    /// Takes a model out of service. Nothing depends on another model here, so whatever is asked for its dependents is done.
+    ///
+    /// # Errors
+    /// Those of [`Repository::unload`](crate::registry::Repository::unload).
+    pub async fn unload_model(&self, name: &str) -> Result<(), Fault> {
+        self.service().repository().unload(name).await
+    }
+}
+
+fn entry(entry: IndexEntry) -> RepositoryEntry {
+    let state = match entry.state {
+        IndexState::Loading => "LOADING",
+        IndexState::Ready => "READY",
+        IndexState::Unloading => "UNLOADING",
+        IndexState::Failed | IndexState::Unloaded => "UNAVAILABLE",
+    };
+    RepositoryEntry { name: entry.name.to_string(), version: entry.version.to_string(), state, reason: entry.reason.to_string() }
+}

@@ -1,0 +1,262 @@
+//! What sources hold, on its way to be loaded: found, chosen by the model's policy, read and bound to an engine.
+//!
+//! Changes nothing: what comes of it is for the loader and the repository.
+
+use std::{
+    any::Any,
+    borrow::Cow,
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    LoadedModel,
+    loader::{LoadFault, LoadOptions},
+    manifest::{EngineChoice, KeyFault, Manifest},
+    signature::{declared_contract, fit},
+    source::{FoundModel, FoundVersion, ModelSource},
+    version_text,
+};
+use crate::{
+    clock,
+    engine::{Engine, EngineError, Executable, onnxruntime::OnnxRuntime, rten::Rten, synthetic::SyntheticEngine},
+};
+
+/// All that the sources hold.
+pub(super) struct Discovery<'a> {
+    pub(super) models: BTreeMap<Arc<str>, Found<'a>>,
+    pub(super) unusable: Vec<Unusable>,
+}
+
+/// A model, and the source that has it.
+pub(super) struct Found<'a> {
+    pub(super) source: &'a dyn ModelSource,
+    pub(super) model: FoundModel,
+    /// Folder of the model of this name that an earlier source has.
+    pub(super) replaces: Option<PathBuf>,
+}
+
+/// A path that holds no model but should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unusable {
+    pub(super) path: PathBuf,
+    pub(super) reason: String,
+}
+
+impl Unusable {
+    pub(super) fn fault(&self) -> LoadFault {
+        whole(self.path.display().to_string(), self.reason.clone())
+    }
+
+    /// Whether nothing can be said of what was at `folder`.
+    pub(super) fn hides(&self, folder: &Path) -> bool {
+        folder.starts_with(&self.path)
+    }
+
+    /// Whether this would be the folder of a model of this name.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.path.file_name().is_some_and(|last| last == name)
+    }
+}
+
+/// Looks through the sources. Of two models with one name, that of the later source counts.
+pub(super) fn discover<'a>(sources: impl IntoIterator<Item = &'a dyn ModelSource>) -> Discovery<'a> {
+    let mut found = Discovery { models: BTreeMap::new(), unusable: Vec::new() };
+    for source in sources {
+        let scan = source.scan();
+        for model in scan.models {
+            let name = Arc::clone(&model.name);
+            let replaces = found.models.get(&name).map(|replaced: &Found<'_>| replaced.model.folder.clone());
+            found.models.insert(name, Found { source, model, replaces });
+        }
+        found.unusable.extend(scan.unusable.into_iter().map(|(path, reason)| Unusable { path, reason }));
+    }
+    found
+}
+
+/// A version on its way: what to do, or why nothing can be done.
+pub(super) struct Candidate<'a> {
+    pub(super) name: Arc<str>,
+    pub(super) number: u64,
+    /// The model's folder, for error messages.
+    pub(super) folder: String,
+    pub(super) origin: Origin,
+    pub(super) plan: Result<Plan<'a>, Vec<LoadFault>>,
+}
+
+impl Candidate<'_> {
+    /// Number, description and whether it is stateful, as far as the manifest says.
+    pub(super) fn entry(&self) -> (u64, &str, bool) {
+        let manifest = self.plan.as_ref().ok().map(|plan| &*plan.manifest);
+        manifest.map_or((self.number, "", false), |manifest| (self.number, &manifest.description, !manifest.states.is_empty()))
+    }
+}
+
+/// What a version is made of, besides the manifest. Differs if the file was written or replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Origin {
+    file: PathBuf,
+    /// `None` if there is no such file.
+    stamp: Option<Stamp>,
+}
+
+/// What the system says of a file without reading it. Moments are seconds and nanoseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Origin {
+    fn of(file: &Path) -> Self {
+        let found = fs::metadata(file).ok().filter(fs::Metadata::is_file);
+        let stamp = found.map(|found| Stamp {
+            device: found.dev(),
+            inode: found.ino(),
+            bytes: found.size(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        });
+        Self { file: file.to_owned(), stamp }
+    }
+}
+
+/// All that it takes to load a version.
+pub(super) struct Plan<'a> {
+    source: &'a dyn ModelSource,
+    manifest: Arc<Manifest>,
+    manifest_file: String,
+    version: FoundVersion,
+}
+
+/// The versions that a model's manifest wants to be served; at least one, if only to say what is wrong.
+pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
+    let Found { source, model, .. } = found;
+    let folder = model.folder.display().to_string();
+    let manifest_file = model.folder.join("model.toml").display().to_string();
+    let candidate = |number, file: &Path, plan| {
+        let (name, folder) = (Arc::clone(&model.name), folder.clone());
+        Candidate { name, number, folder, origin: Origin::of(file), plan }
+    };
+    let manifest = match &model.manifest {
+        Ok(text) => Manifest::parse(text).map(Arc::new).map_err(|faults| in_file(&manifest_file, faults)),
+        Err(reason) => Err(vec![whole(manifest_file.clone(), reason.clone())]),
+    };
+    let mut versions = model.versions.clone();
+    let needs_no_file = model.manifest.as_ref().is_ok_and(|text| Manifest::is_synthetic(text));
+    if versions.is_empty() && needs_no_file {
+        versions.push(FoundVersion { number: 1, file: model.folder.clone() });
+    }
+    if versions.is_empty() {
+        let mut faults = manifest.err().unwrap_or_default();
+        let reason = "has no version: a folder named by a number, such as 1, with the file model.onnx";
+        faults.push(whole(folder.clone(), reason.to_owned()));
+        return vec![candidate(0, &model.folder, Err(faults))];
+    }
+    let manifest = match manifest {
+        Ok(manifest) => manifest,
+        Err(faults) => {
+            let broken = |version: &FoundVersion| candidate(version.number, &version.file, Err(faults.clone()));
+            return versions.iter().map(broken).collect();
+        }
+    };
+    let numbers: Vec<u64> = versions.iter().map(|version| version.number).collect();
+    let chosen = versions.into_iter().filter(|version| manifest.versions.takes(version.number, &numbers)).map(|version| {
+        let (manifest, manifest_file) = (Arc::clone(&manifest), manifest_file.clone());
+        let (number, file) = (version.number, version.file.clone());
+        candidate(number, &file, Ok(Plan { source: *source, manifest, manifest_file, version }))
+    });
+    let missing = manifest.versions.missing(&numbers).map(|number| {
+        let reason = format!("lists version {number}, but there is no folder {number}");
+        let fault = LoadFault { file: manifest_file.clone(), key: "versions".to_owned(), reason };
+        candidate(number, &model.folder.join(number.to_string()), Err(vec![fault]))
+    });
+    chosen.chain(missing).collect()
+}
+
+impl Plan<'_> {
+    /// Reads the file and binds it to its engine. Blocks.
+    pub(super) fn load(&self, name: &Arc<str>, options: &LoadOptions<'_>) -> Result<LoadedModel, Vec<LoadFault>> {
+        let begun = clock::now();
+        let model_file = self.version.file.display().to_string();
+        let broken = |error: EngineError| vec![whole(model_file.clone(), error.to_string())];
+        let in_manifest = |faults| in_file(&self.manifest_file, faults);
+        let choice = choose(self.manifest.engine, options.engine_default);
+        let (engine, interface) = if choice == EngineChoice::Synthetic {
+            let contract = declared_contract(&self.manifest).map_err(in_manifest)?;
+            let interface = fit(&self.manifest, &contract).map_err(in_manifest)?;
+            let signature = Arc::new(interface.signature.clone());
+            let script = self.manifest.synthetic.clone().unwrap_or_default().script();
+            let engine = script.and_then(|script| SyntheticEngine::new(signature, script)).map_err(broken)?;
+            (Arc::new(engine) as Arc<dyn Engine>, interface)
+        } else {
+            let bytes = self.source.read(&self.version).map_err(|reason| vec![whole(model_file.clone(), reason)])?;
+            let engine = guarded(|| open(choice, bytes)).map_err(broken)?;
+            let interface = fit(&self.manifest, engine.contract()).map_err(|faults| {
+                // The manifest is one for all versions, and may fit some of them.
+                let version = self.version.number;
+                let faults =
+                    faults.into_iter().map(|fault| KeyFault { reason: format!("{} (version {version})", fault.reason), ..fault });
+                in_manifest(faults.collect())
+            })?;
+            (engine, interface)
+        };
+        let signature = Arc::new(interface.signature);
+        let executable = guarded(|| Executable::new(engine, signature, options.lanes)).map_err(broken)?;
+        Ok(LoadedModel {
+            name: Arc::clone(name),
+            version: version_text(self.version.number),
+            description: self.manifest.description.as_str().into(),
+            executable: Arc::new(executable),
+            framing: interface.framing,
+            segments: interface.segments,
+            padding_waste_max: interface.padding_waste_max,
+            max_batch: self.manifest.max_batch,
+            max_delay: self.manifest.max_delay(),
+            load_duration: clock::now().since(begun),
+        })
+    }
+}
+
+fn choose(manifest: EngineChoice, default: EngineChoice) -> EngineChoice {
+    match (manifest, default) {
+        (EngineChoice::Auto, EngineChoice::Auto) => EngineChoice::Rten,
+        (EngineChoice::Auto, default) => default,
+        (chosen, _) => chosen,
+    }
+}
+
+fn open(choice: EngineChoice, bytes: Cow<'static, [u8]>) -> Result<Arc<dyn Engine>, EngineError> {
+    match (choice, bytes) {
+        (EngineChoice::Onnxruntime, bytes) => Ok(Arc::new(OnnxRuntime::load(bytes)?)),
+        (_, bytes) => Ok(Arc::new(Rten::load(bytes)?)),
+    }
+}
+
+/// Runs what reads a file of unknown origin; a parser that panics has met a bad file.
+fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let message = panic_message(&*panic);
+        Err(EngineError::Load(format!("the engine panicked while it read the model: {message}")))
+    })
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+fn whole(file: String, reason: String) -> LoadFault {
+    LoadFault { file, key: String::new(), reason }
+}
+
+fn in_file(file: &str, faults: Vec<KeyFault>) -> Vec<LoadFault> {
+    faults.into_iter().map(|KeyFault { key, reason }| LoadFault { file: file.to_owned(), key, reason }).collect()
+}

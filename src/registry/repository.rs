@@ -1,0 +1,442 @@
+//! Models that come, change and go while the server runs.
+//!
+//! Knows the sources, the registry, and a [`Host`] that runs what is loaded. Knows no protocol, and no queue but by its keys.
+//!
+//! # Changes
+//! One at a time, on a thread that may block. A version is loaded and measured beside the one that serves. Then all versions of the
+//! model change places in one change of the registry, and only then are the old ones retired: no new stream finds them, and those
+//! that are open keep them until they end.
+//!
+//! # Failures
+//! What cannot be loaded takes no one's place. A version that the manifest no longer wants, or whose files are gone, serves until
+//! those that replace it do.
+
+mod index;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tracing::{error, info};
+
+use super::{
+    EngineChoice, LoadFault, LoadFaults, LoadOptions, LoadedModel, Model, ModelSource, ModelState, Registry,
+    found::{Candidate, Discovery, Found, Origin, Unusable, candidates, discover},
+    loader::{load_found, not_installed, reason_of, tell_ready},
+    version_text,
+};
+use crate::{
+    domain::{Fault, FaultKind},
+    engine::LaneThreads,
+    scheduler::ModelKey,
+};
+
+pub use index::{IndexEntry, IndexState};
+
+/// Why a model is in the list that was taken out of service by hand.
+const UNLOADED: &str = "unloaded";
+
+/// How a model is measured before it serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WarmUp {
+    /// On the lanes, none of which works yet.
+    OnLanes,
+    /// Beside the lanes, which serve other models, or an older copy of this one.
+    Beside,
+}
+
+/// What runs models that are loaded.
+pub trait Host: Send + Sync {
+    /// Measures a model, puts it where it will run, and returns its key. Blocks.
+    ///
+    /// # Errors
+    /// Why it cannot run.
+    fn install(&self, model: &LoadedModel, warm_up: WarmUp) -> Result<ModelKey, Fault>;
+
+    /// Lets no further stream open on a model. It is freed when its last stream has ended.
+    fn retire(&self, key: ModelKey);
+
+    /// Whether a model is there still.
+    fn holds(&self, key: ModelKey) -> bool;
+
+    /// Counts an attempt to load a version. `serves` says whether one of that number does now.
+    fn count_load(&self, name: &str, version: &str, loaded: bool, serves: bool);
+}
+
+/// The models of all sources, and the ways to change which of them serve. Clones share everything.
+#[derive(Clone)]
+pub struct Repository {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Arc<Registry>,
+    sources: Vec<Box<dyn ModelSource>>,
+    engine_default: EngineChoice,
+    lanes: Vec<LaneThreads>,
+    host: Box<dyn Host>,
+    /// Held by whoever makes a change.
+    books: Arc<tokio::sync::Mutex<Books>>,
+    /// Copies that were retired and may still have streams.
+    retired: Mutex<Vec<Retired>>,
+    /// Held while the sources are looked through for a list.
+    listing: tokio::sync::Mutex<()>,
+}
+
+/// What is known of the sources, from when they were last looked through.
+#[derive(Default)]
+struct Books {
+    models: BTreeMap<Arc<str>, Book>,
+    unusable: Vec<Unusable>,
+}
+
+/// What one model was made of when it was last loaded, or should have been.
+#[derive(Default)]
+struct Book {
+    folder: PathBuf,
+    manifest: String,
+    origins: BTreeMap<u64, Origin>,
+    /// By hand; only loading it by hand brings it back.
+    unloaded: bool,
+}
+
+struct Retired {
+    name: Arc<str>,
+    version: Arc<str>,
+    key: ModelKey,
+}
+
+/// What came of looking through the sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Refreshed {
+    /// Versions that serve now as they are in the sources.
+    pub loaded: usize,
+    /// Versions that could not be loaded.
+    pub failed: usize,
+    /// Copies that take no new streams any more, those that were replaced included.
+    pub retired: usize,
+}
+
+/// Which versions a change loads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// All that the manifest wants.
+    Every,
+    /// Those of them that are new, or whose files or manifest are.
+    Changed,
+}
+
+impl Repository {
+    /// The models of `sources`, none of which is loaded yet. Of two models with one name, that of the later source counts. Those that
+    /// leave the choice open run on `engine_default`, and all of them on `lanes`.
+    #[must_use]
+    pub fn new(
+        sources: Vec<Box<dyn ModelSource>>,
+        engine_default: EngineChoice,
+        lanes: Vec<LaneThreads>,
+        host: Box<dyn Host>,
+    ) -> Self {
+        let (registry, books, retired, listing) = Default::default();
+        Self { inner: Arc::new(Inner { registry, sources, engine_default, lanes, host, books, retired, listing }) }
+    }
+
+    /// The models that there are.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.inner.registry
+    }
+
+    /// Loads all models for the first time, before the lanes work. Blocks.
+    ///
+    /// # Errors
+    /// Every fault of every model at once; with `keep_going` there is none, and faults are logged.
+    pub fn start(&self, keep_going: bool) -> Result<(), LoadFaults> {
+        self.inner.start(&mut self.inner.books.blocking_lock(), keep_going)
+    }
+
+    /// Loads a model anew, or for the first time, as its source has it now: each version that its manifest wants. Versions that it
+    /// does not want any more, or that are gone, are taken out of service, unless those that should serve instead cannot be loaded.
+    ///
+    /// # Errors
+    /// [`FaultKind::NotFound`] if no source has it; [`FaultKind::Failed`] with everything that is wrong with it. What served goes on
+    /// then. If the caller goes away meanwhile, the change is made all the same.
+    pub async fn load(&self, name: &str) -> Result<(), Fault> {
+        let name = name.to_owned();
+        self.change(move |inner, books| inner.load(books, &name)).await?
+    }
+
+    /// Takes all versions of a model out of service, until it is loaded again by hand. Returns once no new stream can open on it;
+    /// those that are open go on.
+    ///
+    /// # Errors
+    /// [`FaultKind::NotFound`] if it was never loaded.
+    pub async fn unload(&self, name: &str) -> Result<(), Fault> {
+        let name = name.to_owned();
+        self.change(move |inner, books| inner.unload(books, &name)).await?
+    }
+
+    /// Looks through all sources and makes what has changed there so here: new and changed versions are loaded, others taken out of
+    /// service. Models that were unloaded by hand stay so. What cannot be loaded is logged.
+    ///
+    /// # Errors
+    /// [`FaultKind::Failed`] if the work broke off.
+    pub async fn refresh(&self) -> Result<Refreshed, Fault> {
+        self.change(Inner::refresh).await
+    }
+
+    /// All versions, in the order of names, then of numbers: those that were loaded, and, unless only the ready ones are asked for,
+    /// those that the sources have besides.
+    pub async fn index(&self, ready_only: bool) -> Vec<IndexEntry> {
+        let known = self.inner.known();
+        if ready_only {
+            return known.into_values().filter(|entry| entry.state == IndexState::Ready).collect();
+        }
+        let _turn = self.inner.listing.lock().await;
+        let inner = Arc::clone(&self.inner);
+        let found = tokio::task::spawn_blocking(move || inner.found_versions()).await.unwrap_or_default();
+        let mut index = known;
+        for (at, entry) in found {
+            index.entry(at).or_insert(entry);
+        }
+        index.into_values().collect()
+    }
+
+    async fn change<T: Send + 'static>(&self, work: impl FnOnce(&Inner, &mut Books) -> T + Send + 'static) -> Result<T, Fault> {
+        let mut books = Arc::clone(&self.inner.books).lock_owned().await;
+        let inner = Arc::clone(&self.inner);
+        let change = tokio::task::spawn_blocking(move || work(&inner, &mut books));
+        change.await.map_err(|error| Fault::new(FaultKind::Failed, format!("the change of the models broke off: {error}")))
+    }
+}
+
+impl Inner {
+    fn discover(&self) -> Discovery<'_> {
+        discover(self.sources.iter().map(|source| &**source))
+    }
+
+    fn options(&self, keep_going: bool) -> LoadOptions<'_> {
+        LoadOptions { engine_default: self.engine_default, lanes: &self.lanes, keep_going }
+    }
+
+    fn start(&self, books: &mut Books, keep_going: bool) -> Result<(), LoadFaults> {
+        let found = self.discover();
+        for (name, found) in &found.models {
+            books.models.entry(Arc::clone(name)).or_default().enter(found, &candidates(found));
+        }
+        let install = |model: &LoadedModel| self.host.install(model, WarmUp::OnLanes);
+        load_found(&self.registry, &found, &self.options(keep_going), &install)?;
+        books.unusable = found.unusable;
+        for status in self.registry.list() {
+            let loaded = status.state == ModelState::Ready;
+            self.host.count_load(&status.name, &status.version, loaded, loaded);
+        }
+        Ok(())
+    }
+
+    fn load(&self, books: &mut Books, name: &str) -> Result<(), Fault> {
+        let found = self.discover();
+        let Some((name, found)) = found.models.get_key_value(name) else {
+            return Err(self.not_found(books.models.get_mut(name), name, &found.unusable));
+        };
+        let book = books.models.entry(Arc::clone(name)).or_default();
+        book.unloaded = false;
+        let Applied { faults, .. } = self.apply(book, found, Extent::Every);
+        if faults.is_empty() { Ok(()) } else { Err(broken(name, &reason_of(&faults))) }
+    }
+
+    /// Why a model that no source shows cannot be loaded.
+    fn not_found(&self, book: Option<&mut Book>, name: &str, unusable: &[Unusable]) -> Fault {
+        let hides =
+            |unusable: &&Unusable| unusable.is_named(name) || book.as_ref().is_some_and(|book| unusable.hides(&book.folder));
+        match unusable.iter().find(hides) {
+            Some(unusable) => {
+                if let Some(book) = book {
+                    self.hide(name, book, unusable);
+                }
+                broken(name, &unusable.fault().to_string())
+            }
+            None => {
+                let message =
+                    format!("there is no model '{}' to load, neither in models.dir nor in the binary", super::excerpt(name));
+                Fault::new(FaultKind::NotFound, message).with_field("model")
+            }
+        }
+    }
+
+    /// Keeps a model as it is that cannot be looked at. If its own folder is at fault, it says so, until all of it is loaded anew.
+    fn hide(&self, name: &str, book: &mut Book, unusable: &Unusable) {
+        if unusable.path == book.folder {
+            self.registry.note_failure(name, &unusable.fault().to_string().into());
+            book.origins.clear();
+        }
+    }
+
+    fn unload(&self, books: &mut Books, name: &str) -> Result<(), Fault> {
+        let Some(left) = self.registry.unload(name, &UNLOADED.into()) else {
+            let message = format!("there is no model '{}' to unload", super::excerpt(name));
+            return Err(Fault::new(FaultKind::NotFound, message).with_field("model"));
+        };
+        if let Some(book) = books.models.get_mut(name) {
+            book.unloaded = true;
+        }
+        info!(model = name, versions = left.len(), "model was unloaded");
+        self.retire(left);
+        Ok(())
+    }
+
+    fn refresh(&self, books: &mut Books) -> Refreshed {
+        let found = self.discover();
+        let mut refreshed = Refreshed::default();
+        for (name, found) in &found.models {
+            let book = books.models.entry(Arc::clone(name)).or_default();
+            if !book.unloaded {
+                refreshed.add(&self.apply(book, found, Extent::Changed));
+            }
+        }
+        for unusable in found.unusable.iter().filter(|unusable| !books.unusable.contains(unusable)) {
+            error!(fault = %unusable.fault(), "a folder holds no model that can be served");
+        }
+        books.models.retain(|name, book| {
+            if found.models.contains_key(name) {
+                return true;
+            }
+            if let Some(unusable) = found.unusable.iter().find(|unusable| unusable.hides(&book.folder)) {
+                self.hide(name, book, unusable);
+                return true;
+            }
+            let left = self.registry.remove(name);
+            info!(model = %name, versions = left.len(), "model is gone from its folder");
+            refreshed.retired += left.len();
+            self.retire(left);
+            false
+        });
+        books.unusable = found.unusable;
+        refreshed
+    }
+
+    /// Makes one model here what it is in its source.
+    fn apply(&self, book: &mut Book, found: &Found<'_>, extent: Extent) -> Applied {
+        let name = &found.model.name;
+        let candidates = candidates(found);
+        let wanted: BTreeSet<u64> = candidates.iter().map(|candidate| candidate.number).collect();
+        let there: BTreeSet<u64> = found.model.versions.iter().map(|version| version.number).collect();
+        let attempts: Vec<bool> =
+            candidates.iter().map(|candidate| extent == Extent::Every || book.differs(found, candidate)).collect();
+        book.enter(found, &candidates);
+        if !attempts.contains(&true) && self.registry.numbers(name).is_subset(&wanted) {
+            return Applied::default();
+        }
+        let attempted = || candidates.iter().zip(&attempts).filter(|(_, attempt)| **attempt).map(|(candidate, _)| candidate);
+        self.registry.begin(name, attempted().map(Candidate::entry));
+        let mut applied = Applied::default();
+        let mut outcomes = Vec::new();
+        for candidate in attempted() {
+            let outcome = self.load_beside(name, candidate);
+            if let Err(faults) = &outcome {
+                applied.fail(faults);
+            }
+            outcomes.push((candidate.number, outcome.map_err(|faults| reason_of(&faults))));
+        }
+        let results: Vec<(u64, bool)> = outcomes.iter().map(|(number, outcome)| (*number, outcome.is_ok())).collect();
+        let left = self.registry.finish(name, outcomes, |number, lifecycle, serving| {
+            let replaced = if there.contains(&number) { wanted.is_subset(serving) } else { !wanted.is_disjoint(serving) };
+            !wanted.contains(&number) && (replaced || lifecycle.ready().is_none())
+        });
+        let serves: BTreeSet<Arc<str>> = self.serving_versions(name);
+        for (number, loaded) in results {
+            let version = version_text(number);
+            applied.loaded += usize::from(loaded);
+            self.host.count_load(name, &version, loaded, serves.contains(&version));
+        }
+        for fault in &applied.faults {
+            error!(model = %name, %fault, "a model could not be loaded; if it served, it still does");
+        }
+        applied.retired = left.len();
+        self.retire(left);
+        applied
+    }
+
+    fn load_beside(&self, name: &Arc<str>, candidate: &Candidate<'_>) -> Result<Arc<Model>, Vec<LoadFault>> {
+        let plan = candidate.plan.as_ref().map_err(Clone::clone)?;
+        let loaded = plan.load(name, &self.options(true))?;
+        let installed = self.host.install(&loaded, WarmUp::Beside);
+        let key = installed.map_err(|fault| vec![not_installed(candidate.folder.clone(), &fault)])?;
+        let model = Model { loaded, key };
+        tell_ready(&model);
+        Ok(Arc::new(model))
+    }
+
+    fn serving_versions(&self, name: &str) -> BTreeSet<Arc<str>> {
+        let list = self.registry.list().into_iter();
+        list.filter(|status| *status.name == *name && status.state == ModelState::Ready).map(|status| status.version).collect()
+    }
+
+    fn retire(&self, left: Vec<Arc<Model>>) {
+        let mut retired = self.retired.lock();
+        for model in &left {
+            self.host.retire(model.key);
+            let LoadedModel { name, version, .. } = &model.loaded;
+            retired.push(Retired { name: Arc::clone(name), version: Arc::clone(version), key: model.key });
+        }
+        retired.retain(|retired| self.host.holds(retired.key));
+    }
+}
+
+fn broken(name: &str, reason: &str) -> Fault {
+    Fault::new(FaultKind::Failed, format!("model '{name}' could not be loaded: {reason}"))
+}
+
+impl Book {
+    fn differs(&self, found: &Found<'_>, candidate: &Candidate<'_>) -> bool {
+        self.manifest != manifest_text(found) || self.origins.get(&candidate.number) != Some(&candidate.origin)
+    }
+
+    fn enter(&mut self, found: &Found<'_>, candidates: &[Candidate<'_>]) {
+        self.folder.clone_from(&found.model.folder);
+        self.manifest = manifest_text(found).to_owned();
+        self.origins = candidates.iter().map(|candidate| (candidate.number, candidate.origin.clone())).collect();
+    }
+}
+
+/// Its text, or why there is none.
+fn manifest_text<'a>(found: &'a Found<'_>) -> &'a str {
+    match &found.model.manifest {
+        Ok(text) => text,
+        Err(reason) => reason,
+    }
+}
+
+/// What came of making a model what it is in its source.
+#[derive(Default)]
+struct Applied {
+    loaded: usize,
+    failed: usize,
+    retired: usize,
+    faults: Vec<LoadFault>,
+}
+
+impl Applied {
+    fn fail(&mut self, faults: &[LoadFault]) {
+        self.failed += 1;
+        for fault in faults {
+            // A manifest is at fault once, however many versions it has.
+            if !self.faults.contains(fault) {
+                self.faults.push(fault.clone());
+            }
+        }
+    }
+}
+
+impl Refreshed {
+    const fn add(&mut self, applied: &Applied) {
+        self.loaded += applied.loaded;
+        self.failed += applied.failed;
+        self.retired += applied.retired;
+    }
+}
+
+#[cfg(test)]
+mod tests;

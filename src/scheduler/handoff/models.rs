@@ -1,0 +1,360 @@
+//! The models behind the hand-off: how they come and go, and what is told about them.
+//!
+//! # Metrics
+//! Copies of one model version, of which a reload makes a new one while the old one still has streams, share their series.
+//! Counters and the gauges of items are moved by what has changed since they were last told, so that they are sums over the
+//! copies. What a gauge can tell of one copy only is that of the one that takes streams, and 0 where none does.
+
+use std::sync::Arc;
+
+use super::{Handoff, Shared};
+use crate::{
+    domain::{DropReason, Outcome},
+    engine::Executable,
+    scheduler::{ModelKey, cost::CostCurve, ledger::Ledger, options::ModelOptions, statistics::Statistics},
+    telemetry::{Gauge, ModelMetrics},
+};
+
+/// What a lane needs to run a model, and to tell about it.
+pub struct ModelRuntime {
+    /// Runs calls.
+    pub executable: Arc<Executable>,
+    /// Where calls are counted.
+    pub metrics: ModelMetrics,
+    /// Where the learned cost is shown, at batch sizes 1, 2, 4, …
+    pub costs: Vec<Gauge>,
+}
+
+/// What can be asked about a model's queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelStatus {
+    /// Cost as learned so far.
+    pub curve: CostCurve,
+    /// The same for items of other shapes, each with the input bytes of an item.
+    pub shape_curves: Vec<(usize, CostCurve)>,
+    /// Largest batch that is formed.
+    pub batch_cap: usize,
+    /// Items queued.
+    pub queued: usize,
+    /// Items that may be.
+    pub queued_max: usize,
+    /// Items in running calls.
+    pub running: usize,
+    /// The account of items.
+    pub ledger: Ledger,
+    /// What calls and items took, of the same moment.
+    pub statistics: Statistics,
+}
+
+/// A model with a queue.
+pub(super) struct Hosted {
+    pub(super) runtime: Arc<ModelRuntime>,
+    /// Name and version, which are its series too.
+    labels: (Box<str>, Box<str>),
+    told: Account,
+}
+
+/// What counters and gauges of items show.
+#[derive(Debug, Clone, Copy, Default)]
+struct Account {
+    ledger: Ledger,
+    drops: [u64; DropReason::ALL.len()],
+    rebuilds: u64,
+    queued: usize,
+    running: usize,
+}
+
+impl Account {
+    /// Adds to the metrics what this account has more than the one that they were told before.
+    fn tell(&self, before: &Self, metrics: &ModelMetrics) {
+        metrics.rebuilds.increment(self.rebuilds - before.rebuilds);
+        metrics.received.increment(self.ledger.received() - before.ledger.received());
+        for outcome in Outcome::ALL {
+            metrics.outcome(outcome).increment(self.ledger.outcome(outcome) - before.ledger.outcome(outcome));
+        }
+        for reason in DropReason::ALL {
+            metrics.dropped(reason).increment(self.drops[reason as usize] - before.drops[reason as usize]);
+        }
+        metrics.queued_items.increment(self.queued as f64 - before.queued as f64);
+        metrics.in_flight_items.increment(self.running as f64 - before.running as f64);
+    }
+}
+
+impl Handoff {
+    /// Opens a queue for a model.
+    pub fn add_model(&self, (name, version): (&str, &str), options: ModelOptions, runtime: ModelRuntime) -> ModelKey {
+        let hosted = Hosted { runtime: Arc::new(runtime), labels: (name.into(), version.into()), told: Account::default() };
+        let mut shared = self.shared.lock();
+        let recorded = shared.trace.is_some().then(|| options.clone());
+        let key = shared.scheduler.add_model(options);
+        if let (Some(trace), Some(options)) = (&mut shared.trace, recorded) {
+            trace.model(key, name, version, &options);
+        }
+        shared.models.insert(key, hosted);
+        key
+    }
+
+    /// Lets no further stream of a model open. Open ones go on; with the last of them the model is dropped.
+    pub fn retire_model(&self, key: ModelKey) {
+        let mut shared = self.shared.lock();
+        shared.scheduler.retire_model(key);
+        shared.clear_gauges(key);
+        let gone = shared.remove_spent(key);
+        drop(shared);
+        drop(gone);
+    }
+
+    /// Whether a model is there, if only for its last streams.
+    #[must_use]
+    pub fn holds(&self, key: ModelKey) -> bool {
+        self.shared.lock().models.contains_key(key)
+    }
+
+    /// Models that are there, retired ones that still have streams included.
+    #[must_use]
+    pub fn models(&self) -> usize {
+        self.shared.lock().scheduler.models()
+    }
+
+    /// What can be asked about a model's queue; `None` if there is no such model.
+    #[must_use]
+    pub fn status(&self, model: ModelKey) -> Option<ModelStatus> {
+        let shared = self.shared.lock();
+        let cost = shared.scheduler.cost(model)?;
+        let (queued, running) = shared.scheduler.load(model);
+        Some(ModelStatus {
+            curve: cost.curve(),
+            shape_curves: shared.scheduler.costs_by_shape(model),
+            batch_cap: cost.cap(),
+            queued,
+            queued_max: shared.scheduler.admission().model_items,
+            running,
+            ledger: shared.scheduler.ledger(model),
+            statistics: shared.scheduler.statistics(model),
+        })
+    }
+
+    /// Brings counters and gauges up to date. Called when metrics are read, so that the hot path need not count twice.
+    pub fn publish_metrics(&self) {
+        let mut shared = self.shared.lock();
+        let keys: Vec<ModelKey> = shared.models.keys().collect();
+        keys.into_iter().for_each(|key| shared.publish(key));
+    }
+}
+
+impl Shared {
+    fn publish(&mut self, key: ModelKey) {
+        let Self { scheduler, models, .. } = self;
+        let Some(Hosted { runtime, told, .. }) = models.get_mut(key) else { return };
+        let metrics = &runtime.metrics;
+        let (queued, running) = scheduler.load(key);
+        let account = Account {
+            ledger: scheduler.ledger(key),
+            drops: DropReason::ALL.map(|reason| scheduler.dropped(key, reason)),
+            rebuilds: runtime.executable.rebuilds(),
+            queued,
+            running,
+        };
+        account.tell(told, metrics);
+        *told = account;
+        if scheduler.is_retired(key) {
+            return;
+        }
+        metrics.ready.set(f64::from(u8::from(runtime.executable.lost().is_none())));
+        if let Some(cost) = scheduler.cost(key) {
+            metrics.batch_cap.set(cost.cap() as f64);
+            for (gauge, (_, cost)) in runtime.costs.iter().zip(cost.curve().points()) {
+                gauge.set(cost.as_secs_f64());
+            }
+        }
+    }
+
+    /// Sets to 0 what a retired model's gauges tell and no other copy of it will.
+    fn clear_gauges(&self, key: ModelKey) {
+        let Some(Hosted { runtime, labels, .. }) = self.models.get(key) else { return };
+        let copies = self.models.iter().filter(|(copy, hosted)| hosted.labels == *labels && !self.scheduler.is_retired(*copy));
+        let costs_shown = copies.map(|(_, hosted)| hosted.runtime.costs.len()).max();
+        if costs_shown.is_none() {
+            runtime.metrics.ready.set(0.0);
+            runtime.metrics.batch_cap.set(0.0);
+        }
+        for gauge in runtime.costs.iter().skip(costs_shown.unwrap_or(0)) {
+            gauge.set(0.0);
+        }
+    }
+
+    /// Takes out a retired model without streams. It is to be dropped outside the lock.
+    pub(super) fn remove_spent(&mut self, key: ModelKey) -> Option<Hosted> {
+        if !self.scheduler.is_spent(key) {
+            return None;
+        }
+        self.publish(key);
+        self.scheduler.remove_spent(key);
+        self.models.remove(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        sync::Weak,
+        task::{Context, Waker},
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::{
+        domain::{Datatype, Signature, Tensor, TensorSpec, Timestamp},
+        engine::{
+            LaneThreads,
+            synthetic::{Script, SyntheticEngine},
+        },
+        scheduler::{Admission, Executed, Item, ShapeKey, StreamHandle, StreamOptions, Submitted},
+        telemetry::Telemetry,
+    };
+
+    const ADMISSION: Admission = Admission { items: 100, bytes: 1 << 20, model_items: 100, model_bytes: 1 << 20 };
+
+    struct Fixture {
+        handoff: Arc<Handoff>,
+        telemetry: Telemetry,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            Self { handoff: Handoff::new(1, ADMISSION), telemetry: Telemetry::new() }
+        }
+
+        /// A copy of the same version of the same model, with costs for so many batch sizes.
+        fn add(&self, sizes: usize) -> (ModelKey, Weak<Executable>) {
+            let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![], batch_axis: 0 };
+            let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() };
+            let signature = Arc::new(signature);
+            let engine = SyntheticEngine::new(Arc::clone(&signature), Script::default()).expect("a sound script");
+            let executable = Executable::new(Arc::new(engine), signature, &[LaneThreads::new()]).expect("a sound signature");
+            let executable = Arc::new(executable);
+            let weak = Arc::downgrade(&executable);
+            let (metrics, costs) = (self.telemetry.model("m", "1"), self.telemetry.model_costs("m", "1", sizes));
+            let options = ModelOptions {
+                curve: CostCurve::new(vec![Duration::from_millis(1); sizes]),
+                item_bytes: 4,
+                max_batch: 8,
+                max_delay: Duration::ZERO,
+                max_call_bytes: 1 << 20,
+                stateful: false,
+                padding_waste_max: None,
+                wide_ratio: None,
+            };
+            (self.handoff.add_model(("m", "1"), options, ModelRuntime { executable, metrics, costs }), weak)
+        }
+
+        fn open(&self, model: ModelKey) -> Option<StreamHandle> {
+            self.handoff.open(StreamOptions::of(model))
+        }
+
+        /// The sum of a metric's series whose labels contain `labels`.
+        fn metric(&self, name: &str, labels: &str) -> f64 {
+            self.handoff.publish_metrics();
+            let text = self.telemetry.render();
+            let lines = text.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(labels));
+            lines.map(|line| line.rsplit_once(' ').expect("a value").1.parse::<f64>().expect("a number")).sum()
+        }
+
+        /// What lane 0 does with one batch.
+        fn run_batch(&self) {
+            let (batch, _runtime) = self.handoff.next_batch(0).expect("something is queued");
+            let outcomes = batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok));
+            self.handoff.finish(&batch.report(Some(Duration::from_millis(1))), outcomes, &Executed::default());
+        }
+    }
+
+    fn submit(stream: &StreamHandle) {
+        let item = Item {
+            ticket: 0,
+            arrived: Timestamp::ZERO,
+            deadline: Timestamp::NEVER,
+            stale_at: Timestamp::NEVER,
+            bytes: 4,
+            length: 0,
+            shape: ShapeKey::default(),
+            payload: [Tensor::from_f32(&[1.0])].into_iter().collect(),
+        };
+        assert_eq!(stream.submit(&mut VecDeque::from([item]), false), Submitted::All);
+    }
+
+    #[test]
+    fn a_retired_model_without_streams_is_freed_at_once() {
+        let fixture = Fixture::new();
+        let (model, executable) = fixture.add(1);
+        fixture.handoff.retire_model(model);
+        assert_eq!((executable.strong_count(), fixture.handoff.models()), (0, 0));
+        assert!(fixture.handoff.status(model).is_none() && fixture.open(model).is_none());
+        fixture.handoff.retire_model(model);
+    }
+
+    #[test]
+    fn open_streams_keep_a_retired_model_and_the_last_frees_it() {
+        let fixture = Fixture::new();
+        let (model, executable) = fixture.add(1);
+        let [first, last] = [(); 2].map(|()| fixture.open(model).expect("it serves"));
+        fixture.handoff.retire_model(model);
+        assert!(fixture.open(model).is_none());
+        drop(first);
+        submit(&last);
+        fixture.run_batch();
+        assert!(last.poll_answers(&mut Context::from_waker(Waker::noop()), &mut VecDeque::new()).is_pending());
+        assert_eq!(fixture.handoff.models(), 1);
+        drop(last);
+        assert_eq!((executable.strong_count(), fixture.handoff.models()), (0, 0));
+    }
+
+    #[test]
+    fn a_call_that_runs_keeps_a_retired_model_until_it_is_finished() {
+        let fixture = Fixture::new();
+        let (model, executable) = fixture.add(1);
+        let stream = fixture.open(model).expect("it serves");
+        submit(&stream);
+        let (batch, runtime) = fixture.handoff.next_batch(0).expect("an item is queued");
+        fixture.handoff.retire_model(model);
+        drop(stream);
+        assert_eq!(fixture.handoff.models(), 1, "its item runs");
+        fixture.handoff.finish(
+            &batch.report(None),
+            batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)),
+            &Executed::default(),
+        );
+        assert_eq!((executable.strong_count(), fixture.handoff.models()), (1, 0), "the lane still holds it");
+        drop(runtime);
+        assert_eq!(executable.strong_count(), 0);
+    }
+
+    #[test]
+    fn copies_of_a_version_share_its_series_and_counters_outlive_them() {
+        let fixture = Fixture::new();
+        let (old, _) = fixture.add(3);
+        let held = fixture.open(old).expect("it serves");
+        submit(&held);
+        fixture.run_batch();
+        assert_eq!(fixture.metric("tidemill_items_received_total", "m"), 1.0);
+        submit(&held);
+        let (new, _) = fixture.add(2);
+        fixture.handoff.retire_model(old);
+        assert_eq!(fixture.metric("tidemill_model_cost_seconds", "batch_size=\"4\""), 0.0, "the new copy has no such size");
+        assert!(fixture.metric("tidemill_model_cost_seconds", "batch_size=\"2\"") > 0.0);
+        let stream = fixture.open(new).expect("it serves");
+        submit(&stream);
+        assert_eq!(fixture.metric("tidemill_items_queued", "m"), 2.0, "one of each copy");
+        drop(held);
+        assert_eq!(fixture.metric("tidemill_items_ended_total", "cancelled"), 1.0);
+        assert_eq!((fixture.metric("tidemill_items_queued", "m"), fixture.metric("tidemill_model_ready", "m")), (1.0, 1.0));
+        fixture.run_batch();
+        drop(stream);
+        fixture.handoff.retire_model(new);
+        let ended = fixture.metric("tidemill_items_ended_total", "m");
+        assert_eq!((fixture.metric("tidemill_items_received_total", "m"), ended), (3.0, 3.0));
+        for gauge in ["model_ready", "model_batch_cap", "model_cost_seconds", "items_queued", "items_in_flight"] {
+            assert_eq!(fixture.metric(&format!("tidemill_{gauge}"), "m"), 0.0, "{gauge}");
+        }
+    }
+}
