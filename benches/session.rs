@@ -12,7 +12,7 @@ use tidemill::{
         Executable, LaneThreads,
         synthetic::{Script, SyntheticEngine, SyntheticKind},
     },
-    registry::{LoadedModel, Model},
+    registry::{LoadedModel, Model, VersionPolicy},
     scheduler::{Admission, CostCurve, Handoff, Lanes, ModelOptions, ModelRuntime, StreamOptions},
     session::{
         Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull,
@@ -73,6 +73,7 @@ impl Server {
             padding_waste_max: None,
             max_batch,
             max_delay,
+            versions: VersionPolicy::All,
             load_duration: Duration::ZERO,
         };
         Self { handoff, model: Arc::new(Model { loaded, key }), drain: Drain::new(), telemetry, _lanes: lanes }
