@@ -113,7 +113,8 @@ def test_buf_curl_predicts(server):
 
 def test_buf_curl_scans(server):
     recording = base64.b64encode(audio.pcm(CLIP)).decode()
-    events = buf_curl(server, "tidemill.v1.InferenceService/Scan", json.dumps({"config": {"model": messages.MODEL}, "pcmS16le": recording}))
+    request = json.dumps({"config": {"model": messages.MODEL}, "pcmS16le": recording})
+    events = buf_curl(server, "tidemill.v1.InferenceService/Scan", request)
     results = [event["result"] for event in events if "result" in event]
     reference.assert_equal([json_probability(result["outputs"]) for result in results], reference.of_clip(CLIP))
 

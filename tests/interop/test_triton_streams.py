@@ -46,13 +46,12 @@ def test_responses_come_in_the_order_of_the_requests(stream):
         if index % 3 == 0:
             stream.send_window(speech, request_id=str(index))
         else:
-            stream.send(EXAMPLE, numbers(np.full(1 + 5_000 * (index % 2), index), count=1 + 5_000 * (index % 2)), request_id=str(index))
+            count = 1 + 5_000 * (index % 2)
+            stream.send(EXAMPLE, numbers(np.full(count, index), count=count), request_id=str(index))
     for index in range(60):
         result = stream.result()
-        assert (result.get_response().id, result.get_response().model_name) == (
-            str(index),
-            messages.MODEL if index % 3 == 0 else EXAMPLE,
-        )
+        response = result.get_response()
+        assert (response.id, response.model_name) == (str(index), EXAMPLE if index % 3 else messages.MODEL)
         if index % 3:
             assert (result.as_numpy("outputs") == 2 * index).all()
 
