@@ -12,7 +12,7 @@ use tidemill::{
         Executable, LaneThreads,
         synthetic::{Script, SyntheticEngine, SyntheticKind},
     },
-    registry::{LoadedModel, Model},
+    registry::{LoadedModel, Model, VersionPolicy},
     scheduler::{Admission, CostCurve, Handoff, Lanes, ModelOptions, ModelRuntime, StreamOptions},
     session::{
         Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull,
@@ -54,6 +54,7 @@ impl Server {
             item_bytes: 24,
             max_batch,
             max_delay,
+            versions: VersionPolicy::All,
             max_call_bytes: limit,
             stateful: false,
             padding_waste_max: None,
@@ -73,6 +74,7 @@ impl Server {
             padding_waste_max: None,
             max_batch,
             max_delay,
+            versions: VersionPolicy::All,
             load_duration: Duration::ZERO,
         };
         Self { handoff, model: Arc::new(Model { loaded, key }), drain: Drain::new(), telemetry, _lanes: lanes }

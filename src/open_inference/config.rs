@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::{Datatype, Fault, Signature, StateSpec, TensorSpec},
-    registry::Model,
+    registry::{Model, VersionPolicy},
     service::QueueStatus,
 };
 
@@ -28,7 +28,7 @@ pub struct ModelConfig {
     pub platform: &'static str,
     /// The engine.
     pub backend: &'static str,
-    pub version_policy: VersionPolicy,
+    pub version_policy: VersionChoice,
     /// Most items that are put into one call, as learned so far. A request may bring more; they are spread over calls.
     pub max_batch_size: u32,
     pub input: Vec<ModelInput>,
@@ -44,15 +44,23 @@ pub struct ModelConfig {
     pub scheduling: Scheduling,
 }
 
-/// Which versions are served: all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct VersionPolicy {
-    pub all: AllVersions,
+/// Which versions are served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VersionChoice {
+    /// All that are there.
+    All {},
+    /// The highest.
+    Latest {
+        /// How many.
+        num_versions: u32,
+    },
+    /// Those that are listed.
+    Specific {
+        /// Their numbers.
+        versions: Vec<i64>,
+    },
 }
-
-/// Says nothing more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct AllVersions {}
 
 /// An input of one item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -208,7 +216,7 @@ impl OpenInference {
             name: name.to_owned(),
             platform: platform(model.engine_name()),
             backend: model.engine_name(),
-            version_policy: VersionPolicy::default(),
+            version_policy: version_choice(&model.loaded.versions),
             max_batch_size: count(queue.batch_cap),
             input: (0..).zip(&signature.inputs).map(|(position, spec)| input(signature, position, spec)).collect(),
             output: signature.outputs.iter().map(output).collect(),
@@ -223,6 +231,16 @@ impl OpenInference {
             response_cache: ResponseCache::default(),
             scheduling,
         })
+    }
+}
+
+fn version_choice(policy: &VersionPolicy) -> VersionChoice {
+    match policy {
+        VersionPolicy::All => VersionChoice::All {},
+        VersionPolicy::Latest(versions) => VersionChoice::Latest { num_versions: count(*versions) },
+        VersionPolicy::Listed(versions) => {
+            VersionChoice::Specific { versions: versions.iter().map(|number| number.cast_signed()).collect() }
+        }
     }
 }
 

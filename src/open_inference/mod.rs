@@ -27,8 +27,8 @@ use crate::{
 use sequences::Sequences;
 
 pub use config::{
-    AllVersions, DynamicBatching, InitialState, InstanceGroup, ModelConfig, ModelInput, ModelOutput, ModelParameter, OldestFirst,
-    QueuePolicy, ResponseCache, Scheduling, SequenceBatching, SequenceState, TransactionPolicy, VersionPolicy,
+    DynamicBatching, InitialState, InstanceGroup, ModelConfig, ModelInput, ModelOutput, ModelParameter, OldestFirst, QueuePolicy,
+    ResponseCache, Scheduling, SequenceBatching, SequenceState, TransactionPolicy, VersionChoice,
 };
 pub use conversation::{Conversation, Reply};
 pub use describe::{ModelMetadata, ServerMetadata, TensorMetadata};

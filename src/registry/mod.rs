@@ -84,6 +84,8 @@ pub struct LoadedModel {
     pub max_batch: usize,
     /// Time that a lane may wait for a fuller batch.
     pub max_delay: Duration,
+    /// Which versions of the model its manifest wants.
+    pub versions: VersionPolicy,
     /// Time that reading and binding it took.
     pub load_duration: Duration,
 }

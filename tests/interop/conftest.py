@@ -21,6 +21,14 @@ def inference(server: Server):
 
 
 @pytest.fixture(scope="session")
+def typed_server(tmp_path_factory):
+    """A server whose models take several tensors, and other elements than numbers."""
+    models = synthetic.write_models(tmp_path_factory.mktemp("models"), *synthetic.TYPED_MANIFESTS)
+    with running("--models", str(models)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def one_lane(tmp_path_factory):
     """A server that runs one call at a time, for tests of who waits, who goes first and what is given up."""
     models = synthetic.write_models(tmp_path_factory.mktemp("models"), *synthetic.MANIFESTS)

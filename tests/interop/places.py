@@ -13,3 +13,7 @@ BUF = NODE_MODULES / ".bin/buf"
 GRPCURL = CACHE / "venv/bin/grpcurl"
 PROMETHEUS = CACHE / "debian/prometheus/usr/bin/prometheus"
 PROMTOOL = CACHE / "debian/prometheus/usr/bin/promtool"
+KSERVE_PYTHON = CACHE / "kserve/bin/python"
+PERF_ANALYZER = CACHE / "perf_analyzer/perf_analyzer"
+# What the load generator links to, and the machine does not have.
+PERF_ANALYZER_LIBRARIES = (CACHE / "perf_analyzer", CACHE / "debian/libb64-0d/usr/lib/x86_64-linux-gnu")

@@ -24,6 +24,12 @@ ECHO_ELEMENTS = 16_384
 ROWS = "rows"
 ROWS_BUCKETS = [4, 8]
 ROWS_WASTE_MAX = 0.75
+# Copies texts.
+TEXTS = "texts"
+# Doubles two tensors.
+PAIR = "pair"
+# Copies numbers of two bytes.
+HALVES = "halves"
 
 ONE_A_CALL = "max_batch = 1"
 PADDING = f"[padding]\nbuckets = {ROWS_BUCKETS}\nwaste_max = {ROWS_WASTE_MAX}"
@@ -36,6 +42,15 @@ def _manifest(elements: int, kind: str = "double", cost_us: int = 0, head: str =
     return "\n".join([*parts, tail, f"[synthetic]\n{script}\n"])
 
 
+def _several(kind: str, *tensors: tuple[str, str, list]) -> str:
+    """Output `out_NAME` of each input `NAME`."""
+    parts = ['engine = "synthetic"']
+    for name, datatype, dims in tensors:
+        rest = f'datatype = "{datatype}"\ndims = {["batch", *dims]}'
+        parts += [f'[[inputs]]\nname = "{name}"\n{rest}', f'[[outputs]]\nname = "out_{name}"\n{rest}']
+    return "\n".join([*parts, f'[synthetic]\nkind = "{kind}"\n'])
+
+
 MANIFESTS = {
     QUICK: _manifest(1, head=ONE_A_CALL),
     SLOW: _manifest(1, cost_us=20_000, head=ONE_A_CALL),
@@ -44,12 +59,19 @@ MANIFESTS = {
     ROWS: _manifest(-1, tail=PADDING),
 }
 
+# For clients that can say more than one tensor of numbers.
+TYPED_MANIFESTS = {
+    TEXTS: _several("identity", ("text", "BYTES", [-1])),
+    PAIR: _several("double", ("floats", "FP32", [2]), ("integers", "INT32", [-1])),
+    HALVES: _several("identity", ("half", "FP16", [2]), ("brain", "BF16", [2])),
+}
+
 
 def write_models(folder: pathlib.Path, *names: str) -> pathlib.Path:
     """A folder for `--models`."""
     for name in names:
         (folder / name).mkdir()
-        (folder / name / "model.toml").write_text(MANIFESTS[name])
+        (folder / name / "model.toml").write_text((MANIFESTS | TYPED_MANIFESTS)[name])
     return folder
 
 

@@ -15,7 +15,7 @@ use tidemill::{
         Executable, LaneThreads,
         synthetic::{Misbehaviour, PlannedFault, Script, SyntheticControl, SyntheticEngine, SyntheticKind, Trigger},
     },
-    registry::{LoadedModel, Model},
+    registry::{LoadedModel, Model, VersionPolicy},
     scheduler::{Admission, CostCurve, Handoff, Lanes, Ledger, ModelOptions, ModelRuntime, Overflow, StreamOptions},
     session::{
         Backlog, Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions,
@@ -94,6 +94,7 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         padding_waste_max: None,
         max_batch: 8,
         max_delay: Duration::ZERO,
+        versions: VersionPolicy::All,
         load_duration: Duration::ZERO,
     };
     let model = Arc::new(Model { loaded, key });

@@ -4,7 +4,7 @@ use crate::{
     open_inference::{
         BatchStatistics, DynamicBatching, InferStatistics, InitialState, InstanceGroup, ModelConfig, ModelInput, ModelMetadata,
         ModelOutput, ModelStatistics, OldestFirst, QueuePolicy, Scheduling, SequenceBatching, SequenceState, StatisticDuration,
-        TensorMetadata, VersionPolicy,
+        TensorMetadata, VersionChoice,
     },
     proto::inference::{
         self, DataType,
@@ -71,8 +71,13 @@ pub(super) fn config(config: ModelConfig) -> inference::ModelConfig {
     }
 }
 
-fn version_policy(VersionPolicy { all: _ }: VersionPolicy) -> inference::ModelVersionPolicy {
-    inference::ModelVersionPolicy { policy_choice: Some(PolicyChoice::All(model_version_policy::All {})) }
+fn version_policy(policy: VersionChoice) -> inference::ModelVersionPolicy {
+    let choice = match policy {
+        VersionChoice::All {} => PolicyChoice::All(model_version_policy::All {}),
+        VersionChoice::Latest { num_versions } => PolicyChoice::Latest(model_version_policy::Latest { num_versions }),
+        VersionChoice::Specific { versions } => PolicyChoice::Specific(model_version_policy::Specific { versions }),
+    };
+    inference::ModelVersionPolicy { policy_choice: Some(choice) }
 }
 
 fn model_input(input: ModelInput) -> inference::ModelInput {
