@@ -1,7 +1,6 @@
 //! Connections of the HTTP port: what clients may keep it waiting for, how they end, and bytes that are no requests.
 
-use futures::future::join_all;
-use hyper::header;
+use hyper::header::{self, HeaderValue};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::Config as ProptestConfig};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -28,7 +27,6 @@ fn impatient_config() -> Config {
     config.http.header_timeout_s = 1;
     config.http.body_timeout_s = 1;
     config.http.idle_timeout_s = 1;
-    config.session.unread_timeout_s = 1;
     config
 }
 
@@ -113,7 +111,9 @@ async fn connections_beyond_the_limit_wait_for_others_to_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_read_is_cut_off() {
     let lists = DOUBLER.replace("'batch', 4", "'batch', -1");
-    let server = serve(impatient_config(), &[("m", &lists)]).await;
+    let mut config = bare_config();
+    config.session.unread_timeout_s = 1;
+    let server = serve(config, &[("m", &lists)]).await;
     let account = Account::of(&server, "m");
     let stream = TcpStream::connect(server.http_addr()).await.expect("the HTTP port accepts");
     let (reader, mut writer) = stream.into_split();
@@ -214,7 +214,7 @@ async fn a_draining_server_answers_what_has_begun_closes_who_waits_and_tells_who
     assert!(refused.contains("connection: close\r\n"), "{refused}");
     let (reply, _busy) = patiently(asking).await.expect("no panic");
     assert_eq!(
-        (reply.status.as_u16(), reply.headers.get(header::CONNECTION).map(|value| value.as_bytes())),
+        (reply.status.as_u16(), reply.headers.get(header::CONNECTION).map(HeaderValue::as_bytes)),
         (200, Some(&b"close"[..]))
     );
     patiently(draining).await.expect("no panic");
@@ -229,13 +229,13 @@ async fn the_hard_deadline_cuts_off_requests_that_still_run() {
     config.scheduler.lanes = 1;
     let server = serve(config, &[("slow", &slow_doubler(50_000))]).await;
     let account = Account::of(&server, "slow");
-    let clients = (0..4).map(|_| async {
+    let mut asking = Vec::new();
+    for _ in 0..4 {
         let mut http = Http::connect(&server).await;
-        tokio::spawn(async move {
+        asking.push(tokio::spawn(async move {
             http.begin("POST", "/v2/models/slow/infer", &[], infer_json(&[100, 4], &[1.0; 400])).await.is_err()
-        })
-    });
-    let asking = join_all(clients).await;
+        }));
+    }
     until("seconds of work are queued", || account.ledger().received() == 400).await;
     patiently(server.drain()).await;
     for asking in asking {
