@@ -5,6 +5,7 @@
 mod audio;
 mod binary;
 mod cancel;
+mod delay;
 mod drain;
 mod engines;
 mod example;
