@@ -54,7 +54,6 @@ impl Server {
             item_bytes: 24,
             max_batch,
             max_delay,
-            versions: VersionPolicy::All,
             max_call_bytes: limit,
             stateful: false,
             padding_waste_max: None,

@@ -67,11 +67,16 @@ pub(super) fn choose(situation: &Situation<'_>, mut at_least: impl FnMut(usize, 
     } else if size == ready {
         CloseReason::LaneFree
     } else if size >= cost.cap() {
-        if cost.cap_is_limit() { CloseReason::Full } else { CloseReason::Knee }
+        when_full(cost)
     } else {
         CloseReason::Share
     };
     Choice { size, not_before: if skips { done_at(size) } else { Timestamp::ZERO }, reason, overloaded }
+}
+
+/// Why a batch has as many items as a call takes.
+pub(super) fn when_full(cost: &CostModel) -> CloseReason {
+    if cost.cap_is_limit() { CloseReason::Full } else { CloseReason::Knee }
 }
 
 /// Before this moment a deadline is hopeless: not even a call with one item would make it.

@@ -4,6 +4,7 @@
 //! A push wakes a lane only if one is idle, and a further one only if there is more than the lanes being woken will take. While
 //! batches are forming (the last had more than two items) the wake goes through the kicker, a task that first lets the other
 //! ready sessions push: batches grow by a fifth. A lone item is not held back by it. A lane that leaves work behind wakes the next.
+//! One that becomes idle while something is held back makes sure that the timer wakes a lane when that is over.
 //!
 //! # Models
 //! A model that is retired is dropped with its last stream, outside the lock: freeing weights takes time.
@@ -86,6 +87,13 @@ enum LaneState {
     Waking,
 }
 
+/// What a lane finds when it looks for work.
+enum Look {
+    Found(LiveBatch, Arc<ModelRuntime>),
+    Idle,
+    Closed,
+}
+
 impl Handoff {
     /// A queue for `lanes` lanes.
     #[must_use]
@@ -157,10 +165,11 @@ impl Handoff {
         self.wake_lanes(wake);
     }
 
-    /// Lanes end once nothing is queued.
+    /// Lanes end once nothing is queued; no batch waits for more items.
     pub fn close(&self) {
         let mut shared = self.shared.lock();
         shared.closed = true;
+        shared.scheduler.drain();
         drop(shared);
         for wake in &self.lane_wakes {
             wake.notify_all();
@@ -180,17 +189,14 @@ impl Handoff {
         }
     }
 
-    /// Answers what has expired by `now`, wakes lanes for delayed batches, and returns when to call again.
+    /// Answers what has expired by `now`, wakes lanes for batches that were held back, and returns when to call again.
     pub fn expire(&self, now: Timestamp) -> Option<Timestamp> {
         let (mut ended, mut nudged) = (Vec::new(), Vec::new());
         let mut shared = self.shared.lock();
         shared.scheduler.expire(now, &mut ended, &mut nudged);
         shared.scheduler.take_unblocked(&mut nudged);
-        let next = shared.scheduler.next_wakeup();
-        let due = next.is_some_and(|next| next <= now);
-        let wake = if due { shared.lanes_to_wake(1) } else { None };
-        // A delayed batch that is due belongs to the lanes now; the timer looks again with the next push.
-        let next = next.filter(|next| *next > now);
+        let wake = if shared.scheduler.hold_is_over(now) { shared.lanes_to_wake(1) } else { None };
+        let next = shared.scheduler.next_wakeup(now);
         shared.armed = next.unwrap_or(Timestamp::NEVER);
         drop(shared);
         self.wake_lanes(wake);
@@ -208,38 +214,52 @@ impl Handoff {
     pub(super) fn next_batch(&self, lane: usize) -> Option<(LiveBatch, Arc<ModelRuntime>)> {
         let mut shared = self.shared.lock();
         loop {
-            let now = clock::now();
-            let mut ended = Vec::new();
-            let batch = shared.scheduler.next_batch(now, &mut ended);
-            if !ended.is_empty() || batch.is_some() {
-                let mut nudged = Vec::new();
-                shared.scheduler.take_unblocked(&mut nudged);
-                let wake = if batch.is_some() { shared.lanes_to_wake(1) } else { None };
-                let batch = batch.and_then(|batch| {
-                    shared.last_batch = batch.entries.len();
-                    let runtime = Arc::clone(&shared.models.get(batch.model)?.runtime);
-                    Some((batch, runtime))
-                });
-                MutexGuard::unlocked(&mut shared, || {
-                    self.wake_lanes(wake);
-                    answer_ended(ended, now);
-                    wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
-                });
-                if batch.is_some() {
-                    return batch;
-                }
-                continue;
+            match self.look(&mut shared, lane, clock::now()) {
+                Look::Found(batch, runtime) => return Some((batch, runtime)),
+                Look::Closed => return None,
+                Look::Idle => {}
             }
-            if shared.closed {
-                return None;
-            }
-            shared.lanes[lane] = LaneState::Idle;
-            shared.idle.push(lane);
             while shared.lanes[lane] == LaneState::Idle && !shared.closed {
                 self.lane_wakes[lane].wait(&mut shared);
             }
-            shared.arrive(lane);
         }
+    }
+
+    /// Takes work for a lane, or notes that it is idle, and makes sure that it is woken when what is held back may run.
+    fn look(&self, shared: &mut MutexGuard<'_, Shared>, lane: usize, now: Timestamp) -> Look {
+        shared.arrive(lane);
+        loop {
+            let mut ended = Vec::new();
+            let batch = shared.scheduler.next_batch(now, &mut ended);
+            if ended.is_empty() && batch.is_none() {
+                break;
+            }
+            let mut nudged = Vec::new();
+            shared.scheduler.take_unblocked(&mut nudged);
+            let wake = if batch.is_some() { shared.lanes_to_wake(1) } else { None };
+            let found = batch.and_then(|batch| {
+                shared.last_batch = batch.entries.len();
+                let runtime = Arc::clone(&shared.models.get(batch.model)?.runtime);
+                Some(Look::Found(batch, runtime))
+            });
+            MutexGuard::unlocked(shared, || {
+                self.wake_lanes(wake);
+                answer_ended(ended, now);
+                wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
+            });
+            if let Some(found) = found {
+                return found;
+            }
+        }
+        if shared.closed {
+            return Look::Closed;
+        }
+        shared.lanes[lane] = LaneState::Idle;
+        shared.idle.push(lane);
+        if shared.wakes_earlier(now) {
+            MutexGuard::unlocked(shared, || self.rearm.set());
+        }
+        Look::Idle
     }
 
     /// Takes the items of a call back, learns from it, and adds what it took to the model's statistics.
@@ -261,6 +281,11 @@ impl Handoff {
 }
 
 impl Shared {
+    /// Whether the timer has to be set anew: it is for later than what there is to wait for.
+    fn wakes_earlier(&self, now: Timestamp) -> bool {
+        self.scheduler.next_wakeup(now).is_some_and(|next| next < self.armed)
+    }
+
     /// Chooses an idle lane to wake if more is queued than the lanes being woken will take, `cap` items each.
     fn lanes_to_wake(&mut self, cap: usize) -> Option<usize> {
         if self.idle.is_empty() || self.scheduler.queued() <= cap * self.waking || !self.scheduler.has_ready() {
@@ -307,6 +332,8 @@ impl StreamHandle {
     /// for a nudge when there is room, or when the earliest deadline among the rest passes.
     pub fn submit(&self, staged: &mut VecDeque<Item<ItemInputs>>, wait: bool) -> Submitted {
         let mut ended = Vec::new();
+        // It is no earlier than this; to read the clock would cost more than to set the timer once too often.
+        let now = staged.back().map_or(Timestamp::ZERO, |newest| newest.arrived);
         let mut shared = self.handoff.shared.lock();
         let mut submitted = Submitted::All;
         let mut pushed = false;
@@ -326,7 +353,7 @@ impl StreamHandle {
             let until = staged.iter().map(Item::due).min().unwrap_or(Timestamp::NEVER);
             shared.scheduler.wait_for_room(self.key, until);
         }
-        let rearm = shared.scheduler.next_wakeup().is_some_and(|next| next < shared.armed);
+        let rearm = shared.wakes_earlier(now);
         let (mut wake, mut kick) = (None, false);
         if pushed && !shared.idle.is_empty() {
             if shared.last_batch > FLOWING_BATCH {
@@ -430,3 +457,6 @@ fn answer_ended(ended: Vec<LiveEnded>, now: Timestamp) {
 pub(super) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     wakers.into_iter().for_each(Waker::wake);
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@
 //! - A priority that has work is passed over for at most [`STARVATION_MAX`] at a time, or for one call if that takes longer.
 
 mod forming;
+mod holding;
 mod models;
 
 use std::{
@@ -346,14 +347,6 @@ impl<H: Clone, P> Scheduler<H, P> {
             }
             self.reset_alarm(key);
         }
-    }
-
-    /// When [`Scheduler::expire`] has something to do next, or a batch that was held back may be formed; never before.
-    #[must_use]
-    pub fn next_wakeup(&self) -> Option<Timestamp> {
-        let alarm = self.alarms.first().map(|(alarm, _)| *alarm);
-        let delayed = self.models.values().filter_map(|model| self.delayed_until(model)).min();
-        alarm.into_iter().chain(delayed).chain(self.kept_free_until).min()
     }
 
     /// From now on no batch waits for more items.

@@ -6,6 +6,7 @@ mod audio;
 mod binary;
 mod cancel;
 mod conformance;
+mod delay;
 mod drain;
 mod engines;
 mod example;

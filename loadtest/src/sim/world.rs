@@ -20,8 +20,8 @@ pub(crate) trait Policy {
     /// The call of this lane has ended.
     fn finish(&mut self, lane: usize, batch: &[u32], nanos: u64);
 
-    /// When the policy wants to be asked again at the latest; [`NEVER`] if only after the next event.
-    fn next_wakeup(&self, lane_is_idle: bool) -> u64;
+    /// When, after `now`, the policy wants to be asked again at the latest; [`NEVER`] if only after the next event.
+    fn next_wakeup(&self, now: u64, lane_is_idle: bool) -> u64;
 
     /// The moment of [`Policy::next_wakeup`] has come.
     fn wake(&mut self, _now: u64) {}
@@ -39,7 +39,7 @@ pub(crate) fn run(workload: &Workload, service: &Service, policy: &mut impl Poli
     let mut lanes: Vec<Lane> = (0..workload.lanes).map(|_| Lane { ends: NEVER, started: 0, batch: Vec::new() }).collect();
     let (mut busy, mut calls, mut arrived, mut now) = (0, 0, 0, 0);
     loop {
-        let wakeup = policy.next_wakeup(busy < lanes.len());
+        let wakeup = policy.next_wakeup(now, busy < lanes.len());
         // A timer that fired already has been heard.
         let wakeup = if wakeup > now { wakeup } else { NEVER };
         let arrival = workload.items.get(arrived).map_or(NEVER, |item| item.at);

@@ -8,7 +8,7 @@ use super::{CLASSES, ModelQueue, QueuedItem, STARVATION_MAX, Scheduler, claim_of
 use crate::scheduler::{
     ModelKey, StreamKey,
     batch::{Batch, EndReason, Ended, Entry},
-    decide::{Choice, Situation, choose, hopeless_before},
+    decide::{Choice, Situation, choose, hopeless_before, when_full},
     fair::Work,
 };
 
@@ -38,10 +38,12 @@ impl<H: Clone, P> Scheduler<H, P> {
                 self.reset_alarm(stream);
                 continue;
             }
+            // Who lets items wait for a full call does not want it cut up, so that each lane has a part.
+            let waits = !model.options.max_delay.is_zero();
             let situation = Situation {
                 now,
                 cost,
-                lanes: self.lanes,
+                lanes: if waits { 1 } else { self.lanes },
                 ready: model.ready_items(shape),
                 running: model.running,
                 earliest_deadline: due,
@@ -63,8 +65,8 @@ impl<H: Clone, P> Scheduler<H, P> {
                 self.take(key, order, any, hopeless, now, ended)
             });
             if let Some(mut batch) = batch {
-                if batch.reason == CloseReason::LaneFree && !self.models[key].options.max_delay.is_zero() {
-                    batch.reason = if self.draining { CloseReason::Drain } else { CloseReason::Delay };
+                if batch.reason == CloseReason::LaneFree && waits {
+                    batch.reason = self.why_not_held(&batch);
                 }
                 batch.lone = self.calls_end_at.is_empty() && self.held.items == 0;
                 batch.wide = batch.lone && self.models[key].costs.widens();
@@ -77,17 +79,16 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
     }
 
-    /// When the batch of a model that is held back for more items becomes due.
-    pub(super) fn delayed_until(&self, model: &ModelQueue) -> Option<Timestamp> {
-        let delay = model.options.max_delay;
-        if delay.is_zero()
-            || self.draining
-            || model.ready_items(crate::scheduler::ShapeKey::default()) >= model.costs.base().cap()
-        {
-            return None;
+    /// Why a batch that took all there was did not wait for more.
+    fn why_not_held(&self, batch: &Batch<H, P>) -> CloseReason {
+        let cost = self.models[batch.model].costs.of(batch.shape);
+        if batch.entries.len() >= cost.cap() {
+            when_full(cost)
+        } else if self.draining {
+            CloseReason::Drain
+        } else {
+            CloseReason::Delay
         }
-        let heads = Priority::ALL.into_iter().filter_map(|priority| model.ready.first(priority));
-        heads.filter_map(|(_, stream)| self.head(stream)).map(|head| head.arrived + delay).min()
     }
 
     /// The model whose turn it is, with the priority of its most urgent stream, and whether its call is a long one.
@@ -99,7 +100,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         for priority in order_from(Priority::ALL[first]) {
             for (_, key) in self.turns[priority as usize].iter() {
                 let model = &self.models[key];
-                if self.delayed_until(model).is_some_and(|due| due > now) {
+                if self.held_until(model).is_some_and(|until| until > now) {
                     continue;
                 }
                 let long = self.is_long(model, priority, now);

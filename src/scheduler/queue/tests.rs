@@ -1,5 +1,6 @@
 //! Named behaviours.
 
+mod holding;
 mod models;
 mod properties;
 
@@ -130,16 +131,16 @@ fn expired_items_are_given_out_when_their_time_comes_and_never_run() {
     push(&mut scheduler, a, due(0, at(0), at(50)));
     push(&mut scheduler, a, due(1, at(0), at(20)));
     push(&mut scheduler, a, item(2, at(0)));
-    assert_eq!(scheduler.next_wakeup(), Some(at(20)));
+    assert_eq!(scheduler.next_wakeup(at(0)), Some(at(20)));
     let (mut expired, mut wake) = (Vec::new(), Vec::new());
     scheduler.expire(at(19), &mut expired, &mut wake);
     assert!(expired.is_empty());
     scheduler.expire(at(20), &mut expired, &mut wake);
     assert_eq!(expired.iter().map(|expired| expired.item.ticket).collect::<Vec<_>>(), [1]);
-    assert_eq!(scheduler.next_wakeup(), Some(at(50)));
+    assert_eq!(scheduler.next_wakeup(at(20)), Some(at(50)));
     scheduler.expire(at(60), &mut expired, &mut wake);
     assert_eq!(expired.len(), 2);
-    assert_eq!(scheduler.next_wakeup(), None);
+    assert_eq!(scheduler.next_wakeup(at(60)), None);
     assert_eq!(taken(next(&mut scheduler, at(60)).as_ref()), [("a", 2)]);
     assert_eq!(scheduler.ledger(model).outcome(Outcome::Expired), 2);
 }
@@ -152,7 +153,7 @@ fn a_head_that_not_even_a_call_of_its_own_would_save_is_answered_at_once() {
     let mut expired = Vec::new();
     assert_eq!(scheduler.next_batch(at(0), &mut expired), None);
     assert_eq!(expired.len(), 1);
-    assert_eq!(scheduler.next_wakeup(), None);
+    assert_eq!(scheduler.next_wakeup(at(0)), None);
 }
 
 /// An item that is due in 2 ms, and eight that have no deadline.
@@ -229,21 +230,6 @@ fn a_call_holds_no_more_bytes_than_allowed_but_always_one_item() {
 }
 
 #[test]
-fn a_delay_holds_a_small_batch_back_until_it_is_over_or_the_server_drains() {
-    let (mut scheduler, model) = one_model(1, ModelOptions { max_delay: 5 * MS, ..options(false) });
-    let a = open(&mut scheduler, StreamOptions::of(model), "a");
-    push(&mut scheduler, a, item(0, at(0)));
-    assert_eq!(next(&mut scheduler, at(4)), None);
-    assert_eq!(scheduler.next_wakeup(), Some(at(5)));
-    let delayed = next(&mut scheduler, at(5)).expect("its time is over");
-    assert_eq!((taken(Some(&delayed)), delayed.reason), (vec![("a", 0)], CloseReason::Delay));
-    push(&mut scheduler, a, item(1, at(6)));
-    scheduler.drain();
-    let drained = next(&mut scheduler, at(6)).expect("no more waiting");
-    assert_eq!((taken(Some(&drained)), drained.reason), (vec![("a", 1)], CloseReason::Drain));
-}
-
-#[test]
 fn a_refusal_names_the_limit_and_waiters_are_woken_in_order() {
     let mut scheduler: TestScheduler = Scheduler::new(1, Admission { items: 2, ..LOTS });
     let model = scheduler.add_model(options(false));
@@ -258,7 +244,7 @@ fn a_refusal_names_the_limit_and_waiters_are_woken_in_order() {
     let mut woken = Vec::new();
     scheduler.take_unblocked(&mut woken);
     assert!(woken.is_empty());
-    assert_eq!(scheduler.next_wakeup(), Some(at(30)), "c wants to answer its item by then");
+    assert_eq!(scheduler.next_wakeup(at(0)), Some(at(30)), "c wants to answer its item by then");
     assert!(next(&mut scheduler, at(0)).is_some());
     scheduler.take_unblocked(&mut woken);
     assert_eq!(woken, ["b", "c"]);
@@ -274,7 +260,7 @@ fn closing_a_stream_frees_all_that_it_held() {
     let running = next(&mut scheduler, at(0)).expect("a batch");
     let cancelled: Vec<_> = scheduler.close(a).map(|item| item.ticket).collect();
     assert_eq!(cancelled, [1, 2]);
-    assert_eq!((scheduler.queued(), scheduler.next_wakeup(), scheduler.streams()), (0, None, 1));
+    assert_eq!((scheduler.queued(), scheduler.next_wakeup(at(0)), scheduler.streams()), (0, None, 1));
     finish(&mut scheduler, &running);
     assert_eq!(scheduler.streams(), 0);
     let ledger = scheduler.ledger(model);
@@ -450,7 +436,7 @@ fn age_ends_an_item_as_dropped_and_a_deadline_as_expired() {
     let a = open(&mut scheduler, StreamOptions::of(model), "a");
     push(&mut scheduler, a, Item { stale_at: at(10), ..due(0, at(0), at(20)) });
     push(&mut scheduler, a, Item { stale_at: at(30), ..due(1, at(0), at(20)) });
-    assert_eq!(scheduler.next_wakeup(), Some(at(10)));
+    assert_eq!(scheduler.next_wakeup(at(0)), Some(at(10)));
     let mut ended = Vec::new();
     scheduler.expire(at(20), &mut ended, &mut Vec::new());
     let reasons: Vec<_> = ended.iter().map(|ended| ended.reason).collect();
@@ -516,7 +502,7 @@ fn long_calls_leave_a_lane_to_short_ones_while_those_come() {
     let fast_batch = if first.model == fast { &first } else { &second };
     finish(&mut scheduler, fast_batch);
     assert_eq!(next(&mut scheduler, at(2)), None, "the second lane is kept free");
-    assert_eq!(scheduler.next_wakeup(), Some(at(1002)));
+    assert_eq!(scheduler.next_wakeup(at(2)), Some(at(1002)));
     push(&mut scheduler, calm, item(1, at(3)));
     let short = next(&mut scheduler, at(3)).expect("a batch");
     assert_eq!(taken(Some(&short)), [("fast", 1)]);

@@ -47,7 +47,7 @@ impl Policy for Aimd<'_> {
         }
     }
 
-    fn next_wakeup(&self, _lane_is_idle: bool) -> u64 {
+    fn next_wakeup(&self, _now: u64, _lane_is_idle: bool) -> u64 {
         NEVER
     }
 }

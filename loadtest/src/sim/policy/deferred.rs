@@ -65,7 +65,7 @@ impl Policy for Deferred<'_> {
         }
     }
 
-    fn next_wakeup(&self, lane_is_idle: bool) -> u64 {
+    fn next_wakeup(&self, _now: u64, lane_is_idle: bool) -> u64 {
         let head = self.ready.first().filter(|_| lane_is_idle);
         head.map_or(NEVER, |head| self.starts(self.workload.item(head).deadline))
     }

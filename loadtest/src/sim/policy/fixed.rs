@@ -172,7 +172,7 @@ impl Policy for Fixed<'_> {
         }
     }
 
-    fn next_wakeup(&self, lane_is_idle: bool) -> u64 {
+    fn next_wakeup(&self, _now: u64, lane_is_idle: bool) -> u64 {
         if !lane_is_idle {
             return NEVER;
         }

@@ -156,8 +156,8 @@ impl Policy for Tidemill<'_> {
         batch.iter().for_each(|item| self.end_call(*item));
     }
 
-    fn next_wakeup(&self, _lane_is_idle: bool) -> u64 {
-        self.scheduler.next_wakeup().map_or(NEVER, Timestamp::as_nanos)
+    fn next_wakeup(&self, now: u64, _lane_is_idle: bool) -> u64 {
+        self.scheduler.next_wakeup(timestamp(now)).map_or(NEVER, Timestamp::as_nanos)
     }
 
     fn wake(&mut self, now: u64) {

@@ -155,6 +155,6 @@ proptest! {
         }
         prop_assert_eq!(left.len() as u64, pushed);
         prop_assert_eq!((scheduler.models(), scheduler.streams(), scheduler.queued()), (0, 0, 0));
-        prop_assert!(!scheduler.has_ready() && scheduler.next_wakeup().is_none());
+        prop_assert!(!scheduler.has_ready() && scheduler.next_wakeup(now).is_none());
     }
 }

@@ -152,10 +152,10 @@ proptest! {
                 failed += Spent { count: 1, time: now.since(expired.item.arrived) };
             }
             if expires_only_the_late {
-                prop_assert!(scheduler.next_wakeup().is_none_or(|wakeup| wakeup > now), "no wake-up in the past");
+                prop_assert!(scheduler.next_wakeup(now).is_none_or(|wakeup| wakeup > now), "no wake-up in the past");
             }
             let earliest = waiting.values().copied().min().filter(|deadline| *deadline != Timestamp::NEVER);
-            prop_assert_eq!(scheduler.next_wakeup(), earliest);
+            prop_assert_eq!(scheduler.next_wakeup(now), earliest);
             prop_assert_eq!(scheduler.queued(), waiting.len());
         }
         for batch in running {

@@ -1,0 +1,49 @@
+//! Which batches are held back, and until when.
+//!
+//! Two things make a free lane wait though there is work: a manifest's `max_delay`, and long calls that leave the last lane to short
+//! ones. What is held back has a moment at which a lane has to look again, and nobody else will tell it.
+
+use crate::domain::Timestamp;
+
+use super::{ModelQueue, Scheduler};
+use crate::scheduler::ShapeKey;
+
+impl<H: Clone, P> Scheduler<H, P> {
+    /// When [`Scheduler::expire`] has something to do next, or a batch that is held back at `now` may be formed. Never before `now`:
+    /// what may be formed already waits for a lane, and would hide the deadlines behind it.
+    #[must_use]
+    pub fn next_wakeup(&self, now: Timestamp) -> Option<Timestamp> {
+        let alarm = self.alarms.first().map(|(alarm, _)| *alarm);
+        alarm.into_iter().chain(self.holds().filter(|until| *until > now)).min()
+    }
+
+    /// Whether something that was held back no longer is, so that an idle lane has to look again.
+    #[must_use]
+    pub fn hold_is_over(&self, now: Timestamp) -> bool {
+        self.holds().any(|until| until <= now)
+    }
+
+    fn holds(&self) -> impl Iterator<Item = Timestamp> {
+        self.models.values().filter_map(|model| self.held_until(model)).chain(self.kept_free_until)
+    }
+
+    /// When the oldest item of a model has waited for as long as the manifest lets a lane wait for more. `None` if no lane waits:
+    /// there is no delay, nothing is ready, or as much as a call takes. Of models with several shapes that many items of all shapes
+    /// are enough, so that they do not pile up.
+    pub(super) fn held_until(&self, model: &ModelQueue) -> Option<Timestamp> {
+        let delay = model.options.max_delay;
+        let fills = |shape: ShapeKey| model.ready_items(shape) >= model.costs.of(shape).cap();
+        if delay.is_zero() || self.draining || fills(ShapeKey::default()) {
+            return None;
+        }
+        // Fewer than a call takes are ready, so that it costs little to look at them all.
+        let mut oldest: Option<Timestamp> = None;
+        for head in model.ready.iter().filter_map(|stream| self.head(stream)) {
+            if fills(head.shape) {
+                return None;
+            }
+            oldest = Some(oldest.map_or(head.arrived, |oldest| oldest.min(head.arrived)));
+        }
+        oldest.map(|oldest| oldest + delay)
+    }
+}
