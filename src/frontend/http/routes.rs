@@ -88,6 +88,8 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v2/systemsharedmemory/region/{region}/status", get(shared_memory::status))
         .route("/v2/systemsharedmemory/region/{region}/register", post(shared_memory::register))
         .route("/v2/systemsharedmemory/region/{region}/unregister", post(shared_memory::unregister))
+        .route("/v2/cudasharedmemory/unregister", post(unregister_nothing))
+        .route("/v2/cudasharedmemory/region/{region}/unregister", post(unregister_nothing))
         .route("/v2/cudasharedmemory/{*rest}", any(unsupported))
         .route("/v2/trace/setting", any(unsupported))
         .route("/v2/logging", any(unsupported));
@@ -155,6 +157,11 @@ async fn not_found(uri: Uri) -> Refusal {
 async fn wrong_verb(verb: Verb, uri: Uri) -> Refusal {
     let message = format!("{} is not for {verb}; the header `allow` says what it is for", uri.path());
     Refusal::with_status(Fault::new(FaultKind::Unsupported, message), StatusCode::METHOD_NOT_ALLOWED)
+}
+
+/// No region can be registered, so all are unregistered: clients clean up by this call whatever they have used.
+async fn unregister_nothing() -> StatusCode {
+    StatusCode::OK
 }
 
 async fn unsupported(uri: Uri) -> Refusal {
