@@ -1,6 +1,6 @@
 //! Faults as HTTP answers: a status, and `{"error": message}`.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -85,9 +85,9 @@ impl IntoResponse for Refusal {
 pub(super) fn error_json(message: &str) -> String {
     #[derive(Serialize)]
     struct Error<'a> {
-        error: Cow<'a, str>,
+        error: &'a str,
     }
-    serde_json::to_string(&Error { error: message.into() }).unwrap_or_else(|_| "{}".to_owned())
+    serde_json::to_string(&Error { error: message }).unwrap_or_else(|_| "{}".to_owned())
 }
 
 #[cfg(test)]
