@@ -120,7 +120,7 @@ mod tests {
         assert_eq!((book.ended.len(), book.ended_order.len(), book.len()), (ENDED_MAX, ENDED_MAX, 0));
         let last = 3 * ENDED_MAX - 1;
         book.start(last, ());
-        assert!(book.ended.get(&last).is_none() && book.get(&last).is_some());
+        assert!(!book.ended.contains_key(&last) && book.get(&last).is_some());
         assert_eq!(book.end(&0, SequenceEnd::Asked), None);
     }
 }

@@ -82,7 +82,7 @@ impl OpenInference {
     ///
     /// # Errors
     /// Those of [`Service::open`](crate::service::Service::open) and of the request's first item that fails, and
-    /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) with the field for whatever does not fit the model, or the rule
+    /// [`FaultKind::Invalid`] with the field for whatever does not fit the model, or the rule
     /// of sequences that the request breaks.
     pub async fn infer(&self, method: Method, request: InferRequest, caller: Caller) -> Result<InferResponse, Fault> {
         let (plan, running) = self.begin(method, request, caller)?;
@@ -130,18 +130,18 @@ impl OpenInference {
         let model = self.service.find(&request.model, &request.version)?;
         let version = request.version.clone();
         let Prepared { items: Items { items, .. }, reply } = self.prepare(request, model)?;
-        let open = |items: Vec<Vec<NamedTensor>>| -> Result<Box<RequestSession>, Fault> {
+        let open = |items: Vec<Vec<NamedTensor>>| -> Result<RequestSession, Fault> {
             let terms = terms(&reply.model, version.clone(), &options, caller, items.len());
             let opened = self.service.open_found(method, Arc::clone(&reply.model), terms)?;
             let inbound: Vec<_> = items.into_iter().map(|tensors| Ok(inbound(tensors, &options))).collect();
-            Ok(Box::new(opened.session(stream::iter(inbound))?))
+            opened.session(stream::iter(inbound))
         };
         // Without a sequence nothing is remembered: each item of a stateful model begins afresh, on a stream of its own.
         let running = if reply.model.is_stateful() && items.len() > 1 {
             Running::Apart(items.into_iter().map(|item| open(vec![item])).collect::<Result<_, _>>()?)
         } else {
             let count = items.len();
-            Running::Together(open(items)?, count)
+            Running::Together(Box::new(open(items)?), count)
         };
         Ok((reply, running))
     }
@@ -149,7 +149,7 @@ impl OpenInference {
     /// Holds a request against `model`.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) with the field at fault.
+    /// [`FaultKind::Invalid`] with the field at fault.
     pub(super) fn prepare(&self, request: InferRequest, model: Arc<Model>) -> Result<Prepared, Fault> {
         let InferRequest { id, inputs, outputs, .. } = request;
         if id.len() > ID_BYTES_MAX {
@@ -172,7 +172,7 @@ impl OpenInference {
 /// Where the items of a request are.
 enum Running {
     Together(Box<RequestSession>, usize),
-    Apart(Vec<Box<RequestSession>>),
+    Apart(Vec<RequestSession>),
     Step(StepAnswer),
 }
 
@@ -202,7 +202,7 @@ pub(super) fn inbound(tensors: Vec<NamedTensor>, options: &Options) -> Inbound {
 /// The one item of a request that is a step of a sequence.
 ///
 /// # Errors
-/// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) if there are several.
+/// [`FaultKind::Invalid`] if there are several.
 pub(super) fn single(Items { mut items, .. }: Items) -> Result<Vec<NamedTensor>, Fault> {
     match (items.pop(), items.len()) {
         (Some(item), 0) => Ok(item),
@@ -254,7 +254,10 @@ fn with_data(index: usize, mut input: InputTensor, memory: &SharedMemory) -> Res
 }
 
 /// The outputs of a session's items, in order. Read to its end it counts as finished; dropped before, it cancels what is left.
-fn outputs_of(session: Box<RequestSession>, items: usize) -> impl Stream<Item = Result<ItemOutputs, Fault>> + Send {
+fn outputs_of<S>(session: S, items: usize) -> impl Stream<Item = Result<ItemOutputs, Fault>> + Send
+where
+    S: Stream<Item = Result<Event, Fault>> + Send,
+{
     session.filter_map(move |event| {
         future::ready(match event {
             Ok(Event::Result(result)) => {
@@ -267,7 +270,7 @@ fn outputs_of(session: Box<RequestSession>, items: usize) -> impl Stream<Item = 
 }
 
 /// The outputs of sessions of one item each, in order; all of them run at once.
-fn outputs_apart(sessions: Vec<Box<RequestSession>>) -> impl Stream<Item = Result<ItemOutputs, Fault>> + Send {
+fn outputs_apart(sessions: Vec<RequestSession>) -> impl Stream<Item = Result<ItemOutputs, Fault>> + Send {
     let items = sessions.len();
     let outputs = |(item, session)| async move {
         let found: Result<Vec<_>, Fault> = outputs_of(session, 1).try_collect().await;

@@ -2,7 +2,7 @@
 //! is told about models.
 //!
 //! Knows what the protocol means, and neither protobuf nor JSON: front ends decode into [`InferRequest`] and encode an
-//! [`InferResponse`]. Items go through the one [`Service`](crate::service::Service), so that they meet those of native streams in
+//! [`InferResponse`]. Items go through the one [`Service`], so that they meet those of native streams in
 //! the same batches.
 
 mod book;

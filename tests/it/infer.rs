@@ -5,8 +5,8 @@ use tidemill::proto::inference::{
     grpc_inference_service_client::GrpcInferenceServiceClient, infer_parameter::ParameterChoice,
     model_infer_request::InferInputTensor,
 };
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, transport::Channel};
 
 use tidemill::app::Server;
@@ -56,9 +56,12 @@ pub(crate) fn numbers(response: &ModelInferResponse) -> Vec<f32> {
         .collect()
 }
 
+/// Requests that may be on their way to the connection.
+const REQUESTS_MAX: usize = 10_000;
+
 /// A client's end of a `ModelStreamInfer`.
 pub(crate) struct InferStream {
-    requests: Option<mpsc::UnboundedSender<ModelInferRequest>>,
+    requests: Option<mpsc::Sender<ModelInferRequest>>,
     responses: Streaming<ModelStreamInferResponse>,
 }
 
@@ -70,10 +73,10 @@ impl InferStream {
     /// The same, after `change` has had a look at the call.
     pub(crate) async fn open_with(
         client: &mut InferClient,
-        change: impl FnOnce(&mut Request<UnboundedReceiverStream<ModelInferRequest>>),
+        change: impl FnOnce(&mut Request<ReceiverStream<ModelInferRequest>>),
     ) -> Self {
-        let (requests, receiver) = mpsc::unbounded_channel();
-        let mut call = Request::new(UnboundedReceiverStream::new(receiver));
+        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        let mut call = Request::new(ReceiverStream::new(receiver));
         change(&mut call);
         let responses = patiently(client.model_stream_infer(call)).await.expect("headers").into_inner();
         Self { requests: Some(requests), responses }
@@ -81,7 +84,8 @@ impl InferStream {
 
     /// Sends a request; it is lost if the stream has ended.
     pub(crate) fn send(&self, request: ModelInferRequest) {
-        let _ = self.requests.as_ref().expect("the sending side is open").send(request);
+        let sent = self.requests.as_ref().expect("the sending side is open").try_send(request);
+        assert!(!matches!(sent, Err(TrySendError::Full(_))), "no test sends so much ahead");
     }
 
     pub(crate) fn finish_sending(&mut self) {

@@ -50,7 +50,7 @@ pub struct GrpcServer {
 }
 
 impl GrpcServer {
-    /// Puts the services together. The reporter is for [`keep_health`](super::keep_health).
+    /// Puts the services together. The reporter is for [`HealthKeeper`](super::HealthKeeper).
     ///
     /// # Errors
     /// If the descriptors for reflection are broken, which a build with a sound `proto/` never has.
