@@ -1,14 +1,21 @@
 //! Sequences of the Open Inference Protocol: each has its own state, for as long as it lives.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
+use futures::future::join_all;
 use proptest::{prelude::*, test_runner::TestRunner};
 use tidemill::{app::Server, proto::inference::ModelInferRequest};
 use tonic::Code;
 
 use crate::{
     infer::{InferClient, InferStream, infer_client, numbers, request, step},
-    serving::{COUNTER, DOUBLER, bare_config, limits, patiently, serve, until},
+    serving::{COUNTER, DOUBLER, bare_config, folder_of, limits, patiently, serve, until},
 };
 
 /// Clients with a stream each; the scope after them is that of unary calls.
@@ -237,4 +244,57 @@ async fn a_draining_server_answers_the_steps_it_has_and_ends_streams_and_sequenc
     let status = stream.message().await.expect_err("the stream ends");
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     patiently(draining).await.expect("no sequence holds the drain up");
+}
+
+/// Sends requests one after the other until it is told to stop, and holds each answer against `expected`, given how many came before.
+async fn keep_asking(
+    mut stream: InferStream,
+    stop: Arc<AtomicBool>,
+    ask: impl Fn(usize) -> ModelInferRequest,
+    expected: impl Fn(usize) -> f32,
+) -> usize {
+    let mut asked = 0;
+    while !stop.load(Ordering::Relaxed) {
+        stream.send(ask(asked));
+        assert_eq!(stream.next().await.expect("no reload is an error")[0], expected(asked));
+        asked += 1;
+    }
+    asked
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reloads_under_load_are_no_error_and_sequences_finish_on_the_copy_that_they_began_on() {
+    const RELOADS: usize = 50;
+    let folder = folder_of(&[("counter", COUNTER), ("doubler", DOUBLER)]);
+    let mut config = bare_config();
+    config.models.dir = Some(folder.path().to_owned());
+    let server = Server::start(config).await.unwrap_or_else(|error| panic!("{error}"));
+    let mut client = infer_client(&server).await;
+    let stop = Arc::<AtomicBool>::default();
+    let mut asking = Vec::new();
+    for _ in 0..4 {
+        let sequence = InferStream::open(&mut client).await;
+        let ask = |asked| counted(7, asked == 0, false, 1.0);
+        asking.push(tokio::spawn(keep_asking(sequence, Arc::clone(&stop), ask, |asked| asked as f32 + 2.0)));
+        let stateless = InferStream::open(&mut client).await;
+        let ask = |_| request("doubler", "x", &[1, 4], &[1.0; 4]);
+        asking.push(tokio::spawn(keep_asking(stateless, Arc::clone(&stop), ask, |_| 2.0)));
+    }
+    // Over unary calls a sequence lives on through all the reloads as well.
+    patiently(client.model_infer(counted(9, true, false, 1.0))).await.expect("it begins");
+    for reload in 0..RELOADS {
+        for model in ["counter", "doubler"] {
+            server.repository().load(model).await.expect("nothing is wrong with it");
+        }
+        let step = patiently(client.model_infer(counted(9, false, false, 1.0))).await.expect("it is alive");
+        assert_eq!(numbers(step.get_ref()), [reload as f32 + 3.0]);
+        let single = patiently(client.model_infer(request("doubler", "x", &[1, 4], &[3.0; 4]))).await.expect("a result");
+        assert_eq!(numbers(single.get_ref()), [6.0; 4]);
+    }
+    stop.store(true, Ordering::Relaxed);
+    for asked in join_all(asking).await {
+        assert!(asked.expect("no error and no wrong sum") > 0);
+    }
+    patiently(client.model_infer(counted(9, false, true, 1.0))).await.expect("it ends");
+    until("only the newest copies are left", || server.handoff().streams() == 0 && server.handoff().models() == 2).await;
 }
