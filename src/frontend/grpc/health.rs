@@ -13,13 +13,8 @@ use crate::{
 };
 
 /// Names that stand for the whole server.
-const SERVER_NAMES: [&str; 5] = [
-    "",
-    "tidemill.v1.InferenceService",
-    "tidemill.v1.ModelService",
-    "inference.GRPCInferenceService",
-    "model.ModelInference",
-];
+const SERVER_NAMES: [&str; 5] =
+    ["", "tidemill.v1.InferenceService", "tidemill.v1.ModelService", "inference.GRPCInferenceService", "model.ModelInference"];
 
 /// Keeps the health service in step with the server's phase and its models.
 pub struct HealthKeeper {
