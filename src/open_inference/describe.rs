@@ -71,13 +71,11 @@ impl OpenInference {
         ServerMetadata { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION"), extensions }
     }
 
-    /// Whether the server takes calls and all models that could be loaded are ready.
+    /// Whether the server takes calls and no model has lost its engine. Models that are loaded, could not be loaded or were unloaded
+    /// do not make it unready, or a change of one model would take the server out of service for all others.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        // One that could not be loaded has no engine; the server runs without it only if it was told to.
-        let counts = |state, engine: &str| state != ModelState::Failed || !engine.is_empty();
-        let mut models = self.service().models().into_iter().filter(|model| counts(model.state, model.engine));
-        self.service().is_serving() && models.all(|model| model.state == ModelState::Ready)
+        self.service().is_serving() && self.service().repository().registry().first_lost().is_none()
     }
 
     /// Whether a model takes calls; no version is any version. A model that there is not is not ready: clients wait for a model by

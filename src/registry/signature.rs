@@ -224,7 +224,11 @@ impl Fitting {
             Some(Some(size)) => Some(*size),
         };
         if let Some(size) = fixed {
-            let advice = if size == 1 { ", or set max_batch = 1 to run items one by one" } else { "" };
+            let advice = match size {
+                1 => ", or set max_batch = 1 to run items one by one",
+                _ if dims.contains(&None) => ", or name the axis that it has (batch_axis), of a recurrent state in [[states]]",
+                _ => "",
+            };
             return Err((
                 "dims",
                 format!(
@@ -585,7 +589,11 @@ mod tests {
         let state = "[[states]]\ninput='state'\noutput='stateN'\nbatch_axis=";
         let shared = "[[inputs]]\nname='sr'\nshared=";
         let cases = [
-            (format!("{shared}1"), "inputs: input 'state' has its batch dimension (axis 0) fixed at 2"),
+            (
+                format!("{shared}1"),
+                "inputs: input 'state' has its batch dimension (axis 0) fixed at 2, so that items cannot share a call: export the \
+                 model with a dynamic one, or name the axis that it has (batch_axis), of a recurrent state in [[states]]",
+            ),
             (state.to_owned() + "1", "inputs: input 'sr' is a scalar, which has no batch dimension: give it a shared value"),
             (format!("{state}0\n{shared}1"), "inputs: input 'state' has its batch dimension (axis 0) fixed at 2"),
             (format!("{state}7\n{shared}1"), "inputs: input 'state' has 3 dimensions, so none at batch axis 7"),

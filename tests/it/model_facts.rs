@@ -92,6 +92,9 @@ async fn a_server_and_its_models_are_ready_until_it_drains() {
     assert!(door.is_ready(), "the server was told to run without the broken model");
     let models = [("doubler", ""), ("doubler", "1"), ("doubler", "2"), ("tripler", ""), ("broken", ""), ("", "")];
     assert_eq!(models.map(|(name, version)| door.is_model_ready(name, version)), [true, true, false, false, false, false]);
+    door.unload_model("doubler").await.expect("it is there");
+    assert!(door.is_ready() && !door.is_model_ready("doubler", ""), "what is unloaded by hand hinders nobody");
+    door.load_model("doubler", std::iter::empty()).await.expect("it is sound");
     drain.begin();
     assert!(!door.is_ready() && !door.is_model_ready("doubler", ""));
 }

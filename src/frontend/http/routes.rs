@@ -186,7 +186,7 @@ async fn ready(State(api): State<Api>) -> Result<Response, Refusal> {
     if api.open_inference.is_ready() {
         return document(&Ready { name: None, ready: true });
     }
-    Err(Fault::new(FaultKind::Unavailable, "the server is not ready: it drains, or a model is not ready").into())
+    Err(Fault::new(FaultKind::Unavailable, "the server is not ready: it drains, or a model has lost its engine").into())
 }
 
 async fn model_ready(State(api): State<Api>, target: Target) -> Result<Response, Refusal> {
