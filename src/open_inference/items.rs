@@ -6,7 +6,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{describe::leading_batch, request::InputTensor, response::OutputTensor};
-use crate::domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Shape, Signature, Tensor, TensorSpec};
+use crate::domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Shape, SharedInput, Signature, Tensor, TensorSpec};
 
 /// The items of a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +27,10 @@ pub(super) fn split(inputs: Vec<(InputTensor, Bytes)>, signature: &Signature, it
     let mut items: Vec<Vec<NamedTensor>> = Vec::new();
     let tensors = inputs.len();
     for (position, (input, data)) in inputs.into_iter().enumerate() {
+        if let Some(shared) = signature.shared.iter().find(|shared| *shared.name == *input.name) {
+            check_shared(shared, &data).map_err(|fault| fault.with_field(format!("inputs[{position}].data")))?;
+            continue;
+        }
         let spec = &signature.inputs[signature.find_input(&input.name, position)?];
         let in_field = |part: &str, message: String| {
             Fault::invalid(format!("inputs[{position}].{part}"), format!("input '{}'{message}", spec.name))
@@ -67,6 +71,19 @@ pub(super) fn split(inputs: Vec<(InputTensor, Bytes)>, signature: &Signature, it
         items.push(Vec::new());
     }
     Ok(Items { items, batched })
+}
+
+/// Lets an input pass that has the value which the manifest fixes, as often as the client likes: clients of other servers send it.
+fn check_shared(shared: &SharedInput, data: &[u8]) -> Result<(), Fault> {
+    let value = shared.value.data();
+    let equal =
+        !data.is_empty() && data.len().is_multiple_of(value.len()) && data.chunks(value.len()).all(|chunk| chunk == value);
+    if equal {
+        return Ok(());
+    }
+    let message =
+        format!("input '{}' has one value for all requests, set by the model's manifest, and this is another", shared.name);
+    Err(Fault::new(FaultKind::Invalid, format!("{message}; leave the input out")))
 }
 
 fn described(items: Option<usize>) -> String {
@@ -185,6 +202,34 @@ mod tests {
         let data: Vec<_> = items.iter().map(|item| (item[0].data.to_vec(), item[1].data.to_vec())).collect();
         assert_eq!(data, [(vec![7], vec![0, 1, 2, 3]), (vec![8], vec![4, 5, 6, 7]), (vec![9], vec![8, 9, 10, 11])]);
         assert_eq!((items[0][0].shape.as_slice(), items[0][1].shape.as_slice()), (&[1][..], &[2][..]));
+    }
+
+    #[test]
+    fn the_value_that_the_manifest_fixes_may_be_sent_and_no_other() {
+        let value = Tensor::new(Datatype::Uint16, Shape::new(), vec![1, 2].into()).expect("a scalar");
+        let mut signature = signature();
+        signature.shared.push(SharedInput { name: "rate".into(), value });
+        let sent = |rate: &[u8]| {
+            let rates = (rate.len() / 2) as i64;
+            split(
+                vec![input("rate", Datatype::Uint16, &[rates, 1], rate), input("b", Datatype::Uint8, &[2, 1], &[7, 8])],
+                &signature,
+                2,
+            )
+        };
+        for sound in [&[1, 2][..], &[1, 2, 1, 2]] {
+            assert_eq!(
+                sent(sound).expect("the same value").items,
+                [
+                    vec![NamedTensor { name: "b".to_owned(), datatype: None, shape: vec![1], data: Bytes::from_static(&[7]) }],
+                    vec![NamedTensor { name: "b".to_owned(), datatype: None, shape: vec![1], data: Bytes::from_static(&[8]) }],
+                ]
+            );
+        }
+        for wrong in [&[1, 3][..], &[1, 2, 2, 1], &[]] {
+            let fault = sent(wrong).expect_err("another value");
+            assert_eq!(fault.field(), Some("inputs[0].data"), "{fault}");
+        }
     }
 
     #[test]
