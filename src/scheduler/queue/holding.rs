@@ -3,10 +3,16 @@
 //! Two things make a free lane wait though there is work: a manifest's `max_delay`, and long calls that leave the last lane to short
 //! ones. What is held back has a moment at which a lane has to look again, and nobody else will tell it.
 
+use std::time::Duration;
+
 use crate::domain::Timestamp;
 
 use super::{ModelQueue, Scheduler};
 use crate::scheduler::ShapeKey;
+
+/// Time before a deadline, beside that of the call, in which a batch is not held back: timers fire up to a millisecond late, and a
+/// lane has to wake up.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(2);
 
 impl<H: Clone, P> Scheduler<H, P> {
     /// When [`Scheduler::expire`] has something to do next, or a batch that is held back at `now` may be formed. Never before `now`:
@@ -27,7 +33,8 @@ impl<H: Clone, P> Scheduler<H, P> {
         self.models.values().filter_map(|model| self.held_until(model)).chain(self.kept_free_until)
     }
 
-    /// When the oldest item of a model has waited for as long as the manifest lets a lane wait for more. `None` if no lane waits:
+    /// When the oldest item of a model has waited for as long as the manifest lets a lane wait for more, or one would otherwise miss
+    /// its deadline. `None` if no lane waits:
     /// there is no delay, nothing is ready, or as much as a call takes. Of models with several shapes that many items of all shapes
     /// are enough, so that they do not pile up.
     pub(super) fn held_until(&self, model: &ModelQueue) -> Option<Timestamp> {
@@ -37,13 +44,15 @@ impl<H: Clone, P> Scheduler<H, P> {
             return None;
         }
         // Fewer than a call takes are ready, so that it costs little to look at them all.
-        let mut oldest: Option<Timestamp> = None;
+        let mut until: Option<Timestamp> = None;
         for head in model.ready.iter().filter_map(|stream| self.head(stream)) {
             if fills(head.shape) {
                 return None;
             }
-            oldest = Some(oldest.map_or(head.arrived, |oldest| oldest.min(head.arrived)));
+            let call = model.costs.of(head.shape).call(model.ready_items(head.shape).max(1));
+            let latest = (head.arrived + delay).min(head.due() - (call + DEADLINE_MARGIN));
+            until = Some(until.map_or(latest, |until| until.min(latest)));
         }
-        oldest.map(|oldest| oldest + delay)
+        until
     }
 }

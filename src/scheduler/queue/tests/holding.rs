@@ -25,6 +25,20 @@ fn a_delay_holds_a_small_batch_back_until_it_is_over_or_the_server_drains() {
 }
 
 #[test]
+fn a_delay_ends_early_enough_for_a_deadline_to_be_met() {
+    let (mut scheduler, model) = one_model(1, ModelOptions { max_delay: 50 * MS, ..patient() });
+    let [free, bound] = ["free", "bound"].map(|name| open(&mut scheduler, StreamOptions::of(model), name));
+    push(&mut scheduler, free, item(0, at(0)));
+    push(&mut scheduler, bound, due(0, at(1), at(20)));
+    assert_eq!(next(&mut scheduler, at(1)), None);
+    // A call of two takes 1.5 ms.
+    let wakeup = scheduler.next_wakeup(at(1)).expect("the deadline");
+    assert_eq!(at(20).since(wakeup), MS * 3 / 2 + 2 * MS);
+    let batch = next(&mut scheduler, wakeup).expect("there is no time left to wait");
+    assert_eq!(taken(Some(&batch)), [("bound", 0), ("free", 0)]);
+}
+
+#[test]
 fn a_full_batch_goes_at_once_and_whole_though_other_lanes_are_free() {
     let (mut scheduler, model) = one_model(2, patient());
     let a = open(&mut scheduler, StreamOptions::of(model), "a");
