@@ -21,6 +21,7 @@ const PROTOS: &[&str] = &[
     "inference/grpc_service.proto",
     "inference/model_config.proto",
     "model/model.proto",
+    "grpc/health/v1/health.proto",
 ];
 
 fn main() -> BuildResult<()> {

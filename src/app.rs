@@ -32,7 +32,7 @@ use crate::{
     frontend::{
         Shutdown,
         admin::{self, AdminHandle, AdminSource, Readiness},
-        grpc::{GrpcServer, HealthKeeper},
+        grpc::GrpcServer,
         http::HttpServer,
     },
     open_inference::OpenInference,
@@ -151,14 +151,14 @@ impl Server {
         let shutdown = Shutdown::default();
         let (grpc_listener, grpc_addr) = nonblocking(grpc_listener)?;
         let (http_listener, http_addr) = nonblocking(http_listener)?;
-        let (grpc, reporter) =
+        let (grpc, health) =
             GrpcServer::new(grpc_listener, open_inference.clone(), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
         let http = HttpServer::new(http_listener, open_inference, config.http.clone(), telemetry.server(), shutdown.clone());
         drain.serve();
         let mut background = vec![
             tokio::spawn(Arc::clone(&handoff).kick_lanes()),
             tokio::spawn(keep_time(Arc::clone(&handoff))),
-            tokio::spawn(HealthKeeper::begin(service, &drain, reporter).await.keep()),
+            tokio::spawn(health.keep()),
         ];
         background.extend(watcher.map(|watcher| tokio::spawn(watcher.keep_fresh(repository.clone()))));
         let ports = tokio::spawn(async move {

@@ -25,13 +25,18 @@ mod generated {
         tonic::include_proto!("inference");
     }
 
+    /// The package `grpc.health.v1`: health, as probes know it.
+    pub mod health {
+        tonic::include_proto!("grpc.health.v1");
+    }
+
     /// The package `model`: numbers in, numbers out.
     pub mod model {
         tonic::include_proto!("model");
     }
 }
 
-pub use generated::{inference, model, v1};
+pub use generated::{health, inference, model, v1};
 pub use tonic_types::pb as rpc;
 
 /// A duration of the wire; `None` if it is negative or breaks the format.

@@ -14,13 +14,13 @@ use tonic::{
     Code, Request,
     transport::{Channel, Endpoint},
 };
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use tidemill::{
     app::Server,
     config::Config,
     domain::FaultKind,
     engine::Executable,
+    proto::health::{HealthCheckRequest, HealthListRequest, health_check_response::ServingStatus, health_client::HealthClient},
     proto::v1::{
         ListModelsRequest, ModelState, ModelSummary, PredictRequest, PredictResponse, StreamConfig, feed_request::Message,
         model_service_client::ModelServiceClient, predict_request::Payload,
@@ -250,6 +250,7 @@ async fn an_unloaded_model_is_told_to_all_who_ask_and_comes_back_when_it_is_load
     let (server, folder) = serve(bare_config(), &[("m", DOUBLER), ("n", DOUBLER)]).await;
     let mut client = connect(&server).await;
     let mut health = health(&server).await;
+    let mut asking = health.clone();
     let asked = Request::new(HealthCheckRequest { service: "m".to_owned() });
     let mut watched = health.watch(asked).await.expect("health can be watched").into_inner();
     let mut told = async || patiently(watched.message()).await.expect("no error").map(|told| told.status());
@@ -281,7 +282,13 @@ async fn an_unloaded_model_is_told_to_all_who_ask_and_comes_back_when_it_is_load
     fs::remove_dir_all(folder.path().join("m")).expect("a folder");
     let refreshed = patiently(server.repository().refresh()).await.expect("no panic");
     assert_eq!((refreshed.loaded, refreshed.failed, refreshed.retired), (0, 0, 1));
-    assert_eq!([told().await, told().await], [Some(ServingStatus::NotServing), None], "a model that is gone has no health");
+    assert_eq!(told().await, Some(ServingStatus::ServiceUnknown), "a model that is gone has no health until it comes back");
+    let listed = patiently(asking.list(HealthListRequest {})).await.expect("a list").into_inner().statuses;
+    assert!(
+        !listed.contains_key("m")
+            && listed["n"].status() == ServingStatus::Serving
+            && listed[""].status() == ServingStatus::Serving
+    );
     assert_eq!(predict(&mut client, "m", &[1.0; 4]).await.expect_err("it is gone").code(), Code::NotFound);
     let ready: Vec<_> = patiently(server.repository().index(true)).await;
     assert_eq!((ready.len(), &*ready[0].name, ready[0].state), (1, "n", IndexState::Ready));

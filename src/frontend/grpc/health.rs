@@ -3,11 +3,19 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use futures::{Stream, StreamExt as _, future, stream::BoxStream};
 use tokio::sync::watch;
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status};
 
+use super::status::status_of;
 use crate::{
-    drain::{Drain, Phase},
+    domain::{Fault, FaultKind},
+    drain::Phase,
+    proto::health::{
+        HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse, health_check_response::ServingStatus,
+        health_server::Health,
+    },
     registry::ModelState,
     service::Service,
 };
@@ -16,39 +24,96 @@ use crate::{
 const SERVER_NAMES: [&str; 5] =
     ["", "tidemill.v1.InferenceService", "tidemill.v1.ModelService", "inference.GRPCInferenceService", "model.ModelInference"];
 
+/// Who takes calls, and who does not.
+type Board = Arc<BTreeMap<Arc<str>, bool>>;
+
+/// The service; it reads what a [`HealthKeeper`] writes.
+pub(super) struct HealthBoard {
+    board: watch::Receiver<Board>,
+}
+
+impl HealthBoard {
+    fn status(board: &Board, name: &str) -> Option<HealthCheckResponse> {
+        board.get(name).map(|serving| response(if *serving { ServingStatus::Serving } else { ServingStatus::NotServing }))
+    }
+}
+
+fn response(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}
+
+#[tonic::async_trait]
+impl Health for HealthBoard {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        let name = &request.get_ref().service;
+        let status = Self::status(&self.board.borrow(), name);
+        let unknown = || status_of(&Fault::new(FaultKind::NotFound, format!("no service and no model is called '{name}'")));
+        status.map(Response::new).ok_or_else(unknown)
+    }
+
+    async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
+        let board = Arc::clone(&self.board.borrow());
+        let status = |name: &Arc<str>| Some((String::from(&**name), Self::status(&board, name)?));
+        Ok(Response::new(HealthListResponse { statuses: board.keys().filter_map(status).collect() }))
+    }
+
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let name = request.into_inner().service;
+        Ok(Response::new(statuses(self.board.clone(), name).map(Ok).boxed()))
+    }
+}
+
+/// The status of this name, and each change of it. Ends with the keeper.
+fn statuses(board: watch::Receiver<Board>, name: String) -> impl Stream<Item = HealthCheckResponse> + Send {
+    let mut told = None;
+    WatchStream::new(board).filter_map(move |board| {
+        let now = HealthBoard::status(&board, &name).unwrap_or_else(|| response(ServingStatus::ServiceUnknown));
+        let changed = told != Some(now);
+        told = Some(now);
+        future::ready(changed.then_some(now))
+    })
+}
+
 /// Keeps the health service in step with the server's phase and its models.
 pub struct HealthKeeper {
     service: Service,
     phase: watch::Receiver<Phase>,
     changes: watch::Receiver<u64>,
-    reporter: HealthReporter,
-    /// Who was said to be serving, or not.
-    told: BTreeMap<Arc<str>, bool>,
+    board: watch::Sender<Board>,
 }
 
 impl HealthKeeper {
-    /// Tells how things are now, so that nobody who comes from here on asks in vain.
-    pub async fn begin(service: Service, drain: &Drain, reporter: HealthReporter) -> Self {
+    pub(super) fn new(service: Service) -> Self {
+        let phase = service.drain().subscribe();
         let changes = service.repository().registry().changes();
-        let mut keeper = Self { service, phase: drain.subscribe(), changes, reporter, told: BTreeMap::new() };
-        keeper.tell().await;
-        keeper
+        Self { service, phase, changes, board: watch::Sender::default() }
     }
 
-    /// Tells each change. Run it as one task; it ends when the server is closed.
-    pub async fn keep(mut self) {
-        loop {
-            let changed = tokio::select! {
-                changed = self.phase.changed() => changed,
-                changed = self.changes.changed() => changed,
-            };
-            if changed.is_err() || self.tell().await == Phase::Closed {
-                return;
+    /// The service that tells what this keeper knows.
+    pub(super) fn board(&self) -> HealthBoard {
+        HealthBoard { board: self.board.subscribe() }
+    }
+
+    /// Tells how things are, at once, and each change from then on. Run it as one task; it ends when the server is closed, and so do
+    /// those who watch.
+    pub fn keep(mut self) -> impl Future<Output = ()> + Send {
+        self.tell();
+        async move {
+            loop {
+                let changed = tokio::select! {
+                    changed = self.phase.changed() => changed,
+                    changed = self.changes.changed() => changed,
+                };
+                if changed.is_err() || self.tell() == Phase::Closed {
+                    return;
+                }
             }
         }
     }
 
-    async fn tell(&mut self) -> Phase {
+    fn tell(&mut self) -> Phase {
         let phase = *self.phase.borrow_and_update();
         self.changes.mark_unchanged();
         let serving = phase == Phase::Serving;
@@ -57,20 +122,36 @@ impl HealthKeeper {
             *statuses.entry(model.name).or_insert(false) |= serving && model.state == ModelState::Ready;
         }
         statuses.extend(SERVER_NAMES.map(|name| (name.into(), serving)));
-        for gone in self.told.keys().filter(|name| !statuses.contains_key(*name)) {
-            // Who watches is told so before the watch ends.
-            self.reporter.set_service_status(&**gone, status(false)).await;
-            self.reporter.clear_service_status(gone).await;
-        }
-        // Who watches hears of each status that is set, also if it is the same as before.
-        for (name, serving) in statuses.iter().filter(|(name, serving)| self.told.get(*name) != Some(serving)) {
-            self.reporter.set_service_status(&**name, status(*serving)).await;
-        }
-        self.told = statuses;
+        self.board.send_replace(Arc::new(statuses));
         phase
     }
 }
 
-const fn status(serving: bool) -> ServingStatus {
-    if serving { ServingStatus::Serving } else { ServingStatus::NotServing }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn board(entries: &[(&str, bool)]) -> Board {
+        Arc::new(entries.iter().map(|(name, serving)| ((*name).into(), *serving)).collect())
+    }
+
+    #[tokio::test]
+    async fn who_watches_hears_how_it_is_and_each_change_once() {
+        let sender = watch::Sender::new(board(&[("m", true)]));
+        let mut watched = Box::pin(statuses(sender.subscribe(), "m".to_owned()));
+        let mut unknown = Box::pin(statuses(sender.subscribe(), "n".to_owned()));
+        let mut heard = Vec::new();
+        for next in
+            [board(&[("m", true), ("other", true)]), board(&[("m", false)]), board(&[]), board(&[("m", true), ("n", true)])]
+        {
+            heard.extend(future::poll_immediate(watched.next()).await.flatten().map(|response| response.status()));
+            sender.send_replace(next);
+        }
+        heard.extend(future::poll_immediate(watched.next()).await.flatten().map(|response| response.status()));
+        use ServingStatus::{NotServing, ServiceUnknown, Serving};
+        assert_eq!(heard, [Serving, NotServing, ServiceUnknown, Serving]);
+        assert_eq!(unknown.next().await.map(|response| response.status()), Some(Serving), "the latest is what counts");
+        drop(sender);
+        assert_eq!(watched.next().await, None);
+    }
 }

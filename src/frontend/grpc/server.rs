@@ -14,12 +14,11 @@ use hyper_util::{
 };
 use tokio::net::{TcpListener, TcpStream};
 use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
-use tonic_health::server::HealthReporter;
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{
-    example::Example, limits::NameMessageLimit, models::Models, native::Native, open_inference::OpenInferenceGrpc,
-    reader::WatchedBody, stream_task::StreamExecutor,
+    example::Example, health::HealthKeeper, limits::NameMessageLimit, models::Models, native::Native,
+    open_inference::OpenInferenceGrpc, reader::WatchedBody, stream_task::StreamExecutor,
 };
 use crate::{
     config::GrpcConfig,
@@ -30,6 +29,7 @@ use crate::{
     open_inference::OpenInference,
     proto::{
         DESCRIPTORS,
+        health::health_server::HealthServer,
         inference::grpc_inference_service_server::GrpcInferenceServiceServer,
         model::model_inference_server::ModelInferenceServer,
         v1::{inference_service_server::InferenceServiceServer, model_service_server::ModelServiceServer},
@@ -50,7 +50,7 @@ pub struct GrpcServer {
 }
 
 impl GrpcServer {
-    /// Puts the services together. The reporter is for [`HealthKeeper`](super::HealthKeeper).
+    /// Puts the services together. The keeper is to be run beside it.
     ///
     /// # Errors
     /// If the descriptors for reflection are broken, which a build with a sound `proto/` never has.
@@ -60,7 +60,7 @@ impl GrpcServer {
         config: GrpcConfig,
         metrics: ServerMetrics,
         shutdown: Shutdown,
-    ) -> Result<(Self, HealthReporter), tonic_reflection::server::Error> {
+    ) -> Result<(Self, HealthKeeper), tonic_reflection::server::Error> {
         let service = open_inference.service().clone();
         let limit = config.max_message_bytes;
         let streams = StreamExecutor { unread_timeout: service.config().unread_timeout() };
@@ -80,15 +80,12 @@ impl GrpcServer {
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
-        let models = ModelServiceServer::new(Models::new(service, limit))
+        let models = ModelServiceServer::new(Models::new(service.clone(), limit))
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
-        let (reporter, health) = tonic_health::server::health_reporter();
-        let reflection = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(DESCRIPTORS)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        };
+        let keeper = HealthKeeper::new(service.clone());
+        let health = HealthServer::new(keeper.board());
+        let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
         let routes = Routes::new(inference)
             .add_service(models)
             .add_service(open_inference)
@@ -98,7 +95,7 @@ impl GrpcServer {
             .add_service(reflection().build_v1alpha()?)
             .prepare();
         let listener = Listener { listener, connections_max: config.max_connections, metrics, shutdown: shutdown.clone() };
-        Ok((Self { listener, routes, config, streams, shutdown }, reporter))
+        Ok((Self { listener, routes, config, streams, shutdown }, keeper))
     }
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
