@@ -125,7 +125,7 @@ impl Signature {
             let index = self.find_input(&tensor.name, position)?;
             let spec = &self.inputs[index];
             if slots[index].is_some() {
-                return Err(Fault::invalid(format!("inputs[{position}].name"), format!("input '{}' is given twice", spec.name)));
+                return Err(self.given_twice(index, position));
             }
             slots[index] = Some(check_tensor(spec, tensor, position)?);
         }
@@ -137,6 +137,13 @@ impl Signature {
             inputs.push(slot.ok_or_else(|| Fault::invalid("inputs", format!("input '{}' is missing", spec.name)))?);
         }
         Ok(inputs)
+    }
+
+    /// That the tensor at `position` of a request is the input at `index` once more.
+    #[must_use]
+    pub fn given_twice(&self, index: usize, position: usize) -> Fault {
+        let message = format!("input '{}' is given twice", self.inputs[index].name);
+        Fault::invalid(format!("inputs[{position}].name"), message)
     }
 
     /// Position of the input of this name; no name is that of an only input. `position` is the tensor's in the request.

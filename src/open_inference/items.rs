@@ -17,7 +17,23 @@ pub(super) struct Items {
     pub(super) batched: bool,
 }
 
-/// Splits a request's tensors; the data are shared, not copied. Each item is yet to be held against the signature.
+/// Holds the names of a request's inputs against the signature, so that there are no more of them than the model takes.
+///
+/// # Errors
+/// [`FaultKind::Invalid`] with the field of a name that is unknown or repeated.
+pub(super) fn check_names(inputs: &[InputTensor], signature: &Signature) -> Result<(), Fault> {
+    let mut known = Vec::with_capacity(signature.inputs.len());
+    for (position, input) in inputs.iter().enumerate() {
+        let index = signature.find_input(&input.name, position)?;
+        if known.contains(&index) {
+            return Err(signature.given_twice(index, position));
+        }
+        known.push(index);
+    }
+    Ok(())
+}
+
+/// Splits a request's tensors, whose names fit; the data are shared, not copied. Each item is yet to be held against the signature.
 ///
 /// # Errors
 /// [`FaultKind::Invalid`] with the field at fault: an unknown input, a shape that does not fit, data of another length than the
