@@ -35,18 +35,24 @@ fn main() -> BuildResult<()> {
     Ok(())
 }
 
-/// Generates the messages, the services over our own codec, and the descriptor set for reflection.
+/// Generates the messages, the services over our own codecs, and the descriptor set for reflection.
 fn compile_protos() -> BuildResult<()> {
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure()
-        .bytes(".tidemill")
-        .bytes(".inference")
-        .btree_map(".inference")
-        .codec_path("crate::proto::codec::SmallBufferCodec")
-        .extern_path(".google.rpc", "::tonic_types::pb")
-        .compile_fds(descriptors)?;
+    let generate = |is_open_inference: bool, codec: &str| {
+        let mut descriptors = descriptors.clone();
+        descriptors.file.retain(|file| (file.package() == "inference") == is_open_inference);
+        tonic_prost_build::configure()
+            .bytes(".tidemill")
+            .bytes(".inference")
+            .btree_map(".inference")
+            .codec_path(codec)
+            .extern_path(".google.rpc", "::tonic_types::pb")
+            .compile_fds(descriptors)
+    };
+    generate(true, "crate::proto::codec::FewFieldsCodec")?;
+    generate(false, "crate::proto::codec::SmallBufferCodec")?;
     Ok(())
 }
 

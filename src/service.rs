@@ -139,18 +139,28 @@ impl Service {
         self.open_found(method, model, request)
     }
 
+    /// Counts one more stream, for as long as the guard lives.
+    ///
+    /// # Errors
+    /// [`FaultKind::Unavailable`] if the server is draining, [`FaultKind::Overloaded`] if `session.max_streams` are open.
+    pub(crate) fn admit(&self) -> Result<SessionGuard, Fault> {
+        let Inner { config, drain, .. } = &*self.inner;
+        let guard = drain.session().ok_or_else(draining)?;
+        if drain.sessions_open() <= config.max_streams {
+            return Ok(guard);
+        }
+        let message = format!("{} streams are open, as many as session.max_streams allows", config.max_streams);
+        let fault = Fault::new(FaultKind::Overloaded, message).with_limit("session.max_streams", config.max_streams as u64);
+        Err(fault.with_retry_after(Duration::from_secs(1)))
+    }
+
     /// Opens a stream on a model that [`Service::find`] has found.
     ///
     /// # Errors
     /// As [`Service::open`]; nothing is counted.
     pub(crate) fn open_found(&self, method: Method, model: Arc<Model>, request: OpenRequest) -> Result<OpenStream, Fault> {
-        let Inner { repository, handoff, config, drain, .. } = &*self.inner;
-        let guard = drain.session().ok_or_else(draining)?;
-        if drain.sessions_open() > config.max_streams {
-            let message = format!("{} streams are open, as many as session.max_streams allows", config.max_streams);
-            let fault = Fault::new(FaultKind::Overloaded, message).with_limit("session.max_streams", config.max_streams as u64);
-            return Err(fault.with_retry_after(Duration::from_secs(1)));
-        }
+        let Inner { repository, handoff, drain, .. } = &*self.inner;
+        let guard = self.admit()?;
         if request.overflow != OverflowPolicy::Block && method != Method::Feed {
             return Err(Fault::invalid(
                 "overflow",

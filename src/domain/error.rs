@@ -87,6 +87,8 @@ impl FaultKind {
 
 /// Longest message of a fault.
 const MESSAGE_BYTES_MAX: usize = 1024;
+/// Longest name of a field.
+const FIELD_BYTES_MAX: usize = 256;
 
 /// The limit that a refusal ran into.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +118,7 @@ impl Fault {
     /// A fault with a sentence for a developer: lower case, no full stop. It may quote what a client sent; what is longer than
     /// 1 KiB is cut, because statuses travel in headers, and those are limited.
     pub fn new(kind: FaultKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: shortened(message.into()), details: None }
+        Self { kind, message: shortened(message.into(), MESSAGE_BYTES_MAX), details: None }
     }
 
     /// [`FaultKind::Invalid`] about the request field `field`.
@@ -124,10 +126,10 @@ impl Fault {
         Self::new(FaultKind::Invalid, message).with_field(field)
     }
 
-    /// Names the request field at fault.
+    /// Names the request field at fault. It may be a name of the client's own; what is longer than 256 bytes is cut.
     #[must_use]
     pub fn with_field(mut self, field: impl Into<Cow<'static, str>>) -> Self {
-        self.details.get_or_insert_default().field = Some(field.into());
+        self.details.get_or_insert_default().field = Some(shortened(field.into(), FIELD_BYTES_MAX));
         self
     }
 
@@ -148,7 +150,7 @@ impl Fault {
     /// Says which of a request's items it is about, counted from 0.
     #[must_use]
     pub fn in_item(mut self, item: u64) -> Self {
-        self.message = shortened(format!("item {item}: {}", self.message).into());
+        self.message = shortened(format!("item {item}: {}", self.message).into(), MESSAGE_BYTES_MAX);
         self
     }
 
@@ -183,13 +185,13 @@ impl Fault {
     }
 }
 
-fn shortened(message: Cow<'static, str>) -> Cow<'static, str> {
-    if message.len() <= MESSAGE_BYTES_MAX {
-        return message;
+fn shortened(text: Cow<'static, str>, bytes_max: usize) -> Cow<'static, str> {
+    if text.len() <= bytes_max {
+        return text;
     }
     const ELLIPSIS: &str = " …";
-    let kept = message.floor_char_boundary(MESSAGE_BYTES_MAX - ELLIPSIS.len());
-    format!("{}{ELLIPSIS}", &message[..kept]).into()
+    let kept = text.floor_char_boundary(bytes_max - ELLIPSIS.len());
+    format!("{}{ELLIPSIS}", &text[..kept]).into()
 }
 
 impl fmt::Display for Fault {
@@ -210,10 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn a_long_message_is_cut_between_characters() {
+    fn a_long_message_or_field_is_cut_between_characters() {
         let fault = Fault::new(FaultKind::Invalid, "é".repeat(10_000));
         assert!(fault.message().len() <= MESSAGE_BYTES_MAX);
         assert!(fault.message().ends_with("é …"));
+        let fault = fault.with_field("é".repeat(10_000));
+        assert!(fault.field().is_some_and(|field| field.len() <= FIELD_BYTES_MAX && field.ends_with("é …")));
     }
 
     #[test]

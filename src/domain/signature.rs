@@ -125,7 +125,7 @@ impl Signature {
             let index = self.find_input(&tensor.name, position)?;
             let spec = &self.inputs[index];
             if slots[index].is_some() {
-                return Err(Fault::invalid(format!("inputs[{position}].name"), format!("input '{}' is given twice", spec.name)));
+                return Err(given_twice(&spec.name, position));
             }
             slots[index] = Some(check_tensor(spec, tensor, position)?);
         }
@@ -162,6 +162,12 @@ impl Signature {
         };
         Err(Fault::invalid(format!("inputs[{position}].name"), format!("{why}; its inputs are {known}")))
     }
+}
+
+/// That the tensor at `position` of a request is the input `name` once more.
+#[must_use]
+pub fn given_twice(name: &str, position: usize) -> Fault {
+    Fault::invalid(format!("inputs[{position}].name"), format!("input '{name}' is given twice"))
 }
 
 /// `'a', 'b' and 'c'`.

@@ -57,7 +57,8 @@ pub struct Conversation<T> {
     exchanges: VecDeque<Exchange<T>>,
     /// Number of the first exchange.
     first: u64,
-    bytes: usize,
+    /// What all exchanges weigh.
+    in_flight: Weight,
 }
 
 new_key_type! {
@@ -105,8 +106,15 @@ enum FlowName {
 /// A request and what there is of its answer.
 struct Exchange<T> {
     tag: T,
-    bytes: usize,
+    weight: Weight,
     state: ExchangeState,
+}
+
+/// What the stream's window is counted in.
+#[derive(Debug, Clone, Copy, Default)]
+struct Weight {
+    items: usize,
+    bytes: usize,
 }
 
 enum ExchangeState {
@@ -114,7 +122,10 @@ enum ExchangeState {
     Running {
         plan: ReplyPlan,
         outputs: Vec<Option<ItemOutputs>>,
+        /// Items that are yet to be answered.
         left: usize,
+        /// The first one that there was.
+        fault: Option<Fault>,
     },
     Done(Result<InferResponse, Fault>),
 }
@@ -133,7 +144,7 @@ impl<T> Conversation<T> {
             sequences: SequenceBook::default(),
             exchanges: VecDeque::new(),
             first: 0,
-            bytes: 0,
+            in_flight: Weight::default(),
         }
     }
 
@@ -141,25 +152,26 @@ impl<T> Conversation<T> {
     #[must_use]
     pub fn has_room(&self) -> bool {
         let limits = self.door.service.limits(u32::MAX);
-        self.exchanges.is_empty() || (self.exchanges.len() < limits.window_items && self.bytes < limits.window_bytes)
+        self.exchanges.is_empty() || (self.in_flight.items < limits.window_items && self.in_flight.bytes < limits.window_bytes)
     }
 
-    /// Takes a request in. What is wrong with it becomes its answer.
-    pub fn push(&mut self, tag: T, request: InferRequest) {
+    /// Takes in a request whose message has `bytes` bytes, or what is wrong with it, which becomes its answer.
+    pub fn push(&mut self, tag: T, bytes: usize, request: Result<InferRequest, Fault>) {
         let number = self.first + self.exchanges.len() as u64;
-        let bytes = request.inputs.iter().filter_map(|input| input.data.as_ref()).map(bytes::Bytes::len).sum();
-        let state = self.begin(number, request).unwrap_or_else(|fault| {
+        let begun = request.and_then(|request| self.begin(number, request));
+        let (state, shared_bytes) = begun.unwrap_or_else(|fault| {
             self.door.service.count_fault(self.method, &fault);
-            ExchangeState::Done(Err(fault))
+            (ExchangeState::Done(Err(fault)), 0)
         });
-        self.bytes += bytes;
-        self.exchanges.push_back(Exchange { tag, bytes, state });
-    }
-
-    /// Takes in a request that could not be read.
-    pub fn push_fault(&mut self, tag: T, fault: Fault) {
-        self.door.service.count_fault(self.method, &fault);
-        self.exchanges.push_back(Exchange { tag, bytes: 0, state: ExchangeState::Done(Err(fault)) });
+        let items = match &state {
+            ExchangeState::Running { outputs, .. } => outputs.len(),
+            // Its answer takes room too.
+            ExchangeState::Done(_) => 1,
+        };
+        let weight = Weight { items, bytes: bytes + shared_bytes };
+        self.in_flight.items += weight.items;
+        self.in_flight.bytes += weight.bytes;
+        self.exchanges.push_back(Exchange { tag, weight, state });
     }
 
     /// Nothing more is pushed: sequences end once their requests are answered.
@@ -194,14 +206,16 @@ impl<T> Conversation<T> {
         if !matches!(self.exchanges.front()?.state, ExchangeState::Done(_)) {
             return None;
         }
-        let Exchange { tag, bytes, state } = self.exchanges.pop_front()?;
+        let Exchange { tag, weight, state } = self.exchanges.pop_front()?;
         self.first += 1;
-        self.bytes -= bytes;
+        self.in_flight.items -= weight.items;
+        self.in_flight.bytes -= weight.bytes;
         let ExchangeState::Done(result) = state else { return None };
         Some(Reply { tag, result })
     }
 
-    fn begin(&mut self, exchange: u64, mut request: InferRequest) -> Result<ExchangeState, Fault> {
+    /// Sends a request's items on their way; beside it, how many bytes were read from shared memory.
+    fn begin(&mut self, exchange: u64, mut request: InferRequest) -> Result<(ExchangeState, usize), Fault> {
         let options = Options::of(&request.parameters)?;
         let known = match &options.step {
             Some(step) => self.step_of(&request, step)?.map(|known| (step, known)),
@@ -213,7 +227,7 @@ impl<T> Conversation<T> {
                 Known::Model(model) => model,
                 Known::Flow(flow) => &self.flows[*flow].model,
             };
-            let Prepared { items, reply } = self.door.prepare(request, Arc::clone(model))?;
+            let Prepared { items, reply, shared_bytes } = self.door.prepare(request, Arc::clone(model))?;
             let item = single(items)?;
             let flow = match known {
                 Known::Flow(flow) => flow,
@@ -225,10 +239,10 @@ impl<T> Conversation<T> {
             if step.ends {
                 self.end_flow(flow, SequenceEnd::Asked);
             }
-            return Ok(running(reply, 1));
+            return Ok((running(reply, 1, 1, None), shared_bytes));
         }
         let model = self.door.service.find(&name, &version)?;
-        let Prepared { items: Items { items, .. }, reply } = self.door.prepare(request, Arc::clone(&model))?;
+        let Prepared { items: Items { items, .. }, reply, shared_bytes } = self.door.prepare(request, Arc::clone(&model))?;
         let count = items.len();
         let shared = if model.is_stateful() {
             None
@@ -238,17 +252,21 @@ impl<T> Conversation<T> {
         };
         for (item, tensors) in items.into_iter().enumerate() {
             let place = ItemPlace { exchange, item };
-            match shared {
-                Some(flow) => self.send(flow, place, tensors, &options),
-                // Without a sequence nothing is remembered: each item of a stateful model begins afresh.
-                None => {
-                    let flow = self.open(FlowName::None, Arc::clone(&model), version.clone(), &options, 1)?;
+            if let Some(flow) = shared {
+                self.send(flow, place, tensors, &options);
+                continue;
+            }
+            // Without a sequence nothing is remembered: each item of a stateful model begins afresh.
+            match self.open(FlowName::None, Arc::clone(&model), version.clone(), &options, 1) {
+                Ok(flow) => {
                     self.send(flow, place, tensors, &options);
                     self.flows[flow].inbox.close();
                 }
+                Err(fault) if item == 0 => return Err(fault),
+                Err(fault) => return Ok((running(reply, count, item, Some(fault)), shared_bytes)),
             }
         }
-        Ok(running(reply, count))
+        Ok((running(reply, count, count, None), shared_bytes))
     }
 
     /// What a step runs on; `None` if sequences mean nothing to the model.
@@ -372,29 +390,25 @@ impl<T> Conversation<T> {
         }
     }
 
-    /// Enters the outcome of an item. The first fault is the request's, and what comes after it is not waited for.
+    /// Enters the outcome of an item. The first fault is the request's. It waits for the items behind it: they take their room in
+    /// the stream's window until they have left the flow.
     fn answer(&mut self, place: ItemPlace, outcome: Result<ItemOutputs, Fault>) {
         let index = place.exchange.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
         let Some(exchange) = index.and_then(|index| self.exchanges.get_mut(index)) else { return };
-        let ExchangeState::Running { outputs, left, .. } = &mut exchange.state else { return };
+        let ExchangeState::Running { outputs, left, fault, .. } = &mut exchange.state else { return };
         match outcome {
-            Ok(found) => {
-                *left -= 1;
-                outputs[place.item] = Some(found);
-                if *left > 0 {
-                    return;
-                }
-            }
-            Err(fault) => {
-                let fault = if outputs.len() > 1 { fault.in_item(place.item as u64) } else { fault };
-                exchange.state = ExchangeState::Done(Err(fault));
-                return;
-            }
+            Ok(found) => outputs[place.item] = Some(found),
+            Err(found) if outputs.len() > 1 => _ = fault.get_or_insert(found.in_item(place.item as u64)),
+            Err(found) => _ = fault.get_or_insert(found),
+        }
+        *left -= 1;
+        if *left > 0 {
+            return;
         }
         let empty = ExchangeState::Done(Err(Fault::new(FaultKind::Failed, "the response is being made")));
-        if let ExchangeState::Running { plan, outputs, .. } = std::mem::replace(&mut exchange.state, empty) {
+        if let ExchangeState::Running { plan, outputs, fault, .. } = std::mem::replace(&mut exchange.state, empty) {
             let outputs: Vec<ItemOutputs> = outputs.into_iter().flatten().collect();
-            exchange.state = ExchangeState::Done(plan.response(&outputs));
+            exchange.state = ExchangeState::Done(fault.map_or_else(|| plan.response(&outputs), Err));
         }
     }
 }
@@ -407,8 +421,9 @@ enum Known {
     Model(Arc<Model>),
 }
 
-fn running(plan: ReplyPlan, items: usize) -> ExchangeState {
-    ExchangeState::Running { plan, outputs: vec![None; items], left: items }
+/// A request of `items` items, of which `left` are on their way.
+fn running(plan: ReplyPlan, items: usize, left: usize, fault: Option<Fault>) -> ExchangeState {
+    ExchangeState::Running { plan, outputs: vec![None; items], left, fault }
 }
 
 /// What a flow's session tells.

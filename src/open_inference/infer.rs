@@ -37,6 +37,8 @@ const CLASSIFICATION: &str = "classification";
 pub(super) struct Prepared {
     pub(super) items: Items,
     pub(super) reply: ReplyPlan,
+    /// Bytes of it that were read from shared memory.
+    pub(super) shared_bytes: usize,
 }
 
 /// What makes a response of items' outputs.
@@ -122,14 +124,14 @@ impl OpenInference {
         if let Some(step) = &options.step
             && let Some(model) = self.sequences.model_for(&request, step, caller.tenant, &self.service)?
         {
-            let Prepared { items, reply } = self.prepare(request, model)?;
+            let Prepared { items, reply, .. } = self.prepare(request, model)?;
             let step = StepRequest { tensors: single(items)?, options: &options, step, caller, model: &reply.model };
             let answer = self.sequences.advance(method, step, &self.service)?;
             return Ok((reply, Running::Step(answer)));
         }
         let model = self.service.find(&request.model, &request.version)?;
         let version = request.version.clone();
-        let Prepared { items: Items { items, .. }, reply } = self.prepare(request, model)?;
+        let Prepared { items: Items { items, .. }, reply, .. } = self.prepare(request, model)?;
         let open = |items: Vec<Vec<NamedTensor>>| -> Result<RequestSession, Fault> {
             let terms = terms(&reply.model, version.clone(), &options, caller, items.len());
             let opened = self.service.open_found(method, Arc::clone(&reply.model), terms)?;
@@ -156,11 +158,14 @@ impl OpenInference {
             return Err(Fault::invalid("id", format!("the id has {} bytes; at most {ID_BYTES_MAX} are allowed", id.len())));
         }
         let wanted = wanted(&outputs, model.signature(), &self.shared_memory)?;
-        let with_data = |(index, input)| with_data(index, input, &self.shared_memory);
+        // Before anything is read: a short request could name a large place in shared memory any number of times.
+        items::check_names(&inputs, model.signature())?;
+        let mut shared_bytes = 0;
+        let with_data = |(index, input)| with_data(index, input, &self.shared_memory, &mut shared_bytes);
         let inputs = inputs.into_iter().enumerate().map(with_data).collect::<Result<Vec<_>, _>>()?;
         let items = items::split(inputs, model.signature(), self.items_max())?;
         let batched = items.batched;
-        Ok(Prepared { items, reply: ReplyPlan { model, id, batched, wanted } })
+        Ok(Prepared { items, reply: ReplyPlan { model, id, batched, wanted }, shared_bytes })
     }
 
     /// Items that a request may hold.
@@ -238,10 +243,15 @@ fn wanted(outputs: &[RequestedOutput], signature: &Signature, memory: &SharedMem
     Ok(wanted)
 }
 
-fn with_data(index: usize, mut input: InputTensor, memory: &SharedMemory) -> Result<(InputTensor, Bytes), Fault> {
+fn with_data(
+    index: usize,
+    mut input: InputTensor,
+    memory: &SharedMemory,
+    shared_bytes: &mut usize,
+) -> Result<(InputTensor, Bytes), Fault> {
     let data = match (Placement::of(&input.parameters, &format!("inputs[{index}]"), memory)?, input.data.take()) {
         (None, Some(data)) => data,
-        (Some(place), None) => place.read()?,
+        (Some(place), None) => place.read().inspect(|data| *shared_bytes += data.len())?,
         (Some(_), Some(_)) => {
             let message = format!("input '{}' is in shared memory and in the request; send it once", input.name);
             return Err(Fault::invalid(format!("inputs[{index}].data"), message));

@@ -6,7 +6,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{describe::leading_batch, request::InputTensor, response::OutputTensor};
-use crate::domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Shape, SharedInput, Signature, Tensor, TensorSpec};
+use crate::domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Shape, SharedInput, Signature, Tensor, TensorSpec, given_twice};
 
 /// The items of a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,7 +17,27 @@ pub(super) struct Items {
     pub(super) batched: bool,
 }
 
-/// Splits a request's tensors; the data are shared, not copied. Each item is yet to be held against the signature.
+/// Holds the names of a request's inputs against the signature, so that there are no more of them than the model takes.
+///
+/// # Errors
+/// [`FaultKind::Invalid`] with the field of a name that is unknown or repeated.
+pub(super) fn check_names(inputs: &[InputTensor], signature: &Signature) -> Result<(), Fault> {
+    let mut known = Vec::with_capacity(signature.inputs.len() + signature.shared.len());
+    for (position, input) in inputs.iter().enumerate() {
+        let shared = signature.shared.iter().position(|shared| *shared.name == *input.name);
+        let index = match shared {
+            Some(shared) => signature.inputs.len() + shared,
+            None => signature.find_input(&input.name, position)?,
+        };
+        if known.contains(&index) {
+            return Err(given_twice(signature.inputs.get(index).map_or(&input.name, |spec| &spec.name), position));
+        }
+        known.push(index);
+    }
+    Ok(())
+}
+
+/// Splits a request's tensors, whose names fit; the data are shared, not copied. Each item is yet to be held against the signature.
 ///
 /// # Errors
 /// [`FaultKind::Invalid`] with the field at fault: an unknown input, a shape that does not fit, data of another length than the

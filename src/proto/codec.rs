@@ -2,10 +2,17 @@
 //!
 //! tonic's own takes two 8 KiB buffers for each call, which is most of what an idle stream costs. Buffers grow on demand, so a
 //! stream of large messages loses nothing.
+//!
+//! A message of the Open Inference Protocol is counted before it is decoded. An empty tensor takes two bytes on the wire and some
+//! 300 in memory, so that one message within `grpc.max_message_bytes` could take gigabytes.
 
 use std::marker::PhantomData;
 
-use prost::Message;
+use bytes::Buf;
+use prost::{
+    Message,
+    encoding::{DecodeContext, WireType, decode_key, skip_field},
+};
 use tonic::{
     Status,
     codec::{BufferSettings, Codec, DecodeBuf, Decoder},
@@ -18,17 +25,27 @@ const BUFFER_BYTES: usize = 512;
 /// Messages gathered into one write before the encoder yields, in bytes.
 const YIELD_BYTES: usize = 32 * 1024;
 
-/// The codec of all generated services and clients.
-#[derive(Debug, Clone)]
-pub struct SmallBufferCodec<Encode, Decode>(PhantomData<(Encode, Decode)>);
+/// Tensors, parameters and the like that a message of the Open Inference Protocol may have in all; as many as the largest number of
+/// shared memory regions, whose list is one message.
+const FEW_FIELDS_MAX: usize = 65_536;
 
-impl<Encode, Decode> Default for SmallBufferCodec<Encode, Decode> {
+/// The codec of generated services and clients whose messages have at most `FIELDS_MAX` members that are messages, strings or bytes.
+#[derive(Debug, Clone)]
+pub struct BoundedCodec<Encode, Decode, const FIELDS_MAX: usize>(PhantomData<(Encode, Decode)>);
+
+/// The codec of messages that are small for their number of members, or come from a server.
+pub type SmallBufferCodec<Encode, Decode> = BoundedCodec<Encode, Decode, { usize::MAX }>;
+
+/// The codec of the Open Inference Protocol.
+pub type FewFieldsCodec<Encode, Decode> = BoundedCodec<Encode, Decode, FEW_FIELDS_MAX>;
+
+impl<Encode, Decode, const FIELDS_MAX: usize> Default for BoundedCodec<Encode, Decode, FIELDS_MAX> {
     fn default() -> Self {
         Self(PhantomData)
     }
 }
 
-impl<Encode, Decode> Codec for SmallBufferCodec<Encode, Decode>
+impl<Encode, Decode, const FIELDS_MAX: usize> Codec for BoundedCodec<Encode, Decode, FIELDS_MAX>
 where
     Encode: Message + Send + 'static,
     Decode: Message + Default + Send + 'static,
@@ -36,30 +53,84 @@ where
     type Encode = Encode;
     type Decode = Decode;
     type Encoder = <ProstCodec<Encode, Decode> as Codec>::Encoder;
-    type Decoder = SmallBufferDecoder<Decode>;
+    type Decoder = BoundedDecoder<Decode, FIELDS_MAX>;
 
     fn encoder(&mut self) -> Self::Encoder {
         ProstCodec::<Encode, Decode>::raw_encoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        SmallBufferDecoder(PhantomData)
+        BoundedDecoder(PhantomData)
     }
 }
 
 /// Decodes one message. Bytes that are not one are the sender's fault: INVALID_ARGUMENT, with the field that broke.
 #[derive(Debug, Clone)]
-pub struct SmallBufferDecoder<Decode>(PhantomData<Decode>);
+pub struct BoundedDecoder<Decode, const FIELDS_MAX: usize>(PhantomData<Decode>);
 
-impl<Decode: Message + Default> Decoder for SmallBufferDecoder<Decode> {
+impl<Decode: Message + Default, const FIELDS_MAX: usize> Decoder for BoundedDecoder<Decode, FIELDS_MAX> {
     type Item = Decode;
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Decode>, Status> {
+        // The buffer is in one piece; of another, the first piece would be counted.
+        if FIELDS_MAX < usize::MAX && has_more_fields(buffer.chunk(), FIELDS_MAX) {
+            return Err(Status::invalid_argument(format!(
+                "the message has more than {FIELDS_MAX} tensors, parameters and the like"
+            )));
+        }
         Decode::decode(buffer).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
     }
 
     fn buffer_settings(&self) -> BufferSettings {
         BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
+    }
+}
+
+/// Whether the message has more members of a length of their own than that, as far as it is one.
+fn has_more_fields(mut message: &[u8], fields_max: usize) -> bool {
+    let mut fields = 0;
+    while !message.is_empty() {
+        let Ok((tag, wire_type)) = decode_key(&mut message) else { return false };
+        fields += usize::from(wire_type == WireType::LengthDelimited);
+        if fields > fields_max {
+            return true;
+        }
+        if skip_field(wire_type, tag, &mut message, DecodeContext::default()).is_err() {
+            return false;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
+
+    #[test]
+    fn members_of_a_message_are_counted_and_not_what_is_in_them() {
+        let tensor = InferInputTensor { name: "x".to_owned(), shape: vec![1; 100], ..InferInputTensor::default() };
+        let message = ModelInferRequest { inputs: vec![tensor; 3], id: "7".to_owned(), ..ModelInferRequest::default() };
+        let bytes = message.encode_to_vec();
+        assert!(has_more_fields(&bytes, 3) && !has_more_fields(&bytes, 4));
+        assert!(!has_more_fields(&[], 0));
+    }
+
+    #[test]
+    fn what_is_no_message_is_for_the_decoder_to_refuse() {
+        for broken in [&[0xff_u8; 20][..], &[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f], &[0], &[0x0a]] {
+            assert!(!has_more_fields(broken, 1));
+            ModelInferRequest::decode(broken).expect_err("no message");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            has_more_fields(&bytes, 5);
+        }
     }
 }

@@ -6,9 +6,12 @@ use std::{
     borrow::Cow,
     fs::{self, File},
     io::{ErrorKind, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use rustix::fs::OFlags;
 
 /// Name of the model inside the binary.
 pub const EMBEDDED_NAME: &str = "silero-vad";
@@ -210,9 +213,15 @@ fn read_manifest(file: &Path) -> Result<Cow<'static, str>, String> {
 fn read_limited(file: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
     let explain = |error: std::io::Error| std::io::Error::new(error.kind(), format!("cannot be read: {error}"));
     let mut bytes = Vec::new();
-    let opened = File::open(file).map_err(explain)?;
+    // To open or to read a pipe would wait for its other end, and all changes of models with it.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let opened = File::options().read(true).custom_flags(flags).open(file).map_err(explain)?;
+    let metadata = opened.metadata().map_err(explain)?;
+    if !metadata.is_file() {
+        return Err(explain(std::io::Error::new(ErrorKind::InvalidInput, "it is not a file")));
+    }
     // A size that is known spares the vector its growing; it is no promise, hence the limit on the reader too.
-    let size = opened.metadata().map_err(explain)?.len();
+    let size = metadata.len();
     if size <= bytes_max {
         bytes.reserve_exact(usize::try_from(size).unwrap_or(0));
         opened.take(bytes_max + 1).read_to_end(&mut bytes).map_err(explain)?;
@@ -254,6 +263,16 @@ mod tests {
         let reasons: Vec<&str> = scan.unusable.iter().map(|(_, reason)| reason.as_str()).collect();
         assert!(reasons[0].contains("its name holds ' '"), "{reasons:?}");
         assert!(reasons[1].contains("its name has 129 bytes"), "{reasons:?}");
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let root = folder_with(&["m/1"]);
+        let pipe = root.path().join("m/model.toml");
+        let access = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, pipe, rustix::fs::FileType::Fifo, access, 0).expect("a pipe");
+        let scan = Folder::new(root.path().to_owned()).scan();
+        assert_eq!(scan.models[0].manifest, Err("cannot be read: it is not a file".to_owned()));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod engines;
 mod example;
 mod feed;
 mod garbage;
+mod hostile;
 mod http;
 mod http_client;
 mod http_connections;

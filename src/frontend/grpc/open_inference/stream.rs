@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures::Stream;
+use prost::Message as _;
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, Streaming};
@@ -50,7 +51,7 @@ pub(in super::super) struct InferStream {
 
 impl InferStream {
     /// # Errors
-    /// [`FaultKind::Unavailable`] while the server drains.
+    /// [`FaultKind::Unavailable`] while the server drains, [`FaultKind::Overloaded`] if `session.max_streams` are open.
     pub(super) fn open(
         door: &OpenInference,
         caller: Caller,
@@ -59,8 +60,9 @@ impl InferStream {
         max_message_bytes: usize,
         ends_on_fault: bool,
     ) -> Result<Self, Fault> {
+        // A stream costs memory before its first request, too, and its flows are counted beside it.
+        let guard = door.service().admit()?;
         let drain = door.service().drain();
-        let guard = drain.session().ok_or_else(draining)?;
         let left = (caller.ends_at != Timestamp::NEVER).then(|| caller.ends_at.since(clock::now()));
         Ok(Self {
             messages,
@@ -87,10 +89,12 @@ impl InferStream {
                 Poll::Pending => break,
                 Poll::Ready(None) => self.stop_reading(None),
                 Poll::Ready(Some(Err(status))) => self.stop_reading(Some(fault_of(&status, self.max_message_bytes))),
-                Poll::Ready(Some(Ok(message))) => match wire::decode(message) {
-                    (form, Ok(request)) => self.conversation.push(form, request),
-                    (form, Err(fault)) => self.conversation.push_fault(form, fault),
-                },
+                Poll::Ready(Some(Ok(message))) => {
+                    // What is kept of a request until it is answered is more than its tensors: an id may be as long.
+                    let bytes = message.encoded_len();
+                    let (form, request) = wire::decode(message);
+                    self.conversation.push(form, bytes, request);
+                }
             }
         }
     }
