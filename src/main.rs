@@ -194,7 +194,8 @@ async fn either(one: &mut Signal, other: &mut Signal) {
 }
 
 fn start_log(config: &LogConfig) {
-    let filter = EnvFilter::new(&config.filter);
+    // h2 warns of each connection that resets too many streams, as often as clients please. A directive of the user's for it wins.
+    let filter = EnvFilter::new(format!("h2=error,{}", config.filter));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
     match config.format {
         LogFormat::Text => builder.with_target(false).init(),

@@ -42,8 +42,9 @@ use tokio_util::{
 };
 
 use crate::{
+    clock,
     drain::{Drain, Phase},
-    telemetry::Telemetry,
+    telemetry::{Seldom, Telemetry},
 };
 
 /// Samples that wait for it cost 16 bytes each.
@@ -158,6 +159,7 @@ async fn serve(listener: tokio::net::TcpListener, source: AdminSource, stop: Can
     let router = router(source);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let connections = TaskTracker::new();
+    let failures = Seldom::default();
     let mut upkeep = interval(UPKEEP_INTERVAL);
     upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -169,7 +171,9 @@ async fn serve(listener: tokio::net::TcpListener, source: AdminSource, stop: Can
                     connections.spawn(converse(stream, permit, router.clone(), stop.clone()));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the admin server could not accept a connection");
+                    if let Some(left_out) = failures.due(clock::now()) {
+                        tracing::warn!(%error, left_out, "the admin server could not accept a connection");
+                    }
                     sleep(ACCEPT_RETRY).await;
                 }
             }

@@ -12,7 +12,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::telemetry::{GaugeGuard, ServerMetrics};
+use crate::{
+    clock,
+    telemetry::{GaugeGuard, Seldom, ServerMetrics},
+};
 
 /// Accepting fails when descriptors run out; trying again at once would spin, and waiting lets others be closed.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -73,6 +76,7 @@ impl Listener {
         let Self { listener, connections_max, metrics, shutdown } = self;
         let connections = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(connections_max));
+        let failures = Seldom::default();
         loop {
             let permit = tokio::select! {
                 permit = Arc::clone(&permits).acquire_owned() => permit,
@@ -94,7 +98,9 @@ impl Listener {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    if let Some(left_out) = failures.due(clock::now()) {
+                        tracing::warn!(%error, left_out, "a connection could not be accepted");
+                    }
                     tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }

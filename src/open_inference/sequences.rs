@@ -7,7 +7,10 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -54,6 +57,8 @@ struct Key {
 #[derive(Debug)]
 struct Alive {
     steps: mpsc::Sender<Step>,
+    /// Bytes of the steps that its session has not taken yet.
+    bytes_waiting: Arc<AtomicUsize>,
     model: Arc<Model>,
 }
 
@@ -71,6 +76,7 @@ pub(super) struct StepRequest<'a> {
 #[derive(Debug)]
 struct Step {
     tensors: Vec<NamedTensor>,
+    bytes: usize,
     deadline: Option<Duration>,
     answer: Answer,
 }
@@ -126,7 +132,7 @@ impl Sequences {
     /// Hands a step to its sequence, which it begins or ends as it says.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`] if the sequence has not begun or has ended; [`FaultKind::Overloaded`] if too many of its steps wait;
+    /// [`FaultKind::Invalid`] if the sequence has not begun or has ended; [`FaultKind::Overloaded`] if too many of its steps wait, or too much;
     /// those of [`Service::open`] if it begins.
     pub(super) fn advance(&self, method: Method, request: StepRequest<'_>, service: &Service) -> Result<StepAnswer, Fault> {
         if service.drain().is_draining() {
@@ -136,15 +142,17 @@ impl Sequences {
         let key = Key { tenant: caller.tenant, model: String::from(&*model.loaded.name), id: step.id.clone() };
         let deadline = [options.timeout, left_until(caller.ends_at)].into_iter().flatten().min();
         let (answer, receiver) = oneshot::channel();
-        let sent = Step { tensors, deadline, answer };
+        let bytes = tensors.iter().map(|tensor| tensor.data.len()).sum();
+        let sent = Step { tensors, bytes, deadline, answer };
         if step.starts {
-            let (steps, task) = self.session(method, options, caller, model, service)?;
+            let bytes_waiting = Arc::new(AtomicUsize::new(bytes));
+            let (steps, task) = self.session(method, options, caller, model, service, &bytes_waiting)?;
             // There is room: nothing has been sent yet.
             let _ = steps.try_send(sent);
             let own = steps.downgrade();
             let mut book = self.book.lock();
             // One that is alive ends with the steps that it has.
-            book.start(key.clone(), Alive { steps, model: Arc::clone(model) });
+            book.start(key.clone(), Alive { steps, bytes_waiting, model: Arc::clone(model) });
             if step.ends {
                 book.end(&key, SequenceEnd::Asked);
             }
@@ -153,9 +161,18 @@ impl Sequences {
         } else {
             let mut book = self.book.lock();
             let alive = book.get(&key).ok_or_else(|| missing(&book, &key))?;
+            let bytes_max = service.config().window_bytes;
+            if alive.bytes_waiting.load(Ordering::Relaxed) >= bytes_max {
+                return Err(too_much_waiting(&step.id, bytes_max));
+            }
+            // Counted under the book's lock and before it can be taken, so that the count never falls below zero.
+            alive.bytes_waiting.fetch_add(bytes, Ordering::Relaxed);
             match alive.steps.try_send(sent) {
                 Ok(()) => {}
-                Err(mpsc::error::TrySendError::Full(_)) => return Err(too_many_waiting(&step.id)),
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    alive.bytes_waiting.fetch_sub(bytes, Ordering::Relaxed);
+                    return Err(too_many_waiting(&step.id));
+                }
                 Err(mpsc::error::TrySendError::Closed(_)) => return Err(missing(&book, &key)),
             }
             if step.ends {
@@ -172,6 +189,7 @@ impl Sequences {
         caller: Caller,
         model: &Arc<Model>,
         service: &Service,
+        bytes_waiting: &Arc<AtomicUsize>,
     ) -> Result<(mpsc::Sender<Step>, SequenceTask), Fault> {
         let version = String::from(&*model.loaded.version);
         // The call's own deadline is its steps'; the sequence outlives the call.
@@ -179,7 +197,7 @@ impl Sequences {
         let opened = service.open_found(method, Arc::clone(model), terms(model, version, options, caller, STEPS_WAITING_MAX))?;
         let (steps, receiver) = mpsc::channel(STEPS_WAITING_MAX);
         let waiting = Arc::new(Mutex::new(VecDeque::new()));
-        let inbound = Steps { receiver, waiting: Arc::clone(&waiting) };
+        let inbound = Steps { receiver, bytes_waiting: Arc::clone(bytes_waiting), waiting: Arc::clone(&waiting) };
         let session = opened.idle_after(Some(self.idle_timeout)).ended_by_drain().session(inbound)?;
         Ok((steps, SequenceTask { session: Box::new(session), waiting, idle_timeout: self.idle_timeout }))
     }
@@ -204,6 +222,13 @@ fn too_many_waiting(id: &SequenceId) -> Fault {
     Fault::new(FaultKind::Overloaded, message)
 }
 
+fn too_much_waiting(id: &SequenceId, bytes_max: usize) -> Fault {
+    let message = format!(
+        "requests of sequence {id} with the {bytes_max} bytes that session.window_bytes allows wait for their turn; wait for answers"
+    );
+    Fault::new(FaultKind::Overloaded, message).with_limit("session.window_bytes", bytes_max as u64)
+}
+
 fn left_until(ends_at: Timestamp) -> Option<Duration> {
     (ends_at != Timestamp::NEVER).then(|| ends_at.since(clock::now()))
 }
@@ -211,6 +236,7 @@ fn left_until(ends_at: Timestamp) -> Option<Duration> {
 /// The steps of a sequence as its session's input. Who waits for the answer of a step that the session has taken is in `waiting`.
 struct Steps {
     receiver: mpsc::Receiver<Step>,
+    bytes_waiting: Arc<AtomicUsize>,
     waiting: Arc<Mutex<VecDeque<Answer>>>,
 }
 
@@ -219,7 +245,8 @@ impl Stream for Steps {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.receiver.poll_recv(cx).map(|step| {
-            let Step { tensors, deadline, answer } = step?;
+            let Step { tensors, bytes, deadline, answer } = step?;
+            self.bytes_waiting.fetch_sub(bytes, Ordering::Relaxed);
             self.waiting.lock().push_back(answer);
             Some(Ok(Inbound::Item(ItemRequest { id: String::new(), tensors: Ok(tensors), deadline })))
         })

@@ -15,7 +15,7 @@ use crate::{
     clock,
     domain::{Answer, CloseReason, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
     engine::{CallThreads, ItemCall, LaneThreads, Milestones, PaddingCount, Ran, RunError},
-    telemetry::{LaneMetrics, ModelMetrics},
+    telemetry::{LaneMetrics, ModelMetrics, Seldom},
 };
 
 type LiveEntry = Entry<Arc<super::mailbox::Mailbox>, ItemInputs>;
@@ -35,7 +35,7 @@ impl Lanes {
         let mut started = Self { handoff: Arc::clone(handoff), threads: Vec::new() };
         for (index, compute) in lanes.iter().enumerate() {
             let (handoff, compute, metrics) = (Arc::clone(handoff), compute.clone(), metrics(index));
-            let work = move || compute.run(|| Lane { handoff, index, metrics }.work());
+            let work = move || compute.run(|| Lane { handoff, index, metrics, failures: Seldom::default() }.work());
             started.threads.push(thread::Builder::new().name(format!("lane-cpu-{index}")).spawn(work)?);
         }
         Ok(started)
@@ -66,6 +66,8 @@ struct Lane {
     handoff: Arc<Handoff>,
     index: usize,
     metrics: LaneMetrics,
+    /// Which failures are logged; all of them are counted.
+    failures: Seldom,
 }
 
 impl Lane {
@@ -98,11 +100,15 @@ impl Lane {
                 }
             }
             Err(error) if size == 1 => {
-                tracing::warn!(%error, "a model call failed");
+                if let Some(left_out) = self.failures.due(timing.finished) {
+                    tracing::warn!(%error, left_out, "a model call failed");
+                }
                 answers.add(&batch.entries[0], Err(fault_of(&error)), timing);
             }
             Err(error) => {
-                tracing::warn!(%error, items = size, "a batch failed; its items are run again one by one");
+                if let Some(left_out) = self.failures.due(timing.finished) {
+                    tracing::warn!(%error, items = size, left_out, "a batch failed; its items are run again one by one");
+                }
                 self.run_one_by_one(runtime, &batch.entries, &mut answers);
             }
         }

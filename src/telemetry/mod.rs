@@ -10,6 +10,7 @@
 
 mod handles;
 mod process;
+mod seldom;
 mod table;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority};
 
 pub use handles::{GaugeGuard, LaneMetrics, LoadMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd};
 pub use metrics::{Counter, Gauge, Histogram};
+pub use seldom::Seldom;
 pub use table::{Kind, METRICS, Metric, markdown};
 
 /// One server's metrics. Clones share them.

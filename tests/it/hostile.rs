@@ -3,6 +3,7 @@
 use std::{fs::File, future::poll_fn, process, sync::Arc};
 
 use bytes::Bytes;
+use futures::future::join_all;
 use rustix::{fs::Mode, shm};
 use tonic::Code;
 
@@ -20,16 +21,19 @@ use tidemill::{
 
 use crate::{
     infer::{InferStream, infer_client, request},
-    serving::{Account, DOUBLER, bare_config, patiently, serve},
+    serving::{Account, COUNTER, DOUBLER, bare_config, patiently, serve},
 };
 
 const CALLER: Caller = Caller { ends_at: tidemill::domain::Timestamp::NEVER, tenant: TenantKey(0) };
 
 /// The protocol over what `server` serves, with a window of 8 items and 1,000 bytes.
 fn door(server: &Server) -> OpenInference {
+    door_with(server, SessionConfig { window_items_max: 8, window_bytes: 1_000, ..SessionConfig::default() })
+}
+
+fn door_with(server: &Server, config: SessionConfig) -> OpenInference {
     let drain = Drain::new();
     drain.serve();
-    let config = SessionConfig { window_items_max: 8, window_bytes: 1_000, ..SessionConfig::default() };
     let (repository, handoff) = (server.repository().clone(), Arc::clone(server.handoff()));
     let service = Service::new(repository, handoff, config, drain, &Telemetry::new());
     OpenInference::new(service, SequenceConfig::default(), SharedMemoryConfig::default())
@@ -123,6 +127,29 @@ async fn a_request_that_fails_takes_its_room_until_all_its_items_are_over() {
     assert!(fault.message().starts_with("item 0: "), "{fault}");
     let ledger = account.ledger();
     assert_eq!((ledger.received(), ledger.open()), (4, 0));
+}
+
+/// In one thread, so that no step is taken before all have come.
+#[tokio::test]
+async fn steps_of_a_sequence_wait_within_a_limit_of_bytes() {
+    let server = serve(bare_config(), &[("counter", COUNTER)]).await;
+    let door = door_with(&server, SessionConfig { window_bytes: 8, ..SessionConfig::default() });
+    let step = |starts| {
+        let mut request = doubled(&[[1.0; 4]]);
+        (request.model, request.inputs[0].shape) = ("counter".to_owned(), vec![1, 1]);
+        request.inputs[0].data = Some(Bytes::from_static(&[0; 4]));
+        request.parameters.insert("sequence_id".to_owned(), Parameter::Int64(7));
+        request.parameters.insert("sequence_start".to_owned(), Parameter::Bool(starts));
+        door.infer(Method::ModelInfer, request, CALLER)
+    };
+    let mut answers = patiently(join_all([true, false, false, false].map(step))).await;
+    let refused = answers.split_off(2);
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    for fault in refused {
+        let fault = fault.expect_err("8 bytes wait");
+        assert_eq!(fault.limit().map(|limit| limit.name), Some("session.window_bytes"), "{fault}");
+    }
+    patiently(step(false)).await.expect("nothing waits any more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
