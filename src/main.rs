@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidemill::{
     app::Server,
     cli::{self, ClientCommand},
@@ -149,12 +150,25 @@ async fn serve(args: &ServeArgs) -> ExitCode {
         }
     };
     start_log(&config.log);
+    raise_file_limit();
     match run(config).await {
         Ok(exit_code) => exit_code,
         Err(error) => {
             tracing::error!("the server could not start: {error}");
             ExitCode::from(EXIT_START)
         }
+    }
+}
+
+/// Lets the process have as many files open as it may. Each connection and each region of shared memory is one, and the usual soft
+/// limit, 1,024, is there for programs that still call `select`.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, limit = limit.current, "the limit of open files stays low; connections beyond it are not accepted");
     }
 }
 

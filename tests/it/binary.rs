@@ -28,8 +28,27 @@ impl Binary {
 
     /// Starts it with these addresses for gRPC clients and for operators.
     pub(crate) fn serve_at(addresses: &[&str; 2], flags: &[&str]) -> Self {
+        Self::start(Command::new(env!("CARGO_BIN_EXE_tidemill")), addresses, flags)
+    }
+
+    /// Starts it with a soft limit of so many open files.
+    pub(crate) fn serve_with_files(files: u32, flags: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -S -n \"$1\" && shift && exec \"$@\"", "sh", &files.to_string()]);
+        shell.arg(env!("CARGO_BIN_EXE_tidemill"));
+        Self::start(shell, &["127.0.0.1:0"; 2], flags)
+    }
+
+    /// The soft and the hard limit of its open files, as the system tells them.
+    pub(crate) fn file_limits(&self) -> (String, String) {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.child.id())).expect("it runs");
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit of open files");
+        let mut words = line.split_whitespace().map(str::to_owned);
+        (words.next().expect("the soft limit"), words.next().expect("the hard limit"))
+    }
+
+    fn start(mut command: Command, addresses: &[&str; 2], flags: &[&str]) -> Self {
         let ports = ["serve", "--grpc-addr", addresses[0], "--http-addr", "127.0.0.1:0", "--admin-addr", addresses[1]];
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
         // Settings come from flags alone; the server would refuse variables of these tests that look like settings.
         for (name, _) in std::env::vars_os() {
             if name == "ORT_DYLIB_PATH" || name.to_string_lossy().starts_with("TIDEMILL_") {

@@ -175,3 +175,11 @@ async fn told_to_it_serves_what_it_can_and_says_what_it_cannot() {
     let (status, body) = patiently(page(server.admin_addr(), "/readyz")).await;
     assert_eq!(status, 200, "told to, it is ready without the model that failed: {body}");
 }
+
+#[test]
+fn as_many_files_may_be_open_as_the_system_lets_it_have() {
+    let mut server = Binary::serve_with_files(128, &["--set", "models.embedded=false"]);
+    server.addresses();
+    let (soft, hard) = server.file_limits();
+    assert!(soft == hard && soft != "128", "{soft} of {hard}");
+}
