@@ -82,7 +82,7 @@ impl OpenInference {
     /// asking this.
     #[must_use]
     pub fn is_model_ready(&self, name: &str, version: &str) -> bool {
-        self.service().is_serving() && self.service().model(name, version).is_ok()
+        self.service().is_serving() && self.service().find(name, version).is_ok()
     }
 
     /// What a model takes and gives; no version is the newest that is ready. State, and inputs that the manifest fixes, are the
@@ -92,7 +92,7 @@ impl OpenInference {
     /// [`FaultKind::NotFound`](crate::domain::FaultKind::NotFound) or
     /// [`FaultKind::Unavailable`](crate::domain::FaultKind::Unavailable).
     pub fn model_metadata(&self, name: &str, version: &str) -> Result<ModelMetadata, Fault> {
-        let (model, _) = self.service().model(name, version)?;
+        let model = self.service().find(name, version)?;
         let signature = model.signature();
         Ok(ModelMetadata {
             name: name.to_owned(),

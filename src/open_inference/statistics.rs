@@ -98,8 +98,7 @@ impl OpenInference {
         // What has been unloaded since it was listed is not there, as it would not be had it been listed later.
         let found: Vec<_> = named.filter_map(|model| self.version_statistics(&model.name, &model.version).ok()).collect();
         if found.is_empty() && !name.is_empty() {
-            let (model, _) = self.service().model(name, version)?;
-            return Ok(vec![self.version_statistics(name, &model.loaded.version)?]);
+            return Ok(vec![self.version_statistics(name, version)?]);
         }
         Ok(found)
     }

@@ -65,7 +65,7 @@ async fn request(api: &Api, target: &Target, headers: &HeaderMap, body: Body) ->
     let count = |fault| api.counted(Method::HttpGenerate, fault);
     let body = body::read(headers, body, &api.config).await;
     let body = body.map_err(|refusal| api.counted(Method::HttpGenerate, refusal))?;
-    let (model, _) = api.open_inference.service().model(&target.model, &target.version).map_err(count)?;
+    let model = api.open_inference.service().find(&target.model, &target.version).map_err(count)?;
     // The version that it was read for, whatever becomes the newest meanwhile.
     let (name, version) = (model.loaded.name.to_string(), model.loaded.version.to_string());
     let decoded = aside(body.len(), move || plain::decode(&body, model.signature())).await.map_err(count)?;

@@ -56,7 +56,7 @@ fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Fault> {
 
 /// A request without JSON: the body is the one input of the model, for one item, and all outputs are wanted as binary data.
 fn raw(api: &Api, target: &Target, body: Bytes) -> Result<Decoded, Fault> {
-    let (model, _) = api.open_inference.service().model(&target.model, &target.version)?;
+    let model = api.open_inference.service().find(&target.model, &target.version)?;
     let [input] = model.signature().inputs.as_slice() else {
         let count = model.signature().inputs.len();
         let message = format!("a body without JSON is for models of one input, but '{}' has {count}", target.model);
