@@ -147,9 +147,12 @@ impl Fault {
         self
     }
 
-    /// Says which of a request's items it is about, counted from 0.
+    /// Says which of a request's `items` it is about, counted from 0, if there are several.
     #[must_use]
-    pub fn in_item(mut self, item: u64) -> Self {
+    pub fn in_item(mut self, item: u64, items: usize) -> Self {
+        if items <= 1 {
+            return self;
+        }
         self.message = shortened(format!("item {item}: {}", self.message).into(), MESSAGE_BYTES_MAX);
         self
     }

@@ -139,6 +139,18 @@ impl Signature {
         Ok(inputs)
     }
 
+    /// Position of the output of this name. `position` is its place in the request.
+    ///
+    /// # Errors
+    /// [`FaultKind::Invalid`](super::FaultKind::Invalid) with the names that there are.
+    pub fn find_output(&self, name: &str, position: usize) -> Result<usize, Fault> {
+        self.outputs.iter().position(|output| &*output.name == name).ok_or_else(|| {
+            let known = quoted_list(self.outputs.iter().map(|output| &*output.name));
+            let message = format!("the model has no output '{name}'; its outputs are {known}");
+            Fault::invalid(format!("outputs[{position}].name"), message)
+        })
+    }
+
     /// Position of the input of this name; no name is that of an only input. `position` is the tensor's in the request.
     ///
     /// # Errors
@@ -171,7 +183,8 @@ pub fn given_twice(name: &str, position: usize) -> Fault {
 }
 
 /// `'a', 'b' and 'c'`.
-fn quoted_list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+#[must_use]
+pub fn quoted_list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
 }
 

@@ -89,6 +89,14 @@ struct Flow {
     name: FlowName,
 }
 
+impl Flow {
+    /// Takes nothing more in, and ends once it has answered what it has. Gives the name back under which it may still be known.
+    fn retire(&mut self) -> FlowName {
+        self.inbox.close();
+        std::mem::replace(&mut self.name, FlowName::None)
+    }
+}
+
 /// Which item of which exchange.
 #[derive(Debug, Clone, Copy)]
 struct ItemPlace {
@@ -118,7 +126,7 @@ struct Weight {
 }
 
 enum ExchangeState {
-    /// Items are on their way.
+    /// Items are on their way, or all of them are back.
     Running {
         plan: ReplyPlan,
         outputs: Vec<Option<ItemOutputs>>,
@@ -127,7 +135,8 @@ enum ExchangeState {
         /// The first one that there was.
         fault: Option<Fault>,
     },
-    Done(Result<InferResponse, Fault>),
+    /// None ever were.
+    Refused(Fault),
 }
 
 impl<T> Conversation<T> {
@@ -161,12 +170,12 @@ impl<T> Conversation<T> {
         let begun = request.and_then(|request| self.begin(number, request));
         let (state, shared_bytes) = begun.unwrap_or_else(|fault| {
             self.door.service.count_fault(self.method, &fault);
-            (ExchangeState::Done(Err(fault)), 0)
+            (ExchangeState::Refused(fault), 0)
         });
         let items = match &state {
             ExchangeState::Running { outputs, .. } => outputs.len(),
             // Its answer takes room too.
-            ExchangeState::Done(_) => 1,
+            ExchangeState::Refused(_) => 1,
         };
         let weight = Weight { items, bytes: bytes + shared_bytes };
         self.in_flight.items += weight.items;
@@ -203,14 +212,17 @@ impl<T> Conversation<T> {
     }
 
     fn pop_done(&mut self) -> Option<Reply<T>> {
-        if !matches!(self.exchanges.front()?.state, ExchangeState::Done(_)) {
+        if matches!(self.exchanges.front()?.state, ExchangeState::Running { left: 1.., .. }) {
             return None;
         }
         let Exchange { tag, weight, state } = self.exchanges.pop_front()?;
         self.first += 1;
         self.in_flight.items -= weight.items;
         self.in_flight.bytes -= weight.bytes;
-        let ExchangeState::Done(result) = state else { return None };
+        let result = match state {
+            ExchangeState::Refused(fault) | ExchangeState::Running { fault: Some(fault), .. } => Err(fault),
+            ExchangeState::Running { plan, outputs, .. } => plan.response(&outputs.into_iter().flatten().collect::<Vec<_>>()),
+        };
         Some(Reply { tag, result })
     }
 
@@ -305,8 +317,7 @@ impl<T> Conversation<T> {
         let flow = self.open(FlowName::Sequence(key.clone()), model, version, options, usize::MAX)?;
         if let Some(replaced) = self.sequences.start(key, flow) {
             // Its requests are answered; then it ends, with its state.
-            self.flows[replaced].name = FlowName::None;
-            self.flows[replaced].inbox.close();
+            self.flows[replaced].retire();
         }
         Ok(flow)
     }
@@ -321,8 +332,7 @@ impl<T> Conversation<T> {
         let version = key.version.clone();
         let flow = self.open(FlowName::Shared(key.clone()), model, version, options, usize::MAX)?;
         if let Some(outdated) = self.shared.insert(key, flow) {
-            self.flows[outdated].name = FlowName::None;
-            self.flows[outdated].inbox.close();
+            self.flows[outdated].retire();
         }
         Ok(flow)
     }
@@ -353,11 +363,9 @@ impl<T> Conversation<T> {
         inbox.push(inbound(tensors, options));
     }
 
-    /// The flow is not found again; it ends once it has answered what it has.
+    /// Retires a flow, so that it is not found again.
     fn end_flow(&mut self, flow: FlowKey, end: SequenceEnd) {
-        let ended = &mut self.flows[flow];
-        ended.inbox.close();
-        match std::mem::replace(&mut ended.name, FlowName::None) {
+        match self.flows[flow].retire() {
             FlowName::None => {}
             FlowName::Shared(key) => {
                 self.shared.remove(&key);
@@ -398,18 +406,9 @@ impl<T> Conversation<T> {
         let ExchangeState::Running { outputs, left, fault, .. } = &mut exchange.state else { return };
         match outcome {
             Ok(found) => outputs[place.item] = Some(found),
-            Err(found) if outputs.len() > 1 => _ = fault.get_or_insert(found.in_item(place.item as u64)),
-            Err(found) => _ = fault.get_or_insert(found),
+            Err(found) => _ = fault.get_or_insert(found.in_item(place.item as u64, outputs.len())),
         }
         *left -= 1;
-        if *left > 0 {
-            return;
-        }
-        let empty = ExchangeState::Done(Err(Fault::new(FaultKind::Failed, "the response is being made")));
-        if let ExchangeState::Running { plan, outputs, fault, .. } = std::mem::replace(&mut exchange.state, empty) {
-            let outputs: Vec<ItemOutputs> = outputs.into_iter().flatten().collect();
-            exchange.state = ExchangeState::Done(fault.map_or_else(|| plan.response(&outputs), Err));
-        }
     }
 }
 

@@ -225,13 +225,10 @@ fn wanted(outputs: &[RequestedOutput], signature: &Signature, memory: &SharedMem
     }
     let mut wanted: Vec<Wanted> = Vec::with_capacity(outputs.len());
     for (index, output) in outputs.iter().enumerate() {
-        let fault = |message: String| Err(Fault::invalid(format!("outputs[{index}].name"), message));
-        let Some(position) = signature.outputs.iter().position(|spec| *spec.name == *output.name) else {
-            let known: Vec<String> = signature.outputs.iter().map(|spec| format!("'{}'", spec.name)).collect();
-            return fault(format!("the model has no output '{}'; its outputs are {}", output.name, known.join(", ")));
-        };
+        let position = signature.find_output(&output.name, index)?;
         if wanted.iter().any(|earlier| earlier.position == position) {
-            return fault(format!("output '{}' is asked for twice", output.name));
+            let message = format!("output '{}' is asked for twice", output.name);
+            return Err(Fault::invalid(format!("outputs[{index}].name"), message));
         }
         if output.parameters.contains_key(CLASSIFICATION) {
             let message = format!("output '{}': classification is not offered; ask for the tensor itself", output.name);
@@ -270,9 +267,7 @@ where
 {
     session.filter_map(move |event| {
         future::ready(match event {
-            Ok(Event::Result(result)) => {
-                Some(result.outcome.map_err(|fault| if items > 1 { fault.in_item(result.seq) } else { fault }))
-            }
+            Ok(Event::Result(result)) => Some(result.outcome.map_err(|fault| fault.in_item(result.seq, items))),
             Ok(_) => None,
             Err(fault) => Some(Err(fault)),
         })
@@ -282,10 +277,10 @@ where
 /// The outputs of sessions of one item each, in order; all of them run at once.
 fn outputs_apart(sessions: Vec<RequestSession>) -> impl Stream<Item = Result<ItemOutputs, Fault>> + Send {
     let items = sessions.len();
-    let outputs = |(item, session)| async move {
+    let outputs = move |(item, session)| async move {
         let found: Result<Vec<_>, Fault> = outputs_of(session, 1).try_collect().await;
         let lost = || Fault::new(FaultKind::Failed, "the item was given no answer");
-        found.and_then(|mut outputs| outputs.pop().ok_or_else(lost)).map_err(|fault| fault.in_item(item))
+        found.and_then(|mut outputs| outputs.pop().ok_or_else(lost)).map_err(|fault| fault.in_item(item, items))
     };
     stream::iter((0..).zip(sessions)).map(outputs).buffered(items)
 }

@@ -33,11 +33,12 @@ pub use config::{
 pub use conversation::{Conversation, Reply};
 pub use describe::{ModelMetadata, ServerMetadata, TensorMetadata};
 pub use options::ENABLE_FINAL_RESPONSE;
-pub use placement::SHARED_MEMORY_REGION;
 pub use repository::RepositoryEntry;
 pub use request::{InferRequest, InputTensor, Parameter, Parameters, RequestedOutput};
 pub use response::{InferResponse, OutputData, OutputTensor, SharedOutput};
-pub use shared_memory::{Region, RegionStatus, SharedMemory};
+pub use shared_memory::{
+    Region, RegionStatus, SHARED_MEMORY_BYTE_SIZE, SHARED_MEMORY_OFFSET, SHARED_MEMORY_REGION, SharedMemory,
+};
 pub use statistics::{BatchStatistics, InferStatistics, ModelStatistics, ResponseStatistics, StatisticDuration};
 
 /// The protocol over the one door. Clones share everything.

@@ -7,14 +7,9 @@ use bytes::Bytes;
 use super::{
     request::{Parameter, Parameters},
     response::{OutputData, SharedOutput},
-    shared_memory::{Region, SharedMemory},
+    shared_memory::{Region, SHARED_MEMORY_BYTE_SIZE, SHARED_MEMORY_OFFSET, SHARED_MEMORY_REGION, SharedMemory},
 };
 use crate::domain::Fault;
-
-/// Parameter of a tensor that lies in shared memory: the name of the region.
-pub const SHARED_MEMORY_REGION: &str = "shared_memory_region";
-const BYTE_SIZE: &str = "shared_memory_byte_size";
-const OFFSET: &str = "shared_memory_offset";
 
 /// A tensor's place. It keeps the region open, even if that is unregistered meanwhile.
 #[derive(Debug, Clone)]
@@ -50,9 +45,17 @@ impl Placement {
                 Err(Fault::invalid(in_field(name), format!("{name} is {other}, but must be a number of bytes from 0")))
             }
         };
-        let missing =
-            || Fault::invalid(in_field(BYTE_SIZE), format!("{BYTE_SIZE} is missing; it goes with {SHARED_MEMORY_REGION}"));
-        Ok(Some(Self { region, offset: number(OFFSET)?.unwrap_or(0), bytes: number(BYTE_SIZE)?.ok_or_else(missing)? }))
+        let missing = || {
+            Fault::invalid(
+                in_field(SHARED_MEMORY_BYTE_SIZE),
+                format!("{SHARED_MEMORY_BYTE_SIZE} is missing; it goes with {SHARED_MEMORY_REGION}"),
+            )
+        };
+        Ok(Some(Self {
+            region,
+            offset: number(SHARED_MEMORY_OFFSET)?.unwrap_or(0),
+            bytes: number(SHARED_MEMORY_BYTE_SIZE)?.ok_or_else(missing)?,
+        }))
     }
 
     /// The tensor's elements.
@@ -74,7 +77,7 @@ impl Placement {
                 "output '{name}' has {bytes} bytes, but its place in shared memory region '{region}' holds {}",
                 self.bytes
             );
-            return Err(Fault::invalid(BYTE_SIZE, message));
+            return Err(Fault::invalid(SHARED_MEMORY_BYTE_SIZE, message));
         }
         self.region.write(self.offset, data)?;
         Ok(OutputData::Shared(SharedOutput { region: region.clone(), offset: self.offset, bytes }))

@@ -35,6 +35,13 @@ use crate::{
     domain::{Fault, FaultKind},
 };
 
+/// Parameter of a tensor that lies in shared memory: the name of the region.
+pub const SHARED_MEMORY_REGION: &str = "shared_memory_region";
+/// How many bytes it has there.
+pub const SHARED_MEMORY_BYTE_SIZE: &str = "shared_memory_byte_size";
+/// Where in the region it begins.
+pub const SHARED_MEMORY_OFFSET: &str = "shared_memory_offset";
+
 /// Longest name of a region.
 const NAME_BYTES_MAX: usize = 255;
 /// Longest key without its slash; with it, what a file's name may have.
@@ -153,16 +160,8 @@ impl SharedMemory {
     pub fn region(&self, name: &str) -> Result<Arc<Region>, Fault> {
         self.enabled()?.regions.read().get(name).cloned().ok_or_else(|| {
             let message = format!("no shared memory region '{name}' is registered; register it before a request names it");
-            Fault::new(FaultKind::NotFound, message).with_field("shared_memory_region")
+            Fault::new(FaultKind::NotFound, message).with_field(SHARED_MEMORY_REGION)
         })
-    }
-
-    /// Reads `bytes` bytes from `offset` on of the region of this name.
-    ///
-    /// # Errors
-    /// Those of [`SharedMemory::region`] and [`Region::read`].
-    pub fn read(&self, region: &str, offset: u64, bytes: u64) -> Result<Bytes, Fault> {
-        self.region(region)?.read(offset, bytes)
     }
 
     fn enabled(&self) -> Result<&Inner, Fault> {
@@ -220,7 +219,7 @@ impl Region {
     fn place(&self, offset: u64, bytes: u64) -> Result<(u64, usize), Fault> {
         let RegionStatus { name, byte_size, .. } = &self.status;
         if offset.checked_add(bytes).is_none_or(|end| end > *byte_size) {
-            let field = if offset > *byte_size { "shared_memory_offset" } else { "shared_memory_byte_size" };
+            let field = if offset > *byte_size { SHARED_MEMORY_OFFSET } else { SHARED_MEMORY_BYTE_SIZE };
             let message = format!(
                 "{bytes} bytes from {offset} on do not lie in shared memory region '{name}', which was registered with {byte_size} bytes"
             );
@@ -232,7 +231,7 @@ impl Region {
                 let limit = self.tensor_bytes_max;
                 let message = format!("{bytes} bytes in shared memory are more than the {limit} that a tensor there may have");
                 Err(Fault::new(FaultKind::TooLarge, message)
-                    .with_field("shared_memory_byte_size")
+                    .with_field(SHARED_MEMORY_BYTE_SIZE)
                     .with_limit("shared_memory.max_tensor_bytes", limit as u64))
             }
         }
@@ -243,7 +242,7 @@ impl Region {
         let message = format!(
             "shared memory region '{name}' is not all there any more: its object '{key}' was made shorter since it was registered"
         );
-        Fault::invalid("shared_memory_region", message)
+        Fault::invalid(SHARED_MEMORY_REGION, message)
     }
 
     fn failed(&self, what: &str, error: &dyn std::fmt::Display) -> Fault {
@@ -373,7 +372,7 @@ mod tests {
         let (memory, object) = (shared_memory(), Object::new(64));
         memory.register("region", &object.key, 16, 32).expect("it lies in the object");
         object.file.write_all_at(b"input", 16 + 4).expect("the client's own");
-        assert_eq!(memory.read("region", 4, 5).as_deref(), Ok(&b"input"[..]));
+        assert_eq!(memory.region("region").and_then(|region| region.read(4, 5)).as_deref(), Ok(&b"input"[..]));
         memory.region("region").expect("registered").write(27, b"ouput").expect("the last 5 bytes");
         let mut found = [0; 5];
         object.file.read_exact_at(&mut found, 16 + 27).expect("the client's own");
@@ -428,7 +427,12 @@ mod tests {
         }
         assert_refused(register("free", "/tidemill-test-none"), FaultKind::NotFound, "key", "'/tidemill-test-none'");
         register("free", object.key.trim_start_matches('/')).expect("the slash may be left out");
-        assert_refused(memory.read("none", 0, 1), FaultKind::NotFound, "shared_memory_region", "'none'");
+        assert_refused(
+            memory.region("none").and_then(|region| region.read(0, 1)),
+            FaultKind::NotFound,
+            "shared_memory_region",
+            "'none'",
+        );
     }
 
     #[test]
@@ -465,7 +469,7 @@ mod tests {
         assert_eq!(fault.limit().map(|limit| (limit.name, limit.value)), Some(("shared_memory.max_regions", 2)));
         memory.unregister("a").expect("it is there");
         memory.register("c", &object.key, 0, 64).expect("there is room again");
-        let fault = memory.read("c", 0, 17).expect_err("one byte too many");
+        let fault = memory.region("c").and_then(|region| region.read(0, 17)).expect_err("one byte too many");
         assert_eq!(fault.kind(), FaultKind::TooLarge);
         assert_eq!(fault.limit().map(|limit| (limit.name, limit.value)), Some(("shared_memory.max_tensor_bytes", 16)));
         let fault = memory.region("c").expect("registered").write(0, &[0; 17]).expect_err("one byte too many");
@@ -508,7 +512,7 @@ mod tests {
                 assert_eq!(held.read(0, 4096).as_deref(), Ok(&[7; 4096][..]));
                 held.write(0, &[7; 8]).expect("it is still open");
                 // Whoever comes in between finds all of it or no region.
-                match memory.read("region", 0, 4096) {
+                match memory.region("region").and_then(|region| region.read(0, 4096)) {
                     Ok(data) => assert_eq!(data, [7; 4096][..]),
                     Err(fault) => assert_eq!(fault.kind(), FaultKind::NotFound),
                 }

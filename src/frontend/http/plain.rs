@@ -15,7 +15,7 @@ use super::{
     to_json::{JsonElements, JsonTensor},
 };
 use crate::{
-    domain::{Fault, FaultKind, Signature, TensorSpec},
+    domain::{Fault, FaultKind, Signature, TensorSpec, quoted_list},
     open_inference::{InferRequest, InferResponse, InputTensor, OutputData, Parameters},
 };
 
@@ -38,8 +38,7 @@ pub(super) fn decode(body: &[u8], signature: &Signature) -> Result<InferRequest,
             let Named(parameters) = member(&name, value)?;
             request.parameters = parameters;
         } else {
-            let known: Vec<String> = signature.inputs.iter().map(|spec| format!("'{}'", spec.name)).collect();
-            let known = known.join(", ");
+            let known = quoted_list(signature.inputs.iter().map(|spec| &*spec.name));
             let message = format!(
                 "the model has no input '{name}'; its inputs are {known}, and beside them there are 'id' and 'parameters'"
             );

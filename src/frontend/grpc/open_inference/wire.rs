@@ -7,7 +7,7 @@ use crate::{
     domain::{Datatype, Fault},
     open_inference::{
         ENABLE_FINAL_RESPONSE, InferRequest, InferResponse, InputTensor, OutputData, OutputTensor, Parameter, Parameters,
-        RequestedOutput,
+        RequestedOutput, SHARED_MEMORY_BYTE_SIZE, SHARED_MEMORY_OFFSET, SHARED_MEMORY_REGION,
     },
     proto::inference::{
         InferParameter, ModelInferRequest, ModelInferResponse,
@@ -74,7 +74,7 @@ impl RawContents {
 }
 
 fn is_shared(input: &InferInputTensor) -> bool {
-    input.parameters.contains_key(crate::open_inference::SHARED_MEMORY_REGION)
+    input.parameters.contains_key(SHARED_MEMORY_REGION)
 }
 
 fn input_tensor(index: usize, input: InferInputTensor, raw: &mut RawContents) -> Result<InputTensor, Fault> {
@@ -154,9 +154,9 @@ fn output_tensor(output: OutputTensor, form: &ReplyForm, raw: &mut Vec<Bytes>) -
         }
         OutputData::Shared(shared) => {
             let parameters = [
-                ("shared_memory_region", ParameterChoice::StringParam(shared.region)),
-                ("shared_memory_byte_size", ParameterChoice::Uint64Param(shared.bytes)),
-                ("shared_memory_offset", ParameterChoice::Uint64Param(shared.offset)),
+                (SHARED_MEMORY_REGION, ParameterChoice::StringParam(shared.region)),
+                (SHARED_MEMORY_BYTE_SIZE, ParameterChoice::Uint64Param(shared.bytes)),
+                (SHARED_MEMORY_OFFSET, ParameterChoice::Uint64Param(shared.offset)),
             ];
             let entry = |(name, value): (&str, _)| (name.to_owned(), choice(value));
             message.parameters = parameters.into_iter().map(entry).collect();
@@ -177,10 +177,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::{
-        open_inference::{SHARED_MEMORY_REGION, SharedOutput},
-        proto::inference::InferTensorContents,
-    };
+    use crate::{open_inference::SharedOutput, proto::inference::InferTensorContents};
 
     fn input(name: &str) -> InferInputTensor {
         InferInputTensor { name: name.to_owned(), datatype: "UINT8".to_owned(), shape: vec![1], ..InferInputTensor::default() }
