@@ -3,9 +3,14 @@
 //! A batch is never cut down to save one tight item: that lowers throughput, so that every next head is tight, and goodput
 //! collapses. Heads that cannot make the chosen batch are skipped instead, and stay queued for a smaller one.
 
+use std::time::Duration;
+
 use crate::domain::{CloseReason, Timestamp};
 
 use super::cost::CostModel;
+
+/// To wake an idle lane takes about as long. A call that is over sooner is not cut up for it.
+const WAKE_UP: Duration = Duration::from_micros(50);
 
 /// What there is to choose from. `ready` and `running` count items of one model; a stateful stream counts one ready item.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +59,8 @@ pub(super) fn choose(situation: &Situation<'_>, mut at_least: impl FnMut(usize, 
         1.0
     };
     let done_at = |size: usize| now + cost.call_with_margin(size, spreads);
-    let share = (ready + running).div_ceil(lanes.max(1));
+    let sharing = if cost.call(cap.min(ready)) <= WAKE_UP { 1 } else { lanes.max(1) };
+    let share = (ready + running).div_ceil(sharing);
     let wanted = share.min(cap).min(ready).max(1);
 
     let mut size = wanted;
@@ -119,6 +125,15 @@ mod tests {
         assert_eq!((choice.size, choice.reason), (4, CloseReason::Share));
         let other_lane_runs = Situation { running: 8, ..two };
         assert_eq!(choose(&other_lane_runs, |_, _| true).size, 8);
+    }
+
+    #[test]
+    fn a_call_that_is_over_before_a_lane_is_awake_is_not_shared() {
+        let micros = |batch: u64| Duration::from_micros(2 + batch);
+        let cheap = CostModel::new(&CostCurve::new([1, 2, 4, 8, 16].map(micros).to_vec()), 16);
+        let two = Situation { lanes: 2, ..situation(&cheap, 8, Timestamp::NEVER) };
+        let choice = choose(&two, |_, _| true);
+        assert_eq!((choice.size, choice.reason), (8, CloseReason::LaneFree));
     }
 
     #[test]

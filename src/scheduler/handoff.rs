@@ -12,11 +12,12 @@
 //! # Cancellation
 //! Dropping a [`StreamHandle`] closes its stream: what is queued is cancelled at once, what runs is cancelled when it finishes.
 
+mod lending;
 mod models;
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -28,6 +29,7 @@ use super::{
     ModelKey, StreamKey,
     admission::{Admission, Refusal},
     batch::{Batch, CallReport, EndReason, Ended, Item},
+    lanes::Lane,
     mailbox::Mailbox,
     options::StreamOptions,
     queue::Scheduler,
@@ -63,6 +65,8 @@ pub enum Submitted {
 pub struct Handoff {
     shared: Mutex<Shared>,
     lane_wakes: Box<[Condvar]>,
+    /// The lanes, for who runs a lone item by itself.
+    lent: OnceLock<Arc<[Lane]>>,
     kick: Signal,
     rearm: Signal,
 }
@@ -85,6 +89,8 @@ enum LaneState {
     Busy,
     Idle,
     Waking,
+    /// Its thread sleeps, and its instance runs a call on another.
+    Lent,
 }
 
 /// What a lane finds when it looks for work.
@@ -113,6 +119,7 @@ impl Handoff {
                 trace: None,
             }),
             lane_wakes: (0..lanes).map(|_| Condvar::new()).collect(),
+            lent: OnceLock::new(),
             kick: Signal::default(),
             rearm: Signal::default(),
         })
@@ -219,7 +226,7 @@ impl Handoff {
                 Look::Closed => return None,
                 Look::Idle => {}
             }
-            while shared.lanes[lane] == LaneState::Idle && !shared.closed {
+            while matches!(shared.lanes[lane], LaneState::Idle | LaneState::Lent) && !shared.closed {
                 self.lane_wakes[lane].wait(&mut shared);
             }
         }
@@ -306,7 +313,7 @@ impl Shared {
         match self.lanes[lane] {
             LaneState::Waking => self.waking -= 1,
             LaneState::Idle => self.idle.retain(|idle| *idle != lane),
-            LaneState::Busy => {}
+            LaneState::Busy | LaneState::Lent => {}
         }
         self.lanes[lane] = LaneState::Busy;
     }
@@ -328,7 +335,8 @@ impl StreamHandle {
         &self.runtime.metrics
     }
 
-    /// Queues items from the front of `staged`, until all are or a limit is reached. With `wait`, reaching a limit also asks
+    /// Queues items from the front of `staged`, until all are or a limit is reached. A lone item of a model whose call is short may
+    /// have been run by the time this returns. With `wait`, reaching a limit also asks
     /// for a nudge when there is room, or when the earliest deadline among the rest passes.
     pub fn submit(&self, staged: &mut VecDeque<Item<ItemInputs>>, wait: bool) -> Submitted {
         let mut ended = Vec::new();
@@ -354,10 +362,14 @@ impl StreamHandle {
             shared.scheduler.wait_for_room(self.key, until);
         }
         let rearm = shared.wakes_earlier(now);
-        let (mut wake, mut kick) = (None, false);
+        let (mut wake, mut kick, mut loan) = (None, false, None);
         if pushed && !shared.idle.is_empty() {
             if shared.last_batch > FLOWING_BATCH {
                 kick = !std::mem::replace(&mut shared.kicked, true);
+            } else if self.handoff.lent.get().is_some()
+                && let Some(taken) = shared.borrow_lane(self.model, &mut ended)
+            {
+                loan = Some(taken);
             } else {
                 let cap = shared.scheduler.cost(self.model).map_or(1, super::cost::CostModel::cap);
                 wake = shared.lanes_to_wake(cap);
@@ -373,6 +385,9 @@ impl StreamHandle {
         }
         if !ended.is_empty() {
             answer_ended(ended, clock::now());
+        }
+        if let Some(loan) = loan {
+            self.handoff.run_here(loan);
         }
         submitted
     }
@@ -450,7 +465,7 @@ pub(super) fn unrun_answer(item: &Item<ItemInputs>, reason: EndReason, now: Time
 }
 
 fn answer_ended(ended: Vec<LiveEnded>, now: Timestamp) {
-    let deliver = |ended: &LiveEnded| ended.handle.deliver(unrun_answer(&ended.item, ended.reason, now));
+    let deliver = |ended: &LiveEnded| ended.handle.deliver([unrun_answer(&ended.item, ended.reason, now)]);
     wake_all(ended.iter().filter_map(deliver).collect::<Vec<_>>());
 }
 

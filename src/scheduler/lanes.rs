@@ -33,9 +33,12 @@ impl Lanes {
     /// The system's, if a thread cannot be started.
     pub fn start(handoff: &Arc<Handoff>, lanes: &[LaneThreads], metrics: impl Fn(usize) -> LaneMetrics) -> std::io::Result<Self> {
         let mut started = Self { handoff: Arc::clone(handoff), threads: Vec::new() };
+        let lane = |index| Lane { index, metrics: metrics(index), failures: Seldom::default() };
+        let all: Arc<[Lane]> = (0..lanes.len()).map(lane).collect();
+        handoff.lend(Arc::clone(&all));
         for (index, compute) in lanes.iter().enumerate() {
-            let (handoff, compute, metrics) = (Arc::clone(handoff), compute.clone(), metrics(index));
-            let work = move || compute.run(|| Lane { handoff, index, metrics, failures: Seldom::default() }.work());
+            let (handoff, compute, lanes) = (Arc::clone(handoff), compute.clone(), Arc::clone(&all));
+            let work = move || compute.run(|| lanes[index].work(&handoff));
             started.threads.push(thread::Builder::new().name(format!("lane-cpu-{index}")).spawn(work)?);
         }
         Ok(started)
@@ -62,8 +65,8 @@ impl Drop for Lanes {
     }
 }
 
-struct Lane {
-    handoff: Arc<Handoff>,
+/// What a lane has beside its thread.
+pub(super) struct Lane {
     index: usize,
     metrics: LaneMetrics,
     /// Which failures are logged; all of them are counted.
@@ -71,13 +74,14 @@ struct Lane {
 }
 
 impl Lane {
-    fn work(&self) {
-        while let Some((batch, runtime)) = self.handoff.next_batch(self.index) {
-            self.run(batch, &runtime);
+    fn work(&self, handoff: &Handoff) {
+        while let Some((batch, runtime)) = handoff.next_batch(self.index) {
+            self.run(handoff, batch, &runtime);
         }
     }
 
-    fn run(&self, batch: LiveBatch, runtime: &ModelRuntime) {
+    /// Runs a batch and answers its items.
+    pub(super) fn run(&self, handoff: &Handoff, batch: LiveBatch, runtime: &ModelRuntime) {
         let metrics = &runtime.metrics;
         metrics.batch(batch.reason).increment(1);
         metrics.batch_occupancy.record(batch.entries.len() as f64 / batch.cap.max(1) as f64);
@@ -112,7 +116,7 @@ impl Lane {
                 self.run_one_by_one(runtime, &batch.entries, &mut answers);
             }
         }
-        answers.deliver(&self.handoff, &batch, learned);
+        answers.deliver(handoff, &batch, learned);
     }
 
     fn run_one_by_one(&self, runtime: &ModelRuntime, entries: &[LiveEntry], answers: &mut Answers) {
@@ -224,8 +228,10 @@ impl Answers {
     fn deliver(self, handoff: &Handoff, batch: &LiveBatch, took: Option<Duration>) {
         let outcomes = batch.entries.iter().map(|entry| entry.stream).zip(self.outcomes);
         handoff.finish(&batch.report(took), outcomes, &self.executed);
-        let wakers: Vec<_> =
-            batch.entries.iter().zip(self.answers).filter_map(|(entry, answer)| entry.handle.deliver(answer)).collect();
+        let (mut answers, mut wakers) = (self.answers.into_iter(), Vec::with_capacity(batch.entries.len()));
+        for turn in batch.entries.chunk_by(|entry, next| entry.stream == next.stream) {
+            wakers.extend(turn[0].handle.deliver(answers.by_ref().take(turn.len())));
+        }
         wake_all(wakers);
     }
 }

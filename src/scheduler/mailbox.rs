@@ -25,10 +25,10 @@ struct Inner {
 }
 
 impl Mailbox {
-    /// Puts an answer in. The waker, if the session waits, is for the caller to wake once all answers are in place.
-    pub(super) fn deliver(&self, answer: Answer) -> Option<Waker> {
+    /// Puts answers in. The waker, if the session waits, is for the caller to wake once all answers are in place.
+    pub(super) fn deliver(&self, answers: impl IntoIterator<Item = Answer>) -> Option<Waker> {
         let mut inner = self.inner.lock();
-        inner.answers.push_back(answer);
+        inner.answers.extend(answers);
         inner.waker.take()
     }
 

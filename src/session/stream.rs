@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -480,8 +480,8 @@ where
     }
 
     /// Counts what leaves for the client.
-    pub(super) fn hand_out(&mut self, mut event: Event) -> Event {
-        match &mut event {
+    pub(super) fn hand_out(&mut self, event: &mut Event) {
+        match event {
             Event::Result(result) => {
                 result.age = clock::now().since(result.timing.arrived);
                 self.handle.metrics().item_time.record(result.age);
@@ -500,7 +500,6 @@ where
             Event::Completed(summary) => (summary.ok, summary.errors) = (self.summary.ok, self.summary.errors),
             _ => {}
         }
-        event
     }
 
     fn end_with(&mut self, end: StreamEnd, fault: Fault) -> Result<Event, Fault> {
@@ -518,7 +517,11 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        this.poll_event(cx).map(|event| event.map(|event| event.map(|event| this.hand_out(event))))
+        let mut event = ready!(this.poll_event(cx));
+        if let Some(Ok(event)) = &mut event {
+            this.hand_out(event);
+        }
+        Poll::Ready(event)
     }
 }
 

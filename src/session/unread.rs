@@ -106,8 +106,9 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        if let Some(event) = this.outbox.pop() {
-            return Poll::Ready(Some(Ok(this.session.hand_out(event))));
+        if let Some(mut event) = this.outbox.pop() {
+            this.session.hand_out(&mut event);
+            return Poll::Ready(Some(Ok(event)));
         }
         if let Some(fault) = this.fault.take() {
             return Poll::Ready(Some(Err(fault)));

@@ -68,6 +68,10 @@ impl Engine for OnnxRuntime {
         "onnxruntime"
     }
 
+    fn runs_on_any_thread(&self) -> bool {
+        true
+    }
+
     fn contract(&self) -> &Contract {
         &self.contract
     }

@@ -17,6 +17,7 @@ mod responses;
 mod server;
 mod status;
 mod stream_task;
+mod together;
 
 pub use health::HealthKeeper;
 pub use server::GrpcServer;

@@ -17,8 +17,14 @@ use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{
-    example::Example, health::HealthKeeper, limits::NameMessageLimit, models::Models, native::Native,
-    open_inference::OpenInferenceGrpc, reader::WatchedBody, stream_task::StreamExecutor,
+    example::Example,
+    health::HealthKeeper,
+    limits::NameMessageLimit,
+    models::Models,
+    native::Native,
+    open_inference::OpenInferenceGrpc,
+    reader::WatchedBody,
+    together::{StreamExecutor, Together},
 };
 use crate::{
     config::GrpcConfig,
@@ -45,7 +51,7 @@ pub struct GrpcServer {
     listener: Listener,
     routes: Routes,
     config: GrpcConfig,
-    streams: StreamExecutor,
+    unread_timeout: Duration,
     shutdown: Shutdown,
 }
 
@@ -63,7 +69,7 @@ impl GrpcServer {
     ) -> Result<(Self, HealthKeeper), tonic_reflection::server::Error> {
         let service = open_inference.service().clone();
         let limit = config.max_message_bytes;
-        let streams = StreamExecutor { unread_timeout: service.config().unread_timeout() };
+        let unread_timeout = service.config().unread_timeout();
         let inference = InferenceServiceServer::new(Native::new(service.clone(), limit))
             .max_decoding_message_size(limit)
             .max_encoding_message_size(usize::MAX)
@@ -95,13 +101,13 @@ impl GrpcServer {
             .add_service(reflection().build_v1alpha()?)
             .prepare();
         let listener = Listener { listener, connections_max: config.max_connections, metrics, shutdown: shutdown.clone() };
-        Ok((Self { listener, routes, config, streams, shutdown }, keeper))
+        Ok((Self { listener, routes, config, unread_timeout, shutdown }, keeper))
     }
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
-        let Self { listener, routes, config, streams, shutdown } = self;
-        listener.serve(|stream| connection(stream, &routes, &config, streams, shutdown.clone())).await;
+        let Self { listener, routes, config, unread_timeout, shutdown } = self;
+        listener.serve(|stream| connection(stream, &routes, &config, unread_timeout, shutdown.clone())).await;
     }
 }
 
@@ -109,11 +115,12 @@ fn connection(
     stream: TcpStream,
     routes: &Routes,
     config: &GrpcConfig,
-    streams: StreamExecutor,
+    unread_timeout: Duration,
     shutdown: Shutdown,
 ) -> impl Future<Output = ()> + Send + use<> {
     let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
-    let mut http2 = hyper::server::conn::http2::Builder::new(streams);
+    let streams = StreamExecutor::new(unread_timeout);
+    let mut http2 = hyper::server::conn::http2::Builder::new(streams.clone());
     http2
         .timer(TokioTimer::new())
         .initial_stream_window_size(config.stream_window_bytes)
@@ -137,13 +144,13 @@ fn connection(
             return;
         }
         let go_away = shutdown.go_away();
-        let mut connection =
-            std::pin::pin!(http2.serve_connection(TokioIo::new(Lingering::new(stream)), TowerToHyperService::new(routes)));
+        let connection = http2.serve_connection(TokioIo::new(Lingering::new(stream)), TowerToHyperService::new(routes));
+        let mut connection = std::pin::pin!(Together::new(connection, &streams));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = shutdown.aborted().cancelled() => return,
             () = go_away.cancelled() => {
-                connection.as_mut().graceful_shutdown();
+                connection.as_mut().change(hyper::server::conn::http2::Connection::graceful_shutdown);
                 tokio::select! {
                     ended = connection.as_mut() => ended,
                     () = shutdown.aborted().cancelled() => return,

@@ -23,22 +23,6 @@ use crate::{
     telemetry::{GaugeGuard, StreamEnd},
 };
 
-/// Spawns the streams of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct StreamExecutor {
-    /// Time after which a stream that is not read is reset.
-    pub(super) unread_timeout: Duration,
-}
-
-impl<F> hyper::rt::Executor<F> for StreamExecutor
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::spawn(StreamTask::new(future, self.unread_timeout));
-    }
-}
-
 pin_project! {
     /// See the module's text.
     pub(super) struct StreamTask<F> {

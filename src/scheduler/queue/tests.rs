@@ -98,6 +98,25 @@ fn a_free_lane_takes_what_is_there_at_once() {
 }
 
 #[test]
+fn cheap_items_of_a_stream_run_together_and_dear_ones_take_turns() {
+    let batch_of = |options: ModelOptions, deadline_of: fn(u64) -> Timestamp| {
+        let (mut scheduler, model) = one_model(1, options);
+        for name in ["a", "b"] {
+            let stream = open(&mut scheduler, StreamOptions::of(model), name);
+            (0..2).for_each(|ticket| push(&mut scheduler, stream, due(ticket, at(ticket), deadline_of(ticket))));
+        }
+        taken(next(&mut scheduler, at(1)).as_ref())
+    };
+    let cheap = || ModelOptions { curve: CostCurve::new(vec![MS / 1000; 4]), ..options(false) };
+    let never = |_| Timestamp::NEVER;
+    assert_eq!(batch_of(cheap(), never), [("a", 0), ("a", 1), ("b", 0), ("b", 1)]);
+    let in_turn = [("a", 0), ("b", 0), ("a", 1), ("b", 1)];
+    assert_eq!(batch_of(options(false), never), in_turn);
+    assert_eq!(batch_of(ModelOptions { stateful: true, ..cheap() }, never), in_turn[..2]);
+    assert_eq!(batch_of(cheap(), |ticket| at(100 + ticket)), in_turn, "deadlines keep their order among all streams");
+}
+
+#[test]
 fn a_stateful_stream_has_one_item_in_flight() {
     let (mut scheduler, model) = one_model(1, options(true));
     let (a, b) = (open(&mut scheduler, StreamOptions::of(model), "a"), open(&mut scheduler, StreamOptions::of(model), "b"));

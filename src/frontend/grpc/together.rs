@@ -1,0 +1,270 @@
+//! A connection and its streams as one task.
+//!
+//! hyper spawns a future for each stream of a connection. As tasks of their own they would be woken one by one, each would wake the
+//! connection's task to write its one frame, and all of them would meet at the connection's lock. Here the connection polls them
+//! itself: a lane that answers items of many streams wakes one task, and what they have to say goes out in one write.
+//!
+//! Knows the transport, but neither messages nor sessions. One connection uses one core at a time; clients that need more for
+//! themselves open more connections.
+//!
+//! # CANCELLATION
+//! Streams end with their connection, however it ends. A panic ends its stream alone.
+
+use std::{
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use futures::{FutureExt as _, Stream as _, future::BoxFuture, stream::FuturesUnordered, task::AtomicWaker};
+use parking_lot::Mutex;
+use pin_project_lite::pin_project;
+
+use super::stream_task::StreamTask;
+
+/// Rounds in one poll, after which other tasks have their turn.
+const ROUNDS_MAX: usize = 8;
+
+/// Puts the streams of a connection where [`Together`] finds them. Clones belong to the same connection.
+#[derive(Clone)]
+pub(super) struct StreamExecutor {
+    /// Time after which a stream that is not read is reset.
+    unread_timeout: Duration,
+    opened: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
+}
+
+impl StreamExecutor {
+    /// For one connection.
+    pub(super) fn new(unread_timeout: Duration) -> Self {
+        Self { unread_timeout, opened: Arc::default() }
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for StreamExecutor
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let task = AssertUnwindSafe(StreamTask::new(future, self.unread_timeout)).catch_unwind();
+        self.opened.lock().push(task.map(drop).boxed());
+    }
+}
+
+pin_project! {
+    /// The future of a connection, and those of its streams.
+    pub(super) struct Together<C> {
+        #[pin]
+        connection: C,
+        opened: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
+        streams: FuturesUnordered<BoxFuture<'static, ()>>,
+        turn: Arc<Turn>,
+        wakers: [Waker; 2],
+    }
+}
+
+impl<C> Together<C> {
+    /// `connection` opens its streams through `executor`.
+    pub(super) fn new(connection: C, executor: &StreamExecutor) -> Self {
+        let turn = Arc::new(Turn { state: AtomicU8::new(CONNECTION), task: AtomicWaker::new() });
+        let waker = |part| Waker::from(Arc::new(PartWaker { part, turn: Arc::clone(&turn) }));
+        let wakers = [waker(CONNECTION), waker(STREAMS)];
+        Self { connection, opened: Arc::clone(&executor.opened), streams: FuturesUnordered::new(), turn, wakers }
+    }
+
+    /// Changes the connection itself, which is polled again after that.
+    pub(super) fn change(self: Pin<&mut Self>, change: impl FnOnce(Pin<&mut C>)) {
+        let this = self.project();
+        change(this.connection);
+        this.turn.state.fetch_or(CONNECTION, Ordering::AcqRel);
+    }
+}
+
+impl<C: Future> Future for Together<C> {
+    type Output = C::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        let mut this = self.project();
+        this.turn.task.register(cx.waker());
+        let [for_connection, for_streams] = &*this.wakers;
+        for _ in 0..ROUNDS_MAX {
+            let woken = this.turn.begin_round();
+            if woken & CONNECTION != 0 {
+                if let Poll::Ready(ended) = this.connection.as_mut().poll(&mut Context::from_waker(for_connection)) {
+                    return Poll::Ready(ended);
+                }
+            }
+            let opened = std::mem::take(&mut *this.opened.lock());
+            if woken & STREAMS != 0 || !opened.is_empty() {
+                this.streams.extend(opened);
+                let mut cx = Context::from_waker(for_streams);
+                while let Poll::Ready(Some(())) = Pin::new(&mut *this.streams).poll_next(&mut cx) {}
+            }
+            if this.turn.rest() {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// Set while the task runs or is about to.
+const RUNS: u8 = 1;
+/// The connection was woken.
+const CONNECTION: u8 = 2;
+/// A stream was woken.
+const STREAMS: u8 = 4;
+
+/// Who is to be polled, and whether the task has to be woken for it: it need not while it runs.
+struct Turn {
+    state: AtomicU8,
+    task: AtomicWaker,
+}
+
+impl Turn {
+    /// Says who was woken.
+    fn begin_round(&self) -> u8 {
+        self.state.swap(RUNS, Ordering::AcqRel)
+    }
+
+    /// Ends the turn, unless somebody was woken meanwhile.
+    fn rest(&self) -> bool {
+        self.state.compare_exchange(RUNS, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn wake(&self, part: u8) {
+        if self.state.fetch_or(part, Ordering::AcqRel) == 0 {
+            self.task.wake();
+        }
+    }
+}
+
+/// Wakes one part of a connection.
+struct PartWaker {
+    part: u8,
+    turn: Arc<Turn>,
+}
+
+impl Wake for PartWaker {
+    fn wake(self: Arc<Self>) {
+        self.turn.wake(self.part);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.turn.wake(self.part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, sync::atomic::AtomicUsize, task::ready};
+
+    use futures::task::ArcWake;
+    use hyper::rt::Executor as _;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// How often a task was woken.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl ArcWake for Wakes {
+        fn wake_by_ref(wakes: &Arc<Self>) {
+            wakes.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection that writes what its streams say, in one write a poll, and ends when nobody can say anything.
+    fn connection(mut said: mpsc::UnboundedReceiver<u32>, writes: Arc<Mutex<Vec<Vec<u32>>>>) -> impl Future<Output = ()> {
+        poll_fn(move |cx| {
+            let mut written = Vec::new();
+            let ended = loop {
+                match said.poll_recv(cx) {
+                    Poll::Ready(Some(word)) => written.push(word),
+                    Poll::Ready(None) => break true,
+                    Poll::Pending => break false,
+                }
+            };
+            if !written.is_empty() {
+                writes.lock().push(written);
+            }
+            if ended { Poll::Ready(()) } else { Poll::Pending }
+        })
+    }
+
+    /// A stream that says on its connection what it hears.
+    fn stream(mut hears: mpsc::UnboundedReceiver<u32>, says: mpsc::UnboundedSender<u32>) -> impl Future<Output = ()> {
+        poll_fn(move |cx| {
+            while let Some(word) = ready!(hears.poll_recv(cx)) {
+                let _ = says.send(word);
+            }
+            Poll::Ready(())
+        })
+    }
+
+    #[test]
+    fn what_many_streams_say_is_written_at_once_and_wakes_once() {
+        let executor = StreamExecutor::new(Duration::from_secs(60));
+        let (says, said) = mpsc::unbounded_channel();
+        let writes = Arc::<Mutex<Vec<Vec<u32>>>>::default();
+        let mut together = Box::pin(Together::new(connection(said, Arc::clone(&writes)), &executor));
+        let (tell, hears): (Vec<_>, Vec<_>) = (0..10).map(|_| mpsc::unbounded_channel::<u32>()).unzip();
+        for hears in hears {
+            executor.execute(stream(hears, says.clone()));
+        }
+        drop(says);
+        let wakes = Arc::<Wakes>::default();
+        let waker = futures::task::waker(Arc::clone(&wakes));
+        let mut cx = Context::from_waker(&waker);
+        assert!(together.as_mut().poll(&mut cx).is_pending());
+        for round in 0..3 {
+            for (word, tell) in (0..).zip(&tell) {
+                tell.send(round * 10 + word).expect("the stream lives");
+            }
+            assert_eq!(wakes.0.swap(0, Ordering::Relaxed), 1);
+            assert!(together.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "nobody is woken for what is done in the same poll");
+            let written = writes.lock().pop().expect("a write");
+            assert!(writes.lock().is_empty(), "one write for all");
+            assert_eq!(written, (round * 10..round * 10 + 10).collect::<Vec<_>>());
+        }
+        drop(tell);
+        assert!(together.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn a_stream_that_panics_ends_alone() {
+        let executor = StreamExecutor::new(Duration::from_secs(60));
+        let (says, said) = mpsc::unbounded_channel();
+        let writes = Arc::<Mutex<Vec<Vec<u32>>>>::default();
+        let mut together = Box::pin(Together::new(connection(said, Arc::clone(&writes)), &executor));
+        let (tell, hears) = mpsc::unbounded_channel();
+        executor.execute(async { std::panic::panic_any("on purpose") });
+        executor.execute(stream(hears, says));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(together.as_mut().poll(&mut cx).is_pending());
+        tell.send(7).expect("the stream lives");
+        assert!(together.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(*writes.lock(), [[7]]);
+    }
+
+    #[tokio::test]
+    async fn streams_that_wake_each_other_for_ever_let_other_tasks_run() {
+        let executor = StreamExecutor::new(Duration::from_secs(60));
+        let together = Together::new(std::future::pending::<()>(), &executor);
+        executor.execute(poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            Poll::<()>::Pending
+        }));
+        let busy = tokio::spawn(together);
+        tokio::task::yield_now().await;
+        busy.abort();
+        assert!(busy.await.expect_err("it never ends by itself").is_cancelled());
+    }
+}

@@ -1,0 +1,258 @@
+//! A lone item may run on the thread that pushes it.
+//!
+//! With all lanes idle, waking one and being woken by it costs an item about as much as the call of a small model. So a pusher
+//! borrows an idle lane, its engine instance and its place in the account, for one short call, and lets the lane's own thread sleep.
+//! Whoever pushes meanwhile finds one lane fewer.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Handoff, LaneState, LiveBatch, LiveEnded, ModelRuntime, Shared};
+use crate::{
+    clock,
+    domain::Timestamp,
+    scheduler::{ModelKey, lanes::Lane},
+};
+
+/// Longest call, as learned, for which the pusher's own other work may wait.
+const CALL_MAX: Duration = Duration::from_micros(300);
+
+/// A call on a borrowed lane.
+pub(super) struct Loan {
+    lane: usize,
+    batch: LiveBatch,
+    runtime: Arc<ModelRuntime>,
+}
+
+impl Shared {
+    /// Takes the one item that is queued, of a stream of `model`, for the caller to run. `None` if lanes are to run it; what has
+    /// expired is in `ended` either way.
+    pub(super) fn borrow_lane(&mut self, model: ModelKey, ended: &mut Vec<LiveEnded>) -> Option<Loan> {
+        if self.idle.len() < self.lanes.len() || self.scheduler.queued() != 1 || self.closed {
+            return None;
+        }
+        let hosted = self.models.get(model)?;
+        let brief = self.scheduler.cost(model).is_some_and(|cost| cost.call(1) <= CALL_MAX);
+        if !brief || !hosted.runtime.executable.engine().runs_on_any_thread() {
+            return None;
+        }
+        let runtime = Arc::clone(&hosted.runtime);
+        let batch = self.scheduler.next_batch(clock::now(), ended)?;
+        self.last_batch = batch.entries.len();
+        let lane = self.idle.pop()?;
+        self.lanes[lane] = LaneState::Lent;
+        Some(Loan { lane, batch, runtime })
+    }
+}
+
+impl Handoff {
+    /// Gives the lanes out for lending, once.
+    pub(in crate::scheduler) fn lend(&self, lanes: Arc<[Lane]>) {
+        self.lent.get_or_init(|| lanes);
+    }
+
+    /// Runs a call on this thread, and gives the lane back.
+    pub(super) fn run_here(&self, loan: Loan) {
+        let Loan { lane, batch, runtime } = loan;
+        let back = Back { handoff: self, lane };
+        if let Some(lanes) = self.lent.get() {
+            lanes[lane].run(self, batch, &runtime);
+        }
+        drop(back);
+    }
+
+    fn take_back(&self, lane: usize, now: Timestamp) {
+        let mut shared = self.shared.lock();
+        if shared.lanes[lane] == LaneState::Lent {
+            shared.lanes[lane] = LaneState::Idle;
+            shared.idle.push(lane);
+        }
+        let wake = shared.lanes_to_wake(1);
+        let rearm = shared.wakes_earlier(now);
+        drop(shared);
+        self.wake_lanes(wake);
+        if rearm {
+            self.rearm.set();
+        }
+    }
+}
+
+/// Gives a lane back, whatever happens.
+struct Back<'a> {
+    handoff: &'a Handoff,
+    lane: usize,
+}
+
+impl Drop for Back<'_> {
+    fn drop(&mut self) {
+        self.handoff.take_back(self.lane, clock::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        sync::mpsc,
+        task::{Context, Waker},
+        thread::{self, ThreadId},
+    };
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::{
+        domain::{Answer, Datatype, ItemInputs, Shape, Signature, Tensor, TensorSpec},
+        engine::{Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Executable, Instance, LaneThreads},
+        scheduler::{Admission, CostCurve, Item, Lanes, ModelOptions, ShapeKey, StreamHandle, StreamOptions, Submitted},
+        telemetry::Telemetry,
+    };
+
+    /// Gives its input back, says on which thread, and waits for leave.
+    struct Told {
+        contract: Contract,
+        calls: mpsc::Sender<ThreadId>,
+        leave: Arc<Mutex<mpsc::Receiver<()>>>,
+        anywhere: bool,
+    }
+
+    struct ToldInstance {
+        calls: mpsc::Sender<ThreadId>,
+        leave: Arc<Mutex<mpsc::Receiver<()>>>,
+    }
+
+    impl Engine for Told {
+        fn name(&self) -> &'static str {
+            "told"
+        }
+
+        fn runs_on_any_thread(&self) -> bool {
+            self.anywhere
+        }
+
+        fn contract(&self) -> &Contract {
+            &self.contract
+        }
+
+        fn instance(&self, _: &CallPlan, _: &LaneThreads) -> Result<Box<dyn Instance>, EngineError> {
+            Ok(Box::new(ToldInstance { calls: self.calls.clone(), leave: Arc::clone(&self.leave) }))
+        }
+    }
+
+    impl Instance for ToldInstance {
+        fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError> {
+            self.calls.send(thread::current().id()).expect("the test listens");
+            self.leave.lock().recv().expect("the test gives leave");
+            let input = call.inputs[0];
+            let shape = Shape::from_slice(input.shape);
+            Ok(vec![Tensor::new(input.datatype, shape, input.data.to_vec().into()).expect("as long as the input")])
+        }
+    }
+
+    struct World {
+        handoff: Arc<Handoff>,
+        stream: StreamHandle,
+        calls: mpsc::Receiver<ThreadId>,
+        leave: mpsc::Sender<()>,
+        _lanes: Lanes,
+    }
+
+    /// A server of idle lanes, and a model whose call takes `call`, as far as anybody knows.
+    fn world(lanes: usize, call: Duration, anywhere: bool) -> World {
+        let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(1)], batch_axis: 0 };
+        let declared = |name: &str| DeclaredTensor {
+            name: name.to_owned(),
+            datatype: Some(Datatype::Fp32),
+            dims: Some(vec![None, Some(1)]),
+        };
+        let contract = Contract { inputs: vec![declared("x")], outputs: vec![declared("y")] };
+        let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
+        let ((told, calls), (leave, leaves)) = (mpsc::channel(), mpsc::channel());
+        let engine = Told { contract, calls: told, leave: Arc::new(Mutex::new(leaves)), anywhere };
+        let compute = LaneThreads::device(lanes);
+        let executable = Arc::new(Executable::new(Arc::new(engine), signature, &compute).expect("a sound model"));
+        let limit = 1 << 20;
+        let handoff = Handoff::new(lanes, Admission { items: limit, bytes: limit, model_items: limit, model_bytes: limit });
+        let telemetry = Telemetry::new();
+        let options = ModelOptions {
+            curve: CostCurve::new(vec![call]),
+            item_bytes: 4,
+            max_batch: 1,
+            max_delay: Duration::ZERO,
+            max_call_bytes: limit,
+            stateful: false,
+            padding_waste_max: None,
+            wide_ratio: None,
+        };
+        let runtime = ModelRuntime { executable, metrics: telemetry.model("told", "1"), costs: Vec::new() };
+        let model = handoff.add_model(("told", "1"), options, runtime);
+        let started = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane)).expect("threads");
+        while handoff.shared.lock().idle.len() < lanes {
+            thread::yield_now();
+        }
+        let stream = handoff.open(StreamOptions::of(model)).expect("the model is there");
+        World { handoff, stream, calls, leave, _lanes: started }
+    }
+
+    fn submit(stream: &StreamHandle, ticket: u64) {
+        let tensor = Tensor::new(Datatype::Fp32, Shape::from_slice(&[1]), vec![0; 4].into()).expect("four bytes");
+        let item = Item {
+            ticket,
+            arrived: clock::now(),
+            deadline: Timestamp::NEVER,
+            stale_at: Timestamp::NEVER,
+            bytes: 4,
+            length: 0,
+            shape: ShapeKey::default(),
+            payload: ItemInputs::from_iter([tensor]),
+        };
+        assert_eq!(stream.submit(&mut VecDeque::from([item]), true), Submitted::All);
+    }
+
+    fn answers(stream: &StreamHandle) -> VecDeque<Answer> {
+        let mut answers = VecDeque::new();
+        let _ = stream.poll_answers(&mut Context::from_waker(Waker::noop()), &mut answers);
+        answers
+    }
+
+    #[test]
+    fn a_lone_item_of_a_short_call_runs_on_the_thread_that_brings_it() {
+        let world = world(2, Duration::from_micros(10), true);
+        for ticket in 0..3 {
+            world.leave.send(()).expect("the engine listens");
+            submit(&world.stream, ticket);
+            assert_eq!(world.calls.recv().expect("a call"), thread::current().id());
+            let answers = answers(&world.stream);
+            assert_eq!(answers.iter().map(|answer| (answer.seq, answer.outcome.is_ok())).collect::<Vec<_>>(), [(ticket, true)]);
+        }
+        assert_eq!(world.handoff.shared.lock().idle.len(), 2, "the lane is given back");
+    }
+
+    #[test]
+    fn a_long_call_and_an_engine_with_threads_of_its_own_are_left_to_the_lanes() {
+        for (call, anywhere) in [(CALL_MAX + Duration::from_nanos(1), true), (Duration::from_micros(10), false)] {
+            let world = world(1, call, anywhere);
+            submit(&world.stream, 0);
+            assert_ne!(world.calls.recv().expect("a call"), thread::current().id());
+            world.leave.send(()).expect("the engine listens");
+        }
+    }
+
+    #[test]
+    fn what_comes_meanwhile_is_run_by_another_lane_or_by_this_one_afterwards() {
+        for lanes in [1, 2] {
+            let world = world(lanes, Duration::from_micros(10), true);
+            let (handoff, model) = (Arc::clone(&world.handoff), world.stream.model);
+            let pusher = thread::spawn(move || {
+                let stream = handoff.open(StreamOptions::of(model)).expect("the model is there");
+                submit(&stream, 0);
+                answers(&stream).len()
+            });
+            assert_eq!(world.calls.recv().expect("a call"), pusher.thread().id());
+            submit(&world.stream, 0);
+            world.leave.send(()).expect("the engine listens");
+            world.leave.send(()).expect("the engine listens");
+            assert_eq!(pusher.join().expect("no panic"), 1);
+            assert_ne!(world.calls.recv().expect("a second call"), thread::current().id());
+        }
+    }
+}
