@@ -93,10 +93,10 @@ impl<C: Future> Future for Together<C> {
         let [for_connection, for_streams] = &*this.wakers;
         for _ in 0..ROUNDS_MAX {
             let woken = this.turn.begin_round();
-            if woken & CONNECTION != 0 {
-                if let Poll::Ready(ended) = this.connection.as_mut().poll(&mut Context::from_waker(for_connection)) {
-                    return Poll::Ready(ended);
-                }
+            if woken & CONNECTION != 0
+                && let Poll::Ready(ended) = this.connection.as_mut().poll(&mut Context::from_waker(for_connection))
+            {
+                return Poll::Ready(ended);
             }
             let opened = std::mem::take(&mut *this.opened.lock());
             if woken & STREAMS != 0 || !opened.is_empty() {
@@ -181,7 +181,7 @@ mod tests {
     }
 
     /// A connection that writes what its streams say, in one write a poll, and ends when nobody can say anything.
-    fn connection(mut said: mpsc::UnboundedReceiver<u32>, writes: Arc<Mutex<Vec<Vec<u32>>>>) -> impl Future<Output = ()> {
+    fn connection(mut said: mpsc::Receiver<u32>, writes: Arc<Mutex<Vec<Vec<u32>>>>) -> impl Future<Output = ()> {
         poll_fn(move |cx| {
             let mut written = Vec::new();
             let ended = loop {
@@ -199,10 +199,10 @@ mod tests {
     }
 
     /// A stream that says on its connection what it hears.
-    fn stream(mut hears: mpsc::UnboundedReceiver<u32>, says: mpsc::UnboundedSender<u32>) -> impl Future<Output = ()> {
+    fn stream(mut hears: mpsc::Receiver<u32>, says: mpsc::Sender<u32>) -> impl Future<Output = ()> {
         poll_fn(move |cx| {
             while let Some(word) = ready!(hears.poll_recv(cx)) {
-                let _ = says.send(word);
+                says.try_send(word).expect("there is room");
             }
             Poll::Ready(())
         })
@@ -211,10 +211,10 @@ mod tests {
     #[test]
     fn what_many_streams_say_is_written_at_once_and_wakes_once() {
         let executor = StreamExecutor::new(Duration::from_secs(60));
-        let (says, said) = mpsc::unbounded_channel();
+        let (says, said) = mpsc::channel(16);
         let writes = Arc::<Mutex<Vec<Vec<u32>>>>::default();
         let mut together = Box::pin(Together::new(connection(said, Arc::clone(&writes)), &executor));
-        let (tell, hears): (Vec<_>, Vec<_>) = (0..10).map(|_| mpsc::unbounded_channel::<u32>()).unzip();
+        let (tell, hears): (Vec<_>, Vec<_>) = (0..10).map(|_| mpsc::channel::<u32>(16)).unzip();
         for hears in hears {
             executor.execute(stream(hears, says.clone()));
         }
@@ -225,7 +225,7 @@ mod tests {
         assert!(together.as_mut().poll(&mut cx).is_pending());
         for round in 0..3 {
             for (word, tell) in (0..).zip(&tell) {
-                tell.send(round * 10 + word).expect("the stream lives");
+                tell.try_send(round * 10 + word).expect("the stream lives");
             }
             assert_eq!(wakes.0.swap(0, Ordering::Relaxed), 1);
             assert!(together.as_mut().poll(&mut cx).is_pending());
@@ -241,15 +241,15 @@ mod tests {
     #[test]
     fn a_stream_that_panics_ends_alone() {
         let executor = StreamExecutor::new(Duration::from_secs(60));
-        let (says, said) = mpsc::unbounded_channel();
+        let (says, said) = mpsc::channel(16);
         let writes = Arc::<Mutex<Vec<Vec<u32>>>>::default();
         let mut together = Box::pin(Together::new(connection(said, Arc::clone(&writes)), &executor));
-        let (tell, hears) = mpsc::unbounded_channel();
+        let (tell, hears) = mpsc::channel(16);
         executor.execute(async { std::panic::panic_any("on purpose") });
         executor.execute(stream(hears, says));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(together.as_mut().poll(&mut cx).is_pending());
-        tell.send(7).expect("the stream lives");
+        tell.try_send(7).expect("the stream lives");
         assert!(together.as_mut().poll(&mut cx).is_pending());
         assert_eq!(*writes.lock(), [[7]]);
     }

@@ -110,13 +110,13 @@ mod tests {
     /// Gives its input back, says on which thread, and waits for leave.
     struct Told {
         contract: Contract,
-        calls: mpsc::Sender<ThreadId>,
+        calls: mpsc::SyncSender<ThreadId>,
         leave: Arc<Mutex<mpsc::Receiver<()>>>,
         anywhere: bool,
     }
 
     struct ToldInstance {
-        calls: mpsc::Sender<ThreadId>,
+        calls: mpsc::SyncSender<ThreadId>,
         leave: Arc<Mutex<mpsc::Receiver<()>>>,
     }
 
@@ -152,7 +152,7 @@ mod tests {
         handoff: Arc<Handoff>,
         stream: StreamHandle,
         calls: mpsc::Receiver<ThreadId>,
-        leave: mpsc::Sender<()>,
+        leave: mpsc::SyncSender<()>,
         _lanes: Lanes,
     }
 
@@ -166,7 +166,7 @@ mod tests {
         };
         let contract = Contract { inputs: vec![declared("x")], outputs: vec![declared("y")] };
         let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
-        let ((told, calls), (leave, leaves)) = (mpsc::channel(), mpsc::channel());
+        let ((told, calls), (leave, leaves)) = (mpsc::sync_channel(8), mpsc::sync_channel(8));
         let engine = Told { contract, calls: told, leave: Arc::new(Mutex::new(leaves)), anywhere };
         let compute = LaneThreads::device(lanes);
         let executable = Arc::new(Executable::new(Arc::new(engine), signature, &compute).expect("a sound model"));
