@@ -125,7 +125,7 @@ impl Axis {
     /// Percentiles from 50 % to 99.99 %, the rarer the further out.
     #[must_use]
     pub fn tail(label: &str) -> Self {
-        let marks = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99].map(|percentile| (percentile, format!("{percentile} %")));
+        let marks = [50.0, 90.0, 99.0, 99.9, 99.99].map(|percentile| (percentile, format!("{percentile} %")));
         Self { label: label.to_owned(), marks: marks.to_vec(), scale: Scale::Tail }
     }
 

@@ -82,7 +82,9 @@ impl Report {
         }
         let shown: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().map(Cell::shown).collect()).collect();
         let widths: Vec<usize> = (0..self.columns.len())
-            .map(|column| shown.iter().map(|row| row[column].len()).chain([self.columns[column].len()]).max().unwrap_or(0))
+            .map(|column| {
+                shown.iter().map(|row| row[column].chars().count()).chain([self.columns[column].len()]).max().unwrap_or(0)
+            })
             .collect();
         let header = self.columns.iter().map(|column| (*column).to_owned()).collect();
         for row in std::iter::once(&header).chain(&shown) {

@@ -1,31 +1,42 @@
 //! `run`: an open-loop load that a scenario file describes, and what came of it.
 //!
 //! `file` is the scenario, `arrivals` and `agenda` say when its items are due, `shard` and `line` send them at their moments, and the
-//! protocols put them on the wire. `results` is what a run says when it is over, and `recorder` counts towards it while it is on.
-//! Knows nothing of the scenarios that are built into this tool, nor of the server's inside.
+//! protocols put them on the wire. `recorder` counts while a run is on and `progress` shows how it goes; `results` is what is there to
+//! say when it is over, and `output` writes that as `summary`, `csv` and `html` put it. Knows nothing of the scenarios that are built into this tool, nor of the server's inside.
 
 mod agenda;
 mod arrivals;
 mod call;
+mod charts;
+mod csv;
 mod file;
 mod grpc;
+mod html;
 mod line;
+mod machine;
 mod native;
 mod open_inference;
+mod output;
 mod overrides;
 mod payload;
 mod plan;
+mod progress;
 mod recorder;
 mod results;
+#[cfg(test)]
+mod sample;
 mod search;
 mod shard;
 mod step;
+mod summary;
 mod timer;
 mod usage;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use file::Scenario;
+use output::OutputArgs;
+use progress::Progress;
 
 /// Run the load that a scenario file describes, and measure how the server bears it
 ///
@@ -54,13 +65,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PID")]
     server: Option<u32>,
 
-    /// Write the result as JSON to a file, or with - to standard output in place of the summary
-    #[arg(long, value_name = "PATH")]
-    json: Option<PathBuf>,
-
-    /// Print no summary and no progress
-    #[arg(long)]
-    quiet: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -82,12 +88,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(addr) = args.http_addr {
         scenario.http_addr = addr;
     }
-    let result = plan::run(&scenario, args.server, |progress| {
-        if !args.quiet {
-            eprintln!("{progress:?}");
-        }
-    })
-    .await?;
-    println!("{}", serde_json::to_string_pretty(&result)?);
+    let mut progress = Progress::new(args.output.quiet);
+    let result = plan::run(&scenario, args.server, &mut progress).await;
+    progress.end();
+    let result = result?;
+    args.output.write(&result)?;
     Ok(if result.expectations.iter().all(|expectation| expectation.met) { ExitCode::SUCCESS } else { ExitCode::from(NOT_MET) })
 }
