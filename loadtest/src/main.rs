@@ -10,6 +10,7 @@ mod engine;
 mod feed;
 mod findings;
 mod limit;
+mod load;
 mod pace;
 mod process;
 mod report;

@@ -1,0 +1,3 @@
+//! Load that a plan describes, and clients that misbehave beside it.
+
+pub(crate) mod chaos;
