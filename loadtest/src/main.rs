@@ -11,11 +11,13 @@ mod feed;
 mod findings;
 mod limit;
 mod load;
+mod mix;
 mod pace;
 mod process;
 mod report;
 mod scenario;
 mod schedule;
+mod scrape;
 mod stage;
 mod stats;
 mod target;
@@ -62,6 +64,7 @@ enum Scenario {
     Neighbours(scenario::neighbours::Args),
     Lone(scenario::lone::Args),
     Costs(scenario::costs::Args),
+    Soak(scenario::soak::Args),
 }
 
 impl Scenario {
@@ -81,6 +84,7 @@ impl Scenario {
             Self::Neighbours(args) => scenario::neighbours::run(args).await,
             Self::Lone(args) => scenario::lone::run(args).await,
             Self::Costs(args) => scenario::costs::run(args).await,
+            Self::Soak(args) => scenario::soak::run(args).await,
         }
     }
 }
@@ -95,7 +99,10 @@ fn main() -> ExitCode {
     match report {
         Ok(report) => {
             print!("{}", if cli.json { report.json_lines() } else { report.table() });
-            ExitCode::SUCCESS
+            for reason in &report.reasons {
+                eprintln!("failed: {reason}");
+            }
+            if report.reasons.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -24,7 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use self::result::Notes;
 pub(crate) use self::{
     plan::ChaosPlan,
-    result::{ChaosResult, Kind, KindResult},
+    result::{ChaosResult, Kind},
 };
 
 /// Longest wait for an answer that must come.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::{StreamExt as _, stream};
+use futures::stream;
 use tidemill::proto::{
     duration_from_wire,
     v1::{self, feed_request, feed_response, inference_service_client::InferenceServiceClient, item_result},
@@ -53,22 +53,22 @@ async fn read_slowly(crew: Crew, mut feed: Feed, pause: Duration, notes: Notes) 
         }
         feed.valve().let_through(1);
     }
-    read_out(feed, &notes).await;
+    read_out(feed, notes).await;
 }
 
 /// The server may cut one off that takes nothing for long (`session.unread_timeout_s`).
 async fn read_nothing(crew: Crew, feed: Feed, notes: Notes) {
     feed.valve().let_through(ALL);
     crew.over().await;
-    read_out(feed, &notes).await;
+    read_out(feed, notes).await;
 }
 
 /// Sends no more, and reads all that is owed.
-async fn read_out(mut feed: Feed, notes: &Notes) {
+async fn read_out(mut feed: Feed, notes: Notes) {
     feed.valve().close();
     let reading = async {
         while let Some(result) = feed.result().await? {
-            look(&result, notes);
+            look(&result, &notes);
         }
         Ok::<(), Status>(())
     };
@@ -141,12 +141,17 @@ async fn open_idle(
     let open = feed_request::Message::Open(acts::open(&crew.place));
     // The channel is empty and its other end is here.
     let _ = speak.try_send(v1::FeedRequest { message: Some(open) });
-    let outbound = stream::unfold(spoken, |mut spoken| async { spoken.recv().await.map(|request| (request, spoken)) });
+    let outbound = stream::unfold(spoken, next_spoken);
     let mut client = InferenceServiceClient::new(crew.channel(number));
-    let mut inbound = client.feed(outbound.boxed()).await?.into_inner();
+    let mut inbound = client.feed(outbound).await?.into_inner();
     let Some(v1::FeedResponse { event: Some(feed_response::Event::Opened(opened)) }) = inbound.message().await? else {
         return Err(Status::internal("the first message of a stream is not `opened`"));
     };
     let idle_timeout = opened.limits.and_then(|limits| limits.idle_timeout).and_then(duration_from_wire);
     Ok((inbound, idle_timeout.unwrap_or(PATIENCE) / 3))
+}
+
+async fn next_spoken(mut spoken: mpsc::Receiver<v1::FeedRequest>) -> Option<(v1::FeedRequest, mpsc::Receiver<v1::FeedRequest>)> {
+    let request = spoken.recv().await?;
+    Some((request, spoken))
 }

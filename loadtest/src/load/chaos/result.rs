@@ -23,7 +23,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 8] =
+    #[cfg(test)]
+    const ALL: [Self; 8] =
         [Self::SlowReader, Self::NeverReader, Self::Reset, Self::Cut, Self::Churn, Self::Giant, Self::Garbage, Self::Idle];
 
     /// The name in results.
