@@ -11,11 +11,13 @@ mod feed;
 mod findings;
 mod limit;
 mod load;
+mod mix;
 mod pace;
 mod process;
 mod report;
 mod scenario;
 mod schedule;
+mod scrape;
 mod stage;
 mod stats;
 mod target;
@@ -58,6 +60,7 @@ enum Scenario {
     Neighbours(Told<scenario::neighbours::Args>),
     Lone(Told<scenario::lone::Args>),
     Costs(Told<scenario::costs::Args>),
+    Soak(Told<scenario::soak::Args>),
     Run(load::Args),
 }
 
@@ -76,7 +79,10 @@ impl<A: clap::Args> Told<A> {
     async fn by<F: Future<Output = anyhow::Result<Report>>>(self, run: impl FnOnce(A) -> F) -> anyhow::Result<ExitCode> {
         let report = run(self.scenario).await?;
         print!("{}", if self.json { report.json_lines() } else { report.table() });
-        Ok(ExitCode::SUCCESS)
+        for reason in &report.reasons {
+            eprintln!("failed: {reason}");
+        }
+        Ok(if report.reasons.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
@@ -97,6 +103,7 @@ impl Scenario {
             Self::Neighbours(told) => told.by(scenario::neighbours::run).await,
             Self::Lone(told) => told.by(scenario::lone::run).await,
             Self::Costs(told) => told.by(scenario::costs::run).await,
+            Self::Soak(told) => told.by(scenario::soak::run).await,
             Self::Run(args) => load::run(args).await,
         }
     }

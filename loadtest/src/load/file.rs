@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use tidemill::domain::Datatype;
 
-use super::{arrivals::Arrivals, overrides};
+use super::{arrivals::Arrivals, chaos::ChaosPlan, overrides};
 
 /// The version of the format that this tool reads.
 const VERSION: u32 = 1;
@@ -57,6 +57,7 @@ pub(crate) struct Scenario {
     pub(crate) loads: Vec<Load>,
     pub(crate) ramp: Option<Ramp>,
     pub(crate) search: Option<Search>,
+    pub(crate) chaos: Option<ChaosPlan>,
     pub(crate) expect: Option<Expect>,
 }
 
@@ -128,6 +129,11 @@ impl Protocol {
     /// Whether it goes to `http_addr`.
     pub(crate) const fn is_http(self) -> bool {
         matches!(self, Self::HttpInfer | Self::HttpPost)
+    }
+
+    /// Whether it is of this project's own API.
+    pub(crate) const fn is_native(self) -> bool {
+        matches!(self, Self::Feed | Self::Predict | Self::Scan | Self::Upload)
     }
 
     const fn has_batches(self) -> bool {
@@ -356,6 +362,12 @@ impl Scenario {
         }
         if let Some(search) = &self.search {
             search.check(closed, &mut faults);
+        }
+        if let Some(chaos) = &self.chaos {
+            faults.0.extend(chaos.faults());
+            if !self.loads.iter().any(|load| load.protocol.is_native()) {
+                faults.add("chaos: it sends the items of the first load of the native API, and there is none".to_owned());
+            }
         }
         if let Some(expect) = &self.expect {
             if let Some(share) = expect.goodput_min {

@@ -2,13 +2,16 @@
 //!
 //! `file` is the scenario, `arrivals` and `agenda` say when its items are due, `shard` and `line` send them at their moments, and the
 //! protocols put them on the wire. `recorder` counts while a run is on and `progress` shows how it goes; `results` is what is there to
-//! say when it is over, and `output` writes that as `summary`, `csv` and `html` put it. Knows nothing of the scenarios that are built into this tool, nor of the server's inside.
+//! say when it is over, and `output` writes that as `summary`, `csv` and `html` put it. `chaos` are clients that misbehave beside the
+//! load. Knows nothing of the scenarios that are built into this tool, nor of the server's inside.
 
 mod agenda;
 mod arrivals;
 mod call;
+pub(crate) mod chaos;
 mod charts;
 mod csv;
+mod date;
 mod file;
 mod grpc;
 mod html;

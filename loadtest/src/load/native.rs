@@ -53,7 +53,8 @@ impl Template {
         }
     }
 
-    fn item(&self, seq: u64) -> v1::Item {
+    /// Item number `seq` of a stream.
+    pub(crate) fn item(&self, seq: u64) -> v1::Item {
         let mut inputs = self.tensors.clone();
         for (tensor, data) in inputs.iter_mut().zip(self.payload.of(seq)) {
             tensor.data = data.clone();

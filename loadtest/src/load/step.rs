@@ -33,16 +33,6 @@ pub(crate) struct Place {
     pub(crate) server: Option<u32>,
 }
 
-/// How a step goes, once a second.
-#[derive(Debug, Clone)]
-pub(crate) struct Progress {
-    pub(crate) factor: f64,
-    /// Since the counted time began; less than none while the load warms up.
-    pub(crate) elapsed_s: f64,
-    pub(crate) duration_s: f64,
-    pub(crate) tally: Tally,
-}
-
 /// The loads at a factor.
 pub(crate) fn loads_at(scenario: &Scenario, of: Dimension, factor: f64) -> Vec<Load> {
     let scaled = |load: &Load| match of {
@@ -52,7 +42,7 @@ pub(crate) fn loads_at(scenario: &Scenario, of: Dimension, factor: f64) -> Vec<L
     scenario.loads.iter().map(scaled).collect()
 }
 
-/// Runs a step.
+/// Runs a step. `watch` hears once a second how long the counted time has been going on, and what there is to count.
 ///
 /// # Errors
 /// If a connection cannot be made, or no stream of a load opens. What the server answers later is a result.
@@ -61,7 +51,7 @@ pub(crate) async fn run(
     place: Place,
     factor: f64,
     loads: Vec<Load>,
-    mut watch: impl FnMut(&Progress),
+    mut watch: impl FnMut(Duration, &Tally),
 ) -> anyhow::Result<StepResult> {
     let loads = Arc::new(loads);
     let shards = Shards::open(scenario, place, &loads).await?;
@@ -70,16 +60,16 @@ pub(crate) async fn run(
     let at = clock::now() + LEAD;
     let counts_from = at + scenario.warm_up();
     let counts = RecorderPlan { counts_from, ends: counts_from + scenario.duration(), slo: scenario.slo() };
-    let books = shards.start(Start { at, counts });
-    let seconds = meters.follow(&counts, |elapsed_s| {
+    let running = shards.start(Start { at, counts });
+    let follow = meters.follow(&counts, |elapsed| {
         let mut tally = Tally::default();
-        for book in &books.books {
+        for book in &running.books {
             tally.add(&book.tally());
         }
-        watch(&Progress { factor, elapsed_s, duration_s: scenario.duration().as_secs_f64(), tally });
+        watch(elapsed, &tally);
     });
-    let seconds = seconds.await;
-    let recorders = books.finish().await?;
+    let seconds = follow.await;
+    let recorders = running.finish().await?;
     put_together(scenario, factor, &loads, recorders, &seconds)
 }
 
@@ -187,11 +177,11 @@ impl Meters {
     }
 
     /// Looks at each second's end until the step's.
-    async fn follow(&mut self, counts: &RecorderPlan, mut watch: impl FnMut(f64)) -> Vec<UsedSecond> {
+    async fn follow(&mut self, counts: &RecorderPlan, mut watch: impl FnMut(Duration)) -> Vec<UsedSecond> {
         sleep_until(counts.counts_from).await;
         let mut last = clock::now();
         self.look(Duration::ZERO);
-        watch(0.0);
+        watch(Duration::ZERO);
         let mut seconds = Vec::new();
         while last < counts.ends {
             let next = (counts.counts_from + Duration::from_secs(seconds.len() as u64 + 1)).min(counts.ends);
@@ -199,7 +189,7 @@ impl Meters {
             let now = clock::now();
             seconds.push(self.look(now.since(last)));
             last = now;
-            watch(now.since(counts.counts_from).as_secs_f64());
+            watch(now.since(counts.counts_from));
         }
         seconds
     }

@@ -46,6 +46,7 @@ fn each_fault_names_the_key_and_what_is_allowed() {
         ("loads.0.protocol=grpc", ["unknown variant `grpc`", "infer_stream"]),
         ("ramp={of='streams', factors=[0]}", ["ramp.factors = 0", "to 1000000"]),
         ("search={of='streams', p99_ms_max=5, from=2, to=1}", ["search.to = 1", "2 to"]),
+        ("chaos.resets_hz=-1", ["chaos.resets_hz = -1", "0 to 1000"]),
         ("expect.goodput_min=2", ["expect.goodput_min = 2", "0 to 1"]),
         ("expect.goodput=2", ["unknown field `goodput`", "goodput_min"]),
         ("loads.0.stream=2", ["unknown field `stream`", "streams"]),
@@ -75,6 +76,12 @@ fn ramp_and_search_exclude_each_other_and_closed_loops_have_no_rate() {
     let search = "search={of='streams', p99_ms_max=5, to=4}";
     assert!(complaint(&[ramp, search]).contains("a file has one of them"));
     assert!(complaint(&[ramp, "loads.0.arrivals={process='closed'}"]).contains("has no rate"));
+}
+
+#[test]
+fn chaos_needs_a_native_load() {
+    let found = complaint(&["chaos.churn_hz=1", "loads.0.protocol=infer"]);
+    assert!(found.contains("native API"), "{found}");
 }
 
 #[test]
