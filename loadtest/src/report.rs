@@ -42,17 +42,19 @@ impl Cell {
 pub(crate) struct Report {
     columns: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
+    /// Why the run counts as failed, if it does.
+    pub(crate) reasons: Vec<String>,
 }
 
 impl Report {
     pub(crate) fn new(columns: &[&'static str]) -> Self {
-        Self { columns: columns.to_vec(), rows: Vec::new() }
+        Self { columns: columns.to_vec(), rows: Vec::new(), reasons: Vec::new() }
     }
 
     /// A table of one row.
     pub(crate) fn single(fields: Vec<(&'static str, Cell)>) -> Self {
         let (columns, row) = fields.into_iter().unzip();
-        Self { columns, rows: vec![row] }
+        Self { columns, rows: vec![row], reasons: Vec::new() }
     }
 
     pub(crate) fn row(&mut self, cells: Vec<Cell>) {
