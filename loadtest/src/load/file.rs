@@ -192,7 +192,7 @@ pub(crate) enum HttpBody {
     /// The bytes of all tensors, one after the other.
     #[default]
     Binary,
-    /// `{"inputs": [{"name", "datatype", "shape", "data"}]}`.
+    /// `{"inputs": {"NAME": …}}`, with lists as deep as a tensor has dimensions.
     Json,
 }
 

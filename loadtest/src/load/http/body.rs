@@ -42,15 +42,17 @@ struct InferParameters {
 /// # Errors
 /// None: what is written here can always be written as JSON.
 pub(super) fn infer_head(load: &Load, tensors: &[Bytes]) -> anyhow::Result<Vec<u8>> {
-    let input = |(input, data): (&'_ Input, &Bytes)| InferInput {
+    let inputs = load.inputs.iter().zip(tensors);
+    let inputs = inputs.map(|(input, data)| InferInput {
         name: &input.name,
         shape: std::iter::once(load.batch).chain(input.shape.iter().copied()).collect(),
         datatype: input.datatype.name(),
         parameters: BinarySize { binary_data_size: data.len() },
-    };
+    });
+    let inputs = inputs.collect();
     let timeout = load.deadline().map(|deadline| deadline.as_micros() as u64);
     let parameters = InferParameters { binary_data_output: true, timeout };
-    Ok(serde_json::to_vec(&InferHead { inputs: load.inputs.iter().zip(tensors).map(input).collect(), parameters })?)
+    Ok(serde_json::to_vec(&InferHead { inputs, parameters })?)
 }
 
 /// A head, and the data that it tells of.
