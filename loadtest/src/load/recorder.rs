@@ -135,7 +135,7 @@ pub(crate) struct Recorder {
     ok: u64,
     ok_items: u64,
     good: u64,
-    errors: BTreeMap<Cow<'static, str>, u64>,
+    errors: BTreeMap<String, u64>,
     late_sends: u64,
     late: Histogram<u64>,
     latency: Histogram<u64>,
@@ -247,13 +247,13 @@ impl Recorder {
         }
     }
 
-    fn count_error(&mut self, name: &Cow<'static, str>, times: u64) {
+    fn count_error(&mut self, name: &str, times: u64) {
         if let Some(count) = self.errors.get_mut(name) {
             *count += times;
             return;
         }
-        let name = if self.errors.len() < ERROR_NAMES_MAX { name.clone() } else { Cow::Borrowed(OTHER_ERRORS) };
-        *self.errors.entry(name).or_default() += times;
+        let name = if self.errors.len() < ERROR_NAMES_MAX { name } else { OTHER_ERRORS };
+        *self.errors.entry(name.to_owned()).or_default() += times;
     }
 
     fn cell(&mut self, at: Timestamp) -> Option<&mut Cell> {
@@ -341,7 +341,7 @@ impl Recorder {
             answered,
             ok: self.ok,
             ok_items: self.ok_items,
-            errors: self.errors.iter().map(|(name, count)| (name.clone().into_owned(), *count)).collect(),
+            errors: self.errors.clone(),
             unanswered: self.offered.saturating_sub(answered),
             late_sends: self.late_sends,
             late_p99_us: self.late.value_at_quantile(0.99),
