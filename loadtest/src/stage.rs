@@ -118,6 +118,11 @@ impl Stage {
         connect(self.server.grpc_addr(), connections).await
     }
 
+    #[cfg(test)]
+    pub(crate) const fn http_addr(&self) -> std::net::SocketAddr {
+        self.server.http_addr()
+    }
+
     /// A connection that can be cut.
     pub(crate) async fn connect_to_cut(&self) -> anyhow::Result<CutConnection> {
         CutConnection::open(self.server.grpc_addr()).await
@@ -207,7 +212,8 @@ pub(crate) fn series<'a>(metrics: &'a str, name: &'a str) -> impl Iterator<Item 
     })
 }
 
-fn sum_of(metrics: &str, name: &str) -> f64 {
+/// The sum over all series of a metric.
+pub(crate) fn sum_of(metrics: &str, name: &str) -> f64 {
     series(metrics, name).map(|(_, value)| value).sum()
 }
 

@@ -18,6 +18,7 @@ use tower::{Layer as _, ServiceExt as _};
 
 use super::{
     example::Example,
+    greeting::greeting,
     health::HealthKeeper,
     limits::NameMessageLimit,
     models::Models,
@@ -42,9 +43,6 @@ use crate::{
     },
     telemetry::ServerMetrics,
 };
-
-/// How long a new connection may take to send its first byte.
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A gRPC server on a listener that is bound already.
 pub struct GrpcServer {
@@ -112,7 +110,7 @@ impl GrpcServer {
 }
 
 fn connection(
-    stream: TcpStream,
+    mut stream: TcpStream,
     routes: &Routes,
     config: &GrpcConfig,
     unread_timeout: Duration,
@@ -140,11 +138,9 @@ fn connection(
             tracing::debug!(%error, "a connection ended before it began");
             return;
         }
-        if !matches!(tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.readable()).await, Ok(Ok(()))) {
-            return;
-        }
+        let Some(read) = greeting(&mut stream).await else { return };
         let go_away = shutdown.go_away();
-        let connection = http2.serve_connection(TokioIo::new(Lingering::new(stream)), TowerToHyperService::new(routes));
+        let connection = http2.serve_connection(TokioIo::new(Lingering::after(read, stream)), TowerToHyperService::new(routes));
         let mut connection = std::pin::pin!(Together::new(connection, &streams));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
