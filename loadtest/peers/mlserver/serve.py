@@ -10,7 +10,7 @@ from settings import HOST, Batching, from_arguments
 from supervisor import answers, supervise
 
 # Here `workers` are the processes beside the one that serves; without any, calls are made in that one.
-DEFAULTS = {"*": Batching(max_batch=16, delay_us=1_000, workers=0)}
+DEFAULTS = {"*": Batching(max_batch=64, delay_us=1_000, workers=0)}
 
 
 def main() -> None:

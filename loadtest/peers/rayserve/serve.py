@@ -13,7 +13,7 @@ def main() -> None:
     settings = from_arguments(DEFAULTS)
     supervise(
         [sys.executable, "-m", "service"],
-        environment=settings.environment() | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"},
+        environment=settings.environment() | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"},
         is_ready=lambda: answers(settings.port, "/infer", settings.contract.zeros()),
         ready=f"http={HOST}:{settings.port} version={importlib.metadata.version('ray')}",
     )

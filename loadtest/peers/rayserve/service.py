@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 
 # Requests at most that one replica holds; more wait in the proxy.
 _MAX_ONGOING = 2_048
+_OBJECT_STORE_BYTES = 128 << 20
 
 
 class Infer:
@@ -37,12 +38,31 @@ class Infer:
         return Response(await self._run(body), media_type="application/octet-stream")
 
 
+def start_cluster() -> None:
+    """Ray gives its own processes 30 s, which is not enough on a machine that has other things to do."""
+    for last in (False, False, True):
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="warning",
+                # Nothing is kept there.
+                object_store_memory=_OBJECT_STORE_BYTES,
+            )
+            return
+        except Exception:  # Ray raises no narrower one
+            if last:
+                raise
+            ray.shutdown()
+
+
 def main() -> None:
     settings = handed_on()
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="warning")
+    start_cluster()
     serve.start(http_options={"host": HOST, "port": settings.port}, logging_config={"enable_access_log": False})
     deployment = serve.deployment(Infer, num_replicas=settings.batching.workers, max_ongoing_requests=_MAX_ONGOING)
     serve.run(deployment.bind(settings), route_prefix="/infer")

@@ -3,8 +3,8 @@
 import argparse
 import concurrent.futures
 import http.client
-import os
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import numpy as np
 import tritonclient.grpc as triton
 from contracts import CONTRACTS, Contract
 from engine import Engine
-from peer_process import NAMES, PEERS, Running, running
+from peer_process import NAMES, PEERS, Running, descendants, running
 from tritonclient.utils import np_to_triton_dtype
 
 CALLERS = 8
@@ -32,6 +32,8 @@ def main() -> None:
     parser.add_argument("--models", type=str.split)
     parser.add_argument("peers", nargs="+", choices=NAMES)
     arguments = parser.parse_args()
+    # A peer that was started is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     failures = 0
     for peer in arguments.peers:
         for model in arguments.models or CONTRACTS:
@@ -148,15 +150,6 @@ def post(contract: Contract, address: str, inputs: list[np.ndarray]) -> list[np.
         outputs.append(part.reshape(1, *tensor.shape))
         begin += tensor.bytes
     return outputs
-
-
-def descendants(root: int) -> list[int]:
-    """All processes that `root` started, and those that they did."""
-    found = []
-    for task in os.listdir(f"/proc/{root}/task"):
-        for pid in pathlib.Path(f"/proc/{root}/task/{task}/children").read_text().split():
-            found += [int(pid), *descendants(int(pid))]
-    return found
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -41,14 +43,23 @@ def running(peer: str, model: str, *options: str, log: pathlib.Path) -> Iterator
         raise RuntimeError(f"{peer} ended with {process.returncode} and said {rest!r} after it was ready: see {log}")
 
 
+def descendants(root: int) -> list[int]:
+    """All processes that `root` started, and those that they did."""
+    found = []
+    for task in os.listdir(f"/proc/{root}/task"):
+        for pid in pathlib.Path(f"/proc/{root}/task/{task}/children").read_text().split():
+            found += [int(pid), *descendants(int(pid))]
+    return found
+
+
 def _free_ports() -> int:
-    """A port that is free, as is the one above it."""
+    """A port that is free, as is the one above it; not of the range from which the kernel takes those of clients."""
     while True:
+        port = random.randrange(20_000, 32_000)
         with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
             try:
+                first.bind(("127.0.0.1", port))
                 second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
+            except OSError:
                 continue
             return port

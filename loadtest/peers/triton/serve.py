@@ -16,7 +16,7 @@ VERSION = "2.51.0"
 PACKAGES = pathlib.Path(sysconfig.get_path("purelib"))
 SERVER = PACKAGES / "pytriton/tritonserver"
 
-DEFAULTS = {"*": Batching(max_batch=16, delay_us=0)}
+DEFAULTS = {"*": Batching(max_batch=64, delay_us=0)}
 
 
 def main() -> None:
