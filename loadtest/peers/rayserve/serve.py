@@ -13,7 +13,8 @@ def main() -> None:
     settings = from_arguments(DEFAULTS)
     supervise(
         [sys.executable, "-m", "service"],
-        environment=settings.environment() | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"},
+        # Replicas would have a lower priority than the load generator on the same cores.
+        environment=settings.environment() | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"},
         is_ready=lambda: answers(settings.port, "/infer", settings.contract.zeros()),
         ready=f"http={HOST}:{settings.port} version={importlib.metadata.version('ray')}",
     )
