@@ -17,6 +17,7 @@ mod scenario;
 mod schedule;
 mod stage;
 mod stats;
+mod subject;
 mod target;
 mod workload;
 
@@ -59,6 +60,7 @@ enum Scenario {
     Readers(scenario::readers::Args),
     Cancel(scenario::cancel::Args),
     Neighbours(scenario::neighbours::Args),
+    Without(scenario::without::Args),
     Lone(scenario::lone::Args),
     Costs(scenario::costs::Args),
 }
@@ -78,6 +80,7 @@ impl Scenario {
             Self::Readers(args) => scenario::readers::run(args).await,
             Self::Cancel(args) => scenario::cancel::run(args).await,
             Self::Neighbours(args) => scenario::neighbours::run(args).await,
+            Self::Without(args) => scenario::without::run(args).await,
             Self::Lone(args) => scenario::lone::run(args).await,
             Self::Costs(args) => scenario::costs::run(args).await,
         }

@@ -14,6 +14,7 @@ pub(crate) mod overload;
 pub(crate) mod readers;
 pub(crate) mod realtime;
 pub(crate) mod saturate;
+pub(crate) mod without;
 
 use std::time::Duration;
 
