@@ -1,0 +1,58 @@
+"""What a peer is started with: the options of `serve`, and the settings it uses for a model unless told otherwise."""
+
+import argparse
+import dataclasses
+import json
+import os
+
+from contracts import CONTRACTS, Contract
+
+_HANDED_ON = "PEER_SETTINGS"
+
+HOST = "127.0.0.1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """The settings that differ from model to model."""
+
+    # Items in one call.
+    max_batch: int
+    # How long the first item of a batch waits for others.
+    delay_us: int
+    # Processes, instances or replicas that run calls.
+    workers: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One start of a peer."""
+
+    contract: Contract
+    port: int
+    batching: Batching
+
+    def environment(self) -> dict[str, str]:
+        """Variables from which `handed_on` reads the settings back in a process of the peer."""
+        plain = {"model": self.contract.name, "port": self.port, "batching": dataclasses.asdict(self.batching)}
+        return {_HANDED_ON: json.dumps(plain)}
+
+
+def from_arguments(defaults: dict[str, Batching]) -> Settings:
+    """Reads the command line. `defaults` has the settings of each model, and those of all others under "*"."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--model", required=True, choices=CONTRACTS)
+    parser.add_argument("--port", required=True, type=int, help="of gRPC, or of HTTP where there is no gRPC; gRPC peers have HTTP one above")
+    for field in dataclasses.fields(Batching):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, help="instead of the setting of the model")
+    arguments = vars(parser.parse_args())
+    chosen = defaults.get(arguments["model"], defaults["*"])
+    given = {field.name: arguments[field.name] for field in dataclasses.fields(Batching)}
+    batching = dataclasses.replace(chosen, **{name: value for name, value in given.items() if value is not None})
+    return Settings(CONTRACTS[arguments["model"]], arguments["port"], batching)
+
+
+def handed_on() -> Settings:
+    """The settings of the process that started this one."""
+    plain = json.loads(os.environ[_HANDED_ON])
+    return Settings(CONTRACTS[plain["model"]], plain["port"], Batching(**plain["batching"]))
