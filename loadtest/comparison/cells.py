@@ -75,6 +75,8 @@ def measure(
             arms.append((cells[-1], Arm(server, cells[-1].protocol)))
     for cell, arm in arms:
         cell.version = arm.server.version
+        if arm.server.command not in commands:
+            commands.append(arm.server.command)
     in_flight = MODELS[model].in_flight
     runs: dict[int, list[Found]] = {}
     for _ in range(bench.effort.table_runs):

@@ -28,29 +28,33 @@ def main() -> int:
     effort = tool.QUICK if arguments.quick else tool.FULL
     out: pathlib.Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    with tool.scratch_folder() as scratch:
-        bench = Bench(effort, arguments.binaries, pathlib.Path(scratch))
-        try:
-            if not arguments.no_build:
-                tool.build()
-        except Failed as failed:
-            print(f"error: {failed}", file=sys.stderr)
-            return 1
-        facts = machine.facts(bench, built=not arguments.no_build)
-        commands: list[str] = []
-        rows: list[Row] = []
-        table: list[Cell] = []
-        try:
-            _limits(bench, arguments.only, rows)
-            _peers(bench, arguments.only, rows, table, commands)
-        except KeyboardInterrupt:
-            say("interrupted; what was measured until now is written")
-        finally:
-            processes.stop_all()
-        facts["time taken"] = f"{(time.monotonic() - started) / 60:.1f} min"
-        _write(out, rows, table, facts, commands, write_docs=arguments.write_docs)
+    tool.SCRATCH.mkdir(parents=True, exist_ok=True)
+    bench = Bench(effort, arguments.binaries.resolve(), tool.SCRATCH)
+    try:
+        if not arguments.no_build:
+            tool.build()
+    except Failed as failed:
+        print(f"error: {failed}", file=sys.stderr)
+        return 1
+    facts = machine.facts(bench, built=not arguments.no_build)
+    commands: list[str] = []
+    rows: list[Row] = []
+    table: list[Cell] = []
+    status = 0
+    try:
+        _limits(bench, arguments.only, rows)
+        _peers(bench, arguments.only, rows, table, commands)
+    except KeyboardInterrupt:
+        say("interrupted; what was measured until now is written")
+        status = 130
+    finally:
+        processes.stop_all()
+    facts["time taken"] = f"{(time.monotonic() - started) / 60:.1f} min"
+    _write(out, rows, table, page.page(rows, table, facts, _versions(rows, table), commands, _typed(arguments)))
+    if arguments.write_docs:
+        (tool.ROOT / "docs/benchmarks.md").write_text((out / "benchmarks.md").read_text())
     print(page.summary(rows, table))
-    return 0
+    return status
 
 
 def _arguments() -> argparse.Namespace:
@@ -135,14 +139,20 @@ def _start_ours(bench: Bench, stack: contextlib.ExitStack, model: str) -> Server
         return None
 
 
-def _write(
-    out: pathlib.Path, rows: list[Row], table: list[Cell], facts: dict[str, str], commands: list[str], *, write_docs: bool
-) -> None:
-    versions = {rivals.TITLES[cell.server]: cell.version for cell in table if cell.version and cell.server in rivals.TITLES}
-    typed = shlex.join(["loadtest/compare", *sys.argv[1:]])
-    text = page.page(rows, table, facts, versions, commands, typed)
+def _typed(arguments: argparse.Namespace) -> str:
+    """The command without what differs from machine to machine."""
+    quick = ["--quick"] if arguments.quick else []
+    return shlex.join(["loadtest/compare", "--out", "DIR", *quick, *(["--only", *arguments.only] if arguments.only else [])])
+
+
+def _versions(rows: list[Row], table: list[Cell]) -> dict[str, str]:
+    """Of the peers, as they gave them."""
+    said = {cell.server: cell.version for cell in table if cell.version}
+    said |= {row.figures["peer"]: row.figures["peer_version"] for row in rows if "peer" in row.figures}
+    return {title: said[name] for name, title in rivals.TITLES.items() if name in said}
+
+
+def _write(out: pathlib.Path, rows: list[Row], table: list[Cell], text: str) -> None:
     (out / "summary.json").write_text(json.dumps([row.json() for row in rows], indent=1) + "\n")
     (out / "peers.json").write_text(json.dumps([cell.json() for cell in table], indent=1) + "\n")
     (out / "benchmarks.md").write_text(text)
-    if write_docs:
-        (tool.ROOT / "docs/benchmarks.md").write_text(text)

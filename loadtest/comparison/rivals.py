@@ -70,7 +70,8 @@ def measure(bench: Bench, ours: Server | None, theirs: dict[str, Server | Failed
             if ours is None:
                 raise Failed("this server did not start")
             figures = _http(bench, ours, rival, duel, commands) if duel.streaming is None else _perf(bench, ours, rival, duel, commands)
-            figures |= {"version": ours.version, "peer_version": rival.version}
+            figures |= {"version": ours.version, "peer": rival.name, "peer_version": rival.version}
+            commands[:0] = [ours.command, rival.command]
             rows.append(duel.line.measured(ratio(figures["per_s"], figures["peer_per_s"]), bench.effort.runs, figures, commands))
         except Failed as failed:
             rows.append(duel.line.missing(str(failed), commands))

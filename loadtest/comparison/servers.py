@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from . import processes
 from .processes import Failed
-from .tool import ROOT, Bench, say
+from .tool import ROOT, Bench, say, shown_command
 
 PEERS = ("triton", "mlserver", "mosec", "litserve", "bentoml", "rayserve")
 PEERS_FOLDER = ROOT / "loadtest/peers"
@@ -35,6 +35,7 @@ class Server:
     pid: int
     grpc: str | None
     http: str | None
+    command: str = ""
 
 
 @contextlib.contextmanager
@@ -49,7 +50,7 @@ def tidemill(bench: Bench, model: str) -> Iterator[Server]:
         assert child.stderr is not None
         found = _await_line(child, child.stderr, _LISTENING, "tidemill")
         version = processes.run([str(bench.server), "--version"], patience_s=20).split()[-1]
-        yield Server("tidemill", version, child.pid, found[1], found[2])
+        yield Server("tidemill", version, child.pid, found[1], found[2], shown_command(command))
 
 
 @contextlib.contextmanager
@@ -66,7 +67,7 @@ def peer(bench: Bench, name: str, model: str) -> Iterator[Server]:
             found = _await_line(child, child.stdout, re.compile(r"^ready (.*)$"), name)
         except Failed as failed:
             raise Failed(f"{failed}: {processes.last_line(log.read_text(errors='replace'))}") from failed
-        yield ready(name, found[1])
+        yield dataclasses.replace(ready(name, found[1]), command=shown_command([*command[:-1], "PORT"]))
 
 
 def ready(name: str, text: str) -> Server:

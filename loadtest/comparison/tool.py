@@ -4,9 +4,9 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shlex
 import sys
-import tempfile
 import tomllib
 
 from . import processes
@@ -15,6 +15,8 @@ from .processes import Failed
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
 PEER_MODELS = CACHE / "peers/models"
+# Files that commands name lie where they can be found again.
+SCRATCH = CACHE / "compare"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +104,8 @@ def make_models() -> None:
 
 
 def shown_command(command: list[str]) -> str:
-    """As it is typed in the repository's root."""
-    return shlex.join(part.replace(f"{ROOT}/", "") for part in command)
+    """As it is typed in the repository's root; ports are free ones, and others each time."""
+    return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", shlex.join(part.replace(f"{ROOT}/", "") for part in command))
 
 
 def say(text: str) -> None:
@@ -117,7 +119,3 @@ def build() -> None:
 
 def version() -> str:
     return tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
-
-
-def scratch_folder() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(prefix="tidemill-compare-")
