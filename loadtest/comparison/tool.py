@@ -46,6 +46,7 @@ FULL = Effort("full", 5, 1.5, 5.0, 4.0, 10.0, 1_000, 1.5, 3, 3.0, (1, 16, 64, 25
 QUICK = Effort("quick", 1, 0.6, 2.0, 1.5, 5.0, 300, 0.8, 1, 1.0, (1, 16, 64, 256), 3, ("silero-vad",))
 
 WARM_UP_S = 0.4
+SCENARIO_PATIENCE_S = 900
 
 
 @dataclasses.dataclass
@@ -60,13 +61,13 @@ class Bench:
     def server(self) -> pathlib.Path:
         return self.binaries / "tidemill"
 
-    def load(self, *arguments: str, patience_s: float = 600) -> list[dict]:
+    def load(self, scenario: str, *arguments: str) -> list[dict]:
         """Runs a scenario of `tidemill-load` and returns its rows."""
-        text = processes.run(self.load_command(*arguments), patience_s=patience_s)
+        text = processes.run(self.load_command(scenario, *arguments), patience_s=SCENARIO_PATIENCE_S)
         return [json.loads(line) for line in text.splitlines()]
 
-    def load_command(self, *arguments: str) -> list[str]:
-        return [str(self.binaries / "tidemill-load"), "--json", *arguments]
+    def load_command(self, scenario: str, *arguments: str) -> list[str]:
+        return [str(self.binaries / "tidemill-load"), scenario, "--json", *arguments]
 
     def models(self, name: str) -> pathlib.Path:
         """A folder for the server that holds one model of the peers, and a manifest where the file does not say enough."""
