@@ -131,16 +131,19 @@ pub(crate) struct Feed {
 
 impl Feed {
     /// Opens a stream and waits until the server has acknowledged it.
-    pub(crate) async fn open(
+    pub(crate) fn open(
         channel: Channel,
         workload: &Workload,
         window_items: u32,
         schedule: Option<Schedule>,
-    ) -> anyhow::Result<Self> {
+    ) -> impl Future<Output = anyhow::Result<Self>> + Send + use<> {
         let plan = FeedPlan::of(workload.open(window_items), workload.item.clone());
-        let mut feed = Self::start(channel, plan, schedule).await?;
-        feed.output_bytes = workload.output_bytes;
-        Ok(feed)
+        let output_bytes = workload.output_bytes;
+        async move {
+            let mut feed = Self::start(channel, plan, schedule).await?;
+            feed.output_bytes = output_bytes;
+            Ok(feed)
+        }
     }
 
     /// The same with any plan; the sizes of answers are not checked then.

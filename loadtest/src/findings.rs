@@ -37,18 +37,24 @@ fn short(figure: f64) -> String {
 }
 
 /// A table of one figure a row.
-pub(crate) struct Findings(Report);
+pub(crate) struct Findings {
+    report: Report,
+    unmet: Vec<String>,
+}
 
 impl Findings {
     pub(crate) fn new() -> Self {
-        Self(Report::new(&["arm", "figure", "measured", "wanted", "met"]))
+        Self { report: Report::new(&["arm", "figure", "measured", "wanted", "met"]), unmet: Vec::new() }
     }
 
     /// Adds a figure; its name carries the unit. A table shows three decimals at most.
     pub(crate) fn add(&mut self, arm: &str, figure: &str, measured: f64, wanted: Wanted) {
         let decimals = if measured.abs() >= 100.0 || measured.fract() == 0.0 { 0 } else { 3 };
         let wanted_text = wanted.shown();
-        self.0.row(vec![
+        if wanted.met(measured) == "NO" {
+            self.unmet.push(format!("{arm}: {figure} is {measured:.decimals$}, and {wanted_text} is wanted"));
+        }
+        self.report.row(vec![
             arm.into(),
             figure.into(),
             Cell::Figure(measured, decimals),
@@ -58,7 +64,14 @@ impl Findings {
     }
 
     pub(crate) fn report(self) -> Report {
-        self.0
+        self.report
+    }
+
+    /// A report that counts as failed if a figure is not what was wanted of it, or for other reasons.
+    pub(crate) fn strict_report(self, reasons: Vec<String>) -> Report {
+        let Self { mut report, unmet } = self;
+        report.reasons = [unmet, reasons].concat();
+        report
     }
 }
 
@@ -79,6 +92,15 @@ mod tests {
         assert_eq!((Wanted::AtLeast(0.95).met(0.95), Wanted::AtLeast(0.95).met(f64::NAN)), ("yes", "NO"));
         assert_eq!(Wanted::AtLeast(0.95).shown(), ">= 0.95");
         assert_eq!(Wanted::AtMost(10.0).shown(), "<= 10");
+    }
+
+    #[test]
+    fn a_strict_report_says_what_was_not_met() {
+        let mut findings = Findings::new();
+        findings.add("a", "good", 1.0, Wanted::AtMost(1.0));
+        findings.add("b", "bad", 2.0, Wanted::AtMost(1.0));
+        let reasons = findings.strict_report(vec!["another".to_owned()]).reasons;
+        assert_eq!(reasons, ["b: bad is 2, and <= 1 is wanted", "another"]);
     }
 
     #[test]

@@ -10,11 +10,14 @@ mod engine;
 mod feed;
 mod findings;
 mod limit;
+mod load;
+mod mix;
 mod pace;
 mod process;
 mod report;
 mod scenario;
 mod schedule;
+mod scrape;
 mod stage;
 mod stats;
 mod subject;
@@ -38,70 +41,86 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
-    /// Print one JSON object a line in place of a table
-    #[arg(long, global = true)]
-    json: bool,
-
     #[command(subcommand)]
     scenario: Scenario,
 }
 
 #[derive(Debug, Subcommand)]
 enum Scenario {
-    Echo(scenario::echo::Args),
-    Latency(scenario::latency::Args),
-    Saturate(scenario::saturate::Args),
-    Realtime(scenario::realtime::Args),
-    Idle(scenario::idle::Args),
-    Deadlines(scenario::deadlines::Args),
-    Fairness(scenario::fairness::Args),
-    Freshness(scenario::freshness::Args),
-    Overload(scenario::overload::Args),
-    Readers(scenario::readers::Args),
-    Cancel(scenario::cancel::Args),
-    Neighbours(scenario::neighbours::Args),
-    Without(scenario::without::Args),
-    Lone(scenario::lone::Args),
-    Costs(scenario::costs::Args),
+    Echo(Told<scenario::echo::Args>),
+    Latency(Told<scenario::latency::Args>),
+    Saturate(Told<scenario::saturate::Args>),
+    Realtime(Told<scenario::realtime::Args>),
+    Idle(Told<scenario::idle::Args>),
+    Deadlines(Told<scenario::deadlines::Args>),
+    Fairness(Told<scenario::fairness::Args>),
+    Freshness(Told<scenario::freshness::Args>),
+    Overload(Told<scenario::overload::Args>),
+    Readers(Told<scenario::readers::Args>),
+    Cancel(Told<scenario::cancel::Args>),
+    Neighbours(Told<scenario::neighbours::Args>),
+    Without(Told<scenario::without::Args>),
+    Lone(Told<scenario::lone::Args>),
+    Costs(Told<scenario::costs::Args>),
+    Soak(Told<scenario::soak::Args>),
+    Run(load::Args),
+}
+
+// A scenario of this tool and how its report is told. No doc comment: it would take the place of the scenario's own in the help.
+#[derive(Debug, clap::Args)]
+struct Told<A: clap::Args> {
+    #[command(flatten)]
+    scenario: A,
+
+    /// Print one JSON object a line in place of a table
+    #[arg(long)]
+    json: bool,
+}
+
+impl<A: clap::Args> Told<A> {
+    async fn by<F: Future<Output = anyhow::Result<Report>>>(self, run: impl FnOnce(A) -> F) -> anyhow::Result<ExitCode> {
+        let report = run(self.scenario).await?;
+        print!("{}", if self.json { report.json_lines() } else { report.table() });
+        for reason in &report.reasons {
+            eprintln!("failed: {reason}");
+        }
+        Ok(if report.reasons.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
 }
 
 impl Scenario {
-    async fn run(self) -> anyhow::Result<Report> {
+    async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Echo(args) => scenario::echo::run(args).await,
-            Self::Latency(args) => scenario::latency::run(args).await,
-            Self::Saturate(args) => scenario::saturate::run(args).await,
-            Self::Realtime(args) => scenario::realtime::run(args).await,
-            Self::Idle(args) => scenario::idle::run(args).await,
-            Self::Deadlines(args) => scenario::deadlines::run(args).await,
-            Self::Fairness(args) => scenario::fairness::run(args).await,
-            Self::Freshness(args) => scenario::freshness::run(args).await,
-            Self::Overload(args) => scenario::overload::run(args).await,
-            Self::Readers(args) => scenario::readers::run(args).await,
-            Self::Cancel(args) => scenario::cancel::run(args).await,
-            Self::Neighbours(args) => scenario::neighbours::run(args).await,
-            Self::Without(args) => scenario::without::run(args).await,
-            Self::Lone(args) => scenario::lone::run(args).await,
-            Self::Costs(args) => scenario::costs::run(args).await,
+            Self::Echo(told) => told.by(scenario::echo::run).await,
+            Self::Latency(told) => told.by(scenario::latency::run).await,
+            Self::Saturate(told) => told.by(scenario::saturate::run).await,
+            Self::Realtime(told) => told.by(scenario::realtime::run).await,
+            Self::Idle(told) => told.by(scenario::idle::run).await,
+            Self::Deadlines(told) => told.by(scenario::deadlines::run).await,
+            Self::Fairness(told) => told.by(scenario::fairness::run).await,
+            Self::Freshness(told) => told.by(scenario::freshness::run).await,
+            Self::Overload(told) => told.by(scenario::overload::run).await,
+            Self::Readers(told) => told.by(scenario::readers::run).await,
+            Self::Cancel(told) => told.by(scenario::cancel::run).await,
+            Self::Neighbours(told) => told.by(scenario::neighbours::run).await,
+            Self::Without(told) => told.by(scenario::without::run).await,
+            Self::Lone(told) => told.by(scenario::lone::run).await,
+            Self::Costs(told) => told.by(scenario::costs::run).await,
+            Self::Soak(told) => told.by(scenario::soak::run).await,
+            Self::Run(args) => load::run(args).await,
         }
     }
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let report = tokio::runtime::Builder::new_multi_thread()
+    let ended = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)
         .and_then(|runtime| runtime.block_on(cli.scenario.run()));
-    match report {
-        Ok(report) => {
-            print!("{}", if cli.json { report.json_lines() } else { report.table() });
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ended.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -3,9 +3,11 @@
 use std::{collections::BTreeMap, ffi::OsString, net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, Command},
+    task::JoinHandle,
 };
 
 /// How long a server may take to start.
@@ -14,13 +16,21 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// A `tidemill serve` that ends with this value.
 pub(crate) struct ServerProcess {
     pub(crate) address: SocketAddr,
+    pub(crate) http_address: SocketAddr,
+    pub(crate) admin_address: SocketAddr,
     pub(crate) pid: u32,
-    _child: Child,
+    child: Child,
+    log: JoinHandle<Complaints>,
 }
 
 impl ServerProcess {
-    /// Starts `binary` on free ports, with room for `streams` streams and further `settings`, and waits until it listens.
-    pub(crate) async fn start(binary: &Path, streams: usize, settings: &[String]) -> anyhow::Result<Self> {
+    /// Starts `binary` on free ports, with room for `streams` streams, and waits until it listens.
+    pub(crate) async fn start(binary: &Path, streams: usize) -> anyhow::Result<Self> {
+        Self::start_with(binary, streams, &[]).await
+    }
+
+    /// The same with further settings, each `KEY=VALUE`.
+    pub(crate) async fn start_with(binary: &Path, streams: usize, settings: &[String]) -> anyhow::Result<Self> {
         let mut child = Command::new(binary)
             .args(["serve", "--set", "log.format=json", "--grpc-addr", "127.0.0.1:0"])
             .args(["--http-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
@@ -31,26 +41,94 @@ impl ServerProcess {
             .spawn()
             .with_context(|| format!("cannot start {}", binary.display()))?;
         let pid = child.id().context("the server ended at once")?;
-        let log = child.stderr.take().context("the server has no log")?;
-        let address =
-            tokio::time::timeout(START_TIMEOUT, find_address(log)).await.context("the server did not start in time")??;
-        Ok(Self { address, pid, _child: child })
+        let mut lines = BufReader::new(child.stderr.take().context("the server has no log")?).lines();
+        let mut complaints = Complaints::default();
+        let starting = tokio::time::timeout(START_TIMEOUT, find_addresses(&mut lines, &mut complaints)).await;
+        let [address, http_address, admin_address] = starting.context("the server did not start in time")??;
+        // It is read on, so that the server never waits for it.
+        let log = tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                complaints.hear(line);
+            }
+            complaints
+        });
+        Ok(Self { address, http_address, admin_address, pid, child, log })
+    }
+
+    /// Tells it to drain (SIGTERM).
+    pub(crate) fn terminate(&self) -> anyhow::Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid)?).context("no process has this number")?;
+        kill_process(pid, Signal::TERM).context("the server cannot be told to stop")
+    }
+
+    /// Waits at most `patience` until it has ended; gives its exit code, if no signal ended it, and what its log complained of.
+    pub(crate) async fn ended(mut self, patience: Duration) -> anyhow::Result<(Option<i32>, Complaints)> {
+        let status = tokio::time::timeout(patience, self.child.wait()).await.context("the server does not end")??;
+        Ok((status.code(), self.log.await?))
     }
 }
 
-/// Reads the log for the line that names the ports; the rest is read on and dropped, so that the server never waits for it.
-async fn find_address(log: impl AsyncRead + Unpin + Send + 'static) -> anyhow::Result<SocketAddr> {
-    let mut lines = BufReader::new(log).lines();
+/// Lines of a log of JSON objects that ask for attention.
+#[derive(Debug, Default)]
+pub(crate) struct Complaints {
+    /// Of level WARN or ERROR, or no object at all, as a panic's.
+    pub(crate) count: u64,
+    /// The first of them.
+    pub(crate) first: Vec<String>,
+}
+
+impl Complaints {
+    const KEPT: usize = 20;
+
+    fn hear(&mut self, line: String) {
+        let object = serde_json::from_str::<serde_json::Value>(&line).unwrap_or_default();
+        if !matches!(object["level"].as_str(), None | Some("WARN" | "ERROR")) {
+            return;
+        }
+        self.count += 1;
+        if self.first.len() < Self::KEPT {
+            self.first.push(line);
+        }
+    }
+}
+
+/// Reads the log up to the line that names the ports for gRPC, HTTP and administration.
+async fn find_addresses(
+    lines: &mut Lines<impl AsyncBufRead + Unpin>,
+    complaints: &mut Complaints,
+) -> anyhow::Result<[SocketAddr; 3]> {
     let mut seen = Vec::new();
     while let Some(line) = lines.next_line().await? {
-        if let Some(address) = line.split("grpc=").nth(1).and_then(|rest| rest.split_whitespace().next()) {
-            let address = address.parse().with_context(|| format!("no address in the log line {line:?}"))?;
-            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-            return Ok(address);
+        if line.contains("grpc=") {
+            let address = |key: &str| -> anyhow::Result<SocketAddr> {
+                let rest = line.split(key).nth(1).unwrap_or_default();
+                let end = rest.find(|letter: char| letter.is_whitespace() || letter == '"').unwrap_or(rest.len());
+                rest[..end].parse().with_context(|| format!("no address {key} in the log line {line:?}"))
+            };
+            return Ok([address("grpc=")?, address("http=")?, address("admin=")?]);
         }
-        seen.push(line);
+        seen.push(line.clone());
+        complaints.hear(line);
     }
     bail!("the server ended before it listened:\n{}", seen.join("\n"))
+}
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Footprint {
+    pub(crate) resident_bytes: u64,
+    pub(crate) descriptors: usize,
+    pub(crate) threads: usize,
+}
+
+impl Footprint {
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
+        let folder = format!("/proc/{pid}");
+        let status = std::fs::read_to_string(format!("{folder}/status")).with_context(|| format!("cannot read {folder}"))?;
+        let descriptors = std::fs::read_dir(format!("{folder}/fd"))?.count();
+        let threads = std::fs::read_dir(format!("{folder}/task"))?.count();
+        Ok(Self { resident_bytes: field(&status, "VmRSS:")? * 1024, descriptors, threads })
+    }
 }
 
 /// What a process has used, thread by thread: a thread that ends takes its counts with it.
@@ -108,4 +186,26 @@ fn field(text: &str, name: &str) -> anyhow::Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name} in the status"))?;
     let number = line.split_whitespace().next().with_context(|| format!("no number after {name}"))?;
     Ok(number.parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_complains_in_warnings_errors_and_what_is_no_object() {
+        let mut complaints = Complaints::default();
+        for line in [r#"{"level":"INFO"}"#, r#"{"level":"WARN"}"#, r#"{"level":"ERROR"}"#, "thread 'main' panicked"] {
+            complaints.hear(line.to_owned());
+        }
+        assert_eq!((complaints.count, complaints.first.len()), (3, 3));
+    }
+
+    #[tokio::test]
+    async fn the_ports_are_found_in_the_log() {
+        let log = b"{\"level\":\"WARN\"}\n{\"message\":\"listening grpc=127.0.0.1:1 http=127.0.0.1:2 admin=127.0.0.1:3\"}\n";
+        let mut complaints = Complaints::default();
+        let ports = find_addresses(&mut log.lines(), &mut complaints).await.expect("they are there");
+        assert_eq!((ports.map(|address| address.port()), complaints.count), ([1, 2, 3], 1));
+    }
 }

@@ -42,17 +42,19 @@ impl Cell {
 pub(crate) struct Report {
     columns: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
+    /// Why the run counts as failed, if it does.
+    pub(crate) reasons: Vec<String>,
 }
 
 impl Report {
     pub(crate) fn new(columns: &[&'static str]) -> Self {
-        Self { columns: columns.to_vec(), rows: Vec::new() }
+        Self { columns: columns.to_vec(), rows: Vec::new(), reasons: Vec::new() }
     }
 
     /// A table of one row.
     pub(crate) fn single(fields: Vec<(&'static str, Cell)>) -> Self {
         let (columns, row) = fields.into_iter().unzip();
-        Self { columns, rows: vec![row] }
+        Self { columns, rows: vec![row], reasons: Vec::new() }
     }
 
     pub(crate) fn row(&mut self, cells: Vec<Cell>) {
@@ -82,7 +84,9 @@ impl Report {
         }
         let shown: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().map(Cell::shown).collect()).collect();
         let widths: Vec<usize> = (0..self.columns.len())
-            .map(|column| shown.iter().map(|row| row[column].len()).chain([self.columns[column].len()]).max().unwrap_or(0))
+            .map(|column| {
+                shown.iter().map(|row| row[column].chars().count()).chain([self.columns[column].len()]).max().unwrap_or(0)
+            })
             .collect();
         let header = self.columns.iter().map(|column| (*column).to_owned()).collect();
         for row in std::iter::once(&header).chain(&shown) {

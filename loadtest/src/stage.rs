@@ -207,7 +207,8 @@ pub(crate) fn series<'a>(metrics: &'a str, name: &'a str) -> impl Iterator<Item 
     })
 }
 
-fn sum_of(metrics: &str, name: &str) -> f64 {
+/// The sum over all series of a metric.
+pub(crate) fn sum_of(metrics: &str, name: &str) -> f64 {
     series(metrics, name).map(|(_, value)| value).sum()
 }
 

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -25,18 +26,30 @@ const DROPPED_BYTES: usize = 4 * 1024;
 
 /// A stream whose shutdown is over when the client has closed its side, or [`LINGER`] has passed.
 pub(super) struct Lingering {
+    /// What was read before, and is to be read once more.
+    read: Bytes,
     stream: TcpStream,
     closing: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lingering {
     pub(super) const fn new(stream: TcpStream) -> Self {
-        Self { stream, closing: None }
+        Self::after(Bytes::new(), stream)
+    }
+
+    /// A stream of which `read` has been read already.
+    pub(super) const fn after(read: Bytes, stream: TcpStream) -> Self {
+        Self { read, stream, closing: None }
     }
 }
 
 impl AsyncRead for Lingering {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.read.is_empty() {
+            let length = self.read.len().min(buffer.remaining());
+            buffer.put_slice(&self.read.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
@@ -63,7 +76,7 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, closing } = &mut *self;
+        let Self { stream, closing, .. } = &mut *self;
         let closing = match closing {
             Some(closing) => closing,
             empty => {
@@ -115,6 +128,16 @@ mod tests {
         client.write_all(&[1; 100_000]).await.expect("still taken");
         drop(client);
         closing.await.expect("no panic").expect("closed");
+    }
+
+    #[tokio::test]
+    async fn what_was_read_before_comes_first() {
+        let (server, mut client) = connected().await;
+        let mut server = Lingering::after(Bytes::from_static(b"read before"), server.stream);
+        client.write_all(b" and after").await.expect("it fits");
+        let mut heard = [0; 21];
+        server.read_exact(&mut heard).await.expect("all is there");
+        assert_eq!(&heard, b"read before and after");
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::bail;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
+use super::beside_this_one;
 use crate::{
     feed::Feed,
     process::{ServerProcess, Usage},
@@ -55,7 +56,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         (Some(address), Some(pid)) => (address, pid, None),
         _ => {
             let binary = args.server.map_or_else(beside_this_one, Ok)?;
-            let server = ServerProcess::start(&binary, args.streams, &args.set).await?;
+            let server = ServerProcess::start_with(&binary, args.streams, &args.set).await?;
             (server.address, server.pid, Some(server))
         }
     };
@@ -90,12 +91,4 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         ("idle_cpu_ms", Cell::Figure(idle.cpu.as_secs_f64() * 1e3, 3)),
         ("idle_context_switches", Cell::Count(idle.context_switches)),
     ]))
-}
-
-fn beside_this_one() -> anyhow::Result<PathBuf> {
-    let path = std::env::current_exe()?.with_file_name("tidemill");
-    if !path.is_file() {
-        bail!("there is no server at {}; build it, or name one with --server", path.display());
-    }
-    Ok(path)
 }

@@ -14,10 +14,12 @@ pub(crate) mod overload;
 pub(crate) mod readers;
 pub(crate) mod realtime;
 pub(crate) mod saturate;
+pub(crate) mod soak;
 pub(crate) mod without;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
+use anyhow::bail;
 use tidemill::proto::v1;
 
 use crate::{feed::FeedPlan, workload::item};
@@ -57,4 +59,13 @@ fn live_plans(model: &str, streams: usize) -> Vec<FeedPlan> {
 /// A duration of at most some minutes as a message.
 fn wire_duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration { seconds: duration.as_secs() as i64, nanos: duration.subsec_nanos() as i32 }
+}
+
+/// The server's binary, which is built into the same folder.
+fn beside_this_one() -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name("tidemill");
+    if !path.is_file() {
+        bail!("there is no server at {}; build it, or name one with --server", path.display());
+    }
+    Ok(path)
 }

@@ -6,6 +6,7 @@
 mod convert;
 mod deadline;
 mod example;
+mod greeting;
 mod health;
 mod limits;
 mod models;

@@ -17,7 +17,7 @@ use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{
-    example::Example, health::HealthKeeper, limits::NameMessageLimit, models::Models, native::Native,
+    example::Example, greeting::greeting, health::HealthKeeper, limits::NameMessageLimit, models::Models, native::Native,
     open_inference::OpenInferenceGrpc, reader::WatchedBody, stream_task::StreamExecutor,
 };
 use crate::{
@@ -36,9 +36,6 @@ use crate::{
     },
     telemetry::ServerMetrics,
 };
-
-/// How long a new connection may take to send its first byte.
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A gRPC server on a listener that is bound already.
 pub struct GrpcServer {
@@ -106,7 +103,7 @@ impl GrpcServer {
 }
 
 fn connection(
-    stream: TcpStream,
+    mut stream: TcpStream,
     routes: &Routes,
     config: &GrpcConfig,
     streams: StreamExecutor,
@@ -133,12 +130,11 @@ fn connection(
             tracing::debug!(%error, "a connection ended before it began");
             return;
         }
-        if !matches!(tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.readable()).await, Ok(Ok(()))) {
-            return;
-        }
+        let Some(read) = greeting(&mut stream).await else { return };
         let go_away = shutdown.go_away();
-        let mut connection =
-            std::pin::pin!(http2.serve_connection(TokioIo::new(Lingering::new(stream)), TowerToHyperService::new(routes)));
+        let mut connection = std::pin::pin!(
+            http2.serve_connection(TokioIo::new(Lingering::after(read, stream)), TowerToHyperService::new(routes))
+        );
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = shutdown.aborted().cancelled() => return,

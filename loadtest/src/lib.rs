@@ -1,0 +1,3 @@
+//! What the tools of this package share.
+
+pub mod plot;

@@ -1,0 +1,167 @@
+//! What happens again and again: streams and connections that break off, connections for one call, items that are too large.
+
+use std::time::Duration;
+
+use tidemill::proto::v1::{self, inference_service_client::InferenceServiceClient, item_result, predict_request};
+use tokio::time::{sleep, timeout};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+
+use super::{Crew, PATIENCE, Place, result::Notes};
+use crate::{
+    cut::CutConnection,
+    feed::{Feed, FeedPlan},
+};
+
+/// Items that a stream has sent when it breaks off.
+const ITEMS_MAX: u64 = 16;
+/// Streams on a connection that is cut.
+const STREAMS_MAX: usize = 8;
+/// Longest life of a stream that breaks off, after it has sent its items.
+const LIFE_MAX_MS: u64 = 50;
+
+/// A stream that is reset while its items are queued, in a model call, or answered and unread.
+pub(super) async fn reset(crew: Crew, mut random: fastrand::Rng, notes: Notes) {
+    let channel = crew.channel(random.usize(..));
+    let Some(feed) = half_a_feed(channel, &crew.place, random, &notes).await else { return };
+    drop(feed);
+    notes.done();
+}
+
+/// A connection of several such streams that is gone without a word.
+pub(super) async fn cut(crew: Crew, mut random: fastrand::Rng, notes: Notes) {
+    let connection = match timeout(PATIENCE, CutConnection::open(crew.place.grpc)).await {
+        Ok(Ok(connection)) => connection,
+        _ => return notes.unexpected("no connection"),
+    };
+    let streams = random.usize(1..=STREAMS_MAX);
+    let seeds: Vec<_> = (0..streams).map(|_| fastrand::Rng::with_seed(random.u64(..))).collect();
+    let opening = seeds.into_iter().map(|random| half_a_feed(connection.channel.clone(), &crew.place, random, &notes));
+    let feeds = futures::future::join_all(opening).await;
+    connection.reset();
+    drop(feeds);
+    notes.done();
+}
+
+/// A connection for one call.
+pub(super) async fn churn(crew: Crew, notes: Notes) {
+    let endpoint = match Endpoint::from_shared(format!("http://{}", crew.place.grpc)) {
+        Ok(endpoint) => endpoint,
+        Err(_) => return notes.unexpected("no address"),
+    };
+    let Ok(Ok(channel)) = timeout(PATIENCE, endpoint.connect()).await else { return notes.unexpected("no connection") };
+    match timeout(PATIENCE, predict(channel, &crew.place, crew.place.item.clone())).await {
+        Ok(Ok(())) => notes.done(),
+        Ok(Err(status)) => notes.failed("a call", status.code()),
+        Err(_) => notes.unexpected("a call is not answered"),
+    }
+}
+
+/// The item with `bytes` bytes of data in its first input.
+pub(super) fn giant(item: &v1::Item, bytes: usize) -> v1::Item {
+    let mut giant = item.clone();
+    if let Some(tensor) = giant.inputs.first_mut() {
+        tensor.data = vec![0; bytes].into();
+    }
+    giant
+}
+
+/// An item that is too large, by a call or in a stream between two that are not.
+pub(super) async fn send_giant(crew: Crew, mut random: fastrand::Rng, giant: v1::Item, notes: Notes) {
+    let channel = crew.channel(random.usize(..));
+    let sending = async {
+        if random.bool() {
+            match predict(channel, &crew.place, giant).await {
+                Ok(()) => notes.unexpected("it was taken"),
+                Err(status) => judge(status.code(), &notes),
+            }
+            return;
+        }
+        if let Err(status) = between_two(channel, &crew.place, giant, &notes).await {
+            // A message beyond the server's limit ends its stream.
+            judge(status.code(), &notes);
+        }
+    };
+    if timeout(PATIENCE, sending).await.is_err() {
+        notes.unexpected("it is not answered");
+    }
+}
+
+/// Sends an item, the giant and an item on a stream, and reads the three answers.
+async fn between_two(channel: Channel, place: &Place, giant: v1::Item, notes: &Notes) -> Result<(), Status> {
+    let (open, item) = (open(place), place.item.clone());
+    let items = move |number| if number == 1 { giant.clone() } else { item.clone() };
+    let plan = FeedPlan { open, item: Box::new(items), metadata: Default::default() };
+    let mut feed = match Feed::start(channel, plan, None).await {
+        Ok(feed) => feed,
+        Err(error) => return Ok(not_opened(&error, notes)),
+    };
+    feed.valve().let_through(3);
+    for number in 0..3 {
+        let Some(result) = feed.result().await? else { return Ok(notes.unexpected("its stream ended early")) };
+        match (number, result.outcome) {
+            (1, Some(item_result::Outcome::Error(status))) => judge(Code::from(status.code), notes),
+            (1, _) => notes.unexpected("it was taken"),
+            (_, Some(item_result::Outcome::Outputs(_))) => {}
+            (_, Some(item_result::Outcome::Error(status))) => notes.failed("an item beside it", Code::from(status.code)),
+            (_, None) => notes.unexpected("an empty answer"),
+        }
+    }
+    feed.valve().close();
+    while feed.result().await?.is_some() {
+        notes.unexpected("an answer to no item");
+    }
+    notes.done();
+    Ok(())
+}
+
+/// Refusals are to say whose fault it is.
+fn judge(code: Code, notes: &Notes) {
+    notes.error(code);
+    match code {
+        Code::ResourceExhausted | Code::InvalidArgument => notes.refused(),
+        _ => notes.unexpected(format!("it is refused as {code:?}")),
+    }
+}
+
+async fn predict(channel: Channel, place: &Place, item: v1::Item) -> Result<(), Status> {
+    let payload = Some(predict_request::Payload::Item(item));
+    let request = v1::PredictRequest { model: place.model.clone(), payload, ..v1::PredictRequest::default() };
+    // A message larger than what a server takes is to be sent all the same.
+    InferenceServiceClient::new(channel).max_encoding_message_size(usize::MAX).predict(request).await.map(drop)
+}
+
+pub(super) fn open(place: &Place) -> v1::StreamConfig {
+    v1::StreamConfig { model: place.model.clone(), ..v1::StreamConfig::default() }
+}
+
+/// Notes why a stream could not be opened.
+pub(super) fn not_opened(error: &anyhow::Error, notes: &Notes) {
+    match error.downcast_ref::<Status>() {
+        Some(status) => notes.failed("a stream is not opened", status.code()),
+        None => notes.unexpected(format!("a stream is not opened: {error}")),
+    }
+}
+
+/// A stream with items on the way, some of whose answers have been read.
+async fn half_a_feed(channel: Channel, place: &Place, mut random: fastrand::Rng, notes: &Notes) -> Option<Feed> {
+    let items = random.u64(1..=ITEMS_MAX);
+    let (reads, life) = (random.u64(0..items), Duration::from_millis(random.u64(0..=LIFE_MAX_MS)));
+    let making = async {
+        let mut feed = Feed::start(channel, FeedPlan::of(open(place), place.item.clone()), None).await?;
+        feed.valve().let_through(items);
+        for _ in 0..reads {
+            feed.result().await?;
+        }
+        sleep(life).await;
+        anyhow::Ok(feed)
+    };
+    match timeout(PATIENCE, making).await {
+        Ok(Ok(feed)) => return Some(feed),
+        Ok(Err(error)) => not_opened(&error, notes),
+        Err(_) => notes.unexpected("a stream is not opened in time"),
+    }
+    None
+}

@@ -1,0 +1,111 @@
+//! What the gRPC protocols share: connections, names of codes, and the client's side of a stream.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use anyhow::Context as _;
+use futures::{Stream, future::try_join_all};
+use tidemill::config::GrpcConfig;
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+
+use super::line::Line;
+
+/// Largest message that is taken from a server.
+pub(crate) const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// Opens connections that do not hold the server back.
+pub(crate) async fn connect(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<Channel>> {
+    let config = GrpcConfig::default();
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+        .initial_stream_window_size(config.stream_window_bytes)
+        .initial_connection_window_size(config.connection_window_bytes);
+    let connecting = (0..connections).map(|_| endpoint.connect());
+    try_join_all(connecting).await.with_context(|| format!("cannot connect to {address}"))
+}
+
+/// The name of a code, as the protocol's table has it.
+pub(crate) const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// What a line that ended too early is answered with.
+pub(crate) const ENDED_EARLY: &str = "STREAM_ENDED";
+
+/// Makes the messages of a stream.
+pub(crate) trait Source: Send + Unpin + 'static {
+    type Message: Send + Unpin + 'static;
+
+    /// Item number `seq`.
+    fn item(&self, seq: u64) -> Self::Message;
+
+    /// What is said after the last of `sent` items, beside ending the stream; not counted.
+    fn last(&self, sent: u64) -> Option<Self::Message> {
+        let _ = sent;
+        None
+    }
+}
+
+/// The client's side of a stream: `first`, an item whenever one may go, and the source's last message.
+pub(crate) struct Outbound<S: Source> {
+    first: Option<S::Message>,
+    source: S,
+    line: Arc<Line>,
+    is_over: bool,
+}
+
+impl<S: Source> Outbound<S> {
+    pub(crate) const fn new(first: Option<S::Message>, source: S, line: Arc<Line>) -> Self {
+        Self { first, source, line, is_over: false }
+    }
+}
+
+impl<S: Source> Stream for Outbound<S> {
+    type Item = S::Message;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Message>> {
+        let this = self.get_mut();
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(first));
+        }
+        if this.is_over {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(match ready!(this.line.poll_send(cx)) {
+            Some(seq) => Some(this.source.item(seq)),
+            None => {
+                this.is_over = true;
+                this.source.last(this.line.sent())
+            }
+        })
+    }
+}
+
+/// Ends a line as its stream's end says.
+pub(crate) fn end(line: &Line, status: Option<Status>) {
+    line.broke(status.map_or(ENDED_EARLY, |status| code_name(status.code())).into());
+}

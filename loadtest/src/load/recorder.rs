@@ -1,0 +1,600 @@
+//! Counts what is offered, sent and answered, and how long it took.
+//!
+//! One task owns a recorder, so nothing is locked; recorders of many tasks are merged when a step is over. Recording costs some tens
+//! of nanoseconds and allocates once a second at most. Knows neither protocols nor sockets, and reads no clock.
+
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+
+use hdrhistogram::Histogram;
+use tidemill::domain::Timestamp;
+
+use super::results::{LoadResult, Percentiles, Second};
+use crate::feed::LATE_AFTER;
+
+/// Longest time that is told apart from longer ones.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// Error names that are told apart; a server that makes up names cannot fill the memory.
+const ERROR_NAMES_MAX: usize = 64;
+
+/// Where the errors beyond [`ERROR_NAMES_MAX`] names go.
+const OTHER_ERRORS: &str = "OTHER";
+
+/// Share of the answers that lie beyond each percentile of a curve: 1 down to one in a million, evenly spread on a log scale.
+const TAILS: [f64; 10] = [1.0, 0.8, 0.65, 0.5, 0.4, 0.32, 0.25, 0.2, 0.16, 0.125];
+
+/// Which part of a step counts, and what is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RecorderPlan {
+    /// End of the warm-up.
+    pub(crate) counts_from: Timestamp,
+    /// What is due from here on is not counted.
+    pub(crate) ends: Timestamp,
+    pub(crate) slo: Duration,
+}
+
+impl RecorderPlan {
+    fn counts(&self, due: Timestamp) -> bool {
+        (self.counts_from..self.ends).contains(&due)
+    }
+
+    fn duration(&self) -> Duration {
+        self.ends.since(self.counts_from)
+    }
+}
+
+/// An answer to one send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// The send's number in its stream.
+    pub(crate) seq: u64,
+    pub(crate) end: End,
+    /// As the server gives it, if it does.
+    pub(crate) timing: Option<Timing>,
+    /// How many items it is for: 1, but for calls of a batch.
+    pub(crate) items: u32,
+}
+
+/// How a send ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    Outputs,
+    /// Name of the gRPC code, or `HTTP` and the status.
+    Error(Cow<'static, str>),
+}
+
+/// The server's own times of an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Timing {
+    pub(crate) queue: Duration,
+    pub(crate) compute: Duration,
+    pub(crate) age: Duration,
+    pub(crate) batch_size: u32,
+}
+
+/// Counts since the very start of a step, the warm-up among them: for showing how it goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) offered: u64,
+    pub(crate) sent: u64,
+    pub(crate) ok: u64,
+    pub(crate) good: u64,
+    pub(crate) errors: u64,
+    /// Of the last whole second of the recorder; of several recorders, the longest.
+    pub(crate) p99_us: u64,
+}
+
+impl Tally {
+    /// Sent and not answered.
+    pub(crate) const fn in_flight(&self) -> u64 {
+        self.sent.saturating_sub(self.ok + self.errors)
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.offered += other.offered;
+        self.sent += other.sent;
+        self.ok += other.ok;
+        self.good += other.good;
+        self.errors += other.errors;
+        self.p99_us = self.p99_us.max(other.p99_us);
+    }
+}
+
+/// The counts of one second by when things happened.
+#[derive(Debug, Clone, Default)]
+struct Cell {
+    offered: u64,
+    sent: u64,
+    ok: u64,
+    good: u64,
+    errors: u64,
+    batch_sizes: u64,
+    batches: u64,
+    /// Latencies of ok answers and how often each came: a whole histogram for each second would be most of the memory in use.
+    latencies: Vec<(u64, u32)>,
+}
+
+/// Times that only some protocols give.
+#[derive(Debug, Clone)]
+struct ServerTimes {
+    age: Histogram<u64>,
+    queue: Histogram<u64>,
+    compute: Histogram<u64>,
+    batch_sizes: u64,
+    items: u64,
+}
+
+/// What one task has seen of one load.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorder {
+    plan: RecorderPlan,
+    tally: Tally,
+    /// Of what was due within the counted time.
+    offered: u64,
+    sent: u64,
+    ok: u64,
+    ok_items: u64,
+    good: u64,
+    errors: BTreeMap<Cow<'static, str>, u64>,
+    late_sends: u64,
+    late: Histogram<u64>,
+    latency: Histogram<u64>,
+    server: Box<ServerTimes>,
+    /// Sent less answered before the counted time.
+    in_flight_before: i64,
+    cells: Vec<Cell>,
+    /// The cell that `current` belongs to.
+    current_cell: usize,
+    /// Latencies of the second that is on, to two digits.
+    current: Histogram<u32>,
+}
+
+impl Recorder {
+    /// # Errors
+    /// None with the bounds of this module; the histograms check theirs when they are made.
+    pub(crate) fn new(plan: &RecorderPlan) -> anyhow::Result<Self> {
+        let histogram = || Histogram::new_with_max(micros(LONGEST), 3);
+        let server = ServerTimes { age: histogram()?, queue: histogram()?, compute: histogram()?, batch_sizes: 0, items: 0 };
+        Ok(Self {
+            plan: *plan,
+            tally: Tally::default(),
+            offered: 0,
+            sent: 0,
+            ok: 0,
+            ok_items: 0,
+            good: 0,
+            errors: BTreeMap::new(),
+            late_sends: 0,
+            late: histogram()?,
+            latency: histogram()?,
+            server: Box::new(server),
+            in_flight_before: 0,
+            cells: vec![Cell::default(); plan.duration().as_millis().div_ceil(1000) as usize],
+            current_cell: 0,
+            current: Histogram::new_with_max(micros(LONGEST), 2)?,
+        })
+    }
+
+    /// A send is due, whether there is room for it or not.
+    pub(crate) fn offered(&mut self, due: Timestamp) {
+        self.tally.offered += 1;
+        self.offered += u64::from(self.plan.counts(due));
+        if let Some(cell) = self.cell(due) {
+            cell.offered += 1;
+        }
+    }
+
+    /// What was due at `due` is sent at `at`.
+    pub(crate) fn sent(&mut self, due: Timestamp, at: Timestamp) {
+        self.tally.sent += 1;
+        if self.plan.counts(due) {
+            self.sent += 1;
+            let late = at.since(due);
+            self.late_sends += u64::from(late > LATE_AFTER);
+            self.late.saturating_record(micros(late));
+        }
+        match self.cell(at) {
+            Some(cell) => cell.sent += 1,
+            None => self.in_flight_before += i64::from(at < self.plan.counts_from),
+        }
+    }
+
+    /// What was due at `due` is answered at `at`.
+    pub(crate) fn answered(&mut self, due: Timestamp, at: Timestamp, answer: &Answer) {
+        let latency = at.since(due);
+        let is_ok = answer.end == End::Outputs;
+        let is_good = is_ok && latency <= self.plan.slo;
+        self.tally.ok += u64::from(is_ok);
+        self.tally.good += u64::from(is_good);
+        self.tally.errors += u64::from(!is_ok);
+        if self.plan.counts(due) {
+            self.follow(latency, is_good, answer);
+        }
+        self.turn_to(at);
+        let Some(cell) = self.cell(at) else {
+            self.in_flight_before -= i64::from(at < self.plan.counts_from);
+            return;
+        };
+        cell.ok += u64::from(is_ok);
+        cell.good += u64::from(is_good);
+        cell.errors += u64::from(!is_ok);
+        if let Some(timing) = answer.timing {
+            cell.batch_sizes += u64::from(timing.batch_size);
+            cell.batches += 1;
+        }
+        if is_ok {
+            self.current.saturating_record(micros(latency));
+        }
+    }
+
+    /// What was offered within the counted time has come to its end.
+    fn follow(&mut self, latency: Duration, is_good: bool, answer: &Answer) {
+        match &answer.end {
+            End::Outputs => {
+                self.ok += 1;
+                self.ok_items += u64::from(answer.items);
+                self.good += u64::from(is_good);
+                self.latency.saturating_record(micros(latency));
+            }
+            End::Error(name) => self.count_error(name, 1),
+        }
+        if let Some(timing) = answer.timing {
+            self.server.age.saturating_record(micros(timing.age));
+            self.server.queue.saturating_record(micros(timing.queue));
+            self.server.compute.saturating_record(micros(timing.compute));
+            self.server.batch_sizes += u64::from(timing.batch_size);
+            self.server.items += 1;
+        }
+    }
+
+    fn count_error(&mut self, name: &Cow<'static, str>, times: u64) {
+        if let Some(count) = self.errors.get_mut(name) {
+            *count += times;
+            return;
+        }
+        let name = if self.errors.len() < ERROR_NAMES_MAX { name.clone() } else { Cow::Borrowed(OTHER_ERRORS) };
+        *self.errors.entry(name).or_default() += times;
+    }
+
+    fn cell(&mut self, at: Timestamp) -> Option<&mut Cell> {
+        let place = self.place(at)?;
+        self.cells.get_mut(place)
+    }
+
+    /// The second in which `at` lies, if it is counted.
+    fn place(&self, at: Timestamp) -> Option<usize> {
+        self.plan.counts(at).then(|| at.since(self.plan.counts_from).as_secs() as usize)
+    }
+
+    /// Puts the latencies of a second that is over into its cell. Moments of one task hardly run backwards; what does counts to the
+    /// second that is on.
+    fn turn_to(&mut self, at: Timestamp) {
+        let place = if at < self.plan.ends { self.place(at).unwrap_or(0) } else { self.cells.len() };
+        if place > self.current_cell {
+            self.settle();
+            self.current_cell = place;
+        }
+    }
+
+    fn settle(&mut self) {
+        let Some(cell) = self.cells.get_mut(self.current_cell) else { return };
+        if self.current.is_empty() {
+            return;
+        }
+        self.tally.p99_us = self.current.value_at_quantile(0.99);
+        cell.latencies.extend(self.current.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())));
+        self.current.reset();
+    }
+
+    /// How it goes.
+    pub(crate) const fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Adds what another recorder of the same plan has seen.
+    ///
+    /// # Errors
+    /// None between recorders of this module.
+    pub(crate) fn merge(&mut self, mut other: Self) -> anyhow::Result<()> {
+        self.settle();
+        other.settle();
+        self.tally.add(&other.tally);
+        self.offered += other.offered;
+        self.sent += other.sent;
+        self.ok += other.ok;
+        self.ok_items += other.ok_items;
+        self.good += other.good;
+        self.late_sends += other.late_sends;
+        self.in_flight_before += other.in_flight_before;
+        for (name, count) in &other.errors {
+            self.count_error(name, *count);
+        }
+        self.late.add(&other.late)?;
+        self.latency.add(&other.latency)?;
+        self.server.age.add(&other.server.age)?;
+        self.server.queue.add(&other.server.queue)?;
+        self.server.compute.add(&other.server.compute)?;
+        self.server.batch_sizes += other.server.batch_sizes;
+        self.server.items += other.server.items;
+        for (cell, others) in self.cells.iter_mut().zip(other.cells) {
+            cell.offered += others.offered;
+            cell.sent += others.sent;
+            cell.ok += others.ok;
+            cell.good += others.good;
+            cell.errors += others.errors;
+            cell.batch_sizes += others.batch_sizes;
+            cell.batches += others.batches;
+            cell.latencies.extend(others.latencies);
+        }
+        Ok(())
+    }
+
+    /// The outcome; name, protocol, model and streams are for the caller to fill in.
+    pub(crate) fn load_result(&self) -> LoadResult {
+        let duration_s = self.plan.duration().as_secs_f64().max(f64::MIN_POSITIVE);
+        let answered = self.ok + self.errors.values().sum::<u64>();
+        let came: u64 = self.cells.iter().map(|cell| cell.ok).sum();
+        let times = |times: &Histogram<u64>| (!times.is_empty()).then(|| percentiles(times));
+        LoadResult {
+            offered: self.offered,
+            sent: self.sent,
+            answered,
+            ok: self.ok,
+            ok_items: self.ok_items,
+            errors: self.errors.iter().map(|(name, count)| (name.clone().into_owned(), *count)).collect(),
+            unanswered: self.offered.saturating_sub(answered),
+            late_sends: self.late_sends,
+            late_p99_us: self.late.value_at_quantile(0.99),
+            throughput_hz: came as f64 / duration_s,
+            goodput_hz: self.good as f64 / duration_s,
+            goodput_share: self.good as f64 / self.offered.max(1) as f64,
+            latency_us: percentiles(&self.latency),
+            age_us: times(&self.server.age),
+            queue_us: times(&self.server.queue),
+            compute_us: times(&self.server.compute),
+            batch_size_mean: mean(self.server.batch_sizes, self.server.items),
+            ..LoadResult::default()
+        }
+    }
+
+    /// Second by second; what the machine was used for is for the caller to fill in.
+    pub(crate) fn series(&mut self) -> Vec<Second> {
+        self.settle();
+        let duration_s = self.plan.duration().as_secs_f64();
+        let mut in_flight = self.in_flight_before;
+        let mut latencies = self.current.clone();
+        let second = |(place, cell): (usize, &Cell)| {
+            in_flight += cell.sent as i64 - (cell.ok + cell.errors) as i64;
+            latencies.reset();
+            for (latency, count) in &cell.latencies {
+                latencies.saturating_record_n(*latency, *count);
+            }
+            let quantile = |quantile| (!latencies.is_empty()).then(|| latencies.value_at_quantile(quantile));
+            Second {
+                t_s: place as u64,
+                span_s: (duration_s - place as f64).min(1.0),
+                offered: cell.offered,
+                ok: cell.ok,
+                good: cell.good,
+                errors: cell.errors,
+                p50_us: quantile(0.5),
+                p99_us: quantile(0.99),
+                batch_size_mean: mean(cell.batch_sizes, cell.batches),
+                in_flight: u64::try_from(in_flight).unwrap_or(0),
+                ..Second::default()
+            }
+        };
+        self.cells.iter().enumerate().map(second).collect()
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_nanos() as u64 / 1000
+}
+
+fn mean(sum: u64, count: u64) -> Option<f64> {
+    (count > 0).then(|| sum as f64 / count as f64)
+}
+
+fn percentiles(times: &Histogram<u64>) -> Percentiles {
+    let value = |quantile| times.value_at_quantile(quantile);
+    let count = times.len();
+    let decades = (0..6).map(|decade| 0.1_f64.powi(decade));
+    let tails = decades.flat_map(|decade| TAILS.map(|tail| tail * decade));
+    // Beyond one in `count`, all percentiles are the largest.
+    let told_apart = tails.take_while(|tail| tail * count as f64 >= 1.0);
+    let mut curve: Vec<_> = told_apart.map(|tail| (100.0 - tail * 100.0, value(1.0 - tail))).collect();
+    if count > 0 {
+        curve.push((100.0, times.max()));
+    }
+    Percentiles {
+        count,
+        min: times.min(),
+        p50: value(0.5),
+        p90: value(0.9),
+        p99: value(0.99),
+        p999: value(0.999),
+        max: times.max(),
+        mean: times.mean(),
+        curve,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLO: Duration = Duration::from_millis(50);
+
+    fn plan(millis: u64) -> RecorderPlan {
+        RecorderPlan { counts_from: at(1000), ends: at(1000 + millis), slo: SLO }
+    }
+
+    fn recorder(millis: u64) -> Recorder {
+        Recorder::new(&plan(millis)).expect("sound bounds")
+    }
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_millis(millis)
+    }
+
+    fn ok() -> Answer {
+        Answer { seq: 0, end: End::Outputs, timing: None, items: 1 }
+    }
+
+    fn error(name: &'static str) -> Answer {
+        Answer { end: End::Error(Cow::Borrowed(name)), ..ok() }
+    }
+
+    /// Offered and sent at once, answered after `latency_ms`.
+    fn pass(recorder: &mut Recorder, due_ms: u64, latency_ms: u64, answer: &Answer) {
+        recorder.offered(at(due_ms));
+        recorder.sent(at(due_ms), at(due_ms));
+        recorder.answered(at(due_ms), at(due_ms + latency_ms), answer);
+    }
+
+    #[test]
+    fn only_what_is_due_in_time_counts() {
+        let mut recorder = recorder(2000);
+        for due in [999, 1000, 2999, 3000] {
+            pass(&mut recorder, due, 1, &ok());
+        }
+        let result = recorder.load_result();
+        assert_eq!((result.offered, result.sent, result.ok, result.unanswered), (2, 2, 2, 0));
+        assert_eq!(recorder.tally().ok, 4, "the tally leaves nothing out");
+    }
+
+    #[test]
+    fn every_offer_comes_to_one_end() {
+        let mut recorder = recorder(1000);
+        for due in 1000..1010 {
+            pass(&mut recorder, due, 2, &ok());
+        }
+        pass(&mut recorder, 1020, 51, &Answer { items: 8, ..ok() });
+        pass(&mut recorder, 1030, 1, &error("UNAVAILABLE"));
+        pass(&mut recorder, 1031, 1, &error("UNAVAILABLE"));
+        recorder.offered(at(1040));
+        let result = recorder.load_result();
+        assert_eq!((result.offered, result.sent, result.answered, result.ok, result.ok_items), (14, 13, 13, 11, 18));
+        assert_eq!((result.errors_total(), result.errors["UNAVAILABLE"], result.unanswered), (2, 2, 1));
+        assert!((result.goodput_hz - 10.0).abs() < 1e-9, "the one beyond the SLO is not good");
+        assert!((result.goodput_share - 10.0 / 14.0).abs() < 1e-9);
+        assert_eq!(result.latency_us.count, 11, "errors have no latency");
+    }
+
+    #[test]
+    fn throughput_goes_by_when_answers_come() {
+        let mut recorder = recorder(1000);
+        pass(&mut recorder, 900, 200, &ok());
+        pass(&mut recorder, 1900, 50, &ok());
+        pass(&mut recorder, 1990, 500, &ok());
+        let result = recorder.load_result();
+        assert_eq!(result.ok, 2);
+        assert!((result.throughput_hz - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn late_sends_are_counted_beyond_a_millisecond() {
+        let mut recorder = recorder(1000);
+        let due = at(1100);
+        for late_us in [0, 999, 1000, 1001, 5000] {
+            recorder.sent(due, due + Duration::from_micros(late_us));
+        }
+        let result = recorder.load_result();
+        assert_eq!(result.late_sends, 2);
+        assert!((4990..=5010).contains(&result.late_p99_us), "{}", result.late_p99_us);
+    }
+
+    #[test]
+    fn percentiles_keep_three_digits_and_the_longest_is_not_lost() {
+        let mut recorder = recorder(20_000);
+        for millis in 1..=10_000 {
+            pass(&mut recorder, 1000, millis, &ok());
+        }
+        let latency = recorder.load_result().latency_us;
+        for (found, expected) in [(latency.p50, 5_000_000), (latency.p99, 9_900_000), (latency.p999, 9_990_000)] {
+            assert!(found.abs_diff(expected) * 1000 <= expected, "{found} is not {expected}");
+        }
+        assert!(latency.curve.is_sorted(), "{:?}", latency.curve);
+        let near = latency.curve.iter().find(|(percentile, _)| (percentile - 99.99).abs() < 1e-6).expect("99.99 %");
+        assert!(near.1.abs_diff(9_999_000) * 1000 <= 9_999_000, "{near:?}");
+        assert_eq!(latency.curve.last(), Some(&(100.0, latency.max)));
+        pass(&mut recorder, 1000, 10_000_000, &ok());
+        assert!(recorder.load_result().latency_us.max >= 600_000_000);
+    }
+
+    #[test]
+    fn nothing_recorded_gives_zeros_and_no_curve() {
+        let result = recorder(1000).load_result();
+        assert_eq!(result.latency_us, Percentiles::default());
+        assert_eq!((result.age_us, result.batch_size_mean), (None, None));
+        assert!(result.goodput_share.abs() < 1e-12);
+    }
+
+    #[test]
+    fn seconds_hold_what_happened_in_them() {
+        let mut recorder = recorder(2500);
+        recorder.sent(at(900), at(900));
+        recorder.sent(at(950), at(950));
+        recorder.answered(at(900), at(990), &ok());
+        recorder.answered(at(950), at(1100), &ok());
+        pass(&mut recorder, 1500, 10, &ok());
+        pass(&mut recorder, 1900, 300, &error("INTERNAL"));
+        pass(&mut recorder, 3400, 10, &ok());
+        recorder.sent(at(3450), at(3450));
+        let series = recorder.series();
+        let counts: Vec<_> = series.iter().map(|second| (second.offered, second.ok, second.good, second.errors)).collect();
+        assert_eq!(counts, [(2, 2, 1, 0), (0, 0, 0, 1), (1, 1, 1, 0)]);
+        assert_eq!(series.iter().map(|second| second.in_flight).collect::<Vec<_>>(), [1, 0, 1]);
+        assert_eq!(series[0].p50_us.map(|micros| micros / 1000), Some(10));
+        assert_eq!((series[1].p50_us, series[1].p99_us), (None, None));
+        assert!((series[2].span_s - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_servers_times_are_kept_apart() {
+        let mut recorder = recorder(1000);
+        let millis = Duration::from_millis;
+        for batch_size in [2, 4] {
+            let timing = Timing { queue: millis(1), compute: millis(5), age: millis(7), batch_size };
+            pass(&mut recorder, 1000, 10, &Answer { timing: Some(timing), ..ok() });
+        }
+        let result = recorder.load_result();
+        let p50 = |times: Option<Percentiles>| times.expect("given").p50 / 1000;
+        assert_eq!((p50(result.queue_us), p50(result.compute_us), p50(result.age_us)), (1, 5, 7));
+        assert_eq!(result.batch_size_mean, Some(3.0));
+        assert_eq!(recorder.series()[0].batch_size_mean, Some(3.0));
+    }
+
+    #[test]
+    fn merged_recorders_are_as_one() {
+        let (mut one, mut two, mut all) = (recorder(3000), recorder(3000), recorder(3000));
+        let mut rng = fastrand::Rng::with_seed(7);
+        for due in 900..4100 {
+            let answer = if rng.u8(0..10) == 0 { error("ABORTED") } else { ok() };
+            let latency = rng.u64(0..100);
+            let part = if rng.bool() { &mut one } else { &mut two };
+            pass(part, due, latency, &answer);
+            pass(&mut all, due, latency, &answer);
+        }
+        one.merge(two).expect("one plan");
+        assert_eq!(one.load_result(), all.load_result());
+        let counts = |recorder: &mut Recorder| {
+            let seconds = recorder.series().into_iter();
+            seconds.map(|second| (second.offered, second.ok, second.errors, second.in_flight)).collect::<Vec<_>>()
+        };
+        assert_eq!(counts(&mut one), counts(&mut all));
+        assert_eq!(Tally { p99_us: 0, ..one.tally() }, Tally { p99_us: 0, ..all.tally() });
+    }
+
+    #[test]
+    fn names_of_errors_are_bounded() {
+        let mut recorder = recorder(1000);
+        for number in 0..1000 {
+            recorder.answered(at(1000), at(1001), &Answer { end: End::Error(Cow::Owned(format!("E{number}"))), ..ok() });
+        }
+        let errors = recorder.load_result().errors;
+        assert_eq!(errors.len(), ERROR_NAMES_MAX + 1);
+        assert_eq!(errors[OTHER_ERRORS], 1000 - ERROR_NAMES_MAX as u64);
+    }
+}

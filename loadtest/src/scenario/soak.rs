@@ -1,0 +1,238 @@
+//! Everything at once, for long: well-behaved clients of all modes beside clients that misbehave, and whether a trace of them stays.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use futures::future::try_join_all;
+use tidemill::clock;
+use tokio::time::{sleep, timeout};
+use tonic::{Code, transport::Channel};
+
+use super::{beside_this_one, live_plan};
+use crate::{
+    feed::Feed,
+    findings::{Findings, Wanted},
+    load::chaos::{Chaos, ChaosPlan, ChaosResult, Place},
+    mix::{self, Heard, Mode},
+    process::{Footprint, ServerProcess},
+    report::Report,
+    scrape::Scrape,
+    stats::Rounds,
+    target::connect,
+    workload::Workload,
+};
+
+/// Streams that the server lets in.
+const STREAMS_MAX: usize = 10_000;
+/// How long the server may take to come to rest once nobody sends. Its runtime lets go of threads that it does not need after 10 s.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Streams that are open when the server is told to stop, and items that each has sent.
+const STREAMS_AT_STOP: usize = 4;
+const ITEMS_AT_STOP: u64 = 8;
+/// How often memory is looked at.
+const SAMPLE_EVERY: Duration = Duration::from_millis(500);
+/// Growth that is allowed from the middle third to the last: a share, and never less than some bytes. Allocators keep what a burst of
+/// large items took, and give it to whoever comes next, so memory moves in steps of about the size of an item; a leak goes on.
+const GROWTH_SHARE: f64 = 0.02;
+const GROWTH_MIB: f64 = 4.0;
+
+/// Run all modes, churn and misbehaving clients for long, and fail if anything of them stays in the server
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Seconds of load
+    #[arg(long, default_value_t = 60.0, value_parser = soak_seconds)]
+    seconds: f64,
+
+    /// The server's binary; by default the `tidemill` beside this one
+    #[arg(long, value_name = "PATH")]
+    server: Option<PathBuf>,
+
+    /// How often clients come, as a multiple of the usual
+    #[arg(long, default_value_t = 1.0, value_parser = pace)]
+    pace: f64,
+
+    /// Seed of all that is random
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn soak_seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (5.0..=604_800.0).contains(&seconds) { Ok(seconds) } else { Err("between 5 and 604800".to_owned()) }
+}
+
+fn pace(text: &str) -> Result<f64, String> {
+    let pace: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.01..=100.0).contains(&pace) { Ok(pace) } else { Err("between 0.01 and 100".to_owned()) }
+}
+
+/// A little of everything.
+fn chaos_plan(pace: f64) -> ChaosPlan {
+    ChaosPlan {
+        slow_readers: 4,
+        slow_reader_ms: 200,
+        never_readers: 4,
+        resets_hz: 4.0 * pace,
+        cuts_hz: pace,
+        churn_hz: 4.0 * pace,
+        giants_hz: 0.5 * pace,
+        garbage_hz: 4.0 * pace,
+        idle_streams: 16,
+        ..ChaosPlan::default()
+    }
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
+    let binary = args.server.clone().map_or_else(beside_this_one, Ok)?;
+    let server = ServerProcess::start(&binary, STREAMS_MAX).await?;
+    let (grpc, http, workload) = (server.address, server.http_address, Workload::silero());
+    let before = Footprint::of(server.pid)?;
+    let place = Place { grpc, http: Some(http), model: workload.model.clone(), item: workload.item.clone() };
+    let duration = Duration::from_secs_f64(args.seconds);
+
+    let chaos = Chaos::start(&chaos_plan(args.pace), place, args.seed).await?;
+    let watch = tokio::spawn(resident(server.pid, duration));
+    let heard = mix::run(grpc, http, duration, args.pace, args.seed).await?;
+    let chaos = chaos.finish().await?;
+    let resident_mib = watch.await??;
+
+    let mut reasons = Vec::new();
+    let mut findings = Findings::new();
+    report_clients(&mut findings, &mut reasons, &heard, &chaos);
+    report_memory(&mut findings, &resident_mib);
+    let (scrape, after) = rest(&server, before).await?;
+    reasons.extend(scrape.unrest());
+    findings.add("account", "items_received", scrape.sum("tidemill_items_received_total"), Wanted::AtLeast(1.0));
+    findings.add("account", "items_received_and_not_ended", scrape.items_open().abs(), Wanted::AtMost(0.0));
+    findings.add("account", "streams_opened", scrape.sum("tidemill_streams_opened_total"), Wanted::AtLeast(1.0));
+    findings.add("account", "connections", scrape.sum("tidemill_connections_total"), Wanted::AtLeast(1.0));
+    findings.add("account", "things_left", scrape.unrest().len() as f64, Wanted::AtMost(0.0));
+    findings.add("process", "descriptors_at_rest", after.descriptors as f64, Wanted::AtMost(before.descriptors as f64));
+    findings.add("process", "threads_at_rest", after.threads as f64, Wanted::AtMost(before.threads as f64));
+
+    let channels = connect(grpc, 1).await?;
+    let Stopped { drain_s, code, complaints } = stop(server, &channels[0], &workload.model).await?;
+    findings.add("stop", "drain_s", drain_s, Wanted::Anything);
+    findings.add("stop", "exit_code", code.map_or(f64::NAN, f64::from), Wanted::AtMost(0.0));
+    findings.add("log", "warnings_and_errors", complaints.count as f64, Wanted::AtMost(0.0));
+    reasons.extend(complaints.first.into_iter().map(|line| format!("log: {line}")));
+    Ok(findings.strict_report(reasons))
+}
+
+fn report_clients(findings: &mut Findings, reasons: &mut Vec<String>, heard: &BTreeMap<Mode, Heard>, chaos: &ChaosResult) {
+    for (mode, heard) in heard {
+        let label = mode.label();
+        findings.add(label, "items_ok", heard.items as f64, Wanted::AtLeast(1.0));
+        findings.add(label, "conversations_failed", heard.failed as f64, Wanted::AtMost(0.0));
+        reasons.extend(heard.complaints.iter().map(|complaint| format!("{label}: {complaint}")));
+    }
+    for (kind, result) in &chaos.kinds {
+        let arm = format!("chaos: {}", kind.label());
+        findings.add(&arm, "done", result.done as f64, Wanted::Anything);
+        findings.add(&arm, "refused", result.refused as f64, Wanted::Anything);
+    }
+    findings.add("chaos", "unexpected", chaos.unexpected() as f64, Wanted::AtMost(0.0));
+    reasons.extend(chaos.surprises());
+}
+
+fn report_memory(findings: &mut Findings, resident_mib: &[f64]) {
+    let [first, middle, last] = thirds(resident_mib);
+    let most = middle + (middle * GROWTH_SHARE).max(GROWTH_MIB);
+    findings.add("memory", "resident_first_third_mib", first, Wanted::Anything);
+    findings.add("memory", "resident_middle_third_mib", middle, Wanted::Anything);
+    findings.add("memory", "resident_last_third_mib", last, Wanted::AtMost(most));
+}
+
+/// Medians of the three thirds. The first one is the warm-up: buffers reach their sizes, and those who never read fill theirs.
+fn thirds(samples: &[f64]) -> [f64; 3] {
+    let third = samples.len() / 3;
+    [0, 1, 2].map(|number| {
+        let mut rounds = Rounds::default();
+        samples[number * third..(number + 1) * third].iter().for_each(|sample| rounds.push(*sample));
+        rounds.median()
+    })
+}
+
+/// Resident memory of a process over time, in MiB.
+async fn resident(pid: u32, duration: Duration) -> anyhow::Result<Vec<f64>> {
+    let end = clock::now() + duration;
+    let mut samples = Vec::new();
+    while clock::now() < end {
+        sleep(SAMPLE_EVERY).await;
+        samples.push(Footprint::of(pid)?.resident_bytes as f64 / f64::from(1 << 20));
+    }
+    Ok(samples)
+}
+
+/// Waits until nothing of the clients is left, at most [`PATIENCE`], and gives the last look.
+async fn rest(server: &ServerProcess, before: Footprint) -> anyhow::Result<(Scrape, Footprint)> {
+    let deadline = clock::now() + PATIENCE;
+    loop {
+        let (scrape, now) = (Scrape::of(server.admin_address).await?, Footprint::of(server.pid)?);
+        let at_rest = scrape.unrest().is_empty() && now.descriptors <= before.descriptors && now.threads <= before.threads;
+        if at_rest || clock::now() >= deadline {
+            return Ok((scrape, now));
+        }
+        sleep(SAMPLE_EVERY).await;
+    }
+}
+
+/// How the server ended.
+struct Stopped {
+    drain_s: f64,
+    code: Option<i32>,
+    complaints: crate::process::Complaints,
+}
+
+/// Stops the server under streams with items on the way, which are to hear that it drains.
+async fn stop(server: ServerProcess, channel: &Channel, model: &str) -> anyhow::Result<Stopped> {
+    let workload = Workload::silero();
+    let opening = (0..STREAMS_AT_STOP).map(|_| Feed::start(channel.clone(), live_plan(model, workload.item.clone()), None));
+    let mut feeds = try_join_all(opening).await?;
+    for feed in &mut feeds {
+        Arc::clone(feed.valve()).let_through(ITEMS_AT_STOP);
+        ensure!(feed.result().await?.is_some(), "a stream ended before the server was stopped");
+    }
+    let begun = clock::now();
+    server.terminate()?;
+    for feed in feeds {
+        timeout(PATIENCE, hear_of_drain(feed)).await.context("a stream outlives the server's drain")??;
+    }
+    let (code, complaints) = server.ended(PATIENCE).await?;
+    Ok(Stopped { drain_s: clock::now().since(begun).as_secs_f64(), code, complaints })
+}
+
+async fn hear_of_drain(mut feed: Feed) -> anyhow::Result<()> {
+    loop {
+        match feed.result().await {
+            Ok(Some(_)) => {}
+            Ok(None) => bail!("a stream that nobody closed ended without a status when the server was stopped"),
+            Err(status) if status.code() == Code::Unavailable => return Ok(()),
+            Err(status) => bail!("a stream ended with {status} when the server was stopped"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leak_shows_between_the_thirds_and_a_step_at_the_start_does_not() {
+        let unmet = |samples: &[f64]| {
+            let mut findings = Findings::new();
+            report_memory(&mut findings, samples);
+            findings.strict_report(Vec::new()).reasons.len()
+        };
+        let step: Vec<f64> = (0..90).map(|number| if number < 20 { 50.0 } else { 100.0 }).collect();
+        let leak: Vec<f64> = (0..90).map(|number| 50.0 + f64::from(number)).collect();
+        assert_eq!((unmet(&step), unmet(&leak)), (0, 1));
+    }
+
+    #[test]
+    fn the_plan_has_no_fault_at_any_pace() {
+        for pace in [0.01, 1.0, 100.0] {
+            assert_eq!(chaos_plan(pace).faults(), Vec::<String>::new());
+        }
+    }
+}

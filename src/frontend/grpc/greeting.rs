@@ -1,0 +1,77 @@
+//! The bytes with which an HTTP/2 client begins, waited for with a deadline.
+//!
+//! hyper pings a connection only after its handshake, and gives the client all the time it wants for that: a client that stops
+//! halfway would keep its place for as long as it likes. Knows nothing of what is said afterwards.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    time::timeout,
+};
+
+/// How long a new connection may take to send its greeting.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+
+const GREETING: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What was read of the greeting: all of it, or as much as it took to see that it is none, which is for hyper to answer. `None` if
+/// the client has closed, or has kept silent for too long.
+pub(super) async fn greeting(stream: &mut (impl AsyncRead + Unpin)) -> Option<Bytes> {
+    let mut read = [0; GREETING.len()];
+    let reading = async {
+        let mut length = 0;
+        while length < read.len() && read[..length] == GREETING[..length] {
+            match stream.read(&mut read[length..]).await {
+                Ok(0) | Err(_) => return None,
+                Ok(more) => length += more,
+            }
+        }
+        Some(length)
+    };
+    let length = timeout(GREETING_TIMEOUT, reading).await.ok()??;
+    Some(Bytes::copy_from_slice(&read[..length]))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_greeting_is_read_whole_and_no_byte_more() {
+        let (mut client, mut server) = duplex(64);
+        client.write_all(&GREETING[..5]).await.expect("it fits");
+        let (greeted, ()) = tokio::join!(greeting(&mut server), async {
+            client.write_all(&GREETING[5..]).await.expect("it fits");
+            client.write_all(b"frames").await.expect("it fits");
+        });
+        assert_eq!(greeted.as_deref(), Some(GREETING.as_slice()));
+        let mut rest = [0; 6];
+        server.read_exact(&mut rest).await.expect("it is there");
+        assert_eq!(&rest, b"frames");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_greets_otherwise_is_not_waited_for() {
+        let (mut client, mut server) = duplex(64);
+        client.write_all(b"GET / HTTP/1.1\r\n").await.expect("it fits");
+        assert_eq!(greeting(&mut server).await.as_deref(), Some(b"GET / HTTP/1.1\r\n".as_slice()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_greeting_keeps_nobody_for_long() {
+        let (mut client, mut server) = duplex(64);
+        client.write_all(&GREETING[..9]).await.expect("it fits");
+        assert_eq!(greeting(&mut server).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_closes_has_not_greeted() {
+        let (client, mut server) = duplex(64);
+        drop(client);
+        assert_eq!(greeting(&mut server).await, None);
+    }
+}
