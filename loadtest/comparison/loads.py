@@ -138,19 +138,16 @@ def command(bench: Bench, arm: Arm, path: str) -> list[str]:
 def load(
     bench: Bench, arm: Arm, model: Model, *, in_flight: int, rate_hz: float | None = None, seconds: float, commands: list[str]
 ) -> Found:
-    """Loads a server once. Processor time is of all its processes, from before the load until after it."""
+    """Loads a server once. Processor time and memory are of all its processes."""
     path = bench.scratch / f"{arm.server.name}-{model.name}-{arm.protocol}-{'open' if rate_hz else in_flight}.toml"
     path.write_text(scenario(arm, model, in_flight=in_flight, rate_hz=rate_hz, seconds=seconds))
     typed = command(bench, arm, str(path))
     if shown_command(typed) not in commands:
         commands.append(shown_command(typed))
-    before = processes.cpu_s(arm.server.pid)
-    text = processes.run(typed, patience_s=60 + 4 * seconds)
-    cpu_s = processes.cpu_s(arm.server.pid) - before
-    return found(text, cpu_s, processes.resident_bytes(arm.server.pid), warm_up_share=WARM_UP_S / seconds)
+    return found(processes.run([*typed, "--server", str(arm.server.pid)], patience_s=60 + 4 * seconds))
 
 
-def found(text: str, cpu_s: float, resident_bytes: int, *, warm_up_share: float) -> Found:
+def found(text: str) -> Found:
     """Reads a result of `tidemill-load run`, of one step."""
     result = json.loads(text)
     [step] = result["steps"]
@@ -159,13 +156,11 @@ def found(text: str, cpu_s: float, resident_bytes: int, *, warm_up_share: float)
     if not total["ok"]:
         kinds = ", ".join(f"{count} x {kind}" for kind, count in total["errors"].items()) or "none was answered"
         raise Failed(f"of {total['offered']} items none came back: {kinds}")
-    # The warm-up is load like the rest, at the same pace.
-    items = total["throughput_hz"] * step["duration_s"] * (1 + warm_up_share)
     return Found(
         items_per_s=total["throughput_hz"],
         p50_ms=latency["p50"] / 1e3,
         p99_ms=latency["p99"] / 1e3,
         errors=errors,
-        cpu_us_per_item=cpu_s * 1e6 / items,
-        resident_mib=resident_bytes / (1 << 20),
+        cpu_us_per_item=step["server_cpu_us_per_item"],
+        resident_mib=step["server_rss_bytes"] / (1 << 20),
     )

@@ -1,4 +1,4 @@
-"""Child processes that do not outlive this one, and what a tree of processes has used.
+"""Child processes that do not outlive this one.
 
 Each child leads a group of its own. At the end, at a signal and after an error, all that descends from it is asked to end, and
 killed if it does not.
@@ -10,13 +10,10 @@ import os
 import pathlib
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from types import FrameType
 
 STOP_PATIENCE_S = 20.0
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 _running: dict[int, subprocess.Popen[str]] = {}
 
@@ -110,16 +107,6 @@ def tree(root: int) -> dict[int, int]:
     return found
 
 
-def cpu_s(root: int) -> float:
-    """Processor time of a tree so far, of the children that it has waited for too."""
-    return sum(_stat(pid).get("ticks", 0) for pid in tree(root)) / _TICKS_PER_S
-
-
-def resident_bytes(root: int) -> int:
-    """Resident memory of a tree. Pages that its processes share count once for each."""
-    return sum(_stat(pid).get("pages", 0) for pid in tree(root)) * _PAGE_BYTES
-
-
 def _stat(pid: int) -> dict[str, int]:
     try:
         text = pathlib.Path(f"/proc/{pid}/stat").read_text()
@@ -129,8 +116,7 @@ def _stat(pid: int) -> dict[str, int]:
     fields = text.rpartition(")")[2].split()
     if fields[0] == "Z":
         return {}
-    own, waited_for = int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
-    return {"parent": int(fields[1]), "ticks": own + waited_for, "born": int(fields[19]), "pages": int(fields[21])}
+    return {"parent": int(fields[1]), "born": int(fields[19])}
 
 
 @contextlib.contextmanager
@@ -139,13 +125,3 @@ def stopping(child: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
         yield child
     finally:
         stop(child)
-
-
-def wait_for(condition: "object", patience_s: float) -> bool:
-    """Whether `condition` came true in time."""
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
-        if condition():  # type: ignore[operator]
-            return True
-        time.sleep(0.05)
-    return False
