@@ -77,15 +77,26 @@ def measure(
         cell.version = arm.server.version
         if arm.server.command not in commands:
             commands.append(arm.server.command)
-    in_flight = MODELS[model].in_flight
-    runs: dict[int, list[Found]] = {}
+
+    def loaded(cell: Cell, arm: Arm, rate_hz: float | None, seconds: float) -> Found | None:
+        """One load; a cell that failed once is not tried again."""
+        if cell.reason:
+            return None
+        try:
+            in_flight = MODELS[model].in_flight
+            return load(bench, arm, MODELS[model], in_flight=in_flight, rate_hz=rate_hz, seconds=seconds, commands=commands)
+        except Failed as failed:
+            cell.reason = str(failed)
+            say(f"  {arm.name}, {model}: {failed}")
+            return None
+
+    runs: list[list[Found]] = [[] for _ in arms]
     for _ in range(bench.effort.table_runs):
-        for cell, arm in arms:
-            how = {"in_flight": in_flight, "seconds": bench.effort.load_seconds, "commands": commands}
-            if run := _try(bench, cell, arm, MODELS[model], **how):
-                runs.setdefault(id(cell), []).append(run)
-    for cell in cells:
-        if measured := runs.get(id(cell)):
+        for (cell, arm), measured in zip(arms, runs, strict=True):
+            if run := loaded(cell, arm, None, bench.effort.load_seconds):
+                measured.append(run)
+    for (cell, _), measured in zip(arms, runs, strict=True):
+        if measured:
             cell.saturated = middle(measured)
     saturated = [cell.saturated.items_per_s for cell in cells if cell.saturated]
     if not saturated:
@@ -93,18 +104,5 @@ def measure(
     rate_hz = EQUAL_SHARE * min(saturated)
     for cell, arm in arms:
         if cell.saturated:
-            how = {"in_flight": in_flight, "rate_hz": rate_hz, "seconds": bench.effort.equal_seconds, "commands": commands}
-            cell.equal_rate_hz, cell.equal = rate_hz, _try(bench, cell, arm, MODELS[model], **how)
+            cell.equal_rate_hz, cell.equal = rate_hz, loaded(cell, arm, rate_hz, bench.effort.equal_seconds)
     return cells
-
-
-def _try(bench: Bench, cell: Cell, arm: Arm, model: object, **how: object) -> Found | None:
-    """One load; a cell that failed once is not tried again."""
-    if cell.reason:
-        return None
-    try:
-        return load(bench, arm, model, **how)  # type: ignore[arg-type]
-    except Failed as failed:
-        cell.reason = str(failed)
-        say(f"  {arm.name}, {cell.model}: {failed}")
-        return None

@@ -149,9 +149,11 @@ def load(
 
 def found(text: str) -> Found:
     """Reads a result of `tidemill-load run`, of one step."""
-    result = json.loads(text)
-    [step] = result["steps"]
-    total, latency = step["total"], step["total"]["latency_us"]
+    try:
+        [step] = json.loads(text)["steps"]
+        total, latency = step["total"], step["total"]["latency_us"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise Failed(f"tidemill-load printed no result of one step: {error!r}") from error
     errors = sum(total["errors"].values()) + total["unanswered"]
     if not total["ok"]:
         kinds = ", ".join(f"{count} x {kind}" for kind, count in total["errors"].items()) or "none was answered"

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 
 from . import perf, servers
-from .loads import MODELS, Arm, load, middle
+from .loads import MODELS, Arm, Found, load, middle
 from .processes import Failed
 from .rows import Line, Row, median, ratio
 from .servers import Server
@@ -84,8 +84,8 @@ def _perf(bench: Bench, ours: Server, rival: Server, duel: Duel, commands: list[
         for prefix, server in (("", ours), ("peer_", rival)):
             if server.grpc is None:
                 raise Failed(f"{server.name} has no gRPC port")
-            options = {"streaming": bool(duel.streaming), "commands": commands}
-            runs[prefix].append(perf.run(bench, server.grpc, MODEL, duel.concurrency, **options))
+            streaming = bool(duel.streaming)
+            runs[prefix].append(perf.run(bench, server.grpc, MODEL, duel.concurrency, streaming=streaming, commands=commands))
     figures = {}
     for prefix, measured in runs.items():
         figures[f"{prefix}per_s"] = median([run.infer_per_s for run in measured])
@@ -95,11 +95,11 @@ def _perf(bench: Bench, ours: Server, rival: Server, duel: Duel, commands: list[
 
 def _http(bench: Bench, ours: Server, rival: Server, duel: Duel, commands: list[str]) -> dict:
     arms = {"": Arm(ours, "http_infer"), "peer_": Arm(rival, "http_post")}
-    runs = {prefix: [] for prefix in arms}
-    how = {"in_flight": duel.concurrency, "seconds": bench.effort.load_seconds, "commands": commands}
+    runs: dict[str, list[Found]] = {prefix: [] for prefix in arms}
+    seconds = bench.effort.load_seconds
     for _ in range(bench.effort.runs):
         for prefix, arm in arms.items():
-            runs[prefix].append(load(bench, arm, MODELS[MODEL], **how))
+            runs[prefix].append(load(bench, arm, MODELS[MODEL], in_flight=duel.concurrency, seconds=seconds, commands=commands))
     figures = {}
     for prefix, measured in runs.items():
         found = middle(measured)
