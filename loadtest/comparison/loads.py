@@ -152,6 +152,7 @@ def found(text: str) -> Found:
     try:
         [step] = json.loads(text)["steps"]
         total, latency = step["total"], step["total"]["latency_us"]
+        cpu_us_per_item, resident_mib = step["server_cpu_us_per_item"], step["server_rss_bytes"] / (1 << 20)
     except (ValueError, LookupError, TypeError) as error:
         raise Failed(f"tidemill-load printed no result of one step: {error!r}") from error
     errors = sum(total["errors"].values()) + total["unanswered"]
@@ -163,6 +164,6 @@ def found(text: str) -> Found:
         p50_ms=latency["p50"] / 1e3,
         p99_ms=latency["p99"] / 1e3,
         errors=errors,
-        cpu_us_per_item=step["server_cpu_us_per_item"],
-        resident_mib=step["server_rss_bytes"] / (1 << 20),
+        cpu_us_per_item=cpu_us_per_item,
+        resident_mib=resident_mib,
     )
