@@ -84,8 +84,11 @@ def _perf(bench: Bench, ours: Server, rival: Server, duel: Duel, commands: list[
         for prefix, server in (("", ours), ("peer_", rival)):
             if server.grpc is None:
                 raise Failed(f"{server.name} has no gRPC port")
-            streaming = bool(duel.streaming)
-            runs[prefix].append(perf.run(bench, server.grpc, MODEL, duel.concurrency, streaming=streaming, commands=commands))
+            try:
+                run = perf.run(bench, server.grpc, MODEL, duel.concurrency, streaming=bool(duel.streaming), commands=commands)
+            except Failed as failed:
+                raise Failed(f"against {server.name}: {failed}") from failed
+            runs[prefix].append(run)
     figures = {}
     for prefix, measured in runs.items():
         figures[f"{prefix}per_s"] = median([run.infer_per_s for run in measured])

@@ -42,8 +42,8 @@ class Effort:
 
 
 ALL_MODELS = ("silero-vad", "minilm", "magika", "identity-64", "identity-2304", "identity-1mib")
-FULL = Effort("full", 5, 1.5, 5.0, 4.0, 10.0, 1_000, 1.5, 3, 3.0, (1, 16, 64, 256), 3, ALL_MODELS)
-QUICK = Effort("quick", 1, 0.6, 2.0, 1.5, 5.0, 300, 0.8, 1, 1.0, (1, 16, 64, 256), 3, ("silero-vad",))
+FULL = Effort("full", 5, 1.5, 5.0, 4.0, 10.0, 1_000, 1.5, 3, 3.0, (1, 16, 64, 256), 4, ALL_MODELS)
+QUICK = Effort("quick", 1, 0.6, 2.0, 1.5, 5.0, 300, 0.8, 1, 1.0, (1, 16, 64, 256), 4, ("silero-vad",))
 
 WARM_UP_S = 0.4
 SCENARIO_PATIENCE_S = 900

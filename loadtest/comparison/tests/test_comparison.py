@@ -57,6 +57,26 @@ def test_the_first_throughput_of_the_load_generator_counts():
         perf.parsed("error: no such model\n")
 
 
+@pytest.mark.parametrize(("answers", "wanted"), [("u1", 310.0), ("uu", perf.UNSTABLE), ("n1", "no such model")])
+def test_a_run_that_is_not_stable_is_tried_once_more_and_no_other(tmp_path, monkeypatch, answers, wanted):
+    said = {"u": Failed(f"perf_analyzer ended with 2: {perf.UNSTABLE}."), "n": Failed("no such model")}
+    left = list(answers)
+
+    def run(*_: object, **__: object) -> str:
+        if failed := said.get(left.pop(0)):
+            raise failed
+        return "Throughput: 310 infer/sec\n p50 latency: 3200 usec"
+
+    monkeypatch.setattr(perf, "libraries", str)
+    monkeypatch.setattr(processes, "run", run)
+    options = {"streaming": False, "commands": []}
+    if isinstance(wanted, float):
+        assert perf.run(bench(tmp_path), "a:1", "silero-vad", 1, **options).infer_per_s == wanted
+    else:
+        with pytest.raises(Failed, match=wanted):
+            perf.run(bench(tmp_path), "a:1", "silero-vad", 1, **options)
+
+
 def test_a_ready_line_may_lack_a_port():
     server = servers.ready("mosec", "pid=12 http=127.0.0.1:9000 version=0.9.8")
     assert (server.pid, server.grpc, server.http, server.version) == (12, None, "127.0.0.1:9000", "0.9.8")
