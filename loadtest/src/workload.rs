@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use tidemill::{proto::v1, registry::Model};
 
 /// FP32 values of one item of Silero VAD: 32 ms of audio and their context.
-const SILERO_VALUES: usize = 576;
+pub(crate) const SILERO_VALUES: usize = 576;
 
 /// Size given to dynamic dimensions.
 const DYNAMIC_DIM: usize = 32;
@@ -33,6 +34,11 @@ impl Workload {
     pub(crate) fn identity(bytes: usize) -> Self {
         let values = bytes / 4;
         Self { model: IDENTITY.to_owned(), item: item("x", values), output_bytes: values * 4 }
+    }
+
+    /// The data of the item's first tensor.
+    pub(crate) fn data(&self) -> Bytes {
+        self.item.inputs.first().map(|tensor| tensor.data.clone()).unwrap_or_default()
     }
 
     pub(crate) fn open(&self, window_items: u32) -> v1::StreamConfig {
