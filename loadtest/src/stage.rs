@@ -118,6 +118,11 @@ impl Stage {
         connect(self.server.grpc_addr(), connections).await
     }
 
+    #[cfg(test)]
+    pub(crate) const fn http_addr(&self) -> std::net::SocketAddr {
+        self.server.http_addr()
+    }
+
     /// A connection that can be cut.
     pub(crate) async fn connect_to_cut(&self) -> anyhow::Result<CutConnection> {
         CutConnection::open(self.server.grpc_addr()).await

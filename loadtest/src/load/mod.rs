@@ -15,6 +15,7 @@ mod date;
 mod file;
 mod grpc;
 mod html;
+mod http;
 mod line;
 mod machine;
 mod native;

@@ -34,6 +34,11 @@ impl Payload {
         Self { variants }
     }
 
+    /// All items that differ; item `seq` is the one at `seq` modulo their number.
+    pub(crate) fn variants(&self) -> &[Vec<Bytes>] {
+        &self.variants
+    }
+
     /// The data of item `seq`, in the order of the inputs.
     pub(crate) fn of(&self, seq: u64) -> &[Bytes] {
         &self.variants[(seq % self.variants.len() as u64) as usize]

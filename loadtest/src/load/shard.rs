@@ -19,7 +19,7 @@ use super::{
     agenda::Agenda,
     call::{Caller, Callers},
     file::{Load, Protocol},
-    grpc,
+    grpc, http,
     line::{Book, Line},
     native::{self, Feed, NativeCaller},
     open_inference::{self, InferCaller, InferStream},
@@ -172,7 +172,7 @@ impl Shard {
             }
             Protocol::HttpInfer | Protocol::HttpPost => {
                 let address = self.plan.http_address.context("there is no HTTP address")?;
-                anyhow::bail!("HTTP to {address} is not there");
+                http::open(load, address, numbers.len(), seed).await?
             }
         };
         let opened = callers.len();

@@ -14,7 +14,8 @@ impl Timer {
     /// For the runtime that it is called on.
     pub(crate) fn new() -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        Ok(Self(AsyncFd::register(timer)?))
+        // SAFETY: the descriptor is open and owned by the value that is registered, which lends it and never gives it away.
+        Ok(Self(unsafe { AsyncFd::register(timer) }?))
     }
 
     /// Waits until then; not at all if it is past.
