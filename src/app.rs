@@ -128,7 +128,7 @@ impl Server {
         let grpc_listener = bind("server.grpc_addr", config.server.grpc_addr)?;
         let http_listener = bind("server.http_addr", config.server.http_addr)?;
         let admin_listener = bind("server.admin_addr", config.server.admin_addr)?;
-        let telemetry = Telemetry::new();
+        let telemetry = if config.metrics.enabled { Telemetry::new() } else { Telemetry::off() };
         let drain = Drain::new();
         let lane_count = lane_count(&config);
         let handoff = Handoff::new(lane_count, admission(&config));
@@ -211,7 +211,7 @@ impl Server {
         self.handoff.lanes()
     }
 
-    /// The metrics as a scrape gives them.
+    /// The metrics as a scrape gives them; empty if they are off.
     #[must_use]
     pub fn metrics(&self) -> String {
         self.handoff.publish_metrics();

@@ -2,43 +2,61 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
-use anyhow::anyhow;
-use smallvec::smallvec;
+use anyhow::{Context as _, anyhow};
 use tidemill::{
     clock,
-    domain::{Datatype, ItemInputs, StateSlot, Tensor},
+    domain::{ItemInputs, Signature, StateSlot, Tensor},
     engine::{CallThreads, Executable, ItemCall, LaneThreads, RunError},
-    registry::{Embedded, EngineChoice, LoadOptions, load_all},
+    proto::v1,
+    registry::{Embedded, Folder, LoadOptions, ModelSource, load_all},
     scheduler::ModelKey,
 };
 
 use crate::{
     stats::Durations,
-    workload::{SILERO_VALUES, Workload},
+    subject::Subject,
+    workload::{Workload, item_of},
 };
 
-/// Batch sizes that are tried for the best.
-const BATCH_SIZES: [usize; 5] = [4, 8, 16, 32, 64];
+/// Batch sizes that are tried for the best. Large models gain nothing from a batch, and some lose.
+const BATCH_SIZES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// How long each of them is tried.
 const TRIAL: Duration = Duration::from_millis(400);
 
-/// Silero VAD on lanes of its own. Clones share the model.
+/// A model on lanes of its own. Clones share the model.
 #[derive(Clone)]
 pub(crate) struct BareEngine {
     executable: Arc<Executable>,
     lanes: Vec<LaneThreads>,
     inputs: ItemInputs,
+    workload: Workload,
 }
 
 impl BareEngine {
-    pub(crate) fn silero(lanes: usize) -> anyhow::Result<Self> {
+    pub(crate) fn load(subject: &Subject, lanes: usize) -> anyhow::Result<Self> {
         let lanes = LaneThreads::device(lanes.max(1));
-        let options = LoadOptions { engine_default: EngineChoice::Rten, lanes: &lanes, keep_going: false };
-        let workload = Workload::silero();
-        let registry = load_all(&[&Embedded], &options, &|_| Ok(ModelKey::default()))?;
-        let model = registry.get(&workload.model, None).map_err(|fault| anyhow!("{fault}"))?;
-        let tensor = Tensor::new(Datatype::Fp32, smallvec![SILERO_VALUES], workload.data())?;
-        Ok(Self { executable: Arc::clone(&model.loaded.executable), lanes, inputs: smallvec![tensor] })
+        let options = LoadOptions { engine_default: subject.engine.prepare()?, lanes: &lanes, keep_going: false };
+        let source: Box<dyn ModelSource> = match &subject.models {
+            Some(folder) => Box::new(Folder::new(folder.clone())),
+            None => Box::new(Embedded),
+        };
+        let registry = load_all(&[&*source], &options, &|_| Ok(ModelKey::default()))?;
+        let model = registry.get(subject.model(), None).map_err(|fault| anyhow!("{fault}"))?;
+        let executable = Arc::clone(&model.loaded.executable);
+        let mut workload = match subject.models {
+            Some(_) => Workload { model: subject.model().to_owned(), item: item_of(&model)?, output_bytes: 0 },
+            None => Workload::silero(),
+        };
+        let inputs = inputs_of(model.signature(), &workload.item)?;
+        let call = [ItemCall { inputs: &inputs, state: Some(&StateSlot::default()) }];
+        let outputs = lanes[0].run(|| executable.run(0, &call, CallThreads::One))?.outputs;
+        workload.output_bytes = outputs.iter().flatten().map(|tensor| tensor.data().len()).sum();
+        Ok(Self { executable, lanes, inputs, workload })
+    }
+
+    /// The items that it is called with, and what a server of the model is to be sent.
+    pub(crate) const fn workload(&self) -> &Workload {
+        &self.workload
     }
 
     /// Durations of calls with one item, one after the other, on one lane.
@@ -106,4 +124,17 @@ impl BareEngine {
                 .sum()
         })
     }
+}
+
+/// An item as the engine takes it.
+fn inputs_of(signature: &Signature, item: &v1::Item) -> anyhow::Result<ItemInputs> {
+    let specs = signature.inputs.iter();
+    specs
+        .map(|spec| {
+            let sent = item.inputs.iter().find(|tensor| *tensor.name == *spec.name);
+            let sent = sent.with_context(|| format!("there is nothing for input '{}'", spec.name))?;
+            let shape = sent.shape.iter().map(|size| *size as usize).collect();
+            Ok(Tensor::new(spec.datatype, shape, sent.data.clone())?)
+        })
+        .collect()
 }

@@ -20,6 +20,7 @@ mod schedule;
 mod scrape;
 mod stage;
 mod stats;
+mod subject;
 mod target;
 mod workload;
 
@@ -58,6 +59,7 @@ enum Scenario {
     Readers(Told<scenario::readers::Args>),
     Cancel(Told<scenario::cancel::Args>),
     Neighbours(Told<scenario::neighbours::Args>),
+    Without(Told<scenario::without::Args>),
     Lone(Told<scenario::lone::Args>),
     Costs(Told<scenario::costs::Args>),
     Soak(Told<scenario::soak::Args>),
@@ -101,6 +103,7 @@ impl Scenario {
             Self::Readers(told) => told.by(scenario::readers::run).await,
             Self::Cancel(told) => told.by(scenario::cancel::run).await,
             Self::Neighbours(told) => told.by(scenario::neighbours::run).await,
+            Self::Without(told) => told.by(scenario::without::run).await,
             Self::Lone(told) => told.by(scenario::lone::run).await,
             Self::Costs(told) => told.by(scenario::costs::run).await,
             Self::Soak(told) => told.by(scenario::soak::run).await,

@@ -2,7 +2,6 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
     time::Duration,
 };
 
@@ -18,11 +17,11 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{
     feed::Feed,
     limit::{EchoServer, Reply},
-    workload::{Workload, write_identity_model},
+    workload::Workload,
 };
 
-/// Load before the count begins.
-const WARM_UP: Duration = Duration::from_millis(300);
+/// Load before the count begins, at least.
+const WARM_UP_MIN: Duration = Duration::from_millis(300);
 
 /// Where the load goes.
 #[derive(Debug, Clone, clap::Args)]
@@ -45,13 +44,13 @@ pub(crate) struct Target {
 /// What keeps a server of this process alive.
 enum Host {
     Remote,
-    Server { _server: Box<Server>, _models: Option<tempfile::TempDir> },
+    Server { _server: Box<Server> },
     Echo { _server: EchoServer },
 }
 
 impl Target {
-    /// The server at `place`. One inside this process serves, with `identity_bytes`, the identity model for items of that size.
-    pub(crate) async fn tidemill(place: &Place, identity_bytes: Option<usize>) -> anyhow::Result<Self> {
+    /// The server at `place`. For one inside this process, `adjust` changes its settings before.
+    pub(crate) async fn tidemill(place: &Place, adjust: impl FnOnce(&mut Config)) -> anyhow::Result<Self> {
         if let Some(address) = place.addr {
             return Ok(Self { channels: connect(address, place.connections).await?, _host: Host::Remote });
         }
@@ -59,11 +58,10 @@ impl Target {
         config.server.grpc_addr = (Ipv4Addr::LOCALHOST, 0).into();
         config.server.http_addr = (Ipv4Addr::LOCALHOST, 0).into();
         config.server.admin_addr = (Ipv4Addr::LOCALHOST, 0).into();
-        let models = identity_bytes.map(identity_models).transpose()?;
-        config.models.dir = models.as_ref().map(|models| models.path().to_owned());
+        adjust(&mut config);
         let server = Server::start(config).await?;
         let channels = connect(server.grpc_addr(), place.connections).await?;
-        Ok(Self { channels, _host: Host::Server { _server: Box::new(server), _models: models } })
+        Ok(Self { channels, _host: Host::Server { _server: Box::new(server) } })
     }
 
     /// The bare echo, always inside this process.
@@ -90,7 +88,8 @@ impl Target {
         let valves: Vec<_> = feeds.iter().map(|feed| feed.valve().clone()).collect();
         let answered = || valves.iter().map(|valve| valve.answered()).sum::<u64>();
         let tasks: Vec<_> = feeds.into_iter().map(|feed| tokio::spawn(keep_full(feed, window))).collect();
-        tokio::time::sleep(WARM_UP).await;
+        // The first batches of a heavy model are not those of a full queue.
+        tokio::time::sleep(WARM_UP_MIN.max(duration / 4)).await;
         let (start, before) = (clock::now(), answered());
         tokio::time::sleep(duration).await;
         let (end, after) = (clock::now(), answered());
@@ -111,12 +110,6 @@ async fn keep_full(mut feed: Feed, window: u32) -> anyhow::Result<()> {
         feed.valve().let_through(1);
     }
     Ok(())
-}
-
-fn identity_models(bytes: usize) -> anyhow::Result<tempfile::TempDir> {
-    let models = tempfile::tempdir()?;
-    write_identity_model(Path::new(models.path()), bytes)?;
-    Ok(models)
 }
 
 /// Opens connections that do not hold the server back.

@@ -4,10 +4,13 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use tidemill::proto::v1;
+use tidemill::{proto::v1, registry::Model};
 
 /// FP32 values of one item of Silero VAD: 32 ms of audio and their context.
 pub(crate) const SILERO_VALUES: usize = 576;
+
+/// Size given to dynamic dimensions.
+const DYNAMIC_DIM: usize = 32;
 
 /// Name of the model that [`write_identity_model`] describes.
 const IDENTITY: &str = "identity";
@@ -33,13 +36,13 @@ impl Workload {
         Self { model: IDENTITY.to_owned(), item: item("x", values), output_bytes: values * 4 }
     }
 
-    pub(crate) fn open(&self, window_items: u32) -> v1::StreamConfig {
-        v1::StreamConfig { model: self.model.clone(), window_items, ..v1::StreamConfig::default() }
-    }
-
-    /// The data of the item.
+    /// The data of the item's first tensor.
     pub(crate) fn data(&self) -> Bytes {
         self.item.inputs.first().map(|tensor| tensor.data.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn open(&self, window_items: u32) -> v1::StreamConfig {
+        v1::StreamConfig { model: self.model.clone(), window_items, ..v1::StreamConfig::default() }
     }
 }
 
@@ -52,8 +55,33 @@ pub(crate) fn item(name: &str, values: usize) -> v1::Item {
     v1::Item { inputs: vec![tensor], ..v1::Item::default() }
 }
 
+/// An item of ones, which are tokens, a mask and plain numbers to any model.
+///
+/// # Errors
+/// If an input is of BYTES, which have no ones.
+pub(crate) fn item_of(model: &Model) -> anyhow::Result<v1::Item> {
+    let inputs = model.signature().inputs.iter().map(|input| {
+        let one = input.datatype.one().with_context(|| format!("input '{}' is {}, not numbers", input.name, input.datatype))?;
+        let shape: Vec<usize> = input.dims.iter().map(|dim| dim.unwrap_or(DYNAMIC_DIM)).collect();
+        Ok(v1::Tensor {
+            name: input.name.to_string(),
+            datatype: v1::Datatype::Unspecified.into(),
+            shape: shape.iter().map(|size| *size as i64).collect(),
+            data: one.repeat(shape.iter().product()).into(),
+        })
+    });
+    Ok(v1::Item { inputs: inputs.collect::<anyhow::Result<_>>()?, ..v1::Item::default() })
+}
+
+/// A folder with the identity model for items of `bytes` bytes.
+pub(crate) fn identity_models(bytes: usize) -> anyhow::Result<tempfile::TempDir> {
+    let models = tempfile::tempdir()?;
+    write_identity_model(models.path(), bytes)?;
+    Ok(models)
+}
+
 /// Describes, in the folder `models`, a model of no cost whose output is its input of `bytes` bytes.
-pub(crate) fn write_identity_model(models: &Path, bytes: usize) -> anyhow::Result<()> {
+fn write_identity_model(models: &Path, bytes: usize) -> anyhow::Result<()> {
     let folder = models.join(IDENTITY);
     std::fs::create_dir(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let values = bytes / 4;

@@ -203,6 +203,7 @@ pub(super) const KEYS: &[Key] = &[
         0..=86_400,
         "time that open streams have to finish what is in flight when the server is told to stop",
     ),
+    words("metrics.enabled", SWITCH, "count for Prometheus; if not, `/metrics` answers 404, and recording costs nothing"),
     words("log.format", "`\"text\"` or `\"json\"`", "form of a log line"),
     words("log.filter", "directives such as `info,tidemill=debug`", "which log lines are written"),
 ];

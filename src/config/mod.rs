@@ -9,6 +9,6 @@ mod sections;
 pub use keys::{KeyDoc, describe, page};
 pub use resolve::{ConfigFault, ConfigFaults, Origin, process_environment};
 pub use sections::{
-    Config, DefaultEngine, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, ModelsConfig,
+    Config, DefaultEngine, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MetricsConfig, ModelsConfig,
     SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig, SharedMemoryConfig,
 };

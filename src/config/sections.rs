@@ -24,6 +24,7 @@ pub struct Config {
     pub engine: EngineConfig,
     pub shared_memory: SharedMemoryConfig,
     pub drain: DrainConfig,
+    pub metrics: MetricsConfig,
     pub log: LogConfig,
 }
 
@@ -358,6 +359,20 @@ impl DrainConfig {
     #[must_use]
     pub const fn deadline(&self) -> Duration {
         Duration::from_secs(self.deadline_s)
+    }
+}
+
+/// What is counted for Prometheus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// Whether anything is.
+    pub enabled: bool,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { enabled: true }
     }
 }
 

@@ -216,11 +216,17 @@ fn router(source: AdminSource) -> Router {
         .with_state(source)
 }
 
+/// What a scrape is told that finds metrics switched off.
+const METRICS_OFF: &str = "there are no metrics: the server was started with metrics.enabled = false\n";
+
 async fn index() -> &'static str {
     "Tidemill admin\n/metrics  Prometheus metrics\n/livez    200 while the process answers\n/readyz   200 when it should be sent work\n"
 }
 
 async fn metrics(State(source): State<AdminSource>) -> Response {
+    if !source.telemetry.is_on() {
+        return (StatusCode::NOT_FOUND, METRICS_OFF).into_response();
+    }
     (source.refresh)();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], source.telemetry.render()).into_response()
 }
@@ -305,6 +311,15 @@ mod tests {
             assert_ne!(get(source(Phase::Serving, Readiness::Ready), path).await.0, 404);
         }
         assert_eq!(get(source(Phase::Serving, Readiness::Ready), "/debug").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn metrics_that_are_off_are_not_found_and_the_answer_says_why() {
+        let off = AdminSource { telemetry: Telemetry::off(), ..source(Phase::Serving, Readiness::Ready) };
+        let (status, body) = get(off.clone(), "/metrics").await;
+        assert_eq!(status, 404);
+        assert!(body.contains("metrics.enabled"), "{body}");
+        assert_eq!(get(off, "/readyz").await.0, 200);
     }
 
     fn start() -> AdminHandle {

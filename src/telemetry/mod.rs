@@ -3,6 +3,8 @@
 //! A leaf: it imports the domain's closed sets for their labels, and none of the parts that it measures. There is no global
 //! recorder; servers in one process share nothing, save what the operating system says of the process.
 //!
+//! Metrics may be off as a whole ([`Telemetry::off`]): the handles are there and count nothing, so that nobody has to ask.
+//!
 //! # Upkeep
 //! A histogram keeps every sample until [`Telemetry::upkeep`] or [`Telemetry::render`] sorts it into its bucket, so that recording
 //! waits for nobody. Somebody has to call `upkeep` about once a second, or memory grows by 16 bytes a sample; the admin thread
@@ -40,16 +42,31 @@ impl Telemetry {
         Self { registrar: Arc::new(registrar) }
     }
 
-    /// The state of all metrics in the Prometheus text format, version 0.0.4.
+    /// Metrics that count nothing.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { registrar: Arc::new(Registrar { prometheus: None }) }
+    }
+
+    /// Whether anything is counted.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.registrar.prometheus.is_some()
+    }
+
+    /// The state of all metrics in the Prometheus text format, version 0.0.4; empty if they are off.
     #[must_use]
     pub fn render(&self) -> String {
+        let Some(prometheus) = &self.registrar.prometheus else { return String::new() };
         let cpu_seconds = process::collect(&self.registrar);
-        self.registrar.handle.render() + &cpu_seconds
+        prometheus.handle.render() + &cpu_seconds
     }
 
     /// Sorts the samples of histograms into their buckets; see the module's notes on when.
     pub fn upkeep(&self) {
-        self.registrar.handle.run_upkeep();
+        if let Some(prometheus) = &self.registrar.prometheus {
+            prometheus.handle.run_upkeep();
+        }
     }
 
     /// The metrics of one version of a model. Both names are the registry's, never a client's: each pair is a series for good.
@@ -141,6 +158,12 @@ impl Default for Telemetry {
 /// Makes handles for rows of the table. Asking twice for the same labels gives the same series.
 #[derive(Debug)]
 struct Registrar {
+    /// `None` if metrics are off.
+    prometheus: Option<Prometheus>,
+}
+
+#[derive(Debug)]
+struct Prometheus {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
 }
@@ -164,19 +187,22 @@ impl Registrar {
                 Kind::Histogram => recorder.describe_histogram(name, None, help),
             }
         }
-        Self { handle: recorder.handle(), recorder }
+        Self { prometheus: Some(Prometheus { handle: recorder.handle(), recorder }) }
     }
 
     fn counter(&self, metric: &Metric, labels: &[&str]) -> Counter {
-        self.recorder.register_counter(&Self::key(metric, labels), &Self::METADATA)
+        let Some(prometheus) = &self.prometheus else { return Counter::noop() };
+        prometheus.recorder.register_counter(&Self::key(metric, labels), &Self::METADATA)
     }
 
     fn gauge(&self, metric: &Metric, labels: &[&str]) -> Gauge {
-        self.recorder.register_gauge(&Self::key(metric, labels), &Self::METADATA)
+        let Some(prometheus) = &self.prometheus else { return Gauge::noop() };
+        prometheus.recorder.register_gauge(&Self::key(metric, labels), &Self::METADATA)
     }
 
     fn histogram(&self, metric: &Metric, labels: &[&str]) -> Histogram {
-        self.recorder.register_histogram(&Self::key(metric, labels), &Self::METADATA)
+        let Some(prometheus) = &self.prometheus else { return Histogram::noop() };
+        prometheus.recorder.register_histogram(&Self::key(metric, labels), &Self::METADATA)
     }
 
     fn key(metric: &Metric, values: &[&str]) -> Key {
@@ -253,6 +279,18 @@ mod tests {
         let _ = other.server();
         assert_eq!(values(&one.render(), "tidemill_connections_total"), [1.0]);
         assert_eq!(values(&other.render(), "tidemill_connections_total"), [0.0]);
+    }
+
+    #[test]
+    fn metrics_that_are_off_take_all_calls_and_tell_nothing() {
+        let telemetry = Telemetry::off();
+        let model = telemetry.model("silero_vad", "1");
+        model.outcome(Outcome::Ok).increment(1);
+        model.batch_size.record(3.0);
+        drop(GaugeGuard::new(&telemetry.server().connections_open));
+        telemetry.upkeep();
+        assert_eq!((telemetry.is_on(), telemetry.render().as_str()), (false, ""));
+        assert!(Telemetry::new().is_on());
     }
 
     #[test]

@@ -38,6 +38,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH", conflicts_with = "addr")]
     server: Option<PathBuf>,
 
+    /// A setting of the new server, such as grpc.keepalive_interval_s=5; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "addr")]
+    set: Vec<String>,
+
     /// A running server in place of a new one; it must be let have that many streams (session.max_streams)
     #[arg(long, value_name = "ADDR", requires = "pid")]
     addr: Option<SocketAddr>,
@@ -52,7 +56,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         (Some(address), Some(pid)) => (address, pid, None),
         _ => {
             let binary = args.server.map_or_else(beside_this_one, Ok)?;
-            let server = ServerProcess::start(&binary, args.streams).await?;
+            let server = ServerProcess::start_with(&binary, args.streams, &args.set).await?;
             (server.address, server.pid, Some(server))
         }
     };

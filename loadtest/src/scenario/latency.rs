@@ -6,6 +6,7 @@ use crate::{
     limit::Reply,
     report::{Cell, Report},
     stats::{Durations, Rounds},
+    subject::{EngineArgs, Subject},
     target::{Place, Target},
     workload::Workload,
 };
@@ -20,6 +21,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     place: Place,
 
+    #[command(flatten)]
+    engine: EngineArgs,
+
     /// Rounds of all arms in turn; medians are given
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
@@ -31,9 +35,10 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let workload = Workload::silero();
-    let engine = BareEngine::silero(1)?;
+    let subject = Subject::silero(args.engine);
+    let engine = BareEngine::load(&subject, 1)?;
     let echo = Target::echo(1, Reply::Bytes(workload.output_bytes)).await?;
-    let server = Target::tidemill(&args.place, None).await?;
+    let server = Target::tidemill(&args.place, |config| subject.configure(config)).await?;
     let [mut engine_us, mut echo_us, mut feed_us, mut added_us] = std::array::from_fn(|_| [Rounds::default(), Rounds::default()]);
     for _ in 0..args.rounds {
         let call = engine.single_calls(args.items).await?;

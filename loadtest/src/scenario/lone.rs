@@ -2,8 +2,7 @@
 
 use std::{num::NonZeroUsize, path::PathBuf, thread::available_parallelism, time::Duration};
 
-use anyhow::Context as _;
-use tidemill::{clock, proto::v1, registry::Model};
+use tidemill::{clock, proto::v1};
 use tonic::transport::Channel;
 
 use crate::{
@@ -13,10 +12,9 @@ use crate::{
     report::Report,
     stage::{Blocker, Stage},
     stats::Durations,
+    workload::item_of,
 };
 
-/// Size given to dynamic dimensions.
-const DYNAMIC_DIM: usize = 32;
 /// Items before the count begins.
 const WARM_UP: usize = 3;
 
@@ -93,24 +91,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
 
 fn plan(model: &str, item: v1::Item, window_items: u32) -> FeedPlan {
     FeedPlan::of(v1::StreamConfig { model: model.to_owned(), window_items, ..v1::StreamConfig::default() }, item)
-}
-
-/// An item of ones, which are tokens, a mask and plain numbers to any model.
-///
-/// # Errors
-/// If an input is of BYTES, which have no ones.
-fn item_of(model: &Model) -> anyhow::Result<v1::Item> {
-    let inputs = model.signature().inputs.iter().map(|input| {
-        let one = input.datatype.one().with_context(|| format!("input '{}' is {}, not numbers", input.name, input.datatype))?;
-        let shape: Vec<usize> = input.dims.iter().map(|dim| dim.unwrap_or(DYNAMIC_DIM)).collect();
-        Ok(v1::Tensor {
-            name: input.name.to_string(),
-            datatype: v1::Datatype::Unspecified.into(),
-            shape: shape.iter().map(|size| *size as i64).collect(),
-            data: one.repeat(shape.iter().product()).into(),
-        })
-    });
-    Ok(v1::Item { inputs: inputs.collect::<anyhow::Result<_>>()?, ..v1::Item::default() })
 }
 
 async fn one_at_a_time(channel: Channel, model: &str, item: &v1::Item, items: usize) -> anyhow::Result<Durations> {

@@ -15,6 +15,7 @@ pub(crate) mod readers;
 pub(crate) mod realtime;
 pub(crate) mod saturate;
 pub(crate) mod soak;
+pub(crate) mod without;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -6,8 +6,9 @@ use crate::{
     limit::Reply,
     report::{Cell, Report},
     stats::Rounds,
+    subject::Subject,
     target::{Place, Target},
-    workload::Workload,
+    workload::{Workload, identity_models},
 };
 
 /// Measure items per second of many full streams, beside the bare engine and the bare echo
@@ -18,6 +19,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     effort: Effort,
+
+    #[command(flatten)]
+    subject: Subject,
 
     /// Streams; 64 by default, or 256 with --synthetic
     #[arg(long)]
@@ -31,9 +35,9 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2)]
     lanes: usize,
 
-    /// In place of the speech model, a model without cost that gives items back: it leaves only the server's own work. A server
+    /// In place of a real model, one without cost that gives items back: it leaves only the server's own work. A server
     /// at --addr must serve it under the name `identity`
-    #[arg(long)]
+    #[arg(long, conflicts_with = "models")]
     synthetic: bool,
 
     /// Bytes of data in an item of --synthetic
@@ -45,13 +49,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let (streams, windows) = if args.synthetic { (256, vec![8]) } else { (64, vec![8, 64]) };
     let streams = args.streams.unwrap_or(streams);
     let windows = if args.window.is_empty() { windows } else { args.window.clone() };
-    if args.synthetic { synthetic(&args, streams, &windows).await } else { silero(&args, streams, &windows).await }
+    if args.synthetic { synthetic(&args, streams, &windows).await } else { real(&args, streams, &windows).await }
 }
 
 async fn synthetic(args: &Args, streams: usize, windows: &[u32]) -> anyhow::Result<Report> {
     let workload = Workload::identity(args.item_bytes);
     let echo = Target::echo(args.place.connections, Reply::Item).await?;
-    let server = Target::tidemill(&args.place, Some(args.item_bytes)).await?;
+    let models = identity_models(args.item_bytes)?;
+    let server = Target::tidemill(&args.place, |config| config.models.dir = Some(models.path().to_owned())).await?;
     let mut report =
         Report::new(&["streams", "window", "item_bytes", "items_per_s", "spread", "echo_items_per_s", "ratio_to_echo"]);
     for window in windows {
@@ -76,13 +81,15 @@ async fn synthetic(args: &Args, streams: usize, windows: &[u32]) -> anyhow::Resu
     Ok(report)
 }
 
-async fn silero(args: &Args, streams: usize, windows: &[u32]) -> anyhow::Result<Report> {
-    let workload = Workload::silero();
-    let engine = BareEngine::silero(args.lanes)?;
+async fn real(args: &Args, streams: usize, windows: &[u32]) -> anyhow::Result<Report> {
+    let engine = BareEngine::load(&args.subject, args.lanes)?;
+    let workload = engine.workload();
     let batch = engine.best_batch().await?;
     let echo = Target::echo(args.place.connections, Reply::Bytes(workload.output_bytes)).await?;
-    let server = Target::tidemill(&args.place, None).await?;
+    let server = Target::tidemill(&args.place, |config| args.subject.configure(config)).await?;
     let mut report = Report::new(&[
+        "model",
+        "engine",
         "streams",
         "window",
         "items_per_s",
@@ -97,8 +104,8 @@ async fn silero(args: &Args, streams: usize, windows: &[u32]) -> anyhow::Result<
         let [mut served, mut engines, mut echoed, mut of_engine, mut of_limit] = std::array::from_fn(|_| Rounds::default());
         for _ in 0..args.effort.rounds {
             let engine_rate = engine.items_per_s(batch, args.effort.duration()).await?;
-            let echo_rate = echo.closed_loop(&workload, streams, *window, args.effort.duration()).await?;
-            let rate = server.closed_loop(&workload, streams, *window, args.effort.duration()).await?;
+            let echo_rate = echo.closed_loop(workload, streams, *window, args.effort.duration()).await?;
+            let rate = server.closed_loop(workload, streams, *window, args.effort.duration()).await?;
             served.push(rate);
             engines.push(engine_rate);
             echoed.push(echo_rate);
@@ -107,6 +114,8 @@ async fn silero(args: &Args, streams: usize, windows: &[u32]) -> anyhow::Result<
             of_limit.push(rate * (1.0 / engine_rate + 1.0 / echo_rate));
         }
         report.row(vec![
+            args.subject.model().into(),
+            args.subject.engine.engine.label().into(),
             Cell::Count(streams as u64),
             Cell::Count((*window).into()),
             Cell::Figure(served.median(), 0),

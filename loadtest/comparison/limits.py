@@ -1,0 +1,150 @@
+"""The lines without peers: the server against the limits that `tidemill-load` measures beside it in the same process."""
+
+from collections.abc import Callable
+
+from .processes import Failed
+from .rows import Line, Row, median
+from .tool import Bench, shown_command
+
+Measure = Callable[[Bench, list[Line]], list[Row]]
+
+# Streams, and items in flight on each.
+SILERO = (64, 8)
+HEAVY = (16, 4)
+LARGE = (16, 2)
+LARGE_BYTES = 1 << 20
+
+LINES = (
+    Line("identity-2304", "identity 2,304 B, Feed, 256 streams x 8, items/s", "bare tonic echo of the same messages", 0.80),
+    Line("identity-64", "identity 64 B, Feed, 16 streams x 64, items/s", "bare tonic echo of the same messages", 0.65),
+    Line("identity-1mib", "identity 1 MiB, Feed, 16 streams x 2, GiB/s", "bare tonic echo of the same messages", 0.60),
+    Line("silero-onnxruntime", "Silero on onnxruntime, Feed, 64 streams x 8, items/s", "1 / (1/echo + 1/engine, best batch, two lanes)", 0.85),
+    Line("silero-rten", "Silero on rten, Feed, 64 streams x 8, items/s", "1 / (1/echo + 1/engine, best batch, two lanes)", 0.90),
+    Line("realtime", "real-time Silero streams with p99 <= 50 ms", "the composed limit / 31.25", 0.80),
+    Line("minilm", "MiniLM on onnxruntime, Feed, 16 streams x 4, items/s", "bare engine, best batch, two lanes", 0.97),
+    Line("magika", "Magika on onnxruntime, Feed, 16 streams x 4, items/s", "bare engine, best batch, two lanes", 0.97),
+    Line("lone", "p50 of a lone Feed item of Silero", "echo round trip + engine call", 60, "added us", at_most=True),
+    Line("idle-cpu", "10,000 idle streams: processor time", "one core", 0.01, "cores", at_most=True),
+    Line("idle-memory", "10,000 idle streams: resident memory of each", "12 KiB", 12, "KiB", at_most=True),
+    Line("metrics", "identity 2,304 B with metrics, items/s", "the same server with metrics.enabled = false", 0.97),
+    Line("batching", "Silero on onnxruntime, batches of waiting work, items/s", "the same server with max_batch = 1", 1.5),
+)
+
+
+def measure(bench: Bench, name: str, lines: list[Line]) -> list[Row]:
+    """The rows of one of `MEASURES`; if it fails, rows that say why."""
+    try:
+        return MEASURES[name](bench, lines)
+    except Failed as failed:
+        return [line.missing(str(failed)) for line in lines]
+    except (LookupError, ValueError) as error:
+        return [line.missing(f"the program's answer is not understood: {error!r}") for line in lines]
+
+
+def lines_of(name: str) -> list[Line]:
+    """The lines that one of `MEASURES` gives rows for."""
+    return [line for line in LINES if line.name == name or line.name in GROUPS.get(name, ())]
+
+
+def _rounds(bench: Bench, seconds: float) -> list[str]:
+    return ["--rounds", str(bench.effort.runs), "--seconds", str(seconds)]
+
+
+def _shape(shape: tuple[int, int]) -> list[str]:
+    streams, window = shape
+    return ["--streams", str(streams), "--window", str(window)]
+
+
+def _onnxruntime(bench: Bench) -> list[str]:
+    return ["--engine", "onnxruntime", "--onnxruntime", str(bench.onnxruntime())]
+
+
+def _one(bench: Bench, line: Line, ratio: str, *arguments: str) -> Row:
+    """A scenario of one row, one figure of which is the ratio."""
+    [found] = bench.load(*arguments)
+    return line.measured(found[ratio], bench.effort.runs, found, [shown_command(bench.load_command(*arguments))])
+
+
+def _identity(item_bytes: int, shape: tuple[int, int]) -> Measure:
+    def measure(bench: Bench, lines: list[Line]) -> list[Row]:
+        arguments = ["saturate", "--synthetic", "--item-bytes", str(item_bytes), *_shape(shape)]
+        row = _one(bench, lines[0], "ratio_to_echo", *arguments, *_rounds(bench, bench.effort.seconds))
+        gib = item_bytes / (1 << 30)
+        row.figures["gib_per_s"] = row.figures["items_per_s"] * gib
+        row.figures["echo_gib_per_s"] = row.figures["echo_items_per_s"] * gib
+        return [row]
+
+    return measure
+
+
+def _silero(engine: str) -> Measure:
+    def measure(bench: Bench, lines: list[Line]) -> list[Row]:
+        chosen = _onnxruntime(bench) if engine == "onnxruntime" else ["--engine", engine]
+        arguments = ["saturate", *chosen, *_shape(SILERO), *_rounds(bench, bench.effort.seconds)]
+        return [_one(bench, lines[0], "ratio_to_composed_limit", *arguments)]
+
+    return measure
+
+
+def _heavy(model: str) -> Measure:
+    def measure(bench: Bench, lines: list[Line]) -> list[Row]:
+        named = ["--models", str(bench.models(model)), "--model", model]
+        arguments = ["saturate", *_onnxruntime(bench), *named, *_shape(HEAVY), *_rounds(bench, bench.effort.heavy_seconds)]
+        return [_one(bench, lines[0], "ratio_to_engine", *arguments)]
+
+    return measure
+
+
+def _realtime(bench: Bench, lines: list[Line]) -> list[Row]:
+    effort = bench.effort
+    steps = ["--streams", "256", "--rounds", str(effort.runs), "--seconds", str(effort.realtime_seconds)]
+    return [_one(bench, lines[0], "ratio_to_composed_limit", "realtime", "--search", *_onnxruntime(bench), *steps)]
+
+
+def _lone(bench: Bench, lines: list[Line]) -> list[Row]:
+    effort = bench.effort
+    arguments = ["latency", *_onnxruntime(bench), "--rounds", str(effort.runs), "--items", str(effort.lone_items)]
+    rows = bench.load(*arguments)
+    names = ("engine", "echo", "feed", "added")
+    figures = {f"{name}_{key}": row[key] for name, row in zip(names, rows, strict=True) for key in ("p50_us", "p99_us")}
+    return [lines[0].measured(figures["added_p50_us"], effort.runs, figures, [shown_command(bench.load_command(*arguments))])]
+
+
+def _idle(bench: Bench, lines: list[Line]) -> list[Row]:
+    # More often than by default, so that each run holds the keepalives of all connections.
+    keepalive = ["--set", "grpc.keepalive_interval_s=5"]
+    arguments = ["idle", "--seconds", str(bench.effort.idle_seconds), "--server", str(bench.server), *keepalive]
+    runs = [bench.load(*arguments)[0] for _ in range(bench.effort.runs)]
+    found = {key: median([run[key] for run in runs]) for key in runs[0]}
+    found["cores"] = found["idle_cpu_ms"] / 1e3 / found["idle_s"]
+    ratios = {"idle-cpu": found["cores"], "idle-memory": found["kib_per_stream"]}
+    commands = [shown_command(bench.load_command(*arguments))]
+    return [line.measured(ratios[line.name], len(runs), found, commands) for line in lines]
+
+
+def _without(part: str, *options: Callable[[Bench], list[str]]) -> Measure:
+    def measure(bench: Bench, lines: list[Line]) -> list[Row]:
+        extra = [argument for option in options for argument in option(bench)]
+        return [_one(bench, lines[0], "ratio_to_without", "without", part, *extra, *_rounds(bench, bench.effort.seconds))]
+
+    return measure
+
+
+# What is measured at once.
+GROUPS = {"idle": ("idle-cpu", "idle-memory")}
+
+# By the name of the line or of the group.
+MEASURES: dict[str, Measure] = {
+    "identity-2304": _identity(2_304, (256, 8)),
+    "identity-64": _identity(64, (16, 64)),
+    "identity-1mib": _identity(LARGE_BYTES, LARGE),
+    "silero-onnxruntime": _silero("onnxruntime"),
+    "silero-rten": _silero("rten"),
+    "realtime": _realtime,
+    "minilm": _heavy("minilm"),
+    "magika": _heavy("magika"),
+    "lone": _lone,
+    "idle": _idle,
+    "metrics": _without("metrics"),
+    "batching": _without("batching", _onnxruntime),
+}

@@ -1,0 +1,169 @@
+"""One load on one server by `tidemill-load run`, and what came of it."""
+
+import dataclasses
+import json
+
+from . import processes
+from .processes import Failed
+from .rows import median
+from .servers import Server
+from .tool import WARM_UP_S, Bench, shown_command
+
+# How the protocols of the tool are shown.
+PROTOCOLS = {"feed": "gRPC Feed", "infer": "gRPC ModelInfer", "http_infer": "HTTP infer", "http_post": "HTTP POST"}
+HTTP = ("http_infer", "http_post")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    fill: str = "noise"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What an item of a model is, and how many are in flight where it is to be saturated."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    in_flight: int
+    # Peers that keep no state between calls are sent it with each item.
+    state: tuple[Tensor, ...] = ()
+
+
+def _identity(name: str, values: int, in_flight: int) -> Model:
+    return Model(name, (Tensor("input", "FP32", (values,)),), in_flight)
+
+
+_TOKENS = tuple(Tensor(name, "INT64", (32,), "ones") for name in ("input_ids", "attention_mask", "token_type_ids"))
+
+MODELS = {
+    model.name: model
+    for model in (
+        Model("silero-vad", (Tensor("input", "FP32", (576,)),), 256, (Tensor("state", "FP32", (2, 128), "zeros"),)),
+        Model("minilm", _TOKENS, 32),
+        Model("magika", (Tensor("bytes", "INT32", (2_048,), "ones"),), 32),
+        _identity("identity-64", 16, 256),
+        _identity("identity-2304", 576, 256),
+        _identity("identity-1mib", 262_144, 16),
+    )
+}
+
+# Streams of a feed carry several items at a time; other callers wait for each.
+FEED_WINDOW = 4
+OPEN_LOOP_CALLERS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A server, and how it is spoken to."""
+
+    server: Server
+    protocol: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.server.name}, {PROTOCOLS[self.protocol]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What came of one load, or the medians of several."""
+
+    items_per_s: float
+    p50_ms: float
+    p99_ms: float
+    errors: int
+    cpu_us_per_item: float
+    resident_mib: float
+
+
+def middle(runs: list[Found]) -> Found:
+    """The median of each figure; of errors, all of them."""
+    fields = [field.name for field in dataclasses.fields(Found)]
+    figures = {name: median([getattr(run, name) for run in runs]) for name in fields}
+    return Found(**figures | {"errors": sum(run.errors for run in runs)})
+
+
+def scenario(arm: Arm, model: Model, *, in_flight: int, rate_hz: float | None, seconds: float) -> str:
+    """The file of a load: closed, with so many items in flight; or open, with so many items a second of all callers together."""
+    feed = arm.protocol == "feed"
+    keeps_state = bool(model.state) and arm.server.name in ("tidemill", "triton")
+    window = min(FEED_WINDOW, in_flight) if feed else 1
+    streams = max(in_flight // window, 1)
+    if rate_hz is None:
+        arrivals = 'process = "closed"'
+    else:
+        streams, window = OPEN_LOOP_CALLERS, max(in_flight // OPEN_LOOP_CALLERS, 16)
+        arrivals = f'process = "poisson", rate_hz = {rate_hz / streams}'
+    load = {
+        "name": "load",
+        "protocol": arm.protocol,
+        # A plain HTTP server has one model, at its path.
+        **({} if arm.protocol == "http_post" else {"model": model.name}),
+        "streams": streams,
+        "in_flight": window,
+        **({"sequence": True} if keeps_state and not feed else {}),
+    }
+    lines = [
+        "version = 1",
+        f'name = "{arm.server.name}-{model.name}"',
+        f"connections = {min(streams, 8)}",
+        f"warm_up_s = {WARM_UP_S}",
+        f"duration_s = {seconds}",
+        "drain_s = 10.0",
+        "",
+        "[[loads]]",
+        *(f"{key} = {json.dumps(value)}" for key, value in load.items()),
+        f"arrivals = {{ {arrivals} }}",
+        f"inputs = [{', '.join(map(_inline, model.inputs + (() if keeps_state else model.state)))}]",
+    ]
+    if arm.protocol == "http_post":
+        lines.append('http = { path = "/infer", body = "binary" }')
+    return "\n".join(lines) + "\n"
+
+
+def _inline(tensor: Tensor) -> str:
+    values = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape), "fill": tensor.fill}
+    return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in values.items()) + " }"
+
+
+def command(bench: Bench, arm: Arm, path: str) -> list[str]:
+    where = ["--http-addr", str(arm.server.http)] if arm.protocol in HTTP else ["--addr", str(arm.server.grpc)]
+    return [str(bench.binaries / "tidemill-load"), "run", path, *where, "--json", "-"]
+
+
+def load(
+    bench: Bench, arm: Arm, model: Model, *, in_flight: int, rate_hz: float | None = None, seconds: float, commands: list[str]
+) -> Found:
+    """Loads a server once. Processor time and memory are of all its processes."""
+    path = bench.scratch / f"{arm.server.name}-{model.name}-{arm.protocol}-{'open' if rate_hz else in_flight}.toml"
+    path.write_text(scenario(arm, model, in_flight=in_flight, rate_hz=rate_hz, seconds=seconds))
+    typed = command(bench, arm, str(path))
+    if shown_command(typed) not in commands:
+        commands.append(shown_command(typed))
+    return found(processes.run([*typed, "--server", str(arm.server.pid)], patience_s=60 + 4 * seconds))
+
+
+def found(text: str) -> Found:
+    """Reads a result of `tidemill-load run`, of one step."""
+    try:
+        [step] = json.loads(text)["steps"]
+        total, latency = step["total"], step["total"]["latency_us"]
+        cpu_us_per_item, resident_mib = step["server_cpu_us_per_item"], step["server_rss_bytes"] / (1 << 20)
+    except (ValueError, LookupError, TypeError) as error:
+        raise Failed(f"tidemill-load printed no result of one step: {error!r}") from error
+    errors = sum(total["errors"].values()) + total["unanswered"]
+    if not total["ok"]:
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in total["errors"].items()) or "none was answered"
+        raise Failed(f"of {total['offered']} items none came back: {kinds}")
+    return Found(
+        items_per_s=total["throughput_hz"],
+        p50_ms=latency["p50"] / 1e3,
+        p99_ms=latency["p99"] / 1e3,
+        errors=errors,
+        cpu_us_per_item=cpu_us_per_item,
+        resident_mib=resident_mib,
+    )

@@ -1,0 +1,78 @@
+"""What the figures were measured on, read off the machine and off the programs."""
+
+import datetime
+import os
+import pathlib
+import platform
+import re
+import subprocess
+
+from . import perf, tool
+
+
+def facts(bench: tool.Bench, *, built: bool) -> dict[str, str]:
+    """In the order in which they are shown."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": _field("/proc/cpuinfo", r"model name\s*: (.+)") or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "memory": _memory(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "distribution": _field("/etc/os-release", r'PRETTY_NAME="(.+)"'),
+        "load average at the start": " ".join(f"{load:.2f}" for load in os.getloadavg()),
+        "Tidemill": f"{tool.version()}{_commit()}",
+        "Rust": _output(["rustc", "--version"]),
+        "build": _profile() if built else f"as it was in {bench.binaries.name}; not built for this run",
+        "onnxruntime": _onnxruntime(),
+        "perf_analyzer": perf.VERSION,
+        "Python": platform.python_version(),
+        "effort": _effort(bench.effort),
+    }
+
+
+def _effort(effort: tool.Effort) -> str:
+    return (
+        f"{effort.name}: medians of {effort.runs} runs of each arm in turns, {effort.seconds:g} s each "
+        f"({effort.heavy_seconds:g} s for MiniLM and Magika, {effort.load_seconds:g} s against HTTP peers)"
+    )
+
+
+def _field(path: str, pattern: str) -> str:
+    try:
+        found = re.search(pattern, pathlib.Path(path).read_text())
+    except OSError:
+        return ""
+    return found[1].strip() if found else ""
+
+
+def _memory() -> str:
+    kib = _field("/proc/meminfo", r"MemTotal:\s+(\d+) kB")
+    return f"{int(kib) / (1 << 20):.0f} GiB" if kib else "?"
+
+
+def _output(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, cwd=tool.ROOT, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return "?"
+    return done.stdout.strip() if done.returncode == 0 else "?"
+
+
+def _commit() -> str:
+    commit = _output(["git", "rev-parse", "--short", "HEAD"])
+    if commit == "?":
+        return ""
+    changed = _output(["git", "status", "--porcelain", "--untracked-files=no"])
+    return f", commit {commit}{' with changes' if changed else ''}"
+
+
+def _profile() -> str:
+    profile = tool.tomllib.loads((tool.ROOT / "Cargo.toml").read_text())["profile"]["release"]
+    return "release, " + ", ".join(f"{key} = {value}" for key, value in profile.items())
+
+
+def _onnxruntime() -> str:
+    try:
+        return tool.onnxruntime().name.removeprefix("libonnxruntime.so.")
+    except tool.Failed as failed:
+        return str(failed)
