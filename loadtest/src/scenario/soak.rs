@@ -24,6 +24,9 @@ use crate::{
 
 /// Streams that the server lets in.
 const STREAMS_MAX: usize = 10_000;
+/// Small, so that items beyond it can be many, and what the allocator keeps of them does not hide a leak.
+const ITEM_LIMIT: &str = "session.max_item_bytes=262144";
+const GIANT_BYTES: usize = 384 * 1024;
 /// How long the server may take to come to rest once nobody sends. Its runtime lets go of threads that it does not need after 10 s.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Streams that are open when the server is told to stop, and items that each has sent.
@@ -31,8 +34,8 @@ const STREAMS_AT_STOP: usize = 4;
 const ITEMS_AT_STOP: u64 = 8;
 /// How often memory is looked at.
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
-/// Growth that is allowed from the middle third to the last: a share, and never less than some bytes. Allocators keep what a burst of
-/// large items took, and give it to whoever comes next, so memory moves in steps of about the size of an item; a leak goes on.
+/// Growth that is allowed from the middle third to the last: a share, and never less than some bytes. The allocator keeps what a burst
+/// took and gives it to whoever comes next, so memory moves up and down by the buffers of some tens of clients; a leak only goes up.
 const GROWTH_SHARE: f64 = 0.02;
 const GROWTH_MIB: f64 = 4.0;
 
@@ -75,7 +78,8 @@ fn chaos_plan(pace: f64) -> ChaosPlan {
         resets_hz: 4.0 * pace,
         cuts_hz: pace,
         churn_hz: 4.0 * pace,
-        giants_hz: 0.5 * pace,
+        giants_hz: 2.0 * pace,
+        giant_bytes: GIANT_BYTES,
         garbage_hz: 4.0 * pace,
         idle_streams: 16,
         ..ChaosPlan::default()
@@ -84,7 +88,7 @@ fn chaos_plan(pace: f64) -> ChaosPlan {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let binary = args.server.clone().map_or_else(beside_this_one, Ok)?;
-    let server = ServerProcess::start(&binary, STREAMS_MAX).await?;
+    let server = ServerProcess::start(&binary, STREAMS_MAX, &[ITEM_LIMIT]).await?;
     let (grpc, http, workload) = (server.address, server.http_address, Workload::silero());
     let before = Footprint::of(server.pid)?;
     let place = Place { grpc, http: Some(http), model: workload.model.clone(), item: workload.item.clone() };
@@ -104,6 +108,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     reasons.extend(scrape.unrest());
     findings.add("account", "items_received", scrape.sum("tidemill_items_received_total"), Wanted::AtLeast(1.0));
     findings.add("account", "items_received_and_not_ended", scrape.items_open().abs(), Wanted::AtMost(0.0));
+    let failed = scrape.sum_where("tidemill_items_ended_total", "outcome=\"failed\"");
+    findings.add("account", "items_failed", failed, Wanted::AtMost(0.0));
     findings.add("account", "streams_opened", scrape.sum("tidemill_streams_opened_total"), Wanted::AtLeast(1.0));
     findings.add("account", "connections", scrape.sum("tidemill_connections_total"), Wanted::AtLeast(1.0));
     findings.add("account", "things_left", scrape.unrest().len() as f64, Wanted::AtMost(0.0));
