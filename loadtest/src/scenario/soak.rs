@@ -95,15 +95,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let duration = Duration::from_secs_f64(args.seconds);
 
     let chaos = Chaos::start(&chaos_plan(args.pace), place, args.seed).await?;
-    let watch = tokio::spawn(resident(server.pid, duration));
+    let watch = tokio::spawn(watch(server.pid, duration));
     let heard = mix::run(grpc, http, duration, args.pace, args.seed).await?;
     let chaos = chaos.finish().await?;
-    let resident_mib = watch.await??;
+    let Watched { resident_mib, standstill_s } = watch.await??;
 
     let mut reasons = Vec::new();
     let mut findings = Findings::new();
     report_clients(&mut findings, &mut reasons, &heard, &chaos);
     report_memory(&mut findings, &resident_mib);
+    // Where the machine itself stands still for a minute, conversations run out of time, and it is not the server.
+    findings.add("machine", "longest_standstill_s", standstill_s, Wanted::Anything);
     let (scrape, after) = rest(&server, before).await?;
     reasons.extend(scrape.unrest());
     findings.add("account", "items_received", scrape.sum("tidemill_items_received_total"), Wanted::AtLeast(1.0));
@@ -159,15 +161,25 @@ fn thirds(samples: &[f64]) -> [f64; 3] {
     })
 }
 
-/// Resident memory of a process over time, in MiB.
-async fn resident(pid: u32, duration: Duration) -> anyhow::Result<Vec<f64>> {
-    let end = clock::now() + duration;
-    let mut samples = Vec::new();
-    while clock::now() < end {
+/// What was seen of a process over time.
+struct Watched {
+    resident_mib: Vec<f64>,
+    /// How much longer than wanted one pause between two looks was: for so long, this process did not run either.
+    standstill_s: f64,
+}
+
+async fn watch(pid: u32, duration: Duration) -> anyhow::Result<Watched> {
+    let mut last = clock::now();
+    let end = last + duration;
+    let mut watched = Watched { resident_mib: Vec::new(), standstill_s: 0.0 };
+    while last < end {
         sleep(SAMPLE_EVERY).await;
-        samples.push(Footprint::of(pid)?.resident_bytes as f64 / f64::from(1 << 20));
+        let now = clock::now();
+        watched.standstill_s = watched.standstill_s.max(now.since(last + SAMPLE_EVERY).as_secs_f64());
+        watched.resident_mib.push(Footprint::of(pid)?.resident_bytes as f64 / f64::from(1 << 20));
+        last = now;
     }
-    Ok(samples)
+    Ok(watched)
 }
 
 /// Waits until nothing of the clients is left, at most [`PATIENCE`], and gives the last look.
