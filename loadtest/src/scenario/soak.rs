@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context as _, bail, ensure};
 use futures::future::try_join_all;
 use tidemill::clock;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tonic::{Code, transport::Channel};
 
 use super::{beside_this_one, live_plan};
@@ -14,6 +14,7 @@ use crate::{
     findings::{Findings, Wanted},
     load::chaos::{Chaos, ChaosPlan, ChaosResult, Place},
     mix::{self, Heard, Mode},
+    patience::within,
     process::{Footprint, ServerProcess},
     report::Report,
     scrape::Scrape,
@@ -104,7 +105,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let mut findings = Findings::new();
     report_clients(&mut findings, &mut reasons, &heard, &chaos);
     report_memory(&mut findings, &resident_mib);
-    // Where the machine itself stands still for a minute, conversations run out of time, and it is not the server.
+    // The machine's own, which explains a load that is smaller than usual.
     findings.add("machine", "longest_standstill_s", standstill_s, Wanted::Anything);
     let (scrape, after) = rest(&server, before).await?;
     reasons.extend(scrape.unrest());
@@ -214,7 +215,7 @@ async fn stop(server: ServerProcess, channel: &Channel, model: &str) -> anyhow::
     let begun = clock::now();
     server.terminate()?;
     for feed in feeds {
-        timeout(PATIENCE, hear_of_drain(feed)).await.context("a stream outlives the server's drain")??;
+        within(PATIENCE, hear_of_drain(feed)).await.context("a stream outlives the server's drain")??;
     }
     let (code, complaints) = server.ended(PATIENCE).await?;
     Ok(Stopped { drain_s: clock::now().since(begun).as_secs_f64(), code, complaints })
