@@ -87,7 +87,6 @@ fn chaos_plan(pace: f64) -> ChaosPlan {
         giant_bytes: GIANT_BYTES,
         garbage_hz: 4.0 * pace,
         idle_streams: 16,
-        ..ChaosPlan::default()
     }
 }
 

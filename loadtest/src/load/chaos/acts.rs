@@ -97,11 +97,17 @@ async fn between_two(channel: Channel, place: &Place, giant: v1::Item, notes: &N
     let plan = FeedPlan { open, item: Box::new(items), metadata: Default::default() };
     let mut feed = match Feed::start(channel, plan, None).await {
         Ok(feed) => feed,
-        Err(error) => return Ok(not_opened(&error, notes)),
+        Err(error) => {
+            not_opened(&error, notes);
+            return Ok(());
+        }
     };
     feed.valve().let_through(3);
     for number in 0..3 {
-        let Some(result) = feed.result().await? else { return Ok(notes.unexpected("its stream ended early")) };
+        let Some(result) = feed.result().await? else {
+            notes.unexpected("its stream ended early");
+            return Ok(());
+        };
         match (number, result.outcome) {
             (1, Some(item_result::Outcome::Error(status))) => judge(Code::from(status.code), notes),
             (1, _) => notes.unexpected("it was taken"),
