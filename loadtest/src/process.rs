@@ -24,18 +24,14 @@ pub(crate) struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts `binary` on free ports, with room for `streams` streams, and waits until it listens.
-    pub(crate) async fn start(binary: &Path, streams: usize) -> anyhow::Result<Self> {
-        Self::start_with(binary, streams, &[]).await
-    }
-
-    /// The same with further settings, each `KEY=VALUE`.
-    pub(crate) async fn start_with(binary: &Path, streams: usize, settings: &[String]) -> anyhow::Result<Self> {
+    /// Starts `binary` on free ports, with room for `streams` streams and these settings, each `KEY=VALUE`, and waits until it
+    /// listens.
+    pub(crate) async fn start(binary: &Path, streams: usize, settings: &[impl AsRef<str> + Sync]) -> anyhow::Result<Self> {
         let mut child = Command::new(binary)
             .args(["serve", "--set", "log.format=json", "--grpc-addr", "127.0.0.1:0"])
             .args(["--http-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
             .args(["--set", &format!("session.max_streams={}", streams + 100)])
-            .args(settings.iter().flat_map(|setting| ["--set", setting]))
+            .args(settings.iter().flat_map(|setting| ["--set", setting.as_ref()]))
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()

@@ -56,7 +56,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         (Some(address), Some(pid)) => (address, pid, None),
         _ => {
             let binary = args.server.map_or_else(beside_this_one, Ok)?;
-            let server = ServerProcess::start_with(&binary, args.streams, &args.set).await?;
+            let server = ServerProcess::start(&binary, args.streams, &args.set).await?;
             (server.address, server.pid, Some(server))
         }
     };
