@@ -35,7 +35,7 @@ impl Lanes {
         let mut started = Self { handoff: Arc::clone(handoff), threads: Vec::new() };
         for (index, compute) in lanes.iter().enumerate() {
             let (handoff, compute, metrics) = (Arc::clone(handoff), compute.clone(), metrics(index));
-            let work = move || compute.run(|| Lane { handoff, index, metrics, failures: Seldom::default() }.work());
+            let work = move || compute.run(|| Lane::new(handoff, index, metrics).work());
             started.threads.push(thread::Builder::new().name(format!("lane-cpu-{index}")).spawn(work)?);
         }
         Ok(started)
@@ -62,7 +62,8 @@ impl Drop for Lanes {
     }
 }
 
-struct Lane {
+/// One lane, for whoever has a thread for it.
+pub struct Lane {
     handoff: Arc<Handoff>,
     index: usize,
     metrics: LaneMetrics,
@@ -71,6 +72,18 @@ struct Lane {
 }
 
 impl Lane {
+    /// Lane number `index` of `handoff`, which no other thread works.
+    #[must_use]
+    pub fn new(handoff: Arc<Handoff>, index: usize, metrics: LaneMetrics) -> Self {
+        Self { handoff, index, metrics, failures: Seldom::default() }
+    }
+
+    /// Runs one batch, and says whether there was one; does not wait for any.
+    pub fn turn(&self) -> bool {
+        let next = self.handoff.try_batch(self.index);
+        next.map(|(batch, runtime)| self.run(batch, &runtime)).is_some()
+    }
+
     fn work(&self) {
         while let Some((batch, runtime)) = self.handoff.next_batch(self.index) {
             self.run(batch, &runtime);
