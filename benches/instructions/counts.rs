@@ -57,10 +57,8 @@ pub(crate) fn to_toml(measured: &[Measured]) -> String {
                     # Written by `tests/run store_instructions`.\n\n"
         .to_owned();
     for Measured { case, count: Count { instructions, allocations, bytes } } in measured {
-        let _ = writeln!(
-            text,
-            "{case} = {{ instructions = {instructions:.1}, allocations = {allocations:.3}, bytes = {bytes:.1} }}"
-        );
+        let _ =
+            writeln!(text, "{case} = {{ instructions = {instructions:.1}, allocations = {allocations:.3}, bytes = {bytes:.1} }}");
     }
     text
 }
@@ -87,9 +85,8 @@ pub(crate) fn compare(stored: &Stored, measured: &[Measured]) -> Comparison {
             let before = before.map(|before| before.parts()[position].1);
             let width = [12, 8, 9][position];
             let ratio = before.map(|before| ratio(before, now));
-            let shown = |number: Option<f64>, decimals| {
-                number.map_or_else(|| "-".to_owned(), |number| format!("{number:.decimals$}"))
-            };
+            let shown =
+                |number: Option<f64>, decimals| number.map_or_else(|| "-".to_owned(), |number| format!("{number:.decimals$}"));
             let _ = write!(
                 table,
                 " {:>width$} {:>width$} {:>6} ",

@@ -7,7 +7,7 @@ use tidemill::{
     domain::{Datatype, NamedTensor, Shape, Signature, StateSpec, TensorSpec},
     engine::{
         Executable, LaneThreads,
-        synthetic::{CostMode, Script, SyntheticEngine, SyntheticKind},
+        synthetic::{Script, SyntheticEngine, SyntheticKind},
     },
     registry::{LoadedModel, Model, VersionPolicy},
     scheduler::{Admission, CostCurve, Handoff, Lane, ModelKey, ModelOptions, ModelRuntime, StreamHandle, StreamOptions},
@@ -16,16 +16,16 @@ use tidemill::{
 
 use crate::{BATCH, BYTES, VALUES};
 
-/// What a model call takes, however many items it has: so long beside what the work takes under valgrind that the costs which the
-/// scheduler learns, and with them its decisions, are the same in each run.
-pub(crate) const CALL: Duration = Duration::from_millis(2);
+/// What a call is said to take that is smaller than a batch, and a whole batch. The scheduler learns from the clock what calls do
+/// take, which differs from run to run. With these to begin with it never comes to prefer smaller batches.
+const SMALL_CALL: Duration = Duration::from_secs(1);
+pub(crate) const FULL_CALL: Duration = Duration::from_millis(1);
 
 /// FP32 values in the state of a stream.
 const STATE_VALUES: usize = 256;
 
 /// Finite, and reached nowhere here.
-pub(crate) const ADMISSION: Admission =
-    Admission { items: 1 << 30, bytes: 1 << 30, model_items: 1 << 30, model_bytes: 1 << 30 };
+pub(crate) const ADMISSION: Admission = Admission { items: 1 << 30, bytes: 1 << 30, model_items: 1 << 30, model_bytes: 1 << 30 };
 
 pub(crate) struct Device {
     pub(crate) handoff: Arc<Handoff>,
@@ -38,7 +38,7 @@ impl Device {
     pub(crate) fn new(stateful: bool) -> Self {
         let telemetry = Telemetry::new();
         let handoff = Handoff::new(1, ADMISSION);
-        let executable = Arc::new(executable(stateful, CALL));
+        let executable = Arc::new(executable(stateful));
         let options = model_options(stateful);
         let metrics = telemetry.model("identity", "1");
         let runtime = ModelRuntime { executable: Arc::clone(&executable), metrics, costs: Vec::new() };
@@ -81,10 +81,10 @@ pub(crate) fn queued(handoff: &Handoff, model: ModelKey) -> usize {
     handoff.status(model).expect("the model is there").queued
 }
 
-/// A call costs the same at every size, so that batches are as large as they may be.
+/// Batches are as large as they may be.
 pub(crate) fn model_options(stateful: bool) -> ModelOptions {
     ModelOptions {
-        curve: CostCurve::new(vec![CALL; 5]),
+        curve: CostCurve::new([[SMALL_CALL; 4].as_slice(), &[FULL_CALL]].concat()),
         item_bytes: BYTES,
         max_batch: BATCH,
         max_delay: Duration::ZERO,
@@ -95,8 +95,8 @@ pub(crate) fn model_options(stateful: bool) -> ModelOptions {
     }
 }
 
-/// A model that copies, each call of which takes that long.
-pub(crate) fn executable(stateful: bool, call: Duration) -> Executable {
+/// A model that copies.
+pub(crate) fn executable(stateful: bool) -> Executable {
     let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(VALUES)], batch_axis: 0 };
     let state = StateSpec {
         input: "h".into(),
@@ -107,8 +107,7 @@ pub(crate) fn executable(stateful: bool, call: Duration) -> Executable {
     };
     let states = if stateful { vec![state] } else { Vec::new() };
     let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], states, ..Signature::default() });
-    let script =
-        Script { kind: SyntheticKind::Identity, cost_per_call: call, cost_mode: CostMode::Blocked, ..Script::default() };
+    let script = Script { kind: SyntheticKind::Identity, ..Script::default() };
     let engine = SyntheticEngine::new(Arc::clone(&signature), script).expect("a sound script");
     Executable::new(Arc::new(engine), signature, &[LaneThreads::new()]).expect("a sound model")
 }

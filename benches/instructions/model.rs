@@ -22,18 +22,14 @@ use crate::{
 
 pub(crate) fn run() {
     check_and_submit();
-    for (name, items, stateful) in [
-        ("model_call_1_item", 1, false),
-        ("model_call_16_items", BATCH, false),
-        ("model_call_16_stateful_items", BATCH, true),
-    ] {
+    for (name, items, stateful) in
+        [("model_call_1_item", 1, false), ("model_call_16_items", BATCH, false), ("model_call_16_stateful_items", BATCH, true)]
+    {
         model_call(name, items, stateful);
     }
-    for (name, items, stateful) in [
-        ("lane_turn_1_item", 1, false),
-        ("lane_turn_16_items", BATCH, false),
-        ("lane_turn_16_stateful_items", BATCH, true),
-    ] {
+    for (name, items, stateful) in
+        [("lane_turn_1_item", 1, false), ("lane_turn_16_items", BATCH, false), ("lane_turn_16_stateful_items", BATCH, true)]
+    {
         lane_turn(name, items, stateful);
     }
     metrics();
@@ -112,7 +108,7 @@ fn lane_turn(name: &str, items: usize, stateful: bool) {
 
 /// Gather, copy, scatter.
 fn model_call(name: &str, items: usize, stateful: bool) {
-    let executable = executable(stateful, Duration::ZERO);
+    let executable = executable(stateful);
     let inputs: Vec<ItemInputs> = (0..items).map(|_| checked(executable.signature(), &data())).collect();
     let states: Vec<StateSlot> = (0..items).map(|_| StateSlot::default()).collect();
     let calls: Vec<_> = inputs.iter().zip(&states).map(|(inputs, state)| ItemCall { inputs, state: Some(state) }).collect();

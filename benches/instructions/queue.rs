@@ -9,7 +9,7 @@ use tidemill::{
 
 use crate::{
     BATCH, BYTES, TURNS,
-    device::{ADMISSION, CALL, model_options},
+    device::{ADMISSION, FULL_CALL, model_options},
     meter::{case, counted},
 };
 
@@ -57,9 +57,9 @@ impl Queue {
     }
 
     fn finish(&mut self, batch: &Batch<usize, ()>) {
-        self.now = self.now + CALL;
+        self.now = self.now + FULL_CALL;
         let outcomes = batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok));
-        self.scheduler.finish(&batch.report(Some(CALL)), outcomes);
+        self.scheduler.finish(&batch.report(Some(FULL_CALL)), outcomes);
     }
 
     /// Items of one batch through the queue, each stage counted or not.

@@ -61,8 +61,6 @@ dims = ["batch", 576]
 
 [synthetic]
 kind = "identity"
-cost_per_call_us = 2000
-cost_mode = "blocked"
 "#;
 
 /// What the server's own composition does, but for the measuring of models, which would differ from run to run.

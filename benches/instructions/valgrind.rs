@@ -18,7 +18,8 @@ use crate::counts::{Count, Measured};
 pub(crate) const MEASURE: &str = "--measure";
 
 /// Names of features before and since glibc 2.33; those that it does not know are passed over.
-const GLIBC_TUNABLES: &str = "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX2,-AVX,-AVX2_Usable,-AVX_Fast_Unaligned_Load,-ERMS,-FSRM,-SSSE3";
+const GLIBC_TUNABLES: &str =
+    "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX2,-AVX,-AVX2_Usable,-AVX_Fast_Unaligned_Load,-ERMS,-FSRM,-SSSE3";
 
 /// Runs all cases, and returns what their items cost, in their order.
 pub(crate) fn measure() -> io::Result<Vec<Measured>> {
