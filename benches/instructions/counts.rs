@@ -10,7 +10,7 @@ use serde::Deserialize;
 pub(crate) const BAND: f64 = 0.05;
 
 /// What to do about a difference that is meant.
-const ADVICE: &str = "if that is meant, store the new counts with `tests/run store_instructions` and commit them";
+pub(crate) const ADVICE: &str = "if that is meant, store the new counts with `tests/run store_instructions` and commit them";
 
 /// What one item costs.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
@@ -97,7 +97,7 @@ pub(crate) fn compare(stored: &Stored, measured: &[Measured]) -> Comparison {
             if let Some((before, ratio)) = before.zip(ratio).filter(|(_, ratio)| (ratio - 1.0).abs() > BAND) {
                 let direction = if ratio > 1.0 { "more" } else { "fewer" };
                 faults.push(format!(
-                    "{case}: {now:.3} {what} an item are {direction} than the stored {before:.3} by more than {:.0} %; {ADVICE}",
+                    "{case}: {now:.3} {what} an item are {direction} than the stored {before:.3} by more than {:.0} %",
                     BAND * 100.0
                 ));
             }
@@ -105,11 +105,11 @@ pub(crate) fn compare(stored: &Stored, measured: &[Measured]) -> Comparison {
         table.truncate(table.trim_end().len());
         table.push('\n');
         if before.is_none() {
-            faults.push(format!("{case}: no count is stored for this case; {ADVICE}"));
+            faults.push(format!("{case}: no count is stored for this case"));
         }
     }
     let gone = stored.keys().filter(|case| measured.iter().all(|measured| measured.case != **case));
-    faults.extend(gone.map(|case| format!("{case}: a count is stored, but there is no such case; {ADVICE}")));
+    faults.extend(gone.map(|case| format!("{case}: a count is stored, but there is no such case")));
     Comparison { table, faults }
 }
 

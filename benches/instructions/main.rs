@@ -50,6 +50,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     for fault in &faults {
         eprintln!("{fault}");
     }
+    if !faults.is_empty() {
+        eprintln!("{}", counts::ADVICE);
+    }
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
