@@ -232,6 +232,14 @@ impl Handoff {
         }
     }
 
+    /// Takes work that is there. `None` if nothing may run now.
+    pub(super) fn try_batch(&self, lane: usize) -> Option<(LiveBatch, Arc<ModelRuntime>)> {
+        match self.look(&mut self.shared.lock(), lane, clock::now()) {
+            Look::Found(batch, runtime) => Some((batch, runtime)),
+            Look::Idle | Look::Closed => None,
+        }
+    }
+
     /// Takes work for a lane, or notes that it is idle, and makes sure that it is woken when what is held back may run.
     fn look(&self, shared: &mut MutexGuard<'_, Shared>, lane: usize, now: Timestamp) -> Look {
         shared.arrive(lane);

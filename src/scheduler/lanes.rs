@@ -33,7 +33,7 @@ impl Lanes {
     /// The system's, if a thread cannot be started.
     pub fn start(handoff: &Arc<Handoff>, lanes: &[LaneThreads], metrics: impl Fn(usize) -> LaneMetrics) -> std::io::Result<Self> {
         let mut started = Self { handoff: Arc::clone(handoff), threads: Vec::new() };
-        let lane = |index| Lane { index, metrics: metrics(index), failures: Seldom::default() };
+        let lane = |index| Lane::new(index, metrics(index));
         let all: Arc<[Lane]> = (0..lanes.len()).map(lane).collect();
         handoff.lend(Arc::clone(&all));
         for (index, compute) in lanes.iter().enumerate() {
@@ -66,7 +66,7 @@ impl Drop for Lanes {
 }
 
 /// What a lane has beside its thread.
-pub(super) struct Lane {
+pub struct Lane {
     index: usize,
     metrics: LaneMetrics,
     /// Which failures are logged; all of them are counted.
@@ -74,6 +74,19 @@ pub(super) struct Lane {
 }
 
 impl Lane {
+    /// Lane number `index` of a queue.
+    #[must_use]
+    pub fn new(index: usize, metrics: LaneMetrics) -> Self {
+        Self { index, metrics, failures: Seldom::default() }
+    }
+
+    /// Runs one batch of `handoff`, on which no other thread works as this lane, and says whether there was one; does not wait for
+    /// any.
+    pub fn turn(&self, handoff: &Handoff) -> bool {
+        let next = handoff.try_batch(self.index);
+        next.map(|(batch, runtime)| self.run(handoff, batch, &runtime)).is_some()
+    }
+
     fn work(&self, handoff: &Handoff) {
         while let Some((batch, runtime)) = handoff.next_batch(self.index) {
             self.run(handoff, batch, &runtime);

@@ -28,7 +28,7 @@ pub use batch::{Batch, CallReport, EndReason, Ended, Entry, Item};
 pub use calibrate::{Calibration, CalibrationError, WideGain, calibrate, calibrate_beside};
 pub use cost::{CostCurve, CostModel};
 pub use handoff::{Handoff, ModelRuntime, ModelStatus, StreamHandle, Submitted};
-pub use lanes::Lanes;
+pub use lanes::{Lane, Lanes};
 pub use ledger::Ledger;
 pub use options::{ModelOptions, Overflow, StreamOptions, TenantKey};
 pub use queue::{STARVATION_MAX, Scheduler};

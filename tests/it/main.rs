@@ -18,6 +18,7 @@ mod http_client;
 mod http_connections;
 mod http_documents;
 mod infer;
+mod instruction_counts;
 mod metrics;
 mod model_facts;
 mod modes;

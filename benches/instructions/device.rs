@@ -1,0 +1,148 @@
+//! A queue with one lane that works when it is told to, and a model that copies its input.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tidemill::{
+    domain::{Datatype, NamedTensor, Shape, Signature, StateSpec, Tensor, TensorSpec},
+    engine::{Call, CallPlan, Contract, Engine, EngineError, Executable, Instance, LaneThreads},
+    registry::{LoadedModel, Model, VersionPolicy},
+    scheduler::{Admission, CostCurve, Handoff, Lane, ModelKey, ModelOptions, ModelRuntime, StreamHandle, StreamOptions},
+    telemetry::Telemetry,
+};
+
+use crate::{BATCH, BYTES, VALUES};
+
+/// What a call is said to take that is smaller than a batch, and a whole batch. The scheduler learns from the clock what calls do
+/// take, which differs from run to run. With these to begin with it never comes to prefer smaller batches.
+const SMALL_CALL: Duration = Duration::from_secs(1);
+pub(crate) const FULL_CALL: Duration = Duration::from_millis(1);
+
+/// FP32 values in the state of a stream.
+const STATE_VALUES: usize = 256;
+
+/// Finite, and reached nowhere here.
+pub(crate) const ADMISSION: Admission = Admission { items: 1 << 30, bytes: 1 << 30, model_items: 1 << 30, model_bytes: 1 << 30 };
+
+pub(crate) struct Device {
+    pub(crate) handoff: Arc<Handoff>,
+    pub(crate) model: Arc<Model>,
+    pub(crate) telemetry: Telemetry,
+    lane: Lane,
+}
+
+impl Device {
+    pub(crate) fn new(stateful: bool) -> Self {
+        let telemetry = Telemetry::new();
+        let handoff = Handoff::new(1, ADMISSION);
+        let executable = Arc::new(executable(stateful));
+        let options = model_options(stateful);
+        let metrics = telemetry.model("identity", "1");
+        let runtime = ModelRuntime { executable: Arc::clone(&executable), metrics, costs: Vec::new() };
+        let key = handoff.add_model(("identity", "1"), options, runtime);
+        let loaded = LoadedModel {
+            name: "identity".into(),
+            version: "1".into(),
+            description: "".into(),
+            executable,
+            framing: None,
+            segments: None,
+            padding_waste_max: None,
+            max_batch: BATCH,
+            max_delay: Duration::ZERO,
+            versions: VersionPolicy::All,
+            load_duration: Duration::ZERO,
+        };
+        let lane = Lane::new(0, telemetry.lane(0));
+        Self { handoff, model: Arc::new(Model { loaded, key }), telemetry, lane }
+    }
+
+    /// An open stream.
+    pub(crate) fn open(&self) -> StreamHandle {
+        self.handoff.open(StreamOptions::of(self.model.key)).expect("the model is there")
+    }
+
+    /// Has the lane run the batch that is queued. Finding the lane idle afterwards is left to the next turn, as under load.
+    pub(crate) fn turn(&self) {
+        assert!(self.lane.turn(&self.handoff), "a batch is queued");
+    }
+
+    /// Items that wait.
+    pub(crate) fn queued(&self) -> usize {
+        queued(&self.handoff, self.model.key)
+    }
+}
+
+/// Items of a model that wait.
+pub(crate) fn queued(handoff: &Handoff, model: ModelKey) -> usize {
+    handoff.status(model).expect("the model is there").queued
+}
+
+/// Batches are as large as they may be.
+pub(crate) fn model_options(stateful: bool) -> ModelOptions {
+    ModelOptions {
+        curve: CostCurve::new([[SMALL_CALL; 4].as_slice(), &[FULL_CALL]].concat()),
+        item_bytes: BYTES,
+        max_batch: BATCH,
+        max_delay: Duration::ZERO,
+        max_call_bytes: 1 << 30,
+        stateful,
+        padding_waste_max: None,
+        wide_ratio: None,
+    }
+}
+
+/// A model that copies.
+pub(crate) fn executable(stateful: bool) -> Executable {
+    let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(VALUES)], batch_axis: 0 };
+    let state = StateSpec {
+        input: "h".into(),
+        output: "next_h".into(),
+        datatype: Datatype::Fp32,
+        dims: Shape::from_slice(&[STATE_VALUES]),
+        batch_axis: 0,
+    };
+    let states = if stateful { vec![state] } else { Vec::new() };
+    let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], states, ..Signature::default() });
+    let engine = Copier { contract: Contract::default() };
+    Executable::new(Arc::new(engine), signature, &[LaneThreads::new()]).expect("a sound model")
+}
+
+/// The tensor of an item as a front end hands it on.
+pub(crate) fn tensor(data: &Bytes) -> NamedTensor {
+    NamedTensor { name: "x".to_owned(), datatype: None, shape: vec![VALUES as i64], data: data.clone() }
+}
+
+/// The bytes of an item.
+pub(crate) fn data() -> Bytes {
+    Bytes::from(vec![1; BYTES])
+}
+
+/// Each output and next state is the input or state in its place: what is counted is what the server does around the engine.
+struct Copier {
+    contract: Contract,
+}
+
+impl Engine for Copier {
+    fn name(&self) -> &'static str {
+        "copier"
+    }
+
+    fn contract(&self) -> &Contract {
+        &self.contract
+    }
+
+    fn instance(&self, _plan: &CallPlan, _threads: &LaneThreads) -> Result<Box<dyn Instance>, EngineError> {
+        Ok(Box::new(Self { contract: Contract::default() }))
+    }
+}
+
+impl Instance for Copier {
+    fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError> {
+        let copied = call.inputs.iter().map(|input| {
+            let (shape, data) = (Shape::from_slice(input.shape), Bytes::copy_from_slice(input.data));
+            Tensor::new(input.datatype, shape, data).map_err(|error| EngineError::Run(error.to_string()))
+        });
+        copied.collect()
+    }
+}

@@ -1,0 +1,282 @@
+//! The whole way, from a socket to a socket: the real front ends and everything behind them, on one thread with their client.
+//!
+//! The client is left out of the counts. It waits until all items of a turn are queued, has the lane run them, and reads the
+//! answers: so batches are the same in each run.
+
+use std::{fs, net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use hyper::rt::Executor;
+use tempfile::TempDir;
+use tidemill::{
+    config::Config,
+    domain::Fault,
+    drain::Drain,
+    engine::LaneThreads,
+    frontend::{Shutdown, grpc::GrpcServer, http::HttpServer},
+    open_inference::OpenInference,
+    proto::{
+        inference::{
+            ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient, model_infer_request::InferInputTensor,
+        },
+        v1::{self, feed_request, feed_response, inference_service_client::InferenceServiceClient, item_result},
+    },
+    registry::{EngineChoice, Folder, Host, LoadedModel, Repository, WarmUp},
+    scheduler::{Handoff, Lane, ModelKey, ModelRuntime},
+    service::Service,
+    telemetry::Telemetry,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+    sync::mpsc,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Streaming,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    BATCH, TURNS, VALUES,
+    device::{ADMISSION, data, model_options, queued},
+    messages,
+    meter::{LeftOut, case, counted},
+};
+
+const MANIFEST: &str = r#"
+engine = "synthetic"
+max_batch = 16
+
+[[inputs]]
+name = "x"
+datatype = "FP32"
+dims = ["batch", 576]
+
+[[outputs]]
+name = "y"
+datatype = "FP32"
+dims = ["batch", 576]
+
+[synthetic]
+kind = "identity"
+"#;
+
+/// What the server's own composition does, but for the measuring of models, which would differ from run to run.
+struct Unmeasured {
+    handoff: Arc<Handoff>,
+    telemetry: Telemetry,
+}
+
+impl Host for Unmeasured {
+    fn install(&self, loaded: &LoadedModel, _warm_up: WarmUp) -> Result<ModelKey, Fault> {
+        let metrics = self.telemetry.model(&loaded.name, &loaded.version);
+        let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics, costs: Vec::new() };
+        Ok(self.handoff.add_model((&loaded.name, &loaded.version), model_options(false), runtime))
+    }
+
+    fn retire(&self, key: ModelKey) {
+        self.handoff.retire_model(key);
+    }
+
+    fn holds(&self, key: ModelKey) -> bool {
+        self.handoff.holds(key)
+    }
+
+    fn count_load(&self, _name: &str, _version: &str, _loaded: bool, _serves: bool) {}
+}
+
+struct Server {
+    handoff: Arc<Handoff>,
+    lane: Lane,
+    model: ModelKey,
+    grpc: SocketAddr,
+    http: SocketAddr,
+    _models: TempDir,
+}
+
+impl Server {
+    fn start(runtime: &Runtime) -> Self {
+        let models = tempfile::tempdir().expect("a writable folder");
+        fs::create_dir(models.path().join("identity")).expect("an empty folder");
+        fs::write(models.path().join("identity/model.toml"), MANIFEST).expect("a writable folder");
+        let (telemetry, drain, config) = (Telemetry::new(), Drain::new(), Config::default());
+        let handoff = Handoff::new(1, ADMISSION);
+        let host = Unmeasured { handoff: Arc::clone(&handoff), telemetry: telemetry.clone() };
+        let source = Box::new(Folder::new(models.path().to_owned()));
+        let repository = Repository::new(vec![source], EngineChoice::Rten, LaneThreads::device(1), Box::new(host));
+        repository.start(false).expect("a sound model");
+        let model = repository.registry().get("identity", None).expect("the model is there").key;
+        let service = Service::new(repository, Arc::clone(&handoff), config.session, drain.clone(), &telemetry);
+        let open_inference = OpenInference::new(service, config.sequence, config.shared_memory);
+        let _entered = runtime.enter();
+        let listen = || runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).expect("a free port");
+        let (grpc_listener, http_listener) = (listen(), listen());
+        let [grpc, http] = [&grpc_listener, &http_listener].map(|listener| listener.local_addr().expect("it is bound"));
+        let shutdown = Shutdown::default();
+        let (grpc_server, _) =
+            GrpcServer::new(grpc_listener, open_inference.clone(), config.grpc, telemetry.server(), shutdown.clone())
+                .expect("sound descriptors");
+        let http_server = HttpServer::new(http_listener, open_inference, config.http, telemetry.server(), shutdown);
+        drain.serve();
+        runtime.spawn(grpc_server.serve());
+        runtime.spawn(http_server.serve());
+        runtime.spawn(Arc::clone(&handoff).kick_lanes());
+        runtime.spawn(tidemill::session::keep_time(Arc::clone(&handoff)));
+        let lane = Lane::new(0, telemetry.lane(0));
+        Self { handoff, lane, model, grpc, http, _models: models }
+    }
+
+    /// Lets the front ends work until that many items are queued, and has the lane run them, which counts though the client does not.
+    async fn run_batch(&self, items: usize) {
+        while queued(&self.handoff, self.model) < items {
+            tokio::task::yield_now().await;
+        }
+        assert!(counted(|| self.lane.turn(&self.handoff)), "a batch is queued");
+        assert_eq!(queued(&self.handoff, self.model), 0, "it was one batch");
+    }
+
+    async fn connect(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("an address").executor(Aside);
+        endpoint.connect().await.expect("the server accepts")
+    }
+}
+
+/// Runs the tasks of a client, and does not count them.
+#[derive(Clone, Copy)]
+struct Aside;
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Aside {
+    fn execute(&self, future: F) {
+        tokio::spawn(LeftOut::new(future));
+    }
+}
+
+/// An open `Feed`.
+struct Feed {
+    outbound: mpsc::Sender<v1::FeedRequest>,
+    inbound: Streaming<v1::FeedResponse>,
+}
+
+impl Feed {
+    async fn open(channel: Channel) -> Self {
+        let (outbound, messages) = mpsc::channel(BATCH);
+        let open = v1::StreamConfig { model: "identity".to_owned(), ..v1::StreamConfig::default() };
+        let open = v1::FeedRequest { message: Some(feed_request::Message::Open(open)) };
+        outbound.send(open).await.expect("room for one");
+        let call = InferenceServiceClient::new(channel).feed(ReceiverStream::new(messages)).await;
+        let mut feed = Self { outbound, inbound: call.expect("the call begins").into_inner() };
+        assert!(matches!(feed.event().await, feed_response::Event::Opened(_)));
+        feed
+    }
+
+    async fn event(&mut self) -> feed_response::Event {
+        let response = self.inbound.message().await.expect("the stream goes on").expect("the stream goes on");
+        response.event.expect("an event")
+    }
+
+    async fn result(&mut self) {
+        let feed_response::Event::Result(result) = self.event().await else { unreachable!("a feed of items gives results") };
+        assert!(matches!(result.outcome, Some(item_result::Outcome::Outputs(_))));
+    }
+}
+
+pub(crate) fn run() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    for (name, feeds, each) in
+        [("grpc_feed_1_of_1_item", 1, 1), ("grpc_feed_1_of_16_items", 1, BATCH), ("grpc_feed_16_of_1_item", BATCH, 1)]
+    {
+        feeds_of(&runtime, name, feeds, each);
+    }
+    model_infer(&runtime);
+    http_infer(&runtime);
+}
+
+/// `feeds` streams of one connection, `each` items at once in each.
+fn feeds_of(runtime: &Runtime, name: &str, feeds: usize, each: usize) {
+    let server = Server::start(runtime);
+    let mut open = runtime.block_on(async {
+        let channel = server.connect().await;
+        let mut open = Vec::new();
+        for _ in 0..feeds {
+            open.push(Feed::open(channel.clone()).await);
+        }
+        open
+    });
+    let request = messages::request();
+    case(name, feeds * each, TURNS, || {
+        let client = async {
+            for feed in &open {
+                for _ in 0..each {
+                    feed.outbound.send(request.clone()).await.expect("the stream goes on");
+                }
+            }
+            server.run_batch(feeds * each).await;
+            for feed in &mut open {
+                for _ in 0..each {
+                    feed.result().await;
+                }
+            }
+        };
+        counted(|| runtime.block_on(LeftOut::new(client)));
+    });
+}
+
+/// `ModelInfer`, a call an item.
+fn model_infer(runtime: &Runtime) {
+    let server = Server::start(runtime);
+    let mut client = GrpcInferenceServiceClient::new(runtime.block_on(server.connect()));
+    let input = InferInputTensor {
+        name: "x".to_owned(),
+        datatype: "FP32".to_owned(),
+        shape: vec![1, VALUES as i64],
+        ..InferInputTensor::default()
+    };
+    let request = ModelInferRequest {
+        model_name: "identity".to_owned(),
+        inputs: vec![input],
+        raw_input_contents: vec![data()],
+        ..ModelInferRequest::default()
+    };
+    case("grpc_model_infer", 1, TURNS, || {
+        let exchange = async {
+            let (reply, ()) = tokio::join!(client.model_infer(request.clone()), server.run_batch(1));
+            assert_eq!(reply.expect("a reply").into_inner().raw_output_contents[0].len(), crate::BYTES);
+        };
+        counted(|| runtime.block_on(LeftOut::new(exchange)));
+    });
+}
+
+/// `POST …/infer` with binary data both ways, over one connection.
+fn http_infer(runtime: &Runtime) {
+    let server = Server::start(runtime);
+    let mut stream = runtime.block_on(TcpStream::connect(server.http)).expect("the server accepts");
+    let json = format!(
+        r#"{{"inputs":[{{"name":"x","datatype":"FP32","shape":[1,{VALUES}],"parameters":{{"binary_data_size":{}}}}}],"#,
+        crate::BYTES
+    ) + r#""parameters":{"binary_data_output":true}}"#;
+    let head = format!(
+        "POST /v2/models/identity/infer HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/octet-stream\r\n\
+         inference-header-content-length: {}\r\ncontent-length: {}\r\n\r\n",
+        json.len(),
+        json.len() + crate::BYTES
+    );
+    let request: Bytes = [head.as_bytes(), json.as_bytes(), &data()].concat().into();
+    case("http_infer_binary", 1, TURNS, || {
+        let exchange = async {
+            stream.write_all(&request).await.expect("the server reads");
+            server.run_batch(1).await;
+            let mut reply = vec![0; 16 << 10];
+            let mut length = 0;
+            // The answer ends with the item's own bytes.
+            while !(length > crate::BYTES && reply[length - crate::BYTES..length] == data()[..]) {
+                let read = stream.read(&mut reply[length..]).await.expect("the server answers");
+                assert!(read > 0, "{}", String::from_utf8_lossy(&reply[..length]));
+                length += read;
+            }
+            assert!(reply.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&reply[..length]));
+        };
+        counted(|| runtime.block_on(LeftOut::new(exchange)));
+    });
+}

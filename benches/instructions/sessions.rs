@@ -1,0 +1,143 @@
+//! Sessions with their queue and lane, without a network: messages in, events out.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::Stream;
+use parking_lot::Mutex;
+use tidemill::{
+    domain::{Fault, Timestamp},
+    drain::Drain,
+    session::{
+        Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull,
+    },
+    telemetry::Method,
+};
+
+use crate::{
+    BATCH, TURNS,
+    device::{Device, data, tensor},
+    meter::{case, counted},
+};
+
+/// Messages that have come. Nobody is woken: the bench polls when it has put some there.
+#[derive(Clone, Default)]
+struct Arrived(Arc<Mutex<VecDeque<Inbound>>>);
+
+impl Stream for Arrived {
+    type Item = Result<Inbound, Fault>;
+
+    fn poll_next(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.lock().pop_front().map_or(Poll::Pending, |inbound| Poll::Ready(Some(Ok(inbound))))
+    }
+}
+
+struct Sessions {
+    device: Device,
+    sessions: Vec<(Arrived, Session<Arrived>)>,
+    data: Bytes,
+}
+
+impl Sessions {
+    fn open(sessions: usize, stateful: bool) -> Self {
+        let (device, drain) = (Device::new(stateful), Drain::new());
+        let method = Arc::new(device.telemetry.method(Method::Feed));
+        let open = |_| {
+            let options = SessionOptions {
+                overflow: OverflowPolicy::Block,
+                max_age: None,
+                payload: PayloadKind::Tensors,
+                order: Order::InOrder,
+                window_items: 2 * BATCH,
+                window_bytes: usize::MAX,
+                max_item_bytes: usize::MAX,
+                idle_timeout: Some(Duration::from_secs(300)),
+                default_deadline: None,
+                ends_at: Timestamp::NEVER,
+                when_full: WhenFull::Wait,
+                reads_on_drain: false,
+            };
+            let (arrived, metrics) = (Arrived::default(), SessionMetrics::open(Arc::clone(&method)));
+            let guard = drain.session().expect("not draining");
+            let model = Arc::clone(&device.model);
+            let session = Session::new(arrived.clone(), device.open(), model, options, drain.clone(), metrics, guard);
+            (arrived, session.expect("a sound session"))
+        };
+        let sessions = (0..sessions).map(open).collect();
+        Self { device, sessions, data: data() }
+    }
+
+    /// Puts messages there, `each` for every session.
+    fn arrive(&self, each: usize) {
+        for (arrived, _) in &self.sessions {
+            for _ in 0..each {
+                let tensors = Ok(vec![tensor(&self.data)]);
+                arrived.0.lock().push_back(Inbound::Item(ItemRequest { id: String::new(), tensors, deadline: None }));
+            }
+        }
+    }
+
+    /// Polls every session until it has nothing more to say, and returns how many results it gave.
+    fn poll(&mut self) -> usize {
+        let mut results = 0;
+        for (_, session) in &mut self.sessions {
+            while let Poll::Ready(event) = Pin::new(&mut *session).poll_next(&mut Context::from_waker(Waker::noop())) {
+                let Some(Ok(Event::Result(result))) = event else { continue };
+                results += usize::from(result.outcome.is_ok());
+            }
+        }
+        results
+    }
+}
+
+pub(crate) fn run() {
+    // For the sessions' timers. Nothing waits for one.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let _entered = runtime.enter();
+    // How many sessions, and how many items at once in each.
+    for (name, sessions, each, stateful) in [
+        ("session_1_of_1_item", 1, 1, false),
+        ("session_1_of_16_items", 1, BATCH, false),
+        ("session_16_of_1_item", BATCH, 1, false),
+        ("session_16_of_1_stateful_item", BATCH, 1, true),
+    ] {
+        let items = sessions * each;
+        for stage in ["take", "give", "all"] {
+            let mut open = Sessions::open(sessions, stateful);
+            case(&format!("{name}_{stage}"), items, TURNS, || {
+                open.arrive(each);
+                turn(&mut open, items, stage);
+            });
+        }
+    }
+}
+
+/// From messages to results: `take` until they are queued, `give` from the answers on, or `all`, lane included.
+fn turn(open: &mut Sessions, items: usize, stage: &str) {
+    let take = |open: &mut Sessions| assert_eq!(open.poll(), 0, "nothing has run yet");
+    let give = |open: &mut Sessions| assert_eq!(open.poll(), items);
+    match stage {
+        "all" => counted(|| {
+            take(open);
+            open.device.turn();
+            give(open);
+        }),
+        "take" => {
+            counted(|| take(open));
+            assert_eq!(open.device.queued(), items);
+            open.device.turn();
+            give(open);
+        }
+        _ => {
+            take(open);
+            open.device.turn();
+            counted(|| give(open));
+        }
+    }
+}
