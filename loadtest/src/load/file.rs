@@ -414,7 +414,7 @@ impl Load {
             // Two calls of a sequence at once would meet the server in any order.
             (true, Protocol::Infer) => faults.add(format!("{key}.in_flight = {}: a sequence over calls needs 1", self.in_flight)),
             (true, other) => {
-                faults.add(format!("{key}.sequence: {} has no sequences; infer and infer_stream have", other.name()))
+                faults.add(format!("{key}.sequence: {} has no sequences; infer and infer_stream have", other.name()));
             }
         }
         for (number, input) in self.inputs.iter().enumerate() {

@@ -44,7 +44,7 @@ pub(crate) struct ShardPlan {
     /// This shard's number, and how many there are: of a load's streams it has each `of`-th.
     pub(crate) number: usize,
     pub(crate) of: usize,
-    pub(crate) loads: Arc<Vec<Load>>,
+    pub(crate) loads: Arc<[Load]>,
     pub(crate) seed: u64,
     pub(crate) address: Option<SocketAddr>,
     pub(crate) http_address: Option<SocketAddr>,

@@ -53,7 +53,7 @@ pub(crate) async fn run(
     loads: Vec<Load>,
     mut watch: impl FnMut(Duration, &Tally),
 ) -> anyhow::Result<StepResult> {
-    let loads = Arc::new(loads);
+    let loads: Arc<[Load]> = loads.into();
     let shards = Shards::open(scenario, place, &loads).await?;
     // The meters start before the load does, so that the first second has a beginning.
     let mut meters = Meters::new(place.server)?;
@@ -86,7 +86,7 @@ struct Running {
 }
 
 impl Shards {
-    async fn open(scenario: &Scenario, place: Place, loads: &Arc<Vec<Load>>) -> anyhow::Result<Self> {
+    async fn open(scenario: &Scenario, place: Place, loads: &Arc<[Load]>) -> anyhow::Result<Self> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let connections = usize::from(scenario.connections);
         let of = cores.min(connections);
