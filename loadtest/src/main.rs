@@ -13,6 +13,7 @@ mod limit;
 mod load;
 mod mix;
 mod pace;
+mod patience;
 mod process;
 mod report;
 mod scenario;

@@ -11,13 +11,10 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use anyhow::Context as _;
 use bytes::Bytes;
 use tidemill::{clock, domain::Timestamp};
-use tokio::{
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::{task::JoinSet, time::sleep};
 use tonic::transport::Channel;
 
-use crate::{target::connect, workload::Workload};
+use crate::{patience::within, target::connect, workload::Workload};
 
 /// Connections that the clients of gRPC share.
 const CONNECTIONS: u16 = 4;
@@ -156,7 +153,7 @@ async fn client(site: Site, mode: Mode, pause: Duration, mut random: fastrand::R
             return heard;
         }
         let talk = Box::pin(talk(&site, mode, &mut random));
-        let ended = timeout(PATIENCE, talk).await.context("a conversation does not end").and_then(|ended| ended);
+        let ended = within(PATIENCE, talk).await.context("a conversation does not end").and_then(|ended| ended);
         heard.note(ended);
     }
 }

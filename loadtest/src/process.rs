@@ -24,12 +24,13 @@ pub(crate) struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts `binary` on free ports, with room for `streams` streams, and waits until it listens.
-    pub(crate) async fn start(binary: &Path, streams: usize) -> anyhow::Result<Self> {
+    /// Starts `binary` on free ports, with room for `streams` streams and these settings, and waits until it listens.
+    pub(crate) async fn start(binary: &Path, streams: usize, settings: &[&str]) -> anyhow::Result<Self> {
         let mut child = Command::new(binary)
             .args(["serve", "--set", "log.format=json", "--grpc-addr", "127.0.0.1:0"])
             .args(["--http-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
             .args(["--set", &format!("session.max_streams={}", streams + 100)])
+            .args(settings.iter().flat_map(|setting| ["--set", setting]))
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()

@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::stage::sum_of;
+use crate::stage::{series, sum_of};
 
 /// Gauges that are zero when nobody is there.
 const GAUGES: [&str; 6] = [
@@ -41,6 +41,11 @@ impl Scrape {
         sum_of(&self.0, name)
     }
 
+    /// The same over the series that have this label, such as `outcome="ok"`.
+    pub(crate) fn sum_where(&self, name: &str, label: &str) -> f64 {
+        series(&self.0, name).filter(|(labels, _)| labels.contains(label)).map(|(_, value)| value).sum()
+    }
+
     /// Items that came and have not ended; below zero, if some ended twice.
     pub(crate) fn items_open(&self) -> f64 {
         self.sum("tidemill_items_received_total") - self.sum("tidemill_items_ended_total")
@@ -62,6 +67,8 @@ mod tests {
     fn what_is_left_is_named_and_what_balances_is_not() {
         let text = "tidemill_items_received_total{model=\"a\"} 5\ntidemill_items_ended_total{model=\"a\",outcome=\"ok\"} 3\n\
                     tidemill_items_ended_total{model=\"a\",outcome=\"cancelled\"} 2\ntidemill_streams_open{method=\"feed\"} 1\n";
-        assert_eq!(Scrape(text.to_owned()).unrest(), ["tidemill_streams_open: 1"]);
+        let scrape = Scrape(text.to_owned());
+        assert_eq!(scrape.unrest(), ["tidemill_streams_open: 1"]);
+        assert!((scrape.sum_where("tidemill_items_ended_total", "outcome=\"ok\"") - 3.0).abs() < 1e-12);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
+use bytes::Bytes;
 use futures::stream;
 use tidemill::proto::inference::{
     self, grpc_inference_service_client::GrpcInferenceServiceClient, infer_parameter::ParameterChoice,
@@ -91,7 +92,7 @@ fn place_in_sequence(id: i64, number: usize) -> BTreeMap<String, inference::Infe
 }
 
 fn check(response: &inference::ModelInferResponse, items: usize) -> anyhow::Result<()> {
-    let bytes: usize = response.raw_output_contents.iter().map(|raw| raw.len()).sum();
+    let bytes: usize = response.raw_output_contents.iter().map(Bytes::len).sum();
     ensure!(bytes == items * 4, "{items} items answered with {bytes} bytes");
     Ok(())
 }

@@ -52,7 +52,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         (Some(address), Some(pid)) => (address, pid, None),
         _ => {
             let binary = args.server.map_or_else(beside_this_one, Ok)?;
-            let server = ServerProcess::start(&binary, args.streams).await?;
+            let server = ServerProcess::start(&binary, args.streams, &[]).await?;
             (server.address, server.pid, Some(server))
         }
     };

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context as _, bail, ensure};
 use futures::future::try_join_all;
 use tidemill::clock;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tonic::{Code, transport::Channel};
 
 use super::{beside_this_one, live_plan};
@@ -14,6 +14,7 @@ use crate::{
     findings::{Findings, Wanted},
     load::chaos::{Chaos, ChaosPlan, ChaosResult, Place},
     mix::{self, Heard, Mode},
+    patience::within,
     process::{Footprint, ServerProcess},
     report::Report,
     scrape::Scrape,
@@ -24,6 +25,9 @@ use crate::{
 
 /// Streams that the server lets in.
 const STREAMS_MAX: usize = 10_000;
+/// Small, so that items beyond it can be many, and what the allocator keeps of them does not hide a leak.
+const ITEM_LIMIT: &str = "session.max_item_bytes=262144";
+const GIANT_BYTES: usize = 384 * 1024;
 /// How long the server may take to come to rest once nobody sends. Its runtime lets go of threads that it does not need after 10 s.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Streams that are open when the server is told to stop, and items that each has sent.
@@ -31,10 +35,14 @@ const STREAMS_AT_STOP: usize = 4;
 const ITEMS_AT_STOP: u64 = 8;
 /// How often memory is looked at.
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
-/// Growth that is allowed from the middle third to the last: a share, and never less than some bytes. Allocators keep what a burst of
-/// large items took, and give it to whoever comes next, so memory moves in steps of about the size of an item; a leak goes on.
+/// Growth that is allowed from the middle third to the last: a share, and never less than some bytes. The allocator keeps what a burst
+/// took and gives it to whoever comes next, in pages of up to 4 MiB, so memory moves up and down by one or two of them; a leak only
+/// goes up. Over thirds of some seconds, one burst decides; over longer ones, the median is that of many.
 const GROWTH_SHARE: f64 = 0.02;
 const GROWTH_MIB: f64 = 4.0;
+const GROWTH_MIB_SHORT: f64 = 8.0;
+/// Below it, a run is short.
+const SHORT: Duration = Duration::from_secs(300);
 
 /// Run all modes, churn and misbehaving clients for long, and fail if anything of them stays in the server
 #[derive(Debug, clap::Args)]
@@ -75,35 +83,39 @@ fn chaos_plan(pace: f64) -> ChaosPlan {
         resets_hz: 4.0 * pace,
         cuts_hz: pace,
         churn_hz: 4.0 * pace,
-        giants_hz: 0.5 * pace,
+        giants_hz: 2.0 * pace,
+        giant_bytes: GIANT_BYTES,
         garbage_hz: 4.0 * pace,
         idle_streams: 16,
-        ..ChaosPlan::default()
     }
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let binary = args.server.clone().map_or_else(beside_this_one, Ok)?;
-    let server = ServerProcess::start(&binary, STREAMS_MAX).await?;
+    let server = ServerProcess::start(&binary, STREAMS_MAX, &[ITEM_LIMIT]).await?;
     let (grpc, http, workload) = (server.address, server.http_address, Workload::silero());
     let before = Footprint::of(server.pid)?;
     let place = Place { grpc, http: Some(http), model: workload.model.clone(), item: workload.item.clone() };
     let duration = Duration::from_secs_f64(args.seconds);
 
     let chaos = Chaos::start(&chaos_plan(args.pace), place, args.seed).await?;
-    let watch = tokio::spawn(resident(server.pid, duration));
+    let watch = tokio::spawn(watch(server.pid, duration));
     let heard = mix::run(grpc, http, duration, args.pace, args.seed).await?;
     let chaos = chaos.finish().await?;
-    let resident_mib = watch.await??;
+    let Watched { resident_mib, standstill_s } = watch.await??;
 
     let mut reasons = Vec::new();
     let mut findings = Findings::new();
     report_clients(&mut findings, &mut reasons, &heard, &chaos);
-    report_memory(&mut findings, &resident_mib);
+    report_memory(&mut findings, &resident_mib, duration);
+    // The machine's own, which explains a load that is smaller than usual.
+    findings.add("machine", "longest_standstill_s", standstill_s, Wanted::Anything);
     let (scrape, after) = rest(&server, before).await?;
     reasons.extend(scrape.unrest());
     findings.add("account", "items_received", scrape.sum("tidemill_items_received_total"), Wanted::AtLeast(1.0));
     findings.add("account", "items_received_and_not_ended", scrape.items_open().abs(), Wanted::AtMost(0.0));
+    let failed = scrape.sum_where("tidemill_items_ended_total", "outcome=\"failed\"");
+    findings.add("account", "items_failed", failed, Wanted::AtMost(0.0));
     findings.add("account", "streams_opened", scrape.sum("tidemill_streams_opened_total"), Wanted::AtLeast(1.0));
     findings.add("account", "connections", scrape.sum("tidemill_connections_total"), Wanted::AtLeast(1.0));
     findings.add("account", "things_left", scrape.unrest().len() as f64, Wanted::AtMost(0.0));
@@ -135,9 +147,10 @@ fn report_clients(findings: &mut Findings, reasons: &mut Vec<String>, heard: &BT
     reasons.extend(chaos.surprises());
 }
 
-fn report_memory(findings: &mut Findings, resident_mib: &[f64]) {
+fn report_memory(findings: &mut Findings, resident_mib: &[f64], duration: Duration) {
     let [first, middle, last] = thirds(resident_mib);
-    let most = middle + (middle * GROWTH_SHARE).max(GROWTH_MIB);
+    let steps = if duration < SHORT { GROWTH_MIB_SHORT } else { GROWTH_MIB };
+    let most = middle + (middle * GROWTH_SHARE).max(steps);
     findings.add("memory", "resident_first_third_mib", first, Wanted::Anything);
     findings.add("memory", "resident_middle_third_mib", middle, Wanted::Anything);
     findings.add("memory", "resident_last_third_mib", last, Wanted::AtMost(most));
@@ -153,15 +166,25 @@ fn thirds(samples: &[f64]) -> [f64; 3] {
     })
 }
 
-/// Resident memory of a process over time, in MiB.
-async fn resident(pid: u32, duration: Duration) -> anyhow::Result<Vec<f64>> {
-    let end = clock::now() + duration;
-    let mut samples = Vec::new();
-    while clock::now() < end {
+/// What was seen of a process over time.
+struct Watched {
+    resident_mib: Vec<f64>,
+    /// How much longer than wanted one pause between two looks was: for so long, this process did not run either.
+    standstill_s: f64,
+}
+
+async fn watch(pid: u32, duration: Duration) -> anyhow::Result<Watched> {
+    let mut last = clock::now();
+    let end = last + duration;
+    let mut watched = Watched { resident_mib: Vec::new(), standstill_s: 0.0 };
+    while last < end {
         sleep(SAMPLE_EVERY).await;
-        samples.push(Footprint::of(pid)?.resident_bytes as f64 / f64::from(1 << 20));
+        let now = clock::now();
+        watched.standstill_s = watched.standstill_s.max(now.since(last + SAMPLE_EVERY).as_secs_f64());
+        watched.resident_mib.push(Footprint::of(pid)?.resident_bytes as f64 / f64::from(1 << 20));
+        last = now;
     }
-    Ok(samples)
+    Ok(watched)
 }
 
 /// Waits until nothing of the clients is left, at most [`PATIENCE`], and gives the last look.
@@ -196,7 +219,7 @@ async fn stop(server: ServerProcess, channel: &Channel, model: &str) -> anyhow::
     let begun = clock::now();
     server.terminate()?;
     for feed in feeds {
-        timeout(PATIENCE, hear_of_drain(feed)).await.context("a stream outlives the server's drain")??;
+        within(PATIENCE, hear_of_drain(feed)).await.context("a stream outlives the server's drain")??;
     }
     let (code, complaints) = server.ended(PATIENCE).await?;
     Ok(Stopped { drain_s: clock::now().since(begun).as_secs_f64(), code, complaints })
@@ -221,7 +244,7 @@ mod tests {
     fn a_leak_shows_between_the_thirds_and_a_step_at_the_start_does_not() {
         let unmet = |samples: &[f64]| {
             let mut findings = Findings::new();
-            report_memory(&mut findings, samples);
+            report_memory(&mut findings, samples, SHORT);
             findings.strict_report(Vec::new()).reasons.len()
         };
         let step: Vec<f64> = (0..90).map(|number| if number < 20 { 50.0 } else { 100.0 }).collect();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidemill::proto::v1::{self, inference_service_client::InferenceServiceClient, item_result, predict_request};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
@@ -13,6 +13,7 @@ use super::{Crew, PATIENCE, Place, result::Notes};
 use crate::{
     cut::CutConnection,
     feed::{Feed, FeedPlan},
+    patience::within,
 };
 
 /// Items that a stream has sent when it breaks off.
@@ -32,8 +33,8 @@ pub(super) async fn reset(crew: Crew, mut random: fastrand::Rng, notes: Notes) {
 
 /// A connection of several such streams that is gone without a word.
 pub(super) async fn cut(crew: Crew, mut random: fastrand::Rng, notes: Notes) {
-    let connection = match timeout(PATIENCE, CutConnection::open(crew.place.grpc)).await {
-        Ok(Ok(connection)) => connection,
+    let connection = match within(PATIENCE, CutConnection::open(crew.place.grpc)).await {
+        Some(Ok(connection)) => connection,
         _ => return notes.unexpected("no connection"),
     };
     let streams = random.usize(1..=STREAMS_MAX);
@@ -51,11 +52,11 @@ pub(super) async fn churn(crew: Crew, notes: Notes) {
         Ok(endpoint) => endpoint,
         Err(_) => return notes.unexpected("no address"),
     };
-    let Ok(Ok(channel)) = timeout(PATIENCE, endpoint.connect()).await else { return notes.unexpected("no connection") };
-    match timeout(PATIENCE, predict(channel, &crew.place, crew.place.item.clone())).await {
-        Ok(Ok(())) => notes.done(),
-        Ok(Err(status)) => notes.failed("a call", status.code()),
-        Err(_) => notes.unexpected("a call is not answered"),
+    let Some(Ok(channel)) = within(PATIENCE, endpoint.connect()).await else { return notes.unexpected("no connection") };
+    match within(PATIENCE, predict(channel, &crew.place, crew.place.item.clone())).await {
+        Some(Ok(())) => notes.done(),
+        Some(Err(status)) => notes.failed("a call", status.code()),
+        None => notes.unexpected("a call is not answered"),
     }
 }
 
@@ -84,7 +85,7 @@ pub(super) async fn send_giant(crew: Crew, mut random: fastrand::Rng, giant: v1:
             judge(status.code(), &notes);
         }
     };
-    if timeout(PATIENCE, sending).await.is_err() {
+    if within(PATIENCE, sending).await.is_none() {
         notes.unexpected("it is not answered");
     }
 }
@@ -96,11 +97,17 @@ async fn between_two(channel: Channel, place: &Place, giant: v1::Item, notes: &N
     let plan = FeedPlan { open, item: Box::new(items), metadata: Default::default() };
     let mut feed = match Feed::start(channel, plan, None).await {
         Ok(feed) => feed,
-        Err(error) => return Ok(not_opened(&error, notes)),
+        Err(error) => {
+            not_opened(&error, notes);
+            return Ok(());
+        }
     };
     feed.valve().let_through(3);
     for number in 0..3 {
-        let Some(result) = feed.result().await? else { return Ok(notes.unexpected("its stream ended early")) };
+        let Some(result) = feed.result().await? else {
+            notes.unexpected("its stream ended early");
+            return Ok(());
+        };
         match (number, result.outcome) {
             (1, Some(item_result::Outcome::Error(status))) => judge(Code::from(status.code), notes),
             (1, _) => notes.unexpected("it was taken"),
@@ -158,10 +165,10 @@ async fn half_a_feed(channel: Channel, place: &Place, mut random: fastrand::Rng,
         sleep(life).await;
         anyhow::Ok(feed)
     };
-    match timeout(PATIENCE, making).await {
-        Ok(Ok(feed)) => return Some(feed),
-        Ok(Err(error)) => not_opened(&error, notes),
-        Err(_) => notes.unexpected("a stream is not opened in time"),
+    match within(PATIENCE, making).await {
+        Some(Ok(feed)) => return Some(feed),
+        Some(Err(error)) => not_opened(&error, notes),
+        None => notes.unexpected("a stream is not opened in time"),
     }
     None
 }

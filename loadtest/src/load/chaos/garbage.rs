@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::{Crew, PATIENCE, result::Notes};
+use crate::patience::within;
 
 /// How long the server may take to hang up before the client does.
 const LISTEN: Duration = Duration::from_millis(500);
@@ -27,7 +28,7 @@ pub(super) async fn throw(crew: Crew, mut random: fastrand::Rng, notes: Notes) {
         Some(http) if random.bool() => http,
         _ => crew.place.grpc,
     };
-    let Ok(Ok(mut stream)) = timeout(PATIENCE, TcpStream::connect(address)).await else {
+    let Some(Ok(mut stream)) = within(PATIENCE, TcpStream::connect(address)).await else {
         return notes.unexpected("no connection");
     };
     let rubbish = rubbish(&mut random);

@@ -7,14 +7,14 @@ use tidemill::proto::{
     duration_from_wire,
     v1::{self, feed_request, feed_response, inference_service_client::InferenceServiceClient, item_result},
 };
-use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
-};
+use tokio::{sync::mpsc, time::sleep};
 use tonic::{Code, Status, Streaming};
 
 use super::{Crew, Kind, PATIENCE, acts, result::Notes};
-use crate::feed::{Feed, FeedPlan};
+use crate::{
+    feed::{Feed, FeedPlan},
+    patience::within,
+};
 
 /// Items that one that does not read may send: more than any flow control lets through.
 const ALL: u64 = 1 << 40;
@@ -27,10 +27,10 @@ pub(super) async fn stay(crew: Crew, number: usize, kind: Kind, pause: Duration,
         return idle(crew, number, notes).await;
     }
     let plan = FeedPlan::of(acts::open(&crew.place), crew.place.item.clone());
-    let feed = match timeout(PATIENCE, Feed::start(crew.channel(number), plan, None)).await {
-        Ok(Ok(feed)) => feed,
-        Ok(Err(error)) => return acts::not_opened(&error, &notes),
-        Err(_) => return notes.unexpected("a stream is not opened in time"),
+    let feed = match within(PATIENCE, Feed::start(crew.channel(number), plan, None)).await {
+        Some(Ok(feed)) => feed,
+        Some(Err(error)) => return acts::not_opened(&error, &notes),
+        None => return notes.unexpected("a stream is not opened in time"),
     };
     match kind {
         Kind::SlowReader => read_slowly(crew, feed, pause, notes).await,
@@ -45,11 +45,11 @@ async fn read_slowly(crew: Crew, mut feed: Feed, pause: Duration, notes: Notes) 
             () = sleep(pause) => {}
             () = crew.over() => break,
         }
-        match timeout(PATIENCE, feed.result()).await {
-            Ok(Ok(Some(result))) => look(&result, &notes),
-            Ok(Ok(None)) => return notes.unexpected("a stream ended early"),
-            Ok(Err(status)) => return notes.failed("a stream ended early", status.code()),
-            Err(_) => return notes.unexpected("an item is not answered"),
+        match within(PATIENCE, feed.result()).await {
+            Some(Ok(Some(result))) => look(&result, &notes),
+            Some(Ok(None)) => return notes.unexpected("a stream ended early"),
+            Some(Err(status)) => return notes.failed("a stream ended early", status.code()),
+            None => return notes.unexpected("an item is not answered"),
         }
         feed.valve().let_through(1);
     }
@@ -72,15 +72,15 @@ async fn read_out(mut feed: Feed, notes: Notes) {
         }
         Ok::<(), Status>(())
     };
-    match timeout(PATIENCE, reading).await {
-        Ok(Ok(())) if feed.valve().sent() == feed.valve().answered() => notes.done(),
-        Ok(Ok(())) => notes.unexpected("an item is not answered"),
-        Ok(Err(status)) if status.code() == Code::Cancelled => {
+    match within(PATIENCE, reading).await {
+        Some(Ok(())) if feed.valve().sent() == feed.valve().answered() => notes.done(),
+        Some(Ok(())) => notes.unexpected("an item is not answered"),
+        Some(Err(status)) if status.code() == Code::Cancelled => {
             notes.error(status.code());
             notes.refused();
         }
-        Ok(Err(status)) => notes.failed("what is owed is not answered", status.code()),
-        Err(_) => notes.unexpected("what is owed is not answered in time"),
+        Some(Err(status)) => notes.failed("what is owed is not answered", status.code()),
+        None => notes.unexpected("what is owed is not answered in time"),
     }
 }
 
@@ -95,11 +95,11 @@ fn look(result: &v1::ItemResult, notes: &Notes) {
 /// A stream without an item. A third of the way to the server's idle timeout it says that it is alive.
 async fn idle(crew: Crew, number: usize, notes: Notes) {
     let (speak, spoken) = mpsc::channel::<v1::FeedRequest>(1);
-    let opened = timeout(PATIENCE, open_idle(&crew, number, &speak, spoken)).await;
+    let opened = within(PATIENCE, open_idle(&crew, number, &speak, spoken)).await;
     let (mut inbound, keepalive) = match opened {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(status)) => return notes.failed("a stream is not opened", status.code()),
-        Err(_) => return notes.unexpected("a stream is not opened in time"),
+        Some(Ok(opened)) => opened,
+        Some(Err(status)) => return notes.failed("a stream is not opened", status.code()),
+        None => return notes.unexpected("a stream is not opened in time"),
     };
     loop {
         tokio::select! {
@@ -125,10 +125,10 @@ async fn idle(crew: Crew, number: usize, notes: Notes) {
         }
         Ok::<(), Status>(())
     };
-    match timeout(PATIENCE, ending).await {
-        Ok(Ok(())) => notes.done(),
-        Ok(Err(status)) => notes.failed("a stream ended badly", status.code()),
-        Err(_) => notes.unexpected("a stream does not end"),
+    match within(PATIENCE, ending).await {
+        Some(Ok(())) => notes.done(),
+        Some(Err(status)) => notes.failed("a stream ended badly", status.code()),
+        None => notes.unexpected("a stream does not end"),
     }
 }
 
