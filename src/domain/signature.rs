@@ -120,6 +120,14 @@ impl Signature {
     /// does not fit, a dimension below 1, data of another length than shape and datatype take, or padded inputs of different
     /// lengths; [`FaultKind::TooLarge`](super::FaultKind::TooLarge) if the item exceeds the last bucket of the padding.
     pub fn check(&self, tensors: Vec<NamedTensor>) -> Result<ItemInputs, Fault> {
+        if let ([spec], None, 1) = (&*self.inputs, &self.padding, tensors.len()) {
+            // One tensor, as most models have it, without the places that several would be sorted into.
+            let checked = tensors.into_iter().map(|tensor| {
+                self.find_input(&tensor.name, 0)?;
+                check_tensor(spec, tensor, 0)
+            });
+            return checked.collect();
+        }
         let mut slots: SmallVec<[Option<Tensor>; 4]> = SmallVec::from_elem(None, self.inputs.len());
         for (position, tensor) in tensors.into_iter().enumerate() {
             let index = self.find_input(&tensor.name, position)?;
