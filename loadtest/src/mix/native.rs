@@ -15,7 +15,7 @@ use super::Site;
 use crate::feed::Feed;
 
 /// Items on a feed of tensors.
-const FEED_ITEMS: u64 = 48;
+const FEED_ITEMS: u64 = 24;
 /// Between two things that a feed sends.
 const BEAT: Duration = Duration::from_millis(10);
 const CHUNK_BYTES_MAX: usize = 3_000;

@@ -25,8 +25,9 @@ use crate::{
 
 /// Streams that the server lets in.
 const STREAMS_MAX: usize = 10_000;
-/// Small, so that items beyond it can be many, and what the allocator keeps of them does not hide a leak.
-const ITEM_LIMIT: &str = "session.max_item_bytes=262144";
+/// Small, so that items beyond the limit can be many, so that what the allocator keeps of them does not hide a leak, and so that
+/// those who never read are soon held up.
+const SETTINGS: [&str; 2] = ["session.max_item_bytes=262144", "grpc.max_send_buffer_bytes=16384"];
 const GIANT_BYTES: usize = 384 * 1024;
 /// How long the server may take to come to rest once nobody sends. Its runtime lets go of threads that it does not need after 10 s.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -92,7 +93,7 @@ fn chaos_plan(pace: f64) -> ChaosPlan {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let binary = args.server.clone().map_or_else(beside_this_one, Ok)?;
-    let server = ServerProcess::start(&binary, STREAMS_MAX, &[ITEM_LIMIT]).await?;
+    let server = ServerProcess::start(&binary, STREAMS_MAX, &SETTINGS).await?;
     let (grpc, http, workload) = (server.address, server.http_address, Workload::silero());
     let before = Footprint::of(server.pid)?;
     let place = Place { grpc, http: Some(http), model: workload.model.clone(), item: workload.item.clone() };
