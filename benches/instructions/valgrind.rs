@@ -28,7 +28,7 @@ pub(crate) fn measure() -> io::Result<Vec<Measured>> {
     }
     let folder = tempfile::tempdir()?;
     let run = Command::new("valgrind")
-        .args(["--tool=callgrind", "--quiet", "--collect-atstart=no", "--dump-line=no"])
+        .args(["--tool=callgrind", "--quiet", "--collect-atstart=no"])
         .arg(format!("--callgrind-out-file={}", folder.path().join("callgrind").display()))
         .arg(env::current_exe()?)
         .arg(MEASURE)
