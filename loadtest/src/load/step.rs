@@ -241,6 +241,8 @@ fn put_together(
     let client_cpu: Duration = seconds.iter().map(|second| second.client.cpu).sum();
     let server: Option<Vec<Used>> = seconds.iter().map(|second| second.server).collect();
     let server_cpu_s = server.as_ref().map(|seconds| seconds.iter().map(|used| used.cpu.as_secs_f64()).sum::<f64>());
+    // Those that were answered while the meter ran; under overload they are not those that were due in that time.
+    let items = total.throughput_hz * duration_s * total.ok_items as f64 / total.ok.max(1) as f64;
     Ok(StepResult {
         factor,
         streams,
@@ -248,7 +250,7 @@ fn put_together(
         duration_s,
         client_cpu_cores: client_cpu.as_secs_f64() / measured_s,
         server_cpu_cores: server_cpu_s.map(|cpu_s| cpu_s / measured_s),
-        server_cpu_us_per_item: server_cpu_s.filter(|_| total.ok_items > 0).map(|cpu_s| cpu_s * 1e6 / total.ok_items as f64),
+        server_cpu_us_per_item: server_cpu_s.filter(|_| items > 0.0).map(|cpu_s| cpu_s * 1e6 / items),
         server_rss_bytes: server.and_then(|seconds| seconds.iter().map(|used| used.resident_bytes).max()),
         loads: results,
         total,
