@@ -91,12 +91,15 @@ def scenario(arm: Arm, model: Model, *, in_flight: int, rate_hz: float | None, s
     """The file of a load: closed, with so many items in flight; or open, with so many items a second of all callers together."""
     feed = arm.protocol == "feed"
     keeps_state = bool(model.state) and arm.server.name in ("tidemill", "triton")
+    # Over REST each call has a state of its own.
+    sequence = keeps_state and arm.protocol in ("infer", "infer_stream")
     window = min(FEED_WINDOW, in_flight) if feed else 1
     streams = max(in_flight // window, 1)
     if rate_hz is None:
         arrivals = 'process = "closed"'
     else:
-        streams, window = OPEN_LOOP_CALLERS, max(in_flight // OPEN_LOOP_CALLERS, 16)
+        # The calls of a sequence follow each other.
+        streams, window = (in_flight, 1) if sequence else (OPEN_LOOP_CALLERS, max(in_flight // OPEN_LOOP_CALLERS, 16))
         arrivals = f'process = "poisson", rate_hz = {rate_hz / streams}'
     load = {
         "name": "load",
@@ -105,7 +108,7 @@ def scenario(arm: Arm, model: Model, *, in_flight: int, rate_hz: float | None, s
         **({} if arm.protocol == "http_post" else {"model": model.name}),
         "streams": streams,
         "in_flight": window,
-        **({"sequence": True} if keeps_state and not feed else {}),
+        **({"sequence": True} if sequence else {}),
     }
     lines = [
         "version = 1",

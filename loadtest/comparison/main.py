@@ -41,16 +41,21 @@ def main() -> int:
     rows: list[Row] = []
     table: list[Cell] = []
     status = 0
+
+    def write() -> None:
+        facts["time taken"] = f"{(time.monotonic() - started) / 60:.1f} min"
+        _write(out, rows, table, page.page(rows, table, facts, _versions(rows, table), commands, _typed(arguments)))
+
     try:
         _limits(bench, arguments.only, rows)
+        write()
         _peers(bench, arguments.only, rows, table, commands)
     except KeyboardInterrupt:
         say("interrupted; what was measured until now is written")
         status = 130
     finally:
         processes.stop_all()
-    facts["time taken"] = f"{(time.monotonic() - started) / 60:.1f} min"
-    _write(out, rows, table, page.page(rows, table, facts, _versions(rows, table), commands, _typed(arguments)))
+    write()
     if arguments.write_docs:
         (tool.ROOT / "docs/benchmarks.md").write_text((out / "benchmarks.md").read_text())
     print(page.summary(rows, table))

@@ -105,12 +105,12 @@ def test_scenarios_ask_for_the_load_that_is_wanted(model, protocol, rate_hz):
 def test_only_servers_that_keep_no_state_are_sent_it():
     silero = loads.MODELS["silero-vad"]
     load = {"in_flight": 16, "rate_hz": None, "seconds": 1.0}
-    ours, triton, mosec = (
+    ours, over_http, triton, mosec = (
         tomllib.loads(loads.scenario(arm(server, protocol), silero, **load))["loads"][0]
-        for server, protocol in (("tidemill", "http_infer"), ("triton", "infer"), ("mosec", "http_post"))
+        for server, protocol in (("tidemill", "infer"), ("tidemill", "http_infer"), ("triton", "infer"), ("mosec", "http_post"))
     )
-    assert ours["sequence"] and triton["sequence"] and "sequence" not in mosec
-    assert [len(load["inputs"]) for load in (ours, triton, mosec)] == [1, 1, 2]
+    assert ours["sequence"] and triton["sequence"] and "sequence" not in over_http and "sequence" not in mosec
+    assert [len(load["inputs"]) for load in (ours, over_http, triton, mosec)] == [1, 1, 1, 2]
     assert mosec["http"]["path"] == "/infer"
 
 
