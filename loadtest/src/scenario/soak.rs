@@ -117,6 +117,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     findings.add("account", "items_received_and_not_ended", scrape.items_open().abs(), Wanted::AtMost(0.0));
     let failed = scrape.sum_where("tidemill_items_ended_total", "outcome=\"failed\"");
     findings.add("account", "items_failed", failed, Wanted::AtMost(0.0));
+    let calls =
+        |part: &str| scrape.sum_where(&format!("tidemill_model_call_seconds_{part}"), &format!("model=\"{}\"", workload.model));
+    findings.add("account", "model_call_mean_ms", 1e3 * calls("sum") / calls("count"), Wanted::Anything);
     findings.add("account", "streams_opened", scrape.sum("tidemill_streams_opened_total"), Wanted::AtLeast(1.0));
     findings.add("account", "connections", scrape.sum("tidemill_connections_total"), Wanted::AtLeast(1.0));
     findings.add("account", "things_left", scrape.unrest().len() as f64, Wanted::AtMost(0.0));

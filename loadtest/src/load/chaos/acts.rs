@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidemill::proto::v1::{self, inference_service_client::InferenceServiceClient, item_result, predict_request};
-use tokio::time::sleep;
+use tokio::time::timeout;
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
@@ -21,7 +21,7 @@ const ITEMS_MAX: u64 = 16;
 /// Streams on a connection that is cut.
 const STREAMS_MAX: usize = 8;
 /// Longest life of a stream that breaks off, after it has sent its items.
-const LIFE_MAX_MS: u64 = 50;
+const LIFE_MAX_MS: u64 = 100;
 
 /// A stream that is reset while its items are queued, in a model call, or answered and unread.
 pub(super) async fn reset(crew: Crew, mut random: fastrand::Rng, notes: Notes) {
@@ -152,23 +152,32 @@ pub(super) fn not_opened(error: &anyhow::Error, notes: &Notes) {
     }
 }
 
-/// A stream with items on the way, some of whose answers have been read.
+/// A stream with items on the way, some of whose answers may have been read.
 async fn half_a_feed(channel: Channel, place: &Place, mut random: fastrand::Rng, notes: &Notes) -> Option<Feed> {
     let items = random.u64(1..=ITEMS_MAX);
     let (reads, life) = (random.u64(0..items), Duration::from_millis(random.u64(0..=LIFE_MAX_MS)));
-    let making = async {
-        let mut feed = Feed::start(channel, FeedPlan::of(open(place), place.item.clone()), None).await?;
-        feed.valve().let_through(items);
+    let mut feed = match within(PATIENCE, Feed::start(channel, FeedPlan::of(open(place), place.item.clone()), None)).await {
+        Some(Ok(feed)) => feed,
+        Some(Err(error)) => {
+            not_opened(&error, notes);
+            return None;
+        }
+        None => {
+            notes.unexpected("a stream is not opened in time");
+            return None;
+        }
+    };
+    feed.valve().let_through(items);
+    let reading = async {
         for _ in 0..reads {
             feed.result().await?;
         }
-        sleep(life).await;
-        anyhow::Ok(feed)
+        Ok::<(), Status>(())
     };
-    match within(PATIENCE, making).await {
-        Some(Ok(feed)) => return Some(feed),
-        Some(Err(error)) => not_opened(&error, notes),
-        None => notes.unexpected("a stream is not opened in time"),
+    // It goes at its moment, however slow the server is: else those that wait to go would pile up.
+    if let Ok(Err(status)) = timeout(life, reading).await {
+        notes.failed("a stream ended early", status.code());
+        return None;
     }
-    None
+    Some(feed)
 }
