@@ -5,9 +5,16 @@
 
 #![expect(clippy::disallowed_methods, reason = "a build script is told what it needs in the environment")]
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use prost::Message as _;
+use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet};
 use sha2::{Digest as _, Sha256};
 
 type BuildResult<T> = Result<T, Box<dyn Error>>;
@@ -15,6 +22,7 @@ type BuildResult<T> = Result<T, Box<dyn Error>>;
 /// SHA-256 of `models/silero_vad.onnx` in the crate `silero` 0.7.0 (Silero VAD 6.2, MIT).
 const SILERO_SHA256: &str = "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3";
 
+/// The native service comes first.
 const PROTOS: &[&str] = &[
     "tidemill/v1/inference.proto",
     "tidemill/v1/model.proto",
@@ -53,7 +61,48 @@ fn compile_protos() -> BuildResult<()> {
     };
     generate(true, "crate::proto::codec::FewFieldsCodec")?;
     generate(false, "crate::proto::codec::SmallBufferCodec")?;
-    Ok(())
+    generate_serving(&descriptors, &out_dir.join("serving"))
+}
+
+/// Messages of the native API that the server reads into the domain, or writes from it, and the types that do so.
+const SERVING_TYPES: [(&str, &str); 2] = [
+    (".tidemill.v1.Item", "crate::frontend::grpc::wire::ItemMessage"),
+    (".tidemill.v1.ItemResult", "crate::frontend::grpc::wire::ResultMessage"),
+];
+
+/// Generates the native service as the server serves it: with our own types in place of those messages, and with the messages
+/// that hold them generated anew. All others are those that everybody has.
+fn generate_serving(all: &FileDescriptorSet, out_dir: &Path) -> BuildResult<()> {
+    fs::create_dir_all(out_dir)?;
+    let is_native = |file: &&FileDescriptorProto| file.name() == PROTOS[0];
+    let file = all.file.iter().find(is_native).ok_or("the native service is not among the protos")?;
+    let mut descriptors = all.clone();
+    descriptors.file.retain(|other| is_native(&other) || file.dependency.iter().any(|name| name == other.name()));
+    let full_name = |name: &str| format!(".{}.{name}", file.package());
+    let mut anew: BTreeSet<String> = SERVING_TYPES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let mut known = 0;
+    while known < anew.len() {
+        known = anew.len();
+        let holds_one = |message: &&DescriptorProto| message.field.iter().any(|field| anew.contains(field.type_name()));
+        let more: Vec<_> = file.message_type.iter().filter(holds_one).map(|message| full_name(message.name())).collect();
+        anew.extend(more);
+    }
+    let mut builder = tonic_prost_build::configure()
+        .out_dir(out_dir)
+        .build_client(false)
+        .bytes(".tidemill")
+        .codec_path("crate::proto::codec::SmallBufferCodec")
+        .extern_path(".google.rpc", "::tonic_types::pb");
+    for (name, path) in SERVING_TYPES {
+        builder = builder.extern_path(name, path);
+    }
+    let messages = file.message_type.iter().map(DescriptorProto::name);
+    for name in messages.chain(file.enum_type.iter().map(EnumDescriptorProto::name)) {
+        if !anew.contains(&full_name(name)) {
+            builder = builder.extern_path(full_name(name), format!("crate::proto::v1::{name}"));
+        }
+    }
+    Ok(builder.compile_fds(descriptors)?)
 }
 
 /// Finds the model file beside the manifest of the crate `silero` and checks its hash.

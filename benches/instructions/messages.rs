@@ -1,15 +1,20 @@
 //! Between bytes on the wire and messages: the codec, as tonic drives it.
 
-use std::{collections::VecDeque, convert::Infallible, pin::pin};
+use std::{collections::VecDeque, convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::{FutureExt as _, StreamExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use prost::Message as _;
-use tidemill::proto::{
-    codec::SmallBufferCodec,
-    v1::{self, feed_request, feed_response, item_result},
+use tidemill::{
+    domain::{Datatype, ItemTiming, Shape, Signature, Tensor, TensorSpec, Timestamp},
+    frontend::grpc::wire,
+    proto::{
+        codec::SmallBufferCodec,
+        v1::{self, feed_request},
+    },
+    session::ItemResult,
 };
 use tonic::{
     Status, Streaming,
@@ -21,29 +26,29 @@ use crate::{
     meter::{case, counted},
 };
 
-type FeedCodec = SmallBufferCodec<v1::FeedResponse, v1::FeedRequest>;
+type FeedCodec = SmallBufferCodec<wire::FeedResponse, wire::FeedRequest>;
 
-fn tensor() -> v1::Tensor {
-    let datatype = v1::Datatype::Fp32.into();
-    v1::Tensor { name: "x".to_owned(), datatype, shape: vec![VALUES as i64], data: device::data() }
-}
-
-/// An item of a feed.
+/// An item of a feed, as a client sends it.
 pub(crate) fn request() -> v1::FeedRequest {
-    let item = v1::Item { inputs: vec![tensor()], ..v1::Item::default() };
+    let datatype = v1::Datatype::Fp32.into();
+    let tensor = v1::Tensor { name: "x".to_owned(), datatype, shape: vec![VALUES as i64], data: device::data() };
+    let item = v1::Item { inputs: vec![tensor], ..v1::Item::default() };
     v1::FeedRequest { message: Some(feed_request::Message::Item(item)) }
 }
 
-fn response(seq: u64) -> v1::FeedResponse {
-    let timing = v1::Timing { queue_ns: 200_000, compute_ns: 1_000_000, age_ns: 1_500_000, batch_size: 16 };
-    let outputs = v1::Outputs { tensors: vec![tensor()] };
-    let result = v1::ItemResult {
+/// The answer to an item, as a session gives it.
+fn result(seq: u64) -> ItemResult {
+    let tensor = Tensor::new(Datatype::Fp32, Shape::from_slice(&[VALUES]), device::data()).expect("as long as it must be");
+    let at = |nanos: u64| Timestamp::from_nanos(1_000_000_000 + nanos);
+    let timing = ItemTiming { arrived: at(0), started: at(200_000), finished: at(1_200_000), batch_size: 16 };
+    ItemResult {
         seq: 100_000 + seq,
-        outcome: Some(item_result::Outcome::Outputs(outputs)),
-        timing: Some(timing),
-        ..v1::ItemResult::default()
-    };
-    v1::FeedResponse { event: Some(feed_response::Event::Result(result)) }
+        id: String::new(),
+        window: None,
+        outcome: Ok([tensor].into_iter().collect()),
+        timing,
+        age: Duration::from_micros(1_500),
+    }
 }
 
 /// A message with gRPC's prefix: not compressed, and its length.
@@ -70,10 +75,16 @@ pub(crate) fn decode() {
     });
 }
 
-/// Responses to the bytes of a stream, as many to a frame as the codec likes.
+/// Answers to the bytes of a stream, as many to a frame as the codec likes.
 pub(crate) fn encode() {
+    let spec = TensorSpec { name: "x".into(), datatype: Datatype::Fp32, dims: vec![Some(VALUES)], batch_axis: 0 };
+    let signature = Arc::new(Signature { outputs: vec![spec], ..Signature::default() });
     case("feed_response_encode", BATCH, TURNS, || {
-        let answers: Vec<_> = (0..BATCH as u64).map(|seq| Ok::<_, Status>(response(seq))).collect();
+        let results: Vec<_> = (0..BATCH as u64).map(result).collect();
+        let answers = results.into_iter().map(|result| {
+            let result = wire::ResultMessage::new(result, &signature);
+            Ok::<_, Status>(wire::FeedResponse { event: Some(wire::feed_response::Event::Result(result)) })
+        });
         let (encoder, keep) = (FeedCodec::default().encoder(), SingleMessageCompressionOverride::default());
         let mut body = pin!(EncodeBody::new_server(encoder, stream::iter(answers), None, keep, None));
         let bytes = counted(|| {

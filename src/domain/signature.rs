@@ -88,7 +88,7 @@ pub struct Signature {
 }
 
 /// A tensor as a client sent it, unchecked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NamedTensor {
     /// Empty means the model's only input.
     pub name: String,
@@ -119,14 +119,13 @@ impl Signature {
     /// [`FaultKind::Invalid`](super::FaultKind::Invalid) with the field at fault: an unknown, missing or repeated name, another datatype, a shape that
     /// does not fit, a dimension below 1, data of another length than shape and datatype take, or padded inputs of different
     /// lengths; [`FaultKind::TooLarge`](super::FaultKind::TooLarge) if the item exceeds the last bucket of the padding.
-    pub fn check(&self, tensors: Vec<NamedTensor>) -> Result<ItemInputs, Fault> {
-        if let ([spec], None, 1) = (&*self.inputs, &self.padding, tensors.len()) {
-            // One tensor, as most models have it, without the places that several would be sorted into.
-            let checked = tensors.into_iter().map(|tensor| {
-                self.find_input(&tensor.name, 0)?;
-                check_tensor(spec, tensor, 0)
-            });
-            return checked.collect();
+    pub fn check(&self, mut tensors: Vec<NamedTensor>) -> Result<ItemInputs, Fault> {
+        // One tensor, as most models have it, without the places that several would be sorted into.
+        if let ([spec], None, 1) = (&*self.inputs, &self.padding, tensors.len())
+            && let Some(tensor) = tensors.pop()
+        {
+            self.find_input(&tensor.name, 0)?;
+            return Ok(ItemInputs::from_buf([check_tensor(spec, tensor, 0)?]));
         }
         let mut slots: SmallVec<[Option<Tensor>; 4]> = SmallVec::from_elem(None, self.inputs.len());
         for (position, tensor) in tensors.into_iter().enumerate() {

@@ -15,9 +15,8 @@ use prost::{
 };
 use tonic::{
     Status,
-    codec::{BufferSettings, Codec, DecodeBuf, Decoder},
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
-use tonic_prost::ProstCodec;
 
 /// First allocation of a stream's encode and decode buffers, in bytes.
 const BUFFER_BYTES: usize = 512;
@@ -52,15 +51,34 @@ where
 {
     type Encode = Encode;
     type Decode = Decode;
-    type Encoder = <ProstCodec<Encode, Decode> as Codec>::Encoder;
+    type Encoder = RoomyEncoder<Encode>;
     type Decoder = BoundedDecoder<Decode, FIELDS_MAX>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<Encode, Decode>::raw_encoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES))
+        RoomyEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
         BoundedDecoder(PhantomData)
+    }
+}
+
+/// Encodes one message, for which it makes room beforehand.
+#[derive(Debug, Clone)]
+pub struct RoomyEncoder<Encode>(PhantomData<Encode>);
+
+impl<Encode: Message> Encoder for RoomyEncoder<Encode> {
+    type Item = Encode;
+    type Error = Status;
+
+    fn encode(&mut self, message: Encode, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(message.encoded_len());
+        message.encode_raw(buffer);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
     }
 }
 

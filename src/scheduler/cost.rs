@@ -11,6 +11,10 @@ use super::knee;
 const SPREAD_GAIN: f64 = 0.02;
 /// A single call counts as at most this squared relative error, so that one stall is not taken for noise.
 const SQUARED_ERROR_MAX: f64 = 0.25;
+/// A single call counts as at most this much longer than expected. A thread that lost its core for a few milliseconds makes a call
+/// of some microseconds a thousand times as long, which says nothing of the next one; a machine that is slower by more than this
+/// is followed in several steps.
+const ERROR_MAX: f64 = 2.0;
 /// Relative spread before any call was seen.
 const SPREAD_START: f64 = 0.1;
 /// No machine is steadier than this.
@@ -161,7 +165,7 @@ impl CostModel {
     /// Learns from a call of `batch` items that took `duration`.
     pub fn observe(&mut self, batch: usize, duration: Duration) {
         let batch = batch.max(1);
-        let error = duration.as_nanos() as f64 / self.nanos(batch) - 1.0;
+        let error = (duration.as_nanos() as f64 / self.nanos(batch) - 1.0).min(ERROR_MAX);
         self.squared_spread += SPREAD_GAIN * ((error * error).min(SQUARED_ERROR_MAX) - self.squared_spread);
         let (lower, share) = self.position(batch);
         if batch > self.cap {
@@ -292,6 +296,19 @@ mod tests {
         model.observe(8, Duration::from_micros(3000));
         assert!(model.call(8) < Duration::from_micros(825), "{:?}", model.call(8));
         assert!(model.spread() < 0.15);
+    }
+
+    #[test]
+    fn short_calls_that_lose_their_core_now_and_then_keep_their_cost() {
+        let mut model = CostModel::new(&curve(&[2, 3, 5, 8]), 8);
+        for call in 0..4_000 {
+            let stalled = call % 100 == 0;
+            model.observe(1 << (call % 4), Duration::from_micros(if stalled { 4_000 } else { [2, 3, 5, 8][call % 4] }));
+        }
+        for (batch, micros) in [(1, 2.0), (2, 3.0), (4, 5.0), (8, 8.0)] {
+            let ratio = model.call(batch).as_secs_f64() * 1e6 / micros;
+            assert!((0.9..1.3).contains(&ratio), "{ratio} at {batch}");
+        }
     }
 
     #[test]

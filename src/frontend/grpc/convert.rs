@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use tonic::metadata::{MetadataMap, MetadataValue};
 
-use super::{deadline, status::item_status_of};
+use super::deadline;
 use crate::{
-    codec::{FramingRule, Segment, WindowPosition},
-    domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Priority, Tensor, TensorSpec},
+    codec::{FramingRule, Segment},
+    domain::{Datatype, Fault, FaultKind, ItemOutputs, Priority, Tensor, TensorSpec},
     proto::{duration_from_wire, v1},
     registry::Model,
     service::{Caller, OpenRequest, OpenStream, Service, StreamLimits},
-    session::{self, ItemRequest, Order, OverflowPolicy, PayloadKind, Unread},
+    session::{self, Order, OverflowPolicy, PayloadKind, Unread},
 };
 
 /// What the metadata of a call say, whatever its method.
@@ -93,36 +93,15 @@ pub(super) fn id(field: &'static str, id: String) -> Result<String, Fault> {
     Err(Fault::invalid(field, format!("the id has {} bytes; at most {ID_BYTES_MAX} are allowed", id.len())))
 }
 
-/// An item; what cannot be read of it becomes its answer.
-pub(super) fn item_request(item: v1::Item) -> ItemRequest {
-    let v1::Item { id, inputs, deadline } = item;
-    let id = match self::id("id", id) {
-        Ok(id) => id,
-        Err(fault) => return ItemRequest { id: String::new(), tensors: Err(fault), deadline: None },
-    };
-    let deadline = deadline.map(|deadline| duration("deadline", deadline)).transpose();
-    let tensors = inputs.into_iter().enumerate().map(|(index, tensor)| named_tensor(index, tensor)).collect();
-    match deadline {
-        Ok(deadline) => ItemRequest { id, tensors, deadline },
-        Err(fault) => ItemRequest { id, tensors: Err(fault), deadline: None },
-    }
-}
-
-fn named_tensor(index: usize, tensor: v1::Tensor) -> Result<NamedTensor, Fault> {
-    let v1::Tensor { name, datatype, shape, data } = tensor;
-    let datatype = match v1::Datatype::try_from(datatype) {
-        Ok(datatype) => from_wire_datatype(datatype),
-        Err(_) => return Err(unknown_enum(format!("inputs[{index}].datatype"), "Datatype", datatype)),
-    };
-    Ok(NamedTensor { name, datatype, shape, data })
-}
-
-fn unknown_enum(field: impl Into<std::borrow::Cow<'static, str>>, kind: &str, value: i32) -> Fault {
+pub(super) fn unknown_enum(field: impl Into<std::borrow::Cow<'static, str>>, kind: &str, value: i32) -> Fault {
     Fault::invalid(field, format!("{value} is not a value of the enum {kind}"))
 }
 
 /// A duration of at least zero and at most a year.
-fn duration(field: &'static str, duration: prost_types::Duration) -> Result<Duration, Fault> {
+///
+/// # Errors
+/// [`FaultKind::Invalid`] with the field's name.
+pub(super) fn duration(field: &'static str, duration: prost_types::Duration) -> Result<Duration, Fault> {
     const MAX: Duration = Duration::from_secs(366 * 24 * 3600);
     let prost_types::Duration { seconds, nanos } = duration;
     duration_from_wire(duration).filter(|duration| *duration <= MAX).ok_or_else(|| {
@@ -137,7 +116,8 @@ fn wire_duration(duration: Duration) -> prost_types::Duration {
     }
 }
 
-const fn from_wire_datatype(datatype: v1::Datatype) -> Option<Datatype> {
+/// `None` if it is left to the model.
+pub(super) const fn from_wire_datatype(datatype: v1::Datatype) -> Option<Datatype> {
     Some(match datatype {
         v1::Datatype::Unspecified => return None,
         v1::Datatype::Bool => Datatype::Bool,
@@ -205,22 +185,6 @@ pub(super) const fn framing(rule: FramingRule) -> v1::Framing {
     }
 }
 
-pub(super) fn item_result(result: session::ItemResult, model: &Model) -> v1::ItemResult {
-    let timing = Some(timing(&result));
-    let ran = result.timing.batch_size > 0;
-    let outcome = match result.outcome {
-        Ok(outputs) => v1::item_result::Outcome::Outputs(wire_outputs(outputs, model)),
-        Err(fault) => v1::item_result::Outcome::Error(item_status_of(&fault)),
-    };
-    v1::ItemResult {
-        seq: result.seq,
-        id: result.id,
-        window: result.window.map(window_position),
-        outcome: Some(outcome),
-        timing: timing.filter(|_| ran),
-    }
-}
-
 pub(super) fn timing(result: &session::ItemResult) -> v1::Timing {
     let timing = &result.timing;
     v1::Timing {
@@ -243,10 +207,6 @@ fn wire_tensor(tensor: Tensor, spec: &TensorSpec) -> v1::Tensor {
         shape: tensor.shape().iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect(),
         data: tensor.into_data(),
     }
-}
-
-const fn window_position(window: WindowPosition) -> v1::WindowPosition {
-    v1::WindowPosition { index: window.index, start_sample: window.start_sample, end_sample: window.end_sample }
 }
 
 /// `sample_rate_hz` is the framing's.

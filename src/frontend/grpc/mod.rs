@@ -19,6 +19,7 @@ mod server;
 mod status;
 mod stream_task;
 mod together;
+pub mod wire;
 
 pub use health::HealthKeeper;
 pub use server::GrpcServer;

@@ -14,10 +14,11 @@ use super::{
     reader::Reader,
     responses::{Opened, Responses},
     status::{fault_of, status_of},
+    wire::{self, ItemMessage, ResultMessage, inference_service_server::InferenceService},
 };
 use crate::{
     domain::{Fault, FaultKind, Timestamp},
-    proto::v1::{self, inference_service_server::InferenceService},
+    proto::v1,
     service::{Caller, PredictInput, Service},
     session::{self, Inbound, Unread, UploadOptions, UploadPart, UploadParts, collect_upload},
     telemetry::Method,
@@ -89,12 +90,12 @@ impl Native {
 
 #[tonic::async_trait]
 impl InferenceService for Native {
-    async fn predict(&self, request: Request<v1::PredictRequest>) -> Result<Response<v1::PredictResponse>, Status> {
+    async fn predict(&self, request: Request<wire::PredictRequest>) -> Result<Response<v1::PredictResponse>, Status> {
         let (caller, _) = self.begin(Method::Predict, &request);
-        let v1::PredictRequest { model, version, payload, priority } = request.into_inner();
+        let wire::PredictRequest { model, version, payload, priority } = request.into_inner();
         let input = match payload {
-            Some(v1::predict_request::Payload::Item(item)) => PredictInput::Item(convert::item_request(item)),
-            Some(v1::predict_request::Payload::PcmS16le(samples)) => PredictInput::Pcm(samples),
+            Some(wire::predict_request::Payload::Item(item)) => PredictInput::Item(item.into_request()),
+            Some(wire::predict_request::Payload::PcmS16le(samples)) => PredictInput::Pcm(samples),
             None => {
                 let fault = Fault::invalid("payload", "the payload is missing: neither `item` nor `pcm_s16le` is set");
                 return Err(status_of(&self.refuse(Method::Predict, fault)));
@@ -114,16 +115,18 @@ impl InferenceService for Native {
         }))
     }
 
-    type ScanStream = Responses<v1::ScanResponse, stream::Iter<ScanInput>>;
+    type ScanStream = Responses<wire::ScanResponse, stream::Iter<ScanInput>>;
 
-    async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+    async fn scan(&self, request: Request<wire::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
         let (caller, reader) = self.begin(Method::Scan, &request);
-        let v1::ScanRequest { config, payload } = request.into_inner();
+        let wire::ScanRequest { config, payload } = request.into_inner();
         let mut config =
             convert::stream_config("config", config).map_err(|fault| status_of(&self.refuse(Method::Scan, fault)))?;
         let (kind, input) = match payload {
-            Some(v1::scan_request::Payload::Items(list)) => (v1::PayloadKind::Tensors, ScanInput::Items(list.items.into_iter())),
-            Some(v1::scan_request::Payload::PcmS16le(samples)) => (v1::PayloadKind::PcmS16le, ScanInput::Pcm(Some(samples))),
+            Some(wire::scan_request::Payload::Items(list)) => {
+                (v1::PayloadKind::Tensors, ScanInput::Items(list.items.into_iter()))
+            }
+            Some(wire::scan_request::Payload::PcmS16le(samples)) => (v1::PayloadKind::PcmS16le, ScanInput::Pcm(Some(samples))),
             None => {
                 let fault = Fault::invalid("payload", "the payload is missing: neither `items` nor `pcm_s16le` is set");
                 return Err(status_of(&self.refuse(Method::Scan, fault)));
@@ -142,11 +145,11 @@ impl InferenceService for Native {
         Ok(Response::new(Responses::new(reader, std::future::ready(Ok(opened)))))
     }
 
-    async fn upload(&self, request: Request<Streaming<v1::UploadRequest>>) -> Result<Response<v1::UploadResponse>, Status> {
+    async fn upload(&self, request: Request<Streaming<wire::UploadRequest>>) -> Result<Response<wire::UploadResponse>, Status> {
         let (caller, _) = self.begin(Method::Upload, &request);
         let mut messages = request.into_inner();
         let first = self.first_message(Method::Upload, caller.ends_at, &mut messages).await.map_err(|fault| status_of(&fault))?;
-        let Some(v1::upload_request::Part::Open(config)) = first.part else {
+        let Some(wire::upload_request::Part::Open(config)) = first.part else {
             let fault = Fault::invalid("open", "the first message must be `open`");
             return Err(status_of(&self.refuse(Method::Upload, fault)));
         };
@@ -166,27 +169,29 @@ impl InferenceService for Native {
             self.open(Method::Upload, stream, caller, parts).map_err(|fault| status_of(&fault))?;
         let upload = collect_upload(session, &options).await.map_err(|fault| status_of(&fault))?;
         let sample_rate_hz = model.loaded.framing.map_or(1, |framing| framing.sample_rate_hz);
-        let results = |results: Vec<session::ItemResult>| results.into_iter().map(|result| convert::item_result(result, &model));
-        Ok(Response::new(v1::UploadResponse {
+        let signature = model.loaded.executable.signature();
+        let results =
+            |results: Vec<session::ItemResult>| results.into_iter().map(|result| ResultMessage::new(result, signature)).collect();
+        Ok(Response::new(wire::UploadResponse {
             model: model.loaded.name.to_string(),
             version: model.loaded.version.to_string(),
             segments: upload.segments.iter().map(|segment| convert::segment(segment, sample_rate_hz)).collect(),
             summary: Some(convert::summary(&upload.summary)),
             received: Some(convert::wire_digest(&upload.received)),
-            results: results(upload.results).collect(),
-            errors: results(upload.errors).collect(),
+            results: results(upload.results),
+            errors: results(upload.errors),
         }))
     }
 
-    type FeedStream = Responses<v1::FeedResponse, FeedMessages>;
+    type FeedStream = Responses<wire::FeedResponse, FeedMessages>;
 
-    async fn feed(&self, request: Request<Streaming<v1::FeedRequest>>) -> Result<Response<Self::FeedStream>, Status> {
+    async fn feed(&self, request: Request<Streaming<wire::FeedRequest>>) -> Result<Response<Self::FeedStream>, Status> {
         let (caller, reader) = self.begin(Method::Feed, &request);
         let mut messages = request.into_inner();
         let native = self.clone();
         let opening = async move {
             let first = native.first_message(Method::Feed, caller.ends_at, &mut messages).await?;
-            let Some(v1::feed_request::Message::Open(config)) = first.message else {
+            let Some(wire::feed_request::Message::Open(config)) = first.message else {
                 return Err(native.refuse(Method::Feed, Fault::invalid("open", "the first message must be `open`")));
             };
             let inbound = FeedMessages { messages, max_message_bytes: native.max_message_bytes };
@@ -198,7 +203,7 @@ impl InferenceService for Native {
 
 /// The items of a `Scan`, decoded as the session asks for them.
 pub(super) enum ScanInput {
-    Items(std::vec::IntoIter<v1::Item>),
+    Items(std::vec::IntoIter<ItemMessage>),
     Pcm(Option<bytes::Bytes>),
 }
 
@@ -207,7 +212,7 @@ impl Iterator for ScanInput {
 
     fn next(&mut self) -> Option<Self::Item> {
         let inbound = match self {
-            Self::Items(items) => Inbound::Item(convert::item_request(items.next()?)),
+            Self::Items(items) => Inbound::Item(items.next()?.into_request()),
             Self::Pcm(samples) => Inbound::Chunk(samples.take()?),
         };
         Some(Ok(inbound))
@@ -216,7 +221,7 @@ impl Iterator for ScanInput {
 
 /// The messages of a `Feed` after its first.
 pub(super) struct FeedMessages {
-    messages: Streaming<v1::FeedRequest>,
+    messages: Streaming<wire::FeedRequest>,
     max_message_bytes: usize,
 }
 
@@ -224,7 +229,7 @@ impl Stream for FeedMessages {
     type Item = Result<Inbound, Fault>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        use v1::feed_request::Message;
+        use wire::feed_request::Message;
         let this = self.get_mut();
         Pin::new(&mut this.messages).poll_next(cx).map(|next| {
             let message = match next? {
@@ -232,7 +237,7 @@ impl Stream for FeedMessages {
                 Err(status) => return Some(Err(fault_of(&status, this.max_message_bytes))),
             };
             Some(match message {
-                Some(Message::Item(item)) => Ok(Inbound::Item(convert::item_request(item))),
+                Some(Message::Item(item)) => Ok(Inbound::Item(item.into_request())),
                 Some(Message::Chunk(chunk)) => Ok(Inbound::Chunk(chunk)),
                 Some(Message::Flush(flush)) => convert::id("flush.id", flush.id).map(Inbound::Flush),
                 Some(Message::Keepalive(_)) => Ok(Inbound::KeepAlive),
@@ -245,7 +250,7 @@ impl Stream for FeedMessages {
 
 /// The messages of an `Upload` after its first.
 pub(super) struct UploadMessages {
-    messages: Streaming<v1::UploadRequest>,
+    messages: Streaming<wire::UploadRequest>,
     max_message_bytes: usize,
 }
 
@@ -253,7 +258,7 @@ impl Stream for UploadMessages {
     type Item = Result<UploadPart, Fault>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        use v1::upload_request::Part;
+        use wire::upload_request::Part;
         let this = self.get_mut();
         Pin::new(&mut this.messages).poll_next(cx).map(|next| {
             let part = match next? {
@@ -262,7 +267,7 @@ impl Stream for UploadMessages {
             };
             Some(match part {
                 Some(Part::Chunk(chunk)) => Ok(UploadPart::Chunk(chunk)),
-                Some(Part::Item(item)) => Ok(UploadPart::Item(convert::item_request(item))),
+                Some(Part::Item(item)) => Ok(UploadPart::Item(item.into_request())),
                 Some(Part::Finish(digest)) => convert::expectation(digest).map(UploadPart::Finish),
                 Some(Part::Open(_)) => Err(second_open()),
                 None => Err(Fault::invalid("part", "the message holds no part, or one of a kind that this server does not know")),

@@ -11,7 +11,12 @@ use futures::Stream;
 use parking_lot::Mutex;
 use tonic::Status;
 
-use super::{convert, reader::Reader, status::status_of};
+use super::{
+    convert,
+    reader::Reader,
+    status::status_of,
+    wire::{self, ResultMessage},
+};
 use crate::{
     domain::Fault,
     proto::v1,
@@ -22,7 +27,7 @@ use crate::{
 /// A session's event as a message.
 pub(super) enum WireEvent {
     Opened(v1::Opened),
-    Result(v1::ItemResult),
+    Result(ResultMessage),
     SegmentStarted(v1::SegmentStarted),
     Segment(v1::Segment),
     Flushed(v1::Flushed),
@@ -36,9 +41,9 @@ pub(super) trait Response: Sized {
     fn of(event: WireEvent) -> Option<Self>;
 }
 
-impl Response for v1::FeedResponse {
+impl Response for wire::FeedResponse {
     fn of(event: WireEvent) -> Option<Self> {
-        use v1::feed_response::Event;
+        use wire::feed_response::Event;
         let event = match event {
             WireEvent::Opened(opened) => Event::Opened(opened),
             WireEvent::Result(result) => Event::Result(result),
@@ -52,9 +57,9 @@ impl Response for v1::FeedResponse {
     }
 }
 
-impl Response for v1::ScanResponse {
+impl Response for wire::ScanResponse {
     fn of(event: WireEvent) -> Option<Self> {
-        use v1::scan_response::Event;
+        use wire::scan_response::Event;
         let event = match event {
             WireEvent::Opened(opened) => Event::Opened(opened),
             WireEvent::Result(result) => Event::Result(result),
@@ -168,7 +173,7 @@ impl<R: Response, I: Stream<Item = Result<Inbound, Fault>> + Unpin + Send + 'sta
 fn encode(event: Event, model: &Model) -> WireEvent {
     let sample_rate_hz = model.loaded.framing.map_or(1, |framing| framing.sample_rate_hz);
     match event {
-        Event::Result(result) => WireEvent::Result(convert::item_result(result, model)),
+        Event::Result(result) => WireEvent::Result(ResultMessage::new(result, model.loaded.executable.signature())),
         Event::SegmentStarted { index, start_sample } => {
             WireEvent::SegmentStarted(convert::segment_started(index, start_sample, sample_rate_hz))
         }

@@ -26,6 +26,7 @@ use super::{
     open_inference::OpenInferenceGrpc,
     reader::WatchedBody,
     together::{StreamExecutor, Together},
+    wire::inference_service_server::InferenceServiceServer,
 };
 use crate::{
     config::GrpcConfig,
@@ -35,11 +36,8 @@ use crate::{
     },
     open_inference::OpenInference,
     proto::{
-        DESCRIPTORS,
-        health::health_server::HealthServer,
-        inference::grpc_inference_service_server::GrpcInferenceServiceServer,
-        model::model_inference_server::ModelInferenceServer,
-        v1::{inference_service_server::InferenceServiceServer, model_service_server::ModelServiceServer},
+        DESCRIPTORS, health::health_server::HealthServer, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+        model::model_inference_server::ModelInferenceServer, v1::model_service_server::ModelServiceServer,
     },
     telemetry::ServerMetrics,
 };

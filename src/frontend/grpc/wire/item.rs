@@ -1,0 +1,125 @@
+//! `Item` on its way in.
+
+use bytes::{Buf, BufMut, Bytes};
+use prost::{
+    DecodeError, Message,
+    encoding::{self, DecodeContext, WireType},
+};
+use prost_types::Duration;
+
+use crate::{
+    domain::{Fault, NamedTensor},
+    frontend::grpc::convert,
+    proto::v1,
+    session::ItemRequest,
+};
+
+/// Tensors of an item that are kept: an empty one takes two bytes on the wire and some ninety in memory.
+const TENSORS_MAX: usize = 1024;
+
+/// `tidemill.v1.Item`, read into the domain. A server writes none: as a message to be sent, it is empty.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ItemMessage {
+    id: String,
+    tensors: Vec<NamedTensor>,
+    /// What is wrong with the tensors, though they could be read.
+    fault: Option<Fault>,
+    deadline: Option<Duration>,
+}
+
+impl ItemMessage {
+    /// The item; what is wrong with it, short of broken bytes, becomes its answer.
+    #[must_use]
+    pub fn into_request(self) -> ItemRequest {
+        let Self { id, tensors, fault, deadline } = self;
+        let id = match convert::id("id", id) {
+            Ok(id) => id,
+            Err(fault) => return ItemRequest { id: String::new(), tensors: Err(fault), deadline: None },
+        };
+        match deadline.map(|deadline| convert::duration("deadline", deadline)).transpose() {
+            Ok(deadline) => ItemRequest { id, tensors: fault.map_or(Ok(tensors), Err), deadline },
+            Err(fault) => ItemRequest { id, tensors: Err(fault), deadline: None },
+        }
+    }
+
+    fn merge_tensor(&mut self, message: Bytes, context: &DecodeContext) -> Result<(), DecodeError> {
+        let (tensor, datatype) = read_tensor(message, context)?;
+        let index = self.tensors.len();
+        if index == TENSORS_MAX {
+            let too_many = || Fault::invalid("inputs", format!("the item has more than {TENSORS_MAX} tensors"));
+            self.fault.get_or_insert_with(too_many);
+            return Ok(());
+        }
+        let datatype = match v1::Datatype::try_from(datatype) {
+            Ok(datatype) => convert::from_wire_datatype(datatype),
+            Err(_) => {
+                self.fault
+                    .get_or_insert_with(|| convert::unknown_enum(format!("inputs[{index}].datatype"), "Datatype", datatype));
+                None
+            }
+        };
+        self.tensors.push(NamedTensor { datatype, ..tensor });
+        Ok(())
+    }
+}
+
+impl Message for ItemMessage {
+    fn encode_raw(&self, _buf: &mut impl BufMut) {}
+
+    fn encoded_len(&self) -> usize {
+        0
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        match tag {
+            1 => encoding::string::merge(wire_type, &mut self.id, buf, context).map_err(in_field("Item", "id")),
+            2 => {
+                let mut message = Bytes::new();
+                encoding::bytes::merge(wire_type, &mut message, buf, context.clone())
+                    .and_then(|()| self.merge_tensor(message, &context))
+                    .map_err(in_field("Item", "inputs"))
+            }
+            3 => {
+                let deadline = self.deadline.get_or_insert_default();
+                encoding::message::merge(wire_type, deadline, buf, context).map_err(in_field("Item", "deadline"))
+            }
+            _ => encoding::skip_field(wire_type, tag, buf, context),
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// `tidemill.v1.Tensor`, in one piece, and its datatype's number.
+fn read_tensor(mut message: Bytes, context: &DecodeContext) -> Result<(NamedTensor, i32), DecodeError> {
+    let (mut tensor, mut datatype) = (NamedTensor::default(), 0);
+    while message.has_remaining() {
+        let (tag, wire_type) = encoding::decode_key(&mut message)?;
+        let (buf, context) = (&mut message, context.clone());
+        match tag {
+            1 => encoding::string::merge(wire_type, &mut tensor.name, buf, context).map_err(in_field("Tensor", "name"))?,
+            2 => encoding::int32::merge(wire_type, &mut datatype, buf, context).map_err(in_field("Tensor", "datatype"))?,
+            3 => encoding::int64::merge_repeated(wire_type, &mut tensor.shape, buf, context)
+                .map_err(in_field("Tensor", "shape"))?,
+            4 => encoding::bytes::merge(wire_type, &mut tensor.data, buf, context).map_err(in_field("Tensor", "data"))?,
+            _ => encoding::skip_field(wire_type, tag, buf, context)?,
+        }
+    }
+    Ok((tensor, datatype))
+}
+
+/// Says where the bytes are broken, as generated messages do.
+fn in_field(message: &'static str, field: &'static str) -> impl Fn(DecodeError) -> DecodeError {
+    move |mut error| {
+        error.push(message, field);
+        error
+    }
+}
