@@ -1,27 +1,27 @@
 //! A session with its queue and one lane, without a network: items from a stream of this process to results of a model of no cost.
 
+#[path = "setup/identity.rs"]
+mod identity;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures::{StreamExt as _, future::join_all, stream};
 use tidemill::{
-    domain::{Datatype, NamedTensor, Signature, TensorSpec, Timestamp},
     drain::Drain,
     engine::{
         Executable, LaneThreads,
         synthetic::{Script, SyntheticEngine, SyntheticKind},
     },
-    registry::{LoadedModel, Model, VersionPolicy},
-    scheduler::{Admission, CostCurve, Handoff, Lanes, ModelOptions, ModelRuntime, StreamOptions},
-    session::{
-        Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull,
-    },
+    registry::Model,
+    scheduler::{CostCurve, Handoff, Lanes, ModelOptions, StreamOptions},
+    session::{Event, Inbound, ItemRequest, Session, SessionMetrics},
     telemetry::{Method, Telemetry},
 };
 
-/// FP32 values in an item.
-const VALUES: usize = 576;
+use identity::{ADMISSION, BYTES, install, session_options, signature, tensor};
+
 /// Items of a session.
 const ITEMS: usize = 2_000;
 /// Items in flight.
@@ -37,68 +37,34 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let spec =
-            |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(VALUES)], batch_axis: 0 };
-        let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
+        let signature = signature(Vec::new());
         let script = Script { kind: SyntheticKind::Identity, ..Script::default() };
         let engine = SyntheticEngine::new(Arc::clone(&signature), script).expect("a sound script");
         let compute = [LaneThreads::new()];
-        let executable = Arc::new(Executable::new(Arc::new(engine), signature, &compute).expect("a sound model"));
+        let executable = Executable::new(Arc::new(engine), signature, &compute).expect("a sound model");
         let telemetry = Telemetry::new();
-        let limit = 1 << 30;
-        let handoff = Handoff::new(1, Admission { items: limit, bytes: limit, model_items: limit, model_bytes: limit });
-        let (max_batch, max_delay) = (64, Duration::ZERO);
+        let handoff = Handoff::new(1, ADMISSION);
         let curve = CostCurve::new([1, 1, 2, 2, 3, 4, 5].map(Duration::from_micros).to_vec());
         let options = ModelOptions {
             curve,
             item_bytes: 24,
-            max_batch,
-            max_delay,
-            max_call_bytes: limit,
+            max_batch: 64,
+            max_delay: Duration::ZERO,
+            max_call_bytes: 1 << 30,
             stateful: false,
             padding_waste_max: None,
             wide_ratio: None,
         };
-        let runtime =
-            ModelRuntime { executable: Arc::clone(&executable), metrics: telemetry.model("identity", "1"), costs: Vec::new() };
-        let key = handoff.add_model(("identity", "1"), options, runtime);
+        let model = install(&handoff, &telemetry, executable, options);
         let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane)).expect("threads");
-        let loaded = LoadedModel {
-            name: "identity".into(),
-            version: "1".into(),
-            description: "".into(),
-            executable,
-            framing: None,
-            segments: None,
-            padding_waste_max: None,
-            max_batch,
-            max_delay,
-            versions: VersionPolicy::All,
-            load_duration: Duration::ZERO,
-        };
-        Self { handoff, model: Arc::new(Model { loaded, key }), drain: Drain::new(), telemetry, _lanes: lanes }
+        Self { handoff, model, drain: Drain::new(), telemetry, _lanes: lanes }
     }
 
     /// Runs one session to its end and counts its results.
     async fn session(&self, data: Bytes) -> usize {
-        let item = move |_| {
-            let tensor = NamedTensor { name: "x".to_owned(), datatype: None, shape: vec![VALUES as i64], data: data.clone() };
-            Ok(Inbound::Item(ItemRequest { id: String::new(), tensors: Ok(vec![tensor]), deadline: None }))
-        };
-        let options = SessionOptions {
-            overflow: OverflowPolicy::Block,
-            max_age: None,
-            payload: PayloadKind::Tensors,
-            order: Order::InOrder,
-            window_items: WINDOW,
-            window_bytes: usize::MAX,
-            max_item_bytes: usize::MAX,
-            idle_timeout: Some(Duration::from_secs(300)),
-            default_deadline: None,
-            ends_at: Timestamp::NEVER,
-            when_full: WhenFull::Wait,
-            reads_on_drain: false,
-        };
+        let item =
+            move |_| Ok(Inbound::Item(ItemRequest { id: String::new(), tensors: Ok(vec![tensor(&data)]), deadline: None }));
+        let options = session_options(WINDOW);
         let handle = self.handoff.open(StreamOptions::of(self.model.key)).expect("the model is there");
         let metrics = SessionMetrics::open(Arc::new(self.telemetry.method(Method::Feed)));
         let guard = self.drain.session().expect("not draining");
@@ -118,7 +84,7 @@ fn session(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements((sessions * ITEMS) as u64));
         let server = Arc::new(Server::start());
         let kicker = runtime.spawn(Arc::clone(&server.handoff).kick_lanes());
-        let data = Bytes::from(vec![0; VALUES * 4]);
+        let data = Bytes::from(vec![0; BYTES]);
         group.bench_function(BenchmarkId::new("identity_2304_bytes", sessions), |bencher| {
             bencher.to_async(&runtime).iter(|| {
                 let (server, data) = (Arc::clone(&server), data.clone());

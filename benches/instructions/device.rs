@@ -4,14 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tidemill::{
-    domain::{Datatype, NamedTensor, Shape, Signature, StateSpec, Tensor, TensorSpec},
+    domain::{Datatype, Shape, StateSpec, Tensor},
     engine::{Call, CallPlan, Contract, Engine, EngineError, Executable, Instance, LaneThreads},
-    registry::{LoadedModel, Model, VersionPolicy},
-    scheduler::{Admission, CostCurve, Handoff, Lane, ModelKey, ModelOptions, ModelRuntime, StreamHandle, StreamOptions},
+    registry::Model,
+    scheduler::{CostCurve, Handoff, Lane, ModelKey, ModelOptions, StreamHandle, StreamOptions},
     telemetry::Telemetry,
 };
 
-use crate::{BATCH, BYTES, VALUES};
+use crate::{
+    BATCH, BYTES,
+    identity::{ADMISSION, install, signature},
+};
 
 /// What a call is said to take that is smaller than a batch, and a whole batch. The scheduler learns from the clock what calls do
 /// take, which differs from run to run. With these to begin with it never comes to prefer smaller batches.
@@ -20,9 +23,6 @@ pub(crate) const FULL_CALL: Duration = Duration::from_millis(1);
 
 /// FP32 values in the state of a stream.
 const STATE_VALUES: usize = 256;
-
-/// Finite, and reached nowhere here.
-pub(crate) const ADMISSION: Admission = Admission { items: 1 << 30, bytes: 1 << 30, model_items: 1 << 30, model_bytes: 1 << 30 };
 
 pub(crate) struct Device {
     pub(crate) handoff: Arc<Handoff>,
@@ -35,26 +35,9 @@ impl Device {
     pub(crate) fn new(stateful: bool) -> Self {
         let telemetry = Telemetry::new();
         let handoff = Handoff::new(1, ADMISSION);
-        let executable = Arc::new(executable(stateful));
-        let options = model_options(stateful);
-        let metrics = telemetry.model("identity", "1");
-        let runtime = ModelRuntime { executable: Arc::clone(&executable), metrics, costs: Vec::new() };
-        let key = handoff.add_model(("identity", "1"), options, runtime);
-        let loaded = LoadedModel {
-            name: "identity".into(),
-            version: "1".into(),
-            description: "".into(),
-            executable,
-            framing: None,
-            segments: None,
-            padding_waste_max: None,
-            max_batch: BATCH,
-            max_delay: Duration::ZERO,
-            versions: VersionPolicy::All,
-            load_duration: Duration::ZERO,
-        };
+        let model = install(&handoff, &telemetry, executable(stateful), model_options(stateful));
         let lane = Lane::new(0, telemetry.lane(0));
-        Self { handoff, model: Arc::new(Model { loaded, key }), telemetry, lane }
+        Self { handoff, model, telemetry, lane }
     }
 
     /// An open stream.
@@ -94,7 +77,6 @@ pub(crate) fn model_options(stateful: bool) -> ModelOptions {
 
 /// A model that copies.
 pub(crate) fn executable(stateful: bool) -> Executable {
-    let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(VALUES)], batch_axis: 0 };
     let state = StateSpec {
         input: "h".into(),
         output: "next_h".into(),
@@ -102,15 +84,9 @@ pub(crate) fn executable(stateful: bool) -> Executable {
         dims: Shape::from_slice(&[STATE_VALUES]),
         batch_axis: 0,
     };
-    let states = if stateful { vec![state] } else { Vec::new() };
-    let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], states, ..Signature::default() });
+    let signature = signature(if stateful { vec![state] } else { Vec::new() });
     let engine = Copier { contract: Contract::default() };
     Executable::new(Arc::new(engine), signature, &[LaneThreads::new()]).expect("a sound model")
-}
-
-/// The tensor of an item as a front end hands it on.
-pub(crate) fn tensor(data: &Bytes) -> NamedTensor {
-    NamedTensor { name: "x".to_owned(), datatype: None, shape: vec![VALUES as i64], data: data.clone() }
 }
 
 /// The bytes of an item.

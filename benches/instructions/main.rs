@@ -8,6 +8,10 @@
 
 mod counts;
 mod device;
+#[path = "../setup/feed.rs"]
+mod feed;
+#[path = "../setup/identity.rs"]
+mod identity;
 mod messages;
 mod meter;
 mod model;
@@ -18,13 +22,11 @@ mod valgrind;
 
 use std::{env, error::Error, fs, path::Path, process::ExitCode};
 
+use identity::{BYTES, VALUES};
+
 #[global_allocator]
 static ALLOCATOR: meter::CountingAllocator = meter::CountingAllocator;
 
-/// FP32 values in an item.
-const VALUES: usize = 576;
-/// Bytes in an item.
-const BYTES: usize = VALUES * 4;
 /// Items in a batch, where it is not of one.
 const BATCH: usize = 16;
 /// Turns that are counted.

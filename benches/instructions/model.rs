@@ -16,7 +16,8 @@ use tidemill::{
 
 use crate::{
     BATCH, BYTES, TURNS,
-    device::{Device, data, executable, tensor},
+    device::{Device, data, executable},
+    identity::tensor,
     meter::{case, counted},
 };
 

@@ -9,7 +9,8 @@ use tidemill::{
 
 use crate::{
     BATCH, BYTES, TURNS,
-    device::{ADMISSION, FULL_CALL, model_options},
+    device::{FULL_CALL, model_options},
+    identity::ADMISSION,
     meter::{case, counted},
 };
 

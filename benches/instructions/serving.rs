@@ -3,7 +3,7 @@
 //! The client is left out of the counts. It waits until all items of a turn are queued, has the lane run them, and reads the
 //! answers: so batches are the same in each run.
 
-use std::{fs, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use hyper::rt::Executor;
@@ -15,11 +15,8 @@ use tidemill::{
     engine::LaneThreads,
     frontend::{Shutdown, grpc::GrpcServer, http::HttpServer},
     open_inference::OpenInference,
-    proto::{
-        inference::{
-            ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient, model_infer_request::InferInputTensor,
-        },
-        v1::{self, feed_request, feed_response, inference_service_client::InferenceServiceClient, item_result},
+    proto::inference::{
+        ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient, model_infer_request::InferInputTensor,
     },
     registry::{EngineChoice, Folder, Host, LoadedModel, Repository, WarmUp},
     scheduler::{Handoff, Lane, ModelKey, ModelRuntime},
@@ -30,38 +27,17 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     runtime::Runtime,
-    sync::mpsc,
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     BATCH, TURNS, VALUES,
-    device::{ADMISSION, data, model_options, queued},
+    device::{data, model_options, queued},
+    feed::{self, Feed},
+    identity::ADMISSION,
     messages,
     meter::{LeftOut, case, counted},
 };
-
-const MANIFEST: &str = r#"
-engine = "synthetic"
-max_batch = 16
-
-[[inputs]]
-name = "x"
-datatype = "FP32"
-dims = ["batch", 576]
-
-[[outputs]]
-name = "y"
-datatype = "FP32"
-dims = ["batch", 576]
-
-[synthetic]
-kind = "identity"
-"#;
 
 /// What the server's own composition does, but for the measuring of models, which would differ from run to run.
 struct Unmeasured {
@@ -98,9 +74,7 @@ struct Server {
 
 impl Server {
     fn start(runtime: &Runtime) -> Self {
-        let models = tempfile::tempdir().expect("a writable folder");
-        fs::create_dir(models.path().join("identity")).expect("an empty folder");
-        fs::write(models.path().join("identity/model.toml"), MANIFEST).expect("a writable folder");
+        let models = feed::models(BATCH);
         let (telemetry, drain, config) = (Telemetry::new(), Drain::new(), Config::default());
         let handoff = Handoff::new(1, ADMISSION);
         let host = Unmeasured { handoff: Arc::clone(&handoff), telemetry: telemetry.clone() };
@@ -153,35 +127,6 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Aside {
     }
 }
 
-/// An open `Feed`.
-struct Feed {
-    outbound: mpsc::Sender<v1::FeedRequest>,
-    inbound: Streaming<v1::FeedResponse>,
-}
-
-impl Feed {
-    async fn open(channel: Channel) -> Self {
-        let (outbound, messages) = mpsc::channel(BATCH);
-        let open = v1::StreamConfig { model: "identity".to_owned(), ..v1::StreamConfig::default() };
-        let open = v1::FeedRequest { message: Some(feed_request::Message::Open(open)) };
-        outbound.send(open).await.expect("room for one");
-        let call = InferenceServiceClient::new(channel).feed(ReceiverStream::new(messages)).await;
-        let mut feed = Self { outbound, inbound: call.expect("the call begins").into_inner() };
-        assert!(matches!(feed.event().await, feed_response::Event::Opened(_)));
-        feed
-    }
-
-    async fn event(&mut self) -> feed_response::Event {
-        let response = self.inbound.message().await.expect("the stream goes on").expect("the stream goes on");
-        response.event.expect("an event")
-    }
-
-    async fn result(&mut self) {
-        let feed_response::Event::Result(result) = self.event().await else { unreachable!("a feed of items gives results") };
-        assert!(matches!(result.outcome, Some(item_result::Outcome::Outputs(_))));
-    }
-}
-
 pub(crate) fn run() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     for (name, feeds, each) in
@@ -209,7 +154,7 @@ fn feeds_of(runtime: &Runtime, name: &str, feeds: usize, each: usize) {
         let client = async {
             for feed in &open {
                 for _ in 0..each {
-                    feed.outbound.send(request.clone()).await.expect("the stream goes on");
+                    feed.send(request.clone()).await;
                 }
             }
             server.run_batch(feeds * each).await;

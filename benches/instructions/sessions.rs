@@ -5,24 +5,22 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::Stream;
 use parking_lot::Mutex;
 use tidemill::{
-    domain::{Fault, Timestamp},
+    domain::Fault,
     drain::Drain,
-    session::{
-        Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions, WhenFull,
-    },
+    session::{Event, Inbound, ItemRequest, Session, SessionMetrics},
     telemetry::Method,
 };
 
 use crate::{
     BATCH, TURNS,
-    device::{Device, data, tensor},
+    device::{Device, data},
+    identity::{session_options, tensor},
     meter::{case, counted},
 };
 
@@ -49,20 +47,7 @@ impl Sessions {
         let (device, drain) = (Device::new(stateful), Drain::new());
         let method = Arc::new(device.telemetry.method(Method::Feed));
         let open = |_| {
-            let options = SessionOptions {
-                overflow: OverflowPolicy::Block,
-                max_age: None,
-                payload: PayloadKind::Tensors,
-                order: Order::InOrder,
-                window_items: 2 * BATCH,
-                window_bytes: usize::MAX,
-                max_item_bytes: usize::MAX,
-                idle_timeout: Some(Duration::from_secs(300)),
-                default_deadline: None,
-                ends_at: Timestamp::NEVER,
-                when_full: WhenFull::Wait,
-                reads_on_drain: false,
-            };
+            let options = session_options(2 * BATCH);
             let (arrived, metrics) = (Arrived::default(), SessionMetrics::open(Arc::clone(&method)));
             let guard = drain.session().expect("not draining");
             let model = Arc::clone(&device.model);

@@ -4,6 +4,7 @@
 //! that gets slower in between slows both. Knows nothing of the server's inside except in the arms that call an engine bare, and in
 //! [`stage`], which holds and slows synthetic models and looks at the ledger.
 
+mod canned;
 mod crowd;
 mod cut;
 mod engine;
@@ -65,6 +66,7 @@ enum Scenario {
     Costs(Told<scenario::costs::Args>),
     Soak(Told<scenario::soak::Args>),
     Run(load::Args),
+    Canned(canned::Args),
 }
 
 // A scenario of this tool and how its report is told. No doc comment: it would take the place of the scenario's own in the help.
@@ -109,6 +111,7 @@ impl Scenario {
             Self::Costs(told) => told.by(scenario::costs::run).await,
             Self::Soak(told) => told.by(scenario::soak::run).await,
             Self::Run(args) => load::run(args).await,
+            Self::Canned(args) => canned::run(args).await,
         }
     }
 }

@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 use crate::{patience::within, target::connect, workload::Workload};
 
 /// Connections that the clients of gRPC share.
-const CONNECTIONS: u16 = 4;
+const CONNECTIONS: usize = 4;
 /// Longest wait until a conversation is over, on a machine that has other work to do.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Different complaints that are kept of one mode.

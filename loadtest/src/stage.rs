@@ -115,7 +115,7 @@ impl Stage {
     }
 
     pub(crate) async fn connect(&self, connections: u16) -> anyhow::Result<Vec<Channel>> {
-        connect(self.server.grpc_addr(), connections).await
+        connect(self.server.grpc_addr(), connections.into()).await
     }
 
     #[cfg(test)]

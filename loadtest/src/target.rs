@@ -52,7 +52,7 @@ impl Target {
     /// The server at `place`. For one inside this process, `adjust` changes its settings before.
     pub(crate) async fn tidemill(place: &Place, adjust: impl FnOnce(&mut Config)) -> anyhow::Result<Self> {
         if let Some(address) = place.addr {
-            return Ok(Self { channels: connect(address, place.connections).await?, _host: Host::Remote });
+            return Ok(Self { channels: connect(address, place.connections.into()).await?, _host: Host::Remote });
         }
         let mut config = Config::default();
         config.server.grpc_addr = (Ipv4Addr::LOCALHOST, 0).into();
@@ -60,14 +60,14 @@ impl Target {
         config.server.admin_addr = (Ipv4Addr::LOCALHOST, 0).into();
         adjust(&mut config);
         let server = Server::start(config).await?;
-        let channels = connect(server.grpc_addr(), place.connections).await?;
+        let channels = connect(server.grpc_addr(), place.connections.into()).await?;
         Ok(Self { channels, _host: Host::Server { _server: Box::new(server) } })
     }
 
     /// The bare echo, always inside this process.
     pub(crate) async fn echo(connections: u16, reply: Reply) -> anyhow::Result<Self> {
         let server = EchoServer::start(reply).await?;
-        Ok(Self { channels: connect(server.address, connections).await?, _host: Host::Echo { _server: server } })
+        Ok(Self { channels: connect(server.address, connections.into()).await?, _host: Host::Echo { _server: server } })
     }
 
     /// The connection of stream number `stream`.
@@ -113,7 +113,7 @@ async fn keep_full(mut feed: Feed, window: u32) -> anyhow::Result<()> {
 }
 
 /// Opens connections that do not hold the server back.
-pub(crate) async fn connect(address: SocketAddr, connections: u16) -> anyhow::Result<Vec<Channel>> {
+pub(crate) async fn connect(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<Channel>> {
     let config = GrpcConfig::default();
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?
         .initial_stream_window_size(config.stream_window_bytes)

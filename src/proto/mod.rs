@@ -1,6 +1,7 @@
 //! The wire types: messages, services and clients generated from `proto/`, and the codec they run over.
 //!
-//! Knows nothing of the domain: conversion is the front ends' business.
+//! Knows nothing of the domain: conversion is the front ends' business. What needs only the wire is here, once for server, command
+//! line and load tools.
 
 pub mod codec;
 
@@ -39,6 +40,8 @@ mod generated {
 pub use generated::{health, inference, model, v1};
 pub use tonic_types::pb as rpc;
 
+use tonic::Code;
+
 /// A duration of the wire; `None` if it is negative or breaks the format.
 ///
 /// By hand: the conversion of prost-types overflows at the smallest number of seconds, and panics where overflow is checked.
@@ -47,6 +50,39 @@ pub fn duration_from_wire(duration: prost_types::Duration) -> Option<std::time::
     let seconds = u64::try_from(duration.seconds).ok()?;
     let nanos = u32::try_from(duration.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
     Some(std::time::Duration::new(seconds, nanos))
+}
+
+/// A duration as the wire has it; at most the largest number of seconds that it holds.
+#[must_use]
+pub fn duration_to_wire(duration: std::time::Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
+    }
+}
+
+/// The name of a code as the documents of gRPC write it, such as `RESOURCE_EXHAUSTED`.
+#[must_use]
+pub const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }
 
 /// Serialized `FileDescriptorSet` of `proto/`, for server reflection.

@@ -2,7 +2,7 @@
 
 use tidemill::proto::v1::{Item, PredictRequest, Tensor, feed_request::Message, predict_request::Payload};
 
-use crate::serving::{Feed, bare_config, connect, item, limits, metric, outcome, patiently, serve, tensors_of};
+use crate::serving::{Feed, ROUNDS_MAX, bare_config, connect, item, limits, metric, outcome, patiently, serve, tensors_of};
 
 /// Adds to each element of a row the sum of all rows that its stream has sent so far. A row that saw its padding would show it.
 /// A stream has at most one item in a call, so that two items in a call are of two streams.
@@ -35,9 +35,6 @@ buckets = [4, 8]
 kind = 'identity'
 cost_per_call_us = 1000
 ";
-
-/// Two streams that send at the same time meet sooner or later; this many rounds without are a fault.
-const ROUNDS_MAX: usize = 1_000;
 
 fn row(values: &[f32]) -> Item {
     let Item { id, inputs, deadline } = item("", values);

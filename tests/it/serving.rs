@@ -31,6 +31,9 @@ pub(crate) type Client = InferenceServiceClient<Channel>;
 /// Long enough for any machine; only a broken test waits for it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Items that are sent together share a call sooner or later; this many rounds without are a fault.
+pub(crate) const ROUNDS_MAX: usize = 1_000;
+
 /// Doubles four numbers. -1 in front makes the call fail.
 pub(crate) const DOUBLER: &str = "
 engine = 'synthetic'
@@ -222,12 +225,17 @@ pub(crate) fn values(tensors: &[Tensor]) -> Vec<f32> {
     tensors[0].data.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes"))).collect()
 }
 
-/// The numbers of a result, or the code of its error.
-pub(crate) fn outcome(result: &ItemResult) -> Result<Vec<f32>, Code> {
+/// The outputs of a result, or the code of its error.
+pub(crate) fn outputs(result: &ItemResult) -> Result<&[Tensor], Code> {
     match result.outcome.as_ref().expect("an outcome") {
-        Outcome::Outputs(outputs) => Ok(values(&outputs.tensors)),
+        Outcome::Outputs(outputs) => Ok(&outputs.tensors),
         Outcome::Error(status) => Err(Code::from(status.code)),
     }
+}
+
+/// The numbers of a result, or the code of its error.
+pub(crate) fn outcome(result: &ItemResult) -> Result<Vec<f32>, Code> {
+    outputs(result).map(values)
 }
 
 /// The first number of each result, all of which must be there and in order.

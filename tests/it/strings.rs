@@ -9,12 +9,12 @@ use tonic::Code;
 use tidemill::{
     app::Server,
     domain::{ByteElements, Outcome, push_element},
-    proto::v1::{Datatype, Item, ItemResult, Tensor, feed_request::Message, item_result},
+    proto::v1::{Datatype, Item, Tensor, feed_request::Message},
 };
 
 use crate::{
     engines::{LIBRARY_VARIABLE, library},
-    serving::{Account, Feed, bare_config, connect, folder_of, serve, tensors_of, write},
+    serving::{Account, Feed, ROUNDS_MAX, bare_config, connect, folder_of, outputs, serve, tensors_of, write},
 };
 
 const ECHO: &str = "
@@ -34,9 +34,6 @@ kind = 'identity'
 cost_per_call_us = 1000
 ";
 
-/// Items that are sent together meet in one call sooner or later; this many rounds without are a fault.
-const ROUNDS_MAX: usize = 1_000;
-
 fn data_of(elements: &[&[u8]]) -> Vec<u8> {
     let mut data = Vec::new();
     elements.iter().for_each(|element| push_element(&mut data, element).expect("short"));
@@ -47,13 +44,6 @@ fn item(elements: &[&[u8]]) -> Message {
     let shape = vec![i64::try_from(elements.len()).expect("few")];
     let tensor = Tensor { name: "x".to_owned(), datatype: Datatype::Bytes.into(), shape, data: data_of(elements).into() };
     Message::Item(Item { inputs: vec![tensor], ..Item::default() })
-}
-
-fn output(result: &ItemResult) -> Result<&Tensor, Code> {
-    match result.outcome.as_ref().expect("an outcome") {
-        item_result::Outcome::Outputs(outputs) => Ok(&outputs.tensors[0]),
-        item_result::Outcome::Error(status) => Err(Code::from_i32(status.code)),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,7 +63,7 @@ async fn items_of_different_lengths_share_a_call_and_get_what_is_theirs() {
         met = true;
         for elements in &items {
             let result = feed.next_result().await;
-            let tensor = output(&result).expect("no fault planned");
+            let tensor = &outputs(&result).expect("no fault planned")[0];
             assert_eq!((tensor.datatype(), tensor.shape.as_slice()), (Datatype::Bytes, &[2][..]));
             assert!(ByteElements::new(&tensor.data).eq(elements.iter().copied()), "{elements:?}");
             met &= result.timing.is_some_and(|timing| timing.batch_size == 4);
@@ -95,10 +85,10 @@ async fn data_that_are_no_elements_answer_their_item_and_the_stream_goes_on() {
         let Message::Item(mut item) = item(&[b"", b""]) else { unreachable!("an item") };
         item.inputs[0].data = data.to_vec().into();
         feed.send(Message::Item(item)).await;
-        assert_eq!(output(&feed.next_result().await).err(), Some(Code::InvalidArgument), "{data:?}");
+        assert_eq!(outputs(&feed.next_result().await).err(), Some(Code::InvalidArgument), "{data:?}");
     }
     feed.send(item(&[b"good", b""])).await;
-    assert!(output(&feed.next_result().await).is_ok());
+    assert!(outputs(&feed.next_result().await).is_ok());
 }
 
 /// A file whose INT64 output `y` is the number that the string of `x` says.
@@ -153,7 +143,7 @@ async fn a_model_that_reads_strings_is_measured_served_and_fails_a_bad_one_alone
     let texts = ["1", "-22", "no number", "4444", "\u{ff}"];
     let messages = texts.iter().map(|text| item(&[text.as_bytes()])).collect();
     let said = Feed::run(&mut client, tensors_of("numbers"), messages).await;
-    let numbers: Vec<_> = said.results.iter().map(|result| output(result).map(|tensor| tensor.data.to_vec())).collect();
+    let numbers: Vec<_> = said.results.iter().map(|result| outputs(result).map(|tensors| tensors[0].data.to_vec())).collect();
     let number = |value: i64| Ok(value.to_le_bytes().to_vec());
     assert_eq!(numbers, [number(1), number(-22), Err(Code::Internal), number(4444), Err(Code::Internal)]);
     let ledger = account.settled().await;

@@ -1,57 +1,19 @@
-//! What the gRPC protocols share: connections, names of codes, and the client's side of a stream.
+//! What the gRPC protocols share: the client's side of a stream.
 
 use std::{
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use anyhow::Context as _;
-use futures::{Stream, future::try_join_all};
-use tidemill::config::GrpcConfig;
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+use futures::Stream;
+use tidemill::proto::code_name;
+use tonic::Status;
 
 use super::line::Line;
 
 /// Largest message that is taken from a server.
 pub(crate) const ANSWER_BYTES_MAX: usize = 256 << 20;
-
-/// Opens connections that do not hold the server back.
-pub(crate) async fn connect(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<Channel>> {
-    let config = GrpcConfig::default();
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-        .initial_stream_window_size(config.stream_window_bytes)
-        .initial_connection_window_size(config.connection_window_bytes);
-    let connecting = (0..connections).map(|_| endpoint.connect());
-    try_join_all(connecting).await.with_context(|| format!("cannot connect to {address}"))
-}
-
-/// The name of a code, as the protocol's table has it.
-pub(crate) const fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
-}
 
 /// What a line that ended too early is answered with.
 pub(crate) const ENDED_EARLY: &str = "STREAM_ENDED";

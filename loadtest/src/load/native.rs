@@ -3,9 +3,9 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture, stream};
-use tidemill::{
-    domain::Datatype,
-    proto::v1::{
+use tidemill::proto::{
+    code_name, duration_to_wire,
+    v1::{
         self, feed_request, feed_response, inference_service_client::InferenceServiceClient, item_result, predict_request,
         scan_request, scan_response, upload_request,
     },
@@ -15,7 +15,7 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 use super::{
     call::Caller,
     file::{Load, Protocol},
-    grpc::{ANSWER_BYTES_MAX, ENDED_EARLY, Outbound, Source, code_name, end},
+    grpc::{ANSWER_BYTES_MAX, ENDED_EARLY, Outbound, Source, end},
     line::Line,
     payload::Payload,
     recorder::{Answer, End, Timing},
@@ -34,14 +34,14 @@ impl Template {
     pub(crate) fn new(load: &Load, seed: u64) -> Self {
         let tensor = |input: &super::file::Input| v1::Tensor {
             name: input.name.clone(),
-            datatype: wire_datatype(input.datatype).into(),
+            datatype: v1::Datatype::from(input.datatype).into(),
             shape: input.shape.iter().map(|axis| *axis as i64).collect(),
             ..v1::Tensor::default()
         };
         let config = v1::StreamConfig {
             model: load.model.clone(),
             window_items: load.in_flight,
-            default_deadline: load.deadline().map(wire_duration),
+            default_deadline: load.deadline().map(duration_to_wire),
             ..v1::StreamConfig::default()
         };
         Self {
@@ -49,7 +49,7 @@ impl Template {
             tensors: load.inputs.iter().map(tensor).collect(),
             payload: Payload::new(&load.inputs, 1, seed),
             batch: load.batch,
-            deadline: load.deadline().map(wire_duration),
+            deadline: load.deadline().map(duration_to_wire),
         }
     }
 
@@ -232,28 +232,4 @@ async fn upload(mut client: InferenceServiceClient<Channel>, template: Arc<Templ
         None => End::Outputs,
     };
     Ok(Went { end, timing: None, items: u32::try_from(ok).unwrap_or(u32::MAX) })
-}
-
-/// A duration of a file's limits as a message.
-fn wire_duration(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration { seconds: duration.as_secs() as i64, nanos: duration.subsec_nanos() as i32 }
-}
-
-fn wire_datatype(datatype: Datatype) -> v1::Datatype {
-    match datatype {
-        Datatype::Bool => v1::Datatype::Bool,
-        Datatype::Uint8 => v1::Datatype::Uint8,
-        Datatype::Uint16 => v1::Datatype::Uint16,
-        Datatype::Uint32 => v1::Datatype::Uint32,
-        Datatype::Uint64 => v1::Datatype::Uint64,
-        Datatype::Int8 => v1::Datatype::Int8,
-        Datatype::Int16 => v1::Datatype::Int16,
-        Datatype::Int32 => v1::Datatype::Int32,
-        Datatype::Int64 => v1::Datatype::Int64,
-        Datatype::Fp16 => v1::Datatype::Fp16,
-        Datatype::Fp32 => v1::Datatype::Fp32,
-        Datatype::Fp64 => v1::Datatype::Fp64,
-        Datatype::Bf16 => v1::Datatype::Bf16,
-        Datatype::Bytes => v1::Datatype::Bytes,
-    }
 }

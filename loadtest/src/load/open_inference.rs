@@ -5,16 +5,19 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{FutureExt as _, future::BoxFuture};
-use tidemill::proto::inference::{
-    InferParameter, ModelInferRequest, ModelStreamInferResponse, grpc_inference_service_client::GrpcInferenceServiceClient,
-    infer_parameter::ParameterChoice, model_infer_request::InferInputTensor,
+use tidemill::proto::{
+    code_name,
+    inference::{
+        InferParameter, ModelInferRequest, ModelStreamInferResponse, grpc_inference_service_client::GrpcInferenceServiceClient,
+        infer_parameter::ParameterChoice, model_infer_request::InferInputTensor,
+    },
 };
 use tonic::{Status, Streaming, transport::Channel};
 
 use super::{
     call::Caller,
     file::{Input, Load},
-    grpc::{ANSWER_BYTES_MAX, Outbound, Source, code_name, end},
+    grpc::{ANSWER_BYTES_MAX, Outbound, Source, end},
     line::Line,
     payload::Payload,
     recorder::{Answer, End},

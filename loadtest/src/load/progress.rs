@@ -52,13 +52,14 @@ impl Progress {
 }
 
 fn line(label: &str, span: Duration, before: &Tally, now: &Tally) -> String {
+    let (then, counts) = (&before.counts, &now.counts);
     let pace = |before: u64, now: u64| short(now.saturating_sub(before) as f64 / span.as_secs_f64().max(1e-3));
     format!(
         "{label}  offered {}/s  ok {}/s  good {}/s  errors {}/s  p99 {} ms  in flight {}",
-        pace(before.offered, now.offered),
-        pace(before.ok, now.ok),
-        pace(before.good, now.good),
-        pace(before.errors, now.errors),
+        pace(then.offered, counts.offered),
+        pace(then.ok, counts.ok),
+        pace(then.good, counts.good),
+        pace(then.errors, counts.errors),
         short(now.p99_us as f64 / 1e3),
         now.in_flight(),
     )
@@ -66,12 +67,12 @@ fn line(label: &str, span: Duration, before: &Tally, now: &Tally) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::recorder::Counts, *};
 
     #[test]
     fn a_line_tells_what_came_since_the_last() {
-        let before = Tally { offered: 100, sent: 100, ok: 90, good: 80, errors: 5, p99_us: 1 };
-        let now = Tally { offered: 300, sent: 290, ok: 180, good: 130, errors: 10, p99_us: 12_345 };
+        let before = Tally { counts: Counts { offered: 100, sent: 100, ok: 90, good: 80, errors: 5 }, p99_us: 1 };
+        let now = Tally { counts: Counts { offered: 300, sent: 290, ok: 180, good: 130, errors: 10 }, p99_us: 12_345 };
         let text = line("x2", Duration::from_secs(2), &before, &now);
         assert_eq!(text, "x2  offered 100/s  ok 45/s  good 25/s  errors 2.5/s  p99 12.3 ms  in flight 100");
     }
@@ -79,10 +80,11 @@ mod tests {
     #[test]
     fn a_step_begins_anew() {
         let mut progress = Progress::new(true);
+        let offered = |offered| Tally { counts: Counts { offered, ..Counts::default() }, p99_us: 0 };
         progress.begin("x1", Duration::from_secs(10));
-        progress.tell(Duration::from_secs(9), &Tally { offered: 50, ..Tally::default() });
+        progress.tell(Duration::from_secs(9), &offered(50));
         progress.begin("x2", Duration::from_secs(10));
-        progress.tell(Duration::from_secs(1), &Tally { offered: 7, ..Tally::default() });
+        progress.tell(Duration::from_secs(1), &offered(7));
         assert!(progress.bar.message().starts_with("x2  offered 7/s"), "{}", progress.bar.message());
         progress.end();
     }

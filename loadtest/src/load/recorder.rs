@@ -3,7 +3,7 @@
 //! One task owns a recorder, so nothing is locked; recorders of many tasks are merged when a step is over. Recording costs some tens
 //! of nanoseconds and allocates once a second at most. Knows neither protocols nor sockets, and reads no clock.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, ops::AddAssign, time::Duration};
 
 use hdrhistogram::Histogram;
 use tidemill::domain::Timestamp;
@@ -72,14 +72,67 @@ pub(crate) struct Timing {
     pub(crate) batch_size: u32,
 }
 
-/// Counts since the very start of a step, the warm-up among them: for showing how it goes.
+/// How many were offered, and what became of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub(crate) struct Counts {
     pub(crate) offered: u64,
     pub(crate) sent: u64,
     pub(crate) ok: u64,
+    /// Ok and within the objective.
     pub(crate) good: u64,
     pub(crate) errors: u64,
+}
+
+impl Counts {
+    const fn answered(&self) -> u64 {
+        self.ok + self.errors
+    }
+
+    fn count_answer(&mut self, is_ok: bool, is_good: bool) {
+        self.ok += u64::from(is_ok);
+        self.good += u64::from(is_good);
+        self.errors += u64::from(!is_ok);
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.offered += other.offered;
+        self.sent += other.sent;
+        self.ok += other.ok;
+        self.good += other.good;
+        self.errors += other.errors;
+    }
+}
+
+/// The batches that answered items were part of.
+#[derive(Debug, Clone, Copy, Default)]
+struct Batches {
+    sizes: u64,
+    items: u64,
+}
+
+impl Batches {
+    fn count(&mut self, size: u32) {
+        *self += Self { sizes: size.into(), items: 1 };
+    }
+
+    fn mean_size(self) -> Option<f64> {
+        (self.items > 0).then(|| self.sizes as f64 / self.items as f64)
+    }
+}
+
+impl AddAssign for Batches {
+    fn add_assign(&mut self, other: Self) {
+        self.sizes += other.sizes;
+        self.items += other.items;
+    }
+}
+
+/// Counts since the very start of a step, the warm-up among them: for showing how it goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) counts: Counts,
     /// Of the last whole second of the recorder; of several recorders, the longest.
     pub(crate) p99_us: u64,
 }
@@ -87,15 +140,11 @@ pub(crate) struct Tally {
 impl Tally {
     /// Sent and not answered.
     pub(crate) const fn in_flight(&self) -> u64 {
-        self.sent.saturating_sub(self.ok + self.errors)
+        self.counts.sent.saturating_sub(self.counts.answered())
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
-        self.offered += other.offered;
-        self.sent += other.sent;
-        self.ok += other.ok;
-        self.good += other.good;
-        self.errors += other.errors;
+        self.counts += other.counts;
         self.p99_us = self.p99_us.max(other.p99_us);
     }
 }
@@ -103,13 +152,8 @@ impl Tally {
 /// The counts of one second by when things happened.
 #[derive(Debug, Clone, Default)]
 struct Cell {
-    offered: u64,
-    sent: u64,
-    ok: u64,
-    good: u64,
-    errors: u64,
-    batch_sizes: u64,
-    batches: u64,
+    counts: Counts,
+    batches: Batches,
     /// Latencies of ok answers and how often each came: a whole histogram for each second would be most of the memory in use.
     latencies: Vec<(u64, u32)>,
 }
@@ -120,8 +164,24 @@ struct ServerTimes {
     age: Histogram<u64>,
     queue: Histogram<u64>,
     compute: Histogram<u64>,
-    batch_sizes: u64,
-    items: u64,
+    batches: Batches,
+}
+
+impl ServerTimes {
+    fn count(&mut self, timing: &Timing) {
+        self.age.saturating_record(micros(timing.age));
+        self.queue.saturating_record(micros(timing.queue));
+        self.compute.saturating_record(micros(timing.compute));
+        self.batches.count(timing.batch_size);
+    }
+
+    fn merge(&mut self, other: &Self) -> anyhow::Result<()> {
+        self.age.add(&other.age)?;
+        self.queue.add(&other.queue)?;
+        self.compute.add(&other.compute)?;
+        self.batches += other.batches;
+        Ok(())
+    }
 }
 
 /// What one task has seen of one load.
@@ -130,11 +190,8 @@ pub(crate) struct Recorder {
     plan: RecorderPlan,
     tally: Tally,
     /// Of what was due within the counted time.
-    offered: u64,
-    sent: u64,
-    ok: u64,
+    counts: Counts,
     ok_items: u64,
-    good: u64,
     errors: BTreeMap<String, u64>,
     late_sends: u64,
     late: Histogram<u64>,
@@ -154,15 +211,12 @@ impl Recorder {
     /// None with the bounds of this module; the histograms check theirs when they are made.
     pub(crate) fn new(plan: &RecorderPlan) -> anyhow::Result<Self> {
         let histogram = || Histogram::new_with_max(micros(LONGEST), 3);
-        let server = ServerTimes { age: histogram()?, queue: histogram()?, compute: histogram()?, batch_sizes: 0, items: 0 };
+        let server = ServerTimes { age: histogram()?, queue: histogram()?, compute: histogram()?, batches: Batches::default() };
         Ok(Self {
             plan: *plan,
             tally: Tally::default(),
-            offered: 0,
-            sent: 0,
-            ok: 0,
+            counts: Counts::default(),
             ok_items: 0,
-            good: 0,
             errors: BTreeMap::new(),
             late_sends: 0,
             late: histogram()?,
@@ -177,24 +231,24 @@ impl Recorder {
 
     /// A send is due, whether there is room for it or not.
     pub(crate) fn offered(&mut self, due: Timestamp) {
-        self.tally.offered += 1;
-        self.offered += u64::from(self.plan.counts(due));
+        self.tally.counts.offered += 1;
+        self.counts.offered += u64::from(self.plan.counts(due));
         if let Some(cell) = self.cell(due) {
-            cell.offered += 1;
+            cell.counts.offered += 1;
         }
     }
 
     /// What was due at `due` is sent at `at`.
     pub(crate) fn sent(&mut self, due: Timestamp, at: Timestamp) {
-        self.tally.sent += 1;
+        self.tally.counts.sent += 1;
         if self.plan.counts(due) {
-            self.sent += 1;
+            self.counts.sent += 1;
             let late = at.since(due);
             self.late_sends += u64::from(late > LATE_AFTER);
             self.late.saturating_record(micros(late));
         }
         match self.cell(at) {
-            Some(cell) => cell.sent += 1,
+            Some(cell) => cell.counts.sent += 1,
             None => self.in_flight_before += i64::from(at < self.plan.counts_from),
         }
     }
@@ -204,23 +258,19 @@ impl Recorder {
         let latency = at.since(due);
         let is_ok = answer.end == End::Outputs;
         let is_good = is_ok && latency <= self.plan.slo;
-        self.tally.ok += u64::from(is_ok);
-        self.tally.good += u64::from(is_good);
-        self.tally.errors += u64::from(!is_ok);
+        self.tally.counts.count_answer(is_ok, is_good);
         if self.plan.counts(due) {
-            self.follow(latency, is_good, answer);
+            self.counts.count_answer(is_ok, is_good);
+            self.follow(latency, answer);
         }
         self.turn_to(at);
         let Some(cell) = self.cell(at) else {
             self.in_flight_before -= i64::from(at < self.plan.counts_from);
             return;
         };
-        cell.ok += u64::from(is_ok);
-        cell.good += u64::from(is_good);
-        cell.errors += u64::from(!is_ok);
+        cell.counts.count_answer(is_ok, is_good);
         if let Some(timing) = answer.timing {
-            cell.batch_sizes += u64::from(timing.batch_size);
-            cell.batches += 1;
+            cell.batches.count(timing.batch_size);
         }
         if is_ok {
             self.current.saturating_record(micros(latency));
@@ -228,22 +278,16 @@ impl Recorder {
     }
 
     /// What was offered within the counted time has come to its end.
-    fn follow(&mut self, latency: Duration, is_good: bool, answer: &Answer) {
+    fn follow(&mut self, latency: Duration, answer: &Answer) {
         match &answer.end {
             End::Outputs => {
-                self.ok += 1;
                 self.ok_items += u64::from(answer.items);
-                self.good += u64::from(is_good);
                 self.latency.saturating_record(micros(latency));
             }
             End::Error(name) => self.count_error(name, 1),
         }
-        if let Some(timing) = answer.timing {
-            self.server.age.saturating_record(micros(timing.age));
-            self.server.queue.saturating_record(micros(timing.queue));
-            self.server.compute.saturating_record(micros(timing.compute));
-            self.server.batch_sizes += u64::from(timing.batch_size);
-            self.server.items += 1;
+        if let Some(timing) = &answer.timing {
+            self.server.count(timing);
         }
     }
 
@@ -299,11 +343,8 @@ impl Recorder {
         self.settle();
         other.settle();
         self.tally.add(&other.tally);
-        self.offered += other.offered;
-        self.sent += other.sent;
-        self.ok += other.ok;
+        self.counts += other.counts;
         self.ok_items += other.ok_items;
-        self.good += other.good;
         self.late_sends += other.late_sends;
         self.in_flight_before += other.in_flight_before;
         for (name, count) in &other.errors {
@@ -311,18 +352,9 @@ impl Recorder {
         }
         self.late.add(&other.late)?;
         self.latency.add(&other.latency)?;
-        self.server.age.add(&other.server.age)?;
-        self.server.queue.add(&other.server.queue)?;
-        self.server.compute.add(&other.server.compute)?;
-        self.server.batch_sizes += other.server.batch_sizes;
-        self.server.items += other.server.items;
+        self.server.merge(&other.server)?;
         for (cell, others) in self.cells.iter_mut().zip(other.cells) {
-            cell.offered += others.offered;
-            cell.sent += others.sent;
-            cell.ok += others.ok;
-            cell.good += others.good;
-            cell.errors += others.errors;
-            cell.batch_sizes += others.batch_sizes;
+            cell.counts += others.counts;
             cell.batches += others.batches;
             cell.latencies.extend(others.latencies);
         }
@@ -332,27 +364,28 @@ impl Recorder {
     /// The outcome; name, protocol, model and streams are for the caller to fill in.
     pub(crate) fn load_result(&self) -> LoadResult {
         let duration_s = self.plan.duration().as_secs_f64().max(f64::MIN_POSITIVE);
-        let answered = self.ok + self.errors.values().sum::<u64>();
-        let came: u64 = self.cells.iter().map(|cell| cell.ok).sum();
+        let Counts { offered, sent, ok, good, .. } = self.counts;
+        let answered = self.counts.answered();
+        let came: u64 = self.cells.iter().map(|cell| cell.counts.ok).sum();
         let times = |times: &Histogram<u64>| (!times.is_empty()).then(|| percentiles(times));
         LoadResult {
-            offered: self.offered,
-            sent: self.sent,
+            offered,
+            sent,
             answered,
-            ok: self.ok,
+            ok,
             ok_items: self.ok_items,
             errors: self.errors.clone(),
-            unanswered: self.offered.saturating_sub(answered),
+            unanswered: offered.saturating_sub(answered),
             late_sends: self.late_sends,
             late_p99_us: self.late.value_at_quantile(0.99),
             throughput_hz: came as f64 / duration_s,
-            goodput_hz: self.good as f64 / duration_s,
-            goodput_share: self.good as f64 / self.offered.max(1) as f64,
+            goodput_hz: good as f64 / duration_s,
+            goodput_share: good as f64 / offered.max(1) as f64,
             latency_us: percentiles(&self.latency),
             age_us: times(&self.server.age),
             queue_us: times(&self.server.queue),
             compute_us: times(&self.server.compute),
-            batch_size_mean: mean(self.server.batch_sizes, self.server.items),
+            batch_size_mean: self.server.batches.mean_size(),
             ..LoadResult::default()
         }
     }
@@ -364,7 +397,8 @@ impl Recorder {
         let mut in_flight = self.in_flight_before;
         let mut latencies = self.current.clone();
         let second = |(place, cell): (usize, &Cell)| {
-            in_flight += cell.sent as i64 - (cell.ok + cell.errors) as i64;
+            let Counts { offered, sent, ok, good, errors } = cell.counts;
+            in_flight += sent as i64 - (ok + errors) as i64;
             latencies.reset();
             for (latency, count) in &cell.latencies {
                 latencies.saturating_record_n(*latency, *count);
@@ -373,13 +407,13 @@ impl Recorder {
             Second {
                 t_s: place as u64,
                 span_s: (duration_s - place as f64).min(1.0),
-                offered: cell.offered,
-                ok: cell.ok,
-                good: cell.good,
-                errors: cell.errors,
+                offered,
+                ok,
+                good,
+                errors,
                 p50_us: quantile(0.5),
                 p99_us: quantile(0.99),
-                batch_size_mean: mean(cell.batch_sizes, cell.batches),
+                batch_size_mean: cell.batches.mean_size(),
                 in_flight: u64::try_from(in_flight).unwrap_or(0),
                 ..Second::default()
             }
@@ -390,10 +424,6 @@ impl Recorder {
 
 fn micros(duration: Duration) -> u64 {
     duration.as_nanos() as u64 / 1000
-}
-
-fn mean(sum: u64, count: u64) -> Option<f64> {
-    (count > 0).then(|| sum as f64 / count as f64)
 }
 
 fn percentiles(times: &Histogram<u64>) -> Percentiles {
@@ -461,7 +491,7 @@ mod tests {
         }
         let result = recorder.load_result();
         assert_eq!((result.offered, result.sent, result.ok, result.unanswered), (2, 2, 2, 0));
-        assert_eq!(recorder.tally().ok, 4, "the tally leaves nothing out");
+        assert_eq!(recorder.tally().counts.ok, 4, "the tally leaves nothing out");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use futures::{
     future::BoxFuture,
     stream::{self, FuturesUnordered},
 };
-use tidemill::{clock, domain::Timestamp};
+use tidemill::{clock, domain::Timestamp, proto::code_name};
 use tokio::{sync::oneshot, task::JoinSet};
 use tonic::{Status, transport::Channel};
 
@@ -19,13 +19,14 @@ use super::{
     agenda::Agenda,
     call::{Caller, Callers},
     file::{Load, Protocol},
-    grpc, http,
+    http,
     line::{Book, Line},
     native::{self, Feed, NativeCaller},
     open_inference::{self, InferCaller, InferStream},
     recorder::{Recorder, RecorderPlan},
     timer::Timer,
 };
+use crate::target::connect;
 
 /// Streams of a shard that are opened at once.
 const OPENING_AT_ONCE: usize = 64;
@@ -112,7 +113,7 @@ struct Stream {
 impl Shard {
     async fn open(plan: ShardPlan) -> anyhow::Result<(Self, Opened)> {
         let channels = match plan.address {
-            Some(address) => grpc::connect(address, plan.connections).await?,
+            Some(address) => connect(address, plan.connections).await?,
             None => Vec::new(),
         };
         let mut shard = Self { plan, lines: Vec::new(), sessions: Vec::new() };
@@ -211,7 +212,7 @@ impl Shard {
                     self.sessions.push(session);
                 }
                 Ok(Err(status)) => {
-                    line.broke(grpc::code_name(status.code()).into());
+                    line.broke(code_name(status.code()).into());
                     refusal.get_or_insert(status);
                 }
                 Err(_) => {

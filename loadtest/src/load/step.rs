@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use futures::future::try_join_all;
-use tidemill::{clock, domain::Timestamp};
+use tidemill::{clock, domain::Timestamp, proto::code_name};
 use tokio::sync::oneshot;
 
 use super::{
@@ -146,7 +146,7 @@ fn complain_of_closed(loads: &[Load], opened: &[Opened]) -> anyhow::Result<()> {
             continue;
         }
         let refusal = shards().find_map(|(_, refusal)| refusal.as_ref());
-        let why = refusal.map(|status| format!("{}: {}", super::grpc::code_name(status.code()), status.message()));
+        let why = refusal.map(|status| format!("{}: {}", code_name(status.code()), status.message()));
         bail!("load '{}': no stream was opened: {}", load.name, why.unwrap_or_else(|| "no reason was given".to_owned()));
     }
     Ok(())

@@ -10,11 +10,13 @@ use futures::future::try_join_all;
 use tidemill::{
     clock,
     domain::Timestamp,
-    proto::v1::{self, item_result, predict_request},
+    proto::{
+        duration_to_wire,
+        v1::{self, item_result, predict_request},
+    },
 };
 use tonic::{Code, Request, metadata::MetadataMap, transport::Channel};
 
-use super::wire_duration;
 use crate::{
     feed::{Feed, FeedPlan},
     findings::{Findings, Wanted},
@@ -144,7 +146,7 @@ async fn hold_lane(channel: Channel, model: &str) -> anyhow::Result<()> {
 async fn unary(mut client: PatientClient, model: &str, draw: Draw, whole_call: bool) -> anyhow::Result<Lateness> {
     tokio::time::sleep(draw.wait).await;
     let mut item = item("x", 4);
-    item.deadline = (!whole_call).then(|| wire_duration(draw.deadline));
+    item.deadline = (!whole_call).then(|| duration_to_wire(draw.deadline));
     let mut request = Request::new(predict_request(model, item));
     if whole_call {
         request.set_timeout(draw.deadline);
@@ -166,7 +168,7 @@ async fn feed_items(channel: Channel, model: &'static str, draws: Vec<Draw>) -> 
     let (moments, deadlines) = (Arc::clone(&sent), draws.clone());
     let make = move |number: u64| {
         let mut item = item("x", 4);
-        item.deadline = deadlines.get(number as usize).map(|draw| wire_duration(draw.deadline));
+        item.deadline = deadlines.get(number as usize).map(|draw| duration_to_wire(draw.deadline));
         moments.lock().unwrap_or_else(PoisonError::into_inner).push(clock::now());
         item
     };

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tidemill::proto::v1;
+use tidemill::proto::{duration_to_wire, v1};
 use tonic::Code;
 
-use super::{live_plans, wire_duration};
+use super::live_plans;
 use crate::{
     crowd::{Beat, Flood, Tally, paced},
     feed::FeedPlan,
@@ -54,7 +54,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         let beat = Beat { rate_hz, duration, warm_up: Duration::ZERO, limit: max_age };
         for (name, overflow) in [("latest", v1::OverflowPolicy::Latest), ("drop_oldest", v1::OverflowPolicy::DropOldest)] {
             let plans = live_plans(model.name, args.streams.into()).into_iter().map(|plan| {
-                let max_age = Some(wire_duration(max_age));
+                let max_age = Some(duration_to_wire(max_age));
                 FeedPlan { open: v1::StreamConfig { overflow: overflow.into(), max_age, ..plan.open }, ..plan }
             });
             let tallies = paced(&channels, plans.collect(), beat).await?;

@@ -60,7 +60,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
             (server.address, server.pid, Some(server))
         }
     };
-    let channels = connect(address, args.connections).await?;
+    let channels = connect(address, args.connections.into()).await?;
     tokio::time::sleep(SETTLE).await;
     let before = Usage::of(pid)?;
     let workload = Workload::silero();

@@ -56,11 +56,6 @@ fn live_plans(model: &str, streams: usize) -> Vec<FeedPlan> {
     (0..streams).map(|_| live_plan(model, item("x", 4))).collect()
 }
 
-/// A duration of at most some minutes as a message.
-fn wire_duration(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration { seconds: duration.as_secs() as i64, nanos: duration.subsec_nanos() as i32 }
-}
-
 /// The server's binary, which is built into the same folder.
 fn beside_this_one() -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name("tidemill");

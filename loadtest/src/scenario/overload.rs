@@ -12,13 +12,16 @@ use futures::future::try_join_all;
 use tidemill::{
     clock,
     domain::Timestamp,
-    proto::v1::{self, inference_service_client::InferenceServiceClient, predict_request},
+    proto::{
+        duration_to_wire,
+        v1::{self, inference_service_client::InferenceServiceClient, predict_request},
+    },
 };
 use tokio::runtime::Handle;
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 
-use super::{live_plans, wire_duration};
+use super::live_plans;
 use crate::{
     crowd::{Beat, Flood, Tally, paced},
     feed::FeedPlan,
@@ -79,7 +82,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
                 open_loop(&channels, model.name, rate, duration, deadline).await?
             } else {
                 let plans = live_plans(model.name, FEEDS).into_iter();
-                let default_deadline = Some(wire_duration(deadline));
+                let default_deadline = Some(duration_to_wire(deadline));
                 let plans = plans.map(|plan| FeedPlan { open: v1::StreamConfig { default_deadline, ..plan.open }, ..plan });
                 let beat = Beat { rate_hz: rate / FEEDS as f64, duration, warm_up: Duration::ZERO, limit: deadline };
                 Found { tally: Tally::sum_of(&paced(&channels, plans.collect(), beat).await?), vague: 0 }
@@ -146,7 +149,7 @@ async fn open_loop(
     found.lock().unwrap_or_else(PoisonError::into_inner).tally.sent = moments.len() as u64;
     let clients: Vec<_> = channels.iter().cloned().map(InferenceServiceClient::new).collect();
     let mut item = item("x", 4);
-    item.deadline = Some(wire_duration(deadline));
+    item.deadline = Some(duration_to_wire(deadline));
     let payload = Some(predict_request::Payload::Item(item));
     let request = v1::PredictRequest { model: model.to_owned(), payload, ..v1::PredictRequest::default() };
     let (runtime, results) = (Handle::current(), Arc::clone(&found));

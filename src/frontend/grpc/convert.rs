@@ -8,7 +8,7 @@ use super::deadline;
 use crate::{
     codec::{FramingRule, Segment},
     domain::{Datatype, Fault, FaultKind, ItemOutputs, Priority, Tensor, TensorSpec},
-    proto::{duration_from_wire, v1},
+    proto::{duration_from_wire, duration_to_wire, v1},
     registry::Model,
     service::{Caller, OpenRequest, OpenStream, Service, StreamLimits},
     session::{self, Order, OverflowPolicy, PayloadKind, Unread},
@@ -109,13 +109,6 @@ pub(super) fn duration(field: &'static str, duration: prost_types::Duration) -> 
     })
 }
 
-fn wire_duration(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
-    }
-}
-
 /// `None` if it is left to the model.
 pub(super) const fn from_wire_datatype(datatype: v1::Datatype) -> Option<Datatype> {
     Some(match datatype {
@@ -137,22 +130,24 @@ pub(super) const fn from_wire_datatype(datatype: v1::Datatype) -> Option<Datatyp
     })
 }
 
-pub(super) const fn wire_datatype(datatype: Datatype) -> v1::Datatype {
-    match datatype {
-        Datatype::Bool => v1::Datatype::Bool,
-        Datatype::Uint8 => v1::Datatype::Uint8,
-        Datatype::Uint16 => v1::Datatype::Uint16,
-        Datatype::Uint32 => v1::Datatype::Uint32,
-        Datatype::Uint64 => v1::Datatype::Uint64,
-        Datatype::Int8 => v1::Datatype::Int8,
-        Datatype::Int16 => v1::Datatype::Int16,
-        Datatype::Int32 => v1::Datatype::Int32,
-        Datatype::Int64 => v1::Datatype::Int64,
-        Datatype::Fp16 => v1::Datatype::Fp16,
-        Datatype::Fp32 => v1::Datatype::Fp32,
-        Datatype::Fp64 => v1::Datatype::Fp64,
-        Datatype::Bf16 => v1::Datatype::Bf16,
-        Datatype::Bytes => v1::Datatype::Bytes,
+impl From<Datatype> for v1::Datatype {
+    fn from(datatype: Datatype) -> Self {
+        match datatype {
+            Datatype::Bool => Self::Bool,
+            Datatype::Uint8 => Self::Uint8,
+            Datatype::Uint16 => Self::Uint16,
+            Datatype::Uint32 => Self::Uint32,
+            Datatype::Uint64 => Self::Uint64,
+            Datatype::Int8 => Self::Int8,
+            Datatype::Int16 => Self::Int16,
+            Datatype::Int32 => Self::Int32,
+            Datatype::Int64 => Self::Int64,
+            Datatype::Fp16 => Self::Fp16,
+            Datatype::Fp32 => Self::Fp32,
+            Datatype::Fp64 => Self::Fp64,
+            Datatype::Bf16 => Self::Bf16,
+            Datatype::Bytes => Self::Bytes,
+        }
     }
 }
 
@@ -173,7 +168,7 @@ pub(super) fn limits(limits: &StreamLimits, max_message_bytes: usize) -> v1::Str
         window_bytes: limits.window_bytes as u64,
         max_item_bytes: limits.max_item_bytes as u64,
         max_message_bytes: max_message_bytes as u64,
-        idle_timeout: Some(wire_duration(limits.idle_timeout)),
+        idle_timeout: Some(duration_to_wire(limits.idle_timeout)),
     }
 }
 
@@ -203,7 +198,7 @@ pub(super) fn wire_outputs(outputs: ItemOutputs, model: &Model) -> v1::Outputs {
 fn wire_tensor(tensor: Tensor, spec: &TensorSpec) -> v1::Tensor {
     v1::Tensor {
         name: String::from(&*spec.name),
-        datatype: wire_datatype(tensor.datatype()).into(),
+        datatype: v1::Datatype::from(tensor.datatype()).into(),
         shape: tensor.shape().iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect(),
         data: tensor.into_data(),
     }
@@ -232,14 +227,14 @@ pub(super) fn summary(summary: &session::Summary) -> v1::Summary {
         errors: summary.errors,
         samples: summary.samples,
         payload_bytes: summary.payload_bytes,
-        elapsed: Some(wire_duration(summary.elapsed)),
+        elapsed: Some(duration_to_wire(summary.elapsed)),
         queue_ns: nanos(summary.queue),
         compute_ns: nanos(summary.compute),
     }
 }
 
 pub(super) fn call_cost(batch_size: usize, duration: Duration) -> v1::BatchCost {
-    v1::BatchCost { batch_size: u32::try_from(batch_size).unwrap_or(u32::MAX), duration: Some(wire_duration(duration)) }
+    v1::BatchCost { batch_size: u32::try_from(batch_size).unwrap_or(u32::MAX), duration: Some(duration_to_wire(duration)) }
 }
 
 /// # Errors

@@ -111,7 +111,7 @@ fn padding(rule: &PaddingRule, waste_max: Option<f64>, signature: &Signature) ->
 fn tensor_spec(spec: &TensorSpec) -> v1::TensorSpec {
     v1::TensorSpec {
         name: spec.name.to_string(),
-        datatype: convert::wire_datatype(spec.datatype).into(),
+        datatype: v1::Datatype::from(spec.datatype).into(),
         shape: spec.shape_with_batch(),
     }
 }
@@ -122,7 +122,7 @@ fn state_spec(state: &StateSpec) -> v1::StateSpec {
     v1::StateSpec {
         input: state.input.to_string(),
         output: state.output.to_string(),
-        datatype: convert::wire_datatype(state.datatype).into(),
+        datatype: v1::Datatype::from(state.datatype).into(),
         shape,
         batch_axis: u32::try_from(state.batch_axis).unwrap_or(u32::MAX),
     }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tidemill::proto::code_name;
 use tonic::Code;
 
 /// A way to misbehave.
@@ -100,7 +101,7 @@ impl Notes {
     }
 
     pub(super) fn error(&self, code: Code) {
-        self.with(|result| *result.errors.entry(code_name(code)).or_default() += 1);
+        self.with(|result| *result.errors.entry(code_name(code).to_owned()).or_default() += 1);
     }
 
     /// Something that must not happen, of a few that have names.
@@ -121,18 +122,6 @@ impl Notes {
         let mut result = self.result.lock().unwrap_or_else(PoisonError::into_inner);
         change(result.kinds.entry(self.kind).or_default());
     }
-}
-
-/// The code as the protocol writes it, such as `RESOURCE_EXHAUSTED`.
-fn code_name(code: Code) -> String {
-    let mut name = String::new();
-    for letter in format!("{code:?}").chars() {
-        if letter.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    name
 }
 
 #[cfg(test)]
