@@ -76,6 +76,7 @@ pub(crate) struct Load {
     /// Items of a stream, or calls of a caller, that wait for an answer at once.
     #[serde(default = "default_in_flight")]
     pub(crate) in_flight: u32,
+    /// 0 is none; `http_post` cannot tell of any.
     #[serde(default)]
     pub(crate) deadline_ms: f64,
     pub(crate) arrivals: Arrivals,
@@ -399,6 +400,12 @@ impl Load {
         }
         if self.batch > 1 && !self.protocol.has_batches() {
             faults.add(format!("{key}.batch = {}: {} sends one item at a time", self.batch, self.protocol.name()));
+        }
+        if self.deadline_ms > 0.0 && self.protocol == Protocol::HttpPost {
+            faults.add(format!(
+                "{key}.deadline_ms = {}: http_post has no way to tell a server of it; leave it out",
+                self.deadline_ms
+            ));
         }
         if self.http.is_some() != (self.protocol == Protocol::HttpPost) {
             faults.add(format!("{key}.http: it belongs to the protocol \"http_post\", which needs it"));

@@ -381,7 +381,7 @@ impl Recorder {
             throughput_hz: came as f64 / duration_s,
             goodput_hz: good as f64 / duration_s,
             goodput_share: good as f64 / offered.max(1) as f64,
-            latency_us: percentiles(&self.latency),
+            latency_us: times(&self.latency),
             age_us: times(&self.server.age),
             queue_us: times(&self.server.queue),
             compute_us: times(&self.server.compute),
@@ -426,6 +426,7 @@ fn micros(duration: Duration) -> u64 {
     duration.as_nanos() as u64 / 1000
 }
 
+/// Of at least one time.
 fn percentiles(times: &Histogram<u64>) -> Percentiles {
     let value = |quantile| times.value_at_quantile(quantile);
     let count = times.len();
@@ -434,9 +435,7 @@ fn percentiles(times: &Histogram<u64>) -> Percentiles {
     // Beyond one in `count`, all percentiles are the largest.
     let told_apart = tails.take_while(|tail| tail * count as f64 >= 1.0);
     let mut curve: Vec<_> = told_apart.map(|tail| (100.0 - tail * 100.0, value(1.0 - tail))).collect();
-    if count > 0 {
-        curve.push((100.0, times.max()));
-    }
+    curve.push((100.0, times.max()));
     Percentiles {
         count,
         min: times.min(),
@@ -509,7 +508,7 @@ mod tests {
         assert_eq!((result.errors_total(), result.errors["UNAVAILABLE"], result.unanswered), (2, 2, 1));
         assert!((result.goodput_hz - 10.0).abs() < 1e-9, "the one beyond the SLO is not good");
         assert!((result.goodput_share - 10.0 / 14.0).abs() < 1e-9);
-        assert_eq!(result.latency_us.count, 11, "errors have no latency");
+        assert_eq!(result.latency_us.map(|times| times.count), Some(11), "errors have no latency");
     }
 
     #[test]
@@ -541,7 +540,7 @@ mod tests {
         for millis in 1..=10_000 {
             pass(&mut recorder, 1000, millis, &ok());
         }
-        let latency = recorder.load_result().latency_us;
+        let latency = recorder.load_result().latency_us.expect("ok answers");
         for (found, expected) in [(latency.p50, 5_000_000), (latency.p99, 9_900_000), (latency.p999, 9_990_000)] {
             assert!(found.abs_diff(expected) * 1000 <= expected, "{found} is not {expected}");
         }
@@ -550,14 +549,15 @@ mod tests {
         assert!(near.1.abs_diff(9_999_000) * 1000 <= 9_999_000, "{near:?}");
         assert_eq!(latency.curve.last(), Some(&(100.0, latency.max)));
         pass(&mut recorder, 1000, 10_000_000, &ok());
-        assert!(recorder.load_result().latency_us.max >= 600_000_000);
+        assert!(recorder.load_result().latency_us.is_some_and(|times| times.max >= 600_000_000));
     }
 
     #[test]
-    fn nothing_recorded_gives_zeros_and_no_curve() {
-        let result = recorder(1000).load_result();
-        assert_eq!(result.latency_us, Percentiles::default());
-        assert_eq!((result.age_us, result.batch_size_mean), (None, None));
+    fn without_an_ok_answer_there_are_no_times() {
+        let mut recorder = recorder(1000);
+        pass(&mut recorder, 1000, 1, &error("UNAVAILABLE"));
+        let result = recorder.load_result();
+        assert_eq!((result.latency_us, result.age_us, result.batch_size_mean), (None, None, None));
         assert!(result.goodput_share.abs() < 1e-12);
     }
 

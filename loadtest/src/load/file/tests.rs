@@ -59,6 +59,15 @@ fn each_fault_names_the_key_and_what_is_allowed() {
 }
 
 #[test]
+fn a_deadline_that_nobody_would_hear_of_is_refused() {
+    let post = ["loads.0.protocol=http_post", "loads.0.http={path='/x'}", "loads.0.deadline_ms=20"];
+    let found = complaint(&post);
+    assert!(found.contains("loads.0.deadline_ms = 20") && found.contains("http_post"), "{found}");
+    let without = [post[0], post[1], "loads.0.deadline_ms=0"].map(str::to_owned);
+    assert_eq!(Scenario::parse(MINIMAL, &without).expect("sound").loads[0].deadline(), None);
+}
+
+#[test]
 fn faults_are_told_all_at_once() {
     let found = complaint(&["connections=0", "loads.0.streams=0", "slo_ms=0"]);
     assert_eq!(found.matches("is allowed").count(), 3, "{found}");
