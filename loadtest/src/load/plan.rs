@@ -94,9 +94,9 @@ async fn server_version(place: Place) -> Option<String> {
     tokio::time::timeout(VERSION_TIMEOUT, ask).await.ok().flatten()
 }
 
-/// The clients that misbehave do so for the whole run, with the items of the first native load.
+/// The clients that misbehave do so for the whole run, with the items of the first native load that has any.
 async fn start_chaos(scenario: &Scenario, place: Place) -> anyhow::Result<Option<ChaosHandle>> {
-    let native = scenario.loads.iter().find(|load| load.protocol.is_native());
+    let native = scenario.loads.iter().find(|load| load.has_native_items());
     let (Some(plan), Some(load), Some(grpc)) = (&scenario.chaos, native, place.grpc) else { return Ok(None) };
     let item = native::Template::new(load, scenario.seed).item(0);
     let place = chaos::Place { grpc, http: place.http, model: load.model.clone(), item };

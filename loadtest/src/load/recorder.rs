@@ -51,7 +51,7 @@ pub(crate) struct Answer {
     pub(crate) end: End,
     /// As the server gives it, if it does.
     pub(crate) timing: Option<Timing>,
-    /// How many items it is for: 1, but for calls of a batch.
+    /// How many items it is for: 1, but for calls of a batch, and 0 for a send that nothing answers by itself, which has no latency.
     pub(crate) items: u32,
 }
 
@@ -257,7 +257,8 @@ impl Recorder {
     pub(crate) fn answered(&mut self, due: Timestamp, at: Timestamp, answer: &Answer) {
         let latency = at.since(due);
         let is_ok = answer.end == End::Outputs;
-        let is_good = is_ok && latency <= self.plan.slo;
+        let has_latency = is_ok && answer.items > 0;
+        let is_good = is_ok && (latency <= self.plan.slo || !has_latency);
         self.tally.counts.count_answer(is_ok, is_good);
         if self.plan.counts(due) {
             self.counts.count_answer(is_ok, is_good);
@@ -272,7 +273,7 @@ impl Recorder {
         if let Some(timing) = answer.timing {
             cell.batches.count(timing.batch_size);
         }
-        if is_ok {
+        if has_latency {
             self.current.saturating_record(micros(latency));
         }
     }
@@ -282,7 +283,9 @@ impl Recorder {
         match &answer.end {
             End::Outputs => {
                 self.ok_items += u64::from(answer.items);
-                self.latency.saturating_record(micros(latency));
+                if answer.items > 0 {
+                    self.latency.saturating_record(micros(latency));
+                }
             }
             End::Error(name) => self.count_error(name, 1),
         }
@@ -509,6 +512,16 @@ mod tests {
         assert!((result.goodput_hz - 10.0).abs() < 1e-9, "the one beyond the SLO is not good");
         assert!((result.goodput_share - 10.0 / 14.0).abs() < 1e-9);
         assert_eq!(result.latency_us.map(|times| times.count), Some(11), "errors have no latency");
+    }
+
+    #[test]
+    fn an_answer_without_items_is_ok_and_has_no_latency() {
+        let mut recorder = recorder(1000);
+        pass(&mut recorder, 1000, 900, &Answer { items: 0, ..ok() });
+        let result = recorder.load_result();
+        assert_eq!((result.ok, result.ok_items, result.latency_us), (1, 0, None));
+        assert!((result.goodput_share - 1.0).abs() < 1e-9);
+        assert_eq!(recorder.series()[0].p99_us, None);
     }
 
     #[test]
