@@ -119,6 +119,11 @@ impl Stage {
     }
 
     #[cfg(test)]
+    pub(crate) const fn grpc_addr(&self) -> std::net::SocketAddr {
+        self.server.grpc_addr()
+    }
+
+    #[cfg(test)]
     pub(crate) const fn http_addr(&self) -> std::net::SocketAddr {
         self.server.http_addr()
     }

@@ -2,7 +2,7 @@
 
 use tidemill_loadtest::plot::{Axis, Chart, Line, short};
 
-use super::results::{LoadResult, Percentiles, RunResult, Second, StepResult};
+use super::results::{Percentiles, RunResult, Second, StepResult};
 
 /// Curves in one chart; of more steps, some are left out evenly.
 const CURVES_MAX: usize = 8;
@@ -19,7 +19,7 @@ pub(crate) fn percentiles<'a>(title: &str, slo_ms: f64, named: impl IntoIterator
             let seen = latency.curve.iter().filter(|(percentile, _)| (50.0..=99.9901).contains(percentile));
             let mut points: Vec<_> = seen.map(|(percentile, micros)| (*percentile, millis(*micros))).collect();
             // With few answers, the curve ends where they do.
-            if points.is_empty() && latency.count > 0 {
+            if points.is_empty() {
                 points.push((50.0, millis(latency.p50)));
             }
             Line { label, colour, points, ..Line::default() }
@@ -32,9 +32,9 @@ pub(crate) fn percentiles<'a>(title: &str, slo_ms: f64, named: impl IntoIterator
 
 /// The loads of a step, and all of them if there are several.
 pub(crate) fn percentiles_of_loads(step: &StepResult, slo_ms: f64) -> Chart {
-    let named = step.loads.iter().map(|load| (load.name.clone(), &load.latency_us));
-    let total = (step.loads.len() > 1).then(|| ("all".to_owned(), &step.total.latency_us));
-    percentiles("Latency by percentile", slo_ms, named.chain(total))
+    let total = (step.loads.len() > 1).then(|| ("all".to_owned(), &step.total));
+    let named = step.loads.iter().map(|load| (load.name.clone(), load)).chain(total);
+    percentiles("Latency by percentile", slo_ms, named.filter_map(|(name, load)| Some((name, load.latency_us.as_ref()?))))
 }
 
 /// The steps of a run.
@@ -42,7 +42,10 @@ pub(crate) fn percentiles_of_steps(run: &RunResult) -> Chart {
     let count = run.steps.len();
     let shown = count.min(CURVES_MAX);
     let places = (0..shown).map(|number| if shown > 1 { number * (count - 1) / (shown - 1) } else { 0 });
-    let named = places.map(|place| (format!("x{}", short(run.steps[place].factor)), &run.steps[place].total.latency_us));
+    let named = places.filter_map(|place| {
+        let step = &run.steps[place];
+        Some((format!("x{}", short(step.factor)), step.total.latency_us.as_ref()?))
+    });
     percentiles("Latency by percentile, each step", run.scenario.slo_ms, named)
 }
 
@@ -50,14 +53,14 @@ pub(crate) fn percentiles_of_steps(run: &RunResult) -> Chart {
 pub(crate) fn latency_by_throughput(run: &RunResult) -> Chart {
     let mut steps: Vec<&StepResult> = run.steps.iter().collect();
     steps.sort_by(|a, b| a.factor.total_cmp(&b.factor));
-    let answered = || steps.iter().map(|step| &step.total).filter(|total| total.ok > 0);
+    let answered = || steps.iter().filter_map(|step| Some((step.total.throughput_hz, step.total.latency_us.as_ref()?)));
     let line = |colour, label: &str, value: fn(&Percentiles) -> u64| {
-        let point = |total: &LoadResult| (total.throughput_hz, millis(value(&total.latency_us)));
+        let point = |(throughput_hz, times)| (throughput_hz, millis(value(times)));
         Line { label: label.to_owned(), colour, dotted: true, points: answered().map(point).collect(), ..Line::default() }
     };
     let mut lines =
         vec![line(0, "p50", |latency| latency.p50), line(2, "p90", |latency| latency.p90), line(1, "p99", |latency| latency.p99)];
-    let largest = answered().map(|total| total.throughput_hz).fold(0.0, f64::max);
+    let largest = answered().map(|(throughput_hz, _)| throughput_hz).fold(0.0, f64::max);
     let x = Axis::from_zero("ok answers a second", largest);
     let y = log_millis(lines.iter().flat_map(|line| line.points.iter().map(|(_, millis)| *millis)).chain([run.scenario.slo_ms]));
     lines.push(slo(run.scenario.slo_ms, 0.0, f64::MAX));
@@ -179,7 +182,7 @@ mod tests {
     fn throughput_follows_the_factors_whatever_the_order_of_the_steps() {
         let mut run = sample::run(4);
         run.steps.swap(0, 2);
-        run.steps[3].total = LoadResult::default();
+        run.steps[3].total = StepResult::default().total;
         let chart = latency_by_throughput(&run);
         let points = &chart.lines[0].points;
         assert_eq!(points.len(), 3, "a step without answers has no point");
@@ -188,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_step_without_answers_can_be_drawn() {
-        let step = StepResult { loads: vec![LoadResult::default()], series: vec![Second::default()], ..StepResult::default() };
+        let step =
+            StepResult { loads: vec![StepResult::default().total], series: vec![Second::default()], ..StepResult::default() };
         let charts = over_time(&step, 50.0).into_iter().chain([percentiles_of_loads(&step, 50.0)]);
         for svg in charts.map(|chart| chart.inline()) {
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");

@@ -103,7 +103,6 @@ pub(crate) fn steps(run: &RunResult) -> String {
 }
 
 fn load_cells(number: usize, step: &StepResult, load: &LoadResult) -> [String; STEPS.len()] {
-    let latency = &load.latency_us;
     let of = |times: &Option<Percentiles>, value: fn(&Percentiles) -> u64| or_empty(times.as_ref().map(value));
     [
         number.to_string(),
@@ -125,13 +124,13 @@ fn load_cells(number: usize, step: &StepResult, load: &LoadResult) -> [String; S
         load.throughput_hz.to_string(),
         load.goodput_hz.to_string(),
         load.goodput_share.to_string(),
-        latency.min.to_string(),
-        latency.p50.to_string(),
-        latency.p90.to_string(),
-        latency.p99.to_string(),
-        latency.p999.to_string(),
-        latency.max.to_string(),
-        latency.mean.to_string(),
+        of(&load.latency_us, |times| times.min),
+        of(&load.latency_us, |times| times.p50),
+        of(&load.latency_us, |times| times.p90),
+        of(&load.latency_us, |times| times.p99),
+        of(&load.latency_us, |times| times.p999),
+        of(&load.latency_us, |times| times.max),
+        or_empty(load.latency_us.as_ref().map(|times| times.mean)),
         of(&load.age_us, |times| times.p50),
         of(&load.age_us, |times| times.p99),
         of(&load.queue_us, |times| times.p50),
@@ -204,19 +203,31 @@ mod tests {
         }
     }
 
+    fn cell(table: &[Vec<String>], row: usize, name: &str) -> String {
+        let column = table[0].iter().position(|column| column == name).expect("a column");
+        table[row][column].clone()
+    }
+
+    #[test]
+    fn a_load_without_an_ok_answer_has_no_latency() {
+        let mut run = sample::run(1);
+        run.steps[0].loads[0].latency_us = None;
+        let table = parse(&steps(&run));
+        for name in ["latency_min_us", "latency_p99_us", "latency_mean_us"] {
+            assert_eq!((cell(&table, 1, name).as_str(), cell(&table, 2, name).is_empty()), ("", false), "{name}");
+        }
+    }
+
     #[test]
     fn cells_stand_under_their_names_and_keep_what_would_part_them() {
         let mut run = sample::run(1);
         run.steps[0].loads[0].name = "a, \"b\"\r\nc".to_owned();
         let table = parse(&steps(&run));
         let load = &run.steps[0].loads[0];
-        let cell = |name: &str| {
-            let column = table[0].iter().position(|column| column == name).expect("a column");
-            table[1][column].clone()
-        };
+        let cell = |name: &str| cell(&table, 1, name);
         assert_eq!(cell("load"), load.name);
         assert_eq!(cell("errors"), load.errors_total().to_string());
-        assert_eq!(cell("latency_p99_us"), load.latency_us.p99.to_string());
+        assert_eq!(cell("latency_p99_us"), or_empty(load.latency_us.as_ref().map(|times| times.p99)));
         assert_eq!(cell("server_rss_bytes"), or_empty(run.steps[0].server_rss_bytes));
     }
 }

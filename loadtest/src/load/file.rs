@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use tidemill::domain::Datatype;
 
-use super::{arrivals::Arrivals, chaos::ChaosPlan, overrides};
+use super::{arrivals::Arrivals, chaos::ChaosPlan, overrides, pcm::Pcm};
 
 /// The version of the format that this tool reads.
 const VERSION: u32 = 1;
@@ -76,12 +76,15 @@ pub(crate) struct Load {
     /// Items of a stream, or calls of a caller, that wait for an answer at once.
     #[serde(default = "default_in_flight")]
     pub(crate) in_flight: u32,
+    /// 0 is none; `http_post` cannot tell of any.
     #[serde(default)]
     pub(crate) deadline_ms: f64,
     pub(crate) arrivals: Arrivals,
     #[serde(default)]
     pub(crate) inputs: Vec<Input>,
-    /// Items in one call of `scan`, `upload`, `infer`, `infer_stream` and `http_infer`.
+    /// Raw audio in place of `inputs`.
+    pub(crate) pcm: Option<Pcm>,
+    /// Items, or chunks of audio, in one call of `scan`, `upload`, `infer`, `infer_stream` and `http_infer`.
     #[serde(default = "default_batch")]
     pub(crate) batch: usize,
     /// Each stream or caller is one sequence, whose state the server keeps.
@@ -365,8 +368,10 @@ impl Scenario {
         }
         if let Some(chaos) = &self.chaos {
             faults.0.extend(chaos.faults());
-            if !self.loads.iter().any(|load| load.protocol.is_native()) {
-                faults.add("chaos: it sends the items of the first load of the native API, and there is none".to_owned());
+            if !self.loads.iter().any(Load::has_native_items) {
+                faults.add(
+                    "chaos: it sends the items of the first load of the native API with inputs, and there is none".to_owned(),
+                );
             }
         }
         if let Some(expect) = &self.expect {
@@ -387,18 +392,45 @@ impl Load {
         (self.deadline_ms > 0.0).then(|| Duration::from_secs_f64(self.deadline_ms / 1e3))
     }
 
+    /// Whether it sends items of this project's own API, rather than raw audio.
+    pub(crate) fn has_native_items(&self) -> bool {
+        self.protocol.is_native() && self.pcm.is_none()
+    }
+
+    fn check_pcm(&self, pcm: &Pcm, key: &str, faults: &mut Faults) {
+        faults.0.extend(pcm.faults().into_iter().map(|fault| format!("{key}.{fault}")));
+        if !self.inputs.is_empty() {
+            faults.add(format!("{key}.pcm and {key}.inputs: a load has one of them"));
+        }
+        if !matches!(self.protocol, Protocol::Feed | Protocol::Scan | Protocol::Upload) {
+            faults.add(format!("{key}.pcm: {} takes no chunks; feed, scan and upload do", self.protocol.name()));
+        }
+        if pcm.chunk_bytes().checked_mul(self.batch).is_none_or(|bytes| bytes > ITEM_BYTES_MAX) {
+            faults.add(format!("{key}.pcm: with the batch, at most {ITEM_BYTES_MAX} bytes are allowed"));
+        }
+    }
+
     fn check(&self, key: &str, faults: &mut Faults) {
         faults.text(&format!("{key}.name"), &self.name);
         faults.within(&format!("{key}.streams"), self.streams, 1, STREAMS_MAX);
         faults.within(&format!("{key}.in_flight"), self.in_flight, 1, IN_FLIGHT_MAX);
         faults.within(&format!("{key}.deadline_ms"), self.deadline_ms, 0.0, MILLIS_MAX);
         faults.within(&format!("{key}.batch"), self.batch, 1, BATCH_MAX);
-        faults.within(&format!("the number of {key}.inputs"), self.inputs.len(), 1, INPUTS_MAX);
+        match &self.pcm {
+            Some(pcm) => self.check_pcm(pcm, key, faults),
+            None => faults.within(&format!("the number of {key}.inputs"), self.inputs.len(), 1, INPUTS_MAX),
+        }
         if self.protocol != Protocol::HttpPost {
             faults.text(&format!("{key}.model"), &self.model);
         }
         if self.batch > 1 && !self.protocol.has_batches() {
             faults.add(format!("{key}.batch = {}: {} sends one item at a time", self.batch, self.protocol.name()));
+        }
+        if self.deadline_ms > 0.0 && self.protocol == Protocol::HttpPost {
+            faults.add(format!(
+                "{key}.deadline_ms = {}: http_post has no way to tell a server of it; leave it out",
+                self.deadline_ms
+            ));
         }
         if self.http.is_some() != (self.protocol == Protocol::HttpPost) {
             faults.add(format!("{key}.http: it belongs to the protocol \"http_post\", which needs it"));

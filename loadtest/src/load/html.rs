@@ -6,7 +6,7 @@ use tidemill_loadtest::plot::{Chart, STYLE, escape, short};
 
 use super::{
     charts,
-    results::{LoadResult, RunResult, StepResult},
+    results::{LoadResult, Percentiles, RunResult, StepResult},
     summary,
 };
 
@@ -60,7 +60,8 @@ fn verdict(page: &mut String, run: &RunResult) {
     for expectation in &run.expectations {
         let (class, verdict) = if expectation.met { ("good", "met") } else { ("bad", "not met") };
         let name = escape(&expectation.name);
-        let (bound, found) = (expectation.bound, expectation.found);
+        let (bound, found) =
+            (expectation.bound, expectation.found.map_or_else(|| "nothing".to_owned(), |found| found.to_string()));
         let _ = writeln!(page, "<p class=\"{class}\">Expected {name} {bound}, found {found}: {verdict}</p>");
     }
     if let Some(chaos) = &run.chaos {
@@ -111,7 +112,6 @@ fn loads(page: &mut String, run: &RunResult) {
 }
 
 fn load_cells(step: &StepResult, load: &LoadResult) -> [String; 19] {
-    let latency = &load.latency_us;
     [
         load.name.clone(),
         load.protocol.clone(),
@@ -121,18 +121,23 @@ fn load_cells(step: &StepResult, load: &LoadResult) -> [String; 19] {
         short(load.throughput_hz),
         short(load.goodput_hz),
         format!("{:.2} %", load.goodput_share * 100.0),
-        millis(latency.p50),
-        millis(latency.p90),
-        millis(latency.p99),
-        millis(latency.p999),
-        millis(latency.max),
+        of(&load.latency_us, |times| times.p50),
+        of(&load.latency_us, |times| times.p90),
+        of(&load.latency_us, |times| times.p99),
+        of(&load.latency_us, |times| times.p999),
+        of(&load.latency_us, |times| times.max),
         load.errors_total().to_string(),
         load.unanswered.to_string(),
         load.late_sends.to_string(),
-        or_dash(load.queue_us.as_ref().map(|times| millis(times.p50))),
-        or_dash(load.compute_us.as_ref().map(|times| millis(times.p50))),
+        of(&load.queue_us, |times| times.p50),
+        of(&load.compute_us, |times| times.p50),
         or_dash(load.batch_size_mean.map(|mean| format!("{mean:.1}"))),
     ]
+}
+
+/// In milliseconds, if there were any.
+fn of(times: &Option<Percentiles>, value: fn(&Percentiles) -> u64) -> String {
+    or_dash(times.as_ref().map(|times| millis(value(times))))
 }
 
 fn steps(page: &mut String, steps: &[StepResult]) {
@@ -156,8 +161,8 @@ fn steps(page: &mut String, steps: &[StepResult]) {
             short(step.offered_hz),
             short(step.total.throughput_hz),
             format!("{:.2} %", step.total.goodput_share * 100.0),
-            millis(step.total.latency_us.p50),
-            millis(step.total.latency_us.p99),
+            of(&step.total.latency_us, |times| times.p50),
+            of(&step.total.latency_us, |times| times.p99),
             short(step.client_cpu_cores),
             or_dash(step.server_cpu_cores.map(short)),
             or_dash(step.server_cpu_us_per_item.map(short)),
@@ -322,6 +327,16 @@ mod tests {
         let page = page(&run);
         assert!(!page.contains("<script"), "{page}");
         assert_well_formed(&page);
+    }
+
+    #[test]
+    fn a_load_without_an_ok_answer_has_no_latency_and_no_curve() {
+        let mut run = sample::run(1);
+        let curves = page(&run).matches("<path class=\"line ").count();
+        run.steps[0].loads[0].latency_us = None;
+        let cells = load_cells(&run.steps[0], &run.steps[0].loads[0]);
+        assert!(cells[8..13].iter().all(|cell| *cell == or_dash(None)), "{cells:?}");
+        assert!(page(&run).matches("<path class=\"line ").count() < curves);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! `run`: an open-loop load that a scenario file describes, and what came of it.
 //!
 //! `file` is the scenario, `arrivals` and `agenda` say when its items are due, `shard` and `line` send them at their moments, and the
-//! protocols put them on the wire. `recorder` counts while a run is on and `progress` shows how it goes; `results` is what is there to
-//! say when it is over, and `output` writes that as `summary`, `csv` and `html` put it. `chaos` are clients that misbehave beside the
-//! load. Knows nothing of the scenarios that are built into this tool, nor of the server's inside.
+//! protocols put them on the wire; `pcm` is audio in place of items. `recorder` counts while a run is on and `progress` shows how it
+//! goes; `results` is what is there to say when it is over, and `output` writes that as `summary`, `csv` and `html` put it. `chaos` are
+//! clients that misbehave beside the load. Knows nothing of the scenarios that are built into this tool, nor of the server's inside.
 
 mod agenda;
 mod arrivals;
@@ -23,6 +23,7 @@ mod open_inference;
 mod output;
 mod overrides;
 pub(crate) mod payload;
+mod pcm;
 mod plan;
 mod progress;
 mod recorder;

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture, stream};
 use tidemill::proto::{
     code_name, duration_to_wire,
@@ -18,6 +19,7 @@ use super::{
     grpc::{ANSWER_BYTES_MAX, ENDED_EARLY, Outbound, Source, end},
     line::Line,
     payload::Payload,
+    pcm::{Chunks, Pcm},
     recorder::{Answer, End, Timing},
 };
 
@@ -26,7 +28,10 @@ pub(crate) struct Template {
     config: v1::StreamConfig,
     tensors: Vec<v1::Tensor>,
     payload: Payload,
+    /// Chunks of audio, in place of items.
+    pcm: Option<(Pcm, Vec<Bytes>)>,
     batch: usize,
+    in_flight: u32,
     deadline: Option<prost_types::Duration>,
 }
 
@@ -40,7 +45,9 @@ impl Template {
         };
         let config = v1::StreamConfig {
             model: load.model.clone(),
-            window_items: load.in_flight,
+            payload: load.pcm.map_or(v1::PayloadKind::Tensors, |_| v1::PayloadKind::PcmS16le).into(),
+            // Chunks are no items.
+            window_items: if load.pcm.is_some() { 0 } else { load.in_flight },
             default_deadline: load.deadline().map(duration_to_wire),
             ..v1::StreamConfig::default()
         };
@@ -48,7 +55,9 @@ impl Template {
             config,
             tensors: load.inputs.iter().map(tensor).collect(),
             payload: Payload::new(&load.inputs, 1, seed),
+            pcm: load.pcm.map(|pcm| (pcm, pcm.chunks(seed))),
             batch: load.batch,
+            in_flight: load.in_flight,
             deadline: load.deadline().map(duration_to_wire),
         }
     }
@@ -62,9 +71,16 @@ impl Template {
         v1::Item { inputs, ..v1::Item::default() }
     }
 
-    /// The items of call number `seq`.
-    fn items(&self, seq: u64) -> impl Iterator<Item = v1::Item> + use<'_> {
-        (0..self.batch as u64).map(move |place| self.item(seq * self.batch as u64 + place))
+    /// The numbers of the items or chunks of call number `seq`.
+    fn of_call(&self, seq: u64) -> impl Iterator<Item = u64> + use<> {
+        let batch = self.batch as u64;
+        (0..batch).map(move |place| seq * batch + place)
+    }
+
+    /// Chunk number `seq` of a stream, if it is one of audio.
+    fn chunk(&self, seq: u64) -> Option<Bytes> {
+        let (_, chunks) = self.pcm.as_ref()?;
+        Some(chunks[(seq % chunks.len() as u64) as usize].clone())
     }
 
     /// Streams within a call, whose window is the server's business.
@@ -77,14 +93,15 @@ fn client(channel: Channel) -> InferenceServiceClient<Channel> {
     InferenceServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
 }
 
-/// The items of one stream.
+/// The items or chunks of one stream.
 struct Items(Arc<Template>);
 
 impl Source for Items {
     type Message = v1::FeedRequest;
 
     fn item(&self, seq: u64) -> v1::FeedRequest {
-        v1::FeedRequest { message: Some(feed_request::Message::Item(self.0.item(seq))) }
+        let chunk = self.0.chunk(seq).map(feed_request::Message::Chunk);
+        v1::FeedRequest { message: Some(chunk.unwrap_or_else(|| feed_request::Message::Item(self.0.item(seq)))) }
     }
 }
 
@@ -92,20 +109,26 @@ impl Source for Items {
 pub(crate) struct Feed {
     inbound: Streaming<v1::FeedResponse>,
     line: Arc<Line>,
+    /// Of a stream of audio.
+    chunks: Option<Chunks>,
 }
 
 impl Feed {
     /// Opens a stream and waits until the server has acknowledged it.
     ///
     /// # Errors
-    /// The status that the server refuses it with.
+    /// The status that the server refuses it with; `FAILED_PRECONDITION` if its audio does not suit the model.
     pub(crate) async fn open(channel: Channel, template: Arc<Template>, line: Arc<Line>) -> Result<Self, Status> {
         let open = feed_request::Message::Open(template.config.clone());
+        let (pcm, in_flight) = (template.pcm.as_ref().map(|(pcm, _)| *pcm), template.in_flight);
         let first = Some(v1::FeedRequest { message: Some(open) });
         let outbound = Outbound::new(first, Items(template), Arc::clone(&line));
         let mut inbound = client(channel).feed(outbound).await?.into_inner();
         match inbound.message().await? {
-            Some(v1::FeedResponse { event: Some(feed_response::Event::Opened(_)) }) => Ok(Self { inbound, line }),
+            Some(v1::FeedResponse { event: Some(feed_response::Event::Opened(opened)) }) => {
+                let chunks = pcm.map(|pcm| chunks_of(&pcm, in_flight, opened.framing)).transpose()?;
+                Ok(Self { inbound, line, chunks })
+            }
             _ => Err(Status::internal("the first message of a stream is not `opened`")),
         }
     }
@@ -115,7 +138,17 @@ impl Feed {
         loop {
             match self.inbound.message().await {
                 Ok(Some(v1::FeedResponse { event: Some(feed_response::Event::Result(result)) })) => {
-                    self.line.answered(&answer_of(result));
+                    let answer = answer_of(result);
+                    let Some(chunks) = &mut self.chunks else {
+                        self.line.answered(&answer);
+                        continue;
+                    };
+                    let answers = chunks.answered(answer.seq, self.line.sent(), answer.end, answer.timing);
+                    answers.iter().for_each(|answer| self.line.answered(answer));
+                }
+                Ok(Some(v1::FeedResponse { event: Some(feed_response::Event::Completed(_)) })) => {
+                    let left = self.chunks.as_mut().map(|chunks| chunks.completed(self.line.sent()));
+                    left.iter().flatten().for_each(|answer| self.line.answered(answer));
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return end(&self.line, None),
@@ -123,6 +156,22 @@ impl Feed {
             }
         }
     }
+}
+
+/// # Errors
+/// `FAILED_PRECONDITION` if the model hears at another rate, or no window could be complete with that many chunks in flight.
+fn chunks_of(pcm: &Pcm, in_flight: u32, framing: Option<v1::Framing>) -> Result<Chunks, Status> {
+    let framing = framing.ok_or_else(|| Status::internal("a stream of audio was opened without its framing"))?;
+    if framing.sample_rate_hz != pcm.sample_rate_hz {
+        let (model, load) = (framing.sample_rate_hz, pcm.sample_rate_hz);
+        return Err(Status::failed_precondition(format!("pcm.sample_rate_hz = {load}: the model takes {model}")));
+    }
+    let chunks = Chunks::new(pcm.chunk_bytes(), u64::from(framing.window_samples) * 2);
+    if chunks.in_flight_min() > in_flight.into() {
+        let least = chunks.in_flight_min();
+        return Err(Status::failed_precondition(format!("in_flight = {in_flight}: a window of the model is {least} chunks")));
+    }
+    Ok(chunks)
 }
 
 fn answer_of(result: v1::ItemResult) -> Answer {
@@ -197,8 +246,14 @@ async fn predict(mut client: InferenceServiceClient<Channel>, template: Arc<Temp
 
 /// Of the times of its items, those of the last to be answered are told.
 async fn scan(mut client: InferenceServiceClient<Channel>, template: Arc<Template>, seq: u64) -> Result<Went, Status> {
-    let items = v1::ItemList { items: template.items(seq).collect() };
-    let request = v1::ScanRequest { config: Some(template.call_config()), payload: Some(scan_request::Payload::Items(items)) };
+    let audio: Option<Vec<_>> = template.of_call(seq).map(|seq| template.chunk(seq)).collect();
+    let payload = match audio {
+        Some(chunks) => scan_request::Payload::PcmS16le(chunks.concat().into()),
+        None => {
+            scan_request::Payload::Items(v1::ItemList { items: template.of_call(seq).map(|seq| template.item(seq)).collect() })
+        }
+    };
+    let request = v1::ScanRequest { config: Some(template.call_config()), payload: Some(payload) };
     let mut events = client.scan(request).await?.into_inner();
     let mut went = Went { end: End::Error(ENDED_EARLY.into()), timing: None, items: 0 };
     let mut first_error = None;
@@ -224,7 +279,10 @@ async fn upload(mut client: InferenceServiceClient<Channel>, template: Arc<Templ
     let open = v1::UploadConfig { stream: Some(template.call_config()), ..v1::UploadConfig::default() };
     let part = |part| v1::UploadRequest { part: Some(part) };
     let mut parts = vec![part(upload_request::Part::Open(open))];
-    parts.extend(template.items(seq).map(|item| part(upload_request::Part::Item(item))));
+    parts.extend(template.of_call(seq).map(|seq| {
+        let chunk = template.chunk(seq).map(upload_request::Part::Chunk);
+        part(chunk.unwrap_or_else(|| upload_request::Part::Item(template.item(seq))))
+    }));
     let response = client.upload(stream::iter(parts)).await?.into_inner();
     let ok = response.summary.map_or(0, |summary| summary.ok);
     let end = match response.errors.first() {
@@ -232,4 +290,71 @@ async fn upload(mut client: InferenceServiceClient<Channel>, template: Arc<Templ
         None => End::Outputs,
     };
     Ok(Went { end, timing: None, items: u32::try_from(ok).unwrap_or(u32::MAX) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tidemill::{app::Server, config::Config};
+
+    use super::super::{file::Scenario, plan, progress::Progress, results::LoadResult};
+
+    const AUDIO: &str = "version = 1\nname = 'x'\nduration_s = 0.5\nwarm_up_s = 0\nconnections = 1\n[[loads]]\nname = 'a'\n\
+                         model = 'silero-vad'\nstreams = 1\n";
+
+    /// What came of a load on the model inside the server.
+    async fn run(load: &str) -> anyhow::Result<LoadResult> {
+        let mut config = Config::default();
+        for address in [&mut config.server.grpc_addr, &mut config.server.http_addr, &mut config.server.admin_addr] {
+            *address = (Ipv4Addr::LOCALHOST, 0).into();
+        }
+        config.models.example = false;
+        let server = Server::start(config).await.expect("it starts");
+        let mut scenario = Scenario::parse(&format!("{AUDIO}{load}"), &[]).expect("a sound scenario");
+        scenario.addr = server.grpc_addr().to_string();
+        let mut run = plan::run(&scenario, None, &mut Progress::new(true)).await?;
+        Ok(run.steps.remove(0).total)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_chunk_of_a_live_stream_is_answered_and_every_window_counted() {
+        let load =
+            "protocol = 'feed'\narrivals = { process = 'constant', rate_hz = 100 }\npcm = { sound = 'tone', chunk_ms = 20 }\n";
+        let found = run(load).await.expect("it runs");
+        let chunks = found.offered;
+        assert!(chunks > 10, "{found:?}");
+        assert_eq!((found.ok, found.unanswered, found.errors_total()), (chunks, 0, 0), "{found:?}");
+        // The padded last window is that of the last chunk, unless that has completed one before.
+        let whole = |chunks: u64| chunks * 640 / 1024;
+        let windows = if whole(chunks) > whole(chunks - 1) { whole(chunks) } else { (chunks * 640).div_ceil(1024) };
+        assert_eq!(found.ok_items, windows, "{found:?}");
+        let latencies = found.latency_us.expect("windows have latencies").count;
+        assert!(latencies < chunks && latencies <= windows, "{latencies}: chunks without a window have none");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn calls_of_chunks_are_answered_with_their_windows() {
+        for protocol in ["scan", "upload"] {
+            let load = format!(
+                "protocol = '{protocol}'\narrivals = {{ process = 'closed' }}\nbatch = 4\npcm = {{ chunk_bytes = 1024 }}\n"
+            );
+            let found = run(&load).await.expect("it runs");
+            assert!(found.ok > 0 && found.errors_total() == 0, "{protocol}: {found:?}");
+            assert_eq!(found.ok_items, found.ok * 4, "{protocol}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn audio_that_the_model_cannot_hear_is_refused() {
+        for (pcm, in_flight, part) in [
+            ("{ chunk_ms = 20, sample_rate_hz = 8000 }", 8, "the model takes 16000"),
+            ("{ chunk_bytes = 100 }", 8, "a window of the model is 11 chunks"),
+        ] {
+            let arrivals = "{ process = 'closed' }";
+            let load = format!("protocol = 'feed'\nin_flight = {in_flight}\narrivals = {arrivals}\npcm = {pcm}\n");
+            let error = format!("{:#}", run(&load).await.expect_err("it cannot be heard"));
+            assert!(error.contains(part), "{error}");
+        }
+    }
 }

@@ -1,9 +1,14 @@
 //! What a run consists of: one step, the steps of a ramp, or the probes of a search.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
-use tidemill::clock;
+use tidemill::{
+    clock,
+    proto::inference::{
+        ServerMetadataRequest, ServerMetadataResponse, grpc_inference_service_client::GrpcInferenceServiceClient,
+    },
+};
 
 use super::{
     chaos::{self, Chaos, ChaosHandle},
@@ -12,11 +17,16 @@ use super::{
     native,
     progress::Progress,
     results::{
-        ChaosResult, Expectation, FORMAT, Machine, Probe, RunResult, ScenarioFacts, SearchResult, ServerFacts, StepResult,
+        ChaosResult, Expectation, FORMAT, LoadResult, Machine, Probe, RunResult, ScenarioFacts, SearchResult, ServerFacts,
+        StepResult,
     },
     search::Bisection,
     step::{self, Place, loads_at},
 };
+use crate::target::connect;
+
+/// How long a server may take to say its version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs a scenario, and shows how it goes.
 ///
@@ -43,6 +53,7 @@ pub(crate) async fn run(scenario: &Scenario, server: Option<u32>, progress: &mut
         run.step(Dimension::Streams, 1.0).await?;
     }
     let steps = run.steps;
+    let version = server_version(place).await;
     let chaos = match chaos {
         Some(chaos) => Some(told(&chaos.finish().await?)),
         None => None,
@@ -58,7 +69,7 @@ pub(crate) async fn run(scenario: &Scenario, server: Option<u32>, progress: &mut
             addr: scenario.addr.clone(),
             http_addr: place.http.map(|_| scenario.http_addr.clone()),
             pid: server,
-            version: None,
+            version,
         },
         steps,
         search,
@@ -72,9 +83,20 @@ async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
     found.next().with_context(|| format!("address '{address}' leads nowhere"))
 }
 
-/// The clients that misbehave do so for the whole run, with the items of the first native load.
+/// Asked of the Open Inference Protocol over gRPC; none if there is no gRPC, or the server does not say.
+async fn server_version(place: Place) -> Option<String> {
+    let ask = async {
+        let channel = connect(place.grpc?, 1).await.ok()?.pop()?;
+        let metadata = GrpcInferenceServiceClient::new(channel).server_metadata(ServerMetadataRequest::default()).await.ok()?;
+        let ServerMetadataResponse { name, version, .. } = metadata.into_inner();
+        Some(format!("{name} {version}"))
+    };
+    tokio::time::timeout(VERSION_TIMEOUT, ask).await.ok().flatten()
+}
+
+/// The clients that misbehave do so for the whole run, with the items of the first native load that has any.
 async fn start_chaos(scenario: &Scenario, place: Place) -> anyhow::Result<Option<ChaosHandle>> {
-    let native = scenario.loads.iter().find(|load| load.protocol.is_native());
+    let native = scenario.loads.iter().find(|load| load.has_native_items());
     let (Some(plan), Some(load), Some(grpc)) = (&scenario.chaos, native, place.grpc) else { return Ok(None) };
     let item = native::Template::new(load, scenario.seed).item(0);
     let place = chaos::Place { grpc, http: place.http, model: load.model.clone(), item };
@@ -142,9 +164,12 @@ impl Run<'_> {
 fn broken_bounds(bounds: &Search, step: &StepResult) -> String {
     let mut broken = Vec::new();
     for load in &step.loads {
-        let p99_ms = load.latency_us.p99 as f64 / 1e3;
-        if p99_ms > bounds.p99_ms_max {
-            broken.push(format!("{}: p99 {p99_ms:.1} ms, at most {} ms", load.name, bounds.p99_ms_max));
+        match p99_ms(load) {
+            None => broken.push(format!("{}: no answer was ok", load.name)),
+            Some(p99_ms) if p99_ms > bounds.p99_ms_max => {
+                broken.push(format!("{}: p99 {p99_ms:.1} ms, at most {} ms", load.name, bounds.p99_ms_max));
+            }
+            Some(_) => {}
         }
         // Of items that are not answered there is no latency.
         if load.goodput_share < bounds.goodput_min {
@@ -154,19 +179,26 @@ fn broken_bounds(bounds: &Search, step: &StepResult) -> String {
     broken.join("; ")
 }
 
+fn p99_ms(load: &LoadResult) -> Option<f64> {
+    load.latency_us.as_ref().map(|times| times.p99 as f64 / 1e3)
+}
+
 /// Each bound, against the worst step.
 fn expectations(expect: &Expect, steps: &[StepResult]) -> Vec<Expectation> {
-    let largest = |figure: fn(&StepResult) -> f64| steps.iter().map(figure).fold(0.0, f64::max);
-    let at_most = |name: &str, bound: Option<f64>, found: f64| {
-        bound.map(|bound| Expectation { name: name.to_owned(), bound, found, met: found <= bound })
+    let largest = |figure: fn(&StepResult) -> f64| Some(steps.iter().map(figure).fold(0.0, f64::max));
+    let at_most = |name: &str, bound: Option<f64>, found: Option<f64>| {
+        let met = |bound| found.is_some_and(|found| found <= bound);
+        bound.map(|bound| Expectation { name: name.to_owned(), bound, found, met: met(bound) })
     };
+    let p99s: Option<Vec<f64>> = steps.iter().map(|step| p99_ms(&step.total)).collect();
     let goodput = steps.iter().map(|step| step.total.goodput_share).fold(1.0, f64::min);
-    let at_least = |bound: f64| Expectation { name: "goodput_min".to_owned(), bound, found: goodput, met: goodput >= bound };
+    let at_least =
+        |bound: f64| Expectation { name: "goodput_min".to_owned(), bound, found: Some(goodput), met: goodput >= bound };
     let count = |bound: Option<u64>| bound.map(|bound| bound as f64);
     let found = [
         at_most("errors_max", count(expect.errors_max), largest(|step| step.total.errors_total() as f64)),
         expect.goodput_min.map(at_least),
-        at_most("p99_ms_max", expect.p99_ms_max, largest(|step| step.total.latency_us.p99 as f64 / 1e3)),
+        at_most("p99_ms_max", expect.p99_ms_max, p99s.map(|p99s| p99s.into_iter().fold(0.0, f64::max))),
         at_most("unanswered_max", count(expect.unanswered_max), largest(|step| step.total.unanswered as f64)),
     ];
     found.into_iter().flatten().collect()
@@ -189,13 +221,18 @@ fn facts(scenario: &Scenario) -> ScenarioFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::results::{LoadResult, Percentiles};
+    use crate::{
+        limit::{EchoServer, Reply},
+        load::results::Percentiles,
+        stage::Stage,
+    };
 
-    fn step(p99_us: u64, goodput_share: f64, errors: u64) -> StepResult {
+    fn step(p99_us: impl Into<Option<u64>>, goodput_share: f64, errors: u64) -> StepResult {
+        let p99_us = p99_us.into();
         let load = LoadResult {
             name: "a".to_owned(),
             goodput_share,
-            latency_us: Percentiles { p99: p99_us, ..Percentiles::default() },
+            latency_us: p99_us.map(|p99| Percentiles { p99, ..Percentiles::default() }),
             errors: [("INTERNAL".to_owned(), errors)].into(),
             ..LoadResult::default()
         };
@@ -216,6 +253,26 @@ mod tests {
         assert_eq!(broken_bounds(&bounds, &step(50_000, 0.99, 0)), "");
         assert_eq!(broken_bounds(&bounds, &step(50_100, 1.0, 0)), "a: p99 50.1 ms, at most 50 ms");
         assert_eq!(broken_bounds(&bounds, &step(1_000, 0.5, 0)), "a: goodput 0.5000, at least 0.99");
+        let lenient = Search { goodput_min: 0.0, ..bounds };
+        assert_eq!(broken_bounds(&lenient, &step(None, 0.0, 3)), "a: no answer was ok");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_server_that_has_a_version_is_asked_for_it() {
+        let place = |grpc| Place { grpc, http: None, server: None };
+        let stage = Stage::start(1, &[], |_| {}).await.expect("it starts");
+        let expected = format!("tidemill {}", env!("CARGO_PKG_VERSION"));
+        assert_eq!(server_version(place(Some(stage.grpc_addr()))).await, Some(expected));
+        let echo = EchoServer::start(Reply::Item).await.expect("it starts");
+        assert_eq!(server_version(place(Some(echo.address))).await, None, "it does not speak the protocol");
+        assert_eq!(server_version(place(None)).await, None);
+    }
+
+    #[test]
+    fn without_an_ok_answer_no_bound_on_latency_is_held() {
+        let expect = Expect { p99_ms_max: Some(10.0), ..Expect::default() };
+        let found = expectations(&expect, &[step(9_000, 1.0, 0), step(None, 0.0, 3)]);
+        assert_eq!((found[0].found, found[0].met), (None, false));
     }
 
     #[test]

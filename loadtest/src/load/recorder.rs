@@ -51,7 +51,7 @@ pub(crate) struct Answer {
     pub(crate) end: End,
     /// As the server gives it, if it does.
     pub(crate) timing: Option<Timing>,
-    /// How many items it is for: 1, but for calls of a batch.
+    /// How many items it is for: 1, but for calls of a batch, and 0 for a send that nothing answers by itself, which has no latency.
     pub(crate) items: u32,
 }
 
@@ -257,7 +257,8 @@ impl Recorder {
     pub(crate) fn answered(&mut self, due: Timestamp, at: Timestamp, answer: &Answer) {
         let latency = at.since(due);
         let is_ok = answer.end == End::Outputs;
-        let is_good = is_ok && latency <= self.plan.slo;
+        let has_latency = is_ok && answer.items > 0;
+        let is_good = is_ok && (latency <= self.plan.slo || !has_latency);
         self.tally.counts.count_answer(is_ok, is_good);
         if self.plan.counts(due) {
             self.counts.count_answer(is_ok, is_good);
@@ -272,7 +273,7 @@ impl Recorder {
         if let Some(timing) = answer.timing {
             cell.batches.count(timing.batch_size);
         }
-        if is_ok {
+        if has_latency {
             self.current.saturating_record(micros(latency));
         }
     }
@@ -282,7 +283,9 @@ impl Recorder {
         match &answer.end {
             End::Outputs => {
                 self.ok_items += u64::from(answer.items);
-                self.latency.saturating_record(micros(latency));
+                if answer.items > 0 {
+                    self.latency.saturating_record(micros(latency));
+                }
             }
             End::Error(name) => self.count_error(name, 1),
         }
@@ -381,7 +384,7 @@ impl Recorder {
             throughput_hz: came as f64 / duration_s,
             goodput_hz: good as f64 / duration_s,
             goodput_share: good as f64 / offered.max(1) as f64,
-            latency_us: percentiles(&self.latency),
+            latency_us: times(&self.latency),
             age_us: times(&self.server.age),
             queue_us: times(&self.server.queue),
             compute_us: times(&self.server.compute),
@@ -426,6 +429,7 @@ fn micros(duration: Duration) -> u64 {
     duration.as_nanos() as u64 / 1000
 }
 
+/// Of at least one time.
 fn percentiles(times: &Histogram<u64>) -> Percentiles {
     let value = |quantile| times.value_at_quantile(quantile);
     let count = times.len();
@@ -434,9 +438,7 @@ fn percentiles(times: &Histogram<u64>) -> Percentiles {
     // Beyond one in `count`, all percentiles are the largest.
     let told_apart = tails.take_while(|tail| tail * count as f64 >= 1.0);
     let mut curve: Vec<_> = told_apart.map(|tail| (100.0 - tail * 100.0, value(1.0 - tail))).collect();
-    if count > 0 {
-        curve.push((100.0, times.max()));
-    }
+    curve.push((100.0, times.max()));
     Percentiles {
         count,
         min: times.min(),
@@ -509,7 +511,17 @@ mod tests {
         assert_eq!((result.errors_total(), result.errors["UNAVAILABLE"], result.unanswered), (2, 2, 1));
         assert!((result.goodput_hz - 10.0).abs() < 1e-9, "the one beyond the SLO is not good");
         assert!((result.goodput_share - 10.0 / 14.0).abs() < 1e-9);
-        assert_eq!(result.latency_us.count, 11, "errors have no latency");
+        assert_eq!(result.latency_us.map(|times| times.count), Some(11), "errors have no latency");
+    }
+
+    #[test]
+    fn an_answer_without_items_is_ok_and_has_no_latency() {
+        let mut recorder = recorder(1000);
+        pass(&mut recorder, 1000, 900, &Answer { items: 0, ..ok() });
+        let result = recorder.load_result();
+        assert_eq!((result.ok, result.ok_items, result.latency_us), (1, 0, None));
+        assert!((result.goodput_share - 1.0).abs() < 1e-9);
+        assert_eq!(recorder.series()[0].p99_us, None);
     }
 
     #[test]
@@ -541,7 +553,7 @@ mod tests {
         for millis in 1..=10_000 {
             pass(&mut recorder, 1000, millis, &ok());
         }
-        let latency = recorder.load_result().latency_us;
+        let latency = recorder.load_result().latency_us.expect("ok answers");
         for (found, expected) in [(latency.p50, 5_000_000), (latency.p99, 9_900_000), (latency.p999, 9_990_000)] {
             assert!(found.abs_diff(expected) * 1000 <= expected, "{found} is not {expected}");
         }
@@ -550,14 +562,15 @@ mod tests {
         assert!(near.1.abs_diff(9_999_000) * 1000 <= 9_999_000, "{near:?}");
         assert_eq!(latency.curve.last(), Some(&(100.0, latency.max)));
         pass(&mut recorder, 1000, 10_000_000, &ok());
-        assert!(recorder.load_result().latency_us.max >= 600_000_000);
+        assert!(recorder.load_result().latency_us.is_some_and(|times| times.max >= 600_000_000));
     }
 
     #[test]
-    fn nothing_recorded_gives_zeros_and_no_curve() {
-        let result = recorder(1000).load_result();
-        assert_eq!(result.latency_us, Percentiles::default());
-        assert_eq!((result.age_us, result.batch_size_mean), (None, None));
+    fn without_an_ok_answer_there_are_no_times() {
+        let mut recorder = recorder(1000);
+        pass(&mut recorder, 1000, 1, &error("UNAVAILABLE"));
+        let result = recorder.load_result();
+        assert_eq!((result.latency_us, result.age_us, result.batch_size_mean), (None, None, None));
         assert!(result.goodput_share.abs() < 1e-12);
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Version of the layout of [`RunResult`]; readers refuse others.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// A whole run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,7 +62,7 @@ pub(crate) struct ServerFacts {
     pub(crate) http_addr: Option<String>,
     /// Given if the server's use of the machine was measured.
     pub(crate) pid: Option<u32>,
-    /// As the server gives it.
+    /// Name and version as the server gives them over gRPC, such as `tidemill 0.1.0`.
     pub(crate) version: Option<String>,
 }
 
@@ -114,8 +114,8 @@ pub(crate) struct LoadResult {
     pub(crate) goodput_hz: f64,
     /// Ok answers within the SLO, of those offered; 0 to 1.
     pub(crate) goodput_share: f64,
-    /// From the scheduled moment to the ok answer.
-    pub(crate) latency_us: Percentiles,
+    /// From the scheduled moment to the ok answer; none if no answer was ok.
+    pub(crate) latency_us: Option<Percentiles>,
     /// As the server gives it: from an item's arrival until its answer was handed to the connection.
     pub(crate) age_us: Option<Percentiles>,
     /// As the server gives it: from an item's arrival to the start of its model call.
@@ -212,6 +212,7 @@ pub(crate) struct Expectation {
     /// The key in the file.
     pub(crate) name: String,
     pub(crate) bound: f64,
-    pub(crate) found: f64,
+    /// None if there was nothing to measure; the bound is not met then.
+    pub(crate) found: Option<f64>,
     pub(crate) met: bool,
 }

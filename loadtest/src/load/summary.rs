@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use tidemill_loadtest::plot::short;
 
-use super::results::{LoadResult, RunResult, SearchResult, StepResult};
+use super::results::{LoadResult, Percentiles, RunResult, SearchResult, StepResult};
 use crate::report::{Cell, Report};
 
 /// The whole of it.
@@ -31,7 +31,8 @@ pub(crate) fn text(run: &RunResult) -> String {
     }
     for expectation in &run.expectations {
         let verdict = if expectation.met { "met" } else { "NOT MET" };
-        let _ = writeln!(text, "expected {} {}, found {}: {verdict}", expectation.name, expectation.bound, expectation.found);
+        let found = expectation.found.map_or_else(|| "nothing".to_owned(), |found| found.to_string());
+        let _ = writeln!(text, "expected {} {}, found {found}: {verdict}", expectation.name, expectation.bound);
     }
     text
 }
@@ -65,8 +66,9 @@ fn loads(steps: &[StepResult]) -> Report {
 }
 
 fn row(step: &StepResult, load: &LoadResult) -> Vec<Cell> {
-    let millis = |micros: u64| Cell::Figure(micros as f64 / 1e3, 2);
-    let latency = &load.latency_us;
+    let latency = |value: fn(&Percentiles) -> u64| {
+        load.latency_us.as_ref().map_or_else(|| "-".into(), |times| Cell::Figure(value(times) as f64 / 1e3, 2))
+    };
     vec![
         Cell::Text(short(step.factor)),
         Cell::Text(load.name.clone()),
@@ -74,11 +76,11 @@ fn row(step: &StepResult, load: &LoadResult) -> Vec<Cell> {
         Cell::Figure(load.offered as f64 / step.duration_s, 1),
         Cell::Figure(load.throughput_hz, 1),
         Cell::Figure(load.goodput_share * 100.0, 2),
-        millis(latency.p50),
-        millis(latency.p90),
-        millis(latency.p99),
-        millis(latency.p999),
-        millis(latency.max),
+        latency(|times| times.p50),
+        latency(|times| times.p90),
+        latency(|times| times.p99),
+        latency(|times| times.p999),
+        latency(|times| times.max),
         Cell::Count(load.errors_total()),
         Cell::Count(load.unanswered),
         Cell::Count(load.late_sends),
@@ -138,6 +140,18 @@ mod tests {
         let upright = text(&run);
         assert!(upright.lines().any(|line| line.starts_with("p99_ms ")), "{upright}");
         assert!(!upright.contains("all"), "{upright}");
+    }
+
+    #[test]
+    fn a_load_without_an_ok_answer_has_no_latency() {
+        let mut run = sample::run(1);
+        run.steps[0].loads.truncate(1);
+        run.steps[0].loads[0].latency_us = None;
+        let text = text(&run);
+        for name in ["p50_ms", "p99_ms", "max_ms"] {
+            let line = text.lines().find(|line| line.split_whitespace().next() == Some(name)).expect("a line");
+            assert_eq!(line.split_whitespace().last(), Some("-"), "{text}");
+        }
     }
 
     #[test]

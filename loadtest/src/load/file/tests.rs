@@ -59,6 +59,39 @@ fn each_fault_names_the_key_and_what_is_allowed() {
 }
 
 #[test]
+fn a_deadline_that_nobody_would_hear_of_is_refused() {
+    let post = ["loads.0.protocol=http_post", "loads.0.http={path='/x'}", "loads.0.deadline_ms=20"];
+    let found = complaint(&post);
+    assert!(found.contains("loads.0.deadline_ms = 20") && found.contains("http_post"), "{found}");
+    let without = [post[0], post[1], "loads.0.deadline_ms=0"].map(str::to_owned);
+    assert_eq!(Scenario::parse(MINIMAL, &without).expect("sound").loads[0].deadline(), None);
+}
+
+#[test]
+fn audio_takes_the_place_of_inputs_where_chunks_are_taken() {
+    let audio = "loads.0.pcm={sound='tone', chunk_ms=20}";
+    let scenario = Scenario::parse(MINIMAL, &[audio, "loads.0.inputs=[]"].map(str::to_owned)).expect("sound");
+    assert_eq!(scenario.loads[0].pcm.expect("it is there").chunk_bytes(), 640);
+    for (changes, part) in [
+        (&[audio][..], "one of them"),
+        (&[audio, "loads.0.inputs=[]", "loads.0.protocol=predict"], "feed, scan and upload"),
+        (&[audio, "loads.0.inputs=[]", "loads.0.pcm.chunk_bytes=640"], "one of them is needed"),
+        (&["loads.0.pcm={}", "loads.0.inputs=[]"], "one of them is needed"),
+        (&["loads.0.pcm={chunk_ms=nan}", "loads.0.inputs=[]"], "a chunk has 0 bytes"),
+        (&["loads.0.pcm={chunk_bytes=5000000}", "loads.0.inputs=[]"], "1 to 4194304"),
+        (&[audio, "loads.0.inputs=[]", "loads.0.pcm.sample_rate_hz=0"], "sample_rate_hz = 0"),
+        (
+            &["loads.0.pcm={chunk_bytes=4000}", "loads.0.inputs=[]", "loads.0.protocol=scan", "loads.0.batch=65536"],
+            "with the batch",
+        ),
+        (&[audio, "loads.0.inputs=[]", "chaos.churn_hz=1"], "with inputs"),
+    ] {
+        let found = complaint(changes);
+        assert!(found.contains(part), "{changes:?}: {found}");
+    }
+}
+
+#[test]
 fn faults_are_told_all_at_once() {
     let found = complaint(&["connections=0", "loads.0.streams=0", "slo_ms=0"]);
     assert_eq!(found.matches("is allowed").count(), 3, "{found}");
