@@ -343,9 +343,9 @@ impl StreamHandle {
         &self.runtime.metrics
     }
 
-    /// Queues items from the front of `staged`, until all are or a limit is reached. A lone item of a model whose call is short may
-    /// have been run by the time this returns. With `wait`, reaching a limit also asks
-    /// for a nudge when there is room, or when the earliest deadline among the rest passes.
+    /// Queues items from the front of `staged`, until all are or a limit is reached. Items of a model whose calls are short may have
+    /// been run by the time this returns. With `wait`, reaching a limit also asks for a nudge when there is room, or when the
+    /// earliest deadline among the rest passes.
     pub fn submit(&self, staged: &mut VecDeque<Item<ItemInputs>>, wait: bool) -> Submitted {
         let mut ended = Vec::new();
         // It is no earlier than this; to read the clock would cost more than to set the timer once too often.
@@ -372,12 +372,12 @@ impl StreamHandle {
         let rearm = shared.wakes_earlier(now);
         let (mut wake, mut kick, mut loan) = (None, false, None);
         if pushed && !shared.idle.is_empty() {
-            if shared.last_batch > FLOWING_BATCH {
-                kick = !std::mem::replace(&mut shared.kicked, true);
-            } else if self.handoff.lent.get().is_some()
+            if self.handoff.lent.get().is_some()
                 && let Some(taken) = shared.borrow_lane(self.model, &mut ended)
             {
                 loan = Some(taken);
+            } else if shared.last_batch > FLOWING_BATCH {
+                kick = !std::mem::replace(&mut shared.kicked, true);
             } else {
                 let cap = shared.scheduler.cost(self.model).map_or(1, super::cost::CostModel::cap);
                 wake = shared.lanes_to_wake(cap);

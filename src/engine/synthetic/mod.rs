@@ -70,6 +70,10 @@ impl Engine for SyntheticEngine {
         "synthetic"
     }
 
+    fn runs_on_any_thread(&self) -> bool {
+        true
+    }
+
     fn can_widen(&self) -> bool {
         self.shared.script.wide_speedup.is_some()
     }

@@ -1,20 +1,24 @@
-//! A lone item may run on the thread that pushes it.
+//! Short calls may run on the thread that pushes their items.
 //!
-//! With all lanes idle, waking one and being woken by it costs an item about as much as the call of a small model. So a pusher
-//! borrows an idle lane, its engine instance and its place in the account, for one short call, and lets the lane's own thread sleep.
-//! Whoever pushes meanwhile finds one lane fewer.
+//! Waking a lane and being woken by it costs a lone item about as much as the call of a small model, and items that cost next to
+//! nothing more than their calls. So a pusher borrows an idle lane, its engine instance and its place in the account, for one short
+//! call, and lets the lane's own thread sleep. Whoever pushes meanwhile finds one lane fewer.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Handoff, LaneState, LiveBatch, LiveEnded, ModelRuntime, Shared};
+use super::{FLOWING_BATCH, Handoff, LaneState, LiveBatch, LiveEnded, ModelRuntime, Shared};
 use crate::{
     clock,
     domain::Timestamp,
-    scheduler::{ModelKey, lanes::Lane},
+    scheduler::{ModelKey, cost::CostModel, decide::WAKE_UP, lanes::Lane},
 };
 
-/// Longest call, as learned, for which the pusher's own other work may wait.
+/// Longest call of a lone item, as learned, for which the pusher's own other work may wait.
 const CALL_MAX: Duration = Duration::from_micros(300);
+
+/// About what it takes of a core to switch to a lane's thread and back. A batch that would gain less by waiting for more items
+/// does not wait.
+const SWITCHES: Duration = Duration::from_micros(5);
 
 /// A call on a borrowed lane.
 pub(super) struct Loan {
@@ -24,15 +28,19 @@ pub(super) struct Loan {
 }
 
 impl Shared {
-    /// Takes the one item that is queued, of a stream of `model`, for the caller to run. `None` if lanes are to run it; what has
-    /// expired is in `ended` either way.
+    /// Takes what is queued, of a stream of `model`, for the caller to run. `None` if lanes are to run it; what has expired is in
+    /// `ended` either way.
     pub(super) fn borrow_lane(&mut self, model: ModelKey, ended: &mut Vec<LiveEnded>) -> Option<Loan> {
-        if self.idle.len() < self.lanes.len() || self.scheduler.queued() != 1 || self.closed {
+        if self.idle.is_empty() || self.closed {
+            return None;
+        }
+        let (ready, cost) = (self.scheduler.only_ready(model)?, self.scheduler.cost(model)?);
+        let lone = ready == 1 && self.idle.len() == self.lanes.len() && self.last_batch <= FLOWING_BATCH;
+        if !(lone && cost.call(1) <= CALL_MAX || is_cheap(cost, ready)) {
             return None;
         }
         let hosted = self.models.get(model)?;
-        let brief = self.scheduler.cost(model).is_some_and(|cost| cost.call(1) <= CALL_MAX);
-        if !brief || !hosted.runtime.executable.engine().runs_on_any_thread() {
+        if !hosted.runtime.executable.engine().runs_on_any_thread() {
             return None;
         }
         let runtime = Arc::clone(&hosted.runtime);
@@ -74,6 +82,14 @@ impl Handoff {
             self.rearm.set();
         }
     }
+}
+
+/// Whether a call with so many items is over before a lane would be awake, and a fuller one would gain next to nothing.
+fn is_cheap(cost: &CostModel, items: usize) -> bool {
+    let (cap, items) = (cost.cap(), items.clamp(1, cost.cap()));
+    let call = cost.call(items);
+    let at_best = cost.call(cap) * u32::try_from(items).unwrap_or(u32::MAX) / u32::try_from(cap).unwrap_or(u32::MAX);
+    call <= WAKE_UP && call.saturating_sub(at_best) <= SWITCHES
 }
 
 /// Gives a lane back, whatever happens.
@@ -238,9 +254,37 @@ mod tests {
     }
 
     #[test]
+    fn calls_that_cost_next_to_nothing_run_where_their_items_come_as_long_as_a_lane_is_idle() {
+        let world = world(2, Duration::from_micros(1), true);
+        let (handoff, model) = (Arc::clone(&world.handoff), world.stream.model);
+        let pusher = thread::spawn(move || {
+            let stream = handoff.open(StreamOptions::of(model)).expect("the model is there");
+            submit(&stream, 0);
+        });
+        assert_eq!(world.calls.recv().expect("a call"), pusher.thread().id());
+        world.leave.send(()).expect("the engine listens");
+        world.leave.send(()).expect("the engine listens");
+        submit(&world.stream, 0);
+        assert_eq!(world.calls.recv().expect("a second call"), thread::current().id());
+        pusher.join().expect("no panic");
+        assert_eq!(world.handoff.shared.lock().idle.len(), 2, "both lanes are given back");
+    }
+
+    #[test]
+    fn a_batch_that_a_fuller_one_would_make_cheaper_is_left_to_the_lanes() {
+        let cost = |micros: [u64; 4]| CostModel::new(&CostCurve::new(micros.map(Duration::from_micros).to_vec()), 8);
+        let steep = cost([30, 31, 32, 34]);
+        assert_eq!([1, 4, 7, 8].map(|items| is_cheap(&steep, items)), [false, false, true, true]);
+        assert!(is_cheap(&steep, 100), "more than fits is as many as fit");
+        let small = cost([2, 2, 3, 4]);
+        assert!((1..=8).all(|items| is_cheap(&small, items)));
+        assert!(!is_cheap(&cost([60, 60, 60, 60]), 8), "a lane is awake sooner");
+    }
+
+    #[test]
     fn what_comes_meanwhile_is_run_by_another_lane_or_by_this_one_afterwards() {
         for lanes in [1, 2] {
-            let world = world(lanes, Duration::from_micros(10), true);
+            let world = world(lanes, Duration::from_micros(100), true);
             let (handoff, model) = (Arc::clone(&world.handoff), world.stream.model);
             let pusher = thread::spawn(move || {
                 let stream = handoff.open(StreamOptions::of(model)).expect("the model is there");

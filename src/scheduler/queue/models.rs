@@ -99,6 +99,12 @@ impl<H: Clone, P> Scheduler<H, P> {
         self.models.get(model).map(|model| model.costs.base())
     }
 
+    /// Items of a model that could be in one batch, if they are all there is in the queue.
+    pub(in crate::scheduler) fn only_ready(&self, model: ModelKey) -> Option<usize> {
+        let model = self.models.get(model)?;
+        (model.held.items == self.held.items).then(|| model.ready_items(ShapeKey::default()))
+    }
+
     /// Expected time of a call with one item of this shape; zero if there is no such model.
     #[must_use]
     pub fn cost_of(&self, model: ModelKey, shape: ShapeKey) -> Duration {

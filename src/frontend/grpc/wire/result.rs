@@ -68,7 +68,7 @@ impl Answered {
     }
 
     fn count_bytes(&self) -> usize {
-        let outcome_bytes = self.error.as_ref().map_or(self.outputs_bytes, |error| error.encoded_len());
+        let outcome_bytes = self.error.as_deref().map_or(self.outputs_bytes, Message::encoded_len);
         numbers_bytes(&[self.result.seq])
             + text_bytes(self.result.id.len())
             + self.window().map_or(0, |window| framed_bytes(numbers_bytes(&window)))
