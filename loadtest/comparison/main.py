@@ -22,17 +22,15 @@ def main() -> int:
     effort = tool.QUICK if arguments.quick else tool.FULL
     bench = Bench(effort, (arguments.binaries or tool.ROOT / "target/release").resolve(), tool.SCRATCH)
     built = not (arguments.no_build or arguments.binaries)
-    status = 0
     try:
         return _run(bench, arguments, built=built)
     except Failed as failed:
         print(f"error: {failed}", file=sys.stderr)
-        status = 1
+        return 1
     except Interrupted as interrupted:
-        status = interrupted.status
+        return interrupted.status
     finally:
         processes.stop_all()
-    return status
 
 
 def _run(bench: Bench, arguments: argparse.Namespace, *, built: bool) -> int:
@@ -86,8 +84,9 @@ class Clock:
         """With what ran last until now."""
         ends = [begin for _, _, begin in self._parts[1:]] + [time.monotonic()]
         parts = [(name, estimate_s, end - begin) for (name, estimate_s, begin), end in zip(self._parts, ends)]
-        total = ("all", sum(estimate for _, estimate, _ in parts), sum(taken for _, _, taken in parts))
-        return plain_table(["part", "estimate s", "taken s"], [[name, f"{guess:.0f}", f"{taken:.0f}"] for name, guess, taken in [*parts, total]])
+        parts.append(("all", sum(estimate_s for _, estimate_s, _ in parts), sum(taken_s for _, _, taken_s in parts)))
+        rows = [[name, f"{estimate_s:.0f}", f"{taken_s:.0f}"] for name, estimate_s, taken_s in parts]
+        return plain_table(["part", "estimate s", "taken s"], rows)
 
 
 def _measure(bench: Bench, wanted: Plan, results: Results, clock: Clock) -> None:
@@ -141,14 +140,15 @@ def _arguments() -> argparse.Namespace:
         "peers.json, limits.json and benchmarks.md as it goes. What cannot be measured is a row with the reason. All of it takes about "
         "40 minutes, and it says how long what is asked for will take; keep the machine idle otherwise."
     ))
-    names = plan.names()
-    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", default=tool.SCRATCH / "results", help="folder for the results (.cache/compare/results)")
-    parser.add_argument("--add", action="store_true", help="keep what DIR has of the same programs and effort, and measure what is missing")
-    parser.add_argument("--quick", action="store_true", help="one short run of each side: shows that all works, and measures little")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", choices=names, help=f"only these: {', '.join(names)}")
-    parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md too, unless interrupted")
-    parser.add_argument("--no-build", action="store_true", help="take the binaries as they are")
-    parser.add_argument("--binaries", type=pathlib.Path, metavar="DIR", help="take those of this folder, and build none (target/release)")
+    names, out = plan.names(), tool.SCRATCH / "results"
+    option = parser.add_argument
+    option("--out", type=pathlib.Path, metavar="DIR", default=out, help=f"folder for the results ({out.relative_to(tool.ROOT)})")
+    option("--add", action="store_true", help="keep what DIR has of the same programs and effort, and measure what is missing")
+    option("--quick", action="store_true", help="one short run of each side: shows that all works, and measures little")
+    option("--only", nargs="+", default=[], metavar="NAME", choices=names, help=f"only these: {', '.join(names)}")
+    option("--write-docs", action="store_true", help="write docs/benchmarks.md too, unless interrupted")
+    option("--no-build", action="store_true", help="take the binaries as they are")
+    option("--binaries", type=pathlib.Path, metavar="DIR", help="take those of this folder, and build none (target/release)")
     return parser.parse_args()
 
 

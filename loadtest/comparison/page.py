@@ -84,8 +84,8 @@ def page(results: Results, effort: Effort, facts: dict[str, str], typed: str) ->
 
 def _lengths(effort: Effort) -> str:
     return (
-        f"Medians of {effort.table_runs} runs in turns, {effort.table_seconds:g} s each ({effort.table_heavy_seconds:g} s for MiniLM and Magika), "
-        f"and one run of {effort.equal_seconds:g} s at the same load: less than for the lines above, to have all models and servers."
+        f"Medians of {effort.table_runs} runs in turns, {effort.table_seconds:g} s each ({effort.table_heavy_seconds:g} s for MiniLM and "
+        f"Magika), and one run of {effort.equal_seconds:g} s at the same load: less than for the lines above, to have all models and servers."
     )
 
 

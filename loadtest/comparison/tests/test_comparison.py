@@ -266,7 +266,8 @@ def test_the_share_of_the_limit_is_of_canned_answers_to_the_same_client():
 def filled() -> results.Results:
     found = of()
     found.add(LINE.measured(0.9, 5, {"items_per_s": 123_456.0, "ratio": 7}, ["tidemill-load x"]), CEILING.missing("no library | here"))
-    found.add(duel("perf-triton-unary-64").line.measured(2.0, 5, {"per_s": 8_000.0, "peer_per_s": 4_000.0, "peer": "triton", "peer_version": "2.51.0"}, []))
+    figures = {"per_s": 8_000.0, "peer_per_s": 4_000.0, "peer": "triton", "peer_version": "2.51.0"}
+    found.add(duel("perf-triton-unary-64").line.measured(2.0, 5, figures, []))
     found.add(Limit(Client("unary", 64), {"per_s": 10_000.0, "p50_us": 5.0}, ["canned"]))
     found.add(cells.Cell("minilm", "mosec", "http_post", "0.9.8", FOUND, FOUND, 50.0, FOUND, FOUND, ("tidemill-load run y",)))
     found.add(cells.Cell("minilm", "triton", "infer", reason="no wheel"), cells.Cell("silero-vad", OURS, "feed", saturated=FOUND))
