@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-import pathlib
+import random
 import re
 import select
 import socket
@@ -35,6 +35,8 @@ INSTALL_PATIENCE_S = 1_800
 START_PATIENCE_S = 200
 # A client sees before its parent does that a server has ended.
 END_PATIENCE_S = 2.0
+# Below those of clients.
+PORTS = range(20_000, 32_000)
 
 _LISTENING = re.compile(r"listening grpc=(\S+) http=(\S+)")
 _READY = re.compile(r"^ready (.*)$")
@@ -234,14 +236,13 @@ def _alive(child: "subprocess.Popen[str]") -> Callable[[], bool]:
 
 
 def _two_free_ports() -> int:
-    """A free port with a free one above it."""
-    for _ in range(100):
+    """A free port with a free one above it, of those that the kernel gives to no client meanwhile."""
+    for port in random.sample(PORTS, len(PORTS)):
         with socket.socket() as low, socket.socket() as high:
-            low.bind(("127.0.0.1", 0))
-            port = low.getsockname()[1]
             try:
+                low.bind(("127.0.0.1", port))
                 high.bind(("127.0.0.1", port + 1))
             except OSError:
                 continue
             return port
-    raise Failed("there are no two free ports in a row")
+    raise Failed(f"there are no two free ports in a row from {PORTS.start} to {PORTS.stop}")
