@@ -44,10 +44,10 @@ MODELS = {
     model.name: model
     for model in (
         Model("silero-vad", (Tensor("input", "FP32", (576,)),), 256, state=(Tensor("state", "FP32", (2, 128), "zeros"),)),
+        _identity("identity-2304", 576, 256),
         Model("minilm", _TOKENS, 32, is_heavy=True),
         Model("magika", (Tensor("bytes", "INT32", (2_048,), "ones"),), 32, is_heavy=True),
         _identity("identity-64", 16, 256),
-        _identity("identity-2304", 576, 256),
         _identity("identity-1mib", 262_144, 16),
     )
 }
@@ -159,18 +159,20 @@ def found(text: str) -> Found:
     try:
         [step] = json.loads(text)["steps"]
         total, latency = step["total"], step["total"]["latency_us"]
-        cpu_us_per_item, resident_mib = step["server_cpu_us_per_item"], step["server_rss_bytes"] / (1 << 20)
+        cpu_us_per_item, resident_bytes = step["server_cpu_us_per_item"], step["server_rss_bytes"]
     except (ValueError, LookupError, TypeError) as error:
         raise Failed(f"tidemill-load printed no result of one step: {error!r}") from error
     errors = sum(total["errors"].values()) + total["unanswered"]
     if not total["ok"]:
         kinds = ", ".join(f"{count} x {kind}" for kind, count in total["errors"].items()) or "none was answered"
         raise Failed(f"of {total['offered']} items none came back: {kinds}")
+    if cpu_us_per_item is None or resident_bytes is None:
+        raise Failed("tidemill-load could not read what the server used")
     return Found(
         items_per_s=total["throughput_hz"],
         p50_ms=latency["p50"] / 1e3,
         p99_ms=latency["p99"] / 1e3,
         errors=errors,
         cpu_us_per_item=cpu_us_per_item,
-        resident_mib=resident_mib,
+        resident_mib=resident_bytes / (1 << 20),
     )

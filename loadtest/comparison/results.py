@@ -9,11 +9,11 @@ from typing import TypeVar
 
 from . import cells, rivals
 from .cells import Cell
+from .loads import MODELS
 from .processes import Failed
 from .rivals import Client, Duel, Limit
 from .rows import Line, Row
 from .servers import CANNED, OURS, PEERS
-from .tool import ALL_MODELS
 
 SUMMARY, TABLE, LIMITS, PAGE = "summary.json", "peers.json", "limits.json", "benchmarks.md"
 # The name of a line, a cell's model, server and protocol, or the client of a limit.
@@ -64,7 +64,7 @@ class Results:
 
     @property
     def cells(self) -> list[Cell]:
-        return self._in_order((key for model in ALL_MODELS for server in _SERVERS for key in cells.keys(model, server)), Cell)
+        return self._in_order((key for model in MODELS for server in _SERVERS for key in cells.keys(model, server)), Cell)
 
     @property
     def limits(self) -> list[Limit]:

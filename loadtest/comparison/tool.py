@@ -47,7 +47,6 @@ class Effort:
     equal_seconds: float
 
 
-ALL_MODELS = ("silero-vad", "identity-2304", "minilm", "magika", "identity-64", "identity-1mib")
 LEVELS = (1, 16, 64, 256)
 FULL = Effort(
     name="full",
@@ -61,7 +60,7 @@ FULL = Effort(
     perf_window_ms=800,
     perf_trials=5,
     levels=LEVELS,
-    table_models=ALL_MODELS,
+    table_models=("silero-vad", "identity-2304", "minilm", "magika", "identity-64", "identity-1mib"),
     table_runs=3,
     table_seconds=1.0,
     table_heavy_seconds=2.0,

@@ -162,6 +162,10 @@ def test_what_a_load_found_is_read_and_nothing_unanswered_is_lost():
 def test_a_load_without_a_single_answer_has_a_reason():
     with pytest.raises(Failed, match="1007 x UNAVAILABLE"):
         loads.found(result(ok=0, errors={"UNAVAILABLE": 1_007}))
+    with pytest.raises(Failed, match="could not read what the server used"):
+        loads.found(result().replace("80.5", "null"))
+    with pytest.raises(Failed, match="no result of one step"):
+        loads.found("{}")
 
 
 def test_what_cannot_be_measured_is_a_row_with_the_reason(tmp_path):
