@@ -14,6 +14,7 @@ from .processes import Failed
 from .rivals import Client, Duel, Limit
 from .rows import Line, Row
 from .servers import CANNED, OURS, PEERS
+from .tool import say
 
 SUMMARY, TABLE, LIMITS, PAGE = "summary.json", "peers.json", "limits.json", "benchmarks.md"
 # The name of a line, a cell's model, server and protocol, or the client of a limit.
@@ -76,11 +77,15 @@ class Results:
         return min(dates), max(dates)
 
     def read(self, folder: pathlib.Path) -> int:
-        """Takes over what an earlier run with the same programs and effort has measured; returns how many figures."""
+        """Takes over what an earlier run with the same programs and effort has measured; returns how many figures.
+
+        What other programs or another effort measured is lost with the next `write`.
+        """
 
         def rows(row: dict) -> Row | None:
             return Row.from_json(self._lines[row["name"]], row) if row["name"] in self._lines else None
 
+        others = 0
         for name, made in ((SUMMARY, rows), (TABLE, Cell.from_json), (LIMITS, Limit.from_json)):
             path = folder / name
             if not path.is_file():
@@ -88,10 +93,14 @@ class Results:
             try:
                 for entry in json.loads(path.read_text()):
                     stamp = Stamp(**entry.pop("stamp", None) or {"binaries": "", "effort": "", "date": ""})
-                    if stamp.counts_with(self._stamp) and (each := made(entry)):
+                    if not stamp.counts_with(self._stamp):
+                        others += 1
+                    elif each := made(entry):
                         self._measured[_key(each)] = each, stamp
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise Failed(f"{path} is not what this program writes: {error!r}") from error
+        if others:
+            say(f"{others} entries of {folder} are of other programs or of another effort and do not count")
         return sum(map(self.has, self._measured))
 
     def write(self, folder: pathlib.Path, page: str) -> None:

@@ -293,12 +293,14 @@ def test_results_are_read_as_they_were_written(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"binaries": "a c"}, {"effort": "quick"}])
-def test_results_of_other_programs_or_another_effort_do_not_count(tmp_path, change):
+def test_results_of_other_programs_or_another_effort_do_not_count(tmp_path, change, capsys):
     filled().write(tmp_path, "page")
     assert of(dataclasses.replace(STAMP, **change)).read(tmp_path) == 0
+    assert f"7 entries of {tmp_path} are of other programs" in capsys.readouterr().err
     # As rows were before they had stamps.
     (tmp_path / "summary.json").write_text(json.dumps([LINE.measured(0.9, 5, {}, []).json()]))
-    assert "speed" not in [row.line.name for row in of().rows]
+    later = of()
+    assert later.read(tmp_path) == 3 and "speed" not in [row.line.name for row in later.rows]
 
 
 def test_a_file_that_is_no_result_is_an_error_with_its_name(tmp_path):
