@@ -16,14 +16,19 @@ from types import FrameType
 
 STOP_PATIENCE_S = 20.0
 GONE_PATIENCE_S = 10.0
-# How often a program is looked at while it is waited for.
+# How often a program is looked at while it is waited for, and from which time between two looks on everything has stood still.
 LOOK_S = 0.5
+STANDSTILL_S = 3.0
 
 _running: dict[int, subprocess.Popen[str]] = {}
 
 
 class Failed(Exception):
     """A program or a server did not do what it was started for; the text says why."""
+
+
+class StoodStill(Failed):
+    """The machine, or all of these processes, stood still meanwhile: what was measured tells nothing, and can be measured again."""
 
 
 class Interrupted(BaseException):
@@ -71,27 +76,36 @@ def run(
     environment: dict[str, str] | None = None,
     quiet_errors: bool = True,
     needed: Callable[[], bool] = lambda: True,
+    steady: bool = False,
 ) -> str:
-    """Runs a program to its end and returns what it prints. It is not waited for once it is not `needed`."""
+    """Runs a program to its end and returns what it prints. It is not waited for once it is not `needed`.
+
+    Time in which everything stands still is not taken off the patience. If it has to be `steady`, it is `StoodStill`, however it ended.
+    """
     name = pathlib.Path(command[0]).name
     errors = subprocess.PIPE if quiet_errors else None
     child = start(command, environment=environment, stdout=subprocess.PIPE, stderr=errors)
-    deadline = time.monotonic() + patience_s
+    looks = 0
     try:
         while True:
+            looked, said = time.monotonic(), None
             try:
-                out, err = child.communicate(timeout=LOOK_S)
-                break
+                said = child.communicate(timeout=LOOK_S)
             except subprocess.TimeoutExpired:
-                if not needed():
-                    raise Failed(f"{name} was stopped: there is nothing left for it to do") from None
-                if time.monotonic() > deadline:
-                    raise Failed(f"{name} did not end within {patience_s:.0f} s") from None
+                looks += 1
+            if steady and (stood_s := time.monotonic() - looked) > STANDSTILL_S:
+                raise StoodStill(f"everything stood still for {stood_s:.0f} s while {name} ran")
+            if said:
+                break
+            if not needed():
+                raise Failed(f"{name} was stopped: there is nothing left for it to do")
+            if looks * LOOK_S > patience_s:
+                raise Failed(f"{name} did not end within {patience_s:.0f} s")
     finally:
         stop(child)
     if child.returncode != 0:
-        raise Failed(f"{name} ended with {child.returncode}: {last_line(err or out)}")
-    return out
+        raise Failed(f"{name} ended with {child.returncode}: {last_line(said[1] or said[0])}")
+    return said[0]
 
 
 def stop(child: subprocess.Popen[str]) -> None:

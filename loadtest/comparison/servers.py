@@ -6,6 +6,7 @@ import json
 import random
 import re
 import select
+import shutil
 import socket
 import subprocess
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from . import processes
-from .processes import Failed
+from .processes import Failed, StoodStill
 from .tool import ROOT, Bench, onnxruntime, said_version, say, shown_command
 
 PEERS_FOLDER = ROOT / "loadtest/peers"
@@ -60,7 +61,9 @@ class Server:
     def load(self, command: list[str], *, patience_s: float, environment: dict[str, str] | None = None) -> str:
         """Runs a client of this server to its end and returns what it prints; or says that the server has ended."""
         try:
-            return processes.run(command, patience_s=patience_s, environment=environment, needed=self.is_alive)
+            return processes.run(command, patience_s=patience_s, environment=environment, needed=self.is_alive, steady=True)
+        except StoodStill:
+            raise
         except Failed as failed:
             deadline = time.monotonic() + END_PATIENCE_S
             while self.is_alive() and time.monotonic() < deadline:
@@ -163,7 +166,12 @@ def _said_ready(bench: Bench, name: str, model: str, command: list[str]) -> Iter
                 child, found, _ = stack.enter_context(started)
             except Failed as failed:
                 raise Failed(f"{failed}: {last_words()}") from failed
-            yield dataclasses.replace(ready(name, found[1]), is_alive=_alive(child), last_words=last_words)
+            try:
+                yield dataclasses.replace(ready(name, found[1]), is_alive=_alive(child), last_words=last_words)
+            finally:
+                # What a server said that ended by itself outlives its next start.
+                if child.poll() is not None:
+                    shutil.copy(log, log.with_suffix(".ended.log"))
 
 
 def ready(name: str, text: str) -> Server:

@@ -1,13 +1,17 @@
 """Arms that take turns, and the middle of what came of them. Knows nothing of what an arm does."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from .processes import Failed
+from .processes import Failed, StoodStill
 from .rows import median
 
 T = TypeVar("T")
+
+# Of a run during which the machine stood still.
+TRIES = 3
 
 
 def turns(rounds: int, arms: Mapping[str, Callable[[], T]]) -> dict[str, list[T] | Failed]:
@@ -19,10 +23,17 @@ def turns(rounds: int, arms: Mapping[str, Callable[[], T]]) -> dict[str, list[T]
             if isinstance(runs, Failed):
                 continue
             try:
-                runs.append(arm())
+                runs.append(_undisturbed(arm))
             except Failed as failed:
                 found[name] = failed
     return found
+
+
+def _undisturbed(arm: Callable[[], T]) -> T:
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(StoodStill):
+            return arm()
+    return arm()
 
 
 def middle(runs: list[T]) -> T:

@@ -193,6 +193,26 @@ def test_arms_take_turns_and_one_that_failed_is_not_asked_again():
     assert found["a"] == ["a"] * 3 and str(found["b"]) == "gone"
 
 
+def test_a_run_during_which_everything_stood_still_is_made_again_but_not_for_ever():
+    left = [processes.StoodStill("still"), processes.StoodStill("still"), "run"]
+
+    def ask() -> str:
+        if isinstance(answer := left.pop(0), Failed):
+            raise answer
+        return answer
+
+    assert turns.turns(1, {"a": ask}) == {"a": ["run"]}
+    left = [processes.StoodStill("still")] * turns.TRIES + ["run"]
+    assert str(turns.turns(1, {"a": ask})["a"]) == "still"
+
+
+def test_a_standstill_is_seen_in_the_clock_and_not_taken_off_the_patience(monkeypatch):
+    monkeypatch.setattr(processes, "STANDSTILL_S", -1.0)
+    with pytest.raises(processes.StoodStill, match="stood still for 0 s while true ran"):
+        processes.run(["true"], patience_s=10, steady=True)
+    assert processes.run(["echo", "there"], patience_s=10) == "there\n"
+
+
 def test_the_middle_is_the_median_of_each_figure_and_all_errors():
     runs = [dataclasses.replace(FOUND, items_per_s=rate, p50_ms=10 / rate, errors=1) for rate in (1.0, 9.0, 2.0)]
     middle = turns.middle(runs)
