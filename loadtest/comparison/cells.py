@@ -1,50 +1,140 @@
-"""The second table: what each server does with each model, saturated, and all of them at one equal load."""
+"""The table of models: what each server does with each of them, saturated, and beside this one at the same load."""
 
 import dataclasses
+from collections.abc import Callable
 
-from .loads import MODELS, PROTOCOLS, Arm, Found, load, middle
+from .loads import MODELS, PROTOCOLS, Arm, Found, load
 from .processes import Failed
-from .servers import Server
+from .rows import Figures, ratio
+from .servers import CANNED, OURS, Kept
 from .tool import Bench, say
+from .turns import middle, turns
 
-# Of the slowest server's saturation.
+# Of what the slower of two servers does at most.
 EQUAL_SHARE = 0.5
-OURS = ("feed", "infer", "http_infer")
-# What a peer is spoken to by: the first of its ports that it has.
-THEIRS = {"triton": "infer", "mlserver": "infer"}
-
-HEADER = [
-    *("model", "server", "protocol", "items/s", "p50 ms", "p99 ms", "CPU us/item", "RSS MiB"),
-    *("equal load, items/s", "p50 ms at it", "p99 ms at it", "CPU us/item at it", "errors"),
-]
+# What a server is spoken to by; a plain HTTP server by none of these.
+GRPC = ("triton", "mlserver")
+PROTOCOLS_OF = {OURS: ("feed", "infer", "http_infer"), CANNED: ("infer", "http_post")} | {name: ("infer",) for name in GRPC}
+# How this server is spoken to beside another one, and the limit of it.
+BESIDE = {"infer": "infer", "http_post": "http_infer"}
+LIMIT = {"infer": "infer", "http_post": "http_post", "http_infer": "http_post"}
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Cell:
-    """A server and a protocol on one model."""
+    """A server and a protocol on one model. What is `ours` was measured in the same turns."""
 
     model: str
     server: str
     protocol: str
     version: str = ""
     saturated: Found | None = None
+    ours: Found | None = None
     equal_rate_hz: float | None = None
     equal: Found | None = None
+    ours_equal: Found | None = None
+    commands: tuple[str, ...] = ()
     reason: str = ""
 
-    def json(self) -> dict:
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.model, self.server, self.protocol
+
+    def json(self) -> Figures:
         return dataclasses.asdict(self)
 
-    def texts(self) -> list[str]:
-        saturated, equal = self.saturated, self.equal
-        first = [self.model, self.server, PROTOCOLS.get(self.protocol, self.protocol)]
-        if saturated is None:
-            return [*first, self.reason or "-", *[""] * (len(HEADER) - 4)]
-        texts = [*first, _items(saturated.items_per_s), *_latency(saturated), f"{saturated.resident_mib:,.0f}"]
-        errors = saturated.errors
-        if equal is None or self.equal_rate_hz is None:
-            return [*texts, self.reason or "-", "", "", "", str(errors)]
-        return [*texts, _items(self.equal_rate_hz), *_latency(equal), str(errors + equal.errors)]
+    @classmethod
+    def from_json(cls, cell: Figures) -> "Cell":
+        found = {key: Found(**cell[key]) for key in ("saturated", "ours", "equal", "ours_equal") if cell[key]}
+        fields = {field.name: cell[field.name] for field in dataclasses.fields(cls)}
+        return cls(**fields | found | {"commands": tuple(cell["commands"])})
+
+
+def keys(model: str, server: str) -> list[tuple[str, str, str]]:
+    """The cells of a server."""
+    return [(model, server, protocol) for protocol in PROTOCOLS_OF.get(server, ("http_post",))]
+
+
+def measure(bench: Bench, key: tuple[str, str, str], ours: Kept, theirs: Kept) -> Cell:
+    """The cell of a server. A peer takes turns with this one; this one and the limit are loaded alone."""
+    model, name, protocol = key
+    say(f"  {model}, {PROTOCOLS[protocol]}")
+    commands: list[str] = []
+    versions: dict[str, str] = {}
+
+    def loaded(kept: Kept, protocol: str, seconds: float, rate_hz: float | None = None) -> Callable[[], Found]:
+        def run() -> Found:
+            server = kept.server()
+            versions[server.name] = server.version
+            if server.command not in commands:
+                commands.append(server.command)
+            in_flight = MODELS[model].in_flight
+            arm = Arm(server, protocol)
+            return load(bench, arm, MODELS[model], in_flight=in_flight, rate_hz=rate_hz, seconds=seconds, commands=commands)
+
+        return run
+
+    def measured(rounds: int, seconds: float, rate_hz: float | None = None) -> tuple[dict[str, Found], list[str]]:
+        arms = {name: loaded(theirs, protocol, seconds, rate_hz)}
+        if name not in (OURS, CANNED):
+            arms = {OURS: loaded(ours, BESIDE[protocol], seconds, rate_hz)} | arms
+        found = turns(rounds, arms)
+        reasons = [f"{arm}: {runs}" for arm, runs in found.items() if isinstance(runs, Failed)]
+        return {arm: middle(runs) for arm, runs in found.items() if not isinstance(runs, Failed)}, reasons
+
+    found, reasons = measured(bench.effort.table_runs, table_seconds(bench, model))
+    cell = Cell(model, name, protocol, saturated=found.get(name), ours=found.get(OURS) if name != OURS else None)
+    if cell.saturated and cell.ours:
+        rate_hz = EQUAL_SHARE * min(cell.saturated.items_per_s, cell.ours.items_per_s)
+        equal, reasons = measured(1, bench.effort.equal_seconds, rate_hz)
+        cell = dataclasses.replace(cell, equal_rate_hz=rate_hz, equal=equal.get(name), ours_equal=equal.get(OURS))
+    return dataclasses.replace(cell, version=versions.get(name, ""), commands=tuple(commands), reason="; ".join(reasons))
+
+
+def table_seconds(bench: Bench, model: str) -> float:
+    return bench.effort.table_heavy_seconds if MODELS[model].is_heavy else bench.effort.table_seconds
+
+
+SATURATED_HEADER = [
+    *("model", "server", "protocol", "items/s", "Tidemill beside it", "ratio", "share of the limit"),
+    *("p50 ms", "p99 ms", "CPU us/item", "RSS MiB", "errors"),
+]
+EQUAL_HEADER = [
+    *("model", "server", "protocol", "load, items/s", "p50 ms", "p99 ms", "CPU us/item", "errors"),
+    *("Tidemill: p50 ms", "p99 ms", "CPU us/item", "errors"),
+]
+
+
+def saturated_texts(cell: Cell, cells: list[Cell]) -> list[str]:
+    """A line of the table of saturated servers; `cells` have the limit."""
+    found, ours = cell.saturated, cell.ours
+    if found is None:
+        return [*_first(cell), "-", _items(ours.items_per_s) if ours else "", *[""] * 7]
+    beside = [_items(ours.items_per_s), f"{ratio(ours.items_per_s, found.items_per_s):.2f}"] if ours else ["", ""]
+    share = limit_share(cell, cells)
+    rest = [*_latency(found), f"{found.resident_mib:,.0f}", str(found.errors)]
+    return [*_first(cell), _items(found.items_per_s), *beside, "" if share is None else f"{share:.2f}", *rest]
+
+
+def equal_texts(cell: Cell) -> list[str] | None:
+    """A line of the table of equal loads, if the cell has one."""
+    if cell.equal_rate_hz is None:
+        return None
+    sides = [[*_latency(side), str(side.errors)] if side else ["-", "", "", ""] for side in (cell.equal, cell.ours_equal)]
+    return [*_first(cell), _items(cell.equal_rate_hz), *sides[0], *sides[1]]
+
+
+def limit_share(cell: Cell, cells: list[Cell]) -> float | None:
+    """What part it is of what canned answers give the same client, if that is known."""
+    key = (cell.model, CANNED, LIMIT.get(cell.protocol, ""))
+    limit = next((each.saturated for each in cells if each.key == key and each.saturated), None)
+    if limit is None or cell.saturated is None or cell.server == CANNED:
+        return None
+    return ratio(cell.saturated.items_per_s, limit.items_per_s)
+
+
+def _first(cell: Cell) -> list[str]:
+    return [cell.model, cell.server, PROTOCOLS[cell.protocol]]
 
 
 def _items(figure: float) -> str:
@@ -53,56 +143,3 @@ def _items(figure: float) -> str:
 
 def _latency(found: Found) -> list[str]:
     return [f"{found.p50_ms:.2f}", f"{found.p99_ms:.2f}", f"{found.cpu_us_per_item:,.0f}"]
-
-
-def measure(
-    bench: Bench, model: str, ours: Server | None, theirs: dict[str, Server | Failed], commands: list[str]
-) -> list[Cell]:
-    """All servers take turns at being saturated; then each is given half of what the slowest of them did."""
-    cells: list[Cell] = []
-    arms: list[tuple[Cell, Arm]] = []
-    for protocol in OURS:
-        cells.append(Cell(model, "tidemill", protocol))
-        if ours is None:
-            cells[-1].reason = "this server did not start"
-        else:
-            arms.append((cells[-1], Arm(ours, protocol)))
-    for name, server in theirs.items():
-        cells.append(Cell(model, name, THEIRS.get(name, "http_post")))
-        if isinstance(server, Failed):
-            cells[-1].reason = str(server)
-        else:
-            arms.append((cells[-1], Arm(server, cells[-1].protocol)))
-    for cell, arm in arms:
-        cell.version = arm.server.version
-        if arm.server.command not in commands:
-            commands.append(arm.server.command)
-
-    def loaded(cell: Cell, arm: Arm, rate_hz: float | None, seconds: float) -> Found | None:
-        """One load; a cell that failed once is not tried again."""
-        if cell.reason:
-            return None
-        try:
-            in_flight = MODELS[model].in_flight
-            return load(bench, arm, MODELS[model], in_flight=in_flight, rate_hz=rate_hz, seconds=seconds, commands=commands)
-        except Failed as failed:
-            cell.reason = str(failed)
-            say(f"  {arm.name}, {model}: {failed}")
-            return None
-
-    runs: list[list[Found]] = [[] for _ in arms]
-    for _ in range(bench.effort.table_runs):
-        for (cell, arm), measured in zip(arms, runs, strict=True):
-            if run := loaded(cell, arm, None, bench.effort.load_seconds):
-                measured.append(run)
-    for (cell, _), measured in zip(arms, runs, strict=True):
-        if measured:
-            cell.saturated = middle(measured)
-    saturated = [cell.saturated.items_per_s for cell in cells if cell.saturated]
-    if not saturated:
-        return cells
-    rate_hz = EQUAL_SHARE * min(saturated)
-    for cell, arm in arms:
-        if cell.saturated:
-            cell.equal_rate_hz, cell.equal = rate_hz, loaded(cell, arm, rate_hz, bench.effort.equal_seconds)
-    return cells

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from .processes import Failed
 from .rows import Line, Row, median
-from .tool import Bench, shown_command
+from .tool import Bench, Effort, onnxruntime, shown_command
 
 Measure = Callable[[Bench, list[Line]], list[Row]]
 
@@ -46,6 +46,11 @@ def lines_of(name: str) -> list[Line]:
     return [line for line in LINES if line.name == name or line.name in GROUPS.get(name, ())]
 
 
+def estimate_s(name: str, effort: Effort) -> float:
+    """About how long one of `MEASURES` takes."""
+    return _ESTIMATES_S[name](effort)
+
+
 def _rounds(bench: Bench, seconds: float) -> list[str]:
     return ["--rounds", str(bench.effort.runs), "--seconds", str(seconds)]
 
@@ -55,8 +60,8 @@ def _shape(shape: tuple[int, int]) -> list[str]:
     return ["--streams", str(streams), "--window", str(window)]
 
 
-def _onnxruntime(bench: Bench) -> list[str]:
-    return ["--engine", "onnxruntime", "--onnxruntime", str(bench.onnxruntime())]
+def _onnxruntime() -> list[str]:
+    return ["--engine", "onnxruntime", "--onnxruntime", str(onnxruntime())]
 
 
 def _one(bench: Bench, line: Line, ratio: str, *arguments: str) -> Row:
@@ -79,7 +84,7 @@ def _identity(item_bytes: int, shape: tuple[int, int]) -> Measure:
 
 def _silero(engine: str) -> Measure:
     def measure(bench: Bench, lines: list[Line]) -> list[Row]:
-        chosen = _onnxruntime(bench) if engine == "onnxruntime" else ["--engine", engine]
+        chosen = _onnxruntime() if engine == "onnxruntime" else ["--engine", engine]
         arguments = ["saturate", *chosen, *_shape(SILERO), *_rounds(bench, bench.effort.seconds)]
         return [_one(bench, lines[0], "ratio_to_composed_limit", *arguments)]
 
@@ -89,7 +94,7 @@ def _silero(engine: str) -> Measure:
 def _heavy(model: str) -> Measure:
     def measure(bench: Bench, lines: list[Line]) -> list[Row]:
         named = ["--models", str(bench.models(model)), "--model", model]
-        arguments = ["saturate", *_onnxruntime(bench), *named, *_shape(HEAVY), *_rounds(bench, bench.effort.heavy_seconds)]
+        arguments = ["saturate", *_onnxruntime(), *named, *_shape(HEAVY), *_rounds(bench, bench.effort.heavy_seconds)]
         return [_one(bench, lines[0], "ratio_to_engine", *arguments)]
 
     return measure
@@ -98,12 +103,12 @@ def _heavy(model: str) -> Measure:
 def _realtime(bench: Bench, lines: list[Line]) -> list[Row]:
     effort = bench.effort
     steps = ["--streams", "256", "--rounds", str(effort.runs), "--seconds", str(effort.realtime_seconds)]
-    return [_one(bench, lines[0], "ratio_to_composed_limit", "realtime", "--search", *_onnxruntime(bench), *steps)]
+    return [_one(bench, lines[0], "ratio_to_composed_limit", "realtime", "--search", *_onnxruntime(), *steps)]
 
 
 def _lone(bench: Bench, lines: list[Line]) -> list[Row]:
     effort = bench.effort
-    arguments = ["latency", *_onnxruntime(bench), "--rounds", str(effort.runs), "--items", str(effort.lone_items)]
+    arguments = ["latency", *_onnxruntime(), "--rounds", str(effort.runs), "--items", str(effort.lone_items)]
     rows = bench.load(*arguments)
     names = ("engine", "echo", "feed", "added")
     figures = {f"{name}_{key}": row[key] for name, row in zip(names, rows, strict=True) for key in ("p50_us", "p99_us")}
@@ -122,10 +127,9 @@ def _idle(bench: Bench, lines: list[Line]) -> list[Row]:
     return [line.measured(ratios[line.name], len(runs), found, commands) for line in lines]
 
 
-def _without(part: str, *options: Callable[[Bench], list[str]]) -> Measure:
+def _without(part: str, engine: Callable[[], list[str]] = list) -> Measure:
     def measure(bench: Bench, lines: list[Line]) -> list[Row]:
-        extra = [argument for option in options for argument in option(bench)]
-        return [_one(bench, lines[0], "ratio_to_without", "without", part, *extra, *_rounds(bench, bench.effort.seconds))]
+        return [_one(bench, lines[0], "ratio_to_without", "without", part, *engine(), *_rounds(bench, bench.effort.seconds))]
 
     return measure
 
@@ -147,4 +151,31 @@ MEASURES: dict[str, Measure] = {
     "idle": _idle,
     "metrics": _without("metrics"),
     "batching": _without("batching", _onnxruntime),
+}
+
+# Arms, and what each takes besides its seconds; then what comes before them.
+_ARM_EXTRA_S = 0.5
+
+
+def _arms_s(arms: int, seconds: Callable[[Effort], float], before_s: float) -> Callable[[Effort], float]:
+    return lambda effort: effort.runs * arms * (seconds(effort) + _ARM_EXTRA_S) + before_s
+
+
+def _cheap_s(effort: Effort) -> float:
+    return effort.seconds
+
+
+def _heavy_s(effort: Effort) -> float:
+    return effort.heavy_seconds
+
+
+# Echo and server take turns, or echo, engine and server; before them, the best batch is sought.
+_ESTIMATES_S: dict[str, Callable[[Effort], float]] = {
+    **dict.fromkeys(("identity-2304", "identity-64", "identity-1mib", "metrics", "batching"), _arms_s(2, _cheap_s, 2)),
+    **dict.fromkeys(("silero-onnxruntime", "silero-rten"), _arms_s(3, _cheap_s, 5)),
+    **dict.fromkeys(("minilm", "magika"), _arms_s(3, _heavy_s, 10)),
+    # About eight steps up and down, before those that confirm.
+    "realtime": lambda effort: (8 + effort.runs) * (effort.realtime_seconds + 3) + 10,
+    "lone": lambda effort: effort.runs * effort.lone_items * 1e-3 + 2,
+    "idle": lambda effort: effort.runs * (effort.idle_seconds + 4),
 }

@@ -3,11 +3,10 @@
 import dataclasses
 import json
 
-from . import processes
 from .processes import Failed
-from .rows import median
-from .servers import Server
-from .tool import WARM_UP_S, Bench, shown_command
+from .rows import Figures
+from .servers import CANNED, OURS, Server
+from .tool import Bench, note
 
 # How the protocols of the tool are shown.
 PROTOCOLS = {"feed": "gRPC Feed", "infer": "gRPC ModelInfer", "http_infer": "HTTP infer", "http_post": "HTTP POST"}
@@ -29,6 +28,8 @@ class Model:
     name: str
     inputs: tuple[Tensor, ...]
     in_flight: int
+    # Calls take tens of milliseconds.
+    is_heavy: bool = False
     # Peers that keep no state between calls are sent it with each item.
     state: tuple[Tensor, ...] = ()
 
@@ -42,15 +43,16 @@ _TOKENS = tuple(Tensor(name, "INT64", (32,), "ones") for name in ("input_ids", "
 MODELS = {
     model.name: model
     for model in (
-        Model("silero-vad", (Tensor("input", "FP32", (576,)),), 256, (Tensor("state", "FP32", (2, 128), "zeros"),)),
-        Model("minilm", _TOKENS, 32),
-        Model("magika", (Tensor("bytes", "INT32", (2_048,), "ones"),), 32),
-        _identity("identity-64", 16, 256),
+        Model("silero-vad", (Tensor("input", "FP32", (576,)),), 256, state=(Tensor("state", "FP32", (2, 128), "zeros"),)),
         _identity("identity-2304", 576, 256),
+        Model("minilm", _TOKENS, 32, is_heavy=True),
+        Model("magika", (Tensor("bytes", "INT32", (2_048,), "ones"),), 32, is_heavy=True),
+        _identity("identity-64", 16, 256),
         _identity("identity-1mib", 262_144, 16),
     )
 }
 
+WARM_UP_S = 0.4
 # Streams of a feed carry several items at a time; other callers wait for each.
 FEED_WINDOW = 4
 OPEN_LOOP_CALLERS = 64
@@ -70,7 +72,7 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What came of one load, or the medians of several."""
+    """What came of one load, or the middle of several."""
 
     items_per_s: float
     p50_ms: float
@@ -79,20 +81,23 @@ class Found:
     cpu_us_per_item: float
     resident_mib: float
 
-
-def middle(runs: list[Found]) -> Found:
-    """The median of each figure; of errors, all of them."""
-    fields = [field.name for field in dataclasses.fields(Found)]
-    figures = {name: median([getattr(run, name) for run in runs]) for name in fields}
-    return Found(**figures | {"errors": sum(run.errors for run in runs)})
+    def figures(self) -> Figures:
+        """As rows have them."""
+        return {
+            "per_s": self.items_per_s,
+            "p50_us": self.p50_ms * 1e3,
+            "p99_us": self.p99_ms * 1e3,
+            "cpu_us_per_item": self.cpu_us_per_item,
+            "errors": self.errors,
+        }
 
 
 def scenario(arm: Arm, model: Model, *, in_flight: int, rate_hz: float | None, seconds: float) -> str:
     """The file of a load: closed, with so many items in flight; or open, with so many items a second of all callers together."""
     feed = arm.protocol == "feed"
-    keeps_state = bool(model.state) and arm.server.name in ("tidemill", "triton")
+    keeps_state = bool(model.state) and (arm.server.name in (OURS, "triton") or (arm.server.name, arm.protocol) == (CANNED, "infer"))
     # Over REST each call has a state of its own.
-    sequence = keeps_state and arm.protocol in ("infer", "infer_stream")
+    sequence = keeps_state and arm.protocol == "infer"
     window = min(FEED_WINDOW, in_flight) if feed else 1
     streams = max(in_flight // window, 1)
     if rate_hz is None:
@@ -135,7 +140,7 @@ def _inline(tensor: Tensor) -> str:
 
 def command(bench: Bench, arm: Arm, path: str) -> list[str]:
     where = ["--http-addr", str(arm.server.http)] if arm.protocol in HTTP else ["--addr", str(arm.server.grpc)]
-    return [str(bench.binaries / "tidemill-load"), "run", path, *where, "--json", "-"]
+    return [str(bench.load_tool), "run", path, *where, "--json", "-"]
 
 
 def load(
@@ -145,9 +150,8 @@ def load(
     path = bench.scratch / f"{arm.server.name}-{model.name}-{arm.protocol}-{'open' if rate_hz else in_flight}.toml"
     path.write_text(scenario(arm, model, in_flight=in_flight, rate_hz=rate_hz, seconds=seconds))
     typed = command(bench, arm, str(path))
-    if shown_command(typed) not in commands:
-        commands.append(shown_command(typed))
-    return found(processes.run([*typed, "--server", str(arm.server.pid)], patience_s=60 + 4 * seconds))
+    note(commands, typed)
+    return found(arm.server.load([*typed, "--server", str(arm.server.pid)], patience_s=60 + 4 * seconds))
 
 
 def found(text: str) -> Found:
@@ -155,18 +159,20 @@ def found(text: str) -> Found:
     try:
         [step] = json.loads(text)["steps"]
         total, latency = step["total"], step["total"]["latency_us"]
-        cpu_us_per_item, resident_mib = step["server_cpu_us_per_item"], step["server_rss_bytes"] / (1 << 20)
+        cpu_us_per_item, resident_bytes = step["server_cpu_us_per_item"], step["server_rss_bytes"]
     except (ValueError, LookupError, TypeError) as error:
         raise Failed(f"tidemill-load printed no result of one step: {error!r}") from error
     errors = sum(total["errors"].values()) + total["unanswered"]
     if not total["ok"]:
         kinds = ", ".join(f"{count} x {kind}" for kind, count in total["errors"].items()) or "none was answered"
         raise Failed(f"of {total['offered']} items none came back: {kinds}")
+    if cpu_us_per_item is None or resident_bytes is None:
+        raise Failed("tidemill-load could not read what the server used")
     return Found(
         items_per_s=total["throughput_hz"],
         p50_ms=latency["p50"] / 1e3,
         p99_ms=latency["p99"] / 1e3,
         errors=errors,
         cpu_us_per_item=cpu_us_per_item,
-        resident_mib=resident_mib,
+        resident_mib=resident_bytes / (1 << 20),
     )

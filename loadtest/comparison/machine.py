@@ -6,21 +6,33 @@ import pathlib
 import platform
 import re
 import subprocess
+import tomllib
 
 from . import perf, tool
 
 
-def facts(bench: tool.Bench, *, built: bool) -> dict[str, str]:
-    """In the order in which they are shown."""
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def binaries(bench: tool.Bench) -> dict[str, str]:
+    """The hashes of the programs that are measured and that measure."""
+    return {program.name: tool.sha256(program) for program in (bench.server, bench.load_tool)}
+
+
+def facts(bench: tool.Bench, programs: dict[str, str], *, built: bool) -> dict[str, str]:
+    """In the order in which they are shown. `programs` are the `binaries`."""
     return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": now(),
         "processor": _field("/proc/cpuinfo", r"model name\s*: (.+)") or platform.machine(),
         "cores": str(os.cpu_count()),
         "memory": _memory(),
         "kernel": f"{platform.system()} {platform.release()}",
         "distribution": _field("/etc/os-release", r'PRETTY_NAME="(.+)"'),
         "load average at the start": " ".join(f"{load:.2f}" for load in os.getloadavg()),
-        "Tidemill": f"{tool.version()}{_commit()}",
+        "Tidemill": tool.said_version(bench.server),
+        **{f"SHA-256 of {name}": digest for name, digest in programs.items()},
+        "scripts": _commit(),
         "Rust": _output(["rustc", "--version"]),
         "build": _profile() if built else f"as it was in {bench.binaries.name}; not built for this run",
         "onnxruntime": _onnxruntime(),
@@ -32,8 +44,8 @@ def facts(bench: tool.Bench, *, built: bool) -> dict[str, str]:
 
 def _effort(effort: tool.Effort) -> str:
     return (
-        f"{effort.name}: medians of {effort.runs} runs of each arm in turns, {effort.seconds:g} s each "
-        f"({effort.heavy_seconds:g} s for MiniLM and Magika, {effort.load_seconds:g} s against HTTP peers)"
+        f"{effort.name}: medians of {effort.runs} runs of each arm in turns, {effort.seconds:g} s each ({effort.heavy_seconds:g} s for "
+        f"MiniLM and Magika, {effort.load_seconds:g} s over HTTP, windows of {effort.perf_window_ms} ms of perf_analyzer)"
     )
 
 
@@ -59,15 +71,16 @@ def _output(command: list[str]) -> str:
 
 
 def _commit() -> str:
+    """Of the checkout, which the programs may not be built from."""
     commit = _output(["git", "rev-parse", "--short", "HEAD"])
     if commit == "?":
-        return ""
+        return "of no checkout"
     changed = _output(["git", "status", "--porcelain", "--untracked-files=no"])
-    return f", commit {commit}{' with changes' if changed else ''}"
+    return f"commit {commit}{' with changes' if changed else ''}"
 
 
 def _profile() -> str:
-    profile = tool.tomllib.loads((tool.ROOT / "Cargo.toml").read_text())["profile"]["release"]
+    profile = tomllib.loads((tool.ROOT / "Cargo.toml").read_text())["profile"]["release"]
     return "release, " + ", ".join(f"{key} = {value}" for key, value in profile.items())
 
 

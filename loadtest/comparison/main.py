@@ -1,163 +1,158 @@
 """The command line, and the order in which everything is measured."""
 
 import argparse
-import contextlib
-import json
+import itertools
 import pathlib
 import shlex
 import sys
 import time
 
-from . import cells, limits, machine, page, processes, rivals, servers, tool
-from .cells import Cell
-from .loads import MODELS
-from .processes import Failed
-from .rivals import Duel
-from .rows import Row
-from .servers import Server
+from . import cells, limits, machine, page, plan, processes, rivals, servers, tool
+from .plan import Plan, Visit
+from .processes import Failed, Interrupted
+from .results import Results, Stamp
+from .rows import plain_table
+from .servers import OURS, Kept
 from .tool import Bench, say
-
-# What names the second table, or one model of it.
-TABLE = "table"
 
 
 def main() -> int:
     arguments = _arguments()
     processes.guard()
-    started = time.monotonic()
     effort = tool.QUICK if arguments.quick else tool.FULL
-    out: pathlib.Path = arguments.out
-    out.mkdir(parents=True, exist_ok=True)
-    tool.SCRATCH.mkdir(parents=True, exist_ok=True)
-    bench = Bench(effort, arguments.binaries.resolve(), tool.SCRATCH)
+    bench = Bench(effort, (arguments.binaries or tool.ROOT / "target/release").resolve(), tool.SCRATCH)
+    built = not (arguments.no_build or arguments.binaries)
     try:
-        if not arguments.no_build:
-            tool.build()
+        return _run(bench, arguments, built=built)
     except Failed as failed:
         print(f"error: {failed}", file=sys.stderr)
         return 1
-    facts = machine.facts(bench, built=not arguments.no_build)
-    commands: list[str] = []
-    rows: list[Row] = []
-    table: list[Cell] = []
-    status = 0
-
-    def write() -> None:
-        facts["time taken"] = f"{(time.monotonic() - started) / 60:.1f} min"
-        _write(out, rows, table, page.page(rows, table, facts, _versions(rows, table), commands, _typed(arguments)))
-
-    try:
-        _limits(bench, arguments.only, rows)
-        write()
-        _peers(bench, arguments.only, rows, table, commands)
-    except KeyboardInterrupt:
-        say("interrupted; what was measured until now is written")
-        status = 130
+    except Interrupted as interrupted:
+        return interrupted.status
     finally:
         processes.stop_all()
-    write()
-    if arguments.write_docs:
+
+
+def _run(bench: Bench, arguments: argparse.Namespace, *, built: bool) -> int:
+    started = time.monotonic()
+    out: pathlib.Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    bench.scratch.mkdir(parents=True, exist_ok=True)
+    if built:
+        tool.build()
+    programs = machine.binaries(bench)
+    facts = machine.facts(bench, programs, built=built)
+
+    def write(results: Results) -> None:
+        facts["date"] = " to ".join(dict.fromkeys(results.dates()))
+        facts["time taken"] = f"{before}{(time.monotonic() - started) / 60:.1f} min"
+        results.write(out, page.page(results, bench.effort, facts, _typed(arguments)))
+
+    stamp = Stamp(" ".join(programs.values()), bench.effort.name, facts["date"])
+    results = Results(stamp, limits.LINES, rivals.duels(bench.effort.levels), write)
+    reused = results.read(out) if arguments.add else 0
+    before = f"{reused} figures of an earlier run, then " if reused else ""
+    wanted = plan.plan(bench.effort, arguments.only, results)
+    estimate_s = wanted.estimate_s(bench.effort)
+    say(f"{before}{len(wanted.lines)} lines and {len(wanted.visits)} servers with a model: about {estimate_s / 60:.0f} min")
+    clock = Clock()
+    status = 0
+    try:
+        _measure(bench, wanted, results, clock)
+    except Interrupted as interrupted:
+        say(f"{interrupted}: what was measured until now is written; --add goes on from there")
+        facts["interrupted"] = "yes: what was measured until then"
+        status = interrupted.status
+    write(results)
+    if arguments.write_docs and not status:
         (tool.ROOT / "docs/benchmarks.md").write_text((out / "benchmarks.md").read_text())
-    print(page.summary(rows, table))
+    print(page.summary(results))
+    say(clock.table())
     return status
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="loadtest/compare", allow_abbrev=False, description=(
-        "Measures this server against the limits of the machine and against other servers, prints one table, and writes summary.json, "
-        "peers.json and benchmarks.md. What cannot be measured is a row with the reason. About 35 minutes, or 5 with --quick; keep the "
-        "machine idle otherwise."
-    ))
-    parser.add_argument("--out", required=True, type=pathlib.Path, metavar="DIR", help="folder for the results")
-    parser.add_argument("--quick", action="store_true", help="one short run of each side: shows that all works, and measures little")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", choices=_names(), help=f"only these: {', '.join(_names())}")
-    parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md too")
-    parser.add_argument("--no-build", action="store_true", help="take the binaries as they are")
-    parser.add_argument("--binaries", type=pathlib.Path, default=tool.ROOT / "target/release", metavar="DIR", help="where they lie")
-    return parser.parse_args()
+class Clock:
+    """How long each part takes, and was thought to."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[str, float, float]] = []
+
+    def start(self, name: str, estimate_s: float) -> None:
+        self._parts.append((name, estimate_s, time.monotonic()))
+
+    def table(self) -> str:
+        """With what ran last until now."""
+        ends = [begin for _, _, begin in self._parts[1:]] + [time.monotonic()]
+        parts = [(name, estimate_s, end - begin) for (name, estimate_s, begin), end in zip(self._parts, ends)]
+        parts.append(("all", sum(estimate_s for _, estimate_s, _ in parts), sum(taken_s for _, _, taken_s in parts)))
+        rows = [[name, f"{estimate_s:.0f}", f"{taken_s:.0f}"] for name, estimate_s, taken_s in parts]
+        return plain_table(["part", "estimate s", "taken s"], rows)
 
 
-def _names() -> list[str]:
-    """What can be asked for: lines without peers, peers, and the second table as a whole or for one model."""
-    peers = [_group(duel) for duel in rivals.duels((1,))]
-    return [*limits.MEASURES, *dict.fromkeys(peers), TABLE, *(f"{TABLE}-{model}" for model in MODELS)]
-
-
-def _group(duel: Duel) -> str:
-    """The name of all lines against one peer."""
-    return "perf-triton" if duel.peer == "triton" else f"peer-{duel.peer}"
-
-
-def _limits(bench: Bench, only: list[str], rows: list[Row]) -> None:
-    """Adds to `rows`, so that what was measured before an interruption is not lost."""
-    for name in limits.MEASURES:
-        if only and name not in only:
-            continue
+def _measure(bench: Bench, wanted: Plan, results: Results, clock: Clock) -> None:
+    for name in wanted.lines:
+        clock.start(name, limits.estimate_s(name, bench.effort))
         say(name)
-        lines = limits.lines_of(name)
-        rows += limits.measure(bench, name, lines)
-        for row in rows[-len(lines) :]:
+        rows = limits.measure(bench, name, limits.lines_of(name))
+        results.add(*rows)
+        for row in rows:
             say(f"  {row.line.name}: {row.ratio_text()} {row.reason} (wanted {row.line.bound()})")
+    if wanted.visits:
+        clock.start("installing", 0)
+    broken = _install(wanted.peers())
+    for model, visits in itertools.groupby(wanted.visits, key=lambda visit: visit.model):
+        with servers.kept(bench, OURS, model) as ours:
+            for visit in visits:
+                clock.start(visit.name(), visit.estimate_s(bench.effort))
+                say(visit.name())
+                if visit.server == OURS:
+                    _visit(bench, visit, results, ours, ours)
+                    continue
+                with broken.get(visit.server) or servers.kept(bench, visit.server, model) as theirs:
+                    _visit(bench, visit, results, ours, theirs)
 
 
-def _peers(bench: Bench, only: list[str], rows: list[Row], table: list[Cell], commands: list[str]) -> None:
-    """Each server is started once for each model; while it runs, all that is asked of it is measured."""
-    wanted = [duel for duel in rivals.duels(bench.effort.levels) if not only or _group(duel) in only]
-    tables = [model for model in MODELS if _is_wanted(bench, model, only)]
-    if not wanted and not tables:
-        return
-    names = list(servers.PEERS) if tables else [name for name in servers.PEERS if any(duel.peer == name for duel in wanted)]
-    broken = _install(names)
-    for model in dict.fromkeys([*([rivals.MODEL] if wanted else []), *tables]):
-        with contextlib.ExitStack() as stack:
-            ours = _start_ours(bench, stack, model)
-            theirs = rivals.start_all(bench, stack, names, model, broken)
-            if model in tables:
-                say(f"all servers with {model}")
-                table += cells.measure(bench, model, ours, theirs, commands)
-            if model == rivals.MODEL:
-                rows += rivals.measure(bench, ours, theirs, wanted)
+def _visit(bench: Bench, visit: Visit, results: Results, ours: Kept, theirs: Kept) -> None:
+    """Each figure is written as it comes; one that fails says why."""
+    for client in visit.clients:
+        results.add(rivals.limit(bench, theirs, client))
+    for duel in visit.duels:
+        results.add(rivals.measure(bench, ours, theirs, duel))
+    for key in visit.cells:
+        results.add(cells.measure(bench, key, ours, theirs))
 
 
-def _is_wanted(bench: Bench, model: str, only: list[str]) -> bool:
-    if only:
-        return TABLE in only or f"{TABLE}-{model}" in only
-    return model in bench.effort.table_models
-
-
-def _install(names: list[str]) -> dict[str, Failed]:
+def _install(names: list[str]) -> dict[str, Kept]:
+    """What stands in for the peers that cannot be installed."""
     broken = {}
     for name in names:
         try:
             servers.install(name)
         except Failed as failed:
             say(f"  {failed}")
-            broken[name] = failed
+            broken[name] = servers.broken(failed)
     return broken
 
 
-def _start_ours(bench: Bench, stack: contextlib.ExitStack, model: str) -> Server | None:
-    try:
-        return stack.enter_context(servers.tidemill(bench, model))
-    except Failed as failed:
-        say(f"  {failed}")
-        return None
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="loadtest/compare", allow_abbrev=False, description=(
+        "Measures this server against the limits of the machine and against other servers, prints it as tables, and writes summary.json, "
+        "peers.json, limits.json and benchmarks.md as it goes. What cannot be measured is a row with the reason. All of it takes about "
+        "40 minutes, and it says how long what is asked for will take; keep the machine idle otherwise."
+    ))
+    names, out = plan.names(), tool.SCRATCH / "results"
+    option = parser.add_argument
+    option("--out", type=pathlib.Path, metavar="DIR", default=out, help=f"folder for the results ({out.relative_to(tool.ROOT)})")
+    option("--add", action="store_true", help="keep what DIR has of the same programs and effort, and measure what is missing")
+    option("--quick", action="store_true", help="one short run of each side: shows that all works, and measures little")
+    option("--only", nargs="+", default=[], metavar="NAME", choices=names, help=f"only these: {', '.join(names)}")
+    option("--write-docs", action="store_true", help="write docs/benchmarks.md too, unless interrupted")
+    option("--no-build", action="store_true", help="take the binaries as they are")
+    option("--binaries", type=pathlib.Path, metavar="DIR", help="take those of this folder, and build none (target/release)")
+    return parser.parse_args()
 
 
 def _typed(arguments: argparse.Namespace) -> str:
     """The command without what differs from machine to machine."""
-    quick = ["--quick"] if arguments.quick else []
-    return shlex.join(["loadtest/compare", "--out", "DIR", *quick, *(["--only", *arguments.only] if arguments.only else [])])
-
-
-def _versions(rows: list[Row], table: list[Cell]) -> dict[str, str]:
-    """Of the peers, as they gave them."""
-    said = {cell.server: cell.version for cell in table if cell.version}
-    said |= {row.figures["peer"]: row.figures["peer_version"] for row in rows if "peer" in row.figures}
-    return {title: said[name] for name, title in rivals.TITLES.items() if name in said}
-
-
-def _write(out: pathlib.Path, rows: list[Row], table: list[Cell], text: str) -> None:
-    (out / "summary.json").write_text(json.dumps([row.json() for row in rows], indent=1) + "\n")
-    (out / "peers.json").write_text(json.dumps([cell.json() for cell in table], indent=1) + "\n")
-    (out / "benchmarks.md").write_text(text)
+    flags = [flag for flag, given in (("--quick", arguments.quick), ("--add", arguments.add)) if given]
+    return shlex.join(["loadtest/compare", "--out", "DIR", *flags, *(["--only", *arguments.only] if arguments.only else [])])

@@ -6,7 +6,9 @@ import re
 
 from . import processes
 from .processes import Failed
-from .tool import CACHE, Bench, shown_command
+from .rows import Figures
+from .servers import Server
+from .tool import CACHE, Effort, note
 
 PROGRAM = CACHE / "perf_analyzer/perf_analyzer"
 VERSION = "tritonclient 2.51.0"
@@ -19,28 +21,33 @@ class Perf:
     infer_per_s: float
     p50_us: float
 
+    def figures(self) -> Figures:
+        """As rows have them."""
+        return {"per_s": self.infer_per_s, "p50_us": self.p50_us}
 
-def command(address: str, model: str, concurrency: int, *, streaming: bool, trials: int) -> list[str]:
+
+def command(address: str, model: str, concurrency: int, *, streaming: bool, effort: Effort) -> list[str]:
     return [
         *(str(PROGRAM), "-m", model, "-u", address, "-i", "grpc", "--async"),
         *(["--streaming"] if streaming else []),
-        *("--measurement-interval", "1000", "--max-trials", str(trials), "--stability-percentage", "50"),
+        *("--measurement-interval", str(effort.perf_window_ms), "--max-trials", str(effort.perf_trials), "--stability-percentage", "50"),
         *("--concurrency-range", str(concurrency), "--num-of-sequences", str(concurrency)),
     ]
 
 
-def run(bench: Bench, address: str, model: str, concurrency: int, *, streaming: bool, commands: list[str]) -> Perf:
-    typed = command(address, model, concurrency, streaming=streaming, trials=bench.effort.perf_trials)
-    if shown_command(typed) not in commands:
-        commands.append(shown_command(typed))
+def run(effort: Effort, server: Server, model: str, concurrency: int, *, streaming: bool, commands: list[str]) -> Perf:
+    if server.grpc is None:
+        raise Failed(f"{server.name} has no gRPC port")
+    typed = command(server.grpc, model, concurrency, streaming=streaming, effort=effort)
+    note(commands, typed)
     environment = {"LD_LIBRARY_PATH": libraries()}
     try:
-        text = processes.run(typed, patience_s=PATIENCE_S, environment=environment)
+        text = server.load(typed, patience_s=PATIENCE_S, environment=environment)
     except Failed as failed:
         # A figure that the program itself does not trust is none; a machine that was disturbed gets a second chance.
         if UNSTABLE not in str(failed):
             raise
-        text = processes.run(typed, patience_s=PATIENCE_S, environment=environment)
+        text = server.load(typed, patience_s=PATIENCE_S, environment=environment)
     return parsed(text)
 
 

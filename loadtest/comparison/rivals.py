@@ -1,132 +1,125 @@
-"""The lines against peers: one model on this server and on a peer, loaded in turns by the same load generator."""
+"""The lines against peers: one model on this server and on a peer, loaded in turns by the same client, and the limit of that client."""
 
-import contextlib
 import dataclasses
 
-from . import perf, servers
-from .loads import MODELS, Arm, Found, load, middle
+from . import perf
+from .loads import MODELS, Arm, Found, load
 from .processes import Failed
-from .rows import Line, Row, median, ratio
-from .servers import Server
+from .rows import Figures, Line, Row, ratio
+from .servers import CANNED, OURS, PEERS, Kept, Server
 from .tool import Bench, say
+from .turns import middle, turns
 
 MODEL = "silero-vad"
 HTTP_PEERS = ("mosec", "litserve", "bentoml", "rayserve")
 
 
 @dataclasses.dataclass(frozen=True)
+class Client:
+    """What loads a server, and with how many calls under way: perf_analyzer, `unary` or `streaming`, or this tool over `http`."""
+
+    way: str
+    concurrency: int
+
+    def run(self, bench: Bench, server: Server, commands: list[str]) -> perf.Perf | Found:
+        if self.way != "http":
+            return perf.run(bench.effort, server, MODEL, self.concurrency, streaming=self.way == "streaming", commands=commands)
+        arm = Arm(server, "http_infer" if server.name == OURS else "http_post")
+        return load(bench, arm, MODELS[MODEL], in_flight=self.concurrency, seconds=bench.effort.load_seconds, commands=commands)
+
+    def what(self) -> str:
+        if self.way == "http":
+            return f"Silero items/s, HTTP, {self.concurrency} callers"
+        return f"Silero infer/s, perf_analyzer {self.way}, concurrency {self.concurrency}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Duel:
-    """One line: how, and at which concurrency."""
+    """One line: against whom, and how it is loaded."""
 
     line: Line
     peer: str
-    # Of `perf_analyzer`; or None for HTTP, by the tool of this repository.
-    streaming: bool | None
-    concurrency: int
+    client: Client
 
 
 def duels(levels: tuple[int, ...]) -> list[Duel]:
     """All lines against peers at these concurrencies."""
 
-    def perf_line(name: str, title: str, reach: float, peer: str, streaming: bool, level: int) -> Duel:
-        way = "streaming" if streaming else "unary"
-        what = f"Silero infer/s, perf_analyzer {way}, concurrency {level}"
-        return Duel(Line(f"{name}-{way}-{level}", what, title, reach), peer, streaming, level)
+    def lines(peer: str, way: str, name: str, title: str, reach: float) -> list[Duel]:
+        clients = [Client(way, level) for level in levels]
+        return [Duel(Line(f"{name}-{client.concurrency}", client.what(), title, reach), peer, client) for client in clients]
 
-    found = [
-        perf_line("perf-triton", "Triton, Python backend", 5, "triton", streaming, level)
-        for streaming in (False, True)
-        for level in levels
+    return [
+        *lines("triton", "unary", "perf-triton-unary", "Triton, Python backend", 5),
+        *lines("triton", "streaming", "perf-triton-streaming", "Triton, Python backend", 5),
+        *lines("mlserver", "unary", "peer-mlserver-unary", "MLServer", 8),
+        *(duel for peer in HTTP_PEERS for duel in lines(peer, "http", f"peer-{peer}", f"{PEERS[peer]}, HTTP", 8)),
     ]
-    found += [perf_line("peer-mlserver", "MLServer", 8, "mlserver", False, level) for level in levels]
-    found += [
-        Duel(Line(f"peer-{peer}-{level}", f"Silero items/s, HTTP, {level} callers", f"{TITLES[peer]}, HTTP", 8), peer, None, level)
-        for peer in HTTP_PEERS
-        for level in levels
-    ]
-    return found
 
 
-TITLES = {
-    "triton": "Triton",
-    "mlserver": "MLServer",
-    "mosec": "Mosec",
-    "litserve": "LitServe",
-    "bentoml": "BentoML",
-    "rayserve": "Ray Serve",
-}
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """What a client gets out of canned answers: with it no server can show more on this machine."""
+
+    client: Client
+    figures: Figures
+    commands: list[str]
+    reason: str = ""
+
+    def json(self) -> Figures:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, limit: Figures) -> "Limit":
+        return cls(Client(**limit["client"]), limit["figures"], limit["commands"], limit["reason"])
 
 
-def measure(bench: Bench, ours: Server | None, theirs: dict[str, Server | Failed], wanted: list[Duel]) -> list[Row]:
-    """The rows of these duels, on servers that run. A row that fails says why, and the others go on."""
-    rows = []
-    for duel in wanted:
-        say(f"  {duel.line.name}")
-        rival = theirs.get(duel.peer, Failed(f"{duel.peer} was not started"))
-        commands: list[str] = []
-        try:
-            if isinstance(rival, Failed):
-                raise rival
-            if ours is None:
-                raise Failed("this server did not start")
-            figures = _http(bench, ours, rival, duel, commands) if duel.streaming is None else _perf(bench, ours, rival, duel, commands)
-            figures |= {"version": ours.version, "peer": rival.name, "peer_version": rival.version}
-            commands[:0] = [ours.command, rival.command]
-            rows.append(duel.line.measured(ratio(figures["per_s"], figures["peer_per_s"]), bench.effort.runs, figures, commands))
-        except Failed as failed:
-            rows.append(duel.line.missing(str(failed), commands))
-    return rows
+def limit(bench: Bench, canned: Kept, client: Client) -> Limit:
+    """If it cannot be measured, the limit says why."""
+    say(f"  {client.what()}")
+    commands: list[str] = []
+    runs = turns(bench.effort.runs, {CANNED: lambda: client.run(bench, canned.server(), commands)})[CANNED]
+    if isinstance(runs, Failed):
+        return Limit(client, {}, commands, str(runs))
+    return Limit(client, middle(runs).figures(), [canned.server().command, *commands])
 
 
-def _perf(bench: Bench, ours: Server, rival: Server, duel: Duel, commands: list[str]) -> dict:
-    runs: dict[str, list[perf.Perf]] = {"": [], "peer_": []}
-    for _ in range(bench.effort.runs):
-        for prefix, server in (("", ours), ("peer_", rival)):
-            if server.grpc is None:
-                raise Failed(f"{server.name} has no gRPC port")
-            try:
-                run = perf.run(bench, server.grpc, MODEL, duel.concurrency, streaming=bool(duel.streaming), commands=commands)
-            except Failed as failed:
-                raise Failed(f"against {server.name}: {failed}") from failed
-            runs[prefix].append(run)
-    figures = {}
-    for prefix, measured in runs.items():
-        figures[f"{prefix}per_s"] = median([run.infer_per_s for run in measured])
-        figures[f"{prefix}p50_us"] = median([run.p50_us for run in measured])
-    return figures
+def measure(bench: Bench, ours: Kept, theirs: Kept, duel: Duel) -> Row:
+    """The row of a duel. If one side fails, it says why, and has the figures of the other side."""
+    say(f"  {duel.line.name}")
+    commands: list[str] = []
+    sides = {OURS: ours, duel.peer: theirs}
+    runs = turns(bench.effort.runs, {name: lambda side=side: _run(bench, side, duel, commands) for name, side in sides.items()})
+    figures: Figures = {}
+    for prefix, name in (("", OURS), ("peer_", duel.peer)):
+        if not isinstance(measured := runs[name], Failed):
+            found = middle([run for _, run in measured])
+            figures |= {f"{prefix}{key}": value for key, value in found.figures().items()}
+            server = measured[0][0]
+            figures[f"{prefix}version"] = server.version
+            commands.insert(0 if name == OURS else min(1, len(commands)), server.command)
+    figures["peer"] = duel.peer
+    failed = [f"{name}: {reason}" for name, reason in runs.items() if isinstance(reason, Failed)]
+    if failed:
+        return dataclasses.replace(duel.line.missing("; ".join(failed), commands), figures=figures)
+    return duel.line.measured(ratio(figures["per_s"], figures["peer_per_s"]), bench.effort.runs, figures, commands)
 
 
-def _http(bench: Bench, ours: Server, rival: Server, duel: Duel, commands: list[str]) -> dict:
-    arms = {"": Arm(ours, "http_infer"), "peer_": Arm(rival, "http_post")}
-    runs: dict[str, list[Found]] = {prefix: [] for prefix in arms}
-    seconds = bench.effort.load_seconds
-    for _ in range(bench.effort.runs):
-        for prefix, arm in arms.items():
-            runs[prefix].append(load(bench, arm, MODELS[MODEL], in_flight=duel.concurrency, seconds=seconds, commands=commands))
-    figures = {}
-    for prefix, measured in runs.items():
-        found = middle(measured)
-        figures[f"{prefix}per_s"] = found.items_per_s
-        figures[f"{prefix}p50_us"] = found.p50_ms * 1e3
-        figures[f"{prefix}p99_us"] = found.p99_ms * 1e3
-        figures[f"{prefix}cpu_us_per_item"] = found.cpu_us_per_item
-        figures[f"{prefix}errors"] = found.errors
-    return figures
+def _run(bench: Bench, side: Kept, duel: Duel, commands: list[str]) -> tuple[Server, perf.Perf | Found]:
+    server = side.server()
+    return server, duel.client.run(bench, server, commands)
 
 
-def start_all(
-    bench: Bench, stack: contextlib.ExitStack, names: list[str], model: str, broken: dict[str, Failed]
-) -> dict[str, Server | Failed]:
-    """Starts peers one after the other; one that does not start is its reason."""
-    started: dict[str, Server | Failed] = {}
-    for name in names:
-        if name in broken:
-            started[name] = broken[name]
-            continue
-        try:
-            say(f"starting {name} with {model}")
-            started[name] = stack.enter_context(servers.peer(bench, name, model))
-        except Failed as failed:
-            say(f"  {failed}")
-            started[name] = failed
-    return started
+def with_limit(row: Row, client: Client | None, limits: list[Limit]) -> Row:
+    """The row with what its client could show at most, if that is known: also as the largest ratio that anybody could reach."""
+    found = next((limit for limit in limits if limit.client == client and limit.figures), None)
+    if found is None:
+        return row
+    per_s = found.figures["per_s"]
+    figures = {"limit_per_s": per_s}
+    for share, rate in (("limit_share", "per_s"), ("peer_limit_share", "peer_per_s")):
+        if rate in row.figures:
+            figures[share] = ratio(row.figures[rate], per_s)
+    if "peer_per_s" in row.figures:
+        figures["limit_ratio"] = ratio(per_s, row.figures["peer_per_s"])
+    return dataclasses.replace(row, figures=row.figures | figures)

@@ -61,10 +61,16 @@ class Row:
             "at_most": line.at_most,
             "reached": self.reached,
             "runs": self.runs,
+            "reason": self.reason,
+            "commands": self.commands,
         }
-        if self.reason:
-            row["reason"] = self.reason
         return row | {key: value for key, value in self.figures.items() if key not in row}
+
+    @classmethod
+    def from_json(cls, line: Line, row: Figures) -> "Row":
+        """What `json` made of a row of this line."""
+        bare = cls(line, row["ratio"], row["runs"], {}, row["commands"], row["reason"])
+        return dataclasses.replace(bare, figures={key: value for key, value in row.items() if key not in bare.json()})
 
     def ratio_text(self) -> str:
         if self.ratio is None:

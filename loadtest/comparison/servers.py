@@ -1,28 +1,46 @@
-"""Servers under comparison: this one's release binary, and the peers. Each is a tree of processes with ports of its own."""
+"""Servers under comparison: this one's release binary, the peers, and the limit. Each is a tree of processes with ports of its own."""
 
 import contextlib
 import dataclasses
 import json
-import pathlib
+import random
 import re
 import select
+import shutil
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import IO
 
 from . import processes
-from .processes import Failed
-from .tool import ROOT, Bench, say, shown_command
+from .processes import Failed, StoodStill
+from .tool import ROOT, Bench, onnxruntime, said_version, say, shown_command
 
-PEERS = ("triton", "mlserver", "mosec", "litserve", "bentoml", "rayserve")
 PEERS_FOLDER = ROOT / "loadtest/peers"
+# The peers, and how people call them.
+PEERS = {
+    "triton": "Triton",
+    "mlserver": "MLServer",
+    "mosec": "Mosec",
+    "litserve": "LitServe",
+    "bentoml": "BentoML",
+    "rayserve": "Ray Serve",
+}
+OURS = "tidemill"
+# Answers made before, from a bare server: what nobody can pass with the same client.
+CANNED = "canned"
 
 INSTALL_PATIENCE_S = 1_800
 START_PATIENCE_S = 200
+# A client sees before its parent does that a server has ended.
+END_PATIENCE_S = 2.0
+# Below those of clients.
+PORTS = range(20_000, 32_000)
 
 _LISTENING = re.compile(r"listening grpc=(\S+) http=(\S+)")
+_READY = re.compile(r"^ready (.*)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +54,71 @@ class Server:
     grpc: str | None
     http: str | None
     command: str = ""
+    is_alive: Callable[[], bool] = lambda: True
+    # What it said last.
+    last_words: Callable[[], str] = str
+
+    def load(self, command: list[str], *, patience_s: float, environment: dict[str, str] | None = None) -> str:
+        """Runs a client of this server to its end and returns what it prints; or says that the server has ended."""
+        try:
+            return processes.run(command, patience_s=patience_s, environment=environment, needed=self.is_alive, steady=True)
+        except StoodStill:
+            raise
+        except Failed as failed:
+            deadline = time.monotonic() + END_PATIENCE_S
+            while self.is_alive() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if self.is_alive():
+                raise
+            raise Failed(f"{self.name} ended under this load: {self.last_words()}") from failed
+
+
+Start = Callable[[], contextlib.AbstractContextManager[Server]]
+
+
+class Kept:
+    """A server that is started when it is first asked for, and again when it has ended by itself."""
+
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._running = contextlib.ExitStack()
+        self._server: Server | Failed | None = None
+
+    def server(self) -> Server:
+        """The server. One that could not be started is not tried again."""
+        if isinstance(self._server, Server) and not self._server.is_alive():
+            self._running.close()
+            self._server = None
+        if self._server is None:
+            try:
+                self._server = self._running.enter_context(self._start())
+            except Failed as failed:
+                say(f"  {failed}")
+                self._server = failed
+        if isinstance(self._server, Failed):
+            raise self._server
+        return self._server
+
+    def __enter__(self) -> "Kept":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+
+def kept(bench: Bench, name: str, model: str) -> Kept:
+    """A server of any kind with one model."""
+    starts: dict[str, Start] = {OURS: lambda: tidemill(bench, model), CANNED: lambda: canned(bench, model)}
+    return Kept(starts.get(name) or (lambda: peer(bench, name, model)))
+
+
+def broken(failed: Failed) -> Kept:
+    """Stands in for a server that cannot be started."""
+
+    def refuse() -> contextlib.AbstractContextManager[Server]:
+        raise failed
+
+    return Kept(refuse)
 
 
 @contextlib.contextmanager
@@ -43,31 +126,52 @@ def tidemill(bench: Bench, model: str) -> Iterator[Server]:
     """This server with one model, on the engine that the peers have."""
     models = [] if model == "silero-vad" else ["--models", str(bench.models(model)), "--set", "models.embedded=false"]
     addresses = [f"--{port}-addr=127.0.0.1:0" for port in ("grpc", "http", "admin")]
-    engine = ["--onnxruntime", str(bench.onnxruntime())]
+    engine = ["--onnxruntime", str(onnxruntime())]
     command = [str(bench.server), "serve", *addresses, *engine, *models, "--set", "log.format=json"]
-    child = processes.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    with processes.stopping(child):
-        assert child.stderr is not None
-        found = _await_line(child, child.stderr, _LISTENING, "tidemill")
-        version = processes.run([str(bench.server), "--version"], patience_s=20).split()[-1]
-        yield Server("tidemill", version, child.pid, found[1], found[2], shown_command(command))
+    version = said_version(bench.server)
+    with _started(OURS, command, _LISTENING, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as (child, found, last_words):
+        server = Server(OURS, version, child.pid, found[1], found[2])
+        yield dataclasses.replace(server, command=shown_command(command), is_alive=_alive(child), last_words=last_words)
+
+
+@contextlib.contextmanager
+def canned(bench: Bench, model: str) -> Iterator[Server]:
+    """The bare server that gives each request the same answer, of the kind that the model gives."""
+    models = [] if model == "silero-vad" else ["--models", str(bench.models(model))]
+    command = [str(bench.load_tool), "canned", "--port", "0", "--model", model, *models, "--onnxruntime", str(onnxruntime())]
+    with _said_ready(bench, CANNED, model, command) as server:
+        yield dataclasses.replace(server, command=shown_command(command))
 
 
 @contextlib.contextmanager
 def peer(bench: Bench, name: str, model: str) -> Iterator[Server]:
     """A peer with one model."""
-    port = _two_free_ports()
+    command = [str(PEERS_FOLDER / name / "serve"), "--model", model, "--port", str(_two_free_ports())]
+    with _said_ready(bench, name, model, command) as server:
+        yield dataclasses.replace(server, command=shown_command([*command[:-1], "PORT"]))
+
+
+@contextlib.contextmanager
+def _said_ready(bench: Bench, name: str, model: str, command: list[str]) -> Iterator[Server]:
+    """A server that says on its standard output when it is ready, and logs to standard error."""
     log = bench.scratch / f"{name}-{model}.log"
-    command = [str(PEERS_FOLDER / name / "serve"), "--model", model, "--port", str(port)]
     with log.open("w") as errors:
-        child = processes.start(command, stdout=subprocess.PIPE, stderr=errors)
-    with processes.stopping(child):
-        assert child.stdout is not None
-        try:
-            found = _await_line(child, child.stdout, re.compile(r"^ready (.*)$"), name)
-        except Failed as failed:
-            raise Failed(f"{failed}: {processes.last_line(log.read_text(errors='replace'))}") from failed
-        yield dataclasses.replace(ready(name, found[1]), command=shown_command([*command[:-1], "PORT"]))
+        started = _started(name, command, _READY, stdout=subprocess.PIPE, stderr=errors)
+
+        def last_words() -> str:
+            return processes.last_line(log.read_text(errors="replace"))
+
+        with contextlib.ExitStack() as stack:
+            try:
+                child, found, _ = stack.enter_context(started)
+            except Failed as failed:
+                raise Failed(f"{failed}: {last_words()}") from failed
+            try:
+                yield dataclasses.replace(ready(name, found[1]), is_alive=_alive(child), last_words=last_words)
+            finally:
+                # What a server said that ended by itself outlives its next start.
+                if child.poll() is not None:
+                    shutil.copy(log, log.with_suffix(".ended.log"))
 
 
 def ready(name: str, text: str) -> Server:
@@ -88,22 +192,43 @@ def install(name: str) -> None:
     processes.run([str(script)], patience_s=INSTALL_PATIENCE_S)
 
 
-def _await_line(child: "subprocess.Popen[str]", stream: "object", pattern: re.Pattern[str], name: str) -> re.Match[str]:
-    """Waits for a line of the server; what it says after that is read and dropped, so that it never waits for a reader."""
+Started = tuple["subprocess.Popen[str]", re.Match[str], Callable[[], str]]
+
+
+@contextlib.contextmanager
+def _started(name: str, command: list[str], pattern: re.Pattern[str], **streams: object) -> Iterator[Started]:
+    """A program that runs, the line by which it was ready, and a question for what it said last."""
+    child = processes.start(command, **streams)
+    with processes.stopping(child):
+        spoken = child.stdout or child.stderr
+        assert spoken is not None
+        found = _await_line(spoken, pattern, name)
+        last = [""]
+
+        def drain() -> None:
+            """So that it never waits for a reader."""
+            with contextlib.suppress(ValueError):
+                for line in spoken:
+                    last[0] = _message(line)
+
+        threading.Thread(target=drain, daemon=True).start()
+        yield child, found, lambda: last[0] or "it says nothing"
+
+
+def _await_line(stream: IO[str], pattern: re.Pattern[str], name: str) -> re.Match[str]:
     last = ""
     deadline = time.monotonic() + START_PATIENCE_S
     while time.monotonic() < deadline:
         # A line is written at once, so that there is a whole one where there is anything.
         if not select.select([stream], [], [], 0.2)[0]:
             continue
-        line = stream.readline()  # type: ignore[attr-defined]
+        line = stream.readline()
         if not line:
-            raise Failed(f"{name} ended before it was ready: {last}")
+            raise Failed(" ".join(filter(None, [f"{name} ended before it was ready", last])))
         last = _message(line) or last
         if found := pattern.search(_message(line)):
-            threading.Thread(target=lambda: [None for _ in stream], daemon=True).start()  # type: ignore[attr-defined]
             return found
-    raise Failed(f"{name} was not ready within {START_PATIENCE_S} s: {last}")
+    raise Failed(" ".join(filter(None, [f"{name} was not ready within {START_PATIENCE_S} s", last])))
 
 
 def _message(line: str) -> str:
@@ -114,19 +239,18 @@ def _message(line: str) -> str:
         return line.strip()[:300]
 
 
+def _alive(child: "subprocess.Popen[str]") -> Callable[[], bool]:
+    return lambda: child.poll() is None
+
+
 def _two_free_ports() -> int:
-    """A free port with a free one above it."""
-    for _ in range(100):
+    """A free port with a free one above it, of those that the kernel gives to no client meanwhile."""
+    for port in random.sample(PORTS, len(PORTS)):
         with socket.socket() as low, socket.socket() as high:
-            low.bind(("127.0.0.1", 0))
-            port = low.getsockname()[1]
             try:
+                low.bind(("127.0.0.1", port))
                 high.bind(("127.0.0.1", port + 1))
             except OSError:
                 continue
             return port
-    raise Failed("there are no two free ports in a row")
-
-
-def peers_there() -> list[str]:
-    return [name for name in PEERS if pathlib.Path(PEERS_FOLDER / name / "install").is_file()]
+    raise Failed(f"there are no two free ports in a row from {PORTS.start} to {PORTS.stop}")

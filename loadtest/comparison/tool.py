@@ -1,13 +1,13 @@
 """The programs of this repository that measure, and where they and the files that they need lie."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
 import re
 import shlex
 import sys
-import tomllib
 
 from . import processes
 from .processes import Failed
@@ -17,6 +17,8 @@ CACHE = ROOT / ".cache"
 PEER_MODELS = CACHE / "peers/models"
 # Files that commands name lie where they can be found again.
 SCRATCH = CACHE / "compare"
+
+SCENARIO_PATIENCE_S = 900
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,24 +34,59 @@ class Effort:
     realtime_seconds: float
     idle_seconds: float
     lone_items: int
-    # Of the tables against peers.
+    # Of the lines against peers: of a load over HTTP; of a window of perf_analyzer, which takes three to `perf_trials` of them.
     load_seconds: float
-    table_runs: int
-    equal_seconds: float
-    levels: tuple[int, ...]
+    perf_window_ms: int
     perf_trials: int
+    levels: tuple[int, ...]
+    # Of the table of models.
     table_models: tuple[str, ...]
+    table_runs: int
+    table_seconds: float
+    table_heavy_seconds: float
+    equal_seconds: float
 
 
-ALL_MODELS = ("silero-vad", "minilm", "magika", "identity-64", "identity-2304", "identity-1mib")
-FULL = Effort("full", 5, 1.5, 5.0, 4.0, 10.0, 1_000, 1.5, 3, 3.0, (1, 16, 64, 256), 4, ALL_MODELS)
-QUICK = Effort("quick", 1, 0.6, 2.0, 1.5, 5.0, 300, 0.8, 1, 1.0, (1, 16, 64, 256), 4, ("silero-vad",))
+LEVELS = (1, 16, 64, 256)
+FULL = Effort(
+    name="full",
+    runs=5,
+    seconds=1.5,
+    heavy_seconds=5.0,
+    realtime_seconds=4.0,
+    idle_seconds=10.0,
+    lone_items=1_000,
+    load_seconds=1.5,
+    perf_window_ms=800,
+    perf_trials=5,
+    levels=LEVELS,
+    table_models=("silero-vad", "identity-2304", "minilm", "magika", "identity-64", "identity-1mib"),
+    table_runs=3,
+    table_seconds=1.0,
+    table_heavy_seconds=2.0,
+    equal_seconds=2.0,
+)
+QUICK = Effort(
+    name="quick",
+    runs=1,
+    seconds=0.6,
+    heavy_seconds=2.0,
+    realtime_seconds=1.5,
+    idle_seconds=5.0,
+    lone_items=300,
+    load_seconds=0.8,
+    perf_window_ms=500,
+    perf_trials=5,
+    levels=LEVELS,
+    table_models=("silero-vad",),
+    table_runs=1,
+    table_seconds=0.6,
+    table_heavy_seconds=1.5,
+    equal_seconds=1.0,
+)
 
-WARM_UP_S = 0.4
-SCENARIO_PATIENCE_S = 900
 
-
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Bench:
     """One run of the comparison: what it measures with, and how much."""
 
@@ -61,16 +98,20 @@ class Bench:
     def server(self) -> pathlib.Path:
         return self.binaries / "tidemill"
 
+    @property
+    def load_tool(self) -> pathlib.Path:
+        return self.binaries / "tidemill-load"
+
     def load(self, scenario: str, *arguments: str) -> list[dict]:
         """Runs a scenario of `tidemill-load` and returns its rows."""
         text = processes.run(self.load_command(scenario, *arguments), patience_s=SCENARIO_PATIENCE_S)
         return [json.loads(line) for line in text.splitlines()]
 
     def load_command(self, scenario: str, *arguments: str) -> list[str]:
-        return [str(self.binaries / "tidemill-load"), scenario, "--json", *arguments]
+        return [str(self.load_tool), scenario, "--json", *arguments]
 
     def models(self, name: str) -> pathlib.Path:
-        """A folder for the server that holds one model of the peers, and a manifest where the file does not say enough."""
+        """A folder for the server that holds one model of the peers."""
         source = PEER_MODELS / f"{name}.onnx"
         if not source.is_file():
             make_models()
@@ -79,16 +120,7 @@ class Bench:
         if not version.is_dir():
             version.mkdir(parents=True)
             os.symlink(source, version / "model.onnx")
-            if manifest := MANIFESTS.get(name):
-                (folder / name / "model.toml").write_text(manifest)
         return folder
-
-    def onnxruntime(self) -> pathlib.Path:
-        return onnxruntime()
-
-
-# Of models that cannot be served by their file alone.
-MANIFESTS: dict[str, str] = {}
 
 
 def onnxruntime() -> pathlib.Path:
@@ -104,19 +136,35 @@ def make_models() -> None:
     processes.run([str(ROOT / "loadtest/peers/models")], patience_s=900)
 
 
-def shown_command(command: list[str]) -> str:
-    """As it is typed in the repository's root; ports are free ones, and others each time."""
-    return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", shlex.join(part.replace(f"{ROOT}/", "") for part in command))
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def build() -> None:
     say("building the release binaries")
     processes.run(["cargo", "build", "--release", "--locked", "--workspace"], patience_s=3600, quiet_errors=False)
 
 
-def version() -> str:
-    return tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+def sha256(program: pathlib.Path) -> str:
+    """Which program it is, whatever it says of itself."""
+    try:
+        with program.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Failed(f"cannot read {program}: {error.strerror}") from error
+
+
+def said_version(program: pathlib.Path) -> str:
+    """What a program says to `--version`, without its name."""
+    return processes.run([str(program), "--version"], patience_s=20).strip().partition(" ")[2]
+
+
+def shown_command(command: list[str]) -> str:
+    """As it is typed in the repository's root; ports are free ones, and others each time."""
+    return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", shlex.join(part.replace(f"{ROOT}/", "") for part in command))
+
+
+def note(commands: list[str], command: list[str]) -> None:
+    """Adds a command as it is shown, once."""
+    if (shown := shown_command(command)) not in commands:
+        commands.append(shown)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,26 +1,58 @@
 """What the comparison makes of figures; nothing is measured here. `pytest loadtest/comparison`."""
 
+import argparse
+import contextlib
+import dataclasses
 import json
-import os
 import pathlib
+import signal
 import subprocess
 import sys
-import time
 import tomllib
 
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from comparison import cells, limits, loads, machine, main, page, perf, processes, rivals, rows, servers, tool
+from comparison import cells, limits, loads, machine, main, page, perf, plan, processes, results, rivals, rows, servers, tool, turns
 from comparison.processes import Failed
+from comparison.results import Stamp
+from comparison.rivals import Client, Limit
+from comparison.servers import CANNED, OURS, Kept, Server
 
+DUELS = rivals.duels(tool.LEVELS)
+FOUND = loads.Found(5_000.0, 1.0, 2.0, 0, 80.0, 100.0)
+STAMP = Stamp("a b", "full", "2026-11-21 20:00 UTC")
 LINE = rows.Line("speed", "ours", "theirs", 0.8)
 CEILING = rows.Line("cost", "ours", "", 60, "us", at_most=True)
 
 
 def bench(scratch: pathlib.Path) -> tool.Bench:
     return tool.Bench(tool.QUICK, scratch, scratch)
+
+
+def server(name: str, **options: object) -> Server:
+    return Server(name, "1", 1, "127.0.0.1:1", "127.0.0.1:2", **options)  # type: ignore[arg-type]
+
+
+def kept(*starts: Server | Failed) -> Kept:
+    """Starts one server after the other."""
+    left = list(starts)
+
+    def start() -> contextlib.AbstractContextManager[Server]:
+        if isinstance(started := left.pop(0), Failed):
+            raise started
+        return contextlib.nullcontext(started)
+
+    return Kept(start)
+
+
+def of(stamp: Stamp = STAMP, lines: tuple[rows.Line, ...] = (LINE, CEILING)) -> results.Results:
+    return results.Results(stamp, lines, DUELS)
+
+
+def duel(name: str) -> rivals.Duel:
+    return next(duel for duel in DUELS if duel.line.name == name)
 
 
 def test_a_row_is_reached_up_to_its_bound_and_never_without_a_ratio():
@@ -44,10 +76,10 @@ def test_the_median_ignores_order_and_outliers():
 
 
 def test_all_lines_have_names_of_their_own_and_are_measured_once():
-    names = [line.name for line in limits.LINES] + [duel.line.name for duel in rivals.duels((1, 16, 64, 256))]
+    names = [line.name for line in limits.LINES] + [duel.line.name for duel in DUELS]
     assert len(names) == len(set(names))
     assert sorted(line.name for name in limits.MEASURES for line in limits.lines_of(name)) == sorted(line.name for line in limits.LINES)
-    assert sum(duel.peer == "triton" for duel in rivals.duels((1, 16, 64, 256))) == 8
+    assert sum(duel.peer == "triton" for duel in DUELS) == 8
 
 
 def test_the_first_throughput_of_the_load_generator_counts():
@@ -58,7 +90,7 @@ def test_the_first_throughput_of_the_load_generator_counts():
 
 
 @pytest.mark.parametrize(("answers", "wanted"), [("u1", 310.0), ("uu", perf.UNSTABLE), ("n1", "no such model")])
-def test_a_run_that_is_not_stable_is_tried_once_more_and_no_other(tmp_path, monkeypatch, answers, wanted):
+def test_a_run_that_is_not_stable_is_tried_once_more_and_no_other(monkeypatch, answers, wanted):
     said = {"u": Failed(f"perf_analyzer ended with 2: {perf.UNSTABLE}."), "n": Failed("no such model")}
     left = list(answers)
 
@@ -68,13 +100,13 @@ def test_a_run_that_is_not_stable_is_tried_once_more_and_no_other(tmp_path, monk
         return "Throughput: 310 infer/sec\n p50 latency: 3200 usec"
 
     monkeypatch.setattr(perf, "libraries", str)
-    monkeypatch.setattr(processes, "run", run)
-    options = {"streaming": False, "commands": []}
+    monkeypatch.setattr(Server, "load", run)
+    arguments = (tool.QUICK, server("triton"), "silero-vad", 1)
     if isinstance(wanted, float):
-        assert perf.run(bench(tmp_path), "a:1", "silero-vad", 1, **options).infer_per_s == wanted
+        assert perf.run(*arguments, streaming=False, commands=[]).infer_per_s == wanted
     else:
         with pytest.raises(Failed, match=wanted):
-            perf.run(bench(tmp_path), "a:1", "silero-vad", 1, **options)
+            perf.run(*arguments, streaming=False, commands=[])
 
 
 def test_a_ready_line_may_lack_a_port():
@@ -84,8 +116,8 @@ def test_a_ready_line_may_lack_a_port():
         servers.ready("mosec", "http=127.0.0.1:9000")
 
 
-def arm(server: str, protocol: str) -> loads.Arm:
-    return loads.Arm(servers.Server(server, "1", 1, "127.0.0.1:1", "127.0.0.1:2"), protocol)
+def arm(name: str, protocol: str) -> loads.Arm:
+    return loads.Arm(server(name), protocol)
 
 
 @pytest.mark.parametrize("model", loads.MODELS.values(), ids=str)
@@ -130,42 +162,260 @@ def test_what_a_load_found_is_read_and_nothing_unanswered_is_lost():
 def test_a_load_without_a_single_answer_has_a_reason():
     with pytest.raises(Failed, match="1007 x UNAVAILABLE"):
         loads.found(result(ok=0, errors={"UNAVAILABLE": 1_007}))
+    with pytest.raises(Failed, match="could not read what the server used"):
+        loads.found(result().replace("80.5", "null"))
+    with pytest.raises(Failed, match="no result of one step"):
+        loads.found("{}")
 
 
 def test_what_cannot_be_measured_is_a_row_with_the_reason(tmp_path):
     for name in limits.MEASURES:
         for row in limits.measure(bench(tmp_path), name, limits.lines_of(name)):
             assert row.ratio is None and row.reason
-    wanted = rivals.duels((1,))
-    theirs = {name: Failed(f"{name} has no wheel") for name in servers.PEERS}
-    assert [row.reason for row in rivals.measure(bench(tmp_path), None, theirs, wanted)] == [f"{d.peer} has no wheel" for d in wanted]
-    assert {cell.reason for cell in cells.measure(bench(tmp_path), "minilm", None, {"triton": theirs["triton"]}, [])} == {
-        "this server did not start",
-        "triton has no wheel",
-    }
+    ours, theirs = servers.broken(Failed("no port")), servers.broken(Failed("no wheel"))
+    wanted = duel("peer-mosec-16")
+    assert rivals.measure(bench(tmp_path), ours, theirs, wanted).reason == "tidemill: no port; mosec: no wheel"
+    assert rivals.limit(bench(tmp_path), theirs, wanted.client).reason == "no wheel"
+    assert cells.measure(bench(tmp_path), ("minilm", "triton", "infer"), ours, theirs).reason == "tidemill: no port; triton: no wheel"
+
+
+def test_arms_take_turns_and_one_that_failed_is_not_asked_again():
+    asked = []
+
+    def ask(name: str) -> str:
+        asked.append(name)
+        if asked.count(name) == 2 and name == "b":
+            raise Failed("gone")
+        return name
+
+    found = turns.turns(3, {name: lambda name=name: ask(name) for name in "abc"})
+    assert asked == list("abcabcac")
+    assert found["a"] == ["a"] * 3 and str(found["b"]) == "gone"
+
+
+def test_a_run_during_which_everything_stood_still_is_made_again_but_not_for_ever():
+    left = [processes.StoodStill("still"), processes.StoodStill("still"), "run"]
+
+    def ask() -> str:
+        if isinstance(answer := left.pop(0), Failed):
+            raise answer
+        return answer
+
+    assert turns.turns(1, {"a": ask}) == {"a": ["run"]}
+    left = [processes.StoodStill("still")] * turns.TRIES + ["run"]
+    assert str(turns.turns(1, {"a": ask})["a"]) == "still"
+
+
+def test_a_standstill_is_seen_in_the_clock_and_not_taken_off_the_patience(monkeypatch):
+    monkeypatch.setattr(processes, "STANDSTILL_S", -1.0)
+    with pytest.raises(processes.StoodStill, match="stood still for 0 s while true ran"):
+        processes.run(["true"], patience_s=10, steady=True)
+    assert processes.run(["echo", "there"], patience_s=10) == "there\n"
+
+
+def test_the_middle_is_the_median_of_each_figure_and_all_errors():
+    runs = [dataclasses.replace(FOUND, items_per_s=rate, p50_ms=10 / rate, errors=1) for rate in (1.0, 9.0, 2.0)]
+    middle = turns.middle(runs)
+    assert (middle.items_per_s, middle.p50_ms, middle.errors) == (2.0, 5.0, 3)
+
+
+def test_a_server_that_has_ended_is_started_again_and_one_that_does_not_start_is_not():
+    alive = {"first": True}
+    first, second = server("triton", is_alive=lambda: alive["first"]), server("triton")
+    there = kept(first, second)
+    assert there.server() is first and there.server() is first
+    alive["first"] = False
+    assert there.server() is second
+    never = kept(Failed("no wheel"))
+    for _ in range(2):
+        with pytest.raises(Failed, match="no wheel"):
+            never.server()
+
+
+def test_a_client_of_a_server_that_has_ended_is_stopped_and_told_what_the_server_said():
+    ended = server("triton", is_alive=lambda: False, last_words=lambda: "Signal (11) received.")
+    with pytest.raises(Failed, match=r"triton ended under this load: Signal \(11\) received\."):
+        ended.load(["sleep", "600"], patience_s=600)
+
+
+def test_a_duel_that_the_peer_does_not_bear_keeps_the_figures_of_this_server(tmp_path, monkeypatch):
+    def load(_: object, arm: loads.Arm, *__: object, **___: object) -> loads.Found:
+        if arm.server.name == "mosec":
+            raise Failed("it ended")
+        return FOUND
+
+    monkeypatch.setattr(rivals, "load", load)
+    sides = kept(server(OURS, command="ours")), kept(server("mosec", command="theirs"))
+    row = rivals.measure(bench(tmp_path), *sides, duel("peer-mosec-16"))
+    assert (row.ratio, row.figures["per_s"], row.reason) == (None, 5_000.0, "mosec: it ended")
+    assert "peer_per_s" not in row.figures
+    monkeypatch.setattr(rivals, "load", lambda *_, **__: FOUND)
+    row = rivals.measure(bench(tmp_path), *sides, duel("peer-mosec-16"))
+    assert (row.ratio, row.figures["peer_per_s"], row.commands) == (1.0, 5_000.0, ["ours", "theirs"])
+
+
+def test_the_limit_of_a_client_bounds_what_any_server_could_reach():
+    wanted = duel("perf-triton-unary-64")
+    row = wanted.line.measured(2.0, 5, {"per_s": 8_000.0, "peer_per_s": 4_000.0}, [])
+    limit = Limit(Client("unary", 64), {"per_s": 10_000.0}, [])
+    figures = rivals.with_limit(row, wanted.client, [Limit(Client("unary", 16), {"per_s": 1.0}, []), limit]).figures
+    assert (figures["limit_share"], figures["peer_limit_share"], figures["limit_ratio"]) == (0.8, 0.4, 2.5)
+    assert rivals.with_limit(row, wanted.client, [dataclasses.replace(limit, figures={}, reason="no such command")]) is row
+
+
+def test_a_peer_is_measured_beside_this_server_and_then_at_half_of_the_slower(tmp_path, monkeypatch):
+    asked = []
+
+    def load(_: object, arm: loads.Arm, *__: object, rate_hz: float | None, **___: object) -> loads.Found:
+        asked.append((arm.server.name, arm.protocol, rate_hz))
+        return dataclasses.replace(FOUND, items_per_s=100.0 if arm.server.name == "mosec" else 400.0)
+
+    monkeypatch.setattr(cells, "load", load)
+    ours = kept(server(OURS))
+    cell = cells.measure(bench(tmp_path), ("magika", "mosec", "http_post"), ours, kept(server("mosec")))
+    assert asked == [(OURS, "http_infer", None), ("mosec", "http_post", None), (OURS, "http_infer", 50.0), ("mosec", "http_post", 50.0)]
+    assert (cell.version, cell.equal_rate_hz, cell.reason) == ("1", 50.0, "")
+    alone = cells.measure(bench(tmp_path), ("magika", OURS, "feed"), ours, ours)
+    assert alone.saturated and alone.ours is None and alone.equal is None
+
+
+def test_the_share_of_the_limit_is_of_canned_answers_to_the_same_client():
+    limit = cells.Cell("minilm", CANNED, "http_post", saturated=dataclasses.replace(FOUND, items_per_s=10_000.0))
+    over_http = cells.Cell("minilm", OURS, "http_infer", saturated=FOUND)
+    assert cells.limit_share(over_http, [limit, over_http]) == 0.5
+    assert cells.limit_share(dataclasses.replace(over_http, model="magika"), [limit]) is None
+    assert cells.limit_share(dataclasses.replace(over_http, protocol="infer"), [limit]) is None
+
+
+def filled() -> results.Results:
+    found = of()
+    found.add(LINE.measured(0.9, 5, {"items_per_s": 123_456.0, "ratio": 7}, ["tidemill-load x"]), CEILING.missing("no library | here"))
+    figures = {"per_s": 8_000.0, "peer_per_s": 4_000.0, "peer": "triton", "peer_version": "2.51.0"}
+    found.add(duel("perf-triton-unary-64").line.measured(2.0, 5, figures, []))
+    found.add(Limit(Client("unary", 64), {"per_s": 10_000.0, "p50_us": 5.0}, ["canned"]))
+    found.add(cells.Cell("minilm", "mosec", "http_post", "0.9.8", FOUND, FOUND, 50.0, FOUND, FOUND, ("tidemill-load run y",)))
+    found.add(cells.Cell("minilm", "triton", "infer", reason="no wheel"), cells.Cell("silero-vad", OURS, "feed", saturated=FOUND))
+    return found
+
+
+def test_results_are_read_as_they_were_written(tmp_path):
+    written = filled()
+    written.write(tmp_path, "page")
+    later = of(dataclasses.replace(STAMP, date="2026-11-22 08:00 UTC"))
+    assert later.read(tmp_path) == 5
+    assert [row.json() for row in later.rows] == [row.json() for row in written.rows]
+    assert (later.cells, later.limits) == (written.cells, written.limits)
+    assert [later.has(key) for key in ("speed", "cost", ("minilm", "triton", "infer"), Client("unary", 64))] == [True, False, False, True]
+    assert later.dates() == (STAMP.date, STAMP.date)
+    later.add(CEILING.measured(50, 5, {}, []))
+    assert later.dates() == (STAMP.date, "2026-11-22 08:00 UTC")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["benchmarks.md", "limits.json", "peers.json", "summary.json"]
+
+
+@pytest.mark.parametrize("change", [{"binaries": "a c"}, {"effort": "quick"}])
+def test_results_of_other_programs_or_another_effort_do_not_count(tmp_path, change, capsys):
+    filled().write(tmp_path, "page")
+    assert of(dataclasses.replace(STAMP, **change)).read(tmp_path) == 0
+    assert f"7 entries of {tmp_path} are of other programs" in capsys.readouterr().err
+    # As rows were before they had stamps.
+    (tmp_path / "summary.json").write_text(json.dumps([LINE.measured(0.9, 5, {}, []).json()]))
+    later = of()
+    assert later.read(tmp_path) == 3 and "speed" not in [row.line.name for row in later.rows]
+
+
+def test_a_file_that_is_no_result_is_an_error_with_its_name(tmp_path):
+    (tmp_path / "peers.json").write_text("{")
+    with pytest.raises(Failed, match="peers.json is not what this program writes"):
+        of().read(tmp_path)
+
+
+def all_of(effort: tool.Effort, only: list[str], found: results.Results | None = None) -> plan.Plan:
+    return plan.plan(effort, only, found or of(lines=limits.LINES))
+
+
+def test_all_of_it_takes_less_than_three_quarters_of_an_hour():
+    everything = all_of(tool.FULL, [])
+    assert everything.estimate_s(tool.FULL) < 45 * 60
+    assert everything.lines == tuple(limits.MEASURES)
+    measured = {key for visit in everything.visits for key in visit.cells}
+    assert measured == {key for model in loads.MODELS for name in (OURS, CANNED, *servers.PEERS) for key in cells.keys(model, name)}
+    assert [duel for visit in everything.visits for duel in visit.duels] == DUELS
+    # Each server once with each model, and the limit before the peers whose rows it is in.
+    assert len({visit.name() for visit in everything.visits}) == len(everything.visits)
+    assert [visit.server for visit in everything.visits[:3]] == [OURS, CANNED, "triton"]
+
+
+def test_what_is_asked_for_is_all_that_is_measured():
+    only = all_of(tool.QUICK, ["peer-mosec", "lone"])
+    assert only.lines == ("lone",)
+    assert [visit.name() for visit in only.visits] == ["canned with silero-vad", "mosec with silero-vad"]
+    assert [client.concurrency for client in only.visits[0].clients] == list(tool.LEVELS)
+    assert only.peers() == ["mosec"]
+    assert {visit.model for visit in all_of(tool.QUICK, ["table-magika"]).visits} == {"magika"}
+
+
+def test_what_the_results_have_is_not_measured_again():
+    found = of(lines=limits.LINES)
+    first = all_of(tool.FULL, [])
+    for visit in first.visits:
+        found.add(*(Limit(client, {"per_s": 1.0, "p50_us": 1.0}, []) for client in visit.clients))
+        found.add(*(duel.line.measured(1.0, 5, {"per_s": 1.0, "peer_per_s": 1.0}, []) for duel in visit.duels))
+        found.add(*(cells.Cell(*key, saturated=FOUND) for key in visit.cells))
+    found.add(*(line.measured(1.0, 5, {}, []) for name in first.lines for line in limits.lines_of(name)))
+    assert all_of(tool.FULL, [], found) == plan.Plan((), ())
+    found.add(duel("perf-triton-streaming-64").line.missing("it ended"), limits.lines_of("idle")[0].missing("no port"))
+    again = all_of(tool.FULL, [], found)
+    assert again.lines == ("idle",)
+    assert [(visit.name(), [duel.line.name for duel in visit.duels], visit.cells) for visit in again.visits] == [
+        ("triton with silero-vad", ["perf-triton-streaming-64"], ())
+    ]
 
 
 def test_the_page_has_every_row_every_command_and_every_reason():
-    found = loads.Found(5_000.0, 1.0, 2.0, 0, 80.0, 100.0)
-    measured = [LINE.measured(0.9, 5, {"items_per_s": 123_456.0}, ["tidemill-load x"]), CEILING.missing("no library | here")]
-    table = [cells.Cell("minilm", "mosec", "http_post", "0.9.8", found, 50.0, found), cells.Cell("minilm", "triton", "infer", reason="no wheel")]
-    text = page.page(measured, table, {"cores": "2"}, {"Mosec": "0.9.8"}, ["tidemill-load run y"], "loadtest/compare --out z")
+    text = page.page(filled(), tool.FULL, {"cores": "2"}, "loadtest/compare --out z")
     wanted = ["| speed |", "| cost |", "123,456", "tidemill-load x", "no library", "no wheel", "tidemill-load run y", "--out z", "0.9.8"]
+    wanted += ["| Triton | 2.51.0 |", "limit_ratio 2.5", "| 0.80 | 0.40 |", "### At the same load"]
     assert [part for part in wanted if part not in text] == []
     for block in text.split("\n\n"):
         if block.startswith("| "):
             assert len({line.replace("\\|", "").count("|") for line in block.splitlines() if line.startswith("|")}) == 1, block
-    assert "no library" in page.summary(measured, table)
+    assert "no library" in page.summary(filled())
 
 
-def test_facts_name_the_machine(tmp_path):
-    facts = machine.facts(bench(tmp_path), built=False)
+def test_facts_name_the_machine_and_the_programs(tmp_path):
+    for name in ("tidemill", "tidemill-load"):
+        (tmp_path / name).write_text("#!/bin/sh\necho tidemill 1.2.3\n")
+        (tmp_path / name).chmod(0o755)
+    programs = machine.binaries(bench(tmp_path))
+    facts = machine.facts(bench(tmp_path), programs, built=False)
     assert all(facts.values()), facts
     assert facts["kernel"].startswith("Linux")
+    assert (facts["Tidemill"], len(facts["SHA-256 of tidemill-load"])) == ("1.2.3", 64)
+    with pytest.raises(Failed, match="cannot read .*/nowhere/tidemill: No such file"):
+        machine.binaries(bench(tmp_path / "nowhere"))
+
+
+def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch, capsys):
+    def measure(_: object, __: object, found: results.Results, ___: object) -> None:
+        found.add(limits.LINES[0].measured(0.9, 5, {}, ["x"]))
+        raise processes.Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(machine, "binaries", lambda _: {"tidemill": "a", "tidemill-load": "b"})
+    monkeypatch.setattr(machine, "facts", lambda *_, **__: {"date": "today"})
+    monkeypatch.setattr(main, "_measure", measure)
+    arguments = argparse.Namespace(out=tmp_path, add=True, only=["identity-2304"], quick=True, write_docs=True)
+    docs = tool.ROOT / "docs/benchmarks.md"
+    before = docs.read_text()
+    assert main._run(bench(tmp_path), arguments, built=False) == 130
+    assert docs.read_text() == before
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert limits.LINES[0].what in text and "| interrupted | yes" in text
+    assert [row["ratio"] for row in json.loads((tmp_path / "summary.json").read_text())] == [0.9]
+    assert "SIGINT" in capsys.readouterr().err
 
 
 def test_names_that_can_be_asked_for_cover_all_lines():
-    assert {"silero-rten", "idle", "perf-triton", "peer-rayserve", "table", "table-magika"} <= set(main._names())
+    assert {"silero-rten", "idle", "perf-triton", "peer-rayserve", "table", "table-magika"} <= set(plan.names())
 
 
 def test_a_child_that_started_others_leaves_nothing_behind():
@@ -173,17 +423,26 @@ def test_a_child_that_started_others_leaves_nothing_behind():
     child = processes.start([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert child.stdout is not None
     grandchild = int(child.stdout.readline())
-    assert set(processes.tree(child.pid)) == {child.pid, grandchild}
+    assert set(processes.family(child.pid)) == {child.pid, grandchild}
     processes.stop(child)
     assert child.returncode is not None
-    deadline = time.monotonic() + 10
-    while processes.tree(grandchild) and time.monotonic() < deadline:
-        os.sched_yield()
-    assert not processes.tree(grandchild)
+    assert not processes.family(grandchild)
+
+
+def test_a_child_whose_parent_has_ended_is_found_by_its_session():
+    child = processes.start(["sh", "-c", "sleep 600 & echo $!"], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    orphan = int(child.stdout.readline())
+    child.wait()
+    assert set(processes.family(child.pid)) == {orphan}
+    processes.stop(child)
+    assert not processes.family(orphan)
 
 
 def test_a_program_that_fails_says_why():
     with pytest.raises(Failed, match="ended with 3: no port"):
         processes.run(["sh", "-c", "echo no port >&2; exit 3"], patience_s=10)
+    with pytest.raises(Failed, match="ended with 2: error: no such command"):
+        processes.run(["sh", "-c", "echo error: no such command >&2; echo try --help >&2; exit 2"], patience_s=10)
     with pytest.raises(Failed, match="cannot start /nowhere"):
         processes.run(["/nowhere"], patience_s=10)

@@ -13,7 +13,8 @@ import numpy as np
 import tritonclient.grpc as triton
 from contracts import CONTRACTS, Contract
 from engine import Engine
-from peer_process import NAMES, PEERS, Running, descendants, running
+from peer_process import NAMES, PEERS, Running, running
+from process_tree import descendants
 from tritonclient.utils import np_to_triton_dtype
 
 CALLERS = 8

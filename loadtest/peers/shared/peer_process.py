@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import random
 import signal
@@ -41,15 +40,6 @@ def running(peer: str, model: str, *options: str, log: pathlib.Path) -> Iterator
             rest, _ = process.communicate(timeout=STOP_PATIENCE_S)
     if process.returncode != 0 or rest:
         raise RuntimeError(f"{peer} ended with {process.returncode} and said {rest!r} after it was ready: see {log}")
-
-
-def descendants(root: int) -> list[int]:
-    """All processes that `root` started, and those that they did."""
-    found = []
-    for task in os.listdir(f"/proc/{root}/task"):
-        for pid in pathlib.Path(f"/proc/{root}/task/{task}/children").read_text().split():
-            found += [int(pid), *descendants(int(pid))]
-    return found
 
 
 def _free_ports() -> int:

@@ -6,12 +6,13 @@ Knows nothing of models or protocols: the caller gives the command and a questio
 import ctypes
 import http.client
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+
+from process_tree import descendants
 
 START_PATIENCE_S = 180
 STOP_PATIENCE_S = 15
@@ -91,7 +92,7 @@ def _stop(server: subprocess.Popen | None) -> None:
         except subprocess.TimeoutExpired:
             print(f"the server did not end within {STOP_PATIENCE_S} s and is killed", file=sys.stderr)
     # Those that are killed may have started others in the meantime.
-    while left := _descendants(os.getpid()):
+    while left := descendants(os.getpid()):
         for pid in left:
             _kill(pid)
         _reap()
@@ -111,22 +112,3 @@ def _reap() -> None:
             pass
     except ChildProcessError:
         pass
-
-
-def _descendants(root: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for entry in pathlib.Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            # The name of a program stands in parentheses and may hold anything; the parent is the second field after it.
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        children.setdefault(parent, []).append(int(entry.name))
-    found, open_ends = [], [root]
-    while open_ends:
-        below = children.get(open_ends.pop(), [])
-        found += below
-        open_ends += below
-    return found

@@ -17,6 +17,8 @@ PACKAGES = pathlib.Path(sysconfig.get_path("purelib"))
 SERVER = PACKAGES / "pytriton/tritonserver"
 
 DEFAULTS = {"*": Batching(max_batch=64, delay_us=0)}
+REQUESTS_KEPT = 1_024
+SHARED_MEMORY_BYTES = 128 << 20
 
 
 def main() -> None:
@@ -35,6 +37,11 @@ def main() -> None:
                 "--allow-metrics=false",
                 # Several servers may run side by side, each with its own region of shared memory.
                 f"--backend-config=python,shm-region-prefix-name=triton-{grpc}-",
+                # More than are ever on the way: what is above the default of 8 is freed after its answer, and with streams some
+                # of it is used once more after that, which ends the server with SIGSEGV.
+                f"--grpc-infer-allocation-pool-size={REQUESTS_KEPT}",
+                # Enough for all that is on the way, so that the region never has to grow under load.
+                f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY_BYTES}",
                 # A stream that a client has left open must not hold the end up.
                 "--exit-timeout-secs=5",
                 "--log-info=false",
