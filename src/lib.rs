@@ -18,3 +18,4 @@ pub mod scheduler;
 pub mod service;
 pub mod session;
 pub mod telemetry;
+pub mod threads;

@@ -13,6 +13,7 @@ use tidemill::{
     app::Server,
     cli::{self, ClientCommand},
     config::{Config, LogConfig, LogFormat, process_environment},
+    threads,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -126,7 +127,7 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match threads::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: the system refuses threads: {error}");

@@ -118,11 +118,8 @@ impl Scenario {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let ended = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(cli.scenario.run()));
+    let ended =
+        tidemill::threads::runtime().map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(cli.scenario.run()));
     ended.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE

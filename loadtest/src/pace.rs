@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
-use tidemill::{clock, domain::Timestamp};
+use tidemill::{clock, domain::Timestamp, threads};
 
 use crate::feed::Valve;
 
@@ -22,6 +22,7 @@ pub(crate) fn wait_until(due: Timestamp) {
 
 /// Lets each item go at its moment, and closes the streams after the last.
 pub(crate) fn pace(agenda: &[(Timestamp, usize)], valves: &[Arc<Valve>]) {
+    threads::take_cores();
     for (due, stream) in agenda {
         wait_until(*due);
         valves[*stream].let_through(1);

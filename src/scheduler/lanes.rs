@@ -16,6 +16,7 @@ use crate::{
     domain::{Answer, CloseReason, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
     engine::{CallThreads, ItemCall, LaneThreads, Milestones, PaddingCount, Ran, RunError},
     telemetry::{LaneMetrics, ModelMetrics, Seldom},
+    threads,
 };
 
 type LiveEntry = Entry<Arc<super::mailbox::Mailbox>, ItemInputs>;
@@ -88,6 +89,7 @@ impl Lane {
     }
 
     fn work(&self, handoff: &Handoff) {
+        threads::take_cores();
         while let Some((batch, runtime)) = handoff.next_batch(self.index) {
             self.run(handoff, batch, &runtime);
         }

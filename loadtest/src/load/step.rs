@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use futures::future::try_join_all;
-use tidemill::{clock, domain::Timestamp, proto::code_name};
+use tidemill::{clock, domain::Timestamp, proto::code_name, threads};
 use tokio::sync::oneshot;
 
 use super::{
@@ -109,6 +109,8 @@ impl Shards {
             let (start, is_started) = oneshot::channel();
             let (end, is_ended) = oneshot::channel();
             thread::Builder::new().name(format!("load-{number}")).spawn(move || {
+                // What is due goes at its moment, whatever the server computes beside it.
+                threads::take_cores();
                 // Nobody waits any more if the run has been given up.
                 let _ = end.send(shard::run(plan, opened, is_started));
             })?;
