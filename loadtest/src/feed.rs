@@ -173,10 +173,14 @@ impl Feed {
 
     /// Waits for the next answer and returns its number. `None` once all are answered and the stream has ended.
     pub(crate) async fn answer(&mut self) -> anyhow::Result<Option<u64>> {
+        Ok(self.checked_result().await?.map(|result| result.seq))
+    }
+
+    /// The same, with all that it says.
+    pub(crate) async fn checked_result(&mut self) -> anyhow::Result<Option<v1::ItemResult>> {
         let Some(result) = self.result().await.context("a stream broke off")? else { return Ok(None) };
-        let expected = self.valve.answered() - 1;
-        self.check(&result, expected)?;
-        Ok(Some(expected))
+        self.check(&result, self.valve.answered() - 1)?;
+        Ok(Some(result))
     }
 
     /// The next answer, whatever it says. `None` once all are answered and the stream has ended.
