@@ -65,6 +65,12 @@ impl SyntheticControl {
         self.gate.state.lock().closed = true;
     }
 
+    /// Whether calls are held.
+    #[must_use]
+    pub fn gate_is_closed(&self) -> bool {
+        self.gate.state.lock().closed
+    }
+
     /// Lets all held and later calls through.
     pub fn open_gate(&self) {
         let mut state = self.gate.state.lock();

@@ -70,8 +70,9 @@ impl Engine for SyntheticEngine {
         "synthetic"
     }
 
+    /// Unless the gate is closed: a call that is held there must not hold who pushes its items.
     fn runs_on_any_thread(&self) -> bool {
-        true
+        !self.shared.control.gate_is_closed()
     }
 
     fn can_widen(&self) -> bool {

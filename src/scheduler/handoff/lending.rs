@@ -6,11 +6,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{FLOWING_BATCH, Handoff, LaneState, LiveBatch, LiveEnded, ModelRuntime, Shared};
+use super::{FLOWING_BATCH, Handoff, LaneState, LiveBatch, LiveEnded, ModelRuntime, Shared, wake_all};
 use crate::{
     clock,
     domain::Timestamp,
-    scheduler::{ModelKey, cost::CostModel, decide::WAKE_UP, lanes::Lane},
+    scheduler::{ModelKey, cost::CostModel, decide::WAKE_UP, lanes::Lane, mailbox::Mailbox},
 };
 
 /// Longest call of a lone item, as learned, for which the pusher's own other work may wait.
@@ -25,6 +25,8 @@ pub(super) struct Loan {
     lane: usize,
     batch: LiveBatch,
     runtime: Arc<ModelRuntime>,
+    /// Who waited for the room that the batch leaves.
+    unblocked: Vec<Arc<Mailbox>>,
 }
 
 impl Shared {
@@ -46,9 +48,11 @@ impl Shared {
         let runtime = Arc::clone(&hosted.runtime);
         let batch = self.scheduler.next_batch(clock::now(), ended)?;
         self.last_batch = batch.entries.len();
+        let mut unblocked = Vec::new();
+        self.scheduler.take_unblocked(&mut unblocked);
         let lane = self.idle.pop()?;
         self.lanes[lane] = LaneState::Lent;
-        Some(Loan { lane, batch, runtime })
+        Some(Loan { lane, batch, runtime, unblocked })
     }
 }
 
@@ -60,8 +64,9 @@ impl Handoff {
 
     /// Runs a call on this thread, and gives the lane back.
     pub(super) fn run_here(&self, loan: Loan) {
-        let Loan { lane, batch, runtime } = loan;
+        let Loan { lane, batch, runtime, unblocked } = loan;
         let back = Back { handoff: self, lane };
+        wake_all(unblocked.iter().filter_map(|mailbox| mailbox.nudge()));
         if let Some(lanes) = self.lent.get() {
             lanes[lane].run(self, batch, &runtime);
         }
