@@ -110,7 +110,7 @@ def _lone(bench: Bench, lines: list[Line]) -> list[Row]:
     effort = bench.effort
     arguments = ["latency", *_onnxruntime(), "--rounds", str(effort.runs), "--items", str(effort.lone_items)]
     rows = bench.load(*arguments)
-    names = ("engine", "echo", "feed", "added")
+    names = ("engine", "echo", "feed", "added", "server_until_call", "server_call", "server_after_call")
     figures = {f"{name}_{key}": row[key] for name, row in zip(names, rows, strict=True) for key in ("p50_us", "p99_us")}
     return [lines[0].measured(figures["added_p50_us"], effort.runs, figures, [shown_command(bench.load_command(*arguments))])]
 
