@@ -1,6 +1,6 @@
 //! Between bytes on the wire and messages: the codec, as tonic drives it.
 
-use std::{collections::VecDeque, convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, pin::pin, time::Duration};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::{FutureExt as _, StreamExt as _, stream};
@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use prost::Message as _;
 use tidemill::{
-    domain::{Datatype, ItemTiming, Shape, Signature, Tensor, TensorSpec, Timestamp},
+    domain::{Datatype, ItemTiming, Shape, Tensor, Timestamp},
     frontend::grpc::wire,
     proto::{
         codec::SmallBufferCodec,
@@ -23,6 +23,7 @@ use tonic::{
 
 use crate::{
     BATCH, TURNS, VALUES, device,
+    identity::signature,
     meter::{case, counted},
 };
 
@@ -77,8 +78,7 @@ pub(crate) fn decode() {
 
 /// Answers to the bytes of a stream, as many to a frame as the codec likes.
 pub(crate) fn encode() {
-    let spec = TensorSpec { name: "x".into(), datatype: Datatype::Fp32, dims: vec![Some(VALUES)], batch_axis: 0 };
-    let signature = Arc::new(Signature { outputs: vec![spec], ..Signature::default() });
+    let signature = signature(Vec::new());
     case("feed_response_encode", BATCH, TURNS, || {
         let results: Vec<_> = (0..BATCH as u64).map(result).collect();
         let answers = results.into_iter().map(|result| {

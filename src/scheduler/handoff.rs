@@ -154,7 +154,7 @@ impl Handoff {
     /// Makes every session look again, without an answer.
     pub fn nudge_all(&self) {
         let mailboxes: Vec<_> = self.shared.lock().scheduler.handles().cloned().collect();
-        wake_all(mailboxes.iter().filter_map(|mailbox| mailbox.nudge()));
+        nudge(&mailboxes);
     }
 
     /// Streams that are open, or whose last items still run.
@@ -208,7 +208,7 @@ impl Handoff {
         drop(shared);
         self.wake_lanes(wake);
         answer_ended(ended, now);
-        wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
+        nudge(&nudged);
         next
     }
 
@@ -244,26 +244,19 @@ impl Handoff {
     fn look(&self, shared: &mut MutexGuard<'_, Shared>, lane: usize, now: Timestamp) -> Look {
         shared.arrive(lane);
         loop {
-            let mut ended = Vec::new();
-            let batch = shared.scheduler.next_batch(now, &mut ended);
-            if ended.is_empty() && batch.is_none() {
+            let (mut ended, mut unblocked) = (Vec::new(), Vec::new());
+            let taken = shared.take_batch(now, &mut ended, &mut unblocked);
+            if taken.is_none() && ended.is_empty() && unblocked.is_empty() {
                 break;
             }
-            let mut nudged = Vec::new();
-            shared.scheduler.take_unblocked(&mut nudged);
-            let wake = if batch.is_some() { shared.lanes_to_wake(1) } else { None };
-            let found = batch.and_then(|batch| {
-                shared.last_batch = batch.entries.len();
-                let runtime = Arc::clone(&shared.models.get(batch.model)?.runtime);
-                Some(Look::Found(batch, runtime))
-            });
+            let wake = if taken.is_some() { shared.lanes_to_wake(1) } else { None };
             MutexGuard::unlocked(shared, || {
                 self.wake_lanes(wake);
                 answer_ended(ended, now);
-                wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
+                nudge(&unblocked);
             });
-            if let Some(found) = found {
-                return found;
+            if let Some((batch, runtime)) = taken {
+                return Look::Found(batch, runtime);
             }
         }
         if shared.closed {
@@ -312,6 +305,22 @@ impl Shared {
         Some(lane)
     }
 
+    /// Takes the next batch for an idle lane. What has expired is added to `ended`, and who waited for the room that this leaves to
+    /// `unblocked`.
+    fn take_batch(
+        &mut self,
+        now: Timestamp,
+        ended: &mut Vec<LiveEnded>,
+        unblocked: &mut Vec<Arc<Mailbox>>,
+    ) -> Option<(LiveBatch, Arc<ModelRuntime>)> {
+        let batch = self.scheduler.next_batch(now, ended);
+        self.scheduler.take_unblocked(unblocked);
+        let batch = batch?;
+        self.last_batch = batch.entries.len();
+        let runtime = Arc::clone(&self.models.get(batch.model)?.runtime);
+        Some((batch, runtime))
+    }
+
     fn line_of(&self, stream: StreamKey, model: ModelKey, item: &Item<ItemInputs>) -> Option<Line> {
         let trace = self.trace.as_ref()?;
         Some(trace.item(stream, item, self.scheduler.cost_of(model, item.shape)))
@@ -347,7 +356,7 @@ impl StreamHandle {
     /// been run by the time this returns. With `wait`, reaching a limit also asks for a nudge when there is room, or when the
     /// earliest deadline among the rest passes.
     pub fn submit(&self, staged: &mut VecDeque<Item<ItemInputs>>, wait: bool) -> Submitted {
-        let mut ended = Vec::new();
+        let (mut ended, mut unblocked) = (Vec::new(), Vec::new());
         // It is no earlier than this; to read the clock would cost more than to set the timer once too often.
         let now = staged.back().map_or(Timestamp::ZERO, |newest| newest.arrived);
         let mut shared = self.handoff.shared.lock();
@@ -373,7 +382,7 @@ impl StreamHandle {
         let (mut wake, mut kick, mut loan) = (None, false, None);
         if pushed && !shared.idle.is_empty() {
             if self.handoff.lent.get().is_some()
-                && let Some(taken) = shared.borrow_lane(self.model, &mut ended)
+                && let Some(taken) = shared.borrow_lane(self.model, &mut ended, &mut unblocked)
             {
                 loan = Some(taken);
             } else if shared.last_batch > FLOWING_BATCH {
@@ -394,6 +403,7 @@ impl StreamHandle {
         if !ended.is_empty() {
             answer_ended(ended, clock::now());
         }
+        nudge(&unblocked);
         if let Some(loan) = loan {
             self.handoff.run_here(loan);
         }
@@ -407,7 +417,7 @@ impl StreamHandle {
         shared.scheduler.end_unqueued(self.model, outcome, waited);
         shared.scheduler.take_unblocked(&mut nudged);
         drop(shared);
-        wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
+        nudge(&nudged);
     }
 
     /// Moves the answers that have come to the end of `answers`. `Ready` if there were any, or there is room for what was
@@ -429,7 +439,7 @@ impl Drop for StreamHandle {
         shared.scheduler.take_unblocked(&mut nudged);
         let gone = shared.remove_spent(self.model);
         drop(shared);
-        wake_all(nudged.iter().filter_map(|mailbox| mailbox.nudge()));
+        nudge(&nudged);
         drop((cancelled, gone));
         self.metrics().cancel_release.record(clock::now().since(ended));
     }
@@ -475,6 +485,11 @@ pub(super) fn unrun_answer(item: &Item<ItemInputs>, reason: EndReason, now: Time
 fn answer_ended(ended: Vec<LiveEnded>, now: Timestamp) {
     let deliver = |ended: &LiveEnded| ended.handle.deliver([unrun_answer(&ended.item, ended.reason, now)]);
     wake_all(ended.iter().filter_map(deliver).collect::<Vec<_>>());
+}
+
+/// Makes sessions look again, without an answer.
+fn nudge(mailboxes: &[Arc<Mailbox>]) {
+    wake_all(mailboxes.iter().filter_map(|mailbox| mailbox.nudge()));
 }
 
 pub(super) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{FLOWING_BATCH, Handoff, LaneState, LiveBatch, LiveEnded, ModelRuntime, Shared, wake_all};
+use super::{FLOWING_BATCH, Handoff, LaneState, LiveBatch, LiveEnded, ModelRuntime, Shared};
 use crate::{
     clock,
     domain::Timestamp,
@@ -25,14 +25,17 @@ pub(super) struct Loan {
     lane: usize,
     batch: LiveBatch,
     runtime: Arc<ModelRuntime>,
-    /// Who waited for the room that the batch leaves.
-    unblocked: Vec<Arc<Mailbox>>,
 }
 
 impl Shared {
-    /// Takes what is queued, of a stream of `model`, for the caller to run. `None` if lanes are to run it; what has expired is in
-    /// `ended` either way.
-    pub(super) fn borrow_lane(&mut self, model: ModelKey, ended: &mut Vec<LiveEnded>) -> Option<Loan> {
+    /// Takes what is queued, of a stream of `model`, for the caller to run. `None` if lanes are to run it; `ended` and `unblocked` are
+    /// as in [`Shared::take_batch`] either way.
+    pub(super) fn borrow_lane(
+        &mut self,
+        model: ModelKey,
+        ended: &mut Vec<LiveEnded>,
+        unblocked: &mut Vec<Arc<Mailbox>>,
+    ) -> Option<Loan> {
         if self.idle.is_empty() || self.closed {
             return None;
         }
@@ -45,14 +48,10 @@ impl Shared {
         if !hosted.runtime.executable.engine().runs_on_any_thread() {
             return None;
         }
-        let runtime = Arc::clone(&hosted.runtime);
-        let batch = self.scheduler.next_batch(clock::now(), ended)?;
-        self.last_batch = batch.entries.len();
-        let mut unblocked = Vec::new();
-        self.scheduler.take_unblocked(&mut unblocked);
+        let (batch, runtime) = self.take_batch(clock::now(), ended, unblocked)?;
         let lane = self.idle.pop()?;
         self.lanes[lane] = LaneState::Lent;
-        Some(Loan { lane, batch, runtime, unblocked })
+        Some(Loan { lane, batch, runtime })
     }
 }
 
@@ -64,9 +63,8 @@ impl Handoff {
 
     /// Runs a call on this thread, and gives the lane back.
     pub(super) fn run_here(&self, loan: Loan) {
-        let Loan { lane, batch, runtime, unblocked } = loan;
+        let Loan { lane, batch, runtime } = loan;
         let back = Back { handoff: self, lane };
-        wake_all(unblocked.iter().filter_map(|mailbox| mailbox.nudge()));
         if let Some(lanes) = self.lent.get() {
             lanes[lane].run(self, batch, &runtime);
         }
