@@ -1,4 +1,4 @@
-//! The operator's door: `/metrics`, `/livez`, `/readyz` over HTTP/1.1, and the upkeep of metrics.
+//! The operator's door: `/metrics`, `/livez`, `/readyz` over HTTP/1.1.
 //!
 //! It runs on an OS thread and a runtime of its own, so that it answers while the data plane is saturated, and it is the last to
 //! close. It knows no model and no client; it is told whether the models are ready.
@@ -34,7 +34,7 @@ use tokio::{
     net::TcpStream,
     runtime, select,
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -47,8 +47,6 @@ use crate::{
     telemetry::{Seldom, Telemetry},
 };
 
-/// Samples that wait for it cost 16 bytes each.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 const CONNECTIONS_MAX: usize = 64;
 /// Also how long a connection may idle between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -87,7 +85,7 @@ pub enum Readiness {
 /// What the admin server reports on.
 #[derive(Clone)]
 pub struct AdminSource {
-    /// The metrics to serve and to look after.
+    /// The metrics to serve.
     pub telemetry: Telemetry,
     /// The server's phase.
     pub drain: Drain,
@@ -155,17 +153,13 @@ pub fn spawn(listener: TcpListener, source: AdminSource) -> io::Result<AdminHand
 }
 
 async fn serve(listener: tokio::net::TcpListener, source: AdminSource, stop: CancellationToken) {
-    let telemetry = source.telemetry.clone();
     let router = router(source);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let connections = TaskTracker::new();
     let failures = Seldom::default();
-    let mut upkeep = interval(UPKEEP_INTERVAL);
-    upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         select! {
             () = stop.cancelled() => break,
-            _ = upkeep.tick() => telemetry.upkeep(),
             accepted = accept(&listener, &permits) => match accepted {
                 Ok((stream, permit)) => {
                     connections.spawn(converse(stream, permit, router.clone(), stop.clone()));

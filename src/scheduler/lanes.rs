@@ -102,12 +102,11 @@ impl Lane {
         metrics.batch_occupancy.record(batch.entries.len() as f64 / batch.cap.max(1) as f64);
         let size = batch.entries.len();
         let (outcome, timing) = self.call(runtime, &batch.entries, if batch.wide { CallThreads::All } else { CallThreads::One });
-        let mut waited = Duration::ZERO;
-        for entry in &batch.entries {
-            let wait = timing.started.since(entry.item.arrived);
-            metrics.queue_wait(entry.priority).record(wait);
-            waited += wait;
+        let wait = |entry: &LiveEntry| timing.started.since(entry.item.arrived);
+        for equals in batch.entries.chunk_by(|one, next| one.priority == next.priority) {
+            metrics.queue_wait(equals[0].priority).record_all(equals.iter().map(wait));
         }
+        let waited = batch.entries.iter().map(wait).sum();
         let mut answers = Answers::with_capacity(size);
         let mut learned = None;
         match outcome {

@@ -1,7 +1,8 @@
 //! The metrics of one model, method, lane or server, looked up once and kept, so that counting costs no lookup.
 
-use metrics::{Counter, Gauge, Histogram};
+use metrics::{Counter, Gauge};
 
+use super::Histogram;
 use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority};
 
 /// A way of calling the server.

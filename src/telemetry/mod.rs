@@ -4,13 +4,9 @@
 //! recorder; servers in one process share nothing, save what the operating system says of the process.
 //!
 //! Metrics may be off as a whole ([`Telemetry::off`]): the handles are there and count nothing, so that nobody has to ask.
-//!
-//! # Upkeep
-//! A histogram keeps every sample until [`Telemetry::upkeep`] or [`Telemetry::render`] sorts it into its bucket, so that recording
-//! waits for nobody. Somebody has to call `upkeep` about once a second, or memory grows by 16 bytes a sample; the admin thread
-//! does.
 
 mod handles;
+mod histogram;
 mod process;
 mod seldom;
 mod table;
@@ -18,12 +14,14 @@ mod table;
 use std::sync::Arc;
 
 use metrics::{Key, Label, Level, Metadata, Recorder};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority};
+use histogram::Histograms;
 
 pub use handles::{GaugeGuard, LaneMetrics, LoadMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd};
-pub use metrics::{Counter, Gauge, Histogram};
+pub use histogram::Histogram;
+pub use metrics::{Counter, Gauge};
 pub use seldom::Seldom;
 pub use table::{Kind, METRICS, Metric, markdown};
 
@@ -59,14 +57,9 @@ impl Telemetry {
     pub fn render(&self) -> String {
         let Some(prometheus) = &self.registrar.prometheus else { return String::new() };
         let cpu_seconds = process::collect(&self.registrar);
-        prometheus.handle.render() + &cpu_seconds
-    }
-
-    /// Sorts the samples of histograms into their buckets; see the module's notes on when.
-    pub fn upkeep(&self) {
-        if let Some(prometheus) = &self.registrar.prometheus {
-            prometheus.handle.run_upkeep();
-        }
+        let mut text = prometheus.handle.render();
+        prometheus.histograms.write(&mut text);
+        text + &cpu_seconds
     }
 
     /// The metrics of one version of a model. Both names are the registry's, never a client's: each pair is a series for good.
@@ -166,28 +159,25 @@ struct Registrar {
 struct Prometheus {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    /// What the recorder would keep sample by sample.
+    histograms: Histograms,
 }
 
 impl Registrar {
     const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
     fn new() -> Self {
-        let mut builder = PrometheusBuilder::new();
-        for metric in METRICS.iter().filter(|metric| metric.kind == Kind::Histogram) {
-            builder = builder
-                .set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), metric.buckets)
-                .expect("a test holds that each histogram of the table has buckets");
-        }
-        let recorder = builder.build_recorder();
+        let recorder = PrometheusBuilder::new().build_recorder();
         for metric in METRICS {
             let (name, help) = (metric.name.into(), metric.help.into());
             match metric.kind {
                 Kind::Counter => recorder.describe_counter(name, None, help),
                 Kind::Gauge => recorder.describe_gauge(name, None, help),
-                Kind::Histogram => recorder.describe_histogram(name, None, help),
+                // They describe themselves.
+                Kind::Histogram => {}
             }
         }
-        Self { prometheus: Some(Prometheus { handle: recorder.handle(), recorder }) }
+        Self { prometheus: Some(Prometheus { handle: recorder.handle(), recorder, histograms: Histograms::default() }) }
     }
 
     fn counter(&self, metric: &Metric, labels: &[&str]) -> Counter {
@@ -200,9 +190,9 @@ impl Registrar {
         prometheus.recorder.register_gauge(&Self::key(metric, labels), &Self::METADATA)
     }
 
-    fn histogram(&self, metric: &Metric, labels: &[&str]) -> Histogram {
+    fn histogram(&self, metric: &'static Metric, labels: &[&str]) -> Histogram {
         let Some(prometheus) = &self.prometheus else { return Histogram::noop() };
-        prometheus.recorder.register_histogram(&Self::key(metric, labels), &Self::METADATA)
+        prometheus.histograms.series(metric, Self::key(metric, labels))
     }
 
     fn key(metric: &Metric, values: &[&str]) -> Key {
@@ -288,7 +278,6 @@ mod tests {
         model.outcome(Outcome::Ok).increment(1);
         model.batch_size.record(3.0);
         drop(GaugeGuard::new(&telemetry.server().connections_open));
-        telemetry.upkeep();
         assert_eq!((telemetry.is_on(), telemetry.render().as_str()), (false, ""));
         assert!(Telemetry::new().is_on());
     }
