@@ -51,8 +51,12 @@ def estimate_s(name: str, effort: Effort) -> float:
     return _ESTIMATES_S[name](effort)
 
 
-def _rounds(bench: Bench, seconds: float) -> list[str]:
-    return ["--rounds", str(bench.effort.runs), "--seconds", str(seconds)]
+def _cheap(effort: Effort) -> tuple[int, float]:
+    return effort.turns, effort.seconds
+
+
+def _costly(effort: Effort) -> tuple[int, float]:
+    return effort.runs, effort.heavy_seconds
 
 
 def _shape(shape: tuple[int, int]) -> list[str]:
@@ -64,16 +68,18 @@ def _onnxruntime() -> list[str]:
     return ["--engine", "onnxruntime", "--onnxruntime", str(onnxruntime())]
 
 
-def _one(bench: Bench, line: Line, ratio: str, *arguments: str) -> Row:
-    """A scenario of one row, one figure of which is the ratio."""
+def _one(bench: Bench, line: Line, ratio: str, rounds: tuple[int, float], *scenario: str) -> Row:
+    """A scenario of one row, one figure of which is the ratio; `rounds` are their number and the seconds of each arm."""
+    runs, seconds = rounds
+    arguments = [*scenario, "--rounds", str(runs), "--seconds", str(seconds)]
     [found] = bench.load(*arguments)
-    return line.measured(found[ratio], bench.effort.runs, found, [shown_command(bench.load_command(*arguments))])
+    return line.measured(found[ratio], runs, found, [shown_command(bench.load_command(*arguments))])
 
 
 def _identity(item_bytes: int, shape: tuple[int, int]) -> Measure:
     def measure(bench: Bench, lines: list[Line]) -> list[Row]:
         arguments = ["saturate", "--synthetic", "--item-bytes", str(item_bytes), *_shape(shape)]
-        row = _one(bench, lines[0], "ratio_to_echo", *arguments, *_rounds(bench, bench.effort.seconds))
+        row = _one(bench, lines[0], "ratio_to_echo", _cheap(bench.effort), *arguments)
         gib = item_bytes / (1 << 30)
         row.figures["gib_per_s"] = row.figures["items_per_s"] * gib
         row.figures["echo_gib_per_s"] = row.figures["echo_items_per_s"] * gib
@@ -85,8 +91,7 @@ def _identity(item_bytes: int, shape: tuple[int, int]) -> Measure:
 def _silero(engine: str) -> Measure:
     def measure(bench: Bench, lines: list[Line]) -> list[Row]:
         chosen = _onnxruntime() if engine == "onnxruntime" else ["--engine", engine]
-        arguments = ["saturate", *chosen, *_shape(SILERO), *_rounds(bench, bench.effort.seconds)]
-        return [_one(bench, lines[0], "ratio_to_composed_limit", *arguments)]
+        return [_one(bench, lines[0], "ratio_to_composed_limit", _cheap(bench.effort), "saturate", *chosen, *_shape(SILERO))]
 
     return measure
 
@@ -94,23 +99,24 @@ def _silero(engine: str) -> Measure:
 def _heavy(model: str) -> Measure:
     def measure(bench: Bench, lines: list[Line]) -> list[Row]:
         named = ["--models", str(bench.models(model)), "--model", model]
-        arguments = ["saturate", *_onnxruntime(), *named, *_shape(HEAVY), *_rounds(bench, bench.effort.heavy_seconds)]
-        return [_one(bench, lines[0], "ratio_to_engine", *arguments)]
+        arguments = ["saturate", *_onnxruntime(), *named, *_shape(HEAVY)]
+        return [_one(bench, lines[0], "ratio_to_engine", _costly(bench.effort), *arguments)]
 
     return measure
 
 
 def _realtime(bench: Bench, lines: list[Line]) -> list[Row]:
     effort = bench.effort
-    steps = ["--streams", "256", "--rounds", str(effort.runs), "--seconds", str(effort.realtime_seconds)]
-    return [_one(bench, lines[0], "ratio_to_composed_limit", "realtime", "--search", *_onnxruntime(), *steps)]
+    rounds = (effort.runs, effort.realtime_seconds)
+    arguments = ["realtime", "--search", *_onnxruntime(), "--streams", "256"]
+    return [_one(bench, lines[0], "ratio_to_composed_limit", rounds, *arguments)]
 
 
 def _lone(bench: Bench, lines: list[Line]) -> list[Row]:
     effort = bench.effort
     arguments = ["latency", *_onnxruntime(), "--rounds", str(effort.runs), "--items", str(effort.lone_items)]
     rows = bench.load(*arguments)
-    names = ("engine", "echo", "feed", "added", "server_until_call", "server_call", "server_after_call")
+    names = ("engine", "echo", "feed", "added", "least_server", "server_until_call", "server_call", "server_after_call")
     figures = {f"{name}_{key}": row[key] for name, row in zip(names, rows, strict=True) for key in ("p50_us", "p99_us")}
     return [lines[0].measured(figures["added_p50_us"], effort.runs, figures, [shown_command(bench.load_command(*arguments))])]
 
@@ -129,7 +135,7 @@ def _idle(bench: Bench, lines: list[Line]) -> list[Row]:
 
 def _without(part: str, engine: Callable[[], list[str]] = list) -> Measure:
     def measure(bench: Bench, lines: list[Line]) -> list[Row]:
-        return [_one(bench, lines[0], "ratio_to_without", "without", part, *engine(), *_rounds(bench, bench.effort.seconds))]
+        return [_one(bench, lines[0], "ratio_to_without", _cheap(bench.effort), "without", part, *engine())]
 
     return measure
 
@@ -157,23 +163,19 @@ MEASURES: dict[str, Measure] = {
 _ARM_EXTRA_S = 0.5
 
 
-def _arms_s(arms: int, seconds: Callable[[Effort], float], before_s: float) -> Callable[[Effort], float]:
-    return lambda effort: effort.runs * arms * (seconds(effort) + _ARM_EXTRA_S) + before_s
+def _arms_s(arms: int, rounds: Callable[[Effort], tuple[int, float]], before_s: float) -> Callable[[Effort], float]:
+    def estimate(effort: Effort) -> float:
+        runs, seconds = rounds(effort)
+        return runs * arms * (seconds + _ARM_EXTRA_S) + before_s
 
-
-def _cheap_s(effort: Effort) -> float:
-    return effort.seconds
-
-
-def _heavy_s(effort: Effort) -> float:
-    return effort.heavy_seconds
+    return estimate
 
 
 # Echo and server take turns, or echo, engine and server; before them, the best batch is sought.
 _ESTIMATES_S: dict[str, Callable[[Effort], float]] = {
-    **dict.fromkeys(("identity-2304", "identity-64", "identity-1mib", "metrics", "batching"), _arms_s(2, _cheap_s, 2)),
-    **dict.fromkeys(("silero-onnxruntime", "silero-rten"), _arms_s(3, _cheap_s, 5)),
-    **dict.fromkeys(("minilm", "magika"), _arms_s(3, _heavy_s, 10)),
+    **dict.fromkeys(("identity-2304", "identity-64", "identity-1mib", "metrics", "batching"), _arms_s(2, _cheap, 2)),
+    **dict.fromkeys(("silero-onnxruntime", "silero-rten"), _arms_s(3, _cheap, 5)),
+    **dict.fromkeys(("minilm", "magika"), _arms_s(3, _costly, 10)),
     # About eight steps up and down, before those that confirm.
     "realtime": lambda effort: (8 + effort.runs) * (effort.realtime_seconds + 3) + 10,
     "lone": lambda effort: effort.runs * effort.lone_items * 1e-3 + 2,

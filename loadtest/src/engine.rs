@@ -59,6 +59,12 @@ impl BareEngine {
         &self.workload
     }
 
+    /// One call with one item, on this thread as the only lane in use.
+    pub(crate) fn call(&self, state: &StateSlot) -> Result<(), RunError> {
+        let item = [ItemCall { inputs: &self.inputs, state: Some(state) }];
+        self.lanes[0].run(|| self.executable.run(0, &item, CallThreads::One)).map(|_| ())
+    }
+
     /// Durations of calls with one item, one after the other, on one lane.
     pub(crate) async fn single_calls(&self, calls: usize) -> anyhow::Result<Durations> {
         let engine = self.clone();

@@ -1,17 +1,18 @@
-//! The limit of what a server on this stack can do: a bare tonic service that gives each item back at once.
+//! The limit of what a server on this stack can do: a bare tonic service that gives each item back at once, or after a model call.
 //!
-//! It speaks the messages of the real API over the same codec and the same flow-control windows, and has no queue, no session and
-//! no engine.
+//! It speaks the messages of the real API over the same codec and the same flow-control windows, and has no queue and no session.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use futures::{Stream, stream};
 use tidemill::{
     config::GrpcConfig,
+    domain::StateSlot,
     proto::v1::{
         self, feed_request, feed_response,
         inference_service_server::{InferenceService, InferenceServiceServer},
@@ -24,13 +25,17 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
+use crate::engine::BareEngine;
+
 /// What each item is answered with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) enum Reply {
     /// Its own tensors.
     Item,
     /// As many bytes as the model's answer has.
     Bytes(usize),
+    /// The same, after a call of the model right where the item was read; for one stream at a time.
+    Model(Arc<BareEngine>),
 }
 
 /// A running echo; it ends with this value.
@@ -85,7 +90,12 @@ impl InferenceService for Echo {
     type FeedStream = Echoes;
 
     async fn feed(&self, request: Request<Streaming<v1::FeedRequest>>) -> Result<Response<Echoes>, Status> {
-        Ok(Response::new(Echoes { messages: request.into_inner(), items: 0, reply: self.reply.clone() }))
+        Ok(Response::new(Echoes {
+            messages: request.into_inner(),
+            items: 0,
+            reply: self.reply.clone(),
+            state: StateSlot::default(),
+        }))
     }
 }
 
@@ -93,37 +103,42 @@ struct Echoes {
     messages: Streaming<v1::FeedRequest>,
     items: u64,
     reply: Reply,
+    state: StateSlot,
 }
 
 impl Echoes {
-    fn event(&mut self, request: v1::FeedRequest) -> Option<feed_response::Event> {
-        match request.message? {
-            feed_request::Message::Open(_) => Some(feed_response::Event::Opened(v1::Opened::default())),
-            feed_request::Message::Item(item) => {
+    fn event(&mut self, request: v1::FeedRequest) -> Result<Option<feed_response::Event>, Status> {
+        Ok(match request.message {
+            Some(feed_request::Message::Open(_)) => Some(feed_response::Event::Opened(v1::Opened::default())),
+            Some(feed_request::Message::Item(item)) => {
                 let seq = self.items;
                 self.items += 1;
                 Some(feed_response::Event::Result(v1::ItemResult {
                     seq,
-                    outcome: Some(item_result::Outcome::Outputs(self.outputs(item))),
+                    outcome: Some(item_result::Outcome::Outputs(v1::Outputs { tensors: self.tensors(item)? })),
                     timing: Some(TIMING),
                     ..v1::ItemResult::default()
                 }))
             }
             _ => None,
-        }
+        })
     }
 
-    fn outputs(&self, item: v1::Item) -> v1::Outputs {
-        let tensors = match self.reply {
-            Reply::Item => item.inputs,
-            Reply::Bytes(bytes) => vec![v1::Tensor {
-                name: "output".to_owned(),
-                datatype: v1::Datatype::Fp32.into(),
-                shape: vec![bytes as i64 / 4],
-                data: vec![0; bytes].into(),
-            }],
+    fn tensors(&self, item: v1::Item) -> Result<Vec<v1::Tensor>, Status> {
+        let bytes = match &self.reply {
+            Reply::Item => return Ok(item.inputs),
+            Reply::Bytes(bytes) => *bytes,
+            Reply::Model(engine) => {
+                engine.call(&self.state).map_err(|error| Status::internal(error.to_string()))?;
+                engine.workload().output_bytes
+            }
         };
-        v1::Outputs { tensors }
+        Ok(vec![v1::Tensor {
+            name: "output".to_owned(),
+            datatype: v1::Datatype::Fp32.into(),
+            shape: vec![bytes as i64 / 4],
+            data: vec![0; bytes].into(),
+        }])
     }
 }
 
@@ -138,8 +153,8 @@ impl Stream for Echoes {
         loop {
             match std::task::ready!(Pin::new(&mut this.messages).poll_next(cx)) {
                 Some(Ok(request)) => {
-                    if let Some(event) = this.event(request) {
-                        return Poll::Ready(Some(Ok(v1::FeedResponse { event: Some(event) })));
+                    if let Some(event) = this.event(request).transpose() {
+                        return Poll::Ready(Some(event.map(|event| v1::FeedResponse { event: Some(event) })));
                     }
                 }
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),

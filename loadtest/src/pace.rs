@@ -9,6 +9,10 @@ use crate::feed::Valve;
 /// Time between opening the streams and the first item.
 pub(crate) const LEAD: Duration = Duration::from_millis(500);
 
+/// Least time from one wake-up to the next, well below what counts as a late send. A wake-up for each of 15,000 items a second took so
+/// much of the two cores that a sixth fewer streams were found to hold. Latency counts from an item's own moment all the same.
+const TICK: Duration = Duration::from_micros(500);
+
 /// Waits on this thread, to some tens of microseconds: the runtime's timers tick in milliseconds, too coarse beside what is measured.
 pub(crate) fn wait_until(due: Timestamp) {
     loop {
@@ -20,11 +24,16 @@ pub(crate) fn wait_until(due: Timestamp) {
     }
 }
 
-/// Lets each item go at its moment, and closes the streams after the last.
+/// Lets each item go at its moment, or within [`TICK`] and what the system takes to wake this thread, and closes the streams after the
+/// last.
 pub(crate) fn pace(agenda: &[(Timestamp, usize)], valves: &[Arc<Valve>]) {
     threads::take_cores();
+    let mut woke = Timestamp::ZERO;
     for (due, stream) in agenda {
-        wait_until(*due);
+        if *due > clock::now() {
+            wait_until((*due).max(woke + TICK));
+            woke = clock::now();
+        }
         valves[*stream].let_through(1);
     }
     // What has been let through may not have been sent yet.

@@ -1,6 +1,6 @@
 //! What the server adds to a lone item: its round trip, less the model call and a bare echo round trip of the same messages.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tidemill::{clock, proto::v1};
 
@@ -41,17 +41,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let subject = Subject::silero(args.engine);
     let engine = BareEngine::load(&subject, 1)?;
     let echo = Target::echo(1, Reply::Bytes(workload.output_bytes)).await?;
+    let least = Target::echo(1, Reply::Model(Arc::new(engine.clone()))).await?;
     let server = Target::tidemill(&args.place, |config| subject.configure(config)).await?;
-    let [mut engine_us, mut echo_us, mut feed_us, mut added_us, mut queue_us, mut call_us, mut after_us] =
+    let [mut engine_us, mut echo_us, mut least_us, mut feed_us, mut added_us, mut queue_us, mut call_us, mut after_us] =
         std::array::from_fn(|_| [Rounds::default(), Rounds::default()]);
     for _ in 0..args.rounds {
         let call = engine.single_calls(args.items).await?;
         let bare = one_at_a_time(&echo, &workload, args.items).await?;
+        let handler = one_at_a_time(&least, &workload, args.items).await?;
         let feed = one_at_a_time(&server, &workload, args.items).await?;
         let floor_us = call.quantile_us(0.5) + bare.whole.quantile_us(0.5);
         for (index, quantile) in [0.5, 0.99].into_iter().enumerate() {
             engine_us[index].push(call.quantile_us(quantile));
             echo_us[index].push(bare.whole.quantile_us(quantile));
+            least_us[index].push(handler.whole.quantile_us(quantile));
             feed_us[index].push(feed.whole.quantile_us(quantile));
             added_us[index].push(feed.whole.quantile_us(quantile) - floor_us);
             queue_us[index].push(feed.queue.quantile_us(quantile));
@@ -66,7 +69,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         ("echo of the same messages, bare", &echo_us),
         ("feed", &feed_us),
         ("feed above p50 of engine + echo", &added_us),
-        ("of it, on the server, until the call", &queue_us),
+        ("bare handler that calls the engine", &least_us),
+        ("of the feed, on the server, until the call", &queue_us),
         ("the call", &call_us),
         ("from the call to the connection", &after_us),
     ] {
