@@ -59,10 +59,11 @@ impl BareEngine {
         &self.workload
     }
 
-    /// One call with one item, on this thread as the only lane in use.
+    /// One call with one item, on this thread if the engine runs on any.
     pub(crate) fn call(&self, state: &StateSlot) -> Result<(), RunError> {
         let item = [ItemCall { inputs: &self.inputs, state: Some(state) }];
-        self.lanes[0].run(|| self.executable.run(0, &item, CallThreads::One)).map(|_| ())
+        let run = || self.executable.run(0, &item, CallThreads::One).map(|_| ());
+        if self.executable.engine().runs_on_any_thread() { run() } else { self.lanes[0].run(run) }
     }
 
     /// Durations of calls with one item, one after the other, on one lane.
