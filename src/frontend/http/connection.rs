@@ -35,7 +35,7 @@ use hyper_util::{
 };
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep, sleep_until, timeout},
 };
@@ -332,12 +332,9 @@ impl AsyncRead for Watched {
             // The task, which polls this, looks at the size of the head next and gives the connection up.
             return Poll::Pending;
         }
-        let room = room.min(buffer.remaining());
-        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(room));
-        ready!(Pin::new(stream).poll_read(cx, &mut part))?;
-        let bytes = part.filled().len();
-        buffer.advance(bytes);
-        progress.note_read(bytes);
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut stream.take(room as u64)).poll_read(cx, buffer))?;
+        progress.note_read(buffer.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
