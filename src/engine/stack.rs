@@ -1034,6 +1034,7 @@ mod tests {
             name: "h_next".to_owned(),
             datatype: Some(Datatype::Fp32),
             dims: Some(vec![Some(2), None, Some(2)]),
+            has_default: false,
         }));
         let mut other = stateful();
         other.outputs[0].name = "z".into();

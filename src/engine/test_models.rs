@@ -101,6 +101,7 @@ pub(super) fn matrices(size: usize, layers: usize) -> Vec<u8> {
     })
 }
 
+/// A node without a name or attributes.
 pub(crate) fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
     NodeProto {
         op_type: Some(operator.to_owned()),
@@ -110,6 +111,41 @@ pub(crate) fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
     }
 }
 
+/// The node with these whole numbers as attributes: one, or a list.
+pub(crate) fn with_ints(mut node: NodeProto, attributes: &[(&str, &[i64])]) -> NodeProto {
+    node.attribute.extend(attributes.iter().map(|(name, ints)| {
+        let (i, ints, kind) = match ints {
+            [int] if *name != "axes" => (Some(*int), Vec::new(), AttributeType::INT),
+            ints => (None, ints.to_vec(), AttributeType::INTS),
+        };
+        AttributeProto { name: Some((*name).to_owned()), r#type: Some(kind), i, ints, ..AttributeProto::default() }
+    }));
+    node
+}
+
+/// The node with a graph as an attribute.
+pub(crate) fn with_graph(mut node: NodeProto, name: &str, graph: GraphProto) -> NodeProto {
+    node.attribute.push(AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::GRAPH),
+        g: Some(graph),
+        ..AttributeProto::default()
+    });
+    node
+}
+
+/// A weight of INT64.
+pub(crate) fn longs(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
+    TensorProto {
+        name: Some(name.to_owned()),
+        dims: dims.to_vec(),
+        data_type: Some(DataType::INT64),
+        int64_data: values.to_vec(),
+        ..TensorProto::default()
+    }
+}
+
+/// The file of a graph.
 pub(crate) fn write(graph: GraphProto) -> Vec<u8> {
     let model = ModelProto {
         ir_version: Some(8),
@@ -174,6 +210,7 @@ pub(super) mod silero {
             name: name.to_owned(),
             datatype: Some(datatype),
             dims: Some(dims.to_vec()),
+            has_default: false,
         };
         Contract {
             inputs: vec![

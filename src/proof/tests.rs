@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rten_onnx::onnx::{AttributeProto, AttributeType, DataType, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+use rten_onnx::onnx::{DataType, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use smallvec::smallvec;
 
 use super::*;
@@ -11,37 +11,11 @@ use crate::{
     engine::{
         rten::Rten,
         synthetic::{CostMode, Misbehaviour, PlannedFault, Script, SyntheticControl, SyntheticEngine, SyntheticKind, Trigger},
-        test_models::{self, node, value, write},
+        test_models::{self, longs, node, value, with_graph, with_ints, write},
     },
 };
 
 const BATCH: Option<usize> = None;
-
-fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        r#type: Some(AttributeType::INTS),
-        ints: values.to_vec(),
-        ..AttributeProto::default()
-    }
-}
-
-fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { name: Some(name.to_owned()), r#type: Some(AttributeType::INT), i: Some(value), ..AttributeProto::default() }
-}
-
-fn graph_attribute(name: &str, graph: GraphProto) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        r#type: Some(AttributeType::GRAPH),
-        g: Some(graph),
-        ..AttributeProto::default()
-    }
-}
-
-fn with(operator: NodeProto, attribute: AttributeProto) -> NodeProto {
-    NodeProto { attribute: vec![attribute], ..operator }
-}
 
 fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     TensorProto {
@@ -49,16 +23,6 @@ fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
         dims: dims.to_vec(),
         data_type: Some(DataType::FLOAT),
         float_data: values.to_vec(),
-        ..TensorProto::default()
-    }
-}
-
-fn integers(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
-    TensorProto {
-        name: Some(name.to_owned()),
-        dims: dims.to_vec(),
-        data_type: Some(DataType::INT64),
-        int64_data: values.to_vec(),
         ..TensorProto::default()
     }
 }
@@ -121,7 +85,7 @@ fn assert_verdict(executable: &Arc<Executable>, wanted: Verdict) -> String {
 
 /// The mean over the items of a call, as `m`.
 fn mean_of_items() -> NodeProto {
-    with(node("ReduceMean", &["x"], "m"), ints("axes", &[0]))
+    with_ints(node("ReduceMean", &["x"], "m"), &[("axes", &[0])])
 }
 
 /// `y = x + strength * mean of all items`.
@@ -135,7 +99,7 @@ fn rows_that_are_computed_apart_are_independent_up_to_the_largest_call() {
     let weights = floats("w", &[4, 4], &(0..16).map(|at| at as f32 / 7.0 - 1.0).collect::<Vec<_>>());
     let models = [
         rows(vec![node("MatMul", &["x", "w"], "h"), node("Tanh", &["h"], "y")], vec![weights]),
-        rows(vec![with(node("Softmax", &["x"], "y"), int("axis", 1))], vec![]),
+        rows(vec![with_ints(node("Softmax", &["x"], "y"), &[("axis", &[1])])], vec![]),
         rows(vec![node("Log", &["x"], "y")], vec![]),
         rows(vec![node("Relu", &["x"], "y")], vec![]),
     ];
@@ -169,16 +133,16 @@ fn a_dependence_is_found_with_any_seed() {
 
 #[test]
 fn what_sorts_scans_or_looks_at_other_places_is_found() {
-    let zero = || integers("zero", &[1], &[0]);
-    let axis = || integers("axis", &[], &[0]);
+    let zero = || longs("zero", &[1], &[0]);
+    let axis = || longs("axis", &[], &[0]);
     let models = [
         (
             "the largest of a call",
-            rows(vec![with(node("ReduceMax", &["x"], "m"), ints("axes", &[0])), node("Sub", &["x", "m"], "y")], vec![]),
+            rows(vec![with_ints(node("ReduceMax", &["x"], "m"), &[("axes", &[0])]), node("Sub", &["x", "m"], "y")], vec![]),
         ),
         ("a sum over the items so far", rows(vec![node("CumSum", &["x", "axis"], "y")], vec![axis()])),
         ("the first item", rows(vec![node("Gather", &["x", "zero"], "f"), node("Add", &["x", "f"], "y")], vec![zero()])),
-        ("softmax over the items", rows(vec![with(node("Softmax", &["x"], "y"), int("axis", 0))], vec![])),
+        ("softmax over the items", rows(vec![with_ints(node("Softmax", &["x"], "y"), &[("axis", &[0])])], vec![])),
     ];
     for (name, model) in models {
         let (verdict, detail) = verdict_of(&model);
@@ -191,11 +155,11 @@ fn adds_size(strength: f32) -> Arc<Executable> {
     let nodes = vec![
         node("Shape", &["x"], "shape"),
         node("Gather", &["shape", "zero"], "size"),
-        with(node("Cast", &["size"], "f"), int("to", i64::from(DataType::FLOAT.0))),
+        with_ints(node("Cast", &["size"], "f"), &[("to", &[i64::from(DataType::FLOAT.0)])]),
         node("Mul", &["f", "k"], "s"),
         node("Add", &["x", "s"], "y"),
     ];
-    rows(nodes, vec![integers("zero", &[], &[0]), floats("k", &[], &[strength])])
+    rows(nodes, vec![longs("zero", &[], &[0]), floats("k", &[], &[strength])])
 }
 
 #[test]
@@ -213,10 +177,10 @@ fn a_rule_for_one_size_that_is_no_power_of_two_is_found() {
         node("Shape", &["x"], "shape"),
         node("Gather", &["shape", "zero"], "size"),
         node("Equal", &["size", "rare"], "is_rare"),
-        with(node("Cast", &["is_rare"], "f"), int("to", i64::from(DataType::FLOAT.0))),
+        with_ints(node("Cast", &["is_rare"], "f"), &[("to", &[i64::from(DataType::FLOAT.0)])]),
         node("Add", &["x", "f"], "y"),
     ];
-    let model = rows(nodes, vec![integers("zero", &[], &[0]), integers("rare", &[], &[37])]);
+    let model = rows(nodes, vec![longs("zero", &[], &[0]), longs("rare", &[], &[37])]);
     assert_verdict(&model, Verdict::Dependent);
 }
 
@@ -240,14 +204,10 @@ fn a_branch_that_all_items_choose_together_is_found() {
         output: vec![fp32(output, &[BATCH, Some(4)])],
         ..GraphProto::default()
     };
-    let choice = NodeProto {
-        attribute: vec![
-            graph_attribute("then_branch", branch(node("Add", &["x", "x"], "t"), "t")),
-            graph_attribute("else_branch", branch(node("Neg", &["x"], "e"), "e")),
-        ],
-        ..node("If", &["c"], "y")
-    };
-    let nodes = vec![with(node("ReduceSum", &["x"], "sum"), int("keepdims", 0)), node("Greater", &["sum", "zero"], "c"), choice];
+    let choice = with_graph(node("If", &["c"], "y"), "then_branch", branch(node("Add", &["x", "x"], "t"), "t"));
+    let choice = with_graph(choice, "else_branch", branch(node("Neg", &["x"], "e"), "e"));
+    let nodes =
+        vec![with_ints(node("ReduceSum", &["x"], "sum"), &[("keepdims", &[0])]), node("Greater", &["sum", "zero"], "c"), choice];
     assert_verdict(&rows(nodes, vec![floats("zero", &[], &[0.0])]), Verdict::Dependent);
 }
 
@@ -280,7 +240,7 @@ fn a_dimension_that_is_no_batch_is_refused_unless_the_manifest_wants_single_elem
 
 #[test]
 fn the_name_of_an_ordered_dimension_decides_where_numbers_cannot() {
-    let cumulative = || rows(vec![node("CumSum", &["x", "axis"], "y")], vec![integers("axis", &[], &[0])]);
+    let cumulative = || rows(vec![node("CumSum", &["x", "axis"], "y")], vec![longs("axis", &[], &[0])]);
     assert_verdict(&cumulative(), Verdict::Dependent);
     let hints = Hints { ordered_axis: Some("'time'".to_owned()), ..Hints::default() };
     let error = prove(&cumulative(), 0, &Terms { hints: hints.clone(), ..patient() }, None).expect_err("it is time");
@@ -376,7 +336,7 @@ fn a_label_of_all_items_is_found() {
         node: vec![
             mean_of_items(),
             node("Add", &["x", "m"], "d"),
-            NodeProto { attribute: vec![int("axis", 1), int("keepdims", 0)], ..node("ArgMax", &["d"], "y") },
+            with_ints(node("ArgMax", &["d"], "y"), &[("axis", &[1]), ("keepdims", &[0])]),
         ],
         input: vec![fp32("x", &[BATCH, Some(4)])],
         output: vec![value("y", DataType::INT64, &[BATCH])],

@@ -156,7 +156,7 @@ mod tests {
 
     fn declared(name: &str, datatype: Datatype, dims: &[i64]) -> DeclaredTensor {
         let dims = dims.iter().map(|size| usize::try_from(*size).ok()).collect();
-        DeclaredTensor { name: name.to_owned(), datatype: Some(datatype), dims: Some(dims) }
+        DeclaredTensor { name: name.to_owned(), datatype: Some(datatype), dims: Some(dims), has_default: false }
     }
 
     /// Tokens with a mask, frames with the batch on axis 1, and a speaker.

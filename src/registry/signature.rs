@@ -57,6 +57,7 @@ pub fn declared_contract(manifest: &Manifest) -> Result<Contract, Vec<KeyFault>>
             name: entry.name.clone(),
             datatype: entry.datatype,
             dims: entry.dims.as_ref().map(|dims| dims.iter().map(size).collect()),
+            has_default: false,
         };
         entries.iter().map(tensor).collect()
     };
@@ -187,7 +188,9 @@ impl Fitting {
             }
             merged
         };
-        declared.iter().map(merge_one).collect()
+        // The default of an input applies where the manifest does not speak of it.
+        let is_asked = |tensor: &&DeclaredTensor| !tensor.has_default || entries.iter().any(|entry| entry.name == tensor.name);
+        declared.iter().filter(is_asked).map(merge_one).collect()
     }
 
     /// An input or output of each item; a fault and `None` if it cannot be one.
@@ -464,7 +467,7 @@ mod tests {
 
     fn declared(name: &str, datatype: Datatype, dims: &[i64]) -> DeclaredTensor {
         let dims = dims.iter().map(|size| usize::try_from(*size).ok()).collect();
-        DeclaredTensor { name: name.to_owned(), datatype: Some(datatype), dims: Some(dims) }
+        DeclaredTensor { name: name.to_owned(), datatype: Some(datatype), dims: Some(dims), has_default: false }
     }
 
     /// What Silero VAD's file declares.

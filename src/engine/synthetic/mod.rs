@@ -245,7 +245,7 @@ fn check(signature: &Signature, kind: SyntheticKind) -> Result<(), String> {
 fn declare(signature: &Signature) -> Contract {
     let tensor = |name: &Arc<str>, datatype, mut dims: Vec<Option<usize>>, batch_axis: usize| {
         dims.insert(batch_axis.min(dims.len()), None);
-        DeclaredTensor { name: name.to_string(), datatype: Some(datatype), dims: Some(dims) }
+        DeclaredTensor { name: name.to_string(), datatype: Some(datatype), dims: Some(dims), has_default: false }
     };
     let plain = |spec: &TensorSpec| tensor(&spec.name, spec.datatype, spec.dims.clone(), spec.batch_axis);
     let mut contract =
@@ -258,7 +258,7 @@ fn declare(signature: &Signature) -> Contract {
     for shared in &signature.shared {
         let dims = shared.value.shape().iter().map(|size| Some(*size)).collect();
         let (name, datatype) = (shared.name.to_string(), Some(shared.value.datatype()));
-        contract.inputs.push(DeclaredTensor { name, datatype, dims: Some(dims) });
+        contract.inputs.push(DeclaredTensor { name, datatype, dims: Some(dims), has_default: false });
     }
     contract
 }

@@ -182,6 +182,7 @@ mod tests {
             name: name.to_owned(),
             datatype: Some(Datatype::Fp32),
             dims: Some(vec![None, Some(1)]),
+            has_default: false,
         };
         let contract = Contract { inputs: vec![declared("x")], outputs: vec![declared("y")] };
         let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
