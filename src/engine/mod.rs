@@ -10,6 +10,7 @@
 
 pub mod buffer;
 mod byte_strings;
+mod checks;
 mod crop;
 pub mod lane_threads;
 mod lengths;
@@ -54,6 +55,8 @@ pub struct DeclaredTensor {
     pub datatype: Option<Datatype>,
     /// All dimensions, batch included; `None` is dynamic. `None` for the whole if the file does not say.
     pub dims: Option<Vec<Option<usize>>>,
+    /// Whether the file has a value for it where a call brings none; only an input can.
+    pub has_default: bool,
 }
 
 /// What the model file declares.

@@ -24,7 +24,7 @@ use ort::{
         HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue,
         builder::{BuilderResult, SessionBuilder},
     },
-    value::{Outlet, ValueType},
+    value::ValueType,
 };
 use parking_lot::Mutex;
 
@@ -56,8 +56,10 @@ impl OnnxRuntime {
         let file = file.into();
         let session = make_session(&file)?;
         let contract = Contract {
-            inputs: session.inputs().iter().map(declared).collect(),
-            outputs: session.outputs().iter().map(declared).collect(),
+            inputs: (session.inputs().iter().map(|input| declared(input.name(), input.dtype(), false)))
+                .chain(session.overridable_initializers().iter().map(|input| declared(input.name(), input.dtype(), true)))
+                .collect(),
+            outputs: session.outputs().iter().map(|output| declared(output.name(), output.dtype(), false)).collect(),
         };
         Ok(Self { file, contract, spare: Mutex::new(Some(session)) })
     }
@@ -157,15 +159,15 @@ fn check_names(kind: &str, names: &[Arc<str>], declared: &[DeclaredTensor]) -> R
     }
 }
 
-fn declared(outlet: &Outlet) -> DeclaredTensor {
-    let (datatype, dims) = match outlet.dtype() {
+fn declared(name: &str, kind: &ValueType, has_default: bool) -> DeclaredTensor {
+    let (datatype, dims) = match kind {
         ValueType::Tensor { ty, shape, .. } => {
             let dims = shape.iter().map(|size| usize::try_from(*size).ok()).collect();
             (value::datatype_of(*ty), Some(dims))
         }
         _ => (None, None),
     };
-    DeclaredTensor { name: outlet.name().to_owned(), datatype, dims }
+    DeclaredTensor { name: name.to_owned(), datatype, dims, has_default }
 }
 
 #[cfg(test)]
@@ -201,7 +203,7 @@ mod tests {
     }
 
     fn executable(engine: OnnxRuntime, datatype: Datatype, output: &str) -> Executable {
-        let spec = |name: &str| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: 0 };
+        let spec = |name: &str| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: Some(0) };
         let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec(output)], ..Signature::default() };
         Executable::new(Arc::new(engine), Arc::new(signature), &[LaneThreads::new()]).expect("it has x and the output")
     }
@@ -290,7 +292,7 @@ mod tests {
     #[test]
     fn strings_become_numbers_and_one_that_is_none_fails_the_call() {
         let Some(_) = library() else { return };
-        let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: 0 };
+        let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: Some(0) };
         let signature = Signature {
             inputs: vec![spec("x", Datatype::Bytes)],
             outputs: vec![spec("y", Datatype::Int64)],

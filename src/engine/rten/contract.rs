@@ -13,17 +13,23 @@ use crate::{
     engine::{Contract, DeclaredTensor},
 };
 
+/// The first version of the format in which an initializer of an input's name is a default; before, all weights were inputs.
+const DEFAULTS_SINCE: i64 = 4;
+
 /// The inputs, without weights, and the outputs that `file` declares; or why it is not an ONNX model.
 pub(super) fn read(file: &[u8]) -> Result<Contract, String> {
     let model = reader::decode::<ModelProto>(file).map_err(|error| format!("the file is not an ONNX model: {error}"))?;
     let graph = model.graph.ok_or("the file is not an ONNX model: it holds no graph")?;
-    // Files of old versions list their weights as inputs too.
-    let weights: HashSet<&str> = graph.initializer.iter().filter_map(|weight| weight.name.as_deref()).collect();
-    let inputs = graph.input.iter().map(declared).filter(|input| !weights.contains(input.name.as_str())).collect();
-    Ok(Contract { inputs, outputs: graph.output.iter().map(declared).collect() })
+    let given: HashSet<&str> = graph.initializer.iter().filter_map(|weight| weight.name.as_deref()).collect();
+    let has_defaults = model.ir_version.is_some_and(|version| version >= DEFAULTS_SINCE);
+    let inputs = graph.input.iter().map(|input| declared(input, input.name.as_deref().is_some_and(|name| given.contains(name))));
+    Ok(Contract {
+        inputs: inputs.filter(|input| !input.has_default || has_defaults).collect(),
+        outputs: graph.output.iter().map(|output| declared(output, false)).collect(),
+    })
 }
 
-fn declared(value: &ValueInfoProto) -> DeclaredTensor {
+fn declared(value: &ValueInfoProto, has_default: bool) -> DeclaredTensor {
     let tensor = value.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
     let dims = tensor.and_then(|tensor| tensor.shape.as_ref()).map(|shape| {
         // A size below zero is how some exporters write a dynamic dimension.
@@ -33,6 +39,7 @@ fn declared(value: &ValueInfoProto) -> DeclaredTensor {
         name: value.name.clone().unwrap_or_default(),
         datatype: tensor.and_then(|tensor| tensor.elem_type).and_then(datatype_of),
         dims,
+        has_default,
     }
 }
 
