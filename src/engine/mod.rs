@@ -14,6 +14,7 @@ mod checks;
 mod crop;
 pub mod lane_threads;
 mod lengths;
+pub mod onnx;
 pub mod onnxruntime;
 pub mod rten;
 pub mod stack;
@@ -55,14 +56,14 @@ pub struct DeclaredTensor {
     pub datatype: Option<Datatype>,
     /// All dimensions, batch included; `None` is dynamic. `None` for the whole if the file does not say.
     pub dims: Option<Vec<Option<usize>>>,
-    /// Whether the file has a value for it where a call brings none; only an input can.
+    /// Whether the file gives an input a value, which it has where a call does not bring it.
     pub has_default: bool,
 }
 
 /// What the model file declares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Contract {
-    /// Inputs in the file's order, weights excluded.
+    /// Inputs in the file's order, weights excluded, those with a default included.
     pub inputs: Vec<DeclaredTensor>,
     /// Outputs in the file's order.
     pub outputs: Vec<DeclaredTensor>,
@@ -105,6 +106,11 @@ pub trait Engine: Any + Send + Sync {
 
     /// What the model file declares.
     fn contract(&self) -> &Contract;
+
+    /// What its file says of its operators; `None` for an engine without a file.
+    fn facts(&self) -> Option<&onnx::Facts> {
+        None
+    }
 
     /// Makes what one lane needs to run calls of this plan.
     ///

@@ -101,7 +101,8 @@ pub(super) fn matrices(size: usize, layers: usize) -> Vec<u8> {
     })
 }
 
-fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
+/// A node without a name or attributes.
+pub(super) fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
     NodeProto {
         op_type: Some(operator.to_owned()),
         input: inputs.iter().map(|name| (*name).to_owned()).collect(),
@@ -110,7 +111,42 @@ fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
     }
 }
 
-fn write(graph: GraphProto) -> Vec<u8> {
+/// The node with these whole numbers as attributes: one, or a list.
+pub(super) fn with_ints(mut node: NodeProto, attributes: &[(&str, &[i64])]) -> NodeProto {
+    node.attribute.extend(attributes.iter().map(|(name, ints)| {
+        let (i, ints, kind) = match ints {
+            [int] if *name != "axes" => (Some(*int), Vec::new(), AttributeType::INT),
+            ints => (None, ints.to_vec(), AttributeType::INTS),
+        };
+        AttributeProto { name: Some((*name).to_owned()), r#type: Some(kind), i, ints, ..AttributeProto::default() }
+    }));
+    node
+}
+
+/// The node with a graph as an attribute.
+pub(super) fn with_graph(mut node: NodeProto, name: &str, graph: GraphProto) -> NodeProto {
+    node.attribute.push(AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::GRAPH),
+        g: Some(graph),
+        ..AttributeProto::default()
+    });
+    node
+}
+
+/// A weight of INT64.
+pub(super) fn longs(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
+    TensorProto {
+        name: Some(name.to_owned()),
+        dims: dims.to_vec(),
+        data_type: Some(DataType::INT64),
+        int64_data: values.to_vec(),
+        ..TensorProto::default()
+    }
+}
+
+/// The file of a graph.
+pub(super) fn write(graph: GraphProto) -> Vec<u8> {
     let model = ModelProto {
         ir_version: Some(8),
         graph: Some(graph),

@@ -24,18 +24,23 @@ use ort::{
         HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue,
         builder::{BuilderResult, SessionBuilder},
     },
-    value::ValueType,
+    value::{Outlet, ValueType},
 };
 use parking_lot::Mutex;
 
-use super::{Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads, stack::panic_message};
+use super::{
+    Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads,
+    onnx::{self, Declared, Facts},
+    stack::panic_message,
+};
 use crate::domain::Tensor;
 
 /// A model for onnxruntime.
 pub struct OnnxRuntime {
     file: Cow<'static, [u8]>,
     contract: Contract,
-    /// The session that was made to read the contract, until the first lane takes it.
+    facts: Facts,
+    /// The session that was made to see whether the library takes the file, until the first lane takes it.
     spare: Mutex<Option<Session>>,
 }
 
@@ -54,14 +59,13 @@ impl OnnxRuntime {
     /// [`EngineError::Library`] if no library is loaded; [`EngineError::Load`] if the library refuses the file.
     pub fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
         let file = file.into();
+        library::environment()?;
+        let read = catch_unwind(|| onnx::read(&file)).unwrap_or_else(|panic| Err(panic_message(&*panic)));
+        let Declared { mut contract, facts } = read.map_err(|cause| load_error(&cause))?;
         let session = make_session(&file)?;
-        let contract = Contract {
-            inputs: (session.inputs().iter().map(|input| declared(input.name(), input.dtype(), false)))
-                .chain(session.overridable_initializers().iter().map(|input| declared(input.name(), input.dtype(), true)))
-                .collect(),
-            outputs: session.outputs().iter().map(|output| declared(output.name(), output.dtype(), false)).collect(),
-        };
-        Ok(Self { file, contract, spare: Mutex::new(Some(session)) })
+        complete("input", contract.inputs.iter_mut().filter(|input| !input.has_default), session.inputs())?;
+        complete("output", contract.outputs.iter_mut(), session.outputs())?;
+        Ok(Self { file, contract, facts, spare: Mutex::new(Some(session)) })
     }
 }
 
@@ -76,6 +80,10 @@ impl Engine for OnnxRuntime {
 
     fn contract(&self) -> &Contract {
         &self.contract
+    }
+
+    fn facts(&self) -> Option<&Facts> {
+        Some(&self.facts)
     }
 
     fn instance(&self, plan: &CallPlan, _threads: &LaneThreads) -> Result<Box<dyn Instance>, EngineError> {
@@ -159,22 +167,42 @@ fn check_names(kind: &str, names: &[Arc<str>], declared: &[DeclaredTensor]) -> R
     }
 }
 
-fn declared(name: &str, kind: &ValueType, has_default: bool) -> DeclaredTensor {
-    let (datatype, dims) = match kind {
-        ValueType::Tensor { ty, shape, .. } => {
-            let dims = shape.iter().map(|size| usize::try_from(*size).ok()).collect();
-            (value::datatype_of(*ty), Some(dims))
+/// Adds what the session has found out to what the file declares: types and shapes that follow from operators.
+fn complete<'a>(
+    kind: &str,
+    declared: impl Iterator<Item = &'a mut DeclaredTensor>,
+    outlets: &[Outlet],
+) -> Result<(), EngineError> {
+    let declared: Vec<_> = declared.collect();
+    let of_file = || declared.iter().map(|tensor| tensor.name.as_str());
+    let of_session = || outlets.iter().map(Outlet::name);
+    if !of_file().eq(of_session()) {
+        let (of_file, of_session): (Vec<_>, Vec<_>) = (of_file().collect(), of_session().collect());
+        return Err(load_error(&format!("its {kind}s are {of_session:?}, but the file declares {of_file:?}")));
+    }
+    for (tensor, outlet) in declared.into_iter().zip(outlets) {
+        let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
+            continue;
+        };
+        tensor.datatype = tensor.datatype.or_else(|| value::datatype_of(*ty));
+        let found: Vec<_> = shape.iter().map(|size| usize::try_from(*size).ok()).collect();
+        match &mut tensor.dims {
+            Some(dims) if dims.len() == found.len() => {
+                dims.iter_mut().zip(found).for_each(|(dim, found)| *dim = found.or(*dim));
+            }
+            // No dimensions are what it says of a scalar, and also if it does not know.
+            None if !found.is_empty() => tensor.dims = Some(found),
+            _ => {}
         }
-        _ => (None, None),
-    };
-    DeclaredTensor { name: name.to_owned(), datatype, dims, has_default }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
-    use rten_onnx::onnx::DataType;
+    use rten_onnx::onnx::{DataType, GraphProto, ValueInfoProto};
     use smallvec::smallvec;
 
     use super::*;
@@ -331,6 +359,29 @@ mod tests {
         let engine = load(test_models::one_operator("Neg", DataType::FLOAT, &[None]));
         let error = engine.instance(&plan, &LaneThreads::new()).err().expect("no such input");
         assert_eq!(error, EngineError::Load("onnxruntime: the model has no input 'z'; its inputs are 'x'".to_owned()));
+    }
+
+    #[test]
+    fn a_shape_that_nobody_declares_is_not_a_scalar_and_one_that_follows_is_found() {
+        let Some(_) = library() else { return };
+        let shapeless = |name: &str| {
+            let mut value = test_models::value(name, DataType::FLOAT, &[]);
+            if let Some(tensor) = value.r#type.as_mut().and_then(|kind| kind.tensor_type.as_mut()) {
+                tensor.shape = None;
+            }
+            value
+        };
+        let dims = |input: ValueInfoProto| {
+            let output = vec![shapeless("y")];
+            let node = vec![test_models::node("Neg", &["x"], "y")];
+            let graph = GraphProto { node, input: vec![input], output, ..GraphProto::default() };
+            let contract = load(test_models::write(graph)).contract().clone();
+            (contract.inputs[0].dims.clone(), contract.outputs[0].dims.clone())
+        };
+        assert_eq!(dims(shapeless("x")), (None, None));
+        assert_eq!(dims(test_models::value("x", DataType::FLOAT, &[])).0, Some(Vec::new()));
+        let rows = Some(vec![None, Some(2)]);
+        assert_eq!(dims(test_models::value("x", DataType::FLOAT, &[None, Some(2)])), (rows.clone(), rows));
     }
 
     #[test]

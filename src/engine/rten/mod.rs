@@ -5,10 +5,8 @@
 //!
 //! Knows ONNX files as bytes; no paths, no manifests, no state.
 
-mod contract;
 mod convert;
 mod half;
-mod reader;
 
 use std::{
     borrow::Cow,
@@ -18,7 +16,11 @@ use std::{
 
 use rten::{Model, ModelOptions, NodeId, RunOptions};
 
-use super::{Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads, stack::panic_message};
+use super::{
+    Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads,
+    onnx::{self, Declared, Facts},
+    stack::panic_message,
+};
 use crate::domain::{Datatype, Tensor};
 
 /// A model loaded into rten.
@@ -26,6 +28,7 @@ use crate::domain::{Datatype, Tensor};
 pub struct Rten {
     model: Arc<Model>,
     contract: Contract,
+    facts: Facts,
 }
 
 impl Rten {
@@ -37,8 +40,8 @@ impl Rten {
     pub fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
         let file = file.into();
         let loaded = catch_unwind(AssertUnwindSafe(|| {
-            // First, because this is what finds a broken file out; see `reader`.
-            let contract = contract::read(&file)?;
+            // First, because this is what finds a broken file out.
+            let Declared { contract, facts } = onnx::read(&file)?;
             refuse_strings(&contract)?;
             let options = ModelOptions::with_all_ops();
             let model = match file {
@@ -46,7 +49,7 @@ impl Rten {
                 Cow::Owned(file) => options.load(file),
             };
             let model = model.map_err(|error| error.to_string())?;
-            Ok(Self { model: Arc::new(model), contract })
+            Ok(Self { model: Arc::new(model), contract, facts })
         }));
         let loaded = loaded.unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_message(&*panic))));
         loaded.map_err(|cause: String| EngineError::Load(format!("rten cannot load the model: {cause}")))
@@ -80,6 +83,10 @@ impl Engine for Rten {
 
     fn contract(&self) -> &Contract {
         &self.contract
+    }
+
+    fn facts(&self) -> Option<&Facts> {
+        Some(&self.facts)
     }
 
     fn instance(&self, plan: &CallPlan, threads: &LaneThreads) -> Result<Box<dyn Instance>, EngineError> {
@@ -206,20 +213,6 @@ mod tests {
         let expected = "rten: input 'w' has a default in the model file, which rten makes part of the model and cannot replace; leave \
                         it out of the manifest, or use the engine onnxruntime, which can";
         assert_eq!(error.as_deref(), Some(expected));
-    }
-
-    #[test]
-    fn weights_that_a_file_of_an_old_version_lists_as_inputs_are_left_out() {
-        let mut model = test_models::parse(&identity(DataType::FLOAT));
-        model.ir_version = Some(3);
-        let graph = model.graph.as_mut().expect("it has a graph");
-        let mut weight = TensorProto { name: Some("w".to_owned()), dims: vec![1], ..TensorProto::default() };
-        (weight.data_type, weight.float_data) = (Some(DataType::FLOAT), vec![1.0]);
-        graph.initializer.push(weight);
-        graph.input.push(test_models::value("w", DataType::FLOAT, &[Some(1)]));
-        let engine = load(model.write_buf().expect("it can be written")).expect("rten knows Identity");
-        let names: Vec<_> = engine.contract().inputs.iter().map(|input| input.name.as_str()).collect();
-        assert_eq!(names, ["x"]);
     }
 
     #[test]
