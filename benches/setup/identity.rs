@@ -22,7 +22,8 @@ pub(crate) const ADMISSION: Admission = Admission { items: 1 << 30, bytes: 1 << 
 
 /// A model that takes items, and has these states.
 pub(crate) fn signature(states: Vec<StateSpec>) -> Arc<Signature> {
-    let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(VALUES)], batch_axis: 0 };
+    let spec =
+        |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(VALUES)], batch_axis: Some(0) };
     Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], states, ..Signature::default() })
 }
 

@@ -20,6 +20,8 @@ pub use item::{Answer, ItemInputs, ItemOutputs, ItemTiming, StateBuffers, StateS
 pub use outcome::{CloseReason, DropReason, Outcome};
 pub use padding::{ElementBytes, PaddedInput, PaddingRule};
 pub use priority::Priority;
-pub use signature::{NamedTensor, SharedInput, Signature, StateSpec, TensorSpec, TensorSpecs, given_twice, quoted_list};
-pub use tensor::{Datatype, Shape, Tensor, TensorError, element_count};
+pub use signature::{
+    NamedTensor, SharedInput, Signature, StateSpec, TensorSpec, TensorSpecs, bad_dimension, given_twice, quoted_list,
+};
+pub use tensor::{Datatype, Shape, Tensor, TensorError, element_count, elements_text};
 pub use time::Timestamp;

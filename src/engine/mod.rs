@@ -10,6 +10,7 @@
 
 pub mod buffer;
 mod byte_strings;
+mod checks;
 mod crop;
 pub mod lane_threads;
 mod lengths;

@@ -230,7 +230,7 @@ pub(super) mod silero {
             name: name.into(),
             datatype: Datatype::Fp32,
             dims: vec![Some(size)],
-            batch_axis: 0,
+            batch_axis: Some(0),
         };
         let rate = Tensor::new(Datatype::Int64, Shape::new(), 16_000_i64.to_le_bytes().to_vec().into());
         Signature {
@@ -241,10 +241,10 @@ pub(super) mod silero {
                 output: "stateN".into(),
                 datatype: Datatype::Fp32,
                 dims: smallvec![2, 128],
-                batch_axis: 1,
+                batch_axis: Some(1),
             }],
             shared: vec![SharedInput { name: "sr".into(), value: rate.expect("one number") }],
-            padding: None,
+            ..Signature::default()
         }
     }
 

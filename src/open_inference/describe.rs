@@ -55,8 +55,8 @@ pub struct TensorMetadata {
     pub name: String,
     /// Element type, such as `FP32`.
     pub datatype: &'static str,
-    /// -1 for the items of a request, which lie along the first dimension wherever the model has its batch; then the dimensions of
-    /// one item, -1 where they may differ.
+    /// -1 for the items of a request, which lie along the first dimension wherever the model has its batch, if it has one; then the
+    /// dimensions of one item, -1 where they may differ.
     pub shape: Vec<i64>,
 }
 
@@ -115,9 +115,10 @@ fn tensor(spec: &TensorSpec) -> TensorMetadata {
     TensorMetadata { name: spec.name.to_string(), datatype: spec.datatype.name(), shape: leading_batch(spec) }
 }
 
-/// The shape of a request's or response's tensor: -1 for its items, then the dimensions of one, -1 where they may differ.
+/// The shape of a request's or response's tensor: -1 for its items, if the model has a batch dimension; then the dimensions of one,
+/// -1 where they may differ.
 pub(super) fn leading_batch(spec: &TensorSpec) -> Vec<i64> {
-    [-1].into_iter().chain(item_dims(&spec.dims)).collect()
+    spec.batch_axis.map(|_| -1).into_iter().chain(item_dims(&spec.dims)).collect()
 }
 
 /// Dimensions of one item, -1 where they may differ.

@@ -218,7 +218,7 @@ impl Plan<'_> {
             framing: interface.framing,
             segments: interface.segments,
             padding_waste_max: interface.padding_waste_max,
-            max_batch: self.manifest.max_batch,
+            max_batch: self.manifest.max_batch(),
             max_delay: self.manifest.max_delay(),
             versions: self.manifest.versions.clone(),
             load_duration: clock::now().since(begun),

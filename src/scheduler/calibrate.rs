@@ -210,7 +210,7 @@ mod tests {
     };
 
     fn signature() -> Signature {
-        let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![None], batch_axis: 0 };
+        let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![None], batch_axis: Some(0) };
         let padded = |position| PaddedInput { position, axis: 0, value: ElementBytes::from_elem(0, 4) };
         let rule = PaddingRule { inputs: vec![padded(0), padded(1)], mask: Some(1), buckets: vec![4, 8], pad_to_bucket: false };
         Signature { inputs: vec![spec("x"), spec("mask")], outputs: vec![spec("y")], padding: Some(rule), ..Signature::default() }
@@ -265,7 +265,8 @@ mod tests {
     }
     #[test]
     fn a_made_up_string_is_a_text_that_is_a_number_too() {
-        let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Bytes, dims: vec![Some(2)], batch_axis: 0 };
+        let spec =
+            |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Bytes, dims: vec![Some(2)], batch_axis: Some(0) };
         let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() };
         let item = zero_item(&signature).expect("small");
         let texts: Vec<_> = item[0].byte_elements().expect("BYTES").map(std::str::from_utf8).collect();

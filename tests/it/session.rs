@@ -48,13 +48,13 @@ impl Drop for Fixture {
 }
 
 fn fixture(stateful: bool, items_max: usize) -> Fixture {
-    let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(6)], batch_axis: 0 };
+    let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(6)], batch_axis: Some(0) };
     let state = StateSpec {
         input: "state".into(),
         output: "next".into(),
         datatype: Datatype::Fp32,
         dims: smallvec::smallvec![1],
-        batch_axis: 0,
+        batch_axis: Some(0),
     };
     let states = if stateful { vec![state] } else { Vec::new() };
     let signature = Arc::new(Signature { inputs: vec![spec("in")], outputs: vec![spec("out")], states, ..Signature::default() });

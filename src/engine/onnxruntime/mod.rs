@@ -231,7 +231,7 @@ mod tests {
     }
 
     fn executable(engine: OnnxRuntime, datatype: Datatype, output: &str) -> Executable {
-        let spec = |name: &str| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: 0 };
+        let spec = |name: &str| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: Some(0) };
         let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec(output)], ..Signature::default() };
         Executable::new(Arc::new(engine), Arc::new(signature), &[LaneThreads::new()]).expect("it has x and the output")
     }
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn strings_become_numbers_and_one_that_is_none_fails_the_call() {
         let Some(_) = library() else { return };
-        let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: 0 };
+        let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: Some(0) };
         let signature = Signature {
             inputs: vec![spec("x", Datatype::Bytes)],
             outputs: vec![spec("y", Datatype::Int64)],

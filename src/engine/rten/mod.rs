@@ -56,6 +56,12 @@ impl Rten {
     }
 
     fn node(&self, kind: &str, declared: &[DeclaredTensor], name: &str) -> Result<Node, EngineError> {
+        if declared.iter().any(|tensor| tensor.name == name && tensor.has_default) {
+            return Err(EngineError::Load(format!(
+                "rten: {kind} '{name}' has a default in the model file, which rten makes part of the model and cannot replace; leave it \
+                 out of the manifest, or use the engine onnxruntime, which can"
+            )));
+        }
         let datatype = declared.iter().find(|tensor| tensor.name == name).map(|tensor| tensor.datatype);
         let (Some(datatype), Some(id)) = (datatype, self.model.find_node(name)) else {
             let known: Vec<_> = declared.iter().map(|tensor| format!("'{}'", tensor.name)).collect();
@@ -141,7 +147,7 @@ impl Instance for RtenInstance {
 
 #[cfg(test)]
 mod tests {
-    use rten_onnx::onnx::DataType;
+    use rten_onnx::onnx::{DataType, TensorProto};
     use smallvec::smallvec;
 
     use super::*;
@@ -162,7 +168,7 @@ mod tests {
     }
 
     fn run(engine: Rten, datatype: Datatype, data: Vec<u8>) -> Result<Vec<u8>, RunError> {
-        let spec = |name: &str| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: 0 };
+        let spec = |name: &str| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: Some(0) };
         let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() };
         let model = Executable::new(Arc::new(engine), Arc::new(signature), &[LaneThreads::new()]).expect("it has x and y");
         let shape: Shape = smallvec![2];
@@ -182,6 +188,31 @@ mod tests {
             has_default: false,
         };
         assert_eq!(*engine.contract(), Contract { inputs: vec![declared("x")], outputs: vec![declared("y")] });
+    }
+
+    #[test]
+    fn a_value_that_the_file_gives_to_an_input_is_a_default_that_rten_cannot_replace() {
+        let mut model = test_models::parse(&identity(DataType::FLOAT));
+        let graph = model.graph.as_mut().expect("it has a graph");
+        let weight = TensorProto {
+            name: Some("w".to_owned()),
+            dims: vec![1],
+            data_type: Some(DataType::FLOAT),
+            float_data: vec![1.0],
+            ..TensorProto::default()
+        };
+        graph.initializer.push(weight);
+        graph.input.push(test_models::value("w", DataType::FLOAT, &[Some(1)]));
+        let engine = load(model.write_buf().expect("it can be written")).expect("rten knows Identity");
+        let inputs: Vec<_> = engine.contract().inputs.iter().map(|input| (input.name.as_str(), input.has_default)).collect();
+        assert_eq!(inputs, [("x", false), ("w", true)]);
+        let plan =
+            |inputs: &[&str]| CallPlan { inputs: inputs.iter().map(|name| (*name).into()).collect(), outputs: vec!["y".into()] };
+        assert!(engine.instance(&plan(&["x"]), &LaneThreads::new()).is_ok());
+        let error = engine.instance(&plan(&["x", "w"]), &LaneThreads::new()).err().map(|error| error.to_string());
+        let expected = "rten: input 'w' has a default in the model file, which rten makes part of the model and cannot replace; leave \
+                        it out of the manifest, or use the engine onnxruntime, which can";
+        assert_eq!(error.as_deref(), Some(expected));
     }
 
     #[test]
@@ -248,7 +279,7 @@ mod tests {
             name: name.into(),
             datatype: Datatype::Fp32,
             dims: dims.to_vec(),
-            batch_axis: 0,
+            batch_axis: Some(0),
         };
         let padded = |position, value: f32| PaddedInput { position, axis: 0, value: value.to_le_bytes()[..].into() };
         let rule = PaddingRule {
@@ -296,7 +327,8 @@ mod tests {
     #[test]
     fn all_threads_compute_what_one_does() {
         const SIZE: usize = 256;
-        let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(SIZE)], batch_axis: 0 };
+        let spec =
+            |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(SIZE)], batch_axis: Some(0) };
         let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() };
         let engine = Arc::new(load(test_models::matrices(SIZE, 4)).expect("rten multiplies matrices"));
         let lanes = LaneThreads::device(2);

@@ -55,6 +55,7 @@ impl Models {
             default_limits: Some(convert::limits(&self.service.limits(0), self.max_message_bytes)),
             shape_costs: queue.shape_curves.iter().map(shape_cost).collect(),
             padding: signature.padding.as_ref().map(|rule| padding(rule, loaded.padding_waste_max, signature)),
+            no_batch: !signature.has_batch(),
         }
     }
 }
@@ -118,12 +119,14 @@ fn tensor_spec(spec: &TensorSpec) -> v1::TensorSpec {
 
 fn state_spec(state: &StateSpec) -> v1::StateSpec {
     let mut shape: Vec<i64> = state.dims.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
-    shape.insert(state.batch_axis.min(shape.len()), -1);
+    if let Some(axis) = state.batch_axis {
+        shape.insert(axis.min(shape.len()), -1);
+    }
     v1::StateSpec {
         input: state.input.to_string(),
         output: state.output.to_string(),
         datatype: v1::Datatype::from(state.datatype).into(),
         shape,
-        batch_axis: u32::try_from(state.batch_axis).unwrap_or(u32::MAX),
+        batch_axis: u32::try_from(state.batch_axis.unwrap_or_default()).unwrap_or(u32::MAX),
     }
 }

@@ -72,7 +72,12 @@ fn input_tensor(spec: &TensorSpec, value: &RawValue) -> Result<InputTensor, Faul
         .map_err(|message| Fault::invalid(name.clone(), format!("input '{name}': {message}")))?;
     // A lone value is one element, in as many dimensions of one as the model has.
     let lone = || spec.fixed_shape().filter(|shape| shape.iter().product::<usize>() == 1).map_or(1, |shape| shape.len());
-    let shape = if elements.shape.is_empty() { vec![1; lone()] } else { elements.shape };
+    let mut shape = if elements.shape.is_empty() { vec![1; lone()] } else { elements.shape };
+    // An empty list ends the nesting, whatever there would be inside.
+    if shape.last() == Some(&0) {
+        let inner = spec.dims.iter().skip(shape.len()).map(|dim| dim.map_or(0, |size| i64::try_from(size).unwrap_or(i64::MAX)));
+        shape.extend(inner);
+    }
     Ok(InputTensor { name, datatype: spec.datatype, shape, parameters: Parameters::new(), data: Some(elements.data) })
 }
 
@@ -147,7 +152,7 @@ mod tests {
             name: name.into(),
             datatype,
             dims: dims.to_vec(),
-            batch_axis: 0,
+            batch_axis: Some(0),
         };
         let inputs = vec![
             spec("count", Datatype::Uint8, &[Some(1), Some(1)]),
