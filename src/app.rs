@@ -36,11 +36,12 @@ use crate::{
         http::HttpServer,
     },
     open_inference::OpenInference,
+    proof::{self, Proof, Store},
     registry::{
-        self, Embedded, EngineChoice, Example, Folder, Host, LoadedModel, ModelSource, ModelState, Registry, Repository, WarmUp,
-        Watcher,
+        self, Embedded, EngineChoice, Example, Folder, Host, Installer, LoadedModel, Measured, ModelSource, ModelState, Place,
+        Registry, Repository, Watcher,
     },
-    scheduler::{self, Admission, Calibration, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Trace, WideGain},
+    scheduler::{Admission, CostCurve, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Trace},
     service::Service,
     session::keep_time,
     telemetry::Telemetry,
@@ -48,9 +49,6 @@ use crate::{
 
 /// Input bytes in one model call; a single larger item still runs.
 const MAX_CALL_BYTES: usize = 64 << 20;
-
-/// Time to measure what one model's calls cost.
-const CALIBRATION_BUDGET: Duration = Duration::from_secs(3);
 
 /// Time in which connections without sessions, such as those that watch health, may close by themselves.
 const CONNECTIONS_GRACE: Duration = Duration::from_secs(1);
@@ -357,7 +355,16 @@ fn repository(config: &Config, device: Device) -> Repository {
     let example = config.models.example.then(|| Box::new(Example) as Box<dyn ModelSource>);
     let folder = config.models.dir.clone().map(|path| Box::new(Folder::new(path)) as Box<dyn ModelSource>);
     let sources = embedded.into_iter().chain(example).chain(folder).collect();
-    Repository::new(sources, engine_default, device.compute.clone(), Box::new(device))
+    Repository::new(sources, engine_default, device.compute.clone(), Box::new(device), proofs(config))
+}
+
+/// Proofs of earlier starts. Without a folder that can be used, each start proves all models.
+fn proofs(config: &Config) -> Store {
+    let Some(path) = config.models.cache_dir.as_deref() else { return Store::none() };
+    Store::open(path).unwrap_or_else(|error| {
+        tracing::info!(folder = %path.display(), %error, "proofs of models are not kept; models.cache_dir names another folder");
+        Store::none()
+    })
 }
 
 fn watcher(config: &Config) -> Result<Option<Watcher>, StartError> {
@@ -368,7 +375,7 @@ fn watcher(config: &Config) -> Result<Option<Watcher>, StartError> {
     Watcher::start(path).map(Some).map_err(|error| StartError::Watch { path: path.to_owned(), error })
 }
 
-/// Loads all models and measures each, one after the other.
+/// Loads all models, and proves and measures them side by side.
 fn load(config: &Config, repository: &Repository) -> Result<(), StartError> {
     if let Some(path) = &config.engine.onnxruntime {
         engine::onnxruntime::OnnxRuntime::load_library(path)?;
@@ -396,42 +403,59 @@ struct Device {
     telemetry: Telemetry,
 }
 
-impl Host for Device {
-    fn install(&self, loaded: &LoadedModel, warm_up: WarmUp) -> Result<ModelKey, Fault> {
-        let Self { compute, handoff, telemetry } = self;
+impl Installer for Device {
+    fn prove(&self, loaded: &LoadedModel, place: Place<'_>) -> Result<Measured, Fault> {
         let started = clock::now();
-        let measured = match warm_up {
-            WarmUp::OnLanes => scheduler::calibrate(&loaded.executable, compute, loaded.max_batch, CALIBRATION_BUDGET),
-            WarmUp::Beside => scheduler::calibrate_beside(&loaded.executable, loaded.max_batch, CALIBRATION_BUDGET),
+        let LoadedModel { executable, terms, .. } = loaded;
+        let (proven, others) = match place {
+            Place::Lane { lane, company } => (proof::prove(executable, lane, terms, Some(company)), lane),
+            // A thread that is no lane's takes no lane's time, only its share of a core.
+            Place::Beside => (LaneThreads::new().run(|| proof::prove(executable, 0, terms, None)), 0),
         };
-        let Calibration { curve, wide, item_bytes } =
-            measured.map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
+        let proof = proven.map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
+        let others = (0..executable.lanes()).filter(|lane| *lane != others);
+        if let Err(error) = proof::warm_up(executable, others, terms, terms.budget) {
+            tracing::debug!(model = %loaded.name, version = %loaded.version, %error, "a lane was not warmed up");
+        }
+        Ok(Measured { proof, wide: None, is_remembered: false, took: clock::now().since(started) })
+    }
+
+    fn wide_gain(&self, loaded: &LoadedModel) -> Option<f64> {
+        proof::wide_gain(&loaded.executable, self.compute.first()?, &loaded.terms)
+    }
+
+    fn install(&self, loaded: &LoadedModel, measured: &Measured) -> Result<ModelKey, Fault> {
+        let Self { handoff, telemetry, .. } = self;
+        let Proof { medians, item_bytes, .. } = &measured.proof;
         let metrics = telemetry.model(&loaded.name, &loaded.version);
-        let calibration = clock::now().since(started);
-        metrics.load_seconds.set((loaded.load_duration + calibration).as_secs_f64());
+        metrics.load_seconds.set((loaded.load_duration + measured.took).as_secs_f64());
+        metrics.tell_batching(loaded.batching.verdict);
         let options = ModelOptions {
-            curve,
+            curve: CostCurve::new(medians.clone()),
             max_batch: loaded.max_batch,
             max_delay: loaded.max_delay,
             max_call_bytes: MAX_CALL_BYTES,
             stateful: loaded.executable.signature().is_stateful(),
-            item_bytes,
+            item_bytes: *item_bytes,
             padding_waste_max: loaded.padding_waste_max,
-            wide_ratio: wide.map(|WideGain(ratio)| ratio),
+            wide_ratio: measured.wide,
         };
         let costs = telemetry.model_costs(&loaded.name, &loaded.version, options.curve.points().count());
         let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics, costs };
         let key = handoff.add_model((&loaded.name, &loaded.version), options, runtime);
         if let Some(status) = handoff.status(key) {
             let costs: Vec<String> = status.curve.points().map(|(size, cost)| format!("{size}: {cost:.2?}")).collect();
+            let how = if measured.is_remembered { "measured at an earlier start" } else { "measured" };
             tracing::info!(
                 model = %loaded.name, version = %loaded.version, engine = loaded.executable.engine_name(),
-                batch_cap = status.batch_cap, "measured; a call takes {}", costs.join(", ")
+                batch_cap = status.batch_cap, "{how}; a call takes {}", costs.join(", ")
             );
         }
         Ok(key)
     }
+}
 
+impl Host for Device {
     fn retire(&self, key: ModelKey) {
         self.handoff.retire_model(key);
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tidemill::{
-    domain::{Datatype, NamedTensor, Signature, StateSpec, TensorSpec, Timestamp},
+    domain::{Batching, Datatype, NamedTensor, Signature, StateSpec, TensorSpec, Timestamp},
     engine::Executable,
     registry::{LoadedModel, Model, VersionPolicy},
     scheduler::{Admission, Handoff, ModelOptions, ModelRuntime},
@@ -43,6 +43,9 @@ pub(crate) fn install(handoff: &Handoff, telemetry: &Telemetry, executable: Exec
         framing: None,
         segments: None,
         padding_waste_max: None,
+        batching: Batching::off(""),
+        terms: Arc::default(),
+        subject: None,
         max_batch: options.max_batch,
         max_delay: options.max_delay,
         versions: VersionPolicy::All,

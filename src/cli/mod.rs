@@ -221,7 +221,7 @@ impl ClientCommand {
             Self::Scan(args) => &args.connection,
             Self::Upload(args) => &args.connection,
             Self::Predict(args) => &args.connection,
-            Self::Models(args) => &args.connection,
+            Self::Models(args) => args.connection(),
             Self::Health(args) => &args.connection,
             Self::Top(args) => return args.json,
         };

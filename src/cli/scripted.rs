@@ -17,11 +17,11 @@ use tonic_health::ServingStatus;
 use crate::proto::{
     rpc,
     v1::{
-        BatchCost, Datatype, FeedRequest, FeedResponse, Framing, GetModelRequest, GetModelResponse, ItemResult,
-        ListModelsRequest, ListModelsResponse, ModelDetail, ModelState, ModelSummary, Opened, Outputs, PayloadDigest,
-        PayloadKind, PredictRequest, PredictResponse, ScanRequest, ScanResponse, Segment, SegmentStarted, Skipped, StreamConfig,
-        StreamLimits, Summary, Tensor, TensorSpec, Timing, UploadRequest, UploadResponse, WindowPosition, feed_request,
-        feed_response,
+        BatchCost, Batching, BatchingVerdict, Datatype, FeedRequest, FeedResponse, Framing, GetModelRequest, GetModelResponse,
+        ItemResult, ListModelsRequest, ListModelsResponse, ModelDetail, ModelState, ModelSummary, Opened, Outputs, PayloadDigest,
+        PayloadKind, PredictRequest, PredictResponse, ProveModelRequest, ProveModelResponse, ScanRequest, ScanResponse, Segment,
+        SegmentStarted, Skipped, StreamConfig, StreamLimits, Summary, Tensor, TensorSpec, Timing, UploadRequest, UploadResponse,
+        WindowPosition, feed_request, feed_response,
         inference_service_server::{InferenceService, InferenceServiceServer},
         item_result,
         model_service_server::{ModelService, ModelServiceServer},
@@ -337,6 +337,23 @@ impl ModelService for Scripted {
         };
         Ok(Response::new(GetModelResponse { model: Some(model) }))
     }
+
+    async fn prove_model(&self, request: Request<ProveModelRequest>) -> Result<Response<ProveModelResponse>, Status> {
+        let ProveModelRequest { name, seed } = request.into_inner();
+        self.check(&name)?;
+        let batching = Some(Batching { seed, ..batching() });
+        Ok(Response::new(ProveModelResponse { models: vec![ModelSummary { batching, ..summary() }] }))
+    }
+}
+
+fn batching() -> Batching {
+    Batching {
+        verdict: BatchingVerdict::Dependent.into(),
+        shares_calls: false,
+        detail: "others changed output 'output'".into(),
+        proven_batch: 1,
+        seed: 7,
+    }
 }
 
 fn summary() -> ModelSummary {
@@ -348,5 +365,6 @@ fn summary() -> ModelSummary {
         engine: "rten".into(),
         description: "Finds speech.".into(),
         stateful: true,
+        batching: Some(batching()),
     }
 }

@@ -379,19 +379,27 @@ async fn predict_sends_typed_tensors_and_says_which_are_missing() {
 async fn models_lists_all_and_shows_one_with_its_cost() {
     let server = ScriptedServer::start(Script::default()).await;
     let ended = run(&server, &["models"]).await;
-    let expected = "NAME        VERSION  STATE   ENGINE  STATE KEPT  DESCRIPTION\n\
-                    broken      2        failed          none        no such file\n\
-                    silero-vad  1        ready   rten    per stream  Finds speech.\n";
+    let expected = "NAME        VERSION  STATE   ENGINE  STATE KEPT  BATCHING   DESCRIPTION\n\
+                    broken      2        failed          none                   no such file\n\
+                    silero-vad  1        ready   rten    per stream  dependent  Finds speech.\n";
     assert_eq!((ended.exit_code, ended.results.as_str()), (0, expected));
     let ended = run(&server, &["models", "--json"]).await;
     assert_eq!(
         ended.results.lines().last(),
         Some(
-            r#"{"model":{"name":"silero-vad","version":"1","state":"ready","engine":"rten","description":"Finds speech.","stateful":true}}"#
+            r#"{"model":{"name":"silero-vad","version":"1","state":"ready","engine":"rten","description":"Finds speech.","stateful":true,"batching":{"verdict":"dependent","shares_calls":false,"detail":"others changed output 'output'","proven_batch":1,"seed":7}}}"#
         )
     );
     let ended = run(&server, &["models", "silero-vad"]).await;
     assert!(ended.results.contains("cost       batch of   4:    400.0µs a call,    100.0µs an item\n"), "{}", ended.results);
+    assert!(
+        ended.results.contains("batching   one item a call, dependent: others changed output 'output'\n"),
+        "{}",
+        ended.results
+    );
+    let ended = run(&server, &["models", "prove", "silero-vad", "--seed", "9", "--json"]).await;
+    assert!(ended.results.contains("\"seed\":9"), "{}", ended.results);
+    assert_eq!(run(&server, &["models", "prove", "nothing"]).await.exit_code, 4);
     let ended = run(&server, &["models", "nothing"]).await;
     let expected = "error: NOT_FOUND: no model 'nothing'; there are: silero-vad\n";
     assert_eq!((ended.exit_code, ended.notes.as_str()), (4, expected));

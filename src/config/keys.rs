@@ -181,6 +181,12 @@ pub(super) const KEYS: &[Key] = &[
     words("models.example", SWITCH, "serve `example_model`, which doubles numbers"),
     words("models.watch", SWITCH, "load, replace and unload models as `models.dir` changes"),
     words(
+        "models.cache_dir",
+        PATH,
+        "folder where [proofs](models.md#what-the-server-finds-out) of models are kept from one start to the next, of this user alone; if not \
+         set, `$CACHE_DIRECTORY/proofs`, `$XDG_CACHE_HOME/tidemill/proofs` or `$HOME/.cache/tidemill/proofs`",
+    ),
+    words(
         "engine.default",
         "`\"auto\"`, `\"rten\"` or `\"onnxruntime\"`",
         "engine of the models that leave the choice open; `auto` is `onnxruntime` if its library is loaded, else `rten`",

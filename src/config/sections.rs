@@ -290,11 +290,14 @@ pub struct ModelsConfig {
     pub example: bool,
     /// Whether to follow changes of the folder.
     pub watch: bool,
+    /// Where proofs of models are kept from one start to the next; nowhere if absent.
+    #[serde(with = "path_or_empty")]
+    pub cache_dir: Option<PathBuf>,
 }
 
 impl Default for ModelsConfig {
     fn default() -> Self {
-        Self { dir: None, allow_partial: false, embedded: true, example: true, watch: false }
+        Self { dir: None, allow_partial: false, embedded: true, example: true, watch: false, cache_dir: None }
     }
 }
 

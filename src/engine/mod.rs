@@ -104,6 +104,16 @@ pub trait Engine: Any + Send + Sync {
         false
     }
 
+    /// Its version, as far as another one could compute other numbers; empty if none could.
+    fn version(&self) -> String {
+        String::new()
+    }
+
+    /// Whether items of a call cannot change each other, whatever the model.
+    fn computes_items_apart(&self) -> bool {
+        false
+    }
+
     /// What the model file declares.
     fn contract(&self) -> &Contract;
 

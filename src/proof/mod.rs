@@ -12,15 +12,17 @@ mod along;
 mod calls;
 mod company;
 mod compare;
+mod hints;
 mod items;
-#[cfg(test)]
-mod tests;
+mod store;
 mod together;
 mod verdict;
 
 use std::{sync::Arc, time::Duration};
 
 pub use company::Company;
+pub use hints::Hints;
+pub use store::{Fingerprint, Kept, Store, Subject};
 
 use self::{
     alone::Alone,
@@ -57,17 +59,6 @@ pub enum ProofError {
          they are, or batching = \"off\" to run one element along that dimension a call"
     )]
     NotABatch(String),
-}
-
-/// What a model's file tells about how items may depend on each other. Nothing here overrules what the calls show.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Hints {
-    /// Whether the model rounds coarsely inside: it computes in 8 bits or in half precision.
-    pub lossy: bool,
-    /// Operators that couple items, such as `DynamicQuantizeLinear`.
-    pub suspects: Vec<String>,
-    /// What the file calls the first dimension, if that is a word for time, nodes or points.
-    pub ordered_axis: Option<String>,
 }
 
 /// How a model is proven.
@@ -127,7 +118,11 @@ pub fn prove(executable: &Arc<Executable>, lane: usize, terms: &Terms, company: 
         Some(finding) => (finding, Observed::default()),
         None => in_company(&caller, &alone, terms)?,
     };
-    let Finding { verdict, detail } = finding;
+    let Finding { verdict, detail } = if finding.verdict == Verdict::Unproven && terms.hints.apart_by_construction {
+        Finding { verdict: Verdict::Independent, detail: "the engine computes items apart".to_owned() }
+    } else {
+        finding
+    };
     if verdict == Verdict::NotABatch {
         return Err(ProofError::NotABatch(detail));
     }
@@ -135,11 +130,12 @@ pub fn prove(executable: &Arc<Executable>, lane: usize, terms: &Terms, company: 
     let mut medians = measured_alone;
     if shares_calls {
         medians.extend(&observed.medians);
-        if matches!(verdict, Verdict::Random | Verdict::Unproven) {
+        if matches!(verdict, Verdict::Random | Verdict::Unproven) || terms.hints.apart_by_construction {
             guess(&mut medians, terms.max_batch);
         }
     }
-    let proven_batch = if verdict == Verdict::Independent || verdict == Verdict::PaddingLeaks { observed.largest } else { 1 };
+    let is_proven = matches!(verdict, Verdict::Independent | Verdict::PaddingLeaks);
+    let proven_batch = if is_proven { observed.largest.max(1) } else { 1 };
     let batching = Batching { verdict, shares_calls, detail: detail.into(), proven_batch, seed: terms.seed };
     Ok(Proof { batching, medians, item_bytes })
 }
@@ -227,3 +223,6 @@ pub fn wide_gain(executable: &Executable, lane: &LaneThreads, terms: &Terms) -> 
     let [one, all] = [CallThreads::One, CallThreads::All].map(|threads| lane.run(|| series(threads)));
     Some(all?.as_secs_f64() / one?.max(Duration::from_nanos(1)).as_secs_f64())
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,7 +32,7 @@ fn fp32(name: &str, dims: &[Option<usize>]) -> ValueInfoProto {
 }
 
 fn spec(name: &str, datatype: Datatype, dims: &[Option<usize>]) -> TensorSpec {
-    TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), batch_axis: 0 }
+    TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), batch_axis: Some(0) }
 }
 
 /// A model from FP32 `x` [batch, 4] to FP32 `y` [batch, 4].
@@ -191,7 +191,7 @@ fn dynamic_quantization_is_found_and_the_operator_is_named() {
         node("DequantizeLinear", &["q", "s", "z"], "y"),
     ];
     let model = rows(nodes, vec![]);
-    let hints = Hints { lossy: true, suspects: vec!["DynamicQuantizeLinear".to_owned()], ordered_axis: None };
+    let hints = Hints { lossy: true, suspects: vec!["DynamicQuantizeLinear".to_owned()], ..Hints::default() };
     let proof = prove(&model, 0, &Terms { hints, ..patient() }, None).expect("one item a call");
     assert_eq!(proof.batching.verdict, Verdict::Dependent);
     assert!(proof.batching.detail.ends_with("; suspected: DynamicQuantizeLinear"), "{}", proof.batching.detail);
@@ -290,8 +290,13 @@ fn stateful(strength: f32) -> Arc<Executable> {
         output: vec![fp32("y", &[BATCH, Some(4)]), fp32("next", &[BATCH, Some(4)])],
         ..GraphProto::default()
     });
-    let state =
-        StateSpec { input: "state".into(), output: "next".into(), datatype: Datatype::Fp32, dims: smallvec![4], batch_axis: 0 };
+    let state = StateSpec {
+        input: "state".into(),
+        output: "next".into(),
+        datatype: Datatype::Fp32,
+        dims: smallvec![4],
+        batch_axis: Some(0),
+    };
     bind(
         file,
         Signature {

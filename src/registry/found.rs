@@ -13,6 +13,8 @@ use std::{
     sync::Arc,
 };
 
+use sha2::{Digest as _, Sha256};
+
 use super::{
     LoadedModel,
     loader::{LoadFault, LoadOptions},
@@ -23,7 +25,9 @@ use super::{
 };
 use crate::{
     clock,
+    domain::{Batching, Signature},
     engine::{Engine, EngineError, Executable, onnxruntime::OnnxRuntime, rten::Rten, synthetic::SyntheticEngine},
+    proof::{Hints, Subject, Terms},
 };
 
 /// All that the sources hold.
@@ -131,7 +135,11 @@ impl Origin {
 /// All that it takes to load a version.
 pub(super) struct Plan<'a> {
     source: &'a dyn ModelSource,
+    /// The model's folder.
+    folder: PathBuf,
     manifest: Arc<Manifest>,
+    /// What the manifest was read from.
+    manifest_text: Arc<str>,
     manifest_file: String,
     version: FoundVersion,
 }
@@ -167,11 +175,13 @@ pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
             return versions.iter().map(broken).collect();
         }
     };
+    let text: Arc<str> = model.manifest.as_deref().unwrap_or_default().into();
     let numbers: Vec<u64> = versions.iter().map(|version| version.number).collect();
     let chosen = versions.into_iter().filter(|version| manifest.versions.takes(version.number, &numbers)).map(|version| {
         let (manifest, manifest_file) = (Arc::clone(&manifest), manifest_file.clone());
         let (number, file) = (version.number, version.file.clone());
-        candidate(number, &file, Ok(Plan { source: *source, manifest, manifest_file, version }))
+        let (folder, manifest_text) = (model.folder.clone(), Arc::clone(&text));
+        candidate(number, &file, Ok(Plan { source: *source, folder, manifest, manifest_text, manifest_file, version }))
     });
     let missing = manifest.versions.missing(&numbers).map(|number| {
         let reason = format!("lists version {number}, but there is no folder {number}");
@@ -182,6 +192,24 @@ pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
 }
 
 impl Plan<'_> {
+    /// How the model is proven.
+    fn terms(
+        &self,
+        engine: &dyn Engine,
+        signature: &Signature,
+        trial: Option<&str>,
+        options: &LoadOptions<'_>,
+    ) -> Result<Terms, Vec<KeyFault>> {
+        Ok(Terms {
+            max_batch: self.manifest.max_batch(),
+            rule: self.manifest.batching,
+            budget: self.manifest.trial.budget(),
+            examples: self.manifest.trial.examples(signature, trial)?,
+            seed: options.seed,
+            hints: Hints::of(engine, signature),
+        })
+    }
+
     /// Reads the file and binds it to its engine. Blocks.
     pub(super) fn load(&self, name: &Arc<str>, options: &LoadOptions<'_>) -> Result<LoadedModel, Vec<LoadFault>> {
         let begun = clock::now();
@@ -189,6 +217,7 @@ impl Plan<'_> {
         let broken = |error: EngineError| vec![whole(model_file.clone(), error.to_string())];
         let in_manifest = |faults| in_file(&self.manifest_file, faults);
         let choice = choose(self.manifest.engine, options.engine_default);
+        let mut fingerprint = None;
         let (engine, interface) = if choice == EngineChoice::Synthetic {
             let contract = declared_contract(&self.manifest).map_err(in_manifest)?;
             let interface = fit(&self.manifest, &contract).map_err(in_manifest)?;
@@ -198,6 +227,7 @@ impl Plan<'_> {
             (Arc::new(engine) as Arc<dyn Engine>, interface)
         } else {
             let bytes = self.source.read(&self.version).map_err(|reason| vec![whole(model_file.clone(), reason)])?;
+            fingerprint = Some(Sha256::digest(&bytes).into());
             let engine = guarded(|| open(choice, bytes)).map_err(broken)?;
             let interface = fit(&self.manifest, engine.contract()).map_err(|faults| {
                 // The manifest is one for all versions, and may fit some of them.
@@ -209,6 +239,15 @@ impl Plan<'_> {
             (engine, interface)
         };
         let signature = Arc::new(interface.signature);
+        let trial_text = self.manifest.trial.text(&self.folder).map_err(|fault| in_manifest(vec![fault]))?;
+        let terms = self.terms(&*engine, &signature, trial_text.as_deref(), options).map_err(in_manifest)?;
+        let subject = fingerprint.map(|model| Subject {
+            model,
+            engine: engine.name(),
+            engine_version: engine.version(),
+            manifest: format!("{}\0{}", self.manifest_text, trial_text.unwrap_or_default()),
+            lanes: options.lanes.len(),
+        });
         let executable = guarded(|| Executable::new(engine, signature, options.lanes)).map_err(broken)?;
         Ok(LoadedModel {
             name: Arc::clone(name),
@@ -218,6 +257,9 @@ impl Plan<'_> {
             framing: interface.framing,
             segments: interface.segments,
             padding_waste_max: interface.padding_waste_max,
+            batching: Batching::off(""),
+            terms: Arc::new(terms),
+            subject,
             max_batch: self.manifest.max_batch(),
             max_delay: self.manifest.max_delay(),
             versions: self.manifest.versions.clone(),

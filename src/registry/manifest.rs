@@ -10,8 +10,14 @@ use serde::{
 };
 use toml::{Table, Value};
 
-use super::policy::VersionPolicy;
-use crate::{domain::Datatype, engine::synthetic::SyntheticConfig};
+use super::{
+    policy::VersionPolicy,
+    trial::{TrialEntry, rule},
+};
+use crate::{
+    domain::{BatchingRule, Datatype},
+    engine::synthetic::SyntheticConfig,
+};
 
 /// Largest batch of a model whose manifest names none, and the most that one may name.
 pub const MAX_BATCH_DEFAULT: usize = 64;
@@ -52,6 +58,11 @@ pub struct Manifest {
     pub batch: bool,
     /// Most items in a call; see [`Manifest::max_batch`].
     max_batch: Option<usize>,
+    /// Whether items share calls.
+    #[serde(deserialize_with = "rule")]
+    pub batching: BatchingRule,
+    /// How it is found out whether they may.
+    pub trial: TrialEntry,
     /// Time that a lane may wait for a fuller batch.
     pub max_delay_us: u64,
     /// What the model file leaves open about its inputs.
@@ -78,6 +89,8 @@ impl Default for Manifest {
             versions: VersionPolicy::All,
             batch: true,
             max_batch: None,
+            batching: BatchingRule::Proven,
+            trial: TrialEntry::default(),
             max_delay_us: 0,
             inputs: Vec::new(),
             outputs: Vec::new(),
@@ -279,6 +292,7 @@ impl Manifest {
         if !self.batch {
             self.check_no_batch(&mut fault);
         }
+        self.trial.check(&mut fault);
         if self.max_delay_us > MAX_DELAY_US_MAX {
             fault("max_delay_us".to_owned(), format!("is {}; at most {MAX_DELAY_US_MAX} is accepted", self.max_delay_us));
         }

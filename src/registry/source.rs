@@ -210,7 +210,7 @@ fn read_manifest(file: &Path) -> Result<Cow<'static, str>, String> {
     }
 }
 
-fn read_limited(file: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
+pub(super) fn read_limited(file: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
     let explain = |error: std::io::Error| std::io::Error::new(error.kind(), format!("cannot be read: {error}"));
     let mut bytes = Vec::new();
     // To open or to read a pipe would wait for its other end, and all changes of models with it.

@@ -1,6 +1,6 @@
 //! Loading from folders, and what the registry answers.
 
-use std::{cell::RefCell, fs, path::Path};
+use std::{fs, path::Path};
 
 use slotmap::SlotMap;
 
@@ -38,10 +38,13 @@ fn models(files: &[(&str, Option<&str>)]) -> tempfile::TempDir {
 }
 
 fn load(sources: &[&dyn ModelSource], keep_going: bool) -> Result<Registry, LoadFaults> {
-    let keys = RefCell::new(SlotMap::with_key());
+    let keys = Mutex::new(SlotMap::with_key());
     let lanes = [LaneThreads::new()];
-    let options = LoadOptions { engine_default: EngineChoice::Rten, lanes: &lanes, keep_going };
-    load_all(sources, &options, &|_| Ok(keys.borrow_mut().insert(())))
+    load_all(
+        sources,
+        &LoadOptions::new(EngineChoice::Rten, &lanes, keep_going),
+        &Unproven(|_: &LoadedModel| Ok(keys.lock().insert(()))),
+    )
 }
 
 fn load_folder(root: &Path, keep_going: bool) -> Result<Registry, LoadFaults> {
@@ -193,12 +196,12 @@ fn asked_to_keep_going_it_serves_what_it_can_and_says_why_not_the_rest() {
 #[test]
 fn the_newest_ready_version_stands_in_for_a_newer_that_failed() {
     let root = models(&[("m/model.toml", Some(DOUBLER)), ("m/1", None), ("m/2", None)]);
-    let keys = RefCell::new(SlotMap::with_key());
-    let install = |model: &LoadedModel| match &*model.version {
+    let keys = Mutex::new(SlotMap::with_key());
+    let install = Unproven(|model: &LoadedModel| match &*model.version {
         "2" => Err(Fault::new(FaultKind::Failed, "warm-up failed")),
-        _ => Ok(keys.borrow_mut().insert(())),
-    };
-    let options = LoadOptions { engine_default: EngineChoice::Auto, lanes: &[], keep_going: true };
+        _ => Ok(keys.lock().insert(())),
+    });
+    let options = LoadOptions::new(EngineChoice::Auto, &[], true);
     let folder = Folder::new(root.path().to_owned());
     let registry = load_all(&[&folder], &options, &install).expect("asked to keep going");
     assert_eq!(&*registry.get("m", None).expect("version 1").loaded.version, "1");
@@ -212,15 +215,15 @@ fn the_newest_ready_version_stands_in_for_a_newer_that_failed() {
 #[test]
 fn nothing_is_installed_when_a_model_cannot_be_loaded() {
     let root = models(&[("bad/1", None), ("good/model.toml", Some(DOUBLER))]);
-    let options = LoadOptions { engine_default: EngineChoice::Auto, lanes: &[], keep_going: false };
-    let installed = RefCell::new(0);
-    let install = |_: &LoadedModel| {
-        *installed.borrow_mut() += 1;
+    let options = LoadOptions::new(EngineChoice::Auto, &[], false);
+    let installed = Mutex::new(0);
+    let install = Unproven(|_: &LoadedModel| {
+        *installed.lock() += 1;
         Ok(ModelKey::default())
-    };
+    });
     let loaded = load_all(&[&Folder::new(root.path().to_owned())], &options, &install);
     assert!(loaded.is_err());
-    assert_eq!(*installed.borrow(), 0);
+    assert_eq!(*installed.lock(), 0);
 }
 
 #[test]
@@ -236,14 +239,14 @@ fn versions_are_loading_until_they_are_settled() {
     let root = models(&[("m/model.toml", Some(DOUBLER))]);
     let registry = Registry::default();
     assert!(!registry.all_ready(), "an empty registry serves nothing");
-    let options = LoadOptions { engine_default: EngineChoice::Auto, lanes: &[], keep_going: false };
-    let seen = RefCell::new(None);
-    let install = |_: &LoadedModel| {
-        *seen.borrow_mut() = Some((registry.list(), registry.get("m", None)));
+    let options = LoadOptions::new(EngineChoice::Auto, &[], false);
+    let seen = Mutex::new(None);
+    let install = Unproven(|_: &LoadedModel| {
+        *seen.lock() = Some((registry.list(), registry.get("m", None)));
         Ok(ModelKey::default())
-    };
+    });
     load_into(&registry, &[&Folder::new(root.path().to_owned())], &options, &install).expect("all good");
-    let (list, found) = seen.take().expect("one model was installed");
+    let (list, found) = seen.lock().take().expect("one model was installed");
     assert_eq!((list[0].state, &*list[0].description, list[0].engine), (ModelState::Loading, "doubles", ""));
     let fault = found.expect_err("still loading");
     assert_eq!((fault.kind(), fault.retry_after()), (FaultKind::Unavailable, Some(Duration::from_secs(1))));

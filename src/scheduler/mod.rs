@@ -6,7 +6,6 @@
 
 mod admission;
 mod batch;
-mod calibrate;
 mod cost;
 mod costs;
 mod decide;
@@ -25,7 +24,6 @@ mod trace;
 
 pub use admission::{Admission, Refusal};
 pub use batch::{Batch, CallReport, EndReason, Ended, Entry, Item};
-pub use calibrate::{Calibration, CalibrationError, WideGain, calibrate, calibrate_beside};
 pub use cost::{CostCurve, CostModel};
 pub use handoff::{Handoff, ModelRuntime, ModelStatus, StreamHandle, Submitted};
 pub use lanes::{Lane, Lanes};

@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use tidemill::{
     codec::FramingRule,
-    domain::{Datatype, Fault, FaultKind, NamedTensor, Outcome, Signature, StateSpec, TensorSpec, Timestamp},
+    domain::{Batching, Datatype, Fault, FaultKind, NamedTensor, Outcome, Signature, StateSpec, TensorSpec, Timestamp},
     drain::Drain,
     engine::{
         Executable, LaneThreads,
@@ -92,6 +92,9 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         framing: Some(FramingRule::new(16_000, 4, 2).expect("a sound rule")),
         segments: None,
         padding_waste_max: None,
+        batching: Batching::off(""),
+        terms: Arc::default(),
+        subject: None,
         max_batch: 8,
         max_delay: Duration::ZERO,
         versions: VersionPolicy::All,

@@ -61,6 +61,14 @@ pub(super) fn environment() -> Result<Environment, EngineError> {
     }
 }
 
+/// What the loaded library says of its build; empty if none is loaded.
+pub(super) fn version() -> String {
+    match &*LOADED.lock() {
+        Some(Loaded { environment: Ok(_), .. }) => ort::info().to_owned(),
+        _ => String::new(),
+    }
+}
+
 const REMEDY: &str = "get it with `pip install onnxruntime`, where it is the file `capi/libonnxruntime.so.*` of the package, \
                       and name it with --onnxruntime PATH or ORT_DYLIB_PATH";
 

@@ -78,6 +78,10 @@ impl Engine for OnnxRuntime {
         true
     }
 
+    fn version(&self) -> String {
+        library::version()
+    }
+
     fn contract(&self) -> &Contract {
         &self.contract
     }

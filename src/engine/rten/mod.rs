@@ -81,6 +81,10 @@ impl Engine for Rten {
         true
     }
 
+    fn version(&self) -> String {
+        env!("TIDEMILL_RTEN").to_owned()
+    }
+
     fn contract(&self) -> &Contract {
         &self.contract
     }

@@ -79,6 +79,10 @@ impl Engine for SyntheticEngine {
         self.shared.script.wide_speedup.is_some()
     }
 
+    fn computes_items_apart(&self) -> bool {
+        true
+    }
+
     fn contract(&self) -> &Contract {
         &self.contract
     }

@@ -4,9 +4,9 @@ use tonic::{Request, Response, Status};
 
 use super::{convert, status::status_of};
 use crate::{
-    domain::{Fault, PaddingRule, Signature, StateSpec, TensorSpec},
+    domain::{Batching, Fault, PaddingRule, Signature, StateSpec, TensorSpec, Verdict},
     proto::v1::{self, model_service_server::ModelService},
-    registry::{self, Model, ModelState},
+    registry::{self, Model, ModelState, SEED_DEFAULT},
     service::{CostCurve, QueueStatus, Service},
 };
 
@@ -37,6 +37,7 @@ impl Models {
                 engine: loaded.executable.engine_name().to_owned(),
                 description: loaded.description.to_string(),
                 stateful: signature.is_stateful(),
+                batching: Some(batching(&loaded.batching)),
             }),
             inputs: signature.inputs.iter().map(tensor_spec).collect(),
             outputs: signature.outputs.iter().map(tensor_spec).collect(),
@@ -75,6 +76,17 @@ impl ModelService for Models {
         let (model, queue) = self.service.model(&name, &version).map_err(|fault| status_of(&fault))?;
         Ok(Response::new(v1::GetModelResponse { model: Some(self.detail(&model, &queue)) }))
     }
+
+    async fn prove_model(&self, request: Request<v1::ProveModelRequest>) -> Result<Response<v1::ProveModelResponse>, Status> {
+        let v1::ProveModelRequest { name, seed } = request.into_inner();
+        if name.is_empty() {
+            return Err(status_of(&Fault::invalid("name", "the name of the model is missing")));
+        }
+        let seed = if seed == 0 { SEED_DEFAULT } else { seed };
+        self.service.repository().prove(&name, seed).await.map_err(|fault| status_of(&fault))?;
+        let proven = self.service.models().into_iter().filter(|status| *status.name == *name);
+        Ok(Response::new(v1::ProveModelResponse { models: proven.map(summary).collect() }))
+    }
 }
 
 fn summary(status: registry::ModelStatus) -> v1::ModelSummary {
@@ -92,6 +104,26 @@ fn summary(status: registry::ModelStatus) -> v1::ModelSummary {
         engine: status.engine.to_owned(),
         description: status.description.to_string(),
         stateful: status.stateful,
+        batching: status.batching.as_ref().map(batching),
+    }
+}
+
+fn batching(found: &Batching) -> v1::Batching {
+    let verdict = match found.verdict {
+        Verdict::Independent => v1::BatchingVerdict::Independent,
+        Verdict::Dependent => v1::BatchingVerdict::Dependent,
+        Verdict::NotABatch => v1::BatchingVerdict::NotABatch,
+        Verdict::PaddingLeaks => v1::BatchingVerdict::PaddingLeaks,
+        Verdict::Random => v1::BatchingVerdict::Random,
+        Verdict::Unproven => v1::BatchingVerdict::Unproven,
+        Verdict::Off => v1::BatchingVerdict::Off,
+    };
+    v1::Batching {
+        verdict: verdict.into(),
+        shares_calls: found.shares_calls,
+        detail: found.detail.to_string(),
+        proven_batch: u32::try_from(found.proven_batch).unwrap_or(u32::MAX),
+        seed: found.seed,
     }
 }
 

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     engine::Executable,
-    registry::{Embedded, Folder},
+    registry::{Embedded, Folder, Measured, Place},
 };
 
 const DOUBLER: &str = "
@@ -41,8 +41,16 @@ struct Inside {
     registry: Option<Arc<Registry>>,
 }
 
-impl Host for Ledger {
-    fn install(&self, model: &LoadedModel, _: WarmUp) -> Result<ModelKey, Fault> {
+impl Installer for Ledger {
+    fn prove(&self, _: &LoadedModel, _: Place<'_>) -> Result<Measured, Fault> {
+        Ok(Measured::nothing())
+    }
+
+    fn wide_gain(&self, _: &LoadedModel) -> Option<f64> {
+        None
+    }
+
+    fn install(&self, model: &LoadedModel, _: &Measured) -> Result<ModelKey, Fault> {
         if &*model.description == "cannot run" {
             return Err(Fault::new(FaultKind::Failed, "a trial call failed"));
         }
@@ -51,7 +59,9 @@ impl Host for Ledger {
         inside.installed.push(label.clone());
         Ok(inside.keys.insert((label, Arc::downgrade(&model.executable))))
     }
+}
 
+impl Host for Ledger {
     fn retire(&self, key: ModelKey) {
         let mut inside = self.inner.lock();
         let (label, _) = inside.keys[key].clone();
@@ -94,7 +104,7 @@ impl Fixture {
         let ledger = Ledger::default();
         sources.push(Box::new(Folder::new(root.path().to_owned())));
         let host = Box::new(ledger.clone());
-        let repository = Repository::new(sources, EngineChoice::Rten, vec![LaneThreads::new()], host);
+        let repository = Repository::new(sources, EngineChoice::Rten, vec![LaneThreads::new()], host, Store::none());
         ledger.inner.lock().registry = Some(Arc::clone(repository.registry()));
         let starting = repository.clone();
         let started = tokio::task::spawn_blocking(move || starting.start(true)).await.expect("no panic");
@@ -367,7 +377,8 @@ async fn changes_come_one_at_a_time_and_are_made_though_nobody_waits_for_them() 
     {
         let unload = fixture.repository.unload("m");
         tokio::pin!(unload);
-        assert!(futures::poll!(unload.as_mut()).is_pending());
+        // On a busy machine it may be over by now; if it is not, nobody waits for it.
+        let _ = futures::poll!(unload.as_mut());
     }
     seen.changed().await.expect("the registry lives");
     assert_eq!(fixture.serving(), ["n 1"]);
