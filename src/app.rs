@@ -36,7 +36,7 @@ use crate::{
         http::HttpServer,
     },
     open_inference::OpenInference,
-    proof::{self, Proof, Store},
+    proof::{self, Proof, ProofError, Store},
     registry::{
         self, Embedded, EngineChoice, Example, Folder, Host, Installer, LoadedModel, Measured, ModelSource, ModelState, Place,
         Registry, Repository, Watcher,
@@ -407,16 +407,20 @@ impl Installer for Device {
     fn prove(&self, loaded: &LoadedModel, place: Place<'_>) -> Result<Measured, Fault> {
         let started = clock::now();
         let LoadedModel { executable, terms, .. } = loaded;
-        let (proven, others) = match place {
-            Place::Lane { lane, company } => (proof::prove(executable, lane, terms, Some(company)), lane),
+        let prove = |lane, company| {
+            let proof = proof::prove(executable, lane, terms, company)?;
+            let others = (0..executable.lanes()).filter(|other| *other != lane);
+            if let Err(error) = proof::warm_up(executable, others, terms, terms.budget) {
+                tracing::debug!(model = %loaded.name, version = %loaded.version, %error, "a lane was not warmed up");
+            }
+            Ok(proof)
+        };
+        let proven: Result<Proof, ProofError> = match place {
+            Place::Lane { lane, company } => prove(lane, Some(company)),
             // A thread that is no lane's takes no lane's time, only its share of a core.
-            Place::Beside => (LaneThreads::new().run(|| proof::prove(executable, 0, terms, None)), 0),
+            Place::Beside => LaneThreads::new().run(|| prove(0, None)),
         };
         let proof = proven.map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
-        let others = (0..executable.lanes()).filter(|lane| *lane != others);
-        if let Err(error) = proof::warm_up(executable, others, terms, terms.budget) {
-            tracing::debug!(model = %loaded.name, version = %loaded.version, %error, "a lane was not warmed up");
-        }
         Ok(Measured { proof, wide: None, is_remembered: false, took: clock::now().since(started) })
     }
 
