@@ -329,8 +329,11 @@ fn admin_source(
 }
 
 /// While the server starts, every model counts. Later it is sent work whatever is loaded, fails to load or is unloaded beside what
-/// serves; only an engine that is lost takes it out. With `models.allow_partial`, a model that failed counts at no time.
+/// serves; only an engine that is lost takes it out, and that there is no model at all. With `models.allow_partial`, a model that failed counts at no time.
 fn readiness(registry: &Registry, phase: Phase, allow_partial: bool) -> Readiness {
+    if phase != Phase::Starting && registry.is_empty() {
+        return Readiness::NoModel;
+    }
     let hindrance = if phase == Phase::Starting {
         let hinders = |state| state == ModelState::Loading || (state == ModelState::Failed && !allow_partial);
         registry.list().into_iter().find(|model| hinders(model.state))
@@ -355,7 +358,8 @@ fn repository(config: &Config, device: Device) -> Repository {
     };
     let embedded = config.models.embedded.then(|| Box::new(Embedded) as Box<dyn ModelSource>);
     let example = config.models.example.then(|| Box::new(Example) as Box<dyn ModelSource>);
-    let folder = config.models.dir.clone().map(|path| Box::new(Folder::new(path)) as Box<dyn ModelSource>);
+    let name = config.models.name.clone();
+    let folder = config.models.dir.clone().map(|path| Box::new(Folder::of_model(path, name)) as Box<dyn ModelSource>);
     let sources = embedded.into_iter().chain(example).chain(folder).collect();
     Repository::new(sources, engine_default, device.compute.clone(), Box::new(device))
 }

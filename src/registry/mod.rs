@@ -7,11 +7,14 @@
 //! Readers take a snapshot, which is a pointer; a change replaces it. A stream keeps the [`Model`] that it opened with. A version
 //! that serves goes on until its next copy takes its place, which happens in one change; see [`repository`].
 
+mod folder;
 mod found;
+mod layout;
 mod lifecycle;
 mod loader;
 mod manifest;
 mod padding;
+mod places;
 mod policy;
 pub mod repository;
 mod shared_value;
@@ -43,7 +46,7 @@ pub use policy::VersionPolicy;
 pub use repository::{Host, IndexEntry, IndexState, Refreshed, Repository, WarmUp};
 pub use signature::{Interface, declared_contract, fit};
 pub use source::{
-    EMBEDDED_NAME, EMBEDDED_VERSION, EXAMPLE_NAME, Embedded, Example, Folder, FoundModel, FoundVersion, ModelSource, Scan,
+    EMBEDDED_NAME, EMBEDDED_VERSION, EXAMPLE_NAME, Embedded, Example, Folder, FoundModel, FoundVersion, ModelSource, Remark, Scan,
 };
 pub use watch::{WatchError, Watcher, refresh};
 
@@ -283,6 +286,12 @@ impl Registry {
         let catalog = self.snapshot();
         let mut entries = catalog.values().flat_map(BTreeMap::values).peekable();
         entries.peek().is_some() && entries.all(Entry::serves)
+    }
+
+    /// Whether there is no model at all, not even one that failed to load.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.snapshot().is_empty()
     }
 
     /// The first version that has lost its engine.
