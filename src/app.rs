@@ -329,14 +329,15 @@ fn admin_source(
 }
 
 /// While the server starts, every model counts. Later it is sent work whatever is loaded, fails to load or is unloaded beside what
-/// serves; only an engine that is lost takes it out, and that there is no model at all. With `models.allow_partial`, a model that failed counts at no time.
+/// serves; only an engine that is lost takes it out, or that no model could be loaded at all. With `models.allow_partial`, a model
+/// that failed or lost its engine takes it out at no time, unless it was the last hope.
 fn readiness(registry: &Registry, phase: Phase, allow_partial: bool) -> Readiness {
-    if phase != Phase::Starting && registry.is_empty() {
-        return Readiness::NoModel;
-    }
     let hindrance = if phase == Phase::Starting {
         let hinders = |state| state == ModelState::Loading || (state == ModelState::Failed && !allow_partial);
         registry.list().into_iter().find(|model| hinders(model.state))
+    } else if registry.serves_nothing() {
+        let Some(failed) = registry.list().into_iter().next() else { return Readiness::NoModel };
+        Some(failed)
     } else {
         registry.first_lost().filter(|_| !allow_partial)
     };

@@ -288,10 +288,12 @@ impl Registry {
         entries.peek().is_some() && entries.all(Entry::serves)
     }
 
-    /// Whether there is no model at all, not even one that failed to load.
+    /// Whether there is nothing but versions that could not be loaded, or no version at all.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.snapshot().is_empty()
+    pub fn serves_nothing(&self) -> bool {
+        let catalog = self.snapshot();
+        let mut entries = catalog.values().flat_map(BTreeMap::values);
+        entries.all(|entry| matches!(entry.lifecycle, Lifecycle::Failed(_)))
     }
 
     /// The first version that has lost its engine.

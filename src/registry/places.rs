@@ -91,9 +91,12 @@ impl Places {
     fn look_into(&mut self, folder: &Path, depth: Depth, entries_left: &mut usize) {
         // What cannot be listed holds no model either.
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(kind) = entry.file_type() else { continue };
+            if !kind.is_dir() && !kind.is_symlink() {
+                continue;
+            }
             let Some(left) = entries_left.checked_sub(1) else { return };
             *entries_left = left;
-            let Ok(kind) = entry.file_type() else { continue };
             let name = entry.file_name().to_string_lossy().into_owned();
             let leads_on = match depth {
                 Depth::Root => true,

@@ -7,8 +7,13 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tonic::transport::Endpoint;
 
-use tidemill::{app::Server, config::Config};
+use tidemill::{
+    app::Server,
+    config::Config,
+    proto::health::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient},
+};
 
 use crate::{
     binary::Binary,
@@ -155,6 +160,22 @@ fn a_pointer_in_place_of_a_file_is_known_whatever_the_engine() {
     }
 }
 
+/// Whether the server is ready, as HTTP and gRPC say it.
+async fn health(server: &Server) -> (u16, ServingStatus) {
+    let (status, _) = patiently(page(server.http_addr(), "/v2/health/ready")).await;
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.grpc_addr())).expect("an address");
+    let mut client = HealthClient::new(endpoint.connect().await.expect("it accepts"));
+    let expected = if status == 200 { ServingStatus::Serving } else { ServingStatus::NotServing };
+    // A task keeps the health service in step, so it may come a moment later.
+    let mut watched = patiently(client.watch(HealthCheckRequest::default())).await.expect("it can be watched").into_inner();
+    loop {
+        let told = patiently(watched.message()).await.expect("no error").expect("the server lives").status();
+        if told == expected {
+            return (status, told);
+        }
+    }
+}
+
 fn config_of(models: &Path) -> Config {
     let mut config = bare_config();
     config.models.dir = Some(models.to_owned());
@@ -175,12 +196,29 @@ async fn a_server_without_any_model_is_not_ready_and_says_why() {
         let server = patiently(Server::start(config_of(&models))).await.expect("models may come later");
         let (status, body) = patiently(page(server.admin_addr(), "/readyz")).await;
         assert_eq!((status, body.trim()), (503, r#"{"status":"no_model"}"#));
-        assert_eq!(patiently(page(server.http_addr(), "/v2/health/ready")).await.0, 503);
+        assert_eq!(health(&server).await, (503, ServingStatus::NotServing));
         write(&models, "m/1/model.onnx", &one_operator("Neg"));
         patiently(server.repository().load("m")).await.expect("nothing is wrong with it");
         assert_eq!(patiently(page(server.admin_addr(), "/readyz")).await.0, 200);
-        assert_eq!(patiently(page(server.http_addr(), "/v2/health/ready")).await.0, 200);
+        assert_eq!(health(&server).await, (200, ServingStatus::Serving));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_every_model_failed_is_not_ready_even_if_told_to_go_on_without() {
+    let (_root, models) = laid_out(&[("m/1/model.onnx", "no model at all")]);
+    let mut config = config_of(&models);
+    config.models.allow_partial = true;
+    let server = patiently(Server::start(config)).await.expect("told to go on");
+    let (status, body) = patiently(page(server.admin_addr(), "/readyz")).await;
+    assert!(status == 503 && body.contains(r#""status":"failed","model":"m""#), "{status} {body}");
+    assert_eq!(health(&server).await, (503, ServingStatus::NotServing));
+    write(&models, "m/1/model.onnx", &one_operator("Neg"));
+    patiently(server.repository().refresh()).await.expect("no panic");
+    assert_eq!(patiently(page(server.admin_addr(), "/readyz")).await.0, 200);
+    assert_eq!(health(&server).await, (200, ServingStatus::Serving));
+    patiently(server.repository().unload("m")).await.expect("it serves");
+    assert_eq!(health(&server).await, (200, ServingStatus::Serving), "it was asked to unload it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
