@@ -170,7 +170,7 @@ impl ModelSource for Folder {
 }
 
 /// What stands in for a file that was not fetched, and how to fetch it.
-fn placeholder(bytes: &[u8]) -> Option<&'static str> {
+pub(super) fn placeholder(bytes: &[u8]) -> Option<&'static str> {
     const LFS: &str = "is a Git LFS pointer in place of the file; run `git lfs pull` in the repository that it is from";
     let beginnings = [
         ("version https://git-lfs.github.com/spec/", LFS),
