@@ -327,11 +327,15 @@ fn admin_source(
 }
 
 /// While the server starts, every model counts. Later it is sent work whatever is loaded, fails to load or is unloaded beside what
-/// serves; only an engine that is lost takes it out. With `models.allow_partial`, a model that failed counts at no time.
+/// serves; only an engine that is lost takes it out, or that no model could be loaded at all. With `models.allow_partial`, a model
+/// that failed or lost its engine takes it out at no time, unless it was the last hope.
 fn readiness(registry: &Registry, phase: Phase, allow_partial: bool) -> Readiness {
     let hindrance = if phase == Phase::Starting {
         let hinders = |state| state == ModelState::Loading || (state == ModelState::Failed && !allow_partial);
         registry.list().into_iter().find(|model| hinders(model.state))
+    } else if registry.serves_nothing() {
+        let Some(failed) = registry.list().into_iter().next() else { return Readiness::NoModel };
+        Some(failed)
     } else {
         registry.first_lost().filter(|_| !allow_partial)
     };
@@ -353,7 +357,8 @@ fn repository(config: &Config, device: Device) -> Repository {
     };
     let embedded = config.models.embedded.then(|| Box::new(Embedded) as Box<dyn ModelSource>);
     let example = config.models.example.then(|| Box::new(Example) as Box<dyn ModelSource>);
-    let folder = config.models.dir.clone().map(|path| Box::new(Folder::new(path)) as Box<dyn ModelSource>);
+    let name = config.models.name.clone();
+    let folder = config.models.dir.clone().map(|path| Box::new(Folder::of_model(path, name)) as Box<dyn ModelSource>);
     let sources = embedded.into_iter().chain(example).chain(folder).collect();
     Repository::new(sources, engine_default, device.compute.clone(), Box::new(device), proofs(config))
 }

@@ -175,7 +175,12 @@ pub(super) const KEYS: &[Key] = &[
     number("scheduler.max_queued_items_per_model", "items", 1..=100_000_000, "admitted items of one model"),
     number("scheduler.max_queued_bytes_per_model", "bytes", 1_024..=MEMORY_MAX, "input bytes of the admitted items of one model"),
     words("scheduler.record", PATH, "file to record in what arrives and when, without payloads, for `tidemill-sim replay`"),
-    words("models.dir", PATH, "folder of models, one folder each; see [models](models.md)"),
+    words("models.dir", PATH, "folder of models, one folder each, or the folder of one model; see [models](models.md)"),
+    words(
+        "models.name",
+        "a model's name; empty for the folder's",
+        "name of the model if `models.dir` is the folder of one model",
+    ),
     words("models.allow_partial", SWITCH, "serve the models that load even if others do not"),
     words("models.embedded", SWITCH, "serve the model inside the binary, `silero-vad`"),
     words("models.example", SWITCH, "serve `example_model`, which doubles numbers"),

@@ -242,6 +242,11 @@ impl Resolver {
                         "there is nothing to serve: set models.dir, or leave models.embedded or models.example on".to_owned();
                     self.fault(origin, "models.embedded".to_owned(), "false".to_owned(), reason);
                 }
+                if !models.name.is_empty() && models.dir.is_none() && !self.broken.contains("models.dir") {
+                    let origin = self.find("models.name").0;
+                    let reason = "names a model of models.dir, which is not set".to_owned();
+                    self.fault(origin, "models.name".to_owned(), models.name.clone(), reason);
+                }
                 if self.faults.is_empty() { Ok(config) } else { Err(ConfigFaults(self.faults)) }
             }
             Err(error) => {
@@ -493,6 +498,7 @@ mod tests {
             ("[log]\nfilter = 'tidemill=loud'", "log.filter = \"tidemill=loud\": "),
             ("\n\n[log", "file tidemill.toml: line 3: "),
             ("[models]\nembedded = false\nexample = false", "models.embedded = false: there is nothing to serve"),
+            ("[models]\nname = 'm'", "file tidemill.toml: models.name = m: names a model of models.dir, which is not set"),
         ];
         for (text, expected) in cases {
             let found = faults(text, &[], &[]);

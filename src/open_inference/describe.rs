@@ -71,11 +71,12 @@ impl OpenInference {
         ServerMetadata { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION"), extensions }
     }
 
-    /// Whether the server takes calls and no model has lost its engine. Models that are loaded, could not be loaded or were unloaded
-    /// do not make it unready, or a change of one model would take the server out of service for all others.
+    /// Whether the server takes calls, some model could be loaded, and none has lost its engine. Models that are being loaded, could not
+    /// be loaded or were unloaded do not make it unready for the others, or a change of one would take the server out of service.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.service().is_serving() && self.service().repository().registry().first_lost().is_none()
+        let registry = self.service().repository().registry();
+        self.service().is_serving() && !registry.serves_nothing() && registry.first_lost().is_none()
     }
 
     /// Whether a model takes calls; no version is any version. A model that there is not is not ready: clients wait for a model by

@@ -19,8 +19,9 @@ use super::{
     LoadedModel,
     loader::{LoadFault, LoadOptions},
     manifest::{EngineChoice, KeyFault, Manifest},
+    policy::VERSIONS_MAX,
     signature::{declared_contract, fit},
-    source::{FoundModel, FoundVersion, ModelSource},
+    source::{FoundModel, FoundVersion, ModelSource, Remark},
     version_text,
 };
 use crate::{
@@ -34,6 +35,7 @@ use crate::{
 pub(super) struct Discovery<'a> {
     pub(super) models: BTreeMap<Arc<str>, Found<'a>>,
     pub(super) unusable: Vec<Unusable>,
+    pub(super) remarks: Vec<Remark>,
 }
 
 /// A model, and the source that has it.
@@ -42,6 +44,25 @@ pub(super) struct Found<'a> {
     pub(super) model: FoundModel,
     /// Folder of the model of this name that an earlier source has.
     pub(super) replaces: Option<PathBuf>,
+}
+
+impl Found<'_> {
+    /// The versions that can be chosen from.
+    fn versions(&self) -> Vec<FoundVersion> {
+        let model = &self.model;
+        let needs_no_file = || model.manifest.as_ref().is_ok_and(|text| Manifest::is_synthetic(text));
+        if model.versions.is_empty() && needs_no_file() {
+            return vec![FoundVersion { number: 1, file: model.folder.clone() }];
+        }
+        model.versions.clone()
+    }
+
+    /// What there is to say of its folder, unless that is a fault.
+    fn remark(&self) -> Option<Remark> {
+        let FoundModel { folder, passed_over, .. } = &self.model;
+        let is_worth_saying = !passed_over.is_empty() && !self.versions().is_empty();
+        is_worth_saying.then(|| Remark { folder: folder.clone(), text: passed_over.clone(), warns: true })
+    }
 }
 
 /// A path that holds no model but should.
@@ -69,7 +90,7 @@ impl Unusable {
 
 /// Looks through the sources. Of two models with one name, that of the later source counts.
 pub(super) fn discover<'a>(sources: impl IntoIterator<Item = &'a dyn ModelSource>) -> Discovery<'a> {
-    let mut found = Discovery { models: BTreeMap::new(), unusable: Vec::new() };
+    let mut found = Discovery { models: BTreeMap::new(), unusable: Vec::new(), remarks: Vec::new() };
     for source in sources {
         let scan = source.scan();
         for model in scan.models {
@@ -78,7 +99,9 @@ pub(super) fn discover<'a>(sources: impl IntoIterator<Item = &'a dyn ModelSource
             found.models.insert(name, Found { source, model, replaces });
         }
         found.unusable.extend(scan.unusable.into_iter().map(|(path, reason)| Unusable { path, reason }));
+        found.remarks.extend(scan.remarks);
     }
+    found.remarks.extend(found.models.values().filter_map(Found::remark));
     found
 }
 
@@ -157,15 +180,14 @@ pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
         Ok(text) => Manifest::parse(text).map(Arc::new).map_err(|faults| in_file(&manifest_file, faults)),
         Err(reason) => Err(vec![whole(manifest_file.clone(), reason.clone())]),
     };
-    let mut versions = model.versions.clone();
-    let needs_no_file = model.manifest.as_ref().is_ok_and(|text| Manifest::is_synthetic(text));
-    if versions.is_empty() && needs_no_file {
-        versions.push(FoundVersion { number: 1, file: model.folder.clone() });
-    }
+    let versions = found.versions();
     if versions.is_empty() {
         let mut faults = manifest.err().unwrap_or_default();
-        let reason = "has no version: a folder named by a number, such as 1, with the file model.onnx";
-        faults.push(whole(folder.clone(), reason.to_owned()));
+        let mut reason = "has no version: a folder named by a number, such as 1, with the file model.onnx".to_owned();
+        if !model.passed_over.is_empty() {
+            reason = format!("{reason}; {}", model.passed_over);
+        }
+        faults.push(whole(folder.clone(), reason));
         return vec![candidate(0, &model.folder, Err(faults))];
     }
     let manifest = match manifest {
@@ -177,7 +199,17 @@ pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
     };
     let text: Arc<str> = model.manifest.as_deref().unwrap_or_default().into();
     let numbers: Vec<u64> = versions.iter().map(|version| version.number).collect();
-    let chosen = versions.into_iter().filter(|version| manifest.versions.takes(version.number, &numbers)).map(|version| {
+    let chosen: Vec<FoundVersion> =
+        versions.into_iter().filter(|version| manifest.versions.takes(version.number, &numbers)).collect();
+    if chosen.len() > VERSIONS_MAX {
+        let reason = format!(
+            "chooses {} versions, and at most {VERSIONS_MAX} of a model are served; choose fewer, such as by versions = {{ latest = {VERSIONS_MAX} }}",
+            chosen.len()
+        );
+        let fault = LoadFault { file: manifest_file.clone(), key: "versions".to_owned(), reason };
+        return vec![candidate(0, &model.folder, Err(vec![fault]))];
+    }
+    let chosen = chosen.into_iter().map(|version| {
         let (manifest, manifest_file) = (Arc::clone(&manifest), manifest_file.clone());
         let (number, file) = (version.number, version.file.clone());
         let (folder, manifest_text) = (model.folder.clone(), Arc::clone(&text));

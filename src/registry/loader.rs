@@ -6,14 +6,14 @@
 use std::{collections::VecDeque, fmt, sync::Arc, thread};
 
 use parking_lot::Mutex;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{
     LoadedModel, Model, Registry,
     found::{Candidate, Discovery, Found, Unusable, candidates, discover},
     manifest::EngineChoice,
     proving::{Installer, prove_all},
-    source::ModelSource,
+    source::{ModelSource, Remark},
 };
 use crate::{
     domain::Fault,
@@ -129,6 +129,7 @@ pub(super) fn load_found(
             info!(model = %name, %folder, %replaced, "a model replaces another of its name");
         }
     }
+    found.remarks.iter().for_each(tell);
     let candidates: Vec<Candidate<'_>> = found.models.values().flat_map(candidates).collect();
     for candidate in &candidates {
         registry.begin(&candidate.name, [candidate.entry()].into_iter());
@@ -204,6 +205,12 @@ pub(super) fn not_installed(folder: String, fault: &Fault) -> LoadFault {
 pub(super) fn tell_ready(model: &Model) {
     let LoadedModel { name, version, load_duration, .. } = &model.loaded;
     info!(model = %name, %version, engine = model.engine_name(), ?load_duration, "model is ready");
+}
+
+pub(super) fn tell(remark: &Remark) {
+    let Remark { folder, text, warns } = remark;
+    let folder = folder.display();
+    if *warns { warn!("{folder}: {text}") } else { info!("{folder}: {text}") }
 }
 
 /// Faults in one line.

@@ -7,11 +7,14 @@
 //! Readers take a snapshot, which is a pointer; a change replaces it. A stream keeps the [`Model`] that it opened with. A version
 //! that serves goes on until its next copy takes its place, which happens in one change; see [`repository`].
 
+mod folder;
 mod found;
+mod layout;
 mod lifecycle;
 mod loader;
 mod manifest;
 mod padding;
+mod places;
 mod policy;
 mod proving;
 pub mod repository;
@@ -48,7 +51,7 @@ pub use proving::{Installer, Measured, Place, Unproven};
 pub use repository::{Host, IndexEntry, IndexState, Refreshed, Repository};
 pub use signature::{Interface, declared_contract, fit};
 pub use source::{
-    EMBEDDED_NAME, EMBEDDED_VERSION, EXAMPLE_NAME, Embedded, Example, Folder, FoundModel, FoundVersion, ModelSource, Scan,
+    EMBEDDED_NAME, EMBEDDED_VERSION, EXAMPLE_NAME, Embedded, Example, Folder, FoundModel, FoundVersion, ModelSource, Remark, Scan,
 };
 pub use watch::{WatchError, Watcher, refresh};
 
@@ -296,6 +299,14 @@ impl Registry {
         let catalog = self.snapshot();
         let mut entries = catalog.values().flat_map(BTreeMap::values).peekable();
         entries.peek().is_some() && entries.all(Entry::serves)
+    }
+
+    /// Whether there is nothing but versions that could not be loaded, or no version at all.
+    #[must_use]
+    pub fn serves_nothing(&self) -> bool {
+        let catalog = self.snapshot();
+        let mut entries = catalog.values().flat_map(BTreeMap::values);
+        entries.all(|entry| matches!(entry.lifecycle, Lifecycle::Failed(_)))
     }
 
     /// The first version that has lost its engine.

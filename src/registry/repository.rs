@@ -23,9 +23,9 @@ use parking_lot::Mutex;
 use tracing::{error, info};
 
 use super::{
-    EngineChoice, Installer, LoadFault, LoadFaults, LoadOptions, LoadedModel, Model, ModelSource, ModelState, Registry,
+    EngineChoice, Installer, LoadFault, LoadFaults, LoadOptions, LoadedModel, Model, ModelSource, ModelState, Registry, Remark,
     found::{Candidate, Discovery, Found, Origin, Unusable, candidates, discover},
-    loader::{load_found, not_installed, reason_of, tell_ready},
+    loader::{load_found, not_installed, reason_of, tell, tell_ready},
     proving::prove_beside,
     version_text,
 };
@@ -80,6 +80,15 @@ struct Inner {
 struct Books {
     models: BTreeMap<Arc<str>, Book>,
     unusable: Vec<Unusable>,
+    remarks: Vec<Remark>,
+}
+
+impl Books {
+    /// Says what there is to say of the folders, unless it was said the last time.
+    fn remark(&mut self, remarks: &[Remark]) {
+        remarks.iter().filter(|remark| !self.remarks.contains(remark)).for_each(tell);
+        self.remarks = remarks.to_vec();
+    }
 }
 
 /// What one model was made of when it was last loaded, or should have been.
@@ -229,7 +238,7 @@ impl Inner {
             books.models.entry(Arc::clone(name)).or_default().enter(found, &candidates(found));
         }
         load_found(&self.registry, &found, &self.options(keep_going, None), &*self.host)?;
-        books.unusable = found.unusable;
+        (books.unusable, books.remarks) = (found.unusable, found.remarks);
         for status in self.registry.list() {
             let loaded = status.state == ModelState::Ready;
             self.host.count_load(&status.name, &status.version, loaded, loaded);
@@ -239,6 +248,7 @@ impl Inner {
 
     fn load(&self, books: &mut Books, name: &str, seed: Option<u64>) -> Result<(), Fault> {
         let found = self.discover();
+        books.remark(&found.remarks);
         let Some((name, found)) = found.models.get_key_value(name) else {
             return Err(self.not_found(books.models.get_mut(name), name, &found.unusable));
         };
@@ -291,6 +301,7 @@ impl Inner {
     fn refresh(&self, books: &mut Books) -> Refreshed {
         let found = self.discover();
         let mut refreshed = Refreshed::default();
+        books.remark(&found.remarks);
         for (name, found) in &found.models {
             let book = books.models.entry(Arc::clone(name)).or_default();
             if !book.unloaded {

@@ -178,7 +178,7 @@ fn asked_to_keep_going_it_serves_what_it_can_and_says_why_not_the_rest() {
     let root = models(&[
         ("bad/model.toml", Some("colour = 'red'")),
         ("bad/1", None),
-        ("empty", None),
+        ("empty/model.toml", Some("")),
         ("good/model.toml", Some(DOUBLER)),
     ]);
     let registry = load_folder(root.path(), true).expect("asked to keep going");
@@ -191,6 +191,38 @@ fn asked_to_keep_going_it_serves_what_it_can_and_says_why_not_the_rest() {
     assert_eq!(states, [ModelState::Failed, ModelState::Failed, ModelState::Ready]);
     assert!(registry.list()[1].reason.contains("has no version"));
     assert_eq!(registry.get("empty", None).expect_err("failed").kind(), FaultKind::Unavailable);
+}
+
+#[test]
+fn the_limit_of_versions_counts_those_that_are_to_be_served() {
+    let with = |versions: &str, count: usize| {
+        let manifest = format!("versions = {versions}\n{DOUBLER}");
+        let folders: Vec<String> = (1..=count).map(|version| format!("m/{version}")).collect();
+        let mut files: Vec<(&str, Option<&str>)> = folders.iter().map(|folder| (folder.as_str(), None)).collect();
+        files.push(("m/model.toml", Some(&manifest)));
+        models(&files)
+    };
+    let serving = |versions: &str, count: usize| {
+        let registry = load_folder(with(versions, count).path(), false).unwrap_or_else(|faults| panic!("{faults}"));
+        registry.list().len()
+    };
+    assert_eq!(serving("'latest'", 66), 1);
+    assert_eq!(serving("[1, 66]", 66), 2);
+    assert_eq!(serving("{ latest = 64 }", 66), 64);
+    assert_eq!(serving("'all'", 64), 64);
+    let faults = load_folder(with("'all'", 66).path(), false).err().expect("too many");
+    assert_eq!(faults.faults().len(), 1, "{faults}");
+    let fault = &faults.faults()[0];
+    assert_eq!(fault.key, "versions");
+    assert!(fault.reason.starts_with("chooses 66 versions, and at most 64 of a model are served; "), "{fault}");
+}
+
+#[test]
+fn a_version_that_is_none_by_its_name_is_named_with_the_rule_where_there_is_no_other() {
+    let found = faults(&[("m/01/model.onnx", Some("")), ("n/model.toml", Some(""))]);
+    let none = "has no version: a folder named by a number, such as 1, with the file model.onnx";
+    let rule = "'01' is passed over: versions are whole numbers from 1 without leading zeros; rename it to 1";
+    assert_eq!(found, [format!("m: {none}; {rule}"), format!("n: {none}")]);
 }
 
 #[test]

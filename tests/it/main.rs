@@ -11,6 +11,7 @@ mod drain;
 mod engines;
 mod example;
 mod feed;
+mod folders;
 mod garbage;
 mod hostile;
 mod http;

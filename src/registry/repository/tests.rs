@@ -326,10 +326,14 @@ async fn models_stay_when_their_folder_cannot_be_looked_through() {
     for version in 1..=65 {
         fixture.put(&format!("m/{version}"), None);
     }
-    assert_eq!(fixture.refresh().await, (0, 0, 0));
-    assert_eq!(fixture.index().await, ["m 1 Ready m: holds more than 64 folders", "n 1 Ready"]);
+    let reason = "m/model.toml: versions: chooses 65 versions, and at most 64 of a model are served; \
+                  choose fewer, such as by versions = { latest = 64 }";
+    assert_eq!(fixture.refresh().await, (0, 1, 0));
+    let listed = fixture.index().await;
+    assert_eq!((listed.len(), &listed[..2]), (67, [format!("m  Failed {reason}"), "m 1 Ready".to_owned()].as_slice()));
+    assert_eq!(fixture.refresh().await, (0, 0, 0), "it is not tried again before it has changed");
     let fault = fixture.repository.load("m").await.expect_err("too many");
-    assert!(fault.message().contains("holds more than 64 folders"), "{fault}");
+    assert!(fault.message().contains("chooses 65 versions"), "{fault}");
     for version in 2..=65 {
         fixture.remove(&format!("m/{version}"));
     }
