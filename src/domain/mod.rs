@@ -2,6 +2,7 @@
 //!
 //! Knows no runtime, no I/O, no protocol and no engine. Everything here is plain data with checks.
 
+mod batching;
 mod byte_elements;
 mod error;
 mod item;
@@ -12,6 +13,7 @@ mod signature;
 mod tensor;
 mod time;
 
+pub use batching::{Batching, BatchingRule, Verdict};
 pub use byte_elements::{ByteElements, LENGTH_BYTES, push_element};
 pub use error::{Fault, FaultKind, Limit};
 pub use item::{Answer, ItemInputs, ItemOutputs, ItemTiming, StateBuffers, StateSlot};

@@ -21,7 +21,7 @@ pub mod stack;
 mod strips;
 pub mod synthetic;
 #[cfg(test)]
-mod test_models;
+pub(crate) mod test_models;
 
 use std::{any::Any, sync::Arc};
 

@@ -8,7 +8,7 @@ use rten_onnx::onnx::{
 use crate::domain::Datatype;
 
 /// A file with one operator from `x` to `y`, both of this datatype and shape.
-pub(super) fn one_operator(operator: &str, datatype: DataType, dims: &[Option<usize>]) -> Vec<u8> {
+pub(crate) fn one_operator(operator: &str, datatype: DataType, dims: &[Option<usize>]) -> Vec<u8> {
     let graph = GraphProto {
         node: vec![node(operator, &["x"], "y")],
         input: vec![value("x", datatype, dims)],
@@ -42,7 +42,7 @@ pub(super) fn no_operator(datatype: DataType, dims: &[Option<usize>]) -> Vec<u8>
 
 /// A file over rows of any length, `x`, and a mask of 1 and 0 for each of their elements: `mean` is the mean of the elements that
 /// the mask marks, `sum` that of all, and `twice` is each element doubled.
-pub(super) fn masked_mean() -> Vec<u8> {
+pub(crate) fn masked_mean() -> Vec<u8> {
     let rows: &[Option<usize>] = &[None, None];
     let ones: &[Option<usize>] = &[None, Some(1)];
     let last_axis = TensorProto {
@@ -102,7 +102,7 @@ pub(super) fn matrices(size: usize, layers: usize) -> Vec<u8> {
 }
 
 /// A node without a name or attributes.
-pub(super) fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
+pub(crate) fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
     NodeProto {
         op_type: Some(operator.to_owned()),
         input: inputs.iter().map(|name| (*name).to_owned()).collect(),
@@ -112,7 +112,7 @@ pub(super) fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
 }
 
 /// The node with these whole numbers as attributes: one, or a list.
-pub(super) fn with_ints(mut node: NodeProto, attributes: &[(&str, &[i64])]) -> NodeProto {
+pub(crate) fn with_ints(mut node: NodeProto, attributes: &[(&str, &[i64])]) -> NodeProto {
     node.attribute.extend(attributes.iter().map(|(name, ints)| {
         let (i, ints, kind) = match ints {
             [int] if *name != "axes" => (Some(*int), Vec::new(), AttributeType::INT),
@@ -124,7 +124,7 @@ pub(super) fn with_ints(mut node: NodeProto, attributes: &[(&str, &[i64])]) -> N
 }
 
 /// The node with a graph as an attribute.
-pub(super) fn with_graph(mut node: NodeProto, name: &str, graph: GraphProto) -> NodeProto {
+pub(crate) fn with_graph(mut node: NodeProto, name: &str, graph: GraphProto) -> NodeProto {
     node.attribute.push(AttributeProto {
         name: Some(name.to_owned()),
         r#type: Some(AttributeType::GRAPH),
@@ -135,7 +135,7 @@ pub(super) fn with_graph(mut node: NodeProto, name: &str, graph: GraphProto) -> 
 }
 
 /// A weight of INT64.
-pub(super) fn longs(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
+pub(crate) fn longs(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
     TensorProto {
         name: Some(name.to_owned()),
         dims: dims.to_vec(),
@@ -146,7 +146,7 @@ pub(super) fn longs(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
 }
 
 /// The file of a graph.
-pub(super) fn write(graph: GraphProto) -> Vec<u8> {
+pub(crate) fn write(graph: GraphProto) -> Vec<u8> {
     let model = ModelProto {
         ir_version: Some(8),
         graph: Some(graph),
@@ -176,7 +176,7 @@ pub(super) fn onnx_type(datatype: Datatype) -> DataType {
     }
 }
 
-pub(super) fn value(name: &str, datatype: DataType, dims: &[Option<usize>]) -> ValueInfoProto {
+pub(crate) fn value(name: &str, datatype: DataType, dims: &[Option<usize>]) -> ValueInfoProto {
     let dim = |size: &Option<usize>| Dimension {
         dim_value: size.map(|size| i64::try_from(size).expect("a small dimension")),
         dim_param: size.is_none().then(|| "n".to_owned()),
