@@ -72,6 +72,7 @@ pub(super) fn check_output(spec: &TensorSpec, tensor: &Tensor, batch_size: usize
             "; its dimension {axis} is taken for the batch, so it must be {batch_size}: a model whose outputs have no batch is served \
              with batch = false in its manifest, one item a call"
         ),
+        _ if tensor.datatype() == spec.datatype => "; if the file declares it wrongly, give its dims in [[outputs]]".to_owned(),
         _ => String::new(),
     };
     Err(RunError::WrongOutput(format!(

@@ -32,7 +32,7 @@ fn fp32(name: &str, dims: &[Option<usize>]) -> ValueInfoProto {
 }
 
 fn spec(name: &str, datatype: Datatype, dims: &[Option<usize>]) -> TensorSpec {
-    TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), batch_axis: 0 }
+    TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), batch_axis: Some(0) }
 }
 
 /// A model from FP32 `x` [batch, 4] to FP32 `y` [batch, 4].
@@ -290,8 +290,13 @@ fn stateful(strength: f32) -> Arc<Executable> {
         output: vec![fp32("y", &[BATCH, Some(4)]), fp32("next", &[BATCH, Some(4)])],
         ..GraphProto::default()
     });
-    let state =
-        StateSpec { input: "state".into(), output: "next".into(), datatype: Datatype::Fp32, dims: smallvec![4], batch_axis: 0 };
+    let state = StateSpec {
+        input: "state".into(),
+        output: "next".into(),
+        datatype: Datatype::Fp32,
+        dims: smallvec![4],
+        batch_axis: Some(0),
+    };
     bind(
         file,
         Signature {
