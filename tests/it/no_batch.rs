@@ -3,7 +3,7 @@
 
 use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
+    TensorShapeProto, TypeProto, TypeProtoSequence, TypeProtoTensor, ValueInfoProto,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -131,6 +131,18 @@ fn anchors() -> Vec<u8> {
             value("total", DataType::FLOAT, &[]),
             value("label", DataType::FLOAT, &[1]),
         ],
+        ..GraphProto::default()
+    })
+}
+
+/// Rows doubled, beside what no protocol has a tensor for: a sequence of them.
+fn sequence() -> Vec<u8> {
+    let ValueInfoProto { r#type: element, .. } = value("", DataType::FLOAT, &[-1, 2]);
+    let kind = TypeProto { tensor_type: None, sequence: Some(Box::new(TypeProtoSequence { elem_type: element })) };
+    file(GraphProto {
+        node: vec![node("Add", &["x", "x"], "y"), node("SequenceConstruct", &["x", "y"], "both")],
+        input: vec![value("x", DataType::FLOAT, &[-1, 2])],
+        output: vec![ValueInfoProto { name: Some("both".to_owned()), r#type: Some(kind) }, value("y", DataType::FLOAT, &[-1, 2])],
         ..GraphProto::default()
     })
 }
@@ -436,6 +448,17 @@ async fn outputs_without_a_batch_are_left_out_and_wrong_shapes_corrected() {
     let expected = "for 1 items, but is declared as FP32 [1] (-1: dynamic; the model has no batch dimension); if the file declares it \
                     wrongly, give its dims in [[outputs]]";
     assert!(refusal.contains(expected), "{refusal}");
+}
+
+#[tokio::test]
+async fn what_is_no_tensor_is_left_out_and_the_rest_is_served() {
+    let refusal = refused("", &sequence()).await;
+    let expected = "outputs: output 'both' has a type that cannot be served, such as a sequence or a map, which a classifier with ZipMap \
+                    gives: export the model with zipmap = False, or leave the output out (omit = true in [[outputs]])";
+    assert!(refusal.contains(expected) && refusal.lines().count() == 2, "{refusal}");
+    let server = serve_files(&[("m", "[[outputs]]\nname = 'both'\nomit = true", &sequence())]).await;
+    let outputs = predict(&mut connect(&server).await, "m", &[("x", &[2], &[1.5, -1.0])]).await.expect("a row");
+    assert_eq!((outputs.len(), outputs[0].name.as_str(), values(&outputs)), (1, "y", vec![3.0, -2.0]));
 }
 
 #[tokio::test]
