@@ -223,6 +223,8 @@ struct DetailRecord {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     shape_costs: Vec<ShapeCostRecord>,
     batch_cap: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    no_batch: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     padding: Option<PaddingRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -310,6 +312,7 @@ impl From<&ModelDetail> for DetailRecord {
             batch_costs: detail.batch_costs.iter().map(CostRecord::from).collect(),
             shape_costs: detail.shape_costs.iter().map(ShapeCostRecord::from).collect(),
             batch_cap: detail.batch_cap,
+            no_batch: detail.no_batch,
             segment_rules: detail.segment_rules.map(RulesRecord::from),
             default_limits: detail.default_limits.map(LimitsRecord::from),
             padding: detail.padding.as_ref().map(PaddingRecord::from),
@@ -414,7 +417,8 @@ impl fmt::Display for DetailRecord {
         for ShapeCostRecord { item_bytes, batch_costs } in &self.shape_costs {
             batch_costs.iter().for_each(|cost| row("cost", format!("{cost}, items of {item_bytes} bytes")));
         }
-        row("batch cap", self.batch_cap.to_string());
+        let note = if self.no_batch { ", as the model has no batch dimension" } else { "" };
+        row("batch cap", format!("{}{note}", self.batch_cap));
         if let Some(batching) = &self.summary.batching {
             row("batching", batching.to_string());
         }

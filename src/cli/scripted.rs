@@ -18,10 +18,10 @@ use crate::proto::{
     rpc,
     v1::{
         BatchCost, Batching, BatchingVerdict, Datatype, FeedRequest, FeedResponse, Framing, GetModelRequest, GetModelResponse,
-        ItemResult, ListModelsRequest, ListModelsResponse, ModelDetail, ModelState, ModelSummary, Opened, Outputs, PayloadDigest,
-        PayloadKind, PredictRequest, PredictResponse, ProveModelRequest, ProveModelResponse, ScanRequest, ScanResponse, Segment,
-        SegmentStarted, Skipped, StreamConfig, StreamLimits, Summary, Tensor, TensorSpec, Timing, UploadRequest, UploadResponse,
-        WindowPosition, feed_request, feed_response,
+        ItemResult, ListModelsRequest, ListModelsResponse, ModelDetail, ModelState, ModelSummary, Opened, Outputs, Padding,
+        PayloadDigest, PayloadKind, PredictRequest, PredictResponse, ProveModelRequest, ProveModelResponse, ScanRequest,
+        ScanResponse, Segment, SegmentStarted, Skipped, StreamConfig, StreamLimits, Summary, Tensor, TensorSpec, Timing,
+        UploadRequest, UploadResponse, WindowPosition, feed_request, feed_response,
         inference_service_server::{InferenceService, InferenceServiceServer},
         item_result,
         model_service_server::{ModelService, ModelServiceServer},
@@ -326,6 +326,8 @@ impl ModelService for Scripted {
             inputs: vec![
                 TensorSpec { name: "input".into(), datatype: Datatype::Fp32.into(), shape: vec![-1, 4] },
                 TensorSpec { name: "sr".into(), datatype: Datatype::Int64.into(), shape: vec![] },
+                // Clients may leave it out.
+                TensorSpec { name: "mask".into(), datatype: Datatype::Int64.into(), shape: vec![-1, -1] },
             ],
             outputs: vec![TensorSpec { name: "output".into(), datatype: Datatype::Fp32.into(), shape: vec![-1, 1] }],
             framing: self.opened().framing,
@@ -333,6 +335,7 @@ impl ModelService for Scripted {
             batch_costs: vec![BatchCost { batch_size: 4, duration }],
             batch_cap: 16,
             default_limits: Some(self.limits()),
+            padding: Some(Padding { mask: "mask".into(), ..Padding::default() }),
             ..ModelDetail::default()
         };
         Ok(Response::new(GetModelResponse { model: Some(model) }))

@@ -293,6 +293,30 @@ async fn a_server_that_is_not_there_makes_exit_code_3() {
 }
 
 #[tokio::test]
+async fn a_port_that_speaks_http1_is_told_from_a_connection_that_broke() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("it is bound");
+    let server = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut read = [0; 3];
+            let asked = stream.read_exact(&mut read).await.is_ok() && read == *b"GET";
+            if asked && stream.write_all(b"HTTP/1.1 404 Not Found\r\n\r\n").await.is_err() {
+                break;
+            }
+        }
+    });
+    let ended = run_at(&address.to_string(), &["models"], &CancellationToken::new()).await;
+    server.abort();
+    let expected = format!(
+        "error: http://{address}/ speaks HTTP/1 and not gRPC, so it may be the server's HTTP or admin port; its gRPC port is 50051 by \
+         default (--addr or TIDEMILL_ADDR names another)\n"
+    );
+    assert_eq!((ended.exit_code, ended.notes), (3, expected));
+}
+
+#[tokio::test]
 async fn a_file_that_is_not_there_makes_exit_code_2_before_anything_is_asked() {
     let ended = run_at("127.0.0.1:1", &["feed", "/nowhere/talk.wav"], &CancellationToken::new()).await;
     assert_eq!(ended.exit_code, 2);

@@ -72,6 +72,7 @@ pub(super) fn check_output(spec: &TensorSpec, tensor: &Tensor, batch_size: usize
             "; its dimension {axis} is taken for the batch, so it must be {batch_size}: a model whose outputs have no batch is served \
              with batch = false in its manifest, one item a call"
         ),
+        _ if tensor.datatype() == spec.datatype => "; if the file declares it wrongly, give its dims in [[outputs]]".to_owned(),
         _ => String::new(),
     };
     Err(RunError::WrongOutput(format!(
@@ -100,4 +101,72 @@ fn meet(left: &[usize], right: &[usize], padded_axis: Option<usize>) -> bool {
 
 fn fits(dims: &[Option<usize>], shape: &[usize]) -> bool {
     dims.len() == shape.len() && dims.iter().zip(shape).all(|(dim, size)| dim.is_none_or(|dim| dim == *size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Datatype, Shape};
+
+    fn spec(dims: &[Option<usize>], batch_axis: Option<usize>) -> TensorSpec {
+        TensorSpec { name: "y".into(), datatype: Datatype::Uint8, dims: dims.to_vec(), batch_axis }
+    }
+
+    fn tensor(shape: &[usize]) -> Tensor {
+        let elements = vec![0; shape.iter().product()];
+        Tensor::new(Datatype::Uint8, Shape::from_slice(shape), elements.into()).expect("as many as it takes")
+    }
+
+    #[test]
+    fn all_tensors_have_a_batch_or_none_has() {
+        let signature = |input, output| Signature {
+            inputs: vec![spec(&[Some(2)], input)],
+            outputs: vec![spec(&[Some(2)], output)],
+            ..Signature::default()
+        };
+        assert_eq!((check_axes(&signature(Some(0), Some(1))), check_axes(&signature(None, None))), (Ok(()), Ok(())));
+        for mixed in [signature(Some(0), None), signature(None, Some(0))] {
+            let error = check_axes(&mixed).expect_err("half a batch");
+            assert!(error.to_string().contains("'y' differs from the first input in having a batch dimension"), "{error}");
+        }
+        let error = check_axes(&signature(Some(0), Some(2))).expect_err("no such axis");
+        assert_eq!(error.to_string(), "tensor 'y' has its batch on axis 2, but its last axis is 1");
+    }
+
+    #[test]
+    fn without_a_batch_dimension_a_call_takes_one_item() {
+        let signature =
+            Signature { inputs: vec![spec(&[None], None)], outputs: vec![spec(&[None], None)], ..Signature::default() };
+        let inputs = [tensor(&[3])];
+        let item = ItemCall { inputs: &inputs, state: None };
+        assert_eq!(check_items(&signature, &[item]), Ok(()));
+        let error = check_items(&signature, &[item, item]).expect_err("two items");
+        assert_eq!(error, RunError::BadBatch("the model has no batch dimension, so a call takes 1 item, not 2".to_owned()));
+    }
+
+    #[test]
+    fn an_output_comes_as_declared_or_the_message_says_what_can_be_done() {
+        for (spec, shape, batch_size) in [
+            (spec(&[None, Some(2)], Some(0)), &[3, 0, 2][..], 3),
+            (spec(&[Some(2), None], Some(1)), &[2, 3, 5], 3),
+            (spec(&[], Some(0)), &[1], 1),
+            (spec(&[], None), &[], 1),
+            (spec(&[None, Some(4)], None), &[0, 4], 1),
+        ] {
+            assert_eq!(check_output(&spec, &tensor(shape), batch_size), Ok(()), "{shape:?}");
+        }
+        let batch = "its dimension 0 is taken for the batch, so it must be";
+        let wrongly = "if the file declares it wrongly, give its dims in [[outputs]]";
+        for (spec, shape, batch_size, expected) in [
+            (spec(&[Some(4)], Some(0)), &[0, 4][..], 1, batch),
+            (spec(&[Some(4)], Some(0)), &[3, 4], 2, batch),
+            (spec(&[Some(4)], Some(0)), &[2, 5], 2, wrongly),
+            (spec(&[Some(4)], Some(0)), &[2], 2, wrongly),
+            (spec(&[Some(4)], Some(2)), &[], 2, wrongly),
+            (spec(&[Some(1)], None), &[2], 1, wrongly),
+        ] {
+            let error = check_output(&spec, &tensor(shape), batch_size).expect_err("another shape").to_string();
+            assert!(error.contains(expected), "{shape:?}: {error}");
+        }
+    }
 }

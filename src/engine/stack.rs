@@ -675,7 +675,7 @@ mod tests {
         assert_eq!(failures[1], RunError::Panicked("planned panic of call 3".to_owned()));
         assert_eq!(
             failures[2].to_string(),
-            "the model's outputs are not what its signature says: 'y' came as FP32 [2, 2, 1] for 2 items, but is declared as FP32 [-1, 2] (-1: batch or dynamic)"
+            "the model's outputs are not what its signature says: 'y' came as FP32 [2, 2, 1] for 2 items, but is declared as FP32 [-1, 2] (-1: batch or dynamic); if the file declares it wrongly, give its dims in [[outputs]]"
         );
         assert_eq!(state_of(&streams[0]), Some(vec![6.0; 4]));
         assert_eq!(state_of(&streams[1]), None);

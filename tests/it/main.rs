@@ -23,6 +23,7 @@ mod instruction_counts;
 mod metrics;
 mod model_facts;
 mod modes;
+mod no_batch;
 mod padding;
 mod predict;
 mod promtool;

@@ -184,6 +184,21 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_list_is_empty_in_the_first_dimension_that_may_be() {
+        let spec = |name: &str, dims: &[Option<usize>]| TensorSpec {
+            name: name.into(),
+            datatype: Datatype::Fp32,
+            dims: dims.to_vec(),
+            batch_axis: Some(0),
+        };
+        let signature =
+            Signature { inputs: vec![spec("boxes", &[None, Some(4)]), spec("text", &[None])], ..Signature::default() };
+        let request = decode(br#"{"boxes":[],"text":[]}"#, &signature).expect("a request");
+        let shapes: Vec<_> = request.inputs.iter().map(|input| &input.shape[..]).collect();
+        assert_eq!(shapes, [&[0, 4][..], &[0]]);
+    }
+
+    #[test]
     fn each_fault_names_its_member() {
         for (json, field, message) in [
             (r#"{"colour":1}"#, "colour", "the model has no input 'colour'; its inputs are 'count', 'free', 'grid', and beside"),
@@ -193,6 +208,7 @@ mod tests {
             (r#"{"parameters":[]}"#, "parameters", "'parameters': invalid type"),
             ("[]", "body", "an object of inputs"),
             ("{", "body", "EOF"),
+            ("", "body", "the body is empty"),
         ] {
             let fault = decoded(json).expect_err(json);
             assert_eq!(fault.field(), Some(field), "{fault}");
