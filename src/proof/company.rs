@@ -65,3 +65,40 @@ impl Company {
         self.changed.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::{
+        domain::{Datatype, Signature, TensorSpec},
+        engine::{
+            LaneThreads,
+            synthetic::{Script, SyntheticEngine},
+        },
+        proof::{Terms, prove},
+    };
+
+    #[test]
+    fn idle_lanes_make_the_same_calls_until_all_models_are_measured() {
+        let spec =
+            |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(4)], batch_axis: Some(0) };
+        let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
+        let engine = SyntheticEngine::new(Arc::clone(&signature), Script::default()).expect("a sound script");
+        let control = engine.control();
+        let model = Executable::new(Arc::new(engine), signature, &LaneThreads::device(2)).expect("a sound signature");
+        let model = Arc::new(model);
+        let company = Company::of(1);
+        thread::scope(|scope| {
+            scope.spawn(|| company.keep(1));
+            prove(&model, 0, &Terms::default(), Some(&company)).expect("it runs");
+            let before = control.calls();
+            while control.calls() == before {
+                thread::yield_now();
+            }
+            company.done();
+        });
+        company.keep(1);
+    }
+}

@@ -437,17 +437,3 @@ fn what_all_threads_gain_is_measured_only_where_they_can_be_used() {
     assert!(gain < 1.0, "{gain}");
     assert_eq!(wide_gain(&synthetic(script(None)).0, &lane, &Terms::default()), None);
 }
-
-#[test]
-fn idle_lanes_keep_company_until_all_models_are_measured() {
-    let (model, control) = synthetic(Script::default());
-    let company = Company::of(1);
-    std::thread::scope(|scope| {
-        scope.spawn(|| company.keep(1));
-        prove(&model, 0, &patient(), Some(&company)).expect("it runs");
-        company.done();
-    });
-    let calls = control.calls();
-    prove(&model, 0, &patient(), None).expect("it runs");
-    assert!(calls > 0);
-}

@@ -3,7 +3,7 @@
 //! All that can be wrong with all models is found before anything is said. Knows no scheduler: whoever calls it installs each
 //! model there, and hands back a key.
 
-use std::{collections::VecDeque, fmt, sync::Arc, thread};
+use std::{collections::VecDeque, fmt, sync::Arc};
 
 use parking_lot::Mutex;
 use tracing::{error, info, warn};
@@ -19,6 +19,7 @@ use crate::{
     domain::Fault,
     engine::LaneThreads,
     proof::{SEED_DEFAULT, Store},
+    scheduler::on_each_lane,
 };
 
 /// How to load.
@@ -180,16 +181,12 @@ struct Outcome {
 fn load_side_by_side(candidates: Vec<Candidate<'_>>, options: &LoadOptions<'_>) -> Vec<Outcome> {
     let open = Mutex::new(candidates.into_iter().enumerate().collect::<VecDeque<_>>());
     let done = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..options.lanes.len().max(1) {
-            scope.spawn(|| {
-                loop {
-                    let Some((at, candidate)) = open.lock().pop_front() else { return };
-                    let Candidate { name, number, folder, plan, .. } = candidate;
-                    let model = plan.and_then(|plan| plan.load(&name, options));
-                    done.lock().push((at, Outcome { name, number, folder, model }));
-                }
-            });
+    on_each_lane(options.lanes, |_| {
+        loop {
+            let Some((at, candidate)) = open.lock().pop_front() else { return };
+            let Candidate { name, number, folder, plan, .. } = candidate;
+            let model = plan.and_then(|plan| plan.load(&name, options));
+            done.lock().push((at, Outcome { name, number, folder, model }));
         }
     });
     let mut done = done.into_inner();

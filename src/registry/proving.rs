@@ -2,7 +2,7 @@
 //!
 //! Knows who is to be proven and where; how is [`crate::proof`]'s business, and the host's, which has the lanes.
 
-use std::{collections::VecDeque, thread, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
 use parking_lot::Mutex;
 use tracing::{info, warn};
@@ -12,7 +12,7 @@ use crate::{
     clock,
     domain::{Batching, Fault, FaultKind, Verdict},
     proof::{Company, Kept, Proof},
-    scheduler::ModelKey,
+    scheduler::{ModelKey, on_each_lane},
 };
 
 /// Where a model is proven.
@@ -106,23 +106,17 @@ pub(super) fn prove_all(
     let open: VecDeque<usize> = (0..models.len()).filter(|at| results[*at].is_none()).collect();
     let company = Company::of(open.len());
     let (open, proven) = (Mutex::new(open), Mutex::new(Vec::new()));
-    let work = |lane: usize| {
+    on_each_lane(options.lanes, |lane| {
         loop {
             let Some(at) = open.lock().pop_front() else { break };
             let measured = installer.prove(&models[at], Place::Lane { lane, company: &company });
             company.done();
+            if let Ok(measured) = &measured {
+                tell(&models[at], &measured.proof.batching);
+            }
             proven.lock().push((at, measured));
         }
         company.keep(lane);
-    };
-    if options.lanes.is_empty() {
-        work(0);
-    }
-    thread::scope(|scope| {
-        for (lane, compute) in options.lanes.iter().enumerate() {
-            let work = &work;
-            scope.spawn(move || compute.run(|| work(lane)));
-        }
     });
     for (at, measured) in proven.into_inner() {
         results[at] = Some(measured);
@@ -147,7 +141,11 @@ pub(super) fn prove_beside(
 ) -> Result<Measured, Fault> {
     let measured = match remembered(model, options) {
         Some(measured) => measured,
-        None => installer.prove(model, Place::Beside)?,
+        None => {
+            let measured = installer.prove(model, Place::Beside)?;
+            tell(model, &measured.proof.batching);
+            measured
+        }
     };
     settle(model, &measured, options);
     Ok(measured)
@@ -156,10 +154,11 @@ pub(super) fn prove_beside(
 fn remembered(model: &LoadedModel, options: &LoadOptions<'_>) -> Option<Measured> {
     let begun = clock::now();
     let Kept { proof, wide } = options.proofs.get(model.subject.as_ref()?).filter(|_| !options.proves_anew)?;
+    tell(model, &proof.batching);
     Some(Measured { proof, wide, is_remembered: true, took: clock::now().since(begun) })
 }
 
-/// Makes the model serve as its proof allows, keeps the proof, and tells of it.
+/// Makes the model serve as its proof allows, and keeps the proof.
 fn settle(model: &mut LoadedModel, measured: &Measured, options: &LoadOptions<'_>) {
     let batching = &measured.proof.batching;
     if !batching.shares_calls {
@@ -168,15 +167,14 @@ fn settle(model: &mut LoadedModel, measured: &Measured, options: &LoadOptions<'_
         model.padding_waste_max = model.padding_waste_max.map(|_| 0.0);
     }
     model.batching = batching.clone();
-    tell(model);
     let Some(subject) = model.subject.as_ref().filter(|_| !measured.is_remembered) else { return };
     if let Err(error) = options.proofs.put(subject, &measured.kept()) {
         info!(model = %model.name, version = %model.version, %error, "the proof could not be kept; the next start repeats it");
     }
 }
 
-fn tell(model: &LoadedModel) {
-    let LoadedModel { name, version, batching, .. } = model;
+fn tell(model: &LoadedModel, batching: &Batching) {
+    let LoadedModel { name, version, .. } = model;
     let Batching { verdict, shares_calls, detail, seed, .. } = batching;
     match verdict {
         Verdict::Off => {}

@@ -5,6 +5,7 @@
 //! Nothing here knows a protocol, a runtime or what a model is for.
 
 mod admission;
+mod ahead;
 mod batch;
 mod cost;
 mod costs;
@@ -23,6 +24,7 @@ mod statistics;
 mod trace;
 
 pub use admission::{Admission, Refusal};
+pub use ahead::on_each_lane;
 pub use batch::{Batch, CallReport, EndReason, Ended, Entry, Item};
 pub use cost::{CostCurve, CostModel};
 pub use handoff::{Handoff, ModelRuntime, ModelStatus, StreamHandle, Submitted};
