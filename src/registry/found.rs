@@ -13,6 +13,8 @@ use std::{
     sync::Arc,
 };
 
+use tracing::{info, warn};
+
 use super::{
     LoadedModel,
     loader::{LoadFault, LoadOptions},
@@ -23,7 +25,13 @@ use super::{
 };
 use crate::{
     clock,
-    engine::{Engine, EngineError, Executable, onnxruntime::OnnxRuntime, rten::Rten, synthetic::SyntheticEngine},
+    engine::{
+        Engine, EngineError, Executable,
+        onnx::{ModelFile, Narrowing},
+        onnxruntime::OnnxRuntime,
+        rten::Rten,
+        synthetic::SyntheticEngine,
+    },
 };
 
 /// All that the sources hold.
@@ -198,7 +206,7 @@ impl Plan<'_> {
             (Arc::new(engine) as Arc<dyn Engine>, interface)
         } else {
             let bytes = self.source.read(&self.version).map_err(|reason| vec![whole(model_file.clone(), reason)])?;
-            let engine = guarded(|| open(choice, bytes)).map_err(broken)?;
+            let engine = guarded(|| open(name, choice, &self.manifest, bytes)).map_err(broken)?;
             let interface = fit(&self.manifest, engine.contract()).map_err(|faults| {
                 // The manifest is one for all versions, and may fit some of them.
                 let version = self.version.number;
@@ -234,11 +242,36 @@ fn choose(manifest: EngineChoice, default: EngineChoice) -> EngineChoice {
     }
 }
 
-fn open(choice: EngineChoice, bytes: Cow<'static, [u8]>) -> Result<Arc<dyn Engine>, EngineError> {
-    match (choice, bytes) {
-        (EngineChoice::Onnxruntime, bytes) => Ok(Arc::new(OnnxRuntime::load(bytes)?)),
-        (_, bytes) => Ok(Arc::new(Rten::load(bytes)?)),
+/// Loads a file into the engine that is chosen, or into onnxruntime where the manifest leaves the choice open and rten would compute
+/// other numbers.
+fn open(
+    name: &str,
+    choice: EngineChoice,
+    manifest: &Manifest,
+    bytes: Cow<'static, [u8]>,
+) -> Result<Arc<dyn Engine>, EngineError> {
+    if choice == EngineChoice::Onnxruntime {
+        OnnxRuntime::check_library()?;
     }
+    let file = ModelFile::read(bytes)?;
+    let narrowing = file.narrowing().clone();
+    let is_open = manifest.engine == EngineChoice::Auto && narrowing != Narrowing::None && OnnxRuntime::check_library().is_ok();
+    if choice == EngineChoice::Onnxruntime || is_open {
+        return Ok(Arc::new(OnnxRuntime::open(file)?));
+    }
+    let engine = Rten::open(file, manifest.allow_narrowing)?;
+    match narrowing {
+        Narrowing::Limited { reasons, .. } | Narrowing::Possible { reasons } if manifest.allow_narrowing => {
+            let reasons = reasons.join(", ");
+            warn!(model = %name, %reasons, "rten computes this model in 32 bits, as allow_narrowing says: results can be wrong");
+        }
+        Narrowing::Limited { limits, .. } => {
+            let limits: Vec<String> = limits.iter().map(|(input, limit)| format!("{input} up to {limit}")).collect();
+            info!(model = %name, limits = limits.join(", "), "rten has 32-bit integers, so the model takes no larger numbers than these");
+        }
+        Narrowing::None | Narrowing::Possible { .. } => {}
+    }
+    Ok(Arc::new(engine))
 }
 
 /// Runs what reads a file of unknown origin; a parser that panics has met a bad file.

@@ -22,6 +22,7 @@ mod instruction_counts;
 mod metrics;
 mod model_facts;
 mod modes;
+mod numbers;
 mod padding;
 mod predict;
 mod promtool;

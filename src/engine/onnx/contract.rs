@@ -67,7 +67,7 @@ mod tests {
 
     use super::*;
     use crate::engine::{
-        onnx,
+        onnx::ModelFile,
         test_models::{self, longs, value},
     };
 
@@ -88,7 +88,7 @@ mod tests {
         });
         let mut model = test_models::parse(&file);
         model.ir_version = Some(ir_version);
-        onnx::read(&model.write_buf().expect("it can be written")).expect("an ONNX file").contract
+        ModelFile::read(model.write_buf().expect("it can be written")).expect("an ONNX file").contract
     }
 
     #[test]

@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 
 use super::{
     Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads,
-    onnx::{self, Declared, Facts},
+    onnx::{Facts, ModelFile},
     stack::panic_message,
 };
 use crate::domain::Tensor;
@@ -53,19 +53,32 @@ impl OnnxRuntime {
         library::load(path)
     }
 
+    /// Whether a library is loaded that works.
+    ///
+    /// # Errors
+    /// [`EngineError::Library`], which says how to get one.
+    pub fn check_library() -> Result<(), EngineError> {
+        library::environment().map(|_| ())
+    }
+
     /// Loads the ONNX file with these bytes.
     ///
     /// # Errors
-    /// [`EngineError::Library`] if no library is loaded; [`EngineError::Load`] if the library refuses the file.
+    /// As [`ModelFile::read`] and [`OnnxRuntime::open`].
     pub fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
-        let file = file.into();
-        library::environment()?;
-        let read = catch_unwind(|| onnx::read(&file)).unwrap_or_else(|panic| Err(panic_message(&*panic)));
-        let Declared { mut contract, facts } = read.map_err(|cause| load_error(&cause))?;
-        let session = make_session(&file)?;
+        Self::open(ModelFile::read(file)?)
+    }
+
+    /// Loads a file that has been read.
+    ///
+    /// # Errors
+    /// [`EngineError::Library`] if no library is loaded; [`EngineError::Load`] if the library refuses the file.
+    pub fn open(file: ModelFile) -> Result<Self, EngineError> {
+        let ModelFile { bytes, mut contract, facts, .. } = file;
+        let session = make_session(&bytes)?;
         complete("input", contract.inputs.iter_mut().filter(|input| !input.has_default), session.inputs())?;
         complete("output", contract.outputs.iter_mut(), session.outputs())?;
-        Ok(Self { file, contract, facts, spare: Mutex::new(Some(session)) })
+        Ok(Self { file: bytes, contract, facts, spare: Mutex::new(Some(session)) })
     }
 }
 
