@@ -27,7 +27,7 @@ use crate::{
     clock,
     engine::{
         Engine, EngineError, Executable,
-        onnx::{ModelFile, Narrowing},
+        onnx::{ModelFile, Narrowing, OpenBeside},
         onnxruntime::OnnxRuntime,
         rten::Rten,
         synthetic::SyntheticEngine,
@@ -104,13 +104,20 @@ impl Candidate<'_> {
     }
 }
 
-/// What a version is made of, besides the manifest. Differs if the file was written or replaced.
+/// What a version is made of, besides the manifest. Differs if the file, or one beside it, was written or replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Origin {
     file: PathBuf,
     /// `None` if there is no such file.
     stamp: Option<Stamp>,
+    /// Of the files beside it, which may hold its weights.
+    beside: BTreeMap<PathBuf, Stamp>,
 }
+
+/// Most files beside a model's own that are looked at; further ones may change unnoticed.
+const BESIDE_MAX: usize = 1_024;
+/// How deep folders beside it are looked into.
+const BESIDE_DEPTH_MAX: usize = 4;
 
 /// What the system says of a file without reading it. Moments are seconds and nanoseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,15 +131,42 @@ struct Stamp {
 
 impl Origin {
     fn of(file: &Path) -> Self {
-        let found = fs::metadata(file).ok().filter(fs::Metadata::is_file);
-        let stamp = found.map(|found| Stamp {
+        let stamp = Stamp::of(file);
+        let mut beside = BTreeMap::new();
+        if let (Some(_), Some(folder)) = (&stamp, file.parent()) {
+            look_beside(folder, BESIDE_DEPTH_MAX, &mut beside);
+        }
+        Self { file: file.to_owned(), stamp, beside }
+    }
+}
+
+impl Stamp {
+    /// `None` if it is not a file.
+    fn of(file: &Path) -> Option<Self> {
+        let found = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
+        Some(Self {
             device: found.dev(),
             inode: found.ino(),
             bytes: found.size(),
             modified: (found.mtime(), found.mtime_nsec()),
             changed: (found.ctime(), found.ctime_nsec()),
-        });
-        Self { file: file.to_owned(), stamp }
+        })
+    }
+}
+
+/// Hidden files are left out, since a file is often written under such a name first.
+fn look_beside(folder: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Stamp>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")) {
+        if found.len() == BESIDE_MAX {
+            return;
+        }
+        let path = entry.path();
+        match Stamp::of(&path) {
+            Some(stamp) => drop(found.insert(path, stamp)),
+            None if depth > 1 && entry.file_type().is_ok_and(|kind| kind.is_dir()) => look_beside(&path, depth - 1, found),
+            None => {}
+        }
     }
 }
 
@@ -206,7 +240,8 @@ impl Plan<'_> {
             (Arc::new(engine) as Arc<dyn Engine>, interface)
         } else {
             let bytes = self.source.read(&self.version).map_err(|reason| vec![whole(model_file.clone(), reason)])?;
-            let engine = guarded(|| open(name, choice, &self.manifest, bytes)).map_err(broken)?;
+            let beside = |file: &str| self.source.open_beside(&self.version, file);
+            let engine = guarded(|| open(name, choice, &self.manifest, bytes, &beside)).map_err(broken)?;
             let interface = fit(&self.manifest, engine.contract()).map_err(|faults| {
                 // The manifest is one for all versions, and may fit some of them.
                 let version = self.version.number;
@@ -249,11 +284,12 @@ fn open(
     choice: EngineChoice,
     manifest: &Manifest,
     bytes: Cow<'static, [u8]>,
+    beside: OpenBeside<'_>,
 ) -> Result<Arc<dyn Engine>, EngineError> {
     if choice == EngineChoice::Onnxruntime {
         OnnxRuntime::check_library()?;
     }
-    let file = ModelFile::read(bytes)?;
+    let file = ModelFile::read_beside(bytes, beside)?;
     let narrowing = file.narrowing().clone();
     let is_open = manifest.engine == EngineChoice::Auto && narrowing != Narrowing::None && OnnxRuntime::check_library().is_ok();
     if choice == EngineChoice::Onnxruntime || is_open {

@@ -13,6 +13,8 @@ use std::{
 
 use rustix::fs::OFlags;
 
+use super::beside;
+
 /// Name of the model inside the binary.
 pub const EMBEDDED_NAME: &str = "silero-vad";
 /// Its version: the major version of Silero VAD that the file is of.
@@ -42,6 +44,14 @@ pub trait ModelSource: Send + Sync {
     /// # Errors
     /// Why it cannot be read.
     fn read(&self, version: &FoundVersion) -> Result<Cow<'static, [u8]>, String>;
+
+    /// A file beside that model file, by the name that it has there: never one from elsewhere.
+    ///
+    /// # Errors
+    /// Why it is not opened, to be said after its name.
+    fn open_beside(&self, version: &FoundVersion, name: &str) -> Result<File, String> {
+        Err(format!("is not there, as version {} is no folder ('{name}')", version.number))
+    }
 }
 
 /// What a source holds.
@@ -157,6 +167,10 @@ impl ModelSource for Folder {
 
     fn read(&self, version: &FoundVersion) -> Result<Cow<'static, [u8]>, String> {
         read_limited(&version.file, MODEL_BYTES_MAX).map(Cow::Owned).map_err(|error| error.to_string())
+    }
+
+    fn open_beside(&self, version: &FoundVersion, name: &str) -> Result<File, String> {
+        beside::open(&self.path, &version.file, name)
     }
 }
 

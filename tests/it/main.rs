@@ -37,3 +37,4 @@ mod strings;
 mod tidy;
 mod top;
 mod upload;
+mod weights;

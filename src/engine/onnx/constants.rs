@@ -61,8 +61,8 @@ fn constant<'a, 'f>(node: &'a Node<'f>) -> Option<Constant<'a, 'f>> {
     })
 }
 
-/// Most elements of a weight with a fraction that are looked at.
-const FRACTIONS_MAX: usize = 1_024;
+/// Most elements of a weight that are looked at where they tell little.
+const LOOKED_AT_MAX: usize = 1_024;
 
 impl Constant<'_, '_> {
     /// Its numbers as they bound what is computed with them; anything, if there are too many to look at or another file has them.
@@ -73,7 +73,7 @@ impl Constant<'_, '_> {
         };
         let datatype = tensor.datatype();
         let unknown = Value { exact: false, ..Value::any(datatype) }.from(Origin::Constant);
-        if tensor.is_external || (unknown.is_narrowed() && datatype != DataType::INT64) {
+        if tensor.is_elsewhere() || (unknown.is_narrowed() && datatype != DataType::INT64) {
             return Value { fit: if unknown.is_narrowed() { Fit::Saturated } else { Fit::Held }, ..unknown };
         }
         if let Some(ints) = integers(tensor) {
@@ -91,7 +91,7 @@ fn fractions(tensor: &Tensor<'_>) -> Vec<f64> {
     match tensor.datatype() {
         DataType::FLOAT => {
             let bytes = tensor.raw.unwrap_or(tensor.floats);
-            if bytes.len() > FRACTIONS_MAX * size_of::<f32>() { Vec::new() } else { bytes.chunks_exact(4).map(single).collect() }
+            if bytes.len() > LOOKED_AT_MAX * size_of::<f32>() { Vec::new() } else { bytes.chunks_exact(4).map(single).collect() }
         }
         DataType::DOUBLE => tensor.raw.unwrap_or(tensor.doubles).chunks_exact(8).map(double).collect(),
         _ => Vec::new(),
@@ -100,7 +100,7 @@ fn fractions(tensor: &Tensor<'_>) -> Vec<f64> {
 
 /// The elements of a tensor of INT64, INT32, INT8, UINT8 or BOOL that is in the file.
 fn integers(tensor: &Tensor<'_>) -> Option<Vec<i64>> {
-    if tensor.is_external {
+    if tensor.is_elsewhere() {
         return None;
     }
     let wide = |bytes: &[u8]| bytes.try_into().map_or(0, i64::from_le_bytes);
@@ -109,6 +109,8 @@ fn integers(tensor: &Tensor<'_>) -> Option<Vec<i64>> {
         (DataType::INT64, Some(raw)) => Some(raw.chunks_exact(8).map(wide).collect()),
         (DataType::INT64, None) => Some(tensor.longs.clone()),
         (DataType::INT32, Some(raw)) => Some(raw.chunks_exact(4).map(narrow).collect()),
+        // Quantized weights are of no interest here, and many.
+        (DataType::UINT8 | DataType::INT8, Some(raw)) if raw.len() > LOOKED_AT_MAX => None,
         (DataType::UINT8, Some(raw)) => Some(raw.iter().map(|byte| i64::from(*byte)).collect()),
         (DataType::INT8, Some(raw)) => Some(raw.iter().map(|byte| i64::from(byte.cast_signed())).collect()),
         (DataType::BOOL, Some(raw)) => Some(raw.iter().map(|byte| i64::from(*byte)).collect()),

@@ -365,7 +365,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
             return made;
         }
         if to == DataType::BOOL {
-            if is_float(from.datatype) && !(from.whole && !from.overflows_as_integer()) {
+            if is_float(from.datatype) && (!from.whole || from.overflows_as_integer()) {
                 self.reason(format!("{} makes BOOL of {old}, which may have a fraction", label(node)));
                 return Value::truth();
             }

@@ -53,10 +53,13 @@ impl Rten {
             (_, true) => Narrowing::None,
             (narrowing, false) => narrowing.clone(),
         };
-        let ModelFile { bytes, contract, facts, .. } = file;
+        let ModelFile { bytes, contract, facts, weights, .. } = file.with_named_nodes()?;
         let loaded = catch_unwind(AssertUnwindSafe(|| {
             refuse_strings(&contract)?;
-            let options = ModelOptions::with_all_ops();
+            let mut options = ModelOptions::with_all_ops();
+            for file in &weights {
+                options.external_data(&file.name, file.to_vec()?);
+            }
             let model = match bytes {
                 Cow::Borrowed(bytes) => options.load_static_slice(bytes),
                 Cow::Owned(bytes) => options.load(bytes),
