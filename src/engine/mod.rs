@@ -33,6 +33,9 @@ compile_error!("tensors are little-endian on the wire and are handed to engines 
 pub use lane_threads::LaneThreads;
 pub use stack::{Executable, ItemCall, Milestones, PaddingCount, Ran, RunError};
 
+/// How to have a model run on onnxruntime, for messages.
+const ONNXRUNTIME_WAY: &str = "pip install onnxruntime, then --onnxruntime auto";
+
 /// Why a model cannot be loaded, bound or run. The text names the engine, the thing and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
@@ -45,6 +48,9 @@ pub enum EngineError {
     /// A model call failed.
     #[error("{0}")]
     Run(String),
+    /// A model call was not made, because of a number that was sent and that the engine cannot compute with.
+    #[error("{0}")]
+    Input(String),
 }
 
 /// One input or output as the model file declares it.

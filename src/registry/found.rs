@@ -5,15 +5,18 @@
 use std::{
     any::Any,
     borrow::Cow,
+    cell::RefCell,
     collections::BTreeMap,
-    fs,
-    os::unix::fs::MetadataExt as _,
+    fs::{self, File},
+    io,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use sha2::{Digest as _, Sha256};
+use tracing::{info, warn};
 
 use super::{
     LoadedModel,
@@ -27,9 +30,18 @@ use super::{
 use crate::{
     clock,
     domain::{Batching, Signature},
-    engine::{Engine, EngineError, Executable, onnxruntime::OnnxRuntime, rten::Rten, synthetic::SyntheticEngine},
-    proof::{Hints, Subject, Terms},
+    engine::{
+        Engine, EngineError, Executable,
+        onnx::{ModelFile, Narrowing, OpenBeside},
+        onnxruntime::OnnxRuntime,
+        rten::Rten,
+        synthetic::SyntheticEngine,
+    },
+    proof::{Fingerprint, Hints, Subject, Terms},
 };
+
+/// Bytes of a file of weights that are read at once.
+const DIGEST_BUFFER_BYTES: usize = 1 << 20;
 
 /// All that the sources hold.
 pub(super) struct Discovery<'a> {
@@ -123,13 +135,20 @@ impl Candidate<'_> {
     }
 }
 
-/// What a version is made of, besides the manifest. Differs if the file was written or replaced.
+/// What a version is made of, besides the manifest. Differs if the file, or one beside it, was written or replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Origin {
     file: PathBuf,
     /// `None` if there is no such file.
     stamp: Option<Stamp>,
+    /// Of the files beside it, which may hold its weights.
+    beside: BTreeMap<PathBuf, Stamp>,
 }
+
+/// Most files beside a model's own that are looked at; further ones may change unnoticed.
+const BESIDE_MAX: usize = 1_024;
+/// How deep folders beside it are looked into.
+const BESIDE_DEPTH_MAX: usize = 4;
 
 /// What the system says of a file without reading it. Moments are seconds and nanoseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,15 +162,42 @@ struct Stamp {
 
 impl Origin {
     fn of(file: &Path) -> Self {
-        let found = fs::metadata(file).ok().filter(fs::Metadata::is_file);
-        let stamp = found.map(|found| Stamp {
+        let stamp = Stamp::of(file);
+        let mut beside = BTreeMap::new();
+        if let (Some(_), Some(folder)) = (&stamp, file.parent()) {
+            look_beside(folder, BESIDE_DEPTH_MAX, &mut beside);
+        }
+        Self { file: file.to_owned(), stamp, beside }
+    }
+}
+
+impl Stamp {
+    /// `None` if it is not a file.
+    fn of(file: &Path) -> Option<Self> {
+        let found = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
+        Some(Self {
             device: found.dev(),
             inode: found.ino(),
             bytes: found.size(),
             modified: (found.mtime(), found.mtime_nsec()),
             changed: (found.ctime(), found.ctime_nsec()),
-        });
-        Self { file: file.to_owned(), stamp }
+        })
+    }
+}
+
+/// Hidden files are left out, since a file is often written under such a name first.
+fn look_beside(folder: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Stamp>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")) {
+        if found.len() == BESIDE_MAX {
+            return;
+        }
+        let path = entry.path();
+        match Stamp::of(&path) {
+            Some(stamp) => drop(found.insert(path, stamp)),
+            None if depth > 1 && entry.file_type().is_ok_and(|kind| kind.is_dir()) => look_beside(&path, depth - 1, found),
+            None => {}
+        }
     }
 }
 
@@ -259,8 +305,16 @@ impl Plan<'_> {
             (Arc::new(engine) as Arc<dyn Engine>, interface)
         } else {
             let bytes = self.source.read(&self.version).map_err(|reason| vec![whole(model_file.clone(), reason)])?;
-            fingerprint = Some(Sha256::digest(&bytes).into());
-            let engine = guarded(|| open(choice, bytes)).map_err(broken)?;
+            let digest = Sha256::new().chain_update(&bytes);
+            let weights = RefCell::new(Vec::new());
+            let beside = |file: &str| {
+                let opened = self.source.open_beside(&self.version, file)?;
+                weights.borrow_mut().push(opened.try_clone().map_err(|error| error.to_string())?);
+                Ok(opened)
+            };
+            let engine = guarded(|| open(name, choice, &self.manifest, bytes, &beside)).map_err(broken)?;
+            // What cannot be read now is not kept; the engine has read it.
+            fingerprint = fingerprint_of(digest, &weights.into_inner()).ok();
             let interface = fit(&self.manifest, engine.contract()).map_err(|faults| {
                 // The manifest is one for all versions, and may fit some of them.
                 let version = self.version.number;
@@ -300,6 +354,24 @@ impl Plan<'_> {
     }
 }
 
+/// The digest of a model's file and of those that its weights lie in.
+fn fingerprint_of(mut digest: Sha256, weights: &[File]) -> io::Result<Fingerprint> {
+    let mut buffer = vec![0; DIGEST_BUFFER_BYTES];
+    for file in weights {
+        let mut position = 0;
+        loop {
+            let read = file.read_at(&mut buffer, position)?;
+            if read == 0 {
+                break;
+            }
+            digest.update(&buffer[..read]);
+            position += read as u64;
+        }
+        digest.update(position.to_le_bytes());
+    }
+    Ok(digest.finalize().into())
+}
+
 fn choose(manifest: EngineChoice, default: EngineChoice) -> EngineChoice {
     match (manifest, default) {
         (EngineChoice::Auto, EngineChoice::Auto) => EngineChoice::Rten,
@@ -308,11 +380,37 @@ fn choose(manifest: EngineChoice, default: EngineChoice) -> EngineChoice {
     }
 }
 
-fn open(choice: EngineChoice, bytes: Cow<'static, [u8]>) -> Result<Arc<dyn Engine>, EngineError> {
-    match (choice, bytes) {
-        (EngineChoice::Onnxruntime, bytes) => Ok(Arc::new(OnnxRuntime::load(bytes)?)),
-        (_, bytes) => Ok(Arc::new(Rten::load(bytes)?)),
+/// Loads a file into the engine that is chosen, or into onnxruntime where the manifest leaves the choice open and rten would compute
+/// other numbers.
+fn open(
+    name: &str,
+    choice: EngineChoice,
+    manifest: &Manifest,
+    bytes: Cow<'static, [u8]>,
+    beside: OpenBeside<'_>,
+) -> Result<Arc<dyn Engine>, EngineError> {
+    if choice == EngineChoice::Onnxruntime {
+        OnnxRuntime::check_library()?;
     }
+    let file = ModelFile::read_beside(bytes, beside)?;
+    let narrowing = file.narrowing().clone();
+    let is_open = manifest.engine == EngineChoice::Auto && narrowing != Narrowing::None && OnnxRuntime::check_library().is_ok();
+    if choice == EngineChoice::Onnxruntime || is_open {
+        return Ok(Arc::new(OnnxRuntime::open(file)?));
+    }
+    let engine = Rten::open(file, manifest.allow_narrowing)?;
+    match narrowing {
+        Narrowing::Limited { reasons, .. } | Narrowing::Possible { reasons } if manifest.allow_narrowing => {
+            let reasons = reasons.join(", ");
+            warn!(model = %name, %reasons, "rten computes this model in 32 bits, as allow_narrowing says: results can be wrong");
+        }
+        Narrowing::Limited { limits, .. } => {
+            let limits: Vec<String> = limits.iter().map(|(input, limit)| format!("{input} up to {limit}")).collect();
+            info!(model = %name, limits = limits.join(", "), "rten has 32-bit integers, so the model takes no larger numbers than these");
+        }
+        Narrowing::None | Narrowing::Possible { .. } => {}
+    }
+    Ok(Arc::new(engine))
 }
 
 /// Runs what reads a file of unknown origin; a parser that panics has met a bad file.

@@ -52,6 +52,8 @@ pub struct Manifest {
     pub description: String,
     /// What runs it.
     pub engine: EngineChoice,
+    /// Whether rten may compute in 32 bits what the model means in 64.
+    pub allow_narrowing: bool,
     /// Which of its versions are served.
     pub versions: VersionPolicy,
     /// Whether the model has a batch dimension; without one, one item is one call.
@@ -86,6 +88,7 @@ impl Default for Manifest {
         Self {
             description: String::new(),
             engine: EngineChoice::Auto,
+            allow_narrowing: false,
             versions: VersionPolicy::All,
             batch: true,
             max_batch: None,
@@ -320,6 +323,9 @@ impl Manifest {
         }
         if let Some(padding) = &self.padding {
             check_padding_entry(padding, &mut fault);
+        }
+        if self.allow_narrowing && self.engine != EngineChoice::Rten {
+            fault("allow_narrowing".to_owned(), "is for engine = \"rten\", which has 32-bit integers and FP32 alone".to_owned());
         }
         match (&self.synthetic, self.engine) {
             (None, EngineChoice::Synthetic) => fault("synthetic".to_owned(), "is missing; it scripts the engine".to_owned()),
@@ -629,6 +635,9 @@ mod tests {
             ("[padding]\naxis = 1", "padding.axis: unknown field `axis`, expected one of `axes`"),
             ("engine = 'synthetic'", "synthetic: is missing"),
             ("[synthetic]", "synthetic: is only read with engine"),
+            ("allow_narrowing = true", "allow_narrowing: is for engine = \"rten\""),
+            ("engine = 'onnxruntime'\nallow_narrowing = true", "allow_narrowing: is for engine = \"rten\""),
+            ("engine = 'rten'\nallow_narrowing = 1", "allow_narrowing: invalid type"),
             ("engine = 'synthetic'\n[synthetic]\ncost_per_call_us = 99000000", "cost_per_call_us is 99000000; at most 60000000"),
         ];
         for (text, expected) in cases {

@@ -13,7 +13,7 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use super::{folder, layout::exists};
+use super::{beside, folder, layout::exists};
 
 /// Name of the model inside the binary.
 pub const EMBEDDED_NAME: &str = "silero-vad";
@@ -41,6 +41,14 @@ pub trait ModelSource: Send + Sync {
     /// # Errors
     /// Why it cannot be read.
     fn read(&self, version: &FoundVersion) -> Result<Cow<'static, [u8]>, String>;
+
+    /// A file beside that model file, by the name that it has there: never one from elsewhere.
+    ///
+    /// # Errors
+    /// Why it is not opened, to be said after its name.
+    fn open_beside(&self, version: &FoundVersion, name: &str) -> Result<File, String> {
+        Err(format!("is not there, as version {} is no folder ('{name}')", version.number))
+    }
 }
 
 /// What a source holds.
@@ -166,6 +174,10 @@ impl ModelSource for Folder {
             Some(reason) => Err(reason.to_owned()),
             None => Ok(Cow::Owned(bytes)),
         }
+    }
+
+    fn open_beside(&self, version: &FoundVersion, name: &str) -> Result<File, String> {
+        beside::open(&self.path, &version.file, name)
     }
 }
 

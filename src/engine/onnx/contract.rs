@@ -19,7 +19,8 @@ const DEFAULTS_SINCE: i64 = 4;
 /// The inputs, without weights, and the outputs of `graph`.
 pub(super) fn of(graph: &Graph<'_>, ir_version: i64) -> Contract {
     let dense = graph.initializers.iter().map(|tensor| tensor.name);
-    let given: HashSet<&str> = dense.chain(graph.sparse_initializers.iter().copied()).collect();
+    let sparse = graph.sparse_initializers.iter().flatten().map(|tensor| tensor.name);
+    let given: HashSet<&str> = dense.chain(sparse.filter(|name| !name.is_empty())).collect();
     let inputs = graph.inputs.iter().map(|input| declared(input, given.contains(input.name)));
     Contract {
         inputs: inputs.filter(|input| !input.has_default || ir_version >= DEFAULTS_SINCE).collect(),
@@ -67,7 +68,7 @@ mod tests {
 
     use super::*;
     use crate::engine::{
-        onnx,
+        onnx::ModelFile,
         test_models::{self, longs, value},
     };
 
@@ -88,7 +89,7 @@ mod tests {
         });
         let mut model = test_models::parse(&file);
         model.ir_version = Some(ir_version);
-        onnx::read(&model.write_buf().expect("it can be written")).expect("an ONNX file").contract
+        ModelFile::read(model.write_buf().expect("it can be written")).expect("an ONNX file").contract
     }
 
     #[test]

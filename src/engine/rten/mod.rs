@@ -17,8 +17,8 @@ use std::{
 use rten::{Model, ModelOptions, NodeId, RunOptions};
 
 use super::{
-    Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads,
-    onnx::{self, Declared, Facts},
+    Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads, ONNXRUNTIME_WAY,
+    onnx::{Facts, ModelFile, Narrowing},
     stack::panic_message,
 };
 use crate::domain::{Datatype, Tensor};
@@ -29,27 +29,43 @@ pub struct Rten {
     model: Arc<Model>,
     contract: Contract,
     facts: Facts,
+    /// Within which inputs must keep, so that 32 bits hold all that is computed.
+    narrowing: Narrowing,
 }
 
 impl Rten {
-    /// Loads the ONNX file with these bytes.
+    /// Loads the ONNX file with these bytes, if nothing of what it computes can be lost.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if it is not an ONNX model, takes or gives strings, or uses an operator that rten lacks; the text
-    /// names it.
+    /// As [`ModelFile::read`] and [`Rten::open`].
     pub fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
-        let file = file.into();
+        Self::open(ModelFile::read(file)?, false)
+    }
+
+    /// Loads a file that has been read. With `allow_narrowing`, numbers may get lost in it.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if it takes or gives strings, uses an operator that rten lacks, or computes what FP32 and 32-bit integers
+    /// do not hold; the text names it.
+    pub fn open(file: ModelFile, allow_narrowing: bool) -> Result<Self, EngineError> {
+        let narrowing = match (file.narrowing(), allow_narrowing) {
+            (Narrowing::Possible { reasons }, false) => return Err(EngineError::Load(narrows(reasons))),
+            (_, true) => Narrowing::None,
+            (narrowing, false) => narrowing.clone(),
+        };
+        let ModelFile { bytes, contract, facts, weights, .. } = file.with_named_nodes()?;
         let loaded = catch_unwind(AssertUnwindSafe(|| {
-            // First, because this is what finds a broken file out.
-            let Declared { contract, facts } = onnx::read(&file)?;
             refuse_strings(&contract)?;
-            let options = ModelOptions::with_all_ops();
-            let model = match file {
-                Cow::Borrowed(file) => options.load_static_slice(file),
-                Cow::Owned(file) => options.load(file),
+            let mut options = ModelOptions::with_all_ops();
+            for file in &weights {
+                options.external_data(&file.name, file.to_vec()?);
+            }
+            let model = match bytes {
+                Cow::Borrowed(bytes) => options.load_static_slice(bytes),
+                Cow::Owned(bytes) => options.load(bytes),
             };
             let model = model.map_err(|error| error.to_string())?;
-            Ok(Self { model: Arc::new(model), contract, facts })
+            Ok(Self { model: Arc::new(model), contract, facts, narrowing })
         }));
         let loaded = loaded.unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_message(&*panic))));
         loaded.map_err(|cause: String| EngineError::Load(format!("rten cannot load the model: {cause}")))
@@ -68,7 +84,7 @@ impl Rten {
             let known = known.join(", ");
             return Err(EngineError::Load(format!("rten: the model has no {kind} '{name}'; its {kind}s are {known}")));
         };
-        Ok(Node { name: name.into(), id, datatype })
+        Ok(Node { name: name.into(), id, datatype, limit: self.narrowing.limit(name) })
     }
 }
 
@@ -102,6 +118,15 @@ impl Engine for Rten {
     }
 }
 
+/// Why a model is not served here, and what to do.
+fn narrows(reasons: &[String]) -> String {
+    format!(
+        "rten has 32-bit integers and FP32 alone, so that results can be wrong: {}; serve the model on onnxruntime, which computes as it \
+         says ({ONNXRUNTIME_WAY}), or accept that with engine = \"rten\" and allow_narrowing = true in model.toml",
+        reasons.join(", ")
+    )
+}
+
 fn refuse_strings(contract: &Contract) -> Result<(), String> {
     let mut tensors =
         (contract.inputs.iter().map(|tensor| ("input", tensor))).chain(contract.outputs.iter().map(|tensor| ("output", tensor)));
@@ -119,6 +144,8 @@ struct Node {
     id: NodeId,
     /// What the file declares.
     datatype: Option<Datatype>,
+    /// Of an input: the largest number that it may bring.
+    limit: Option<i64>,
 }
 
 struct RtenInstance {
@@ -131,10 +158,10 @@ struct RtenInstance {
 
 impl Instance for RtenInstance {
     fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError> {
-        let failed = |kind: &str, node: &Node, cause: String| EngineError::Run(format!("rten: {kind} '{}': {cause}", node.name));
+        let failed = |node: &Node, cause: String| EngineError::Run(format!("rten: output '{}': {cause}", node.name));
         let inputs = self.inputs.iter().zip(call.inputs).map(|(node, view)| {
-            let value = convert::input(view).map_err(|cause| failed("input", node, cause))?;
-            Ok((node.id, value))
+            let value = convert::input(view, node.limit);
+            Ok((node.id, value.map_err(|cause| EngineError::Input(format!("rten: input '{}': {cause}", node.name)))?))
         });
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
         let options = RunOptions::default().with_thread_pool(Some(self.threads.pool(call.threads)));
@@ -143,9 +170,7 @@ impl Instance for RtenInstance {
             .run(inputs, &self.output_ids, Some(options))
             .map_err(|error| EngineError::Run(format!("rten: the model call failed: {error}")))?;
         let outputs = self.outputs.iter().zip(values);
-        outputs
-            .map(|(node, value)| convert::output(value, node.datatype).map_err(|cause| failed("output", node, cause)))
-            .collect()
+        outputs.map(|(node, value)| convert::output(value, node.datatype).map_err(|cause| failed(node, cause))).collect()
     }
 }
 
@@ -265,7 +290,7 @@ mod tests {
     fn what_is_not_an_onnx_model_is_refused() {
         for garbage in [Vec::new(), b"not a model".to_vec(), vec![0xff; 1000], silero::FILE[..silero::FILE.len() / 2].to_vec()] {
             let error = load(garbage).expect_err("garbage");
-            assert!(matches!(&error, EngineError::Load(text) if text.starts_with("rten cannot load the model: ")), "{error}");
+            assert!(matches!(&error, EngineError::Load(text) if text.starts_with("the file is not an ONNX model: ")), "{error}");
         }
     }
 
