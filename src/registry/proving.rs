@@ -124,10 +124,14 @@ pub(super) fn prove_all(
     let nobody = || Err(Fault::new(FaultKind::Failed, "the model was not measured: the lane that should have done it ended"));
     let results = models.iter_mut().zip(results).map(|(model, measured)| {
         let mut measured = measured.unwrap_or_else(nobody)?;
-        if !measured.is_remembered {
-            measured.wide = installer.wide_gain(model);
+        // A model that was last proven beside lanes at work has none yet.
+        let gain = if measured.wide.is_none() { installer.wide_gain(model) } else { None };
+        let is_new = !measured.is_remembered || gain.is_some();
+        measured.wide = measured.wide.or(gain);
+        settle(model, &measured);
+        if is_new {
+            keep(model, &measured, options);
         }
-        settle(model, &measured, options);
         Ok(measured)
     });
     results.collect()
@@ -147,7 +151,10 @@ pub(super) fn prove_beside(
             measured
         }
     };
-    settle(model, &measured, options);
+    settle(model, &measured);
+    if !measured.is_remembered {
+        keep(model, &measured, options);
+    }
     Ok(measured)
 }
 
@@ -158,8 +165,8 @@ fn remembered(model: &LoadedModel, options: &LoadOptions<'_>) -> Option<Measured
     Some(Measured { proof, wide, is_remembered: true, took: clock::now().since(begun) })
 }
 
-/// Makes the model serve as its proof allows, and keeps the proof.
-fn settle(model: &mut LoadedModel, measured: &Measured, options: &LoadOptions<'_>) {
+/// Makes the model serve as its proof allows.
+fn settle(model: &mut LoadedModel, measured: &Measured) {
     let batching = &measured.proof.batching;
     if !batching.shares_calls {
         model.max_batch = 1;
@@ -167,7 +174,11 @@ fn settle(model: &mut LoadedModel, measured: &Measured, options: &LoadOptions<'_
         model.padding_waste_max = model.padding_waste_max.map(|_| 0.0);
     }
     model.batching = batching.clone();
-    let Some(subject) = model.subject.as_ref().filter(|_| !measured.is_remembered) else { return };
+}
+
+/// Keeps the proof for the next start.
+fn keep(model: &LoadedModel, measured: &Measured, options: &LoadOptions<'_>) {
+    let Some(subject) = &model.subject else { return };
     if let Err(error) = options.proofs.put(subject, &measured.kept()) {
         info!(model = %model.name, version = %model.version, %error, "the proof could not be kept; the next start repeats it");
     }
