@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fmt,
     fs::File,
     io::Read as _,
@@ -25,6 +26,8 @@ const CLIENT_VARIABLE: &str = "TIDEMILL_ADDR";
 /// Where other programs that use ONNX Runtime look for its library.
 const ONNXRUNTIME_VARIABLE: &str = "ORT_DYLIB_PATH";
 const ONNXRUNTIME_KEY: &str = "engine.onnxruntime";
+/// In place of a path: the library is looked for.
+pub const FIND_LIBRARY: &str = "auto";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Where a value came from.
@@ -99,6 +102,12 @@ pub fn process_environment() -> Vec<(String, String)> {
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .filter(|(name, _)| name.starts_with(PREFIX) || name == ONNXRUNTIME_VARIABLE)
         .collect()
+}
+
+/// A variable of this process that says where programs of others are installed, and is no setting.
+#[must_use]
+pub fn process_variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
 }
 
 impl Config {
