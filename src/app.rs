@@ -25,10 +25,10 @@ use tokio::task::JoinHandle;
 
 use crate::{
     clock,
-    config::{Config, DefaultEngine},
+    config::{self, Config, DefaultEngine},
     domain::{Fault, FaultKind},
     drain::{Drain, Phase},
-    engine::{self, LaneThreads},
+    engine::{self, LaneThreads, onnxruntime::OnnxRuntime},
     frontend::{
         Shutdown,
         admin::{self, AdminHandle, AdminSource, Readiness},
@@ -382,8 +382,14 @@ fn watcher(config: &Config) -> Result<Option<Watcher>, StartError> {
 
 /// Loads all models, and proves and measures them side by side.
 fn load(config: &Config, repository: &Repository) -> Result<(), StartError> {
-    if let Some(path) = &config.engine.onnxruntime {
-        engine::onnxruntime::OnnxRuntime::load_library(path)?;
+    match &config.engine.onnxruntime {
+        Some(path) if path == Path::new(config::FIND_LIBRARY) => {
+            let path = OnnxRuntime::find_library(&config::process_variable)?;
+            OnnxRuntime::load_library(&path)?;
+            tracing::info!(path = %path.display(), "found the library of onnxruntime");
+        }
+        Some(path) => OnnxRuntime::load_library(path)?,
+        None => {}
     }
     Ok(repository.start(config.models.allow_partial)?)
 }

@@ -88,8 +88,9 @@ struct ServeArgs {
     #[arg(long)]
     watch: bool,
 
-    /// ONNX Runtime's shared library; models whose engine is "auto" run on it then [engine.onnxruntime]
-    #[arg(long, value_name = "PATH")]
+    /// ONNX Runtime's shared library, or auto to find that of an installed Python package onnxruntime; models whose engine is
+    /// "auto" run on it then [engine.onnxruntime]
+    #[arg(long, value_name = "PATH|auto")]
     onnxruntime: Option<String>,
 
     /// File to record in what arrives and when, without payloads, for tidemill-sim replay [scheduler.record]

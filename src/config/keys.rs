@@ -194,12 +194,12 @@ pub(super) const KEYS: &[Key] = &[
     words(
         "engine.default",
         "`\"auto\"`, `\"rten\"` or `\"onnxruntime\"`",
-        "engine of the models that leave the choice open; `auto` is `onnxruntime` if its library is loaded, else `rten`",
+        "engine of the models that leave the choice open; `auto` is `onnxruntime` if its library is loaded, else `rten`; with `rten`, models that it would compute wrongly run on `onnxruntime` where that is loaded",
     ),
     words(
         "engine.onnxruntime",
-        PATH,
-        "shared library of ONNX Runtime, such as `libonnxruntime.so`; if not set here, `ORT_DYLIB_PATH` is read",
+        "a path; `\"auto\"`; empty for none",
+        "shared library of ONNX Runtime, such as `libonnxruntime.so`; `auto` finds the newest of the installed Python packages `onnxruntime` and of the system; if not set here, `ORT_DYLIB_PATH` is read",
     ),
     words(
         "shared_memory.enabled",

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fmt,
     fs::File,
     io::Read as _,
@@ -29,6 +30,8 @@ const ONNXRUNTIME_KEY: &str = "engine.onnxruntime";
 const CACHE_VARIABLES: [(&str, &str); 3] =
     [("CACHE_DIRECTORY", "proofs"), ("XDG_CACHE_HOME", "tidemill/proofs"), ("HOME", ".cache/tidemill/proofs")];
 const CACHE_KEY: &str = "models.cache_dir";
+/// In place of a path: the library is looked for.
+pub const FIND_LIBRARY: &str = "auto";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Where a value came from.
@@ -106,6 +109,12 @@ pub fn process_environment() -> Vec<(String, String)> {
             name.starts_with(PREFIX) || name == ONNXRUNTIME_VARIABLE || is_cache
         })
         .collect()
+}
+
+/// A variable of this process that says where programs of others are installed, and is no setting.
+#[must_use]
+pub fn process_variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
 }
 
 impl Config {

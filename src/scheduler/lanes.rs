@@ -230,7 +230,11 @@ impl Answers {
         if outcome.is_err() {
             self.executed.failed.add(finished.since(entry.item.arrived));
         }
-        self.outcomes.push(if outcome.is_ok() { Outcome::Ok } else { Outcome::Failed });
+        self.outcomes.push(match &outcome {
+            Ok(_) => Outcome::Ok,
+            Err(fault) if fault.kind() == FaultKind::Invalid => Outcome::Refused,
+            Err(_) => Outcome::Failed,
+        });
         let timing = ItemTiming { arrived: entry.item.arrived, started, finished, batch_size };
         self.answers.push(Answer { seq: entry.item.ticket, outcome, timing });
     }

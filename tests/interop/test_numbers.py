@@ -1,6 +1,7 @@
 """Models that compute in 64 bits: answers are right, or refused with the reason, never wrong."""
 
 import pathlib
+import sys
 
 import numpy as np
 import onnxruntime
@@ -97,6 +98,7 @@ KINDS = {
     "fp64-range": Kind(of_itself("Mul"), T.DOUBLE, [1e30], T.DOUBLE, [1e30 * 1e30]),
     "fp64-same": Kind([helper.make_node("Identity", ["x"], ["y"])], T.DOUBLE, [0.1], T.DOUBLE, [0.1]),
     "fp64-cast": Kind([helper.make_node("Cast", ["x"], ["y"], to=T.FLOAT)], T.DOUBLE, [0.5], T.FLOAT, [0.5], harmless=True),
+    "int16-mul": Kind(of_itself("Mul"), T.INT16, [200], T.INT16, [-25_536]),
     "uint32-add": Kind(of_itself("Add"), T.UINT32, [2_000_000_000], T.UINT32, [4_000_000_000], bounded=([3], [6])),
     "uint64-add": Kind(of_itself("Add"), T.UINT64, [2_000_000_000], T.UINT64, [4_000_000_000], bounded=([3], [6])),
     "fp16-sum": Kind(there_and_back(), T.FLOAT16, [1.5], T.FLOAT16, [1.5], harmless=True),
@@ -108,8 +110,6 @@ KINDS = {
         harmless=True,
     ),
 }
-# onnxruntime has no such kernel.
-REFUSED_BY_BOTH = {"int16-mul": Kind(of_itself("Mul"), T.INT16, [200], T.INT16, [-25_536])}
 
 
 def write(folder: pathlib.Path, kinds: dict[str, Kind], manifest: str = "") -> pathlib.Path:
@@ -170,7 +170,7 @@ def test_rten_takes_numbers_as_far_as_it_can_compute_with_them(on_rten, name):
 
 @pytest.mark.parametrize("manifest", ["", "engine = 'rten'"])
 def test_rten_refuses_what_32_bits_do_not_hold(tmp_path, manifest):
-    refused = {name: kind for name, kind in KINDS.items() if not kind.bounded and not kind.harmless} | REFUSED_BY_BOTH
+    refused = {name: kind for name, kind in KINDS.items() if not kind.bounded and not kind.harmless}
     log = log_of_failed_start("--models", str(write(tmp_path, refused, manifest)))
     for name in refused:
         (line,) = [line for line in log if f"/{name}/1/model.onnx: " in line]
@@ -184,3 +184,13 @@ def test_a_manifest_can_accept_it_and_the_log_says_what(tmp_path):
     with running("--models", str(models), expected_alarms=(warning,)) as server:
         assert ask(server, "mul", KINDS["mul"], [46_340]) == [46_340**2]
         assert server.alarms(), "it is said"
+
+
+def test_the_library_of_an_installed_package_is_found_and_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
+    monkeypatch.delenv("ORT_DYLIB_PATH", raising=False)
+    models = write(tmp_path, {"mul": KINDS["mul"]})
+    with running("--models", str(models), "--onnxruntime", "auto") as server:
+        assert ask(server, "mul", KINDS["mul"], KINDS["mul"].asked) == KINDS["mul"].right
+        (line,) = [line for line in server.log if "found the library of onnxruntime" in line]
+        assert "libonnxruntime.so" in line, line

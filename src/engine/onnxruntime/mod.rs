@@ -8,13 +8,15 @@
 //! Each session holds its own copy of the weights.
 
 mod library;
+mod search;
 mod strings;
 mod value;
 
 use std::{
     borrow::Cow,
+    ffi::OsString,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -47,6 +49,15 @@ pub struct OnnxRuntime {
 }
 
 impl OnnxRuntime {
+    /// Finds the library of an installed Python package `onnxruntime`, or of the system: the newest, unless `ORT_DYLIB_PATH` names one.
+    /// `variable` gives the process's environment.
+    ///
+    /// # Errors
+    /// [`EngineError::Library`] with the places that were looked through.
+    pub fn find_library(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, EngineError> {
+        search::find(Path::new("/"), variable)
+    }
+
     /// Loads the library at `path` into this process; does nothing if it is loaded already. Comes before [`OnnxRuntime::load`].
     ///
     /// # Errors
