@@ -70,7 +70,9 @@ class Model:
         outputs = dict(zip(self.output_names, run(self.output_names, feed), strict=True))
         if self.whole:
             return [outputs]
-        return [{name: self._row(name, values, row, len(items)) for name, values in outputs.items()} for row in range(len(items))]
+        return [
+            {name: self._row(name, values, row, len(items)) for name, values in outputs.items()} for row in range(len(items))
+        ]
 
     def alone(self, item: Tensors) -> Tensors:
         (outputs,) = self.together([item])
@@ -149,7 +151,9 @@ def difference(found: Tensors, expected: Tensors, scale: float | dict[str, float
 def magnitudes(answers: list[Tensors]) -> dict[str, float]:
     """How large each output's values are in the middle of these answers."""
     names = [name for name, values in answers[0].items() if is_number(values)]
-    largest = {name: [np.nan_to_num(np.abs(own[name].astype(np.float64))).max(initial=0.0) for own in answers] for name in names}
+    largest = {
+        name: [np.nan_to_num(np.abs(own[name].astype(np.float64))).max(initial=0.0) for own in answers] for name in names
+    }
     return {name: float(np.median(values)) or 1.0 for name, values in largest.items()}
 
 

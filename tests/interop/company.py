@@ -3,13 +3,15 @@ each answer must be what Python's onnxruntime says of the item alone."""
 
 import contextlib
 import dataclasses
+import pathlib
 from collections.abc import Iterator
 
 import numpy as np
+import places
+import specimens
 from alone import Model, Tensors, difference, magnitudes, row_scale
 from messages import pb
 from server import PATIENCE_S, Server
-from specimens import LEAST
 from tidemill.v1 import inference_pb2_grpc, model_pb2
 
 NUMBERS = {
@@ -66,7 +68,7 @@ class Clients:
         assert len(streams) <= len(self._stubs)
         config = pb.StreamConfig(model=model)
         requests = [pb.ScanRequest(config=config, items=pb.ItemList(items=[*map(item, stream)])) for stream in streams]
-        calls = [stub.Scan(request, timeout=PATIENCE_S) for stub, request in zip(self._stubs, requests)]
+        calls = [stub.Scan(request, timeout=PATIENCE_S) for stub, request in zip(self._stubs, requests, strict=False)]
         return [self._answers(model, call) for call in calls]
 
     def _answers(self, model: str, call) -> list[Answer]:
@@ -111,7 +113,7 @@ class Question:
 
     def _check(self, answer: Answer, expected: Tensors) -> None:
         assert set(answer.tensors) == set(expected), f"{self.name}: {set(answer.tensors)} in place of {set(expected)}"
-        apart = difference(answer.tensors, expected, row_scale(expected, self._typical, LEAST))
+        apart = difference(answer.tensors, expected, row_scale(expected, self._typical, specimens.LEAST))
         assert apart <= self.tolerance, (
             f"{self.name}: off by {apart:.3g} of the row in a call of {answer.batch_size}:\n{answer.tensors}\nalone:\n{expected}"
         )
@@ -123,6 +125,34 @@ def ask_in_company(clients: Clients, question: Question, rounds: int) -> set[int
     for index in everyone:
         question.ask(clients, [index])
     return set().union(*(question.ask(clients, everyone) for _ in range(rounds)))
+
+
+# What the server may say of each truth. Where nothing is left of an item that is alone, or rows follow each other in time, a model
+# has no batch and is refused; but a batch that is coupled in such a way cannot be told from it.
+REFUSED = "REFUSED"
+VERDICTS = {
+    specimens.INDEPENDENT: {"INDEPENDENT"},
+    specimens.DEPENDENT: {"DEPENDENT", REFUSED},
+    specimens.LEAKS: {"PADDING_LEAKS"},
+    specimens.RANDOM: {"RANDOM"},
+    specimens.NO_BATCH: {REFUSED},
+    # Refused by its declared shapes, where onnxruntime sees through them, before anything is tried.
+    specimens.ONE: {"DEPENDENT", REFUSED},
+}
+SHARES_CALLS = {specimens.INDEPENDENT, specimens.LEAKS}
+
+
+def verdict(summary: model_pb2.ModelSummary) -> str:
+    if summary.state == model_pb2.MODEL_STATE_FAILED:
+        return REFUSED
+    return model_pb2.BatchingVerdict.Name(summary.batching.verdict).removeprefix("BATCHING_VERDICT_")
+
+
+def arguments(engine: str, models: pathlib.Path, cache: pathlib.Path) -> list[str]:
+    """Of a server that has nothing but these models, and proves them all anew."""
+    settings = [f"engine.default={engine}", f"models.cache_dir={cache}", "models.embedded=false", "models.example=false"]
+    given = ["--models", str(models), "--allow-partial", *(part for setting in settings for part in ("--set", setting))]
+    return [*given, "--onnxruntime", places.onnxruntime()] if engine == "onnxruntime" else given
 
 
 def summaries(server: Server) -> dict[str, model_pb2.ModelSummary]:

@@ -1,6 +1,5 @@
 """Models that people sent, whose items are not independent of each other though nothing in the file says so."""
 
-import graphs
 import numpy as np
 from alone import Model, Tensors
 from graphs import FLOAT, Graph

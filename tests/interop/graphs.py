@@ -82,7 +82,8 @@ def nudged(file: bytes, by: float) -> bytes:
         for index, name in enumerate(node.output):
             if name in floats:
                 exact = node.output[index] = f"{name}_exact"
-                nodes.append(helper.make_node("RandomUniformLike", [exact], [f"{name}_part"], low=-by, high=by, seed=float(len(nodes))))
+                limits = {"low": -by, "high": by, "seed": float(len(nodes))}
+                nodes.append(helper.make_node("RandomUniformLike", [exact], [f"{name}_part"], **limits))
                 nodes.append(helper.make_node("Mul", [exact, f"{name}_part"], [f"{name}_off"]))
                 nodes.append(helper.make_node("Add", [exact, f"{name}_off"], [name]))
     del model.graph.node[:], model.graph.value_info[:]
@@ -137,7 +138,9 @@ def gemm(g: Graph, x: Value) -> Value:
     width = int(g.random.integers(2, 9))
     bias = g.constant(g.random.normal(0, 0.3, width))
     if len(x.shape) != 1:
-        return Value(g.op("Add", g.op("MatMul", x.name, g.constant(weights(g, x.shape[-1], width))), bias), (*x.shape[:-1], width))
+        return Value(
+            g.op("Add", g.op("MatMul", x.name, g.constant(weights(g, x.shape[-1], width))), bias), (*x.shape[:-1], width)
+        )
     return Value(g.op("Gemm", x.name, g.constant(weights(g, x.shape[-1], width).T), bias, transB=1), (width,))
 
 
@@ -387,6 +390,44 @@ def share_above(g, u):
     return g.op("ReduceMean", g.op("Cast", g.op("Greater", u, g.constant(0.0)), to=FLOAT), axes=[0], keepdims=1)
 
 
+def batch_winners_row(g, u):
+    """The highest row, fetched by its number."""
+    return g.op("Gather", u, g.op("ArgMax", u, axis=0, keepdims=0), axis=0)
+
+
+def batch_mean_of_many(g, u):
+    """Only in calls of six and more."""
+    many = g.op("Cast", g.op("Greater", batch_size(g, u), g.ints(5)), to=FLOAT)
+    return g.op("Mul", batch_mean(g, u), many)
+
+
+def batch_mean_for_some(g, u):
+    """Only of the rows that are positive."""
+    return g.op("Mul", batch_mean(g, u), g.op("Cast", g.op("Greater", u, g.constant(0.0)), to=FLOAT))
+
+
+def batch_causal(g, u):
+    """Attention of each row to those before it."""
+    scores = g.op("Mul", g.op("MatMul", u, g.op("Transpose", u, perm=[1, 0])), g.constant(3.0))
+    ones = g.op("Add", g.op("Mul", scores, g.constant(0.0)), g.constant(1.0))
+    kept = g.op("Mul", g.op("Exp", scores), g.op("Trilu", ones, upper=0))
+    total = g.op("ReduceSum", kept, g.ints(1), keepdims=1)
+    return g.op("MatMul", g.op("Div", kept, total), u)
+
+
+def batch_turned(g, u):
+    """Each row gets the next one's, the last the first one's."""
+    rest = g.op("Slice", u, g.ints(1), g.ints(2**31), g.ints(0))
+    return g.op("Concat", rest, g.op("Slice", u, g.ints(0), g.ints(1), g.ints(0)), axis=0)
+
+
+def batch_pooled(g, u):
+    """The highest of three neighbours."""
+    lined_up = g.op("Unsqueeze", g.op("Transpose", u, perm=[1, 0]), g.ints(0))
+    pooled = g.op("MaxPool", lined_up, kernel_shape=[3], pads=[1, 1], strides=[1])
+    return g.op("Transpose", g.op("Squeeze", pooled, g.ints(0)), perm=[1, 0])
+
+
 def of_size(g, u):
     """From 0 for an item that is alone to 1 in a call of eight, and on."""
     size = g.op("Cast", batch_size(g, u), to=FLOAT)
@@ -404,13 +445,14 @@ STATISTICS = {
     coupling.__name__: coupling
     for coupling in (
         *(batch_mean, batch_maximum, batch_sum, batch_norm, batch_spread, batch_product, batch_softmax, batch_branch),
-        *(batch_winner, batch_attention, share_above),
+        *(batch_winner, batch_winners_row, batch_attention, share_above, batch_mean_of_many, batch_mean_for_some),
     )
 }
 ORDERS = {
     coupling.__name__: coupling
     for coupling in (
         *(batch_running_sum, batch_reversed, batch_neighbour, batch_convolved, batch_first, batch_sorted, batch_recurrent),
+        *(batch_causal, batch_turned, batch_pooled),
     )
 }
 PLACES = {coupling.__name__: coupling for coupling in (of_size, of_place)}
