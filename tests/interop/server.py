@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.error
@@ -25,6 +26,8 @@ LISTENING = re.compile(r"listening grpc=(\S+) http=(\S+) admin=(\S+)")
 ALARM = re.compile(r"\b(WARN|ERROR)\b|panicked at")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
+CACHE = tempfile.TemporaryDirectory()
+
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -34,6 +37,8 @@ class Server:
     def __init__(self, *arguments: str, start_s: float = PATIENCE_S) -> None:
         # The variables of the tests are no settings of the server, and it refuses what it does not know.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
+        # What a server has found out about a model is for the next one of this run, not of this machine's user.
+        environment["XDG_CACHE_HOME"] = CACHE.name
         command = [places.SERVER, "serve", *ANY_PORTS, *arguments]
         self.log: list[str] = []
         self._log_is_complete = False
