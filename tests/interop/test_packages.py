@@ -12,7 +12,6 @@ from server import running
 ONNXRUNTIME, RTEN = "onnxruntime", "rten"
 STREAMS = 5
 START_S = 240
-WARNED_OF = {packages.DEPENDENT, packages.RANDOM}
 
 
 @pytest.fixture(scope="module", params=[ONNXRUNTIME, RTEN])
@@ -22,7 +21,7 @@ def served(request, tmp_path_factory):
     warned_of = []
     for package in PACKAGES:
         package.write(folder)
-        if package.verdict in WARNED_OF or (engine == RTEN and not package.rten):
+        if package.verdict == packages.DEPENDENT or (engine == RTEN and not package.rten):
             warned_of.append(rf"\b{package.name}\b")
     arguments = company.arguments(engine, folder, tmp_path_factory.mktemp("cache"))
     with running(*arguments, expected_alarms=tuple(warned_of), start_s=START_S) as server, clients(server, STREAMS) as own:
@@ -42,7 +41,7 @@ def test_verdict(served, package: Package):
         return
     assert verdict == package.verdict, summary
     assert summary.batching.shares_calls == (verdict == packages.INDEPENDENT), summary
-    assert summary.batching.detail or verdict not in WARNED_OF, summary
+    assert summary.batching.detail, summary
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
