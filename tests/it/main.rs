@@ -5,6 +5,7 @@
 mod audio;
 mod binary;
 mod cancel;
+mod company;
 mod conformance;
 mod delay;
 mod drain;
