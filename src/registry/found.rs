@@ -4,7 +4,6 @@
 
 use std::{
     any::Any,
-    borrow::Cow,
     collections::BTreeMap,
     fs,
     os::unix::fs::MetadataExt as _,
@@ -27,7 +26,7 @@ use crate::{
     clock,
     engine::{
         Engine, EngineError, Executable,
-        onnx::{ModelFile, Narrowing, OpenBeside},
+        onnx::{ModelFile, Narrowing},
         onnxruntime::OnnxRuntime,
         rten::Rten,
         synthetic::SyntheticEngine,
@@ -239,9 +238,11 @@ impl Plan<'_> {
             let engine = script.and_then(|script| SyntheticEngine::new(signature, script)).map_err(broken)?;
             (Arc::new(engine) as Arc<dyn Engine>, interface)
         } else {
-            let bytes = self.source.read(&self.version).map_err(|reason| vec![whole(model_file.clone(), reason)])?;
-            let beside = |file: &str| self.source.open_beside(&self.version, file);
-            let engine = guarded(|| open(name, choice, &self.manifest, bytes, &beside)).map_err(broken)?;
+            let read = || {
+                let bytes = self.source.read(&self.version).map_err(EngineError::Load)?;
+                ModelFile::read_beside(bytes, &|file| self.source.open_beside(&self.version, file))
+            };
+            let engine = guarded(|| open(name, choice, &self.manifest, &read)).map_err(broken)?;
             let interface = fit(&self.manifest, engine.contract()).map_err(|faults| {
                 // The manifest is one for all versions, and may fit some of them.
                 let version = self.version.number;
@@ -277,25 +278,33 @@ fn choose(manifest: EngineChoice, default: EngineChoice) -> EngineChoice {
     }
 }
 
-/// Loads a file into the engine that is chosen, or into onnxruntime where the manifest leaves the choice open and rten would compute
-/// other numbers.
+/// Loads a file into the engine that is chosen, or into onnxruntime where the manifest leaves the choice open, the library is there, and
+/// rten lacks something or would compute other numbers.
 fn open(
     name: &str,
     choice: EngineChoice,
     manifest: &Manifest,
-    bytes: Cow<'static, [u8]>,
-    beside: OpenBeside<'_>,
+    read: &dyn Fn() -> Result<ModelFile, EngineError>,
 ) -> Result<Arc<dyn Engine>, EngineError> {
     if choice == EngineChoice::Onnxruntime {
         OnnxRuntime::check_library()?;
+        return Ok(Arc::new(OnnxRuntime::open(read()?)?));
     }
-    let file = ModelFile::read_beside(bytes, beside)?;
+    let file = read()?;
     let narrowing = file.narrowing().clone();
-    let is_open = manifest.engine == EngineChoice::Auto && narrowing != Narrowing::None && OnnxRuntime::check_library().is_ok();
-    if choice == EngineChoice::Onnxruntime || is_open {
+    let is_open = manifest.engine == EngineChoice::Auto && OnnxRuntime::check_library().is_ok();
+    if is_open && narrowing != Narrowing::None {
         return Ok(Arc::new(OnnxRuntime::open(file)?));
     }
-    let engine = Rten::open(file, manifest.allow_narrowing)?;
+    let engine = match Rten::open(file, manifest.allow_narrowing) {
+        Ok(engine) => engine,
+        Err(reason) if is_open => {
+            let engine = OnnxRuntime::open(read()?)?;
+            info!(model = %name, %reason, "the model runs on onnxruntime");
+            return Ok(Arc::new(engine));
+        }
+        Err(reason) => return Err(reason),
+    };
     match narrowing {
         Narrowing::Limited { reasons, .. } | Narrowing::Possible { reasons } if manifest.allow_narrowing => {
             let reasons = reasons.join(", ");
