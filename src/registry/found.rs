@@ -4,7 +4,6 @@
 
 use std::{
     any::Any,
-    borrow::Cow,
     cell::RefCell,
     collections::BTreeMap,
     fs::{self, File},
@@ -32,7 +31,7 @@ use crate::{
     domain::{Batching, Signature},
     engine::{
         Engine, EngineError, Executable,
-        onnx::{ModelFile, Narrowing, OpenBeside},
+        onnx::{ModelFile, Narrowing},
         onnxruntime::OnnxRuntime,
         rten::Rten,
         synthetic::SyntheticEngine,
@@ -295,7 +294,7 @@ impl Plan<'_> {
         let broken = |error: EngineError| vec![whole(model_file.clone(), error.to_string())];
         let in_manifest = |faults| in_file(&self.manifest_file, faults);
         let choice = choose(self.manifest.engine, options.engine_default);
-        let mut fingerprint = None;
+        let fingerprint = RefCell::new(None);
         let (engine, interface) = if choice == EngineChoice::Synthetic {
             let contract = declared_contract(&self.manifest).map_err(in_manifest)?;
             let interface = fit(&self.manifest, &contract).map_err(in_manifest)?;
@@ -304,17 +303,21 @@ impl Plan<'_> {
             let engine = script.and_then(|script| SyntheticEngine::new(signature, script)).map_err(broken)?;
             (Arc::new(engine) as Arc<dyn Engine>, interface)
         } else {
-            let bytes = self.source.read(&self.version).map_err(|reason| vec![whole(model_file.clone(), reason)])?;
-            let digest = Sha256::new().chain_update(&bytes);
-            let weights = RefCell::new(Vec::new());
-            let beside = |file: &str| {
-                let opened = self.source.open_beside(&self.version, file)?;
-                weights.borrow_mut().push(opened.try_clone().map_err(|error| error.to_string())?);
-                Ok(opened)
+            let read = || {
+                let bytes = self.source.read(&self.version).map_err(EngineError::Load)?;
+                let digest = Sha256::new().chain_update(&bytes);
+                let weights = RefCell::new(Vec::new());
+                let beside = |file: &str| {
+                    let opened = self.source.open_beside(&self.version, file)?;
+                    weights.borrow_mut().push(opened.try_clone().map_err(|error| error.to_string())?);
+                    Ok(opened)
+                };
+                let file = ModelFile::read_beside(bytes, &beside)?;
+                // What cannot be read a second time has no proof that is kept.
+                *fingerprint.borrow_mut() = fingerprint_of(digest, &weights.into_inner()).ok();
+                Ok(file)
             };
-            let engine = guarded(|| open(name, choice, &self.manifest, bytes, &beside)).map_err(broken)?;
-            // What cannot be read now is not kept; the engine has read it.
-            fingerprint = fingerprint_of(digest, &weights.into_inner()).ok();
+            let engine = guarded(|| open(name, choice, &self.manifest, &read)).map_err(broken)?;
             let interface = fit(&self.manifest, engine.contract()).map_err(|faults| {
                 // The manifest is one for all versions, and may fit some of them.
                 let version = self.version.number;
@@ -327,7 +330,7 @@ impl Plan<'_> {
         let signature = Arc::new(interface.signature);
         let trial_text = self.manifest.trial.text(&self.folder).map_err(|fault| in_manifest(vec![fault]))?;
         let terms = self.terms(&*engine, &signature, trial_text.as_deref(), options).map_err(in_manifest)?;
-        let subject = fingerprint.map(|model| Subject {
+        let subject = fingerprint.into_inner().map(|model| Subject {
             model,
             engine: engine.name(),
             engine_version: engine.version(),
@@ -380,25 +383,33 @@ fn choose(manifest: EngineChoice, default: EngineChoice) -> EngineChoice {
     }
 }
 
-/// Loads a file into the engine that is chosen, or into onnxruntime where the manifest leaves the choice open and rten would compute
-/// other numbers.
+/// Loads a file into the engine that is chosen, or into onnxruntime where the manifest leaves the choice open, the library is there, and
+/// rten lacks something or would compute other numbers.
 fn open(
     name: &str,
     choice: EngineChoice,
     manifest: &Manifest,
-    bytes: Cow<'static, [u8]>,
-    beside: OpenBeside<'_>,
+    read: &dyn Fn() -> Result<ModelFile, EngineError>,
 ) -> Result<Arc<dyn Engine>, EngineError> {
     if choice == EngineChoice::Onnxruntime {
         OnnxRuntime::check_library()?;
+        return Ok(Arc::new(OnnxRuntime::open(read()?)?));
     }
-    let file = ModelFile::read_beside(bytes, beside)?;
+    let file = read()?;
     let narrowing = file.narrowing().clone();
-    let is_open = manifest.engine == EngineChoice::Auto && narrowing != Narrowing::None && OnnxRuntime::check_library().is_ok();
-    if choice == EngineChoice::Onnxruntime || is_open {
+    let is_open = manifest.engine == EngineChoice::Auto && OnnxRuntime::check_library().is_ok();
+    if is_open && narrowing != Narrowing::None {
         return Ok(Arc::new(OnnxRuntime::open(file)?));
     }
-    let engine = Rten::open(file, manifest.allow_narrowing)?;
+    let engine = match Rten::open(file, manifest.allow_narrowing) {
+        Ok(engine) => engine,
+        Err(reason) if is_open => {
+            let engine = OnnxRuntime::open(read()?)?;
+            info!(model = %name, %reason, "the model runs on onnxruntime");
+            return Ok(Arc::new(engine));
+        }
+        Err(reason) => return Err(reason),
+    };
     match narrowing {
         Narrowing::Limited { reasons, .. } | Narrowing::Possible { reasons } if manifest.allow_narrowing => {
             let reasons = reasons.join(", ");

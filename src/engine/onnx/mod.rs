@@ -39,9 +39,11 @@ pub struct ModelFile {
     pub(super) facts: Facts,
     /// What `bytes` call by their names.
     pub(super) weights: Vec<WeightFile>,
+    /// Names of the operators that the file defines itself.
+    pub(super) functions: Vec<String>,
     narrowing: Narrowing,
-    /// Whether all nodes have names.
-    is_named: bool,
+    /// Whether there is nothing to tidy.
+    is_tidy: bool,
 }
 
 impl ModelFile {
@@ -72,12 +74,12 @@ impl ModelFile {
         &self.narrowing
     }
 
-    /// The same with a name for each node, that of its operator where it has none.
-    pub(super) fn with_named_nodes(mut self) -> Result<Self, EngineError> {
-        if !self.is_named {
-            let changes = Changes { external: &External::default(), name_nodes: true };
+    /// The same with a name for each node, that of its operator where it has none, and without inputs that are left out at the end.
+    pub(super) fn tidied(mut self) -> Result<Self, EngineError> {
+        if !self.is_tidy {
+            let changes = Changes { external: &External::default(), tidy: true };
             self.bytes = Cow::Owned(changes.model(&self.bytes).map_err(EngineError::Load)?);
-            self.is_named = true;
+            self.is_tidy = true;
         }
         Ok(self)
     }
@@ -99,13 +101,15 @@ fn read(bytes: Cow<'static, [u8]>, open: OpenBeside<'_>) -> Result<ModelFile, St
     }
     let graph = model.graph.as_ref().ok_or_else(|| broken(&"it holds no graph"))?;
     let (contract, facts, narrowing) = (contract::of(graph, model.ir_version), Facts::of(&model, graph), Narrowing::of(graph));
-    let is_named = all_named(graph);
-    let bytes = if is_external { Cow::Owned(Changes { external: &external, name_nodes: true }.model(&bytes)?) } else { bytes };
-    Ok(ModelFile { bytes, contract, facts, weights: external.files, narrowing, is_named: is_named || is_external })
+    let is_tidy = is_external || all_tidy(graph);
+    let functions = model.functions.iter().map(|function| function.name.to_owned()).collect();
+    let bytes = if is_external { Cow::Owned(Changes { external: &external, tidy: true }.model(&bytes)?) } else { bytes };
+    Ok(ModelFile { bytes, contract, facts, weights: external.files, functions, narrowing, is_tidy })
 }
 
-fn all_named(graph: &Graph<'_>) -> bool {
+fn all_tidy(graph: &Graph<'_>) -> bool {
     // Constants are no operators to an engine, and cannot fail.
     let is_named = |node: &Node<'_>| !node.name.is_empty() || node.operator == "Constant";
-    graph.nodes.iter().all(|node| is_named(node) && node.graphs().all(all_named))
+    let is_short = |node: &Node<'_>| node.inputs.last().is_none_or(|last| !last.is_empty());
+    graph.nodes.iter().all(|node| is_named(node) && is_short(node) && node.graphs().all(all_tidy))
 }

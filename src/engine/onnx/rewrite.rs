@@ -18,6 +18,7 @@ mod field {
     pub(super) const FUNCTION_NODE: u64 = 7;
     pub(super) const GRAPH_NODE: u64 = 1;
     pub(super) const GRAPH_INITIALIZER: u64 = 5;
+    pub(super) const NODE_INPUT: u64 = 1;
     pub(super) const NODE_NAME: u64 = 3;
     pub(super) const NODE_OPERATOR: u64 = 4;
     pub(super) const NODE_ATTRIBUTE: u64 = 5;
@@ -36,8 +37,9 @@ mod field {
 pub(super) struct Changes<'a> {
     /// Where weights lie: they get names that mean no file, or move into the model.
     pub(super) external: &'a External,
-    /// Whether nodes without a name get that of their operator, for messages.
-    pub(super) name_nodes: bool,
+    /// Whether nodes without a name get that of their operator, for messages, and lose the inputs that are left out at the end, which
+    /// some writers count.
+    pub(super) tidy: bool,
 }
 
 type Result<T> = std::result::Result<T, String>;
@@ -71,7 +73,19 @@ impl Changes<'_> {
 
     fn node(&self, node: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let (mut is_named, mut operator) = (false, None);
+        let (mut inputs, mut wanted) = (0, 0);
+        each(node, |number, _, inner| {
+            inputs += usize::from(number == field::NODE_INPUT);
+            wanted = if number == field::NODE_INPUT && inner != Some(&[]) { inputs } else { wanted };
+            Ok(())
+        })?;
+        let mut left = if self.tidy { wanted } else { inputs };
         each(node, |number, whole, inner| match (number, inner) {
+            (field::NODE_INPUT, Some([])) if left == 0 => Ok(()),
+            (field::NODE_INPUT, _) => {
+                left = left.saturating_sub(1);
+                copied(out, whole)
+            }
             (field::NODE_ATTRIBUTE, Some(attribute)) => nested(out, number, |out| self.attribute(attribute, out)),
             (field::NODE_NAME, Some([])) => Ok(()),
             _ => {
@@ -81,7 +95,7 @@ impl Changes<'_> {
             }
         })?;
         match operator {
-            Some(operator) if self.name_nodes && !is_named => written(out, field::NODE_NAME, operator),
+            Some(operator) if self.tidy && !is_named => written(out, field::NODE_NAME, operator),
             _ => Ok(()),
         }
     }
@@ -207,20 +221,22 @@ fn nested(out: &mut Vec<u8>, number: u64, write: impl FnOnce(&mut Vec<u8>) -> Re
 
 #[cfg(test)]
 mod tests {
+    use rten_onnx::onnx::{GraphProto, NodeProto};
+
     use super::*;
     use crate::engine::{
         onnx::reader,
         test_models::{self, silero},
     };
 
-    fn named(file: &[u8]) -> Vec<u8> {
-        Changes { external: &External::default(), name_nodes: true }.model(file).expect("it has been read")
+    fn tidied(file: &[u8]) -> Vec<u8> {
+        Changes { external: &External::default(), tidy: true }.model(file).expect("it has been read")
     }
 
     #[test]
     fn nodes_without_a_name_get_that_of_their_operator_and_nothing_else_changes() {
         let file = test_models::masked_mean();
-        let model = test_models::parse(&named(&file));
+        let model = test_models::parse(&tidied(&file));
         let names: Vec<_> =
             model.graph.iter().flat_map(|graph| &graph.node).map(|node| node.name.clone().unwrap_or_default()).collect();
         assert_eq!(names, ["Mul", "ReduceSum", "ReduceSum", "Div", "ReduceSum", "Add"]);
@@ -230,8 +246,18 @@ mod tests {
     }
 
     #[test]
+    fn inputs_that_are_left_out_at_the_end_are_gone_and_others_stay() {
+        let nodes = [["a", "", ""].as_slice(), &["", "b", ""], &["", ""], &["a", "", "c"]];
+        let nodes = nodes.map(|inputs| NodeProto { name: Some("n".to_owned()), ..test_models::node("LSTM", inputs, "y") });
+        let file = test_models::write(GraphProto { node: nodes.to_vec(), ..GraphProto::default() });
+        let model = test_models::parse(&tidied(&file));
+        let inputs: Vec<_> = model.graph.iter().flat_map(|graph| &graph.node).map(|node| node.input.join(",")).collect();
+        assert_eq!(inputs, ["a", ",b", "", "a,,c"]);
+    }
+
+    #[test]
     fn a_model_that_is_written_anew_reads_as_before() {
-        let anew = Changes { external: &External::default(), name_nodes: false }.model(silero::FILE).expect("it has been read");
+        let anew = Changes { external: &External::default(), tidy: false }.model(silero::FILE).expect("it has been read");
         let (before, after) = (reader::decode(silero::FILE).expect("a model"), reader::decode(&anew).expect("a model"));
         assert!(format!("{before:?}") == format!("{after:?}"));
     }
@@ -239,7 +265,7 @@ mod tests {
     #[test]
     fn broken_fields_are_refused() {
         for file in [&[0x3a_u8, 0x05, 0x0a][..], &[0xff; 20], &[0x08], &[0x09, 0, 0]] {
-            let found = Changes { external: &External::default(), name_nodes: true }.model(file);
+            let found = Changes { external: &External::default(), tidy: true }.model(file);
             assert!(found.is_err(), "{file:?}");
         }
     }

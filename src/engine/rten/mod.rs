@@ -7,6 +7,7 @@
 
 mod convert;
 mod half;
+mod messages;
 
 use std::{
     borrow::Cow,
@@ -53,9 +54,9 @@ impl Rten {
             (_, true) => Narrowing::None,
             (narrowing, false) => narrowing.clone(),
         };
-        let ModelFile { bytes, contract, facts, weights, .. } = file.with_named_nodes()?;
+        let ModelFile { bytes, contract, facts, weights, functions, .. } = file.tidied()?;
         let loaded = catch_unwind(AssertUnwindSafe(|| {
-            refuse_strings(&contract)?;
+            refuse_types(&contract)?;
             let mut options = ModelOptions::with_all_ops();
             for file in &weights {
                 options.external_data(&file.name, file.to_vec()?);
@@ -64,7 +65,7 @@ impl Rten {
                 Cow::Borrowed(bytes) => options.load_static_slice(bytes),
                 Cow::Owned(bytes) => options.load(bytes),
             };
-            let model = model.map_err(|error| error.to_string())?;
+            let model = model.map_err(|error| messages::explained(&error.to_string(), &functions))?;
             Ok(Self { model: Arc::new(model), contract, facts, narrowing })
         }));
         let loaded = loaded.unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_message(&*panic))));
@@ -127,15 +128,22 @@ fn narrows(reasons: &[String]) -> String {
     )
 }
 
-fn refuse_strings(contract: &Contract) -> Result<(), String> {
-    let mut tensors =
-        (contract.inputs.iter().map(|tensor| ("input", tensor))).chain(contract.outputs.iter().map(|tensor| ("output", tensor)));
-    match tensors.find(|(_, tensor)| tensor.datatype == Some(Datatype::Bytes)) {
-        Some((kind, tensor)) => {
-            Err(format!("{kind} '{}' holds strings (BYTES), which rten lacks; the engine onnxruntime has them", tensor.name))
-        }
-        None => Ok(()),
+/// Refuses what would fail each call.
+fn refuse_types(contract: &Contract) -> Result<(), String> {
+    let tensors =
+        contract.inputs.iter().map(|tensor| ("input", tensor)).chain(contract.outputs.iter().map(|tensor| ("output", tensor)));
+    for (kind, tensor) in tensors {
+        let (what, them) = match tensor.datatype {
+            Some(Datatype::Bytes) => ("strings (BYTES)", "them"),
+            Some(Datatype::Bf16) => ("BF16", "it"),
+            _ => continue,
+        };
+        return Err(format!(
+            "{kind} '{}' holds {what}, which rten lacks; the engine onnxruntime has {them} ({ONNXRUNTIME_WAY})",
+            tensor.name
+        ));
     }
+    Ok(())
 }
 
 /// An input or output of the model.
@@ -275,7 +283,8 @@ mod tests {
     fn strings_are_refused_by_the_tensors_name_and_with_the_engine_that_has_them() {
         let refused = |kind_and_name: &str| {
             let text = format!(
-                "rten cannot load the model: {kind_and_name} holds strings (BYTES), which rten lacks; the engine onnxruntime has them"
+                "rten cannot load the model: {kind_and_name} holds strings (BYTES), which rten lacks; the engine onnxruntime has them \
+                 (pip install onnxruntime, then --onnxruntime auto)"
             );
             Some(EngineError::Load(text))
         };
