@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use cargo_metadata::{Metadata, Package};
 use prost::Message as _;
 use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet};
 use sha2::{Digest as _, Sha256};
@@ -37,8 +38,10 @@ fn main() -> BuildResult<()> {
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=Cargo.lock");
     compile_protos()?;
-    let model = find_silero()?;
+    let metadata = dependencies()?;
+    let model = find_silero(&metadata)?;
     println!("cargo::rustc-env=TIDEMILL_SILERO_ONNX={}", model.display());
+    println!("cargo::rustc-env=TIDEMILL_RTEN={}", package(&metadata, "rten")?.version);
     println!("cargo::rustc-env=TIDEMILL_RUSTC={}", rustc_version());
     Ok(())
 }
@@ -105,16 +108,20 @@ fn generate_serving(all: &FileDescriptorSet, out_dir: &Path) -> BuildResult<()> 
     Ok(builder.compile_fds(descriptors)?)
 }
 
-/// Finds the model file beside the manifest of the crate `silero` and checks its hash.
-fn find_silero() -> BuildResult<PathBuf> {
-    let metadata = cargo_metadata::MetadataCommand::new()
-        .other_options(vec!["--locked".to_owned(), "--filter-platform".to_owned(), env::var("TARGET")?])
-        .exec()?;
-    let package = metadata
-        .packages
-        .iter()
-        .find(|package| package.name.as_str() == "silero")
-        .ok_or("the crate `silero`, which holds the default model, is not among the dependencies")?;
+/// The packages that this build is made of.
+fn dependencies() -> BuildResult<Metadata> {
+    let options = vec!["--locked".to_owned(), "--filter-platform".to_owned(), env::var("TARGET")?];
+    Ok(cargo_metadata::MetadataCommand::new().other_options(options).exec()?)
+}
+
+fn package<'a>(metadata: &'a Metadata, name: &str) -> BuildResult<&'a Package> {
+    let found = metadata.packages.iter().find(|package| package.name.as_str() == name);
+    Ok(found.ok_or_else(|| format!("the crate `{name}` is not among the dependencies"))?)
+}
+
+/// Finds the model file beside the manifest of the crate `silero`, which holds the default model, and checks its hash.
+fn find_silero(metadata: &Metadata) -> BuildResult<PathBuf> {
+    let package = package(metadata, "silero")?;
     let folder = package.manifest_path.parent().ok_or("the crate `silero` has no folder")?;
     let file = folder.join("models/silero_vad.onnx").into_std_path_buf();
     let bytes = fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;

@@ -39,7 +39,7 @@ fn response(bytes: usize) -> v1::FeedResponse {
 }
 
 fn signature(bytes: usize) -> Signature {
-    let spec = TensorSpec { name: "x".into(), datatype: Datatype::Fp32, dims: vec![Some(bytes / 4)], batch_axis: 0 };
+    let spec = TensorSpec { name: "x".into(), datatype: Datatype::Fp32, dims: vec![Some(bytes / 4)], batch_axis: Some(0) };
     Signature { inputs: vec![spec], ..Signature::default() }
 }
 

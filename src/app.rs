@@ -25,10 +25,10 @@ use tokio::task::JoinHandle;
 
 use crate::{
     clock,
-    config::{Config, DefaultEngine},
+    config::{self, Config, DefaultEngine},
     domain::{Fault, FaultKind},
     drain::{Drain, Phase},
-    engine::{self, LaneThreads},
+    engine::{self, LaneThreads, onnxruntime::OnnxRuntime},
     frontend::{
         Shutdown,
         admin::{self, AdminHandle, AdminSource, Readiness},
@@ -36,11 +36,12 @@ use crate::{
         http::HttpServer,
     },
     open_inference::OpenInference,
+    proof::{self, Proof, ProofError, Store},
     registry::{
-        self, Embedded, EngineChoice, Example, Folder, Host, LoadedModel, ModelSource, ModelState, Registry, Repository, WarmUp,
-        Watcher,
+        self, Embedded, EngineChoice, Example, Folder, Host, Installer, LoadedModel, Measured, ModelSource, ModelState, Place,
+        Registry, Repository, Watcher,
     },
-    scheduler::{self, Admission, Calibration, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Trace, WideGain},
+    scheduler::{Admission, CostCurve, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Trace},
     service::Service,
     session::keep_time,
     telemetry::Telemetry,
@@ -48,9 +49,6 @@ use crate::{
 
 /// Input bytes in one model call; a single larger item still runs.
 const MAX_CALL_BYTES: usize = 64 << 20;
-
-/// Time to measure what one model's calls cost.
-const CALIBRATION_BUDGET: Duration = Duration::from_secs(3);
 
 /// Time in which connections without sessions, such as those that watch health, may close by themselves.
 const CONNECTIONS_GRACE: Duration = Duration::from_secs(1);
@@ -329,11 +327,15 @@ fn admin_source(
 }
 
 /// While the server starts, every model counts. Later it is sent work whatever is loaded, fails to load or is unloaded beside what
-/// serves; only an engine that is lost takes it out. With `models.allow_partial`, a model that failed counts at no time.
+/// serves; only an engine that is lost takes it out, or that no model could be loaded at all. With `models.allow_partial`, a model
+/// that failed or lost its engine takes it out at no time, unless it was the last hope.
 fn readiness(registry: &Registry, phase: Phase, allow_partial: bool) -> Readiness {
     let hindrance = if phase == Phase::Starting {
         let hinders = |state| state == ModelState::Loading || (state == ModelState::Failed && !allow_partial);
         registry.list().into_iter().find(|model| hinders(model.state))
+    } else if registry.serves_nothing() {
+        let Some(failed) = registry.list().into_iter().next() else { return Readiness::NoModel };
+        Some(failed)
     } else {
         registry.first_lost().filter(|_| !allow_partial)
     };
@@ -355,9 +357,19 @@ fn repository(config: &Config, device: Device) -> Repository {
     };
     let embedded = config.models.embedded.then(|| Box::new(Embedded) as Box<dyn ModelSource>);
     let example = config.models.example.then(|| Box::new(Example) as Box<dyn ModelSource>);
-    let folder = config.models.dir.clone().map(|path| Box::new(Folder::new(path)) as Box<dyn ModelSource>);
+    let name = config.models.name.clone();
+    let folder = config.models.dir.clone().map(|path| Box::new(Folder::of_model(path, name)) as Box<dyn ModelSource>);
     let sources = embedded.into_iter().chain(example).chain(folder).collect();
-    Repository::new(sources, engine_default, device.compute.clone(), Box::new(device))
+    Repository::new(sources, engine_default, device.compute.clone(), Box::new(device), proofs(config))
+}
+
+/// Proofs of earlier starts. Without a folder that can be used, each start proves all models.
+fn proofs(config: &Config) -> Store {
+    let Some(path) = config.models.cache_dir.as_deref() else { return Store::none() };
+    Store::open(path).unwrap_or_else(|error| {
+        tracing::info!(folder = %path.display(), %error, "proofs of models are not kept; models.cache_dir names another folder");
+        Store::none()
+    })
 }
 
 fn watcher(config: &Config) -> Result<Option<Watcher>, StartError> {
@@ -368,10 +380,16 @@ fn watcher(config: &Config) -> Result<Option<Watcher>, StartError> {
     Watcher::start(path).map(Some).map_err(|error| StartError::Watch { path: path.to_owned(), error })
 }
 
-/// Loads all models and measures each, one after the other.
+/// Loads all models, and proves and measures them side by side.
 fn load(config: &Config, repository: &Repository) -> Result<(), StartError> {
-    if let Some(path) = &config.engine.onnxruntime {
-        engine::onnxruntime::OnnxRuntime::load_library(path)?;
+    match &config.engine.onnxruntime {
+        Some(path) if path == Path::new(config::FIND_LIBRARY) => {
+            let path = OnnxRuntime::find_library(&config::process_variable)?;
+            OnnxRuntime::load_library(&path)?;
+            tracing::info!(path = %path.display(), "found the library of onnxruntime");
+        }
+        Some(path) => OnnxRuntime::load_library(path)?,
+        None => {}
     }
     Ok(repository.start(config.models.allow_partial)?)
 }
@@ -396,42 +414,63 @@ struct Device {
     telemetry: Telemetry,
 }
 
-impl Host for Device {
-    fn install(&self, loaded: &LoadedModel, warm_up: WarmUp) -> Result<ModelKey, Fault> {
-        let Self { compute, handoff, telemetry } = self;
+impl Installer for Device {
+    fn prove(&self, loaded: &LoadedModel, place: Place<'_>) -> Result<Measured, Fault> {
         let started = clock::now();
-        let measured = match warm_up {
-            WarmUp::OnLanes => scheduler::calibrate(&loaded.executable, compute, loaded.max_batch, CALIBRATION_BUDGET),
-            WarmUp::Beside => scheduler::calibrate_beside(&loaded.executable, loaded.max_batch, CALIBRATION_BUDGET),
+        let LoadedModel { executable, terms, .. } = loaded;
+        let prove = |lane, company| {
+            let proof = proof::prove(executable, lane, terms, company)?;
+            let others = (0..executable.lanes()).filter(|other| *other != lane);
+            if let Err(error) = proof::warm_up(executable, others, terms, terms.budget) {
+                tracing::debug!(model = %loaded.name, version = %loaded.version, %error, "a lane was not warmed up");
+            }
+            Ok(proof)
         };
-        let Calibration { curve, wide, item_bytes } =
-            measured.map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
+        let proven: Result<Proof, ProofError> = match place {
+            Place::Lane { lane, company } => prove(lane, Some(company)),
+            // A thread that is no lane's takes no lane's time, only its share of a core.
+            Place::Beside => LaneThreads::new().run(|| prove(0, None)),
+        };
+        let proof = proven.map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
+        Ok(Measured { proof, wide: None, is_remembered: false, took: clock::now().since(started) })
+    }
+
+    fn wide_gain(&self, loaded: &LoadedModel) -> Option<f64> {
+        proof::wide_gain(&loaded.executable, self.compute.first()?, &loaded.terms)
+    }
+
+    fn install(&self, loaded: &LoadedModel, measured: &Measured) -> Result<ModelKey, Fault> {
+        let Self { handoff, telemetry, .. } = self;
+        let Proof { medians, item_bytes, .. } = &measured.proof;
         let metrics = telemetry.model(&loaded.name, &loaded.version);
-        let calibration = clock::now().since(started);
-        metrics.load_seconds.set((loaded.load_duration + calibration).as_secs_f64());
+        metrics.load_seconds.set((loaded.load_duration + measured.took).as_secs_f64());
+        metrics.tell_batching(loaded.batching.verdict);
         let options = ModelOptions {
-            curve,
+            curve: CostCurve::new(medians.clone()),
             max_batch: loaded.max_batch,
             max_delay: loaded.max_delay,
             max_call_bytes: MAX_CALL_BYTES,
             stateful: loaded.executable.signature().is_stateful(),
-            item_bytes,
+            item_bytes: *item_bytes,
             padding_waste_max: loaded.padding_waste_max,
-            wide_ratio: wide.map(|WideGain(ratio)| ratio),
+            wide_ratio: measured.wide,
         };
         let costs = telemetry.model_costs(&loaded.name, &loaded.version, options.curve.points().count());
         let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics, costs };
         let key = handoff.add_model((&loaded.name, &loaded.version), options, runtime);
         if let Some(status) = handoff.status(key) {
             let costs: Vec<String> = status.curve.points().map(|(size, cost)| format!("{size}: {cost:.2?}")).collect();
+            let how = if measured.is_remembered { "measured at an earlier start" } else { "measured" };
             tracing::info!(
                 model = %loaded.name, version = %loaded.version, engine = loaded.executable.engine_name(),
-                batch_cap = status.batch_cap, "measured; a call takes {}", costs.join(", ")
+                batch_cap = status.batch_cap, "{how}; a call takes {}", costs.join(", ")
             );
         }
         Ok(key)
     }
+}
 
+impl Host for Device {
     fn retire(&self, key: ModelKey) {
         self.handoff.retire_model(key);
     }

@@ -12,6 +12,7 @@ pub mod drain;
 pub mod engine;
 pub mod frontend;
 pub mod open_inference;
+pub mod proof;
 pub mod proto;
 pub mod registry;
 pub mod scheduler;

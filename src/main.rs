@@ -72,9 +72,13 @@ struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "TIDEMILL_CONFIG")]
     config: Option<PathBuf>,
 
-    /// Folder of models: DIR/NAME/model.toml and DIR/NAME/VERSION/model.onnx [models.dir]
+    /// Folder of models: DIR/NAME/model.toml and DIR/NAME/VERSION/model.onnx; or of one model, DIR/model.onnx [models.dir]
     #[arg(long, value_name = "DIR")]
     models: Option<String>,
+
+    /// Name of the model if DIR is the folder of one; without it, the folder's name [models.name]
+    #[arg(long, value_name = "NAME")]
+    model_name: Option<String>,
 
     /// Serve the models that load even if others do not [models.allow_partial]
     #[arg(long)]
@@ -84,8 +88,9 @@ struct ServeArgs {
     #[arg(long)]
     watch: bool,
 
-    /// ONNX Runtime's shared library; models whose engine is "auto" run on it then [engine.onnxruntime]
-    #[arg(long, value_name = "PATH")]
+    /// ONNX Runtime's shared library, or auto to find that of an installed Python package onnxruntime; models whose engine is
+    /// "auto" run on it then [engine.onnxruntime]
+    #[arg(long, value_name = "PATH|auto")]
     onnxruntime: Option<String>,
 
     /// File to record in what arrives and when, without payloads, for tidemill-sim replay [scheduler.record]
@@ -109,6 +114,7 @@ impl ServeArgs {
             ("server.http_addr", self.http_addr.clone()),
             ("server.admin_addr", self.admin_addr.clone()),
             ("models.dir", self.models.clone()),
+            ("models.name", self.model_name.clone()),
             ("models.allow_partial", self.allow_partial.then(|| "true".to_owned())),
             ("models.watch", self.watch.then(|| "true".to_owned())),
             ("engine.onnxruntime", self.onnxruntime.clone()),

@@ -82,7 +82,7 @@ pub(crate) fn executable(stateful: bool) -> Executable {
         output: "next_h".into(),
         datatype: Datatype::Fp32,
         dims: Shape::from_slice(&[STATE_VALUES]),
-        batch_axis: 0,
+        batch_axis: Some(0),
     };
     let signature = signature(if stateful { vec![state] } else { Vec::new() });
     let engine = Copier { contract: Contract::default() };

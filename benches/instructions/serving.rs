@@ -15,10 +15,11 @@ use tidemill::{
     engine::LaneThreads,
     frontend::{Shutdown, grpc::GrpcServer, http::HttpServer},
     open_inference::OpenInference,
+    proof::Store,
     proto::inference::{
         ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient, model_infer_request::InferInputTensor,
     },
-    registry::{EngineChoice, Folder, Host, LoadedModel, Repository, WarmUp},
+    registry::{EngineChoice, Folder, Host, Installer, LoadedModel, Measured, Place, Repository},
     scheduler::{Handoff, Lane, ModelKey, ModelRuntime},
     service::Service,
     telemetry::Telemetry,
@@ -45,13 +46,23 @@ struct Unmeasured {
     telemetry: Telemetry,
 }
 
-impl Host for Unmeasured {
-    fn install(&self, loaded: &LoadedModel, _warm_up: WarmUp) -> Result<ModelKey, Fault> {
+impl Installer for Unmeasured {
+    fn prove(&self, _loaded: &LoadedModel, _place: Place<'_>) -> Result<Measured, Fault> {
+        Ok(Measured::nothing())
+    }
+
+    fn wide_gain(&self, _loaded: &LoadedModel) -> Option<f64> {
+        None
+    }
+
+    fn install(&self, loaded: &LoadedModel, _measured: &Measured) -> Result<ModelKey, Fault> {
         let metrics = self.telemetry.model(&loaded.name, &loaded.version);
         let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics, costs: Vec::new() };
         Ok(self.handoff.add_model((&loaded.name, &loaded.version), model_options(false), runtime))
     }
+}
 
+impl Host for Unmeasured {
     fn retire(&self, key: ModelKey) {
         self.handoff.retire_model(key);
     }
@@ -79,7 +90,7 @@ impl Server {
         let handoff = Handoff::new(1, ADMISSION);
         let host = Unmeasured { handoff: Arc::clone(&handoff), telemetry: telemetry.clone() };
         let source = Box::new(Folder::new(models.path().to_owned()));
-        let repository = Repository::new(vec![source], EngineChoice::Rten, LaneThreads::device(1), Box::new(host));
+        let repository = Repository::new(vec![source], EngineChoice::Rten, LaneThreads::device(1), Box::new(host), Store::none());
         repository.start(false).expect("a sound model");
         let model = repository.registry().get("identity", None).expect("the model is there").key;
         let service = Service::new(repository, Arc::clone(&handoff), config.session, drain.clone(), &telemetry);

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tidemill::{
-    domain::{Datatype, NamedTensor, Signature, StateSpec, TensorSpec, Timestamp},
+    domain::{Batching, Datatype, NamedTensor, Signature, StateSpec, TensorSpec, Timestamp},
     engine::Executable,
     registry::{LoadedModel, Model, VersionPolicy},
     scheduler::{Admission, Handoff, ModelOptions, ModelRuntime},
@@ -22,7 +22,8 @@ pub(crate) const ADMISSION: Admission = Admission { items: 1 << 30, bytes: 1 << 
 
 /// A model that takes items, and has these states.
 pub(crate) fn signature(states: Vec<StateSpec>) -> Arc<Signature> {
-    let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(VALUES)], batch_axis: 0 };
+    let spec =
+        |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(VALUES)], batch_axis: Some(0) };
     Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], states, ..Signature::default() })
 }
 
@@ -42,6 +43,9 @@ pub(crate) fn install(handoff: &Handoff, telemetry: &Telemetry, executable: Exec
         framing: None,
         segments: None,
         padding_waste_max: None,
+        batching: Batching::off(""),
+        terms: Arc::default(),
+        subject: None,
         max_batch: options.max_batch,
         max_delay: options.max_delay,
         versions: VersionPolicy::All,

@@ -8,7 +8,7 @@ use tidemill::{
     domain::{ItemInputs, Signature, StateSlot, Tensor},
     engine::{CallThreads, Executable, ItemCall, LaneThreads, RunError},
     proto::v1,
-    registry::{Embedded, Folder, LoadOptions, ModelSource, load_all},
+    registry::{Embedded, Folder, LoadOptions, LoadedModel, ModelSource, Unproven, load_all},
     scheduler::ModelKey,
 };
 
@@ -35,12 +35,12 @@ pub(crate) struct BareEngine {
 impl BareEngine {
     pub(crate) fn load(subject: &Subject, lanes: usize) -> anyhow::Result<Self> {
         let lanes = LaneThreads::device(lanes.max(1));
-        let options = LoadOptions { engine_default: subject.engine.prepare()?, lanes: &lanes, keep_going: false };
+        let options = LoadOptions::new(subject.engine.prepare()?, &lanes, false);
         let source: Box<dyn ModelSource> = match &subject.models {
             Some(folder) => Box::new(Folder::new(folder.clone())),
             None => Box::new(Embedded),
         };
-        let registry = load_all(&[&*source], &options, &|_| Ok(ModelKey::default()))?;
+        let registry = load_all(&[&*source], &options, &Unproven(|_: &LoadedModel| Ok(ModelKey::default())))?;
         let model = registry.get(subject.model(), None).map_err(|fault| anyhow!("{fault}"))?;
         let executable = Arc::clone(&model.loaded.executable);
         let mut workload = match subject.models {

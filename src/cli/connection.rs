@@ -5,6 +5,11 @@
 use std::{str::FromStr, time::Duration};
 
 use clap::Args;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Request,
@@ -27,6 +32,16 @@ pub(super) const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that answers no ping for this long is dead; without it, a pulled cable would look like silence.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+
+/// How long the address may take to show what speaks there.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The beginning of an HTTP/2 connection, with empty settings.
+const HTTP2_GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// The fourth byte of a frame that answers it.
+const SETTINGS_FRAME: u8 = 4;
+/// What any HTTP/1 server answers.
+const HTTP1_QUESTION: &[u8] = b"GET / HTTP/1.1\r\nhost: tidemill\r\nconnection: close\r\n\r\n";
 
 /// Which server to talk to, and in which form to print; the same for all client commands.
 #[derive(Debug, Args)]
@@ -59,6 +74,29 @@ impl FromStr for ServerAddress {
 }
 
 impl ConnectionArgs {
+    /// Says more of a connection that was lost: what listens at the address may speak HTTP/1 and no gRPC, as the server's other ports do.
+    pub(super) async fn explained(&self, failure: Failure) -> Failure {
+        if !matches!(failure, Failure::ConnectionLost(_)) {
+            return failure;
+        }
+        // A port that greets as HTTP/2 does is the right one, whatever it makes of HTTP/1.
+        let is_http2 = self.answer(HTTP2_GREETING).await.is_some_and(|answer| answer[3] == SETTINGS_FRAME);
+        let is_http1 = !is_http2 && self.answer(HTTP1_QUESTION).await.is_some_and(|answer| answer.starts_with(b"HTTP/1"));
+        if is_http1 { Failure::NotGrpc { address: self.addr.0.to_string() } } else { failure }
+    }
+
+    /// The first bytes that come back for these.
+    async fn answer(&self, question: &[u8]) -> Option<[u8; 9]> {
+        let address = (self.addr.0.host()?.trim_matches(['[', ']']), self.addr.0.port_u16()?);
+        let asking = async {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.write_all(question).await?;
+            let mut answer = [0; 9];
+            stream.read_exact(&mut answer).await.map(|_| answer)
+        };
+        timeout(PROBE_TIMEOUT, asking).await.ok()?.ok()
+    }
+
     /// Connects.
     ///
     /// # Errors

@@ -52,13 +52,14 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    connection::ConnectionArgs,
+    output::Printer,
+    status::{Ending, Failure},
+};
 pub use self::{
     feed::FeedArgs, health::HealthArgs, models::ModelsArgs, predict::PredictArgs, scan::ScanArgs, top::TopArgs,
     upload::UploadArgs,
-};
-use self::{
-    output::Printer,
-    status::{Ending, Failure},
 };
 use crate::proto::v1::Priority;
 
@@ -83,7 +84,7 @@ JSON lines (--json), one object with one key a line, on standard output:
   prediction       model version outputs [timing]
   model            name version state [reason] engine description stateful;
                    of one model also: inputs outputs states [framing] payloads
-                   batch_costs [shape_costs] batch_cap [padding]
+                   batch_costs [shape_costs] batch_cap [no_batch] [padding]
                    [segment_rules] [default_limits]
   health           model status
   top              admin interval_s server models lanes methods; null where
@@ -200,8 +201,16 @@ async fn run_with(command: &ClientCommand, printer: &mut Printer, interrupt: &Ca
         ClientCommand::Health(args) => Box::pin(health::run(args, printer, interrupt)).await,
         ClientCommand::Top(args) => Box::pin(top::run(args, printer, interrupt)).await,
     };
-    let flushed = ended.and_then(|ending| printer.flush().map(|()| ending));
-    flushed.map_or_else(|failure| report(&failure, printer), Ending::exit_code)
+    match ended.and_then(|ending| printer.flush().map(|()| ending)) {
+        Ok(ending) => ending.exit_code(),
+        Err(failure) => {
+            let explained = match command.connection() {
+                Some(connection) => connection.explained(failure).await,
+                None => failure,
+            };
+            report(&explained, printer)
+        }
+    }
 }
 
 /// Prints a failure, unless nobody listens, and gives its exit code.
@@ -216,15 +225,23 @@ fn report(failure: &Failure, printer: &mut Printer) -> u8 {
 
 impl ClientCommand {
     const fn wants_json(&self) -> bool {
-        let connection = match self {
+        match (self, self.connection()) {
+            (Self::Top(args), _) => args.json,
+            (_, Some(connection)) => connection.json,
+            (_, None) => false,
+        }
+    }
+
+    /// The gRPC server that it talks to, if it does.
+    const fn connection(&self) -> Option<&ConnectionArgs> {
+        Some(match self {
             Self::Feed(args) => &args.connection,
             Self::Scan(args) => &args.connection,
             Self::Upload(args) => &args.connection,
             Self::Predict(args) => &args.connection,
-            Self::Models(args) => &args.connection,
+            Self::Models(args) => args.connection(),
             Self::Health(args) => &args.connection,
-            Self::Top(args) => return args.json,
-        };
-        connection.json
+            Self::Top(_) => return None,
+        })
     }
 }

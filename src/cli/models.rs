@@ -4,7 +4,7 @@
 
 use std::{fmt, time::Duration};
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -17,8 +17,8 @@ use super::{
 use crate::proto::{
     duration_from_wire,
     v1::{
-        BatchCost, Framing, ListModelsRequest, ModelDetail, ModelState, ModelSummary, Padding, PayloadKind, SegmentRules,
-        ShapeCost, StateSpec, StreamLimits, TensorSpec,
+        BatchCost, Batching, BatchingVerdict, Framing, ListModelsRequest, ModelDetail, ModelState, ModelSummary, Padding,
+        PayloadKind, ProveModelRequest, SegmentRules, ShapeCost, StateSpec, StreamLimits, TensorSpec,
     },
 };
 
@@ -27,13 +27,17 @@ const HELP: &str = help!(
 Examples:
   tidemill models                                  all models, ready or not
   tidemill models silero-vad                       one in full: inputs, outputs, limits, measured cost
+  tidemill models prove my-model                   find out again whether its items may share calls
   tidemill models --json | jq -r .model.name       their names"
 );
 
 /// List the server's models, or show one in full
 #[derive(Debug, Args)]
-#[command(after_long_help = HELP)]
+#[command(after_long_help = HELP, args_conflicts_with_subcommands = true)]
 pub struct ModelsArgs {
+    #[command(subcommand)]
+    action: Option<ModelsAction>,
+
     /// Model to show in full
     #[arg(value_name = "NAME")]
     name: Option<String>,
@@ -46,9 +50,44 @@ pub struct ModelsArgs {
     pub(super) connection: ConnectionArgs,
 }
 
+#[derive(Debug, Subcommand)]
+enum ModelsAction {
+    /// Load a model again, and find out again whether its items may share calls and what calls cost
+    Prove(ProveArgs),
+}
+
+#[derive(Debug, Args)]
+struct ProveArgs {
+    /// Model to prove; open streams go on with the copy that they have
+    #[arg(value_name = "NAME")]
+    name: String,
+
+    /// Draw the items of the trial calls from this number [default: that of every start]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
+    seed: u64,
+
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+impl ModelsArgs {
+    pub(super) const fn connection(&self) -> &ConnectionArgs {
+        match &self.action {
+            Some(ModelsAction::Prove(args)) => &args.connection,
+            None => &self.connection,
+        }
+    }
+}
+
 pub(super) async fn run(args: &ModelsArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
     unless_interrupted(interrupt, async {
-        let channel = args.connection.connect().await?;
+        let channel = args.connection().connect().await?;
+        if let Some(ModelsAction::Prove(ProveArgs { name, seed, .. })) = &args.action {
+            // It takes as long as the model's trial calls do, so no deadline.
+            let request = ProveModelRequest { name: name.clone(), seed: *seed };
+            let response = models(channel).prove_model(request).await?.into_inner();
+            return print_list(&response.models, printer);
+        }
         match &args.name {
             Some(name) => {
                 let detail = model_detail(channel, name, &args.model_version).await?;
@@ -67,7 +106,7 @@ pub(super) async fn run(args: &ModelsArgs, printer: &mut Printer, interrupt: &Ca
 /// People get one table, pipes one line a model.
 fn print_list(models: &[ModelSummary], printer: &mut Printer) -> Result<(), Failure> {
     let records: Vec<ModelRecord> = models.iter().map(ModelRecord::from).collect();
-    let header = ["NAME", "VERSION", "STATE", "ENGINE", "STATE KEPT", "DESCRIPTION"].map(str::to_owned).to_vec();
+    let header = ["NAME", "VERSION", "STATE", "ENGINE", "STATE KEPT", "BATCHING", "DESCRIPTION"].map(str::to_owned).to_vec();
     let rows: Vec<Vec<String>> = std::iter::once(header).chain(records.iter().map(ModelRecord::cells)).collect();
     printer.print_text(&table(&rows))?;
     records.iter().try_for_each(|record| printer.print(record))
@@ -84,13 +123,26 @@ struct ModelRecord {
     engine: String,
     description: String,
     stateful: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batching: Option<BatchingRecord>,
+}
+
+#[derive(Debug, Serialize)]
+struct BatchingRecord {
+    verdict: &'static str,
+    shares_calls: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    detail: String,
+    proven_batch: u32,
+    seed: u64,
 }
 
 impl ModelRecord {
     fn cells(&self) -> Vec<String> {
         let kept = if self.stateful { "per stream" } else { "none" };
         let text = if self.reason.is_empty() { &self.description } else { &self.reason };
-        [&self.name, &self.version, self.state, &self.engine, kept, text].map(str::to_owned).to_vec()
+        let batching = self.batching.as_ref().map_or("", |batching| batching.verdict);
+        [&self.name, &self.version, self.state, &self.engine, kept, batching, text].map(str::to_owned).to_vec()
     }
 }
 
@@ -111,7 +163,34 @@ impl From<&ModelSummary> for ModelRecord {
             engine: summary.engine.clone(),
             description: summary.description.clone(),
             stateful: summary.stateful,
+            batching: summary.batching.as_ref().map(BatchingRecord::from),
         }
+    }
+}
+
+impl From<&Batching> for BatchingRecord {
+    fn from(batching: &Batching) -> Self {
+        let verdict = match batching.verdict() {
+            BatchingVerdict::Independent => "independent",
+            BatchingVerdict::Dependent => "dependent",
+            BatchingVerdict::NotABatch => "not_a_batch",
+            BatchingVerdict::PaddingLeaks => "padding_leaks",
+            BatchingVerdict::Random => "random",
+            BatchingVerdict::Unproven => "unproven",
+            BatchingVerdict::Off => "off",
+            BatchingVerdict::Unspecified => "unknown",
+        };
+        let Batching { shares_calls, detail, proven_batch, seed, .. } = batching.clone();
+        Self { verdict, shares_calls, detail, proven_batch, seed }
+    }
+}
+
+impl fmt::Display for BatchingRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { verdict, shares_calls, detail, .. } = self;
+        f.write_str(if *shares_calls { "items share calls" } else { "one item a call" })?;
+        write!(f, ", {}", verdict.replace('_', " "))?;
+        if detail.is_empty() { Ok(()) } else { write!(f, ": {detail}") }
     }
 }
 
@@ -144,6 +223,8 @@ struct DetailRecord {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     shape_costs: Vec<ShapeCostRecord>,
     batch_cap: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    no_batch: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     padding: Option<PaddingRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -231,6 +312,7 @@ impl From<&ModelDetail> for DetailRecord {
             batch_costs: detail.batch_costs.iter().map(CostRecord::from).collect(),
             shape_costs: detail.shape_costs.iter().map(ShapeCostRecord::from).collect(),
             batch_cap: detail.batch_cap,
+            no_batch: detail.no_batch,
             segment_rules: detail.segment_rules.map(RulesRecord::from),
             default_limits: detail.default_limits.map(LimitsRecord::from),
             padding: detail.padding.as_ref().map(PaddingRecord::from),
@@ -335,7 +417,11 @@ impl fmt::Display for DetailRecord {
         for ShapeCostRecord { item_bytes, batch_costs } in &self.shape_costs {
             batch_costs.iter().for_each(|cost| row("cost", format!("{cost}, items of {item_bytes} bytes")));
         }
-        row("batch cap", self.batch_cap.to_string());
+        let note = if self.no_batch { ", as the model has no batch dimension" } else { "" };
+        row("batch cap", format!("{}{note}", self.batch_cap));
+        if let Some(batching) = &self.summary.batching {
+            row("batching", batching.to_string());
+        }
         f.write_str(&table(&rows))
     }
 }

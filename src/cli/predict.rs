@@ -123,9 +123,11 @@ async fn window(args: &PredictArgs, mut source: AudioSource, detail: &ModelDetai
 async fn item(args: &PredictArgs, detail: &ModelDetail) -> Result<Item, Failure> {
     let mut inputs = Vec::with_capacity(args.tensors.len());
     for argument in &args.tensors {
-        inputs.push(argument.resolve(&detail.inputs).await?);
+        inputs.push(argument.resolve(&detail.inputs, !detail.no_batch).await?);
     }
-    let missing = detail.inputs.iter().filter(|spec| inputs.iter().all(|input| input.name != spec.name));
+    // A mask that is left out is all ones; the server makes it.
+    let mask = detail.padding.as_ref().map_or("", |padding| padding.mask.as_str());
+    let missing = detail.inputs.iter().filter(|spec| spec.name != mask && inputs.iter().all(|input| input.name != spec.name));
     let missing: Vec<String> = missing.map(describe_spec).collect();
     if !missing.is_empty() {
         let model = &args.model;

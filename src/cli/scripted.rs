@@ -17,11 +17,11 @@ use tonic_health::ServingStatus;
 use crate::proto::{
     rpc,
     v1::{
-        BatchCost, Datatype, FeedRequest, FeedResponse, Framing, GetModelRequest, GetModelResponse, ItemResult,
-        ListModelsRequest, ListModelsResponse, ModelDetail, ModelState, ModelSummary, Opened, Outputs, PayloadDigest,
-        PayloadKind, PredictRequest, PredictResponse, ScanRequest, ScanResponse, Segment, SegmentStarted, Skipped, StreamConfig,
-        StreamLimits, Summary, Tensor, TensorSpec, Timing, UploadRequest, UploadResponse, WindowPosition, feed_request,
-        feed_response,
+        BatchCost, Batching, BatchingVerdict, Datatype, FeedRequest, FeedResponse, Framing, GetModelRequest, GetModelResponse,
+        ItemResult, ListModelsRequest, ListModelsResponse, ModelDetail, ModelState, ModelSummary, Opened, Outputs, Padding,
+        PayloadDigest, PayloadKind, PredictRequest, PredictResponse, ProveModelRequest, ProveModelResponse, ScanRequest,
+        ScanResponse, Segment, SegmentStarted, Skipped, StreamConfig, StreamLimits, Summary, Tensor, TensorSpec, Timing,
+        UploadRequest, UploadResponse, WindowPosition, feed_request, feed_response,
         inference_service_server::{InferenceService, InferenceServiceServer},
         item_result,
         model_service_server::{ModelService, ModelServiceServer},
@@ -326,6 +326,8 @@ impl ModelService for Scripted {
             inputs: vec![
                 TensorSpec { name: "input".into(), datatype: Datatype::Fp32.into(), shape: vec![-1, 4] },
                 TensorSpec { name: "sr".into(), datatype: Datatype::Int64.into(), shape: vec![] },
+                // Clients may leave it out.
+                TensorSpec { name: "mask".into(), datatype: Datatype::Int64.into(), shape: vec![-1, -1] },
             ],
             outputs: vec![TensorSpec { name: "output".into(), datatype: Datatype::Fp32.into(), shape: vec![-1, 1] }],
             framing: self.opened().framing,
@@ -333,9 +335,27 @@ impl ModelService for Scripted {
             batch_costs: vec![BatchCost { batch_size: 4, duration }],
             batch_cap: 16,
             default_limits: Some(self.limits()),
+            padding: Some(Padding { mask: "mask".into(), ..Padding::default() }),
             ..ModelDetail::default()
         };
         Ok(Response::new(GetModelResponse { model: Some(model) }))
+    }
+
+    async fn prove_model(&self, request: Request<ProveModelRequest>) -> Result<Response<ProveModelResponse>, Status> {
+        let ProveModelRequest { name, seed } = request.into_inner();
+        self.check(&name)?;
+        let batching = Some(Batching { seed, ..batching() });
+        Ok(Response::new(ProveModelResponse { models: vec![ModelSummary { batching, ..summary() }] }))
+    }
+}
+
+fn batching() -> Batching {
+    Batching {
+        verdict: BatchingVerdict::Dependent.into(),
+        shares_calls: false,
+        detail: "others changed output 'output'".into(),
+        proven_batch: 1,
+        seed: 7,
     }
 }
 
@@ -348,5 +368,6 @@ fn summary() -> ModelSummary {
         engine: "rten".into(),
         description: "Finds speech.".into(),
         stateful: true,
+        batching: Some(batching()),
     }
 }

@@ -42,6 +42,12 @@ pub(super) enum Failure {
     /// No connection came about.
     #[error("cannot connect to {address}: {reason}; is the server running? (--addr or TIDEMILL_ADDR names another)")]
     CannotConnect { address: String, reason: String },
+    /// Something else than gRPC is spoken there.
+    #[error(
+        "{address} speaks HTTP/1 and not gRPC, so it may be the server's HTTP or admin port; its gRPC port is 50051 by default \
+         (--addr or TIDEMILL_ADDR names another)"
+    )]
+    NotGrpc { address: String },
     /// No metrics could be had.
     #[error("no answer from {address}: {reason}; is a server's admin port there? (--admin names another)")]
     NoMetrics { address: String, reason: String },
@@ -68,7 +74,7 @@ impl Failure {
         match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::BadInput(_) | Self::Output(_) => 2,
-            Self::CannotConnect { .. } | Self::NoMetrics { .. } | Self::ConnectionLost(_) => 3,
+            Self::CannotConnect { .. } | Self::NotGrpc { .. } | Self::NoMetrics { .. } | Self::ConnectionLost(_) => 3,
             Self::Refused(_) | Self::UnexpectedAnswer(_) => 4,
             Self::Interrupted => 130,
         }
@@ -84,7 +90,7 @@ impl Failure {
         match self {
             Self::Refused(refusal) => ErrorRecord((**refusal).clone()),
             Self::BadInput(_) => self.local_record("BAD_INPUT"),
-            Self::CannotConnect { .. } | Self::NoMetrics { .. } => self.local_record("CANNOT_CONNECT"),
+            Self::CannotConnect { .. } | Self::NotGrpc { .. } | Self::NoMetrics { .. } => self.local_record("CANNOT_CONNECT"),
             Self::ConnectionLost(_) => self.local_record("CONNECTION_LOST"),
             Self::UnexpectedAnswer(_) => self.local_record("UNEXPECTED_ANSWER"),
             Self::Output(_) => self.local_record("OUTPUT"),

@@ -43,14 +43,16 @@ impl TensorArgument {
     /// # Errors
     /// [`Failure::BadInput`] if there is no such input, a file cannot be read, a number does not fit the datatype, or there
     /// are more or fewer elements than the shape takes.
-    pub(super) async fn resolve(&self, inputs: &[TensorSpec]) -> Result<Tensor, Failure> {
+    pub(super) async fn resolve(&self, inputs: &[TensorSpec], has_batch: bool) -> Result<Tensor, Failure> {
         let (spec, asked_shape) = self.find_spec(inputs)?;
+        let dims = item_dims(spec, has_batch);
         let datatype = domain_datatype(spec.datatype)
             .ok_or_else(|| Failure::UnexpectedAnswer(format!("input '{}' has datatype {}", spec.name, spec.datatype)))?;
-        let (data, elements) = self.read(spec, asked_shape.as_deref(), datatype).await.map_err(|reason| self.bad(&reason))?;
+        let (data, elements) =
+            self.read(asked_shape.as_deref().unwrap_or(dims), datatype).await.map_err(|reason| self.bad(&reason))?;
         let shape = match asked_shape {
             Some(shape) => shape,
-            None => item_shape(spec, elements).map_err(|reason| self.bad(&reason))?,
+            None => item_shape(spec, dims, elements).map_err(|reason| self.bad(&reason))?,
         };
         let sizes: Option<domain::Shape> = shape.iter().map(|size| usize::try_from(*size).ok()).collect();
         let sizes = sizes.ok_or_else(|| self.bad(&format!("shape {shape:?} cannot be addressed")))?;
@@ -59,14 +61,9 @@ impl TensorArgument {
     }
 
     /// The data that the value stands for, and how many elements they are.
-    async fn read(
-        &self,
-        spec: &TensorSpec,
-        asked_shape: Option<&[i64]>,
-        datatype: domain::Datatype,
-    ) -> Result<(Vec<u8>, usize), String> {
+    async fn read(&self, dims: &[i64], datatype: domain::Datatype) -> Result<(Vec<u8>, usize), String> {
         let Some(element_bytes) = datatype.fixed_size() else {
-            return self.read_texts(takes_one(asked_shape.unwrap_or(item_dims(spec)))).await;
+            return self.read_texts(takes_one(dims)).await;
         };
         let data = match parse_values(&self.value, datatype) {
             Some(parsed) => parsed?,
@@ -125,17 +122,17 @@ fn domain_datatype(datatype: i32) -> Option<domain::Datatype> {
 }
 
 fn parse_shape(text: &str) -> Option<Vec<i64>> {
-    text.split('x').map(|size| size.parse().ok().filter(|size| *size > 0)).collect()
+    text.split('x').map(|size| size.parse().ok().filter(|size| *size >= 0)).collect()
 }
 
 async fn read_file(path: &str) -> Result<Vec<u8>, String> {
     tokio::fs::read(path).await.map_err(|error| format!("'{path}': {error}"))
 }
 
-/// The specification's shape without the batch dimension.
-fn item_dims(spec: &TensorSpec) -> &[i64] {
+/// The specification's shape without the batch dimension, if the model has one.
+fn item_dims(spec: &TensorSpec, has_batch: bool) -> &[i64] {
     match spec.shape.as_slice() {
-        [-1, item @ ..] => item,
+        [-1, item @ ..] if has_batch => item,
         shape => shape,
     }
 }
@@ -146,15 +143,15 @@ fn takes_one(shape: &[i64]) -> bool {
 
 /// The item's shape: the specification's without the batch dimension, with one dynamic dimension at most, which follows from
 /// the number of elements.
-fn item_shape(spec: &TensorSpec, elements: usize) -> Result<Vec<i64>, String> {
-    let mut shape = item_dims(spec).to_vec();
+fn item_shape(spec: &TensorSpec, dims: &[i64], elements: usize) -> Result<Vec<i64>, String> {
+    let mut shape = dims.to_vec();
     let dynamic: Vec<usize> = (0..shape.len()).filter(|axis| shape[*axis] < 0).collect();
     match dynamic.as_slice() {
         [] => Ok(shape),
         [axis] => {
             let fixed: i64 = shape.iter().filter(|size| **size >= 0).product();
             let elements = i64::try_from(elements).unwrap_or(i64::MAX);
-            if fixed == 0 || elements == 0 || elements % fixed != 0 {
+            if fixed == 0 || elements % fixed != 0 {
                 return Err(format!("{elements} elements do not fill shape {:?}", spec.shape));
             }
             shape[*axis] = elements / fixed;
@@ -326,7 +323,23 @@ mod tests {
 
     async fn resolve(argument: &str, inputs: &[TensorSpec]) -> Result<Tensor, String> {
         let argument: TensorArgument = argument.parse()?;
-        argument.resolve(inputs).await.map_err(|failure| failure.to_string())
+        argument.resolve(inputs, true).await.map_err(|failure| failure.to_string())
+    }
+
+    #[tokio::test]
+    async fn without_a_batch_dimension_the_shape_is_whole() {
+        let inputs =
+            [spec("x", Datatype::Uint8, &[-1]), spec("boxes", Datatype::Uint8, &[-1, 4]), spec("sr", Datatype::Uint8, &[])];
+        let shape = async |argument: &str, has_batch| {
+            let argument: TensorArgument = argument.parse()?;
+            argument.resolve(&inputs, has_batch).await.map(|tensor| tensor.shape).map_err(|failure| failure.to_string())
+        };
+        assert_eq!(shape("x=1,2,3", false).await, Ok(vec![3]));
+        assert_eq!(shape("boxes=1,2,3,4,5,6,7,8", false).await, Ok(vec![2, 4]));
+        assert_eq!(shape("sr=8", false).await, Ok(vec![]));
+        assert_eq!(shape("boxes=1,2,3,4", true).await, Ok(vec![4]), "one item of a batch");
+        assert_eq!(shape("boxes=/dev/null", false).await, Ok(vec![0, 4]), "a file of nothing");
+        assert_eq!(shape("boxes:0x4=/dev/null", false).await, Ok(vec![0, 4]));
     }
 
     #[tokio::test]

@@ -293,6 +293,30 @@ async fn a_server_that_is_not_there_makes_exit_code_3() {
 }
 
 #[tokio::test]
+async fn a_port_that_speaks_http1_is_told_from_a_connection_that_broke() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("it is bound");
+    let server = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut read = [0; 3];
+            let asked = stream.read_exact(&mut read).await.is_ok() && read == *b"GET";
+            if asked && stream.write_all(b"HTTP/1.1 404 Not Found\r\n\r\n").await.is_err() {
+                break;
+            }
+        }
+    });
+    let ended = run_at(&address.to_string(), &["models"], &CancellationToken::new()).await;
+    server.abort();
+    let expected = format!(
+        "error: http://{address}/ speaks HTTP/1 and not gRPC, so it may be the server's HTTP or admin port; its gRPC port is 50051 by \
+         default (--addr or TIDEMILL_ADDR names another)\n"
+    );
+    assert_eq!((ended.exit_code, ended.notes), (3, expected));
+}
+
+#[tokio::test]
 async fn a_file_that_is_not_there_makes_exit_code_2_before_anything_is_asked() {
     let ended = run_at("127.0.0.1:1", &["feed", "/nowhere/talk.wav"], &CancellationToken::new()).await;
     assert_eq!(ended.exit_code, 2);
@@ -379,19 +403,27 @@ async fn predict_sends_typed_tensors_and_says_which_are_missing() {
 async fn models_lists_all_and_shows_one_with_its_cost() {
     let server = ScriptedServer::start(Script::default()).await;
     let ended = run(&server, &["models"]).await;
-    let expected = "NAME        VERSION  STATE   ENGINE  STATE KEPT  DESCRIPTION\n\
-                    broken      2        failed          none        no such file\n\
-                    silero-vad  1        ready   rten    per stream  Finds speech.\n";
+    let expected = "NAME        VERSION  STATE   ENGINE  STATE KEPT  BATCHING   DESCRIPTION\n\
+                    broken      2        failed          none                   no such file\n\
+                    silero-vad  1        ready   rten    per stream  dependent  Finds speech.\n";
     assert_eq!((ended.exit_code, ended.results.as_str()), (0, expected));
     let ended = run(&server, &["models", "--json"]).await;
     assert_eq!(
         ended.results.lines().last(),
         Some(
-            r#"{"model":{"name":"silero-vad","version":"1","state":"ready","engine":"rten","description":"Finds speech.","stateful":true}}"#
+            r#"{"model":{"name":"silero-vad","version":"1","state":"ready","engine":"rten","description":"Finds speech.","stateful":true,"batching":{"verdict":"dependent","shares_calls":false,"detail":"others changed output 'output'","proven_batch":1,"seed":7}}}"#
         )
     );
     let ended = run(&server, &["models", "silero-vad"]).await;
     assert!(ended.results.contains("cost       batch of   4:    400.0µs a call,    100.0µs an item\n"), "{}", ended.results);
+    assert!(
+        ended.results.contains("batching   one item a call, dependent: others changed output 'output'\n"),
+        "{}",
+        ended.results
+    );
+    let ended = run(&server, &["models", "prove", "silero-vad", "--seed", "9", "--json"]).await;
+    assert!(ended.results.contains("\"seed\":9"), "{}", ended.results);
+    assert_eq!(run(&server, &["models", "prove", "nothing"]).await.exit_code, 4);
     let ended = run(&server, &["models", "nothing"]).await;
     let expected = "error: NOT_FOUND: no model 'nothing'; there are: silero-vad\n";
     assert_eq!((ended.exit_code, ended.notes.as_str()), (4, expected));

@@ -175,20 +175,31 @@ pub(super) const KEYS: &[Key] = &[
     number("scheduler.max_queued_items_per_model", "items", 1..=100_000_000, "admitted items of one model"),
     number("scheduler.max_queued_bytes_per_model", "bytes", 1_024..=MEMORY_MAX, "input bytes of the admitted items of one model"),
     words("scheduler.record", PATH, "file to record in what arrives and when, without payloads, for `tidemill-sim replay`"),
-    words("models.dir", PATH, "folder of models, one folder each; see [models](models.md)"),
+    words("models.dir", PATH, "folder of models, one folder each, or the folder of one model; see [models](models.md)"),
+    words(
+        "models.name",
+        "a model's name; empty for the folder's",
+        "name of the model if `models.dir` is the folder of one model",
+    ),
     words("models.allow_partial", SWITCH, "serve the models that load even if others do not"),
     words("models.embedded", SWITCH, "serve the model inside the binary, `silero-vad`"),
     words("models.example", SWITCH, "serve `example_model`, which doubles numbers"),
     words("models.watch", SWITCH, "load, replace and unload models as `models.dir` changes"),
     words(
+        "models.cache_dir",
+        PATH,
+        "folder where [proofs](models.md#what-the-server-finds-out) of models are kept from one start to the next, of this user alone; if not \
+         set, `$CACHE_DIRECTORY/proofs`, `$XDG_CACHE_HOME/tidemill/proofs` or `$HOME/.cache/tidemill/proofs`",
+    ),
+    words(
         "engine.default",
         "`\"auto\"`, `\"rten\"` or `\"onnxruntime\"`",
-        "engine of the models that leave the choice open; `auto` is `onnxruntime` if its library is loaded, else `rten`",
+        "engine of the models that leave the choice open; `auto` is `onnxruntime` if its library is loaded, else `rten`; with `rten`, models that it would compute wrongly run on `onnxruntime` where that is loaded",
     ),
     words(
         "engine.onnxruntime",
-        PATH,
-        "shared library of ONNX Runtime, such as `libonnxruntime.so`; if not set here, `ORT_DYLIB_PATH` is read",
+        "a path; `\"auto\"`; empty for none",
+        "shared library of ONNX Runtime, such as `libonnxruntime.so`; `auto` finds the newest of the installed Python packages `onnxruntime` and of the system; if not set here, `ORT_DYLIB_PATH` is read",
     ),
     words(
         "shared_memory.enabled",

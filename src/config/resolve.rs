@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fmt,
     fs::File,
     io::Read as _,
@@ -25,6 +26,12 @@ const CLIENT_VARIABLE: &str = "TIDEMILL_ADDR";
 /// Where other programs that use ONNX Runtime look for its library.
 const ONNXRUNTIME_VARIABLE: &str = "ORT_DYLIB_PATH";
 const ONNXRUNTIME_KEY: &str = "engine.onnxruntime";
+/// Where proofs of models are kept if no setting says: systemd's folder for the service, the user's, or the one below it at home.
+const CACHE_VARIABLES: [(&str, &str); 3] =
+    [("CACHE_DIRECTORY", "proofs"), ("XDG_CACHE_HOME", "tidemill/proofs"), ("HOME", ".cache/tidemill/proofs")];
+const CACHE_KEY: &str = "models.cache_dir";
+/// In place of a path: the library is looked for.
+pub const FIND_LIBRARY: &str = "auto";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Where a value came from.
@@ -97,8 +104,17 @@ impl std::error::Error for ConfigFaults {}
 pub fn process_environment() -> Vec<(String, String)> {
     std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
-        .filter(|(name, _)| name.starts_with(PREFIX) || name == ONNXRUNTIME_VARIABLE)
+        .filter(|(name, _)| {
+            let is_cache = CACHE_VARIABLES.iter().any(|(variable, _)| name == variable);
+            name.starts_with(PREFIX) || name == ONNXRUNTIME_VARIABLE || is_cache
+        })
         .collect()
+}
+
+/// A variable of this process that says where programs of others are installed, and is no setting.
+#[must_use]
+pub fn process_variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
 }
 
 impl Config {
@@ -165,16 +181,26 @@ impl Resolver {
         let mut library = None;
         // The system gives them in no order; reports should not differ from run to run.
         let ordered: BTreeMap<String, String> = environment.collect();
-        for (name, value) in ordered {
+        for (name, value) in &ordered {
             if name == ONNXRUNTIME_VARIABLE {
-                library = Some(value);
+                library = Some(value.clone());
             } else if let Some(rest) = name.strip_prefix(PREFIX)
                 && ![CONFIG_VARIABLE, CLIENT_VARIABLE].contains(&name.as_str())
                 && !is_service_link(rest)
             {
                 let key = rest.to_ascii_lowercase().replacen("__", ".", 1);
-                self.offer(Origin::Variable(name), &key, Given::Text(value));
+                self.offer(Origin::Variable(name.clone()), &key, Given::Text(value.clone()));
             }
+        }
+        let cache = CACHE_VARIABLES.iter().find_map(|(variable, folder)| {
+            // systemd gives several folders with colons between them.
+            let root = ordered.get(*variable)?.split(':').next().filter(|root| root.starts_with('/'))?;
+            Some((*variable, format!("{root}/{folder}")))
+        });
+        if let Some((variable, folder)) = cache
+            && !self.settings.contains_key(CACHE_KEY)
+        {
+            self.offer(Origin::Variable(variable.to_owned()), CACHE_KEY, Given::Text(folder));
         }
         if let Some(value) = library
             && !self.settings.contains_key(ONNXRUNTIME_KEY)
@@ -224,6 +250,11 @@ impl Resolver {
                     let reason =
                         "there is nothing to serve: set models.dir, or leave models.embedded or models.example on".to_owned();
                     self.fault(origin, "models.embedded".to_owned(), "false".to_owned(), reason);
+                }
+                if !models.name.is_empty() && models.dir.is_none() && !self.broken.contains("models.dir") {
+                    let origin = self.find("models.name").0;
+                    let reason = "names a model of models.dir, which is not set".to_owned();
+                    self.fault(origin, "models.name".to_owned(), models.name.clone(), reason);
                 }
                 if self.faults.is_empty() { Ok(config) } else { Err(ConfigFaults(self.faults)) }
             }
@@ -380,6 +411,27 @@ mod tests {
     }
 
     #[test]
+    fn proofs_are_kept_in_the_services_folder_then_the_users_unless_a_setting_says_otherwise() {
+        let cache_of = |variables: &[(&str, &str)], flags: &[(&str, &str)]| {
+            let own = |pairs: &[(&str, &str)]| {
+                pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
+            };
+            let config = Config::resolve(None, own(variables).into_iter(), own(flags)).expect("sound");
+            config.models.cache_dir.map(|path| path.display().to_string())
+        };
+        let (home, user) = (("HOME", "/home/a"), ("XDG_CACHE_HOME", "/home/a/c"));
+        let service = ("CACHE_DIRECTORY", "/var/cache/tidemill:/var/cache/other");
+        assert_eq!(cache_of(&[], &[]), None);
+        assert_eq!(cache_of(&[home], &[]).as_deref(), Some("/home/a/.cache/tidemill/proofs"));
+        assert_eq!(cache_of(&[home, user], &[]).as_deref(), Some("/home/a/c/tidemill/proofs"));
+        assert_eq!(cache_of(&[home, user, service], &[]).as_deref(), Some("/var/cache/tidemill/proofs"));
+        assert_eq!(cache_of(&[("XDG_CACHE_HOME", "relative")], &[]), None);
+        let set = ("TIDEMILL_MODELS__CACHE_DIR", "/elsewhere");
+        assert_eq!(cache_of(&[set, service], &[]).as_deref(), Some("/elsewhere"));
+        assert_eq!(cache_of(&[service], &[("models.cache_dir", "")]), None);
+    }
+
+    #[test]
     fn nothing_given_is_the_defaults() {
         let config = Config::resolve(None, std::iter::empty(), Vec::new()).expect("the defaults are good");
         assert_eq!(config, Config::default());
@@ -455,6 +507,7 @@ mod tests {
             ("[log]\nfilter = 'tidemill=loud'", "log.filter = \"tidemill=loud\": "),
             ("\n\n[log", "file tidemill.toml: line 3: "),
             ("[models]\nembedded = false\nexample = false", "models.embedded = false: there is nothing to serve"),
+            ("[models]\nname = 'm'", "file tidemill.toml: models.name = m: names a model of models.dir, which is not set"),
         ];
         for (text, expected) in cases {
             let found = faults(text, &[], &[]);

@@ -282,6 +282,8 @@ pub struct ModelsConfig {
     /// Folder of models; none if absent.
     #[serde(with = "path_or_empty")]
     pub dir: Option<PathBuf>,
+    /// Name of the model whose own folder that is; empty for the folder's name.
+    pub name: String,
     /// Whether to serve the models that load when others do not.
     pub allow_partial: bool,
     /// Whether to serve the model inside the binary.
@@ -290,11 +292,22 @@ pub struct ModelsConfig {
     pub example: bool,
     /// Whether to follow changes of the folder.
     pub watch: bool,
+    /// Where proofs of models are kept from one start to the next; nowhere if absent.
+    #[serde(with = "path_or_empty")]
+    pub cache_dir: Option<PathBuf>,
 }
 
 impl Default for ModelsConfig {
     fn default() -> Self {
-        Self { dir: None, allow_partial: false, embedded: true, example: true, watch: false }
+        Self {
+            dir: None,
+            name: String::new(),
+            allow_partial: false,
+            embedded: true,
+            example: true,
+            watch: false,
+            cache_dir: None,
+        }
     }
 }
 

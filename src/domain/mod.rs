@@ -2,6 +2,7 @@
 //!
 //! Knows no runtime, no I/O, no protocol and no engine. Everything here is plain data with checks.
 
+mod batching;
 mod byte_elements;
 mod error;
 mod item;
@@ -12,12 +13,15 @@ mod signature;
 mod tensor;
 mod time;
 
+pub use batching::{Batching, BatchingRule, Verdict};
 pub use byte_elements::{ByteElements, LENGTH_BYTES, push_element};
 pub use error::{Fault, FaultKind, Limit};
 pub use item::{Answer, ItemInputs, ItemOutputs, ItemTiming, StateBuffers, StateSlot};
 pub use outcome::{CloseReason, DropReason, Outcome};
 pub use padding::{ElementBytes, PaddedInput, PaddingRule};
 pub use priority::Priority;
-pub use signature::{NamedTensor, SharedInput, Signature, StateSpec, TensorSpec, TensorSpecs, given_twice, quoted_list};
-pub use tensor::{Datatype, Shape, Tensor, TensorError, element_count};
+pub use signature::{
+    NamedTensor, SharedInput, Signature, StateSpec, TensorSpec, TensorSpecs, bad_dimension, given_twice, quoted_list,
+};
+pub use tensor::{Datatype, Shape, Tensor, TensorError, element_count, elements_text};
 pub use time::Timestamp;

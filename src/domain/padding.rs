@@ -64,12 +64,18 @@ impl PaddingRule {
     /// Checks the lengths of an item's tensors, which are in the order of `specs`, and makes up the mask if it is left out.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`] if the lengths differ, [`FaultKind::TooLarge`] if they exceed the last bucket.
+    /// [`FaultKind::Invalid`] if the lengths differ or are 0, [`FaultKind::TooLarge`] if they exceed the last bucket.
     pub(super) fn complete(&self, specs: &[TensorSpec], slots: &mut [Option<Tensor>]) -> Result<(), Fault> {
         let mut known: Option<(&str, usize)> = None;
         for PaddedInput { position, axis, .. } in &self.inputs {
             let Some(tensor) = &slots[*position] else { continue };
             let (name, length) = (&*specs[*position].name, tensor.shape()[*axis]);
+            if length == 0 {
+                let message = format!(
+                    "input '{name}' is 0 long; the inputs that the model's [padding] names have at least one element in an item"
+                );
+                return Err(Fault::invalid("inputs", message));
+            }
             match known {
                 Some((first, wanted)) if wanted != length => {
                     let message = format!(
@@ -120,7 +126,7 @@ mod tests {
             name: name.into(),
             datatype,
             dims: dims.to_vec(),
-            batch_axis: 0,
+            batch_axis: Some(0),
         };
         let padded = |position, bytes: usize| PaddedInput { position, axis: 0, value: ElementBytes::from_elem(0, bytes) };
         let rule = PaddingRule {
@@ -168,6 +174,13 @@ mod tests {
         let fault = signature(&[]).check(item).expect_err("3 is not 4");
         assert_eq!((fault.kind(), fault.field()), (FaultKind::Invalid, Some("inputs")));
         assert!(fault.message().starts_with("input 'mask' is 4 long, but input 'tokens' is 3"), "{fault}");
+    }
+
+    #[test]
+    fn an_item_of_no_length_is_refused() {
+        let fault = signature(&[]).check(vec![tensor("speaker", 1, 1), tensor("tokens", 0, 4)]).expect_err("nothing to pad");
+        assert_eq!((fault.kind(), fault.field()), (FaultKind::Invalid, Some("inputs")));
+        assert!(fault.message().starts_with("input 'tokens' is 0 long"), "{fault}");
     }
 
     #[test]

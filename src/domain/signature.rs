@@ -7,6 +7,9 @@ use smallvec::SmallVec;
 
 use super::{Datatype, Fault, ItemInputs, PaddingRule, Shape, Tensor, element_count};
 
+/// Most that the dynamic dimensions of a tensor without elements may come to, the empty ones not counted.
+const EMPTY_EXTENT_MAX: usize = 1 << 20;
+
 /// A tensor that each item brings or gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
@@ -16,18 +19,29 @@ pub struct TensorSpec {
     pub datatype: Datatype,
     /// Dimensions without the batch; `None` is dynamic.
     pub dims: Vec<Option<usize>>,
-    /// Where the batch dimension stands in the model's own shape.
-    pub batch_axis: usize,
+    /// Where the batch dimension stands in the model's own shape; `None` if there is none, so that `dims` are all.
+    pub batch_axis: Option<usize>,
 }
 
 impl TensorSpec {
-    /// The shape as a client reads it: -1 for the batch, in its place, and for dynamic dimensions.
+    /// The shape as a client reads it: -1 for the batch, in its place if there is one, and for dynamic dimensions.
     #[must_use]
     pub fn shape_with_batch(&self) -> Vec<i64> {
         let mut shape: Vec<i64> =
             self.dims.iter().map(|dim| dim.map_or(-1, |size| i64::try_from(size).unwrap_or(i64::MAX))).collect();
-        shape.insert(self.batch_axis.min(shape.len()), -1);
+        if let Some(axis) = self.batch_axis {
+            shape.insert(axis.min(shape.len()), -1);
+        }
         shape
+    }
+
+    /// What -1 stands for in a shape of this tensor, for messages.
+    #[must_use]
+    pub const fn legend(&self) -> &'static str {
+        match self.batch_axis {
+            Some(_) => "-1: batch or dynamic",
+            None => "-1: dynamic; the model has no batch dimension",
+        }
     }
 
     /// The shape if no dimension is dynamic.
@@ -51,8 +65,8 @@ pub struct StateSpec {
     pub datatype: Datatype,
     /// Dimensions without the batch.
     pub dims: Shape,
-    /// Where the batch dimension stands.
-    pub batch_axis: usize,
+    /// Where the batch dimension stands; `None` if there is none.
+    pub batch_axis: Option<usize>,
 }
 
 impl StateSpec {
@@ -83,6 +97,8 @@ pub struct Signature {
     pub states: Vec<StateSpec>,
     /// What the whole batch shares.
     pub shared: Vec<SharedInput>,
+    /// Names of inputs that nobody sends, because the model file has a default for each.
+    pub defaults: Vec<Arc<str>>,
     /// How items of different lengths meet in a batch; without it they do not.
     pub padding: Option<PaddingRule>,
 }
@@ -94,7 +110,7 @@ pub struct NamedTensor {
     pub name: String,
     /// `None` means the model's own.
     pub datatype: Option<Datatype>,
-    /// With or without a leading batch dimension of 1; empty means the model's own.
+    /// With or without a batch dimension of 1, if the model has one; empty means the model's own.
     pub shape: Vec<i64>,
     /// The elements, as in a [`Tensor`].
     pub data: Bytes,
@@ -107,6 +123,12 @@ impl Signature {
         !self.states.is_empty()
     }
 
+    /// Whether the model has a batch dimension. Without one a call takes one item, in the model's own shapes.
+    #[must_use]
+    pub fn has_batch(&self) -> bool {
+        self.inputs.first().is_none_or(|input| input.batch_axis.is_some())
+    }
+
     /// Whether all items have the same shapes, so that any two may meet in a batch without padding.
     #[must_use]
     pub fn has_fixed_shapes(&self) -> bool {
@@ -117,8 +139,8 @@ impl Signature {
     ///
     /// # Errors
     /// [`FaultKind::Invalid`](super::FaultKind::Invalid) with the field at fault: an unknown, missing or repeated name, another datatype, a shape that
-    /// does not fit, a dimension below 1, data of another length than shape and datatype take, or padded inputs of different
-    /// lengths; [`FaultKind::TooLarge`](super::FaultKind::TooLarge) if the item exceeds the last bucket of the padding.
+    /// does not fit, data of another length than shape and datatype take, or padded inputs of different lengths or without an
+    /// element; [`FaultKind::TooLarge`](super::FaultKind::TooLarge) if the item exceeds the last bucket of the padding.
     pub fn check(&self, mut tensors: Vec<NamedTensor>) -> Result<ItemInputs, Fault> {
         // One tensor, as most models have it, without the places that several would be sorted into.
         if let ([spec], None, 1) = (&*self.inputs, &self.padding, tensors.len())
@@ -172,12 +194,17 @@ impl Signature {
         let known = quoted_list(self.inputs.iter().map(|input| &*input.name));
         let kept =
             self.states.iter().any(|state| &*state.input == name) || self.shared.iter().any(|shared| &*shared.name == name);
-        let why = match (name.is_empty(), kept) {
-            (true, _) => "the tensor has no name, and the model has several inputs".to_owned(),
-            (false, true) => {
-                format!("input '{name}' is the server's own (state or shared by the batch) and is not sent by clients")
-            }
-            (false, false) => format!("the model has no input '{name}'"),
+        let why = if name.is_empty() {
+            "the tensor has no name, and the model has several inputs".to_owned()
+        } else if kept {
+            format!("input '{name}' is the server's own (state or shared by the batch) and is not sent by clients")
+        } else if self.defaults.iter().any(|default| **default == *name) {
+            format!(
+                "input '{name}' has a default in the model file and is not sent by clients, unless [[inputs]] in the model's \
+                 manifest names it"
+            )
+        } else {
+            format!("the model has no input '{name}'")
         };
         Err(Fault::invalid(format!("inputs[{position}].name"), format!("{why}; its inputs are {known}")))
     }
@@ -220,16 +247,14 @@ fn item_shape(spec: &TensorSpec, given: &[i64]) -> Result<Shape, String> {
     }
     let mut sizes = Shape::with_capacity(given.len());
     for (axis, size) in given.iter().enumerate() {
-        match usize::try_from(*size) {
-            Ok(size) if size > 0 => sizes.push(size),
-            _ => return Err(format!("dimension {axis} of shape {given:?} is {size}; dimensions must be at least 1")),
-        }
+        sizes.push(usize::try_from(*size).map_err(|_| bad_dimension(given, axis))?);
     }
-    if element_count(&sizes).and_then(|count| count.checked_mul(spec.datatype.least_size())).is_none() {
-        return Err(format!("shape {given:?} has more elements than can be addressed"));
-    }
-    if sizes.len() == spec.dims.len() + 1 {
-        let batch = sizes.remove(spec.batch_axis.min(spec.dims.len()));
+    let bytes = element_count(&sizes).and_then(|count| count.checked_mul(spec.datatype.least_size()));
+    let bytes = bytes.ok_or_else(|| format!("shape {given:?} has more elements than can be addressed"))?;
+    if let Some(axis) = spec.batch_axis
+        && sizes.len() == spec.dims.len() + 1
+    {
+        let batch = sizes.remove(axis.min(spec.dims.len()));
         if batch != 1 {
             return Err(format!(
                 "shape {given:?} holds {batch} items; an item is one: send them one by one, the server batches them"
@@ -239,9 +264,35 @@ fn item_shape(spec: &TensorSpec, given: &[i64]) -> Result<Shape, String> {
     let fits =
         sizes.len() == spec.dims.len() && sizes.iter().zip(&spec.dims).all(|(size, dim)| dim.is_none_or(|dim| dim == *size));
     if !fits {
-        return Err(format!("shape {given:?} does not fit the model's {:?} (-1: batch or dynamic)", spec.shape_with_batch()));
+        return Err(format!("shape {given:?} does not fit the model's {:?} ({})", spec.shape_with_batch(), spec.legend()));
+    }
+    if bytes == 0 {
+        check_empty(spec, &sizes)?;
     }
     Ok(sizes)
+}
+
+/// That a dimension of `shape` is no size.
+#[must_use]
+pub fn bad_dimension(shape: &[i64], axis: usize) -> String {
+    format!(
+        "dimension {axis} of shape {shape:?} is {}; dimensions are numbers from 0",
+        shape.get(axis).copied().unwrap_or_default()
+    )
+}
+
+/// A tensor without elements costs its sender nothing, however large its other dimensions are. What the model makes of these may
+/// be large, so they are bounded as if there were elements.
+fn check_empty(spec: &TensorSpec, sizes: &[usize]) -> Result<(), String> {
+    let dynamic = sizes.iter().zip(&spec.dims).filter(|(size, dim)| dim.is_none() && **size > 0);
+    let product = dynamic.fold(1_usize, |product, (size, _)| product.saturating_mul(*size));
+    if product <= EMPTY_EXTENT_MAX {
+        return Ok(());
+    }
+    Err(format!(
+        "shape {sizes:?} holds no element, and its other dynamic dimensions come to {product}, more than the {EMPTY_EXTENT_MAX} \
+         that an empty tensor may have"
+    ))
 }
 
 #[cfg(test)]
@@ -256,7 +307,7 @@ mod tests {
             name: name.into(),
             datatype: Datatype::Fp32,
             dims,
-            batch_axis: 0,
+            batch_axis: Some(0),
         };
         Signature { inputs: vec![spec("audio", vec![Some(4)]), spec("text", vec![None, Some(2)])], ..Signature::default() }
     }
@@ -291,8 +342,11 @@ mod tests {
             (check(vec![tensor("", &[4], 16)]), "inputs[0].name", "has no name"),
             (check(vec![tensor("audio", &[5], 20)]), "inputs[0].shape", "does not fit"),
             (check(vec![tensor("audio", &[2, 4], 32)]), "inputs[0].shape", "holds 2 items"),
-            (check(vec![tensor("audio", &[0], 0)]), "inputs[0].shape", "at least 1"),
-            (check(vec![tensor("audio", &[-4], 16)]), "inputs[0].shape", "at least 1"),
+            (check(vec![tensor("audio", &[0], 0)]), "inputs[0].shape", "shape [0] does not fit the model's [-1, 4]"),
+            (check(vec![tensor("audio", &[0, 4], 0)]), "inputs[0].shape", "shape [0, 4] holds 0 items"),
+            (check(vec![tensor("audio", &[-4], 16)]), "inputs[0].shape", "is -4; dimensions are numbers from 0"),
+            (check(vec![tensor("text", &[0, 3], 0)]), "inputs[0].shape", "does not fit"),
+            (check(vec![tensor("text", &[0, 2], 8)]), "inputs[0].data", "8 bytes of data, but shape [0, 2] of FP32 takes 0"),
             (check(vec![tensor("text", &[i64::MAX, 2], 16)]), "inputs[0].shape", "more elements"),
             (check(vec![tensor("audio", &[4], 15)]), "inputs[0].data", "15 bytes"),
         ];
@@ -301,6 +355,61 @@ mod tests {
             assert_eq!(fault.field(), Some(field), "{fault}");
             assert!(fault.message().contains(message), "{fault}");
         }
+    }
+
+    #[test]
+    fn a_dynamic_dimension_may_be_empty() {
+        let inputs = signature().check(vec![tensor("audio", &[4], 16), tensor("text", &[0, 2], 0)]).expect("no text");
+        assert_eq!((inputs[1].shape(), inputs[1].data().len()), (&[0, 2][..], 0));
+        let with_batch = signature().check(vec![tensor("audio", &[4], 16), tensor("text", &[1, 0, 2], 0)]);
+        assert_eq!(with_batch, Ok(inputs));
+    }
+
+    #[test]
+    fn what_an_empty_tensor_says_of_its_other_dimensions_is_bounded() {
+        let spec = TensorSpec { name: "x".into(), datatype: Datatype::Uint8, dims: vec![None, None], batch_axis: None };
+        let signature = Signature { inputs: vec![spec], ..Signature::default() };
+        let check = |shape: &[i64]| signature.check(vec![tensor("x", shape, 0)]);
+        assert!(check(&[0, 1 << 20]).is_ok());
+        let fault = check(&[(1 << 20) + 1, 0]).expect_err("too large for nothing");
+        assert_eq!(
+            fault.message(),
+            "input 'x': shape [1048577, 0] holds no element, and its other dynamic dimensions come to 1048577, more than the \
+             1048576 that an empty tensor may have"
+        );
+        assert!(check(&[i64::MAX, 0]).is_err());
+    }
+
+    #[test]
+    fn without_a_batch_dimension_the_shape_is_the_models_own() {
+        let spec = |name: &str, dims: Vec<Option<usize>>| TensorSpec {
+            name: name.into(),
+            datatype: Datatype::Uint8,
+            dims,
+            batch_axis: None,
+        };
+        let inputs = vec![spec("one", vec![Some(1), None]), spec("scalar", vec![])];
+        let signature = Signature { inputs, ..Signature::default() };
+        assert!(!signature.has_batch());
+        let check = |one: &[i64], scalar: &[i64]| signature.check(vec![tensor("one", one, 3), tensor("scalar", scalar, 1)]);
+        let item = check(&[1, 3], &[]).expect("the model's own shapes");
+        assert_eq!((item[0].shape(), item[1].shape()), (&[1, 3][..], &[][..]));
+        for (one, scalar, wanted) in [(&[3][..], &[][..], "[1, -1]"), (&[1, 1, 3], &[], "[1, -1]"), (&[1, 3], &[1], "[]")] {
+            let fault = check(one, scalar).expect_err("another shape");
+            let expected = format!("does not fit the model's {wanted} (-1: dynamic; the model has no batch dimension)");
+            assert!(fault.message().ends_with(&expected), "{fault}");
+        }
+    }
+
+    #[test]
+    fn an_input_whose_default_applies_is_not_sent() {
+        let signature = Signature { defaults: vec!["limit".into()], ..signature() };
+        let fault = signature.check(vec![tensor("limit", &[], 4)]).expect_err("it is not taken");
+        assert_eq!(
+            fault.message(),
+            "input 'limit' has a default in the model file and is not sent by clients, unless [[inputs]] in the model's manifest \
+             names it; its inputs are 'audio', 'text'"
+        );
     }
 
     #[test]
@@ -313,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_bytes_tensor_is_checked_element_by_element() {
-        let spec = TensorSpec { name: "names".into(), datatype: Datatype::Bytes, dims: vec![None], batch_axis: 0 };
+        let spec = TensorSpec { name: "names".into(), datatype: Datatype::Bytes, dims: vec![None], batch_axis: Some(0) };
         let signature = Signature { inputs: vec![spec], ..Signature::default() };
         let check = |shape: &[i64], data: &'static [u8]| {
             let data = Bytes::from_static(data);

@@ -131,9 +131,6 @@ pub enum TensorError {
     /// The name is not in the table of [`Datatype`].
     #[error("unknown datatype '{0}'; known are BOOL, UINT8..UINT64, INT8..INT64, FP16, FP32, FP64, BF16 and BYTES")]
     UnknownDatatype(String),
-    /// A dimension is negative or zero.
-    #[error("dimension {axis} is {size}; dimensions must be at least 1")]
-    BadDimension { axis: usize, size: i64 },
     /// The shape's product does not fit the address space.
     #[error("shape {0:?} has more elements than can be addressed")]
     TooManyElements(Vec<i64>),
@@ -161,6 +158,39 @@ pub enum TensorError {
 #[must_use]
 pub fn element_count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |product, size| product.checked_mul(*size))
+}
+
+/// Elements that a message shows at most.
+const SHOWN_ELEMENTS_MAX: usize = 8;
+
+/// Elements for a message, such as `INT64 [1, 2]` or `INT64 16000`; of BYTES and half floats only the datatype.
+#[must_use]
+pub fn elements_text(datatype: Datatype, data: &[u8]) -> String {
+    fn each<T: fmt::Display, const N: usize>(data: &[u8], element: fn([u8; N]) -> T) -> Vec<String> {
+        data.as_chunks().0.iter().take(SHOWN_ELEMENTS_MAX + 1).map(|bytes| element(*bytes).to_string()).collect()
+    }
+    let mut elements = match datatype {
+        Datatype::Bool => each(data, |[byte]| byte != 0),
+        Datatype::Uint8 => each(data, u8::from_le_bytes),
+        Datatype::Uint16 => each(data, u16::from_le_bytes),
+        Datatype::Uint32 => each(data, u32::from_le_bytes),
+        Datatype::Uint64 => each(data, u64::from_le_bytes),
+        Datatype::Int8 => each(data, i8::from_le_bytes),
+        Datatype::Int16 => each(data, i16::from_le_bytes),
+        Datatype::Int32 => each(data, i32::from_le_bytes),
+        Datatype::Int64 => each(data, i64::from_le_bytes),
+        Datatype::Fp32 => each(data, f32::from_le_bytes),
+        Datatype::Fp64 => each(data, f64::from_le_bytes),
+        Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => return datatype.to_string(),
+    };
+    if let [lone] = elements.as_slice() {
+        return format!("{datatype} {lone}");
+    }
+    if elements.len() > SHOWN_ELEMENTS_MAX {
+        elements.truncate(SHOWN_ELEMENTS_MAX);
+        elements.push("…".to_owned());
+    }
+    format!("{datatype} [{}]", elements.join(", "))
 }
 
 /// A dense, row-major, little-endian array whose data are shared, never copied. An element of BYTES is its length, 4 bytes, and
@@ -198,6 +228,14 @@ impl Tensor {
     pub fn from_f32(values: &[f32]) -> Self {
         let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Self { datatype: Datatype::Fp32, shape: SmallVec::from_slice(&[values.len()]), data: data.into() }
+    }
+
+    /// The same elements in another shape.
+    ///
+    /// # Errors
+    /// Those of [`Tensor::new`], if it is not a shape of as many.
+    pub fn reshaped(self, shape: &[usize]) -> Result<Self, TensorError> {
+        Self::new(self.datatype, Shape::from_slice(shape), self.data)
     }
 
     /// Element type.

@@ -17,8 +17,9 @@ pub(super) fn check(signature: &Signature) -> Result<(), EngineError> {
     let refused = |name: &str, cause: &str| Err(EngineError::Load(format!("tensor '{name}' is of BYTES and {cause}")));
     let of_bytes = |spec: &&TensorSpec| spec.datatype == Datatype::Bytes;
     let mut tensors = signature.inputs.iter().chain(&signature.outputs).filter(of_bytes);
-    if let Some(spec) = tensors.find(|spec| spec.batch_axis != 0) {
-        return refused(&spec.name, &format!("has its batch on axis {}; only axis 0 will do", spec.batch_axis));
+    if let Some(spec) = tensors.find(|spec| spec.batch_axis.is_some_and(|axis| axis != 0)) {
+        let axis = spec.batch_axis.unwrap_or_default();
+        return refused(&spec.name, &format!("has its batch on axis {axis}; only axis 0 will do"));
     }
     if let Some(state) = signature.states.iter().find(|state| state.datatype == Datatype::Bytes) {
         return refused(&state.input, "cannot be a state");
@@ -43,11 +44,16 @@ pub(super) fn gather<'a>(items: impl Iterator<Item = &'a Bytes>, buffer: &mut Al
     items.for_each(|data| buffer.extend_from_slice(data));
 }
 
-/// Cuts a tensor of BYTES, whose first dimension counts the results, into one slice for each of them.
+/// Cuts a tensor of BYTES, whose first dimension counts the results, into one slice for each of them. Without a batch dimension it is
+/// the one result's as it is.
 ///
 /// # Errors
 /// [`TensorError`] if its first dimension counts something else.
-pub(super) fn split(tensor: &Tensor, results: &mut [ItemOutputs]) -> Result<(), TensorError> {
+pub(super) fn split(spec: &TensorSpec, tensor: &Tensor, results: &mut [ItemOutputs]) -> Result<(), TensorError> {
+    if spec.batch_axis.is_none() {
+        results.iter_mut().for_each(|result| result.push(tensor.clone()));
+        return Ok(());
+    }
     let dims = Shape::from_slice(tensor.shape().get(1..).unwrap_or_default());
     let count = element_count(&dims).unwrap_or(usize::MAX);
     let data = tensor.data();
@@ -78,7 +84,7 @@ mod tests {
     };
 
     fn spec(name: &str, datatype: Datatype, dims: &[Option<usize>]) -> TensorSpec {
-        TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), batch_axis: 0 }
+        TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), batch_axis: Some(0) }
     }
 
     fn strings(name: &str, dims: &[Option<usize>]) -> TensorSpec {
@@ -149,7 +155,7 @@ mod tests {
             output: "h_next".into(),
             datatype: Datatype::Bytes,
             dims: smallvec![1],
-            batch_axis: 0,
+            batch_axis: Some(0),
         };
         let shared = SharedInput { name: "rate".into(), value: tensor(&[], &[vec![]]) };
         let refused = |change: &dyn Fn(&mut Signature)| {
@@ -158,8 +164,14 @@ mod tests {
             check(&signature).expect_err("it must be refused").to_string()
         };
         let cases = [
-            (refused(&|of| of.inputs[0].batch_axis = 1), "'x' is of BYTES and has its batch on axis 1; only axis 0 will do"),
-            (refused(&|of| of.outputs[0].batch_axis = 1), "'y' is of BYTES and has its batch on axis 1; only axis 0 will do"),
+            (
+                refused(&|of| of.inputs[0].batch_axis = Some(1)),
+                "'x' is of BYTES and has its batch on axis 1; only axis 0 will do",
+            ),
+            (
+                refused(&|of| of.outputs[0].batch_axis = Some(1)),
+                "'y' is of BYTES and has its batch on axis 1; only axis 0 will do",
+            ),
             (refused(&|of| of.states.push(state.clone())), "'h' is of BYTES and cannot be a state"),
             (refused(&|of| of.shared.push(shared.clone())), "'rate' is of BYTES and cannot be shared by the batch"),
             (refused(&|of| of.padding = Some(padded(0))), "'x' is of BYTES and cannot be padded"),
@@ -179,7 +191,7 @@ mod tests {
     #[test]
     fn a_batch_of_another_size_is_no_batch() {
         let two = tensor(&[2], &[vec![], vec![]]);
-        assert!(split(&two, &mut vec![ItemOutputs::new(); 3]).is_err());
+        assert!(split(&strings("y", &[]), &two, &mut vec![ItemOutputs::new(); 3]).is_err());
     }
 
     proptest! {

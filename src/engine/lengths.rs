@@ -55,7 +55,9 @@ impl Lengths {
     /// Checks that an output follows the batch's length, so that it can be cut back to the items' own.
     pub(super) fn check(&self, spec: &TensorSpec, tensor: &Tensor) -> Result<(), RunError> {
         let mut sizes = Shape::from_slice(tensor.shape());
-        sizes.remove(spec.batch_axis);
+        if let Some(axis) = spec.batch_axis {
+            sizes.remove(axis);
+        }
         if dims_at(self.padded, spec, &sizes) == sizes {
             return Ok(());
         }

@@ -10,16 +10,18 @@
 
 pub mod buffer;
 mod byte_strings;
+mod checks;
 mod crop;
 pub mod lane_threads;
 mod lengths;
+pub mod onnx;
 pub mod onnxruntime;
 pub mod rten;
 pub mod stack;
 mod strips;
 pub mod synthetic;
 #[cfg(test)]
-mod test_models;
+pub(crate) mod test_models;
 
 use std::{any::Any, sync::Arc};
 
@@ -30,6 +32,9 @@ compile_error!("tensors are little-endian on the wire and are handed to engines 
 
 pub use lane_threads::LaneThreads;
 pub use stack::{Executable, ItemCall, Milestones, PaddingCount, Ran, RunError};
+
+/// How to have a model run on onnxruntime, for messages.
+const ONNXRUNTIME_WAY: &str = "pip install onnxruntime, then --onnxruntime auto";
 
 /// Why a model cannot be loaded, bound or run. The text names the engine, the thing and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +48,9 @@ pub enum EngineError {
     /// A model call failed.
     #[error("{0}")]
     Run(String),
+    /// A model call was not made, because of a number that was sent and that the engine cannot compute with.
+    #[error("{0}")]
+    Input(String),
 }
 
 /// One input or output as the model file declares it.
@@ -54,12 +62,14 @@ pub struct DeclaredTensor {
     pub datatype: Option<Datatype>,
     /// All dimensions, batch included; `None` is dynamic. `None` for the whole if the file does not say.
     pub dims: Option<Vec<Option<usize>>>,
+    /// Whether the file gives an input a value, which it has where a call does not bring it.
+    pub has_default: bool,
 }
 
 /// What the model file declares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Contract {
-    /// Inputs in the file's order, weights excluded.
+    /// Inputs in the file's order, weights excluded, those with a default included.
     pub inputs: Vec<DeclaredTensor>,
     /// Outputs in the file's order.
     pub outputs: Vec<DeclaredTensor>,
@@ -100,8 +110,23 @@ pub trait Engine: Any + Send + Sync {
         false
     }
 
+    /// Its version, as far as another one could compute other numbers; empty if none could.
+    fn version(&self) -> String {
+        String::new()
+    }
+
+    /// Whether items of a call cannot change each other, whatever the model.
+    fn computes_items_apart(&self) -> bool {
+        false
+    }
+
     /// What the model file declares.
     fn contract(&self) -> &Contract;
+
+    /// What its file says of its operators; `None` for an engine without a file.
+    fn facts(&self) -> Option<&onnx::Facts> {
+        None
+    }
 
     /// Makes what one lane needs to run calls of this plan.
     ///

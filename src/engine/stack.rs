@@ -34,13 +34,14 @@ use super::{
     Call, CallPlan, CallThreads, Engine, EngineError, Instance, LaneThreads, TensorView,
     buffer::{AlignedBuffer, BufferPool},
     byte_strings,
+    checks::{check_axes, check_items, check_output, padded_input},
     crop::Crop,
     lengths::Lengths,
     strips::Strips,
 };
 use crate::{
     clock,
-    domain::{ItemOutputs, PaddedInput, Shape, Signature, StateBuffers, StateSlot, StateSpec, Tensor, TensorSpec, Timestamp},
+    domain::{ItemOutputs, Shape, Signature, StateBuffers, StateSlot, StateSpec, Tensor, TensorSpec, Timestamp},
 };
 
 /// Unused buffers that a model keeps for outputs that cannot be slices of a call's.
@@ -141,7 +142,7 @@ impl Executable {
     /// Binds `engine` to `signature` and makes one instance for each of `lanes`.
     ///
     /// # Errors
-    /// [`EngineError`] if a batch axis of the signature does not exist, a tensor of BYTES stands where none can, or the engine
+    /// [`EngineError`] if a batch axis of the signature does not exist, only some of its tensors have one, a tensor of BYTES stands where none can, or the engine
     /// lacks one of the signature's names or fails.
     pub fn new(engine: Arc<dyn Engine>, signature: Arc<Signature>, lanes: &[LaneThreads]) -> Result<Self, EngineError> {
         check_axes(&signature)?;
@@ -386,7 +387,7 @@ impl Executable {
             let tensor = &tensors[*position];
             match spec.datatype.fixed_size() {
                 Some(element_bytes) => self.cut(spec, tensor, element_bytes, lengths, &mut results)?,
-                None => byte_strings::split(tensor, &mut results).map_err(|error| wrong_output(spec, &error))?,
+                None => byte_strings::split(spec, tensor, &mut results).map_err(|error| wrong_output(spec, &error))?,
             }
         }
         self.scatter_states(items, tensors, state_positions)?;
@@ -403,7 +404,9 @@ impl Executable {
         results: &mut [ItemOutputs],
     ) -> Result<(), RunError> {
         let mut dims = Shape::from_slice(tensor.shape());
-        dims.remove(spec.batch_axis);
+        if let Some(axis) = spec.batch_axis {
+            dims.remove(axis);
+        }
         let strips = layout(&spec.name, &dims, spec.batch_axis, element_bytes, results.len())?;
         let data = if strips.are_contiguous() {
             tensor.data().clone()
@@ -480,10 +483,6 @@ struct Gathered {
     padding: PaddingCount,
 }
 
-fn padded_input(signature: &Signature, position: usize) -> Option<&PaddedInput> {
-    signature.padding.as_ref()?.input(position)
-}
-
 /// The plan of a call, and where each output, then state, stands in it. A state's output may be one of the item's outputs as
 /// well; the engine is asked for it once.
 fn plan_call(signature: &Signature) -> (CallPlan, Vec<usize>) {
@@ -503,79 +502,28 @@ fn plan_call(signature: &Signature) -> (CallPlan, Vec<usize>) {
     (plan, positions)
 }
 
-fn check_axes(signature: &Signature) -> Result<(), EngineError> {
-    let tensors = signature.inputs.iter().chain(&signature.outputs).map(|spec| (&spec.name, spec.batch_axis, spec.dims.len()));
-    let states = signature.states.iter().map(|spec| (&spec.input, spec.batch_axis, spec.dims.len()));
-    match tensors.chain(states).find(|(_, axis, rank)| axis > rank) {
-        Some((name, axis, rank)) => {
-            Err(EngineError::Load(format!("tensor '{name}' has its batch on axis {axis}, but its last axis is {rank}")))
-        }
-        None => Ok(()),
-    }
-}
-
-fn check_items(signature: &Signature, items: &[ItemCall<'_>]) -> Result<(), RunError> {
-    for (index, item) in items.iter().enumerate() {
-        if item.inputs.len() != signature.inputs.len() {
-            let (given, wanted) = (item.inputs.len(), signature.inputs.len());
-            return Err(RunError::BadBatch(format!("item {index} brings {given} tensors, but the model takes {wanted}")));
-        }
-        for (position, ((spec, tensor), first)) in signature.inputs.iter().zip(item.inputs).zip(items[0].inputs).enumerate() {
-            let padded_axis = padded_input(signature, position).map(|input| input.axis);
-            let fault = if tensor.datatype() != spec.datatype {
-                format!("is {}, but the model takes {}", tensor.datatype(), spec.datatype)
-            } else if !fits(&spec.dims, tensor.shape()) {
-                format!("has shape {:?}, which does not fit the model's {:?}", tensor.shape(), spec.shape_with_batch())
-            } else if !meet(tensor.shape(), first.shape(), padded_axis) {
-                format!("has shape {:?}, but that of item 0 is {:?}", tensor.shape(), first.shape())
-            } else {
-                continue;
-            };
-            return Err(RunError::BadBatch(format!("'{}' of item {index} {fault}", spec.name)));
-        }
-    }
-    Ok(())
-}
-
-fn check_output(spec: &TensorSpec, tensor: &Tensor, batch_size: usize) -> Result<(), RunError> {
-    let mut dims = spec.dims.clone();
-    dims.insert(spec.batch_axis, Some(batch_size));
-    if tensor.datatype() == spec.datatype && fits(&dims, tensor.shape()) {
-        return Ok(());
-    }
-    Err(RunError::WrongOutput(format!(
-        "'{}' came as {} {:?} for {batch_size} items, but is declared as {} {:?} (-1: batch or dynamic)",
-        spec.name,
-        tensor.datatype(),
-        tensor.shape(),
-        spec.datatype,
-        spec.shape_with_batch(),
-    )))
-}
-
 fn wrong_output(spec: &TensorSpec, cause: &dyn Display) -> RunError {
     RunError::WrongOutput(format!("output '{}': {cause}", spec.name))
 }
 
-/// Whether items of these shapes may share a batch.
-fn meet(left: &[usize], right: &[usize], padded_axis: Option<usize>) -> bool {
-    let equal = |(axis, (left, right)): (usize, (&usize, &usize))| left == right || Some(axis) == padded_axis;
-    left.len() == right.len() && left.iter().zip(right).enumerate().all(equal)
-}
-
-fn fits(dims: &[Option<usize>], shape: &[usize]) -> bool {
-    dims.len() == shape.len() && dims.iter().zip(shape).all(|(dim, size)| dim.is_none_or(|dim| dim == *size))
-}
-
-fn layout(name: &str, dims: &[usize], batch_axis: usize, element_bytes: usize, batch_size: usize) -> Result<Strips, RunError> {
-    Strips::new(dims, batch_axis, element_bytes, batch_size).ok_or_else(|| {
+/// Without a batch dimension there is one item, which lies in the call as it is.
+fn layout(
+    name: &str,
+    dims: &[usize],
+    batch_axis: Option<usize>,
+    element_bytes: usize,
+    batch_size: usize,
+) -> Result<Strips, RunError> {
+    Strips::new(dims, batch_axis.unwrap_or_default(), element_bytes, batch_size).ok_or_else(|| {
         RunError::BadBatch(format!("'{name}': {batch_size} items of shape {dims:?} are larger than can be addressed"))
     })
 }
 
-fn with_batch(dims: &[usize], batch_axis: usize, batch_size: usize) -> Shape {
+fn with_batch(dims: &[usize], batch_axis: Option<usize>, batch_size: usize) -> Shape {
     let mut shape = Shape::from_slice(dims);
-    shape.insert(batch_axis, batch_size);
+    if let Some(axis) = batch_axis {
+        shape.insert(axis, batch_size);
+    }
     shape
 }
 
@@ -607,7 +555,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{Datatype, ElementBytes, PaddingRule, SharedInput},
+        domain::{Datatype, ElementBytes, PaddedInput, PaddingRule, SharedInput},
         engine::{
             Contract, DeclaredTensor,
             synthetic::{Misbehaviour, PlannedFault, Script, SyntheticEngine, SyntheticKind, Trigger},
@@ -615,7 +563,7 @@ mod tests {
     };
 
     fn spec(name: &str, datatype: Datatype, dims: &[Option<usize>], batch_axis: usize) -> TensorSpec {
-        TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), batch_axis }
+        TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), batch_axis: Some(batch_axis) }
     }
 
     fn fp32(name: &str, dims: &[Option<usize>]) -> TensorSpec {
@@ -632,7 +580,7 @@ mod tests {
                 output: "h_next".into(),
                 datatype: Datatype::Fp32,
                 dims: smallvec![2, 2],
-                batch_axis: 1,
+                batch_axis: Some(1),
             }],
             ..Signature::default()
         }
@@ -727,7 +675,7 @@ mod tests {
         assert_eq!(failures[1], RunError::Panicked("planned panic of call 3".to_owned()));
         assert_eq!(
             failures[2].to_string(),
-            "the model's outputs are not what its signature says: 'y' came as FP32 [2, 2, 1] for 2 items, but is declared as FP32 [-1, 2] (-1: batch or dynamic)"
+            "the model's outputs are not what its signature says: 'y' came as FP32 [2, 2, 1] for 2 items, but is declared as FP32 [-1, 2] (-1: batch or dynamic); if the file declares it wrongly, give its dims in [[outputs]]"
         );
         assert_eq!(state_of(&streams[0]), Some(vec![6.0; 4]));
         assert_eq!(state_of(&streams[1]), None);
@@ -904,7 +852,7 @@ mod tests {
     #[test]
     fn an_axis_that_is_not_there_is_refused_at_once() {
         let mut signature = stateful();
-        signature.inputs[0].batch_axis = 2;
+        signature.inputs[0].batch_axis = Some(2);
         let error = check_axes(&signature).expect_err("x has one dimension and the batch");
         assert_eq!(error.to_string(), "tensor 'x' has its batch on axis 2, but its last axis is 1");
     }
@@ -1034,6 +982,7 @@ mod tests {
             name: "h_next".to_owned(),
             datatype: Some(Datatype::Fp32),
             dims: Some(vec![Some(2), None, Some(2)]),
+            has_default: false,
         }));
         let mut other = stateful();
         other.outputs[0].name = "z".into();

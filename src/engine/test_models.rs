@@ -8,7 +8,7 @@ use rten_onnx::onnx::{
 use crate::domain::Datatype;
 
 /// A file with one operator from `x` to `y`, both of this datatype and shape.
-pub(super) fn one_operator(operator: &str, datatype: DataType, dims: &[Option<usize>]) -> Vec<u8> {
+pub(crate) fn one_operator(operator: &str, datatype: DataType, dims: &[Option<usize>]) -> Vec<u8> {
     let graph = GraphProto {
         node: vec![node(operator, &["x"], "y")],
         input: vec![value("x", datatype, dims)],
@@ -42,7 +42,7 @@ pub(super) fn no_operator(datatype: DataType, dims: &[Option<usize>]) -> Vec<u8>
 
 /// A file over rows of any length, `x`, and a mask of 1 and 0 for each of their elements: `mean` is the mean of the elements that
 /// the mask marks, `sum` that of all, and `twice` is each element doubled.
-pub(super) fn masked_mean() -> Vec<u8> {
+pub(crate) fn masked_mean() -> Vec<u8> {
     let rows: &[Option<usize>] = &[None, None];
     let ones: &[Option<usize>] = &[None, Some(1)];
     let last_axis = TensorProto {
@@ -101,7 +101,8 @@ pub(super) fn matrices(size: usize, layers: usize) -> Vec<u8> {
     })
 }
 
-fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
+/// A node without a name or attributes.
+pub(crate) fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
     NodeProto {
         op_type: Some(operator.to_owned()),
         input: inputs.iter().map(|name| (*name).to_owned()).collect(),
@@ -110,7 +111,42 @@ fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
     }
 }
 
-fn write(graph: GraphProto) -> Vec<u8> {
+/// The node with these whole numbers as attributes: one, or a list.
+pub(crate) fn with_ints(mut node: NodeProto, attributes: &[(&str, &[i64])]) -> NodeProto {
+    node.attribute.extend(attributes.iter().map(|(name, ints)| {
+        let (i, ints, kind) = match ints {
+            [int] if *name != "axes" => (Some(*int), Vec::new(), AttributeType::INT),
+            ints => (None, ints.to_vec(), AttributeType::INTS),
+        };
+        AttributeProto { name: Some((*name).to_owned()), r#type: Some(kind), i, ints, ..AttributeProto::default() }
+    }));
+    node
+}
+
+/// The node with a graph as an attribute.
+pub(crate) fn with_graph(mut node: NodeProto, name: &str, graph: GraphProto) -> NodeProto {
+    node.attribute.push(AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::GRAPH),
+        g: Some(graph),
+        ..AttributeProto::default()
+    });
+    node
+}
+
+/// A weight of INT64.
+pub(crate) fn longs(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
+    TensorProto {
+        name: Some(name.to_owned()),
+        dims: dims.to_vec(),
+        data_type: Some(DataType::INT64),
+        int64_data: values.to_vec(),
+        ..TensorProto::default()
+    }
+}
+
+/// The file of a graph.
+pub(crate) fn write(graph: GraphProto) -> Vec<u8> {
     let model = ModelProto {
         ir_version: Some(8),
         graph: Some(graph),
@@ -140,7 +176,7 @@ pub(super) fn onnx_type(datatype: Datatype) -> DataType {
     }
 }
 
-pub(super) fn value(name: &str, datatype: DataType, dims: &[Option<usize>]) -> ValueInfoProto {
+pub(crate) fn value(name: &str, datatype: DataType, dims: &[Option<usize>]) -> ValueInfoProto {
     let dim = |size: &Option<usize>| Dimension {
         dim_value: size.map(|size| i64::try_from(size).expect("a small dimension")),
         dim_param: size.is_none().then(|| "n".to_owned()),
@@ -174,6 +210,7 @@ pub(super) mod silero {
             name: name.to_owned(),
             datatype: Some(datatype),
             dims: Some(dims.to_vec()),
+            has_default: false,
         };
         Contract {
             inputs: vec![
@@ -193,7 +230,7 @@ pub(super) mod silero {
             name: name.into(),
             datatype: Datatype::Fp32,
             dims: vec![Some(size)],
-            batch_axis: 0,
+            batch_axis: Some(0),
         };
         let rate = Tensor::new(Datatype::Int64, Shape::new(), 16_000_i64.to_le_bytes().to_vec().into());
         Signature {
@@ -204,10 +241,10 @@ pub(super) mod silero {
                 output: "stateN".into(),
                 datatype: Datatype::Fp32,
                 dims: smallvec![2, 128],
-                batch_axis: 1,
+                batch_axis: Some(1),
             }],
             shared: vec![SharedInput { name: "sr".into(), value: rate.expect("one number") }],
-            padding: None,
+            ..Signature::default()
         }
     }
 

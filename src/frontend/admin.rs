@@ -78,6 +78,8 @@ pub enum Readiness {
         /// Why.
         error: String,
     },
+    /// It has started, and there is no model that it could serve.
+    NoModel,
     /// It is shutting down.
     Draining,
 }

@@ -29,7 +29,8 @@ pub struct ModelConfig {
     /// The engine.
     pub backend: &'static str,
     pub version_policy: VersionChoice,
-    /// Most items that are put into one call, as learned so far. A request may bring more; they are spread over calls.
+    /// Most items that are put into one call, as learned so far. A request may bring more; they are spread over calls. 0 for a model
+    /// without a batch dimension.
     pub max_batch_size: u32,
     pub input: Vec<ModelInput>,
     pub output: Vec<ModelOutput>,
@@ -40,8 +41,9 @@ pub struct ModelConfig {
     pub parameters: BTreeMap<&'static str, ModelParameter>,
     pub model_transaction_policy: TransactionPolicy,
     pub response_cache: ResponseCache,
+    /// `None` for a model without state or batch dimension, whose items never come together.
     #[serde(flatten)]
-    pub scheduling: Scheduling,
+    pub scheduling: Option<Scheduling>,
 }
 
 /// Which versions are served.
@@ -200,7 +202,7 @@ impl OpenInference {
         let (model, queue) = self.service().model(name, version)?;
         let signature = model.signature();
         let scheduling = if model.is_stateful() {
-            Scheduling::SequenceBatching(SequenceBatching {
+            Some(Scheduling::SequenceBatching(SequenceBatching {
                 max_sequence_idle_microseconds: micros(self.config.idle_timeout()),
                 oldest: OldestFirst {
                     max_candidate_sequences: count(self.service().config().max_streams),
@@ -208,16 +210,16 @@ impl OpenInference {
                     preserve_ordering: false,
                 },
                 state: signature.states.iter().map(state).collect(),
-            })
+            }))
         } else {
-            Scheduling::DynamicBatching(dynamic_batching(&model, &queue))
+            signature.has_batch().then(|| Scheduling::DynamicBatching(dynamic_batching(&model, &queue)))
         };
         Ok(ModelConfig {
             name: name.to_owned(),
             platform: platform(model.engine_name()),
             backend: model.engine_name(),
             version_policy: version_choice(&model.loaded.versions),
-            max_batch_size: count(queue.batch_cap),
+            max_batch_size: if signature.has_batch() { count(queue.batch_cap) } else { 0 },
             input: (0..).zip(&signature.inputs).map(|(position, spec)| input(signature, position, spec)).collect(),
             output: signature.outputs.iter().map(output).collect(),
             instance_group: vec![InstanceGroup {

@@ -55,8 +55,8 @@ pub struct TensorMetadata {
     pub name: String,
     /// Element type, such as `FP32`.
     pub datatype: &'static str,
-    /// -1 for the items of a request, which lie along the first dimension wherever the model has its batch; then the dimensions of
-    /// one item, -1 where they may differ.
+    /// -1 for the items of a request, which lie along the first dimension wherever the model has its batch, if it has one; then the
+    /// dimensions of one item, -1 where they may differ.
     pub shape: Vec<i64>,
 }
 
@@ -71,11 +71,12 @@ impl OpenInference {
         ServerMetadata { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION"), extensions }
     }
 
-    /// Whether the server takes calls and no model has lost its engine. Models that are loaded, could not be loaded or were unloaded
-    /// do not make it unready, or a change of one model would take the server out of service for all others.
+    /// Whether the server takes calls, some model could be loaded, and none has lost its engine. Models that are being loaded, could not
+    /// be loaded or were unloaded do not make it unready for the others, or a change of one would take the server out of service.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.service().is_serving() && self.service().repository().registry().first_lost().is_none()
+        let registry = self.service().repository().registry();
+        self.service().is_serving() && !registry.serves_nothing() && registry.first_lost().is_none()
     }
 
     /// Whether a model takes calls; no version is any version. A model that there is not is not ready: clients wait for a model by
@@ -115,9 +116,10 @@ fn tensor(spec: &TensorSpec) -> TensorMetadata {
     TensorMetadata { name: spec.name.to_string(), datatype: spec.datatype.name(), shape: leading_batch(spec) }
 }
 
-/// The shape of a request's or response's tensor: -1 for its items, then the dimensions of one, -1 where they may differ.
+/// The shape of a request's or response's tensor: -1 for its items, if the model has a batch dimension; then the dimensions of one,
+/// -1 where they may differ.
 pub(super) fn leading_batch(spec: &TensorSpec) -> Vec<i64> {
-    [-1].into_iter().chain(item_dims(&spec.dims)).collect()
+    spec.batch_axis.map(|_| -1).into_iter().chain(item_dims(&spec.dims)).collect()
 }
 
 /// Dimensions of one item, -1 where they may differ.

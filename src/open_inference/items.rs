@@ -1,12 +1,15 @@
 //! A request's tensors as items, and items' outputs as a response's tensors.
 //!
 //! Items lie along the leading dimension, wherever the model itself has its batch. A request whose shapes are the model's without
-//! a batch is one item, and its response has none either.
+//! a batch is one item, and its response has none either; of a model without a batch dimension each request is one.
 
 use bytes::{Bytes, BytesMut};
 
 use super::{describe::leading_batch, request::InputTensor, response::OutputTensor};
-use crate::domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Shape, SharedInput, Signature, Tensor, TensorSpec, given_twice};
+use crate::domain::{
+    Fault, FaultKind, ItemOutputs, NamedTensor, Shape, SharedInput, Signature, Tensor, TensorSpec, bad_dimension, elements_text,
+    given_twice,
+};
 
 /// The items of a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,7 +51,7 @@ pub(super) fn split(inputs: Vec<(InputTensor, Bytes)>, signature: &Signature, it
     let tensors = inputs.len();
     for (position, (input, data)) in inputs.into_iter().enumerate() {
         if let Some(shared) = signature.shared.iter().find(|shared| *shared.name == *input.name) {
-            check_shared(shared, &data).map_err(|fault| fault.with_field(format!("inputs[{position}].data")))?;
+            check_shared(shared, &input, &data).map_err(|fault| fault.with_field(format!("inputs[{position}].data")))?;
             continue;
         }
         let spec = &signature.inputs[signature.find_input(&input.name, position)?];
@@ -94,42 +97,47 @@ pub(super) fn split(inputs: Vec<(InputTensor, Bytes)>, signature: &Signature, it
 }
 
 /// Lets an input pass that has the value which the manifest fixes, as often as the client likes: clients of other servers send it.
-fn check_shared(shared: &SharedInput, data: &[u8]) -> Result<(), Fault> {
+fn check_shared(shared: &SharedInput, input: &InputTensor, data: &[u8]) -> Result<(), Fault> {
     let value = shared.value.data();
     let equal =
         !data.is_empty() && data.len().is_multiple_of(value.len()) && data.chunks(value.len()).all(|chunk| chunk == value);
     if equal {
         return Ok(());
     }
-    let message =
-        format!("input '{}' has one value for all requests, set by the model's manifest, and this is another", shared.name);
-    Err(Fault::new(FaultKind::Invalid, format!("{message}; leave the input out")))
+    let (given, set) = (elements_text(input.datatype, data), elements_text(shared.value.datatype(), value));
+    let message = format!(
+        "input '{}' is {given}, but the model's manifest sets it to {set} for all requests; leave the input out",
+        shared.name
+    );
+    Err(Fault::new(FaultKind::Invalid, message))
 }
 
 fn described(items: Option<usize>) -> String {
     items.map_or_else(|| "one item without a batch dimension".to_owned(), |items| format!("{items} items"))
 }
 
-/// How many items a tensor of this shape holds; `None` if it has no batch dimension.
+/// How many items a tensor of this shape holds; `None` if it is one without a batch dimension.
 fn leading_items(spec: &TensorSpec, shape: &[i64]) -> Result<Option<usize>, String> {
-    if let Some((axis, size)) = shape.iter().enumerate().find(|(_, size)| **size < 1) {
-        return Err(format!("dimension {axis} of shape {shape:?} is {size}; dimensions must be at least 1"));
+    if let Some(axis) = shape.iter().position(|size| *size < 0) {
+        return Err(bad_dimension(shape, axis));
     }
-    let dims = spec.dims.len();
-    let (batch, item) = match shape.len().checked_sub(dims) {
-        Some(0) => (None, shape),
-        Some(1) => (Some(shape[0]), &shape[1..]),
+    let (batch, item) = match (shape.len().checked_sub(spec.dims.len()), spec.batch_axis) {
+        (Some(0), _) => (None, shape),
+        (Some(1), Some(_)) => (Some(shape[0]), &shape[1..]),
         _ => return Err(does_not_fit(spec, shape)),
     };
     let fits = |(size, dim): (&i64, &Option<usize>)| dim.is_none_or(|dim| i64::try_from(dim) == Ok(*size));
     if !item.iter().zip(&spec.dims).all(fits) {
         return Err(does_not_fit(spec, shape));
     }
+    if batch == Some(0) {
+        return Err(format!("shape {shape:?} holds 0 items; a request holds at least 1"));
+    }
     Ok(batch.map(|items| usize::try_from(items).unwrap_or(usize::MAX)))
 }
 
 fn does_not_fit(spec: &TensorSpec, shape: &[i64]) -> String {
-    format!("shape {shape:?} does not fit the model's {:?} (-1: batch or dynamic)", leading_batch(spec))
+    format!("shape {shape:?} does not fit the model's {:?} ({})", leading_batch(spec), spec.legend())
 }
 
 /// The data of each of the `count` items of a tensor.
@@ -197,7 +205,7 @@ mod tests {
     };
 
     fn spec(name: &str, datatype: Datatype, dims: &[Option<usize>]) -> TensorSpec {
-        TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), batch_axis: dims.len() }
+        TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), batch_axis: Some(dims.len()) }
     }
 
     fn signature() -> Signature {
@@ -250,6 +258,42 @@ mod tests {
             let fault = sent(wrong).expect_err("another value");
             assert_eq!(fault.field(), Some("inputs[0].data"), "{fault}");
         }
+        assert_eq!(
+            sent(&[1, 2, 2, 1]).expect_err("another value").message(),
+            "input 'rate' is UINT16 [513, 258], but the model's manifest sets it to UINT16 513 for all requests; leave the input out"
+        );
+    }
+
+    #[test]
+    fn without_a_batch_dimension_a_request_is_one_item_in_the_models_own_shape() {
+        let own = |spec: TensorSpec| TensorSpec { batch_axis: None, ..spec };
+        let inputs = vec![own(spec("a", Datatype::Uint16, &[Some(1), Some(2)])), own(spec("b", Datatype::Uint8, &[]))];
+        let signature = Signature { inputs, ..Signature::default() };
+        let sent = |a: &[i64], b: &[i64]| {
+            split(vec![input("a", Datatype::Uint16, a, &[0; 4]), input("b", Datatype::Uint8, b, &[7])], &signature, 4)
+        };
+        let Items { items, batched } = sent(&[1, 2], &[]).expect("the model's own shapes");
+        assert_eq!((items.len(), batched), (1, false));
+        assert_eq!((items[0][0].shape.as_slice(), items[0][1].shape.as_slice()), (&[1, 2][..], &[][..]));
+        for (a, b, field) in
+            [(&[1, 1, 2][..], &[][..], "inputs[0].shape"), (&[2], &[], "inputs[0].shape"), (&[1, 2], &[1], "inputs[1].shape")]
+        {
+            let fault = sent(a, b).expect_err("another shape");
+            assert_eq!(fault.field(), Some(field), "{fault}");
+            assert!(fault.message().ends_with("(-1: dynamic; the model has no batch dimension)"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn an_item_may_be_empty_where_its_dimension_is_dynamic() {
+        let one = split(vec![input("b", Datatype::Uint8, &[0], &[])], &signature(), 4).expect("one item");
+        assert_eq!((one.items.len(), one.batched, one.items[0][0].shape.as_slice()), (1, false, &[0][..]));
+        let three = split(vec![input("b", Datatype::Uint8, &[3, 0], &[])], &signature(), 4).expect("three items");
+        assert_eq!((three.items.len(), three.batched, three.items[2][0].shape.as_slice()), (3, true, &[0][..]));
+        let specs = vec![spec("s", Datatype::Bytes, &[None])];
+        let strings = Signature { inputs: specs, ..Signature::default() };
+        let Items { items, .. } = split(vec![input("s", Datatype::Bytes, &[2, 0], &[])], &strings, 2).expect("no texts");
+        assert_eq!((items.len(), items[1][0].data.len()), (2, 0));
     }
 
     #[test]
@@ -278,8 +322,9 @@ mod tests {
             (vec![input("a", Datatype::Uint8, &[2], &[0; 4])], "inputs[0].datatype", "is UINT8, but the model takes UINT16"),
             (vec![a(&[2, 3], 12)], "inputs[0].shape", "shape [2, 3] does not fit the model's [-1, 2]"),
             (vec![a(&[1, 1, 2], 4)], "inputs[0].shape", "does not fit"),
-            (vec![a(&[0, 2], 0)], "inputs[0].shape", "dimension 0 of shape [0, 2] is 0"),
-            (vec![a(&[-1, 2], 4)], "inputs[0].shape", "at least 1"),
+            (vec![a(&[0, 2], 0)], "inputs[0].shape", "shape [0, 2] holds 0 items; a request holds at least 1"),
+            (vec![a(&[2, 0], 0)], "inputs[0].shape", "shape [2, 0] does not fit the model's [-1, 2] (-1: batch or dynamic)"),
+            (vec![a(&[-1, 2], 4)], "inputs[0].shape", "dimension 0 of shape [-1, 2] is -1; dimensions are numbers from 0"),
             (vec![a(&[2, 2], 7)], "inputs[0].data", "7 bytes of data, but shape [2, 2] of UINT16 takes 8"),
             (vec![a(&[i64::MAX, 2], 8)], "", "more than the 4 that session.window_items_max allows"),
             (

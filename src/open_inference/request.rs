@@ -55,7 +55,8 @@ pub struct InputTensor {
     pub name: String,
     /// Element type.
     pub datatype: Datatype,
-    /// The model's dimensions without the batch: one item; with one more in front: as many items as that says.
+    /// The model's dimensions without the batch: one item; with one more in front, if the model has a batch dimension: as many items
+    /// as that says.
     pub shape: Vec<i64>,
     /// Its parameters: where it lies in shared memory.
     pub parameters: Parameters,

@@ -5,31 +5,49 @@
 use std::{
     any::Any,
     borrow::Cow,
+    cell::RefCell,
     collections::BTreeMap,
-    fs,
-    os::unix::fs::MetadataExt as _,
+    fs::{self, File},
+    io,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use sha2::{Digest as _, Sha256};
+use tracing::{info, warn};
+
 use super::{
     LoadedModel,
     loader::{LoadFault, LoadOptions},
     manifest::{EngineChoice, KeyFault, Manifest},
+    policy::VERSIONS_MAX,
     signature::{declared_contract, fit},
-    source::{FoundModel, FoundVersion, ModelSource},
+    source::{FoundModel, FoundVersion, ModelSource, Remark},
     version_text,
 };
 use crate::{
     clock,
-    engine::{Engine, EngineError, Executable, onnxruntime::OnnxRuntime, rten::Rten, synthetic::SyntheticEngine},
+    domain::{Batching, Signature},
+    engine::{
+        Engine, EngineError, Executable,
+        onnx::{ModelFile, Narrowing, OpenBeside},
+        onnxruntime::OnnxRuntime,
+        rten::Rten,
+        synthetic::SyntheticEngine,
+    },
+    proof::{Fingerprint, Hints, Subject, Terms},
 };
+
+/// Bytes of a file of weights that are read at once.
+const DIGEST_BUFFER_BYTES: usize = 1 << 20;
 
 /// All that the sources hold.
 pub(super) struct Discovery<'a> {
     pub(super) models: BTreeMap<Arc<str>, Found<'a>>,
     pub(super) unusable: Vec<Unusable>,
+    pub(super) remarks: Vec<Remark>,
 }
 
 /// A model, and the source that has it.
@@ -38,6 +56,25 @@ pub(super) struct Found<'a> {
     pub(super) model: FoundModel,
     /// Folder of the model of this name that an earlier source has.
     pub(super) replaces: Option<PathBuf>,
+}
+
+impl Found<'_> {
+    /// The versions that can be chosen from.
+    fn versions(&self) -> Vec<FoundVersion> {
+        let model = &self.model;
+        let needs_no_file = || model.manifest.as_ref().is_ok_and(|text| Manifest::is_synthetic(text));
+        if model.versions.is_empty() && needs_no_file() {
+            return vec![FoundVersion { number: 1, file: model.folder.clone() }];
+        }
+        model.versions.clone()
+    }
+
+    /// What there is to say of its folder, unless that is a fault.
+    fn remark(&self) -> Option<Remark> {
+        let FoundModel { folder, passed_over, .. } = &self.model;
+        let is_worth_saying = !passed_over.is_empty() && !self.versions().is_empty();
+        is_worth_saying.then(|| Remark { folder: folder.clone(), text: passed_over.clone(), warns: true })
+    }
 }
 
 /// A path that holds no model but should.
@@ -65,7 +102,7 @@ impl Unusable {
 
 /// Looks through the sources. Of two models with one name, that of the later source counts.
 pub(super) fn discover<'a>(sources: impl IntoIterator<Item = &'a dyn ModelSource>) -> Discovery<'a> {
-    let mut found = Discovery { models: BTreeMap::new(), unusable: Vec::new() };
+    let mut found = Discovery { models: BTreeMap::new(), unusable: Vec::new(), remarks: Vec::new() };
     for source in sources {
         let scan = source.scan();
         for model in scan.models {
@@ -74,7 +111,9 @@ pub(super) fn discover<'a>(sources: impl IntoIterator<Item = &'a dyn ModelSource
             found.models.insert(name, Found { source, model, replaces });
         }
         found.unusable.extend(scan.unusable.into_iter().map(|(path, reason)| Unusable { path, reason }));
+        found.remarks.extend(scan.remarks);
     }
+    found.remarks.extend(found.models.values().filter_map(Found::remark));
     found
 }
 
@@ -96,13 +135,20 @@ impl Candidate<'_> {
     }
 }
 
-/// What a version is made of, besides the manifest. Differs if the file was written or replaced.
+/// What a version is made of, besides the manifest. Differs if the file, or one beside it, was written or replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Origin {
     file: PathBuf,
     /// `None` if there is no such file.
     stamp: Option<Stamp>,
+    /// Of the files beside it, which may hold its weights.
+    beside: BTreeMap<PathBuf, Stamp>,
 }
+
+/// Most files beside a model's own that are looked at; further ones may change unnoticed.
+const BESIDE_MAX: usize = 1_024;
+/// How deep folders beside it are looked into.
+const BESIDE_DEPTH_MAX: usize = 4;
 
 /// What the system says of a file without reading it. Moments are seconds and nanoseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,22 +162,53 @@ struct Stamp {
 
 impl Origin {
     fn of(file: &Path) -> Self {
-        let found = fs::metadata(file).ok().filter(fs::Metadata::is_file);
-        let stamp = found.map(|found| Stamp {
+        let stamp = Stamp::of(file);
+        let mut beside = BTreeMap::new();
+        if let (Some(_), Some(folder)) = (&stamp, file.parent()) {
+            look_beside(folder, BESIDE_DEPTH_MAX, &mut beside);
+        }
+        Self { file: file.to_owned(), stamp, beside }
+    }
+}
+
+impl Stamp {
+    /// `None` if it is not a file.
+    fn of(file: &Path) -> Option<Self> {
+        let found = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
+        Some(Self {
             device: found.dev(),
             inode: found.ino(),
             bytes: found.size(),
             modified: (found.mtime(), found.mtime_nsec()),
             changed: (found.ctime(), found.ctime_nsec()),
-        });
-        Self { file: file.to_owned(), stamp }
+        })
+    }
+}
+
+/// Hidden files are left out, since a file is often written under such a name first.
+fn look_beside(folder: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Stamp>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")) {
+        if found.len() == BESIDE_MAX {
+            return;
+        }
+        let path = entry.path();
+        match Stamp::of(&path) {
+            Some(stamp) => drop(found.insert(path, stamp)),
+            None if depth > 1 && entry.file_type().is_ok_and(|kind| kind.is_dir()) => look_beside(&path, depth - 1, found),
+            None => {}
+        }
     }
 }
 
 /// All that it takes to load a version.
 pub(super) struct Plan<'a> {
     source: &'a dyn ModelSource,
+    /// The model's folder.
+    folder: PathBuf,
     manifest: Arc<Manifest>,
+    /// What the manifest was read from.
+    manifest_text: Arc<str>,
     manifest_file: String,
     version: FoundVersion,
 }
@@ -149,15 +226,14 @@ pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
         Ok(text) => Manifest::parse(text).map(Arc::new).map_err(|faults| in_file(&manifest_file, faults)),
         Err(reason) => Err(vec![whole(manifest_file.clone(), reason.clone())]),
     };
-    let mut versions = model.versions.clone();
-    let needs_no_file = model.manifest.as_ref().is_ok_and(|text| Manifest::is_synthetic(text));
-    if versions.is_empty() && needs_no_file {
-        versions.push(FoundVersion { number: 1, file: model.folder.clone() });
-    }
+    let versions = found.versions();
     if versions.is_empty() {
         let mut faults = manifest.err().unwrap_or_default();
-        let reason = "has no version: a folder named by a number, such as 1, with the file model.onnx";
-        faults.push(whole(folder.clone(), reason.to_owned()));
+        let mut reason = "has no version: a folder named by a number, such as 1, with the file model.onnx".to_owned();
+        if !model.passed_over.is_empty() {
+            reason = format!("{reason}; {}", model.passed_over);
+        }
+        faults.push(whole(folder.clone(), reason));
         return vec![candidate(0, &model.folder, Err(faults))];
     }
     let manifest = match manifest {
@@ -167,11 +243,23 @@ pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
             return versions.iter().map(broken).collect();
         }
     };
+    let text: Arc<str> = model.manifest.as_deref().unwrap_or_default().into();
     let numbers: Vec<u64> = versions.iter().map(|version| version.number).collect();
-    let chosen = versions.into_iter().filter(|version| manifest.versions.takes(version.number, &numbers)).map(|version| {
+    let chosen: Vec<FoundVersion> =
+        versions.into_iter().filter(|version| manifest.versions.takes(version.number, &numbers)).collect();
+    if chosen.len() > VERSIONS_MAX {
+        let reason = format!(
+            "chooses {} versions, and at most {VERSIONS_MAX} of a model are served; choose fewer, such as by versions = {{ latest = {VERSIONS_MAX} }}",
+            chosen.len()
+        );
+        let fault = LoadFault { file: manifest_file.clone(), key: "versions".to_owned(), reason };
+        return vec![candidate(0, &model.folder, Err(vec![fault]))];
+    }
+    let chosen = chosen.into_iter().map(|version| {
         let (manifest, manifest_file) = (Arc::clone(&manifest), manifest_file.clone());
         let (number, file) = (version.number, version.file.clone());
-        candidate(number, &file, Ok(Plan { source: *source, manifest, manifest_file, version }))
+        let (folder, manifest_text) = (model.folder.clone(), Arc::clone(&text));
+        candidate(number, &file, Ok(Plan { source: *source, folder, manifest, manifest_text, manifest_file, version }))
     });
     let missing = manifest.versions.missing(&numbers).map(|number| {
         let reason = format!("lists version {number}, but there is no folder {number}");
@@ -182,6 +270,24 @@ pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
 }
 
 impl Plan<'_> {
+    /// How the model is proven.
+    fn terms(
+        &self,
+        engine: &dyn Engine,
+        signature: &Signature,
+        trial: Option<&str>,
+        options: &LoadOptions<'_>,
+    ) -> Result<Terms, Vec<KeyFault>> {
+        Ok(Terms {
+            max_batch: self.manifest.max_batch(),
+            rule: self.manifest.batching,
+            budget: self.manifest.trial.budget(),
+            examples: self.manifest.trial.examples(signature, trial)?,
+            seed: options.seed,
+            hints: Hints::of(engine, signature),
+        })
+    }
+
     /// Reads the file and binds it to its engine. Blocks.
     pub(super) fn load(&self, name: &Arc<str>, options: &LoadOptions<'_>) -> Result<LoadedModel, Vec<LoadFault>> {
         let begun = clock::now();
@@ -189,6 +295,7 @@ impl Plan<'_> {
         let broken = |error: EngineError| vec![whole(model_file.clone(), error.to_string())];
         let in_manifest = |faults| in_file(&self.manifest_file, faults);
         let choice = choose(self.manifest.engine, options.engine_default);
+        let mut fingerprint = None;
         let (engine, interface) = if choice == EngineChoice::Synthetic {
             let contract = declared_contract(&self.manifest).map_err(in_manifest)?;
             let interface = fit(&self.manifest, &contract).map_err(in_manifest)?;
@@ -198,7 +305,16 @@ impl Plan<'_> {
             (Arc::new(engine) as Arc<dyn Engine>, interface)
         } else {
             let bytes = self.source.read(&self.version).map_err(|reason| vec![whole(model_file.clone(), reason)])?;
-            let engine = guarded(|| open(choice, bytes)).map_err(broken)?;
+            let digest = Sha256::new().chain_update(&bytes);
+            let weights = RefCell::new(Vec::new());
+            let beside = |file: &str| {
+                let opened = self.source.open_beside(&self.version, file)?;
+                weights.borrow_mut().push(opened.try_clone().map_err(|error| error.to_string())?);
+                Ok(opened)
+            };
+            let engine = guarded(|| open(name, choice, &self.manifest, bytes, &beside)).map_err(broken)?;
+            // What cannot be read now is not kept; the engine has read it.
+            fingerprint = fingerprint_of(digest, &weights.into_inner()).ok();
             let interface = fit(&self.manifest, engine.contract()).map_err(|faults| {
                 // The manifest is one for all versions, and may fit some of them.
                 let version = self.version.number;
@@ -209,6 +325,15 @@ impl Plan<'_> {
             (engine, interface)
         };
         let signature = Arc::new(interface.signature);
+        let trial_text = self.manifest.trial.text(&self.folder).map_err(|fault| in_manifest(vec![fault]))?;
+        let terms = self.terms(&*engine, &signature, trial_text.as_deref(), options).map_err(in_manifest)?;
+        let subject = fingerprint.map(|model| Subject {
+            model,
+            engine: engine.name(),
+            engine_version: engine.version(),
+            manifest: format!("{}\0{}", self.manifest_text, trial_text.unwrap_or_default()),
+            lanes: options.lanes.len(),
+        });
         let executable = guarded(|| Executable::new(engine, signature, options.lanes)).map_err(broken)?;
         Ok(LoadedModel {
             name: Arc::clone(name),
@@ -218,12 +343,33 @@ impl Plan<'_> {
             framing: interface.framing,
             segments: interface.segments,
             padding_waste_max: interface.padding_waste_max,
-            max_batch: self.manifest.max_batch,
+            batching: Batching::off(""),
+            terms: Arc::new(terms),
+            subject,
+            max_batch: self.manifest.max_batch(),
             max_delay: self.manifest.max_delay(),
             versions: self.manifest.versions.clone(),
             load_duration: clock::now().since(begun),
         })
     }
+}
+
+/// The digest of a model's file and of those that its weights lie in.
+fn fingerprint_of(mut digest: Sha256, weights: &[File]) -> io::Result<Fingerprint> {
+    let mut buffer = vec![0; DIGEST_BUFFER_BYTES];
+    for file in weights {
+        let mut position = 0;
+        loop {
+            let read = file.read_at(&mut buffer, position)?;
+            if read == 0 {
+                break;
+            }
+            digest.update(&buffer[..read]);
+            position += read as u64;
+        }
+        digest.update(position.to_le_bytes());
+    }
+    Ok(digest.finalize().into())
 }
 
 fn choose(manifest: EngineChoice, default: EngineChoice) -> EngineChoice {
@@ -234,11 +380,37 @@ fn choose(manifest: EngineChoice, default: EngineChoice) -> EngineChoice {
     }
 }
 
-fn open(choice: EngineChoice, bytes: Cow<'static, [u8]>) -> Result<Arc<dyn Engine>, EngineError> {
-    match (choice, bytes) {
-        (EngineChoice::Onnxruntime, bytes) => Ok(Arc::new(OnnxRuntime::load(bytes)?)),
-        (_, bytes) => Ok(Arc::new(Rten::load(bytes)?)),
+/// Loads a file into the engine that is chosen, or into onnxruntime where the manifest leaves the choice open and rten would compute
+/// other numbers.
+fn open(
+    name: &str,
+    choice: EngineChoice,
+    manifest: &Manifest,
+    bytes: Cow<'static, [u8]>,
+    beside: OpenBeside<'_>,
+) -> Result<Arc<dyn Engine>, EngineError> {
+    if choice == EngineChoice::Onnxruntime {
+        OnnxRuntime::check_library()?;
     }
+    let file = ModelFile::read_beside(bytes, beside)?;
+    let narrowing = file.narrowing().clone();
+    let is_open = manifest.engine == EngineChoice::Auto && narrowing != Narrowing::None && OnnxRuntime::check_library().is_ok();
+    if choice == EngineChoice::Onnxruntime || is_open {
+        return Ok(Arc::new(OnnxRuntime::open(file)?));
+    }
+    let engine = Rten::open(file, manifest.allow_narrowing)?;
+    match narrowing {
+        Narrowing::Limited { reasons, .. } | Narrowing::Possible { reasons } if manifest.allow_narrowing => {
+            let reasons = reasons.join(", ");
+            warn!(model = %name, %reasons, "rten computes this model in 32 bits, as allow_narrowing says: results can be wrong");
+        }
+        Narrowing::Limited { limits, .. } => {
+            let limits: Vec<String> = limits.iter().map(|(input, limit)| format!("{input} up to {limit}")).collect();
+            info!(model = %name, limits = limits.join(", "), "rten has 32-bit integers, so the model takes no larger numbers than these");
+        }
+        Narrowing::None | Narrowing::Possible { .. } => {}
+    }
+    Ok(Arc::new(engine))
 }
 
 /// Runs what reads a file of unknown origin; a parser that panics has met a bad file.

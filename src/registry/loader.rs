@@ -3,17 +3,24 @@
 //! All that can be wrong with all models is found before anything is said. Knows no scheduler: whoever calls it installs each
 //! model there, and hands back a key.
 
-use std::{fmt, sync::Arc};
+use std::{collections::VecDeque, fmt, sync::Arc};
 
-use tracing::{error, info};
+use parking_lot::Mutex;
+use tracing::{error, info, warn};
 
 use super::{
     LoadedModel, Model, Registry,
     found::{Candidate, Discovery, Found, Unusable, candidates, discover},
     manifest::EngineChoice,
-    source::ModelSource,
+    proving::{Installer, prove_all},
+    source::{ModelSource, Remark},
 };
-use crate::{domain::Fault, engine::LaneThreads, scheduler::ModelKey};
+use crate::{
+    domain::Fault,
+    engine::LaneThreads,
+    proof::{SEED_DEFAULT, Store},
+    scheduler::on_each_lane,
+};
 
 /// How to load.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +31,22 @@ pub struct LoadOptions<'a> {
     pub lanes: &'a [LaneThreads],
     /// Whether to go on without the models that cannot be loaded; they are in the registry as failed.
     pub keep_going: bool,
+    /// Proofs of earlier starts.
+    pub proofs: &'a Store,
+    /// Whether to prove models that earlier starts have proven.
+    pub proves_anew: bool,
+    /// What made-up items are drawn from.
+    pub seed: u64,
+}
+
+static NO_PROOFS: Store = Store::none();
+
+impl<'a> LoadOptions<'a> {
+    /// Without proofs of earlier starts.
+    #[must_use]
+    pub const fn new(engine_default: EngineChoice, lanes: &'a [LaneThreads], keep_going: bool) -> Self {
+        Self { engine_default, lanes, keep_going, proofs: &NO_PROOFS, proves_anew: false, seed: SEED_DEFAULT }
+    }
 }
 
 /// One thing that keeps a model from being loaded.
@@ -65,21 +88,22 @@ impl fmt::Display for LoadFaults {
 
 impl std::error::Error for LoadFaults {}
 
-/// Puts a loaded model where it will run, measures it there, and returns its key.
-pub type Install<'a> = &'a dyn Fn(&LoadedModel) -> Result<ModelKey, Fault>;
-
 /// Loads all models of `sources` into a new registry; see [`load_into`].
 ///
 /// # Errors
 /// As [`load_into`].
-pub fn load_all(sources: &[&dyn ModelSource], options: &LoadOptions<'_>, install: Install<'_>) -> Result<Registry, LoadFaults> {
+pub fn load_all(
+    sources: &[&dyn ModelSource],
+    options: &LoadOptions<'_>,
+    installer: &dyn Installer,
+) -> Result<Registry, LoadFaults> {
     let registry = Registry::default();
-    load_into(&registry, sources, options, install)?;
+    load_into(&registry, sources, options, installer)?;
     Ok(registry)
 }
 
 /// Loads all models of `sources` into `registry`, which shows them as loading meanwhile. Of two models with one name, that of the
-/// later source counts. Blocks for as long as the engines and `install` take.
+/// later source counts. Blocks for as long as the engines and the trial calls take.
 ///
 /// # Errors
 /// Every fault of every model at once. Nothing is installed unless all models can be loaded, and nothing serves unless all can be
@@ -88,9 +112,9 @@ pub fn load_into(
     registry: &Registry,
     sources: &[&dyn ModelSource],
     options: &LoadOptions<'_>,
-    install: Install<'_>,
+    installer: &dyn Installer,
 ) -> Result<(), LoadFaults> {
-    load_found(registry, &discover(sources.iter().copied()), options, install)
+    load_found(registry, &discover(sources.iter().copied()), options, installer)
 }
 
 /// The same with what was found in the sources.
@@ -98,7 +122,7 @@ pub(super) fn load_found(
     registry: &Registry,
     found: &Discovery<'_>,
     options: &LoadOptions<'_>,
-    install: Install<'_>,
+    installer: &dyn Installer,
 ) -> Result<(), LoadFaults> {
     for (name, Found { model, replaces, .. }) in &found.models {
         if let Some(replaced) = replaces {
@@ -106,15 +130,15 @@ pub(super) fn load_found(
             info!(model = %name, %folder, %replaced, "a model replaces another of its name");
         }
     }
+    found.remarks.iter().for_each(tell);
     let candidates: Vec<Candidate<'_>> = found.models.values().flat_map(candidates).collect();
     for candidate in &candidates {
         registry.begin(&candidate.name, [candidate.entry()].into_iter());
     }
     let mut faults = found.unusable.iter().map(Unusable::fault).collect();
     let mut loaded = Vec::new();
-    for candidate in candidates {
-        let Candidate { name, number, folder, plan, .. } = candidate;
-        match plan.and_then(|plan| plan.load(&name, options)) {
+    for Outcome { name, number, folder, model } in load_side_by_side(candidates, options) {
+        match model {
             Ok(model) => loaded.push((model, number, folder)),
             Err(found) => fail(registry, &name, number, found, &mut faults),
         }
@@ -122,9 +146,12 @@ pub(super) fn load_found(
     if !faults.is_empty() && !options.keep_going {
         return Err(LoadFaults(faults));
     }
+    let (mut models, places): (Vec<LoadedModel>, Vec<(u64, String)>) =
+        loaded.into_iter().map(|(model, number, folder)| (model, (number, folder))).unzip();
+    let proven = prove_all(&mut models, options, installer);
     let mut installed = Vec::new();
-    for (model, number, folder) in loaded {
-        match install(&model) {
+    for ((model, measured), (number, folder)) in models.into_iter().zip(proven).zip(places) {
+        match measured.and_then(|measured| installer.install(&model, &measured)) {
             Ok(key) => installed.push((Model { loaded: model, key }, number)),
             Err(fault) => fail(registry, &model.name, number, vec![not_installed(folder, &fault)], &mut faults),
         }
@@ -142,6 +169,31 @@ pub(super) fn load_found(
     Ok(())
 }
 
+/// What came of reading one version.
+struct Outcome {
+    name: Arc<str>,
+    number: u64,
+    folder: String,
+    model: Result<LoadedModel, Vec<LoadFault>>,
+}
+
+/// Reads and binds all versions, as many at once as there are lanes; in the order in which they were found.
+fn load_side_by_side(candidates: Vec<Candidate<'_>>, options: &LoadOptions<'_>) -> Vec<Outcome> {
+    let open = Mutex::new(candidates.into_iter().enumerate().collect::<VecDeque<_>>());
+    let done = Mutex::new(Vec::new());
+    on_each_lane(options.lanes, |_| {
+        loop {
+            let Some((at, candidate)) = open.lock().pop_front() else { return };
+            let Candidate { name, number, folder, plan, .. } = candidate;
+            let model = plan.and_then(|plan| plan.load(&name, options));
+            done.lock().push((at, Outcome { name, number, folder, model }));
+        }
+    });
+    let mut done = done.into_inner();
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
 /// What keeps a model that is loaded from being installed.
 pub(super) fn not_installed(folder: String, fault: &Fault) -> LoadFault {
     LoadFault { file: folder, key: String::new(), reason: fault.message().to_owned() }
@@ -150,6 +202,12 @@ pub(super) fn not_installed(folder: String, fault: &Fault) -> LoadFault {
 pub(super) fn tell_ready(model: &Model) {
     let LoadedModel { name, version, load_duration, .. } = &model.loaded;
     info!(model = %name, %version, engine = model.engine_name(), ?load_duration, "model is ready");
+}
+
+pub(super) fn tell(remark: &Remark) {
+    let Remark { folder, text, warns } = remark;
+    let folder = folder.display();
+    if *warns { warn!("{folder}: {text}") } else { info!("{folder}: {text}") }
 }
 
 /// Faults in one line.

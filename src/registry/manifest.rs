@@ -10,8 +10,14 @@ use serde::{
 };
 use toml::{Table, Value};
 
-use super::policy::VersionPolicy;
-use crate::{domain::Datatype, engine::synthetic::SyntheticConfig};
+use super::{
+    policy::VersionPolicy,
+    trial::{TrialEntry, rule},
+};
+use crate::{
+    domain::{BatchingRule, Datatype},
+    engine::synthetic::SyntheticConfig,
+};
 
 /// Largest batch of a model whose manifest names none, and the most that one may name.
 pub const MAX_BATCH_DEFAULT: usize = 64;
@@ -46,10 +52,19 @@ pub struct Manifest {
     pub description: String,
     /// What runs it.
     pub engine: EngineChoice,
+    /// Whether rten may compute in 32 bits what the model means in 64.
+    pub allow_narrowing: bool,
     /// Which of its versions are served.
     pub versions: VersionPolicy,
-    /// Most items in a call.
-    pub max_batch: usize,
+    /// Whether the model has a batch dimension; without one, one item is one call.
+    pub batch: bool,
+    /// Most items in a call; see [`Manifest::max_batch`].
+    max_batch: Option<usize>,
+    /// Whether items share calls.
+    #[serde(deserialize_with = "rule")]
+    pub batching: BatchingRule,
+    /// How it is found out whether they may.
+    pub trial: TrialEntry,
     /// Time that a lane may wait for a fuller batch.
     pub max_delay_us: u64,
     /// What the model file leaves open about its inputs.
@@ -73,8 +88,12 @@ impl Default for Manifest {
         Self {
             description: String::new(),
             engine: EngineChoice::Auto,
+            allow_narrowing: false,
             versions: VersionPolicy::All,
-            max_batch: MAX_BATCH_DEFAULT,
+            batch: true,
+            max_batch: None,
+            batching: BatchingRule::Proven,
+            trial: TrialEntry::default(),
             max_delay_us: 0,
             inputs: Vec::new(),
             outputs: Vec::new(),
@@ -117,6 +136,8 @@ pub struct TensorEntry {
     pub batch_axis: Option<usize>,
     /// The one value of all calls: a number, a boolean, or nested lists of them.
     pub shared: Option<Value>,
+    /// Whether the output is left out: not asked of the engine, and not given to clients.
+    pub omit: bool,
 }
 
 /// One dimension.
@@ -249,6 +270,12 @@ impl Manifest {
         table.and_then(|table| Some(table.get("engine")?.as_str()? == "synthetic")).unwrap_or(false)
     }
 
+    /// Most items in a call.
+    #[must_use]
+    pub fn max_batch(&self) -> usize {
+        if self.batch { self.max_batch.unwrap_or(MAX_BATCH_DEFAULT) } else { 1 }
+    }
+
     /// [`Manifest::max_delay_us`] as a duration.
     #[must_use]
     pub const fn max_delay(&self) -> Duration {
@@ -262,9 +289,13 @@ impl Manifest {
             let length = self.description.len();
             fault("description".to_owned(), format!("is {length} bytes long; at most {DESCRIPTION_BYTES_MAX} are accepted"));
         }
-        if !MAX_BATCH_RANGE.contains(&self.max_batch) {
-            fault("max_batch".to_owned(), format!("is {}; accepted are 1 to {MAX_BATCH_DEFAULT} items", self.max_batch));
+        if let Some(max_batch) = self.max_batch.filter(|size| !MAX_BATCH_RANGE.contains(size)) {
+            fault("max_batch".to_owned(), format!("is {max_batch}; accepted are 1 to {MAX_BATCH_DEFAULT} items"));
         }
+        if !self.batch {
+            self.check_no_batch(&mut fault);
+        }
+        self.trial.check(&mut fault);
         if self.max_delay_us > MAX_DELAY_US_MAX {
             fault("max_delay_us".to_owned(), format!("is {}; at most {MAX_DELAY_US_MAX} is accepted", self.max_delay_us));
         }
@@ -293,6 +324,9 @@ impl Manifest {
         if let Some(padding) = &self.padding {
             check_padding_entry(padding, &mut fault);
         }
+        if self.allow_narrowing && self.engine != EngineChoice::Rten {
+            fault("allow_narrowing".to_owned(), "is for engine = \"rten\", which has 32-bit integers and FP32 alone".to_owned());
+        }
         match (&self.synthetic, self.engine) {
             (None, EngineChoice::Synthetic) => fault("synthetic".to_owned(), "is missing; it scripts the engine".to_owned()),
             (Some(_), engine) if engine != EngineChoice::Synthetic => {
@@ -306,6 +340,33 @@ impl Manifest {
             (None, _) => {}
         }
         faults
+    }
+
+    /// Finds what speaks of a batch although there is none.
+    fn check_no_batch(&self, fault: &mut impl FnMut(String, String)) {
+        if let Some(max_batch) = self.max_batch.filter(|size| *size > 1) {
+            fault("max_batch".to_owned(), format!("is {max_batch}, but with batch = false a call takes one item: leave it out"));
+        }
+        if self.padding.is_some() {
+            fault("padding".to_owned(), "pads the items of a batch, and batch = false says that there is none".to_owned());
+        }
+        for (list, entries) in [("inputs", &self.inputs), ("outputs", &self.outputs)] {
+            for (index, entry) in entries.iter().enumerate() {
+                if entry.dims.iter().flatten().any(|dim| *dim == DimEntry::Batch) {
+                    let reason = "marks a dimension as \"batch\", and batch = false says that there is none";
+                    fault(format!("{list}[{index}].dims"), reason.to_owned());
+                }
+            }
+        }
+        let tensors = (self.inputs.iter().enumerate().map(|(index, entry)| ("inputs", index, entry.batch_axis)))
+            .chain(self.outputs.iter().enumerate().map(|(index, entry)| ("outputs", index, entry.batch_axis)));
+        let states = self.states.iter().enumerate().map(|(index, state)| ("states", index, state.batch_axis));
+        for (list, index, axis) in tensors.chain(states) {
+            if let Some(axis) = axis {
+                let reason = format!("is {axis}, but batch = false says that there is no batch dimension");
+                fault(format!("{list}[{index}].batch_axis"), reason);
+            }
+        }
     }
 }
 
@@ -347,6 +408,9 @@ fn check_tensor_entry(
             fault(key("batch_axis"), format!("is {axis}, but dims has \"batch\" at {marked}; name one of the two"));
         }
         _ => {}
+    }
+    if entry.omit && list == "inputs" {
+        fault(key("omit"), "is for outputs only: a call needs a value for each input".to_owned());
     }
     if entry.shared.is_some() {
         if list == "outputs" {
@@ -444,6 +508,7 @@ mod tests {
             r#"
             description = "doubles"
             engine = "synthetic"
+            batch = true
             max_batch = 8
             max_delay_us = 500
             [[inputs]]
@@ -456,6 +521,9 @@ mod tests {
             [[outputs]]
             name = "y"
             batch_axis = 1
+            [[outputs]]
+            name = "z"
+            omit = true
             [[states]]
             input = "s"
             output = "t"
@@ -488,6 +556,8 @@ mod tests {
         assert_eq!(manifest.inputs[0].datatype, Some(Datatype::Fp32));
         assert_eq!(manifest.inputs[1].shared, Some(Value::Integer(16_000)));
         assert_eq!(manifest.states[0].batch_axis, Some(1));
+        assert_eq!((manifest.batch, manifest.max_batch()), (true, 8));
+        assert_eq!([manifest.outputs[0].omit, manifest.outputs[1].omit], [false, true]);
         assert_eq!(manifest.framing.map(|framing| framing.context_samples), Some(64));
         assert_eq!(manifest.segments.and_then(|segments| segments.pad_ms), Some(10));
         let padding = PaddingEntry {
@@ -501,6 +571,14 @@ mod tests {
         };
         assert_eq!(manifest.padding, Some(padding));
         assert_eq!(manifest.max_delay_us, 500);
+    }
+
+    #[test]
+    fn without_a_batch_a_call_takes_one_item() {
+        for text in ["batch = false", "batch = false\nmax_batch = 1"] {
+            assert_eq!(Manifest::parse(text).expect("nothing contradicts it").max_batch(), 1);
+        }
+        assert_eq!(Manifest::parse("").expect("nothing is needed").max_batch(), MAX_BATCH_DEFAULT);
     }
 
     #[test]
@@ -532,6 +610,16 @@ mod tests {
             ),
             ("[[inputs]]\nname = 'x'\nbatch_axis = 0\nshared = 1", "inputs[0].shared: the whole batch has one value"),
             ("[[outputs]]\nname = 'x'\nshared = 1", "outputs[0].shared: is for inputs only"),
+            ("[[inputs]]\nname = 'x'\nomit = true", "inputs[0].omit: is for outputs only"),
+            ("batch = 'none'", "batch: invalid type: string \"none\", expected a boolean"),
+            ("batch = false\nmax_batch = 8", "max_batch: is 8, but with batch = false a call takes one item"),
+            ("batch = false\n[padding]", "padding: pads the items of a batch, and batch = false says that there is none"),
+            ("batch = false\n[[inputs]]\nname = 'x'\ndims = ['batch', 4]", "inputs[0].dims: marks a dimension as \"batch\", and"),
+            ("batch = false\n[[outputs]]\nname = 'y'\nbatch_axis = 0", "outputs[0].batch_axis: is 0, but batch = false says"),
+            (
+                "batch = false\n[[states]]\ninput = 'h'\noutput = 'k'\nbatch_axis = 1",
+                "states[0].batch_axis: is 1, but batch = false",
+            ),
             ("inputs = 5", "inputs: invalid type: integer `5`, expected a sequence"),
             ("[[states]]\ninput = 'x'", "states[0].output: is missing"),
             ("[framing]\nkind = 'pcm_s16le'\nsample_rate_hz = 8000", "framing.window_samples: is missing"),
@@ -547,6 +635,9 @@ mod tests {
             ("[padding]\naxis = 1", "padding.axis: unknown field `axis`, expected one of `axes`"),
             ("engine = 'synthetic'", "synthetic: is missing"),
             ("[synthetic]", "synthetic: is only read with engine"),
+            ("allow_narrowing = true", "allow_narrowing: is for engine = \"rten\""),
+            ("engine = 'onnxruntime'\nallow_narrowing = true", "allow_narrowing: is for engine = \"rten\""),
+            ("engine = 'rten'\nallow_narrowing = 1", "allow_narrowing: invalid type"),
             ("engine = 'synthetic'\n[synthetic]\ncost_per_call_us = 99000000", "cost_per_call_us is 99000000; at most 60000000"),
         ];
         for (text, expected) in cases {

@@ -7,16 +7,22 @@
 //! Readers take a snapshot, which is a pointer; a change replaces it. A stream keeps the [`Model`] that it opened with. A version
 //! that serves goes on until its next copy takes its place, which happens in one change; see [`repository`].
 
+mod beside;
+mod folder;
 mod found;
+mod layout;
 mod lifecycle;
 mod loader;
 mod manifest;
 mod padding;
+mod places;
 mod policy;
+mod proving;
 pub mod repository;
 mod shared_value;
 mod signature;
 mod source;
+mod trial;
 mod watch;
 
 use std::{
@@ -31,19 +37,22 @@ use tokio::sync::watch as watched;
 
 use crate::{
     codec::{FramingRule, SegmentRules},
-    domain::{Fault, FaultKind, Signature},
+    domain::{Batching, Fault, FaultKind, Signature},
     engine::Executable,
+    proof::{Subject, Terms},
     scheduler::ModelKey,
 };
 
+pub use crate::proof::SEED_DEFAULT;
 pub use lifecycle::{Lifecycle, ModelState};
-pub use loader::{Install, LoadFault, LoadFaults, LoadOptions, load_all, load_into};
+pub use loader::{LoadFault, LoadFaults, LoadOptions, load_all, load_into};
 pub use manifest::{EngineChoice, KeyFault, MAX_BATCH_DEFAULT, Manifest};
 pub use policy::VersionPolicy;
-pub use repository::{Host, IndexEntry, IndexState, Refreshed, Repository, WarmUp};
+pub use proving::{Installer, Measured, Place, Unproven};
+pub use repository::{Host, IndexEntry, IndexState, Refreshed, Repository};
 pub use signature::{Interface, declared_contract, fit};
 pub use source::{
-    EMBEDDED_NAME, EMBEDDED_VERSION, EXAMPLE_NAME, Embedded, Example, Folder, FoundModel, FoundVersion, ModelSource, Scan,
+    EMBEDDED_NAME, EMBEDDED_VERSION, EXAMPLE_NAME, Embedded, Example, Folder, FoundModel, FoundVersion, ModelSource, Remark, Scan,
 };
 pub use watch::{WatchError, Watcher, refresh};
 
@@ -80,6 +89,12 @@ pub struct LoadedModel {
     pub segments: Option<SegmentPost>,
     /// Share of padding that a batch may have at most; `None` if items are not padded.
     pub padding_waste_max: Option<f64>,
+    /// Whether its items share calls, and why.
+    pub batching: Batching,
+    /// How that is found out.
+    pub terms: Arc<Terms>,
+    /// What its proof depends on; `None` if that is not kept.
+    pub subject: Option<Subject>,
     /// Most items in a call.
     pub max_batch: usize,
     /// Time that a lane may wait for a fuller batch.
@@ -142,6 +157,8 @@ pub struct ModelStatus {
     pub description: Arc<str>,
     /// Whether its streams carry state.
     pub stateful: bool,
+    /// Whether items of a version that serves share calls, and why.
+    pub batching: Option<Batching>,
 }
 
 /// All models and versions.
@@ -285,6 +302,14 @@ impl Registry {
         entries.peek().is_some() && entries.all(Entry::serves)
     }
 
+    /// Whether there is nothing but versions that could not be loaded, or no version at all.
+    #[must_use]
+    pub fn serves_nothing(&self) -> bool {
+        let catalog = self.snapshot();
+        let mut entries = catalog.values().flat_map(BTreeMap::values);
+        entries.all(|entry| matches!(entry.lifecycle, Lifecycle::Failed(_)))
+    }
+
     /// The first version that has lost its engine.
     #[must_use]
     pub fn first_lost(&self) -> Option<ModelStatus> {
@@ -400,6 +425,7 @@ fn status(name: &Arc<str>, entry: &Entry) -> ModelStatus {
         engine: entry.lifecycle.ready().map_or("", |model| model.engine_name()),
         description: Arc::clone(&entry.description),
         stateful: entry.stateful,
+        batching: entry.lifecycle.ready().map(|model| model.loaded.batching.clone()),
     }
 }
 

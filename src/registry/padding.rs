@@ -76,18 +76,18 @@ fn unknown_names(entry: &PaddingEntry, inputs: &[TensorSpec]) -> Vec<KeyFault> {
 
 /// The dimension that is padded, the batch not counted.
 fn axis(entry: &PaddingEntry, spec: &TensorSpec) -> Result<usize, KeyFault> {
-    let TensorSpec { name, dims, batch_axis, .. } = spec;
+    let TensorSpec { name, batch_axis, .. } = spec;
     let shape = spec.shape_with_batch();
     // As the manifest counts: in the model's own shape.
-    let dynamic = |axis: &usize| axis != batch_axis && shape.get(*axis) == Some(&-1);
+    let dynamic = |axis: &usize| Some(*axis) != *batch_axis && shape.get(*axis) == Some(&-1);
     let chosen = match entry.axes.get(&**name) {
         Some(axis) if dynamic(axis) => *axis,
         Some(axis) => {
-            let reason =
-                format!("is {axis}, which is no dynamic dimension of input '{name}' with shape {shape:?}, batch at {batch_axis}");
+            let batch = batch_axis.map(|axis| format!(", batch at {axis}")).unwrap_or_default();
+            let reason = format!("is {axis}, which is no dynamic dimension of input '{name}' with shape {shape:?}{batch}");
             return Err(KeyFault::new(format!("padding.axes.{name}"), reason));
         }
-        None => match (0..=dims.len()).filter(dynamic).collect::<Vec<_>>().as_slice() {
+        None => match (0..shape.len()).filter(dynamic).collect::<Vec<_>>().as_slice() {
             [only] => *only,
             [] => {
                 let reason = format!("input '{name}' with shape {shape:?} has no dynamic dimension: name it in padding.unpadded");
@@ -101,7 +101,7 @@ fn axis(entry: &PaddingEntry, spec: &TensorSpec) -> Result<usize, KeyFault> {
             }
         },
     };
-    Ok(chosen - usize::from(chosen > *batch_axis))
+    Ok(chosen - usize::from(batch_axis.is_some_and(|axis| chosen > axis)))
 }
 
 /// The element that an input is padded with.
@@ -156,7 +156,7 @@ mod tests {
 
     fn declared(name: &str, datatype: Datatype, dims: &[i64]) -> DeclaredTensor {
         let dims = dims.iter().map(|size| usize::try_from(*size).ok()).collect();
-        DeclaredTensor { name: name.to_owned(), datatype: Some(datatype), dims: Some(dims) }
+        DeclaredTensor { name: name.to_owned(), datatype: Some(datatype), dims: Some(dims), has_default: false }
     }
 
     /// Tokens with a mask, frames with the batch on axis 1, and a speaker.

@@ -7,8 +7,8 @@ use serde::{
     de::{self, MapAccess, SeqAccess, Unexpected, Visitor},
 };
 
-/// Most versions that a policy can name; a model has no more.
-const VERSIONS_MAX: usize = 64;
+/// Most versions of a model that are served, and so that a policy can name; there may be more that it leaves out.
+pub(super) const VERSIONS_MAX: usize = 64;
 
 const LATEST: &str = "latest";
 

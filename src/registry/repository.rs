@@ -23,14 +23,16 @@ use parking_lot::Mutex;
 use tracing::{error, info};
 
 use super::{
-    EngineChoice, LoadFault, LoadFaults, LoadOptions, LoadedModel, Model, ModelSource, ModelState, Registry,
+    EngineChoice, Installer, LoadFault, LoadFaults, LoadOptions, LoadedModel, Model, ModelSource, ModelState, Registry, Remark,
     found::{Candidate, Discovery, Found, Origin, Unusable, candidates, discover},
-    loader::{load_found, not_installed, reason_of, tell_ready},
+    loader::{load_found, not_installed, reason_of, tell, tell_ready},
+    proving::prove_beside,
     version_text,
 };
 use crate::{
     domain::{Fault, FaultKind},
     engine::LaneThreads,
+    proof::{SEED_DEFAULT, Store},
     scheduler::ModelKey,
 };
 
@@ -39,23 +41,8 @@ pub use index::{IndexEntry, IndexState};
 /// Why a model is in the list that was taken out of service by hand.
 const UNLOADED: &str = "unloaded";
 
-/// How a model is measured before it serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WarmUp {
-    /// On the lanes, none of which works yet.
-    OnLanes,
-    /// Beside the lanes, which serve other models, or an older copy of this one.
-    Beside,
-}
-
 /// What runs models that are loaded.
-pub trait Host: Send + Sync {
-    /// Measures a model, puts it where it will run, and returns its key. Blocks.
-    ///
-    /// # Errors
-    /// Why it cannot run.
-    fn install(&self, model: &LoadedModel, warm_up: WarmUp) -> Result<ModelKey, Fault>;
-
+pub trait Host: Installer + Send {
     /// Lets no further stream open on a model. It is freed when its last stream has ended.
     fn retire(&self, key: ModelKey);
 
@@ -78,6 +65,8 @@ struct Inner {
     engine_default: EngineChoice,
     lanes: Vec<LaneThreads>,
     host: Box<dyn Host>,
+    /// Proofs of earlier starts.
+    proofs: Store,
     /// Held by whoever makes a change.
     books: Arc<tokio::sync::Mutex<Books>>,
     /// Copies that were retired and may still have streams.
@@ -91,6 +80,15 @@ struct Inner {
 struct Books {
     models: BTreeMap<Arc<str>, Book>,
     unusable: Vec<Unusable>,
+    remarks: Vec<Remark>,
+}
+
+impl Books {
+    /// Says what there is to say of the folders, unless it was said the last time.
+    fn remark(&mut self, remarks: &[Remark]) {
+        remarks.iter().filter(|remark| !self.remarks.contains(remark)).for_each(tell);
+        self.remarks = remarks.to_vec();
+    }
 }
 
 /// What one model was made of when it was last loaded, or should have been.
@@ -131,16 +129,17 @@ enum Extent {
 
 impl Repository {
     /// The models of `sources`, none of which is loaded yet. Of two models with one name, that of the later source counts. Those that
-    /// leave the choice open run on `engine_default`, and all of them on `lanes`.
+    /// leave the choice open run on `engine_default`, and all of them on `lanes`. What `proofs` holds is not proven again.
     #[must_use]
     pub fn new(
         sources: Vec<Box<dyn ModelSource>>,
         engine_default: EngineChoice,
         lanes: Vec<LaneThreads>,
         host: Box<dyn Host>,
+        proofs: Store,
     ) -> Self {
         let (registry, books, retired, listing) = Default::default();
-        Self { inner: Arc::new(Inner { registry, sources, engine_default, lanes, host, books, retired, listing }) }
+        Self { inner: Arc::new(Inner { registry, sources, engine_default, lanes, host, proofs, books, retired, listing }) }
     }
 
     /// The models that there are.
@@ -165,7 +164,16 @@ impl Repository {
     /// then. If the caller goes away meanwhile, the change is made all the same.
     pub async fn load(&self, name: &str) -> Result<(), Fault> {
         let name = name.to_owned();
-        self.change(move |inner, books| inner.load(books, &name)).await?
+        self.change(move |inner, books| inner.load(books, &name, None)).await?
+    }
+
+    /// The same, but what earlier starts have proven of the model is proven again, with items drawn from `seed`.
+    ///
+    /// # Errors
+    /// As [`Repository::load`].
+    pub async fn prove(&self, name: &str, seed: u64) -> Result<(), Fault> {
+        let name = name.to_owned();
+        self.change(move |inner, books| inner.load(books, &name, Some(seed))).await?
     }
 
     /// Takes all versions of a model out of service, until it is loaded again by hand. Returns once no new stream can open on it;
@@ -217,8 +225,11 @@ impl Inner {
         discover(self.sources.iter().map(|source| &**source))
     }
 
-    fn options(&self, keep_going: bool) -> LoadOptions<'_> {
-        LoadOptions { engine_default: self.engine_default, lanes: &self.lanes, keep_going }
+    /// With a seed, what is known of a model is found out again.
+    fn options(&self, keep_going: bool, seed: Option<u64>) -> LoadOptions<'_> {
+        let (proves_anew, seed) = (seed.is_some(), seed.unwrap_or(SEED_DEFAULT));
+        let Self { engine_default, lanes, proofs, .. } = self;
+        LoadOptions { engine_default: *engine_default, lanes, keep_going, proofs, proves_anew, seed }
     }
 
     fn start(&self, books: &mut Books, keep_going: bool) -> Result<(), LoadFaults> {
@@ -226,9 +237,8 @@ impl Inner {
         for (name, found) in &found.models {
             books.models.entry(Arc::clone(name)).or_default().enter(found, &candidates(found));
         }
-        let install = |model: &LoadedModel| self.host.install(model, WarmUp::OnLanes);
-        load_found(&self.registry, &found, &self.options(keep_going), &install)?;
-        books.unusable = found.unusable;
+        load_found(&self.registry, &found, &self.options(keep_going, None), &*self.host)?;
+        (books.unusable, books.remarks) = (found.unusable, found.remarks);
         for status in self.registry.list() {
             let loaded = status.state == ModelState::Ready;
             self.host.count_load(&status.name, &status.version, loaded, loaded);
@@ -236,14 +246,15 @@ impl Inner {
         Ok(())
     }
 
-    fn load(&self, books: &mut Books, name: &str) -> Result<(), Fault> {
+    fn load(&self, books: &mut Books, name: &str, seed: Option<u64>) -> Result<(), Fault> {
         let found = self.discover();
+        books.remark(&found.remarks);
         let Some((name, found)) = found.models.get_key_value(name) else {
             return Err(self.not_found(books.models.get_mut(name), name, &found.unusable));
         };
         let book = books.models.entry(Arc::clone(name)).or_default();
         book.unloaded = false;
-        let Applied { faults, .. } = self.apply(book, found, Extent::Every);
+        let Applied { faults, .. } = self.apply(book, found, Extent::Every, seed);
         if faults.is_empty() { Ok(()) } else { Err(broken(name, &reason_of(&faults))) }
     }
 
@@ -290,10 +301,11 @@ impl Inner {
     fn refresh(&self, books: &mut Books) -> Refreshed {
         let found = self.discover();
         let mut refreshed = Refreshed::default();
+        books.remark(&found.remarks);
         for (name, found) in &found.models {
             let book = books.models.entry(Arc::clone(name)).or_default();
             if !book.unloaded {
-                refreshed.add(&self.apply(book, found, Extent::Changed));
+                refreshed.add(&self.apply(book, found, Extent::Changed, None));
             }
         }
         for unusable in found.unusable.iter().filter(|unusable| !books.unusable.contains(unusable)) {
@@ -318,7 +330,7 @@ impl Inner {
     }
 
     /// Makes one model here what it is in its source.
-    fn apply(&self, book: &mut Book, found: &Found<'_>, extent: Extent) -> Applied {
+    fn apply(&self, book: &mut Book, found: &Found<'_>, extent: Extent, seed: Option<u64>) -> Applied {
         let name = &found.model.name;
         let candidates = candidates(found);
         let wanted: BTreeSet<u64> = candidates.iter().map(|candidate| candidate.number).collect();
@@ -334,7 +346,7 @@ impl Inner {
         let mut applied = Applied::default();
         let mut outcomes = Vec::new();
         for candidate in attempted() {
-            let outcome = self.load_beside(name, candidate);
+            let outcome = self.load_beside(name, candidate, seed);
             if let Err(faults) = &outcome {
                 applied.fail(faults);
             }
@@ -359,11 +371,14 @@ impl Inner {
         applied
     }
 
-    fn load_beside(&self, name: &Arc<str>, candidate: &Candidate<'_>) -> Result<Arc<Model>, Vec<LoadFault>> {
+    fn load_beside(&self, name: &Arc<str>, candidate: &Candidate<'_>, seed: Option<u64>) -> Result<Arc<Model>, Vec<LoadFault>> {
         let plan = candidate.plan.as_ref().map_err(Clone::clone)?;
-        let loaded = plan.load(name, &self.options(true))?;
-        let installed = self.host.install(&loaded, WarmUp::Beside);
-        let key = installed.map_err(|fault| vec![not_installed(candidate.folder.clone(), &fault)])?;
+        let options = self.options(true, seed);
+        let mut loaded = plan.load(name, &options)?;
+        let measured = prove_beside(&mut loaded, &options, &*self.host);
+        let key = measured
+            .and_then(|measured| self.host.install(&loaded, &measured))
+            .map_err(|fault| vec![not_installed(candidate.folder.clone(), &fault)])?;
         let model = Model { loaded, key };
         tell_ready(&model);
         Ok(Arc::new(model))

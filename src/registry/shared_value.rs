@@ -1,11 +1,11 @@
-//! The value of an input that the whole batch shares: from TOML to a tensor of the model's datatype and shape.
+//! Values in a manifest: from TOML to a tensor of the model's datatype and shape.
 
 use bytes::Bytes;
 use toml::Value;
 
-use crate::domain::{Datatype, Shape, Tensor};
+use crate::domain::{Datatype, Shape, Tensor, push_element};
 
-/// The tensor that `value` stands for: a number or boolean, or nested lists of them in row-major order.
+/// The tensor that `value` stands for: a number, boolean or string, or nested lists of them in row-major order.
 ///
 /// `dims` is the model's shape (`None` inside it is dynamic), or `None` if the model file does not say. A lone number also fits
 /// a shape of one element.
@@ -68,8 +68,9 @@ fn encode(value: &Value, datatype: Datatype, data: &mut Vec<u8>) -> Option<()> {
         Datatype::Int64 => data.extend(integer?.to_le_bytes()),
         Datatype::Fp32 => data.extend(Some(number? as f32).filter(|number| number.is_finite())?.to_le_bytes()),
         Datatype::Fp64 => data.extend(number?.to_le_bytes()),
-        // Half floats would need rounding rules of their own, and no model asks for such a value. BYTES have no numbers.
-        Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => return None,
+        Datatype::Fp16 => data.extend(Some(half::f16::from_f64(number?)).filter(|half| half.is_finite())?.to_le_bytes()),
+        Datatype::Bf16 => data.extend(Some(half::bf16::from_f64(number?)).filter(|half| half.is_finite())?.to_le_bytes()),
+        Datatype::Bytes => push_element(data, value.as_str()?.as_bytes()).ok()?,
     }
     Some(())
 }
@@ -91,6 +92,8 @@ mod tests {
         assert_eq!(tensor("[[1, 2], [3, 4]]", Datatype::Uint8, Some(&[None, Some(2)])), Ok((vec![2, 2], vec![1, 2, 3, 4])));
         assert_eq!(tensor("[-1]", Datatype::Int8, None), Ok((vec![1], vec![255])));
         assert_eq!(tensor("0.5", Datatype::Fp64, None), Ok((vec![], 0.5_f64.to_le_bytes().to_vec())));
+        assert_eq!(tensor("-1.5", Datatype::Fp16, None), Ok((vec![], vec![0x00, 0xbe])));
+        assert_eq!(tensor("['ab']", Datatype::Bytes, None), Ok((vec![1], b"\x02\0\0\0ab".to_vec())));
         assert_eq!(tensor("[7]", Datatype::Uint32, None), Ok((vec![1], 7_u32.to_le_bytes().to_vec())));
     }
 
@@ -103,8 +106,8 @@ mod tests {
             ("1e60", Datatype::Fp32, &[], "is no FP32"),
             ("nan", Datatype::Fp64, &[], "nan is no FP64"),
             ("1", Datatype::Bool, &[], "1 is no BOOL"),
-            ("1", Datatype::Fp16, &[], "1 is no FP16"),
-            ("'x'", Datatype::Bytes, &[], "\"x\" is no BYTES"),
+            ("70000", Datatype::Fp16, &[], "70000 is no FP16"),
+            ("1", Datatype::Bytes, &[], "1 is no BYTES"),
             ("'x'", Datatype::Int32, &[], "\"x\" is no INT32"),
             ("[1, 2]", Datatype::Int32, &[Some(3)], "has shape [2], but the model takes [3]"),
             ("1", Datatype::Int32, &[Some(3), None], "has shape [], but the model takes [3, -1]"),

@@ -52,11 +52,15 @@ pub fn declared_contract(manifest: &Manifest) -> Result<Contract, Vec<KeyFault>>
                 missing(format!("{list}[{index}].dims"));
             }
         }
-        let size = |dim: &DimEntry| if let DimEntry::Fixed(size) = dim { Some(*size) } else { None };
+        if let Some(index) = entries.iter().position(|entry| entry.omit) {
+            let reason = "a synthetic model has the outputs that are listed: leave this one out of the list";
+            faults.push(KeyFault::new(format!("{list}[{index}].omit"), reason));
+        }
         let tensor = |entry: &TensorEntry| DeclaredTensor {
             name: entry.name.clone(),
             datatype: entry.datatype,
-            dims: entry.dims.as_ref().map(|dims| dims.iter().map(size).collect()),
+            dims: entry.dims.as_deref().map(sizes),
+            has_default: false,
         };
         entries.iter().map(tensor).collect()
     };
@@ -69,7 +73,7 @@ pub fn declared_contract(manifest: &Manifest) -> Result<Contract, Vec<KeyFault>>
 /// # Errors
 /// Everything that does not fit, each with its key in the manifest.
 pub fn fit(manifest: &Manifest, contract: &Contract) -> Result<Interface, Vec<KeyFault>> {
-    let mut fitting = Fitting { max_batch: manifest.max_batch, ..Fitting::default() };
+    let mut fitting = Fitting { has_batch: manifest.batch, max_batch: manifest.max_batch(), faults: Vec::new() };
     let mut inputs = fitting.merge("input", &contract.inputs, &manifest.inputs);
     let mut outputs = fitting.merge("output", &contract.outputs, &manifest.outputs);
     let mut signature = Signature::default();
@@ -79,17 +83,18 @@ pub fn fit(manifest: &Manifest, contract: &Contract) -> Result<Interface, Vec<Ke
     for input in inputs.iter().filter(|input| !input.is_state) {
         match input.entry.and_then(|(_, entry)| entry.shared.as_ref()) {
             Some(value) => signature.shared.extend(fitting.shared(input, value)),
+            None if input.keeps_default() => signature.defaults.push(input.name.into()),
             None => signature.inputs.extend(fitting.spec(input)),
         }
     }
-    for output in outputs.iter().filter(|output| !output.is_state) {
+    for output in outputs.iter().filter(|output| output.is_for_items()) {
         signature.outputs.extend(fitting.spec(output));
     }
     if !inputs.iter().any(Merged::is_for_items) {
-        fitting.fault("inputs", "all are states or shared, so that clients have nothing to send");
+        fitting.fault("inputs", "all are states or shared or have a default, so that clients have nothing to send");
     }
     if !outputs.iter().any(Merged::is_for_items) {
-        fitting.fault("outputs", "all are states, so that clients have nothing to get");
+        fitting.fault("outputs", "all are states or left out (omit), so that clients have nothing to get");
     }
     // A tensor with a fault is not in the signature: then framing, segments and padding cannot be judged.
     let is_whole = fitting.faults.is_empty();
@@ -122,6 +127,7 @@ struct Merged<'a> {
     /// Where the manifest sees the batch dimension.
     batch_axis: Option<usize>,
     entry: Option<(usize, &'a TensorEntry)>,
+    has_default: bool,
     is_state: bool,
 }
 
@@ -132,12 +138,21 @@ impl Merged<'_> {
     }
 
     fn is_for_items(&self) -> bool {
-        !self.is_state && self.entry.is_none_or(|(_, entry)| entry.shared.is_none())
+        !self.is_state && !self.keeps_default() && self.entry.is_none_or(|(_, entry)| entry.shared.is_none() && !entry.omit)
+    }
+
+    /// Whether nobody gives it a value, because the file does and the manifest does not speak of it.
+    const fn keeps_default(&self) -> bool {
+        self.has_default && self.entry.is_none() && !self.is_state
+    }
+
+    fn is_omitted(&self) -> bool {
+        self.entry.is_some_and(|(_, entry)| entry.omit)
     }
 }
 
-#[derive(Default)]
 struct Fitting {
+    has_batch: bool,
     max_batch: usize,
     faults: Vec<KeyFault>,
 }
@@ -168,17 +183,24 @@ impl Fitting {
                 dims: None,
                 batch_axis: marked.or_else(|| entry.and_then(|(_, entry)| entry.batch_axis)),
                 entry,
+                has_default: tensor.has_default,
                 is_state: false,
             };
-            let wanted = entry.and_then(|(_, entry)| entry.datatype);
-            match (tensor.datatype, wanted) {
-                (None, _) => self.fault_of(&merged, "datatype", "has a type that cannot be served, such as INT4 or a sequence"),
-                (Some(real), Some(wanted)) if real != wanted => {
-                    self.fault_of(&merged, "datatype", format!("is {real} in the model file, not {wanted}"));
-                }
-                _ => {}
+            if merged.is_omitted() {
+                return merged;
             }
-            match merge_dims(tensor.dims.as_deref(), entry.and_then(|(_, entry)| entry.dims.as_deref())) {
+            let wanted = entry.and_then(|(_, entry)| entry.datatype);
+            if let (Some(real), Some(wanted)) = (tensor.datatype, wanted)
+                && real != wanted
+            {
+                self.fault_of(&merged, "datatype", format!("is {real} in the model file, not {wanted}"));
+            }
+            let dims = match entry.and_then(|(_, entry)| entry.dims.as_deref()) {
+                // Exporters declare shapes of outputs that the model does not have; the trial calls see which is right.
+                Some(dims) if kind == "output" => Ok(Some(sizes(dims))),
+                dims => merge_dims(tensor.dims.as_deref(), dims),
+            };
+            match dims {
                 Ok(dims) => merged.dims = dims,
                 Err(reason) => {
                     self.fault_of(&merged, "dims", reason);
@@ -192,13 +214,14 @@ impl Fitting {
 
     /// An input or output of each item; a fault and `None` if it cannot be one.
     fn spec(&mut self, tensor: &Merged<'_>) -> Option<TensorSpec> {
-        let batch_axis = tensor.batch_axis.unwrap_or(0);
-        if tensor.datatype == Some(Datatype::Bytes) && batch_axis != 0 {
-            self.fault_of(tensor, "batch_axis", format!("is BYTES, whose batch must be on axis 0, not {batch_axis}"));
+        let datatype = self.datatype(tensor)?;
+        let batch_axis = self.has_batch.then(|| tensor.batch_axis.unwrap_or(0));
+        if let (Datatype::Bytes, Some(axis @ 1..)) = (datatype, batch_axis) {
+            self.fault_of(tensor, "batch_axis", format!("is BYTES, whose batch must be on axis 0, not {axis}"));
             return None;
         }
         match self.item_dims(tensor, batch_axis) {
-            Ok(dims) => Some(TensorSpec { name: tensor.name.into(), datatype: tensor.datatype?, dims, batch_axis }),
+            Ok(dims) => Some(TensorSpec { name: tensor.name.into(), datatype, dims, batch_axis }),
             Err((field, reason)) => {
                 self.fault_of(tensor, field, reason);
                 None
@@ -206,36 +229,39 @@ impl Fitting {
         }
     }
 
+    /// The datatype of a tensor that is used; a fault and `None` if there is none for its type.
+    fn datatype(&mut self, tensor: &Merged<'_>) -> Option<Datatype> {
+        if tensor.datatype.is_none() {
+            let reason = match (tensor.kind, tensor.is_state, &tensor.dims) {
+                // What is no tensor has no shape.
+                ("output", false, None) => {
+                    "has a type that cannot be served, such as a sequence or a map, which a classifier with ZipMap gives: export the \
+                     model with zipmap = False, or leave the output out (omit = true in [[outputs]])"
+                }
+                ("output", false, Some(_)) => {
+                    "has a type that cannot be served, such as INT4: leave the output out (omit = true in [[outputs]])"
+                }
+                _ => "has a type that cannot be served, such as INT4 or a sequence: export the model with another",
+            };
+            self.fault_of(tensor, "datatype", reason);
+        }
+        tensor.datatype
+    }
+
     /// The dimensions without the batch, or the field at fault and why.
-    fn item_dims(&self, tensor: &Merged<'_>, batch_axis: usize) -> Result<Dims, (&'static str, String)> {
+    fn item_dims(&self, tensor: &Merged<'_>, batch_axis: Option<usize>) -> Result<Dims, (&'static str, String)> {
         let Some(dims) = &tensor.dims else {
-            return Err(("dims", "has no shape in the model file: give its dims, such as [\"batch\", 16]".to_owned()));
+            let example = if self.has_batch { "[\"batch\", 16]" } else { "[16]" };
+            return Err(("dims", format!("has no shape in the model file: give its dims, such as {example}")));
         };
-        if let Some(axis) = dims.iter().position(|dim| *dim == Some(0)) {
+        if let (Some(axis), "input") = (dims.iter().position(|dim| *dim == Some(0)), tensor.kind) {
             return Err(("dims", format!("has size 0 in dimension {axis}")));
         }
-        let fixed = match dims.get(batch_axis) {
-            _ if dims.is_empty() && tensor.kind == "input" => {
-                return Err(("shared", "is a scalar, which has no batch dimension: give it a shared value".to_owned()));
-            }
-            None => return Err(("batch_axis", format!("has {} dimensions, so none at batch axis {batch_axis}", dims.len()))),
-            Some(None) => None,
-            Some(Some(1)) if self.max_batch == 1 => None,
-            Some(Some(size)) => Some(*size),
-        };
-        if let Some(size) = fixed {
-            let advice = match size {
-                1 => ", or set max_batch = 1 to run items one by one",
-                _ if dims.contains(&None) => ", or name the axis that it has (batch_axis), of a recurrent state in [[states]]",
-                _ => "",
-            };
-            return Err((
-                "dims",
-                format!(
-                    "has its batch dimension (axis {batch_axis}) fixed at {size}, so that items cannot share a call: \
-                     export the model with a dynamic one{advice}"
-                ),
-            ));
+        let Some(batch_axis) = batch_axis else { return Ok(dims.clone()) };
+        match dims.get(batch_axis) {
+            Some(None) => {}
+            Some(Some(1)) if self.max_batch == 1 => {}
+            _ => return Err(no_batch(tensor, dims, batch_axis)),
         }
         Ok(dims.iter().enumerate().filter(|(axis, _)| *axis != batch_axis).map(|(_, dim)| *dim).collect())
     }
@@ -251,12 +277,12 @@ impl Fitting {
         let input = self.claim(index, "input", &entry.input, inputs);
         let output = self.claim(index, "output", &entry.output, outputs);
         let (input, output) = (input?, output?);
-        let batch_axis = entry.batch_axis.or(input.batch_axis).or(output.batch_axis).unwrap_or(0);
+        let batch_axis = self.has_batch.then(|| entry.batch_axis.or(input.batch_axis).or(output.batch_axis).unwrap_or(0));
         for tensor in [input, output] {
-            if let Some(axis) = tensor.batch_axis
-                && axis != batch_axis
+            if let (Some(axis), Some(wanted)) = (tensor.batch_axis, batch_axis)
+                && axis != wanted
             {
-                let reason = format!("is {batch_axis}, but {} '{}' has its batch at axis {axis}", tensor.kind, tensor.name);
+                let reason = format!("is {wanted}, but {} '{}' has its batch at axis {axis}", tensor.kind, tensor.name);
                 self.fault(key("batch_axis"), reason);
                 return None;
             }
@@ -264,7 +290,8 @@ impl Fitting {
         if input.entry.is_some_and(|(_, entry)| entry.shared.is_some()) {
             self.fault(key("input"), format!("'{}' has a shared value; it cannot be a state too", input.name));
         }
-        let (datatype, next) = (input.datatype?, output.datatype?);
+        let (datatype, next) = (self.datatype(input), self.datatype(output));
+        let (datatype, next) = (datatype?, next?);
         if datatype == Datatype::Bytes {
             self.fault(key("input"), format!("'{}' is BYTES, which a state cannot be: it has no fixed size", input.name));
             return None;
@@ -327,12 +354,16 @@ impl Fitting {
             self.fault(key, format!("{kind} '{name}' belongs to another state already"));
             return None;
         }
+        if tensor.is_omitted() {
+            self.fault(key, format!("{kind} '{name}' is left out (omit), but the state needs it"));
+            return None;
+        }
         tensor.is_state = true;
         Some(tensor)
     }
 
     fn shared(&mut self, input: &Merged<'_>, value: &toml::Value) -> Option<SharedInput> {
-        let datatype = input.datatype?;
+        let datatype = self.datatype(input)?;
         if datatype == Datatype::Bytes {
             self.fault_of(input, "shared", "is BYTES, which cannot be shared: a shared value is made of numbers or booleans");
             return None;
@@ -367,13 +398,13 @@ impl Fitting {
             self.fault("framing.input", format!("is '{name}', but the input that items bring is '{}'", input.name));
         }
         let samples = u64::from(window) + u64::from(context);
-        let fits = matches!(input.dims.as_slice(), [Some(size)] if *size as u64 == samples);
-        if input.datatype != Datatype::Fp32 || !fits {
+        if input.datatype != Datatype::Fp32 || !is_window(&input.dims, samples) {
             let reason = format!(
-                "makes FP32 of shape [{samples}] (context and window), but input '{}' is {} of shape {} without the batch{}",
+                "makes FP32 of shape [{samples}] (context and window), but input '{}' is {} of shape {}{}{}",
                 input.name,
                 input.datatype,
                 shown(&input.dims),
+                if self.has_batch { " without the batch" } else { "" },
                 if input.dims.contains(&None) { "; give its dims in [[inputs]]" } else { "" },
             );
             self.fault("framing", reason);
@@ -415,12 +446,67 @@ impl Fitting {
     }
 }
 
+/// Whether these dimensions hold a window of so many samples: one of them does, and the others are 1.
+fn is_window(dims: &[Option<usize>], samples: u64) -> bool {
+    let long = dims.iter().filter(|dim| **dim != Some(1)).count();
+    let elements = dims.iter().try_fold(1_u64, |product, dim| product.checked_mul((*dim)? as u64));
+    !dims.is_empty() && long <= 1 && elements == Some(samples)
+}
+
+/// Why a tensor has no batch dimension at this axis, and what can be done: the key at fault and the reason.
+fn no_batch(tensor: &Merged<'_>, dims: &[Option<usize>], axis: usize) -> (&'static str, String) {
+    const OUTPUT_WAYS: &str = "leave the output out (omit = true in [[outputs]]), give its dims if the file is wrong about them, or set \
+                               batch = false to serve a model whose outputs have no batch, one item a call";
+    let is_named = tensor.batch_axis.is_some() || tensor.is_state;
+    let dynamic = dims.iter().position(Option::is_none);
+    match dims.get(axis).copied().flatten() {
+        None if dims.is_empty() && tensor.kind == "input" && !tensor.is_state => (
+            "shared",
+            "is a scalar, which has no batch dimension: give it a shared value, or set batch = false to serve a model without one"
+                .to_owned(),
+        ),
+        None if dims.is_empty() && !is_named => ("dims", format!("is a scalar, so it has no batch dimension: {OUTPUT_WAYS}")),
+        None => ("batch_axis", format!("has {} dimensions, so none at batch axis {axis}", dims.len())),
+        Some(size) if tensor.kind == "output" && !is_named => {
+            let advice = match (size, dynamic) {
+                (1, None) => "; or set max_batch = 1 if it is a batch of 1",
+                (_, Some(_)) => "; or name the batch dimension that it has (batch_axis)",
+                _ => "",
+            };
+            ("dims", format!("has {size} as its first dimension, which is not the batch: {OUTPUT_WAYS}{advice}"))
+        }
+        Some(size) => {
+            let advice = match (size, dynamic) {
+                (_, Some(dynamic)) => format!(
+                    ", name the axis that it has (batch_axis = {dynamic}), of a recurrent state in [[states]], or set batch = false if \
+                     there is none"
+                ),
+                (1, None) => ", or set max_batch = 1 to run items one by one".to_owned(),
+                _ => ", or set batch = false to serve a model without one, one item a call".to_owned(),
+            };
+            let reason = format!(
+                "has its batch dimension (axis {axis}) fixed at {size}, so that items cannot share a call: export the model with a \
+                 dynamic one{advice}"
+            );
+            ("dims", reason)
+        }
+    }
+}
+
+/// What a manifest says of dimensions, as sizes.
+fn sizes(dims: &[DimEntry]) -> Dims {
+    dims.iter().map(size).collect()
+}
+
+const fn size(dim: &DimEntry) -> Option<usize> {
+    if let DimEntry::Fixed(size) = dim { Some(*size) } else { None }
+}
+
 /// The file's dimensions, made narrower by the manifest's.
 fn merge_dims(file: Option<&[Option<usize>]>, manifest: Option<&[DimEntry]>) -> Result<Option<Dims>, String> {
-    let size = |dim: &DimEntry| if let DimEntry::Fixed(size) = dim { Some(*size) } else { None };
     match (file, manifest) {
         (file, None) => Ok(file.map(<[_]>::to_vec)),
-        (None, Some(manifest)) => Ok(Some(manifest.iter().map(size).collect())),
+        (None, Some(manifest)) => Ok(Some(sizes(manifest))),
         (Some(file), Some(manifest)) if file.len() != manifest.len() => Err(format!(
             "has shape {} in the model file, which has {} dimensions, not {}",
             shown(file),
@@ -464,7 +550,7 @@ mod tests {
 
     fn declared(name: &str, datatype: Datatype, dims: &[i64]) -> DeclaredTensor {
         let dims = dims.iter().map(|size| usize::try_from(*size).ok()).collect();
-        DeclaredTensor { name: name.to_owned(), datatype: Some(datatype), dims: Some(dims) }
+        DeclaredTensor { name: name.to_owned(), datatype: Some(datatype), dims: Some(dims), has_default: false }
     }
 
     /// What Silero VAD's file declares.
@@ -499,7 +585,7 @@ mod tests {
         assert_eq!(signature.inputs[0].shape_with_batch(), [-1, 576]);
         assert_eq!(signature.outputs[0].shape_with_batch(), [-1, 1]);
         let state = &signature.states[0];
-        assert_eq!((state.dims.as_slice(), state.batch_axis, state.bytes()), (&[2, 128][..], 1, Some(1_024)));
+        assert_eq!((state.dims.as_slice(), state.batch_axis, state.bytes()), (&[2, 128][..], Some(1), Some(1_024)));
         assert_eq!(signature.shared[0].value.data().as_ref(), 16_000_i64.to_le_bytes());
         assert_eq!(framing.map(|framing| (framing.window_samples, framing.context_samples)), Some((512, 64)));
         assert_eq!(segments.map(|segments| segments.output), Some(0));
@@ -509,7 +595,7 @@ mod tests {
     fn with_no_manifest_the_first_dimension_is_the_batch() {
         let interface = fit_text("", &rows()).expect("nothing more is needed");
         assert_eq!(interface.signature.inputs[0].dims, [Some(4)]);
-        assert_eq!(interface.signature.inputs[0].batch_axis, 0);
+        assert_eq!(interface.signature.inputs[0].batch_axis, Some(0));
         assert_eq!((interface.framing, interface.segments), (None, None));
     }
 
@@ -521,8 +607,8 @@ mod tests {
         let text = "[[inputs]]\nname='x'\ndims=[-1, 'batch', 3]\n[[outputs]]\nname='y'\ndims=[2, -1, -1]\nbatch_axis=2";
         let signature = fit_text(text, &contract).expect("no contradiction").signature;
         assert_eq!(signature.inputs[0].shape_with_batch(), [-1, -1, 3]);
-        assert_eq!((signature.inputs[0].batch_axis, &signature.inputs[0].dims), (1, &vec![None, Some(3)]));
-        assert_eq!((signature.outputs[0].batch_axis, &signature.outputs[0].dims), (2, &vec![Some(2), None]));
+        assert_eq!((signature.inputs[0].batch_axis, &signature.inputs[0].dims), (Some(1), &vec![None, Some(3)]));
+        assert_eq!((signature.outputs[0].batch_axis, &signature.outputs[0].dims), (Some(2), &vec![Some(2), None]));
     }
 
     #[test]
@@ -548,6 +634,8 @@ mod tests {
                 "[[inputs]]\nname='x'\ndatatype='INT8'".to_owned(),
                 "inputs[0].datatype: input 'x' is FP32 in the model file, not INT8",
             ),
+            ("[[outputs]]\nname='y'\nomit=true".to_owned(), "outputs: all are states or left out (omit), so that clients have"),
+            ("[[outputs]]\nname='z'\nomit=true".to_owned(), "outputs[0].name: the model has no output 'z'; it has 'y'"),
             (
                 "[[inputs]]\nname='x'\ndims=[-1, 5]".to_owned(),
                 "inputs[0].dims: input 'x' has size 4 in dimension 1 in the model file, not 5",
@@ -592,9 +680,14 @@ mod tests {
             (
                 format!("{shared}1"),
                 "inputs: input 'state' has its batch dimension (axis 0) fixed at 2, so that items cannot share a call: export the \
-                 model with a dynamic one, or name the axis that it has (batch_axis), of a recurrent state in [[states]]",
+                 model with a dynamic one, name the axis that it has (batch_axis = 1), of a recurrent state in [[states]], or set \
+                 batch = false if there is none",
             ),
-            (state.to_owned() + "1", "inputs: input 'sr' is a scalar, which has no batch dimension: give it a shared value"),
+            (
+                state.to_owned() + "1",
+                "inputs: input 'sr' is a scalar, which has no batch dimension: give it a shared value, or set batch = false to serve a \
+                 model without one",
+            ),
             (format!("{state}0\n{shared}1"), "inputs: input 'state' has its batch dimension (axis 0) fixed at 2"),
             (format!("{state}7\n{shared}1"), "inputs: input 'state' has 3 dimensions, so none at batch axis 7"),
             (
@@ -613,7 +706,7 @@ mod tests {
             ),
             (
                 "[[states]]\ninput='state'\noutput='output'\nbatch_axis=1".to_owned(),
-                "outputs: output 'output' has its batch dimension (axis 1) fixed at 1",
+                "outputs: output 'output' has its batch dimension (axis 1) fixed at 1, so that items cannot share a call",
             ),
             (
                 "[[states]]\ninput='sr'\noutput='stateN'".to_owned(),
@@ -673,14 +766,142 @@ mod tests {
         let cases = [
             (case(&|contract| contract.inputs[0].datatype = None), "inputs: input 'x' has a type that cannot be served"),
             (case(&|contract| contract.outputs[0].dims = None), "outputs: output 'y' has no shape in the model file"),
-            (case(&|contract| contract.outputs[0].dims = Some(vec![])), "outputs: output 'y' has 0 dimensions"),
+            (
+                case(&|contract| contract.outputs[0].dims = Some(vec![])),
+                "outputs: output 'y' is a scalar, so it has no batch dimension: leave the output out (omit = true in [[outputs]]), give \
+                 its dims if the file is wrong about them, or set batch = false to serve a model whose outputs have no batch, one item a \
+                 call",
+            ),
+            (
+                case(&|contract| contract.outputs[0].dims = Some(vec![Some(3), Some(4)])),
+                "outputs: output 'y' has 3 as its first dimension, which is not the batch: leave the output out (omit = true",
+            ),
+            (
+                case(&|contract| contract.outputs[0].dims = Some(vec![Some(3), None])),
+                "one item a call; or name the batch dimension that it has (batch_axis)",
+            ),
+            (
+                case(&|contract| contract.inputs[0].dims = Some(vec![Some(1), None, Some(16)])),
+                "inputs: input 'x' has its batch dimension (axis 0) fixed at 1, so that items cannot share a call: export the model with \
+                 a dynamic one, name the axis that it has (batch_axis = 1), of a recurrent state in [[states]], or set batch = false if \
+                 there is none",
+            ),
+            (
+                case(&|contract| contract.inputs[0].dims = Some(vec![Some(480)])),
+                "fixed at 480, so that items cannot share a call: export the model with a dynamic one, or set batch = false to serve a \
+                 model without one, one item a call",
+            ),
             (case(&|contract| contract.inputs[0].dims = Some(vec![None, Some(0)])), "input 'x' has size 0 in dimension 1"),
-            (case(&|contract| contract.inputs.clear()), "inputs: all are states or shared"),
-            (case(&|contract| contract.outputs.clear()), "outputs: all are states"),
+            (case(&|contract| contract.inputs.clear()), "inputs: all are states or shared or have a default"),
+            (case(&|contract| contract.inputs[0].has_default = true), "inputs: all are states or shared or have a default"),
+            (case(&|contract| contract.outputs.clear()), "outputs: all are states or left out (omit)"),
         ];
         for (found, expected) in cases {
             assert!(found.contains(expected), "{found} lacks {expected}");
         }
+    }
+
+    /// A detector's file: boxes for one image, a table, and a sequence that nothing can serve.
+    fn detector() -> Contract {
+        let mut contract = rows();
+        contract.inputs[0].dims = Some(vec![Some(480)]);
+        contract.outputs = vec![
+            declared("boxes", Datatype::Fp32, &[-1, 4]),
+            declared("count", Datatype::Int64, &[]),
+            declared("maps", Datatype::Fp32, &[]),
+        ];
+        (contract.outputs[2].datatype, contract.outputs[2].dims) = (None, None);
+        contract
+    }
+
+    #[test]
+    fn a_model_without_a_batch_has_its_own_shapes() {
+        let text = "batch=false\n[[outputs]]\nname='maps'\nomit=true";
+        let signature = fit_text(text, &detector()).expect("the shapes may be any").signature;
+        assert!(!signature.has_batch());
+        assert_eq!(signature.inputs[0].shape_with_batch(), [480]);
+        let outputs: Vec<_> = signature.outputs.iter().map(|output| (&*output.name, output.shape_with_batch())).collect();
+        assert_eq!(outputs, [("boxes", vec![-1, 4]), ("count", vec![])]);
+        let text = format!("batch=false\n{}\n[[inputs]]\nname='sr'\nshared=16000", "[[states]]\ninput='state'\noutput='stateN'");
+        let mut stateful = silero();
+        stateful.inputs[1].dims = Some(vec![Some(2), Some(1), Some(128)]);
+        let signature = fit_text(&text, &stateful).expect("the state is one stream's").signature;
+        assert_eq!((signature.states[0].dims.as_slice(), signature.states[0].batch_axis), (&[2, 1, 128][..], None));
+        assert_eq!(signature.outputs[0].shape_with_batch(), [-1, 1]);
+    }
+
+    #[test]
+    fn a_window_may_stand_among_dimensions_of_one() {
+        let framing = "[framing]\nkind='pcm_s16le'\nsample_rate_hz=8000\nwindow_samples=6\ncontext_samples=2";
+        let fits = |dims: &[i64], text: &str| {
+            let contract = Contract { inputs: vec![declared("x", Datatype::Fp32, dims)], ..rows() };
+            fit_text(&format!("{text}{framing}"), &contract).map(|interface| interface.framing.is_some())
+        };
+        for (dims, text) in
+            [(&[8][..], "batch=false\n"), (&[1, 8], "batch=false\n"), (&[-1, 8], ""), (&[-1, 8, 1], ""), (&[-1, 1, 8], "")]
+        {
+            assert_eq!(fits(dims, text), Ok(true), "{dims:?}");
+        }
+        for (dims, text) in [(&[2, 4][..], "batch=false\n"), (&[1, 7], "batch=false\n"), (&[-1, -1], ""), (&[-1], "")] {
+            let faults = fits(dims, text).expect_err("no window");
+            assert!(faults[0].starts_with("framing: makes FP32 of shape [8]"), "{dims:?}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_one_fault_with_the_ways_on() {
+        let mut contract = detector();
+        contract.inputs[0].dims = Some(vec![None, Some(4)]);
+        contract.outputs[1] = DeclaredTensor { dims: Some(vec![None]), datatype: None, ..contract.outputs[1].clone() };
+        let faults = fit_text("", &contract).expect_err("two types that are none");
+        assert_eq!(
+            faults,
+            [
+                "outputs: output 'count' has a type that cannot be served, such as INT4: leave the output out (omit = true in [[outputs]])",
+                "outputs: output 'maps' has a type that cannot be served, such as a sequence or a map, which a classifier with ZipMap \
+                 gives: export the model with zipmap = False, or leave the output out (omit = true in [[outputs]])",
+            ]
+        );
+        let text = "[[outputs]]\nname='count'\nomit=true\n[[outputs]]\nname='maps'\nomit=true";
+        assert_eq!(fit_text(text, &contract).expect("the rest can be served").signature.outputs.len(), 1);
+    }
+
+    #[test]
+    fn the_dims_of_an_output_are_the_manifests_whatever_the_file_declares() {
+        let mut contract = rows();
+        contract.outputs[0].dims = Some(vec![Some(1)]);
+        for (dims, shape) in [("['batch']", vec![-1]), ("['batch', 3]", vec![-1, 3]), ("[-1, -1, 2]", vec![-1, -1, 2])] {
+            let signature = fit_text(&format!("[[outputs]]\nname='y'\ndims={dims}"), &contract).expect("corrected").signature;
+            assert_eq!(signature.outputs[0].shape_with_batch(), shape);
+        }
+        let faults = fit_text("[[inputs]]\nname='x'\ndims=['batch', 5]", &rows()).expect_err("inputs are the file's");
+        assert_eq!(faults, ["inputs[0].dims: input 'x' has size 4 in dimension 1 in the model file, not 5"]);
+    }
+
+    #[test]
+    fn an_input_with_a_default_is_hidden_until_the_manifest_names_it() {
+        let mut contract = rows();
+        contract.inputs.push(DeclaredTensor { has_default: true, ..declared("limit", Datatype::Int64, &[]) });
+        let names =
+            |signature: &Signature| -> Vec<String> { signature.inputs.iter().map(|input| input.name.to_string()).collect() };
+        let hidden = fit_text("", &contract).expect("nobody need send it").signature;
+        assert_eq!((names(&hidden), &hidden.defaults[..]), (vec!["x".to_owned()], &["limit".into()][..]));
+        let set = fit_text("[[inputs]]\nname='limit'\nshared=5", &contract).expect("a scalar").signature;
+        assert_eq!((set.shared[0].value.data().as_ref(), set.defaults.len()), (&5_i64.to_le_bytes()[..], 0));
+        let faults = fit_text("[[inputs]]\nname='limit'", &contract).expect_err("it has no batch");
+        assert!(faults[0].starts_with("inputs[0].shared: input 'limit' is a scalar"), "{faults:?}");
+        contract.inputs[1].dims = Some(vec![None, Some(1)]);
+        let sent = fit_text("[[inputs]]\nname='limit'", &contract).expect("it has a batch").signature;
+        assert_eq!((names(&sent), sent.defaults.len()), (vec!["x".to_owned(), "limit".to_owned()], 0));
+        contract.inputs[1] = DeclaredTensor { has_default: true, ..declared("h", Datatype::Fp32, &[-1, 2]) };
+        contract.outputs.push(declared("k", Datatype::Fp32, &[-1, 2]));
+        let state = fit_text("[[states]]\ninput='h'\noutput='k'", &contract).expect("a state with a default").signature;
+        assert_eq!((state.states.len(), state.defaults.len(), names(&state)), (1, 0, vec!["x".to_owned()]));
+        let faults = fit_text("[[states]]\ninput='h'\noutput='k'\n[[outputs]]\nname='k'\nomit=true", &contract);
+        assert_eq!(
+            faults.expect_err("it is needed"),
+            ["states[0].output: output 'k' is left out (omit), but the state needs it"]
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::{
     borrow::Cow,
-    fs::{self, File},
+    fs::File,
     io::{ErrorKind, Read as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -12,6 +12,8 @@ use std::{
 };
 
 use rustix::fs::OFlags;
+
+use super::{beside, folder, layout::exists};
 
 /// Name of the model inside the binary.
 pub const EMBEDDED_NAME: &str = "silero-vad";
@@ -25,9 +27,6 @@ const EXAMPLE_MANIFEST: &str = include_str!("example-model.toml");
 const EMBEDDED_MANIFEST: &str = include_str!("silero-vad.toml");
 const EMBEDDED_MODEL: &[u8] = include_bytes!(env!("TIDEMILL_SILERO_ONNX"));
 
-const NAME_BYTES_MAX: usize = 128;
-const MODELS_MAX: usize = 1_024;
-const VERSIONS_MAX: usize = 64;
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 /// What protobuf, and so ONNX, allows in one file.
 const MODEL_BYTES_MAX: u64 = 2 << 30;
@@ -42,6 +41,14 @@ pub trait ModelSource: Send + Sync {
     /// # Errors
     /// Why it cannot be read.
     fn read(&self, version: &FoundVersion) -> Result<Cow<'static, [u8]>, String>;
+
+    /// A file beside that model file, by the name that it has there: never one from elsewhere.
+    ///
+    /// # Errors
+    /// Why it is not opened, to be said after its name.
+    fn open_beside(&self, version: &FoundVersion, name: &str) -> Result<File, String> {
+        Err(format!("is not there, as version {} is no folder ('{name}')", version.number))
+    }
 }
 
 /// What a source holds.
@@ -51,6 +58,19 @@ pub struct Scan {
     pub models: Vec<FoundModel>,
     /// Paths that are not models but should be, each with the reason.
     pub unusable: Vec<(PathBuf, String)>,
+    /// What else is worth a word.
+    pub remarks: Vec<Remark>,
+}
+
+/// Something about a folder that keeps nothing from being served, but that whoever laid it out may not expect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// The folder.
+    pub folder: PathBuf,
+    /// What there is to say of it.
+    pub text: String,
+    /// Whether something in it is not served. If not, all is as it should be, and may be news all the same.
+    pub warns: bool,
 }
 
 /// A model, not loaded yet.
@@ -64,6 +84,8 @@ pub struct FoundModel {
     pub manifest: Result<Cow<'static, str>, String>,
     /// Versions in rising order.
     pub versions: Vec<FoundVersion>,
+    /// What in its folder seems meant to be served and is not, and what to do; empty if there is nothing of the kind.
+    pub passed_over: String,
 }
 
 /// A version, not loaded yet.
@@ -88,8 +110,9 @@ impl ModelSource for Embedded {
             folder,
             manifest: Ok(EMBEDDED_MANIFEST.into()),
             versions: vec![FoundVersion { number: EMBEDDED_VERSION, file }],
+            passed_over: String::new(),
         };
-        Scan { models: vec![model], unusable: Vec::new() }
+        Scan { models: vec![model], ..Scan::default() }
     }
 
     fn read(&self, _version: &FoundVersion) -> Result<Cow<'static, [u8]>, String> {
@@ -108,8 +131,9 @@ impl ModelSource for Example {
             folder: PathBuf::from(format!("(embedded)/{EXAMPLE_NAME}")),
             manifest: Ok(EXAMPLE_MANIFEST.into()),
             versions: Vec::new(),
+            passed_over: String::new(),
         };
-        Scan { models: vec![model], unusable: Vec::new() }
+        Scan { models: vec![model], ..Scan::default() }
     }
 
     fn read(&self, version: &FoundVersion) -> Result<Cow<'static, [u8]>, String> {
@@ -117,100 +141,77 @@ impl ModelSource for Example {
     }
 }
 
-/// A folder of models: `<name>/model.toml` and `<name>/<version>/model.onnx`.
+/// A folder of models, `<name>/model.toml` and `<name>/<version>/model.onnx`, or the folder of one model.
 #[derive(Debug, Clone)]
 pub struct Folder {
     path: PathBuf,
+    /// What to call the model whose own folder this is; empty for the folder's name.
+    name: String,
 }
 
 impl Folder {
     /// The folder at `path`, which is read later.
     #[must_use]
     pub const fn new(path: PathBuf) -> Self {
-        Self { path }
+        Self { path, name: String::new() }
+    }
+
+    /// The same, with a name for the model whose own folder it is; empty for the folder's.
+    #[must_use]
+    pub const fn of_model(path: PathBuf, name: String) -> Self {
+        Self { path, name }
     }
 }
 
 impl ModelSource for Folder {
     fn scan(&self) -> Scan {
-        let mut scan = Scan::default();
-        let folders = match subfolders(&self.path, MODELS_MAX) {
-            Ok(folders) => folders,
-            Err(reason) => {
-                scan.unusable.push((self.path.clone(), reason));
-                return scan;
-            }
-        };
-        for (name, folder) in folders {
-            match check_name(&name).and_then(|()| subfolders(&folder, VERSIONS_MAX)) {
-                Ok(versions) => scan.models.push(FoundModel {
-                    name: name.into(),
-                    manifest: read_manifest(&folder.join("model.toml")),
-                    versions: numbered(&versions),
-                    folder,
-                }),
-                Err(reason) => scan.unusable.push((folder, reason)),
-            }
-        }
-        scan
+        folder::scan(&self.path, &self.name)
     }
 
     fn read(&self, version: &FoundVersion) -> Result<Cow<'static, [u8]>, String> {
-        read_limited(&version.file, MODEL_BYTES_MAX).map(Cow::Owned).map_err(|error| error.to_string())
-    }
-}
-
-/// The folders in `path` that are not hidden, by name; links are followed, plain files are no concern of ours.
-fn subfolders(path: &Path, count_max: usize) -> Result<Vec<(String, PathBuf)>, String> {
-    let cannot = |error: std::io::Error| format!("cannot be listed: {error}");
-    let mut folders = Vec::new();
-    for entry in fs::read_dir(path).map_err(cannot)? {
-        let entry = entry.map_err(cannot)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('.') || !entry.path().is_dir() {
-            continue;
+        let bytes = read_limited(&version.file, MODEL_BYTES_MAX).map_err(|error| error.to_string())?;
+        match placeholder(&bytes) {
+            Some(reason) => Err(reason.to_owned()),
+            None => Ok(Cow::Owned(bytes)),
         }
-        if folders.len() == count_max {
-            return Err(format!("holds more than {count_max} folders"));
-        }
-        folders.push((name, entry.path()));
     }
-    folders.sort();
-    Ok(folders)
-}
 
-/// Those folders that are versions, by number.
-fn numbered(folders: &[(String, PathBuf)]) -> Vec<FoundVersion> {
-    let version = |(name, path): &(String, PathBuf)| {
-        let number: u64 = name.parse().ok()?;
-        // "+1" and "01" would be second names of the same version.
-        (number > 0 && number.to_string() == *name).then(|| FoundVersion { number, file: path.join("model.onnx") })
-    };
-    let mut versions: Vec<FoundVersion> = folders.iter().filter_map(version).collect();
-    versions.sort_by_key(|version| version.number);
-    versions
-}
-
-fn check_name(name: &str) -> Result<(), String> {
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
-    if name.len() > NAME_BYTES_MAX {
-        return Err(format!("its name has {} bytes; a model's name has at most {NAME_BYTES_MAX}", name.len()));
-    }
-    match name.chars().find(|letter| !is_plain(*letter)) {
-        Some(letter) => Err(format!("its name holds {letter:?}; a model's name is made of A-Z, a-z, 0-9, '.', '_' and '-'")),
-        None => Ok(()),
+    fn open_beside(&self, version: &FoundVersion, name: &str) -> Result<File, String> {
+        beside::open(&self.path, &version.file, name)
     }
 }
 
-fn read_manifest(file: &Path) -> Result<Cow<'static, str>, String> {
+/// What stands in for a file that was not fetched, and how to fetch it.
+pub(super) fn placeholder(bytes: &[u8]) -> Option<&'static str> {
+    const LFS: &str = "is a Git LFS pointer in place of the file; run `git lfs pull` in the repository that it is from";
+    let beginnings = [
+        ("version https://git-lfs.github.com/spec/", LFS),
+        ("version https://hawser.github.com/spec/", LFS),
+        (
+            "/annex/objects/",
+            "is a pointer of git-annex in place of the file; run `git annex get` in the repository that it is from",
+        ),
+        ("<!DOCTYPE", "is a web page in place of the file; download the file itself, not the page that shows it"),
+        ("<html", "is a web page in place of the file; download the file itself, not the page that shows it"),
+    ];
+    let begins = |text: &str| bytes.get(..text.len()).is_some_and(|start| start.eq_ignore_ascii_case(text.as_bytes()));
+    beginnings.into_iter().find(|(text, _)| begins(text)).map(|(_, reason)| reason)
+}
+
+/// The text of the manifest at `file`, empty if there is none.
+pub(super) fn read_manifest(file: &Path) -> Result<Cow<'static, str>, String> {
     match read_limited(file, MANIFEST_BYTES_MAX) {
-        Ok(bytes) => String::from_utf8(bytes).map(Cow::Owned).map_err(|_| "is not UTF-8 text".to_owned()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Cow::Borrowed("")),
+        Ok(bytes) => match placeholder(&bytes) {
+            Some(reason) => Err(reason.to_owned()),
+            None => String::from_utf8(bytes).map(Cow::Owned).map_err(|_| "is not UTF-8 text".to_owned()),
+        },
+        // A link to nothing is no manifest that was left out.
+        Err(error) if error.kind() == ErrorKind::NotFound && !exists(file) => Ok(Cow::Borrowed("")),
         Err(error) => Err(error.to_string()),
     }
 }
 
-fn read_limited(file: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
+pub(super) fn read_limited(file: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
     let explain = |error: std::io::Error| std::io::Error::new(error.kind(), format!("cannot be read: {error}"));
     let mut bytes = Vec::new();
     // To open or to read a pipe would wait for its other end, and all changes of models with it.
@@ -234,6 +235,8 @@ fn read_limited(file: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn folder_with(folders: &[&str]) -> tempfile::TempDir {
@@ -255,7 +258,7 @@ mod tests {
 
     #[test]
     fn hidden_folders_and_plain_files_are_passed_over_and_bad_names_reported() {
-        let root = folder_with(&[".hidden/1", "good/1", "bad name/1", &"x".repeat(129)]);
+        let root = folder_with(&[".hidden/1", "good/1", "bad name/1", &format!("{}/1", "x".repeat(129))]);
         fs::write(root.path().join("README"), "about").expect("a file");
         let scan = Folder::new(root.path().to_owned()).scan();
         let names: Vec<&str> = scan.models.iter().map(|model| &*model.name).collect();
@@ -289,6 +292,35 @@ mod tests {
         assert_eq!(manifest("odd"), Err("is not UTF-8 text".to_owned()));
         assert_eq!(manifest("folder"), Err("cannot be read".to_owned()));
         assert_eq!(manifest("large"), Err("is larger than 1048576 bytes".to_owned()));
+    }
+
+    #[test]
+    fn what_stands_in_for_a_file_is_told_from_the_file() {
+        let root = folder_with(&["m/1", "n/1"]);
+        let folder = Folder::new(root.path().to_owned());
+        let said = |content: &str| {
+            fs::write(root.path().join("m/1/model.onnx"), content).expect("a file");
+            fs::write(root.path().join("m/model.toml"), content).expect("a file");
+            let model = folder.scan().models.swap_remove(0);
+            let said = folder.read(&model.versions[0]).map(|bytes| bytes.len());
+            assert_eq!(model.manifest.as_ref().err(), said.as_ref().err(), "manifests are fetched the same way");
+            said
+        };
+        let fault = said("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n").expect_err("a pointer");
+        assert!(fault.contains("is a Git LFS pointer") && fault.contains("`git lfs pull`"), "{fault}");
+        assert!(said("version https://hawser.github.com/spec/v1\n").is_err_and(|fault| fault.contains("Git LFS pointer")));
+        assert!(said("/annex/objects/SHA256E-s1--00.onnx\n").is_err_and(|fault| fault.contains("`git annex get`")));
+        assert!(said("<!doctype html>\n<html>").is_err_and(|fault| fault.contains("is a web page")));
+        assert_eq!(said("version https://git-lfs"), Ok(23));
+        assert_eq!(said(""), Ok(0));
+    }
+
+    #[test]
+    fn a_manifest_that_is_a_link_to_nothing_is_not_left_out() {
+        let root = folder_with(&["m/1"]);
+        std::os::unix::fs::symlink("/nowhere/model.toml", root.path().join("m/model.toml")).expect("a link");
+        let manifest = Folder::new(root.path().to_owned()).scan().models.swap_remove(0).manifest;
+        assert!(manifest.as_ref().is_err_and(|reason| reason.starts_with("cannot be read: No such file")), "{manifest:?}");
     }
 
     #[test]

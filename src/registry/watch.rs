@@ -2,8 +2,13 @@
 //!
 //! The system tells of changes; nothing here asks for them. File systems that tell nothing, such as most network ones, need a signal
 //! or a call instead.
+//!
+//! The system watches folders, not names, so after each change everything is watched from scratch: another folder may be in the
+//! place of one that was watched, or a link may lead elsewhere. [`Places`] says which folders those are.
 
 use std::{
+    collections::BTreeSet,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -13,15 +18,17 @@ use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
     event::{AccessKind, AccessMode},
 };
-use tokio::{pin, select, sync::Notify, time::sleep};
+use tokio::{pin, select, sync::Notify, task::spawn_blocking, time::sleep};
 use tracing::{error, info, warn};
 
-use super::{Refreshed, Repository};
+use super::{Refreshed, Repository, places::Places};
 
 /// A folder is at rest if nothing in it has changed for so long: a copy of files into it is over.
 const REST: Duration = Duration::from_millis(500);
 /// After a change, the longest wait for the folder to come to rest.
 const REST_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How often in a row links may be found swapped while they are followed. Then the next change comes first.
+const ROUNDS_MAX: usize = 8;
 
 /// Why a folder cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -31,47 +38,140 @@ pub struct WatchError(#[from] notify::Error);
 /// A watched folder.
 pub struct Watcher {
     folder: PathBuf,
-    /// Watches for as long as it lives.
-    system: RecommendedWatcher,
+    watch: Watch,
     changed: Arc<Notify>,
 }
 
 impl Watcher {
-    /// Watches the folder and all below it, from now on.
+    /// Watches the folder and all below it, and the links that lead there, from now on.
     ///
     /// # Errors
     /// If there is no such folder, or the system refuses; Linux limits watches by `fs.inotify.max_user_watches`.
     pub fn start(folder: &Path) -> Result<Self, WatchError> {
         let changed = Arc::new(Notify::new());
-        let notified = Arc::clone(&changed);
-        let mut system = notify::recommended_watcher(move |event: notify::Result<Event>| match event {
-            Ok(event) if only_reads(event.kind) => {}
-            Ok(_) => notified.notify_one(),
-            Err(error) => {
-                warn!(%error, "a change of the models' folder may have been missed");
-                notified.notify_one();
-            }
-        })?;
-        system.watch(folder, RecursiveMode::Recursive)?;
-        Ok(Self { folder: folder.to_owned(), system, changed })
+        let watch = Watch::of(folder, &changed, &BTreeSet::new())?;
+        if watch.places.trees.is_empty() {
+            return Err(notify::Error::path_not_found().add_path(folder.to_owned()).into());
+        }
+        Ok(Self { folder: folder.to_owned(), watch, changed })
     }
 
     /// Refreshes the repository after each change. Run it as one task for as long as the server lives.
     pub async fn keep_fresh(mut self, repository: Repository) {
         loop {
             rested(&self.changed).await;
-            self.watch_anew();
+            self.watch_again().await;
             refresh(&repository).await;
         }
     }
 
-    /// The system watches folders, not names: another folder may be in the place of one that it watched.
-    fn watch_anew(&mut self) {
-        // It may have let go of the folder by itself.
-        let _ = self.system.unwatch(&self.folder);
-        if let Err(error) = self.system.watch(&self.folder, RecursiveMode::Recursive) {
-            warn!(folder = %self.folder.display(), %error, "the models' folder is watched no longer; send SIGHUP once it is back");
+    /// Follows all links once more. What was watched until now is watched until that is done, so that no change is missed.
+    async fn watch_again(&mut self) {
+        let (folder, changed, deaf) = (self.folder.clone(), Arc::clone(&self.changed), self.watch.deaf.clone());
+        match spawn_blocking(move || Watch::of(&folder, &changed, &deaf)).await {
+            Ok(Ok(watch)) => self.watch = watch,
+            Ok(Err(error)) => {
+                let folder = self.folder.display();
+                warn!(%folder, %error, "the models' folder is not watched as it is now; send SIGHUP after changes of it");
+            }
+            Err(error) => error!(%error, "the models' folder is not watched as it is now; send SIGHUP after changes of it"),
         }
+    }
+}
+
+/// What the system watches.
+struct Watch {
+    places: Places,
+    /// Watches for as long as it lives.
+    _system: RecommendedWatcher,
+    /// Folders of links that may not be watched.
+    deaf: BTreeSet<PathBuf>,
+}
+
+impl Watch {
+    /// Watches all places of the folder. Blocks. `known` are folders that are known to be deaf.
+    fn of(folder: &Path, changed: &Arc<Notify>, known: &BTreeSet<PathBuf>) -> Result<Self, WatchError> {
+        let mut watch = Self::places(Places::of(folder), changed)?;
+        for round in 0.. {
+            // A link that was swapped before it was watched was followed to where it led before.
+            let places = Places::of(folder);
+            if places == watch.places {
+                break;
+            }
+            if round == ROUNDS_MAX {
+                changed.notify_one();
+                break;
+            }
+            watch = Self::places(places, changed)?;
+        }
+        for folder in watch.deaf.difference(known) {
+            warn!(
+                "{}: may not be watched, so links in it that lead to models can be swapped without notice; send SIGHUP after that",
+                folder.display()
+            );
+        }
+        Ok(watch)
+    }
+
+    fn places(places: Places, changed: &Arc<Notify>) -> Result<Self, WatchError> {
+        let (notified, watched) = (Arc::clone(changed), places.clone());
+        let hear = move |event: notify::Result<Event>| match event {
+            Ok(event) if only_reads(event.kind) => {}
+            // No path at all means that the system has lost count.
+            Ok(event) if event.paths.is_empty() || event.paths.iter().any(|path| watched.concern(path)) => notified.notify_one(),
+            Ok(_) => {}
+            Err(error) => {
+                warn!(%error, "a change of the models' folder may have been missed");
+                notified.notify_one();
+            }
+        };
+        let mut system = RecommendedWatcher::new(hear, notify::Config::default().with_follow_symlinks(false))?;
+        for tree in &places.trees {
+            watch_tree(&mut system, tree)?;
+        }
+        let mut deaf = BTreeSet::new();
+        for parent in places.parents() {
+            match system.watch(parent, RecursiveMode::NonRecursive) {
+                Ok(()) => {}
+                Err(error) if is_gone(&error) => {}
+                Err(error) if is_forbidden(&error) => drop(deaf.insert(parent.to_owned())),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Self { places, _system: system, deaf })
+    }
+}
+
+/// Watches a folder and all below it but those that may not be looked into, and so hold no model that could be served.
+fn watch_tree(system: &mut RecommendedWatcher, folder: &Path) -> notify::Result<()> {
+    match system.watch(folder, RecursiveMode::Recursive) {
+        Err(error) if is_forbidden(&error) && error.paths.iter().all(|path| path != folder) => {
+            // The system's watcher has stopped at the first such folder.
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    match watch_tree(system, &entry.path()) {
+                        Err(error) if is_forbidden(&error) => {}
+                        watched => watched?,
+                    }
+                }
+            }
+            Ok(())
+        }
+        Err(error) if is_gone(&error) => Ok(()),
+        watched => watched,
+    }
+}
+
+fn is_forbidden(error: &notify::Error) -> bool {
+    matches!(&error.kind, notify::ErrorKind::Io(error) if error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Then its own folder tells if it comes back.
+fn is_gone(error: &notify::Error) -> bool {
+    match &error.kind {
+        notify::ErrorKind::PathNotFound => true,
+        notify::ErrorKind::Io(error) => error.kind() == io::ErrorKind::NotFound,
+        _ => false,
     }
 }
 

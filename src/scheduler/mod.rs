@@ -5,8 +5,8 @@
 //! Nothing here knows a protocol, a runtime or what a model is for.
 
 mod admission;
+mod ahead;
 mod batch;
-mod calibrate;
 mod cost;
 mod costs;
 mod decide;
@@ -24,8 +24,8 @@ mod statistics;
 mod trace;
 
 pub use admission::{Admission, Refusal};
+pub use ahead::on_each_lane;
 pub use batch::{Batch, CallReport, EndReason, Ended, Entry, Item};
-pub use calibrate::{Calibration, CalibrationError, WideGain, calibrate, calibrate_beside};
 pub use cost::{CostCurve, CostModel};
 pub use handoff::{Handoff, ModelRuntime, ModelStatus, StreamHandle, Submitted};
 pub use lanes::{Lane, Lanes};

@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::event::ItemRequest;
 use crate::{
-    codec::{PcmFramer, WindowPosition},
-    domain::{Fault, FaultKind, ItemInputs, NamedTensor, Signature},
+    codec::{PcmFramer, Window, WindowPosition},
+    domain::{Fault, FaultKind, ItemInputs, NamedTensor, Shape, Signature, TensorSpec},
     registry::Model,
     scheduler::ShapeKey,
 };
@@ -39,6 +39,8 @@ pub(super) struct Arrival {
 pub(super) struct Intake {
     signature: Arc<Signature>,
     framer: Option<PcmFramer>,
+    /// The shape of a window, if the model takes it in more than one dimension.
+    window_shape: Option<Shape>,
     fixed_shapes: bool,
     max_item_bytes: usize,
 }
@@ -59,7 +61,9 @@ impl Intake {
             }
         };
         let signature = Arc::clone(model.loaded.executable.signature());
-        Ok(Self { fixed_shapes: signature.has_fixed_shapes(), signature, framer, max_item_bytes })
+        let input = signature.inputs.first().filter(|input| framer.is_some() && input.dims.len() > 1);
+        let window_shape = input.and_then(TensorSpec::fixed_shape);
+        Ok(Self { window_shape, fixed_shapes: signature.has_fixed_shapes(), signature, framer, max_item_bytes })
     }
 
     /// Samples taken in so far.
@@ -98,12 +102,14 @@ impl Intake {
 
     /// A full window, if there is one.
     pub(super) fn next_window(&mut self) -> Option<Arrival> {
-        self.framer.as_mut()?.next_window().map(window_arrival)
+        let window = self.framer.as_mut()?.next_window()?;
+        Some(self.window_arrival(window))
     }
 
     /// The rest, padded, if there is one.
     pub(super) fn flush(&mut self) -> Option<Arrival> {
-        self.framer.as_mut()?.flush().map(window_arrival)
+        let window = self.framer.as_mut()?.flush()?;
+        Some(self.window_arrival(window))
     }
 
     /// # Errors
@@ -133,6 +139,17 @@ impl Intake {
         self.signature.padding.as_ref().map_or(0, |rule| u32::try_from(rule.length(inputs)).unwrap_or(u32::MAX))
     }
 
+    fn window_arrival(&self, Window { tensor, position }: Window) -> Arrival {
+        let shaped = match &self.window_shape {
+            None => Ok(tensor),
+            Some(shape) => {
+                tensor.reshaped(shape).map_err(|error| Fault::invalid("inputs", format!("a window is no item: {error}")))
+            }
+        };
+        let inputs = shaped.map(|tensor| ItemInputs::from_buf([tensor]));
+        Arrival { id: String::new(), window: Some(position), inputs, deadline: None }
+    }
+
     fn within_limit(&self, tensors: &[NamedTensor]) -> Result<(), Fault> {
         let bytes: usize = tensors.iter().map(|tensor| tensor.data.len()).sum();
         if bytes <= self.max_item_bytes {
@@ -151,12 +168,6 @@ pub(super) fn item_bytes(inputs: &ItemInputs) -> usize {
     inputs.iter().map(|input| input.data().len()).sum()
 }
 
-fn window_arrival(window: crate::codec::Window) -> Arrival {
-    let mut inputs = ItemInputs::new();
-    inputs.push(window.tensor);
-    Arrival { id: String::new(), window: Some(window.position), inputs: Ok(inputs), deadline: None }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,7 +175,7 @@ mod tests {
 
     /// Frames of any number of features, padded in the first dimension if there are `buckets`.
     fn intake(buckets: Option<&[usize]>) -> Intake {
-        let spec = TensorSpec { name: "x".into(), datatype: Datatype::Uint8, dims: vec![None, None], batch_axis: 0 };
+        let spec = TensorSpec { name: "x".into(), datatype: Datatype::Uint8, dims: vec![None, None], batch_axis: Some(0) };
         let padding = buckets.map(|buckets| PaddingRule {
             inputs: vec![PaddedInput { position: 0, axis: 0, value: ElementBytes::from_elem(0, 1) }],
             mask: None,
@@ -172,7 +183,7 @@ mod tests {
             pad_to_bucket: false,
         });
         let signature = Arc::new(Signature { inputs: vec![spec], padding, ..Signature::default() });
-        Intake { fixed_shapes: signature.has_fixed_shapes(), signature, framer: None, max_item_bytes: 100 }
+        Intake { fixed_shapes: signature.has_fixed_shapes(), signature, framer: None, window_shape: None, max_item_bytes: 100 }
     }
 
     fn item(length: usize, features: usize) -> ItemInputs {

@@ -3,7 +3,7 @@
 use metrics::{Counter, Gauge};
 
 use super::Histogram;
-use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority};
+use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority, Verdict};
 
 /// A way of calling the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -138,6 +138,7 @@ pub struct ModelMetrics {
     pub load_seconds: Gauge,
     /// 1 if the model takes items, else 0.
     pub ready: Gauge,
+    pub(super) verdicts: [Gauge; Verdict::ALL.len()],
     /// Largest batch in use, in items.
     pub batch_cap: Gauge,
     /// Engine instances made anew after a panic.
@@ -157,6 +158,13 @@ impl ModelMetrics {
     /// Items that were dropped for this reason.
     pub fn dropped(&self, reason: DropReason) -> &Counter {
         &self.drops[reason as usize]
+    }
+
+    /// Tells what was found out about how the model's items may share calls.
+    pub fn tell_batching(&self, found: Verdict) {
+        for (verdict, gauge) in Verdict::ALL.into_iter().zip(&self.verdicts) {
+            gauge.set(f64::from(u8::from(verdict == found)));
+        }
     }
 
     /// Seconds from arrival to the start of the first model call, for each item of this priority.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use metrics::{Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority};
+use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority, Verdict};
 use histogram::Histograms;
 
 pub use handles::{GaugeGuard, LaneMetrics, LoadMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd};
@@ -80,6 +80,7 @@ impl Telemetry {
             in_flight_items: registrar.gauge(&table::ITEMS_IN_FLIGHT, &labels),
             load_seconds: registrar.gauge(&table::MODEL_LOAD, &labels),
             ready: registrar.gauge(&table::MODEL_READY, &labels),
+            verdicts: Verdict::ALL.map(|verdict| registrar.gauge(&table::MODEL_BATCHING, &[name, version, verdict.label()])),
             batch_cap: registrar.gauge(&table::BATCH_CAP, &labels),
             rebuilds: registrar.counter(&table::MODEL_REBUILDS, &labels),
             queue_waits: Priority::ALL

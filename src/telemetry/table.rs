@@ -50,6 +50,7 @@ const MODEL_OUTCOME: &[&str] = &["model", "version", "outcome"];
 const LOAD_OUTCOME: &[&str] = &["model", "outcome"];
 const MODEL_REASON: &[&str] = &["model", "version", "reason"];
 const MODEL_PRIORITY: &[&str] = &["model", "version", "priority"];
+const MODEL_VERDICT: &[&str] = &["model", "version", "verdict"];
 const METHOD: &[&str] = &["method"];
 const METHOD_REASON: &[&str] = &["method", "reason"];
 
@@ -140,6 +141,12 @@ pub(super) static BATCH_CAP: Metric = gauge(
 pub(super) static MODEL_READY: Metric = gauge("tidemill_model_ready", "1 or 0", MODEL, "Whether the model takes items.");
 pub(super) static MODEL_LOAD: Metric =
     gauge("tidemill_model_load_seconds", "seconds", MODEL, "Time that loading and warming up the model took.");
+pub(super) static MODEL_BATCHING: Metric = gauge(
+    "tidemill_model_batching",
+    "1 or 0",
+    MODEL_VERDICT,
+    "Whether this is what was found out about how the model's items may share calls: 1 for one verdict, 0 for all others.",
+);
 pub(super) static MODEL_LOADS: Metric = counter(
     "tidemill_model_loads_total",
     "loads",
@@ -224,6 +231,7 @@ pub static METRICS: &[&Metric] = &[
     &MODEL_COST,
     &MODEL_READY,
     &MODEL_LOAD,
+    &MODEL_BATCHING,
     &MODEL_LOADS,
     &MODEL_REBUILDS,
     &LANE_BUSY,
@@ -301,7 +309,8 @@ mod tests {
 
     #[test]
     fn labels_are_of_the_few_that_are_bounded() {
-        const BOUNDED: [&str; 9] = ["model", "version", "method", "reason", "outcome", "priority", "batch_size", "lane", "rustc"];
+        const BOUNDED: [&str; 10] =
+            ["model", "version", "method", "reason", "outcome", "priority", "batch_size", "lane", "rustc", "verdict"];
         assert!(METRICS.iter().flat_map(|metric| metric.labels).all(|label| BOUNDED.contains(label)));
     }
 }

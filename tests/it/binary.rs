@@ -72,11 +72,16 @@ impl Binary {
 
     /// Reads the log up to a line with this text, and gives that line.
     pub(crate) fn line(&mut self, text: &str) -> String {
+        self.line_of(&[text])
+    }
+
+    /// The same for a line with any of these texts.
+    pub(crate) fn line_of(&mut self, texts: &[&str]) -> String {
         loop {
-            let Ok(line) = self.lines.recv_timeout(PATIENCE) else { panic!("no line with {text:?} in:\n{}", self.log) };
+            let Ok(line) = self.lines.recv_timeout(PATIENCE) else { panic!("no line with {texts:?} in:\n{}", self.log) };
             self.log.push_str(&line);
             self.log.push('\n');
-            if line.contains(text) {
+            if texts.iter().any(|text| line.contains(text)) {
                 return line;
             }
         }

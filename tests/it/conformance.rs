@@ -155,6 +155,14 @@ outputs = [{ name = 'y', datatype = 'FP32', dims = ['batch', -1] }]
 [synthetic]
 ";
 
+const PLANES: &str = "
+engine = 'synthetic'
+batch = false
+inputs = [{ name = 'x', datatype = 'FP32', dims = [-1, -1] }]
+outputs = [{ name = 'y', datatype = 'FP32', dims = [-1, -1] }]
+[synthetic]
+";
+
 fn scenarios() -> Vec<Scenario> {
     use FaultKind::{Expired, Failed, Invalid, NotFound, TooLarge, Unavailable, Unsupported};
     let good = || ask("doubler", vec![four()]);
@@ -174,7 +182,21 @@ fn scenarios() -> Vec<Scenario> {
         scenario("unknown datatype", with(Input { datatype: "FP13", ..four() }), Invalid, "").in_own_words(),
         scenario("wrong size", with(tensor("x", &[5], &[0.0; 5])), Invalid, "shape [5] does not fit the model's [-1, 4]"),
         scenario("wrong rank", with(tensor("x", &[1, 1, 4], &[0.0; 4])), Invalid, "shape [1, 1, 4] does not fit"),
-        scenario("nothing in a dimension", with(tensor("x", &[0], &[])), Invalid, "dimension 0 of shape [0] is 0"),
+        scenario("nothing in a dimension", with(tensor("x", &[0], &[])), Invalid, "shape [0] does not fit the model's [-1, 4]"),
+        scenario("no item", with(tensor("x", &[0, 4], &[])), Invalid, "shape [0, 4] holds 0 items").in_own_words(),
+        scenario("nothing to pad", ask("rows", vec![tensor("x", &[0], &[])]), Invalid, "input 'x' is 0 long; the inputs that"),
+        scenario(
+            "a large nothing",
+            ask("planes", vec![tensor("x", &[0, 1 << 21], &[])]),
+            Invalid,
+            "shape [0, 2097152] holds no element, and its other dynamic dimensions come to 2097152, more than the 1048576",
+        ),
+        scenario(
+            "a batch for a model without one",
+            ask("planes", vec![tensor("x", &[1, 1, 1], &[0.0])]),
+            Invalid,
+            "shape [1, 1, 1] does not fit the model's [-1, -1] (-1: dynamic; the model has no batch dimension)",
+        ),
         scenario("negative dimension", with(tensor("x", &[-4], &[0.0; 4])), Invalid, "dimension 0 of shape [-4] is -4"),
         scenario(
             "too many elements",
@@ -496,6 +518,7 @@ async fn each_fault_has_one_code_and_one_sentence_at_every_door() {
         ("pair", PAIR),
         ("rows", ROWS),
         ("any", ANY),
+        ("planes", PLANES),
         ("bomb", &bomb),
         ("broken", "engine = 'synthetic'"),
     ];

@@ -304,7 +304,7 @@ async fn each_error_has_its_status_and_says_why() {
         ("POST", "/v2/models/nobody/infer", &good, 404, "there is no model 'nobody'"),
         ("POST", "/v2/models/m/versions/9/infer", &good, 404, "has no version '9'"),
         ("POST", "/v2/models/nobody/generate", "{}", 404, "there is no model 'nobody'"),
-        ("POST", INFER, "", 400, "EOF"),
+        ("POST", INFER, "", 400, "the body is empty"),
         ("POST", INFER, &infer_json(&[3], &[1.0; 3]), 400, "shape [3] does not fit"),
         ("POST", INFER, &infer_json(&[4], &[1.0; 3]), 400, "there are 3 elements, but shape [4] takes 4"),
         ("POST", INFER, &infer_json(&[4], &[-1.0; 4]), 500, "fail"),

@@ -244,6 +244,23 @@ async fn the_hard_deadline_cuts_off_requests_that_still_run() {
     assert!(account.settled().await.outcome(Outcome::Cancelled) > 300);
 }
 
+#[tokio::test]
+async fn the_grpc_port_answers_http1_in_words_that_it_can_read() {
+    let server = serve(bare_config(), &[("m", DOUBLER)]).await;
+    for request in
+        ["GET /v2 HTTP/1.1\r\nhost: a\r\n\r\n", "POST /v2/models/m/infer HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"]
+    {
+        let mut stream = TcpStream::connect(server.grpc_addr()).await.expect("the gRPC port accepts");
+        patiently(stream.write_all(request.as_bytes())).await.expect("it fits");
+        let heard = read_to_end(&mut stream).await;
+        assert!(heard.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{heard}");
+        assert!(
+            heard.contains("\r\n\r\nthis is the gRPC port, which speaks HTTP/2 alone; HTTP/1.1 is on the HTTP port"),
+            "{heard}"
+        );
+    }
+}
+
 // ---- Garbage ----------------------------------------------------------------------------------------------------------------
 
 /// What the documentation names, and what hyper itself answers heads with that are none.

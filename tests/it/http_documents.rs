@@ -51,7 +51,7 @@ async fn server_and_models_are_described() {
         ("/v2/models/nobody", 404),
         ("/v2/models/nobody/config", 404),
         ("/v2/models/m/versions/7", 404),
-        ("/v2/models/nobody/ready", 503),
+        ("/v2/models/nobody/ready", 404),
     ] {
         assert_eq!(http.get(path).await.error().0, status, "{path}");
     }

@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use tidemill::{
     codec::FramingRule,
-    domain::{Datatype, Fault, FaultKind, NamedTensor, Outcome, Signature, StateSpec, TensorSpec, Timestamp},
+    domain::{Batching, Datatype, Fault, FaultKind, NamedTensor, Outcome, Signature, StateSpec, TensorSpec, Timestamp},
     drain::Drain,
     engine::{
         Executable, LaneThreads,
@@ -48,13 +48,13 @@ impl Drop for Fixture {
 }
 
 fn fixture(stateful: bool, items_max: usize) -> Fixture {
-    let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(6)], batch_axis: 0 };
+    let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(6)], batch_axis: Some(0) };
     let state = StateSpec {
         input: "state".into(),
         output: "next".into(),
         datatype: Datatype::Fp32,
         dims: smallvec::smallvec![1],
-        batch_axis: 0,
+        batch_axis: Some(0),
     };
     let states = if stateful { vec![state] } else { Vec::new() };
     let signature = Arc::new(Signature { inputs: vec![spec("in")], outputs: vec![spec("out")], states, ..Signature::default() });
@@ -92,6 +92,9 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         framing: Some(FramingRule::new(16_000, 4, 2).expect("a sound rule")),
         segments: None,
         padding_waste_max: None,
+        batching: Batching::off(""),
+        terms: Arc::default(),
+        subject: None,
         max_batch: 8,
         max_delay: Duration::ZERO,
         versions: VersionPolicy::All,

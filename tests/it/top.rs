@@ -101,7 +101,8 @@ async fn a_server_that_is_not_there_or_is_another_ends_it_with_its_exit_code() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let (admin, grpc) = (server.admin_addr().to_string(), server.grpc_addr().to_string());
     let other = top(&grpc, &["--once"]).await;
-    assert_eq!(other.status.code(), Some(3), "{other:?}");
+    let complaint = format!("error: unexpected answer: from {grpc}: /metrics is answered with 400 Bad Request\n");
+    assert_eq!((other.status.code(), text(&other.stderr)), (Some(4), complaint.as_str()));
     patiently(server.drain()).await;
     let gone = top(&admin, &["--once"]).await;
     assert_eq!((gone.status.code(), text(&gone.stdout)), (Some(3), ""));

@@ -8,13 +8,15 @@
 //! Each session holds its own copy of the weights.
 
 mod library;
+mod search;
 mod strings;
 mod value;
 
 use std::{
     borrow::Cow,
+    ffi::OsString,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -28,18 +30,34 @@ use ort::{
 };
 use parking_lot::Mutex;
 
-use super::{Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads, stack::panic_message};
+use super::{
+    Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads,
+    onnx::{Facts, ModelFile, WeightFile},
+    stack::panic_message,
+};
 use crate::domain::Tensor;
 
 /// A model for onnxruntime.
 pub struct OnnxRuntime {
     file: Cow<'static, [u8]>,
+    /// What the file has its weights in.
+    weights: Vec<WeightFile>,
     contract: Contract,
-    /// The session that was made to read the contract, until the first lane takes it.
+    facts: Facts,
+    /// The session that was made to see whether the library takes the file, until the first lane takes it.
     spare: Mutex<Option<Session>>,
 }
 
 impl OnnxRuntime {
+    /// Finds the library of an installed Python package `onnxruntime`, or of the system: the newest, unless `ORT_DYLIB_PATH` names one.
+    /// `variable` gives the process's environment.
+    ///
+    /// # Errors
+    /// [`EngineError::Library`] with the places that were looked through.
+    pub fn find_library(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, EngineError> {
+        search::find(Path::new("/"), variable)
+    }
+
     /// Loads the library at `path` into this process; does nothing if it is loaded already. Comes before [`OnnxRuntime::load`].
     ///
     /// # Errors
@@ -48,18 +66,32 @@ impl OnnxRuntime {
         library::load(path)
     }
 
+    /// Whether a library is loaded that works.
+    ///
+    /// # Errors
+    /// [`EngineError::Library`], which says how to get one.
+    pub fn check_library() -> Result<(), EngineError> {
+        library::environment().map(|_| ())
+    }
+
     /// Loads the ONNX file with these bytes.
     ///
     /// # Errors
-    /// [`EngineError::Library`] if no library is loaded; [`EngineError::Load`] if the library refuses the file.
+    /// As [`ModelFile::read`] and [`OnnxRuntime::open`].
     pub fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
-        let file = file.into();
-        let session = make_session(&file)?;
-        let contract = Contract {
-            inputs: session.inputs().iter().map(declared).collect(),
-            outputs: session.outputs().iter().map(declared).collect(),
-        };
-        Ok(Self { file, contract, spare: Mutex::new(Some(session)) })
+        Self::open(ModelFile::read(file)?)
+    }
+
+    /// Loads a file that has been read.
+    ///
+    /// # Errors
+    /// [`EngineError::Library`] if no library is loaded; [`EngineError::Load`] if the library refuses the file.
+    pub fn open(file: ModelFile) -> Result<Self, EngineError> {
+        let ModelFile { bytes, mut contract, facts, weights, .. } = file;
+        let session = make_session(&bytes, &weights)?;
+        complete("input", contract.inputs.iter_mut().filter(|input| !input.has_default), session.inputs())?;
+        complete("output", contract.outputs.iter_mut(), session.outputs())?;
+        Ok(Self { file: bytes, weights, contract, facts, spare: Mutex::new(Some(session)) })
     }
 }
 
@@ -72,8 +104,16 @@ impl Engine for OnnxRuntime {
         true
     }
 
+    fn version(&self) -> String {
+        library::version()
+    }
+
     fn contract(&self) -> &Contract {
         &self.contract
+    }
+
+    fn facts(&self) -> Option<&Facts> {
+        Some(&self.facts)
     }
 
     fn instance(&self, plan: &CallPlan, _threads: &LaneThreads) -> Result<Box<dyn Instance>, EngineError> {
@@ -82,7 +122,7 @@ impl Engine for OnnxRuntime {
         let spare = self.spare.lock().take();
         let session = match spare {
             Some(session) => session,
-            None => make_session(&self.file)?,
+            None => make_session(&self.file, &self.weights)?,
         };
         let selector = plan.outputs.iter().fold(OutputSelector::no_default(), |selector, name| selector.with(&**name));
         let options = RunOptions::new().map_err(|error| load_error(&error))?.with_outputs(selector);
@@ -122,14 +162,27 @@ impl Instance for OnnxRuntimeInstance {
     }
 }
 
-fn make_session(file: &[u8]) -> Result<Session, EngineError> {
+fn make_session(file: &[u8], weights: &[WeightFile]) -> Result<Session, EngineError> {
     let environment = library::environment()?;
     let made = catch_unwind(AssertUnwindSafe(|| {
         let builder = Session::builder(&environment).map_err(|error| load_error(&error))?;
         let mut builder = settings(builder).map_err(|error| load_error(&error))?;
+        for weights in weights {
+            let bytes = in_memory(weights).map_err(|cause| load_error(&cause))?;
+            builder =
+                builder.with_external_initializer_file_in_memory(&weights.name, bytes).map_err(|error| load_error(&error))?;
+        }
         builder.commit_from_memory(file).map_err(|error| load_error(&error))
     }));
     made.unwrap_or_else(|panic| Err(load_error(&panic_message(&*panic))))
+}
+
+/// The weights of a file, to be copied by a session from there. Given a path instead, the library would map the file, and the process
+/// would end when somebody cuts it short.
+fn in_memory(weights: &WeightFile) -> Result<Arc<[u8]>, String> {
+    let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, weights.len()?).collect();
+    weights.read(Arc::get_mut(&mut bytes).ok_or("the buffer is shared")?)?;
+    Ok(bytes)
 }
 
 fn settings(builder: SessionBuilder) -> BuilderResult {
@@ -157,22 +210,42 @@ fn check_names(kind: &str, names: &[Arc<str>], declared: &[DeclaredTensor]) -> R
     }
 }
 
-fn declared(outlet: &Outlet) -> DeclaredTensor {
-    let (datatype, dims) = match outlet.dtype() {
-        ValueType::Tensor { ty, shape, .. } => {
-            let dims = shape.iter().map(|size| usize::try_from(*size).ok()).collect();
-            (value::datatype_of(*ty), Some(dims))
+/// Adds what the session has found out to what the file declares: types and shapes that follow from operators.
+fn complete<'a>(
+    kind: &str,
+    declared: impl Iterator<Item = &'a mut DeclaredTensor>,
+    outlets: &[Outlet],
+) -> Result<(), EngineError> {
+    let declared: Vec<_> = declared.collect();
+    let of_file = || declared.iter().map(|tensor| tensor.name.as_str());
+    let of_session = || outlets.iter().map(Outlet::name);
+    if !of_file().eq(of_session()) {
+        let (of_file, of_session): (Vec<_>, Vec<_>) = (of_file().collect(), of_session().collect());
+        return Err(load_error(&format!("its {kind}s are {of_session:?}, but the file declares {of_file:?}")));
+    }
+    for (tensor, outlet) in declared.into_iter().zip(outlets) {
+        let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
+            continue;
+        };
+        tensor.datatype = tensor.datatype.or_else(|| value::datatype_of(*ty));
+        let found: Vec<_> = shape.iter().map(|size| usize::try_from(*size).ok()).collect();
+        match &mut tensor.dims {
+            Some(dims) if dims.len() == found.len() => {
+                dims.iter_mut().zip(found).for_each(|(dim, found)| *dim = found.or(*dim));
+            }
+            // No dimensions are what it says of a scalar, and also if it does not know.
+            None if !found.is_empty() => tensor.dims = Some(found),
+            _ => {}
         }
-        _ => (None, None),
-    };
-    DeclaredTensor { name: outlet.name().to_owned(), datatype, dims }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
-    use rten_onnx::onnx::DataType;
+    use rten_onnx::onnx::{DataType, GraphProto, ValueInfoProto};
     use smallvec::smallvec;
 
     use super::*;
@@ -201,7 +274,7 @@ mod tests {
     }
 
     fn executable(engine: OnnxRuntime, datatype: Datatype, output: &str) -> Executable {
-        let spec = |name: &str| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: 0 };
+        let spec = |name: &str| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: Some(0) };
         let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec(output)], ..Signature::default() };
         Executable::new(Arc::new(engine), Arc::new(signature), &[LaneThreads::new()]).expect("it has x and the output")
     }
@@ -290,7 +363,7 @@ mod tests {
     #[test]
     fn strings_become_numbers_and_one_that_is_none_fails_the_call() {
         let Some(_) = library() else { return };
-        let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: 0 };
+        let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: Some(0) };
         let signature = Signature {
             inputs: vec![spec("x", Datatype::Bytes)],
             outputs: vec![spec("y", Datatype::Int64)],
@@ -329,6 +402,29 @@ mod tests {
         let engine = load(test_models::one_operator("Neg", DataType::FLOAT, &[None]));
         let error = engine.instance(&plan, &LaneThreads::new()).err().expect("no such input");
         assert_eq!(error, EngineError::Load("onnxruntime: the model has no input 'z'; its inputs are 'x'".to_owned()));
+    }
+
+    #[test]
+    fn a_shape_that_nobody_declares_is_not_a_scalar_and_one_that_follows_is_found() {
+        let Some(_) = library() else { return };
+        let shapeless = |name: &str| {
+            let mut value = test_models::value(name, DataType::FLOAT, &[]);
+            if let Some(tensor) = value.r#type.as_mut().and_then(|kind| kind.tensor_type.as_mut()) {
+                tensor.shape = None;
+            }
+            value
+        };
+        let dims = |input: ValueInfoProto| {
+            let output = vec![shapeless("y")];
+            let node = vec![test_models::node("Neg", &["x"], "y")];
+            let graph = GraphProto { node, input: vec![input], output, ..GraphProto::default() };
+            let contract = load(test_models::write(graph)).contract().clone();
+            (contract.inputs[0].dims.clone(), contract.outputs[0].dims.clone())
+        };
+        assert_eq!(dims(shapeless("x")), (None, None));
+        assert_eq!(dims(test_models::value("x", DataType::FLOAT, &[])).0, Some(Vec::new()));
+        let rows = Some(vec![None, Some(2)]);
+        assert_eq!(dims(test_models::value("x", DataType::FLOAT, &[None, Some(2)])), (rows.clone(), rows));
     }
 
     #[test]

@@ -5,10 +5,8 @@
 //!
 //! Knows ONNX files as bytes; no paths, no manifests, no state.
 
-mod contract;
 mod convert;
 mod half;
-mod reader;
 
 use std::{
     borrow::Cow,
@@ -18,7 +16,11 @@ use std::{
 
 use rten::{Model, ModelOptions, NodeId, RunOptions};
 
-use super::{Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads, stack::panic_message};
+use super::{
+    Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads, ONNXRUNTIME_WAY,
+    onnx::{Facts, ModelFile, Narrowing},
+    stack::panic_message,
+};
 use crate::domain::{Datatype, Tensor};
 
 /// A model loaded into rten.
@@ -26,40 +28,63 @@ use crate::domain::{Datatype, Tensor};
 pub struct Rten {
     model: Arc<Model>,
     contract: Contract,
+    facts: Facts,
+    /// Within which inputs must keep, so that 32 bits hold all that is computed.
+    narrowing: Narrowing,
 }
 
 impl Rten {
-    /// Loads the ONNX file with these bytes.
+    /// Loads the ONNX file with these bytes, if nothing of what it computes can be lost.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if it is not an ONNX model, takes or gives strings, or uses an operator that rten lacks; the text
-    /// names it.
+    /// As [`ModelFile::read`] and [`Rten::open`].
     pub fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
-        let file = file.into();
+        Self::open(ModelFile::read(file)?, false)
+    }
+
+    /// Loads a file that has been read. With `allow_narrowing`, numbers may get lost in it.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if it takes or gives strings, uses an operator that rten lacks, or computes what FP32 and 32-bit integers
+    /// do not hold; the text names it.
+    pub fn open(file: ModelFile, allow_narrowing: bool) -> Result<Self, EngineError> {
+        let narrowing = match (file.narrowing(), allow_narrowing) {
+            (Narrowing::Possible { reasons }, false) => return Err(EngineError::Load(narrows(reasons))),
+            (_, true) => Narrowing::None,
+            (narrowing, false) => narrowing.clone(),
+        };
+        let ModelFile { bytes, contract, facts, weights, .. } = file.with_named_nodes()?;
         let loaded = catch_unwind(AssertUnwindSafe(|| {
-            // First, because this is what finds a broken file out; see `reader`.
-            let contract = contract::read(&file)?;
             refuse_strings(&contract)?;
-            let options = ModelOptions::with_all_ops();
-            let model = match file {
-                Cow::Borrowed(file) => options.load_static_slice(file),
-                Cow::Owned(file) => options.load(file),
+            let mut options = ModelOptions::with_all_ops();
+            for file in &weights {
+                options.external_data(&file.name, file.to_vec()?);
+            }
+            let model = match bytes {
+                Cow::Borrowed(bytes) => options.load_static_slice(bytes),
+                Cow::Owned(bytes) => options.load(bytes),
             };
             let model = model.map_err(|error| error.to_string())?;
-            Ok(Self { model: Arc::new(model), contract })
+            Ok(Self { model: Arc::new(model), contract, facts, narrowing })
         }));
         let loaded = loaded.unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_message(&*panic))));
         loaded.map_err(|cause: String| EngineError::Load(format!("rten cannot load the model: {cause}")))
     }
 
     fn node(&self, kind: &str, declared: &[DeclaredTensor], name: &str) -> Result<Node, EngineError> {
+        if declared.iter().any(|tensor| tensor.name == name && tensor.has_default) {
+            return Err(EngineError::Load(format!(
+                "rten: {kind} '{name}' has a default in the model file, which rten makes part of the model and cannot replace; leave it \
+                 out of the manifest, or use the engine onnxruntime, which can"
+            )));
+        }
         let datatype = declared.iter().find(|tensor| tensor.name == name).map(|tensor| tensor.datatype);
         let (Some(datatype), Some(id)) = (datatype, self.model.find_node(name)) else {
             let known: Vec<_> = declared.iter().map(|tensor| format!("'{}'", tensor.name)).collect();
             let known = known.join(", ");
             return Err(EngineError::Load(format!("rten: the model has no {kind} '{name}'; its {kind}s are {known}")));
         };
-        Ok(Node { name: name.into(), id, datatype })
+        Ok(Node { name: name.into(), id, datatype, limit: self.narrowing.limit(name) })
     }
 }
 
@@ -72,8 +97,16 @@ impl Engine for Rten {
         true
     }
 
+    fn version(&self) -> String {
+        env!("TIDEMILL_RTEN").to_owned()
+    }
+
     fn contract(&self) -> &Contract {
         &self.contract
+    }
+
+    fn facts(&self) -> Option<&Facts> {
+        Some(&self.facts)
     }
 
     fn instance(&self, plan: &CallPlan, threads: &LaneThreads) -> Result<Box<dyn Instance>, EngineError> {
@@ -83,6 +116,15 @@ impl Engine for Rten {
         let output_ids = outputs.iter().map(|node| node.id).collect();
         Ok(Box::new(RtenInstance { model: Arc::clone(&self.model), threads: threads.clone(), inputs, outputs, output_ids }))
     }
+}
+
+/// Why a model is not served here, and what to do.
+fn narrows(reasons: &[String]) -> String {
+    format!(
+        "rten has 32-bit integers and FP32 alone, so that results can be wrong: {}; serve the model on onnxruntime, which computes as it \
+         says ({ONNXRUNTIME_WAY}), or accept that with engine = \"rten\" and allow_narrowing = true in model.toml",
+        reasons.join(", ")
+    )
 }
 
 fn refuse_strings(contract: &Contract) -> Result<(), String> {
@@ -102,6 +144,8 @@ struct Node {
     id: NodeId,
     /// What the file declares.
     datatype: Option<Datatype>,
+    /// Of an input: the largest number that it may bring.
+    limit: Option<i64>,
 }
 
 struct RtenInstance {
@@ -114,10 +158,10 @@ struct RtenInstance {
 
 impl Instance for RtenInstance {
     fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError> {
-        let failed = |kind: &str, node: &Node, cause: String| EngineError::Run(format!("rten: {kind} '{}': {cause}", node.name));
+        let failed = |node: &Node, cause: String| EngineError::Run(format!("rten: output '{}': {cause}", node.name));
         let inputs = self.inputs.iter().zip(call.inputs).map(|(node, view)| {
-            let value = convert::input(view).map_err(|cause| failed("input", node, cause))?;
-            Ok((node.id, value))
+            let value = convert::input(view, node.limit);
+            Ok((node.id, value.map_err(|cause| EngineError::Input(format!("rten: input '{}': {cause}", node.name)))?))
         });
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
         let options = RunOptions::default().with_thread_pool(Some(self.threads.pool(call.threads)));
@@ -126,9 +170,7 @@ impl Instance for RtenInstance {
             .run(inputs, &self.output_ids, Some(options))
             .map_err(|error| EngineError::Run(format!("rten: the model call failed: {error}")))?;
         let outputs = self.outputs.iter().zip(values);
-        outputs
-            .map(|(node, value)| convert::output(value, node.datatype).map_err(|cause| failed("output", node, cause)))
-            .collect()
+        outputs.map(|(node, value)| convert::output(value, node.datatype).map_err(|cause| failed(node, cause))).collect()
     }
 }
 
@@ -155,7 +197,7 @@ mod tests {
     }
 
     fn run(engine: Rten, datatype: Datatype, data: Vec<u8>) -> Result<Vec<u8>, RunError> {
-        let spec = |name: &str| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: 0 };
+        let spec = |name: &str| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: Some(0) };
         let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() };
         let model = Executable::new(Arc::new(engine), Arc::new(signature), &[LaneThreads::new()]).expect("it has x and y");
         let shape: Shape = smallvec![2];
@@ -172,12 +214,13 @@ mod tests {
             name: name.to_owned(),
             datatype: Some(Datatype::Bool),
             dims: Some(vec![None, Some(2)]),
+            has_default: false,
         };
         assert_eq!(*engine.contract(), Contract { inputs: vec![declared("x")], outputs: vec![declared("y")] });
     }
 
     #[test]
-    fn weights_among_the_inputs_are_left_out() {
+    fn a_value_that_the_file_gives_to_an_input_is_a_default_that_rten_cannot_replace() {
         let mut model = test_models::parse(&identity(DataType::FLOAT));
         let graph = model.graph.as_mut().expect("it has a graph");
         let weight = TensorProto {
@@ -190,8 +233,15 @@ mod tests {
         graph.initializer.push(weight);
         graph.input.push(test_models::value("w", DataType::FLOAT, &[Some(1)]));
         let engine = load(model.write_buf().expect("it can be written")).expect("rten knows Identity");
-        let names: Vec<_> = engine.contract().inputs.iter().map(|input| input.name.as_str()).collect();
-        assert_eq!(names, ["x"]);
+        let inputs: Vec<_> = engine.contract().inputs.iter().map(|input| (input.name.as_str(), input.has_default)).collect();
+        assert_eq!(inputs, [("x", false), ("w", true)]);
+        let plan =
+            |inputs: &[&str]| CallPlan { inputs: inputs.iter().map(|name| (*name).into()).collect(), outputs: vec!["y".into()] };
+        assert!(engine.instance(&plan(&["x"]), &LaneThreads::new()).is_ok());
+        let error = engine.instance(&plan(&["x", "w"]), &LaneThreads::new()).err().map(|error| error.to_string());
+        let expected = "rten: input 'w' has a default in the model file, which rten makes part of the model and cannot replace; leave \
+                        it out of the manifest, or use the engine onnxruntime, which can";
+        assert_eq!(error.as_deref(), Some(expected));
     }
 
     #[test]
@@ -240,7 +290,7 @@ mod tests {
     fn what_is_not_an_onnx_model_is_refused() {
         for garbage in [Vec::new(), b"not a model".to_vec(), vec![0xff; 1000], silero::FILE[..silero::FILE.len() / 2].to_vec()] {
             let error = load(garbage).expect_err("garbage");
-            assert!(matches!(&error, EngineError::Load(text) if text.starts_with("rten cannot load the model: ")), "{error}");
+            assert!(matches!(&error, EngineError::Load(text) if text.starts_with("the file is not an ONNX model: ")), "{error}");
         }
     }
 
@@ -258,7 +308,7 @@ mod tests {
             name: name.into(),
             datatype: Datatype::Fp32,
             dims: dims.to_vec(),
-            batch_axis: 0,
+            batch_axis: Some(0),
         };
         let padded = |position, value: f32| PaddedInput { position, axis: 0, value: value.to_le_bytes()[..].into() };
         let rule = PaddingRule {
@@ -306,7 +356,8 @@ mod tests {
     #[test]
     fn all_threads_compute_what_one_does() {
         const SIZE: usize = 256;
-        let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(SIZE)], batch_axis: 0 };
+        let spec =
+            |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(SIZE)], batch_axis: Some(0) };
         let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() };
         let engine = Arc::new(load(test_models::matrices(SIZE, 4)).expect("rten multiplies matrices"));
         let lanes = LaneThreads::device(2);

@@ -57,10 +57,13 @@ pub(super) fn element_as_f64(datatype: Datatype, bytes: &[u8]) -> Option<f64> {
     }
 }
 
-/// The FP32 elements of a batch tensor, each with the number of the item that it belongs to.
-pub(super) fn elements_by_item<'a>(view: &TensorView<'a>, batch_axis: usize) -> impl Iterator<Item = (usize, f32)> + use<'a> {
-    let batch_size = view.shape.get(batch_axis).copied().unwrap_or(1).max(1);
-    let after: usize = view.shape.iter().skip(batch_axis + 1).product();
+/// The FP32 elements of a call's tensor, each with the number of the item that it belongs to. Without a batch axis there is one item.
+pub(super) fn elements_by_item<'a>(
+    view: &TensorView<'a>,
+    batch_axis: Option<usize>,
+) -> impl Iterator<Item = (usize, f32)> + use<'a> {
+    let batch_size = batch_axis.and_then(|axis| view.shape.get(axis)).copied().unwrap_or(1).max(1);
+    let after: usize = view.shape.iter().skip(batch_axis.map_or(0, |axis| axis + 1)).product();
     let elements = view.data.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
     elements.enumerate().map(move |(index, value)| (index / after.max(1) % batch_size, value))
 }

@@ -79,6 +79,10 @@ impl Engine for SyntheticEngine {
         self.shared.script.wide_speedup.is_some()
     }
 
+    fn computes_items_apart(&self) -> bool {
+        true
+    }
+
     fn contract(&self) -> &Contract {
         &self.contract
     }
@@ -142,7 +146,7 @@ impl SyntheticInstance {
             return false;
         };
         let view = &call.inputs[*position];
-        let after: usize = view.shape.iter().skip(spec.batch_axis + 1).product();
+        let after: usize = view.shape.iter().skip(spec.batch_axis.map_or(0, |axis| axis + 1)).product();
         let Some(element_bytes) = view.datatype.fixed_size() else { return false };
         (0..call.batch_size).any(|index| {
             let start = index * after * element_bytes;
@@ -192,7 +196,7 @@ impl SyntheticInstance {
     fn output(
         &self,
         view: &TensorView<'_>,
-        batch_axis: usize,
+        batch_axis: Option<usize>,
         excess: &[usize],
         kind: SyntheticKind,
         addends: Option<&[f32]>,
@@ -243,9 +247,11 @@ fn check(signature: &Signature, kind: SyntheticKind) -> Result<(), String> {
 }
 
 fn declare(signature: &Signature) -> Contract {
-    let tensor = |name: &Arc<str>, datatype, mut dims: Vec<Option<usize>>, batch_axis: usize| {
-        dims.insert(batch_axis.min(dims.len()), None);
-        DeclaredTensor { name: name.to_string(), datatype: Some(datatype), dims: Some(dims) }
+    let tensor = |name: &Arc<str>, datatype, mut dims: Vec<Option<usize>>, batch_axis: Option<usize>| {
+        if let Some(axis) = batch_axis {
+            dims.insert(axis.min(dims.len()), None);
+        }
+        DeclaredTensor { name: name.to_string(), datatype: Some(datatype), dims: Some(dims), has_default: false }
     };
     let plain = |spec: &TensorSpec| tensor(&spec.name, spec.datatype, spec.dims.clone(), spec.batch_axis);
     let mut contract =
@@ -258,7 +264,7 @@ fn declare(signature: &Signature) -> Contract {
     for shared in &signature.shared {
         let dims = shared.value.shape().iter().map(|size| Some(*size)).collect();
         let (name, datatype) = (shared.name.to_string(), Some(shared.value.datatype()));
-        contract.inputs.push(DeclaredTensor { name, datatype, dims: Some(dims) });
+        contract.inputs.push(DeclaredTensor { name, datatype, dims: Some(dims), has_default: false });
     }
     contract
 }
@@ -280,7 +286,7 @@ mod tests {
     };
 
     fn signature(datatype: Datatype) -> Arc<Signature> {
-        let spec = |name: &str| TensorSpec { name: name.into(), datatype, dims: vec![None], batch_axis: 0 };
+        let spec = |name: &str| TensorSpec { name: name.into(), datatype, dims: vec![None], batch_axis: Some(0) };
         Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() })
     }
 

@@ -14,9 +14,15 @@ use tokio::{
 /// How long a new connection may take to send its greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What a client is answered that speaks HTTP/1.1: in its own words, which no frame would be.
+pub(super) const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: 105\r\n\r\n\
+    this is the gRPC port, which speaks HTTP/2 alone; HTTP/1.1 is on the HTTP port, server.http_addr (8080)\r\n";
+
 const GREETING: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What was read of the greeting: all of it, or as much as it took to see that it is none, which is for hyper to answer. `None` if
+/// What was read of the greeting: all of it, or as much as it took to see that it is none: that is for hyper to answer, or for
+/// [`HTTP1_ANSWER`] if [`is_http1`] says so. `None` if
 /// the client has closed, or has kept silent for too long.
 pub(super) async fn greeting(stream: &mut (impl AsyncRead + Unpin)) -> Option<Bytes> {
     let mut read = [0; GREETING.len()];
@@ -32,6 +38,12 @@ pub(super) async fn greeting(stream: &mut (impl AsyncRead + Unpin)) -> Option<By
     };
     let length = timeout(GREETING_TIMEOUT, reading).await.ok()??;
     Some(Bytes::copy_from_slice(&read[..length]))
+}
+
+/// Whether what was read in place of a greeting begins a request of HTTP/1: a verb in capitals, and a path.
+pub(super) fn is_http1(read: &[u8]) -> bool {
+    let verb = read.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    verb > 0 && read[verb..].starts_with(b" ") && read != GREETING
 }
 
 #[cfg(test)]
@@ -59,6 +71,23 @@ mod tests {
         let (mut client, mut server) = duplex(64);
         client.write_all(b"GET / HTTP/1.1\r\n").await.expect("it fits");
         assert_eq!(greeting(&mut server).await.as_deref(), Some(b"GET / HTTP/1.1\r\n".as_slice()));
+    }
+
+    #[test]
+    fn a_request_of_http1_is_told_from_a_greeting_and_from_noise() {
+        for request in [&b"GET / HTTP/1.1\r\nhost: x\r\n"[..], b"POST /v2/models/m/infer H", b"PUT /", b"PRI /x"] {
+            assert!(is_http1(request), "{request:?}");
+        }
+        for other in [&GREETING[..], b"\x16\x03\x01\x02\0", b"GET", b"", b" / HTTP/1.1"] {
+            assert!(!is_http1(other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_answer_is_as_long_as_it_says() {
+        let text = str::from_utf8(HTTP1_ANSWER).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head}: {}", body.len());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,5 @@
 //! `grpc.health.v1`: the server under the empty name and its services' names, each model under its own
-//! (serving if any of its versions is ready).
+//! (serving if any of its versions is ready). A server none of whose models could be loaded serves nothing.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -121,7 +121,8 @@ impl HealthKeeper {
         for model in self.service.models() {
             *statuses.entry(model.name).or_insert(false) |= serving && model.state == ModelState::Ready;
         }
-        statuses.extend(SERVER_NAMES.map(|name| (name.into(), serving)));
+        let serves = serving && !self.service.repository().registry().serves_nothing();
+        statuses.extend(SERVER_NAMES.map(|name| (name.into(), serves)));
         self.board.send_replace(Arc::new(statuses));
         phase
     }

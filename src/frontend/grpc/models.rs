@@ -4,9 +4,9 @@ use tonic::{Request, Response, Status};
 
 use super::{convert, status::status_of};
 use crate::{
-    domain::{Fault, PaddingRule, Signature, StateSpec, TensorSpec},
+    domain::{Batching, Fault, PaddingRule, Signature, StateSpec, TensorSpec, Verdict},
     proto::v1::{self, model_service_server::ModelService},
-    registry::{self, Model, ModelState},
+    registry::{self, Model, ModelState, SEED_DEFAULT},
     service::{CostCurve, QueueStatus, Service},
 };
 
@@ -37,6 +37,7 @@ impl Models {
                 engine: loaded.executable.engine_name().to_owned(),
                 description: loaded.description.to_string(),
                 stateful: signature.is_stateful(),
+                batching: Some(batching(&loaded.batching)),
             }),
             inputs: signature.inputs.iter().map(tensor_spec).collect(),
             outputs: signature.outputs.iter().map(tensor_spec).collect(),
@@ -55,6 +56,7 @@ impl Models {
             default_limits: Some(convert::limits(&self.service.limits(0), self.max_message_bytes)),
             shape_costs: queue.shape_curves.iter().map(shape_cost).collect(),
             padding: signature.padding.as_ref().map(|rule| padding(rule, loaded.padding_waste_max, signature)),
+            no_batch: !signature.has_batch(),
         }
     }
 }
@@ -74,6 +76,17 @@ impl ModelService for Models {
         let (model, queue) = self.service.model(&name, &version).map_err(|fault| status_of(&fault))?;
         Ok(Response::new(v1::GetModelResponse { model: Some(self.detail(&model, &queue)) }))
     }
+
+    async fn prove_model(&self, request: Request<v1::ProveModelRequest>) -> Result<Response<v1::ProveModelResponse>, Status> {
+        let v1::ProveModelRequest { name, seed } = request.into_inner();
+        if name.is_empty() {
+            return Err(status_of(&Fault::invalid("name", "the name of the model is missing")));
+        }
+        let seed = if seed == 0 { SEED_DEFAULT } else { seed };
+        self.service.repository().prove(&name, seed).await.map_err(|fault| status_of(&fault))?;
+        let proven = self.service.models().into_iter().filter(|status| *status.name == *name);
+        Ok(Response::new(v1::ProveModelResponse { models: proven.map(summary).collect() }))
+    }
 }
 
 fn summary(status: registry::ModelStatus) -> v1::ModelSummary {
@@ -91,6 +104,26 @@ fn summary(status: registry::ModelStatus) -> v1::ModelSummary {
         engine: status.engine.to_owned(),
         description: status.description.to_string(),
         stateful: status.stateful,
+        batching: status.batching.as_ref().map(batching),
+    }
+}
+
+fn batching(found: &Batching) -> v1::Batching {
+    let verdict = match found.verdict {
+        Verdict::Independent => v1::BatchingVerdict::Independent,
+        Verdict::Dependent => v1::BatchingVerdict::Dependent,
+        Verdict::NotABatch => v1::BatchingVerdict::NotABatch,
+        Verdict::PaddingLeaks => v1::BatchingVerdict::PaddingLeaks,
+        Verdict::Random => v1::BatchingVerdict::Random,
+        Verdict::Unproven => v1::BatchingVerdict::Unproven,
+        Verdict::Off => v1::BatchingVerdict::Off,
+    };
+    v1::Batching {
+        verdict: verdict.into(),
+        shares_calls: found.shares_calls,
+        detail: found.detail.to_string(),
+        proven_batch: u32::try_from(found.proven_batch).unwrap_or(u32::MAX),
+        seed: found.seed,
     }
 }
 
@@ -118,12 +151,14 @@ fn tensor_spec(spec: &TensorSpec) -> v1::TensorSpec {
 
 fn state_spec(state: &StateSpec) -> v1::StateSpec {
     let mut shape: Vec<i64> = state.dims.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
-    shape.insert(state.batch_axis.min(shape.len()), -1);
+    if let Some(axis) = state.batch_axis {
+        shape.insert(axis.min(shape.len()), -1);
+    }
     v1::StateSpec {
         input: state.input.to_string(),
         output: state.output.to_string(),
         datatype: v1::Datatype::from(state.datatype).into(),
         shape,
-        batch_axis: u32::try_from(state.batch_axis).unwrap_or(u32::MAX),
+        batch_axis: u32::try_from(state.batch_axis.unwrap_or_default()).unwrap_or(u32::MAX),
     }
 }

@@ -12,13 +12,17 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{
     example::Example,
-    greeting::greeting,
+    greeting::{HTTP1_ANSWER, greeting, is_http1},
     health::HealthKeeper,
     limits::NameMessageLimit,
     models::Models,
@@ -41,6 +45,9 @@ use crate::{
     },
     telemetry::ServerMetrics,
 };
+
+/// Time to send a refusal in and to hear the client close.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A gRPC server on a listener that is bound already.
 pub struct GrpcServer {
@@ -107,6 +114,18 @@ impl GrpcServer {
     }
 }
 
+/// Says what speaks here, and closes once the client has heard it.
+async fn refuse_http1(stream: TcpStream) {
+    let mut stream = Lingering::new(stream);
+    let saying = async {
+        stream.write_all(HTTP1_ANSWER).await?;
+        stream.shutdown().await
+    };
+    if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, saying).await {
+        tracing::debug!(%error, "a connection broke off");
+    }
+}
+
 fn connection(
     mut stream: TcpStream,
     routes: &Routes,
@@ -137,6 +156,10 @@ fn connection(
             return;
         }
         let Some(read) = greeting(&mut stream).await else { return };
+        if is_http1(&read) {
+            refuse_http1(stream).await;
+            return;
+        }
         let go_away = shutdown.go_away();
         let connection = http2.serve_connection(TokioIo::new(Lingering::after(read, stream)), TowerToHyperService::new(routes));
         let mut connection = std::pin::pin!(Together::new(connection, &streams));

@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use bytes::Bytes;
 
-use crate::domain::{Datatype, push_element};
+use crate::domain::{Datatype, bad_dimension, push_element};
 
 /// Levels of brackets; more than a tensor that means something has.
 const NESTING_MAX: usize = 32;
@@ -293,7 +293,9 @@ impl<'a> Lists<'a> {
             let expected = self.expected.unwrap_or_default();
             return Err(format!("there are {} elements, but shape {shape:?} takes {expected}", self.elements));
         }
-        if found.len() > 1 && found != shape {
+        // Lists without members have nothing inside that could be nested further.
+        let ends_empty = found.last() == Some(&0) && shape.starts_with(&found);
+        if found.len() > 1 && found != shape && !ends_empty {
             return Err(format!("the lists are nested as {found:?}, but the shape is {shape:?}; nest them so, or not at all"));
         }
         Ok(shape.to_vec())
@@ -303,10 +305,8 @@ impl<'a> Lists<'a> {
 /// Elements of a tensor of this shape.
 fn expected_elements(shape: &[i64]) -> Result<usize, String> {
     shape.iter().enumerate().try_fold(1_usize, |product, (axis, size)| match usize::try_from(*size) {
-        Ok(size) if size > 0 => {
-            product.checked_mul(size).ok_or_else(|| format!("shape {shape:?} has more elements than can be addressed"))
-        }
-        _ => Err(format!("dimension {axis} of shape {shape:?} is {size}; dimensions must be at least 1")),
+        Ok(size) => product.checked_mul(size).ok_or_else(|| format!("shape {shape:?} has more elements than can be addressed")),
+        Err(_) => Err(bad_dimension(shape, axis)),
     })
 }
 
@@ -380,6 +380,25 @@ mod tests {
     }
 
     #[test]
+    fn a_tensor_may_be_empty() {
+        let read = |json, shape: &[i64]| {
+            read(json, Datatype::Uint8, Layout::Of(shape)).map(|elements| (elements.data.len(), elements.shape))
+        };
+        for (json, shape) in [
+            ("[]", &[0][..]),
+            ("[]", &[0, 4]),
+            ("[]", &[2, 0, 3]),
+            ("[[],[]]", &[2, 0]),
+            ("[[],[]]", &[2, 0, 3]),
+            (" [ ] ", &[3, 0]),
+        ] {
+            assert_eq!(read(json, shape), Ok((0, shape.to_vec())), "{json}");
+        }
+        assert!(read("[[],[],[]]", &[2, 0]).expect_err("three lists").starts_with("the lists are nested as [3, 0]"));
+        assert!(read("[1]", &[0, 4]).expect_err("an element").starts_with("there are more than the 0 elements"));
+    }
+
+    #[test]
     fn the_shape_is_that_of_the_lists_if_there_is_no_other() {
         let shape = |json| read(json, Datatype::Uint8, Layout::Any).map(|elements| elements.shape);
         assert_eq!(shape("7"), Ok(vec![]));
@@ -424,8 +443,8 @@ mod tests {
     #[test]
     fn a_shape_that_is_none_is_refused_before_anything_is_set_aside() {
         let of = |shape: &[i64]| read("[1]", Datatype::Fp64, Layout::Of(shape)).expect_err("no shape");
-        assert_eq!(of(&[1, 0]), "dimension 1 of shape [1, 0] is 0; dimensions must be at least 1");
-        assert_eq!(of(&[-1]), "dimension 0 of shape [-1] is -1; dimensions must be at least 1");
+        assert_eq!(of(&[1, 0]), "there are more than the 0 elements that shape [1, 0] takes");
+        assert_eq!(of(&[-1]), "dimension 0 of shape [-1] is -1; dimensions are numbers from 0");
         assert!(of(&[i64::MAX, 3]).contains("more elements than can be addressed"));
         assert!(of(&[i64::MAX]).contains("there are 1 elements"));
     }

@@ -69,7 +69,7 @@ fn raw(api: &Api, target: &Target, body: Bytes) -> Result<Decoded, Fault> {
     Ok(Decoded { request, binary: BinaryOutputs { all: true, ..BinaryOutputs::default() } })
 }
 
-/// The shape of one item of this many bytes, with a batch dimension in front.
+/// The shape of one item of this many bytes, with a batch dimension in front if the model has one.
 fn raw_shape(input: &TensorSpec, bytes: usize) -> Result<Vec<i64>, String> {
     let known: usize = input.dims.iter().flatten().product();
     let dynamic = input.dims.iter().filter(|dim| dim.is_none()).count();
@@ -78,5 +78,5 @@ fn raw_shape(input: &TensorSpec, bytes: usize) -> Result<Vec<i64>, String> {
     }
     let size = known.saturating_mul(input.datatype.least_size()).max(1);
     let dims = input.dims.iter().map(|dim| i64::try_from(dim.unwrap_or(bytes / size)).unwrap_or(i64::MAX));
-    Ok(std::iter::once(1).chain(dims).collect())
+    Ok(input.batch_axis.map(|_| 1).into_iter().chain(dims).collect())
 }

@@ -72,7 +72,12 @@ fn input_tensor(spec: &TensorSpec, value: &RawValue) -> Result<InputTensor, Faul
         .map_err(|message| Fault::invalid(name.clone(), format!("input '{name}': {message}")))?;
     // A lone value is one element, in as many dimensions of one as the model has.
     let lone = || spec.fixed_shape().filter(|shape| shape.iter().product::<usize>() == 1).map_or(1, |shape| shape.len());
-    let shape = if elements.shape.is_empty() { vec![1; lone()] } else { elements.shape };
+    let mut shape = if elements.shape.is_empty() { vec![1; lone()] } else { elements.shape };
+    // An empty list ends the nesting, whatever there would be inside.
+    if shape.last() == Some(&0) {
+        let inner = spec.dims.iter().skip(shape.len()).map(|dim| dim.map_or(0, |size| i64::try_from(size).unwrap_or(i64::MAX)));
+        shape.extend(inner);
+    }
     Ok(InputTensor { name, datatype: spec.datatype, shape, parameters: Parameters::new(), data: Some(elements.data) })
 }
 
@@ -147,7 +152,7 @@ mod tests {
             name: name.into(),
             datatype,
             dims: dims.to_vec(),
-            batch_axis: 0,
+            batch_axis: Some(0),
         };
         let inputs = vec![
             spec("count", Datatype::Uint8, &[Some(1), Some(1)]),
@@ -179,6 +184,21 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_list_is_empty_in_the_first_dimension_that_may_be() {
+        let spec = |name: &str, dims: &[Option<usize>]| TensorSpec {
+            name: name.into(),
+            datatype: Datatype::Fp32,
+            dims: dims.to_vec(),
+            batch_axis: Some(0),
+        };
+        let signature =
+            Signature { inputs: vec![spec("boxes", &[None, Some(4)]), spec("text", &[None])], ..Signature::default() };
+        let request = decode(br#"{"boxes":[],"text":[]}"#, &signature).expect("a request");
+        let shapes: Vec<_> = request.inputs.iter().map(|input| &input.shape[..]).collect();
+        assert_eq!(shapes, [&[0, 4][..], &[0]]);
+    }
+
+    #[test]
     fn each_fault_names_its_member() {
         for (json, field, message) in [
             (r#"{"colour":1}"#, "colour", "the model has no input 'colour'; its inputs are 'count', 'free', 'grid', and beside"),
@@ -188,6 +208,7 @@ mod tests {
             (r#"{"parameters":[]}"#, "parameters", "'parameters': invalid type"),
             ("[]", "body", "an object of inputs"),
             ("{", "body", "EOF"),
+            ("", "body", "the body is empty"),
         ] {
             let fault = decoded(json).expect_err(json);
             assert_eq!(fault.field(), Some(field), "{fault}");

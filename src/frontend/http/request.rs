@@ -58,18 +58,31 @@ impl BinaryOutputs {
     }
 }
 
+/// What says where the JSON ends, for messages.
+const HEADER_LENGTH_HINT: &str =
+    "the header Inference-Header-Content-Length, which says how many bytes of the body are JSON, is missing";
+
 /// Decodes a body whose first `json_length` bytes are JSON; all of it if there is no such number. Model and version are left open:
 /// they stand in the path.
 ///
 /// # Errors
 /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) with the field at fault.
 pub(super) fn decode(body: &Bytes, json_length: Option<usize>) -> Result<Decoded, Fault> {
+    let has_length = json_length.is_some();
     let json_length = json_length.unwrap_or(body.len());
     if json_length > body.len() {
         let message = format!("{HEADER_LENGTH} is {json_length}, but the body has {} bytes", body.len());
         return Err(Fault::invalid(HEADER_LENGTH, message));
     }
-    let json: RequestJson<'_> = parse(&body[..json_length])?;
+    let json: RequestJson<'_> = parse(&body[..json_length]).map_err(|fault| {
+        // Only whoever says that bytes follow the JSON sends any.
+        let follows = fault.message().contains(TRAILING) && says(body, BINARY_SIZE);
+        if has_length || !follows {
+            fault
+        } else {
+            Fault::invalid(HEADER_LENGTH, format!("an input has {BINARY_SIZE}, but {HEADER_LENGTH_HINT}"))
+        }
+    })?;
     let RequestJson { id, parameters, inputs, outputs } = json;
     let mut parameters = parameters.unwrap_or_default().0;
     let mut binary = BinaryOutputs {
@@ -80,7 +93,7 @@ pub(super) fn decode(body: &Bytes, json_length: Option<usize>) -> Result<Decoded
     let inputs: Vec<InputTensor> = inputs
         .into_iter()
         .enumerate()
-        .map(|(position, input)| input_tensor(position, input, &mut rest))
+        .map(|(position, input)| input_tensor(position, input, &mut rest, has_length))
         .collect::<Result<_, _>>()?;
     if !rest.is_empty() {
         let message = format!(
@@ -110,14 +123,41 @@ pub(super) fn decode(body: &Bytes, json_length: Option<usize>) -> Result<Decoded
 /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid).
 pub(super) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Fault> {
     serde_json::from_slice(json).map_err(|error| {
-        let says = |word: &[u8]| json.windows(word.len()).any(|found| found == word);
-        let hint = if error.is_syntax() && (says(b"NaN") || says(b"Infinity")) {
+        if let Some(cause) = no_json(json) {
+            return Fault::invalid("body", format!("the request is not the JSON that is expected here: {cause}"));
+        }
+        let hint = if error.is_syntax() && (says(json, "NaN") || says(json, "Infinity")) {
             "; JSON has neither NaN nor Infinity: send such a tensor as binary data (binary_data_size)"
         } else {
             ""
         };
         Fault::invalid("body", format!("the request is not the JSON that is expected here: {error}{hint}"))
     })
+}
+
+/// How serde_json begins to say that there is more than one value.
+const TRAILING: &str = "trailing characters";
+
+fn says(text: &[u8], word: &str) -> bool {
+    text.windows(word.len()).any(|found| found == word.as_bytes())
+}
+
+/// What a body is that is no JSON, as far as its first bytes tell.
+fn no_json(body: &[u8]) -> Option<&'static str> {
+    let begins = |bytes: &[u8]| body.starts_with(bytes);
+    if body.trim_ascii().is_empty() {
+        Some("the body is empty")
+    } else if begins(b"\xef\xbb\xbf") {
+        Some("it begins with a byte order mark, which JSON does not have; send UTF-8 without one")
+    } else if begins(b"\xff\xfe") || begins(b"\xfe\xff") {
+        Some("it begins with the byte order mark of UTF-16; send UTF-8 without one")
+    } else if begins(b"--") {
+        Some("it is a multipart form; send the JSON alone as the body, as curl --data-binary @FILE does and --form does not")
+    } else if begins(b"\x1f\x8b") {
+        Some("it is compressed with gzip; say so with the header Content-Encoding: gzip")
+    } else {
+        None
+    }
 }
 
 /// What may be left out may also be null; what is not known is passed over, as the protocol's extensions want it.
@@ -147,7 +187,7 @@ struct OutputJson {
     parameters: Option<Named>,
 }
 
-fn input_tensor(position: usize, input: InputJson<'_>, rest: &mut Bytes) -> Result<InputTensor, Fault> {
+fn input_tensor(position: usize, input: InputJson<'_>, rest: &mut Bytes, has_length: bool) -> Result<InputTensor, Fault> {
     let InputJson { name, datatype, shape, parameters, data } = input;
     let mut parameters = parameters.unwrap_or_default().0;
     let at = |part: &str| format!("inputs[{position}].{part}");
@@ -160,8 +200,9 @@ fn input_tensor(position: usize, input: InputJson<'_>, rest: &mut Bytes) -> Resu
         }
         (Some(size), None) => {
             if size > rest.len() {
-                let message =
-                    format!("input '{name}' has a {BINARY_SIZE} of {size}, but {} bytes are left in the body", rest.len());
+                let cause =
+                    if has_length { format!("{} bytes are left in the body", rest.len()) } else { HEADER_LENGTH_HINT.to_owned() };
+                let message = format!("input '{name}' has a {BINARY_SIZE} of {size}, but {cause}");
                 return Err(Fault::invalid(at("parameters.binary_data_size"), message));
             }
             Some(rest.split_to(size))
@@ -351,7 +392,7 @@ mod tests {
         let many = format!(r#"{{"inputs":[],"parameters":{{{}}}}}"#, many.join(","));
         let binary = |size: &str| input(&format!(r#","parameters":{{"binary_data_size":{size}}}"#));
         let cases: [(&str, &[u8], &str, &str); 14] = [
-            ("", &[], "body", "EOF"),
+            ("", &[], "body", "the body is empty"),
             ("[1]", &[], "body", "invalid type"),
             (r#"{"inputs":[{"name":"x","data":[NaN]}]}"#, &[], "body", "JSON has neither NaN nor Infinity"),
             (r#"{"id":"7"}"#, &[], "body", "missing field `inputs`"),
@@ -391,6 +432,38 @@ mod tests {
             (fault.field(), fault.message()),
             (Some(HEADER_LENGTH), "inference-header-content-length is 3, but the body has 2 bytes")
         );
+    }
+
+    #[test]
+    fn what_is_sent_in_place_of_json_is_named() {
+        let said = |body: &[u8]| decode(&Bytes::copy_from_slice(body), None).expect_err("no JSON").to_string();
+        let json = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":4}}]}"#;
+        let missing = "the header Inference-Header-Content-Length, which says how many bytes of the body are JSON, is missing";
+        let cases: [(&[u8], &str); 9] = [
+            (b"", "the body is empty"),
+            (b" \r\n", "the body is empty"),
+            (&[b"\xef\xbb\xbf", json.as_bytes()].concat(), "begins with a byte order mark, which JSON does not have; send UTF-8"),
+            (b"\xff\xfe{\0", "the byte order mark of UTF-16"),
+            (b"--------7d3\r\nContent-Disposition: form-data", "it is a multipart form; send the JSON alone"),
+            (b"\x1f\x8b\x08\0", "it is compressed with gzip; say so with the header Content-Encoding: gzip"),
+            (&[json.as_bytes(), &1.5_f32.to_le_bytes()].concat(), missing),
+            // These four bytes are white space to a reader of JSON.
+            (&[json.as_bytes(), b"    "].concat(), missing),
+            (&[json.as_bytes(), b"{}"].concat(), missing),
+        ];
+        for (body, expected) in cases {
+            assert!(said(body).contains(expected), "{}", said(body));
+        }
+        assert!(said(br#"{"inputs":[]} {}"#).contains("trailing characters"), "nothing was to follow");
+    }
+
+    #[test]
+    fn an_input_may_be_empty_in_either_form() {
+        let json = r#"{"inputs":[{"name":"a","datatype":"FP32","shape":[0,4],"parameters":{"binary_data_size":0}},
+            {"name":"b","datatype":"BYTES","shape":[1,0],"data":[[]]}]}"#;
+        let Decoded { request, .. } = decoded(json, &[]).expect("a request");
+        let inputs: Vec<_> = request.inputs.iter().map(|input| (&input.shape[..], input.data.as_deref())).collect();
+        assert_eq!(inputs, [(&[0, 4][..], Some(&[][..])), (&[1, 0], Some(&[]))]);
     }
 
     proptest! {

@@ -191,10 +191,12 @@ async fn ready(State(api): State<Api>) -> Result<Response, Refusal> {
 
 async fn model_ready(State(api): State<Api>, target: Target) -> Result<Response, Refusal> {
     let Target { model, version } = target;
-    if api.open_inference.is_model_ready(&model, &version) {
+    let service = api.open_inference.service();
+    service.find(&model, &version)?;
+    if service.is_serving() {
         return document(&Ready { name: Some(&model), ready: true });
     }
-    Err(Fault::new(FaultKind::Unavailable, format!("model '{model}' is not ready")).into())
+    Err(Fault::new(FaultKind::Unavailable, format!("model '{model}' is not ready: the server drains")).into())
 }
 
 async fn model_metadata(State(api): State<Api>, target: Target) -> Result<Response, Refusal> {

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Inner, Retired};
-use crate::registry::{ModelState, found::candidates, version_text};
+use crate::{
+    domain::{Batching, Verdict},
+    registry::{ModelState, found::candidates, version_text},
+};
 
 const NOT_LOADED: &str = "is there, and was not loaded";
 const LEFT_OUT: &str = "is there, and is left out by the manifest's versions";
@@ -46,7 +49,7 @@ pub struct IndexEntry {
     pub version: Arc<str>,
     /// Where it is in its life.
     pub state: IndexState,
-    /// Why it does not serve; of one that does, why its last reload failed, if it did. Else empty.
+    /// Why it does not serve; of one that does, why its last reload failed, or why its items share no calls. Else empty.
     pub reason: Arc<str>,
 }
 
@@ -55,6 +58,15 @@ pub(super) type Index = BTreeMap<(Arc<str>, u64), IndexEntry>;
 
 fn place(entry: &IndexEntry) -> (Arc<str>, u64) {
     (Arc::clone(&entry.name), entry.version.parse().unwrap_or(0))
+}
+
+/// What there is to say about how a model that serves is batched, if its items do not share calls as a matter of course.
+fn reservation(batching: Option<&Batching>) -> Arc<str> {
+    let notable = batching.filter(|batching| !matches!(batching.verdict, Verdict::Independent | Verdict::Off));
+    notable.map_or_else(Arc::default, |batching| {
+        let how = if batching.shares_calls { "items share calls" } else { "one item a call" };
+        format!("{how}, {}: {}", batching.verdict, batching.detail).into()
+    })
 }
 
 impl Inner {
@@ -68,7 +80,8 @@ impl Inner {
                 ModelState::Failed => IndexState::Failed,
                 ModelState::Unloaded => IndexState::Unloaded,
             };
-            let entry = IndexEntry { name: status.name, version: status.version, state, reason: status.reason };
+            let reason = if status.reason.is_empty() { reservation(status.batching.as_ref()) } else { status.reason };
+            let entry = IndexEntry { name: status.name, version: status.version, state, reason };
             index.insert(place(&entry), entry);
         }
         for Retired { name, version, .. } in self.retired.lock().iter().filter(|retired| self.host.holds(retired.key)) {

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     engine::Executable,
-    registry::{Embedded, Folder},
+    registry::{Embedded, Folder, Measured, Place},
 };
 
 const DOUBLER: &str = "
@@ -41,8 +41,16 @@ struct Inside {
     registry: Option<Arc<Registry>>,
 }
 
-impl Host for Ledger {
-    fn install(&self, model: &LoadedModel, _: WarmUp) -> Result<ModelKey, Fault> {
+impl Installer for Ledger {
+    fn prove(&self, _: &LoadedModel, _: Place<'_>) -> Result<Measured, Fault> {
+        Ok(Measured::nothing())
+    }
+
+    fn wide_gain(&self, _: &LoadedModel) -> Option<f64> {
+        None
+    }
+
+    fn install(&self, model: &LoadedModel, _: &Measured) -> Result<ModelKey, Fault> {
         if &*model.description == "cannot run" {
             return Err(Fault::new(FaultKind::Failed, "a trial call failed"));
         }
@@ -51,7 +59,9 @@ impl Host for Ledger {
         inside.installed.push(label.clone());
         Ok(inside.keys.insert((label, Arc::downgrade(&model.executable))))
     }
+}
 
+impl Host for Ledger {
     fn retire(&self, key: ModelKey) {
         let mut inside = self.inner.lock();
         let (label, _) = inside.keys[key].clone();
@@ -94,7 +104,7 @@ impl Fixture {
         let ledger = Ledger::default();
         sources.push(Box::new(Folder::new(root.path().to_owned())));
         let host = Box::new(ledger.clone());
-        let repository = Repository::new(sources, EngineChoice::Rten, vec![LaneThreads::new()], host);
+        let repository = Repository::new(sources, EngineChoice::Rten, vec![LaneThreads::new()], host, Store::none());
         ledger.inner.lock().registry = Some(Arc::clone(repository.registry()));
         let starting = repository.clone();
         let started = tokio::task::spawn_blocking(move || starting.start(true)).await.expect("no panic");
@@ -316,10 +326,14 @@ async fn models_stay_when_their_folder_cannot_be_looked_through() {
     for version in 1..=65 {
         fixture.put(&format!("m/{version}"), None);
     }
-    assert_eq!(fixture.refresh().await, (0, 0, 0));
-    assert_eq!(fixture.index().await, ["m 1 Ready m: holds more than 64 folders", "n 1 Ready"]);
+    let reason = "m/model.toml: versions: chooses 65 versions, and at most 64 of a model are served; \
+                  choose fewer, such as by versions = { latest = 64 }";
+    assert_eq!(fixture.refresh().await, (0, 1, 0));
+    let listed = fixture.index().await;
+    assert_eq!((listed.len(), &listed[..2]), (67, [format!("m  Failed {reason}"), "m 1 Ready".to_owned()].as_slice()));
+    assert_eq!(fixture.refresh().await, (0, 0, 0), "it is not tried again before it has changed");
     let fault = fixture.repository.load("m").await.expect_err("too many");
-    assert!(fault.message().contains("holds more than 64 folders"), "{fault}");
+    assert!(fault.message().contains("chooses 65 versions"), "{fault}");
     for version in 2..=65 {
         fixture.remove(&format!("m/{version}"));
     }
@@ -367,7 +381,8 @@ async fn changes_come_one_at_a_time_and_are_made_though_nobody_waits_for_them() 
     {
         let unload = fixture.repository.unload("m");
         tokio::pin!(unload);
-        assert!(futures::poll!(unload.as_mut()).is_pending());
+        // On a busy machine it may be over by now; if it is not, nobody waits for it.
+        let _ = futures::poll!(unload.as_mut());
     }
     seen.changed().await.expect("the registry lives");
     assert_eq!(fixture.serving(), ["n 1"]);

@@ -177,11 +177,13 @@ mod tests {
 
     /// A server of idle lanes, and a model whose call takes `call`, as far as anybody knows.
     fn world(lanes: usize, call: Duration, anywhere: bool) -> World {
-        let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(1)], batch_axis: 0 };
+        let spec =
+            |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(1)], batch_axis: Some(0) };
         let declared = |name: &str| DeclaredTensor {
             name: name.to_owned(),
             datatype: Some(Datatype::Fp32),
             dims: Some(vec![None, Some(1)]),
+            has_default: false,
         };
         let contract = Contract { inputs: vec![declared("x")], outputs: vec![declared("y")] };
         let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });

@@ -228,7 +228,7 @@ mod tests {
 
         /// A copy of the same version of the same model, with costs for so many batch sizes.
         fn add(&self, sizes: usize) -> (ModelKey, Weak<Executable>) {
-            let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![], batch_axis: 0 };
+            let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![], batch_axis: Some(0) };
             let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() };
             let signature = Arc::new(signature);
             let engine = SyntheticEngine::new(Arc::clone(&signature), Script::default()).expect("a sound script");

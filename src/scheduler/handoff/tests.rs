@@ -25,7 +25,7 @@ const STREAMS: usize = 4;
 
 /// Has to be there, and is never called.
 static EXECUTABLE: LazyLock<Arc<Executable>> = LazyLock::new(|| {
-    let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(1)], batch_axis: 0 };
+    let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(1)], batch_axis: Some(0) };
     let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
     let engine = SyntheticEngine::new(Arc::clone(&signature), Script::default()).expect("a sound script");
     Arc::new(Executable::new(Arc::new(engine), signature, &LaneThreads::device(1)).expect("a sound signature"))

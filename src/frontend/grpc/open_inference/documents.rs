@@ -63,7 +63,7 @@ pub(super) fn config(config: ModelConfig) -> inference::ModelConfig {
             .into_iter()
             .map(|(name, value)| (name.to_owned(), inference::ModelParameter { string_value: value.string_value }))
             .collect(),
-        scheduling_choice: Some(scheduling_choice(scheduling)),
+        scheduling_choice: scheduling.map(scheduling_choice),
         backend: backend.to_owned(),
         model_transaction_policy: Some(inference::ModelTransactionPolicy { decoupled: model_transaction_policy.decoupled }),
         response_cache: Some(inference::ModelResponseCache { enable: response_cache.enable }),

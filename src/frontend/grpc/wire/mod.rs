@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn signature() -> Arc<Signature> {
-        let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: Vec::new(), batch_axis: 0 };
+        let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: Vec::new(), batch_axis: Some(0) };
         let long = "n".repeat(200);
         Arc::new(Signature { outputs: ["", "y", &long].map(spec).to_vec(), ..Signature::default() })
     }

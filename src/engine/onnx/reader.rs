@@ -3,15 +3,27 @@
 //! rten's own reader allocates what a length says before it looks whether the file is that long, spins on a number without an
 //! end, and takes a file that is cut short for a smaller one. A file that this reader has read through is safe to hand on.
 
-use rten_onnx::protobuf::{DecodeMessage, ErrorKind, Fields, OwnedValues, ProtobufError, ReadValue};
+use std::marker::PhantomData;
+
+use rten_onnx::protobuf::{ErrorKind, FieldTypes, Fields, ProtobufError, ReadValue};
+
+use super::proto::{self, Model};
 
 /// Bytes that hold 64 bits in groups of 7.
 const VARINT_BYTES_MAX: usize = 10;
 
-/// Decodes the message that `file` holds.
-pub(super) fn decode<M: DecodeMessage<Types = OwnedValues>>(file: &[u8]) -> Result<M, ProtobufError> {
-    let mut reader = BoundedReader { file, position: 0, ends: 0 };
-    let message = M::decode_fields(Fields::new(&mut reader, None))?;
+/// Strings and bytes as slices of the file.
+pub(super) struct Slices<'a>(PhantomData<&'a ()>);
+
+impl<'a> FieldTypes for Slices<'a> {
+    type String = &'a str;
+    type Bytes = &'a [u8];
+}
+
+/// Decodes the model that `file` holds.
+pub(super) fn decode(file: &[u8]) -> Result<Model<'_>, ProtobufError> {
+    let mut reader = BoundedReader::new(file);
+    let message = proto::model(Fields::new(&mut reader, Some("ModelProto")))?;
     // The outermost message ends with the file; one inside that does so was meant to be longer.
     if reader.ends > 1 {
         return Err(ProtobufError::new(ErrorKind::Eof));
@@ -19,7 +31,8 @@ pub(super) fn decode<M: DecodeMessage<Types = OwnedValues>>(file: &[u8]) -> Resu
     Ok(message)
 }
 
-struct BoundedReader<'a> {
+/// Reads no further than what it is given.
+pub(super) struct BoundedReader<'a> {
     file: &'a [u8],
     position: usize,
     /// How often a message ended where the file does.
@@ -27,6 +40,10 @@ struct BoundedReader<'a> {
 }
 
 impl<'a> BoundedReader<'a> {
+    pub(super) const fn new(file: &'a [u8]) -> Self {
+        Self { file, position: 0, ends: 0 }
+    }
+
     fn take(&mut self, len: usize) -> Result<&'a [u8], ProtobufError> {
         let rest = &self.file[self.position..];
         let taken = rest.get(..len).ok_or_else(|| ProtobufError::new(ErrorKind::Eof))?;
@@ -41,8 +58,8 @@ impl<'a> BoundedReader<'a> {
     }
 }
 
-impl ReadValue for BoundedReader<'_> {
-    type Types = OwnedValues;
+impl<'a> ReadValue for BoundedReader<'a> {
+    type Types = Slices<'a>;
 
     fn read_i32(&mut self) -> Result<i32, ProtobufError> {
         self.take_array().map(i32::from_le_bytes)
@@ -68,12 +85,12 @@ impl ReadValue for BoundedReader<'_> {
         Err(ProtobufError::new(ErrorKind::InvalidVarint))
     }
 
-    fn read_bytes(&mut self, len: usize) -> Result<Vec<u8>, ProtobufError> {
-        self.take(len).map(<[u8]>::to_vec)
+    fn read_bytes(&mut self, len: usize) -> Result<&'a [u8], ProtobufError> {
+        self.take(len)
     }
 
-    fn read_string(&mut self, len: usize) -> Result<String, ProtobufError> {
-        String::from_utf8(self.read_bytes(len)?).map_err(|_| ProtobufError::new(ErrorKind::InvalidUtf8))
+    fn read_string(&mut self, len: usize) -> Result<&'a str, ProtobufError> {
+        str::from_utf8(self.take(len)?).map_err(|_| ProtobufError::new(ErrorKind::InvalidUtf8))
     }
 
     fn skip(&mut self, len: usize) -> Result<(), ProtobufError> {
@@ -88,7 +105,7 @@ impl ReadValue for BoundedReader<'_> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rten_onnx::onnx::{DataType, ModelProto};
+    use rten_onnx::onnx::DataType;
 
     use super::*;
     use crate::engine::test_models;
@@ -103,7 +120,7 @@ mod tests {
             ("a number that the file cuts short", &[0x08, 0x80]),
         ];
         for (name, file) in cases {
-            let outcome = std::panic::catch_unwind(|| decode::<ModelProto>(file).is_err());
+            let outcome = std::panic::catch_unwind(|| decode(file).is_err());
             // Lengths that overflow may panic inside the decoder, which the loader catches.
             assert!(outcome.unwrap_or(true), "{name}");
         }
@@ -112,19 +129,48 @@ mod tests {
     #[test]
     fn a_file_cut_anywhere_inside_its_graph_is_refused() {
         let file = test_models::one_operator("Identity", DataType::FLOAT, &[None]);
-        let whole = decode::<ModelProto>(&file).expect("it is whole");
-        assert_eq!(whole.opset_import.len(), 1);
+        let whole = decode(&file).expect("it is whole");
+        assert_eq!(whole.operator_sets.len(), 1);
         let graph_start = file.iter().position(|byte| *byte == 0x3a).expect("the graph's tag");
         let graph_end = graph_start + 2 + usize::from(file[graph_start + 1]);
         for end in graph_start + 1..graph_end {
-            assert!(decode::<ModelProto>(&file[..end]).is_err(), "cut at {end}");
+            assert!(decode(&file[..end]).is_err(), "cut at {end}");
         }
+    }
+
+    #[test]
+    fn graphs_nested_without_end_are_refused_before_the_stack_is_used_up() {
+        let mut file = Vec::new();
+        for level in 0..10_000 {
+            // A graph's node, its attribute, and that one's graph, around what there is.
+            for tag in [0x32, 0x2a, 0x0a] {
+                let mut outer = vec![if level == 9_999 && tag == 0x0a { 0x0a } else { tag }];
+                let mut len = file.len();
+                while len >= 0x80 {
+                    outer.push(0x80 | (len & 0x7f) as u8);
+                    len >>= 7;
+                }
+                outer.push(len as u8);
+                outer.append(&mut file);
+                file = outer;
+            }
+        }
+        let mut model = vec![0x3a];
+        let mut len = file.len();
+        while len >= 0x80 {
+            model.push(0x80 | (len & 0x7f) as u8);
+            len >>= 7;
+        }
+        model.push(len as u8);
+        model.append(&mut file);
+        let error = decode(&model).expect_err("too deep");
+        assert!(error.to_string().contains("more than 32 deep"), "{error}");
     }
 
     proptest! {
         #[test]
         fn no_bytes_hang_it(file in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = std::panic::catch_unwind(|| decode::<ModelProto>(&file).is_ok());
+            let _ = std::panic::catch_unwind(|| decode(&file).is_ok());
         }
     }
 }

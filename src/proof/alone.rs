@@ -1,0 +1,209 @@
+//! Items by themselves: which of those that can be made up the model takes, and what it answers.
+
+use std::time::Duration;
+
+use super::{
+    ProofError,
+    calls::{Caller, typical},
+    compare::{Answer, Distance, is_finite, largest, median},
+    items::{Character, LENGTHS, Maker, RECIPES, TOPS, TrialItem},
+};
+use crate::{domain::ItemInputs, engine::RunError};
+
+/// An answer that comes again is the same to this, unless the model is random.
+const REPEAT: f64 = 1e-5;
+/// Answers that are no further apart are the same answer.
+const SAME: f64 = 1e-6;
+/// Calls with one item whose time counts, at the most.
+const CALLS: usize = 11;
+
+/// What the model does with single items.
+pub(super) struct Alone<'a> {
+    pub(super) maker: Maker<'a>,
+    pub(super) items: Vec<TrialItem>,
+    /// Items that were made up, those included that the model does not take.
+    made: usize,
+    /// What each item got, in the items' order.
+    pub(super) answers: Vec<Answer>,
+    /// The time of a call.
+    pub(super) took: Duration,
+    /// How far the answer to an item moved when it came again: 0 unless the model is random.
+    pub(super) repeated: f64,
+    /// How far an answer moves when its item moves by a few parts in a million; `None` if that was not tried.
+    pub(super) noise: Option<f64>,
+    /// Why the items that were left out failed, the last one's words.
+    pub(super) failure: Option<RunError>,
+}
+
+impl<'a> Alone<'a> {
+    /// Finds items that run, and runs each alone.
+    ///
+    /// # Errors
+    /// [`ProofError::Outputs`] if what comes is not what the signature says, for any item: then the model cannot be served.
+    pub(super) fn find(caller: &Caller<'a>, examples: &'a [ItemInputs], seed: u64) -> Result<Self, ProofError> {
+        let mut maker = Maker::new(caller.executable.signature(), examples, seed);
+        if examples.is_empty() {
+            find_length(caller, &mut maker)?;
+        }
+        let mut best: Option<Self> = None;
+        for recipe in RECIPES {
+            maker.recipe = recipe;
+            let found = Self::run(caller, maker.clone())?;
+            let is_enough = 2 * found.finite() >= found.made || !examples.is_empty() || caller.left().is_zero();
+            if best.as_ref().is_none_or(|best| found.finite() > best.finite()) {
+                best = Some(found);
+            }
+            if is_enough {
+                break;
+            }
+        }
+        let mut best = match best {
+            Some(best) => best,
+            None => Self::run(caller, maker)?,
+        };
+        best.repeat(caller);
+        Ok(best)
+    }
+
+    /// Runs the items of `maker`, and keeps those that the model takes.
+    pub(super) fn run(caller: &Caller<'a>, maker: Maker<'a>) -> Result<Self, ProofError> {
+        let mut durations = Vec::new();
+        let (mut items, mut answers, mut failure) = (Vec::new(), Vec::new(), None);
+        let all = maker.items().unwrap_or_default();
+        let made = all.len();
+        for item in all {
+            caller.show(&[&item]);
+            match caller.call(&[&item]) {
+                Ok(reply) => {
+                    durations.push(reply.took);
+                    answers.extend(reply.answers);
+                    items.push(item);
+                }
+                Err(RunError::WrongOutput(reason)) => return Err(ProofError::Outputs(reason)),
+                Err(error) => failure = Some(error),
+            }
+            let expected = typical(durations.clone());
+            if items.len() > 1 && !caller.affords(expected) {
+                break;
+            }
+        }
+        Ok(Self { maker, items, made, answers, took: typical(durations), repeated: 0.0, noise: None, failure })
+    }
+
+    fn finite(&self) -> usize {
+        self.answers.iter().filter(|answer| is_finite(answer)).count()
+    }
+
+    /// Runs the first items again, as they were and moved a little.
+    fn repeat(&mut self, caller: &Caller<'_>) {
+        let mut durations = vec![self.took; self.items.len()];
+        let floors = self.sizes();
+        for (item, answer) in self.items.iter().zip(&self.answers).take(2) {
+            let nudged = self.maker.nudged(item);
+            for (other, is_same) in [(Some(item), true), (nudged.as_ref(), false), (Some(item), true)] {
+                let Some(other) = other.filter(|_| durations.len() < CALLS && caller.affords(self.took * 8)) else { continue };
+                let Ok(reply) = caller.call(&[other]) else { continue };
+                durations.push(reply.took);
+                let Some(moved) = reply.answers.first().map(|again| Distance::between(again, answer, |at| 1e-3 * floors[at]))
+                else {
+                    continue;
+                };
+                if is_same {
+                    self.repeated = self.repeated.max(moved.strict());
+                } else if moved.numbers.is_finite() {
+                    self.noise = Some(self.noise.unwrap_or_default().max(moved.numbers));
+                }
+            }
+        }
+        self.took = typical(durations);
+    }
+
+    /// Whether the same item gets another answer each time.
+    pub(super) fn is_random(&self) -> bool {
+        self.repeated > REPEAT
+    }
+
+    /// Whether all items get the same answer.
+    pub(super) fn is_constant(&self) -> bool {
+        let Some(first) = self.answers.first() else { return false };
+        let sizes = self.sizes();
+        self.answers.iter().all(|answer| Distance::between(answer, first, |at| sizes[at].max(f64::MIN_POSITIVE)).strict() <= SAME)
+    }
+
+    /// An output whose shape differs between items of one shape: its length depends on the data.
+    pub(super) fn output_of_own_length(&self) -> Option<usize> {
+        let (item, answer) = self.items.first().zip(self.answers.first())?;
+        let like = self.items.iter().zip(&self.answers).filter(|(other, _)| shapes_equal(&other.inputs, &item.inputs));
+        like.flat_map(|(_, other)| (0..answer.len()).filter(|at| other[*at].shape() != answer[*at].shape())).min()
+    }
+
+    /// The usual size of each output's numbers.
+    pub(super) fn sizes(&self) -> Vec<f64> {
+        let outputs = self.answers.first().map_or(0, Vec::len);
+        (0..outputs).map(|at| median(self.answers.iter().map(|answer| largest(&answer[at])).collect())).collect()
+    }
+
+    /// Input bytes of the first item.
+    pub(super) fn item_bytes(&self) -> usize {
+        self.items.first().map_or(0, |item| item.inputs.iter().map(|tensor| tensor.data().len()).sum())
+    }
+}
+
+pub(super) fn shapes_equal(left: &ItemInputs, right: &ItemInputs) -> bool {
+    left.iter().zip(right).all(|(left, right)| left.shape() == right.shape())
+}
+
+/// Finds a length for dynamic dimensions at which an item runs, and how large integers may be.
+fn find_length(caller: &Caller<'_>, maker: &mut Maker<'_>) -> Result<(), ProofError> {
+    let lengths = if maker.has_dynamic_dims() { &LENGTHS[..] } else { &LENGTHS[..1] };
+    for length in lengths {
+        for recipe in [RECIPES[0], RECIPES[3]] {
+            (maker.length, maker.recipe) = (*length, recipe);
+            if runs(caller, maker)? || find_tops(caller, maker)? {
+                return Ok(());
+            }
+        }
+    }
+    maker.length = LENGTHS[0];
+    Ok(())
+}
+
+/// Finds the largest integers with which an item runs, one input after the other, while the others are 0.
+fn find_tops(caller: &Caller<'_>, maker: &mut Maker<'_>) -> Result<bool, ProofError> {
+    let integers: Vec<usize> = maker.integers().collect();
+    if integers.is_empty() || caller.left().is_zero() {
+        return Ok(false);
+    }
+    let highest = maker.tops.clone();
+    let mut found = highest.clone();
+    for input in &integers {
+        for other in &integers {
+            maker.tops[*other] = 1;
+        }
+        let tops = [highest[*input]].into_iter().chain(TOPS).filter(|top| *top <= highest[*input]);
+        let mut largest = None;
+        for top in tops {
+            maker.tops[*input] = top;
+            if runs(caller, maker)? {
+                largest = Some(top);
+                break;
+            }
+        }
+        let Some(largest) = largest else {
+            maker.tops = highest;
+            return Ok(false);
+        };
+        found[*input] = largest;
+    }
+    maker.tops = found;
+    runs(caller, maker)
+}
+
+fn runs(caller: &Caller<'_>, maker: &Maker<'_>) -> Result<bool, ProofError> {
+    let Some(item) = maker.item(Character::Unit, 0) else { return Ok(false) };
+    match caller.call(&[&item]) {
+        Ok(_) => Ok(true),
+        Err(RunError::WrongOutput(reason)) => Err(ProofError::Outputs(reason)),
+        Err(_) => Ok(false),
+    }
+}

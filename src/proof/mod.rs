@@ -1,0 +1,228 @@
+//! Proves, before a model serves, that items which share a call do not change each other's answers, and measures what calls cost.
+//!
+//! The same calls do both. Made-up items of unlike character run [alone], then [together] at sizes 2, 4, 8 … and, of a model with a
+//! state, [along] 16 steps of a stream; [verdict] says what that means. Knows engines; no queue, no file, no protocol.
+//!
+//! # What it proves
+//! That no dependence was found, with one seed, in calls up to the size that is named, between items of up to 32 elements along
+//! dynamic dimensions. A rule that sets in beyond that, or that made-up items never reach, is not found.
+
+mod alone;
+mod along;
+mod calls;
+mod company;
+mod compare;
+mod hints;
+mod items;
+mod store;
+mod together;
+mod verdict;
+
+use std::{sync::Arc, time::Duration};
+
+pub use company::Company;
+pub use hints::Hints;
+pub use store::{Fingerprint, Kept, Store, Subject};
+
+use self::{
+    alone::Alone,
+    calls::Caller,
+    together::{Observed, Together},
+    verdict::{Finding, Tolerance},
+};
+use crate::{
+    clock,
+    domain::{Batching, BatchingRule, ItemInputs, Verdict},
+    engine::{CallThreads, Executable, ItemCall, LaneThreads, RunError},
+};
+
+/// Changes whenever the same model could get another verdict or other costs.
+pub const PROOF_VERSION: u32 = 1;
+/// What items are drawn from unless another seed is given.
+pub const SEED_DEFAULT: u64 = 0x7469_6465;
+/// Time for a model's trial calls unless its manifest gives another.
+pub const BUDGET_DEFAULT: Duration = Duration::from_secs(2);
+/// Calls with one thread and with all, of which the median counts.
+const WIDE_CALLS: usize = 7;
+/// Each of the two series takes at most this part of the model's time.
+const WIDE_SHARE: u32 = 8;
+
+/// Why a model cannot serve.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProofError {
+    /// What the model gives is not what its signature says, already for one item.
+    #[error("a trial call with one item failed: {0}")]
+    Outputs(String),
+    /// What was taken for the batch is none.
+    #[error(
+        "its first dimension is not a batch: {0}; set batch = false in the manifest to run each request as one call with tensors as \
+         they are, or batching = \"off\" to run one element along that dimension a call"
+    )]
+    NotABatch(String),
+}
+
+/// How a model is proven.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Most items in a call, by the manifest.
+    pub max_batch: usize,
+    /// What the manifest wants.
+    pub rule: BatchingRule,
+    /// Time for the model's trial calls.
+    pub budget: Duration,
+    /// Items of the manifest. Made-up ones take their place where there are none.
+    pub examples: Vec<ItemInputs>,
+    /// What made-up items are drawn from.
+    pub seed: u64,
+    /// What the model's file tells.
+    pub hints: Hints,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            max_batch: 64,
+            rule: BatchingRule::Proven,
+            budget: BUDGET_DEFAULT,
+            examples: Vec::new(),
+            seed: SEED_DEFAULT,
+            hints: Hints::default(),
+        }
+    }
+}
+
+/// What the trial calls showed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proof {
+    /// Whether items share calls, and why.
+    pub batching: Batching,
+    /// The time of calls with 1, 2, 4 … items. Those of an unproven model that shares calls are guesses from one item.
+    pub medians: Vec<Duration>,
+    /// Input bytes of the made-up item that was measured.
+    pub item_bytes: usize,
+}
+
+/// Proves and measures a model on lane number `lane`, whose compute thread calls this. Idle lanes keep `company`.
+///
+/// # Errors
+/// [`ProofError`] if the model cannot serve. A model that no trial call tells anything about is no error: its verdict says so.
+pub fn prove(executable: &Arc<Executable>, lane: usize, terms: &Terms, company: Option<&Company>) -> Result<Proof, ProofError> {
+    let caller = Caller::new(executable, lane, company, terms.budget);
+    let alone = Alone::find(&caller, &terms.examples, terms.seed)?;
+    let item_bytes = alone.item_bytes();
+    let measured_alone = vec![alone.took.max(Duration::from_nanos(1))];
+    if terms.max_batch <= 1 || terms.rule == BatchingRule::Off {
+        return Ok(Proof { batching: verdict::off(&alone, terms.seed), medians: measured_alone, item_bytes });
+    }
+    let (finding, observed) = match verdict::of_alone(&caller, &alone) {
+        Some(finding) => (finding, Observed::default()),
+        None => in_company(&caller, &alone, terms)?,
+    };
+    let Finding { verdict, detail } = if finding.verdict == Verdict::Unproven && terms.hints.apart_by_construction {
+        Finding { verdict: Verdict::Independent, detail: "the engine computes items apart".to_owned() }
+    } else {
+        finding
+    };
+    if verdict == Verdict::NotABatch {
+        return Err(ProofError::NotABatch(detail));
+    }
+    let shares_calls = verdict::shares_calls(verdict, terms.rule);
+    let mut medians = measured_alone;
+    if shares_calls {
+        medians.extend(&observed.medians);
+        if matches!(verdict, Verdict::Random | Verdict::Unproven) || terms.hints.apart_by_construction {
+            guess(&mut medians, terms.max_batch);
+        }
+    }
+    let is_proven = matches!(verdict, Verdict::Independent | Verdict::PaddingLeaks);
+    let proven_batch = if is_proven { observed.largest.max(1) } else { 1 };
+    let batching = Batching { verdict, shares_calls, detail: detail.into(), proven_batch, seed: terms.seed };
+    Ok(Proof { batching, medians, item_bytes })
+}
+
+/// What items in company show, at equal lengths too if padding changes answers.
+fn in_company(caller: &Caller<'_>, alone: &Alone<'_>, terms: &Terms) -> Result<(Finding, Observed), ProofError> {
+    let (finding, observed) = compared(caller, alone, terms);
+    if finding.verdict != Verdict::PaddingLeaks {
+        return Ok((finding, observed));
+    }
+    let mut maker = alone.maker.clone();
+    maker.equal_lengths = true;
+    let equal = Alone::run(caller, maker)?;
+    let (at_equal_lengths, observed) = compared(caller, &equal, terms);
+    if at_equal_lengths.verdict == Verdict::Independent {
+        let detail = format!("{}; at equal lengths {}", finding.detail, at_equal_lengths.detail);
+        return Ok((Finding { detail, ..finding }, observed));
+    }
+    let detail = format!("{}; at equal lengths {}", finding.detail, at_equal_lengths.detail);
+    Ok((Finding { detail, ..at_equal_lengths }, observed))
+}
+
+fn compared(caller: &Caller<'_>, alone: &Alone<'_>, terms: &Terms) -> (Finding, Observed) {
+    let tolerance = Tolerance::of(alone, &terms.hints);
+    let observed = Together::new(caller, alone, &tolerance, terms.seed).run(terms.max_batch);
+    let is_stateful = caller.executable.signature().is_stateful();
+    let call_of_two = observed.medians.first().copied().unwrap_or(alone.took * 2);
+    let steps = (is_stateful && !tolerance.is_dependent(&observed)).then(|| along::run(caller, alone, call_of_two));
+    let wanted = prev_power_of_two(terms.max_batch);
+    let finding = verdict::of_company(caller, alone, &observed, steps.as_ref(), &tolerance, &terms.hints, wanted);
+    (finding, observed)
+}
+
+/// Extends costs in proportion, as if sharing calls gained nothing: calls that run will correct them.
+fn guess(medians: &mut Vec<Duration>, max_batch: usize) {
+    while let Some(last) = medians.last().copied().filter(|_| 1 << medians.len() <= max_batch) {
+        medians.push(last.saturating_mul(2));
+    }
+}
+
+const fn prev_power_of_two(number: usize) -> usize {
+    if number == 0 { 0 } else { 1 << number.ilog2() }
+}
+
+/// Calls each lane's instance once, as far as `budget` goes, so that no client pays for its first call.
+///
+/// # Errors
+/// [`RunError`] if a call fails with an item that ran elsewhere.
+pub fn warm_up(
+    executable: &Executable,
+    lanes: impl Iterator<Item = usize>,
+    terms: &Terms,
+    budget: Duration,
+) -> Result<(), RunError> {
+    let maker = items::Maker::new(executable.signature(), &terms.examples, terms.seed);
+    let Some(item) = maker.items().and_then(|items| items.into_iter().next()) else { return Ok(()) };
+    let started = clock::now();
+    for lane in lanes.take_while(|_| clock::now().since(started) <= budget) {
+        executable.run(lane, &[ItemCall { inputs: &item.inputs, state: None }], CallThreads::One)?;
+    }
+    Ok(())
+}
+
+/// The time of a call with one item on all threads, divided by its time on one; `None` if the model's engine cannot use them, or no made-up
+/// item runs. The other lanes must be idle.
+#[must_use]
+pub fn wide_gain(executable: &Executable, lane: &LaneThreads, terms: &Terms) -> Option<f64> {
+    if !executable.can_widen() {
+        return None;
+    }
+    let maker = items::Maker::new(executable.signature(), &terms.examples, terms.seed);
+    let item = maker.items()?.into_iter().next()?;
+    let call = [ItemCall { inputs: &item.inputs, state: None }];
+    let series = |threads| {
+        let share = terms.budget / WIDE_SHARE;
+        let started = clock::now();
+        let mut durations = Vec::new();
+        while durations.len() < WIDE_CALLS && (durations.len() < 3 || clock::now().since(started) < share) {
+            let start = clock::now();
+            executable.run(0, &call, threads).ok()?;
+            durations.push(clock::now().since(start));
+        }
+        Some(calls::typical(durations))
+    };
+    let [one, all] = [CallThreads::One, CallThreads::All].map(|threads| lane.run(|| series(threads)));
+    Some(all?.as_secs_f64() / one?.max(Duration::from_nanos(1)).as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! What the trial calls mean.
+//!
+//! Pure. Limits and their evidence: of 52 real and hand-made independent models on two engines, a row whose neighbours changed never
+//! moved at all, and a row in company was at most 2.4e-4 from the same item alone; of 37 dependent ones, the least moved by 1.2e-3.
+
+use super::{
+    Hints,
+    alone::Alone,
+    along::Steps,
+    calls::Caller,
+    items::is_float,
+    together::{Far, Observed},
+};
+use crate::domain::{Batching, BatchingRule, Datatype, Verdict};
+
+/// A row whose neighbours changed may move this far, which leaves room for engines that are not exact.
+const NEAR: f64 = 1e-5;
+/// A row this far from the item alone is another answer, whatever the model.
+const FAR: f64 = 5e-3;
+/// What rounding may do to a row, where it could not be measured.
+const FAR_UNKNOWN: f64 = 1e-3;
+/// The least that is taken for more than rounding.
+const FAR_MIN: f64 = 1e-4;
+/// How many times as far as an answer that was moved by 1e-6 of its item, which is some eight roundings.
+const NOISE_FACTOR: f64 = 20.0;
+/// Share of the rows that must be off by more than rounding: what depends on size or place moves them all.
+const ROWS: f64 = 0.125;
+/// The same for models that round coarsely inside, where a single flip may move a row far.
+const ROWS_LOSSY: f64 = 0.25;
+/// What such a model's rounding may do to most rows: steps of 8 bits, or of half precision.
+const FAR_QUANTIZED: f64 = 1e-3;
+const FAR_HALF: f64 = 4e-3;
+/// Errors add up along a stream.
+const STEPS_FACTOR: f64 = 4.0;
+
+/// How far answers may be apart.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tolerance {
+    far: f64,
+    /// Whether the model rounds coarsely inside.
+    lossy: bool,
+    /// Whether outputs are labels and nothing else.
+    labels_only: bool,
+    /// Beyond it, a difference tells one kind of dependence from another.
+    pub(super) kind: f64,
+}
+
+impl Tolerance {
+    pub(super) fn of(alone: &Alone<'_>, hints: &Hints) -> Self {
+        let datatypes = || alone.answers.iter().flatten().map(crate::domain::Tensor::datatype);
+        let inputs = alone.items.iter().flat_map(|item| item.inputs.iter().map(crate::domain::Tensor::datatype));
+        let is_half = inputs.chain(datatypes()).any(|datatype| matches!(datatype, Datatype::Fp16 | Datatype::Bf16));
+        let far = match (is_half, hints.lossy, alone.noise) {
+            (true, _, _) => FAR_HALF,
+            (false, true, noise) => (noise.unwrap_or_default() * NOISE_FACTOR).clamp(FAR_QUANTIZED, FAR_HALF),
+            (false, false, Some(noise)) => (noise * NOISE_FACTOR).clamp(FAR_MIN, FAR),
+            (false, false, None) => FAR_UNKNOWN,
+        };
+        let labels_only = !datatypes().any(is_float);
+        Self { far, lossy: is_half || hints.lossy, labels_only, kind: FAR }
+    }
+
+    /// Whether rows differ from what their items get alone by more than rounding.
+    fn is_far(&self, far: &Far, factor: f64) -> bool {
+        let rows = far.numbers.len() as f64;
+        let off = |limit: f64| far.numbers.iter().filter(|apart| **apart > limit).count() as f64;
+        let labels = far.labels as f64;
+        if self.lossy {
+            return off(self.far * factor) > rows * ROWS_LOSSY || labels > rows * ROWS_LOSSY;
+        }
+        let labels_differ = if self.labels_only { labels > 0.0 } else { labels > rows * ROWS_LOSSY };
+        off(FAR * factor) > 0.0 || off(self.far * factor) > rows * ROWS || labels_differ
+    }
+
+    fn is_far_in_company(&self, observed: &Observed) -> bool {
+        observed.far.values().any(|far| self.is_far(far, 1.0))
+    }
+
+    fn is_near(&self, observed: &Observed) -> bool {
+        observed.near.apart <= NEAR
+    }
+
+    fn padding_leaks(&self, observed: &Observed) -> bool {
+        self.is_far(&observed.padded, 1.0)
+    }
+
+    /// Whether items of calls change each other.
+    pub(super) fn is_dependent(&self, observed: &Observed) -> bool {
+        !self.is_near(observed) || observed.failed.is_some() || self.is_far_in_company(observed) || self.padding_leaks(observed)
+    }
+
+    fn steps_depend(&self, steps: &Steps) -> bool {
+        steps.near.apart > NEAR || self.is_far(&steps.far, STEPS_FACTOR)
+    }
+}
+
+/// Why items share no calls, or what is known of those that do.
+pub(super) struct Finding {
+    pub(super) verdict: Verdict,
+    pub(super) detail: String,
+}
+
+/// What single items show, if that settles it.
+pub(super) fn of_alone(caller: &Caller<'_>, alone: &Alone<'_>) -> Option<Finding> {
+    let unproven = |detail| Some(Finding { verdict: Verdict::Unproven, detail });
+    let takes = |detail: &str| {
+        let cause = alone.failure.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        let left = if caller.left().is_zero() { "; the model's time for them ran out" } else { "" };
+        format!("{detail}{cause}{left}; give items that it takes in [trial]")
+    };
+    if alone.items.is_empty() {
+        return unproven(takes("the model takes none of the items that were made up for trial calls"));
+    }
+    if let Some(output) = alone.output_of_own_length() {
+        let name = caller.output_name(output);
+        let detail =
+            format!("the length of output '{name}' depends on the data, so items in one call would be cut to one length");
+        return Some(Finding { verdict: Verdict::Dependent, detail });
+    }
+    if alone.is_random() {
+        let moved = shown(alone.repeated);
+        let detail = format!("the same item gets another answer each time (it moved by {moved}), so answers cannot be compared");
+        return Some(Finding { verdict: Verdict::Random, detail });
+    }
+    if alone.items.len() < 2 {
+        return unproven(takes("the model takes only one of the items that were made up for trial calls"));
+    }
+    None
+}
+
+/// What items in company show.
+pub(super) fn of_company(
+    caller: &Caller<'_>,
+    alone: &Alone<'_>,
+    observed: &Observed,
+    steps: Option<&Steps>,
+    tolerance: &Tolerance,
+    hints: &Hints,
+    wanted: usize,
+) -> Finding {
+    if !tolerance.is_near(observed) || observed.failed.is_some() || tolerance.is_far_in_company(observed) {
+        return dependent(caller, alone, observed, tolerance, hints);
+    }
+    if let Some(steps) = steps.filter(|steps| tolerance.steps_depend(steps)) {
+        let worst = if steps.near.apart > NEAR { steps.near } else { steps.far.worst };
+        let (name, apart) = (caller.output_name(worst.output), shown(worst.apart));
+        let detail = format!(
+            "along a stream of 16 steps, its neighbours in a call of 4 items changed output '{name}' by {apart} of its size{}",
+            suspects(hints)
+        );
+        return Finding { verdict: Verdict::Dependent, detail };
+    }
+    if tolerance.padding_leaks(observed) {
+        let worst = observed.padded.worst;
+        let (name, apart) = (caller.output_name(worst.output), shown(worst.apart));
+        let detail = format!("padding changed output '{name}' by {apart} of its size in a call of {} items", worst.size);
+        return Finding { verdict: Verdict::PaddingLeaks, detail };
+    }
+    let unproven = |detail: String| Finding { verdict: Verdict::Unproven, detail };
+    let is_short = observed.largest < wanted.min(4) || steps.is_some_and(|steps| !steps.is_whole && steps.failed.is_none());
+    if is_short && alone.items.len() > 1 {
+        let (took, budget) = (alone.took, caller.budget());
+        return unproven(format!(
+            "the trial calls were not over in {budget:.0?}, for a call with one item takes {took:.1?}; \
+             raise trial.seconds in the manifest"
+        ));
+    }
+    if let Some(error) = steps.and_then(|steps| steps.failed.as_ref()) {
+        return unproven(format!("a trial call along a stream failed: {error}; give items that the model takes in [trial]"));
+    }
+    if observed.is_constant {
+        return unproven(
+            "all made-up items got the same answer, which tells nothing; give items in [trial] that do not".to_owned(),
+        );
+    }
+    let largest = observed.largest;
+    let detail = format!("no dependence was found between {} items in calls of up to {largest}", alone.items.len());
+    Finding { verdict: Verdict::Independent, detail }
+}
+
+/// The words for items that change each other, and whether they are items at all.
+fn dependent(caller: &Caller<'_>, alone: &Alone<'_>, observed: &Observed, tolerance: &Tolerance, hints: &Hints) -> Finding {
+    let what = if observed.near.apart > NEAR {
+        let worst = observed.near;
+        let (name, apart) = (caller.output_name(worst.output), shown(worst.apart));
+        format!("other items in a call of {} changed output '{name}' by {apart} of its size", worst.size)
+    } else if let Some((size, error)) = &observed.failed {
+        format!("items that run alone fail in a call of {size}: {error}")
+    } else {
+        let far = observed.far.values().filter(|far| tolerance.is_far(far, 1.0));
+        let worst = far.map(|far| far.worst).max_by(|left, right| left.apart.total_cmp(&right.apart)).unwrap_or_default();
+        let (name, apart) = (caller.output_name(worst.output), shown(worst.apart));
+        format!("output '{name}' is off by {apart} of its size in a call of {}, from what the item gets alone", worst.size)
+    };
+    let is_constant = alone.is_constant() && alone.items.len() > 1;
+    let is_order = observed.failed.is_none() && !(observed.copies_hold && observed.order_holds);
+    let detail = match &hints.ordered_axis {
+        _ if is_constant => format!("{what}, while every item alone gets the same answer"),
+        Some(axis) if is_order => format!("{what}, and its first dimension is {axis}"),
+        _ => return Finding { verdict: Verdict::Dependent, detail: format!("{what}{}", suspects(hints)) },
+    };
+    Finding { verdict: Verdict::NotABatch, detail }
+}
+
+/// `; suspected are …`
+fn suspects(hints: &Hints) -> String {
+    const NAMED_MAX: usize = 3;
+    if hints.suspects.is_empty() {
+        return String::new();
+    }
+    let named: Vec<&str> = hints.suspects.iter().take(NAMED_MAX).map(String::as_str).collect();
+    let more = if hints.suspects.len() > NAMED_MAX { ", …" } else { "" };
+    format!("; suspected: {}{more}", named.join(", "))
+}
+
+/// A difference for people.
+fn shown(apart: f64) -> String {
+    if apart.is_infinite() { "more than can be told".to_owned() } else { format!("{apart:.1e}") }
+}
+
+/// What the server does about it.
+pub(super) fn shares_calls(verdict: Verdict, rule: BatchingRule) -> bool {
+    match verdict {
+        Verdict::Independent | Verdict::PaddingLeaks => rule != BatchingRule::Off,
+        Verdict::Random | Verdict::Unproven => rule == BatchingRule::Assumed,
+        Verdict::Dependent | Verdict::NotABatch | Verdict::Off => false,
+    }
+}
+
+/// A model whose manifest lets no items share a call.
+pub(super) fn off(alone: &Alone<'_>, seed: u64) -> Batching {
+    let mut batching = Batching::off("one item a call, by the manifest");
+    if alone.items.is_empty() {
+        batching.detail = "one item a call, by the manifest; the model takes none of the items that were made up".into();
+    }
+    batching.seed = seed;
+    batching
+}

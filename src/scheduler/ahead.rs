@@ -1,0 +1,43 @@
+//! Work on the lanes' compute threads before the lanes serve.
+
+use std::thread;
+
+use crate::engine::LaneThreads;
+
+/// Runs `work` with the number of each lane on that lane's compute thread, all at once, and returns when it is done everywhere. Without
+/// lanes it is done once, here.
+pub fn on_each_lane(lanes: &[LaneThreads], work: impl Fn(usize) + Sync) {
+    if lanes.is_empty() {
+        return work(0);
+    }
+    thread::scope(|scope| {
+        for (lane, compute) in lanes.iter().enumerate() {
+            let work = &work;
+            scope.spawn(move || compute.run(|| work(lane)));
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn lanes_work_at_the_same_time_and_without_lanes_the_caller_does() {
+        let done = Mutex::new(Vec::new());
+        let together = Barrier::new(3);
+        on_each_lane(&LaneThreads::device(3), |lane| {
+            // Nobody would get past this if they came one after the other.
+            together.wait();
+            done.lock().push(lane);
+        });
+        on_each_lane(&[], |lane| done.lock().push(lane));
+        let mut done = done.into_inner();
+        done.sort_unstable();
+        assert_eq!(done, [0, 0, 1, 2]);
+    }
+}
