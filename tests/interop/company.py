@@ -133,6 +133,7 @@ REFUSED = "REFUSED"
 VERDICTS = {
     specimens.INDEPENDENT: {"INDEPENDENT"},
     specimens.DEPENDENT: {"DEPENDENT", REFUSED},
+    specimens.LABELS: {"DEPENDENT", REFUSED, "UNPROVEN"},
     specimens.LEAKS: {"PADDING_LEAKS"},
     specimens.RANDOM: {"RANDOM"},
     specimens.NO_BATCH: {REFUSED},
