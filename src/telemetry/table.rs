@@ -145,7 +145,7 @@ pub(super) static MODEL_BATCHING: Metric = gauge(
     "tidemill_model_batching",
     "1 or 0",
     MODEL_VERDICT,
-    "Whether this is what was found out about how the model's items may share calls: 1 for one verdict, 0 for all others.",
+    "What trial calls found out about sharing calls between the model's items: 1 for that verdict, 0 for all others.",
 );
 pub(super) static MODEL_LOADS: Metric = counter(
     "tidemill_model_loads_total",

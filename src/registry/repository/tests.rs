@@ -326,8 +326,8 @@ async fn models_stay_when_their_folder_cannot_be_looked_through() {
     for version in 1..=65 {
         fixture.put(&format!("m/{version}"), None);
     }
-    let reason = "m/model.toml: versions: chooses 65 versions, and at most 64 of a model are served; \
-                  choose fewer, such as by versions = { latest = 64 }";
+    let reason = "m/model.toml: versions: chooses 65 versions, but at most 64 of a model are served; \
+                  choose fewer, for example with versions = { latest = 64 }";
     assert_eq!(fixture.refresh().await, (0, 1, 0));
     let listed = fixture.index().await;
     assert_eq!((listed.len(), &listed[..2]), (67, [format!("m  Failed {reason}"), "m 1 Ready".to_owned()].as_slice()));
