@@ -71,9 +71,8 @@ impl PaddingRule {
             let Some(tensor) = &slots[*position] else { continue };
             let (name, length) = (&*specs[*position].name, tensor.shape()[*axis]);
             if length == 0 {
-                let message = format!(
-                    "input '{name}' has length 0; inputs that are padded need at least one element in each item"
-                );
+                let message =
+                    format!("input '{name}' has length 0; inputs that are padded need at least one element in each item");
                 return Err(Fault::invalid("inputs", message));
             }
             match known {

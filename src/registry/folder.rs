@@ -337,7 +337,10 @@ mod tests {
         assert!(found.faults.is_empty() && found.warnings.is_empty() && found.news.is_empty());
         let found = seen(&["m/model.onnx", "m/3/model.onnx"]);
         assert_eq!(found.models, ["m: 3=m/3/model.onnx"]);
-        assert_eq!(found.warnings, ["'model.onnx' is passed over because there are folders of versions; move it into one of its own"]);
+        assert_eq!(
+            found.warnings,
+            ["'model.onnx' is passed over because there are folders of versions; move it into one of its own"]
+        );
     }
 
     #[test]

@@ -141,7 +141,7 @@ pub(super) struct Origin {
     file: PathBuf,
     /// `None` if there is no such file.
     stamp: Option<Stamp>,
-    /// Of the files next to it, which may hold its weights.
+    /// Of the files next to it, which may hold its weights, and of the one with its trial items.
     beside: BTreeMap<PathBuf, Stamp>,
 }
 
@@ -259,7 +259,11 @@ pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
         let (manifest, manifest_file) = (Arc::clone(&manifest), manifest_file.clone());
         let (number, file) = (version.number, version.file.clone());
         let (folder, manifest_text) = (model.folder.clone(), Arc::clone(&text));
-        candidate(number, &file, Ok(Plan { source: *source, folder, manifest, manifest_text, manifest_file, version }))
+        let trial_file = manifest.trial.file.as_ref().map(|name| folder.join(name));
+        let plan = Plan { source: *source, folder, manifest, manifest_text, manifest_file, version };
+        let mut chosen = candidate(number, &file, Ok(plan));
+        chosen.origin.beside.extend(trial_file.and_then(|file| Some((file.clone(), Stamp::of(&file)?))));
+        chosen
     });
     let missing = manifest.versions.missing(&numbers).map(|number| {
         let reason = format!("lists version {number}, but there is no folder {number}");

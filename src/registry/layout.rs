@@ -142,7 +142,9 @@ impl Listing {
         let mut reasons = Vec::new();
         let versions = self.versions();
         if self.has_model && !versions.is_empty() {
-            reasons.push(format!("'{MODEL_FILE}' is passed over because there are folders of versions; move it into one of its own"));
+            reasons.push(format!(
+                "'{MODEL_FILE}' is passed over because there are folders of versions; move it into one of its own"
+            ));
         }
         let mut taken: BTreeSet<u64> = versions.into_iter().map(|(number, _)| number).collect();
         for (index, (name, _)) in self.misnamed().take(NAMED_MAX).enumerate() {

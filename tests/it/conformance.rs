@@ -184,7 +184,12 @@ fn scenarios() -> Vec<Scenario> {
         scenario("wrong rank", with(tensor("x", &[1, 1, 4], &[0.0; 4])), Invalid, "shape [1, 1, 4] does not fit"),
         scenario("nothing in a dimension", with(tensor("x", &[0], &[])), Invalid, "shape [0] does not fit the model's [-1, 4]"),
         scenario("no item", with(tensor("x", &[0, 4], &[])), Invalid, "shape [0, 4] holds 0 items").in_own_words(),
-        scenario("nothing to pad", ask("rows", vec![tensor("x", &[0], &[])]), Invalid, "input 'x' has length 0; inputs that are padded"),
+        scenario(
+            "nothing to pad",
+            ask("rows", vec![tensor("x", &[0], &[])]),
+            Invalid,
+            "input 'x' has length 0; inputs that are padded",
+        ),
         scenario(
             "a large nothing",
             ask("planes", vec![tensor("x", &[0, 1 << 21], &[])]),

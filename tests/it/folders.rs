@@ -121,7 +121,7 @@ fn the_manifest_chooses_versions_before_they_are_counted() {
     assert!(told.warnings().is_empty(), "{}", told.log);
     write(&models, "m/model.toml", b"");
     let told = Told::of(&models, &[]);
-    assert!(told.code == 2 && told.log.contains("m/model.toml: versions: chooses 66 versions, and at most 64"), "{}", told.log);
+    assert!(told.code == 2 && told.log.contains("m/model.toml: versions: chooses 66 versions, but at most 64"), "{}", told.log);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn the_folder_of_one_model_is_served_under_its_name_or_the_one_that_it_is_given(
     let told = Told::of(&models, &[]);
     assert_eq!((told.code, told.ready.as_slice()), (0, ["m 1".to_owned()].as_slice()), "{}", told.log);
     let told = Told::of(&models, &["--model-name", "mine"]);
-    assert!(told.code == 2 && told.log.contains("models.name could call 'mine'"), "{}", told.log);
+    assert!(told.code == 2 && told.log.contains("models.name cannot name it 'mine'"), "{}", told.log);
 }
 
 #[test]

@@ -102,7 +102,9 @@ impl External {
         let (location, offset, length) = told(tensor)?;
         let number = match self.numbers.get(&location) {
             Some(number) => *number,
-            None if self.files.len() == FILES_MAX => return Err(format!("its weights lie in more than {FILES_MAX} files: save the model with all of them in one")),
+            None if self.files.len() == FILES_MAX => {
+                return Err(format!("its weights lie in more than {FILES_MAX} files: save the model with all of them in one"));
+            }
             None => {
                 let file = open(&location).map_err(|cause| {
                     format!(
@@ -223,8 +225,8 @@ fn told(tensor: &Tensor<'_>) -> Result<(String, u64, Option<u64>), String> {
             })
             .transpose()
     };
-    let location =
-        find("location").ok_or_else(|| format!("{} lies in another file, but the model does not say in which one", named(tensor)))?;
+    let location = find("location")
+        .ok_or_else(|| format!("{} lies in another file, but the model does not say in which one", named(tensor)))?;
     // Different spellings of one place are one file.
     let location = location.split('/').filter(|part| *part != ".").collect::<Vec<_>>().join("/");
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
@@ -436,8 +438,7 @@ mod tests {
     fn places_that_lie_are_named_with_their_numbers() {
         let at =
             |offset: &'static str, length: &'static str| vec![("location", "w.data"), ("offset", offset), ("length", length)];
-        let short =
-            "takes 8 bytes from byte 4 of 'w.data', which has 8 bytes: the file does not belong to this model";
+        let short = "takes 8 bytes from byte 4 of 'w.data', which has 8 bytes: the file does not belong to this model";
         let cases = [
             (at("4", "8"), short),
             (at("18446744073709551615", "8"), "takes 8 bytes from byte 18446744073709551615 of 'w.data', which has 8 bytes"),

@@ -22,8 +22,7 @@ pub(super) const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 const GREETING: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What was read of the greeting: all of it, or as much as it took to see that it is something else. That is answered by hyper, or
-/// with [`HTTP1_ANSWER`] if [`is_http1`] says so. `None` if
-/// the client has closed, or has kept silent for too long.
+/// with [`HTTP1_ANSWER`] if [`is_http1`] says so. `None` if the client has closed, or has kept silent for too long.
 pub(super) async fn greeting(stream: &mut (impl AsyncRead + Unpin)) -> Option<Bytes> {
     let mut read = [0; GREETING.len()];
     let reading = async {

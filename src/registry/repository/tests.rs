@@ -218,6 +218,12 @@ async fn only_what_has_changed_is_loaded_when_the_folder_is_looked_through() {
     fixture.remove("m/1");
     assert_eq!(fixture.refresh().await, (1, 0, 1));
     assert_eq!(fixture.serving(), ["m 2", "m 3", "new 1"]);
+    fixture.put("new/trial.json", Some(r#"[{"x": [1, 2, 3, 4]}]"#));
+    fixture.put("new/model.toml", Some(&doubler("trial.file = 'trial.json'")));
+    assert_eq!(fixture.refresh().await, (1, 0, 1));
+    fixture.put("new/trial.json", Some(r#"[{"x": [1, 2, 3, 4]}, {"x": [9, 9, 9, 9]}]"#));
+    assert_eq!(fixture.refresh().await, (1, 0, 1), "trial items are part of a model");
+    assert_eq!(fixture.refresh().await, (0, 0, 0));
     fixture.remove("m");
     fixture.remove("bad");
     assert_eq!(fixture.refresh().await, (0, 0, 2));
