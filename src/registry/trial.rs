@@ -100,7 +100,7 @@ impl TrialEntry {
 fn example(key: &str, item: &TrialItemEntry, signature: &Signature, faults: &mut Vec<KeyFault>) -> Option<ItemInputs> {
     let before = faults.len();
     for name in item.keys().filter(|name| signature.inputs.iter().all(|input| *input.name != ***name)) {
-        faults.push(KeyFault::new(format!("{key}.{name}"), format!("an item has no input '{name}' in this model")));
+        faults.push(KeyFault::new(format!("{key}.{name}"), format!("the model takes no input '{name}' from clients")));
     }
     let mask = signature.padding.as_ref().and_then(|rule| rule.mask);
     let mut inputs: Vec<Option<Tensor>> = Vec::new();
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(
             faults,
             [
-                "trial.items[0].extra: an item has no input 'extra' in this model",
+                "trial.items[0].extra: the model takes no input 'extra' from clients",
                 "trial.items[0].ids: 1.5 is no INT64",
                 "trial.items[1].ids: has no value for input 'ids'",
             ]

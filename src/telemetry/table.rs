@@ -154,7 +154,7 @@ pub(super) static MODEL_LOADS: Metric = counter(
     "Attempts to load a version of the model, at the start or since, by outcome: `ok` or `failed`.",
 );
 pub(super) static MODEL_REBUILDS: Metric =
-    counter("tidemill_model_rebuilds_total", "instances", MODEL, "Engine instances made anew because a model call panicked.");
+    counter("tidemill_model_rebuilds_total", "instances", MODEL, "Engine instances rebuilt because a model call panicked.");
 
 pub(super) static LANE_BUSY: Metric = seconds(
     "tidemill_lane_busy_seconds",

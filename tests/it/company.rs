@@ -342,7 +342,7 @@ fn coupled() -> [(&'static str, Vec<u8>, &'static str); 4] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn items_that_change_each_other_get_what_they_get_alone_beside_loud_ones() {
+async fn items_that_change_each_other_get_what_they_get_alone_among_loud_ones() {
     const QUESTIONS: usize = 20;
     const LOUD_ANSWERS: u64 = 200;
     let (engines, library) = engines();
@@ -371,7 +371,7 @@ async fn items_that_change_each_other_get_what_they_get_alone_beside_loud_ones()
         let mut questions = 0;
         patiently(async {
             while questions < QUESTIONS || account.ledger().ended() < LOUD_ANSWERS {
-                assert_eq!(ask().await, (first.clone(), 1), "{name}: question {questions} beside loud items");
+                assert_eq!(ask().await, (first.clone(), 1), "{name}: question {questions} among loud items");
                 questions += 1;
             }
         })
@@ -385,7 +385,7 @@ async fn items_that_change_each_other_get_what_they_get_alone_beside_loud_ones()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn how_a_models_items_are_served_is_told_to_all_who_ask() {
+async fn how_a_models_items_are_served_is_reported_everywhere() {
     let apart = one_operator("Neg");
     let server = serve(&[("mean", PATIENT, &mean()), ("neg", PATIENT, &apart)]).await;
     let dependent = detail(&server, "mean").await;
@@ -457,7 +457,7 @@ fn each_dependent_model_is_one_warning_with_the_output_the_size_the_difference_a
 // ---- What is not a batch -------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_batch_is_refused_with_the_ways_on_while_others_serve() {
+async fn what_is_not_a_batch_is_refused_with_the_ways_out_while_others_serve() {
     let models = folder(&[("wave", PATIENT, &wave()), ("neg", PATIENT, &one_operator("Neg"))]);
     let refusal = Setting::default().refused(models.path()).await;
     let told = [
@@ -483,7 +483,7 @@ async fn what_is_no_batch_is_refused_with_the_ways_on_while_others_serve() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_batch_serves_whole_or_as_its_manifest_insists() {
+async fn what_is_not_a_batch_serves_whole_or_as_its_manifest_insists() {
     let server = serve(&[("whole", "batch = false", &wave()), ("single", "batching = 'off'", &wave())]).await;
     let mut client = connect(&server).await;
     let outputs = predict(&mut client, "whole", &[("x", &[4], &[1.0, 2.0, 3.0, 6.0])]).await.expect("a wave");
@@ -579,7 +579,7 @@ async fn what_is_assumed_yields_to_what_was_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn items_of_the_manifest_or_of_a_file_beside_it_prove_what_made_up_ones_cannot() {
+async fn items_of_the_manifest_or_of_a_file_next_to_it_prove_what_made_up_ones_cannot() {
     let item = "{ x = [2e9, 1.0, 3e9, 4e9] }, { x = [5e9, 6e9, 7e9, 8e9] }";
     let inline = format!("{PATIENT}items = [{item}]");
     let beside = format!("{PATIENT}file = 'items.json'");
@@ -597,7 +597,7 @@ async fn items_of_the_manifest_or_of_a_file_beside_it_prove_what_made_up_ones_ca
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_model_whose_time_for_trial_calls_is_too_short_is_unproven_and_told_the_key() {
+async fn a_model_whose_time_for_trial_calls_is_too_short_is_unproven_and_the_key_is_named() {
     let server = serve(&[("hasty", "[trial]\nseconds = 0.000001", &constant())]).await;
     let found = batching(&server, "hasty").await;
     assert_eq!((found.verdict(), found.shares_calls), (BatchingVerdict::Unproven, false));
@@ -736,7 +736,8 @@ async fn a_proof_is_kept_for_the_same_model_and_for_no_other() {
 async fn proofs_that_are_damaged_or_open_to_others_are_not_believed() {
     let models = folder(&[("m", PATIENT, &mean())]);
     let (_root, cache) = cache();
-    let damage: [(&str, fn(&Path)); 5] = [
+    type Damage = (&'static str, fn(&Path));
+    let damage: [Damage; 5] = [
         ("cut off", |file| fs::write(file, &fs::read(file).expect("it is there")[..100]).expect("it is ours")),
         ("forged", |file| {
             let text = fs::read_to_string(file).expect("it is there");
@@ -860,7 +861,7 @@ async fn a_version_that_is_dependent_takes_over_with_one_item_a_call() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_version_that_has_no_batch_takes_no_ones_place() {
+async fn a_version_that_has_no_batch_replaces_nothing() {
     let models = folder(&[("m", PATIENT, &one_operator("Neg"))]);
     let server = Setting::default().serve(models.path()).await;
     // The same tensors, whose first dimension is time: without the mean of all steps.
