@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the server finds out about models, with several seeds: a table for people, no test.
+"""What the server finds out about models, with several seeds: a table for people, not a test.
 
     .cache/venv/bin/python tests/company_sweep.py --seeds 5
     .cache/venv/bin/python tests/company_sweep.py --seeds 5 --graphs 560 --first 1000

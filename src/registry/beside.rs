@@ -1,8 +1,8 @@
-//! Opens a file beside a model's own, by a name that the model's file holds: nobody vouches for it.
+//! Opens a file next to a model's own, by a name from the model's file, which is not to be trusted.
 //!
-//! What is opened lies below the model's folder, or is what a link there leads to inside of the folder of all models: Kubernetes
-//! shows the files of a volume as links into another folder of it. No name leads out of that, not through a link that is swapped
-//! meanwhile, and nothing but a plain file is opened.
+//! What is opened lies below the model's folder, or a link there leads to it inside the folder of all models: Kubernetes shows the
+//! files of a volume as links into another folder of it. No name leads out of that, not even through a link that is swapped at the
+//! same time, and only plain files are opened.
 
 use std::{
     fs::{self, File},
@@ -28,11 +28,11 @@ pub(super) fn open(root: &Path, model_file: &Path, name: &str) -> Result<File, S
     };
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let folder_handle = openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(cannot)?;
-    // First only as a place, since to open some things does something.
+    // First only as a place, because opening some files has side effects.
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let place = match openat2(&folder_handle, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
         Ok(place) => place,
-        // A link leads out of the folder, or the system has no such call: the place that is found says where it is.
+        // A link leads out of the folder, or the system lacks this call: then the place that was found is checked.
         Err(Errno::XDEV | Errno::NOSYS | Errno::PERM | Errno::AGAIN | Errno::INVAL) => {
             let place = openat(&folder_handle, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(cannot)?;
             check_place(root, &path_of(&place)?)?;
@@ -53,7 +53,7 @@ fn check_name(name: &str) -> Result<(), String> {
         return Err(format!("is a name of {} bytes; accepted are 1 to {NAME_BYTES_MAX}", name.len()));
     }
     if name.contains('\0') {
-        return Err("is no name of a file".to_owned());
+        return Err("is not a file name".to_owned());
     }
     let is_below = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
     if Path::new(name).components().all(is_below) {
@@ -63,7 +63,7 @@ fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// Where the system has what is open.
+/// The system's own link to an open file.
 fn link_of(place: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()))
 }
@@ -147,7 +147,7 @@ mod tests {
             ("parts/../weights", "leads out of the model's folder"),
             ("", "is a name of 0 bytes"),
             (&long, "is a name of 1025 bytes"),
-            ("a\0b", "is no name of a file"),
+            ("a\0b", "is not a file name"),
             ("absolute", "is a link to '"),
             ("relative", "is a link to '"),
             ("magic", "is a link to '"),

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::{
     LoadedModel,
+    layout::MANIFEST_FILE,
     loader::{LoadFault, LoadOptions},
     manifest::{EngineChoice, KeyFault, Manifest},
     policy::VERSIONS_MAX,
@@ -39,7 +40,7 @@ use crate::{
     proof::{Fingerprint, Hints, Subject, Terms},
 };
 
-/// Bytes of a file of weights that are read at once.
+/// Bytes of a weights file that are read at a time.
 const DIGEST_BUFFER_BYTES: usize = 1 << 20;
 
 /// All that the sources hold.
@@ -58,7 +59,7 @@ pub(super) struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// The versions that can be chosen from.
+    /// The versions to choose from.
     fn versions(&self) -> Vec<FoundVersion> {
         let model = &self.model;
         let needs_no_file = || model.manifest.as_ref().is_ok_and(|text| Manifest::is_synthetic(text));
@@ -68,7 +69,7 @@ impl Found<'_> {
         model.versions.clone()
     }
 
-    /// What there is to say of its folder, unless that is a fault.
+    /// Remarks about its folder that are not faults.
     fn remark(&self) -> Option<Remark> {
         let FoundModel { folder, passed_over, .. } = &self.model;
         let is_worth_saying = !passed_over.is_empty() && !self.versions().is_empty();
@@ -134,19 +135,19 @@ impl Candidate<'_> {
     }
 }
 
-/// What a version is made of, besides the manifest. Differs if the file, or one beside it, was written or replaced.
+/// What a version is made of, besides the manifest. Differs if the file, or one next to it, was written or replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Origin {
     file: PathBuf,
     /// `None` if there is no such file.
     stamp: Option<Stamp>,
-    /// Of the files beside it, which may hold its weights.
+    /// Of the files next to it, which may hold its weights, and of the one with its trial items.
     beside: BTreeMap<PathBuf, Stamp>,
 }
 
-/// Most files beside a model's own that are looked at; further ones may change unnoticed.
+/// Most files next to a model's own that are looked at; further ones may change unnoticed.
 const BESIDE_MAX: usize = 1_024;
-/// How deep folders beside it are looked into.
+/// How deep folders next to it are looked into.
 const BESIDE_DEPTH_MAX: usize = 4;
 
 /// What the system says of a file without reading it. Moments are seconds and nanoseconds.
@@ -216,7 +217,7 @@ pub(super) struct Plan<'a> {
 pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
     let Found { source, model, .. } = found;
     let folder = model.folder.display().to_string();
-    let manifest_file = model.folder.join("model.toml").display().to_string();
+    let manifest_file = model.folder.join(MANIFEST_FILE).display().to_string();
     let candidate = |number, file: &Path, plan| {
         let (name, folder) = (Arc::clone(&model.name), folder.clone());
         Candidate { name, number, folder, origin: Origin::of(file), plan }
@@ -248,7 +249,7 @@ pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
         versions.into_iter().filter(|version| manifest.versions.takes(version.number, &numbers)).collect();
     if chosen.len() > VERSIONS_MAX {
         let reason = format!(
-            "chooses {} versions, and at most {VERSIONS_MAX} of a model are served; choose fewer, such as by versions = {{ latest = {VERSIONS_MAX} }}",
+            "chooses {} versions, but at most {VERSIONS_MAX} of a model are served; choose fewer, for example with versions = {{ latest = {VERSIONS_MAX} }}",
             chosen.len()
         );
         let fault = LoadFault { file: manifest_file.clone(), key: "versions".to_owned(), reason };
@@ -258,7 +259,11 @@ pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
         let (manifest, manifest_file) = (Arc::clone(&manifest), manifest_file.clone());
         let (number, file) = (version.number, version.file.clone());
         let (folder, manifest_text) = (model.folder.clone(), Arc::clone(&text));
-        candidate(number, &file, Ok(Plan { source: *source, folder, manifest, manifest_text, manifest_file, version }))
+        let trial_file = manifest.trial.file.as_ref().map(|name| folder.join(name));
+        let plan = Plan { source: *source, folder, manifest, manifest_text, manifest_file, version };
+        let mut chosen = candidate(number, &file, Ok(plan));
+        chosen.origin.beside.extend(trial_file.and_then(|file| Some((file.clone(), Stamp::of(&file)?))));
+        chosen
     });
     let missing = manifest.versions.missing(&numbers).map(|number| {
         let reason = format!("lists version {number}, but there is no folder {number}");
@@ -313,7 +318,7 @@ impl Plan<'_> {
                     Ok(opened)
                 };
                 let file = ModelFile::read_beside(bytes, &beside)?;
-                // What cannot be read a second time has no proof that is kept.
+                // If the files cannot be read a second time, no proof is kept.
                 *fingerprint.borrow_mut() = fingerprint_of(digest, &weights.into_inner()).ok();
                 Ok(file)
             };
@@ -383,8 +388,8 @@ fn choose(manifest: EngineChoice, default: EngineChoice) -> EngineChoice {
     }
 }
 
-/// Loads a file into the engine that is chosen, or into onnxruntime where the manifest leaves the choice open, the library is there, and
-/// rten lacks something or would compute other numbers.
+/// Loads a file into the chosen engine, or into onnxruntime if the manifest leaves the choice open, the library is there, and rten
+/// lacks something or might compute wrong numbers.
 fn open(
     name: &str,
     choice: EngineChoice,
@@ -399,7 +404,9 @@ fn open(
     let narrowing = file.narrowing().clone();
     let is_open = manifest.engine == EngineChoice::Auto && OnnxRuntime::check_library().is_ok();
     if is_open && narrowing != Narrowing::None {
-        return Ok(Arc::new(OnnxRuntime::open(file)?));
+        let engine = OnnxRuntime::open(file)?;
+        info!(model = %name, "the model runs on onnxruntime, as 32 bits may not hold all that it computes");
+        return Ok(Arc::new(engine));
     }
     let engine = match Rten::open(file, manifest.allow_narrowing) {
         Ok(engine) => engine,
@@ -417,7 +424,7 @@ fn open(
         }
         Narrowing::Limited { limits, .. } => {
             let limits: Vec<String> = limits.iter().map(|(input, limit)| format!("{input} up to {limit}")).collect();
-            info!(model = %name, limits = limits.join(", "), "rten has 32-bit integers, so the model takes no larger numbers than these");
+            info!(model = %name, limits = limits.join(", "), "rten has only 32-bit integers, so the model takes no larger numbers than these");
         }
         Narrowing::None | Narrowing::Possible { .. } => {}
     }

@@ -52,7 +52,7 @@ pub struct Manifest {
     pub description: String,
     /// What runs it.
     pub engine: EngineChoice,
-    /// Whether rten may compute in 32 bits what the model means in 64.
+    /// Whether rten may compute in 32 bits what the model computes in 64.
     pub allow_narrowing: bool,
     /// Which of its versions are served.
     pub versions: VersionPolicy,
@@ -63,7 +63,7 @@ pub struct Manifest {
     /// Whether items share calls.
     #[serde(deserialize_with = "rule")]
     pub batching: BatchingRule,
-    /// How it is found out whether they may.
+    /// How the server finds out whether they may.
     pub trial: TrialEntry,
     /// Time that a lane may wait for a fuller batch.
     pub max_delay_us: u64,
@@ -325,7 +325,7 @@ impl Manifest {
             check_padding_entry(padding, &mut fault);
         }
         if self.allow_narrowing && self.engine != EngineChoice::Rten {
-            fault("allow_narrowing".to_owned(), "is for engine = \"rten\", which has 32-bit integers and FP32 alone".to_owned());
+            fault("allow_narrowing".to_owned(), "is for engine = \"rten\", which has only 32-bit integers and FP32".to_owned());
         }
         match (&self.synthetic, self.engine) {
             (None, EngineChoice::Synthetic) => fault("synthetic".to_owned(), "is missing; it scripts the engine".to_owned()),
@@ -342,7 +342,7 @@ impl Manifest {
         faults
     }
 
-    /// Finds what speaks of a batch although there is none.
+    /// Finds keys about a batch although there is none.
     fn check_no_batch(&self, fault: &mut impl FnMut(String, String)) {
         if let Some(max_batch) = self.max_batch.filter(|size| *size > 1) {
             fault("max_batch".to_owned(), format!("is {max_batch}, but with batch = false a call takes one item: leave it out"));

@@ -1,6 +1,6 @@
 //! Models between being loaded and being installed: each is proven and measured, or what is known of it is looked up.
 //!
-//! Knows who is to be proven and where; how is [`crate::proof`]'s business, and the host's, which has the lanes.
+//! Decides which models are proven and where. How is up to [`crate::proof`], and to the host, which has the lanes.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -18,18 +18,18 @@ use crate::{
 /// Where a model is proven.
 #[derive(Clone, Copy)]
 pub enum Place<'a> {
-    /// On this lane, before the lanes serve; idle ones keep company.
+    /// On this lane, before the lanes serve; idle lanes repeat its calls.
     Lane {
         /// The lane's number.
         lane: usize,
-        /// What idle lanes do meanwhile.
+        /// What idle lanes do at the same time.
         company: &'a Company,
     },
-    /// Beside the lanes, which serve other models, or an older copy of this one.
+    /// On a thread other than the lanes', which serve other models or an older copy of this one.
     Beside,
 }
 
-/// What is known of a model before it is installed.
+/// What is known about a model before it is installed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
     /// What its trial calls showed, and took.
@@ -75,7 +75,7 @@ pub trait Installer: Sync {
     fn install(&self, model: &LoadedModel, measured: &Measured) -> Result<ModelKey, Fault>;
 }
 
-/// Has every model serve unproven, with a key from a closure: for tools that only want models loaded.
+/// Lets every model serve unproven, with a key from a closure: for tools that only load models.
 pub struct Unproven<F>(
     /// Makes a key, or says why not.
     pub F,
@@ -95,7 +95,7 @@ impl<F: Fn(&LoadedModel) -> Result<ModelKey, Fault> + Sync> Installer for Unprov
     }
 }
 
-/// Proves `models` side by side, each on one lane, and applies what was found.
+/// Proves several of `models` at a time, each on one lane, and applies what was found.
 pub(super) fn prove_all(
     models: &mut [LoadedModel],
     options: &LoadOptions<'_>,
@@ -124,7 +124,7 @@ pub(super) fn prove_all(
     let nobody = || Err(Fault::new(FaultKind::Failed, "the model was not measured: the lane that should have done it ended"));
     let results = models.iter_mut().zip(results).map(|(model, measured)| {
         let mut measured = measured.unwrap_or_else(nobody)?;
-        // A model that was last proven beside lanes at work has none yet.
+        // A model that was last proven while the lanes served has none yet.
         let gain = if measured.wide.is_none() { installer.wide_gain(model) } else { None };
         let is_new = !measured.is_remembered || gain.is_some();
         measured.wide = measured.wide.or(gain);
@@ -137,7 +137,7 @@ pub(super) fn prove_all(
     results.collect()
 }
 
-/// Proves one model beside those that serve.
+/// Proves one model while others serve.
 pub(super) fn prove_beside(
     model: &mut LoadedModel,
     options: &LoadOptions<'_>,

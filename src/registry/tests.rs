@@ -214,7 +214,7 @@ fn the_limit_of_versions_counts_those_that_are_to_be_served() {
     assert_eq!(faults.faults().len(), 1, "{faults}");
     let fault = &faults.faults()[0];
     assert_eq!(fault.key, "versions");
-    assert!(fault.reason.starts_with("chooses 66 versions, and at most 64 of a model are served; "), "{fault}");
+    assert!(fault.reason.starts_with("chooses 66 versions, but at most 64 of a model are served; "), "{fault}");
 }
 
 #[test]

@@ -272,7 +272,7 @@ fn fault_of(error: &RunError) -> Fault {
     }
 }
 
-/// Whether it is what a client sent, which is no concern of the operator's.
+/// Whether what a client sent is the cause, which is not the operator's concern.
 const fn is_clients(error: &RunError) -> bool {
     matches!(error, RunError::Engine(EngineError::Input(_)))
 }

@@ -1,4 +1,4 @@
-"""Any model in Python's onnxruntime: item by item, which is what the server's answers are held to, and several in one call, which
+"""Any model in Python's onnxruntime: item by item, which the server's answers are compared with, and several in one call, which
 shows whether its items influence each other."""
 
 import dataclasses
@@ -28,7 +28,7 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """An ONNX file, and what there is to know about it to run it with items."""
+    """An ONNX file, and what must be known about it to run items."""
 
     file: bytes | str
     states: tuple[State, ...] = ()
@@ -41,7 +41,7 @@ class Model:
     cut: tuple[str, ...] = ()
     # The outputs that are asked for; all, if none is named.
     outputs: tuple[str, ...] = ()
-    # An item is a whole call: nothing of it is a batch.
+    # An item is a whole call: there is no batch dimension.
     whole: bool = False
 
     @functools.cached_property
@@ -124,13 +124,13 @@ class Model:
 
 
 def is_number(values: np.ndarray) -> bool:
-    """Whether it may be a little off."""
+    """Whether its numbers may be a little off."""
     return values.dtype.kind == "f"
 
 
 def difference(found: Tensors, expected: Tensors, scale: float | dict[str, float]) -> float:
-    """The largest of all outputs, in parts of `scale`: 0 where values are equal, infinite where they differ and are no numbers
-    with a fraction, or have another shape."""
+    """The largest difference of all outputs, in parts of `scale`: 0 if values are equal, infinite if shapes differ, or values that are
+    not floats."""
     worst = 0.0
     for name, wanted in expected.items():
         got = found[name]
@@ -149,7 +149,7 @@ def difference(found: Tensors, expected: Tensors, scale: float | dict[str, float
 
 
 def magnitudes(answers: list[Tensors]) -> dict[str, float]:
-    """How large each output's values are in the middle of these answers."""
+    """The median size of each output's values in these answers."""
     names = [name for name, values in answers[0].items() if is_number(values)]
     largest = {
         name: [np.nan_to_num(np.abs(own[name].astype(np.float64))).max(initial=0.0) for own in answers] for name in names
@@ -158,7 +158,7 @@ def magnitudes(answers: list[Tensors]) -> dict[str, float]:
 
 
 def row_scale(expected: Tensors, typical: dict[str, float], least: float = 1e-3) -> dict[str, float]:
-    """What a difference of a row is measured in: its own largest value, of each output, but at least this part of a typical one."""
+    """The unit for the differences of a row: the largest value of each output, but at least this part of a typical one."""
     numbers = {name: values for name, values in expected.items() if is_number(values)}
     own = {name: float(np.nan_to_num(np.abs(values.astype(np.float64))).max(initial=0.0)) for name, values in numbers.items()}
     return {name: max(value, least * typical[name], 1e-30) for name, value in own.items()}

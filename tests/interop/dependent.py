@@ -28,7 +28,7 @@ def dynamic() -> bytes:
 
 
 def branch() -> bytes:
-    """Twice the item, or its negative: chosen by the sum of the call."""
+    """Twice the item, or its negative, depending on the sum of the call."""
     g = Graph(np.random.default_rng())
     x = g.input("x", np.float32, "batch", 2)
     positive = g.op("Greater", g.op("ReduceSum", x, keepdims=0), g.constant(0.0))
@@ -57,7 +57,7 @@ FILES = {WAVE: wave, DYNAMIC: dynamic, BRANCH: branch, HITS: hits}
 
 
 def calm_and_loud(name: str) -> tuple[list[Tensors], list[Tensors]]:
-    """An item whose answer others would change, and such others."""
+    """An item whose answer others would change, and those others."""
     if name == DYNAMIC:
         return [{"x": np.array([0.1, 0.2, -0.1, 0.3], np.float32)}], [{"x": np.array([1000, 0, 0, -1000], np.float32)}] * 8
     return [{"x": np.array([-1, -2], np.float32)}], [{"x": np.array([100, 100], np.float32)}] * 8

@@ -160,7 +160,7 @@ def softmax(g: Graph, x: Value) -> Value:
 
 
 def inner_reduction(g: Graph, x: Value) -> Value:
-    """Something of the row's own, over any of its dimensions, beside each of its elements."""
+    """Something computed from the row over any of its dimensions, appended to each of its elements."""
     kind = g.random.choice(["ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSum"])
     axes = [int(axis) for axis in g.random.permutation(np.arange(1, x.rank))[: g.random.integers(1, x.rank)]]
     if kind == "ReduceSum":

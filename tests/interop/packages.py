@@ -1,4 +1,4 @@
-"""Models out of packages that people install, with the manifest that serves each and data as it comes to it, calm and loud."""
+"""Models from packages that people install, each with the manifest that serves it and with typical data, calm and loud."""
 
 import dataclasses
 import functools
@@ -14,15 +14,15 @@ from alone import Model, State, Tensors
 INDEPENDENT, DEPENDENT, OFF = "INDEPENDENT", "DEPENDENT", "OFF"
 # How long a lane waits for company, so that the clients' items meet.
 MEET = "max_delay_us = 20000"
-# The large ones are not proven in the two seconds that a model has, least of all beside other work; and calls of many items take
-# long, as a proof goes up to the largest that is allowed.
+# The large ones cannot be proven in the default two seconds, least of all on a busy machine; and since a proof goes up to the largest
+# allowed call, calls of many items would take long.
 FEW = f"{MEET}\nmax_batch = 4"
 TWO = f"{MEET}\nmax_batch = 2"
 TRIAL = "[trial]\nseconds = 120"
 ONE_A_CALL = "max_batch = 1"
 
 FULL_SCALE = 32_768
-# Samples that openWakeWord's microphone gives at a time, with those before that its windows reach into.
+# Samples that openWakeWord takes from a microphone at a time, with those before them that its windows overlap.
 WINDOW = 1_760
 
 
@@ -41,9 +41,9 @@ class Package:
     # Items of a request, and how often all clients ask at once.
     items: int = 3
     rounds: int = 2
-    # Items of the manifest's own, for a model that what is made up breaks.
+    # Items in the manifest, for a model that cannot run made-up ones.
     examples: int = 0
-    # Whether two runs say the same.
+    # Whether two runs give the same answer.
     repeats: bool = True
     # In parts of a row's largest value, on onnxruntime and on rten.
     tolerances: tuple[float, float] = (1e-4, 1e-3)
@@ -114,7 +114,7 @@ def frame(random: np.random.Generator, loud: bool) -> Tensors:
 
 
 def phonemes(random: np.random.Generator, loud: bool) -> Tensors:
-    """A start, sounds with a pause after each, an end. Short sentences for the calm, of one length so that they could meet."""
+    """A start, sounds with a pause after each, an end. Calm sentences are short; all have one length, so that they could meet."""
     sounds = random.integers(14, 60, 8 if loud else 5)
     ids = np.array([1, 0, *np.stack([sounds, np.zeros_like(sounds)], 1).ravel(), 2], np.int64)
     ids = np.pad(ids, (0, 19 - len(ids)))
@@ -138,7 +138,7 @@ def tokens(random: np.random.Generator, loud: bool) -> Tensors:
 
 
 def letters(*shape: int):
-    """Dark strokes on white, with pixels from -1 to 1; as loud ones, what comes of forgetting that they are to be."""
+    """Dark strokes on white, with pixels from -1 to 1; loud ones are as if somebody had forgotten to scale them."""
 
     def draw(random: np.random.Generator, loud: bool) -> Tensors:
         _, height, width = shape

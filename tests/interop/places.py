@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
 ASSETS = pathlib.Path(os.environ.get("TIDEMILL_TEST_ASSETS", CACHE / "assets"))
 SERVER = pathlib.Path(os.environ.get("TIDEMILL_SERVER", ROOT / "target/debug/tidemill"))
-# Models out of packages that people install.
+# Models from packages that people install.
 MODELS = CACHE / "models"
 PROTOS = ROOT / "proto"
 NODE_MODULES = CACHE / "node/node_modules"

@@ -8,7 +8,7 @@ from server import ANSI, ANY_PORTS, PATIENCE_S
 
 
 def log_of_failed_start(*arguments: str) -> list[str]:
-    """The lines that a server leaves which refuses its models."""
+    """The log of a server that refuses its models."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
     command = [places.SERVER, "serve", *ANY_PORTS, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)

@@ -37,7 +37,7 @@ class Server:
     def __init__(self, *arguments: str, start_s: float = PATIENCE_S) -> None:
         # The variables of the tests are no settings of the server, and it refuses what it does not know.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
-        # What a server has found out about a model is for the next one of this run, not of this machine's user.
+        # What a server has found out about a model is kept for the next server of this run, not for the user of this machine.
         environment["XDG_CACHE_HOME"] = CACHE.name
         command = [places.SERVER, "serve", *ANY_PORTS, *arguments]
         self.log: list[str] = []

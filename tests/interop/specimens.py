@@ -1,5 +1,5 @@
-"""Random models with the truth about them: whether company may change an item's answer, known by how they were built and looked
-for in Python's onnxruntime, with the same item at the same place of calls of the same size beside calm and loud others."""
+"""Random models with the truth about them: whether company may change an item's answer. It is known from how they were built and is
+checked in Python's onnxruntime, with the same item at the same place in calls of the same size, among calm and among loud others."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from onnx import TensorProto
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
 INDEPENDENT, DEPENDENT, LEAKS, RANDOM, NO_BATCH, ONE = "independent", "dependent", "leaks", "random", "no batch", "one"
-# Dependent too; but all that comes out is a label, which may be the same for all items that a server makes up.
+# Dependent too, but the only output is a label, which may be the same for all items that a server makes up.
 LABELS = "labels"
 
 # How long a lane waits for company, so that the clients' items meet.
@@ -29,7 +29,7 @@ STRENGTHS = [1e-3, 1e-3, 1e-2, 0.1, 0.5]
 # typical row.
 LEAST = 0.1
 LEAK = 0.05
-# In how many of the contrasts a coupling must show at least, not once by chance.
+# In how many contrasts a coupling must show at least, so that it is not by chance.
 SHOWN = 3
 # Rounding, from one size of a call to another, in parts of the row's largest value.
 ROUNDING = 1e-4
@@ -42,7 +42,7 @@ LENGTH_MAX = 12
 
 
 class Unfit(Exception):
-    """Not a model to learn from: next to rounding, or with a coupling that does not show. Another is built."""
+    """A model that tests nothing: its coupling is near rounding, or does not show. Another is built."""
 
 
 @dataclasses.dataclass
@@ -102,7 +102,7 @@ def whole_numbers(random: np.random.Generator, character: str, top: int, dtype, 
 
 
 class Inputs:
-    """What the inputs of a graph leave to be known."""
+    """What else there is to know about the inputs of a graph."""
 
     def __init__(self, value: Value, draw, **extra) -> None:
         self.value, self.draw, self.extra = value, draw, extra
@@ -187,7 +187,7 @@ def sideways(g: Graph, batch) -> Inputs:
 
 
 def texts(g: Graph, batch) -> Inputs:
-    """Words out of a list. Strings that a server makes up are all the same to it, so the manifest has some of them."""
+    """Words from a list. To the model all made-up strings are the same, so the manifest gives some words."""
     k, words = int(g.random.integers(2, 5)), ["red", "green", "blue", "Tromsø", ""]
     g.input("words", object, batch, k)
     values = [float(value) for value in g.random.normal(0, 1, len(words))]
@@ -209,7 +209,7 @@ SIMPLE = [rows, frames, tokens, image, flagged, category, scalars, half, sideway
 
 
 def any_length(g: Graph, batch) -> Inputs:
-    """Items of any number of frames, which meet where they have as many."""
+    """Items of any number of frames; those with the same number meet."""
     n = int(g.random.integers(3, 7))
     g.input("x", np.float32, batch, "length", n)
     return Inputs(Value("x", (None, n)), lambda random, character, length: {"x": floats(random, character, length or 5, n)})
@@ -386,7 +386,7 @@ def baked_in(g: Graph) -> Specimen:
 
 
 def coupled_labels(g: Graph) -> Specimen:
-    """Nothing comes out but the number of the highest."""
+    """The only output is the index of the highest."""
     batch = batch_name(g)
     inputs = g.random.choice([rows, tokens, flagged])(g, batch)
     x = graphs.gemm(g, graphs.flat(g, graphs.body(g, inputs.value, most=2)))
@@ -506,7 +506,7 @@ FAMILIES = [
 
 
 def tuned(g: Graph, made: Specimen, strength: float) -> Specimen:
-    """The strength of the coupling set so that company moves an answer by so much, in parts of the outputs' range."""
+    """Sets the strength of the coupling so that company moves an answer by so much, in parts of the outputs' range."""
     scale = output_range(made)
     for _ in range(4):
         constant = g.initializers[graphs.STRENGTH]
@@ -546,8 +546,8 @@ def _sizes() -> list[int]:
 
 
 def contrasts(made: Specimen) -> Iterator[tuple[list[list[Tensors]], list[list[Tensors]], int]]:
-    """Pairs of calls of one size with one stream of items the same, at the same place, and which that is. What has no states has
-    streams of one item."""
+    """Pairs of calls of one size that have one stream of items in common, at the same place, and the number of that stream. Models
+    without states have streams of one item."""
     random = np.random.default_rng(2)
     steps = STEPS if made.model.states else 1
     length = LENGTH_MAX if made.model.padded else 0
@@ -591,7 +591,7 @@ def cut(made: Specimen, answers: list[Tensors], items: list[Tensors]) -> list[Te
 
 
 def verify(made: Specimen) -> None:
-    """Looks whether the model is what it was built to be; what was meant to have no coupling must have none at all."""
+    """Checks that the model is what it was built to be; one that was meant to have no coupling must have none at all."""
     if made.truth in (RANDOM, ONE):
         return
     calm = made.items(np.random.default_rng(1), CALM * 4)
@@ -631,8 +631,7 @@ def verify(made: Specimen) -> None:
 
 
 def check_conditioning(made: Specimen, typical: dict[str, float]) -> None:
-    """Engines round in different ways. Where a model that rounds at random says something else, one engine may rightly differ from
-    another."""
+    """Engines round in different ways. If a model that rounds at random gives another answer, engines may rightly differ."""
     nudged = dataclasses.replace(made.model, file=graphs.nudged(made.model.file, NUDGE))
     for item in made.items(np.random.default_rng(3), [*CALM, *LOUD] * 3):
         item = item | {state.input: state.first() for state in made.model.states}

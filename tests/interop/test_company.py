@@ -31,7 +31,7 @@ ROUNDS = 3
 ITEMS_OF_A_STREAM = 4
 
 READY = model_pb2.MODEL_STATE_READY
-# What else is served beside the specimens, and how.
+# What is served in addition to the specimens, and how.
 SENT = {
     dependent.WAVE: "",
     "wave-whole": dependent.WHOLE,
@@ -112,7 +112,7 @@ def test_verdict(served: Served, seed: int):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_answers(served: Served, seed: int):
-    """Calm clients beside loud ones, each with several items."""
+    """Calm clients along with loud ones, each with several items."""
     made = built(seed)
     if served.summaries[made.name].state != READY or made.truth in (RANDOM, NO_BATCH):
         return
@@ -137,7 +137,7 @@ def test_a_statistic_of_the_call_means_one_item_a_call(served: Served, name: str
     assert (served.verdict(name), summary.batching.shares_calls) == ("DEPENDENT", False), summary
     calm, loud = dependent.calm_and_loud(name)
     streams = [calm, loud, calm + loud, loud, calm, loud]
-    # The right answers as the trials saw them.
+    # Known right answers.
     right = {dependent.DYNAMIC: [2.298, -2.397], dependent.BRANCH: [1, 2]}[name]
     question = Question(name, Model(dependent.FILES[name]()), streams)
     np.testing.assert_allclose(question.expected[0][0]["y"], right, rtol=1e-3)
@@ -146,7 +146,7 @@ def test_a_statistic_of_the_call_means_one_item_a_call(served: Served, name: str
 
 
 def lacks_compress(served: Served, name: str) -> bool:
-    """rten has no Compress, and says which engine has."""
+    """rten has no Compress, and says which engine does."""
     if served.engine != RTEN or not name.startswith(dependent.HITS):
         return False
     assert served.verdict(name) == REFUSED and ONNXRUNTIME in served.summaries[name].reason

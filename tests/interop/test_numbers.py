@@ -4,7 +4,7 @@ import pathlib
 import sys
 
 import numpy as np
-import onnxruntime
+import places
 import pytest
 import tritonclient.http as triton
 from onnx import TensorProto as T
@@ -12,8 +12,6 @@ from onnx import helper, numpy_helper
 from refusals import log_of_failed_start
 from server import running
 from tritonclient.utils import InferenceServerException
-
-(LIBRARY,) = pathlib.Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")
 
 LARGE = 5_000_000_000
 NUMPY_OF = {T.INT64: np.int64, T.DOUBLE: np.float64, T.FLOAT: np.float32, T.BOOL: np.bool_, T.INT16: np.int16}
@@ -23,7 +21,7 @@ NAME_OF |= {T.UINT32: "UINT32", T.UINT64: "UINT64", T.FLOAT16: "FP16"}
 
 
 class Kind:
-    """A model of one row, what it is asked, and the right answer. `bounded` ones are served by rten for small numbers."""
+    """A model, a row for it, and the right answer. rten serves `bounded` ones for small numbers only."""
 
     def __init__(self, nodes, given, asked, gives, right, weights=(), bounded=None, harmless=False):
         self.nodes, self.given, self.gives, self.weights = nodes, given, gives, weights
@@ -121,7 +119,7 @@ def write(folder: pathlib.Path, kinds: dict[str, Kind], manifest: str = "") -> p
 
 
 def ask(server, name: str, kind: Kind, numbers: list) -> list:
-    """What a model makes of one row."""
+    """What a model computes from one row."""
     row = np.array([numbers], NUMPY_OF[kind.given])
     tensor = triton.InferInput("x", row.shape, NAME_OF[kind.given])
     tensor.set_data_from_numpy(row)
@@ -132,7 +130,7 @@ def ask(server, name: str, kind: Kind, numbers: list) -> list:
 @pytest.fixture(scope="module")
 def on_onnxruntime(tmp_path_factory):
     models = write(tmp_path_factory.mktemp("models"), KINDS)
-    with running("--models", str(models), "--onnxruntime", str(LIBRARY)) as server:
+    with running("--models", str(models), "--onnxruntime", places.onnxruntime()) as server:
         yield server
 
 

@@ -1,11 +1,11 @@
-"""Weights in files beside the model, where the server's working directory has others of the same name."""
+"""Weights in files next to the model, with other files of the same name in the server's working directory."""
 
 import pathlib
 import shutil
 
 import numpy as np
 import onnx
-import onnxruntime
+import places
 import pytest
 import tritonclient.http as triton
 from onnx import TensorProto as T
@@ -13,7 +13,6 @@ from onnx import helper, numpy_helper
 from refusals import log_of_failed_start
 from server import running
 
-(LIBRARY,) = pathlib.Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")
 DATA = "model.onnx.data"
 
 
@@ -45,7 +44,7 @@ def answer(server, name: str) -> float:
 
 @pytest.fixture(params=["rten", "onnxruntime"])
 def arguments(request, tmp_path, monkeypatch):
-    """Of a server on each engine, that is started where weights of another model lie."""
+    """For a server on each engine, started in a folder that holds the weights of another model."""
     models, elsewhere = tmp_path / "models", tmp_path / "elsewhere"
     # Small tensors stay in the model, or lie in the other file too.
     save(models / "a/1", 1.0, size_threshold=1024)
@@ -54,7 +53,7 @@ def arguments(request, tmp_path, monkeypatch):
     elsewhere.mkdir()
     shutil.copy(models / "a/1" / DATA, elsewhere)
     monkeypatch.chdir(elsewhere)
-    library = ["--onnxruntime", str(LIBRARY)] if request.param == "onnxruntime" else []
+    library = ["--onnxruntime", places.onnxruntime()] if request.param == "onnxruntime" else []
     return ["--models", str(models), *library]
 
 
@@ -63,7 +62,7 @@ def test_each_model_has_its_own_weights(arguments):
         assert [answer(server, name) for name in "abc"] == [2.0, 200.0, 2000.0]
 
 
-def test_those_of_the_working_directory_take_no_ones_place(arguments, tmp_path):
+def test_files_of_the_working_directory_are_not_used_instead(arguments, tmp_path):
     (tmp_path / "models/b/1" / DATA).unlink()
     (line,) = [line for line in log_of_failed_start(*arguments) if "/b/1/model.onnx: " in line]
     for part in ("tensor 'table'", f"'{DATA}', which is not there", "onnx.save(onnx.load("):
@@ -74,4 +73,4 @@ def test_a_file_that_is_cut_short_is_refused_with_its_numbers(arguments, tmp_pat
     path = tmp_path / "models/b/1" / DATA
     path.write_bytes(path.read_bytes()[:-1])
     (line,) = [line for line in log_of_failed_start(*arguments) if "/b/1/model.onnx: " in line]
-    assert f"tensor 'table' lies in 4800 bytes from byte 0 on of '{DATA}', which has 4799 bytes" in line, line
+    assert f"tensor 'table' takes 4800 bytes from byte 0 of '{DATA}', which has 4799 bytes" in line, line

@@ -53,7 +53,7 @@ impl Binary {
     fn start(mut command: Command, addresses: &[&str; 2], flags: &[&str]) -> Self {
         let ports = ["serve", "--grpc-addr", addresses[0], "--http-addr", "127.0.0.1:0", "--admin-addr", addresses[1]];
         // Settings come from flags alone; the server would refuse variables of these tests that look like settings. Nor does it keep
-        // proofs of these models in the folder of whoever runs the tests.
+        // proofs of these models in the user's own folder.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if VARIABLES.contains(&&*text) || text.starts_with("TIDEMILL_") {

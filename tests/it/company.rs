@@ -1,5 +1,5 @@
-//! Models whose items may change each other's answers: what is found out before they serve, what is said of it, how they are served
-//! then, and what is kept of it.
+//! Models whose items may change each other's answers: what is found out before they serve, where it is reported, how they are then
+//! served, and what is kept.
 
 use std::{
     fs,
@@ -133,7 +133,7 @@ fn dynamic() -> Vec<u8> {
     rows(nodes, vec![reverse])
 }
 
-/// The larger of each number and a billion, which no made-up item reaches, after some work.
+/// After some work, the larger of each number and a billion, which no made-up item reaches.
 fn constant() -> Vec<u8> {
     const WIDTH: i64 = 256;
     const LAYERS: usize = 8;
@@ -227,7 +227,7 @@ async fn list(server: &Server) -> Vec<ModelSummary> {
     patiently(model_client(server).await.list_models(ListModelsRequest {})).await.expect("a list").into_inner().models
 }
 
-/// What the index of the Open Inference Protocol says of a model, over gRPC; its states are told by name.
+/// What the index of the Open Inference Protocol says of a model, over gRPC; its states are given by name.
 async fn index(server: &Server, model: &str) -> (String, String) {
     let request = RepositoryIndexRequest::default();
     let response = patiently(infer_client(server).await.repository_index(request)).await.expect("an index").into_inner();
@@ -252,7 +252,7 @@ fn verdict_metric(server: &Server, model: &str, verdict: &str) -> f64 {
 
 // ---- Clients ----------------------------------------------------------------------------------------------------------------
 
-/// Streams that send the same items for as long as they may, several at once.
+/// Several streams that send the same items until they are ended.
 struct Crowd {
     stop: Arc<AtomicBool>,
     feeds: Vec<JoinHandle<Vec<ItemResult>>>,
@@ -304,7 +304,7 @@ fn numbers(result: &ItemResult) -> Vec<f32> {
     outcome(result).expect("outputs")
 }
 
-/// Engines that are there, and the library of the second one.
+/// The engines that are available, and the library of the second one.
 fn engines() -> (Vec<&'static str>, Option<PathBuf>) {
     let library = library();
     if library.is_none() {
@@ -319,7 +319,7 @@ const QUIET: [f32; 4] = [1.0, 2.0, -0.5, 0.25];
 /// Its sum is below 0, and all of its numbers are far from those of [`QUIET`].
 const LOUD: [f32; 4] = [-4_000.0, 1_000.0, -2_000.0, 500.0];
 
-/// What an item gets that is alone, and how far 8 bits may be from it.
+/// The answer to an item alone, and how far 8 bits may be from it.
 fn alone(model: &str, item: [f32; 4]) -> (Vec<f32>, f32) {
     let largest = item.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     match model {
@@ -342,13 +342,13 @@ fn coupled() -> [(&'static str, Vec<u8>, &'static str); 4] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn items_that_change_each_other_get_what_they_get_alone_beside_loud_ones() {
+async fn items_that_change_each_other_get_what_they_get_alone_among_loud_ones() {
     const QUESTIONS: usize = 20;
     const LOUD_ANSWERS: u64 = 200;
     let (engines, library) = engines();
     let coupled = coupled();
     let on = |engine: &'static str| coupled.iter().map(move |(name, file, _)| (*name, format!("{name}-{engine}"), engine, file));
-    // onnxruntime wants names for the graphs of branches, which the writer of these files has not.
+    // onnxruntime requires names for the graphs of branches, which these files do not have.
     let models: Vec<_> =
         engines.iter().flat_map(|engine| on(engine)).filter(|(_, name, ..)| name != "branch-onnxruntime").collect();
     let manifests: Vec<String> = models.iter().map(|(.., engine, _)| format!("engine = '{engine}'\n{PATIENT}")).collect();
@@ -371,7 +371,7 @@ async fn items_that_change_each_other_get_what_they_get_alone_beside_loud_ones()
         let mut questions = 0;
         patiently(async {
             while questions < QUESTIONS || account.ledger().ended() < LOUD_ANSWERS {
-                assert_eq!(ask().await, (first.clone(), 1), "{name}: question {questions} beside loud items");
+                assert_eq!(ask().await, (first.clone(), 1), "{name}: question {questions} among loud items");
                 questions += 1;
             }
         })
@@ -385,7 +385,7 @@ async fn items_that_change_each_other_get_what_they_get_alone_beside_loud_ones()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn how_a_models_items_are_served_is_told_to_all_who_ask() {
+async fn how_a_models_items_are_served_is_reported_everywhere() {
     let apart = one_operator("Neg");
     let server = serve(&[("mean", PATIENT, &mean()), ("neg", PATIENT, &apart)]).await;
     let dependent = detail(&server, "mean").await;
@@ -412,7 +412,7 @@ async fn how_a_models_items_are_served_is_told_to_all_who_ask() {
     }
 }
 
-/// The log of the binary with these models, from its start to its end; it must get as far as to listen.
+/// The log of the binary with these models, from its start to its end; it must get as far as listening.
 fn log_of(models: &Path, flags: &[&str]) -> String {
     let path = models.to_str().expect("a name in Unicode");
     let alone = ["--models", path, "--set", "models.embedded=false", "--set", "models.example=false"];
@@ -454,10 +454,10 @@ fn each_dependent_model_is_one_warning_with_the_output_the_size_the_difference_a
     assert!(independent.len() == 1 && independent[0].contains("model=neg ") && independent[0].contains(" INFO "), "{log}");
 }
 
-// ---- What is no batch -------------------------------------------------------------------------------------------------------
+// ---- What is not a batch -------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_batch_is_refused_with_the_ways_on_while_others_serve() {
+async fn what_is_not_a_batch_is_refused_with_the_ways_out_while_others_serve() {
     let models = folder(&[("wave", PATIENT, &wave()), ("neg", PATIENT, &one_operator("Neg"))]);
     let refusal = Setting::default().refused(models.path()).await;
     let told = [
@@ -483,7 +483,7 @@ async fn what_is_no_batch_is_refused_with_the_ways_on_while_others_serve() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_batch_serves_whole_or_as_its_manifest_insists() {
+async fn what_is_not_a_batch_serves_whole_or_as_its_manifest_insists() {
     let server = serve(&[("whole", "batch = false", &wave()), ("single", "batching = 'off'", &wave())]).await;
     let mut client = connect(&server).await;
     let outputs = predict(&mut client, "whole", &[("x", &[4], &[1.0, 2.0, 3.0, 6.0])]).await.expect("a wave");
@@ -579,7 +579,7 @@ async fn what_is_assumed_yields_to_what_was_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn items_of_the_manifest_or_of_a_file_beside_it_prove_what_made_up_ones_cannot() {
+async fn items_of_the_manifest_or_of_a_file_next_to_it_prove_what_made_up_ones_cannot() {
     let item = "{ x = [2e9, 1.0, 3e9, 4e9] }, { x = [5e9, 6e9, 7e9, 8e9] }";
     let inline = format!("{PATIENT}items = [{item}]");
     let beside = format!("{PATIENT}file = 'items.json'");
@@ -597,7 +597,7 @@ async fn items_of_the_manifest_or_of_a_file_beside_it_prove_what_made_up_ones_ca
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_model_whose_time_for_trial_calls_is_too_short_is_unproven_and_told_the_key() {
+async fn a_model_whose_time_for_trial_calls_is_too_short_is_unproven_and_the_key_is_named() {
     let server = serve(&[("hasty", "[trial]\nseconds = 0.000001", &constant())]).await;
     let found = batching(&server, "hasty").await;
     assert_eq!((found.verdict(), found.shares_calls), (BatchingVerdict::Unproven, false));
@@ -681,7 +681,7 @@ async fn where_padding_changes_answers_only_equal_lengths_meet() {
 
 // ---- Proofs that are kept ---------------------------------------------------------------------------------------------------
 
-/// A seed that no start uses by itself: whoever shows it has not proven the model but looked it up.
+/// A seed that no start uses by itself: a server that reports it has looked the proof up.
 const SEED: u64 = 99;
 
 /// A folder for proofs, in a temporary one.
@@ -695,7 +695,7 @@ fn proofs_in(cache: &Path) -> Vec<PathBuf> {
     fs::read_dir(cache).expect("it is there").map(|entry| entry.expect("an entry").path()).collect()
 }
 
-/// Has the model `m` of this folder proven with [`SEED`], and the proof kept in `cache`.
+/// Proves the model `m` of this folder with [`SEED`], and keeps the proof in `cache`.
 async fn prove_and_keep(models: &Path, cache: &Path) {
     let server = Setting { cache: Some(cache.to_owned()), ..Setting::default() }.serve(models).await;
     assert_eq!(prove(&server, "m", SEED).await[0].batching.as_ref().map(|found| found.seed), Some(SEED));
@@ -736,7 +736,8 @@ async fn a_proof_is_kept_for_the_same_model_and_for_no_other() {
 async fn proofs_that_are_damaged_or_open_to_others_are_not_believed() {
     let models = folder(&[("m", PATIENT, &mean())]);
     let (_root, cache) = cache();
-    let damage: [(&str, fn(&Path)); 5] = [
+    type Damage = (&'static str, fn(&Path));
+    let damage: [Damage; 5] = [
         ("cut off", |file| fs::write(file, &fs::read(file).expect("it is there")[..100]).expect("it is ours")),
         ("forged", |file| {
             let text = fs::read_to_string(file).expect("it is there");
@@ -860,7 +861,7 @@ async fn a_version_that_is_dependent_takes_over_with_one_item_a_call() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_version_that_has_no_batch_takes_no_ones_place() {
+async fn a_version_that_has_no_batch_replaces_nothing() {
     let models = folder(&[("m", PATIENT, &one_operator("Neg"))]);
     let server = Setting::default().serve(models.path()).await;
     // The same tensors, whose first dimension is time: without the mean of all steps.

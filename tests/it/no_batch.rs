@@ -114,7 +114,7 @@ fn hits() -> Vec<u8> {
     })
 }
 
-/// Rows with a batch, beside a table of anchors and a scalar; and the sums of the rows, whose declared shape is wrong.
+/// Rows with a batch, a table of anchors, a scalar, and the sums of the rows, whose declared shape is wrong.
 fn anchors() -> Vec<u8> {
     file(GraphProto {
         node: vec![
@@ -135,7 +135,7 @@ fn anchors() -> Vec<u8> {
     })
 }
 
-/// Rows doubled, beside what no protocol has a tensor for: a sequence of them.
+/// Rows doubled, and something that no protocol has a tensor for: a sequence of them.
 fn sequence() -> Vec<u8> {
     let ValueInfoProto { r#type: element, .. } = value("", DataType::FLOAT, &[-1, 2]);
     let kind = TypeProto { tensor_type: None, sequence: Some(Box::new(TypeProtoSequence { elem_type: element })) };

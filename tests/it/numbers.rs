@@ -1,4 +1,4 @@
-//! Numbers of 64 bits on an engine that has 32: a right answer, or a refusal that says what to do.
+//! 64-bit numbers on an engine that has 32 bits: a right answer, or a refusal that says what to do.
 
 use rten_onnx::onnx::{
     DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, TypeProtoTensor,
@@ -18,7 +18,7 @@ use crate::{
     serving::{Account, Feed, bare_config, connect, folder_of, outputs, tensors_of, write},
 };
 
-/// A file whose `y` is `x` and `x` put together by an operator, both of INT64.
+/// A file whose `y` is an operator applied to `x` and `x`, both of INT64.
 fn of_itself(operator: &str) -> Vec<u8> {
     let value = |name: &str| {
         let dims = [(None, Some("batch".to_owned())), (Some(1), None)];
@@ -45,7 +45,7 @@ fn item(number: i64) -> Message {
     Message::Item(Item { inputs: vec![tensor], ..Item::default() })
 }
 
-/// What a model makes of numbers, through a feed.
+/// What a model computes from numbers, through a feed.
 async fn answers(server: &Server, model: &str, numbers: &[i64]) -> Vec<Result<i64, Code>> {
     let mut client = connect(server).await;
     let said = Feed::run(&mut client, tensors_of(model), numbers.iter().copied().map(item).collect()).await;
@@ -89,7 +89,7 @@ async fn a_model_whose_results_can_be_wrong_is_refused_unless_its_manifest_allow
         Server::start(config).await
     };
     for manifest in ["", "engine = 'rten'"] {
-        // Where another test has loaded the library into this process, the engine that is not named can be it.
+        // If another test has loaded the library into this process, a model that names no engine may run on it.
         let Err(error) = start(manifest).await else {
             assert!(library().is_some() && manifest.is_empty(), "{manifest}");
             continue;

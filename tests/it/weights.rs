@@ -1,4 +1,4 @@
-//! Weights that lie in a file beside the model's own.
+//! Weights that lie in a file next to the model's own.
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
@@ -50,7 +50,7 @@ fn scaled(location: &str) -> Vec<u8> {
     model.write_buf().expect("a model can be written to memory")
 }
 
-/// A server of the models in `folder`, on onnxruntime too where it is there.
+/// A server of the models in `folder`, with onnxruntime if it is there.
 async fn start(folder: &Path) -> Result<Server, StartError> {
     let mut config = bare_config();
     config.models.dir = Some(folder.to_owned());
@@ -58,14 +58,14 @@ async fn start(folder: &Path) -> Result<Server, StartError> {
     Server::start(config).await
 }
 
-/// What a model makes of 3.
+/// What a model computes from 3.
 async fn thrice(server: &Server, model: &str) -> f32 {
     let mut client = connect(server).await;
     let said = Feed::run(&mut client, tensors_of(model), vec![Message::Item(item("", &[3.0]))]).await;
     first_values(&said.results)[0]
 }
 
-/// Engines that can be asked here.
+/// The engines that are available here.
 fn engines() -> Vec<&'static str> {
     let mut engines = vec!["rten"];
     engines.extend(library().map(|_| "onnxruntime"));
@@ -81,7 +81,7 @@ async fn weights_come_from_the_models_own_folder_and_a_change_of_them_alone_is_s
         let server = start(folder.path()).await.unwrap_or_else(|error| panic!("{engine}: {error}"));
         assert_eq!(thrice(&server, "m").await, 6.0, "{engine}");
         assert_eq!(server.repository().refresh().await.expect("it looks").loaded, 0, "nothing has changed");
-        // A new file in its place, as a tool that is careful writes it.
+        // A new file in its place, as a careful tool writes it.
         write(folder.path(), "m/1/.new", &5.0_f32.to_le_bytes());
         fs::rename(folder.path().join("m/1/.new"), folder.path().join("m/1/model.onnx.data")).expect("it can be moved");
         assert_eq!(server.repository().refresh().await.expect("it looks").loaded, 1, "{engine}");
@@ -133,7 +133,7 @@ async fn weights_that_are_not_there_keep_the_model_from_being_served_with_what_t
         let error = start(folder.path()).await.err().expect("none of them can be served").to_string();
         let expected = [
             ("missing", "tensor 'w' lies in 'model.onnx.data', which is not there (looked for in '"),
-            ("short", "tensor 'w' lies in 4 bytes from byte 0 on of 'model.onnx.data', which has 3 bytes"),
+            ("short", "tensor 'w' takes 4 bytes from byte 0 of 'model.onnx.data', which has 3 bytes"),
             ("absolute", "/weights', which leads out of the model's folder, which is not followed"),
             ("climbing", "'../../short/1/model.onnx.data', which leads out of the model's folder"),
             ("linked", "'model.onnx.data', which is a link to '"),

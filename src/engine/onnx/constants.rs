@@ -25,7 +25,7 @@ pub(super) enum Constant<'a, 'f> {
 }
 
 impl<'a, 'f> Constants<'a, 'f> {
-    /// Those of `graph` besides those that are there.
+    /// These constants, and those of `graph`.
     pub(super) fn add(&mut self, graph: &'a Graph<'f>) {
         self.tensors.extend(graph.initializers.iter().map(|tensor| (tensor.name, Constant::Tensor(tensor))));
         self.add_nodes(&graph.nodes);
@@ -61,11 +61,11 @@ fn constant<'a, 'f>(node: &'a Node<'f>) -> Option<Constant<'a, 'f>> {
     })
 }
 
-/// Most elements of a weight that are looked at where they tell little.
+/// Most elements of a weight that are looked at if they say little.
 const LOOKED_AT_MAX: usize = 1_024;
 
 impl Constant<'_, '_> {
-    /// Its numbers as they bound what is computed with them; anything, if there are too many to look at or another file has them.
+    /// The bounds of its numbers; none, if there are too many to look at or they lie in another file.
     pub(super) fn value(self) -> Value {
         let tensor = match self {
             Self::Ints(ints) => return Value::constant(DataType::INT64, ints.iter().map(|int| *int as f64)),

@@ -1,7 +1,7 @@
 //! The inputs and outputs that an ONNX file declares.
 //!
-//! What engines say of a loaded model would not do: rten runs INT64 and BOOL as 32-bit integers and says so, and onnxruntime does not
-//! tell a scalar from a tensor of unknown shape.
+//! What engines say about a loaded model is not enough: rten reports INT64 and BOOL as the 32-bit integers that it runs them as, and
+//! onnxruntime does not distinguish a scalar from a tensor of unknown shape.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use crate::{
     engine::{Contract, DeclaredTensor},
 };
 
-/// The first version of the format in which what an initializer gives to an input is a default; before, all weights were inputs.
+/// The first version of the format in which an initializer of an input is a default; before that, all weights were inputs.
 const DEFAULTS_SINCE: i64 = 4;
 
 /// The inputs, without weights, and the outputs of `graph`.

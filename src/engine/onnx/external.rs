@@ -1,7 +1,7 @@
 //! Weights that lie in other files than the model's own.
 //!
-//! Which those are is up to whoever opens them; here the places are read from the model, checked against the files, and written anew
-//! so that no engine is led elsewhere: an engine gets names that mean no file, and the bytes.
+//! The caller decides which files those are and opens them. Here the places are read from the model, checked against the files, and
+//! rewritten so that no engine is led elsewhere: an engine gets names that are not files, and the bytes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,23 +13,23 @@ use rten_onnx::onnx::DataType;
 
 use super::proto::{Graph, Model, Node, Tensor};
 
-/// Opens the file at this place beside the model's own; or why it does not.
+/// Opens the file at this place next to the model's own, or says why not.
 pub type OpenBeside<'a> = &'a dyn Fn(&str) -> Result<File, String>;
 
-/// Most bytes of weights that are moved into the model itself, where engines cannot read them from another file. Protobuf allows no
-/// more than 2 GiB in one.
+/// Most bytes of weights that are moved into the model itself, because engines cannot read them from another file. A Protobuf message
+/// has at most 2 GiB.
 const INLINE_BYTES_MAX: u64 = 1 << 30;
 /// Most files that a model's weights may be spread over.
 const FILES_MAX: usize = 1_024;
-/// Most bytes of a tensor whose numbers are looked at where only small ones mean something.
+/// Largest tensor whose numbers are looked at if only small ones mean something, in bytes.
 const SMALL_BYTES: u64 = 64 << 10;
 
 /// A file of weights, open, so that it stays the one that was checked.
 #[derive(Debug)]
 pub(in crate::engine) struct WeightFile {
-    /// What the model that was written anew calls it.
+    /// Its name in the model that was rewritten.
     pub(in crate::engine) name: String,
-    /// What people call it.
+    /// Its name in the model's own file, for people.
     location: String,
     file: File,
     /// How many of its bytes are weights, counted from the first.
@@ -68,7 +68,7 @@ pub(super) struct Place {
 #[derive(Debug, Default)]
 pub(super) struct External {
     pub(super) files: Vec<WeightFile>,
-    /// By location, as the model has it but for what means the same.
+    /// By location as the model gives it, normalized.
     numbers: BTreeMap<String, usize>,
     /// What is to be moved into the model.
     inline_bytes: u64,
@@ -84,8 +84,9 @@ impl External {
                 external.inline_bytes = external.inline_bytes.saturating_add(place.length);
                 if external.inline_bytes > INLINE_BYTES_MAX {
                     return Err(format!(
-                        "{} lies at byte {} of '{}', no multiple of its element's size, or belongs to an operator, and with others of \
-                         the kind is larger than {INLINE_BYTES_MAX} bytes, which is all that can be moved: export the model again",
+                        "{} lies at byte {} of '{}', which is no multiple of its element's size, or belongs to an operator, so it \
+                         must be moved into the model; all such tensors together are larger than the {INLINE_BYTES_MAX} bytes that \
+                         can be: export the model again",
                         named(tensor),
                         place.offset,
                         external.files[place.file].location
@@ -101,11 +102,13 @@ impl External {
         let (location, offset, length) = told(tensor)?;
         let number = match self.numbers.get(&location) {
             Some(number) => *number,
-            None if self.files.len() == FILES_MAX => return Err(format!("its weights lie in more than {FILES_MAX} files")),
+            None if self.files.len() == FILES_MAX => {
+                return Err(format!("its weights lie in more than {FILES_MAX} files: save the model with all of them in one"));
+            }
             None => {
                 let file = open(&location).map_err(|cause| {
                     format!(
-                        "{} lies in '{location}', which {cause}: put that file beside model.onnx, or write the weights into \
+                        "{} lies in '{location}', which {cause}: put that file next to model.onnx, or write the weights into \
                          model.onnx itself: onnx.save(onnx.load('model.onnx'), 'model.onnx')",
                         named(tensor)
                     )
@@ -121,8 +124,8 @@ impl External {
         let length = length.unwrap_or_else(|| size.saturating_sub(offset));
         let end = offset.checked_add(length).filter(|end| *end <= size).ok_or_else(|| {
             format!(
-                "{} lies in {length} bytes from byte {offset} on of '{}', which has {size} bytes: it is not the file that belongs to this \
-                 model, or was not copied to its end",
+                "{} takes {length} bytes from byte {offset} of '{}', which has {size} bytes: the file does not belong to this model, or \
+                 was not copied completely",
                 named(tensor),
                 weights.location
             )
@@ -131,7 +134,7 @@ impl External {
         Ok(Place { file: number, offset, length })
     }
 
-    /// Where `tensor` lies, after it was entered.
+    /// Where `tensor` lies, once it has been entered.
     pub(super) fn place(&self, tensor: &Tensor<'_>) -> Option<Place> {
         let (location, offset, length) = told(tensor).ok()?;
         let file = *self.numbers.get(&location)?;
@@ -148,7 +151,7 @@ impl External {
         Ok(buffer)
     }
 
-    /// The bytes of those tensors whose numbers say something before they are computed with.
+    /// The bytes of those tensors whose numbers matter before the model runs.
     pub(super) fn telling(&self, model: &Model<'_>) -> Result<HashMap<Place, Vec<u8>>, String> {
         let mut found = HashMap::new();
         for (tensor, _) in outside(model) {
@@ -218,13 +221,13 @@ fn told(tensor: &Tensor<'_>) -> Result<(String, u64, Option<u64>), String> {
             .map(|text| {
                 text.trim()
                     .parse::<u64>()
-                    .map_err(|_| format!("{} has the {key} '{text}', which is no number of bytes", named(tensor)))
+                    .map_err(|_| format!("{} has the {key} '{text}', which is not a number of bytes", named(tensor)))
             })
             .transpose()
     };
-    let location =
-        find("location").ok_or_else(|| format!("{} lies in another file, but the model does not say in which", named(tensor)))?;
-    // What means the same place is the same file.
+    let location = find("location")
+        .ok_or_else(|| format!("{} lies in another file, but the model does not say in which one", named(tensor)))?;
+    // Different spellings of one place are one file.
     let location = location.split('/').filter(|part| *part != ".").collect::<Vec<_>>().join("/");
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
     let needed = needed(tensor)?;
@@ -343,7 +346,7 @@ mod tests {
         ran.outputs[0][0].iter_f32().expect("FP32").collect()
     }
 
-    /// What each engine that is there makes of 1 and 2.
+    /// What each available engine computes from 1 and 2.
     fn answers(graph: impl Fn() -> GraphProto, content: &[u8]) -> Vec<Vec<f32>> {
         let mut answers = Vec::new();
         answers.push(computed(
@@ -409,7 +412,7 @@ mod tests {
             graph.node = vec![node("Equal", &["zero", "zero"], "c"), with_graph(choice, "else_branch", branch())];
             graph
         };
-        // A graph inside of an operator has no name here, which onnxruntime wants it to have.
+        // The graph inside the operator has no name here, which onnxruntime requires.
         let engine = Rten::open(read(of_branch(), &numbers).expect("sound"), false).expect("rten has it");
         assert_eq!(computed(Arc::new(engine), [1.0, 2.0]), [10.0, 200.0]);
     }
@@ -435,16 +438,15 @@ mod tests {
     fn places_that_lie_are_named_with_their_numbers() {
         let at =
             |offset: &'static str, length: &'static str| vec![("location", "w.data"), ("offset", offset), ("length", length)];
-        let short =
-            "lies in 8 bytes from byte 4 on of 'w.data', which has 8 bytes: it is not the file that belongs to this model";
+        let short = "takes 8 bytes from byte 4 of 'w.data', which has 8 bytes: the file does not belong to this model";
         let cases = [
             (at("4", "8"), short),
-            (at("18446744073709551615", "8"), "lies in 8 bytes from byte 18446744073709551615 on of 'w.data', which has 8 bytes"),
-            (at("-4", "8"), "has the offset '-4', which is no number of bytes"),
-            (at("0", "18446744073709551616"), "has the length '18446744073709551616', which is no number of bytes"),
-            (at("0", "many"), "has the length 'many', which is no number of bytes"),
+            (at("18446744073709551615", "8"), "takes 8 bytes from byte 18446744073709551615 of 'w.data', which has 8 bytes"),
+            (at("-4", "8"), "has the offset '-4', which is not a number of bytes"),
+            (at("0", "18446744073709551616"), "has the length '18446744073709551616', which is not a number of bytes"),
+            (at("0", "many"), "has the length 'many', which is not a number of bytes"),
             (at("0", "4"), "takes 8 bytes as FLOAT of shape [2], but the model says that it has 4 in 'w.data'"),
-            (vec![("offset", "0")], "lies in another file, but the model does not say in which"),
+            (vec![("offset", "0")], "lies in another file, but the model does not say in which one"),
         ];
         for (entries, expected) in cases {
             let error = read(graph(outside("w", DataType::FLOAT, &[2], &entries)), &[0; 8]).expect_err("it lies");
@@ -467,7 +469,7 @@ mod tests {
         let error = ModelFile::read_beside(file, &open).expect_err("there is none").to_string();
         assert_eq!(*asked.borrow(), ["../w.data"], "it is up to the opener what such a name means");
         for part in
-            ["tensor 'w' lies in '../w.data', which is not there", "beside model.onnx", "onnx.save(onnx.load('model.onnx')"]
+            ["tensor 'w' lies in '../w.data', which is not there", "next to model.onnx", "onnx.save(onnx.load('model.onnx')"]
         {
             assert!(error.contains(part), "{error} lacks {part}");
         }

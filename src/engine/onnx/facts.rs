@@ -9,7 +9,7 @@ use super::{
     proto::{Graph, Model, Node},
 };
 
-/// What is known of a model before it has run.
+/// What is known about a model before it has run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
     /// Operators through which rows of a call can influence each other, each once and with the node's name where it has one:

@@ -1,4 +1,4 @@
-//! What an ONNX file says of itself, read once for all engines: inputs and outputs, and what its operators do.
+//! What an ONNX file says about itself, read once for all engines: inputs and outputs, and what its operators do.
 //!
 //! Knows bytes, and the files that it is handed; no engine, no folder, no manifest.
 
@@ -37,7 +37,7 @@ pub struct ModelFile {
     pub(super) bytes: Cow<'static, [u8]>,
     pub(super) contract: Contract,
     pub(super) facts: Facts,
-    /// What `bytes` call by their names.
+    /// The files that `bytes` refer to.
     pub(super) weights: Vec<WeightFile>,
     /// Names of the operators that the file defines itself.
     pub(super) functions: Vec<String>,
@@ -47,7 +47,7 @@ pub struct ModelFile {
 }
 
 impl ModelFile {
-    /// Reads a file of these bytes, with nothing beside it.
+    /// Reads a file of these bytes that has all its weights inside.
     ///
     /// # Errors
     /// As [`ModelFile::read_beside`].
@@ -58,8 +58,8 @@ impl ModelFile {
     /// Reads a file of these bytes. `open` opens the files that it has its weights in.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if it is not an ONNX model, or its weights are not where it says. An engine that is given one that could be
-    /// read meets no lie about a length in it, and no name of another file.
+    /// [`EngineError::Load`] if it is not an ONNX model, or its weights are not where it says. A file that could be read has
+    /// no wrong lengths in it for an engine to meet, and no name of another file.
     pub fn read_beside(bytes: impl Into<Cow<'static, [u8]>>, open: OpenBeside<'_>) -> Result<Self, EngineError> {
         let bytes = bytes.into();
         // Lengths that overflow may panic inside the decoder.
@@ -68,7 +68,7 @@ impl ModelFile {
         read.map_err(EngineError::Load)
     }
 
-    /// What becomes of its numbers in an engine that computes in FP32 and 32-bit integers.
+    /// What happens to its numbers in an engine that computes in FP32 and 32-bit integers.
     #[must_use]
     pub const fn narrowing(&self) -> &Narrowing {
         &self.narrowing

@@ -1,6 +1,6 @@
-//! Whether an engine that computes in FP32 and 32-bit integers gives what a file means.
+//! Whether an engine that computes in FP32 and 32-bit integers gives the results that a file means.
 //!
-//! Where it depends on how large the numbers are that are sent, limits for them are found within which it does.
+//! Where that depends on how large the numbers are that clients send, it finds limits within which results are right.
 
 use rten_onnx::onnx::DataType;
 
@@ -10,17 +10,17 @@ use super::{
     values::Value,
 };
 
-/// Most reasons that are told.
+/// Most reasons that are given.
 const REASONS_MAX: usize = 5;
 
 /// One more than the largest number of 32 bits: no limit. Its negative is the smallest.
 const UNLIMITED: i64 = 1 << 31;
 /// What is tried, from generous to tight. Ids, lengths and sampling rates are less than the last; moments in time are not.
 const LIMITS: [i64; 4] = [i32::MAX as i64, (1 << 30) - 1, (1 << 28) - 1, (1 << 24) - 1];
-/// What is tried besides for an input that is called a mask.
+/// What is also tried for an input whose name says that it is a mask.
 const MASK_LIMITS: [i64; 2] = [63, 1];
 
-/// What becomes of a file's numbers in FP32 and 32 bits.
+/// What happens to a file's numbers in FP32 and 32 bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Narrowing {
     /// Nothing.
@@ -34,7 +34,7 @@ pub enum Narrowing {
     },
     /// Results can be wrong.
     Possible {
-        /// Where: `operator Mul ('scale_ms') computes INT64 that can leave 32 bits`.
+        /// Where, such as `operator Mul ('scale_ms') computes INT64 that may not fit in 32 bits`.
         reasons: Vec<String>,
     },
 }
@@ -51,7 +51,7 @@ impl Narrowing {
             Some(found) => limits = found,
             None => return Self::Possible { reasons: reasons_of_some },
         }
-        // An input that is not what the limits are for may bring all numbers.
+        // An input that the limits are not for may bring any number.
         for at in 0..limits.len() {
             let limit = std::mem::replace(&mut limits[at], UNLIMITED);
             if !within(graph, &limits).is_empty() {
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(with(doubled), Narrowing::None, "no tensor is that large");
         assert_eq!(with(vec![node("Identity", &["area"], "y")]), Narrowing::None);
         let scaled = with(vec![node("Mul", &["height", "thousand"], "y")]);
-        let output = "output 'y' is INT64 that can leave its 32 bits".to_owned();
+        let output = "output 'y' is INT64 that may not fit in 32 bits".to_owned();
         assert_eq!(scaled, Narrowing::Possible { reasons: vec![output] });
         let halves = vec![
             cast("height", DataType::FLOAT, "f"),
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_leaves_32_bits_is_named() {
-        let computes = |operator: &str| format!("operator {operator} computes INT64 that can leave 32 bits");
+        let computes = |operator: &str| format!("operator {operator} computes INT64 that may not fit in 32 bits");
         let named = NodeProto { name: Some("scale_ms".to_owned()), ..node("Mul", &["x", "thousand"], "y") };
         let cases = [
             (vec![node("Mul", &["x", "x"], "y")], computes("Mul")),
@@ -223,10 +223,10 @@ mod tests {
             (vec![node("Add", &["x", "big"], "y")], computes("Add")),
             (vec![node("BitShift", &["x", "one"], "y")], computes("BitShift")),
             (vec![node("Equal", &["x", "big"], "y")], "operator Equal takes INT64 'big' beyond 32 bits".to_owned()),
-            (vec![node("Identity", &["big"], "y")], "output 'y' is INT64 that can leave its 32 bits".to_owned()),
+            (vec![node("Identity", &["big"], "y")], "output 'y' is INT64 that may not fit in 32 bits".to_owned()),
             (
                 vec![cast("big", DataType::FLOAT, "f"), node("Mul", &["f", "f"], "y")],
-                "operator Cast makes FP32 of INT64 that can leave its 32 bits".to_owned(),
+                "operator Cast makes FP32 of INT64 that may not fit in 32 bits".to_owned(),
             ),
             (
                 vec![node("Div", &["big", "thousand"], "k"), node("Equal", &["x", "k"], "y")],
@@ -275,7 +275,7 @@ mod tests {
     fn small_integers_wrap_at_their_own_bits() {
         let of = |datatype, operator: &str| narrowing(graph(datatype, vec![node(operator, &["x", "x"], "y")], datatype));
         let leaves = |datatype: &str| Narrowing::Possible {
-            reasons: vec![format!("operator Add computes {datatype} that can leave 16 bits")],
+            reasons: vec![format!("operator Add computes {datatype} that may not fit in 16 bits")],
         };
         assert_eq!(of(DataType::INT16, "Add"), leaves("INT16"));
         assert_eq!(of(DataType::UINT16, "Add"), leaves("UINT16"));
@@ -289,7 +289,7 @@ mod tests {
         let of = |nodes| narrowing(graph(DataType::FLOAT, nodes, DataType::INT64));
         assert_eq!(
             of(vec![cast("x", DataType::INT64, "y")]),
-            Narrowing::Possible { reasons: vec!["operator Cast makes INT64 of FP32 that can be beyond 32 bits".to_owned()] }
+            Narrowing::Possible { reasons: vec!["operator Cast makes INT64 of FP32 that may not fit in 32 bits".to_owned()] }
         );
         assert_eq!(of(vec![node("Sigmoid", &["x"], "p"), cast("p", DataType::INT64, "y")]), Narrowing::None);
         assert_eq!(of(vec![cast("x", DataType::INT32, "y")]), Narrowing::None);

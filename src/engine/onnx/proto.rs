@@ -1,7 +1,7 @@
 //! The messages of an ONNX file, as far as anything here asks for them, as slices of the file.
 //!
-//! Weights are not copied. All that rten's own decoder reads is read here too, even where nobody needs it, because reading it is what
-//! finds a lie about a length out; see [`reader`](super::reader).
+//! Weights are not copied. All that rten's own decoder reads is read here too, even if nothing needs it, because reading it is what
+//! finds wrong lengths; see [`reader`](super::reader).
 
 use rten_onnx::{
     onnx::DataType,
@@ -10,7 +10,7 @@ use rten_onnx::{
 
 use super::reader::Slices;
 
-/// How deep graphs, and types, may lie in one another. A limit, because each level takes stack.
+/// How deeply graphs and types may be nested. Limited, because each level takes stack.
 const NESTING_MAX: usize = 32;
 
 type Result<T> = std::result::Result<T, ProtobufError>;
@@ -396,6 +396,6 @@ fn deeper(depth: usize) -> Result<usize> {
     if depth < NESTING_MAX {
         return Ok(depth + 1);
     }
-    let cause = std::io::Error::other(format!("graphs or types lie more than {NESTING_MAX} deep in one another"));
+    let cause = std::io::Error::other(format!("graphs or types are nested more than {NESTING_MAX} deep"));
     Err(ProtobufError::new(ErrorKind::IoError(cause)))
 }

@@ -1,4 +1,4 @@
-//! Writes a file anew with a few changes: everything else is copied as it is, known here or not.
+//! Rewrites a file with a few changes: everything else is copied as it is, whether it is known here or not.
 
 use rten_onnx::protobuf::Fields;
 
@@ -141,7 +141,7 @@ impl Changes<'_> {
     }
 }
 
-/// Hands each field of a message on: its number, all its bytes, and those inside where it has a length.
+/// Passes on each field of a message: its number, all its bytes, and those inside if it has a length.
 fn each<'a>(message: &'a [u8], mut take: impl FnMut(u64, &'a [u8], Option<&'a [u8]>) -> Result<()>) -> Result<()> {
     let mut rest = message;
     while !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! Follows numbers through a graph: between which they lie, and where an engine that computes in 32 bits would have others.
+//! Follows the bounds of numbers through a graph, and finds where an engine that computes in 32 bits would have other numbers.
 
 use std::collections::HashMap;
 
@@ -17,11 +17,11 @@ pub(super) struct Survey<'a, 'f> {
     constants: Constants<'a, 'f>,
     /// Datatypes that the file gives for values in between.
     datatypes: HashMap<&'f str, DataType>,
-    /// Where numbers can be others, each once.
+    /// Where numbers may be wrong, each once.
     reasons: Vec<String>,
 }
 
-/// Follows `graph`, where `inputs` tells what each of them can bring, and says where numbers can be others than they should.
+/// Follows `graph`, whose inputs can bring what `inputs` says, and finds where numbers may not be what they should.
 pub(super) fn survey<'f>(graph: &Graph<'f>, inputs: impl Fn(usize, &proto::Value<'f>) -> Value) -> Vec<String> {
     let mut survey = Survey {
         values: HashMap::new(),
@@ -37,7 +37,7 @@ pub(super) fn survey<'f>(graph: &Graph<'f>, inputs: impl Fn(usize, &proto::Value
         if value.datatype == DataType::DOUBLE && !value.exact {
             survey.reason(format!("output '{}' is FP64", output.name));
         } else if value.is_narrowed() && value.fit != Fit::Held {
-            survey.reason(format!("output '{}' is {} that can leave its 32 bits", output.name, name_of(value.datatype)));
+            survey.reason(format!("output '{}' is {} that may not fit in 32 bits", output.name, name_of(value.datatype)));
         }
     }
     survey.reasons
@@ -135,7 +135,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         carried
     }
 
-    /// For operators that hand numbers on as they are.
+    /// For operators that pass numbers on as they are.
     fn moved(&mut self, node: &Node<'f>, inputs: &[Value]) -> Option<Vec<Value>> {
         let first = inputs.first().copied()?;
         let zero = Value { datatype: first.datatype, ..Value::constant(DataType::FLOAT, [0.0]) };
@@ -180,7 +180,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         Some(std::iter::once(moved).chain(std::iter::repeat_n(second, node.outputs.len().saturating_sub(1))).collect())
     }
 
-    /// For operators whose results are told by what they are.
+    /// For operators whose results have bounds of their own.
     fn told(&mut self, node: &Node<'f>, inputs: &[Value]) -> Option<Vec<Value>> {
         let first = inputs.first().copied();
         let single = |low: f64, high: f64| first.map(|it| Value { whole: false, ..Value::computed(&[it], low, high) });
@@ -330,7 +330,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
             found.fit = Fit::Wrapped;
             if found.origin == Origin::Data {
                 let bits = if matches!(found.datatype, DataType::INT16 | DataType::UINT16) { 16 } else { 32 };
-                self.reason(format!("{} computes {} that can leave {bits} bits", label(node), name_of(found.datatype)));
+                self.reason(format!("{} computes {} that may not fit in {bits} bits", label(node), name_of(found.datatype)));
                 found.fit = Fit::Held;
             }
         }
@@ -351,7 +351,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         let mut made = Value { datatype: to, exact: true, ..from };
         if from.datatype == DataType::BOOL {
             if from.low < 0.0 || from.high > 1.0 {
-                self.reason(format!("{} makes {new} of BOOL that is another number than 0 and 1", label(node)));
+                self.reason(format!("{} makes {new} of BOOL that can be a number other than 0 and 1", label(node)));
             }
             return Value { fit: Fit::Held, low: from.low.clamp(0.0, 1.0), high: from.high.clamp(0.0, 1.0), ..made };
         }
@@ -375,7 +375,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
             made.whole = true;
             if made.overflows_as_integer() {
                 if made.origin == Origin::Data && made.is_narrowed() {
-                    self.reason(format!("{} makes {new} of {old} that can be beyond 32 bits", label(node)));
+                    self.reason(format!("{} makes {new} of {old} that may not fit in 32 bits", label(node)));
                 } else if made.origin != Origin::Data {
                     (made.low, made.high) = (-ELEMENTS_MAX, ELEMENTS_MAX);
                 }
@@ -386,14 +386,14 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
             return made.clamped();
         }
         if from.fit != Fit::Held {
-            self.reason(format!("{} makes {new} of {old} that can leave its 32 bits", label(node)));
+            self.reason(format!("{} makes {new} of {old} that may not fit in 32 bits", label(node)));
             made.fit = Fit::Held;
         }
         made.whole = true;
-        // Of what is no FP64, FP32 is what it should be; FP64 has all numbers that 32 bits hold, and FP32 has not.
+        // FP32 made from anything but FP64 is right as it is. FP64 has all numbers that 32 bits hold, and FP32 does not.
         made.exact = to != DataType::DOUBLE || made.magnitude() <= f64::from(1 << f32::MANTISSA_DIGITS);
         if made.is_narrowed() && made.is_outside() {
-            self.reason(format!("{} makes {new} of {old} that it does not hold", label(node)));
+            self.reason(format!("{} makes {new} of {old}, which {new} cannot hold", label(node)));
         }
         made.clamped()
     }
@@ -411,7 +411,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
             if value.is_narrowed() && value.fit != Fit::Held {
                 self.reason(format!("{} takes {} '{name}' beyond 32 bits", label(node), name_of(value.datatype)));
             } else if value.datatype == DataType::BOOL && (value.low < 0.0 || value.high > 1.0) {
-                self.reason(format!("{} takes BOOL '{name}' that is another number than 0 and 1", label(node)));
+                self.reason(format!("{} takes BOOL '{name}' that can be a number other than 0 and 1", label(node)));
             } else {
                 self.check_order(node, *value);
             }

@@ -1,17 +1,17 @@
-//! What can be said of a value of a graph before it has run: its type, between which numbers it lies, and whether an engine that has
-//! 32-bit integers and FP32 alone holds it.
+//! What can be said about a value of a graph before it has run: its type, its bounds, and whether an engine that has only 32-bit
+//! integers and FP32 can hold it.
 
 use rten_onnx::onnx::DataType;
 
-/// Most elements that one dimension is taken to have.
+/// Most elements that one dimension is assumed to have.
 pub(super) const LENGTH_MAX: f64 = (1_u64 << 24) as f64;
-/// Most elements that a tensor is taken to have, so a product of sizes is taken to be at most.
+/// Most elements that a tensor is assumed to have, and so the largest product of sizes.
 pub(super) const ELEMENTS_MAX: f64 = (1_u64 << 28) as f64;
 
 const I32_MIN: f64 = i32::MIN as f64;
 const I32_MAX: f64 = i32::MAX as f64;
 
-/// Where a value comes from, in the order in which one prevails.
+/// Where a value comes from; of two, the later prevails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Origin {
     /// From the file alone.
@@ -22,12 +22,12 @@ pub(super) enum Origin {
     Data,
 }
 
-/// Whether 32 bits hold a whole number, in the order in which one prevails.
+/// Whether 32 bits hold a whole number; of two, the later prevails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fit {
     /// They do.
     Held,
-    /// It is a constant beyond them, in whose place the engine has the nearest number.
+    /// It is a constant beyond them, which the engine replaces by the nearest number.
     Saturated,
     /// Arithmetic left them, or began with a number that was beyond.
     Wrapped,
@@ -119,7 +119,7 @@ impl Value {
         self.low.abs().max(self.high.abs())
     }
 
-    /// Whether it can be a number that the engine has not in its place.
+    /// Whether it can be a number that the engine does not have.
     pub(super) fn is_outside(&self) -> bool {
         held(self.datatype).is_some_and(|(low, high)| self.low < low || self.high > high)
     }
@@ -146,7 +146,7 @@ impl Value {
     }
 }
 
-/// The numbers of a type in whose place the engine has 32-bit integers: those that mean the same in both. `None` for a type that the
+/// The numbers that a type and the engine's 32-bit integers in its place have in common. `None` for a type that the
 /// engine has itself.
 fn held(datatype: DataType) -> Option<(f64, f64)> {
     Some(match datatype {
@@ -211,7 +211,7 @@ pub(super) fn quotient(left: Value, right: Value) -> (f64, f64) {
 /// Bounds of a remainder.
 pub(super) fn remainder(left: Value, right: Value) -> (f64, f64) {
     let most = if right.whole { right.magnitude() - 1.0 } else { right.magnitude() }.max(0.0);
-    // It has the sign of one of the two, which of them is up to an attribute.
+    // It has the sign of one of the two; an attribute says which.
     let low = if left.low >= 0.0 && right.low >= 0.0 { 0.0 } else { -most };
     let high = if left.high <= 0.0 && right.high <= 0.0 { 0.0 } else { most };
     (low, high)

@@ -61,7 +61,7 @@ pub(super) fn environment() -> Result<Environment, EngineError> {
     }
 }
 
-/// What the loaded library says of its build; empty if none is loaded.
+/// What the loaded library says about its build; empty if none is loaded.
 pub(super) fn version() -> String {
     match &*LOADED.lock() {
         Some(Loaded { environment: Ok(_), .. }) => ort::info().to_owned(),

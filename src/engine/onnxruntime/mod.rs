@@ -44,7 +44,7 @@ pub struct OnnxRuntime {
     weights: Vec<WeightFile>,
     contract: Contract,
     facts: Facts,
-    /// The session that was made to see whether the library takes the file, until the first lane takes it.
+    /// The session that was made to check that the library loads the file, until the first lane takes it.
     spare: Mutex<Option<Session>>,
 }
 
@@ -53,7 +53,7 @@ impl OnnxRuntime {
     /// `variable` gives the process's environment.
     ///
     /// # Errors
-    /// [`EngineError::Library`] with the places that were looked through.
+    /// [`EngineError::Library`] with the places that were searched.
     pub fn find_library(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, EngineError> {
         search::find(Path::new("/"), variable)
     }
@@ -177,8 +177,8 @@ fn make_session(file: &[u8], weights: &[WeightFile]) -> Result<Session, EngineEr
     made.unwrap_or_else(|panic| Err(load_error(&panic_message(&*panic))))
 }
 
-/// The weights of a file, to be copied by a session from there. Given a path instead, the library would map the file, and the process
-/// would end when somebody cuts it short.
+/// The weights of a file, to be copied by a session from there. Given a path instead, the library would map the file, and the
+/// process would crash if the file were truncated.
 fn in_memory(weights: &WeightFile) -> Result<Arc<[u8]>, String> {
     let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, weights.len()?).collect();
     weights.read(Arc::get_mut(&mut bytes).ok_or("the buffer is shared")?)?;
@@ -233,7 +233,7 @@ fn complete<'a>(
             Some(dims) if dims.len() == found.len() => {
                 dims.iter_mut().zip(found).for_each(|(dim, found)| *dim = found.or(*dim));
             }
-            // No dimensions are what it says of a scalar, and also if it does not know.
+            // It reports no dimensions for a scalar, and also if it does not know them.
             None if !found.is_empty() => tensor.dims = Some(found),
             _ => {}
         }

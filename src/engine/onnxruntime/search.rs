@@ -17,7 +17,7 @@ const LIBRARY_FOLDERS: [&str; 6] =
 /// Most folders that an error names.
 const NAMED_MAX: usize = 24;
 
-/// The library to load, below `root`: that of `ORT_DYLIB_PATH`, else the newest of all that are found. `variable` gives the process's
+/// The library to load, below `root`: the one that `ORT_DYLIB_PATH` names, else the newest that is found. `variable` gives the process's
 /// environment.
 pub(super) fn find(root: &Path, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, EngineError> {
     let path_in = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -52,20 +52,20 @@ pub(super) fn find(root: &Path, variable: &dyn Fn(&str) -> Option<OsString>) -> 
     })
 }
 
-/// Where Python may be installed: what this process is told of, what it would start, and the usual places.
+/// Where Python may be installed: what the environment names, what `PATH` leads to, and the usual places.
 fn prefixes(root: &Path, variable: &dyn Fn(&str) -> Option<OsString>, path_in: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     let mut prefixes: Vec<PathBuf> = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(path_in).collect();
     let path = variable("PATH").unwrap_or_default();
     for folder in env::split_paths(&path).filter(|folder| folder.is_absolute()) {
         for program in ["python3", "python"].map(|name| folder.join(name)).into_iter().filter(|program| program.is_file()) {
-            // An environment's own prefix is where its link to Python lies, that of an installation where it leads.
+            // The prefix of a virtual environment is where its link to Python lies; that of an installation is where the link leads.
             let real = program.canonicalize().ok();
             let of = |program: &Path| Some(program.parent()?.parent()?.to_owned());
             prefixes.extend([of(&program), real.as_deref().and_then(of)].into_iter().flatten());
         }
     }
     let home = path_in("HOME");
-    // Where Python is found through scripts of pyenv.
+    // With pyenv, `python3` on `PATH` is a script, not a link.
     let pyenv = path_in("PYENV_ROOT").or_else(|| home.as_ref().map(|home| home.join(".pyenv")));
     prefixes.extend(pyenv.iter().flat_map(|pyenv| entries(&pyenv.join("versions"), "")));
     prefixes.extend(home.map(|home| home.join(".local")));
@@ -73,7 +73,7 @@ fn prefixes(root: &Path, variable: &dyn Fn(&str) -> Option<OsString>, path_in: &
     prefixes
 }
 
-/// The folders of the package in an installation of Python; where it is not, the folders that would have it.
+/// The folders of the package in an installation of Python, whether or not it is there.
 fn packages_of(prefix: &Path, folders: &mut Vec<PathBuf>) {
     for library in ["lib", "lib64"] {
         for python in entries(&prefix.join(library), "python3") {
@@ -83,7 +83,7 @@ fn packages_of(prefix: &Path, folders: &mut Vec<PathBuf>) {
     }
 }
 
-/// What lies in `folder` and begins so, by name.
+/// Entries of `folder` whose names begin with `start`, by name.
 fn entries(folder: &Path, start: &str) -> Vec<PathBuf> {
     let found = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> =
@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// A tree with these files, and what is found in it with these variables, whose values stand below it.
+    /// What is found in a tree with these files and these variables, whose values are places below it.
     fn found(files: &[&str], variables: &[(&str, &str)]) -> Result<String, String> {
         let root = tempfile::tempdir().expect("a temporary folder");
         for file in files {

@@ -1,7 +1,7 @@
 //! Between the datatypes of a signature and the four that rten computes in.
 //!
 //! FP32, INT32, INT8 and UINT8 pass without a copy. The other integers and BOOL travel as 32-bit integers, FP16 and FP64 as
-//! FP32. A number that does not fit is an error, never a wrong number; FP64 loses digits, so that a model which computes with them is
+//! FP32. A number that does not fit is an error, never a wrong number; FP64 loses digits, so a model that computes with them is
 //! not loaded (see [`Narrowing`](crate::engine::onnx::Narrowing)).
 
 use bytemuck::Pod;
@@ -41,14 +41,14 @@ pub(super) fn input<'a>(view: &TensorView<'a>, limit: Option<i64>) -> Result<Val
     }
 }
 
-/// Beyond the limit, rten would compute other numbers than the model means.
+/// Beyond the limit, rten would compute wrong numbers.
 fn check_limit(view: &TensorView<'_>, limit: i64) -> Result<(), String> {
     fn check<T: Pod + Into<i128>>(view: &TensorView<'_>, limit: i64) -> Result<(), String> {
         let data: &[T] = bytemuck::try_cast_slice(view.data).map_err(|error| error.to_string())?;
         let number = |x: &T| -> i128 { (*x).into() };
         match data.iter().map(number).enumerate().find(|(_, x)| x.unsigned_abs() > i128::from(limit).unsigned_abs()) {
             Some((at, x)) => Err(format!(
-                "element {at} is {x}; up to {limit} is what this model computes with on rten, which has 32-bit integers alone; \
+                "element {at} is {x}; on rten, which has only 32-bit integers, this model takes numbers up to {limit}; \
                  onnxruntime takes all of {}",
                 view.datatype
             )),

@@ -1,11 +1,11 @@
-//! What keeps rten from loading a model, for people: what is lacking, where, and the way on.
+//! Why rten cannot load a model, for people: what is lacking, where, and what to do.
 //!
-//! rten's own texts name build features that nobody who runs a server can set.
+//! rten's own texts name build features, which the operator of a server cannot set.
 
 use crate::engine::ONNXRUNTIME_WAY;
 
-/// Operators of ONNX that rten lacks, or has in part alone, and onnxruntime has. Those that rten has behind features of its build are
-/// among them: they are not built in. A test holds this against rten, and `docs/models.md` against this.
+/// Operators of ONNX that rten lacks, or supports only in part, and onnxruntime has. Those that rten has behind features of its build are
+/// among them: they are not built in. Tests compare this list with rten, and `docs/models.md` with this list.
 const LACKING: [&str; 60] = [
     "AffineGrid",
     "Bernoulli",
@@ -72,13 +72,13 @@ const LACKING: [&str; 60] = [
 /// Sets of operators besides ONNX's own, of which onnxruntime has many and rten none.
 const OTHER_SETS: [&str; 2] = ["com.microsoft", "ai.onnx.ml"];
 
-/// What an error of rten's says, in our words. `functions` are operators that the file itself defines.
+/// What an error from rten means, in our words. `functions` are operators that the file itself defines.
 pub(super) fn explained(error: &str, functions: &[String]) -> String {
     let (node, cause) = node_and_cause(error);
-    // Only the names of operators stand before these words.
+    // Before these words there are only names of operators.
     let operator = cause.split_once(" operator not ").map(|(before, _)| before).filter(|name| !name.contains(' '));
     match operator {
-        // What is left out of the build is of ONNX or of onnxruntime's own.
+        // Operators that the build leaves out are ONNX's or onnxruntime's own.
         Some(operator) if cause.contains("not enabled because") => {
             lacks(operator.strip_suffix("Microsoft").unwrap_or(operator), node, functions, true)
         }
@@ -102,13 +102,13 @@ fn lacks(operator: &str, node: Option<&str>, functions: &[String], is_known: boo
     if is_known || OTHER_SETS.contains(&set) || (set.is_empty() && LACKING.contains(&name)) {
         return format!("rten lacks the operator {operator}{place}; onnxruntime has it ({ONNXRUNTIME_WAY})");
     }
-    format!("rten lacks the operator {operator}{place}, and it is none that onnxruntime is known to have")
+    format!("rten lacks the operator {operator}{place}, and onnxruntime is not known to have it either")
 }
 
 /// The innermost node that is named, and what is wrong with it.
 fn node_and_cause(error: &str) -> (Option<&str>, &str) {
     let (mut node, mut cause) = (None, error);
-    // Graphs inside of operators: one such prefix for each.
+    // One such prefix for each graph that an operator contains.
     while let Some((before, rest)) = cause.split_once("in node \"")
         && let Some((name, inner)) = rest.split_once("\": ")
         && before.split(": ").all(|part| part.is_empty() || part.ends_with("error"))
@@ -177,7 +177,7 @@ mod tests {
             of_operator("TreeEnsembleClassifier", "ai.onnx.ml", ""),
             format!("rten lacks the operator ai.onnx.ml/TreeEnsembleClassifier; {has_it}")
         );
-        let unknown = "rten lacks the operator Frobnicate, and it is none that onnxruntime is known to have";
+        let unknown = "rten lacks the operator Frobnicate, and onnxruntime is not known to have it either";
         assert_eq!(of_operator("Frobnicate", "", ""), unknown);
     }
 

@@ -30,12 +30,12 @@ pub struct Rten {
     model: Arc<Model>,
     contract: Contract,
     facts: Facts,
-    /// Within which inputs must keep, so that 32 bits hold all that is computed.
+    /// The limits that inputs must keep, so that 32 bits hold all that is computed.
     narrowing: Narrowing,
 }
 
 impl Rten {
-    /// Loads the ONNX file with these bytes, if nothing of what it computes can be lost.
+    /// Loads the ONNX file with these bytes, if 32 bits hold all that it computes.
     ///
     /// # Errors
     /// As [`ModelFile::read`] and [`Rten::open`].
@@ -43,7 +43,7 @@ impl Rten {
         Self::open(ModelFile::read(file)?, false)
     }
 
-    /// Loads a file that has been read. With `allow_narrowing`, numbers may get lost in it.
+    /// Loads a file that has been read. With `allow_narrowing`, 32 bits need not hold all that it computes.
     ///
     /// # Errors
     /// [`EngineError::Load`] if it takes or gives strings, uses an operator that rten lacks, or computes what FP32 and 32-bit integers
@@ -122,13 +122,13 @@ impl Engine for Rten {
 /// Why a model is not served here, and what to do.
 fn narrows(reasons: &[String]) -> String {
     format!(
-        "rten has 32-bit integers and FP32 alone, so that results can be wrong: {}; serve the model on onnxruntime, which computes as it \
+        "rten has only 32-bit integers and FP32, so results can be wrong: {}; serve the model on onnxruntime, which computes as the file \
          says ({ONNXRUNTIME_WAY}), or accept that with engine = \"rten\" and allow_narrowing = true in model.toml",
         reasons.join(", ")
     )
 }
 
-/// Refuses what would fail each call.
+/// Refuses tensors that would make every call fail.
 fn refuse_types(contract: &Contract) -> Result<(), String> {
     let tensors =
         contract.inputs.iter().map(|tensor| ("input", tensor)).chain(contract.outputs.iter().map(|tensor| ("output", tensor)));
@@ -152,7 +152,7 @@ struct Node {
     id: NodeId,
     /// What the file declares.
     datatype: Option<Datatype>,
-    /// Of an input: the largest number that it may bring.
+    /// For an input: the largest number that it may bring.
     limit: Option<i64>,
 }
 
