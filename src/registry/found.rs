@@ -310,6 +310,10 @@ impl Plan<'_> {
         } else {
             let read = || {
                 let bytes = self.source.read(&self.version).map_err(EngineError::Load)?;
+                // A file that was not fetched is reported first, then a missing library, then what is wrong inside the file.
+                if choice == EngineChoice::Onnxruntime {
+                    OnnxRuntime::check_library()?;
+                }
                 let digest = Sha256::new().chain_update(&bytes);
                 let weights = RefCell::new(Vec::new());
                 let beside = |file: &str| {
@@ -397,7 +401,6 @@ fn open(
     read: &dyn Fn() -> Result<ModelFile, EngineError>,
 ) -> Result<Arc<dyn Engine>, EngineError> {
     if choice == EngineChoice::Onnxruntime {
-        OnnxRuntime::check_library()?;
         return Ok(Arc::new(OnnxRuntime::open(read()?)?));
     }
     let file = read()?;

@@ -129,8 +129,8 @@ def is_number(values: np.ndarray) -> bool:
 
 
 def difference(found: Tensors, expected: Tensors, scale: float | dict[str, float]) -> float:
-    """The largest difference of all outputs, in parts of `scale`: 0 if values are equal, infinite if shapes differ, or values that are
-    not floats."""
+    """The largest difference of all outputs, in parts of `scale`: 0 if values are equal, infinite if shapes differ, or values
+    that are not floats."""
     worst = 0.0
     for name, wanted in expected.items():
         got = found[name]

@@ -1,5 +1,5 @@
-"""Asks a model on the server: alone, with several items in a request, and along with other clients at the same time. In any company,
-each answer must be the one that Python's onnxruntime gives for the item alone."""
+"""Asks a model on the server: alone, with several items in a request, and along with other clients at the same time. In any
+company, each answer must be the one that Python's onnxruntime gives for the item alone."""
 
 import contextlib
 import dataclasses
@@ -127,8 +127,8 @@ def ask_in_company(clients: Clients, question: Question, rounds: int) -> set[int
     return set().union(*(question.ask(clients, everyone) for _ in range(rounds)))
 
 
-# What the server may say about each truth. If nothing is left of an item that is alone, or rows follow each other in time, a model
-# has no batch and is refused; but a batch that is coupled in such a way looks the same.
+# What the server may say about each truth. If nothing is left of an item that is alone, or rows follow each other in time, a
+# model has no batch and is refused; but a batch that is coupled in such a way looks the same.
 REFUSED = "REFUSED"
 VERDICTS = {
     specimens.INDEPENDENT: {"INDEPENDENT"},
@@ -150,7 +150,7 @@ def verdict(summary: model_pb2.ModelSummary) -> str:
 
 
 def arguments(engine: str, models: pathlib.Path, cache: pathlib.Path) -> list[str]:
-    """For a server that proves these models again. It also has the example, because a server whose only model is refused is never ready."""
+    """For a server that proves these models again. It also has the example: a server whose only model is refused is never ready."""
     settings = [f"engine.default={engine}", f"models.cache_dir={cache}", "models.embedded=false"]
     given = ["--models", str(models), "--allow-partial", *(part for setting in settings for part in ("--set", setting))]
     return [*given, "--onnxruntime", places.onnxruntime()] if engine == "onnxruntime" else given

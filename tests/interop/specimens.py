@@ -1,5 +1,5 @@
-"""Random models with the truth about them: whether company may change an item's answer. It is known from how they were built and is
-checked in Python's onnxruntime, with the same item at the same place in calls of the same size, among calm and among loud others."""
+"""Random models with the truth about them: whether company may change an item's answer. It is known from how they were built and
+is checked in Python's onnxruntime, with the same item at the same place in calls of one size, among calm and loud others."""
 
 import dataclasses
 import functools

@@ -1,5 +1,5 @@
-"""Models that people install: each gives in company, calm or loud, the answer that Python's onnxruntime gives for the item alone, or is
-refused with the reason."""
+"""Models that people install: each gives in company, calm or loud, the answer that Python's onnxruntime gives for the item
+alone, or is refused with the reason."""
 
 import company
 import numpy as np
