@@ -736,7 +736,8 @@ async fn a_proof_is_kept_for_the_same_model_and_for_no_other() {
 async fn proofs_that_are_damaged_or_open_to_others_are_not_believed() {
     let models = folder(&[("m", PATIENT, &mean())]);
     let (_root, cache) = cache();
-    let damage: [(&str, fn(&Path)); 5] = [
+    type Damage = fn(&Path);
+    let damage: [(&str, Damage); 5] = [
         ("cut off", |file| fs::write(file, &fs::read(file).expect("it is there")[..100]).expect("it is ours")),
         ("forged", |file| {
             let text = fs::read_to_string(file).expect("it is there");
