@@ -36,7 +36,7 @@ use crate::{
         http::HttpServer,
     },
     open_inference::OpenInference,
-    proof::{self, Proof, ProofError, Store},
+    proof::{self, Aside, Proof, ProofError, Store},
     registry::{
         self, Embedded, EngineChoice, Example, Folder, Host, Installer, LoadedModel, Measured, ModelSource, ModelState, Place,
         Registry, Repository, Watcher,
@@ -45,6 +45,7 @@ use crate::{
     service::Service,
     session::keep_time,
     telemetry::Telemetry,
+    threads,
 };
 
 /// Input bytes in one model call; a single larger item still runs.
@@ -418,18 +419,18 @@ impl Installer for Device {
     fn prove(&self, loaded: &LoadedModel, place: Place<'_>) -> Result<Measured, Fault> {
         let started = clock::now();
         let LoadedModel { executable, terms, .. } = loaded;
-        let prove = |lane, company| {
-            let proof = proof::prove(executable, lane, terms, company)?;
+        let warm_up = |lane| {
             let others = (0..executable.lanes()).filter(|other| *other != lane);
             if let Err(error) = proof::warm_up(executable, others, terms, terms.budget) {
                 tracing::debug!(model = %loaded.name, version = %loaded.version, %error, "a lane was not warmed up");
             }
-            Ok(proof)
         };
         let proven: Result<Proof, ProofError> = match place {
-            Place::Lane { lane, company } => prove(lane, Some(company)),
-            // A thread of its own takes no lane's time, only its share of a core.
-            Place::Beside => LaneThreads::new().run(|| prove(0, None)),
+            Place::Lane { lane, company } => proof::prove(executable, lane, terms, Some(company)).inspect(|_| warm_up(lane)),
+            Place::Beside => {
+                let aside = Aside::new(threads::stand_back);
+                proof::prove_beside(executable, terms, &aside).inspect(|_| aside.run(|| warm_up(0)))
+            }
         };
         let proof = proven.map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
         Ok(Measured { proof, wide: None, is_remembered: false, took: clock::now().since(started) })

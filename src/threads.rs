@@ -28,10 +28,17 @@ pub fn take_cores() {
     set_policy(Policy::Other);
 }
 
+/// From now on this thread computes only while a core has nothing else to do, and leaves it to whoever wakes. For good: the system does
+/// not let everybody return.
+pub fn stand_back() {
+    set_policy(Policy::Idle);
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Policy {
     Other,
     Batch,
+    Idle,
 }
 
 /// Does nothing where the system refuses (a sandbox may) or knows no such policy: then all threads are alike, as they were.
@@ -40,8 +47,9 @@ fn set_policy(policy: Policy) {
     let policy = match policy {
         Policy::Other => libc::SCHED_OTHER,
         Policy::Batch => libc::SCHED_BATCH,
+        Policy::Idle => libc::SCHED_IDLE,
     };
-    // SAFETY: the structure is plain numbers, and zeros are the only parameters that either policy takes.
+    // SAFETY: the structure is plain numbers, and zeros are the only parameters that any of these policies takes.
     let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
     // SAFETY: 0 is the calling thread, and the parameters live until the call returns.
     let _refused = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
@@ -70,5 +78,16 @@ mod tests {
         };
         let blocking = runtime.block_on(async { tokio::task::spawn_blocking(computing).await.expect("no panic") });
         assert_eq!(blocking, libc::SCHED_OTHER);
+    }
+
+    #[test]
+    fn a_thread_that_stands_back_leaves_the_others_as_they_are() {
+        let before = policy();
+        let standing_back = || {
+            stand_back();
+            policy()
+        };
+        assert_eq!(std::thread::spawn(standing_back).join().expect("no panic"), libc::SCHED_IDLE);
+        assert_eq!(policy(), before);
     }
 }

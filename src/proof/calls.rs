@@ -1,21 +1,35 @@
 //! Trial calls: run, timed, and within the model's time.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::Cell, sync::Arc, time::Duration};
 
-use super::{Company, compare::Answer, items::TrialItem};
+use super::{
+    Company,
+    aside::{Aside, Taken},
+    compare::Answer,
+    items::TrialItem,
+};
 use crate::{
     clock,
     domain::{StateBuffers, StateSlot, Tensor, Timestamp},
-    engine::{CallThreads, Executable, ItemCall, RunError},
+    engine::{CallThreads, Executable, ItemCall, Ran, RunError},
 };
 
-/// Makes calls of one model on one lane.
+/// Where calls are made.
+#[derive(Clone, Copy)]
+pub(super) enum Ground<'a> {
+    /// On the calling thread, which is this lane's, perhaps with company on those that have nothing to do.
+    Lane(usize, Option<&'a Company>),
+    /// Beside lanes that serve.
+    Aside(&'a Aside),
+}
+
+/// Makes calls of one model.
 pub(super) struct Caller<'a> {
     pub(super) executable: &'a Arc<Executable>,
-    lane: usize,
-    company: Option<&'a Company>,
+    ground: Ground<'a>,
     begun: Timestamp,
     budget: Duration,
+    taken: Cell<Taken>,
 }
 
 /// What a call gave.
@@ -28,13 +42,17 @@ pub(super) struct Reply {
 }
 
 impl<'a> Caller<'a> {
-    pub(super) fn new(executable: &'a Arc<Executable>, lane: usize, company: Option<&'a Company>, budget: Duration) -> Self {
-        Self { executable, lane, company, begun: clock::now(), budget }
+    pub(super) fn new(executable: &'a Arc<Executable>, ground: Ground<'a>, budget: Duration) -> Self {
+        Self { executable, ground, begun: clock::now(), budget, taken: Cell::default() }
     }
 
-    /// What is left of the model's time.
+    /// What is left of the model's time. Beside lanes that serve, only what calls take counts, and not what they wait for a core.
     pub(super) fn left(&self) -> Duration {
-        self.budget.saturating_sub(clock::now().since(self.begun))
+        let spent = match self.ground {
+            Ground::Lane(..) => clock::now().since(self.begun),
+            Ground::Aside(_) => self.taken.get().calls,
+        };
+        self.budget.saturating_sub(spent)
     }
 
     /// Whether calls that should take so long altogether are over in time.
@@ -49,7 +67,7 @@ impl<'a> Caller<'a> {
 
     /// Lets idle lanes make calls with these items until others are shown.
     pub(super) fn show(&self, items: &[&TrialItem]) {
-        if let Some(company) = self.company {
+        if let Ground::Lane(_, Some(company)) = self.ground {
             company.show(self.executable, items.iter().map(|item| (*item).clone()).collect());
         }
     }
@@ -59,13 +77,26 @@ impl<'a> Caller<'a> {
         let slots: Vec<StateSlot> = items.iter().map(|item| slot(item.state.clone())).collect();
         let calls: Vec<ItemCall<'_>> =
             items.iter().zip(&slots).map(|(item, slot)| ItemCall { inputs: &item.inputs, state: Some(slot) }).collect();
-        let start = clock::now();
-        let ran = self.executable.run(self.lane, &calls, CallThreads::One)?;
-        let took = clock::now().since(start);
+        let (ran, took) = match self.ground {
+            Ground::Lane(lane, _) => timed(self.executable, lane, &calls),
+            Ground::Aside(aside) => self.aside(aside, &calls),
+        };
+        let ran = ran?;
         let states: Vec<Option<StateBuffers>> = slots.iter().map(|slot| slot.with(Option::take)).collect();
         let answers =
             ran.outputs.into_iter().zip(&states).map(|(outputs, state)| self.answer(outputs.into_vec(), state.as_ref()));
         Ok(Reply { answers: answers.collect(), states, took })
+    }
+
+    fn aside(&self, aside: &Aside, calls: &[ItemCall<'_>]) -> (Result<Ran, RunError>, Duration) {
+        let taken = Taken { passed: clock::now().since(self.begun), ..self.taken.get() };
+        let (ran, took) = aside.threads(taken, self.budget).run(|| {
+            let before = clock::waited();
+            let (ran, took) = timed(self.executable, 0, calls);
+            (ran, took.saturating_sub(clock::waited().saturating_sub(before)))
+        });
+        self.taken.set(Taken { calls: taken.calls + took, longest: taken.longest.max(took), ..taken });
+        (ran, took)
     }
 
     fn answer(&self, mut outputs: Answer, state: Option<&StateBuffers>) -> Answer {
@@ -83,6 +114,12 @@ impl<'a> Caller<'a> {
         let names = signature.outputs.iter().map(|spec| &*spec.name).chain(signature.states.iter().map(|spec| &*spec.output));
         names.clone().nth(output).unwrap_or("?")
     }
+}
+
+fn timed(executable: &Executable, lane: usize, calls: &[ItemCall<'_>]) -> (Result<Ran, RunError>, Duration) {
+    let start = clock::now();
+    let ran = executable.run(lane, calls, CallThreads::One);
+    (ran, clock::now().since(start))
 }
 
 fn slot(state: Option<StateBuffers>) -> StateSlot {

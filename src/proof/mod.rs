@@ -9,6 +9,7 @@
 
 mod alone;
 mod along;
+mod aside;
 mod calls;
 mod company;
 mod compare;
@@ -20,13 +21,14 @@ mod verdict;
 
 use std::{sync::Arc, time::Duration};
 
+pub use aside::Aside;
 pub use company::Company;
 pub use hints::Hints;
 pub use store::{Fingerprint, Kept, Store, Subject};
 
 use self::{
     alone::Alone,
-    calls::Caller,
+    calls::{Caller, Ground},
     together::{Observed, Together},
     verdict::{Finding, Tolerance},
 };
@@ -107,16 +109,27 @@ pub struct Proof {
 /// # Errors
 /// [`ProofError`] if the model cannot serve. A model that no trial call tells anything about is no error: its verdict says so.
 pub fn prove(executable: &Arc<Executable>, lane: usize, terms: &Terms, company: Option<&Company>) -> Result<Proof, ProofError> {
-    let caller = Caller::new(executable, lane, company, terms.budget);
-    let alone = Alone::find(&caller, &terms.examples, terms.seed)?;
+    prove_by(&Caller::new(executable, Ground::Lane(lane, company), terms.budget), terms)
+}
+
+/// The same beside lanes that serve other models, with instances of this one that nobody else uses yet.
+///
+/// # Errors
+/// As [`prove`].
+pub fn prove_beside(executable: &Arc<Executable>, terms: &Terms, aside: &Aside) -> Result<Proof, ProofError> {
+    prove_by(&Caller::new(executable, Ground::Aside(aside), terms.budget), terms)
+}
+
+fn prove_by(caller: &Caller<'_>, terms: &Terms) -> Result<Proof, ProofError> {
+    let alone = Alone::find(caller, &terms.examples, terms.seed)?;
     let item_bytes = alone.item_bytes();
     let measured_alone = vec![alone.took.max(Duration::from_nanos(1))];
     if terms.max_batch <= 1 || terms.rule == BatchingRule::Off {
         return Ok(Proof { batching: verdict::off(&alone, terms.seed), medians: measured_alone, item_bytes });
     }
-    let (finding, observed) = match verdict::of_alone(&caller, &alone) {
+    let (finding, observed) = match verdict::of_alone(caller, &alone) {
         Some(finding) => (finding, Observed::default()),
-        None => in_company(&caller, &alone, terms)?,
+        None => in_company(caller, &alone, terms)?,
     };
     let Finding { verdict, detail } = if finding.verdict == Verdict::Unproven && terms.hints.apart_by_construction {
         Finding { verdict: Verdict::Independent, detail: "the engine computes items apart".to_owned() }
