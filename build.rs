@@ -119,7 +119,7 @@ fn package<'a>(metadata: &'a Metadata, name: &str) -> BuildResult<&'a Package> {
     Ok(found.ok_or_else(|| format!("the crate `{name}` is not among the dependencies"))?)
 }
 
-/// Finds the model file beside the manifest of the crate `silero`, which holds the default model, and checks its hash.
+/// Finds the model file next to the manifest of the crate `silero`, which holds the default model, and checks its hash.
 fn find_silero(metadata: &Metadata) -> BuildResult<PathBuf> {
     let package = package(metadata, "silero")?;
     let folder = package.manifest_path.parent().ok_or("the crate `silero` has no folder")?;

@@ -25,10 +25,10 @@ use tokio::task::JoinHandle;
 
 use crate::{
     clock,
-    config::{Config, DefaultEngine},
+    config::{self, Config, DefaultEngine},
     domain::{Fault, FaultKind},
     drain::{Drain, Phase},
-    engine::{self, LaneThreads},
+    engine::{self, LaneThreads, onnxruntime::OnnxRuntime},
     frontend::{
         Shutdown,
         admin::{self, AdminHandle, AdminSource, Readiness},
@@ -327,8 +327,8 @@ fn admin_source(
 }
 
 /// While the server starts, every model counts. Later it is sent work whatever is loaded, fails to load or is unloaded beside what
-/// serves; only an engine that is lost takes it out, or that no model could be loaded at all. With `models.allow_partial`, a model
-/// that failed or lost its engine takes it out at no time, unless it was the last hope.
+/// serves; only a lost engine takes it out, or having no model that could be loaded. With `models.allow_partial`, a model that failed
+/// or lost its engine never takes it out, unless no other model is left.
 fn readiness(registry: &Registry, phase: Phase, allow_partial: bool) -> Readiness {
     let hindrance = if phase == Phase::Starting {
         let hinders = |state| state == ModelState::Loading || (state == ModelState::Failed && !allow_partial);
@@ -380,10 +380,16 @@ fn watcher(config: &Config) -> Result<Option<Watcher>, StartError> {
     Watcher::start(path).map(Some).map_err(|error| StartError::Watch { path: path.to_owned(), error })
 }
 
-/// Loads all models, and proves and measures them side by side.
+/// Loads all models, then proves and measures several at a time.
 fn load(config: &Config, repository: &Repository) -> Result<(), StartError> {
-    if let Some(path) = &config.engine.onnxruntime {
-        engine::onnxruntime::OnnxRuntime::load_library(path)?;
+    match &config.engine.onnxruntime {
+        Some(path) if path == Path::new(config::FIND_LIBRARY) => {
+            let path = OnnxRuntime::find_library(&config::process_variable)?;
+            OnnxRuntime::load_library(&path)?;
+            tracing::info!(path = %path.display(), "found the library of onnxruntime");
+        }
+        Some(path) => OnnxRuntime::load_library(path)?,
+        None => {}
     }
     Ok(repository.start(config.models.allow_partial)?)
 }
@@ -422,7 +428,7 @@ impl Installer for Device {
         };
         let proven: Result<Proof, ProofError> = match place {
             Place::Lane { lane, company } => prove(lane, Some(company)),
-            // A thread that is no lane's takes no lane's time, only its share of a core.
+            // A thread of its own takes no lane's time, only its share of a core.
             Place::Beside => LaneThreads::new().run(|| prove(0, None)),
         };
         let proof = proven.map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;

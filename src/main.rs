@@ -76,7 +76,7 @@ struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     models: Option<String>,
 
-    /// Name of the model if DIR is the folder of one; without it, the folder's name [models.name]
+    /// Name of the model if DIR is the folder of one [default: the folder's name] [models.name]
     #[arg(long, value_name = "NAME")]
     model_name: Option<String>,
 
@@ -88,8 +88,9 @@ struct ServeArgs {
     #[arg(long)]
     watch: bool,
 
-    /// ONNX Runtime's shared library; models whose engine is "auto" run on it then [engine.onnxruntime]
-    #[arg(long, value_name = "PATH")]
+    /// ONNX Runtime's shared library, or auto to find that of an installed Python package or of the system; models whose engine is
+    /// "auto" then run on it [engine.onnxruntime]
+    #[arg(long, value_name = "PATH|auto")]
     onnxruntime: Option<String>,
 
     /// File to record in what arrives and when, without payloads, for tidemill-sim replay [scheduler.record]

@@ -33,12 +33,12 @@ pub(super) const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
-/// How long the address may take to show what speaks there.
+/// How long the server at an address may take to show which protocol it speaks.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The beginning of an HTTP/2 connection, with empty settings.
 const HTTP2_GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// The fourth byte of a frame that answers it.
+/// The fourth byte of the frame that answers it.
 const SETTINGS_FRAME: u8 = 4;
 /// What any HTTP/1 server answers.
 const HTTP1_QUESTION: &[u8] = b"GET / HTTP/1.1\r\nhost: tidemill\r\nconnection: close\r\n\r\n";
@@ -74,7 +74,8 @@ impl FromStr for ServerAddress {
 }
 
 impl ConnectionArgs {
-    /// Says more of a connection that was lost: what listens at the address may speak HTTP/1 and no gRPC, as the server's other ports do.
+    /// Explains a connection that was lost, if it can: what listens at the address may speak HTTP/1 and not gRPC, as the server's other ports
+    /// do.
     pub(super) async fn explained(&self, failure: Failure) -> Failure {
         if !matches!(failure, Failure::ConnectionLost(_)) {
             return failure;
@@ -85,7 +86,7 @@ impl ConnectionArgs {
         if is_http1 { Failure::NotGrpc { address: self.addr.0.to_string() } } else { failure }
     }
 
-    /// The first bytes that come back for these.
+    /// The first bytes of what is sent back.
     async fn answer(&self, question: &[u8]) -> Option<[u8; 9]> {
         let address = (self.addr.0.host()?.trim_matches(['[', ']']), self.addr.0.port_u16()?);
         let asking = async {

@@ -52,17 +52,17 @@ pub struct ModelsArgs {
 
 #[derive(Debug, Subcommand)]
 enum ModelsAction {
-    /// Load a model again, and find out again whether its items may share calls and what calls cost
+    /// Load a model again and repeat its trial calls, which find out whether its items may share calls and what calls cost
     Prove(ProveArgs),
 }
 
 #[derive(Debug, Args)]
 struct ProveArgs {
-    /// Model to prove; open streams go on with the copy that they have
+    /// Model to prove; open streams stay on the copy that they have
     #[arg(value_name = "NAME")]
     name: String,
 
-    /// Draw the items of the trial calls from this number [default: that of every start]
+    /// Seed of the items of the trial calls [default: the one that every start uses]
     #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
     seed: u64,
 

@@ -42,7 +42,7 @@ pub(super) enum Failure {
     /// No connection came about.
     #[error("cannot connect to {address}: {reason}; is the server running? (--addr or TIDEMILL_ADDR names another)")]
     CannotConnect { address: String, reason: String },
-    /// Something else than gRPC is spoken there.
+    /// Something other than gRPC is spoken there.
     #[error(
         "{address} speaks HTTP/1 and not gRPC, so it may be the server's HTTP or admin port; its gRPC port is 50051 by default \
          (--addr or TIDEMILL_ADDR names another)"

@@ -293,7 +293,7 @@ async fn a_server_that_is_not_there_makes_exit_code_3() {
 }
 
 #[tokio::test]
-async fn a_port_that_speaks_http1_is_told_from_a_connection_that_broke() {
+async fn a_port_that_speaks_http1_is_distinguished_from_a_connection_that_broke() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -188,18 +188,18 @@ pub(super) const KEYS: &[Key] = &[
     words(
         "models.cache_dir",
         PATH,
-        "folder where [proofs](models.md#what-the-server-finds-out) of models are kept from one start to the next, of this user alone; if not \
-         set, `$CACHE_DIRECTORY/proofs`, `$XDG_CACHE_HOME/tidemill/proofs` or `$HOME/.cache/tidemill/proofs`",
+        "folder where [proofs](models.md#what-the-server-finds-out) of models are kept from one start to the next; closed to other users; if \
+         not set, `$CACHE_DIRECTORY/proofs`, `$XDG_CACHE_HOME/tidemill/proofs` or `$HOME/.cache/tidemill/proofs`",
     ),
     words(
         "engine.default",
         "`\"auto\"`, `\"rten\"` or `\"onnxruntime\"`",
-        "engine of the models that leave the choice open; `auto` is `onnxruntime` if its library is loaded, else `rten`",
+        "engine of the models that leave the choice open; `auto` is `onnxruntime` if its library is loaded, else `rten`; with `rten`, models that it cannot load or might compute wrongly still run on `onnxruntime` if that is loaded",
     ),
     words(
         "engine.onnxruntime",
-        PATH,
-        "shared library of ONNX Runtime, such as `libonnxruntime.so`; if not set here, `ORT_DYLIB_PATH` is read",
+        "a path; `\"auto\"`; empty for none",
+        "shared library of ONNX Runtime, such as `libonnxruntime.so`; `auto` finds the newest of the installed Python packages `onnxruntime` and of the system; if not set here, `ORT_DYLIB_PATH` is read",
     ),
     words(
         "shared_memory.enabled",

@@ -7,7 +7,7 @@ mod resolve;
 mod sections;
 
 pub use keys::{KeyDoc, describe, page};
-pub use resolve::{ConfigFault, ConfigFaults, Origin, process_environment};
+pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
     Config, DefaultEngine, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MetricsConfig, ModelsConfig,
     SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig, SharedMemoryConfig,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fmt,
     fs::File,
     io::Read as _,
@@ -25,10 +26,12 @@ const CLIENT_VARIABLE: &str = "TIDEMILL_ADDR";
 /// Where other programs that use ONNX Runtime look for its library.
 const ONNXRUNTIME_VARIABLE: &str = "ORT_DYLIB_PATH";
 const ONNXRUNTIME_KEY: &str = "engine.onnxruntime";
-/// Where proofs of models are kept if no setting says: systemd's folder for the service, the user's, or the one below it at home.
+/// Where proofs of models are kept if no setting says: systemd's folder for the service, the user's cache, or `.cache` at home.
 const CACHE_VARIABLES: [(&str, &str); 3] =
     [("CACHE_DIRECTORY", "proofs"), ("XDG_CACHE_HOME", "tidemill/proofs"), ("HOME", ".cache/tidemill/proofs")];
 const CACHE_KEY: &str = "models.cache_dir";
+/// Instead of a path: the library is searched for.
+pub const FIND_LIBRARY: &str = "auto";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Where a value came from.
@@ -106,6 +109,12 @@ pub fn process_environment() -> Vec<(String, String)> {
             name.starts_with(PREFIX) || name == ONNXRUNTIME_VARIABLE || is_cache
         })
         .collect()
+}
+
+/// A variable of this process that says where other programs are installed, and is not a setting.
+#[must_use]
+pub fn process_variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
 }
 
 impl Config {

@@ -282,7 +282,7 @@ pub struct ModelsConfig {
     /// Folder of models; none if absent.
     #[serde(with = "path_or_empty")]
     pub dir: Option<PathBuf>,
-    /// Name of the model whose own folder that is; empty for the folder's name.
+    /// Name of the model, if that is the folder of one; empty for the folder's name.
     pub name: String,
     /// Whether to serve the models that load when others do not.
     pub allow_partial: bool,

@@ -5,17 +5,17 @@ use std::{fmt, sync::Arc};
 /// What the trial calls showed about a model's items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// No item changed another one's answer.
+    /// No item changed another item's answer.
     Independent,
-    /// An item's answer depends on the company that it has in a call.
+    /// An item's answer depends on the other items of its call.
     Dependent,
-    /// The dimension that was taken for the batch is none: elements along it belong together.
+    /// The dimension that was taken for the batch is not one: elements along it belong together.
     NotABatch,
     /// Items of equal length do not change each other, but padding changes answers.
     PaddingLeaks,
-    /// The same item gets another answer each time, so that answers cannot be compared.
+    /// The same item gets a different answer each time, so answers cannot be compared.
     Random,
-    /// The trial calls failed, told nothing, or took too long.
+    /// The trial calls failed, showed nothing, or took too long.
     Unproven,
     /// Items share no calls by the manifest, so there is nothing to prove.
     Off,
@@ -47,13 +47,13 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What the manifest wants to be done about batching.
+/// What the manifest says about batching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BatchingRule {
     /// Items share calls if no dependence between them is found.
     #[default]
     Proven,
-    /// They share calls also if nothing can be proven, but not if a dependence is found.
+    /// They also share calls if nothing can be proven, but not if a dependence is found.
     Assumed,
     /// One item a call.
     Off,
@@ -70,12 +70,12 @@ pub struct Batching {
     pub detail: Arc<str>,
     /// Largest call in which items were compared; 1 if none was.
     pub proven_batch: usize,
-    /// What the made-up items were drawn from.
+    /// Seed of the made-up items.
     pub seed: u64,
 }
 
 impl Batching {
-    /// Batching that nobody has looked at.
+    /// Batching that was not looked at.
     #[must_use]
     pub fn off(detail: impl Into<Arc<str>>) -> Self {
         Self { verdict: Verdict::Off, shares_calls: false, detail: detail.into(), proven_batch: 1, seed: 0 }

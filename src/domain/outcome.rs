@@ -5,7 +5,8 @@
 pub enum Outcome {
     /// Answered with outputs.
     Ok,
-    /// Never admitted: the request was wrong, too large, or a shared limit was reached.
+    /// Never admitted: the request was wrong, too large, or a shared limit was reached. Or the model's engine cannot compute with its
+    /// numbers, which shows only when the call is put together.
     Refused,
     /// Given up for newer items of its stream, as its overflow policy says.
     Dropped,

@@ -71,9 +71,8 @@ impl PaddingRule {
             let Some(tensor) = &slots[*position] else { continue };
             let (name, length) = (&*specs[*position].name, tensor.shape()[*axis]);
             if length == 0 {
-                let message = format!(
-                    "input '{name}' is 0 long; the inputs that the model's [padding] names have at least one element in an item"
-                );
+                let message =
+                    format!("input '{name}' has length 0; inputs that are padded need at least one element in each item");
                 return Err(Fault::invalid("inputs", message));
             }
             match known {
@@ -180,7 +179,7 @@ mod tests {
     fn an_item_of_no_length_is_refused() {
         let fault = signature(&[]).check(vec![tensor("speaker", 1, 1), tensor("tokens", 0, 4)]).expect_err("nothing to pad");
         assert_eq!((fault.kind(), fault.field()), (FaultKind::Invalid, Some("inputs")));
-        assert!(fault.message().starts_with("input 'tokens' is 0 long"), "{fault}");
+        assert!(fault.message().starts_with("input 'tokens' has length 0"), "{fault}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{Datatype, Fault, ItemInputs, PaddingRule, Shape, Tensor, element_count};
 
-/// Most that the dynamic dimensions of a tensor without elements may come to, the empty ones not counted.
+/// Largest product of the dynamic dimensions of a tensor without elements, leaving out those that are 0.
 const EMPTY_EXTENT_MAX: usize = 1 << 20;
 
 /// A tensor that each item brings or gets.
@@ -97,7 +97,7 @@ pub struct Signature {
     pub states: Vec<StateSpec>,
     /// What the whole batch shares.
     pub shared: Vec<SharedInput>,
-    /// Names of inputs that nobody sends, because the model file has a default for each.
+    /// Names of inputs that clients do not send, because the model file has a default for each.
     pub defaults: Vec<Arc<str>>,
     /// How items of different lengths meet in a batch; without it they do not.
     pub padding: Option<PaddingRule>,
@@ -272,7 +272,7 @@ fn item_shape(spec: &TensorSpec, given: &[i64]) -> Result<Shape, String> {
     Ok(sizes)
 }
 
-/// That a dimension of `shape` is no size.
+/// The message that a dimension of `shape` is not a size.
 #[must_use]
 pub fn bad_dimension(shape: &[i64], axis: usize) -> String {
     format!(
@@ -281,8 +281,8 @@ pub fn bad_dimension(shape: &[i64], axis: usize) -> String {
     )
 }
 
-/// A tensor without elements costs its sender nothing, however large its other dimensions are. What the model makes of these may
-/// be large, so they are bounded as if there were elements.
+/// A tensor without elements costs its sender nothing, however large its other dimensions are. The model may compute something
+/// large from these, so they are bounded.
 fn check_empty(spec: &TensorSpec, sizes: &[usize]) -> Result<(), String> {
     let dynamic = sizes.iter().zip(&spec.dims).filter(|(size, dim)| dim.is_none() && **size > 0);
     let product = dynamic.fold(1_usize, |product, (size, _)| product.saturating_mul(*size));
@@ -290,8 +290,8 @@ fn check_empty(spec: &TensorSpec, sizes: &[usize]) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "shape {sizes:?} holds no element, and its other dynamic dimensions come to {product}, more than the {EMPTY_EXTENT_MAX} \
-         that an empty tensor may have"
+        "shape {sizes:?} holds no element, and the product of its other dynamic dimensions is {product}; for an empty tensor it may \
+         be at most {EMPTY_EXTENT_MAX}"
     ))
 }
 
@@ -374,8 +374,8 @@ mod tests {
         let fault = check(&[(1 << 20) + 1, 0]).expect_err("too large for nothing");
         assert_eq!(
             fault.message(),
-            "input 'x': shape [1048577, 0] holds no element, and its other dynamic dimensions come to 1048577, more than the \
-             1048576 that an empty tensor may have"
+            "input 'x': shape [1048577, 0] holds no element, and the product of its other dynamic dimensions is 1048577; for an \
+             empty tensor it may be at most 1048576"
         );
         assert!(check(&[i64::MAX, 0]).is_err());
     }

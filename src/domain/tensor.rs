@@ -160,7 +160,7 @@ pub fn element_count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |product, size| product.checked_mul(*size))
 }
 
-/// Elements that a message shows at most.
+/// Most elements that a message shows.
 const SHOWN_ELEMENTS_MAX: usize = 8;
 
 /// Elements for a message, such as `INT64 [1, 2]` or `INT64 16000`; of BYTES and half floats only the datatype.
@@ -233,7 +233,7 @@ impl Tensor {
     /// The same elements in another shape.
     ///
     /// # Errors
-    /// Those of [`Tensor::new`], if it is not a shape of as many.
+    /// Those of [`Tensor::new`], if the shape is not one of as many elements.
     pub fn reshaped(self, shape: &[usize]) -> Result<Self, TensorError> {
         Self::new(self.datatype, Shape::from_slice(shape), self.data)
     }

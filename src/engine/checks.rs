@@ -1,4 +1,4 @@
-//! What is checked about a call: that items make one, and that what came of it is what the signature says.
+//! Checks of a call: that its items fit together, and that its outputs are what the signature says.
 //!
 //! Knows signatures and shapes. Copies nothing and runs nothing.
 
@@ -20,7 +20,7 @@ pub(super) fn check_axes(signature: &Signature) -> Result<(), EngineError> {
     for (name, axis, rank) in tensors.chain(states) {
         if axis.is_some() != has_batch {
             let message =
-                format!("tensor '{name}' differs from the first input in having a batch dimension; all have one, or none");
+                format!("either all tensors have a batch dimension or none has, but '{name}' differs from the first input");
             return Err(EngineError::Load(message));
         }
         if let Some(axis) = axis.filter(|axis| *axis > rank) {
@@ -30,7 +30,7 @@ pub(super) fn check_axes(signature: &Signature) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Checks that items make a call.
+/// Checks that items fit together in a call.
 pub(super) fn check_items(signature: &Signature, items: &[ItemCall<'_>]) -> Result<(), RunError> {
     if items.len() > 1 && !signature.has_batch() {
         return Err(RunError::BadBatch(format!("the model has no batch dimension, so a call takes 1 item, not {}", items.len())));
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!((check_axes(&signature(Some(0), Some(1))), check_axes(&signature(None, None))), (Ok(()), Ok(())));
         for mixed in [signature(Some(0), None), signature(None, Some(0))] {
             let error = check_axes(&mixed).expect_err("half a batch");
-            assert!(error.to_string().contains("'y' differs from the first input in having a batch dimension"), "{error}");
+            assert!(error.to_string().contains("but 'y' differs from the first input"), "{error}");
         }
         let error = check_axes(&signature(Some(0), Some(2))).expect_err("no such axis");
         assert_eq!(error.to_string(), "tensor 'y' has its batch on axis 2, but its last axis is 1");

@@ -33,6 +33,9 @@ compile_error!("tensors are little-endian on the wire and are handed to engines 
 pub use lane_threads::LaneThreads;
 pub use stack::{Executable, ItemCall, Milestones, PaddingCount, Ran, RunError};
 
+/// How to get onnxruntime, for messages.
+const ONNXRUNTIME_WAY: &str = "pip install onnxruntime, then --onnxruntime auto";
+
 /// Why a model cannot be loaded, bound or run. The text names the engine, the thing and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
@@ -45,6 +48,9 @@ pub enum EngineError {
     /// A model call failed.
     #[error("{0}")]
     Run(String),
+    /// A model call was not made, because the engine cannot compute with a number that was sent.
+    #[error("{0}")]
+    Input(String),
 }
 
 /// One input or output as the model file declares it.
@@ -56,7 +62,7 @@ pub struct DeclaredTensor {
     pub datatype: Option<Datatype>,
     /// All dimensions, batch included; `None` is dynamic. `None` for the whole if the file does not say.
     pub dims: Option<Vec<Option<usize>>>,
-    /// Whether the file gives an input a value, which it has where a call does not bring it.
+    /// Whether the file gives an input a value, which applies if a call does not bring one.
     pub has_default: bool,
 }
 
@@ -104,12 +110,12 @@ pub trait Engine: Any + Send + Sync {
         false
     }
 
-    /// Its version, as far as another one could compute other numbers; empty if none could.
+    /// Its version, if another one might compute other numbers; else empty.
     fn version(&self) -> String {
         String::new()
     }
 
-    /// Whether items of a call cannot change each other, whatever the model.
+    /// Whether items of a call can never change each other's answers, whatever the model.
     fn computes_items_apart(&self) -> bool {
         false
     }
@@ -117,7 +123,7 @@ pub trait Engine: Any + Send + Sync {
     /// What the model file declares.
     fn contract(&self) -> &Contract;
 
-    /// What its file says of its operators; `None` for an engine without a file.
+    /// What the file says about its operators; `None` for an engine without a file.
     fn facts(&self) -> Option<&onnx::Facts> {
         None
     }

@@ -78,7 +78,7 @@ pub enum Readiness {
         /// Why.
         error: String,
     },
-    /// It has started, and there is no model that it could serve.
+    /// It has started, but has no model to serve.
     NoModel,
     /// It is shutting down.
     Draining,

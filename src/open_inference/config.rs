@@ -41,7 +41,7 @@ pub struct ModelConfig {
     pub parameters: BTreeMap<&'static str, ModelParameter>,
     pub model_transaction_policy: TransactionPolicy,
     pub response_cache: ResponseCache,
-    /// `None` for a model without state or batch dimension, whose items never come together.
+    /// `None` for a model with neither state nor batch dimension, whose items never share a call.
     #[serde(flatten)]
     pub scheduling: Option<Scheduling>,
 }

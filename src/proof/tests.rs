@@ -375,6 +375,20 @@ fn equal_answers_prove_nothing_and_the_manifest_decides() {
 }
 
 #[test]
+fn equal_answers_prove_nothing_however_calls_round_them() {
+    let weight = |name: &str, dims: [i64; 2]| floats(name, &dims, &vec![1.0 / dims[0] as f32; (dims[0] * dims[1]) as usize]);
+    let nodes = vec![
+        node("Max", &["x", "k"], "large"),
+        node("MatMul", &["large", "spread"], "many"),
+        node("MatMul", &["many", "mix"], "mixed"),
+        node("MatMul", &["mixed", "gather"], "y"),
+    ];
+    let weights =
+        vec![floats("k", &[], &[1e9]), weight("spread", [4, 300]), weight("mix", [300, 300]), weight("gather", [300, 4])];
+    assert_verdict(&rows(nodes, weights), Verdict::Unproven);
+}
+
+#[test]
 fn what_is_found_dependent_shares_no_calls_whatever_the_manifest_assumes() {
     let proof = prove(&leak(1.0), 0, &Terms { rule: BatchingRule::Assumed, ..patient() }, None).expect("one item a call");
     assert_eq!((proof.batching.verdict, proof.batching.shares_calls), (Verdict::Dependent, false));

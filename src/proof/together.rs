@@ -80,8 +80,6 @@ pub(super) struct Observed {
     pub(super) order_holds: bool,
     /// A call that failed although its items run alone: its size, and why.
     pub(super) failed: Option<(usize, RunError)>,
-    /// Whether all rows of all calls were the same.
-    pub(super) is_constant: bool,
     /// Largest power of two, and largest size at all, in which items were compared.
     pub(super) largest: usize,
     /// The time of calls of 2, 4, 8 … items.
@@ -162,13 +160,7 @@ impl<'a, 'c> Together<'a, 'c> {
         reserve: Duration,
     ) -> Self {
         let is_padded = caller.executable.signature().padding.is_some();
-        let observed = Observed {
-            copies_hold: true,
-            order_holds: true,
-            is_constant: alone.is_constant(),
-            largest: 1,
-            ..Observed::default()
-        };
+        let observed = Observed { copies_hold: true, order_holds: true, largest: 1, ..Observed::default() };
         let chance = fastrand::Rng::with_seed(seed);
         let (cast, sizes) = (Cast::of(alone, is_padded), alone.sizes());
         let kept = BTreeMap::new();
@@ -347,7 +339,6 @@ impl<'a, 'c> Together<'a, 'c> {
             let rows =
                 if length(*item) < longest { &mut self.observed.padded } else { self.observed.far.entry(size).or_default() };
             rows.take(*item, far, size);
-            self.observed.is_constant &= Distance::between(answer, &self.alone.answers[0], |_| f64::MIN_POSITIVE).strict() == 0.0;
             match self.kept.get(&(place, *item, longest)) {
                 Some(before) => {
                     let near = Distance::between(answer, before, |at| self.sizes[at] * NEAR_FLOOR);

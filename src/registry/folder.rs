@@ -1,7 +1,7 @@
-//! Tells a folder of models from the folder of one model, and models from what else lies beside them.
+//! Distinguishes a folder of models from the folder of one model, and models from whatever else lies next to them.
 //!
-//! Nothing that lies in a folder is passed over without a word if it may have been meant to be served, and nothing that cannot be a
-//! model keeps models from being served.
+//! Anything in a folder that may have been meant to be served is not passed over silently, and nothing that cannot be a model keeps
+//! models from being served.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use super::{
 const NAME_BYTES_MAX: usize = 128;
 const MODELS_MAX: usize = 1_024;
 
-/// What is in the folder at `path`. If it is the folder of one model, that is called `name`, or like the folder if `name` is empty.
+/// What is in the folder at `path`. If it is the folder of one model, its name is `name`, or the folder's if `name` is empty.
 pub(super) fn scan(path: &Path, name: &str) -> Scan {
     look(path, name).unwrap_or_else(|reason| Scan { unusable: vec![(path.to_owned(), reason)], ..Scan::default() })
 }
@@ -42,7 +42,7 @@ fn look(path: &Path, name: &str) -> Result<Scan, String> {
 struct Inside<'a> {
     name: &'a str,
     path: &'a Path,
-    /// What is in it, or why that cannot be seen.
+    /// What is in it, or why it cannot be listed.
     held: Result<Listing, String>,
 }
 
@@ -138,7 +138,7 @@ fn many_models(path: &Path, name: &str, listing: &Listing, inside: &[Inside<'_>]
     }
     if let (Some(FoundModel { name: one, .. }), false) = (scan.models.first(), name.is_empty()) {
         return Err(format!(
-            "is no folder of one model, which models.name could call '{name}': it holds models that are called by their own folders, such as '{one}'; \
+            "is not the folder of one model, so models.name cannot name it '{name}': it holds models named by their own folders, such as '{one}'; \
              leave models.name out, or set models.dir to the folder of that one"
         ));
     }
@@ -174,7 +174,7 @@ fn found_model(name: &str, folder: &Path, listing: &Listing) -> FoundModel {
     }
 }
 
-/// What the model is called whose own folder is at `path`.
+/// The name of the model whose own folder is at `path`.
 fn own_name(path: &Path, given: &str) -> Result<String, String> {
     if !given.is_empty() {
         return check_name(given)
@@ -337,7 +337,10 @@ mod tests {
         assert!(found.faults.is_empty() && found.warnings.is_empty() && found.news.is_empty());
         let found = seen(&["m/model.onnx", "m/3/model.onnx"]);
         assert_eq!(found.models, ["m: 3=m/3/model.onnx"]);
-        assert_eq!(found.warnings, ["'model.onnx' is passed over beside the folders of versions; move it into one of its own"]);
+        assert_eq!(
+            found.warnings,
+            ["'model.onnx' is passed over because there are folders of versions; move it into one of its own"]
+        );
     }
 
     #[test]
@@ -417,7 +420,7 @@ mod tests {
     fn a_name_for_one_model_is_a_fault_where_there_are_several() {
         let found = seen_as(&["a/1/model.onnx", "b/1/model.onnx"], "mine");
         assert_eq!(found.models.len(), 0);
-        assert!(found.faults[0].contains("which models.name could call 'mine'") && found.faults[0].contains("such as 'a'"));
+        assert!(found.faults[0].contains("models.name cannot name it 'mine'") && found.faults[0].contains("such as 'a'"));
     }
 
     #[test]

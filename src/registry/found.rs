@@ -4,19 +4,22 @@
 
 use std::{
     any::Any,
-    borrow::Cow,
+    cell::RefCell,
     collections::BTreeMap,
-    fs,
-    os::unix::fs::MetadataExt as _,
+    fs::{self, File},
+    io,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use sha2::{Digest as _, Sha256};
+use tracing::{info, warn};
 
 use super::{
     LoadedModel,
+    layout::MANIFEST_FILE,
     loader::{LoadFault, LoadOptions},
     manifest::{EngineChoice, KeyFault, Manifest},
     policy::VERSIONS_MAX,
@@ -27,9 +30,18 @@ use super::{
 use crate::{
     clock,
     domain::{Batching, Signature},
-    engine::{Engine, EngineError, Executable, onnxruntime::OnnxRuntime, rten::Rten, synthetic::SyntheticEngine},
-    proof::{Hints, Subject, Terms},
+    engine::{
+        Engine, EngineError, Executable,
+        onnx::{ModelFile, Narrowing},
+        onnxruntime::OnnxRuntime,
+        rten::Rten,
+        synthetic::SyntheticEngine,
+    },
+    proof::{Fingerprint, Hints, Subject, Terms},
 };
+
+/// Bytes of a weights file that are read at a time.
+const DIGEST_BUFFER_BYTES: usize = 1 << 20;
 
 /// All that the sources hold.
 pub(super) struct Discovery<'a> {
@@ -47,7 +59,7 @@ pub(super) struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// The versions that can be chosen from.
+    /// The versions to choose from.
     fn versions(&self) -> Vec<FoundVersion> {
         let model = &self.model;
         let needs_no_file = || model.manifest.as_ref().is_ok_and(|text| Manifest::is_synthetic(text));
@@ -57,7 +69,7 @@ impl Found<'_> {
         model.versions.clone()
     }
 
-    /// What there is to say of its folder, unless that is a fault.
+    /// Remarks about its folder that are not faults.
     fn remark(&self) -> Option<Remark> {
         let FoundModel { folder, passed_over, .. } = &self.model;
         let is_worth_saying = !passed_over.is_empty() && !self.versions().is_empty();
@@ -123,13 +135,20 @@ impl Candidate<'_> {
     }
 }
 
-/// What a version is made of, besides the manifest. Differs if the file was written or replaced.
+/// What a version is made of, besides the manifest. Differs if the file, or one next to it, was written or replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Origin {
     file: PathBuf,
     /// `None` if there is no such file.
     stamp: Option<Stamp>,
+    /// Of the files next to it, which may hold its weights, and of the one with its trial items.
+    beside: BTreeMap<PathBuf, Stamp>,
 }
+
+/// Most files next to a model's own that are looked at; further ones may change unnoticed.
+const BESIDE_MAX: usize = 1_024;
+/// How deep folders next to it are looked into.
+const BESIDE_DEPTH_MAX: usize = 4;
 
 /// What the system says of a file without reading it. Moments are seconds and nanoseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,15 +162,42 @@ struct Stamp {
 
 impl Origin {
     fn of(file: &Path) -> Self {
-        let found = fs::metadata(file).ok().filter(fs::Metadata::is_file);
-        let stamp = found.map(|found| Stamp {
+        let stamp = Stamp::of(file);
+        let mut beside = BTreeMap::new();
+        if let (Some(_), Some(folder)) = (&stamp, file.parent()) {
+            look_beside(folder, BESIDE_DEPTH_MAX, &mut beside);
+        }
+        Self { file: file.to_owned(), stamp, beside }
+    }
+}
+
+impl Stamp {
+    /// `None` if it is not a file.
+    fn of(file: &Path) -> Option<Self> {
+        let found = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
+        Some(Self {
             device: found.dev(),
             inode: found.ino(),
             bytes: found.size(),
             modified: (found.mtime(), found.mtime_nsec()),
             changed: (found.ctime(), found.ctime_nsec()),
-        });
-        Self { file: file.to_owned(), stamp }
+        })
+    }
+}
+
+/// Hidden files are left out, since a file is often written under such a name first.
+fn look_beside(folder: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Stamp>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")) {
+        if found.len() == BESIDE_MAX {
+            return;
+        }
+        let path = entry.path();
+        match Stamp::of(&path) {
+            Some(stamp) => drop(found.insert(path, stamp)),
+            None if depth > 1 && entry.file_type().is_ok_and(|kind| kind.is_dir()) => look_beside(&path, depth - 1, found),
+            None => {}
+        }
     }
 }
 
@@ -171,7 +217,7 @@ pub(super) struct Plan<'a> {
 pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
     let Found { source, model, .. } = found;
     let folder = model.folder.display().to_string();
-    let manifest_file = model.folder.join("model.toml").display().to_string();
+    let manifest_file = model.folder.join(MANIFEST_FILE).display().to_string();
     let candidate = |number, file: &Path, plan| {
         let (name, folder) = (Arc::clone(&model.name), folder.clone());
         Candidate { name, number, folder, origin: Origin::of(file), plan }
@@ -203,7 +249,7 @@ pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
         versions.into_iter().filter(|version| manifest.versions.takes(version.number, &numbers)).collect();
     if chosen.len() > VERSIONS_MAX {
         let reason = format!(
-            "chooses {} versions, and at most {VERSIONS_MAX} of a model are served; choose fewer, such as by versions = {{ latest = {VERSIONS_MAX} }}",
+            "chooses {} versions, but at most {VERSIONS_MAX} of a model are served; choose fewer, for example with versions = {{ latest = {VERSIONS_MAX} }}",
             chosen.len()
         );
         let fault = LoadFault { file: manifest_file.clone(), key: "versions".to_owned(), reason };
@@ -213,7 +259,11 @@ pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
         let (manifest, manifest_file) = (Arc::clone(&manifest), manifest_file.clone());
         let (number, file) = (version.number, version.file.clone());
         let (folder, manifest_text) = (model.folder.clone(), Arc::clone(&text));
-        candidate(number, &file, Ok(Plan { source: *source, folder, manifest, manifest_text, manifest_file, version }))
+        let trial_file = manifest.trial.file.as_ref().map(|name| folder.join(name));
+        let plan = Plan { source: *source, folder, manifest, manifest_text, manifest_file, version };
+        let mut chosen = candidate(number, &file, Ok(plan));
+        chosen.origin.beside.extend(trial_file.and_then(|file| Some((file.clone(), Stamp::of(&file)?))));
+        chosen
     });
     let missing = manifest.versions.missing(&numbers).map(|number| {
         let reason = format!("lists version {number}, but there is no folder {number}");
@@ -249,7 +299,7 @@ impl Plan<'_> {
         let broken = |error: EngineError| vec![whole(model_file.clone(), error.to_string())];
         let in_manifest = |faults| in_file(&self.manifest_file, faults);
         let choice = choose(self.manifest.engine, options.engine_default);
-        let mut fingerprint = None;
+        let fingerprint = RefCell::new(None);
         let (engine, interface) = if choice == EngineChoice::Synthetic {
             let contract = declared_contract(&self.manifest).map_err(in_manifest)?;
             let interface = fit(&self.manifest, &contract).map_err(in_manifest)?;
@@ -258,9 +308,25 @@ impl Plan<'_> {
             let engine = script.and_then(|script| SyntheticEngine::new(signature, script)).map_err(broken)?;
             (Arc::new(engine) as Arc<dyn Engine>, interface)
         } else {
-            let bytes = self.source.read(&self.version).map_err(|reason| vec![whole(model_file.clone(), reason)])?;
-            fingerprint = Some(Sha256::digest(&bytes).into());
-            let engine = guarded(|| open(choice, bytes)).map_err(broken)?;
+            let read = || {
+                let bytes = self.source.read(&self.version).map_err(EngineError::Load)?;
+                // A file that was not fetched is reported first, then a missing library, then what is wrong inside the file.
+                if choice == EngineChoice::Onnxruntime {
+                    OnnxRuntime::check_library()?;
+                }
+                let digest = Sha256::new().chain_update(&bytes);
+                let weights = RefCell::new(Vec::new());
+                let beside = |file: &str| {
+                    let opened = self.source.open_beside(&self.version, file)?;
+                    weights.borrow_mut().push(opened.try_clone().map_err(|error| error.to_string())?);
+                    Ok(opened)
+                };
+                let file = ModelFile::read_beside(bytes, &beside)?;
+                // If the files cannot be read a second time, no proof is kept.
+                *fingerprint.borrow_mut() = fingerprint_of(digest, &weights.into_inner()).ok();
+                Ok(file)
+            };
+            let engine = guarded(|| open(name, choice, &self.manifest, &read)).map_err(broken)?;
             let interface = fit(&self.manifest, engine.contract()).map_err(|faults| {
                 // The manifest is one for all versions, and may fit some of them.
                 let version = self.version.number;
@@ -273,7 +339,7 @@ impl Plan<'_> {
         let signature = Arc::new(interface.signature);
         let trial_text = self.manifest.trial.text(&self.folder).map_err(|fault| in_manifest(vec![fault]))?;
         let terms = self.terms(&*engine, &signature, trial_text.as_deref(), options).map_err(in_manifest)?;
-        let subject = fingerprint.map(|model| Subject {
+        let subject = fingerprint.into_inner().map(|model| Subject {
             model,
             engine: engine.name(),
             engine_version: engine.version(),
@@ -300,6 +366,24 @@ impl Plan<'_> {
     }
 }
 
+/// The digest of a model's file and of those that its weights lie in.
+fn fingerprint_of(mut digest: Sha256, weights: &[File]) -> io::Result<Fingerprint> {
+    let mut buffer = vec![0; DIGEST_BUFFER_BYTES];
+    for file in weights {
+        let mut position = 0;
+        loop {
+            let read = file.read_at(&mut buffer, position)?;
+            if read == 0 {
+                break;
+            }
+            digest.update(&buffer[..read]);
+            position += read as u64;
+        }
+        digest.update(position.to_le_bytes());
+    }
+    Ok(digest.finalize().into())
+}
+
 fn choose(manifest: EngineChoice, default: EngineChoice) -> EngineChoice {
     match (manifest, default) {
         (EngineChoice::Auto, EngineChoice::Auto) => EngineChoice::Rten,
@@ -308,11 +392,46 @@ fn choose(manifest: EngineChoice, default: EngineChoice) -> EngineChoice {
     }
 }
 
-fn open(choice: EngineChoice, bytes: Cow<'static, [u8]>) -> Result<Arc<dyn Engine>, EngineError> {
-    match (choice, bytes) {
-        (EngineChoice::Onnxruntime, bytes) => Ok(Arc::new(OnnxRuntime::load(bytes)?)),
-        (_, bytes) => Ok(Arc::new(Rten::load(bytes)?)),
+/// Loads a file into the chosen engine, or into onnxruntime if the manifest leaves the choice open, the library is there, and rten
+/// lacks something or might compute wrong numbers.
+fn open(
+    name: &str,
+    choice: EngineChoice,
+    manifest: &Manifest,
+    read: &dyn Fn() -> Result<ModelFile, EngineError>,
+) -> Result<Arc<dyn Engine>, EngineError> {
+    if choice == EngineChoice::Onnxruntime {
+        return Ok(Arc::new(OnnxRuntime::open(read()?)?));
     }
+    let file = read()?;
+    let narrowing = file.narrowing().clone();
+    let is_open = manifest.engine == EngineChoice::Auto && OnnxRuntime::check_library().is_ok();
+    if is_open && narrowing != Narrowing::None {
+        let engine = OnnxRuntime::open(file)?;
+        info!(model = %name, "the model runs on onnxruntime, as 32 bits may not hold all that it computes");
+        return Ok(Arc::new(engine));
+    }
+    let engine = match Rten::open(file, manifest.allow_narrowing) {
+        Ok(engine) => engine,
+        Err(reason) if is_open => {
+            let engine = OnnxRuntime::open(read()?)?;
+            info!(model = %name, %reason, "the model runs on onnxruntime");
+            return Ok(Arc::new(engine));
+        }
+        Err(reason) => return Err(reason),
+    };
+    match narrowing {
+        Narrowing::Limited { reasons, .. } | Narrowing::Possible { reasons } if manifest.allow_narrowing => {
+            let reasons = reasons.join(", ");
+            warn!(model = %name, %reasons, "rten computes this model in 32 bits, as allow_narrowing says: results can be wrong");
+        }
+        Narrowing::Limited { limits, .. } => {
+            let limits: Vec<String> = limits.iter().map(|(input, limit)| format!("{input} up to {limit}")).collect();
+            info!(model = %name, limits = limits.join(", "), "rten has only 32-bit integers, so the model takes no larger numbers than these");
+        }
+        Narrowing::None | Narrowing::Possible { .. } => {}
+    }
+    Ok(Arc::new(engine))
 }
 
 /// Runs what reads a file of unknown origin; a parser that panics has met a bad file.

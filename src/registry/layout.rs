@@ -48,7 +48,7 @@ pub(super) struct Listing {
     pub(super) onnx_files: Vec<String>,
     /// Whether nothing lies in it.
     is_empty: bool,
-    /// Whether this is all, or there is more than is looked at.
+    /// Whether this is all; false if there are more entries than are looked at.
     pub(super) is_whole: bool,
 }
 
@@ -56,7 +56,7 @@ impl Listing {
     /// What lies in `folder`.
     ///
     /// # Errors
-    /// Why that cannot be seen.
+    /// Why it cannot be listed.
     pub(super) fn of(folder: &Path) -> Result<Self, String> {
         Self::of_at_most(ENTRIES_MAX, folder)
     }
@@ -99,7 +99,7 @@ impl Listing {
         }
     }
 
-    /// The folders that are versions, by number. A link that cannot be followed is one too: what keeps it from being loaded is told.
+    /// The folders that are versions, by number. A link that cannot be followed is one too, so that loading it reports the reason.
     pub(super) fn versions(&self) -> Vec<(u64, PathBuf)> {
         let broken = self.broken.iter().map(|(name, path, _)| (name, path));
         let folders = self.folders.iter().map(|(name, path)| (name, path)).chain(broken);
@@ -114,7 +114,7 @@ impl Listing {
         self.folders.iter().map(|(name, _)| name).chain(broken).any(|name| version_number(name).is_some())
     }
 
-    /// The folders whose names look like versions and are none.
+    /// The folders whose names look like versions but are not.
     fn misnamed(&self) -> impl Iterator<Item = &(String, PathBuf)> {
         self.folders.iter().filter(|(name, _)| looks_like_version(name))
     }
@@ -137,18 +137,20 @@ impl Listing {
         self.is_version() && (self.is_empty || self.has_model || !self.onnx_files.is_empty())
     }
 
-    /// What of a model's folder is passed over although it seems meant to be served, and what to do; empty if nothing is.
+    /// What is passed over in a model's folder although it seems meant to be served, and what to do; empty if nothing is.
     pub(super) fn passed_over(&self) -> String {
         let mut reasons = Vec::new();
         let versions = self.versions();
         if self.has_model && !versions.is_empty() {
-            reasons.push(format!("'{MODEL_FILE}' is passed over beside the folders of versions; move it into one of its own"));
+            reasons.push(format!(
+                "'{MODEL_FILE}' is passed over because there are folders of versions; move it into one of its own"
+            ));
         }
         let mut taken: BTreeSet<u64> = versions.into_iter().map(|(number, _)| number).collect();
         for (index, (name, _)) in self.misnamed().take(NAMED_MAX).enumerate() {
             let cure = match meant_version(name) {
                 Some(number) if taken.insert(number) => format!("rename it to {number}"),
-                Some(number) => format!("rename it to a number that is free, which {number} is not"),
+                Some(number) => format!("rename it to a number that is not taken, unlike {number}"),
                 None => "rename it to such a number".to_owned(),
             };
             reasons.push(match index {
@@ -196,14 +198,14 @@ pub(super) fn version_number(name: &str) -> Option<u64> {
     (number > 0 && number.to_string() == name).then_some(number)
 }
 
-/// `01`, `0`, `+1`, `v1`, `version-2`, `1.0`, `2024-05-01`: no versions, but perhaps meant so.
+/// `01`, `0`, `+1`, `v1`, `version-2`, `1.0`, `2024-05-01`: not versions, but perhaps meant to be.
 pub(super) fn looks_like_version(name: &str) -> bool {
     let digits = without_prefix(name);
     let is_part = |letter: char| letter.is_ascii_digit() || matches!(letter, '.' | '-' | '_');
     version_number(name).is_none() && digits.starts_with(|first: char| first.is_ascii_digit()) && digits.chars().all(is_part)
 }
 
-/// The number that such a name was meant to be.
+/// The number that such a name was probably meant to be.
 fn meant_version(name: &str) -> Option<u64> {
     let number = without_prefix(name).parse().ok()?;
     Some(u64::max(number, 1))
@@ -271,9 +273,9 @@ mod tests {
         let rule = "is passed over: versions are whole numbers from 1 without leading zeros; rename it to";
         let passed_over = |folders: &[&str]| listing(folders).passed_over();
         assert_eq!(passed_over(&["01"]), format!("'01' {rule} 1"));
-        assert_eq!(passed_over(&["2", "02"]), format!("'02' {rule} a number that is free, which 2 is not"));
+        assert_eq!(passed_over(&["2", "02"]), format!("'02' {rule} a number that is not taken, unlike 2"));
         assert_eq!(passed_over(&["1", "2.0"]), format!("'2.0' {rule} such a number"));
-        let both = format!("'03' {rule} 3; so is 'v3'; rename it to a number that is free, which 3 is not");
+        let both = format!("'03' {rule} 3; so is 'v3'; rename it to a number that is not taken, unlike 3");
         assert_eq!(passed_over(&["1", "v3", "03", "assets", "2.tmp"]), both);
         assert_eq!(passed_over(&["1", "assets"]), "");
         let many: Vec<String> = (1..=25).map(|number| format!("v{number:02}")).collect();

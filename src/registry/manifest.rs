@@ -52,6 +52,8 @@ pub struct Manifest {
     pub description: String,
     /// What runs it.
     pub engine: EngineChoice,
+    /// Whether rten may compute in 32 bits what the model computes in 64.
+    pub allow_narrowing: bool,
     /// Which of its versions are served.
     pub versions: VersionPolicy,
     /// Whether the model has a batch dimension; without one, one item is one call.
@@ -61,7 +63,7 @@ pub struct Manifest {
     /// Whether items share calls.
     #[serde(deserialize_with = "rule")]
     pub batching: BatchingRule,
-    /// How it is found out whether they may.
+    /// How the server finds out whether they may.
     pub trial: TrialEntry,
     /// Time that a lane may wait for a fuller batch.
     pub max_delay_us: u64,
@@ -86,6 +88,7 @@ impl Default for Manifest {
         Self {
             description: String::new(),
             engine: EngineChoice::Auto,
+            allow_narrowing: false,
             versions: VersionPolicy::All,
             batch: true,
             max_batch: None,
@@ -321,6 +324,9 @@ impl Manifest {
         if let Some(padding) = &self.padding {
             check_padding_entry(padding, &mut fault);
         }
+        if self.allow_narrowing && self.engine != EngineChoice::Rten {
+            fault("allow_narrowing".to_owned(), "is for engine = \"rten\", which has only 32-bit integers and FP32".to_owned());
+        }
         match (&self.synthetic, self.engine) {
             (None, EngineChoice::Synthetic) => fault("synthetic".to_owned(), "is missing; it scripts the engine".to_owned()),
             (Some(_), engine) if engine != EngineChoice::Synthetic => {
@@ -336,7 +342,7 @@ impl Manifest {
         faults
     }
 
-    /// Finds what speaks of a batch although there is none.
+    /// Finds keys about a batch although there is none.
     fn check_no_batch(&self, fault: &mut impl FnMut(String, String)) {
         if let Some(max_batch) = self.max_batch.filter(|size| *size > 1) {
             fault("max_batch".to_owned(), format!("is {max_batch}, but with batch = false a call takes one item: leave it out"));
@@ -629,6 +635,9 @@ mod tests {
             ("[padding]\naxis = 1", "padding.axis: unknown field `axis`, expected one of `axes`"),
             ("engine = 'synthetic'", "synthetic: is missing"),
             ("[synthetic]", "synthetic: is only read with engine"),
+            ("allow_narrowing = true", "allow_narrowing: is for engine = \"rten\""),
+            ("engine = 'onnxruntime'\nallow_narrowing = true", "allow_narrowing: is for engine = \"rten\""),
+            ("engine = 'rten'\nallow_narrowing = 1", "allow_narrowing: invalid type"),
             ("engine = 'synthetic'\n[synthetic]\ncost_per_call_us = 99000000", "cost_per_call_us is 99000000; at most 60000000"),
         ];
         for (text, expected) in cases {

@@ -7,6 +7,7 @@
 //! Readers take a snapshot, which is a pointer; a change replaces it. A stream keeps the [`Model`] that it opened with. A version
 //! that serves goes on until its next copy takes its place, which happens in one change; see [`repository`].
 
+mod beside;
 mod folder;
 mod found;
 mod layout;

@@ -84,7 +84,7 @@ fn axis(entry: &PaddingEntry, spec: &TensorSpec) -> Result<usize, KeyFault> {
         Some(axis) if dynamic(axis) => *axis,
         Some(axis) => {
             let batch = batch_axis.map(|axis| format!(", batch at {axis}")).unwrap_or_default();
-            let reason = format!("is {axis}, which is no dynamic dimension of input '{name}' with shape {shape:?}{batch}");
+            let reason = format!("is {axis}, which is not a dynamic dimension of input '{name}' with shape {shape:?}{batch}");
             return Err(KeyFault::new(format!("padding.axes.{name}"), reason));
         }
         None => match (0..shape.len()).filter(dynamic).collect::<Vec<_>>().as_slice() {
@@ -227,9 +227,9 @@ mod tests {
             ),
             (
                 format!("{GOOD}axes = {{ frames = 1 }}"),
-                "padding.axes.frames: is 1, which is no dynamic dimension of input 'frames'",
+                "padding.axes.frames: is 1, which is not a dynamic dimension of input 'frames'",
             ),
-            (format!("{GOOD}axes = {{ frames = 3 }}"), "padding.axes.frames: is 3, which is no dynamic dimension"),
+            (format!("{GOOD}axes = {{ frames = 3 }}"), "padding.axes.frames: is 3, which is not a dynamic dimension"),
             (
                 format!("{GOOD}axes = {{ frames = 0, y = 1 }}"),
                 "padding.axes.y: items bring no input 'y'; they bring 'tokens', 'mask'",

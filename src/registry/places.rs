@@ -1,8 +1,8 @@
-//! Where a folder of models really lies, with all links on the way to it and in it followed: what must be watched to hear when
-//! anything else lies there.
+//! Where a folder of models really lies, with all links on the way to it and in it followed: what must be watched to learn when
+//! something else lies there.
 //!
-//! A link is swapped in the folder that holds it, which the system tells to whoever watches that one, not to whoever watches where
-//! the link leads.
+//! A link is swapped in the folder that holds it. The system reports that to watchers of that folder, not of the place that the link
+//! leads to.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -21,7 +21,7 @@ const LINKS_MAX: usize = 40;
 pub(super) struct Places {
     /// Folders in which any change matters, and in those below. No link leads to them.
     pub(super) trees: BTreeSet<PathBuf>,
-    /// Links, and what they lead to: what matters if another thing takes the place. No link leads to them.
+    /// Links, and what they lead to: what matters is whether something else takes their place. No link leads to them.
     pub(super) names: BTreeSet<PathBuf>,
 }
 
@@ -87,7 +87,7 @@ impl Places {
         Some(here)
     }
 
-    /// Follows those links in a folder that the models' files may be reached through.
+    /// Follows those links in a folder through which the models' files may be reached.
     fn look_into(&mut self, folder: &Path, depth: Depth, entries_left: &mut usize) {
         // What cannot be listed holds no model either.
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

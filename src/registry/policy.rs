@@ -7,7 +7,7 @@ use serde::{
     de::{self, MapAccess, SeqAccess, Unexpected, Visitor},
 };
 
-/// Most versions of a model that are served, and so that a policy can name; there may be more that it leaves out.
+/// Most versions of a model that are served, and so the most that a policy can name. It may leave out any number.
 pub(super) const VERSIONS_MAX: usize = 64;
 
 const LATEST: &str = "latest";

@@ -1,6 +1,6 @@
 //! Models between being loaded and being installed: each is proven and measured, or what is known of it is looked up.
 //!
-//! Knows who is to be proven and where; how is [`crate::proof`]'s business, and the host's, which has the lanes.
+//! Decides which models are proven and where. How is up to [`crate::proof`], and to the host, which has the lanes.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -18,18 +18,18 @@ use crate::{
 /// Where a model is proven.
 #[derive(Clone, Copy)]
 pub enum Place<'a> {
-    /// On this lane, before the lanes serve; idle ones keep company.
+    /// On this lane, before the lanes serve; idle lanes repeat its calls.
     Lane {
         /// The lane's number.
         lane: usize,
-        /// What idle lanes do meanwhile.
+        /// What idle lanes do at the same time.
         company: &'a Company,
     },
-    /// Beside the lanes, which serve other models, or an older copy of this one.
+    /// On a thread other than the lanes', which serve other models or an older copy of this one.
     Beside,
 }
 
-/// What is known of a model before it is installed.
+/// What is known about a model before it is installed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
     /// What its trial calls showed, and took.
@@ -75,7 +75,7 @@ pub trait Installer: Sync {
     fn install(&self, model: &LoadedModel, measured: &Measured) -> Result<ModelKey, Fault>;
 }
 
-/// Has every model serve unproven, with a key from a closure: for tools that only want models loaded.
+/// Lets every model serve unproven, with a key from a closure: for tools that only load models.
 pub struct Unproven<F>(
     /// Makes a key, or says why not.
     pub F,
@@ -95,7 +95,7 @@ impl<F: Fn(&LoadedModel) -> Result<ModelKey, Fault> + Sync> Installer for Unprov
     }
 }
 
-/// Proves `models` side by side, each on one lane, and applies what was found.
+/// Proves several of `models` at a time, each on one lane, and applies what was found.
 pub(super) fn prove_all(
     models: &mut [LoadedModel],
     options: &LoadOptions<'_>,
@@ -124,16 +124,20 @@ pub(super) fn prove_all(
     let nobody = || Err(Fault::new(FaultKind::Failed, "the model was not measured: the lane that should have done it ended"));
     let results = models.iter_mut().zip(results).map(|(model, measured)| {
         let mut measured = measured.unwrap_or_else(nobody)?;
-        if !measured.is_remembered {
-            measured.wide = installer.wide_gain(model);
+        // A model that was last proven while the lanes served has none yet.
+        let gain = if measured.wide.is_none() { installer.wide_gain(model) } else { None };
+        let is_new = !measured.is_remembered || gain.is_some();
+        measured.wide = measured.wide.or(gain);
+        settle(model, &measured);
+        if is_new {
+            keep(model, &measured, options);
         }
-        settle(model, &measured, options);
         Ok(measured)
     });
     results.collect()
 }
 
-/// Proves one model beside those that serve.
+/// Proves one model while others serve.
 pub(super) fn prove_beside(
     model: &mut LoadedModel,
     options: &LoadOptions<'_>,
@@ -147,7 +151,10 @@ pub(super) fn prove_beside(
             measured
         }
     };
-    settle(model, &measured, options);
+    settle(model, &measured);
+    if !measured.is_remembered {
+        keep(model, &measured, options);
+    }
     Ok(measured)
 }
 
@@ -158,8 +165,8 @@ fn remembered(model: &LoadedModel, options: &LoadOptions<'_>) -> Option<Measured
     Some(Measured { proof, wide, is_remembered: true, took: clock::now().since(begun) })
 }
 
-/// Makes the model serve as its proof allows, and keeps the proof.
-fn settle(model: &mut LoadedModel, measured: &Measured, options: &LoadOptions<'_>) {
+/// Makes the model serve as its proof allows.
+fn settle(model: &mut LoadedModel, measured: &Measured) {
     let batching = &measured.proof.batching;
     if !batching.shares_calls {
         model.max_batch = 1;
@@ -167,7 +174,11 @@ fn settle(model: &mut LoadedModel, measured: &Measured, options: &LoadOptions<'_
         model.padding_waste_max = model.padding_waste_max.map(|_| 0.0);
     }
     model.batching = batching.clone();
-    let Some(subject) = model.subject.as_ref().filter(|_| !measured.is_remembered) else { return };
+}
+
+/// Keeps the proof for the next start.
+fn keep(model: &LoadedModel, measured: &Measured, options: &LoadOptions<'_>) {
+    let Some(subject) = &model.subject else { return };
     if let Err(error) = options.proofs.put(subject, &measured.kept()) {
         info!(model = %model.name, version = %model.version, %error, "the proof could not be kept; the next start repeats it");
     }

@@ -84,7 +84,7 @@ struct Books {
 }
 
 impl Books {
-    /// Says what there is to say of the folders, unless it was said the last time.
+    /// Logs the remarks about the folders, unless they are the same as last time.
     fn remark(&mut self, remarks: &[Remark]) {
         remarks.iter().filter(|remark| !self.remarks.contains(remark)).for_each(tell);
         self.remarks = remarks.to_vec();
@@ -225,7 +225,7 @@ impl Inner {
         discover(self.sources.iter().map(|source| &**source))
     }
 
-    /// With a seed, what is known of a model is found out again.
+    /// With a seed, models are proven again.
     fn options(&self, keep_going: bool, seed: Option<u64>) -> LoadOptions<'_> {
         let (proves_anew, seed) = (seed.is_some(), seed.unwrap_or(SEED_DEFAULT));
         let Self { engine_default, lanes, proofs, .. } = self;

@@ -141,7 +141,7 @@ impl Merged<'_> {
         !self.is_state && !self.keeps_default() && self.entry.is_none_or(|(_, entry)| entry.shared.is_none() && !entry.omit)
     }
 
-    /// Whether nobody gives it a value, because the file does and the manifest does not speak of it.
+    /// Whether it keeps the file's default, because the manifest does not mention it.
     const fn keeps_default(&self) -> bool {
         self.has_default && self.entry.is_none() && !self.is_state
     }
@@ -196,7 +196,7 @@ impl Fitting {
                 self.fault_of(&merged, "datatype", format!("is {real} in the model file, not {wanted}"));
             }
             let dims = match entry.and_then(|(_, entry)| entry.dims.as_deref()) {
-                // Exporters declare shapes of outputs that the model does not have; the trial calls see which is right.
+                // Exporters sometimes declare wrong shapes for outputs; the trial calls show which is right.
                 Some(dims) if kind == "output" => Ok(Some(sizes(dims))),
                 dims => merge_dims(tensor.dims.as_deref(), dims),
             };
@@ -233,7 +233,7 @@ impl Fitting {
     fn datatype(&mut self, tensor: &Merged<'_>) -> Option<Datatype> {
         if tensor.datatype.is_none() {
             let reason = match (tensor.kind, tensor.is_state, &tensor.dims) {
-                // What is no tensor has no shape.
+                // Something that is not a tensor has no shape.
                 ("output", false, None) => {
                     "has a type that cannot be served, such as a sequence or a map, which a classifier with ZipMap gives: export the \
                      model with zipmap = False, or leave the output out (omit = true in [[outputs]])"

@@ -13,7 +13,7 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use super::{folder, layout::exists};
+use super::{beside, folder, layout::exists};
 
 /// Name of the model inside the binary.
 pub const EMBEDDED_NAME: &str = "silero-vad";
@@ -41,6 +41,14 @@ pub trait ModelSource: Send + Sync {
     /// # Errors
     /// Why it cannot be read.
     fn read(&self, version: &FoundVersion) -> Result<Cow<'static, [u8]>, String>;
+
+    /// A file next to that model file, by the name that it has there: never one from elsewhere.
+    ///
+    /// # Errors
+    /// Why it is not opened, to be said after its name.
+    fn open_beside(&self, version: &FoundVersion, name: &str) -> Result<File, String> {
+        Err(format!("is not there, as version {} is no folder ('{name}')", version.number))
+    }
 }
 
 /// What a source holds.
@@ -50,18 +58,18 @@ pub struct Scan {
     pub models: Vec<FoundModel>,
     /// Paths that are not models but should be, each with the reason.
     pub unusable: Vec<(PathBuf, String)>,
-    /// What else is worth a word.
+    /// Remarks about the folder.
     pub remarks: Vec<Remark>,
 }
 
-/// Something about a folder that keeps nothing from being served, but that whoever laid it out may not expect.
+/// Something about a folder that prevents nothing from being served, but that its owner may not expect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remark {
     /// The folder.
     pub folder: PathBuf,
-    /// What there is to say of it.
+    /// The remark.
     pub text: String,
-    /// Whether something in it is not served. If not, all is as it should be, and may be news all the same.
+    /// Whether something in it is not served. If not, all is as it should be, but it may still be news.
     pub warns: bool,
 }
 
@@ -76,7 +84,7 @@ pub struct FoundModel {
     pub manifest: Result<Cow<'static, str>, String>,
     /// Versions in rising order.
     pub versions: Vec<FoundVersion>,
-    /// What in its folder seems meant to be served and is not, and what to do; empty if there is nothing of the kind.
+    /// What seems meant to be served in its folder and is not, and what to do; empty if there is nothing of the kind.
     pub passed_over: String,
 }
 
@@ -137,7 +145,7 @@ impl ModelSource for Example {
 #[derive(Debug, Clone)]
 pub struct Folder {
     path: PathBuf,
-    /// What to call the model whose own folder this is; empty for the folder's name.
+    /// Name of the model, if this is the folder of one; empty for the folder's name.
     name: String,
 }
 
@@ -167,17 +175,21 @@ impl ModelSource for Folder {
             None => Ok(Cow::Owned(bytes)),
         }
     }
+
+    fn open_beside(&self, version: &FoundVersion, name: &str) -> Result<File, String> {
+        beside::open(&self.path, &version.file, name)
+    }
 }
 
-/// What stands in for a file that was not fetched, and how to fetch it.
+/// Placeholders for files that were not fetched, and how to fetch them.
 pub(super) fn placeholder(bytes: &[u8]) -> Option<&'static str> {
-    const LFS: &str = "is a Git LFS pointer in place of the file; run `git lfs pull` in the repository that it is from";
+    const LFS: &str = "is a Git LFS pointer in place of the file; run `git lfs pull` in the repository that it comes from";
     let beginnings = [
         ("version https://git-lfs.github.com/spec/", LFS),
         ("version https://hawser.github.com/spec/", LFS),
         (
             "/annex/objects/",
-            "is a pointer of git-annex in place of the file; run `git annex get` in the repository that it is from",
+            "is a pointer of git-annex in place of the file; run `git annex get` in the repository that it comes from",
         ),
         ("<!DOCTYPE", "is a web page in place of the file; download the file itself, not the page that shows it"),
         ("<html", "is a web page in place of the file; download the file itself, not the page that shows it"),
@@ -193,7 +205,7 @@ pub(super) fn read_manifest(file: &Path) -> Result<Cow<'static, str>, String> {
             Some(reason) => Err(reason.to_owned()),
             None => String::from_utf8(bytes).map(Cow::Owned).map_err(|_| "is not UTF-8 text".to_owned()),
         },
-        // A link to nothing is no manifest that was left out.
+        // A link to nothing does not mean that the manifest was left out.
         Err(error) if error.kind() == ErrorKind::NotFound && !exists(file) => Ok(Cow::Borrowed("")),
         Err(error) => Err(error.to_string()),
     }

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use slotmap::SlotMap;
 
 use super::*;
-use crate::engine::LaneThreads;
+use crate::engine::{LaneThreads, onnxruntime::OnnxRuntime};
 
 const DOUBLER: &str = "
 description = 'doubles'
@@ -214,7 +214,7 @@ fn the_limit_of_versions_counts_those_that_are_to_be_served() {
     assert_eq!(faults.faults().len(), 1, "{faults}");
     let fault = &faults.faults()[0];
     assert_eq!(fault.key, "versions");
-    assert!(fault.reason.starts_with("chooses 66 versions, and at most 64 of a model are served; "), "{fault}");
+    assert!(fault.reason.starts_with("chooses 66 versions, but at most 64 of a model are served; "), "{fault}");
 }
 
 #[test]
@@ -327,5 +327,8 @@ fn a_model_that_is_replaced_while_it_is_looked_up_is_looked_up_again() {
 fn an_engine_that_is_not_there_is_named() {
     let manifest = "engine = 'onnxruntime'";
     let found = faults(&[("m/model.toml", Some(manifest)), ("m/1/model.onnx", Some("x"))]);
-    assert!(found[0].starts_with("m/1/model.onnx: ") && found[0].contains("onnxruntime"), "{found:?}");
+    // Where another test has loaded a library into this process, the engine is there, and the file is at fault.
+    let expected =
+        if OnnxRuntime::check_library().is_ok() { "not an ONNX model" } else { "the onnxruntime engine needs its library" };
+    assert!(found[0].starts_with("m/1/model.onnx: ") && found[0].contains(expected), "{found:?}");
 }

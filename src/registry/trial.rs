@@ -13,9 +13,9 @@ use crate::{
 
 /// Longest time for the trial calls of one model, in seconds.
 const SECONDS_MAX: f64 = 600.0;
-/// Items that a manifest or the file that it names may give.
+/// Most items that a manifest, or the file that it names, may give.
 const ITEMS_MAX: usize = 64;
-/// Size of the file that a manifest names.
+/// Largest file that a manifest may name.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// How a model is tried.
@@ -26,7 +26,7 @@ pub struct TrialEntry {
     pub seconds: f64,
     /// Items to try, each a value for every input that clients send, by the input's name.
     pub items: Vec<TrialItemEntry>,
-    /// A file beside the manifest with more of them, in JSON.
+    /// A file next to the manifest with more of them, in JSON.
     pub file: Option<String>,
 }
 
@@ -73,7 +73,7 @@ impl TrialEntry {
     /// All items, as those of a model of this signature.
     ///
     /// # Errors
-    /// Every value that is none of the model's.
+    /// Every value that does not fit the model.
     pub(super) fn examples(&self, signature: &Signature, file: Option<&str>) -> Result<Vec<ItemInputs>, Vec<KeyFault>> {
         let more = match file.map(serde_json::from_str::<Vec<TrialItemEntry>>) {
             None => Vec::new(),
@@ -100,7 +100,7 @@ impl TrialEntry {
 fn example(key: &str, item: &TrialItemEntry, signature: &Signature, faults: &mut Vec<KeyFault>) -> Option<ItemInputs> {
     let before = faults.len();
     for name in item.keys().filter(|name| signature.inputs.iter().all(|input| *input.name != ***name)) {
-        faults.push(KeyFault::new(format!("{key}.{name}"), format!("the model takes no input '{name}' from each item")));
+        faults.push(KeyFault::new(format!("{key}.{name}"), format!("the model takes no input '{name}' from clients")));
     }
     let mask = signature.padding.as_ref().and_then(|rule| rule.mask);
     let mut inputs: Vec<Option<Tensor>> = Vec::new();
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(
             faults,
             [
-                "trial.items[0].extra: the model takes no input 'extra' from each item",
+                "trial.items[0].extra: the model takes no input 'extra' from clients",
                 "trial.items[0].ids: 1.5 is no INT64",
                 "trial.items[1].ids: has no value for input 'ids'",
             ]

@@ -27,7 +27,7 @@ use super::{Refreshed, Repository, places::Places};
 const REST: Duration = Duration::from_millis(500);
 /// After a change, the longest wait for the folder to come to rest.
 const REST_WAIT_MAX: Duration = Duration::from_secs(30);
-/// How often in a row links may be found swapped while they are followed. Then the next change comes first.
+/// How often in a row links may be found swapped while they are followed, before the next change is waited for.
 const ROUNDS_MAX: usize = 8;
 
 /// Why a folder cannot be watched.
@@ -72,9 +72,9 @@ impl Watcher {
             Ok(Ok(watch)) => self.watch = watch,
             Ok(Err(error)) => {
                 let folder = self.folder.display();
-                warn!(%folder, %error, "the models' folder is not watched as it is now; send SIGHUP after changes of it");
+                warn!(%folder, %error, "the models' folder cannot be watched as it is now; send SIGHUP after changing it");
             }
-            Err(error) => error!(%error, "the models' folder is not watched as it is now; send SIGHUP after changes of it"),
+            Err(error) => error!(%error, "the models' folder cannot be watched as it is now; send SIGHUP after changing it"),
         }
     }
 }
@@ -106,7 +106,7 @@ impl Watch {
         }
         for folder in watch.deaf.difference(known) {
             warn!(
-                "{}: may not be watched, so links in it that lead to models can be swapped without notice; send SIGHUP after that",
+                "{}: cannot be watched, so links in it that lead to models can be swapped unnoticed; send SIGHUP after that",
                 folder.display()
             );
         }

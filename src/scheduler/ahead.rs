@@ -1,11 +1,11 @@
-//! Work on the lanes' compute threads before the lanes serve.
+//! Work on the lanes' compute threads before the lanes start to serve.
 
 use std::thread;
 
 use crate::engine::LaneThreads;
 
-/// Runs `work` with the number of each lane on that lane's compute thread, all at once, and returns when it is done everywhere. Without
-/// lanes it is done once, here.
+/// Runs `work` with each lane's number on that lane's compute thread, all at the same time, and returns when all are done. Without lanes
+/// it runs once, on the caller's thread.
 pub fn on_each_lane(lanes: &[LaneThreads], work: impl Fn(usize) + Sync) {
     if lanes.is_empty() {
         return work(0);
@@ -31,7 +31,7 @@ mod tests {
         let done = Mutex::new(Vec::new());
         let together = Barrier::new(3);
         on_each_lane(&LaneThreads::device(3), |lane| {
-            // Nobody would get past this if they came one after the other.
+            // No lane would get past this if they ran one after the other.
             together.wait();
             done.lock().push(lane);
         });

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock,
     domain::{Answer, CloseReason, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
-    engine::{CallThreads, ItemCall, LaneThreads, Milestones, PaddingCount, Ran, RunError},
+    engine::{CallThreads, EngineError, ItemCall, LaneThreads, Milestones, PaddingCount, Ran, RunError},
     telemetry::{LaneMetrics, ModelMetrics, Seldom},
     threads,
 };
@@ -118,13 +118,17 @@ impl Lane {
                 }
             }
             Err(error) if size == 1 => {
-                if let Some(left_out) = self.failures.due(timing.finished) {
+                if !is_clients(&error)
+                    && let Some(left_out) = self.failures.due(timing.finished)
+                {
                     tracing::warn!(%error, left_out, "a model call failed");
                 }
                 answers.add(&batch.entries[0], Err(fault_of(&error)), timing);
             }
             Err(error) => {
-                if let Some(left_out) = self.failures.due(timing.finished) {
+                if !is_clients(&error)
+                    && let Some(left_out) = self.failures.due(timing.finished)
+                {
                     tracing::warn!(%error, items = size, left_out, "a batch failed; its items are run again one by one");
                 }
                 self.run_one_by_one(runtime, &batch.entries, &mut answers);
@@ -226,7 +230,11 @@ impl Answers {
         if outcome.is_err() {
             self.executed.failed.add(finished.since(entry.item.arrived));
         }
-        self.outcomes.push(if outcome.is_ok() { Outcome::Ok } else { Outcome::Failed });
+        self.outcomes.push(match &outcome {
+            Ok(_) => Outcome::Ok,
+            Err(fault) if fault.kind() == FaultKind::Invalid => Outcome::Refused,
+            Err(_) => Outcome::Failed,
+        });
         let timing = ItemTiming { arrived: entry.item.arrived, started, finished, batch_size };
         self.answers.push(Answer { seq: entry.item.ticket, outcome, timing });
     }
@@ -258,5 +266,13 @@ fn count_padding(metrics: &ModelMetrics, padding: PaddingCount) {
 }
 
 fn fault_of(error: &RunError) -> Fault {
-    Fault::new(FaultKind::Failed, format!("the model call failed: {error}"))
+    match error {
+        RunError::Engine(EngineError::Input(cause)) => Fault::invalid("inputs", cause.clone()),
+        error => Fault::new(FaultKind::Failed, format!("the model call failed: {error}")),
+    }
+}
+
+/// Whether what a client sent is the cause, which is not the operator's concern.
+const fn is_clients(error: &RunError) -> bool {
+    matches!(error, RunError::Engine(EngineError::Input(_)))
 }

@@ -160,7 +160,7 @@ impl ModelMetrics {
         &self.drops[reason as usize]
     }
 
-    /// Tells what was found out about how the model's items may share calls.
+    /// Sets the metric to what was found out about sharing calls.
     pub fn tell_batching(&self, found: Verdict) {
         for (verdict, gauge) in Verdict::ALL.into_iter().zip(&self.verdicts) {
             gauge.set(f64::from(u8::from(verdict == found)));

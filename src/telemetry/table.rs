@@ -145,7 +145,7 @@ pub(super) static MODEL_BATCHING: Metric = gauge(
     "tidemill_model_batching",
     "1 or 0",
     MODEL_VERDICT,
-    "Whether this is what was found out about how the model's items may share calls: 1 for one verdict, 0 for all others.",
+    "What trial calls found out about sharing calls between the model's items: 1 for that verdict, 0 for all others.",
 );
 pub(super) static MODEL_LOADS: Metric = counter(
     "tidemill_model_loads_total",
@@ -154,7 +154,7 @@ pub(super) static MODEL_LOADS: Metric = counter(
     "Attempts to load a version of the model, at the start or since, by outcome: `ok` or `failed`.",
 );
 pub(super) static MODEL_REBUILDS: Metric =
-    counter("tidemill_model_rebuilds_total", "instances", MODEL, "Engine instances made anew because a model call panicked.");
+    counter("tidemill_model_rebuilds_total", "instances", MODEL, "Engine instances rebuilt because a model call panicked.");
 
 pub(super) static LANE_BUSY: Metric = seconds(
     "tidemill_lane_busy_seconds",

@@ -1,5 +1,6 @@
 """Where the tests find what `tests/setup/install` has put down."""
 
+import importlib.util
 import os
 import pathlib
 
@@ -7,6 +8,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
 ASSETS = pathlib.Path(os.environ.get("TIDEMILL_TEST_ASSETS", CACHE / "assets"))
 SERVER = pathlib.Path(os.environ.get("TIDEMILL_SERVER", ROOT / "target/debug/tidemill"))
+# Models from packages that people install.
+MODELS = CACHE / "models"
 PROTOS = ROOT / "proto"
 NODE_MODULES = CACHE / "node/node_modules"
 BUF = NODE_MODULES / ".bin/buf"
@@ -17,3 +20,9 @@ KSERVE_PYTHON = CACHE / "kserve/bin/python"
 PERF_ANALYZER = CACHE / "perf_analyzer/perf_analyzer"
 # What the load generator links to, and the machine does not have.
 PERF_ANALYZER_LIBRARIES = (CACHE / "perf_analyzer", CACHE / "debian/libb64-0d/usr/lib/x86_64-linux-gnu")
+
+
+def onnxruntime() -> str:
+    """The library of ONNX Runtime in the Python package."""
+    (library,) = pathlib.Path(importlib.util.find_spec("onnxruntime").origin).parent.glob("capi/libonnxruntime.so.*")
+    return str(library)

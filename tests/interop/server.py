@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.error
@@ -25,15 +26,19 @@ LISTENING = re.compile(r"listening grpc=(\S+) http=(\S+) admin=(\S+)")
 ALARM = re.compile(r"\b(WARN|ERROR)\b|panicked at")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
+CACHE = tempfile.TemporaryDirectory()
+
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
 class Server:
     """A running `tidemill serve`."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, start_s: float = PATIENCE_S) -> None:
         # The variables of the tests are no settings of the server, and it refuses what it does not know.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
+        # What a server has found out about a model is kept for the next server of this run, not for the user of this machine.
+        environment["XDG_CACHE_HOME"] = CACHE.name
         command = [places.SERVER, "serve", *ANY_PORTS, *arguments]
         self.log: list[str] = []
         self._log_is_complete = False
@@ -49,7 +54,7 @@ class Server:
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         try:
-            self.address, self.http_address, self.admin_address = self._await_log(LISTENING).groups()
+            self.address, self.http_address, self.admin_address = self._await_log(LISTENING, start_s).groups()
             self.channel = self.connect()
             self.await_health("", health_pb2.HealthCheckResponse.SERVING)
         except BaseException:
@@ -118,22 +123,23 @@ class Server:
             self._log_is_complete = True
             self._logged.notify_all()
 
-    def _await_log(self, pattern: re.Pattern) -> re.Match:
+    def _await_log(self, pattern: re.Pattern, patience_s: float) -> re.Match:
         def found() -> re.Match | None:
             return next(filter(None, map(pattern.search, self.log)), None)
 
         with self._logged:
-            self._logged.wait_for(lambda: found() or self._log_is_complete, PATIENCE_S)
+            self._logged.wait_for(lambda: found() or self._log_is_complete, patience_s)
             match = found()
         assert match, f"no line {pattern.pattern!r} in the server's log:\n" + "\n".join(self.log)
         return match
 
 
 @contextlib.contextmanager
-def running(*arguments: str, expected_alarms: tuple[str, ...] = ()) -> Iterator[Server]:
-    """A server for the length of a `with`. At the end it must have answered every item that it took in, stop on SIGTERM with
-    exit code 0 (unless the test has ended it already), and have logged no warning or error that was not expected."""
-    server = Server(*arguments)
+def running(*arguments: str, expected_alarms: tuple[str, ...] = (), start_s: float = PATIENCE_S) -> Iterator[Server]:
+    """A server for the length of a `with`, which may take `start_s` to load its models. At the end it must have answered every item
+    that it took in, stop on SIGTERM with exit code 0 (unless the test has ended it already), and have logged no warning or error
+    that was not expected."""
+    server = Server(*arguments, start_s=start_s)
     try:
         yield server
         if server.is_running():

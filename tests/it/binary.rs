@@ -13,6 +13,9 @@ use crate::serving::PATIENCE;
 /// Lines that may wait to be looked at; more hold the process back, which no test gets near.
 const LINES_MAX: usize = 10_000;
 
+/// Variables that are settings without looking like it.
+const VARIABLES: [&str; 4] = ["ORT_DYLIB_PATH", "CACHE_DIRECTORY", "XDG_CACHE_HOME", "HOME"];
+
 /// `tidemill serve` on free ports. Killed when dropped.
 pub(crate) struct Binary {
     child: Child,
@@ -49,9 +52,11 @@ impl Binary {
 
     fn start(mut command: Command, addresses: &[&str; 2], flags: &[&str]) -> Self {
         let ports = ["serve", "--grpc-addr", addresses[0], "--http-addr", "127.0.0.1:0", "--admin-addr", addresses[1]];
-        // Settings come from flags alone; the server would refuse variables of these tests that look like settings.
+        // Settings come from flags alone; the server would refuse variables of these tests that look like settings. Nor does it keep
+        // proofs of these models in the user's own folder.
         for (name, _) in std::env::vars_os() {
-            if name == "ORT_DYLIB_PATH" || name.to_string_lossy().starts_with("TIDEMILL_") {
+            let text = name.to_string_lossy();
+            if VARIABLES.contains(&&*text) || text.starts_with("TIDEMILL_") {
                 command.env_remove(name);
             }
         }

@@ -184,12 +184,17 @@ fn scenarios() -> Vec<Scenario> {
         scenario("wrong rank", with(tensor("x", &[1, 1, 4], &[0.0; 4])), Invalid, "shape [1, 1, 4] does not fit"),
         scenario("nothing in a dimension", with(tensor("x", &[0], &[])), Invalid, "shape [0] does not fit the model's [-1, 4]"),
         scenario("no item", with(tensor("x", &[0, 4], &[])), Invalid, "shape [0, 4] holds 0 items").in_own_words(),
-        scenario("nothing to pad", ask("rows", vec![tensor("x", &[0], &[])]), Invalid, "input 'x' is 0 long; the inputs that"),
+        scenario(
+            "nothing to pad",
+            ask("rows", vec![tensor("x", &[0], &[])]),
+            Invalid,
+            "input 'x' has length 0; inputs that are padded",
+        ),
         scenario(
             "a large nothing",
             ask("planes", vec![tensor("x", &[0, 1 << 21], &[])]),
             Invalid,
-            "shape [0, 2097152] holds no element, and its other dynamic dimensions come to 2097152, more than the 1048576",
+            "shape [0, 2097152] holds no element, and the product of its other dynamic dimensions is 2097152; for an empty tensor it may be at most 1048576",
         ),
         scenario(
             "a batch for a model without one",

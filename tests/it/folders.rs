@@ -1,4 +1,4 @@
-//! Folders of models as people, tools and systems leave them: what is served of them, and what is said of the rest.
+//! Folders of models as people, tools and systems leave them: what is served, and what is said about the rest.
 
 use std::{
     fs,
@@ -121,7 +121,7 @@ fn the_manifest_chooses_versions_before_they_are_counted() {
     assert!(told.warnings().is_empty(), "{}", told.log);
     write(&models, "m/model.toml", b"");
     let told = Told::of(&models, &[]);
-    assert!(told.code == 2 && told.log.contains("m/model.toml: versions: chooses 66 versions, and at most 64"), "{}", told.log);
+    assert!(told.code == 2 && told.log.contains("m/model.toml: versions: chooses 66 versions, but at most 64"), "{}", told.log);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn the_folder_of_one_model_is_served_under_its_name_or_the_one_that_it_is_given(
     let told = Told::of(&models, &[]);
     assert_eq!((told.code, told.ready.as_slice()), (0, ["m 1".to_owned()].as_slice()), "{}", told.log);
     let told = Told::of(&models, &["--model-name", "mine"]);
-    assert!(told.code == 2 && told.log.contains("models.name could call 'mine'"), "{}", told.log);
+    assert!(told.code == 2 && told.log.contains("models.name cannot name it 'mine'"), "{}", told.log);
 }
 
 #[test]
@@ -253,7 +253,7 @@ async fn what_is_passed_over_is_named_again_when_it_is_something_else() {
     }
 }
 
-/// Lets the link lead elsewhere, in one step.
+/// Makes the link lead elsewhere, in one step.
 fn swap(link: &Path, target: &str) {
     let next = link.with_file_name(".next");
     symlink(target, &next).expect("a link");
@@ -286,7 +286,7 @@ async fn a_link_to_the_folder_may_be_swapped_any_number_of_times() {
     for release in ["v1", "v2", "v3"] {
         write(releases.path(), &format!("{release}/m/model.toml"), described(release).as_bytes());
     }
-    // Not the link itself, but one that it leads through, is swapped in the second half.
+    // In the second half, not the link itself but one that it leads through is swapped.
     let (current, through) = (releases.path().join("current"), releases.path().join("through"));
     symlink("v1", &current).expect("a link");
     symlink("current", &through).expect("a link");
@@ -333,7 +333,7 @@ async fn links_in_the_folder_may_be_swapped_as_kubernetes_does() {
         swap(&folder.path().join("store/current"), &format!("n{release}"));
         until_served(&server, &[&format!("m {release}"), &format!("n {release}")]).await;
     }
-    // As the volume is cleaned up: the old folder goes once nothing leads there.
+    // The volume is cleaned up: the old folder goes once nothing leads there.
     fs::remove_dir_all(models.join("..2024_3")).expect("a folder");
     write(&models, "..2024_1/m/model.toml", described("4").as_bytes());
     until_served(&server, &["m 4", "n 1"]).await;

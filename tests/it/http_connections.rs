@@ -255,7 +255,7 @@ async fn the_grpc_port_answers_http1_in_words_that_it_can_read() {
         let heard = read_to_end(&mut stream).await;
         assert!(heard.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{heard}");
         assert!(
-            heard.contains("\r\n\r\nthis is the gRPC port, which speaks HTTP/2 alone; HTTP/1.1 is on the HTTP port"),
+            heard.contains("\r\n\r\nthis is the gRPC port, which speaks only HTTP/2; HTTP/1.1 is on the HTTP port"),
             "{heard}"
         );
     }

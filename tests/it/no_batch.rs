@@ -35,7 +35,7 @@ use crate::{
 
 // ---- Files ------------------------------------------------------------------------------------------------------------------
 
-fn value(name: &str, datatype: DataType, dims: &[i64]) -> ValueInfoProto {
+pub(crate) fn value(name: &str, datatype: DataType, dims: &[i64]) -> ValueInfoProto {
     let dim =
         |size: &i64| Dimension { dim_value: (*size >= 0).then_some(*size), dim_param: (*size < 0).then(|| "any".to_owned()) };
     let shape = TensorShapeProto { dim: dims.iter().map(dim).collect() };
@@ -43,7 +43,7 @@ fn value(name: &str, datatype: DataType, dims: &[i64]) -> ValueInfoProto {
     ValueInfoProto { name: Some(name.to_owned()), r#type: Some(TypeProto { tensor_type: Some(tensor), sequence: None }) }
 }
 
-fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
+pub(crate) fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
     NodeProto {
         op_type: Some(operator.to_owned()),
         input: inputs.iter().map(|name| (*name).to_owned()).collect(),
@@ -52,7 +52,7 @@ fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
     }
 }
 
-fn keeping_no_dims(mut node: NodeProto) -> NodeProto {
+pub(crate) fn keeping_no_dims(mut node: NodeProto) -> NodeProto {
     node.attribute.push(AttributeProto {
         name: Some("keepdims".to_owned()),
         r#type: Some(AttributeType::INT),
@@ -62,7 +62,7 @@ fn keeping_no_dims(mut node: NodeProto) -> NodeProto {
     node
 }
 
-fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
+pub(crate) fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     TensorProto {
         name: Some(name.to_owned()),
         dims: dims.to_vec(),
@@ -72,7 +72,7 @@ fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     }
 }
 
-fn axis(name: &str, axis: i64) -> TensorProto {
+pub(crate) fn axis(name: &str, axis: i64) -> TensorProto {
     TensorProto {
         name: Some(name.to_owned()),
         dims: vec![1],
@@ -82,14 +82,14 @@ fn axis(name: &str, axis: i64) -> TensorProto {
     }
 }
 
-fn file(graph: GraphProto) -> Vec<u8> {
+pub(crate) fn file(graph: GraphProto) -> Vec<u8> {
     let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(17) };
     let model = ModelProto { ir_version: Some(8), graph: Some(graph), opset_import: vec![opset], ..ModelProto::default() };
     model.write_buf().expect("a model can be written to memory")
 }
 
 /// Time along its only dimension: each sample without the mean of all.
-fn wave() -> Vec<u8> {
+pub(crate) fn wave() -> Vec<u8> {
     file(GraphProto {
         node: vec![node("ReduceMean", &["x"], "mean"), node("Sub", &["x", "mean"], "y")],
         input: vec![value("x", DataType::FLOAT, &[-1])],
@@ -114,7 +114,7 @@ fn hits() -> Vec<u8> {
     })
 }
 
-/// Rows with a batch, beside a table of anchors and a scalar; and the sums of the rows, whose declared shape is wrong.
+/// Rows with a batch, a table of anchors, a scalar, and the sums of the rows, whose declared shape is wrong.
 fn anchors() -> Vec<u8> {
     file(GraphProto {
         node: vec![
@@ -135,7 +135,7 @@ fn anchors() -> Vec<u8> {
     })
 }
 
-/// Rows doubled, beside what no protocol has a tensor for: a sequence of them.
+/// Rows doubled, and something that no protocol has a tensor for: a sequence of them.
 fn sequence() -> Vec<u8> {
     let ValueInfoProto { r#type: element, .. } = value("", DataType::FLOAT, &[-1, 2]);
     let kind = TypeProto { tensor_type: None, sequence: Some(Box::new(TypeProtoSequence { elem_type: element })) };
@@ -158,7 +158,7 @@ fn scaled(dims: &[i64], default: TensorProto) -> Vec<u8> {
     })
 }
 
-fn folder(models: &[(&str, &str, &[u8])]) -> TempDir {
+pub(crate) fn folder(models: &[(&str, &str, &[u8])]) -> TempDir {
     let folder = folder_of(&[]);
     for (name, manifest, file) in models {
         write(folder.path(), &format!("{name}/model.toml"), manifest.as_bytes());
@@ -189,7 +189,7 @@ fn bytes(values: &[f32]) -> Vec<u8> {
 }
 
 /// One item over the native API, of FP32 inputs.
-async fn predict(client: &mut Client, model: &str, inputs: &[(&str, &[i64], &[f32])]) -> Result<Vec<Tensor>, Status> {
+pub(crate) async fn predict(client: &mut Client, model: &str, inputs: &[(&str, &[i64], &[f32])]) -> Result<Vec<Tensor>, Status> {
     let tensor = |(name, shape, values): &(&str, &[i64], &[f32])| Tensor {
         name: (*name).to_owned(),
         datatype: Datatype::Fp32.into(),

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use rten_onnx::onnx::DataType;
 
-use super::proto::{Graph, Node, Tensor};
+use super::{
+    proto::{Graph, Node, Tensor},
+    values::{Fit, Origin, Value},
+};
 
 /// The constants of a graph and of those around it, by name.
 #[derive(Debug, Default, Clone)]
@@ -22,7 +25,7 @@ pub(super) enum Constant<'a, 'f> {
 }
 
 impl<'a, 'f> Constants<'a, 'f> {
-    /// Those of `graph` besides those that are there.
+    /// These constants, and those of `graph`.
     pub(super) fn add(&mut self, graph: &'a Graph<'f>) {
         self.tensors.extend(graph.initializers.iter().map(|tensor| (tensor.name, Constant::Tensor(tensor))));
         self.add_nodes(&graph.nodes);
@@ -58,9 +61,46 @@ fn constant<'a, 'f>(node: &'a Node<'f>) -> Option<Constant<'a, 'f>> {
     })
 }
 
-/// The elements of a tensor of INT32, INT64 or BOOL that is in the file.
+/// Most elements of a weight that are looked at if they say little.
+const LOOKED_AT_MAX: usize = 1_024;
+
+impl Constant<'_, '_> {
+    /// The bounds of its numbers; none, if there are too many to look at or they lie in another file.
+    pub(super) fn value(self) -> Value {
+        let tensor = match self {
+            Self::Ints(ints) => return Value::constant(DataType::INT64, ints.iter().map(|int| *int as f64)),
+            Self::Tensor(tensor) => tensor,
+        };
+        let datatype = tensor.datatype();
+        let unknown = Value { exact: false, ..Value::any(datatype) }.from(Origin::Constant);
+        if tensor.is_elsewhere() || (unknown.is_narrowed() && datatype != DataType::INT64) {
+            return Value { fit: if unknown.is_narrowed() { Fit::Saturated } else { Fit::Held }, ..unknown };
+        }
+        if let Some(ints) = integers(tensor) {
+            return Value::constant(datatype, ints.into_iter().map(|int| int as f64));
+        }
+        let numbers = fractions(tensor);
+        if numbers.is_empty() { unknown } else { Value::constant(datatype, numbers) }
+    }
+}
+
+/// The elements of a small tensor of FP32, or of any of FP64; none of others.
+fn fractions(tensor: &Tensor<'_>) -> Vec<f64> {
+    let single = |bytes: &[u8]| bytes.try_into().map_or(f64::NAN, |bytes| f64::from(f32::from_le_bytes(bytes)));
+    let double = |bytes: &[u8]| bytes.try_into().map_or(f64::NAN, f64::from_le_bytes);
+    match tensor.datatype() {
+        DataType::FLOAT => {
+            let bytes = tensor.raw.unwrap_or(tensor.floats);
+            if bytes.len() > LOOKED_AT_MAX * size_of::<f32>() { Vec::new() } else { bytes.chunks_exact(4).map(single).collect() }
+        }
+        DataType::DOUBLE => tensor.raw.unwrap_or(tensor.doubles).chunks_exact(8).map(double).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The elements of a tensor of INT64, INT32, INT8, UINT8 or BOOL that is in the file.
 fn integers(tensor: &Tensor<'_>) -> Option<Vec<i64>> {
-    if tensor.is_external {
+    if tensor.is_elsewhere() {
         return None;
     }
     let wide = |bytes: &[u8]| bytes.try_into().map_or(0, i64::from_le_bytes);
@@ -69,8 +109,14 @@ fn integers(tensor: &Tensor<'_>) -> Option<Vec<i64>> {
         (DataType::INT64, Some(raw)) => Some(raw.chunks_exact(8).map(wide).collect()),
         (DataType::INT64, None) => Some(tensor.longs.clone()),
         (DataType::INT32, Some(raw)) => Some(raw.chunks_exact(4).map(narrow).collect()),
+        // Quantized weights are of no interest here, and many.
+        (DataType::UINT8 | DataType::INT8, Some(raw)) if raw.len() > LOOKED_AT_MAX => None,
+        (DataType::UINT8, Some(raw)) => Some(raw.iter().map(|byte| i64::from(*byte)).collect()),
+        (DataType::INT8, Some(raw)) => Some(raw.iter().map(|byte| i64::from(byte.cast_signed())).collect()),
         (DataType::BOOL, Some(raw)) => Some(raw.iter().map(|byte| i64::from(*byte)).collect()),
-        (DataType::INT32 | DataType::BOOL, None) => Some(tensor.ints.iter().map(|int| i64::from(*int)).collect()),
+        (DataType::INT32 | DataType::UINT8 | DataType::INT8 | DataType::BOOL, None) => {
+            Some(tensor.ints.iter().map(|int| i64::from(*int)).collect())
+        }
         _ => None,
     }
 }

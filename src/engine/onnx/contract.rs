@@ -1,7 +1,7 @@
 //! The inputs and outputs that an ONNX file declares.
 //!
-//! What engines say of a loaded model would not do: rten runs INT64 and BOOL as 32-bit integers and says so, and onnxruntime does not
-//! tell a scalar from a tensor of unknown shape.
+//! What engines say about a loaded model is not enough: rten reports INT64 and BOOL as the 32-bit integers that it runs them as, and
+//! onnxruntime does not distinguish a scalar from a tensor of unknown shape.
 
 use std::collections::HashSet;
 
@@ -13,13 +13,14 @@ use crate::{
     engine::{Contract, DeclaredTensor},
 };
 
-/// The first version of the format in which what an initializer gives to an input is a default; before, all weights were inputs.
+/// The first version of the format in which an initializer of an input is a default; before that, all weights were inputs.
 const DEFAULTS_SINCE: i64 = 4;
 
 /// The inputs, without weights, and the outputs of `graph`.
 pub(super) fn of(graph: &Graph<'_>, ir_version: i64) -> Contract {
     let dense = graph.initializers.iter().map(|tensor| tensor.name);
-    let given: HashSet<&str> = dense.chain(graph.sparse_initializers.iter().copied()).collect();
+    let sparse = graph.sparse_initializers.iter().flatten().map(|tensor| tensor.name);
+    let given: HashSet<&str> = dense.chain(sparse.filter(|name| !name.is_empty())).collect();
     let inputs = graph.inputs.iter().map(|input| declared(input, given.contains(input.name)));
     Contract {
         inputs: inputs.filter(|input| !input.has_default || ir_version >= DEFAULTS_SINCE).collect(),
@@ -67,7 +68,7 @@ mod tests {
 
     use super::*;
     use crate::engine::{
-        onnx,
+        onnx::ModelFile,
         test_models::{self, longs, value},
     };
 
@@ -88,7 +89,7 @@ mod tests {
         });
         let mut model = test_models::parse(&file);
         model.ir_version = Some(ir_version);
-        onnx::read(&model.write_buf().expect("it can be written")).expect("an ONNX file").contract
+        ModelFile::read(model.write_buf().expect("it can be written")).expect("an ONNX file").contract
     }
 
     #[test]

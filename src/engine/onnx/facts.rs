@@ -9,7 +9,7 @@ use super::{
     proto::{Graph, Model, Node},
 };
 
-/// What is known of a model before it has run.
+/// What is known about a model before it has run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
     /// Operators through which rows of a call can influence each other, each once and with the node's name where it has one:
@@ -195,12 +195,12 @@ mod tests {
 
     use super::*;
     use crate::engine::{
-        onnx,
+        onnx::ModelFile,
         test_models::{self, longs, node, silero, value, with_graph, with_ints},
     };
 
     fn facts(graph: GraphProto) -> Facts {
-        onnx::read(&test_models::write(graph)).expect("a graph").facts
+        ModelFile::read(test_models::write(graph)).expect("a graph").facts
     }
 
     /// Of a graph of these nodes from `x` of FP32 [n, 2], with the INT64 constants `zero` and `one`, and an empty list.
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn silero_branches_and_couples_nothing_else() {
-        let facts = onnx::read(silero::FILE).expect("an ONNX file").facts;
+        let facts = ModelFile::read(silero::FILE).expect("an ONNX file").facts;
         let kinds: HashSet<&str> = facts.coupling_operators.iter().filter_map(|text| text.split(' ').next()).collect();
         assert_eq!(kinds, HashSet::from(["If"]), "{:?}", facts.coupling_operators);
         assert!(!facts.lossy && facts.random.is_empty());

@@ -1,7 +1,7 @@
 //! The messages of an ONNX file, as far as anything here asks for them, as slices of the file.
 //!
-//! Weights are not copied. All that rten's own decoder reads is read here too, even where nobody needs it, because reading it is what
-//! finds a lie about a length out; see [`reader`](super::reader).
+//! Weights are not copied. All that rten's own decoder reads is read here too, even if nothing needs it, because reading it is what
+//! finds wrong lengths; see [`reader`](super::reader).
 
 use rten_onnx::{
     onnx::DataType,
@@ -10,7 +10,7 @@ use rten_onnx::{
 
 use super::reader::Slices;
 
-/// How deep graphs, and types, may lie in one another. A limit, because each level takes stack.
+/// How deeply graphs and types may be nested. Limited, because each level takes stack.
 const NESTING_MAX: usize = 32;
 
 type Result<T> = std::result::Result<T, ProtobufError>;
@@ -30,8 +30,8 @@ pub(in crate::engine) struct Model<'a> {
 pub(in crate::engine) struct Graph<'a> {
     pub(in crate::engine) nodes: Vec<Node<'a>>,
     pub(in crate::engine) initializers: Vec<Tensor<'a>>,
-    /// Names of the initializers that are written as sparse.
-    pub(in crate::engine) sparse_initializers: Vec<&'a str>,
+    /// Of each initializer that is written as sparse: its values, which have its name, and where they stand.
+    pub(in crate::engine) sparse_initializers: Vec<Vec<Tensor<'a>>>,
     pub(in crate::engine) inputs: Vec<Value<'a>>,
     pub(in crate::engine) outputs: Vec<Value<'a>>,
     /// What the file says of values in between.
@@ -69,6 +69,8 @@ pub(in crate::engine) struct Attribute<'a> {
     pub(in crate::engine) int: Option<i64>,
     pub(in crate::engine) text: Option<&'a [u8]>,
     pub(in crate::engine) tensor: Option<Tensor<'a>>,
+    /// Of a list of tensors, and of sparse ones.
+    pub(in crate::engine) tensors: Vec<Tensor<'a>>,
     pub(in crate::engine) floats: Vec<f32>,
     pub(in crate::engine) ints: Vec<i64>,
     /// Its graph, or its graphs.
@@ -115,6 +117,11 @@ pub(in crate::engine) struct Dimension<'a> {
 }
 
 impl Tensor<'_> {
+    /// Whether its numbers lie in another file, and have not been read from there.
+    pub(in crate::engine) const fn is_elsewhere(&self) -> bool {
+        self.is_external && self.raw.is_none()
+    }
+
     /// Its datatype by name.
     pub(in crate::engine) fn datatype(&self) -> DataType {
         DataType(self.datatype)
@@ -178,7 +185,7 @@ fn graph<'a>(mut fields: Fields<'_, impl Source<'a>>, depth: usize) -> Result<Gr
             11 => graph.inputs.push(value(field.read_message(Some("ValueInfoProto"))?)?),
             12 => graph.outputs.push(value(field.read_message(Some("ValueInfoProto"))?)?),
             13 => graph.values.push(value(field.read_message(Some("ValueInfoProto"))?)?),
-            15 => graph.sparse_initializers.push(sparse_name(field.read_message(Some("SparseTensorProto"))?)?),
+            15 => graph.sparse_initializers.push(sparse(field.read_message(Some("SparseTensorProto"))?)?),
             _ => field.skip()?,
         }
     }
@@ -229,6 +236,8 @@ fn attribute<'a>(mut fields: Fields<'_, impl Source<'a>>, depth: usize) -> Resul
             7 => extend(&mut attribute.floats, field.read_repeated_float()?)?,
             8 => extend(&mut attribute.ints, field.read_repeated_int64()?)?,
             9 => drop(field.read_bytes()?),
+            10 => attribute.tensors.push(tensor(field.read_message(Some("TensorProto"))?)?),
+            22 | 23 => attribute.tensors.extend(sparse(field.read_message(Some("SparseTensorProto"))?)?),
             21 => attribute.reference = field.read_string()?,
             _ => field.skip()?,
         }
@@ -236,7 +245,7 @@ fn attribute<'a>(mut fields: Fields<'_, impl Source<'a>>, depth: usize) -> Resul
     Ok(attribute)
 }
 
-fn tensor<'a>(mut fields: Fields<'_, impl Source<'a>>) -> Result<Tensor<'a>> {
+pub(super) fn tensor<'a>(mut fields: Fields<'_, impl Source<'a>>) -> Result<Tensor<'a>> {
     let mut tensor = Tensor::default();
     while let Some(mut field) = fields.next()? {
         match field.number() {
@@ -254,18 +263,21 @@ fn tensor<'a>(mut fields: Fields<'_, impl Source<'a>>) -> Result<Tensor<'a>> {
             _ => field.skip()?,
         }
     }
+    if tensor.is_external {
+        tensor.raw = None;
+    }
     Ok(tensor)
 }
 
-fn sparse_name<'a>(mut fields: Fields<'_, impl Source<'a>>) -> Result<&'a str> {
-    let mut name = "";
+fn sparse<'a>(mut fields: Fields<'_, impl Source<'a>>) -> Result<Vec<Tensor<'a>>> {
+    let mut tensors = Vec::new();
     while let Some(mut field) = fields.next()? {
         match field.number() {
-            1 => name = tensor(field.read_message(Some("TensorProto"))?)?.name,
+            1 | 2 => tensors.push(tensor(field.read_message(Some("TensorProto"))?)?),
             _ => field.skip()?,
         }
     }
-    Ok(name)
+    Ok(tensors)
 }
 
 fn value<'a>(mut fields: Fields<'_, impl Source<'a>>) -> Result<Value<'a>> {
@@ -384,6 +396,6 @@ fn deeper(depth: usize) -> Result<usize> {
     if depth < NESTING_MAX {
         return Ok(depth + 1);
     }
-    let cause = std::io::Error::other(format!("graphs or types lie more than {NESTING_MAX} deep in one another"));
+    let cause = std::io::Error::other(format!("graphs or types are nested more than {NESTING_MAX} deep"));
     Err(ProtobufError::new(ErrorKind::IoError(cause)))
 }

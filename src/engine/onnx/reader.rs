@@ -22,7 +22,7 @@ impl<'a> FieldTypes for Slices<'a> {
 
 /// Decodes the model that `file` holds.
 pub(super) fn decode(file: &[u8]) -> Result<Model<'_>, ProtobufError> {
-    let mut reader = BoundedReader { file, position: 0, ends: 0 };
+    let mut reader = BoundedReader::new(file);
     let message = proto::model(Fields::new(&mut reader, Some("ModelProto")))?;
     // The outermost message ends with the file; one inside that does so was meant to be longer.
     if reader.ends > 1 {
@@ -31,7 +31,8 @@ pub(super) fn decode(file: &[u8]) -> Result<Model<'_>, ProtobufError> {
     Ok(message)
 }
 
-struct BoundedReader<'a> {
+/// Reads no further than what it is given.
+pub(super) struct BoundedReader<'a> {
     file: &'a [u8],
     position: usize,
     /// How often a message ended where the file does.
@@ -39,6 +40,10 @@ struct BoundedReader<'a> {
 }
 
 impl<'a> BoundedReader<'a> {
+    pub(super) const fn new(file: &'a [u8]) -> Self {
+        Self { file, position: 0, ends: 0 }
+    }
+
     fn take(&mut self, len: usize) -> Result<&'a [u8], ProtobufError> {
         let rest = &self.file[self.position..];
         let taken = rest.get(..len).ok_or_else(|| ProtobufError::new(ErrorKind::Eof))?;

@@ -61,7 +61,7 @@ pub(super) fn environment() -> Result<Environment, EngineError> {
     }
 }
 
-/// What the loaded library says of its build; empty if none is loaded.
+/// What the loaded library says about its build; empty if none is loaded.
 pub(super) fn version() -> String {
     match &*LOADED.lock() {
         Some(Loaded { environment: Ok(_), .. }) => ort::info().to_owned(),
@@ -69,8 +69,9 @@ pub(super) fn version() -> String {
     }
 }
 
-const REMEDY: &str = "get it with `pip install onnxruntime`, where it is the file `capi/libonnxruntime.so.*` of the package, \
-                      and name it with --onnxruntime PATH or ORT_DYLIB_PATH";
+pub(super) const REMEDY: &str = "get it with `pip install onnxruntime`, where it is the file `capi/libonnxruntime.so.*` of the \
+                                 package, and have it found with --onnxruntime auto, or name it with --onnxruntime PATH or \
+                                 ORT_DYLIB_PATH";
 
 fn unusable(path: &Path, cause: &dyn fmt::Display) -> EngineError {
     EngineError::Library(format!("cannot load the onnxruntime library '{}': {cause}; {REMEDY}", path.display()))

@@ -8,13 +8,15 @@
 //! Each session holds its own copy of the weights.
 
 mod library;
+mod search;
 mod strings;
 mod value;
 
 use std::{
     borrow::Cow,
+    ffi::OsString,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -30,7 +32,7 @@ use parking_lot::Mutex;
 
 use super::{
     Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads,
-    onnx::{self, Declared, Facts},
+    onnx::{Facts, ModelFile, WeightFile},
     stack::panic_message,
 };
 use crate::domain::Tensor;
@@ -38,13 +40,24 @@ use crate::domain::Tensor;
 /// A model for onnxruntime.
 pub struct OnnxRuntime {
     file: Cow<'static, [u8]>,
+    /// What the file has its weights in.
+    weights: Vec<WeightFile>,
     contract: Contract,
     facts: Facts,
-    /// The session that was made to see whether the library takes the file, until the first lane takes it.
+    /// The session that was made to check that the library loads the file, until the first lane takes it.
     spare: Mutex<Option<Session>>,
 }
 
 impl OnnxRuntime {
+    /// Finds the library of an installed Python package `onnxruntime`, or of the system: the newest, unless `ORT_DYLIB_PATH` names one.
+    /// `variable` gives the process's environment.
+    ///
+    /// # Errors
+    /// [`EngineError::Library`] with the places that were searched.
+    pub fn find_library(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, EngineError> {
+        search::find(Path::new("/"), variable)
+    }
+
     /// Loads the library at `path` into this process; does nothing if it is loaded already. Comes before [`OnnxRuntime::load`].
     ///
     /// # Errors
@@ -53,19 +66,32 @@ impl OnnxRuntime {
         library::load(path)
     }
 
+    /// Whether a library is loaded that works.
+    ///
+    /// # Errors
+    /// [`EngineError::Library`], which says how to get one.
+    pub fn check_library() -> Result<(), EngineError> {
+        library::environment().map(|_| ())
+    }
+
     /// Loads the ONNX file with these bytes.
     ///
     /// # Errors
-    /// [`EngineError::Library`] if no library is loaded; [`EngineError::Load`] if the library refuses the file.
+    /// As [`ModelFile::read`] and [`OnnxRuntime::open`].
     pub fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
-        let file = file.into();
-        library::environment()?;
-        let read = catch_unwind(|| onnx::read(&file)).unwrap_or_else(|panic| Err(panic_message(&*panic)));
-        let Declared { mut contract, facts } = read.map_err(|cause| load_error(&cause))?;
-        let session = make_session(&file)?;
+        Self::open(ModelFile::read(file)?)
+    }
+
+    /// Loads a file that has been read.
+    ///
+    /// # Errors
+    /// [`EngineError::Library`] if no library is loaded; [`EngineError::Load`] if the library refuses the file.
+    pub fn open(file: ModelFile) -> Result<Self, EngineError> {
+        let ModelFile { bytes, mut contract, facts, weights, .. } = file;
+        let session = make_session(&bytes, &weights)?;
         complete("input", contract.inputs.iter_mut().filter(|input| !input.has_default), session.inputs())?;
         complete("output", contract.outputs.iter_mut(), session.outputs())?;
-        Ok(Self { file, contract, facts, spare: Mutex::new(Some(session)) })
+        Ok(Self { file: bytes, weights, contract, facts, spare: Mutex::new(Some(session)) })
     }
 }
 
@@ -96,7 +122,7 @@ impl Engine for OnnxRuntime {
         let spare = self.spare.lock().take();
         let session = match spare {
             Some(session) => session,
-            None => make_session(&self.file)?,
+            None => make_session(&self.file, &self.weights)?,
         };
         let selector = plan.outputs.iter().fold(OutputSelector::no_default(), |selector, name| selector.with(&**name));
         let options = RunOptions::new().map_err(|error| load_error(&error))?.with_outputs(selector);
@@ -136,14 +162,27 @@ impl Instance for OnnxRuntimeInstance {
     }
 }
 
-fn make_session(file: &[u8]) -> Result<Session, EngineError> {
+fn make_session(file: &[u8], weights: &[WeightFile]) -> Result<Session, EngineError> {
     let environment = library::environment()?;
     let made = catch_unwind(AssertUnwindSafe(|| {
         let builder = Session::builder(&environment).map_err(|error| load_error(&error))?;
         let mut builder = settings(builder).map_err(|error| load_error(&error))?;
+        for weights in weights {
+            let bytes = in_memory(weights).map_err(|cause| load_error(&cause))?;
+            builder =
+                builder.with_external_initializer_file_in_memory(&weights.name, bytes).map_err(|error| load_error(&error))?;
+        }
         builder.commit_from_memory(file).map_err(|error| load_error(&error))
     }));
     made.unwrap_or_else(|panic| Err(load_error(&panic_message(&*panic))))
+}
+
+/// The weights of a file, to be copied by a session from there. Given a path instead, the library would map the file, and the
+/// process would crash if the file were truncated.
+fn in_memory(weights: &WeightFile) -> Result<Arc<[u8]>, String> {
+    let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, weights.len()?).collect();
+    weights.read(Arc::get_mut(&mut bytes).ok_or("the buffer is shared")?)?;
+    Ok(bytes)
 }
 
 fn settings(builder: SessionBuilder) -> BuilderResult {
@@ -194,7 +233,7 @@ fn complete<'a>(
             Some(dims) if dims.len() == found.len() => {
                 dims.iter_mut().zip(found).for_each(|(dim, found)| *dim = found.or(*dim));
             }
-            // No dimensions are what it says of a scalar, and also if it does not know.
+            // It reports no dimensions for a scalar, and also if it does not know them.
             None if !found.is_empty() => tensor.dims = Some(found),
             _ => {}
         }

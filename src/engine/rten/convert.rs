@@ -1,7 +1,8 @@
 //! Between the datatypes of a signature and the four that rten computes in.
 //!
 //! FP32, INT32, INT8 and UINT8 pass without a copy. The other integers and BOOL travel as 32-bit integers, FP16 and FP64 as
-//! FP32. A number that does not fit is an error, never a wrong number; FP64 loses digits.
+//! FP32. A number that does not fit is an error, never a wrong number; FP64 loses digits, so a model that computes with them is
+//! not loaded (see [`Narrowing`](crate::engine::onnx::Narrowing)).
 
 use bytemuck::Pod;
 use bytes::Bytes;
@@ -14,8 +15,11 @@ use crate::{
     engine::TensorView,
 };
 
-/// `view` as rten takes it; or why it cannot.
-pub(super) fn input<'a>(view: &TensorView<'a>) -> Result<ValueOrView<'a>, String> {
+/// `view` as rten takes it; or why it cannot. With a `limit`, whole numbers must not be larger, with or without their sign.
+pub(super) fn input<'a>(view: &TensorView<'a>, limit: Option<i64>) -> Result<ValueOrView<'a>, String> {
+    if let Some(limit) = limit {
+        check_limit(view, limit)?;
+    }
     match view.datatype {
         Datatype::Fp32 => borrowed(view, |data: &[f32]| ValueView::from_shape(view.shape, data)),
         Datatype::Int32 => borrowed(view, |data: &[i32]| ValueView::from_shape(view.shape, data)),
@@ -34,6 +38,29 @@ pub(super) fn input<'a>(view: &TensorView<'a>) -> Result<ValueOrView<'a>, String
         }),
         Datatype::Bf16 => Err("rten cannot compute in BF16".to_owned()),
         Datatype::Bytes => Err("rten has no strings".to_owned()),
+    }
+}
+
+/// Beyond the limit, rten would compute wrong numbers.
+fn check_limit(view: &TensorView<'_>, limit: i64) -> Result<(), String> {
+    fn check<T: Pod + Into<i128>>(view: &TensorView<'_>, limit: i64) -> Result<(), String> {
+        let data: &[T] = bytemuck::try_cast_slice(view.data).map_err(|error| error.to_string())?;
+        let number = |x: &T| -> i128 { (*x).into() };
+        match data.iter().map(number).enumerate().find(|(_, x)| x.unsigned_abs() > i128::from(limit).unsigned_abs()) {
+            Some((at, x)) => Err(format!(
+                "element {at} is {x}; on rten, which has only 32-bit integers, this model takes numbers up to {limit}; \
+                 onnxruntime takes all of {}",
+                view.datatype
+            )),
+            None => Ok(()),
+        }
+    }
+    match view.datatype {
+        Datatype::Int32 => check::<i32>(view, limit),
+        Datatype::Uint32 => check::<u32>(view, limit),
+        Datatype::Int64 => check::<i64>(view, limit),
+        Datatype::Uint64 => check::<u64>(view, limit),
+        _ => Ok(()),
     }
 }
 
@@ -67,8 +94,9 @@ fn converted<T: Pod + std::fmt::Display, U>(
     target: &str,
 ) -> Result<Vec<U>, String> {
     let data: &[T] = bytemuck::try_cast_slice(view.data).map_err(|error| error.to_string())?;
-    let refused =
-        |at: usize, x: T| format!("element {at} is {x}, which does not fit {target}, all that rten has for {}", view.datatype);
+    let refused = |at: usize, x: T| {
+        format!("element {at} is {x}, which does not fit {target}, all that rten has for {}; onnxruntime takes it", view.datatype)
+    };
     data.iter().enumerate().map(|(at, x)| convert(*x).ok_or_else(|| refused(at, *x))).collect()
 }
 
@@ -135,7 +163,7 @@ mod tests {
         let mut buffer = AlignedBuffer::default();
         buffer.extend_from_slice(bytemuck::cast_slice(elements));
         let shape = [elements.len()];
-        let value = input(&TensorView { datatype, shape: &shape, data: &buffer })?.into_owned();
+        let value = input(&TensorView { datatype, shape: &shape, data: &buffer }, None)?.into_owned();
         let tensor = output(value, Some(datatype))?;
         assert_eq!((tensor.datatype(), tensor.shape()), (datatype, &shape[..]));
         Ok(bytemuck::pod_collect_to_vec(tensor.data()))
@@ -160,7 +188,9 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_named() {
         let refused = |element: &str, target: &str, datatype: &str| {
-            Some(format!("element 1 is {element}, which does not fit {target}, all that rten has for {datatype}"))
+            Some(format!(
+                "element 1 is {element}, which does not fit {target}, all that rten has for {datatype}; onnxruntime takes it"
+            ))
         };
         let narrow = "a 32-bit integer";
         assert_eq!(there_and_back(Datatype::Int64, &[0, 1_i64 << 31]).err(), refused("2147483648", narrow, "INT64"));

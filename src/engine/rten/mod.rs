@@ -7,6 +7,7 @@
 
 mod convert;
 mod half;
+mod messages;
 
 use std::{
     borrow::Cow,
@@ -17,8 +18,8 @@ use std::{
 use rten::{Model, ModelOptions, NodeId, RunOptions};
 
 use super::{
-    Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads,
-    onnx::{self, Declared, Facts},
+    Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads, ONNXRUNTIME_WAY,
+    onnx::{Facts, ModelFile, Narrowing},
     stack::panic_message,
 };
 use crate::domain::{Datatype, Tensor};
@@ -29,27 +30,43 @@ pub struct Rten {
     model: Arc<Model>,
     contract: Contract,
     facts: Facts,
+    /// The limits that inputs must keep, so that 32 bits hold all that is computed.
+    narrowing: Narrowing,
 }
 
 impl Rten {
-    /// Loads the ONNX file with these bytes.
+    /// Loads the ONNX file with these bytes, if 32 bits hold all that it computes.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if it is not an ONNX model, takes or gives strings, or uses an operator that rten lacks; the text
-    /// names it.
+    /// As [`ModelFile::read`] and [`Rten::open`].
     pub fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
-        let file = file.into();
+        Self::open(ModelFile::read(file)?, false)
+    }
+
+    /// Loads a file that has been read. With `allow_narrowing`, 32 bits need not hold all that it computes.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if it takes or gives strings, uses an operator that rten lacks, or computes what FP32 and 32-bit integers
+    /// do not hold; the text names it.
+    pub fn open(file: ModelFile, allow_narrowing: bool) -> Result<Self, EngineError> {
+        let narrowing = match (file.narrowing(), allow_narrowing) {
+            (Narrowing::Possible { reasons }, false) => return Err(EngineError::Load(narrows(reasons))),
+            (_, true) => Narrowing::None,
+            (narrowing, false) => narrowing.clone(),
+        };
+        let ModelFile { bytes, contract, facts, weights, functions, .. } = file.tidied()?;
         let loaded = catch_unwind(AssertUnwindSafe(|| {
-            // First, because this is what finds a broken file out.
-            let Declared { contract, facts } = onnx::read(&file)?;
-            refuse_strings(&contract)?;
-            let options = ModelOptions::with_all_ops();
-            let model = match file {
-                Cow::Borrowed(file) => options.load_static_slice(file),
-                Cow::Owned(file) => options.load(file),
+            refuse_types(&contract)?;
+            let mut options = ModelOptions::with_all_ops();
+            for file in &weights {
+                options.external_data(&file.name, file.to_vec()?);
+            }
+            let model = match bytes {
+                Cow::Borrowed(bytes) => options.load_static_slice(bytes),
+                Cow::Owned(bytes) => options.load(bytes),
             };
-            let model = model.map_err(|error| error.to_string())?;
-            Ok(Self { model: Arc::new(model), contract, facts })
+            let model = model.map_err(|error| messages::explained(&error.to_string(), &functions))?;
+            Ok(Self { model: Arc::new(model), contract, facts, narrowing })
         }));
         let loaded = loaded.unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_message(&*panic))));
         loaded.map_err(|cause: String| EngineError::Load(format!("rten cannot load the model: {cause}")))
@@ -68,7 +85,7 @@ impl Rten {
             let known = known.join(", ");
             return Err(EngineError::Load(format!("rten: the model has no {kind} '{name}'; its {kind}s are {known}")));
         };
-        Ok(Node { name: name.into(), id, datatype })
+        Ok(Node { name: name.into(), id, datatype, limit: self.narrowing.limit(name) })
     }
 }
 
@@ -102,15 +119,31 @@ impl Engine for Rten {
     }
 }
 
-fn refuse_strings(contract: &Contract) -> Result<(), String> {
-    let mut tensors =
-        (contract.inputs.iter().map(|tensor| ("input", tensor))).chain(contract.outputs.iter().map(|tensor| ("output", tensor)));
-    match tensors.find(|(_, tensor)| tensor.datatype == Some(Datatype::Bytes)) {
-        Some((kind, tensor)) => {
-            Err(format!("{kind} '{}' holds strings (BYTES), which rten lacks; the engine onnxruntime has them", tensor.name))
-        }
-        None => Ok(()),
+/// Why a model is not served here, and what to do.
+fn narrows(reasons: &[String]) -> String {
+    format!(
+        "rten has only 32-bit integers and FP32, so results can be wrong: {}; serve the model on onnxruntime, which computes as the file \
+         says ({ONNXRUNTIME_WAY}), or accept that with engine = \"rten\" and allow_narrowing = true in model.toml",
+        reasons.join(", ")
+    )
+}
+
+/// Refuses tensors that would make every call fail.
+fn refuse_types(contract: &Contract) -> Result<(), String> {
+    let tensors =
+        contract.inputs.iter().map(|tensor| ("input", tensor)).chain(contract.outputs.iter().map(|tensor| ("output", tensor)));
+    for (kind, tensor) in tensors {
+        let (what, them) = match tensor.datatype {
+            Some(Datatype::Bytes) => ("strings (BYTES)", "them"),
+            Some(Datatype::Bf16) => ("BF16", "it"),
+            _ => continue,
+        };
+        return Err(format!(
+            "{kind} '{}' holds {what}, which rten lacks; the engine onnxruntime has {them} ({ONNXRUNTIME_WAY})",
+            tensor.name
+        ));
     }
+    Ok(())
 }
 
 /// An input or output of the model.
@@ -119,6 +152,8 @@ struct Node {
     id: NodeId,
     /// What the file declares.
     datatype: Option<Datatype>,
+    /// For an input: the largest number that it may bring.
+    limit: Option<i64>,
 }
 
 struct RtenInstance {
@@ -131,10 +166,10 @@ struct RtenInstance {
 
 impl Instance for RtenInstance {
     fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError> {
-        let failed = |kind: &str, node: &Node, cause: String| EngineError::Run(format!("rten: {kind} '{}': {cause}", node.name));
+        let failed = |node: &Node, cause: String| EngineError::Run(format!("rten: output '{}': {cause}", node.name));
         let inputs = self.inputs.iter().zip(call.inputs).map(|(node, view)| {
-            let value = convert::input(view).map_err(|cause| failed("input", node, cause))?;
-            Ok((node.id, value))
+            let value = convert::input(view, node.limit);
+            Ok((node.id, value.map_err(|cause| EngineError::Input(format!("rten: input '{}': {cause}", node.name)))?))
         });
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
         let options = RunOptions::default().with_thread_pool(Some(self.threads.pool(call.threads)));
@@ -143,9 +178,7 @@ impl Instance for RtenInstance {
             .run(inputs, &self.output_ids, Some(options))
             .map_err(|error| EngineError::Run(format!("rten: the model call failed: {error}")))?;
         let outputs = self.outputs.iter().zip(values);
-        outputs
-            .map(|(node, value)| convert::output(value, node.datatype).map_err(|cause| failed("output", node, cause)))
-            .collect()
+        outputs.map(|(node, value)| convert::output(value, node.datatype).map_err(|cause| failed(node, cause))).collect()
     }
 }
 
@@ -250,7 +283,8 @@ mod tests {
     fn strings_are_refused_by_the_tensors_name_and_with_the_engine_that_has_them() {
         let refused = |kind_and_name: &str| {
             let text = format!(
-                "rten cannot load the model: {kind_and_name} holds strings (BYTES), which rten lacks; the engine onnxruntime has them"
+                "rten cannot load the model: {kind_and_name} holds strings (BYTES), which rten lacks; the engine onnxruntime has them \
+                 (pip install onnxruntime, then --onnxruntime auto)"
             );
             Some(EngineError::Load(text))
         };
@@ -265,7 +299,7 @@ mod tests {
     fn what_is_not_an_onnx_model_is_refused() {
         for garbage in [Vec::new(), b"not a model".to_vec(), vec![0xff; 1000], silero::FILE[..silero::FILE.len() / 2].to_vec()] {
             let error = load(garbage).expect_err("garbage");
-            assert!(matches!(&error, EngineError::Load(text) if text.starts_with("rten cannot load the model: ")), "{error}");
+            assert!(matches!(&error, EngineError::Load(text) if text.starts_with("the file is not an ONNX model: ")), "{error}");
         }
     }
 

@@ -14,16 +14,15 @@ use tokio::{
 /// How long a new connection may take to send its greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a client is answered that speaks HTTP/1.1: in its own words, which no frame would be.
+/// The answer to a client that speaks HTTP/1.1, in its own protocol, since it could not read a frame.
 pub(super) const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
-    content-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: 105\r\n\r\n\
-    this is the gRPC port, which speaks HTTP/2 alone; HTTP/1.1 is on the HTTP port, server.http_addr (8080)\r\n";
+    content-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: 104\r\n\r\n\
+    this is the gRPC port, which speaks only HTTP/2; HTTP/1.1 is on the HTTP port, server.http_addr (8080)\r\n";
 
 const GREETING: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What was read of the greeting: all of it, or as much as it took to see that it is none: that is for hyper to answer, or for
-/// [`HTTP1_ANSWER`] if [`is_http1`] says so. `None` if
-/// the client has closed, or has kept silent for too long.
+/// What was read of the greeting: all of it, or as much as it took to see that it is something else. That is answered by hyper, or
+/// with [`HTTP1_ANSWER`] if [`is_http1`] says so. `None` if the client has closed, or has kept silent for too long.
 pub(super) async fn greeting(stream: &mut (impl AsyncRead + Unpin)) -> Option<Bytes> {
     let mut read = [0; GREETING.len()];
     let reading = async {
@@ -40,7 +39,7 @@ pub(super) async fn greeting(stream: &mut (impl AsyncRead + Unpin)) -> Option<By
     Some(Bytes::copy_from_slice(&read[..length]))
 }
 
-/// Whether what was read in place of a greeting begins a request of HTTP/1: a verb in capitals, and a path.
+/// Whether what was read instead of a greeting begins an HTTP/1 request: a verb in capitals, and a path.
 pub(super) fn is_http1(read: &[u8]) -> bool {
     let verb = read.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
     verb > 0 && read[verb..].starts_with(b" ") && read != GREETING
@@ -74,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_of_http1_is_told_from_a_greeting_and_from_noise() {
+    fn a_request_of_http1_is_distinguished_from_a_greeting_and_from_noise() {
         for request in [&b"GET / HTTP/1.1\r\nhost: x\r\n"[..], b"POST /v2/models/m/infer H", b"PUT /", b"PRI /x"] {
             assert!(is_http1(request), "{request:?}");
         }

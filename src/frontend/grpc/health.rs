@@ -1,5 +1,5 @@
 //! `grpc.health.v1`: the server under the empty name and its services' names, each model under its own
-//! (serving if any of its versions is ready). A server none of whose models could be loaded serves nothing.
+//! (serving if any of its versions is ready). A server that could load none of its models serves nothing.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -46,7 +46,7 @@ use crate::{
     telemetry::ServerMetrics,
 };
 
-/// Time to send a refusal in and to hear the client close.
+/// Time to send a refusal and see the client close.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A gRPC server on a listener that is bound already.
@@ -114,7 +114,7 @@ impl GrpcServer {
     }
 }
 
-/// Says what speaks here, and closes once the client has heard it.
+/// Says what this port speaks, and closes once the client has read it.
 async fn refuse_http1(stream: TcpStream) {
     let mut stream = Lingering::new(stream);
     let saying = async {

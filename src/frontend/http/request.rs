@@ -58,7 +58,7 @@ impl BinaryOutputs {
     }
 }
 
-/// What says where the JSON ends, for messages.
+/// What is missing if nothing says where the JSON ends, for messages.
 const HEADER_LENGTH_HINT: &str =
     "the header Inference-Header-Content-Length, which says how many bytes of the body are JSON, is missing";
 
@@ -75,7 +75,7 @@ pub(super) fn decode(body: &Bytes, json_length: Option<usize>) -> Result<Decoded
         return Err(Fault::invalid(HEADER_LENGTH, message));
     }
     let json: RequestJson<'_> = parse(&body[..json_length]).map_err(|fault| {
-        // Only whoever says that bytes follow the JSON sends any.
+        // A client that sends bytes after the JSON says so in it.
         let follows = fault.message().contains(TRAILING) && says(body, BINARY_SIZE);
         if has_length || !follows {
             fault
@@ -135,14 +135,14 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Fault> 
     })
 }
 
-/// How serde_json begins to say that there is more than one value.
+/// How serde_json's message begins if there is more than one value.
 const TRAILING: &str = "trailing characters";
 
 fn says(text: &[u8], word: &str) -> bool {
     text.windows(word.len()).any(|found| found == word.as_bytes())
 }
 
-/// What a body is that is no JSON, as far as its first bytes tell.
+/// What a body that is not JSON is, as far as its first bytes show.
 fn no_json(body: &[u8]) -> Option<&'static str> {
     let begins = |bytes: &[u8]| body.starts_with(bytes);
     if body.trim_ascii().is_empty() {

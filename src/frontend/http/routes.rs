@@ -196,7 +196,7 @@ async fn model_ready(State(api): State<Api>, target: Target) -> Result<Response,
     if service.is_serving() {
         return document(&Ready { name: Some(&model), ready: true });
     }
-    Err(Fault::new(FaultKind::Unavailable, format!("model '{model}' is not ready: the server drains")).into())
+    Err(Fault::new(FaultKind::Unavailable, format!("model '{model}' is not ready: the server is draining")).into())
 }
 
 async fn model_metadata(State(api): State<Api>, target: Target) -> Result<Response, Refusal> {

@@ -49,7 +49,7 @@ pub struct IndexEntry {
     pub version: Arc<str>,
     /// Where it is in its life.
     pub state: IndexState,
-    /// Why it does not serve; of one that does, why its last reload failed, or why its items share no calls. Else empty.
+    /// Why it does not serve; for one that does, why its last reload failed, or why its items share no calls. Otherwise empty.
     pub reason: Arc<str>,
 }
 
@@ -60,7 +60,7 @@ fn place(entry: &IndexEntry) -> (Arc<str>, u64) {
     (Arc::clone(&entry.name), entry.version.parse().unwrap_or(0))
 }
 
-/// What there is to say about how a model that serves is batched, if its items do not share calls as a matter of course.
+/// How a model that serves is batched, unless its items were simply found to be independent.
 fn reservation(batching: Option<&Batching>) -> Arc<str> {
     let notable = batching.filter(|batching| !matches!(batching.verdict, Verdict::Independent | Verdict::Off));
     notable.map_or_else(Arc::default, |batching| {

@@ -218,6 +218,12 @@ async fn only_what_has_changed_is_loaded_when_the_folder_is_looked_through() {
     fixture.remove("m/1");
     assert_eq!(fixture.refresh().await, (1, 0, 1));
     assert_eq!(fixture.serving(), ["m 2", "m 3", "new 1"]);
+    fixture.put("new/trial.json", Some(r#"[{"x": [1, 2, 3, 4]}]"#));
+    fixture.put("new/model.toml", Some(&doubler("trial.file = 'trial.json'")));
+    assert_eq!(fixture.refresh().await, (1, 0, 1));
+    fixture.put("new/trial.json", Some(r#"[{"x": [1, 2, 3, 4]}, {"x": [9, 9, 9, 9]}]"#));
+    assert_eq!(fixture.refresh().await, (1, 0, 1), "trial items are part of a model");
+    assert_eq!(fixture.refresh().await, (0, 0, 0));
     fixture.remove("m");
     fixture.remove("bad");
     assert_eq!(fixture.refresh().await, (0, 0, 2));
@@ -326,8 +332,8 @@ async fn models_stay_when_their_folder_cannot_be_looked_through() {
     for version in 1..=65 {
         fixture.put(&format!("m/{version}"), None);
     }
-    let reason = "m/model.toml: versions: chooses 65 versions, and at most 64 of a model are served; \
-                  choose fewer, such as by versions = { latest = 64 }";
+    let reason = "m/model.toml: versions: chooses 65 versions, but at most 64 of a model are served; \
+                  choose fewer, for example with versions = { latest = 64 }";
     assert_eq!(fixture.refresh().await, (0, 1, 0));
     let listed = fixture.index().await;
     assert_eq!((listed.len(), &listed[..2]), (67, [format!("m  Failed {reason}"), "m 1 Ready".to_owned()].as_slice()));
