@@ -14,15 +14,19 @@ use crate::{domain::ItemInputs, engine::RunError};
 const REPEAT: f64 = 1e-5;
 /// Answers that are no further apart are the same answer.
 const SAME: f64 = 1e-6;
+/// Items of the least calls in company that prove anything.
+const LEAST: u32 = 16;
 /// Calls with one item whose time counts, at the most.
 const CALLS: usize = 11;
+/// Calls that look how far rounding can move an item that was found to be far off.
+const NUDGES: u64 = 8;
 
 /// What the model does with single items.
 pub(super) struct Alone<'a> {
     pub(super) maker: Maker<'a>,
     pub(super) items: Vec<TrialItem>,
     /// Items that were made up, those included that the model does not take.
-    made: usize,
+    pub(super) made: usize,
     /// What each item got, in the items' order.
     pub(super) answers: Vec<Answer>,
     /// The time of a call.
@@ -42,7 +46,7 @@ impl<'a> Alone<'a> {
     /// [`ProofError::Outputs`] if what comes is not what the signature says, for any item: then the model cannot be served.
     pub(super) fn find(caller: &Caller<'a>, examples: &'a [ItemInputs], seed: u64) -> Result<Self, ProofError> {
         let mut maker = Maker::new(caller.executable.signature(), examples, seed);
-        if examples.is_empty() {
+        if examples.is_empty() && (maker.has_dynamic_dims() || maker.integers().next().is_some()) {
             find_length(caller, &mut maker)?;
         }
         let mut best: Option<Self> = None;
@@ -99,9 +103,11 @@ impl<'a> Alone<'a> {
         let mut durations = vec![self.took; self.items.len()];
         let floors = self.sizes();
         for (item, answer) in self.items.iter().zip(&self.answers).take(2) {
-            let nudged = self.maker.nudged(item);
+            let nudged = self.maker.nudged(item, 0);
             for (other, is_same) in [(Some(item), true), (nudged.as_ref(), false), (Some(item), true)] {
-                let Some(other) = other.filter(|_| durations.len() < CALLS && caller.affords(self.took * 8)) else { continue };
+                let Some(other) = other.filter(|_| durations.len() < CALLS && caller.affords(self.took * (1 + LEAST))) else {
+                    continue;
+                };
                 let Ok(reply) = caller.call(&[other]) else { continue };
                 durations.push(reply.took);
                 let Some(moved) = reply.answers.first().map(|again| Distance::between(again, answer, |at| 1e-3 * floors[at]))
@@ -116,6 +122,28 @@ impl<'a> Alone<'a> {
             }
         }
         self.took = typical(durations);
+    }
+
+    /// How far the answer to an item moves when the item moves by a few units in the last place, at the most; `None` if it holds no
+    /// numbers that could be moved. A step, a threshold or a rounding inside the model can make that far.
+    pub(super) fn fragility(&self, caller: &Caller<'_>, item: usize) -> Option<Distance> {
+        let floors = self.sizes();
+        let mut worst = Distance::default();
+        for turn in 1..=NUDGES {
+            let nudged = self.maker.nudged(&self.items[item], turn)?;
+            if !caller.affords(self.took) {
+                break;
+            }
+            let Ok(reply) = caller.call(&[&nudged]) else { continue };
+            for answer in &reply.answers {
+                worst.widen(Distance::between(answer, &self.answers[item], |at| 1e-3 * floors[at]));
+            }
+        }
+        if worst.numbers == 0.0 {
+            // What swallows the move of a large number does not swallow the rounding behind it.
+            worst.numbers = self.noise.unwrap_or_default();
+        }
+        Some(worst)
     }
 
     /// Whether the same item gets another answer each time.

@@ -43,6 +43,12 @@ impl Distance {
         worst
     }
 
+    /// Makes this at least as far as another.
+    pub(super) const fn widen(&mut self, other: Self) {
+        self.numbers = self.numbers.max(other.numbers);
+        self.labels |= other.labels;
+    }
+
     /// The same as a number, where a label that differs is as far away as can be.
     pub(super) const fn strict(self) -> f64 {
         if self.labels { f64::INFINITY } else { self.numbers }

@@ -32,6 +32,10 @@ pub struct Hints {
     /// What the file calls the dimension that is taken for the batch, if that is a word for time, nodes or points, or if another
     /// dimension of the same input has the same name.
     pub ordered_axis: Option<String>,
+    /// Whether that dimension has a name in the file that an exporter did not count up, such as `unk__7`.
+    pub named: bool,
+    /// Whether the file calls it a batch, in so many words.
+    pub named_batch: bool,
     /// Whether the engine computes items apart whatever they are, as the synthetic one does.
     pub apart_by_construction: bool,
 }
@@ -46,12 +50,16 @@ impl Hints {
             let (_, dims) = facts.batch_names.iter().find(|(name, _)| **name == *input.name)?;
             let name = dims.get(input.batch_axis?)?.as_deref()?;
             let is_twice = dims.iter().flatten().filter(|other| *other == name).count() > 1;
-            (is_twice || is_ordered(name)).then(|| format!("'{name}'"))
+            Some((name, is_twice))
         });
+        let is_batch = |name: &str| name.to_lowercase().contains("batch");
+        let mut ordered = named.clone().filter(|(name, is_twice)| *is_twice || is_ordered(name));
         Self {
             lossy: facts.lossy,
             suspects: facts.coupling_operators.clone(),
-            ordered_axis: named.take(1).next(),
+            ordered_axis: ordered.next().map(|(name, _)| format!("'{name}'")),
+            named: named.clone().any(|(name, _)| !name.contains(|letter: char| letter.is_ascii_digit())),
+            named_batch: named.clone().any(|(name, is_twice)| !is_twice && is_batch(name)),
             apart_by_construction,
         }
     }

@@ -24,12 +24,12 @@ pub(super) const TOPS: [u32; 6] = [1_000, 100, 30, 8, 2, 1];
 pub(super) enum Character {
     /// Around 0, of size 1.
     Unit,
-    /// A thousand times as large.
+    /// Up to a thousand times as large.
     Loud,
     Zero,
     /// [`Character::Loud`] with the opposite sign.
     Mirror,
-    /// A thousandth of the size.
+    /// A thousandth of the size, and all of it below 0.
     Quiet,
     /// Around 3.
     Offset,
@@ -50,13 +50,17 @@ impl Character {
         }
     }
 
+    const fn is_large(self) -> bool {
+        matches!(self, Self::Loud | Self::Mirror)
+    }
+
     fn float(self, z: f64, scale: f64) -> f64 {
         match self {
             Self::Unit => z,
             Self::Loud => scale * z,
             Self::Zero => 0.0,
             Self::Mirror => -scale * z,
-            Self::Quiet => z / scale,
+            Self::Quiet => -z.abs() / scale,
             Self::Offset => 3.0 + z / 2.0,
             Self::Positive => z.abs(),
             Self::Tiny => z / (scale * scale),
@@ -80,6 +84,16 @@ impl Character {
             Self::Zero => false,
             Self::Positive => true,
             _ => uniform < 0.5,
+        }
+    }
+
+    /// Elements that a mask of so many marks, from the first on. A mask that is the same for all items would show nothing of what
+    /// masks do to others.
+    const fn marked(self, width: usize) -> usize {
+        match self {
+            Self::Loud | Self::Positive => width - width / 4,
+            Self::Mirror => width - width / 2,
+            Self::Unit | Self::Zero | Self::Quiet | Self::Offset | Self::Tiny => width,
         }
     }
 
@@ -176,6 +190,12 @@ impl<'a> Maker<'a> {
         Self { signature, seed, examples, recipe: RECIPES[0], length: LENGTHS[0], tops, equal_lengths: false }
     }
 
+    /// The same for the shortest items that share calls, if others than these were made so far.
+    pub(super) fn shortest(&self) -> Option<Self> {
+        let first = *self.signature.padding.as_ref()?.buckets.first()?;
+        (first < self.length).then(|| Self { length: first, ..self.clone() })
+    }
+
     /// Positions of the inputs that take integers of unknown range.
     pub(super) fn integers(&self) -> impl Iterator<Item = usize> + '_ {
         let inputs = self.signature.inputs.iter().enumerate();
@@ -219,12 +239,18 @@ impl<'a> Maker<'a> {
         Some(TrialItem { character, inputs, state: None })
     }
 
-    /// The same with numbers moved by a few parts in a million: how far its answer moves is what rounding can do.
-    pub(super) fn nudged(&self, item: &TrialItem) -> Option<TrialItem> {
-        let mut chance = self.chance(u64::MAX, item.character, 0);
+    /// The same with numbers moved by a few units in the last place, each `turn` in another way: how far its answer moves is what
+    /// rounding can do.
+    pub(super) fn nudged(&self, item: &TrialItem, turn: u64) -> Option<TrialItem> {
+        let mut chance = self.chance(u64::MAX - 2 - turn, item.character, 0);
         let nudge = |tensor: &Tensor| {
             is_float(tensor.datatype()).then(|| {
-                let values = floats(tensor).map(|value| value * (1.0 + 1e-6 * normal(&mut chance)));
+                let size = match tensor.datatype() {
+                    Datatype::Fp16 => 1e-3,
+                    Datatype::Bf16 => 8e-3,
+                    _ => 1e-6,
+                };
+                let values = floats(tensor).map(|value| value * (1.0 + size * normal(&mut chance)));
                 let elements = values.flat_map(|value| float_element(tensor.datatype(), value)).collect::<Vec<u8>>();
                 Tensor::new(tensor.datatype(), tensor.shape().into(), elements.into()).ok()
             })
@@ -264,6 +290,17 @@ impl<'a> Maker<'a> {
         character.length(least, most)
     }
 
+    /// The length that an item's own input tells. Where nothing pads, a client may tell less than it sends.
+    fn told_length(&self, character: Character) -> usize {
+        let length = self.length(character);
+        match character {
+            Character::Positive | Character::Quiet | Character::Loud if self.signature.padding.is_none() => {
+                character.length(1, length).min(length - length / 4)
+            }
+            _ => length,
+        }
+    }
+
     fn shape(&self, character: Character, position: usize, spec: &TensorSpec) -> Shape {
         let padded = self.signature.padding.as_ref().and_then(|rule| rule.input(position)).map(|input| input.axis);
         let sizes = spec.dims.iter().enumerate();
@@ -283,27 +320,33 @@ impl<'a> Maker<'a> {
                 push_element(&mut data, text.as_bytes()).ok()?;
             }
         } else {
-            for _ in 0..count {
-                data.extend_from_slice(&self.element(character, position, spec, &mut chance)?);
+            let width = shape.last().copied().unwrap_or(1).max(1);
+            for at in 0..count {
+                data.extend_from_slice(&self.element(character, position, spec, (at, width), &mut chance)?);
             }
         }
         Tensor::new(spec.datatype, shape, data.into()).ok()
     }
 
+    /// The element that is number `at` of a tensor whose last dimension has `width` elements.
     fn element(
         &self,
         character: Character,
         position: usize,
         spec: &TensorSpec,
+        (at, width): (usize, usize),
         chance: &mut fastrand::Rng,
     ) -> Option<ElementBytes> {
         let datatype = spec.datatype;
         if self.is_mask(position, spec) {
             let one = datatype.one()?;
-            return Some(if self.recipe.masks_zero { ElementBytes::from_elem(0, one.len()) } else { one.into() });
+            let is_one = at % width < character.marked(width) && !self.recipe.masks_zero;
+            return Some(if is_one { one.into() } else { ElementBytes::from_elem(0, one.len()) });
         }
         if is_float(datatype) {
             let scale = if datatype == Datatype::Fp16 { self.recipe.scale.min(100.0) } else { self.recipe.scale };
+            // A rule may set in at any size of a number, so every second one of the large ones has any.
+            let scale = if character.is_large() && at % 2 == 1 { scale.powf(chance.f64()) } else { scale };
             let value = character.float(normal(chance), scale);
             return Some(float_element(datatype, if self.recipe.positive { value.abs() } else { value }));
         }
@@ -311,7 +354,7 @@ impl<'a> Maker<'a> {
             return Some(ElementBytes::from_elem(u8::from(character.boolean(chance.f64())), 1));
         }
         let value = if self.is_length(spec) {
-            u32::try_from(self.length(character)).ok()?
+            u32::try_from(self.told_length(character)).ok()?
         } else {
             character.integer(chance.f64(), self.tops[position].min(self.recipe.top_max))
         };

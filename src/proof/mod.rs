@@ -39,11 +39,13 @@ use crate::{
 };
 
 /// Changes whenever the same model could get another verdict or other costs.
-pub const PROOF_VERSION: u32 = 1;
+pub const PROOF_VERSION: u32 = 2;
 /// What items are drawn from unless another seed is given.
 pub const SEED_DEFAULT: u64 = 0x7469_6465;
 /// Time for a model's trial calls unless its manifest gives another.
 pub const BUDGET_DEFAULT: Duration = Duration::from_secs(2);
+/// Items of a call in which the shortest items of a model with padding are tried.
+const SHORTEST_BATCH: usize = 4;
 /// Calls with one thread and with all, of which the median counts.
 const WIDE_CALLS: usize = 7;
 /// Each of the two series takes at most this part of the model's time.
@@ -155,14 +157,24 @@ fn prove_by(caller: &Caller<'_>, terms: &Terms) -> Result<Proof, ProofError> {
 
 /// What items in company show, at equal lengths too if padding changes answers.
 fn in_company(caller: &Caller<'_>, alone: &Alone<'_>, terms: &Terms) -> Result<(Finding, Observed), ProofError> {
-    let (finding, observed) = compared(caller, alone, terms);
+    let (mut finding, observed) = compared(caller, alone, terms, terms.max_batch);
+    if finding.verdict == Verdict::Independent
+        && let Some(maker) = alone.maker.shortest()
+    {
+        // Padding is the larger part of an item the shorter the item is.
+        let shortest = Alone { repeated: alone.repeated, noise: alone.noise, ..Alone::run(caller, maker)? };
+        let (at_shortest, _) = compared(caller, &shortest, terms, terms.max_batch.min(SHORTEST_BATCH));
+        if matches!(at_shortest.verdict, Verdict::Dependent | Verdict::NotABatch | Verdict::PaddingLeaks) {
+            finding = at_shortest;
+        }
+    }
     if finding.verdict != Verdict::PaddingLeaks {
         return Ok((finding, observed));
     }
     let mut maker = alone.maker.clone();
     maker.equal_lengths = true;
-    let equal = Alone::run(caller, maker)?;
-    let (at_equal_lengths, observed) = compared(caller, &equal, terms);
+    let equal = Alone { repeated: alone.repeated, noise: alone.noise, ..Alone::run(caller, maker)? };
+    let (at_equal_lengths, observed) = compared(caller, &equal, terms, terms.max_batch);
     if at_equal_lengths.verdict == Verdict::Independent {
         let detail = format!("{}; at equal lengths {}", finding.detail, at_equal_lengths.detail);
         return Ok((Finding { detail, ..finding }, observed));
@@ -171,13 +183,14 @@ fn in_company(caller: &Caller<'_>, alone: &Alone<'_>, terms: &Terms) -> Result<(
     Ok((Finding { detail, ..at_equal_lengths }, observed))
 }
 
-fn compared(caller: &Caller<'_>, alone: &Alone<'_>, terms: &Terms) -> (Finding, Observed) {
+fn compared(caller: &Caller<'_>, alone: &Alone<'_>, terms: &Terms, max_batch: usize) -> (Finding, Observed) {
     let tolerance = Tolerance::of(alone, &terms.hints);
-    let observed = Together::new(caller, alone, &tolerance, terms.seed).run(terms.max_batch);
     let is_stateful = caller.executable.signature().is_stateful();
-    let call_of_two = observed.medians.first().copied().unwrap_or(alone.took * 2);
-    let steps = (is_stateful && !tolerance.is_dependent(&observed)).then(|| along::run(caller, alone, call_of_two));
-    let wanted = prev_power_of_two(terms.max_batch);
+    let reserve = if is_stateful { along::least(alone.took) } else { Duration::ZERO };
+    let observed = Together::new(caller, alone, &tolerance, terms.seed, reserve).run(max_batch);
+    let per_item = observed.medians.first().map_or(alone.took, |call_of_two| *call_of_two / 2);
+    let steps = (is_stateful && !tolerance.is_dependent(&observed)).then(|| along::run(caller, alone, per_item, &tolerance));
+    let wanted = prev_power_of_two(max_batch);
     let finding = verdict::of_company(caller, alone, &observed, steps.as_ref(), &tolerance, &terms.hints, wanted);
     (finding, observed)
 }

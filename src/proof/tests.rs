@@ -1,5 +1,7 @@
 //! Models that couple their items, each in its own way, and models that do not, on the engine inside the binary.
 
+mod couplings;
+
 use std::sync::Arc;
 
 use rten_onnx::onnx::{DataType, GraphProto, NodeProto, TensorProto, ValueInfoProto};

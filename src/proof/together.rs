@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     alone::{Alone, shapes_equal},
     calls::{Caller, typical},
-    compare::{Answer, Distance, largest, median},
+    compare::{Answer, Distance},
     items::{Character, TrialItem},
     verdict::Tolerance,
 };
@@ -23,6 +23,8 @@ const CALLS_MIN: usize = 3;
 const SIZE_SHARE: u32 = 2;
 /// Share of what is left of the model's time that the sizes between the powers of two may take.
 const BETWEEN_SHARE: u32 = 4;
+/// Bytes of answers that are kept to compare others with.
+const KEPT_BYTES_MAX: usize = 1 << 28;
 /// How an item with no scale of its own is compared: relative to this part of the usual size of answers.
 const NEAR_FLOOR: f64 = 1e-6;
 const FAR_FLOOR: f64 = 1e-3;
@@ -46,20 +48,20 @@ impl Worst {
 /// What is known of rows beside what their items get alone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Far {
-    /// How far the numbers of each row were off.
-    pub(super) numbers: Vec<f64>,
-    /// Rows with another label.
-    pub(super) labels: usize,
+    /// Each row: its item, how far its numbers were off, and whether a label was another one.
+    pub(super) rows: Vec<(usize, f64, bool)>,
     pub(super) worst: Worst,
 }
 
 impl Far {
-    pub(super) fn take(&mut self, distance: Distance, size: usize) {
-        self.numbers.push(distance.numbers);
-        self.labels += usize::from(distance.labels);
+    pub(super) fn take(&mut self, item: usize, distance: Distance, size: usize) {
+        self.rows.push((item, distance.numbers, distance.labels));
         self.worst.take(distance.strict(), distance.output, size);
     }
 }
+
+/// How far rounding can move the answers to items that were found to be off, by item.
+pub(super) type Fragile = BTreeMap<usize, Distance>;
 
 /// What calls of several items have shown.
 #[derive(Debug, Default)]
@@ -70,6 +72,8 @@ pub(super) struct Observed {
     pub(super) far: BTreeMap<usize, Far>,
     /// Rows that were padded.
     pub(super) padded: Far,
+    /// What rounding alone does to items that are off.
+    pub(super) fragile: Fragile,
     /// Whether copies of an item get what it gets alone.
     pub(super) copies_hold: bool,
     /// Whether rows in another order get the same in another order.
@@ -84,11 +88,12 @@ pub(super) struct Observed {
 
 /// Items by the part that they play, by their place in the list.
 struct Cast {
-    /// What is watched.
-    targets: Vec<usize>,
+    /// What is watched: items above 0, whose calls have no zero, no negative and no large number but what is put beside them …
+    positive: Vec<usize>,
+    /// … and small ones, which show most of what others do to them.
+    small: Vec<usize>,
     calm: Vec<usize>,
     loud: Vec<usize>,
-    mirrored: Vec<usize>,
     all: Vec<usize>,
 }
 
@@ -107,13 +112,25 @@ impl Cast {
             chosen
         };
         let or = |chosen: Vec<usize>, others: &[usize]| if chosen.is_empty() { others.to_vec() } else { chosen };
-        // The smallest come early, because they show most of what others do to them.
-        let targets = or(those(&[Tiny, Unit, Offset, Zero, Positive, Quiet]), &all);
-        let loud = or(those(&[Loud]), &or(those(&[Mirror, Offset, Positive]), &all));
-        let calm = or(those(&[Zero, Quiet, Tiny]), &targets);
-        let mirrored = or(those(&[Mirror]), &loud);
-        Self { targets, calm, loud, mirrored, all }
+        let positive = or(those(&[Offset, Positive]), &or(those(&[Unit, Quiet, Tiny]), &all));
+        let small = or(those(&[Tiny, Unit, Quiet, Zero]), &positive);
+        let calm = or(those(&[Zero, Quiet, Tiny]), &small);
+        let loud = or(those(&[Loud, Mirror]), &or(those(&[Unit, Zero]), &all));
+        Self { positive, small, calm, loud, all }
     }
+}
+
+/// The calls of one size, in the order in which they are worth most. Each is compared with those before it at all places where it has
+/// the same items.
+struct Plan {
+    calls: Vec<Vec<usize>>,
+}
+
+impl Plan {
+    /// A mix of all, the same in another order, and copies of one item.
+    const MIX: usize = 3;
+    const TURNED: usize = 4;
+    const COPIES: usize = 5;
 }
 
 /// Compares what calls give.
@@ -128,16 +145,26 @@ pub(super) struct Together<'a, 'c> {
     sizes: Vec<f64>,
     /// First answers at a place: by place, item and length of the call.
     kept: BTreeMap<(usize, usize, usize), Answer>,
+    kept_bytes: usize,
+    /// Part of the model's time that others need.
+    reserve: Duration,
     observed: Observed,
 }
 
 impl<'a, 'c> Together<'a, 'c> {
-    pub(super) fn new(caller: &'c Caller<'a>, alone: &'c Alone<'a>, tolerance: &'c Tolerance, seed: u64) -> Self {
+    pub(super) fn new(
+        caller: &'c Caller<'a>,
+        alone: &'c Alone<'a>,
+        tolerance: &'c Tolerance,
+        seed: u64,
+        reserve: Duration,
+    ) -> Self {
         let is_padded = caller.executable.signature().padding.is_some();
         let observed = Observed { copies_hold: true, order_holds: true, largest: 1, ..Observed::default() };
         let chance = fastrand::Rng::with_seed(seed);
         let (cast, sizes) = (Cast::of(alone, is_padded), alone.sizes());
-        Self { caller, alone, tolerance, cast, chance, turn: 0, sizes, kept: BTreeMap::new(), observed }
+        let kept = BTreeMap::new();
+        Self { caller, alone, tolerance, cast, chance, turn: 0, sizes, kept, kept_bytes: 0, reserve, observed }
     }
 
     /// Runs calls of 2, 4, 8 … items up to `max_batch`, as far as the model's time goes, and then one of each size between. Stops early
@@ -150,23 +177,50 @@ impl<'a, 'c> Together<'a, 'c> {
         for size in (1..usize::BITS).map(|power| 1_usize << power).take_while(|size| *size <= max_batch) {
             let expected = last * 2;
             let least = if size == 2 { 2 } else { CALLS_MIN };
-            if !self.caller.affords(expected * least as u32) {
+            // Calls of two must leave time for those of four, and what is proven along a stream counts for more than larger calls.
+            let left = match size {
+                2 if max_batch >= 4 => self.caller.left().saturating_sub(expected * 2 * CALLS_MIN as u32),
+                2 | 4 => self.caller.left(),
+                _ => self.left(),
+            };
+            if expected * least as u32 > left {
                 break;
             }
-            let share = self.caller.left() / SIZE_SHARE;
+            let share = left / SIZE_SHARE;
             let affordable = usize::try_from(share.as_nanos() / expected.as_nanos().max(1)).unwrap_or(CALLS);
             let Some(took) = self.size(size, affordable.clamp(least, CALLS)) else { break };
             last = took;
             self.observed.medians.push(took);
             self.observed.largest = size;
-            if size >= 4 && self.tolerance.is_dependent(&self.observed) {
+            if size >= 4 && self.is_dependent() {
                 return self.observed;
             }
         }
-        if !self.tolerance.is_dependent(&self.observed) {
+        if !self.is_dependent() {
             self.between(last);
+            self.is_dependent();
         }
         self.observed
+    }
+
+    /// What is left of the model's time for what is done here.
+    fn left(&self) -> Duration {
+        self.caller.left().saturating_sub(self.reserve)
+    }
+
+    /// Whether a dependence was found. Rows that are off although their neighbours change nothing may be off by rounding, if a step
+    /// inside the model makes much of it: how much, their items show when they run alone, moved a little.
+    fn is_dependent(&mut self) -> bool {
+        loop {
+            if !self.tolerance.is_dependent(&self.observed) {
+                return false;
+            }
+            let fragile = &self.observed.fragile;
+            let off = self.tolerance.off_by_far(&self.observed).into_iter().find(|item| !fragile.contains_key(item));
+            let Some(item) = off else { return true };
+            let moved = self.alone.fragility(self.caller, item).unwrap_or_default();
+            self.observed.fragile.insert(item, moved);
+        }
     }
 
     /// One call of each size that is no power of two, in an order that leaves no wide gap when time runs out.
@@ -174,7 +228,7 @@ impl<'a, 'c> Together<'a, 'c> {
         let largest = self.observed.largest;
         let mut sizes: Vec<usize> = (3..largest).filter(|size| !size.is_power_of_two()).collect();
         self.chance.shuffle(&mut sizes);
-        let mut left = self.caller.left() / BETWEEN_SHARE;
+        let mut left = self.left() / BETWEEN_SHARE;
         for size in sizes {
             if left < last {
                 return;
@@ -187,36 +241,19 @@ impl<'a, 'c> Together<'a, 'c> {
                     return;
                 }
             }
-            self.kept.clear();
+            self.forget();
         }
     }
 
     /// Calls of one size; their typical time, or `None` if one failed.
     fn size(&mut self, size: usize, calls: usize) -> Option<Duration> {
-        let even: Vec<bool> = (0..size).map(|place| place % 2 == 0).collect();
-        let odd: Vec<bool> = even.iter().map(|is_target| !is_target).collect();
-        let half: Vec<bool> = (0..size).map(|place| place < size / 2).collect();
-        let [calm, loud, mirrored] = [&self.cast.calm, &self.cast.loud, &self.cast.mirrored].map(Clone::clone);
-        let mut plan: Vec<Vec<usize>> = Vec::with_capacity(CALLS);
-        let targets = self.targets(&even);
-        plan.extend([&calm, &loud, &mirrored].map(|neighbours| beside(&even, &targets, neighbours)));
-        let mix = self.mix(size);
-        let mut turned = mix.clone();
-        turned.rotate_left(1);
-        turned[..size - 1].reverse();
-        let copies = self.next_target();
-        plan.extend([mix.clone(), turned.clone(), vec![copies; size]]);
-        let targets = self.targets(&odd);
-        plan.extend([&calm, &loud].map(|neighbours| beside(&odd, &targets, neighbours)));
-        plan.push(vec![loud[0]; size]);
-        let targets = self.targets(&half);
-        plan.push(beside(&half, &targets, &loud));
-        plan.truncate(calls);
-        let first: Vec<&TrialItem> = plan[0].iter().map(|at| &self.alone.items[*at]).collect();
+        let plan = self.plan(size);
+        let planned = &plan.calls[..calls.min(plan.calls.len())];
+        let first: Vec<&TrialItem> = planned[0].iter().map(|at| &self.alone.items[*at]).collect();
         self.caller.show(&first);
-        let mut durations = Vec::with_capacity(plan.len());
-        let mut mixed: Option<Vec<Answer>> = None;
-        for items in &plan {
+        let mut durations = Vec::with_capacity(planned.len());
+        let mut mixed = Vec::new();
+        for (number, items) in planned.iter().enumerate() {
             let (answers, took) = match self.call(items) {
                 Ok(given) => given,
                 Err(error) => {
@@ -225,18 +262,55 @@ impl<'a, 'c> Together<'a, 'c> {
                 }
             };
             durations.push(took);
-            if *items == mix {
-                mixed = Some(answers);
-            } else if *items == turned {
-                self.check_order(&mix, mixed.as_deref().unwrap_or_default(), &turned, &answers);
-            } else if items.iter().all(|item| *item == items[0]) {
-                let floors: Vec<f64> = self.sizes.iter().map(|size| size * FAR_FLOOR).collect();
-                let apart = |answer: &Answer| Distance::between(answer, &self.alone.answers[items[0]], |at| floors[at]).strict();
-                self.observed.copies_hold &= answers.iter().all(|answer| apart(answer) <= self.tolerance.kind);
+            match number {
+                Plan::MIX => mixed = answers,
+                Plan::TURNED => self.check_order(&plan.calls[Plan::MIX], &mixed, items, &answers),
+                Plan::COPIES => {
+                    let alone = &self.alone.answers[items[0]];
+                    let apart = |answer| Distance::between(answer, alone, |at| self.sizes[at] * FAR_FLOOR).strict();
+                    let holds = answers.iter().all(|answer| apart(answer) <= self.tolerance.kind);
+                    self.observed.copies_hold &= holds;
+                }
+                _ => {}
             }
         }
-        self.kept.clear();
+        self.forget();
         Some(typical(durations))
+    }
+
+    /// Calls of one size. What is watched stays at its place while others come to the places around it, and of any two places, one is
+    /// watched in some call while the other changes: a model may mix a place with the next one, the one after, or all of the other half.
+    fn plan(&mut self, size: usize) -> Plan {
+        self.turn += 1;
+        // Of places 1, 2, 3 and so on apart, few are on one side: those whose binary digits add up to an even number, and the others.
+        let first: Vec<bool> = (0..size).map(|place| place.count_ones() % 2 == 0).collect();
+        let digit = size.ilog2().saturating_sub(2);
+        let second: Vec<bool> = (0..size).map(|place| (place >> digit).is_multiple_of(2)).collect();
+        let others = |places: &[bool]| -> Vec<bool> { places.iter().map(|is_watched| !is_watched).collect() };
+        let row =
+            |from: &[usize], turn: usize| -> Vec<usize> { (0..size).map(|place| from[(turn + place) % from.len()]).collect() };
+        let Cast { positive, small, calm, loud, .. } = &self.cast;
+        let (positive, small, calm) = (row(positive, self.turn), row(small, self.turn), row(calm, self.turn));
+        let (loud, mirrored) = (row(loud, self.turn), row(loud, self.turn + 1));
+        let copies = vec![small[0]; size];
+        let mix = self.mix(size);
+        let mut turned = mix.clone();
+        turned.rotate_left(1);
+        turned[..size - 1].reverse();
+        let calls = vec![
+            positive.clone(),
+            beside(&first, &positive, &loud),
+            beside(&others(&first), &positive, &mirrored),
+            mix,
+            turned,
+            copies,
+            // The loud ones are watched too, beside small ones now.
+            beside(&first, &small, &loud),
+            small.clone(),
+            beside(&second, &small, &mirrored),
+            beside(&others(&second), &positive, &calm),
+        ];
+        Plan { calls }
     }
 
     /// Whether the rows of a mix got the same when they came in another order.
@@ -259,36 +333,30 @@ impl<'a, 'c> Together<'a, 'c> {
         let length = |at: usize| rule.map_or(0, |rule| rule.length(&self.alone.items[at].inputs));
         let longest = items.iter().map(|at| length(*at)).max().unwrap_or_default();
         let size = items.len();
-        for (output, usual) in self.sizes.iter_mut().enumerate() {
-            *usual = usual.max(median(reply.answers.iter().map(|answer| largest(&answer[output])).collect()));
-        }
         for (place, (item, answer)) in items.iter().zip(&reply.answers).enumerate() {
             let alone = &self.alone.answers[*item];
             let far = Distance::between(answer, alone, |at| self.sizes[at] * FAR_FLOOR);
             let rows =
                 if length(*item) < longest { &mut self.observed.padded } else { self.observed.far.entry(size).or_default() };
-            rows.take(far, size);
+            rows.take(*item, far, size);
             match self.kept.get(&(place, *item, longest)) {
                 Some(before) => {
                     let near = Distance::between(answer, before, |at| self.sizes[at] * NEAR_FLOOR);
                     self.observed.near.take(near.strict(), near.output, size);
                 }
-                None => {
+                None if self.kept_bytes < KEPT_BYTES_MAX => {
+                    self.kept_bytes += answer.iter().map(|tensor| tensor.data().len()).sum::<usize>();
                     self.kept.insert((place, *item, longest), answer.clone());
                 }
+                None => {}
             }
         }
         Ok((reply.answers, reply.took))
     }
 
-    fn next_target(&mut self) -> usize {
-        self.turn += 1;
-        self.cast.targets[(self.turn - 1) % self.cast.targets.len()]
-    }
-
-    /// As many targets as there are places for them, each in its turn.
-    fn targets(&mut self, places: &[bool]) -> Vec<usize> {
-        places.iter().filter(|is_target| **is_target).map(|_| self.next_target()).collect()
+    fn forget(&mut self) {
+        self.kept.clear();
+        self.kept_bytes = 0;
     }
 
     /// A chance mix of all items, each as often as it takes.
@@ -300,8 +368,8 @@ impl<'a, 'c> Together<'a, 'c> {
     }
 }
 
-/// The targets at their places, and neighbours in turn at the others.
-fn beside(places: &[bool], targets: &[usize], neighbours: &[usize]) -> Vec<usize> {
-    let (mut targets, mut neighbours) = (targets.iter().copied(), neighbours.iter().copied().cycle());
-    places.iter().filter_map(|is_target| if *is_target { targets.next() } else { neighbours.next() }).collect()
+/// The watched at their places, and their neighbours at the others.
+fn beside(places: &[bool], watched: &[usize], neighbours: &[usize]) -> Vec<usize> {
+    let pairs = watched.iter().zip(neighbours);
+    places.iter().zip(pairs).map(|(is_watched, (watched, neighbour))| if *is_watched { *watched } else { *neighbour }).collect()
 }
