@@ -6,7 +6,7 @@ use super::{
     ProofError,
     calls::{Caller, typical},
     compare::{Answer, Distance, is_finite, largest, median},
-    items::{Character, LENGTHS, Maker, RECIPES, TOPS, TrialItem},
+    items::{LENGTHS, Maker, RECIPES, TOPS, TrialItem},
 };
 use crate::{domain::ItemInputs, engine::RunError};
 
@@ -196,7 +196,7 @@ fn find_length(caller: &Caller<'_>, maker: &mut Maker<'_>) -> Result<(), ProofEr
     Ok(())
 }
 
-/// Finds the largest integers with which an item runs, one input after the other, while the others are 0.
+/// Finds the largest integers with which an item runs, one input after another, while the others are 0.
 fn find_tops(caller: &Caller<'_>, maker: &mut Maker<'_>) -> Result<bool, ProofError> {
     let integers: Vec<usize> = maker.integers().collect();
     if integers.is_empty() || caller.left().is_zero() {
@@ -209,18 +209,26 @@ fn find_tops(caller: &Caller<'_>, maker: &mut Maker<'_>) -> Result<bool, ProofEr
             maker.tops[*other] = 1;
         }
         let tops = [highest[*input]].into_iter().chain(TOPS).filter(|top| *top <= highest[*input]);
-        let mut largest = None;
+        let (mut largest, mut too_large) = (None, None);
         for top in tops {
             maker.tops[*input] = top;
             if runs(caller, maker)? {
                 largest = Some(top);
                 break;
             }
+            too_large = Some(top);
         }
-        let Some(largest) = largest else {
+        let Some(mut largest) = largest else {
             maker.tops = highest;
             return Ok(false);
         };
+        // The largest of all lies between one that runs and one that does not.
+        let mut too_large = too_large.unwrap_or(largest);
+        while too_large > largest + 1 && !caller.left().is_zero() {
+            let between = largest.midpoint(too_large);
+            maker.tops[*input] = between;
+            if runs(caller, maker)? { largest = between } else { too_large = between }
+        }
         found[*input] = largest;
     }
     maker.tops = found;
@@ -228,7 +236,7 @@ fn find_tops(caller: &Caller<'_>, maker: &mut Maker<'_>) -> Result<bool, ProofEr
 }
 
 fn runs(caller: &Caller<'_>, maker: &Maker<'_>) -> Result<bool, ProofError> {
-    let Some(item) = maker.item(Character::Unit, 0) else { return Ok(false) };
+    let Some(item) = maker.probe() else { return Ok(false) };
     match caller.call(&[&item]) {
         Ok(_) => Ok(true),
         Err(RunError::WrongOutput(reason)) => Err(ProofError::Outputs(reason)),

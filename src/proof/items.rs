@@ -16,7 +16,11 @@ const ITEMS_BYTES_MAX: usize = 1 << 29;
 /// Size given to dynamic dimensions, such as the length of a text, and the ones to try where that does not run: some models take
 /// a frame of audio, a second of it, or a single token at the least.
 pub(super) const LENGTHS: [usize; 7] = [32, 160, 512, 1_280, 16_000, 64, 1];
-/// Upper bounds of integer values, of which the largest that runs is taken. No larger ones: a number may be a size to allocate.
+/// Lengths of items that are padded by more than their own length many times over: what padding does to a maximum or a mean shows on
+/// short items of usual size.
+const SHORT_LENGTHS: [usize; 3] = [1, 2, 3];
+/// Upper bounds of integer values, of which the first that runs is where the search for the largest begins. No larger ones: a number may be
+/// a size to allocate.
 pub(super) const TOPS: [u32; 6] = [1_000, 100, 30, 8, 2, 1];
 
 /// What an item is like. The strongest couplings show between items whose sizes differ most.
@@ -36,16 +40,19 @@ pub(super) enum Character {
     Positive,
     /// A millionth of the size.
     Tiny,
+    /// [`Character::Unit`] with the opposite sign: of the two, one is on the other side of any threshold.
+    Opposite,
 }
 
 impl Character {
-    pub(super) const ALL: [Self; 8] =
-        [Self::Unit, Self::Loud, Self::Zero, Self::Mirror, Self::Quiet, Self::Offset, Self::Positive, Self::Tiny];
+    pub(super) const ALL: [Self; 9] =
+        [Self::Unit, Self::Loud, Self::Zero, Self::Mirror, Self::Quiet, Self::Offset, Self::Positive, Self::Tiny, Self::Opposite];
 
     /// What the values are drawn from: a mirror has the values of what it mirrors.
     const fn source(self) -> u64 {
         match self {
             Self::Mirror => Self::Loud as u64,
+            Self::Opposite => Self::Unit as u64,
             other => other as u64,
         }
     }
@@ -64,6 +71,7 @@ impl Character {
             Self::Offset => 3.0 + z / 2.0,
             Self::Positive => z.abs(),
             Self::Tiny => z / (scale * scale),
+            Self::Opposite => -z,
         }
     }
 
@@ -74,7 +82,7 @@ impl Character {
             Self::Zero => 0,
             Self::Quiet => below(top / 20),
             Self::Tiny => below(top / 60),
-            Self::Mirror => top.saturating_sub(1) - below(top),
+            Self::Mirror | Self::Opposite => top.saturating_sub(1) - below(top),
             Self::Unit | Self::Loud | Self::Offset | Self::Positive => below(top),
         }
     }
@@ -83,6 +91,7 @@ impl Character {
         match self {
             Self::Zero => false,
             Self::Positive => true,
+            Self::Opposite => uniform >= 0.5,
             _ => uniform < 0.5,
         }
     }
@@ -93,7 +102,7 @@ impl Character {
         match self {
             Self::Loud | Self::Positive => width - width / 4,
             Self::Mirror => width - width / 2,
-            Self::Unit | Self::Zero | Self::Quiet | Self::Offset | Self::Tiny => width,
+            Self::Unit | Self::Zero | Self::Quiet | Self::Offset | Self::Tiny | Self::Opposite => width,
         }
     }
 
@@ -107,6 +116,7 @@ impl Character {
             Self::Offset => "1.5",
             Self::Positive => "äöü",
             Self::Tiny => "7",
+            Self::Opposite => "Lima",
         }
     }
 
@@ -120,6 +130,7 @@ impl Character {
             Self::Offset => "3",
             Self::Positive => "44",
             Self::Tiny => "00000000",
+            Self::Opposite => "-17",
         }
     }
 
@@ -129,7 +140,7 @@ impl Character {
             Self::Unit | Self::Loud | Self::Mirror => 32,
             Self::Positive => 28,
             Self::Zero => 24,
-            Self::Quiet => 17,
+            Self::Quiet | Self::Opposite => 17,
             Self::Offset => 9,
             Self::Tiny => 1,
         };
@@ -182,18 +193,28 @@ pub(super) struct Maker<'a> {
     pub(super) tops: SmallVec<[u32; 4]>,
     /// Whether all items have one length.
     pub(super) equal_lengths: bool,
+    /// Elements beyond the least that an item of usual size has, if it is to be a short one.
+    short: Option<usize>,
+    /// Whether integers are as large as can be, to see whether the model takes them.
+    probes: bool,
 }
 
 impl<'a> Maker<'a> {
     pub(super) fn new(signature: &'a Signature, examples: &'a [ItemInputs], seed: u64) -> Self {
         let tops = signature.inputs.iter().map(|input| first_top(input.datatype)).collect();
-        Self { signature, seed, examples, recipe: RECIPES[0], length: LENGTHS[0], tops, equal_lengths: false }
+        let (recipe, length) = (RECIPES[0], LENGTHS[0]);
+        Self { signature, seed, examples, recipe, length, tops, equal_lengths: false, short: None, probes: false }
     }
 
     /// The same for the shortest items that share calls, if others than these were made so far.
     pub(super) fn shortest(&self) -> Option<Self> {
         let first = *self.signature.padding.as_ref()?.buckets.first()?;
         (first < self.length).then(|| Self { length: first, ..self.clone() })
+    }
+
+    /// An item whose integers are as large as can be: a model that takes it takes all others.
+    pub(super) fn probe(&self) -> Option<TrialItem> {
+        Self { probes: true, ..self.clone() }.item(Character::Unit, 0)
     }
 
     /// Positions of the inputs that take integers of unknown range.
@@ -221,6 +242,14 @@ impl<'a> Maker<'a> {
         let made = Character::ALL.into_iter().filter(|character| *character != Character::Unit);
         let wanted = affordable.saturating_sub(items.len()).max(usize::from(affordable > 1));
         items.extend(made.take(wanted).filter_map(|character| self.item(character, 0)));
+        if self.signature.padding.is_some()
+            && !self.equal_lengths
+            && self.examples.is_empty()
+            && affordable == Character::ALL.len()
+        {
+            let short = |length: &usize| Self { short: Some(*length), ..self.clone() }.item(Character::Unit, *length as u64);
+            items.extend(SHORT_LENGTHS.iter().filter_map(short));
+        }
         for item in &mut items {
             item.state = self.state(item.character);
         }
@@ -287,7 +316,10 @@ impl<'a> Maker<'a> {
             return self.signature.padding.as_ref().map_or(self.length, |rule| bucket_of(rule, self.length).1);
         };
         let (least, most) = bucket_of(rule, self.length);
-        character.length(least, most)
+        match self.short {
+            Some(short) => (least + short - 1).min(most),
+            None => character.length(least, most),
+        }
     }
 
     /// The length that an item's own input tells. Where nothing pads, a client may tell less than it sends.
@@ -356,7 +388,8 @@ impl<'a> Maker<'a> {
         let value = if self.is_length(spec) {
             u32::try_from(self.told_length(character)).ok()?
         } else {
-            character.integer(chance.f64(), self.tops[position].min(self.recipe.top_max))
+            let top = self.tops[position].min(self.recipe.top_max);
+            if self.probes { top.saturating_sub(1) } else { character.integer(chance.f64(), top) }
         };
         let mut element = ElementBytes::from(u64::from(value).to_le_bytes());
         element.truncate(datatype.fixed_size()?);

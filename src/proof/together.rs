@@ -16,7 +16,7 @@ use super::{
 use crate::engine::RunError;
 
 /// Calls at one batch size, at the most; the median of their times counts.
-const CALLS: usize = 10;
+const CALLS: usize = 12;
 /// Calls at sizes so large that more would break the model's time.
 const CALLS_MIN: usize = 3;
 /// Share of what is left of the model's time that one size may take.
@@ -80,6 +80,8 @@ pub(super) struct Observed {
     pub(super) order_holds: bool,
     /// A call that failed although its items run alone: its size, and why.
     pub(super) failed: Option<(usize, RunError)>,
+    /// The same, where calls of fewer items run: its size is too large.
+    pub(super) limit: Option<(usize, RunError)>,
     /// Largest power of two, and largest size at all, in which items were compared.
     pub(super) largest: usize,
     /// The time of calls of 2, 4, 8 … items.
@@ -100,7 +102,7 @@ struct Cast {
 impl Cast {
     /// Only items that can share a call: of one shape, save what is padded.
     fn of(alone: &Alone<'_>, is_padded: bool) -> Self {
-        use Character::{Loud, Mirror, Offset, Positive, Quiet, Tiny, Unit, Zero};
+        use Character::{Loud, Mirror, Offset, Opposite, Positive, Quiet, Tiny, Unit, Zero};
         let first = alone.items.first();
         let meets = |item: &TrialItem| is_padded || first.is_none_or(|first| shapes_equal(&item.inputs, &first.inputs));
         let all: Vec<usize> = (0..alone.items.len()).filter(|at| meets(&alone.items[*at])).collect();
@@ -113,7 +115,7 @@ impl Cast {
         };
         let or = |chosen: Vec<usize>, others: &[usize]| if chosen.is_empty() { others.to_vec() } else { chosen };
         let positive = or(those(&[Offset, Positive]), &or(those(&[Unit, Quiet, Tiny]), &all));
-        let small = or(those(&[Tiny, Unit, Quiet, Zero]), &positive);
+        let small = or(those(&[Tiny, Unit, Opposite, Quiet, Zero]), &positive);
         let calm = or(those(&[Zero, Quiet, Tiny]), &small);
         let loud = or(those(&[Loud, Mirror]), &or(those(&[Unit, Zero]), &all));
         Self { positive, small, calm, loud, all }
@@ -188,7 +190,13 @@ impl<'a, 'c> Together<'a, 'c> {
             }
             let share = left / SIZE_SHARE;
             let affordable = usize::try_from(share.as_nanos() / expected.as_nanos().max(1)).unwrap_or(CALLS);
-            let Some(took) = self.size(size, affordable.clamp(least, CALLS)) else { break };
+            let Some(took) = self.size(size, affordable.clamp(least, CALLS)) else {
+                // Items that can meet in calls of 4 do so; where larger calls fail, none are made.
+                if size > 4 {
+                    self.observed.limit = self.observed.failed.take();
+                }
+                break;
+            };
             last = took;
             self.observed.medians.push(took);
             self.observed.largest = size;
@@ -286,6 +294,8 @@ impl<'a, 'c> Together<'a, 'c> {
         let first: Vec<bool> = (0..size).map(|place| place.count_ones() % 2 == 0).collect();
         let digit = size.ilog2().saturating_sub(2);
         let second: Vec<bool> = (0..size).map(|place| (place >> digit).is_multiple_of(2)).collect();
+        let place = self.chance.usize(..size);
+        let lone: Vec<bool> = (0..size).map(|other| other == place).collect();
         let others = |places: &[bool]| -> Vec<bool> { places.iter().map(|is_watched| !is_watched).collect() };
         let row =
             |from: &[usize], turn: usize| -> Vec<usize> { (0..size).map(|place| from[(turn + place) % from.len()]).collect() };
@@ -309,6 +319,9 @@ impl<'a, 'c> Together<'a, 'c> {
             small.clone(),
             beside(&second, &small, &mirrored),
             beside(&others(&second), &positive, &calm),
+            // As little of what is watched as can be, so that a statistic of the call is that of the others.
+            beside(&lone, &small, &loud),
+            beside(&lone, &small, &mirrored),
         ];
         Plan { calls }
     }

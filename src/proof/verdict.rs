@@ -166,7 +166,9 @@ pub(super) fn of_alone(caller: &Caller<'_>, alone: &Alone<'_>) -> Option<Finding
     }
     if alone.is_random() {
         let moved = shown(alone.repeated);
-        let detail = format!("the same item gets another answer each time (it moved by {moved}), so answers cannot be compared");
+        let detail = format!(
+            "the same item gets another answer each time (it moved by {moved} times its size), so answers cannot be compared"
+        );
         return Some(Finding { verdict: Verdict::Random, detail });
     }
     if alone.items.len() < 2 {
@@ -192,7 +194,7 @@ pub(super) fn of_company(
         let worst = if steps.near.apart > tolerance.near { steps.near } else { steps.far.worst };
         let (name, apart) = (caller.output_name(worst.output), shown(worst.apart));
         let detail = format!(
-            "along a stream of 16 steps, its neighbours in a call of 4 items changed output '{name}' by {apart} of its size{}",
+            "along a stream of 16 steps, its neighbours in a call of 4 items changed output '{name}' by {apart} times its size{}",
             suspects(hints)
         );
         return Finding { verdict: Verdict::Dependent, detail };
@@ -200,7 +202,7 @@ pub(super) fn of_company(
     if tolerance.padding_leaks(observed) {
         let worst = observed.padded.worst;
         let (name, apart) = (caller.output_name(worst.output), shown(worst.apart));
-        let detail = format!("padding changed output '{name}' by {apart} of its size in a call of {} items", worst.size);
+        let detail = format!("padding changed output '{name}' by {apart} times its size in a call of {} items", worst.size);
         return Finding { verdict: Verdict::PaddingLeaks, detail };
     }
     let unproven = |detail: String| Finding { verdict: Verdict::Unproven, detail };
@@ -222,7 +224,10 @@ pub(super) fn of_company(
         );
     }
     let largest = observed.largest;
-    let detail = format!("no dependence was found between {} items in calls of up to {largest}", alone.items.len());
+    let mut detail = format!("no dependence was found between {} items in calls of up to {largest}", alone.items.len());
+    if let Some((size, error)) = &observed.limit {
+        detail.push_str(&format!("; calls of {size} fail, so none are made: {error}"));
+    }
     Finding { verdict: Verdict::Independent, detail }
 }
 
@@ -231,14 +236,14 @@ fn dependent(caller: &Caller<'_>, alone: &Alone<'_>, observed: &Observed, tolera
     let what = if observed.near.apart > tolerance.near {
         let worst = observed.near;
         let (name, apart) = (caller.output_name(worst.output), shown(worst.apart));
-        format!("other items in a call of {} changed output '{name}' by {apart} of its size", worst.size)
+        format!("other items in a call of {} changed output '{name}' by {apart} times its size", worst.size)
     } else if let Some((size, error)) = &observed.failed {
         format!("items that run alone fail in a call of {size}: {error}")
     } else {
         let far = observed.far.values().filter(|far| tolerance.is_far(far, &observed.fragile, 1.0));
         let worst = far.map(|far| far.worst).max_by(|left, right| left.apart.total_cmp(&right.apart)).unwrap_or_default();
         let (name, apart) = (caller.output_name(worst.output), shown(worst.apart));
-        format!("output '{name}' is off by {apart} of its size in a call of {}, from what the item gets alone", worst.size)
+        format!("output '{name}' is off by {apart} times its size in a call of {}, from what the item gets alone", worst.size)
     };
     let is_constant = alone.is_constant() && alone.items.len() > 1;
     let is_order = observed.failed.is_none() && !(observed.copies_hold && observed.order_holds);
@@ -272,7 +277,11 @@ fn suspects(hints: &Hints) -> String {
 
 /// A difference for people.
 fn shown(apart: f64) -> String {
-    if apart.is_infinite() { "more than can be told".to_owned() } else { format!("{apart:.1e}") }
+    match apart {
+        _ if apart.is_infinite() => "infinitely many".to_owned(),
+        0.01..1e4 => format!("{apart:.2}"),
+        _ => format!("{apart:.1e}"),
+    }
 }
 
 /// What the server does about it.

@@ -443,7 +443,7 @@ fn each_dependent_model_is_one_warning_with_the_output_the_size_the_difference_a
             "verdict=dependent",
             "other items in a call of ",
             " changed output 'y' by ",
-            " of its size; suspected: ",
+            " times its size; suspected: ",
             suspected,
             "seed=",
         ] {
