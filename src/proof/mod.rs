@@ -15,6 +15,7 @@ mod company;
 mod compare;
 mod hints;
 mod items;
+mod scatter;
 mod store;
 mod together;
 mod verdict;
@@ -130,7 +131,7 @@ fn prove_by(caller: &Caller<'_>, terms: &Terms) -> Result<Proof, ProofError> {
         return Ok(Proof { batching: verdict::off(&alone, terms.seed), medians: measured_alone, item_bytes });
     }
     let (finding, observed) = match verdict::of_alone(caller, &alone) {
-        Some(finding) => (finding, Observed::default()),
+        Some(finding) => (of_random(finding, caller, &alone, terms), Observed::default()),
         None => in_company(caller, &alone, terms)?,
     };
     let Finding { verdict, detail } = if finding.verdict == Verdict::Unproven && terms.hints.apart_by_construction {
@@ -153,6 +154,18 @@ fn prove_by(caller: &Caller<'_>, terms: &Terms) -> Result<Proof, ProofError> {
     let proven_batch = if is_proven { observed.largest.max(1) } else { 1 };
     let batching = Batching { verdict, shares_calls, detail: detail.into(), proven_batch, seed: terms.seed };
     Ok(Proof { batching, medians, item_bytes })
+}
+
+/// What is found of a random model whose manifest has its items share calls: that it must not, if neighbours move its answers by more
+/// than chance does.
+fn of_random(finding: Finding, caller: &Caller<'_>, alone: &Alone<'_>, terms: &Terms) -> Finding {
+    if finding.verdict != Verdict::Random || terms.rule != BatchingRule::Assumed {
+        return finding;
+    }
+    match scatter::coupled(caller, alone) {
+        Some(output) => verdict::scattered(caller.output_name(output), &terms.hints),
+        None => finding,
+    }
 }
 
 /// What items in company show, at equal lengths too if padding changes answers.

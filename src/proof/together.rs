@@ -179,16 +179,14 @@ impl<'a, 'c> Together<'a, 'c> {
         for size in (1..usize::BITS).map(|power| 1_usize << power).take_while(|size| *size <= max_batch) {
             let expected = last * 2;
             let least = if size == 2 { 2 } else { CALLS_MIN };
-            // Calls of two must leave time for those of four, and what is proven along a stream counts for more than larger calls.
-            let left = match size {
-                2 if max_batch >= 4 => self.caller.left().saturating_sub(expected * 2 * CALLS_MIN as u32),
-                2 | 4 => self.caller.left(),
-                _ => self.left(),
-            };
+            // What is proven along a stream counts for more than larger calls.
+            let left = if size > 4 { self.left() } else { self.caller.left() };
             if expected * least as u32 > left {
                 break;
             }
-            let share = left / SIZE_SHARE;
+            // Calls of two must leave time for those of four, even if these take twice as long as they should.
+            let next = if size == 2 && max_batch >= 4 { expected * 4 * CALLS_MIN as u32 } else { Duration::ZERO };
+            let share = left.saturating_sub(next) / SIZE_SHARE;
             let affordable = usize::try_from(share.as_nanos() / expected.as_nanos().max(1)).unwrap_or(CALLS);
             let Some(took) = self.size(size, affordable.clamp(least, CALLS)) else {
                 // Items that can meet in calls of 4 do so; where larger calls fail, none are made.

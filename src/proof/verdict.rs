@@ -264,6 +264,16 @@ fn dependent(caller: &Caller<'_>, alone: &Alone<'_>, observed: &Observed, tolera
     Finding { verdict: Verdict::NotABatch, detail }
 }
 
+/// A random model in which neighbours put an output elsewhere.
+pub(super) fn scattered(output: &str, hints: &Hints) -> Finding {
+    let detail = format!(
+        "the same item gets another answer each time, and beside loud items in a call of 3, output '{output}' is where it never \
+         is beside calm ones{}",
+        suspects(hints)
+    );
+    Finding { verdict: Verdict::Dependent, detail }
+}
+
 /// `; suspected are …`
 fn suspects(hints: &Hints) -> String {
     const NAMED_MAX: usize = 3;
