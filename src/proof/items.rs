@@ -89,9 +89,9 @@ impl Character {
 
     const fn boolean(self, uniform: f64) -> bool {
         match self {
-            Self::Zero => false,
+            Self::Zero | Self::Quiet => false,
             Self::Positive => true,
-            Self::Opposite => uniform >= 0.5,
+            Self::Mirror | Self::Opposite => uniform >= 0.5,
             _ => uniform < 0.5,
         }
     }

@@ -34,7 +34,7 @@ const FAR_MIN: f64 = 3e-5;
 const NOISE_FACTOR: f64 = 20.0;
 /// How many times as far as the most that small moves of an item did to its answer.
 const FRAGILE_FACTOR: f64 = 4.0;
-const FRAGILE_MAX: f64 = 0.05;
+const FRAGILE_MAX: f64 = 0.02;
 /// Share of the rows that must be off by more than rounding: what depends on size or place moves them all.
 const ROWS: f64 = 0.125;
 /// The same for models that round coarsely inside, where a single flip may move a row far.
@@ -87,11 +87,13 @@ impl Tolerance {
         let labels =
             far.rows.iter().filter(|(item, _, differs)| *differs && !fragile.get(item).is_some_and(|moved| moved.labels));
         let labels = labels.count() as f64;
+        // A single row may be rounded across a step.
+        let many = |share: f64| (rows * share).max(1.0);
         if self.lossy {
-            return off(self.far * factor) > rows * ROWS_LOSSY || labels > rows * ROWS_LOSSY;
+            return off(self.far * factor) > many(ROWS_LOSSY) || labels > many(ROWS_LOSSY);
         }
-        let labels_differ = if self.labels_only { labels > 0.0 } else { labels > rows * ROWS_LOSSY };
-        off(FAR * factor) > 0.0 || off(self.far * factor) > rows * ROWS || labels_differ
+        let labels_differ = if self.labels_only { labels > 0.0 } else { labels > many(ROWS_LOSSY) };
+        off(FAR * factor) > 0.0 || off(self.far * factor) > many(ROWS) || labels_differ
     }
 
     /// Items of rows that are off by more than rounding, if nothing but such rows speaks for a dependence; the worst first.

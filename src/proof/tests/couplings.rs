@@ -128,6 +128,33 @@ fn masks_of_others_that_reach_an_item_are_found() {
 }
 
 #[test]
+fn a_flag_of_any_item_that_reaches_all_is_found_with_any_seed() {
+    let file = write(GraphProto {
+        node: vec![
+            float_of("flag", "f"),
+            largest_of_items("f", "c"),
+            node("Sigmoid", &["x"], "z"),
+            node("Mul", &["z", "c"], "y"),
+        ],
+        input: vec![fp32("x", &[BATCH, Some(4)]), value("flag", DataType::BOOL, &[BATCH, Some(1)])],
+        output: vec![fp32("y", &[BATCH, Some(4)])],
+        ..GraphProto::default()
+    });
+    let model = bind(
+        file,
+        Signature {
+            inputs: vec![spec("x", Datatype::Fp32, &[Some(4)]), spec("flag", Datatype::Bool, &[Some(1)])],
+            outputs: vec![spec("y", Datatype::Fp32, &[Some(4)])],
+            ..Signature::default()
+        },
+    );
+    for seed in 0..40 {
+        let proof = prove(&model, 0, &Terms { seed, ..patient() }, None).expect("one item a call");
+        assert_eq!(proof.batching.verdict, Verdict::Dependent, "seed {seed}: {}", proof.batching.detail);
+    }
+}
+
+#[test]
 fn the_largest_of_the_lengths_that_items_tell_is_found() {
     let file = write(GraphProto {
         node: vec![
