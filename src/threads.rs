@@ -87,7 +87,8 @@ mod tests {
             stand_back();
             policy()
         };
-        assert_eq!(std::thread::spawn(standing_back).join().expect("no panic"), libc::SCHED_IDLE);
-        assert_eq!(policy(), before);
+        let runtime = runtime().expect("threads");
+        let stood_back = runtime.block_on(async { tokio::task::spawn_blocking(standing_back).await.expect("no panic") });
+        assert_eq!((stood_back, policy()), (libc::SCHED_IDLE, before));
     }
 }
