@@ -429,7 +429,7 @@ impl Installer for Device {
             Place::Lane { lane, company } => proof::prove(executable, lane, terms, Some(company)).inspect(|_| warm_up(lane)),
             Place::Beside => {
                 let aside = Aside::new(threads::stand_back);
-                proof::prove_beside(executable, terms, &aside).inspect(|_| aside.run(|| warm_up(0)))
+                proof::prove_beside(executable, terms, &aside).inspect(|_| aside.press(|| warm_up(0)))
             }
         };
         let proof = proven.map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;

@@ -33,16 +33,23 @@ impl Aside {
     }
 
     /// Runs work that is soon done on the thread that takes its share of the cores.
-    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    pub fn press<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.pressing.run(work)
     }
 
-    /// The threads for the next call of a model that may take `budget` for all of them. Calls yield until that has passed, and no longer
-    /// than a call that takes twice the longest so far should be over by then, as slowly as they go.
-    pub(super) fn threads(&self, taken: Taken, budget: Duration) -> &LaneThreads {
-        let slowness = taken.passed.as_secs_f64() / taken.calls.as_secs_f64().max(1e-9);
-        let next = 2.0 * taken.longest.as_secs_f64() * slowness;
-        if taken.passed.as_secs_f64() + next <= budget.as_secs_f64() { &self.yielding } else { &self.pressing }
+    /// Runs work on the thread that stands back.
+    pub(super) fn stand_back<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.yielding.run(work)
+    }
+}
+
+impl Taken {
+    /// Whether the next call has to press, of a model that may take `budget` for all of them: calls stand back until that has passed, and
+    /// only if one that takes twice the longest so far should be over by then, as slowly as they go.
+    pub(super) fn presses(self, budget: Duration) -> bool {
+        let slowness = self.passed.as_secs_f64() / self.calls.as_secs_f64().max(1e-9);
+        let next = 2.0 * self.longest.as_secs_f64() * slowness;
+        self.passed.as_secs_f64() + next > budget.as_secs_f64()
     }
 }
 
@@ -53,17 +60,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_yield_as_long_as_they_can_be_over_in_time_and_then_press() {
-        let aside = Aside::new(|| ());
-        let [yielding, pressing] = [&aside.yielding, &aside.pressing].map(|threads| threads.run(|| thread::current().id()));
-        let chosen = |calls: u64, longest: u64, passed: u64| {
+    fn calls_stand_back_as_long_as_they_can_be_over_in_time() {
+        let presses = |calls: u64, longest: u64, passed: u64| {
             let [calls, longest, passed] = [calls, longest, passed].map(Duration::from_millis);
-            aside.threads(Taken { calls, longest, passed }, Duration::from_secs(2)).run(|| thread::current().id())
+            Taken { calls, longest, passed }.presses(Duration::from_secs(2))
         };
-        assert_eq!(chosen(0, 0, 0), yielding, "the first call");
-        assert_eq!(chosen(500, 10, 600), yielding, "idle cores");
-        assert_eq!(chosen(500, 10, 1_900), yielding, "busy ones");
-        assert_eq!(chosen(500, 10, 2_000), pressing, "too late");
-        assert_eq!(chosen(5, 1, 1_500), pressing, "cores with no time at all: the next call would take half a second");
+        assert!(!presses(0, 0, 0), "the first call");
+        assert!(!presses(500, 10, 600), "cores with time");
+        assert!(!presses(500, 10, 1_900), "cores with little time");
+        assert!(presses(500, 10, 2_000), "too late");
+        assert!(presses(5, 1, 1_500), "cores with hardly any time: the next call would take half a second");
+    }
+
+    #[test]
+    fn one_thread_stands_back_and_another_does_not() {
+        let mut stood_back = None;
+        let aside = Aside::new(|| stood_back = Some(thread::current().id()));
+        let here = || thread::current().id();
+        assert_eq!(stood_back, Some(aside.stand_back(here)));
+        assert_ne!(stood_back, Some(aside.press(here)));
+        assert_ne!(stood_back, Some(aside.stand_back(|| aside.press(here))));
     }
 }

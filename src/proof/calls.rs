@@ -19,7 +19,7 @@ use crate::{
 pub(super) enum Ground<'a> {
     /// On the calling thread, which is this lane's, perhaps with company on those that have nothing to do.
     Lane(usize, Option<&'a Company>),
-    /// Beside lanes that serve.
+    /// Beside lanes that serve, and on the calling thread, which stands back.
     Aside(&'a Aside),
 }
 
@@ -88,13 +88,16 @@ impl<'a> Caller<'a> {
         Ok(Reply { answers: answers.collect(), states, took })
     }
 
+    /// Makes a call on the thread that stands back, which is this one, or on the one that presses.
     fn aside(&self, aside: &Aside, calls: &[ItemCall<'_>]) -> (Result<Ran, RunError>, Duration) {
-        let taken = Taken { passed: clock::now().since(self.begun), ..self.taken.get() };
-        let (ran, took) = aside.threads(taken, self.budget).run(|| {
+        let executable = self.executable;
+        let work = || {
             let before = clock::waited();
-            let (ran, took) = timed(self.executable, 0, calls);
+            let (ran, took) = timed(executable, 0, calls);
             (ran, took.saturating_sub(clock::waited().saturating_sub(before)))
-        });
+        };
+        let taken = Taken { passed: clock::now().since(self.begun), ..self.taken.get() };
+        let (ran, took) = if taken.presses(self.budget) { aside.press(work) } else { work() };
         self.taken.set(Taken { calls: taken.calls + took, longest: taken.longest.max(took), ..taken });
         (ran, took)
     }

@@ -417,6 +417,22 @@ fn a_model_whose_time_runs_out_is_unproven_and_called_no_more() {
 }
 
 #[test]
+fn beside_lanes_that_serve_the_same_is_found() {
+    let aside = Aside::new(|| ());
+    let proof = prove_beside(&leak(1e-3), &patient(), &aside).expect("one item a call");
+    assert_eq!(proof.batching.verdict, Verdict::Dependent, "{}", proof.batching.detail);
+    let apart = rows(vec![node("Relu", &["x"], "y")], vec![]);
+    let proof = prove_beside(&apart, &patient(), &aside).expect("it runs");
+    assert_eq!((proof.batching.verdict, proof.medians.len()), (Verdict::Independent, 7), "{}", proof.batching.detail);
+    // Its calls wait for nobody, so all of their time counts.
+    let cost_per_call = Duration::from_millis(4);
+    let (slow, control) = synthetic(Script { cost_per_call, cost_mode: CostMode::Blocked, ..Script::default() });
+    let proof = prove_beside(&slow, &Terms { budget: cost_per_call, ..Terms::default() }, &aside).expect("it runs");
+    assert_eq!(proof.batching.verdict, Verdict::Unproven);
+    assert!(control.calls() <= 4, "{}", control.calls());
+}
+
+#[test]
 fn a_model_that_takes_no_made_up_item_is_unproven_with_the_cause() {
     let faults = (1..200).map(|call| PlannedFault { when: Trigger::Call(call), what: Misbehaviour::Error }).collect();
     let (model, _) = synthetic(Script { faults, ..Script::default() });
