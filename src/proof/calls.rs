@@ -14,6 +14,9 @@ use crate::{
     engine::{CallThreads, Executable, ItemCall, Ran, RunError},
 };
 
+/// On a lane, this part of the time that passes counts as spent if calls have taken less.
+const PASSED_SHARE: u32 = 8;
+
 /// Where calls are made.
 #[derive(Clone, Copy)]
 pub(super) enum Ground<'a> {
@@ -46,11 +49,13 @@ impl<'a> Caller<'a> {
         Self { executable, ground, begun: clock::now(), budget, taken: Cell::default() }
     }
 
-    /// What is left of the model's time. Beside lanes that serve, only what calls take counts, and not what they wait for a core.
+    /// What is left of the model's time. Only what calls take counts, and not what they wait for a core: a verdict must not depend on how
+    /// busy the machine is. On a lane, which others wait for, the rest counts for something too.
     pub(super) fn left(&self) -> Duration {
+        let calls = self.taken.get().calls;
         let spent = match self.ground {
-            Ground::Lane(..) => clock::now().since(self.begun),
-            Ground::Aside(_) => self.taken.get().calls,
+            Ground::Lane(..) => calls.max(clock::now().since(self.begun) / PASSED_SHARE),
+            Ground::Aside(_) => calls,
         };
         self.budget.saturating_sub(spent)
     }
@@ -79,8 +84,11 @@ impl<'a> Caller<'a> {
             items.iter().zip(&slots).map(|(item, slot)| ItemCall { inputs: &item.inputs, state: Some(slot) }).collect();
         let (ran, took) = match self.ground {
             Ground::Lane(lane, _) => timed(self.executable, lane, &calls),
-            Ground::Aside(aside) => self.aside(aside, &calls),
+            Ground::Aside(aside) if self.presses() => aside.press(|| timed(self.executable, 0, &calls)),
+            Ground::Aside(_) => timed(self.executable, 0, &calls),
         };
+        let taken = self.taken.get();
+        self.taken.set(Taken { calls: taken.calls + took, longest: taken.longest.max(took), ..taken });
         let ran = ran?;
         let states: Vec<Option<StateBuffers>> = slots.iter().map(|slot| slot.with(Option::take)).collect();
         let answers =
@@ -88,18 +96,9 @@ impl<'a> Caller<'a> {
         Ok(Reply { answers: answers.collect(), states, took })
     }
 
-    /// Makes a call on the thread that stands back, which is this one, or on the one that presses.
-    fn aside(&self, aside: &Aside, calls: &[ItemCall<'_>]) -> (Result<Ran, RunError>, Duration) {
-        let executable = self.executable;
-        let work = || {
-            let before = clock::waited();
-            let (ran, took) = timed(executable, 0, calls);
-            (ran, took.saturating_sub(clock::waited().saturating_sub(before)))
-        };
-        let taken = Taken { passed: clock::now().since(self.begun), ..self.taken.get() };
-        let (ran, took) = if taken.presses(self.budget) { aside.press(work) } else { work() };
-        self.taken.set(Taken { calls: taken.calls + took, longest: taken.longest.max(took), ..taken });
-        (ran, took)
+    /// Whether the next call beside lanes that serve has to take its share of the cores.
+    fn presses(&self) -> bool {
+        Taken { passed: clock::now().since(self.begun), ..self.taken.get() }.presses(self.budget)
     }
 
     fn answer(&self, mut outputs: Answer, state: Option<&StateBuffers>) -> Answer {
@@ -119,10 +118,13 @@ impl<'a> Caller<'a> {
     }
 }
 
+/// Runs one call; what it took, less what this thread waited for a core.
 fn timed(executable: &Executable, lane: usize, calls: &[ItemCall<'_>]) -> (Result<Ran, RunError>, Duration) {
+    let before = clock::waited();
     let start = clock::now();
     let ran = executable.run(lane, calls, CallThreads::One);
-    (ran, clock::now().since(start))
+    let took = clock::now().since(start);
+    (ran, took.saturating_sub(clock::waited().saturating_sub(before)))
 }
 
 fn slot(state: Option<StateBuffers>) -> StateSlot {

@@ -178,7 +178,9 @@ fn settle(model: &mut LoadedModel, measured: &Measured) {
 
 /// Keeps the proof for the next start.
 fn keep(model: &LoadedModel, measured: &Measured, options: &LoadOptions<'_>) {
-    let Some(subject) = &model.subject else { return };
+    // The next start may have the time, or the items, that this one lacked.
+    let is_final = measured.proof.batching.verdict != Verdict::Unproven;
+    let Some(subject) = model.subject.as_ref().filter(|_| is_final) else { return };
     if let Err(error) = options.proofs.put(subject, &measured.kept()) {
         info!(model = %model.name, version = %model.version, %error, "the proof could not be kept; the next start repeats it");
     }
