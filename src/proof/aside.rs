@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::engine::LaneThreads;
 
-/// Threads for trial calls beside lanes that serve: one that computes while a core has nothing else to do, so that no client waits for
+/// Threads for trial calls beside lanes that serve: one that stands back behind threads that wake, so that no client waits for
 /// it, and one that takes its share of the cores, for a model that would else never be done.
 #[derive(Debug)]
 pub struct Aside {
@@ -24,7 +24,7 @@ pub(super) struct Taken {
 }
 
 impl Aside {
-    /// `stand_back` makes the thread that it is run on one that computes only while a core has nothing else to do.
+    /// `stand_back` makes the thread that it is run on one that takes no core from a thread at work.
     #[must_use]
     pub fn new(stand_back: impl FnOnce() + Send) -> Self {
         let aside = Self { yielding: LaneThreads::new(), pressing: LaneThreads::new() };

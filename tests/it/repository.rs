@@ -32,7 +32,7 @@ use crate::{
     binary::Binary,
     serving::{
         COUNTER, Client, DOUBLER, Feed, bare_config, connect, folder_of, item, message, metric, outcome, page, patiently,
-        speech_config, tensors_of, until, values, write,
+        speech_config, tensors_of, tried_briefly, until, values, write,
     },
     startup::one_operator,
 };
@@ -133,7 +133,8 @@ async fn predictions(mut client: Client, stop: Arc<AtomicBool>, made: Arc<Atomic
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_reloads_under_load_break_no_stream_lose_no_item_and_leave_no_copy_behind() {
     const RELOADS: usize = 100;
-    let (server, _folder) = serve(bare_config(), &[("double", DOUBLER), ("counter", COUNTER)]).await;
+    let models = [("double", &*tried_briefly(DOUBLER)), ("counter", &*tried_briefly(COUNTER))];
+    let (server, _folder) = serve(bare_config(), &models).await;
     let stop = Arc::new(AtomicBool::new(false));
     let made = Arc::new(AtomicU64::new(0));
     let mut load = Vec::new();

@@ -15,7 +15,7 @@ use tonic::Code;
 
 use crate::{
     infer::{InferClient, InferStream, infer_client, numbers, request, step},
-    serving::{COUNTER, DOUBLER, bare_config, folder_of, limits, patiently, serve, until},
+    serving::{COUNTER, DOUBLER, bare_config, folder_of, limits, patiently, serve, tried_briefly, until},
 };
 
 /// Clients with a stream each; the scope after them is that of unary calls.
@@ -265,7 +265,7 @@ async fn keep_asking(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reloads_under_load_are_no_error_and_sequences_finish_on_the_copy_that_they_began_on() {
     const RELOADS: usize = 50;
-    let folder = folder_of(&[("counter", COUNTER), ("doubler", DOUBLER)]);
+    let folder = folder_of(&[("counter", &tried_briefly(COUNTER)), ("doubler", &tried_briefly(DOUBLER))]);
     let mut config = bare_config();
     config.models.dir = Some(folder.path().to_owned());
     let server = Server::start(config).await.unwrap_or_else(|error| panic!("{error}"));

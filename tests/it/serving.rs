@@ -49,6 +49,12 @@ dims = ['batch', 4]
 fail_value = -1.0
 ";
 
+/// The same model with little time for its trial calls, which leave the cores to whoever has work until it is over: for tests that load a
+/// model often while all cores are busy.
+pub(crate) fn tried_briefly(manifest: &str) -> String {
+    format!("{manifest}\n[trial]\nseconds = 0.05\n")
+}
+
 /// Adds to a number all numbers that its stream has sent so far, itself included.
 pub(crate) const COUNTER: &str = "
 engine = 'synthetic'
