@@ -14,7 +14,7 @@ use crate::{
     engine::{CallThreads, Executable, ItemCall, Ran, RunError},
 };
 
-/// On a lane, this part of the time that passes counts as spent if calls have taken less.
+/// This part of the time that passes counts as spent if calls have taken less.
 const PASSED_SHARE: u32 = 8;
 
 /// Where calls are made.
@@ -55,7 +55,7 @@ impl<'a> Caller<'a> {
         let calls = self.taken.get().calls;
         let spent = match self.ground {
             Ground::Lane(..) => calls.max(clock::now().since(self.begun) / PASSED_SHARE),
-            Ground::Aside(_) => calls,
+            Ground::Aside(_) => clock::now().since(self.begun),
         };
         self.budget.saturating_sub(spent)
     }
