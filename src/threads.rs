@@ -28,15 +28,17 @@ pub fn take_cores() {
     set_policy(Policy::Other);
 }
 
-/// From now on this thread takes its share of the cores, but no core from a thread that was on it first.
+/// From now on this thread computes only while a core has nothing else to do, and leaves it to whoever wakes. For good: the system does
+/// not let everybody return.
 pub fn stand_back() {
-    set_policy(Policy::Batch);
+    set_policy(Policy::Idle);
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Policy {
     Other,
     Batch,
+    Idle,
 }
 
 /// Does nothing where the system refuses (a sandbox may) or knows no such policy: then all threads are alike, as they were.
@@ -45,6 +47,7 @@ fn set_policy(policy: Policy) {
     let policy = match policy {
         Policy::Other => libc::SCHED_OTHER,
         Policy::Batch => libc::SCHED_BATCH,
+        Policy::Idle => libc::SCHED_IDLE,
     };
     // SAFETY: the structure is plain numbers, and zeros are the only parameters that any of these policies takes.
     let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
@@ -86,6 +89,6 @@ mod tests {
         };
         let runtime = runtime().expect("threads");
         let stood_back = runtime.block_on(async { tokio::task::spawn_blocking(standing_back).await.expect("no panic") });
-        assert_eq!((stood_back, policy()), (libc::SCHED_BATCH, before));
+        assert_eq!((stood_back, policy()), (libc::SCHED_IDLE, before));
     }
 }

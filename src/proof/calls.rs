@@ -22,7 +22,7 @@ const PASSED_SHARE: u32 = 8;
 pub(super) enum Ground<'a> {
     /// On the calling thread, which is this lane's, perhaps with company on those that have nothing to do.
     Lane(usize, Option<&'a Company>),
-    /// Beside lanes that serve, and on the calling thread, which stands back.
+    /// Beside lanes that serve; the calling thread is the one of these that takes its share of the cores.
     Aside(&'a Aside),
 }
 
@@ -55,7 +55,8 @@ impl<'a> Caller<'a> {
         let calls = self.taken.get().calls;
         let spent = match self.ground {
             Ground::Lane(..) => calls.max(clock::now().since(self.begun) / PASSED_SHARE),
-            Ground::Aside(_) => clock::now().since(self.begun),
+            // A reload must end in time; what it waits by its own will is no part of that, and is bounded.
+            Ground::Aside(_) => clock::now().since(self.begun).saturating_sub(self.taken.get().waited()),
         };
         self.budget.saturating_sub(spent)
     }
@@ -82,13 +83,21 @@ impl<'a> Caller<'a> {
         let slots: Vec<StateSlot> = items.iter().map(|item| slot(item.state.clone())).collect();
         let calls: Vec<ItemCall<'_>> =
             items.iter().zip(&slots).map(|(item, slot)| ItemCall { inputs: &item.inputs, state: Some(slot) }).collect();
+        let mut taken = self.taken.get();
         let (ran, took) = match self.ground {
-            Ground::Lane(lane, _) => timed(self.executable, lane, &calls),
-            Ground::Aside(aside) if self.presses() => aside.press(|| timed(self.executable, 0, &calls)),
-            Ground::Aside(_) => timed(self.executable, 0, &calls),
+            Ground::Aside(aside) if taken.stands_back(self.budget) => {
+                let begun = clock::now();
+                let (ran, took) = aside.stand_back(|| timed(self.executable, 0, &calls));
+                taken.add_standing_back(took, clock::now().since(begun));
+                (ran, took)
+            }
+            Ground::Aside(_) | Ground::Lane(..) => {
+                let (ran, took) = timed(self.executable, self.lane(), &calls);
+                taken.add(took);
+                (ran, took)
+            }
         };
-        let taken = self.taken.get();
-        self.taken.set(Taken { calls: taken.calls + took, longest: taken.longest.max(took), ..taken });
+        self.taken.set(taken);
         let ran = ran?;
         let states: Vec<Option<StateBuffers>> = slots.iter().map(|slot| slot.with(Option::take)).collect();
         let answers =
@@ -96,9 +105,11 @@ impl<'a> Caller<'a> {
         Ok(Reply { answers: answers.collect(), states, took })
     }
 
-    /// Whether the next call beside lanes that serve has to take its share of the cores.
-    fn presses(&self) -> bool {
-        Taken { passed: clock::now().since(self.begun), ..self.taken.get() }.presses(self.budget)
+    const fn lane(&self) -> usize {
+        match self.ground {
+            Ground::Lane(lane, _) => lane,
+            Ground::Aside(_) => 0,
+        }
     }
 
     fn answer(&self, mut outputs: Answer, state: Option<&StateBuffers>) -> Answer {
