@@ -598,10 +598,13 @@ async fn items_of_the_manifest_or_of_a_file_next_to_it_prove_what_made_up_ones_c
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_whose_time_for_trial_calls_is_too_short_is_unproven_and_the_key_is_named() {
-    let server = serve(&[("hasty", "[trial]\nseconds = 0.000001", &constant())]).await;
+    let models = folder(&[("hasty", "[trial]\nseconds = 0.000001", &constant())]);
+    let (_root, cache) = cache();
+    let server = Setting { cache: Some(cache.clone()), ..Setting::default() }.serve(models.path()).await;
     let found = batching(&server, "hasty").await;
     assert_eq!((found.verdict(), found.shares_calls), (BatchingVerdict::Unproven, false));
     assert!(found.detail.contains("raise trial.seconds in the manifest"), "{}", found.detail);
+    assert_eq!(proofs_in(&cache), [""; 0].map(PathBuf::from), "the next start tries again");
 }
 
 #[tokio::test]
