@@ -427,10 +427,7 @@ impl Installer for Device {
         };
         let proven: Result<Proof, ProofError> = match place {
             Place::Lane { lane, company } => proof::prove(executable, lane, terms, Some(company)).inspect(|_| warm_up(lane)),
-            Place::Beside => {
-                let aside = Aside::new(threads::stand_back);
-                proof::prove_beside(executable, terms, &aside).inspect(|_| aside.press(|| warm_up(0)))
-            }
+            Place::Beside(aside) => proof::prove_beside(executable, terms, aside).inspect(|_| aside.press(|| warm_up(0))),
         };
         let proof = proven.map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
         Ok(Measured { proof, wide: None, is_remembered: false, took: clock::now().since(started) })
@@ -472,6 +469,10 @@ impl Installer for Device {
 }
 
 impl Host for Device {
+    fn aside(&self) -> Aside {
+        Aside::new(threads::stand_back)
+    }
+
     fn retire(&self, key: ModelKey) {
         self.handoff.retire_model(key);
     }

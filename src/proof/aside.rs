@@ -1,18 +1,21 @@
-//! Threads for trial calls beside lanes that serve.
+//! Threads for models that are loaded and tried beside lanes that serve.
 
-use std::time::Duration;
+use std::{hint::black_box, time::Duration};
 
-use crate::engine::LaneThreads;
+use crate::{clock, engine::LaneThreads};
 
 /// This share of a model's time may pass while its calls stand back; the rest is for calls that take their share of the cores.
 const STANDING_SHARE: f64 = 0.5;
-/// So many times as long as on a core of its own a call is taken to last while it stands back, until so many have shown better: where
-/// all cores are at work it gets three parts in a thousand of one, and nothing can call it back.
-const SLOWNESS_UNKNOWN: f64 = 100.0;
+/// Calls that stood back, after which they tell better how much time the cores have than what was found before.
 const CALLS_KNOWN: u32 = 8;
+/// Cores have time to spare if work that stands back takes at most so many times as long as on a core of its own. Where all cores are
+/// at work it takes some hundreds of times as long, and nothing can call it back.
+const SLOWNESS_SPARE: f64 = 8.0;
+/// Steps of the work that tells so: a quarter of a millisecond of a core.
+const PROBE_STEPS: u64 = 1 << 18;
 
-/// Threads for trial calls beside lanes that serve: one that computes while a core has nothing else to do, so that no client waits for
-/// it, and one that takes its share of the cores, for calls that would else not be over in time.
+/// Threads for work beside lanes that serve: one that computes while a core has nothing else to do, so that no client waits for
+/// it, and one that takes its share of the cores, for what would else not be over in time.
 #[derive(Debug)]
 pub struct Aside {
     standing_back: LaneThreads,
@@ -41,13 +44,30 @@ impl Aside {
         aside
     }
 
+    /// Whether the cores have time to spare.
+    #[must_use]
+    pub fn has_time(&self) -> bool {
+        self.slowness() <= SLOWNESS_SPARE
+    }
+
+    /// How many times as long as on a core of its own work takes now that stands back.
+    pub(super) fn slowness(&self) -> f64 {
+        self.standing_back.run(|| {
+            let (begun, waited_before) = (clock::now(), clock::waited());
+            black_box((0..PROBE_STEPS).fold(1_u64, |number, step| black_box(number.rotate_left(7) ^ step)));
+            let passed = clock::now().since(begun);
+            let waited = clock::waited().saturating_sub(waited_before);
+            passed.as_secs_f64() / passed.saturating_sub(waited).as_secs_f64().max(1e-9)
+        })
+    }
+
     /// Runs work on the thread that takes its share of the cores.
     pub fn press<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.pressing.run(work)
     }
 
-    /// Runs work on the thread that stands back.
-    pub(super) fn stand_back<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    /// Runs work on the thread that stands back. If all cores come to be at work meanwhile, it takes hundreds of times as long.
+    pub fn stand_back<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.standing_back.run(work)
     }
 }
@@ -72,13 +92,14 @@ impl Taken {
         self.stood_back_passed.saturating_sub(self.stood_back_took)
     }
 
-    /// Whether the next call stands back, of a model that may take `budget` for all of them: if one of twice the longest so far is over
-    /// before their share of that time is, as slowly as they go. The first one, of unknown length, does not.
-    pub(super) fn stands_back(self, budget: Duration) -> bool {
+    /// Whether the next call stands back, of a model that may take `budget` for all of them: if cores have time to spare, and one of twice
+    /// the longest so far is over before their share of that time is, as slowly as they go. `slowness_before` is that of other work before
+    /// the first.
+    pub(super) fn stands_back(self, slowness_before: f64, budget: Duration) -> bool {
         let known = self.stood_back_passed.as_secs_f64() / self.stood_back_took.as_secs_f64().max(1e-9);
-        let slowness = if self.stood_back < CALLS_KNOWN { known.max(SLOWNESS_UNKNOWN) } else { known };
+        let slowness = if self.stood_back < CALLS_KNOWN { slowness_before } else { known };
         let next = 2.0 * self.longest.as_secs_f64() * slowness;
-        !self.calls.is_zero() && self.stood_back_passed.as_secs_f64() + next <= budget.as_secs_f64() * STANDING_SHARE
+        slowness <= SLOWNESS_SPARE && self.stood_back_passed.as_secs_f64() + next <= budget.as_secs_f64() * STANDING_SHARE
     }
 }
 
@@ -99,22 +120,24 @@ mod tests {
         taken
     }
 
+    const QUIET: f64 = 1.5;
+    const BUSY: f64 = 100.0;
+
     #[test]
-    fn the_first_call_takes_its_share_and_short_ones_stand_back() {
-        assert!(!Taken::default().stands_back(BUDGET));
-        assert!(after(0, 4_000, 0).stands_back(BUDGET));
-        assert!(!after(0, 6_000, 0).stands_back(BUDGET), "on a machine at work it might last for seconds");
+    fn calls_stand_back_if_cores_have_time_and_they_will_be_over_soon() {
+        assert!(Taken::default().stands_back(QUIET, BUDGET));
+        assert!(!Taken::default().stands_back(BUSY, BUDGET));
+        assert!(after(0, 300_000, 0).stands_back(QUIET, BUDGET));
+        assert!(!after(0, 400_000, 0).stands_back(QUIET, BUDGET), "the next one may last for longer than their share");
+        assert!(!after(1, 100, 1_000_000).stands_back(QUIET, BUDGET), "their share is over");
+        assert_eq!(after(4, 100, 1_100).waited(), Duration::from_millis(4));
     }
 
     #[test]
-    fn how_they_go_decides_about_longer_ones() {
-        assert!(after(8, 100, 150).stands_back(BUDGET));
-        let mut quiet = after(8, 100, 150);
-        quiet.add_standing_back(Duration::from_millis(50), Duration::from_millis(60));
-        assert!(quiet.stands_back(BUDGET), "cores have time");
-        assert!(!after(8, 1_000, 110_000).stands_back(BUDGET), "the next one would take too long");
-        assert!(!after(1, 100, 1_000_000).stands_back(BUDGET), "their share is over");
-        assert_eq!(after(4, 100, 1_100).waited(), Duration::from_millis(4));
+    fn how_they_go_decides_about_further_ones() {
+        assert!(after(7, 100, 20_000).stands_back(QUIET, BUDGET), "a few may have been unlucky");
+        assert!(!after(8, 100, 20_000).stands_back(QUIET, BUDGET), "cores have no time any more");
+        assert!(after(8, 100, 150).stands_back(BUSY, BUDGET));
     }
 
     #[test]

@@ -22,8 +22,9 @@ const PASSED_SHARE: u32 = 8;
 pub(super) enum Ground<'a> {
     /// On the calling thread, which is this lane's, perhaps with company on those that have nothing to do.
     Lane(usize, Option<&'a Company>),
-    /// Beside lanes that serve; the calling thread is the one of these that takes its share of the cores.
-    Aside(&'a Aside),
+    /// Beside lanes that serve; the calling thread is the one of these that takes its share of the cores. The number says how many times
+    /// as long as on a core of its own work that stands back took before.
+    Aside(&'a Aside, f64),
 }
 
 /// Makes calls of one model.
@@ -56,7 +57,7 @@ impl<'a> Caller<'a> {
         let spent = match self.ground {
             Ground::Lane(..) => calls.max(clock::now().since(self.begun) / PASSED_SHARE),
             // A reload must end in time; what it waits by its own will is no part of that, and is bounded.
-            Ground::Aside(_) => clock::now().since(self.begun).saturating_sub(self.taken.get().waited()),
+            Ground::Aside(..) => clock::now().since(self.begun).saturating_sub(self.taken.get().waited()),
         };
         self.budget.saturating_sub(spent)
     }
@@ -85,13 +86,13 @@ impl<'a> Caller<'a> {
             items.iter().zip(&slots).map(|(item, slot)| ItemCall { inputs: &item.inputs, state: Some(slot) }).collect();
         let mut taken = self.taken.get();
         let (ran, took) = match self.ground {
-            Ground::Aside(aside) if taken.stands_back(self.budget) => {
+            Ground::Aside(aside, slowness) if taken.stands_back(slowness, self.budget) => {
                 let begun = clock::now();
                 let (ran, took) = aside.stand_back(|| timed(self.executable, 0, &calls));
                 taken.add_standing_back(took, clock::now().since(begun));
                 (ran, took)
             }
-            Ground::Aside(_) | Ground::Lane(..) => {
+            Ground::Aside(..) | Ground::Lane(..) => {
                 let (ran, took) = timed(self.executable, self.lane(), &calls);
                 taken.add(took);
                 (ran, took)
@@ -108,7 +109,7 @@ impl<'a> Caller<'a> {
     const fn lane(&self) -> usize {
         match self.ground {
             Ground::Lane(lane, _) => lane,
-            Ground::Aside(_) => 0,
+            Ground::Aside(..) => 0,
         }
     }
 

@@ -120,7 +120,7 @@ pub fn prove(executable: &Arc<Executable>, lane: usize, terms: &Terms, company: 
 /// # Errors
 /// As [`prove`].
 pub fn prove_beside(executable: &Arc<Executable>, terms: &Terms, aside: &Aside) -> Result<Proof, ProofError> {
-    aside.press(|| prove_by(&Caller::new(executable, Ground::Aside(aside), terms.budget), terms))
+    aside.press(|| prove_by(&Caller::new(executable, Ground::Aside(aside, aside.slowness()), terms.budget), terms))
 }
 
 fn prove_by(caller: &Caller<'_>, terms: &Terms) -> Result<Proof, ProofError> {

@@ -169,6 +169,11 @@ impl Origin {
         }
         Self { file: file.to_owned(), stamp, beside }
     }
+
+    /// The size of all its files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.stamp.iter().chain(self.beside.values()).map(|stamp| stamp.bytes).sum()
+    }
 }
 
 impl Stamp {

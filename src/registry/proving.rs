@@ -11,7 +11,7 @@ use super::{LoadOptions, LoadedModel};
 use crate::{
     clock,
     domain::{Batching, Fault, FaultKind, Verdict},
-    proof::{Company, Kept, Proof},
+    proof::{Aside, Company, Kept, Proof},
     scheduler::{ModelKey, on_each_lane},
 };
 
@@ -25,8 +25,8 @@ pub enum Place<'a> {
         /// What idle lanes do at the same time.
         company: &'a Company,
     },
-    /// On a thread other than the lanes', which serve other models or an older copy of this one.
-    Beside,
+    /// On threads other than the lanes', which serve other models or an older copy of this one.
+    Beside(&'a Aside),
 }
 
 /// What is known about a model before it is installed.
@@ -142,11 +142,12 @@ pub(super) fn prove_beside(
     model: &mut LoadedModel,
     options: &LoadOptions<'_>,
     installer: &dyn Installer,
+    aside: &Aside,
 ) -> Result<Measured, Fault> {
     let measured = match remembered(model, options) {
         Some(measured) => measured,
         None => {
-            let measured = installer.prove(model, Place::Beside)?;
+            let measured = installer.prove(model, Place::Beside(aside))?;
             tell(model, &measured.proof.batching);
             measured
         }

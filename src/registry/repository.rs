@@ -32,17 +32,26 @@ use super::{
 use crate::{
     domain::{Fault, FaultKind},
     engine::LaneThreads,
-    proof::{SEED_DEFAULT, Store},
+    proof::{Aside, SEED_DEFAULT, Store},
     scheduler::ModelKey,
 };
 
 pub use index::{IndexEntry, IndexState};
+
+/// Files of at most so many bytes altogether are loaded without taking a core from the lanes, if there is time to spare: they are soon
+/// loaded even if there is none any more.
+const STANDING_BYTES_MAX: u64 = 32 << 20;
 
 /// Why a model is in the list that was taken out of service by hand.
 const UNLOADED: &str = "unloaded";
 
 /// What runs models that are loaded.
 pub trait Host: Installer + Send {
+    /// Threads to load and try a model on while others serve; by default they take their share of the cores.
+    fn aside(&self) -> Aside {
+        Aside::new(|| ())
+    }
+
     /// Lets no further stream open on a model. It is freed when its last stream has ended.
     fn retire(&self, key: ModelKey);
 
@@ -374,8 +383,11 @@ impl Inner {
     fn load_beside(&self, name: &Arc<str>, candidate: &Candidate<'_>, seed: Option<u64>) -> Result<Arc<Model>, Vec<LoadFault>> {
         let plan = candidate.plan.as_ref().map_err(Clone::clone)?;
         let options = self.options(true, seed);
-        let mut loaded = plan.load(name, &options)?;
-        let measured = prove_beside(&mut loaded, &options, &*self.host);
+        let aside = self.host.aside();
+        let load = || plan.load(name, &options);
+        let stands_back = candidate.origin.bytes() <= STANDING_BYTES_MAX && aside.has_time();
+        let mut loaded = if stands_back { aside.stand_back(load)? } else { load()? };
+        let measured = prove_beside(&mut loaded, &options, &*self.host, &aside);
         let key = measured
             .and_then(|measured| self.host.install(&loaded, &measured))
             .map_err(|fault| vec![not_installed(candidate.folder.clone(), &fault)])?;
