@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{
     ProofError,
     calls::{Caller, typical},
-    compare::{Answer, Distance, is_finite, largest, median},
-    items::{LENGTHS, Maker, RECIPES, TOPS, TrialItem},
+    compare::{Answer, Distance, FAR_FLOOR, is_finite, largest, median},
+    items::{Character, LENGTHS, Maker, RECIPES, TOPS, TrialItem},
 };
 use crate::{domain::ItemInputs, engine::RunError};
 
@@ -20,6 +20,8 @@ const LEAST: u32 = 16;
 const CALLS: usize = 11;
 /// Calls that look how far rounding can move an item that was found to be far off.
 const NUDGES: u64 = 8;
+/// So many times a few units in the last place an item is moved at the most.
+const NUDGE_MAX: f64 = 1e4;
 
 /// What the model does with single items.
 pub(super) struct Alone<'a> {
@@ -103,14 +105,15 @@ impl<'a> Alone<'a> {
         let mut durations = vec![self.took; self.items.len()];
         let floors = self.sizes();
         for (item, answer) in self.items.iter().zip(&self.answers).take(2) {
-            let nudged = self.maker.nudged(item, 0);
+            let nudged = self.maker.nudged(item, 0, 1.0);
             for (other, is_same) in [(Some(item), true), (nudged.as_ref(), false), (Some(item), true)] {
                 let Some(other) = other.filter(|_| durations.len() < CALLS && caller.affords(self.took * (1 + LEAST))) else {
                     continue;
                 };
                 let Ok(reply) = caller.call(&[other]) else { continue };
                 durations.push(reply.took);
-                let Some(moved) = reply.answers.first().map(|again| Distance::between(again, answer, |at| 1e-3 * floors[at]))
+                let Some(moved) =
+                    reply.answers.first().map(|again| Distance::between(again, answer, |at| FAR_FLOOR * floors[at]))
                 else {
                     continue;
                 };
@@ -124,19 +127,32 @@ impl<'a> Alone<'a> {
         self.took = typical(durations);
     }
 
-    /// How far the answer to an item moves when the item moves by a few units in the last place, at the most; `None` if it holds no
-    /// numbers that could be moved. A step, a threshold or a rounding inside the model can make that far.
+    /// Items of these characters that differ from all that ran, as far as memory allows. The model takes others of the same character.
+    pub(super) fn strangers(&self, characters: impl Iterator<Item = Character>) -> Vec<TrialItem> {
+        let is_taken = |character: Character| self.items.iter().any(|item| item.character == character);
+        let affordable = Maker::affordable(self.item_bytes()).saturating_sub(self.items.len());
+        let wanted = characters.enumerate().filter(|(_, character)| is_taken(*character)).take(affordable);
+        wanted.filter_map(|(at, character)| self.maker.stranger(character, at as u64)).collect()
+    }
+
+    /// How far the answer to an item moves when the item moves by a few units in the last place, at the most, or by the least that shows
+    /// at all; `None` if it holds no numbers that could be moved. A step, a threshold or a rounding inside the model can make that far.
     pub(super) fn fragility(&self, caller: &Caller<'_>, item: usize) -> Option<Distance> {
         let floors = self.sizes();
         let mut worst = Distance::default();
+        let mut places = 1.0;
         for turn in 1..=NUDGES {
-            let nudged = self.maker.nudged(&self.items[item], turn)?;
+            let nudged = self.maker.nudged(&self.items[item], turn, places)?;
             if !caller.affords(self.took) {
                 break;
             }
             let Ok(reply) = caller.call(&[&nudged]) else { continue };
             for answer in &reply.answers {
-                worst.widen(Distance::between(answer, &self.answers[item], |at| 1e-3 * floors[at]));
+                worst.widen(Distance::between(answer, &self.answers[item], |at| FAR_FLOOR * floors[at]));
+            }
+            if worst == Distance::default() && places < NUDGE_MAX {
+                // The least move that shows is one step of rounding somewhere inside.
+                places *= 10.0;
             }
         }
         if worst.numbers == 0.0 {

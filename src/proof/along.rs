@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{
     alone::Alone,
     calls::Caller,
-    compare::{Answer, Distance},
+    compare::{Answer, Distance, FAR_FLOOR},
     items::{Character, TrialItem},
     together::{Far, Fragile, Worst},
     verdict::Tolerance,
@@ -83,7 +83,7 @@ fn compare(caller: &Caller<'_>, alone: &Alone<'_>, sizes: &[usize], tolerance: &
         let chosen: Vec<Stream> = wanted.iter().copied().filter(takes).map(stream).collect();
         if chosen.is_empty() { vec![stream(Unit)] } else { chosen }
     };
-    let (calm, loud) = (choose(&[Quiet, Zero, Tiny]), choose(&[Loud, Mirror]));
+    let (calm, loud) = (choose(&[Quiet, Zero, Tiny]), choose(if takes(&Loud) { &[Loud] } else { &[Mirror] }));
     let targets = [stream(Unit), choose(&[Offset, Positive])[0]];
     let targets = &targets[..watched(sizes)];
     let beside_calm = tracks(caller, alone, targets, &calm, sizes)?;
@@ -97,14 +97,14 @@ fn compare(caller: &Caller<'_>, alone: &Alone<'_>, sizes: &[usize], tolerance: &
             let size = sizes[step % sizes.len()];
             let near = Distance::between(loud, calm, |at| floors[at] * 1e-6);
             steps.near.take(near.strict(), near.output, size);
-            steps.far.take(at, Distance::between(calm, wanted, |at| floors[at] * 1e-3), size);
+            steps.far.take(at, Distance::between(calm, wanted, |at| floors[at] * FAR_FLOOR), size);
         }
         if tolerance.steps_are_far(&steps) {
             // A state may make much of rounding, the more the longer it goes on.
             let nudged = track(caller, alone, Stream { is_nudged: true, ..*target })?;
             let mut worst = Distance::default();
             for (moved, answer) in nudged.iter().zip(&by_itself) {
-                worst.widen(Distance::between(moved, answer, |at| floors[at] * 1e-3));
+                worst.widen(Distance::between(moved, answer, |at| floors[at] * FAR_FLOOR));
             }
             steps.fragile.insert(at, worst);
         }
@@ -138,7 +138,7 @@ fn tracks(
         let made = places.iter().map(|at| {
             let stream = all[*at];
             let item = alone.maker.item(stream.character, step as u64)?;
-            let item = if stream.is_nudged { alone.maker.nudged(&item, step as u64).unwrap_or(item) } else { item };
+            let item = if stream.is_nudged { alone.maker.nudged(&item, step as u64, 1.0).unwrap_or(item) } else { item };
             Some(TrialItem { state: states[*at].clone(), ..item })
         });
         let items: Vec<TrialItem> = made.collect::<Option<_>>().ok_or(None)?;

@@ -5,6 +5,9 @@
 use super::items::{floats, is_float};
 use crate::domain::Tensor;
 
+/// An item whose answer has no size of its own is compared with what it gets alone relative to this part of the usual size of answers.
+pub(super) const FAR_FLOOR: f64 = 1e-2;
+
 /// What an item got: its outputs, then its stream's next states.
 pub(super) type Answer = Vec<Tensor>;
 

@@ -13,6 +13,8 @@ use crate::domain::{
 const INPUT_BYTES_MAX: usize = 1 << 28;
 /// Bytes of all made-up items of a model; fewer characters are made of items so large.
 const ITEMS_BYTES_MAX: usize = 1 << 29;
+/// Beyond the steps of any stream.
+const FIRST_STRANGER: u64 = 1 << 32;
 /// Size given to dynamic dimensions, such as the length of a text, and the ones to try where that does not run: some models take
 /// a frame of audio, a second of it, or a single token at the least.
 pub(super) const LENGTHS: [usize; 7] = [32, 160, 512, 1_280, 16_000, 64, 1];
@@ -138,8 +140,8 @@ impl Character {
     fn length(self, least: usize, most: usize) -> usize {
         let share = match self {
             Self::Unit | Self::Loud | Self::Mirror => 32,
-            Self::Positive => 28,
             Self::Zero => 24,
+            Self::Positive => 28,
             Self::Quiet | Self::Opposite => 17,
             Self::Offset => 9,
             Self::Tiny => 1,
@@ -233,7 +235,7 @@ impl<'a> Maker<'a> {
     pub(super) fn items(&self) -> Option<Vec<TrialItem>> {
         let first = self.item(Character::Unit, 0)?;
         let bytes: usize = first.inputs.iter().map(|tensor| tensor.data().len()).sum();
-        let affordable = (ITEMS_BYTES_MAX / bytes.max(1)).clamp(1, Character::ALL.len());
+        let affordable = Self::affordable(bytes).min(Character::ALL.len());
         let mut items: Vec<TrialItem> = self.examples.iter().take(affordable).map(example).collect();
         if items.is_empty() {
             items.push(first);
@@ -256,6 +258,20 @@ impl<'a> Maker<'a> {
         Some(items)
     }
 
+    /// So many items of this size are made at the most.
+    pub(super) fn affordable(bytes: usize) -> usize {
+        (ITEMS_BYTES_MAX / bytes.max(1)).max(1)
+    }
+
+    /// An item that differs from all others of its character, and is in the same state. Where lengths differ, it is of any, but more
+    /// often a short one.
+    pub(super) fn stranger(&self, character: Character, number: u64) -> Option<TrialItem> {
+        let part = self.chance(FIRST_STRANGER + number, character, usize::MAX).f64().powi(3);
+        let maker = Self { short: Some(1 + (part * self.length as f64) as usize), ..self.clone() };
+        let item = maker.item(character, FIRST_STRANGER + number)?;
+        Some(TrialItem { state: self.state(character), ..item })
+    }
+
     /// An item, as its stream would bring it at a step. Without a state of its own.
     pub(super) fn item(&self, character: Character, step: u64) -> Option<TrialItem> {
         let inputs = if self.examples.is_empty() {
@@ -268,9 +284,9 @@ impl<'a> Maker<'a> {
         Some(TrialItem { character, inputs, state: None })
     }
 
-    /// The same with numbers moved by a few units in the last place, each `turn` in another way: how far its answer moves is what
-    /// rounding can do.
-    pub(super) fn nudged(&self, item: &TrialItem, turn: u64) -> Option<TrialItem> {
+    /// The same with numbers moved by a few units in the last place, or so many times that, each `turn` in another way: how far its
+    /// answer moves is what rounding can do.
+    pub(super) fn nudged(&self, item: &TrialItem, turn: u64, times: f64) -> Option<TrialItem> {
         let mut chance = self.chance(u64::MAX - 2 - turn, item.character, 0);
         let nudge = |tensor: &Tensor| {
             is_float(tensor.datatype()).then(|| {
@@ -279,7 +295,7 @@ impl<'a> Maker<'a> {
                     Datatype::Bf16 => 8e-3,
                     _ => 1e-6,
                 };
-                let values = floats(tensor).map(|value| value * (1.0 + size * normal(&mut chance)));
+                let values = floats(tensor).map(|value| value * (1.0 + times * size * normal(&mut chance)));
                 let elements = values.flat_map(|value| float_element(tensor.datatype(), value)).collect::<Vec<u8>>();
                 Tensor::new(tensor.datatype(), tensor.shape().into(), elements.into()).ok()
             })
@@ -326,9 +342,7 @@ impl<'a> Maker<'a> {
     fn told_length(&self, character: Character) -> usize {
         let length = self.length(character);
         match character {
-            Character::Positive | Character::Quiet | Character::Loud if self.signature.padding.is_none() => {
-                character.length(1, length).min(length - length / 4)
-            }
+            Character::Positive | Character::Quiet | Character::Loud if self.signature.padding.is_none() => length - length / 4,
             _ => length,
         }
     }

@@ -1,7 +1,8 @@
 //! Proves, before a model serves, that items which share a call do not change each other's answers, and measures what calls cost.
 //!
 //! The same calls do both. Made-up items of unlike character run [alone], then [together] at sizes 2, 4, 8 … and, of a model with a
-//! state, [along] 16 steps of a stream; [verdict] says what that means. Knows engines; no queue, no file, no protocol.
+//! state, [along] 16 steps of a stream; answers that are random are compared by how they [scatter]; [verdict] says what that means. Knows
+//! engines; no queue, no file, no protocol.
 //!
 //! # What it proves
 //! That no dependence was found, with one seed, in calls up to the size that is named, between items of up to 32 elements along
@@ -40,11 +41,13 @@ use crate::{
 };
 
 /// Changes whenever the same model could get another verdict or other costs.
-pub const PROOF_VERSION: u32 = 2;
+pub const PROOF_VERSION: u32 = 3;
 /// What items are drawn from unless another seed is given.
 pub const SEED_DEFAULT: u64 = 0x7469_6465;
 /// Time for a model's trial calls unless its manifest gives another.
 pub const BUDGET_DEFAULT: Duration = Duration::from_secs(2);
+/// Calls may take so many times as long as they should, and a model with a state still has time for its steps.
+const STEPS_MARGIN: u32 = 3;
 /// Items of a call in which the shortest items of a model with padding are tried.
 const SHORTEST_BATCH: usize = 4;
 /// Calls with one thread and with all, of which the median counts.
@@ -199,7 +202,7 @@ fn in_company(caller: &Caller<'_>, alone: &Alone<'_>, terms: &Terms) -> Result<(
 fn compared(caller: &Caller<'_>, alone: &Alone<'_>, terms: &Terms, max_batch: usize) -> (Finding, Observed) {
     let tolerance = Tolerance::of(alone, &terms.hints);
     let is_stateful = caller.executable.signature().is_stateful();
-    let reserve = if is_stateful { along::least(alone.took) } else { Duration::ZERO };
+    let reserve = if is_stateful { along::least(alone.took) * STEPS_MARGIN } else { Duration::ZERO };
     let observed = Together::new(caller, alone, &tolerance, terms.seed, reserve).run(max_batch);
     let per_item = observed.medians.first().map_or(alone.took, |call_of_two| *call_of_two / 2);
     let steps = (is_stateful && !tolerance.is_dependent(&observed)).then(|| along::run(caller, alone, per_item, &tolerance));

@@ -4,19 +4,19 @@
 //! same arithmetic on it. *Far*: a row must be what the item gets alone, up to rounding, which finds what depends on the size of the
 //! call, on the place in it, or on padding.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, iter, time::Duration};
 
 use super::{
     alone::{Alone, shapes_equal},
     calls::{Caller, typical},
-    compare::{Answer, Distance},
+    compare::{Answer, Distance, FAR_FLOOR},
     items::{Character, TrialItem},
     verdict::Tolerance,
 };
 use crate::engine::RunError;
 
 /// Calls at one batch size, at the most; the median of their times counts.
-const CALLS: usize = 12;
+const CALLS: usize = 16;
 /// Calls at sizes so large that more would break the model's time.
 const CALLS_MIN: usize = 3;
 /// Share of what is left of the model's time that one size may take.
@@ -27,7 +27,6 @@ const BETWEEN_SHARE: u32 = 4;
 const KEPT_BYTES_MAX: usize = 1 << 28;
 /// How an item with no scale of its own is compared: relative to this part of the usual size of answers.
 const NEAR_FLOOR: f64 = 1e-6;
-const FAR_FLOOR: f64 = 1e-3;
 
 /// A difference that was found: how large, in which output, in calls of which size.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -92,16 +91,29 @@ pub(super) struct Observed {
 struct Cast {
     /// What is watched: items above 0, whose calls have no zero, no negative and no large number but what is put beside them …
     positive: Vec<usize>,
-    /// … and small ones, which show most of what others do to them.
-    small: Vec<usize>,
+    /// … the smallest, which show most of what others do to them, and see nothing else in their calls but what is put beside them …
+    least: Vec<usize>,
+    /// … and usual ones, of which one is on each side of any threshold.
+    usual: Vec<usize>,
     calm: Vec<usize>,
+    /// The large ones of one sign and of the other: side by side, they would add up to nothing.
     loud: Vec<usize>,
+    mirrored: Vec<usize>,
+    /// Strangers that are watched.
+    many: Vec<usize>,
+    /// All that ran alone.
     all: Vec<usize>,
 }
 
+/// Characters of the strangers.
+const STRANGERS: [Character; 6] =
+    [Character::Loud, Character::Unit, Character::Loud, Character::Mirror, Character::Unit, Character::Unit];
+/// So many more strangers are watched if all that comes is labels: few are so near to another one that something could be seen.
+const STRANGERS_WATCHED: usize = 26;
+
 impl Cast {
-    /// Only items that can share a call: of one shape, save what is padded.
-    fn of(alone: &Alone<'_>, is_padded: bool) -> Self {
+    /// Only items that can share a call: of one shape, save what is padded. Strangers come after the others.
+    fn of(alone: &Alone<'_>, strangers: &[TrialItem], is_padded: bool) -> Self {
         use Character::{Loud, Mirror, Offset, Opposite, Positive, Quiet, Tiny, Unit, Zero};
         let first = alone.items.first();
         let meets = |item: &TrialItem| is_padded || first.is_none_or(|first| shapes_equal(&item.inputs, &first.inputs));
@@ -115,10 +127,21 @@ impl Cast {
         };
         let or = |chosen: Vec<usize>, others: &[usize]| if chosen.is_empty() { others.to_vec() } else { chosen };
         let positive = or(those(&[Offset, Positive]), &or(those(&[Unit, Quiet, Tiny]), &all));
-        let small = or(those(&[Tiny, Unit, Opposite, Quiet, Zero]), &positive);
-        let calm = or(those(&[Zero, Quiet, Tiny]), &small);
-        let loud = or(those(&[Loud, Mirror]), &or(those(&[Unit, Zero]), &all));
-        Self { positive, small, calm, loud, all }
+        let least = or(those(&[Tiny, Zero]), &positive);
+        let usual = or(those(&[Unit, Opposite, Quiet]), &positive);
+        let calm = or(those(&[Zero, Quiet, Tiny]), &least);
+        let mut loud = or(those(&[Loud]), &or(those(&[Mirror, Unit, Zero]), &all));
+        let mut mirrored = or(those(&[Mirror]), &loud);
+        let mut many = Vec::new();
+        for (at, stranger) in strangers.iter().enumerate().filter(|(_, stranger)| meets(stranger)) {
+            let row = match stranger.character {
+                _ if at >= STRANGERS.len() => &mut many,
+                Loud => &mut loud,
+                _ => &mut mirrored,
+            };
+            row.push(alone.items.len() + at);
+        }
+        Self { positive, least, usual, calm, loud, mirrored, many, all }
     }
 }
 
@@ -140,6 +163,8 @@ pub(super) struct Together<'a, 'c> {
     caller: &'c Caller<'a>,
     alone: &'c Alone<'a>,
     tolerance: &'c Tolerance,
+    /// Items that never ran alone, so that there can be more of them: neighbours, as a rule.
+    strangers: Vec<TrialItem>,
     cast: Cast,
     chance: fastrand::Rng,
     turn: usize,
@@ -164,9 +189,29 @@ impl<'a, 'c> Together<'a, 'c> {
         let is_padded = caller.executable.signature().padding.is_some();
         let observed = Observed { copies_hold: true, order_holds: true, largest: 1, ..Observed::default() };
         let chance = fastrand::Rng::with_seed(seed);
-        let (cast, sizes) = (Cast::of(alone, is_padded), alone.sizes());
+        let watched = if tolerance.labels_only { STRANGERS_WATCHED } else { 0 };
+        let strangers = alone.strangers(STRANGERS.into_iter().chain(iter::repeat_n(Character::Unit, watched)));
+        let (cast, sizes) = (Cast::of(alone, &strangers, is_padded), alone.sizes());
         let kept = BTreeMap::new();
-        Self { caller, alone, tolerance, cast, chance, turn: 0, sizes, kept, kept_bytes: 0, reserve, observed }
+        Self { caller, alone, tolerance, strangers, cast, chance, turn: 0, sizes, kept, kept_bytes: 0, reserve, observed }
+    }
+
+    /// An item or a stranger.
+    fn item(&self, at: usize) -> &TrialItem {
+        let items = &self.alone.items;
+        items.get(at).unwrap_or_else(|| &self.strangers[at - items.len()])
+    }
+
+    /// Sends the strangers away if the model does not take one of them even alone; says whether it did.
+    fn send_strangers_away(&mut self) -> bool {
+        let are_taken = self.strangers.iter().all(|stranger| self.caller.call(&[stranger]).is_ok());
+        let ran_alone = self.alone.items.len();
+        self.strangers.clear();
+        let Cast { loud, mirrored, many, .. } = &mut self.cast;
+        for row in [loud, mirrored, many] {
+            row.retain(|at| *at < ran_alone);
+        }
+        !are_taken
     }
 
     /// Runs calls of 2, 4, 8 … items up to `max_batch`, as far as the model's time goes, and then one of each size between. Stops early
@@ -255,13 +300,17 @@ impl<'a, 'c> Together<'a, 'c> {
     fn size(&mut self, size: usize, calls: usize) -> Option<Duration> {
         let plan = self.plan(size);
         let planned = &plan.calls[..calls.min(plan.calls.len())];
-        let first: Vec<&TrialItem> = planned[0].iter().map(|at| &self.alone.items[*at]).collect();
+        let first: Vec<&TrialItem> = planned[0].iter().map(|at| self.item(*at)).collect();
         self.caller.show(&first);
         let mut durations = Vec::with_capacity(planned.len());
         let mut mixed = Vec::new();
         for (number, items) in planned.iter().enumerate() {
             let (answers, took) = match self.call(items) {
                 Ok(given) => given,
+                Err(_) if self.send_strangers_away() => {
+                    self.forget();
+                    return self.size(size, calls);
+                }
                 Err(error) => {
                     self.observed.failed = Some((size, error));
                     return None;
@@ -297,30 +346,36 @@ impl<'a, 'c> Together<'a, 'c> {
         let others = |places: &[bool]| -> Vec<bool> { places.iter().map(|is_watched| !is_watched).collect() };
         let row =
             |from: &[usize], turn: usize| -> Vec<usize> { (0..size).map(|place| from[(turn + place) % from.len()]).collect() };
-        let Cast { positive, small, calm, loud, .. } = &self.cast;
-        let (positive, small, calm) = (row(positive, self.turn), row(small, self.turn), row(calm, self.turn));
-        let (loud, mirrored) = (row(loud, self.turn), row(loud, self.turn + 1));
-        let copies = vec![small[0]; size];
+        let Cast { positive, least, usual, calm, loud, mirrored, many, .. } = &self.cast;
+        let (positive, least) = (row(positive, self.turn), row(least, self.turn));
+        let (usual, calm) = (row(usual, self.turn), row(calm, self.turn));
+        let (loud, mirrored) = (row(loud, self.turn), row(mirrored, self.turn));
+        let many = (!many.is_empty()).then(|| row(many, self.turn * size));
+        let copies = vec![self.cast.all[self.turn % self.cast.all.len()]; size];
         let mix = self.mix(size);
         let mut turned = mix.clone();
         turned.rotate_left(1);
         turned[..size - 1].reverse();
-        let calls = vec![
+        let mut calls = vec![
             positive.clone(),
             beside(&first, &positive, &loud),
             beside(&others(&first), &positive, &mirrored),
             mix,
             turned,
             copies,
-            // The loud ones are watched too, beside small ones now.
-            beside(&first, &small, &loud),
-            small.clone(),
-            beside(&second, &small, &mirrored),
+            // The loud ones are watched too, beside the smallest now.
+            beside(&first, &least, &loud),
+            least,
+            beside(&second, &usual, &mirrored),
             beside(&others(&second), &positive, &calm),
             // As little of what is watched as can be, so that a statistic of the call is that of the others.
-            beside(&lone, &small, &loud),
-            beside(&lone, &small, &mirrored),
+            beside(&lone, &usual, &loud),
+            beside(&lone, &usual, &mirrored),
+            usual,
         ];
+        if let Some(many) = many {
+            calls.extend([beside(&first, &many, &loud), beside(&second, &many, &mirrored), many]);
+        }
         Plan { calls }
     }
 
@@ -338,18 +393,19 @@ impl<'a, 'c> Together<'a, 'c> {
 
     /// Runs one call and compares each of its rows.
     fn call(&mut self, items: &[usize]) -> Result<(Vec<Answer>, Duration), RunError> {
-        let call: Vec<&TrialItem> = items.iter().map(|at| &self.alone.items[*at]).collect();
+        let call: Vec<&TrialItem> = items.iter().map(|at| self.item(*at)).collect();
         let reply = self.caller.call(&call)?;
         let rule = self.caller.executable.signature().padding.as_ref();
-        let length = |at: usize| rule.map_or(0, |rule| rule.length(&self.alone.items[at].inputs));
-        let longest = items.iter().map(|at| length(*at)).max().unwrap_or_default();
+        let lengths: Vec<usize> = call.iter().map(|item| rule.map_or(0, |rule| rule.length(&item.inputs))).collect();
+        let longest = lengths.iter().copied().max().unwrap_or_default();
         let size = items.len();
         for (place, (item, answer)) in items.iter().zip(&reply.answers).enumerate() {
-            let alone = &self.alone.answers[*item];
-            let far = Distance::between(answer, alone, |at| self.sizes[at] * FAR_FLOOR);
-            let rows =
-                if length(*item) < longest { &mut self.observed.padded } else { self.observed.far.entry(size).or_default() };
-            rows.take(*item, far, size);
+            if let Some(alone) = self.alone.answers.get(*item) {
+                let far = Distance::between(answer, alone, |at| self.sizes[at] * FAR_FLOOR);
+                let is_padded = lengths[place] < longest;
+                let rows = if is_padded { &mut self.observed.padded } else { self.observed.far.entry(size).or_default() };
+                rows.take(*item, far, size);
+            }
             match self.kept.get(&(place, *item, longest)) {
                 Some(before) => {
                     let near = Distance::between(answer, before, |at| self.sizes[at] * NEAR_FLOOR);

@@ -53,7 +53,7 @@ pub(super) struct Tolerance {
     /// Whether the model rounds coarsely inside.
     lossy: bool,
     /// Whether outputs are labels and nothing else.
-    labels_only: bool,
+    pub(super) labels_only: bool,
     /// Beyond it, a difference tells one kind of dependence from another.
     pub(super) kind: f64,
 }
@@ -196,7 +196,8 @@ pub(super) fn of_company(
         let worst = if steps.near.apart > tolerance.near { steps.near } else { steps.far.worst };
         let (name, apart) = (caller.output_name(worst.output), shown(worst.apart));
         let detail = format!(
-            "along a stream of 16 steps, its neighbours in a call of 4 items changed output '{name}' by {apart} times its size{}",
+            "along a stream of 16 steps, its neighbours in a call of {} items changed output '{name}' by {apart} times its size{}",
+            worst.size,
             suspects(hints)
         );
         return Finding { verdict: Verdict::Dependent, detail };

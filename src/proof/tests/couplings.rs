@@ -108,6 +108,67 @@ fn what_only_large_rows_do_to_each_other_is_found() {
 }
 
 #[test]
+fn a_vote_of_all_items_is_found_with_any_seed() {
+    // Which sign their sums have on the whole: large items and their opposites cancel out.
+    let coupling = vec![
+        node("ReduceSum", &["x", "c1"], "sums"),
+        node("Sign", &["sums"], "votes"),
+        with_ints(node("ReduceMean", &["votes"], "c"), &[("axes", &[0])]),
+    ];
+    for seed in 0..10 {
+        let model = bounded(coupling.clone(), 1e-5);
+        let proof = prove(&model, 0, &Terms { seed, ..patient() }, None).expect("one item a call");
+        assert_eq!(proof.batching.verdict, Verdict::Dependent, "seed {seed}: {}", proof.batching.detail);
+    }
+}
+
+#[test]
+fn labels_that_only_few_items_show_to_be_coupled_are_found_with_any_seed() {
+    let file = write(GraphProto {
+        node: vec![
+            node("Tanh", &["x"], "z"),
+            largest_of_items("z", "c"),
+            node("Mul", &["c", "k"], "e"),
+            node("Add", &["x", "e"], "d"),
+            node("Greater", &["d", "bound"], "is"),
+            with_ints(node("Cast", &["is"], "y"), &[("to", &[i64::from(DataType::INT64.0)])]),
+        ],
+        initializer: vec![floats("k", &[], &[0.2]), floats("bound", &[], &[0.7])],
+        input: vec![fp32("x", &[BATCH, Some(4)])],
+        output: vec![value("y", DataType::INT64, &[BATCH, Some(4)])],
+        ..GraphProto::default()
+    });
+    let model = bind(
+        file,
+        Signature {
+            inputs: vec![spec("x", Datatype::Fp32, &[Some(4)])],
+            outputs: vec![spec("y", Datatype::Int64, &[Some(4)])],
+            ..Signature::default()
+        },
+    );
+    for seed in 0..10 {
+        let proof = prove(&model, 0, &Terms { seed, ..patient() }, None).expect("one item a call");
+        assert_eq!(proof.batching.verdict, Verdict::Dependent, "seed {seed}: {}", proof.batching.detail);
+    }
+}
+
+#[test]
+fn a_neighbour_that_the_model_does_not_take_accuses_nothing() {
+    let signature = Signature {
+        inputs: vec![spec("x", Datatype::Fp32, &[Some(4)])],
+        outputs: vec![spec("y", Datatype::Fp32, &[Some(4)])],
+        ..Signature::default()
+    };
+    let maker = items::Maker::new(&signature, &[], SEED_DEFAULT);
+    let stranger = maker.stranger(items::Character::Loud, 0).expect("four numbers");
+    let first = items::floats(&stranger.inputs[0]).next().expect("four numbers");
+    let faults = vec![PlannedFault { when: Trigger::FirstElement(first), what: Misbehaviour::Error }];
+    let (model, _) = synthetic(Script { kind: SyntheticKind::Identity, faults, ..Script::default() });
+    let detail = assert_verdict(&model, Verdict::Independent);
+    assert!(detail.contains("no dependence was found"), "{detail}");
+}
+
+#[test]
 fn masks_of_others_that_reach_an_item_are_found() {
     let file = write(GraphProto {
         node: bounded_nodes(vec![node("Sub", &["one", "mask"], "left_out"), largest_of_items("left_out", "c")]),
