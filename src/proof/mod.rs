@@ -13,8 +13,10 @@ mod aside;
 mod calls;
 mod company;
 mod compare;
+mod gain;
 mod hints;
 mod items;
+mod memory;
 mod scatter;
 mod store;
 mod together;
@@ -24,7 +26,9 @@ use std::{sync::Arc, time::Duration};
 
 pub use aside::Aside;
 pub use company::Company;
+pub use gain::{Gain, gain, gain_beside};
 pub use hints::Hints;
+pub use memory::available_memory;
 pub use store::{Fingerprint, Kept, Store, Subject};
 
 use self::{
@@ -40,7 +44,7 @@ use crate::{
 };
 
 /// Changes whenever the same model could get another verdict or other costs.
-pub const PROOF_VERSION: u32 = 2;
+pub const PROOF_VERSION: u32 = 3;
 /// What items are drawn from unless another seed is given.
 pub const SEED_DEFAULT: u64 = 0x7469_6465;
 /// Time for a model's trial calls unless its manifest gives another.

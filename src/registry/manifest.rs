@@ -54,6 +54,8 @@ pub struct Manifest {
     pub engine: EngineChoice,
     /// Whether rten may compute in 32 bits what the model computes in 64.
     pub allow_narrowing: bool,
+    /// Whether rten holds its weights in packed form too; if left out, that is tried.
+    pub prepack_weights: Option<bool>,
     /// Which of its versions are served.
     pub versions: VersionPolicy,
     /// Whether the model has a batch dimension; without one, one item is one call.
@@ -89,6 +91,7 @@ impl Default for Manifest {
             description: String::new(),
             engine: EngineChoice::Auto,
             allow_narrowing: false,
+            prepack_weights: None,
             versions: VersionPolicy::All,
             batch: true,
             max_batch: None,

@@ -1,0 +1,145 @@
+//! How much faster a model's calls are in another form of the same model.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Terms,
+    aside::Aside,
+    calls::{Caller, Ground},
+    company::Company,
+    compare::{Answer, Distance, largest},
+    items::{Maker, TrialItem},
+};
+use crate::engine::Executable;
+
+/// Items of the calls that are compared.
+const SIZES: [usize; 2] = [1, 8];
+/// Calls of each form and size, of which the fastest counts, as nothing makes a call faster than it is.
+const ROUNDS: u32 = 9;
+/// No fewer than these.
+const ROUNDS_LEAST: u32 = 3;
+/// All calls together take at most this part of the model's time.
+const SHARE: u32 = 8;
+/// Answers of the two forms may be this far apart.
+const FAR: f64 = 1e-3;
+
+/// What comparing two forms of a model showed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gain {
+    /// How many times as fast calls of the other form are: the mean of the sizes that were tried. 0 if that could not be found out, or it
+    /// gives other answers.
+    pub factor: f64,
+    /// Time that it took to find out.
+    pub took: Duration,
+}
+
+/// Compares calls of a model on lane number `lane`, whose compute thread calls this, with those of another form of it. Idle lanes keep
+/// `company`.
+#[must_use]
+pub fn gain(this: &Arc<Executable>, other: &Arc<Executable>, lane: usize, terms: &Terms, company: Option<&Company>) -> Gain {
+    compare(&[this, other].map(|form| Caller::new(form, Ground::Lane(lane, company), terms.budget)), terms)
+}
+
+/// The same beside lanes that serve other models, with instances that nobody else uses yet.
+#[must_use]
+pub fn gain_beside(this: &Arc<Executable>, other: &Arc<Executable>, terms: &Terms, aside: &Aside) -> Gain {
+    aside.press(|| compare(&[this, other].map(|form| Caller::new(form, Ground::Aside(aside), terms.budget)), terms))
+}
+
+fn compare(forms: &[Caller<'_>; 2], terms: &Terms) -> Gain {
+    let factors = factors(forms, terms).unwrap_or_default();
+    let sum: f64 = factors.iter().map(|factor| factor.ln()).sum();
+    let factor = if factors.is_empty() { 0.0 } else { (sum / factors.len() as f64).exp() };
+    Gain { factor, took: forms.iter().map(Caller::took).sum() }
+}
+
+/// The gain at each size for which there is time.
+fn factors(forms: &[Caller<'_>; 2], terms: &Terms) -> Option<Vec<f64>> {
+    let maker = Maker::new(forms[0].executable.signature(), &terms.examples, terms.seed);
+    let item = maker.items()?.into_iter().next()?;
+    let share = terms.budget / SHARE;
+    let spent = || forms.iter().map(Caller::took).sum::<Duration>();
+    let mut factors = Vec::new();
+    for size in SIZES.into_iter().filter(|size| *size <= terms.max_batch) {
+        let call: Vec<&TrialItem> = vec![&item; size];
+        forms[0].show(&call);
+        let mut fastest = [Duration::MAX; 2];
+        // The first calls warm up, and tell how long others will take.
+        let [first, other] = forms.each_ref().map(|form| form.call(&call));
+        let (first, other) = (first.ok()?, other.ok()?);
+        if !are_alike(&first.answers, &other.answers) {
+            return None;
+        }
+        if spent() + (first.took + other.took) * ROUNDS_LEAST > share {
+            break;
+        }
+        for round in 0..ROUNDS {
+            if round >= ROUNDS_LEAST && spent() >= share {
+                break;
+            }
+            for (form, fastest) in forms.iter().zip(&mut fastest) {
+                *fastest = form.call(&call).ok()?.took.min(*fastest);
+            }
+        }
+        let [this, other] = fastest.map(|took| took.max(Duration::from_nanos(1)).as_secs_f64());
+        factors.push(this / other);
+    }
+    Some(factors)
+}
+
+fn are_alike(answers: &[Answer], others: &[Answer]) -> bool {
+    let floor = |answer: &Answer, at: usize| largest(&answer[at]).max(f64::MIN_POSITIVE);
+    answers.iter().zip(others).all(|(answer, other)| Distance::between(other, answer, |at| floor(answer, at)).strict() <= FAR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{Datatype, Signature, TensorSpec},
+        engine::{
+            LaneThreads,
+            synthetic::{Script, SyntheticControl, SyntheticEngine, SyntheticKind},
+        },
+    };
+
+    fn model(kind: SyntheticKind, cost_per_call: Duration) -> (Arc<Executable>, Arc<SyntheticControl>) {
+        let spec =
+            |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(4)], batch_axis: Some(0) };
+        let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
+        let script = Script { kind, cost_per_call, ..Script::default() };
+        let engine = SyntheticEngine::new(Arc::clone(&signature), script).expect("a sound script");
+        let control = engine.control();
+        let model = Executable::new(Arc::new(engine), signature, &[LaneThreads::new()]).expect("a sound signature");
+        (Arc::new(model), control)
+    }
+
+    #[test]
+    fn the_form_whose_calls_are_shorter_gains() {
+        let (slow, slow_calls) = model(SyntheticKind::Double, Duration::from_millis(4));
+        let (fast, fast_calls) = model(SyntheticKind::Double, Duration::from_micros(100));
+        let terms = Terms { budget: Duration::from_secs(60), ..Terms::default() };
+        let found = gain(&slow, &fast, 0, &terms, None);
+        assert!(found.factor > 1.5, "{found:?}");
+        assert!(found.took >= Duration::from_millis(4), "its calls are counted: {found:?}");
+        let sizes = SIZES.len() as u64;
+        assert_eq!([slow_calls.calls(), fast_calls.calls()], [(1 + u64::from(ROUNDS)) * sizes; 2]);
+        assert!(gain(&fast, &slow, 0, &terms, None).factor < 0.7);
+    }
+
+    #[test]
+    fn a_form_that_answers_otherwise_gains_nothing() {
+        let (this, _) = model(SyntheticKind::Double, Duration::from_millis(4));
+        let (other, _) = model(SyntheticKind::Identity, Duration::ZERO);
+        assert_eq!(gain(&this, &other, 0, &Terms::default(), None).factor, 0.0);
+    }
+
+    #[test]
+    fn calls_that_would_take_too_much_of_the_models_time_are_not_made() {
+        let (this, calls) = model(SyntheticKind::Double, Duration::from_millis(4));
+        let (other, _) = model(SyntheticKind::Double, Duration::ZERO);
+        let terms = Terms { budget: Duration::from_millis(40), ..Terms::default() };
+        assert_eq!(gain(&this, &other, 0, &terms, None).factor, 0.0);
+        assert_eq!(calls.calls(), 1);
+    }
+}
