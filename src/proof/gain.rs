@@ -59,8 +59,12 @@ fn factors(forms: &[Caller<'_>; 2], terms: &Terms) -> Option<Vec<f64>> {
     let item = maker.items()?.into_iter().next()?;
     let share = terms.budget / SHARE;
     let spent = || forms.iter().map(Caller::took).sum::<Duration>();
-    let mut factors = Vec::new();
+    let (mut factors, mut per_item) = (Vec::new(), Duration::ZERO);
     for size in SIZES.into_iter().filter(|size| *size <= terms.max_batch) {
+        // If an item takes as long in company as alone.
+        if spent() + per_item * (1 + ROUNDS_LEAST) * size as u32 > share {
+            break;
+        }
         let call: Vec<&TrialItem> = vec![&item; size];
         forms[0].show(&call);
         let mut fastest = [Duration::MAX; 2];
@@ -70,7 +74,8 @@ fn factors(forms: &[Caller<'_>; 2], terms: &Terms) -> Option<Vec<f64>> {
         if !are_alike(&first.answers, &other.answers) {
             return None;
         }
-        if spent() + (first.took + other.took) * ROUNDS_LEAST > share {
+        let both = first.took + other.took;
+        if spent() + both * ROUNDS_LEAST > share {
             break;
         }
         for round in 0..ROUNDS {
@@ -83,6 +88,7 @@ fn factors(forms: &[Caller<'_>; 2], terms: &Terms) -> Option<Vec<f64>> {
         }
         let [this, other] = fastest.map(|took| took.max(Duration::from_nanos(1)).as_secs_f64());
         factors.push(this / other);
+        per_item = fastest.iter().sum::<Duration>() / size as u32;
     }
     Some(factors)
 }
