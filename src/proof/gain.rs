@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Terms,
+    Ranges, Terms,
+    alone::found_maker,
     aside::Aside,
     calls::{Caller, Ground},
     company::Company,
@@ -18,19 +19,21 @@ const SIZES: [usize; 2] = [1, 8];
 const ROUNDS: u32 = 9;
 /// No fewer than these.
 const ROUNDS_LEAST: u32 = 3;
-/// All calls together take at most this part of the model's time.
+/// All calls together take at most this part of the model's time, besides those that find out what it takes.
 const SHARE: u32 = 8;
 /// Answers of the two forms may be this far apart.
 const FAR: f64 = 1e-3;
 
 /// What comparing two forms of a model showed.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Gain {
     /// How many times as fast calls of the other form are: the mean of the sizes that were tried. 0 if that could not be found out, or it
     /// gives other answers.
     pub factor: f64,
     /// Time that it took to find out.
     pub took: Duration,
+    /// What the model was found to take.
+    pub ranges: Option<Ranges>,
 }
 
 /// Compares calls of a model on lane number `lane`, whose compute thread calls this, with those of another form of it. Idle lanes keep
@@ -47,18 +50,19 @@ pub fn gain_beside(this: &Arc<Executable>, other: &Arc<Executable>, terms: &Term
 }
 
 fn compare(forms: &[Caller<'_>; 2], terms: &Terms) -> Gain {
-    let factors = factors(forms, terms).unwrap_or_default();
+    let maker = found_maker(&forms[0], terms).ok();
+    let factors = maker.as_ref().and_then(|maker| factors(forms, maker, terms)).unwrap_or_default();
     let sum: f64 = factors.iter().map(|factor| factor.ln()).sum();
     let factor = if factors.is_empty() { 0.0 } else { (sum / factors.len() as f64).exp() };
-    Gain { factor, took: forms.iter().map(Caller::took).sum() }
+    Gain { factor, took: spent(forms), ranges: maker.map(|maker| maker.ranges()) }
 }
 
 /// The gain at each size for which there is time.
-fn factors(forms: &[Caller<'_>; 2], terms: &Terms) -> Option<Vec<f64>> {
-    let maker = Maker::new(forms[0].executable.signature(), &terms.examples, terms.seed);
+fn factors(forms: &[Caller<'_>; 2], maker: &Maker<'_>, terms: &Terms) -> Option<Vec<f64>> {
     let item = maker.items()?.into_iter().next()?;
     let share = terms.budget / SHARE;
-    let spent = || forms.iter().map(Caller::took).sum::<Duration>();
+    let before = spent(forms);
+    let spent = || spent(forms) - before;
     let (mut factors, mut per_item) = (Vec::new(), Duration::ZERO);
     for size in SIZES.into_iter().filter(|size| *size <= terms.max_batch) {
         // If an item takes as long in company as alone.
@@ -93,6 +97,10 @@ fn factors(forms: &[Caller<'_>; 2], terms: &Terms) -> Option<Vec<f64>> {
     Some(factors)
 }
 
+fn spent(forms: &[Caller<'_>; 2]) -> Duration {
+    forms.iter().map(Caller::took).sum()
+}
+
 fn are_alike(answers: &[Answer], others: &[Answer]) -> bool {
     let floor = |answer: &Answer, at: usize| largest(&answer[at]).max(f64::MIN_POSITIVE);
     answers.iter().zip(others).all(|(answer, other)| Distance::between(other, answer, |at| floor(answer, at)).strict() <= FAR)
@@ -100,13 +108,18 @@ fn are_alike(answers: &[Answer], others: &[Answer]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rten_onnx::onnx::{DataType, GraphProto};
+
     use super::*;
     use crate::{
-        domain::{Datatype, Signature, TensorSpec},
+        domain::{Datatype, Signature, TensorSpec, Verdict},
         engine::{
             LaneThreads,
+            rten::Rten,
             synthetic::{Script, SyntheticControl, SyntheticEngine, SyntheticKind},
+            test_models,
         },
+        proof::prove,
     };
 
     fn model(kind: SyntheticKind, cost_per_call: Duration) -> (Arc<Executable>, Arc<SyntheticControl>) {
@@ -138,6 +151,37 @@ mod tests {
         let (this, _) = model(SyntheticKind::Double, Duration::from_millis(4));
         let (other, _) = model(SyntheticKind::Identity, Duration::ZERO);
         assert_eq!(gain(&this, &other, 0, &Terms::default(), None).factor, 0.0);
+    }
+
+    /// A model that looks numbers up in a table of three.
+    fn lookup() -> Arc<Executable> {
+        let dims: &[Option<usize>] = &[None, Some(4)];
+        let file = test_models::write(GraphProto {
+            node: vec![test_models::node("Gather", &["table", "x"], "y")],
+            initializer: vec![test_models::longs("table", &[3], &[7, -7, 70])],
+            input: vec![test_models::value("x", DataType::INT64, dims)],
+            output: vec![test_models::value("y", DataType::INT64, dims)],
+            ..GraphProto::default()
+        });
+        let spec =
+            |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Int64, dims: vec![Some(4)], batch_axis: Some(0) };
+        let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
+        let engine = Rten::load(file).expect("rten looks things up");
+        Arc::new(Executable::new(Arc::new(engine), signature, &[LaneThreads::new()]).expect("it has x and y"))
+    }
+
+    #[test]
+    fn what_a_model_takes_is_found_once_for_the_comparison_and_the_proof() {
+        let terms = Terms { budget: Duration::from_secs(60), ..Terms::default() };
+        let (this, other) = (lookup(), lookup());
+        let Gain { factor, ranges, .. } = gain(&this, &other, 0, &terms, None);
+        assert!(factor > 0.0, "items were found that the table has");
+        let ranges = ranges.expect("found");
+        let found = Terms { ranges: Some(ranges.clone()), ..terms.clone() };
+        let again = gain(&this, &other, 0, &found, None);
+        assert_eq!(again.ranges, Some(ranges));
+        let proof = prove(&this, 0, &found, None).expect("it runs");
+        assert_eq!(proof.batching.verdict, Verdict::Independent, "{proof:?}");
     }
 
     #[test]

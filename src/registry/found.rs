@@ -289,6 +289,7 @@ impl Plan<'_> {
             budget: self.manifest.trial.budget(),
             examples: self.manifest.trial.examples(signature, trial)?,
             seed: options.seed,
+            ranges: None,
             hints: Hints::of(engine, signature),
         })
     }

@@ -51,13 +51,13 @@ impl LoadedModel {
                 return;
             }
         };
-        let Gain { factor, took } = measure(executable, &packed, terms);
+        let Gain { factor, took, ranges } = measure(executable, &packed, terms);
         debug!(model = %name, %version, factor, ?took, "tried packed weights");
         if factor >= GAIN_LEAST {
             info!(model = %name, %version, "its weights are also held packed, which makes calls {factor:.2} times as fast");
             *executable = packed;
         }
-        *terms = Arc::new(Terms { budget: terms.budget.saturating_sub(took), ..(**terms).clone() });
+        *terms = Arc::new(Terms { budget: terms.budget.saturating_sub(took), ranges, ..(**terms).clone() });
     }
 }
 
@@ -105,7 +105,7 @@ mod tests {
     }
 
     fn gain(factor: f64) -> Gain {
-        Gain { factor, took: Duration::from_millis(300) }
+        Gain { factor, took: Duration::from_millis(300), ranges: None }
     }
 
     /// Loads models, and tries nothing.
