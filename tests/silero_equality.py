@@ -3,13 +3,18 @@
 
     .cache/venv/bin/python tests/silero_equality.py
     .cache/venv/bin/python tests/silero_equality.py --minutes 5 --voices 4
+    .cache/venv/bin/python tests/silero_equality.py --recordings FOLDER
 
 For both sampling rates and both engines, one stream of so many minutes goes through a server that has the official file beside the
 embedded model: every probability must agree to 1e-4, and none may be on the other side of 0.5. Then Python's onnxruntime runs the
 exported file and the official one for 100,000 steps of one stream and for 120 steps at every batch size from 1 to 64, where states
-must agree to 5e-4 too. The sound is the recordings of the tests and, if espeak-ng is installed, voices of many languages: louder and
-quieter, faster and slower, several at once, in noise and in echo, with pauses of silence and of noise between. After `tests/run setup`
-and a build; TIDEMILL_SERVER names another binary than that of the debug build."""
+must agree to 5e-4 too.
+
+The sound is speech, louder and quieter, faster and slower, several voices at once, in noise and in echo, with pauses of silence and of
+noise between: the recordings of the tests, a minute; those of a folder of WAV files (mono, 16 bits) if one is named, such as two hours of
+prompts in Debian's asterisk-core-sounds-en-wav, es, fr, it and ru; and if espeak-ng is installed, voices of 20 languages.
+
+After `tests/run setup` and a build; TIDEMILL_SERVER names another binary than that of the debug build."""
 
 import argparse
 import pathlib
@@ -17,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import wave
 from collections.abc import Iterator
 
 INTEROP = pathlib.Path(__file__).resolve().parent / "interop"
@@ -47,10 +53,21 @@ TEXTS = (
 LANGUAGES = "en-us en-gb de fr es it pt pl ru tr fi hu el cs nl sv hi vi ar sw".split()
 
 
-def voices(limit: int) -> Iterator[np.ndarray]:
+def recordings(folder: pathlib.Path) -> Iterator[np.ndarray]:
+    """The recordings of a folder, at 16 kHz. Shorter ones are no speech, but tones and silence."""
+    for path in sorted(folder.rglob("*.wav")):
+        with wave.open(str(path)) as recording:
+            channels, width, rate, samples = recording.getparams()[:4]
+            if (channels, width) == (1, 2) and samples >= rate:
+                yield resampled(audio.samples(recording.readframes(samples)), rate / 16_000).astype(np.float32)
+
+
+def voices(limit: int, folder: pathlib.Path | None) -> Iterator[np.ndarray]:
     """Speech at 16 kHz in [-1, 1)."""
     for clip in audio.SPEECH:
         yield audio.samples(audio.pcm(clip))
+    if folder is not None:
+        yield from recordings(folder)
     program = shutil.which("espeak-ng")
     if program is None:
         print("espeak-ng is not installed: the voices are those of the recordings alone", file=sys.stderr)
@@ -102,10 +119,10 @@ def spoken(all_voices: list[np.ndarray], chance: np.random.Generator) -> np.ndar
     return sound
 
 
-def sounds(minutes: float, limit: int) -> np.ndarray:
+def sounds(minutes: float, limit: int, folder: pathlib.Path | None) -> np.ndarray:
     """As many minutes of sound at 16 kHz, the same each time."""
     chance = np.random.default_rng(2_026)
-    all_voices = list(voices(limit))
+    all_voices = list(voices(limit, folder))
     parts, samples = [], int(minutes * 60 * 16_000)
     while sum(map(len, parts)) < samples:
         parts.append(spoken(all_voices, chance) if chance.random() < 0.8 else noise(int(chance.uniform(0.5, 5) * 16_000), chance))
@@ -211,8 +228,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="of sound [default: 60]")
     parser.add_argument("--voices", type=int, default=80, help="that espeak-ng speaks with [default: 80]")
+    parser.add_argument("--recordings", type=pathlib.Path, metavar="FOLDER", help="of WAV files with more speech")
     arguments = parser.parse_args()
-    sound = sounds(arguments.minutes, arguments.voices)
+    sound = sounds(arguments.minutes, arguments.voices, arguments.recordings)
     verdict = Verdict()
     with tempfile.TemporaryDirectory() as folder:
         models = pathlib.Path(folder, "models")

@@ -116,7 +116,7 @@ mod tests {
         engine::{
             LaneThreads,
             rten::Rten,
-            synthetic::{Script, SyntheticControl, SyntheticEngine, SyntheticKind},
+            synthetic::{CostMode, Script, SyntheticControl, SyntheticEngine, SyntheticKind},
             test_models,
         },
         proof::prove,
@@ -126,7 +126,8 @@ mod tests {
         let spec =
             |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(4)], batch_axis: Some(0) };
         let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
-        let script = Script { kind, cost_per_call, ..Script::default() };
+        // A call that waits for a core is not counted, but one that sleeps is.
+        let script = Script { kind, cost_per_call, cost_mode: CostMode::Blocked, ..Script::default() };
         let engine = SyntheticEngine::new(Arc::clone(&signature), script).expect("a sound script");
         let control = engine.control();
         let model = Executable::new(Arc::new(engine), signature, &[LaneThreads::new()]).expect("a sound signature");
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn calls_that_would_take_too_much_of_the_models_time_are_not_made() {
-        let (this, calls) = model(SyntheticKind::Double, Duration::from_millis(4));
+        let (this, calls) = model(SyntheticKind::Double, Duration::from_millis(20));
         let (other, _) = model(SyntheticKind::Double, Duration::ZERO);
         let terms = Terms { budget: Duration::from_millis(40), ..Terms::default() };
         assert_eq!(gain(&this, &other, 0, &terms, None).factor, 0.0);

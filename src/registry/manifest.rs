@@ -641,6 +641,7 @@ mod tests {
             ("allow_narrowing = true", "allow_narrowing: is for engine = \"rten\""),
             ("engine = 'onnxruntime'\nallow_narrowing = true", "allow_narrowing: is for engine = \"rten\""),
             ("engine = 'rten'\nallow_narrowing = 1", "allow_narrowing: invalid type"),
+            ("prepack_weights = 'always'", "prepack_weights: invalid type: string \"always\", expected a boolean"),
             ("engine = 'synthetic'\n[synthetic]\ncost_per_call_us = 99000000", "cost_per_call_us is 99000000; at most 60000000"),
         ];
         for (text, expected) in cases {

@@ -17,6 +17,8 @@ const GAIN_LEAST: f64 = 1.05;
 /// Memory that must be available for a trial, in sizes of the model's file: what is read of it, its weights, those that are packed, and as
 /// much again to spare. Every lane may be trying a model.
 const MEMORY_SIZES: u64 = 4;
+/// Loading may take at most this part of the time for trial calls, as it is done once more.
+const LOAD_SHARE: u32 = 4;
 
 /// How to load a model once more, with its weights packed.
 #[derive(Clone)]
@@ -33,11 +35,15 @@ impl fmt::Debug for Repack {
 }
 
 impl LoadedModel {
-    /// Makes the model run with packed weights if that is still to be tried, memory allows it, and calls become at least 5 % faster by it.
+    /// Makes the model run with packed weights if that is still to be tried, time and memory allow it, and calls become at least 5 % faster.
     /// `measure` is given the model as it is, as it would be, and how much time there is; what it takes is taken off that time.
     pub fn try_packing(&mut self, measure: impl FnOnce(&Arc<Executable>, &Arc<Executable>, &Terms) -> Gain) {
         let Some(repack) = self.repack.take() else { return };
-        let Self { name, version, executable, terms, .. } = self;
+        let Self { name, version, executable, terms, load_duration, .. } = self;
+        if *load_duration > terms.budget / LOAD_SHARE {
+            debug!(model = %name, %version, ?load_duration, "the model takes too long to load to try packed weights");
+            return;
+        }
         let wanted = repack.bytes.saturating_mul(MEMORY_SIZES).saturating_mul(executable.lanes() as u64);
         let available = available_memory();
         if available.is_none_or(|available| available < wanted) {
@@ -214,6 +220,15 @@ mod tests {
         let before = Arc::clone(&model.executable);
         model.try_packing(|_, _, _| unreachable!("there is nothing to measure"));
         assert!(Arc::ptr_eq(&model.executable, &before));
+    }
+
+    #[test]
+    fn a_model_that_takes_long_to_load_is_not_loaded_a_second_time() {
+        let load = Arc::new(|| -> Result<Executable, String> { unreachable!("there is no time") });
+        let mut model = model(Repack { load, bytes: 1 });
+        model.load_duration = model.terms.budget / 2;
+        model.try_packing(|_, _, _| unreachable!("there is nothing to measure"));
+        assert!(model.repack.is_none());
     }
 
     #[test]
