@@ -8,7 +8,8 @@ use super::onnx::{
 const IR_VERSION: i64 = 8;
 const OPERATORS_VERSION: i64 = 16;
 
-/// A graph that is being written. Operators have the names of what they give with their kind behind it, as rten takes two equal names for one.
+/// A graph that is being written. An operator is named by what it gives and its kind, because rten confuses an operator and a value of one
+/// name.
 #[derive(Default)]
 pub(super) struct Writer {
     nodes: Vec<Node>,

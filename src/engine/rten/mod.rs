@@ -1,7 +1,8 @@
 //! The embedded engine: rten, pure Rust, one model shared by all lanes.
 //!
-//! Weights are held once, or twice: as the file has them, and packed as matrix products read them, which else happens in each call. A call computes in the pool of its lane, or in that of all lanes, and borrows the gathered inputs where the datatype allows
-//! (see [`convert`]). A run cannot be stopped.
+//! Weights are held once, or twice: as the file has them, and packed as products of matrices read them, so that calls need not convert
+//! them. A call computes in the pool of its lane, or in that of all lanes, and borrows the gathered inputs where the datatype allows (see
+//! [`convert`]). A run cannot be stopped.
 //!
 //! Knows ONNX files as bytes; no paths, no manifests, no state.
 
