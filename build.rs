@@ -1,9 +1,12 @@
-//! Compiles `proto/` and finds the embedded default model.
+//! Compiles `proto/`, and makes the embedded models out of Silero VAD's file.
 //!
-//! Nothing is downloaded: the protos are this repository's own, and the model lies in the crate
+//! Nothing is downloaded: the protos are this repository's own, and the file lies in the crate
 //! `silero` that cargo has already fetched as a build dependency.
 
 #![expect(clippy::disallowed_methods, reason = "a build script is told what it needs in the environment")]
+
+#[path = "build/silero/mod.rs"]
+mod silero;
 
 use std::{
     collections::BTreeSet,
@@ -35,12 +38,12 @@ const PROTOS: &[&str] = &[
 
 fn main() -> BuildResult<()> {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=Cargo.lock");
     compile_protos()?;
     let metadata = dependencies()?;
-    let model = find_silero(&metadata)?;
-    println!("cargo::rustc-env=TIDEMILL_SILERO_ONNX={}", model.display());
+    make_models(&metadata)?;
     println!("cargo::rustc-env=TIDEMILL_RTEN={}", package(&metadata, "rten")?.version);
     println!("cargo::rustc-env=TIDEMILL_RUSTC={}", rustc_version());
     Ok(())
@@ -119,17 +122,39 @@ fn package<'a>(metadata: &'a Metadata, name: &str) -> BuildResult<&'a Package> {
     Ok(found.ok_or_else(|| format!("the crate `{name}` is not among the dependencies"))?)
 }
 
-/// Finds the model file next to the manifest of the crate `silero`, which holds the default model, and checks its hash.
-fn find_silero(metadata: &Metadata) -> BuildResult<PathBuf> {
+/// Finds the official model file in the crate `silero`, checks its hash, and writes a file for each sampling rate. The official one is
+/// what tests compare these with.
+fn make_models(metadata: &Metadata) -> BuildResult<()> {
     let package = package(metadata, "silero")?;
-    let folder = package.manifest_path.parent().ok_or("the crate `silero` has no folder")?;
-    let file = folder.join("models/silero_vad.onnx").into_std_path_buf();
-    let bytes = fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let folder = package.manifest_path.parent().ok_or("the crate `silero` has no folder")?.as_std_path();
+    let file = folder.join("models/silero_vad.onnx");
+    let bytes = read(&file)?;
     let hash = format!("{:x}", HexDigest(Sha256::digest(&bytes).as_slice()));
     if hash != SILERO_SHA256 {
         return Err(format!("{}: sha256 is {hash}, expected {SILERO_SHA256}", file.display()).into());
     }
-    Ok(file)
+    let notice = String::from_utf8(read(&folder.join("THIRD_PARTY_NOTICES.md"))?)?;
+    let notice = silero_notice(&notice).ok_or("the crate `silero` has no notice of the model's licence")?;
+    let origin = format!("silero_vad.onnx of Silero VAD 6.2 (https://github.com/snakers4/silero-vad), sha256 {hash}");
+    for rate in silero::RATES {
+        let model = silero::rewritten(&bytes, &rate, &origin, notice)
+            .map_err(|error| format!("{}, {} Hz: {error}", file.display(), rate.hz))?;
+        let path = PathBuf::from(env::var("OUT_DIR")?).join(format!("silero_vad_{}.onnx", rate.hz));
+        fs::write(&path, model)?;
+        println!("cargo::rustc-env=TIDEMILL_SILERO_{}={}", rate.hz, path.display());
+    }
+    println!("cargo::rustc-env=TIDEMILL_SILERO_ONNX={}", file.display());
+    Ok(())
+}
+
+fn read(file: &Path) -> BuildResult<Vec<u8>> {
+    Ok(fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?)
+}
+
+/// The licence that has to go with the model and with all that is made of it: the block of text that names its authors.
+fn silero_notice(notices: &str) -> Option<&str> {
+    let blocks = notices.split("```text\n").skip(1).filter_map(|rest| Some(rest.split_once("\n```")?.0));
+    blocks.into_iter().find(|block| block.contains("Silero Team") && block.contains("Permission is hereby granted"))
 }
 
 /// Lower-case hexadecimal form of a digest.

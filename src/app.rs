@@ -356,11 +356,12 @@ fn repository(config: &Config, device: Device) -> Repository {
         DefaultEngine::Auto | DefaultEngine::Rten => EngineChoice::Rten,
         DefaultEngine::Onnxruntime => EngineChoice::Onnxruntime,
     };
-    let embedded = config.models.embedded.then(|| Box::new(Embedded) as Box<dyn ModelSource>);
+    let models = [(config.models.embedded, Embedded::SILERO_VAD), (config.models.embedded_8khz, Embedded::SILERO_VAD_8K)];
+    let embedded = models.into_iter().filter(|(is_on, _)| *is_on).map(|(_, model)| Box::new(model) as Box<dyn ModelSource>);
     let example = config.models.example.then(|| Box::new(Example) as Box<dyn ModelSource>);
     let name = config.models.name.clone();
     let folder = config.models.dir.clone().map(|path| Box::new(Folder::of_model(path, name)) as Box<dyn ModelSource>);
-    let sources = embedded.into_iter().chain(example).chain(folder).collect();
+    let sources = embedded.chain(example).chain(folder).collect();
     Repository::new(sources, engine_default, device.compute.clone(), Box::new(device), proofs(config))
 }
 
@@ -416,18 +417,19 @@ struct Device {
 }
 
 impl Installer for Device {
-    fn prove(&self, loaded: &LoadedModel, place: Place<'_>) -> Result<Measured, Fault> {
+    fn prove(&self, loaded: &mut LoadedModel, place: Place<'_>) -> Result<Measured, Fault> {
         let started = clock::now();
-        let LoadedModel { executable, terms, .. } = loaded;
-        let warm_up = |lane| {
-            let others = (0..executable.lanes()).filter(|other| *other != lane);
-            if let Err(error) = proof::warm_up(executable, others, terms, terms.budget) {
-                tracing::debug!(model = %loaded.name, version = %loaded.version, %error, "a lane was not warmed up");
-            }
-        };
         let proven: Result<Proof, ProofError> = match place {
-            Place::Lane { lane, company } => proof::prove(executable, lane, terms, Some(company)).inspect(|_| warm_up(lane)),
-            Place::Beside(aside) => proof::prove_beside(executable, terms, aside).inspect(|_| aside.press(|| warm_up(0))),
+            Place::Lane { lane, company } => {
+                loaded.try_packing(|this, packed, terms| proof::gain(this, packed, lane, terms, Some(company)));
+                let proven = proof::prove(&loaded.executable, lane, &loaded.terms, Some(company));
+                proven.inspect(|_| warm_up(loaded, lane))
+            }
+            Place::Beside(aside) => {
+                loaded.try_packing(|this, packed, terms| proof::gain_beside(this, packed, terms, aside));
+                let proven = proof::prove_beside(&loaded.executable, &loaded.terms, aside);
+                proven.inspect(|_| aside.press(|| warm_up(loaded, 0)))
+            }
         };
         let proof = proven.map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))?;
         Ok(Measured { proof, wide: None, is_remembered: false, took: clock::now().since(started) })
@@ -465,6 +467,15 @@ impl Installer for Device {
             );
         }
         Ok(key)
+    }
+}
+
+/// Calls the model's instances of all lanes but one, which has run already.
+fn warm_up(loaded: &LoadedModel, lane: usize) {
+    let LoadedModel { executable, terms, .. } = loaded;
+    let others = (0..executable.lanes()).filter(|other| *other != lane);
+    if let Err(error) = proof::warm_up(executable, others, terms, terms.budget) {
+        tracing::debug!(model = %loaded.name, version = %loaded.version, %error, "a lane was not warmed up");
     }
 }
 

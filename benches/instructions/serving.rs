@@ -47,7 +47,7 @@ struct Unmeasured {
 }
 
 impl Installer for Unmeasured {
-    fn prove(&self, _loaded: &LoadedModel, _place: Place<'_>) -> Result<Measured, Fault> {
+    fn prove(&self, _loaded: &mut LoadedModel, _place: Place<'_>) -> Result<Measured, Fault> {
         Ok(Measured::nothing())
     }
 

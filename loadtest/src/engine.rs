@@ -38,7 +38,7 @@ impl BareEngine {
         let options = LoadOptions::new(subject.engine.prepare()?, &lanes, false);
         let source: Box<dyn ModelSource> = match &subject.models {
             Some(folder) => Box::new(Folder::new(folder.clone())),
-            None => Box::new(Embedded),
+            None => Box::new(Embedded::SILERO_VAD),
         };
         let registry = load_all(&[&*source], &options, &Unproven(|_: &LoadedModel| Ok(ModelKey::default())))?;
         let model = registry.get(subject.model(), None).map_err(|fault| anyhow!("{fault}"))?;

@@ -1,6 +1,7 @@
 //! The client commands of the one binary: `feed`, `scan`, `upload`, `predict`, `models`, `health` and `top`.
 //!
-//! They talk to a server over its public API and its metrics alone, and know nothing of how it works inside. Results go to standard output,
+//! They talk to a server over its public API and its metrics alone, and know nothing of how it works inside; `models export` writes what
+//! the binary itself holds. Results go to standard output,
 //! notes and progress to standard error.
 
 /// The end of every command's help.
@@ -27,6 +28,7 @@ macro_rules! help {
 mod audio;
 mod connection;
 mod events;
+mod export;
 mod feed;
 mod health;
 mod models;
@@ -86,6 +88,7 @@ JSON lines (--json), one object with one key a line, on standard output:
                    of one model also: inputs outputs states [framing] payloads
                    batch_costs [shape_costs] batch_cap [no_batch] [padding]
                    [segment_rules] [default_limits]
+  exported         model file bytes sha256
   health           model status
   top              admin interval_s server models lanes methods; null where
                    the server does not say (docs/operations.md has all keys)
@@ -227,6 +230,7 @@ impl ClientCommand {
     const fn wants_json(&self) -> bool {
         match (self, self.connection()) {
             (Self::Top(args), _) => args.json,
+            (Self::Models(args), _) => args.wants_json(),
             (_, Some(connection)) => connection.json,
             (_, None) => false,
         }
@@ -239,7 +243,7 @@ impl ClientCommand {
             Self::Scan(args) => &args.connection,
             Self::Upload(args) => &args.connection,
             Self::Predict(args) => &args.connection,
-            Self::Models(args) => args.connection(),
+            Self::Models(args) => return args.connection(),
             Self::Health(args) => &args.connection,
             Self::Top(_) => return None,
         })

@@ -1,4 +1,4 @@
-//! `tidemill models`: what the server serves.
+//! `tidemill models`: what the server serves, and what the binary holds.
 //!
 //! Knows how to lay a model out for reading; does not know how models are run.
 
@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{ConnectionArgs, model_detail, models, question, unless_interrupted},
+    export::{self, ExportArgs},
     output::{Place, Printer, Record, table},
     status::{Ending, Failure},
     tensors::datatype_name,
@@ -28,6 +29,7 @@ Examples:
   tidemill models                                  all models, ready or not
   tidemill models silero-vad                       one in full: inputs, outputs, limits, measured cost
   tidemill models prove my-model                   find out again whether its items may share calls
+  tidemill models export silero-vad vad.onnx       the file of a model inside the binary, for other programs
   tidemill models --json | jq -r .model.name       their names"
 );
 
@@ -54,6 +56,8 @@ pub struct ModelsArgs {
 enum ModelsAction {
     /// Load a model again and repeat its trial calls, which find out whether its items may share calls and what calls cost
     Prove(ProveArgs),
+    /// Write the file of a model inside this binary; asks no server
+    Export(ExportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -71,17 +75,32 @@ struct ProveArgs {
 }
 
 impl ModelsArgs {
-    pub(super) const fn connection(&self) -> &ConnectionArgs {
+    /// The server that is asked, if one is.
+    pub(super) const fn connection(&self) -> Option<&ConnectionArgs> {
         match &self.action {
-            Some(ModelsAction::Prove(args)) => &args.connection,
-            None => &self.connection,
+            Some(ModelsAction::Prove(args)) => Some(&args.connection),
+            Some(ModelsAction::Export(_)) => None,
+            None => Some(&self.connection),
+        }
+    }
+
+    pub(super) const fn wants_json(&self) -> bool {
+        match (&self.action, self.connection()) {
+            (Some(ModelsAction::Export(args)), _) => args.json,
+            (_, Some(connection)) => connection.json,
+            (_, None) => false,
         }
     }
 }
 
 pub(super) async fn run(args: &ModelsArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
+    let connection = match &args.action {
+        Some(ModelsAction::Export(args)) => return export::run(args, printer).map(|()| Ending::Ok),
+        Some(ModelsAction::Prove(args)) => &args.connection,
+        None => &args.connection,
+    };
     unless_interrupted(interrupt, async {
-        let channel = args.connection().connect().await?;
+        let channel = connection.connect().await?;
         if let Some(ModelsAction::Prove(ProveArgs { name, seed, .. })) = &args.action {
             // It takes as long as the model's trial calls do, so no deadline.
             let request = ProveModelRequest { name: name.clone(), seed: *seed };

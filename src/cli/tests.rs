@@ -19,7 +19,10 @@ use super::{
     run_with,
     scripted::{Script, ScriptedServer, WINDOW_SAMPLES},
 };
-use crate::proto::v1::{Skipped, UnreadPolicy, predict_request::Payload};
+use crate::{
+    proto::v1::{Skipped, UnreadPolicy, predict_request::Payload},
+    registry::Embedded,
+};
 
 #[derive(Parser)]
 struct CommandLine {
@@ -76,10 +79,13 @@ fn parse(server: &str, arguments: &[&str]) -> ClientCommand {
 }
 
 async fn run_at(server: &str, arguments: &[&str], interrupt: &CancellationToken) -> Ended {
-    let command = parse(server, arguments);
+    ended(&parse(server, arguments), interrupt).await
+}
+
+async fn ended(command: &ClientCommand, interrupt: &CancellationToken) -> Ended {
     let (results, notes) = (Page::default(), Page::default());
     let mut printer = Printer::new(command.wants_json(), Box::new(results.clone()), Box::new(notes.clone()), false);
-    let exit_code = run_with(&command, &mut printer, interrupt).await;
+    let exit_code = run_with(command, &mut printer, interrupt).await;
     Ended { exit_code, results: results.text(), notes: notes.text() }
 }
 
@@ -427,6 +433,37 @@ async fn models_lists_all_and_shows_one_with_its_cost() {
     let ended = run(&server, &["models", "nothing"]).await;
     let expected = "error: NOT_FOUND: no model 'nothing'; there are: silero-vad\n";
     assert_eq!((ended.exit_code, ended.notes.as_str()), (4, expected));
+}
+
+#[tokio::test]
+async fn export_writes_a_model_of_the_binary_and_replaces_no_file_unasked() {
+    let folder = folder();
+    let file = folder.path().join("vad.onnx");
+    let export = async |arguments: &[&str]| {
+        let line = ["tidemill", "models", "export"].iter().chain(arguments);
+        let command = CommandLine::try_parse_from(line).expect("sound flags").command;
+        ended(&command, &CancellationToken::new()).await
+    };
+    let written = export(&["silero-vad", text(&file)]).await;
+    let bytes = std::fs::read(&file).expect("it was written");
+    assert_eq!(bytes, Embedded::SILERO_VAD.file());
+    let expected = format!("silero-vad: {} bytes written to {}, sha256 ", bytes.len(), file.display());
+    assert!(written.exit_code == 0 && written.results.starts_with(&expected), "{written:?}");
+
+    let refused = export(&["silero-vad-8k", text(&file)]).await;
+    let expected = format!("error: {}: it exists already; --force replaces it\n", file.display());
+    assert_eq!((refused.exit_code, refused.notes), (2, expected));
+    assert_eq!(std::fs::read(&file).expect("untouched"), bytes);
+    let replaced = export(&["silero-vad-8k", text(&file), "--force", "--json"]).await;
+    assert_eq!(std::fs::read(&file).expect("replaced"), Embedded::SILERO_VAD_8K.file());
+    assert!(replaced.results.starts_with(r#"{"exported":{"model":"silero-vad-8k","file":""#), "{replaced:?}");
+
+    let unknown = export(&["example_model", text(&file)]).await;
+    let expected = "error: there is no model file 'example_model' inside this binary, which holds silero-vad and silero-vad-8k; the \
+                    file of a model of a folder is example_model/VERSION/model.onnx in that folder\n";
+    assert_eq!((unknown.exit_code, unknown.notes.as_str()), (2, expected));
+    let nowhere = export(&["silero-vad", "/nowhere/vad.onnx"]).await;
+    assert!(nowhere.exit_code == 2 && nowhere.notes.starts_with("error: /nowhere/vad.onnx: cannot be created: No such file"));
 }
 
 #[tokio::test]

@@ -182,7 +182,8 @@ pub(super) const KEYS: &[Key] = &[
         "name of the model if `models.dir` is the folder of one model",
     ),
     words("models.allow_partial", SWITCH, "serve the models that load even if others do not"),
-    words("models.embedded", SWITCH, "serve the model inside the binary, `silero-vad`"),
+    words("models.embedded", SWITCH, "serve the model inside the binary, `silero-vad`, which takes 16 kHz audio"),
+    words("models.embedded_8khz", SWITCH, "serve the model inside the binary for 8 kHz audio, `silero-vad-8k`"),
     words("models.example", SWITCH, "serve `example_model`, which doubles numbers"),
     words("models.watch", SWITCH, "load, replace and unload models as `models.dir` changes"),
     words(

@@ -244,7 +244,7 @@ impl Resolver {
         match Config::deserialize(Value::Table(table)) {
             Ok(config) => {
                 let models = &config.models;
-                let nothing = !models.embedded && !models.example && models.dir.is_none();
+                let nothing = !models.embedded && !models.embedded_8khz && !models.example && models.dir.is_none();
                 if nothing && !self.broken.contains("models.dir") {
                     let origin = self.find("models.embedded").0;
                     let reason =

@@ -288,6 +288,8 @@ pub struct ModelsConfig {
     pub allow_partial: bool,
     /// Whether to serve the model inside the binary.
     pub embedded: bool,
+    /// Whether to serve its form for 8 kHz audio.
+    pub embedded_8khz: bool,
     /// Whether to serve the model without a file, for first steps.
     pub example: bool,
     /// Whether to follow changes of the folder.
@@ -304,6 +306,7 @@ impl Default for ModelsConfig {
             name: String::new(),
             allow_partial: false,
             embedded: true,
+            embedded_8khz: false,
             example: true,
             watch: false,
             cache_dir: None,

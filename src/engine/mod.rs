@@ -115,6 +115,11 @@ pub trait Engine: Any + Send + Sync {
         String::new()
     }
 
+    /// Whether it holds weights a second time, in the form that calls are fastest with.
+    fn packs_weights(&self) -> bool {
+        false
+    }
+
     /// Whether items of a call can never change each other's answers, whatever the model.
     fn computes_items_apart(&self) -> bool {
         false

@@ -73,7 +73,7 @@ pub(crate) fn masked_mean() -> Vec<u8> {
 }
 
 /// A file of `layers` square matrices of this size, one after the other, that an input `x` is multiplied with.
-pub(super) fn matrices(size: usize, layers: usize) -> Vec<u8> {
+pub(crate) fn matrices(size: usize, layers: usize) -> Vec<u8> {
     let weight = |layer: usize| TensorProto {
         name: Some(format!("w{layer}")),
         dims: vec![i64::try_from(size).expect("small"); 2],

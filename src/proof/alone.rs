@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    ProofError,
+    ProofError, Terms,
     calls::{Caller, typical},
     compare::{Answer, Distance, FAR_FLOOR, is_finite, largest, median},
     items::{Character, LENGTHS, Maker, RECIPES, TOPS, TrialItem},
@@ -46,11 +46,9 @@ impl<'a> Alone<'a> {
     ///
     /// # Errors
     /// [`ProofError::Outputs`] if what comes is not what the signature says, for any item: then the model cannot be served.
-    pub(super) fn find(caller: &Caller<'a>, examples: &'a [ItemInputs], seed: u64) -> Result<Self, ProofError> {
-        let mut maker = Maker::new(caller.executable.signature(), examples, seed);
-        if examples.is_empty() && (maker.has_dynamic_dims() || maker.integers().next().is_some()) {
-            find_length(caller, &mut maker)?;
-        }
+    pub(super) fn find(caller: &Caller<'a>, terms: &'a Terms) -> Result<Self, ProofError> {
+        let mut maker = found_maker(caller, terms)?;
+        let examples = &terms.examples;
         let mut best: Option<Self> = None;
         for recipe in RECIPES {
             maker.recipe = recipe;
@@ -195,6 +193,19 @@ impl<'a> Alone<'a> {
 
 pub(super) fn shapes_equal(left: &ItemInputs, right: &ItemInputs) -> bool {
     left.iter().zip(right).all(|(left, right)| left.shape() == right.shape())
+}
+
+/// What makes items that the model takes, if the search for it succeeds.
+///
+/// # Errors
+/// As [`Alone::find`].
+pub(super) fn found_maker<'a>(caller: &Caller<'a>, terms: &'a Terms) -> Result<Maker<'a>, ProofError> {
+    let mut maker = Maker::new(caller.executable.signature(), terms);
+    let is_open = terms.ranges.is_none() && terms.examples.is_empty();
+    if is_open && (maker.has_dynamic_dims() || maker.integers().next().is_some()) {
+        find_length(caller, &mut maker)?;
+    }
+    Ok(maker)
 }
 
 /// Finds a length for dynamic dimensions at which an item runs, and how large integers may be.

@@ -67,6 +67,11 @@ impl<'a> Caller<'a> {
         expected <= self.left()
     }
 
+    /// What its calls have taken so far.
+    pub(super) fn took(&self) -> Duration {
+        self.taken.get().calls
+    }
+
     /// The model's time in all.
     pub(super) const fn budget(&self) -> Duration {
         self.budget

@@ -4,6 +4,7 @@
 
 use smallvec::SmallVec;
 
+use super::Terms;
 use crate::domain::{
     Datatype, ElementBytes, ItemInputs, PaddingRule, Shape, Signature, StateBuffers, Tensor, TensorSpec, element_count,
     push_element,
@@ -201,11 +202,27 @@ pub(super) struct Maker<'a> {
     probes: bool,
 }
 
+/// How long dynamic dimensions are and how large integers, so that a model takes what is made up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranges {
+    length: usize,
+    tops: SmallVec<[u32; 4]>,
+}
+
 impl<'a> Maker<'a> {
-    pub(super) fn new(signature: &'a Signature, examples: &'a [ItemInputs], seed: u64) -> Self {
-        let tops = signature.inputs.iter().map(|input| first_top(input.datatype)).collect();
-        let (recipe, length) = (RECIPES[0], LENGTHS[0]);
-        Self { signature, seed, examples, recipe, length, tops, equal_lengths: false, short: None, probes: false }
+    pub(super) fn new(signature: &'a Signature, terms: &'a Terms) -> Self {
+        let Terms { examples, seed, ranges, .. } = terms;
+        let ranges = ranges.clone().unwrap_or_else(|| Ranges {
+            length: LENGTHS[0],
+            tops: signature.inputs.iter().map(|input| first_top(input.datatype)).collect(),
+        });
+        let (Ranges { length, tops }, seed) = (ranges, *seed);
+        Self { signature, seed, examples, recipe: RECIPES[0], length, tops, equal_lengths: false, short: None, probes: false }
+    }
+
+    /// What it makes items of, for other makers.
+    pub(super) fn ranges(&self) -> Ranges {
+        Ranges { length: self.length, tops: self.tops.clone() }
     }
 
     /// The same for the shortest items that share calls, if others than these were made so far.

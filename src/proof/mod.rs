@@ -14,8 +14,10 @@ mod aside;
 mod calls;
 mod company;
 mod compare;
+mod gain;
 mod hints;
 mod items;
+mod memory;
 mod scatter;
 mod store;
 mod together;
@@ -25,7 +27,10 @@ use std::{sync::Arc, time::Duration};
 
 pub use aside::Aside;
 pub use company::Company;
+pub use gain::{Gain, gain, gain_beside};
 pub use hints::Hints;
+pub use items::Ranges;
+pub use memory::available_memory;
 pub use store::{Fingerprint, Kept, Store, Subject};
 
 use self::{
@@ -82,6 +87,8 @@ pub struct Terms {
     pub examples: Vec<ItemInputs>,
     /// What made-up items are drawn from.
     pub seed: u64,
+    /// What the model takes, if that has been found out.
+    pub ranges: Option<Ranges>,
     /// What the model's file tells.
     pub hints: Hints,
 }
@@ -94,6 +101,7 @@ impl Default for Terms {
             budget: BUDGET_DEFAULT,
             examples: Vec::new(),
             seed: SEED_DEFAULT,
+            ranges: None,
             hints: Hints::default(),
         }
     }
@@ -127,7 +135,7 @@ pub fn prove_beside(executable: &Arc<Executable>, terms: &Terms, aside: &Aside) 
 }
 
 fn prove_by(caller: &Caller<'_>, terms: &Terms) -> Result<Proof, ProofError> {
-    let alone = Alone::find(caller, &terms.examples, terms.seed)?;
+    let alone = Alone::find(caller, terms)?;
     let item_bytes = alone.item_bytes();
     let measured_alone = vec![alone.took.max(Duration::from_nanos(1))];
     if terms.max_batch <= 1 || terms.rule == BatchingRule::Off {
@@ -232,7 +240,7 @@ pub fn warm_up(
     terms: &Terms,
     budget: Duration,
 ) -> Result<(), RunError> {
-    let maker = items::Maker::new(executable.signature(), &terms.examples, terms.seed);
+    let maker = items::Maker::new(executable.signature(), terms);
     let Some(item) = maker.items().and_then(|items| items.into_iter().next()) else { return Ok(()) };
     let started = clock::now();
     for lane in lanes.take_while(|_| clock::now().since(started) <= budget) {
@@ -248,7 +256,7 @@ pub fn wide_gain(executable: &Executable, lane: &LaneThreads, terms: &Terms) -> 
     if !executable.can_widen() {
         return None;
     }
-    let maker = items::Maker::new(executable.signature(), &terms.examples, terms.seed);
+    let maker = items::Maker::new(executable.signature(), terms);
     let item = maker.items()?.into_iter().next()?;
     let call = [ItemCall { inputs: &item.inputs, state: None }];
     let series = |threads| {

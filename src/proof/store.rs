@@ -62,6 +62,8 @@ pub struct Kept {
     pub proof: Proof,
     /// The time of a call on all threads over that on one.
     pub wide: Option<f64>,
+    /// Whether it is that of the model with packed weights.
+    pub packs_weights: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,6 +77,7 @@ struct Stored {
     medians_ns: Vec<u64>,
     item_bytes: usize,
     wide: Option<f64>,
+    packs_weights: bool,
 }
 
 impl Store {
@@ -259,6 +262,7 @@ impl From<&Kept> for Stored {
             medians_ns: medians.iter().map(nanos).collect(),
             item_bytes: *item_bytes,
             wide: kept.wide,
+            packs_weights: kept.packs_weights,
         }
     }
 }
@@ -279,7 +283,8 @@ impl TryFrom<Stored> for Kept {
             seed: stored.seed,
         };
         let medians = stored.medians_ns.into_iter().map(Duration::from_nanos).collect();
-        Ok(Self { proof: Proof { batching, medians, item_bytes: stored.item_bytes }, wide: stored.wide })
+        let proof = Proof { batching, medians, item_bytes: stored.item_bytes };
+        Ok(Self { proof, wide: stored.wide, packs_weights: stored.packs_weights })
     }
 }
 
@@ -298,7 +303,7 @@ mod tests {
         let batching =
             Batching { verdict: Verdict::Independent, shares_calls: true, detail: detail.into(), proven_batch: 64, seed: 9 };
         let medians = [100, 150].map(Duration::from_micros).to_vec();
-        Kept { proof: Proof { batching, medians, item_bytes: 2_304 }, wide: Some(0.6) }
+        Kept { proof: Proof { batching, medians, item_bytes: 2_304 }, wide: Some(0.6), packs_weights: true }
     }
 
     fn opened() -> (tempfile::TempDir, PathBuf, Store) {

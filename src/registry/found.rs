@@ -4,7 +4,7 @@
 
 use std::{
     any::Any,
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     fs::{self, File},
     io,
@@ -22,6 +22,7 @@ use super::{
     layout::MANIFEST_FILE,
     loader::{LoadFault, LoadOptions},
     manifest::{EngineChoice, KeyFault, Manifest},
+    packing::Repack,
     policy::VERSIONS_MAX,
     signature::{declared_contract, fit},
     source::{FoundModel, FoundVersion, ModelSource, Remark},
@@ -31,10 +32,10 @@ use crate::{
     clock,
     domain::{Batching, Signature},
     engine::{
-        Engine, EngineError, Executable,
+        Engine, EngineError, Executable, LaneThreads,
         onnx::{ModelFile, Narrowing},
         onnxruntime::OnnxRuntime,
-        rten::Rten,
+        rten::{self, Rten},
         synthetic::SyntheticEngine,
     },
     proof::{Fingerprint, Hints, Subject, Terms},
@@ -293,7 +294,30 @@ impl Plan<'_> {
             budget: self.manifest.trial.budget(),
             examples: self.manifest.trial.examples(signature, trial)?,
             seed: options.seed,
+            ranges: None,
             hints: Hints::of(engine, signature),
+        })
+    }
+
+    /// What loads the same file once more into rten, with its weights packed.
+    fn packed(
+        &self,
+        fingerprint: Fingerprint,
+        signature: &Arc<Signature>,
+        lanes: &[LaneThreads],
+    ) -> Arc<dyn Fn() -> Result<Executable, String> + Send + Sync> {
+        let (source, version, lanes) = (self.source.shared(), self.version.clone(), lanes.to_vec());
+        let (signature, allow_narrowing) = (Arc::clone(signature), self.manifest.allow_narrowing);
+        Arc::new(move || {
+            let load = || {
+                let (file, found) = read(&*source, &version, false)?;
+                if found != Some(fingerprint) {
+                    return Err(EngineError::Load("the file has changed since it was first read".to_owned()));
+                }
+                let engine = Arc::new(Rten::open(file, allow_narrowing, true)?);
+                Executable::new(engine, Arc::clone(&signature), &lanes)
+            };
+            guarded(load).map_err(|error| error.to_string())
         })
     }
 
@@ -304,7 +328,19 @@ impl Plan<'_> {
         let broken = |error: EngineError| vec![whole(model_file.clone(), error.to_string())];
         let in_manifest = |faults| in_file(&self.manifest_file, faults);
         let choice = choose(self.manifest.engine, options.engine_default);
-        let fingerprint = RefCell::new(None);
+        let trial_text = self.manifest.trial.text(&self.folder);
+        let print = Cell::new(None);
+        let subject = |engine: &'static str, engine_version: String| {
+            let trial_text = trial_text.as_ref().ok()?.as_deref().unwrap_or_default();
+            let manifest = format!("{}\0{trial_text}", self.manifest_text);
+            Some(Subject { model: print.get()?, engine, engine_version, manifest, lanes: options.lanes.len() })
+        };
+        // Whether rten packs weights, where that is known.
+        let packs_weights = || {
+            let kept = || options.proofs.get(&subject(rten::NAME, rten::VERSION.to_owned())?).filter(|_| !options.proves_anew);
+            self.manifest.prepack_weights.or_else(|| kept().map(|kept| kept.packs_weights))
+        };
+        let size = Cell::new(0);
         let (engine, interface) = if choice == EngineChoice::Synthetic {
             let contract = declared_contract(&self.manifest).map_err(in_manifest)?;
             let interface = fit(&self.manifest, &contract).map_err(in_manifest)?;
@@ -314,24 +350,13 @@ impl Plan<'_> {
             (Arc::new(engine) as Arc<dyn Engine>, interface)
         } else {
             let read = || {
-                let bytes = self.source.read(&self.version).map_err(EngineError::Load)?;
-                // A file that was not fetched is reported first, then a missing library, then what is wrong inside the file.
-                if choice == EngineChoice::Onnxruntime {
-                    OnnxRuntime::check_library()?;
-                }
-                let digest = Sha256::new().chain_update(&bytes);
-                let weights = RefCell::new(Vec::new());
-                let beside = |file: &str| {
-                    let opened = self.source.open_beside(&self.version, file)?;
-                    weights.borrow_mut().push(opened.try_clone().map_err(|error| error.to_string())?);
-                    Ok(opened)
-                };
-                let file = ModelFile::read_beside(bytes, &beside)?;
-                // If the files cannot be read a second time, no proof is kept.
-                *fingerprint.borrow_mut() = fingerprint_of(digest, &weights.into_inner()).ok();
+                let (file, fingerprint) = read(self.source, &self.version, choice == EngineChoice::Onnxruntime)?;
+                print.set(fingerprint);
+                size.set(file.size());
                 Ok(file)
             };
-            let engine = guarded(|| open(name, choice, &self.manifest, &read)).map_err(broken)?;
+            let packs = || packs_weights().unwrap_or(false);
+            let engine = guarded(|| open(name, choice, &self.manifest, &read, &packs)).map_err(broken)?;
             let interface = fit(&self.manifest, engine.contract()).map_err(|faults| {
                 // The manifest is one for all versions, and may fit some of them.
                 let version = self.version.number;
@@ -342,15 +367,16 @@ impl Plan<'_> {
             (engine, interface)
         };
         let signature = Arc::new(interface.signature);
-        let trial_text = self.manifest.trial.text(&self.folder).map_err(|fault| in_manifest(vec![fault]))?;
-        let terms = self.terms(&*engine, &signature, trial_text.as_deref(), options).map_err(in_manifest)?;
-        let subject = fingerprint.into_inner().map(|model| Subject {
-            model,
-            engine: engine.name(),
-            engine_version: engine.version(),
-            manifest: format!("{}\0{}", self.manifest_text, trial_text.unwrap_or_default()),
-            lanes: options.lanes.len(),
-        });
+        let terms = match &trial_text {
+            Ok(text) => self.terms(&*engine, &signature, text.as_deref(), options).map_err(in_manifest)?,
+            Err(fault) => return Err(in_manifest(vec![fault.clone()])),
+        };
+        let multiplies = engine.name() == rten::NAME && engine.facts().is_some_and(|facts| facts.multiplies_matrices);
+        let repack = print
+            .get()
+            .filter(|_| multiplies && packs_weights().is_none())
+            .map(|fingerprint| Repack { load: self.packed(fingerprint, &signature, options.lanes), bytes: size.get() });
+        let subject = subject(engine.name(), engine.version());
         let executable = guarded(|| Executable::new(engine, signature, options.lanes)).map_err(broken)?;
         Ok(LoadedModel {
             name: Arc::clone(name),
@@ -363,12 +389,35 @@ impl Plan<'_> {
             batching: Batching::off(""),
             terms: Arc::new(terms),
             subject,
+            repack,
             max_batch: self.manifest.max_batch(),
             max_delay: self.manifest.max_delay(),
             versions: self.manifest.versions.clone(),
             load_duration: clock::now().since(begun),
         })
     }
+}
+
+/// Reads a version's file; with it, the digest of all that it is made of, or none if its weights cannot be read a second time.
+fn read(
+    source: &dyn ModelSource,
+    version: &FoundVersion,
+    for_onnxruntime: bool,
+) -> Result<(ModelFile, Option<Fingerprint>), EngineError> {
+    let bytes = source.read(version).map_err(EngineError::Load)?;
+    // A file that was not fetched is reported first, then a missing library, then what is wrong inside the file.
+    if for_onnxruntime {
+        OnnxRuntime::check_library()?;
+    }
+    let digest = Sha256::new().chain_update(&bytes);
+    let weights = RefCell::new(Vec::new());
+    let beside = |file: &str| {
+        let opened = source.open_beside(version, file)?;
+        weights.borrow_mut().push(opened.try_clone().map_err(|error| error.to_string())?);
+        Ok(opened)
+    };
+    let file = ModelFile::read_beside(bytes, &beside)?;
+    Ok((file, fingerprint_of(digest, &weights.into_inner()).ok()))
 }
 
 /// The digest of a model's file and of those that its weights lie in.
@@ -404,6 +453,7 @@ fn open(
     choice: EngineChoice,
     manifest: &Manifest,
     read: &dyn Fn() -> Result<ModelFile, EngineError>,
+    packs_weights: &dyn Fn() -> bool,
 ) -> Result<Arc<dyn Engine>, EngineError> {
     if choice == EngineChoice::Onnxruntime {
         return Ok(Arc::new(OnnxRuntime::open(read()?)?));
@@ -416,7 +466,7 @@ fn open(
         info!(model = %name, "the model runs on onnxruntime, as 32 bits may not hold all that it computes");
         return Ok(Arc::new(engine));
     }
-    let engine = match Rten::open(file, manifest.allow_narrowing) {
+    let engine = match Rten::open(file, manifest.allow_narrowing, packs_weights()) {
         Ok(engine) => engine,
         Err(reason) if is_open => {
             let engine = OnnxRuntime::open(read()?)?;

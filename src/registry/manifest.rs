@@ -54,6 +54,8 @@ pub struct Manifest {
     pub engine: EngineChoice,
     /// Whether rten may compute in 32 bits what the model computes in 64.
     pub allow_narrowing: bool,
+    /// Whether rten holds its weights in packed form too; if left out, that is tried.
+    pub prepack_weights: Option<bool>,
     /// Which of its versions are served.
     pub versions: VersionPolicy,
     /// Whether the model has a batch dimension; without one, one item is one call.
@@ -89,6 +91,7 @@ impl Default for Manifest {
             description: String::new(),
             engine: EngineChoice::Auto,
             allow_narrowing: false,
+            prepack_weights: None,
             versions: VersionPolicy::All,
             batch: true,
             max_batch: None,
@@ -638,6 +641,7 @@ mod tests {
             ("allow_narrowing = true", "allow_narrowing: is for engine = \"rten\""),
             ("engine = 'onnxruntime'\nallow_narrowing = true", "allow_narrowing: is for engine = \"rten\""),
             ("engine = 'rten'\nallow_narrowing = 1", "allow_narrowing: invalid type"),
+            ("prepack_weights = 'always'", "prepack_weights: invalid type: string \"always\", expected a boolean"),
             ("engine = 'synthetic'\n[synthetic]\ncost_per_call_us = 99000000", "cost_per_call_us is 99000000; at most 60000000"),
         ];
         for (text, expected) in cases {

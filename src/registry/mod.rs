@@ -14,6 +14,7 @@ mod layout;
 mod lifecycle;
 mod loader;
 mod manifest;
+mod packing;
 mod padding;
 mod places;
 mod policy;
@@ -47,6 +48,7 @@ pub use crate::proof::SEED_DEFAULT;
 pub use lifecycle::{Lifecycle, ModelState};
 pub use loader::{LoadFault, LoadFaults, LoadOptions, load_all, load_into};
 pub use manifest::{EngineChoice, KeyFault, MAX_BATCH_DEFAULT, Manifest};
+pub use packing::Repack;
 pub use policy::VersionPolicy;
 pub use proving::{Installer, Measured, Place, Unproven};
 pub use repository::{Host, IndexEntry, IndexState, Refreshed, Repository};
@@ -95,6 +97,8 @@ pub struct LoadedModel {
     pub terms: Arc<Terms>,
     /// What its proof depends on; `None` if that is not kept.
     pub subject: Option<Subject>,
+    /// Packed weights that are to be tried; `None` if they cannot gain anything, or it is known whether they do.
+    pub repack: Option<Repack>,
     /// Most items in a call.
     pub max_batch: usize,
     /// Time that a lane may wait for a fuller batch.
@@ -453,5 +457,7 @@ fn excerpt(text: &str) -> String {
     }
 }
 
+#[cfg(test)]
+mod equality;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use super::{LoadOptions, LoadedModel};
 use crate::{
     clock,
     domain::{Batching, Fault, FaultKind, Verdict},
-    proof::{Aside, Company, Kept, Proof},
+    proof::{Aside, Company, Kept, Proof, gain},
     scheduler::{ModelKey, on_each_lane},
 };
 
@@ -52,18 +52,19 @@ impl Measured {
     }
 
     /// What is kept of it.
-    fn kept(&self) -> Kept {
-        Kept { proof: self.proof.clone(), wide: self.wide }
+    fn kept(&self, model: &LoadedModel) -> Kept {
+        Kept { proof: self.proof.clone(), wide: self.wide, packs_weights: model.executable.engine().packs_weights() }
     }
 }
 
 /// What proves models and puts them where they will run.
 pub trait Installer: Sync {
-    /// Proves and measures a model. Blocks. Called on several threads at once, for different lanes.
+    /// Proves and measures a model, which may be given a faster form first. Blocks. Called on several threads at once, for different
+    /// lanes.
     ///
     /// # Errors
     /// Why it cannot run.
-    fn prove(&self, model: &LoadedModel, place: Place<'_>) -> Result<Measured, Fault>;
+    fn prove(&self, model: &mut LoadedModel, place: Place<'_>) -> Result<Measured, Fault>;
 
     /// What a call gains from all threads, for a model that could use them; measured with all lanes idle.
     fn wide_gain(&self, model: &LoadedModel) -> Option<f64>;
@@ -75,14 +76,17 @@ pub trait Installer: Sync {
     fn install(&self, model: &LoadedModel, measured: &Measured) -> Result<ModelKey, Fault>;
 }
 
-/// Lets every model serve unproven, with a key from a closure: for tools that only load models.
+/// Lets every model serve unproven, with a key from a closure: for tools that only load models. They run as fast as in a server.
 pub struct Unproven<F>(
     /// Makes a key, or says why not.
     pub F,
 );
 
 impl<F: Fn(&LoadedModel) -> Result<ModelKey, Fault> + Sync> Installer for Unproven<F> {
-    fn prove(&self, _model: &LoadedModel, _place: Place<'_>) -> Result<Measured, Fault> {
+    fn prove(&self, model: &mut LoadedModel, place: Place<'_>) -> Result<Measured, Fault> {
+        if let Place::Lane { lane, company } = place {
+            model.try_packing(|this, packed, terms| gain(this, packed, lane, terms, Some(company)));
+        }
         Ok(Measured::nothing())
     }
 
@@ -109,16 +113,18 @@ pub(super) fn prove_all(
     on_each_lane(options.lanes, |lane| {
         loop {
             let Some(at) = open.lock().pop_front() else { break };
-            let measured = installer.prove(&models[at], Place::Lane { lane, company: &company });
+            let mut model = models[at].clone();
+            let measured = installer.prove(&mut model, Place::Lane { lane, company: &company });
             company.done();
             if let Ok(measured) = &measured {
-                tell(&models[at], &measured.proof.batching);
+                tell(&model, &measured.proof.batching);
             }
-            proven.lock().push((at, measured));
+            proven.lock().push((at, model, measured));
         }
         company.keep(lane);
     });
-    for (at, measured) in proven.into_inner() {
+    for (at, model, measured) in proven.into_inner() {
+        models[at] = model;
         results[at] = Some(measured);
     }
     let nobody = || Err(Fault::new(FaultKind::Failed, "the model was not measured: the lane that should have done it ended"));
@@ -161,7 +167,9 @@ pub(super) fn prove_beside(
 
 fn remembered(model: &LoadedModel, options: &LoadOptions<'_>) -> Option<Measured> {
     let begun = clock::now();
-    let Kept { proof, wide } = options.proofs.get(model.subject.as_ref()?).filter(|_| !options.proves_anew)?;
+    let kept = options.proofs.get(model.subject.as_ref()?).filter(|_| !options.proves_anew)?;
+    // Another server may have kept another proof since this model was loaded.
+    let Kept { proof, wide, .. } = Some(kept).filter(|kept| kept.packs_weights == model.executable.engine().packs_weights())?;
     tell(model, &proof.batching);
     Some(Measured { proof, wide, is_remembered: true, took: clock::now().since(begun) })
 }
@@ -182,7 +190,7 @@ fn keep(model: &LoadedModel, measured: &Measured, options: &LoadOptions<'_>) {
     // The next start may have the time, or the items, that this one lacked.
     let is_final = measured.proof.batching.verdict != Verdict::Unproven;
     let Some(subject) = model.subject.as_ref().filter(|_| is_final) else { return };
-    if let Err(error) = options.proofs.put(subject, &measured.kept()) {
+    if let Err(error) = options.proofs.put(subject, &measured.kept(model)) {
         info!(model = %model.name, version = %model.version, %error, "the proof could not be kept; the next start repeats it");
     }
 }

@@ -15,18 +15,15 @@ use rustix::fs::OFlags;
 
 use super::{beside, folder, layout::exists};
 
-/// Name of the model inside the binary.
-pub const EMBEDDED_NAME: &str = "silero-vad";
-/// Its version: the major version of Silero VAD that the file is of.
+/// Name of the model inside the binary that is served by default.
+pub const EMBEDDED_NAME: &str = Embedded::SILERO_VAD.name;
+/// Version of the models inside the binary: the major version of Silero VAD that they are made of.
 pub const EMBEDDED_VERSION: u64 = 6;
 
 /// Name of the model that needs no file.
 pub const EXAMPLE_NAME: &str = "example_model";
 
 const EXAMPLE_MANIFEST: &str = include_str!("example-model.toml");
-const EMBEDDED_MANIFEST: &str = include_str!("silero-vad.toml");
-const EMBEDDED_MODEL: &[u8] = include_bytes!(env!("TIDEMILL_SILERO_ONNX"));
-
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 /// What protobuf, and so ONNX, allows in one file.
 const MODEL_BYTES_MAX: u64 = 2 << 30;
@@ -35,6 +32,9 @@ const MODEL_BYTES_MAX: u64 = 2 << 30;
 pub trait ModelSource: Send + Sync {
     /// All that is there. What cannot be used is reported with it, not left out.
     fn scan(&self) -> Scan;
+
+    /// The same source for whoever may outlive this one.
+    fn shared(&self) -> Arc<dyn ModelSource>;
 
     /// The model file of a version that [`ModelSource::scan`] found.
     ///
@@ -97,26 +97,69 @@ pub struct FoundVersion {
     pub file: PathBuf,
 }
 
-/// The model inside the binary.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Embedded;
+/// A model inside the binary, made of Silero VAD's file when the binary was built.
+#[derive(Clone, Copy)]
+pub struct Embedded {
+    name: &'static str,
+    manifest: &'static str,
+    file: &'static [u8],
+}
+
+impl Embedded {
+    /// Of 16 kHz audio.
+    pub const SILERO_VAD: Self = Self {
+        name: "silero-vad",
+        manifest: include_str!("silero-vad.toml"),
+        file: include_bytes!(env!("TIDEMILL_SILERO_16000")),
+    };
+    /// Of 8 kHz audio, as telephones have it.
+    pub const SILERO_VAD_8K: Self = Self {
+        name: "silero-vad-8k",
+        manifest: include_str!("silero-vad-8k.toml"),
+        file: include_bytes!(env!("TIDEMILL_SILERO_8000")),
+    };
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::SILERO_VAD, Self::SILERO_VAD_8K];
+
+    /// Name that clients open streams with.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What is served of the file, and how.
+    #[must_use]
+    pub const fn manifest(&self) -> &'static str {
+        self.manifest
+    }
+
+    /// The ONNX file.
+    #[must_use]
+    pub const fn file(&self) -> &'static [u8] {
+        self.file
+    }
+}
 
 impl ModelSource for Embedded {
     fn scan(&self) -> Scan {
-        let folder = PathBuf::from(format!("(embedded)/{EMBEDDED_NAME}"));
+        let folder = PathBuf::from(format!("(embedded)/{}", self.name));
         let file = folder.join(EMBEDDED_VERSION.to_string()).join("model.onnx");
         let model = FoundModel {
-            name: EMBEDDED_NAME.into(),
+            name: self.name.into(),
             folder,
-            manifest: Ok(EMBEDDED_MANIFEST.into()),
+            manifest: Ok(self.manifest.into()),
             versions: vec![FoundVersion { number: EMBEDDED_VERSION, file }],
             passed_over: String::new(),
         };
         Scan { models: vec![model], ..Scan::default() }
     }
 
+    fn shared(&self) -> Arc<dyn ModelSource> {
+        Arc::new(*self)
+    }
+
     fn read(&self, _version: &FoundVersion) -> Result<Cow<'static, [u8]>, String> {
-        Ok(EMBEDDED_MODEL.into())
+        Ok(self.file.into())
     }
 }
 
@@ -134,6 +177,10 @@ impl ModelSource for Example {
             passed_over: String::new(),
         };
         Scan { models: vec![model], ..Scan::default() }
+    }
+
+    fn shared(&self) -> Arc<dyn ModelSource> {
+        Arc::new(*self)
     }
 
     fn read(&self, version: &FoundVersion) -> Result<Cow<'static, [u8]>, String> {
@@ -166,6 +213,10 @@ impl Folder {
 impl ModelSource for Folder {
     fn scan(&self) -> Scan {
         folder::scan(&self.path, &self.name)
+    }
+
+    fn shared(&self) -> Arc<dyn ModelSource> {
+        Arc::new(self.clone())
     }
 
     fn read(&self, version: &FoundVersion) -> Result<Cow<'static, [u8]>, String> {
@@ -331,9 +382,25 @@ mod tests {
     }
 
     #[test]
-    fn the_embedded_model_is_there() {
-        let scan = Embedded.scan();
-        assert_eq!(&*scan.models[0].name, EMBEDDED_NAME);
-        assert_eq!(Embedded.read(&scan.models[0].versions[0]).map(|bytes| bytes.len()), Ok(2_327_524));
+    fn the_embedded_models_are_there() {
+        let found = Embedded::ALL.map(|embedded| {
+            let model = embedded.scan().models.swap_remove(0);
+            let file = embedded.read(&model.versions[0]).expect("it is in the binary");
+            assert_eq!(file, embedded.file());
+            (model.name.to_string(), model.versions[0].number)
+        });
+        assert_eq!(found, [("silero-vad".to_owned(), 6), ("silero-vad-8k".to_owned(), 6)]);
+    }
+
+    #[test]
+    fn the_files_of_embedded_models_say_what_they_are_made_of_and_carry_the_licence() {
+        for embedded in Embedded::ALL {
+            let text = String::from_utf8_lossy(embedded.file());
+            for part in
+                ["Silero VAD 6.2", "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3", "Permission is hereby"]
+            {
+                assert!(text.contains(part), "{}: {part}", embedded.name());
+            }
+        }
     }
 }

@@ -61,7 +61,7 @@ fn faults(files: &[(&str, Option<&str>)]) -> Vec<String> {
 
 #[test]
 fn the_embedded_model_loads() {
-    let registry = load(&[&Embedded], false).expect("it is checked at build time");
+    let registry = load(&[&Embedded::SILERO_VAD], false).expect("it is checked at build time");
     assert!(registry.all_ready());
     let model = registry.get("silero-vad", None).expect("ready");
     assert_eq!((&*model.loaded.version, model.engine_name(), model.is_stateful()), ("6", "rten", true));
@@ -261,7 +261,7 @@ fn nothing_is_installed_when_a_model_cannot_be_loaded() {
 #[test]
 fn a_model_of_a_folder_replaces_the_embedded_one_of_its_name() {
     let root = models(&[("silero-vad/model.toml", Some(DOUBLER))]);
-    let registry = load(&[&Embedded, &Folder::new(root.path().to_owned())], false).expect("all good");
+    let registry = load(&[&Embedded::SILERO_VAD, &Folder::new(root.path().to_owned())], false).expect("all good");
     let list = registry.list();
     assert_eq!((list.len(), list[0].engine, &*list[0].version), (1, "synthetic", "1"));
 }

@@ -4,7 +4,7 @@ use std::{env, path::PathBuf};
 
 use futures::future::join_all;
 
-use tidemill::{app::Server, proto::v1::scan_request::Payload};
+use tidemill::{app::Server, domain::Verdict, proto::v1::scan_request::Payload};
 
 use crate::{
     audio::{bytes, sound},
@@ -25,6 +25,33 @@ pub(crate) fn library() -> Option<PathBuf> {
     let named = env::var_os(LIBRARY_VARIABLE).map(PathBuf::from);
     assert!(named.is_some() || env::var_os("CI").is_none_or(|ci| ci != "true"), "{LIBRARY_VARIABLE} must be set where CI=true");
     named
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_models_inside_the_binary_share_calls_and_say_what_the_official_file_says() {
+    let embedded = [("silero-vad", MANIFEST), ("silero-vad-8k", include_str!("../../src/registry/silero-vad-8k.toml"))];
+    let folder = folder_of(&[]);
+    for (name, manifest) in embedded {
+        write(folder.path(), &format!("official-{name}/model.toml"), manifest.as_bytes());
+        write(folder.path(), &format!("official-{name}/1/model.onnx"), WEIGHTS);
+    }
+    let mut config = bare_config();
+    config.models.dir = Some(folder.path().to_owned());
+    (config.models.embedded, config.models.embedded_8khz) = (true, true);
+    let server = Server::start(config).await.unwrap_or_else(|error| panic!("{error}"));
+    let mut client = connect(&server).await;
+    for (name, _) in embedded {
+        let model = server.registry().get(name, None).expect("it is served");
+        let batching = &model.loaded.batching;
+        assert_eq!((batching.verdict, batching.proven_batch), (Verdict::Independent, 64), "{batching:?}");
+        let sound = bytes(&sound(40 * 512, 3));
+        let found = scan(&mut client, pcm_of(name), Payload::PcmS16le(sound.clone())).await;
+        let wanted = scan(&mut client, pcm_of(&format!("official-{name}")), Payload::PcmS16le(sound)).await;
+        assert_eq!(found.len(), if name == "silero-vad" { 40 } else { 80 });
+        assert!(found.iter().any(|value| *value > 0.005), "the sound moves the model: {found:?}");
+        assert_close(&found, &wanted, TOLERANCE);
+    }
+    patiently(server.drain()).await;
 }
 
 /// Where no library is named this says so and checks nothing; CI names one.

@@ -103,10 +103,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
 
 /// A folder with the speech model of the binary, which takes one item a call there.
 fn one_by_one_models() -> anyhow::Result<tempfile::TempDir> {
-    let found = Embedded.scan().models.into_iter().next().context("the binary holds no model")?;
+    let found = Embedded::SILERO_VAD.scan().models.into_iter().next().context("the binary holds no model")?;
     let version = found.versions.first().context("the model of the binary has no version")?;
     let manifest = found.manifest.map_err(anyhow::Error::msg)?;
-    let file = Embedded.read(version).map_err(anyhow::Error::msg)?;
+    let file = Embedded::SILERO_VAD.read(version).map_err(anyhow::Error::msg)?;
     let models = tempfile::tempdir()?;
     let folder = models.path().join(EMBEDDED_NAME);
     write(&folder.join("model.toml"), format!("max_batch = 1\n{manifest}").as_bytes())?;

@@ -19,6 +19,8 @@ pub struct Facts {
     pub lossy: bool,
     /// Operators that give other numbers in each call.
     pub random: Vec<String>,
+    /// Whether it multiplies matrices, of which the second may be a weight.
+    pub multiplies_matrices: bool,
     /// Each input without a default, and the names of its dimensions where they have one.
     pub batch_names: Vec<(String, Vec<Option<String>>)>,
 }
@@ -103,6 +105,7 @@ impl<'f> Survey<'f> {
                 note(&mut self.facts.coupling_operators, node, &coupling);
             }
             self.facts.lossy |= rounds(node);
+            self.facts.multiplies_matrices |= matches!(node.operator, "MatMul" | "MatMulInteger" | "FusedMatMul");
             if is_random(node, constants) {
                 note(&mut self.facts.random, node, node.operator);
             }

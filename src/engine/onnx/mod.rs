@@ -68,6 +68,12 @@ impl ModelFile {
         read.map_err(EngineError::Load)
     }
 
+    /// Bytes of the file and of those that its weights lie in.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.bytes.len() as u64 + self.weights.iter().map(|file| file.bytes).sum::<u64>()
+    }
+
     /// What happens to its numbers in an engine that computes in FP32 and 32-bit integers.
     #[must_use]
     pub const fn narrowing(&self) -> &Narrowing {

@@ -1,7 +1,8 @@
 //! The embedded engine: rten, pure Rust, one model shared by all lanes.
 //!
-//! Weights are held once. A call computes in the pool of its lane, or in that of all lanes, and borrows the gathered inputs where the datatype allows
-//! (see [`convert`]). A run cannot be stopped.
+//! Weights are held once, or twice: as the file has them, and packed as products of matrices read them, so that calls need not convert
+//! them. A call computes in the pool of its lane, or in that of all lanes, and borrows the gathered inputs where the datatype allows (see
+//! [`convert`]). A run cannot be stopped.
 //!
 //! Knows ONNX files as bytes; no paths, no manifests, no state.
 
@@ -24,6 +25,11 @@ use super::{
 };
 use crate::domain::{Datatype, Tensor};
 
+/// Name of the engine.
+pub const NAME: &str = "rten";
+/// Its version.
+pub const VERSION: &str = env!("TIDEMILL_RTEN");
+
 /// A model loaded into rten.
 #[derive(Debug)]
 pub struct Rten {
@@ -32,6 +38,7 @@ pub struct Rten {
     facts: Facts,
     /// The limits that inputs must keep, so that 32 bits hold all that is computed.
     narrowing: Narrowing,
+    packs_weights: bool,
 }
 
 impl Rten {
@@ -40,15 +47,16 @@ impl Rten {
     /// # Errors
     /// As [`ModelFile::read`] and [`Rten::open`].
     pub fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
-        Self::open(ModelFile::read(file)?, false)
+        Self::open(ModelFile::read(file)?, false, false)
     }
 
-    /// Loads a file that has been read. With `allow_narrowing`, 32 bits need not hold all that it computes.
+    /// Loads a file that has been read. With `allow_narrowing`, 32 bits need not hold all that it computes; with `pack_weights`, matrices
+    /// are also held as products read them.
     ///
     /// # Errors
     /// [`EngineError::Load`] if it takes or gives strings, uses an operator that rten lacks, or computes what FP32 and 32-bit integers
     /// do not hold; the text names it.
-    pub fn open(file: ModelFile, allow_narrowing: bool) -> Result<Self, EngineError> {
+    pub fn open(file: ModelFile, allow_narrowing: bool, pack_weights: bool) -> Result<Self, EngineError> {
         let narrowing = match (file.narrowing(), allow_narrowing) {
             (Narrowing::Possible { reasons }, false) => return Err(EngineError::Load(narrows(reasons))),
             (_, true) => Narrowing::None,
@@ -58,6 +66,7 @@ impl Rten {
         let loaded = catch_unwind(AssertUnwindSafe(|| {
             refuse_types(&contract)?;
             let mut options = ModelOptions::with_all_ops();
+            options.prepack_weights(pack_weights);
             for file in &weights {
                 options.external_data(&file.name, file.to_vec()?);
             }
@@ -66,7 +75,7 @@ impl Rten {
                 Cow::Owned(bytes) => options.load(bytes),
             };
             let model = model.map_err(|error| messages::explained(&error.to_string(), &functions))?;
-            Ok(Self { model: Arc::new(model), contract, facts, narrowing })
+            Ok(Self { model: Arc::new(model), contract, facts, narrowing, packs_weights: pack_weights })
         }));
         let loaded = loaded.unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_message(&*panic))));
         loaded.map_err(|cause: String| EngineError::Load(format!("rten cannot load the model: {cause}")))
@@ -91,7 +100,7 @@ impl Rten {
 
 impl Engine for Rten {
     fn name(&self) -> &'static str {
-        "rten"
+        NAME
     }
 
     fn can_widen(&self) -> bool {
@@ -99,7 +108,11 @@ impl Engine for Rten {
     }
 
     fn version(&self) -> String {
-        env!("TIDEMILL_RTEN").to_owned()
+        VERSION.to_owned()
+    }
+
+    fn packs_weights(&self) -> bool {
+        self.packs_weights
     }
 
     fn contract(&self) -> &Contract {

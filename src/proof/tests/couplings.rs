@@ -159,7 +159,8 @@ fn a_neighbour_that_the_model_does_not_take_accuses_nothing() {
         outputs: vec![spec("y", Datatype::Fp32, &[Some(4)])],
         ..Signature::default()
     };
-    let maker = items::Maker::new(&signature, &[], SEED_DEFAULT);
+    let terms = Terms::default();
+    let maker = items::Maker::new(&signature, &terms);
     let stranger = maker.stranger(items::Character::Loud, 0).expect("four numbers");
     let first = items::floats(&stranger.inputs[0]).next().expect("four numbers");
     let faults = vec![PlannedFault { when: Trigger::FirstElement(first), what: Misbehaviour::Error }];

@@ -42,7 +42,7 @@ struct Inside {
 }
 
 impl Installer for Ledger {
-    fn prove(&self, _: &LoadedModel, _: Place<'_>) -> Result<Measured, Fault> {
+    fn prove(&self, _: &mut LoadedModel, _: Place<'_>) -> Result<Measured, Fault> {
         Ok(Measured::nothing())
     }
 
@@ -356,7 +356,7 @@ async fn models_stay_when_their_folder_cannot_be_looked_through() {
 #[tokio::test]
 async fn the_model_inside_the_binary_takes_over_when_the_folder_has_none_of_its_name() {
     let folder = [("silero-vad/model.toml", Some(DOUBLER))];
-    let fixture = Fixture::of(&folder, vec![Box::new(Embedded)]).await;
+    let fixture = Fixture::of(&folder, vec![Box::new(Embedded::SILERO_VAD)]).await;
     assert_eq!(fixture.serving(), ["silero-vad 1"]);
     fixture.remove("silero-vad");
     assert_eq!(fixture.refresh().await, (1, 0, 1));
