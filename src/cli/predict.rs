@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use super::{
-    PriorityArg,
+    PriorityArg, RawArgs,
     audio::AudioSource,
     connection::{ConnectionArgs, inference, model_detail, unless_interrupted},
     events::usable_framing,
@@ -44,9 +44,12 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_long_help = HELP)]
 pub struct PredictArgs {
-    /// Audio to take one window from: a .wav file, raw signed 16-bit mono samples, or - for standard input
+    /// Audio to take one window from: a recording as `feed` takes it, or - for standard input
     #[arg(value_name = "FILE", required_unless_present = "tensors", conflicts_with = "tensors")]
     file: Option<PathBuf>,
+
+    #[command(flatten)]
+    raw: RawArgs,
 
     /// Name of the model
     #[arg(long, value_name = "NAME", default_value = "silero-vad")]
@@ -85,13 +88,13 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 pub(super) async fn run(args: &PredictArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
     let asking = async {
         let source = match &args.file {
-            Some(file) => Some(AudioSource::open(file).await?),
+            Some(file) => Some(AudioSource::open(file, args.raw).await?),
             None => None,
         };
         let channel = args.connection.connect().await?;
         let detail = model_detail(channel.clone(), &args.model, &args.model_version).await?;
         let payload = match source {
-            Some(source) => Payload::PcmS16le(window(args, source, &detail).await?),
+            Some(source) => Payload::PcmS16le(window(args, source, &detail, printer).await?),
             None => Payload::Item(item(args, &detail).await?),
         };
         let message = PredictRequest {
@@ -99,6 +102,8 @@ pub(super) async fn run(args: &PredictArgs, printer: &mut Printer, interrupt: &C
             version: args.model_version.clone(),
             payload: Some(payload),
             priority: args.priority.wire().into(),
+            accept_container_bytes: true,
+            ..PredictRequest::default()
         };
         let mut request = Request::new(message);
         request.set_timeout(Duration::from_millis(args.deadline_ms.into()));
@@ -110,9 +115,14 @@ pub(super) async fn run(args: &PredictArgs, printer: &mut Printer, interrupt: &C
 }
 
 /// The window of audio that begins at `--at`; shorter at the end of the recording.
-async fn window(args: &PredictArgs, mut source: AudioSource, detail: &ModelDetail) -> Result<Bytes, Failure> {
+async fn window(
+    args: &PredictArgs,
+    mut source: AudioSource,
+    detail: &ModelDetail,
+    printer: &mut Printer,
+) -> Result<Bytes, Failure> {
     let framing = usable_framing(detail.framing, &args.model)?;
-    source.check_rate(framing.sample_rate_hz)?;
+    source.set_rate(framing.sample_rate_hz, printer).await?;
     source.skip((args.at * f64::from(framing.sample_rate_hz)).round() as u64).await?;
     let samples = usize::try_from(framing.window_samples).unwrap_or(usize::MAX);
     let window = source.next_chunk(samples).await?;

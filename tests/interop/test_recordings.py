@@ -1,0 +1,221 @@
+"""Recordings as ffmpeg and sox write them, by file and by pipe: the same speech is found in all of them, and what is not read is named."""
+
+import json
+import subprocess
+
+import audio
+import places
+import pytest
+import reference
+from server import PATIENCE_S
+
+CLIP = places.ASSETS / audio.SHORT_SPEECH
+SAMPLES = audio.sample_count(audio.SHORT_SPEECH)
+
+# Of the same speech: arguments of ffmpeg after its input, the ending of the file, and by how many samples it may be longer than it was.
+# A codec of frames ends with a whole one, unless its file says where the recording ends.
+FFMPEG = {
+    "wav": ("", "wav", 0),
+    "wav of 24 bits": ("-c:a pcm_s24le", "wav", 0),
+    "wav of 32 bits": ("-c:a pcm_s32le", "wav", 0),
+    "wav of 8 bits": ("-c:a pcm_u8", "wav", 0),
+    "wav of floats": ("-c:a pcm_f32le", "wav", 0),
+    "wav of doubles": ("-c:a pcm_f64le", "wav", 0),
+    "wav of A-law": ("-c:a pcm_alaw", "wav", 0),
+    "wav of mu-law": ("-c:a pcm_mulaw", "wav", 0),
+    "wav of 44.1 kHz, stereo": ("-ar 44100 -ac 2", "wav", 1),
+    "wav of 8 kHz": ("-ar 8000", "wav", 1),
+    "wav of 96 kHz, 6 channels": ("-ar 96000 -ac 6 -c:a pcm_s24le", "wav", 1),
+    "rf64": ("-rf64 always", "wav", 0),
+    "wave64": ("", "w64", 0),
+    "aiff": ("", "aiff", 0),
+    "aiff-c of floats": ("-c:a pcm_f32be", "aiff", 0),
+    "caf": ("", "caf", 0),
+    "caf of little-endian samples": ("-c:a pcm_s16le", "caf", 0),
+    "caf of A-law": ("-c:a pcm_alaw", "caf", 0),
+    "caf of AAC": ("-c:a aac -ar 44100", "caf", 1_024),
+    "au": ("", "au", 0),
+    "flac": ("", "flac", 0),
+    "flac of 24 bits and 48 kHz": ("-ar 48000 -sample_fmt s32", "flac", 1),
+    "vorbis": ("-c:a libvorbis", "ogg", 0),
+    "vorbis of 44.1 kHz, stereo": ("-c:a libvorbis -ar 44100 -ac 2", "ogg", 1),
+    "flac in ogg": ("-c:a flac", "oga", 0),
+    "mp3": ("-ar 44100", "mp3", 1),
+    "mp3 of 16 kHz": ("", "mp3", 0),
+    "mp3 without a tag": ("-write_xing 0 -id3v2_version 0", "mp3", 1_200),
+    "mp3 with an id3 tag": ("-metadata title=speech -ar 48000 -ac 2", "mp3", 1),
+    "m4a": ("-ar 44100", "m4a", 32),
+    "m4a of 16 kHz": ("", "m4a", 32),
+    "m4a with its index first": ("-ar 48000 -ac 2 -movflags +faststart", "m4a", 32),
+    "mp4 in fragments": ("-movflags frag_keyframe+empty_moov", "mp4", 1_024),
+    "mov of samples": ("-c:a pcm_s16le", "mov", 32),
+    "aac": ("-ar 44100", "aac", 1_024),
+    "aac of 16 kHz": ("", "aac", 1_024),
+}
+
+# What ffmpeg writes to a pipe, where it cannot go back.
+FFMPEG_TO_PIPE = {
+    "wav": ("-f wav", 0),
+    "wave64": ("-f w64", 0),
+    "rf64": ("-f wav -rf64 always", 0),
+    "aiff": ("-f aiff", 0),
+    "au": ("-f au", 0),
+    "flac": ("-f flac", 0),
+    "vorbis": ("-c:a libvorbis -f ogg", 0),
+    "mp3": ("-f mp3", 1_200),
+    "aac": ("-f adts", 1_024),
+    "mp4 in fragments": ("-f mp4 -movflags frag_keyframe+empty_moov", 1_024),
+}
+
+# What sox writes to a file and to a pipe, by its own names of types.
+SOX = {
+    "wav": ("-t wav", 0),
+    "wav of 24 bits": ("-t wav -b 24", 0),
+    "wav of floats": ("-t wav -e floating-point -b 32", 0),
+    "wav of mu-law": ("-t wav -e mu-law", 0),
+    "aiff": ("-t aiff", 0),
+    "au": ("-t au", 0),
+    "flac": ("-t flac", 0),
+    "vorbis": ("-t vorbis", 0),
+    "mp3": ("-t mp3", 1_200),
+    "wav of 44.1 kHz, stereo": ("-t wav -r 44100 -c 2", 1),
+}
+
+# What is known and not read: how it is made, and what it is called.
+REFUSED = {
+    "opus": ("-c:a libopus -ar 48000", "ogg", "Opus in Ogg"),
+    "opus in webm": ("-c:a libopus -ar 48000", "webm", "Matroska or WebM"),
+    "matroska": ("-c:a flac", "mka", "Matroska or WebM"),
+    "windows media": ("-c:a wmav2 -ar 44100", "wma", "Windows Media"),
+    "speex": ("-c:a libspeex", "spx", "Speex in Ogg"),
+    "layer II": ("-c:a mp2", "mp2", "MPEG audio layer II"),
+    "alac": ("-c:a alac", "m4a", "Apple Lossless (ALAC) in an MP4 file"),
+    "opus in mp4": ("-c:a libopus -ar 48000", "mp4", "Opus in an MP4 file"),
+    "wavpack": ("-c:a wavpack", "wv", "WavPack"),
+    "adpcm": ("-c:a adpcm_ima_wav", "wav", "IMA ADPCM (format 0x0011)"),
+    "ac-3 in mp4": ("-c:a ac3 -ar 48000", "mp4", "Dolby AC-3 in an MP4 file"),
+}
+
+
+def ffmpeg(arguments: str, target: str, **options) -> subprocess.CompletedProcess:
+    command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-y", "-i", CLIP, *arguments.split(), target]
+    return subprocess.run(command, check=True, timeout=PATIENCE_S, **options)
+
+
+def sox(arguments: str, target: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(["sox", "-D", CLIP, *arguments.split(), target], check=True, timeout=PATIENCE_S, **options)
+
+
+class Sent:
+    """What a client command made of a recording."""
+
+    def __init__(self, server, command: str, source, piped: bytes | None = None) -> None:
+        arguments = [places.SERVER, command, source, "--json", "--addr", server.address]
+        options = {"stdin": subprocess.DEVNULL} if piped is None else {"input": piped}
+        done = subprocess.run(arguments, capture_output=True, timeout=PATIENCE_S, **options)
+        self.exit_code, self.notes = done.returncode, done.stderr.decode()
+        records = [json.loads(line) for line in done.stdout.splitlines()]
+        self.segments = [record["segment"] for record in records if "segment" in record]
+        self.error = next((record["error"]["message"] for record in records if "error" in record), None)
+        self.samples = next((record["summary"]["samples"] for record in records if "summary" in record), None)
+
+
+@pytest.fixture(scope="module")
+def expected(server) -> list[dict]:
+    """The segments of the recording as it is."""
+    sent = Sent(server, "feed", CLIP)
+    assert (sent.exit_code, sent.samples, sent.notes) == (0, SAMPLES, "")
+    assert sent.segments
+    return sent.segments
+
+
+def check(sent: Sent, expected: list[dict], longer_by: int) -> None:
+    assert (sent.exit_code, sent.error) == (0, None), sent.notes
+    assert SAMPLES - min(longer_by, 1) <= sent.samples <= SAMPLES + longer_by, sent.samples
+    assert len(sent.segments) == len(expected), sent.segments
+    for found, segment in zip(sent.segments, expected, strict=True):
+        for end in ("start_sample", "end_sample"):
+            assert abs(found[end] - segment[end]) <= reference.WINDOW_SAMPLES, (found, segment)
+
+
+@pytest.mark.parametrize("name", FFMPEG)
+def test_what_ffmpeg_writes_is_read_from_a_file_and_a_pipe(server, expected, tmp_path, name):
+    arguments, ending, longer_by = FFMPEG[name]
+    # The name says nothing.
+    made, recording = tmp_path / f"speech.{ending}", tmp_path / "speech.raw"
+    ffmpeg(arguments, made)
+    made.rename(recording)
+    by_file = Sent(server, "feed", recording)
+    check(by_file, expected, longer_by)
+    by_pipe = Sent(server, "feed", "-", recording.read_bytes())
+    check(by_pipe, expected, longer_by)
+    assert (by_pipe.samples, by_pipe.segments) == (by_file.samples, by_file.segments)
+
+
+@pytest.mark.parametrize("name", FFMPEG_TO_PIPE)
+def test_what_ffmpeg_writes_to_a_pipe_is_read(server, expected, name):
+    arguments, longer_by = FFMPEG_TO_PIPE[name]
+    made = ffmpeg(arguments, "-", capture_output=True).stdout
+    check(Sent(server, "feed", "-", made), expected, longer_by)
+
+
+@pytest.mark.parametrize("name", SOX)
+def test_what_sox_writes_is_read_from_a_file_and_a_pipe(server, expected, tmp_path, name):
+    arguments, longer_by = SOX[name]
+    recording = tmp_path / "speech"
+    sox(arguments, recording)
+    check(Sent(server, "feed", recording), expected, longer_by)
+    piped = sox(arguments, "-", capture_output=True).stdout
+    check(Sent(server, "feed", "-", piped), expected, longer_by)
+
+
+@pytest.mark.parametrize("command", ["scan", "upload"])
+@pytest.mark.parametrize("name", ["wav of 44.1 kHz, stereo", "mp3", "m4a"])
+def test_all_commands_read_alike(server, expected, tmp_path, command, name):
+    arguments, ending, longer_by = FFMPEG[name]
+    recording = tmp_path / f"speech.{ending}"
+    ffmpeg(arguments, recording)
+    sent = Sent(server, command, recording)
+    check(sent, expected, longer_by)
+    assert "resampled to 16000 Hz" in sent.notes
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_read_is_named_with_a_command_that_converts_it(server, expected, tmp_path, name):
+    arguments, ending, called = REFUSED[name]
+    recording = tmp_path / f"speech.{ending}"
+    ffmpeg(arguments, recording)
+    for sent in (Sent(server, "feed", recording), Sent(server, "feed", "-", recording.read_bytes())):
+        assert sent.exit_code == 2
+        assert called in sent.error
+        assert "ffmpeg -i" in sent.error
+    sent = Sent(server, "feed", recording)
+    # The command does as it says.
+    command = sent.error.split("convert it: ")[1]
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path, capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S)
+    converted = Sent(server, "feed", tmp_path / "converted.wav")
+    assert (converted.exit_code, converted.error, len(converted.segments)) == (0, None, len(expected))
+
+
+@pytest.mark.parametrize("name", ["wav", "aiff", "caf", "au", "flac", "vorbis", "m4a with its index first", "rf64", "wave64"])
+def test_what_is_there_of_a_recording_that_is_cut_off_is_sent_with_a_warning(server, tmp_path, name):
+    arguments, ending, _ = FFMPEG[name]
+    recording = tmp_path / f"speech.{ending}"
+    ffmpeg(arguments, recording)
+    cut = recording.read_bytes()
+    cut = cut[: len(cut) * 3 // 4]
+    recording.write_bytes(cut)
+    for sent in (Sent(server, "feed", recording), Sent(server, "feed", "-", cut)):
+        assert (sent.exit_code, sent.error) == (1, None), sent.notes
+        assert "warning: " in sent.notes and "is cut off" in sent.notes
+        assert SAMPLES * 0.5 < sent.samples < SAMPLES * 0.95
+
+
+def test_several_recordings_in_a_row_are_one(server, expected, tmp_path):
+    """Of formats that have no beginning, and of Ogg, which has several."""
+    for arguments, ending in (("", "mp3"), ("-c:a libvorbis", "ogg"), ("", "aac")):
+        recording = tmp_path / f"speech.{ending}"
+        ffmpeg(arguments, recording)
+        sent = Sent(server, "feed", "-", recording.read_bytes() * 2)
+        assert (sent.exit_code, len(sent.segments)) == (0, 2 * len(expected)), (ending, sent.notes)
+        assert 2 * SAMPLES <= sent.samples <= 2 * SAMPLES + 4_096, ending
