@@ -59,7 +59,7 @@ impl AudioSource {
     ///
     /// # Errors
     /// [`Failure::BadInput`] if it cannot be opened, or is in a format that cannot be read.
-    pub(super) async fn open(path: &Path, raw: RawArgs) -> Result<Self, Failure> {
+    async fn open(path: &Path, raw: RawArgs) -> Result<Self, Failure> {
         let name = path.to_owned();
         let opened = blocking(move || {
             let input = open_input(&name)?;
@@ -97,7 +97,7 @@ impl AudioSource {
             if !raw.raw {
                 let raw = format!("raw signed 16-bit little-endian mono samples at {rate_hz} Hz");
                 printer.note(&format!(
-                    "{}: of no format that is known, so taken for {raw}; --raw says that it is",
+                    "{}: not a format that is known, so taken as {raw}; --raw says so beforehand",
                     self.path.display()
                 ));
             }
@@ -220,12 +220,14 @@ fn bad(path: &Path, reason: &dyn std::fmt::Display) -> Failure {
 
 /// What is wrong with a recording, and what makes one of it that can be read.
 async fn refused(path: &Path, error: RecordingError) -> Failure {
-    if !error.is_convertible() {
-        return bad(path, &error);
-    }
+    let advice = match &error {
+        RecordingError::Unread(_) => "convert it",
+        RecordingError::Damaged { .. } => "if another program plays it, convert it",
+        RecordingError::Io(_) | RecordingError::Empty | RecordingError::TooLongForAPipe { .. } => return bad(path, &error),
+    };
     let name = path.to_owned();
     match blocking(move || convert::command(&name)).await {
-        Ok(command) => bad(path, &format!("{error}; convert it: {command}")),
+        Ok(command) => bad(path, &format!("{error}; {advice}: {command}")),
         Err(failure) => failure,
     }
 }

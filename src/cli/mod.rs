@@ -94,7 +94,8 @@ JSON lines (--json), one object with one key a line, on standard output:
   error            code message [reason metadata fields limits retry_after_ms]
                    code: a gRPC code, or BAD_INPUT, CANNOT_CONNECT,
                    CONNECTION_LOST, UNEXPECTED_ANSWER
-Keys in brackets are left out where they do not apply."
+Keys in brackets are left out where they do not apply.
+What is done to a recording, and warnings about it, is text on standard error."
 );
 
 /// The commands that talk to a server.

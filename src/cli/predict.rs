@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use super::{
-    PriorityArg, RawArgs,
+    AudioInput, PriorityArg, RawArgs,
     audio::AudioSource,
     connection::{ConnectionArgs, inference, model_detail, unless_interrupted},
     events::usable_framing,
@@ -28,7 +28,8 @@ const AT_SECONDS_MAX: f64 = 366.0 * 86_400.0;
 const HELP: &str = help!(
     "\
 Examples:
-  tidemill predict talk.wav --at 1.5                          the window of audio that begins at 1.5 s
+  tidemill predict talk.mp3 --at 1.5                          the window of audio that begins at 1.5 s
+  tidemill predict --sample --at 0.6                          one of a clip that is made here
   tidemill predict --model iris --tensor x=5.1,3.5,1.4,0.2    typed numbers
   tidemill predict --model image --tensor pixels=cat.raw      a file of little-endian elements
   tidemill predict --model text --tensor ids:1x4=1,2,3,4      a shape, where the model leaves it open
@@ -45,8 +46,12 @@ Examples:
 #[command(after_long_help = HELP)]
 pub struct PredictArgs {
     /// Audio to take one window from: a recording as `feed` takes it, or - for standard input
-    #[arg(value_name = "FILE", required_unless_present = "tensors", conflicts_with = "tensors")]
+    #[arg(value_name = "FILE", required_unless_present_any = ["tensors", "sample"], conflicts_with = "tensors")]
     file: Option<PathBuf>,
+
+    /// Take the window from a short clip of speech-like sound that is made here, in place of a file
+    #[arg(long, conflicts_with_all = ["file", "raw", "tensors"])]
+    sample: bool,
 
     #[command(flatten)]
     raw: RawArgs,
@@ -87,10 +92,8 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 
 pub(super) async fn run(args: &PredictArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
     let asking = async {
-        let source = match &args.file {
-            Some(file) => Some(AudioSource::open(file, args.raw).await?),
-            None => None,
-        };
+        let input = AudioInput { file: args.file.clone(), sample: args.sample, raw: args.raw };
+        let source = if input.file.is_some() || input.sample { Some(AudioSource::of(&input).await?) } else { None };
         let channel = args.connection.connect().await?;
         let detail = model_detail(channel.clone(), &args.model, &args.model_version).await?;
         let payload = match source {

@@ -207,7 +207,7 @@ async fn raw_samples_are_what_is_not_known_and_their_rate_can_be_told() {
     let (server, folder) = (ScriptedServer::start(Script::default()).await, folder());
     let file = raw_file(&folder, &samples(800));
     let ended = run(&server, &["feed", text(&file)]).await;
-    let hint = "of no format that is known, so taken for raw signed 16-bit little-endian mono samples at 16000 Hz; --raw says that it is\n";
+    let hint = "not a format that is known, so taken as raw signed 16-bit little-endian mono samples at 16000 Hz; --raw says so beforehand\n";
     assert!(ended.notes.starts_with(&format!("{}: {hint}", file.display())), "{}", ended.notes);
     assert_eq!(server.seen().audio, bytes_of(&samples(800)));
     server.seen().audio.clear();
@@ -274,6 +274,7 @@ async fn the_sample_clip_needs_no_file() {
         let ended = run(&server, &[command, "--sample"]).await;
         assert_eq!((ended.exit_code, server.seen().audio.len()), (0, 2 * 57_600), "{command}: {}", ended.notes);
     }
+    assert_eq!(run(&server, &["predict", "--sample", "--at", "0.6"]).await.exit_code, 0);
     for wrong in [
         &["feed"][..],
         &["feed", "--sample", "talk.wav"],

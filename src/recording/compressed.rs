@@ -374,7 +374,7 @@ impl Compressed {
                 // Another recording follows in the same file, as in Ogg streams of radio stations.
                 Err(Error::ResetRequired) => self.begin_again()?,
                 Err(Error::IoError(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    self.end(Some(Flaw::CutOff { missing: None }))
+                    self.end(Some(Flaw::CutOff { missing: None }));
                 }
                 Err(Error::IoError(error)) => return Err(error.into()),
                 Err(_) => self.note_damage(),

@@ -86,12 +86,6 @@ impl RecordingError {
             other => other,
         }
     }
-
-    /// Whether another program may make something of it.
-    #[must_use]
-    pub const fn is_convertible(&self) -> bool {
-        matches!(self, Self::Unread(_) | Self::Damaged { .. })
-    }
 }
 
 /// What is wrong with a recording that was read all the same.

@@ -3,7 +3,7 @@
 //! An index (`moov`) says where the packets are. Where it comes first, a pipe can be read as it arrives; where it comes last, the pipe has to
 //! be read to its end before the first packet can be found. Edit lists say how many samples an encoder put before the first of the recording.
 
-use std::io::{self, Cursor, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Cursor, Read as _, SeekFrom};
 
 use symphonia::core::io::{MediaSource, ReadOnlySource};
 
@@ -49,15 +49,45 @@ pub(super) struct Mp4 {
     pub(super) track: AudioTrack,
 }
 
+/// A file that claims to be as long as its boxes say. Of one that is cut off, the decoder would pass over the box that the end is in, and all
+/// of its packets with it.
+struct Whole<F> {
+    file: F,
+    length: u64,
+}
+
+impl<F: io::Read> io::Read for Whole<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer)
+    }
+}
+
+impl<F: io::Seek> io::Seek for Whole<F> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(match to {
+            SeekFrom::End(offset) => SeekFrom::Start(self.length.saturating_add_signed(offset)),
+            other => other,
+        })
+    }
+}
+
+impl<F: io::Read + io::Seek + Send + Sync> MediaSource for Whole<F> {
+    fn is_seekable(&self) -> bool {
+        true
+    }
+
+    fn byte_len(&self) -> Option<u64> {
+        Some(self.length)
+    }
+}
+
 /// Finds the index, and makes of the source what the decoder can read.
 ///
 /// # Errors
 /// [`RecordingError`] if there is no index, it describes no audio, or it comes last in a pipe that is too long.
 pub(super) fn prepare(mut source: Source) -> Result<Mp4, RecordingError> {
-    if let Some(mut file) = source.rewound()? {
-        let index = index_of_file(&mut file)?;
-        file.seek(SeekFrom::Start(0))?;
-        return Ok(Mp4 { track: audio_track(&index)?.0, media: Box::new(file) });
+    if let Some(file) = source.rewound()? {
+        return of_file(file);
     }
     let mut read = Vec::new();
     let index = index_of_pipe(&mut source, &mut read)?;
@@ -69,15 +99,15 @@ pub(super) fn prepare(mut source: Source) -> Result<Mp4, RecordingError> {
             return Ok(Mp4 { track, media: Box::new(ReadOnlySource::new(source)) });
         }
     }
-    let left = PIPE_BYTES_MAX.saturating_sub(read.len());
-    read_up_to(&mut source, &mut read, left)?;
-    if !source.peek(1)?.is_empty() {
-        return Err(RecordingError::TooLongForAPipe { limit_bytes: PIPE_BYTES_MAX });
-    }
-    let mut file = Cursor::new(read);
-    let index = index_of_file(&mut file)?;
-    file.set_position(0);
-    Ok(Mp4 { track: audio_track(&index)?.0, media: Box::new(file) })
+    source.put_back(&read);
+    of_file(Cursor::new(source.into_memory(PIPE_BYTES_MAX)?))
+}
+
+fn of_file(mut file: impl io::Read + io::Seek + Send + Sync + 'static) -> Result<Mp4, RecordingError> {
+    let (index, length) = index_of_file(&mut file)?;
+    let track = audio_track(&index)?.0;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(Mp4 { track, media: Box::new(Whole { file, length }) })
 }
 
 /// The header of a box: its kind, and how many bytes follow; `None` if they go on to the end.
@@ -105,18 +135,22 @@ fn read_header(input: &mut impl io::Read, read: &mut Vec<u8>) -> io::Result<Opti
     Ok(Some(BoxHeader { kind, bytes }))
 }
 
-/// The content of the index of a file that can be read in any order.
-fn index_of_file(file: &mut (impl io::Read + io::Seek)) -> Result<Vec<u8>, RecordingError> {
+/// The content of the index of a file that can be read in any order, and how long the file is by its boxes.
+fn index_of_file(file: &mut (impl io::Read + io::Seek)) -> Result<(Vec<u8>, u64), RecordingError> {
+    let (mut index, mut length) = (None, file.seek(SeekFrom::End(0))?);
+    let mut at = file.seek(SeekFrom::Start(0))?;
     for _ in 0..BOXES_MAX {
         let mut header = Vec::new();
         let Some(BoxHeader { kind, bytes }) = read_header(file, &mut header)? else { break };
         if kind == *b"moov" {
-            return read_index(file, bytes.unwrap_or(u64::MAX));
+            index = Some(read_index(file, bytes.unwrap_or(u64::MAX))?);
         }
-        let Some(bytes) = bytes.and_then(|bytes| i64::try_from(bytes).ok()) else { break };
-        file.seek(SeekFrom::Current(bytes))?;
+        let Some(end) = bytes.map(|bytes| at.saturating_add(header.len() as u64).saturating_add(bytes)) else { break };
+        length = length.max(end);
+        at = file.seek(SeekFrom::Start(end))?;
     }
-    Err(RecordingError::damaged("it has no index (`moov`): was it written to its end?"))
+    let index = index.ok_or_else(|| RecordingError::damaged("it has no index (`moov`): was it written to its end?"))?;
+    Ok((index, length))
 }
 
 fn read_index(input: &mut impl io::Read, bytes: u64) -> Result<Vec<u8>, RecordingError> {

@@ -122,8 +122,8 @@ mod tests {
         for from_hz in [8_000, 11_025, 16_001, 22_050, 44_100, 48_000, 96_000] {
             let source = tone(from_hz, from_hz as usize * 3 / 2);
             let out = resampled(from_hz, 16_000, &source, 1_000);
-            // Of half a second of an odd number of samples, one is missing.
-            let expected = tone(16_000, if from_hz % 2 == 0 { 24_000 } else { 23_999 });
+            // Half a sample at the end of the one is less than half a sample of the other.
+            let expected = tone(16_000, if from_hz == 11_025 { 23_999 } else { 24_000 });
             assert_eq!(out.len(), expected.len(), "{from_hz} Hz");
             let largest = |range: std::ops::Range<usize>| {
                 out[range.clone()].iter().zip(&expected[range]).map(|(out, expected)| (out - expected).abs()).fold(0.0, f32::max)

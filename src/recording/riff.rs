@@ -209,6 +209,9 @@ fn read_format(source: &mut Source, bytes: u64) -> Result<Layout, RecordingError
     let known = usize::try_from(bytes).map_or(MOST_BYTES, |bytes| bytes.min(MOST_BYTES));
     let read = source.fill(&mut format[..known])?;
     source.skip(bytes - known as u64)?;
+    if read < known {
+        return Err(RecordingError::damaged(format!("it ends after {} bytes, in its format (`fmt `)", source.position())));
+    }
     if read < LEAST_BYTES {
         return Err(RecordingError::damaged(format!("its format (`fmt `) has {read} bytes, and {LEAST_BYTES} are the least")));
     }

@@ -55,7 +55,7 @@ impl Layout {
         // One loop for each encoding, so that none decides anything for each sample.
         match (self.encoding, self.sample_bytes, self.is_big_endian) {
             (Encoding::Signed, 2, false) => {
-                self.mix(bytes, mono, |sample| i32::from(i16::from_le_bytes([sample[0], sample[1]])) << 16)
+                self.mix(bytes, mono, |sample| i32::from(i16::from_le_bytes([sample[0], sample[1]])) << 16);
             }
             (Encoding::Signed, _, false) => self.mix(bytes, mono, |sample| left_aligned(sample.iter().rev())),
             (Encoding::Signed, _, true) => self.mix(bytes, mono, |sample| left_aligned(sample.iter())),

@@ -215,7 +215,7 @@ fn what_cannot_be_read_is_named() {
         (Vec::new(), "is empty"),
         (
             riff(&[plain(), chunk(b"data", &pcm)])[..30].to_vec(),
-            "cannot be read as WAV: its format (`fmt `) has 10 bytes, and 16 are the least",
+            "cannot be read as WAV: it ends after 30 bytes, in its format (`fmt `)",
         ),
         (riff(&[plain()]), "cannot be read as WAV: it ends after 36 bytes, before its samples (`data`)"),
         (riff(&[chunk(b"data", &pcm)]), "cannot be read as WAV: its samples come before its format (`fmt `)"),

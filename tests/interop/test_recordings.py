@@ -25,7 +25,7 @@ FFMPEG = {
     "wav of mu-law": ("-c:a pcm_mulaw", "wav", 0),
     "wav of 44.1 kHz, stereo": ("-ar 44100 -ac 2", "wav", 1),
     "wav of 8 kHz": ("-ar 8000", "wav", 1),
-    "wav of 96 kHz, 6 channels": ("-ar 96000 -ac 6 -c:a pcm_s24le", "wav", 1),
+    "wav of 96 kHz, 6 channels": ("-ar 96000 -af pan=5.1|c0=c0|c1=c0|c2=c0|c3=c0|c4=c0|c5=c0 -c:a pcm_s24le", "wav", 1),
     "rf64": ("-rf64 always", "wav", 0),
     "wave64": ("", "w64", 0),
     "aiff": ("", "aiff", 0),
@@ -33,7 +33,6 @@ FFMPEG = {
     "caf": ("", "caf", 0),
     "caf of little-endian samples": ("-c:a pcm_s16le", "caf", 0),
     "caf of A-law": ("-c:a pcm_alaw", "caf", 0),
-    "caf of AAC": ("-c:a aac -ar 44100", "caf", 1_024),
     "au": ("", "au", 0),
     "flac": ("", "flac", 0),
     "flac of 24 bits and 48 kHz": ("-ar 48000 -sample_fmt s32", "flac", 1),
@@ -41,7 +40,7 @@ FFMPEG = {
     "vorbis of 44.1 kHz, stereo": ("-c:a libvorbis -ar 44100 -ac 2", "ogg", 1),
     "flac in ogg": ("-c:a flac", "oga", 0),
     "mp3": ("-ar 44100", "mp3", 1),
-    "mp3 of 16 kHz": ("", "mp3", 0),
+    "mp3 of 16 kHz": ("", "mp3", 32),
     "mp3 without a tag": ("-write_xing 0 -id3v2_version 0", "mp3", 1_200),
     "mp3 with an id3 tag": ("-metadata title=speech -ar 48000 -ac 2", "mp3", 1),
     "m4a": ("-ar 44100", "m4a", 32),
@@ -208,7 +207,8 @@ def test_what_is_there_of_a_recording_that_is_cut_off_is_sent_with_a_warning(ser
     for sent in (Sent(server, "feed", recording), Sent(server, "feed", "-", cut)):
         assert (sent.exit_code, sent.error) == (1, None), sent.notes
         assert "warning: " in sent.notes and "is cut off" in sent.notes
-        assert SAMPLES * 0.5 < sent.samples < SAMPLES * 0.95
+        # Of Ogg, whole pages of a second.
+        assert SAMPLES * 0.3 < sent.samples < SAMPLES * 0.95
 
 
 def test_several_recordings_in_a_row_are_one(server, expected, tmp_path):
