@@ -4,7 +4,7 @@
 
 use std::{
     fs::File,
-    io::{Cursor, stdin},
+    io::{Cursor, Seek as _, stdin},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
@@ -189,7 +189,10 @@ impl AudioSource {
 fn open_input(path: &Path) -> Result<Input, RecordingError> {
     if path == Path::new("-") {
         // The same open file, without the buffer that the standard library has before it.
-        return Ok(Input::Pipe(File::from(stdin().as_fd().try_clone_to_owned()?)));
+        let mut file = File::from(stdin().as_fd().try_clone_to_owned()?);
+        // A file that is redirected is one, unless something has been read of it.
+        let is_whole_file = file.metadata()?.is_file() && file.stream_position()? == 0;
+        return Ok(if is_whole_file { Input::File(file) } else { Input::Pipe(file) });
     }
     let file = File::open(path)?;
     if file.metadata()?.is_dir() {
@@ -221,12 +224,13 @@ fn bad(path: &Path, reason: &dyn std::fmt::Display) -> Failure {
 /// What is wrong with a recording, and what makes one of it that can be read.
 async fn refused(path: &Path, error: RecordingError) -> Failure {
     let advice = match &error {
-        RecordingError::Unread(_) => "convert it",
+        RecordingError::Unread(_) | RecordingError::Rate { .. } => "convert it",
         RecordingError::Damaged { .. } => "if another program plays it, convert it",
         RecordingError::Io(_) | RecordingError::Empty | RecordingError::TooLongForAPipe { .. } => return bad(path, &error),
     };
+    let rate_hz = if let RecordingError::Rate { to_hz, .. } = error { Some(to_hz) } else { None };
     let name = path.to_owned();
-    match blocking(move || convert::command(&name)).await {
+    match blocking(move || convert::command(&name, rate_hz)).await {
         Ok(command) => bad(path, &format!("{error}; {advice}: {command}")),
         Err(failure) => failure,
     }

@@ -15,8 +15,9 @@ enum Converter {
     None,
 }
 
-/// The command for this recording; `-` is standard input. Asks the system which programs it has, so it blocks.
-pub(super) fn command(path: &Path) -> String {
+/// The command for this recording; `-` is standard input. Where it must have another rate, that is made too. Asks the system which programs it
+/// has, so it blocks.
+pub(super) fn command(path: &Path, rate_hz: Option<u32>) -> String {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     let converter = if output_of("ffmpeg", "-version").is_some() {
         Converter::Ffmpeg
@@ -25,7 +26,7 @@ pub(super) fn command(path: &Path) -> String {
     } else {
         Converter::None
     };
-    command_with(converter, path)
+    command_with(converter, path, rate_hz)
 }
 
 /// What a program prints, if it is there.
@@ -40,20 +41,21 @@ fn sox_reads(help: &str, extension: &str) -> bool {
     lists.flat_map(str::split_whitespace).any(|format| format == extension)
 }
 
-fn command_with(converter: Converter, path: &Path) -> String {
+fn command_with(converter: Converter, path: &Path, rate_hz: Option<u32>) -> String {
+    let rate = |option: &str| rate_hz.map(|rate_hz| format!(" {option} {rate_hz}")).unwrap_or_default();
     if path == Path::new("-") {
-        let ffmpeg = "… | ffmpeg -i - -ac 1 -c:a pcm_s16le -f wav - | tidemill feed -";
+        let ffmpeg = format!("… | ffmpeg -i - -ac 1{} -c:a pcm_s16le -f wav - | tidemill feed -", rate("-ar"));
         return match converter {
-            Converter::Ffmpeg => ffmpeg.to_owned(),
+            Converter::Ffmpeg => ffmpeg,
             // Without a name, sox cannot tell what it reads.
-            Converter::Sox | Converter::None => with_install(ffmpeg),
+            Converter::Sox | Converter::None => with_install(&ffmpeg),
         };
     }
     let name = quoted(&path.display().to_string());
-    let ffmpeg = format!("ffmpeg -i {name} -ac 1 -c:a pcm_s16le converted.wav");
+    let ffmpeg = format!("ffmpeg -i {name} -ac 1{} -c:a pcm_s16le converted.wav", rate("-ar"));
     match converter {
         Converter::Ffmpeg => ffmpeg,
-        Converter::Sox => format!("sox {name} -c 1 -b 16 -e signed-integer converted.wav"),
+        Converter::Sox => format!("sox {name} -c 1{} -b 16 -e signed-integer converted.wav", rate("-r")),
         Converter::None => with_install(&ffmpeg),
     }
 }
@@ -75,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_command_is_of_a_program_that_is_there() {
-        let of = |converter, name| command_with(converter, Path::new(name));
+        let of = |converter, name| command_with(converter, Path::new(name), None);
         assert_eq!(of(Converter::Ffmpeg, "talk.opus"), "ffmpeg -i 'talk.opus' -ac 1 -c:a pcm_s16le converted.wav");
         assert_eq!(of(Converter::Sox, "talk.amr"), "sox 'talk.amr' -c 1 -b 16 -e signed-integer converted.wav");
         assert_eq!(
@@ -85,6 +87,9 @@ mod tests {
         );
         assert_eq!(of(Converter::Ffmpeg, "-"), "… | ffmpeg -i - -ac 1 -c:a pcm_s16le -f wav - | tidemill feed -");
         assert!(of(Converter::Sox, "-").starts_with("… | ffmpeg "));
+        let slow = |converter| command_with(converter, Path::new("slow.wav"), Some(16_000));
+        assert_eq!(slow(Converter::Ffmpeg), "ffmpeg -i 'slow.wav' -ac 1 -ar 16000 -c:a pcm_s16le converted.wav");
+        assert_eq!(slow(Converter::Sox), "sox 'slow.wav' -c 1 -r 16000 -b 16 -e signed-integer converted.wav");
     }
 
     #[test]

@@ -47,7 +47,7 @@ const fn stored(encoding: Encoding, sample_bytes: usize, is_big_endian: bool) ->
 impl Stored {
     fn layout(self, channels: u32, rate_hz: f64, kind: &str) -> Result<Layout, RecordingError> {
         if channels == 0 || channels > u32::from(CHANNELS_MAX) {
-            return Err(RecordingError::unread(format!("{kind} of {channels} channels, and 1 to {CHANNELS_MAX} are read")));
+            return Err(RecordingError::unread(format!("{kind} of {channels} channels (none, or more than {CHANNELS_MAX})")));
         }
         let Self { encoding, sample_bytes, is_big_endian } = self;
         // A cast saturates; the rate is checked where it is used.

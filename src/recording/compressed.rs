@@ -425,7 +425,7 @@ fn decoder_of(params: &AudioCodecParameters, codec: &'static str) -> Result<Box<
     get_codecs().make_audio_decoder(params, &options).map_err(|error| match error {
         Error::Unsupported(_) if params.codec == CODEC_ID_AAC => {
             let channels = params.channels.as_ref().map_or(0, symphonia::core::audio::Channels::count);
-            RecordingError::unread(format!("AAC of {channels} channels, and 1 and 2 are read"))
+            RecordingError::unread(format!("AAC of {channels} channels (none, or more than 2)"))
         }
         Error::Unsupported(_) => RecordingError::unread(codec),
         error => error.into(),

@@ -56,6 +56,14 @@ pub enum RecordingError {
         /// What is wrong.
         reason: String,
     },
+    /// Its rate is one that is not resampled.
+    #[error("has {from_hz} samples a second, which cannot be made {to_hz}: only {} to {} are resampled", RESAMPLED_HZ.start(), RESAMPLED_HZ.end())]
+    Rate {
+        /// Its own.
+        from_hz: u32,
+        /// The wanted one.
+        to_hz: u32,
+    },
     /// There are no bytes.
     #[error("is empty")]
     Empty,
@@ -267,14 +275,12 @@ impl Recording {
     /// Gives the samples at this rate from here on. Says what is done to them, if anything is.
     ///
     /// # Errors
-    /// [`RecordingError::Unread`] if the recording's own rate is one that is not resampled.
+    /// [`RecordingError::Rate`] if the recording's own rate is one that is not resampled.
     pub fn at_rate(&mut self, rate_hz: u32) -> Result<Option<String>, RecordingError> {
         let from_hz = self.rate_hz();
         if from_hz != rate_hz {
             if !RESAMPLED_HZ.contains(&from_hz) || !RESAMPLED_HZ.contains(&rate_hz) {
-                let (least, most) = (RESAMPLED_HZ.start(), RESAMPLED_HZ.end());
-                let what = format!("of {from_hz} samples a second, to be made {rate_hz}: only {least} to {most} are resampled");
-                return Err(RecordingError::unread(what));
+                return Err(RecordingError::Rate { from_hz, to_hz: rate_hz });
             }
             self.resampler = Some(Resampler::new(from_hz, rate_hz)?);
         }

@@ -25,16 +25,15 @@ pub(super) struct Resampler {
 
 impl Resampler {
     /// # Errors
-    /// [`RecordingError::Unread`] if there is no filter for these rates.
+    /// [`RecordingError::Rate`] if there is no filter for these rates.
     pub(super) fn new(from_hz: u32, to_hz: u32) -> Result<Self, RecordingError> {
         let (from, to) = (from_hz as usize, to_hz as usize);
         // Blocks are whole multiples of this one, in which both rates have whole samples. The middle of a filter of odd length lies between two
         // samples, and the sound with it: so blocks are even.
         let smallest = 2 * from / gcd(from, to);
         let block = (from / BLOCKS_PER_SECOND).max(1).next_multiple_of(smallest);
-        let fft = Fft::new_custom(from, to, block, 1, 1, WindowFunction::BlackmanHarris2, FixedSync::Both).map_err(|error| {
-            RecordingError::unread(format!("{from_hz} samples a second, which cannot be made {to_hz}: {error}"))
-        })?;
+        let fft = Fft::new_custom(from, to, block, 1, 1, WindowFunction::BlackmanHarris2, FixedSync::Both)
+            .map_err(|_| RecordingError::Rate { from_hz, to_hz })?;
         let (delay, output) = (fft.output_delay(), vec![0.0; fft.output_frames_max()]);
         Ok(Self { fft, rates_hz: (from_hz, to_hz), input: Vec::new(), output, delay, taken: 0, given: 0 })
     }

@@ -236,7 +236,7 @@ fn layout_of(format: &[u8]) -> Result<Layout, RecordingError> {
         };
     }
     if channels == 0 || channels > CHANNELS_MAX {
-        return Err(RecordingError::unread(format!("a WAV file of {channels} channels, and 1 to {CHANNELS_MAX} are read")));
+        return Err(RecordingError::unread(format!("a WAV file of {channels} channels (none, or more than {CHANNELS_MAX})")));
     }
     let channels = usize::from(channels);
     // Samples are as wide as frames leave room for; a frame that does not divide is not believed.

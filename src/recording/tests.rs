@@ -226,7 +226,7 @@ fn what_cannot_be_read_is_named() {
             riff(&[format(3, 1, 16_000, 16, &[])]),
             "is a WAV file of 16-bit float samples in 2 bytes a frame, which cannot be read",
         ),
-        (riff(&[format(1, 0, 16_000, 16, &[])]), "is a WAV file of 0 channels, and 1 to 256 are read, which cannot be read"),
+        (riff(&[format(1, 0, 16_000, 16, &[])]), "is a WAV file of 0 channels (none, or more than 256), which cannot be read"),
         (b"RIFX\0\0\0\0WAVEfmt ".to_vec(), "is a big-endian WAV file (RIFX), which cannot be read"),
         (b"#!AMR\n\0\0\0\0\0\0".to_vec(), "is an AMR file, which cannot be read"),
         (b"fLaC\0\0\0\x22".to_vec(), "cannot be read as FLAC: it ends in its header"),
@@ -242,7 +242,7 @@ fn what_cannot_be_read_is_named() {
         assert_eq!(refusal(bytes), expected);
     }
     let slow = riff(&[format(1, 1, 999, 16, &[]), chunk(b"data", &pcm)]);
-    let expected = "is of 999 samples a second, to be made 16000: only 1000 to 768000 are resampled, which cannot be read";
+    let expected = "has 999 samples a second, which cannot be made 16000: only 1000 to 768000 are resampled";
     assert_eq!(refusal(slow.clone()), expected);
     assert_eq!(read(pipe(slow), 999).expect("it is as wanted").0.len(), 4_000);
 }

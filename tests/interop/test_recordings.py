@@ -108,9 +108,9 @@ def sox(arguments: str, target: str, **options) -> subprocess.CompletedProcess:
 class Sent:
     """What a client command made of a recording."""
 
-    def __init__(self, server, command: str, source, piped: bytes | None = None) -> None:
+    def __init__(self, server, command: str, source, piped: bytes | None = None, stdin=subprocess.DEVNULL) -> None:
         arguments = [places.SERVER, command, source, "--json", "--addr", server.address]
-        options = {"stdin": subprocess.DEVNULL} if piped is None else {"input": piped}
+        options = {"stdin": stdin} if piped is None else {"input": piped}
         done = subprocess.run(arguments, capture_output=True, timeout=PATIENCE_S, **options)
         self.exit_code, self.notes = done.returncode, done.stderr.decode()
         records = [json.loads(line) for line in done.stdout.splitlines()]
@@ -149,6 +149,9 @@ def test_what_ffmpeg_writes_is_read_from_a_file_and_a_pipe(server, expected, tmp
     by_pipe = Sent(server, "feed", "-", recording.read_bytes())
     check(by_pipe, expected, longer_by)
     assert (by_pipe.samples, by_pipe.segments) == (by_file.samples, by_file.segments)
+    with recording.open("rb") as opened:
+        redirected = Sent(server, "feed", "-", stdin=opened)
+    assert (redirected.samples, redirected.segments) == (by_file.samples, by_file.segments)
 
 
 @pytest.mark.parametrize("name", FFMPEG_TO_PIPE)
@@ -209,6 +212,20 @@ def test_what_is_there_of_a_recording_that_is_cut_off_is_sent_with_a_warning(ser
         assert "warning: " in sent.notes and "is cut off" in sent.notes
         # Of Ogg, whole pages of a second.
         assert SAMPLES * 0.3 < sent.samples < SAMPLES * 0.95
+
+
+# The object type of the decoder's configuration, and the mark of an extension that it ends with.
+@pytest.mark.parametrize("changed", [b"\x2c\x08\x56\xe5\x00", b"\x14\x08\x56\xe5\x80"])
+def test_he_aac_is_refused_by_name(server, tmp_path, changed):
+    """No free encoder writes it: so the header of an AAC-LC file is made to say so."""
+    recording, plain = tmp_path / "speech.m4a", b"\x14\x08\x56\xe5\x00"
+    ffmpeg("", recording)
+    header = recording.read_bytes()
+    assert header.count(plain) == 1
+    recording.write_bytes(header.replace(plain, changed))
+    sent = Sent(server, "feed", recording)
+    assert sent.exit_code == 2
+    assert "is HE-AAC, which cannot be read; convert it: ffmpeg -i" in sent.error
 
 
 def test_several_recordings_in_a_row_are_one(server, expected, tmp_path):
