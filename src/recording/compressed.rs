@@ -173,7 +173,7 @@ pub(super) fn open_mp4(source: Source) -> Result<Compressed, RecordingError> {
 
 /// Opens a CAF file whose samples are packets of a codec. Their table may come last.
 pub(super) fn open_caf(mut source: Source, codec: [u8; 4]) -> Result<Compressed, RecordingError> {
-    if !matches!(&codec, b"aac " | b".mp3" | b"flac") {
+    if codec != *b"aac " {
         let name = unread_codec(&codec).map_or_else(|| format!("'{}'", codec.escape_ascii()), str::to_owned);
         return Err(RecordingError::unread(format!("{name} in a CAF file")));
     }

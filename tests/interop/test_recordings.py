@@ -1,6 +1,7 @@
 """Recordings as ffmpeg and sox write them, by file and by pipe: the same speech is found in all of them, and what is not read is named."""
 
 import json
+import struct
 import subprocess
 
 import audio
@@ -47,6 +48,7 @@ FFMPEG = {
     "m4a of 16 kHz": ("", "m4a", 32),
     "m4a with its index first": ("-ar 48000 -ac 2 -movflags +faststart", "m4a", 32),
     "mp4 in fragments": ("-movflags frag_keyframe+empty_moov", "mp4", 1_024),
+    "mp4 of FLAC": ("-c:a flac -strict -2", "mp4", 32),
     "mov of samples": ("-c:a pcm_s16le", "mov", 32),
     "aac": ("-ar 44100", "aac", 1_024),
     "aac of 16 kHz": ("", "aac", 1_024),
@@ -226,6 +228,80 @@ def test_he_aac_is_refused_by_name(server, tmp_path, changed):
     sent = Sent(server, "feed", recording)
     assert sent.exit_code == 2
     assert "is HE-AAC, which cannot be read; convert it: ffmpeg -i" in sent.error
+
+
+def packets_of(adts: bytes) -> list[bytes]:
+    """The packets of AAC in frames, without the headers."""
+    packets = []
+    while adts:
+        length = (adts[3] & 3) << 11 | adts[4] << 3 | adts[5] >> 5
+        packets.append(adts[7:length])
+        adts = adts[length:]
+    return packets
+
+
+def with_band_replication(adts: bytes) -> bytes:
+    """Frames of AAC, each with a fill element that would hold spectral band replication put before its end."""
+    extended = b""
+    for frame in packets_of(adts):
+        # Three ones end a frame, and zeros fill its last byte.
+        bits = f"{int.from_bytes(frame):0{8 * len(frame)}b}".rstrip("0").removesuffix("111")
+        bits += "110" + f"{9:04b}" + f"{13:04b}" + "10" * 34 + "111"
+        bits += "0" * (-len(bits) % 8)
+        frame, header = int(bits, 2).to_bytes(len(bits) // 8), bytearray(HEADER_OF_16_KHZ)
+        length = 7 + len(frame)
+        header[3] |= length >> 11
+        header[4] = length >> 3 & 0xFF
+        header[5] |= length << 5 & 0xFF
+        extended += header + frame
+    return extended
+
+
+# Of AAC-LC in frames, mono; the length is to be filled in.
+HEADER_OF_16_KHZ = b"\xff\xf1\x60\x40\x00\x1f\xfc"
+
+
+def test_he_aac_that_does_not_say_so_is_refused_too(server, tmp_path):
+    recording = tmp_path / "speech.aac"
+    ffmpeg("", recording)
+    extended = with_band_replication(recording.read_bytes())
+    # As before to a decoder that does not know of it.
+    subprocess.run(["ffmpeg", "-v", "error", "-xerror", "-f", "aac", "-i", "-", "-f", "null", "-"], input=extended, check=True)
+    sent = Sent(server, "feed", "-", extended)
+    assert sent.exit_code == 2
+    assert "is HE-AAC (AAC with spectral band replication), which cannot be read" in sent.error
+
+
+def caf_of_aac(adts: bytes, m4a: bytes) -> bytes:
+    """What Apple's programs write: a table of packets after them, and the decoder's configuration as an M4A file has it."""
+    packets, at = packets_of(adts), m4a.index(b"esds")
+    configuration = m4a[at + 8 : at - 4 + int.from_bytes(m4a[at - 4 : at])]
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return kind + struct.pack(">q", len(content)) + content
+
+    def size(packet: bytes) -> bytes:
+        return bytes([0x80 | len(packet) >> 7, len(packet) & 0x7F])
+
+    priming = 1_024
+    counts = struct.pack(">qqii", len(packets), SAMPLES, priming, len(packets) * 1_024 - priming - SAMPLES)
+    return (
+        b"caff\0\1\0\0"
+        + chunk(b"desc", struct.pack(">d4sIIIII", 16_000, b"aac ", 2, 0, 1_024, 1, 0))
+        + chunk(b"kuki", configuration)
+        + chunk(b"data", b"\0\0\0\0" + b"".join(packets))
+        + chunk(b"pakt", counts + b"".join(map(size, packets)))
+    )
+
+
+def test_aac_in_caf_is_read_though_its_table_of_packets_comes_last(server, expected, tmp_path):
+    ffmpeg("", tmp_path / "speech.aac")
+    ffmpeg("", tmp_path / "speech.m4a")
+    caf = caf_of_aac(*((tmp_path / f"speech.{ending}").read_bytes() for ending in ("aac", "m4a")))
+    recording = tmp_path / "speech.caf"
+    recording.write_bytes(caf)
+    check(Sent(server, "feed", recording), expected, 0)
+    check(Sent(server, "feed", "-", caf), expected, 0)
 
 
 def test_several_recordings_in_a_row_are_one(server, expected, tmp_path):
