@@ -1,6 +1,6 @@
 //! Where the audio comes from: a file or standard input, read piece by piece as mono signed 16-bit samples at the model's rate.
 //!
-//! Knows raw samples; what else there is, [`crate::recording`] reads on a thread that may block. Does not know what the samples are for.
+//! Knows raw samples; [`crate::recording`] reads everything else, on a thread that may block. Does not know what the samples are for.
 
 use std::{
     fs::File,
@@ -55,7 +55,7 @@ impl AudioSource {
         }
     }
 
-    /// Opens `path`; `-` is standard input. What it is, its first bytes say.
+    /// Opens `path`; `-` is standard input. Its first bytes decide what it is.
     ///
     /// # Errors
     /// [`Failure::BadInput`] if it cannot be opened, or is in a format that cannot be read.

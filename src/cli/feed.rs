@@ -38,7 +38,7 @@ const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(15);
 const HELP: &str = help!(
     "\
 Examples:
-  tidemill feed --sample              a clip that is made here: no file needed
+  tidemill feed --sample              a clip that the program makes: no file needed
   tidemill feed talk.mp3              speech in a recording, at full speed
   tidemill feed talk.mp3 --realtime   the same at the speed of a microphone
   tidemill feed talk.mp3 --results    and the probability of every window
@@ -50,9 +50,9 @@ Examples:
 
 /// Send audio over a live stream and print results while it is sent
 ///
-/// What a file or standard input (-) is, its first bytes say, whatever its name: WAV, RF64, BW64, Wave64, AIFF, CAF, AU, FLAC, MP3, Ogg Vorbis,
-/// AAC in M4A or in frames. Several channels are mixed into one, and other sample rates than the model's are resampled. Anything else is
-/// taken for raw signed 16-bit little-endian mono.
+/// The first bytes of a file or of standard input (-) decide what it is, not its name: WAV, RF64, BW64, Wave64, AIFF, CAF, AU, FLAC, MP3, Ogg
+/// Vorbis, or AAC, in M4A or in frames. Channels are mixed into one, and a sample rate other than the model's is resampled. Anything else is
+/// taken as raw signed 16-bit little-endian mono.
 ///
 /// Ctrl-C ends the sending; what has been sent is still answered. A second Ctrl-C exits at once.
 #[derive(Debug, Args)]

@@ -117,7 +117,7 @@ struct AudioInput {
     #[arg(value_name = "FILE", required_unless_present = "sample")]
     file: Option<PathBuf>,
 
-    /// Send a short clip of speech-like sound that is made here, in place of a file
+    /// Send a short clip of speech-like sound that the program makes itself, in place of a file
     #[arg(long, conflicts_with_all = ["file", "raw"])]
     sample: bool,
 

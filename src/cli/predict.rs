@@ -29,7 +29,7 @@ const HELP: &str = help!(
     "\
 Examples:
   tidemill predict talk.mp3 --at 1.5                          the window of audio that begins at 1.5 s
-  tidemill predict --sample --at 0.6                          one of a clip that is made here
+  tidemill predict --sample --at 0.6                          one of a clip that the program makes
   tidemill predict --model iris --tensor x=5.1,3.5,1.4,0.2    typed numbers
   tidemill predict --model image --tensor pixels=cat.raw      a file of little-endian elements
   tidemill predict --model text --tensor ids:1x4=1,2,3,4      a shape, where the model leaves it open
@@ -49,7 +49,7 @@ pub struct PredictArgs {
     #[arg(value_name = "FILE", required_unless_present_any = ["tensors", "sample"], conflicts_with = "tensors")]
     file: Option<PathBuf>,
 
-    /// Take the window from a short clip of speech-like sound that is made here, in place of a file
+    /// Take the window from a short clip of speech-like sound that the program makes itself, in place of a file
     #[arg(long, conflicts_with_all = ["file", "raw", "tensors"])]
     sample: bool,
 

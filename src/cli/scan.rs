@@ -28,7 +28,7 @@ const READ_SAMPLES: usize = 32 * 1024;
 const HELP: &str = help!(
     "\
 Examples:
-  tidemill scan --sample                       a clip that is made here: no file needed
+  tidemill scan --sample                       a clip that the program makes: no file needed
   tidemill scan talk.mp3                       speech in a short recording
   tidemill scan talk.mp3 --results             and the probability of every window
   tidemill scan - --raw --json < talk.pcm      raw samples in, JSON lines out"

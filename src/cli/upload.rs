@@ -34,7 +34,7 @@ const QUEUED_REQUESTS: usize = 4;
 const HELP: &str = help!(
     "\
 Examples:
-  tidemill upload --sample                          a clip that is made here: no file needed
+  tidemill upload --sample                          a clip that the program makes: no file needed
   tidemill upload interview.mp3                     speech in a recording of any length
   tidemill upload interview.mp3 --sha256 --json     with a second checksum, as JSON lines
   tidemill upload interview.mp3 --results           with the probability of every window"

@@ -1,4 +1,4 @@
-//! A short clip of speech-like sound, made here, so that nothing has to be at hand to see a model of speech at work.
+//! A short clip of synthetic, speech-like sound, so that a speech model can be seen at work without any file.
 //!
 //! Says nothing in no language: a pulse train, as of vocal cords, goes through three resonators, as of a mouth, that glide from vowel to vowel.
 //! Two utterances, with silence around and between them.

@@ -1,7 +1,7 @@
 //! Recordings: bytes of any usual format in, mono 16-bit samples at the wanted rate out.
 //!
-//! What a recording is, its first bytes say and never its name. It is read forwards and once, so a pipe is as good as a file, and what is there of
-//! one that is cut off is read to its last whole sample. WAV and its successors, AIFF, CAF and AU are read here; symphonia decodes FLAC, MP3,
+//! The first bytes decide what a recording is, never its name. It is read forwards and once, so a pipe is as good as a file. Of a recording that is
+//! cut off, what is there is read to its last whole sample. WAV and its successors, AIFF, CAF and AU are read here; symphonia decodes FLAC, MP3,
 //! AAC and Vorbis, and rubato resamples. Blocks its thread; knows no server and no model.
 
 mod aac;
@@ -234,7 +234,7 @@ impl Recording {
         Self::new(Reader::Pcm(PcmReader::new(Layout::raw(rate_hz), payload)), Format::Unknown)
     }
 
-    /// Speech-like sound that is made here, for when nothing is at hand.
+    /// A short clip of synthetic, speech-like sound.
     #[must_use]
     pub fn sample_clip() -> Self {
         let bytes = clip::samples().into_iter().flat_map(i16::to_le_bytes).collect();
