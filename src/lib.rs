@@ -14,6 +14,7 @@ pub mod frontend;
 pub mod open_inference;
 pub mod proof;
 pub mod proto;
+pub mod recording;
 pub mod registry;
 pub mod scheduler;
 pub mod service;

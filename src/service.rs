@@ -19,8 +19,8 @@ use crate::{
     registry::{Model, ModelStatus, Repository},
     scheduler::{Handoff, Overflow, StreamHandle, StreamOptions},
     session::{
-        Event, Inbound, ItemRequest, ItemResult, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions,
-        Unread, WhenFull,
+        Event, Inbound, ItemRequest, ItemResult, Order, OverflowPolicy, PayloadKind, PcmOptions, Session, SessionMetrics,
+        SessionOptions, Unread, WhenFull,
     },
     telemetry::{Method, MethodMetrics, Telemetry},
 };
@@ -45,6 +45,8 @@ pub struct OpenRequest {
     pub version: String,
     /// How items are sent.
     pub payload: PayloadKind,
+    /// What the client says of its raw audio.
+    pub pcm: PcmOptions,
     /// Order of results.
     pub order: Order,
     /// Wanted window; 0 for the default.
@@ -179,6 +181,7 @@ impl Service {
         let unary = method.is_unary();
         let options = SessionOptions {
             payload: request.payload,
+            pcm: request.pcm,
             order: request.order,
             window_items: limits.window_items,
             window_bytes: limits.window_bytes,

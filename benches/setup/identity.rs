@@ -8,7 +8,7 @@ use tidemill::{
     engine::Executable,
     registry::{LoadedModel, Model, VersionPolicy},
     scheduler::{Admission, Handoff, ModelOptions, ModelRuntime},
-    session::{Order, OverflowPolicy, PayloadKind, SessionOptions, WhenFull},
+    session::{Order, OverflowPolicy, PayloadKind, PcmOptions, SessionOptions, WhenFull},
     telemetry::Telemetry,
 };
 
@@ -63,6 +63,7 @@ pub(crate) fn session_options(window_items: usize) -> SessionOptions {
         overflow: OverflowPolicy::Block,
         max_age: None,
         payload: PayloadKind::Tensors,
+        pcm: PcmOptions::default(),
         order: Order::InOrder,
         window_items,
         window_bytes: usize::MAX,

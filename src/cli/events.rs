@@ -136,6 +136,8 @@ pub(super) fn stream_config(args: &StreamArgs) -> StreamConfig {
         default_deadline: args.deadline_ms.map(duration_from_ms),
         max_age: args.max_age_ms.map(duration_from_ms),
         priority: args.priority.wire().into(),
+        // What begins like a file has been read as one already.
+        accept_container_bytes: true,
         ..StreamConfig::default()
     }
 }

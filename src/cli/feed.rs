@@ -38,17 +38,21 @@ const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(15);
 const HELP: &str = help!(
     "\
 Examples:
-  tidemill feed talk.wav              speech in a recording, at full speed
-  tidemill feed talk.wav --realtime   the same at the speed of a microphone
-  tidemill feed talk.wav --results    and the probability of every window
-  tidemill feed talk.wav --json | jq .segment.end_ms
-  arecord -t raw -f S16_LE -r 16000 | tidemill feed -"
+  tidemill feed --sample              a clip that the program makes: no file needed
+  tidemill feed talk.mp3              speech in a recording, at full speed
+  tidemill feed talk.mp3 --realtime   the same at the speed of a microphone
+  tidemill feed talk.mp3 --results    and the probability of every window
+  tidemill feed talk.mp3 --json | jq .segment.end_ms
+  ffmpeg -i talk.webm -f wav - | tidemill feed -
+  arecord -f S16_LE -r 16000 | tidemill feed -
+  tidemill feed talk.pcm --raw --rate 8000"
 );
 
 /// Send audio over a live stream and print results while it is sent
 ///
-/// A file whose name ends in .wav is read as WAV: it must have the model's sample rate; several channels are mixed into one,
-/// and other sample formats are converted. Anything else, and standard input (-), is raw signed 16-bit little-endian mono.
+/// The first bytes of a file or of standard input (-) decide what it is, not its name: WAV, RF64, BW64, Wave64, AIFF, CAF, AU, FLAC, MP3, Ogg
+/// Vorbis, or AAC, in M4A or in frames. Channels are mixed into one, and a sample rate other than the model's is resampled. Anything else is
+/// taken as raw signed 16-bit little-endian mono.
 ///
 /// Ctrl-C ends the sending; what has been sent is still answered. A second Ctrl-C exits at once.
 #[derive(Debug, Args)]
@@ -128,7 +132,7 @@ impl UnreadArg {
 }
 
 pub(super) async fn run(args: &FeedArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
-    let source = AudioSource::open(&args.input.file).await?;
+    let mut source = AudioSource::of(&args.input).await?;
     let (requests, receiver) = mpsc::channel(QUEUED_REQUESTS);
     let opening = async {
         let channel = args.connection.connect().await?;
@@ -142,14 +146,14 @@ pub(super) async fn run(args: &FeedArgs, printer: &mut Printer, interrupt: &Canc
         Ok((events, opened, framing))
     };
     let (mut events, opened, framing) = unless_interrupted(interrupt, opening).await?;
-    source.check_rate(framing.sample_rate_hz)?;
+    source.set_rate(framing.sample_rate_hz, printer).await?;
     let plan = SendPlan::new(args, &opened, framing)?;
     print_opened(&opened, printer)?;
     let mut tally = Tally::new(framing.sample_rate_hz, source.samples_total(), args.stream.results);
     printer.start_progress(source.samples_total());
 
-    let sending = pin!(send(source, requests, plan, interrupt));
     let outcome = {
+        let sending = pin!(send(&mut source, requests, plan, interrupt));
         let receiving = pin!(events.print(printer, &mut tally));
         // An answer that ends the stream ends the sending too, even while it waits for a microphone.
         match select(sending, receiving).await {
@@ -158,7 +162,7 @@ pub(super) async fn run(args: &FeedArgs, printer: &mut Printer, interrupt: &Canc
                 .and(Err(Failure::UnexpectedAnswer("the server completed the stream before all audio was sent".to_owned()))),
         }
     };
-    tally.finish(outcome, interrupt.is_cancelled(), printer)
+    tally.finish(outcome, interrupt.is_cancelled(), printer).map(|ending| source.ending(ending, printer))
 }
 
 /// How the audio is sent.
@@ -195,7 +199,7 @@ impl SendPlan {
 /// Sends the whole source, then half-closes by dropping `requests`; Ctrl-C does the same earlier. A server that has gone away
 /// ends it too: the receiving half knows why.
 async fn send(
-    mut source: AudioSource,
+    source: &mut AudioSource,
     requests: mpsc::Sender<FeedRequest>,
     plan: SendPlan,
     interrupt: &CancellationToken,
@@ -253,7 +257,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn chunks_leave_on_a_schedule_that_is_fixed_from_the_start() {
         let (requests, mut receiver) = mpsc::channel(1);
-        let source = AudioSource::from_reader(Cursor::new(vec![0; 2 * 4_000]));
+        let mut source = AudioSource::from_reader(Cursor::new(vec![0; 2 * 4_000]));
         let start = Instant::now();
         let interrupt = CancellationToken::new();
         let receiving = async {
@@ -265,7 +269,7 @@ mod tests {
             }
             seen
         };
-        let (sent, seen) = tokio::join!(send(source, requests, PLAN, &interrupt), receiving);
+        let (sent, seen) = tokio::join!(send(&mut source, requests, PLAN, &interrupt), receiving);
         sent.expect("all sent");
         let due = [(3_200, 100), (3_200, 200), (1_600, 250)].map(|(bytes, due_ms)| (bytes, Duration::from_millis(due_ms)));
         assert_eq!(seen, due);
@@ -275,7 +279,7 @@ mod tests {
     async fn a_silent_microphone_is_kept_alive_and_its_half_chunk_is_not_lost() {
         let (requests, mut receiver) = mpsc::channel(1);
         let (mut microphone, reader) = tokio::io::duplex(8_000);
-        let source = AudioSource::from_reader(reader);
+        let mut source = AudioSource::from_reader(reader);
         let interrupt = CancellationToken::new();
         let receiving = async {
             tokio::io::AsyncWriteExt::write_all(&mut microphone, &[1; 1_000]).await.expect("open");
@@ -286,7 +290,7 @@ mod tests {
             drop(microphone);
             receiver.recv().await.and_then(|request: FeedRequest| request.message)
         };
-        let (sent, last) = tokio::join!(send(source, requests, PLAN, &interrupt), receiving);
+        let (sent, last) = tokio::join!(send(&mut source, requests, PLAN, &interrupt), receiving);
         sent.expect("all sent");
         assert_eq!(last, Some(Message::Chunk(vec![1; 1_000].into())));
     }

@@ -10,7 +10,8 @@ macro_rules! exit_codes {
         "\
 Exit codes:
     0  everything was answered with outputs; serving
-    1  some items were answered with an error; not serving
+    1  some items were answered with an error; a recording
+       was cut off or damaged, and the rest was sent; not serving
     2  wrong usage, or a file that cannot be read
     3  no connection, or it was lost
     4  the server refused: code, message and details are printed
@@ -27,6 +28,7 @@ macro_rules! help {
 
 mod audio;
 mod connection;
+mod convert;
 mod events;
 mod export;
 mod feed;
@@ -95,7 +97,8 @@ JSON lines (--json), one object with one key a line, on standard output:
   error            code message [reason metadata fields limits retry_after_ms]
                    code: a gRPC code, or BAD_INPUT, CANNOT_CONNECT,
                    CONNECTION_LOST, UNEXPECTED_ANSWER
-Keys in brackets are left out where they do not apply."
+Keys in brackets are left out where they do not apply.
+What is done to a recording, and warnings about it, is text on standard error."
 );
 
 /// The commands that talk to a server.
@@ -113,9 +116,35 @@ pub enum ClientCommand {
 /// The recording or feed to send.
 #[derive(Debug, Args)]
 struct AudioInput {
-    /// Audio: a .wav file, raw signed 16-bit little-endian mono samples, or - for standard input
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    /// A recording of any usual format, or raw signed 16-bit little-endian mono samples; - for standard input
+    #[arg(value_name = "FILE", required_unless_present = "sample")]
+    file: Option<PathBuf>,
+
+    /// Send a short clip of speech-like sound that the program makes itself, in place of a file
+    #[arg(long, conflicts_with_all = ["file", "raw"])]
+    sample: bool,
+
+    #[command(flatten)]
+    raw: RawArgs,
+}
+
+impl AudioInput {
+    /// What to call it in a command.
+    fn name(&self) -> String {
+        self.file.as_ref().map_or_else(|| "--sample".to_owned(), |file| format!("'{}'", file.display()))
+    }
+}
+
+/// What raw samples do not say of themselves.
+#[derive(Debug, Clone, Copy, Args)]
+struct RawArgs {
+    /// Take the input for raw signed 16-bit little-endian mono samples, whatever its first bytes are
+    #[arg(long)]
+    raw: bool,
+
+    /// Samples a second of a --raw input [default: those of the model]
+    #[arg(long, value_name = "HZ", requires = "raw", value_parser = clap::value_parser!(u32).range(1..=768_000))]
+    rate: Option<u32>,
 }
 
 /// Before which others a stream or call goes.

@@ -97,6 +97,14 @@ impl Printer {
         Ok(())
     }
 
+    /// Prints a note to people, on standard error whatever the form: standard output is for records.
+    pub(super) fn note(&mut self, note: &str) {
+        let Self { results, notes, bar, .. } = self;
+        // As with records, a standard error or output that is gone leaves nowhere to say so.
+        results.flush().ok();
+        bar.suspend(|| writeln!(notes, "{note}").and_then(|()| notes.flush())).ok();
+    }
+
     /// Prints text that has no JSON form of its own, because its parts are printed one by one.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use super::{
-    PriorityArg,
+    AudioInput, PriorityArg, RawArgs,
     audio::AudioSource,
     connection::{ConnectionArgs, inference, model_detail, unless_interrupted},
     events::usable_framing,
@@ -28,7 +28,8 @@ const AT_SECONDS_MAX: f64 = 366.0 * 86_400.0;
 const HELP: &str = help!(
     "\
 Examples:
-  tidemill predict talk.wav --at 1.5                          the window of audio that begins at 1.5 s
+  tidemill predict talk.mp3 --at 1.5                          the window of audio that begins at 1.5 s
+  tidemill predict --sample --at 0.6                          one of a clip that the program makes
   tidemill predict --model iris --tensor x=5.1,3.5,1.4,0.2    typed numbers
   tidemill predict --model image --tensor pixels=cat.raw      a file of little-endian elements
   tidemill predict --model text --tensor ids:1x4=1,2,3,4      a shape, where the model leaves it open
@@ -44,9 +45,16 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_long_help = HELP)]
 pub struct PredictArgs {
-    /// Audio to take one window from: a .wav file, raw signed 16-bit mono samples, or - for standard input
-    #[arg(value_name = "FILE", required_unless_present = "tensors", conflicts_with = "tensors")]
+    /// Audio to take one window from: a recording as `feed` takes it, or - for standard input
+    #[arg(value_name = "FILE", required_unless_present_any = ["tensors", "sample"], conflicts_with = "tensors")]
     file: Option<PathBuf>,
+
+    /// Take the window from a short clip of speech-like sound that the program makes itself, in place of a file
+    #[arg(long, conflicts_with_all = ["file", "raw", "tensors"])]
+    sample: bool,
+
+    #[command(flatten)]
+    raw: RawArgs,
 
     /// Name of the model
     #[arg(long, value_name = "NAME", default_value = "silero-vad")]
@@ -84,14 +92,12 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 
 pub(super) async fn run(args: &PredictArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
     let asking = async {
-        let source = match &args.file {
-            Some(file) => Some(AudioSource::open(file).await?),
-            None => None,
-        };
+        let input = AudioInput { file: args.file.clone(), sample: args.sample, raw: args.raw };
+        let source = if input.file.is_some() || input.sample { Some(AudioSource::of(&input).await?) } else { None };
         let channel = args.connection.connect().await?;
         let detail = model_detail(channel.clone(), &args.model, &args.model_version).await?;
         let payload = match source {
-            Some(source) => Payload::PcmS16le(window(args, source, &detail).await?),
+            Some(source) => Payload::PcmS16le(window(args, source, &detail, printer).await?),
             None => Payload::Item(item(args, &detail).await?),
         };
         let message = PredictRequest {
@@ -99,6 +105,8 @@ pub(super) async fn run(args: &PredictArgs, printer: &mut Printer, interrupt: &C
             version: args.model_version.clone(),
             payload: Some(payload),
             priority: args.priority.wire().into(),
+            accept_container_bytes: true,
+            ..PredictRequest::default()
         };
         let mut request = Request::new(message);
         request.set_timeout(Duration::from_millis(args.deadline_ms.into()));
@@ -110,9 +118,14 @@ pub(super) async fn run(args: &PredictArgs, printer: &mut Printer, interrupt: &C
 }
 
 /// The window of audio that begins at `--at`; shorter at the end of the recording.
-async fn window(args: &PredictArgs, mut source: AudioSource, detail: &ModelDetail) -> Result<Bytes, Failure> {
+async fn window(
+    args: &PredictArgs,
+    mut source: AudioSource,
+    detail: &ModelDetail,
+    printer: &mut Printer,
+) -> Result<Bytes, Failure> {
     let framing = usable_framing(detail.framing, &args.model)?;
-    source.check_rate(framing.sample_rate_hz)?;
+    source.set_rate(framing.sample_rate_hz, printer).await?;
     source.skip((args.at * f64::from(framing.sample_rate_hz)).round() as u64).await?;
     let samples = usize::try_from(framing.window_samples).unwrap_or(usize::MAX);
     let window = source.next_chunk(samples).await?;

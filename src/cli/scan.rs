@@ -28,9 +28,10 @@ const READ_SAMPLES: usize = 32 * 1024;
 const HELP: &str = help!(
     "\
 Examples:
-  tidemill scan talk.wav                       speech in a short recording
-  tidemill scan talk.wav --results             and the probability of every window
-  tidemill scan - --json < talk.pcm            raw samples in, JSON lines out"
+  tidemill scan --sample                       a clip that the program makes: no file needed
+  tidemill scan talk.mp3                       speech in a short recording
+  tidemill scan talk.mp3 --results             and the probability of every window
+  tidemill scan - --raw --json < talk.pcm      raw samples in, JSON lines out"
 );
 
 /// Send a short recording in one request and print results as they are computed
@@ -51,12 +52,12 @@ pub struct ScanArgs {
 }
 
 pub(super) async fn run(args: &ScanArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
-    let mut source = AudioSource::open(&args.input.file).await?;
+    let mut source = AudioSource::of(&args.input).await?;
     let opening = async {
         let channel = args.connection.connect().await?;
         let detail = model_detail(channel.clone(), &args.stream.model, &args.stream.model_version).await?;
         let framing = usable_framing(detail.framing, &args.stream.model)?;
-        source.check_rate(framing.sample_rate_hz)?;
+        source.set_rate(framing.sample_rate_hz, printer).await?;
         let message_limit = detail.default_limits.map(|limits| limits.max_message_bytes).filter(|limit| *limit > 0);
         let bytes_max = message_limit.map_or(RECORDING_BYTES_DEFAULT, |limit| limit.saturating_sub(REQUEST_OVERHEAD_BYTES));
         let recording = read_whole(&mut source, bytes_max, args).await?;
@@ -73,16 +74,17 @@ pub(super) async fn run(args: &ScanArgs, printer: &mut Printer, interrupt: &Canc
     // Nothing is left to be sent, so an interrupt can only let go of the answers.
     let outcome = interrupt.run_until_cancelled(events.print(printer, &mut tally)).await;
     let interrupted = outcome.is_none();
-    tally.finish(outcome.unwrap_or(Ok(())), interrupted, printer)
+    tally.finish(outcome.unwrap_or(Ok(())), interrupted, printer).map(|ending| source.ending(ending, printer))
 }
 
 /// Reads a recording that fits a message, and no more of one that does not.
 async fn read_whole(source: &mut AudioSource, bytes_max: u64, args: &ScanArgs) -> Result<Bytes, Failure> {
     let too_long = || {
-        let file = args.input.file.display();
+        let file = args.input.name();
         Failure::BadInput(format!(
-            "{file}: a scan is one message, and the server takes recordings of at most {bytes_max} bytes; \
-             use: tidemill upload '{file}', or: tidemill feed '{file}'"
+            "{}: a scan is one message, and the server takes at most {bytes_max} bytes of samples; \
+             use: tidemill upload {file}, or: tidemill feed {file}",
+            file.trim_matches('\'')
         ))
     };
     if source.samples_total().is_some_and(|samples| samples.saturating_mul(SAMPLE_BYTES as u64) > bytes_max) {

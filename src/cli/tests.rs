@@ -151,7 +151,7 @@ async fn feed_prints_documented_json_lines_and_an_item_error_makes_exit_code_1()
     let script = Script { bad_item: Some(1), ..Script::default() };
     let (server, folder) = (ScriptedServer::start(script).await, folder());
     let file = raw_file(&folder, &samples(2 * WINDOW_SAMPLES));
-    let ended = run(&server, &["feed", text(&file), "--json", "--results"]).await;
+    let ended = run(&server, &["feed", text(&file), "--raw", "--json", "--results"]).await;
     let expected = concat!(
         r#"{"opened":{"model":"silero-vad","version":"1","sample_rate_hz":16000,"window_samples":512,"window_items":64,"window_bytes":0,"max_message_bytes":4194304}}"#,
         "\n",
@@ -174,7 +174,7 @@ async fn results_that_nobody_read_are_told_and_counted() {
     let script = Script { skipped: Some(Skipped { first_seq: 1, results: 41 }), ..Script::default() };
     let (server, folder) = (ScriptedServer::start(script).await, folder());
     let file = raw_file(&folder, &samples(WINDOW_SAMPLES));
-    let ended = run(&server, &["feed", text(&file), "--unread", "drop-oldest"]).await;
+    let ended = run(&server, &["feed", text(&file), "--raw", "--unread", "drop-oldest"]).await;
     assert!(ended.notes.starts_with("item      1  41 results skipped, because nobody read\n"), "{}", ended.notes);
     assert!(ended.notes.contains("; 41 results skipped; "), "{}", ended.notes);
     assert_eq!(ended.exit_code, 0);
@@ -190,25 +190,105 @@ async fn without_results_people_still_see_item_errors() {
     let script = Script { bad_item: Some(0), ..Script::default() };
     let (server, folder) = (ScriptedServer::start(script).await, folder());
     let file = raw_file(&folder, &samples(WINDOW_SAMPLES));
-    let ended = run(&server, &["feed", text(&file)]).await;
+    let ended = run(&server, &["feed", text(&file), "--raw"]).await;
     assert!(ended.notes.starts_with("item      0  0.000 s – 0.032 s  DEADLINE_EXCEEDED: too late\n"), "{}", ended.notes);
     assert_eq!(ended.exit_code, 1);
 }
 
 #[tokio::test]
-async fn a_recording_of_another_rate_is_refused_with_the_command_that_converts_it() {
+async fn a_recording_of_another_rate_is_resampled_with_a_line_that_says_so() {
     let (server, folder) = (ScriptedServer::start(Script::default()).await, folder());
-    let file = wav_file(&folder, 44_100, &samples(100));
-    for command in ["feed", "scan", "upload", "predict"] {
+    let file = wav_file(&folder, 44_100, &samples(44_100));
+    for (command, sent) in [("feed", 16_000), ("scan", 16_000), ("upload", 16_000), ("predict", WINDOW_SAMPLES)] {
+        server.seen().audio.clear();
         let ended = run(&server, &[command, text(&file)]).await;
-        let expected = format!(
-            "error: {file}: has 44100 samples a second, but the model takes 16000; \
-             convert it: sox '{file}' -r 16000 -c 1 -b 16 -e signed-integer converted.wav\n",
-            file = file.display()
-        );
-        assert_eq!((ended.exit_code, ended.notes), (2, expected), "{command}");
+        let note = format!("{}: WAV 16-bit, 44100 Hz, mono: resampled to 16000 Hz\n", file.display());
+        assert!(ended.notes.starts_with(&note), "{command}: {}", ended.notes);
+        assert_eq!((ended.exit_code, server.seen().audio.len()), (0, 2 * sent), "{command}");
     }
-    assert!(server.seen().audio.is_empty());
+}
+
+#[tokio::test]
+async fn raw_samples_are_what_is_not_known_and_their_rate_can_be_told() {
+    let (server, folder) = (ScriptedServer::start(Script::default()).await, folder());
+    let file = raw_file(&folder, &samples(800));
+    let ended = run(&server, &["feed", text(&file)]).await;
+    let hint = "not a format that is known, so taken as raw signed 16-bit little-endian mono samples at 16000 Hz; --raw says so beforehand\n";
+    assert!(ended.notes.starts_with(&format!("{}: {hint}", file.display())), "{}", ended.notes);
+    assert_eq!(server.seen().audio, bytes_of(&samples(800)));
+    server.seen().audio.clear();
+    let ended = run(&server, &["feed", text(&file), "--raw", "--rate", "8000"]).await;
+    assert!(ended.notes.starts_with(&format!("{}: raw 16-bit, 8000 Hz, mono: resampled", file.display())), "{}", ended.notes);
+    assert_eq!(server.seen().audio.len(), 2 * 1_600);
+    // A file that is known otherwise, and its header with it.
+    let wav = wav_file(&folder, 16_000, &samples(100));
+    server.seen().audio.clear();
+    assert_eq!(run(&server, &["feed", text(&wav), "--raw"]).await.exit_code, 0);
+    assert_eq!(server.seen().audio, std::fs::read(&wav).expect("it is there"));
+    assert!(server.seen().config.as_ref().expect("opened").accept_container_bytes);
+}
+
+#[tokio::test]
+async fn what_is_there_of_a_recording_that_is_cut_off_is_sent_and_the_exit_code_is_1() {
+    let (server, folder) = (ScriptedServer::start(Script::default()).await, folder());
+    let file = wav_file(&folder, 16_000, &samples(16_000));
+    std::fs::OpenOptions::new().write(true).open(&file).and_then(|file| file.set_len(44 + 2 * 4_000 + 1)).expect("cut");
+    for command in ["feed", "scan", "upload"] {
+        server.seen().audio.clear();
+        let ended = run(&server, &[command, text(&file)]).await;
+        let warning = format!(
+            "warning: {}: is cut off 0.75 s before the end that its header states; what is there was sent\n",
+            file.display()
+        );
+        assert!(ended.notes.ends_with(&warning), "{command}: {}", ended.notes);
+        assert_eq!((ended.exit_code, server.seen().audio.len()), (1, 2 * 4_000), "{command}");
+    }
+    let raw = folder.path().join("odd.pcm");
+    std::fs::write(&raw, [1; 7]).expect("written");
+    server.seen().audio.clear();
+    let ended = run(&server, &["feed", text(&raw), "--raw"]).await;
+    assert!(ended.notes.contains("ends with 1 of the 2 bytes of a sample"), "{}", ended.notes);
+    assert_eq!((ended.exit_code, server.seen().audio.len()), (1, 6));
+}
+
+#[tokio::test]
+async fn what_is_known_and_not_read_is_named_with_a_command_before_anything_is_asked() {
+    let folder = folder();
+    let file = folder.path().join("talk.wav");
+    std::fs::write(&file, b"\x1a\x45\xdf\xa3\x01\x00\x00\x00\x00\x00\x00\x1f").expect("written");
+    for command in ["feed", "scan", "upload", "predict"] {
+        let ended = run_at("127.0.0.1:1", &[command, text(&file)], &CancellationToken::new()).await;
+        let expected = format!("error: {}: is a Matroska or WebM file, which cannot be read; convert it: ", file.display());
+        assert!(ended.notes.starts_with(&expected), "{command}: {}", ended.notes);
+        assert_eq!(ended.exit_code, 2, "{command}");
+    }
+    std::fs::write(&file, b"").expect("written");
+    let ended = run_at("127.0.0.1:1", &["feed", text(&file)], &CancellationToken::new()).await;
+    assert_eq!((ended.exit_code, ended.notes), (2, format!("error: {}: is empty\n", file.display())));
+    let ended = run_at("127.0.0.1:1", &["feed", text(folder.path())], &CancellationToken::new()).await;
+    assert_eq!(
+        (ended.exit_code, ended.notes),
+        (2, format!("error: {}: is a folder, not a recording\n", folder.path().display()))
+    );
+}
+
+#[tokio::test]
+async fn the_sample_clip_needs_no_file() {
+    let server = ScriptedServer::start(Script::default()).await;
+    for command in ["feed", "scan", "upload"] {
+        server.seen().audio.clear();
+        let ended = run(&server, &[command, "--sample"]).await;
+        assert_eq!((ended.exit_code, server.seen().audio.len()), (0, 2 * 57_600), "{command}: {}", ended.notes);
+    }
+    assert_eq!(run(&server, &["predict", "--sample", "--at", "0.6"]).await.exit_code, 0);
+    for wrong in [
+        &["feed"][..],
+        &["feed", "--sample", "talk.wav"],
+        &["feed", "--sample", "--raw"],
+        &["feed", "talk.wav", "--rate", "8000"],
+    ] {
+        assert!(CommandLine::try_parse_from([&["tidemill"], wrong].concat()).is_err(), "{wrong:?}");
+    }
 }
 
 #[tokio::test]
@@ -254,7 +334,7 @@ async fn a_closed_pipe_ends_a_command_quietly() {
     let (server, folder) = (ScriptedServer::start(Script::default()).await, folder());
     let file = raw_file(&folder, &samples(10 * WINDOW_SAMPLES));
     for command in ["feed", "scan", "upload"] {
-        let command = parse(&server.address.to_string(), &[command, text(&file), "--results"]);
+        let command = parse(&server.address.to_string(), &[command, text(&file), "--raw", "--results"]);
         let notes = Page::default();
         let mut printer = Printer::new(false, Box::new(ClosedPipe), Box::new(notes.clone()), false);
         let exit_code = run_with(&command, &mut printer, &CancellationToken::new()).await;
@@ -284,7 +364,7 @@ async fn a_feed_that_the_server_breaks_off_still_tells_what_was_done() {
     let script = Script { break_off: Some(Status::unavailable("draining")), ..Script::default() };
     let (server, folder) = (ScriptedServer::start(script).await, folder());
     let file = raw_file(&folder, &samples(10 * WINDOW_SAMPLES));
-    let ended = run(&server, &["feed", text(&file)]).await;
+    let ended = run(&server, &["feed", text(&file), "--raw"]).await;
     let expected = "0.00 s of audio, 0 windows: 0 ok, 0 errors; 0 segments; broken off\nerror: UNAVAILABLE: draining\n";
     assert_eq!((ended.exit_code, ended.notes.as_str()), (4, expected));
 }
@@ -342,7 +422,7 @@ async fn a_scan_prints_every_result_and_refuses_what_no_message_can_hold() {
     let file = wav_file(&folder, 16_000, &samples(4_000));
     let ended = run(&server, &["scan", text(&file)]).await;
     let expected = format!(
-        "error: {file}: a scan is one message, and the server takes recordings of at most 6976 bytes; \
+        "error: {file}: a scan is one message, and the server takes at most 6976 bytes of samples; \
          use: tidemill upload '{file}', or: tidemill feed '{file}'\n",
         file = file.display()
     );

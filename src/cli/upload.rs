@@ -34,9 +34,10 @@ const QUEUED_REQUESTS: usize = 4;
 const HELP: &str = help!(
     "\
 Examples:
-  tidemill upload interview.wav                     speech in a recording of any length
-  tidemill upload interview.wav --sha256 --json     with a second checksum, as JSON lines
-  tidemill upload interview.wav --results           with the probability of every window"
+  tidemill upload --sample                          a clip that the program makes: no file needed
+  tidemill upload interview.mp3                     speech in a recording of any length
+  tidemill upload interview.mp3 --sha256 --json     with a second checksum, as JSON lines
+  tidemill upload interview.mp3 --results           with the probability of every window"
 );
 
 /// Send a recording of any length in chunks and print one answer for the whole
@@ -61,7 +62,7 @@ pub struct UploadArgs {
 }
 
 pub(super) async fn run(args: &UploadArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
-    let source = AudioSource::open(&args.input.file).await?;
+    let mut source = AudioSource::of(&args.input).await?;
     let asking = async {
         let channel = args.connection.connect().await?;
         let detail = model_detail(channel.clone(), &args.stream.model, &args.stream.model_version).await?;
@@ -69,15 +70,15 @@ pub(super) async fn run(args: &UploadArgs, printer: &mut Printer, interrupt: &Ca
     };
     let (channel, detail) = unless_interrupted(interrupt, asking).await?;
     let framing = usable_framing(detail.framing, &args.stream.model)?;
-    source.check_rate(framing.sample_rate_hz)?;
+    source.set_rate(framing.sample_rate_hz, printer).await?;
     let message_bytes_max = detail.default_limits.map_or(0, |limits| limits.max_message_bytes);
     printer.start_progress(source.samples_total());
     let mut tally = Tally::new(framing.sample_rate_hz, None, args.stream.results);
-    let exchanged = exchange(args, channel, source, chunk_samples(message_bytes_max), printer, interrupt).await;
+    let exchanged = exchange(args, channel, &mut source, chunk_samples(message_bytes_max), printer, interrupt).await;
     printer.end_progress();
     let (declared, response) = exchanged?;
     let outcome = print_response(&response, &mut tally, printer).and_then(|()| verify(&declared, &response));
-    tally.finish(outcome, interrupt.is_cancelled(), printer)
+    tally.finish(outcome, interrupt.is_cancelled(), printer).map(|ending| source.ending(ending, printer))
 }
 
 /// Sends everything and waits for the answer. A source that fails abandons the call, so that the server does not take half a
@@ -85,7 +86,7 @@ pub(super) async fn run(args: &UploadArgs, printer: &mut Printer, interrupt: &Ca
 async fn exchange(
     args: &UploadArgs,
     channel: Channel,
-    source: AudioSource,
+    source: &mut AudioSource,
     chunk_samples: usize,
     printer: &Printer,
     interrupt: &CancellationToken,
@@ -109,7 +110,7 @@ async fn exchange(
 /// Sends the recording and its digest, then half-closes by dropping `requests`. A server that has gone away ends it too: the
 /// answer says why.
 async fn send(
-    mut source: AudioSource,
+    source: &mut AudioSource,
     requests: mpsc::Sender<UploadRequest>,
     config: UploadConfig,
     chunk_samples: usize,

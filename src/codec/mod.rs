@@ -3,10 +3,12 @@
 //! Pure: bytes or numbers in, plain values out. Knows no model, no stream, no protocol and no clock; who calls it decides how
 //! much is buffered and when a feed ends.
 
+mod container;
 mod digest;
 mod pcm;
 mod segments;
 
+pub use container::{Beginning, Container};
 pub use digest::{PayloadDigest, PayloadExpectation, Received};
 pub use pcm::{FramingRule, PcmFramer, Window, WindowPosition};
 pub use segments::{Segment, SegmentEvent, SegmentEvents, SegmentFinder, SegmentRules, ms_of_sample};

@@ -22,7 +22,7 @@ use crate::{
     domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Signature},
     registry::Model,
     service::{Caller, OpenRequest},
-    session::{Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, Unread},
+    session::{Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, PcmOptions, Session, Unread},
     telemetry::Method,
 };
 
@@ -187,6 +187,7 @@ pub(super) fn terms(model: &Model, version: String, options: &Options, caller: C
         model: String::from(&*model.loaded.name),
         version,
         payload: PayloadKind::Tensors,
+        pcm: PcmOptions::default(),
         order: Order::InOrder,
         window_items: u32::try_from(items).unwrap_or(u32::MAX),
         unread: Unread::Block,

@@ -8,9 +8,9 @@ use std::{
 
 use bytes::Bytes;
 
-use super::event::ItemRequest;
+use super::{event::ItemRequest, options::PcmOptions};
 use crate::{
-    codec::{PcmFramer, Window, WindowPosition},
+    codec::{Beginning, PcmFramer, Window, WindowPosition},
     domain::{Fault, FaultKind, ItemInputs, NamedTensor, Shape, Signature, TensorSpec},
     registry::Model,
     scheduler::ShapeKey,
@@ -39,6 +39,8 @@ pub(super) struct Arrival {
 pub(super) struct Intake {
     signature: Arc<Signature>,
     framer: Option<PcmFramer>,
+    /// The first bytes of a raw payload, until it is certain that no file begins with them.
+    beginning: Option<Beginning>,
     /// The shape of a window, if the model takes it in more than one dimension.
     window_shape: Option<Shape>,
     fixed_shapes: bool,
@@ -47,9 +49,12 @@ pub(super) struct Intake {
 
 impl Intake {
     /// # Errors
-    /// [`FaultKind::Invalid`] if the model has no framing for this kind of payload.
-    pub(super) fn new(model: &Model, payload: PayloadKind, max_item_bytes: usize) -> Result<Self, Fault> {
+    /// [`FaultKind::Invalid`] if the model has no framing for this kind of payload, or one for another rate.
+    pub(super) fn new(model: &Model, payload: PayloadKind, pcm: PcmOptions, max_item_bytes: usize) -> Result<Self, Fault> {
         let framer = match payload {
+            PayloadKind::Tensors if pcm.sample_rate_hz.is_some() => {
+                return Err(Fault::invalid("sample_rate_hz", "tensors have no sample rate; leave it out, or send raw audio"));
+            }
             PayloadKind::Tensors => None,
             PayloadKind::PcmS16le => {
                 let rule = model.loaded.framing.ok_or_else(|| {
@@ -57,13 +62,21 @@ impl Intake {
                         format!("model '{}' takes tensors only; its manifest has no [framing] for pcm_s16le", model.loaded.name);
                     Fault::invalid("payload", message)
                 })?;
+                if let Some(stated) = pcm.sample_rate_hz.filter(|stated| *stated != rule.sample_rate_hz) {
+                    let (name, wanted) = (&model.loaded.name, rule.sample_rate_hz);
+                    let message = format!(
+                        "sample_rate_hz is {stated}, but model '{name}' takes {wanted}; resample the audio before it is sent"
+                    );
+                    return Err(Fault::invalid("sample_rate_hz", message));
+                }
                 Some(PcmFramer::new(rule))
             }
         };
         let signature = Arc::clone(model.loaded.executable.signature());
         let input = signature.inputs.first().filter(|input| framer.is_some() && input.dims.len() > 1);
         let window_shape = input.and_then(TensorSpec::fixed_shape);
-        Ok(Self { window_shape, fixed_shapes: signature.has_fixed_shapes(), signature, framer, max_item_bytes })
+        let beginning = (framer.is_some() && !pcm.accept_container_bytes).then(Beginning::default);
+        Ok(Self { window_shape, fixed_shapes: signature.has_fixed_shapes(), signature, framer, beginning, max_item_bytes })
     }
 
     /// Samples taken in so far.
@@ -88,7 +101,8 @@ impl Intake {
     }
 
     /// # Errors
-    /// [`FaultKind::Invalid`] if the stream was opened for tensors; ends the stream, because a lost chunk cannot be answered.
+    /// [`FaultKind::Invalid`] if the stream was opened for tensors, or begins like a file; ends the stream, because a lost chunk cannot be
+    /// answered.
     pub(super) fn chunk(&mut self, chunk: Bytes) -> Result<(), Fault> {
         let framer = self.framer.as_mut().ok_or_else(|| {
             Fault::invalid(
@@ -96,6 +110,18 @@ impl Intake {
                 "the stream was opened for tensors; open it with the payload kind pcm_s16le to send raw chunks",
             )
         })?;
+        if let Some(beginning) = &mut self.beginning {
+            if let Some(container) = beginning.push(&chunk) {
+                let message = format!(
+                    "the raw audio begins like {container}: send its samples alone (mono, signed, 16-bit, little-endian), or set \
+                     accept_container_bytes if these are samples"
+                );
+                return Err(Fault::invalid("chunk", message));
+            }
+            if beginning.is_complete() {
+                self.beginning = None;
+            }
+        }
         framer.push(chunk);
         Ok(())
     }
@@ -183,7 +209,14 @@ mod tests {
             pad_to_bucket: false,
         });
         let signature = Arc::new(Signature { inputs: vec![spec], padding, ..Signature::default() });
-        Intake { fixed_shapes: signature.has_fixed_shapes(), signature, framer: None, window_shape: None, max_item_bytes: 100 }
+        Intake {
+            fixed_shapes: signature.has_fixed_shapes(),
+            signature,
+            framer: None,
+            beginning: None,
+            window_shape: None,
+            max_item_bytes: 100,
+        }
     }
 
     fn item(length: usize, features: usize) -> ItemInputs {

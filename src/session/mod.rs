@@ -23,7 +23,7 @@ mod upload;
 
 pub use event::{Event, Inbound, ItemRequest, ItemResult, Summary};
 pub use intake::PayloadKind;
-pub use options::{Order, OverflowPolicy, SessionMetrics, SessionOptions, WhenFull};
+pub use options::{Order, OverflowPolicy, PcmOptions, SessionMetrics, SessionOptions, WhenFull};
 pub use stream::Session;
 pub use timekeeper::keep_time;
 pub use unread::{Backlog, Unread};

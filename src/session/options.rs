@@ -39,11 +39,22 @@ pub enum OverflowPolicy {
     Latest,
 }
 
+/// What a client says of its raw audio.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PcmOptions {
+    /// Samples a second; `None` if it does not say.
+    pub sample_rate_hz: Option<u32>,
+    /// Whether it means what begins like a file to be samples.
+    pub accept_container_bytes: bool,
+}
+
 /// How a session behaves.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
     /// How items are sent.
     pub payload: PayloadKind,
+    /// What the client says of its raw audio.
+    pub pcm: PcmOptions,
     /// Order of results.
     pub order: Order,
     /// Items in flight.

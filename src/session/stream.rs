@@ -101,7 +101,7 @@ where
         metrics: SessionMetrics,
         guard: SessionGuard,
     ) -> Result<Self, Fault> {
-        let intake = Intake::new(&model, options.payload, options.max_item_bytes)?;
+        let intake = Intake::new(&model, options.payload, options.pcm, options.max_item_bytes)?;
         let segments = (options.payload == PayloadKind::PcmS16le)
             .then(|| model.loaded.segments.as_ref().zip(model.loaded.framing))
             .flatten()

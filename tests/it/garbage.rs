@@ -250,17 +250,37 @@ fn config() -> impl Strategy<Value = StreamConfig> {
     let window = select(vec![0, 1, 2, 1_024, u32::MAX]);
     let names = (text(), select(vec!["", "1", "2", "-1", "18446744073709551616"]), window);
     let policies = (enums(), enums(), enums(), enums(), enums());
-    (names, policies, duration(), duration()).prop_map(|(names, policies, default_deadline, max_age)| {
+    (names, policies, duration(), duration(), audio()).prop_map(|(names, policies, default_deadline, max_age, audio)| {
         let (model, version, window_items) = names;
         let (payload, order, overflow, unread, priority) = policies;
         let version = version.to_owned();
-        StreamConfig { model, version, payload, order, window_items, default_deadline, overflow, max_age, unread, priority }
+        let (sample_rate_hz, accept_container_bytes) = audio;
+        StreamConfig {
+            model,
+            version,
+            payload,
+            order,
+            window_items,
+            default_deadline,
+            overflow,
+            max_age,
+            unread,
+            priority,
+            sample_rate_hz,
+            accept_container_bytes,
+        }
     })
 }
 
-/// Chunks of odd and even length.
+/// What is said of raw audio: its rate, and whether it may begin like a file.
+fn audio() -> impl Strategy<Value = (u32, bool)> {
+    (prop_oneof![6 => Just(0), 2 => Just(16_000), 1 => any::<u32>()], any::<bool>())
+}
+
+/// Chunks of odd and even length, some of which begin like files.
 fn raw() -> impl Strategy<Value = Bytes> {
-    vec(any::<u8>(), 0..30).prop_map(Bytes::from)
+    let beginning = prop_oneof![4 => Just(&b""[..]), 1 => select(vec![&b"RIFF"[..], b"fLaC", b"ID3\x04\0\0", b"\0\0\0\x18ftyp"])];
+    (beginning, vec(any::<u8>(), 0..30)).prop_map(|(beginning, bytes)| [beginning, &bytes].concat().into())
 }
 
 fn digest() -> impl Strategy<Value = PayloadDigest> {
@@ -276,8 +296,10 @@ fn digest() -> impl Strategy<Value = PayloadDigest> {
 fn predict_message() -> impl Strategy<Value = Bytes> {
     use predict_request::Payload;
     let payload = prop_oneof![some_item().prop_map(Payload::Item), raw().prop_map(Payload::PcmS16le)];
-    (text(), text(), option::weighted(0.9, payload))
-        .prop_map(|(model, version, payload)| encoded(&PredictRequest { model, version, payload, priority: 0 }))
+    (text(), text(), option::weighted(0.9, payload), audio()).prop_map(|(model, version, payload, audio)| {
+        let (sample_rate_hz, accept_container_bytes) = audio;
+        encoded(&PredictRequest { model, version, payload, priority: 0, sample_rate_hz, accept_container_bytes })
+    })
 }
 
 fn scan_message() -> impl Strategy<Value = Bytes> {

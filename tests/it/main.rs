@@ -30,6 +30,7 @@ mod padding;
 mod predict;
 mod promtool;
 mod readers;
+mod recordings;
 mod repository;
 mod scan;
 mod sequences;

@@ -18,8 +18,8 @@ use tidemill::{
     registry::{LoadedModel, Model, VersionPolicy},
     scheduler::{Admission, CostCurve, Handoff, Lanes, Ledger, ModelOptions, ModelRuntime, Overflow, StreamOptions},
     session::{
-        Backlog, Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, Session, SessionMetrics, SessionOptions,
-        Unread, UploadOptions, UploadPart, UploadParts, WhenFull, collect_upload, keep_time,
+        Backlog, Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, PcmOptions, Session, SessionMetrics,
+        SessionOptions, Unread, UploadOptions, UploadPart, UploadParts, WhenFull, collect_upload, keep_time,
     },
     telemetry::{Method, Telemetry},
 };
@@ -109,6 +109,7 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
 fn options_of(payload: PayloadKind) -> SessionOptions {
     SessionOptions {
         payload,
+        pcm: PcmOptions::default(),
         order: Order::InOrder,
         window_items: 4,
         window_bytes: 1 << 20,

@@ -11,7 +11,7 @@ use crate::{
     proto::{duration_from_wire, duration_to_wire, v1},
     registry::Model,
     service::{Caller, OpenRequest, OpenStream, Service, StreamLimits},
-    session::{self, Order, OverflowPolicy, PayloadKind, Unread},
+    session::{self, Order, OverflowPolicy, PayloadKind, PcmOptions, Unread},
 };
 
 /// What the metadata of a call say, whatever its method.
@@ -63,12 +63,14 @@ pub(super) fn open_request(config: v1::StreamConfig, caller: Caller) -> Result<O
     }
     let default_deadline = config.default_deadline.map(|deadline| duration("default_deadline", deadline)).transpose()?;
     let max_age = config.max_age.map(|max_age| duration("max_age", max_age)).transpose()?;
-    let v1::StreamConfig { model, version, window_items, .. } = config;
+    let v1::StreamConfig { model, version, window_items, sample_rate_hz, accept_container_bytes, .. } = config;
+    let pcm = PcmOptions { sample_rate_hz: (sample_rate_hz != 0).then_some(sample_rate_hz), accept_container_bytes };
     let Caller { ends_at, tenant } = caller;
     Ok(OpenRequest {
         model,
         version,
         payload,
+        pcm,
         order,
         window_items,
         unread,

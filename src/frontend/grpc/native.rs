@@ -92,7 +92,8 @@ impl Native {
 impl InferenceService for Native {
     async fn predict(&self, request: Request<wire::PredictRequest>) -> Result<Response<v1::PredictResponse>, Status> {
         let (caller, _) = self.begin(Method::Predict, &request);
-        let wire::PredictRequest { model, version, payload, priority } = request.into_inner();
+        let wire::PredictRequest { model, version, payload, priority, sample_rate_hz, accept_container_bytes } =
+            request.into_inner();
         let input = match payload {
             Some(wire::predict_request::Payload::Item(item)) => PredictInput::Item(item.into_request()),
             Some(wire::predict_request::Payload::PcmS16le(samples)) => PredictInput::Pcm(samples),
@@ -101,7 +102,8 @@ impl InferenceService for Native {
                 return Err(status_of(&self.refuse(Method::Predict, fault)));
             }
         };
-        let config = v1::StreamConfig { model, version, priority, ..v1::StreamConfig::default() };
+        let audio = v1::StreamConfig { sample_rate_hz, accept_container_bytes, ..v1::StreamConfig::default() };
+        let config = v1::StreamConfig { model, version, priority, ..audio };
         let request = convert::open_request(config, caller).map_err(|fault| status_of(&self.refuse(Method::Predict, fault)))?;
         let (model, result) = self.service.predict(Method::Predict, request, input).await.map_err(|fault| status_of(&fault))?;
         let timing = Some(convert::timing(&result));
