@@ -75,8 +75,9 @@ pub(super) fn check_output(spec: &TensorSpec, tensor: &Tensor, batch_size: usize
         _ if tensor.datatype() == spec.datatype => "; if the file declares it wrongly, give its dims in [[outputs]]".to_owned(),
         _ => String::new(),
     };
+    let items = if batch_size == 1 { "item" } else { "items" };
     Err(RunError::WrongOutput(format!(
-        "'{}' came as {} {shape:?} for {batch_size} items, but is declared as {} {:?} ({}){advice}",
+        "'{}' came as {} {shape:?} for {batch_size} {items}, but is declared as {} {:?} ({}){advice}",
         spec.name,
         tensor.datatype(),
         spec.datatype,

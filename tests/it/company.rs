@@ -13,7 +13,7 @@ use std::{
 
 use rten_onnx::onnx::{AttributeProto, AttributeType, DataType, GraphProto, NodeProto, TensorProto};
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tonic::Code;
 
 use tidemill::{
@@ -256,15 +256,26 @@ fn verdict_metric(server: &Server, model: &str, verdict: &str) -> f64 {
 struct Crowd {
     stop: Arc<AtomicBool>,
     feeds: Vec<JoinHandle<Vec<ItemResult>>>,
+    progress: watch::Receiver<Progress>,
+}
+
+/// What all streams of a crowd have got.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    results: usize,
+    /// Items of the largest call.
+    largest: u32,
 }
 
 impl Crowd {
     async fn gather(client: &Client, model: &str, feeds: usize, item: impl Fn(usize) -> Item) -> Self {
         const IN_FLIGHT: usize = 4;
         let stop = Arc::new(AtomicBool::new(false));
+        let (told, progress) = watch::channel(Progress::default());
+        let told = Arc::new(told);
         let mut gathered = Vec::new();
         for feed in 0..feeds {
-            let (item, stop) = (item(feed), Arc::clone(&stop));
+            let (item, stop, told) = (item(feed), Arc::clone(&stop), Arc::clone(&told));
             let (mut feed, _) = Feed::open(&mut client.clone(), tensors_of(model)).await;
             gathered.push(tokio::spawn(async move {
                 let mut results = Vec::new();
@@ -272,7 +283,12 @@ impl Crowd {
                     feed.send(Message::Item(item.clone())).await;
                 }
                 while !stop.load(Ordering::Relaxed) {
-                    results.push(feed.next_result().await);
+                    let result = feed.next_result().await;
+                    told.send_modify(|progress| {
+                        progress.results += 1;
+                        progress.largest = progress.largest.max(batch_size(&result));
+                    });
+                    results.push(result);
                     feed.send(Message::Item(item.clone())).await;
                 }
                 feed.finish_sending();
@@ -282,7 +298,12 @@ impl Crowd {
                 results
             }));
         }
-        Self { stop, feeds: gathered }
+        Self { stop, feeds: gathered, progress }
+    }
+
+    /// Returns once the streams have got what is wanted.
+    async fn until(&mut self, wanted: impl FnMut(&Progress) -> bool) {
+        patiently(self.progress.wait_for(wanted)).await.expect("the streams go on until they are told to leave");
     }
 
     /// Ends the streams, and gives what each got.
@@ -530,18 +551,8 @@ async fn largest_call(server: &Server, model: &str, items: usize) -> u32 {
     const STREAMS: usize = 6;
     let client = connect(server).await;
     let number = |stream: usize| (stream + 2) as f32 * 1e9;
-    let crowd = Crowd::gather(&client, model, STREAMS, |stream| item("", &[number(stream); 4])).await;
-    let account = Account::of(server, model);
-    let met = || {
-        let done = account.status().statistics;
-        done.items() > done.calls()
-    };
-    patiently(async {
-        while !met() && account.ledger().ended() < (STREAMS * items) as u64 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let mut crowd = Crowd::gather(&client, model, STREAMS, |stream| item("", &[number(stream); 4])).await;
+    crowd.until(|progress| progress.largest > 1 || progress.results >= STREAMS * items).await;
     let mut largest = 0;
     for (stream, results) in crowd.leave().await.into_iter().enumerate() {
         for result in results {
@@ -661,14 +672,8 @@ async fn where_padding_changes_answers_only_equal_lengths_meet() {
             deadline,
         }
     };
-    let crowd = Crowd::gather(&client, "leaking", 8, row).await;
-    let account = Account::of(&server, "leaking");
-    patiently(async {
-        while account.ledger().ended() < 500 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let mut crowd = Crowd::gather(&client, "leaking", 8, row).await;
+    crowd.until(|progress| progress.results >= 500).await;
     let mut largest = 0;
     for (stream, results) in crowd.leave().await.into_iter().enumerate() {
         let (number, length) = (1.0 + stream as f32, [3.0, 5.0, 5.0, 8.0][stream % 4]);
@@ -846,14 +851,8 @@ async fn a_version_that_is_dependent_takes_over_with_one_item_a_call() {
     patiently(server.repository().load("m")).await.expect("it serves, if one item a call");
     let found = batching(&server, "m").await;
     assert_eq!((found.verdict(), found.shares_calls), (BatchingVerdict::Dependent, false));
-    let new = Crowd::gather(&client, "m", 3, |stream| item("", &[stream as f32; 4])).await;
-    let account = Account::of(&server, "m");
-    patiently(async {
-        while account.ledger().ended() < 300 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let mut new = Crowd::gather(&client, "m", 3, |stream| item("", &[stream as f32; 4])).await;
+    new.until(|progress| progress.results >= 300).await;
     for (stream, results) in new.leave().await.into_iter().enumerate() {
         for result in results {
             assert_eq!((numbers(&result), batch_size(&result)), (vec![2.0 * stream as f32; 4], 1));

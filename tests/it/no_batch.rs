@@ -445,7 +445,7 @@ async fn outputs_without_a_batch_are_left_out_and_wrong_shapes_corrected() {
         .error();
     assert_eq!((status, error.as_str()), (400, "the model has no output 'total'; its outputs are 'y', 'label'"));
     let refusal = refused(LOOSE, &anchors()).await;
-    let expected = "for 1 items, but is declared as FP32 [1] (-1: dynamic; the model has no batch dimension); if the file declares it \
+    let expected = "for 1 item, but is declared as FP32 [1] (-1: dynamic; the model has no batch dimension); if the file declares it \
                     wrongly, give its dims in [[outputs]]";
     assert!(refusal.contains(expected), "{refusal}");
 }
