@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 
-from .loads import MODELS, PROTOCOLS, Arm, Found, load
+from .loads import MODELS, PROTOCOLS, STATELESS, Arm, Found, load
 from .processes import Failed
 from .rows import Figures, ratio
-from .servers import CANNED, OURS, Kept
+from .servers import CANNED, KEEP_STATE, OURS, PEERS, Kept, title
 from .tool import Bench, say
 from .turns import middle, turns
 
@@ -51,8 +51,17 @@ class Cell:
 
 
 def keys(model: str, server: str) -> list[tuple[str, str, str]]:
-    """The cells of a server."""
-    return [(model, server, protocol) for protocol in PROTOCOLS_OF.get(server, ("http_post",))]
+    """The cells of a server. Each does the same work as this one beside it: state is kept on both sides, or sent on both."""
+    protocols = PROTOCOLS_OF.get(server, ("http_post",))
+    keeps_state, sends_state = MODELS[model].keeps_state, model.endswith(STATELESS)
+    if keeps_state and server in PEERS and server not in KEEP_STATE or sends_state and server in KEEP_STATE:
+        return []
+    # Canned answers are as long, whichever file would have made them.
+    if server == CANNED and MODELS[model].like:
+        return []
+    # Calls over HTTP are no sequence; and a feed is one.
+    left_out = ("http_infer", "http_post") if keeps_state else ("feed",) if sends_state else ()
+    return [(model, server, protocol) for protocol in protocols if protocol not in left_out]
 
 
 def measure(bench: Bench, key: tuple[str, str, str], ours: Kept, theirs: Kept) -> Cell:
@@ -97,7 +106,7 @@ def table_seconds(bench: Bench, model: str) -> float:
 
 SATURATED_HEADER = [
     *("model", "server", "protocol", "items/s", "Tidemill beside it", "ratio", "share of the limit"),
-    *("p50 ms", "p99 ms", "CPU us/item", "RSS MiB", "errors"),
+    *("cores", "Tidemill's cores", "p50 ms", "p99 ms", "CPU us/item", "RSS MiB", "errors"),
 ]
 EQUAL_HEADER = [
     *("model", "server", "protocol", "load, items/s", "p50 ms", "p99 ms", "CPU us/item", "errors"),
@@ -109,10 +118,11 @@ def saturated_texts(cell: Cell, cells: list[Cell]) -> list[str]:
     """A line of the table of saturated servers; `cells` have the limit."""
     found, ours = cell.saturated, cell.ours
     if found is None:
-        return [*_first(cell), "-", _items(ours.items_per_s) if ours else "", *[""] * 7]
+        return [*_first(cell), "-", _items(ours.items_per_s) if ours else "", *[""] * 9]
     beside = [_items(ours.items_per_s), f"{ratio(ours.items_per_s, found.items_per_s):.2f}"] if ours else ["", ""]
     share = limit_share(cell, cells)
-    rest = [*_latency(found), f"{found.resident_mib:,.0f}", str(found.errors)]
+    cores = [f"{found.cores:.2f}", f"{ours.cores:.2f}" if ours else ""]
+    rest = [*cores, *_latency(found), f"{found.resident_mib:,.0f}", str(found.errors)]
     return [*_first(cell), _items(found.items_per_s), *beside, "" if share is None else f"{share:.2f}", *rest]
 
 
@@ -126,7 +136,7 @@ def equal_texts(cell: Cell) -> list[str] | None:
 
 def limit_share(cell: Cell, cells: list[Cell]) -> float | None:
     """What part it is of what canned answers give the same client, if that is known."""
-    key = (cell.model, CANNED, LIMIT.get(cell.protocol, ""))
+    key = (MODELS[cell.model].limit, CANNED, LIMIT.get(cell.protocol, ""))
     limit = next((each.saturated for each in cells if each.key == key and each.saturated), None)
     if limit is None or cell.saturated is None or cell.server == CANNED:
         return None
@@ -134,7 +144,7 @@ def limit_share(cell: Cell, cells: list[Cell]) -> float | None:
 
 
 def _first(cell: Cell) -> list[str]:
-    return [cell.model, cell.server, PROTOCOLS[cell.protocol]]
+    return [cell.model, title(cell.server), PROTOCOLS[cell.protocol]]
 
 
 def _items(figure: float) -> str:

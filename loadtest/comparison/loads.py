@@ -5,7 +5,7 @@ import json
 
 from .processes import Failed
 from .rows import Figures
-from .servers import CANNED, OURS, Server
+from .servers import Server
 from .tool import Bench, note
 
 # How the protocols of the tool are shown.
@@ -30,12 +30,33 @@ class Model:
     in_flight: int
     # Calls take tens of milliseconds.
     is_heavy: bool = False
-    # Peers that keep no state between calls are sent it with each item.
-    state: tuple[Tensor, ...] = ()
+    # The server keeps a state for each sequence of calls; it is neither sent nor given back.
+    keeps_state: bool = False
+    # The model of the same tensors of which canned answers were made, if not this one: the limit of the client is the same.
+    like: str = ""
+
+    @property
+    def limit(self) -> str:
+        return self.like or self.name
 
 
 def _identity(name: str, values: int, in_flight: int) -> Model:
     return Model(name, (Tensor("input", "FP32", (values,)),), in_flight)
+
+
+# A model by its official file, and by the same as this server rewrites it.
+OFFICIAL, REWRITTEN = "silero-vad", "silero-vad-rewritten"
+STATELESS = "-stateless"
+
+
+def _silero(file: str) -> tuple[Model, Model]:
+    """With a state that the server keeps; and with one that comes and goes with each item, for servers that keep none."""
+    item, state = Tensor("input", "FP32", (576,)), Tensor("state", "FP32", (2, 128), "zeros")
+    like = OFFICIAL if file != OFFICIAL else ""
+    return (
+        Model(file, (item,), 256, keeps_state=True, like=like),
+        Model(f"{file}{STATELESS}", (item, state), 256, like=f"{like}{STATELESS}" if like else ""),
+    )
 
 
 _TOKENS = tuple(Tensor(name, "INT64", (32,), "ones") for name in ("input_ids", "attention_mask", "token_type_ids"))
@@ -43,7 +64,8 @@ _TOKENS = tuple(Tensor(name, "INT64", (32,), "ones") for name in ("input_ids", "
 MODELS = {
     model.name: model
     for model in (
-        Model("silero-vad", (Tensor("input", "FP32", (576,)),), 256, state=(Tensor("state", "FP32", (2, 128), "zeros"),)),
+        *_silero(OFFICIAL),
+        *_silero(REWRITTEN),
         _identity("identity-2304", 576, 256),
         Model("minilm", _TOKENS, 32, is_heavy=True),
         Model("magika", (Tensor("bytes", "INT32", (2_048,), "ones"),), 32, is_heavy=True),
@@ -81,12 +103,18 @@ class Found:
     cpu_us_per_item: float
     resident_mib: float
 
+    @property
+    def cores(self) -> float:
+        """How many the server kept busy."""
+        return self.items_per_s * self.cpu_us_per_item / 1e6
+
     def figures(self) -> Figures:
         """As rows have them."""
         return {
             "per_s": self.items_per_s,
             "p50_us": self.p50_ms * 1e3,
             "p99_us": self.p99_ms * 1e3,
+            "cores": self.cores,
             "cpu_us_per_item": self.cpu_us_per_item,
             "errors": self.errors,
         }
@@ -95,9 +123,8 @@ class Found:
 def scenario(arm: Arm, model: Model, *, in_flight: int, rate_hz: float | None, seconds: float) -> str:
     """The file of a load: closed, with so many items in flight; or open, with so many items a second of all callers together."""
     feed = arm.protocol == "feed"
-    keeps_state = bool(model.state) and (arm.server.name in (OURS, "triton") or (arm.server.name, arm.protocol) == (CANNED, "infer"))
-    # Over REST each call has a state of its own.
-    sequence = keeps_state and arm.protocol == "infer"
+    # A feed is a sequence as it is.
+    sequence = model.keeps_state and arm.protocol == "infer"
     window = min(FEED_WINDOW, in_flight) if feed else 1
     streams = max(in_flight // window, 1)
     if rate_hz is None:
@@ -126,7 +153,7 @@ def scenario(arm: Arm, model: Model, *, in_flight: int, rate_hz: float | None, s
         "[[loads]]",
         *(f"{key} = {json.dumps(value)}" for key, value in load.items()),
         f"arrivals = {{ {arrivals} }}",
-        f"inputs = [{', '.join(map(_inline, model.inputs + (() if keeps_state else model.state)))}]",
+        f"inputs = [{', '.join(map(_inline, model.inputs))}]",
     ]
     if arm.protocol == "http_post":
         lines.append('http = { path = "/infer", body = "binary" }')

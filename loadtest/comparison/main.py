@@ -99,6 +99,7 @@ def _measure(bench: Bench, wanted: Plan, results: Results, clock: Clock) -> None
             say(f"  {row.line.name}: {row.ratio_text()} {row.reason} (wanted {row.line.bound()})")
     if wanted.visits:
         clock.start("installing", 0)
+        tool.make_models(bench)
     broken = _install(wanted.peers())
     for model, visits in itertools.groupby(wanted.visits, key=lambda visit: visit.model):
         with servers.kept(bench, OURS, model) as ours:
@@ -138,7 +139,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="loadtest/compare", allow_abbrev=False, description=(
         "Measures this server against the limits of the machine and against other servers, prints it as tables, and writes summary.json, "
         "peers.json, limits.json and benchmarks.md as it goes. What cannot be measured is a row with the reason. All of it takes about "
-        "40 minutes, and it says how long what is asked for will take; keep the machine idle otherwise."
+        "an hour, and it says how long what is asked for will take; keep the machine idle otherwise."
     ))
     names, out = plan.names(), tool.SCRATCH / "results"
     option = parser.add_argument

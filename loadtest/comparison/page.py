@@ -2,14 +2,19 @@
 
 from . import cells
 from .cells import Cell
+from .peer_record import Record
 from .results import Results
 from .rivals import Limit
 from .rows import Row, markdown_table, plain_table, shown
-from .servers import CANNED, PEERS
+from .servers import CANNED, PEERS, title
 from .tool import Effort
 
-HEADER = ["name", "what", "against", "ratio", "reach", "reached", "share of the limit", "peer's share", "runs"]
-LIMIT_HEADER = ["client", "calls under way", "calls/s", "p50 us"]
+HEADER = ["name", "what", "against", "ratio", "reach", "reached", "share of the limit", "peer's share", "cores", "peer's cores", "runs"]
+SETTINGS_HEADER = [
+    *("server", "model", "workers", "threads", "max batch", "delay us", "search"),
+    *("items/s then", "cores then"),
+]
+LIMIT_HEADER = ["client", "model", "calls under way", "calls/s", "p50 us"]
 
 PREFACE = """\
 # Benchmarks
@@ -22,17 +27,39 @@ command on yours. [Performance](performance.md) explains where the time goes.
 AGAINST = """\
 `composed limit` is 1 / (1/echo + 1/engine): engine and transport share the cores, so that the time which an item takes of each adds
 up. The echo is a bare tonic service on the messages of the same API, which gives each item back at once. The bare engine runs its
-best batch on two threads, with nothing around it. Servers of the lines without peers run in the process of the load.
+best batch on two threads, with nothing around it. Servers of the lines without peers run in the process of the load, and their Silero
+is the one inside the binary, rewritten from the official file.
 
 For the lines against peers, this server and one peer are up, and nothing else. `share of the limit` is what part this server has of
 the rate that the same client gets out of a bare server which gives every call the same answer, made before (`tidemill-load canned`),
 and `peer's share` what part the peer has: 1 divided by the latter is the largest ratio that any server could have on this machine.
+`cores` is how many this server kept busy on average, and `peer's cores` the peer; with perf_analyzer while that program ran, its start
+and its pauses included. The client had what was left of the machine. What each model is, and what was tuned of a peer and what was
+not, is said [below](#servers-and-models).
 """
 
 TABLE = """\
-All servers run the same model files on the CPU with onnxruntime, on one machine, each with the settings that it was fastest with
-(loadtest/peers). Besides this server only the one that is measured is up. Processor time and memory are of all processes of a server;
-pages that processes share count once for each. `{canned}` runs no model: it is the limit of the client, over HTTP of both HTTP protocols.
+All servers run the same model files on the CPU with onnxruntime, on one machine. `silero-vad` is the official file of Silero VAD,
+`silero-vad-rewritten` the same model as this server has it inside (`tidemill models export silero-vad FILE`). With these two the
+server keeps the state of each sequence: an item has 2,304 bytes, and its result 4. With the two `-stateless` ones, for servers that keep
+none, the state comes and goes with each item: 3,328 bytes, and 1,028 in its result; all requests bring a state of zeros. This server
+does the same work as the one beside it: it is called with the same tensors, and gives back the same.
+
+Besides this server only the one that is measured is up. Processor time and memory are of all processes of a server; pages that
+processes share count once for each. `cores` is processor time divided by time. `{canned}` runs no model: it is the limit of the client,
+over HTTP of both HTTP protocols, and for both Silero files.
+"""
+
+SETTINGS = """\
+`loadtest/peers/search` tries each peer with each model on the machine at hand, saturated as in the table above, and records all figures in
+`loadtest/peers/tuned.json`. It varies the number of processes that run calls, the threads of a call, the largest batch and the delay; the
+last two columns are what the chosen settings brought there. Where there is no search of this machine, a peer runs with the default of
+its `serve`, which nobody has compared with others here, and may be faster than shown.
+
+Not tuned, of any peer: processes and threads that speak HTTP or gRPC, other engines and builds of onnxruntime, graph optimisations, and
+bodies other than raw bytes. Settings were searched for the saturated load, and are used for one caller too. Triton has its Python
+backend, for the package that holds it has no onnxruntime backend: each of its figures includes the way to a Python process and
+back. This server runs with its defaults.
 """
 
 EQUAL = """\
@@ -55,8 +82,8 @@ def summary(results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def page(results: Results, effort: Effort, facts: dict[str, str], typed: str) -> str:
-    """The whole text. `typed` is the command that measured it."""
+def page(results: Results, effort: Effort, facts: dict[str, str], typed: str, record: Record | None = None) -> str:
+    """The whole text. `typed` is the command that measured it, `record` that of the peers' settings if it is not the one in its place."""
     rows, table, limits = results.rows, results.cells, results.limits
     machine = [[key, value] for key, value in (facts | _versions(rows, table)).items()]
     parts = [PREFACE, "## Machine and versions\n", markdown_table(["what", "which"], machine), f"\nCommand: `{typed}`\n"]
@@ -64,13 +91,15 @@ def page(results: Results, effort: Effort, facts: dict[str, str], typed: str) ->
     reasons = [(row.line.name, row.reason) for row in rows] + [(limit.client.what(), limit.reason) for limit in limits]
     parts += _missing(reasons)
     if found := [_limit_texts(limit) for limit in limits if limit.figures]:
-        parts += ["\nThe limit of each client, Silero:\n", markdown_table(LIMIT_HEADER, found)]
+        parts += ["\nThe limit of each client, with Silero of either file:\n", markdown_table(LIMIT_HEADER, found)]
     if table:
         parts += ["\n## Servers and models\n", TABLE.format(canned=CANNED), _lengths(effort), ""]
         parts += [markdown_table(cells.SATURATED_HEADER, [cells.saturated_texts(cell, table) for cell in table])]
         parts += _missing([(", ".join(cell.key), cell.reason) for cell in table])
     if equal := _equal(table):
         parts += ["\n### At the same load\n", EQUAL, markdown_table(cells.EQUAL_HEADER, equal)]
+    if settings := _settings(rows, table, record or Record.read()):
+        parts += ["\n### Settings of the peers\n", SETTINGS, markdown_table(SETTINGS_HEADER, settings)]
     parts.append("\n## Figures and commands\n")
     parts += [_details(row) for row in rows if row.figures or row.commands]
     for title, commands in (
@@ -80,6 +109,22 @@ def page(results: Results, effort: Effort, facts: dict[str, str], typed: str) ->
         if commands:
             parts += [f"### {title}\n", _block(list(dict.fromkeys(commands)))]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _settings(rows: list[Row], table: list[Cell], record: Record) -> list[list[str]]:
+    """Of each peer with each model that has a figure."""
+    pairs = [(cell.server, cell.model) for cell in table if cell.server in PEERS and cell.saturated]
+    pairs += [(row.figures["peer"], row.figures["model"]) for row in rows if "model" in row.figures]
+    texts = []
+    for peer, model in sorted(dict.fromkeys(pairs), key=lambda pair: (list(PEERS).index(pair[0]), pair[1])):
+        search = record.search(peer, model)
+        found = next((each for each in search.tried if each.batching == search.chosen), None) if search else None
+        batching = record.batching(peer, model)
+        chosen = [str(value) for value in (batching.workers, batching.threads, batching.max_batch, batching.delay_us)]
+        searched = [f"{len(search.tried)} tried, {search.date}"] if search else ["not searched: the default"]
+        figures = [shown(float(found.rate)), f"{found.cores:.2f}"] if found else ["", ""]
+        texts.append([title(peer), model, *chosen, *searched, *figures])
+    return texts
 
 
 def _lengths(effort: Effort) -> str:
@@ -108,16 +153,17 @@ def _equal(table: list[Cell]) -> list[list[str]]:
 def _texts(row: Row) -> list[str]:
     reached = "-" if row.ratio is None else "yes" if row.reached else "NO"
     shares = [f"{row.figures[key]:.2f}" if key in row.figures else "" for key in ("limit_share", "peer_limit_share")]
-    return [row.line.name, row.line.what, row.line.against, row.ratio_text(), row.line.bound(), reached, *shares, str(row.runs)]
+    cores = [f"{row.figures[key]:.2f}" if key in row.figures and row.line.unit != "cores" else "" for key in ("cores", "peer_cores")]
+    return [row.line.name, row.line.what, row.line.against, row.ratio_text(), row.line.bound(), reached, *shares, *cores, str(row.runs)]
 
 
 def _limit_texts(limit: Limit) -> list[str]:
     way = "HTTP" if limit.client.way == "http" else f"perf_analyzer {limit.client.way}"
-    return [way, str(limit.client.concurrency), shown(limit.figures["per_s"]), shown(limit.figures["p50_us"])]
+    return [way, limit.client.model, str(limit.client.concurrency), shown(limit.figures["per_s"]), shown(limit.figures["p50_us"])]
 
 
 def _details(row: Row) -> str:
-    figures = ", ".join(f"{key} {shown(value)}" for key, value in row.figures.items())
+    figures = ", ".join(f"{key} {title(value) if key == 'peer' else shown(value)}" for key, value in row.figures.items())
     return "\n".join([f"### {row.line.name}\n", *([f"{figures}\n"] if figures else []), _block(row.commands)])
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import time
 
 from . import processes
 from .processes import Failed
@@ -20,10 +21,12 @@ UNSTABLE = "Failed to obtain stable measurement"
 class Perf:
     infer_per_s: float
     p50_us: float
+    # That the server kept busy while the program ran, its start and its pauses included.
+    cores: float = 0.0
 
     def figures(self) -> Figures:
         """As rows have them."""
-        return {"per_s": self.infer_per_s, "p50_us": self.p50_us}
+        return {"per_s": self.infer_per_s, "p50_us": self.p50_us, "cores": self.cores}
 
 
 def command(address: str, model: str, concurrency: int, *, streaming: bool, effort: Effort) -> list[str]:
@@ -41,14 +44,19 @@ def run(effort: Effort, server: Server, model: str, concurrency: int, *, streami
     typed = command(server.grpc, model, concurrency, streaming=streaming, effort=effort)
     note(commands, typed)
     environment = {"LD_LIBRARY_PATH": libraries()}
-    try:
+
+    def once() -> Perf:
+        before, begin = processes.cpu_s(server.pid), time.monotonic()
         text = server.load(typed, patience_s=PATIENCE_S, environment=environment)
+        return dataclasses.replace(parsed(text), cores=(processes.cpu_s(server.pid) - before) / (time.monotonic() - begin))
+
+    try:
+        return once()
     except Failed as failed:
         # A figure that the program itself does not trust is none; a machine that was disturbed gets a second chance.
         if UNSTABLE not in str(failed):
             raise
-        text = server.load(typed, patience_s=PATIENCE_S, environment=environment)
-    return parsed(text)
+        return once()
 
 
 def libraries() -> str:

@@ -78,13 +78,14 @@ def plan(effort: Effort, only: list[str], results: Results) -> Plan:
     duels = [duel for duel in rivals.duels(effort.levels) if not only or group(duel) in only]
     tables = [model for model in MODELS if TABLE in only or f"{TABLE}-{model}" in only] if only else list(effort.table_models)
     visits = []
-    for model in dict.fromkeys([*([rivals.MODEL] if duels else []), *tables]):
-        of_model = duels if model == rivals.MODEL else []
+    for model in dict.fromkeys([*(duel.client.model for duel in duels), *tables]):
+        of_model = [duel for duel in duels if duel.client.model == model]
+        limits_of_model = dict.fromkeys(duel.client.limit for duel in duels if duel.client.limit.model == model)
         for server in (OURS, CANNED, *PEERS):
             visit = Visit(
                 model,
                 server,
-                _left(results, dict.fromkeys(duel.client for duel in of_model), lambda client: client) if server == CANNED else (),
+                _left(results, limits_of_model, lambda client: client) if server == CANNED else (),
                 _left(results, (duel for duel in of_model if duel.peer == server), lambda duel: duel.line.name),
                 _left(results, cells.keys(model, server), lambda key: key) if model in tables else (),
             )

@@ -167,6 +167,12 @@ def family(root: int) -> dict[int, int]:
     return found
 
 
+def cpu_s(root: int) -> float:
+    """Processor time of a child and of all that runs of what it started."""
+    ticks = (_stat(pid).get("ticks", 0) for pid in family(root))
+    return sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+
 def _stat(pid: int) -> dict[str, int]:
     """Empty for one that does not run any more."""
     try:
@@ -177,7 +183,8 @@ def _stat(pid: int) -> dict[str, int]:
     fields = text.rpartition(")")[2].split()
     if fields[0] in "ZX":
         return {}
-    return {"parent": int(fields[1]), "session": int(fields[3]), "born": int(fields[19])}
+    ticks = int(fields[11]) + int(fields[12])
+    return {"parent": int(fields[1]), "session": int(fields[3]), "born": int(fields[19]), "ticks": ticks}
 
 
 @contextlib.contextmanager

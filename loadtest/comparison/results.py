@@ -69,7 +69,7 @@ class Results:
 
     @property
     def limits(self) -> list[Limit]:
-        return self._in_order(dict.fromkeys(self._clients.values()), Limit)
+        return self._in_order(dict.fromkeys(client.limit for client in self._clients.values()), Limit)
 
     def dates(self) -> tuple[str, str]:
         """Of the oldest and of the newest figure."""

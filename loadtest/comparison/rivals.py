@@ -3,14 +3,13 @@
 import dataclasses
 
 from . import perf
-from .loads import MODELS, Arm, Found, load
+from .loads import MODELS, OFFICIAL, REWRITTEN, STATELESS, Arm, Found, load
 from .processes import Failed
 from .rows import Figures, Line, Row, ratio
-from .servers import CANNED, OURS, PEERS, Kept, Server
+from .servers import CANNED, KEEP_STATE, OURS, PEERS, Kept, Server
 from .tool import Bench, say
 from .turns import middle, turns
 
-MODEL = "silero-vad"
 HTTP_PEERS = ("mosec", "litserve", "bentoml", "rayserve")
 
 
@@ -20,17 +19,23 @@ class Client:
 
     way: str
     concurrency: int
+    model: str = OFFICIAL
+
+    @property
+    def limit(self) -> "Client":
+        """The same client of a model of the same tensors, of which canned answers are made."""
+        return dataclasses.replace(self, model=MODELS[self.model].limit)
 
     def run(self, bench: Bench, server: Server, commands: list[str]) -> perf.Perf | Found:
         if self.way != "http":
-            return perf.run(bench.effort, server, MODEL, self.concurrency, streaming=self.way == "streaming", commands=commands)
+            return perf.run(bench.effort, server, self.model, self.concurrency, streaming=self.way == "streaming", commands=commands)
         arm = Arm(server, "http_infer" if server.name == OURS else "http_post")
-        return load(bench, arm, MODELS[MODEL], in_flight=self.concurrency, seconds=bench.effort.load_seconds, commands=commands)
+        return load(bench, arm, MODELS[self.model], in_flight=self.concurrency, seconds=bench.effort.load_seconds, commands=commands)
 
     def what(self) -> str:
         if self.way == "http":
-            return f"Silero items/s, HTTP, {self.concurrency} callers"
-        return f"Silero infer/s, perf_analyzer {self.way}, concurrency {self.concurrency}"
+            return f"{self.model} items/s, HTTP, {self.concurrency} callers"
+        return f"{self.model} infer/s, perf_analyzer {self.way}, concurrency {self.concurrency}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +51,16 @@ def duels(levels: tuple[int, ...]) -> list[Duel]:
     """All lines against peers at these concurrencies."""
 
     def lines(peer: str, way: str, name: str, title: str, reach: float) -> list[Duel]:
-        clients = [Client(way, level) for level in levels]
-        return [Duel(Line(f"{name}-{client.concurrency}", client.what(), title, reach), peer, client) for client in clients]
+        kind = "" if peer in KEEP_STATE else STATELESS
+        files = (("", OFFICIAL), ("-rewritten", REWRITTEN))
+        clients = [(suffix, Client(way, level, f"{file}{kind}")) for suffix, file in files for level in levels]
+        return [
+            Duel(Line(f"{name}{suffix}-{client.concurrency}", client.what(), title, reach), peer, client) for suffix, client in clients
+        ]
 
     return [
-        *lines("triton", "unary", "perf-triton-unary", "Triton, Python backend", 5),
-        *lines("triton", "streaming", "perf-triton-streaming", "Triton, Python backend", 5),
+        *lines("triton", "unary", "perf-triton-unary", PEERS["triton"], 5),
+        *lines("triton", "streaming", "perf-triton-streaming", PEERS["triton"], 5),
         *lines("mlserver", "unary", "peer-mlserver-unary", "MLServer", 8),
         *(duel for peer in HTTP_PEERS for duel in lines(peer, "http", f"peer-{peer}", f"{PEERS[peer]}, HTTP", 8)),
     ]
@@ -98,7 +107,7 @@ def measure(bench: Bench, ours: Kept, theirs: Kept, duel: Duel) -> Row:
             server = measured[0][0]
             figures[f"{prefix}version"] = server.version
             commands.insert(0 if name == OURS else min(1, len(commands)), server.command)
-    figures["peer"] = duel.peer
+    figures |= {"peer": duel.peer, "model": duel.client.model}
     failed = [f"{name}: {reason}" for name, reason in runs.items() if isinstance(reason, Failed)]
     if failed:
         return dataclasses.replace(duel.line.missing("; ".join(failed), commands), figures=figures)
@@ -112,7 +121,7 @@ def _run(bench: Bench, side: Kept, duel: Duel, commands: list[str]) -> tuple[Ser
 
 def with_limit(row: Row, client: Client | None, limits: list[Limit]) -> Row:
     """The row with what its client could show at most, if that is known: also as the largest ratio that anybody could reach."""
-    found = next((limit for limit in limits if limit.client == client and limit.figures), None)
+    found = next((limit for limit in limits if client is not None and limit.client == client.limit and limit.figures), None)
     if found is None:
         return row
     per_s = found.figures["per_s"]

@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from . import processes
+from .peer_record import Batching, Record
 from .processes import Failed, StoodStill
 from .tool import ROOT, Bench, onnxruntime, said_version, say, shown_command
 
 PEERS_FOLDER = ROOT / "loadtest/peers"
 # The peers, and how people call them.
 PEERS = {
-    "triton": "Triton",
+    # Never without its backend: the package has no other for these models, and each request crosses to a Python process there.
+    "triton": "Triton, Python backend",
     "mlserver": "MLServer",
     "mosec": "Mosec",
     "litserve": "LitServe",
@@ -31,6 +33,8 @@ PEERS = {
 OURS = "tidemill"
 # Answers made before, from a bare server: what nobody can pass with the same client.
 CANNED = "canned"
+# Peers that keep a state for each sequence of calls, as this server does.
+KEEP_STATE = ("triton",)
 
 INSTALL_PATIENCE_S = 1_800
 START_PATIENCE_S = 200
@@ -41,6 +45,11 @@ PORTS = range(20_000, 32_000)
 
 _LISTENING = re.compile(r"listening grpc=(\S+) http=(\S+)")
 _READY = re.compile(r"^ready (.*)$")
+
+
+def title(name: str) -> str:
+    """What tables call a server."""
+    return PEERS.get(name, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +133,7 @@ def broken(failed: Failed) -> Kept:
 @contextlib.contextmanager
 def tidemill(bench: Bench, model: str) -> Iterator[Server]:
     """This server with one model, on the engine that the peers have."""
-    models = [] if model == "silero-vad" else ["--models", str(bench.models(model)), "--set", "models.embedded=false"]
+    models = ["--models", str(bench.models(model)), "--set", "models.embedded=false"]
     addresses = [f"--{port}-addr=127.0.0.1:0" for port in ("grpc", "http", "admin")]
     engine = ["--onnxruntime", str(onnxruntime())]
     command = [str(bench.server), "serve", *addresses, *engine, *models, "--set", "log.format=json"]
@@ -137,18 +146,19 @@ def tidemill(bench: Bench, model: str) -> Iterator[Server]:
 @contextlib.contextmanager
 def canned(bench: Bench, model: str) -> Iterator[Server]:
     """The bare server that gives each request the same answer, of the kind that the model gives."""
-    models = [] if model == "silero-vad" else ["--models", str(bench.models(model))]
+    models = ["--models", str(bench.models(model))]
     command = [str(bench.load_tool), "canned", "--port", "0", "--model", model, *models, "--onnxruntime", str(onnxruntime())]
     with _said_ready(bench, CANNED, model, command) as server:
         yield dataclasses.replace(server, command=shown_command(command))
 
 
 @contextlib.contextmanager
-def peer(bench: Bench, name: str, model: str) -> Iterator[Server]:
-    """A peer with one model."""
-    command = [str(PEERS_FOLDER / name / "serve"), "--model", model, "--port", str(_two_free_ports())]
-    with _said_ready(bench, name, model, command) as server:
-        yield dataclasses.replace(server, command=shown_command([*command[:-1], "PORT"]))
+def peer(bench: Bench, name: str, model: str, batching: Batching | None = None) -> Iterator[Server]:
+    """A peer with one model, and with the settings that were recorded for this machine unless others are given."""
+    settings = (batching or Record.read().batching(name, model)).options()
+    program = [str(PEERS_FOLDER / name / "serve"), "--model", model, *settings, "--port"]
+    with _said_ready(bench, name, model, [*program, str(_two_free_ports())]) as server:
+        yield dataclasses.replace(server, command=shown_command([*program, "PORT"]))
 
 
 @contextlib.contextmanager

@@ -49,6 +49,7 @@ class Effort:
 
 
 LEVELS = (1, 16, 64, 256)
+SILEROS = ("silero-vad", "silero-vad-stateless", "silero-vad-rewritten", "silero-vad-rewritten-stateless")
 FULL = Effort(
     name="full",
     runs=5,
@@ -62,7 +63,7 @@ FULL = Effort(
     perf_window_ms=800,
     perf_trials=5,
     levels=LEVELS,
-    table_models=("silero-vad", "identity-2304", "minilm", "magika", "identity-64", "identity-1mib"),
+    table_models=(*SILEROS, "identity-2304", "minilm", "magika", "identity-64", "identity-1mib"),
     table_runs=3,
     table_seconds=1.0,
     table_heavy_seconds=2.0,
@@ -81,7 +82,7 @@ QUICK = Effort(
     perf_window_ms=500,
     perf_trials=5,
     levels=LEVELS,
-    table_models=("silero-vad",),
+    table_models=SILEROS,
     table_runs=1,
     table_seconds=0.6,
     table_heavy_seconds=1.5,
@@ -115,14 +116,16 @@ class Bench:
 
     def models(self, name: str) -> pathlib.Path:
         """A folder for the server that holds one model of the peers."""
-        source = PEER_MODELS / f"{name}.onnx"
+        source = PEER_MODELS / f"{name.removesuffix('-stateless')}.onnx"
         if not source.is_file():
-            make_models()
+            make_models(self)
         folder = self.scratch / "models" / name
         version = folder / name / "1"
         if not version.is_dir():
             version.mkdir(parents=True)
             os.symlink(source, version / "model.onnx")
+        if manifest := _manifest(name):
+            version.with_name("model.toml").write_text(manifest)
         return folder
 
 
@@ -134,9 +137,46 @@ def onnxruntime() -> pathlib.Path:
     return found[0]
 
 
-def make_models() -> None:
-    """Lays the models down that all servers are compared on."""
-    processes.run([str(ROOT / "loadtest/peers/models")], patience_s=900)
+_SILERO = """\
+[[inputs]]
+name = "input"
+dims = ["batch", 576]
+
+[[inputs]]
+name = "sr"
+shared = 16000
+
+[[outputs]]
+name = "output"
+dims = ["batch", 1]
+"""
+_STATE_KEPT = """
+[[states]]
+input = "state"
+output = "stateN"
+batch_axis = 1
+"""
+_STATE_SENT = """
+[[inputs]]
+name = "state"
+dims = [2, "batch", 128]
+
+[[outputs]]
+name = "stateN"
+dims = [2, "batch", 128]
+"""
+
+
+def _manifest(name: str) -> str:
+    """What this server has to be told of a model; empty for most."""
+    if name not in SILEROS:
+        return ""
+    return _SILERO + (_STATE_SENT if name.endswith("-stateless") else _STATE_KEPT)
+
+
+def make_models(bench: Bench) -> None:
+    """Lays the models down that all servers are compared on. The rewritten one is what this server's program has inside."""
+    processes.run([str(ROOT / "loadtest/peers/models")], patience_s=900, environment={"TIDEMILL_SERVER": str(bench.server)})
 
 
 def build() -> None:

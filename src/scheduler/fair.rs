@@ -159,6 +159,14 @@ impl<K: Ord + Copy> FairQueue<K> {
         }
     }
 
+    /// Takes a flow out wherever it stands, whatever its account says of that. Looks at all flows.
+    pub(super) fn expel(&mut self, flow: &mut Flow, key: K) {
+        flow.place = None;
+        self.urgent.retain(|_, other| *other != key);
+        self.patient.retain(|_, other| *other != key);
+        self.ahead.retain(|_, other| *other != key);
+    }
+
     /// Notes that a flow which is not placed has nothing to run.
     pub(super) fn depart(&mut self, flow: &mut Flow, key: K) {
         if flow.tag > self.clock && flow.departed.is_none() {

@@ -43,7 +43,7 @@ use crate::{
     telemetry::ModelMetrics,
 };
 
-use models::Hosted;
+use models::{Hosted, Repaired};
 pub use models::{ModelRuntime, ModelStatus};
 
 /// Batches larger than this show that items are flowing, so that a delayed wake pays.
@@ -246,7 +246,8 @@ impl Handoff {
         loop {
             let (mut ended, mut unblocked) = (Vec::new(), Vec::new());
             let taken = shared.take_batch(now, &mut ended, &mut unblocked);
-            if taken.is_none() && ended.is_empty() && unblocked.is_empty() {
+            let repaired = shared.take_repaired();
+            if taken.is_none() && ended.is_empty() && unblocked.is_empty() && repaired.is_none() {
                 break;
             }
             let wake = if taken.is_some() { shared.lanes_to_wake(1) } else { None };
@@ -254,6 +255,7 @@ impl Handoff {
                 self.wake_lanes(wake);
                 answer_ended(ended, now);
                 nudge(&unblocked);
+                Repaired::report(repaired);
             });
             if let Some((batch, runtime)) = taken {
                 return Look::Found(batch, runtime);
@@ -392,8 +394,10 @@ impl StreamHandle {
                 wake = shared.lanes_to_wake(cap);
             }
         }
+        let repaired = shared.take_repaired();
         drop(shared);
         self.handoff.wake_lanes(wake);
+        Repaired::report(repaired);
         if kick {
             self.handoff.kick.set();
         }

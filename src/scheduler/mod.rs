@@ -31,7 +31,7 @@ pub use handoff::{Handoff, ModelRuntime, ModelStatus, StreamHandle, Submitted};
 pub use lanes::{Lane, Lanes};
 pub use ledger::Ledger;
 pub use options::{ModelOptions, Overflow, StreamOptions, TenantKey};
-pub use queue::{STARVATION_MAX, Scheduler};
+pub use queue::{Repair, STARVATION_MAX, Scheduler};
 pub use statistics::{CallTimes, Executed, ModelCall, SizeStatistics, Spent, Statistics};
 pub use trace::{Trace, TraceWriter};
 

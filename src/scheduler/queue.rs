@@ -8,11 +8,14 @@
 //! - At most one item of a stateful stream is in a batch or running.
 //! - Each item leaves exactly once: in a batch, as [`Ended`], or with its closed stream.
 //! - A model is there for as long as it has a stream.
+//! - A model that has its turn has something to run or to end. Where this does not hold, its turn and its ready streams are made
+//!   again from what its streams hold ([`Scheduler::take_repair`]), once a decision: a lane never looks for ever.
 //! - A priority that has work is passed over for at most [`STARVATION_MAX`] at a time, or for one call if that takes longer.
 
 mod forming;
 mod holding;
 mod models;
+mod repair;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -20,6 +23,8 @@ use std::{
 };
 
 use slotmap::SlotMap;
+
+pub use repair::Repair;
 
 use crate::domain::{DropReason, Outcome, Priority, Timestamp};
 
@@ -109,6 +114,7 @@ struct ModelQueue {
     retired: bool,
     ledger: Ledger,
     drops: [u64; DropReason::ALL.len()],
+    repairs: u64,
     statistics: Statistics,
 }
 
@@ -144,6 +150,8 @@ pub struct Scheduler<H, P> {
     long_calls_running: usize,
     /// Set while a lane is kept free for short calls: when to look again.
     kept_free_until: Option<Timestamp>,
+    /// The model whose queue was repaired last, until that is reported.
+    repaired: Option<ModelKey>,
     draining: bool,
 }
 
@@ -165,6 +173,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             calls_end_at: Vec::new(),
             long_calls_running: 0,
             kept_free_until: None,
+            repaired: None,
             draining: false,
         }
     }

@@ -143,6 +143,8 @@ pub struct ModelMetrics {
     pub batch_cap: Gauge,
     /// Engine instances made anew after a panic.
     pub rebuilds: Counter,
+    /// Times that the model's queue contradicted itself and was repaired.
+    pub queue_repairs: Counter,
     pub(super) queue_waits: [Histogram; Priority::ALL.len()],
     pub(super) outcomes: [Counter; Outcome::ALL.len()],
     pub(super) drops: [Counter; DropReason::ALL.len()],

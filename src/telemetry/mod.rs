@@ -83,6 +83,7 @@ impl Telemetry {
             verdicts: Verdict::ALL.map(|verdict| registrar.gauge(&table::MODEL_BATCHING, &[name, version, verdict.label()])),
             batch_cap: registrar.gauge(&table::BATCH_CAP, &labels),
             rebuilds: registrar.counter(&table::MODEL_REBUILDS, &labels),
+            queue_repairs: registrar.counter(&table::QUEUE_REPAIRS, &labels),
             queue_waits: Priority::ALL
                 .map(|priority| registrar.histogram(&table::ITEM_QUEUE, &[name, version, priority.label()])),
             outcomes: Outcome::ALL.map(|outcome| registrar.counter(&table::ITEMS_ENDED, &[name, version, outcome.label()])),

@@ -155,6 +155,12 @@ pub(super) static MODEL_LOADS: Metric = counter(
 );
 pub(super) static MODEL_REBUILDS: Metric =
     counter("tidemill_model_rebuilds_total", "instances", MODEL, "Engine instances rebuilt because a model call panicked.");
+pub(super) static QUEUE_REPAIRS: Metric = counter(
+    "tidemill_queue_repairs_total",
+    "times",
+    MODEL,
+    "Times that the model's queue contradicted itself and was repaired; above 0, please report it as a defect of the server.",
+);
 
 pub(super) static LANE_BUSY: Metric = seconds(
     "tidemill_lane_busy_seconds",
@@ -234,6 +240,7 @@ pub static METRICS: &[&Metric] = &[
     &MODEL_BATCHING,
     &MODEL_LOADS,
     &MODEL_REBUILDS,
+    &QUEUE_REPAIRS,
     &LANE_BUSY,
     &STREAMS_OPENED,
     &STREAMS_OPEN,

@@ -179,7 +179,20 @@ fn scenarios() -> Vec<Scenario> {
             Invalid,
             "input 'x' is INT32, but the model takes FP32",
         ),
-        scenario("unknown datatype", with(Input { datatype: "FP13", ..four() }), Invalid, "").in_own_words(),
+        scenario(
+            "unknown datatype",
+            with(Input { datatype: "FP13", ..four() }),
+            Invalid,
+            "unknown datatype 'FP13'; known are BOOL, UINT8..UINT64",
+        )
+        .at(OPEN),
+        scenario(
+            "unknown number of a datatype",
+            with(Input { datatype: "FP13", ..four() }),
+            Invalid,
+            "99 is not a value of the enum Datatype",
+        )
+        .at(&[Door::Native]),
         scenario("wrong size", with(tensor("x", &[5], &[0.0; 5])), Invalid, "shape [5] does not fit the model's [-1, 4]"),
         scenario("wrong rank", with(tensor("x", &[1, 1, 4], &[0.0; 4])), Invalid, "shape [1, 1, 4] does not fit"),
         scenario("nothing in a dimension", with(tensor("x", &[0], &[])), Invalid, "shape [0] does not fit the model's [-1, 4]"),
@@ -247,8 +260,19 @@ fn scenarios() -> Vec<Scenario> {
             TooLarge,
             "1200 bytes, more than the 1024 that session.max_item_bytes allows",
         ),
-        scenario("a long row", ask("rows", vec![tensor("x", &[9], &[0.0; 9])]), TooLarge, "8"),
-        scenario("a large message", ask("any", vec![tensor("x", &[5_000], &[0.0; 5_000])]), TooLarge, "allows").in_own_words(),
+        scenario(
+            "a long row",
+            ask("rows", vec![tensor("x", &[9], &[0.0; 9])]),
+            TooLarge,
+            "input 'x' is 9 long, more than the 8 of the last of padding.buckets",
+        ),
+        scenario(
+            "a large message",
+            ask("any", vec![tensor("x", &[5_000], &[0.0; 5_000])]),
+            TooLarge,
+            "larger than the 16384 bytes",
+        )
+        .in_own_words(),
         scenario("a call that fails", with(tensor("x", &[4], &[-1.0, 0.0, 0.0, 0.0])), Failed, "the model call failed")
             .in_own_words(),
         scenario(
@@ -260,7 +284,13 @@ fn scenarios() -> Vec<Scenario> {
         .in_own_words(),
         scenario("a long id", Ask { id: "i".repeat(300), ..good() }, Invalid, "the id has 300 bytes; at most 256 are allowed"),
         scenario("no time", Ask { timeout_us: Some(1), ..good() }, Expired, "the model did not run on it").in_own_words(),
-        scenario("a negative timeout", Ask { timeout_us: Some(-1), ..good() }, Invalid, "-1").at(OPEN),
+        scenario(
+            "a negative timeout",
+            Ask { timeout_us: Some(-1), ..good() },
+            Invalid,
+            "parameter 'timeout' is -1, but must be microseconds from 0",
+        )
+        .at(OPEN),
         scenario(
             "a reserved parameter",
             Ask { parameter: Some(("triton_secret", 1)), ..good() },
@@ -298,7 +328,7 @@ fn scenarios() -> Vec<Scenario> {
         )
         .at(OPEN),
         scenario(
-            "outputs that make no tensor",
+            "short data of a batch",
             ask("doubler", vec![tensor("x", &[1, 4], &[0.0; 3])]),
             Invalid,
             "12 bytes of data, but shape [1, 4] of FP32 takes 16",
@@ -474,22 +504,21 @@ async fn post(address: SocketAddr, path: &str, json_length: usize, body: &[u8]) 
     (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status"), body.to_owned())
 }
 
-/// The code of a kind of fault at a door: what clients of each protocol act on.
-fn expected_code(door: Door, kind: FaultKind) -> String {
+/// The code of a kind of fault at a door: what clients of each protocol act on. `None` for kinds that one result is never refused
+/// with: a digest is sent with an upload, items are dropped on streams alone, and nobody is left to hear of a cancelled call.
+fn code_of(door: Door, kind: FaultKind) -> Option<String> {
     let (grpc, http) = match kind {
         FaultKind::Invalid => (Code::InvalidArgument, 400),
         FaultKind::NotFound => (Code::NotFound, 404),
         FaultKind::TooLarge => (Code::ResourceExhausted, 413),
         FaultKind::Overloaded => (Code::ResourceExhausted, 429),
         FaultKind::Expired => (Code::DeadlineExceeded, 504),
-        FaultKind::Dropped => (Code::Aborted, 409),
-        FaultKind::Cancelled => (Code::Cancelled, 499),
         FaultKind::Unavailable => (Code::Unavailable, 503),
-        FaultKind::DataLoss => (Code::DataLoss, 422),
         FaultKind::Unsupported => (Code::Unimplemented, 501),
         FaultKind::Failed => (Code::Internal, 500),
+        FaultKind::DataLoss | FaultKind::Dropped | FaultKind::Cancelled => return None,
     };
-    if door == Door::Rest { http.to_string() } else { format!("{grpc:?}") }
+    Some(if door == Door::Rest { http.to_string() } else { format!("{grpc:?}") })
 }
 
 /// Asks at each of the scenario's doors, and compares.
@@ -502,7 +531,7 @@ async fn check(at: Doors, scenario: &Scenario) {
             Door::Grpc => ask_grpc(at, ask).await,
             Door::Rest => ask_rest(at, ask).await,
         };
-        assert_eq!(code, expected_code(*door, *kind), "{what} at {door:?}: {message}");
+        assert_eq!(Some(code), code_of(*door, *kind), "{what} at {door:?}: {message}");
         assert!(message.contains(says), "{what} at {door:?}: {message:?} does not say {says:?}");
         sentences.insert(message);
     }
@@ -531,9 +560,19 @@ async fn each_fault_has_one_code_and_one_sentence_at_every_door() {
     config.models.dir = Some(folder.path().to_owned());
     let server = Server::start(config).await.unwrap_or_else(|error| panic!("{error}"));
     let scenarios = scenarios();
-    assert!(scenarios.len() >= 30);
     for scenario in &scenarios {
         check(Doors::of(&server), scenario).await;
+    }
+    for door in ALL {
+        let told = |kind: &FaultKind| scenarios.iter().any(|scenario| scenario.kind == *kind && scenario.doors.contains(door));
+        // Overload takes a server that is full, in the next test; a native request has nothing to ask for that is not offered.
+        let elsewhere =
+            |kind: &FaultKind| *kind == FaultKind::Overloaded || (*kind, *door) == (FaultKind::Unsupported, Door::Native);
+        let untold: Vec<_> = FaultKind::ALL
+            .into_iter()
+            .filter(|kind| code_of(*door, *kind).is_some() && !told(kind) && !elsewhere(kind))
+            .collect();
+        assert_eq!(untold, [], "at {door:?} no scenario has a fault of these kinds");
     }
 }
 

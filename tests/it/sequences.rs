@@ -143,7 +143,7 @@ async fn play(server: &Server, deeds: Vec<Deed>) {
 fn no_state_leaks_from_one_sequence_to_another_whatever_clients_do() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let server = runtime.block_on(serve(bare_config(), &[("counter", COUNTER)]));
-    let config = ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 64, source_file: Some(file!()), ..ProptestConfig::default() };
     let result = TestRunner::new(config).run(&deeds(), |deeds| {
         runtime.block_on(play(&server, deeds));
         Ok(())

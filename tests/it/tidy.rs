@@ -473,6 +473,41 @@ fn a_stray_thread_is_found() {
     }
 }
 
+// ---- Property tests ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn cases_that_a_property_test_failed_on_stay_in_the_tree() {
+    let ignored = read(".gitignore");
+    assert!(
+        !ignored.contains("proptest-regressions"),
+        ".gitignore: failed cases are committed, so that they are tried first from then on"
+    );
+    let files = ["src", "tests/it", "loadtest/src"].iter().flat_map(|folder| sources(folder));
+    let forgetful: Vec<_> = files.filter(|source| has_ident(&source.tokens, PERSISTENCE)).map(|source| source.path).collect();
+    assert_eq!(
+        forgetful,
+        Vec::<String>::new(),
+        "these files set {PERSISTENCE}: leave it, so that cases are kept beside the sources"
+    );
+}
+
+#[test]
+fn a_property_test_that_keeps_no_cases_is_found() {
+    let found = |text: &str| has_ident(&Source::new("src/a.rs", text).tokens, PERSISTENCE);
+    assert!(found("fn f() { run(Config { failure_persistence: None, ..Config::default() }); }"));
+    assert!(!found("// failure_persistence\nfn f() { run(Config { source_file: Some(file!()), ..Config::default() }); }"));
+}
+
+const PERSISTENCE: &str = "failure_persistence";
+
+fn has_ident(tokens: &TokenStream, name: &str) -> bool {
+    tokens.clone().into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => ident == name,
+        TokenTree::Group(group) => has_ident(&group.stream(), name),
+        TokenTree::Punct(_) | TokenTree::Literal(_) => false,
+    })
+}
+
 // ---- Documents --------------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from comparison import cells, limits, loads, machine, main, page, perf, plan, processes, results, rivals, rows, servers, tool, turns
+from comparison import cells, limits, loads, machine, main, page, perf, plan, processes, results, rivals, rows, search, servers, tool, turns
+from comparison.peer_record import DEFAULTS, Batching, Record, Search, Tried
 from comparison.processes import Failed
 from comparison.results import Stamp
 from comparison.rivals import Client, Limit
@@ -79,7 +81,7 @@ def test_all_lines_have_names_of_their_own_and_are_measured_once():
     names = [line.name for line in limits.LINES] + [duel.line.name for duel in DUELS]
     assert len(names) == len(set(names))
     assert sorted(line.name for name in limits.MEASURES for line in limits.lines_of(name)) == sorted(line.name for line in limits.LINES)
-    assert sum(duel.peer == "triton" for duel in DUELS) == 8
+    assert sum(duel.peer == "triton" for duel in DUELS) == 16
 
 
 def test_the_first_throughput_of_the_load_generator_counts():
@@ -134,16 +136,35 @@ def test_scenarios_ask_for_the_load_that_is_wanted(model, protocol, rate_hz):
     assert [tensor["name"] for tensor in load["inputs"]] == [tensor.name for tensor in model.inputs]
 
 
-def test_only_servers_that_keep_no_state_are_sent_it():
-    silero = loads.MODELS["silero-vad"]
-    load = {"in_flight": 16, "rate_hz": None, "seconds": 1.0}
-    ours, over_http, triton, mosec = (
-        tomllib.loads(loads.scenario(arm(server, protocol), silero, **load))["loads"][0]
-        for server, protocol in (("tidemill", "infer"), ("tidemill", "http_infer"), ("triton", "infer"), ("mosec", "http_post"))
-    )
-    assert ours["sequence"] and triton["sequence"] and "sequence" not in over_http and "sequence" not in mosec
-    assert [len(load["inputs"]) for load in (ours, over_http, triton, mosec)] == [1, 1, 1, 2]
-    assert mosec["http"]["path"] == "/infer"
+@pytest.mark.parametrize("file", [loads.OFFICIAL, loads.REWRITTEN])
+def test_both_sides_of_a_comparison_do_the_same_work(file):
+    def asked(server: str, protocol: str, model: str) -> dict:
+        text = loads.scenario(arm(server, protocol), loads.MODELS[model], in_flight=16, rate_hz=None, seconds=1.0)
+        return tomllib.loads(text)["loads"][0]
+
+    for theirs in servers.PEERS:
+        [(model, _, protocol)] = [key for name in loads.MODELS if name.removesuffix("-stateless") == file for key in cells.keys(name, theirs)]
+        ours, peer = asked(OURS, cells.BESIDE[protocol], model), asked(theirs, protocol, model)
+        assert ours["inputs"] == peer["inputs"] and len(ours["inputs"]) == (1 if theirs == "triton" else 2)
+        assert ours.get("sequence") == peer.get("sequence") == (True if theirs == "triton" else None)
+        assert {duel.client.model for duel in DUELS if duel.peer == theirs and duel.client.model.startswith(model)} >= {model}
+    assert asked("mosec", "http_post", f"{file}-stateless")["http"]["path"] == "/infer"
+    assert "sequence" not in asked(OURS, "feed", file)
+
+
+def test_the_manifests_of_the_silero_models_say_where_the_state_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "PEER_MODELS", tmp_path / "files")
+    (tmp_path / "files").mkdir()
+    for name in ("silero-vad", "silero-vad-rewritten", "magika"):
+        (tmp_path / f"files/{name}.onnx").write_text(name)
+    for model in tool.SILEROS:
+        folder = bench(tmp_path).models(model) / model
+        manifest = tomllib.loads((folder / "model.toml").read_text())
+        assert (folder / "1/model.onnx").read_text() == model.removesuffix("-stateless")
+        assert ("states" in manifest) == loads.MODELS[model].keeps_state
+        assert [tensor["name"] for tensor in manifest["inputs"]] == ["input", "sr"] + ["state"] * model.endswith("-stateless")
+    assert not (bench(tmp_path).models("magika") / "magika/model.toml").exists()
+    assert set(tool.SILEROS) == {name for name in loads.MODELS if name.startswith("silero")}
 
 
 def result(ok: int = 1_000, errors: dict[str, int] | None = None) -> str:
@@ -157,6 +178,7 @@ def test_what_a_load_found_is_read_and_nothing_unanswered_is_lost():
     found = loads.found(result(errors={"HTTP 503": 7}))
     assert (found.items_per_s, found.p50_ms, found.p99_ms, found.errors) == (500.0, 2.0, 9.0, 10)
     assert (found.cpu_us_per_item, found.resident_mib) == (80.5, 3)
+    assert found.cores == pytest.approx(500.0 * 80.5e-6)
 
 
 def test_a_load_without_a_single_answer_has_a_reason():
@@ -261,6 +283,9 @@ def test_the_limit_of_a_client_bounds_what_any_server_could_reach():
     figures = rivals.with_limit(row, wanted.client, [Limit(Client("unary", 16), {"per_s": 1.0}, []), limit]).figures
     assert (figures["limit_share"], figures["peer_limit_share"], figures["limit_ratio"]) == (0.8, 0.4, 2.5)
     assert rivals.with_limit(row, wanted.client, [dataclasses.replace(limit, figures={}, reason="no such command")]) is row
+    rewritten = duel("perf-triton-unary-rewritten-64").client
+    assert rewritten != wanted.client and rivals.with_limit(row, rewritten, [limit]).figures["limit_ratio"] == 2.5
+    assert rivals.with_limit(row, None, [limit]) is row
 
 
 def test_a_peer_is_measured_beside_this_server_and_then_at_half_of_the_slower(tmp_path, monkeypatch):
@@ -290,7 +315,8 @@ def test_the_share_of_the_limit_is_of_canned_answers_to_the_same_client():
 def filled() -> results.Results:
     found = of()
     found.add(LINE.measured(0.9, 5, {"items_per_s": 123_456.0, "ratio": 7}, ["tidemill-load x"]), CEILING.missing("no library | here"))
-    figures = {"per_s": 8_000.0, "peer_per_s": 4_000.0, "peer": "triton", "peer_version": "2.51.0"}
+    figures = {"per_s": 8_000.0, "peer_per_s": 4_000.0, "peer": "triton", "model": "silero-vad", "peer_version": "2.51.0"}
+    figures |= {"cores": 1.25, "peer_cores": 1.75}
     found.add(duel("perf-triton-unary-64").line.measured(2.0, 5, figures, []))
     found.add(Limit(Client("unary", 64), {"per_s": 10_000.0, "p50_us": 5.0}, ["canned"]))
     found.add(cells.Cell("minilm", "mosec", "http_post", "0.9.8", FOUND, FOUND, 50.0, FOUND, FOUND, ("tidemill-load run y",)))
@@ -333,13 +359,14 @@ def all_of(effort: tool.Effort, only: list[str], found: results.Results | None =
     return plan.plan(effort, only, found or of(lines=limits.LINES))
 
 
-def test_all_of_it_takes_less_than_three_quarters_of_an_hour():
+def test_all_of_it_takes_an_hour():
     everything = all_of(tool.FULL, [])
-    assert everything.estimate_s(tool.FULL) < 45 * 60
+    assert everything.estimate_s(tool.FULL) < 60 * 60
     assert everything.lines == tuple(limits.MEASURES)
     measured = {key for visit in everything.visits for key in visit.cells}
     assert measured == {key for model in loads.MODELS for name in (OURS, CANNED, *servers.PEERS) for key in cells.keys(model, name)}
-    assert [duel for visit in everything.visits for duel in visit.duels] == DUELS
+    duels = [duel for visit in everything.visits for duel in visit.duels]
+    assert sorted(duel.line.name for duel in duels) == sorted(duel.line.name for duel in DUELS)
     # Each server once with each model, and the limit before the peers whose rows it is in.
     assert len({visit.name() for visit in everything.visits}) == len(everything.visits)
     assert [visit.server for visit in everything.visits[:3]] == [OURS, CANNED, "triton"]
@@ -348,7 +375,8 @@ def test_all_of_it_takes_less_than_three_quarters_of_an_hour():
 def test_what_is_asked_for_is_all_that_is_measured():
     only = all_of(tool.QUICK, ["peer-mosec", "lone"])
     assert only.lines == ("lone",)
-    assert [visit.name() for visit in only.visits] == ["canned with silero-vad", "mosec with silero-vad"]
+    stateless = ("silero-vad-stateless", "silero-vad-rewritten-stateless")
+    assert [visit.name() for visit in only.visits] == [f"canned with {stateless[0]}", *(f"mosec with {model}" for model in stateless)]
     assert [client.concurrency for client in only.visits[0].clients] == list(tool.LEVELS)
     assert only.peers() == ["mosec"]
     assert {visit.model for visit in all_of(tool.QUICK, ["table-magika"]).visits} == {"magika"}
@@ -372,9 +400,10 @@ def test_what_the_results_have_is_not_measured_again():
 
 
 def test_the_page_has_every_row_every_command_and_every_reason():
-    text = page.page(filled(), tool.FULL, {"cores": "2"}, "loadtest/compare --out z")
+    text = page.page(filled(), tool.FULL, {"cores": "2"}, "loadtest/compare --out z", Record.fresh())
     wanted = ["| speed |", "| cost |", "123,456", "tidemill-load x", "no library", "no wheel", "tidemill-load run y", "--out z", "0.9.8"]
-    wanted += ["| Triton | 2.51.0 |", "limit_ratio 2.5", "| 0.80 | 0.40 |", "### At the same load"]
+    wanted += ["| Triton, Python backend | 2.51.0 |", "limit_ratio 2.5", "| 0.80 | 0.40 | 1.25 | 1.75 |", "### At the same load"]
+    wanted += ["| Mosec | minilm | 1 | 1 | 16 | 1000 | not searched: the default |"]
     assert [part for part in wanted if part not in text] == []
     for block in text.split("\n\n"):
         if block.startswith("| "):
@@ -416,6 +445,121 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch, capsys):
 
 def test_names_that_can_be_asked_for_cover_all_lines():
     assert {"silero-rten", "idle", "perf-triton", "peer-rayserve", "table", "table-magika"} <= set(plan.names())
+
+
+def rated(batching: Batching, rate: float, cores: float = 1.0, **options: object) -> Tried:
+    return Tried(batching, (rate,), cores, **options)  # type: ignore[arg-type]
+
+
+def test_a_search_finds_the_best_of_each_setting_and_tries_none_twice():
+    def measure(batching: Batching) -> Tried:
+        asked.append(batching)
+        # Two workers pay with large batches alone, so that what was best first is not so in the end.
+        rate = batching.max_batch * (10.0 if batching.workers == 2 and batching.max_batch == 64 else 8.0 if batching.workers == 1 else 4.0)
+        return rated(batching, rate - batching.delay_us / 1e3 - batching.threads)
+
+    asked: list[Batching] = []
+    chosen, tried = search.search("rayserve", 2, measure)
+    assert chosen == Batching(max_batch=64, delay_us=0, workers=2, threads=1)
+    assert [each.batching for each in tried] == asked and len(set(asked)) == len(asked)
+    assert asked[0] == DEFAULTS["rayserve"]
+    assert {(each.workers, each.threads) for each in asked} == {(1, 1), (2, 1), (1, 2), (4, 1)}
+
+
+def test_a_search_without_a_sound_run_stays_with_the_default():
+    refused = search.search("mosec", 2, lambda batching: Tried(batching, reason="no port"))
+    assert refused[0] == DEFAULTS["mosec"] and {each.reason for each in refused[1]} == {"no port"}
+    assert search.best(refused[1]) is None
+
+
+def test_the_fastest_wins_and_of_those_alike_the_one_that_costs_least():
+    a, b, c, d = (Batching(size, 0) for size in (1, 2, 3, 4))
+    found = search.best([rated(a, 100.0, 2.0), rated(b, 99.0, 1.0), rated(c, 90.0, 0.1), rated(d, 500.0, errors=1)])
+    assert found is not None and found.batching == b
+    assert search.best([]) is None
+    assert Tried(a, (3.0, 1.0, 2.0)).rate == 2.0 and Tried(a, (4.0, 2.0)).rate == 3.0 and Tried(a).rate == 0.0
+
+
+@pytest.mark.parametrize(("cores", "wanted"), [(1, [(1, 1), (2, 1)]), (2, [(1, 1), (1, 2), (2, 1), (4, 1)])])
+def test_all_ways_to_use_the_cores_are_tried(cores, wanted):
+    assert search.splits("mosec", cores) == wanted
+    assert search.splits("mlserver", cores) == [(0, threads) for threads in range(1, cores + 1)] + wanted
+    assert (6, 1) in search.splits("mosec", 6) and (1, 6) in search.splits("mosec", 6) and (2, 2) in search.splits("mosec", 6)
+
+
+def test_each_peer_is_searched_with_all_models_of_the_comparison():
+    for peer in servers.PEERS:
+        models = search.models_of(peer)
+        assert {"minilm", "magika", "identity-64"} <= set(models)
+        assert sum(model.startswith("silero") for model in models) == 2
+        assert {duel.client.model for duel in DUELS if duel.peer == peer} <= set(models)
+    assert set(DEFAULTS) == set(servers.PEERS)
+
+
+def test_a_record_is_read_as_it_was_written_and_counts_on_its_own_machine_alone(tmp_path):
+    path, chosen = tmp_path / "tuned.json", Batching(4, 0, 2, 1)
+    assert Record.read(path).batching("mosec", "magika") == DEFAULTS["mosec"]
+    record = Record.fresh()
+    record.searches["mosec", "magika"] = Search(chosen, "0.9.8", "today", "32 items", (rated(chosen, 120.0), Tried(DEFAULTS["mosec"], reason="x")))
+    record.write(path)
+    again = Record.read(path)
+    assert again.searches == record.searches and again.batching("mosec", "magika") == chosen
+    assert again.batching("mosec", "minilm") == DEFAULTS["mosec"]
+    again.machine = again.machine | {"cores": 1_000}
+    assert again.batching("mosec", "magika") == DEFAULTS["mosec"] and again.search("mosec", "magika") is None
+    text = page.page(filled(), tool.FULL, {}, "", record)
+    assert "| Mosec | minilm | 1 | 1 | 16 | 1000 | not searched: the default |" in text
+    path.write_text("{}")
+    with pytest.raises(SystemExit, match="tuned.json is not what loadtest/peers/search writes"):
+        Record.read(path)
+
+
+def test_the_page_says_what_a_search_found():
+    record, chosen = Record.fresh(), Batching(4, 0, 2, 1)
+    record.searches["mosec", "minilm"] = Search(chosen, "0.9.8", "2026-11-30 06:00 UTC", "32 items", (rated(chosen, 120.0, 1.9),))
+    text = page.page(filled(), tool.FULL, {}, "", record)
+    assert "| Mosec | minilm | 2 | 1 | 4 | 0 | 1 tried, 2026-11-30 06:00 UTC | 120 | 1.90 |" in text
+
+
+def test_what_a_search_measures_is_recorded_with_the_reason_of_what_did_not_run(tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def peer(_: object, name: str, __: str, batching: Batching):
+        if batching.workers == 2:
+            raise Failed("no memory")
+        yield server(name)
+
+    monkeypatch.setattr(servers, "peer", peer)
+    monkeypatch.setattr(loads, "load", lambda *_, **__: FOUND)
+    ran, version = search.tried(bench(tmp_path), "mosec", "magika", Batching(4, 0), 3, 1.0)
+    assert (ran.items_per_s, ran.cores, ran.p99_ms, version) == ((5_000.0,) * 3, 0.4, 2.0, "1")
+    failed, _ = search.tried(bench(tmp_path), "mosec", "magika", Batching(4, 0, 2), 3, 1.0)
+    assert (failed.rate, failed.reason) == (0.0, "no memory")
+
+
+def test_a_peer_is_started_with_what_is_recorded_and_its_command_says_so(tmp_path, monkeypatch):
+    typed = []
+
+    @contextlib.contextmanager
+    def said_ready(_: object, name: str, __: str, command: list[str]):
+        typed.append(command)
+        yield server(name)
+
+    monkeypatch.setattr(servers, "_said_ready", said_ready)
+    monkeypatch.setattr(servers, "_two_free_ports", lambda: 20_000)
+    with servers.peer(bench(tmp_path), "mosec", "magika", Batching(4, 7, 2, 3)) as started:
+        assert started.command.endswith("mosec/serve --model magika --max-batch=4 --delay-us=7 --workers=2 --threads=3 --port PORT")
+    assert typed[0][-1] == "20000"
+
+
+def test_the_processor_time_of_a_child_counts_what_it_started():
+    burns = "import time\nwhile time.process_time() < 0.2: pass\nprint(flush=True); time.sleep(600)"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burns!r}])"
+    child = processes.start([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    assert processes.cpu_s(child.pid) >= 0.2
+    processes.stop(child)
+    assert processes.cpu_s(child.pid) == 0.0
 
 
 def test_a_child_that_started_others_leaves_nothing_behind():

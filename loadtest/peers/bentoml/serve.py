@@ -4,17 +4,16 @@ import importlib.metadata
 import pathlib
 import sys
 
-from settings import HOST, Batching, from_arguments
+from settings import HOST, from_arguments
 from supervisor import answers, supervise
 
 # Here the delay is the latency that the batcher aims to keep under; what would take longer is refused.
 # After so many answers it has measured its calls, and no longer lets requests wait for that.
 WARM_UP = 40
-DEFAULTS = {"*": Batching(max_batch=16, delay_us=60_000_000)}
 
 
 def main() -> None:
-    settings = from_arguments(DEFAULTS)
+    settings = from_arguments("bentoml")
     here = str(pathlib.Path(__file__).resolve().parent)
     supervise(
         [sys.executable, "-m", "bentoml", "serve", "service:Infer", "--working-dir", here, "--host", HOST, "--port", str(settings.port)],

@@ -41,7 +41,7 @@ class Infer:
     """One process: it serves HTTP and makes the calls."""
 
     def __init__(self) -> None:
-        self._engine = Engine(SETTINGS.contract)
+        self._engine = Engine(SETTINGS.contract, SETTINGS.batching.threads)
 
     @bentoml.api(
         route="/infer",

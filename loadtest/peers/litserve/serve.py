@@ -3,14 +3,12 @@
 import importlib.metadata
 import sys
 
-from settings import HOST, Batching, from_arguments
+from settings import HOST, from_arguments
 from supervisor import answers, supervise
-
-DEFAULTS = {"*": Batching(max_batch=16, delay_us=1_000)}
 
 
 def main() -> None:
-    settings = from_arguments(DEFAULTS)
+    settings = from_arguments("litserve")
     supervise(
         [sys.executable, "-m", "service"],
         environment=settings.environment(),

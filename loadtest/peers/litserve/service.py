@@ -24,7 +24,7 @@ class Infer(litserve.LitAPI):
     """One worker with a session of its own."""
 
     def setup(self, device: str) -> None:
-        self._engine = Engine(SETTINGS.contract)
+        self._engine = Engine(SETTINGS.contract, SETTINGS.batching.threads)
 
     def decode_request(self, request: Annotated[bytes, Depends(read_body)]) -> bytes:
         return request

@@ -12,7 +12,8 @@ _DATATYPES = {"float32": "FP32", "int32": "INT32", "int64": "INT64"}
 
 class OnnxRuntime(MLModel):
     async def load(self) -> bool:
-        self._engine = Engine(handed_on().contract)
+        settings = handed_on()
+        self._engine = Engine(settings.contract, settings.batching.threads)
         return True
 
     async def metadata(self) -> MetadataModelResponse:

@@ -6,15 +6,12 @@ import pathlib
 import sys
 import tempfile
 
-from settings import HOST, Batching, from_arguments
+from settings import HOST, from_arguments
 from supervisor import answers, supervise
-
-# Here `workers` are the processes beside the one that serves; without any, calls are made in that one.
-DEFAULTS = {"*": Batching(max_batch=64, delay_us=1_000, workers=0)}
 
 
 def main() -> None:
-    settings = from_arguments(DEFAULTS)
+    settings = from_arguments("mlserver")
     model, batching, grpc, http = settings.contract.name, settings.batching, settings.port, settings.port + 1
     server = {
         "host": HOST,

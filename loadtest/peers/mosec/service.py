@@ -14,7 +14,7 @@ class Infer(Worker):
     resp_mime_type = "application/octet-stream"
 
     def __init__(self) -> None:
-        self._engine = Engine(SETTINGS.contract)
+        self._engine = Engine(SETTINGS.contract, SETTINGS.batching.threads)
 
     def deserialize(self, data: bytes) -> bytes:
         try:
@@ -26,9 +26,9 @@ class Infer(Worker):
     def serialize(self, data: bytes) -> bytes:
         return data
 
-    def forward(self, data: bytes | list[bytes]) -> bytes | list[bytes]:
-        # A worker without batching gets one item, not a list of one.
-        if isinstance(data, bytes):
+    def forward(self, data: memoryview | list[bytes]) -> bytes | list[bytes]:
+        # A worker without batching gets one item, not a list of one, and a view of it.
+        if not isinstance(data, list):
             return self._engine.run_bodies([data])[0]
         return self._engine.run_bodies(data)
 

@@ -21,7 +21,7 @@ class Infer:
 
     def __init__(self, settings: Settings) -> None:
         self._contract = settings.contract
-        self._engine = Engine(settings.contract)
+        self._engine = Engine(settings.contract, settings.batching.threads)
         self._run.set_max_batch_size(settings.batching.max_batch)
         self._run.set_batch_wait_timeout_s(settings.batching.delay_us / 1e6)
 

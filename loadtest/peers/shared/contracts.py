@@ -42,10 +42,14 @@ class Contract:
     constants: tuple[tuple[str, np.ndarray], ...] = ()
     # The input that holds the state, and the output that is its next value.
     state: tuple[str, str] | None = None
+    # Whether the server keeps the state, so that neither is sent.
+    kept: bool = False
+    # Name of the file, if it is not the model's.
+    file: str = ""
 
     @property
     def path(self) -> str:
-        return str(FOLDER / f"{self.name}.onnx")
+        return str(FOLDER / f"{self.file or self.name}.onnx")
 
     @property
     def input_bytes(self) -> int:
@@ -68,14 +72,20 @@ def _identity(name: str, width: int) -> Contract:
     return Contract(name, (_f32("input", width),), (_f32("output", width),))
 
 
-_ALL = (
-    Contract(
-        "silero-vad",
+def _silero(file: str, *, kept: bool) -> Contract:
+    return Contract(
+        file if kept else f"{file}-stateless",
         (_f32("input", 576), _f32("state", 2, 128, batch_axis=1)),
         (_f32("output", 1), _f32("stateN", 2, 128, batch_axis=1)),
         constants=(("sr", np.array(16_000, np.int64)),),
         state=("state", "stateN"),
-    ),
+        kept=kept,
+        file=file,
+    )
+
+
+_ALL = (
+    *(_silero(file, kept=kept) for file in ("silero-vad", "silero-vad-rewritten") for kept in (True, False)),
     Contract(
         "minilm",
         (_i64("input_ids", 32), _i64("attention_mask", 32), _i64("token_type_ids", 32)),

@@ -1,4 +1,4 @@
-"""onnxruntime, set up in the same way for every peer: one thread a call, and none that spins while it waits."""
+"""onnxruntime, set up in the same way for every peer: no thread spins while it waits."""
 
 import numpy as np
 import onnxruntime
@@ -8,9 +8,9 @@ from contracts import Contract, Tensor, bodies_of_outputs, inputs_of_bodies
 class Engine:
     """One loaded model. Calls may come from several threads."""
 
-    def __init__(self, contract: Contract) -> None:
+    def __init__(self, contract: Contract, threads: int) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")

@@ -1,4 +1,4 @@
-"""Starts a peer by its `serve` and stops it: for the scripts that check and tune peers."""
+"""Starts a peer by its `serve` and stops it: for the script that checks peers."""
 
 import contextlib
 import dataclasses

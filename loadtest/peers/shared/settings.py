@@ -6,22 +6,11 @@ import json
 import os
 
 from contracts import CONTRACTS, Contract
+from record import Batching, Record
 
 _HANDED_ON = "PEER_SETTINGS"
 
 HOST = "127.0.0.1"
-
-
-@dataclasses.dataclass(frozen=True)
-class Batching:
-    """The settings that differ from model to model."""
-
-    # Items in one call.
-    max_batch: int
-    # How long the first item of a batch waits for others.
-    delay_us: int
-    # Processes, instances or replicas that run calls.
-    workers: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +27,16 @@ class Settings:
         return {_HANDED_ON: json.dumps(plain)}
 
 
-def from_arguments(defaults: dict[str, Batching]) -> Settings:
-    """Reads the command line. `defaults` has the settings of each model, and those of all others under "*"."""
+def from_arguments(peer: str, *, keeps_state: bool = False) -> Settings:
+    """Reads the command line. Settings that it does not name are those that a search found on this machine, or else the defaults."""
+    models = [name for name, contract in CONTRACTS.items() if keeps_state or not contract.kept]
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--model", required=True, choices=CONTRACTS)
+    parser.add_argument("--model", required=True, choices=models)
     parser.add_argument("--port", required=True, type=int, help="of gRPC, or of HTTP where there is no gRPC; gRPC peers have HTTP one above")
     for field in dataclasses.fields(Batching):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, help="instead of the setting of the model")
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, help="instead of the setting that was found for the model")
     arguments = vars(parser.parse_args())
-    chosen = defaults.get(arguments["model"], defaults["*"])
+    chosen = Record.read().batching(peer, arguments["model"])
     given = {field.name: arguments[field.name] for field in dataclasses.fields(Batching)}
     batching = dataclasses.replace(chosen, **{name: value for name, value in given.items() if value is not None})
     return Settings(CONTRACTS[arguments["model"]], arguments["port"], batching)

@@ -15,15 +15,15 @@ def lay_down(settings: Settings, repository: pathlib.Path) -> None:
     folder.mkdir(parents=True)
     # The backend reads no PYTHONPATH, but finds what lies beside the program.
     here = pathlib.Path(__file__).resolve().parent
-    (folder / "model.py").symlink_to(here / ("sequences.py" if settings.contract.state else "rows.py"))
-    for module in ("contracts.py", "engine.py", "settings.py"):
+    (folder / "model.py").symlink_to(here / ("sequences.py" if settings.contract.kept else "rows.py"))
+    for module in ("contracts.py", "engine.py", "record.py", "settings.py"):
         (folder / module).symlink_to(here.parent / "shared" / module)
     folder.with_name("config.pbtxt").write_text(_configuration(settings))
 
 
 def _configuration(settings: Settings) -> str:
     contract, batching = settings.contract, settings.batching
-    state = contract.state or ()
+    state = contract.state if contract.kept else ()
     return "\n".join([
         f'name: "{contract.name}"',
         'backend: "python"',

@@ -8,7 +8,8 @@ from settings import handed_on
 
 class TritonPythonModel:
     def initialize(self, _arguments: dict[str, str]) -> None:
-        self._engine = Engine(handed_on().contract)
+        settings = handed_on()
+        self._engine = Engine(settings.contract, settings.batching.threads)
 
     def execute(self, requests: list) -> list:
         contract = self._engine.contract

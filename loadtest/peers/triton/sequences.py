@@ -8,7 +8,8 @@ from settings import handed_on
 
 class TritonPythonModel:
     def initialize(self, _arguments: dict[str, str]) -> None:
-        self._engine = Engine(handed_on().contract)
+        settings = handed_on()
+        self._engine = Engine(settings.contract, settings.batching.threads)
         self._input, state = self._engine.contract.inputs
         self._output, _ = self._engine.contract.outputs
         self._zeros = np.zeros(state.shape, state.dtype)

@@ -8,7 +8,7 @@ import sysconfig
 import tempfile
 
 from repository import lay_down
-from settings import HOST, Batching, from_arguments
+from settings import HOST, from_arguments
 from supervisor import answers, supervise
 
 # Of tritonserver; the package that holds it counts in its own way.
@@ -16,13 +16,12 @@ VERSION = "2.51.0"
 PACKAGES = pathlib.Path(sysconfig.get_path("purelib"))
 SERVER = PACKAGES / "pytriton/tritonserver"
 
-DEFAULTS = {"*": Batching(max_batch=64, delay_us=0)}
 REQUESTS_KEPT = 1_024
 SHARED_MEMORY_BYTES = 128 << 20
 
 
 def main() -> None:
-    settings = from_arguments(DEFAULTS)
+    settings = from_arguments("triton", keeps_state=True)
     model, grpc, http = settings.contract.name, settings.port, settings.port + 1
     repository = pathlib.Path(tempfile.mkdtemp(prefix="triton-", dir=pathlib.Path(sys.prefix).parent))
     try:

@@ -103,6 +103,12 @@ mod tests {
         }
     }
 
+    /// Those that a request over HTTP can end with are tested at the server's door.
+    #[test]
+    fn kinds_that_only_streams_have_over_grpc_have_a_status_of_the_same_meaning() {
+        assert_eq!([FaultKind::DataLoss, FaultKind::Dropped, FaultKind::Cancelled].map(status), [400, 409, 499]);
+    }
+
     #[test]
     fn who_is_to_come_back_is_told_when_in_whole_seconds() {
         let retry_after = |fault: Fault| {

@@ -11,7 +11,7 @@ use super::{Handoff, Shared};
 use crate::{
     domain::{DropReason, Outcome},
     engine::Executable,
-    scheduler::{ModelKey, cost::CostCurve, ledger::Ledger, options::ModelOptions, statistics::Statistics},
+    scheduler::{ModelKey, cost::CostCurve, ledger::Ledger, options::ModelOptions, queue::Repair, statistics::Statistics},
     telemetry::{Gauge, ModelMetrics},
 };
 
@@ -60,6 +60,7 @@ struct Account {
     ledger: Ledger,
     drops: [u64; DropReason::ALL.len()],
     rebuilds: u64,
+    repairs: u64,
     queued: usize,
     running: usize,
 }
@@ -68,6 +69,7 @@ impl Account {
     /// Adds to the metrics what this account has more than the one that they were told before.
     fn tell(&self, before: &Self, metrics: &ModelMetrics) {
         metrics.rebuilds.increment(self.rebuilds - before.rebuilds);
+        metrics.queue_repairs.increment(self.repairs - before.repairs);
         metrics.received.increment(self.ledger.received() - before.ledger.received());
         for outcome in Outcome::ALL {
             metrics.outcome(outcome).increment(self.ledger.outcome(outcome) - before.ledger.outcome(outcome));
@@ -77,6 +79,27 @@ impl Account {
         }
         metrics.queued_items.increment(self.queued as f64 - before.queued as f64);
         metrics.in_flight_items.increment(self.running as f64 - before.running as f64);
+    }
+}
+
+/// A model whose queue contradicted itself: what the log says of it.
+pub(super) struct Repaired {
+    labels: (Box<str>, Box<str>),
+    times: u64,
+}
+
+impl Repaired {
+    /// To be called outside the lock.
+    pub(super) fn report(repaired: Option<Self>) {
+        if let Some(Self { labels: (model, version), times }) = repaired {
+            tracing::error!(
+                %model,
+                %version,
+                times,
+                "the model's queue contradicted itself and was made again from its streams, without loss: a defect of the server, \
+                 please report it (tidemill_queue_repairs_total counts these)"
+            );
+        }
     }
 }
 
@@ -152,6 +175,7 @@ impl Shared {
             ledger: scheduler.ledger(key),
             drops: DropReason::ALL.map(|reason| scheduler.dropped(key, reason)),
             rebuilds: runtime.executable.rebuilds(),
+            repairs: scheduler.repairs(key),
             queued,
             running,
         };
@@ -181,6 +205,13 @@ impl Shared {
         for gauge in runtime.costs.iter().skip(costs_shown.unwrap_or(0)) {
             gauge.set(0.0);
         }
+    }
+
+    /// What is to be reported of the decision before, if it found a queue that contradicted itself.
+    pub(super) fn take_repaired(&mut self) -> Option<Repaired> {
+        let Repair { model, times } = self.scheduler.take_repair()?;
+        let labels = self.models.get(model)?.labels.clone();
+        Some(Repaired { labels, times })
     }
 
     /// Takes out a retired model without streams. It is to be dropped outside the lock.
@@ -327,6 +358,21 @@ mod tests {
         assert_eq!((executable.strong_count(), fixture.handoff.models()), (1, 0), "the lane still holds it");
         drop(runtime);
         assert_eq!(executable.strong_count(), 0);
+    }
+
+    #[test]
+    fn a_queue_that_contradicts_itself_is_repaired_counted_and_reported_and_loses_no_item() {
+        let fixture = Fixture::new();
+        let (model, _executable) = fixture.add(1);
+        let stream = fixture.open(model).expect("it serves");
+        for times in 1..=3 {
+            submit(&stream);
+            fixture.handoff.shared.lock().scheduler.forget_ready_streams(model);
+            fixture.run_batch();
+            assert_eq!(fixture.metric("tidemill_queue_repairs_total", "m"), f64::from(times));
+        }
+        assert_eq!(fixture.metric("tidemill_items_ended_total", "outcome=\"ok\""), 3.0);
+        assert!(fixture.handoff.shared.lock().take_repaired().is_none(), "reported with the batch");
     }
 
     #[test]

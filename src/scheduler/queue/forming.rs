@@ -29,58 +29,81 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// Forms the next batch for an idle lane, and ends what is hopeless on the way.
     pub fn next_batch(&mut self, now: Timestamp, ended: &mut Vec<Ended<H, P>>) -> Option<Batch<H, P>> {
         self.kept_free_until = None;
+        let mut repaired = Vec::new();
         loop {
-            let (key, priority, long) = self.pick(now)?;
-            let Some((_, stream)) = self.models[key].ready.first(priority) else { continue };
-            let Some(head) = self.head(stream) else { continue };
-            let (shape, due) = (head.shape, head.due());
-            let model = &self.models[key];
-            let cost = model.costs.of(shape);
-            let hopeless = hopeless_before(now, cost);
-            if due < hopeless {
-                self.end_late(stream, hopeless - Duration::from_nanos(1), now, ended);
-                self.reset_alarm(stream);
-                continue;
+            let turn = self.pick(now)?;
+            let before = ended.len();
+            let batch = self.form(turn, now, ended);
+            if batch.is_some() {
+                return batch;
             }
-            // Who lets items wait for a full call does not want it cut up, so that each lane has a part.
-            let waits = !model.options.max_delay.is_zero();
-            let situation = Situation {
-                now,
-                cost,
-                lanes: if waits { 1 } else { self.lanes },
-                ready: model.ready_items(shape),
-                running: model.running,
-                earliest_deadline: due,
-            };
-            let choice = choose(&situation, |count, deadline| self.has_later(model, count, deadline));
-            let late_before = now + cost.call_with_margin(choice.size, 1.0);
-            let next_lane_free = self.next_lane_free(now, cost.call_with_margin(choice.size, -1.0));
-            let doomed_before = choice.not_before.min(next_lane_free + cost.call_with_margin(1, -1.0));
-            if choice.skips() && self.end_doomed(key, doomed_before, now, ended) {
-                continue;
-            }
-            if choice.skips() && self.give_way(key, &choice, late_before, now, ended) {
-                continue;
-            }
-            let order = order_from(priority);
-            let batch = self.take(key, order, choice, hopeless, now, ended).or_else(|| {
-                // All heads that one decision looks at were passed over: that must not keep the lane idle.
-                let any = Choice { size: 1, not_before: Timestamp::ZERO, reason: CloseReason::Deadline, overloaded: false };
-                self.take(key, order, any, hopeless, now, ended)
-            });
-            if let Some(mut batch) = batch {
-                if batch.reason == CloseReason::LaneFree && waits {
-                    batch.reason = self.why_not_held(&batch);
+            // Ending items brings the loop to its end. A model that has its turn and neither runs nor ends anything would have the
+            // next turn too, and so on, under the device's one lock: what says that it is ready is wrong.
+            if ended.len() == before {
+                let (key, ..) = turn;
+                let again = repaired.contains(&key);
+                self.repair(key);
+                if again {
+                    return None;
                 }
-                batch.lone = self.calls_end_at.is_empty() && self.held.items == 0;
-                batch.wide = batch.lone && self.models[key].costs.widens();
-                batch.long = long;
-                batch.ends_at = now + self.models[key].costs.of(batch.shape).call(batch.entries.len());
-                self.calls_end_at.push(batch.ends_at);
-                self.long_calls_running += usize::from(long);
-                return Some(batch);
+                repaired.push(key);
             }
         }
+    }
+
+    /// Forms a batch of the model whose turn it is. `None` if what was looked at ended instead.
+    fn form(
+        &mut self,
+        (key, priority, long): (ModelKey, Priority, bool),
+        now: Timestamp,
+        ended: &mut Vec<Ended<H, P>>,
+    ) -> Option<Batch<H, P>> {
+        let (_, stream) = self.models[key].ready.first(priority)?;
+        let head = self.head(stream)?;
+        let (shape, due) = (head.shape, head.due());
+        let model = &self.models[key];
+        let cost = model.costs.of(shape);
+        let hopeless = hopeless_before(now, cost);
+        if due < hopeless {
+            self.end_late(stream, hopeless - Duration::from_nanos(1), now, ended);
+            self.reset_alarm(stream);
+            return None;
+        }
+        // Who lets items wait for a full call does not want it cut up, so that each lane has a part.
+        let waits = !model.options.max_delay.is_zero();
+        let situation = Situation {
+            now,
+            cost,
+            lanes: if waits { 1 } else { self.lanes },
+            ready: model.ready_items(shape),
+            running: model.running,
+            earliest_deadline: due,
+        };
+        let choice = choose(&situation, |count, deadline| self.has_later(model, count, deadline));
+        let late_before = now + cost.call_with_margin(choice.size, 1.0);
+        let next_lane_free = self.next_lane_free(now, cost.call_with_margin(choice.size, -1.0));
+        let doomed_before = choice.not_before.min(next_lane_free + cost.call_with_margin(1, -1.0));
+        if choice.skips()
+            && (self.end_doomed(key, doomed_before, now, ended) || self.give_way(key, &choice, late_before, now, ended))
+        {
+            return None;
+        }
+        let order = order_from(priority);
+        let mut batch = self.take(key, order, choice, hopeless, now, ended).or_else(|| {
+            // All heads that one decision looks at were passed over: that must not keep the lane idle.
+            let any = Choice { size: 1, not_before: Timestamp::ZERO, reason: CloseReason::Deadline, overloaded: false };
+            self.take(key, order, any, hopeless, now, ended)
+        })?;
+        if batch.reason == CloseReason::LaneFree && waits {
+            batch.reason = self.why_not_held(&batch);
+        }
+        batch.lone = self.calls_end_at.is_empty() && self.held.items == 0;
+        batch.wide = batch.lone && self.models[key].costs.widens();
+        batch.long = long;
+        batch.ends_at = now + self.models[key].costs.of(batch.shape).call(batch.entries.len());
+        self.calls_end_at.push(batch.ends_at);
+        self.long_calls_running += usize::from(long);
+        Some(batch)
     }
 
     /// Why a batch that took all there was did not wait for more.

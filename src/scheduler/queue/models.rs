@@ -33,6 +33,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             retired: false,
             ledger: Ledger::default(),
             drops: [0; DropReason::ALL.len()],
+            repairs: 0,
             statistics: Statistics::default(),
         });
         self.models[key].find_slack();

@@ -3,6 +3,7 @@
 mod holding;
 mod models;
 mod properties;
+mod repair;
 
 use std::collections::{BTreeMap, BTreeSet};
 

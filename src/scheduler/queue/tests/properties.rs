@@ -173,6 +173,7 @@ proptest! {
         let statistics = scheduler.statistics(model);
         prop_assert_eq!((statistics.items(), statistics.waited(), statistics.failed()), (ran, waited, failed));
         prop_assert_eq!(statistics.items() + statistics.failed().count + cancelled, received);
+        prop_assert_eq!(scheduler.repairs(model), 0);
         let late = ledger.outcome(Outcome::Cancelled) - cancelled;
         prop_assert!(ledger.outcome(Outcome::Ok) <= ran && ran <= ledger.outcome(Outcome::Ok) + late, "left while they ran: {late}");
     }
