@@ -141,7 +141,12 @@ def _run(bench: Bench, arguments: argparse.Namespace) -> int:
         record = Record.fresh()
     unfinished = 0
     for peer in arguments.peers:
-        servers.install(peer)
+        try:
+            servers.install(peer)
+        except Failed as failed:
+            say(f"{peer} cannot be installed: {failed}")
+            unfinished += 1
+            continue
         for model in arguments.models or models_of(peer):
             if model not in models_of(peer) or record.search(peer, model) and not arguments.again:
                 continue

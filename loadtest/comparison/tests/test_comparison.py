@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import pathlib
@@ -519,6 +520,68 @@ def test_the_page_says_what_a_search_found():
     record.searches["mosec", "minilm"] = Search(chosen, "0.9.8", "2026-11-30 06:00 UTC", "32 items", (rated(chosen, 120.0, 1.9),))
     text = page.page(filled(), tool.FULL, {}, "", record)
     assert "| Mosec | minilm | 2 | 1 | 4 | 0 | 1 tried, 2026-11-30 06:00 UTC | 120 | 1.90 |" in text
+
+
+def test_a_peer_that_cannot_be_installed_does_not_end_the_search_of_others(tmp_path, monkeypatch, capsys):
+    def install(name: str) -> None:
+        if name == "triton":
+            raise Failed("no wheel")
+
+    def tried(_: object, __: str, ___: str, batching: Batching, *____: object) -> tuple[Tried, str]:
+        return rated(batching, 100.0), "0.9.8"
+
+    monkeypatch.setattr(servers, "install", install)
+    monkeypatch.setattr(tool, "make_models", lambda _: None)
+    monkeypatch.setattr(search, "tried", tried)
+    path = tmp_path / "tuned.json"
+    arguments = argparse.Namespace(
+        no_build=True, binaries=None, record=path, peers=["triton", "mosec"], models=["magika"], again=False, rounds=1, seconds=1.0
+    )
+    assert search._run(bench(tmp_path), arguments) == 1
+    assert "triton cannot be installed: no wheel" in capsys.readouterr().err
+    assert list(Record.read(path).searches) == [("mosec", "magika")]
+    # What is recorded is not searched again.
+    monkeypatch.setattr(search, "tried", None)
+    assert search._run(bench(tmp_path), argparse.Namespace(**vars(arguments) | {"peers": ["mosec"]})) == 0
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    """The modules of the peers."""
+    monkeypatch.syspath_prepend(str(tool.ROOT / "loadtest/peers/shared"))
+    names = ("contracts", "record", "settings")
+    yield {name: importlib.import_module(name) for name in names}
+    for name in names:
+        del sys.modules[name]
+
+
+def test_peers_take_the_tensors_that_they_are_sent(shared):
+    contracts = shared["contracts"].CONTRACTS
+    assert set(contracts) == set(loads.MODELS)
+    datatypes = {"float32": "FP32", "int32": "INT32", "int64": "INT64"}
+    for name, model in loads.MODELS.items():
+        contract = contracts[name]
+        assert contract.kept == model.keeps_state
+        # A kept state is not sent.
+        taken = [tensor for tensor in contract.inputs if not (contract.kept and tensor.name in contract.state)]
+        assert [(tensor.name, datatypes[tensor.dtype.name], tensor.shape) for tensor in taken] == [
+            (tensor.name, tensor.datatype, tensor.shape) for tensor in model.inputs
+        ]
+
+
+def test_a_peer_is_asked_only_for_models_that_it_can_serve(shared, monkeypatch, capsys):
+    settings = shared["settings"]
+    argv = ["serve", "--model", "silero-vad", "--port", "9000", "--threads", "3"]
+    monkeypatch.setattr(sys, "argv", argv)
+    kept_by_triton = settings.from_arguments("triton", keeps_state=True)
+    assert (kept_by_triton.contract.file, kept_by_triton.batching.threads) == ("silero-vad", 3)
+    with pytest.raises(SystemExit):
+        settings.from_arguments("mosec")
+    assert "invalid choice: 'silero-vad'" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*argv[:2], "silero-vad-rewritten-stateless", *argv[3:]])
+    sent_to_mosec = settings.from_arguments("mosec")
+    assert sent_to_mosec.contract.path.endswith("/silero-vad-rewritten.onnx")
+    assert [tensor.name for tensor in sent_to_mosec.contract.inputs] == ["input", "state"]
 
 
 def test_what_a_search_measures_is_recorded_with_the_reason_of_what_did_not_run(tmp_path, monkeypatch):
