@@ -2,7 +2,9 @@
 
 use std::{hint::black_box, time::Duration};
 
-use crate::{clock, engine::LaneThreads};
+use parking_lot::Mutex;
+
+use crate::{clock, domain::Timestamp, engine::LaneThreads};
 
 /// This share of a model's time may pass while its calls stand back; the rest is for calls that take their share of the cores.
 const STANDING_SHARE: f64 = 0.5;
@@ -13,6 +15,10 @@ const CALLS_KNOWN: u32 = 8;
 const SLOWNESS_SPARE: f64 = 8.0;
 /// Steps of the work that tells so: a quarter of a millisecond of a core.
 const PROBE_STEPS: u64 = 1 << 18;
+/// Work that waited for most of so long, or longer, was not just unlucky …
+const CROWDED_LEAST: Duration = Duration::from_millis(20);
+/// … and for so long, no other is tried in that way: it would not be over for seconds, and each reload after it.
+const CROWDED_FOR: Duration = Duration::from_secs(60);
 
 /// Threads for work beside lanes that serve: one that computes while a core has nothing else to do, so that no client waits for
 /// it, and one that takes its share of the cores, for what would else not be over in time.
@@ -20,6 +26,8 @@ const PROBE_STEPS: u64 = 1 << 18;
 pub struct Aside {
     standing_back: LaneThreads,
     pressing: LaneThreads,
+    /// When work that stood back was last seen to get hardly any of the cores.
+    crowded: Mutex<Option<Timestamp>>,
 }
 
 /// What the trial calls of a model have taken so far.
@@ -39,7 +47,8 @@ impl Aside {
     /// `stand_back` makes the thread that it is run on one that computes only while a core has nothing else to do.
     #[must_use]
     pub fn new(stand_back: impl FnOnce() + Send) -> Self {
-        let aside = Self { standing_back: LaneThreads::new(), pressing: LaneThreads::new() };
+        let (standing_back, pressing) = (LaneThreads::new(), LaneThreads::new());
+        let aside = Self { standing_back, pressing, crowded: Mutex::new(None) };
         aside.standing_back.run(stand_back);
         aside
     }
@@ -52,12 +61,25 @@ impl Aside {
 
     /// How many times as long as on a core of its own work takes now that stands back.
     pub(super) fn slowness(&self) -> f64 {
+        let crowded = *self.crowded.lock();
+        if crowded.is_some_and(|at| clock::now().since(at) < CROWDED_FOR) {
+            return f64::INFINITY;
+        }
+        let work = || black_box((0..PROBE_STEPS).fold(1_u64, |number, step| black_box(number.rotate_left(7) ^ step)));
+        self.observed(work).1
+    }
+
+    /// Runs work that stands back, and says how many times as long it took as on a core of its own.
+    fn observed<R: Send>(&self, work: impl FnOnce() -> R + Send) -> (R, f64) {
         self.standing_back.run(|| {
             let (begun, waited_before) = (clock::now(), clock::waited());
-            black_box((0..PROBE_STEPS).fold(1_u64, |number, step| black_box(number.rotate_left(7) ^ step)));
+            let result = work();
             let passed = clock::now().since(begun);
-            let waited = clock::waited().saturating_sub(waited_before);
-            passed.as_secs_f64() / passed.saturating_sub(waited).as_secs_f64().max(1e-9)
+            let slowness = slowness_of(passed, clock::waited().saturating_sub(waited_before));
+            if is_crowded(passed, slowness) {
+                *self.crowded.lock() = Some(clock::now());
+            }
+            (result, slowness)
         })
     }
 
@@ -68,8 +90,16 @@ impl Aside {
 
     /// Runs work on the thread that stands back. If all cores come to be at work meanwhile, it takes hundreds of times as long.
     pub fn stand_back<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.standing_back.run(work)
+        self.observed(work).0
     }
+}
+
+fn slowness_of(passed: Duration, waited: Duration) -> f64 {
+    passed.as_secs_f64() / passed.saturating_sub(waited).as_secs_f64().max(1e-9)
+}
+
+fn is_crowded(passed: Duration, slowness: f64) -> bool {
+    passed >= CROWDED_LEAST && slowness > SLOWNESS_SPARE
 }
 
 impl Taken {
@@ -138,6 +168,20 @@ mod tests {
         assert!(after(7, 100, 20_000).stands_back(QUIET, BUDGET), "a few may have been unlucky");
         assert!(!after(8, 100, 20_000).stands_back(QUIET, BUDGET), "cores have no time any more");
         assert!(after(8, 100, 150).stands_back(BUSY, BUDGET));
+    }
+
+    #[test]
+    fn work_that_got_hardly_any_of_the_cores_lets_others_press_for_a_while() {
+        let of = |passed, waited| {
+            let [passed, waited] = [passed, waited].map(Duration::from_millis);
+            is_crowded(passed, slowness_of(passed, waited))
+        };
+        assert!(of(100, 99) && of(20, 18));
+        assert!(!of(100, 80), "some time was left");
+        assert!(!of(8, 7), "an unlucky moment");
+        let aside = Aside::new(|| ());
+        *aside.crowded.lock() = Some(clock::now());
+        assert!(!aside.has_time());
     }
 
     #[test]

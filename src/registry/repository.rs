@@ -16,7 +16,7 @@ mod index;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use parking_lot::Mutex;
@@ -74,6 +74,8 @@ struct Inner {
     engine_default: EngineChoice,
     lanes: Vec<LaneThreads>,
     host: Box<dyn Host>,
+    /// Where models are loaded and tried while others serve; its threads start when they are first needed.
+    aside: OnceLock<Aside>,
     /// Proofs of earlier starts.
     proofs: Store,
     /// Held by whoever makes a change.
@@ -148,7 +150,20 @@ impl Repository {
         proofs: Store,
     ) -> Self {
         let (registry, books, retired, listing) = Default::default();
-        Self { inner: Arc::new(Inner { registry, sources, engine_default, lanes, host, proofs, books, retired, listing }) }
+        Self {
+            inner: Arc::new(Inner {
+                registry,
+                sources,
+                engine_default,
+                lanes,
+                host,
+                aside: OnceLock::new(),
+                proofs,
+                books,
+                retired,
+                listing,
+            }),
+        }
     }
 
     /// The models that there are.
@@ -383,11 +398,11 @@ impl Inner {
     fn load_beside(&self, name: &Arc<str>, candidate: &Candidate<'_>, seed: Option<u64>) -> Result<Arc<Model>, Vec<LoadFault>> {
         let plan = candidate.plan.as_ref().map_err(Clone::clone)?;
         let options = self.options(true, seed);
-        let aside = self.host.aside();
+        let aside = self.aside.get_or_init(|| self.host.aside());
         let load = || plan.load(name, &options);
         let stands_back = candidate.origin.bytes() <= STANDING_BYTES_MAX && aside.has_time();
         let mut loaded = if stands_back { aside.stand_back(load)? } else { load()? };
-        let measured = prove_beside(&mut loaded, &options, &*self.host, &aside);
+        let measured = prove_beside(&mut loaded, &options, &*self.host, aside);
         let key = measured
             .and_then(|measured| self.host.install(&loaded, &measured))
             .map_err(|fault| vec![not_installed(candidate.folder.clone(), &fault)])?;
