@@ -179,7 +179,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             items: VecDeque::new(),
             monotone: true,
             running: 0,
-            flow: Flow::default(),
+            flow: if matches!(options.overflow, Overflow::DropOldest { .. }) { Flow::strict() } else { Flow::default() },
             alarm: Timestamp::NEVER,
             waits_until: None,
             closed: false,
@@ -325,6 +325,9 @@ impl<H: Clone, P> Scheduler<H, P> {
             }
             self.models[model_key].ledger.end(Outcome::Cancelled, items.len() as u64);
             self.reseat(key);
+            let stream = &mut self.streams[key];
+            let seat = stream.seat(key);
+            self.models[model_key].ready.forget(&mut stream.flow, seat);
             if idle {
                 self.models[model_key].streams -= 1;
                 self.streams.remove(key);

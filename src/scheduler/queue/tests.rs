@@ -3,6 +3,7 @@
 mod holding;
 mod models;
 mod properties;
+mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
 
