@@ -9,9 +9,9 @@
 //! lasting flood only at its fair share.
 //!
 //! A *strict* flow has no slack, and what it lacks of its share is kept, up to the slack, while it has nothing to run for a moment. A
-//! stream that drops is one: its items are replaced before they run or run before the next one comes, so that it keeps leaving and
-//! coming back, and who is due first depends on nothing but the moments at which its items come beside those at which lanes are free.
-//! With slack and without memory the same streams would lose each time.
+//! stream that drops is one while its items have no deadlines of their own: they are replaced before they run or run before the next one
+//! comes, so that it keeps leaving and coming back, and who is due first depends on nothing but the moments at which items come beside
+//! those at which lanes are free. With slack and without memory the same streams would lose each time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,9 +62,14 @@ impl Claim {
 }
 
 impl Flow {
-    /// A flow that is kept to its share.
-    pub(super) fn strict() -> Self {
-        Self { strict: true, ..Self::default() }
+    /// Says whether it is kept to its share from now on.
+    pub(super) const fn be_strict(&mut self, strict: bool) {
+        self.strict = strict;
+    }
+
+    /// How far ahead it may be.
+    const fn slack_of(&self, slack: Work, claim: Claim) -> Work {
+        if claim.urgent && !self.strict { slack } else { 0 }
     }
 
     pub(super) const fn is_placed(&self) -> bool {
@@ -152,7 +157,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         if let Some(tag) = flow.departed.take() {
             self.departed.remove(&(tag, key));
         }
-        let from = flow.tag.saturating_sub(if claim.urgent && !flow.strict { self.slack } else { 0 });
+        let from = flow.tag.saturating_sub(flow.slack_of(self.slack, claim));
         flow.place = Some(if from <= self.clock {
             self.eligible(claim).insert(claim, key);
             Place::Eligible(claim)
@@ -171,6 +176,8 @@ impl<K: Ord + Copy> FairQueue<K> {
     fn note_owed(&self, flow: &mut Flow) {
         if flow.strict {
             flow.owed = self.clock.saturating_sub(flow.tag).min(self.slack);
+        } else {
+            flow.owed = 0;
         }
     }
 

@@ -179,7 +179,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             items: VecDeque::new(),
             monotone: true,
             running: 0,
-            flow: if matches!(options.overflow, Overflow::DropOldest { .. }) { Flow::strict() } else { Flow::default() },
+            flow: Flow::default(),
             alarm: Timestamp::NEVER,
             waits_until: None,
             closed: false,
@@ -514,12 +514,14 @@ fn move_alarm<H, P>(
     stream.alarm = alarm;
 }
 
-/// What the head of a stream claims, if it may run.
-fn claim_of<H, P>(stream: &StreamQueue<H, P>, stateful: bool) -> Option<Claim> {
+/// What the head of a stream claims, if it may run. Its flow is as strict from now on as the head wants it.
+fn claim_of<H, P>(stream: &mut StreamQueue<H, P>, stateful: bool) -> Option<Claim> {
     if stateful && stream.running > 0 {
         return None;
     }
+    let drops = stream.drops();
     let QueuedItem { item, arrival } = stream.items.front()?;
+    stream.flow.be_strict(drops && item.deadline == Timestamp::NEVER);
     let urgent = item.due() != Timestamp::NEVER;
     Some(Claim { due: if urgent { item.due() } else { item.arrived + PATIENCE }, arrival: *arrival, urgent })
 }
