@@ -41,9 +41,8 @@ use crate::{
         self, Embedded, EngineChoice, Example, Folder, Host, Installer, LoadedModel, Measured, ModelSource, ModelState, Place,
         Registry, Repository, Watcher,
     },
-    scheduler::{Admission, CostCurve, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Trace},
+    scheduler::{Admission, CostCurve, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Timekeeper, Trace},
     service::Service,
-    session::keep_time,
     telemetry::Telemetry,
     threads,
 };
@@ -113,6 +112,7 @@ pub struct Server {
     ports: JoinHandle<()>,
     background: Vec<JoinHandle<()>>,
     lanes: Lanes,
+    timekeeper: Timekeeper,
     admin: AdminHandle,
     recording: Option<JoinHandle<()>>,
     config: Config,
@@ -144,6 +144,7 @@ impl Server {
         };
         loading.await.map_err(io::Error::other)??;
         let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane))?;
+        let timekeeper = Timekeeper::start(&handoff)?;
 
         let service = Service::new(repository.clone(), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
         let open_inference = OpenInference::new(service.clone(), config.sequence.clone(), config.shared_memory.clone());
@@ -154,11 +155,7 @@ impl Server {
             GrpcServer::new(grpc_listener, open_inference.clone(), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
         let http = HttpServer::new(http_listener, open_inference, config.http.clone(), telemetry.server(), shutdown.clone());
         drain.serve();
-        let mut background = vec![
-            tokio::spawn(Arc::clone(&handoff).kick_lanes()),
-            tokio::spawn(keep_time(Arc::clone(&handoff))),
-            tokio::spawn(health.keep()),
-        ];
+        let mut background = vec![tokio::spawn(Arc::clone(&handoff).kick_lanes()), tokio::spawn(health.keep())];
         background.extend(watcher.map(|watcher| tokio::spawn(watcher.keep_fresh(repository.clone()))));
         let ports = tokio::spawn(async move {
             tokio::join!(grpc.serve(), http.serve());
@@ -174,6 +171,7 @@ impl Server {
             ports,
             background,
             lanes,
+            timekeeper,
             admin,
             recording,
             config,
@@ -243,7 +241,7 @@ impl Server {
 
     /// Shuts down in order; see the module's text.
     pub async fn drain(self) {
-        let Self { drain, handoff, shutdown, mut ports, background, lanes, admin, recording, config, .. } = self;
+        let Self { drain, handoff, shutdown, mut ports, background, lanes, timekeeper, admin, recording, config, .. } = self;
         let deadline = config.drain.deadline();
         tracing::info!(sessions = drain.sessions_open(), ?deadline, "draining");
         drain.begin();
@@ -267,6 +265,7 @@ impl Server {
         for task in background {
             task.abort();
         }
+        drop(timekeeper);
         handoff.record(None);
         if let Some(recording) = recording {
             // Its own errors are told; an error here could only be a panic, which tokio has reported.

@@ -20,7 +20,7 @@ use tidemill::{
         ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient, model_infer_request::InferInputTensor,
     },
     registry::{EngineChoice, Folder, Host, Installer, LoadedModel, Measured, Place, Repository},
-    scheduler::{Handoff, Lane, ModelKey, ModelRuntime},
+    scheduler::{Handoff, Lane, ModelKey, ModelRuntime, Timekeeper},
     service::Service,
     telemetry::Telemetry,
 };
@@ -81,6 +81,7 @@ struct Server {
     grpc: SocketAddr,
     http: SocketAddr,
     _models: TempDir,
+    _timekeeper: Timekeeper,
 }
 
 impl Server {
@@ -108,9 +109,9 @@ impl Server {
         runtime.spawn(grpc_server.serve());
         runtime.spawn(http_server.serve());
         runtime.spawn(Arc::clone(&handoff).kick_lanes());
-        runtime.spawn(tidemill::session::keep_time(Arc::clone(&handoff)));
+        let timekeeper = Timekeeper::start(&handoff).expect("a thread");
         let lane = Lane::new(0, telemetry.lane(0));
-        Self { handoff, lane, model, grpc, http, _models: models }
+        Self { handoff, lane, model, grpc, http, _models: models, _timekeeper: timekeeper }
     }
 
     /// Lets the front ends work until that many items are queued, and has the lane run them, which counts though the client does not.

@@ -29,8 +29,8 @@ pub struct ModelConfig {
     /// The engine.
     pub backend: &'static str,
     pub version_policy: VersionChoice,
-    /// Most items that are put into one call, as learned so far. A request may bring more; they are spread over calls. 0 for a model
-    /// without a batch dimension.
+    /// Most items that may be put into one call, for as long as this version serves: the manifest's limit, or 1 if its items share no
+    /// calls. A request may bring more; they are spread over calls. 0 for a model without a batch dimension.
     pub max_batch_size: u32,
     pub input: Vec<ModelInput>,
     pub output: Vec<ModelOutput>,
@@ -219,7 +219,7 @@ impl OpenInference {
             platform: platform(model.engine_name()),
             backend: model.engine_name(),
             version_policy: version_choice(&model.loaded.versions),
-            max_batch_size: if signature.has_batch() { count(queue.batch_cap) } else { 0 },
+            max_batch_size: if signature.has_batch() { count(model.loaded.max_batch) } else { 0 },
             input: (0..).zip(&signature.inputs).map(|(position, spec)| input(signature, position, spec)).collect(),
             output: signature.outputs.iter().map(output).collect(),
             instance_group: vec![InstanceGroup {
@@ -299,7 +299,7 @@ fn state(spec: &StateSpec) -> SequenceState {
 
 fn parameters(model: &Model) -> BTreeMap<&'static str, ModelParameter> {
     let loaded = &model.loaded;
-    let mut values = vec![("max_batch", loaded.max_batch.to_string())];
+    let mut values = vec![("batching", loaded.batching.verdict.label().to_owned()), ("max_batch", loaded.max_batch.to_string())];
     if !loaded.description.is_empty() {
         values.push(("description", loaded.description.to_string()));
     }

@@ -7,6 +7,11 @@
 //!
 //! A flow whose head has a deadline may be ahead by the slack and still count as eligible: a short burst is served in time, a
 //! lasting flood only at its fair share.
+//!
+//! A *strict* flow has no slack, and what it lacks of its share is kept, up to the slack, while it has nothing to run for a moment. A
+//! stream that drops is one while its items have no deadlines of their own: they are replaced before they run or run before the next one
+//! comes, so that it keeps leaving and coming back, and who is due first depends on nothing but the moments at which items come beside
+//! those at which lanes are free. With slack and without memory the same streams would lose each time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,6 +42,10 @@ pub(super) struct Flow {
     place: Option<Place>,
     /// The tag under which it stands among those that departed ahead.
     departed: Option<Work>,
+    /// Whether it is kept to its share; see the module's text.
+    strict: bool,
+    /// How far a strict flow was behind the clock when it last had nothing to run.
+    owed: Work,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +62,16 @@ impl Claim {
 }
 
 impl Flow {
+    /// Says whether it is kept to its share from now on.
+    pub(super) const fn be_strict(&mut self, strict: bool) {
+        self.strict = strict;
+    }
+
+    /// How far ahead it may be.
+    const fn slack_of(&self, slack: Work, claim: Claim) -> Work {
+        if claim.urgent && !self.strict { slack } else { 0 }
+    }
+
     pub(super) const fn is_placed(&self) -> bool {
         self.place.is_some()
     }
@@ -125,7 +144,7 @@ impl<K: Ord + Copy> FairQueue<K> {
 
     /// Places a flow that had nothing to run. What it did not use of its share meanwhile is not kept.
     pub(super) fn enter(&mut self, flow: &mut Flow, key: K, claim: Claim) {
-        flow.tag = flow.tag.max(self.clock);
+        flow.tag = flow.tag.max(self.clock.saturating_sub(flow.owed));
         self.place(flow, key, claim);
     }
 
@@ -134,11 +153,11 @@ impl<K: Ord + Copy> FairQueue<K> {
         if flow.claim() == Some(claim) {
             return;
         }
-        self.leave(flow);
+        self.take_out(flow);
         if let Some(tag) = flow.departed.take() {
             self.departed.remove(&(tag, key));
         }
-        let from = flow.tag.saturating_sub(if claim.urgent { self.slack } else { 0 });
+        let from = flow.tag.saturating_sub(flow.slack_of(self.slack, claim));
         flow.place = Some(if from <= self.clock {
             self.eligible(claim).insert(claim, key);
             Place::Eligible(claim)
@@ -148,7 +167,21 @@ impl<K: Ord + Copy> FairQueue<K> {
         });
     }
 
+    /// Notes that a flow has nothing to run, wherever it stood.
     pub(super) fn leave(&mut self, flow: &mut Flow) {
+        self.take_out(flow);
+        self.note_owed(flow);
+    }
+
+    fn note_owed(&self, flow: &mut Flow) {
+        if flow.strict {
+            flow.owed = self.clock.saturating_sub(flow.tag).min(self.slack);
+        } else {
+            flow.owed = 0;
+        }
+    }
+
+    fn take_out(&mut self, flow: &mut Flow) {
         match flow.place.take() {
             // A flow that was placed ahead becomes eligible as the clock goes on, without being told.
             Some(Place::Ahead(from, claim)) if self.ahead.remove(&(from, claim)).is_some() => {}
@@ -167,11 +200,22 @@ impl<K: Ord + Copy> FairQueue<K> {
         self.ahead.retain(|_, other| *other != key);
     }
 
-    /// Notes that a flow which is not placed has nothing to run.
+    /// Notes that a flow which was given out has nothing to run.
     pub(super) fn depart(&mut self, flow: &mut Flow, key: K) {
-        if flow.tag > self.clock && flow.departed.is_none() {
-            flow.departed = Some(flow.tag);
-            self.departed.insert((flow.tag, key));
+        self.note_owed(flow);
+        // One that is kept to its share mostly comes back at once.
+        let until = if flow.strict { flow.tag.max(self.clock) + self.slack } else { flow.tag };
+        if until > self.clock && flow.departed.is_none() {
+            flow.departed = Some(until);
+            self.departed.insert((until, key));
+        }
+    }
+
+    /// Forgets a flow that does not come back.
+    pub(super) fn forget(&mut self, flow: &mut Flow, key: K) {
+        self.leave(flow);
+        if let Some(until) = flow.departed.take() {
+            self.departed.remove(&(until, key));
         }
     }
 
@@ -230,7 +274,7 @@ impl<K: Ord + Copy> FairQueue<K> {
 
     /// Places a flow anew, whatever it claimed before.
     pub(super) fn replace(&mut self, flow: &mut Flow, key: K, claim: Claim) {
-        self.leave(flow);
+        self.take_out(flow);
         self.place(flow, key, claim);
     }
 
@@ -242,7 +286,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         {
             self.advance_to(from);
         }
-        self.leave(flow);
+        self.take_out(flow);
         flow.tag += work;
         // A flow that is alone gains on the clock, so that it stays ahead of one that comes.
         let flows = ((self.len() + self.departed.len()) as Work + 1).max(2);

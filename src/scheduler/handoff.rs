@@ -4,7 +4,7 @@
 //! A push wakes a lane only if one is idle, and a further one only if there is more than the lanes being woken will take. While
 //! batches are forming (the last had more than two items) the wake goes through the kicker, a task that first lets the other
 //! ready sessions push: batches grow by a fifth. A lone item is not held back by it. A lane that leaves work behind wakes the next.
-//! One that becomes idle while something is held back makes sure that the timer wakes a lane when that is over.
+//! One that becomes idle while something is held back makes sure that the timekeeper wakes a lane when that is over.
 //!
 //! # Models
 //! A model that is retired is dropped with its last stream, outside the lock: freeing weights takes time.
@@ -33,7 +33,7 @@ use super::{
     mailbox::Mailbox,
     options::StreamOptions,
     queue::Scheduler,
-    signal::{Signal, yield_once},
+    signal::{Bell, Signal, yield_once},
     statistics::Executed,
     trace::{Line, Trace},
 };
@@ -48,6 +48,10 @@ pub use models::{ModelRuntime, ModelStatus};
 
 /// Batches larger than this show that items are flowing, so that a delayed wake pays.
 const FLOWING_BATCH: usize = 2;
+
+/// What expires within so long of each other is answered at once. Under overload that is much, and each time the timekeeper wakes it
+/// takes a core from a lane. What ends a hold is not put off.
+const EXPIRY_STEP: Duration = Duration::from_millis(1);
 
 pub(super) type LiveBatch = Batch<Arc<Mailbox>, ItemInputs>;
 type LiveEnded = Ended<Arc<Mailbox>, ItemInputs>;
@@ -68,7 +72,7 @@ pub struct Handoff {
     /// The lanes, for who runs a lone item by itself.
     lent: OnceLock<Arc<[Lane]>>,
     kick: Signal,
-    rearm: Signal,
+    rearm: Bell,
 }
 
 struct Shared {
@@ -121,7 +125,7 @@ impl Handoff {
             lane_wakes: (0..lanes).map(|_| Condvar::new()).collect(),
             lent: OnceLock::new(),
             kick: Signal::default(),
-            rearm: Signal::default(),
+            rearm: Bell::default(),
         })
     }
 
@@ -196,15 +200,16 @@ impl Handoff {
         }
     }
 
-    /// Answers what has expired by `now`, wakes lanes for batches that were held back, and returns when to call again.
-    pub fn expire(&self, now: Timestamp) -> Option<Timestamp> {
+    /// Answers what has expired by `now`, wakes lanes for batches that were held back, and returns when to call again;
+    /// [`Timestamp::NEVER`] if only after a push.
+    pub fn expire(&self, now: Timestamp) -> Timestamp {
         let (mut ended, mut nudged) = (Vec::new(), Vec::new());
         let mut shared = self.shared.lock();
         shared.scheduler.expire(now, &mut ended, &mut nudged);
         shared.scheduler.take_unblocked(&mut nudged);
         let wake = if shared.scheduler.hold_is_over(now) { shared.lanes_to_wake(1) } else { None };
-        let next = shared.scheduler.next_wakeup(now);
-        shared.armed = next.unwrap_or(Timestamp::NEVER);
+        let next = shared.next_wakeup(now);
+        shared.armed = next;
         drop(shared);
         self.wake_lanes(wake);
         answer_ended(ended, now);
@@ -212,9 +217,14 @@ impl Handoff {
         next
     }
 
-    /// Waits until [`Handoff::expire`] has to be called earlier than it said.
-    pub async fn rearmed(&self) {
-        self.rearm.wait().await;
+    /// Sleeps until then, or until [`Handoff::expire`] has to be called earlier than it said.
+    pub(super) fn sleep_until(&self, next: Timestamp) {
+        self.rearm.sleep_until(next);
+    }
+
+    /// Ends that sleep.
+    pub(super) fn rearm(&self) {
+        self.rearm.ring();
     }
 
     /// Waits for work and takes it. `None` once the queue is closed and empty.
@@ -267,7 +277,7 @@ impl Handoff {
         shared.lanes[lane] = LaneState::Idle;
         shared.idle.push(lane);
         if shared.wakes_earlier(now) {
-            MutexGuard::unlocked(shared, || self.rearm.set());
+            MutexGuard::unlocked(shared, || self.rearm());
         }
         Look::Idle
     }
@@ -291,9 +301,15 @@ impl Handoff {
 }
 
 impl Shared {
-    /// Whether the timer has to be set anew: it is for later than what there is to wait for.
+    /// Whether the timekeeper has to be woken: its sleep is for later than what there is to wait for.
     fn wakes_earlier(&self, now: Timestamp) -> bool {
-        self.scheduler.next_wakeup(now).is_some_and(|next| next < self.armed)
+        self.next_wakeup(now) < self.armed
+    }
+
+    /// When the timekeeper has something to do next.
+    fn next_wakeup(&self, now: Timestamp) -> Timestamp {
+        let expiry = self.scheduler.next_alarm().map_or(Timestamp::NEVER, |alarm| alarm.round_up(EXPIRY_STEP));
+        expiry.min(self.scheduler.next_hold(now).unwrap_or(Timestamp::NEVER))
     }
 
     /// Chooses an idle lane to wake if more is queued than the lanes being woken will take, `cap` items each.
@@ -402,7 +418,7 @@ impl StreamHandle {
             self.handoff.kick.set();
         }
         if rearm {
-            self.handoff.rearm.set();
+            self.handoff.rearm();
         }
         if !ended.is_empty() {
             answer_ended(ended, clock::now());

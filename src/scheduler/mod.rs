@@ -1,7 +1,8 @@
 //! Which items run next, in which batch, on which lane.
 //!
 //! [`queue`] decides and is pure: no clock, no thread, no channel, no engine; every call is given `now`. [`handoff`] puts it
-//! behind one lock between the sessions, which push, and the lanes, which pull. [`lanes`] are the threads that run model calls.
+//! behind one lock between the sessions, which push, and the lanes, which pull. [`lanes`] are the threads that run model calls, and
+//! [`timekeeper`] is the one that wakes when something is due.
 //! Nothing here knows a protocol, a runtime or what a model is for.
 
 mod admission;
@@ -21,6 +22,7 @@ mod queue;
 mod ready;
 mod signal;
 mod statistics;
+mod timekeeper;
 mod trace;
 
 pub use admission::{Admission, Refusal};
@@ -33,6 +35,7 @@ pub use ledger::Ledger;
 pub use options::{ModelOptions, Overflow, StreamOptions, TenantKey};
 pub use queue::{Repair, STARVATION_MAX, Scheduler};
 pub use statistics::{CallTimes, Executed, ModelCall, SizeStatistics, Spent, Statistics};
+pub use timekeeper::Timekeeper;
 pub use trace::{Trace, TraceWriter};
 
 slotmap::new_key_type! {

@@ -334,6 +334,9 @@ impl<H: Clone, P> Scheduler<H, P> {
             }
             self.models[model_key].ledger.end(Outcome::Cancelled, items.len() as u64);
             self.reseat(key);
+            let stream = &mut self.streams[key];
+            let seat = stream.seat(key);
+            self.models[model_key].ready.forget(&mut stream.flow, seat);
             if idle {
                 self.models[model_key].streams -= 1;
                 self.streams.remove(key);
@@ -520,12 +523,14 @@ fn move_alarm<H, P>(
     stream.alarm = alarm;
 }
 
-/// What the head of a stream claims, if it may run.
-fn claim_of<H, P>(stream: &StreamQueue<H, P>, stateful: bool) -> Option<Claim> {
+/// What the head of a stream claims, if it may run. Its flow is as strict from now on as the head wants it.
+fn claim_of<H, P>(stream: &mut StreamQueue<H, P>, stateful: bool) -> Option<Claim> {
     if stateful && stream.running > 0 {
         return None;
     }
+    let drops = stream.drops();
     let QueuedItem { item, arrival } = stream.items.front()?;
+    stream.flow.be_strict(drops && item.deadline == Timestamp::NEVER);
     let urgent = item.due() != Timestamp::NEVER;
     Some(Claim { due: if urgent { item.due() } else { item.arrived + PATIENCE }, arrival: *arrival, urgent })
 }

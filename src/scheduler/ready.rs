@@ -95,6 +95,13 @@ impl ReadyStreams {
         }
     }
 
+    /// Notes that a stream, which is not among the ready ones, does not come back.
+    pub(super) fn forget(&mut self, flow: &mut Flow, seat: Seat) {
+        if let Some(tenant) = self.classes[seat.priority as usize].tenants.get_mut(&seat.tenant) {
+            tenant.streams.forget(flow, seat.stream);
+        }
+    }
+
     /// The stream of this priority whose turn it is, taken out; those whose head is due before `not_before` are passed over. The
     /// caller tells its flow by [`Flow::set_out`].
     pub(super) fn pop(&mut self, priority: Priority, not_before: Timestamp) -> Option<StreamKey> {

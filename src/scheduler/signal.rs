@@ -1,4 +1,4 @@
-//! A flag that one task waits for.
+//! Flags: one that a task waits for, and one that a thread does.
 
 use std::{
     future::poll_fn,
@@ -7,6 +7,9 @@ use std::{
 };
 
 use futures::task::AtomicWaker;
+use parking_lot::{Condvar, Mutex};
+
+use crate::{clock, domain::Timestamp};
 
 /// Set by anyone, awaited by one task. Setting it twice before it is seen counts once.
 #[derive(Debug, Default)]
@@ -32,6 +35,44 @@ impl Signal {
     }
 }
 
+/// Rung by anyone; one thread sleeps beside it. Ringing it twice before it is heard counts once.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    rung: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Bell {
+    pub(super) fn ring(&self) {
+        let rang_before = std::mem::replace(&mut *self.rung.lock(), true);
+        if !rang_before {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Whether it was rung since it was last heard.
+    #[cfg(test)]
+    pub(super) fn heard(&self) -> bool {
+        std::mem::take(&mut *self.rung.lock())
+    }
+
+    /// Sleeps until it is rung, or until this moment at the latest.
+    pub(super) fn sleep_until(&self, until: Timestamp) {
+        let mut rung = self.rung.lock();
+        while !*rung {
+            let left = until.since(clock::now());
+            if until == Timestamp::NEVER {
+                self.wake.wait(&mut rung);
+            } else if left.is_zero() {
+                return;
+            } else {
+                self.wake.wait_for(&mut rung, left);
+            }
+        }
+        *rung = false;
+    }
+}
+
 /// Lets the other tasks that are ready run first, once.
 pub(super) async fn yield_once() {
     let mut yielded = false;
@@ -44,4 +85,35 @@ pub(super) async fn yield_once() {
         Poll::Pending
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{thread, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn who_sleeps_wakes_when_the_time_has_come_and_not_before() {
+        let bell = Bell::default();
+        for micros in [0, 250, 700, 1_500] {
+            let until = clock::now() + Duration::from_micros(micros);
+            bell.sleep_until(until);
+            assert!(clock::now() >= until);
+        }
+    }
+
+    #[test]
+    fn who_sleeps_wakes_when_the_bell_rings_be_it_before_or_while() {
+        let bell = Bell::default();
+        bell.ring();
+        bell.ring();
+        bell.sleep_until(Timestamp::NEVER);
+        assert!(!bell.heard(), "ringing twice counts once");
+        thread::scope(|scope| {
+            let sleeper = scope.spawn(|| bell.sleep_until(Timestamp::NEVER));
+            bell.ring();
+            sleeper.join().expect("no panic");
+        });
+    }
 }

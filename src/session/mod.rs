@@ -17,7 +17,6 @@ mod options;
 mod outbox;
 mod pending;
 mod stream;
-mod timekeeper;
 mod unread;
 mod upload;
 
@@ -25,6 +24,5 @@ pub use event::{Event, Inbound, ItemRequest, ItemResult, Summary};
 pub use intake::PayloadKind;
 pub use options::{Order, OverflowPolicy, PcmOptions, SessionMetrics, SessionOptions, WhenFull};
 pub use stream::Session;
-pub use timekeeper::keep_time;
 pub use unread::{Backlog, Unread};
 pub use upload::{Upload, UploadOptions, UploadPart, UploadParts, collect_upload};

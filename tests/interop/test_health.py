@@ -5,11 +5,15 @@ import json
 import grpc
 import messages
 import pytest
+import synthetic
+import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from programs import grpcurl
-from server import PATIENCE_S
+from server import PATIENCE_S, running
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 @pytest.fixture
@@ -38,6 +42,35 @@ def test_watch(health, service, status):
     watch = health.Watch(health_pb2.HealthCheckRequest(service=service), timeout=PATIENCE_S)
     assert next(watch).status == status
     watch.cancel()
+
+
+def settled(watch) -> int:
+    """The next status but that of a model on its way."""
+    return next(answer.status for answer in watch if answer.status != NOT_SERVING)
+
+
+def test_watch_of_a_model_that_comes_and_goes(tmp_path):
+    """A name that is not known is no error: the watcher is told so, and told again when a model of that name is there."""
+    with running("--models", str(synthetic.write_models(tmp_path, synthetic.QUICK))) as server:
+        health = health_pb2_grpc.HealthStub(server.channel)
+        watches = [health.Watch(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE_S) for name in ("nope", synthetic.SLOW)]
+        never_there, comes = watches
+        assert [next(watch).status for watch in watches] == [SERVICE_UNKNOWN, SERVICE_UNKNOWN]
+        synthetic.write_models(tmp_path, synthetic.SLOW)
+        with triton.InferenceServerClient(server.address) as client:
+            client.load_model(synthetic.SLOW)
+            assert settled(comes) == SERVING
+            client.unload_model(synthetic.SLOW)
+            assert next(comes).status == NOT_SERVING
+            client.load_model(synthetic.SLOW)
+            assert settled(comes) == SERVING
+        assert never_there.is_active()
+        for watch in watches:
+            watch.cancel()
+        heard = []
+        with pytest.raises(grpc.RpcError) as raised:
+            heard.extend(never_there)
+        assert (heard, raised.value.code()) == ([], grpc.StatusCode.CANCELLED)
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])

@@ -1,8 +1,12 @@
 """Triton's load generator in each of its ways to send: it finds all that it looks for, and loses nothing."""
 
+import re
+import subprocess
+
 import messages
 import metrics
 import perf_analyzer
+import places
 import pytest
 from open_inference import EXAMPLE
 from server import await_rest
@@ -36,6 +40,31 @@ def test_http(server):
     before = await_rest(server)
     measured = perf_analyzer.run(server.http_address, EXAMPLE, *SHAPE, "--concurrency-range", "4", protocol="http")
     assert_nothing_went_wrong(server, before, EXAMPLE, measured)
+
+
+def lines_of_the_readme() -> list[tuple[str, list[str]]]:
+    """Its commands, and what it shows of the output of each."""
+    blocks = re.findall(r"^\$ (.*perf_analyzer.*)\n((?:(?![$`]).*\n)*)", (places.ROOT / "README.md").read_text(), re.MULTILINE)
+    return [(command, shown.splitlines()) for command, shown in blocks]
+
+
+def test_the_lines_of_the_readme(server):
+    """As they are printed, typed one after the other, but for the ports."""
+    (setting, *commands) = lines_of_the_readme()
+    assert setting[0].startswith("export ") and len(commands) == 2
+    before = await_rest(server)
+    for command, shown in commands:
+        command = command.replace("127.0.0.1:50051", server.address).replace("127.0.0.1:8080", server.http_address)
+        typed = ["bash", "-euo", "pipefail", "-c", f"{setting[0]}\n{command}"]
+        done = subprocess.run(
+            typed, cwd=places.ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=perf_analyzer.PATIENCE_S
+        )
+        assert (done.returncode, done.stderr.strip()) == (0, ""), done
+        patterns = [re.escape(line).replace("…", r"\d[\d.]*") for line in shown]
+        assert len(patterns) == 2 and re.fullmatch("\n".join(patterns), done.stdout.strip()), done.stdout
+    after = await_rest(server)
+    for model in (messages.MODEL, EXAMPLE):
+        assert after.grown(before, metrics.ITEMS, model=model, outcome="ok") > 0, model
 
 
 def assert_nothing_went_wrong(server, before: metrics.Metrics, model: str, measured: perf_analyzer.Measured) -> None:

@@ -426,7 +426,10 @@ async fn how_a_models_items_are_served_is_reported_everywhere() {
     assert_eq!(index(&server, "neg").await, ("READY".to_owned(), String::new()));
     let (status, documents) = Http::connect(&server).await.post("/v2/repository/index", "{}").await.json();
     assert_eq!((status, &documents[0]["reason"]), (200, &format!("one item a call, dependent: {}", found.detail).into()));
-    for (model, found) in [("mean", "dependent"), ("neg", "independent")] {
+    for (model, found, call_max) in [("mean", "dependent", 1), ("neg", "independent", 64)] {
+        let (_, config) = Http::connect(&server).await.get(&format!("/v2/models/{model}/config")).await.json();
+        assert_eq!(config["max_batch_size"], call_max, "{model}: what clients may rely on is not the cap of the moment");
+        assert_eq!(config["parameters"]["batching"]["string_value"], found);
         for verdict in ["independent", "dependent", "not_a_batch", "padding_leaks", "random", "unproven", "off"] {
             assert_eq!(verdict_metric(&server, model, verdict), f64::from(verdict == found), "{model} {verdict}");
         }

@@ -141,7 +141,6 @@ async fn shapes_begin_with_the_items_wherever_the_model_has_its_batch() {
 async fn the_configuration_of_a_model_without_state() {
     let server = serve(bare_config(), &[("columns", COLUMNS)]).await;
     let (door, _) = door(&server);
-    let account = Account::of(&server, "columns");
     let config = in_json(&door.model_config("columns", "").expect("ready"));
     assert_eq!(
         config,
@@ -150,7 +149,7 @@ async fn the_configuration_of_a_model_without_state() {
             "platform": "synthetic",
             "backend": "synthetic",
             "version_policy": {"all": {}},
-            "max_batch_size": account.status().batch_cap,
+            "max_batch_size": 4,
             "input": [
                 {
                     "name": "x", "data_type": "TYPE_INT64", "format": "FORMAT_NONE", "dims": [-1],
@@ -168,6 +167,7 @@ async fn the_configuration_of_a_model_without_state() {
             "instance_group": [{"name": "lanes", "kind": "KIND_CPU", "count": 2}],
             "default_model_filename": "",
             "parameters": {
+                "batching": {"string_value": "independent"},
                 "description": {"string_value": "columns"},
                 "max_batch": {"string_value": "4"},
                 "padding.waste_max": {"string_value": "0.5"},

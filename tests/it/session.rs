@@ -16,10 +16,10 @@ use tidemill::{
         synthetic::{Misbehaviour, PlannedFault, Script, SyntheticControl, SyntheticEngine, SyntheticKind, Trigger},
     },
     registry::{LoadedModel, Model, VersionPolicy},
-    scheduler::{Admission, CostCurve, Handoff, Lanes, Ledger, ModelOptions, ModelRuntime, Overflow, StreamOptions},
+    scheduler::{Admission, CostCurve, Handoff, Lanes, Ledger, ModelOptions, ModelRuntime, Overflow, StreamOptions, Timekeeper},
     session::{
         Backlog, Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, PcmOptions, Session, SessionMetrics,
-        SessionOptions, Unread, UploadOptions, UploadPart, UploadParts, WhenFull, collect_upload, keep_time,
+        SessionOptions, Unread, UploadOptions, UploadPart, UploadParts, WhenFull, collect_upload,
     },
     telemetry::{Method, Telemetry},
 };
@@ -363,7 +363,7 @@ async fn chunks_on_a_stream_of_tensors_end_it_and_so_do_items_among_chunks() {
 #[tokio::test]
 async fn an_item_expires_while_every_lane_is_busy() {
     let fixture = fixture(false, 100);
-    let timekeeper = tokio::spawn(keep_time(Arc::clone(&fixture.handoff)));
+    let _timekeeper = Timekeeper::start(&fixture.handoff).expect("a thread");
     fixture.control.close_gate();
     let (sender, mut session) = fixture.session(options_of(PayloadKind::Tensors));
     send(&sender, item("runs", 1.0)).await;
@@ -381,7 +381,6 @@ async fn an_item_expires_while_every_lane_is_busy() {
     assert_eq!(fixture.control.calls(), 1);
     fixture.control.open_gate();
     assert_eq!(results(session).await, [ok("runs", 2.0), err("late", FaultKind::Expired), ok("waits", 4.0)]);
-    timekeeper.abort();
 }
 
 /// The outcomes of ten items that come while the first one runs.
@@ -430,7 +429,7 @@ async fn latest_keeps_the_newest_item_alone() {
 #[tokio::test]
 async fn an_item_older_than_the_max_age_is_dropped_not_expired() {
     let fixture = fixture(false, 100);
-    let timekeeper = tokio::spawn(keep_time(Arc::clone(&fixture.handoff)));
+    let _timekeeper = Timekeeper::start(&fixture.handoff).expect("a thread");
     fixture.control.close_gate();
     let max_age = Some(Duration::from_millis(5));
     let (sender, mut session) = fixture.session(SessionOptions { max_age, ..options_of(PayloadKind::Tensors) });
@@ -445,7 +444,6 @@ async fn an_item_older_than_the_max_age_is_dropped_not_expired() {
     assert_eq!(results(session).await, [err("stale", FaultKind::Dropped)], "though the lane is still held");
     fixture.control.open_gate();
     assert_eq!(results(running).await, [ok("runs", 2.0)]);
-    timekeeper.abort();
 }
 
 #[tokio::test]

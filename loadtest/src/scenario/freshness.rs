@@ -72,8 +72,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
             findings.add(&arm, "here_p99_ms", tally.p99_ms(), Wanted::Anything);
             let even = tally.ok as f64 / f64::from(args.streams);
             let shares: Vec<f64> = tallies.iter().map(|tally| tally.ok as f64).collect();
-            findings.add(&arm, "jain_index_of_streams", jain_index(&shares), Wanted::Anything);
-            findings.add(&arm, "least_stream_of_even", least as f64 / even, Wanted::Anything);
+            findings.add(&arm, "jain_index_of_streams", jain_index(&shares), Wanted::AtLeast(0.97));
+            findings.add(&arm, "least_stream_of_even", least as f64 / even, Wanted::AtLeast(0.75));
         }
         drop(channels);
         stage.finish().await?;

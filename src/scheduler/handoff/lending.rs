@@ -82,7 +82,7 @@ impl Handoff {
         drop(shared);
         self.wake_lanes(wake);
         if rearm {
-            self.rearm.set();
+            self.rearm();
         }
     }
 }

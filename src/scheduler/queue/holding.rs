@@ -19,8 +19,17 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// what may be formed already waits for a lane, and would hide the deadlines behind it.
     #[must_use]
     pub fn next_wakeup(&self, now: Timestamp) -> Option<Timestamp> {
-        let alarm = self.alarms.first().map(|(alarm, _)| *alarm);
-        alarm.into_iter().chain(self.holds().filter(|until| *until > now)).min()
+        self.next_alarm().into_iter().chain(self.next_hold(now)).min()
+    }
+
+    /// When an item expires next, or who waits for room gives up.
+    pub(in crate::scheduler) fn next_alarm(&self) -> Option<Timestamp> {
+        self.alarms.first().map(|(alarm, _)| *alarm)
+    }
+
+    /// When a batch that is held back at `now` may be formed.
+    pub(in crate::scheduler) fn next_hold(&self, now: Timestamp) -> Option<Timestamp> {
+        self.holds().filter(|until| *until > now).min()
     }
 
     /// Whether something that was held back no longer is, so that an idle lane has to look again.

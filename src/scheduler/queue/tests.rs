@@ -4,6 +4,7 @@ mod holding;
 mod models;
 mod properties;
 mod repair;
+mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
 
