@@ -26,8 +26,9 @@ use crate::{
 /// Streams that the server lets in.
 const STREAMS_MAX: usize = 10_000;
 /// Small, so that items beyond the limit can be many, so that what the allocator keeps of them does not hide a leak, and so that
-/// those who never read are soon held up.
-const SETTINGS: [&str; 2] = ["session.max_item_bytes=262144", "grpc.max_send_buffer_bytes=16384"];
+/// those who never read are soon held up. Without kept proofs, trial calls start all threads that the model will use before any are
+/// counted.
+const SETTINGS: [&str; 3] = ["session.max_item_bytes=262144", "grpc.max_send_buffer_bytes=16384", "models.cache_dir="];
 const GIANT_BYTES: usize = 384 * 1024;
 /// How long the server may take to come to rest once nobody sends. Its runtime lets go of threads that it does not need after 10 s.
 const PATIENCE: Duration = Duration::from_secs(30);
