@@ -16,7 +16,7 @@ const SLOWNESS_SPARE: f64 = 8.0;
 /// Steps of the work that tells so: a quarter of a millisecond of a core.
 const PROBE_STEPS: u64 = 1 << 18;
 /// Work that waited for most of so long, or longer, was not just unlucky …
-const CROWDED_LEAST: Duration = Duration::from_millis(20);
+const CROWDED_LEAST: Duration = Duration::from_millis(250);
 /// … and for so long, no other is tried in that way: it would not be over for seconds, and each reload after it.
 const CROWDED_FOR: Duration = Duration::from_secs(60);
 
@@ -176,9 +176,9 @@ mod tests {
             let [passed, waited] = [passed, waited].map(Duration::from_millis);
             is_crowded(passed, slowness_of(passed, waited))
         };
-        assert!(of(100, 99) && of(20, 18));
-        assert!(!of(100, 80), "some time was left");
-        assert!(!of(8, 7), "an unlucky moment");
+        assert!(of(1_000, 990) && of(250, 225));
+        assert!(!of(1_000, 800), "some time was left");
+        assert!(!of(100, 99), "an unlucky moment");
         let aside = Aside::new(|| ());
         *aside.crowded.lock() = Some(clock::now());
         assert!(!aside.has_time());
