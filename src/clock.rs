@@ -47,6 +47,31 @@ pub fn waited() -> Duration {
         .unwrap_or_default()
 }
 
+/// What some work took.
+#[derive(Debug, Clone, Copy)]
+pub struct Spent {
+    /// From its beginning to its end.
+    pub passed: Duration,
+    /// Of that, waiting for a core; see [`waited`].
+    pub waited: Duration,
+}
+
+impl Spent {
+    /// Without the waiting.
+    #[must_use]
+    pub const fn computing(self) -> Duration {
+        self.passed.saturating_sub(self.waited)
+    }
+}
+
+/// Does some work on this thread, and says what it took.
+pub fn timed<R>(work: impl FnOnce() -> R) -> (R, Spent) {
+    let (waited_before, begun) = (waited(), now());
+    let result = work();
+    let passed = now().since(begun);
+    (result, Spent { passed, waited: waited().saturating_sub(waited_before) })
+}
+
 #[cfg(test)]
 mod tests {
     use std::{

@@ -4,20 +4,24 @@ use std::{hint::black_box, time::Duration};
 
 use parking_lot::Mutex;
 
-use crate::{clock, domain::Timestamp, engine::LaneThreads};
+use crate::{
+    clock::{self, Spent},
+    domain::Timestamp,
+    engine::LaneThreads,
+};
 
-/// This share of a model's time may pass while its calls stand back; the rest is for calls that take their share of the cores.
+/// Share of a model's time that may pass while its calls stand back; the rest is for calls that take their share of the cores.
 const STANDING_SHARE: f64 = 0.5;
 /// Calls that stood back, after which they tell better how much time the cores have than what was found before.
 const CALLS_KNOWN: u32 = 8;
 /// Cores have time to spare if work that stands back takes at most so many times as long as on a core of its own. Where all cores are
 /// at work it takes some hundreds of times as long, and nothing can call it back.
 const SLOWNESS_SPARE: f64 = 8.0;
-/// Steps of the work that tells so: a quarter of a millisecond of a core.
+/// Steps of the work that shows how much time there is: a quarter of a millisecond on a core of its own.
 const PROBE_STEPS: u64 = 1 << 18;
-/// Work that waited for most of so long, or longer, was not just unlucky …
+/// Work that takes at least this long, and waits for most of it, was not merely unlucky: the cores have no time to spare.
 const CROWDED_LEAST: Duration = Duration::from_millis(250);
-/// … and for so long, no other is tried in that way: it would not be over for seconds, and each reload after it.
+/// For this long afterwards, no other work stands back. Otherwise each of many reloads would take seconds.
 const CROWDED_FOR: Duration = Duration::from_secs(60);
 
 /// Threads for work beside lanes that serve: one that computes while a core has nothing else to do, so that no client waits for
@@ -66,21 +70,16 @@ impl Aside {
             return f64::INFINITY;
         }
         let work = || black_box((0..PROBE_STEPS).fold(1_u64, |number, step| black_box(number.rotate_left(7) ^ step)));
-        self.observed(work).1
+        slowness_of(self.timed(work).1)
     }
 
-    /// Runs work that stands back, and says how many times as long it took as on a core of its own.
-    fn observed<R: Send>(&self, work: impl FnOnce() -> R + Send) -> (R, f64) {
-        self.standing_back.run(|| {
-            let (begun, waited_before) = (clock::now(), clock::waited());
-            let result = work();
-            let passed = clock::now().since(begun);
-            let slowness = slowness_of(passed, clock::waited().saturating_sub(waited_before));
-            if is_crowded(passed, slowness) {
-                *self.crowded.lock() = Some(clock::now());
-            }
-            (result, slowness)
-        })
+    /// Runs work that stands back, and says what it took on its thread.
+    pub(super) fn timed<R: Send>(&self, work: impl FnOnce() -> R + Send) -> (R, Spent) {
+        let (result, spent) = self.standing_back.run(|| clock::timed(work));
+        if is_crowded(spent) {
+            *self.crowded.lock() = Some(clock::now());
+        }
+        (result, spent)
     }
 
     /// Runs work on the thread that takes its share of the cores.
@@ -90,16 +89,16 @@ impl Aside {
 
     /// Runs work on the thread that stands back. If all cores come to be at work meanwhile, it takes hundreds of times as long.
     pub fn stand_back<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.observed(work).0
+        self.timed(work).0
     }
 }
 
-fn slowness_of(passed: Duration, waited: Duration) -> f64 {
-    passed.as_secs_f64() / passed.saturating_sub(waited).as_secs_f64().max(1e-9)
+fn slowness_of(spent: Spent) -> f64 {
+    spent.passed.as_secs_f64() / spent.computing().as_secs_f64().max(1e-9)
 }
 
-fn is_crowded(passed: Duration, slowness: f64) -> bool {
-    passed >= CROWDED_LEAST && slowness > SLOWNESS_SPARE
+fn is_crowded(spent: Spent) -> bool {
+    spent.passed >= CROWDED_LEAST && slowness_of(spent) > SLOWNESS_SPARE
 }
 
 impl Taken {
@@ -174,7 +173,7 @@ mod tests {
     fn work_that_got_hardly_any_of_the_cores_lets_others_press_for_a_while() {
         let of = |passed, waited| {
             let [passed, waited] = [passed, waited].map(Duration::from_millis);
-            is_crowded(passed, slowness_of(passed, waited))
+            is_crowded(Spent { passed, waited })
         };
         assert!(of(1_000, 990) && of(250, 225));
         assert!(!of(1_000, 800), "some time was left");

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     clock,
     domain::{StateBuffers, StateSlot, Tensor, Timestamp},
-    engine::{CallThreads, Executable, ItemCall, Ran, RunError},
+    engine::{CallThreads, Executable, ItemCall, RunError},
 };
 
 /// This part of the time that passes counts as spent if calls have taken less.
@@ -90,17 +90,19 @@ impl<'a> Caller<'a> {
         let calls: Vec<ItemCall<'_>> =
             items.iter().zip(&slots).map(|(item, slot)| ItemCall { inputs: &item.inputs, state: Some(slot) }).collect();
         let mut taken = self.taken.get();
+        let run = |lane| self.executable.run(lane, &calls, CallThreads::One);
+        // A call takes what its thread does not wait for a core.
         let (ran, took) = match self.ground {
             Ground::Aside(aside, slowness) if taken.stands_back(slowness, self.budget) => {
                 let begun = clock::now();
-                let (ran, took) = aside.stand_back(|| timed(self.executable, 0, &calls));
-                taken.add_standing_back(took, clock::now().since(begun));
-                (ran, took)
+                let (ran, spent) = aside.timed(|| run(0));
+                taken.add_standing_back(spent.computing(), clock::now().since(begun));
+                (ran, spent.computing())
             }
             Ground::Aside(..) | Ground::Lane(..) => {
-                let (ran, took) = timed(self.executable, self.lane(), &calls);
-                taken.add(took);
-                (ran, took)
+                let (ran, spent) = clock::timed(|| run(self.lane()));
+                taken.add(spent.computing());
+                (ran, spent.computing())
             }
         };
         self.taken.set(taken);
@@ -133,15 +135,6 @@ impl<'a> Caller<'a> {
         let names = signature.outputs.iter().map(|spec| &*spec.name).chain(signature.states.iter().map(|spec| &*spec.output));
         names.clone().nth(output).unwrap_or("?")
     }
-}
-
-/// Runs one call; what it took, less what this thread waited for a core.
-fn timed(executable: &Executable, lane: usize, calls: &[ItemCall<'_>]) -> (Result<Ran, RunError>, Duration) {
-    let before = clock::waited();
-    let start = clock::now();
-    let ran = executable.run(lane, calls, CallThreads::One);
-    let took = clock::now().since(start);
-    (ran, took.saturating_sub(clock::waited().saturating_sub(before)))
 }
 
 fn slot(state: Option<StateBuffers>) -> StateSlot {
