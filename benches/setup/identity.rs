@@ -46,6 +46,7 @@ pub(crate) fn install(handoff: &Handoff, telemetry: &Telemetry, executable: Exec
         batching: Batching::off(""),
         terms: Arc::default(),
         subject: None,
+        kept: None,
         repack: None,
         max_batch: options.max_batch,
         max_delay: options.max_delay,

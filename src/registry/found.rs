@@ -4,7 +4,7 @@
 
 use std::{
     any::Any,
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::BTreeMap,
     fs::{self, File},
     io,
@@ -335,11 +335,11 @@ impl Plan<'_> {
             let manifest = format!("{}\0{trial_text}", self.manifest_text);
             Some(Subject { model: print.get()?, engine, engine_version, manifest, lanes: options.lanes.len() })
         };
+        // What an earlier start found out about the model on rten; looked up once the file has been read.
+        let of_rten = OnceCell::new();
+        let kept_of_rten = || of_rten.get_or_init(|| options.kept(&subject(rten::NAME, rten::VERSION.to_owned())?));
         // Whether rten packs weights, where that is known.
-        let packs_weights = || {
-            let kept = || options.proofs.get(&subject(rten::NAME, rten::VERSION.to_owned())?).filter(|_| !options.proves_anew);
-            self.manifest.prepack_weights.or_else(|| kept().map(|kept| kept.packs_weights))
-        };
+        let packs_weights = || self.manifest.prepack_weights.or_else(|| kept_of_rten().as_ref().map(|kept| kept.packs_weights));
         let size = Cell::new(0);
         let (engine, interface) = if choice == EngineChoice::Synthetic {
             let contract = declared_contract(&self.manifest).map_err(in_manifest)?;
@@ -371,12 +371,14 @@ impl Plan<'_> {
             Ok(text) => self.terms(&*engine, &signature, text.as_deref(), options).map_err(in_manifest)?,
             Err(fault) => return Err(in_manifest(vec![fault.clone()])),
         };
-        let multiplies = engine.name() == rten::NAME && engine.facts().is_some_and(|facts| facts.multiplies_matrices);
+        let is_rten = engine.name() == rten::NAME;
+        let multiplies = is_rten && engine.facts().is_some_and(|facts| facts.multiplies_matrices);
         let repack = print
             .get()
             .filter(|_| multiplies && packs_weights().is_none())
             .map(|fingerprint| Repack { load: self.packed(fingerprint, &signature, options.lanes), bytes: size.get() });
         let subject = subject(engine.name(), engine.version());
+        let kept = if is_rten { kept_of_rten().clone() } else { subject.as_ref().and_then(|subject| options.kept(subject)) };
         let executable = guarded(|| Executable::new(engine, signature, options.lanes)).map_err(broken)?;
         Ok(LoadedModel {
             name: Arc::clone(name),
@@ -389,6 +391,7 @@ impl Plan<'_> {
             batching: Batching::off(""),
             terms: Arc::new(terms),
             subject,
+            kept,
             repack,
             max_batch: self.manifest.max_batch(),
             max_delay: self.manifest.max_delay(),

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     domain::Fault,
     engine::LaneThreads,
-    proof::{SEED_DEFAULT, Store},
+    proof::{Kept, SEED_DEFAULT, Store, Subject},
     scheduler::on_each_lane,
 };
 
@@ -42,6 +42,11 @@ pub struct LoadOptions<'a> {
 static NO_PROOFS: Store = Store::none();
 
 impl<'a> LoadOptions<'a> {
+    /// What an earlier start found out, unless that is to be found out again.
+    pub(super) fn kept(&self, subject: &Subject) -> Option<Kept> {
+        if self.proves_anew { None } else { self.proofs.get(subject) }
+    }
+
     /// Without proofs of earlier starts.
     #[must_use]
     pub const fn new(engine_default: EngineChoice, lanes: &'a [LaneThreads], keep_going: bool) -> Self {

@@ -40,7 +40,7 @@ use crate::{
     codec::{FramingRule, SegmentRules},
     domain::{Batching, Fault, FaultKind, Signature},
     engine::Executable,
-    proof::{Subject, Terms},
+    proof::{Kept, Subject, Terms},
     scheduler::ModelKey,
 };
 
@@ -97,6 +97,8 @@ pub struct LoadedModel {
     pub terms: Arc<Terms>,
     /// What its proof depends on; `None` if that is not kept.
     pub subject: Option<Subject>,
+    /// What an earlier start found out about it.
+    pub kept: Option<Kept>,
     /// Packed weights that are to be tried; `None` if they cannot gain anything, or it is known whether they do.
     pub repack: Option<Repack>,
     /// Most items in a call.

@@ -9,7 +9,6 @@ use tracing::{info, warn};
 
 use super::{LoadOptions, LoadedModel};
 use crate::{
-    clock,
     domain::{Batching, Fault, FaultKind, Verdict},
     proof::{Aside, Company, Kept, Proof, gain},
     scheduler::{ModelKey, on_each_lane},
@@ -105,8 +104,7 @@ pub(super) fn prove_all(
     options: &LoadOptions<'_>,
     installer: &dyn Installer,
 ) -> Vec<Result<Measured, Fault>> {
-    let mut results: Vec<Option<Result<Measured, Fault>>> =
-        models.iter().map(|model| remembered(model, options).map(Ok)).collect();
+    let mut results: Vec<Option<Result<Measured, Fault>>> = models.iter_mut().map(|model| remembered(model).map(Ok)).collect();
     let open: VecDeque<usize> = (0..models.len()).filter(|at| results[*at].is_none()).collect();
     let company = Company::of(open.len());
     let (open, proven) = (Mutex::new(open), Mutex::new(Vec::new()));
@@ -150,7 +148,7 @@ pub(super) fn prove_beside(
     installer: &dyn Installer,
     aside: &Aside,
 ) -> Result<Measured, Fault> {
-    let measured = match remembered(model, options) {
+    let measured = match remembered(model) {
         Some(measured) => measured,
         None => {
             let measured = installer.prove(model, Place::Beside(aside))?;
@@ -165,13 +163,10 @@ pub(super) fn prove_beside(
     Ok(measured)
 }
 
-fn remembered(model: &LoadedModel, options: &LoadOptions<'_>) -> Option<Measured> {
-    let begun = clock::now();
-    let kept = options.proofs.get(model.subject.as_ref()?).filter(|_| !options.proves_anew)?;
-    // Another server may have kept another proof since this model was loaded.
-    let Kept { proof, wide, .. } = Some(kept).filter(|kept| kept.packs_weights == model.executable.engine().packs_weights())?;
+fn remembered(model: &mut LoadedModel) -> Option<Measured> {
+    let Kept { proof, wide, .. } = model.kept.take()?;
     tell(model, &proof.batching);
-    Some(Measured { proof, wide, is_remembered: true, took: clock::now().since(begun) })
+    Some(Measured { proof, wide, is_remembered: true, took: Duration::ZERO })
 }
 
 /// Makes the model serve as its proof allows.

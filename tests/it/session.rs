@@ -95,6 +95,7 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         batching: Batching::off(""),
         terms: Arc::default(),
         subject: None,
+        kept: None,
         repack: None,
         max_batch: 8,
         max_delay: Duration::ZERO,
