@@ -36,9 +36,7 @@ impl Timestamp {
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
-}
 
-impl Timestamp {
     /// The first moment at or after this one that is a whole number of steps after the origin; [`Timestamp::NEVER`] stays.
     #[must_use]
     pub fn round_up(self, step: Duration) -> Self {

@@ -28,7 +28,7 @@ pub(super) struct AudioTrack {
     pub(super) id: u32,
     /// The name of its codec in the file.
     pub(super) codec: [u8; 4],
-    /// What an edit list says: samples to leave out at the beginning, and how long the rest is, in seconds, as a numerator and a denominator.
+    /// What its edit list leaves of it, if it has one.
     pub(super) edit: Option<Edit>,
 }
 

@@ -68,10 +68,14 @@ pub(super) fn sniff(source: &mut Source) -> io::Result<Format> {
                 format => format,
             }
         }
-        Some(container @ (Container::WaveBigEndian | Container::Matroska | Container::Amr | Container::Asf)) => {
-            Format::Unread(container.name())
-        }
-        Some(container @ (Container::WavPack | Container::Ape)) => Format::Unread(container.name()),
+        Some(
+            container @ (Container::WaveBigEndian
+            | Container::Matroska
+            | Container::Amr
+            | Container::Asf
+            | Container::WavPack
+            | Container::Ape),
+        ) => Format::Unread(container.name()),
         None => framed(source)?,
     })
 }
@@ -103,20 +107,13 @@ fn skip_id3(source: &mut Source) -> io::Result<()> {
 /// Streams of frames without a header of their own.
 fn framed(source: &mut Source) -> io::Result<Format> {
     let Some(first) = header_at(source, 0)? else { return Ok(Format::Unknown) };
-    let (first_adts, first_mpeg) = (AdtsFrame::of(first), MpegFrame::of(first));
-    if let Some(frame) = first_adts
-        && header_at(source, frame.bytes)?.map_or_else(
-            || ends_at(source, frame.bytes),
-            |next| Ok(AdtsFrame::of(next).is_some_and(|next| next.stream == frame.stream)),
-        )?
+    if let Some(frame) = AdtsFrame::of(first)
+        && goes_on(source, frame.bytes, |next| AdtsFrame::of(next).is_some_and(|next| next.stream == frame.stream))?
     {
         return Ok(Format::Adts);
     }
-    if let Some(frame) = first_mpeg
-        && header_at(source, frame.bytes)?.map_or_else(
-            || ends_at(source, frame.bytes),
-            |next| Ok(MpegFrame::of(next).is_some_and(|next| next.stream == frame.stream)),
-        )?
+    if let Some(frame) = MpegFrame::of(first)
+        && goes_on(source, frame.bytes, |next| MpegFrame::of(next).is_some_and(|next| next.stream == frame.stream))?
     {
         return Ok(match frame.layer {
             3 => Format::Mp3,
@@ -138,9 +135,12 @@ fn header_at(source: &mut Source, at: usize) -> io::Result<Option<Header>> {
     Ok(source.peek(at + size_of::<Header>())?.get(at..).and_then(|header| header.first_chunk()).copied())
 }
 
-/// Whether the input is one frame and no more.
-fn ends_at(source: &mut Source, at: usize) -> io::Result<bool> {
-    Ok(source.peek(at + 1)?.len() == at)
+/// Whether a first frame of so many bytes is followed by one of the same stream, or by nothing at all.
+fn goes_on(source: &mut Source, bytes: usize, is_of_stream: impl Fn(Header) -> bool) -> io::Result<bool> {
+    match header_at(source, bytes)? {
+        Some(next) => Ok(is_of_stream(next)),
+        None => Ok(source.peek(bytes + 1)?.len() == bytes),
+    }
 }
 
 /// A frame of AAC.
