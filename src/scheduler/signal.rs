@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_sleeps_wakes_when_the_time_has_come_and_not_before() {
+    fn a_sleeper_wakes_when_the_time_has_come_and_not_before() {
         let bell = Bell::default();
         for micros in [0, 250, 700, 1_500] {
             let until = clock::now() + Duration::from_micros(micros);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sleeps_wakes_when_the_bell_rings_be_it_before_or_while() {
+    fn a_sleeper_wakes_whether_the_bell_rings_before_or_during_its_sleep() {
         let bell = Bell::default();
         bell.ring();
         bell.ring();
