@@ -194,7 +194,8 @@ fn of_edit(edit: Edit, rate_hz: u32) -> Trim {
     let samples = |time: u64, scale: u32| u128::from(time) * u128::from(rate_hz) / u128::from(scale.max(1));
     let skip = u64::try_from(samples(edit.start, edit.scale)).unwrap_or(u64::MAX);
     // Durations are rounded to the movie's time scale, of milliseconds at times: one more, so that no sample is lost.
-    let left = (edit.duration > 0).then(|| u64::try_from(samples(edit.duration + 1, edit.movie_scale)).unwrap_or(u64::MAX));
+    let left = (edit.duration > 0)
+        .then(|| u64::try_from(samples(edit.duration.saturating_add(1), edit.movie_scale)).unwrap_or(u64::MAX));
     Trim { skip, left, ..Trim::default() }
 }
 
@@ -474,5 +475,7 @@ mod tests {
         assert_eq!((trim.skip, trim.left), (1_024, Some(131_903)));
         let to_the_end = of_edit(Edit { duration: 0, ..edit }, 44_100);
         assert_eq!((to_the_end.skip, to_the_end.left), (1_024, None));
+        let endless = of_edit(Edit { start: u64::MAX, duration: u64::MAX, scale: 1, movie_scale: 1 }, 44_100);
+        assert_eq!((endless.skip, endless.left), (u64::MAX, Some(u64::MAX)));
     }
 }

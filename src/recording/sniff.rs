@@ -51,8 +51,13 @@ impl Format {
 
 /// Looks at the beginning of `source`, which stays to be read, but for ID3 tags: they are read past.
 pub(super) fn sniff(source: &mut Source) -> io::Result<Format> {
-    let beginning = source.peek(Container::BYTES)?;
-    Ok(match Container::of(beginning) {
+    let mut container = Container::of(source.peek(Container::BYTES)?);
+    let is_tagged = container == Some(Container::Id3);
+    while container == Some(Container::Id3) {
+        skip_id3(source)?;
+        container = Container::of(source.peek(Container::BYTES)?);
+    }
+    Ok(match container {
         Some(Container::Wave | Container::Rf64 | Container::Bw64 | Container::Wave64) => Format::Riff,
         Some(Container::Aiff) => Format::Aiff,
         Some(Container::Caf) => Format::Caf,
@@ -60,14 +65,6 @@ pub(super) fn sniff(source: &mut Source) -> io::Result<Format> {
         Some(Container::Flac) => Format::Flac,
         Some(Container::Ogg) => in_ogg(source)?,
         Some(Container::Mp4) => Format::Mp4,
-        Some(Container::Id3) => {
-            skip_id3(source)?;
-            match sniff(source)? {
-                // Between tag and frames there may be anything; the reader looks for frames.
-                Format::Unknown => Format::Mp3,
-                format => format,
-            }
-        }
         Some(
             container @ (Container::WaveBigEndian
             | Container::Matroska
@@ -76,7 +73,11 @@ pub(super) fn sniff(source: &mut Source) -> io::Result<Format> {
             | Container::WavPack
             | Container::Ape),
         ) => Format::Unread(container.name()),
-        None => framed(source)?,
+        Some(Container::Id3) | None => match framed(source)? {
+            // Between tag and frames there may be anything; the reader looks for frames.
+            Format::Unknown if is_tagged => Format::Mp3,
+            format => format,
+        },
     })
 }
 
@@ -247,6 +248,13 @@ mod tests {
         assert_eq!(source.position(), 140 + 23);
         assert_eq!(format_of(&[tag.clone(), b"fLaC\0\0\0\x22".to_vec()].concat()), Format::Flac);
         assert_eq!(format_of(&[tag, b"who knows what".to_vec()].concat()), Format::Mp3);
+    }
+
+    #[test]
+    fn any_number_of_tags_is_read_past() {
+        let tags = b"ID3\x04\0\0\0\0\0\0".repeat(200_000);
+        assert_eq!(format_of(&[&tags[..], b"fLaC\0\0\0\x22"].concat()), Format::Flac);
+        assert_eq!(format_of(&tags), Format::Mp3);
     }
 
     #[test]
