@@ -1,9 +1,12 @@
 //! A server in a process of its own, and what the kernel says of a process.
 
-use std::{collections::BTreeMap, ffi::OsString, net::SocketAddr, path::Path, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, io::ErrorKind, net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process},
+};
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, Command},
@@ -143,6 +146,24 @@ pub(crate) struct Spent {
     pub(crate) context_switches: u64,
 }
 
+impl Spent {
+    /// None of a thread that has ended: its folder is gone, or its files are there and cannot be read any more.
+    fn of(thread: &Path) -> anyhow::Result<Option<Self>> {
+        let read = |name: &str| match std::fs::read_to_string(thread.join(name)) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {
+                Ok(None)
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", thread.join(name).display())),
+        };
+        let (Some(schedule), Some(status)) = (read("schedstat")?, read("status")?) else { return Ok(None) };
+        let on_cpu = schedule.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+        let on_cpu = on_cpu.with_context(|| format!("no time in {}/schedstat", thread.display()))?;
+        let context_switches = field(&status, "voluntary_ctxt_switches:")? + field(&status, "nonvoluntary_ctxt_switches:")?;
+        Ok(Some(Self { cpu: Duration::from_nanos(on_cpu), context_switches }))
+    }
+}
+
 impl Usage {
     pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
         let folder = format!("/proc/{pid}");
@@ -151,16 +172,10 @@ impl Usage {
         let mut threads = BTreeMap::new();
         for thread in std::fs::read_dir(format!("{folder}/task"))? {
             let thread = thread?;
-            let path = thread.path();
-            let path = path.display();
-            let schedule = read(format!("{path}/schedstat"))?;
-            let on_cpu = schedule.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
-            let status = read(format!("{path}/status"))?;
-            let spent = Spent {
-                cpu: Duration::from_nanos(on_cpu.with_context(|| format!("no time in {path}/schedstat"))?),
-                context_switches: field(&status, "voluntary_ctxt_switches:")? + field(&status, "nonvoluntary_ctxt_switches:")?,
-            };
-            threads.insert(thread.file_name(), spent);
+            // A thread may end between the listing and here.
+            if let Some(spent) = Spent::of(&thread.path())? {
+                threads.insert(thread.file_name(), spent);
+            }
         }
         Ok(Self { resident_bytes, threads })
     }
@@ -195,6 +210,14 @@ mod tests {
             complaints.hear(line.to_owned());
         }
         assert_eq!((complaints.count, complaints.first.len()), (3, 3));
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_is_passed_over() {
+        let alive = Spent::of(Path::new("/proc/thread-self")).expect("it can be read");
+        assert!(alive.is_some());
+        let ended = Spent::of(Path::new("/proc/self/task/0")).expect("that is no fault");
+        assert!(ended.is_none(), "{ended:?}");
     }
 
     #[tokio::test]
