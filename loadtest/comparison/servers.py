@@ -137,9 +137,15 @@ def tidemill(bench: Bench, model: str) -> Iterator[Server]:
     addresses = [f"--{port}-addr=127.0.0.1:0" for port in ("grpc", "http", "admin")]
     engine = ["--onnxruntime", str(onnxruntime())]
     command = [str(bench.server), "serve", *addresses, *engine, *models, "--set", "log.format=json"]
-    version = said_version(bench.server)
-    with _started(OURS, command, _LISTENING, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as (child, found, last_words):
-        server = Server(OURS, version, child.pid, found[1], found[2])
+    with of_command(OURS, said_version(bench.server), command) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def of_command(name: str, version: str, command: list[str]) -> Iterator[Server]:
+    """This server, by a command that has it log JSON."""
+    with _started(name, command, _LISTENING, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as (child, found, last_words):
+        server = Server(name, version, child.pid, found[1], found[2])
         yield dataclasses.replace(server, command=shown_command(command), is_alive=_alive(child), last_words=last_words)
 
 

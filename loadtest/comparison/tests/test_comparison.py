@@ -16,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from comparison import cells, limits, loads, machine, main, page, perf, plan, processes, results, rivals, rows, search, servers, tool, turns
+from comparison import cells, limits, loads, machine, main, page, perf, plan, processes, results, rivals, rows, search, servers, tool, turns, versions
 from comparison.peer_record import DEFAULTS, Batching, Record, Search, Tried
 from comparison.processes import Failed
 from comparison.results import Stamp
@@ -453,13 +453,16 @@ def rated(batching: Batching, rate: float, cores: float = 1.0, **options: object
 
 
 def test_a_search_finds_the_best_of_each_setting_and_tries_none_twice():
-    def measure(batching: Batching) -> Tried:
+    def measure(batching: Batching, to_beat: float) -> Tried:
+        assert to_beat == max((each.rate for each in given), default=0.0)
         asked.append(batching)
         # Two workers pay with large batches alone, so that what was best first is not so in the end.
         rate = batching.max_batch * (10.0 if batching.workers == 2 and batching.max_batch == 64 else 8.0 if batching.workers == 1 else 4.0)
-        return rated(batching, rate - batching.delay_us / 1e3 - batching.threads)
+        given.append(rated(batching, rate - batching.delay_us / 1e3 - batching.threads))
+        return given[-1]
 
     asked: list[Batching] = []
+    given: list[Tried] = []
     chosen, tried = search.search("rayserve", 2, measure)
     assert chosen == Batching(max_batch=64, delay_us=0, workers=2, threads=1)
     assert [each.batching for each in tried] == asked and len(set(asked)) == len(asked)
@@ -468,7 +471,7 @@ def test_a_search_finds_the_best_of_each_setting_and_tries_none_twice():
 
 
 def test_a_search_without_a_sound_run_stays_with_the_default():
-    refused = search.search("mosec", 2, lambda batching: Tried(batching, reason="no port"))
+    refused = search.search("mosec", 2, lambda batching, _: Tried(batching, reason="no port"))
     assert refused[0] == DEFAULTS["mosec"] and {each.reason for each in refused[1]} == {"no port"}
     assert search.best(refused[1]) is None
 
@@ -595,8 +598,27 @@ def test_what_a_search_measures_is_recorded_with_the_reason_of_what_did_not_run(
     monkeypatch.setattr(loads, "load", lambda *_, **__: FOUND)
     ran, version = search.tried(bench(tmp_path), "mosec", "magika", Batching(4, 0), 3, 1.0)
     assert (ran.items_per_s, ran.cores, ran.p99_ms, version) == ((5_000.0,) * 3, 0.4, 2.0, "1")
+    behind, _ = search.tried(bench(tmp_path), "mosec", "magika", Batching(4, 0), 3, 1.0, to_beat=5_000.0 / 0.69)
+    near, _ = search.tried(bench(tmp_path), "mosec", "magika", Batching(4, 0), 3, 1.0, to_beat=5_000.0 / 0.71)
+    assert (len(behind.items_per_s), len(near.items_per_s)) == (1, 3)
     failed, _ = search.tried(bench(tmp_path), "mosec", "magika", Batching(4, 0, 2), 3, 1.0)
     assert (failed.rate, failed.reason) == (0.0, "no memory")
+
+
+def test_two_versions_are_compared_by_their_medians():
+    runs = {"old": [10.0, 30.0, 20.0], "new": [4.0]}
+    assert versions.compared("lone", "ms", runs, lower_is_better=True) == ["lone", "ms", "20 (10 to 30)", "4", "5.00"]
+    assert versions.compared("full", "items/s", runs, lower_is_better=False)[-1] == "0.20"
+    refused = versions.compared("full", "items/s", {"old": Failed("no such flag"), "new": [4.0]}, lower_is_better=False)
+    assert refused == ["full", "items/s", "no such flag", "4", "-"]
+
+
+def test_what_a_search_of_streams_found_is_the_last_number_that_held():
+    steps = [{"factor": 8.0, "streams": 128}, {"factor": 12.0, "streams": 192}, {"factor": 12.0, "streams": 192}, {"factor": 16.0, "streams": 256}]
+    assert versions.bearing(json.dumps({"search": {"factor": 12.0}, "steps": steps})).streams == 192
+    for wrong in ({"search": {"factor": None}, "steps": steps}, {"search": None, "steps": []}):
+        with pytest.raises(Failed, match="the search found no number of streams"):
+            versions.bearing(json.dumps(wrong))
 
 
 def test_a_peer_is_started_with_what_is_recorded_and_its_command_says_so(tmp_path, monkeypatch):
