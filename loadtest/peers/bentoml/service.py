@@ -8,6 +8,12 @@ from engine import Engine
 from settings import handed_on
 
 SETTINGS = handed_on()
+# It refuses batches of one; without this, each request is a call.
+BATCHES = (
+    {"batchable": True, "max_batch_size": SETTINGS.batching.max_batch, "max_latency_ms": SETTINGS.batching.delay_us // 1_000}
+    if SETTINGS.batching.max_batch > 1
+    else {}
+)
 
 
 class RawBody(Serde):
@@ -43,11 +49,6 @@ class Infer:
     def __init__(self) -> None:
         self._engine = Engine(SETTINGS.contract, SETTINGS.batching.threads)
 
-    @bentoml.api(
-        route="/infer",
-        batchable=True,
-        max_batch_size=SETTINGS.batching.max_batch,
-        max_latency_ms=SETTINGS.batching.delay_us // 1_000,
-    )
+    @bentoml.api(route="/infer", **BATCHES)
     def infer(self, bodies: list[bytes], /) -> list[bytes]:
         return self._engine.run_bodies(bodies)
