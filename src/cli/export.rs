@@ -2,8 +2,9 @@
 
 use std::{
     fmt::{self, Write as _},
-    fs::{self, File, OpenOptions},
-    io::{ErrorKind, Write as _},
+    fs::{self, OpenOptions, Permissions},
+    io::{self, ErrorKind, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -24,6 +25,9 @@ Examples:
   tidemill models export silero-vad-8k silero_vad_8khz.onnx      the same for 8 kHz audio
 The files are made of the official Silero VAD 6.2 and say so in their metadata, which hold the licence (MIT)."
 );
+
+/// Permissions of a new file, of which the user's mask takes some away.
+const MODE_BEFORE_UMASK: u32 = 0o666;
 
 /// A model inside the binary, and where it goes.
 #[derive(Debug, Args)]
@@ -73,19 +77,39 @@ pub(super) fn run(args: &ExportArgs, printer: &mut Printer) -> Result<(), Failur
     printer.print(&ExportRecord { model: embedded.name(), file, bytes: embedded.file().len(), sha256 })
 }
 
+/// Writes the whole file or leaves what was there: what is written goes to a file of another name first.
 fn write(path: &Path, bytes: &[u8], force: bool) -> Result<(), Failure> {
     let refuse = |reason: String| Failure::BadInput(format!("{}: {reason}", path.display()));
-    let opened = if force { File::create(path) } else { OpenOptions::new().write(true).create_new(true).open(path) };
-    let mut file = opened.map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => refuse("it exists already; --force replaces it".to_owned()),
-        _ => refuse(format!("cannot be created: {error}")),
-    })?;
-    let written = file.write_all(bytes);
-    if written.is_err() && !force {
-        // Half a model is of no use to anyone, and nothing was there before.
-        let _ = fs::remove_file(path);
+    let exists = || refuse("it exists already; --force replaces it".to_owned());
+    let found = fs::metadata(path).ok();
+    if found.is_some() && !force {
+        return Err(exists());
     }
-    written.map_err(|error| refuse(format!("cannot be written: {error}")))
+    if found.is_some_and(|found| !found.is_file()) {
+        // A pipe or a device is written to; putting a file in its place is nobody's wish.
+        let mut place =
+            OpenOptions::new().write(true).open(path).map_err(|error| refuse(format!("cannot be opened: {error}")))?;
+        return place.write_all(bytes).map_err(|error| refuse(format!("cannot be written: {error}")));
+    }
+    // A link goes on pointing to what is replaced.
+    let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let as_others = Permissions::from_mode(MODE_BEFORE_UMASK);
+    let mut file = tempfile::Builder::new()
+        .permissions(as_others)
+        .tempfile_in(folder)
+        .map_err(|error| refuse(format!("cannot be created: {}", innermost(&error))))?;
+    file.write_all(bytes).map_err(|error| refuse(format!("cannot be written: {}", innermost(&error))))?;
+    let kept = if force { file.persist(&place) } else { file.persist_noclobber(&place) };
+    kept.map(drop).map_err(|failed| match failed.error.kind() {
+        ErrorKind::AlreadyExists => exists(),
+        _ => refuse(format!("cannot be written: {}", failed.error)),
+    })
+}
+
+/// What the system said; the library puts the name of its temporary file in front.
+fn innermost(error: &io::Error) -> String {
+    error.get_ref().and_then(|named| named.source()).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 impl fmt::Display for ExportRecord {

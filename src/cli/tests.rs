@@ -537,7 +537,12 @@ async fn export_writes_a_model_of_the_binary_and_replaces_no_file_unasked() {
     let replaced = export(&["silero-vad-8k", text(&file), "--force", "--json"]).await;
     assert_eq!(std::fs::read(&file).expect("replaced"), Embedded::SILERO_VAD_8K.file());
     assert!(replaced.results.starts_with(r#"{"exported":{"model":"silero-vad-8k","file":""#), "{replaced:?}");
+    let others: Vec<_> =
+        std::fs::read_dir(folder.path()).expect("it is there").flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(others, ["vad.onnx"], "nothing else is left");
 
+    let full = export(&["silero-vad", "/dev/full", "--force"]).await;
+    assert!(full.exit_code == 2 && full.notes.starts_with("error: /dev/full: cannot be written: No space"), "{full:?}");
     let unknown = export(&["example_model", text(&file)]).await;
     let expected = "error: there is no model file 'example_model' inside this binary, which holds silero-vad and silero-vad-8k; the \
                     file of a model of a folder is example_model/VERSION/model.onnx in that folder\n";
