@@ -146,7 +146,8 @@ def running(*arguments: str, expected_alarms: tuple[str, ...] = (), start_s: flo
             await_rest(server)
             server.signal()
             assert server.wait() == 0
-        assert server.alarms(expected_alarms) == []
+        alarms = server.alarms(expected_alarms)
+        assert not alarms, "\n".join(alarms)
     finally:
         server.kill()
 
