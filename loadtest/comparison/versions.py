@@ -3,12 +3,15 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
+import operator
 import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterator
+from typing import TypeVar
 
 from . import loads, processes, servers, tool
 from .loads import MODELS, OFFICIAL, Arm
@@ -18,7 +21,10 @@ from .servers import Server
 from .tool import Bench, said_version, say
 from .turns import turns
 
+T = TypeVar("T")
+
 ENGINES = ("rten", "onnxruntime")
+PARTS = ("costs", "full", "lone", "live")
 # Items in flight: a feed has a few of them under way at a time.
 IN_FLIGHT = {"full": 512, "lone": 1}
 SEARCH = tool.ROOT / "loadtest/scenarios/search-realtime.toml"
@@ -28,9 +34,9 @@ SEARCH_PATIENCE_S = 900
 COSTS_PATIENCE_S = 30
 
 DESCRIPTION = """\
-Starts two builds of the server with the model inside the binary, one after the other, and gives both the same loads in turns:
+Starts two builds of the server with the model inside the binary, and gives both the same loads in turns:
 
-  costs  microseconds an item in a call of 1, 2, 4 ... items, as the server measures its engine when it starts
+  costs  microseconds an item in a call of 1, 2, 4 ... items, as a server that starts alone measures its engine
   full   items a second of 128 streams that are never without items under way
   lone   microseconds from sending to the answer, of one item at a time
   live   streams at the pace of speech whose answers come within 50 ms, 99 of 100
@@ -55,13 +61,6 @@ class Build:
         return ["env", f"XDG_CACHE_HOME={cache}", str(self.binary), "serve", *addresses, *library, *words]
 
 
-@dataclasses.dataclass(frozen=True)
-class Bearing:
-    """Streams that a server bears, found by a search."""
-
-    streams: float
-
-
 def costs(bench: Bench, server: Server) -> dict[int, float]:
     """Microseconds an item takes, by the size of the call."""
     command = [str(bench.server), "models", OFFICIAL, "--addr", str(server.grpc), "--json"]
@@ -73,7 +72,7 @@ def costs(bench: Bench, server: Server) -> dict[int, float]:
         raise Failed(f"{server.name} says no costs of {OFFICIAL}: {error!r}") from error
 
 
-def bearing(text: str) -> Bearing:
+def bearing(text: str) -> float:
     """Reads a result of `tidemill-load run` with a search: the streams of the last step that it found to hold."""
     try:
         result = json.loads(text)
@@ -81,10 +80,10 @@ def bearing(text: str) -> Bearing:
         [streams, *_] = [step["streams"] for step in result["steps"] if step["factor"] == factor]
     except (ValueError, LookupError, TypeError) as error:
         raise Failed(f"the search found no number of streams: {error!r}") from error
-    return Bearing(streams)
+    return streams
 
 
-def _search(bench: Bench, server: Server) -> Bearing:
+def _search(bench: Bench, server: Server) -> float:
     settings = [word for each in SEARCH_SETTINGS for word in ("--set", each)]
     command = [str(bench.load_tool), "run", str(SEARCH), "--addr", str(server.grpc), *settings, "--json", "-"]
     return bearing(server.load(command, patience_s=SEARCH_PATIENCE_S))
@@ -94,76 +93,87 @@ def _load(bench: Bench, server: Server, what: str, seconds: float) -> loads.Foun
     return loads.load(bench, Arm(server, "feed"), MODELS[OFFICIAL], in_flight=IN_FLIGHT[what], seconds=seconds, commands=[])
 
 
-Table = list[list[str]]
+Runs = list[float] | Failed
 
 
-def compared(what: str, unit: str, found: Mapping[str, list[float] | Failed], *, lower_is_better: bool) -> list[str]:
-    """A row: the medians of both builds, and how many times as good as the first the second is."""
-    sides = list(found.values())
-    cells, middles = [], []
-    for runs in sides:
-        if isinstance(runs, Failed):
-            cells.append(str(runs))
-            continue
-        middles.append(median(runs))
-        spread = f" ({shown(min(runs))} to {shown(max(runs))})" if len(runs) > 1 else ""
-        cells.append(f"{shown(middles[-1])}{spread}")
-    if len(middles) < len(sides):
-        gain = "-"
-    else:
-        old, new = middles
-        gain = f"{ratio(old, new) if lower_is_better else ratio(new, old):.2f}"
-    return [what, unit, *cells, gain]
+def compared(what: str, unit: str, old: Runs, new: Runs, *, lower_is_better: bool) -> list[str]:
+    """A row: the medians of both builds, and how many times as good as the old one the new one is."""
+    gain = "-"
+    if not isinstance(old, Failed) and not isinstance(new, Failed):
+        ends = (median(old), median(new)) if lower_is_better else (median(new), median(old))
+        gain = f"{ratio(*ends):.2f}"
+    return [what, unit, _cell(old), _cell(new), gain]
 
 
-def measure(bench: Bench, engine: str, builds: Iterable[Build], arguments: argparse.Namespace) -> Table:
-    """All rows of one engine."""
-    started = contextlib.ExitStack()
-    with started:
-        # Both are up, one at work: what rests costs the other nothing.
-        found = {build.name: _start(started, build, engine) for build in builds}
-        rows: Table = []
-        if "costs" in arguments.parts:
-            sides = turns(1, {name: _asked(costs, bench, server) for name, server in found.items()})
-            rows.extend(_cost_rows(engine, sides))
-        if "full" in arguments.parts:
-            sides = turns(arguments.rounds, {name: _asked(_load, bench, server, "full", arguments.seconds) for name, server in found.items()})
-            rows.append(compared(f"{engine}, full", "items/s", _figures(sides, "items_per_s"), lower_is_better=False))
-            rows.append(compared(f"{engine}, full", "us of a core an item", _figures(sides, "cpu_us_per_item"), lower_is_better=True))
-        if "lone" in arguments.parts:
-            sides = turns(arguments.rounds, {name: _asked(_load, bench, server, "lone", arguments.seconds) for name, server in found.items()})
-            rows.append(compared(f"{engine}, lone", "ms, median", _figures(sides, "p50_ms"), lower_is_better=True))
-        if "live" in arguments.parts:
-            sides = turns(1, {name: _asked(_search, bench, server) for name, server in found.items()})
-            rows.append(compared(f"{engine}, live", "streams", _figures(sides, "streams"), lower_is_better=False))
-    return rows
+def _cell(runs: Runs) -> str:
+    if isinstance(runs, Failed):
+        return str(runs)
+    spread = f" ({shown(min(runs))} to {shown(max(runs))})" if len(runs) > 1 else ""
+    return f"{shown(median(runs))}{spread}"
 
 
-def _asked(question: Callable, *arguments: object) -> Callable:
-    return lambda: question(*arguments)
+def _picked(runs: list[T] | Failed, pick: Callable[[T], float]) -> Runs:
+    return runs if isinstance(runs, Failed) else [pick(run) for run in runs]
 
 
-def _start(stack: contextlib.ExitStack, build: Build, engine: str) -> Server:
-    say(f"{build.name} on {engine}, load {os.getloadavg()[0]:.2f}")
-    cache = stack.enter_context(tempfile.TemporaryDirectory())
-    return stack.enter_context(servers.of_command(build.name, said_version(build.binary), build.command(engine, cache)))
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """Two builds on one engine."""
 
+    bench: Bench
+    engine: str
+    builds: tuple[Build, Build]
+    rounds: int
+    seconds: float
 
-def _figures(sides: Mapping[str, list | Failed], figure: str) -> dict[str, list[float] | Failed]:
-    return {
-        name: runs if isinstance(runs, Failed) else [getattr(run, figure) for run in runs] for name, runs in sides.items()
-    }
+    def rows(self, parts: Container[str]) -> list[list[str]]:
+        rows = self._costs() if "costs" in parts else []
+        with contextlib.ExitStack() as started:
+            # Both are up, one at work: what rests costs the other nothing.
+            running = {build.name: started.enter_context(self._started(build)) for build in self.builds}
 
+            def asked(rounds: int, question: Callable[[Server], T]) -> list[list[T] | Failed]:
+                return list(turns(rounds, {name: functools.partial(question, server) for name, server in running.items()}).values())
 
-def _cost_rows(engine: str, sides: Mapping[str, list[dict[int, float]] | Failed]) -> Table:
-    sizes = sorted({size for runs in sides.values() if not isinstance(runs, Failed) for size in runs[0]})
-    rows = []
-    for size in sizes:
-        of_size = {
-            name: runs if isinstance(runs, Failed) else [run[size] for run in runs if size in run] for name, runs in sides.items()
-        }
-        rows.append(compared(f"{engine}, call of {size}", "us an item", of_size, lower_is_better=True))
-    return rows
+            if "full" in parts:
+                runs = asked(self.rounds, functools.partial(self._load, "full"))
+                rows.append(self._row("full", "items/s", runs, lambda run: run.items_per_s, lower_is_better=False))
+                rows.append(self._row("full", "us of a core an item", runs, lambda run: run.cpu_us_per_item))
+            if "lone" in parts:
+                runs = asked(self.rounds, functools.partial(self._load, "lone"))
+                rows.append(self._row("lone", "ms, median", runs, lambda run: run.p50_ms))
+            if "live" in parts:
+                found = asked(1, functools.partial(_search, self.bench))
+                rows.append(self._row("live", "streams", found, lambda streams: streams, lower_is_better=False))
+        return rows
+
+    def _costs(self) -> list[list[str]]:
+        def measured(build: Build) -> dict[int, float]:
+            with self._started(build) as server:
+                return costs(self.bench, server)
+
+        sides = list(turns(self.rounds, {build.name: functools.partial(measured, build) for build in self.builds}).values())
+        for runs in sides:
+            if isinstance(runs, Failed):
+                raise runs
+        sizes = set.intersection(*(set(run) for runs in sides for run in runs))
+        return [self._row(f"call of {size}", "us an item", sides, operator.itemgetter(size)) for size in sorted(sizes)]
+
+    def _row(self, what: str, unit: str, sides: list[list[T] | Failed], pick: Callable[[T], float], *, lower_is_better: bool = True) -> list[str]:
+        old, new = (_picked(runs, pick) for runs in sides)
+        return compared(f"{self.engine}, {what}", unit, old, new, lower_is_better=lower_is_better)
+
+    def _load(self, what: str, server: Server) -> loads.Found:
+        arm, model = Arm(server, "feed"), MODELS[OFFICIAL]
+        return loads.load(self.bench, arm, model, in_flight=IN_FLIGHT[what], seconds=self.seconds, commands=[])
+
+    @contextlib.contextmanager
+    def _started(self, build: Build) -> Iterator[Server]:
+        say(f"{build.name} on {self.engine}, load {os.getloadavg()[0]:.2f}")
+        with tempfile.TemporaryDirectory() as cache:
+            command = build.command(self.engine, cache)
+            with servers.of_command(build.name, said_version(build.binary), command) as server:
+                yield server
 
 
 def main() -> int:
@@ -172,8 +182,9 @@ def main() -> int:
     bench = Bench(tool.FULL, arguments.binaries.resolve(), tool.SCRATCH)
     bench.scratch.mkdir(parents=True, exist_ok=True)
     try:
-        builds = [Build("old", arguments.old.resolve()), Build("new", bench.server)]
-        rows = [row for engine in arguments.engines for row in measure(bench, engine, builds, arguments)]
+        builds = (Build("old", arguments.old.resolve()), Build("new", bench.server))
+        measured = (Measurement(bench, engine, builds, arguments.rounds, arguments.seconds) for engine in arguments.engines)
+        rows = [row for each in measured for row in each.rows(arguments.parts)]
         print(plain_table(["what", "unit", "old", "new", "times as good"], rows))
     except Failed as failed:
         print(f"error: {failed}", file=sys.stderr)
@@ -186,9 +197,6 @@ def main() -> int:
     return 0
 
 
-PARTS = ("costs", "full", "lone", "live")
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="loadtest/versions", allow_abbrev=False, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -197,7 +205,7 @@ def _arguments() -> argparse.Namespace:
     option("old", type=pathlib.Path, metavar="OLD", help="the other version's server binary")
     option("--parts", nargs="+", default=list(PARTS), choices=PARTS, metavar="PART", help=f"only these: {', '.join(PARTS)}")
     option("--engines", nargs="+", default=list(ENGINES), choices=ENGINES, metavar="ENGINE", help=f"of {', '.join(ENGINES)}; both by default")
-    option("--rounds", type=int, default=5, help="runs of each build, of which the median counts (5)")
+    option("--rounds", type=int, default=5, help="runs of each build, of which the median counts; a search is made once (5)")
     option("--seconds", type=float, default=3.0, help="of each run (3)")
     option("--binaries", type=pathlib.Path, default=tool.ROOT / "target/release", metavar="DIR", help="folder of this version's binaries (target/release)")
     return parser.parse_args()

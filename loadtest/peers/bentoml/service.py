@@ -8,7 +8,7 @@ from engine import Engine
 from settings import handed_on
 
 SETTINGS = handed_on()
-# It refuses batches of one; without this, each request is a call.
+# BentoML refuses batches of one; without these parameters, each request is a call.
 BATCHES = (
     {"batchable": True, "max_batch_size": SETTINGS.batching.max_batch, "max_latency_ms": SETTINGS.batching.delay_us // 1_000}
     if SETTINGS.batching.max_batch > 1
