@@ -18,6 +18,7 @@ use tidemill::{
     scheduler::{CostCurve, Handoff, Lanes, ModelOptions, StreamOptions},
     session::{Event, Inbound, ItemRequest, Session, SessionMetrics},
     telemetry::{Method, Telemetry},
+    vitals::Vitals,
 };
 
 use identity::{ADMISSION, BYTES, install, session_options, signature, tensor};
@@ -56,7 +57,7 @@ impl Server {
             wide_ratio: None,
         };
         let model = install(&handoff, &telemetry, executable, options);
-        let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane)).expect("threads");
+        let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane), &Vitals::new(&telemetry)).expect("threads");
         Self { handoff, model, drain: Drain::new(), telemetry, _lanes: lanes }
     }
 

@@ -5,14 +5,19 @@
 //! the gRPC and HTTP ports accept once every model is ready. The models' folder is watched before it is read, so that no change is
 //! missed.
 //!
+//! # LOSS
+//! A lane, the timekeeper or another part that the server cannot do without may end by a panic. From that moment on the server is not
+//! ready, and takes no new sessions; [`Server::lost`] tells whoever runs it, who drains it, for [`LOSS_DEADLINE`] at most.
+//!
 //! # SHUTDOWN
 //! [`Server::drain`], in this order, each step with its budget: readiness and health off, no new sessions, GOAWAY; sessions finish
 //! what is in flight (`drain.deadline_s`); the gRPC and HTTP ports close, then their connections ([`CONNECTIONS_GRACE`]); lanes
 //! end; the admin port closes last.
 
+mod record;
+
 use std::{
-    fs::File,
-    io::{self, BufWriter},
+    io,
     net::{SocketAddr, TcpListener},
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -21,30 +26,35 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::JoinHandle;
+use futures::FutureExt as _;
+use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
     clock,
     config::{self, Config, DefaultEngine},
+    descriptors::{Descriptors, TooFew},
     domain::{Fault, FaultKind},
     drain::{Drain, Phase},
     engine::{self, LaneThreads, onnxruntime::OnnxRuntime},
     frontend::{
-        Shutdown,
+        Shutdown, Surroundings,
         admin::{self, AdminHandle, AdminSource, Readiness},
         grpc::GrpcServer,
         http::HttpServer,
     },
+    log,
+    memory::Memory,
     open_inference::OpenInference,
     proof::{self, Aside, Proof, ProofError, Store},
     registry::{
         self, Embedded, EngineChoice, Example, Folder, Host, Installer, LoadedModel, Measured, ModelSource, ModelState, Place,
         Registry, Repository, Watcher,
     },
-    scheduler::{Admission, CostCurve, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Timekeeper, Trace},
+    scheduler::{Admission, CostCurve, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Timekeeper},
     service::Service,
     telemetry::Telemetry,
     threads,
+    vitals::{Liveness, Part, Vitals},
 };
 
 /// Input bytes in one model call; a single larger item still runs.
@@ -52,6 +62,16 @@ const MAX_CALL_BYTES: usize = 64 << 20;
 
 /// Time in which connections without sessions, such as those that watch health, may close by themselves.
 const CONNECTIONS_GRACE: Duration = Duration::from_secs(1);
+
+/// The longest drain of a server that has lost a part: what is left of it may answer nothing any more.
+const LOSS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Time in which the record of arrivals may write down what is left of it. It may be on a file that takes nothing.
+const RECORD_GRACE: Duration = Duration::from_secs(1);
+
+/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`). The usual 128 are too few for clients
+/// that all come back at once: whoever finds no room tries again after a second.
+const BACKLOG: i32 = 4_096;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +94,19 @@ pub enum StartError {
         /// The system's error.
         error: io::Error,
     },
+    /// What is to be recorded in is no file.
+    #[error(
+        "cannot record in {path} (scheduler.record): it is {kind}, which may take nothing or hold up whoever writes; name a regular file"
+    )]
+    RecordKind {
+        /// What is there.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// The system lets the process open too few files.
+    #[error(transparent)]
+    Descriptors(#[from] TooFew),
     /// The engine's library cannot be loaded.
     #[error(transparent)]
     Engine(#[from] engine::EngineError),
@@ -110,11 +143,12 @@ pub struct Server {
     shutdown: Shutdown,
     /// The servers of the ports for clients.
     ports: JoinHandle<()>,
-    background: Vec<JoinHandle<()>>,
+    background: Vec<JoinHandle<Option<()>>>,
     lanes: Lanes,
     timekeeper: Timekeeper,
     admin: AdminHandle,
     recording: Option<JoinHandle<()>>,
+    vitals: Vitals,
     config: Config,
 }
 
@@ -128,35 +162,52 @@ impl Server {
         let http_listener = bind("server.http_addr", config.server.http_addr)?;
         let admin_listener = bind("server.admin_addr", config.server.admin_addr)?;
         let telemetry = if config.metrics.enabled { Telemetry::new() } else { Telemetry::off() };
-        let drain = Drain::new();
         let lane_count = lane_count(&config);
+        let (vitals, descriptors) = (Vitals::new(&telemetry), Descriptors::at_start(lane_count)?);
+        let memory = Memory::within(config.memory.limit_bytes, &telemetry.server());
+        let drain = Drain::new();
         let handoff = Handoff::new(lane_count, admission(&config));
-        let recording = config.scheduler.record.as_deref().map(|path| start_recording(path, &handoff)).transpose()?;
+        let recording = config.scheduler.record.as_deref().map(|path| record::start(path, &handoff)).transpose()?;
         let compute = LaneThreads::device(lane_count);
         let device = Device { compute: compute.clone(), handoff: Arc::clone(&handoff), telemetry: telemetry.clone() };
         let repository = repository(&config, device);
-        let admin_source = admin_source(&config, &telemetry, &drain, &handoff, repository.registry());
-        let admin = admin::spawn(admin_listener, admin_source)?;
+        let admin_source = admin_source(&config, &telemetry, &drain, &vitals, &handoff, repository.registry());
+        let admin = admin::spawn(admin_listener, admin_source, descriptors.admin())?;
         let watcher = watcher(&config)?;
         let loading = {
             let (config, repository) = (config.clone(), repository.clone());
-            tokio::task::spawn_blocking(move || load(&config, &repository))
+            threads::aside(move || load(&config, &repository))
         };
         loading.await.map_err(io::Error::other)??;
-        let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane))?;
-        let timekeeper = Timekeeper::start(&handoff)?;
+        let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane), &vitals)?;
+        let timekeeper = Timekeeper::start(&handoff, &vitals)?;
 
         let service = Service::new(repository.clone(), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
-        let open_inference = OpenInference::new(service.clone(), config.sequence.clone(), config.shared_memory.clone());
+        let open_inference = OpenInference::new(service.within(memory), config.sequence.clone(), config.shared_memory.clone())
+            .within(descriptors.clone());
         let shutdown = Shutdown::default();
         let (grpc_listener, grpc_addr) = nonblocking(grpc_listener)?;
         let (http_listener, http_addr) = nonblocking(http_listener)?;
-        let (grpc, health) =
+        let surroundings = Surroundings { descriptors, vitals: vitals.clone() };
+        let (grpc, mut health) =
             GrpcServer::new(grpc_listener, open_inference.clone(), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
+        let grpc = grpc.within(surroundings.clone());
         let http = HttpServer::new(http_listener, open_inference, config.http.clone(), telemetry.server(), shutdown.clone());
+        let http = http.within(surroundings);
         drain.serve();
-        let mut background = vec![tokio::spawn(Arc::clone(&handoff).kick_lanes()), tokio::spawn(health.keep())];
-        background.extend(watcher.map(|watcher| tokio::spawn(watcher.keep_fresh(repository.clone()))));
+        health.tell();
+        let mut background = vec![
+            tokio::spawn(
+                vitals.clone().keep(Part::Kicker, Arc::clone(&handoff), |handoff| Arc::clone(handoff).kick_lanes().boxed()),
+            ),
+            tokio::spawn(vitals.clone().keep(Part::Health, health, |health| health.keep().boxed())),
+            tokio::spawn(drain_when_lost(vitals.clone(), drain.clone())),
+        ];
+        if let Some(watcher) = watcher {
+            let watched = (watcher, repository.clone());
+            let keep_fresh = vitals.clone().keep(Part::Watcher, watched, |(watcher, models)| watcher.keep_fresh(models).boxed());
+            background.push(tokio::spawn(keep_fresh));
+        }
         let ports = tokio::spawn(async move {
             tokio::join!(grpc.serve(), http.serve());
         });
@@ -174,6 +225,7 @@ impl Server {
             timekeeper,
             admin,
             recording,
+            vitals,
             config,
         })
     }
@@ -239,10 +291,23 @@ impl Server {
         &self.handoff
     }
 
+    /// Waits until a part is lost that the server cannot do without.
+    pub async fn lost(&self) {
+        self.vitals.lost().await;
+    }
+
+    /// The parts of the server; clones outlive it.
+    #[must_use]
+    pub fn vitals(&self) -> Vitals {
+        self.vitals.clone()
+    }
+
     /// Shuts down in order; see the module's text.
     pub async fn drain(self) {
-        let Self { drain, handoff, shutdown, mut ports, background, lanes, timekeeper, admin, recording, config, .. } = self;
+        let Self { drain, handoff, shutdown, mut ports, background, lanes, timekeeper, admin, recording, vitals, config, .. } =
+            self;
         let deadline = config.drain.deadline();
+        let deadline = if vitals.loss().is_some() { deadline.min(LOSS_DEADLINE) } else { deadline };
         tracing::info!(sessions = drain.sessions_open(), ?deadline, "draining");
         drain.begin();
         handoff.drain();
@@ -267,12 +332,13 @@ impl Server {
         }
         drop(timekeeper);
         handoff.record(None);
-        if let Some(recording) = recording {
-            // Its own errors are told; an error here could only be a panic, which tokio has reported.
-            let _ = recording.await;
+        // Its own errors are told. A file that takes nothing does not hold up the end.
+        if let Some(recording) = recording
+            && tokio::time::timeout(RECORD_GRACE, recording).await.is_err()
+        {
+            tracing::warn!("the end of the record of arrivals (scheduler.record) could not be written in time");
         }
-        let joined = tokio::task::spawn_blocking(move || lanes.join()).await;
-        if let Err(error) = joined {
+        if let Err(error) = threads::aside(move || lanes.join()).await {
             tracing::error!(%error, "the lanes did not end in order");
         }
         admin.close().await;
@@ -281,7 +347,20 @@ impl Server {
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).map_err(|error| StartError::Bind { key, address, error })
+    let listen = || -> io::Result<TcpListener> {
+        let listener = TcpListener::bind(address)?;
+        // It listens already; this changes how many may wait.
+        rustix::net::listen(&listener, BACKLOG)?;
+        Ok(listener)
+    };
+    listen().map_err(|error| StartError::Bind { key, address, error })
+}
+
+/// The end of a server that has lost a part begins by itself, before anybody has been told.
+async fn drain_when_lost(vitals: Vitals, drain: Drain) -> Option<()> {
+    vitals.lost().await;
+    drain.begin();
+    None
 }
 
 /// The same listener for the runtime, and where it listens.
@@ -313,15 +392,24 @@ fn admin_source(
     config: &Config,
     telemetry: &Telemetry,
     drain: &Drain,
+    vitals: &Vitals,
     handoff: &Arc<Handoff>,
     registry: &Arc<Registry>,
 ) -> AdminSource {
-    let (handoff, registry, allow_partial) = (Arc::clone(handoff), Arc::clone(registry), config.models.allow_partial);
-    let phase = drain.clone();
+    let (phase, registry, allow_partial) = (drain.clone(), Arc::clone(registry), config.models.allow_partial);
+    let (queue, lines_lost) = (Arc::clone(handoff), telemetry.server().log_lines_lost);
+    let refresh = move || {
+        queue.publish_metrics();
+        lines_lost.absolute(log::lines_lost());
+    };
+    let queue = Arc::clone(handoff);
+    let liveness = Liveness::new(vitals.clone(), Handle::current().metrics(), move || queue.longest_call());
     AdminSource {
         telemetry: telemetry.clone(),
         drain: drain.clone(),
-        refresh: Arc::new(move || handoff.publish_metrics()),
+        vitals: vitals.clone(),
+        liveness: Arc::new(liveness),
+        refresh: Arc::new(refresh),
         models: Arc::new(move || readiness(&registry, phase.phase(), allow_partial)),
     }
 }
@@ -393,19 +481,6 @@ fn load(config: &Config, repository: &Repository) -> Result<(), StartError> {
         None => {}
     }
     Ok(repository.start(config.models.allow_partial)?)
-}
-
-/// Records what comes to the queue; the task ends once the record does.
-fn start_recording(path: &Path, handoff: &Handoff) -> Result<JoinHandle<()>, StartError> {
-    let file = File::create(path).map_err(|error| StartError::Record { path: path.to_owned(), error })?;
-    let (trace, writer) = Trace::begin(clock::now(), handoff.lanes());
-    handoff.record(Some(trace));
-    let path = path.to_owned();
-    Ok(tokio::task::spawn_blocking(move || {
-        if let Err(error) = writer.write(BufWriter::new(file)) {
-            tracing::error!(path = %path.display(), %error, "the record of arrivals breaks off");
-        }
-    }))
 }
 
 /// The lanes, as the repository of models sees them.

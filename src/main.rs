@@ -1,22 +1,20 @@
 //! The binary: flags → configuration → log → server → signals → exit code, and the client commands.
 
-use std::{
-    io::{IsTerminal as _, stderr},
-    path::PathBuf,
-    pin::pin,
-    process::ExitCode,
-};
+use std::{path::PathBuf, pin::pin, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidemill::{
-    app::Server,
+    app::{Server, StartError},
     cli::{self, ClientCommand},
-    config::{Config, LogConfig, LogFormat, process_environment},
-    threads,
+    config::{Config, process_environment},
+    log::{self, Log, complain},
+    signals, threads,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::sleep,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -25,6 +23,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXIT_START: u8 = 2;
 /// A second signal came while the server drained.
 const EXIT_FORCED: u8 = 1;
+/// A part of the server ended that it cannot do without.
+const EXIT_LOST: u8 = 3;
+
+/// How long a server that has lost a part may take to end: its drain, and what follows it.
+const LOST_WITHIN: Duration = Duration::from_secs(10);
 
 /// A streaming-first, real-time inference server, and its clients.
 #[derive(Debug, Parser)]
@@ -48,7 +51,8 @@ enum Command {
 ///
 /// Settings come from a file, then TIDEMILL_SECTION__KEY variables, then flags; the last one wins. SIGTERM or Ctrl-C drains: open
 /// streams finish what is in flight, then the server exits with 0. A second signal exits at once with 1. SIGHUP makes the models what
-/// they are in their folder now. A server that cannot start exits with 2 and says why.
+/// they are in their folder now. A server that cannot start exits with 2 and says why; one that has lost a thread it cannot do without
+/// drains and exits with 3.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -132,11 +136,13 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
 }
 
 fn main() -> ExitCode {
+    // Parts that a test wants to fail; nothing in a build without fail points.
+    let _scenario = fail::FailScenario::setup();
     let cli = Cli::parse();
     let runtime = match threads::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: the system refuses threads: {error}");
+            complain(&format!("error: the system refuses threads: {error}"));
             return ExitCode::from(EXIT_START);
         }
     };
@@ -152,19 +158,30 @@ async fn serve(args: &ServeArgs) -> ExitCode {
     let config = match Config::resolve(args.config.as_deref(), process_environment().into_iter(), args.overrides()) {
         Ok(config) => config,
         Err(faults) => {
-            eprintln!("error: {faults}");
+            complain(&format!("error: {faults}"));
             return ExitCode::from(EXIT_START);
         }
     };
-    start_log(&config.log);
-    raise_file_limit();
-    match run(config).await {
-        Ok(exit_code) => exit_code,
+    let log = match log::start(&config.log) {
+        Ok(log) => log,
         Err(error) => {
-            tracing::error!("the server could not start: {error}");
-            ExitCode::from(EXIT_START)
+            complain(&format!("error: the system refuses the log's thread: {error}"));
+            return ExitCode::from(EXIT_START);
         }
-    }
+    };
+    raise_file_limit();
+    let exit_code = run(config, &log).await.unwrap_or_else(|error| {
+        tracing::error!("the server could not start: {error}");
+        ExitCode::from(EXIT_START)
+    });
+    log.finish();
+    exit_code
+}
+
+/// Ends the process. Not by returning: the lanes would first finish what is queued, or what hangs would be waited for.
+fn exit(log: &Log, exit_code: u8) -> ! {
+    log.finish();
+    std::process::exit(exit_code.into())
 }
 
 /// Lets the process have as many files open as it may. Each connection and each region of shared memory is one, and the usual soft
@@ -179,47 +196,49 @@ fn raise_file_limit() {
     }
 }
 
-async fn run(config: Config) -> Result<ExitCode, tidemill::app::StartError> {
+async fn run(config: Config, log: &Log) -> Result<ExitCode, StartError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    signals::pass_over()?;
     let server = tokio::select! {
         server = Server::start(config) => server?,
         () = either(&mut terminate, &mut interrupt) => return Ok(ExitCode::SUCCESS),
     };
     let (grpc, http, admin) = (server.grpc_addr(), server.http_addr(), server.admin_addr());
     tracing::info!(lanes = server.lanes(), "listening grpc={grpc} http={http} admin={admin}");
+    let vitals = server.vitals();
     loop {
         tokio::select! {
             () = either(&mut terminate, &mut interrupt) => break,
+            () = vitals.lost() => break,
             _ = hangup.recv() => server.refresh_models(),
         }
     }
     // Pinned here, so that the select does not drop it before its other branch runs: that would wait for the lanes.
     let mut drained = pin!(server.drain());
+    let lost = async {
+        vitals.lost().await;
+        // What is left may wait for what is gone.
+        sleep(LOST_WITHIN).await;
+    };
     tokio::select! {
-        () = drained.as_mut() => Ok(ExitCode::SUCCESS),
+        () = drained.as_mut() => {}
+        () = lost => exit(log, EXIT_LOST),
         () = either(&mut terminate, &mut interrupt) => {
             tracing::info!("a second signal: exiting at once");
-            // Not by returning: the lanes would first finish what is queued.
-            std::process::exit(EXIT_FORCED.into())
+            exit(log, EXIT_FORCED)
         }
     }
+    Ok(vitals.loss().map_or(ExitCode::SUCCESS, |loss| {
+        tracing::error!("{loss}: the process ends, to be started again");
+        ExitCode::from(EXIT_LOST)
+    }))
 }
 
 async fn either(one: &mut Signal, other: &mut Signal) {
     tokio::select! {
         _ = one.recv() => {}
         _ = other.recv() => {}
-    }
-}
-
-fn start_log(config: &LogConfig) {
-    // h2 warns of each connection that resets too many streams, as often as clients please. A directive of the user's for it wins.
-    let filter = EnvFilter::new(format!("h2=error,{}", config.filter));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
-    match config.format {
-        LogFormat::Text => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     config::SessionConfig,
     domain::{Fault, FaultKind, Priority, Timestamp},
     drain::{Drain, Phase, SessionGuard},
+    memory::Memory,
     registry::{Model, ModelStatus, Repository},
     scheduler::{Handoff, Overflow, StreamHandle, StreamOptions},
     session::{
@@ -84,6 +85,7 @@ pub struct StreamLimits {
 #[derive(Clone)]
 pub struct Service {
     inner: Arc<Inner>,
+    memory: Memory,
 }
 
 struct Inner {
@@ -119,7 +121,20 @@ impl Service {
         telemetry: &Telemetry,
     ) -> Self {
         let methods = Method::ALL.map(|method| Arc::new(telemetry.method(method)));
-        Self { inner: Arc::new(Inner { repository, handoff, config, drain, methods, tenants: RandomState::new() }) }
+        let inner = Inner { repository, handoff, config, drain, methods, tenants: RandomState::new() };
+        Self { inner: Arc::new(inner), memory: Memory::unlimited() }
+    }
+
+    /// The same door, which lets no new streams and large calls in while memory is short.
+    #[must_use]
+    pub fn within(self, memory: Memory) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// The memory that it keeps to.
+    #[must_use]
+    pub const fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Opens a stream.
@@ -162,6 +177,9 @@ impl Service {
     /// As [`Service::open`]; nothing is counted.
     pub(crate) fn open_found(&self, method: Method, model: Arc<Model>, request: OpenRequest) -> Result<OpenStream, Fault> {
         let Inner { repository, handoff, drain, .. } = &*self.inner;
+        if matches!(method, Method::Scan | Method::Upload | Method::Feed) {
+            self.memory.admit()?;
+        }
         let guard = self.admit()?;
         if request.overflow != OverflowPolicy::Block && method != Method::Feed {
             return Err(Fault::invalid(
@@ -236,6 +254,7 @@ impl Service {
         input: PredictInput,
     ) -> Result<(Arc<Model>, Prediction), Fault> {
         request.payload = input.kind();
+        self.memory.admit_bytes(input.bytes())?;
         let opened = self.try_open(method, request)?;
         let model = Arc::clone(opened.model());
         let inbound = match input {
@@ -350,6 +369,13 @@ impl PredictInput {
         match self {
             Self::Item(_) => PayloadKind::Tensors,
             Self::Pcm(_) => PayloadKind::PcmS16le,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Item(item) => item.tensors.iter().flatten().map(|tensor| tensor.data.len()).sum(),
+            Self::Pcm(samples) => samples.len(),
         }
     }
 }

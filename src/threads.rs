@@ -6,7 +6,10 @@
 //! waits for the lane's turn to end (a millisecond or two), and then has more to do at once. On two cores, with Silero VAD saturated,
 //! that made a tenth of the context switches, and a quarter more items.
 
-use std::io;
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -15,7 +18,30 @@ use tokio::runtime::{Builder, Runtime};
 /// # Errors
 /// The system's, if it refuses threads.
 pub fn runtime() -> io::Result<Runtime> {
-    Builder::new_multi_thread().enable_all().on_thread_start(give_way).build()
+    // tokio panics where the system refuses it a thread.
+    catch_unwind(|| Builder::new_multi_thread().enable_all().on_thread_start(give_way).build())
+        .unwrap_or_else(|_| Err(io::Error::other("it lets the process have too few (ulimit -u, or pids.max of its cgroup)")))
+}
+
+/// Why work was not done aside.
+#[derive(Debug, thiserror::Error)]
+pub enum AsideError {
+    /// There is no thread for it.
+    #[error("the system refuses a thread (ulimit -u, ulimit -v, or pids.max of the cgroup)")]
+    Refused,
+    /// It panicked.
+    #[error("it broke off")]
+    Panicked,
+}
+
+/// Does work that blocks, or takes long, on a thread for such work of the present runtime.
+///
+/// # Errors
+/// [`AsideError`]; nothing is begun if the system refuses a thread.
+pub async fn aside<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R, AsideError> {
+    // tokio panics if it can start none and has none.
+    let started = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(work)));
+    started.map_err(|_| AsideError::Refused)?.await.map_err(|_| AsideError::Panicked)
 }
 
 /// From now on this thread takes a core only from an idle one, or in its turn. Threads that it starts begin so, too.

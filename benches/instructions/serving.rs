@@ -23,6 +23,7 @@ use tidemill::{
     scheduler::{Handoff, Lane, ModelKey, ModelRuntime, Timekeeper},
     service::Service,
     telemetry::Telemetry,
+    vitals::Vitals,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -109,7 +110,7 @@ impl Server {
         runtime.spawn(grpc_server.serve());
         runtime.spawn(http_server.serve());
         runtime.spawn(Arc::clone(&handoff).kick_lanes());
-        let timekeeper = Timekeeper::start(&handoff).expect("a thread");
+        let timekeeper = Timekeeper::start(&handoff, &Vitals::new(&telemetry)).expect("a thread");
         let lane = Lane::new(0, telemetry.lane(0));
         Self { handoff, lane, model, grpc, http, _models: models, _timekeeper: timekeeper }
     }

@@ -12,7 +12,8 @@ Exit codes:
     0  everything was answered with outputs; serving
     1  some items were answered with an error; a recording
        was cut off or damaged, and the rest was sent; not serving
-    2  wrong usage, or a file that cannot be read
+    2  wrong usage, a file that cannot be read, or results
+       that cannot be written
     3  no connection, or it was lost
     4  the server refused: code, message and details are printed
   130  interrupted by Ctrl-C"
@@ -248,7 +249,12 @@ async fn run_with(command: &ClientCommand, printer: &mut Printer, interrupt: &Ca
 /// Prints a failure, unless nobody listens, and gives its exit code.
 fn report(failure: &Failure, printer: &mut Printer) -> u8 {
     printer.end_progress();
-    if !failure.is_silent() {
+    if let Failure::Output(_) = failure {
+        // Where results cannot go, the reason cannot either.
+        if !failure.is_silent() {
+            printer.complain(&failure.record());
+        }
+    } else if !failure.is_silent() {
         // The exit code still tells of the failure if it cannot be printed.
         printer.print(&failure.record()).and_then(|()| printer.flush()).ok();
     }

@@ -97,6 +97,12 @@ impl Printer {
         Ok(())
     }
 
+    /// Says on standard error what went wrong with standard output, which is not tried again.
+    pub(super) fn complain(&mut self, record: &impl fmt::Display) {
+        // With standard error gone too, the exit code tells.
+        writeln!(self.notes, "{record}").and_then(|()| self.notes.flush()).ok();
+    }
+
     /// Prints a note to people, on standard error whatever the form: standard output is for records.
     pub(super) fn note(&mut self, note: &str) {
         let Self { results, notes, bar, .. } = self;

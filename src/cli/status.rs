@@ -61,7 +61,7 @@ pub(super) enum Failure {
     #[error("unexpected answer: {0}")]
     UnexpectedAnswer(String),
     /// The results cannot be written.
-    #[error("cannot write the results: {0}")]
+    #[error("cannot write the results to standard output: {0}")]
     Output(#[from] io::Error),
     /// Ctrl-C before anything was in flight.
     #[error("interrupted")]
@@ -80,9 +80,12 @@ impl Failure {
         }
     }
 
-    /// Whether there is nothing left to say, or nobody to say it to.
-    pub(super) const fn is_silent(&self) -> bool {
-        matches!(self, Self::Output(_) | Self::Interrupted)
+    /// Whether there is nothing left to say: the user knows, or the reader of our results has had what it wanted.
+    pub(super) fn is_silent(&self) -> bool {
+        match self {
+            Self::Output(error) => error.kind() == io::ErrorKind::BrokenPipe,
+            failure => matches!(failure, Self::Interrupted),
+        }
     }
 
     /// The error as it is printed.
@@ -218,7 +221,7 @@ pub(super) struct ErrorRecord(Refusal);
 
 impl fmt::Display for ErrorRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let local = matches!(self.0.code, "BAD_INPUT" | "CANNOT_CONNECT" | "CONNECTION_LOST" | "UNEXPECTED_ANSWER");
+        let local = matches!(self.0.code, "BAD_INPUT" | "CANNOT_CONNECT" | "CONNECTION_LOST" | "OUTPUT" | "UNEXPECTED_ANSWER");
         if local { write!(f, "error: {}", self.0.message) } else { write!(f, "error: {}", self.0) }
     }
 }
@@ -263,7 +266,10 @@ mod tests {
 
     #[test]
     fn a_closed_pipe_is_no_failure_and_a_full_disk_is_one() {
-        assert_eq!(Failure::Output(io::ErrorKind::BrokenPipe.into()).exit_code(), 0);
-        assert_eq!(Failure::Output(io::ErrorKind::StorageFull.into()).exit_code(), 2);
+        let (closed, full) =
+            [io::ErrorKind::BrokenPipe, io::ErrorKind::StorageFull].map(|kind| Failure::Output(kind.into())).into();
+        assert_eq!((closed.exit_code(), closed.is_silent()), (0, true));
+        assert_eq!((full.exit_code(), full.is_silent()), (2, false));
+        assert_eq!(full.record().to_string(), "error: cannot write the results to standard output: no storage space");
     }
 }

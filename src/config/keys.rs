@@ -210,6 +210,12 @@ pub(super) const KEYS: &[Key] = &[
     number("shared_memory.max_regions", "regions", 1..=65_536, "regions registered at once, each an open file"),
     number("shared_memory.max_tensor_bytes", "bytes", 1..=MEMORY_MAX, "largest input or output that lies in shared memory"),
     number(
+        "memory.limit_bytes",
+        "bytes",
+        0..=MEMORY_MAX,
+        "memory that the process may have: above 90 % of it, new streams, uploads and large calls are refused; 0 for what the cgroup, the address space or the machine has",
+    ),
+    number(
         "drain.deadline_s",
         "seconds",
         0..=86_400,

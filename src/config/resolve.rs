@@ -65,7 +65,7 @@ pub struct ConfigFault {
     pub origin: Origin,
     /// `section.name`; empty if the fault is the file's as a whole.
     pub key: String,
-    /// The value, shortened if it is long.
+    /// The value, shortened if it is long; empty if it must not be shown.
     pub value: String,
     /// What is wrong and what is accepted.
     pub reason: String,
@@ -74,7 +74,11 @@ pub struct ConfigFault {
 impl fmt::Display for ConfigFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { origin, key, value, reason } = self;
-        if key.is_empty() { write!(f, "{origin}: {reason}") } else { write!(f, "{origin}: {key} = {value}: {reason}") }
+        match (key.as_str(), value.as_str()) {
+            ("", _) => write!(f, "{origin}: {reason}"),
+            (key, "") => write!(f, "{origin}: {key}: {reason}"),
+            (key, value) => write!(f, "{origin}: {key} = {value}: {reason}"),
+        }
     }
 }
 
@@ -217,6 +221,8 @@ impl Resolver {
         };
         let Some(key) = KEYS.iter().find(|row| row.name == key) else {
             let reason = unknown_key(&origin, key);
+            // A variable that is not ours may hold somebody's secret.
+            let shown = if matches!(origin, Origin::Variable(_)) { String::new() } else { shown };
             return self.fault(origin, excerpt(key), shown, reason);
         };
         match typed(key, given).and_then(|value| checked(key, value)) {
@@ -518,14 +524,14 @@ mod tests {
 
     #[test]
     fn faults_of_all_sources_come_at_once() {
-        let environment = [("TIDEMILL_SESION__MAX_STREAMS", "5"), ("TIDEMILL_DRAIN__DEADLINE_S", "soon")];
+        let environment = [("TIDEMILL_SESION__MAX_STREAMS", "a secret"), ("TIDEMILL_DRAIN__DEADLINE_S", "soon")];
         let flags = [("models.embedded", "perhaps"), ("drain.deadline_s", "3")];
         let found = faults("[grpc]\nmax_connections = -1\nmax_streams = 3", &environment, &flags);
         let expected = [
             "file tidemill.toml: grpc.max_connections = -1: is out of range; accepted: 1 to 1000000 connections",
             "file tidemill.toml: grpc.max_streams = 3: there is no such setting",
             "variable TIDEMILL_DRAIN__DEADLINE_S: drain.deadline_s = soon: is not an integer; accepted: 0 to 86400 seconds",
-            "variable TIDEMILL_SESION__MAX_STREAMS: sesion.max_streams = 5: there is no such setting; \
+            "variable TIDEMILL_SESION__MAX_STREAMS: sesion.max_streams: there is no such setting; \
              did you mean TIDEMILL_SESSION__MAX_STREAMS",
             "flag: models.embedded = perhaps: is not a boolean; accepted: `true` or `false`",
         ];

@@ -23,6 +23,7 @@ pub struct Config {
     pub models: ModelsConfig,
     pub engine: EngineConfig,
     pub shared_memory: SharedMemoryConfig,
+    pub memory: MemoryConfig,
     pub drain: DrainConfig,
     pub metrics: MetricsConfig,
     pub log: LogConfig,
@@ -354,6 +355,14 @@ impl Default for SharedMemoryConfig {
     fn default() -> Self {
         Self { enabled: true, max_regions: 1_024, max_tensor_bytes: 64 << 20 }
     }
+}
+
+/// What the process may have of the machine's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemoryConfig {
+    /// Bytes; 0 for what the system lets it have.
+    pub limit_bytes: u64,
 }
 
 /// The end of the server.

@@ -3,28 +3,38 @@
 //! It runs on an OS thread and a runtime of its own, so that it answers while the data plane is saturated, and it is the last to
 //! close. It knows no model and no client; it is told whether the models are ready.
 //!
+//! Probes are answered whoever else is connected: every connection is accepted, and where there are too many, the one that has been
+//! silent or unread longest is closed ([`Places`]). What takes long, the page of metrics, is made on another thread ([`Scrapes`]).
+//!
 //! # SHUTDOWN
 //! [`AdminHandle::close`] stops accepting, lets each connection finish the response that it is writing, for at most
 //! [`GRACE`], and returns when the thread is done. Dropping the handle asks for the same and does not wait.
 
+mod places;
+mod scrapes;
+
 use std::{
-    future::pending,
+    future::poll_fn,
     io,
     net::{SocketAddr, TcpListener},
-    pin::pin,
+    panic::AssertUnwindSafe,
+    pin::Pin,
     sync::Arc,
+    task::Poll,
     thread,
     time::Duration,
 };
 
 use axum::{
     Router,
+    body::Body,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::server::conn::http1;
+use futures::FutureExt as _;
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -33,30 +43,33 @@ use serde::Serialize;
 use tokio::{
     net::TcpStream,
     runtime, select,
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::oneshot,
+    task::yield_now,
     time::{sleep, timeout},
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
+use tower::ServiceExt as _;
 
 use crate::{
     clock,
     drain::{Drain, Phase},
     telemetry::{Seldom, Telemetry},
+    vitals::{Liveness, Part, Stall, Vitals},
 };
 
-const CONNECTIONS_MAX: usize = 64;
-/// Also how long a connection may idle between requests.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+use places::{Noted, Place, Places};
+use scrapes::Scrapes;
+
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// After which a connection is closed, so that one that reads slowly does not hold its place for ever.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
 /// How long a connection that is to close may take to finish its response.
 pub const GRACE: Duration = Duration::from_secs(2);
 /// Accepting fails when descriptors run out; trying again at once would spin.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Whether the server should be sent work, as `/readyz` says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -80,6 +93,13 @@ pub enum Readiness {
     },
     /// It has started, but has no model to serve.
     NoModel,
+    /// A part of it that it cannot do without has ended; it is about to end too.
+    Lost {
+        /// Which part.
+        part: String,
+        /// What became of it.
+        reason: String,
+    },
     /// It is shutting down.
     Draining,
 }
@@ -91,7 +111,11 @@ pub struct AdminSource {
     pub telemetry: Telemetry,
     /// The server's phase.
     pub drain: Drain,
-    /// Brings up to date what is not counted as it happens; called before each scrape, on the admin thread.
+    /// The parts that must not end.
+    pub vitals: Vitals,
+    /// Whether anything hangs.
+    pub liveness: Arc<Liveness>,
+    /// Brings up to date what is not counted as it happens; called before each scrape, on the thread that makes the page.
     pub refresh: Arc<dyn Fn() + Send + Sync>,
     /// Whether the models are ready; asked for each `/readyz`, on the admin thread.
     pub models: Arc<dyn Fn() -> Readiness + Send + Sync>,
@@ -99,6 +123,9 @@ pub struct AdminSource {
 
 impl AdminSource {
     fn readiness(&self) -> Readiness {
+        if let Some(loss) = self.vitals.loss() {
+            return Readiness::Lost { part: loss.part.to_string(), reason: loss.to_string() };
+        }
         match (self.drain.phase(), (self.models)()) {
             (Phase::Draining | Phase::Closed, _) => Readiness::Draining,
             (Phase::Starting, Readiness::Ready) => Readiness::Starting,
@@ -130,11 +157,11 @@ impl AdminHandle {
     }
 }
 
-/// Serves on `listener` from a thread of its own.
+/// Serves on `listener` from a thread of its own, to so many connections at once.
 ///
 /// # Errors
 /// If the listener, the runtime or the thread cannot be set up.
-pub fn spawn(listener: TcpListener, source: AdminSource) -> io::Result<AdminHandle> {
+pub fn spawn(listener: TcpListener, source: AdminSource, connections_max: usize) -> io::Result<AdminHandle> {
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -144,35 +171,30 @@ pub fn spawn(listener: TcpListener, source: AdminSource) -> io::Result<AdminHand
     };
     let stop = CancellationToken::new();
     let (running, done) = oneshot::channel();
-    let serving = serve(listener, source, stop.clone());
-    // Besides the lanes this is the one thread that is not the runtime's: its answers must not wait for the data plane.
+    let vitals = source.vitals.clone();
+    let serving = serve(listener, source, connections_max, stop.clone());
+    // Besides the lanes and the log this is the one thread that is not the runtime's: its answers must not wait for the data plane.
     thread::Builder::new().name("admin".to_owned()).spawn(move || {
+        let vital = vitals.watch(Part::Admin);
         runtime.block_on(serving);
-        drop(runtime);
+        vital.end();
+        // Not by dropping it, which would wait for a page of metrics that never comes to be.
+        runtime.shutdown_background();
         drop(running);
     })?;
     Ok(AdminHandle { address, stop: stop.drop_guard(), done })
 }
 
-async fn serve(listener: tokio::net::TcpListener, source: AdminSource, stop: CancellationToken) {
-    let router = router(source);
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+/// Accepts connections until it is stopped; a panic does not end it.
+async fn serve(listener: tokio::net::TcpListener, source: AdminSource, connections_max: usize, stop: CancellationToken) {
+    let mut restarts = source.vitals.restarts(Part::Admin);
+    let places = Arc::new(Places::new(connections_max));
+    let scrapes = Arc::new(Scrapes::new(source.telemetry.clone(), Arc::clone(&source.refresh), Arc::clone(&places)));
+    let router = router(Api { source, scrapes, stalls: Arc::default() });
     let connections = TaskTracker::new();
-    let failures = Seldom::default();
-    loop {
-        select! {
-            () = stop.cancelled() => break,
-            accepted = accept(&listener, &permits) => match accepted {
-                Ok((stream, permit)) => {
-                    connections.spawn(converse(stream, permit, router.clone(), stop.clone()));
-                }
-                Err(error) => {
-                    if let Some(left_out) = failures.due(clock::now()) {
-                        tracing::warn!(%error, left_out, "the admin server could not accept a connection");
-                    }
-                    sleep(ACCEPT_RETRY).await;
-                }
-            }
+    while AssertUnwindSafe(accept(&listener, &places, &router, &connections, &stop)).catch_unwind().await.is_err() {
+        if !restarts.again(clock::now()) {
+            break;
         }
     }
     drop(listener);
@@ -180,59 +202,127 @@ async fn serve(listener: tokio::net::TcpListener, source: AdminSource, stop: Can
     connections.wait().await;
 }
 
-/// Waits for a free place first, so that further connections stay in the kernel's backlog.
-async fn accept(listener: &tokio::net::TcpListener, permits: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return pending().await };
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
+async fn accept(
+    listener: &tokio::net::TcpListener,
+    places: &Arc<Places>,
+    router: &Router,
+    connections: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let failures = Seldom::default();
+    loop {
+        let accepted = select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                Part::Admin.may_fail();
+                let place = places.enter();
+                connections.spawn(converse(stream, place, router.clone(), stop.clone()));
+            }
+            Err(error) => {
+                // If descriptors have run out, that may give one back.
+                places.close_longest();
+                if let Some(left_out) = failures.due(clock::now()) {
+                    tracing::warn!(%error, left_out, "the admin server could not accept a connection");
+                }
+                sleep(ACCEPT_RETRY).await;
+            }
+        }
+        // Lets connections that have to go do so before others are accepted in their place.
+        yield_now().await;
+    }
 }
 
-async fn converse(stream: TcpStream, _place: OwnedSemaphorePermit, router: Router, stop: CancellationToken) {
+async fn converse(stream: TcpStream, place: Place, router: Router, stop: CancellationToken) {
+    let note = place.note();
+    let (begins, ends) = (Arc::clone(&note), Arc::clone(&note));
+    let service = router
+        .map_request(move |request: http::Request<Incoming>| {
+            begins.answers();
+            request.map(Body::new)
+        })
+        .map_response(move |response: http::Response<Body>| response.map(|body| places::Answer::new(body, Arc::clone(&ends))));
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HEADER_BYTES_MAX);
+    let socket = TokioIo::new(Noted::new(stream, Arc::clone(&note)));
+    let mut connection = builder.serve_connection(socket, TowerToHyperService::new(service));
+    let mut patience = places::Patience::default();
+    let lapse = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        Poll::Pending => patience.poll_lapse(&note, cx).map(|()| None),
+    });
     let ended = select! {
-        ended = connection.as_mut() => ended,
+        ended = lapse => ended,
+        () = place.told_to_leave() => None,
         () = async { select! { () = stop.cancelled() => {}, () = sleep(CONNECTION_LIFETIME) => {} } } => {
-            connection.as_mut().graceful_shutdown();
-            timeout(GRACE, connection).await.unwrap_or(Ok(()))
+            Pin::new(&mut connection).graceful_shutdown();
+            timeout(GRACE, connection).await.ok()
         }
     };
-    if let Err(error) = ended {
+    if let Some(Err(error)) = ended {
         tracing::debug!(%error, "an admin connection broke off");
     }
 }
 
-fn router(source: AdminSource) -> Router {
+/// What handlers share.
+#[derive(Clone)]
+struct Api {
+    source: AdminSource,
+    scrapes: Arc<Scrapes>,
+    /// Which failures of `/livez` are logged.
+    stalls: Arc<Seldom>,
+}
+
+fn router(api: Api) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
-        .with_state(source)
+        .with_state(api)
 }
 
 /// What a scrape is told that finds metrics switched off.
 const METRICS_OFF: &str = "there are no metrics: the server was started with metrics.enabled = false\n";
 
 async fn index() -> &'static str {
-    "Tidemill admin\n/metrics  Prometheus metrics\n/livez    200 while the process answers\n/readyz   200 when it should be sent work\n"
+    "Tidemill admin\n/metrics  Prometheus metrics\n/livez    200 unless something hangs\n/readyz   200 when it should be sent work\n"
 }
 
-async fn metrics(State(source): State<AdminSource>) -> Response {
-    if !source.telemetry.is_on() {
+async fn metrics(State(api): State<Api>) -> Response {
+    if !api.source.telemetry.is_on() {
         return (StatusCode::NOT_FOUND, METRICS_OFF).into_response();
     }
-    (source.refresh)();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], source.telemetry.render()).into_response()
+    match api.scrapes.page().await {
+        Ok(page) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], Body::from(page)).into_response(),
+        Err(late) => (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "10")], format!("{late}\n")).into_response(),
+    }
 }
 
-async fn livez() -> Response {
-    json(StatusCode::OK, &serde_json::json!({ "status": "live" }))
+async fn livez(State(api): State<Api>) -> Response {
+    let now = clock::now();
+    let stall = api.source.liveness.stall(now);
+    if let Some(stall) = &stall
+        && let Some(left_out) = api.stalls.due(now)
+    {
+        tracing::error!(left_out, "/livez fails: {stall}");
+    }
+    life(stall)
 }
 
-async fn readyz(State(source): State<AdminSource>) -> Response {
-    let readiness = source.readiness();
+fn life(stall: Option<Stall>) -> Response {
+    let Some(Stall { part, lasts, limit }) = stall else {
+        return json(StatusCode::OK, &serde_json::json!({ "status": "live" }));
+    };
+    let (seconds, limit_s) = (lasts.as_secs(), limit.as_secs());
+    let body = serde_json::json!({ "status": "stalled", "part": part, "seconds": seconds, "limit_s": limit_s });
+    json(StatusCode::SERVICE_UNAVAILABLE, &body)
+}
+
+async fn readyz(State(api): State<Api>) -> Response {
+    let readiness = api.source.readiness();
     let status = if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(status, &readiness)
 }
@@ -247,13 +337,23 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read as _, Write as _};
+    use std::{
+        io::{Read as _, Write as _},
+        sync::LazyLock,
+    };
 
-    use axum::{body, body::Body, http::Request};
+    use axum::{body, http::Request};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tower::ServiceExt as _;
 
     use super::*;
+
+    /// Few, so that a test can fill them.
+    const CONNECTIONS_MAX: usize = 8;
+
+    /// For ever, as a runtime must not end within another.
+    static WORKERS: LazyLock<runtime::Runtime> =
+        LazyLock::new(|| runtime::Builder::new_current_thread().build().expect("a runtime"));
 
     fn source(phase: Phase, models: Readiness) -> AdminSource {
         let drain = Drain::new();
@@ -263,13 +363,21 @@ mod tests {
             Phase::Draining => drain.begin(),
             Phase::Closed => drain.close(),
         }
-        let refresh = Arc::new(|| {});
-        AdminSource { telemetry: Telemetry::new(), drain, refresh, models: Arc::new(move || models.clone()) }
+        let telemetry = Telemetry::new();
+        let vitals = Vitals::new(&telemetry);
+        let liveness = Arc::new(Liveness::new(vitals.clone(), WORKERS.metrics(), || None));
+        AdminSource { telemetry, drain, vitals, liveness, refresh: Arc::new(|| {}), models: Arc::new(move || models.clone()) }
+    }
+
+    fn api(source: AdminSource) -> Api {
+        let places = Arc::new(Places::new(CONNECTIONS_MAX));
+        let scrapes = Arc::new(Scrapes::new(source.telemetry.clone(), Arc::clone(&source.refresh), places));
+        Api { source, scrapes, stalls: Arc::default() }
     }
 
     async fn get(source: AdminSource, path: &str) -> (u16, String) {
         let request = Request::get(path).body(Body::empty()).expect("a request");
-        let response = router(source).oneshot(request).await.expect("infallible");
+        let response = router(api(source)).oneshot(request).await.expect("infallible");
         let status = response.status().as_u16();
         let body = body::to_bytes(response.into_body(), 1 << 20).await.expect("a short body");
         (status, String::from_utf8(body.to_vec()).expect("text"))
@@ -291,6 +399,25 @@ mod tests {
         for (phase, models, status, body) in cases {
             assert_eq!(get(source(phase, models), "/readyz").await, (status, format!("{body}\n")));
         }
+    }
+
+    #[tokio::test]
+    async fn a_part_that_is_lost_is_the_reason_whatever_the_phase() {
+        let body = "{\"status\":\"lost\",\"part\":\"timekeeper\",\"reason\":\"timekeeper ended\"}\n".to_owned();
+        for phase in [Phase::Serving, Phase::Draining] {
+            let source = source(phase, Readiness::Ready);
+            drop(source.vitals.watch(Part::Timekeeper));
+            assert_eq!(get(source, "/readyz").await, (503, body.clone()));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_hangs_is_named_with_the_time() {
+        let stall = Stall { part: "lane-cpu-3".to_owned(), lasts: Duration::from_secs(41), limit: Duration::from_secs(30) };
+        let response = life(Some(stall));
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let body = body::to_bytes(response.into_body(), 1 << 10).await.expect("a short body");
+        assert_eq!(body, "{\"limit_s\":30,\"part\":\"lane-cpu-3\",\"seconds\":41,\"status\":\"stalled\"}\n");
     }
 
     #[tokio::test]
@@ -320,7 +447,7 @@ mod tests {
 
     fn start() -> AdminHandle {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        spawn(listener, source(Phase::Serving, Readiness::Ready)).expect("it starts")
+        spawn(listener, source(Phase::Serving, Readiness::Ready), CONNECTIONS_MAX).expect("it starts")
     }
 
     #[test]
@@ -357,5 +484,43 @@ mod tests {
         let mut response = String::new();
         stream.read_to_string(&mut response).await.expect("it answers and closes");
         assert!(response.starts_with("HTTP/1.1 431 "), "{response}");
+    }
+
+    /// Whether the server closes the connection, without a word or after some.
+    async fn is_closed(mut stream: TcpStream) -> bool {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.is_ok()
+    }
+
+    async fn probe(admin: &AdminHandle) -> String {
+        let mut stream = TcpStream::connect(admin.address()).await.expect("it listens");
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.expect("it reads");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.expect("it answers and closes");
+        response
+    }
+
+    #[tokio::test]
+    async fn a_probe_is_answered_beside_any_number_of_silent_connections_and_the_longest_silent_ones_go() {
+        let admin = start();
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(TcpStream::connect(admin.address()).await.expect("it listens"));
+        }
+        assert!(probe(&admin).await.starts_with("HTTP/1.1 200 OK"));
+        assert!(is_closed(silent.remove(0)).await);
+    }
+
+    #[tokio::test]
+    async fn a_probe_is_answered_beside_scrapers_that_do_not_read() {
+        let admin = start();
+        let mut unread = Vec::new();
+        for _ in 0..100 {
+            let mut stream = TcpStream::connect(admin.address()).await.expect("it listens");
+            // More answers than the buffers between take.
+            let asked = stream.write_all("GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n".repeat(300).as_bytes()).await;
+            unread.push((asked, stream));
+        }
+        assert!(probe(&admin).await.starts_with("HTTP/1.1 200 OK"));
     }
 }

@@ -1,20 +1,25 @@
-//! A port for clients: accepts connections, as many as are allowed, until told to stop. Knows no protocol.
+//! A port for clients: accepts connections, as many as are allowed and have descriptors, until told to stop. Knows no protocol.
+//!
+//! A panic while a connection is accepted ends neither the port nor its connections: accepting begins again.
 //!
 //! # SHUTDOWN
 //! [`Shutdown::graceful`] tells the open connections to finish: their calls go on. New connections are still served, so that
 //! whoever asks hears that the server drains, until [`Shutdown::close`] closes the port. [`Shutdown::abort`] drops what is left.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock,
-    telemetry::{GaugeGuard, Seldom, ServerMetrics},
+    descriptors::{Descriptor, Descriptors},
+    telemetry::{GaugeGuard, Seldom, ServerMetrics, Telemetry},
+    vitals::{Part, Vitals},
 };
 
 /// Accepting fails when descriptors run out; trying again at once would spin, and waiting lets others be closed.
@@ -60,10 +65,28 @@ impl Shutdown {
 /// A port that is bound already.
 pub(super) struct Listener {
     pub(super) listener: TcpListener,
+    pub(super) part: Part,
     /// More wait in the kernel's backlog.
     pub(super) connections_max: usize,
     pub(super) metrics: ServerMetrics,
     pub(super) shutdown: Shutdown,
+    pub(super) surroundings: Surroundings,
+}
+
+/// What a port shares with the rest of its process.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Of which each connection takes one.
+    pub descriptors: Descriptors,
+    /// What is told of an accept loop that panics.
+    pub vitals: Vitals,
+}
+
+impl Surroundings {
+    /// Those of a process that has nothing else to do.
+    pub(super) fn unlimited() -> Self {
+        Self { descriptors: Descriptors::unlimited(), vitals: Vitals::new(&Telemetry::off()) }
+    }
 }
 
 impl Listener {
@@ -73,30 +96,54 @@ impl Listener {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let Self { listener, connections_max, metrics, shutdown } = self;
         let connections = TaskTracker::new();
-        let permits = Arc::new(Semaphore::new(connections_max));
+        let places = Arc::new(Semaphore::new(self.connections_max));
+        let mut restarts = self.surroundings.vitals.restarts(self.part);
+        while AssertUnwindSafe(self.accept(&connections, &places, &converse)).catch_unwind().await.is_err() {
+            if !restarts.again(clock::now()) {
+                break;
+            }
+        }
+        let Self { listener, shutdown, .. } = self;
+        drop(listener);
+        connections.close();
+        tokio::select! {
+            () = connections.wait() => {}
+            () = shutdown.abort.cancelled() => {}
+        }
+    }
+
+    /// Accepts connections until [`Shutdown::close`].
+    async fn accept<F>(&self, connections: &TaskTracker, places: &Arc<Semaphore>, converse: &impl Fn(TcpStream) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let failures = Seldom::default();
         loop {
-            let permit = tokio::select! {
-                permit = Arc::clone(&permits).acquire_owned() => permit,
-                () = shutdown.close.cancelled() => break,
+            let connection = tokio::select! {
+                connection = self.next(places, &failures) => connection,
+                () = self.shutdown.close.cancelled() => return,
             };
-            let Ok(permit) = permit else { break };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = shutdown.close.cancelled() => break,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    metrics.connections.increment(1);
-                    let open = GaugeGuard::new(&metrics.connections_open);
-                    let conversation = converse(stream);
-                    connections.spawn(async move {
-                        conversation.await;
-                        drop((permit, open));
-                    });
-                }
+            let Some((stream, place)) = connection else { return };
+            self.part.may_fail();
+            self.metrics.connections.increment(1);
+            let open = GaugeGuard::new(&self.metrics.connections_open);
+            let conversation = converse(stream);
+            connections.spawn(async move {
+                conversation.await;
+                drop((place, open));
+            });
+        }
+    }
+
+    /// The next connection, and what it takes. Place and descriptor come first, so that without them it waits in the backlog. `None` if
+    /// there will be no more.
+    async fn next(&self, places: &Arc<Semaphore>, failures: &Seldom) -> Option<(TcpStream, (OwnedSemaphorePermit, Descriptor))> {
+        let place = Arc::clone(places).acquire_owned().await.ok()?;
+        let descriptor = self.surroundings.descriptors.take().await;
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => return Some((stream, (place, descriptor))),
                 Err(error) => {
                     if let Some(left_out) = failures.due(clock::now()) {
                         tracing::warn!(%error, left_out, "a connection could not be accepted");
@@ -104,12 +151,6 @@ impl Listener {
                     tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }
-        }
-        drop(listener);
-        connections.close();
-        tokio::select! {
-            () = connections.wait() => {}
-            () = shutdown.abort.cancelled() => {}
         }
     }
 }

@@ -8,4 +8,4 @@ pub mod http;
 mod linger;
 mod listener;
 
-pub use listener::Shutdown;
+pub use listener::{Shutdown, Surroundings};

@@ -129,6 +129,8 @@ impl OpenInference {
             let answer = self.sequences.advance(method, step, &self.service)?;
             return Ok((reply, Running::Step(answer)));
         }
+        let bytes = request.inputs.iter().filter_map(|input| input.data.as_ref()).map(Bytes::len).sum();
+        self.service.memory().admit_bytes(bytes)?;
         let model = self.service.find(&request.model, &request.version)?;
         let version = request.version.clone();
         let Prepared { items: Items { items, .. }, reply, .. } = self.prepare(request, model)?;

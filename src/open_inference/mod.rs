@@ -22,6 +22,7 @@ mod statistics;
 
 use crate::{
     config::{SequenceConfig, SharedMemoryConfig},
+    descriptors::Descriptors,
     service::Service,
 };
 use sequences::Sequences;
@@ -56,6 +57,12 @@ impl OpenInference {
     pub fn new(service: Service, config: SequenceConfig, shared_memory: SharedMemoryConfig) -> Self {
         let shared_memory = SharedMemory::new(shared_memory);
         Self { service, sequences: Sequences::new(config.idle_timeout()), shared_memory, config }
+    }
+
+    /// The same, whose regions of shared memory each take one of these descriptors.
+    #[must_use]
+    pub fn within(self, descriptors: Descriptors) -> Self {
+        Self { shared_memory: self.shared_memory.within(descriptors), ..self }
     }
 
     /// The door behind it.

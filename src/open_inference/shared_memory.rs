@@ -32,6 +32,7 @@ use serde::Serialize;
 
 use crate::{
     config::SharedMemoryConfig,
+    descriptors::{Descriptor, Descriptors},
     domain::{Fault, FaultKind},
 };
 
@@ -64,6 +65,7 @@ pub struct RegionStatus {
 #[derive(Debug, Clone)]
 pub struct SharedMemory {
     inner: Arc<Inner>,
+    descriptors: Descriptors,
 }
 
 #[derive(Debug)]
@@ -78,13 +80,20 @@ pub struct Region {
     status: RegionStatus,
     object: File,
     tensor_bytes_max: usize,
+    _descriptor: Descriptor,
 }
 
 impl SharedMemory {
     /// No regions, and limits for them.
     #[must_use]
     pub fn new(config: SharedMemoryConfig) -> Self {
-        Self { inner: Arc::new(Inner { config, regions: RwLock::default() }) }
+        Self { inner: Arc::new(Inner { config, regions: RwLock::default() }), descriptors: Descriptors::unlimited() }
+    }
+
+    /// The same, each region with one of these descriptors.
+    #[must_use]
+    pub(super) fn within(self, descriptors: Descriptors) -> Self {
+        Self { descriptors, ..self }
     }
 
     /// Whether it is turned on.
@@ -98,17 +107,19 @@ impl SharedMemory {
     /// # Errors
     /// [`FaultKind::Unsupported`] if it is turned off; [`FaultKind::Invalid`] with the field if the name is taken, empty or too long,
     /// the key is no name of an object, the object cannot be opened for reading and writing, or is shorter than that;
-    /// [`FaultKind::NotFound`] if there is no such object; [`FaultKind::Overloaded`] at `shared_memory.max_regions`.
+    /// [`FaultKind::NotFound`] if there is no such object; [`FaultKind::Overloaded`] at `shared_memory.max_regions`, or if the process has no
+    /// descriptor left for clients.
     pub fn register(&self, name: &str, key: &str, offset: u64, byte_size: u64) -> Result<(), Fault> {
         let Inner { config, regions } = self.enabled()?;
         check_name(name)?;
         if regions.read().contains_key(name) {
             return Err(taken(name));
         }
+        let descriptor = self.descriptors.try_take().ok_or_else(|| no_descriptor(&self.descriptors))?;
         let object = open(key)?;
         check_bounds(&object, key, offset, byte_size)?;
         let status = RegionStatus { name: name.to_owned(), key: key.to_owned(), offset, byte_size };
-        let region = Arc::new(Region { status, object, tensor_bytes_max: config.max_tensor_bytes });
+        let region = Arc::new(Region { status, object, tensor_bytes_max: config.max_tensor_bytes, _descriptor: descriptor });
         let mut regions = regions.write();
         let count = regions.len();
         match regions.entry(name.to_owned()) {
@@ -248,6 +259,15 @@ impl Region {
     fn failed(&self, what: &str, error: &dyn std::fmt::Display) -> Fault {
         Fault::new(FaultKind::Failed, format!("cannot {what} shared memory region '{}': {error}", self.status.name))
     }
+}
+
+fn no_descriptor(descriptors: &Descriptors) -> Fault {
+    let limit = descriptors.limit();
+    let message = format!(
+        "no further file can be opened: the process may have {limit} open (ulimit -n), and clients have all but those that the server keeps \
+         for itself; unregister regions or close connections"
+    );
+    Fault::new(FaultKind::Overloaded, message).with_limit("ulimit -n", limit)
 }
 
 fn taken(name: &str) -> Fault {

@@ -34,6 +34,7 @@ use crate::{
     engine::LaneThreads,
     proof::{Aside, SEED_DEFAULT, Store},
     scheduler::ModelKey,
+    threads,
 };
 
 pub use index::{IndexEntry, IndexState};
@@ -228,7 +229,7 @@ impl Repository {
         }
         let _turn = self.inner.listing.lock().await;
         let inner = Arc::clone(&self.inner);
-        let found = tokio::task::spawn_blocking(move || inner.found_versions()).await.unwrap_or_default();
+        let found = threads::aside(move || inner.found_versions()).await.unwrap_or_default();
         let mut index = known;
         for (at, entry) in found {
             index.entry(at).or_insert(entry);
@@ -239,8 +240,8 @@ impl Repository {
     async fn change<T: Send + 'static>(&self, work: impl FnOnce(&Inner, &mut Books) -> T + Send + 'static) -> Result<T, Fault> {
         let mut books = Arc::clone(&self.inner.books).lock_owned().await;
         let inner = Arc::clone(&self.inner);
-        let change = tokio::task::spawn_blocking(move || work(&inner, &mut books));
-        change.await.map_err(|error| Fault::new(FaultKind::Failed, format!("the change of the models broke off: {error}")))
+        let change = threads::aside(move || work(&inner, &mut books)).await;
+        change.map_err(|error| Fault::new(FaultKind::Failed, format!("the models could not be changed: {error}")))
     }
 }
 

@@ -18,10 +18,11 @@ use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
     event::{AccessKind, AccessMode},
 };
-use tokio::{pin, select, sync::Notify, task::spawn_blocking, time::sleep};
+use tokio::{pin, select, sync::Notify, time::sleep};
 use tracing::{error, info, warn};
 
 use super::{Refreshed, Repository, places::Places};
+use crate::threads;
 
 /// A folder is at rest if nothing in it has changed for so long: a copy of files into it is over.
 const REST: Duration = Duration::from_millis(500);
@@ -40,6 +41,8 @@ pub struct Watcher {
     folder: PathBuf,
     watch: Watch,
     changed: Arc<Notify>,
+    /// A change was heard of, and is not followed yet.
+    owes: bool,
 }
 
 impl Watcher {
@@ -53,22 +56,27 @@ impl Watcher {
         if watch.places.trees.is_empty() {
             return Err(notify::Error::path_not_found().add_path(folder.to_owned()).into());
         }
-        Ok(Self { folder: folder.to_owned(), watch, changed })
+        Ok(Self { folder: folder.to_owned(), watch, changed, owes: false })
     }
 
-    /// Refreshes the repository after each change. Run it as one task for as long as the server lives.
-    pub async fn keep_fresh(mut self, repository: Repository) {
+    /// Refreshes the repository after each change. Run it as one task for as long as the server lives, and again if it panics.
+    pub async fn keep_fresh(&mut self, repository: &Repository) {
+        if self.owes {
+            self.changed.notify_one();
+        }
         loop {
             rested(&self.changed).await;
+            self.owes = true;
             self.watch_again().await;
-            refresh(&repository).await;
+            refresh(repository).await;
+            self.owes = false;
         }
     }
 
     /// Follows all links once more. What was watched until now is watched until that is done, so that no change is missed.
     async fn watch_again(&mut self) {
         let (folder, changed, deaf) = (self.folder.clone(), Arc::clone(&self.changed), self.watch.deaf.clone());
-        match spawn_blocking(move || Watch::of(&folder, &changed, &deaf)).await {
+        match threads::aside(move || Watch::of(&folder, &changed, &deaf)).await {
             Ok(Ok(watch)) => self.watch = watch,
             Ok(Err(error)) => {
                 let folder = self.folder.display();

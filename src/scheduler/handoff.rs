@@ -41,6 +41,7 @@ use crate::{
     clock,
     domain::{Answer, DropReason, Fault, FaultKind, ItemInputs, ItemTiming, Outcome, Timestamp},
     telemetry::ModelMetrics,
+    vitals::Pulse,
 };
 
 use models::{Hosted, Repaired};
@@ -187,8 +188,12 @@ impl Handoff {
         }
     }
 
-    /// The kicker: run it as one task for as long as the server lives.
+    /// The kicker: run it as one task for as long as the server lives, and again if it panics.
     pub async fn kick_lanes(self: Arc<Self>) {
+        // What one before this has heard and not done.
+        if std::mem::take(&mut self.shared.lock().kicked) {
+            self.kick.set();
+        }
         loop {
             self.kick.wait().await;
             yield_once().await;
@@ -227,15 +232,18 @@ impl Handoff {
         self.rearm.ring();
     }
 
-    /// Waits for work and takes it. `None` once the queue is closed and empty.
-    pub(super) fn next_batch(&self, lane: usize) -> Option<(LiveBatch, Arc<ModelRuntime>)> {
+    /// Waits for work and takes it. `None` once the queue is closed and empty. The lane's pulse rests while it waits.
+    pub(super) fn next_batch(&self, lane: usize, pulse: &Pulse) -> Option<(LiveBatch, Arc<ModelRuntime>)> {
         let mut shared = self.shared.lock();
         loop {
-            match self.look(&mut shared, lane, clock::now()) {
+            let now = clock::now();
+            pulse.begin(now);
+            match self.look(&mut shared, lane, now) {
                 Look::Found(batch, runtime) => return Some((batch, runtime)),
                 Look::Closed => return None,
                 Look::Idle => {}
             }
+            pulse.rest();
             while matches!(shared.lanes[lane], LaneState::Idle | LaneState::Lent) && !shared.closed {
                 self.lane_wakes[lane].wait(&mut shared);
             }

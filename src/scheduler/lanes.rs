@@ -2,9 +2,15 @@
 //!
 //! # Errors
 //! A batch that fails is run again item by item, once, so that a bad item fails alone and its neighbours get their results. A
-//! panic inside an engine is caught and its instance rebuilt by [`Executable`](crate::engine::Executable).
+//! panic inside an engine is caught and its instance rebuilt by [`Executable`](crate::engine::Executable). A panic anywhere else ends the
+//! lane, which [`Vitals`] notices; the items of its batch are answered as failed first.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use super::{
     batch::Entry,
@@ -17,6 +23,7 @@ use crate::{
     engine::{CallThreads, EngineError, ItemCall, LaneThreads, Milestones, PaddingCount, Ran, RunError},
     telemetry::{LaneMetrics, ModelMetrics, Seldom},
     threads,
+    vitals::{Part, Pulse, Vitals},
 };
 
 type LiveEntry = Entry<Arc<super::mailbox::Mailbox>, ItemInputs>;
@@ -28,18 +35,27 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// Starts one thread for each of `lanes`; `metrics` gives where each lane counts.
+    /// Starts one thread for each of `lanes`; `metrics` gives where each lane counts, and `vitals` is told if one ends.
     ///
     /// # Errors
     /// The system's, if a thread cannot be started.
-    pub fn start(handoff: &Arc<Handoff>, lanes: &[LaneThreads], metrics: impl Fn(usize) -> LaneMetrics) -> std::io::Result<Self> {
+    pub fn start(
+        handoff: &Arc<Handoff>,
+        lanes: &[LaneThreads],
+        metrics: impl Fn(usize) -> LaneMetrics,
+        vitals: &Vitals,
+    ) -> std::io::Result<Self> {
         let mut started = Self { handoff: Arc::clone(handoff), threads: Vec::new() };
         let lane = |index| Lane::new(index, metrics(index));
         let all: Arc<[Lane]> = (0..lanes.len()).map(lane).collect();
         handoff.lend(Arc::clone(&all));
         for (index, compute) in lanes.iter().enumerate() {
-            let (handoff, compute, lanes) = (Arc::clone(handoff), compute.clone(), Arc::clone(&all));
-            let work = move || compute.run(|| lanes[index].work(&handoff));
+            let (handoff, compute, lanes, vitals) = (Arc::clone(handoff), compute.clone(), Arc::clone(&all), vitals.clone());
+            let work = move || {
+                let vital = vitals.watch_steps(Part::Lane(index), &lanes[index].pulse);
+                compute.run(|| lanes[index].work(&handoff));
+                vital.end();
+            };
             started.threads.push(thread::Builder::new().name(format!("lane-cpu-{index}")).spawn(work)?);
         }
         Ok(started)
@@ -72,13 +88,15 @@ pub struct Lane {
     metrics: LaneMetrics,
     /// Which failures are logged; all of them are counted.
     failures: Seldom,
+    /// Its steps: model calls, and whatever it does from when it is woken until it waits again.
+    pulse: Arc<Pulse>,
 }
 
 impl Lane {
     /// Lane number `index` of a queue.
     #[must_use]
     pub fn new(index: usize, metrics: LaneMetrics) -> Self {
-        Self { index, metrics, failures: Seldom::default() }
+        Self { index, metrics, failures: Seldom::default(), pulse: Arc::default() }
     }
 
     /// Runs one batch of `handoff`, on which no other thread works as this lane, and says whether there was one; does not wait for
@@ -90,13 +108,25 @@ impl Lane {
 
     fn work(&self, handoff: &Handoff) {
         threads::take_cores();
-        while let Some((batch, runtime)) = handoff.next_batch(self.index) {
-            self.run(handoff, batch, &runtime);
+        while let Some((batch, runtime)) = handoff.next_batch(self.index, &self.pulse) {
+            let taken = Taken::new(handoff, batch);
+            Part::Lane(self.index).may_fail();
+            self.answer(taken, &runtime);
         }
     }
 
     /// Runs a batch and answers its items.
     pub(super) fn run(&self, handoff: &Handoff, batch: LiveBatch, runtime: &ModelRuntime) {
+        self.answer(Taken::new(handoff, batch), runtime);
+    }
+
+    /// Notes that nothing runs as this lane any more.
+    pub(super) fn rest(&self) {
+        self.pulse.rest();
+    }
+
+    fn answer(&self, mut taken: Taken<'_>, runtime: &ModelRuntime) {
+        let batch = &taken.batch;
         let metrics = &runtime.metrics;
         metrics.batch(batch.reason).increment(1);
         metrics.batch_occupancy.record(batch.entries.len() as f64 / batch.cap.max(1) as f64);
@@ -134,7 +164,7 @@ impl Lane {
                 self.run_one_by_one(runtime, &batch.entries, &mut answers);
             }
         }
-        answers.deliver(handoff, &batch, learned);
+        taken.settle(answers, learned);
     }
 
     fn run_one_by_one(&self, runtime: &ModelRuntime, entries: &[LiveEntry], answers: &mut Answers) {
@@ -170,6 +200,7 @@ impl Lane {
         let calls: Vec<ItemCall<'_>> =
             entries.iter().map(|entry| ItemCall { inputs: &entry.item.payload, state: Some(&entry.handle.state) }).collect();
         let started = clock::now();
+        self.pulse.begin(started);
         let outcome = runtime.executable.run(self.index, &calls, threads);
         let finished = clock::now();
         let timing = CallTiming { started, finished, batch_size: u32::try_from(entries.len()).unwrap_or(u32::MAX) };
@@ -208,6 +239,67 @@ struct Results {
     times: CallTimes,
 }
 
+/// A batch that a lane has taken: its items are answered, whatever happens to the lane.
+struct Taken<'a> {
+    handoff: &'a Handoff,
+    batch: LiveBatch,
+    owed: Owed,
+}
+
+/// What is still to be done for a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owed {
+    /// To settle its account, and to answer.
+    Account,
+    /// To answer.
+    Answers,
+    Nothing,
+}
+
+impl<'a> Taken<'a> {
+    const fn new(handoff: &'a Handoff, batch: LiveBatch) -> Self {
+        Self { handoff, batch, owed: Owed::Account }
+    }
+
+    /// The account is settled before any session can see its answer, so that both agree whenever somebody looks.
+    fn settle(&mut self, answers: Answers, took: Option<Duration>) {
+        let Self { handoff, batch, owed } = self;
+        if *owed == Owed::Account {
+            // First, so that nothing is settled twice if this panics.
+            *owed = Owed::Answers;
+            let outcomes = batch.entries.iter().map(|entry| entry.stream).zip(answers.outcomes);
+            handoff.finish(&batch.report(took), outcomes, &answers.executed);
+        }
+        *owed = Owed::Nothing;
+        let (mut answers, mut wakers) = (answers.answers.into_iter(), Vec::with_capacity(batch.entries.len()));
+        for turn in batch.entries.chunk_by(|entry, next| entry.stream == next.stream) {
+            wakers.extend(turn[0].handle.deliver(answers.by_ref().take(turn.len())));
+        }
+        wake_all(wakers);
+    }
+
+    /// Answers items that nobody will run any more.
+    fn give_up(&mut self) {
+        let now = clock::now();
+        let mut answers = Answers::with_capacity(self.batch.entries.len());
+        let timing = CallTiming { started: now, finished: now, batch_size: 0 };
+        for entry in &self.batch.entries {
+            let fault = Fault::new(FaultKind::Failed, "the lane that was to run the item broke down; the server is about to end");
+            answers.add(entry, Err(fault), timing);
+        }
+        self.settle(answers, None);
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if self.owed != Owed::Nothing {
+            // The lane is about to end by a panic already; if the queue cannot be settled either, nothing more can be done.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.give_up()));
+        }
+    }
+}
+
 /// Answers of one batch, delivered together so that each session is woken once.
 struct Answers {
     answers: Vec<Answer>,
@@ -244,17 +336,6 @@ impl Answers {
         self.executed.failed.add(now.since(entry.item.arrived));
         self.outcomes.push(reason.outcome());
         self.answers.push(unrun_answer(&entry.item, reason, now));
-    }
-
-    /// The account is settled before any session can see its answer, so that both agree whenever somebody looks.
-    fn deliver(self, handoff: &Handoff, batch: &LiveBatch, took: Option<Duration>) {
-        let outcomes = batch.entries.iter().map(|entry| entry.stream).zip(self.outcomes);
-        handoff.finish(&batch.report(took), outcomes, &self.executed);
-        let (mut answers, mut wakers) = (self.answers.into_iter(), Vec::with_capacity(batch.entries.len()));
-        for turn in batch.entries.chunk_by(|entry, next| entry.stream == next.stream) {
-            wakers.extend(turn[0].handle.deliver(answers.by_ref().take(turn.len())));
-        }
-        wake_all(wakers);
     }
 }
 

@@ -13,7 +13,10 @@ use std::{
 };
 
 use super::handoff::Handoff;
-use crate::{clock, threads};
+use crate::{
+    clock, threads,
+    vitals::{Part, Pulse, Vitals},
+};
 
 /// The thread. Dropping it ends it.
 pub struct Timekeeper {
@@ -23,20 +26,27 @@ pub struct Timekeeper {
 }
 
 impl Timekeeper {
-    /// Starts the thread.
+    /// Starts the thread; `vitals` is told if it ends.
     ///
     /// # Errors
     /// The system's, if it cannot be started.
-    pub fn start(handoff: &Arc<Handoff>) -> io::Result<Self> {
+    pub fn start(handoff: &Arc<Handoff>, vitals: &Vitals) -> io::Result<Self> {
         let ends = Arc::new(AtomicBool::new(false));
         let thread = {
-            let (handoff, ends) = (Arc::clone(handoff), Arc::clone(&ends));
+            let (handoff, ends, vitals) = (Arc::clone(handoff), Arc::clone(&ends), vitals.clone());
             let keep_time = move || {
+                let pulse = Arc::<Pulse>::default();
+                let vital = vitals.watch_steps(Part::Timekeeper, &pulse);
                 threads::wake_on_time();
                 while !ends.load(Ordering::Acquire) {
-                    let next = handoff.expire(clock::now());
+                    let now = clock::now();
+                    pulse.begin(now);
+                    let next = handoff.expire(now);
+                    Part::Timekeeper.may_fail();
+                    pulse.rest_until(next);
                     handoff.sleep_until(next);
                 }
+                vital.end();
             };
             thread::Builder::new().name("timekeeper".to_owned()).spawn(keep_time)?
         };

@@ -238,6 +238,12 @@ pub struct ServerMetrics {
     pub connections: Counter,
     /// Connections that are open; hold a [`GaugeGuard`] for each.
     pub connections_open: Gauge,
+    /// Memory that the process may have.
+    pub memory_limit: Gauge,
+    /// Calls that were refused because memory was short.
+    pub memory_refusals: Counter,
+    /// Lines of the log that were lost. Set by whoever reads the process's own count of them.
+    pub log_lines_lost: Counter,
 }
 
 /// One more on a gauge for as long as it lives: the only pair of increment and decrement there is.

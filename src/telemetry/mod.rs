@@ -140,7 +140,15 @@ impl Telemetry {
         ServerMetrics {
             connections: self.registrar.counter(&table::CONNECTIONS, &[]),
             connections_open: self.registrar.gauge(&table::CONNECTIONS_OPEN, &[]),
+            memory_limit: self.registrar.gauge(&table::MEMORY_LIMIT, &[]),
+            memory_refusals: self.registrar.counter(&table::MEMORY_REFUSALS, &[]),
+            log_lines_lost: self.registrar.counter(&table::LOG_LINES_LOST, &[]),
         }
+    }
+
+    /// How often a part of the server was started again.
+    pub fn part_restarts(&self, part: &str) -> Counter {
+        self.registrar.counter(&table::PART_RESTARTS, &[part])
     }
 }
 
@@ -219,7 +227,7 @@ mod tests {
         for method in Method::ALL {
             let _ = telemetry.method(method);
         }
-        let _ = (telemetry.lane(0), telemetry.server());
+        let _ = (telemetry.lane(0), telemetry.server(), telemetry.part_restarts("health"));
         telemetry
     }
 

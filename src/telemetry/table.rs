@@ -203,6 +203,30 @@ pub(super) static FAULTS: Metric = counter(
 pub(super) static CONNECTIONS: Metric =
     counter("tidemill_connections_total", "connections", &[], "Connections that clients made.");
 pub(super) static CONNECTIONS_OPEN: Metric = gauge("tidemill_connections_open", "connections", &[], "Connections that are open.");
+pub(super) static PART_RESTARTS: Metric = counter(
+    "tidemill_part_restarts_total",
+    "restarts",
+    &["part"],
+    "Times that a lasting task of the server panicked and was started again; each is a defect of the server.",
+);
+pub(super) static LOG_LINES_LOST: Metric = counter(
+    "tidemill_log_lines_lost_total",
+    "lines",
+    &[],
+    "Lines of the log that could not be written, or found no room among those that wait to be.",
+);
+pub(super) static MEMORY_LIMIT: Metric = gauge(
+    "tidemill_memory_limit_bytes",
+    "bytes",
+    &[],
+    "Memory that the process may have, as `memory.limit_bytes` or the system says; 0 if nothing limits it.",
+);
+pub(super) static MEMORY_REFUSALS: Metric = counter(
+    "tidemill_memory_refusals_total",
+    "calls",
+    &[],
+    "Streams and large calls that were refused because memory was short.",
+);
 pub(super) static BUILD_INFO: Metric =
     gauge("tidemill_build_info", "always 1", &["version", "rustc"], "The server's version and the compiler that built it.");
 
@@ -254,6 +278,10 @@ pub static METRICS: &[&Metric] = &[
     &FAULTS,
     &CONNECTIONS,
     &CONNECTIONS_OPEN,
+    &MEMORY_LIMIT,
+    &MEMORY_REFUSALS,
+    &LOG_LINES_LOST,
+    &PART_RESTARTS,
     &BUILD_INFO,
     &PROCESS_CPU,
     &PROCESS_OPEN_FDS,
@@ -316,8 +344,8 @@ mod tests {
 
     #[test]
     fn labels_are_of_the_few_that_are_bounded() {
-        const BOUNDED: [&str; 10] =
-            ["model", "version", "method", "reason", "outcome", "priority", "batch_size", "lane", "rustc", "verdict"];
+        const BOUNDED: [&str; 11] =
+            ["model", "version", "method", "reason", "outcome", "priority", "batch_size", "lane", "part", "rustc", "verdict"];
         assert!(METRICS.iter().flat_map(|metric| metric.labels).all(|label| BOUNDED.contains(label)));
     }
 }

@@ -42,6 +42,21 @@ impl Binary {
         Self::start(shell, &["127.0.0.1:0"; 2], flags)
     }
 
+    /// Starts it with so many open files at most, as its hard limit too.
+    pub(crate) fn serve_with_no_more_files(files: u32, flags: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -n \"$1\" && shift && exec \"$@\"", "sh", &files.to_string()]);
+        shell.arg(env!("CARGO_BIN_EXE_tidemill"));
+        Self::start(shell, &["127.0.0.1:0"; 2], flags)
+    }
+
+    /// Starts it with more variables in its environment.
+    pub(crate) fn serve_with_variables(variables: &[(&str, &str)], flags: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        command.envs(variables.iter().copied());
+        Self::start(command, &["127.0.0.1:0"; 2], flags)
+    }
+
     /// The soft and the hard limit of its open files, as the system tells them.
     pub(crate) fn file_limits(&self) -> (String, String) {
         let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.child.id())).expect("it runs");
@@ -50,17 +65,8 @@ impl Binary {
         (words.next().expect("the soft limit"), words.next().expect("the hard limit"))
     }
 
-    fn start(mut command: Command, addresses: &[&str; 2], flags: &[&str]) -> Self {
-        let ports = ["serve", "--grpc-addr", addresses[0], "--http-addr", "127.0.0.1:0", "--admin-addr", addresses[1]];
-        // Settings come from flags alone; the server would refuse variables of these tests that look like settings. Nor does it keep
-        // proofs of these models in the user's own folder.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if VARIABLES.contains(&&*text) || text.starts_with("TIDEMILL_") {
-                command.env_remove(name);
-            }
-        }
-        command.args(ports).args(flags).stdin(Stdio::null()).stdout(Stdio::null());
+    fn start(command: Command, addresses: &[&str; 2], flags: &[&str]) -> Self {
+        let mut command = serving(command, addresses, flags);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
         let stderr = child.stderr.take().expect("it is piped");
         let (sender, lines) = sync_channel(LINES_MAX);
@@ -101,6 +107,12 @@ impl Binary {
         })
     }
 
+    /// The address for HTTP clients, of one that listens.
+    pub(crate) fn http_address(&self) -> SocketAddr {
+        let (_, rest) = self.log.split_once("http=").expect("it listens");
+        rest.split(' ').next().and_then(|address| address.parse().ok()).expect("an address")
+    }
+
     pub(crate) fn terminate(&self) {
         self.signal("-TERM");
     }
@@ -109,7 +121,7 @@ impl Binary {
         self.signal("-HUP");
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
         let killed = Command::new("kill").args([signal, &id]).status().expect("kill runs");
         assert!(killed.success());
@@ -133,6 +145,21 @@ impl Binary {
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("it can be asked").is_none()
     }
+}
+
+/// `command` as a server with these addresses for gRPC clients and for operators.
+pub(crate) fn serving(mut command: Command, addresses: &[&str; 2], flags: &[&str]) -> Command {
+    let ports = ["serve", "--grpc-addr", addresses[0], "--http-addr", "127.0.0.1:0", "--admin-addr", addresses[1]];
+    // Settings come from flags alone; the server would refuse variables of these tests that look like settings. Nor does it keep
+    // proofs of these models in the user's own folder.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if VARIABLES.contains(&&*text) || text.starts_with("TIDEMILL_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(ports).args(flags).stdin(Stdio::null()).stdout(Stdio::null());
+    command
 }
 
 impl Drop for Binary {

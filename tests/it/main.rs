@@ -38,6 +38,7 @@ mod serving;
 mod session;
 mod startup;
 mod strings;
+mod survive;
 mod tidy;
 mod top;
 mod upload;

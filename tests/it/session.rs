@@ -22,6 +22,7 @@ use tidemill::{
         SessionOptions, Unread, UploadOptions, UploadPart, UploadParts, WhenFull, collect_upload,
     },
     telemetry::{Method, Telemetry},
+    vitals::Vitals,
 };
 
 /// Long enough for any machine; only a broken test waits for it.
@@ -83,7 +84,7 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
     };
     let runtime = ModelRuntime { executable: Arc::clone(&executable), metrics: telemetry.model("test", "1"), costs: Vec::new() };
     let key = handoff.add_model(("test", "1"), options, runtime);
-    let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane)).expect("threads");
+    let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane), &Vitals::new(&telemetry)).expect("threads");
     let loaded = LoadedModel {
         name: "test".into(),
         version: "1".into(),
@@ -364,7 +365,7 @@ async fn chunks_on_a_stream_of_tensors_end_it_and_so_do_items_among_chunks() {
 #[tokio::test]
 async fn an_item_expires_while_every_lane_is_busy() {
     let fixture = fixture(false, 100);
-    let _timekeeper = Timekeeper::start(&fixture.handoff).expect("a thread");
+    let _timekeeper = Timekeeper::start(&fixture.handoff, &Vitals::new(&fixture.telemetry)).expect("a thread");
     fixture.control.close_gate();
     let (sender, mut session) = fixture.session(options_of(PayloadKind::Tensors));
     send(&sender, item("runs", 1.0)).await;
@@ -430,7 +431,7 @@ async fn latest_keeps_the_newest_item_alone() {
 #[tokio::test]
 async fn an_item_older_than_the_max_age_is_dropped_not_expired() {
     let fixture = fixture(false, 100);
-    let _timekeeper = Timekeeper::start(&fixture.handoff).expect("a thread");
+    let _timekeeper = Timekeeper::start(&fixture.handoff, &Vitals::new(&fixture.telemetry)).expect("a thread");
     fixture.control.close_gate();
     let max_age = Some(Duration::from_millis(5));
     let (sender, mut session) = fixture.session(SessionOptions { max_age, ..options_of(PayloadKind::Tensors) });

@@ -96,24 +96,22 @@ impl HealthKeeper {
         HealthBoard { board: self.board.subscribe() }
     }
 
-    /// Tells how things are, at once, and each change from then on. Run it as one task; it ends when the server is closed, and so do
-    /// those who watch.
-    pub fn keep(mut self) -> impl Future<Output = ()> + Send {
-        self.tell();
-        async move {
-            loop {
-                let changed = tokio::select! {
-                    changed = self.phase.changed() => changed,
-                    changed = self.changes.changed() => changed,
-                };
-                if changed.is_err() || self.tell() == Phase::Closed {
-                    return;
-                }
+    /// Tells how things are, and each change from then on. Run it as one task, and again if it panics; it ends when the server is
+    /// closed, and with the keeper so do those who watch.
+    pub async fn keep(&mut self) {
+        while self.tell() != Phase::Closed {
+            let changed = tokio::select! {
+                changed = self.phase.changed() => changed,
+                changed = self.changes.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
             }
         }
     }
 
-    fn tell(&mut self) -> Phase {
+    /// Tells how things are.
+    pub fn tell(&mut self) -> Phase {
         let phase = *self.phase.borrow_and_update();
         self.changes.mark_unchanged();
         let serving = phase == Phase::Serving;

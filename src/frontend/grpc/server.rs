@@ -36,7 +36,7 @@ use crate::{
     config::GrpcConfig,
     frontend::{
         linger::Lingering,
-        listener::{Listener, Shutdown},
+        listener::{Listener, Shutdown, Surroundings},
     },
     open_inference::OpenInference,
     proto::{
@@ -44,6 +44,7 @@ use crate::{
         model::model_inference_server::ModelInferenceServer, v1::model_service_server::ModelServiceServer,
     },
     telemetry::ServerMetrics,
+    vitals::Part,
 };
 
 /// Time to send a refusal and see the client close.
@@ -103,8 +104,22 @@ impl GrpcServer {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .prepare();
-        let listener = Listener { listener, connections_max: config.max_connections, metrics, shutdown: shutdown.clone() };
+        let listener = Listener {
+            listener,
+            part: Part::GrpcPort,
+            connections_max: config.max_connections,
+            metrics,
+            shutdown: shutdown.clone(),
+            surroundings: Surroundings::unlimited(),
+        };
         Ok((Self { listener, routes, config, unread_timeout, shutdown }, keeper))
+    }
+
+    /// The same server, in a process with these surroundings.
+    #[must_use]
+    pub fn within(mut self, surroundings: Surroundings) -> Self {
+        self.listener.surroundings = surroundings;
+        self
     }
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].

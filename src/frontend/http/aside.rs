@@ -1,6 +1,9 @@
 //! Work that is too long to be done where connections are waited for.
 
-use crate::domain::{Fault, FaultKind};
+use crate::{
+    domain::{Fault, FaultKind},
+    threads::{self, AsideError},
+};
 
 /// JSON of this length takes a good part of a millisecond to read or to write. Live feeds would wait for what takes longer.
 const INLINE_JSON_BYTES_MAX: usize = 64 << 10;
@@ -17,6 +20,14 @@ where
     if json_bytes <= INLINE_JSON_BYTES_MAX {
         return work();
     }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(Fault::new(FaultKind::Failed, format!("the request could not be worked on: {error}"))))
+    threads::aside(work).await.unwrap_or_else(|error| Err(fault_of(&error)))
+}
+
+/// A thread may be had later.
+fn fault_of(error: &AsideError) -> Fault {
+    let kind = match error {
+        AsideError::Refused => FaultKind::Overloaded,
+        AsideError::Panicked => FaultKind::Failed,
+    };
+    Fault::new(kind, format!("the request could not be worked on: {error}"))
 }

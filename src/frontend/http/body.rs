@@ -11,17 +11,31 @@ use super::error::Refusal;
 use crate::{
     config::HttpConfig,
     domain::{Fault, FaultKind},
+    memory::Memory,
 };
 
 /// What is set aside at once for a body that says how long it is; the rest as it comes.
 const RESERVED_BYTES_MAX: usize = 1 << 20;
+
+/// Whether a body may come: a long one only while memory is not short.
+///
+/// # Errors
+/// 429, of one that says how long it is.
+pub(super) fn admit(headers: &HeaderMap, memory: &Memory) -> Result<(), Refusal> {
+    let bytes = announced(headers).and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+    memory.admit_bytes(bytes).map_err(|fault| Refusal::from(fault).closing())
+}
+
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok())
+}
 
 /// Reads all of `body`, which is inflated already. One that comes in one piece is not copied.
 ///
 /// # Errors
 /// 413 over `http.max_body_bytes`, 408 after `http.body_timeout_s`, 400 if it breaks off or cannot be inflated.
 pub(super) async fn read(headers: &HeaderMap, body: Body, config: &HttpConfig) -> Result<Bytes, Refusal> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let announced = announced(headers);
     if announced.is_some_and(|length| length > config.max_body_bytes as u64) {
         return Err(too_large(config));
     }

@@ -63,6 +63,7 @@ fn to_first_error(answers: impl Stream<Item = Result<String, Fault>>) -> impl St
 
 async fn request(api: &Api, target: &Target, headers: &HeaderMap, body: Body) -> Result<InferRequest, Refusal> {
     let count = |fault| api.counted(Method::HttpGenerate, fault);
+    body::admit(headers, api.open_inference.service().memory()).map_err(|refusal| api.counted(Method::HttpGenerate, refusal))?;
     let body = body::read(headers, body, &api.config).await;
     let body = body.map_err(|refusal| api.counted(Method::HttpGenerate, refusal))?;
     let model = api.open_inference.service().find(&target.model, &target.version).map_err(count)?;

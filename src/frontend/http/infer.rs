@@ -31,6 +31,7 @@ pub(super) async fn infer(State(api): State<Api>, target: Target, headers: Heade
 
 async fn answer(api: &Api, target: Target, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
     let count = |fault| api.counted(Method::HttpInfer, fault);
+    body::admit(headers, api.open_inference.service().memory()).map_err(|refusal| api.counted(Method::HttpInfer, refusal))?;
     let body = body::read(headers, body, &api.config).await.map_err(|refusal| api.counted(Method::HttpInfer, refusal))?;
     let json_length = json_length(headers).map_err(count)?;
     let decoded = match json_length {

@@ -14,9 +14,10 @@ use super::{
 };
 use crate::{
     config::HttpConfig,
-    frontend::listener::{Listener, Shutdown},
+    frontend::listener::{Listener, Shutdown, Surroundings},
     open_inference::OpenInference,
     telemetry::ServerMetrics,
+    vitals::Part,
 };
 
 /// An HTTP server on a listener that is bound already.
@@ -43,9 +44,23 @@ impl HttpServer {
             idle_timeout: config.idle_timeout(),
             unread_timeout: open_inference.service().config().unread_timeout(),
         };
-        let listener = Listener { listener, connections_max: config.max_connections, metrics, shutdown: shutdown.clone() };
+        let listener = Listener {
+            listener,
+            part: Part::HttpPort,
+            connections_max: config.max_connections,
+            metrics,
+            shutdown: shutdown.clone(),
+            surroundings: Surroundings::unlimited(),
+        };
         let router = router(Api { open_inference, config: Arc::new(config) });
         Self { listener, router, limits, shutdown }
+    }
+
+    /// The same server, in a process with these surroundings.
+    #[must_use]
+    pub fn within(mut self, surroundings: Surroundings) -> Self {
+        self.listener.surroundings = surroundings;
+        self
     }
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].

@@ -103,6 +103,9 @@ struct Back<'a> {
 
 impl Drop for Back<'_> {
     fn drop(&mut self) {
+        if let Some(lanes) = self.handoff.lent.get() {
+            lanes[self.lane].rest();
+        }
         self.handoff.take_back(self.lane, clock::now());
     }
 }
@@ -124,6 +127,7 @@ mod tests {
         engine::{Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Executable, Instance, LaneThreads},
         scheduler::{Admission, CostCurve, Item, Lanes, ModelOptions, ShapeKey, StreamHandle, StreamOptions, Submitted},
         telemetry::Telemetry,
+        vitals::Vitals,
     };
 
     /// Gives its input back, says on which thread, and waits for leave.
@@ -206,7 +210,7 @@ mod tests {
         };
         let runtime = ModelRuntime { executable, metrics: telemetry.model("told", "1"), costs: Vec::new() };
         let model = handoff.add_model(("told", "1"), options, runtime);
-        let started = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane)).expect("threads");
+        let started = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane), &Vitals::new(&telemetry)).expect("threads");
         while handoff.shared.lock().idle.len() < lanes {
             thread::yield_now();
         }

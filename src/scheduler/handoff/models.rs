@@ -5,7 +5,7 @@
 //! Counters and the gauges of items are moved by what has changed since they were last told, so that they are sums over the
 //! copies. What a gauge can tell of one copy only is that of the one that takes streams, and 0 where none does.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{Handoff, Shared};
 use crate::{
@@ -157,6 +157,12 @@ impl Handoff {
         })
     }
 
+    /// The longest call that any model may take, as far as is learned; `None` while the lock is taken, for whom must not wait.
+    #[must_use]
+    pub fn longest_call(&self) -> Option<Duration> {
+        Some(self.shared.try_lock()?.scheduler.longest_call())
+    }
+
     /// Brings counters and gauges up to date. Called when metrics are read, so that the hot path need not count twice.
     pub fn publish_metrics(&self) {
         let mut shared = self.shared.lock();
@@ -243,6 +249,7 @@ mod tests {
         },
         scheduler::{Admission, Executed, Item, ShapeKey, StreamHandle, StreamOptions, Submitted},
         telemetry::Telemetry,
+        vitals::Pulse,
     };
 
     const ADMISSION: Admission = Admission { items: 100, bytes: 1 << 20, model_items: 100, model_bytes: 1 << 20 };
@@ -294,7 +301,7 @@ mod tests {
 
         /// What lane 0 does with one batch.
         fn run_batch(&self) {
-            let (batch, _runtime) = self.handoff.next_batch(0).expect("something is queued");
+            let (batch, _runtime) = self.handoff.next_batch(0, &Pulse::default()).expect("something is queued");
             let outcomes = batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok));
             self.handoff.finish(&batch.report(Some(Duration::from_millis(1))), outcomes, &Executed::default());
         }
@@ -346,7 +353,7 @@ mod tests {
         let (model, executable) = fixture.add(1);
         let stream = fixture.open(model).expect("it serves");
         submit(&stream);
-        let (batch, runtime) = fixture.handoff.next_batch(0).expect("an item is queued");
+        let (batch, runtime) = fixture.handoff.next_batch(0, &Pulse::default()).expect("an item is queued");
         fixture.handoff.retire_model(model);
         drop(stream);
         assert_eq!(fixture.handoff.models(), 1, "its item runs");

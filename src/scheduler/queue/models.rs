@@ -112,6 +112,14 @@ impl<H: Clone, P> Scheduler<H, P> {
         self.models.get(model).map_or(Duration::ZERO, |model| model.costs.of(shape).call(1))
     }
 
+    /// The longest call of any model and shape, as far as is learned.
+    pub(in crate::scheduler) fn longest_call(&self) -> Duration {
+        let longest = |cost: &CostModel| cost.curve().points().map(|(_, duration)| duration).max();
+        let costs = self.models.values().map(|model| &model.costs);
+        let all = costs.flat_map(|costs| std::iter::once(costs.base()).chain(costs.by_shape().map(|(_, cost)| cost)));
+        all.filter_map(longest).max().unwrap_or_default()
+    }
+
     /// The running cost estimates of a model's other shapes, each with the input bytes of an item.
     #[must_use]
     pub fn costs_by_shape(&self, model: ModelKey) -> Vec<(usize, CostCurve)> {

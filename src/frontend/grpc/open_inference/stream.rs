@@ -61,6 +61,7 @@ impl InferStream {
         ends_on_fault: bool,
     ) -> Result<Self, Fault> {
         // A stream costs memory before its first request, too, and its flows are counted beside it.
+        door.service().memory().admit()?;
         let guard = door.service().admit()?;
         let drain = door.service().drain();
         let left = (caller.ends_at != Timestamp::NEVER).then(|| caller.ends_at.since(clock::now()));

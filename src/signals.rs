@@ -1,0 +1,42 @@
+//! Signals that would end the process by surprise, though they ask for nothing that the server knows.
+
+use std::io;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{clock, telemetry::Seldom};
+
+/// What is passed over. SIGXFSZ comes when a file has grown to `ulimit -f`: writing fails then, which whoever writes copes with.
+const PASSED_OVER: [(&str, i32); 8] = [
+    ("SIGUSR1", libc::SIGUSR1),
+    ("SIGUSR2", libc::SIGUSR2),
+    ("SIGALRM", libc::SIGALRM),
+    ("SIGQUIT", libc::SIGQUIT),
+    ("SIGVTALRM", libc::SIGVTALRM),
+    ("SIGPROF", libc::SIGPROF),
+    ("SIGIO", libc::SIGIO),
+    ("SIGXFSZ", libc::SIGXFSZ),
+];
+
+/// From now on these signals do nothing but say in the log what to send instead. For a runtime to be in.
+///
+/// # Errors
+/// The system's, if it refuses the handlers.
+pub fn pass_over() -> io::Result<()> {
+    for (name, number) in PASSED_OVER {
+        let mut signal = signal(SignalKind::from_raw(number))?;
+        let seldom = Seldom::default();
+        tokio::spawn(async move {
+            while signal.recv().await.is_some() {
+                if let Some(left_out) = seldom.due(clock::now()) {
+                    tracing::info!(
+                        left_out,
+                        "{name} does nothing here: send SIGTERM or SIGINT to drain and stop, twice to stop at once, SIGHUP to look through \
+                         the models"
+                    );
+                }
+            }
+        });
+    }
+    Ok(())
+}
