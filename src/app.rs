@@ -30,7 +30,7 @@ use crate::{
     drain::{Drain, Phase},
     engine::{self, LaneThreads, onnxruntime::OnnxRuntime},
     frontend::{
-        Shutdown,
+        Shutdown, WebRules,
         admin::{self, AdminHandle, AdminSource, Readiness},
         grpc::GrpcServer,
         http::HttpServer,
@@ -49,6 +49,10 @@ use crate::{
 
 /// Input bytes in one model call; a single larger item still runs.
 const MAX_CALL_BYTES: usize = 64 << 20;
+
+/// Connections that the system keeps until they are accepted; it may allow fewer (`net.core.somaxconn`). A client that finds no room sends
+/// again after a second.
+const BACKLOG: i32 = 4_096;
 
 /// Time in which connections without sessions, such as those that watch health, may close by themselves.
 const CONNECTIONS_GRACE: Duration = Duration::from_secs(1);
@@ -127,6 +131,8 @@ impl Server {
         let grpc_listener = bind("server.grpc_addr", config.server.grpc_addr)?;
         let http_listener = bind("server.http_addr", config.server.http_addr)?;
         let admin_listener = bind("server.admin_addr", config.server.admin_addr)?;
+        config.exposures().iter().for_each(|exposure| tracing::warn!("{exposure}"));
+        let web = WebRules::new(&config.server);
         let telemetry = if config.metrics.enabled { Telemetry::new() } else { Telemetry::off() };
         let drain = Drain::new();
         let lane_count = lane_count(&config);
@@ -135,7 +141,7 @@ impl Server {
         let compute = LaneThreads::device(lane_count);
         let device = Device { compute: compute.clone(), handoff: Arc::clone(&handoff), telemetry: telemetry.clone() };
         let repository = repository(&config, device);
-        let admin_source = admin_source(&config, &telemetry, &drain, &handoff, repository.registry());
+        let admin_source = admin_source(&config, &telemetry, &drain, &handoff, repository.registry(), web.clone());
         let admin = admin::spawn(admin_listener, admin_source)?;
         let watcher = watcher(&config)?;
         let loading = {
@@ -147,13 +153,18 @@ impl Server {
         let timekeeper = Timekeeper::start(&handoff)?;
 
         let service = Service::new(repository.clone(), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
-        let open_inference = OpenInference::new(service.clone(), config.sequence.clone(), config.shared_memory.clone());
+        if !config.control.priority_high.is_on(true) {
+            service.refuse_high_priority();
+        }
+        let open_inference = OpenInference::new(service, config.sequence.clone(), config.shared_memory.clone());
         let shutdown = Shutdown::default();
         let (grpc_listener, grpc_addr) = nonblocking(grpc_listener)?;
         let (http_listener, http_addr) = nonblocking(http_listener)?;
+        let door = |address: SocketAddr| open_inference.for_clients(config.access(address.ip()));
         let (grpc, health) =
-            GrpcServer::new(grpc_listener, open_inference.clone(), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
-        let http = HttpServer::new(http_listener, open_inference, config.http.clone(), telemetry.server(), shutdown.clone());
+            GrpcServer::new(grpc_listener, door(grpc_addr), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
+        let http = HttpServer::new(http_listener, door(http_addr), config.http.clone(), telemetry.server(), shutdown.clone());
+        let (grpc, http) = (grpc.with_web_rules(web.clone()), http.with_web_rules(web));
         drain.serve();
         let mut background = vec![tokio::spawn(Arc::clone(&handoff).kick_lanes()), tokio::spawn(health.keep())];
         background.extend(watcher.map(|watcher| tokio::spawn(watcher.keep_fresh(repository.clone()))));
@@ -281,7 +292,12 @@ impl Server {
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).map_err(|error| StartError::Bind { key, address, error })
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        // The standard library asks for 128, which a second call may raise.
+        rustix::net::listen(&listener, BACKLOG)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| StartError::Bind { key, address, error })
 }
 
 /// The same listener for the runtime, and where it listens.
@@ -315,6 +331,7 @@ fn admin_source(
     drain: &Drain,
     handoff: &Arc<Handoff>,
     registry: &Arc<Registry>,
+    web: WebRules,
 ) -> AdminSource {
     let (handoff, registry, allow_partial) = (Arc::clone(handoff), Arc::clone(registry), config.models.allow_partial);
     let phase = drain.clone();
@@ -323,6 +340,7 @@ fn admin_source(
         drain: drain.clone(),
         refresh: Arc::new(move || handoff.publish_metrics()),
         models: Arc::new(move || readiness(&registry, phase.phase(), allow_partial)),
+        web,
     }
 }
 
@@ -361,7 +379,9 @@ fn repository(config: &Config, device: Device) -> Repository {
     let name = config.models.name.clone();
     let folder = config.models.dir.clone().map(|path| Box::new(Folder::of_model(path, name)) as Box<dyn ModelSource>);
     let sources = embedded.chain(example).chain(folder).collect();
-    Repository::new(sources, engine_default, device.compute.clone(), Box::new(device), proofs(config))
+    let repository = Repository::new(sources, engine_default, device.compute.clone(), Box::new(device), proofs(config));
+    repository.bound_waiting(config.models.max_waiting_loads);
+    repository
 }
 
 /// Proofs of earlier starts. Without a folder that can be used, each start proves all models.

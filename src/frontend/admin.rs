@@ -44,6 +44,7 @@ use tokio_util::{
 use crate::{
     clock,
     drain::{Drain, Phase},
+    frontend::web::{Guarded, WebRules},
     telemetry::{Seldom, Telemetry},
 };
 
@@ -95,6 +96,8 @@ pub struct AdminSource {
     pub refresh: Arc<dyn Fn() + Send + Sync>,
     /// Whether the models are ready; asked for each `/readyz`, on the admin thread.
     pub models: Arc<dyn Fn() -> Readiness + Send + Sync>,
+    /// Which requests are answered, as far as web pages are concerned.
+    pub web: WebRules,
 }
 
 impl AdminSource {
@@ -155,6 +158,7 @@ pub fn spawn(listener: TcpListener, source: AdminSource) -> io::Result<AdminHand
 }
 
 async fn serve(listener: tokio::net::TcpListener, source: AdminSource, stop: CancellationToken) {
+    let web = source.web.clone();
     let router = router(source);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let connections = TaskTracker::new();
@@ -164,7 +168,8 @@ async fn serve(listener: tokio::net::TcpListener, source: AdminSource, stop: Can
             () = stop.cancelled() => break,
             accepted = accept(&listener, &permits) => match accepted {
                 Ok((stream, permit)) => {
-                    connections.spawn(converse(stream, permit, router.clone(), stop.clone()));
+                    let service = web.on(&stream).guard(router.clone());
+                    connections.spawn(converse(stream, permit, service, stop.clone()));
                 }
                 Err(error) => {
                     if let Some(left_out) = failures.due(clock::now()) {
@@ -187,7 +192,7 @@ async fn accept(listener: &tokio::net::TcpListener, permits: &Arc<Semaphore>) ->
     Ok((stream, permit))
 }
 
-async fn converse(stream: TcpStream, _place: OwnedSemaphorePermit, router: Router, stop: CancellationToken) {
+async fn converse(stream: TcpStream, _place: OwnedSemaphorePermit, router: Guarded<Router>, stop: CancellationToken) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
@@ -264,7 +269,8 @@ mod tests {
             Phase::Closed => drain.close(),
         }
         let refresh = Arc::new(|| {});
-        AdminSource { telemetry: Telemetry::new(), drain, refresh, models: Arc::new(move || models.clone()) }
+        let (telemetry, web) = (Telemetry::new(), WebRules::default());
+        AdminSource { telemetry, drain, refresh, models: Arc::new(move || models.clone()), web }
     }
 
     async fn get(source: AdminSource, path: &str) -> (u16, String) {
@@ -327,18 +333,33 @@ mod tests {
     fn serves_metrics_where_no_other_runtime_runs() {
         let admin = start();
         let mut stream = std::net::TcpStream::connect(admin.address()).expect("it listens");
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").expect("it reads");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("it reads");
         let mut response = String::new();
         stream.read_to_string(&mut response).expect("it answers and closes");
         assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
         assert!(response.contains("\ntidemill_build_info{"), "{response}");
     }
 
+    #[test]
+    fn a_foreign_page_is_told_nothing() {
+        let admin = start();
+        for (fields, status) in
+            [("host: evil.example", "403"), ("host: localhost\r\norigin: http://evil.example", "403"), ("x: y", "400")]
+        {
+            let mut stream = std::net::TcpStream::connect(admin.address()).expect("it listens");
+            let request = format!("GET /readyz HTTP/1.1\r\n{fields}\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).expect("it reads");
+            let mut response = String::new();
+            stream.read_to_string(&mut response).expect("it answers and closes");
+            assert!(response.starts_with(&format!("HTTP/1.1 {status} ")) && !response.contains("ready"), "{response}");
+        }
+    }
+
     #[tokio::test]
     async fn closing_ends_connections_that_are_kept_alive() {
         let admin = start();
         let mut stream = TcpStream::connect(admin.address()).await.expect("it listens");
-        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("it reads");
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it reads");
         let mut first = [0];
         stream.read_exact(&mut first).await.expect("it answers");
         admin.close().await;
