@@ -41,4 +41,5 @@ mod strings;
 mod tidy;
 mod top;
 mod upload;
+mod web;
 mod weights;
