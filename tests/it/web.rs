@@ -1,12 +1,12 @@
 //! Web pages as clients: what a browser on this machine would send for them is refused, and what programs send is not. And what may be
 //! switched off, or is off where other machines reach a port.
 
-use std::{convert::Infallible, net::Ipv4Addr};
+use std::{io, net::Ipv4Addr};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::{StreamExt as _, future::join_all, stream};
 use http::{HeaderMap, Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Frame, Incoming},
     client::conn::http2::{SendRequest, handshake},
@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
 use serde_json::json;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::mpsc};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use tidemill::{
@@ -62,7 +63,12 @@ async fn is_served(server: &Server) -> bool {
 
 // ---- HTTP/2, by hand --------------------------------------------------------------------------------------------------------
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// All of a request's body.
+fn whole(bytes: &'static [u8]) -> Body {
+    Full::new(Bytes::from_static(bytes)).map_err(|never| match never {}).boxed_unsync()
+}
 
 /// A connection to the gRPC port that says what it is told to.
 struct Http2 {
@@ -89,7 +95,7 @@ impl Http2 {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::new(Bytes::from_static(&[0; 5])).boxed_unsync()).expect("a request");
+        let request = request.body(whole(&[0; 5])).expect("a request");
         let (head, body) = self.send(request).await?.into_parts();
         let trailers = patiently(body.collect()).await?.trailers().cloned().unwrap_or_default();
         Ok((head.status.as_u16(), head.headers.into_iter().chain(trailers).fold(HeaderMap::new(), with_field)))
@@ -337,17 +343,19 @@ async fn hold_back(streams: usize, items: usize) {
     let frame = framed(&message(Message::Item(item("", &[1.0; 4]))));
     assert!((20..40).contains(&frame.len()), "{}", frame.len());
     let (sent, mut sending) = mpsc::channel::<()>(streams);
+    let leave = CancellationToken::new();
     let mut answers = Vec::new();
     for _ in 0..streams {
         let opening = framed(&message(Message::Open(tensors_of("m"))));
         let frames = stream::iter(std::iter::once(opening).chain(std::iter::repeat_n(frame.clone(), items)));
-        let sent = sent.clone();
+        let (sent, leave) = (sent.clone(), leave.clone());
         // The end of the sending side would be taken for the end of the feed.
-        let frames = frames.chain(stream::once(async move {
+        let end = stream::once(async move {
             let _ = sent.send(()).await;
-            std::future::pending().await
-        }));
-        let body = StreamBody::new(frames.map(|bytes| Ok::<_, Infallible>(Frame::data(bytes)))).boxed_unsync();
+            leave.cancelled().await;
+            Err(io::Error::other("the client leaves"))
+        });
+        let body = StreamBody::new(frames.map(|bytes| Ok(Frame::data(bytes))).chain(end)).boxed_unsync();
         let request = Request::post("http://localhost/tidemill.v1.InferenceService/Feed").header(GRPC.0, GRPC.1);
         answers.push(grpc.send(request.header("te", "trailers").body(body).expect("a request")).await.expect("headers"));
     }
@@ -362,6 +370,7 @@ async fn hold_back(streams: usize, items: usize) {
         assert_eq!(status_of(&fields).0, Code::Ok);
     }
     until("they are held back again", || stalled() == streams as f64).await;
+    leave.cancel();
     drop((answers, grpc));
     let ledger = account.settled().await;
     assert_eq!(ledger.received(), ledger.ended());
@@ -462,7 +471,7 @@ async fn reflection_that_is_off_is_not_there() {
         for package in REFLECTION {
             let uri = format!("http://localhost/{package}.ServerReflection/ServerReflectionInfo");
             let request = Request::post(uri).header(GRPC.0, GRPC.1).header("te", "trailers");
-            let request = request.body(Empty::new().boxed_unsync()).expect("a request");
+            let request = request.body(whole(&[])).expect("a request");
             let (head, body) = grpc.send(request).await.expect("an answer").into_parts();
             let trailers = patiently(body.collect()).await.expect("a whole body").trailers().cloned().unwrap_or_default();
             let fields = if head.headers.contains_key("grpc-status") { head.headers } else { trailers };

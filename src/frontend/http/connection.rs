@@ -53,8 +53,8 @@ use crate::{
 /// requests that are sent before the last one is answered can get beyond it.
 const BUFFER_BYTES_MIN: usize = 64 << 10;
 
-/// What may arrive of a body, beside its content and what hyper's buffer holds of it, before more content comes. hyper reads the size of a
-/// chunk for as long as it goes on, and zeros in front of a number go on for ever.
+/// What may arrive of a body beside its content before more content comes. hyper reads the size of a chunk for as long as it goes on, and zeros
+/// in front of a number go on for ever.
 const FRAMING_BYTES_MAX: usize = 16 << 10;
 
 /// Bytes around the content for each of its bytes: a chunk of one byte has five, and more if its size is written with zeros in front.
@@ -212,8 +212,9 @@ impl Lapse {
                 Some(Refusal::from(Fault::invalid("head", message)))
             }
             Self::BodyWithoutContent => {
-                let bytes = limits.buffer_bytes() + FRAMING_BYTES_MAX;
-                let message = format!("{bytes} bytes of the body arrived without any content, as if a chunk's size had no end");
+                let message = format!(
+                    "more than {FRAMING_BYTES_MAX} bytes of the body arrived without any content, as if a chunk's size had no end"
+                );
                 Some(Refusal::from(Fault::invalid("body", message)))
             }
             Self::Waited(Awaited::Nothing | Awaited::First | Awaited::Request | Awaited::Rest | Awaited::Reader) => None,
@@ -224,7 +225,6 @@ impl Lapse {
 /// How far the client has come.
 struct Progress {
     header_bytes_max: usize,
-    framing_bytes_max: usize,
     state: Mutex<State>,
 }
 
@@ -240,8 +240,11 @@ struct State {
     ends_bare: bool,
     /// Bytes that came after the head and are no content of the request, as far as is known: perhaps of the next one.
     surplus: usize,
-    /// Bytes of the body that have been read so far and were no content, as far as is known.
+    /// Bytes of the body that have been read so far and were no content, as far as is known; and those of the last read.
     framing_bytes: usize,
+    last_bytes: usize,
+    /// The former are too many.
+    is_endless: bool,
     /// The request's body has been read to its end.
     request_over: bool,
     /// Goes up with everything that the client does in time.
@@ -250,19 +253,20 @@ struct State {
 
 impl Progress {
     fn new(limits: &Limits) -> Self {
-        let (awaited, framing_bytes_max) = (Awaited::First, limits.buffer_bytes() + FRAMING_BYTES_MAX);
         let state = State {
-            awaited,
+            awaited: Awaited::First,
             blocked: false,
             head_bytes: 0,
             lines: Some(Lines::default()),
             ends_bare: false,
             surplus: 0,
             framing_bytes: 0,
+            last_bytes: 0,
+            is_endless: false,
             request_over: false,
             turns: 0,
         };
-        Self { header_bytes_max: limits.header_bytes_max, framing_bytes_max, state: Mutex::new(state) }
+        Self { header_bytes_max: limits.header_bytes_max, state: Mutex::new(state) }
     }
 
     /// Bytes that may be read now; `None` if only the body's own limit counts.
@@ -288,6 +292,7 @@ impl Progress {
             state.surplus += bytes;
             if !state.request_over {
                 state.framing_bytes += bytes;
+                state.last_bytes = bytes;
             }
             return;
         }
@@ -309,7 +314,7 @@ impl Progress {
     fn note_request(&self, is_over: bool) {
         let mut state = self.state.lock();
         state.awaited = Awaited::Nothing;
-        (state.head_bytes, state.framing_bytes) = (0, 0);
+        (state.head_bytes, state.framing_bytes, state.last_bytes) = (0, 0, 0);
         if let Some(lines) = &mut state.lines {
             let beyond = std::mem::take(lines).beyond();
             state.surplus = beyond;
@@ -351,10 +356,17 @@ impl Progress {
         self.state.lock().ends_bare
     }
 
-    /// Whether a body that the server waits for brings nothing that is one. Asked as the above.
-    fn body_is_without_content(&self) -> bool {
-        let state = self.state.lock();
-        state.awaited == Awaited::Nothing && !state.request_over && state.framing_bytes > self.framing_bytes_max
+    /// Whether more of a body may be read. hyper asks for more when it has looked at all that it has, and has handed on all content but that
+    /// of the last read.
+    fn body_goes_on(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_awaited = state.awaited == Awaited::Nothing && !state.request_over;
+        state.is_endless |= is_awaited && state.framing_bytes.saturating_sub(state.last_bytes) > FRAMING_BYTES_MAX;
+        !state.is_endless
+    }
+
+    fn body_is_endless(&self) -> bool {
+        self.state.lock().is_endless
     }
 }
 
@@ -379,7 +391,7 @@ impl Patience {
         if progress.head_ends_bare() {
             return Poll::Ready(Lapse::BareLineFeed);
         }
-        if progress.body_is_without_content() {
+        if progress.body_is_endless() {
             return Poll::Ready(Lapse::BodyWithoutContent);
         }
         let seen = progress.look();
@@ -426,8 +438,8 @@ impl AsyncRead for Watched {
                     return Poll::Pending;
                 }
             }
-            None if progress.body_is_without_content() => return Poll::Pending,
-            None => ready!(Pin::new(stream).poll_read(cx, buffer))?,
+            None if progress.body_goes_on() => ready!(Pin::new(stream).poll_read(cx, buffer))?,
+            None => return Poll::Pending,
         }
         progress.note_read(buffer.filled().len() - before);
         Poll::Ready(Ok(()))
@@ -675,19 +687,26 @@ mod tests {
         bench.progress.note_read(100);
         bench.progress.note_request(false);
         for _ in 0..100_000 {
+            assert!(bench.progress.body_goes_on());
             bench.progress.note_read(6);
             bench.progress.note_content(1);
         }
-        bench.progress.note_read(LIMITS.buffer_bytes() + FRAMING_BYTES_MAX);
-        assert!(bench.lasts(1).await);
+        bench.progress.note_read(FRAMING_BYTES_MAX);
+        assert!(bench.progress.body_goes_on(), "it may all be content on its way");
+        bench.progress.note_read(100_000);
+        assert!(bench.progress.body_goes_on());
         bench.progress.note_read(1);
+        assert!(!bench.progress.body_goes_on());
         let (lapse, seconds) = bench.lapse().await;
         assert_eq!((lapse, seconds), (Lapse::BodyWithoutContent, 0));
         assert_eq!(lapse.refusal(&LIMITS).expect("it is told").fault.field(), Some("body"));
-        bench.progress.note_content(LIMITS.buffer_bytes());
-        bench.progress.note_request_over();
-        bench.progress.note_read(1 << 20);
-        assert!(bench.lasts(1).await, "what follows a request is not its body");
+
+        let mut other = Bench::new();
+        other.progress.note_request(false);
+        other.progress.note_request_over();
+        other.progress.note_read(1 << 20);
+        other.progress.note_read(1 << 20);
+        assert!(other.progress.body_goes_on() && other.lasts(1).await, "what follows a request is not its body");
     }
 
     #[tokio::test(start_paused = true)]
