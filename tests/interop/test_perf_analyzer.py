@@ -14,7 +14,6 @@ from server import await_rest
 SHAPE = ("--shape", "inputs:4")
 STREAM = ("--streaming", "--async")
 SEQUENCES = ("--num-of-sequences", "8", "--sequence-length", "10")
-SHARED_MEMORY = ("--shared-memory", "system", "--output-shared-memory-size", "64")
 
 
 @pytest.mark.parametrize(
@@ -24,7 +23,7 @@ SHARED_MEMORY = ("--shared-memory", "system", "--output-shared-memory-size", "64
         (EXAMPLE, [*SHAPE, "--concurrency-range", "4", "-b", "4"]),
         (EXAMPLE, [*SHAPE, "--concurrency-range", "16", *STREAM]),
         (EXAMPLE, [*SHAPE, "--request-rate-range", "100", "--async"]),
-        (EXAMPLE, [*SHAPE, "--concurrency-range", "4", *SHARED_MEMORY]),
+        (EXAMPLE, [*SHAPE, "--concurrency-range", "4", "--shared-memory", "system", "--output-shared-memory-size", "64"]),
         (messages.MODEL, [*SEQUENCES, "--concurrency-range", "8", *STREAM]),
         (messages.MODEL, [*SEQUENCES, "--concurrency-range", "8", "--async"]),
         (messages.MODEL, [*SEQUENCES, "--request-rate-range", "100", *STREAM]),
@@ -37,10 +36,9 @@ def test_grpc(server, model, options):
     assert_nothing_went_wrong(server, before, model, measured)
 
 
-@pytest.mark.parametrize("options", [(), SHARED_MEMORY], ids=["calls", "shared memory"])
-def test_http(server, options):
+def test_http(server):
     before = await_rest(server)
-    measured = perf_analyzer.run(server.http_address, EXAMPLE, *SHAPE, "--concurrency-range", "4", *options, protocol="http")
+    measured = perf_analyzer.run(server.http_address, EXAMPLE, *SHAPE, "--concurrency-range", "4", protocol="http")
     assert_nothing_went_wrong(server, before, EXAMPLE, measured)
 
 
