@@ -37,7 +37,7 @@ use crate::{
     drain::{Drain, Phase},
     engine::{self, LaneThreads, onnxruntime::OnnxRuntime},
     frontend::{
-        Shutdown, Surroundings,
+        Shutdown, Surroundings, WebRules,
         admin::{self, AdminHandle, AdminSource, Readiness},
         grpc::GrpcServer,
         http::HttpServer,
@@ -70,7 +70,7 @@ const LOSS_DEADLINE: Duration = Duration::from_secs(5);
 const RECORD_GRACE: Duration = Duration::from_secs(1);
 
 /// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`). The usual 128 are too few for clients
-/// that all come back at once: whoever finds no room tries again after a second.
+/// that all come back at once: one that finds no room tries again after a second.
 const BACKLOG: i32 = 4_096;
 
 /// Why the server did not start.
@@ -161,6 +161,8 @@ impl Server {
         let grpc_listener = bind("server.grpc_addr", config.server.grpc_addr)?;
         let http_listener = bind("server.http_addr", config.server.http_addr)?;
         let admin_listener = bind("server.admin_addr", config.server.admin_addr)?;
+        config.exposures().iter().for_each(|exposure| tracing::warn!("{exposure}"));
+        let web = WebRules::new(&config.server);
         let telemetry = if config.metrics.enabled { Telemetry::new() } else { Telemetry::off() };
         let lane_count = lane_count(&config);
         let (vitals, descriptors) = (Vitals::new(&telemetry), Descriptors::at_start(lane_count)?);
@@ -171,7 +173,7 @@ impl Server {
         let compute = LaneThreads::device(lane_count);
         let device = Device { compute: compute.clone(), handoff: Arc::clone(&handoff), telemetry: telemetry.clone() };
         let repository = repository(&config, device);
-        let admin_source = admin_source(&config, &telemetry, &drain, &vitals, &handoff, repository.registry());
+        let admin_source = admin_source(&config, &telemetry, &drain, &vitals, &handoff, repository.registry(), web.clone());
         let admin = admin::spawn(admin_listener, admin_source, descriptors.admin())?;
         let watcher = watcher(&config)?;
         let loading = {
@@ -183,17 +185,21 @@ impl Server {
         let timekeeper = Timekeeper::start(&handoff, &vitals)?;
 
         let service = Service::new(repository.clone(), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
+        if !config.control.priority_high.is_on(true) {
+            service.refuse_high_priority();
+        }
         let open_inference = OpenInference::new(service.within(memory), config.sequence.clone(), config.shared_memory.clone())
             .within(descriptors.clone());
         let shutdown = Shutdown::default();
         let (grpc_listener, grpc_addr) = nonblocking(grpc_listener)?;
         let (http_listener, http_addr) = nonblocking(http_listener)?;
-        let surroundings = Surroundings { descriptors, vitals: vitals.clone() };
+        let door = |address: SocketAddr| open_inference.for_clients(config.access(address.ip()));
         let (grpc, mut health) =
-            GrpcServer::new(grpc_listener, open_inference.clone(), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
-        let grpc = grpc.within(surroundings.clone());
-        let http = HttpServer::new(http_listener, open_inference, config.http.clone(), telemetry.server(), shutdown.clone());
-        let http = http.within(surroundings);
+            GrpcServer::new(grpc_listener, door(grpc_addr), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
+        let http = HttpServer::new(http_listener, door(http_addr), config.http.clone(), telemetry.server(), shutdown.clone());
+        let surroundings = Surroundings { descriptors, vitals: vitals.clone() };
+        let grpc = grpc.within(surroundings.clone()).with_web_rules(web.clone());
+        let http = http.within(surroundings).with_web_rules(web);
         drain.serve();
         health.tell();
         let mut background = vec![
@@ -347,13 +353,12 @@ impl Server {
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    let listen = || -> io::Result<TcpListener> {
-        let listener = TcpListener::bind(address)?;
+    let bound = TcpListener::bind(address).and_then(|listener| {
         // It listens already; this changes how many may wait.
         rustix::net::listen(&listener, BACKLOG)?;
         Ok(listener)
-    };
-    listen().map_err(|error| StartError::Bind { key, address, error })
+    });
+    bound.map_err(|error| StartError::Bind { key, address, error })
 }
 
 /// The end of a server that has lost a part begins by itself, before anybody has been told.
@@ -395,6 +400,7 @@ fn admin_source(
     vitals: &Vitals,
     handoff: &Arc<Handoff>,
     registry: &Arc<Registry>,
+    web: WebRules,
 ) -> AdminSource {
     let (phase, registry, allow_partial) = (drain.clone(), Arc::clone(registry), config.models.allow_partial);
     let (queue, lines_lost) = (Arc::clone(handoff), telemetry.server().log_lines_lost);
@@ -411,6 +417,7 @@ fn admin_source(
         liveness: Arc::new(liveness),
         refresh: Arc::new(refresh),
         models: Arc::new(move || readiness(&registry, phase.phase(), allow_partial)),
+        web,
     }
 }
 
@@ -449,7 +456,9 @@ fn repository(config: &Config, device: Device) -> Repository {
     let name = config.models.name.clone();
     let folder = config.models.dir.clone().map(|path| Box::new(Folder::of_model(path, name)) as Box<dyn ModelSource>);
     let sources = embedded.chain(example).chain(folder).collect();
-    Repository::new(sources, engine_default, device.compute.clone(), Box::new(device), proofs(config))
+    let repository = Repository::new(sources, engine_default, device.compute.clone(), Box::new(device), proofs(config));
+    repository.bound_waiting(config.models.max_waiting_loads);
+    repository
 }
 
 /// Proofs of earlier starts. Without a folder that can be used, each start proves all models.

@@ -5,7 +5,10 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -96,6 +99,8 @@ struct Inner {
     methods: [Arc<MethodMetrics>; Method::ALL.len()],
     /// Seeded, so that nobody can choose a name that falls together with another's.
     tenants: RandomState,
+    /// No stream opens at priority HIGH.
+    refuses_high: AtomicBool,
 }
 
 /// A stream that has been let in; [`OpenStream::session`] puts the client's messages on it.
@@ -121,7 +126,8 @@ impl Service {
         telemetry: &Telemetry,
     ) -> Self {
         let methods = Method::ALL.map(|method| Arc::new(telemetry.method(method)));
-        let inner = Inner { repository, handoff, config, drain, methods, tenants: RandomState::new() };
+        let (tenants, refuses_high) = (RandomState::new(), AtomicBool::new(false));
+        let inner = Inner { repository, handoff, config, drain, methods, tenants, refuses_high };
         Self { inner: Arc::new(inner), memory: Memory::unlimited() }
     }
 
@@ -137,12 +143,17 @@ impl Service {
         &self.memory
     }
 
+    /// From now on, no stream opens at priority HIGH.
+    pub fn refuse_high_priority(&self) {
+        self.inner.refuses_high.store(true, Ordering::Relaxed);
+    }
+
     /// Opens a stream.
     ///
     /// # Errors
     /// [`FaultKind::NotFound`] for an unknown model or version, [`FaultKind::Unavailable`] if it is not ready or the server is
-    /// draining, [`FaultKind::Overloaded`] if `session.max_streams` are open, [`FaultKind::Invalid`] if the model does not take
-    /// this kind of payload.
+    /// draining, [`FaultKind::Overloaded`] if `session.max_streams` are open, [`FaultKind::Denied`] if it is to go before others and
+    /// none may, [`FaultKind::Invalid`] if the model does not take this kind of payload.
     pub fn open(&self, method: Method, request: OpenRequest) -> Result<OpenStream, Fault> {
         let opened = self.try_open(method, request);
         if let Err(fault) = &opened {
@@ -176,7 +187,11 @@ impl Service {
     /// # Errors
     /// As [`Service::open`]; nothing is counted.
     pub(crate) fn open_found(&self, method: Method, model: Arc<Model>, request: OpenRequest) -> Result<OpenStream, Fault> {
-        let Inner { repository, handoff, drain, .. } = &*self.inner;
+        let Inner { repository, handoff, drain, refuses_high, .. } = &*self.inner;
+        if request.priority == Priority::High && refuses_high.load(Ordering::Relaxed) {
+            let message = "priority HIGH is not for clients of this server (control.priority_high); ask for NORMAL or LOW";
+            return Err(Fault::new(FaultKind::Denied, message).with_field("priority"));
+        }
         if matches!(method, Method::Scan | Method::Upload | Method::Feed) {
             self.memory.admit()?;
         }

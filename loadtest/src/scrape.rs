@@ -27,7 +27,7 @@ pub(crate) struct Scrape(String);
 impl Scrape {
     pub(crate) async fn of(admin: SocketAddr) -> anyhow::Result<Self> {
         let mut stream = TcpStream::connect(admin).await.with_context(|| format!("cannot connect to {admin}"))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: tidemill\r\nconnection: close\r\n\r\n").await?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         if !answer.starts_with("HTTP/1.1 200 ") {

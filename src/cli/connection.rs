@@ -33,6 +33,12 @@ pub(super) const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
+/// HTTP/2's flow-control windows. Fixed ones, because of what HTTP/2 here makes of small frames that wait to be read: each counts as 256
+/// bytes less its own, and when together they are half the connection's window, the connection is given up. Windows that adapt begin so
+/// small that a command whose output stands still for a moment would be cut off.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 128 << 20;
+
 /// How long the server at an address may take to show which protocol it speaks.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -41,7 +47,7 @@ const HTTP2_GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0
 /// The fourth byte of the frame that answers it.
 const SETTINGS_FRAME: u8 = 4;
 /// What any HTTP/1 server answers.
-const HTTP1_QUESTION: &[u8] = b"GET / HTTP/1.1\r\nhost: tidemill\r\nconnection: close\r\n\r\n";
+const HTTP1_QUESTION: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 
 /// Which server to talk to, and in which form to print; the same for all client commands.
 #[derive(Debug, Args)]
@@ -112,7 +118,8 @@ impl ConnectionArgs {
             .map_err(cannot)?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
-            .http2_adaptive_window(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         endpoint.connect().await.map_err(cannot)
@@ -159,7 +166,60 @@ pub(super) async fn unless_interrupted<T>(
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use futures::{StreamExt as _, stream};
+    use http_body_util::{BodyExt as _, StreamBody};
+    use hyper::{
+        body::{Frame, Incoming},
+        server::conn::http2,
+        service::service_fn,
+    };
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use tokio::{net::TcpListener, sync::mpsc};
+    use tonic::body::Body;
+    use tower::{Service as _, ServiceExt as _};
+
     use super::*;
+
+    const FRAMES: usize = 5_000;
+
+    /// Answers everything with many small frames, each on its own, and says when the last one is out.
+    async fn trickle(listener: TcpListener, sent: mpsc::Sender<()>) {
+        let (stream, _) = listener.accept().await.expect("a client");
+        let service = service_fn(move |_: http::Request<Incoming>| {
+            let sent = sent.clone();
+            let frames = stream::iter(0..FRAMES).map(|_| Bytes::from_static(&[0; 30]));
+            let last = stream::once(async move {
+                let _ = sent.send(()).await;
+                Bytes::from_static(&[0; 30])
+            });
+            let body = StreamBody::new(frames.chain(last).map(|bytes| Ok::<_, Infallible>(Frame::data(bytes))));
+            async { Ok::<_, Infallible>(http::Response::new(body)) }
+        });
+        let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+    }
+
+    #[tokio::test]
+    async fn a_command_that_stands_still_for_a_moment_keeps_its_connection() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let addr = listener.local_addr().expect("it is bound").to_string().parse().expect("an address");
+        let (sent, mut sending) = mpsc::channel(1);
+        tokio::spawn(trickle(listener, sent));
+        let mut channel = ConnectionArgs { addr, json: false }.connect().await.expect("it accepts");
+        let mut ask = async || {
+            let request = http::Request::post("/a/b").body(Body::empty()).expect("a request");
+            channel.ready().await.expect("the connection lives").call(request).await.expect("a response")
+        };
+        let unread = ask().await;
+        sending.recv().await.expect("all is sent");
+        let later = ask().await;
+        for response in [unread, later] {
+            let body = response.into_body().collect().await.expect("the connection lives").to_bytes();
+            assert_eq!(body.len(), 30 * (FRAMES + 1));
+        }
+    }
 
     #[test]
     fn an_address_needs_no_scheme_but_a_port() {

@@ -73,6 +73,8 @@ Kubernetes sets for a service called `tidemill` (`TIDEMILL_SERVICE_HOST`, `TIDEM
 pub(super) enum Accepts {
     Range(RangeInclusive<i64>),
     Words(&'static str),
+    /// `auto`, `on` or `off`; `true` and `false` are taken too.
+    Switch,
 }
 
 impl std::fmt::Display for Accepts {
@@ -80,6 +82,7 @@ impl std::fmt::Display for Accepts {
         match self {
             Self::Range(range) => write!(f, "{} to {}", range.start(), range.end()),
             Self::Words(words) => f.write_str(words),
+            Self::Switch => f.write_str("`\"auto\"`, `\"on\"` or `\"off\"`"),
         }
     }
 }
@@ -100,6 +103,10 @@ const fn words(name: &'static str, accepts: &'static str, help: &'static str) ->
     Key { name, unit: "", accepts: Accepts::Words(accepts), help }
 }
 
+const fn switch(name: &'static str, help: &'static str) -> Key {
+    Key { name, unit: "", accepts: Accepts::Switch, help }
+}
+
 const ADDRESS: &str = "`ip:port`; port 0 takes any free one";
 const SWITCH: &str = "`true` or `false`";
 const PATH: &str = "a path; empty for none";
@@ -112,9 +119,32 @@ pub(super) const KEYS: &[Key] = &[
     words("server.grpc_addr", ADDRESS, "where gRPC clients connect"),
     words("server.http_addr", ADDRESS, "where HTTP clients connect"),
     words("server.admin_addr", ADDRESS, "where `/metrics`, `/livez` and `/readyz` are served, without authentication"),
+    words(
+        "server.allowed_hosts",
+        "names such as `example.com` and `*.example.com`, or `*` for any; as text, with commas between them",
+        "names by which clients may call the server; `localhost`, the machine's own name and addresses need not be listed. Empty: others are \
+         refused on connections over loopback only. See [web pages](hardening.md#web-pages)",
+    ),
+    words(
+        "server.allowed_origins",
+        "origins such as `https://example.com` and `https://*.example.com:8443`, or `*` for any; as text, with commas between them",
+        "web pages of other sites that may send requests; see [web pages](hardening.md#web-pages)",
+    ),
+    switch(
+        "control.repository",
+        "let clients load, prove and unload models; `auto`: on ports that are bound to a loopback address",
+    ),
+    switch("control.reflection", "tell gRPC clients the API; `auto`: yes"),
+    switch("control.priority_high", "let clients ask for priority HIGH, which goes before all others; `auto`: yes"),
     number("grpc.max_message_bytes", "bytes", 1_024..=WINDOW_MAX, "largest message, after inflating"),
     number("grpc.stream_window_bytes", "bytes", 65_535..=WINDOW_MAX, "HTTP/2 flow-control window of a stream"),
-    number("grpc.connection_window_bytes", "bytes", 65_535..=WINDOW_MAX, "HTTP/2 flow-control window of a connection"),
+    number(
+        "grpc.connection_window_bytes",
+        "bytes",
+        65_535..=WINDOW_MAX,
+        "HTTP/2 flow-control window of a connection; half of it is what small frames that wait on its streams may take up, each counted as \
+         256 bytes less its own",
+    ),
     number(
         "grpc.max_send_buffer_bytes",
         "bytes",
@@ -125,7 +155,12 @@ pub(super) const KEYS: &[Key] = &[
     number("grpc.max_connections", "connections", 1..=1_000_000, "connections open at once"),
     number("grpc.keepalive_interval_s", "seconds", 1..=86_400, "time between two pings of a silent connection"),
     number("grpc.keepalive_timeout_s", "seconds", 1..=86_400, "time after which an unanswered ping closes the connection"),
-    number("grpc.max_header_bytes", "bytes", 1_024..=1_048_576, "largest header block of a request"),
+    number(
+        "grpc.max_header_bytes",
+        "bytes",
+        1_024..=1_048_576,
+        "largest list of headers of a request, as HTTP/2 counts: name, value and 32 bytes for each",
+    ),
     number("http.max_body_bytes", "bytes", 1_024..=WINDOW_MAX, "largest body of a request, after inflating"),
     number("http.max_header_bytes", "bytes", 1_024..=1_048_576, "largest head of a request: its first line and its headers"),
     number("http.max_connections", "connections", 1..=1_000_000, "connections open at once"),
@@ -186,6 +221,12 @@ pub(super) const KEYS: &[Key] = &[
     words("models.embedded_8khz", SWITCH, "serve the model inside the binary for 8 kHz audio, `silero-vad-8k`"),
     words("models.example", SWITCH, "serve `example_model`, which doubles numbers"),
     words("models.watch", SWITCH, "load, replace and unload models as `models.dir` changes"),
+    number(
+        "models.max_waiting_loads",
+        "calls",
+        0..=65_536,
+        "calls of clients to load, prove or unload models that wait while one is carried out",
+    ),
     words(
         "models.cache_dir",
         PATH,
@@ -202,10 +243,10 @@ pub(super) const KEYS: &[Key] = &[
         "a path; `\"auto\"`; empty for none",
         "shared library of ONNX Runtime, such as `libonnxruntime.so`; `auto` finds the newest of the installed Python packages `onnxruntime` and of the system; if not set here, `ORT_DYLIB_PATH` is read",
     ),
-    words(
+    switch(
         "shared_memory.enabled",
-        SWITCH,
-        "let clients of the Open Inference Protocol register shared memory of this machine; they reach all of it that the server's user may open",
+        "let clients of the Open Inference Protocol register shared memory of this machine; they reach all of it that the server's user may \
+         open. `auto`: on ports that are bound to a loopback address",
     ),
     number("shared_memory.max_regions", "regions", 1..=65_536, "regions registered at once, each an open file"),
     number("shared_memory.max_tensor_bytes", "bytes", 1..=MEMORY_MAX, "largest input or output that lies in shared memory"),
@@ -295,8 +336,8 @@ mod tests {
         for key in KEYS {
             match (&key.accepts, default_value(key.name).expect("checked above")) {
                 (Accepts::Range(range), toml::Value::Integer(value)) => assert!(range.contains(value), "{}", key.name),
-                (Accepts::Words(_), toml::Value::Integer(_)) | (Accepts::Range(_), _) => panic!("{} has no range", key.name),
-                (Accepts::Words(_), _) => {}
+                (_, toml::Value::Integer(_)) | (Accepts::Range(_), _) => panic!("{} has no range", key.name),
+                (Accepts::Words(_) | Accepts::Switch, _) => {}
             }
         }
     }

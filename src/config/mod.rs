@@ -2,13 +2,17 @@
 //!
 //! The only part that reads the environment. Knows the names and ranges of settings and nothing of the parts that they set.
 
+mod access;
+mod hosts;
 mod keys;
 mod resolve;
 mod sections;
 
+pub use access::{Access, Exposure, is_loopback};
+pub use hosts::{Authority, HostPattern, OriginPattern, PageOrigin};
 pub use keys::{KeyDoc, describe, page};
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
-    Config, DefaultEngine, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig, MetricsConfig,
-    ModelsConfig, SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig, SharedMemoryConfig,
+    Config, ControlConfig, DefaultEngine, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig, MetricsConfig,
+    ModelsConfig, SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig, SharedMemoryConfig, Switch,
 };

@@ -335,15 +335,38 @@ fn default_value_section(key: &str) -> bool {
 /// The value in the type of the key's default.
 fn typed(key: &Key, given: Given) -> Result<Value, String> {
     let expected = default_value(key.name).unwrap_or(&Value::Boolean(false));
+    let given = if matches!(key.accepts, Accepts::Switch) { switched(given) } else { given };
     match given {
         Given::Typed(value) if value.same_type(expected) => Ok(value),
         Given::Typed(value) => Err(format!("is of type {}, not {}", value.type_str(), expected.type_str())),
         Given::Text(text) => match expected {
             Value::Integer(_) => text.trim().parse().map(Value::Integer).map_err(|_| "is not an integer".to_owned()),
             Value::Boolean(_) => text.trim().parse().map(Value::Boolean).map_err(|_| "is not a boolean".to_owned()),
+            Value::Array(_) => listed(&text),
             _ => Ok(Value::String(text)),
         },
     }
+}
+
+/// The words of a switch: what is only on or off may also be true or false.
+fn switched(given: Given) -> Given {
+    let word = |is_on: bool| Value::String(if is_on { "on" } else { "off" }.to_owned());
+    match given {
+        Given::Typed(Value::Boolean(is_on)) => Given::Typed(word(is_on)),
+        Given::Text(text) => text.trim().parse().map_or(Given::Text(text), |is_on| Given::Typed(word(is_on))),
+        given @ Given::Typed(_) => given,
+    }
+}
+
+/// A list from text: as in TOML, or words with commas between them.
+fn listed(text: &str) -> Result<Value, String> {
+    let text = text.trim();
+    if text.starts_with('[') {
+        let table = format!("list = {text}").parse::<Table>().map_err(|error| error.message().trim().to_owned())?;
+        return table.get("list").filter(|value| value.is_array()).cloned().ok_or_else(|| "is not a list".to_owned());
+    }
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    Ok(Value::Array(words.map(|word| Value::String(word.to_owned())).collect()))
 }
 
 /// The value, if it is in range and means something to the setting.
@@ -391,7 +414,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{DefaultEngine, LogFormat};
+    use crate::config::{DefaultEngine, LogFormat, Switch};
 
     /// Resolves a file of this text with these variables and flags.
     fn resolve(text: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigFaults> {
@@ -480,6 +503,36 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_is_a_word_or_true_or_false() {
+        let repository = |text: &str, flag: &[(&str, &str)]| resolve(text, &[], flag).expect("all good").control.repository;
+        assert_eq!(repository("", &[]), Switch::Auto);
+        for (word, switch) in [("'auto'", Switch::Auto), ("'on'", Switch::On), ("true", Switch::On), ("false", Switch::Off)] {
+            assert_eq!(repository(&format!("[control]\nrepository = {word}"), &[]), switch);
+            assert_eq!(repository("", &[("control.repository", word.trim_matches('\''))]), switch);
+        }
+    }
+
+    #[test]
+    fn a_list_is_one_of_toml_or_words_with_commas() {
+        let hosts = |text: &str, flag: &[(&str, &str)]| {
+            let config = resolve(text, &[], flag).expect("all good");
+            config.server.allowed_hosts.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let (file, both) = ("[server]\nallowed_hosts = ['a', '*.b']", ["a", "*.b"]);
+        assert_eq!(hosts(file, &[]), both);
+        for text in ["a,*.b", " a , *.b,", "['a', \"*.b\"]"] {
+            assert_eq!(hosts("", &[("server.allowed_hosts", text)]), both, "{text}");
+        }
+        for none in ["", "[]", " , "] {
+            assert!(hosts(file, &[("server.allowed_hosts", none)]).is_empty(), "{none:?}");
+        }
+        for broken in ["['a'", "['a'] x", "a b", "[1]"] {
+            let found = faults("", &[], &[("server.allowed_hosts", broken)]);
+            assert!(found[0].starts_with(&format!("flag: server.allowed_hosts = {broken}: ")), "{found:?}");
+        }
+    }
+
+    #[test]
     fn the_variable_of_other_programs_yields_to_our_own_settings() {
         let other = ("ORT_DYLIB_PATH", "/other.so");
         let library = |text, environment: &[_], flags: &[_]| {
@@ -514,6 +567,17 @@ mod tests {
             ("\n\n[log", "file tidemill.toml: line 3: "),
             ("[models]\nembedded = false\nexample = false", "models.embedded = false: there is nothing to serve"),
             ("[models]\nname = 'm'", "file tidemill.toml: models.name = m: names a model of models.dir, which is not set"),
+            (
+                "[server]\nallowed_hosts = ['a.example', 'http://b']",
+                "server.allowed_hosts = [\"a.example\", \"http://b\"]: 'http://b' is no name of a host",
+            ),
+            ("[server]\nallowed_origins = 'https://a'", "is of type string, not array"),
+            ("[server]\nallowed_origins = ['a']", "'a' is no origin, such as https://example.com"),
+            ("[control]\nrepository = 'maybe'", "control.repository = \"maybe\": unknown variant `maybe`"),
+            (
+                "[control]\nrepository = 1",
+                "control.repository = 1: is of type integer, not string; accepted: `\"auto\"`, `\"on\"`",
+            ),
         ];
         for (text, expected) in cases {
             let found = faults(text, &[], &[]);

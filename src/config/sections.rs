@@ -10,11 +10,14 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+use super::hosts::{HostPattern, OriginPattern};
+
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub server: ServerConfig,
+    pub control: ControlConfig,
     pub grpc: GrpcConfig,
     pub http: HttpConfig,
     pub session: SessionConfig,
@@ -29,7 +32,7 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// Where the server listens. Port 0 takes any free port.
+/// Where the server listens, and under which names. Port 0 takes any free port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
@@ -39,12 +42,54 @@ pub struct ServerConfig {
     pub http_addr: SocketAddr,
     /// Metrics and probes for operators.
     pub admin_addr: SocketAddr,
+    /// Names that clients may call the server by, beside `localhost` and addresses.
+    pub allowed_hosts: Vec<HostPattern>,
+    /// Origins of web pages that may send requests, beside the server's own.
+    pub allowed_origins: Vec<OriginPattern>,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Self { grpc_addr: local(50051), http_addr: local(8080), admin_addr: local(9464) }
+        let (allowed_hosts, allowed_origins) = Default::default();
+        Self { grpc_addr: local(50051), http_addr: local(8080), admin_addr: local(9464), allowed_hosts, allowed_origins }
+    }
+}
+
+/// What clients may do beside asking for results at an ordinary priority.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ControlConfig {
+    /// Load and unload models.
+    pub repository: Switch,
+    /// Ask for the API itself, over gRPC.
+    pub reflection: Switch,
+    /// Open streams that go before all others.
+    pub priority_high: Switch,
+}
+
+/// A switch that may be left to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// As the server thinks fit.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+impl Switch {
+    /// Whether it is on, if `auto` is what the server thinks fit.
+    #[must_use]
+    pub const fn is_on(self, auto: bool) -> bool {
+        match self {
+            Self::Auto => auto,
+            Self::On => true,
+            Self::Off => false,
+        }
     }
 }
 
@@ -68,7 +113,7 @@ pub struct GrpcConfig {
     pub keepalive_interval_s: u64,
     /// Seconds after which an unanswered ping closes the connection.
     pub keepalive_timeout_s: u64,
-    /// Largest header block of a request.
+    /// Largest list of headers of a request.
     pub max_header_bytes: u32,
 }
 
@@ -77,7 +122,7 @@ impl Default for GrpcConfig {
         Self {
             max_message_bytes: 16 << 20,
             stream_window_bytes: 256 << 10,
-            connection_window_bytes: 16 << 20,
+            connection_window_bytes: 128 << 20,
             max_send_buffer_bytes: 128 << 10,
             max_streams_per_connection: 10_000,
             max_connections: 10_000,
@@ -295,6 +340,8 @@ pub struct ModelsConfig {
     pub example: bool,
     /// Whether to follow changes of the folder.
     pub watch: bool,
+    /// Calls of clients to load or unload models that wait for their turn.
+    pub max_waiting_loads: usize,
     /// Where proofs of models are kept from one start to the next; nowhere if absent.
     #[serde(with = "path_or_empty")]
     pub cache_dir: Option<PathBuf>,
@@ -310,6 +357,7 @@ impl Default for ModelsConfig {
             embedded_8khz: false,
             example: true,
             watch: false,
+            max_waiting_loads: 16,
             cache_dir: None,
         }
     }
@@ -344,7 +392,7 @@ pub enum DefaultEngine {
 #[serde(default, deny_unknown_fields)]
 pub struct SharedMemoryConfig {
     /// Whether clients may use it.
-    pub enabled: bool,
+    pub enabled: Switch,
     /// Regions registered at once.
     pub max_regions: usize,
     /// Largest input or output that lies in it.
@@ -353,7 +401,7 @@ pub struct SharedMemoryConfig {
 
 impl Default for SharedMemoryConfig {
     fn default() -> Self {
-        Self { enabled: true, max_regions: 1_024, max_tensor_bytes: 64 << 20 }
+        Self { enabled: Switch::Auto, max_regions: 1_024, max_tensor_bytes: 64 << 20 }
     }
 }
 

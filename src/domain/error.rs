@@ -24,6 +24,8 @@ pub enum FaultKind {
     Cancelled,
     /// The model is not ready, or the server is shutting down; the caller goes elsewhere or comes back.
     Unavailable,
+    /// The server is set up not to do this for the caller; the operator decides.
+    Denied,
     /// The bytes that arrived are not those that the caller declared.
     DataLoss,
     /// The server or the chosen model cannot do this; another might.
@@ -34,7 +36,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Invalid,
         Self::NotFound,
         Self::TooLarge,
@@ -43,6 +45,7 @@ impl FaultKind {
         Self::Dropped,
         Self::Cancelled,
         Self::Unavailable,
+        Self::Denied,
         Self::DataLoss,
         Self::Unsupported,
         Self::Failed,
@@ -60,6 +63,7 @@ impl FaultKind {
             Self::Dropped => "DROPPED",
             Self::Cancelled => "CANCELLED",
             Self::Unavailable => "UNAVAILABLE",
+            Self::Denied => "DENIED",
             Self::DataLoss => "DATA_LOSS",
             Self::Unsupported => "UNSUPPORTED",
             Self::Failed => "FAILED",
@@ -78,6 +82,7 @@ impl FaultKind {
             Self::Dropped => "dropped",
             Self::Cancelled => "cancelled",
             Self::Unavailable => "unavailable",
+            Self::Denied => "denied",
             Self::DataLoss => "data_loss",
             Self::Unsupported => "unsupported",
             Self::Failed => "failed",

@@ -56,6 +56,7 @@ use tower::ServiceExt as _;
 use crate::{
     clock,
     drain::{Drain, Phase},
+    frontend::web::{Guarded, WebRules},
     telemetry::{Seldom, Telemetry},
     vitals::{Liveness, Part, Stall, Vitals},
 };
@@ -119,6 +120,8 @@ pub struct AdminSource {
     pub refresh: Arc<dyn Fn() + Send + Sync>,
     /// Whether the models are ready; asked for each `/readyz`, on the admin thread.
     pub models: Arc<dyn Fn() -> Readiness + Send + Sync>,
+    /// Which requests are answered, as far as web pages are concerned.
+    pub web: WebRules,
 }
 
 impl AdminSource {
@@ -190,9 +193,10 @@ async fn serve(listener: tokio::net::TcpListener, source: AdminSource, connectio
     let mut restarts = source.vitals.restarts(Part::Admin);
     let places = Arc::new(Places::new(connections_max));
     let scrapes = Arc::new(Scrapes::new(source.telemetry.clone(), Arc::clone(&source.refresh), Arc::clone(&places)));
+    let web = source.web.clone();
     let router = router(Api { source, scrapes, stalls: Arc::default() });
     let connections = TaskTracker::new();
-    while AssertUnwindSafe(accept(&listener, &places, &router, &connections, &stop)).catch_unwind().await.is_err() {
+    while AssertUnwindSafe(accept(&listener, &places, &web, &router, &connections, &stop)).catch_unwind().await.is_err() {
         if !restarts.again(clock::now()) {
             break;
         }
@@ -205,6 +209,7 @@ async fn serve(listener: tokio::net::TcpListener, source: AdminSource, connectio
 async fn accept(
     listener: &tokio::net::TcpListener,
     places: &Arc<Places>,
+    web: &WebRules,
     router: &Router,
     connections: &TaskTracker,
     stop: &CancellationToken,
@@ -219,7 +224,8 @@ async fn accept(
             Ok((stream, _)) => {
                 Part::Admin.may_fail();
                 let place = places.enter();
-                connections.spawn(converse(stream, place, router.clone(), stop.clone()));
+                let service = web.on(&stream).guard(router.clone());
+                connections.spawn(converse(stream, place, service, stop.clone()));
             }
             Err(error) => {
                 // If descriptors have run out, that may give one back.
@@ -235,7 +241,7 @@ async fn accept(
     }
 }
 
-async fn converse(stream: TcpStream, place: Place, router: Router, stop: CancellationToken) {
+async fn converse(stream: TcpStream, place: Place, router: Guarded<Router>, stop: CancellationToken) {
     let note = place.note();
     let (begins, ends) = (Arc::clone(&note), Arc::clone(&note));
     let service = router
@@ -366,7 +372,15 @@ mod tests {
         let telemetry = Telemetry::new();
         let vitals = Vitals::new(&telemetry);
         let liveness = Arc::new(Liveness::new(vitals.clone(), WORKERS.metrics(), || None));
-        AdminSource { telemetry, drain, vitals, liveness, refresh: Arc::new(|| {}), models: Arc::new(move || models.clone()) }
+        AdminSource {
+            telemetry,
+            drain,
+            vitals,
+            liveness,
+            refresh: Arc::new(|| {}),
+            models: Arc::new(move || models.clone()),
+            web: WebRules::default(),
+        }
     }
 
     fn api(source: AdminSource) -> Api {
@@ -454,18 +468,33 @@ mod tests {
     fn serves_metrics_where_no_other_runtime_runs() {
         let admin = start();
         let mut stream = std::net::TcpStream::connect(admin.address()).expect("it listens");
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").expect("it reads");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("it reads");
         let mut response = String::new();
         stream.read_to_string(&mut response).expect("it answers and closes");
         assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
         assert!(response.contains("\ntidemill_build_info{"), "{response}");
     }
 
+    #[test]
+    fn a_foreign_page_is_told_nothing() {
+        let admin = start();
+        for (fields, status) in
+            [("host: evil.example", "403"), ("host: localhost\r\norigin: http://evil.example", "403"), ("x: y", "400")]
+        {
+            let mut stream = std::net::TcpStream::connect(admin.address()).expect("it listens");
+            let request = format!("GET /readyz HTTP/1.1\r\n{fields}\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).expect("it reads");
+            let mut response = String::new();
+            stream.read_to_string(&mut response).expect("it answers and closes");
+            assert!(response.starts_with(&format!("HTTP/1.1 {status} ")) && !response.contains("ready"), "{response}");
+        }
+    }
+
     #[tokio::test]
     async fn closing_ends_connections_that_are_kept_alive() {
         let admin = start();
         let mut stream = TcpStream::connect(admin.address()).await.expect("it listens");
-        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("it reads");
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it reads");
         let mut first = [0];
         stream.read_exact(&mut first).await.expect("it answers");
         admin.close().await;

@@ -7,5 +7,7 @@ pub mod grpc;
 pub mod http;
 mod linger;
 mod listener;
+mod web;
 
 pub use listener::{Shutdown, Surroundings};
+pub use web::WebRules;

@@ -21,8 +21,9 @@ mod shared_memory;
 mod statistics;
 
 use crate::{
-    config::{SequenceConfig, SharedMemoryConfig},
+    config::{Access, SequenceConfig, SharedMemoryConfig},
     descriptors::Descriptors,
+    domain::{Fault, FaultKind},
     service::Service,
 };
 use sequences::Sequences;
@@ -42,21 +43,43 @@ pub use shared_memory::{
 };
 pub use statistics::{BatchStatistics, InferStatistics, ModelStatistics, ResponseStatistics, StatisticDuration};
 
-/// The protocol over the one door. Clones share everything.
+/// The protocol over the one door. Clones share everything but what their clients may do.
 #[derive(Clone)]
 pub struct OpenInference {
     service: Service,
     sequences: Sequences,
     shared_memory: SharedMemory,
     config: SequenceConfig,
+    access: Access,
 }
 
 impl OpenInference {
-    /// The protocol over `service`.
+    /// The protocol over `service`, for clients that may do everything that is not switched off.
     #[must_use]
     pub fn new(service: Service, config: SequenceConfig, shared_memory: SharedMemoryConfig) -> Self {
         let shared_memory = SharedMemory::new(shared_memory);
-        Self { service, sequences: Sequences::new(config.idle_timeout()), shared_memory, config }
+        Self { service, sequences: Sequences::new(config.idle_timeout()), shared_memory, config, access: Access::FULL }
+    }
+
+    /// The same for clients that may do no more than this.
+    #[must_use]
+    pub fn for_clients(&self, access: Access) -> Self {
+        Self { shared_memory: self.shared_memory.for_clients(access.shared_memory), access, ..self.clone() }
+    }
+
+    /// What clients may do.
+    #[must_use]
+    pub const fn access(&self) -> Access {
+        self.access
+    }
+
+    /// # Errors
+    /// [`FaultKind::Denied`] if clients may not load and unload models.
+    pub fn check_repository_access(&self) -> Result<(), Fault> {
+        if self.access.repository {
+            return Ok(());
+        }
+        Err(Fault::new(FaultKind::Denied, "clients may not load and unload models on this port (control.repository)"))
     }
 
     /// The same, whose regions of shared memory each take one of these descriptors.

@@ -30,9 +30,10 @@ impl OpenInference {
     /// Loads a model, or loads it anew, as it is in its folder; `parameters` are the names of the request's.
     ///
     /// # Errors
-    /// Those of [`Repository::load`](crate::registry::Repository::load), and [`FaultKind::Unsupported`] for parameters that bring a
-    /// configuration or files.
+    /// Those of [`Repository::load`](crate::registry::Repository::load), [`FaultKind::Denied`] if clients may not, and
+    /// [`FaultKind::Unsupported`] for parameters that bring a configuration or files.
     pub async fn load_model(&self, name: &str, mut parameters: impl Iterator<Item = &str> + Send) -> Result<(), Fault> {
+        self.check_repository_access()?;
         if let Some(parameter) = parameters.find(|name| *name == "config" || name.starts_with("file:")) {
             let message =
                 format!("'{parameter}' is not taken: models and their manifests are loaded from their folder in models.dir");
@@ -44,8 +45,9 @@ impl OpenInference {
     /// Takes a model out of service. Nothing depends on another model here, so whatever is asked for its dependents is done.
     ///
     /// # Errors
-    /// Those of [`Repository::unload`](crate::registry::Repository::unload).
+    /// Those of [`Repository::unload`](crate::registry::Repository::unload), and [`FaultKind::Denied`] if clients may not.
     pub async fn unload_model(&self, name: &str) -> Result<(), Fault> {
+        self.check_repository_access()?;
         self.service().repository().unload(name).await
     }
 }

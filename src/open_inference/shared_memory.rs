@@ -7,7 +7,7 @@
 //!
 //! # What a client can reach
 //! Any object of this machine's shared memory that the server's user may open for reading and writing, and nothing else: names lead
-//! nowhere out of it, and symbolic links are not followed. `shared_memory.enabled = false` turns it off.
+//! nowhere out of it, and symbolic links are not followed. `shared_memory.enabled` says on which ports.
 //!
 //! # Unregistering
 //! A request holds its [`Region`]s from when it is decoded until its outputs are written, so what is unregistered meanwhile stays
@@ -66,6 +66,8 @@ pub struct RegionStatus {
 pub struct SharedMemory {
     inner: Arc<Inner>,
     descriptors: Descriptors,
+    /// Whether those who hold this clone may use them.
+    is_enabled: bool,
 }
 
 #[derive(Debug)]
@@ -87,7 +89,8 @@ impl SharedMemory {
     /// No regions, and limits for them.
     #[must_use]
     pub fn new(config: SharedMemoryConfig) -> Self {
-        Self { inner: Arc::new(Inner { config, regions: RwLock::default() }), descriptors: Descriptors::unlimited() }
+        let is_enabled = config.enabled.is_on(true);
+        Self { inner: Arc::new(Inner { config, regions: RwLock::default() }), descriptors: Descriptors::unlimited(), is_enabled }
     }
 
     /// The same, each region with one of these descriptors.
@@ -96,16 +99,21 @@ impl SharedMemory {
         Self { descriptors, ..self }
     }
 
+    /// The same regions for clients that may use them, or may not.
+    pub(super) fn for_clients(&self, may_use: bool) -> Self {
+        Self { is_enabled: may_use, ..self.clone() }
+    }
+
     /// Whether it is turned on.
     #[must_use]
-    pub fn is_enabled(&self) -> bool {
-        self.inner.config.enabled
+    pub const fn is_enabled(&self) -> bool {
+        self.is_enabled
     }
 
     /// Registers `byte_size` bytes from `offset` on of the object `key`, under `name`.
     ///
     /// # Errors
-    /// [`FaultKind::Unsupported`] if it is turned off; [`FaultKind::Invalid`] with the field if the name is taken, empty or too long,
+    /// [`FaultKind::Denied`] if it is turned off; [`FaultKind::Invalid`] with the field if the name is taken, empty or too long,
     /// the key is no name of an object, the object cannot be opened for reading and writing, or is shorter than that;
     /// [`FaultKind::NotFound`] if there is no such object; [`FaultKind::Overloaded`] at `shared_memory.max_regions`, or if the process has no
     /// descriptor left for clients.
@@ -138,7 +146,7 @@ impl SharedMemory {
     /// Forgets a region. It is no fault if there is none of this name.
     ///
     /// # Errors
-    /// [`FaultKind::Unsupported`] if it is turned off.
+    /// [`FaultKind::Denied`] if it is turned off.
     pub fn unregister(&self, name: &str) -> Result<(), Fault> {
         self.enabled()?.regions.write().remove(name);
         Ok(())
@@ -147,7 +155,7 @@ impl SharedMemory {
     /// Forgets all regions.
     ///
     /// # Errors
-    /// [`FaultKind::Unsupported`] if it is turned off.
+    /// [`FaultKind::Denied`] if it is turned off.
     pub fn unregister_all(&self) -> Result<(), Fault> {
         self.enabled()?.regions.write().clear();
         Ok(())
@@ -156,7 +164,7 @@ impl SharedMemory {
     /// The region of this name, or all of them by name if it is empty.
     ///
     /// # Errors
-    /// [`FaultKind::NotFound`] for an unknown name, [`FaultKind::Unsupported`] if it is turned off.
+    /// [`FaultKind::NotFound`] for an unknown name, [`FaultKind::Denied`] if it is turned off.
     pub fn status(&self, name: &str) -> Result<Vec<RegionStatus>, Fault> {
         if name.is_empty() {
             return Ok(self.enabled()?.regions.read().values().map(|region| region.status.clone()).collect());
@@ -176,10 +184,10 @@ impl SharedMemory {
     }
 
     fn enabled(&self) -> Result<&Inner, Fault> {
-        if self.inner.config.enabled {
+        if self.is_enabled {
             return Ok(&self.inner);
         }
-        Err(Fault::new(FaultKind::Unsupported, "shared memory is turned off on this server (shared_memory.enabled)"))
+        Err(Fault::new(FaultKind::Denied, "clients may not use shared memory on this port (shared_memory.enabled)"))
     }
 }
 
@@ -348,6 +356,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::Switch;
 
     /// An object that goes with the test.
     struct Object {
@@ -498,7 +507,7 @@ mod tests {
 
     #[test]
     fn turned_off_it_refuses_everything() {
-        let memory = SharedMemory::new(SharedMemoryConfig { enabled: false, ..SharedMemoryConfig::default() });
+        let memory = SharedMemory::new(SharedMemoryConfig { enabled: Switch::Off, ..SharedMemoryConfig::default() });
         let object = Object::new(8);
         let results = [
             memory.register("a", &object.key, 0, 8),
@@ -509,7 +518,7 @@ mod tests {
         ];
         for result in results {
             let (kind, _, message) = refused(result);
-            assert_eq!(kind, FaultKind::Unsupported);
+            assert_eq!(kind, FaultKind::Denied);
             assert!(message.contains("shared_memory.enabled"), "{message}");
         }
         assert!(!memory.is_enabled());

@@ -21,7 +21,12 @@ from tidemill.v1 import inference_pb2_grpc, model_pb2_grpc
 # How long anything may take before the test gives it up as hung. No test's result depends on it otherwise.
 PATIENCE_S = 30
 
-ANY_PORTS = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"]
+def any_ports(address: str = "127.0.0.1") -> list[str]:
+    """Flags for free ports of this address."""
+    return [part for flag in ("--grpc-addr", "--http-addr", "--admin-addr") for part in (flag, f"{address}:0")]
+
+
+ANY_PORTS = any_ports()
 LISTENING = re.compile(r"listening grpc=(\S+) http=(\S+) admin=(\S+)")
 ALARM = re.compile(r"\b(WARN|ERROR)\b|panicked at")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -34,12 +39,12 @@ CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_mess
 class Server:
     """A running `tidemill serve`."""
 
-    def __init__(self, *arguments: str, start_s: float = PATIENCE_S) -> None:
+    def __init__(self, *arguments: str, start_s: float = PATIENCE_S, address: str = "127.0.0.1") -> None:
         # The variables of the tests are no settings of the server, and it refuses what it does not know.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
         # What a server has found out about a model is kept for the next server of this run, not for the user of this machine.
         environment["XDG_CACHE_HOME"] = CACHE.name
-        command = [places.SERVER, "serve", *ANY_PORTS, *arguments]
+        command = [places.SERVER, "serve", *any_ports(address), *arguments]
         self.log: list[str] = []
         self._log_is_complete = False
         self._logged = threading.Condition()
@@ -135,11 +140,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(*arguments: str, expected_alarms: tuple[str, ...] = (), start_s: float = PATIENCE_S) -> Iterator[Server]:
+def running(
+    *arguments: str, expected_alarms: tuple[str, ...] = (), start_s: float = PATIENCE_S, address: str = "127.0.0.1"
+) -> Iterator[Server]:
     """A server for the length of a `with`, which may take `start_s` to load its models. At the end it must have answered every item
     that it took in, stop on SIGTERM with exit code 0 (unless the test has ended it already), and have logged no warning or error
     that was not expected."""
-    server = Server(*arguments, start_s=start_s)
+    server = Server(*arguments, start_s=start_s, address=address)
     try:
         yield server
         if server.is_running():

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tidemill::{
     app::Server,
+    config::Switch,
     domain::FaultKind,
     proto::{
         inference::{
@@ -13,7 +14,7 @@ use tidemill::{
             infer_parameter::ParameterChoice,
             model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
         },
-        v1::{Datatype, Item, PredictRequest, Tensor, feed_request::Message, predict_request::Payload},
+        v1::{Datatype, Item, PredictRequest, Priority, Tensor, feed_request::Message, predict_request::Payload},
     },
 };
 use tokio::{
@@ -55,6 +56,8 @@ impl Doors {
 }
 
 const ALL: &[Door] = &[Door::Native, Door::Grpc, Door::Rest];
+/// The parameter that asks to go before all others.
+const HIGH: Option<(&str, i64)> = Some(("priority", 1));
 /// The two forms of the Open Inference Protocol.
 const OPEN: &[Door] = &[Door::Grpc, Door::Rest];
 
@@ -164,7 +167,7 @@ outputs = [{ name = 'y', datatype = 'FP32', dims = [-1, -1] }]
 ";
 
 fn scenarios() -> Vec<Scenario> {
-    use FaultKind::{Expired, Failed, Invalid, NotFound, TooLarge, Unavailable, Unsupported};
+    use FaultKind::{Denied, Expired, Failed, Invalid, NotFound, TooLarge, Unavailable, Unsupported};
     let good = || ask("doubler", vec![four()]);
     let with = |input: Input| ask("doubler", vec![input]);
     let counted = |step| Ask { step: Some(step), ..ask("counter", vec![tensor("x", &[1, 1], &[1.0])]) };
@@ -285,6 +288,12 @@ fn scenarios() -> Vec<Scenario> {
         scenario("a long id", Ask { id: "i".repeat(300), ..good() }, Invalid, "the id has 300 bytes; at most 256 are allowed"),
         scenario("no time", Ask { timeout_us: Some(1), ..good() }, Expired, "the model did not run on it").in_own_words(),
         scenario(
+            "a priority that is switched off",
+            Ask { parameter: HIGH, ..good() },
+            Denied,
+            "priority HIGH is not for clients of this server (control.priority_high)",
+        ),
+        scenario(
             "a negative timeout",
             Ask { timeout_us: Some(-1), ..good() },
             Invalid,
@@ -387,6 +396,7 @@ async fn ask_native(doors: Doors, ask: &Ask) -> Told {
         model: ask.model.to_owned(),
         version: ask.version.to_owned(),
         payload: Some(Payload::Item(item)),
+        priority: if ask.parameter == HIGH { Priority::High.into() } else { Priority::Unspecified.into() },
         ..PredictRequest::default()
     };
     let mut client = Client::connect(doors.url()).await.expect("the gRPC port accepts");
@@ -493,7 +503,7 @@ async fn ask_rest(doors: Doors, ask: &Ask) -> Told {
 async fn post(address: SocketAddr, path: &str, json_length: usize, body: &[u8]) -> (u16, String) {
     let mut connection = TcpStream::connect(address).await.expect("the HTTP port accepts");
     let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nInference-Header-Content-Length: {json_length}\r\nContent-Length: {}\r\n\r\n",
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nInference-Header-Content-Length: {json_length}\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     connection.write_all(head.as_bytes()).await.expect("a request is taken");
@@ -514,6 +524,7 @@ fn code_of(door: Door, kind: FaultKind) -> Option<String> {
         FaultKind::Overloaded => (Code::ResourceExhausted, 429),
         FaultKind::Expired => (Code::DeadlineExceeded, 504),
         FaultKind::Unavailable => (Code::Unavailable, 503),
+        FaultKind::Denied => (Code::PermissionDenied, 403),
         FaultKind::Unsupported => (Code::Unimplemented, 501),
         FaultKind::Failed => (Code::Internal, 500),
         FaultKind::DataLoss | FaultKind::Dropped | FaultKind::Cancelled => return None,
@@ -542,6 +553,7 @@ async fn check(at: Doors, scenario: &Scenario) {
 async fn each_fault_has_one_code_and_one_sentence_at_every_door() {
     let mut config = bare_config();
     config.models.allow_partial = true;
+    config.control.priority_high = Switch::Off;
     config.session.max_item_bytes = 1_024;
     config.grpc.max_message_bytes = 16_384;
     config.http.max_body_bytes = 16_384;

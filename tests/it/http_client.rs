@@ -54,7 +54,7 @@ impl Http {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> hyper::Result<hyper::Response<Incoming>> {
-        let mut request = Request::builder().method(verb).uri(path).header("host", "test");
+        let mut request = Request::builder().method(verb).uri(path).header("host", "localhost");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -1,5 +1,8 @@
 //! Connections of the HTTP port: what clients may keep it waiting for, how they end, and bytes that are no requests.
 
+use std::fs;
+
+use futures::future::join_all;
 use hyper::header::{self, HeaderValue};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::Config as ProptestConfig};
 use tokio::{
@@ -15,7 +18,7 @@ use crate::{
 };
 
 const INFER: &str = "/v2/models/m/infer";
-const LIVE: &str = "GET /v2/health/live HTTP/1.1\r\nhost: a\r\n\r\n";
+const LIVE: &str = "GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
 fn connections_open(server: &Server) -> f64 {
     metric(&server.metrics(), "tidemill_connections_open", "")
@@ -37,12 +40,15 @@ async fn who_begins_a_request_and_does_not_end_it_is_told() {
     let server = serve(impatient_config(), &[("m", DOUBLER)]).await;
     for (begun, message) in [
         ("GET /v2/heal".to_owned(), "the head of the request did not arrive within the 1 s that http.header_timeout_s allows"),
-        (format!("POST {INFER} HTTP/1.1\r\nhost: a\r\n"), "http.header_timeout_s"),
+        (format!("POST {INFER} HTTP/1.1\r\nhost: localhost\r\n"), "http.header_timeout_s"),
         (
-            format!("POST {INFER} HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{{"),
+            format!("POST {INFER} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{{"),
             "the body did not arrive within the 1 s that http.body_timeout_s allows",
         ),
-        (format!("POST {INFER} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{{\r\n"), "http.body_timeout_s"),
+        (
+            format!("POST {INFER} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{{\r\n"),
+            "http.body_timeout_s",
+        ),
     ] {
         let heard = exchange(&server, &begun).await;
         assert!(heard.starts_with("HTTP/1.1 408 ") && heard.contains(message), "{begun:?}: {heard}");
@@ -66,7 +72,7 @@ async fn a_head_or_a_body_that_is_too_large_is_refused_by_the_name_of_its_limit(
     config.http.max_body_bytes = 10_000;
     let server = serve(config, &[("m", DOUBLER)]).await;
     let padded = |bytes: usize| {
-        let head = "GET /v2/health/live HTTP/1.1\r\nconnection: close\r\nx: ";
+        let head = "GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx: ";
         format!("{head}{}\r\n\r\n", "a".repeat(bytes - head.len() - 4))
     };
     assert!(exchange(&server, padded(2_048)).await.starts_with("HTTP/1.1 200 "));
@@ -77,9 +83,9 @@ async fn a_head_or_a_body_that_is_too_large_is_refused_by_the_name_of_its_limit(
     let many: String = (0..150).map(|index| format!("h{index}: 1\r\n")).collect();
     assert!(exchange(&server, format!("GET /v2 HTTP/1.1\r\n{many}\r\n")).await.starts_with("HTTP/1.1 431 "));
 
-    let announced = format!("POST {INFER} HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 10001\r\n\r\n");
+    let announced = format!("POST {INFER} HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 10001\r\n\r\n");
     let chunk = format!("800\r\n{}\r\n", " ".repeat(2_048));
-    let chunked = format!("POST {INFER} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{}", chunk.repeat(5));
+    let chunked = format!("POST {INFER} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n{}", chunk.repeat(5));
     for request in [announced, chunked] {
         let heard = exchange(&server, request).await;
         assert!(heard.starts_with("HTTP/1.1 413 ") && heard.contains("10000 bytes that http.max_body_bytes allows"), "{heard}");
@@ -108,6 +114,57 @@ async fn connections_beyond_the_limit_wait_for_others_to_end() {
     assert_eq!(&heard, b"HTTP/1.1 200");
 }
 
+/// The system completes connections before the server takes them. Where its queue of them is full, a client is not heard, and says it again a
+/// second later, and two, and four: of those that nobody takes, none would ever get through here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_connections_finds_room() {
+    let mut config = bare_config();
+    (config.http.max_connections, config.grpc.max_connections) = (1, 1);
+    let server = serve(config, &[("m", DOUBLER)]).await;
+    let system_max: usize = fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux").trim().parse().expect("a number");
+    for address in [server.http_addr(), server.grpc_addr()] {
+        let connects = (0..system_max.min(250)).map(|_| TcpStream::connect(address));
+        let connected = patiently(join_all(connects)).await;
+        assert!(connected.iter().all(Result::is_ok), "{connected:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_whose_lines_end_with_a_line_feed_alone_is_refused() {
+    let server = serve(bare_config(), &[("m", DOUBLER)]).await;
+    for broken in [
+        "GET /v2 HTTP/1.1\nhost: localhost\n\n",
+        "GET /v2 HTTP/1.1\r\nhost: localhost\nx: y\r\n\r\n",
+        "GET /v2 HTTP/1.1\r\nhost: localhost\r\n\n",
+    ] {
+        let heard = exchange(&server, broken).await;
+        assert!(heard.starts_with("HTTP/1.1 400 ") && heard.contains("line feed alone"), "{broken:?}: {heard}");
+    }
+    // In a body they are as good as anything.
+    let body = infer_json(&[4], &[1.0; 4]).replace(',', ",\n") + "\n\n";
+    let length = body.len();
+    let head = format!("POST {INFER} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+    let heard = exchange(&server, format!("\r\n{head}{body}")).await;
+    assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_size_without_end_is_refused() {
+    let server = serve(bare_config(), &[("m", DOUBLER)]).await;
+    let head = format!("POST {INFER} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n");
+    for endless in ["0", " ", "\t"] {
+        let begun = if endless == "0" { "" } else { "1" };
+        let heard = exchange(&server, format!("{head}{begun}{}", endless.repeat(300_000))).await;
+        assert!(heard.starts_with("HTTP/1.1 400 ") && heard.contains("without any content"), "{endless:?}: {heard}");
+    }
+    // Many small chunks are many small chunks.
+    let body = infer_json(&[4], &[1.0; 4]) + &" ".repeat(100_000);
+    let chunks: String = body.chars().map(|letter| format!("0001\r\n{letter}\r\n")).collect();
+    let heard =
+        exchange(&server, format!("{}{chunks}0\r\n\r\n", head.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n"))).await;
+    assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_read_is_cut_off() {
     let lists = DOUBLER.replace("'batch', 4", "'batch', -1");
@@ -120,7 +177,7 @@ async fn who_does_not_read_is_cut_off() {
     // Responses of 3 MiB each, more than any socket's buffers hold.
     let data = vec![0_u8; 3 << 20];
     let head = format!(
-        "POST {INFER} HTTP/1.1\r\nhost: a\r\ninference-header-content-length: 0\r\ncontent-length: {}\r\n\r\n",
+        "POST {INFER} HTTP/1.1\r\nhost: localhost\r\ninference-header-content-length: 0\r\ncontent-length: {}\r\n\r\n",
         data.len()
     );
     let sending = tokio::spawn(async move {
@@ -144,7 +201,7 @@ async fn requests_that_do_not_wait_for_answers_are_answered_in_order() {
             let body = infer_json(&[4], &[index as f32; 4]);
             let last = if index == 11 { "connection: close\r\n" } else { "" };
             let length = body.len();
-            format!("POST /v2/models/{model}/infer HTTP/1.1\r\nhost: a\r\n{last}content-length: {length}\r\n\r\n{body}")
+            format!("POST /v2/models/{model}/infer HTTP/1.1\r\nhost: localhost\r\n{last}content-length: {length}\r\n\r\n{body}")
         })
         .collect();
     let heard = exchange(&server, &requests).await;
@@ -162,7 +219,7 @@ async fn a_body_may_come_in_chunks_of_any_size() {
     let body = infer_json(&[4], &[1.0, 2.0, 3.0, 4.0]);
     for size in [1, 7, 1_000] {
         let mut stream = TcpStream::connect(server.http_addr()).await.expect("the HTTP port accepts");
-        let head = format!("POST {INFER} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
+        let head = format!("POST {INFER} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
         stream.write_all(head.as_bytes()).await.expect("sent");
         for chunk in body.as_bytes().chunks(size) {
             let framed = [format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat();
@@ -200,7 +257,8 @@ async fn a_draining_server_answers_what_has_begun_closes_who_waits_and_tells_who
     let refused = patiently(async {
         loop {
             let mut stream = TcpStream::connect(address).await.expect("the port is open while a request runs");
-            let head = format!("POST /v2/models/slow/infer HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", request.len());
+            let head =
+                format!("POST /v2/models/slow/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", request.len());
             stream.write_all(format!("{head}{request}").as_bytes()).await.expect("sent");
             let heard = read_to_end(&mut stream).await;
             // One that comes before the drain is served, or closed by it.
@@ -247,9 +305,10 @@ async fn the_hard_deadline_cuts_off_requests_that_still_run() {
 #[tokio::test]
 async fn the_grpc_port_answers_http1_in_words_that_it_can_read() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
-    for request in
-        ["GET /v2 HTTP/1.1\r\nhost: a\r\n\r\n", "POST /v2/models/m/infer HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"]
-    {
+    for request in [
+        "GET /v2 HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        "POST /v2/models/m/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{}",
+    ] {
         let mut stream = TcpStream::connect(server.grpc_addr()).await.expect("the gRPC port accepts");
         patiently(stream.write_all(request.as_bytes())).await.expect("it fits");
         let heard = read_to_end(&mut stream).await;
@@ -316,7 +375,7 @@ fn random_bytes_are_answered_and_the_server_serves_on() {
     let bodies = prop_oneof![vec(any::<u8>(), 0..100), "[\\[\\]{}\":a-z0-9,x]{0,60}".prop_map(String::into_bytes)];
     proptest!(ProptestConfig::with_cases(256), |(verb in verbs, path in path(), headers in headers(), body in bodies)| {
         let length = body.len();
-        let head = format!("{verb} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n");
+        let head = format!("{verb} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n");
         let heard = runtime.block_on(exchange(&server, [head.as_bytes(), &body].concat()));
         let found: Vec<u16> = statuses(&heard).into_iter().filter(|status| *status != 100).collect();
         prop_assert!(found.len() == 1 && DOCUMENTED.contains(&found[0]), "{head:?}: {heard}");

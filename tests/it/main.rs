@@ -42,4 +42,5 @@ mod survive;
 mod tidy;
 mod top;
 mod upload;
+mod web;
 mod weights;

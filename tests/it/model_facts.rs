@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use tidemill::{
     app::Server,
-    config::{SequenceConfig, SessionConfig, SharedMemoryConfig},
+    config::{SequenceConfig, SessionConfig, SharedMemoryConfig, Switch},
     domain::{FaultKind, Outcome},
     drain::Drain,
     open_inference::{InferStatistics, ModelStatistics, OpenInference, StatisticDuration},
@@ -75,7 +75,7 @@ async fn only_what_works_is_advertised() {
     for missing in ["cuda_shared_memory", "classification", "trace", "logging"] {
         assert!(!extensions.contains(&json!(missing)), "{extensions:?}");
     }
-    let off = SharedMemoryConfig { enabled: false, ..SharedMemoryConfig::default() };
+    let off = SharedMemoryConfig { enabled: Switch::Off, ..SharedMemoryConfig::default() };
     let without = OpenInference::new(door.service().clone(), SequenceConfig::default(), off).server_metadata();
     assert!(!without.extensions.contains(&"system_shared_memory"));
 }

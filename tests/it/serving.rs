@@ -198,7 +198,7 @@ pub(crate) fn metric(text: &str, name: &str, labels: &str) -> f64 {
 /// Status and body of a page of the admin port.
 pub(crate) async fn page(address: std::net::SocketAddr, path: &str) -> (u16, String) {
     let mut connection = TcpStream::connect(address).await.expect("the admin port accepts");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     connection.write_all(request.as_bytes()).await.expect("a request is taken");
     let mut response = String::new();
     connection.read_to_string(&mut response).await.expect("an answer in text");

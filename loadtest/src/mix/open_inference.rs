@@ -101,7 +101,7 @@ fn check(response: &inference::ModelInferResponse, items: usize) -> anyhow::Resu
 async fn post(stream: &mut BufReader<TcpStream>, path: &str, body: &str) -> anyhow::Result<(u16, String)> {
     let length = body.len();
     let head =
-        format!("POST {path} HTTP/1.1\r\nhost: tidemill\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
+        format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
     stream.write_all((head + body).as_bytes()).await?;
     let (mut status, mut length) = (None, 0);
     loop {

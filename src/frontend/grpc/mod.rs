@@ -5,6 +5,7 @@
 
 mod convert;
 mod deadline;
+mod entrance;
 mod example;
 mod greeting;
 mod health;

@@ -5,6 +5,7 @@ use tonic::{Request, Response, Status};
 use super::{convert, status::status_of};
 use crate::{
     domain::{Batching, Fault, PaddingRule, Signature, StateSpec, TensorSpec, Verdict},
+    open_inference::OpenInference,
     proto::v1::{self, model_service_server::ModelService},
     registry::{self, Model, ModelState, SEED_DEFAULT},
     service::{CostCurve, QueueStatus, Service},
@@ -12,13 +13,17 @@ use crate::{
 
 /// Describes what is served.
 pub(super) struct Models {
-    service: Service,
+    door: OpenInference,
     max_message_bytes: usize,
 }
 
 impl Models {
-    pub(super) const fn new(service: Service, max_message_bytes: usize) -> Self {
-        Self { service, max_message_bytes }
+    pub(super) const fn new(door: OpenInference, max_message_bytes: usize) -> Self {
+        Self { door, max_message_bytes }
+    }
+
+    const fn service(&self) -> &Service {
+        self.door.service()
     }
 
     fn detail(&self, model: &Model, queue: &QueueStatus) -> v1::ModelDetail {
@@ -53,7 +58,7 @@ impl Models {
                 min_silence_ms: post.rules.min_silence_ms,
                 pad_ms: post.rules.pad_ms,
             }),
-            default_limits: Some(convert::limits(&self.service.limits(0), self.max_message_bytes)),
+            default_limits: Some(convert::limits(&self.service().limits(0), self.max_message_bytes)),
             shape_costs: queue.shape_curves.iter().map(shape_cost).collect(),
             padding: signature.padding.as_ref().map(|rule| padding(rule, loaded.padding_waste_max, signature)),
             no_batch: !signature.has_batch(),
@@ -64,7 +69,7 @@ impl Models {
 #[tonic::async_trait]
 impl ModelService for Models {
     async fn list_models(&self, _: Request<v1::ListModelsRequest>) -> Result<Response<v1::ListModelsResponse>, Status> {
-        let models = self.service.models().into_iter().map(summary).collect();
+        let models = self.service().models().into_iter().map(summary).collect();
         Ok(Response::new(v1::ListModelsResponse { models }))
     }
 
@@ -73,7 +78,7 @@ impl ModelService for Models {
         if name.is_empty() {
             return Err(status_of(&Fault::invalid("name", "the name of the model is missing")));
         }
-        let (model, queue) = self.service.model(&name, &version).map_err(|fault| status_of(&fault))?;
+        let (model, queue) = self.service().model(&name, &version).map_err(|fault| status_of(&fault))?;
         Ok(Response::new(v1::GetModelResponse { model: Some(self.detail(&model, &queue)) }))
     }
 
@@ -82,9 +87,10 @@ impl ModelService for Models {
         if name.is_empty() {
             return Err(status_of(&Fault::invalid("name", "the name of the model is missing")));
         }
+        self.door.check_repository_access().map_err(|fault| status_of(&fault))?;
         let seed = if seed == 0 { SEED_DEFAULT } else { seed };
-        self.service.repository().prove(&name, seed).await.map_err(|fault| status_of(&fault))?;
-        let proven = self.service.models().into_iter().filter(|status| *status.name == *name);
+        self.service().repository().prove(&name, seed).await.map_err(|fault| status_of(&fault))?;
+        let proven = self.service().models().into_iter().filter(|status| *status.name == *name);
         Ok(Response::new(v1::ProveModelResponse { models: proven.map(summary).collect() }))
     }
 }

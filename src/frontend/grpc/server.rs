@@ -21,6 +21,7 @@ use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{
+    entrance::{Entrance, transport_header_bytes},
     example::Example,
     greeting::{HTTP1_ANSWER, greeting, is_http1},
     health::HealthKeeper,
@@ -37,6 +38,7 @@ use crate::{
     frontend::{
         linger::Lingering,
         listener::{Listener, Shutdown, Surroundings},
+        web::{WebCheck, WebRules},
     },
     open_inference::OpenInference,
     proto::{
@@ -56,6 +58,7 @@ pub struct GrpcServer {
     routes: Routes,
     config: GrpcConfig,
     unread_timeout: Duration,
+    web: WebRules,
     shutdown: Shutdown,
 }
 
@@ -71,12 +74,15 @@ impl GrpcServer {
         metrics: ServerMetrics,
         shutdown: Shutdown,
     ) -> Result<(Self, HealthKeeper), tonic_reflection::server::Error> {
-        let service = open_inference.service().clone();
+        let (service, reflection) = (open_inference.service().clone(), open_inference.access().reflection);
         let limit = config.max_message_bytes;
         let unread_timeout = service.config().unread_timeout();
         let inference = InferenceServiceServer::new(Native::new(service.clone(), limit))
             .max_decoding_message_size(limit)
             .max_encoding_message_size(usize::MAX)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd);
+        let models = ModelServiceServer::new(Models::new(open_inference.clone(), limit))
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
         let open_inference = GrpcInferenceServiceServer::new(OpenInferenceGrpc::new(open_inference, limit))
@@ -90,20 +96,15 @@ impl GrpcServer {
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
-        let models = ModelServiceServer::new(Models::new(service.clone(), limit))
-            .accept_compressed(CompressionEncoding::Gzip)
-            .accept_compressed(CompressionEncoding::Zstd);
         let keeper = HealthKeeper::new(service.clone());
         let health = HealthServer::new(keeper.board());
-        let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
-        let routes = Routes::new(inference)
-            .add_service(models)
-            .add_service(open_inference)
-            .add_service(example)
-            .add_service(health)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
-            .prepare();
+        let mut routes =
+            Routes::new(inference).add_service(models).add_service(open_inference).add_service(example).add_service(health);
+        if reflection {
+            let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+            routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+        }
+        let routes = routes.prepare();
         let listener = Listener {
             listener,
             part: Part::GrpcPort,
@@ -112,7 +113,13 @@ impl GrpcServer {
             shutdown: shutdown.clone(),
             surroundings: Surroundings::unlimited(),
         };
-        Ok((Self { listener, routes, config, unread_timeout, shutdown }, keeper))
+        Ok((Self { listener, routes, config, unread_timeout, web: WebRules::default(), shutdown }, keeper))
+    }
+
+    /// The same with rules for web pages that settings have made; without, only the server's own pages and names are answered.
+    #[must_use]
+    pub fn with_web_rules(self, web: WebRules) -> Self {
+        Self { web, ..self }
     }
 
     /// The same server, in a process with these surroundings.
@@ -124,8 +131,13 @@ impl GrpcServer {
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
-        let Self { listener, routes, config, unread_timeout, shutdown } = self;
-        listener.serve(|stream| connection(stream, &routes, &config, unread_timeout, shutdown.clone())).await;
+        let Self { listener, routes, config, unread_timeout, web, shutdown } = self;
+        listener
+            .serve(|stream| {
+                let web = web.on(&stream);
+                connection(stream, &routes, &config, unread_timeout, web, shutdown.clone())
+            })
+            .await;
     }
 }
 
@@ -146,6 +158,7 @@ fn connection(
     routes: &Routes,
     config: &GrpcConfig,
     unread_timeout: Duration,
+    web: WebCheck,
     shutdown: Shutdown,
 ) -> impl Future<Output = ()> + Send + use<> {
     let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
@@ -157,12 +170,13 @@ fn connection(
         .initial_connection_window_size(config.connection_window_bytes)
         .max_send_buf_size(config.max_send_buffer_bytes)
         .max_concurrent_streams(config.max_streams_per_connection)
-        .max_header_list_size(config.max_header_bytes)
+        .max_header_list_size(transport_header_bytes(config.max_header_bytes))
         .keep_alive_interval(seconds(config.keepalive_interval_s))
         .keep_alive_timeout(Duration::from_secs(config.keepalive_timeout_s));
     let limit = NameMessageLimit { max_message_bytes: config.max_message_bytes };
-    let routes = limit
-        .layer(routes.clone())
+    let entrance = Entrance { header_bytes_max: config.max_header_bytes, web };
+    let routes = entrance
+        .layer(limit.layer(routes.clone()))
         .map_request(|request: http::Request<_>| request.map(Body::new))
         .map_response(|response: http::Response<_>| response.map(WatchedBody::new));
     async move {

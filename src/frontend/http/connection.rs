@@ -11,6 +11,8 @@
 //!  closed                header_bytes_max: 431
 //!
 //!  Reader, whenever a write has to wait: unread_timeout, cut off
+//!  Nothing, while a body arrives without any content: 400, see FRAMING_BYTES_MAX
+//!  Request and Head, at a line that ends with a line feed alone: 400
 //!  Rest, when a response is over before its request is: hyper reads what is there and closes, or goes on
 //! ```
 
@@ -41,15 +43,22 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-use super::error::Refusal;
+use super::{error::Refusal, lines::Lines};
 use crate::{
     domain::{Fault, FaultKind},
-    frontend::{linger::Lingering, listener::Shutdown},
+    frontend::{linger::Lingering, listener::Shutdown, web::Guarded},
 };
 
 /// hyper's own buffer. It and hyper's limit of the head are above ours, so that the refusal of a longer head is ours too; only
 /// requests that are sent before the last one is answered can get beyond it.
 const BUFFER_BYTES_MIN: usize = 64 << 10;
+
+/// What may arrive of a body beside its content before more content comes. hyper reads the size of a chunk for as long as it goes on, and zeros
+/// in front of a number go on for ever.
+const FRAMING_BYTES_MAX: usize = 16 << 10;
+
+/// Bytes around the content for each of its bytes: a chunk of one byte has five, and more if its size is written with zeros in front.
+const FRAMING_BYTES_PER_BYTE: usize = 16;
 
 /// Time to send a refusal in, which the socket's buffer takes at once unless the client has not read for long.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -68,6 +77,11 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    /// hyper's own buffer.
+    fn buffer_bytes(&self) -> usize {
+        BUFFER_BYTES_MIN.max(2 * self.header_bytes_max)
+    }
+
     const fn of(&self, awaited: Awaited) -> Option<Duration> {
         match awaited {
             Awaited::Nothing => None,
@@ -79,12 +93,12 @@ impl Limits {
 }
 
 /// Serves the requests of a connection until either side ends it.
-pub(super) async fn converse(stream: TcpStream, router: Router, limits: Limits, shutdown: Shutdown) {
+pub(super) async fn converse(stream: TcpStream, router: Guarded<Router>, limits: Limits, shutdown: Shutdown) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended before it began");
         return;
     }
-    let progress = Arc::new(Progress::new(limits.header_bytes_max));
+    let progress = Arc::new(Progress::new(&limits));
     let socket = Watched { stream: Lingering::new(stream), progress: Arc::clone(&progress) };
     let (begins, ends) = (Arc::clone(&progress), Arc::clone(&progress));
     let service = router
@@ -100,7 +114,7 @@ pub(super) async fn converse(stream: TcpStream, router: Router, limits: Limits, 
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         .max_header_size(limits.header_bytes_max + 1)
-        .max_buf_size(BUFFER_BYTES_MIN.max(2 * limits.header_bytes_max));
+        .max_buf_size(limits.buffer_bytes());
     let mut connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
     let mut patience = Patience::new(limits);
     let go_away = shutdown.go_away();
@@ -130,7 +144,7 @@ pub(super) async fn converse(stream: TcpStream, router: Router, limits: Limits, 
     }
 }
 
-/// Says why and closes; no request is in hand, so nothing else is to be said before.
+/// Says why and closes; no response has begun, so nothing else is to be said before.
 async fn refuse(mut socket: Watched, refusal: &Refusal) {
     let saying = async {
         socket.write_all(&refusal.to_http1()).await?;
@@ -170,6 +184,8 @@ impl Awaited {
 enum Lapse {
     Waited(Awaited),
     HeadTooLarge,
+    BareLineFeed,
+    BodyWithoutContent,
 }
 
 impl Lapse {
@@ -190,6 +206,17 @@ impl Lapse {
                 let fault = Fault::new(FaultKind::TooLarge, message).with_limit("http.max_header_bytes", bytes as u64);
                 Some(Refusal::with_status(fault, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE))
             }
+            Self::BareLineFeed => {
+                let message =
+                    "a line of the request's head ends with a line feed alone; end each with a carriage return and a line feed";
+                Some(Refusal::from(Fault::invalid("head", message)))
+            }
+            Self::BodyWithoutContent => {
+                let message = format!(
+                    "more than {FRAMING_BYTES_MAX} bytes of the body arrived without any content, as if a chunk's size had no end"
+                );
+                Some(Refusal::from(Fault::invalid("body", message)))
+            }
             Self::Waited(Awaited::Nothing | Awaited::First | Awaited::Request | Awaited::Rest | Awaited::Reader) => None,
         }
     }
@@ -207,6 +234,17 @@ struct State {
     blocked: bool,
     /// Bytes of the head that have been read so far.
     head_bytes: usize,
+    /// Its lines, if it is known to begin with the bytes that are read next.
+    lines: Option<Lines>,
+    /// One of them ends with a line feed alone.
+    ends_bare: bool,
+    /// Bytes that came after the head and are no content of the request, as far as is known: perhaps of the next one.
+    surplus: usize,
+    /// Bytes of the body that have been read so far and were no content, as far as is known; and those of the last read.
+    framing_bytes: usize,
+    last_bytes: usize,
+    /// The former are too many.
+    is_endless: bool,
     /// The request's body has been read to its end.
     request_over: bool,
     /// Goes up with everything that the client does in time.
@@ -214,9 +252,21 @@ struct State {
 }
 
 impl Progress {
-    const fn new(header_bytes_max: usize) -> Self {
-        let state = State { awaited: Awaited::First, blocked: false, head_bytes: 0, request_over: false, turns: 0 };
-        Self { header_bytes_max, state: Mutex::new(state) }
+    fn new(limits: &Limits) -> Self {
+        let state = State {
+            awaited: Awaited::First,
+            blocked: false,
+            head_bytes: 0,
+            lines: Some(Lines::default()),
+            ends_bare: false,
+            surplus: 0,
+            framing_bytes: 0,
+            last_bytes: 0,
+            is_endless: false,
+            request_over: false,
+            turns: 0,
+        };
+        Self { header_bytes_max: limits.header_bytes_max, state: Mutex::new(state) }
     }
 
     /// Bytes that may be read now; `None` if only the body's own limit counts.
@@ -225,9 +275,25 @@ impl Progress {
         state.awaited.is_head().then(|| self.header_bytes_max.saturating_sub(state.head_bytes))
     }
 
+    /// Whether these bytes of a head may go on to hyper. They always may once a request was sent before the last one was answered: where
+    /// its head began is not known, so neither is where it ends.
+    fn note_head(&self, bytes: &[u8]) -> bool {
+        let state = &mut *self.state.lock();
+        if state.awaited != Awaited::Head && state.surplus > 0 {
+            state.lines = None;
+        }
+        state.ends_bare |= state.lines.as_mut().is_some_and(|lines| lines.end_bare(bytes));
+        !state.ends_bare
+    }
+
     fn note_read(&self, bytes: usize) {
         let mut state = self.state.lock();
         if !state.awaited.is_head() || bytes == 0 {
+            state.surplus += bytes;
+            if !state.request_over {
+                state.framing_bytes += bytes;
+                state.last_bytes = bytes;
+            }
             return;
         }
         if state.awaited != Awaited::Head {
@@ -248,9 +314,19 @@ impl Progress {
     fn note_request(&self, is_over: bool) {
         let mut state = self.state.lock();
         state.awaited = Awaited::Nothing;
-        state.head_bytes = 0;
+        (state.head_bytes, state.framing_bytes, state.last_bytes) = (0, 0, 0);
+        if let Some(lines) = &mut state.lines {
+            let beyond = std::mem::take(lines).beyond();
+            state.surplus = beyond;
+        }
         state.request_over = is_over;
         state.turns += 1;
+    }
+
+    fn note_content(&self, bytes: usize) {
+        let mut state = self.state.lock();
+        state.surplus = state.surplus.saturating_sub(bytes);
+        state.framing_bytes = state.framing_bytes.saturating_sub(bytes.saturating_mul(FRAMING_BYTES_PER_BYTE));
     }
 
     fn note_request_over(&self) {
@@ -274,6 +350,24 @@ impl Progress {
         let state = self.state.lock();
         state.awaited == Awaited::Head && state.head_bytes >= self.header_bytes_max
     }
+
+    /// Whether a head was kept from hyper because of how a line of it ends.
+    fn head_ends_bare(&self) -> bool {
+        self.state.lock().ends_bare
+    }
+
+    /// Whether more of a body may be read. hyper asks for more when it has looked at all that it has, and has handed on all content but that
+    /// of the last read.
+    fn body_goes_on(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_awaited = state.awaited == Awaited::Nothing && !state.request_over;
+        state.is_endless |= is_awaited && state.framing_bytes.saturating_sub(state.last_bytes) > FRAMING_BYTES_MAX;
+        !state.is_endless
+    }
+
+    fn body_is_endless(&self) -> bool {
+        self.state.lock().is_endless
+    }
 }
 
 /// The connection's timer.
@@ -293,6 +387,12 @@ impl Patience {
     fn poll_lapse(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<Lapse> {
         if progress.head_is_too_large() {
             return Poll::Ready(Lapse::HeadTooLarge);
+        }
+        if progress.head_ends_bare() {
+            return Poll::Ready(Lapse::BareLineFeed);
+        }
+        if progress.body_is_endless() {
+            return Poll::Ready(Lapse::BodyWithoutContent);
         }
         let seen = progress.look();
         if self.seen != seen {
@@ -327,13 +427,20 @@ struct Watched {
 impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { stream, progress } = self.get_mut();
-        let Some(room) = progress.head_room() else { return Pin::new(stream).poll_read(cx, buffer) };
-        if room == 0 {
-            // The task, which polls this, looks at the size of the head next and gives the connection up.
-            return Poll::Pending;
-        }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut stream.take(room as u64)).poll_read(cx, buffer))?;
+        match progress.head_room() {
+            // The task, which polls this, looks at the size of the head next and gives the connection up.
+            Some(0) => return Poll::Pending,
+            Some(room) => {
+                ready!(Pin::new(&mut stream.take(room as u64)).poll_read(cx, buffer))?;
+                if !progress.note_head(&buffer.filled()[before..]) {
+                    buffer.set_filled(before);
+                    return Poll::Pending;
+                }
+            }
+            None if progress.body_goes_on() => ready!(Pin::new(stream).poll_read(cx, buffer))?,
+            None => return Poll::Pending,
+        }
         progress.note_read(buffer.filled().len() - before);
         Poll::Ready(Ok(()))
     }
@@ -379,6 +486,11 @@ impl hyper::body::Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.progress.note_content(data.len());
+        }
         if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
             self.progress.note_request_over();
         }
@@ -441,7 +553,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            Self { progress: Progress::new(LIMITS.header_bytes_max), patience: Patience::new(LIMITS) }
+            Self { progress: Progress::new(&LIMITS), patience: Patience::new(LIMITS) }
         }
 
         /// Whether nothing lapses within `seconds`.
@@ -534,6 +646,67 @@ mod tests {
         let (lapse, seconds) = bench.lapse().await;
         assert_eq!((lapse, seconds), (Lapse::Waited(Awaited::Reader), 300));
         assert!(lapse.refusal(&LIMITS).is_none());
+    }
+
+    #[test]
+    fn the_lines_of_a_head_are_looked_at_if_it_is_known_where_it_begins() {
+        let head = b"POST / HTTP/1.1\r\n\r\n";
+        let read = |progress: &Progress, bytes: &[u8]| {
+            let goes_on = progress.note_head(bytes);
+            progress.note_read(bytes.len());
+            goes_on
+        };
+        let answered = |progress: &Progress, content: usize| {
+            progress.note_request(false);
+            progress.note_content(content);
+            progress.note_request_over();
+            progress.note_response_over();
+        };
+        let one_by_one = Progress::new(&LIMITS);
+        assert!(read(&one_by_one, &[&head[..], b"{\n}"].concat()));
+        answered(&one_by_one, 3);
+        assert!(read(&one_by_one, &head[..9]) && read(&one_by_one, &head[9..]));
+        one_by_one.note_request(false);
+        one_by_one.note_read(2);
+        one_by_one.note_content(2);
+        one_by_one.note_response_over();
+        assert!(!read(&one_by_one, b"GET / HTTP/1.1\n"));
+        assert!(one_by_one.head_ends_bare());
+
+        let at_once = Progress::new(&LIMITS);
+        assert!(read(&at_once, &[&head[..], b"{\n}", &head[..17]].concat()));
+        answered(&at_once, 3);
+        assert!(read(&at_once, b"\r\n{\n}"), "the end of a head, and a body");
+        answered(&at_once, 3);
+        assert!(read(&at_once, b"GET / HTTP/1.1\n") && !at_once.head_ends_bare());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_without_content_ends_and_one_in_many_small_chunks_does_not() {
+        let mut bench = Bench::new();
+        bench.progress.note_read(100);
+        bench.progress.note_request(false);
+        for _ in 0..100_000 {
+            assert!(bench.progress.body_goes_on());
+            bench.progress.note_read(6);
+            bench.progress.note_content(1);
+        }
+        bench.progress.note_read(FRAMING_BYTES_MAX);
+        assert!(bench.progress.body_goes_on(), "it may all be content on its way");
+        bench.progress.note_read(100_000);
+        assert!(bench.progress.body_goes_on());
+        bench.progress.note_read(1);
+        assert!(!bench.progress.body_goes_on());
+        let (lapse, seconds) = bench.lapse().await;
+        assert_eq!((lapse, seconds), (Lapse::BodyWithoutContent, 0));
+        assert_eq!(lapse.refusal(&LIMITS).expect("it is told").fault.field(), Some("body"));
+
+        let mut other = Bench::new();
+        other.progress.note_request(false);
+        other.progress.note_request_over();
+        other.progress.note_read(1 << 20);
+        other.progress.note_read(1 << 20);
+        assert!(other.progress.body_goes_on() && other.lasts(1).await, "what follows a request is not its body");
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,6 +17,7 @@ const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 const fn status(kind: FaultKind) -> u16 {
     match kind {
         FaultKind::Invalid | FaultKind::DataLoss => 400,
+        FaultKind::Denied => 403,
         FaultKind::NotFound => 404,
         FaultKind::Dropped => 409,
         FaultKind::TooLarge => 413,

@@ -14,6 +14,7 @@ mod error;
 mod from_json;
 mod generate;
 mod infer;
+mod lines;
 mod plain;
 mod repository;
 mod request;

@@ -17,6 +17,7 @@ use super::{error::Refusal, generate, infer, repository, response::to_json, shar
 use crate::{
     config::HttpConfig,
     domain::{Fault, FaultKind, Timestamp},
+    frontend::web::refuse_forms,
     open_inference::OpenInference,
     service::Caller,
     telemetry::Method,
@@ -75,19 +76,22 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
 }
 
 pub(super) fn router(api: Api) -> Router {
+    let changes: Router<Api> = Router::new()
+        .route("/v2/repository/models/{model}/load", post(repository::load))
+        .route("/v2/repository/models/{model}/unload", post(repository::unload))
+        .route("/v2/systemsharedmemory/unregister", post(shared_memory::unregister_all))
+        .route("/v2/systemsharedmemory/region/{region}/register", post(shared_memory::register))
+        .route("/v2/systemsharedmemory/region/{region}/unregister", post(shared_memory::unregister))
+        .route_layer(middleware::from_fn(no_forms));
     let router = Router::new()
+        .merge(changes)
         .route("/v2", get(server_metadata))
         .route("/v2/health/live", get(live))
         .route("/v2/health/ready", get(ready))
         .route("/v2/models/stats", get(all_statistics))
         .route("/v2/repository/index", post(repository::index))
-        .route("/v2/repository/models/{model}/load", post(repository::load))
-        .route("/v2/repository/models/{model}/unload", post(repository::unload))
         .route("/v2/systemsharedmemory/status", get(shared_memory::status_of_all))
-        .route("/v2/systemsharedmemory/unregister", post(shared_memory::unregister_all))
         .route("/v2/systemsharedmemory/region/{region}/status", get(shared_memory::status))
-        .route("/v2/systemsharedmemory/region/{region}/register", post(shared_memory::register))
-        .route("/v2/systemsharedmemory/region/{region}/unregister", post(shared_memory::unregister))
         .route("/v2/cudasharedmemory/unregister", post(unregister_nothing))
         .route("/v2/cudasharedmemory/region/{region}/unregister", post(unregister_nothing))
         .route("/v2/cudasharedmemory/{*rest}", any(unsupported))
@@ -134,6 +138,14 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// What changes the server is not asked for in a form that any web page can send.
+async fn no_forms(request: Request, next: Next) -> Response {
+    match refuse_forms(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(fault) => Refusal::with_status(fault, StatusCode::UNSUPPORTED_MEDIA_TYPE).into_response(),
+    }
 }
 
 /// Writes the body's encoding as the layer that undoes it expects it: in lower case, which HTTP does not ask for.

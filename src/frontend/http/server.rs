@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     config::HttpConfig,
-    frontend::listener::{Listener, Shutdown, Surroundings},
+    frontend::{
+        listener::{Listener, Shutdown, Surroundings},
+        web::WebRules,
+    },
     open_inference::OpenInference,
     telemetry::ServerMetrics,
     vitals::Part,
@@ -25,6 +28,7 @@ pub struct HttpServer {
     listener: Listener,
     router: Router,
     limits: Limits,
+    web: WebRules,
     shutdown: Shutdown,
 }
 
@@ -53,7 +57,13 @@ impl HttpServer {
             surroundings: Surroundings::unlimited(),
         };
         let router = router(Api { open_inference, config: Arc::new(config) });
-        Self { listener, router, limits, shutdown }
+        Self { listener, router, limits, web: WebRules::default(), shutdown }
+    }
+
+    /// The same with rules for web pages that settings have made; without, only the server's own pages and names are answered.
+    #[must_use]
+    pub fn with_web_rules(self, web: WebRules) -> Self {
+        Self { web, ..self }
     }
 
     /// The same server, in a process with these surroundings.
@@ -65,7 +75,12 @@ impl HttpServer {
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
-        let Self { listener, router, limits, shutdown } = self;
-        listener.serve(|stream| converse(stream, router.clone(), limits, shutdown.clone())).await;
+        let Self { listener, router, limits, web, shutdown } = self;
+        listener
+            .serve(|stream| {
+                let service = web.on(&stream).guard(router.clone());
+                converse(stream, service, limits, shutdown.clone())
+            })
+            .await;
     }
 }

@@ -66,7 +66,7 @@ fn rubbish(random: &mut fastrand::Rng) -> Vec<u8> {
         // A call that sends nothing, of a client that is gone.
         5 => begun(&frame(HEADERS, END_HEADERS, 1, &call())),
         // HTTP/1.1, with a head or a body that is none.
-        _ => [b"POST /v2/models/x/infer HTTP/1.1\r\nhost: x\r\ncontent-length: ".as_slice(), &noise].concat(),
+        _ => [b"POST /v2/models/x/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: ".as_slice(), &noise].concat(),
     }
 }
 
@@ -90,7 +90,7 @@ fn call() -> Vec<u8> {
     let mut headers = vec![METHOD_POST, SCHEME_HTTP, PATH];
     headers.extend(literal("/tidemill.v1.InferenceService/Feed"));
     headers.push(AUTHORITY);
-    headers.extend(literal("x"));
+    headers.extend(literal("localhost"));
     for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")] {
         headers.push(0);
         headers.extend(literal(name));

@@ -1,0 +1,191 @@
+//! What a request must be to reach a service: a gRPC call, with headers within the limit, that no foreign web page sent.
+//!
+//! Knows headers, and neither methods nor messages. hyper limits headers too, for a whole connection: what is beyond its limit it
+//! answers without a word, and what is far beyond it ends the connection with all its calls. So its limit is far above ours.
+
+use std::{
+    future::{Ready, ready},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures::future::Either;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::status::status_of;
+use crate::{
+    domain::{Fault, FaultKind},
+    frontend::web::WebCheck,
+};
+
+/// Bytes of headers that the transport takes at least. Four times what it takes end the connection.
+const TRANSPORT_HEADER_BYTES_MIN: u32 = 256 << 10;
+
+/// What a header takes up beside its name and its value, as HTTP/2 counts.
+const FIELD_BYTES: usize = 32;
+
+const GRPC_TYPE: &[u8] = b"application/grpc";
+
+/// The transport's own limit of headers, for a limit of ours.
+pub(super) const fn transport_header_bytes(header_bytes_max: u32) -> u32 {
+    let twice = header_bytes_max.saturating_mul(2);
+    if twice < TRANSPORT_HEADER_BYTES_MIN { TRANSPORT_HEADER_BYTES_MIN } else { twice }
+}
+
+/// Wraps the services; see the module's text.
+#[derive(Debug, Clone)]
+pub(super) struct Entrance {
+    pub(super) header_bytes_max: u32,
+    pub(super) web: WebCheck,
+}
+
+impl Entrance {
+    /// The answer to what may not come in.
+    fn refusal<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
+        if request.method() != Method::POST {
+            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "gRPC calls are made with POST\n");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+            return Some(response);
+        }
+        let content_type = request.headers().get(header::CONTENT_TYPE);
+        if !content_type.is_some_and(|value| is_grpc(value.as_bytes())) {
+            return Some(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port speaks gRPC with protobuf: application/grpc\n"));
+        }
+        let allowed = self.check_size(request).and_then(|()| self.web.check(request));
+        allowed.err().map(|fault| status_of(&fault).into_http())
+    }
+
+    fn check_size<B>(&self, request: &Request<B>) -> Result<(), Fault> {
+        let (bytes, bytes_max) = (header_bytes(request), self.header_bytes_max);
+        if bytes <= bytes_max as usize {
+            return Ok(());
+        }
+        let message = format!(
+            "the headers of the call, its metadata among them, take up {bytes} bytes with {FIELD_BYTES} for each; \
+             grpc.max_header_bytes allows {bytes_max}"
+        );
+        Err(Fault::new(FaultKind::TooLarge, message).with_limit("grpc.max_header_bytes", bytes_max.into()))
+    }
+}
+
+/// The length of a request's list of headers, as HTTP/2 counts it.
+fn header_bytes<B>(request: &Request<B>) -> usize {
+    let uri = request.uri();
+    let pseudo = [
+        (":method", request.method().as_str()),
+        (":scheme", uri.scheme_str().unwrap_or_default()),
+        (":authority", uri.authority().map_or("", http::uri::Authority::as_str)),
+        (":path", uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str)),
+    ];
+    let pseudo = pseudo.into_iter().map(|(name, value)| name.len() + value.len() + FIELD_BYTES);
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
+    pseudo.sum::<usize>() + fields.sum::<usize>()
+}
+
+/// Whether a body of this type is gRPC's, with messages in protobuf.
+fn is_grpc(content_type: &[u8]) -> bool {
+    let Some((start, rest)) = content_type.split_at_checked(GRPC_TYPE.len()) else { return false };
+    let subtype = rest.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    start.eq_ignore_ascii_case(GRPC_TYPE) && (subtype.is_empty() || subtype.eq_ignore_ascii_case(b"+proto"))
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::new(Full::new(Bytes::from_static(text.as_bytes()))));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+impl<S> Layer<S> for Entrance {
+    type Service = Entered<S>;
+
+    fn layer(&self, inner: S) -> Entered<S> {
+        Entered { inner, entrance: self.clone() }
+    }
+}
+
+/// A service behind an [`Entrance`].
+#[derive(Debug, Clone)]
+pub(super) struct Entered<S> {
+    inner: S,
+    entrance: Entrance,
+}
+
+impl<S, B> Service<Request<B>> for Entered<S>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Either<Ready<Result<Response<Body>, S::Error>>, S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        match self.entrance.refusal(&request) {
+            None => Either::Right(self.inner.call(request)),
+            Some(response) => Either::Left(ready(Ok(response))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_transport_takes_far_more_headers_than_a_call_may_have() {
+        assert_eq!(transport_header_bytes(16 << 10), 256 << 10);
+        assert_eq!(transport_header_bytes(128 << 10), 256 << 10);
+        assert_eq!(transport_header_bytes(1 << 20), 2 << 20);
+    }
+
+    #[test]
+    fn only_protobuf_in_grpc_is_grpc() {
+        for grpc in
+            ["application/grpc", "application/grpc+proto", "Application/GRPC; charset=utf-8", "application/grpc+proto;x=y"]
+        {
+            assert!(is_grpc(grpc.as_bytes()), "{grpc}");
+        }
+        for other in [
+            "",
+            "application/json",
+            "application/grp",
+            "application/grpc-web",
+            "application/grpc-web+proto",
+            "application/grpc+json",
+            "application/grpcs",
+            "text/plain",
+        ] {
+            assert!(!is_grpc(other.as_bytes()), "{other}");
+        }
+    }
+
+    #[test]
+    fn each_header_counts_with_its_name_its_value_and_32_bytes() {
+        let request =
+            Request::post("http://a:1/b").header("te", "trailers").header("x", "").header("x", "yy").body(()).expect("sound");
+        let pseudo = [(":method", "POST"), (":scheme", "http"), (":authority", "a:1"), (":path", "/b")];
+        let fields = [("te", "trailers"), ("x", ""), ("x", "yy")];
+        let expected: usize = pseudo.iter().chain(&fields).map(|(name, value)| name.len() + value.len() + 32).sum();
+        assert_eq!(header_bytes(&request), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn a_type_that_only_begins_like_grpc_is_another(
+            bytes in proptest::collection::vec(any::<u8>(), 0..40),
+            rest in "([a-z-]|\\+[a-o]|\\+proto[a-z])[ -~]{0,12}",
+        ) {
+            let _ = is_grpc(&bytes);
+            prop_assert!(!is_grpc(&[GRPC_TYPE, rest.as_bytes()].concat()), "{rest:?}");
+        }
+    }
+}
