@@ -30,7 +30,7 @@ use crate::{
     drain::{Drain, Phase},
     engine::{self, LaneThreads, onnxruntime::OnnxRuntime},
     frontend::{
-        Shutdown,
+        Bounds, Shutdown,
         admin::{self, AdminHandle, AdminSource, Readiness},
         grpc::GrpcServer,
         http::HttpServer,
@@ -147,13 +147,15 @@ impl Server {
         let timekeeper = Timekeeper::start(&handoff)?;
 
         let service = Service::new(repository.clone(), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
-        let open_inference = OpenInference::new(service.clone(), config.sequence.clone(), config.shared_memory.clone());
+        let bounds = Bounds::new(&config, telemetry.server());
+        let open_inference = OpenInference::new(service.clone(), config.sequence.clone(), config.shared_memory.clone())
+            .with_side_threads(bounds.side().clone());
         let shutdown = Shutdown::default();
         let (grpc_listener, grpc_addr) = nonblocking(grpc_listener)?;
         let (http_listener, http_addr) = nonblocking(http_listener)?;
         let (grpc, health) =
-            GrpcServer::new(grpc_listener, open_inference.clone(), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
-        let http = HttpServer::new(http_listener, open_inference, config.http.clone(), telemetry.server(), shutdown.clone());
+            GrpcServer::new(grpc_listener, open_inference.clone(), config.grpc.clone(), bounds.clone(), shutdown.clone())?;
+        let http = HttpServer::new(http_listener, open_inference, config.http.clone(), bounds, shutdown.clone());
         drain.serve();
         let mut background = vec![tokio::spawn(Arc::clone(&handoff).kick_lanes()), tokio::spawn(health.keep())];
         background.extend(watcher.map(|watcher| tokio::spawn(watcher.keep_fresh(repository.clone()))));

@@ -19,5 +19,6 @@ pub mod registry;
 pub mod scheduler;
 pub mod service;
 pub mod session;
+pub mod side;
 pub mod telemetry;
 pub mod threads;

@@ -133,6 +133,7 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    keep_pages_small();
     let runtime = match threads::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -177,6 +178,13 @@ fn raise_file_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, limit = limit.current, "the limit of open files stays low; connections beyond it are not accepted");
     }
+}
+
+/// Has the system give this process memory in pages of the usual size. With huge ones, a few bytes that are touched in a place of their own
+/// can hold two megabytes, and how much memory a client can make the server hold is no longer in proportion to what it sends.
+fn keep_pages_small() {
+    // Where there are none, that is no harm.
+    let _unsupported = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 async fn run(config: Config) -> Result<ExitCode, tidemill::app::StartError> {

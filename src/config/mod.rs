@@ -9,6 +9,6 @@ mod sections;
 pub use keys::{KeyDoc, describe, page};
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
-    Config, DefaultEngine, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MetricsConfig, ModelsConfig,
-    SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig, SharedMemoryConfig,
+    Config, DefaultEngine, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig, MessageConfig,
+    MetricsConfig, ModelsConfig, SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig, SharedMemoryConfig,
 };

@@ -23,6 +23,7 @@ mod statistics;
 use crate::{
     config::{SequenceConfig, SharedMemoryConfig},
     service::Service,
+    side::SideThreads,
 };
 use sequences::Sequences;
 
@@ -48,6 +49,7 @@ pub struct OpenInference {
     sequences: Sequences,
     shared_memory: SharedMemory,
     config: SequenceConfig,
+    side: SideThreads,
 }
 
 impl OpenInference {
@@ -55,7 +57,15 @@ impl OpenInference {
     #[must_use]
     pub fn new(service: Service, config: SequenceConfig, shared_memory: SharedMemoryConfig) -> Self {
         let shared_memory = SharedMemory::new(shared_memory);
-        Self { service, sequences: Sequences::new(config.idle_timeout()), shared_memory, config }
+        let sequences = Sequences::new(config.idle_timeout());
+        Self { service, sequences, shared_memory, config, side: SideThreads::default() }
+    }
+
+    /// The same, with these threads for what takes long.
+    #[must_use]
+    pub fn with_side_threads(mut self, side: SideThreads) -> Self {
+        self.side = side;
+        self
     }
 
     /// The door behind it.

@@ -19,7 +19,9 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority, Verdict};
 use histogram::Histograms;
 
-pub use handles::{GaugeGuard, LaneMetrics, LoadMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd};
+pub use handles::{
+    CallKind, GaugeGuard, LaneMetrics, LoadMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd,
+};
 pub use histogram::Histogram;
 pub use metrics::{Counter, Gauge};
 pub use seldom::Seldom;
@@ -140,6 +142,8 @@ impl Telemetry {
         ServerMetrics {
             connections: self.registrar.counter(&table::CONNECTIONS, &[]),
             connections_open: self.registrar.gauge(&table::CONNECTIONS_OPEN, &[]),
+            calls_open: CallKind::ALL.map(|kind| self.registrar.gauge(&table::CALLS_OPEN, &[kind.label()])),
+            transfer_bytes: self.registrar.gauge(&table::TRANSFER_BYTES, &[]),
         }
     }
 }

@@ -203,6 +203,18 @@ pub(super) static FAULTS: Metric = counter(
 pub(super) static CONNECTIONS: Metric =
     counter("tidemill_connections_total", "connections", &[], "Connections that clients made.");
 pub(super) static CONNECTIONS_OPEN: Metric = gauge("tidemill_connections_open", "connections", &[], "Connections that are open.");
+pub(super) static CALLS_OPEN: Metric = gauge(
+    "tidemill_calls_open",
+    "calls",
+    &["kind"],
+    "gRPC calls that are open, counted from their headers on, whether or not anything else has come.",
+);
+pub(super) static TRANSFER_BYTES: Metric = gauge(
+    "tidemill_transfer_bytes",
+    "bytes",
+    &[],
+    "Bytes of messages and bodies that are in arrival, and of large answers that clients have yet to take.",
+);
 pub(super) static BUILD_INFO: Metric =
     gauge("tidemill_build_info", "always 1", &["version", "rustc"], "The server's version and the compiler that built it.");
 
@@ -254,6 +266,8 @@ pub static METRICS: &[&Metric] = &[
     &FAULTS,
     &CONNECTIONS,
     &CONNECTIONS_OPEN,
+    &CALLS_OPEN,
+    &TRANSFER_BYTES,
     &BUILD_INFO,
     &PROCESS_CPU,
     &PROCESS_OPEN_FDS,
@@ -316,8 +330,8 @@ mod tests {
 
     #[test]
     fn labels_are_of_the_few_that_are_bounded() {
-        const BOUNDED: [&str; 10] =
-            ["model", "version", "method", "reason", "outcome", "priority", "batch_size", "lane", "rustc", "verdict"];
+        const BOUNDED: [&str; 11] =
+            ["model", "version", "method", "reason", "outcome", "priority", "batch_size", "lane", "rustc", "verdict", "kind"];
         assert!(METRICS.iter().flat_map(|metric| metric.labels).all(|label| BOUNDED.contains(label)));
     }
 }

@@ -173,8 +173,8 @@ async fn a_message_of_countless_tensors_is_refused_before_it_is_decoded() {
     let mut countless = request("doubler", "x", &[1, 4], &[1.0; 4]);
     countless.inputs = vec![InferInputTensor::default(); 70_000];
     let status = patiently(client.model_infer(countless)).await.expect_err("too many");
-    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
-    assert!(status.message().contains("more than 65536 tensors"), "{status}");
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(status.message().contains("more than 4096 tensors") && status.message().contains("message.max_members"), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,10 +17,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
+use tonic::{codec::CompressionEncoding, service::Routes};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{
+    arrival::Arrivals,
     example::Example,
     greeting::{HTTP1_ANSWER, greeting, is_http1},
     health::HealthKeeper,
@@ -30,20 +31,21 @@ use super::{
     open_inference::OpenInferenceGrpc,
     reader::WatchedBody,
     together::{StreamExecutor, Together},
-    wire::inference_service_server::InferenceServiceServer,
+    wire::{
+        inference_service_server::InferenceServiceServer,
+        open_inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+        plain::model_inference_server::ModelInferenceServer,
+    },
 };
 use crate::{
     config::GrpcConfig,
     frontend::{
+        Bounds,
         linger::Lingering,
         listener::{Listener, Shutdown},
     },
     open_inference::OpenInference,
-    proto::{
-        DESCRIPTORS, health::health_server::HealthServer, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
-        model::model_inference_server::ModelInferenceServer, v1::model_service_server::ModelServiceServer,
-    },
-    telemetry::ServerMetrics,
+    proto::{DESCRIPTORS, health::health_server::HealthServer, v1::model_service_server::ModelServiceServer},
 };
 
 /// Time to send a refusal and see the client close.
@@ -53,6 +55,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct GrpcServer {
     listener: Listener,
     routes: Routes,
+    arrivals: Arrivals,
     config: GrpcConfig,
     unread_timeout: Duration,
     shutdown: Shutdown,
@@ -67,24 +70,24 @@ impl GrpcServer {
         listener: TcpListener,
         open_inference: OpenInference,
         config: GrpcConfig,
-        metrics: ServerMetrics,
+        bounds: Bounds,
         shutdown: Shutdown,
     ) -> Result<(Self, HealthKeeper), tonic_reflection::server::Error> {
         let service = open_inference.service().clone();
         let limit = config.max_message_bytes;
         let unread_timeout = service.config().unread_timeout();
-        let inference = InferenceServiceServer::new(Native::new(service.clone(), limit))
+        let inference = InferenceServiceServer::new(Native::new(service.clone(), limit, bounds.clone()))
             .max_decoding_message_size(limit)
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
-        let open_inference = GrpcInferenceServiceServer::new(OpenInferenceGrpc::new(open_inference, limit))
+        let open_inference = GrpcInferenceServiceServer::new(OpenInferenceGrpc::new(open_inference, limit, bounds.clone()))
             .max_decoding_message_size(limit)
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd)
             .accept_compressed(CompressionEncoding::Deflate);
-        let example = ModelInferenceServer::new(Example::new(service.clone()))
+        let example = ModelInferenceServer::new(Example::new(service.clone(), bounds.side.clone()))
             .max_decoding_message_size(limit)
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)
@@ -103,14 +106,16 @@ impl GrpcServer {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .prepare();
+        let metrics = bounds.metrics.clone();
+        let arrivals = Arrivals::new(&config, bounds)?;
         let listener = Listener { listener, connections_max: config.max_connections, metrics, shutdown: shutdown.clone() };
-        Ok((Self { listener, routes, config, unread_timeout, shutdown }, keeper))
+        Ok((Self { listener, routes, arrivals, config, unread_timeout, shutdown }, keeper))
     }
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
-        let Self { listener, routes, config, unread_timeout, shutdown } = self;
-        listener.serve(|stream| connection(stream, &routes, &config, unread_timeout, shutdown.clone())).await;
+        let Self { listener, routes, arrivals, config, unread_timeout, shutdown } = self;
+        listener.serve(|stream| connection(stream, &routes, &arrivals, &config, unread_timeout, shutdown.clone())).await;
     }
 }
 
@@ -129,6 +134,7 @@ async fn refuse_http1(stream: TcpStream) {
 fn connection(
     mut stream: TcpStream,
     routes: &Routes,
+    arrivals: &Arrivals,
     config: &GrpcConfig,
     unread_timeout: Duration,
     shutdown: Shutdown,
@@ -146,9 +152,9 @@ fn connection(
         .keep_alive_interval(seconds(config.keepalive_interval_s))
         .keep_alive_timeout(Duration::from_secs(config.keepalive_timeout_s));
     let limit = NameMessageLimit { max_message_bytes: config.max_message_bytes };
-    let routes = limit
-        .layer(routes.clone())
-        .map_request(|request: http::Request<_>| request.map(Body::new))
+    let routes = arrivals
+        .connection()
+        .layer(limit.layer(routes.clone()))
         .map_response(|response: http::Response<_>| response.map(WatchedBody::new));
     async move {
         if let Err(error) = stream.set_nodelay(true) {

@@ -44,7 +44,7 @@ use tower::ServiceExt as _;
 use super::error::Refusal;
 use crate::{
     domain::{Fault, FaultKind},
-    frontend::{linger::Lingering, listener::Shutdown},
+    frontend::{Account, linger::Lingering, listener::Shutdown},
 };
 
 /// hyper's own buffer. It and hyper's limit of the head are above ours, so that the refusal of a longer head is ours too; only
@@ -79,7 +79,7 @@ impl Limits {
 }
 
 /// Serves the requests of a connection until either side ends it.
-pub(super) async fn converse(stream: TcpStream, router: Router, limits: Limits, shutdown: Shutdown) {
+pub(super) async fn converse(stream: TcpStream, router: Router, limits: Limits, account: Account, shutdown: Shutdown) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended before it began");
         return;
@@ -88,8 +88,9 @@ pub(super) async fn converse(stream: TcpStream, router: Router, limits: Limits, 
     let socket = Watched { stream: Lingering::new(stream), progress: Arc::clone(&progress) };
     let (begins, ends) = (Arc::clone(&progress), Arc::clone(&progress));
     let service = router
-        .map_request(move |request: http::Request<Incoming>| {
+        .map_request(move |mut request: http::Request<Incoming>| {
             begins.note_request(request.body().is_end_stream());
+            request.extensions_mut().insert(account.clone());
             request.map(|body| RequestBody { body, progress: Arc::clone(&begins) })
         })
         .map_response(move |response: http::Response<Body>| {

@@ -14,9 +14,12 @@ use super::{
 };
 use crate::{
     config::HttpConfig,
-    frontend::listener::{Listener, Shutdown},
+    frontend::{
+        Bounds,
+        listener::{Listener, Shutdown},
+        transfer::Transfer,
+    },
     open_inference::OpenInference,
-    telemetry::ServerMetrics,
 };
 
 /// An HTTP server on a listener that is bound already.
@@ -24,6 +27,7 @@ pub struct HttpServer {
     listener: Listener,
     router: Router,
     limits: Limits,
+    transfer: Transfer,
     shutdown: Shutdown,
 }
 
@@ -34,7 +38,7 @@ impl HttpServer {
         listener: TcpListener,
         open_inference: OpenInference,
         config: HttpConfig,
-        metrics: ServerMetrics,
+        bounds: Bounds,
         shutdown: Shutdown,
     ) -> Self {
         let limits = Limits {
@@ -43,14 +47,15 @@ impl HttpServer {
             idle_timeout: config.idle_timeout(),
             unread_timeout: open_inference.service().config().unread_timeout(),
         };
+        let (metrics, transfer) = (bounds.metrics.clone(), bounds.transfer.clone());
         let listener = Listener { listener, connections_max: config.max_connections, metrics, shutdown: shutdown.clone() };
-        let router = router(Api { open_inference, config: Arc::new(config) });
-        Self { listener, router, limits, shutdown }
+        let router = router(Api { open_inference, config: Arc::new(config), bounds });
+        Self { listener, router, limits, transfer, shutdown }
     }
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
-        let Self { listener, router, limits, shutdown } = self;
-        listener.serve(|stream| converse(stream, router.clone(), limits, shutdown.clone())).await;
+        let Self { listener, router, limits, transfer, shutdown } = self;
+        listener.serve(|stream| converse(stream, router.clone(), limits, transfer.connection(), shutdown.clone())).await;
     }
 }
