@@ -70,7 +70,9 @@ pub(super) fn status_with(fault: Fault) -> Status {
 
 /// The fault behind a status that tonic gives while it reads a request stream.
 pub(super) fn fault_of(status: &Status, max_message_bytes: usize) -> Fault {
-    if let Some(fault) = status.source().and_then(|source| source.downcast_ref::<Fault>()) {
+    // Below errors of the layers that the body came through.
+    let mut sources = std::iter::successors(status.source(), |error| error.source());
+    if let Some(fault) = sources.find_map(|error| error.downcast_ref::<Fault>()) {
         return fault.clone();
     }
     match status.code() {

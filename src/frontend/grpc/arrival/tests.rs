@@ -1,3 +1,5 @@
+//! Requests as clients send them, in whatever DATA frames, and what tonic is given of them.
+
 use std::{convert::Infallible, io::Write as _};
 
 use proptest::{collection::vec, prelude::*};

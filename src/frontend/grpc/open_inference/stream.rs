@@ -233,7 +233,7 @@ impl Stream for InferStream {
                 this.done = true;
                 Poll::Ready(this.end.take().map(|fault| Err(status_of(&fault))))
             }
-            Poll::Ready(None) if this.working.is_none() => {
+            Poll::Ready(None) | Poll::Pending if this.reading && this.working.is_none() && this.conversation.is_quiet() => {
                 let fault = ready!(this.poll_idle(cx));
                 this.end_with(&fault)
             }
