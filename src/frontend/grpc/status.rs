@@ -93,7 +93,7 @@ pub(super) fn too_large(max_message_bytes: usize, found: &str) -> Fault {
 
 /// A message that announces more than the setting `key` allows.
 pub(super) fn announced_too_large(bytes: usize, bytes_max: usize, key: &'static str) -> Fault {
-    let message = format!("the message has {bytes} bytes, more than the {bytes_max} that {key} allows");
+    let message = format!("the message is larger than the {bytes_max} bytes that {key} allows: it has {bytes} bytes");
     Fault::new(FaultKind::TooLarge, message).with_limit(key, bytes_max as u64)
 }
 
