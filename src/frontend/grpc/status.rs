@@ -71,9 +71,12 @@ pub(super) fn status_with(fault: Fault) -> Status {
 /// The fault behind a status that tonic gives while it reads a request stream.
 pub(super) fn fault_of(status: &Status, max_message_bytes: usize) -> Fault {
     // Below errors of the layers that the body came through.
-    let mut sources = std::iter::successors(status.source(), |error| error.source());
-    if let Some(fault) = sources.find_map(|error| error.downcast_ref::<Fault>()) {
-        return fault.clone();
+    let mut source = status.source();
+    while let Some(error) = source {
+        if let Some(fault) = error.downcast_ref::<Fault>() {
+            return fault.clone();
+        }
+        source = error.source();
     }
     match status.code() {
         Code::InvalidArgument => Fault::invalid("message", status.message().to_owned()),
