@@ -69,7 +69,6 @@ pub struct Account {
 
 impl Account {
     /// The charge of a message that is about to come or to go.
-    #[must_use]
     pub fn charge(&self) -> Charge {
         Charge { account: self.clone(), bytes: 0 }
     }
