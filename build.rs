@@ -58,6 +58,8 @@ fn compile_protos() -> BuildResult<()> {
         let mut descriptors = descriptors.clone();
         descriptors.file.retain(|file| (file.package() == "inference") == is_open_inference);
         tonic_prost_build::configure()
+            // The server's own form of it is generated below.
+            .build_server(!is_open_inference)
             .bytes(".tidemill")
             .bytes(".inference")
             .btree_map(".inference")
@@ -67,19 +69,71 @@ fn compile_protos() -> BuildResult<()> {
     };
     generate(true, "crate::proto::codec::FewFieldsCodec")?;
     generate(false, "crate::proto::codec::SmallBufferCodec")?;
-    generate_serving(&descriptors, &out_dir.join("serving"))
+    let serving = out_dir.join("serving");
+    fs::create_dir_all(&serving)?;
+    for service in &RAW_SERVICES {
+        generate_raw(&descriptors, service, &serving)?;
+    }
+    generate_serving(&descriptors, &serving)
+}
+
+/// A service of which the server takes a request as its bytes, and decodes it where that does not keep others waiting.
+struct RawService {
+    file: &'static str,
+    package: &'static str,
+    /// Where the messages of the package are.
+    module: &'static str,
+    codec: &'static str,
+    /// Messages, and the types that stand in their places.
+    types: &'static [(&'static str, &'static str)],
+}
+
+const RAW_SERVICES: [RawService; 2] = [
+    RawService {
+        file: "inference/grpc_service.proto",
+        package: ".inference",
+        module: "crate::proto::inference",
+        codec: "crate::proto::codec::FewFieldsCodec",
+        types: &[
+            (".inference.ModelInferRequest", "crate::frontend::grpc::wire::InferRequestBytes"),
+            (".inference.ModelInferResponse", "crate::frontend::grpc::wire::EncodedInferResponse"),
+        ],
+    },
+    RawService {
+        file: "model/model.proto",
+        package: ".model",
+        module: "crate::proto::model",
+        codec: "crate::proto::codec::SmallBufferCodec",
+        types: &[(".model.PredictRequest", "crate::frontend::grpc::wire::NumbersRequestBytes")],
+    },
+];
+
+/// Generates such a service, and none of its messages.
+fn generate_raw(all: &FileDescriptorSet, service: &RawService, out_dir: &Path) -> BuildResult<()> {
+    let mut descriptors = all.clone();
+    descriptors.file.retain(|file| file.name() == service.file);
+    let mut builder = tonic_prost_build::configure()
+        .out_dir(out_dir)
+        .build_client(false)
+        .codec_path(service.codec)
+        .extern_path(service.package, service.module);
+    for (name, path) in service.types {
+        builder = builder.extern_path(name, path);
+    }
+    Ok(builder.compile_fds(descriptors)?)
 }
 
 /// Messages of the native API that the server reads into the domain, or writes from it, and the types that do so.
-const SERVING_TYPES: [(&str, &str); 2] = [
+const SERVING_TYPES: [(&str, &str); 4] = [
     (".tidemill.v1.Item", "crate::frontend::grpc::wire::ItemMessage"),
+    (".tidemill.v1.ItemList", "crate::frontend::grpc::wire::ItemListMessage"),
     (".tidemill.v1.ItemResult", "crate::frontend::grpc::wire::ResultMessage"),
+    (".tidemill.v1.UploadResponse", "crate::frontend::grpc::wire::EncodedUploadResponse"),
 ];
 
 /// Generates the native service as the server serves it: with our own types in place of those messages, and with the messages
 /// that hold them generated anew. All others are those that everybody has.
 fn generate_serving(all: &FileDescriptorSet, out_dir: &Path) -> BuildResult<()> {
-    fs::create_dir_all(out_dir)?;
     let is_native = |file: &&FileDescriptorProto| file.name() == PROTOS[0];
     let file = all.file.iter().find(is_native).ok_or("the native service is not among the protos")?;
     let mut descriptors = all.clone();

@@ -37,7 +37,7 @@ use crate::{
     drain::{Drain, Phase},
     engine::{self, LaneThreads, onnxruntime::OnnxRuntime},
     frontend::{
-        Shutdown, Surroundings, WebRules,
+        Bounds, Shutdown, Surroundings, WebRules,
         admin::{self, AdminHandle, AdminSource, Readiness},
         grpc::GrpcServer,
         http::HttpServer,
@@ -188,15 +188,17 @@ impl Server {
         if !config.control.priority_high.is_on(true) {
             service.refuse_high_priority();
         }
+        let bounds = Bounds::new(&config, telemetry.server());
         let open_inference = OpenInference::new(service.within(memory), config.sequence.clone(), config.shared_memory.clone())
-            .within(descriptors.clone());
+            .within(descriptors.clone())
+            .with_side_threads(bounds.side().clone());
         let shutdown = Shutdown::default();
         let (grpc_listener, grpc_addr) = nonblocking(grpc_listener)?;
         let (http_listener, http_addr) = nonblocking(http_listener)?;
         let door = |address: SocketAddr| open_inference.for_clients(config.access(address.ip()));
         let (grpc, mut health) =
-            GrpcServer::new(grpc_listener, door(grpc_addr), config.grpc.clone(), telemetry.server(), shutdown.clone())?;
-        let http = HttpServer::new(http_listener, door(http_addr), config.http.clone(), telemetry.server(), shutdown.clone());
+            GrpcServer::new(grpc_listener, door(grpc_addr), config.grpc.clone(), bounds.clone(), shutdown.clone())?;
+        let http = HttpServer::new(http_listener, door(http_addr), config.http.clone(), bounds, shutdown.clone());
         let surroundings = Surroundings { descriptors, vitals: vitals.clone() };
         let grpc = grpc.within(surroundings.clone()).with_web_rules(web.clone());
         let http = http.within(surroundings).with_web_rules(web);

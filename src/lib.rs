@@ -22,6 +22,7 @@ pub mod registry;
 pub mod scheduler;
 pub mod service;
 pub mod session;
+pub mod side;
 pub mod signals;
 pub mod telemetry;
 pub mod threads;

@@ -139,6 +139,7 @@ fn main() -> ExitCode {
     // Parts that a test wants to fail; nothing in a build without fail points.
     let _scenario = fail::FailScenario::setup();
     let cli = Cli::parse();
+    keep_pages_small();
     let runtime = match threads::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -194,6 +195,13 @@ fn raise_file_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, limit = limit.current, "the limit of open files stays low; connections beyond it are not accepted");
     }
+}
+
+/// Has the system give this process memory in pages of the usual size. With huge ones, a few bytes that are touched in a place of their own
+/// can hold two megabytes, and how much memory a client can make the server hold is no longer in proportion to what it sends.
+fn keep_pages_small() {
+    // Where there are none, that is no harm.
+    let _unsupported = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 async fn run(config: Config, log: &Log) -> Result<ExitCode, StartError> {

@@ -13,7 +13,7 @@ use tidemill::{
     domain::Fault,
     drain::Drain,
     engine::LaneThreads,
-    frontend::{Shutdown, grpc::GrpcServer, http::HttpServer},
+    frontend::{Bounds, Shutdown, grpc::GrpcServer, http::HttpServer},
     open_inference::OpenInference,
     proof::Store,
     proto::inference::{
@@ -95,7 +95,8 @@ impl Server {
         let repository = Repository::new(vec![source], EngineChoice::Rten, LaneThreads::device(1), Box::new(host), Store::none());
         repository.start(false).expect("a sound model");
         let model = repository.registry().get("identity", None).expect("the model is there").key;
-        let service = Service::new(repository, Arc::clone(&handoff), config.session, drain.clone(), &telemetry);
+        let service = Service::new(repository, Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
+        let bounds = Bounds::new(&config, telemetry.server());
         let open_inference = OpenInference::new(service, config.sequence, config.shared_memory);
         let _entered = runtime.enter();
         let listen = || runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).expect("a free port");
@@ -103,9 +104,9 @@ impl Server {
         let [grpc, http] = [&grpc_listener, &http_listener].map(|listener| listener.local_addr().expect("it is bound"));
         let shutdown = Shutdown::default();
         let (grpc_server, _) =
-            GrpcServer::new(grpc_listener, open_inference.clone(), config.grpc, telemetry.server(), shutdown.clone())
+            GrpcServer::new(grpc_listener, open_inference.clone(), config.grpc, bounds.clone(), shutdown.clone())
                 .expect("sound descriptors");
-        let http_server = HttpServer::new(http_listener, open_inference, config.http, telemetry.server(), shutdown);
+        let http_server = HttpServer::new(http_listener, open_inference, config.http, bounds, shutdown);
         drain.serve();
         runtime.spawn(grpc_server.serve());
         runtime.spawn(http_server.serve());

@@ -119,6 +119,13 @@ pub(super) const KEYS: &[Key] = &[
     words("server.grpc_addr", ADDRESS, "where gRPC clients connect"),
     words("server.http_addr", ADDRESS, "where HTTP clients connect"),
     words("server.admin_addr", ADDRESS, "where `/metrics`, `/livez` and `/readyz` are served, without authentication"),
+    number(
+        "server.side_threads",
+        "threads",
+        0..=1_024,
+        "threads for what takes longer than live feeds can wait: decoding, inflating and encoding large messages; 0 for a quarter as many as \
+         there are cores, and at least one",
+    ),
     words(
         "server.allowed_hosts",
         "names such as `example.com` and `*.example.com`, or `*` for any; as text, with commas between them",
@@ -137,6 +144,25 @@ pub(super) const KEYS: &[Key] = &[
     switch("control.reflection", "tell gRPC clients the API; `auto`: yes"),
     switch("control.priority_high", "let clients ask for priority HIGH, which goes before all others; `auto`: yes"),
     number("grpc.max_message_bytes", "bytes", 1_024..=WINDOW_MAX, "largest message, after inflating"),
+    number(
+        "grpc.max_small_message_bytes",
+        "bytes",
+        1_024..=WINDOW_MAX,
+        "largest message of health, reflection and `ModelService`; never more than `grpc.max_message_bytes`",
+    ),
+    number(
+        "grpc.max_calls",
+        "calls",
+        1..=10_000_000,
+        "calls and streams open at once, on all connections, counted from their headers on, whatever their method",
+    ),
+    number("grpc.max_watches", "streams", 1..=10_000_000, "streams of health's `Watch` and of reflection among them"),
+    number(
+        "grpc.body_timeout_s",
+        "seconds",
+        1..=86_400,
+        "time in which a request must have arrived whole, a message of a stream from its first byte on, and a question on a stream of reflection",
+    ),
     number("grpc.stream_window_bytes", "bytes", 65_535..=WINDOW_MAX, "HTTP/2 flow-control window of a stream"),
     number(
         "grpc.connection_window_bytes",
@@ -172,6 +198,28 @@ pub(super) const KEYS: &[Key] = &[
         1..=86_400,
         "a connection that is silent for so long between two requests is closed",
     ),
+    number("message.max_items", "items", 2_048..=10_000_000, "items that one `Scan` may hold"),
+    number(
+        "message.max_members",
+        "members",
+        2_048..=1_000_000,
+        "tensors, parameters, names and the like that one request, or one item of a `Scan`, may hold",
+    ),
+    number("message.max_dims", "dimensions", 8..=4_096, "dimensions of one tensor"),
+    number(
+        "message.max_strings",
+        "strings",
+        2_048..=10_000_000,
+        "strings in typed contents, and tensors in raw contents, that one request may hold",
+    ),
+    number("message.max_elements", "numbers", 4_096..=1_000_000_000, "numbers in typed contents that one request may hold"),
+    number("message.max_text_bytes", "bytes", 4_096..=WINDOW_MAX, "longest name, id or other text in a request"),
+    number(
+        "message.max_inflate_ratio",
+        "bytes",
+        2..=1_000_000,
+        "inflated bytes that there may be for each compressed byte of a message or body; counts once more than 1 MiB has been inflated",
+    ),
     number("session.window_items", "items", 1..=65_536, "items in flight on a stream that asks for no number"),
     number("session.window_items_max", "items", 1..=65_536, "largest number of items in flight that a stream is granted"),
     number("session.window_bytes", "bytes", 1_024..=MEMORY_MAX, "input bytes in flight on a stream"),
@@ -191,6 +239,12 @@ pub(super) const KEYS: &[Key] = &[
     number("session.open_timeout_s", "seconds", 1..=3_600, "time in which a stream must send its first message"),
     number("session.upload_max_bytes", "bytes", 1..=MEMORY_MAX, "largest upload; it is worked on as it arrives, not held"),
     number("session.upload_max_results", "results", 1..=100_000_000, "results that one upload may gather for its answer"),
+    number(
+        "session.upload_max_result_bytes",
+        "bytes",
+        1_024..=WINDOW_MAX,
+        "bytes of the results that one upload may gather for its answer",
+    ),
     number("session.max_streams", "streams", 1..=10_000_000, "streams open at once, on all connections"),
     words(
         "session.tenant_metadata",
@@ -257,6 +311,13 @@ pub(super) const KEYS: &[Key] = &[
         "memory that the process may have: above 90 % of it, new streams, uploads and large calls are refused; 0 for what the cgroup, the address space or the machine has",
     ),
     number(
+        "memory.transfer_bytes",
+        "bytes",
+        1 << 20..=MEMORY_MAX,
+        "bytes of all messages and bodies in arrival and of all large answers that clients have yet to take, over all ports; an eighth is kept \
+         for messages of at most 64 KiB, and one connection has at most half of the rest",
+    ),
+    number(
         "drain.deadline_s",
         "seconds",
         0..=86_400,
@@ -272,6 +333,8 @@ pub(super) const ORDERED: &[(&str, &str, &str)] = &[
     ("session.window_items", "session.window_items_max", "a stream cannot get by default what it may not ask for"),
     ("session.max_item_bytes", "grpc.max_message_bytes", "an item arrives in one message"),
     ("session.max_item_bytes", "http.max_body_bytes", "an item arrives in one body"),
+    ("grpc.max_message_bytes", "memory.transfer_bytes", "a message must have room to arrive in"),
+    ("http.max_body_bytes", "memory.transfer_bytes", "a body must have room to arrive in"),
     ("session.max_item_bytes", "scheduler.max_queued_bytes", "the queue must hold the largest item"),
     ("session.max_item_bytes", "scheduler.max_queued_bytes_per_model", "a model's queue must hold the largest item"),
     ("grpc.stream_window_bytes", "grpc.connection_window_bytes", "a connection's window is shared by its streams"),

@@ -20,6 +20,7 @@ pub struct Config {
     pub control: ControlConfig,
     pub grpc: GrpcConfig,
     pub http: HttpConfig,
+    pub message: MessageConfig,
     pub session: SessionConfig,
     pub sequence: SequenceConfig,
     pub scheduler: SchedulerConfig,
@@ -46,13 +47,22 @@ pub struct ServerConfig {
     pub allowed_hosts: Vec<HostPattern>,
     /// Origins of web pages that may send requests, beside the server's own.
     pub allowed_origins: Vec<OriginPattern>,
+    /// Threads for work that takes long; 0 for a quarter as many as there are cores.
+    pub side_threads: usize,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (allowed_hosts, allowed_origins) = Default::default();
-        Self { grpc_addr: local(50051), http_addr: local(8080), admin_addr: local(9464), allowed_hosts, allowed_origins }
+        Self {
+            grpc_addr: local(50051),
+            http_addr: local(8080),
+            admin_addr: local(9464),
+            allowed_hosts,
+            allowed_origins,
+            side_threads: 0,
+        }
     }
 }
 
@@ -99,6 +109,14 @@ impl Switch {
 pub struct GrpcConfig {
     /// Largest message, after inflating.
     pub max_message_bytes: usize,
+    /// Largest message of health, reflection and `ModelService`.
+    pub max_small_message_bytes: usize,
+    /// Calls open at once, on all connections, whatever they are.
+    pub max_calls: usize,
+    /// Of them, streams of health and reflection.
+    pub max_watches: usize,
+    /// Seconds in which a request, or a message of a stream that has begun, must arrive.
+    pub body_timeout_s: u64,
     /// HTTP/2 flow-control window of a stream.
     pub stream_window_bytes: u32,
     /// HTTP/2 flow-control window of a connection.
@@ -121,6 +139,10 @@ impl Default for GrpcConfig {
     fn default() -> Self {
         Self {
             max_message_bytes: 16 << 20,
+            max_small_message_bytes: 64 << 10,
+            max_calls: 30_000,
+            max_watches: 1_024,
+            body_timeout_s: 60,
             stream_window_bytes: 256 << 10,
             connection_window_bytes: 128 << 20,
             max_send_buffer_bytes: 128 << 10,
@@ -134,6 +156,12 @@ impl Default for GrpcConfig {
 }
 
 impl GrpcConfig {
+    /// Time in which a request, or a message of a stream that has begun, must arrive.
+    #[must_use]
+    pub const fn body_timeout(&self) -> Duration {
+        Duration::from_secs(self.body_timeout_s)
+    }
+
     /// Time between two pings of a silent connection.
     #[must_use]
     pub const fn keepalive_interval(&self) -> Duration {
@@ -198,6 +226,40 @@ impl HttpConfig {
     }
 }
 
+/// What one message may hold, over gRPC; each kind of member is counted before anything is decoded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MessageConfig {
+    /// Items of a `Scan`.
+    pub max_items: usize,
+    /// Tensors, parameters and the like, of a request or of each item of a `Scan`.
+    pub max_members: usize,
+    /// Dimensions of a tensor.
+    pub max_dims: usize,
+    /// Strings and tensors in lists of such.
+    pub max_strings: usize,
+    /// Numbers in lists of such.
+    pub max_elements: usize,
+    /// Bytes of a name, an id or any other text.
+    pub max_text_bytes: usize,
+    /// Inflated bytes for each compressed one; counts beyond a MiB, for HTTP too.
+    pub max_inflate_ratio: usize,
+}
+
+impl Default for MessageConfig {
+    fn default() -> Self {
+        Self {
+            max_items: 65_536,
+            max_members: 4_096,
+            max_dims: 64,
+            max_strings: 65_536,
+            max_elements: 4 << 20,
+            max_text_bytes: 64 << 10,
+            max_inflate_ratio: 200,
+        }
+    }
+}
+
 /// Limits of one client stream, and of all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -220,6 +282,8 @@ pub struct SessionConfig {
     pub upload_max_bytes: u64,
     /// Results that one upload may gather.
     pub upload_max_results: usize,
+    /// Their bytes.
+    pub upload_max_result_bytes: usize,
     /// Streams open at once.
     pub max_streams: usize,
     /// Request metadata whose value names the tenant; empty if all streams are one tenant's.
@@ -239,6 +303,7 @@ impl Default for SessionConfig {
             open_timeout_s: 10,
             upload_max_bytes: 1 << 30,
             upload_max_results: 100_000,
+            upload_max_result_bytes: 64 << 20,
             max_streams: 20_000,
             tenant_metadata: String::new(),
         }
@@ -405,12 +470,20 @@ impl Default for SharedMemoryConfig {
     }
 }
 
-/// What the process may have of the machine's memory.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// The memory of the process, and of what is on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MemoryConfig {
-    /// Bytes; 0 for what the system lets it have.
+    /// Bytes that the process may have; 0 for what the system lets it have.
     pub limit_bytes: u64,
+    /// Bytes of all messages in arrival, and of all answers that clients have yet to take.
+    pub transfer_bytes: usize,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self { limit_bytes: 0, transfer_bytes: 512 << 20 }
+    }
 }
 
 /// The end of the server.

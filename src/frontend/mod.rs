@@ -3,11 +3,17 @@
 //! Front ends never call one another, hold no queue and decide nothing that another would have to decide again.
 
 pub mod admin;
+mod bounds;
 pub mod grpc;
 pub mod http;
+mod inflate;
 mod linger;
 mod listener;
+mod pieces;
+mod transfer;
 mod web;
 
+pub use bounds::Bounds;
 pub use listener::{Shutdown, Surroundings};
+pub use transfer::{Account, Charge, Transfer};
 pub use web::WebRules;

@@ -164,6 +164,12 @@ impl<T> Conversation<T> {
         self.exchanges.is_empty() || (self.in_flight.items < limits.window_items && self.in_flight.bytes < limits.window_bytes)
     }
 
+    /// Whether every request has been answered.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.exchanges.is_empty()
+    }
+
     /// Takes in a request whose message has `bytes` bytes, or what is wrong with it, which becomes its answer.
     pub fn push(&mut self, tag: T, bytes: usize, request: Result<InferRequest, Fault>) {
         let number = self.first + self.exchanges.len() as u64;

@@ -10,7 +10,7 @@ use futures::{
 
 use super::{
     OpenInference,
-    items::{self, Items},
+    items::{self, Items, SizeLimits},
     options::Options,
     placement::Placement,
     request::{InferRequest, InputTensor, RequestedOutput},
@@ -19,15 +19,19 @@ use super::{
     shared_memory::SharedMemory,
 };
 use crate::{
-    domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Signature},
+    domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Signature},
     registry::Model,
     service::{Caller, OpenRequest},
     session::{Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, PcmOptions, Session, Unread},
+    side::INLINE_BYTES_MAX,
     telemetry::Method,
 };
 
 /// Longest id of a request: ids are kept until they are echoed.
 const ID_BYTES_MAX: usize = 256;
+
+/// What is copied from shared memory, or into a response, where the request is served. It takes a good part of a millisecond.
+const COPIED_HERE_MAX: usize = 1 << 20;
 
 /// Parameter of an output of which the best classes are wanted in place of the tensor.
 const CLASSIFICATION: &str = "classification";
@@ -87,13 +91,61 @@ impl OpenInference {
     /// [`FaultKind::Invalid`] with the field for whatever does not fit the model, or the rule
     /// of sequences that the request breaks.
     pub async fn infer(&self, method: Method, request: InferRequest, caller: Caller) -> Result<InferResponse, Fault> {
-        let (plan, running) = self.begin(method, request, caller)?;
+        let request = self.fetch(request).await.inspect_err(|fault| self.service.count_fault(method, fault))?;
+        // Strings are looked at one by one; whatever else there is is not.
+        let strings_bytes: usize = request.inputs.iter().map(strings_bytes).sum();
+        let (plan, running) = if strings_bytes <= INLINE_BYTES_MAX {
+            self.begin(method, request, caller)?
+        } else {
+            let door = self.clone();
+            self.side.run(move || door.begin(method, request, caller)).await?
+        };
         let outputs: Vec<ItemOutputs> = match running {
             Running::Together(session, items) => outputs_of(session, items).try_collect().await?,
             Running::Apart(sessions) => outputs_apart(sessions).try_collect().await?,
             Running::Step(answer) => vec![answer.outputs().await?],
         };
-        plan.response(&outputs)
+        let bytes: usize = outputs.iter().flatten().map(|tensor| tensor.data().len()).sum();
+        if bytes <= COPIED_HERE_MAX {
+            return plan.response(&outputs);
+        }
+        self.side.run(move || plan.response(&outputs)).await
+    }
+
+    /// Whether [`OpenInference::fetch`] has anything to do.
+    #[must_use]
+    pub fn is_long(request: &InferRequest) -> bool {
+        // A step is one item, and so never long; which version it is for is known to its sequence alone.
+        let is_step = || Options::of(&request.parameters).is_ok_and(|options| options.step.is_some());
+        Self::shared_bytes(request) > COPIED_HERE_MAX as u64 && !is_step()
+    }
+
+    /// How much of a request lies in shared memory, as it says.
+    #[must_use]
+    pub fn shared_bytes(request: &InferRequest) -> u64 {
+        request.inputs.iter().map(|input| Placement::claimed_bytes(&input.parameters)).fold(0, u64::saturating_add)
+    }
+
+    /// The request with all that it has in shared memory, if that is too much to be read while others wait; else as it is. Whatever
+    /// is wrong with it is left for when it is held against its model.
+    ///
+    /// # Errors
+    /// [`FaultKind::Invalid`] with the field for what does not fit the model or does not lie in its region,
+    /// [`FaultKind::TooLarge`] for what no item may have; those of the system.
+    pub async fn fetch(&self, request: InferRequest) -> Result<InferRequest, Fault> {
+        if !Self::is_long(&request) {
+            return Ok(request);
+        }
+        let Ok(model) = self.service.find(&request.model, &request.version) else { return Ok(request) };
+        let door = self.clone();
+        self.side
+            .run(move || {
+                let mut request = request;
+                items::check_names(&request.inputs, model.signature())?;
+                door.read_shared(&mut request.inputs, model.signature(), door.items_max())?;
+                Ok(request)
+            })
+            .await
     }
 
     /// Answers each item of a request as soon as it and those before it are computed. Dropping the stream cancels the rest.
@@ -162,12 +214,34 @@ impl OpenInference {
         let wanted = wanted(&outputs, model.signature(), &self.shared_memory)?;
         // Before anything is read: a short request could name a large place in shared memory any number of times.
         items::check_names(&inputs, model.signature())?;
-        let mut shared_bytes = 0;
-        let with_data = |(index, input)| with_data(index, input, &self.shared_memory, &mut shared_bytes);
+        let mut inputs = inputs;
+        let shared_bytes = self.read_shared(&mut inputs, model.signature(), self.items_max())?;
         let inputs = inputs.into_iter().enumerate().map(with_data).collect::<Result<Vec<_>, _>>()?;
         let items = items::split(inputs, model.signature(), self.items_max())?;
         let batched = items.batched;
         Ok(Prepared { items, reply: ReplyPlan { model, id, batched, wanted }, shared_bytes })
+    }
+
+    /// Puts in place of what lies in shared memory what is there, and says how many bytes that is. Nothing is read that could not be
+    /// an input of the model.
+    fn read_shared(&self, inputs: &mut [InputTensor], signature: &Signature, items_max: usize) -> Result<usize, Fault> {
+        let limits = SizeLimits { items_max, item_bytes_max: self.service.config().max_item_bytes };
+        let mut bytes = 0;
+        for (index, input) in inputs.iter_mut().enumerate() {
+            let field = format!("inputs[{index}]");
+            let Some(place) = Placement::of(&input.parameters, &field, &self.shared_memory)? else { continue };
+            if input.data.is_some() {
+                let message = format!("input '{}' is in shared memory and in the request; send it once", input.name);
+                return Err(Fault::invalid(format!("{field}.data"), message));
+            }
+            place.check()?;
+            items::check_size(input, index, place.bytes(), signature, limits)?;
+            let data = place.read()?;
+            bytes += data.len();
+            input.data = Some(data);
+            Placement::forget(&mut input.parameters);
+        }
+        Ok(bytes)
     }
 
     /// Items that a request may hold.
@@ -243,24 +317,16 @@ fn wanted(outputs: &[RequestedOutput], signature: &Signature, memory: &SharedMem
     Ok(wanted)
 }
 
-fn with_data(
-    index: usize,
-    mut input: InputTensor,
-    memory: &SharedMemory,
-    shared_bytes: &mut usize,
-) -> Result<(InputTensor, Bytes), Fault> {
-    let data = match (Placement::of(&input.parameters, &format!("inputs[{index}]"), memory)?, input.data.take()) {
-        (None, Some(data)) => data,
-        (Some(place), None) => place.read().inspect(|data| *shared_bytes += data.len())?,
-        (Some(_), Some(_)) => {
-            let message = format!("input '{}' is in shared memory and in the request; send it once", input.name);
-            return Err(Fault::invalid(format!("inputs[{index}].data"), message));
-        }
-        (None, None) => {
-            return Err(Fault::invalid(format!("inputs[{index}].data"), format!("input '{}' has no data", input.name)));
-        }
-    };
-    Ok((input, data))
+/// Bytes of an input that holds strings.
+fn strings_bytes(input: &InputTensor) -> usize {
+    if input.datatype == Datatype::Bytes { input.data.as_ref().map_or(0, Bytes::len) } else { 0 }
+}
+
+fn with_data((index, mut input): (usize, InputTensor)) -> Result<(InputTensor, Bytes), Fault> {
+    match input.data.take() {
+        Some(data) => Ok((input, data)),
+        None => Err(Fault::invalid(format!("inputs[{index}].data"), format!("input '{}' has no data", input.name))),
+    }
 }
 
 /// The outputs of a session's items, in order. Read to its end it counts as finished; dropped before, it cancels what is left.

@@ -55,14 +55,8 @@ pub(super) fn split(inputs: Vec<(InputTensor, Bytes)>, signature: &Signature, it
             continue;
         }
         let spec = &signature.inputs[signature.find_input(&input.name, position)?];
-        let in_field = |part: &str, message: String| {
-            Fault::invalid(format!("inputs[{position}].{part}"), format!("input '{}'{message}", spec.name))
-        };
-        if input.datatype != spec.datatype {
-            let message = format!(" is {}, but the model takes {}", input.datatype, spec.datatype);
-            return Err(in_field("datatype", message));
-        }
-        let count = leading_items(spec, &input.shape).map_err(|message| in_field("shape", format!(": {message}")))?;
+        let in_field = |part: &str, message: String| in_field(spec, position, part, &message);
+        let count = count_items(spec, position, &input)?;
         match &batch {
             None => batch = Some((count, input.name.clone())),
             Some((known, first)) if *known != count => {
@@ -72,12 +66,7 @@ pub(super) fn split(inputs: Vec<(InputTensor, Bytes)>, signature: &Signature, it
             Some(_) => {}
         }
         let count = count.unwrap_or(1);
-        if count > items_max {
-            let message = format!(
-                "the request holds {count} items, more than the {items_max} that session.window_items_max allows; send several requests"
-            );
-            return Err(Fault::new(FaultKind::TooLarge, message).with_limit("session.window_items_max", items_max as u64));
-        }
+        check_count(count, items_max)?;
         items.resize_with(count, || Vec::with_capacity(tensors));
         let shape: Shape = input.shape.iter().filter_map(|size| usize::try_from(*size).ok()).collect();
         let whole = Tensor::new(spec.datatype, shape, data).map_err(|error| in_field("data", format!(": {error}")))?;
@@ -94,6 +83,88 @@ pub(super) fn split(inputs: Vec<(InputTensor, Bytes)>, signature: &Signature, it
         items.push(Vec::new());
     }
     Ok(Items { items, batched })
+}
+
+fn in_field(spec: &TensorSpec, position: usize, part: &str, message: &str) -> Fault {
+    Fault::invalid(format!("inputs[{position}].{part}"), format!("input '{}'{message}", spec.name))
+}
+
+/// How many items an input holds that could be the model's, by its datatype and shape; `None` if it is one without a batch dimension.
+fn count_items(spec: &TensorSpec, position: usize, input: &InputTensor) -> Result<Option<usize>, Fault> {
+    if input.datatype != spec.datatype {
+        let message = format!(" is {}, but the model takes {}", input.datatype, spec.datatype);
+        return Err(in_field(spec, position, "datatype", &message));
+    }
+    leading_items(spec, &input.shape).map_err(|message| in_field(spec, position, "shape", &format!(": {message}")))
+}
+
+fn check_count(count: usize, items_max: usize) -> Result<(), Fault> {
+    if count <= items_max {
+        return Ok(());
+    }
+    let message = format!(
+        "the request holds {count} items, more than the {items_max} that session.window_items_max allows; send several requests"
+    );
+    Err(Fault::new(FaultKind::TooLarge, message).with_limit("session.window_items_max", items_max as u64))
+}
+
+/// What an item may hold, and a request of items.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SizeLimits {
+    pub(super) items_max: usize,
+    pub(super) item_bytes_max: usize,
+}
+
+/// Whether `bytes` that are yet to be read could be the input at `position`: by its datatype, its shape and the limits of an item. Its
+/// name fits.
+///
+/// # Errors
+/// [`FaultKind::Invalid`] with the field at fault; [`FaultKind::TooLarge`] for more items, or larger ones, than are allowed.
+pub(super) fn check_size(
+    input: &InputTensor,
+    position: usize,
+    bytes: u64,
+    signature: &Signature,
+    limits: SizeLimits,
+) -> Result<(), Fault> {
+    let SizeLimits { items_max, item_bytes_max } = limits;
+    if let Some(shared) = signature.shared.iter().find(|shared| *shared.name == *input.name) {
+        let bytes_max = (shared.value.data().len() as u64).saturating_mul(items_max as u64);
+        if bytes <= bytes_max {
+            return Ok(());
+        }
+        let message = format!(
+            "input '{}' has {bytes} bytes, but the model's manifest sets it for all requests, to a value that has {bytes_max} even for as \
+             many items as a request may hold; leave the input out",
+            shared.name
+        );
+        return Err(Fault::invalid(format!("inputs[{position}].data"), message));
+    }
+    let spec = &signature.inputs[signature.find_input(&input.name, position)?];
+    let count = count_items(spec, position, input)?.unwrap_or(1);
+    check_count(count, items_max)?;
+    let elements = input.shape.iter().try_fold(1_u64, |product, size| product.checked_mul(u64::try_from(*size).ok()?));
+    let least = elements.and_then(|elements| elements.checked_mul(spec.datatype.least_size() as u64));
+    let fits = match spec.datatype.fixed_size() {
+        Some(_) => least == Some(bytes),
+        None => least.is_some_and(|least| least <= bytes),
+    };
+    if !fits {
+        let takes = least.map_or_else(|| "more than can be addressed".to_owned(), |least| least.to_string());
+        let at_least = if spec.datatype.fixed_size().is_some() { "" } else { "at least " };
+        let message =
+            format!(": {bytes} bytes of data, but shape {:?} of {} takes {at_least}{takes}", input.shape, spec.datatype);
+        return Err(in_field(spec, position, "data", &message));
+    }
+    let item_bytes = bytes / count.max(1) as u64;
+    if item_bytes > item_bytes_max as u64 {
+        let message = format!(
+            "input '{}' has {item_bytes} bytes an item, more than the {item_bytes_max} that session.max_item_bytes allows",
+            spec.name
+        );
+        return Err(Fault::new(FaultKind::TooLarge, message).with_limit("session.max_item_bytes", item_bytes_max as u64));
+    }
+    Ok(())
 }
 
 /// Lets an input pass that has the value which the manifest fixes, as often as the client likes: clients of other servers send it.
@@ -347,6 +418,30 @@ mod tests {
             Tensor::new(datatype, Shape::from_slice(shape), vec![shape[0] as u8; bytes].into()).expect("as long as it must be")
         };
         ItemOutputs::from_iter([tensor(Datatype::Uint16, shapes[0]), tensor(Datatype::Uint8, shapes[1])])
+    }
+
+    #[test]
+    fn what_could_be_no_input_is_refused_before_it_is_read() {
+        let limits = SizeLimits { items_max: 4, item_bytes_max: 100 };
+        let check = |(input, _): &(InputTensor, Bytes), bytes| check_size(input, 0, bytes, &signature(), limits);
+        let a = |shape: &[i64]| input("a", Datatype::Uint16, shape, &[]);
+        let b = |shape: &[i64]| input("b", Datatype::Uint8, shape, &[]);
+        assert_eq!(check(&a(&[2, 2]), 8), Ok(()));
+        assert_eq!(check(&a(&[2]), 4), Ok(()));
+        assert_eq!(check(&b(&[4, 100]), 400), Ok(()));
+        let cases = [
+            (a(&[2, 2]), 9, "9 bytes of data, but shape [2, 2] of UINT16 takes 8"),
+            (a(&[1, 2]), 64 << 20, "of UINT16 takes 4"),
+            (a(&[3, 3]), 18, "does not fit the model's"),
+            (input("a", Datatype::Uint8, &[1, 2], &[]), 2, "but the model takes UINT16"),
+            (a(&[5, 2]), 20, "session.window_items_max"),
+            (b(&[1, 101]), 101, "session.max_item_bytes"),
+            (b(&[4, i64::MAX]), u64::MAX, "takes more than can be addressed"),
+        ];
+        for (input, bytes, message) in cases {
+            let fault = check(&input, bytes).expect_err(message);
+            assert!(fault.message().contains(message), "{fault}");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::{
     descriptors::Descriptors,
     domain::{Fault, FaultKind},
     service::Service,
+    side::SideThreads,
 };
 use sequences::Sequences;
 
@@ -51,6 +52,7 @@ pub struct OpenInference {
     shared_memory: SharedMemory,
     config: SequenceConfig,
     access: Access,
+    side: SideThreads,
 }
 
 impl OpenInference {
@@ -58,7 +60,8 @@ impl OpenInference {
     #[must_use]
     pub fn new(service: Service, config: SequenceConfig, shared_memory: SharedMemoryConfig) -> Self {
         let shared_memory = SharedMemory::new(shared_memory);
-        Self { service, sequences: Sequences::new(config.idle_timeout()), shared_memory, config, access: Access::FULL }
+        let sequences = Sequences::new(config.idle_timeout());
+        Self { service, sequences, shared_memory, config, access: Access::FULL, side: SideThreads::default() }
     }
 
     /// The same for clients that may do no more than this.
@@ -86,6 +89,12 @@ impl OpenInference {
     #[must_use]
     pub fn within(self, descriptors: Descriptors) -> Self {
         Self { shared_memory: self.shared_memory.within(descriptors), ..self }
+    }
+
+    /// The same, with these threads for what takes long.
+    #[must_use]
+    pub fn with_side_threads(self, side: SideThreads) -> Self {
+        Self { side, ..self }
     }
 
     /// The door behind it.

@@ -58,6 +58,38 @@ impl Placement {
         }))
     }
 
+    /// How many bytes parameters say to be there; 0 if they say nothing of the kind.
+    pub(super) fn claimed_bytes(parameters: &Parameters) -> u64 {
+        if !parameters.contains_key(SHARED_MEMORY_REGION) {
+            return 0;
+        }
+        match parameters.get(SHARED_MEMORY_BYTE_SIZE) {
+            Some(Parameter::Uint64(number)) => *number,
+            Some(Parameter::Int64(number)) => u64::try_from(*number).unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    /// Makes parameters name no place any more.
+    pub(super) fn forget(parameters: &mut Parameters) {
+        for name in [SHARED_MEMORY_REGION, SHARED_MEMORY_BYTE_SIZE, SHARED_MEMORY_OFFSET] {
+            parameters.remove(name);
+        }
+    }
+
+    /// Whether the tensor lies in its region, and may be as large as it is. Nothing is read.
+    ///
+    /// # Errors
+    /// Those of [`Region::check`].
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        self.region.check(self.offset, self.bytes)
+    }
+
+    /// Bytes that the tensor has there.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// The tensor's elements.
     ///
     /// # Errors

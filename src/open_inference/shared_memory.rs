@@ -3,7 +3,8 @@
 //! Objects are never mapped. They are read and written as files, so a client that truncates its own object gets an error, where a
 //! mapping would end the server with SIGBUS. That needs a system whose shared memory can be read as a file, which Linux's can.
 //!
-//! Knows neither models nor requests. Reading and writing are copies within memory, short enough to be made where they are needed.
+//! Knows neither models nor requests. Reading and writing are copies within memory; who has much of it to copy does so where nobody
+//! waits.
 //!
 //! # What a client can reach
 //! Any object of this machine's shared memory that the server's user may open for reading and writing, and nothing else: names lead
@@ -196,6 +197,14 @@ impl Region {
     #[must_use]
     pub const fn status(&self) -> &RegionStatus {
         &self.status
+    }
+
+    /// Whether `bytes` bytes from `offset` on could be read.
+    ///
+    /// # Errors
+    /// As [`Region::read`], but for those of the object itself.
+    pub fn check(&self, offset: u64, bytes: u64) -> Result<(), Fault> {
+        self.place(offset, bytes).map(drop)
     }
 
     /// A copy of `bytes` bytes from `offset` on.

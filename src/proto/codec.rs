@@ -4,19 +4,24 @@
 //! stream of large messages loses nothing.
 //!
 //! A message of the Open Inference Protocol is counted before it is decoded. An empty tensor takes two bytes on the wire and some
-//! 300 in memory, so that one message within `grpc.max_message_bytes` could take gigabytes.
+//! 300 in memory, so that one message within `grpc.max_message_bytes` could take gigabytes. What a server takes in is counted
+//! before that, with limits of its own for each kind of member; this holds for clients, too.
+//!
+//! A large message does not come through tonic's buffers, but as a [parcel].
 
 use std::marker::PhantomData;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use prost::{
-    Message,
+    DecodeError, Message,
     encoding::{DecodeContext, WireType, decode_key, skip_field},
 };
 use tonic::{
     Status,
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
+
+use super::parcel;
 
 /// First allocation of a stream's encode and decode buffers, in bytes.
 const BUFFER_BYTES: usize = 512;
@@ -38,6 +43,55 @@ pub type SmallBufferCodec<Encode, Decode> = BoundedCodec<Encode, Decode, { usize
 /// The codec of the Open Inference Protocol.
 pub type FewFieldsCodec<Encode, Decode> = BoundedCodec<Encode, Decode, FEW_FIELDS_MAX>;
 
+/// What can be read from the bytes of a message.
+pub trait FromWire: Sized {
+    /// Reads all of `buffer`.
+    ///
+    /// # Errors
+    /// If the bytes are no such message.
+    fn from_wire(buffer: impl Buf) -> Result<Self, DecodeError>;
+}
+
+impl<M: Message + Default> FromWire for M {
+    fn from_wire(buffer: impl Buf) -> Result<Self, DecodeError> {
+        M::decode(buffer)
+    }
+}
+
+/// A message that has arrived, and is decoded where that does not keep others waiting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Raw<M> {
+    bytes: Bytes,
+    message: PhantomData<fn() -> M>,
+}
+
+impl<M: Message + Default> Raw<M> {
+    /// Its bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Decodes it. Fields of bytes are slices of it.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT with the field that is broken.
+    pub fn decode(self) -> Result<M, Status> {
+        M::decode(self.bytes).map_err(|error| broken(&error))
+    }
+}
+
+impl<M> FromWire for Raw<M> {
+    fn from_wire(mut buffer: impl Buf) -> Result<Self, DecodeError> {
+        let bytes = buffer.copy_to_bytes(buffer.remaining());
+        Ok(Self { bytes, message: PhantomData })
+    }
+}
+
+fn broken(error: &DecodeError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
 impl<Encode, Decode, const FIELDS_MAX: usize> Default for BoundedCodec<Encode, Decode, FIELDS_MAX> {
     fn default() -> Self {
         Self(PhantomData)
@@ -47,7 +101,7 @@ impl<Encode, Decode, const FIELDS_MAX: usize> Default for BoundedCodec<Encode, D
 impl<Encode, Decode, const FIELDS_MAX: usize> Codec for BoundedCodec<Encode, Decode, FIELDS_MAX>
 where
     Encode: Message + Send + 'static,
-    Decode: Message + Default + Send + 'static,
+    Decode: FromWire + Send + 'static,
 {
     type Encode = Encode;
     type Decode = Decode;
@@ -86,23 +140,31 @@ impl<Encode: Message> Encoder for RoomyEncoder<Encode> {
 #[derive(Debug, Clone)]
 pub struct BoundedDecoder<Decode, const FIELDS_MAX: usize>(PhantomData<Decode>);
 
-impl<Decode: Message + Default, const FIELDS_MAX: usize> Decoder for BoundedDecoder<Decode, FIELDS_MAX> {
+impl<Decode: FromWire, const FIELDS_MAX: usize> Decoder for BoundedDecoder<Decode, FIELDS_MAX> {
     type Item = Decode;
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Decode>, Status> {
-        // The buffer is in one piece; of another, the first piece would be counted.
-        if FIELDS_MAX < usize::MAX && has_more_fields(buffer.chunk(), FIELDS_MAX) {
-            return Err(Status::invalid_argument(format!(
-                "the message has more than {FIELDS_MAX} tensors, parameters and the like"
-            )));
+        if buffer.remaining() == parcel::TICKET_BYTES
+            && let Some(message) = parcel::receive(buffer.chunk())
+        {
+            buffer.advance(parcel::TICKET_BYTES);
+            return read::<Decode, FIELDS_MAX>(message);
         }
-        Decode::decode(buffer).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
+        read::<Decode, FIELDS_MAX>(buffer)
     }
 
     fn buffer_settings(&self) -> BufferSettings {
         BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
     }
+}
+
+/// `buffer` is in one piece; of another, the first piece would be counted.
+fn read<Decode: FromWire, const FIELDS_MAX: usize>(buffer: impl Buf) -> Result<Option<Decode>, Status> {
+    if FIELDS_MAX < usize::MAX && has_more_fields(buffer.chunk(), FIELDS_MAX) {
+        return Err(Status::invalid_argument(format!("the message has more than {FIELDS_MAX} tensors, parameters and the like")));
+    }
+    Decode::from_wire(buffer).map(Some).map_err(|error| broken(&error))
 }
 
 /// Whether the message has more members of a length of their own than that, as far as it is one.

@@ -4,6 +4,7 @@
 //! line and load tools.
 
 pub mod codec;
+pub mod parcel;
 
 #[allow(
     clippy::all,

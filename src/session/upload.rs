@@ -41,6 +41,8 @@ pub struct UploadOptions {
     pub include_results: bool,
     /// How many results at most.
     pub max_results: usize,
+    /// How many bytes of them at most.
+    pub max_result_bytes: usize,
     /// Payload bytes at most.
     pub max_bytes: u64,
 }
@@ -56,6 +58,8 @@ pub struct Upload {
     pub received: Received,
     /// All results in order, if asked for.
     pub results: Vec<ItemResult>,
+    /// Bytes that they hold.
+    pub result_bytes: usize,
     /// The first faults of items.
     pub errors: Vec<ItemResult>,
 }
@@ -145,7 +149,7 @@ where
     I: Stream<Item = Result<UploadPart, Fault>> + Unpin,
 {
     let (mut segments, mut results, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-    let mut summary = Summary::default();
+    let (mut summary, mut result_bytes) = (Summary::default(), 0);
     while let Some(event) = session.next().await {
         match event? {
             Event::Result(result) => {
@@ -153,13 +157,8 @@ where
                     errors.push(result.clone());
                 }
                 if options.include_results {
-                    if results.len() >= options.max_results {
-                        let message = format!(
-                            "more than the {} results that session.upload_max_results allows in one response; use Scan or Feed",
-                            options.max_results
-                        );
-                        let limit = options.max_results as u64;
-                        let fault = Fault::new(FaultKind::TooLarge, message).with_limit("session.upload_max_results", limit);
+                    result_bytes += bytes_of(&result);
+                    if let Some(fault) = over(options, results.len() + 1, result_bytes) {
                         session.into_parts().1.fault(StreamEnd::Refused, &fault);
                         return Err(fault);
                     }
@@ -174,5 +173,24 @@ where
     let (UploadParts { digest, expect, .. }, mut metrics) = session.into_parts();
     let received = digest.finish();
     received.verify(&expect).inspect_err(|fault| metrics.fault(StreamEnd::Refused, fault))?;
-    Ok(Upload { segments, summary, received, results, errors })
+    Ok(Upload { segments, summary, received, results, result_bytes, errors })
+}
+
+/// What a result holds.
+fn bytes_of(result: &ItemResult) -> usize {
+    let outputs = result.outcome.iter().flatten().map(|tensor| tensor.data().len());
+    size_of::<ItemResult>() + result.id.len() + outputs.sum::<usize>()
+}
+
+/// The limit of results that the response would not keep.
+fn over(options: &UploadOptions, results: usize, bytes: usize) -> Option<Fault> {
+    let (what, limit, key) = if results > options.max_results {
+        ("", options.max_results, "session.upload_max_results")
+    } else if bytes > options.max_result_bytes {
+        (" bytes of", options.max_result_bytes, "session.upload_max_result_bytes")
+    } else {
+        return None;
+    };
+    let message = format!("more than the {limit}{what} results that {key} allows in one response; use Scan or Feed");
+    Some(Fault::new(FaultKind::TooLarge, message).with_limit(key, limit as u64))
 }

@@ -231,6 +231,43 @@ pub struct LaneMetrics {
     pub busy: Histogram,
 }
 
+/// Calls of gRPC by what they may wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CallKind {
+    /// One request, one response.
+    Unary,
+    /// A stream that runs models.
+    Stream,
+    /// Somebody who follows health.
+    Watch,
+    /// Questions about the server's methods.
+    Reflection,
+}
+
+impl CallKind {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 4] = [Self::Unary, Self::Stream, Self::Watch, Self::Reflection];
+    /// Those that cost nothing but room, and so may stay open for as long as their clients like.
+    pub const WATCHES: [Self; 2] = [Self::Watch, Self::Reflection];
+
+    /// Metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Unary => "unary",
+            Self::Stream => "stream",
+            Self::Watch => "watch",
+            Self::Reflection => "reflection",
+        }
+    }
+
+    /// Whether it is one of [`CallKind::WATCHES`].
+    #[must_use]
+    pub const fn is_watch(self) -> bool {
+        matches!(self, Self::Watch | Self::Reflection)
+    }
+}
+
 /// What is counted for the server as a whole.
 #[derive(Debug, Clone)]
 pub struct ServerMetrics {
@@ -244,6 +281,10 @@ pub struct ServerMetrics {
     pub memory_refusals: Counter,
     /// Lines of the log that were lost. Set by whoever reads the process's own count of them.
     pub log_lines_lost: Counter,
+    /// Calls of gRPC that are open, by [`CallKind`].
+    pub calls_open: [Gauge; CallKind::ALL.len()],
+    /// Bytes in arrival, and of answers that are not taken.
+    pub transfer_bytes: Gauge,
 }
 
 /// One more on a gauge for as long as it lives: the only pair of increment and decrement there is.
@@ -276,6 +317,9 @@ mod tests {
         }
         for (index, kind) in FaultKind::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, index);
+        }
+        for (index, kind) in CallKind::ALL.into_iter().enumerate() {
+            assert_eq!((kind as usize, kind.is_watch()), (index, CallKind::WATCHES.contains(&kind)));
         }
     }
 }

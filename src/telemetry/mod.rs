@@ -19,7 +19,9 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority, Verdict};
 use histogram::Histograms;
 
-pub use handles::{GaugeGuard, LaneMetrics, LoadMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd};
+pub use handles::{
+    CallKind, GaugeGuard, LaneMetrics, LoadMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd,
+};
 pub use histogram::Histogram;
 pub use metrics::{Counter, Gauge};
 pub use seldom::Seldom;
@@ -143,6 +145,8 @@ impl Telemetry {
             memory_limit: self.registrar.gauge(&table::MEMORY_LIMIT, &[]),
             memory_refusals: self.registrar.counter(&table::MEMORY_REFUSALS, &[]),
             log_lines_lost: self.registrar.counter(&table::LOG_LINES_LOST, &[]),
+            calls_open: CallKind::ALL.map(|kind| self.registrar.gauge(&table::CALLS_OPEN, &[kind.label()])),
+            transfer_bytes: self.registrar.gauge(&table::TRANSFER_BYTES, &[]),
         }
     }
 

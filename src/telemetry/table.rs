@@ -227,6 +227,18 @@ pub(super) static MEMORY_REFUSALS: Metric = counter(
     &[],
     "Streams and large calls that were refused because memory was short.",
 );
+pub(super) static CALLS_OPEN: Metric = gauge(
+    "tidemill_calls_open",
+    "calls",
+    &["kind"],
+    "gRPC calls that are open, counted from their headers on, whether or not anything else has come.",
+);
+pub(super) static TRANSFER_BYTES: Metric = gauge(
+    "tidemill_transfer_bytes",
+    "bytes",
+    &[],
+    "Bytes of messages and bodies that are in arrival, and of large answers that clients have yet to take.",
+);
 pub(super) static BUILD_INFO: Metric =
     gauge("tidemill_build_info", "always 1", &["version", "rustc"], "The server's version and the compiler that built it.");
 
@@ -282,6 +294,8 @@ pub static METRICS: &[&Metric] = &[
     &MEMORY_REFUSALS,
     &LOG_LINES_LOST,
     &PART_RESTARTS,
+    &CALLS_OPEN,
+    &TRANSFER_BYTES,
     &BUILD_INFO,
     &PROCESS_CPU,
     &PROCESS_OPEN_FDS,
@@ -344,8 +358,8 @@ mod tests {
 
     #[test]
     fn labels_are_of_the_few_that_are_bounded() {
-        const BOUNDED: [&str; 11] =
-            ["model", "version", "method", "reason", "outcome", "priority", "batch_size", "lane", "part", "rustc", "verdict"];
+        const BOUNDED: [&str; 12] =
+            ["model", "version", "method", "reason", "outcome", "priority", "batch_size", "lane", "part", "rustc", "verdict", "kind"];
         assert!(METRICS.iter().flat_map(|metric| metric.labels).all(|label| BOUNDED.contains(label)));
     }
 }

@@ -29,6 +29,7 @@ mod numbers;
 mod padding;
 mod predict;
 mod promtool;
+mod proportion;
 mod readers;
 mod recordings;
 mod repository;

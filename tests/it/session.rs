@@ -591,7 +591,8 @@ async fn states_do_not_leak_between_streams_that_share_batches() {
 async fn an_upload_checks_what_was_declared() {
     let fixture = fixture(false, 100);
     let run = |expect: tidemill::codec::PayloadExpectation, finish: Option<tidemill::codec::PayloadExpectation>| {
-        let options = UploadOptions { expect, include_results: true, max_results: 10, max_bytes: 1000 };
+        let options =
+            UploadOptions { expect, include_results: true, max_results: 10, max_result_bytes: 100_000, max_bytes: 1000 };
         let parts = [UploadPart::Chunk(Bytes::from_static(&[1; 10])), UploadPart::Chunk(Bytes::from_static(&[2; 6]))];
         let parts: Vec<_> = parts.into_iter().chain(finish.map(UploadPart::Finish)).map(Ok).collect();
         let parts = UploadParts::new(futures::stream::iter(parts), &options);

@@ -2,14 +2,22 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use tonic::metadata::MetadataMap;
 
 use crate::{clock, domain::Timestamp};
 
+const HEADER: &str = "grpc-timeout";
+
 /// When the call ends; [`Timestamp::NEVER`] without the header, or with one that breaks its grammar, which gRPC servers ignore.
 pub(super) fn ends_at(metadata: &MetadataMap) -> Timestamp {
-    let timeout = metadata.get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?));
+    let timeout = metadata.get(HEADER).and_then(|value| parse(value.to_str().ok()?));
     timeout.map_or(Timestamp::NEVER, |timeout| clock::now() + timeout)
+}
+
+/// How long the whole call may take; `None` where [`ends_at`] says never.
+pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    parse(headers.get(HEADER)?.to_str().ok()?)
 }
 
 /// One to eight digits and a unit, as the gRPC specification of HTTP/2 has it.

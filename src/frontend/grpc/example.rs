@@ -2,37 +2,67 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{convert, numbers, reader::Reader, status::status_of};
+use super::{
+    convert, numbers,
+    reader::Reader,
+    status::{fault_of, status_of},
+    wire::{NumbersRequestBytes, plain::model_inference_server::ModelInference},
+};
 use crate::{
     domain::{Fault, FaultKind, NamedTensor, TensorSpec},
     proto::{
-        model::{PredictRequest, PredictResponse, model_inference_server::ModelInference},
+        model::{PredictRequest, PredictResponse},
         v1,
     },
     registry::Model,
     service::{Caller, PredictInput, Service},
     session::ItemRequest,
+    side::{INLINE_BYTES_MAX, SideThreads},
     telemetry::Method,
 };
 
 /// The contract over the one door.
+#[derive(Clone)]
 pub(super) struct Example {
     service: Service,
+    side: SideThreads,
+}
+
+/// A request as the model takes it.
+struct Read {
+    model: String,
+    /// The version that it was read for.
+    version: String,
+    item: ItemRequest,
 }
 
 impl Example {
-    pub(super) const fn new(service: Service) -> Self {
-        Self { service }
+    pub(super) const fn new(service: Service, side: SideThreads) -> Self {
+        Self { service, side }
     }
 
-    async fn run(&self, caller: Caller, request: PredictRequest) -> Result<PredictResponse, Fault> {
-        let (version, item) = self.item(&request).inspect_err(|fault| self.service.count_fault(Method::ExamplePredict, fault))?;
-        let config = v1::StreamConfig { model: request.model_id, version, ..v1::StreamConfig::default() };
+    async fn run(&self, caller: Caller, request: NumbersRequestBytes) -> Result<PredictResponse, Fault> {
+        let (bytes, door) = (request.bytes().len(), self.clone());
+        let read = self.side.run_long(bytes, move || door.read(request)).await;
+        let Read { model, version, item } = read.inspect_err(|fault| self.service.count_fault(Method::ExamplePredict, fault))?;
+        let config = v1::StreamConfig { model, version, ..v1::StreamConfig::default() };
         let open = convert::open_request(config, caller)?;
         let (_, result) = self.service.predict(Method::ExamplePredict, open, PredictInput::Item(item)).await?;
         let outputs = result.outcome?;
-        let strings = || Fault::new(FaultKind::Unsupported, "the model's first output holds strings (BYTES), not numbers");
-        Ok(PredictResponse { outputs: outputs.first().and_then(numbers::from_elements).ok_or_else(strings)? })
+        let bytes = outputs.first().map_or(0, |tensor| tensor.data().len());
+        // Of a number of any size, eight bytes are made.
+        let convert = move || {
+            let strings = || Fault::new(FaultKind::Unsupported, "the model's first output holds strings (BYTES), not numbers");
+            Ok(PredictResponse { outputs: outputs.first().and_then(numbers::from_elements).ok_or_else(strings)? })
+        };
+        if bytes <= INLINE_BYTES_MAX / 8 { convert() } else { self.side.run(convert).await }
+    }
+
+    /// Decodes a request, and converts its numbers.
+    fn read(&self, request: NumbersRequestBytes) -> Result<Read, Fault> {
+        let request = request.decode().map_err(|status| fault_of(&status, 0))?;
+        let (version, item) = self.item(&request)?;
+        Ok(Read { model: request.model_id, version, item })
     }
 
     /// The numbers as the model's one tensor, and the version that they were held against.
@@ -65,7 +95,7 @@ impl Example {
 
 #[tonic::async_trait]
 impl ModelInference for Example {
-    async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
+    async fn predict(&self, request: Request<NumbersRequestBytes>) -> Result<Response<PredictResponse>, Status> {
         let caller = convert::caller(request.metadata(), &self.service);
         Reader::current().begin_call(self.service.metrics(Method::ExamplePredict), caller.ends_at);
         self.run(caller, request.into_inner()).await.map(Response::new).map_err(|fault| status_of(&fault))

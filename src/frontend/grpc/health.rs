@@ -3,14 +3,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures::{Stream, StreamExt as _, future, stream::BoxStream};
+use futures::{
+    FutureExt as _, Stream, StreamExt as _, future,
+    stream::{self, BoxStream},
+};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
-use super::status::status_of;
+use super::{deadline, status::status_of};
 use crate::{
-    domain::{Fault, FaultKind},
+    clock,
+    domain::{Fault, FaultKind, Timestamp},
     drain::Phase,
     proto::health::{
         HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse, health_check_response::ServingStatus,
@@ -23,6 +27,9 @@ use crate::{
 /// Names that stand for the whole server.
 const SERVER_NAMES: [&str; 5] =
     ["", "tidemill.v1.InferenceService", "tidemill.v1.ModelService", "inference.GRPCInferenceService", "model.ModelInference"];
+
+/// Longest name that is looked up or followed; those that there are have at most as many, and each who follows one keeps it.
+const NAME_BYTES_MAX: usize = 1_024;
 
 /// Who takes calls, and who does not.
 type Board = Arc<BTreeMap<Arc<str>, bool>>;
@@ -45,7 +52,7 @@ fn response(status: ServingStatus) -> HealthCheckResponse {
 #[tonic::async_trait]
 impl Health for HealthBoard {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
-        let name = &request.get_ref().service;
+        let name = checked(&request.get_ref().service)?;
         let status = Self::status(&self.board.borrow(), name);
         let unknown = || status_of(&Fault::new(FaultKind::NotFound, format!("no service and no model is called '{name}'")));
         status.map(Response::new).ok_or_else(unknown)
@@ -60,9 +67,42 @@ impl Health for HealthBoard {
     type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let name = request.into_inner().service;
-        Ok(Response::new(statuses(self.board.clone(), name).map(Ok).boxed()))
+        let ends_at = deadline::ends_at(request.metadata());
+        let name = checked(&request.get_ref().service)?.to_owned();
+        Ok(Response::new(until(ends_at, statuses(self.board.clone(), name)).boxed()))
     }
+}
+
+/// # Errors
+/// INVALID_ARGUMENT if the name is too long to be anybody's.
+fn checked(name: &str) -> Result<&str, Status> {
+    if name.len() <= NAME_BYTES_MAX {
+        return Ok(name);
+    }
+    let message = format!("the name has {} bytes; no service and no model has one of more than {NAME_BYTES_MAX}", name.len());
+    Err(status_of(&Fault::invalid("service", message)))
+}
+
+/// The same, until the call is over by its deadline.
+fn until<T: Send>(
+    ends_at: Timestamp,
+    statuses: impl Stream<Item = T> + Send + 'static,
+) -> impl Stream<Item = Result<T, Status>> + Send {
+    let statuses = statuses.map(Ok);
+    if ends_at == Timestamp::NEVER {
+        return statuses.left_stream();
+    }
+    let expired = || status_of(&Fault::new(FaultKind::Expired, "the deadline of the whole call (grpc-timeout) passed"));
+    let expires = tokio::time::sleep(ends_at.since(clock::now())).map(move |()| Err(expired()));
+    // Whichever comes first; after the end there is nothing.
+    let merged = stream::select(statuses.map(Some).chain(stream::once(future::ready(None))), stream::once(expires).map(Some));
+    merged
+        .scan(false, |over, next| {
+            let told = next.filter(|_| !*over);
+            *over |= told.as_ref().is_none_or(Result::is_err);
+            future::ready(told)
+        })
+        .right_stream()
 }
 
 /// The status of this name, and each change of it. Ends with the keeper.

@@ -3,6 +3,8 @@
 //! The only code that knows tonic and hyper on the serving side. It decodes, calls [`Service`](crate::service::Service), and
 //! encodes; it holds no queue and decides nothing about items.
 
+mod arrival;
+mod calls;
 mod convert;
 mod deadline;
 mod entrance;
@@ -17,6 +19,7 @@ mod open_inference;
 mod reader;
 mod responses;
 mod server;
+mod shapes;
 mod status;
 mod stream_task;
 mod together;

@@ -14,13 +14,15 @@ use super::{
     reader::Reader,
     responses::{Opened, Responses},
     status::{fault_of, status_of},
-    wire::{self, ItemMessage, ResultMessage, inference_service_server::InferenceService},
+    wire::{self, Encoded, EncodedUploadResponse, ResultMessage, ScanItems, inference_service_server::InferenceService},
 };
 use crate::{
     domain::{Fault, FaultKind, Timestamp},
+    frontend::Bounds,
     proto::v1,
+    registry::Model,
     service::{Caller, PredictInput, Service},
-    session::{self, Inbound, Unread, UploadOptions, UploadPart, UploadParts, collect_upload},
+    session::{Inbound, ItemResult, Unread, Upload, UploadOptions, UploadPart, UploadParts, collect_upload},
     telemetry::Method,
 };
 
@@ -29,11 +31,12 @@ use crate::{
 pub(super) struct Native {
     service: Service,
     max_message_bytes: usize,
+    bounds: Bounds,
 }
 
 impl Native {
-    pub(super) const fn new(service: Service, max_message_bytes: usize) -> Self {
-        Self { service, max_message_bytes }
+    pub(super) const fn new(service: Service, max_message_bytes: usize, bounds: Bounds) -> Self {
+        Self { service, max_message_bytes, bounds }
     }
 
     /// Counts a fault that no session has counted.
@@ -126,7 +129,9 @@ impl InferenceService for Native {
             convert::stream_config("config", config).map_err(|fault| status_of(&self.refuse(Method::Scan, fault)))?;
         let (kind, input) = match payload {
             Some(wire::scan_request::Payload::Items(list)) => {
-                (v1::PayloadKind::Tensors, ScanInput::Items(list.items.into_iter()))
+                let items = ScanItems::new(list, self.bounds.message.max_items);
+                let items = items.map_err(|fault| status_of(&self.refuse(Method::Scan, fault)))?;
+                (v1::PayloadKind::Tensors, ScanInput::Items(items))
             }
             Some(wire::scan_request::Payload::PcmS16le(samples)) => (v1::PayloadKind::PcmS16le, ScanInput::Pcm(Some(samples))),
             None => {
@@ -147,7 +152,7 @@ impl InferenceService for Native {
         Ok(Response::new(Responses::new(reader, std::future::ready(Ok(opened)))))
     }
 
-    async fn upload(&self, request: Request<Streaming<wire::UploadRequest>>) -> Result<Response<wire::UploadResponse>, Status> {
+    async fn upload(&self, request: Request<Streaming<wire::UploadRequest>>) -> Result<Response<EncodedUploadResponse>, Status> {
         let (caller, _) = self.begin(Method::Upload, &request);
         let mut messages = request.into_inner();
         let first = self.first_message(Method::Upload, caller.ends_at, &mut messages).await.map_err(|fault| status_of(&fault))?;
@@ -162,6 +167,7 @@ impl InferenceService for Native {
             expect,
             include_results: config.include_results,
             max_results: limits.upload_max_results,
+            max_result_bytes: limits.upload_max_result_bytes,
             max_bytes: limits.upload_max_bytes,
         };
         let parts = UploadParts::new(UploadMessages { messages, max_message_bytes: self.max_message_bytes }, &options);
@@ -170,19 +176,10 @@ impl InferenceService for Native {
         let Opened { model, session, .. } =
             self.open(Method::Upload, stream, caller, parts).map_err(|fault| status_of(&fault))?;
         let upload = collect_upload(session, &options).await.map_err(|fault| status_of(&fault))?;
-        let sample_rate_hz = model.loaded.framing.map_or(1, |framing| framing.sample_rate_hz);
-        let signature = model.loaded.executable.signature();
-        let results =
-            |results: Vec<session::ItemResult>| results.into_iter().map(|result| ResultMessage::new(result, signature)).collect();
-        Ok(Response::new(wire::UploadResponse {
-            model: model.loaded.name.to_string(),
-            version: model.loaded.version.to_string(),
-            segments: upload.segments.iter().map(|segment| convert::segment(segment, sample_rate_hz)).collect(),
-            summary: Some(convert::summary(&upload.summary)),
-            received: Some(convert::wire_digest(&upload.received)),
-            results: results(upload.results),
-            errors: results(upload.errors),
-        }))
+        // A result costs as much as a KiB more would.
+        let work = upload.result_bytes + ((upload.results.len() + upload.segments.len()) << 10);
+        let encoded = self.bounds.side.run_long(work, move || Ok(encode_upload(upload, &model))).await;
+        encoded.map(Response::new).map_err(|fault| status_of(&self.refuse(Method::Upload, fault)))
     }
 
     type FeedStream = Responses<wire::FeedResponse, FeedMessages>;
@@ -203,9 +200,27 @@ impl InferenceService for Native {
     }
 }
 
-/// The items of a `Scan`, decoded as the session asks for them.
+/// All that is known of an upload, in the order of the proto.
+fn encode_upload(upload: Upload, model: &Model) -> EncodedUploadResponse {
+    let sample_rate_hz = model.loaded.framing.map_or(1, |framing| framing.sample_rate_hz);
+    let signature = model.loaded.executable.signature();
+    let head = v1::UploadResponse {
+        model: model.loaded.name.to_string(),
+        version: model.loaded.version.to_string(),
+        segments: upload.segments.iter().map(|segment| convert::segment(segment, sample_rate_hz)).collect(),
+        summary: Some(convert::summary(&upload.summary)),
+        received: Some(convert::wire_digest(&upload.received)),
+        ..v1::UploadResponse::default()
+    };
+    let results = |results: Vec<ItemResult>| -> Vec<_> {
+        results.into_iter().map(|result| ResultMessage::new(result, signature)).collect()
+    };
+    Encoded::Already(wire::upload_response(&head, &results(upload.results), &results(upload.errors)))
+}
+
+/// What a `Scan` runs over, decoded as the session asks for it.
 pub(super) enum ScanInput {
-    Items(std::vec::IntoIter<ItemMessage>),
+    Items(ScanItems),
     Pcm(Option<bytes::Bytes>),
 }
 
@@ -213,11 +228,10 @@ impl Iterator for ScanInput {
     type Item = Result<Inbound, Fault>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let inbound = match self {
-            Self::Items(items) => Inbound::Item(items.next()?.into_request()),
-            Self::Pcm(samples) => Inbound::Chunk(samples.take()?),
-        };
-        Some(Ok(inbound))
+        match self {
+            Self::Items(items) => items.next(),
+            Self::Pcm(samples) => Some(Ok(Inbound::Chunk(samples.take()?))),
+        }
     }
 }
 

@@ -14,12 +14,16 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use hyper::body::{Body, Frame};
 use parking_lot::Mutex;
 use tonic::Status;
 
+use super::{calls::CallGuard, status::status_of};
 use crate::{
     domain::{Fault, Timestamp},
+    frontend::transfer::{Account, Charge},
+    proto::parcel,
     session::{Backlog, Inbound},
     telemetry::{GaugeGuard, MethodMetrics, StreamEnd},
 };
@@ -42,6 +46,23 @@ pub(super) struct Reader {
     call: OnceLock<Call>,
     backlog: OnceLock<Arc<dyn PollUnread>>,
     given_up: OnceLock<StreamEnd>,
+    admitted: OnceLock<Admitted>,
+    /// Why the request ended, where its handler would not say.
+    broken: OnceLock<Box<Fault>>,
+}
+
+/// What a call holds from its headers on, until nobody knows of it any more.
+pub(super) struct Admitted {
+    account: Account,
+    request: OnceLock<Charge>,
+    _counted: CallGuard,
+}
+
+impl Admitted {
+    /// A call of the connection that has this account.
+    pub(super) const fn new(counted: CallGuard, account: Account) -> Self {
+        Self { account, request: OnceLock::new(), _counted: counted }
+    }
 }
 
 struct Call {
@@ -72,6 +93,28 @@ impl Reader {
 
     pub(super) fn scope<F: Future>(self: Arc<Self>, future: F) -> WithReader<F> {
         READER.scope(self, future)
+    }
+
+    /// Says what the call holds. A second time changes nothing.
+    pub(super) fn admit(&self, admitted: Admitted) {
+        self.admitted.get_or_init(|| admitted);
+    }
+
+    /// Keeps the charge of the request for as long as the call may hold it.
+    pub(super) fn hold_request(&self, charge: Charge) {
+        if let Some(admitted) = self.admitted.get() {
+            admitted.request.get_or_init(|| charge);
+        }
+    }
+
+    /// Says why the request ended, for a handler that takes it for a good end.
+    pub(super) fn break_request(&self, fault: Fault) {
+        self.broken.get_or_init(|| Box::new(fault));
+    }
+
+    /// The charge of something that is to be sent; `None` for a stream of no connection.
+    fn charge(&self) -> Option<Charge> {
+        self.admitted.get().map(|admitted| admitted.account.charge())
     }
 
     /// Says which call this is, and when it ends. A second time changes nothing.
@@ -129,25 +172,72 @@ impl Reader {
 /// would seem not to read, and the limit of the send buffer would hold for small results alone.
 pub(super) const FRAME_BYTES_MAX: usize = 64 << 10;
 
+/// What comes before a message: a flag and its length.
+const PREFIX_BYTES: usize = 5;
+
 /// A response body whose reader learns what the transport does with it.
+///
+/// A [parcel] in it takes the place of its ticket. What waits for the client beyond one frame is charged to its connection, and
+/// ends the call if there is no room for it.
 pub(super) struct WatchedBody {
     body: tonic::body::Body,
     /// What is left of a frame that is too large.
     rest: Bytes,
+    charge: Option<Charge>,
+    is_over: bool,
     reader: Arc<Reader>,
 }
 
 impl WatchedBody {
     /// Belongs to the stream that is being polled.
     pub(super) fn new(body: tonic::body::Body) -> Self {
-        Self { body, rest: Bytes::new(), reader: Reader::current() }
+        Self { body, rest: Bytes::new(), charge: None, is_over: false, reader: Reader::current() }
+    }
+
+    /// What goes out of `data`, which is new.
+    fn begin(&mut self, data: Bytes) -> Result<Frame<Bytes>, Status> {
+        let parcel = (data.len() == PREFIX_BYTES + parcel::TICKET_BYTES).then(|| parcel::receive(&data[PREFIX_BYTES..]));
+        if let Some(message) = parcel.flatten() {
+            let mut prefix = [0; PREFIX_BYTES];
+            prefix[1..].copy_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+            self.rest = message;
+            return self
+                .charge_rest()
+                .map_or_else(|fault| self.give_up(&fault), |()| Ok(Frame::data(Bytes::copy_from_slice(&prefix))));
+        }
+        let piece = self.piece_of(data);
+        if self.rest.is_empty() {
+            return Ok(piece);
+        }
+        self.charge_rest().map_or_else(|fault| self.give_up(&fault), |()| Ok(piece))
     }
 
     /// The beginning of `data`; what is over stays here.
     fn piece_of(&mut self, mut data: Bytes) -> Frame<Bytes> {
         self.rest = data.split_off(data.len().min(FRAME_BYTES_MAX));
+        if let Some(charge) = &mut self.charge {
+            charge.shrink_to(self.rest.len());
+        }
         Frame::data(data)
     }
+
+    fn charge_rest(&mut self) -> Result<(), Fault> {
+        self.charge = self.reader.charge();
+        self.charge.as_mut().map_or(Ok(()), |charge| charge.grow(self.rest.len()))
+    }
+
+    /// There is no room for the answer, so its status is all of it.
+    fn give_up(&mut self, fault: &Fault) -> Result<Frame<Bytes>, Status> {
+        (self.rest, self.charge, self.is_over) = (Bytes::new(), None, true);
+        self.body = tonic::body::Body::empty();
+        trailers_of(fault)
+    }
+}
+
+fn trailers_of(fault: &Fault) -> Result<Frame<Bytes>, Status> {
+    let mut trailers = HeaderMap::new();
+    status_of(fault).add_header(&mut trailers)?;
+    Ok(Frame::trailers(trailers))
 }
 
 impl Body for WatchedBody {
@@ -155,12 +245,18 @@ impl Body for WatchedBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
         let rest = std::mem::take(&mut self.rest);
         let frame = if rest.is_empty() {
-            Pin::new(&mut self.body).poll_frame(cx).map_ok(|frame| match frame.into_data() {
-                Ok(data) => self.piece_of(data),
-                Err(trailers) => trailers,
-            })
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(match frame.into_data() {
+                    Ok(data) => self.begin(data),
+                    Err(trailers) => self.reader.broken.get().map_or(Ok(trailers), |fault| trailers_of(fault)),
+                })),
+                other => other,
+            }
         } else {
             Poll::Ready(Some(Ok(self.piece_of(rest))))
         };
@@ -171,6 +267,6 @@ impl Body for WatchedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        self.rest.is_empty() && (self.is_over || self.body.is_end_stream())
     }
 }

@@ -17,10 +17,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
+use tonic::{codec::CompressionEncoding, service::Routes};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{
+    arrival::Arrivals,
     entrance::{Entrance, transport_header_bytes},
     example::Example,
     greeting::{HTTP1_ANSWER, greeting, is_http1},
@@ -31,21 +32,22 @@ use super::{
     open_inference::OpenInferenceGrpc,
     reader::WatchedBody,
     together::{StreamExecutor, Together},
-    wire::inference_service_server::InferenceServiceServer,
+    wire::{
+        inference_service_server::InferenceServiceServer,
+        open_inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+        plain::model_inference_server::ModelInferenceServer,
+    },
 };
 use crate::{
     config::GrpcConfig,
     frontend::{
+        Bounds,
         linger::Lingering,
         listener::{Listener, Shutdown, Surroundings},
         web::{WebCheck, WebRules},
     },
     open_inference::OpenInference,
-    proto::{
-        DESCRIPTORS, health::health_server::HealthServer, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
-        model::model_inference_server::ModelInferenceServer, v1::model_service_server::ModelServiceServer,
-    },
-    telemetry::ServerMetrics,
+    proto::{DESCRIPTORS, health::health_server::HealthServer, v1::model_service_server::ModelServiceServer},
     vitals::Part,
 };
 
@@ -56,6 +58,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct GrpcServer {
     listener: Listener,
     routes: Routes,
+    arrivals: Arrivals,
     config: GrpcConfig,
     unread_timeout: Duration,
     web: WebRules,
@@ -71,13 +74,13 @@ impl GrpcServer {
         listener: TcpListener,
         open_inference: OpenInference,
         config: GrpcConfig,
-        metrics: ServerMetrics,
+        bounds: Bounds,
         shutdown: Shutdown,
     ) -> Result<(Self, HealthKeeper), tonic_reflection::server::Error> {
         let (service, reflection) = (open_inference.service().clone(), open_inference.access().reflection);
         let limit = config.max_message_bytes;
         let unread_timeout = service.config().unread_timeout();
-        let inference = InferenceServiceServer::new(Native::new(service.clone(), limit))
+        let inference = InferenceServiceServer::new(Native::new(service.clone(), limit, bounds.clone()))
             .max_decoding_message_size(limit)
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)
@@ -85,13 +88,13 @@ impl GrpcServer {
         let models = ModelServiceServer::new(Models::new(open_inference.clone(), limit))
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
-        let open_inference = GrpcInferenceServiceServer::new(OpenInferenceGrpc::new(open_inference, limit))
+        let open_inference = GrpcInferenceServiceServer::new(OpenInferenceGrpc::new(open_inference, limit, bounds.clone()))
             .max_decoding_message_size(limit)
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd)
             .accept_compressed(CompressionEncoding::Deflate);
-        let example = ModelInferenceServer::new(Example::new(service.clone()))
+        let example = ModelInferenceServer::new(Example::new(service.clone(), bounds.side.clone()))
             .max_decoding_message_size(limit)
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)
@@ -109,11 +112,12 @@ impl GrpcServer {
             listener,
             part: Part::GrpcPort,
             connections_max: config.max_connections,
-            metrics,
+            metrics: bounds.metrics.clone(),
             shutdown: shutdown.clone(),
             surroundings: Surroundings::unlimited(),
         };
-        Ok((Self { listener, routes, config, unread_timeout, web: WebRules::default(), shutdown }, keeper))
+        let arrivals = Arrivals::new(&config, bounds)?;
+        Ok((Self { listener, routes, arrivals, config, unread_timeout, web: WebRules::default(), shutdown }, keeper))
     }
 
     /// The same with rules for web pages that settings have made; without, only the server's own pages and names are answered.
@@ -131,11 +135,11 @@ impl GrpcServer {
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
-        let Self { listener, routes, config, unread_timeout, web, shutdown } = self;
+        let Self { listener, routes, arrivals, config, unread_timeout, web, shutdown } = self;
         listener
             .serve(|stream| {
                 let web = web.on(&stream);
-                connection(stream, &routes, &config, unread_timeout, web, shutdown.clone())
+                connection(stream, &routes, &arrivals, &config, unread_timeout, web, shutdown.clone())
             })
             .await;
     }
@@ -156,6 +160,7 @@ async fn refuse_http1(stream: TcpStream) {
 fn connection(
     mut stream: TcpStream,
     routes: &Routes,
+    arrivals: &Arrivals,
     config: &GrpcConfig,
     unread_timeout: Duration,
     web: WebCheck,
@@ -176,8 +181,7 @@ fn connection(
     let limit = NameMessageLimit { max_message_bytes: config.max_message_bytes };
     let entrance = Entrance { header_bytes_max: config.max_header_bytes, web };
     let routes = entrance
-        .layer(limit.layer(routes.clone()))
-        .map_request(|request: http::Request<_>| request.map(Body::new))
+        .layer(arrivals.connection().layer(limit.layer(routes.clone())))
         .map_response(|response: http::Response<_>| response.map(WatchedBody::new));
     async move {
         if let Err(error) = stream.set_nodelay(true) {

@@ -1,6 +1,6 @@
 //! Faults as gRPC statuses, and back.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, error::Error as _, sync::Arc};
 
 use prost::Message as _;
 use tonic::{Code, Status, metadata::MetadataValue};
@@ -62,8 +62,23 @@ pub(super) fn item_status_of(fault: &Fault) -> rpc::Status {
     })
 }
 
+/// The same, for a body that breaks off with it: [`fault_of`] gives it back as it was.
+pub(super) fn status_with(fault: Fault) -> Status {
+    let mut status = status_of(&fault);
+    status.set_source(Arc::new(fault));
+    status
+}
+
 /// The fault behind a status that tonic gives while it reads a request stream.
 pub(super) fn fault_of(status: &Status, max_message_bytes: usize) -> Fault {
+    // Below errors of the layers that the body came through.
+    let mut source = status.source();
+    while let Some(error) = source {
+        if let Some(fault) = error.downcast_ref::<Fault>() {
+            return fault.clone();
+        }
+        source = error.source();
+    }
     match status.code() {
         Code::InvalidArgument => Fault::invalid("message", status.message().to_owned()),
         Code::OutOfRange => too_large(max_message_bytes, status.message()),
@@ -78,6 +93,12 @@ pub(super) fn too_large(max_message_bytes: usize, found: &str) -> Fault {
     let message =
         format!("the message is larger than the {max_message_bytes} bytes that grpc.max_message_bytes allows ({found})");
     Fault::new(FaultKind::TooLarge, message).with_limit("grpc.max_message_bytes", max_message_bytes as u64)
+}
+
+/// A message that announces more than the setting `key` allows.
+pub(super) fn announced_too_large(bytes: usize, bytes_max: usize, key: &'static str) -> Fault {
+    let message = format!("the message is larger than the {bytes_max} bytes that {key} allows: it has {bytes} bytes");
+    Fault::new(FaultKind::TooLarge, message).with_limit(key, bytes_max as u64)
 }
 
 #[cfg(test)]
@@ -98,6 +119,13 @@ mod tests {
         assert_eq!(details.quota_failure().expect("a quota failure").violations[0].subject, "scheduler.max_queued_items");
         assert_eq!(details.retry_info().expect("retry info").retry_delay, Some(Duration::from_millis(30)));
         assert_eq!(details.error_info().expect("error info").reason, "OVERLOADED");
+    }
+
+    #[test]
+    fn a_fault_survives_being_a_status() {
+        let fault = announced_too_large(9, 8, "grpc.max_message_bytes").with_retry_after(Duration::from_secs(2));
+        assert_eq!(fault_of(&status_with(fault.clone()), 1), fault);
+        assert_eq!(fault_of(&status_of(&fault), 1).kind(), FaultKind::Cancelled, "without it there is the code alone");
     }
 
     #[test]

@@ -1,45 +1,94 @@
-//! The body of a request, read whole and within limits.
+//! The body of a request, read whole, inflated, and within limits.
 
 use axum::{
     body::{Body, HttpBody as _},
+    extract::{FromRequest, Request},
     http::{HeaderMap, StatusCode, header},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
 
-use super::error::Refusal;
+use super::{error::Refusal, routes::Api};
 use crate::{
     config::HttpConfig,
     domain::{Fault, FaultKind},
-    memory::Memory,
+    frontend::{
+        Bounds,
+        inflate::{Encoding, InflateLimits, NotInflated, inflate},
+        pieces::Pieces,
+        transfer::{Account, Charge},
+    },
+    side::INLINE_BYTES_MAX,
 };
 
-/// What is set aside at once for a body that says how long it is; the rest as it comes.
-const RESERVED_BYTES_MAX: usize = 1 << 20;
+/// What is inflated where it arrives. It takes up to a millisecond, and is inflated again elsewhere if it turns out to be more.
+const INFLATED_HERE_MAX: usize = 128 << 10;
 
-/// Whether a body may come: a long one only while memory is not short.
-///
-/// # Errors
-/// 429, of one that says how long it is.
-pub(super) fn admit(headers: &HeaderMap, memory: &Memory) -> Result<(), Refusal> {
-    let bytes = announced(headers).and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
-    memory.admit_bytes(bytes).map_err(|fault| Refusal::from(fault).closing())
+/// A request whose body is yet to be read.
+pub(super) struct Sent {
+    headers: HeaderMap,
+    body: Body,
+    account: Account,
+}
+
+impl FromRequest<Api> for Sent {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Refusal> {
+        let (mut parts, body) = request.into_parts();
+        let account = parts.extensions.remove::<Account>().unwrap_or_else(|| api.bounds.transfer.connection());
+        Ok(Self { headers: parts.headers, body, account })
+    }
+}
+
+/// A request whose body is there, and is charged for as long as it may be held.
+pub(super) struct Arrived {
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    pub(super) charge: Charge,
+}
+
+impl Sent {
+    /// Reads all of the body. One that comes in one piece is not copied.
+    ///
+    /// # Errors
+    /// 413 over `http.max_body_bytes` or `message.max_inflate_ratio`, 429 over `memory.transfer_bytes` or if it says that it is long
+    /// while memory is short, 408 after `http.body_timeout_s`, 400 if it breaks off or cannot be inflated.
+    pub(super) async fn read(self, api: &Api) -> Result<Arrived, Refusal> {
+        let Self { headers, body, account } = self;
+        let bytes = announced(&headers).and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+        api.open_inference.service().memory().admit_bytes(bytes).map_err(no_room)?;
+        let (body, charge) = read(&headers, body, &account, &api.config, &api.bounds).await?;
+        Ok(Arrived { headers, body, charge })
+    }
 }
 
 fn announced(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok())
 }
 
-/// Reads all of `body`, which is inflated already. One that comes in one piece is not copied.
-///
-/// # Errors
-/// 413 over `http.max_body_bytes`, 408 after `http.body_timeout_s`, 400 if it breaks off or cannot be inflated.
-pub(super) async fn read(headers: &HeaderMap, body: Body, config: &HttpConfig) -> Result<Bytes, Refusal> {
+/// Bytes that have arrived.
+type Charged = (Bytes, Charge);
+
+async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    account: &Account,
+    config: &HttpConfig,
+    bounds: &Bounds,
+) -> Result<Charged, Refusal> {
     let announced = announced(headers);
     if announced.is_some_and(|length| length > config.max_body_bytes as u64) {
         return Err(too_large(config));
     }
-    tokio::time::timeout(config.body_timeout(), collect(body, announced, config)).await.unwrap_or_else(|_| {
+    let arriving = async {
+        let arrived = collect(body, announced, account, config).await?;
+        match encoding(headers) {
+            Some(encoding) => inflated(encoding, arrived, account, config, bounds).await.map_err(Refusal::from),
+            None => Ok(arrived),
+        }
+    };
+    tokio::time::timeout(config.body_timeout(), arriving).await.unwrap_or_else(|_| {
         let seconds = config.body_timeout_s;
         let message = format!("the body did not arrive within the {seconds} s that http.body_timeout_s allows");
         let fault = Fault::new(FaultKind::Expired, message).with_limit("http.body_timeout_s", seconds);
@@ -47,8 +96,18 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, config: &HttpConfig) -
     })
 }
 
-async fn collect(mut body: Body, announced: Option<u64>, config: &HttpConfig) -> Result<Bytes, Refusal> {
-    let mut whole = BytesMut::new();
+/// As it is written once it has been found to be known.
+fn encoding(headers: &HeaderMap) -> Option<Encoding> {
+    match headers.get(header::CONTENT_ENCODING)?.as_bytes() {
+        b"gzip" => Some(Encoding::Gzip),
+        b"deflate" => Some(Encoding::Deflate),
+        _ => None,
+    }
+}
+
+async fn collect(mut body: Body, announced: Option<u64>, account: &Account, config: &HttpConfig) -> Result<Charged, Refusal> {
+    let mut charge = account.charge();
+    let mut pieces: Option<Pieces> = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             let fault = Fault::invalid("body", format!("the body cannot be read: {}", innermost(&*error.into_inner())));
@@ -56,19 +115,58 @@ async fn collect(mut body: Body, announced: Option<u64>, config: &HttpConfig) ->
         })?;
         // Trailers say nothing here.
         let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > config.max_body_bytes {
+        let known = pieces.as_ref().map_or(0, Pieces::len);
+        if known + data.len() > config.max_body_bytes {
             return Err(too_large(config));
         }
-        if whole.is_empty() {
-            if body.is_end_stream() || announced == Some(data.len() as u64) {
-                return Ok(data);
-            }
-            let announced = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
-            whole.reserve(announced.clamp(data.len(), RESERVED_BYTES_MAX.max(data.len())));
+        if known == 0 && (body.is_end_stream() || announced == Some(data.len() as u64)) {
+            charge.grow(data.len()).map_err(no_room)?;
+            return Ok((data, charge));
         }
-        whole.extend_from_slice(&data);
+        let left =
+            announced.map_or(config.max_body_bytes, |length| usize::try_from(length).unwrap_or(usize::MAX)).saturating_sub(known);
+        pieces.get_or_insert_with(|| Pieces::new(account.charge())).push(&data, left).map_err(no_room)?;
     }
-    Ok(whole.freeze())
+    match pieces {
+        Some(pieces) => pieces.join().map_err(no_room),
+        None => Ok((Bytes::new(), charge)),
+    }
+}
+
+/// What a compressed body holds.
+async fn inflated(
+    encoding: Encoding,
+    arrived: Charged,
+    account: &Account,
+    config: &HttpConfig,
+    bounds: &Bounds,
+) -> Result<Charged, Fault> {
+    let limits = InflateLimits {
+        what: "body",
+        bytes_max: config.max_body_bytes,
+        bytes_key: "http.max_body_bytes",
+        ratio_max: bounds.message.max_inflate_ratio,
+    };
+    if arrived.0.len() <= INLINE_BYTES_MAX {
+        match inflate(encoding, &arrived.0, INFLATED_HERE_MAX, &limits, account) {
+            Ok(inflated) => return Ok(inflated),
+            Err(NotInflated::Refused(fault)) => return Err(fault),
+            Err(NotInflated::Long) => {}
+        }
+    }
+    let account = account.clone();
+    let work = move || match inflate(encoding, &arrived.0, usize::MAX, &limits, &account) {
+        Ok(inflated) => Ok(inflated),
+        Err(NotInflated::Refused(fault)) => Err(fault),
+        // There is no limit that it could be longer than.
+        Err(NotInflated::Long) => Err(Fault::new(FaultKind::Failed, "the body was not inflated")),
+    };
+    bounds.side.run(work).await
+}
+
+/// What is left of the request is not read.
+fn no_room(fault: Fault) -> Refusal {
+    Refusal::from(fault).closing()
 }
 
 fn too_large(config: &HttpConfig) -> Refusal {
@@ -94,6 +192,7 @@ mod tests {
     use hyper::body::Frame;
 
     use super::*;
+    use crate::{config::Config, telemetry::Telemetry};
 
     fn pieces(pieces: &'static [&'static str]) -> Body {
         let frames = pieces.iter().map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from_static(piece.as_bytes()))));
@@ -108,8 +207,23 @@ mod tests {
         HeaderMap::from_iter([(header::CONTENT_LENGTH, length.parse().expect("a value"))])
     }
 
+    fn bounds() -> Bounds {
+        Bounds::new(&Config::default(), Telemetry::off().server())
+    }
+
+    async fn read_body(headers: &HeaderMap, body: Body, config: &HttpConfig) -> Result<Bytes, Refusal> {
+        let bounds = bounds();
+        let arrived = read(headers, body, &bounds.transfer.connection(), config, &bounds).await;
+        let body = arrived.map(|(body, charge)| {
+            assert!(charge.bytes() >= body.len());
+            body
+        });
+        assert_eq!(bounds.transfer.bytes(), 0, "all of it is given back");
+        body
+    }
+
     async fn read_pieces(headers: &HeaderMap, parts: &'static [&'static str], limit: usize) -> Result<Bytes, FaultKind> {
-        read(headers, pieces(parts), &limited(limit)).await.map_err(|refusal| refusal.fault.kind())
+        read_body(headers, pieces(parts), &limited(limit)).await.map_err(|refusal| refusal.fault.kind())
     }
 
     #[tokio::test]
@@ -124,7 +238,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_in_one_piece_is_not_copied() {
         let whole = Bytes::from_static(b"abc");
-        let read = read(&HeaderMap::new(), Body::from(whole.clone()), &limited(3)).await.expect("within the limit");
+        let read = read_body(&HeaderMap::new(), Body::from(whole.clone()), &limited(3)).await.expect("within the limit");
         assert_eq!(read.as_ptr(), whole.as_ptr());
     }
 
@@ -138,7 +252,42 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_never_ends_is_given_up() {
         let endless = Body::new(StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>()));
-        let refusal = read(&HeaderMap::new(), endless, &HttpConfig::default()).await.expect_err("it never ends");
+        let refusal = read_body(&HeaderMap::new(), endless, &HttpConfig::default()).await.expect_err("it never ends");
         assert_eq!(refusal.fault.limit().expect("a limit").name, "http.body_timeout_s");
+    }
+
+    #[tokio::test]
+    async fn bodies_in_arrival_are_charged_as_they_come() {
+        let bounds = bounds();
+        let account = bounds.transfer.connection();
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+        let body = Body::new(StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(receiver)));
+        let config = HttpConfig::default();
+        let headers = announcing("16000000");
+        let mut reading = Box::pin(read(&headers, body, &account, &config, &bounds));
+        sender.send(Ok(Frame::data(Bytes::from(vec![0; 10_000])))).await.expect("it is read");
+        assert!(futures::poll!(reading.as_mut()).is_pending());
+        assert_eq!(bounds.transfer.bytes(), 10_000, "not what is announced");
+        drop(reading);
+        assert_eq!(bounds.transfer.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_compressed_is_inflated_within_the_limits() {
+        use std::io::Write as _;
+        let gzip = |bytes: usize| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+            encoder.write_all(&vec![b' '; bytes]).expect("into memory");
+            Body::from(encoder.finish().expect("into memory"))
+        };
+        let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, "gzip".parse().expect("a value"))]);
+        for bytes in [0, 10, INFLATED_HERE_MAX, INFLATED_HERE_MAX + 1, 1 << 20] {
+            let read = read_body(&headers, gzip(bytes), &HttpConfig::default()).await.expect("within the limits");
+            assert_eq!(read.len(), bytes);
+        }
+        for (bytes, limit, key) in [(1_001, 1_000, "http.max_body_bytes"), (2 << 20, 4 << 20, "message.max_inflate_ratio")] {
+            let refusal = read_body(&headers, gzip(bytes), &limited(limit)).await.expect_err("too much");
+            assert_eq!(refusal.fault.limit().expect("a limit").name, key);
+        }
     }
 }

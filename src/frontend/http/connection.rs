@@ -46,7 +46,7 @@ use tower::ServiceExt as _;
 use super::{error::Refusal, lines::Lines};
 use crate::{
     domain::{Fault, FaultKind},
-    frontend::{linger::Lingering, listener::Shutdown, web::Guarded},
+    frontend::{Account, linger::Lingering, listener::Shutdown, web::Guarded},
 };
 
 /// hyper's own buffer. It and hyper's limit of the head are above ours, so that the refusal of a longer head is ours too; only
@@ -93,7 +93,13 @@ impl Limits {
 }
 
 /// Serves the requests of a connection until either side ends it.
-pub(super) async fn converse(stream: TcpStream, router: Guarded<Router>, limits: Limits, shutdown: Shutdown) {
+pub(super) async fn converse(
+    stream: TcpStream,
+    router: Guarded<Router>,
+    limits: Limits,
+    account: Account,
+    shutdown: Shutdown,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended before it began");
         return;
@@ -102,8 +108,9 @@ pub(super) async fn converse(stream: TcpStream, router: Guarded<Router>, limits:
     let socket = Watched { stream: Lingering::new(stream), progress: Arc::clone(&progress) };
     let (begins, ends) = (Arc::clone(&progress), Arc::clone(&progress));
     let service = router
-        .map_request(move |request: http::Request<Incoming>| {
+        .map_request(move |mut request: http::Request<Incoming>| {
             begins.note_request(request.body().is_end_stream());
+            request.extensions_mut().insert(account.clone());
             request.map(|body| RequestBody { body, progress: Arc::clone(&begins) })
         })
         .map_response(move |response: http::Response<Body>| {

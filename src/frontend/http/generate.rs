@@ -3,54 +3,67 @@
 use std::{convert::Infallible, future};
 
 use axum::{
-    body::Body,
     extract::State,
-    http::{HeaderMap, header},
+    http::header,
     response::{IntoResponse as _, Response, Sse, sse::Event},
 };
 use futures::{Stream, StreamExt as _, stream};
 
 use super::{
-    aside::aside,
-    body,
+    body::{Arrived, Sent},
     error::{Refusal, error_json},
     plain,
     request::BinaryOutputs,
     response::json_bytes,
     routes::{Api, Target},
 };
-use crate::{domain::Fault, open_inference::InferRequest, telemetry::Method};
+use crate::{domain::Fault, frontend::transfer::Charge, open_inference::InferRequest, service::Caller, telemetry::Method};
 
-pub(super) async fn generate(
-    State(api): State<Api>,
-    target: Target,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Refusal> {
-    let request = request(&api, &target, &headers, body).await?;
-    let response = api.open_inference.infer(Method::HttpGenerate, request, api.caller(&headers)).await?;
+/// What is written of answers before others have their turn.
+const TURN_BYTES: usize = 16 << 10;
+
+pub(super) async fn generate(State(api): State<Api>, target: Target, sent: Sent) -> Result<Response, Refusal> {
+    let Asked { request, caller, charge: _charge } = ask(&api, &target, sent).await?;
+    let response = api.open_inference.infer(Method::HttpGenerate, request, caller).await?;
     let length = json_bytes(&response, &BinaryOutputs::default());
-    let json = aside(length, move || plain::encode(&response)).await;
+    let json = api.bounds.side.run_long(length, move || plain::encode(&response)).await;
     let json = json.map_err(|fault| api.counted(Method::HttpGenerate, fault))?;
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 /// Until there is a first response, an error is the status. Afterwards the status is out, and an error is the last event.
-pub(super) async fn generate_stream(
-    State(api): State<Api>,
-    target: Target,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Refusal> {
-    let request = request(&api, &target, &headers, body).await?;
-    let responses = api.open_inference.infer_each(Method::HttpGenerate, request, api.caller(&headers))?;
+pub(super) async fn generate_stream(State(api): State<Api>, target: Target, sent: Sent) -> Result<Response, Refusal> {
+    let Asked { request, caller, charge } = ask(&api, &target, sent).await?;
+    let responses = api.open_inference.infer_each(Method::HttpGenerate, request, caller)?;
     let counting = api.clone();
     let mut answers = Box::pin(responses.map(move |response| {
         plain::encode(&response?).inspect_err(|fault| counting.open_inference.service().count_fault(Method::HttpGenerate, fault))
     }));
     let first = answers.next().await.unwrap_or_else(|| Err(Fault::invalid("inputs", "the request holds no item")))?;
     let answers = stream::once(future::ready(Ok(first))).chain(answers);
-    Ok(Sse::new(to_first_error(answers)).into_response())
+    // The request is held until the last answer.
+    let answers = to_first_error(in_turns(answers)).inspect(move |_| {
+        let _held = &charge;
+    });
+    Ok(Sse::new(answers).into_response())
+}
+
+/// Lets others have a turn each time that so many bytes of answers, which may all be there at once, have been written.
+fn in_turns(answers: impl Stream<Item = Result<String, Fault>>) -> impl Stream<Item = Result<String, Fault>> {
+    let mut written = 0;
+    answers.then(move |answer| {
+        written += answer.as_ref().map_or(0, String::len);
+        let is_turn_over = written > TURN_BYTES;
+        if is_turn_over {
+            written = 0;
+        }
+        async move {
+            if is_turn_over {
+                tokio::task::yield_now().await;
+            }
+            answer
+        }
+    })
 }
 
 fn to_first_error(answers: impl Stream<Item = Result<String, Fault>>) -> impl Stream<Item = Result<Event, Infallible>> {
@@ -61,14 +74,24 @@ fn to_first_error(answers: impl Stream<Item = Result<String, Fault>>) -> impl St
     })
 }
 
-async fn request(api: &Api, target: &Target, headers: &HeaderMap, body: Body) -> Result<InferRequest, Refusal> {
+/// What is asked for.
+struct Asked {
+    request: InferRequest,
+    caller: Caller,
+    /// Of its body.
+    charge: Charge,
+}
+
+async fn ask(api: &Api, target: &Target, sent: Sent) -> Result<Asked, Refusal> {
     let count = |fault| api.counted(Method::HttpGenerate, fault);
-    body::admit(headers, api.open_inference.service().memory()).map_err(|refusal| api.counted(Method::HttpGenerate, refusal))?;
-    let body = body::read(headers, body, &api.config).await;
-    let body = body.map_err(|refusal| api.counted(Method::HttpGenerate, refusal))?;
+    let arrived = sent.read(api).await;
+    let Arrived { headers, body, charge } = arrived.map_err(|refusal| api.counted(Method::HttpGenerate, refusal))?;
     let model = api.open_inference.service().find(&target.model, &target.version).map_err(count)?;
     // The version that it was read for, whatever becomes the newest meanwhile.
     let (name, version) = (model.loaded.name.to_string(), model.loaded.version.to_string());
-    let decoded = aside(body.len(), move || plain::decode(&body, model.signature())).await.map_err(count)?;
-    Ok(InferRequest { model: name, version, ..decoded })
+    let bytes = body.len();
+    let decode = move || plain::decode(&body, model.signature());
+    let decoded = api.bounds.side.run_long(bytes, decode).await.map_err(count)?;
+    let request = InferRequest { model: name, version, ..decoded };
+    Ok(Asked { request, caller: api.caller(&headers), charge })
 }

@@ -1,7 +1,6 @@
 //! `POST …/infer`.
 
 use axum::{
-    body::Body,
     extract::State,
     http::HeaderMap,
     response::{IntoResponse as _, Response},
@@ -9,8 +8,7 @@ use axum::{
 use bytes::Bytes;
 
 use super::{
-    aside::aside,
-    body,
+    body::{Arrived, Sent},
     error::Refusal,
     request::{self, BinaryOutputs, Decoded, HEADER_LENGTH},
     response,
@@ -22,28 +20,30 @@ use crate::{
     telemetry::Method,
 };
 
-pub(super) async fn infer(State(api): State<Api>, target: Target, headers: HeaderMap, body: Body) -> Response {
-    match answer(&api, target, &headers, body).await {
+pub(super) async fn infer(State(api): State<Api>, target: Target, sent: Sent) -> Response {
+    match answer(&api, target, sent).await {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(),
     }
 }
 
-async fn answer(api: &Api, target: Target, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
+async fn answer(api: &Api, target: Target, sent: Sent) -> Result<Response, Refusal> {
     let count = |fault| api.counted(Method::HttpInfer, fault);
-    body::admit(headers, api.open_inference.service().memory()).map_err(|refusal| api.counted(Method::HttpInfer, refusal))?;
-    let body = body::read(headers, body, &api.config).await.map_err(|refusal| api.counted(Method::HttpInfer, refusal))?;
-    let json_length = json_length(headers).map_err(count)?;
+    let side = &api.bounds.side;
+    let arrived = sent.read(api).await.map_err(|refusal| api.counted(Method::HttpInfer, refusal))?;
+    // The request has it until it is answered.
+    let Arrived { headers, body, charge: _charge } = arrived;
+    let json_length = json_length(&headers).map_err(count)?;
     let decoded = match json_length {
         Some(0) => raw(api, &target, body),
-        length => aside(length.unwrap_or(body.len()), move || request::decode(&body, length)).await,
+        length => side.run_long(length.unwrap_or(body.len()), move || request::decode(&body, length)).await,
     };
     let Decoded { mut request, binary } = decoded.map_err(count)?;
     request.model = target.model;
     request.version = target.version;
-    let response = api.open_inference.infer(Method::HttpInfer, request, api.caller(headers)).await?;
+    let response = api.open_inference.infer(Method::HttpInfer, request, api.caller(&headers)).await?;
     let json_bytes = response::json_bytes(&response, &binary);
-    aside(json_bytes, move || response::encode(&response, &binary)).await.map_err(count)
+    side.run_long(json_bytes, move || response::encode(&response, &binary)).await.map_err(count)
 }
 
 /// Length of the JSON at the beginning of the body, if the client says that other things follow it.

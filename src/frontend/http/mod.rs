@@ -7,13 +7,14 @@
 //! Dropping is cancelling: hyper drops the handler's future when the client closes its connection, and the items that it waits for
 //! leave the queue.
 
-mod aside;
+mod answer;
 mod body;
 mod connection;
 mod error;
 mod from_json;
 mod generate;
 mod infer;
+mod limited;
 mod lines;
 mod plain;
 mod repository;

@@ -1,39 +1,29 @@
 //! `POST /v2/repository/…`: which models there are, and loading and unloading them.
 
-use axum::{
-    body::Body,
-    extract::State,
-    http::{HeaderMap, StatusCode},
-    response::Response,
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
 
 use super::{
-    body,
+    body::{Arrived, Sent},
     error::Refusal,
     request::{Named, parse},
     routes::{Api, Target, document},
 };
 
-pub(super) async fn index(State(api): State<Api>, headers: HeaderMap, body: Body) -> Result<Response, Refusal> {
-    let IndexRequest { ready } = read(&api, &headers, body).await?;
+pub(super) async fn index(State(api): State<Api>, sent: Sent) -> Result<Response, Refusal> {
+    let IndexRequest { ready } = read(&api, sent).await?;
     document(&api.open_inference.repository_index(ready.unwrap_or_default()).await)
 }
 
-pub(super) async fn load(State(api): State<Api>, target: Target, headers: HeaderMap, body: Body) -> Result<StatusCode, Refusal> {
-    let ControlRequest { parameters } = read(&api, &headers, body).await?;
+pub(super) async fn load(State(api): State<Api>, target: Target, sent: Sent) -> Result<StatusCode, Refusal> {
+    let ControlRequest { parameters } = read(&api, sent).await?;
     let Named(parameters) = parameters.unwrap_or_default();
     api.open_inference.load_model(&target.model, parameters.keys().map(String::as_str)).await?;
     Ok(StatusCode::OK)
 }
 
-pub(super) async fn unload(
-    State(api): State<Api>,
-    target: Target,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<StatusCode, Refusal> {
-    let ControlRequest { .. } = read(&api, &headers, body).await?;
+pub(super) async fn unload(State(api): State<Api>, target: Target, sent: Sent) -> Result<StatusCode, Refusal> {
+    let ControlRequest { .. } = read(&api, sent).await?;
     api.open_inference.unload_model(&target.model).await?;
     Ok(StatusCode::OK)
 }
@@ -49,10 +39,13 @@ struct ControlRequest {
 }
 
 /// A body of JSON, which may be left out.
-async fn read<T>(api: &Api, headers: &HeaderMap, body: Body) -> Result<T, Refusal>
+async fn read<T>(api: &Api, sent: Sent) -> Result<T, Refusal>
 where
-    T: Default + for<'de> Deserialize<'de>,
+    T: Default + for<'de> Deserialize<'de> + Send + 'static,
 {
-    let body = body::read(headers, body, &api.config).await?;
-    if body.is_empty() { Ok(T::default()) } else { Ok(parse(&body)?) }
+    let Arrived { body, charge: _charge, .. } = sent.read(api).await?;
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    Ok(api.bounds.side.run_long(body.len(), move || parse(&body)).await?)
 }

@@ -18,7 +18,10 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::from_json::{self, Layout};
+use super::{
+    from_json::{self, Layout},
+    limited::Limited,
+};
 use crate::{
     domain::{Datatype, Fault},
     open_inference::{InferRequest, InputTensor, Parameter, Parameters, RequestedOutput},
@@ -29,6 +32,10 @@ pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
 
 /// Parameters of a request, an input or an output; each costs far more memory than its text.
 const PARAMETERS_MAX: usize = 256;
+/// Inputs of a request, and outputs that it names; a model has a few.
+const TENSORS_MAX: usize = 1_024;
+/// Dimensions of an input.
+const DIMS_MAX: usize = 64;
 
 /// Parameter of a request: all outputs as binary data.
 const BINARY_OUTPUTS: &str = "binary_data_output";
@@ -91,6 +98,7 @@ pub(super) fn decode(body: &Bytes, json_length: Option<usize>) -> Result<Decoded
     };
     let mut rest = body.slice(json_length..);
     let inputs: Vec<InputTensor> = inputs
+        .0
         .into_iter()
         .enumerate()
         .map(|(position, input)| input_tensor(position, input, &mut rest, has_length))
@@ -103,7 +111,7 @@ pub(super) fn decode(body: &Bytes, json_length: Option<usize>) -> Result<Decoded
         );
         return Err(Fault::invalid("body", message));
     }
-    let outputs = outputs.unwrap_or_default();
+    let Limited(outputs) = outputs.unwrap_or_default();
     let mut wanted = Vec::with_capacity(outputs.len());
     for (position, OutputJson { name, parameters }) in outputs.into_iter().enumerate() {
         let mut parameters = parameters.unwrap_or_default().0;
@@ -166,8 +174,8 @@ struct RequestJson<'a> {
     id: Option<String>,
     parameters: Option<Named>,
     #[serde(borrow)]
-    inputs: Vec<InputJson<'a>>,
-    outputs: Option<Vec<OutputJson>>,
+    inputs: Limited<InputJson<'a>, TENSORS_MAX>,
+    outputs: Option<Limited<OutputJson, TENSORS_MAX>>,
 }
 
 #[derive(Deserialize)]
@@ -175,7 +183,7 @@ struct InputJson<'a> {
     name: String,
     #[serde(borrow)]
     datatype: Cow<'a, str>,
-    shape: Vec<i64>,
+    shape: Limited<i64, DIMS_MAX>,
     parameters: Option<Named>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
@@ -188,7 +196,7 @@ struct OutputJson {
 }
 
 fn input_tensor(position: usize, input: InputJson<'_>, rest: &mut Bytes, has_length: bool) -> Result<InputTensor, Fault> {
-    let InputJson { name, datatype, shape, parameters, data } = input;
+    let InputJson { name, datatype, shape: Limited(shape), parameters, data } = input;
     let mut parameters = parameters.unwrap_or_default().0;
     let at = |part: &str| format!("inputs[{position}].{part}");
     let datatype: Datatype =
@@ -391,7 +399,12 @@ mod tests {
         let many: Vec<String> = (0..300).map(|index| format!("\"p{index}\":1")).collect();
         let many = format!(r#"{{"inputs":[],"parameters":{{{}}}}}"#, many.join(","));
         let binary = |size: &str| input(&format!(r#","parameters":{{"binary_data_size":{size}}}"#));
-        let cases: [(&str, &[u8], &str, &str); 14] = [
+        let dims = format!(r#"{{"inputs":[{{"name":"x","datatype":"UINT8","shape":[{}]}}]}}"#, vec!["1"; 65].join(","));
+        let inputs = vec![r#"{"name":"x","datatype":"UINT8","shape":[]}"#; 1_025].join(",");
+        let inputs = format!(r#"{{"inputs":[{inputs}]}}"#);
+        let cases: [(&str, &[u8], &str, &str); 16] = [
+            (&dims, &[], "body", "the list has more than 64 members"),
+            (&inputs, &[], "body", "the list has more than 1024 members"),
             ("", &[], "body", "the body is empty"),
             ("[1]", &[], "body", "invalid type"),
             (r#"{"inputs":[{"name":"x","data":[NaN]}]}"#, &[], "body", "JSON has neither NaN nor Infinity"),

@@ -11,13 +11,13 @@ use axum::{
     routing::{MethodRouter, any, get, post},
 };
 use serde::{Deserialize, Serialize};
-use tower_http::{CompressionLevel, compression::CompressionLayer, decompression::RequestDecompressionLayer};
+use tower_http::{CompressionLevel, compression::CompressionLayer};
 
-use super::{error::Refusal, generate, infer, repository, response::to_json, shared_memory};
+use super::{answer, error::Refusal, generate, infer, repository, response::to_json, shared_memory};
 use crate::{
     config::HttpConfig,
     domain::{Fault, FaultKind, Timestamp},
-    frontend::web::refuse_forms,
+    frontend::{Account, Bounds, web::refuse_forms},
     open_inference::OpenInference,
     service::Caller,
     telemetry::Method,
@@ -28,6 +28,7 @@ use crate::{
 pub(super) struct Api {
     pub(super) open_inference: OpenInference,
     pub(super) config: Arc<HttpConfig>,
+    pub(super) bounds: Bounds,
 }
 
 impl Api {
@@ -115,7 +116,7 @@ pub(super) fn router(api: Api) -> Router {
     router
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_verb)
-        .layer(RequestDecompressionLayer::new())
+        .layer(middleware::from_fn(answer::note_length))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
         .layer(middleware::from_fn_with_state(api.clone(), around))
         .with_state(api)
@@ -123,8 +124,9 @@ pub(super) fn router(api: Api) -> Router {
 
 /// What holds for each request: only encodings that can be undone, and no further request on a connection while the server drains.
 async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let account = request.extensions().get::<Account>().cloned().unwrap_or_else(|| api.bounds.transfer.connection());
     let mut response = match known_encoding(request.headers_mut()) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => answer::hand_out(&api.bounds, &account, next.run(request).await).await,
         Err(refusal) => refusal.into_response(),
     };
     if response.status() == StatusCode::NOT_ACCEPTABLE {
@@ -148,7 +150,7 @@ async fn no_forms(request: Request, next: Next) -> Response {
     }
 }
 
-/// Writes the body's encoding as the layer that undoes it expects it: in lower case, which HTTP does not ask for.
+/// Writes the body's encoding as it is known where it is undone: in lower case, which HTTP does not ask for.
 fn known_encoding(headers: &mut HeaderMap) -> Result<(), Refusal> {
     let Some(encoding) = headers.get(header::CONTENT_ENCODING) else { return Ok(()) };
     let known =

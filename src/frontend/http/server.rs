@@ -15,11 +15,12 @@ use super::{
 use crate::{
     config::HttpConfig,
     frontend::{
+        Bounds,
         listener::{Listener, Shutdown, Surroundings},
+        transfer::Transfer,
         web::WebRules,
     },
     open_inference::OpenInference,
-    telemetry::ServerMetrics,
     vitals::Part,
 };
 
@@ -28,6 +29,7 @@ pub struct HttpServer {
     listener: Listener,
     router: Router,
     limits: Limits,
+    transfer: Transfer,
     web: WebRules,
     shutdown: Shutdown,
 }
@@ -39,7 +41,7 @@ impl HttpServer {
         listener: TcpListener,
         open_inference: OpenInference,
         config: HttpConfig,
-        metrics: ServerMetrics,
+        bounds: Bounds,
         shutdown: Shutdown,
     ) -> Self {
         let limits = Limits {
@@ -48,6 +50,7 @@ impl HttpServer {
             idle_timeout: config.idle_timeout(),
             unread_timeout: open_inference.service().config().unread_timeout(),
         };
+        let (metrics, transfer) = (bounds.metrics.clone(), bounds.transfer.clone());
         let listener = Listener {
             listener,
             part: Part::HttpPort,
@@ -56,8 +59,8 @@ impl HttpServer {
             shutdown: shutdown.clone(),
             surroundings: Surroundings::unlimited(),
         };
-        let router = router(Api { open_inference, config: Arc::new(config) });
-        Self { listener, router, limits, web: WebRules::default(), shutdown }
+        let router = router(Api { open_inference, config: Arc::new(config), bounds });
+        Self { listener, router, limits, transfer, web: WebRules::default(), shutdown }
     }
 
     /// The same with rules for web pages that settings have made; without, only the server's own pages and names are answered.
@@ -75,11 +78,11 @@ impl HttpServer {
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
-        let Self { listener, router, limits, web, shutdown } = self;
+        let Self { listener, router, limits, transfer, web, shutdown } = self;
         listener
             .serve(|stream| {
                 let service = web.on(&stream).guard(router.clone());
-                converse(stream, service, limits, shutdown.clone())
+                converse(stream, service, limits, transfer.connection(), shutdown.clone())
             })
             .await;
     }

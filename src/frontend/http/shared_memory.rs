@@ -1,15 +1,10 @@
 //! `/v2/systemsharedmemory/…`: regions of the clients' shared memory.
 
-use axum::{
-    body::Body,
-    extract::State,
-    http::{HeaderMap, StatusCode},
-    response::Response,
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
 
 use super::{
-    body,
+    body::{Arrived, Sent},
     error::Refusal,
     request::parse,
     routes::{Api, Name, document},
@@ -23,14 +18,9 @@ pub(super) async fn status_of_all(State(api): State<Api>) -> Result<Response, Re
     document(&api.open_inference.shared_memory().status("")?)
 }
 
-pub(super) async fn register(
-    State(api): State<Api>,
-    Name(region): Name,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<StatusCode, Refusal> {
-    let body = body::read(&headers, body, &api.config).await?;
-    let Region { key, offset, byte_size } = parse(&body)?;
+pub(super) async fn register(State(api): State<Api>, Name(region): Name, sent: Sent) -> Result<StatusCode, Refusal> {
+    let Arrived { body, charge: _charge, .. } = sent.read(&api).await?;
+    let Region { key, offset, byte_size } = api.bounds.side.run_long(body.len(), move || parse(&body)).await?;
     api.open_inference.shared_memory().register(&region, &key, offset.unwrap_or_default(), byte_size)?;
     Ok(StatusCode::OK)
 }

@@ -5,17 +5,24 @@ mod documents;
 mod stream;
 mod wire;
 
+use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{convert, reader::Reader, status::status_of};
+use super::{
+    convert,
+    reader::Reader,
+    status::status_of,
+    wire::{
+        Encoded, EncodedInferResponse, InferRequestBytes, open_inference::grpc_inference_service_server::GrpcInferenceService,
+    },
+};
 use crate::{
     domain::{Fault, FaultKind},
+    frontend::Bounds,
     open_inference::{OpenInference, RegionStatus, RepositoryEntry, ServerMetadata},
-    proto::inference::{
-        self, grpc_inference_service_server::GrpcInferenceService, repository_index_response,
-        system_shared_memory_status_response,
-    },
+    proto::inference::{self, repository_index_response, system_shared_memory_status_response},
     service::Caller,
+    side::INLINE_BYTES_MAX,
     telemetry::Method,
 };
 use stream::InferStream;
@@ -27,13 +34,14 @@ const GRPC_ERROR_METADATA: &str = "triton_grpc_error";
 pub(super) struct OpenInferenceGrpc {
     door: OpenInference,
     max_message_bytes: usize,
+    bounds: Bounds,
 }
 
 type Reply<M> = Result<Response<M>, Status>;
 
 impl OpenInferenceGrpc {
-    pub(super) const fn new(door: OpenInference, max_message_bytes: usize) -> Self {
-        Self { door, max_message_bytes }
+    pub(super) const fn new(door: OpenInference, max_message_bytes: usize, bounds: Bounds) -> Self {
+        Self { door, max_message_bytes, bounds }
     }
 
     fn caller<M>(&self, request: &Request<M>) -> Caller {
@@ -43,28 +51,39 @@ impl OpenInferenceGrpc {
 
 #[tonic::async_trait]
 impl GrpcInferenceService for OpenInferenceGrpc {
-    async fn model_infer(&self, request: Request<inference::ModelInferRequest>) -> Reply<inference::ModelInferResponse> {
+    async fn model_infer(&self, request: Request<InferRequestBytes>) -> Reply<EncodedInferResponse> {
         let caller = self.caller(&request);
-        let (form, request) = wire::decode(request.into_inner());
-        let request = request.map_err(|fault| {
+        let side = &self.bounds.side;
+        let refused = |fault: Fault| {
             self.door.service().count_fault(Method::ModelInfer, &fault);
             status_of(&fault)
-        })?;
+        };
+        let request = request.into_inner();
+        let decoded = if wire::is_long(&request) {
+            side.run(move || wire::decode(request)).await.map_err(refused)?
+        } else {
+            wire::decode(request).map_err(refused)?
+        };
+        let (form, request) = decoded;
+        let request = request.map_err(refused)?;
         let response = self.door.infer(Method::ModelInfer, request, caller).await.map_err(|fault| status_of(&fault))?;
-        Ok(Response::new(wire::encode(response, &form)))
+        let bytes = wire::response_bytes(&response, &form);
+        if bytes <= INLINE_BYTES_MAX {
+            return Ok(Response::new(Encoded::Here(wire::encode(response, &form))));
+        }
+        let encoded = side.run(move || Ok(Encoded::Already(wire::encode(response, &form).encode_to_vec().into()))).await;
+        encoded.map(Response::new).map_err(refused)
     }
 
     type ModelStreamInferStream = InferStream;
 
-    async fn model_stream_infer(
-        &self,
-        request: Request<Streaming<inference::ModelInferRequest>>,
-    ) -> Reply<Self::ModelStreamInferStream> {
+    async fn model_stream_infer(&self, request: Request<Streaming<InferRequestBytes>>) -> Reply<Self::ModelStreamInferStream> {
         let (caller, reader) = (self.caller(&request), Reader::current());
         reader.begin_call(self.door.service().metrics(Method::ModelStreamInfer), caller.ends_at);
         let ends_on_fault = request.metadata().get(GRPC_ERROR_METADATA).is_some_and(|value| value == "true");
         let messages = request.into_inner();
-        let opened = InferStream::open(&self.door, caller, reader, messages, self.max_message_bytes, ends_on_fault);
+        let side = self.bounds.side.clone();
+        let opened = InferStream::open(&self.door, caller, reader, messages, side, self.max_message_bytes, ends_on_fault);
         let stream = opened.map_err(|fault| {
             self.door.service().count_fault(Method::ModelStreamInfer, &fault);
             status_of(&fault)

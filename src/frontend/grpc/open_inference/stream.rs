@@ -1,17 +1,19 @@
 //! The response stream of `ModelStreamInfer`.
 //!
 //! Faults of requests are messages, and the stream goes on; a client that sends `triton_grpc_error: true` gets the first of them as
-//! the status that ends it. A draining server reads no more, answers what it has, and ends the stream.
+//! the status that ends it. A draining server reads no more, answers what it has, and ends the stream. So does a stream with nothing in
+//! flight that is silent for `session.idle_timeout_s`.
+//!
+//! A request that takes long to decode, or to read out of shared memory, is worked on elsewhere, and those behind it wait.
 
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use futures::Stream;
-use prost::Message as _;
-use tokio::time::{Sleep, sleep};
+use futures::{FutureExt as _, Stream, future::BoxFuture};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, Streaming};
 
@@ -20,24 +22,33 @@ use super::{
         reader::Reader,
         status::{fault_of, status_of},
     },
-    wire::{self, ReplyForm},
+    wire::{self, DecodedRequest, ReplyForm},
 };
 use crate::{
     clock,
     domain::{Fault, FaultKind, Timestamp},
     drain::SessionGuard,
+    frontend::grpc::wire::InferRequestBytes,
     open_inference::{Conversation, OpenInference, Reply},
-    proto::inference::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse},
+    proto::inference::{ModelInferResponse, ModelStreamInferResponse},
     service::{Caller, draining},
+    side::SideThreads,
     telemetry::Method,
 };
 
 /// See the module's text.
 pub(in super::super) struct InferStream {
-    messages: Streaming<ModelInferRequest>,
+    messages: Streaming<InferRequestBytes>,
     max_message_bytes: usize,
+    side: SideThreads,
+    door: OpenInference,
     conversation: Conversation<ReplyForm>,
     reading: bool,
+    /// The request that is next, while it is worked on elsewhere.
+    working: Option<BoxFuture<'static, Result<Arrived, Fault>>>,
+    /// When anything last came or went.
+    heard: Instant,
+    idle: Option<Pin<Box<Sleep>>>,
     /// How the stream ends once everything is answered.
     end: Option<Fault>,
     /// Whether the first fault ends it.
@@ -49,6 +60,12 @@ pub(in super::super) struct InferStream {
     _guard: SessionGuard,
 }
 
+/// A request, and the bytes that are kept of it until it is answered: more than its tensors, an id may be as long.
+struct Arrived {
+    bytes: usize,
+    request: DecodedRequest,
+}
+
 impl InferStream {
     /// # Errors
     /// [`FaultKind::Unavailable`] while the server drains, [`FaultKind::Overloaded`] if `session.max_streams` are open.
@@ -56,7 +73,8 @@ impl InferStream {
         door: &OpenInference,
         caller: Caller,
         reader: Arc<Reader>,
-        messages: Streaming<ModelInferRequest>,
+        messages: Streaming<InferRequestBytes>,
+        side: SideThreads,
         max_message_bytes: usize,
         ends_on_fault: bool,
     ) -> Result<Self, Fault> {
@@ -68,8 +86,13 @@ impl InferStream {
         Ok(Self {
             messages,
             max_message_bytes,
+            side,
+            door: door.clone(),
             conversation: Conversation::new(door.clone(), Method::ModelStreamInfer, caller),
             reading: true,
+            working: None,
+            heard: Instant::now(),
+            idle: None,
             end: None,
             ends_on_fault,
             done: false,
@@ -86,22 +109,53 @@ impl InferStream {
             self.stop_reading(Some(draining()));
         }
         while self.reading && self.conversation.has_room() {
-            match Pin::new(&mut self.messages).poll_next(cx) {
+            match self.poll_request(cx) {
                 Poll::Pending => break,
                 Poll::Ready(None) => self.stop_reading(None),
-                Poll::Ready(Some(Err(status))) => self.stop_reading(Some(fault_of(&status, self.max_message_bytes))),
-                Poll::Ready(Some(Ok(message))) => {
-                    // What is kept of a request until it is answered is more than its tensors: an id may be as long.
-                    let bytes = message.encoded_len();
-                    let (form, request) = wire::decode(message);
+                Poll::Ready(Some(Err(fault))) => self.stop_reading(Some(fault)),
+                Poll::Ready(Some(Ok(Arrived { bytes, request: (form, request) }))) => {
+                    self.heard = Instant::now();
                     self.conversation.push(form, bytes, request);
                 }
             }
         }
     }
 
+    /// The next request; a fault is one of the stream.
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arrived, Fault>>> {
+        loop {
+            if let Some(working) = &mut self.working {
+                let arrived = ready!(working.as_mut().poll(cx));
+                self.working = None;
+                return Poll::Ready(Some(arrived));
+            }
+            let message = match ready!(Pin::new(&mut self.messages).poll_next(cx)) {
+                None => return Poll::Ready(None),
+                Some(Err(status)) => return Poll::Ready(Some(Err(fault_of(&status, self.max_message_bytes)))),
+                Some(Ok(message)) => message,
+            };
+            let bytes = message.bytes().len();
+            if wire::is_long(&message) {
+                let (side, door) = (self.side.clone(), self.door.clone());
+                let working = async move {
+                    let decoded = side.run(move || wire::decode(message)).await?;
+                    Ok(fetch(&door, bytes, decoded).await)
+                };
+                self.working = Some(working.boxed());
+                continue;
+            }
+            let decoded = wire::decode(message)?;
+            if decoded.1.as_ref().is_ok_and(OpenInference::is_long) {
+                let door = self.door.clone();
+                self.working = Some(async move { Ok(fetch(&door, bytes, decoded).await) }.boxed());
+                continue;
+            }
+            return Poll::Ready(Some(Ok(Arrived { bytes, request: decoded })));
+        }
+    }
+
     fn stop_reading(&mut self, end: Option<Fault>) {
-        (self.reading, self.end) = (false, end);
+        (self.reading, self.end, self.working) = (false, end, None);
         self.conversation.finish();
     }
 
@@ -119,10 +173,42 @@ impl InferStream {
         }
     }
 
+    /// `Ready` if nothing is in flight, and nothing has come for too long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
+        let timeout = self.door.service().config().idle_timeout();
+        let quiet_until = self.heard + timeout;
+        loop {
+            let timer = self.idle.get_or_insert_with(|| Box::pin(sleep_until(quiet_until)));
+            if timer.is_elapsed() {
+                if quiet_until <= Instant::now() {
+                    let message = format!("no request for {timeout:?} (session.idle_timeout_s)");
+                    let fault = Fault::new(FaultKind::Expired, message);
+                    return Poll::Ready(fault.with_limit("session.idle_timeout_s", timeout.as_secs()));
+                }
+                // An earlier timer stays until it fires. So requests cost no timer operation.
+                timer.as_mut().reset(quiet_until);
+            }
+            ready!(timer.as_mut().poll(cx));
+        }
+    }
+
     fn end_with(&mut self, fault: &Fault) -> Poll<Option<Result<ModelStreamInferResponse, Status>>> {
         self.done = true;
         Poll::Ready(Some(Err(status_of(fault))))
     }
+}
+
+/// Reads what a request has in shared memory, if that is much.
+async fn fetch(door: &OpenInference, bytes: usize, (form, request): DecodedRequest) -> Arrived {
+    let request = match request {
+        Ok(request) if OpenInference::is_long(&request) => {
+            let shared = usize::try_from(OpenInference::shared_bytes(&request)).unwrap_or(usize::MAX);
+            let fetched = door.fetch(request).await;
+            return Arrived { bytes: bytes.saturating_add(shared), request: (form, fetched) };
+        }
+        other => other,
+    };
+    Arrived { bytes, request: (form, request) }
 }
 
 impl Stream for InferStream {
@@ -139,6 +225,7 @@ impl Stream for InferStream {
         this.read(cx);
         match this.conversation.poll_reply(cx) {
             Poll::Ready(Some(reply)) => {
+                this.heard = Instant::now();
                 let message = this.message(reply);
                 this.done = message.is_err();
                 Poll::Ready(Some(message))
@@ -146,6 +233,10 @@ impl Stream for InferStream {
             Poll::Ready(None) if !this.reading => {
                 this.done = true;
                 Poll::Ready(this.end.take().map(|fault| Err(status_of(&fault))))
+            }
+            Poll::Ready(None) | Poll::Pending if this.reading && this.working.is_none() && this.conversation.is_quiet() => {
+                let fault = ready!(this.poll_idle(cx));
+                this.end_with(&fault)
             }
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }

@@ -1,10 +1,12 @@
 //! Between the messages of a `ModelInfer` and the protocol's own types.
 
 use bytes::Bytes;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-use super::contents;
+use super::{super::status::fault_of, contents};
 use crate::{
     domain::{Datatype, Fault},
+    frontend::grpc::wire::InferRequestBytes,
     open_inference::{
         ENABLE_FINAL_RESPONSE, InferRequest, InferResponse, InputTensor, OutputData, OutputTensor, Parameter, Parameters,
         RequestedOutput, SHARED_MEMORY_BYTE_SIZE, SHARED_MEMORY_OFFSET, SHARED_MEMORY_REGION,
@@ -30,8 +32,58 @@ pub(super) struct ReplyForm {
     wants_final: bool,
 }
 
+/// Number of the field that holds the inputs, and with them their typed contents.
+const INPUTS_FIELD: u32 = 5;
+
+/// Typed contents of this length take a good part of a millisecond to read or to write.
+const TYPED_HERE_MAX: usize = 64 << 10;
+
+/// Whether it would keep others waiting to decode a request here: for typed contents, of which each number is read. Raw contents stay
+/// where they are.
+pub(super) fn is_long(request: &InferRequestBytes) -> bool {
+    let mut message = &request.bytes()[..];
+    if message.len() <= TYPED_HERE_MAX {
+        return false;
+    }
+    let mut inputs_bytes = 0;
+    while !message.is_empty() && inputs_bytes <= TYPED_HERE_MAX {
+        // What is broken is soon found to be.
+        let Ok((tag, wire_type)) = decode_key(&mut message) else { return false };
+        let mut length = message;
+        if tag == INPUTS_FIELD && wire_type == WireType::LengthDelimited {
+            inputs_bytes += decode_varint(&mut length).map_or(0, |length| usize::try_from(length).unwrap_or(TYPED_HERE_MAX + 1));
+        }
+        if skip_field(wire_type, tag, &mut message, DecodeContext::default()).is_err() {
+            return false;
+        }
+    }
+    inputs_bytes > TYPED_HERE_MAX
+}
+
+/// How much there is to encode of a response.
+pub(super) fn response_bytes(response: &InferResponse, form: &ReplyForm) -> usize {
+    let bytes = |output: &OutputTensor| match &output.data {
+        OutputData::Here(data) if form.typed => data.len() * 2,
+        // Bytes are copied, of which much more can be done at once.
+        OutputData::Here(data) => data.len() / 16,
+        OutputData::Shared(_) => 0,
+    };
+    response.outputs.iter().map(bytes).sum()
+}
+
+/// What became of a message: how it is to be answered, and its request, or what is wrong with it.
+pub(super) type DecodedRequest = (ReplyForm, Result<InferRequest, Fault>);
+
+/// Decodes a message.
+///
+/// # Errors
+/// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) if its bytes are none.
+pub(super) fn decode(request: InferRequestBytes) -> Result<DecodedRequest, Fault> {
+    request.decode().map(decoded).map_err(|status| fault_of(&status, 0))
+}
+
 /// A request, or what is wrong with it, and how to answer either.
-pub(super) fn decode(request: ModelInferRequest) -> (ReplyForm, Result<InferRequest, Fault>) {
+fn decoded(request: ModelInferRequest) -> DecodedRequest {
     let typed = request.inputs.iter().any(|input| input.contents.is_some());
     let wants_final = request.parameters.get(ENABLE_FINAL_RESPONSE).and_then(|wanted| wanted.parameter_choice.as_ref())
         == Some(&ParameterChoice::BoolParam(true));
@@ -177,7 +229,10 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::{open_inference::SharedOutput, proto::inference::InferTensorContents};
+    use crate::{
+        open_inference::SharedOutput,
+        proto::{codec::FromWire as _, inference::InferTensorContents},
+    };
 
     fn input(name: &str) -> InferInputTensor {
         InferInputTensor { name: name.to_owned(), datatype: "UINT8".to_owned(), shape: vec![1], ..InferInputTensor::default() }
@@ -205,7 +260,7 @@ mod tests {
 
     #[test]
     fn raw_data_belong_to_the_inputs_that_are_not_in_shared_memory() {
-        let (form, decoded) = decode(request(vec![input("a"), in_shared_memory("b"), input("c")], &[b"1", b"2"]));
+        let (form, decoded) = decoded(request(vec![input("a"), in_shared_memory("b"), input("c")], &[b"1", b"2"]));
         let data: Vec<_> = decoded.expect("sound").inputs.into_iter().map(|input| input.data).collect();
         assert_eq!(data, [Some(Bytes::from_static(b"1")), None, Some(Bytes::from_static(b"2"))]);
         assert_eq!(form, ReplyForm { id: "7".to_owned(), typed: false, wants_final: false });
@@ -213,7 +268,7 @@ mod tests {
 
     #[test]
     fn typed_contents_are_taken_and_answered_in_both_forms() {
-        let (form, decoded) = decode(request(vec![typed("a")], &[]));
+        let (form, decoded) = decoded(request(vec![typed("a")], &[]));
         assert_eq!(decoded.expect("sound").inputs[0].data.as_deref(), Some(&[7][..]));
         let data = OutputData::Here(Bytes::from_static(&[8]));
         let output = OutputTensor { name: "y".into(), datatype: Datatype::Uint8, shape: vec![1], data };
@@ -238,7 +293,7 @@ mod tests {
 
     #[test]
     fn each_fault_names_its_field() {
-        let fault = |request| decode(request).1.expect_err("must be refused");
+        let fault = |request| decoded(request).1.expect_err("must be refused");
         let unknown = InferInputTensor { datatype: "FP13".to_owned(), ..input("a") };
         let nameless = ModelInferRequest { model_name: String::new(), ..request(vec![input("a")], &[b"1"]) };
         let mut valueless = request(vec![input("a")], &[b"1"]);
@@ -257,11 +312,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn long_typed_contents_are_decoded_elsewhere_and_raw_ones_here() {
+        let raw = |request: ModelInferRequest| {
+            InferRequestBytes::from_wire(&*request.encode_to_vec()).expect("bytes are taken as they come")
+        };
+        let raw_contents =
+            ModelInferRequest { raw_input_contents: vec![vec![0; 1 << 20].into()], ..request(vec![input("a")], &[]) };
+        assert!(!is_long(&raw(raw_contents)));
+        let typed_contents = |count| {
+            let contents = InferTensorContents { fp32_contents: vec![0.0; count], ..InferTensorContents::default() };
+            request(vec![InferInputTensor { contents: Some(contents), ..input("a") }], &[])
+        };
+        assert!(!is_long(&raw(typed_contents(10_000))));
+        assert!(is_long(&raw(typed_contents(20_000))));
+        let broken = InferRequestBytes::from_wire(&[0xff; 100_000][..]).expect("bytes are taken as they come");
+        assert!(!is_long(&broken));
+        assert_eq!(decode(broken).expect_err("no message").kind(), crate::domain::FaultKind::Invalid);
+    }
+
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(message) = ModelInferRequest::decode(&*bytes) {
-                let _ = decode(message);
+                let _ = decoded(message);
             }
         }
     }

@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut, Bytes};
 use prost::{
     DecodeError, Message,
-    encoding::{self, DecodeContext, WireType},
+    encoding::{self, DecodeContext, WireType, decode_varint},
 };
 use prost_types::Duration;
 
@@ -14,8 +14,14 @@ use crate::{
     session::ItemRequest,
 };
 
-/// Tensors of an item that are kept: an empty one takes two bytes on the wire and some ninety in memory.
+/// Tensors of an item that are read: an empty one takes two bytes on the wire and some ninety in memory.
 const TENSORS_MAX: usize = 1024;
+
+/// Dimensions of a tensor that are read: each takes a byte on the wire and eight in memory.
+const DIMS_MAX: usize = 64;
+
+/// Longest number on the wire, in bytes.
+const VARINT_BYTES_MAX: u64 = 10;
 
 /// `tidemill.v1.Item`, read into the domain. A server writes none: as a message to be sent, it is empty.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -43,12 +49,16 @@ impl ItemMessage {
     }
 
     fn merge_tensor(&mut self, message: Bytes, context: &DecodeContext) -> Result<(), DecodeError> {
-        let (tensor, datatype) = read_tensor(message, context)?;
         let index = self.tensors.len();
         if index == TENSORS_MAX {
             let too_many = || Fault::invalid("inputs", format!("the item has more than {TENSORS_MAX} tensors"));
             self.fault.get_or_insert_with(too_many);
             return Ok(());
+        }
+        let Read { tensor, datatype, has_all_dims } = read_tensor(message, context)?;
+        if !has_all_dims {
+            let message = format!("the tensor has more than {DIMS_MAX} dimensions");
+            self.fault.get_or_insert_with(|| Fault::invalid(format!("inputs[{index}].shape"), message));
         }
         let datatype = match v1::Datatype::try_from(datatype) {
             Ok(datatype) => convert::from_wire_datatype(datatype),
@@ -98,22 +108,45 @@ impl Message for ItemMessage {
     }
 }
 
-/// `tidemill.v1.Tensor`, in one piece, and its datatype's number.
-fn read_tensor(mut message: Bytes, context: &DecodeContext) -> Result<(NamedTensor, i32), DecodeError> {
-    let (mut tensor, mut datatype) = (NamedTensor::default(), 0);
+/// A tensor as it was read.
+struct Read {
+    tensor: NamedTensor,
+    /// Its number.
+    datatype: i32,
+    /// Else there are more than are read.
+    has_all_dims: bool,
+}
+
+/// `tidemill.v1.Tensor`, in one piece.
+fn read_tensor(mut message: Bytes, context: &DecodeContext) -> Result<Read, DecodeError> {
+    let (mut tensor, mut datatype, mut has_all_dims) = (NamedTensor::default(), 0, true);
     while message.has_remaining() {
         let (tag, wire_type) = encoding::decode_key(&mut message)?;
         let (buf, context) = (&mut message, context.clone());
         match tag {
             1 => encoding::string::merge(wire_type, &mut tensor.name, buf, context).map_err(in_field("Tensor", "name"))?,
             2 => encoding::int32::merge(wire_type, &mut datatype, buf, context).map_err(in_field("Tensor", "datatype"))?,
-            3 => encoding::int64::merge_repeated(wire_type, &mut tensor.shape, buf, context)
-                .map_err(in_field("Tensor", "shape"))?,
+            3 if has_room(wire_type, buf, tensor.shape.len()) => {
+                encoding::int64::merge_repeated(wire_type, &mut tensor.shape, buf, context)
+                    .map_err(in_field("Tensor", "shape"))?;
+                has_all_dims &= tensor.shape.len() <= DIMS_MAX;
+            }
+            3 => {
+                has_all_dims = false;
+                encoding::skip_field(wire_type, tag, buf, context).map_err(in_field("Tensor", "shape"))?;
+            }
             4 => encoding::bytes::merge(wire_type, &mut tensor.data, buf, context).map_err(in_field("Tensor", "data"))?,
             _ => encoding::skip_field(wire_type, tag, buf, context)?,
         }
     }
-    Ok((tensor, datatype))
+    Ok(Read { tensor, datatype, has_all_dims })
+}
+
+/// Whether a field of dimensions can be read behind `known` others: there may be too many of them, but not very many.
+fn has_room(wire_type: WireType, mut field: &[u8], known: usize) -> bool {
+    let bytes_max = VARINT_BYTES_MAX * DIMS_MAX as u64;
+    known <= DIMS_MAX
+        && (wire_type != WireType::LengthDelimited || decode_varint(&mut field).is_ok_and(|length| length <= bytes_max))
 }
 
 /// Says where the bytes are broken, as generated messages do.

@@ -5,8 +5,13 @@
 //! [`ItemMessage`] stands in the place of `Item` and [`ResultMessage`] in that of `ItemResult`. What is generated are the messages
 //! around the two; all others are those of [`proto`](crate::proto). On the wire nothing differs, and the tests hold either
 //! against the generated form.
+//!
+//! Requests that take long to decode come as their bytes, and responses that take long to encode are encoded beforehand, so that
+//! either is done where nobody waits beside it; the services that have such are generated anew, too.
 
+mod encoded;
 mod item;
+mod items;
 mod result;
 mod writer;
 
@@ -22,11 +27,34 @@ mod writer;
 )]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/serving/tidemill.v1.rs"));
+
+    /// The Open Inference Protocol.
+    pub mod open_inference {
+        include!(concat!(env!("OUT_DIR"), "/serving/inference.rs"));
+    }
+
+    /// Plain numbers.
+    pub mod plain {
+        include!(concat!(env!("OUT_DIR"), "/serving/model.rs"));
+    }
 }
 
+pub use encoded::{Encoded, upload_response};
 pub use generated::*;
 pub use item::ItemMessage;
+pub use items::{ItemListMessage, ScanItems};
 pub use result::ResultMessage;
+
+use crate::proto::{codec::Raw, inference, model, v1};
+
+/// `inference.ModelInferRequest`, not decoded yet.
+pub type InferRequestBytes = Raw<inference::ModelInferRequest>;
+/// `inference.ModelInferResponse`.
+pub type EncodedInferResponse = Encoded<inference::ModelInferResponse>;
+/// `model.PredictRequest`, not decoded yet.
+pub type NumbersRequestBytes = Raw<model::PredictRequest>;
+/// `tidemill.v1.UploadResponse`.
+pub type EncodedUploadResponse = Encoded<v1::UploadResponse>;
 
 #[cfg(test)]
 mod tests {
@@ -40,8 +68,8 @@ mod tests {
         codec::WindowPosition,
         domain::{Datatype, Fault, ItemTiming, NamedTensor, Signature, Tensor, TensorSpec, Timestamp},
         frontend::grpc::status::item_status_of,
-        proto::v1,
-        session::{ItemRequest, ItemResult},
+        proto::{parcel, v1},
+        session::{Inbound, ItemRequest, ItemResult},
     };
 
     prop_compose! {
@@ -135,6 +163,76 @@ mod tests {
         assert_eq!((fault.field(), fault.message()), (Some("inputs"), "the item has more than 1024 tensors"));
     }
 
+    #[test]
+    fn a_tensor_of_very_many_dimensions_is_refused_and_not_kept() {
+        let item = |dims: usize| {
+            let input = v1::Tensor { shape: vec![1; dims], ..v1::Tensor::default() };
+            feed_request(v1::Item { inputs: vec![input], ..v1::Item::default() }).encode_to_vec()
+        };
+        let tensors = |dims| item_of(read(&item(dims))).expect("an item").tensors;
+        assert_eq!(tensors(64).expect("as many as may be")[0].shape.len(), 64);
+        for dims in [65, 1_000, 100_000] {
+            let fault = tensors(dims).expect_err("too many");
+            assert_eq!(fault.field(), Some("inputs[0].shape"), "{fault}");
+            assert!(fault.message().contains("more than 64 dimensions"), "{fault}");
+        }
+        // The same, each in a field of its own.
+        let single = [0x18, 1].repeat(65);
+        let tensor = [&[0x12, u8::try_from(single.len()).expect("short, but of two bytes") | 0x80, 1][..], &single].concat();
+        let bytes = [&[0x12, u8::try_from(tensor.len() - 128).expect("short") | 0x80, 1][..], &tensor].concat();
+        assert!(item_of(read(&bytes)).expect("an item").tensors.expect_err("too many").message().contains("64 dimensions"));
+    }
+
+    fn scanned(bytes: &[u8], items_max: usize) -> Result<Vec<Result<ItemRequest, Fault>>, Fault> {
+        let Some(scan_request::Payload::Items(list)) = ScanRequest::decode(bytes).expect("sound").payload else {
+            unreachable!("there are items")
+        };
+        let items = ScanItems::new(list, items_max)?;
+        let item = |inbound: Result<Inbound, Fault>| match inbound {
+            Ok(Inbound::Item(item)) => Ok(item),
+            Ok(other) => unreachable!("{other:?}"),
+            Err(fault) => Err(fault),
+        };
+        Ok(items.map(item).collect())
+    }
+
+    fn scan_request_of(items: Vec<v1::Item>) -> Vec<u8> {
+        let payload = Some(v1::scan_request::Payload::Items(v1::ItemList { items }));
+        v1::ScanRequest { config: None, payload }.encode_to_vec()
+    }
+
+    #[test]
+    fn lists_in_several_fields_are_one_list() {
+        let named = |id: &str| v1::Item { id: id.to_owned(), ..v1::Item::default() };
+        let bytes = [scan_request_of(vec![named("a"), named("b")]), scan_request_of(vec![named("c")])].concat();
+        let ids: Vec<_> = scanned(&bytes, 3).expect("few").into_iter().map(|item| item.expect("sound").id).collect();
+        assert_eq!(ids, ["a", "b", "c"]);
+        let fault = scanned(&bytes, 2).expect_err("one more");
+        assert_eq!(fault.limit().map(|limit| (limit.name, limit.value)), Some(("message.max_items", 2)));
+    }
+
+    #[test]
+    fn an_item_that_is_broken_ends_a_scan_where_it_lies() {
+        let mut bytes = scan_request_of(vec![v1::Item { id: "ab".to_owned(), ..v1::Item::default() }; 2]);
+        // The length of the second id.
+        let at = bytes.len() - 3;
+        bytes[at] = 9;
+        let found = scanned(&bytes, 2).expect("few");
+        assert!(found[0].is_ok());
+        let fault = found[1].as_ref().expect_err("broken");
+        assert_eq!(fault.field(), Some("items[1]"), "{fault}");
+    }
+
+    #[test]
+    fn what_is_encoded_already_goes_as_a_parcel() {
+        let already = EncodedUploadResponse::Already(bytes::Bytes::from_static(b"encoded"));
+        let ticket = already.encode_to_vec();
+        assert_eq!((ticket.len(), already.encoded_len()), (parcel::TICKET_BYTES, parcel::TICKET_BYTES));
+        assert_eq!(parcel::receive(&ticket).as_deref(), Some(&b"encoded"[..]));
+        let here = EncodedUploadResponse::Here(v1::UploadResponse { model: "m".to_owned(), ..v1::UploadResponse::default() });
+        assert_eq!(v1::UploadResponse::decode(&*here.encode_to_vec()).expect("sound").model, "m");
+    }
+
     prop_compose! {
         fn result()(
             seq in any::<u64>(),
@@ -214,6 +312,24 @@ mod tests {
             bytes[at] = byte;
             prop_assert_eq!(read(&bytes).is_some(), v1::FeedRequest::decode(&*bytes).is_ok());
             prop_assert_eq!(read(&bytes[..at]).is_some(), v1::FeedRequest::decode(&bytes[..at]).is_ok());
+        }
+
+        #[test]
+        fn items_of_a_list_are_read_as_their_generated_form_reads_them(items in vec(item(), 0..5)) {
+            let found = scanned(&scan_request_of(items.clone()), 5).expect("few");
+            let expected: Vec<_> = items.into_iter().map(|item| Ok(expected(item))).collect();
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
+        fn responses_with_lists_are_written_as_their_generated_form_is(results in vec(result(), 0..4), errors in vec(result(), 0..2)) {
+            let head = v1::UploadResponse { model: "m".to_owned(), version: "1".to_owned(), ..v1::UploadResponse::default() };
+            let list = |results: &[ItemResult]| results.iter().map(expected_result).collect();
+            let expected = v1::UploadResponse { results: list(&results), errors: list(&errors), ..head.clone() };
+            let messages = |results: Vec<ItemResult>| results.into_iter().map(|result| ResultMessage::new(result, &signature())).collect::<Vec<_>>();
+            let written = upload_response(&head, &messages(results), &messages(errors));
+            prop_assert_eq!(written.len(), expected.encoded_len());
+            prop_assert_eq!(v1::UploadResponse::decode(written), Ok(expected));
         }
 
         #[test]
