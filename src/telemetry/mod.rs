@@ -19,7 +19,9 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority, Verdict};
 use histogram::Histograms;
 
-pub use handles::{GaugeGuard, LaneMetrics, LoadMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd};
+pub use handles::{
+    ConnectionClose, GaugeGuard, LaneMetrics, LoadMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd,
+};
 pub use histogram::Histogram;
 pub use metrics::{Counter, Gauge};
 pub use seldom::Seldom;
@@ -140,6 +142,7 @@ impl Telemetry {
         ServerMetrics {
             connections: self.registrar.counter(&table::CONNECTIONS, &[]),
             connections_open: self.registrar.gauge(&table::CONNECTIONS_OPEN, &[]),
+            closed: ConnectionClose::ALL.map(|reason| self.registrar.counter(&table::CONNECTIONS_CLOSED, &[reason.label()])),
         }
     }
 }

@@ -52,6 +52,7 @@ const MODEL_REASON: &[&str] = &["model", "version", "reason"];
 const MODEL_PRIORITY: &[&str] = &["model", "version", "priority"];
 const MODEL_VERDICT: &[&str] = &["model", "version", "verdict"];
 const METHOD: &[&str] = &["method"];
+const REASON: &[&str] = &["reason"];
 const METHOD_REASON: &[&str] = &["method", "reason"];
 
 /// From below the cost of a hand-off to far above any deadline that a live feed has.
@@ -203,6 +204,12 @@ pub(super) static FAULTS: Metric = counter(
 pub(super) static CONNECTIONS: Metric =
     counter("tidemill_connections_total", "connections", &[], "Connections that clients made.");
 pub(super) static CONNECTIONS_OPEN: Metric = gauge("tidemill_connections_open", "connections", &[], "Connections that are open.");
+pub(super) static CONNECTIONS_CLOSED: Metric = counter(
+    "tidemill_connections_closed_total",
+    "connections",
+    REASON,
+    "Connections that the server closed: without a call for `grpc.idle_timeout_s` (`idle`), to make room for another (`room`), or because their address had its share already (`share`).",
+);
 pub(super) static BUILD_INFO: Metric =
     gauge("tidemill_build_info", "always 1", &["version", "rustc"], "The server's version and the compiler that built it.");
 
@@ -254,6 +261,7 @@ pub static METRICS: &[&Metric] = &[
     &FAULTS,
     &CONNECTIONS,
     &CONNECTIONS_OPEN,
+    &CONNECTIONS_CLOSED,
     &BUILD_INFO,
     &PROCESS_CPU,
     &PROCESS_OPEN_FDS,
