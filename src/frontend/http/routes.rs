@@ -16,6 +16,7 @@ use tower_http::{CompressionLevel, compression::CompressionLayer, decompression:
 use super::{error::Refusal, generate, infer, repository, response::to_json, shared_memory};
 use crate::{
     config::HttpConfig,
+    connections,
     domain::{Fault, FaultKind, Timestamp},
     open_inference::OpenInference,
     service::Caller,
@@ -40,7 +41,8 @@ impl Api {
     pub(super) fn caller(&self, headers: &HeaderMap) -> Caller {
         let service = self.open_inference.service();
         let tenant = service.tenant_metadata().and_then(|name| headers.get(name));
-        Caller { ends_at: Timestamp::NEVER, tenant: service.tenant(tenant.map(HeaderValue::as_bytes)) }
+        let tenant = service.tenant(tenant.map(HeaderValue::as_bytes));
+        Caller { ends_at: Timestamp::NEVER, peer: connections::peer(), tenant }
     }
 }
 

@@ -25,10 +25,10 @@ use super::{
 use crate::{
     clock,
     domain::{Fault, FaultKind, Timestamp},
-    drain::SessionGuard,
     open_inference::{Conversation, OpenInference, Reply},
     proto::inference::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse},
     service::{Caller, draining},
+    session::Place,
     telemetry::Method,
 };
 
@@ -46,7 +46,7 @@ pub(in super::super) struct InferStream {
     drained: Pin<Box<WaitForCancellationFutureOwned>>,
     ends: Option<Pin<Box<Sleep>>>,
     reader: Arc<Reader>,
-    _guard: SessionGuard,
+    _place: Place,
 }
 
 impl InferStream {
@@ -61,7 +61,7 @@ impl InferStream {
         ends_on_fault: bool,
     ) -> Result<Self, Fault> {
         // A stream costs memory before its first request, too, and its flows are counted beside it.
-        let guard = door.service().admit()?;
+        let place = door.service().admit(&caller)?;
         let drain = door.service().drain();
         let left = (caller.ends_at != Timestamp::NEVER).then(|| caller.ends_at.since(clock::now()));
         Ok(Self {
@@ -75,7 +75,7 @@ impl InferStream {
             drained: Box::pin(drain.token().clone().cancelled_owned()),
             ends: left.map(|left| Box::pin(sleep(left))),
             reader,
-            _guard: guard,
+            _place: place,
         })
     }
 
