@@ -147,7 +147,9 @@ impl Server {
         let timekeeper = Timekeeper::start(&handoff)?;
 
         let service = Service::new(repository.clone(), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
-        let open_inference = OpenInference::new(service.clone(), config.sequence.clone(), config.shared_memory.clone());
+        service.connections().trust(&config.server.proxies);
+        let open_inference = OpenInference::new(service.clone(), config.sequence.clone(), config.shared_memory.clone())
+            .with_load_calls(config.models.max_load_calls);
         let shutdown = Shutdown::default();
         let (grpc_listener, grpc_addr) = nonblocking(grpc_listener)?;
         let (http_listener, http_addr) = nonblocking(http_listener)?;

@@ -4,16 +4,14 @@
 //! [`Shutdown::graceful`] tells the open connections to finish: their calls go on. New connections are still served, so that
 //! whoever asks hears that the server drains, until [`Shutdown::close`] closes the port. [`Shutdown::abort`] drops what is left.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock,
+    connections::{Connection, Port, with_peer},
     telemetry::{GaugeGuard, Seldom, ServerMetrics},
 };
 
@@ -60,42 +58,42 @@ impl Shutdown {
 /// A port that is bound already.
 pub(super) struct Listener {
     pub(super) listener: TcpListener,
-    /// More wait in the kernel's backlog.
-    pub(super) connections_max: usize,
+    /// Its places; who finds none waits, and more wait in the kernel's backlog.
+    pub(super) port: Port,
     pub(super) metrics: ServerMetrics,
     pub(super) shutdown: Shutdown,
 }
 
 impl Listener {
-    /// Gives each connection to `converse`, in a task of its own. Returns when all have ended after [`Shutdown::close`], or at
+    /// Gives each connection with its place to `converse`, in a task of its own. Returns when all have ended after [`Shutdown::close`], or at
     /// once after [`Shutdown::abort`].
-    pub(super) async fn serve<F>(self, converse: impl Fn(TcpStream) -> F)
+    pub(super) async fn serve<F>(self, converse: impl Fn(TcpStream, Connection) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let Self { listener, connections_max, metrics, shutdown } = self;
+        let Self { listener, port, metrics, shutdown } = self;
         let connections = TaskTracker::new();
-        let permits = Arc::new(Semaphore::new(connections_max));
         let failures = Seldom::default();
         loop {
-            let permit = tokio::select! {
-                permit = Arc::clone(&permits).acquire_owned() => permit,
-                () = shutdown.close.cancelled() => break,
-            };
-            let Ok(permit) = permit else { break };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = shutdown.close.cancelled() => break,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, address)) => {
                     metrics.connections.increment(1);
+                    let admitted = tokio::select! {
+                        admitted = port.admit(address.ip()) => admitted,
+                        () = shutdown.close.cancelled() => break,
+                    };
+                    // One without a place is closed.
+                    let Ok(connection) = admitted else { continue };
                     let open = GaugeGuard::new(&metrics.connections_open);
-                    let conversation = converse(stream);
-                    connections.spawn(async move {
+                    let (peer, conversation) = (connection.peer(), converse(stream, connection));
+                    connections.spawn(with_peer(peer, async move {
                         conversation.await;
-                        drop((permit, open));
-                    });
+                        drop(open);
+                    }));
                 }
                 Err(error) => {
                     if let Some(left_out) = failures.due(clock::now()) {

@@ -8,6 +8,7 @@ mod deadline;
 mod example;
 mod greeting;
 mod health;
+mod leaving;
 mod limits;
 mod models;
 mod native;

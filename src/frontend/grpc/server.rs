@@ -24,6 +24,7 @@ use super::{
     example::Example,
     greeting::{HTTP1_ANSWER, greeting, is_http1},
     health::HealthKeeper,
+    leaving::{has_left, told_to_leave},
     limits::NameMessageLimit,
     models::Models,
     native::Native,
@@ -34,6 +35,7 @@ use super::{
 };
 use crate::{
     config::GrpcConfig,
+    connections::Connection,
     frontend::{
         linger::Lingering,
         listener::{Listener, Shutdown},
@@ -103,14 +105,15 @@ impl GrpcServer {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .prepare();
-        let listener = Listener { listener, connections_max: config.max_connections, metrics, shutdown: shutdown.clone() };
+        let port = service.connections().port(config.max_connections, metrics.clone());
+        let listener = Listener { listener, port, metrics, shutdown: shutdown.clone() };
         Ok((Self { listener, routes, config, unread_timeout, shutdown }, keeper))
     }
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
         let Self { listener, routes, config, unread_timeout, shutdown } = self;
-        listener.serve(|stream| connection(stream, &routes, &config, unread_timeout, shutdown.clone())).await;
+        listener.serve(|stream, place| connection(stream, place, &routes, &config, unread_timeout, shutdown.clone())).await;
     }
 }
 
@@ -128,13 +131,15 @@ async fn refuse_http1(stream: TcpStream) {
 
 fn connection(
     mut stream: TcpStream,
+    place: Connection,
     routes: &Routes,
     config: &GrpcConfig,
     unread_timeout: Duration,
     shutdown: Shutdown,
 ) -> impl Future<Output = ()> + Send + use<> {
     let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
-    let streams = StreamExecutor::new(unread_timeout);
+    let streams = StreamExecutor::new(unread_timeout, place.calls());
+    let idle_timeout = Duration::from_secs(config.idle_timeout_s);
     let mut http2 = hyper::server::conn::http2::Builder::new(streams.clone());
     http2
         .timer(TokioTimer::new())
@@ -155,7 +160,11 @@ fn connection(
             tracing::debug!(%error, "a connection ended before it began");
             return;
         }
-        let Some(read) = greeting(&mut stream).await else { return };
+        let read = tokio::select! {
+            read = greeting(&mut stream) => read,
+            _ = place.asked_to_leave(None) => return,
+        };
+        let Some(read) = read else { return };
         if is_http1(&read) {
             refuse_http1(stream).await;
             return;
@@ -166,11 +175,12 @@ fn connection(
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = shutdown.aborted().cancelled() => return,
-            () = go_away.cancelled() => {
+            leaves = told_to_leave(&place, idle_timeout, go_away) => {
                 connection.as_mut().change(hyper::server::conn::http2::Connection::graceful_shutdown);
                 tokio::select! {
                     ended = connection.as_mut() => ended,
                     () = shutdown.aborted().cancelled() => return,
+                    () = has_left(&place, leaves) => return,
                 }
             }
         };

@@ -43,6 +43,7 @@ use tower::ServiceExt as _;
 
 use super::error::Refusal;
 use crate::{
+    connections::{Call, Calls, Connection},
     domain::{Fault, FaultKind},
     frontend::{linger::Lingering, listener::Shutdown},
 };
@@ -79,12 +80,12 @@ impl Limits {
 }
 
 /// Serves the requests of a connection until either side ends it.
-pub(super) async fn converse(stream: TcpStream, router: Router, limits: Limits, shutdown: Shutdown) {
+pub(super) async fn converse(stream: TcpStream, place: Connection, router: Router, limits: Limits, shutdown: Shutdown) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended before it began");
         return;
     }
-    let progress = Arc::new(Progress::new(limits.header_bytes_max));
+    let progress = Arc::new(Progress::new(limits.header_bytes_max, place.calls()));
     let socket = Watched { stream: Lingering::new(stream), progress: Arc::clone(&progress) };
     let (begins, ends) = (Arc::clone(&progress), Arc::clone(&progress));
     let service = router
@@ -114,6 +115,14 @@ pub(super) async fn converse(stream: TcpStream, router: Router, limits: Limits, 
             lapsed = polled => break lapsed,
             () = shutdown.aborted().cancelled() => return,
             () = go_away.cancelled(), if !leaves => {
+                leaves = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            // Without a request in hand there is nothing to be said.
+            _ = place.asked_to_leave(None), if !leaves => {
+                if place.is_idle() {
+                    return;
+                }
                 leaves = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
@@ -198,6 +207,7 @@ impl Lapse {
 /// How far the client has come.
 struct Progress {
     header_bytes_max: usize,
+    calls: Calls,
     state: Mutex<State>,
 }
 
@@ -211,12 +221,14 @@ struct State {
     request_over: bool,
     /// Goes up with everything that the client does in time.
     turns: u64,
+    /// The request that is being answered.
+    call: Option<Call>,
 }
 
 impl Progress {
-    const fn new(header_bytes_max: usize) -> Self {
-        let state = State { awaited: Awaited::First, blocked: false, head_bytes: 0, request_over: false, turns: 0 };
-        Self { header_bytes_max, state: Mutex::new(state) }
+    const fn new(header_bytes_max: usize, calls: Calls) -> Self {
+        let state = State { awaited: Awaited::First, blocked: false, head_bytes: 0, request_over: false, turns: 0, call: None };
+        Self { header_bytes_max, calls, state: Mutex::new(state) }
     }
 
     /// Bytes that may be read now; `None` if only the body's own limit counts.
@@ -251,6 +263,7 @@ impl Progress {
         state.head_bytes = 0;
         state.request_over = is_over;
         state.turns += 1;
+        state.call = Some(self.calls.begin());
     }
 
     fn note_request_over(&self) {
@@ -261,6 +274,7 @@ impl Progress {
         let mut state = self.state.lock();
         state.awaited = if state.request_over { Awaited::Request } else { Awaited::Rest };
         state.turns += 1;
+        state.call = None;
     }
 
     /// What is waited for, and since how many turns.
@@ -441,7 +455,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            Self { progress: Progress::new(LIMITS.header_bytes_max), patience: Patience::new(LIMITS) }
+            Self { progress: Progress::new(LIMITS.header_bytes_max, Calls::default()), patience: Patience::new(LIMITS) }
         }
 
         /// Whether nothing lapses within `seconds`.

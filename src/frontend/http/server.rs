@@ -43,7 +43,8 @@ impl HttpServer {
             idle_timeout: config.idle_timeout(),
             unread_timeout: open_inference.service().config().unread_timeout(),
         };
-        let listener = Listener { listener, connections_max: config.max_connections, metrics, shutdown: shutdown.clone() };
+        let port = open_inference.service().connections().port(config.max_connections, metrics.clone());
+        let listener = Listener { listener, port, metrics, shutdown: shutdown.clone() };
         let router = router(Api { open_inference, config: Arc::new(config) });
         Self { listener, router, limits, shutdown }
     }
@@ -51,6 +52,6 @@ impl HttpServer {
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
         let Self { listener, router, limits, shutdown } = self;
-        listener.serve(|stream| converse(stream, router.clone(), limits, shutdown.clone())).await;
+        listener.serve(|stream, place| converse(stream, place, router.clone(), limits, shutdown.clone())).await;
     }
 }
