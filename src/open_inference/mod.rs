@@ -6,6 +6,7 @@
 //! the same batches.
 
 mod book;
+mod changes;
 mod config;
 mod conversation;
 mod describe;
@@ -19,11 +20,13 @@ mod response;
 mod sequences;
 mod shared_memory;
 mod statistics;
+mod users;
 
 use crate::{
     config::{SequenceConfig, SharedMemoryConfig},
     service::Service,
 };
+use changes::Changes;
 use sequences::Sequences;
 
 pub use config::{
@@ -47,15 +50,27 @@ pub struct OpenInference {
     service: Service,
     sequences: Sequences,
     shared_memory: SharedMemory,
+    changes: Changes,
     config: SequenceConfig,
 }
+
+/// Calls that change models, running or waiting, unless [`OpenInference::with_load_calls`] says otherwise.
+const LOAD_CALLS_MAX: usize = 64;
 
 impl OpenInference {
     /// The protocol over `service`.
     #[must_use]
     pub fn new(service: Service, config: SequenceConfig, shared_memory: SharedMemoryConfig) -> Self {
         let shared_memory = SharedMemory::new(shared_memory);
-        Self { service, sequences: Sequences::new(config.idle_timeout()), shared_memory, config }
+        let sequences = Sequences::new(&config, service.config().max_streams);
+        Self { service, sequences, shared_memory, changes: Changes::at_most(LOAD_CALLS_MAX), config }
+    }
+
+    /// The same, in which so many calls may change models at once, running or waiting.
+    #[must_use]
+    pub fn with_load_calls(mut self, calls_max: usize) -> Self {
+        self.changes = Changes::at_most(calls_max);
+        self
     }
 
     /// The door behind it.

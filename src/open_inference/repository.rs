@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::OpenInference;
 use crate::{
+    connections,
     domain::{Fault, FaultKind},
     registry::{IndexEntry, IndexState},
 };
@@ -30,22 +31,24 @@ impl OpenInference {
     /// Loads a model, or loads it anew, as it is in its folder; `parameters` are the names of the request's.
     ///
     /// # Errors
-    /// Those of [`Repository::load`](crate::registry::Repository::load), and [`FaultKind::Unsupported`] for parameters that bring a
-    /// configuration or files.
+    /// Those of [`Repository::load`](crate::registry::Repository::load), [`FaultKind::Unsupported`] for parameters that bring a
+    /// configuration or files, and [`FaultKind::Overloaded`] if too many such calls wait, or the client's share of them.
     pub async fn load_model(&self, name: &str, mut parameters: impl Iterator<Item = &str> + Send) -> Result<(), Fault> {
         if let Some(parameter) = parameters.find(|name| *name == "config" || name.starts_with("file:")) {
             let message =
                 format!("'{parameter}' is not taken: models and their manifests are loaded from their folder in models.dir");
             return Err(Fault::new(FaultKind::Unsupported, message).with_field("parameters"));
         }
+        let _turn = self.changes.turn(connections::peer()).await?;
         self.service().repository().load(name).await
     }
 
     /// Takes a model out of service. Nothing depends on another model here, so whatever is asked for its dependents is done.
     ///
     /// # Errors
-    /// Those of [`Repository::unload`](crate::registry::Repository::unload).
+    /// Those of [`Repository::unload`](crate::registry::Repository::unload), and [`FaultKind::Overloaded`] as for a load.
     pub async fn unload_model(&self, name: &str) -> Result<(), Fault> {
+        let _turn = self.changes.turn(connections::peer()).await?;
         self.service().repository().unload(name).await
     }
 }
