@@ -36,6 +36,7 @@ mod scan;
 mod sequences;
 mod serving;
 mod session;
+mod shares;
 mod startup;
 mod strings;
 mod tidy;
