@@ -58,7 +58,7 @@ impl Shutdown {
 /// A port that is bound already.
 pub(super) struct Listener {
     pub(super) listener: TcpListener,
-    /// Its places; who finds none waits, and more wait in the kernel's backlog.
+    /// Its places. One connection waits for a place, and more wait in the kernel's backlog.
     pub(super) port: Port,
     pub(super) metrics: ServerMetrics,
     pub(super) shutdown: Shutdown,
