@@ -14,11 +14,12 @@
 //! what is in flight (`drain.deadline_s`); the gRPC and HTTP ports close, then their connections ([`CONNECTIONS_GRACE`]); lanes
 //! end; the admin port closes last.
 
+mod ports;
 mod record;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
@@ -68,10 +69,6 @@ const LOSS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Time in which the record of arrivals may write down what is left of it. It may be on a file that takes nothing.
 const RECORD_GRACE: Duration = Duration::from_secs(1);
-
-/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`). The usual 128 are too few for clients
-/// that all come back at once: one that finds no room tries again after a second.
-const BACKLOG: i32 = 4_096;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -158,9 +155,9 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing is left running then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let grpc_listener = bind("server.grpc_addr", config.server.grpc_addr)?;
-        let http_listener = bind("server.http_addr", config.server.http_addr)?;
-        let admin_listener = bind("server.admin_addr", config.server.admin_addr)?;
+        let grpc_listener = ports::bind("server.grpc_addr", config.server.grpc_addr)?;
+        let http_listener = ports::bind("server.http_addr", config.server.http_addr)?;
+        let admin_listener = ports::bind("server.admin_addr", config.server.admin_addr)?;
         config.exposures().iter().for_each(|exposure| tracing::warn!("{exposure}"));
         let web = WebRules::new(&config.server);
         let telemetry = if config.metrics.enabled { Telemetry::new() } else { Telemetry::off() };
@@ -185,20 +182,23 @@ impl Server {
         let timekeeper = Timekeeper::start(&handoff, &vitals)?;
 
         let service = Service::new(repository.clone(), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
+        service.connections().trust(&config.server.proxies);
         if !config.control.priority_high.is_on(true) {
             service.refuse_high_priority();
         }
         let bounds = Bounds::new(&config, telemetry.server());
         let open_inference = OpenInference::new(service.within(memory), config.sequence.clone(), config.shared_memory.clone())
+            .with_load_calls(config.models.max_load_calls)
             .within(descriptors.clone())
             .with_side_threads(bounds.side().clone());
         let shutdown = Shutdown::default();
-        let (grpc_listener, grpc_addr) = nonblocking(grpc_listener)?;
-        let (http_listener, http_addr) = nonblocking(http_listener)?;
+        let (grpc_listener, grpc_addr) = ports::nonblocking(grpc_listener)?;
+        let (http_listener, http_addr) = ports::nonblocking(http_listener)?;
         let door = |address: SocketAddr| open_inference.for_clients(config.access(address.ip()));
+        let (grpc_config, http_config) = ports::settings(&config, &descriptors);
         let (grpc, mut health) =
-            GrpcServer::new(grpc_listener, door(grpc_addr), config.grpc.clone(), bounds.clone(), shutdown.clone())?;
-        let http = HttpServer::new(http_listener, door(http_addr), config.http.clone(), bounds, shutdown.clone());
+            GrpcServer::new(grpc_listener, door(grpc_addr), grpc_config, bounds.clone(), shutdown.clone())?;
+        let http = HttpServer::new(http_listener, door(http_addr), http_config, bounds, shutdown.clone());
         let surroundings = Surroundings { descriptors, vitals: vitals.clone() };
         let grpc = grpc.within(surroundings.clone()).with_web_rules(web.clone());
         let http = http.within(surroundings).with_web_rules(web);
@@ -354,28 +354,11 @@ impl Server {
     }
 }
 
-fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    let bound = TcpListener::bind(address).and_then(|listener| {
-        // It listens already; this changes how many may wait.
-        rustix::net::listen(&listener, BACKLOG)?;
-        Ok(listener)
-    });
-    bound.map_err(|error| StartError::Bind { key, address, error })
-}
-
 /// The end of a server that has lost a part begins by itself, before anybody has been told.
 async fn drain_when_lost(vitals: Vitals, drain: Drain) -> Option<()> {
     vitals.lost().await;
     drain.begin();
     None
-}
-
-/// The same listener for the runtime, and where it listens.
-fn nonblocking(listener: TcpListener) -> io::Result<(tokio::net::TcpListener, SocketAddr)> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let address = listener.local_addr()?;
-    Ok((listener, address))
 }
 
 fn lane_count(config: &Config) -> usize {
@@ -459,7 +442,6 @@ fn repository(config: &Config, device: Device) -> Repository {
     let folder = config.models.dir.clone().map(|path| Box::new(Folder::of_model(path, name)) as Box<dyn ModelSource>);
     let sources = embedded.chain(example).chain(folder).collect();
     let repository = Repository::new(sources, engine_default, device.compute.clone(), Box::new(device), proofs(config));
-    repository.bound_waiting(config.models.max_waiting_loads);
     repository
 }
 

@@ -45,6 +45,7 @@ pub struct Descriptors {
 #[derive(Debug)]
 struct Inner {
     free: Arc<Semaphore>,
+    clients: usize,
     /// Of the process, as `ulimit -n` has it; `None` if there is none.
     limit: Option<u64>,
     /// Connections that the admin port may have.
@@ -91,13 +92,20 @@ impl Descriptors {
 
     fn of(limit: Option<u64>, admin: u64, clients: usize) -> Self {
         let admin = usize::try_from(admin).unwrap_or(usize::MAX);
-        Self { inner: Arc::new(Inner { free: Arc::new(Semaphore::new(clients)), limit, admin, waits: Seldom::default() }) }
+        Self { inner: Arc::new(Inner { free: Arc::new(Semaphore::new(clients)), clients, limit, admin, waits: Seldom::default() }) }
     }
 
     /// Connections that the admin port may have open.
     #[must_use]
     pub fn admin(&self) -> usize {
         self.inner.admin
+    }
+
+    /// Connections that a port for clients may have open, if it wants so many: seven sixteenths of the budget, so that two full ports leave
+    /// an eighth to shared memory. A port that is full can still tell whose connection is to make room; one without descriptors cannot.
+    #[must_use]
+    pub fn connections(&self, wanted: usize) -> usize {
+        wanted.min(self.inner.clients.saturating_mul(7) / 16).max(1)
     }
 
     /// The limit of the process, which a refusal names.
@@ -156,6 +164,15 @@ mod tests {
         assert_eq!(free(20_000, 20), (20_000 - 20 - 14 - 4 - 64, 64));
         assert_eq!(free(128, 20), (128 - 20 - 14 - 4 - 16, 16));
         assert_eq!(free(54, 20), (8, 8));
+    }
+
+    #[test]
+    fn two_full_ports_leave_some_to_shared_memory() {
+        let descriptors = Descriptors::within(54, 20, 2).expect("enough");
+        assert_eq!((descriptors.connections(10_000), descriptors.connections(2)), (3, 2));
+        let plenty = Descriptors::within(65_536, 20, 2).expect("enough");
+        assert_eq!(plenty.connections(10_000), 10_000);
+        assert_eq!(Descriptors::unlimited().connections(10_000), 10_000);
     }
 
     #[tokio::test]

@@ -17,15 +17,17 @@ use futures::{Stream, StreamExt as _, stream};
 use crate::{
     codec::FramingRule,
     config::SessionConfig,
-    domain::{Fault, FaultKind, Priority, Timestamp},
-    drain::{Drain, Phase, SessionGuard},
+    connections::Connections,
+    domain::{Fault, FaultKind, Peer, Priority, Timestamp},
+    drain::{Drain, Phase},
     memory::Memory,
     registry::{Model, ModelStatus, Repository},
     scheduler::{Handoff, Overflow, StreamHandle, StreamOptions},
     session::{
-        Event, Inbound, ItemRequest, ItemResult, Order, OverflowPolicy, PayloadKind, PcmOptions, Session, SessionMetrics,
+        Event, Inbound, ItemRequest, ItemResult, Order, OverflowPolicy, PayloadKind, PcmOptions, Place, Session, SessionMetrics,
         SessionOptions, Unread, WhenFull,
     },
+    shares::{Path, Pool},
     telemetry::{Method, MethodMetrics, Telemetry},
 };
 
@@ -36,8 +38,18 @@ pub use crate::scheduler::{CallTimes, CostCurve, ModelStatus as QueueStatus, Sta
 pub struct Caller {
     /// When the whole call ends.
     pub ends_at: Timestamp,
+    /// Over which connection it is made.
+    pub peer: Peer,
     /// On whose behalf it is made; see [`Service::tenant`].
     pub tenant: TenantKey,
+}
+
+impl Caller {
+    /// For whom its shares are counted.
+    #[must_use]
+    pub fn path(&self) -> Path {
+        Path::of(self.peer, self.tenant.0)
+    }
 }
 
 /// What a client asks for when it opens a stream.
@@ -65,10 +77,8 @@ pub struct OpenRequest {
     pub max_age: Option<Duration>,
     /// Before which others the stream goes.
     pub priority: Priority,
-    /// On whose behalf it runs; see [`Service::tenant`].
-    pub tenant: TenantKey,
-    /// When the whole call ends.
-    pub ends_at: Timestamp,
+    /// When the call ends, and who makes it.
+    pub caller: Caller,
 }
 
 /// The limits in force on a stream.
@@ -96,6 +106,8 @@ struct Inner {
     handoff: Arc<Handoff>,
     config: SessionConfig,
     drain: Drain,
+    connections: Connections,
+    streams: Pool,
     methods: [Arc<MethodMetrics>; Method::ALL.len()],
     /// Seeded, so that nobody can choose a name that falls together with another's.
     tenants: RandomState,
@@ -112,7 +124,7 @@ pub struct OpenStream {
     handle: StreamHandle,
     metrics: SessionMetrics,
     drain: Drain,
-    guard: SessionGuard,
+    place: Place,
 }
 
 impl Service {
@@ -126,8 +138,9 @@ impl Service {
         telemetry: &Telemetry,
     ) -> Self {
         let methods = Method::ALL.map(|method| Arc::new(telemetry.method(method)));
-        let (tenants, refuses_high) = (RandomState::new(), AtomicBool::new(false));
-        let inner = Inner { repository, handoff, config, drain, methods, tenants, refuses_high };
+        let streams = Pool::new("session.max_streams", config.max_streams);
+        let (connections, tenants, refuses_high) = (Connections::default(), RandomState::new(), AtomicBool::new(false));
+        let inner = Inner { repository, handoff, config, drain, connections, streams, methods, tenants, refuses_high };
         Self { inner: Arc::new(inner), memory: Memory::unlimited() }
     }
 
@@ -152,8 +165,8 @@ impl Service {
     ///
     /// # Errors
     /// [`FaultKind::NotFound`] for an unknown model or version, [`FaultKind::Unavailable`] if it is not ready or the server is
-    /// draining, [`FaultKind::Overloaded`] if `session.max_streams` are open, [`FaultKind::Denied`] if it is to go before others and
-    /// none may, [`FaultKind::Invalid`] if the model does not take this kind of payload.
+    /// draining, [`FaultKind::Overloaded`] if `session.max_streams` are open, or the caller's share of them, [`FaultKind::Denied`] if it
+    /// is to go before others and none may, [`FaultKind::Invalid`] if the model does not take this kind of payload.
     pub fn open(&self, method: Method, request: OpenRequest) -> Result<OpenStream, Fault> {
         let opened = self.try_open(method, request);
         if let Err(fault) = &opened {
@@ -167,19 +180,18 @@ impl Service {
         self.open_found(method, model, request)
     }
 
-    /// Counts one more stream, for as long as the guard lives.
+    /// Counts one more stream of `caller`'s, for as long as its place is kept.
     ///
     /// # Errors
-    /// [`FaultKind::Unavailable`] if the server is draining, [`FaultKind::Overloaded`] if `session.max_streams` are open.
-    pub(crate) fn admit(&self) -> Result<SessionGuard, Fault> {
-        let Inner { config, drain, .. } = &*self.inner;
-        let guard = drain.session().ok_or_else(draining)?;
-        if drain.sessions_open() <= config.max_streams {
-            return Ok(guard);
+    /// [`FaultKind::Unavailable`] if the server is draining, [`FaultKind::Overloaded`] if `session.max_streams` are open, or the
+    /// caller's share of them.
+    pub(crate) fn admit(&self, caller: &Caller) -> Result<Place, Fault> {
+        let Inner { streams, drain, .. } = &*self.inner;
+        let session = drain.session().ok_or_else(draining)?;
+        match streams.claim(&caller.path(), 1) {
+            Ok(share) => Ok(Place::new(session, share)),
+            Err(full) => Err(full.fault("streams are open").with_retry_after(Duration::from_secs(1))),
         }
-        let message = format!("{} streams are open, as many as session.max_streams allows", config.max_streams);
-        let fault = Fault::new(FaultKind::Overloaded, message).with_limit("session.max_streams", config.max_streams as u64);
-        Err(fault.with_retry_after(Duration::from_secs(1)))
     }
 
     /// Opens a stream on a model that [`Service::find`] has found.
@@ -195,7 +207,8 @@ impl Service {
         if matches!(method, Method::Scan | Method::Upload | Method::Feed) {
             self.memory.admit()?;
         }
-        let guard = self.admit()?;
+        let caller = request.caller;
+        let place = self.admit(&caller)?;
         if request.overflow != OverflowPolicy::Block && method != Method::Feed {
             return Err(Fault::invalid(
                 "overflow",
@@ -204,7 +217,8 @@ impl Service {
         }
         let limits = self.limits(request.window_items);
         let overflow = overflow(request.overflow, limits);
-        let stream = |model| StreamOptions { model, tenant: request.tenant, priority: request.priority, overflow };
+        let stream =
+            |model| StreamOptions { model, peer: caller.peer, tenant: caller.tenant, priority: request.priority, overflow };
         let open = |model: &Model| handoff.open(stream(model.key));
         let (model, handle) = match open(&model) {
             Some(handle) => (model, handle),
@@ -223,12 +237,12 @@ impl Service {
             default_deadline: request.default_deadline,
             overflow: request.overflow,
             max_age: request.max_age,
-            ends_at: request.ends_at,
+            ends_at: caller.ends_at,
             when_full: if unary { WhenFull::Refuse } else { WhenFull::Wait },
             reads_on_drain: unary || matches!(method, Method::Scan | Method::ModelStreamInfer),
         };
         let metrics = SessionMetrics::open(Arc::clone(self.metrics(method)));
-        Ok(OpenStream { model, limits, unread: request.unread, options, handle, metrics, drain: drain.clone(), guard })
+        Ok(OpenStream { model, limits, unread: request.unread, options, handle, metrics, drain: drain.clone(), place })
     }
 
     /// Runs one item, for a method that is unary.
@@ -334,7 +348,16 @@ impl Service {
     /// The tenant that this value of [`Service::tenant_metadata`] names. Streams without one are a tenant of their own.
     #[must_use]
     pub fn tenant(&self, value: Option<&[u8]>) -> TenantKey {
-        value.map_or_else(TenantKey::default, |value| TenantKey(self.inner.tenants.hash_one(value)))
+        if self.inner.config.tenant_metadata.is_empty() {
+            return TenantKey::default();
+        }
+        TenantKey(self.inner.tenants.hash_one(value).max(1))
+    }
+
+    /// The connections of the ports for clients.
+    #[must_use]
+    pub fn connections(&self) -> &Connections {
+        &self.inner.connections
     }
 
     /// What else limits sessions.
@@ -442,7 +465,7 @@ impl OpenStream {
     where
         I: Stream<Item = Result<Inbound, Fault>> + Unpin,
     {
-        Session::new(inbound, self.handle, self.model, self.options, self.drain, self.metrics, self.guard)
+        Session::new(inbound, self.handle, self.model, self.options, self.drain, self.metrics, self.place)
     }
 }
 

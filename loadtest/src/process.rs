@@ -27,13 +27,13 @@ pub(crate) struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts `binary` on free ports, with room for `streams` streams and these settings, each `KEY=VALUE`, and waits until it
-    /// listens.
+    /// Starts `binary` on free ports, with room for `streams` streams, however few connections they share, and these settings, each
+    /// `KEY=VALUE`, and waits until it listens.
     pub(crate) async fn start(binary: &Path, streams: usize, settings: &[impl AsRef<str> + Sync]) -> anyhow::Result<Self> {
         let mut child = Command::new(binary)
             .args(["serve", "--set", "log.format=json", "--grpc-addr", "127.0.0.1:0"])
             .args(["--http-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
-            .args(["--set", &format!("session.max_streams={}", streams + 100)])
+            .args(["--set", &format!("session.max_streams={}", streams + streams / 4 + 100)])
             .args(settings.iter().flat_map(|setting| ["--set", setting.as_ref()]))
             .stderr(Stdio::piped())
             .kill_on_drop(true)

@@ -143,6 +143,11 @@ pub(super) const KEYS: &[Key] = &[
     ),
     switch("control.reflection", "tell gRPC clients the API; `auto`: yes"),
     switch("control.priority_high", "let clients ask for priority HIGH, which goes before all others; `auto`: yes"),
+    words(
+        "server.proxies",
+        "IP addresses with commas between them; empty for none",
+        "proxies in front of the server: connections from there are those of many clients, so that their address has no [share](scheduling.md#shares-of-what-is-bounded); the tenants that they name are believed",
+    ),
     number("grpc.max_message_bytes", "bytes", 1_024..=WINDOW_MAX, "largest message, after inflating"),
     number(
         "grpc.max_small_message_bytes",
@@ -181,6 +186,12 @@ pub(super) const KEYS: &[Key] = &[
     number("grpc.max_connections", "connections", 1..=1_000_000, "connections open at once"),
     number("grpc.keepalive_interval_s", "seconds", 1..=86_400, "time between two pings of a silent connection"),
     number("grpc.keepalive_timeout_s", "seconds", 1..=86_400, "time after which an unanswered ping closes the connection"),
+    number(
+        "grpc.idle_timeout_s",
+        "seconds",
+        1..=604_800,
+        "a connection without a call for so long is closed, although it answers pings",
+    ),
     number(
         "grpc.max_header_bytes",
         "bytes",
@@ -257,6 +268,12 @@ pub(super) const KEYS: &[Key] = &[
         1..=86_400,
         "time after which a sequence of the Open Inference Protocol without a request is freed, with its state",
     ),
+    number(
+        "sequence.grace_s",
+        "seconds",
+        0..=86_400,
+        "time after which a sequence over unary calls is freed once no connection that used it is open",
+    ),
     number("sequence.max_per_stream", "sequences", 1..=10_000_000, "sequences open at once on one `ModelStreamInfer` stream"),
     number("scheduler.lanes", "lanes", 0..=1_024, "model calls at once, one thread each; 0 for as many as the machine has cores"),
     number("scheduler.max_queued_items", "items", 1..=100_000_000, "admitted items of all models"),
@@ -276,10 +293,10 @@ pub(super) const KEYS: &[Key] = &[
     words("models.example", SWITCH, "serve `example_model`, which doubles numbers"),
     words("models.watch", SWITCH, "load, replace and unload models as `models.dir` changes"),
     number(
-        "models.max_waiting_loads",
+        "models.max_load_calls",
         "calls",
-        0..=65_536,
-        "calls of clients to load, prove or unload models that wait while one is carried out",
+        1..=10_000,
+        "calls that load or unload models, running or waiting; they run one at a time",
     ),
     words(
         "models.cache_dir",
@@ -315,7 +332,7 @@ pub(super) const KEYS: &[Key] = &[
         "bytes",
         1 << 20..=MEMORY_MAX,
         "bytes of all messages and bodies in arrival and of all large answers that clients have yet to take, over all ports; an eighth is kept \
-         for messages of at most 64 KiB, and one connection has at most half of the rest",
+         for messages of at most 64 KiB, and clients have their [shares](scheduling.md#shares-of-what-is-bounded)",
     ),
     number(
         "drain.deadline_s",

@@ -3,7 +3,7 @@
 //! Units, ranges and help live in the table of [`super::keys`]; a test holds the two to the same set of keys.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -49,6 +49,9 @@ pub struct ServerConfig {
     pub allowed_origins: Vec<OriginPattern>,
     /// Threads for work that takes long; 0 for a quarter as many as there are cores.
     pub side_threads: usize,
+    /// Proxies, behind each of which there are many clients.
+    #[serde(with = "addresses")]
+    pub proxies: Vec<IpAddr>,
 }
 
 impl Default for ServerConfig {
@@ -62,6 +65,7 @@ impl Default for ServerConfig {
             allowed_hosts,
             allowed_origins,
             side_threads: 0,
+            proxies: Vec::new(),
         }
     }
 }
@@ -131,6 +135,8 @@ pub struct GrpcConfig {
     pub keepalive_interval_s: u64,
     /// Seconds after which an unanswered ping closes the connection.
     pub keepalive_timeout_s: u64,
+    /// Seconds that a connection may be without a call.
+    pub idle_timeout_s: u64,
     /// Largest list of headers of a request.
     pub max_header_bytes: u32,
 }
@@ -150,6 +156,7 @@ impl Default for GrpcConfig {
             max_connections: 10_000,
             keepalive_interval_s: 30,
             keepalive_timeout_s: 10,
+            idle_timeout_s: 300,
             max_header_bytes: 16 << 10,
         }
     }
@@ -336,17 +343,25 @@ impl SessionConfig {
 pub struct SequenceConfig {
     /// Seconds after which a sequence without a request is freed.
     pub idle_timeout_s: u64,
+    /// Seconds that a sequence over unary calls outlives the connections that used it.
+    pub grace_s: u64,
     /// Sequences open at once on one stream.
     pub max_per_stream: usize,
 }
 
 impl Default for SequenceConfig {
     fn default() -> Self {
-        Self { idle_timeout_s: 60, max_per_stream: 1_024 }
+        Self { idle_timeout_s: 60, grace_s: 10, max_per_stream: 1_024 }
     }
 }
 
 impl SequenceConfig {
+    /// Time that a sequence over unary calls outlives the connections that used it.
+    #[must_use]
+    pub const fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace_s)
+    }
+
     /// Time after which a sequence without a request is freed.
     #[must_use]
     pub const fn idle_timeout(&self) -> Duration {
@@ -405,8 +420,8 @@ pub struct ModelsConfig {
     pub example: bool,
     /// Whether to follow changes of the folder.
     pub watch: bool,
-    /// Calls of clients to load or unload models that wait for their turn.
-    pub max_waiting_loads: usize,
+    /// Calls of clients that load or unload models, running or waiting.
+    pub max_load_calls: usize,
     /// Where proofs of models are kept from one start to the next; nowhere if absent.
     #[serde(with = "path_or_empty")]
     pub cache_dir: Option<PathBuf>,
@@ -422,7 +437,7 @@ impl Default for ModelsConfig {
             embedded_8khz: false,
             example: true,
             watch: false,
-            max_waiting_loads: 16,
+            max_load_calls: 64,
             cache_dir: None,
         }
     }
@@ -555,6 +570,24 @@ fn metadata_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D
         return Ok(name);
     }
     Err(D::Error::custom(format!("'{name}' is not the name of textual metadata: lower-case letters, digits, '-', '_' and '.'")))
+}
+
+/// Addresses in one string, with commas between them, which a variable or a flag can give as well.
+mod addresses {
+    use super::{Deserialize as _, Deserializer, IpAddr, Serializer};
+    use serde::de::Error as _;
+
+    pub(super) fn serialize<S: Serializer>(addresses: &[IpAddr], serializer: S) -> Result<S::Ok, S::Error> {
+        let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+        serializer.serialize_str(&texts.join(","))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let addresses = text.split(',').map(str::trim).filter(|address| !address.is_empty());
+        let parse = |address: &str| address.parse().map_err(|_| D::Error::custom(format!("'{address}' is not an IP address")));
+        addresses.map(parse).collect()
+    }
 }
 
 /// TOML has no null: an absent path is an empty string, which also lets a flag or a variable undo what the file names.

@@ -8,6 +8,7 @@ mod error;
 mod item;
 mod outcome;
 mod padding;
+mod peer;
 mod priority;
 mod signature;
 mod tensor;
@@ -19,6 +20,7 @@ pub use error::{Fault, FaultKind, Limit};
 pub use item::{Answer, ItemInputs, ItemOutputs, ItemTiming, StateBuffers, StateSlot};
 pub use outcome::{CloseReason, DropReason, Outcome};
 pub use padding::{ElementBytes, PaddedInput, PaddingRule};
+pub use peer::{Address, Peer};
 pub use priority::Priority;
 pub use signature::{
     NamedTensor, SharedInput, Signature, StateSpec, TensorSpec, TensorSpecs, bad_dimension, given_twice, quoted_list,

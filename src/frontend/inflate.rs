@@ -169,7 +169,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{frontend::transfer::Transfer, telemetry::Gauge};
+    use crate::{domain::Peer, frontend::transfer::Transfer, telemetry::Gauge};
 
     const ALL: [Encoding; 3] = [Encoding::Gzip, Encoding::Deflate, Encoding::Zstd];
 
@@ -196,7 +196,7 @@ mod tests {
 
     fn inflated(encoding: Encoding, compressed: &[u8], limits: InflateLimits) -> Result<Bytes, NotInflated> {
         let transfer = Transfer::new(1 << 30, Gauge::noop());
-        let found = inflate(encoding, compressed, usize::MAX, &limits, &transfer.connection());
+        let found = inflate(encoding, compressed, usize::MAX, &limits, &transfer.connection(Peer::default()));
         let found = found.map(|(bytes, charge)| {
             assert_eq!(transfer.bytes(), charge.bytes());
             bytes
@@ -240,7 +240,7 @@ mod tests {
         let transfer = Transfer::new(1 << 30, Gauge::noop());
         let compressed = deflated(Encoding::Zstd, &[1; 5_000]);
         let here = |bytes| {
-            inflate(Encoding::Zstd, &compressed, bytes, &limits(10_000, 200), &transfer.connection())
+            inflate(Encoding::Zstd, &compressed, bytes, &limits(10_000, 200), &transfer.connection(Peer::default()))
                 .map(|(bytes, _)| bytes.len())
         };
         assert_eq!((here(4_999), here(5_000)), (Err(NotInflated::Long), Ok(5_000)));

@@ -6,17 +6,15 @@
 //! [`Shutdown::graceful`] tells the open connections to finish: their calls go on. New connections are still served, so that
 //! whoever asks hears that the server drains, until [`Shutdown::close`] closes the port. [`Shutdown::abort`] drops what is left.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{net::IpAddr, panic::AssertUnwindSafe, time::Duration};
 
 use futures::FutureExt as _;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock,
+    connections::{Connection, Port, with_peer},
     descriptors::{Descriptor, Descriptors},
     telemetry::{GaugeGuard, Seldom, ServerMetrics, Telemetry},
     vitals::{Part, Vitals},
@@ -66,8 +64,8 @@ impl Shutdown {
 pub(super) struct Listener {
     pub(super) listener: TcpListener,
     pub(super) part: Part,
-    /// More wait in the kernel's backlog.
-    pub(super) connections_max: usize,
+    /// Its places. One connection waits for a place, and more wait in the kernel's backlog.
+    pub(super) port: Port,
     pub(super) metrics: ServerMetrics,
     pub(super) shutdown: Shutdown,
     pub(super) surroundings: Surroundings,
@@ -90,16 +88,15 @@ impl Surroundings {
 }
 
 impl Listener {
-    /// Gives each connection to `converse`, in a task of its own. Returns when all have ended after [`Shutdown::close`], or at
+    /// Gives each connection with its place to `converse`, in a task of its own. Returns when all have ended after [`Shutdown::close`], or at
     /// once after [`Shutdown::abort`].
-    pub(super) async fn serve<F>(self, converse: impl Fn(TcpStream) -> F)
+    pub(super) async fn serve<F>(self, converse: impl Fn(TcpStream, Connection) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let connections = TaskTracker::new();
-        let places = Arc::new(Semaphore::new(self.connections_max));
         let mut restarts = self.surroundings.vitals.restarts(self.part);
-        while AssertUnwindSafe(self.accept(&connections, &places, &converse)).catch_unwind().await.is_err() {
+        while AssertUnwindSafe(self.accept(&connections, &converse)).catch_unwind().await.is_err() {
             if !restarts.again(clock::now()) {
                 break;
             }
@@ -114,36 +111,40 @@ impl Listener {
     }
 
     /// Accepts connections until [`Shutdown::close`].
-    async fn accept<F>(&self, connections: &TaskTracker, places: &Arc<Semaphore>, converse: &impl Fn(TcpStream) -> F)
+    async fn accept<F>(&self, connections: &TaskTracker, converse: &impl Fn(TcpStream, Connection) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let failures = Seldom::default();
         loop {
-            let connection = tokio::select! {
-                connection = self.next(places, &failures) => connection,
+            let next = async {
+                let (stream, ip, descriptor) = self.next(&failures).await;
+                self.part.may_fail();
+                self.metrics.connections.increment(1);
+                (stream, descriptor, self.port.admit(ip).await)
+            };
+            let (stream, descriptor, admitted) = tokio::select! {
+                next = next => next,
                 () = self.shutdown.close.cancelled() => return,
             };
-            let Some((stream, place)) = connection else { return };
-            self.part.may_fail();
-            self.metrics.connections.increment(1);
+            // One without a place is closed.
+            let Ok(connection) = admitted else { continue };
             let open = GaugeGuard::new(&self.metrics.connections_open);
-            let conversation = converse(stream);
-            connections.spawn(async move {
+            let (peer, conversation) = (connection.peer(), converse(stream, connection));
+            connections.spawn(with_peer(peer, async move {
                 conversation.await;
-                drop((place, open));
-            });
+                drop((descriptor, open));
+            }));
         }
     }
 
-    /// The next connection, and what it takes. Place and descriptor come first, so that without them it waits in the backlog. `None` if
-    /// there will be no more.
-    async fn next(&self, places: &Arc<Semaphore>, failures: &Seldom) -> Option<(TcpStream, (OwnedSemaphorePermit, Descriptor))> {
-        let place = Arc::clone(places).acquire_owned().await.ok()?;
+    /// The next connection, where it comes from, and what it takes of the process. That comes first, so that without it connections wait
+    /// in the backlog.
+    async fn next(&self, failures: &Seldom) -> (TcpStream, IpAddr, Descriptor) {
         let descriptor = self.surroundings.descriptors.take().await;
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => return Some((stream, (place, descriptor))),
+                Ok((stream, address)) => return (stream, address.ip(), descriptor),
                 Err(error) => {
                     if let Some(left_out) = failures.due(clock::now()) {
                         tracing::warn!(%error, left_out, "a connection could not be accepted");

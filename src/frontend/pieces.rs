@@ -90,11 +90,11 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::{frontend::transfer::Transfer, telemetry::Gauge};
+    use crate::{domain::Peer, frontend::transfer::Transfer, telemetry::Gauge};
 
     fn pieces(budget: usize) -> (Transfer, Pieces) {
         let transfer = Transfer::new(budget, Gauge::noop());
-        let pieces = Pieces::new(transfer.connection().charge());
+        let pieces = Pieces::new(transfer.connection(Peer::default()).charge());
         (transfer, pieces)
     }
 

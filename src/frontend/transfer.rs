@@ -4,16 +4,14 @@
 //!
 //! # SHARES
 //! - A message of at most [`SMALL_BYTES_MAX`] may use all of the budget. Larger ones leave [`SMALL_SHARE`] of it to such.
-//! - Larger messages of one connection may hold as much as they leave to all others. So one connection has at most half, two have a
-//!   third each, and one that comes later always finds as much room as each of those before it has taken.
+//! - Both are shared out as [`crate::shares`] says: one address or connection alone leaves an eighth to whoever comes next, and those that
+//!   want more than there is hold the same.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::time::Duration;
 
 use crate::{
-    domain::{Fault, FaultKind},
+    domain::{Fault, Peer},
+    shares::{Full, Member, Path, Pool},
     telemetry::Gauge,
 };
 
@@ -29,13 +27,8 @@ const KEY: &str = "memory.transfer_bytes";
 /// The budget. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Transfer {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    bytes_max: usize,
-    bytes: AtomicUsize,
+    all: Pool,
+    large: Pool,
     gauge: Gauge,
 }
 
@@ -43,28 +36,37 @@ impl Transfer {
     /// A budget that nothing has been taken from; the gauge tells how much is.
     #[must_use]
     pub fn new(bytes_max: usize, gauge: Gauge) -> Self {
-        Self { shared: Arc::new(Shared { bytes_max, bytes: AtomicUsize::new(0), gauge }) }
+        let large = Pool::new(KEY, bytes_max - bytes_max / SMALL_SHARE);
+        Self { all: Pool::new(KEY, bytes_max), large, gauge }
     }
 
-    /// The account of a new connection.
+    /// The account of a connection.
     #[must_use]
-    pub fn connection(&self) -> Account {
-        Account { shared: Arc::clone(&self.shared), large: Arc::default() }
+    pub fn connection(&self, peer: Peer) -> Account {
+        let path = Path::of(peer, 0);
+        Account { all: self.all.member(&path), large: self.large.member(&path), gauge: self.gauge.clone() }
     }
 
     /// Bytes that are charged.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.shared.bytes.load(Ordering::Relaxed)
+        self.all.held()
+    }
+
+    /// Those of them that are of messages that are not small.
+    #[cfg(test)]
+    fn large_bytes(&self) -> usize {
+        self.large.held()
     }
 }
 
 /// What one connection has in transfer. Clones are the same connection's.
 #[derive(Debug, Clone)]
 pub struct Account {
-    shared: Arc<Shared>,
-    /// Bytes of its messages that are not small.
-    large: Arc<AtomicUsize>,
+    all: Member,
+    /// Of its messages that are not small.
+    large: Member,
+    gauge: Gauge,
 }
 
 impl Account {
@@ -73,21 +75,12 @@ impl Account {
         Charge { account: self.clone(), bytes: 0 }
     }
 
-    fn try_add(&self, bytes: usize, is_large: bool, large: usize) -> Result<(), Fault> {
-        let Shared { bytes_max, bytes: total, gauge } = &*self.shared;
-        let room = if is_large { bytes_max - bytes_max / SMALL_SHARE } else { *bytes_max };
-        let own = if is_large { self.large.fetch_add(large, Ordering::Relaxed) + large } else { 0 };
-        let added = total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |total| {
-            let sum = total.checked_add(bytes).filter(|sum| *sum <= room)?;
-            (own <= room - sum).then_some(sum)
-        });
-        if added.is_err() {
-            if is_large {
-                self.large.fetch_sub(large, Ordering::Relaxed);
-            }
-            return Err(exhausted(*bytes_max));
+    fn take(&self, bytes: usize, large: usize) -> Result<(), Full> {
+        if large > 0 {
+            self.large.take(large)?;
         }
-        gauge.increment(bytes as f64);
+        self.all.take(bytes).inspect_err(|_| self.large.give_back(large))?;
+        self.gauge.increment(bytes as f64);
         Ok(())
     }
 }
@@ -104,14 +97,13 @@ impl Charge {
     /// Takes more.
     ///
     /// # Errors
-    /// [`FaultKind::Overloaded`] if there is not as much left, or this connection would have more than its share; nothing is
-    /// taken then.
+    /// [`FaultKind::Overloaded`](crate::domain::FaultKind::Overloaded) if there is not as much left, or this connection or its address has
+    /// its share; nothing is taken then.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Fault> {
         let sum = self.bytes.saturating_add(bytes);
-        let is_large = sum > SMALL_BYTES_MAX;
         // What was small counts as large from the moment that it is.
-        let large = if self.bytes > SMALL_BYTES_MAX { bytes } else { sum };
-        self.account.try_add(bytes, is_large, large)?;
+        let large = large_part(sum) - large_part(self.bytes);
+        self.account.take(bytes, large).map_err(exhausted)?;
         self.bytes = sum;
         Ok(())
     }
@@ -121,14 +113,12 @@ impl Charge {
         if bytes >= self.bytes {
             return;
         }
-        let was_large = self.bytes > SMALL_BYTES_MAX;
-        let freed = self.bytes - bytes;
-        if was_large {
-            let large = if bytes > SMALL_BYTES_MAX { freed } else { self.bytes };
-            self.account.large.fetch_sub(large, Ordering::Relaxed);
+        let (freed, large) = (self.bytes - bytes, large_part(self.bytes) - large_part(bytes));
+        if large > 0 {
+            self.account.large.give_back(large);
         }
-        self.account.shared.bytes.fetch_sub(freed, Ordering::Relaxed);
-        self.account.shared.gauge.decrement(freed as f64);
+        self.account.all.give_back(freed);
+        self.account.gauge.decrement(freed as f64);
         self.bytes = bytes;
     }
 
@@ -145,14 +135,13 @@ impl Drop for Charge {
     }
 }
 
-fn exhausted(bytes_max: usize) -> Fault {
-    let message = format!(
-        "there is no room for this message: messages in arrival and answers that are not taken may hold {bytes_max} bytes in all \
-         ({KEY}), of which one connection has its share; come back later, or send less at once"
-    );
-    Fault::new(FaultKind::Overloaded, message)
-        .with_limit(KEY, bytes_max as u64)
-        .with_retry_after(std::time::Duration::from_secs(1))
+/// What a message of so many bytes takes of the part for large ones.
+const fn large_part(bytes: usize) -> usize {
+    if bytes > SMALL_BYTES_MAX { bytes } else { 0 }
+}
+
+fn exhausted(full: Full) -> Fault {
+    full.fault("bytes of messages in arrival and of answers that are not taken are held").with_retry_after(Duration::from_secs(1))
 }
 
 #[cfg(test)]
@@ -160,11 +149,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::{Address, FaultKind};
 
     const MIB: usize = 1 << 20;
 
     fn budget(bytes: usize) -> Transfer {
         Transfer::new(bytes, Gauge::noop())
+    }
+
+    fn peer(connection: u64) -> Peer {
+        Peer { connection, address: Address::Local }
     }
 
     fn charged(account: &Account, bytes: usize) -> Result<Charge, Fault> {
@@ -175,7 +169,7 @@ mod tests {
     #[test]
     fn a_charge_is_free_again_when_it_is_dropped() {
         let transfer = budget(16 * MIB);
-        let account = transfer.connection();
+        let account = transfer.connection(peer(1));
         let mut charge = charged(&account, 3 * MIB).expect("room");
         assert_eq!(transfer.bytes(), 3 * MIB);
         charge.shrink_to(MIB);
@@ -183,36 +177,45 @@ mod tests {
         charge.shrink_to(2 * MIB);
         assert_eq!(charge.bytes(), MIB, "it never grows by shrinking");
         drop(charge);
-        assert_eq!((transfer.bytes(), account.large.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!((transfer.bytes(), transfer.large_bytes()), (0, 0));
     }
 
     #[test]
-    fn one_connection_leaves_as_much_as_it_holds() {
+    fn one_connection_leaves_an_eighth_to_whoever_comes_next() {
         let transfer = budget(16 * MIB);
-        let one = transfer.connection();
+        let one = transfer.connection(peer(1));
         // 14 MiB are there for large messages.
-        let held: Vec<_> = (0..7).map(|_| charged(&one, MIB).expect("half of them")).collect();
-        let fault = charged(&one, MIB).expect_err("more than half");
+        let held: Vec<_> = std::iter::from_fn(|| charged(&one, MIB / 8).ok()).collect();
+        assert_eq!(held.len(), 98);
+        let fault = charged(&one, MIB / 8).expect_err("more than its share");
         assert_eq!((fault.kind(), fault.limit().map(|limit| limit.name)), (FaultKind::Overloaded, Some(KEY)));
         assert!(fault.retry_after().is_some());
-        let two = transfer.connection();
-        let others: Vec<_> = (0..3).map(|_| charged(&two, MIB).expect("room for another")).collect();
-        assert!(charged(&two, MIB).is_err(), "it leaves as much to a third");
-        assert!(charged(&transfer.connection(), MIB).is_ok());
+        let two = transfer.connection(peer(2));
+        let others: Vec<_> = (0..12).map(|_| charged(&two, MIB / 8).expect("room for another")).collect();
         drop((held, others));
         assert_eq!(transfer.bytes(), 0);
     }
 
     #[test]
+    fn more_connections_of_one_address_gain_nothing() {
+        let transfer = budget(16 * MIB);
+        let far = |connection| transfer.connection(Peer { connection, address: Address::V4(9) });
+        let held: Vec<_> = (1..200).filter_map(|connection| charged(&far(connection), MIB / 8).ok()).collect();
+        assert_eq!(held.len(), 98);
+        assert!(charged(&transfer.connection(peer(1_000)), MIB).is_ok());
+    }
+
+    #[test]
     fn large_messages_leave_room_for_small_ones() {
         let transfer = budget(16 * MIB);
-        let connections: Vec<_> = (0..20).map(|_| transfer.connection()).collect();
+        let connections: Vec<_> = (1..21).map(|number| transfer.connection(peer(number))).collect();
         let mut held = Vec::new();
         for account in connections.iter().cycle().take(1_000) {
             held.extend(charged(account, SMALL_BYTES_MAX + 1));
         }
         assert!(transfer.bytes() <= 14 * MIB);
-        let small: Vec<_> = (0..32).map(|_| charged(&connections[0], SMALL_BYTES_MAX).expect("kept for such")).collect();
+        let newcomer = transfer.connection(peer(100));
+        let small: Vec<_> = (0..32).map(|_| charged(&newcomer, SMALL_BYTES_MAX).expect("kept for such")).collect();
         drop((held, small));
         assert_eq!(transfer.bytes(), 0);
     }
@@ -220,19 +223,19 @@ mod tests {
     #[test]
     fn a_message_that_outgrows_its_room_keeps_what_it_has() {
         let transfer = budget(4 * MIB);
-        let account = transfer.connection();
+        let account = transfer.connection(peer(1));
         let mut charge = charged(&account, SMALL_BYTES_MAX).expect("small");
         assert!(charge.grow(8 * MIB).is_err());
         assert_eq!((charge.bytes(), transfer.bytes()), (SMALL_BYTES_MAX, SMALL_BYTES_MAX));
         charge.grow(1).expect("large now");
-        assert_eq!(account.large.load(Ordering::Relaxed), SMALL_BYTES_MAX + 1);
+        assert_eq!(transfer.large_bytes(), SMALL_BYTES_MAX + 1);
     }
 
     proptest! {
         #[test]
         fn accounts_are_even_whatever_happens(steps in proptest::collection::vec((0_usize..4, any::<bool>(), 0_usize..3 * MIB), 1..60)) {
             let transfer = budget(8 * MIB);
-            let accounts = [transfer.connection(), transfer.connection()];
+            let accounts = [1, 2].map(|number| transfer.connection(peer(number)));
             let mut charges: Vec<_> = (0..4).map(|index| accounts[index % 2].charge()).collect();
             for (index, grows, bytes) in steps {
                 if grows {
@@ -242,10 +245,8 @@ mod tests {
                 }
                 prop_assert_eq!(transfer.bytes(), charges.iter().map(Charge::bytes).sum::<usize>());
                 prop_assert!(transfer.bytes() <= 8 * MIB);
-                for (number, account) in accounts.iter().enumerate() {
-                    let own = charges.iter().skip(number).step_by(2).map(Charge::bytes);
-                    prop_assert_eq!(account.large.load(Ordering::Relaxed), own.filter(|bytes| *bytes > SMALL_BYTES_MAX).sum::<usize>());
-                }
+                let large = charges.iter().map(Charge::bytes).filter(|bytes| *bytes > SMALL_BYTES_MAX);
+                prop_assert_eq!(transfer.large_bytes(), large.sum::<usize>());
             }
             drop(charges);
             prop_assert_eq!(transfer.bytes(), 0);

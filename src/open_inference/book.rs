@@ -19,6 +19,8 @@ pub(super) enum SequenceEnd {
     Asked,
     /// No request came for so long.
     Idle(Duration),
+    /// No connection that used it was open for so long.
+    Left(Duration),
     /// The server had to.
     Lost,
 }
@@ -83,6 +85,10 @@ impl<K: Eq + Hash + Clone, V> SequenceBook<K, V> {
                 "was freed after {limit:?} without a request (sequence.idle_timeout_s); begin it anew with sequence_start"
             ))
             .with_limit("sequence.idle_timeout_s", limit.as_secs()),
+            Some(SequenceEnd::Left(grace)) => fault(format!(
+                "was freed because the connections that used it had been closed, after {grace:?} (sequence.grace_s) or sooner where many were left so; begin it anew with sequence_start"
+            ))
+            .with_limit("sequence.grace_s", grace.as_secs()),
         }
     }
 }

@@ -271,8 +271,7 @@ pub(super) fn terms(model: &Model, version: String, options: &Options, caller: C
         overflow: OverflowPolicy::Block,
         max_age: None,
         priority: options.priority,
-        tenant: caller.tenant,
-        ends_at: caller.ends_at,
+        caller,
     }
 }
 

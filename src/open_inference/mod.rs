@@ -6,6 +6,7 @@
 //! the same batches.
 
 mod book;
+mod changes;
 mod config;
 mod conversation;
 mod describe;
@@ -19,6 +20,7 @@ mod response;
 mod sequences;
 mod shared_memory;
 mod statistics;
+mod users;
 
 use crate::{
     config::{Access, SequenceConfig, SharedMemoryConfig},
@@ -27,6 +29,7 @@ use crate::{
     service::Service,
     side::SideThreads,
 };
+use changes::Changes;
 use sequences::Sequences;
 
 pub use config::{
@@ -50,18 +53,23 @@ pub struct OpenInference {
     service: Service,
     sequences: Sequences,
     shared_memory: SharedMemory,
+    changes: Changes,
     config: SequenceConfig,
     access: Access,
     side: SideThreads,
 }
+
+/// Calls that change models, running or waiting, unless [`OpenInference::with_load_calls`] says otherwise.
+const LOAD_CALLS_MAX: usize = 64;
 
 impl OpenInference {
     /// The protocol over `service`, for clients that may do everything that is not switched off.
     #[must_use]
     pub fn new(service: Service, config: SequenceConfig, shared_memory: SharedMemoryConfig) -> Self {
         let shared_memory = SharedMemory::new(shared_memory);
-        let sequences = Sequences::new(config.idle_timeout());
-        Self { service, sequences, shared_memory, config, access: Access::FULL, side: SideThreads::default() }
+        let sequences = Sequences::new(&config, service.config().max_streams);
+        let (changes, side) = (Changes::at_most(LOAD_CALLS_MAX), SideThreads::default());
+        Self { service, sequences, shared_memory, changes, config, access: Access::FULL, side }
     }
 
     /// The same for clients that may do no more than this.
@@ -95,6 +103,12 @@ impl OpenInference {
     #[must_use]
     pub fn with_side_threads(self, side: SideThreads) -> Self {
         Self { side, ..self }
+    }
+
+    /// The same, in which so many calls may change models at once, running or waiting.
+    #[must_use]
+    pub fn with_load_calls(self, calls_max: usize) -> Self {
+        Self { changes: Changes::at_most(calls_max), ..self }
     }
 
     /// The door behind it.

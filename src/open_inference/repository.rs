@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::OpenInference;
 use crate::{
+    connections,
     domain::{Fault, FaultKind},
     registry::{IndexEntry, IndexState},
 };
@@ -30,8 +31,9 @@ impl OpenInference {
     /// Loads a model, or loads it anew, as it is in its folder; `parameters` are the names of the request's.
     ///
     /// # Errors
-    /// Those of [`Repository::load`](crate::registry::Repository::load), [`FaultKind::Denied`] if clients may not, and
-    /// [`FaultKind::Unsupported`] for parameters that bring a configuration or files.
+    /// Those of [`Repository::load`](crate::registry::Repository::load), [`FaultKind::Denied`] if clients may not,
+    /// [`FaultKind::Unsupported`] for parameters that bring a configuration or files, and [`FaultKind::Overloaded`] if too many such
+    /// calls wait, or the client's share of them.
     pub async fn load_model(&self, name: &str, mut parameters: impl Iterator<Item = &str> + Send) -> Result<(), Fault> {
         self.check_repository_access()?;
         if let Some(parameter) = parameters.find(|name| *name == "config" || name.starts_with("file:")) {
@@ -39,15 +41,29 @@ impl OpenInference {
                 format!("'{parameter}' is not taken: models and their manifests are loaded from their folder in models.dir");
             return Err(Fault::new(FaultKind::Unsupported, message).with_field("parameters"));
         }
+        let _turn = self.changes.turn(connections::peer()).await?;
         self.service().repository().load(name).await
+    }
+
+    /// Loads a model anew and proves it again, with items drawn from `seed`, whatever was proven of it before.
+    ///
+    /// # Errors
+    /// Those of [`Repository::prove`](crate::registry::Repository::prove); [`FaultKind::Denied`] and [`FaultKind::Overloaded`] as for a
+    /// load.
+    pub async fn prove_model(&self, name: &str, seed: u64) -> Result<(), Fault> {
+        self.check_repository_access()?;
+        let _turn = self.changes.turn(connections::peer()).await?;
+        self.service().repository().prove(name, seed).await
     }
 
     /// Takes a model out of service. Nothing depends on another model here, so whatever is asked for its dependents is done.
     ///
     /// # Errors
-    /// Those of [`Repository::unload`](crate::registry::Repository::unload), and [`FaultKind::Denied`] if clients may not.
+    /// Those of [`Repository::unload`](crate::registry::Repository::unload); [`FaultKind::Denied`] and [`FaultKind::Overloaded`] as for a
+    /// load.
     pub async fn unload_model(&self, name: &str) -> Result<(), Fault> {
         self.check_repository_access()?;
+        let _turn = self.changes.turn(connections::peer()).await?;
         self.service().repository().unload(name).await
     }
 }

@@ -1,12 +1,12 @@
 //! Sequences over unary calls: each is a stream of the server's own, whose items come from whichever call names it.
 //!
 //! They are known by tenant, model and id, wherever the calls come from. A sequence is one task that drives one session; it ends
-//! with END, when the idle limit passes, or when the server drains, and its state goes with it. A call that is cancelled leaves its
-//! step in the sequence: it was sent, and the steps after it count on it.
+//! with END, when the idle limit passes, when no connection that used it has been open for a time of grace, or when the server drains, and
+//! its state goes with it. A call that is cancelled leaves its step in the sequence: it was sent, and the steps after it count on it.
 
 use std::{
     collections::VecDeque,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -24,24 +24,31 @@ use super::{
     infer::terms,
     options::{Options, SequenceId, SequenceStep},
     request::InferRequest,
+    users::{Orphans, Users},
 };
 use crate::{
     clock,
+    config::SequenceConfig,
     domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Timestamp},
     registry::Model,
     service::{Caller, Service, TenantKey, draining},
     session::{Event, Inbound, ItemRequest, Session},
-    telemetry::Method,
+    telemetry::{Method, StreamEnd},
 };
 
 /// Requests of one sequence that wait for their turn.
 const STEPS_WAITING_MAX: usize = 64;
+
+/// Of how many streams one may be a sequence whose connections are gone. So nobody keeps more by closing connections than by holding them.
+const STREAMS_PER_ORPHAN: usize = 8;
 
 /// The sequences of all unary calls.
 #[derive(Debug, Clone)]
 pub(super) struct Sequences {
     book: Arc<Mutex<Book>>,
     idle_timeout: Duration,
+    grace: Duration,
+    orphans: Orphans,
 }
 
 type Book = SequenceBook<Key, Alive>;
@@ -60,6 +67,7 @@ struct Alive {
     /// Bytes of the steps that its session has not taken yet.
     bytes_waiting: Arc<AtomicUsize>,
     model: Arc<Model>,
+    users: Arc<Users>,
 }
 
 /// A request of a sequence, held against its model.
@@ -101,9 +109,10 @@ impl StepAnswer {
 }
 
 impl Sequences {
-    /// Sequences that are freed after `idle_timeout` without a request.
-    pub(super) fn new(idle_timeout: Duration) -> Self {
-        Self { book: Arc::default(), idle_timeout }
+    /// Sequences that are freed as `config` says, of at most so many streams.
+    pub(super) fn new(config: &SequenceConfig, streams_max: usize) -> Self {
+        let orphans = Orphans::at_most(streams_max / STREAMS_PER_ORPHAN);
+        Self { book: Arc::default(), idle_timeout: config.idle_timeout(), grace: config.grace(), orphans }
     }
 
     /// The model that a step runs on; `None` if that model keeps no state, so that sequences mean nothing to it.
@@ -147,17 +156,19 @@ impl Sequences {
         if step.starts {
             let bytes_waiting = Arc::new(AtomicUsize::new(bytes));
             let (steps, task) = self.session(method, options, caller, model, service, &bytes_waiting)?;
+            let users = Arc::clone(&task.users);
+            users.join(caller.peer, service.connections());
             // There is room: nothing has been sent yet.
             let _ = steps.try_send(sent);
             let own = steps.downgrade();
             let mut book = self.book.lock();
             // One that is alive ends with the steps that it has.
-            book.start(key.clone(), Alive { steps, bytes_waiting, model: Arc::clone(model) });
+            book.start(key.clone(), Alive { steps, bytes_waiting, model: Arc::clone(model), users });
             if step.ends {
                 book.end(&key, SequenceEnd::Asked);
             }
             drop(book);
-            tokio::spawn(task.run(Arc::clone(&self.book), key.clone(), own));
+            tokio::spawn(task.run(key.clone(), own));
         } else {
             let mut book = self.book.lock();
             let alive = book.get(&key).ok_or_else(|| missing(&book, &key))?;
@@ -168,7 +179,7 @@ impl Sequences {
             // Counted under the book's lock and before it can be taken, so that the count never falls below zero.
             alive.bytes_waiting.fetch_add(bytes, Ordering::Relaxed);
             match alive.steps.try_send(sent) {
-                Ok(()) => {}
+                Ok(()) => alive.users.join(caller.peer, service.connections()),
                 Err(mpsc::error::TrySendError::Full(_)) => {
                     alive.bytes_waiting.fetch_sub(bytes, Ordering::Relaxed);
                     return Err(too_many_waiting(&step.id));
@@ -199,7 +210,8 @@ impl Sequences {
         let waiting = Arc::new(Mutex::new(VecDeque::new()));
         let inbound = Steps { receiver, bytes_waiting: Arc::clone(bytes_waiting), waiting: Arc::clone(&waiting) };
         let session = opened.idle_after(Some(self.idle_timeout)).ended_by_drain().session(inbound)?;
-        Ok((steps, SequenceTask { session: Box::new(session), waiting, idle_timeout: self.idle_timeout }))
+        let sequences = self.clone();
+        Ok((steps, SequenceTask { session: Box::new(session), waiting, users: Arc::default(), sequences }))
     }
 }
 
@@ -257,24 +269,37 @@ impl Stream for Steps {
 struct SequenceTask {
     session: Box<Session<Steps>>,
     waiting: Arc<Mutex<VecDeque<Answer>>>,
-    idle_timeout: Duration,
+    users: Arc<Users>,
+    sequences: Sequences,
 }
 
 impl SequenceTask {
-    /// Runs until the sequence ends; then it is no longer in `book`, if it is still the one of its name.
-    async fn run(mut self, book: Arc<Mutex<Book>>, key: Key, own: mpsc::WeakSender<Step>) {
+    /// Runs until the sequence ends; then it is no longer in the book, if it is still the one of its name.
+    async fn run(self, key: Key, own: mpsc::WeakSender<Step>) {
+        let Self { mut session, waiting, users, sequences } = self;
+        let Sequences { book, idle_timeout, grace, orphans } = sequences;
         let mut end = SequenceEnd::Asked;
-        while let Some(event) = self.session.next().await {
+        let mut deserted = pin!(users.deserted(grace, &orphans));
+        loop {
+            let event = tokio::select! {
+                event = session.next() => event,
+                () = deserted.as_mut() => {
+                    session.abandon(StreamEnd::Idle);
+                    end = SequenceEnd::Left(grace);
+                    break;
+                }
+            };
             match event {
-                Ok(Event::Result(result)) => {
-                    if let Some(answer) = self.waiting.lock().pop_front() {
+                Some(Ok(Event::Result(result))) => {
+                    if let Some(answer) = waiting.lock().pop_front() {
                         // A caller that went away needs no answer; its step counts all the same.
                         let _ = answer.send(result.outcome);
                     }
                 }
-                Ok(_) => {}
-                Err(fault) if fault.kind() == FaultKind::Expired => end = SequenceEnd::Idle(self.idle_timeout),
-                Err(_) => end = SequenceEnd::Lost,
+                Some(Ok(_)) => {}
+                Some(Err(fault)) if fault.kind() == FaultKind::Expired => end = SequenceEnd::Idle(idle_timeout),
+                Some(Err(_)) => end = SequenceEnd::Lost,
+                None => break,
             }
         }
         let mut book = book.lock();
@@ -283,6 +308,6 @@ impl SequenceTask {
             book.end(&key, end);
         }
         // Under the lock, so that a step which came too late to be taken finds why in the book.
-        drop(self.session);
+        drop(session);
     }
 }

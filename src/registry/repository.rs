@@ -12,7 +12,6 @@
 //! those that replace it do.
 
 mod index;
-mod turns;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,7 +38,6 @@ use crate::{
 };
 
 pub use index::{IndexEntry, IndexState};
-use turns::Turns;
 
 /// Files of at most so many bytes altogether are loaded without taking a core from the lanes, if there is time to spare: they are soon
 /// loaded even if there is none any more.
@@ -83,8 +81,6 @@ struct Inner {
     proofs: Store,
     /// Held by whoever makes a change.
     books: Arc<tokio::sync::Mutex<Books>>,
-    /// Clients that wait for that.
-    turns: Turns,
     /// Copies that were retired and may still have streams.
     retired: Mutex<Vec<Retired>>,
     /// Held while the sources are looked through for a list.
@@ -154,7 +150,7 @@ impl Repository {
         host: Box<dyn Host>,
         proofs: Store,
     ) -> Self {
-        let (registry, books, turns, retired, listing) = Default::default();
+        let (registry, books, retired, listing) = Default::default();
         Self {
             inner: Arc::new(Inner {
                 registry,
@@ -165,16 +161,10 @@ impl Repository {
                 aside: OnceLock::new(),
                 proofs,
                 books,
-                turns,
                 retired,
                 listing,
             }),
         }
-    }
-
-    /// Lets so many calls of [`Repository::load`], [`Repository::prove`] and [`Repository::unload`] wait while one is carried out.
-    pub fn bound_waiting(&self, calls_max: usize) {
-        self.inner.turns.bound(calls_max);
     }
 
     /// The models that there are.
@@ -196,10 +186,8 @@ impl Repository {
     ///
     /// # Errors
     /// [`FaultKind::NotFound`] if no source has it; [`FaultKind::Failed`] with everything that is wrong with it. What served goes on
-    /// then. If the caller goes away meanwhile, the change is made all the same. [`FaultKind::Overloaded`] if `models.max_waiting_loads`
-    /// others wait for their turn.
+    /// then. If the caller goes away meanwhile, the change is made all the same.
     pub async fn load(&self, name: &str) -> Result<(), Fault> {
-        let _turn = self.inner.turns.take()?;
         let name = name.to_owned();
         self.change(move |inner, books| inner.load(books, &name, None)).await?
     }
@@ -209,7 +197,6 @@ impl Repository {
     /// # Errors
     /// As [`Repository::load`].
     pub async fn prove(&self, name: &str, seed: u64) -> Result<(), Fault> {
-        let _turn = self.inner.turns.take()?;
         let name = name.to_owned();
         self.change(move |inner, books| inner.load(books, &name, Some(seed))).await?
     }
@@ -218,9 +205,8 @@ impl Repository {
     /// those that are open go on.
     ///
     /// # Errors
-    /// [`FaultKind::NotFound`] if it was never loaded; [`FaultKind::Overloaded`] as [`Repository::load`].
+    /// [`FaultKind::NotFound`] if it was never loaded.
     pub async fn unload(&self, name: &str) -> Result<(), Fault> {
-        let _turn = self.inner.turns.take()?;
         let name = name.to_owned();
         self.change(move |inner, books| inner.unload(books, &name)).await?
     }

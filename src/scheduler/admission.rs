@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::cost::CostModel;
+use crate::shares::{HolderKey, Path, Shares};
 
 /// Limits on what may be queued, all models together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,49 +25,99 @@ pub struct Refusal {
     pub limit: &'static str,
     /// Its value.
     pub value: usize,
+    /// Whether there is room, but for others: the stream's connection, address or tenant has its share of it.
+    pub by_share: bool,
     /// When there should be room, from the cost of what is queued.
     pub retry_after: Duration,
 }
 
-/// What is queued already, all models together or of one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Held {
-    pub(super) items: usize,
-    pub(super) bytes: usize,
-}
+/// What is queued already, all models together or of one, and by whom.
+#[derive(Debug)]
+pub(super) struct Held(Shares<2>);
 
 impl Held {
-    pub(super) const fn add(&mut self, bytes: usize) {
-        self.items += 1;
-        self.bytes += bytes;
+    pub(super) fn within(items: usize, bytes: usize) -> Self {
+        Self(Shares::new([items, bytes]))
     }
 
-    pub(super) const fn remove(&mut self, items: usize, bytes: usize) {
-        self.items -= items;
-        self.bytes -= bytes;
+    pub(super) const fn items(&self) -> usize {
+        let [items, _] = self.0.held();
+        items
     }
+
+    pub(super) fn enter(&mut self, path: &Path) -> HolderKey {
+        self.0.enter(path)
+    }
+
+    pub(super) fn leave(&mut self, holder: HolderKey) {
+        self.0.leave(holder);
+    }
+
+    pub(super) fn add(&mut self, holder: HolderKey, bytes: usize) {
+        self.0.add(holder, [1, bytes]);
+    }
+
+    pub(super) fn remove(&mut self, holder: HolderKey, bytes: usize) {
+        self.0.remove(holder, [1, bytes]);
+    }
+
+    /// Whether one more item of `bytes` bytes would break a limit, and for whom: the index of the measure. An item of any size fits an
+    /// empty queue.
+    fn refuses(&self, holder: HolderKey, bytes: usize) -> Option<(usize, bool)> {
+        let ([items, queued_bytes], [items_max, bytes_max]) = (self.0.held(), self.0.limits());
+        if items >= items_max {
+            Some((0, false))
+        } else if queued_bytes > 0 && queued_bytes.saturating_add(bytes) > bytes_max {
+            Some((1, false))
+        } else {
+            self.0.over_share(holder).map(|measure| (measure, true))
+        }
+    }
+}
+
+/// A limit that one more item would break.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reached {
+    pub(super) limit: &'static str,
+    pub(super) value: usize,
+    pub(super) by_share: bool,
 }
 
 impl Admission {
-    /// The limit that one more item of `bytes` bytes would break. An item of any size fits an empty queue.
-    pub(super) fn refuses(&self, all: Held, model: Held, bytes: usize) -> Option<(&'static str, usize)> {
-        let over = |held: Held, limit: usize| held.bytes > 0 && held.bytes.saturating_add(bytes) > limit;
-        if all.items >= self.items {
-            Some(("scheduler.max_queued_items", self.items))
-        } else if over(all, self.bytes) {
-            Some(("scheduler.max_queued_bytes", self.bytes))
-        } else if model.items >= self.model_items {
-            Some(("scheduler.max_queued_items_per_model", self.model_items))
-        } else if over(model, self.model_bytes) {
-            Some(("scheduler.max_queued_bytes_per_model", self.model_bytes))
-        } else {
-            None
-        }
+    /// All that may be queued.
+    pub(super) fn of_all(&self) -> Held {
+        Held::within(self.items, self.bytes)
     }
 
-    /// Whether a stream that waits may try again.
-    pub(super) const fn room(&self, all: Held) -> usize {
-        if all.bytes >= self.bytes { 0 } else { self.items.saturating_sub(all.items) }
+    /// What may be queued of one model.
+    pub(super) fn of_model(&self) -> Held {
+        Held::within(self.model_items, self.model_bytes)
+    }
+
+    /// The limit that one more item of `bytes` bytes would break; `holders` are its owner's in `all` and in `model`.
+    pub(super) fn refuses(&self, all: &Held, model: &Held, holders: [HolderKey; 2], bytes: usize) -> Option<Reached> {
+        const ALL: [&str; 2] = ["scheduler.max_queued_items", "scheduler.max_queued_bytes"];
+        const MODEL: [&str; 2] = ["scheduler.max_queued_items_per_model", "scheduler.max_queued_bytes_per_model"];
+        let of_all = all.refuses(holders[0], bytes).map(|(measure, by_share)| {
+            let value = [self.items, self.bytes][measure];
+            Reached { limit: ALL[measure], value, by_share }
+        });
+        of_all.or_else(|| {
+            let (measure, by_share) = model.refuses(holders[1], bytes)?;
+            let value = [self.model_items, self.model_bytes][measure];
+            Some(Reached { limit: MODEL[measure], value, by_share })
+        })
+    }
+
+    /// Why an owner that waits for room may not queue anything yet.
+    pub(super) const fn waits(&self) -> Reached {
+        Reached { limit: "scheduler.max_queued_items", value: self.items, by_share: false }
+    }
+
+    /// How many of those that wait may try again.
+    pub(super) const fn room(&self, all: &Held) -> usize {
+        let [items, bytes] = all.0.held();
+        if bytes >= self.bytes { 0 } else { self.items.saturating_sub(items) }
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Claim {
     pub(super) arrival: u64,
     /// Whether the head has a deadline of its own.
     pub(super) urgent: bool,
+    /// Whether its flow is to be kept to its share; see the module's text.
+    pub(super) strict: bool,
 }
 
 /// A flow's account. It stays with the flow's owner, also while the flow has nothing to run.
@@ -57,16 +59,11 @@ enum Place {
 impl Claim {
     /// Not after any claim that is due then.
     const fn earliest(due: Timestamp) -> Self {
-        Self { due, arrival: 0, urgent: false }
+        Self { due, arrival: 0, urgent: false, strict: false }
     }
 }
 
 impl Flow {
-    /// Says whether it is kept to its share from now on.
-    pub(super) const fn be_strict(&mut self, strict: bool) {
-        self.strict = strict;
-    }
-
     /// How far ahead it may be.
     const fn slack_of(&self, slack: Work, claim: Claim) -> Work {
         if claim.urgent && !self.strict { slack } else { 0 }
@@ -150,6 +147,7 @@ impl<K: Ord + Copy> FairQueue<K> {
 
     /// Places a flow, or moves it, by what its head claims now.
     pub(super) fn place(&mut self, flow: &mut Flow, key: K, claim: Claim) {
+        flow.strict = claim.strict;
         if flow.claim() == Some(claim) {
             return;
         }
@@ -245,6 +243,15 @@ impl<K: Ord + Copy> FairQueue<K> {
         self.patient.values().chain(urgent.map(|(_, key)| key)).chain(ahead.map(|(_, key)| key)).copied()
     }
 
+    /// The first flow whose head has no deadline or one that is not before `not_before`; it stays where it is.
+    pub(super) fn first_not_before(&self, not_before: Timestamp) -> Option<K> {
+        let urgent = self.urgent.range(Claim::earliest(not_before)..).next();
+        let eligible = urgent.into_iter().chain(self.patient.first_key_value()).min_by_key(|(claim, _)| **claim);
+        let makes_it = |claim: &Claim| !claim.urgent || claim.due >= not_before;
+        let ahead = || self.ahead.iter().take(AHEAD_LOOKED_AT).find(|((_, claim), _)| makes_it(claim)).map(|(_, key)| *key);
+        eligible.map(|(_, key)| *key).or_else(ahead)
+    }
+
     /// The flow whose turn it is, and what it claims.
     pub(super) fn first(&self) -> Option<(Claim, K)> {
         let eligible = self.urgent.first_key_value().into_iter().chain(self.patient.first_key_value());
@@ -317,7 +324,7 @@ mod tests {
     use super::*;
 
     fn claim(due: u64) -> Claim {
-        Claim { due: Timestamp::from_nanos(due), arrival: due, urgent: false }
+        Claim { due: Timestamp::from_nanos(due), arrival: due, urgent: false, strict: false }
     }
 
     /// Serves the flow whose turn it is, `work` for each, and counts who was served.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::domain::Priority;
+use crate::{
+    domain::{Peer, Priority},
+    shares::Path,
+};
 
 use super::{ModelKey, cost::CostCurve};
 
@@ -28,7 +31,7 @@ pub struct ModelOptions {
     pub wide_ratio: Option<f64>,
 }
 
-/// On whose behalf a stream runs: equal keys share one fair share of the lanes.
+/// On whose behalf a stream runs: equal keys share one fair share of the lanes. 0 where tenants are not told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TenantKey(pub u64);
 
@@ -52,6 +55,8 @@ pub enum Overflow {
 pub struct StreamOptions {
     /// The model version that it stays on.
     pub model: ModelKey,
+    /// Over which connection it came.
+    pub peer: Peer,
     /// On whose behalf it runs.
     pub tenant: TenantKey,
     /// Before which others it goes.
@@ -64,6 +69,13 @@ impl StreamOptions {
     /// A stream of `model` that asks for nothing special.
     #[must_use]
     pub fn of(model: ModelKey) -> Self {
-        Self { model, tenant: TenantKey::default(), priority: Priority::default(), overflow: Overflow::default() }
+        let (peer, tenant) = (Peer::default(), TenantKey::default());
+        Self { model, peer, tenant, priority: Priority::default(), overflow: Overflow::default() }
+    }
+
+    /// For whom its shares are counted.
+    #[must_use]
+    pub fn path(&self) -> Path {
+        Path::of(self.peer, self.tenant.0)
     }
 }

@@ -11,11 +11,14 @@
 //! - A model that has its turn has something to run or to end. Where this does not hold, its turn and its ready streams are made
 //!   again from what its streams hold ([`Scheduler::take_repair`]), once a decision: a lane never looks for ever.
 //! - A priority that has work is passed over for at most [`STARVATION_MAX`] at a time, or for one call if that takes longer.
+//! - Whoever has its share of the queue leaves room for those that have not; see [`crate::shares`].
 
 mod forming;
 mod holding;
 mod models;
 mod repair;
+mod turns;
+mod waiting;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -26,17 +29,20 @@ use slotmap::SlotMap;
 
 pub use repair::Repair;
 
-use crate::domain::{DropReason, Outcome, Priority, Timestamp};
+use crate::{
+    domain::{DropReason, Outcome, Priority, Timestamp},
+    shares::{HolderKey, Turns},
+};
 
 use super::{
     ModelKey, ShapeKey, StreamKey,
-    admission::{Admission, Held, Refusal, time_to_drain},
+    admission::{Admission, Held, Reached, Refusal, time_to_drain},
     batch::{CallReport, EndReason, Ended, Item},
     costs::Costs,
     fair::{Claim, FairQueue, Flow, Work},
     ledger::Ledger,
     options::{ModelOptions, Overflow, StreamOptions},
-    ready::{ReadyStreams, Seat},
+    ready::{ReadyStreams, Seat, Standing},
     statistics::{Executed, Statistics},
 };
 
@@ -63,11 +69,15 @@ struct StreamQueue<H, P> {
     /// Due times have not fallen from one queued item to the next, so the head has the earliest.
     monotone: bool,
     running: usize,
-    flow: Flow,
+    flow: Standing,
+    /// Whose share its queued items are counted in: among all, and among those of its model.
+    holders: [HolderKey; 2],
     /// Under which moment the stream stands in the alarms; `NEVER` if it does not.
     alarm: Timestamp,
     /// Set while the stream's owner waits for room: when it wants to be woken at the latest.
     waits_until: Option<Timestamp>,
+    /// Its number among those that wait; it may be there still when its owner waits no longer.
+    waits_as: Option<u64>,
     closed: bool,
 }
 
@@ -84,7 +94,7 @@ impl<H, P> StreamQueue<H, P> {
     }
 
     const fn seat(&self, stream: StreamKey) -> Seat {
-        Seat { stream, tenant: self.options.tenant, priority: self.options.priority }
+        Seat { stream, priority: self.options.priority }
     }
 
     /// Whether one more item of `bytes` bytes would be too much for a stream that drops.
@@ -126,7 +136,7 @@ impl ModelQueue {
 
     /// Items that could be in one batch with one of this shape.
     fn ready_items(&self, shape: ShapeKey) -> usize {
-        let queued = self.costs.queued(shape).unwrap_or(self.held.items);
+        let queued = self.costs.queued(shape).unwrap_or(self.held.items());
         if self.options.stateful { queued.min(self.ready.len()) } else { queued }
     }
 }
@@ -141,8 +151,11 @@ pub struct Scheduler<H, P> {
     turns: [FairQueue<ModelKey>; CLASSES],
     /// Since when a priority that has work has seen higher ones go first; `NEVER` if none has since its own last turn.
     passed_over_since: [Timestamp; CLASSES],
+    /// Lane time that a priority is owed beside higher ones of others; see [`turns`].
+    owed: [i64; CLASSES],
     alarms: BTreeSet<(Timestamp, StreamKey)>,
-    waiting: VecDeque<StreamKey>,
+    /// Streams whose owners wait for room, by priority.
+    waiting: [Turns<HolderKey, StreamKey>; CLASSES],
     held: Held,
     arrivals: u64,
     /// When the calls that run should be over.
@@ -166,9 +179,10 @@ impl<H: Clone, P> Scheduler<H, P> {
             streams: SlotMap::with_key(),
             turns: Default::default(),
             passed_over_since: [Timestamp::NEVER; CLASSES],
+            owed: [0; CLASSES],
             alarms: BTreeSet::new(),
-            waiting: VecDeque::new(),
-            held: Held::default(),
+            waiting: Default::default(),
+            held: admission.of_all(),
             arrivals: 0,
             calls_end_at: Vec::new(),
             long_calls_running: 0,
@@ -182,15 +196,19 @@ impl<H: Clone, P> Scheduler<H, P> {
     pub fn open(&mut self, options: StreamOptions, handle: H) -> Option<StreamKey> {
         let model = self.models.get_mut(options.model).filter(|model| !model.retired)?;
         model.streams += 1;
+        let path = options.path();
+        let holders = [self.held.enter(&path), model.held.enter(&path)];
         Some(self.streams.insert(StreamQueue {
             options,
             handle,
             items: VecDeque::new(),
             monotone: true,
             running: 0,
-            flow: Flow::default(),
+            flow: Standing::new(path),
+            holders,
             alarm: Timestamp::NEVER,
             waits_until: None,
+            waits_as: None,
             closed: false,
         }))
     }
@@ -202,10 +220,12 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// ([`Scheduler::wait_for_room`]) or refuses it for good ([`Scheduler::end_unqueued`]).
     pub fn push(&mut self, key: StreamKey, item: Item<P>, ended: &mut Vec<Ended<H, P>>) -> Result<(), (Item<P>, Refusal)> {
         let Some(stream) = self.streams.get(key) else {
-            let gone = Refusal { limit: "stream", value: 0, retry_after: Duration::ZERO };
+            let gone = Refusal { limit: "stream", value: 0, by_share: false, retry_after: Duration::ZERO };
             return Err((item, gone));
         };
         let (model_key, drops) = (stream.options.model, stream.drops());
+        // Whoever waits for room does not overtake those that have waited longer.
+        let (waits, holders) = (stream.waits_until.is_some(), stream.holders);
         // What makes room has waited until the newer item came.
         let now = item.arrived;
         if let Overflow::DropOldest { items_max, bytes_max } = stream.options.overflow {
@@ -213,25 +233,23 @@ impl<H: Clone, P> Scheduler<H, P> {
                 self.end_head(key, EndReason::Dropped(DropReason::Overflow), now, ended);
             }
         }
-        // Who waits for room does not overtake those that have waited longer.
-        let waits = self.streams[key].waits_until.is_some();
-        while let Some((limit, value)) = self
+        while let Some(Reached { limit, value, by_share }) = self
             .admission
-            .refuses(self.held, self.models[model_key].held, item.bytes)
-            .or(waits.then_some(("scheduler.max_queued_items", self.admission.items)))
+            .refuses(&self.held, &self.models[model_key].held, holders, item.bytes)
+            .or_else(|| waits.then(|| self.admission.waits()))
         {
             // A stream that may drop gives its own oldest for the newest before it asks for room that others have.
             if !drops || self.streams[key].items.is_empty() {
-                let retry_after = time_to_drain(self.held.items, self.models[model_key].costs.base(), self.lanes);
-                return Err((item, Refusal { limit, value, retry_after }));
+                let retry_after = time_to_drain(self.held.items(), self.models[model_key].costs.base(), self.lanes);
+                return Err((item, Refusal { limit, value, by_share, retry_after }));
             }
             self.end_head(key, EndReason::Dropped(DropReason::Overflow), now, ended);
         }
         let (stream, model) = (&mut self.streams[key], &mut self.models[model_key]);
         model.ledger.receive();
-        model.held.add(item.bytes);
+        model.held.add(holders[1], item.bytes);
         model.costs.push(item.shape, item.bytes, item.arrived);
-        self.held.add(item.bytes);
+        self.held.add(holders[0], item.bytes);
         self.arrivals += 1;
         let last = stream.items.back().map(|queued| queued.item.due());
         stream.monotone = last.is_none_or(|last| stream.monotone && last <= item.due());
@@ -255,32 +273,6 @@ impl<H: Clone, P> Scheduler<H, P> {
             model.statistics.add_failed(waited);
             // Only its age makes a stream drop what it has not queued.
             model.drops[DropReason::MaxAge as usize] += u64::from(outcome == Outcome::Dropped);
-        }
-    }
-
-    /// Remembers that the owner of a stream waits for room, and wants to be woken at `until` at the latest.
-    pub fn wait_for_room(&mut self, key: StreamKey, until: Timestamp) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        if stream.waits_until.replace(until).is_none() {
-            self.waiting.push_back(key);
-        }
-        if until < self.streams[key].alarm {
-            self.set_alarm(key, until);
-        }
-    }
-
-    /// Owners that waited for room and may try again, first come first served, as many as there is room for items.
-    pub fn take_unblocked(&mut self, handles: &mut Vec<H>) {
-        let mut room = self.admission.room(self.held);
-        while room > 0
-            && let Some(key) = self.waiting.pop_front()
-        {
-            if let Some(stream) = self.streams.get_mut(key)
-                && stream.waits_until.take().is_some()
-            {
-                room -= 1;
-                handles.push(stream.handle.clone());
-            }
         }
     }
 
@@ -327,13 +319,16 @@ impl<H: Clone, P> Scheduler<H, P> {
             stream.closed = true;
             items = std::mem::take(&mut stream.items);
             let (model_key, idle) = (stream.options.model, stream.running == 0);
-            stream.waits_until = None;
+            self.wait_no_longer(key);
             self.set_alarm(key, Timestamp::NEVER);
             for queued in &items {
-                self.release(model_key, &queued.item);
+                self.release(key, &queued.item);
             }
             self.models[model_key].ledger.end(Outcome::Cancelled, items.len() as u64);
             self.reseat(key);
+            let [of_all, of_model] = std::mem::take(&mut self.streams[key].holders);
+            self.held.leave(of_all);
+            self.models[model_key].held.leave(of_model);
             let stream = &mut self.streams[key];
             let seat = stream.seat(key);
             self.models[model_key].ready.forget(&mut stream.flow, seat);
@@ -355,7 +350,6 @@ impl<H: Clone, P> Scheduler<H, P> {
             if stream.waits_until.is_some_and(|until| until <= now) {
                 stream.waits_until = None;
                 wake.push(stream.handle.clone());
-                self.waiting.retain(|waiting| *waiting != key);
             }
             self.reset_alarm(key);
         }
@@ -375,7 +369,7 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// Items that are queued.
     #[must_use]
     pub const fn queued(&self) -> usize {
-        self.held.items
+        self.held.items()
     }
 
     /// Streams that are open, or closed with items still running.
@@ -404,6 +398,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         let stream = &mut self.streams[key];
         let (model, handle) = (stream.options.model, stream.handle.clone());
         let Some(queued) = stream.items.pop_front() else { return };
+        self.release(key, &queued.item);
         self.count_end(model, &queued.item, reason, now);
         ended.push(Ended { handle, item: queued.item, reason });
         self.reseat(key);
@@ -426,13 +421,14 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
         stream.items = kept;
         for late in &ended[first..] {
+            self.release(key, &late.item);
             self.count_end(model, &late.item, late.reason, now);
         }
         self.reseat(key);
     }
 
+    /// Counts the end of an item that is not queued any more.
     fn count_end(&mut self, model: ModelKey, item: &Item<P>, reason: EndReason, now: Timestamp) {
-        self.release(model, item);
         let model = &mut self.models[model];
         model.ledger.end(reason.outcome(), 1);
         model.statistics.add_failed(now.since(item.arrived));
@@ -441,11 +437,14 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
     }
 
-    fn release(&mut self, model: ModelKey, item: &Item<P>) {
-        let model = &mut self.models[model];
-        model.held.remove(1, item.bytes);
+    /// Gives back the place of an item that leaves the queue.
+    fn release(&mut self, key: StreamKey, item: &Item<P>) {
+        let stream = &self.streams[key];
+        let model = &mut self.models[stream.options.model];
+        let [of_all, of_model] = stream.holders;
+        self.held.remove(of_all, item.bytes);
+        model.held.remove(of_model, item.bytes);
         model.costs.pop(item.shape);
-        self.held.remove(1, item.bytes);
     }
 
     /// Puts a stream that had nothing queued among the ready ones.
@@ -489,8 +488,9 @@ impl<H: Clone, P> Scheduler<H, P> {
         let (flow, turns) = (&mut model.flows[class], &mut self.turns[class]);
         turns.set_slack(slack);
         match model.ready.first(priority) {
-            Some((claim, _)) if enters && !flow.is_placed() => turns.enter(flow, key, claim),
-            Some((claim, _)) => turns.place(flow, key, claim),
+            // Models are kept to their shares as any, whatever the stream at their head asks for.
+            Some((claim, _)) if enters && !flow.is_placed() => turns.enter(flow, key, Claim { strict: false, ..claim }),
+            Some((claim, _)) => turns.place(flow, key, Claim { strict: false, ..claim }),
             None => turns.leave(flow),
         }
     }
@@ -523,16 +523,15 @@ fn move_alarm<H, P>(
     stream.alarm = alarm;
 }
 
-/// What the head of a stream claims, if it may run. Its flow is as strict from now on as the head wants it.
-fn claim_of<H, P>(stream: &mut StreamQueue<H, P>, stateful: bool) -> Option<Claim> {
+/// What the head of a stream claims, if it may run.
+fn claim_of<H, P>(stream: &StreamQueue<H, P>, stateful: bool) -> Option<Claim> {
     if stateful && stream.running > 0 {
         return None;
     }
     let drops = stream.drops();
     let QueuedItem { item, arrival } = stream.items.front()?;
-    stream.flow.be_strict(drops && item.deadline == Timestamp::NEVER);
-    let urgent = item.due() != Timestamp::NEVER;
-    Some(Claim { due: if urgent { item.due() } else { item.arrived + PATIENCE }, arrival: *arrival, urgent })
+    let (urgent, strict) = (item.due() != Timestamp::NEVER, drops && item.deadline == Timestamp::NEVER);
+    Some(Claim { due: if urgent { item.due() } else { item.arrived + PATIENCE }, arrival: *arrival, urgent, strict })
 }
 
 #[cfg(test)]

@@ -1,16 +1,36 @@
-//! The ready streams of one model: by priority, then fairly by tenant, then fairly by stream.
+//! The ready streams of one model: by priority, then fairly by whoever they belong to, level by level, then fairly by stream.
+//!
+//! The levels are those of a [`Path`]: address, connection, tenant. Each is a group of a [`FairQueue`], whose members are groups or
+//! streams, never both. A group claims what its first stream claims.
 
 use std::collections::BTreeMap;
 
-use crate::domain::{Priority, Timestamp};
+use slotmap::{Key as _, SecondaryMap, SlotMap};
+
+use crate::{
+    domain::{Priority, Timestamp},
+    shares::{Owner, Path},
+};
 
 use super::{
-    StreamKey, TenantKey,
+    StreamKey,
     fair::{Claim, FairQueue, Flow, Work},
 };
 
-/// Tenants without a ready stream that a model remembers, so that leaving and coming back pays off no debt.
-const IDLE_TENANTS_MAX: usize = 1024;
+/// Groups that a model remembers at least, so that leaving and coming back pays off no debt. Beyond it, those without a ready stream are
+/// forgotten whenever there are twice as many as were left the last time.
+const GROUPS_KEPT: usize = 1024;
+
+/// Groups of one level that one look takes in if none of those that claim to have something has it. Bounds its time.
+const GROUPS_LOOKED_AT: usize = 512;
+
+/// Who owns the streams that belong to nobody in particular.
+const NOBODY: Owner = Owner::Tenant(0);
+
+slotmap::new_key_type! {
+    /// A group of ready streams.
+    struct GroupKey;
+}
 
 /// Ready streams of all priorities.
 #[derive(Debug, Default)]
@@ -19,25 +39,64 @@ pub(super) struct ReadyStreams {
     streams: usize,
 }
 
-/// Ready streams of one priority.
-#[derive(Debug, Default)]
-struct Class {
-    tenants: BTreeMap<TenantKey, Tenant>,
-    queue: FairQueue<TenantKey>,
-}
-
-#[derive(Debug, Default)]
-struct Tenant {
-    flow: Flow,
-    streams: FairQueue<StreamKey>,
-}
-
 /// Where a stream stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seat {
     pub(super) stream: StreamKey,
-    pub(super) tenant: TenantKey,
     pub(super) priority: Priority,
+}
+
+/// A stream's account, and where it belongs. It stays with the stream, also while that has nothing to run.
+#[derive(Debug)]
+pub(super) struct Standing {
+    flow: Flow,
+    path: Path,
+    /// The group that it was in last.
+    group: GroupKey,
+}
+
+impl Standing {
+    pub(super) fn new(path: Path) -> Self {
+        Self { flow: Flow::default(), path, group: GroupKey::null() }
+    }
+
+    /// To be called for a stream that [`ReadyStreams::pop`] gave out.
+    pub(super) const fn set_out(&mut self) {
+        self.flow.set_out();
+    }
+
+    /// The outermost of those that it belongs to.
+    pub(super) fn owner(&self) -> Owner {
+        self.path.outermost().unwrap_or(NOBODY)
+    }
+}
+
+/// Ready streams of one priority.
+#[derive(Debug)]
+struct Class {
+    groups: SlotMap<GroupKey, Group>,
+    /// The accounts of the groups, apart from them so that a group and its members can be looked at together.
+    flows: SecondaryMap<GroupKey, Flow>,
+    names: BTreeMap<(GroupKey, Owner, bool), GroupKey>,
+    /// The group around all others.
+    all: GroupKey,
+    /// With how many groups those that are idle are forgotten.
+    tidy_at: usize,
+}
+
+#[derive(Debug)]
+struct Group {
+    /// Null for the one around all.
+    above: GroupKey,
+    owner: Owner,
+    members: FairQueue<Member>,
+}
+
+/// All members of a group are of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Member {
+    Group(GroupKey),
+    Stream(StreamKey),
 }
 
 impl ReadyStreams {
@@ -46,138 +105,267 @@ impl ReadyStreams {
     }
 
     /// Puts a stream in that had nothing to run.
-    pub(super) fn enter(&mut self, flow: &mut Flow, seat: Seat, claim: Claim, slack: Work) {
-        self.put(flow, seat, claim, slack, true);
+    pub(super) fn enter(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) {
+        self.put(standing, seat, claim, slack, true);
     }
 
     /// Puts a stream back, or moves it, by what its head claims now.
-    pub(super) fn place(&mut self, flow: &mut Flow, seat: Seat, claim: Claim, slack: Work) {
-        self.put(flow, seat, claim, slack, false);
+    pub(super) fn place(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) {
+        self.put(standing, seat, claim, slack, false);
     }
 
-    fn put(&mut self, flow: &mut Flow, seat: Seat, claim: Claim, slack: Work, enters: bool) {
-        self.streams += usize::from(!flow.is_placed());
+    fn put(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work, enters: bool) {
+        self.streams += usize::from(!standing.flow.is_placed());
         let class = &mut self.classes[seat.priority as usize];
-        class.welcome(seat.tenant);
-        let tenant = class.tenants.entry(seat.tenant).or_default();
-        let tenant_enters = enters && tenant.streams.is_empty();
-        tenant.streams.set_slack(slack);
-        class.queue.set_slack(slack);
+        let group = class.group_of(standing);
+        let members = &mut class.groups[group].members;
+        let group_enters = enters && members.is_empty();
+        members.set_slack(slack);
         if enters {
-            tenant.streams.enter(flow, seat.stream, claim);
+            members.enter(&mut standing.flow, Member::Stream(seat.stream), claim);
         } else {
-            tenant.streams.place(flow, seat.stream, claim);
+            members.place(&mut standing.flow, Member::Stream(seat.stream), claim);
         }
-        if tenant_enters {
-            class.queue.enter(&mut tenant.flow, seat.tenant, claim);
-        } else if class.queue.len() > 1 || !tenant.flow.is_placed() {
-            class.follow(seat.tenant);
-        }
+        class.rise(group, Some(slack), group_enters);
     }
 
     /// Notes that a stream which was taken out has nothing that may run.
-    pub(super) fn depart(&mut self, flow: &mut Flow, seat: Seat) {
+    pub(super) fn depart(&mut self, standing: &mut Standing, seat: Seat) {
         let class = &mut self.classes[seat.priority as usize];
-        if let Some(tenant) = class.tenants.get_mut(&seat.tenant) {
-            tenant.streams.depart(flow, seat.stream);
-            if tenant.streams.is_empty() {
-                class.queue.depart(&mut tenant.flow, seat.tenant);
-            }
+        let mut at = standing.group;
+        let Some(group) = class.groups.get_mut(at) else { return };
+        group.members.depart(&mut standing.flow, Member::Stream(seat.stream));
+        while class.groups[at].members.is_empty()
+            && let above = class.groups[at].above
+            && let (Some(around), Some(flow)) = (class.groups.get_mut(above), class.flows.get_mut(at))
+        {
+            around.members.depart(flow, Member::Group(at));
+            at = above;
         }
     }
 
-    pub(super) fn leave(&mut self, flow: &mut Flow, seat: Seat) {
-        self.streams -= usize::from(flow.is_placed());
+    pub(super) fn leave(&mut self, standing: &mut Standing, seat: Seat) {
+        self.streams -= usize::from(standing.flow.is_placed());
         let class = &mut self.classes[seat.priority as usize];
-        if let Some(tenant) = class.tenants.get_mut(&seat.tenant) {
-            tenant.streams.leave(flow);
-            class.follow(seat.tenant);
+        if let Some(group) = class.groups.get_mut(standing.group) {
+            group.members.leave(&mut standing.flow);
+            class.rise(standing.group, None, false);
         }
     }
 
     /// Notes that a stream, which is not among the ready ones, does not come back.
-    pub(super) fn forget(&mut self, flow: &mut Flow, seat: Seat) {
-        if let Some(tenant) = self.classes[seat.priority as usize].tenants.get_mut(&seat.tenant) {
-            tenant.streams.forget(flow, seat.stream);
+    pub(super) fn forget(&mut self, standing: &mut Standing, seat: Seat) {
+        if let Some(group) = self.classes[seat.priority as usize].groups.get_mut(standing.group) {
+            group.members.forget(&mut standing.flow, Member::Stream(seat.stream));
         }
     }
 
     /// The stream of this priority whose turn it is, taken out; those whose head is due before `not_before` are passed over. The
-    /// caller tells its flow by [`Flow::set_out`].
+    /// caller tells it by [`Standing::set_out`].
     pub(super) fn pop(&mut self, priority: Priority, not_before: Timestamp) -> Option<StreamKey> {
-        let Class { tenants, queue } = &mut self.classes[priority as usize];
-        let mut popped = queue.iter().filter_map(|(_, key)| {
-            let tenant = tenants.get_mut(&key)?;
-            let stream = tenant.streams.pop_first(not_before)?;
-            Some((key, stream, tenant.streams.is_empty()))
-        });
-        let (key, stream, was_last) = popped.next()?;
-        drop(popped);
+        let class = &mut self.classes[priority as usize];
+        let (group, stream) = class.pop(class.all, not_before)?;
         self.streams -= 1;
-        if was_last || queue.len() > 1 {
-            self.classes[priority as usize].follow(key);
-        }
+        class.rise(group, None, false);
         Some(stream)
     }
 
-    /// Books lane time on a stream that is taken out, and on its tenant.
-    pub(super) fn charge(&mut self, flow: &mut Flow, seat: Seat, work: Work) {
+    /// Books lane time on a stream that is taken out, and on all that it belongs to.
+    pub(super) fn charge(&mut self, standing: &mut Standing, seat: Seat, work: Work) {
         let class = &mut self.classes[seat.priority as usize];
-        if let Some(tenant) = class.tenants.get_mut(&seat.tenant) {
-            tenant.streams.charge(flow, seat.stream, work);
-            if class.queue.len() > 1 {
-                class.queue.charge(&mut tenant.flow, seat.tenant, work);
+        let mut at = standing.group;
+        let Some(group) = class.groups.get_mut(at) else { return };
+        group.members.charge(&mut standing.flow, Member::Stream(seat.stream), work);
+        let mut above = group.above;
+        while let (Some(around), Some(flow)) = (class.groups.get_mut(above), class.flows.get_mut(at)) {
+            if around.members.len() > 1 {
+                around.members.charge(flow, Member::Group(at), work);
             } else {
-                class.queue.charge_alone(&mut tenant.flow, work);
+                around.members.charge_alone(flow, work);
             }
+            (at, above) = (above, around.above);
         }
     }
 
     /// What the first stream of this priority claims.
     pub(super) fn first(&self, priority: Priority) -> Option<(Claim, StreamKey)> {
         let class = &self.classes[priority as usize];
-        let (_, key) = class.queue.first()?;
-        class.tenants.get(&key)?.streams.first()
+        class.first(class.all)
     }
 
-    /// All ready streams, tenant by tenant; within a tenant in the order of their turns.
+    /// Whether streams of this priority are ready that belong to another than `owner`.
+    pub(super) fn has_others(&self, priority: Priority, owner: Owner) -> bool {
+        let class = &self.classes[priority as usize];
+        let is_other = |(_, member)| match member {
+            Member::Group(group) => class.groups[group].owner != owner,
+            Member::Stream(_) => false,
+        };
+        class.groups[class.all].members.iter().any(is_other)
+    }
+
+    /// All ready streams, group by group; within a group in the order of their turns.
     pub(super) fn iter(&self) -> impl Iterator<Item = StreamKey> + '_ {
-        self.tenants().flat_map(|tenant| tenant.streams.iter().map(|(_, stream)| stream))
+        self.innermost().flat_map(|group| group.members.iter().filter_map(|(_, member)| member.stream()))
     }
 
     /// Streams whose head has no deadline or one that is not before `due`.
     pub(super) fn not_due_before(&self, due: Timestamp) -> impl Iterator<Item = StreamKey> + '_ {
-        self.tenants().flat_map(move |tenant| tenant.streams.not_due_before(due))
+        self.innermost().flat_map(move |group| group.members.not_due_before(due).filter_map(Member::stream))
     }
 
-    fn tenants(&self) -> impl Iterator<Item = &Tenant> {
-        self.classes.iter().flat_map(|class| class.queue.iter().filter_map(|(_, key)| class.tenants.get(&key)))
+    /// The groups that hold streams, in the order of their turns. A path has three levels at most.
+    fn innermost(&self) -> impl Iterator<Item = &Group> + '_ {
+        self.classes.iter().flat_map(|class| {
+            let outermost = class.opened(&class.groups[class.all]);
+            outermost.flat_map(|group| class.opened(group)).flat_map(|group| class.opened(group))
+        })
+    }
+}
+
+impl Member {
+    const fn stream(self) -> Option<StreamKey> {
+        match self {
+            Self::Stream(stream) => Some(stream),
+            Self::Group(_) => None,
+        }
+    }
+}
+
+impl Default for Class {
+    fn default() -> Self {
+        let mut groups = SlotMap::with_key();
+        let all = groups.insert(Group { above: GroupKey::null(), owner: NOBODY, members: FairQueue::default() });
+        Self { groups, flows: SecondaryMap::new(), names: BTreeMap::new(), all, tidy_at: GROUPS_KEPT }
     }
 }
 
 impl Class {
-    /// Makes sure that a tenant has an account. A tenant that is alone is not moved with its streams; before another joins it, it
-    /// is put where it belongs.
-    fn welcome(&mut self, key: TenantKey) {
-        if self.queue.len() == 1
-            && let Some((_, alone)) = self.queue.first()
-            && alone != key
-            && let Some(tenant) = self.tenants.get_mut(&alone)
-            && let Some((first, _)) = tenant.streams.first()
-        {
-            self.queue.replace(&mut tenant.flow, alone, first);
+    /// The group that a stream stands in, made if it is not there any more.
+    fn group_of(&mut self, standing: &mut Standing) -> GroupKey {
+        if self.groups.contains_key(standing.group) {
+            return standing.group;
         }
-        if self.tenants.len() > IDLE_TENANTS_MAX {
-            self.tenants.retain(|other, tenant| !tenant.streams.is_empty() || *other == key);
+        if self.groups.len() > self.tidy_at {
+            self.tidy();
+        }
+        let mut owners = standing.path.owners();
+        let mut at = self.all;
+        let mut next = owners.next().unwrap_or(NOBODY);
+        loop {
+            let inner = owners.next();
+            // One that holds streams is another than one of the same name that holds groups.
+            let name = (at, next, inner.is_none());
+            at = *self.names.entry(name).or_insert_with(|| {
+                let made = self.groups.insert(Group { above: at, owner: next, members: FairQueue::default() });
+                self.flows.insert(made, Flow::default());
+                made
+            });
+            let Some(inner) = inner else { break };
+            next = inner;
+        }
+        standing.group = at;
+        at
+    }
+
+    /// Forgets the groups without a ready stream.
+    fn tidy(&mut self) {
+        let all = self.all;
+        self.groups.retain(|key, group| key == all || !group.members.is_empty());
+        self.flows.retain(|key, _| self.groups.contains_key(key));
+        self.names.retain(|_, key| self.groups.contains_key(*key));
+        self.tidy_at = GROUPS_KEPT.max(2 * self.groups.len());
+    }
+
+    /// Moves a group, and those around it, to where their first streams belong.
+    ///
+    /// One that is alone in the group around it is not moved with its streams; before another joins it, it is put where it belongs.
+    fn rise(&mut self, group: GroupKey, slack: Option<Work>, enters: bool) {
+        let (mut at, mut enters) = (group, enters);
+        loop {
+            let above = self.groups[at].above;
+            if above.is_null() {
+                return;
+            }
+            let (is_empty, is_placed) = (self.groups[at].members.is_empty(), self.flows[at].is_placed());
+            let around = &mut self.groups[above].members;
+            if let Some(slack) = slack {
+                around.set_slack(slack);
+            }
+            if is_placed && !is_empty && around.len() == 1 {
+                (at, enters) = (above, false);
+                continue;
+            }
+            if !is_empty && !is_placed {
+                self.settle_alone(above);
+            }
+            let first = self.first(at).map(|(claim, _)| claim);
+            let (around, flow) = (&mut self.groups[above].members, &mut self.flows[at]);
+            let was_empty = around.is_empty();
+            match first {
+                Some(claim) if enters => around.enter(flow, Member::Group(at), claim),
+                Some(claim) => around.place(flow, Member::Group(at), claim),
+                None => around.leave(flow),
+            }
+            enters &= was_empty;
+            at = above;
         }
     }
 
-    /// Moves a tenant to where its first stream belongs.
-    fn follow(&mut self, key: TenantKey) {
-        let Some(tenant) = self.tenants.get_mut(&key) else { return };
-        match tenant.streams.first() {
-            Some((first, _)) => self.queue.place(&mut tenant.flow, key, first),
-            None => self.queue.leave(&mut tenant.flow),
+    /// A group that holds streams, or else the groups that it holds.
+    fn opened<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = &'a Group> + 'a {
+        let holds_streams = matches!(group.members.first(), Some((_, Member::Stream(_))));
+        let inner = group.members.iter().take(if holds_streams { 0 } else { usize::MAX });
+        let inner = inner.filter_map(|(_, member)| match member {
+            Member::Group(inner) => self.groups.get(inner),
+            Member::Stream(_) => None,
+        });
+        holds_streams.then_some(group).into_iter().chain(inner)
+    }
+
+    /// Puts the only member of a group where it belongs.
+    fn settle_alone(&mut self, group: GroupKey) {
+        let members = &self.groups[group].members;
+        if members.len() == 1
+            && let Some((_, Member::Group(alone))) = members.first()
+            && let Some((claim, _)) = self.first(alone)
+        {
+            self.groups[group].members.replace(&mut self.flows[alone], Member::Group(alone), claim);
         }
+    }
+
+    /// The first stream of a group.
+    fn first(&self, group: GroupKey) -> Option<(Claim, StreamKey)> {
+        let mut at = group;
+        loop {
+            match self.groups.get(at)?.members.first()? {
+                (claim, Member::Stream(stream)) => return Some((claim, stream)),
+                (_, Member::Group(inner)) => at = inner,
+            }
+        }
+    }
+
+    /// Takes out the first stream of a group whose head is not due before `not_before`; beside it, the group that it stood in.
+    fn pop(&mut self, group: GroupKey, not_before: Timestamp) -> Option<(GroupKey, StreamKey)> {
+        let members = &mut self.groups[group].members;
+        let first = match members.first()? {
+            (_, Member::Group(first)) => first,
+            (_, Member::Stream(_)) => return Some((group, members.pop_first(not_before)?.stream()?)),
+        };
+        if let Some(found) = self.pop(first, not_before) {
+            return Some(found);
+        }
+        // What a group claims is its first stream's; one of which that is due too early may have others that are not.
+        let second = self.groups[group].members.first_not_before(not_before);
+        if let Some(Member::Group(second)) = second.filter(|second| *second != Member::Group(first))
+            && let Some(found) = self.pop(second, not_before)
+        {
+            return Some(found);
+        }
+        let others = self.groups[group].members.iter().take(GROUPS_LOOKED_AT);
+        let others: Vec<Member> = others.map(|(_, member)| member).collect();
+        others.into_iter().find_map(|other| match other {
+            Member::Group(other) => self.pop(other, not_before),
+            Member::Stream(_) => None,
+        })
     }
 }

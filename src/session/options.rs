@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 use super::intake::PayloadKind;
 use crate::{
     domain::{Fault, Timestamp},
+    drain::SessionGuard,
+    shares::Claim,
     telemetry::{GaugeGuard, MethodMetrics, StreamEnd},
 };
 
@@ -77,6 +79,27 @@ pub struct SessionOptions {
     pub when_full: WhenFull,
     /// Whether a draining server lets the session read to its end, because all of its input is here already.
     pub reads_on_drain: bool,
+}
+
+/// A stream's place among all that are open; dropping it gives the place to others.
+#[derive(Debug)]
+pub struct Place {
+    _session: SessionGuard,
+    /// `None` where streams are not limited.
+    _share: Option<Claim>,
+}
+
+impl Place {
+    /// A place of those that may be open at once.
+    pub const fn new(session: SessionGuard, share: Claim) -> Self {
+        Self { _session: session, _share: Some(share) }
+    }
+}
+
+impl From<SessionGuard> for Place {
+    fn from(session: SessionGuard) -> Self {
+        Self { _session: session, _share: None }
+    }
 }
 
 /// Where a session counts. Dropping it counts the session's end: cancelled, unless the session came to another.

@@ -14,14 +14,14 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{
     event::{Event, Inbound, ItemResult, Summary},
     intake::{Arrival, Intake, PayloadKind, item_bytes},
-    options::{Order, OverflowPolicy, SessionMetrics, SessionOptions, WhenFull},
+    options::{Order, OverflowPolicy, Place, SessionMetrics, SessionOptions, WhenFull},
     pending::{PendingAnswer, PendingItem, PendingItems},
 };
 use crate::{
     clock,
     codec::{SegmentEvent, SegmentFinder},
     domain::{Answer, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
-    drain::{Drain, SessionGuard},
+    drain::Drain,
     registry::Model,
     scheduler::{EndReason, Item, StreamHandle, Submitted},
     telemetry::{GaugeGuard, StreamEnd},
@@ -60,7 +60,7 @@ pub struct Session<I> {
     pub(super) options: SessionOptions,
     drain: Drain,
     pub(super) metrics: SessionMetrics,
-    _guard: SessionGuard,
+    _place: Place,
     intake: Intake,
     input: Input,
     pending: PendingItems,
@@ -99,7 +99,7 @@ where
         options: SessionOptions,
         drain: Drain,
         metrics: SessionMetrics,
-        guard: SessionGuard,
+        place: impl Into<Place>,
     ) -> Result<Self, Fault> {
         let intake = Intake::new(&model, options.payload, options.pcm, options.max_item_bytes)?;
         let segments = (options.payload == PayloadKind::PcmS16le)
@@ -113,7 +113,7 @@ where
             options,
             drain,
             metrics,
-            _guard: guard,
+            _place: place.into(),
             intake,
             input: Input::Open,
             pending: PendingItems::default(),
@@ -162,7 +162,14 @@ where
             Submitted::All => {}
             Submitted::Full(_) if waits => {}
             Submitted::Full(refusal) => {
-                let message = format!("{} = {} items or bytes are queued already; try again later", refusal.limit, refusal.value);
+                let (limit, value) = (refusal.limit, refusal.value);
+                let message = if refusal.by_share {
+                    format!(
+                        "this client has its share of the {value} that {limit} lets wait, counted by connection, address and tenant; the rest is kept for others; try again later"
+                    )
+                } else {
+                    format!("{limit} = {value} items or bytes are queued already; try again later")
+                };
                 let fault = Fault::new(FaultKind::Overloaded, message)
                     .with_limit(refusal.limit, refusal.value as u64)
                     .with_retry_after(refusal.retry_after);

@@ -285,6 +285,40 @@ pub struct ServerMetrics {
     pub calls_open: [Gauge; CallKind::ALL.len()],
     /// Bytes in arrival, and of answers that are not taken.
     pub transfer_bytes: Gauge,
+    pub(super) closed: [Counter; ConnectionClose::ALL.len()],
+}
+
+impl ServerMetrics {
+    /// Connections that the server closed for this reason.
+    pub fn closed(&self, reason: ConnectionClose) -> &Counter {
+        &self.closed[reason as usize]
+    }
+}
+
+/// Why the server closed a connection before its client did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ConnectionClose {
+    /// It had no call for too long.
+    Idle,
+    /// Another one needed its place.
+    Room,
+    /// Its address had its share already.
+    Share,
+}
+
+impl ConnectionClose {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 3] = [Self::Idle, Self::Room, Self::Share];
+
+    /// Metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Room => "room",
+            Self::Share => "share",
+        }
+    }
 }
 
 /// One more on a gauge for as long as it lives: the only pair of increment and decrement there is.
@@ -320,6 +354,9 @@ mod tests {
         }
         for (index, kind) in CallKind::ALL.into_iter().enumerate() {
             assert_eq!((kind as usize, kind.is_watch()), (index, CallKind::WATCHES.contains(&kind)));
+        }
+        for (index, reason) in ConnectionClose::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
         }
     }
 }

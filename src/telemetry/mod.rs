@@ -20,7 +20,7 @@ use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority, Verdi
 use histogram::Histograms;
 
 pub use handles::{
-    CallKind, GaugeGuard, LaneMetrics, LoadMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd,
+    CallKind, ConnectionClose, GaugeGuard, LaneMetrics, LoadMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd,
 };
 pub use histogram::Histogram;
 pub use metrics::{Counter, Gauge};
@@ -147,6 +147,7 @@ impl Telemetry {
             log_lines_lost: self.registrar.counter(&table::LOG_LINES_LOST, &[]),
             calls_open: CallKind::ALL.map(|kind| self.registrar.gauge(&table::CALLS_OPEN, &[kind.label()])),
             transfer_bytes: self.registrar.gauge(&table::TRANSFER_BYTES, &[]),
+            closed: ConnectionClose::ALL.map(|reason| self.registrar.counter(&table::CONNECTIONS_CLOSED, &[reason.label()])),
         }
     }
 

@@ -52,6 +52,7 @@ const MODEL_REASON: &[&str] = &["model", "version", "reason"];
 const MODEL_PRIORITY: &[&str] = &["model", "version", "priority"];
 const MODEL_VERDICT: &[&str] = &["model", "version", "verdict"];
 const METHOD: &[&str] = &["method"];
+const REASON: &[&str] = &["reason"];
 const METHOD_REASON: &[&str] = &["method", "reason"];
 
 /// From below the cost of a hand-off to far above any deadline that a live feed has.
@@ -239,6 +240,12 @@ pub(super) static TRANSFER_BYTES: Metric = gauge(
     &[],
     "Bytes of messages and bodies that are in arrival, and of large answers that clients have yet to take.",
 );
+pub(super) static CONNECTIONS_CLOSED: Metric = counter(
+    "tidemill_connections_closed_total",
+    "connections",
+    REASON,
+    "Connections that the server closed: without a call for `grpc.idle_timeout_s` (`idle`), to make room for another (`room`), or because their address had its share already (`share`).",
+);
 pub(super) static BUILD_INFO: Metric =
     gauge("tidemill_build_info", "always 1", &["version", "rustc"], "The server's version and the compiler that built it.");
 
@@ -296,6 +303,7 @@ pub static METRICS: &[&Metric] = &[
     &PART_RESTARTS,
     &CALLS_OPEN,
     &TRANSFER_BYTES,
+    &CONNECTIONS_CLOSED,
     &BUILD_INFO,
     &PROCESS_CPU,
     &PROCESS_OPEN_FDS,

@@ -10,7 +10,7 @@ use tonic::Code;
 use tidemill::{
     app::Server,
     config::{SequenceConfig, SessionConfig, SharedMemoryConfig},
-    domain::{Datatype, Fault},
+    domain::{Address, Datatype, Fault, Peer, Timestamp},
     drain::Drain,
     open_inference::{Conversation, InferRequest, InputTensor, OpenInference, Parameter, Parameters, SHARED_MEMORY_REGION},
     proto::inference::{InferParameter, model_infer_request::InferInputTensor},
@@ -24,7 +24,8 @@ use crate::{
     serving::{Account, COUNTER, DOUBLER, bare_config, patiently, serve},
 };
 
-const CALLER: Caller = Caller { ends_at: tidemill::domain::Timestamp::NEVER, tenant: TenantKey(0) };
+const CALLER: Caller =
+    Caller { ends_at: Timestamp::NEVER, peer: Peer { connection: 0, address: Address::Local }, tenant: TenantKey(0) };
 
 /// The protocol over what `server` serves, with a window of 8 items and 1,000 bytes.
 fn door(server: &Server) -> OpenInference {

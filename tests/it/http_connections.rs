@@ -94,21 +94,21 @@ async fn a_head_or_a_body_that_is_too_large_is_refused_by_the_name_of_its_limit(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_beyond_the_limit_wait_for_others_to_end() {
+async fn connections_beyond_the_limit_wait_until_another_has_no_request() {
     let mut config = bare_config();
     config.http.max_connections = 1;
-    let server = serve(config, &[("m", DOUBLER)]).await;
+    let server = serve(config, &[("slow", &slow_doubler(100_000))]).await;
     let mut first = Http::connect(&server).await;
-    assert_eq!(first.get("/v2/health/live").await.status, 200);
-    let address = server.http_addr();
-    let mut waiting = TcpStream::connect(address).await.expect("the backlog takes it");
+    let account = Account::of(&server, "slow");
+    let asking = tokio::spawn(async move { first.post("/v2/models/slow/infer", infer_json(&[4], &[1.0; 4])).await });
+    until("a request is in hand", || account.ledger().received() == 1).await;
+    let mut waiting = TcpStream::connect(server.http_addr()).await.expect("the backlog takes it");
     waiting
         .write_all(format!("{}{LIVE}", LIVE.replace("\r\n\r\n", "\r\nconnection: keep-alive\r\n\r\n")).as_bytes())
         .await
         .expect("sent");
-    assert_eq!(first.get("/v2/health/live").await.status, 200, "the first goes on");
     assert_eq!(connections_open(&server), 1.0);
-    drop(first);
+    assert_eq!(patiently(asking).await.expect("no panic").status, 200, "the first is answered");
     let mut heard = [0; 12];
     patiently(waiting.read_exact(&mut heard)).await.expect("its turn");
     assert_eq!(&heard, b"HTTP/1.1 200");

@@ -37,6 +37,7 @@ mod scan;
 mod sequences;
 mod serving;
 mod session;
+mod shares;
 mod startup;
 mod strings;
 mod survive;

@@ -479,24 +479,3 @@ async fn reflection_that_is_off_is_not_there() {
         }
     }
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn so_many_calls_wait_for_their_turn_to_change_the_models() {
-    let mut config = bare_config();
-    config.models.max_waiting_loads = 1;
-    let folder = folder_of(&[("m", DOUBLER)]);
-    config.models.dir = Some(folder.path().to_owned());
-    let server = Server::start(config).await.unwrap_or_else(|error| panic!("{error}"));
-    let repository = server.repository();
-    // All begin before the first can end, since one task polls them.
-    let mut outcomes = patiently(join_all((0..5).map(|_| repository.load("m")))).await.into_iter();
-    for _ in 0..2 {
-        outcomes.next().expect("five").expect("the first is carried out, the second waits");
-    }
-    for outcome in outcomes {
-        let fault = outcome.expect_err("it would have to wait behind another");
-        assert_eq!(fault.kind(), FaultKind::Overloaded);
-        assert_eq!(fault.limit().map(|limit| (limit.name, limit.value)), Some(("models.max_waiting_loads", 1)));
-    }
-    repository.unload("m").await.expect("there is room again");
-}

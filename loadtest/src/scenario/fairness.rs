@@ -152,7 +152,11 @@ async fn slow(findings: &mut Findings, duration: Duration, rounds: u32) -> anyho
 async fn tenants(findings: &mut Findings, duration: Duration) -> anyhow::Result<()> {
     const ARM: &str = "a tenant of 20 streams, one of 1";
     let model = Blocker::default();
-    let adjust = |config: &mut tidemill::config::Config| config.session.tenant_metadata = TENANT_METADATA.to_owned();
+    // As behind a proxy, which names the tenants of whatever it sends over each of its connections.
+    let adjust = |config: &mut tidemill::config::Config| {
+        config.session.tenant_metadata = TENANT_METADATA.to_owned();
+        config.server.proxies = vec![std::net::Ipv4Addr::LOCALHOST.into()];
+    };
     let stage = Stage::start(LANES, std::slice::from_ref(&model), adjust).await?;
     let channels = stage.connect(8).await?;
     let plans = (0..21).map(|stream| {

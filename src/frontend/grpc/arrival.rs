@@ -32,7 +32,7 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use super::{
-    calls::Calls,
+    calls::{Calls, ConnectionCalls},
     deadline,
     reader::{Admitted, Reader},
     shapes::{MethodShape, Shapes},
@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     config::{GrpcConfig, MessageConfig},
-    domain::{Fault, FaultKind},
+    domain::{Fault, FaultKind, Peer},
     frontend::{
         Bounds,
         inflate::{Encoding, InflateLimits, NotInflated, inflate},
@@ -93,8 +93,9 @@ impl Arrivals {
     }
 
     /// The layer of one connection.
-    pub(super) fn connection(&self) -> ArrivalLayer {
-        ArrivalLayer { account: self.shared.bounds.transfer.connection(), shared: Arc::clone(&self.shared) }
+    pub(super) fn connection(&self, peer: Peer) -> ArrivalLayer {
+        let shared = Arc::clone(&self.shared);
+        ArrivalLayer { account: shared.bounds.transfer.connection(peer), calls: shared.calls.connection(peer), shared }
     }
 }
 
@@ -110,6 +111,7 @@ impl Shared {
 pub(super) struct ArrivalLayer {
     shared: Arc<Shared>,
     account: Account,
+    calls: ConnectionCalls,
 }
 
 impl<S> Layer<S> for ArrivalLayer {
@@ -157,7 +159,7 @@ impl ArrivalLayer {
         let path = request.uri().path();
         let method = shared.shapes.method(path);
         let kind = kind(path, method);
-        let guard = shared.calls.begin(kind)?;
+        let guard = self.calls.begin(kind)?;
         reader.admit(Admitted::new(guard, account.clone()));
         let is_small = SMALL_SERVICES.iter().any(|service| path.starts_with(service));
         let client_streams = method.is_some_and(|method| method.client_streams);

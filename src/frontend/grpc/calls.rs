@@ -1,87 +1,81 @@
 //! The calls that are open, all of them, and how many there may be.
 //!
 //! Streams and calls that run models are counted by the service as well. This counts from the headers on, whatever the method, and
-//! whether or not anything else ever comes.
+//! whether or not anything else ever comes. Both limits are shared out as [`crate::shares`] says.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::time::Duration;
 
 use crate::{
     config::GrpcConfig,
-    domain::{Fault, FaultKind},
-    telemetry::{CallKind, Gauge, ServerMetrics},
+    domain::{Fault, Peer},
+    shares::{Full, Member, Path, Pool},
+    telemetry::{CallKind, Gauge, GaugeGuard, ServerMetrics},
 };
 
-/// The calls of one server. Clones share the count.
-#[derive(Debug, Clone)]
+/// The calls of one server.
+#[derive(Debug)]
 pub(super) struct Calls {
-    shared: Arc<Shared>,
+    all: Pool,
+    watches: Pool,
+    gauges: [Gauge; CallKind::ALL.len()],
 }
 
-#[derive(Debug)]
-struct Shared {
-    open: [AtomicUsize; CallKind::ALL.len()],
-    calls_max: usize,
-    watches_max: usize,
+/// The calls of one connection. Clones are the same connection's.
+#[derive(Debug, Clone)]
+pub(super) struct ConnectionCalls {
+    all: Member,
+    watches: Member,
     gauges: [Gauge; CallKind::ALL.len()],
 }
 
 impl Calls {
     pub(super) fn new(config: &GrpcConfig, metrics: &ServerMetrics) -> Self {
-        let open = CallKind::ALL.map(|_| AtomicUsize::new(0));
-        let shared =
-            Shared { open, calls_max: config.max_calls, watches_max: config.max_watches, gauges: metrics.calls_open.clone() };
-        Self { shared: Arc::new(shared) }
+        let (all, watches) =
+            (Pool::new("grpc.max_calls", config.max_calls), Pool::new("grpc.max_watches", config.max_watches));
+        Self { all, watches, gauges: metrics.calls_open.clone() }
     }
 
+    pub(super) fn connection(&self, peer: Peer) -> ConnectionCalls {
+        let path = Path::of(peer, 0);
+        ConnectionCalls { all: self.all.member(&path), watches: self.watches.member(&path), gauges: self.gauges.clone() }
+    }
+}
+
+impl ConnectionCalls {
     /// Counts one more, for as long as the guard lives.
     ///
     /// # Errors
-    /// [`FaultKind::Overloaded`] if as many are open as `grpc.max_calls` or `grpc.max_watches` allow.
+    /// [`FaultKind::Overloaded`](crate::domain::FaultKind::Overloaded) if as many are open as `grpc.max_calls` or `grpc.max_watches` allow,
+    /// or the connection's share of them.
     pub(super) fn begin(&self, kind: CallKind) -> Result<CallGuard, Fault> {
-        let guard = CallGuard::new(Arc::clone(&self.shared), kind);
-        let Shared { calls_max, watches_max, .. } = &*self.shared;
-        if self.sum(&CallKind::ALL) > *calls_max {
-            return Err(full("calls", "grpc.max_calls", *calls_max));
-        }
-        if kind.is_watch() && self.sum(&CallKind::WATCHES) > *watches_max {
-            return Err(full("streams of health and reflection", "grpc.max_watches", *watches_max));
-        }
-        Ok(guard)
-    }
-
-    fn sum(&self, kinds: &[CallKind]) -> usize {
-        kinds.iter().map(|kind| self.shared.open[*kind as usize].load(Ordering::Relaxed)).sum()
+        let full = |what| move |full: Full| full.fault(what).with_retry_after(Duration::from_secs(1));
+        self.all.take(1).map_err(full("calls are open"))?;
+        let watches = if kind.is_watch() {
+            let taken = self.watches.take(1).map_err(full("streams of health and reflection are open"));
+            taken.inspect_err(|_| self.all.give_back(1))?;
+            Some(self.watches.clone())
+        } else {
+            None
+        };
+        Ok(CallGuard { all: self.all.clone(), watches, _open: GaugeGuard::new(&self.gauges[kind as usize]) })
     }
 }
 
 /// One call that is open.
 #[derive(Debug)]
 pub(super) struct CallGuard {
-    shared: Arc<Shared>,
-    kind: CallKind,
-}
-
-impl CallGuard {
-    fn new(shared: Arc<Shared>, kind: CallKind) -> Self {
-        shared.open[kind as usize].fetch_add(1, Ordering::Relaxed);
-        shared.gauges[kind as usize].increment(1.0);
-        Self { shared, kind }
-    }
+    all: Member,
+    watches: Option<Member>,
+    _open: GaugeGuard,
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.shared.open[self.kind as usize].fetch_sub(1, Ordering::Relaxed);
-        self.shared.gauges[self.kind as usize].decrement(1.0);
+        self.all.give_back(1);
+        if let Some(watches) = &self.watches {
+            watches.give_back(1);
+        }
     }
-}
-
-fn full(what: &str, key: &'static str, limit: usize) -> Fault {
-    let message = format!("{limit} {what} are open, as many as {key} allows; end some, or come back later");
-    Fault::new(FaultKind::Overloaded, message).with_limit(key, limit as u64).with_retry_after(std::time::Duration::from_secs(1))
 }
 
 #[cfg(test)]
@@ -100,7 +94,8 @@ mod tests {
 
     #[test]
     fn all_calls_have_one_limit_and_watches_one_of_their_own() {
-        let calls = calls(4, 2);
+        let all = calls(4, 2);
+        let calls = all.connection(Peer::default());
         let watches = [CallKind::Watch, CallKind::Reflection].map(|kind| calls.begin(kind).expect("room"));
         for kind in CallKind::WATCHES {
             assert_eq!(limit(calls.begin(kind)), Some("grpc.max_watches"));
@@ -110,6 +105,6 @@ mod tests {
         drop(watches);
         assert_eq!(limit(calls.begin(CallKind::Watch)), None);
         drop(others);
-        assert_eq!(calls.sum(&CallKind::ALL), 0);
+        assert_eq!((all.all.held(), all.watches.held()), (0, 0));
     }
 }

@@ -7,6 +7,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use super::deadline;
 use crate::{
     codec::{FramingRule, Segment},
+    connections,
     domain::{Datatype, Fault, FaultKind, ItemOutputs, Priority, Tensor, TensorSpec},
     proto::{duration_from_wire, duration_to_wire, v1},
     registry::Model,
@@ -17,7 +18,8 @@ use crate::{
 /// What the metadata of a call say, whatever its method.
 pub(super) fn caller(metadata: &MetadataMap, service: &Service) -> Caller {
     let value = service.tenant_metadata().and_then(|name| metadata.get(name));
-    Caller { ends_at: deadline::ends_at(metadata), tenant: service.tenant(value.map(MetadataValue::as_bytes)) }
+    let (ends_at, peer) = (deadline::ends_at(metadata), connections::peer());
+    Caller { ends_at, peer, tenant: service.tenant(value.map(MetadataValue::as_bytes)) }
 }
 
 /// # Errors
@@ -65,7 +67,6 @@ pub(super) fn open_request(config: v1::StreamConfig, caller: Caller) -> Result<O
     let max_age = config.max_age.map(|max_age| duration("max_age", max_age)).transpose()?;
     let v1::StreamConfig { model, version, window_items, sample_rate_hz, accept_container_bytes, .. } = config;
     let pcm = PcmOptions { sample_rate_hz: (sample_rate_hz != 0).then_some(sample_rate_hz), accept_container_bytes };
-    let Caller { ends_at, tenant } = caller;
     Ok(OpenRequest {
         model,
         version,
@@ -78,8 +79,7 @@ pub(super) fn open_request(config: v1::StreamConfig, caller: Caller) -> Result<O
         overflow,
         max_age,
         priority,
-        tenant,
-        ends_at,
+        caller,
     })
 }
 

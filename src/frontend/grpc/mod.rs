@@ -11,6 +11,7 @@ mod entrance;
 mod example;
 mod greeting;
 mod health;
+mod leaving;
 mod limits;
 mod models;
 mod native;

@@ -87,9 +87,8 @@ impl ModelService for Models {
         if name.is_empty() {
             return Err(status_of(&Fault::invalid("name", "the name of the model is missing")));
         }
-        self.door.check_repository_access().map_err(|fault| status_of(&fault))?;
         let seed = if seed == 0 { SEED_DEFAULT } else { seed };
-        self.service().repository().prove(&name, seed).await.map_err(|fault| status_of(&fault))?;
+        self.door.prove_model(&name, seed).await.map_err(|fault| status_of(&fault))?;
         let proven = self.service().models().into_iter().filter(|status| *status.name == *name);
         Ok(Response::new(v1::ProveModelResponse { models: proven.map(summary).collect() }))
     }

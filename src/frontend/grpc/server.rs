@@ -26,6 +26,7 @@ use super::{
     example::Example,
     greeting::{HTTP1_ANSWER, greeting, is_http1},
     health::HealthKeeper,
+    leaving::{has_left, told_to_leave},
     limits::NameMessageLimit,
     models::Models,
     native::Native,
@@ -40,6 +41,7 @@ use super::{
 };
 use crate::{
     config::GrpcConfig,
+    connections::Connection,
     frontend::{
         Bounds,
         linger::Lingering,
@@ -111,7 +113,7 @@ impl GrpcServer {
         let listener = Listener {
             listener,
             part: Part::GrpcPort,
-            connections_max: config.max_connections,
+            port: service.connections().port(config.max_connections, bounds.metrics.clone()),
             metrics: bounds.metrics.clone(),
             shutdown: shutdown.clone(),
             surroundings: Surroundings::unlimited(),
@@ -137,9 +139,9 @@ impl GrpcServer {
     pub async fn serve(self) {
         let Self { listener, routes, arrivals, config, unread_timeout, web, shutdown } = self;
         listener
-            .serve(|stream| {
+            .serve(|stream, place| {
                 let web = web.on(&stream);
-                connection(stream, &routes, &arrivals, &config, unread_timeout, web, shutdown.clone())
+                connection(stream, place, &routes, &arrivals, &config, unread_timeout, web, shutdown.clone())
             })
             .await;
     }
@@ -159,6 +161,7 @@ async fn refuse_http1(stream: TcpStream) {
 
 fn connection(
     mut stream: TcpStream,
+    place: Connection,
     routes: &Routes,
     arrivals: &Arrivals,
     config: &GrpcConfig,
@@ -167,7 +170,8 @@ fn connection(
     shutdown: Shutdown,
 ) -> impl Future<Output = ()> + Send + use<> {
     let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
-    let streams = StreamExecutor::new(unread_timeout);
+    let streams = StreamExecutor::new(unread_timeout, place.calls());
+    let idle_timeout = Duration::from_secs(config.idle_timeout_s);
     let mut http2 = hyper::server::conn::http2::Builder::new(streams.clone());
     http2
         .timer(TokioTimer::new())
@@ -181,14 +185,18 @@ fn connection(
     let limit = NameMessageLimit { max_message_bytes: config.max_message_bytes };
     let entrance = Entrance { header_bytes_max: config.max_header_bytes, web };
     let routes = entrance
-        .layer(arrivals.connection().layer(limit.layer(routes.clone())))
+        .layer(arrivals.connection(place.peer()).layer(limit.layer(routes.clone())))
         .map_response(|response: http::Response<_>| response.map(WatchedBody::new));
     async move {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection ended before it began");
             return;
         }
-        let Some(read) = greeting(&mut stream).await else { return };
+        let read = tokio::select! {
+            read = greeting(&mut stream) => read,
+            _ = place.asked_to_leave(None) => return,
+        };
+        let Some(read) = read else { return };
         if is_http1(&read) {
             refuse_http1(stream).await;
             return;
@@ -199,11 +207,12 @@ fn connection(
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = shutdown.aborted().cancelled() => return,
-            () = go_away.cancelled() => {
+            leaves = told_to_leave(&place, idle_timeout, go_away) => {
                 connection.as_mut().change(hyper::server::conn::http2::Connection::graceful_shutdown);
                 tokio::select! {
                     ended = connection.as_mut() => ended,
                     () = shutdown.aborted().cancelled() => return,
+                    () = has_left(&place, leaves) => return,
                 }
             }
         };

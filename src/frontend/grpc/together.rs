@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 
 use super::stream_task::StreamTask;
+use crate::connections::Calls;
 
 /// Rounds in one poll, after which other tasks have their turn.
 const ROUNDS_MAX: usize = 8;
@@ -35,13 +36,14 @@ const ROUNDS_MAX: usize = 8;
 pub(super) struct StreamExecutor {
     /// Time after which a stream that is not read is reset.
     unread_timeout: Duration,
+    calls: Calls,
     opened: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
 }
 
 impl StreamExecutor {
-    /// For one connection.
-    pub(super) fn new(unread_timeout: Duration) -> Self {
-        Self { unread_timeout, opened: Arc::default() }
+    /// For one connection, whose calls are counted in `calls`.
+    pub(super) fn new(unread_timeout: Duration, calls: Calls) -> Self {
+        Self { unread_timeout, calls, opened: Arc::default() }
     }
 }
 
@@ -51,7 +53,8 @@ where
 {
     fn execute(&self, future: F) {
         let task = AssertUnwindSafe(StreamTask::new(future, self.unread_timeout)).catch_unwind();
-        self.opened.lock().push(task.map(drop).boxed());
+        let call = self.calls.begin();
+        self.opened.lock().push(task.map(move |_| drop(call)).boxed());
     }
 }
 
@@ -210,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_many_streams_say_is_written_at_once_and_wakes_once() {
-        let executor = StreamExecutor::new(Duration::from_secs(60));
+        let executor = StreamExecutor::new(Duration::from_secs(60), Calls::default());
         let (says, said) = mpsc::channel(16);
         let writes = Arc::<Mutex<Vec<Vec<u32>>>>::default();
         let mut together = Box::pin(Together::new(connection(said, Arc::clone(&writes)), &executor));
@@ -240,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_panics_ends_alone() {
-        let executor = StreamExecutor::new(Duration::from_secs(60));
+        let executor = StreamExecutor::new(Duration::from_secs(60), Calls::default());
         let (says, said) = mpsc::channel(16);
         let writes = Arc::<Mutex<Vec<Vec<u32>>>>::default();
         let mut together = Box::pin(Together::new(connection(said, Arc::clone(&writes)), &executor));
@@ -256,7 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn streams_that_wake_each_other_for_ever_let_other_tasks_run() {
-        let executor = StreamExecutor::new(Duration::from_secs(60));
+        let executor = StreamExecutor::new(Duration::from_secs(60), Calls::default());
         let together = Together::new(std::future::pending::<()>(), &executor);
         executor.execute(poll_fn(|cx| {
             cx.waker().wake_by_ref();

@@ -125,7 +125,7 @@ mod tests {
     use tower_http::compression::CompressionLayer;
 
     use super::*;
-    use crate::{config::Config, telemetry::Telemetry};
+    use crate::{config::Config, domain::Peer, telemetry::Telemetry};
 
     const LARGE: usize = 1 << 20;
 
@@ -147,7 +147,7 @@ mod tests {
     #[tokio::test]
     async fn a_large_answer_is_charged_until_it_is_taken() {
         let bounds = bounds();
-        let account = bounds.transfer.connection();
+        let account = bounds.transfer.connection(Peer::default());
         let response = hand_out(&bounds, &account, answer(LARGE, "identity").await).await;
         assert_eq!((bounds.transfer.bytes(), response.body().size_hint().exact()), (LARGE, Some(LARGE as u64)));
         let mut body = response.into_body();
@@ -164,7 +164,7 @@ mod tests {
     #[tokio::test]
     async fn a_large_answer_is_compressed_whole_and_says_how_long_it_is() {
         let bounds = bounds();
-        let account = bounds.transfer.connection();
+        let account = bounds.transfer.connection(Peer::default());
         let response = hand_out(&bounds, &account, answer(LARGE, "gzip").await).await;
         let length: usize = response.headers()[header::CONTENT_LENGTH].to_str().expect("text").parse().expect("a number");
         assert_eq!(
@@ -182,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_without_room_is_refused_with_the_limit() {
         let bounds = bounds();
-        let account = bounds.transfer.connection();
+        let account = bounds.transfer.connection(Peer::default());
         let _held = hand_out(&bounds, &account, answer(3 * LARGE, "identity").await).await;
         let response = hand_out(&bounds, &account, answer(LARGE, "identity").await).await;
         assert_eq!(response.status(), http::StatusCode::TOO_MANY_REQUESTS);

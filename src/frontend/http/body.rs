@@ -11,7 +11,7 @@ use http_body_util::BodyExt as _;
 use super::{error::Refusal, routes::Api};
 use crate::{
     config::HttpConfig,
-    domain::{Fault, FaultKind},
+    domain::{Fault, FaultKind, Peer},
     frontend::{
         Bounds,
         inflate::{Encoding, InflateLimits, NotInflated, inflate},
@@ -36,7 +36,7 @@ impl FromRequest<Api> for Sent {
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, Refusal> {
         let (mut parts, body) = request.into_parts();
-        let account = parts.extensions.remove::<Account>().unwrap_or_else(|| api.bounds.transfer.connection());
+        let account = parts.extensions.remove::<Account>().unwrap_or_else(|| api.bounds.transfer.connection(Peer::default()));
         Ok(Self { headers: parts.headers, body, account })
     }
 }
@@ -213,7 +213,7 @@ mod tests {
 
     async fn read_body(headers: &HeaderMap, body: Body, config: &HttpConfig) -> Result<Bytes, Refusal> {
         let bounds = bounds();
-        let arrived = read(headers, body, &bounds.transfer.connection(), config, &bounds).await;
+        let arrived = read(headers, body, &bounds.transfer.connection(Peer::default()), config, &bounds).await;
         let body = arrived.map(|(body, charge)| {
             assert!(charge.bytes() >= body.len());
             body
@@ -259,7 +259,7 @@ mod tests {
     #[tokio::test]
     async fn bodies_in_arrival_are_charged_as_they_come() {
         let bounds = bounds();
-        let account = bounds.transfer.connection();
+        let account = bounds.transfer.connection(Peer::default());
         let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
         let body = Body::new(StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(receiver)));
         let config = HttpConfig::default();

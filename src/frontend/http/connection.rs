@@ -45,6 +45,7 @@ use tower::ServiceExt as _;
 
 use super::{error::Refusal, lines::Lines};
 use crate::{
+    connections::{Call, Calls, Connection},
     domain::{Fault, FaultKind},
     frontend::{Account, linger::Lingering, listener::Shutdown, web::Guarded},
 };
@@ -95,6 +96,7 @@ impl Limits {
 /// Serves the requests of a connection until either side ends it.
 pub(super) async fn converse(
     stream: TcpStream,
+    place: Connection,
     router: Guarded<Router>,
     limits: Limits,
     account: Account,
@@ -104,7 +106,7 @@ pub(super) async fn converse(
         tracing::debug!(%error, "a connection ended before it began");
         return;
     }
-    let progress = Arc::new(Progress::new(&limits));
+    let progress = Arc::new(Progress::new(&limits, place.calls()));
     let socket = Watched { stream: Lingering::new(stream), progress: Arc::clone(&progress) };
     let (begins, ends) = (Arc::clone(&progress), Arc::clone(&progress));
     let service = router
@@ -135,6 +137,14 @@ pub(super) async fn converse(
             lapsed = polled => break lapsed,
             () = shutdown.aborted().cancelled() => return,
             () = go_away.cancelled(), if !leaves => {
+                leaves = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            // Without a request in hand there is nothing to be said.
+            _ = place.asked_to_leave(None), if !leaves => {
+                if place.is_idle() {
+                    return;
+                }
                 leaves = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
@@ -232,6 +242,7 @@ impl Lapse {
 /// How far the client has come.
 struct Progress {
     header_bytes_max: usize,
+    calls: Calls,
     state: Mutex<State>,
 }
 
@@ -256,10 +267,12 @@ struct State {
     request_over: bool,
     /// Goes up with everything that the client does in time.
     turns: u64,
+    /// The request that is being answered.
+    call: Option<Call>,
 }
 
 impl Progress {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &Limits, calls: Calls) -> Self {
         let state = State {
             awaited: Awaited::First,
             blocked: false,
@@ -272,8 +285,9 @@ impl Progress {
             is_endless: false,
             request_over: false,
             turns: 0,
+            call: None,
         };
-        Self { header_bytes_max: limits.header_bytes_max, state: Mutex::new(state) }
+        Self { header_bytes_max: limits.header_bytes_max, calls, state: Mutex::new(state) }
     }
 
     /// Bytes that may be read now; `None` if only the body's own limit counts.
@@ -328,6 +342,7 @@ impl Progress {
         }
         state.request_over = is_over;
         state.turns += 1;
+        state.call = Some(self.calls.begin());
     }
 
     fn note_content(&self, bytes: usize) {
@@ -344,6 +359,7 @@ impl Progress {
         let mut state = self.state.lock();
         state.awaited = if state.request_over { Awaited::Request } else { Awaited::Rest };
         state.turns += 1;
+        state.call = None;
     }
 
     /// What is waited for, and since how many turns.
@@ -560,7 +576,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            Self { progress: Progress::new(&LIMITS), patience: Patience::new(LIMITS) }
+            Self { progress: Progress::new(&LIMITS, Calls::default()), patience: Patience::new(LIMITS) }
         }
 
         /// Whether nothing lapses within `seconds`.

@@ -16,7 +16,8 @@ use tower_http::{CompressionLevel, compression::CompressionLayer};
 use super::{answer, error::Refusal, generate, infer, repository, response::to_json, shared_memory};
 use crate::{
     config::HttpConfig,
-    domain::{Fault, FaultKind, Timestamp},
+    connections,
+    domain::{Fault, FaultKind, Peer, Timestamp},
     frontend::{Account, Bounds, web::refuse_forms},
     open_inference::OpenInference,
     service::Caller,
@@ -42,7 +43,8 @@ impl Api {
     pub(super) fn caller(&self, headers: &HeaderMap) -> Caller {
         let service = self.open_inference.service();
         let tenant = service.tenant_metadata().and_then(|name| headers.get(name));
-        Caller { ends_at: Timestamp::NEVER, tenant: service.tenant(tenant.map(HeaderValue::as_bytes)) }
+        let tenant = service.tenant(tenant.map(HeaderValue::as_bytes));
+        Caller { ends_at: Timestamp::NEVER, peer: connections::peer(), tenant }
     }
 }
 
@@ -124,7 +126,7 @@ pub(super) fn router(api: Api) -> Router {
 
 /// What holds for each request: only encodings that can be undone, and no further request on a connection while the server drains.
 async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    let account = request.extensions().get::<Account>().cloned().unwrap_or_else(|| api.bounds.transfer.connection());
+    let account = request.extensions().get::<Account>().cloned().unwrap_or_else(|| api.bounds.transfer.connection(Peer::default()));
     let mut response = match known_encoding(request.headers_mut()) {
         Ok(()) => answer::hand_out(&api.bounds, &account, next.run(request).await).await,
         Err(refusal) => refusal.into_response(),

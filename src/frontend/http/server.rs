@@ -54,7 +54,7 @@ impl HttpServer {
         let listener = Listener {
             listener,
             part: Part::HttpPort,
-            connections_max: config.max_connections,
+            port: open_inference.service().connections().port(config.max_connections, metrics.clone()),
             metrics,
             shutdown: shutdown.clone(),
             surroundings: Surroundings::unlimited(),
@@ -80,9 +80,10 @@ impl HttpServer {
     pub async fn serve(self) {
         let Self { listener, router, limits, transfer, web, shutdown } = self;
         listener
-            .serve(|stream| {
+            .serve(|stream, place| {
                 let service = web.on(&stream).guard(router.clone());
-                converse(stream, service, limits, transfer.connection(), shutdown.clone())
+                let account = transfer.connection(place.peer());
+                converse(stream, place, service, limits, account, shutdown.clone())
             })
             .await;
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::domain::{CloseReason, DropReason, Priority, Timestamp};
 
-use super::{CLASSES, ModelQueue, QueuedItem, STARVATION_MAX, Scheduler, claim_of, move_alarm};
+use super::{CLASSES, ModelQueue, QueuedItem, Scheduler, claim_of, move_alarm, turns::Higher};
 use crate::scheduler::{
     ModelKey, StreamKey,
     batch::{Batch, EndReason, Ended, Entry},
@@ -97,7 +97,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         if batch.reason == CloseReason::LaneFree && waits {
             batch.reason = self.why_not_held(&batch);
         }
-        batch.lone = self.calls_end_at.is_empty() && self.held.items == 0;
+        batch.lone = self.calls_end_at.is_empty() && self.held.items() == 0;
         batch.wide = batch.lone && self.models[key].costs.widens();
         batch.long = long;
         batch.ends_at = now + self.models[key].costs.of(batch.shape).call(batch.entries.len());
@@ -120,11 +120,8 @@ impl<H: Clone, P> Scheduler<H, P> {
 
     /// The model whose turn it is, with the priority of its most urgent stream, and whether its call is a long one.
     fn pick(&mut self, now: Timestamp) -> Option<(ModelKey, Priority, bool)> {
-        let overdue =
-            |class: &usize| !self.turns[*class].is_empty() && now.since(self.passed_over_since[*class]) > STARVATION_MAX;
-        let first = (1..CLASSES).filter(overdue).min_by_key(|class| self.passed_over_since[*class]).unwrap_or(0);
         let mut kept_free = false;
-        for priority in order_from(Priority::ALL[first]) {
+        for priority in order_from(self.first_priority(now)) {
             for (_, key) in self.turns[priority as usize].iter() {
                 let model = &self.models[key];
                 if self.held_until(model).is_some_and(|until| until > now) {
@@ -245,12 +242,14 @@ impl<H: Clone, P> Scheduler<H, P> {
             {
                 let stream = &mut self.streams[stream_key];
                 stream.flow.set_out();
-                let seat = stream.seat(stream_key);
+                let (seat, [of_all, of_model]) = (stream.seat(stream_key), stream.holders);
                 while let Some(head) = stream.items.front()
                     && head.item.due() < hopeless
                     && let Some(QueuedItem { item, .. }) = stream.items.pop_front()
                 {
                     let reason = item.lateness();
+                    self.held.remove(of_all, item.bytes);
+                    model.held.remove(of_model, item.bytes);
                     ended.push(Ended { handle: stream.handle.clone(), item, reason });
                 }
                 let first = entries.len();
@@ -275,6 +274,8 @@ impl<H: Clone, P> Scheduler<H, P> {
                         turn = if model.options.stateful { 1 } else { turn_items(work, size) };
                     }
                     forming.add(item.bytes, item.length);
+                    self.held.remove(of_all, item.bytes);
+                    model.held.remove(of_model, item.bytes);
                     stream.running += 1;
                     let handle = stream.handle.clone();
                     entries.push(Entry { stream: stream_key, priority, handle, item });
@@ -317,26 +318,22 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
         let cap = model.costs.of(shape).cap();
         model.running += entries.len();
+        let leaving = ended[first_ended..].iter().map(|late| late.item.shape);
+        for shape in leaving.chain(entries.iter().map(|entry| entry.item.shape)) {
+            model.costs.pop(shape);
+        }
         for late in &ended[first_ended..] {
             self.count_end(key, &late.item, late.reason, now);
         }
-        for entry in &entries {
-            self.release(key, &entry.item);
-        }
-        let mut higher_went = false;
+        let mut higher = Higher::default();
         for priority in Priority::ALL {
             let class = priority as usize;
             let taken = entries.iter().filter(|entry| entry.priority == priority).count() as Work;
             if taken > 0 {
-                self.passed_over_since[class] = Timestamp::NEVER;
                 self.turns[class].charge(&mut self.models[key].flows[class], key, work * taken);
             }
             self.follow(key, priority, false);
-            // Not since its own last turn: with calls longer than the bound, the lowest would be overdue whenever a lane is free.
-            if taken == 0 && higher_went && !self.turns[class].is_empty() {
-                self.passed_over_since[class] = self.passed_over_since[class].min(now);
-            }
-            higher_went |= taken > 0;
+            self.settle_turn(priority, (taken, work), &entries, &mut higher, now);
         }
         if entries.is_empty() {
             return None;

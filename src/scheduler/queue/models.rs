@@ -7,7 +7,6 @@ use crate::{
     domain::DropReason,
     scheduler::{
         ModelKey, ShapeKey,
-        admission::Held,
         cost::{CostCurve, CostModel},
         costs::Costs,
         ledger::Ledger,
@@ -27,7 +26,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             slack: 0,
             ready: ReadyStreams::default(),
             flows: Default::default(),
-            held: Held::default(),
+            held: self.admission.of_model(),
             running: 0,
             streams: 0,
             retired: false,
@@ -73,7 +72,7 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// Items of one model that are queued, and that run.
     #[must_use]
     pub fn load(&self, model: ModelKey) -> (usize, usize) {
-        self.models.get(model).map_or((0, 0), |model| (model.held.items, model.running))
+        self.models.get(model).map_or((0, 0), |model| (model.held.items(), model.running))
     }
 
     /// The account of one model.
@@ -103,7 +102,7 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// Items of a model that could be in one batch, if they are all there is in the queue.
     pub(in crate::scheduler) fn only_ready(&self, model: ModelKey) -> Option<usize> {
         let model = self.models.get(model)?;
-        (model.held.items == self.held.items).then(|| model.ready_items(ShapeKey::default()))
+        (model.held.items() == self.held.items()).then(|| model.ready_items(ShapeKey::default()))
     }
 
     /// Expected time of a call with one item of this shape; zero if there is no such model.

@@ -3,10 +3,13 @@
 //! That is a defect of the queue, and no reason to lose items or to keep a lane busy for nothing: what says who is ready is made
 //! again from what the streams hold, and the defect is reported.
 
-use super::{Flow, Scheduler, claim_of};
+use super::{Scheduler, claim_of};
 use crate::{
     domain::Priority,
-    scheduler::{ModelKey, ready::ReadyStreams},
+    scheduler::{
+        ModelKey,
+        ready::{ReadyStreams, Standing},
+    },
 };
 
 /// A queue that contradicted itself and was repaired.
@@ -26,7 +29,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         self.repaired = Some(key);
         model.ready = ReadyStreams::default();
         for (stream_key, stream) in self.streams.iter_mut().filter(|(_, stream)| stream.options.model == key) {
-            stream.flow = Flow::default();
+            stream.flow = Standing::new(stream.options.path());
             if let Some(claim) = claim_of(stream, model.options.stateful) {
                 let seat = stream.seat(stream_key);
                 model.ready.enter(&mut stream.flow, seat, claim, model.slack);

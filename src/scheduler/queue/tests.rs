@@ -1,5 +1,6 @@
 //! Named behaviours.
 
+mod clients;
 mod holding;
 mod models;
 mod properties;
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::{
     domain::CloseReason,
-    scheduler::{Batch, CostCurve, ShapeKey, TenantKey},
+    scheduler::{Batch, CostCurve, Entry, ShapeKey, TenantKey},
 };
 
 const MS: Duration = Duration::from_millis(1);

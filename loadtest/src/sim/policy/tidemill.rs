@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use tidemill::{
-    domain::{Outcome, Priority, Timestamp},
+    domain::{Outcome, Peer, Priority, Timestamp},
     scheduler::{
         Admission, CallReport, CostCurve, Item, ModelOptions, Overflow, Scheduler, ShapeKey, StreamKey, StreamOptions, TenantKey,
     },
@@ -59,6 +59,7 @@ impl<'a> Tidemill<'a> {
         let models: Vec<_> = workload.models.iter().enumerate().map(add).collect();
         let options = |stream: &Stream| StreamOptions {
             model: models[stream.model],
+            peer: Peer::default(),
             tenant: TenantKey(stream.tenant),
             priority: priority(stream.urgency),
             overflow: if stream.sheds {

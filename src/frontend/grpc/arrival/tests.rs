@@ -58,7 +58,7 @@ impl Bench {
     fn with(config: &Config, path: &str, headers: &[(&'static str, &'static str)]) -> Self {
         let bounds = Bounds::new(config, Telemetry::off().server());
         let arrivals = Arrivals::new(&config.grpc, bounds).expect("our own descriptors");
-        let layer = arrivals.connection();
+        let layer = arrivals.connection(Peer::default());
         let mut request = Request::post(path);
         for (name, value) in headers {
             request = request.header(*name, *value);

@@ -27,11 +27,11 @@ use super::{
 use crate::{
     clock,
     domain::{Fault, FaultKind, Timestamp},
-    drain::SessionGuard,
     frontend::grpc::wire::InferRequestBytes,
     open_inference::{Conversation, OpenInference, Reply},
     proto::inference::{ModelInferResponse, ModelStreamInferResponse},
     service::{Caller, draining},
+    session::Place,
     side::SideThreads,
     telemetry::Method,
 };
@@ -57,7 +57,7 @@ pub(in super::super) struct InferStream {
     drained: Pin<Box<WaitForCancellationFutureOwned>>,
     ends: Option<Pin<Box<Sleep>>>,
     reader: Arc<Reader>,
-    _guard: SessionGuard,
+    _place: Place,
 }
 
 /// A request, and the bytes that are kept of it until it is answered: more than its tensors, an id may be as long.
@@ -80,7 +80,7 @@ impl InferStream {
     ) -> Result<Self, Fault> {
         // A stream costs memory before its first request, too, and its flows are counted beside it.
         door.service().memory().admit()?;
-        let guard = door.service().admit()?;
+        let place = door.service().admit(&caller)?;
         let drain = door.service().drain();
         let left = (caller.ends_at != Timestamp::NEVER).then(|| caller.ends_at.since(clock::now()));
         Ok(Self {
@@ -99,7 +99,7 @@ impl InferStream {
             drained: Box::pin(drain.token().clone().cancelled_owned()),
             ends: left.map(|left| Box::pin(sleep(left))),
             reader,
-            _guard: guard,
+            _place: place,
         })
     }
 

@@ -1,6 +1,7 @@
 //! Shares of live streams that send twice what can be run, in virtual time.
 
 use super::*;
+use crate::domain::Peer;
 
 const LANES: usize = 4;
 const STREAMS: usize = 64;
@@ -9,13 +10,13 @@ const LENGTH: Duration = Duration::from_secs(4);
 
 /// What the streams send, and how.
 #[derive(Debug, Clone, Copy)]
-struct Load {
+pub(super) struct Load {
     stateful: bool,
     items_max: usize,
     /// Of each stream, relative to the time in which all lanes run an item of each.
     period: f64,
     /// How much of a period items come late, at random.
-    jitter: f64,
+    pub(super) jitter: f64,
     /// Whether the first stream floods instead: it drops nothing, and always has items waiting.
     flood: bool,
 }
@@ -44,7 +45,7 @@ struct Served {
     in_time: u64,
 }
 
-fn serve(load: Load) -> Served {
+fn serve(load: Load, peer_of: impl Fn(usize) -> Peer) -> Served {
     let Load { stateful, items_max, period, jitter, flood } = load;
     let mut scheduler: Scheduler<usize, ()> = Scheduler::new(LANES, LOTS);
     let model = scheduler.add_model(slow_options(stateful));
@@ -52,7 +53,9 @@ fn serve(load: Load) -> Served {
     let open = |stream| {
         let drops = Overflow::DropOldest { items_max, bytes_max: 1 << 20 };
         let overflow = if floods(stream) { Overflow::Block } else { drops };
-        scheduler.open(StreamOptions { overflow, ..StreamOptions::of(model) }, stream).expect("the model is there")
+        scheduler
+            .open(StreamOptions { overflow, peer: peer_of(stream), ..StreamOptions::of(model) }, stream)
+            .expect("the model is there")
     };
     let streams: Vec<StreamKey> = (0..STREAMS).map(open).collect();
     let period = (call(8) * (STREAMS / 8) as u32 / LANES as u32).mul_f64(period);
@@ -108,7 +111,12 @@ fn serve(load: Load) -> Served {
 
 /// Asserts that each stream has at least `least` of an even share, that Jain's index is at least `jain`, and that what is run is worth it.
 fn assert_shared(load: Load, least: f64, jain: f64) -> Vec<f64> {
-    let Served { items, in_time } = serve(load);
+    assert_shared_by(load, least, jain, |_| Peer::default())
+}
+
+/// The same, where a stream belongs to this peer.
+pub(super) fn assert_shared_by(load: Load, least: f64, jain: f64, peer_of: impl Fn(usize) -> Peer) -> Vec<f64> {
+    let Served { items, in_time } = serve(load, peer_of);
     let sum = items.iter().sum::<u64>() as f64;
     let shares: Vec<f64> = items.iter().map(|items| *items as f64 * STREAMS as f64 / sum).collect();
     let fewest = shares.iter().copied().fold(f64::INFINITY, f64::min);
@@ -124,7 +132,7 @@ fn assert_shared(load: Load, least: f64, jain: f64) -> Vec<f64> {
 }
 
 /// At twice the capacity, about as much, and at 1.7 and 2.5 times, with `latest` and two windows of `drop_oldest`.
-fn loads() -> impl Iterator<Item = Load> {
+pub(super) fn loads() -> impl Iterator<Item = Load> {
     let kinds = [false, true].into_iter().flat_map(|stateful| [1, 8, 32].map(|items_max| (stateful, items_max)));
     let times = [0.4, 0.48, 0.5, 0.51, 0.6].into_iter().flat_map(|period| [0.0, 0.2].map(|jitter| (period, jitter)));
     kinds.flat_map(move |(stateful, items_max)| {

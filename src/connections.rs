@@ -1,0 +1,454 @@
+//! The connections of the ports for clients: whose they are, which of them have a call, and which make room when a port is full.
+//!
+//! Knows no protocol. A port asks for a place for each connection that it accepts; the [`Connection`] is that place, and whoever
+//! converses on it counts its calls and closes it when it is asked to.
+//!
+//! # Room
+//! Places are shared by address, as [`crate::shares`] says. A connection that comes to a full port, or from an address that has its share,
+//! takes the place of one without a call: the one that has been so for longest, of whoever has most, but never of one that has less than
+//! the newcomer. If there is none, it waits for one, unless it has its share: then it is closed.
+//!
+//! # Whose work it is
+//! The task of a connection knows its [`peer`], so that no front end has to pass it on.
+
+use std::{
+    cmp::Reverse,
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{sync::Notify, task::futures::TaskLocalFuture, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock,
+    domain::{Address, Peer, Timestamp},
+    shares::{HolderKey, Path, Shares},
+    telemetry::{ConnectionClose, ServerMetrics},
+};
+
+/// Of how many places one may be given out while whoever had it is still leaving.
+const PLACES_PER_LEAVING: usize = 8;
+
+/// Instead of a moment: there is a call.
+const BUSY: u64 = u64::MAX;
+
+tokio::task_local! {
+    static PEER: Peer;
+}
+
+/// The connection whose task this is; none outside of any.
+#[must_use]
+pub fn peer() -> Peer {
+    PEER.try_get().unwrap_or_default()
+}
+
+/// A future in which [`peer`] gives this one.
+pub fn with_peer<F: Future>(peer: Peer, future: F) -> TaskLocalFuture<Peer, F> {
+    PEER.scope(peer, future)
+}
+
+/// The connections of all ports. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Connections {
+    all: Arc<All>,
+}
+
+#[derive(Debug, Default)]
+struct All {
+    proxies: OnceLock<Vec<IpAddr>>,
+    made: AtomicU64,
+    /// Cancelled when the connection of this number ends.
+    ends: Mutex<HashMap<u64, CancellationToken>>,
+}
+
+impl Connections {
+    /// Takes connections from there for those of many clients. To be called once, before there are any.
+    pub fn trust(&self, proxies: &[IpAddr]) {
+        self.all.proxies.get_or_init(|| proxies.iter().map(IpAddr::to_canonical).collect());
+    }
+
+    /// A port with so many places.
+    #[must_use]
+    pub fn port(&self, connections_max: usize, metrics: ServerMetrics) -> Port {
+        let book = Mutex::new(Book { shares: Shares::new([connections_max]), open: HashMap::new(), leaving: 0 });
+        let (changed, awaited) = (Notify::new(), AtomicBool::new(false));
+        Port { all: Arc::clone(&self.all), places: Arc::new(Places { book, changed, awaited, metrics }) }
+    }
+
+    /// Cancelled when this connection ends; `None` if it has ended.
+    #[must_use]
+    pub fn end_of(&self, connection: u64) -> Option<CancellationToken> {
+        self.all.ends.lock().get(&connection).cloned()
+    }
+}
+
+/// The places of one port. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Port {
+    all: Arc<All>,
+    places: Arc<Places>,
+}
+
+#[derive(Debug)]
+struct Places {
+    book: Mutex<Book>,
+    /// Told when a place is free, or when a connection has no call any more while somebody waits for that.
+    changed: Notify,
+    awaited: AtomicBool,
+    metrics: ServerMetrics,
+}
+
+#[derive(Debug)]
+struct Book {
+    shares: Shares<1>,
+    open: HashMap<u64, Arc<Presence>>,
+    /// Connections that were asked to leave and have not yet.
+    leaving: usize,
+}
+
+/// What is known of a connection while it is there.
+#[derive(Debug)]
+struct Presence {
+    peer: Peer,
+    holder: HolderKey,
+    calls: AtomicUsize,
+    /// In nanoseconds; [`BUSY`] while there is a call.
+    idle_since: AtomicU64,
+    /// Its place is wanted.
+    wanted: CancellationToken,
+    places: Arc<Places>,
+}
+
+/// Why a connection is to be closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// It had no call for too long.
+    Idle,
+    /// Another one needs its place.
+    Room,
+}
+
+/// The port has no place for a connection: its address has its share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoPlace;
+
+enum Verdict {
+    In(Connection),
+    Wait,
+    No,
+}
+
+impl Port {
+    /// A place for a connection from `ip`, waited for if all have calls.
+    ///
+    /// # Errors
+    /// [`NoPlace`] if the address has its share.
+    pub async fn admit(&self, ip: IpAddr) -> Result<Connection, NoPlace> {
+        let proxies = self.all.proxies.get().map_or(&[][..], Vec::as_slice);
+        let peer = Peer { connection: self.all.made.fetch_add(1, Ordering::Relaxed) + 1, address: Address::of(ip, proxies) };
+        self.places.awaited.store(true, Ordering::Release);
+        let admitted = loop {
+            match self.try_admit(peer) {
+                Verdict::In(connection) => break Ok(connection),
+                Verdict::No => break Err(NoPlace),
+                // A change since then has left its mark.
+                Verdict::Wait => self.places.changed.notified().await,
+            }
+        };
+        self.places.awaited.store(false, Ordering::Release);
+        if admitted.is_err() {
+            self.places.metrics.closed(ConnectionClose::Share).increment(1);
+        }
+        admitted
+    }
+
+    fn try_admit(&self, peer: Peer) -> Verdict {
+        let mut book = self.places.book.lock();
+        let holder = book.shares.enter(&Path::of(peer, 0));
+        let over_share = book.shares.over_share(holder).is_some();
+        if over_share || book.shares.held() >= book.shares.limits() {
+            let Some(number) = book.replaceable(holder) else {
+                book.shares.leave(holder);
+                return if over_share { Verdict::No } else { Verdict::Wait };
+            };
+            if let Some(presence) = book.forget(number) {
+                presence.wanted.cancel();
+                book.leaving += 1;
+                self.places.metrics.closed(ConnectionClose::Room).increment(1);
+            }
+        }
+        book.shares.add(holder, [1]);
+        let presence = Arc::new(Presence {
+            peer,
+            holder,
+            calls: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(clock::now().as_nanos()),
+            wanted: CancellationToken::new(),
+            places: Arc::clone(&self.places),
+        });
+        book.open.insert(peer.connection, Arc::clone(&presence));
+        drop(book);
+        self.all.ends.lock().insert(peer.connection, CancellationToken::new());
+        Verdict::In(Connection { presence, all: Arc::clone(&self.all) })
+    }
+}
+
+impl Book {
+    /// Whose place a newcomer may take.
+    fn replaceable(&self, newcomer: HolderKey) -> Option<u64> {
+        let [places] = self.shares.limits();
+        if self.leaving > places / PLACES_PER_LEAVING {
+            return None;
+        }
+        let whole = |holder| {
+            let outermost = self.shares.outermost(holder);
+            let [held] = self.shares.held_by(outermost);
+            (outermost, held)
+        };
+        let idle = self.open.values().filter_map(|presence| {
+            let since = presence.idle_since.load(Ordering::Acquire);
+            let (outermost, held) = whole(presence.holder);
+            (since != BUSY).then_some((held, Reverse(since), outermost, presence.peer.connection))
+        });
+        let (most, _, owner, connection) = idle.max_by_key(|(held, since, ..)| (*held, *since))?;
+        let (own, held) = whole(newcomer);
+        (owner == own || most > held).then_some(connection)
+    }
+
+    /// Gives a connection's place to others.
+    fn forget(&mut self, connection: u64) -> Option<Arc<Presence>> {
+        let presence = self.open.remove(&connection)?;
+        self.shares.remove(presence.holder, [1]);
+        self.shares.leave(presence.holder);
+        Some(presence)
+    }
+}
+
+/// A connection's place on its port; dropping it says that the connection has ended.
+#[derive(Debug)]
+#[must_use = "the connection counts as ended when this is dropped"]
+pub struct Connection {
+    presence: Arc<Presence>,
+    all: Arc<All>,
+}
+
+impl Connection {
+    /// Whose it is.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        self.presence.peer
+    }
+
+    /// Where its calls are counted.
+    #[must_use]
+    pub fn calls(&self) -> Calls {
+        Calls(Some(Arc::clone(&self.presence)))
+    }
+
+    /// Whether it has no call.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.presence.calls.load(Ordering::Acquire) == 0
+    }
+
+    /// Waits until the connection is to be closed: its place is wanted, or it has had no call for `idle_timeout`. There may be a call by
+    /// then, which is to be answered.
+    pub async fn asked_to_leave(&self, idle_timeout: Option<Duration>) -> Leave {
+        let idle = async {
+            let Some(timeout) = idle_timeout else { return std::future::pending().await };
+            while let Some(left) = self.left(timeout) {
+                sleep(left).await;
+            }
+            self.presence.places.metrics.closed(ConnectionClose::Idle).increment(1);
+        };
+        tokio::select! {
+            () = self.presence.wanted.cancelled() => Leave::Room,
+            () = idle => Leave::Idle,
+        }
+    }
+
+    /// How long it may go on without a call; `None` if that is over.
+    fn left(&self, timeout: Duration) -> Option<Duration> {
+        let since = self.presence.idle_since.load(Ordering::Acquire);
+        if since == BUSY {
+            return Some(timeout);
+        }
+        let passed = clock::now().since(Timestamp::from_nanos(since));
+        timeout.checked_sub(passed).filter(|left| !left.is_zero())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let connection = self.presence.peer.connection;
+        let mut book = self.presence.places.book.lock();
+        if book.forget(connection).is_none() {
+            book.leaving -= 1;
+        }
+        drop(book);
+        let end = self.all.ends.lock().remove(&connection);
+        if let Some(end) = end {
+            end.cancel();
+        }
+        self.presence.places.changed.notify_one();
+    }
+}
+
+/// Where a connection's calls are counted; by default, nowhere. The calls of a connection begin and end in its one task.
+#[derive(Debug, Clone, Default)]
+pub struct Calls(Option<Arc<Presence>>);
+
+/// A call; dropping it ends it.
+#[derive(Debug)]
+#[must_use = "the call counts as ended when this is dropped"]
+pub struct Call(Option<Arc<Presence>>);
+
+impl Calls {
+    /// Counts a call that begins.
+    pub fn begin(&self) -> Call {
+        if let Some(presence) = &self.0
+            && presence.calls.fetch_add(1, Ordering::AcqRel) == 0
+        {
+            presence.idle_since.store(BUSY, Ordering::Release);
+        }
+        Call(self.0.clone())
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let Some(presence) = &self.0 else { return };
+        if presence.calls.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        presence.idle_since.store(clock::now().as_nanos(), Ordering::Release);
+        if presence.places.awaited.load(Ordering::Acquire) {
+            presence.places.changed.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::telemetry::Telemetry;
+
+    const HERE: &str = "127.0.0.1";
+
+    fn port(connections_max: usize) -> (Connections, Port) {
+        let connections = Connections::default();
+        let port = connections.port(connections_max, Telemetry::new().server());
+        (connections, port)
+    }
+
+    /// `None` if it would have to wait.
+    fn admit(port: &Port, ip: &str) -> Option<Result<Connection, NoPlace>> {
+        port.admit(ip.parse().expect("an address")).now_or_never()
+    }
+
+    fn admitted(port: &Port, ip: &str) -> Connection {
+        admit(port, ip).expect("without waiting").expect("a place")
+    }
+
+    fn is_wanted(connection: &Connection) -> bool {
+        connection.asked_to_leave(None).now_or_never() == Some(Leave::Room)
+    }
+
+    #[test]
+    fn the_longest_idle_connection_makes_room_and_one_with_a_call_does_not() {
+        let (_, port) = port(16);
+        let connections: Vec<_> = (0..16).map(|_| admitted(&port, HERE)).collect();
+        let wanted = || (0..16).filter(|index: &usize| is_wanted(&connections[*index])).collect::<Vec<_>>();
+        let call = connections[0].calls().begin();
+        let newcomer = admitted(&port, HERE);
+        assert_eq!(wanted(), [1]);
+        assert!(!is_wanted(&newcomer));
+        drop(call);
+        let _next = admitted(&port, HERE);
+        assert_eq!(wanted(), [1, 2], "the first had a call until now");
+    }
+
+    #[tokio::test]
+    async fn where_all_have_calls_a_newcomer_waits_for_the_first_that_has_none() {
+        let (_, port) = port(2);
+        let connections = [(); 2].map(|()| admitted(&port, HERE));
+        let mut calls = connections.each_ref().map(|connection| Some(connection.calls().begin()));
+        let waiting = port.admit(HERE.parse().expect("an address"));
+        tokio::pin!(waiting);
+        assert!(waiting.as_mut().now_or_never().is_none());
+        calls[1] = None;
+        let newcomer = waiting.await.expect("a place");
+        assert_eq!((is_wanted(&connections[0]), is_wanted(&connections[1])), (false, true));
+        drop((newcomer, calls));
+    }
+
+    #[test]
+    fn an_address_that_takes_all_it_can_leaves_places_and_then_gives_up_its_own() {
+        let (_, port) = port(80);
+        let mut crowd: Vec<Connection> = Vec::new();
+        let busy: Vec<Call> = (0..200)
+            .filter_map(|_| {
+                let connection = admit(&port, "127.0.0.2").expect("without waiting").ok()?;
+                let call = connection.calls().begin();
+                crowd.push(connection);
+                Some(call)
+            })
+            .collect();
+        assert_eq!(crowd.len(), 70);
+        let others: Vec<_> = ["127.0.0.3", "127.0.0.4", HERE, HERE].map(|ip| admitted(&port, ip)).into();
+        drop(busy);
+        let own = admitted(&port, "127.0.0.2");
+        assert_eq!(crowd.iter().filter(|connection| is_wanted(connection)).count(), 1, "one of its own gives way");
+        assert!(!others.iter().any(is_wanted) && !is_wanted(&own));
+    }
+
+    #[test]
+    fn nobody_takes_the_place_of_one_that_has_less() {
+        let (_, port) = port(80);
+        let modest = admitted(&port, "127.0.0.3");
+        let crowd: Vec<_> = (0..70).map_while(|_| admit(&port, "127.0.0.2").expect("without waiting").ok()).collect();
+        let calls: Vec<_> = crowd.iter().map(|connection| connection.calls().begin()).collect();
+        assert_eq!(admit(&port, "127.0.0.2").expect("without waiting").err(), Some(NoPlace));
+        assert!(!is_wanted(&modest));
+        drop(calls);
+    }
+
+    #[test]
+    fn places_come_back_and_ends_are_told() {
+        let (connections, port) = port(2);
+        let connection = admitted(&port, HERE);
+        let number = connection.peer().connection;
+        let end = connections.end_of(number).expect("it is open");
+        drop(connection);
+        assert!(end.is_cancelled() && connections.end_of(number).is_none());
+        let wanted = [(); 2].map(|()| admitted(&port, HERE));
+        let newcomers = [(); 1].map(|()| admitted(&port, HERE));
+        drop((wanted, newcomers));
+        let book = port.places.book.lock();
+        assert_eq!((book.shares.held(), book.shares.holders(), book.open.len(), book.leaving), ([0], 0, 0, 0));
+    }
+
+    #[test]
+    fn so_many_places_are_given_out_before_their_owners_have_left_and_no_more() {
+        let (_, port) = port(8);
+        let idle: Vec<_> = (0..8).map(|_| admitted(&port, HERE)).collect();
+        let newcomers: Vec<_> = (0..8).map_while(|_| admit(&port, HERE).map(|admitted| admitted.expect("a place"))).collect();
+        assert_eq!((newcomers.len(), idle.iter().filter(|connection| is_wanted(connection)).count()), (2, 2));
+    }
+
+    #[tokio::test]
+    async fn a_task_knows_its_peer_and_others_have_none() {
+        let peer_of_task = Peer { connection: 7, address: Address::Local };
+        assert_eq!(with_peer(peer_of_task, async { peer() }).await, peer_of_task);
+        assert_eq!(peer(), Peer::default());
+    }
+}

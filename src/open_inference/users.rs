@@ -1,0 +1,205 @@
+//! The connections that use a sequence over unary calls, and sequences whose connections are gone.
+//!
+//! A sequence outlives its calls, so that its steps may come over any connection, and connections may be closed between them. It does not
+//! outlive its client: when no connection that has used it is open, it has a time of grace for the next one.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{connections::Connections, domain::Peer};
+
+/// Who uses one sequence.
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    state: Mutex<State>,
+    came: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By number, when it ends. Some may have ended.
+    connections: HashMap<u64, CancellationToken>,
+    /// Somebody uses it who has no connection.
+    is_own: bool,
+}
+
+impl Users {
+    /// Notes that a request came from `peer`.
+    pub(super) fn join(&self, peer: Peer, connections: &Connections) {
+        let mut state = self.state.lock();
+        if peer.connection == 0 {
+            state.is_own = true;
+        } else if !state.connections.contains_key(&peer.connection)
+            && let Some(end) = connections.end_of(peer.connection)
+        {
+            state.connections.retain(|_, end| !end.is_cancelled());
+            state.connections.insert(peer.connection, end);
+        } else {
+            return;
+        }
+        drop(state);
+        self.came.notify_one();
+    }
+
+    /// Waits until no connection that used the sequence has been open for `grace`, or too many other sequences are left since then.
+    pub(super) async fn deserted(&self, grace: Duration, orphans: &Orphans) {
+        loop {
+            if let Some(end) = self.any_open() {
+                end.cancelled().await;
+                continue;
+            }
+            let orphan = orphans.enter();
+            tokio::select! {
+                () = sleep(grace) => return,
+                () = orphan.end.cancelled() => return,
+                () = self.came.notified() => {}
+            }
+        }
+    }
+
+    /// When a connection ends that is open; one that never does, if that is needed.
+    fn any_open(&self) -> Option<CancellationToken> {
+        let mut state = self.state.lock();
+        if state.is_own {
+            return Some(CancellationToken::new());
+        }
+        state.connections.retain(|_, end| !end.is_cancelled());
+        state.connections.values().next().cloned()
+    }
+}
+
+/// The sequences whose connections are gone. Clones share them.
+#[derive(Debug, Clone)]
+pub(super) struct Orphans {
+    max: usize,
+    left: Arc<Mutex<Left>>,
+}
+
+#[derive(Debug, Default)]
+struct Left {
+    ends: BTreeMap<u64, CancellationToken>,
+    came: u64,
+}
+
+/// A sequence among them, for as long as it is one.
+#[derive(Debug)]
+struct Orphan {
+    end: CancellationToken,
+    number: u64,
+    left: Arc<Mutex<Left>>,
+}
+
+impl Orphans {
+    /// At most so many at once; beyond it, the one that has been left for longest ends.
+    pub(super) fn at_most(max: usize) -> Self {
+        Self { max, left: Arc::default() }
+    }
+
+    fn enter(&self) -> Orphan {
+        let mut left = self.left.lock();
+        left.came += 1;
+        let (number, end) = (left.came, CancellationToken::new());
+        left.ends.insert(number, end.clone());
+        let oldest = if left.ends.len() > self.max { left.ends.pop_first() } else { None };
+        drop(left);
+        if let Some((_, end)) = oldest {
+            end.cancel();
+        }
+        Orphan { end, number, left: Arc::clone(&self.left) }
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        self.left.lock().ends.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::{
+        connections::{Connection, Port},
+        telemetry::Telemetry,
+    };
+
+    const GRACE: Duration = Duration::from_secs(10);
+
+    fn port(connections: &Connections) -> Port {
+        connections.port(100, Telemetry::new().server())
+    }
+
+    fn connect(port: &Port) -> Connection {
+        let admitted = port.admit([127, 0, 0, 1].into()).now_or_never();
+        admitted.expect("without waiting").expect("a place")
+    }
+
+    async fn lasts(users: &Users, orphans: &Orphans, time: Duration) -> bool {
+        tokio::time::timeout(time, users.deserted(GRACE, orphans)).await.is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sequence_outlives_its_last_connection_by_its_grace_and_no_more() {
+        let (connections, orphans, users) = (Connections::default(), Orphans::at_most(9), Users::default());
+        let port = port(&connections);
+        let (first, second) = (connect(&port), connect(&port));
+        for connection in [&first, &second] {
+            users.join(connection.peer(), &connections);
+        }
+        assert!(lasts(&users, &orphans, 100 * GRACE).await);
+        drop(first);
+        assert!(lasts(&users, &orphans, 100 * GRACE).await, "the second is open");
+        drop(second);
+        let begun = tokio::time::Instant::now();
+        users.deserted(GRACE, &orphans).await;
+        assert_eq!(begun.elapsed(), GRACE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_connection_within_the_grace_keeps_it() {
+        let (connections, orphans, users) = (Connections::default(), Orphans::at_most(9), Users::default());
+        let port = port(&connections);
+        let first = connect(&port);
+        users.join(first.peer(), &connections);
+        let mut deserted = std::pin::pin!(users.deserted(GRACE, &orphans));
+        drop(first);
+        for _ in 0..3 {
+            assert!(tokio::time::timeout(GRACE - Duration::from_secs(1), deserted.as_mut()).await.is_err());
+            let next = connect(&port);
+            users.join(next.peer(), &connections);
+            assert!(tokio::time::timeout(2 * GRACE, deserted.as_mut()).await.is_err(), "it is open");
+        }
+        let begun = tokio::time::Instant::now();
+        deserted.await;
+        assert_eq!(begun.elapsed(), GRACE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_of_the_servers_own_is_never_deserted() {
+        let (connections, users) = (Connections::default(), Users::default());
+        users.join(Peer::default(), &connections);
+        assert!(lasts(&users, &Orphans::at_most(0), 1_000 * GRACE).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_too_many_the_one_that_was_left_first_ends_at_once() {
+        let orphans = Orphans::at_most(2);
+        let users: [Users; 3] = Default::default();
+        let mut waits = users.each_ref().map(|users| Box::pin(users.deserted(GRACE, &orphans)));
+        let over = waits.each_mut().map(|wait| wait.as_mut().now_or_never().is_some());
+        assert_eq!(over, [false; 3]);
+        let over = waits.each_mut().map(|wait| wait.as_mut().now_or_never().is_some());
+        assert_eq!(over, [true, false, false]);
+        drop(waits);
+        assert!(orphans.left.lock().ends.is_empty());
+    }
+}
