@@ -1,0 +1,150 @@
+//! A server in this process, for decoders that are reached by its ports alone.
+
+use std::{fs, net::SocketAddr, sync::OnceLock, time::Duration};
+
+use tempfile::TempDir;
+use tidemill::{app::Server, config::Config};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    runtime::Runtime,
+    time::timeout,
+};
+
+/// What has no answer by then hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Takes several tensors of every kind of element.
+const EVERYTHING: &str = "
+engine = 'synthetic'
+[[inputs]]
+name = 'floats'
+datatype = 'FP32'
+dims = ['batch', -1]
+[[inputs]]
+name = 'integers'
+datatype = 'INT64'
+dims = ['batch', 2]
+[[inputs]]
+name = 'texts'
+datatype = 'BYTES'
+dims = ['batch', -1]
+[[inputs]]
+name = 'halves'
+datatype = 'FP16'
+dims = ['batch', 2]
+[[inputs]]
+name = 'truths'
+datatype = 'BOOL'
+dims = ['batch', 2]
+[[outputs]]
+name = 'out_floats'
+datatype = 'FP32'
+dims = ['batch', -1]
+[[outputs]]
+name = 'out_integers'
+datatype = 'INT64'
+dims = ['batch', 2]
+[[outputs]]
+name = 'out_texts'
+datatype = 'BYTES'
+dims = ['batch', -1]
+[[outputs]]
+name = 'out_halves'
+datatype = 'FP16'
+dims = ['batch', 2]
+[[outputs]]
+name = 'out_truths'
+datatype = 'BOOL'
+dims = ['batch', 2]
+[synthetic]
+kind = 'identity'
+";
+
+/// Takes audio.
+const AUDIO: &str = "
+engine = 'synthetic'
+[[inputs]]
+name = 'audio'
+datatype = 'FP32'
+dims = ['batch', 10]
+[[outputs]]
+name = 'out'
+datatype = 'FP32'
+dims = ['batch', 10]
+[framing]
+kind = 'pcm_s16le'
+sample_rate_hz = 16000
+window_samples = 8
+context_samples = 2
+[synthetic]
+kind = 'identity'
+";
+
+/// The server, and what it runs on.
+pub(crate) struct Serving {
+    pub(crate) runtime: Runtime,
+    server: Server,
+    _models: TempDir,
+}
+
+impl Serving {
+    /// The one of this process, started when it is first asked for.
+    pub(crate) fn get() -> &'static Self {
+        static SERVING: OnceLock<Serving> = OnceLock::new();
+        SERVING.get_or_init(Self::start)
+    }
+
+    fn start() -> Self {
+        let models = tempfile::tempdir().expect("a folder");
+        for (name, manifest) in [("everything", EVERYTHING), ("audio", AUDIO)] {
+            fs::create_dir(models.path().join(name)).expect("a folder");
+            fs::write(models.path().join(name).join("model.toml"), manifest).expect("a file");
+        }
+        let mut config = Config::default();
+        config.server.grpc_addr.set_port(0);
+        config.server.http_addr.set_port(0);
+        config.server.admin_addr.set_port(0);
+        config.scheduler.lanes = 1;
+        config.models.embedded = false;
+        config.models.dir = Some(models.path().to_owned());
+        let runtime = Runtime::new().expect("a runtime");
+        let server = runtime.block_on(Server::start(config)).expect("a server");
+        Self { runtime, server, _models: models }
+    }
+
+    pub(crate) fn grpc_addr(&self) -> SocketAddr {
+        self.server.grpc_addr()
+    }
+
+    /// Sends these bytes to the HTTP port, and reads until the server closes. `ends` half-closes after them, which calls requests off.
+    pub(crate) fn http(&self, bytes: &[u8], ends: bool) -> Vec<u8> {
+        let asking = async {
+            let mut stream = connect(self.server.http_addr()).await;
+            let (mut reader, mut writer) = stream.split();
+            let mut answer = Vec::new();
+            let sending = async {
+                // A server that has answered may have closed already.
+                let _ = writer.write_all(bytes).await;
+                if ends {
+                    let _ = writer.shutdown().await;
+                }
+            };
+            let (_, _) = tokio::join!(sending, reader.read_to_end(&mut answer));
+            answer
+        };
+        self.runtime.block_on(async { timeout(PATIENCE, asking).await }).expect("an answer in time")
+    }
+}
+
+/// A connection from one loopback address after the other, so that ports in TIME_WAIT never run out.
+pub(crate) async fn connect(to: SocketAddr) -> TcpStream {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let [_, high, middle, low] = (NEXT.fetch_add(1, Ordering::Relaxed) / 256).to_be_bytes();
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::from(([127, 1 + (high & 63), middle, low.max(1)], 0))).expect("an address");
+    let stream = socket.connect(to).await.expect("a connection");
+    stream.set_nodelay(true).expect("a connection");
+    stream
+}

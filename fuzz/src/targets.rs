@@ -1,0 +1,30 @@
+//! The targets, each a function that takes any bytes and must return. A panic on any thread, a hang and too much memory are findings.
+
+mod calls;
+mod configuration;
+mod exposition;
+mod manifest;
+mod messages;
+mod onnx;
+mod pcm;
+mod proofs;
+mod recording;
+mod requests;
+
+/// By the names of their folders in `corpus`.
+pub(crate) const ALL: &[(&str, fn(&[u8]))] = &[
+    ("calls", calls::run),
+    ("configuration", configuration::run),
+    ("exposition", exposition::run),
+    ("http_binary", requests::binary),
+    ("http_generate", requests::generate),
+    ("http_infer", requests::infer),
+    ("http_raw", requests::raw),
+    ("manifest", manifest::run),
+    ("native_messages", messages::native),
+    ("onnx", onnx::run),
+    ("open_inference_messages", messages::open_inference),
+    ("pcm", pcm::run),
+    ("proofs", proofs::run),
+    ("recording", recording::run),
+];

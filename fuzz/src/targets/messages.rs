@@ -1,0 +1,47 @@
+//! The wire decoders of the messages, by themselves: the native ones, which are read by hand, and the generated ones.
+
+use prost::Message;
+use tidemill::{
+    frontend::grpc::wire,
+    proto::{inference, model, v1},
+};
+
+/// First byte: which message. What the reader by hand takes, the generated one takes as well.
+pub(crate) fn native(data: &[u8]) {
+    let [kind, bytes @ ..] = data else { return };
+    match kind % 8 {
+        0 => alike::<wire::FeedRequest, v1::FeedRequest>(bytes),
+        1 => alike::<wire::UploadRequest, v1::UploadRequest>(bytes),
+        2 => alike::<wire::ScanRequest, v1::ScanRequest>(bytes),
+        3 => alike::<wire::PredictRequest, v1::PredictRequest>(bytes),
+        4 => decoded::<v1::FeedResponse>(bytes),
+        5 => decoded::<v1::UploadResponse>(bytes),
+        6 => decoded::<v1::GetModelResponse>(bytes),
+        _ => decoded::<model::PredictRequest>(bytes),
+    }
+}
+
+/// First byte: which message.
+pub(crate) fn open_inference(data: &[u8]) {
+    let [kind, bytes @ ..] = data else { return };
+    match kind % 6 {
+        0 => decoded::<inference::ModelInferRequest>(bytes),
+        1 => decoded::<inference::ModelInferResponse>(bytes),
+        2 => decoded::<inference::ModelStreamInferResponse>(bytes),
+        3 => decoded::<inference::RepositoryModelLoadRequest>(bytes),
+        4 => decoded::<inference::ModelConfigResponse>(bytes),
+        _ => decoded::<inference::SystemSharedMemoryRegisterRequest>(bytes),
+    }
+}
+
+fn alike<ByHand: Message + Default, Generated: Message + Default>(bytes: &[u8]) {
+    let by_hand = ByHand::decode(bytes).is_ok();
+    assert!(!by_hand || Generated::decode(bytes).is_ok(), "only the reader by hand takes it");
+}
+
+/// What is decoded can be encoded and decoded again. Only lengths are compared: maps have no order, and NaN is not itself.
+fn decoded<M: Message + Default>(bytes: &[u8]) {
+    let Ok(message) = M::decode(bytes) else { return };
+    let again = M::decode(&*message.encode_to_vec()).map(|decoded| decoded.encoded_len());
+    assert_eq!(again, Ok(message.encoded_len()), "encoded and decoded, it has another length");
+}

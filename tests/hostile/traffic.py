@@ -1,0 +1,130 @@
+"""Sockets that remember what went through them, so that the same bytes can be sent to a sink at the same moments.
+
+Knows no protocol. What is remembered is references: a flood that sends one block again and again takes the memory of one block."""
+
+import contextlib
+import itertools
+import pickle
+import select
+import socket
+import struct
+import time
+
+PATIENCE_S = 10
+
+
+class Log:
+    """What all sockets of this process did."""
+
+    def __init__(self) -> None:
+        self.bytes_sent = 0
+        self.connections = 0
+        # Moment, number of the connection, what: an address' kind, bytes, or None for the end.
+        self.events: list[tuple[float, int, object]] | None = None
+        self._began = time.monotonic()
+        self._numbers = itertools.count()
+
+    def keep(self) -> None:
+        self.events = []
+        self._began = time.monotonic()
+
+    def opened(self) -> int:
+        self.connections += 1
+        number = next(self._numbers)
+        self._note(number, "open")
+        return number
+
+    def sent(self, number: int, data: bytes, count: int) -> None:
+        self.bytes_sent += count
+        if count:
+            self._note(number, data if count == len(data) else bytes(data[:count]))
+
+    def closed(self, number: int) -> None:
+        self._note(number, None)
+
+    def _note(self, number: int, what: object) -> None:
+        if self.events is not None:
+            self.events.append((time.monotonic() - self._began, number, what))
+
+    def save(self, path: str) -> None:
+        with open(path, "wb") as file:
+            # Blocks that were sent several times are written once.
+            pickle.dump(self.events, file)
+
+
+LOG = Log()
+
+
+def split(address: str) -> tuple[str, int]:
+    host, port = address.rsplit(":", 1)
+    return host, int(port)
+
+
+class Wire:
+    """A TCP connection."""
+
+    def __init__(
+        self, address: str, source: str | None = None, receive_buffer: int | None = None, patience: float = PATIENCE_S
+    ) -> None:
+        self.socket = socket.socket()
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            # A port is chosen when the connection is made, or one address could not have more of them than one for each.
+            self.socket.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24), 1)
+            self.socket.bind((source, 0))
+        self.socket.settimeout(patience)
+        try:
+            self.socket.connect(split(address))
+        except OSError:
+            self.socket.close()
+            raise
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._number = LOG.opened()
+        self._open = True
+
+    def send(self, data: bytes) -> None:
+        """All of it, or OSError."""
+        self.socket.sendall(data)
+        LOG.sent(self._number, data, len(data))
+
+    def send_what_fits(self, data: bytes) -> int:
+        """As much as the system takes now; -1 if the connection is gone."""
+        try:
+            count = self.socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return -1
+        LOG.sent(self._number, data, count)
+        return count
+
+    def receive(self, patience: float = 0.0, most: int = 1 << 18) -> bytes | None:
+        """What there is, after waiting so long for the first of it; nothing if there is none, `None` once the peer has closed."""
+        if not self._open:
+            return None
+        try:
+            if not select_one(self.socket, patience):
+                return b""
+            return self.socket.recv(most) or None
+        except (BlockingIOError, TimeoutError):
+            return b""
+        except (OSError, ValueError):
+            return None
+
+    def close(self, reset: bool = False) -> None:
+        if not self._open:
+            return
+        self._open = False
+        with contextlib.suppress(OSError):
+            if reset:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.socket.close()
+        LOG.closed(self._number)
+
+
+def select_one(sock: socket.socket, patience: float) -> bool:
+    # Not select(): descriptors above 1,023 are usual here.
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(patience * 1_000))
