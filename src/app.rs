@@ -196,8 +196,7 @@ impl Server {
         let (http_listener, http_addr) = ports::nonblocking(http_listener)?;
         let door = |address: SocketAddr| open_inference.for_clients(config.access(address.ip()));
         let (grpc_config, http_config) = ports::settings(&config, &descriptors);
-        let (grpc, mut health) =
-            GrpcServer::new(grpc_listener, door(grpc_addr), grpc_config, bounds.clone(), shutdown.clone())?;
+        let (grpc, mut health) = GrpcServer::new(grpc_listener, door(grpc_addr), grpc_config, bounds.clone(), shutdown.clone())?;
         let http = HttpServer::new(http_listener, door(http_addr), http_config, bounds, shutdown.clone());
         let surroundings = Surroundings { descriptors, vitals: vitals.clone() };
         let grpc = grpc.within(surroundings.clone()).with_web_rules(web.clone());

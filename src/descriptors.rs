@@ -92,7 +92,9 @@ impl Descriptors {
 
     fn of(limit: Option<u64>, admin: u64, clients: usize) -> Self {
         let admin = usize::try_from(admin).unwrap_or(usize::MAX);
-        Self { inner: Arc::new(Inner { free: Arc::new(Semaphore::new(clients)), clients, limit, admin, waits: Seldom::default() }) }
+        Self {
+            inner: Arc::new(Inner { free: Arc::new(Semaphore::new(clients)), clients, limit, admin, waits: Seldom::default() }),
+        }
     }
 
     /// Connections that the admin port may have open.

@@ -46,7 +46,8 @@ impl SideThreads {
         T: Send + 'static,
         F: FnOnce() -> Result<T, Fault> + Send + 'static,
     {
-        let fault = |kind, error: &dyn std::fmt::Display| Fault::new(kind, format!("the request could not be worked on: {error}"));
+        let fault =
+            |kind, error: &dyn std::fmt::Display| Fault::new(kind, format!("the request could not be worked on: {error}"));
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|error| fault(FaultKind::Failed, &error))?;
         let working = threads::aside(move || {
             let done = work();

@@ -4,11 +4,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fmt,
-    fs::File,
-    io::Read as _,
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Deserialize as _;
 use toml::{Table, Value};
 
@@ -292,9 +295,30 @@ impl Resolver {
     }
 }
 
+/// How long a pipe may say nothing.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// A file, or what another program writes into a pipe.
+struct Patient(File);
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // A file always has something to say. A pipe to which nobody writes would be waited for without end.
+        let limit = Timespec::try_from(SILENCE_MAX).map_err(io::Error::other)?;
+        let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
+        if poll(&mut polled, Some(&limit))? == 0 {
+            let seconds = SILENCE_MAX.as_secs();
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing has come out of it for {seconds} s")));
+        }
+        self.0.read(buffer)
+    }
+}
+
 fn read_limited(path: &Path) -> Result<String, String> {
     let mut text = String::new();
-    let file = File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
+    // Else opening a pipe would wait for a writer.
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = Patient(opened.map_err(|error| format!("cannot be opened: {error}"))?);
     file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));

@@ -134,10 +134,17 @@ fn line(format: LogFormat, message: &str) -> Vec<u8> {
     }
 }
 
-/// The line as it is written: whole, or its beginning with a mark. One of JSON stays an object.
+/// How a message goes on after a line feed of its own. Whatever a file's name or a client's word holds, nothing in it looks like the
+/// beginning of another message.
+const CONTINUATION: &str = "\n    | ";
+
+/// The message as it is written: whole, or its beginning with a mark. One of JSON stays an object.
 pub(super) fn shortened(bytes: &[u8], format: LogFormat) -> Vec<u8> {
     if bytes.len() <= LINE_BYTES_MAX {
-        return bytes.to_vec();
+        return match format {
+            LogFormat::Text => continued(bytes),
+            LogFormat::Json => bytes.to_vec(),
+        };
     }
     // A third, because JSON may need several bytes for one.
     let kept = match format {
@@ -148,9 +155,19 @@ pub(super) fn shortened(bytes: &[u8], format: LogFormat) -> Vec<u8> {
     let beginning = beginning.trim_end_matches(char::REPLACEMENT_CHARACTER);
     let length = bytes.len();
     match format {
-        LogFormat::Text => format!("{beginning} … (a line of {length} bytes, cut)\n").into_bytes(),
+        LogFormat::Text => continued(format!("{beginning} … (a line of {length} bytes, cut)\n").as_bytes()),
         LogFormat::Json => line(format, &format!("a line of {length} bytes is cut: {beginning} …")),
     }
+}
+
+/// The same, with what ends a line before its end written so that it does not begin another.
+fn continued(bytes: &[u8]) -> Vec<u8> {
+    let (text, end) = bytes.strip_suffix(b"\n").map_or((bytes, &b""[..]), |text| (text, b"\n"));
+    if !text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        return bytes.to_vec();
+    }
+    let text = String::from_utf8_lossy(text).replace('\r', "\\r").replace('\n', CONTINUATION);
+    [text.as_bytes(), end].concat()
 }
 
 #[cfg(test)]
@@ -284,6 +301,14 @@ mod tests {
         let cut = String::from_utf8(shortened(format!("x{long}\n").as_bytes(), LogFormat::Text)).expect("text");
         assert!(cut.len() < LINE_BYTES_MAX + 100 && cut.contains("é … (a line of 32770 bytes, cut)\n"), "{}", cut.len());
         assert_eq!(shortened(b"short\n", LogFormat::Text), b"short\n");
+    }
+
+    #[test]
+    fn a_message_with_line_feeds_in_it_does_not_look_like_several() {
+        let faked = b"found model a\n2026-01-01T00:00:00Z ERROR all is lost\r\n";
+        let written = String::from_utf8(shortened(faked, LogFormat::Text)).expect("text");
+        assert_eq!(written, "found model a\n    | 2026-01-01T00:00:00Z ERROR all is lost\\r\n");
+        assert_eq!(shortened(b"half", LogFormat::Text), b"half");
     }
 
     #[test]

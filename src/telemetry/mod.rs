@@ -20,7 +20,8 @@ use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority, Verdi
 use histogram::Histograms;
 
 pub use handles::{
-    CallKind, ConnectionClose, GaugeGuard, LaneMetrics, LoadMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd,
+    CallKind, ConnectionClose, GaugeGuard, LaneMetrics, LoadMetrics, Method, MethodMetrics, ModelMetrics, ServerMetrics,
+    StreamEnd,
 };
 pub use histogram::Histogram;
 pub use metrics::{Counter, Gauge};

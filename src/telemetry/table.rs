@@ -366,8 +366,20 @@ mod tests {
 
     #[test]
     fn labels_are_of_the_few_that_are_bounded() {
-        const BOUNDED: [&str; 12] =
-            ["model", "version", "method", "reason", "outcome", "priority", "batch_size", "lane", "part", "rustc", "verdict", "kind"];
+        const BOUNDED: [&str; 12] = [
+            "model",
+            "version",
+            "method",
+            "reason",
+            "outcome",
+            "priority",
+            "batch_size",
+            "lane",
+            "part",
+            "rustc",
+            "verdict",
+            "kind",
+        ];
         assert!(METRICS.iter().flat_map(|metric| metric.labels).all(|label| BOUNDED.contains(label)));
     }
 }

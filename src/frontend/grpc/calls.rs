@@ -30,8 +30,7 @@ pub(super) struct ConnectionCalls {
 
 impl Calls {
     pub(super) fn new(config: &GrpcConfig, metrics: &ServerMetrics) -> Self {
-        let (all, watches) =
-            (Pool::new("grpc.max_calls", config.max_calls), Pool::new("grpc.max_watches", config.max_watches));
+        let (all, watches) = (Pool::new("grpc.max_calls", config.max_calls), Pool::new("grpc.max_watches", config.max_watches));
         Self { all, watches, gauges: metrics.calls_open.clone() }
     }
 

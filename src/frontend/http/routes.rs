@@ -126,7 +126,8 @@ pub(super) fn router(api: Api) -> Router {
 
 /// What holds for each request: only encodings that can be undone, and no further request on a connection while the server drains.
 async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    let account = request.extensions().get::<Account>().cloned().unwrap_or_else(|| api.bounds.transfer.connection(Peer::default()));
+    let account =
+        request.extensions().get::<Account>().cloned().unwrap_or_else(|| api.bounds.transfer.connection(Peer::default()));
     let mut response = match known_encoding(request.headers_mut()) {
         Ok(()) => answer::hand_out(&api.bounds, &account, next.run(request).await).await,
         Err(refusal) => refusal.into_response(),
