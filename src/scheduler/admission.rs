@@ -31,46 +31,83 @@ pub struct Refusal {
     pub retry_after: Duration,
 }
 
-/// What is queued already, all models together or of one, and by whom.
+/// What is queued already, all models together or of one. Who holds it is counted only while more than half may be held, or has been:
+/// before that nobody has had its share, see [`crate::shares`].
 #[derive(Debug)]
-pub(super) struct Held(Shares<2>);
+pub(super) struct Held {
+    held: [usize; 2],
+    limits: [usize; 2],
+    shares: Option<Box<Shares<2>>>,
+}
 
 impl Held {
-    pub(super) fn within(items: usize, bytes: usize) -> Self {
-        Self(Shares::new([items, bytes]))
+    pub(super) const fn within(items: usize, bytes: usize) -> Self {
+        Self { held: [0; 2], limits: [items, bytes], shares: None }
     }
 
     pub(super) const fn items(&self) -> usize {
-        let [items, _] = self.0.held();
-        items
+        self.held[0]
     }
 
+    /// Whether who holds what is to be counted from now on, or no longer.
+    pub(super) const fn is_to_change(&self) -> bool {
+        let ([items, bytes], [items_max, bytes_max]) = (self.held, self.limits);
+        match self.shares {
+            None => items > items_max / 2 || bytes > bytes_max / 2,
+            Some(_) => items < items_max / 4 && bytes < bytes_max / 4,
+        }
+    }
+
+    /// Makes that change. Says whether everybody is to be counted now, by [`Held::enter`] and [`Held::count`].
+    pub(super) fn change(&mut self) -> bool {
+        self.shares = if self.shares.is_some() { None } else { Some(Box::new(Shares::new(self.limits))) };
+        self.shares.is_some()
+    }
+
+    /// The account of whoever `path` says; null while there are none.
     pub(super) fn enter(&mut self, path: &Path) -> HolderKey {
-        self.0.enter(path)
+        self.shares.as_mut().map(|shares| shares.enter(path)).unwrap_or_default()
     }
 
     pub(super) fn leave(&mut self, holder: HolderKey) {
-        self.0.leave(holder);
+        if let Some(shares) = &mut self.shares {
+            shares.leave(holder);
+        }
+    }
+
+    /// Counts what was queued before owners were counted.
+    pub(super) fn count(&mut self, holder: HolderKey, items: usize, bytes: usize) {
+        if let Some(shares) = &mut self.shares {
+            shares.add(holder, [items, bytes]);
+        }
     }
 
     pub(super) fn add(&mut self, holder: HolderKey, bytes: usize) {
-        self.0.add(holder, [1, bytes]);
+        self.held[0] += 1;
+        self.held[1] += bytes;
+        if let Some(shares) = &mut self.shares {
+            shares.add(holder, [1, bytes]);
+        }
     }
 
     pub(super) fn remove(&mut self, holder: HolderKey, bytes: usize) {
-        self.0.remove(holder, [1, bytes]);
+        self.held[0] -= 1;
+        self.held[1] -= bytes;
+        if let Some(shares) = &mut self.shares {
+            shares.remove(holder, [1, bytes]);
+        }
     }
 
     /// Whether one more item of `bytes` bytes would break a limit, and for whom: the index of the measure. An item of any size fits an
     /// empty queue.
     fn refuses(&self, holder: HolderKey, bytes: usize) -> Option<(usize, bool)> {
-        let ([items, queued_bytes], [items_max, bytes_max]) = (self.0.held(), self.0.limits());
+        let ([items, queued_bytes], [items_max, bytes_max]) = (self.held, self.limits);
         if items >= items_max {
             Some((0, false))
         } else if queued_bytes > 0 && queued_bytes.saturating_add(bytes) > bytes_max {
             Some((1, false))
         } else {
-            self.0.over_share(holder).map(|measure| (measure, true))
+            self.shares.as_ref()?.over_share(holder).map(|measure| (measure, true))
         }
     }
 }
@@ -85,12 +122,12 @@ pub(super) struct Reached {
 
 impl Admission {
     /// All that may be queued.
-    pub(super) fn of_all(&self) -> Held {
+    pub(super) const fn of_all(&self) -> Held {
         Held::within(self.items, self.bytes)
     }
 
     /// What may be queued of one model.
-    pub(super) fn of_model(&self) -> Held {
+    pub(super) const fn of_model(&self) -> Held {
         Held::within(self.model_items, self.model_bytes)
     }
 
@@ -116,7 +153,7 @@ impl Admission {
 
     /// How many of those that wait may try again.
     pub(super) const fn room(&self, all: &Held) -> usize {
-        let [items, bytes] = all.0.held();
+        let [items, bytes] = all.held;
         if bytes >= self.bytes { 0 } else { self.items.saturating_sub(items) }
     }
 }

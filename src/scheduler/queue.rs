@@ -31,7 +31,7 @@ pub use repair::Repair;
 
 use crate::{
     domain::{DropReason, Outcome, Priority, Timestamp},
-    shares::{HolderKey, Turns},
+    shares::{HolderKey, Path, Turns},
 };
 
 use super::{
@@ -70,7 +70,7 @@ struct StreamQueue<H, P> {
     monotone: bool,
     running: usize,
     flow: Standing,
-    /// Whose share its queued items are counted in: among all, and among those of its model.
+    /// Whose share its queued items are counted in, while they are: among all, and among those of its model.
     holders: [HolderKey; 2],
     /// Under which moment the stream stands in the alarms; `NEVER` if it does not.
     alarm: Timestamp,
@@ -99,8 +99,11 @@ impl<H, P> StreamQueue<H, P> {
 
     /// Whether one more item of `bytes` bytes would be too much for a stream that drops.
     fn overflows(&self, bytes: usize, items_max: usize, bytes_max: usize) -> bool {
-        let queued_bytes = || self.items.iter().map(|queued| queued.item.bytes).sum::<usize>();
-        !self.items.is_empty() && (self.items.len() >= items_max || queued_bytes().saturating_add(bytes) > bytes_max)
+        !self.items.is_empty() && (self.items.len() >= items_max || self.queued_bytes().saturating_add(bytes) > bytes_max)
+    }
+
+    fn queued_bytes(&self) -> usize {
+        self.items.iter().map(|queued| queued.item.bytes).sum()
     }
 
     const fn drops(&self) -> bool {
@@ -155,7 +158,7 @@ pub struct Scheduler<H, P> {
     owed: [i64; CLASSES],
     alarms: BTreeSet<(Timestamp, StreamKey)>,
     /// Streams whose owners wait for room, by priority.
-    waiting: [Turns<HolderKey, StreamKey>; CLASSES],
+    waiting: [Turns<Path, StreamKey>; CLASSES],
     held: Held,
     arrivals: u64,
     /// When the calls that run should be over.
@@ -262,7 +265,36 @@ impl<H: Clone, P> Scheduler<H, P> {
         if due < alarm {
             self.set_alarm(key, due);
         }
+        if self.held.is_to_change() {
+            self.count_all_owners();
+        }
+        if self.models[model_key].held.is_to_change() {
+            self.count_owners_of(model_key);
+        }
         Ok(())
+    }
+
+    /// Begins or ceases to count who holds what of the queue.
+    #[cold]
+    fn count_all_owners(&mut self) {
+        if self.held.change() {
+            for stream in self.streams.values_mut().filter(|stream| !stream.closed) {
+                stream.holders[0] = self.held.enter(&stream.options.path());
+                self.held.count(stream.holders[0], stream.items.len(), stream.queued_bytes());
+            }
+        }
+    }
+
+    /// Begins or ceases to count who holds what of a model's queue.
+    #[cold]
+    fn count_owners_of(&mut self, model: ModelKey) {
+        let held = &mut self.models[model].held;
+        if held.change() {
+            for stream in self.streams.values_mut().filter(|stream| !stream.closed && stream.options.model == model) {
+                stream.holders[1] = held.enter(&stream.options.path());
+                held.count(stream.holders[1], stream.items.len(), stream.queued_bytes());
+            }
+        }
     }
 
     /// Counts an item that was refused, expired or dropped before it could be queued, after it had waited for so long.

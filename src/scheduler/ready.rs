@@ -120,13 +120,17 @@ impl ReadyStreams {
         let group = class.group_of(standing);
         let members = &mut class.groups[group].members;
         let group_enters = enters && members.is_empty();
+        let first = members.first();
         members.set_slack(slack);
         if enters {
             members.enter(&mut standing.flow, Member::Stream(seat.stream), claim);
         } else {
             members.place(&mut standing.flow, Member::Stream(seat.stream), claim);
         }
-        class.rise(group, Some(slack), group_enters);
+        // A group claims what its first stream claims, so while that is the same, nothing around it moves.
+        if first.is_none() || members.first() != first {
+            class.rise(group, Some(slack), group_enters);
+        }
     }
 
     /// Notes that a stream which was taken out has nothing that may run.

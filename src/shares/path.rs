@@ -15,7 +15,7 @@ pub enum Owner {
 
 /// The owners of a share, outermost first: address, connection, tenant, as far as they tell clients apart. Connections from this machine
 /// and from proxies have no address. A proxy's word on tenants is believed, so there a tenant is outside, over all of its connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Path {
     owners: [Option<Owner>; Self::LEVELS],
 }

@@ -685,7 +685,7 @@ mod tests {
             progress.note_request_over();
             progress.note_response_over();
         };
-        let one_by_one = Progress::new(&LIMITS);
+        let one_by_one = Progress::new(&LIMITS, Calls::default());
         assert!(read(&one_by_one, &[&head[..], b"{\n}"].concat()));
         answered(&one_by_one, 3);
         assert!(read(&one_by_one, &head[..9]) && read(&one_by_one, &head[9..]));
@@ -696,7 +696,7 @@ mod tests {
         assert!(!read(&one_by_one, b"GET / HTTP/1.1\n"));
         assert!(one_by_one.head_ends_bare());
 
-        let at_once = Progress::new(&LIMITS);
+        let at_once = Progress::new(&LIMITS, Calls::default());
         assert!(read(&at_once, &[&head[..], b"{\n}", &head[..17]].concat()));
         answered(&at_once, 3);
         assert!(read(&at_once, b"\r\n{\n}"), "the end of a head, and a body");

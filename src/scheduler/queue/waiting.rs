@@ -19,7 +19,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         stream.waits_until = Some(until);
         if stream.waits_as.is_none() {
             let line = &mut self.waiting[stream.options.priority as usize];
-            stream.waits_as = Some(line.push(stream.holders[0], key));
+            stream.waits_as = Some(line.push(stream.options.path(), key));
         }
         if until < self.streams[key].alarm {
             self.set_alarm(key, until);
@@ -31,7 +31,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.waits_until = None;
         if let Some(number) = stream.waits_as.take() {
-            self.waiting[stream.options.priority as usize].remove(stream.holders[0], number);
+            self.waiting[stream.options.priority as usize].remove(stream.options.path(), number);
         }
     }
 
