@@ -440,8 +440,7 @@ fn repository(config: &Config, device: Device) -> Repository {
     let name = config.models.name.clone();
     let folder = config.models.dir.clone().map(|path| Box::new(Folder::of_model(path, name)) as Box<dyn ModelSource>);
     let sources = embedded.chain(example).chain(folder).collect();
-    let repository = Repository::new(sources, engine_default, device.compute.clone(), Box::new(device), proofs(config));
-    repository
+    Repository::new(sources, engine_default, device.compute.clone(), Box::new(device), proofs(config))
 }
 
 /// Proofs of earlier starts. Without a folder that can be used, each start proves all models.

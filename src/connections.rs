@@ -153,7 +153,8 @@ impl Port {
     pub async fn admit(&self, ip: IpAddr) -> Result<Connection, NoPlace> {
         let proxies = self.all.proxies.get().map_or(&[][..], Vec::as_slice);
         let peer = Peer { connection: self.all.made.fetch_add(1, Ordering::Relaxed) + 1, address: Address::of(ip, proxies) };
-        self.places.awaited.store(true, Ordering::Release);
+        // Before the look at who is idle, in the order that all see, so that whoever becomes idle after it sees this.
+        self.places.awaited.store(true, Ordering::SeqCst);
         let admitted = loop {
             match self.try_admit(peer) {
                 Verdict::In(connection) => break Ok(connection),
@@ -213,7 +214,7 @@ impl Book {
             (outermost, held)
         };
         let idle = self.open.values().filter_map(|presence| {
-            let since = presence.idle_since.load(Ordering::Acquire);
+            let since = presence.idle_since.load(Ordering::SeqCst);
             let (outermost, held) = whole(presence.holder);
             (since != BUSY).then_some((held, Reverse(since), outermost, presence.peer.connection))
         });
@@ -328,8 +329,8 @@ impl Drop for Call {
         if presence.calls.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
-        presence.idle_since.store(clock::now().as_nanos(), Ordering::Release);
-        if presence.places.awaited.load(Ordering::Acquire) {
+        presence.idle_since.store(clock::now().as_nanos(), Ordering::SeqCst);
+        if presence.places.awaited.load(Ordering::SeqCst) {
             presence.places.changed.notify_one();
         }
     }

@@ -137,17 +137,17 @@ pub(super) const KEYS: &[Key] = &[
         "origins such as `https://example.com` and `https://*.example.com:8443`, or `*` for any; as text, with commas between them",
         "web pages of other sites that may send requests; see [web pages](hardening.md#web-pages)",
     ),
+    words(
+        "server.proxies",
+        "IP addresses with commas between them; empty for none",
+        "proxies in front of the server: connections from there are those of many clients, so that their address has no [share](scheduling.md#shares-of-what-is-bounded); the tenants that they name are believed",
+    ),
     switch(
         "control.repository",
         "let clients load, prove and unload models; `auto`: on ports that are bound to a loopback address",
     ),
     switch("control.reflection", "tell gRPC clients the API; `auto`: yes"),
     switch("control.priority_high", "let clients ask for priority HIGH, which goes before all others; `auto`: yes"),
-    words(
-        "server.proxies",
-        "IP addresses with commas between them; empty for none",
-        "proxies in front of the server: connections from there are those of many clients, so that their address has no [share](scheduling.md#shares-of-what-is-bounded); the tenants that they name are believed",
-    ),
     number("grpc.max_message_bytes", "bytes", 1_024..=WINDOW_MAX, "largest message, after inflating"),
     number(
         "grpc.max_small_message_bytes",

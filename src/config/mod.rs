@@ -3,6 +3,7 @@
 //! The only part that reads the environment. Knows the names and ranges of settings and nothing of the parts that they set.
 
 mod access;
+mod forms;
 mod hosts;
 mod keys;
 mod resolve;

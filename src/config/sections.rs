@@ -8,9 +8,12 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use super::hosts::{HostPattern, OriginPattern};
+use super::{
+    forms::{addresses, path_or_empty},
+    hosts::{HostPattern, OriginPattern},
+};
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -570,36 +573,4 @@ fn metadata_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D
         return Ok(name);
     }
     Err(D::Error::custom(format!("'{name}' is not the name of textual metadata: lower-case letters, digits, '-', '_' and '.'")))
-}
-
-/// Addresses in one string, with commas between them, which a variable or a flag can give as well.
-mod addresses {
-    use super::{Deserialize as _, Deserializer, IpAddr, Serializer};
-    use serde::de::Error as _;
-
-    pub(super) fn serialize<S: Serializer>(addresses: &[IpAddr], serializer: S) -> Result<S::Ok, S::Error> {
-        let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-        serializer.serialize_str(&texts.join(","))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let addresses = text.split(',').map(str::trim).filter(|address| !address.is_empty());
-        let parse = |address: &str| address.parse().map_err(|_| D::Error::custom(format!("'{address}' is not an IP address")));
-        addresses.map(parse).collect()
-    }
-}
-
-/// TOML has no null: an absent path is an empty string, which also lets a flag or a variable undo what the file names.
-mod path_or_empty {
-    use super::{Deserialize as _, Deserializer, PathBuf, Serialize as _, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
-        path.clone().unwrap_or_default().serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-        let path = PathBuf::deserialize(deserializer)?;
-        Ok((!path.as_os_str().is_empty()).then_some(path))
-    }
 }

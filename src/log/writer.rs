@@ -162,7 +162,7 @@ pub(super) fn shortened(bytes: &[u8], format: LogFormat) -> Vec<u8> {
 
 /// The same, with what ends a line before its end written so that it does not begin another.
 fn continued(bytes: &[u8]) -> Vec<u8> {
-    let (text, end) = bytes.strip_suffix(b"\n").map_or((bytes, &b""[..]), |text| (text, b"\n"));
+    let (text, end) = bytes.strip_suffix(b"\n").map_or((bytes, &b""[..]), |text| (text, &b"\n"[..]));
     if !text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
         return bytes.to_vec();
     }

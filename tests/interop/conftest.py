@@ -6,6 +6,8 @@ from server import Server, running
 
 # Of one model, on the server with one lane.
 QUEUED_ITEMS_MAX = 40
+# What one connection may have of them while there is nobody else.
+SHARE_ITEMS_MAX = QUEUED_ITEMS_MAX * 7 // 8
 TENANT_METADATA = "x-tenant"
 
 

@@ -8,7 +8,7 @@ import metrics
 import pytest
 import raw_http2
 import synthetic
-from conftest import QUEUED_ITEMS_MAX
+from conftest import QUEUED_ITEMS_MAX, SHARE_ITEMS_MAX
 from faults import of_call, of_item
 from messages import TENSORS, kinds, of_kind, pb
 from server import PATIENCE_S, await_rest
@@ -95,12 +95,12 @@ def test_the_deadline_of_a_call_ends_it_on_the_server(one_lane, method):
 
 
 def test_a_full_queue_refuses_a_prediction_and_holds_a_feed_back(one_lane):
-    sent = QUEUED_ITEMS_MAX + 5
+    sent = SHARE_ITEMS_MAX + 5
     before = await_rest(one_lane)
     with synthetic.lane_blocked(one_lane):
         feed = synthetic.feed(one_lane, synthetic.QUICK, window_items=sent)
         feed.send(*synthetic.rows(range(sent)))
-        synthetic.await_items(one_lane, metrics.ITEMS_QUEUED, synthetic.QUICK, QUEUED_ITEMS_MAX)
+        synthetic.await_items(one_lane, metrics.ITEMS_QUEUED, synthetic.QUICK, SHARE_ITEMS_MAX)
         with pytest.raises(grpc.RpcError) as raised:
             one_lane.inference.Predict(prediction(synthetic.row(1)), timeout=PATIENCE_S)
         events = feed.finish()
@@ -116,8 +116,8 @@ def test_a_full_queue_refuses_a_prediction_and_holds_a_feed_back(one_lane):
 
 
 def test_a_feed_that_drops_gives_its_own_items_for_room(one_lane):
-    """The shared queue is as full as it may be; the stream's newest item takes the place of its own oldest."""
-    sent = QUEUED_ITEMS_MAX + 5
+    """The shared queue is as full as one connection may make it; the stream's newest item takes the place of its own oldest."""
+    sent = SHARE_ITEMS_MAX + 5
     before = await_rest(one_lane)
     with synthetic.lane_blocked(one_lane):
         feed = synthetic.feed(
@@ -125,7 +125,7 @@ def test_a_feed_that_drops_gives_its_own_items_for_room(one_lane):
         )
         feed.send(*synthetic.rows(range(sent)))
         results = of_kind(feed.finish(), "result")
-    assert [result.WhichOneof("outcome") for result in results] == ["error"] * 5 + ["outputs"] * QUEUED_ITEMS_MAX
+    assert [result.WhichOneof("outcome") for result in results] == ["error"] * 5 + ["outputs"] * SHARE_ITEMS_MAX
     for result in results[:5]:
         of_item(result).check(grpc.StatusCode.ABORTED, "DROPPED")
-    assert outcomes_since(one_lane, before) == {"ok": QUEUED_ITEMS_MAX, "dropped": 5}
+    assert outcomes_since(one_lane, before) == {"ok": SHARE_ITEMS_MAX, "dropped": 5}

@@ -267,7 +267,7 @@ async fn an_address_that_holds_all_it_may_is_not_let_in_and_others_are() {
     config.http.max_connections = 16;
     config.scheduler.lanes = 1;
     let server = serve(config, &[("m", DOUBLER)]).await;
-    let begun = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 100\r\n\r\n";
+    let begun = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 100\r\n\r\n";
     let mut crowd = Vec::new();
     for _ in 0..14 {
         let mut stream = socket_from(attacker(2), server.http_addr()).await;

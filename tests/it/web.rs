@@ -4,7 +4,7 @@
 use std::{io, net::Ipv4Addr};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use futures::{StreamExt as _, future::join_all, stream};
+use futures::{StreamExt as _, stream};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
@@ -21,7 +21,6 @@ use tonic::{Code, Status};
 use tidemill::{
     app::Server,
     config::{Config, Switch},
-    domain::FaultKind,
     proto::{
         inference::{RepositoryModelUnloadRequest, ServerMetadataRequest, SystemSharedMemoryRegisterRequest},
         v1::{FeedRequest, ProveModelRequest, feed_request::Message, model_service_client::ModelServiceClient},

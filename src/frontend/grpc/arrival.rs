@@ -153,13 +153,13 @@ impl ArrivalLayer {
     /// Counts a call.
     ///
     /// # Errors
-    /// Those of [`Calls::begin`].
+    /// Those of [`ConnectionCalls::begin`].
     fn admit<B>(&self, request: &Request<B>, reader: Arc<Reader>) -> Result<Call, Fault> {
-        let Self { shared, account } = self;
+        let Self { shared, account, calls } = self;
         let path = request.uri().path();
         let method = shared.shapes.method(path);
         let kind = kind(path, method);
-        let guard = self.calls.begin(kind)?;
+        let guard = calls.begin(kind)?;
         reader.admit(Admitted::new(guard, account.clone()));
         let is_small = SMALL_SERVICES.iter().any(|service| path.starts_with(service));
         let client_streams = method.is_some_and(|method| method.client_streams);

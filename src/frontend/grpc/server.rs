@@ -21,13 +21,13 @@ use tonic::{codec::CompressionEncoding, service::Routes};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{
-    arrival::Arrivals,
-    entrance::{Entrance, transport_header_bytes},
+    arrival::{ArrivalService, Arrivals},
+    entrance::{Entered, Entrance, transport_header_bytes},
     example::Example,
     greeting::{HTTP1_ANSWER, greeting, is_http1},
     health::HealthKeeper,
     leaving::{has_left, told_to_leave},
-    limits::NameMessageLimit,
+    limits::{NameMessageLimit, NamedMessageLimit},
     models::Models,
     native::Native,
     open_inference::OpenInferenceGrpc,
@@ -46,7 +46,7 @@ use crate::{
         Bounds,
         linger::Lingering,
         listener::{Listener, Shutdown, Surroundings},
-        web::{WebCheck, WebRules},
+        web::WebRules,
     },
     open_inference::OpenInference,
     proto::{DESCRIPTORS, health::health_server::HealthServer, v1::model_service_server::ModelServiceServer},
@@ -55,6 +55,9 @@ use crate::{
 
 /// Time to send a refusal and see the client close.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The services, as a connection's requests come to them.
+type Services = Entered<ArrivalService<NamedMessageLimit<Routes>>>;
 
 /// A gRPC server on a listener that is bound already.
 pub struct GrpcServer {
@@ -138,10 +141,12 @@ impl GrpcServer {
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
         let Self { listener, routes, arrivals, config, unread_timeout, web, shutdown } = self;
+        let limit = NameMessageLimit { max_message_bytes: config.max_message_bytes };
         listener
             .serve(|stream, place| {
-                let web = web.on(&stream);
-                connection(stream, place, &routes, &arrivals, &config, unread_timeout, web, shutdown.clone())
+                let entrance = Entrance { header_bytes_max: config.max_header_bytes, web: web.on(&stream) };
+                let services = entrance.layer(arrivals.connection(place.peer()).layer(limit.layer(routes.clone())));
+                connection(stream, place, services, &config, unread_timeout, shutdown.clone())
             })
             .await;
     }
@@ -162,11 +167,9 @@ async fn refuse_http1(stream: TcpStream) {
 fn connection(
     mut stream: TcpStream,
     place: Connection,
-    routes: &Routes,
-    arrivals: &Arrivals,
+    services: Services,
     config: &GrpcConfig,
     unread_timeout: Duration,
-    web: WebCheck,
     shutdown: Shutdown,
 ) -> impl Future<Output = ()> + Send + use<> {
     let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
@@ -182,11 +185,7 @@ fn connection(
         .max_header_list_size(transport_header_bytes(config.max_header_bytes))
         .keep_alive_interval(seconds(config.keepalive_interval_s))
         .keep_alive_timeout(Duration::from_secs(config.keepalive_timeout_s));
-    let limit = NameMessageLimit { max_message_bytes: config.max_message_bytes };
-    let entrance = Entrance { header_bytes_max: config.max_header_bytes, web };
-    let routes = entrance
-        .layer(arrivals.connection(place.peer()).layer(limit.layer(routes.clone())))
-        .map_response(|response: http::Response<_>| response.map(WatchedBody::new));
+    let services = services.map_response(|response: http::Response<_>| response.map(WatchedBody::new));
     async move {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection ended before it began");
@@ -202,7 +201,7 @@ fn connection(
             return;
         }
         let go_away = shutdown.go_away();
-        let connection = http2.serve_connection(TokioIo::new(Lingering::after(read, stream)), TowerToHyperService::new(routes));
+        let connection = http2.serve_connection(TokioIo::new(Lingering::after(read, stream)), TowerToHyperService::new(services));
         let mut connection = std::pin::pin!(Together::new(connection, &streams));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,

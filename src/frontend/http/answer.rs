@@ -183,7 +183,7 @@ mod tests {
     async fn an_answer_without_room_is_refused_with_the_limit() {
         let bounds = bounds();
         let account = bounds.transfer.connection(Peer::default());
-        let _held = hand_out(&bounds, &account, answer(3 * LARGE, "identity").await).await;
+        let _held = hand_out(&bounds, &account, answer(7 * LARGE, "identity").await).await;
         let response = hand_out(&bounds, &account, answer(LARGE, "identity").await).await;
         assert_eq!(response.status(), http::StatusCode::TOO_MANY_REQUESTS);
         let said = response.into_body().collect().await.expect("no error").to_bytes();
