@@ -412,6 +412,12 @@ def test_the_page_has_every_row_every_command_and_every_reason():
     assert "no library" in page.summary(filled())
 
 
+def test_a_limit_whose_figures_name_a_model_is_no_peer():
+    found = of(lines=limits.LINES)
+    found.add(limits.lines_of("silero-onnxruntime")[0].measured(0.8, 5, {"model": "silero_vad"}, []))
+    assert "### Settings of the peers" not in page.page(found, tool.FULL, {}, "", Record.fresh())
+
+
 def test_facts_name_the_machine_and_the_programs(tmp_path):
     for name in ("tidemill", "tidemill-load"):
         (tmp_path / name).write_text("#!/bin/sh\necho tidemill 1.2.3\n")
