@@ -43,7 +43,7 @@ use crate::{
     },
     scheduler::{Admission, CostCurve, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Timekeeper, Trace},
     service::Service,
-    telemetry::Telemetry,
+    telemetry::{LaneMetrics, Telemetry},
     threads,
 };
 
@@ -130,9 +130,10 @@ impl Server {
         let telemetry = if config.metrics.enabled { Telemetry::new() } else { Telemetry::off() };
         let drain = Drain::new();
         let lane_count = lane_count(&config);
-        let handoff = Handoff::new(lane_count, admission(&config));
+        let long_lanes = if config.scheduler.long_lanes { lane_count } else { 0 };
+        let handoff = Handoff::with_long_lanes(lane_count, long_lanes, admission(&config));
         let recording = config.scheduler.record.as_deref().map(|path| start_recording(path, &handoff)).transpose()?;
-        let compute = LaneThreads::device(lane_count);
+        let compute = LaneThreads::device_with_long_lanes(lane_count, long_lanes);
         let device = Device { compute: compute.clone(), handoff: Arc::clone(&handoff), telemetry: telemetry.clone() };
         let repository = repository(&config, device);
         let admin_source = admin_source(&config, &telemetry, &drain, &handoff, repository.registry());
@@ -143,7 +144,7 @@ impl Server {
             tokio::task::spawn_blocking(move || load(&config, &repository))
         };
         loading.await.map_err(io::Error::other)??;
-        let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane))?;
+        let lanes = Lanes::start(&handoff, &compute, |lane| lane_metrics(&telemetry, lane, lane_count))?;
         let timekeeper = Timekeeper::start(&handoff)?;
 
         let service = Service::new(repository.clone(), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
@@ -290,6 +291,11 @@ fn nonblocking(listener: TcpListener) -> io::Result<(tokio::net::TcpListener, So
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let address = listener.local_addr()?;
     Ok((listener, address))
+}
+
+/// Where the lane with this index counts; behind `lanes` ordinary ones come the long ones.
+fn lane_metrics(telemetry: &Telemetry, lane: usize, lanes: usize) -> LaneMetrics {
+    lane.checked_sub(lanes).map_or_else(|| telemetry.lane(lane), |number| telemetry.long_lane(number))
 }
 
 fn lane_count(config: &Config) -> usize {

@@ -28,12 +28,14 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// Starts one thread for each of `lanes`; `metrics` gives where each lane counts.
+    /// Starts one thread for each of `lanes`, of which the long ones come last, and are as many as the queue knows of; `metrics` gives
+    /// where each lane counts.
     ///
     /// # Errors
     /// The system's, if a thread cannot be started.
     pub fn start(handoff: &Arc<Handoff>, lanes: &[LaneThreads], metrics: impl Fn(usize) -> LaneMetrics) -> std::io::Result<Self> {
         let mut started = Self { handoff: Arc::clone(handoff), threads: Vec::new() };
+        let (lanes, long_lanes) = lanes.split_at(lanes.len().min(handoff.lanes()));
         let lane = |index| Lane::new(index, metrics(index));
         let all: Arc<[Lane]> = (0..lanes.len()).map(lane).collect();
         handoff.lend(Arc::clone(&all));
@@ -41,6 +43,12 @@ impl Lanes {
             let (handoff, compute, lanes) = (Arc::clone(handoff), compute.clone(), Arc::clone(&all));
             let work = move || compute.run(|| lanes[index].work(&handoff));
             started.threads.push(thread::Builder::new().name(format!("lane-cpu-{index}")).spawn(work)?);
+        }
+        for (number, compute) in long_lanes.iter().enumerate() {
+            let lane = lane(lanes.len() + number);
+            let (handoff, compute) = (Arc::clone(handoff), compute.clone());
+            let work = move || compute.run(|| lane.work_long(&handoff, number));
+            started.threads.push(thread::Builder::new().name(format!("lane-long-{number}")).spawn(work)?);
         }
         Ok(started)
     }
@@ -91,6 +99,14 @@ impl Lane {
     fn work(&self, handoff: &Handoff) {
         threads::take_cores();
         while let Some((batch, runtime)) = handoff.next_batch(self.index) {
+            self.run(handoff, batch, &runtime);
+        }
+    }
+
+    /// Runs the batches of long lane number `number`.
+    fn work_long(&self, handoff: &Handoff, number: usize) {
+        threads::stand_back();
+        while let Some((batch, runtime)) = handoff.next_long_batch(number) {
             self.run(handoff, batch, &runtime);
         }
     }
