@@ -53,7 +53,7 @@ use crate::{
     },
     scheduler::{Admission, CostCurve, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Timekeeper},
     service::Service,
-    telemetry::Telemetry,
+    telemetry::{LaneMetrics, Telemetry},
     threads,
     vitals::{Liveness, Part, Vitals},
 };
@@ -165,9 +165,10 @@ impl Server {
         let (vitals, descriptors) = (Vitals::new(&telemetry), Descriptors::at_start(lane_count)?);
         let memory = Memory::within(config.memory.limit_bytes, &telemetry.server());
         let drain = Drain::new();
-        let handoff = Handoff::new(lane_count, admission(&config));
+        let long_lanes = if config.scheduler.long_lanes { lane_count } else { 0 };
+        let handoff = Handoff::with_long_lanes(lane_count, long_lanes, admission(&config));
         let recording = config.scheduler.record.as_deref().map(|path| record::start(path, &handoff)).transpose()?;
-        let compute = LaneThreads::device(lane_count);
+        let compute = LaneThreads::device_with_long_lanes(lane_count, long_lanes);
         let device = Device { compute: compute.clone(), handoff: Arc::clone(&handoff), telemetry: telemetry.clone() };
         let repository = repository(&config, device);
         let admin_source = admin_source(&config, &telemetry, &drain, &vitals, &handoff, repository.registry(), web.clone());
@@ -178,7 +179,7 @@ impl Server {
             threads::aside(move || load(&config, &repository))
         };
         loading.await.map_err(io::Error::other)??;
-        let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane), &vitals)?;
+        let lanes = Lanes::start(&handoff, &compute, |lane| lane_metrics(&telemetry, lane, lane_count), &vitals)?;
         let timekeeper = Timekeeper::start(&handoff, &vitals)?;
 
         let service = Service::new(repository.clone(), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
@@ -358,6 +359,11 @@ async fn drain_when_lost(vitals: Vitals, drain: Drain) -> Option<()> {
     vitals.lost().await;
     drain.begin();
     None
+}
+
+/// Where the lane with this index counts; behind `lanes` ordinary ones come the long ones.
+fn lane_metrics(telemetry: &Telemetry, lane: usize, lanes: usize) -> LaneMetrics {
+    lane.checked_sub(lanes).map_or_else(|| telemetry.lane(lane), |number| telemetry.long_lane(number))
 }
 
 fn lane_count(config: &Config) -> usize {

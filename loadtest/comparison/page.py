@@ -114,7 +114,7 @@ def page(results: Results, effort: Effort, facts: dict[str, str], typed: str, re
 def _settings(rows: list[Row], table: list[Cell], record: Record) -> list[list[str]]:
     """Of each peer with each model that has a figure."""
     pairs = [(cell.server, cell.model) for cell in table if cell.server in PEERS and cell.saturated]
-    pairs += [(row.figures["peer"], row.figures["model"]) for row in rows if "model" in row.figures]
+    pairs += [(row.figures["peer"], row.figures["model"]) for row in rows if {"peer", "model"} <= row.figures.keys()]
     texts = []
     for peer, model in sorted(dict.fromkeys(pairs), key=lambda pair: (list(PEERS).index(pair[0]), pair[1])):
         search = record.search(peer, model)

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import re
 import shlex
@@ -121,9 +120,12 @@ class Bench:
             make_models(self)
         folder = self.scratch / "models" / name
         version = folder / name / "1"
-        if not version.is_dir():
-            version.mkdir(parents=True)
-            os.symlink(source, version / "model.onnx")
+        version.mkdir(parents=True, exist_ok=True)
+        file = version / "model.onnx"
+        # One that was made where the repository lay before leads nowhere.
+        if not (file.is_symlink() and file.readlink() == source):
+            file.unlink(missing_ok=True)
+            file.symlink_to(source)
         if manifest := _manifest(name):
             version.with_name("model.toml").write_text(manifest)
         return folder

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const GAUGES: [&str; 4] =
     ["tidemill_items_queued", "tidemill_items_in_flight", "tidemill_streams_open", "tidemill_streams_stalled"];
 
-/// A model that waits in place of computing, so that lanes do not take the cores from clients and server.
+/// A model that waits in place of computing, unless told otherwise, so that lanes do not take the cores from clients and server.
 #[derive(Debug, Clone)]
 pub(crate) struct Blocker {
     pub(crate) name: &'static str,
@@ -39,6 +39,7 @@ pub(crate) struct Blocker {
     pub(crate) per_item: Duration,
     pub(crate) per_element_ns: u64,
     pub(crate) wide_speedup: Option<f64>,
+    pub(crate) computes: bool,
 }
 
 impl Default for Blocker {
@@ -52,6 +53,7 @@ impl Default for Blocker {
             per_item: Duration::from_micros(500),
             per_element_ns: 0,
             wide_speedup: None,
+            computes: false,
         }
     }
 }
@@ -74,9 +76,10 @@ impl Blocker {
         }
         let speedup = self.wide_speedup.map(|speedup| format!("wide_speedup = {speedup:.3}\n")).unwrap_or_default();
         format!(
-            "engine = 'synthetic'\nmax_batch = {}\n{tensors}[synthetic]\nkind = 'identity'\ncost_mode = 'blocked'\n\
+            "engine = 'synthetic'\nmax_batch = {}\n{tensors}[synthetic]\nkind = 'identity'\ncost_mode = '{}'\n\
              cost_per_call_us = {}\ncost_per_item_us = {}\ncost_per_element_ns = {}\n{speedup}",
             self.max_batch,
+            if self.computes { "busy" } else { "blocked" },
             self.per_call.as_micros(),
             self.per_item.as_micros(),
             self.per_element_ns,

@@ -276,6 +276,12 @@ pub(super) const KEYS: &[Key] = &[
     ),
     number("sequence.max_per_stream", "sequences", 1..=10_000_000, "sequences open at once on one `ModelStreamInfer` stream"),
     number("scheduler.lanes", "lanes", 0..=1_024, "model calls at once, one thread each; 0 for as many as the machine has cores"),
+    words(
+        "scheduler.long_lanes",
+        SWITCH,
+        "run calls that are long beside others on threads of their own, which have a small share of a core that others want; see \
+         [long calls](scheduling.md#long-calls)",
+    ),
     number("scheduler.max_queued_items", "items", 1..=100_000_000, "admitted items of all models"),
     number("scheduler.max_queued_bytes", "bytes", 1_024..=MEMORY_MAX, "input bytes of the admitted items of all models"),
     number("scheduler.max_queued_items_per_model", "items", 1..=100_000_000, "admitted items of one model"),

@@ -378,6 +378,8 @@ impl SequenceConfig {
 pub struct SchedulerConfig {
     /// Lanes; 0 for as many as the machine has cores.
     pub lanes: usize,
+    /// Whether long calls have threads of their own.
+    pub long_lanes: bool,
     /// Admitted items of all models.
     pub max_queued_items: usize,
     /// Their input bytes.
@@ -395,6 +397,7 @@ impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
             lanes: 0,
+            long_lanes: true,
             max_queued_items: 65_536,
             max_queued_bytes: 1 << 30,
             max_queued_items_per_model: 65_536,

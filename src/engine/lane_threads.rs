@@ -24,6 +24,7 @@ thread_local! {
 pub struct LaneThreads {
     own: Arc<rten::ThreadPool>,
     shared: Arc<SharedThreads>,
+    is_long_lane: bool,
 }
 
 /// Threads as many as lanes, started when they are first needed.
@@ -43,12 +44,26 @@ impl LaneThreads {
     /// Threads for each of the `lanes` lanes of one device.
     #[must_use]
     pub fn device(lanes: usize) -> Vec<Self> {
+        Self::device_with_long_lanes(lanes, 0)
+    }
+
+    /// The same, and behind them those of long lanes.
+    #[must_use]
+    pub fn device_with_long_lanes(lanes: usize, long_lanes: usize) -> Vec<Self> {
         let shared = Arc::new(SharedThreads { lanes, pool: OnceLock::new() });
-        (0..lanes).map(|_| Self::of(&shared)).collect()
+        let long = |lane: Self| Self { is_long_lane: true, ..lane };
+        (0..lanes).map(|_| Self::of(&shared)).chain((0..long_lanes).map(|_| long(Self::of(&shared)))).collect()
     }
 
     fn of(shared: &Arc<SharedThreads>) -> Self {
-        Self { own: Arc::new(rten::ThreadPool::with_num_threads(1)), shared: Arc::clone(shared) }
+        let own = Arc::new(rten::ThreadPool::with_num_threads(1));
+        Self { own, shared: Arc::clone(shared), is_long_lane: false }
+    }
+
+    /// Whether they are those of a lane for long calls alone.
+    #[must_use]
+    pub const fn is_long_lane(&self) -> bool {
+        self.is_long_lane
     }
 
     /// Runs `work` on the lane's compute thread, and returns when it is done.

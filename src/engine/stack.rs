@@ -27,7 +27,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use super::{
@@ -132,6 +132,8 @@ struct Lane {
 /// What one lane needs for a call. The lane is its only user, so the lock around it is free.
 struct LaneSlot {
     instance: Option<Box<dyn Instance>>,
+    /// Whether there has been one: a long lane's is made for its first call.
+    was_made: bool,
     /// One buffer for each input, then state. They keep the memory of the largest batch.
     scratch: Vec<AlignedBuffer>,
 }
@@ -139,7 +141,7 @@ struct LaneSlot {
 type Shapes = SmallVec<[Shape; 4]>;
 
 impl Executable {
-    /// Binds `engine` to `signature` and makes one instance for each of `lanes`.
+    /// Binds `engine` to `signature` and makes one instance for each of `lanes`, but for long ones: most models never run there.
     ///
     /// # Errors
     /// [`EngineError`] if a batch axis of the signature does not exist, only some of its tensors have one, a tensor of BYTES stands where none can, or the engine
@@ -153,9 +155,10 @@ impl Executable {
         let lanes = lanes
             .iter()
             .map(|threads| {
-                let instance = Some(make_instance(&*engine, &plan, threads)?);
+                let was_made = !threads.is_long_lane();
+                let instance = was_made.then(|| make_instance(&*engine, &plan, threads)).transpose()?;
                 let scratch = (0..scratch_count).map(|_| AlignedBuffer::default()).collect();
-                Ok(Lane { threads: threads.clone(), slot: Mutex::new(LaneSlot { instance, scratch }) })
+                Ok(Lane { threads: threads.clone(), slot: Mutex::new(LaneSlot { instance, was_made, scratch }) })
             })
             .collect::<Result<_, EngineError>>()?;
         let pool = BufferPool::new(POOLED_BUFFERS_MAX, POOLED_BYTES_MAX);
@@ -193,7 +196,7 @@ impl Executable {
     /// Whether a call gains anything from [`CallThreads::All`]: the engine can use them, and there is more than one lane.
     #[must_use]
     pub fn can_widen(&self) -> bool {
-        self.engine.can_widen() && self.lanes.len() > 1
+        self.engine.can_widen() && self.lanes() > 1
     }
 
     /// Instances made anew because a call panicked.
@@ -208,10 +211,32 @@ impl Executable {
         self.lost.lock().clone()
     }
 
-    /// How many lanes can run calls at the same time.
+    /// How many lanes can run calls at the same time, beside the long ones, which come after them.
     #[must_use]
     pub fn lanes(&self) -> usize {
-        self.lanes.len()
+        self.lanes.iter().filter(|lane| !lane.threads.is_long_lane()).count()
+    }
+
+    /// The lane with this number, for its only user. A long lane whose instance cannot be made, for which memory may be short, shares that
+    /// of an ordinary one.
+    fn occupy(&self, lane: usize) -> Option<(&Lane, MutexGuard<'_, LaneSlot>)> {
+        let own = self.lanes.get(lane)?;
+        let mut slot = own.slot.lock();
+        if slot.was_made {
+            return Some((own, slot));
+        }
+        match make_instance(&*self.engine, &self.plan, &own.threads) {
+            Ok(instance) => {
+                (slot.instance, slot.was_made) = (Some(instance), true);
+                Some((own, slot))
+            }
+            Err(error) => {
+                drop(slot);
+                tracing::debug!(%error, lane, "a long lane shares the instance of another lane: it could not be given one");
+                let other = self.lanes.get(lane % self.lanes().max(1))?;
+                Some((other, other.slot.lock()))
+            }
+        }
     }
 
     /// Runs `items` as one call on lane number `lane`, computing on `threads`. Never panics.
@@ -219,7 +244,7 @@ impl Executable {
     /// # Errors
     /// [`RunError`], for all the items.
     pub fn run(&self, lane: usize, items: &[ItemCall<'_>], threads: CallThreads) -> Result<Ran, RunError> {
-        let Some(lane) = self.lanes.get(lane) else {
+        let Some((lane, mut slot)) = self.occupy(lane) else {
             return Err(RunError::BadBatch(format!("there is no lane {lane}; the model has {}", self.lanes.len())));
         };
         if items.is_empty() {
@@ -227,8 +252,7 @@ impl Executable {
             let milestones = Milestones { gathered: now, computed: now };
             return Ok(Ran { outputs: Vec::new(), padding: PaddingCount::default(), milestones });
         }
-        let mut slot = lane.slot.lock();
-        let LaneSlot { instance, scratch } = &mut *slot;
+        let LaneSlot { instance, scratch, .. } = &mut *slot;
         check_items(&self.signature, items)?;
         let lengths = self.signature.padding.as_ref().map(|rule| Lengths::of(rule, items)).transpose()?;
         let Gathered { shapes, padding } = self.gather(items, lengths.as_ref(), scratch)?;

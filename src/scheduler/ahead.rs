@@ -4,14 +4,15 @@ use std::thread;
 
 use crate::engine::LaneThreads;
 
-/// Runs `work` with each lane's number on that lane's compute thread, all at the same time, and returns when all are done. Without lanes
-/// it runs once, on the caller's thread.
+/// Runs `work` with the number of each lane, but for long ones, on that lane's compute thread, all at the same time, and returns when
+/// all are done. Without lanes it runs once, on the caller's thread.
 pub fn on_each_lane(lanes: &[LaneThreads], work: impl Fn(usize) + Sync) {
     if lanes.is_empty() {
         return work(0);
     }
+    let lanes = lanes.iter().filter(|lane| !lane.is_long_lane());
     thread::scope(|scope| {
-        for (lane, compute) in lanes.iter().enumerate() {
+        for (lane, compute) in lanes.enumerate() {
             let work = &work;
             scope.spawn(move || compute.run(|| work(lane)));
         }

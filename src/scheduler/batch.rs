@@ -54,6 +54,16 @@ pub struct Entry<H, P> {
     pub item: Item<P>,
 }
 
+/// Where a call runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum LaneKind {
+    /// On one of the device's lanes.
+    #[default]
+    Ordinary,
+    /// On a long lane, which leaves the cores to the others whenever they want them.
+    Long,
+}
+
 /// A batch for one lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch<H, P> {
@@ -73,6 +83,8 @@ pub struct Batch<H, P> {
     pub wide: bool,
     /// Whether it is long beside other calls that are asked for.
     pub long: bool,
+    /// Where it is to run.
+    pub lane: LaneKind,
     /// When the call should be over.
     pub ends_at: Timestamp,
 }
@@ -81,8 +93,8 @@ impl<H, P> Batch<H, P> {
     /// What to tell the scheduler when the call is over; `took` is `None` if it failed.
     #[must_use]
     pub fn report(&self, took: Option<Duration>) -> CallReport {
-        let Self { model, shape, lone, wide, long, ends_at, .. } = *self;
-        CallReport { model, shape, items: self.entries.len(), lone, wide, long, ends_at, took }
+        let Self { model, shape, lone, wide, long, lane, ends_at, .. } = *self;
+        CallReport { model, shape, items: self.entries.len(), lone, wide, long, lane, ends_at, took }
     }
 }
 
@@ -101,6 +113,8 @@ pub struct CallReport {
     pub wide: bool,
     /// Whether it was long beside other calls.
     pub long: bool,
+    /// Where it ran.
+    pub lane: LaneKind,
     /// When it should have been over.
     pub ends_at: Timestamp,
     /// How long it took, if it succeeded.

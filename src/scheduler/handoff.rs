@@ -13,6 +13,7 @@
 //! Dropping a [`StreamHandle`] closes its stream: what is queued is cancelled at once, what runs is cancelled when it finishes.
 
 mod lending;
+mod long;
 mod models;
 
 use std::{
@@ -44,6 +45,7 @@ use crate::{
     vitals::Pulse,
 };
 
+use long::LongLanes;
 use models::{Hosted, Repaired};
 pub use models::{ModelRuntime, ModelStatus};
 
@@ -55,6 +57,8 @@ const FLOWING_BATCH: usize = 2;
 const EXPIRY_STEP: Duration = Duration::from_millis(1);
 
 pub(super) type LiveBatch = Batch<Arc<Mailbox>, ItemInputs>;
+/// A batch, and what runs it.
+type Taken = (LiveBatch, Arc<ModelRuntime>);
 type LiveEnded = Ended<Arc<Mailbox>, ItemInputs>;
 
 /// What became of a [`StreamHandle::submit`].
@@ -70,6 +74,7 @@ pub enum Submitted {
 pub struct Handoff {
     shared: Mutex<Shared>,
     lane_wakes: Box<[Condvar]>,
+    long_lane_wakes: Box<[Condvar]>,
     /// The lanes, for who runs a lone item by itself.
     lent: OnceLock<Arc<[Lane]>>,
     kick: Signal,
@@ -81,6 +86,7 @@ struct Shared {
     models: SecondaryMap<ModelKey, Hosted>,
     lanes: Vec<LaneState>,
     idle: Vec<usize>,
+    long_lanes: LongLanes,
     waking: usize,
     last_batch: usize,
     kicked: bool,
@@ -109,13 +115,20 @@ impl Handoff {
     /// A queue for `lanes` lanes.
     #[must_use]
     pub fn new(lanes: usize, admission: Admission) -> Arc<Self> {
+        Self::with_long_lanes(lanes, 0, admission)
+    }
+
+    /// The same, beside so many lanes for calls that are long beside others.
+    #[must_use]
+    pub fn with_long_lanes(lanes: usize, long_lanes: usize, admission: Admission) -> Arc<Self> {
         let lanes = lanes.max(1);
         Arc::new(Self {
             shared: Mutex::new(Shared {
-                scheduler: Scheduler::new(lanes, admission),
+                scheduler: Scheduler::new(lanes, admission).with_long_lanes(long_lanes),
                 models: SecondaryMap::new(),
                 lanes: vec![LaneState::Busy; lanes],
                 idle: Vec::with_capacity(lanes),
+                long_lanes: LongLanes::new(long_lanes),
                 waking: 0,
                 last_batch: 0,
                 kicked: false,
@@ -124,13 +137,14 @@ impl Handoff {
                 trace: None,
             }),
             lane_wakes: (0..lanes).map(|_| Condvar::new()).collect(),
+            long_lane_wakes: (0..long_lanes).map(|_| Condvar::new()).collect(),
             lent: OnceLock::new(),
             kick: Signal::default(),
             rearm: Bell::default(),
         })
     }
 
-    /// Number of lanes.
+    /// Number of lanes, without the long ones.
     #[must_use]
     pub fn lanes(&self) -> usize {
         self.lane_wakes.len()
@@ -183,7 +197,7 @@ impl Handoff {
         shared.closed = true;
         shared.scheduler.drain();
         drop(shared);
-        for wake in &self.lane_wakes {
+        for wake in self.lane_wakes.iter().chain(&self.long_lane_wakes) {
             wake.notify_all();
         }
     }
@@ -233,7 +247,7 @@ impl Handoff {
     }
 
     /// Waits for work and takes it. `None` once the queue is closed and empty. The lane's pulse rests while it waits.
-    pub(super) fn next_batch(&self, lane: usize, pulse: &Pulse) -> Option<(LiveBatch, Arc<ModelRuntime>)> {
+    pub(super) fn next_batch(&self, lane: usize, pulse: &Pulse) -> Option<Taken> {
         let mut shared = self.shared.lock();
         loop {
             let now = clock::now();
@@ -251,7 +265,7 @@ impl Handoff {
     }
 
     /// Takes work that is there. `None` if nothing may run now.
-    pub(super) fn try_batch(&self, lane: usize) -> Option<(LiveBatch, Arc<ModelRuntime>)> {
+    pub(super) fn try_batch(&self, lane: usize) -> Option<Taken> {
         match self.look(&mut self.shared.lock(), lane, clock::now()) {
             Look::Found(batch, runtime) => Some((batch, runtime)),
             Look::Idle | Look::Closed => None,
@@ -263,14 +277,16 @@ impl Handoff {
         shared.arrive(lane);
         loop {
             let (mut ended, mut unblocked) = (Vec::new(), Vec::new());
-            let taken = shared.take_batch(now, &mut ended, &mut unblocked);
+            let taken = shared.take_batch_of_two(now, &mut ended, &mut unblocked);
             let repaired = shared.take_repaired();
-            if taken.is_none() && ended.is_empty() && unblocked.is_empty() && repaired.is_none() {
+            let (taken, given) = shared.long_lanes.give(taken);
+            if taken.is_none() && given.is_none() && ended.is_empty() && unblocked.is_empty() && repaired.is_none() {
                 break;
             }
             let wake = if taken.is_some() { shared.lanes_to_wake(1) } else { None };
             MutexGuard::unlocked(shared, || {
                 self.wake_lanes(wake);
+                self.wake_long_lane(given);
                 answer_ended(ended, now);
                 nudge(&unblocked);
                 Repaired::report(repaired);
@@ -333,15 +349,13 @@ impl Shared {
 
     /// Takes the next batch for an idle lane. What has expired is added to `ended`, and who waited for the room that this leaves to
     /// `unblocked`.
-    fn take_batch(
-        &mut self,
-        now: Timestamp,
-        ended: &mut Vec<LiveEnded>,
-        unblocked: &mut Vec<Arc<Mailbox>>,
-    ) -> Option<(LiveBatch, Arc<ModelRuntime>)> {
+    fn take_batch(&mut self, now: Timestamp, ended: &mut Vec<LiveEnded>, unblocked: &mut Vec<Arc<Mailbox>>) -> Option<Taken> {
         let batch = self.scheduler.next_batch(now, ended);
         self.scheduler.take_unblocked(unblocked);
-        let batch = batch?;
+        self.with_runtime(batch?)
+    }
+
+    fn with_runtime(&mut self, batch: LiveBatch) -> Option<Taken> {
         self.last_batch = batch.entries.len();
         let runtime = Arc::clone(&self.models.get(batch.model)?.runtime);
         Some((batch, runtime))

@@ -35,7 +35,8 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// Starts one thread for each of `lanes`; `metrics` gives where each lane counts, and `vitals` is told if one ends.
+    /// Starts one thread for each of `lanes`, of which the long ones come last, and are as many as the queue knows of; `metrics` gives
+    /// where each lane counts, and `vitals` is told if one ends.
     ///
     /// # Errors
     /// The system's, if a thread cannot be started.
@@ -46,6 +47,7 @@ impl Lanes {
         vitals: &Vitals,
     ) -> std::io::Result<Self> {
         let mut started = Self { handoff: Arc::clone(handoff), threads: Vec::new() };
+        let (lanes, long_lanes) = lanes.split_at(lanes.len().min(handoff.lanes()));
         let lane = |index| Lane::new(index, metrics(index));
         let all: Arc<[Lane]> = (0..lanes.len()).map(lane).collect();
         handoff.lend(Arc::clone(&all));
@@ -57,6 +59,16 @@ impl Lanes {
                 vital.end();
             };
             started.threads.push(thread::Builder::new().name(format!("lane-cpu-{index}")).spawn(work)?);
+        }
+        for (number, compute) in long_lanes.iter().enumerate() {
+            let lane = lane(lanes.len() + number);
+            let (handoff, compute, vitals) = (Arc::clone(handoff), compute.clone(), vitals.clone());
+            let work = move || {
+                let vital = vitals.watch(Part::Lane(lane.index));
+                compute.run(|| lane.work_long(&handoff, number));
+                vital.end();
+            };
+            started.threads.push(thread::Builder::new().name(format!("lane-long-{number}")).spawn(work)?);
         }
         Ok(started)
     }
@@ -112,6 +124,14 @@ impl Lane {
             let taken = Taken::new(handoff, batch);
             Part::Lane(self.index).may_fail();
             self.answer(taken, &runtime);
+        }
+    }
+
+    /// Runs the batches of long lane number `number`.
+    fn work_long(&self, handoff: &Handoff, number: usize) {
+        threads::stand_back();
+        while let Some((batch, runtime)) = handoff.next_long_batch(number) {
+            self.run(handoff, batch, &runtime);
         }
     }
 

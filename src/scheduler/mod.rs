@@ -27,7 +27,7 @@ mod trace;
 
 pub use admission::{Admission, Refusal};
 pub use ahead::on_each_lane;
-pub use batch::{Batch, CallReport, EndReason, Ended, Entry, Item};
+pub use batch::{Batch, CallReport, EndReason, Ended, Entry, Item, LaneKind};
 pub use cost::{CostCurve, CostModel};
 pub use handoff::{Handoff, ModelRuntime, ModelStatus, StreamHandle, Submitted};
 pub use lanes::{Lane, Lanes};

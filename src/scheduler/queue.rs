@@ -37,7 +37,7 @@ use crate::{
 use super::{
     ModelKey, ShapeKey, StreamKey,
     admission::{Admission, Held, Reached, Refusal, time_to_drain},
-    batch::{CallReport, EndReason, Ended, Item},
+    batch::{CallReport, EndReason, Ended, Item, LaneKind},
     costs::Costs,
     fair::{Claim, FairQueue, Flow, Work},
     ledger::Ledger,
@@ -144,6 +144,16 @@ impl ModelQueue {
     }
 }
 
+/// A call on a long lane.
+struct LongLaneCall {
+    /// When it should be over.
+    ends_at: Timestamp,
+    /// When it has taken twice as long as it should.
+    late_at: Timestamp,
+    /// When it has taken ten times as long.
+    overdue_at: Timestamp,
+}
+
 /// All queues of one device. See the module's text.
 pub struct Scheduler<H, P> {
     lanes: usize,
@@ -163,7 +173,13 @@ pub struct Scheduler<H, P> {
     arrivals: u64,
     /// When the calls that run should be over.
     calls_end_at: Vec<Timestamp>,
+    /// Long calls on ordinary lanes.
     long_calls_running: usize,
+    /// Lanes that run long calls alone, and leave the cores to the others.
+    long_lanes: usize,
+    long_lane_calls: Vec<LongLaneCall>,
+    /// When an ordinary lane last found nothing to do.
+    idle_at: Timestamp,
     /// Set while a lane is kept free for short calls: when to look again.
     kept_free_until: Option<Timestamp>,
     /// The model whose queue was repaired last, until that is reported.
@@ -189,10 +205,19 @@ impl<H: Clone, P> Scheduler<H, P> {
             arrivals: 0,
             calls_end_at: Vec::new(),
             long_calls_running: 0,
+            long_lanes: 0,
+            long_lane_calls: Vec::new(),
+            idle_at: Timestamp::ZERO,
             kept_free_until: None,
             repaired: None,
             draining: false,
         }
+    }
+
+    /// The same, beside so many long lanes: calls that are long beside others are for them.
+    #[must_use]
+    pub fn with_long_lanes(self, long_lanes: usize) -> Self {
+        Self { long_lanes, ..self }
     }
 
     /// Opens a stream. `None` if there is no such model, or it is retired.
@@ -311,12 +336,13 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// Takes back the items of a call, with how each ended: [`Outcome::Ok`], [`Outcome::Failed`] or [`Outcome::Expired`], and
     /// learns from it. Items whose stream was closed meanwhile count as cancelled.
     pub fn finish(&mut self, report: &CallReport, entries: impl IntoIterator<Item = (StreamKey, Outcome)>) {
-        if let Some(call) = self.calls_end_at.iter().position(|ends_at| *ends_at == report.ends_at) {
-            self.calls_end_at.swap_remove(call);
-        }
-        self.long_calls_running -= usize::from(report.long);
+        self.forget_call(report);
         let Some(model) = self.models.get_mut(report.model) else { return };
-        model.costs.observe(report);
+        let took = report.took.filter(|took| {
+            // A call that short ones kept from the cores says nothing of what it costs.
+            report.lane == LaneKind::Ordinary || *took <= 2 * model.costs.of(report.shape).call(report.items)
+        });
+        model.costs.observe(&CallReport { took, ..*report });
         model.find_slack();
         for (key, outcome) in entries {
             let Some(stream) = self.streams.get_mut(key) else { continue };
@@ -333,6 +359,22 @@ impl<H: Clone, P> Scheduler<H, P> {
                 self.streams.remove(key);
             } else if idle && model.options.stateful {
                 self.reseat(key);
+            }
+        }
+    }
+
+    fn forget_call(&mut self, report: &CallReport) {
+        match report.lane {
+            LaneKind::Ordinary => {
+                if let Some(call) = self.calls_end_at.iter().position(|ends_at| *ends_at == report.ends_at) {
+                    self.calls_end_at.swap_remove(call);
+                }
+                self.long_calls_running -= usize::from(report.long);
+            }
+            LaneKind::Long => {
+                if let Some(call) = self.long_lane_calls.iter().position(|call| call.ends_at == report.ends_at) {
+                    self.long_lane_calls.swap_remove(call);
+                }
             }
         }
     }

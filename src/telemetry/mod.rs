@@ -134,7 +134,17 @@ impl Telemetry {
     /// The metrics of one lane, by its index.
     #[must_use]
     pub fn lane(&self, lane: usize) -> LaneMetrics {
-        LaneMetrics { busy: self.registrar.histogram(&table::LANE_BUSY, &[&lane.to_string()]) }
+        self.lane_named(&lane.to_string())
+    }
+
+    /// The metrics of one long lane, by its number.
+    #[must_use]
+    pub fn long_lane(&self, number: usize) -> LaneMetrics {
+        self.lane_named(&format!("long-{number}"))
+    }
+
+    fn lane_named(&self, name: &str) -> LaneMetrics {
+        LaneMetrics { busy: self.registrar.histogram(&table::LANE_BUSY, &[name]) }
     }
 
     /// The metrics of the server as a whole.

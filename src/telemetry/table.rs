@@ -166,7 +166,7 @@ pub(super) static QUEUE_REPAIRS: Metric = counter(
 pub(super) static LANE_BUSY: Metric = seconds(
     "tidemill_lane_busy_seconds",
     &["lane"],
-    "Time that a lane spent on one batch; the rate of its sum is the share of time for which the lane is busy.",
+    "Time that a lane spent on one batch; the rate of its sum is the share of time for which the lane is busy. Long lanes are `long-0` and so on.",
 );
 
 pub(super) static STREAMS_OPENED: Metric =

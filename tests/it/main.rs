@@ -21,6 +21,7 @@ mod http_connections;
 mod http_documents;
 mod infer;
 mod instruction_counts;
+mod long_calls;
 mod metrics;
 mod model_facts;
 mod modes;

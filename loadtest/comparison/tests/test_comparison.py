@@ -168,6 +168,14 @@ def test_the_manifests_of_the_silero_models_say_where_the_state_is(tmp_path, mon
     assert set(tool.SILEROS) == {name for name in loads.MODELS if name.startswith("silero")}
 
 
+def test_a_model_that_lay_elsewhere_before_is_found_where_it_lies_now(tmp_path, monkeypatch):
+    for place in ("before", "now"):
+        (tmp_path / place).mkdir()
+        (tmp_path / f"{place}/magika.onnx").write_text(place)
+        monkeypatch.setattr(tool, "PEER_MODELS", tmp_path / place)
+        assert (bench(tmp_path).models("magika") / "magika/1/model.onnx").read_text() == place
+
+
 def result(ok: int = 1_000, errors: dict[str, int] | None = None) -> str:
     latency = {"p50": 2_000, "p99": 9_000}
     total: dict = {"offered": 1_010, "ok": ok, "errors": errors or {}, "unanswered": 3, "throughput_hz": 500.0, "latency_us": latency}
@@ -410,6 +418,12 @@ def test_the_page_has_every_row_every_command_and_every_reason():
         if block.startswith("| "):
             assert len({line.replace("\\|", "").count("|") for line in block.splitlines() if line.startswith("|")}) == 1, block
     assert "no library" in page.summary(filled())
+
+
+def test_a_limit_whose_figures_name_a_model_is_no_peer():
+    found = of(lines=limits.LINES)
+    found.add(limits.lines_of("silero-onnxruntime")[0].measured(0.8, 5, {"model": "silero_vad"}, []))
+    assert "### Settings of the peers" not in page.page(found, tool.FULL, {}, "", Record.fresh())
 
 
 def test_facts_name_the_machine_and_the_programs(tmp_path):

@@ -4,6 +4,7 @@
 //! out. Nothing here reads a clock for anything but progress, opens a socket or runs a model: equal seeds give equal files.
 
 mod curve;
+mod long;
 mod plot;
 mod point;
 mod policy;
@@ -54,6 +55,7 @@ enum Command {
     Sweep(SweepArgs),
     Point(PointArgs),
     Replay(ReplayArgs),
+    Long(long::LongArgs),
 }
 
 /// Run the whole study and write summary.json, points.csv, report.md and plots
@@ -145,6 +147,7 @@ fn main() -> ExitCode {
         Command::Sweep(args) => sweep(&args),
         Command::Point(args) => point(&args),
         Command::Replay(args) => replay::run(&args.file, args.policy, args.seed).map(|table| print!("{table}")),
+        Command::Long(args) => long::run(&args).map(|table| print!("{table}")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -41,7 +41,7 @@ pub(super) struct ServerFigures {
     pub(super) streams_open: Option<u64>,
     pub(super) streams_stalled: Option<u64>,
     pub(super) streams_unread: Option<u64>,
-    /// Mean over all lanes, 0 to 1.
+    /// Mean over all lanes but the long ones, 0 to 1.
     pub(super) lanes_busy_share: Option<f64>,
 }
 
@@ -151,7 +151,9 @@ fn by_number(text: &str) -> (u64, &str) {
 
 fn server(change: &Change<'_>, after: &Scrape, lanes: &[LaneFigures]) -> ServerFigures {
     let versions = change.values("tidemill_build_info", &[], "version");
-    let busy: Vec<f64> = lanes.iter().filter_map(|lane| lane.busy_share).collect();
+    // Long lanes are busy with what the others leave.
+    let busy = lanes.iter().filter(|lane| lane.lane.parse::<u64>().is_ok());
+    let busy: Vec<f64> = busy.filter_map(|lane| lane.busy_share).collect();
     ServerFigures {
         version: versions.first().map(|version| (*version).to_owned()),
         uptime_s: after.uptime().map(|uptime| uptime.as_secs()),

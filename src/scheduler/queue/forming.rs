@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::domain::{CloseReason, DropReason, Priority, Timestamp};
 
-use super::{CLASSES, ModelQueue, QueuedItem, Scheduler, claim_of, move_alarm, turns::Higher};
+use super::{CLASSES, LongLaneCall, ModelQueue, QueuedItem, STARVATION_MAX, Scheduler, claim_of, move_alarm, turns::Higher};
 use crate::scheduler::{
     ModelKey, StreamKey,
-    batch::{Batch, EndReason, Ended, Entry},
+    batch::{Batch, EndReason, Ended, Entry, LaneKind},
     decide::{Choice, Situation, choose, hopeless_before, when_full},
     fair::Work,
 };
@@ -19,20 +19,84 @@ const SCAN_MAX: usize = 512;
 /// one message to wake for and to write, which for cheap items is most of their cost.
 const TURN_WORK: Work = 50_000;
 
+/// Streams with long calls that one decision looks behind.
+const ASIDE_MAX: usize = 16;
+
 /// A call is long beside others that take less than one part in so many of its time.
 const LONG_CALL: u32 = 10;
 
 /// For how long after a short call's item the lanes are not all given to long calls.
 const SHORT_CALLS_MEMORY: Duration = Duration::from_secs(1);
 
+/// What is idle and asks for work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Idle {
+    Lane,
+    LongLane,
+    Both,
+}
+
+/// What a look at all models came to.
+enum Pick {
+    Turn(Turn),
+    /// This stream hides others that may go.
+    Aside(StreamKey),
+    Nothing,
+}
+
+/// What runs next.
+struct Turn {
+    model: ModelKey,
+    priority: Priority,
+    /// Whether its call is long beside others.
+    long: bool,
+    lane: LaneKind,
+}
+
 impl<H: Clone, P> Scheduler<H, P> {
     /// Forms the next batch for an idle lane, and ends what is hopeless on the way.
     pub fn next_batch(&mut self, now: Timestamp, ended: &mut Vec<Ended<H, P>>) -> Option<Batch<H, P>> {
-        self.kept_free_until = None;
+        self.next(now, Idle::Lane, ended)
+    }
+
+    /// The same for a lane beside which a long lane is idle as well: [`Batch::lane`] says for which of them the batch is.
+    pub fn next_batch_of_two(&mut self, now: Timestamp, ended: &mut Vec<Ended<H, P>>) -> Option<Batch<H, P>> {
+        self.next(now, Idle::Both, ended)
+    }
+
+    /// The same for a long lane alone, if the next call of a model is a long one.
+    pub fn next_long_batch(&mut self, now: Timestamp, ended: &mut Vec<Ended<H, P>>) -> Option<Batch<H, P>> {
+        self.next(now, Idle::LongLane, ended)
+    }
+
+    fn next(&mut self, now: Timestamp, idle: Idle, ended: &mut Vec<Ended<H, P>>) -> Option<Batch<H, P>> {
+        let mut aside = Vec::new();
+        let batch = self.next_beside(&mut aside, now, idle, ended);
+        aside.into_iter().for_each(|stream| self.reseat(stream));
+        batch
+    }
+
+    /// The same; streams in whose way it is that their next call is long are taken out, and left in `aside`.
+    fn next_beside(
+        &mut self,
+        aside: &mut Vec<StreamKey>,
+        now: Timestamp,
+        idle: Idle,
+        ended: &mut Vec<Ended<H, P>>,
+    ) -> Option<Batch<H, P>> {
         let mut repaired = Vec::new();
         loop {
-            let turn = self.pick(now)?;
+            let turn = match self.pick(now, idle, aside.len() < ASIDE_MAX) {
+                Pick::Turn(turn) => turn,
+                Pick::Aside(stream) => {
+                    self.set_aside(stream);
+                    aside.push(stream);
+                    continue;
+                }
+                Pick::Nothing => return None,
+            };
             let before = ended.len();
+            let key = turn.model;
             let batch = self.form(turn, now, ended);
             if batch.is_some() {
                 return batch;
@@ -40,7 +104,6 @@ impl<H: Clone, P> Scheduler<H, P> {
             // Ending items brings the loop to its end. A model that has its turn and neither runs nor ends anything would have the
             // next turn too, and so on, under the device's one lock: what says that it is ready is wrong.
             if ended.len() == before {
-                let (key, ..) = turn;
                 let again = repaired.contains(&key);
                 self.repair(key);
                 if again {
@@ -52,12 +115,8 @@ impl<H: Clone, P> Scheduler<H, P> {
     }
 
     /// Forms a batch of the model whose turn it is. `None` if what was looked at ended instead.
-    fn form(
-        &mut self,
-        (key, priority, long): (ModelKey, Priority, bool),
-        now: Timestamp,
-        ended: &mut Vec<Ended<H, P>>,
-    ) -> Option<Batch<H, P>> {
+    fn form(&mut self, turn: Turn, now: Timestamp, ended: &mut Vec<Ended<H, P>>) -> Option<Batch<H, P>> {
+        let Turn { model: key, priority, long, lane } = turn;
         let (_, stream) = self.models[key].ready.first(priority)?;
         let head = self.head(stream)?;
         let (shape, due) = (head.shape, head.due());
@@ -97,12 +156,21 @@ impl<H: Clone, P> Scheduler<H, P> {
         if batch.reason == CloseReason::LaneFree && waits {
             batch.reason = self.why_not_held(&batch);
         }
-        batch.lone = self.calls_end_at.is_empty() && self.held.items() == 0;
-        batch.wide = batch.lone && self.models[key].costs.widens();
-        batch.long = long;
-        batch.ends_at = now + self.models[key].costs.of(batch.shape).call(batch.entries.len());
-        self.calls_end_at.push(batch.ends_at);
-        self.long_calls_running += usize::from(long);
+        batch.lone = self.calls_end_at.is_empty() && self.long_lane_calls.is_empty() && self.held.items() == 0;
+        batch.wide = batch.lone && lane == LaneKind::Ordinary && self.models[key].costs.widens();
+        (batch.long, batch.lane) = (long, lane);
+        let call = self.models[key].costs.of(batch.shape).call(batch.entries.len());
+        batch.ends_at = now + call;
+        match lane {
+            LaneKind::Ordinary => {
+                self.calls_end_at.push(batch.ends_at);
+                self.long_calls_running += usize::from(long);
+            }
+            LaneKind::Long => {
+                let (ends_at, late_at, overdue_at) = (batch.ends_at, batch.ends_at + call, batch.ends_at + 9 * call);
+                self.long_lane_calls.push(LongLaneCall { ends_at, late_at, overdue_at });
+            }
+        }
         Some(batch)
     }
 
@@ -118,37 +186,98 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
     }
 
-    /// The model whose turn it is, with the priority of its most urgent stream, and whether its call is a long one.
-    fn pick(&mut self, now: Timestamp) -> Option<(ModelKey, Priority, bool)> {
-        let mut kept_free = false;
-        for priority in order_from(self.first_priority(now)) {
+    /// The model whose turn it is, with the priority of its most urgent stream, and which lane its call is for.
+    fn pick(&mut self, now: Timestamp, idle: Idle, may_set_aside: bool) -> Pick {
+        let (mut kept_free, mut picked) = (false, Pick::Nothing);
+        if idle != Idle::LongLane && self.owes_a_core(now) {
+            self.kept_free_until = Some(now + SHORT_CALLS_MEMORY);
+            return Pick::Nothing;
+        }
+        'found: for priority in order_from(self.first_priority(now)) {
             for (_, key) in self.turns[priority as usize].iter() {
                 let model = &self.models[key];
                 if self.held_until(model).is_some_and(|until| until > now) {
                     continue;
                 }
                 let long = self.is_long(model, priority, now);
-                if long && self.lanes > 1 && self.long_calls_running + 1 >= self.lanes {
-                    kept_free = true;
-                    continue;
-                }
-                return Some((key, priority, long));
+                let lane = match (long, idle) {
+                    (true, Idle::Both | Idle::LongLane) => LaneKind::Long,
+                    (false, Idle::LongLane) => continue,
+                    (true, Idle::Lane) if !self.may_fill_lane(now) => {
+                        if may_set_aside && let Some(stream) = self.stands_before_shorter(model, priority, now) {
+                            return Pick::Aside(stream);
+                        }
+                        kept_free = true;
+                        continue;
+                    }
+                    (_, Idle::Lane | Idle::Both) => LaneKind::Ordinary,
+                };
+                picked = Pick::Turn(Turn { model: key, priority, long, lane });
+                break 'found;
             }
         }
-        self.kept_free_until = kept_free.then(|| now + SHORT_CALLS_MEMORY);
-        None
+        if idle != Idle::LongLane {
+            let finds_nothing = matches!(picked, Pick::Nothing);
+            self.kept_free_until = (kept_free && finds_nothing).then(|| now + SHORT_CALLS_MEMORY);
+            if finds_nothing {
+                self.idle_at = now;
+            }
+        }
+        picked
     }
 
-    /// Whether a call of this model would make items of others wait for many times their own call.
+    /// Whether the next call of this model would make items of others wait for many times their own call.
     fn is_long(&self, model: &ModelQueue, priority: Priority, now: Timestamp) -> bool {
-        if self.lanes == 1 {
+        if self.lanes == 1 && self.long_lanes == 0 {
             return false;
         }
-        let Some(head) = model.ready.first(priority).and_then(|(_, stream)| self.head(stream)) else { return false };
-        let call = model.costs.of(head.shape).call(1);
-        let since = now - SHORT_CALLS_MEMORY;
-        let shortest = self.models.values().filter_map(|model| model.costs.shortest_since(since)).min();
-        shortest.is_some_and(|shortest| call > shortest * LONG_CALL)
+        let shortest = self.models.values().filter_map(|model| model.costs.shortest_since(now - SHORT_CALLS_MEMORY)).min();
+        shortest.is_some_and(|shortest| self.first_is_long(model, priority, shortest).is_some())
+    }
+
+    /// The first stream of this priority, if a call of its head is long beside one that takes `shortest`.
+    fn first_is_long(&self, model: &ModelQueue, priority: Priority, shortest: Duration) -> Option<StreamKey> {
+        let (_, stream) = model.ready.first(priority)?;
+        let head = self.head(stream)?;
+        (model.costs.of(head.shape).call(1) > shortest * LONG_CALL).then_some(stream)
+    }
+
+    /// Whether a lane may run a long call. The last one may not. Where there are long lanes, none may, unless all lanes have been busy for a
+    /// while and the long calls are left less than half of a core each.
+    fn may_fill_lane(&self, now: Timestamp) -> bool {
+        if self.lanes > 1 && self.long_calls_running + 1 >= self.lanes {
+            return false;
+        }
+        let is_squeezed = || self.long_lane_calls.iter().any(|call| now > call.late_at);
+        self.long_lanes == 0 || self.lanes_are_never_idle(now) && is_squeezed()
+    }
+
+    /// Whether a lane is to leave its core to a call on a long lane that has waited for one for too long.
+    fn owes_a_core(&self, now: Timestamp) -> bool {
+        let overdue = self.long_lane_calls.iter().filter(|call| now > call.overdue_at).count();
+        let at_least = if self.lanes > 1 { 1 } else { 0 };
+        overdue > 0
+            && self.lanes_are_never_idle(now)
+            && self.calls_end_at.len() >= self.lanes.saturating_sub(overdue).max(at_least)
+    }
+
+    fn lanes_are_never_idle(&self, now: Timestamp) -> bool {
+        now.since(self.idle_at) > STARVATION_MAX
+    }
+
+    /// The first stream of this priority, if its head's call is long beside others of this very model that are asked for, and others are
+    /// ready.
+    fn stands_before_shorter(&self, model: &ModelQueue, priority: Priority, now: Timestamp) -> Option<StreamKey> {
+        let shortest = model.costs.shortest_since(now - SHORT_CALLS_MEMORY).filter(|_| model.ready.len() > 1)?;
+        self.first_is_long(model, priority, shortest)
+    }
+
+    /// Takes a ready stream out for as long as a decision takes, so that those behind it can be seen.
+    fn set_aside(&mut self, key: StreamKey) {
+        let stream = &mut self.streams[key];
+        let (model, priority, seat) = (stream.options.model, stream.options.priority, stream.seat(key));
+        self.models[model].ready.leave(&mut stream.flow, seat);
+        self.follow(model, priority, false);
     }
 
     /// Whether `count` ready items are not due before this moment.
@@ -339,7 +468,8 @@ impl<H: Clone, P> Scheduler<H, P> {
             return None;
         }
         let reason = forming.reason(entries.len()).unwrap_or(reason);
-        Some(Batch { model: key, shape, entries, reason, cap, lone: false, wide: false, long: false, ends_at: now })
+        let (lone, wide, long, lane) = (false, false, false, LaneKind::Ordinary);
+        Some(Batch { model: key, shape, entries, reason, cap, lone, wide, long, lane, ends_at: now })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which batches are held back, and until when.
 //!
-//! Two things make a free lane wait though there is work: a manifest's `max_delay`, and long calls that leave the last lane to short
-//! ones. What is held back has a moment at which a lane has to look again, and nobody else will tell it.
+//! Two things make a free lane wait though there is work: a manifest's `max_delay`, and long calls, which are for long lanes or leave the
+//! last lane to short ones. What is held back has a moment at which a lane has to look again, and nobody else will tell it.
 
 use std::time::Duration;
 

@@ -2,6 +2,7 @@
 
 mod clients;
 mod holding;
+mod long;
 mod models;
 mod properties;
 mod repair;
@@ -12,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::{
     domain::CloseReason,
-    scheduler::{Batch, CostCurve, Entry, ShapeKey, TenantKey},
+    scheduler::{Batch, CostCurve, Entry, LaneKind, ShapeKey, TenantKey},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -508,28 +509,6 @@ fn a_model_that_is_asked_for_now_and_then_goes_before_one_that_is_flooded() {
     let calm = open(&mut scheduler, StreamOptions::of(fast), "fast");
     push(&mut scheduler, calm, item(0, at(300)));
     assert_eq!(taken(next(&mut scheduler, at(300)).as_ref()), [("fast", 0)], "though the flood has waited longer");
-}
-
-#[test]
-fn long_calls_leave_a_lane_to_short_ones_while_those_come() {
-    let (mut scheduler, fast, slow) = fast_and_slow(2);
-    let flood = open(&mut scheduler, StreamOptions::of(slow), "slow");
-    let calm = open(&mut scheduler, StreamOptions::of(fast), "fast");
-    (0..40).for_each(|ticket| push(&mut scheduler, flood, item(ticket, at(0))));
-    push(&mut scheduler, calm, item(0, at(0)));
-    let first = next(&mut scheduler, at(0)).expect("a batch");
-    let second = next(&mut scheduler, at(0)).expect("a batch");
-    let names: BTreeSet<_> = [&first, &second].into_iter().flat_map(|batch| taken(Some(batch))).map(|(name, _)| name).collect();
-    assert_eq!(names, BTreeSet::from(["fast", "slow"]));
-    let fast_batch = if first.model == fast { &first } else { &second };
-    finish(&mut scheduler, fast_batch);
-    assert_eq!(next(&mut scheduler, at(2)), None, "the second lane is kept free");
-    assert_eq!(scheduler.next_wakeup(at(2)), Some(at(1002)));
-    push(&mut scheduler, calm, item(1, at(3)));
-    let short = next(&mut scheduler, at(3)).expect("a batch");
-    assert_eq!(taken(Some(&short)), [("fast", 1)]);
-    finish(&mut scheduler, &short);
-    assert!(next(&mut scheduler, at(1100)).is_some_and(|batch| batch.model == slow), "nothing short has come for a second");
 }
 
 #[test]

@@ -126,10 +126,10 @@ proptest! {
     /// the delay.
     #[test]
     fn whoever_asks_when_told_to_misses_nothing(
-        stateful: bool, lanes in 1_usize..4, delay_ms in 0_u32..8, draining: bool, arrivals in arrivals()
+        stateful: bool, lanes in 1_usize..4, long_lanes in 0_usize..3, delay_ms in 0_u32..8, draining: bool, arrivals in arrivals()
     ) {
         let delay = MS * delay_ms;
-        let mut scheduler: Scheduler<usize, ()> = Scheduler::new(lanes, LOTS);
+        let mut scheduler: Scheduler<usize, ()> = Scheduler::new(lanes, LOTS).with_long_lanes(long_lanes);
         let model = scheduler.add_model(ModelOptions { max_batch: 4, max_delay: delay, ..options(stateful) });
         let streams: Vec<_> = (0..4).map(|stream| scheduler.open(StreamOptions::of(model), stream).expect("the model is there")).collect();
         let mut arrivals = (0_u64..).zip(arrivals).peekable();
@@ -155,7 +155,18 @@ proptest! {
             let before = waiting.len();
             let mut ended = Vec::new();
             scheduler.expire(now, &mut ended, &mut Vec::new());
-            while running.len() < lanes && let Some(batch) = scheduler.next_batch(now, &mut ended) {
+            loop {
+                let on = |kind| running.iter().filter(|batch| batch.lane == kind).count();
+                let (is_free, long_is_free) = (on(LaneKind::Ordinary) < lanes, on(LaneKind::Long) < long_lanes);
+                let batch = match (is_free, long_is_free) {
+                    (true, true) => scheduler.next_batch_of_two(now, &mut ended),
+                    (true, false) => scheduler.next_batch(now, &mut ended),
+                    (false, true) => scheduler.next_long_batch(now, &mut ended),
+                    (false, false) => None,
+                };
+                let Some(batch) = batch else { break };
+                let had_room = if batch.lane == LaneKind::Long { long_is_free } else { is_free };
+                prop_assert!(had_room);
                 for entry in &batch.entries {
                     waiting.remove(&(entry.handle, entry.item.ticket));
                 }
@@ -166,7 +177,8 @@ proptest! {
             }
             prop_assert_eq!(scheduler.queued(), waiting.len());
             prop_assert!(!told || waiting.len() < before, "woken at {now} for nothing");
-            if running.len() < lanes && !running.iter().any(|batch| batch.long) {
+            let ordinary = running.iter().filter(|batch| batch.lane == LaneKind::Ordinary).count();
+            if ordinary < lanes && !running.iter().any(|batch| batch.long) {
                 let runs = |stream: usize| running.iter().flat_map(|batch| &batch.entries).any(|entry| entry.handle == stream);
                 for ((stream, ticket), arrived) in &waiting {
                     let may_run = !stateful || !runs(*stream);

@@ -1,0 +1,159 @@
+//! Calls that are long beside others.
+
+use super::*;
+
+#[test]
+fn long_calls_leave_a_lane_to_short_ones_while_those_come() {
+    let (mut scheduler, fast, slow) = fast_and_slow(2);
+    let flood = open(&mut scheduler, StreamOptions::of(slow), "slow");
+    let calm = open(&mut scheduler, StreamOptions::of(fast), "fast");
+    (0..40).for_each(|ticket| push(&mut scheduler, flood, item(ticket, at(0))));
+    push(&mut scheduler, calm, item(0, at(0)));
+    let first = next(&mut scheduler, at(0)).expect("a batch");
+    let second = next(&mut scheduler, at(0)).expect("a batch");
+    let names: BTreeSet<_> = [&first, &second].into_iter().flat_map(|batch| taken(Some(batch))).map(|(name, _)| name).collect();
+    assert_eq!(names, BTreeSet::from(["fast", "slow"]));
+    let fast_batch = if first.model == fast { &first } else { &second };
+    finish(&mut scheduler, fast_batch);
+    assert_eq!(next(&mut scheduler, at(2)), None, "the second lane is kept free");
+    assert_eq!(scheduler.next_wakeup(at(2)), Some(at(1002)));
+    push(&mut scheduler, calm, item(1, at(3)));
+    let short = next(&mut scheduler, at(3)).expect("a batch");
+    assert_eq!(taken(Some(&short)), [("fast", 1)]);
+    finish(&mut scheduler, &short);
+    assert!(next(&mut scheduler, at(1100)).is_some_and(|batch| batch.model == slow), "nothing short has come for a second");
+}
+
+/// A flood of long calls beside a short one, on two lanes and two long ones.
+fn flood_beside_calm() -> (TestScheduler, ModelKey, StreamKey) {
+    let (scheduler, fast, slow) = fast_and_slow(2);
+    let mut scheduler = scheduler.with_long_lanes(2);
+    let flood = open(&mut scheduler, StreamOptions::of(slow), "slow");
+    let calm = open(&mut scheduler, StreamOptions::of(fast), "fast");
+    (0..40).for_each(|ticket| push(&mut scheduler, flood, item(ticket, at(0))));
+    push(&mut scheduler, calm, item(0, at(0)));
+    (scheduler, slow, calm)
+}
+
+#[test]
+fn long_calls_go_to_long_lanes_and_leave_all_others_to_short_ones() {
+    let (mut scheduler, slow, calm) = flood_beside_calm();
+    let first = [(); 2].map(|()| scheduler.next_batch_of_two(at(0), &mut Vec::new()).expect("a batch"));
+    for batch in &first {
+        assert_eq!(batch.lane == LaneKind::Long, batch.model == slow);
+        assert!(!batch.lone && !batch.wide);
+    }
+    assert!(first[0].model != first[1].model);
+    first.iter().filter(|batch| batch.model != slow).for_each(|batch| finish(&mut scheduler, batch));
+    assert_eq!(next(&mut scheduler, at(2)), None, "both lanes are for short calls");
+    assert_eq!(scheduler.next_wakeup(at(2)), Some(at(1002)));
+    let second = scheduler.next_long_batch(at(2), &mut Vec::new()).expect("the next long call");
+    assert_eq!((second.model, second.lane), (slow, LaneKind::Long));
+    push(&mut scheduler, calm, item(1, at(3)));
+    assert_eq!(scheduler.next_long_batch(at(3), &mut Vec::new()).map(|batch| batch.model), Some(slow), "no short one");
+    let short = next(&mut scheduler, at(3)).expect("a batch");
+    assert_eq!((taken(Some(&short)), short.lane), (vec![("fast", 1)], LaneKind::Ordinary));
+    finish(&mut scheduler, &short);
+    let alone = next(&mut scheduler, at(1100)).expect("nothing short has come for a second");
+    assert_eq!((alone.model, alone.lane, alone.long), (slow, LaneKind::Ordinary, false));
+}
+
+#[test]
+fn long_calls_that_are_left_too_little_beside_lanes_that_are_never_idle_take_one_in_their_turn() {
+    let run = |idles: bool| {
+        let (mut scheduler, slow, calm) = flood_beside_calm();
+        let first = [(); 2].map(|()| scheduler.next_batch_of_two(at(0), &mut Vec::new()).expect("a batch"));
+        let long = first.iter().find(|batch| batch.model == slow).expect("one of the two");
+        first.iter().filter(|batch| batch.model != slow).for_each(|batch| finish(&mut scheduler, batch));
+        assert!(2 * long.ends_at.since(at(0)) < STARVATION_MAX);
+        let mut on_lanes = Vec::new();
+        for millis in 1..3_000 {
+            let now = at(millis);
+            (0..2).for_each(|number| push(&mut scheduler, calm, item(2 * millis + number, now)));
+            // A flood of short items, or as many as two lanes run with time to spare.
+            let asks = if idles { 3 } else { 1 };
+            for batch in (0..asks).map_while(|_| next(&mut scheduler, now)).collect::<Vec<_>>() {
+                if batch.model == slow {
+                    on_lanes.push((millis, batch.lane, batch.long));
+                } else {
+                    finish(&mut scheduler, &batch);
+                }
+            }
+        }
+        on_lanes
+    };
+    assert_eq!(run(true), [], "there is time to spare");
+    let on_lanes = run(false);
+    assert!(on_lanes.len() == 1, "the other lane is for short calls: {on_lanes:?}");
+    let (millis, lane, long) = on_lanes[0];
+    assert!((1_001..1_100).contains(&millis) && long && lane == LaneKind::Ordinary, "{on_lanes:?}");
+}
+
+#[test]
+fn a_long_call_that_has_waited_for_too_long_is_left_a_core() {
+    for lanes in [1, 2] {
+        let (scheduler, fast, slow) = fast_and_slow(lanes);
+        let mut scheduler = scheduler.with_long_lanes(1);
+        let (flood, calm) =
+            (open(&mut scheduler, StreamOptions::of(slow), "slow"), open(&mut scheduler, StreamOptions::of(fast), "fast"));
+        push(&mut scheduler, calm, item(0, at(0)));
+        push(&mut scheduler, flood, item(0, at(0)));
+        let first = [(); 2].map(|()| scheduler.next_batch_of_two(at(0), &mut Vec::new()).expect("a batch"));
+        let long = first.iter().find(|batch| batch.lane == LaneKind::Long).expect("one of the two");
+        first.iter().filter(|batch| batch.model != slow).for_each(|batch| finish(&mut scheduler, batch));
+        let overdue = at(0) + 10 * long.ends_at.since(at(0));
+        // Short items without end: the lanes are never idle, and then one of them waits.
+        let mut left = None;
+        for millis in 1..3_000 {
+            let now = at(millis);
+            (0..lanes as u64).for_each(|number| push(&mut scheduler, calm, item(2 * millis + number, now)));
+            let running: Vec<_> = (0..lanes).map_while(|_| next(&mut scheduler, now)).collect();
+            let ran = running.len();
+            running.iter().for_each(|batch| finish(&mut scheduler, batch));
+            if ran < lanes {
+                left = Some((now, ran));
+                break;
+            }
+        }
+        let (when, ran) = left.expect("it is left a core");
+        assert!(when > overdue && when <= overdue + 2 * MS, "{when} {overdue}");
+        assert_eq!(ran, lanes - 1);
+        finish(&mut scheduler, long);
+        assert!(next(&mut scheduler, when).is_some(), "it is over");
+    }
+}
+
+#[test]
+fn what_a_call_costs_is_not_learned_where_others_took_its_core() {
+    let learned = |took: u32| {
+        let (mut scheduler, slow, _) = flood_beside_calm();
+        let long = std::iter::from_fn(|| scheduler.next_batch_of_two(at(0), &mut Vec::new())).find(|batch| batch.model == slow);
+        let long = long.expect("one of the two");
+        let before = scheduler.cost_of(slow, ShapeKey::default());
+        let report = long.report(Some(took * long.ends_at.since(at(0))));
+        scheduler.finish(&report, long.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
+        scheduler.cost_of(slow, ShapeKey::default()) != before
+    };
+    assert!(learned(2));
+    assert!(!learned(3));
+}
+
+#[test]
+fn short_items_do_not_wait_behind_long_ones_of_their_model() {
+    let mut scheduler = TestScheduler::new(2, LOTS).with_long_lanes(1);
+    let model = scheduler.add_model(ModelOptions { max_batch: 1, ..options(false) });
+    let shaped = |ticket, shape, bytes| Item { shape: ShapeKey(shape), bytes, ..item(ticket, at(0)) };
+    let long = open(&mut scheduler, StreamOptions::of(model), "long");
+    (0..4).for_each(|ticket| push(&mut scheduler, long, shaped(ticket, 2, 10_000)));
+    let short = open(&mut scheduler, StreamOptions::of(model), "short");
+    push(&mut scheduler, short, shaped(0, 1, 100));
+    let on_long = scheduler.next_batch_of_two(at(0), &mut Vec::new()).expect("a batch");
+    assert_eq!((taken(Some(&on_long)), on_long.lane), (vec![("long", 0)], LaneKind::Long));
+    let short = next(&mut scheduler, at(0)).expect("the lane has nothing else");
+    assert_eq!((taken(Some(&short)), short.lane), (vec![("short", 0)], LaneKind::Ordinary));
+    assert_eq!(next(&mut scheduler, at(0)), None, "what is long waits for its lane");
+    assert_eq!((scheduler.queued(), scheduler.has_ready()), (3, true));
+    finish(&mut scheduler, &on_long);
+    let second = scheduler.next_long_batch(at(1), &mut Vec::new()).expect("its lane is free");
+    assert_eq!(taken(Some(&second)), [("long", 1)]);
+}
