@@ -7,7 +7,7 @@
 //! - Both are shared out as [`crate::shares`] says: one address or connection alone leaves an eighth to whoever comes next, and those that
 //!   want more than there is hold the same.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     domain::{Fault, Peer},
@@ -44,7 +44,8 @@ impl Transfer {
     #[must_use]
     pub fn connection(&self, peer: Peer) -> Account {
         let path = Path::of(peer, 0);
-        Account { all: self.all.member(&path), large: self.large.member(&path), gauge: self.gauge.clone() }
+        let inner = Inner { all: self.all.member(&path), large: self.large.member(&path), gauge: self.gauge.clone() };
+        Account { inner: Arc::new(inner) }
     }
 
     /// Bytes that are charged.
@@ -63,6 +64,11 @@ impl Transfer {
 /// What one connection has in transfer. Clones are the same connection's.
 #[derive(Debug, Clone)]
 pub struct Account {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     all: Member,
     /// Of its messages that are not small.
     large: Member,
@@ -76,12 +82,22 @@ impl Account {
     }
 
     fn take(&self, bytes: usize, large: usize) -> Result<(), Full> {
+        let Inner { all, large: large_ones, gauge } = &*self.inner;
         if large > 0 {
-            self.large.take(large)?;
+            large_ones.take(large)?;
         }
-        self.all.take(bytes).inspect_err(|_| self.large.give_back(large))?;
-        self.gauge.increment(bytes as f64);
+        all.take(bytes).inspect_err(|_| large_ones.give_back(large))?;
+        gauge.increment(bytes as f64);
         Ok(())
+    }
+
+    fn give_back(&self, bytes: usize, large: usize) {
+        let Inner { all, large: large_ones, gauge } = &*self.inner;
+        if large > 0 {
+            large_ones.give_back(large);
+        }
+        all.give_back(bytes);
+        gauge.decrement(bytes as f64);
     }
 }
 
@@ -116,12 +132,7 @@ impl Charge {
         if bytes >= self.bytes {
             return;
         }
-        let (freed, large) = (self.bytes - bytes, large_part(self.bytes) - large_part(bytes));
-        if large > 0 {
-            self.account.large.give_back(large);
-        }
-        self.account.all.give_back(freed);
-        self.account.gauge.decrement(freed as f64);
+        self.account.give_back(self.bytes - bytes, large_part(self.bytes) - large_part(bytes));
         self.bytes = bytes;
     }
 

@@ -3,13 +3,13 @@
 //! Streams and calls that run models are counted by the service as well. This counts from the headers on, whatever the method, and
 //! whether or not anything else ever comes. Both limits are shared out as [`crate::shares`] says.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     config::GrpcConfig,
     domain::{Fault, Peer},
     shares::{Full, Member, Path, Pool},
-    telemetry::{CallKind, Gauge, GaugeGuard, ServerMetrics},
+    telemetry::{CallKind, Gauge, ServerMetrics},
 };
 
 /// The calls of one server.
@@ -23,6 +23,11 @@ pub(super) struct Calls {
 /// The calls of one connection. Clones are the same connection's.
 #[derive(Debug, Clone)]
 pub(super) struct ConnectionCalls {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     all: Member,
     watches: Member,
     gauges: [Gauge; CallKind::ALL.len()],
@@ -30,13 +35,15 @@ pub(super) struct ConnectionCalls {
 
 impl Calls {
     pub(super) fn new(config: &GrpcConfig, metrics: &ServerMetrics) -> Self {
-        let (all, watches) = (Pool::new("grpc.max_calls", config.max_calls), Pool::new("grpc.max_watches", config.max_watches));
+        let (all, watches) =
+            (Pool::new("grpc.max_calls", config.max_calls), Pool::new("grpc.max_watches", config.max_watches));
         Self { all, watches, gauges: metrics.calls_open.clone() }
     }
 
     pub(super) fn connection(&self, peer: Peer) -> ConnectionCalls {
         let path = Path::of(peer, 0);
-        ConnectionCalls { all: self.all.member(&path), watches: self.watches.member(&path), gauges: self.gauges.clone() }
+        let inner = Inner { all: self.all.member(&path), watches: self.watches.member(&path), gauges: self.gauges.clone() };
+        ConnectionCalls { inner: Arc::new(inner) }
     }
 }
 
@@ -47,33 +54,33 @@ impl ConnectionCalls {
     /// [`FaultKind::Overloaded`](crate::domain::FaultKind::Overloaded) if as many are open as `grpc.max_calls` or `grpc.max_watches` allow,
     /// or the connection's share of them.
     pub(super) fn begin(&self, kind: CallKind) -> Result<CallGuard, Fault> {
+        let Inner { all, watches, gauges } = &*self.inner;
         let full = |what| move |full: Full| full.fault(what).with_retry_after(Duration::from_secs(1));
-        self.all.take(1).map_err(full("calls are open"))?;
-        let watches = if kind.is_watch() {
-            let taken = self.watches.take(1).map_err(full("streams of health and reflection are open"));
-            taken.inspect_err(|_| self.all.give_back(1))?;
-            Some(self.watches.clone())
-        } else {
-            None
-        };
-        Ok(CallGuard { all: self.all.clone(), watches, _open: GaugeGuard::new(&self.gauges[kind as usize]) })
+        all.take(1).map_err(full("calls are open"))?;
+        if kind.is_watch() {
+            let taken = watches.take(1).map_err(full("streams of health and reflection are open"));
+            taken.inspect_err(|_| all.give_back(1))?;
+        }
+        gauges[kind as usize].increment(1.0);
+        Ok(CallGuard { connection: Arc::clone(&self.inner), kind })
     }
 }
 
 /// One call that is open.
 #[derive(Debug)]
 pub(super) struct CallGuard {
-    all: Member,
-    watches: Option<Member>,
-    _open: GaugeGuard,
+    connection: Arc<Inner>,
+    kind: CallKind,
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.all.give_back(1);
-        if let Some(watches) = &self.watches {
+        let Inner { all, watches, gauges } = &*self.connection;
+        all.give_back(1);
+        if self.kind.is_watch() {
             watches.give_back(1);
         }
+        gauges[self.kind as usize].decrement(1.0);
     }
 }
 
