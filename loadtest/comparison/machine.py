@@ -34,7 +34,7 @@ def facts(bench: tool.Bench, programs: dict[str, str], *, built: bool) -> dict[s
         **{f"SHA-256 of {name}": digest for name, digest in programs.items()},
         "scripts": _commit(),
         "Rust": _output(["rustc", "--version"]),
-        "build": _profile() if built else f"as it was in {bench.binaries.name}; not built for this run",
+        "build": _profile() if built else "made before, not for this run",
         "onnxruntime": _onnxruntime(),
         "perf_analyzer": perf.VERSION,
         "Python": platform.python_version(),

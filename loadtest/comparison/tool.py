@@ -201,8 +201,10 @@ def said_version(program: pathlib.Path) -> str:
 
 
 def shown_command(command: list[str]) -> str:
-    """As it is typed in the repository's root; ports are free ones, and others each time."""
-    return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", shlex.join(part.replace(f"{ROOT}/", "") for part in command))
+    """As it is typed in the repository's root; ports are free ones, and others each time, and programs are where they are built."""
+    shown = shlex.join(part.replace(f"{ROOT}/", "") for part in command)
+    shown = re.sub(r"(?<!\S)/\S*/(tidemill(?:-load|-sim)?)(?!\S)", r"target/release/\1", shown)
+    return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", shown)
 
 
 def note(commands: list[str], command: list[str]) -> None:

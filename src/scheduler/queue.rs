@@ -146,6 +146,8 @@ impl ModelQueue {
 
 /// A call on a long lane.
 struct LongLaneCall {
+    model: ModelKey,
+    items: usize,
     /// When it should be over.
     ends_at: Timestamp,
     /// When it has taken twice as long as it should.

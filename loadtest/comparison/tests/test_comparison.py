@@ -426,6 +426,11 @@ def test_a_limit_whose_figures_name_a_model_is_no_peer():
     assert "### Settings of the peers" not in page.page(found, tool.FULL, {}, "", Record.fresh())
 
 
+def test_a_command_is_shown_as_it_is_typed():
+    command = ["/tmp/elsewhere/tidemill-load", "run", f"{tool.ROOT}/a.toml", "--target", "http://127.0.0.1:4711"]
+    assert tool.shown_command(command) == "target/release/tidemill-load run a.toml --target http://127.0.0.1:PORT"
+
+
 def test_facts_name_the_machine_and_the_programs(tmp_path):
     for name in ("tidemill", "tidemill-load"):
         (tmp_path / name).write_text("#!/bin/sh\necho tidemill 1.2.3\n")

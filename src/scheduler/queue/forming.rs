@@ -135,7 +135,7 @@ impl<H: Clone, P> Scheduler<H, P> {
             cost,
             lanes: if waits { 1 } else { self.lanes },
             ready: model.ready_items(shape),
-            running: model.running,
+            running: model.running.saturating_sub(self.on_long_lanes(key)),
             earliest_deadline: due,
         };
         let choice = choose(&situation, |count, deadline| self.has_later(model, count, deadline));
@@ -168,10 +168,16 @@ impl<H: Clone, P> Scheduler<H, P> {
             }
             LaneKind::Long => {
                 let (ends_at, late_at, overdue_at) = (batch.ends_at, batch.ends_at + call, batch.ends_at + 9 * call);
-                self.long_lane_calls.push(LongLaneCall { ends_at, late_at, overdue_at });
+                let (model, items) = (key, batch.entries.len());
+                self.long_lane_calls.push(LongLaneCall { model, items, ends_at, late_at, overdue_at });
             }
         }
         Some(batch)
+    }
+
+    /// Items of a model that run on long lanes: no lane is busy with them.
+    fn on_long_lanes(&self, model: ModelKey) -> usize {
+        self.long_lane_calls.iter().filter(|call| call.model == model).map(|call| call.items).sum()
     }
 
     /// Why a batch that took all there was did not wait for more.

@@ -157,3 +157,22 @@ fn short_items_do_not_wait_behind_long_ones_of_their_model() {
     let second = scheduler.next_long_batch(at(1), &mut Vec::new()).expect("its lane is free");
     assert_eq!(taken(Some(&second)), [("long", 1)]);
 }
+
+#[test]
+fn what_runs_on_long_lanes_does_not_make_lanes_share_what_is_short() {
+    let mut scheduler = TestScheduler::new(2, LOTS).with_long_lanes(2);
+    let model = scheduler.add_model(options(false));
+    let shaped = |ticket, shape, bytes| Item { shape: ShapeKey(shape), bytes, ..item(ticket, at(0)) };
+    let [long, short] = ["long", "short"].map(|name| open(&mut scheduler, StreamOptions::of(model), name));
+    let other = open(&mut scheduler, StreamOptions::of(model), "other");
+    push(&mut scheduler, short, shaped(0, 1, 100));
+    let first = next(&mut scheduler, at(0)).expect("a batch");
+    finish(&mut scheduler, &first);
+    (0..2).for_each(|ticket| push(&mut scheduler, long, shaped(ticket, 2, 10_000)));
+    for _ in 0..2 {
+        assert_eq!(scheduler.next_long_batch(at(0), &mut Vec::new()).map(|batch| batch.entries.len()), Some(1));
+    }
+    push(&mut scheduler, short, shaped(1, 1, 100));
+    push(&mut scheduler, other, shaped(0, 1, 100));
+    assert_eq!([(); 2].map(|()| taken(next(&mut scheduler, at(0)).as_ref()).len()), [1, 1], "one for each lane");
+}
