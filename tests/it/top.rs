@@ -51,7 +51,8 @@ async fn json_has_the_traffic_of_the_interval() {
     for figure in ["uptime_s", "cpu_cores", "resident_bytes", "lanes_busy_share"] {
         assert!(report["server"][figure].is_number(), "{figure} in {report}");
     }
-    assert_eq!(report["lanes"].as_array().map(Vec::len), Some(2));
+    let lanes: Vec<_> = report["lanes"].as_array().expect("a list").iter().map(|lane| lane["lane"].as_str()).collect();
+    assert_eq!(lanes, ["0", "1", "long-0", "long-1"].map(Some));
 
     let [idle, busy] = &report["models"].as_array().expect("a list")[..] else { panic!("two models in {report}") };
     assert_eq!((&idle["name"], &idle["received_total"]), (&Value::from("idle"), &Value::from(0)));
@@ -60,7 +61,10 @@ async fn json_has_the_traffic_of_the_interval() {
     for rate in [&busy["received_per_s"], &busy["ended_per_s"]["ok"], &busy["queue_s"]["p99"], &busy["call_s"]["p50"]] {
         assert!(rate.as_f64().is_some_and(|rate| rate > 0.0), "{busy}");
     }
-    assert_eq!((&busy["ended_per_s"]["failed"], &busy["batch_size"]["mean"]), (&Value::from(0.0), &Value::from(1.0)));
+    assert_eq!(&busy["ended_per_s"]["failed"], &Value::from(0.0));
+    // A scrape may find a call in the sum and not yet in the count, or the other way round.
+    let mean = busy["batch_size"]["mean"].as_f64().expect("a number");
+    assert!((mean - 1.0).abs() < 0.1, "{busy}");
     let shares = busy["closed_share"].as_object().expect("an object").values().filter_map(Value::as_f64);
     assert!((shares.sum::<f64>() - 1.0).abs() < 1e-9, "{busy}");
     let feed = report["methods"].as_array().expect("a list").iter().find(|method| method["method"] == "feed");
