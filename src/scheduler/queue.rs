@@ -16,6 +16,7 @@
 mod forming;
 mod holding;
 mod models;
+mod owners;
 mod repair;
 mod turns;
 mod waiting;
@@ -299,29 +300,6 @@ impl<H: Clone, P> Scheduler<H, P> {
             self.count_owners_of(model_key);
         }
         Ok(())
-    }
-
-    /// Begins or ceases to count who holds what of the queue.
-    #[cold]
-    fn count_all_owners(&mut self) {
-        if self.held.change() {
-            for stream in self.streams.values_mut().filter(|stream| !stream.closed) {
-                stream.holders[0] = self.held.enter(&stream.options.path());
-                self.held.count(stream.holders[0], stream.items.len(), stream.queued_bytes());
-            }
-        }
-    }
-
-    /// Begins or ceases to count who holds what of a model's queue.
-    #[cold]
-    fn count_owners_of(&mut self, model: ModelKey) {
-        let held = &mut self.models[model].held;
-        if held.change() {
-            for stream in self.streams.values_mut().filter(|stream| !stream.closed && stream.options.model == model) {
-                stream.holders[1] = held.enter(&stream.options.path());
-                held.count(stream.holders[1], stream.items.len(), stream.queued_bytes());
-            }
-        }
     }
 
     /// Counts an item that was refused, expired or dropped before it could be queued, after it had waited for so long.

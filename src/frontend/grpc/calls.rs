@@ -35,8 +35,7 @@ struct Inner {
 
 impl Calls {
     pub(super) fn new(config: &GrpcConfig, metrics: &ServerMetrics) -> Self {
-        let (all, watches) =
-            (Pool::new("grpc.max_calls", config.max_calls), Pool::new("grpc.max_watches", config.max_watches));
+        let (all, watches) = (Pool::new("grpc.max_calls", config.max_calls), Pool::new("grpc.max_watches", config.max_watches));
         Self { all, watches, gauges: metrics.calls_open.clone() }
     }
 
