@@ -35,7 +35,9 @@ def one_lane(tmp_path_factory):
     """A server that runs one call at a time, for tests of who waits, who goes first and what is given up."""
     models = synthetic.write_models(tmp_path_factory.mktemp("models"), *synthetic.MANIFESTS)
     with running(
-        *("--models", str(models), "--set", "models.embedded=false", "--set", "scheduler.lanes=1"),
+        *("--models", str(models), "--set", "models.embedded=false"),
+        # One lane and no long one, so that a slow call holds up all others.
+        *("--set", "scheduler.lanes=1", "--set", "scheduler.long_lanes=false"),
         *("--set", f"scheduler.max_queued_items_per_model={QUEUED_ITEMS_MAX}"),
         *("--set", f"session.tenant_metadata={TENANT_METADATA}"),
     ) as server:
