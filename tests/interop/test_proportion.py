@@ -45,7 +45,7 @@ def test_a_feed_of_long_and_short_chunks_loses_nothing(server, compression):
     chunks = [clip[:50_001], clip[50_001:50_003], clip[50_003:]]
     requests = [messages.feed_open(), *messages.feed_chunks(chunks)]
     events = list(server.inference.Feed(iter(requests), timeout=PATIENCE_S, compression=compression))
-    results = [event.result for event in messages.of_kind(events, "result")]
+    results = messages.of_kind(events, "result")
     reference.assert_equal(messages.probabilities(results), reference.of_clip(audio.SHORT_SPEECH))
 
 
@@ -97,7 +97,7 @@ def test_a_stream_may_wait_between_messages_for_as_long_as_it_likes(impatient):
         yield from messages.feed_chunks([audio.pcm(audio.SHORT_SPEECH)])
 
     events = list(impatient.inference.Feed(requests(), timeout=PATIENCE_S))
-    results = [event.result for event in messages.of_kind(events, "result")]
+    results = messages.of_kind(events, "result")
     reference.assert_equal(messages.probabilities(results), reference.of_clip(audio.SHORT_SPEECH))
 
 
