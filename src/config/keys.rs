@@ -279,7 +279,7 @@ pub(super) const KEYS: &[Key] = &[
     words(
         "scheduler.long_lanes",
         SWITCH,
-        "run calls that are long beside others on threads of their own, which have a small share of a core that others want; see \
+        "run calls that are long beside others on threads of their own, which leave their cores to whatever else wants them; see \
          [long calls](scheduling.md#long-calls)",
     ),
     number("scheduler.max_queued_items", "items", 1..=100_000_000, "admitted items of all models"),

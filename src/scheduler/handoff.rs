@@ -196,6 +196,7 @@ impl Handoff {
         let mut shared = self.shared.lock();
         shared.closed = true;
         shared.scheduler.drain();
+        shared.scheduler.end_long_lanes();
         drop(shared);
         for wake in self.lane_wakes.iter().chain(&self.long_lane_wakes) {
             wake.notify_all();

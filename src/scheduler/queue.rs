@@ -15,6 +15,7 @@
 
 mod forming;
 mod holding;
+mod long;
 mod models;
 mod owners;
 mod repair;
@@ -181,7 +182,7 @@ pub struct Scheduler<H, P> {
     /// Lanes that run long calls alone, and leave the cores to the others.
     long_lanes: usize,
     long_lane_calls: Vec<LongLaneCall>,
-    /// When an ordinary lane last found nothing to do.
+    /// When the lanes last left nothing short waiting, as far as that matters: since there are calls on long lanes.
     idle_at: Timestamp,
     /// Set while a lane is kept free for short calls: when to look again.
     kept_free_until: Option<Timestamp>,
@@ -221,6 +222,11 @@ impl<H: Clone, P> Scheduler<H, P> {
     #[must_use]
     pub fn with_long_lanes(self, long_lanes: usize) -> Self {
         Self { long_lanes, ..self }
+    }
+
+    /// From now on there are none; what is left is for ordinary lanes.
+    pub const fn end_long_lanes(&mut self) {
+        self.long_lanes = 0;
     }
 
     /// Opens a stream. `None` if there is no such model, or it is retired.

@@ -452,8 +452,12 @@ impl AsyncRead for Watched {
         let Self { stream, progress } = self.get_mut();
         let before = buffer.filled().len();
         match progress.head_room() {
-            // The task, which polls this, looks at the size of the head next and gives the connection up.
-            Some(0) => return Poll::Pending,
+            // The task, which polls this, looks at the size of the head next and gives the connection up; or hyper has the whole head, and
+            // its service, which is called later in the same turn, will note it. Then the rest is read in the next turn.
+            Some(0) => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             Some(room) => {
                 ready!(Pin::new(&mut stream.take(room as u64)).poll_read(cx, buffer))?;
                 if !progress.note_head(&buffer.filled()[before..]) {

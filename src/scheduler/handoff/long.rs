@@ -1,7 +1,7 @@
 //! Long lanes: threads for calls that are long beside others.
 //!
 //! A call cannot be interrupted, but the system can take its core away. A lane that comes upon a long call gives it to an idle long lane,
-//! whose thread has a small share of a core that others want, and looks on for work of its own. A long lane that has ended a call
+//! whose thread leaves its core to whatever else wants it, and looks on for work of its own. A long lane that has ended a call
 //! looks for the next one by itself.
 
 use std::sync::Arc;

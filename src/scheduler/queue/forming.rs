@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crate::domain::{CloseReason, DropReason, Priority, Timestamp};
 
-use super::{CLASSES, LongLaneCall, ModelQueue, QueuedItem, STARVATION_MAX, Scheduler, claim_of, move_alarm, turns::Higher};
+use super::{
+    CLASSES, LongLaneCall, ModelQueue, QueuedItem, Scheduler, claim_of, long::SHORT_CALLS_MEMORY, move_alarm,
+    turns::Higher,
+};
 use crate::scheduler::{
     ModelKey, StreamKey,
     batch::{Batch, EndReason, Ended, Entry, LaneKind},
@@ -21,12 +24,6 @@ const TURN_WORK: Work = 50_000;
 
 /// Streams with long calls that one decision looks behind.
 const ASIDE_MAX: usize = 16;
-
-/// A call is long beside others that take less than one part in so many of its time.
-const LONG_CALL: u32 = 10;
-
-/// For how long after a short call's item the lanes are not all given to long calls.
-const SHORT_CALLS_MEMORY: Duration = Duration::from_secs(1);
 
 /// What is idle and asks for work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,19 +162,21 @@ impl<H: Clone, P> Scheduler<H, P> {
             LaneKind::Ordinary => {
                 self.calls_end_at.push(batch.ends_at);
                 self.long_calls_running += usize::from(long);
+                // Lanes that are lent, or sleep, do not ask when there is nothing.
+                if !self.long_lane_calls.is_empty() && !self.leaves_short(now) {
+                    self.idle_at = now;
+                }
             }
             LaneKind::Long => {
                 let (ends_at, late_at, overdue_at) = (batch.ends_at, batch.ends_at + call, batch.ends_at + 9 * call);
                 let (model, items) = (key, batch.entries.len());
+                if self.long_lane_calls.is_empty() {
+                    self.idle_at = now;
+                }
                 self.long_lane_calls.push(LongLaneCall { model, items, ends_at, late_at, overdue_at });
             }
         }
         Some(batch)
-    }
-
-    /// Items of a model that run on long lanes: no lane is busy with them.
-    fn on_long_lanes(&self, model: ModelKey) -> usize {
-        self.long_lane_calls.iter().filter(|call| call.model == model).map(|call| call.items).sum()
     }
 
     /// Why a batch that took all there was did not wait for more.
@@ -230,60 +229,6 @@ impl<H: Clone, P> Scheduler<H, P> {
             }
         }
         picked
-    }
-
-    /// Whether the next call of this model would make items of others wait for many times their own call.
-    fn is_long(&self, model: &ModelQueue, priority: Priority, now: Timestamp) -> bool {
-        if self.lanes == 1 && self.long_lanes == 0 {
-            return false;
-        }
-        let shortest = self.models.values().filter_map(|model| model.costs.shortest_since(now - SHORT_CALLS_MEMORY)).min();
-        shortest.is_some_and(|shortest| self.first_is_long(model, priority, shortest).is_some())
-    }
-
-    /// The first stream of this priority, if a call of its head is long beside one that takes `shortest`.
-    fn first_is_long(&self, model: &ModelQueue, priority: Priority, shortest: Duration) -> Option<StreamKey> {
-        let (_, stream) = model.ready.first(priority)?;
-        let head = self.head(stream)?;
-        (model.costs.of(head.shape).call(1) > shortest * LONG_CALL).then_some(stream)
-    }
-
-    /// Whether a lane may run a long call. The last one may not. Where there are long lanes, none may, unless all lanes have been busy for a
-    /// while and the long calls are left less than half of a core each.
-    fn may_fill_lane(&self, now: Timestamp) -> bool {
-        if self.lanes > 1 && self.long_calls_running + 1 >= self.lanes {
-            return false;
-        }
-        let is_squeezed = || self.long_lane_calls.iter().any(|call| now > call.late_at);
-        self.long_lanes == 0 || self.lanes_are_never_idle(now) && is_squeezed()
-    }
-
-    /// Whether a lane is to leave its core to a call on a long lane that has waited for one for too long.
-    fn owes_a_core(&self, now: Timestamp) -> bool {
-        let overdue = self.long_lane_calls.iter().filter(|call| now > call.overdue_at).count();
-        let at_least = if self.lanes > 1 { 1 } else { 0 };
-        overdue > 0
-            && self.lanes_are_never_idle(now)
-            && self.calls_end_at.len() >= self.lanes.saturating_sub(overdue).max(at_least)
-    }
-
-    fn lanes_are_never_idle(&self, now: Timestamp) -> bool {
-        now.since(self.idle_at) > STARVATION_MAX
-    }
-
-    /// The first stream of this priority, if its head's call is long beside others of this very model that are asked for, and others are
-    /// ready.
-    fn stands_before_shorter(&self, model: &ModelQueue, priority: Priority, now: Timestamp) -> Option<StreamKey> {
-        let shortest = model.costs.shortest_since(now - SHORT_CALLS_MEMORY).filter(|_| model.ready.len() > 1)?;
-        self.first_is_long(model, priority, shortest)
-    }
-
-    /// Takes a ready stream out for as long as a decision takes, so that those behind it can be seen.
-    fn set_aside(&mut self, key: StreamKey) {
-        let stream = &mut self.streams[key];
-        let (model, priority, seat) = (stream.options.model, stream.options.priority, stream.seat(key));
-        self.models[model].ready.leave(&mut stream.flow, seat);
-        self.follow(model, priority, false);
     }
 
     /// Whether `count` ready items are not due before this moment.

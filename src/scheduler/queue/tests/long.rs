@@ -103,10 +103,13 @@ fn a_long_call_that_has_waited_for_too_long_is_left_a_core() {
         first.iter().filter(|batch| batch.model != slow).for_each(|batch| finish(&mut scheduler, batch));
         let overdue = at(0) + 10 * long.ends_at.since(at(0));
         // Short items without end: the lanes are never idle, and then one of them waits.
-        let mut left = None;
+        let (mut left, mut tickets) = (None, 0);
         for millis in 1..3_000 {
             let now = at(millis);
-            (0..lanes as u64).for_each(|number| push(&mut scheduler, calm, item(2 * millis + number, now)));
+            while scheduler.queued() < 100 {
+                tickets += 1;
+                push(&mut scheduler, calm, item(tickets, now));
+            }
             let running: Vec<_> = (0..lanes).map_while(|_| next(&mut scheduler, now)).collect();
             let ran = running.len();
             running.iter().for_each(|batch| finish(&mut scheduler, batch));
@@ -175,4 +178,40 @@ fn what_runs_on_long_lanes_does_not_make_lanes_share_what_is_short() {
     push(&mut scheduler, short, shaped(1, 1, 100));
     push(&mut scheduler, other, shaped(0, 1, 100));
     assert_eq!([(); 2].map(|()| taken(next(&mut scheduler, at(0)).as_ref()).len()), [1, 1], "one for each lane");
+}
+
+#[test]
+fn a_lane_that_is_lent_or_asleep_owes_no_core() {
+    let (scheduler, fast, slow) = fast_and_slow(1);
+    let mut scheduler = scheduler.with_long_lanes(1);
+    let (flood, calm) =
+        (open(&mut scheduler, StreamOptions::of(slow), "slow"), open(&mut scheduler, StreamOptions::of(fast), "fast"));
+    push(&mut scheduler, calm, item(0, at(0)));
+    let first = next(&mut scheduler, at(0)).expect("a batch");
+    finish(&mut scheduler, &first);
+    push(&mut scheduler, flood, item(0, at(1)));
+    let long = scheduler.next_batch_of_two(at(1), &mut Vec::new()).expect("a batch");
+    assert_eq!(long.lane, LaneKind::Long);
+    // Nobody asks and finds nothing: each item is taken as it comes, long after the call should have been over.
+    for millis in 1..100 {
+        let now = at(100 * millis);
+        push(&mut scheduler, calm, item(millis, now));
+        let short = next(&mut scheduler, now).expect("the lane is free");
+        assert_eq!(short.model, fast);
+        finish(&mut scheduler, &short);
+    }
+}
+
+#[test]
+fn once_long_lanes_end_lanes_run_what_is_left() {
+    let (mut scheduler, slow, _) = flood_beside_calm();
+    let first = [(); 2].map(|()| scheduler.next_batch_of_two(at(0), &mut Vec::new()).expect("a batch"));
+    first.iter().filter(|batch| batch.model != slow).for_each(|batch| finish(&mut scheduler, batch));
+    assert_eq!(next(&mut scheduler, at(1)), None);
+    scheduler.end_long_lanes();
+    while let Some(batch) = next(&mut scheduler, at(1)) {
+        assert_eq!((batch.model, batch.lane), (slow, LaneKind::Ordinary));
+        finish(&mut scheduler, &batch);
+    }
+    assert_eq!(scheduler.queued(), 0);
 }
