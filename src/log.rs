@@ -28,6 +28,7 @@ use crate::{
     clock,
     config::{LogConfig, LogFormat},
     telemetry::Seldom,
+    threads,
 };
 
 use queue::Queue;
@@ -106,6 +107,9 @@ impl Write for Line {
 fn log_panics() {
     let seldom = Seldom::default();
     set_hook(Box::new(move |panic| {
+        if threads::may_be_refused() {
+            return;
+        }
         if let Some(left_out) = seldom.due(clock::now()) {
             log_panic(panic, left_out);
         }

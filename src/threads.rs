@@ -7,8 +7,10 @@
 //! that made a tenth of the context switches, and a quarter more items.
 
 use std::{
+    cell::Cell,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
+    thread,
 };
 
 use tokio::runtime::{Builder, Runtime};
@@ -18,8 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 /// # Errors
 /// The system's, if it refuses threads.
 pub fn runtime() -> io::Result<Runtime> {
-    // tokio panics where the system refuses it a thread.
-    catch_unwind(|| Builder::new_multi_thread().enable_all().on_thread_start(give_way).build())
+    refusable(|| Builder::new_multi_thread().enable_all().on_thread_start(give_way).build())
         .unwrap_or_else(|_| Err(io::Error::other("it lets the process have too few (ulimit -u, or pids.max of its cgroup)")))
 }
 
@@ -39,9 +40,25 @@ pub enum AsideError {
 /// # Errors
 /// [`AsideError`]; nothing is begun if the system refuses a thread.
 pub async fn aside<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R, AsideError> {
-    // tokio panics if it can start none and has none.
-    let started = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(work)));
+    let started = refusable(|| tokio::task::spawn_blocking(work));
     started.map_err(|_| AsideError::Refused)?.await.map_err(|_| AsideError::Panicked)
+}
+
+thread_local! {
+    static MAY_BE_REFUSED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of this thread is how tokio says that the system refuses it a thread: then it is an error, and not to be told as a panic.
+pub fn may_be_refused() -> bool {
+    MAY_BE_REFUSED.get()
+}
+
+/// Has tokio start threads, which panics if it gets none.
+fn refusable<R>(start: impl FnOnce() -> R) -> thread::Result<R> {
+    MAY_BE_REFUSED.set(true);
+    let started = catch_unwind(AssertUnwindSafe(start));
+    MAY_BE_REFUSED.set(false);
+    started
 }
 
 /// From now on this thread takes a core only from an idle one, or in its turn. Threads that it starts begin so, too.

@@ -244,7 +244,7 @@ pub struct MessageConfig {
     pub max_items: usize,
     /// Tensors, parameters and the like, of a request or of each item of a `Scan`.
     pub max_members: usize,
-    /// Dimensions of a tensor.
+    /// Dimensions of a tensor; an item of the native API has a fixed limit.
     pub max_dims: usize,
     /// Strings and tensors in lists of such.
     pub max_strings: usize,

@@ -19,7 +19,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, mpsc},
     task::Poll,
     thread,
     time::Duration,
@@ -42,7 +42,8 @@ use hyper_util::{
 use serde::Serialize;
 use tokio::{
     net::TcpStream,
-    runtime, select,
+    runtime::{self, Runtime},
+    select,
     sync::oneshot,
     task::yield_now,
     time::{sleep, timeout},
@@ -167,25 +168,37 @@ impl AdminHandle {
 pub fn spawn(listener: TcpListener, source: AdminSource, connections_max: usize) -> io::Result<AdminHandle> {
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
-    let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let listener = {
-        let _context = runtime.enter();
-        tokio::net::TcpListener::from_std(listener)?
-    };
     let stop = CancellationToken::new();
+    let stopped = stop.clone();
     let (running, done) = oneshot::channel();
-    let vitals = source.vitals.clone();
-    let serving = serve(listener, source, connections_max, stop.clone());
+    let (preparing, prepared) = mpsc::sync_channel(1);
     // Besides the lanes and the log this is the one thread that is not the runtime's: its answers must not wait for the data plane.
     thread::Builder::new().name("admin".to_owned()).spawn(move || {
-        let vital = vitals.watch(Part::Admin);
-        runtime.block_on(serving);
+        let (runtime, listener) = match prepare(listener) {
+            Ok(prepared) => prepared,
+            Err(error) => return drop(preparing.send(Err(error))),
+        };
+        if preparing.send(Ok(())).is_err() {
+            return;
+        }
+        let vital = source.vitals.clone().watch(Part::Admin);
+        runtime.block_on(serve(listener, source, connections_max, stopped));
         vital.end();
         // Not by dropping it, which would wait for a page of metrics that never comes to be.
         runtime.shutdown_background();
         drop(running);
     })?;
+    prepared.recv().unwrap_or_else(|_| Err(io::Error::other("its thread ended")))?;
     Ok(AdminHandle { address, stop: stop.drop_guard(), done })
+}
+
+/// The runtime, and the listener as one of its own. To be called where no other runtime is: dropping one within another panics.
+fn prepare(listener: TcpListener) -> io::Result<(Runtime, tokio::net::TcpListener)> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let context = runtime.enter();
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    drop(context);
+    Ok((runtime, listener))
 }
 
 /// Accepts connections until it is stopped; a panic does not end it.

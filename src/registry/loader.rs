@@ -3,7 +3,7 @@
 //! All that can be wrong with all models is found before anything is said. Knows no scheduler: whoever calls it installs each
 //! model there, and hands back a key.
 
-use std::{collections::VecDeque, fmt, sync::Arc};
+use std::{collections::VecDeque, fmt, io, sync::Arc};
 
 use parking_lot::Mutex;
 use tracing::{error, info, warn};
@@ -112,7 +112,8 @@ pub fn load_all(
 ///
 /// # Errors
 /// Every fault of every model at once. Nothing is installed unless all models can be loaded, and nothing serves unless all can be
-/// installed. With [`LoadOptions::keep_going`] there is no error: faults are logged, and are the reason of a failed version.
+/// installed. With [`LoadOptions::keep_going`] the one error is that the system refuses threads: faults are logged, and are the reason
+/// of a failed version.
 pub fn load_into(
     registry: &Registry,
     sources: &[&dyn ModelSource],
@@ -142,7 +143,7 @@ pub(super) fn load_found(
     }
     let mut faults = found.unusable.iter().map(Unusable::fault).collect();
     let mut loaded = Vec::new();
-    for Outcome { name, number, folder, model } in load_side_by_side(candidates, options) {
+    for Outcome { name, number, folder, model } in load_side_by_side(candidates, options)? {
         match model {
             Ok(model) => loaded.push((model, number, folder)),
             Err(found) => fail(registry, &name, number, found, &mut faults),
@@ -153,7 +154,7 @@ pub(super) fn load_found(
     }
     let (mut models, places): (Vec<LoadedModel>, Vec<(u64, String)>) =
         loaded.into_iter().map(|(model, number, folder)| (model, (number, folder))).unzip();
-    let proven = prove_all(&mut models, options, installer);
+    let proven = prove_all(&mut models, options, installer)?;
     let mut installed = Vec::new();
     for ((model, measured), (number, folder)) in models.into_iter().zip(proven).zip(places) {
         match measured.and_then(|measured| installer.install(&model, &measured)) {
@@ -183,7 +184,7 @@ struct Outcome {
 }
 
 /// Reads and binds all versions, as many at once as there are lanes; in the order in which they were found.
-fn load_side_by_side(candidates: Vec<Candidate<'_>>, options: &LoadOptions<'_>) -> Vec<Outcome> {
+fn load_side_by_side(candidates: Vec<Candidate<'_>>, options: &LoadOptions<'_>) -> Result<Vec<Outcome>, LoadFaults> {
     let open = Mutex::new(candidates.into_iter().enumerate().collect::<VecDeque<_>>());
     let done = Mutex::new(Vec::new());
     on_each_lane(options.lanes, |_| {
@@ -193,10 +194,16 @@ fn load_side_by_side(candidates: Vec<Candidate<'_>>, options: &LoadOptions<'_>) 
             let model = plan.and_then(|plan| plan.load(&name, options));
             done.lock().push((at, Outcome { name, number, folder, model }));
         }
-    });
+    })
+    .map_err(no_threads)?;
     let mut done = done.into_inner();
     done.sort_by_key(|(at, _)| *at);
-    done.into_iter().map(|(_, outcome)| outcome).collect()
+    Ok(done.into_iter().map(|(_, outcome)| outcome).collect())
+}
+
+pub(super) fn no_threads(error: io::Error) -> LoadFaults {
+    let reason = format!("the system refuses a thread for each lane (ulimit -u, or pids.max of the cgroup): {error}");
+    LoadFaults(vec![LoadFault { file: "models".to_owned(), key: String::new(), reason }])
 }
 
 /// What keeps a model that is loaded from being installed.

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
-use super::{LoadOptions, LoadedModel};
+use super::{LoadFaults, LoadOptions, LoadedModel, loader::no_threads};
 use crate::{
     domain::{Batching, Fault, FaultKind, Verdict},
     proof::{Aside, Company, Kept, Proof, gain},
@@ -99,11 +99,14 @@ impl<F: Fn(&LoadedModel) -> Result<ModelKey, Fault> + Sync> Installer for Unprov
 }
 
 /// Proves several of `models` at a time, each on one lane, and applies what was found.
+///
+/// # Errors
+/// If the system refuses threads.
 pub(super) fn prove_all(
     models: &mut [LoadedModel],
     options: &LoadOptions<'_>,
     installer: &dyn Installer,
-) -> Vec<Result<Measured, Fault>> {
+) -> Result<Vec<Result<Measured, Fault>>, LoadFaults> {
     let mut results: Vec<Option<Result<Measured, Fault>>> = models.iter_mut().map(|model| remembered(model).map(Ok)).collect();
     let open: VecDeque<usize> = (0..models.len()).filter(|at| results[*at].is_none()).collect();
     let company = Company::of(open.len());
@@ -120,7 +123,8 @@ pub(super) fn prove_all(
             proven.lock().push((at, model, measured));
         }
         company.keep(lane);
-    });
+    })
+    .map_err(no_threads)?;
     for (at, model, measured) in proven.into_inner() {
         models[at] = model;
         results[at] = Some(measured);
@@ -138,7 +142,7 @@ pub(super) fn prove_all(
         }
         Ok(measured)
     });
-    results.collect()
+    Ok(results.collect())
 }
 
 /// Proves one model while others serve.

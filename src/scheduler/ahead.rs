@@ -1,29 +1,44 @@
 //! Work on the lanes' compute threads before the lanes start to serve.
 
-use std::thread;
+use std::{io, thread};
+
+use parking_lot::Mutex;
 
 use crate::engine::LaneThreads;
 
 /// Runs `work` with the number of each lane, but for long ones, on that lane's compute thread, all at the same time, and returns when
 /// all are done. Without lanes it runs once, on the caller's thread.
-pub fn on_each_lane(lanes: &[LaneThreads], work: impl Fn(usize) + Sync) {
+///
+/// # Errors
+/// The system's, if it refuses a thread; then nothing has run.
+pub fn on_each_lane(lanes: &[LaneThreads], work: impl Fn(usize) + Sync) -> io::Result<()> {
     if lanes.is_empty() {
-        return work(0);
+        work(0);
+        return Ok(());
     }
     let lanes = lanes.iter().filter(|lane| !lane.is_long_lane());
+    // Locked until all threads are there: those of a few lanes alone could wait for the others for ever.
+    let all_are_there = Mutex::new(false);
     thread::scope(|scope| {
+        let mut counted = all_are_there.lock();
         for (lane, compute) in lanes.enumerate() {
-            let work = &work;
-            scope.spawn(move || compute.run(|| work(lane)));
+            let (work, all_are_there) = (&work, &all_are_there);
+            thread::Builder::new().spawn_scoped(scope, move || {
+                // The lock is not kept: they work at the same time.
+                let begins = *all_are_there.lock();
+                if begins {
+                    compute.run(|| work(lane));
+                }
+            })?;
         }
-    });
+        *counted = true;
+        Ok(())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
-
-    use parking_lot::Mutex;
 
     use super::*;
 
@@ -35,8 +50,9 @@ mod tests {
             // No lane would get past this if they ran one after the other.
             together.wait();
             done.lock().push(lane);
-        });
-        on_each_lane(&[], |lane| done.lock().push(lane));
+        })
+        .expect("threads");
+        on_each_lane(&[], |lane| done.lock().push(lane)).expect("no thread is asked for");
         let mut done = done.into_inner();
         done.sort_unstable();
         assert_eq!(done, [0, 0, 1, 2]);

@@ -332,7 +332,7 @@ def test_a_container_of_one_gigabyte():
             group.rmdir()
 
 
-@pytest.mark.parametrize("threads", [4, 8, 12, 16, 24])
+@pytest.mark.parametrize("threads", [4, 8, 10, 11, 12, 14, 16, 24])
 def test_few_threads(threads):
     """RLIMIT_NPROC, as a user whose limit counts: it says that the system refuses threads, or serves."""
     if os.geteuid() != 0 or not os.access(places.SERVER, os.X_OK):

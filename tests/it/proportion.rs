@@ -237,14 +237,15 @@ async fn what_takes_more_memory_than_bytes_is_counted_before_it_is_decoded() {
     config.message.max_inflate_ratio = 1_000_000;
     let server = serve(config, &[("m", DOUBLER)]).await;
     let raw = Raw::connect(&server).await;
-    let dims = Tensor { shape: vec![1; 8_000_000], ..Tensor::default() };
+    let dims = InferInputTensor { shape: vec![1; 8_000_000], ..InferInputTensor::default() };
+    let dims = ModelInferRequest { inputs: vec![dims], ..ModelInferRequest::default() };
     let strings = InferTensorContents { bytes_contents: vec![Bytes::new(); 4_000_000], ..InferTensorContents::default() };
     let booleans = InferTensorContents { bool_contents: vec![true; 16_000_000], ..InferTensorContents::default() };
     let named = PredictRequest { model: "m".repeat(100_000), ..PredictRequest::default() };
     let cases = [
         (SCAN, scan_of(vec![Item::default(); 4_000_000]).encode_to_vec(), "message.max_items"),
         (PREDICT, predict_of(vec![Tensor::default(); 4_000_000]).encode_to_vec(), "message.max_members"),
-        (PREDICT, predict_of(vec![dims]).encode_to_vec(), "message.max_dims"),
+        (INFER, dims.encode_to_vec(), "message.max_dims"),
         (PREDICT, named.encode_to_vec(), "message.max_text_bytes"),
         (INFER, infer_of(strings).encode_to_vec(), "message.max_strings"),
         (INFER, infer_of(booleans.clone()).encode_to_vec(), "message.max_elements"),

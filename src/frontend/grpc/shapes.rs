@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! ScanRequest ── items ──► ItemList ── items ──► Item ── inputs ──► Tensor ── shape: dimensions, name: text
-//!                                       │         └── counted afresh for each Item, as one is decoded at a time
+//!                                       │         └── counted afresh for each Item, as one is decoded at a time; its dimensions
+//!                                       │             are not, as its reader keeps no more than may be
 //!                                       └── items
 //! ```
 
@@ -112,7 +113,7 @@ impl Shapes {
         if message.len() <= UNCOUNTED_BYTES_MAX {
             return Ok(());
         }
-        let mut counts = Counts { limits, items: 0, held: Held::default() };
+        let mut counts = Counts { limits, items: 0, in_item: false, held: Held::default() };
         match self.walk(input, message, &mut counts, 0) {
             Ok(()) | Err(Stop::Broken) => Ok(()),
             Err(Stop::TooMany(fault)) => Err(fault),
@@ -184,6 +185,8 @@ impl From<DecodeError> for Stop {
 struct Counts<'a> {
     limits: &'a MessageConfig,
     items: usize,
+    /// Whether what is counted belongs to an item.
+    in_item: bool,
     held: Held,
 }
 
@@ -206,11 +209,13 @@ impl Counts<'_> {
         if self.items > self.limits.max_items {
             return Err(too_many("items", "message.max_items", self.limits.max_items));
         }
+        self.in_item = true;
         Ok(Some(std::mem::take(&mut self.held)))
     }
 
     fn leave(&mut self, outside: Option<Held>) {
         if let Some(held) = outside {
+            self.in_item = false;
             self.held = held;
         }
     }
@@ -248,6 +253,8 @@ impl Counts<'_> {
     fn number(&mut self, field: Field, count: usize, dimensions: &mut usize) -> Result<(), Stop> {
         let limits = self.limits;
         match field {
+            // An item is read with a limit of its own, and one that is beyond it is answered by itself.
+            Field::Dimensions if self.in_item => Ok(()),
             Field::Dimensions => {
                 *dimensions += count;
                 if *dimensions > limits.max_dims {
@@ -431,9 +438,14 @@ mod tests {
     #[test]
     fn tensors_dimensions_and_texts_have_limits_of_their_own() {
         assert_eq!(refused(PREDICT, &predict(vec![Tensor::default(); 3_000])), Some("message.max_members"));
-        assert_eq!(refused(PREDICT, &predict(vec![tensor(8), tensor(8)])), None, "each has its own dimensions");
-        assert_eq!(refused(PREDICT, &predict(vec![tensor(9)])), Some("message.max_dims"));
-        assert_eq!(refused(PREDICT, &predict(vec![tensor(5_000)])), Some("message.max_dims"));
+        let shaped = |dims: &[usize]| {
+            let inputs = dims.iter().map(|dims| InferInputTensor { shape: vec![1; *dims], ..InferInputTensor::default() });
+            ModelInferRequest { inputs: inputs.collect(), ..infer(InferInputTensor::default()) }
+        };
+        assert_eq!(refused(INFER, &shaped(&[8, 8])), None, "each has its own dimensions");
+        assert_eq!(refused(INFER, &shaped(&[9])), Some("message.max_dims"));
+        assert_eq!(refused(INFER, &shaped(&[8, 5_000])), Some("message.max_dims"));
+        assert_eq!(refused(PREDICT, &predict(vec![tensor(5_000)])), None, "the item alone is refused");
         let named = |bytes| Tensor { name: "n".repeat(bytes), ..Tensor::default() };
         assert_eq!(refused(PREDICT, &predict(vec![named(5_000)])), None);
         assert_eq!(refused(PREDICT, &predict(vec![named(5_001)])), Some("message.max_text_bytes"));

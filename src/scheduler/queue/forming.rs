@@ -5,8 +5,7 @@ use std::time::Duration;
 use crate::domain::{CloseReason, DropReason, Priority, Timestamp};
 
 use super::{
-    CLASSES, LongLaneCall, ModelQueue, QueuedItem, Scheduler, claim_of, long::SHORT_CALLS_MEMORY, move_alarm,
-    turns::Higher,
+    CLASSES, LongLaneCall, ModelQueue, QueuedItem, Scheduler, claim_of, long::SHORT_CALLS_MEMORY, move_alarm, turns::Higher,
 };
 use crate::scheduler::{
     ModelKey, StreamKey,

@@ -309,7 +309,7 @@ def silent_reflection_and_watches(target: Target) -> Report:
             )
             connection.send(b"".join(frames))
             connection.pump()
-    connection.pump(0.5)
+    connection.wait_until(lambda: all(stream.fields or stream.ended for stream in connection.streams.values()), 30)
     text = scrape(target.admin)
     counted = max(total(text, name) for name in ("tidemill_streams_open", "tidemill_calls_open"))
     live = sum(not stream.ended for stream in connection.streams.values())
