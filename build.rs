@@ -93,7 +93,7 @@ const RAW_SERVICES: [RawService; 2] = [
         file: "inference/grpc_service.proto",
         package: ".inference",
         module: "crate::proto::inference",
-        codec: "crate::proto::codec::FewFieldsCodec",
+        codec: "crate::proto::codec::SmallBufferCodec",
         types: &[
             (".inference.ModelInferRequest", "crate::frontend::grpc::wire::InferRequestBytes"),
             (".inference.ModelInferResponse", "crate::frontend::grpc::wire::EncodedInferResponse"),

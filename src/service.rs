@@ -190,7 +190,7 @@ impl Service {
         let session = drain.session().ok_or_else(draining)?;
         match streams.claim(&caller.path(), 1) {
             Ok(share) => Ok(Place::new(session, share)),
-            Err(full) => Err(full.fault("streams are open").with_retry_after(Duration::from_secs(1))),
+            Err(full) => Err(full.fault("streams are open")),
         }
     }
 

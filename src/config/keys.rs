@@ -161,6 +161,7 @@ pub(super) const KEYS: &[Key] = &[
         1..=10_000_000,
         "calls and streams open at once, on all connections, counted from their headers on, whatever their method",
     ),
+    number("grpc.greeting_timeout_s", "seconds", 1..=3_600, "time in which a new connection must send HTTP/2's first bytes"),
     number("grpc.max_watches", "streams", 1..=10_000_000, "streams of health's `Watch` and of reflection among them"),
     number(
         "grpc.body_timeout_s",

@@ -122,6 +122,8 @@ pub struct GrpcConfig {
     pub max_calls: usize,
     /// Of them, streams of health and reflection.
     pub max_watches: usize,
+    /// Seconds in which a new connection must send HTTP/2's first bytes.
+    pub greeting_timeout_s: u64,
     /// Seconds in which a request, or a message of a stream that has begun, must arrive.
     pub body_timeout_s: u64,
     /// HTTP/2 flow-control window of a stream.
@@ -151,6 +153,7 @@ impl Default for GrpcConfig {
             max_small_message_bytes: 64 << 10,
             max_calls: 30_000,
             max_watches: 1_024,
+            greeting_timeout_s: 10,
             body_timeout_s: 60,
             stream_window_bytes: 256 << 10,
             connection_window_bytes: 128 << 20,

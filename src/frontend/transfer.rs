@@ -7,7 +7,7 @@
 //! - Both are shared out as [`crate::shares`] says: one address or connection alone leaves an eighth to whoever comes next, and those that
 //!   want more than there is hold the same.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use crate::{
     domain::{Fault, Peer},
@@ -155,7 +155,7 @@ const fn large_part(bytes: usize) -> usize {
 }
 
 fn exhausted(full: Full) -> Fault {
-    full.fault("bytes of messages in arrival and of answers that are not taken are held").with_retry_after(Duration::from_secs(1))
+    full.fault("bytes of messages in arrival and of answers that are not taken are held")
 }
 
 #[cfg(test)]

@@ -142,7 +142,7 @@ impl Sequences {
     ///
     /// # Errors
     /// [`FaultKind::Invalid`] if the sequence has not begun or has ended; [`FaultKind::Overloaded`] if too many of its steps wait, or too much;
-    /// those of [`Service::open`] if it begins.
+    /// those of [`Service::open`] if it begins, and while memory is short.
     pub(super) fn advance(&self, method: Method, request: StepRequest<'_>, service: &Service) -> Result<StepAnswer, Fault> {
         if service.drain().is_draining() {
             return Err(draining());
@@ -154,6 +154,7 @@ impl Sequences {
         let bytes = tensors.iter().map(|tensor| tensor.data.len()).sum();
         let sent = Step { tensors, bytes, deadline, answer };
         if step.starts {
+            service.memory().admit()?;
             let bytes_waiting = Arc::new(AtomicUsize::new(bytes));
             let (steps, task) = self.session(method, options, caller, model, service, &bytes_waiting)?;
             let users = Arc::clone(&task.users);

@@ -33,8 +33,10 @@ use serde::Serialize;
 
 use crate::{
     config::SharedMemoryConfig,
+    connections::peer,
     descriptors::{Descriptor, Descriptors},
     domain::{Fault, FaultKind},
+    shares::{Claim, Path, Pool},
 };
 
 /// Parameter of a tensor that lies in shared memory: the name of the region.
@@ -74,6 +76,7 @@ pub struct SharedMemory {
 #[derive(Debug)]
 struct Inner {
     config: SharedMemoryConfig,
+    places: Pool,
     regions: RwLock<BTreeMap<String, Arc<Region>>>,
 }
 
@@ -83,6 +86,7 @@ pub struct Region {
     status: RegionStatus,
     object: File,
     tensor_bytes_max: usize,
+    _place: Claim,
     _descriptor: Descriptor,
 }
 
@@ -91,7 +95,8 @@ impl SharedMemory {
     #[must_use]
     pub fn new(config: SharedMemoryConfig) -> Self {
         let is_enabled = config.enabled.is_on(true);
-        Self { inner: Arc::new(Inner { config, regions: RwLock::default() }), descriptors: Descriptors::unlimited(), is_enabled }
+        let places = Pool::new("shared_memory.max_regions", config.max_regions);
+        Self { inner: Arc::new(Inner { config, places, regions: RwLock::default() }), descriptors: Descriptors::unlimited(), is_enabled }
     }
 
     /// The same, each region with one of these descriptors.
@@ -116,29 +121,24 @@ impl SharedMemory {
     /// # Errors
     /// [`FaultKind::Denied`] if it is turned off; [`FaultKind::Invalid`] with the field if the name is taken, empty or too long,
     /// the key is no name of an object, the object cannot be opened for reading and writing, or is shorter than that;
-    /// [`FaultKind::NotFound`] if there is no such object; [`FaultKind::Overloaded`] at `shared_memory.max_regions`, or if the process has no
-    /// descriptor left for clients.
+    /// [`FaultKind::NotFound`] if there is no such object; [`FaultKind::Overloaded`] at `shared_memory.max_regions`, at the peer's share of
+    /// them, or if the process has no descriptor left for clients.
     pub fn register(&self, name: &str, key: &str, offset: u64, byte_size: u64) -> Result<(), Fault> {
-        let Inner { config, regions } = self.enabled()?;
+        let Inner { config, places, regions } = self.enabled()?;
         check_name(name)?;
         if regions.read().contains_key(name) {
             return Err(taken(name));
         }
+        let place = places.claim(&Path::of(peer(), 0), 1).map_err(|full| full.fault("regions are registered"))?;
         let descriptor = self.descriptors.try_take().ok_or_else(|| no_descriptor(&self.descriptors))?;
         let object = open(key)?;
         check_bounds(&object, key, offset, byte_size)?;
         let status = RegionStatus { name: name.to_owned(), key: key.to_owned(), offset, byte_size };
-        let region = Arc::new(Region { status, object, tensor_bytes_max: config.max_tensor_bytes, _descriptor: descriptor });
-        let mut regions = regions.write();
-        let count = regions.len();
-        match regions.entry(name.to_owned()) {
+        let region = Region { status, object, tensor_bytes_max: config.max_tensor_bytes, _place: place, _descriptor: descriptor };
+        match regions.write().entry(name.to_owned()) {
             Entry::Occupied(_) => Err(taken(name)),
-            Entry::Vacant(_) if count >= config.max_regions => {
-                let message = format!("{count} regions are registered, as many as shared_memory.max_regions allows");
-                Err(Fault::new(FaultKind::Overloaded, message).with_limit("shared_memory.max_regions", config.max_regions as u64))
-            }
             Entry::Vacant(vacant) => {
-                vacant.insert(region);
+                vacant.insert(Arc::new(region));
                 Ok(())
             }
         }

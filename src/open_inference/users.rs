@@ -4,6 +4,7 @@
 //! outlive its client: when no connection that has used it is open, it has a time of grace for the next one.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
@@ -13,7 +14,10 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{connections::Connections, domain::Peer};
+use crate::{
+    connections::Connections,
+    domain::{Address, Peer},
+};
 
 /// Who uses one sequence.
 #[derive(Debug, Default)]
@@ -26,6 +30,8 @@ pub(super) struct Users {
 struct State {
     /// By number, when it ends. Some may have ended.
     connections: HashMap<u64, CancellationToken>,
+    /// Where the last of them came from.
+    address: Address,
     /// Somebody uses it who has no connection.
     is_own: bool,
 }
@@ -41,6 +47,7 @@ impl Users {
         {
             state.connections.retain(|_, end| !end.is_cancelled());
             state.connections.insert(peer.connection, end);
+            state.address = peer.address;
         } else {
             return;
         }
@@ -55,7 +62,7 @@ impl Users {
                 end.cancelled().await;
                 continue;
             }
-            let orphan = orphans.enter();
+            let orphan = orphans.enter(self.state.lock().address);
             tokio::select! {
                 () = sleep(grace) => return,
                 () = orphan.end.cancelled() => return,
@@ -84,7 +91,9 @@ pub(super) struct Orphans {
 
 #[derive(Debug, Default)]
 struct Left {
-    ends: BTreeMap<u64, CancellationToken>,
+    /// By address, in the order in which they were left. No address is without any.
+    ends: HashMap<Address, BTreeMap<u64, CancellationToken>>,
+    count: usize,
     came: u64,
 }
 
@@ -92,33 +101,53 @@ struct Left {
 #[derive(Debug)]
 struct Orphan {
     end: CancellationToken,
+    address: Address,
     number: u64,
     left: Arc<Mutex<Left>>,
 }
 
 impl Orphans {
-    /// At most so many at once; beyond it, the one that has been left for longest ends.
+    /// At most so many at once; beyond it, of those of the address that has most the one ends that has been left for longest.
     pub(super) fn at_most(max: usize) -> Self {
         Self { max, left: Arc::default() }
     }
 
-    fn enter(&self) -> Orphan {
+    fn enter(&self, address: Address) -> Orphan {
         let mut left = self.left.lock();
         left.came += 1;
+        left.count += 1;
         let (number, end) = (left.came, CancellationToken::new());
-        left.ends.insert(number, end.clone());
-        let oldest = if left.ends.len() > self.max { left.ends.pop_first() } else { None };
+        left.ends.entry(address).or_default().insert(number, end.clone());
+        let surplus = if left.count > self.max { left.first_of_most() } else { None };
+        let ended = surplus.and_then(|(address, number)| left.remove(address, number));
         drop(left);
-        if let Some((_, end)) = oldest {
+        if let Some(end) = ended {
             end.cancel();
         }
-        Orphan { end, number, left: Arc::clone(&self.left) }
+        Orphan { end, address, number, left: Arc::clone(&self.left) }
+    }
+}
+
+impl Left {
+    fn first_of_most(&self) -> Option<(Address, u64)> {
+        let firsts = self.ends.iter().filter_map(|(address, ends)| Some((ends.len(), Reverse(*ends.first_key_value()?.0), *address)));
+        firsts.max().map(|(_, Reverse(number), address)| (address, number))
+    }
+
+    fn remove(&mut self, address: Address, number: u64) -> Option<CancellationToken> {
+        let ends = self.ends.get_mut(&address)?;
+        let end = ends.remove(&number)?;
+        if ends.is_empty() {
+            self.ends.remove(&address);
+        }
+        self.count -= 1;
+        Some(end)
     }
 }
 
 impl Drop for Orphan {
     fn drop(&mut self) {
-        self.left.lock().ends.remove(&self.number);
+        self.left.lock().remove(self.address, self.number);
     }
 }
 
@@ -201,5 +230,20 @@ mod tests {
         assert_eq!(over, [true, false, false]);
         drop(waits);
         assert!(orphans.left.lock().ends.is_empty());
+    }
+
+    #[test]
+    fn of_too_many_an_address_that_has_most_loses_one() {
+        let (orphans, modest, greedy) = (Orphans::at_most(4), Address::V4(1), Address::V4(2));
+        let kept = orphans.enter(modest);
+        let crowd: Vec<Orphan> = (0..9).map(|_| orphans.enter(greedy)).collect();
+        assert!(!kept.end.is_cancelled());
+        let ended: Vec<bool> = crowd.iter().map(|orphan| orphan.end.is_cancelled()).collect();
+        assert_eq!(ended, [true, true, true, true, true, true, false, false, false]);
+        drop(crowd);
+        assert_eq!(orphans.left.lock().count, 1);
+        drop(kept);
+        let left = orphans.left.lock();
+        assert_eq!((left.count, left.ends.len()), (0, 0));
     }
 }

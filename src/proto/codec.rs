@@ -3,9 +3,9 @@
 //! tonic's own takes two 8 KiB buffers for each call, which is most of what an idle stream costs. Buffers grow on demand, so a
 //! stream of large messages loses nothing.
 //!
-//! A message of the Open Inference Protocol is counted before it is decoded. An empty tensor takes two bytes on the wire and some
-//! 300 in memory, so that one message within `grpc.max_message_bytes` could take gigabytes. What a server takes in is counted
-//! before that, with limits of its own for each kind of member; this holds for clients, too.
+//! What a client takes in of the Open Inference Protocol is counted before it is decoded. An empty tensor takes two bytes on the wire and
+//! some 300 in memory, so that one answer of a few megabytes could take gigabytes. A server counts what it takes in before it comes here,
+//! with a limit for each kind of member.
 //!
 //! A large message does not come through tonic's buffers, but as a [parcel].
 
@@ -33,14 +33,14 @@ const YIELD_BYTES: usize = 32 * 1024;
 /// shared memory regions, whose list is one message.
 const FEW_FIELDS_MAX: usize = 65_536;
 
-/// The codec of generated services and clients whose messages have at most `FIELDS_MAX` members that are messages, strings or bytes.
+/// A codec for messages that have at most `FIELDS_MAX` members that are messages, strings or bytes.
 #[derive(Debug, Clone)]
 pub struct BoundedCodec<Encode, Decode, const FIELDS_MAX: usize>(PhantomData<(Encode, Decode)>);
 
-/// The codec of messages that are small for their number of members, or come from a server.
+/// The codec of what has been counted, or comes from a server of our own.
 pub type SmallBufferCodec<Encode, Decode> = BoundedCodec<Encode, Decode, { usize::MAX }>;
 
-/// The codec of the Open Inference Protocol.
+/// The codec of clients of the Open Inference Protocol.
 pub type FewFieldsCodec<Encode, Decode> = BoundedCodec<Encode, Decode, FEW_FIELDS_MAX>;
 
 /// What can be read from the bytes of a message.

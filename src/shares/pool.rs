@@ -1,11 +1,14 @@
 //! Shares of one thing behind a lock, and what is held of it as a guard.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
 use super::{HolderKey, Path, Shares};
 use crate::domain::{Fault, FaultKind};
+
+/// When to ask again, as whoever is refused is told.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// So much of something, for all. Clones share it.
 #[derive(Debug, Clone)]
@@ -177,7 +180,7 @@ impl Full {
         } else {
             format!("{value} {things}, as many as {limit} allows")
         };
-        Fault::new(FaultKind::Overloaded, message).with_limit(limit, value as u64)
+        Fault::new(FaultKind::Overloaded, message).with_limit(limit, value as u64).with_retry_after(RETRY_AFTER)
     }
 }
 

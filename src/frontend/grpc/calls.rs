@@ -3,7 +3,7 @@
 //! Streams and calls that run models are counted by the service as well. This counts from the headers on, whatever the method, and
 //! whether or not anything else ever comes. Both limits are shared out as [`crate::shares`] says.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use crate::{
     config::GrpcConfig,
@@ -54,7 +54,7 @@ impl ConnectionCalls {
     /// or the connection's share of them.
     pub(super) fn begin(&self, kind: CallKind) -> Result<CallGuard, Fault> {
         let Inner { all, watches, gauges } = &*self.inner;
-        let full = |what| move |full: Full| full.fault(what).with_retry_after(Duration::from_secs(1));
+        let full = |what| move |full: Full| full.fault(what);
         all.take(1).map_err(full("calls are open"))?;
         if kind.is_watch() {
             let taken = watches.take(1).map_err(full("streams of health and reflection are open"));

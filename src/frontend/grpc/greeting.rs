@@ -11,9 +11,6 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a new connection may take to send its greeting.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The answer to a client that speaks HTTP/1.1, in its own protocol, since it could not read a frame.
 pub(super) const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     content-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: 104\r\n\r\n\
@@ -22,8 +19,8 @@ pub(super) const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 const GREETING: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What was read of the greeting: all of it, or as much as it took to see that it is something else. That is answered by hyper, or
-/// with [`HTTP1_ANSWER`] if [`is_http1`] says so. `None` if the client has closed, or has kept silent for too long.
-pub(super) async fn greeting(stream: &mut (impl AsyncRead + Unpin)) -> Option<Bytes> {
+/// with [`HTTP1_ANSWER`] if [`is_http1`] says so. `None` if the client has closed, or has taken more than `patience`.
+pub(super) async fn greeting(stream: &mut (impl AsyncRead + Unpin), patience: Duration) -> Option<Bytes> {
     let mut read = [0; GREETING.len()];
     let reading = async {
         let mut length = 0;
@@ -35,7 +32,7 @@ pub(super) async fn greeting(stream: &mut (impl AsyncRead + Unpin)) -> Option<By
         }
         Some(length)
     };
-    let length = timeout(GREETING_TIMEOUT, reading).await.ok()??;
+    let length = timeout(patience, reading).await.ok()??;
     Some(Bytes::copy_from_slice(&read[..length]))
 }
 
@@ -51,11 +48,13 @@ mod tests {
 
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(10);
+
     #[tokio::test]
     async fn a_greeting_is_read_whole_and_no_byte_more() {
         let (mut client, mut server) = duplex(64);
         client.write_all(&GREETING[..5]).await.expect("it fits");
-        let (greeted, ()) = tokio::join!(greeting(&mut server), async {
+        let (greeted, ()) = tokio::join!(greeting(&mut server, PATIENCE), async {
             client.write_all(&GREETING[5..]).await.expect("it fits");
             client.write_all(b"frames").await.expect("it fits");
         });
@@ -69,7 +68,7 @@ mod tests {
     async fn who_greets_otherwise_is_not_waited_for() {
         let (mut client, mut server) = duplex(64);
         client.write_all(b"GET / HTTP/1.1\r\n").await.expect("it fits");
-        assert_eq!(greeting(&mut server).await.as_deref(), Some(b"GET / HTTP/1.1\r\n".as_slice()));
+        assert_eq!(greeting(&mut server, PATIENCE).await.as_deref(), Some(b"GET / HTTP/1.1\r\n".as_slice()));
     }
 
     #[test]
@@ -93,13 +92,13 @@ mod tests {
     async fn half_a_greeting_keeps_nobody_for_long() {
         let (mut client, mut server) = duplex(64);
         client.write_all(&GREETING[..9]).await.expect("it fits");
-        assert_eq!(greeting(&mut server).await, None);
+        assert_eq!(greeting(&mut server, PATIENCE).await, None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_closes_has_not_greeted() {
         let (client, mut server) = duplex(64);
         drop(client);
-        assert_eq!(greeting(&mut server).await, None);
+        assert_eq!(greeting(&mut server, PATIENCE).await, None);
     }
 }

@@ -12,7 +12,6 @@ mod example;
 mod greeting;
 mod health;
 mod leaving;
-mod limits;
 mod models;
 mod native;
 mod numbers;

@@ -27,7 +27,6 @@ use super::{
     greeting::{HTTP1_ANSWER, greeting, is_http1},
     health::HealthKeeper,
     leaving::{has_left, told_to_leave},
-    limits::{NameMessageLimit, NamedMessageLimit},
     models::Models,
     native::Native,
     open_inference::OpenInferenceGrpc,
@@ -57,7 +56,7 @@ use crate::{
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The services, as a connection's requests come to them.
-type Services = Entered<ArrivalService<NamedMessageLimit<Routes>>>;
+type Services = Entered<ArrivalService<Routes>>;
 
 /// A gRPC server on a listener that is bound already.
 pub struct GrpcServer {
@@ -141,11 +140,10 @@ impl GrpcServer {
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
         let Self { listener, routes, arrivals, config, unread_timeout, web, shutdown } = self;
-        let limit = NameMessageLimit { max_message_bytes: config.max_message_bytes };
         listener
             .serve(|stream, place| {
                 let entrance = Entrance { header_bytes_max: config.max_header_bytes, web: web.on(&stream) };
-                let services = entrance.layer(arrivals.connection(place.peer()).layer(limit.layer(routes.clone())));
+                let services = entrance.layer(arrivals.connection(place.peer()).layer(routes.clone()));
                 connection(stream, place, services, &config, unread_timeout, shutdown.clone())
             })
             .await;
@@ -174,7 +172,7 @@ fn connection(
 ) -> impl Future<Output = ()> + Send + use<> {
     let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
     let streams = StreamExecutor::new(unread_timeout, place.calls());
-    let idle_timeout = Duration::from_secs(config.idle_timeout_s);
+    let [idle_timeout, greeting_timeout] = [config.idle_timeout_s, config.greeting_timeout_s].map(Duration::from_secs);
     let mut http2 = hyper::server::conn::http2::Builder::new(streams.clone());
     http2
         .timer(TokioTimer::new())
@@ -192,7 +190,7 @@ fn connection(
             return;
         }
         let read = tokio::select! {
-            read = greeting(&mut stream) => read,
+            read = greeting(&mut stream, greeting_timeout) => read,
             _ = place.asked_to_leave(None) => return,
         };
         let Some(read) = read else { return };

@@ -18,6 +18,7 @@ use crate::{
         pieces::Pieces,
         transfer::{Account, Charge},
     },
+    memory::Memory,
     side::INLINE_BYTES_MAX,
 };
 
@@ -52,13 +53,14 @@ impl Sent {
     /// Reads all of the body. One that comes in one piece is not copied.
     ///
     /// # Errors
-    /// 413 over `http.max_body_bytes` or `message.max_inflate_ratio`, 429 over `memory.transfer_bytes` or if it says that it is long
-    /// while memory is short, 408 after `http.body_timeout_s`, 400 if it breaks off or cannot be inflated.
+    /// 413 over `http.max_body_bytes` or `message.max_inflate_ratio`, 429 over `memory.transfer_bytes` or if it is long while memory is
+    /// short, 408 after `http.body_timeout_s`, 400 if it breaks off or cannot be inflated.
     pub(super) async fn read(self, api: &Api) -> Result<Arrived, Refusal> {
         let Self { headers, body, account } = self;
         let bytes = announced(&headers).and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
-        api.open_inference.service().memory().admit_bytes(bytes).map_err(no_room)?;
-        let (body, charge) = read(&headers, body, &account, &api.config, &api.bounds).await?;
+        let memory = api.open_inference.service().memory();
+        memory.admit_bytes(bytes).map_err(no_room)?;
+        let (body, charge) = read(&headers, body, &account, &api.config, &api.bounds, memory).await?;
         Ok(Arrived { headers, body, charge })
     }
 }
@@ -76,13 +78,14 @@ async fn read(
     account: &Account,
     config: &HttpConfig,
     bounds: &Bounds,
+    memory: &Memory,
 ) -> Result<Charged, Refusal> {
     let announced = announced(headers);
     if announced.is_some_and(|length| length > config.max_body_bytes as u64) {
         return Err(too_large(config));
     }
     let arriving = async {
-        let arrived = collect(body, announced, account, config).await?;
+        let arrived = collect(body, announced, account, config, memory).await?;
         match encoding(headers) {
             Some(encoding) => inflated(encoding, arrived, account, config, bounds).await.map_err(Refusal::from),
             None => Ok(arrived),
@@ -105,7 +108,13 @@ fn encoding(headers: &HeaderMap) -> Option<Encoding> {
     }
 }
 
-async fn collect(mut body: Body, announced: Option<u64>, account: &Account, config: &HttpConfig) -> Result<Charged, Refusal> {
+async fn collect(
+    mut body: Body,
+    announced: Option<u64>,
+    account: &Account,
+    config: &HttpConfig,
+    memory: &Memory,
+) -> Result<Charged, Refusal> {
     let mut charge = account.charge();
     let mut pieces: Option<Pieces> = None;
     while let Some(frame) = body.frame().await {
@@ -118,6 +127,10 @@ async fn collect(mut body: Body, announced: Option<u64>, account: &Account, conf
         let known = pieces.as_ref().map_or(0, Pieces::len);
         if known + data.len() > config.max_body_bytes {
             return Err(too_large(config));
+        }
+        // One that has said how long it is has been let in.
+        if announced.is_none() {
+            memory.admit_bytes(known + data.len()).map_err(no_room)?;
         }
         if known == 0 && (body.is_end_stream() || announced == Some(data.len() as u64)) {
             charge.grow(data.len()).map_err(no_room)?;
@@ -213,7 +226,7 @@ mod tests {
 
     async fn read_body(headers: &HeaderMap, body: Body, config: &HttpConfig) -> Result<Bytes, Refusal> {
         let bounds = bounds();
-        let arrived = read(headers, body, &bounds.transfer.connection(Peer::default()), config, &bounds).await;
+        let arrived = read(headers, body, &bounds.transfer.connection(Peer::default()), config, &bounds, &Memory::unlimited()).await;
         let body = arrived.map(|(body, charge)| {
             assert!(charge.bytes() >= body.len());
             body
@@ -264,7 +277,7 @@ mod tests {
         let body = Body::new(StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(receiver)));
         let config = HttpConfig::default();
         let headers = announcing("16000000");
-        let mut reading = Box::pin(read(&headers, body, &account, &config, &bounds));
+        let mut reading = Box::pin(read(&headers, body, &account, &config, &bounds, &Memory::unlimited()));
         sender.send(Ok(Frame::data(Bytes::from(vec![0; 10_000])))).await.expect("it is read");
         assert!(futures::poll!(reading.as_mut()).is_pending());
         assert_eq!(bounds.transfer.bytes(), 10_000, "not what is announced");
