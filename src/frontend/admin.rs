@@ -371,8 +371,7 @@ mod tests {
     const CONNECTIONS_MAX: usize = 8;
 
     /// For ever, as a runtime must not end within another.
-    static WORKERS: LazyLock<Runtime> =
-        LazyLock::new(|| runtime::Builder::new_current_thread().build().expect("a runtime"));
+    static WORKERS: LazyLock<Runtime> = LazyLock::new(|| runtime::Builder::new_current_thread().build().expect("a runtime"));
 
     fn source(phase: Phase, models: Readiness) -> AdminSource {
         let drain = Drain::new();

@@ -16,7 +16,7 @@
 use std::{
     convert::Infallible,
     future::{Ready, ready},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -84,7 +84,8 @@ impl WebRules {
     }
 
     fn over(&self, loopback: bool) -> WebCheck {
-        WebCheck { rules: Arc::clone(&self.inner), checks_host: loopback || !self.inner.hosts.is_empty() }
+        let checks_host = loopback || !self.inner.hosts.is_empty();
+        WebCheck { rules: Arc::clone(&self.inner), checks_host, known_host: Arc::default() }
     }
 }
 
@@ -93,6 +94,8 @@ impl WebRules {
 pub(super) struct WebCheck {
     rules: Arc<Inner>,
     checks_host: bool,
+    /// What the connection's first request that was let through was for: nearly always, all others are for the same.
+    known_host: Arc<OnceLock<Box<[u8]>>>,
 }
 
 impl WebCheck {
@@ -119,7 +122,7 @@ impl WebCheck {
 
     fn check_head(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Fault> {
         let host = self.host(version, uri, headers)?;
-        let vouched = self.check_origins(headers, host.as_ref())?;
+        let vouched = self.check_origins(headers, host)?;
         if vouched {
             return Ok(());
         }
@@ -130,8 +133,8 @@ impl WebCheck {
         }
     }
 
-    /// What the client calls the server, if it says so.
-    fn host<'a>(&self, version: Version, uri: &'a Uri, headers: &'a HeaderMap) -> Result<Option<Authority<'a>>, Fault> {
+    /// What the client calls the server, if it says so: a name and port that it may be called.
+    fn host<'a>(&self, version: Version, uri: &'a Uri, headers: &'a HeaderMap) -> Result<Option<&'a [u8]>, Fault> {
         let mut named = headers.get_all(header::HOST).iter();
         let in_header = named.next();
         if named.next().is_some() {
@@ -144,15 +147,17 @@ impl WebCheck {
         let in_uri = uri.authority().map(|authority| authority.as_str().as_bytes());
         let mut host = None;
         for text in in_uri.into_iter().chain(in_header.map(HeaderValue::as_bytes)) {
-            let authority = self.checked_host(text)?;
-            host.get_or_insert(authority);
+            self.check_host(text)?;
+            host.get_or_insert(text);
         }
         Ok(host)
     }
 
-    fn checked_host<'a>(&self, text: &'a [u8]) -> Result<Authority<'a>, Fault> {
-        let authority = str::from_utf8(text).ok().and_then(Authority::parse);
-        let authority = authority.ok_or_else(|| {
+    fn check_host(&self, text: &[u8]) -> Result<(), Fault> {
+        if self.known_host.get().is_some_and(|known| **known == *text) {
+            return Ok(());
+        }
+        let authority = authority(text).ok_or_else(|| {
             Fault::invalid("host", format!("the request is for the host {}, which is no host and port", Shown(text)))
         })?;
         let Inner { hosts, own_name, .. } = &*self.rules;
@@ -163,7 +168,8 @@ impl WebCheck {
                 || hosts.iter().any(|pattern| pattern.matches(authority.host))
         };
         if !self.checks_host || is_ours() {
-            return Ok(authority);
+            self.known_host.get_or_init(|| text.into());
+            return Ok(());
         }
         let message = format!(
             "the request is for the host {}, which is not a name of this server: \
@@ -174,7 +180,7 @@ impl WebCheck {
     }
 
     /// Whether an allowed page vouches for the request.
-    fn check_origins(&self, headers: &HeaderMap, host: Option<&Authority<'_>>) -> Result<bool, Fault> {
+    fn check_origins(&self, headers: &HeaderMap, host: Option<&[u8]>) -> Result<bool, Fault> {
         let mut vouched = false;
         for value in headers.get_all(header::ORIGIN) {
             let origin = value.to_str().ok().and_then(PageOrigin::parse);
@@ -182,7 +188,7 @@ impl WebCheck {
                 Some(origin) => pattern.matches(origin),
                 None => *pattern == OriginPattern::Any,
             });
-            let own = || origin.is_some_and(|origin| host.is_some_and(|host| origin.is_of(host)));
+            let own = || origin.is_some_and(|origin| host.and_then(authority).is_some_and(|host| origin.is_of(&host)));
             if !listed && !own() {
                 return Err(foreign(&header::ORIGIN, value));
             }
@@ -211,6 +217,10 @@ pub(super) fn refuse_forms(headers: &HeaderMap) -> Result<(), Fault> {
         Shown(form.as_bytes())
     );
     Err(Fault::invalid("content-type", message))
+}
+
+fn authority(text: &[u8]) -> Option<Authority<'_>> {
+    str::from_utf8(text).ok().and_then(Authority::parse)
 }
 
 /// A media type without its parameters.

@@ -96,7 +96,11 @@ impl SharedMemory {
     pub fn new(config: SharedMemoryConfig) -> Self {
         let is_enabled = config.enabled.is_on(true);
         let places = Pool::new("shared_memory.max_regions", config.max_regions);
-        Self { inner: Arc::new(Inner { config, places, regions: RwLock::default() }), descriptors: Descriptors::unlimited(), is_enabled }
+        Self {
+            inner: Arc::new(Inner { config, places, regions: RwLock::default() }),
+            descriptors: Descriptors::unlimited(),
+            is_enabled,
+        }
     }
 
     /// The same, each region with one of these descriptors.

@@ -130,7 +130,8 @@ impl Orphans {
 
 impl Left {
     fn first_of_most(&self) -> Option<(Address, u64)> {
-        let firsts = self.ends.iter().filter_map(|(address, ends)| Some((ends.len(), Reverse(*ends.first_key_value()?.0), *address)));
+        let firsts =
+            self.ends.iter().filter_map(|(address, ends)| Some((ends.len(), Reverse(*ends.first_key_value()?.0), *address)));
         firsts.max().map(|(_, Reverse(number), address)| (address, number))
     }
 

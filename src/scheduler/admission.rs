@@ -49,8 +49,7 @@ impl Held {
         self.held[0]
     }
 
-    /// Whether who holds what is to be counted from now on, or no longer.
-    pub(super) const fn is_to_change(&self) -> bool {
+    const fn is_to_change(&self) -> bool {
         let ([items, bytes], [items_max, bytes_max]) = (self.held, self.limits);
         match self.shares {
             None => items > items_max / 2 || bytes > bytes_max / 2,
@@ -82,12 +81,14 @@ impl Held {
         }
     }
 
-    pub(super) fn add(&mut self, holder: HolderKey, bytes: usize) {
+    /// Counts one more item. Says whether who holds what is to be counted from now on, or no longer.
+    pub(super) fn add(&mut self, holder: HolderKey, bytes: usize) -> bool {
         self.held[0] += 1;
         self.held[1] += bytes;
         if let Some(shares) = &mut self.shares {
             shares.add(holder, [1, bytes]);
         }
+        self.is_to_change()
     }
 
     pub(super) fn remove(&mut self, holder: HolderKey, bytes: usize) {
@@ -96,6 +97,13 @@ impl Held {
         if let Some(shares) = &mut self.shares {
             shares.remove(holder, [1, bytes]);
         }
+    }
+
+    /// Whether there is room for one more item of `bytes` bytes, whoever asks.
+    #[inline]
+    const fn has_room(&self, bytes: usize) -> bool {
+        let ([items, queued_bytes], [items_max, bytes_max]) = (self.held, self.limits);
+        self.shares.is_none() && items < items_max && queued_bytes.saturating_add(bytes) <= bytes_max
     }
 
     /// Whether one more item of `bytes` bytes would break a limit, and for whom: the index of the measure. An item of any size fits an
@@ -135,6 +143,9 @@ impl Admission {
     pub(super) fn refuses(&self, all: &Held, model: &Held, holders: [HolderKey; 2], bytes: usize) -> Option<Reached> {
         const ALL: [&str; 2] = ["scheduler.max_queued_items", "scheduler.max_queued_bytes"];
         const MODEL: [&str; 2] = ["scheduler.max_queued_items_per_model", "scheduler.max_queued_bytes_per_model"];
+        if all.has_room(bytes) && model.has_room(bytes) {
+            return None;
+        }
         let of_all = all.refuses(holders[0], bytes).map(|(measure, by_share)| {
             let value = [self.items, self.bytes][measure];
             Reached { limit: ALL[measure], value, by_share }

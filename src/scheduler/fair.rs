@@ -13,8 +13,7 @@
 //! comes, so that it keeps leaving and coming back, and who is due first depends on nothing but the moments at which items come beside
 //! those at which lanes are free. With slack and without memory the same streams would lose each time.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use super::front::FrontMap;
 use crate::domain::Timestamp;
 
 /// Lane time, in nanoseconds.
@@ -90,13 +89,13 @@ impl Flow {
 #[derive(Debug)]
 pub(super) struct FairQueue<K> {
     /// Eligible flows whose head has a deadline.
-    urgent: BTreeMap<Claim, K>,
+    urgent: FrontMap<Claim, K>,
     /// Eligible flows whose head has none.
-    patient: BTreeMap<Claim, K>,
-    ahead: BTreeMap<(Work, Claim), K>,
+    patient: FrontMap<Claim, K>,
+    ahead: FrontMap<(Work, Claim), K>,
     /// Flows that have nothing to run and have had more than their share. They count among those that share until the clock has
     /// caught up, or it would run too fast whenever many are being served.
-    departed: BTreeSet<(Work, K)>,
+    departed: FrontMap<(Work, K), ()>,
     clock: Work,
     /// Work that is less than one step of the clock for each flow.
     carry: Work,
@@ -106,10 +105,10 @@ pub(super) struct FairQueue<K> {
 impl<K> Default for FairQueue<K> {
     fn default() -> Self {
         Self {
-            urgent: BTreeMap::new(),
-            patient: BTreeMap::new(),
-            ahead: BTreeMap::new(),
-            departed: BTreeSet::new(),
+            urgent: FrontMap::new(),
+            patient: FrontMap::new(),
+            ahead: FrontMap::new(),
+            departed: FrontMap::new(),
             clock: 0,
             carry: 0,
             slack: 0,
@@ -135,7 +134,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         self.urgent.is_empty() && self.patient.is_empty()
     }
 
-    const fn eligible(&mut self, claim: Claim) -> &mut BTreeMap<Claim, K> {
+    const fn eligible(&mut self, claim: Claim) -> &mut FrontMap<Claim, K> {
         if claim.urgent { &mut self.urgent } else { &mut self.patient }
     }
 
@@ -148,10 +147,12 @@ impl<K: Ord + Copy> FairQueue<K> {
     /// Places a flow, or moves it, by what its head claims now.
     pub(super) fn place(&mut self, flow: &mut Flow, key: K, claim: Claim) {
         flow.strict = claim.strict;
-        if flow.claim() == Some(claim) {
-            return;
+        if flow.is_placed() {
+            if flow.claim() == Some(claim) {
+                return;
+            }
+            self.take_out(flow);
         }
-        self.take_out(flow);
         if let Some(tag) = flow.departed.take() {
             self.departed.remove(&(tag, key));
         }
@@ -193,9 +194,9 @@ impl<K: Ord + Copy> FairQueue<K> {
     /// Takes a flow out wherever it stands, whatever its account says of that. Looks at all flows.
     pub(super) fn expel(&mut self, flow: &mut Flow, key: K) {
         flow.place = None;
-        self.urgent.retain(|_, other| *other != key);
-        self.patient.retain(|_, other| *other != key);
-        self.ahead.retain(|_, other| *other != key);
+        self.urgent.retain(|other| other != key);
+        self.patient.retain(|other| other != key);
+        self.ahead.retain(|other| other != key);
     }
 
     /// Notes that a flow which was given out has nothing to run.
@@ -205,7 +206,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         let until = if flow.strict { flow.tag.max(self.clock) + self.slack } else { flow.tag };
         if until > self.clock && flow.departed.is_none() {
             flow.departed = Some(until);
-            self.departed.insert((until, key));
+            self.departed.insert((until, key), ());
         }
     }
 
@@ -220,43 +221,51 @@ impl<K: Ord + Copy> FairQueue<K> {
     /// The flow whose turn it is, taken out; flows whose head is due before `not_before` are passed over. The caller tells the flow
     /// by [`Flow::set_out`].
     pub(super) fn pop_first(&mut self, not_before: Timestamp) -> Option<K> {
-        let urgent = self.urgent.range(Claim::earliest(not_before)..).next().map(|(claim, _)| *claim);
-        let patient = self.patient.first_key_value().map(|(claim, _)| *claim);
-        if let Some(first) = urgent.into_iter().chain(patient).min() {
-            return self.eligible(first).remove(&first);
+        let urgent = self.urgent.first_from(Claim::earliest(not_before)).map(|(claim, _)| claim);
+        match (urgent, self.patient.first()) {
+            (Some(urgent), patient) if patient.is_none_or(|(patient, _)| urgent < patient) => return self.urgent.remove(&urgent),
+            (_, Some(_)) => return self.patient.pop_first().map(|(_, key)| key),
+            (_, None) => {}
         }
         let makes_it = |claim: &Claim| !claim.urgent || claim.due >= not_before;
-        let place = *self.ahead.keys().take(AHEAD_LOOKED_AT).find(|(_, claim)| makes_it(claim))?;
-        let key = self.ahead.remove(&place)?;
+        let (place, key) = self.ahead.iter().take(AHEAD_LOOKED_AT).find(|((_, claim), _)| makes_it(claim))?;
+        self.ahead.remove(&place);
         if self.nobody_is_eligible() {
             // Whoever is left is at least as far ahead as the first was.
-            self.advance_to(self.ahead.first_key_value().map_or(place.0, |((from, _), _)| place.0.min(*from)));
+            self.advance_to(self.ahead.first().map_or(place.0, |((from, _), _)| place.0.min(from)));
         }
         Some(key)
     }
 
     /// Flows whose head has no deadline or one that is not before `due`, in no particular order, as far as one look goes.
     pub(super) fn not_due_before(&self, due: Timestamp) -> impl Iterator<Item = K> + '_ {
-        let urgent = self.urgent.range(Claim::earliest(due)..).rev();
+        let urgent = self.urgent.iter_from(Claim::earliest(due)).rev();
         let ahead = self.ahead.iter().take(AHEAD_LOOKED_AT);
         let ahead = ahead.filter(move |((_, claim), _)| !claim.urgent || claim.due >= due);
-        self.patient.values().chain(urgent.map(|(_, key)| key)).chain(ahead.map(|(_, key)| key)).copied()
+        self.patient.iter().chain(urgent).map(|(_, key)| key).chain(ahead.map(|(_, key)| key))
     }
 
     /// The first flow whose head has no deadline or one that is not before `not_before`; it stays where it is.
     pub(super) fn first_not_before(&self, not_before: Timestamp) -> Option<K> {
-        let urgent = self.urgent.range(Claim::earliest(not_before)..).next();
-        let eligible = urgent.into_iter().chain(self.patient.first_key_value()).min_by_key(|(claim, _)| **claim);
+        let urgent = self.urgent.first_from(Claim::earliest(not_before));
+        let eligible = urgent.into_iter().chain(self.patient.first()).min_by_key(|(claim, _)| *claim);
         let makes_it = |claim: &Claim| !claim.urgent || claim.due >= not_before;
-        let ahead = || self.ahead.iter().take(AHEAD_LOOKED_AT).find(|((_, claim), _)| makes_it(claim)).map(|(_, key)| *key);
-        eligible.map(|(_, key)| *key).or_else(ahead)
+        let ahead = || self.ahead.iter().take(AHEAD_LOOKED_AT).find(|((_, claim), _)| makes_it(claim)).map(|(_, key)| key);
+        eligible.map(|(_, key)| key).or_else(ahead)
     }
 
     /// The flow whose turn it is, and what it claims.
     pub(super) fn first(&self) -> Option<(Claim, K)> {
-        let eligible = self.urgent.first_key_value().into_iter().chain(self.patient.first_key_value());
-        let first = eligible.min_by_key(|(claim, _)| **claim).map(|(claim, key)| (*claim, *key));
-        first.or_else(|| self.ahead.first_key_value().map(|((_, claim), key)| (*claim, *key)))
+        let first = match (self.urgent.first(), self.patient.first()) {
+            (Some(urgent), Some(patient)) => Some(if urgent.0 < patient.0 { urgent } else { patient }),
+            (urgent, patient) => urgent.or(patient),
+        };
+        first.or_else(|| self.ahead.first().map(|((_, claim), key)| (claim, key)))
+    }
+
+    /// Whether it is this flow's turn.
+    pub(super) fn leads(&self, key: K) -> bool {
+        self.first().is_some_and(|(_, first)| first == key)
     }
 
     /// All flows in the order of their turns, as things are now.
@@ -269,13 +278,14 @@ impl<K: Ord + Copy> FairQueue<K> {
             };
             if urgent_first { urgent.next() } else { patient.next() }
         });
-        let ahead = self.ahead.iter().map(|((_, claim), key)| (*claim, *key));
-        eligible.map(|(claim, key)| (*claim, *key)).chain(ahead)
+        eligible.chain(self.ahead.iter().map(|((_, claim), key)| (claim, key)))
     }
 
-    /// Books lane time that the only flow is given; it keeps its place.
+    /// Books lane time that the only flow is given. It keeps its place, also if it is not ahead any more: [`FairQueue::replace`] is for when
+    /// it is no longer alone.
     pub(super) fn charge_alone(&mut self, flow: &mut Flow, work: Work) {
-        self.advance_to(flow.tag);
+        self.clock = self.clock.max(flow.tag);
+        self.forget_caught_up();
         flow.tag += work;
     }
 
@@ -288,6 +298,14 @@ impl<K: Ord + Copy> FairQueue<K> {
     /// Books lane time that a flow is given.
     pub(super) fn charge(&mut self, flow: &mut Flow, key: K, work: Work) {
         let claim = flow.claim();
+        self.take_charged(flow, work);
+        if let Some(claim) = claim {
+            self.place(flow, key, claim);
+        }
+    }
+
+    /// Takes a flow out, wherever it stands, and books lane time that it is given.
+    pub(super) fn take_charged(&mut self, flow: &mut Flow, work: Work) {
         if let Some(Place::Ahead(from, _)) = flow.place
             && self.nobody_is_eligible()
         {
@@ -300,20 +318,22 @@ impl<K: Ord + Copy> FairQueue<K> {
         self.carry += work;
         self.advance_to(self.clock + self.carry / flows);
         self.carry %= flows;
-        if let Some(claim) = claim {
-            self.place(flow, key, claim);
-        }
     }
 
     fn advance_to(&mut self, clock: Work) {
         self.clock = self.clock.max(clock);
-        while let Some(first) = self.ahead.first_entry()
-            && first.key().0 <= self.clock
+        while let Some(((from, claim), key)) = self.ahead.first()
+            && from <= self.clock
         {
-            let ((_, claim), key) = first.remove_entry();
+            self.ahead.pop_first();
             self.eligible(claim).insert(claim, key);
         }
-        while self.departed.first().is_some_and(|(tag, _)| *tag <= self.clock) {
+        self.forget_caught_up();
+    }
+
+    /// Forgets flows that have nothing to run and are ahead no longer.
+    fn forget_caught_up(&mut self) {
+        while self.departed.first().is_some_and(|((tag, _), ())| tag <= self.clock) {
             self.departed.pop_first();
         }
     }
@@ -321,6 +341,8 @@ impl<K: Ord + Copy> FairQueue<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn claim(due: u64) -> Claim {

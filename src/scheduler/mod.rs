@@ -12,6 +12,7 @@ mod cost;
 mod costs;
 mod decide;
 mod fair;
+mod front;
 mod handoff;
 mod knee;
 mod lanes;

@@ -284,9 +284,9 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
         let (stream, model) = (&mut self.streams[key], &mut self.models[model_key]);
         model.ledger.receive();
-        model.held.add(holders[1], item.bytes);
+        let model_changes = model.held.add(holders[1], item.bytes);
         model.costs.push(item.shape, item.bytes, item.arrived);
-        self.held.add(holders[0], item.bytes);
+        let changes = self.held.add(holders[0], item.bytes);
         self.arrivals += 1;
         let last = stream.items.back().map(|queued| queued.item.due());
         stream.monotone = last.is_none_or(|last| stream.monotone && last <= item.due());
@@ -299,10 +299,10 @@ impl<H: Clone, P> Scheduler<H, P> {
         if due < alarm {
             self.set_alarm(key, due);
         }
-        if self.held.is_to_change() {
+        if changes {
             self.count_all_owners();
         }
-        if self.models[model_key].held.is_to_change() {
+        if model_changes {
             self.count_owners_of(model_key);
         }
         Ok(())
@@ -514,12 +514,15 @@ impl<H: Clone, P> Scheduler<H, P> {
         let model = &mut self.models[model_key];
         let Some(claim) = claim_of(stream, model.options.stateful) else { return };
         let (slack, seat) = (model.slack, stream.seat(key));
-        if stream.running == 0 {
-            model.ready.enter(&mut stream.flow, seat, claim, slack);
+        let moves = if stream.running == 0 {
+            model.ready.enter(&mut stream.flow, seat, claim, slack)
         } else {
-            model.ready.place(&mut stream.flow, seat, claim, slack);
-        }
+            model.ready.place(&mut stream.flow, seat, claim, slack)
+        };
         let class = priority as usize;
+        if !moves && model.flows[class].is_placed() {
+            return;
+        }
         if self.turns[class].is_empty() {
             self.passed_over_since[class] = Timestamp::NEVER;
         }

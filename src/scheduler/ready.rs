@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use slotmap::{Key as _, SecondaryMap, SlotMap};
+use slotmap::{Key as _, KeyData, SecondaryMap, SlotMap};
 
 use crate::{
     domain::{Priority, Timestamp},
@@ -89,61 +89,80 @@ struct Group {
     /// Null for the one around all.
     above: GroupKey,
     owner: Owner,
+    /// Whether its members are streams, and not groups.
+    is_innermost: bool,
     members: FairQueue<Member>,
 }
 
-/// All members of a group are of one kind.
+/// The key of a member: a stream's in an innermost group, a group's in others. In one word, as queues compare it again and again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Member {
-    Group(GroupKey),
-    Stream(StreamKey),
-}
+struct Member(KeyData);
 
 impl ReadyStreams {
     pub(super) const fn len(&self) -> usize {
         self.streams
     }
 
-    /// Puts a stream in that had nothing to run.
-    pub(super) fn enter(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) {
-        self.put(standing, seat, claim, slack, true);
+    /// Puts a stream in that had nothing to run. Says whether another may be the first of its priority now, or claim something else.
+    pub(super) fn enter(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) -> bool {
+        self.put(standing, seat, claim, slack, true)
     }
 
-    /// Puts a stream back, or moves it, by what its head claims now.
-    pub(super) fn place(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) {
-        self.put(standing, seat, claim, slack, false);
+    /// Puts a stream back, or moves it, by what its head claims now. Says the same.
+    pub(super) fn place(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) -> bool {
+        self.put(standing, seat, claim, slack, false)
     }
 
-    fn put(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work, enters: bool) {
+    /// Puts a stream back that [`ReadyStreams::pop`] gave out, by what its head claims now.
+    pub(super) fn put_back(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) {
+        self.streams += 1;
+        let class = &mut self.classes[seat.priority as usize];
+        let group = class.group_of(standing);
+        let members = &mut class.groups[group].members;
+        members.set_slack(slack);
+        members.place(&mut standing.flow, Member(seat.stream.data()), claim);
+        class.rise(group, Some(slack), false);
+    }
+
+    /// Notes that a stream which was given out comes back later, and is not to be looked at until then.
+    pub(super) fn pass_over(&mut self, standing: &Standing, seat: Seat) {
+        self.classes[seat.priority as usize].rise(standing.group, None, false);
+    }
+
+    fn put(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work, enters: bool) -> bool {
         self.streams += usize::from(!standing.flow.is_placed());
         let class = &mut self.classes[seat.priority as usize];
         let group = class.group_of(standing);
         let members = &mut class.groups[group].members;
         let group_enters = enters && members.is_empty();
-        let first = members.first();
+        let member = Member(seat.stream.data());
+        let led = standing.flow.is_placed() && members.leads(member);
         members.set_slack(slack);
         if enters {
-            members.enter(&mut standing.flow, Member::Stream(seat.stream), claim);
+            members.enter(&mut standing.flow, member, claim);
         } else {
-            members.place(&mut standing.flow, Member::Stream(seat.stream), claim);
+            members.place(&mut standing.flow, member, claim);
         }
-        // A group claims what its first stream claims, so while that is the same, nothing around it moves.
-        if first.is_none() || members.first() != first {
+        // A group claims what its first stream claims, so while that is another one and stays as it is, nothing around it moves.
+        let moves = led || members.leads(member);
+        if moves {
             class.rise(group, Some(slack), group_enters);
         }
+        moves
     }
 
-    /// Notes that a stream which was taken out has nothing that may run.
+    /// Notes that a stream which was given out has nothing that may run.
     pub(super) fn depart(&mut self, standing: &mut Standing, seat: Seat) {
         let class = &mut self.classes[seat.priority as usize];
         let mut at = standing.group;
         let Some(group) = class.groups.get_mut(at) else { return };
-        group.members.depart(&mut standing.flow, Member::Stream(seat.stream));
+        group.members.depart(&mut standing.flow, Member(seat.stream.data()));
+        class.rise(at, None, false);
         while class.groups[at].members.is_empty()
             && let above = class.groups[at].above
             && let (Some(around), Some(flow)) = (class.groups.get_mut(above), class.flows.get_mut(at))
         {
-            around.members.depart(flow, Member::Group(at));
+            around.members.depart(flow, Member(at.data()));
             at = above;
         }
     }
@@ -160,17 +179,17 @@ impl ReadyStreams {
     /// Notes that a stream, which is not among the ready ones, does not come back.
     pub(super) fn forget(&mut self, standing: &mut Standing, seat: Seat) {
         if let Some(group) = self.classes[seat.priority as usize].groups.get_mut(standing.group) {
-            group.members.forget(&mut standing.flow, Member::Stream(seat.stream));
+            group.members.forget(&mut standing.flow, Member(seat.stream.data()));
         }
     }
 
-    /// The stream of this priority whose turn it is, taken out; those whose head is due before `not_before` are passed over. The
-    /// caller tells it by [`Standing::set_out`].
+    /// The stream of this priority whose turn it is, given out; those whose head is due before `not_before` are passed over. The caller
+    /// tells it by [`Standing::set_out`], and gives it to [`ReadyStreams::put_back`], [`ReadyStreams::depart`] or
+    /// [`ReadyStreams::pass_over`] before the next one: what its group claims waits for that.
     pub(super) fn pop(&mut self, priority: Priority, not_before: Timestamp) -> Option<StreamKey> {
         let class = &mut self.classes[priority as usize];
-        let (group, stream) = class.pop(class.all, not_before)?;
+        let stream = class.pop(class.all, not_before)?;
         self.streams -= 1;
-        class.rise(group, None, false);
         Some(stream)
     }
 
@@ -179,11 +198,11 @@ impl ReadyStreams {
         let class = &mut self.classes[seat.priority as usize];
         let mut at = standing.group;
         let Some(group) = class.groups.get_mut(at) else { return };
-        group.members.charge(&mut standing.flow, Member::Stream(seat.stream), work);
+        group.members.charge(&mut standing.flow, Member(seat.stream.data()), work);
         let mut above = group.above;
         while let (Some(around), Some(flow)) = (class.groups.get_mut(above), class.flows.get_mut(at)) {
             if around.members.len() > 1 {
-                around.members.charge(flow, Member::Group(at), work);
+                around.members.charge(flow, Member(at.data()), work);
             } else {
                 around.members.charge_alone(flow, work);
             }
@@ -200,21 +219,17 @@ impl ReadyStreams {
     /// Whether streams of this priority are ready that belong to another than `owner`.
     pub(super) fn has_others(&self, priority: Priority, owner: Owner) -> bool {
         let class = &self.classes[priority as usize];
-        let is_other = |(_, member)| match member {
-            Member::Group(group) => class.groups[group].owner != owner,
-            Member::Stream(_) => false,
-        };
-        class.groups[class.all].members.iter().any(is_other)
+        class.groups[class.all].groups().any(|group| class.groups[group].owner != owner)
     }
 
     /// All ready streams, group by group; within a group in the order of their turns.
     pub(super) fn iter(&self) -> impl Iterator<Item = StreamKey> + '_ {
-        self.innermost().flat_map(|group| group.members.iter().filter_map(|(_, member)| member.stream()))
+        self.innermost().flat_map(|group| group.members.iter().map(|(_, member)| member.stream()))
     }
 
     /// Streams whose head has no deadline or one that is not before `due`.
     pub(super) fn not_due_before(&self, due: Timestamp) -> impl Iterator<Item = StreamKey> + '_ {
-        self.innermost().flat_map(move |group| group.members.not_due_before(due).filter_map(Member::stream))
+        self.innermost().flat_map(move |group| group.members.not_due_before(due).map(Member::stream))
     }
 
     /// The groups that hold streams, in the order of their turns. A path has three levels at most.
@@ -227,18 +242,30 @@ impl ReadyStreams {
 }
 
 impl Member {
-    const fn stream(self) -> Option<StreamKey> {
-        match self {
-            Self::Stream(stream) => Some(stream),
-            Self::Group(_) => None,
-        }
+    fn stream(self) -> StreamKey {
+        self.0.into()
+    }
+
+    fn group(self) -> GroupKey {
+        self.0.into()
+    }
+}
+
+impl Group {
+    fn new(above: GroupKey, owner: Owner, is_innermost: bool) -> Self {
+        Self { above, owner, is_innermost, members: FairQueue::default() }
+    }
+
+    /// The groups in it, in the order of their turns.
+    fn groups(&self) -> impl Iterator<Item = GroupKey> + '_ {
+        self.members.iter().take(if self.is_innermost { 0 } else { usize::MAX }).map(|(_, member)| member.group())
     }
 }
 
 impl Default for Class {
     fn default() -> Self {
         let mut groups = SlotMap::with_key();
-        let all = groups.insert(Group { above: GroupKey::null(), owner: NOBODY, members: FairQueue::default() });
+        let all = groups.insert(Group::new(GroupKey::null(), NOBODY, false));
         Self { groups, flows: SecondaryMap::new(), names: BTreeMap::new(), all, tidy_at: GROUPS_KEPT }
     }
 }
@@ -260,7 +287,7 @@ impl Class {
             // One that holds streams is another than one of the same name that holds groups.
             let name = (at, next, inner.is_none());
             at = *self.names.entry(name).or_insert_with(|| {
-                let made = self.groups.insert(Group { above: at, owner: next, members: FairQueue::default() });
+                let made = self.groups.insert(Group::new(at, next, inner.is_none()));
                 self.flows.insert(made, Flow::default());
                 made
             });
@@ -306,8 +333,8 @@ impl Class {
             let (around, flow) = (&mut self.groups[above].members, &mut self.flows[at]);
             let was_empty = around.is_empty();
             match first {
-                Some(claim) if enters => around.enter(flow, Member::Group(at), claim),
-                Some(claim) => around.place(flow, Member::Group(at), claim),
+                Some(claim) if enters => around.enter(flow, Member(at.data()), claim),
+                Some(claim) => around.place(flow, Member(at.data()), claim),
                 None => around.leave(flow),
             }
             enters &= was_empty;
@@ -317,23 +344,18 @@ impl Class {
 
     /// A group that holds streams, or else the groups that it holds.
     fn opened<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = &'a Group> + 'a {
-        let holds_streams = matches!(group.members.first(), Some((_, Member::Stream(_))));
-        let inner = group.members.iter().take(if holds_streams { 0 } else { usize::MAX });
-        let inner = inner.filter_map(|(_, member)| match member {
-            Member::Group(inner) => self.groups.get(inner),
-            Member::Stream(_) => None,
-        });
-        holds_streams.then_some(group).into_iter().chain(inner)
+        let inner = group.groups().filter_map(|inner| self.groups.get(inner));
+        group.is_innermost.then_some(group).into_iter().chain(inner)
     }
 
     /// Puts the only member of a group where it belongs.
     fn settle_alone(&mut self, group: GroupKey) {
         let members = &self.groups[group].members;
         if members.len() == 1
-            && let Some((_, Member::Group(alone))) = members.first()
-            && let Some((claim, _)) = self.first(alone)
+            && let Some((_, alone)) = members.first()
+            && let Some((claim, _)) = self.first(alone.group())
         {
-            self.groups[group].members.replace(&mut self.flows[alone], Member::Group(alone), claim);
+            self.groups[group].members.replace(&mut self.flows[alone.group()], alone, claim);
         }
     }
 
@@ -341,35 +363,33 @@ impl Class {
     fn first(&self, group: GroupKey) -> Option<(Claim, StreamKey)> {
         let mut at = group;
         loop {
-            match self.groups.get(at)?.members.first()? {
-                (claim, Member::Stream(stream)) => return Some((claim, stream)),
-                (_, Member::Group(inner)) => at = inner,
+            let group = self.groups.get(at)?;
+            let (claim, first) = group.members.first()?;
+            if group.is_innermost {
+                return Some((claim, first.stream()));
             }
+            at = first.group();
         }
     }
 
-    /// Takes out the first stream of a group whose head is not due before `not_before`; beside it, the group that it stood in.
-    fn pop(&mut self, group: GroupKey, not_before: Timestamp) -> Option<(GroupKey, StreamKey)> {
-        let members = &mut self.groups[group].members;
-        let first = match members.first()? {
-            (_, Member::Group(first)) => first,
-            (_, Member::Stream(_)) => return Some((group, members.pop_first(not_before)?.stream()?)),
-        };
-        if let Some(found) = self.pop(first, not_before) {
+    /// Takes out the first stream of a group whose head is not due before `not_before`.
+    fn pop(&mut self, group: GroupKey, not_before: Timestamp) -> Option<StreamKey> {
+        let Group { is_innermost, members, .. } = &mut self.groups[group];
+        if *is_innermost {
+            return members.pop_first(not_before).map(Member::stream);
+        }
+        let (_, first) = members.first()?;
+        if let Some(found) = self.pop(first.group(), not_before) {
             return Some(found);
         }
         // What a group claims is its first stream's; one of which that is due too early may have others that are not.
         let second = self.groups[group].members.first_not_before(not_before);
-        if let Some(Member::Group(second)) = second.filter(|second| *second != Member::Group(first))
-            && let Some(found) = self.pop(second, not_before)
+        if let Some(second) = second.filter(|second| *second != first)
+            && let Some(found) = self.pop(second.group(), not_before)
         {
             return Some(found);
         }
-        let others = self.groups[group].members.iter().take(GROUPS_LOOKED_AT);
-        let others: Vec<Member> = others.map(|(_, member)| member).collect();
-        others.into_iter().find_map(|other| match other {
-            Member::Group(other) => self.pop(other, not_before),
-            Member::Stream(_) => None,
-        })
+        let others: Vec<GroupKey> = self.groups[group].groups().take(GROUPS_LOOKED_AT).collect();
+        others.into_iter().find_map(|other| self.pop(other, not_before))
     }
 }

@@ -18,6 +18,7 @@ mod turns;
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use slotmap::{Key as _, SlotMap};
 
 pub use path::{Owner, Path};
@@ -38,7 +39,8 @@ pub struct Shares<const N: usize> {
     limits: [usize; N],
     held: [usize; N],
     holders: SlotMap<HolderKey, Holder<N>>,
-    names: HashMap<(HolderKey, Owner), HolderKey>,
+    /// Looked up for each call, by names that clients do not choose freely: addresses and numbers.
+    names: HashMap<(HolderKey, Owner), HolderKey, RandomState>,
 }
 
 #[derive(Debug)]
@@ -55,7 +57,7 @@ impl<const N: usize> Shares<N> {
     /// Nobody holds anything of so much.
     #[must_use]
     pub fn new(limits: [usize; N]) -> Self {
-        Self { limits, held: [0; N], holders: SlotMap::with_key(), names: HashMap::new() }
+        Self { limits, held: [0; N], holders: SlotMap::with_key(), names: HashMap::default() }
     }
 
     /// All that there is.

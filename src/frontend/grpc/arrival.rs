@@ -4,7 +4,7 @@
 //! waits for ever. So this stands between it and HTTP/2, and reads the frames of gRPC itself:
 //!
 //! ```text
-//!  DATA frame ─► whole messages, not compressed ─────────────────────────────────────────────► tonic, untouched
+//!  DATA frame ─► whole messages, not compressed, and the beginnings of small ones ───────────► tonic, untouched
 //!           └──► others ─► gathered as they come, charged ─► inflated, counted ─► a parcel ──► tonic, which gets a ticket
 //!                          clock: grpc.body_timeout_s        aside, if it takes long
 //! ```
@@ -24,7 +24,7 @@ use std::{
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use futures::future::{BoxFuture, Either, Ready, ready as done};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use hyper::body::{Body as HttpBody, Frame, Incoming};
 use prost::DecodeError;
 use tokio::time::{Sleep, sleep};
@@ -35,7 +35,7 @@ use super::{
     calls::{Calls, ConnectionCalls},
     deadline,
     reader::{Admitted, Reader},
-    shapes::{MethodShape, Shapes},
+    shapes::{MethodShape, Shapes, UNCOUNTED_BYTES_MAX},
     status::{announced_too_large, status_of, status_with},
 };
 use crate::{
@@ -54,6 +54,12 @@ use crate::{
 
 /// What goes before each message: whether it is compressed, and how long it is.
 const PREFIX_BYTES: usize = 5;
+
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+
+/// Room in bytes that may be made for a stream, and beside that for each byte that has come.
+const ROOM_FOR_A_STREAM: usize = 2 << 10;
+const ROOM_FOR_A_BYTE: usize = 8;
 
 /// What is inflated where it arrives. It takes up to a millisecond, and is inflated again elsewhere if it turns out to be more.
 const INFLATED_HERE_MAX: usize = 128 << 10;
@@ -189,7 +195,7 @@ fn kind(path: &str, method: Option<MethodShape>) -> CallKind {
 
 /// How the messages of a call may be compressed; tonic refuses calls with an encoding that their service does not take.
 fn encoding(headers: &HeaderMap) -> Option<Encoding> {
-    match headers.get("grpc-encoding")?.as_bytes() {
+    match headers.get(ENCODING)?.as_bytes() {
         b"gzip" => Some(Encoding::Gzip),
         b"deflate" => Some(Encoding::Deflate),
         b"zstd" => Some(Encoding::Zstd),
@@ -228,6 +234,8 @@ struct ArrivingBody<B> {
 enum State {
     /// Between two messages.
     Between,
+    /// A message has begun that is handed on as it comes: nothing is to be done with it, and tonic keeps no more of it than has come.
+    Passing { announced: usize, left: usize },
     /// A message has begun.
     Gathering(Box<Gathering>),
     /// It is there, and being inflated, joined and counted.
@@ -260,22 +268,44 @@ impl<B> ArrivingBody<B> {
     }
 
     /// What tonic is to get of `data`, if that is anything yet.
-    fn take(&mut self, data: Bytes) -> Result<Option<Bytes>, Fault> {
-        if let State::Between = self.state {
-            let whole = self.whole_messages(&data)?;
-            if whole == data.len() {
-                return Ok(Some(data));
+    fn take(&mut self, mut data: Bytes) -> Result<Option<Bytes>, Fault> {
+        match &mut self.state {
+            State::Between => {
+                let whole = self.whole_messages(&data)?;
+                if whole == data.len() {
+                    return Ok(Some(data));
+                }
+                if let Some(passing) = self.passing(&data[whole..]) {
+                    self.state = passing;
+                    return Ok(Some(data));
+                }
+                self.rest = data;
+                if whole > 0 {
+                    return Ok(Some(self.rest.split_to(whole)));
+                }
+                let pieces = Pieces::new(self.call.account.charge());
+                self.state = State::Gathering(Box::new(Gathering { prefix: [0; PREFIX_BYTES], prefix_bytes: 0, pieces }));
             }
-            self.rest = data;
-            if whole > 0 {
-                return Ok(Some(self.rest.split_to(whole)));
+            State::Passing { left, .. } => {
+                let passed = data.split_to(data.len().min(*left));
+                *left -= passed.len();
+                if *left == 0 {
+                    self.state = State::Between;
+                    self.restart_clock();
+                }
+                self.rest = data;
+                return Ok(Some(passed));
             }
-            let pieces = Pieces::new(self.call.account.charge());
-            self.state = State::Gathering(Box::new(Gathering { prefix: [0; PREFIX_BYTES], prefix_bytes: 0, pieces }));
-        } else {
-            self.rest = data;
+            State::Gathering(_) | State::Working(_) | State::Over => self.rest = data,
         }
         self.gather()
+    }
+
+    /// The state in which the message that begins with `data` is handed on as it comes, if it may be.
+    fn passing(&self, data: &[u8]) -> Option<State> {
+        let ([0, length @ ..], rest) = data.split_first_chunk::<PREFIX_BYTES>()? else { return None };
+        let announced = u32::from_be_bytes(*length) as usize;
+        self.call.passes(announced, rest).then(|| State::Passing { announced, left: announced - rest.len() })
     }
 
     /// Bytes of the messages at the beginning of `data` that need nothing to be done.
@@ -316,6 +346,11 @@ impl<B> ArrivingBody<B> {
             }
             if message.announced() > self.call.bytes_max {
                 return Err(announced_too_large(message.announced(), self.call.bytes_max, self.call.bytes_key()));
+            }
+            let (announced, prefix) = (message.announced(), message.prefix);
+            if prefix[0] == 0 && announced > 0 && self.call.passes(announced, &self.rest) {
+                self.state = State::Passing { announced, left: announced };
+                return Ok(Some(Bytes::copy_from_slice(&prefix)));
             }
         }
         let left = message.announced() - message.pieces.len();
@@ -421,17 +456,26 @@ impl<B> ArrivingBody<B> {
 
     /// The end of what the client sends.
     fn end(&mut self) -> Result<(), Fault> {
-        let State::Gathering(message) = std::mem::replace(&mut self.state, State::Over) else { return Ok(()) };
-        let announced = if message.prefix_bytes < PREFIX_BYTES {
-            "before its length".to_owned()
-        } else {
-            format!("after {} of its {} bytes", message.pieces.len(), message.announced())
+        let (came, announced) = match std::mem::replace(&mut self.state, State::Over) {
+            State::Passing { announced, left } => (announced - left, announced),
+            State::Gathering(message) if message.prefix_bytes < PREFIX_BYTES => {
+                return Err(Fault::invalid("message", "the message breaks off before its length"));
+            }
+            State::Gathering(message) => (message.pieces.len(), message.announced()),
+            State::Between | State::Working(_) | State::Over => return Ok(()),
         };
-        Err(Fault::invalid("message", format!("the message breaks off {announced}")))
+        Err(Fault::invalid("message", format!("the message breaks off after {came} of its {announced} bytes")))
     }
 }
 
 impl Call {
+    /// Whether a message that is not compressed and begins so is handed on as it comes: it is small enough to be neither counted nor charged,
+    /// and so much of it is there that the room which tonic makes for all of it is in proportion.
+    fn passes(&self, announced: usize, begins: &[u8]) -> bool {
+        let room = ROOM_FOR_A_STREAM + ROOM_FOR_A_BYTE * begins.len();
+        announced <= UNCOUNTED_BYTES_MAX.min(self.bytes_max) && announced <= room
+    }
+
     fn bytes_key(&self) -> &'static str {
         if self.bytes_max == self.shared.message_bytes_max { "grpc.max_message_bytes" } else { "grpc.max_small_message_bytes" }
     }
@@ -497,11 +541,11 @@ where
                     Poll::Ready(Err(fault)) => Err(fault),
                     Poll::Pending => Err(ready!(this.poll_clock(cx))),
                 },
-                State::Between | State::Gathering(_) if this.rest.has_remaining() => {
+                State::Between | State::Passing { .. } | State::Gathering(_) if this.rest.has_remaining() => {
                     let rest = std::mem::take(&mut this.rest);
                     this.take(rest)
                 }
-                State::Between | State::Gathering(_) => match Pin::new(&mut this.body).poll_frame(cx) {
+                State::Between | State::Passing { .. } | State::Gathering(_) => match Pin::new(&mut this.body).poll_frame(cx) {
                     Poll::Pending => Err(ready!(this.poll_clock(cx))),
                     Poll::Ready(None) => match this.end() {
                         Ok(()) => return Poll::Ready(None),

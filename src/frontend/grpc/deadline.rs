@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use tonic::metadata::MetadataMap;
 
 use crate::{clock, domain::Timestamp};
@@ -17,7 +17,7 @@ pub(super) fn ends_at(metadata: &MetadataMap) -> Timestamp {
 
 /// How long the whole call may take; `None` where [`ends_at`] says never.
 pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    parse(headers.get(HEADER)?.to_str().ok()?)
+    parse(headers.get(HeaderName::from_static(HEADER))?.to_str().ok()?)
 }
 
 /// One to eight digits and a unit, as the gRPC specification of HTTP/2 has it.

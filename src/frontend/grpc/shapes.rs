@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use prost::{
     DecodeError, Message as _,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
@@ -39,7 +40,7 @@ const ITEM: &str = ".tidemill.v1.Item";
 /// The messages of all services, and which methods take which.
 #[derive(Debug)]
 pub(super) struct Shapes {
-    methods: HashMap<String, MethodShape>,
+    methods: HashMap<String, MethodShape, RandomState>,
     messages: Vec<Shape>,
 }
 

@@ -7,9 +7,7 @@ use std::{
 
 use axum::{
     body::{Body, HttpBody as _},
-    extract::Request,
     http::header,
-    middleware::Next,
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
@@ -33,9 +31,8 @@ const FRAME_BYTES_MAX: usize = 64 << 10;
 #[derive(Debug, Clone, Copy)]
 struct Length(usize);
 
-/// Notes how long an answer is, before the layer that compresses it hides that.
-pub(super) async fn note_length(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+/// The answer with a note of how long it is, before the layer that compresses it hides that.
+pub(super) fn with_length(mut response: Response) -> Response {
     if let Some(length) = response.body().size_hint().exact() {
         response.extensions_mut().insert(Length(usize::try_from(length).unwrap_or(usize::MAX)));
     }
@@ -120,8 +117,8 @@ impl hyper::body::Body for Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use axum::{Router, http, middleware, routing::get};
-    use tower::ServiceExt as _;
+    use axum::{Router, http, routing::get};
+    use tower::{ServiceExt as _, util::MapResponseLayer};
     use tower_http::compression::CompressionLayer;
 
     use super::*;
@@ -138,7 +135,7 @@ mod tests {
     async fn answer(bytes: usize, encoding: &str) -> Response {
         let router = Router::new()
             .route("/", get(move || async move { vec![b'7'; bytes] }))
-            .layer(middleware::from_fn(note_length))
+            .layer(MapResponseLayer::new(with_length))
             .layer(CompressionLayer::new());
         let request = http::Request::get("/").header(header::ACCEPT_ENCODING, encoding).body(Body::empty()).expect("a request");
         router.oneshot(request).await.expect("no error")

@@ -226,7 +226,8 @@ mod tests {
 
     async fn read_body(headers: &HeaderMap, body: Body, config: &HttpConfig) -> Result<Bytes, Refusal> {
         let bounds = bounds();
-        let arrived = read(headers, body, &bounds.transfer.connection(Peer::default()), config, &bounds, &Memory::unlimited()).await;
+        let arrived =
+            read(headers, body, &bounds.transfer.connection(Peer::default()), config, &bounds, &Memory::unlimited()).await;
         let body = arrived.map(|(body, charge)| {
             assert!(charge.bytes() >= body.len());
             body
@@ -277,7 +278,8 @@ mod tests {
         let body = Body::new(StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(receiver)));
         let config = HttpConfig::default();
         let headers = announcing("16000000");
-        let mut reading = Box::pin(read(&headers, body, &account, &config, &bounds, &Memory::unlimited()));
+        let memory = Memory::unlimited();
+        let mut reading = Box::pin(read(&headers, body, &account, &config, &bounds, &memory));
         sender.send(Ok(Frame::data(Bytes::from(vec![0; 10_000])))).await.expect("it is read");
         assert!(futures::poll!(reading.as_mut()).is_pending());
         assert_eq!(bounds.transfer.bytes(), 10_000, "not what is announced");

@@ -1,6 +1,6 @@
 //! What is served under which path, and what holds for all of it.
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use axum::{
     Router,
@@ -11,6 +11,7 @@ use axum::{
     routing::{MethodRouter, any, get, post},
 };
 use serde::{Deserialize, Serialize};
+use tower::ServiceBuilder;
 use tower_http::{CompressionLevel, compression::CompressionLayer};
 
 use super::{answer, error::Refusal, generate, infer, repository, response::to_json, shared_memory};
@@ -24,15 +25,29 @@ use crate::{
     telemetry::Method,
 };
 
-/// What handlers share.
+/// What handlers share. axum makes several clones for each request, which are one pointer each.
 #[derive(Clone)]
-pub(super) struct Api {
+pub(super) struct Api(Arc<Shared>);
+
+pub(super) struct Shared {
     pub(super) open_inference: OpenInference,
-    pub(super) config: Arc<HttpConfig>,
+    pub(super) config: HttpConfig,
     pub(super) bounds: Bounds,
 }
 
+impl Deref for Api {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
 impl Api {
+    pub(super) fn new(open_inference: OpenInference, config: HttpConfig, bounds: Bounds) -> Self {
+        Self(Arc::new(Shared { open_inference, config, bounds }))
+    }
+
     /// Counts a refusal that nobody else has counted.
     pub(super) fn counted(&self, method: Method, refusal: impl Into<Refusal>) -> Refusal {
         let refusal = refusal.into();
@@ -118,9 +133,13 @@ pub(super) fn router(api: Api) -> Router {
     router
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_verb)
-        .layer(middleware::from_fn(answer::note_length))
-        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
-        .layer(middleware::from_fn_with_state(api.clone(), around))
+        // In one layer: axum boxes what is in each, for each request.
+        .layer(
+            ServiceBuilder::new()
+                .layer(middleware::from_fn_with_state(api.clone(), around))
+                .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
+                .map_response(answer::with_length),
+        )
         .with_state(api)
 }
 

@@ -3,8 +3,6 @@
 //! # SHUTDOWN
 //! As [`Shutdown`] says: requests that have begun are answered, with `connection: close`; connections without one are closed.
 
-use std::sync::Arc;
-
 use axum::Router;
 use tokio::net::TcpListener;
 
@@ -59,7 +57,7 @@ impl HttpServer {
             shutdown: shutdown.clone(),
             surroundings: Surroundings::unlimited(),
         };
-        let router = router(Api { open_inference, config: Arc::new(config), bounds });
+        let router = router(Api::new(open_inference, config, bounds));
         Self { listener, router, limits, transfer, web: WebRules::default(), shutdown }
     }
 

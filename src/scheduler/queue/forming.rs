@@ -372,9 +372,12 @@ impl<H: Clone, P> Scheduler<H, P> {
                 let alarm = stream.next_alarm();
                 move_alarm(&mut self.alarms, stream_key, stream, alarm);
                 match fit {
-                    Some(Fit::OtherShape | Fit::TooTight) => passed_over.push(stream_key),
+                    Some(Fit::OtherShape | Fit::TooTight) => {
+                        model.ready.pass_over(&stream.flow, seat);
+                        passed_over.push(stream_key);
+                    }
                     _ => match claim_of(stream, model.options.stateful) {
-                        Some(claim) => model.ready.place(&mut stream.flow, seat, claim, slack),
+                        Some(claim) => model.ready.put_back(&mut stream.flow, seat, claim, slack),
                         None => model.ready.depart(&mut stream.flow, seat),
                     },
                 }
@@ -408,10 +411,14 @@ impl<H: Clone, P> Scheduler<H, P> {
         for priority in Priority::ALL {
             let class = priority as usize;
             let taken = entries.iter().filter(|entry| entry.priority == priority).count() as Work;
+            let flow = &mut self.models[key].flows[class];
+            let moves = taken > 0 || flow.is_placed();
             if taken > 0 {
-                self.turns[class].charge(&mut self.models[key].flows[class], key, work * taken);
+                self.turns[class].take_charged(flow, work * taken);
             }
-            self.follow(key, priority, false);
+            if moves {
+                self.follow(key, priority, false);
+            }
             self.settle_turn(priority, (taken, work), &entries, &mut higher, now);
         }
         if entries.is_empty() {

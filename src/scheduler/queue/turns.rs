@@ -30,7 +30,7 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// The priority to look for work at first.
     pub(super) fn first_priority(&self, now: Timestamp) -> Priority {
         let waits = |class: &usize| !self.turns[*class].is_empty();
-        let overdue = |class: &usize| waits(class) && now.since(self.passed_over_since[*class]) > STARVATION_MAX;
+        let overdue = |class: &usize| now.since(self.passed_over_since[*class]) > STARVATION_MAX && waits(class);
         let first = (1..CLASSES).filter(overdue).min_by_key(|class| self.passed_over_since[*class]);
         let owed = |class: &usize| self.owed[*class] > 0 && waits(class);
         let first = first.or_else(|| (1..CLASSES).filter(owed).max_by_key(|class| self.owed[*class]));
@@ -48,6 +48,9 @@ impl<H: Clone, P> Scheduler<H, P> {
     ) {
         let class = priority as usize;
         let waits = !self.turns[class].is_empty();
+        if taken == 0 && !waits && self.owed[class] == 0 {
+            return;
+        }
         if taken > 0 {
             self.passed_over_since[class] = Timestamp::NEVER;
         } else if higher.owner.is_some() && waits {
@@ -62,7 +65,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         if self.owed[class] > 0 {
             self.owed[class] = self.owed[class].saturating_sub_unsigned(work * taken);
         }
-        if higher.owner.is_none() {
+        if higher.owner.is_none() && taken > 0 {
             let first = entries.iter().find(|entry| entry.priority == priority);
             higher.owner = first.map(|entry| self.streams[entry.stream].flow.owner());
         }

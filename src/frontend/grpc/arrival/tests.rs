@@ -41,6 +41,8 @@ struct Bench {
     body: ArrivingBody<Frames>,
     reader: Arc<Reader>,
     arrivals: Arrivals,
+    /// What tonic has of a message that is not whole yet.
+    read: BytesMut,
 }
 
 fn config() -> Config {
@@ -67,7 +69,7 @@ impl Bench {
         let reader = Arc::<Reader>::default();
         let call = layer.admit(&request, Arc::clone(&reader)).expect("the first");
         let (frames, receiver) = mpsc::channel(10_000);
-        Self { frames: Some(frames), body: ArrivingBody::new(Frames(receiver), call), reader, arrivals }
+        Self { frames: Some(frames), body: ArrivingBody::new(Frames(receiver), call), reader, arrivals, read: BytesMut::new() }
     }
 
     fn send(&self, data: impl Into<Bytes>) {
@@ -89,17 +91,22 @@ impl Bench {
 
     /// The next messages, as tonic and the codec behind it read them.
     async fn messages(&mut self) -> Option<Result<Vec<Bytes>, Fault>> {
-        let mut frame = match self.frame().await? {
-            Ok(frame) => frame,
-            Err(fault) => return Some(Err(fault)),
-        };
         let mut messages = Vec::new();
-        while !frame.is_empty() {
-            assert_eq!(frame.get_u8(), 0, "nothing compressed is left");
-            let length = frame.get_u32() as usize;
-            let message = frame.split_to(length);
-            let parcel = (message.len() == parcel::TICKET_BYTES).then(|| parcel::receive(&message)).flatten();
-            messages.push(parcel.unwrap_or(message));
+        while messages.is_empty() {
+            match self.frame().await? {
+                Ok(frame) => self.read.extend_from_slice(&frame),
+                Err(fault) => return Some(Err(fault)),
+            }
+            while let Some(([flag, length @ ..], rest)) = self.read.split_first_chunk::<PREFIX_BYTES>() {
+                assert_eq!(*flag, 0, "nothing compressed is left");
+                let length = u32::from_be_bytes(*length) as usize;
+                if rest.len() < length {
+                    break;
+                }
+                let message = self.read.split_to(PREFIX_BYTES + length).freeze().slice(PREFIX_BYTES..);
+                let parcel = (message.len() == parcel::TICKET_BYTES).then(|| parcel::receive(&message)).flatten();
+                messages.push(parcel.unwrap_or(message));
+            }
         }
         Some(Ok(messages))
     }
@@ -120,7 +127,7 @@ impl Bench {
     }
 
     async fn is_silent_for(&mut self, seconds: u64) -> bool {
-        timeout(Duration::from_secs(seconds), self.frame()).await.is_err()
+        timeout(Duration::from_secs(seconds), self.messages()).await.is_err()
     }
 }
 
@@ -157,10 +164,35 @@ async fn whole_messages_do_not_wait_for_the_one_behind_them() {
     let mut bench = Bench::new(FEED, &[]);
     let (first, second) = (prefixed(0, &chunk(10)), prefixed(0, &chunk(300)));
     bench.send([&first[..], &second[..100]].concat());
-    assert_eq!(bench.frame().await, Some(Ok(first.into())));
+    assert_eq!(bench.messages().await, Some(Ok(vec![chunk(10).into()])));
     assert!(futures::poll!(Box::pin(bench.messages())).is_pending());
     bench.send(second[100..].to_vec());
     assert_eq!(bench.messages().await, Some(Ok(vec![chunk(300).into()])));
+}
+
+#[tokio::test]
+async fn small_messages_pass_in_pieces_if_the_room_for_them_is_in_proportion() {
+    for (bytes, came, passes) in [(2_000, 0, true), (4_000, 0, false), (4_000, 300, true), (5_000, 4_000, false)] {
+        let mut bench = Bench::new(FEED, &[]);
+        let message = prefixed(0, &vec![7; bytes]);
+        let (begins, rest) = message.split_at(PREFIX_BYTES + came);
+        for whole in [true, false] {
+            // With its prefix in one piece, and in two.
+            if whole {
+                bench.send(begins.to_vec());
+            } else {
+                bench.send(begins[..3].to_vec());
+                bench.send(begins[3..].to_vec());
+            }
+            let comes_at_once = futures::poll!(Box::pin(bench.messages())).is_pending() && !bench.read.is_empty();
+            assert_eq!(comes_at_once, passes, "{came} of {bytes} bytes");
+            bench.send(rest.to_vec());
+            assert_eq!(bench.messages().await, Some(Ok(vec![vec![7; bytes].into()])));
+            assert_eq!(bench.charged() > 0, !passes);
+            bench.send(prefixed(0, b""));
+            assert_eq!(bench.messages().await, Some(Ok(vec![Bytes::new()])));
+        }
+    }
 }
 
 #[tokio::test]
