@@ -99,9 +99,9 @@ impl Held {
         }
     }
 
-    /// Whether there is room for one more item of `bytes` bytes, whoever asks.
+    /// Whether there is room for one more item of `bytes` bytes, whoever asks. If not, [`Admission::refuses`] says for whom.
     #[inline]
-    const fn has_room(&self, bytes: usize) -> bool {
+    pub(super) const fn has_room(&self, bytes: usize) -> bool {
         let ([items, queued_bytes], [items_max, bytes_max]) = (self.held, self.limits);
         self.shares.is_none() && items < items_max && queued_bytes.saturating_add(bytes) <= bytes_max
     }
@@ -143,9 +143,6 @@ impl Admission {
     pub(super) fn refuses(&self, all: &Held, model: &Held, holders: [HolderKey; 2], bytes: usize) -> Option<Reached> {
         const ALL: [&str; 2] = ["scheduler.max_queued_items", "scheduler.max_queued_bytes"];
         const MODEL: [&str; 2] = ["scheduler.max_queued_items_per_model", "scheduler.max_queued_bytes_per_model"];
-        if all.has_room(bytes) && model.has_room(bytes) {
-            return None;
-        }
         let of_all = all.refuses(holders[0], bytes).map(|(measure, by_share)| {
             let value = [self.items, self.bytes][measure];
             Reached { limit: ALL[measure], value, by_share }

@@ -270,14 +270,15 @@ impl<H: Clone, P> Scheduler<H, P> {
                 self.end_head(key, EndReason::Dropped(DropReason::Overflow), now, ended);
             }
         }
-        while let Some(Reached { limit, value, by_share }) = self
-            .admission
-            .refuses(&self.held, &self.models[model_key].held, holders, item.bytes)
-            .or_else(|| waits.then(|| self.admission.waits()))
-        {
+        while waits || !self.held.has_room(item.bytes) || !self.models[model_key].held.has_room(item.bytes) {
+            let model = &self.models[model_key];
+            let reached = self.admission.refuses(&self.held, &model.held, holders, item.bytes);
+            let Some(Reached { limit, value, by_share }) = reached.or_else(|| waits.then(|| self.admission.waits())) else {
+                break;
+            };
             // A stream that may drop gives its own oldest for the newest before it asks for room that others have.
             if !drops || self.streams[key].items.is_empty() {
-                let retry_after = time_to_drain(self.held.items(), self.models[model_key].costs.base(), self.lanes);
+                let retry_after = time_to_drain(self.held.items(), model.costs.base(), self.lanes);
                 return Err((item, Refusal { limit, value, by_share, retry_after }));
             }
             self.end_head(key, EndReason::Dropped(DropReason::Overflow), now, ended);

@@ -7,17 +7,16 @@ use tonic::metadata::MetadataMap;
 
 use crate::{clock, domain::Timestamp};
 
-const HEADER: &str = "grpc-timeout";
+const HEADER: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// When the call ends; [`Timestamp::NEVER`] without the header, or with one that breaks its grammar, which gRPC servers ignore.
 pub(super) fn ends_at(metadata: &MetadataMap) -> Timestamp {
-    let timeout = metadata.get(HEADER).and_then(|value| parse(value.to_str().ok()?));
-    timeout.map_or(Timestamp::NEVER, |timeout| clock::now() + timeout)
+    timeout(metadata.as_ref()).map_or(Timestamp::NEVER, |timeout| clock::now() + timeout)
 }
 
 /// How long the whole call may take; `None` where [`ends_at`] says never.
 pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    parse(headers.get(HeaderName::from_static(HEADER))?.to_str().ok()?)
+    parse(headers.get(HEADER)?.to_str().ok()?)
 }
 
 /// One to eight digits and a unit, as the gRPC specification of HTTP/2 has it.
