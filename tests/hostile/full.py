@@ -1,6 +1,7 @@
 """Runs attacks in full against a release build, times the bystander beside each and beside its control, and prints the table."""
 
 import argparse
+import hashlib
 import json
 import pathlib
 import shutil
@@ -30,6 +31,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=8.0, help="how long a flood lasts at most")
     parser.add_argument("--untimed", action="store_true", help="leave out the control, and the rule about the bystander's time")
     parser.add_argument("--page", action="store_true", help="write the tables into docs/hardening.md")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run that broke off: rows that held are taken over, if the binary is the same"
+    )
     return parser.parse_args()
 
 
@@ -94,11 +98,31 @@ def row(one: Attack, server: Server, options: argparse.Namespace) -> tuple[str, 
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |", wrong
 
 
+class Rows:
+    """Rows of this binary and these options that held, in a file, so that two hours need not be spent in one go."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        digest = hashlib.sha256(pathlib.Path(places.SERVER).read_bytes()).hexdigest()[:16]
+        how = "untimed" if options.untimed else f"{options.runs}x"
+        self._file = places.ROOT / f".cache/attacks/{digest}-{how}-{options.scale:g}-{options.seconds:g}.json"
+        known = options.resume and self._file.exists()
+        self._rows: dict[str, str] = json.loads(self._file.read_text()) if known else {}
+
+    def get(self, name: str) -> str | None:
+        return self._rows.get(name)
+
+    def keep(self, name: str, line: str) -> None:
+        self._rows[name] = line
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text(json.dumps(self._rows))
+
+
 def table(attacks: list[Attack], options: argparse.Namespace) -> tuple[str, dict[str, list[str]]]:
-    lines, failed = [], {}
+    lines, failed, rows = [], {}, Rows(options)
     server, shared, section = None, (), None
     for one in attacks:
-        if server is None or not server.is_running() or shared != one.settings:
+        known = rows.get(one.name)
+        if known is None and (server is None or not server.is_running() or shared != one.settings):
             if server:
                 server.kill()
             server, shared = trial.start(one), one.settings
@@ -109,8 +133,13 @@ def table(attacks: list[Attack], options: argparse.Namespace) -> tuple[str, dict
                 "| attack | sent | what the server did | RSS before > most > after, MB | bystander p50 / p99 / max, ms | control | verdict |"
             ]
             lines += ["|---|---|---|---|---|---|---|"]
+        if known is not None:
+            lines.append(known)
+            continue
         line, wrong = row(one, server, options)
         print(line, flush=True)
+        if not wrong:
+            rows.keep(one.name, line)
         for text in wrong:
             print(f"    {text}", flush=True)
         if wrong:
