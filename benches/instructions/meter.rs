@@ -4,8 +4,9 @@
 
 use std::{
     alloc::{GlobalAlloc, Layout},
+    cell::Cell,
     pin::Pin,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll},
 };
 
@@ -14,7 +15,10 @@ use mimalloc::MiMalloc;
 /// Turns before anything is counted: buffers reach their size, pools and caches fill.
 const WARM_UP_TURNS: usize = 32;
 
-static COUNTING: AtomicBool = AtomicBool::new(false);
+thread_local! {
+    /// Of this thread, as callgrind has it: what another one allocates now and then is nobody's item's.
+    static COUNTING: Cell<bool> = const { Cell::new(false) };
+}
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
@@ -22,7 +26,7 @@ static BYTES: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct CountingAllocator;
 
 fn count(bytes: usize) {
-    if COUNTING.load(Ordering::Relaxed) {
+    if COUNTING.get() {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
         BYTES.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -88,11 +92,11 @@ fn with<R>(on: bool, work: impl FnOnce() -> R) -> R {
 
 /// Turns counting on or off, and says what it was. Callgrind can only be told to change over.
 fn set(on: bool) -> bool {
-    let was = COUNTING.load(Ordering::Relaxed);
+    let was = COUNTING.get();
     if was && !on {
         callgrind::toggle();
     }
-    COUNTING.store(on, Ordering::Relaxed);
+    COUNTING.set(on);
     if on && !was {
         callgrind::toggle();
     }
