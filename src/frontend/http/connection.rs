@@ -337,8 +337,8 @@ impl Progress {
         state.awaited = Awaited::Nothing;
         (state.head_bytes, state.framing_bytes, state.last_bytes) = (0, 0, 0);
         if let Some(lines) = &mut state.lines {
-            let beyond = std::mem::take(lines).beyond();
-            state.surplus = beyond;
+            // A head that was not seen has come with an earlier one, and others may have as well.
+            state.surplus = std::mem::take(lines).beyond().unwrap_or(state.surplus);
         }
         state.request_over = is_over;
         state.turns += 1;
@@ -706,6 +706,13 @@ mod tests {
         assert!(read(&at_once, b"\r\n{\n}"), "the end of a head, and a body");
         answered(&at_once, 3);
         assert!(read(&at_once, b"GET / HTTP/1.1\n") && !at_once.head_ends_bare());
+
+        let cut = Progress::new(&LIMITS, Calls::default());
+        assert!(read(&cut, &[&head[..], head, head, &head[..16]].concat()));
+        for _ in 0..3 {
+            answered(&cut, 0);
+        }
+        assert!(read(&cut, &head[16..]), "the fourth head was cut within the end of a line");
     }
 
     #[tokio::test(start_paused = true)]

@@ -48,9 +48,9 @@ impl Lines {
         false
     }
 
-    /// Bytes that came with the head and are not of it.
-    pub(super) const fn beyond(&self) -> usize {
-        self.beyond
+    /// Bytes that came with the head and are not of it. `None` if its end was not seen.
+    pub(super) fn beyond(&self) -> Option<usize> {
+        self.is_over.then_some(self.beyond)
     }
 }
 
@@ -79,10 +79,10 @@ mod tests {
     fn what_comes_with_a_head_and_is_not_of_it_is_counted() {
         let mut lines = Lines::default();
         assert!(!lines.end_bare(b"GET /\r\n\r"));
-        assert_eq!(lines.beyond(), 0);
+        assert_eq!(lines.beyond(), None);
         assert!(!lines.end_bare(b"\n{\n}"));
         assert!(!lines.end_bare(b"\n"));
-        assert_eq!(lines.beyond(), 4);
+        assert_eq!(lines.beyond(), Some(4));
     }
 
     /// Line by line, with the whole text in hand.
