@@ -57,7 +57,10 @@ use tower::ServiceExt as _;
 use crate::{
     clock,
     drain::{Drain, Phase},
-    frontend::web::{Guarded, WebRules},
+    frontend::{
+        ending::EndingBody,
+        web::{Guarded, WebRules},
+    },
     telemetry::{Seldom, Telemetry},
     vitals::{Liveness, Part, Stall, Vitals},
 };
@@ -262,7 +265,11 @@ async fn converse(stream: TcpStream, place: Place, router: Guarded<Router>, stop
             begins.answers();
             request.map(Body::new)
         })
-        .map_response(move |response: http::Response<Body>| response.map(|body| places::Answer::new(body, Arc::clone(&ends))));
+        .map_response(move |response: http::Response<Body>| {
+            let note = Arc::clone(&ends);
+            // The beginning of the wait for another request.
+            response.map(|body| EndingBody::new(body, move || note.answered()))
+        });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HEADER_BYTES_MAX);
     let socket = TokioIo::new(Noted::new(stream, Arc::clone(&note)));

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod bounds;
+mod ending;
 pub mod grpc;
 pub mod http;
 mod inflate;

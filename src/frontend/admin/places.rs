@@ -14,9 +14,6 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
-use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -159,7 +156,7 @@ impl Note {
         self.change(|state| state.awaited = Awaited::Answer);
     }
 
-    fn answered(&self) {
+    pub(super) fn answered(&self) {
         self.change(|state| state.awaited = Awaited::Request);
     }
 
@@ -257,41 +254,6 @@ impl AsyncWrite for Noted {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// The body of an answer, whose end is the beginning of the wait for another request.
-pub(super) struct Answer {
-    body: Body,
-    note: Arc<Note>,
-}
-
-impl Answer {
-    pub(super) const fn new(body: Body, note: Arc<Note>) -> Self {
-        Self { body, note }
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        self.note.answered();
-    }
-}
-
-impl hyper::body::Body for Answer {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

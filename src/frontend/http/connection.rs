@@ -47,7 +47,7 @@ use super::{error::Refusal, lines::Lines};
 use crate::{
     connections::{Call, Calls, Connection},
     domain::{Fault, FaultKind},
-    frontend::{Account, linger::Lingering, listener::Shutdown, web::Guarded},
+    frontend::{Account, ending::EndingBody, linger::Lingering, listener::Shutdown, web::Guarded},
 };
 
 /// hyper's own buffer. It and hyper's limit of the head are above ours, so that the refusal of a longer head is ours too; only
@@ -116,7 +116,9 @@ pub(super) async fn converse(
             request.map(|body| RequestBody { body, progress: Arc::clone(&begins) })
         })
         .map_response(move |response: http::Response<Body>| {
-            response.map(|body| ResponseBody { body, progress: Arc::clone(&ends) })
+            let progress = Arc::clone(&ends);
+            // The beginning of the wait for another request.
+            response.map(|body| EndingBody::new(body, move || progress.note_response_over()))
         });
     let mut builder = http1::Builder::new();
     builder
@@ -522,35 +524,6 @@ impl hyper::body::Body for RequestBody {
             self.progress.note_request_over();
         }
         frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// The body of a response, whose end is the beginning of the wait for another request.
-struct ResponseBody {
-    body: Body,
-    progress: Arc<Progress>,
-}
-
-impl Drop for ResponseBody {
-    fn drop(&mut self) {
-        self.progress.note_response_over();
-    }
-}
-
-impl hyper::body::Body for ResponseBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -150,7 +150,7 @@ fn has_room(wire_type: WireType, mut field: &[u8], known: usize) -> bool {
 }
 
 /// Says where the bytes are broken, as generated messages do.
-fn in_field(message: &'static str, field: &'static str) -> impl Fn(DecodeError) -> DecodeError {
+pub(super) fn in_field(message: &'static str, field: &'static str) -> impl Fn(DecodeError) -> DecodeError {
     move |mut error| {
         error.push(message, field);
         error

@@ -6,7 +6,7 @@ use prost::{
     encoding::{self, DecodeContext, WireType},
 };
 
-use super::ItemMessage;
+use super::{ItemMessage, item::in_field};
 use crate::{
     domain::{Fault, FaultKind},
     session::Inbound,
@@ -37,10 +37,7 @@ impl Message for ItemListMessage {
             return encoding::skip_field(wire_type, tag, buf, context);
         }
         let mut item = Bytes::new();
-        encoding::bytes::merge(wire_type, &mut item, buf, context).map_err(|mut error| {
-            error.push("ItemList", "items");
-            error
-        })?;
+        encoding::bytes::merge(wire_type, &mut item, buf, context).map_err(in_field("ItemList", "items"))?;
         self.items.push(item);
         Ok(())
     }
