@@ -65,12 +65,19 @@ impl Watcher {
             self.changed.notify_one();
         }
         loop {
-            rested(&self.changed).await;
-            self.owes = true;
+            self.heard().await;
             self.watch_again().await;
             refresh(repository).await;
             self.owes = false;
         }
+    }
+
+    /// Waits for a change, and until the folder has come to rest after it.
+    async fn heard(&mut self) {
+        self.changed.notified().await;
+        // From now on, nothing but this says that there was one.
+        self.owes = true;
+        rested(&self.changed).await;
     }
 
     /// Follows all links once more. What was watched until now is watched until that is done, so that no change is missed.
@@ -196,9 +203,8 @@ const fn only_reads(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(access) if !matches!(access, AccessKind::Close(AccessMode::Write)))
 }
 
-/// Waits for a change, and then until there has been none for a while.
+/// Waits until there has been no change for a while.
 async fn rested(changed: &Notify) {
-    changed.notified().await;
     let over = sleep(REST_WAIT_MAX);
     pin!(over);
     loop {
@@ -212,6 +218,7 @@ async fn rested(changed: &Notify) {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
     use notify::event::{CreateKind, ModifyKind};
     use tokio::time::Instant;
 
@@ -246,6 +253,16 @@ mod tests {
         rested(&changed).await;
         assert_eq!(began.elapsed(), REST_WAIT_MAX);
         restless.abort();
+    }
+
+    #[tokio::test]
+    async fn a_change_is_owed_from_when_it_is_heard_of() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut watcher = Watcher::start(folder.path()).expect("a folder that is there");
+        watcher.changed.notify_one();
+        // As a panic does, this drops the task in the midst of its wait for the folder to come to rest.
+        assert_eq!(watcher.heard().now_or_never(), None);
+        assert!(watcher.owes);
     }
 
     #[test]
