@@ -1,8 +1,11 @@
-//! A connection that is read to its end before it is closed.
+//! A connection that is read in turns, and to its end before it is closed.
 //!
 //! A socket that is closed while bytes of its peer are unread is reset by the kernel, and the peer then loses what it had received
 //! and not yet read: the last results of a drain, and the status that says why the stream ended. So the server says that it writes
 //! no more, and drops what a client still sends, until the client closes too.
+//!
+//! What reads a connection goes on for as long as there is anything, and tiny frames come as fast as they can be looked at. So after
+//! [`TURN`] it finds nothing, and is woken at once: whatever else the thread has to do comes first.
 
 use std::{
     io,
@@ -18,18 +21,53 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
+use crate::{clock, domain::Timestamp};
+
 /// How long a client may take to close its side.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Bytes dropped in one read.
 const DROPPED_BYTES: usize = 4 * 1024;
 
+/// How long a connection may be read without a pause.
+const TURN: Duration = Duration::from_micros(300);
+
 /// A stream whose shutdown is over when the client has closed its side, or [`LINGER`] has passed.
 pub(super) struct Lingering {
     /// What was read before, and is to be read once more.
     read: Bytes,
     stream: TcpStream,
+    reading: Reading,
     closing: Option<Pin<Box<Sleep>>>,
+}
+
+/// Reads since there was nothing to be read. Most find nothing at the second, so that they are not timed.
+#[derive(Debug, Default)]
+struct Reading {
+    has_begun: bool,
+    /// When the second was over.
+    since: Option<Timestamp>,
+}
+
+impl Reading {
+    /// Whether it is others' turn. If so, the next turn begins.
+    fn takes_long(&mut self, now: impl Fn() -> Timestamp) -> bool {
+        let takes_long = self.since.is_some_and(|since| now().since(since) >= TURN);
+        if takes_long {
+            *self = Self::default();
+        }
+        takes_long
+    }
+
+    fn note(&mut self, found_something: bool, now: impl Fn() -> Timestamp) {
+        if !found_something {
+            *self = Self::default();
+        } else if !self.has_begun {
+            self.has_begun = true;
+        } else if self.since.is_none() {
+            self.since = Some(now());
+        }
+    }
 }
 
 impl Lingering {
@@ -39,7 +77,7 @@ impl Lingering {
 
     /// A stream of which `read` has been read already.
     pub(super) const fn after(read: Bytes, stream: TcpStream) -> Self {
-        Self { read, stream, closing: None }
+        Self { read, stream, reading: Reading { has_begun: false, since: None }, closing: None }
     }
 }
 
@@ -50,7 +88,13 @@ impl AsyncRead for Lingering {
             buffer.put_slice(&self.read.split_to(length));
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        if self.reading.takes_long(clock::now) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.reading.note(read.is_ready(), clock::now);
+        read
     }
 }
 
@@ -112,6 +156,21 @@ mod tests {
         let address = listener.local_addr().expect("it is bound");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         (Lingering::new(accepted.expect("a connection").0), client.expect("a connection"))
+    }
+
+    #[test]
+    fn what_is_read_without_a_pause_for_long_lets_others_go_first() {
+        let (mut reading, begun) = (Reading::default(), Timestamp::from_nanos(1));
+        let (soon, later) = (begun + TURN / 2, begun + TURN);
+        reading.note(true, || begun);
+        reading.note(true, || begun);
+        reading.note(true, || soon);
+        assert!(!reading.takes_long(|| soon) && reading.takes_long(|| later));
+        assert!(!reading.takes_long(|| later), "that was the pause");
+        reading.note(true, || begun);
+        reading.note(true, || begun);
+        reading.note(false, || begun);
+        assert!(!reading.takes_long(|| later), "there was nothing to be read");
     }
 
     #[tokio::test]

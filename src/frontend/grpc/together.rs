@@ -31,6 +31,9 @@ use crate::connections::Calls;
 /// Rounds in one poll, after which other tasks have their turn.
 const ROUNDS_MAX: usize = 8;
 
+/// Streams that begin in one poll at most: what they begin with is most of what a short call takes.
+const OPENED_MAX: usize = 32;
+
 /// Puts the streams of a connection where [`Together`] finds them. Clones belong to the same connection.
 #[derive(Clone)]
 pub(super) struct StreamExecutor {
@@ -101,11 +104,17 @@ impl<C: Future> Future for Together<C> {
             {
                 return Poll::Ready(ended);
             }
-            let opened = std::mem::take(&mut *this.opened.lock());
+            // Woken by itself: it has had its turn, and goes on when others have had theirs.
+            let mut yields = this.turn.is_woken(CONNECTION);
+            let opened = take_opened(this.opened);
             if woken & STREAMS != 0 || !opened.is_empty() {
+                yields |= opened.len() == OPENED_MAX;
                 this.streams.extend(opened);
                 let mut cx = Context::from_waker(for_streams);
                 while let Poll::Ready(Some(())) = Pin::new(&mut *this.streams).poll_next(&mut cx) {}
+            }
+            if yields {
+                break;
             }
             if this.turn.rest() {
                 return Poll::Pending;
@@ -114,6 +123,12 @@ impl<C: Future> Future for Together<C> {
         cx.waker().wake_by_ref();
         Poll::Pending
     }
+}
+
+/// The streams that may begin now, in their order.
+fn take_opened(opened: &Mutex<Vec<BoxFuture<'static, ()>>>) -> Vec<BoxFuture<'static, ()>> {
+    let mut opened = opened.lock();
+    if opened.len() <= OPENED_MAX { std::mem::take(&mut *opened) } else { opened.drain(..OPENED_MAX).collect() }
 }
 
 /// Set while the task runs or is about to.
@@ -133,6 +148,11 @@ impl Turn {
     /// Says who was woken.
     fn begin_round(&self) -> u8 {
         self.state.swap(RUNS, Ordering::AcqRel)
+    }
+
+    /// Whether this part was woken in this round.
+    fn is_woken(&self, part: u8) -> bool {
+        self.state.load(Ordering::Acquire) & part != 0
     }
 
     /// Ends the turn, unless somebody was woken meanwhile.
@@ -239,6 +259,46 @@ mod tests {
         }
         drop(tell);
         assert!(together.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn many_streams_that_begin_at_once_and_a_connection_that_wakes_itself_let_other_tasks_run() {
+        let executor = StreamExecutor::new(Duration::from_secs(60), Calls::default());
+        let wakes_itself = Arc::new(AtomicUsize::new(0));
+        let left = Arc::clone(&wakes_itself);
+        let connection = poll_fn(move |cx| {
+            if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                cx.waker().wake_by_ref();
+            }
+            Poll::<()>::Pending
+        });
+        let mut together = Box::pin(Together::new(connection, &executor));
+        let begun = Arc::new(AtomicUsize::new(0));
+        for _ in 0..3 * OPENED_MAX + 1 {
+            let begun = Arc::clone(&begun);
+            executor.execute(async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        let wakes = Arc::<Wakes>::default();
+        let waker = futures::task::waker(Arc::clone(&wakes));
+        let mut cx = Context::from_waker(&waker);
+        for turn in 1..=3 {
+            assert!(together.as_mut().poll(&mut cx).is_pending());
+            assert_eq!((begun.load(Ordering::Relaxed), wakes.0.load(Ordering::Relaxed)), (turn * OPENED_MAX, turn));
+        }
+        assert!(together.as_mut().poll(&mut cx).is_pending());
+        assert_eq!((begun.load(Ordering::Relaxed), wakes.0.swap(0, Ordering::Relaxed)), (3 * OPENED_MAX + 1, 3));
+
+        wakes_itself.store(2, Ordering::Relaxed);
+        together.turn.wake(CONNECTION);
+        assert_eq!(wakes.0.swap(0, Ordering::Relaxed), 1);
+        for left in [1, 0] {
+            assert!(together.as_mut().poll(&mut cx).is_pending());
+            assert_eq!((wakes_itself.load(Ordering::Relaxed), wakes.0.swap(0, Ordering::Relaxed)), (left, 1), "once a turn");
+        }
+        assert!(together.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
     }
 
     #[test]

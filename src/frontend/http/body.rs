@@ -15,11 +15,11 @@ use crate::{
     frontend::{
         Bounds,
         inflate::{Encoding, InflateLimits, NotInflated, inflate},
-        pieces::Pieces,
+        pieces::{PIECE_BYTES_MAX, Pieces},
         transfer::{Account, Charge},
     },
     memory::Memory,
-    side::INLINE_BYTES_MAX,
+    side::{INLINE_BYTES_MAX, SideThreads},
 };
 
 /// What is inflated where it arrives. It takes up to a millisecond, and is inflated again elsewhere if it turns out to be more.
@@ -85,7 +85,7 @@ async fn read(
         return Err(too_large(config));
     }
     let arriving = async {
-        let arrived = collect(body, announced, account, config, memory).await?;
+        let arrived = collect(body, announced, account, config, memory, &bounds.side).await?;
         match encoding(headers) {
             Some(encoding) => inflated(encoding, arrived, account, config, bounds).await.map_err(Refusal::from),
             None => Ok(arrived),
@@ -114,6 +114,7 @@ async fn collect(
     account: &Account,
     config: &HttpConfig,
     memory: &Memory,
+    side: &SideThreads,
 ) -> Result<Charged, Refusal> {
     let mut charge = account.charge();
     let mut pieces: Option<Pieces> = None;
@@ -141,6 +142,7 @@ async fn collect(
         pieces.get_or_insert_with(|| Pieces::new(account.charge())).push(&data, left).map_err(no_room)?;
     }
     match pieces {
+        Some(pieces) if pieces.len() > PIECE_BYTES_MAX => side.run(move || pieces.join()).await.map_err(no_room),
         Some(pieces) => pieces.join().map_err(no_room),
         None => Ok((Bytes::new(), charge)),
     }

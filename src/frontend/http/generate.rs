@@ -19,6 +19,9 @@ use super::{
 };
 use crate::{domain::Fault, frontend::transfer::Charge, open_inference::InferRequest, service::Caller, telemetry::Method};
 
+/// An event that is written where it is sent. There are many of them at once, so that all of them count.
+const EVENT_BYTES_HERE: usize = 4 << 10;
+
 /// What is written of answers before others have their turn.
 const TURN_BYTES: usize = 16 << 10;
 
@@ -35,9 +38,18 @@ pub(super) async fn generate(State(api): State<Api>, target: Target, sent: Sent)
 pub(super) async fn generate_stream(State(api): State<Api>, target: Target, sent: Sent) -> Result<Response, Refusal> {
     let Asked { request, caller, charge } = ask(&api, &target, sent).await?;
     let responses = api.open_inference.infer_each(Method::HttpGenerate, request, caller)?;
-    let counting = api.clone();
-    let mut answers = Box::pin(responses.map(move |response| {
-        plain::encode(&response?).inspect_err(|fault| counting.open_inference.service().count_fault(Method::HttpGenerate, fault))
+    let encoding = api.clone();
+    let mut answers = Box::pin(responses.then(move |response| {
+        let api = encoding.clone();
+        async move {
+            let response = response?;
+            let answer = if json_bytes(&response, &BinaryOutputs::default()) <= EVENT_BYTES_HERE {
+                plain::encode(&response)
+            } else {
+                api.bounds.side.run(move || plain::encode(&response)).await
+            };
+            answer.inspect_err(|fault| api.open_inference.service().count_fault(Method::HttpGenerate, fault))
+        }
     }));
     let first = answers.next().await.unwrap_or_else(|| Err(Fault::invalid("inputs", "the request holds no item")))?;
     let answers = stream::once(future::ready(Ok(first))).chain(answers);
