@@ -17,7 +17,7 @@ use tidemill::{
     registry::Model,
     scheduler::{CostCurve, Handoff, Lanes, ModelOptions, StreamOptions},
     session::{Event, Inbound, ItemRequest, Session, SessionMetrics},
-    telemetry::{Method, Telemetry},
+    telemetry::Telemetry,
     vitals::Vitals,
 };
 
@@ -67,7 +67,7 @@ impl Server {
             move |_| Ok(Inbound::Item(ItemRequest { id: String::new(), tensors: Ok(vec![tensor(&data)]), deadline: None }));
         let options = session_options(WINDOW);
         let handle = self.handoff.open(StreamOptions::of(self.model.key)).expect("the model is there");
-        let metrics = SessionMetrics::open(Arc::new(self.telemetry.method(Method::Feed)));
+        let metrics = SessionMetrics::open(Arc::new(self.telemetry.method("feed")));
         let guard = self.drain.session().expect("not draining");
         let (inbound, model) = (stream::iter((0..ITEMS).map(item)), Arc::clone(&self.model));
         let session = Session::new(inbound, handle, model, options, self.drain.clone(), metrics, guard).expect("a sound session");

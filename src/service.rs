@@ -3,6 +3,8 @@
 //! Knows no protocol. A front end calls [`Service::open`], puts its messages on the [`OpenStream`] it gets, and encodes what the
 //! session gives.
 
+mod terms;
+
 use std::{
     hash::{BuildHasher as _, RandomState},
     sync::{
@@ -24,12 +26,14 @@ use crate::{
     registry::{Model, ModelStatus, Repository},
     scheduler::{Handoff, Overflow, StreamHandle, StreamOptions},
     session::{
-        Event, Inbound, ItemRequest, ItemResult, Order, OverflowPolicy, PayloadKind, PcmOptions, Place, Session, SessionMetrics,
-        SessionOptions, Unread, WhenFull,
+        Event, Inbound, ItemRequest, ItemResult, OnDrain, Order, OverflowPolicy, PayloadKind, PcmOptions, Place, Session,
+        SessionMetrics, SessionOptions, Unread,
     },
     shares::{Path, Pool},
-    telemetry::{Method, MethodMetrics, Telemetry},
+    telemetry::Telemetry,
 };
+
+pub use terms::{Method, Terms};
 
 pub use crate::scheduler::{CallTimes, CostCurve, ModelStatus as QueueStatus, Statistics, TenantKey};
 
@@ -108,7 +112,7 @@ struct Inner {
     drain: Drain,
     connections: Connections,
     streams: Pool,
-    methods: [Arc<MethodMetrics>; Method::ALL.len()],
+    telemetry: Telemetry,
     /// Seeded, so that nobody can choose a name that falls together with another's.
     tenants: RandomState,
     /// No stream opens at priority HIGH.
@@ -137,10 +141,10 @@ impl Service {
         drain: Drain,
         telemetry: &Telemetry,
     ) -> Self {
-        let methods = Method::ALL.map(|method| Arc::new(telemetry.method(method)));
+        let telemetry = telemetry.clone();
         let streams = Pool::new("session.max_streams", config.max_streams);
         let (connections, tenants, refuses_high) = (Connections::default(), RandomState::new(), AtomicBool::new(false));
-        let inner = Inner { repository, handoff, config, drain, connections, streams, methods, tenants, refuses_high };
+        let inner = Inner { repository, handoff, config, drain, connections, streams, telemetry, tenants, refuses_high };
         Self { inner: Arc::new(inner), memory: Memory::unlimited() }
     }
 
@@ -167,15 +171,11 @@ impl Service {
     /// [`FaultKind::NotFound`] for an unknown model or version, [`FaultKind::Unavailable`] if it is not ready or the server is
     /// draining, [`FaultKind::Overloaded`] if `session.max_streams` are open, or the caller's share of them, [`FaultKind::Denied`] if it
     /// is to go before others and none may, [`FaultKind::Invalid`] if the model does not take this kind of payload.
-    pub fn open(&self, method: Method, request: OpenRequest) -> Result<OpenStream, Fault> {
-        let opened = self.try_open(method, request);
-        if let Err(fault) = &opened {
-            self.count_fault(method, fault);
-        }
-        opened
+    pub fn open(&self, method: &Method, request: OpenRequest) -> Result<OpenStream, Fault> {
+        self.try_open(method, request).map_err(|fault| method.refuse(fault))
     }
 
-    fn try_open(&self, method: Method, request: OpenRequest) -> Result<OpenStream, Fault> {
+    fn try_open(&self, method: &Method, request: OpenRequest) -> Result<OpenStream, Fault> {
         let model = self.find(&request.model, &request.version)?;
         self.open_found(method, model, request)
     }
@@ -198,18 +198,24 @@ impl Service {
     ///
     /// # Errors
     /// As [`Service::open`]; nothing is counted.
-    pub(crate) fn open_found(&self, method: Method, model: Arc<Model>, request: OpenRequest) -> Result<OpenStream, Fault> {
+    pub(crate) fn open_found(&self, method: &Method, model: Arc<Model>, request: OpenRequest) -> Result<OpenStream, Fault> {
         let Inner { repository, handoff, drain, refuses_high, .. } = &*self.inner;
         if request.priority == Priority::High && refuses_high.load(Ordering::Relaxed) {
             let message = "priority HIGH is not for clients of this server (control.priority_high); ask for NORMAL or LOW";
             return Err(Fault::new(FaultKind::Denied, message).with_field("priority"));
         }
-        if matches!(method, Method::Scan | Method::Upload | Method::Feed) {
+        let terms = method.terms();
+        if request.unread != Unread::Block && !terms.may_skip {
+            let message =
+                "results that are not read are skipped on a live feed only; here all of them are kept, so leave it unset";
+            return Err(Fault::invalid("unread", message));
+        }
+        if terms.opens_within_memory {
             self.memory.admit()?;
         }
         let caller = request.caller;
         let place = self.admit(&caller)?;
-        if request.overflow != OverflowPolicy::Block && method != Method::Feed {
+        if request.overflow != OverflowPolicy::Block && !terms.may_drop {
             return Err(Fault::invalid(
                 "overflow",
                 "items are dropped on a live feed only; here all of them are run, so leave it unset",
@@ -225,7 +231,6 @@ impl Service {
             // Another copy has taken its place since it was found.
             None => repository.registry().get_with(&request.model, Some(&request.version), open)?,
         };
-        let unary = method.is_unary();
         let options = SessionOptions {
             payload: request.payload,
             pcm: request.pcm,
@@ -233,15 +238,15 @@ impl Service {
             window_items: limits.window_items,
             window_bytes: limits.window_bytes,
             max_item_bytes: limits.max_item_bytes,
-            idle_timeout: (!unary).then_some(limits.idle_timeout),
+            idle_timeout: terms.ends_when_idle.then_some(limits.idle_timeout),
             default_deadline: request.default_deadline,
             overflow: request.overflow,
             max_age: request.max_age,
             ends_at: caller.ends_at,
-            when_full: if unary { WhenFull::Refuse } else { WhenFull::Wait },
-            reads_on_drain: unary || matches!(method, Method::Scan | Method::ModelStreamInfer),
+            when_full: terms.when_full,
+            on_drain: terms.on_drain,
         };
-        let metrics = SessionMetrics::open(Arc::clone(self.metrics(method)));
+        let metrics = SessionMetrics::open(Arc::clone(method.metrics()));
         Ok(OpenStream { model, limits, unread: request.unread, options, handle, metrics, drain: drain.clone(), place })
     }
 
@@ -251,13 +256,11 @@ impl Service {
     /// Those of [`Service::open`], and the item's own.
     pub async fn predict(
         &self,
-        method: Method,
+        method: &Method,
         request: OpenRequest,
         input: PredictInput,
     ) -> Result<(Arc<Model>, ItemResult), Fault> {
-        let (model, mut session) = self.open_prediction(method, request, input).inspect_err(|fault| {
-            self.count_fault(method, fault);
-        })?;
+        let (model, mut session) = self.open_prediction(method, request, input).map_err(|fault| method.refuse(fault))?;
         let mut answer = None;
         // To its end, so that it counts as finished; what it answers with, it counts too.
         while let Some(event) = session.next().await {
@@ -265,11 +268,7 @@ impl Service {
                 answer = Some(result);
             }
         }
-        let result = answer.ok_or_else(|| {
-            let fault = Fault::invalid("payload", "the request holds no item");
-            self.count_fault(method, &fault);
-            fault
-        })?;
+        let result = answer.ok_or_else(|| method.refuse(Fault::invalid("payload", "the request holds no item")))?;
         match result.outcome {
             Ok(_) => Ok((model, result)),
             Err(fault) => Err(fault),
@@ -278,7 +277,7 @@ impl Service {
 
     fn open_prediction(
         &self,
-        method: Method,
+        method: &Method,
         mut request: OpenRequest,
         input: PredictInput,
     ) -> Result<(Arc<Model>, Prediction), Fault> {
@@ -378,15 +377,10 @@ impl Service {
         self.inner.drain.phase() == Phase::Serving
     }
 
-    /// Counts an error that ends a call before or beside its session.
-    pub fn count_fault(&self, method: Method, fault: &Fault) {
-        self.metrics(method).fault(fault.kind()).increment(1);
-    }
-
-    /// What is counted for a method.
+    /// A method on these terms; those with one label are counted together. A front end asks once for each of its methods.
     #[must_use]
-    pub fn metrics(&self, method: Method) -> &Arc<MethodMetrics> {
-        &self.inner.methods[method as usize]
+    pub fn method(&self, terms: Terms) -> Method {
+        Method::new(terms, self.inner.telemetry.method(terms.label))
     }
 }
 
@@ -453,7 +447,7 @@ impl OpenStream {
     /// Ends the stream when the server drains, whatever of its input is still to come.
     #[must_use]
     pub(crate) fn ended_by_drain(mut self) -> Self {
-        self.options.reads_on_drain = false;
+        self.options.on_drain = OnDrain::Stop;
         self
     }
 

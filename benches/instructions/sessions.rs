@@ -14,7 +14,6 @@ use tidemill::{
     domain::Fault,
     drain::Drain,
     session::{Event, Inbound, ItemRequest, Session, SessionMetrics},
-    telemetry::Method,
 };
 
 use crate::{
@@ -45,7 +44,7 @@ struct Sessions {
 impl Sessions {
     fn open(sessions: usize, stateful: bool) -> Self {
         let (device, drain) = (Device::new(stateful), Drain::new());
-        let method = Arc::new(device.telemetry.method(Method::Feed));
+        let method = Arc::new(device.telemetry.method("feed"));
         let open = |_| {
             let options = session_options(2 * BATCH);
             let (arrived, metrics) = (Arrived::default(), SessionMetrics::open(Arc::clone(&method)));

@@ -8,7 +8,7 @@ use tidemill::{
     engine::Executable,
     registry::{LoadedModel, Model, VersionPolicy},
     scheduler::{Admission, Handoff, ModelOptions, ModelRuntime},
-    session::{Order, OverflowPolicy, PayloadKind, PcmOptions, SessionOptions, WhenFull},
+    session::{OnDrain, Order, OverflowPolicy, PayloadKind, PcmOptions, SessionOptions, WhenFull},
     telemetry::Telemetry,
 };
 
@@ -73,6 +73,6 @@ pub(crate) fn session_options(window_items: usize) -> SessionOptions {
         default_deadline: None,
         ends_at: Timestamp::NEVER,
         when_full: WhenFull::Wait,
-        reads_on_drain: false,
+        on_drain: OnDrain::Stop,
     }
 }

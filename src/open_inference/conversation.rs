@@ -31,9 +31,9 @@ use super::{
 use crate::{
     domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Priority},
     registry::Model,
-    service::Caller,
+    service::{Caller, Method},
     session::{Event, Inbound, ItemResult, Session},
-    telemetry::{Method, StreamEnd},
+    telemetry::StreamEnd,
 };
 
 /// The answer to a request.
@@ -175,7 +175,7 @@ impl<T> Conversation<T> {
         let number = self.first + self.exchanges.len() as u64;
         let begun = request.and_then(|request| self.begin(number, request));
         let (state, shared_bytes) = begun.unwrap_or_else(|fault| {
-            self.door.service.count_fault(self.method, &fault);
+            self.method.count_fault(&fault);
             (ExchangeState::Refused(fault), 0)
         });
         let items = match &state {
@@ -353,7 +353,7 @@ impl<T> Conversation<T> {
     ) -> Result<FlowKey, Fault> {
         let service = &self.door.service;
         let terms = terms(&model, version, options, self.caller, window_items);
-        let opened = service.open_found(self.method, model, terms)?;
+        let opened = service.open_found(&self.method, model, terms)?;
         let idle_timeout = matches!(name, FlowName::Sequence(_)).then(|| self.door.config.idle_timeout());
         let inbox = Inbox::default();
         let model = Arc::clone(opened.model());

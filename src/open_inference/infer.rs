@@ -21,10 +21,9 @@ use super::{
 use crate::{
     domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Signature},
     registry::Model,
-    service::{Caller, OpenRequest},
+    service::{Caller, Method, OpenRequest},
     session::{Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, PcmOptions, Session, Unread},
     side::INLINE_BYTES_MAX,
-    telemetry::Method,
 };
 
 /// Longest id of a request: ids are kept until they are echoed.
@@ -90,15 +89,15 @@ impl OpenInference {
     /// Those of [`Service::open`](crate::service::Service::open) and of the request's first item that fails, and
     /// [`FaultKind::Invalid`] with the field for whatever does not fit the model, or the rule
     /// of sequences that the request breaks.
-    pub async fn infer(&self, method: Method, request: InferRequest, caller: Caller) -> Result<InferResponse, Fault> {
-        let request = self.fetch(request).await.inspect_err(|fault| self.service.count_fault(method, fault))?;
+    pub async fn infer(&self, method: &Method, request: InferRequest, caller: Caller) -> Result<InferResponse, Fault> {
+        let request = self.fetch(request).await.map_err(|fault| method.refuse(fault))?;
         // Strings are looked at one by one; whatever else there is is not.
         let strings_bytes: usize = request.inputs.iter().map(strings_bytes).sum();
         let (plan, running) = if strings_bytes <= INLINE_BYTES_MAX {
             self.begin(method, request, caller)?
         } else {
-            let door = self.clone();
-            self.side.run(move || door.begin(method, request, caller)).await?
+            let (door, method) = (self.clone(), method.clone());
+            self.side.run(move || door.begin(&method, request, caller)).await?
         };
         let outputs: Vec<ItemOutputs> = match running {
             Running::Together(session, items) => outputs_of(session, items).try_collect().await?,
@@ -154,7 +153,7 @@ impl OpenInference {
     /// As [`OpenInference::infer`]: those of the request here, those of items in the stream.
     pub fn infer_each(
         &self,
-        method: Method,
+        method: &Method,
         request: InferRequest,
         caller: Caller,
     ) -> Result<impl Stream<Item = Result<InferResponse, Fault>> + Send + use<>, Fault> {
@@ -167,11 +166,11 @@ impl OpenInference {
         Ok(outputs.map(move |outputs| plan.clone().response(&[outputs?])))
     }
 
-    fn begin(&self, method: Method, request: InferRequest, caller: Caller) -> Result<(ReplyPlan, Running), Fault> {
-        self.try_begin(method, request, caller).inspect_err(|fault| self.service.count_fault(method, fault))
+    fn begin(&self, method: &Method, request: InferRequest, caller: Caller) -> Result<(ReplyPlan, Running), Fault> {
+        self.try_begin(method, request, caller).map_err(|fault| method.refuse(fault))
     }
 
-    fn try_begin(&self, method: Method, request: InferRequest, caller: Caller) -> Result<(ReplyPlan, Running), Fault> {
+    fn try_begin(&self, method: &Method, request: InferRequest, caller: Caller) -> Result<(ReplyPlan, Running), Fault> {
         let options = Options::of(&request.parameters)?;
         if let Some(step) = &options.step
             && let Some(model) = self.sequences.model_for(&request, step, caller.tenant, &self.service)?

@@ -31,9 +31,9 @@ use crate::{
     config::SequenceConfig,
     domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Timestamp},
     registry::Model,
-    service::{Caller, Service, TenantKey, draining},
+    service::{Caller, Method, Service, TenantKey, draining},
     session::{Event, Inbound, ItemRequest, Session},
-    telemetry::{Method, StreamEnd},
+    telemetry::StreamEnd,
 };
 
 /// Requests of one sequence that wait for their turn.
@@ -143,7 +143,7 @@ impl Sequences {
     /// # Errors
     /// [`FaultKind::Invalid`] if the sequence has not begun or has ended; [`FaultKind::Overloaded`] if too many of its steps wait, or too much;
     /// those of [`Service::open`] if it begins, and while memory is short.
-    pub(super) fn advance(&self, method: Method, request: StepRequest<'_>, service: &Service) -> Result<StepAnswer, Fault> {
+    pub(super) fn advance(&self, method: &Method, request: StepRequest<'_>, service: &Service) -> Result<StepAnswer, Fault> {
         if service.drain().is_draining() {
             return Err(draining());
         }
@@ -196,7 +196,7 @@ impl Sequences {
 
     fn session(
         &self,
-        method: Method,
+        method: &Method,
         options: &Options,
         caller: Caller,
         model: &Arc<Model>,

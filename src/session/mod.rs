@@ -22,7 +22,7 @@ mod upload;
 
 pub use event::{Event, Inbound, ItemRequest, ItemResult, Summary};
 pub use intake::PayloadKind;
-pub use options::{Order, OverflowPolicy, PcmOptions, Place, SessionMetrics, SessionOptions, WhenFull};
+pub use options::{OnDrain, Order, OverflowPolicy, PcmOptions, Place, SessionMetrics, SessionOptions, WhenFull};
 pub use stream::Session;
 pub use unread::{Backlog, Unread};
 pub use upload::{Upload, UploadOptions, UploadPart, UploadParts, collect_upload};

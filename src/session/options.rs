@@ -29,6 +29,15 @@ pub enum WhenFull {
     Refuse,
 }
 
+/// What becomes of a session's input when the server drains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDrain {
+    /// It is read to its end: all of it is here, or the front end ends it.
+    ReadToEnd,
+    /// Nothing more is read; items that were read are answered.
+    Stop,
+}
+
 /// What gives way when items come faster than they are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OverflowPolicy {
@@ -77,8 +86,8 @@ pub struct SessionOptions {
     pub ends_at: Timestamp,
     /// What to do at a shared limit.
     pub when_full: WhenFull,
-    /// Whether a draining server lets the session read to its end, because all of its input is here already.
-    pub reads_on_drain: bool,
+    /// What becomes of its input when the server drains.
+    pub on_drain: OnDrain,
 }
 
 /// A stream's place among all that are open; dropping it gives the place to others.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{
     event::{Event, Inbound, ItemResult, Summary},
     intake::{Arrival, Intake, PayloadKind, item_bytes},
-    options::{Order, OverflowPolicy, Place, SessionMetrics, SessionOptions, WhenFull},
+    options::{OnDrain, Order, OverflowPolicy, Place, SessionMetrics, SessionOptions, WhenFull},
     pending::{PendingAnswer, PendingItem, PendingItems},
 };
 use crate::{
@@ -198,7 +198,7 @@ where
                 }
                 Input::Open => {}
             }
-            if self.drain.is_draining() && !self.options.reads_on_drain {
+            if self.drain.is_draining() && self.options.on_drain == OnDrain::Stop {
                 // As at the end of the input: the rest of a raw payload is run, and an open segment ends.
                 self.finish_flush(None, now);
                 self.input = Input::Ended(Some(draining()));

@@ -15,8 +15,9 @@ use tidemill::{
     open_inference::{Conversation, InferRequest, InputTensor, OpenInference, Parameter, Parameters, SHARED_MEMORY_REGION},
     proto::inference::{InferParameter, model_infer_request::InferInputTensor},
     scheduler::TenantKey,
-    service::{Caller, Service},
-    telemetry::{Method, Telemetry},
+    service::{Caller, Service, Terms},
+    session::OnDrain,
+    telemetry::Telemetry,
 };
 
 use crate::{
@@ -41,7 +42,8 @@ fn door_with(server: &Server, config: SessionConfig) -> OpenInference {
 }
 
 fn conversation(door: &OpenInference) -> Conversation<()> {
-    Conversation::new(door.clone(), Method::ModelStreamInfer, CALLER)
+    let terms = Terms { on_drain: OnDrain::ReadToEnd, opens_within_memory: false, ..Terms::stream("conversation") };
+    Conversation::new(door.clone(), door.service().method(terms), CALLER)
 }
 
 /// A request to the doubler of as many items as rows, or one of which the data are in shared memory.
@@ -135,13 +137,14 @@ async fn a_request_that_fails_takes_its_room_until_all_its_items_are_over() {
 async fn steps_of_a_sequence_wait_within_a_limit_of_bytes() {
     let server = serve(bare_config(), &[("counter", COUNTER)]).await;
     let door = door_with(&server, SessionConfig { window_bytes: 8, ..SessionConfig::default() });
+    let infer = door.service().method(Terms::unary("infer"));
     let step = |starts| {
         let mut request = doubled(&[[1.0; 4]]);
         (request.model, request.inputs[0].shape) = ("counter".to_owned(), vec![1, 1]);
         request.inputs[0].data = Some(Bytes::from_static(&[0; 4]));
         request.parameters.insert("sequence_id".to_owned(), Parameter::Int64(7));
         request.parameters.insert("sequence_start".to_owned(), Parameter::Bool(starts));
-        door.infer(Method::ModelInfer, request, CALLER)
+        door.infer(&infer, request, CALLER)
     };
     let mut answers = patiently(join_all([true, false, false, false].map(step))).await;
     let refused = answers.split_off(2);
@@ -159,11 +162,12 @@ async fn an_input_that_is_named_often_is_not_read_often() {
     let door = door(&server);
     let object = Object::registered(&door, "often", 16);
     object.file.set_len(0).expect("shorter");
+    let infer = door.service().method(Terms::unary("infer"));
     let mut often = in_shared_memory(doubled(&[[1.0; 4]]), "often");
-    let read = door.infer(Method::ModelInfer, often.clone(), CALLER).await.expect_err("the object is gone");
+    let read = door.infer(&infer, often.clone(), CALLER).await.expect_err("the object is gone");
     assert!(read.message().contains("made shorter"), "{read}");
     often.inputs.push(often.inputs[0].clone());
-    let fault = door.infer(Method::ModelInfer, often, CALLER).await.expect_err("it is there twice");
+    let fault = door.infer(&infer, often, CALLER).await.expect_err("it is there twice");
     assert_eq!((fault.field(), fault.message()), (Some("inputs[1].name"), "input 'x' is given twice"));
 }
 

@@ -18,10 +18,10 @@ use tidemill::{
     registry::{LoadedModel, Model, VersionPolicy},
     scheduler::{Admission, CostCurve, Handoff, Lanes, Ledger, ModelOptions, ModelRuntime, Overflow, StreamOptions, Timekeeper},
     session::{
-        Backlog, Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, PcmOptions, Session, SessionMetrics,
+        Backlog, Event, Inbound, ItemRequest, OnDrain, Order, OverflowPolicy, PayloadKind, PcmOptions, Session, SessionMetrics,
         SessionOptions, Unread, UploadOptions, UploadPart, UploadParts, WhenFull, collect_upload,
     },
-    telemetry::{Method, Telemetry},
+    telemetry::Telemetry,
     vitals::Vitals,
 };
 
@@ -122,7 +122,7 @@ fn options_of(payload: PayloadKind) -> SessionOptions {
         max_age: None,
         ends_at: Timestamp::NEVER,
         when_full: WhenFull::Wait,
-        reads_on_drain: false,
+        on_drain: OnDrain::Stop,
     }
 }
 
@@ -141,7 +141,7 @@ impl Fixture {
         let overflow = items_max.map_or(Overflow::Block, |items_max| Overflow::DropOldest { items_max, bytes_max });
         let stream = StreamOptions { overflow, ..StreamOptions::of(self.model.key) };
         let handle = self.handoff.open(stream).expect("the model is there");
-        let metrics = SessionMetrics::open(Arc::new(self.telemetry.method(Method::Feed)));
+        let metrics = SessionMetrics::open(Arc::new(self.telemetry.method("feed")));
         let guard = self.drain.session().expect("not draining");
         let (model, drain) = (Arc::clone(&self.model), self.drain.clone());
         let inbound = ReceiverStream::new(inbound);
@@ -597,7 +597,7 @@ async fn an_upload_checks_what_was_declared() {
         let parts: Vec<_> = parts.into_iter().chain(finish.map(UploadPart::Finish)).map(Ok).collect();
         let parts = UploadParts::new(futures::stream::iter(parts), &options);
         let handle = fixture.handoff.open(StreamOptions::of(fixture.model.key)).expect("the model is there");
-        let metrics = SessionMetrics::open(Arc::new(fixture.telemetry.method(Method::Upload)));
+        let metrics = SessionMetrics::open(Arc::new(fixture.telemetry.method("upload")));
         let guard = fixture.drain.session().expect("not draining");
         let (model, drain) = (Arc::clone(&fixture.model), fixture.drain.clone());
         let session_options = options_of(PayloadKind::PcmS16le);

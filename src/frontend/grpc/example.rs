@@ -15,16 +15,18 @@ use crate::{
         v1,
     },
     registry::Model,
-    service::{Caller, PredictInput, Service},
+    service::{Caller, Method, PredictInput, Service, Terms},
     session::ItemRequest,
     side::{INLINE_BYTES_MAX, SideThreads},
-    telemetry::Method,
 };
+
+const PREDICT: Terms = Terms::unary("model_inference_predict");
 
 /// The contract over the one door.
 #[derive(Clone)]
 pub(super) struct Example {
     service: Service,
+    predict: Method,
     side: SideThreads,
 }
 
@@ -37,17 +39,18 @@ struct Read {
 }
 
 impl Example {
-    pub(super) const fn new(service: Service, side: SideThreads) -> Self {
-        Self { service, side }
+    pub(super) fn new(service: Service, side: SideThreads) -> Self {
+        let predict = service.method(PREDICT);
+        Self { service, predict, side }
     }
 
     async fn run(&self, caller: Caller, request: NumbersRequestBytes) -> Result<PredictResponse, Fault> {
         let (bytes, door) = (request.bytes().len(), self.clone());
         let read = self.side.run_long(bytes, move || door.read(request)).await;
-        let Read { model, version, item } = read.inspect_err(|fault| self.service.count_fault(Method::ExamplePredict, fault))?;
+        let Read { model, version, item } = read.map_err(|fault| self.predict.refuse(fault))?;
         let config = v1::StreamConfig { model, version, ..v1::StreamConfig::default() };
         let open = convert::open_request(config, caller)?;
-        let (_, result) = self.service.predict(Method::ExamplePredict, open, PredictInput::Item(item)).await?;
+        let (_, result) = self.service.predict(&self.predict, open, PredictInput::Item(item)).await?;
         let outputs = result.outcome?;
         let bytes = outputs.first().map_or(0, |tensor| tensor.data().len());
         // Of a number of any size, eight bytes are made.
@@ -97,7 +100,7 @@ impl Example {
 impl ModelInference for Example {
     async fn predict(&self, request: Request<NumbersRequestBytes>) -> Result<Response<PredictResponse>, Status> {
         let caller = convert::caller(request.metadata(), &self.service);
-        Reader::current().begin_call(self.service.metrics(Method::ExamplePredict), caller.ends_at);
+        Reader::current().begin_call(self.predict.metrics(), caller.ends_at);
         self.run(caller, request.into_inner()).await.map(Response::new).map_err(|fault| status_of(&fault))
     }
 }

@@ -21,56 +21,56 @@ use crate::{
     frontend::Bounds,
     proto::v1,
     registry::Model,
-    service::{Caller, PredictInput, Service},
-    session::{Inbound, ItemResult, Unread, Upload, UploadOptions, UploadPart, UploadParts, collect_upload},
-    telemetry::Method,
+    service::{Caller, Method, PredictInput, Service, Terms},
+    session::{Inbound, ItemResult, OnDrain, Upload, UploadOptions, UploadPart, UploadParts, collect_upload},
 };
+
+const PREDICT: Terms = Terms::unary("predict");
+/// All of a scan's input is there when it opens.
+const SCAN: Terms = Terms { on_drain: OnDrain::ReadToEnd, ..Terms::stream("scan") };
+const UPLOAD: Terms = Terms::stream("upload");
+const FEED: Terms = Terms::live("feed");
 
 /// The native API over the one door.
 #[derive(Clone)]
 pub(super) struct Native {
     service: Service,
+    predict: Method,
+    scan: Method,
+    upload: Method,
+    feed: Method,
     max_message_bytes: usize,
     bounds: Bounds,
 }
 
 impl Native {
-    pub(super) const fn new(service: Service, max_message_bytes: usize, bounds: Bounds) -> Self {
-        Self { service, max_message_bytes, bounds }
+    pub(super) fn new(service: Service, max_message_bytes: usize, bounds: Bounds) -> Self {
+        let [predict, scan, upload, feed] = [PREDICT, SCAN, UPLOAD, FEED].map(|terms| service.method(terms));
+        Self { service, predict, scan, upload, feed, max_message_bytes, bounds }
     }
 
-    /// Counts a fault that no session has counted.
-    fn refuse(&self, method: Method, fault: Fault) -> Fault {
-        self.service.count_fault(method, &fault);
-        fault
-    }
-
-    fn open<I>(&self, method: Method, config: v1::StreamConfig, caller: Caller, inbound: I) -> Result<Opened<I>, Fault>
+    fn open<I>(&self, method: &Method, config: v1::StreamConfig, caller: Caller, inbound: I) -> Result<Opened<I>, Fault>
     where
         I: Stream<Item = Result<Inbound, Fault>> + Unpin,
     {
-        let request = convert::open_request(config, caller).map_err(|fault| self.refuse(method, fault))?;
-        if request.unread != Unread::Block && method != Method::Feed {
-            let message = "only Feed gives up results that are not read; leave `unread` unspecified or blocking";
-            return Err(self.refuse(method, Fault::invalid("unread", message)));
-        }
+        let request = convert::open_request(config, caller).map_err(|fault| method.refuse(fault))?;
         let stream = self.service.open(method, request)?;
         let message = convert::opened(&stream, self.max_message_bytes);
         let unread = stream.unread();
         let model = Arc::clone(stream.model());
-        let session = stream.session(inbound).map_err(|fault| self.refuse(method, fault))?;
+        let session = stream.session(inbound).map_err(|fault| method.refuse(fault))?;
         Ok(Opened { message, model, session, unread })
     }
 
     /// What the call's metadata say, and who reads its response.
-    fn begin<M>(&self, method: Method, request: &Request<M>) -> (Caller, Arc<Reader>) {
+    fn begin<M>(&self, method: &Method, request: &Request<M>) -> (Caller, Arc<Reader>) {
         let (caller, reader) = (convert::caller(request.metadata(), &self.service), Reader::current());
-        reader.begin_call(self.service.metrics(method), caller.ends_at);
+        reader.begin_call(method.metrics(), caller.ends_at);
         (caller, reader)
     }
 
     /// Waits for a stream's first message, for no longer than the limits allow.
-    async fn first_message<M>(&self, method: Method, ends_at: Timestamp, messages: &mut Streaming<M>) -> Result<M, Fault> {
+    async fn first_message<M>(&self, method: &Method, ends_at: Timestamp, messages: &mut Streaming<M>) -> Result<M, Fault> {
         let limit = self.service.config().open_timeout();
         let left = ends_at.since(crate::clock::now());
         let fault = tokio::select! {
@@ -87,14 +87,14 @@ impl Native {
                 crate::service::draining()
             }
         };
-        Err(self.refuse(method, fault))
+        Err(method.refuse(fault))
     }
 }
 
 #[tonic::async_trait]
 impl InferenceService for Native {
     async fn predict(&self, request: Request<wire::PredictRequest>) -> Result<Response<v1::PredictResponse>, Status> {
-        let (caller, _) = self.begin(Method::Predict, &request);
+        let (caller, _) = self.begin(&self.predict, &request);
         let wire::PredictRequest { model, version, payload, priority, sample_rate_hz, accept_container_bytes } =
             request.into_inner();
         let input = match payload {
@@ -102,13 +102,13 @@ impl InferenceService for Native {
             Some(wire::predict_request::Payload::PcmS16le(samples)) => PredictInput::Pcm(samples),
             None => {
                 let fault = Fault::invalid("payload", "the payload is missing: neither `item` nor `pcm_s16le` is set");
-                return Err(status_of(&self.refuse(Method::Predict, fault)));
+                return Err(status_of(&self.predict.refuse(fault)));
             }
         };
         let audio = v1::StreamConfig { sample_rate_hz, accept_container_bytes, ..v1::StreamConfig::default() };
         let config = v1::StreamConfig { model, version, priority, ..audio };
-        let request = convert::open_request(config, caller).map_err(|fault| status_of(&self.refuse(Method::Predict, fault)))?;
-        let (model, result) = self.service.predict(Method::Predict, request, input).await.map_err(|fault| status_of(&fault))?;
+        let request = convert::open_request(config, caller).map_err(|fault| status_of(&self.predict.refuse(fault)))?;
+        let (model, result) = self.service.predict(&self.predict, request, input).await.map_err(|fault| status_of(&fault))?;
         let timing = Some(convert::timing(&result));
         let outputs = result.outcome.map_err(|fault| status_of(&fault))?;
         Ok(Response::new(v1::PredictResponse {
@@ -123,20 +123,19 @@ impl InferenceService for Native {
     type ScanStream = Responses<wire::ScanResponse, stream::Iter<ScanInput>>;
 
     async fn scan(&self, request: Request<wire::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
-        let (caller, reader) = self.begin(Method::Scan, &request);
+        let (caller, reader) = self.begin(&self.scan, &request);
         let wire::ScanRequest { config, payload } = request.into_inner();
-        let mut config =
-            convert::stream_config("config", config).map_err(|fault| status_of(&self.refuse(Method::Scan, fault)))?;
+        let mut config = convert::stream_config("config", config).map_err(|fault| status_of(&self.scan.refuse(fault)))?;
         let (kind, input) = match payload {
             Some(wire::scan_request::Payload::Items(list)) => {
                 let items = ScanItems::new(list, self.bounds.message.max_items);
-                let items = items.map_err(|fault| status_of(&self.refuse(Method::Scan, fault)))?;
+                let items = items.map_err(|fault| status_of(&self.scan.refuse(fault)))?;
                 (v1::PayloadKind::Tensors, ScanInput::Items(items))
             }
             Some(wire::scan_request::Payload::PcmS16le(samples)) => (v1::PayloadKind::PcmS16le, ScanInput::Pcm(Some(samples))),
             None => {
                 let fault = Fault::invalid("payload", "the payload is missing: neither `items` nor `pcm_s16le` is set");
-                return Err(status_of(&self.refuse(Method::Scan, fault)));
+                return Err(status_of(&self.scan.refuse(fault)));
             }
         };
         if config.payload != v1::PayloadKind::Unspecified as i32 && config.payload != kind as i32 {
@@ -145,23 +144,23 @@ impl InferenceService for Native {
             let message =
                 format!("config.payload is {} ({given}), but the request holds {sent}; leave it unspecified", config.payload);
             let fault = Fault::invalid("config.payload", message);
-            return Err(status_of(&self.refuse(Method::Scan, fault)));
+            return Err(status_of(&self.scan.refuse(fault)));
         }
         config.payload = kind.into();
-        let opened = self.open(Method::Scan, config, caller, stream::iter(input)).map_err(|fault| status_of(&fault))?;
+        let opened = self.open(&self.scan, config, caller, stream::iter(input)).map_err(|fault| status_of(&fault))?;
         Ok(Response::new(Responses::new(reader, std::future::ready(Ok(opened)))))
     }
 
     async fn upload(&self, request: Request<Streaming<wire::UploadRequest>>) -> Result<Response<EncodedUploadResponse>, Status> {
-        let (caller, _) = self.begin(Method::Upload, &request);
+        let (caller, _) = self.begin(&self.upload, &request);
         let mut messages = request.into_inner();
-        let first = self.first_message(Method::Upload, caller.ends_at, &mut messages).await.map_err(|fault| status_of(&fault))?;
+        let first = self.first_message(&self.upload, caller.ends_at, &mut messages).await.map_err(|fault| status_of(&fault))?;
         let Some(wire::upload_request::Part::Open(config)) = first.part else {
             let fault = Fault::invalid("open", "the first message must be `open`");
-            return Err(status_of(&self.refuse(Method::Upload, fault)));
+            return Err(status_of(&self.upload.refuse(fault)));
         };
-        let expect = convert::expectation(config.expect.unwrap_or_default())
-            .map_err(|fault| status_of(&self.refuse(Method::Upload, fault)))?;
+        let expect =
+            convert::expectation(config.expect.unwrap_or_default()).map_err(|fault| status_of(&self.upload.refuse(fault)))?;
         let limits = self.service.config();
         let options = UploadOptions {
             expect,
@@ -171,30 +170,29 @@ impl InferenceService for Native {
             max_bytes: limits.upload_max_bytes,
         };
         let parts = UploadParts::new(UploadMessages { messages, max_message_bytes: self.max_message_bytes }, &options);
-        let stream = convert::stream_config("open.stream", config.stream)
-            .map_err(|fault| status_of(&self.refuse(Method::Upload, fault)))?;
-        let Opened { model, session, .. } =
-            self.open(Method::Upload, stream, caller, parts).map_err(|fault| status_of(&fault))?;
+        let stream =
+            convert::stream_config("open.stream", config.stream).map_err(|fault| status_of(&self.upload.refuse(fault)))?;
+        let Opened { model, session, .. } = self.open(&self.upload, stream, caller, parts).map_err(|fault| status_of(&fault))?;
         let upload = collect_upload(session, &options).await.map_err(|fault| status_of(&fault))?;
         // A result costs as much as a KiB more would.
         let work = upload.result_bytes + ((upload.results.len() + upload.segments.len()) << 10);
         let encoded = self.bounds.side.run_long(work, move || Ok(encode_upload(upload, &model))).await;
-        encoded.map(Response::new).map_err(|fault| status_of(&self.refuse(Method::Upload, fault)))
+        encoded.map(Response::new).map_err(|fault| status_of(&self.upload.refuse(fault)))
     }
 
     type FeedStream = Responses<wire::FeedResponse, FeedMessages>;
 
     async fn feed(&self, request: Request<Streaming<wire::FeedRequest>>) -> Result<Response<Self::FeedStream>, Status> {
-        let (caller, reader) = self.begin(Method::Feed, &request);
+        let (caller, reader) = self.begin(&self.feed, &request);
         let mut messages = request.into_inner();
         let native = self.clone();
         let opening = async move {
-            let first = native.first_message(Method::Feed, caller.ends_at, &mut messages).await?;
+            let first = native.first_message(&native.feed, caller.ends_at, &mut messages).await?;
             let Some(wire::feed_request::Message::Open(config)) = first.message else {
-                return Err(native.refuse(Method::Feed, Fault::invalid("open", "the first message must be `open`")));
+                return Err(native.feed.refuse(Fault::invalid("open", "the first message must be `open`")));
             };
             let inbound = FeedMessages { messages, max_message_bytes: native.max_message_bytes };
-            native.open(Method::Feed, config, caller, inbound)
+            native.open(&native.feed, config, caller, inbound)
         };
         Ok(Response::new(Responses::new(reader, opening)))
     }

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use crate::{
         frontend::grpc::reader::{FRAME_BYTES_MAX, WatchedBody},
-        telemetry::{Method, Telemetry},
+        telemetry::Telemetry,
     };
 
     const TIMEOUT: Duration = Duration::from_secs(300);
@@ -242,7 +242,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_the_call_is_kept() {
         let (sender, _taken, reader, task) = task();
-        reader.begin_call(&Arc::new(Telemetry::new().method(Method::Feed)), clock::now());
+        reader.begin_call(&Arc::new(Telemetry::new().method("feed")), clock::now());
         sender.try_send(Bytes::from_static(b"frame")).expect("room");
         task.await;
         assert_eq!(reader.given_up(), Some(StreamEnd::Expired));

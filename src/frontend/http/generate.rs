@@ -17,7 +17,7 @@ use super::{
     response::json_bytes,
     routes::{Api, Target},
 };
-use crate::{domain::Fault, frontend::transfer::Charge, open_inference::InferRequest, service::Caller, telemetry::Method};
+use crate::{domain::Fault, frontend::transfer::Charge, open_inference::InferRequest, service::Caller};
 
 /// An event that is written where it is sent. There are many of them at once, so that all of them count.
 const EVENT_BYTES_HERE: usize = 4 << 10;
@@ -27,17 +27,17 @@ const TURN_BYTES: usize = 16 << 10;
 
 pub(super) async fn generate(State(api): State<Api>, target: Target, sent: Sent) -> Result<Response, Refusal> {
     let Asked { request, caller, charge: _charge } = ask(&api, &target, sent).await?;
-    let response = api.open_inference.infer(Method::HttpGenerate, request, caller).await?;
+    let response = api.open_inference.infer(&api.generate, request, caller).await?;
     let length = json_bytes(&response, &BinaryOutputs::default());
     let json = api.bounds.side.run_long(length, move || plain::encode(&response)).await;
-    let json = json.map_err(|fault| api.counted(Method::HttpGenerate, fault))?;
+    let json = json.map_err(|fault| api.generate.refuse(fault))?;
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 /// Until there is a first response, an error is the status. Afterwards the status is out, and an error is the last event.
 pub(super) async fn generate_stream(State(api): State<Api>, target: Target, sent: Sent) -> Result<Response, Refusal> {
     let Asked { request, caller, charge } = ask(&api, &target, sent).await?;
-    let responses = api.open_inference.infer_each(Method::HttpGenerate, request, caller)?;
+    let responses = api.open_inference.infer_each(&api.generate, request, caller)?;
     let encoding = api.clone();
     let mut answers = Box::pin(responses.then(move |response| {
         let api = encoding.clone();
@@ -48,7 +48,7 @@ pub(super) async fn generate_stream(State(api): State<Api>, target: Target, sent
             } else {
                 api.bounds.side.run(move || plain::encode(&response)).await
             };
-            answer.inspect_err(|fault| api.open_inference.service().count_fault(Method::HttpGenerate, fault))
+            answer.inspect_err(|fault| api.generate.count_fault(fault))
         }
     }));
     let first = answers.next().await.unwrap_or_else(|| Err(Fault::invalid("inputs", "the request holds no item")))?;
@@ -95,9 +95,9 @@ struct Asked {
 }
 
 async fn ask(api: &Api, target: &Target, sent: Sent) -> Result<Asked, Refusal> {
-    let count = |fault| api.counted(Method::HttpGenerate, fault);
+    let count = |fault| api.generate.refuse(fault);
     let arrived = sent.read(api).await;
-    let Arrived { headers, body, charge } = arrived.map_err(|refusal| api.counted(Method::HttpGenerate, refusal))?;
+    let Arrived { headers, body, charge } = arrived.inspect_err(|refusal| api.generate.count_fault(&refusal.fault))?;
     let model = api.open_inference.service().find(&target.model, &target.version).map_err(count)?;
     // The version that it was read for, whatever becomes the newest meanwhile.
     let (name, version) = (model.loaded.name.to_string(), model.loaded.version.to_string());

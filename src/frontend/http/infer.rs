@@ -17,7 +17,6 @@ use super::{
 use crate::{
     domain::{Fault, TensorSpec},
     open_inference::{InferRequest, InputTensor, Parameters},
-    telemetry::Method,
 };
 
 pub(super) async fn infer(State(api): State<Api>, target: Target, sent: Sent) -> Response {
@@ -28,9 +27,9 @@ pub(super) async fn infer(State(api): State<Api>, target: Target, sent: Sent) ->
 }
 
 async fn answer(api: &Api, target: Target, sent: Sent) -> Result<Response, Refusal> {
-    let count = |fault| api.counted(Method::HttpInfer, fault);
+    let count = |fault| api.infer.refuse(fault);
     let side = &api.bounds.side;
-    let arrived = sent.read(api).await.map_err(|refusal| api.counted(Method::HttpInfer, refusal))?;
+    let arrived = sent.read(api).await.inspect_err(|refusal| api.infer.count_fault(&refusal.fault))?;
     // The request has it until it is answered.
     let Arrived { headers, body, charge: _charge } = arrived;
     let json_length = json_length(&headers).map_err(count)?;
@@ -41,7 +40,7 @@ async fn answer(api: &Api, target: Target, sent: Sent) -> Result<Response, Refus
     let Decoded { mut request, binary } = decoded.map_err(count)?;
     request.model = target.model;
     request.version = target.version;
-    let response = api.open_inference.infer(Method::HttpInfer, request, api.caller(&headers)).await?;
+    let response = api.open_inference.infer(&api.infer, request, api.caller(&headers)).await?;
     let json_bytes = response::json_bytes(&response, &binary);
     side.run_long(json_bytes, move || response::encode(&response, &binary)).await.map_err(count)
 }

@@ -21,8 +21,7 @@ use crate::{
     domain::{Fault, FaultKind, Peer, Timestamp},
     frontend::{Account, Bounds, web::refuse_forms},
     open_inference::OpenInference,
-    service::Caller,
-    telemetry::Method,
+    service::{Caller, Method, Terms},
 };
 
 /// What handlers share. axum makes several clones for each request, which are one pointer each.
@@ -31,6 +30,8 @@ pub(super) struct Api(Arc<Shared>);
 
 pub(super) struct Shared {
     pub(super) open_inference: OpenInference,
+    pub(super) infer: Method,
+    pub(super) generate: Method,
     pub(super) config: HttpConfig,
     pub(super) bounds: Bounds,
 }
@@ -43,16 +44,13 @@ impl Deref for Api {
     }
 }
 
+const INFER: Terms = Terms::unary("http_infer");
+const GENERATE: Terms = Terms::unary("http_generate");
+
 impl Api {
     pub(super) fn new(open_inference: OpenInference, config: HttpConfig, bounds: Bounds) -> Self {
-        Self(Arc::new(Shared { open_inference, config, bounds }))
-    }
-
-    /// Counts a refusal that nobody else has counted.
-    pub(super) fn counted(&self, method: Method, refusal: impl Into<Refusal>) -> Refusal {
-        let refusal = refusal.into();
-        self.open_inference.service().count_fault(method, &refusal.fault);
-        refusal
+        let [infer, generate] = [INFER, GENERATE].map(|terms| open_inference.service().method(terms));
+        Self(Arc::new(Shared { open_inference, infer, generate, config, bounds }))
     }
 
     pub(super) fn caller(&self, headers: &HeaderMap) -> Caller {

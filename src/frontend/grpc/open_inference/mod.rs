@@ -21,18 +21,25 @@ use crate::{
     frontend::Bounds,
     open_inference::{OpenInference, RegionStatus, RepositoryEntry, ServerMetadata},
     proto::inference::{self, repository_index_response, system_shared_memory_status_response},
-    service::Caller,
+    service::{Caller, Method, Terms},
+    session::OnDrain,
     side::INLINE_BYTES_MAX,
-    telemetry::Method,
 };
-use stream::InferStream;
+use stream::{InferStream, StreamRules};
 
 /// Metadata with which a client asks that a fault ends its stream with a status.
 const GRPC_ERROR_METADATA: &str = "triton_grpc_error";
 
+const INFER: Terms = Terms::unary("model_infer");
+/// The stream itself ends its items' sessions, and asks for the memory of each request.
+const STREAM_INFER: Terms =
+    Terms { on_drain: OnDrain::ReadToEnd, opens_within_memory: false, ..Terms::stream("model_stream_infer") };
+
 /// The protocol over its shared core.
 pub(super) struct OpenInferenceGrpc {
     door: OpenInference,
+    infer: Method,
+    stream_infer: Method,
     max_message_bytes: usize,
     bounds: Bounds,
 }
@@ -40,8 +47,9 @@ pub(super) struct OpenInferenceGrpc {
 type Reply<M> = Result<Response<M>, Status>;
 
 impl OpenInferenceGrpc {
-    pub(super) const fn new(door: OpenInference, max_message_bytes: usize, bounds: Bounds) -> Self {
-        Self { door, max_message_bytes, bounds }
+    pub(super) fn new(door: OpenInference, max_message_bytes: usize, bounds: Bounds) -> Self {
+        let [infer, stream_infer] = [INFER, STREAM_INFER].map(|terms| door.service().method(terms));
+        Self { door, infer, stream_infer, max_message_bytes, bounds }
     }
 
     fn caller<M>(&self, request: &Request<M>) -> Caller {
@@ -54,10 +62,7 @@ impl GrpcInferenceService for OpenInferenceGrpc {
     async fn model_infer(&self, request: Request<InferRequestBytes>) -> Reply<EncodedInferResponse> {
         let caller = self.caller(&request);
         let side = &self.bounds.side;
-        let refused = |fault: Fault| {
-            self.door.service().count_fault(Method::ModelInfer, &fault);
-            status_of(&fault)
-        };
+        let refused = |fault: Fault| status_of(&self.infer.refuse(fault));
         let request = request.into_inner();
         let decoded = if wire::is_long(&request) {
             side.run(move || wire::decode(request)).await.map_err(refused)?
@@ -66,7 +71,7 @@ impl GrpcInferenceService for OpenInferenceGrpc {
         };
         let (form, request) = decoded;
         let request = request.map_err(refused)?;
-        let response = self.door.infer(Method::ModelInfer, request, caller).await.map_err(|fault| status_of(&fault))?;
+        let response = self.door.infer(&self.infer, request, caller).await.map_err(|fault| status_of(&fault))?;
         let bytes = wire::response_bytes(&response, &form);
         if bytes <= INLINE_BYTES_MAX {
             return Ok(Response::new(Encoded::Here(wire::encode(response, &form))));
@@ -79,16 +84,12 @@ impl GrpcInferenceService for OpenInferenceGrpc {
 
     async fn model_stream_infer(&self, request: Request<Streaming<InferRequestBytes>>) -> Reply<Self::ModelStreamInferStream> {
         let (caller, reader) = (self.caller(&request), Reader::current());
-        reader.begin_call(self.door.service().metrics(Method::ModelStreamInfer), caller.ends_at);
+        reader.begin_call(self.stream_infer.metrics(), caller.ends_at);
         let ends_on_fault = request.metadata().get(GRPC_ERROR_METADATA).is_some_and(|value| value == "true");
         let messages = request.into_inner();
-        let side = self.bounds.side.clone();
-        let opened = InferStream::open(&self.door, caller, reader, messages, side, self.max_message_bytes, ends_on_fault);
-        let stream = opened.map_err(|fault| {
-            self.door.service().count_fault(Method::ModelStreamInfer, &fault);
-            status_of(&fault)
-        })?;
-        Ok(Response::new(stream))
+        let rules = StreamRules { side: self.bounds.side.clone(), max_message_bytes: self.max_message_bytes, ends_on_fault };
+        let opened = InferStream::open(&self.door, &self.stream_infer, caller, reader, messages, rules);
+        opened.map(Response::new).map_err(|fault| status_of(&self.stream_infer.refuse(fault)))
     }
 
     async fn server_live(&self, _: Request<inference::ServerLiveRequest>) -> Reply<inference::ServerLiveResponse> {

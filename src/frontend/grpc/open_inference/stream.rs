@@ -30,17 +30,15 @@ use crate::{
     frontend::grpc::wire::InferRequestBytes,
     open_inference::{Conversation, OpenInference, Reply},
     proto::inference::{ModelInferResponse, ModelStreamInferResponse},
-    service::{Caller, draining},
+    service::{Caller, Method, draining},
     session::Place,
     side::SideThreads,
-    telemetry::Method,
 };
 
 /// See the module's text.
 pub(in super::super) struct InferStream {
     messages: Streaming<InferRequestBytes>,
-    max_message_bytes: usize,
-    side: SideThreads,
+    rules: StreamRules,
     door: OpenInference,
     conversation: Conversation<ReplyForm>,
     reading: bool,
@@ -51,13 +49,20 @@ pub(in super::super) struct InferStream {
     idle: Option<Pin<Box<Sleep>>>,
     /// How the stream ends once everything is answered.
     end: Option<Fault>,
-    /// Whether the first fault ends it.
-    ends_on_fault: bool,
     done: bool,
     drained: Pin<Box<WaitForCancellationFutureOwned>>,
     ends: Option<Pin<Box<Sleep>>>,
     reader: Arc<Reader>,
     _place: Place,
+}
+
+/// What holds for one stream.
+pub(super) struct StreamRules {
+    pub(super) side: SideThreads,
+    /// `grpc.max_message_bytes`.
+    pub(super) max_message_bytes: usize,
+    /// Whether the first fault ends it.
+    pub(super) ends_on_fault: bool,
 }
 
 /// A request, and the bytes that are kept of it until it is answered: more than its tensors, an id may be as long.
@@ -71,12 +76,11 @@ impl InferStream {
     /// [`FaultKind::Unavailable`] while the server drains, [`FaultKind::Overloaded`] if `session.max_streams` are open.
     pub(super) fn open(
         door: &OpenInference,
+        method: &Method,
         caller: Caller,
         reader: Arc<Reader>,
         messages: Streaming<InferRequestBytes>,
-        side: SideThreads,
-        max_message_bytes: usize,
-        ends_on_fault: bool,
+        rules: StreamRules,
     ) -> Result<Self, Fault> {
         // A stream costs memory before its first request, too, and its flows are counted beside it.
         door.service().memory().admit()?;
@@ -85,16 +89,14 @@ impl InferStream {
         let left = (caller.ends_at != Timestamp::NEVER).then(|| caller.ends_at.since(clock::now()));
         Ok(Self {
             messages,
-            max_message_bytes,
-            side,
+            rules,
             door: door.clone(),
-            conversation: Conversation::new(door.clone(), Method::ModelStreamInfer, caller),
+            conversation: Conversation::new(door.clone(), method.clone(), caller),
             reading: true,
             working: None,
             heard: Instant::now(),
             idle: None,
             end: None,
-            ends_on_fault,
             done: false,
             drained: Box::pin(drain.token().clone().cancelled_owned()),
             ends: left.map(|left| Box::pin(sleep(left))),
@@ -131,12 +133,12 @@ impl InferStream {
             }
             let message = match ready!(Pin::new(&mut self.messages).poll_next(cx)) {
                 None => return Poll::Ready(None),
-                Some(Err(status)) => return Poll::Ready(Some(Err(fault_of(&status, self.max_message_bytes)))),
+                Some(Err(status)) => return Poll::Ready(Some(Err(fault_of(&status, self.rules.max_message_bytes)))),
                 Some(Ok(message)) => message,
             };
             let bytes = message.bytes().len();
             if wire::is_long(&message) {
-                let (side, door) = (self.side.clone(), self.door.clone());
+                let (side, door) = (self.rules.side.clone(), self.door.clone());
                 let working = async move {
                     let decoded = side.run(move || wire::decode(message)).await?;
                     Ok(fetch(&door, bytes, decoded).await)
@@ -165,7 +167,7 @@ impl InferStream {
                 infer_response: Some(wire::encode(response, &form)),
                 ..ModelStreamInferResponse::default()
             }),
-            Err(fault) if self.ends_on_fault => Err(status_of(&fault)),
+            Err(fault) if self.rules.ends_on_fault => Err(status_of(&fault)),
             Err(fault) => Ok(ModelStreamInferResponse {
                 error_message: fault.message().to_owned(),
                 infer_response: Some(ModelInferResponse { id: form.id, ..ModelInferResponse::default() }),
