@@ -23,7 +23,7 @@ pub use padding::{ElementBytes, PaddedInput, PaddingRule};
 pub use peer::{Address, Peer};
 pub use priority::Priority;
 pub use signature::{
-    NamedTensor, SharedInput, Signature, StateSpec, TensorSpec, TensorSpecs, bad_dimension, given_twice, quoted_list,
+    ItemSlots, NamedTensor, SharedInput, Signature, StateSpec, TensorSpec, TensorSpecs, bad_dimension, given_twice, quoted_list,
 };
 pub use tensor::{Datatype, Shape, Tensor, TensorError, element_count, elements_text};
 pub use time::Timestamp;

@@ -44,6 +44,23 @@ impl TensorSpec {
         }
     }
 
+    /// A tensor without elements costs its sender nothing, however large its other dimensions are. The model may compute something
+    /// large from these, so they are bounded. `sizes` have no batch dimension, and fit.
+    ///
+    /// # Errors
+    /// What is wrong, and the limit.
+    pub fn check_empty(&self, sizes: &[usize]) -> Result<(), String> {
+        let dynamic = sizes.iter().zip(&self.dims).filter(|(size, dim)| dim.is_none() && **size > 0);
+        let product = dynamic.fold(1_usize, |product, (size, _)| product.saturating_mul(*size));
+        if product <= EMPTY_EXTENT_MAX {
+            return Ok(());
+        }
+        Err(format!(
+            "shape {sizes:?} holds no element, and the product of its other dynamic dimensions is {product}; for an empty tensor it \
+             may be at most {EMPTY_EXTENT_MAX}"
+        ))
+    }
+
     /// The shape if no dimension is dynamic.
     #[must_use]
     pub fn fixed_shape(&self) -> Option<Shape> {
@@ -116,6 +133,9 @@ pub struct NamedTensor {
     pub data: Bytes,
 }
 
+/// An item's tensors in their signature's order, those that are there already.
+pub type ItemSlots = SmallVec<[Option<Tensor>; 4]>;
+
 impl Signature {
     /// Whether streams of this model carry state.
     #[must_use]
@@ -149,7 +169,7 @@ impl Signature {
             self.find_input(&tensor.name, 0)?;
             return Ok(ItemInputs::from_buf([check_tensor(spec, tensor, 0)?]));
         }
-        let mut slots: SmallVec<[Option<Tensor>; 4]> = SmallVec::from_elem(None, self.inputs.len());
+        let mut slots = self.slots();
         for (position, tensor) in tensors.into_iter().enumerate() {
             let index = self.find_input(&tensor.name, position)?;
             let spec = &self.inputs[index];
@@ -158,6 +178,21 @@ impl Signature {
             }
             slots[index] = Some(check_tensor(spec, tensor, position)?);
         }
+        self.complete(slots)
+    }
+
+    /// A place for each of an item's tensors, in the signature's order.
+    #[must_use]
+    pub fn slots(&self) -> ItemSlots {
+        SmallVec::from_elem(None, self.inputs.len())
+    }
+
+    /// The item of tensors that each fit their input.
+    ///
+    /// # Errors
+    /// As [`Signature::check`], for what concerns the item as a whole: a missing tensor, padded inputs of different lengths or without an
+    /// element, a length beyond the last bucket of the padding.
+    pub fn complete(&self, mut slots: ItemSlots) -> Result<ItemInputs, Fault> {
         if let Some(padding) = &self.padding {
             padding.complete(&self.inputs, &mut slots)?;
         }
@@ -267,7 +302,7 @@ fn item_shape(spec: &TensorSpec, given: &[i64]) -> Result<Shape, String> {
         return Err(format!("shape {given:?} does not fit the model's {:?} ({})", spec.shape_with_batch(), spec.legend()));
     }
     if bytes == 0 {
-        check_empty(spec, &sizes)?;
+        spec.check_empty(&sizes)?;
     }
     Ok(sizes)
 }
@@ -279,20 +314,6 @@ pub fn bad_dimension(shape: &[i64], axis: usize) -> String {
         "dimension {axis} of shape {shape:?} is {}; dimensions are numbers from 0",
         shape.get(axis).copied().unwrap_or_default()
     )
-}
-
-/// A tensor without elements costs its sender nothing, however large its other dimensions are. The model may compute something
-/// large from these, so they are bounded.
-fn check_empty(spec: &TensorSpec, sizes: &[usize]) -> Result<(), String> {
-    let dynamic = sizes.iter().zip(&spec.dims).filter(|(size, dim)| dim.is_none() && **size > 0);
-    let product = dynamic.fold(1_usize, |product, (size, _)| product.saturating_mul(*size));
-    if product <= EMPTY_EXTENT_MAX {
-        return Ok(());
-    }
-    Err(format!(
-        "shape {sizes:?} holds no element, and the product of its other dynamic dimensions is {product}; for an empty tensor it may \
-         be at most {EMPTY_EXTENT_MAX}"
-    ))
 }
 
 #[cfg(test)]

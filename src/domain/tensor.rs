@@ -238,6 +238,28 @@ impl Tensor {
         Self::new(self.datatype, Shape::from_slice(shape), self.data)
     }
 
+    /// What lies along the leading dimension, each without that dimension; a scalar is one. The data are shared.
+    pub fn rows(&self) -> impl Iterator<Item = Self> {
+        let (count, shape) = self.shape.split_first().map_or((1, &self.shape[..]), |(count, row)| (*count, row));
+        let row_bytes = self.data.len() / count.max(1);
+        // Strings differ in length, so that a row ends where its elements do.
+        let row_elements = element_count(shape).unwrap_or_default();
+        let mut elements = self.byte_elements();
+        let mut begin = 0;
+        (0..count).map(move |_| {
+            let end = match &mut elements {
+                None => begin + row_bytes,
+                Some(elements) => {
+                    elements.by_ref().take(row_elements).for_each(drop);
+                    self.data.len() - elements.rest().len()
+                }
+            };
+            let data = self.data.slice(begin..end);
+            begin = end;
+            Self { datatype: self.datatype, shape: Shape::from_slice(shape), data }
+        })
+    }
+
     /// Element type.
     #[must_use]
     pub const fn datatype(&self) -> Datatype {
@@ -301,6 +323,23 @@ mod tests {
         let error = Tensor::new(Datatype::Fp64, smallvec![usize::MAX / 4], Bytes::new()).expect_err("overflow in bytes");
         assert!(matches!(error, TensorError::TooManyElements(_)));
     }
+
+    #[test]
+    fn rows_are_what_lies_along_the_leading_dimension() {
+        let rows = |tensor: &Tensor| tensor.rows().map(|row| (row.shape().to_vec(), row.data().to_vec())).collect::<Vec<_>>();
+        let numbers = Tensor::new(Datatype::Uint8, smallvec![2, 3], Bytes::from_static(&[1, 2, 3, 4, 5, 6])).expect("sound");
+        assert_eq!(rows(&numbers), [(vec![3], vec![1, 2, 3]), (vec![3], vec![4, 5, 6])]);
+        let texts = Bytes::from_static(b"\x01\0\0\0a\0\0\0\0");
+        let strings = Tensor::new(Datatype::Bytes, smallvec![2, 1], texts.clone()).expect("two elements");
+        assert_eq!(rows(&strings), [(vec![1], texts[..5].to_vec()), (vec![1], texts[5..].to_vec())]);
+        let empty = Tensor::new(Datatype::Bytes, smallvec![2, 0], Bytes::new()).expect("no elements");
+        assert_eq!(rows(&empty), [(vec![0], Vec::new()), (vec![0], Vec::new())]);
+        let none = Tensor::new(Datatype::Uint8, smallvec![0, usize::MAX, 2], Bytes::new()).expect("no elements");
+        assert_eq!(rows(&none), []);
+        let scalar = Tensor::new(Datatype::Uint8, smallvec![], Bytes::from_static(&[7])).expect("one element");
+        assert_eq!(rows(&scalar), [(vec![], vec![7])]);
+    }
+
     #[test]
     fn a_bytes_tensor_has_as_many_elements_as_its_shape_says() {
         let data = Bytes::from_static(b"\x01\0\0\0a\0\0\0\0");

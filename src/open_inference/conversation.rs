@@ -22,14 +22,14 @@ use super::{
     OpenInference,
     book::{SequenceBook, SequenceEnd},
     infer::{Prepared, ReplyPlan, inbound, single, terms},
-    items::Items,
+    items::{Items, SplitItem},
     options::{Options, SequenceId, SequenceStep},
     request::InferRequest,
     response::InferResponse,
     sequences::check_version,
 };
 use crate::{
-    domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Priority},
+    domain::{Fault, FaultKind, ItemOutputs, Priority},
     registry::Model,
     service::{Caller, Method},
     session::{Event, Inbound, ItemResult, Session},
@@ -268,20 +268,20 @@ impl<T> Conversation<T> {
             let key = SharedKey { model: name, version: version.clone(), priority: options.priority };
             Some(self.shared_flow(key, Arc::clone(&model), &options)?)
         };
-        for (item, tensors) in items.into_iter().enumerate() {
-            let place = ItemPlace { exchange, item };
+        for (index, item) in items.into_iter().enumerate() {
+            let place = ItemPlace { exchange, item: index };
             if let Some(flow) = shared {
-                self.send(flow, place, tensors, &options);
+                self.send(flow, place, item, &options);
                 continue;
             }
             // Without a sequence nothing is remembered: each item of a stateful model begins afresh.
             match self.open(FlowName::None, Arc::clone(&model), version.clone(), &options, 1) {
                 Ok(flow) => {
-                    self.send(flow, place, tensors, &options);
+                    self.send(flow, place, item, &options);
                     self.flows[flow].inbox.close();
                 }
-                Err(fault) if item == 0 => return Err(fault),
-                Err(fault) => return Ok((running(reply, count, item, Some(fault)), shared_bytes)),
+                Err(fault) if index == 0 => return Err(fault),
+                Err(fault) => return Ok((running(reply, count, index, Some(fault)), shared_bytes)),
             }
         }
         Ok((running(reply, count, count, None), shared_bytes))
@@ -363,10 +363,10 @@ impl<T> Conversation<T> {
         Ok(flow)
     }
 
-    fn send(&mut self, flow: FlowKey, place: ItemPlace, tensors: Vec<NamedTensor>, options: &Options) {
+    fn send(&mut self, flow: FlowKey, place: ItemPlace, item: SplitItem, options: &Options) {
         let Flow { inbox, waiting, .. } = &mut self.flows[flow];
         waiting.push_back(place);
-        inbox.push(inbound(tensors, options));
+        inbox.push(inbound(item, options));
     }
 
     /// Retires a flow, so that it is not found again.

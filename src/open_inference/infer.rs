@@ -10,7 +10,7 @@ use futures::{
 
 use super::{
     OpenInference,
-    items::{self, Items, SizeLimits},
+    items::{self, Items, Place, SizeLimits, SplitItem},
     options::Options,
     placement::Placement,
     request::{InferRequest, InputTensor, RequestedOutput},
@@ -19,10 +19,10 @@ use super::{
     shared_memory::SharedMemory,
 };
 use crate::{
-    domain::{Datatype, Fault, FaultKind, ItemOutputs, NamedTensor, Signature},
+    domain::{Datatype, Fault, FaultKind, ItemOutputs, Signature},
     registry::Model,
     service::{Caller, Method, OpenRequest},
-    session::{Event, Inbound, ItemRequest, Order, OverflowPolicy, PayloadKind, PcmOptions, Session, Unread},
+    session::{CheckedItem, Event, Inbound, Order, OverflowPolicy, PayloadKind, PcmOptions, Session, Unread},
     side::INLINE_BYTES_MAX,
 };
 
@@ -140,8 +140,8 @@ impl OpenInference {
         self.side
             .run(move || {
                 let mut request = request;
-                items::check_names(&request.inputs, model.signature())?;
-                door.read_shared(&mut request.inputs, model.signature(), door.items_max())?;
+                let places = items::places(&request.inputs, model.signature())?;
+                door.read_shared(&mut request.inputs, &places, model.signature())?;
                 Ok(request)
             })
             .await
@@ -176,7 +176,7 @@ impl OpenInference {
             && let Some(model) = self.sequences.model_for(&request, step, caller.tenant, &self.service)?
         {
             let Prepared { items, reply, .. } = self.prepare(request, model)?;
-            let step = StepRequest { tensors: single(items)?, options: &options, step, caller, model: &reply.model };
+            let step = StepRequest { item: single(items)?, options: &options, step, caller, model: &reply.model };
             let answer = self.sequences.advance(method, step, &self.service)?;
             return Ok((reply, Running::Step(answer)));
         }
@@ -185,10 +185,10 @@ impl OpenInference {
         let model = self.service.find(&request.model, &request.version)?;
         let version = request.version.clone();
         let Prepared { items: Items { items, .. }, reply, .. } = self.prepare(request, model)?;
-        let open = |items: Vec<Vec<NamedTensor>>| -> Result<RequestSession, Fault> {
+        let open = |items: Vec<SplitItem>| -> Result<RequestSession, Fault> {
             let terms = terms(&reply.model, version.clone(), &options, caller, items.len());
             let opened = self.service.open_found(method, Arc::clone(&reply.model), terms)?;
-            let inbound: Vec<_> = items.into_iter().map(|tensors| Ok(inbound(tensors, &options))).collect();
+            let inbound: Vec<_> = items.into_iter().map(|item| Ok(inbound(item, &options))).collect();
             opened.session(stream::iter(inbound))
         };
         // Without a sequence nothing is remembered: each item of a stateful model begins afresh, on a stream of its own.
@@ -212,21 +212,21 @@ impl OpenInference {
         }
         let wanted = wanted(&outputs, model.signature(), &self.shared_memory)?;
         // Before anything is read: a short request could name a large place in shared memory any number of times.
-        items::check_names(&inputs, model.signature())?;
+        let places = items::places(&inputs, model.signature())?;
         let mut inputs = inputs;
-        let shared_bytes = self.read_shared(&mut inputs, model.signature(), self.items_max())?;
+        let shared_bytes = self.read_shared(&mut inputs, &places, model.signature())?;
         let inputs = inputs.into_iter().enumerate().map(with_data).collect::<Result<Vec<_>, _>>()?;
-        let items = items::split(inputs, model.signature(), self.items_max())?;
+        let items = items::split(inputs, &places, model.signature(), self.items_max())?;
         let batched = items.batched;
         Ok(Prepared { items, reply: ReplyPlan { model, id, batched, wanted }, shared_bytes })
     }
 
     /// Puts in place of what lies in shared memory what is there, and says how many bytes that is. Nothing is read that could not be
     /// an input of the model.
-    fn read_shared(&self, inputs: &mut [InputTensor], signature: &Signature, items_max: usize) -> Result<usize, Fault> {
-        let limits = SizeLimits { items_max, item_bytes_max: self.service.config().max_item_bytes };
+    fn read_shared(&self, inputs: &mut [InputTensor], places: &[Place], signature: &Signature) -> Result<usize, Fault> {
+        let limits = SizeLimits { items_max: self.items_max(), item_bytes_max: self.service.config().max_item_bytes };
         let mut bytes = 0;
-        for (index, input) in inputs.iter_mut().enumerate() {
+        for (index, (input, of_signature)) in inputs.iter_mut().zip(places).enumerate() {
             let field = format!("inputs[{index}]");
             let Some(place) = Placement::of(&input.parameters, &field, &self.shared_memory)? else { continue };
             if input.data.is_some() {
@@ -234,7 +234,7 @@ impl OpenInference {
                 return Err(Fault::invalid(format!("{field}.data"), message));
             }
             place.check()?;
-            items::check_size(input, index, place.bytes(), signature, limits)?;
+            items::check_size(input, index, *of_signature, place.bytes(), signature, limits)?;
             let data = place.read()?;
             bytes += data.len();
             input.data = Some(data);
@@ -275,15 +275,15 @@ pub(super) fn terms(model: &Model, version: String, options: &Options, caller: C
 }
 
 /// An item of a request on its way into a session.
-pub(super) fn inbound(tensors: Vec<NamedTensor>, options: &Options) -> Inbound {
-    Inbound::Item(ItemRequest { id: String::new(), tensors: Ok(tensors), deadline: options.timeout })
+pub(super) fn inbound(inputs: SplitItem, options: &Options) -> Inbound {
+    Inbound::Checked(CheckedItem { inputs, deadline: options.timeout })
 }
 
 /// The one item of a request that is a step of a sequence.
 ///
 /// # Errors
 /// [`FaultKind::Invalid`] if there are several.
-pub(super) fn single(Items { mut items, .. }: Items) -> Result<Vec<NamedTensor>, Fault> {
+pub(super) fn single(Items { mut items, .. }: Items) -> Result<SplitItem, Fault> {
     match (items.pop(), items.len()) {
         (Some(item), 0) => Ok(item),
         (_, more) => Err(Fault::invalid(

@@ -4,85 +4,115 @@
 //! a batch is one item, and its response has none either; of a model without a batch dimension each request is one.
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use super::{describe::leading_batch, request::InputTensor, response::OutputTensor};
 use crate::domain::{
-    Fault, FaultKind, ItemOutputs, NamedTensor, Shape, SharedInput, Signature, Tensor, TensorSpec, bad_dimension, elements_text,
-    given_twice,
+    Fault, FaultKind, ItemInputs, ItemOutputs, ItemSlots, Shape, SharedInput, Signature, Tensor, TensorSpec, bad_dimension,
+    elements_text, given_twice,
 };
 
 /// The items of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Items {
     /// At least one.
-    pub(super) items: Vec<Vec<NamedTensor>>,
+    pub(super) items: Vec<SplitItem>,
     /// Whether the request had a batch dimension, so that the response has one.
     pub(super) batched: bool,
 }
 
-/// Holds the names of a request's inputs against the signature, so that there are no more of them than the model takes.
+/// An item as the model takes it, or why it is none, which is its answer.
+pub(super) type SplitItem = Result<ItemInputs, Fault>;
+
+/// Which of the model's inputs a request's inputs are, in the request's order.
+pub(super) type Places = SmallVec<[Place; 4]>;
+
+/// What a tensor of a request is, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The input at this position of the signature.
+    Input(usize),
+    /// The value at this position that the manifest has fixed.
+    Shared(usize),
+}
+
+/// Finds the inputs of a request in the signature. There are no more of them than the model takes.
 ///
 /// # Errors
 /// [`FaultKind::Invalid`] with the field of a name that is unknown or repeated.
-pub(super) fn check_names(inputs: &[InputTensor], signature: &Signature) -> Result<(), Fault> {
-    let mut known = Vec::with_capacity(signature.inputs.len() + signature.shared.len());
+pub(super) fn places(inputs: &[InputTensor], signature: &Signature) -> Result<Places, Fault> {
+    let mut places = Places::new();
     for (position, input) in inputs.iter().enumerate() {
         let shared = signature.shared.iter().position(|shared| *shared.name == *input.name);
-        let index = match shared {
-            Some(shared) => signature.inputs.len() + shared,
-            None => signature.find_input(&input.name, position)?,
+        let place = match shared {
+            Some(shared) => Place::Shared(shared),
+            None => Place::Input(signature.find_input(&input.name, position)?),
         };
-        if known.contains(&index) {
-            return Err(given_twice(signature.inputs.get(index).map_or(&input.name, |spec| &spec.name), position));
+        if places.contains(&place) {
+            let name = match place {
+                Place::Input(index) => &*signature.inputs[index].name,
+                Place::Shared(_) => &input.name,
+            };
+            return Err(given_twice(name, position));
         }
-        known.push(index);
+        places.push(place);
     }
-    Ok(())
+    Ok(places)
 }
 
-/// Splits a request's tensors, whose names fit; the data are shared, not copied. Each item is yet to be held against the signature.
+/// Splits a request's tensors, which are at these places of the signature; the data are shared, not copied.
 ///
 /// # Errors
-/// [`FaultKind::Invalid`] with the field at fault: an unknown input, a shape that does not fit, data of another length than the
-/// shape takes, inputs that hold different numbers of items; [`FaultKind::TooLarge`] for more than `items_max` items.
-pub(super) fn split(inputs: Vec<(InputTensor, Bytes)>, signature: &Signature, items_max: usize) -> Result<Items, Fault> {
+/// [`FaultKind::Invalid`] with the field at fault: a shape that does not fit, data of another length than the shape takes, inputs that hold
+/// different numbers of items; [`FaultKind::TooLarge`] for more than `items_max` items.
+pub(super) fn split(
+    inputs: Vec<(InputTensor, Bytes)>,
+    places: &[Place],
+    signature: &Signature,
+    items_max: usize,
+) -> Result<Items, Fault> {
     let mut batch: Option<(Option<usize>, String)> = None;
-    let mut items: Vec<Vec<NamedTensor>> = Vec::new();
-    let tensors = inputs.len();
-    for (position, (input, data)) in inputs.into_iter().enumerate() {
-        if let Some(shared) = signature.shared.iter().find(|shared| *shared.name == *input.name) {
-            check_shared(shared, &input, &data).map_err(|fault| fault.with_field(format!("inputs[{position}].data")))?;
-            continue;
-        }
-        let spec = &signature.inputs[signature.find_input(&input.name, position)?];
+    let mut items: Vec<ItemSlots> = Vec::new();
+    for (position, ((input, data), place)) in inputs.into_iter().zip(places).enumerate() {
+        let index = match *place {
+            Place::Input(index) => index,
+            Place::Shared(index) => {
+                check_shared(&signature.shared[index], &input, &data)
+                    .map_err(|fault| fault.with_field(format!("inputs[{position}].data")))?;
+                continue;
+            }
+        };
+        let spec = &signature.inputs[index];
         let in_field = |part: &str, message: String| in_field(spec, position, part, &message);
         let count = count_items(spec, position, &input)?;
         match &batch {
-            None => batch = Some((count, input.name.clone())),
+            None => batch = Some((count, input.name)),
             Some((known, first)) if *known != count => {
                 let (given, expected) = (described(count), described(*known));
                 return Err(in_field("shape", format!(" holds {given}, but '{first}' holds {expected}")));
             }
             Some(_) => {}
         }
-        let count = count.unwrap_or(1);
-        check_count(count, items_max)?;
-        items.resize_with(count, || Vec::with_capacity(tensors));
+        check_count(count.unwrap_or(1), items_max)?;
         let shape: Shape = input.shape.iter().filter_map(|size| usize::try_from(*size).ok()).collect();
+        if data.is_empty() {
+            let item_shape = &shape[shape.len() - spec.dims.len()..];
+            spec.check_empty(item_shape).map_err(|message| in_field("shape", format!(": {message}")))?;
+        }
         let whole = Tensor::new(spec.datatype, shape, data).map_err(|error| in_field("data", format!(": {error}")))?;
-        let item_shape = input.shape[input.shape.len() - spec.dims.len()..].to_vec();
-        let parts = if input.shape.len() == spec.dims.len() { vec![whole.into_data()] } else { parts(&whole, count) };
-        for (item, data) in items.iter_mut().zip(parts) {
-            let name = String::from(&*spec.name);
-            item.push(NamedTensor { name, datatype: None, shape: item_shape.clone(), data });
+        items.resize_with(count.unwrap_or(1), || signature.slots());
+        if count.is_some() {
+            items.iter_mut().zip(whole.rows()).for_each(|(item, row)| item[index] = Some(row));
+        } else {
+            items[0][index] = Some(whole);
         }
     }
     let batched = batch.is_some_and(|(count, _)| count.is_some());
     if items.is_empty() {
         // What it lacks is for the signature to say.
-        items.push(Vec::new());
+        items.push(signature.slots());
     }
-    Ok(Items { items, batched })
+    Ok(Items { items: items.into_iter().map(|slots| signature.complete(slots)).collect(), batched })
 }
 
 fn in_field(spec: &TensorSpec, position: usize, part: &str, message: &str) -> Fault {
@@ -115,32 +145,24 @@ pub(super) struct SizeLimits {
     pub(super) item_bytes_max: usize,
 }
 
-/// Whether `bytes` that are yet to be read could be the input at `position`: by its datatype, its shape and the limits of an item. Its
-/// name fits.
+/// Whether `bytes` that are yet to be read could be the input at `position`: by its datatype, its shape and the limits of an item.
 ///
 /// # Errors
 /// [`FaultKind::Invalid`] with the field at fault; [`FaultKind::TooLarge`] for more items, or larger ones, than are allowed.
 pub(super) fn check_size(
     input: &InputTensor,
     position: usize,
+    place: Place,
     bytes: u64,
     signature: &Signature,
     limits: SizeLimits,
 ) -> Result<(), Fault> {
     let SizeLimits { items_max, item_bytes_max } = limits;
-    if let Some(shared) = signature.shared.iter().find(|shared| *shared.name == *input.name) {
-        let bytes_max = (shared.value.data().len() as u64).saturating_mul(items_max as u64);
-        if bytes <= bytes_max {
-            return Ok(());
-        }
-        let message = format!(
-            "input '{}' has {bytes} bytes, but the model's manifest sets it for all requests, to a value that has {bytes_max} even for as \
-             many items as a request may hold; leave the input out",
-            shared.name
-        );
-        return Err(Fault::invalid(format!("inputs[{position}].data"), message));
-    }
-    let spec = &signature.inputs[signature.find_input(&input.name, position)?];
+    let index = match place {
+        Place::Input(index) => index,
+        Place::Shared(index) => return check_shared_size(&signature.shared[index], position, bytes, items_max),
+    };
+    let spec = &signature.inputs[index];
     let count = count_items(spec, position, input)?.unwrap_or(1);
     check_count(count, items_max)?;
     let elements = input.shape.iter().try_fold(1_u64, |product, size| product.checked_mul(u64::try_from(*size).ok()?));
@@ -165,6 +187,19 @@ pub(super) fn check_size(
         return Err(Fault::new(FaultKind::TooLarge, message).with_limit("session.max_item_bytes", item_bytes_max as u64));
     }
     Ok(())
+}
+
+fn check_shared_size(shared: &SharedInput, position: usize, bytes: u64, items_max: usize) -> Result<(), Fault> {
+    let bytes_max = (shared.value.data().len() as u64).saturating_mul(items_max as u64);
+    if bytes <= bytes_max {
+        return Ok(());
+    }
+    let message = format!(
+        "input '{}' has {bytes} bytes, but the model's manifest sets it for all requests, to a value that has {bytes_max} even for as \
+         many items as a request may hold; leave the input out",
+        shared.name
+    );
+    Err(Fault::invalid(format!("inputs[{position}].data"), message))
 }
 
 /// Lets an input pass that has the value which the manifest fixes, as often as the client likes: clients of other servers send it.
@@ -209,27 +244,6 @@ fn leading_items(spec: &TensorSpec, shape: &[i64]) -> Result<Option<usize>, Stri
 
 fn does_not_fit(spec: &TensorSpec, shape: &[i64]) -> String {
     format!("shape {shape:?} does not fit the model's {:?} ({})", leading_batch(spec), spec.legend())
-}
-
-/// The data of each of the `count` items of a tensor.
-fn parts(whole: &Tensor, count: usize) -> Vec<Bytes> {
-    let data = whole.data();
-    let Some(elements) = whole.byte_elements() else {
-        let bytes = data.len() / count.max(1);
-        return (0..count).map(|item| data.slice(item * bytes..(item + 1) * bytes)).collect();
-    };
-    // Strings differ in length, so that an item begins where the elements of those before it end.
-    let each: usize = whole.shape().iter().skip(1).product();
-    let mut elements = elements;
-    let mut begin = 0;
-    let mut parts = Vec::with_capacity(count);
-    for _ in 0..count {
-        elements.by_ref().take(each).for_each(drop);
-        let end = data.len() - elements.rest().len();
-        parts.push(data.slice(begin..end));
-        begin = end;
-    }
-    parts
 }
 
 /// Puts an output of a request's items together: the one at `position` of the signature.
@@ -284,6 +298,19 @@ mod tests {
         Signature { inputs: specs(), outputs: specs(), ..Signature::default() }
     }
 
+    /// Splits inputs that it finds in the signature.
+    fn split(inputs: Vec<(InputTensor, Bytes)>, signature: &Signature, items_max: usize) -> Result<Items, Fault> {
+        let named: Vec<_> = inputs.iter().map(|(input, _)| input.clone()).collect();
+        let places = places(&named, signature)?;
+        super::split(inputs, &places, signature, items_max)
+    }
+
+    /// Data and shapes of an item's tensors.
+    fn tensors(item: &SplitItem) -> Vec<(Vec<u8>, Vec<usize>)> {
+        let inputs = item.as_ref().expect("a sound item");
+        inputs.iter().map(|tensor| (tensor.data().to_vec(), tensor.shape().to_vec())).collect()
+    }
+
     fn input(name: &str, datatype: Datatype, shape: &[i64], data: &[u8]) -> (InputTensor, Bytes) {
         let input =
             InputTensor { name: name.to_owned(), datatype, shape: shape.to_vec(), parameters: Parameters::new(), data: None };
@@ -298,16 +325,16 @@ mod tests {
         ];
         let Items { items, batched } = split(inputs, &signature(), 3).expect("sound");
         assert!(batched);
-        let data: Vec<_> = items.iter().map(|item| (item[0].data.to_vec(), item[1].data.to_vec())).collect();
-        assert_eq!(data, [(vec![7], vec![0, 1, 2, 3]), (vec![8], vec![4, 5, 6, 7]), (vec![9], vec![8, 9, 10, 11])]);
-        assert_eq!((items[0][0].shape.as_slice(), items[0][1].shape.as_slice()), (&[1][..], &[2][..]));
+        let found: Vec<_> = items.iter().map(tensors).collect();
+        let expected = |a: [u8; 4], b: u8| vec![(a.to_vec(), vec![2]), (vec![b], vec![1])];
+        assert_eq!(found, [expected([0, 1, 2, 3], 7), expected([4, 5, 6, 7], 8), expected([8, 9, 10, 11], 9)]);
     }
 
     #[test]
     fn the_value_that_the_manifest_fixes_may_be_sent_and_no_other() {
         let value = Tensor::new(Datatype::Uint16, Shape::new(), vec![1, 2].into()).expect("a scalar");
-        let mut signature = signature();
-        signature.shared.push(SharedInput { name: "rate".into(), value });
+        let shared = vec![SharedInput { name: "rate".into(), value }];
+        let signature = Signature { inputs: vec![spec("b", Datatype::Uint8, &[None])], shared, ..Signature::default() };
         let sent = |rate: &[u8]| {
             let rates = (rate.len() / 2) as i64;
             split(
@@ -317,13 +344,8 @@ mod tests {
             )
         };
         for sound in [&[1, 2][..], &[1, 2, 1, 2]] {
-            assert_eq!(
-                sent(sound).expect("the same value").items,
-                [
-                    vec![NamedTensor { name: "b".to_owned(), datatype: None, shape: vec![1], data: Bytes::from_static(&[7]) }],
-                    vec![NamedTensor { name: "b".to_owned(), datatype: None, shape: vec![1], data: Bytes::from_static(&[8]) }],
-                ]
-            );
+            let Items { items, .. } = sent(sound).expect("the same value");
+            assert_eq!(items.iter().map(tensors).collect::<Vec<_>>(), [[(vec![7], vec![1])], [(vec![8], vec![1])]]);
         }
         for wrong in [&[1, 3][..], &[1, 2, 2, 1], &[]] {
             let fault = sent(wrong).expect_err("another value");
@@ -345,7 +367,7 @@ mod tests {
         };
         let Items { items, batched } = sent(&[1, 2], &[]).expect("the model's own shapes");
         assert_eq!((items.len(), batched), (1, false));
-        assert_eq!((items[0][0].shape.as_slice(), items[0][1].shape.as_slice()), (&[1, 2][..], &[][..]));
+        assert_eq!(tensors(&items[0]), [(vec![0; 4], vec![1, 2]), (vec![7], vec![])]);
         for (a, b, field) in
             [(&[1, 1, 2][..], &[][..], "inputs[0].shape"), (&[2], &[], "inputs[0].shape"), (&[1, 2], &[1], "inputs[1].shape")]
         {
@@ -357,14 +379,15 @@ mod tests {
 
     #[test]
     fn an_item_may_be_empty_where_its_dimension_is_dynamic() {
-        let one = split(vec![input("b", Datatype::Uint8, &[0], &[])], &signature(), 4).expect("one item");
-        assert_eq!((one.items.len(), one.batched, one.items[0][0].shape.as_slice()), (1, false, &[0][..]));
-        let three = split(vec![input("b", Datatype::Uint8, &[3, 0], &[])], &signature(), 4).expect("three items");
-        assert_eq!((three.items.len(), three.batched, three.items[2][0].shape.as_slice()), (3, true, &[0][..]));
+        let numbers = Signature { inputs: vec![spec("b", Datatype::Uint8, &[None])], ..Signature::default() };
+        let one = split(vec![input("b", Datatype::Uint8, &[0], &[])], &numbers, 4).expect("one item");
+        assert_eq!((one.items.len(), one.batched, tensors(&one.items[0])), (1, false, vec![(vec![], vec![0])]));
+        let three = split(vec![input("b", Datatype::Uint8, &[3, 0], &[])], &numbers, 4).expect("three items");
+        assert_eq!((three.items.len(), three.batched, tensors(&three.items[2])), (3, true, vec![(vec![], vec![0])]));
         let specs = vec![spec("s", Datatype::Bytes, &[None])];
         let strings = Signature { inputs: specs, ..Signature::default() };
         let Items { items, .. } = split(vec![input("s", Datatype::Bytes, &[2, 0], &[])], &strings, 2).expect("no texts");
-        assert_eq!((items.len(), items[1][0].data.len()), (2, 0));
+        assert_eq!((items.len(), tensors(&items[1])), (2, vec![(vec![], vec![0])]));
     }
 
     #[test]
@@ -373,7 +396,7 @@ mod tests {
         let signature = Signature { inputs: specs, ..Signature::default() };
         let data = b"\x01\0\0\0a\0\0\0\0\x02\0\0\0bc\x01\0\0\0d";
         let Items { items, .. } = split(vec![input("s", Datatype::Bytes, &[2, 2], data)], &signature, 2).expect("sound");
-        assert_eq!((&*items[0][0].data, &*items[1][0].data), (&data[..9], &data[9..]));
+        assert_eq!([tensors(&items[0]), tensors(&items[1])], [[(data[..9].to_vec(), vec![2])], [(data[9..].to_vec(), vec![2])]]);
         let fault = split(vec![input("s", Datatype::Bytes, &[2, 2], &data[..15])], &signature, 2).expect_err("cut off");
         assert_eq!(fault.field(), Some("inputs[0].data"), "{fault}");
     }
@@ -383,6 +406,15 @@ mod tests {
         let inputs = vec![input("a", Datatype::Uint16, &[2], &[0; 4]), input("b", Datatype::Uint8, &[5], &[0; 5])];
         let Items { items, batched } = split(inputs, &signature(), 1).expect("sound");
         assert_eq!((items.len(), batched), (1, false));
+    }
+
+    #[test]
+    fn what_an_item_lacks_is_its_answer() {
+        let Items { items, .. } =
+            split(vec![input("a", Datatype::Uint16, &[2, 2], &[0; 8])], &signature(), 2).expect("two items");
+        for item in items {
+            assert_eq!(item.expect_err("half of it").message(), "input 'b' is missing");
+        }
     }
 
     #[test]
@@ -423,7 +455,16 @@ mod tests {
     #[test]
     fn what_could_be_no_input_is_refused_before_it_is_read() {
         let limits = SizeLimits { items_max: 4, item_bytes_max: 100 };
-        let check = |(input, _): &(InputTensor, Bytes), bytes| check_size(input, 0, bytes, &signature(), limits);
+        let check = |(input, _): &(InputTensor, Bytes), bytes| {
+            check_size(
+                input,
+                0,
+                places(std::slice::from_ref(input), &signature()).expect("known")[0],
+                bytes,
+                &signature(),
+                limits,
+            )
+        };
         let a = |shape: &[i64]| input("a", Datatype::Uint16, shape, &[]);
         let b = |shape: &[i64]| input("b", Datatype::Uint8, shape, &[]);
         assert_eq!(check(&a(&[2, 2]), 8), Ok(()));

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     book::{SequenceBook, SequenceEnd},
     infer::terms,
+    items::SplitItem,
     options::{Options, SequenceId, SequenceStep},
     request::InferRequest,
     users::{Orphans, Users},
@@ -29,10 +30,10 @@ use super::{
 use crate::{
     clock,
     config::SequenceConfig,
-    domain::{Fault, FaultKind, ItemOutputs, NamedTensor, Timestamp},
+    domain::{Fault, FaultKind, ItemOutputs, Timestamp},
     registry::Model,
     service::{Caller, Method, Service, TenantKey, draining},
-    session::{Event, Inbound, ItemRequest, Session},
+    session::{CheckedItem, Event, Inbound, Session},
     telemetry::StreamEnd,
 };
 
@@ -70,10 +71,10 @@ struct Alive {
     users: Arc<Users>,
 }
 
-/// A request of a sequence, held against its model.
+/// A request of a sequence, checked against its model.
 #[derive(Debug)]
 pub(super) struct StepRequest<'a> {
-    pub(super) tensors: Vec<NamedTensor>,
+    pub(super) item: SplitItem,
     pub(super) options: &'a Options,
     pub(super) step: &'a SequenceStep,
     pub(super) caller: Caller,
@@ -83,7 +84,7 @@ pub(super) struct StepRequest<'a> {
 /// The same on its way to the session.
 #[derive(Debug)]
 struct Step {
-    tensors: Vec<NamedTensor>,
+    item: SplitItem,
     bytes: usize,
     deadline: Option<Duration>,
     answer: Answer,
@@ -147,12 +148,12 @@ impl Sequences {
         if service.drain().is_draining() {
             return Err(draining());
         }
-        let StepRequest { tensors, options, step, caller, model } = request;
+        let StepRequest { item, options, step, caller, model } = request;
         let key = Key { tenant: caller.tenant, model: String::from(&*model.loaded.name), id: step.id.clone() };
         let deadline = [options.timeout, left_until(caller.ends_at)].into_iter().flatten().min();
         let (answer, receiver) = oneshot::channel();
-        let bytes = tensors.iter().map(|tensor| tensor.data.len()).sum();
-        let sent = Step { tensors, bytes, deadline, answer };
+        let bytes = item.iter().flatten().map(|tensor| tensor.data().len()).sum();
+        let sent = Step { item, bytes, deadline, answer };
         if step.starts {
             service.memory().admit()?;
             let bytes_waiting = Arc::new(AtomicUsize::new(bytes));
@@ -258,10 +259,10 @@ impl Stream for Steps {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.receiver.poll_recv(cx).map(|step| {
-            let Step { tensors, bytes, deadline, answer } = step?;
+            let Step { item, bytes, deadline, answer } = step?;
             self.bytes_waiting.fetch_sub(bytes, Ordering::Relaxed);
             self.waiting.lock().push_back(answer);
-            Some(Ok(Inbound::Item(ItemRequest { id: String::new(), tensors: Ok(tensors), deadline })))
+            Some(Ok(Inbound::Checked(CheckedItem { inputs: item, deadline })))
         })
     }
 }

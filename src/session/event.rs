@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     codec::{Segment, WindowPosition},
-    domain::{Fault, ItemOutputs, ItemTiming, NamedTensor},
+    domain::{Fault, ItemInputs, ItemOutputs, ItemTiming, NamedTensor},
 };
 
 /// A message of the client.
@@ -14,6 +14,8 @@ use crate::{
 pub enum Inbound {
     /// An item of tensors.
     Item(ItemRequest),
+    /// An item whose tensors its front end has checked.
+    Checked(CheckedItem),
     /// A piece of a raw payload.
     Chunk(Bytes),
     /// Finish what is in hand, and say so with this id.
@@ -29,6 +31,15 @@ pub struct ItemRequest {
     pub id: String,
     /// Its tensors, or why the front end could not read them.
     pub tensors: Result<Vec<NamedTensor>, Fault>,
+    /// Time from its arrival in which its result must be computed.
+    pub deadline: Option<Duration>,
+}
+
+/// An item as the model takes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckedItem {
+    /// Its tensors, which fit the model's signature and are in its order, or why they are no item.
+    pub inputs: Result<ItemInputs, Fault>,
     /// Time from its arrival in which its result must be computed.
     pub deadline: Option<Duration>,
 }

@@ -8,7 +8,10 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{event::ItemRequest, options::PcmOptions};
+use super::{
+    event::{CheckedItem, ItemRequest},
+    options::PcmOptions,
+};
 use crate::{
     codec::{Beginning, PcmFramer, Window, WindowPosition},
     domain::{Fault, FaultKind, ItemInputs, NamedTensor, Shape, Signature, TensorSpec},
@@ -89,15 +92,31 @@ impl Intake {
     /// # Errors
     /// [`FaultKind::Invalid`] if the stream was opened for raw chunks; ends the stream, as its client mixes up two contracts.
     pub(super) fn item(&self, request: ItemRequest) -> Result<Arrival, Fault> {
-        if self.framer.is_some() {
-            return Err(Fault::invalid("item", "the stream was opened for raw chunks; an item of tensors does not belong in it"));
-        }
+        self.takes_tensors()?;
         let ItemRequest { id, tensors, deadline } = request;
         let checked = |tensors: Vec<NamedTensor>| {
-            self.within_limit(&tensors)?;
+            self.within_limit(tensors.iter().map(|tensor| tensor.data.len()).sum())?;
             self.signature.check(tensors)
         };
         Ok(Arrival { id, window: None, inputs: tensors.and_then(checked), deadline })
+    }
+
+    /// The same, of tensors that fit.
+    ///
+    /// # Errors
+    /// As [`Intake::item`].
+    pub(super) fn checked(&self, item: CheckedItem) -> Result<Arrival, Fault> {
+        self.takes_tensors()?;
+        let CheckedItem { inputs, deadline } = item;
+        let within = |inputs| self.within_limit(item_bytes(&inputs)).map(|()| inputs);
+        Ok(Arrival { id: String::new(), window: None, inputs: inputs.and_then(within), deadline })
+    }
+
+    fn takes_tensors(&self) -> Result<(), Fault> {
+        if self.framer.is_none() {
+            return Ok(());
+        }
+        Err(Fault::invalid("item", "the stream was opened for raw chunks; an item of tensors does not belong in it"))
     }
 
     /// # Errors
@@ -176,8 +195,7 @@ impl Intake {
         Arrival { id: String::new(), window: Some(position), inputs, deadline: None }
     }
 
-    fn within_limit(&self, tensors: &[NamedTensor]) -> Result<(), Fault> {
-        let bytes: usize = tensors.iter().map(|tensor| tensor.data.len()).sum();
+    fn within_limit(&self, bytes: usize) -> Result<(), Fault> {
         if bytes <= self.max_item_bytes {
             return Ok(());
         }

@@ -20,7 +20,7 @@ mod stream;
 mod unread;
 mod upload;
 
-pub use event::{Event, Inbound, ItemRequest, ItemResult, Summary};
+pub use event::{CheckedItem, Event, Inbound, ItemRequest, ItemResult, Summary};
 pub use intake::PayloadKind;
 pub use options::{OnDrain, Order, OverflowPolicy, PcmOptions, Place, SessionMetrics, SessionOptions, WhenFull};
 pub use stream::Session;

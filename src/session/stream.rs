@@ -222,13 +222,8 @@ where
 
     fn receive(&mut self, message: Inbound, now: Timestamp) -> Result<(), Fault> {
         match message {
-            Inbound::Item(request) => {
-                let arrival = self.intake.item(request)?;
-                if let Ok(inputs) = &arrival.inputs {
-                    self.count_payload(item_bytes(inputs));
-                }
-                self.admit(arrival, now);
-            }
+            Inbound::Item(request) => self.take_item(self.intake.item(request)?, now),
+            Inbound::Checked(item) => self.take_item(self.intake.checked(item)?, now),
             Inbound::Chunk(chunk) => {
                 self.count_payload(chunk.len());
                 self.intake.chunk(chunk)?;
@@ -237,6 +232,13 @@ where
             Inbound::KeepAlive => {}
         }
         Ok(())
+    }
+
+    fn take_item(&mut self, arrival: Arrival, now: Timestamp) {
+        if let Ok(inputs) = &arrival.inputs {
+            self.count_payload(item_bytes(inputs));
+        }
+        self.admit(arrival, now);
     }
 
     fn count_payload(&mut self, bytes: usize) {
