@@ -15,6 +15,7 @@ pub mod engine;
 pub mod frontend;
 pub mod log;
 pub mod memory;
+pub mod native;
 pub mod open_inference;
 pub mod proof;
 pub mod proto;

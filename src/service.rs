@@ -3,10 +3,10 @@
 //! Knows no protocol. A front end calls [`Service::open`], puts its messages on the [`OpenStream`] it gets, and encodes what the
 //! session gives.
 
+mod principal;
 mod terms;
 
 use std::{
-    hash::{BuildHasher as _, RandomState},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,8 +19,8 @@ use futures::{Stream, StreamExt as _, stream};
 use crate::{
     codec::FramingRule,
     config::SessionConfig,
-    connections::Connections,
-    domain::{Fault, FaultKind, Peer, Priority, Timestamp},
+    connections::{self, Connections},
+    domain::{Fault, FaultKind, Priority, Timestamp},
     drain::{Drain, Phase},
     memory::Memory,
     registry::{Model, ModelStatus, Repository},
@@ -29,31 +29,23 @@ use crate::{
         Event, Inbound, ItemRequest, ItemResult, OnDrain, Order, OverflowPolicy, PayloadKind, PcmOptions, Place, Session,
         SessionMetrics, SessionOptions, Unread,
     },
-    shares::{Path, Pool},
+    shares::Pool,
     telemetry::Telemetry,
 };
 
+pub use principal::Principal;
+use principal::Tenants;
 pub use terms::{Method, Terms};
 
 pub use crate::scheduler::{CallTimes, CostCurve, ModelStatus as QueueStatus, Statistics, TenantKey};
 
-/// What is known of a call beside its messages.
-#[derive(Debug, Clone, Copy)]
+/// What is known of a call apart from its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
+    /// Who makes it.
+    pub principal: Principal,
     /// When the whole call ends.
     pub ends_at: Timestamp,
-    /// Over which connection it is made.
-    pub peer: Peer,
-    /// On whose behalf it is made; see [`Service::tenant`].
-    pub tenant: TenantKey,
-}
-
-impl Caller {
-    /// For whom its shares are counted.
-    #[must_use]
-    pub fn path(&self) -> Path {
-        Path::of(self.peer, self.tenant.0)
-    }
 }
 
 /// What a client asks for when it opens a stream.
@@ -113,8 +105,7 @@ struct Inner {
     connections: Connections,
     streams: Pool,
     telemetry: Telemetry,
-    /// Seeded, so that nobody can choose a name that falls together with another's.
-    tenants: RandomState,
+    tenants: Tenants,
     /// No stream opens at priority HIGH.
     refuses_high: AtomicBool,
 }
@@ -143,7 +134,8 @@ impl Service {
     ) -> Self {
         let telemetry = telemetry.clone();
         let streams = Pool::new("session.max_streams", config.max_streams);
-        let (connections, tenants, refuses_high) = (Connections::default(), RandomState::new(), AtomicBool::new(false));
+        let tenants = Tenants::named_by(config.tenant_metadata.clone());
+        let (connections, refuses_high) = (Connections::default(), AtomicBool::new(false));
         let inner = Inner { repository, handoff, config, drain, connections, streams, telemetry, tenants, refuses_high };
         Self { inner: Arc::new(inner), memory: Memory::unlimited() }
     }
@@ -176,6 +168,9 @@ impl Service {
     }
 
     fn try_open(&self, method: &Method, request: OpenRequest) -> Result<OpenStream, Fault> {
+        if request.model.is_empty() {
+            return Err(Fault::invalid("model", "the name of the model is missing"));
+        }
         let model = self.find(&request.model, &request.version)?;
         self.open_found(method, model, request)
     }
@@ -188,7 +183,7 @@ impl Service {
     pub(crate) fn admit(&self, caller: &Caller) -> Result<Place, Fault> {
         let Inner { streams, drain, .. } = &*self.inner;
         let session = drain.session().ok_or_else(draining)?;
-        match streams.claim(&caller.path(), 1) {
+        match streams.claim(&caller.principal.path(), 1) {
             Ok(share) => Ok(Place::new(session, share)),
             Err(full) => Err(full.fault("streams are open")),
         }
@@ -223,8 +218,8 @@ impl Service {
         }
         let limits = self.limits(request.window_items);
         let overflow = overflow(request.overflow, limits);
-        let stream =
-            |model| StreamOptions { model, peer: caller.peer, tenant: caller.tenant, priority: request.priority, overflow };
+        let Principal { peer, tenant } = caller.principal;
+        let stream = |model| StreamOptions { model, peer, tenant, priority: request.priority, overflow };
         let open = |model: &Model| handoff.open(stream(model.key));
         let (model, handle) = match open(&model) {
             Some(handle) => (model, handle),
@@ -337,20 +332,10 @@ impl Service {
         }
     }
 
-    /// Name of the request metadata that tells tenants apart; `None` if all streams are one tenant's.
+    /// Who makes a call over this task's connection. `metadata` gives the values of the call's metadata by their names.
     #[must_use]
-    pub fn tenant_metadata(&self) -> Option<&str> {
-        let name = self.inner.config.tenant_metadata.as_str();
-        (!name.is_empty()).then_some(name)
-    }
-
-    /// The tenant that this value of [`Service::tenant_metadata`] names. Streams without one are a tenant of their own.
-    #[must_use]
-    pub fn tenant(&self, value: Option<&[u8]>) -> TenantKey {
-        if self.inner.config.tenant_metadata.is_empty() {
-            return TenantKey::default();
-        }
-        TenantKey(self.inner.tenants.hash_one(value).max(1))
+    pub fn principal<'a>(&self, metadata: impl FnOnce(&str) -> Option<&'a [u8]>) -> Principal {
+        Principal { peer: connections::peer(), tenant: self.inner.tenants.find(metadata) }
     }
 
     /// The connections of the ports for clients.

@@ -173,7 +173,7 @@ impl OpenInference {
     fn try_begin(&self, method: &Method, request: InferRequest, caller: Caller) -> Result<(ReplyPlan, Running), Fault> {
         let options = Options::of(&request.parameters)?;
         if let Some(step) = &options.step
-            && let Some(model) = self.sequences.model_for(&request, step, caller.tenant, &self.service)?
+            && let Some(model) = self.sequences.model_for(&request, step, caller.principal.tenant, &self.service)?
         {
             let Prepared { items, reply, .. } = self.prepare(request, model)?;
             let step = StepRequest { item: single(items)?, options: &options, step, caller, model: &reply.model };

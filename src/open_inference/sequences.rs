@@ -149,7 +149,7 @@ impl Sequences {
             return Err(draining());
         }
         let StepRequest { item, options, step, caller, model } = request;
-        let key = Key { tenant: caller.tenant, model: String::from(&*model.loaded.name), id: step.id.clone() };
+        let key = Key { tenant: caller.principal.tenant, model: String::from(&*model.loaded.name), id: step.id.clone() };
         let deadline = [options.timeout, left_until(caller.ends_at)].into_iter().flatten().min();
         let (answer, receiver) = oneshot::channel();
         let bytes = item.iter().flatten().map(|tensor| tensor.data().len()).sum();
@@ -159,7 +159,7 @@ impl Sequences {
             let bytes_waiting = Arc::new(AtomicUsize::new(bytes));
             let (steps, task) = self.session(method, options, caller, model, service, &bytes_waiting)?;
             let users = Arc::clone(&task.users);
-            users.join(caller.peer, service.connections());
+            users.join(caller.principal.peer, service.connections());
             // There is room: nothing has been sent yet.
             let _ = steps.try_send(sent);
             let own = steps.downgrade();
@@ -181,7 +181,7 @@ impl Sequences {
             // Counted under the book's lock and before it can be taken, so that the count never falls below zero.
             alive.bytes_waiting.fetch_add(bytes, Ordering::Relaxed);
             match alive.steps.try_send(sent) {
-                Ok(()) => alive.users.join(caller.peer, service.connections()),
+                Ok(()) => alive.users.join(caller.principal.peer, service.connections()),
                 Err(mpsc::error::TrySendError::Full(_)) => {
                     alive.bytes_waiting.fetch_sub(bytes, Ordering::Relaxed);
                     return Err(too_many_waiting(&step.id));

@@ -28,6 +28,17 @@ pub enum PayloadKind {
     PcmS16le,
 }
 
+impl PayloadKind {
+    /// The name by which clients know it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tensors => "tensors",
+            Self::PcmS16le => "pcm_s16le",
+        }
+    }
+}
+
 /// One item, ready to be queued or refused.
 #[derive(Debug)]
 pub(super) struct Arrival {

@@ -15,7 +15,7 @@ use tidemill::{
     open_inference::{Conversation, InferRequest, InputTensor, OpenInference, Parameter, Parameters, SHARED_MEMORY_REGION},
     proto::inference::{InferParameter, model_infer_request::InferInputTensor},
     scheduler::TenantKey,
-    service::{Caller, Service, Terms},
+    service::{Caller, Principal, Service, Terms},
     session::OnDrain,
     telemetry::Telemetry,
 };
@@ -25,8 +25,10 @@ use crate::{
     serving::{Account, COUNTER, DOUBLER, bare_config, patiently, serve},
 };
 
-const CALLER: Caller =
-    Caller { ends_at: Timestamp::NEVER, peer: Peer { connection: 0, address: Address::Local }, tenant: TenantKey(0) };
+const CALLER: Caller = Caller {
+    principal: Principal { peer: Peer { connection: 0, address: Address::Local }, tenant: TenantKey(0) },
+    ends_at: Timestamp::NEVER,
+};
 
 /// The protocol over what `server` serves, with a window of 8 items and 1,000 bytes.
 fn door(server: &Server) -> OpenInference {

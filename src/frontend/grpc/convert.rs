@@ -7,19 +7,18 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use super::deadline;
 use crate::{
     codec::{FramingRule, Segment},
-    connections,
     domain::{Datatype, Fault, FaultKind, ItemOutputs, Priority, Tensor, TensorSpec},
-    proto::{duration_from_wire, duration_to_wire, v1},
+    native::{self, Limits, Opened},
+    proto::{duration_to_wire, v1},
     registry::Model,
-    service::{Caller, OpenRequest, OpenStream, Service, StreamLimits},
+    service::{Caller, OpenRequest, Service},
     session::{self, Order, OverflowPolicy, PayloadKind, PcmOptions, Unread},
 };
 
-/// What the metadata of a call say, whatever its method.
+/// Who makes a call, and when it ends, by its metadata.
 pub(super) fn caller(metadata: &MetadataMap, service: &Service) -> Caller {
-    let value = service.tenant_metadata().and_then(|name| metadata.get(name));
-    let (ends_at, peer) = (deadline::ends_at(metadata), connections::peer());
-    Caller { ends_at, peer, tenant: service.tenant(value.map(MetadataValue::as_bytes)) }
+    let principal = service.principal(|name| metadata.get(name).map(MetadataValue::as_bytes));
+    Caller { principal, ends_at: deadline::ends_at(metadata) }
 }
 
 /// # Errors
@@ -28,14 +27,23 @@ pub(super) fn stream_config(field: &'static str, config: Option<v1::StreamConfig
     config.ok_or_else(|| Fault::invalid(field, format!("`{field}` is missing; it names the model")))
 }
 
+/// The kind of payload that a field states, if it states any.
+///
+/// # Errors
+/// [`FaultKind::Invalid`] with the field's name.
+pub(super) fn payload(field: &'static str, stated: i32) -> Result<Option<PayloadKind>, Fault> {
+    match v1::PayloadKind::try_from(stated) {
+        Ok(v1::PayloadKind::Unspecified) => Ok(None),
+        Ok(v1::PayloadKind::Tensors) => Ok(Some(PayloadKind::Tensors)),
+        Ok(v1::PayloadKind::PcmS16le) => Ok(Some(PayloadKind::PcmS16le)),
+        Err(_) => Err(unknown_enum(field, "PayloadKind", stated)),
+    }
+}
+
 /// # Errors
 /// [`FaultKind::Invalid`] with the field's name.
 pub(super) fn open_request(config: v1::StreamConfig, caller: Caller) -> Result<OpenRequest, Fault> {
-    let payload = match v1::PayloadKind::try_from(config.payload) {
-        Ok(v1::PayloadKind::Unspecified | v1::PayloadKind::Tensors) => PayloadKind::Tensors,
-        Ok(v1::PayloadKind::PcmS16le) => PayloadKind::PcmS16le,
-        Err(_) => return Err(unknown_enum("payload", "PayloadKind", config.payload)),
-    };
+    let payload = payload("payload", config.payload)?.unwrap_or(PayloadKind::Tensors);
     let order = match v1::ResultOrder::try_from(config.order) {
         Ok(v1::ResultOrder::Unspecified | v1::ResultOrder::InOrder) => Order::InOrder,
         Ok(v1::ResultOrder::AsReady) => Order::AsReady,
@@ -60,9 +68,6 @@ pub(super) fn open_request(config: v1::StreamConfig, caller: Caller) -> Result<O
         Ok(v1::UnreadPolicy::Disconnect) => Unread::Disconnect,
         Err(_) => return Err(unknown_enum("unread", "UnreadPolicy", config.unread)),
     };
-    if config.model.is_empty() {
-        return Err(Fault::invalid("model", "the name of the model is missing"));
-    }
     let default_deadline = config.default_deadline.map(|deadline| duration("default_deadline", deadline)).transpose()?;
     let max_age = config.max_age.map(|max_age| duration("max_age", max_age)).transpose()?;
     let v1::StreamConfig { model, version, window_items, sample_rate_hz, accept_container_bytes, .. } = config;
@@ -83,32 +88,14 @@ pub(super) fn open_request(config: v1::StreamConfig, caller: Caller) -> Result<O
     })
 }
 
-/// Longest id of an item or flush: ids are kept until they are echoed, beside the bytes that the window counts.
-const ID_BYTES_MAX: usize = 256;
-
-/// # Errors
-/// [`FaultKind::Invalid`] if the id is too long to be kept.
-pub(super) fn id(field: &'static str, id: String) -> Result<String, Fault> {
-    if id.len() <= ID_BYTES_MAX {
-        return Ok(id);
-    }
-    Err(Fault::invalid(field, format!("the id has {} bytes; at most {ID_BYTES_MAX} are allowed", id.len())))
-}
-
 pub(super) fn unknown_enum(field: impl Into<std::borrow::Cow<'static, str>>, kind: &str, value: i32) -> Fault {
     Fault::invalid(field, format!("{value} is not a value of the enum {kind}"))
 }
 
-/// A duration of at least zero and at most a year.
-///
 /// # Errors
-/// [`FaultKind::Invalid`] with the field's name.
+/// [`FaultKind::Invalid`] with the field's name if it is not between zero and a year.
 pub(super) fn duration(field: &'static str, duration: prost_types::Duration) -> Result<Duration, Fault> {
-    const MAX: Duration = Duration::from_secs(366 * 24 * 3600);
-    let prost_types::Duration { seconds, nanos } = duration;
-    duration_from_wire(duration).filter(|duration| *duration <= MAX).ok_or_else(|| {
-        Fault::invalid(field, format!("{field} is {seconds} s and {nanos} ns, which is not between zero and a year"))
-    })
+    native::duration(field, duration.seconds, duration.nanos)
 }
 
 /// `None` if it is left to the model.
@@ -154,22 +141,22 @@ impl From<Datatype> for v1::Datatype {
 }
 
 /// The first message of an open stream.
-pub(super) fn opened(stream: &OpenStream, max_message_bytes: usize) -> v1::Opened {
-    let model = stream.model();
+pub(super) fn opened<I>(stream: &Opened<I>) -> v1::Opened {
+    let loaded = &stream.model.loaded;
     v1::Opened {
-        model: model.loaded.name.to_string(),
-        version: model.loaded.version.to_string(),
-        limits: Some(limits(&stream.limits(), max_message_bytes)),
-        framing: stream.framing().map(framing),
+        model: loaded.name.to_string(),
+        version: loaded.version.to_string(),
+        limits: Some(limits(&stream.limits)),
+        framing: stream.framing.map(framing),
     }
 }
 
-pub(super) fn limits(limits: &StreamLimits, max_message_bytes: usize) -> v1::StreamLimits {
+pub(super) fn limits(Limits { stream: limits, max_message_bytes }: &Limits) -> v1::StreamLimits {
     v1::StreamLimits {
         window_items: u32::try_from(limits.window_items).unwrap_or(u32::MAX),
         window_bytes: limits.window_bytes as u64,
         max_item_bytes: limits.max_item_bytes as u64,
-        max_message_bytes: max_message_bytes as u64,
+        max_message_bytes: *max_message_bytes as u64,
         idle_timeout: Some(duration_to_wire(limits.idle_timeout)),
     }
 }

@@ -5,6 +5,7 @@ use tonic::{Request, Response, Status};
 use super::{convert, status::status_of};
 use crate::{
     domain::{Batching, Fault, PaddingRule, Signature, StateSpec, TensorSpec, Verdict},
+    native::Limits,
     open_inference::OpenInference,
     proto::v1::{self, model_service_server::ModelService},
     registry::{self, Model, ModelState, SEED_DEFAULT},
@@ -58,7 +59,10 @@ impl Models {
                 min_silence_ms: post.rules.min_silence_ms,
                 pad_ms: post.rules.pad_ms,
             }),
-            default_limits: Some(convert::limits(&self.service().limits(0), self.max_message_bytes)),
+            default_limits: Some(convert::limits(&Limits {
+                stream: self.service().limits(0),
+                max_message_bytes: self.max_message_bytes,
+            })),
             shape_costs: queue.shape_curves.iter().map(shape_cost).collect(),
             padding: signature.padding.as_ref().map(|rule| padding(rule, loaded.padding_waste_max, signature)),
             no_batch: !signature.has_batch(),

@@ -19,66 +19,65 @@ use super::{
 };
 use crate::{
     domain::Fault,
+    native::Opened,
     proto::v1,
     registry::Model,
     session::{Backlog, Event, Inbound, Session, Unread},
 };
 
-/// A session's event as a message.
-pub(super) enum WireEvent {
-    Opened(v1::Opened),
-    Result(ResultMessage),
-    SegmentStarted(v1::SegmentStarted),
-    Segment(v1::Segment),
-    Flushed(v1::Flushed),
-    Completed(v1::Summary),
-    Skipped(v1::Skipped),
-}
-
 /// A response message that can carry a session's events.
 pub(super) trait Response: Sized {
-    /// `None` for what the method does not tell.
-    fn of(event: WireEvent) -> Option<Self>;
+    /// The first of a stream.
+    fn opened(opened: v1::Opened) -> Self;
+
+    /// An event of a stream on `model`; `None` for one that the method does not have.
+    fn of(event: Event, model: &Model) -> Option<Self>;
 }
 
 impl Response for wire::FeedResponse {
-    fn of(event: WireEvent) -> Option<Self> {
-        use wire::feed_response::Event;
+    fn opened(opened: v1::Opened) -> Self {
+        Self { event: Some(wire::feed_response::Event::Opened(opened)) }
+    }
+
+    fn of(event: Event, model: &Model) -> Option<Self> {
+        use wire::feed_response::Event as Wire;
         let event = match event {
-            WireEvent::Opened(opened) => Event::Opened(opened),
-            WireEvent::Result(result) => Event::Result(result),
-            WireEvent::SegmentStarted(started) => Event::SegmentStarted(started),
-            WireEvent::Segment(segment) => Event::Segment(segment),
-            WireEvent::Flushed(flushed) => Event::Flushed(flushed),
-            WireEvent::Completed(summary) => Event::Completed(summary),
-            WireEvent::Skipped(skipped) => Event::Skipped(skipped),
+            Event::Result(result) => Wire::Result(ResultMessage::new(result, model.signature())),
+            Event::SegmentStarted { index, start_sample } => {
+                Wire::SegmentStarted(convert::segment_started(index, start_sample, sample_rate_hz(model)))
+            }
+            Event::Segment(segment) => Wire::Segment(convert::segment(&segment, sample_rate_hz(model))),
+            Event::Skipped { first_seq, results } => Wire::Skipped(v1::Skipped { first_seq, results }),
+            Event::Flushed { id, items } => Wire::Flushed(v1::Flushed { id, items }),
+            Event::Completed(summary) => Wire::Completed(convert::summary(&summary)),
         };
         Some(Self { event: Some(event) })
     }
 }
 
 impl Response for wire::ScanResponse {
-    fn of(event: WireEvent) -> Option<Self> {
-        use wire::scan_response::Event;
+    fn opened(opened: v1::Opened) -> Self {
+        Self { event: Some(wire::scan_response::Event::Opened(opened)) }
+    }
+
+    fn of(event: Event, model: &Model) -> Option<Self> {
+        use wire::scan_response::Event as Wire;
         let event = match event {
-            WireEvent::Opened(opened) => Event::Opened(opened),
-            WireEvent::Result(result) => Event::Result(result),
-            WireEvent::SegmentStarted(started) => Event::SegmentStarted(started),
-            WireEvent::Segment(segment) => Event::Segment(segment),
+            Event::Result(result) => Wire::Result(ResultMessage::new(result, model.signature())),
+            Event::SegmentStarted { index, start_sample } => {
+                Wire::SegmentStarted(convert::segment_started(index, start_sample, sample_rate_hz(model)))
+            }
+            Event::Segment(segment) => Wire::Segment(convert::segment(&segment, sample_rate_hz(model))),
             // One request has no flush in it, and its results always wait to be read.
-            WireEvent::Flushed(_) | WireEvent::Skipped(_) => return None,
-            WireEvent::Completed(summary) => Event::Completed(summary),
+            Event::Skipped { .. } | Event::Flushed { .. } => return None,
+            Event::Completed(summary) => Wire::Completed(convert::summary(&summary)),
         };
         Some(Self { event: Some(event) })
     }
 }
 
-/// A session that has opened, with what tells its client so.
-pub(super) struct Opened<I> {
-    pub(super) message: v1::Opened,
-    pub(super) model: Arc<Model>,
-    pub(super) session: Session<I>,
-    pub(super) unread: Unread,
+fn sample_rate_hz(model: &Model) -> u32 {
+    model.loaded.framing.map_or(1, |framing| framing.sample_rate_hz)
 }
 
 type Opening<I> = Pin<Box<dyn Future<Output = Result<Opened<I>, Fault>> + Send>>;
@@ -122,17 +121,24 @@ impl<I: Stream<Item = Result<Inbound, Fault>> + Unpin + Send + 'static> State<I>
         }
     }
 
-    fn poll_event(&mut self, reader: &Reader, cx: &mut Context<'_>) -> Poll<Option<Result<WireEvent, Fault>>> {
-        let (event, model) = match self {
-            Self::Opening(opening) => {
-                let Opened { message, model, session, unread } = ready!(opening.as_mut().poll(cx))?;
-                *self = Self::open(session, unread, model, reader);
-                return Poll::Ready(Some(Ok(WireEvent::Opened(message))));
+    fn poll_response<R: Response>(&mut self, reader: &Reader, cx: &mut Context<'_>) -> Poll<Option<Result<R, Fault>>> {
+        loop {
+            let (event, model) = match self {
+                Self::Opening(opening) => {
+                    let opened = ready!(opening.as_mut().poll(cx))?;
+                    let message = convert::opened(&opened);
+                    let Opened { model, session, unread, .. } = opened;
+                    *self = Self::open(session, unread, model, reader);
+                    return Poll::Ready(Some(Ok(R::opened(message))));
+                }
+                Self::Open(session, model) => (ready!(Pin::new(&mut **session).poll_next(cx)), model),
+                Self::Backlogged(backlog, model) => (ready!(Pin::new(&mut *backlog.lock()).poll_next(cx)), model),
+            };
+            let Some(event) = event.transpose()? else { return Poll::Ready(None) };
+            if let Some(response) = R::of(event, model) {
+                return Poll::Ready(Some(Ok(response)));
             }
-            Self::Open(session, model) => (ready!(Pin::new(&mut **session).poll_next(cx)), model),
-            Self::Backlogged(backlog, model) => (ready!(Pin::new(&mut *backlog.lock()).poll_next(cx)), model),
-        };
-        Poll::Ready(event.map(|event| event.map(|event| encode(event, model))))
+        }
     }
 }
 
@@ -152,34 +158,11 @@ impl<R: Response, I: Stream<Item = Result<Inbound, Fault>> + Unpin + Send + 'sta
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        while !this.ended {
-            match ready!(this.state.poll_event(&this.reader, cx)) {
-                Some(Ok(event)) => {
-                    if let Some(response) = R::of(event) {
-                        return Poll::Ready(Some(Ok(response)));
-                    }
-                }
-                Some(Err(fault)) => {
-                    this.ended = true;
-                    return Poll::Ready(Some(Err(status_of(&fault))));
-                }
-                None => this.ended = true,
-            }
+        if this.ended {
+            return Poll::Ready(None);
         }
-        Poll::Ready(None)
-    }
-}
-
-fn encode(event: Event, model: &Model) -> WireEvent {
-    let sample_rate_hz = model.loaded.framing.map_or(1, |framing| framing.sample_rate_hz);
-    match event {
-        Event::Result(result) => WireEvent::Result(ResultMessage::new(result, model.loaded.executable.signature())),
-        Event::SegmentStarted { index, start_sample } => {
-            WireEvent::SegmentStarted(convert::segment_started(index, start_sample, sample_rate_hz))
-        }
-        Event::Segment(segment) => WireEvent::Segment(convert::segment(&segment, sample_rate_hz)),
-        Event::Skipped { first_seq, results } => WireEvent::Skipped(v1::Skipped { first_seq, results }),
-        Event::Flushed { id, items } => WireEvent::Flushed(v1::Flushed { id, items }),
-        Event::Completed(summary) => WireEvent::Completed(convert::summary(&summary)),
+        let response = ready!(this.state.poll_response(&this.reader, cx));
+        this.ended = !matches!(response, Some(Ok(_)));
+        Poll::Ready(response.map(|response| response.map_err(|fault| status_of(&fault))))
     }
 }

@@ -28,7 +28,7 @@ use super::{
     health::HealthKeeper,
     leaving::{has_left, told_to_leave},
     models::Models,
-    native::Native,
+    native::NativeGrpc,
     open_inference::OpenInferenceGrpc,
     reader::WatchedBody,
     together::{StreamExecutor, Together},
@@ -84,7 +84,7 @@ impl GrpcServer {
         let (service, reflection) = (open_inference.service().clone(), open_inference.access().reflection);
         let limit = config.max_message_bytes;
         let unread_timeout = service.config().unread_timeout();
-        let inference = InferenceServiceServer::new(Native::new(service.clone(), limit, bounds.clone()))
+        let inference = InferenceServiceServer::new(NativeGrpc::new(service.clone(), limit, bounds.clone()))
             .max_decoding_message_size(limit)
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)

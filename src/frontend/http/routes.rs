@@ -17,7 +17,6 @@ use tower_http::{CompressionLevel, compression::CompressionLayer};
 use super::{answer, error::Refusal, generate, infer, repository, response::to_json, shared_memory};
 use crate::{
     config::HttpConfig,
-    connections,
     domain::{Fault, FaultKind, Peer, Timestamp},
     frontend::{Account, Bounds, web::refuse_forms},
     open_inference::OpenInference,
@@ -54,10 +53,8 @@ impl Api {
     }
 
     pub(super) fn caller(&self, headers: &HeaderMap) -> Caller {
-        let service = self.open_inference.service();
-        let tenant = service.tenant_metadata().and_then(|name| headers.get(name));
-        let tenant = service.tenant(tenant.map(HeaderValue::as_bytes));
-        Caller { ends_at: Timestamp::NEVER, peer: connections::peer(), tenant }
+        let principal = self.open_inference.service().principal(|name| headers.get(name).map(HeaderValue::as_bytes));
+        Caller { principal, ends_at: Timestamp::NEVER }
     }
 }
 

@@ -10,6 +10,7 @@ use prost_types::Duration;
 use crate::{
     domain::{Fault, NamedTensor},
     frontend::grpc::convert,
+    native,
     proto::v1,
     session::ItemRequest,
 };
@@ -38,7 +39,7 @@ impl ItemMessage {
     #[must_use]
     pub fn into_request(self) -> ItemRequest {
         let Self { id, tensors, fault, deadline } = self;
-        let id = match convert::id("id", id) {
+        let id = match native::check_id("id", id) {
             Ok(id) => id,
             Err(fault) => return ItemRequest { id: String::new(), tensors: Err(fault), deadline: None },
         };
