@@ -1,0 +1,66 @@
+//! Who calls.
+
+use std::hash::{BuildHasher as _, RandomState};
+
+use crate::{domain::Peer, scheduler::TenantKey, shares::Path};
+
+/// In whose name, and over which connection, a call is made. Shares, turns and sequences go by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Principal {
+    /// The connection's other end.
+    pub peer: Peer,
+    /// The tenant.
+    pub tenant: TenantKey,
+}
+
+impl Principal {
+    /// For whom its shares are counted.
+    #[must_use]
+    pub fn path(&self) -> Path {
+        Path::of(self.peer, self.tenant.0)
+    }
+}
+
+/// How tenants are known.
+#[derive(Debug)]
+pub(super) struct Tenants {
+    /// Name of the request metadata that names them; empty if all streams are one tenant's.
+    metadata: String,
+    /// Seeded, so that nobody can choose a name that falls together with another's.
+    names: RandomState,
+}
+
+impl Tenants {
+    pub(super) fn named_by(metadata: String) -> Self {
+        Self { metadata, names: RandomState::new() }
+    }
+
+    /// The tenant whom a call's metadata name. Calls that name none are a tenant of their own.
+    pub(super) fn find<'a>(&self, metadata: impl FnOnce(&str) -> Option<&'a [u8]>) -> TenantKey {
+        if self.metadata.is_empty() {
+            return TenantKey::default();
+        }
+        TenantKey(self.names.hash_one(metadata(&self.metadata)).max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_are_known_by_the_metadata_that_the_settings_name_and_by_nothing_else() {
+        let tenants = Tenants::named_by("x-tenant".to_owned());
+        let of = |value: Option<&'static str>| {
+            tenants.find(|name| {
+                assert_eq!(name, "x-tenant");
+                value.map(str::as_bytes)
+            })
+        };
+        assert_eq!(of(Some("a")), of(Some("a")));
+        assert_ne!(of(Some("a")), of(Some("b")));
+        assert_ne!(of(None), of(Some("a")));
+        assert_ne!(of(None), TenantKey::default());
+        assert_eq!(Tenants::named_by(String::new()).find(|_| Some(b"a")), TenantKey::default());
+    }
+}
