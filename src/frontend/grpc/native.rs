@@ -115,7 +115,7 @@ impl NativeGrpc {
         encoded.map_err(|fault| self.upload.refuse(fault))
     }
 
-    fn upload_options(&self, open: v1::UploadOpen, caller: Caller) -> Result<(OpenRequest, UploadOptions), Fault> {
+    fn upload_options(&self, open: v1::UploadConfig, caller: Caller) -> Result<(OpenRequest, UploadOptions), Fault> {
         let limits = self.native.service().config();
         let options = UploadOptions {
             expect: convert::expectation(open.expect.unwrap_or_default())?,
