@@ -21,7 +21,7 @@ use slotmap::{SlotMap, new_key_type};
 use super::{
     OpenInference,
     book::{SequenceBook, SequenceEnd},
-    infer::{Prepared, ReplyPlan, inbound, single, terms},
+    infer::{Prepared, ReplyPlan, inbound, single},
     items::{Items, SplitItem},
     options::{Options, SequenceId, SequenceStep},
     request::InferRequest,
@@ -352,8 +352,8 @@ impl<T> Conversation<T> {
         window_items: usize,
     ) -> Result<FlowKey, Fault> {
         let service = &self.door.service;
-        let terms = terms(&model, version, options, self.caller, window_items);
-        let opened = service.open_found(&self.method, model, terms)?;
+        let request = options.open_request(&model, version, self.caller, window_items);
+        let opened = service.open_found(&self.method, model, request)?;
         let idle_timeout = matches!(name, FlowName::Sequence(_)).then(|| self.door.config.idle_timeout());
         let inbox = Inbox::default();
         let model = Arc::clone(opened.model());

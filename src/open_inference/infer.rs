@@ -21,8 +21,8 @@ use super::{
 use crate::{
     domain::{Datatype, Fault, FaultKind, ItemOutputs, Signature},
     registry::Model,
-    service::{Caller, Method, OpenRequest},
-    session::{CheckedItem, Event, Inbound, Order, OverflowPolicy, PayloadKind, PcmOptions, Session, Unread},
+    service::{Caller, Method},
+    session::{CheckedItem, Event, Inbound, Session},
     side::INLINE_BYTES_MAX,
 };
 
@@ -186,8 +186,8 @@ impl OpenInference {
         let version = request.version.clone();
         let Prepared { items: Items { items, .. }, reply, .. } = self.prepare(request, model)?;
         let open = |items: Vec<SplitItem>| -> Result<RequestSession, Fault> {
-            let terms = terms(&reply.model, version.clone(), &options, caller, items.len());
-            let opened = self.service.open_found(method, Arc::clone(&reply.model), terms)?;
+            let request = options.open_request(&reply.model, version.clone(), caller, items.len());
+            let opened = self.service.open_found(method, Arc::clone(&reply.model), request)?;
             let inbound: Vec<_> = items.into_iter().map(|item| Ok(inbound(item, &options))).collect();
             opened.session(stream::iter(inbound))
         };
@@ -254,24 +254,6 @@ enum Running {
     Together(Box<RequestSession>, usize),
     Apart(Vec<RequestSession>),
     Step(StepAnswer),
-}
-
-/// What a session is opened with that runs `items` items of a request.
-pub(super) fn terms(model: &Model, version: String, options: &Options, caller: Caller, items: usize) -> OpenRequest {
-    OpenRequest {
-        model: String::from(&*model.loaded.name),
-        version,
-        payload: PayloadKind::Tensors,
-        pcm: PcmOptions::default(),
-        order: Order::InOrder,
-        window_items: u32::try_from(items).unwrap_or(u32::MAX),
-        unread: Unread::Block,
-        default_deadline: None,
-        overflow: OverflowPolicy::Block,
-        max_age: None,
-        priority: options.priority,
-        caller,
-    }
 }
 
 /// An item of a request on its way into a session.
