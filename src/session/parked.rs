@@ -148,7 +148,7 @@ impl Parking {
         let mut ended = None;
         while let Some(event) = self.session.next().await {
             match event {
-                Ok(Event::Result(result)) => {
+                Ok(Event::Result(result)) if result.part.last => {
                     if let Some(answer) = self.waiting.lock().pop_front() {
                         // If nobody waits any more, the item counts all the same.
                         let _ = answer.send(result.outcome);
