@@ -438,7 +438,7 @@ where
                 && idle_at <= now
             {
                 let message = format!(
-                    "no message for {timeout:?} (session.idle_timeout_s); a quiet stream needs a keepalive (Feed) or an empty chunk (Upload) now and then"
+                    "no message for {timeout:?} (session.idle_timeout_s); a quiet stream needs a sign of life now and then: a keepalive, or an empty chunk"
                 );
                 let fault = Fault::new(FaultKind::Expired, message).with_limit("session.idle_timeout_s", timeout.as_secs());
                 return Some((StreamEnd::Idle, fault));
@@ -545,7 +545,7 @@ where
 }
 
 fn call_expired() -> Fault {
-    Fault::new(FaultKind::Expired, "the deadline of the whole call (grpc-timeout) passed")
+    Fault::new(FaultKind::Expired, "the deadline of the whole call passed")
 }
 
 fn draining() -> Fault {
