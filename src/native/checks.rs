@@ -41,7 +41,11 @@ pub fn duration(field: &'static str, seconds: i64, nanos: i32) -> Result<Duratio
 pub fn payload(field: &'static str, stated: Option<PayloadKind>, held: PayloadKind) -> Result<PayloadKind, Fault> {
     match stated {
         Some(stated) if stated != held => {
-            let message = format!("{field} is {}, but the request holds {}; leave it unspecified", stated.name(), held.name());
+            let found = match held {
+                PayloadKind::Tensors => "items of tensors",
+                PayloadKind::PcmS16le => "pcm_s16le",
+            };
+            let message = format!("{field} is {}, but the request holds {found}; leave it unspecified", stated.name());
             Err(Fault::invalid(field, message))
         }
         _ => Ok(held),
