@@ -7,7 +7,7 @@ use crate::{
     shares::Path,
 };
 
-use super::{ModelKey, cost::CostCurve};
+use super::{cost::CostCurve, keys::ModelKey};
 
 /// How a model's batches are formed.
 #[derive(Debug, Clone, PartialEq)]

@@ -13,8 +13,8 @@ use crate::{
 };
 
 use super::{
-    StreamKey,
     fair::{Claim, FairQueue, Flow, Work},
+    keys::StreamKey,
 };
 
 /// Groups that a model remembers at least, so that leaving and coming back pays off no debt. Beyond it, those without a ready stream are

@@ -1,10 +1,10 @@
 //! Whose the queued items are. Nobody has had its share before more than half of a limit is taken, so owners are counted only from then on,
 //! until less than a quarter is.
 
-use super::Scheduler;
-use crate::scheduler::ModelKey;
+use super::Queue;
+use crate::scheduler::keys::ModelKey;
 
-impl<H: Clone, P> Scheduler<H, P> {
+impl<H: Clone, P> Queue<H, P> {
     /// Begins or ceases to count who holds what of the queue.
     #[cold]
     pub(super) fn count_all_owners(&mut self) {

@@ -5,7 +5,7 @@
 //! first once as soon as it is owed anything, and pays with the lane time of its items in that call. Few items are hardly delayed by that;
 //! many have an eighth beside what the higher priorities leave. Between the priorities of one connection or address nothing is owed.
 
-use super::{CLASSES, STARVATION_MAX, Scheduler};
+use super::{Queue, STARVATION_MAX, model::CLASSES};
 use crate::{
     domain::{Priority, Timestamp},
     scheduler::{batch::Entry, fair::Work},
@@ -26,7 +26,7 @@ pub(super) struct Higher {
     owner: Option<Owner>,
 }
 
-impl<H: Clone, P> Scheduler<H, P> {
+impl<H: Clone, P> Queue<H, P> {
     /// The priority to look for work at first.
     pub(super) fn first_priority(&self, now: Timestamp) -> Priority {
         let waits = |class: &usize| !self.turns[*class].is_empty();

@@ -12,12 +12,10 @@ use std::{
 use serde::Serialize;
 use slotmap::Key as _;
 
-use super::{
-    ModelKey, StreamKey,
-    batch::Item,
-    options::{ModelOptions, StreamOptions},
+use crate::{
+    domain::{Priority, Timestamp},
+    scheduler::{Item, ModelKey, ModelOptions, StreamKey, StreamOptions},
 };
-use crate::domain::{Priority, Timestamp};
 
 /// Of the format; in the first line.
 const VERSION: u32 = 1;
