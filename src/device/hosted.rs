@@ -1,4 +1,4 @@
-//! What a device holds of a model beside its queue, and what is told of it.
+//! What a device holds of a model apart from its queue, and what can be asked about it.
 
 use std::sync::Arc;
 

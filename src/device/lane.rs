@@ -1,4 +1,4 @@
-//! What a lane has beside its thread, and how it makes a model call. Knows no queue.
+//! What a lane has apart from its thread, and how it makes a model call. Knows no queue.
 
 use std::sync::Arc;
 

@@ -16,7 +16,7 @@ pub struct Lanes {
 
 impl Lanes {
     /// Starts a thread for each lane of `device`, with the compute threads in `compute`, of which those of long lanes come last; from
-    /// then on idle lanes are lent. `vitals` is told if one ends.
+    /// then on idle lanes are lent. `vitals` learns if one ends.
     ///
     /// # Errors
     /// The system's, if a thread cannot be started.

@@ -2,7 +2,7 @@
 //!
 //! Waking a lane and being woken by it costs a lone item about as much as the call of a small model, and items that cost next to
 //! nothing more than their calls. So a pusher borrows an idle lane, its engine instance and its place in the account, for one short
-//! call, and lets the lane's own thread sleep. Whoever pushes meanwhile finds one lane fewer.
+//! call, and lets the lane's own thread sleep. A session that pushes in that time finds one lane fewer.
 
 use std::time::Duration;
 
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_meanwhile_is_run_by_another_lane_or_by_this_one_afterwards() {
+    fn what_comes_during_the_call_is_run_by_another_lane_or_by_this_one_afterwards() {
         for lanes in [1, 2] {
             let world = world(lanes, Duration::from_micros(100), true);
             let (device, model) = (Arc::clone(&world.device), world.stream.model);

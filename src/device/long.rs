@@ -1,4 +1,4 @@
-//! Long lanes: threads for calls that are long beside others.
+//! Long lanes: threads for calls that are long compared with others.
 //!
 //! A call cannot be interrupted, but the system can take its core away. A lane that comes upon a long call gives it to an idle long lane,
 //! whose thread leaves its core to whatever else wants it, and looks on for work of its own. A long lane that has ended a call

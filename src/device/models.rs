@@ -1,4 +1,4 @@
-//! The models of a device: how they come and go, and what is told about them.
+//! The models of a device: how they come and go, and what their metrics show.
 //!
 //! A model that is retired is dropped with its last stream, outside the lock: freeing weights takes time.
 //!

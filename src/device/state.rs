@@ -1,4 +1,4 @@
-//! What a device is: its queue behind one lock, what sleeps next to it, and its lanes.
+//! What a device is: its queue behind one lock, its lanes, and what they sleep on.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ pub struct Device {
     /// Wakes the timekeeper.
     pub(super) rearm: Bell,
     /// The long ones come last.
-    pub(super) lanes: Arc<[Lane]>,
+    pub(super) lanes: Box<[Lane]>,
 }
 
 /// What the lock guards.
@@ -91,7 +91,7 @@ impl Device {
         Self::with_long_lanes(lanes, 0, admission, telemetry)
     }
 
-    /// The same, with so many further lanes for calls that are long beside others.
+    /// The same, with so many further lanes for calls that are long compared with others.
     #[must_use]
     pub fn with_long_lanes(lanes: usize, long_lanes: usize, admission: Admission, telemetry: &Telemetry) -> Arc<Self> {
         let lanes = lanes.max(1);

@@ -87,7 +87,7 @@ pub struct Batch<H, P> {
     pub lone: bool,
     /// Whether the call may use all cores; only a lone one does.
     pub wide: bool,
-    /// Whether it is long beside other calls that are asked for.
+    /// Whether it is long compared with other calls that are asked for.
     pub long: bool,
     /// Where it is to run.
     pub lane: LaneKind,

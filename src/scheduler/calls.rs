@@ -19,7 +19,7 @@ pub(super) struct Call {
     pub(super) lone: bool,
     /// Whether it may use all cores.
     pub(super) wide: bool,
-    /// Whether it is long beside other calls that are asked for.
+    /// Whether it is long compared with other calls that are asked for.
     pub(super) long: bool,
     pub(super) lane: LaneKind,
     /// When it should be over.

@@ -11,7 +11,7 @@
 //! - A model that has its turn has something to run or to end. Where this does not hold, its turn and its ready streams are made
 //!   again from what its streams hold ([`Queue::take_repair`]), once a decision: a lane never looks for ever.
 //! - A priority that has work is passed over for at most [`STARVATION_MAX`] at a time, or for one call if that takes longer.
-//! - Whoever has its share of the queue leaves room for those that have not; see [`crate::shares`].
+//! - An owner that has its share of the queue leaves room for those that have not; see [`crate::shares`].
 
 mod forming;
 mod gathering;
@@ -75,7 +75,7 @@ pub struct Queue<H, P> {
     turns: [FairQueue<ModelKey>; CLASSES],
     /// Since when a priority that has work has seen higher ones go first; `NEVER` if none has since its own last turn.
     passed_over_since: [Timestamp; CLASSES],
-    /// Lane time that a priority is owed beside higher ones of others; see [`turns`].
+    /// Lane time that a priority is owed for that of others' higher ones; see [`turns`].
     owed: [i64; CLASSES],
     alarms: BTreeSet<(Timestamp, StreamKey)>,
     /// Streams whose owners wait for room, by priority.
@@ -119,7 +119,7 @@ impl<H: Clone, P> Queue<H, P> {
         }
     }
 
-    /// The same, beside so many long lanes: calls that are long beside others are for them.
+    /// The same, with so many long lanes, which are for calls that are long compared with others.
     #[must_use]
     pub fn with_long_lanes(self, long_lanes: usize) -> Self {
         Self { long_lanes, ..self }
@@ -162,7 +162,7 @@ impl<H: Clone, P> Queue<H, P> {
             return Err((item, gone));
         };
         let (model_key, drops) = (stream.options.model, stream.drops());
-        // Whoever waits for room does not overtake those that have waited longer.
+        // An owner that waits for room does not overtake those that have waited longer.
         let (waits, holders) = (stream.waits_until.is_some(), stream.holders);
         // What makes room has waited until the newer item came.
         let now = item.arrived;

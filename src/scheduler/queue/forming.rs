@@ -40,7 +40,7 @@ enum Pick {
 struct Turn {
     model: ModelKey,
     priority: Priority,
-    /// Whether its call is long beside others.
+    /// Whether its call is long compared with others.
     long: bool,
     lane: LaneKind,
 }
@@ -60,7 +60,7 @@ impl<H: Clone, P> Queue<H, P> {
         self.next(now, Idle::Lane, ended)
     }
 
-    /// The same for a lane beside which a long lane is idle as well: [`Batch::lane`] says for which of them the batch is.
+    /// The same for a lane while a long lane is idle as well: [`Batch::lane`] says for which of them the batch is.
     pub fn next_batch_of_two(&mut self, now: Timestamp, ended: &mut Vec<Ended<H, P>>) -> Option<Batch<H, P>> {
         self.next(now, Idle::Both, ended)
     }

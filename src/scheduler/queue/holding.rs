@@ -1,7 +1,7 @@
 //! Which batches are held back, and until when.
 //!
 //! Two things make a free lane wait though there is work: a manifest's `max_delay`, and long calls, which are for long lanes or leave the
-//! last lane to short ones. What is held back has a moment at which a lane has to look again, and nobody else will tell it.
+//! last lane to short ones. What is held back has a moment at which a lane has to look again, and nothing else will wake it.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::domain::Timestamp;
 use super::{Queue, model::ModelQueue};
 use crate::scheduler::keys::ShapeKey;
 
-/// Time before a deadline, beside that of the call, in which a batch is not held back: a lane has to wake up, and perhaps to wait for
+/// Time before a deadline, on top of that of the call, in which a batch is not held back: a lane has to wake up, and perhaps to wait for
 /// a core.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(2);
 

@@ -1,4 +1,4 @@
-//! Calls that are long beside others: which they are, and when they may have an ordinary lane or its core.
+//! Calls that are long compared with others: which they are, and when they may have an ordinary lane or its core.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::domain::{Priority, Timestamp};
 use super::{Queue, STARVATION_MAX, model::ModelQueue};
 use crate::scheduler::keys::{ModelKey, StreamKey};
 
-/// A call is long beside others that take less than one part in so many of its time.
+/// A call is long where others take less than one part in so many of its time.
 const LONG_CALL: u32 = 10;
 
 /// For how long after a short call's item the lanes are not all given to long calls.
@@ -28,7 +28,7 @@ impl<H: Clone, P> Queue<H, P> {
         shortest.is_some_and(|shortest| self.first_is_long(model, priority, shortest).is_some())
     }
 
-    /// The first stream of this priority, if a call of its head is long beside one that takes `shortest`.
+    /// The first stream of this priority, if a call of its head is long compared with one that takes `shortest`.
     pub(super) fn first_is_long(&self, model: &ModelQueue, priority: Priority, shortest: Duration) -> Option<StreamKey> {
         let (_, stream) = model.ready.first(priority)?;
         let head = self.head(stream)?;
@@ -72,8 +72,8 @@ impl<H: Clone, P> Queue<H, P> {
         now.since(self.idle_at) > STARVATION_MAX
     }
 
-    /// The first stream of this priority, if its head's call is long beside others of this very model that are asked for, and others are
-    /// ready.
+    /// The first stream of this priority, if its head's call is long compared with others of this very model that are asked for, and
+    /// others are ready.
     pub(super) fn stands_before_shorter(&self, model: &ModelQueue, priority: Priority, now: Timestamp) -> Option<StreamKey> {
         let shortest = model.costs.shortest_since(now - SHORT_CALLS_MEMORY).filter(|_| model.ready.len() > 1)?;
         self.first_is_long(model, priority, shortest)

@@ -1,7 +1,7 @@
 //! What is done about a model that has its turn and nothing to run or to end.
 //!
-//! That is a defect of the queue, and no reason to lose items or to keep a lane busy for nothing: what says who is ready is made
-//! again from what the streams hold, and the defect is reported.
+//! That is a defect of the queue, and no reason to lose items or to keep a lane busy for nothing: what says which streams are ready
+//! is made again from what the streams hold, and the defect is reported.
 
 use super::{Queue, Repair, stream::claim_of};
 use crate::{

@@ -1,5 +1,5 @@
 //! Owners of streams that wait for room in the queue: by priority, and within a priority in turn, however many streams a connection has
-//! waiting. Whoever has its share goes on waiting, although there is room: that is kept for others.
+//! waiting. One that has its share goes on waiting, although there is room: that is kept for others.
 
 use super::Queue;
 use crate::{
