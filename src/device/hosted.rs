@@ -10,7 +10,7 @@ use crate::{
     telemetry::{Gauge, ModelMetrics},
 };
 
-/// What a lane needs to run a model, and to tell about it.
+/// What a lane needs to run a model, and to count what it does.
 pub struct ModelRuntime {
     /// Runs calls.
     pub executable: Arc<Executable>,
@@ -54,7 +54,7 @@ pub(super) struct Hosted {
     /// Name and version, which are its series too.
     pub(super) labels: (Box<str>, Box<str>),
     /// What its metrics show.
-    pub(super) told: Account,
+    pub(super) shown: Account,
 }
 
 impl Hosted {
@@ -63,7 +63,7 @@ impl Hosted {
             runtime: Arc::new(runtime),
             shapes: Arc::default(),
             labels: (name.into(), version.into()),
-            told: Account::default(),
+            shown: Account::default(),
         }
     }
 }
@@ -80,19 +80,19 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Adds to the metrics what this account has more than the one that they were told before.
-    pub(super) fn tell(&self, before: &Self, metrics: &ModelMetrics) {
-        metrics.rebuilds.increment(self.rebuilds - before.rebuilds);
-        metrics.queue_repairs.increment(self.repairs - before.repairs);
-        metrics.received.increment(self.ledger.received() - before.ledger.received());
+    /// Adds to the metrics what this account has and the one that they show has not.
+    pub(super) fn show(&self, shown: &Self, metrics: &ModelMetrics) {
+        metrics.rebuilds.increment(self.rebuilds - shown.rebuilds);
+        metrics.queue_repairs.increment(self.repairs - shown.repairs);
+        metrics.received.increment(self.ledger.received() - shown.ledger.received());
         for outcome in Outcome::ALL {
-            metrics.outcome(outcome).increment(self.ledger.outcome(outcome) - before.ledger.outcome(outcome));
+            metrics.outcome(outcome).increment(self.ledger.outcome(outcome) - shown.ledger.outcome(outcome));
         }
         for reason in DropReason::ALL {
-            metrics.dropped(reason).increment(self.drops[reason as usize] - before.drops[reason as usize]);
+            metrics.dropped(reason).increment(self.drops[reason as usize] - shown.drops[reason as usize]);
         }
-        metrics.queued_items.increment(self.queued as f64 - before.queued as f64);
-        metrics.in_flight_items.increment(self.running as f64 - before.running as f64);
+        metrics.queued_items.increment(self.queued as f64 - shown.queued as f64);
+        metrics.in_flight_items.increment(self.running as f64 - shown.running as f64);
     }
 }
 

@@ -4,8 +4,8 @@
 //!
 //! # Metrics
 //! Copies of one model version, of which a reload makes a new one while the old one still has streams, share their series.
-//! Counters and the gauges of items are moved by what has changed since they were last told, so that they are sums over the
-//! copies. What a gauge can tell of one copy only is that of the one that takes streams, and 0 where none does.
+//! Counters and the gauges of items are moved by what has changed since they were last published, so that they are sums over the
+//! copies. A gauge that can show one copy only shows the one that takes streams, and 0 where none does.
 
 use super::{
     hosted::{Account, Hosted, ModelRuntime, QueueStatus, Repaired},
@@ -68,7 +68,7 @@ impl Device {
 impl Shared {
     fn publish(&mut self, key: ModelKey) {
         let Self { queue, models, .. } = self;
-        let Some(Hosted { runtime, told, .. }) = models.get_mut(key) else { return };
+        let Some(Hosted { runtime, shown, .. }) = models.get_mut(key) else { return };
         let metrics = &runtime.metrics;
         let (queued, running) = queue.load(key);
         let account = Account {
@@ -79,8 +79,8 @@ impl Shared {
             queued,
             running,
         };
-        account.tell(told, metrics);
-        *told = account;
+        account.show(shown, metrics);
+        *shown = account;
         if queue.is_retired(key) {
             return;
         }
@@ -93,7 +93,7 @@ impl Shared {
         }
     }
 
-    /// Sets to 0 what a retired model's gauges tell and no other copy of it will.
+    /// Sets the gauges to 0 that show a retired model and that no other copy of it will set.
     fn clear_gauges(&self, key: ModelKey) {
         let Some(Hosted { runtime, labels, .. }) = self.models.get(key) else { return };
         let copies = self.models.iter().filter(|(copy, hosted)| hosted.labels == *labels && !self.queue.is_retired(*copy));

@@ -218,8 +218,8 @@ impl<K: Ord + Copy> FairQueue<K> {
         }
     }
 
-    /// The flow whose turn it is, taken out; flows whose head is due before `not_before` are passed over. The caller tells the flow
-    /// by [`Flow::set_out`].
+    /// The flow whose turn it is, taken out; flows whose head is due before `not_before` are passed over. The caller notes that
+    /// in the flow by [`Flow::set_out`].
     pub(super) fn pop_first(&mut self, not_before: Timestamp) -> Option<K> {
         let urgent = self.urgent.first_from(Claim::earliest(not_before)).map(|(claim, _)| claim);
         match (urgent, self.patient.first()) {

@@ -287,7 +287,7 @@ impl<H: Clone, P> Queue<H, P> {
 
     /// Ends heads that are passed over and stand before a successor of their stream that need not be. Says whether there were any.
     ///
-    /// Stateful streams lose theirs only where they allow it; such a stream would else stay late for ever. Others lose theirs when so
+    /// Stateful streams lose theirs only where they allow it; otherwise such a stream would stay late for good. Others lose theirs when so
     /// much is ready that they would be passed over until they expire.
     fn give_way(
         &mut self,

@@ -1,6 +1,6 @@
 //! Which priority goes first: the highest, unless a lower one has waited for too long or is owed lane time.
 //!
-//! A higher priority goes before a lower one whoever sends it, or it would mean nothing. So that nobody can have all lanes by calling all
+//! A higher priority goes before a lower one whichever client sends it, or it would mean nothing. So that no client can have all lanes by calling all
 //! of its work urgent, a lower priority with work of *others* is owed an eighth of the lane time that the higher ones are given. It goes
 //! first once as soon as it is owed anything, and pays with the lane time of its items in that call. Few items are hardly delayed by that;
 //! many have an eighth on top of what the higher priorities leave. Between the priorities of one connection or address nothing is owed.
