@@ -1,7 +1,5 @@
 //! Shutting down under load: every stream ends and is told why, and every item that was taken in is accounted for.
 
-use std::sync::Arc;
-
 use futures::future::join_all;
 use tonic::Code;
 

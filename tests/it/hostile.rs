@@ -1,6 +1,6 @@
 //! Requests that are made to cost far more than their length.
 
-use std::{fs::File, future::poll_fn, process, sync::Arc};
+use std::{fs::File, future::poll_fn, process};
 
 use bytes::Bytes;
 use futures::future::join_all;

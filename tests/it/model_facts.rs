@@ -1,7 +1,5 @@
 //! What the Open Inference Protocol tells of the server, its models and their statistics.
 
-use std::sync::Arc;
-
 use futures::future::join_all;
 use serde_json::{Value, json};
 

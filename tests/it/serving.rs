@@ -1,6 +1,6 @@
 //! A server in this process, models made for the occasion, and a client that speaks all four modes.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use bytes::Bytes;
 use tempfile::TempDir;
