@@ -20,10 +20,11 @@ use super::{
 };
 use crate::{
     clock,
-    domain::{Answer, CloseReason, Fault, FaultKind, ItemOutputs, ItemTiming, Outcome, Part, Timestamp},
+    domain::{Answer, AnswerPart, CloseReason, Fault, FaultKind, ItemOutputs, ItemTiming, Outcome, Timestamp},
     engine::{CallThreads, EngineError, RunError},
     scheduler::{Executed, ModelCall},
-    threads, vitals,
+    threads,
+    vitals::Part,
 };
 
 impl Device {
@@ -39,7 +40,7 @@ impl Device {
         threads::take_cores();
         while let Some(job) = self.next_batch(lane.index, &lane.pulse) {
             let taken = Taken::new(self, job.batch);
-            vitals::Part::Lane(lane.index).may_fail();
+            Part::Lane(lane.index).may_fail();
             taken.run(lane, &job.runtime);
         }
     }
@@ -205,7 +206,7 @@ impl Answers {
             Err(_) => Outcome::Failed,
         });
         let timing = ItemTiming { arrived: entry.item.arrived, started, finished, batch_size };
-        self.answers.push(Answer { seq: entry.item.ticket, part: Part::ONLY, outcome, timing });
+        self.answers.push(Answer { seq: entry.item.ticket, part: AnswerPart::ONLY, outcome, timing });
     }
 
     fn end_unrun(&mut self, entry: &LiveEntry, now: Timestamp) {

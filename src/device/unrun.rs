@@ -1,7 +1,7 @@
 //! What an item is answered that ended without a model call.
 
 use crate::{
-    domain::{Answer, DropReason, Fault, FaultKind, ItemInputs, ItemTiming, Part, Timestamp},
+    domain::{Answer, AnswerPart, DropReason, Fault, FaultKind, ItemInputs, ItemTiming, Timestamp},
     scheduler::{EndReason, Item},
 };
 
@@ -9,7 +9,7 @@ use crate::{
 pub(super) fn unrun_answer(item: &Item<ItemInputs>, reason: EndReason, now: Timestamp) -> Answer {
     Answer {
         seq: item.ticket,
-        part: Part::ONLY,
+        part: AnswerPart::ONLY,
         outcome: Err(fault_of(item, reason, now)),
         timing: ItemTiming { arrived: item.arrived, started: now, finished: now, batch_size: 0 },
     }
