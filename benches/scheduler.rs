@@ -5,14 +5,14 @@ use std::{hint::black_box, time::Duration};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tidemill::{
     domain::{Outcome, Timestamp},
-    scheduler::{Admission, CostCurve, Item, ModelOptions, Scheduler, ShapeKey, StreamKey, StreamOptions},
+    scheduler::{Admission, CostCurve, Item, ModelOptions, Queue, ShapeKey, StreamKey, StreamOptions},
 };
 
 /// Items in a batch.
 const BATCH: usize = 16;
 
 struct Bench {
-    scheduler: Scheduler<usize, ()>,
+    queue: Queue<usize, ()>,
     streams: Vec<StreamKey>,
     next: usize,
     now: Timestamp,
@@ -22,11 +22,11 @@ impl Bench {
     fn new(streams: usize, stateful: bool) -> Self {
         let items = 1 << 20;
         let admission = Admission { items, bytes: usize::MAX, model_items: items, model_bytes: usize::MAX };
-        let mut scheduler = Scheduler::new(1, admission);
+        let mut queue = Queue::new(1, admission);
         // A call costs the same at every size, so that batches are as large as they may be.
         let curve = CostCurve::new([16, 16, 16, 16, 16].map(Duration::from_micros).to_vec());
         let max_delay = Duration::ZERO;
-        let model = scheduler.add_model(ModelOptions {
+        let model = queue.add_model(ModelOptions {
             curve,
             item_bytes: 2304,
             max_batch: BATCH,
@@ -36,9 +36,9 @@ impl Bench {
             padding_waste_max: None,
             wide_ratio: None,
         });
-        let open = |handle| scheduler.open(StreamOptions::of(model), handle).expect("the model was added");
+        let open = |handle| queue.open(StreamOptions::of(model), handle).expect("the model was added");
         let streams = (0..streams).map(open).collect();
-        Self { scheduler, streams, next: 0, now: Timestamp::ZERO }
+        Self { queue, streams, next: 0, now: Timestamp::ZERO }
     }
 
     /// One item for the stream whose turn it is.
@@ -56,15 +56,15 @@ impl Bench {
             shape: ShapeKey::default(),
             payload: (),
         };
-        self.scheduler.push(stream, item, &mut Vec::new()).expect("the queue has room");
+        self.queue.push(stream, item, &mut Vec::new()).expect("the queue has room");
     }
 
     /// Forms a batch and takes it back at once.
     fn turn(&mut self) -> usize {
         let mut expired = Vec::new();
-        let batch = self.scheduler.next_batch(self.now, &mut expired).expect("items are queued");
+        let batch = self.queue.next_batch(self.now, &mut expired).expect("items are queued");
         let batch = black_box(batch);
-        self.scheduler.finish(&batch.report(None), batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
+        self.queue.finish(&batch.report(None), batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
         batch.entries.len()
     }
 }

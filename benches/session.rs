@@ -9,13 +9,14 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures::{StreamExt as _, future::join_all, stream};
 use tidemill::{
+    device::{Device, Lanes},
     drain::Drain,
     engine::{
         Executable, LaneThreads,
         synthetic::{Script, SyntheticEngine, SyntheticKind},
     },
     registry::Model,
-    scheduler::{CostCurve, Handoff, Lanes, ModelOptions, StreamOptions},
+    scheduler::{CostCurve, ModelOptions, StreamOptions},
     session::{Event, Inbound, ItemRequest, Session, SessionMetrics},
     telemetry::Telemetry,
     vitals::Vitals,
@@ -29,7 +30,7 @@ const ITEMS: usize = 2_000;
 const WINDOW: usize = 16;
 
 struct Server {
-    handoff: Arc<Handoff>,
+    device: Arc<Device>,
     model: Arc<Model>,
     drain: Drain,
     telemetry: Telemetry,
@@ -44,7 +45,7 @@ impl Server {
         let compute = [LaneThreads::new()];
         let executable = Executable::new(Arc::new(engine), signature, &compute).expect("a sound model");
         let telemetry = Telemetry::new();
-        let handoff = Handoff::new(1, ADMISSION);
+        let device = Device::new(1, ADMISSION, &telemetry);
         let curve = CostCurve::new([1, 1, 2, 2, 3, 4, 5].map(Duration::from_micros).to_vec());
         let options = ModelOptions {
             curve,
@@ -56,9 +57,9 @@ impl Server {
             padding_waste_max: None,
             wide_ratio: None,
         };
-        let model = install(&handoff, &telemetry, executable, options);
-        let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane), &Vitals::new(&telemetry)).expect("threads");
-        Self { handoff, model, drain: Drain::new(), telemetry, _lanes: lanes }
+        let model = install(&device, &telemetry, executable, options);
+        let lanes = Lanes::start(&device, &compute, &Vitals::new(&telemetry)).expect("threads");
+        Self { device, model, drain: Drain::new(), telemetry, _lanes: lanes }
     }
 
     /// Runs one session to its end and counts its results.
@@ -66,7 +67,7 @@ impl Server {
         let item =
             move |_| Ok(Inbound::Item(ItemRequest { id: String::new(), tensors: Ok(vec![tensor(&data)]), deadline: None }));
         let options = session_options(WINDOW);
-        let handle = self.handoff.open(StreamOptions::of(self.model.key)).expect("the model is there");
+        let handle = self.device.open(StreamOptions::of(self.model.key)).expect("the model is there");
         let metrics = SessionMetrics::open(Arc::new(self.telemetry.method("feed")));
         let guard = self.drain.session().expect("not draining");
         let (inbound, model) = (stream::iter((0..ITEMS).map(item)), Arc::clone(&self.model));
@@ -84,7 +85,7 @@ fn session(criterion: &mut Criterion) {
     for sessions in [1, 16] {
         group.throughput(Throughput::Elements((sessions * ITEMS) as u64));
         let server = Arc::new(Server::start());
-        let kicker = runtime.spawn(Arc::clone(&server.handoff).kick_lanes());
+        let kicker = runtime.spawn(Arc::clone(&server.device).kick_lanes());
         let data = Bytes::from(vec![0; BYTES]);
         group.bench_function(BenchmarkId::new("identity_2304_bytes", sessions), |bencher| {
             bencher.to_async(&runtime).iter(|| {

@@ -34,6 +34,7 @@ use crate::{
     clock,
     config::{self, Config, DefaultEngine},
     descriptors::{Descriptors, TooFew},
+    device::{Device, Devices, Lanes, ModelRuntime, Timekeeper},
     domain::{Fault, FaultKind},
     drain::{Drain, Phase},
     engine::{self, LaneThreads, onnxruntime::OnnxRuntime},
@@ -51,9 +52,9 @@ use crate::{
         self, Embedded, EngineChoice, Example, Folder, Host, Installer, LoadedModel, Measured, ModelSource, ModelState, Place,
         Registry, Repository, Watcher,
     },
-    scheduler::{Admission, CostCurve, Handoff, Lanes, ModelKey, ModelOptions, ModelRuntime, Timekeeper},
+    scheduler::{Admission, CostCurve, ModelKey, ModelOptions},
     service::Service,
-    telemetry::{LaneMetrics, Telemetry},
+    telemetry::Telemetry,
     threads,
     vitals::{Liveness, Part, Vitals},
 };
@@ -135,7 +136,7 @@ pub struct Server {
     http_addr: SocketAddr,
     drain: Drain,
     repository: Repository,
-    handoff: Arc<Handoff>,
+    devices: Devices,
     telemetry: Telemetry,
     shutdown: Shutdown,
     /// The servers of the ports for clients.
@@ -166,12 +167,13 @@ impl Server {
         let memory = Memory::within(config.memory.limit_bytes, &telemetry.server());
         let drain = Drain::new();
         let long_lanes = if config.scheduler.long_lanes { lane_count } else { 0 };
-        let handoff = Handoff::with_long_lanes(lane_count, long_lanes, admission(&config));
-        let recording = config.scheduler.record.as_deref().map(|path| record::start(path, &handoff)).transpose()?;
+        let cpu = Device::with_long_lanes(lane_count, long_lanes, admission(&config), &telemetry);
+        let devices = Devices::new(Arc::clone(&cpu));
+        let recording = config.scheduler.record.as_deref().map(|path| record::start(path, &devices)).transpose()?;
         let compute = LaneThreads::device_with_long_lanes(lane_count, long_lanes);
-        let device = Device { compute: compute.clone(), handoff: Arc::clone(&handoff), telemetry: telemetry.clone() };
-        let repository = repository(&config, device);
-        let admin_source = admin_source(&config, &telemetry, &drain, &vitals, &handoff, repository.registry(), web.clone());
+        let host = ModelHost { compute: compute.clone(), devices: devices.clone(), telemetry: telemetry.clone() };
+        let repository = repository(&config, host);
+        let admin_source = admin_source(&config, &telemetry, &drain, &vitals, &devices, repository.registry(), web.clone());
         let admin = admin::spawn(admin_listener, admin_source, descriptors.admin())?;
         let watcher = watcher(&config)?;
         let loading = {
@@ -179,10 +181,10 @@ impl Server {
             threads::aside(move || load(&config, &repository))
         };
         loading.await.map_err(io::Error::other)??;
-        let lanes = Lanes::start(&handoff, &compute, |lane| lane_metrics(&telemetry, lane, lane_count), &vitals)?;
-        let timekeeper = Timekeeper::start(&handoff, &vitals)?;
+        let lanes = Lanes::start(&cpu, &compute, &vitals)?;
+        let timekeeper = Timekeeper::start(&cpu, &vitals)?;
 
-        let service = Service::new(repository.clone(), Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
+        let service = Service::new(repository.clone(), devices.clone(), config.session.clone(), drain.clone(), &telemetry);
         service.connections().trust(&config.server.proxies);
         if !config.control.priority_high.is_on(true) {
             service.refuse_high_priority();
@@ -205,9 +207,7 @@ impl Server {
         drain.serve();
         health.tell();
         let mut background = vec![
-            tokio::spawn(
-                vitals.clone().keep(Part::Kicker, Arc::clone(&handoff), |handoff| Arc::clone(handoff).kick_lanes().boxed()),
-            ),
+            tokio::spawn(vitals.clone().keep(Part::Kicker, cpu, |device| Arc::clone(device).kick_lanes().boxed())),
             tokio::spawn(vitals.clone().keep(Part::Health, health, |health| health.keep().boxed())),
             tokio::spawn(drain_when_lost(vitals.clone(), drain.clone())),
         ];
@@ -224,7 +224,7 @@ impl Server {
             http_addr,
             drain,
             repository,
-            handoff,
+            devices,
             telemetry,
             shutdown,
             ports,
@@ -265,13 +265,13 @@ impl Server {
     /// Number of lanes.
     #[must_use]
     pub fn lanes(&self) -> usize {
-        self.handoff.lanes()
+        self.devices.lanes()
     }
 
     /// The metrics as a scrape gives them; empty if they are off.
     #[must_use]
     pub fn metrics(&self) -> String {
-        self.handoff.publish_metrics();
+        self.devices.publish_metrics();
         self.telemetry.render()
     }
 
@@ -293,10 +293,10 @@ impl Server {
         tokio::spawn(async move { registry::refresh(&repository).await });
     }
 
-    /// The queue, for those who want to look at its account.
+    /// The devices, for a look at their queues.
     #[must_use]
-    pub const fn handoff(&self) -> &Arc<Handoff> {
-        &self.handoff
+    pub const fn devices(&self) -> &Devices {
+        &self.devices
     }
 
     /// Waits until a part is lost that the server cannot do without.
@@ -312,14 +312,14 @@ impl Server {
 
     /// Shuts down in order; see the module's text.
     pub async fn drain(self) {
-        let Self { drain, handoff, shutdown, mut ports, background, lanes, timekeeper, admin, recording, vitals, config, .. } =
+        let Self { drain, devices, shutdown, mut ports, background, lanes, timekeeper, admin, recording, vitals, config, .. } =
             self;
         let deadline = config.drain.deadline();
         let deadline = if vitals.loss().is_some() { deadline.min(LOSS_DEADLINE) } else { deadline };
         tracing::info!(sessions = drain.sessions_open(), ?deadline, "draining");
         drain.begin();
-        handoff.drain();
-        handoff.nudge_all();
+        devices.drain();
+        devices.nudge_all();
         shutdown.graceful();
         match drain.wait_idle_for(deadline).await {
             Ok(()) => tracing::info!("all sessions have ended"),
@@ -339,7 +339,7 @@ impl Server {
             task.abort();
         }
         drop(timekeeper);
-        handoff.record(None);
+        devices.record(None);
         // Its own errors are told. A file that takes nothing does not hold up the end.
         if let Some(recording) = recording
             && tokio::time::timeout(RECORD_GRACE, recording).await.is_err()
@@ -359,11 +359,6 @@ async fn drain_when_lost(vitals: Vitals, drain: Drain) -> Option<()> {
     vitals.lost().await;
     drain.begin();
     None
-}
-
-/// Where the lane with this index counts; behind `lanes` ordinary ones come the long ones.
-fn lane_metrics(telemetry: &Telemetry, lane: usize, lanes: usize) -> LaneMetrics {
-    lane.checked_sub(lanes).map_or_else(|| telemetry.lane(lane), |number| telemetry.long_lane(number))
 }
 
 fn lane_count(config: &Config) -> usize {
@@ -388,18 +383,18 @@ fn admin_source(
     telemetry: &Telemetry,
     drain: &Drain,
     vitals: &Vitals,
-    handoff: &Arc<Handoff>,
+    devices: &Devices,
     registry: &Arc<Registry>,
     web: WebRules,
 ) -> AdminSource {
     let (phase, registry, allow_partial) = (drain.clone(), Arc::clone(registry), config.models.allow_partial);
-    let (queue, lines_lost) = (Arc::clone(handoff), telemetry.server().log_lines_lost);
+    let (published, lines_lost) = (devices.clone(), telemetry.server().log_lines_lost);
     let refresh = move || {
-        queue.publish_metrics();
+        published.publish_metrics();
         lines_lost.absolute(log::lines_lost());
     };
-    let queue = Arc::clone(handoff);
-    let liveness = Liveness::new(vitals.clone(), Handle::current().metrics(), move || queue.longest_call());
+    let devices = devices.clone();
+    let liveness = Liveness::new(vitals.clone(), Handle::current().metrics(), move || devices.longest_call());
     AdminSource {
         telemetry: telemetry.clone(),
         drain: drain.clone(),
@@ -434,7 +429,7 @@ fn readiness(registry: &Registry, phase: Phase, allow_partial: bool) -> Readines
 }
 
 /// The models of the binary and of the folder; of two with one name, that of the folder counts.
-fn repository(config: &Config, device: Device) -> Repository {
+fn repository(config: &Config, host: ModelHost) -> Repository {
     let engine_default = match config.engine.default {
         DefaultEngine::Auto if config.engine.onnxruntime.is_some() => EngineChoice::Onnxruntime,
         DefaultEngine::Auto | DefaultEngine::Rten => EngineChoice::Rten,
@@ -446,7 +441,7 @@ fn repository(config: &Config, device: Device) -> Repository {
     let name = config.models.name.clone();
     let folder = config.models.dir.clone().map(|path| Box::new(Folder::of_model(path, name)) as Box<dyn ModelSource>);
     let sources = embedded.chain(example).chain(folder).collect();
-    Repository::new(sources, engine_default, device.compute.clone(), Box::new(device), proofs(config))
+    Repository::new(sources, engine_default, host.compute.clone(), Box::new(host), proofs(config))
 }
 
 /// Proofs of earlier starts. Without a folder that can be used, each start proves all models.
@@ -480,14 +475,14 @@ fn load(config: &Config, repository: &Repository) -> Result<(), StartError> {
     Ok(repository.start(config.models.allow_partial)?)
 }
 
-/// The lanes, as the repository of models sees them.
-struct Device {
+/// The devices, as the repository of models sees them.
+struct ModelHost {
     compute: Vec<LaneThreads>,
-    handoff: Arc<Handoff>,
+    devices: Devices,
     telemetry: Telemetry,
 }
 
-impl Installer for Device {
+impl Installer for ModelHost {
     fn prove(&self, loaded: &mut LoadedModel, place: Place<'_>) -> Result<Measured, Fault> {
         let started = clock::now();
         let proven: Result<Proof, ProofError> = match place {
@@ -511,7 +506,7 @@ impl Installer for Device {
     }
 
     fn install(&self, loaded: &LoadedModel, measured: &Measured) -> Result<ModelKey, Fault> {
-        let Self { handoff, telemetry, .. } = self;
+        let Self { devices, telemetry, .. } = self;
         let Proof { medians, item_bytes, .. } = &measured.proof;
         let metrics = telemetry.model(&loaded.name, &loaded.version);
         metrics.load_seconds.set((loaded.load_duration + measured.took).as_secs_f64());
@@ -528,8 +523,9 @@ impl Installer for Device {
         };
         let costs = telemetry.model_costs(&loaded.name, &loaded.version, options.curve.points().count());
         let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics, costs };
-        let key = handoff.add_model((&loaded.name, &loaded.version), options, runtime);
-        if let Some(status) = handoff.status(key) {
+        let device = devices.for_new_model();
+        let key = device.add_model((&loaded.name, &loaded.version), options, runtime);
+        if let Some(status) = device.status(key) {
             let costs: Vec<String> = status.curve.points().map(|(size, cost)| format!("{size}: {cost:.2?}")).collect();
             let how = if measured.is_remembered { "measured at an earlier start" } else { "measured" };
             tracing::info!(
@@ -550,17 +546,17 @@ fn warm_up(loaded: &LoadedModel, lane: usize) {
     }
 }
 
-impl Host for Device {
+impl Host for ModelHost {
     fn aside(&self) -> Aside {
         Aside::new(threads::stand_back)
     }
 
     fn retire(&self, key: ModelKey) {
-        self.handoff.retire_model(key);
+        self.devices.of_model(key).retire_model(key);
     }
 
     fn holds(&self, key: ModelKey) -> bool {
-        self.handoff.holds(key)
+        self.devices.of_model(key).holds(key)
     }
 
     fn count_load(&self, name: &str, version: &str, loaded: bool, serves: bool) {

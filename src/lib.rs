@@ -9,6 +9,7 @@ pub mod codec;
 pub mod config;
 pub mod connections;
 pub mod descriptors;
+pub mod device;
 pub mod domain;
 pub mod drain;
 pub mod engine;

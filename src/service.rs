@@ -20,11 +20,12 @@ use crate::{
     codec::FramingRule,
     config::SessionConfig,
     connections::{self, Connections},
+    device::{Devices, StreamHandle},
     domain::{Fault, FaultKind, Priority, Timestamp},
     drain::{Drain, Phase},
     memory::Memory,
     registry::{Model, ModelStatus, Repository},
-    scheduler::{Handoff, Overflow, StreamHandle, StreamOptions},
+    scheduler::{Overflow, StreamOptions},
     session::{
         Event, Inbound, ItemRequest, ItemResult, OnDrain, Order, OverflowPolicy, PayloadKind, PcmOptions, Place, Session,
         SessionMetrics, SessionOptions, Unread,
@@ -37,7 +38,11 @@ pub use principal::Principal;
 use principal::Tenants;
 pub use terms::{Method, Terms};
 
-pub use crate::scheduler::{CallTimes, CostCurve, ModelStatus as QueueStatus, Statistics, TenantKey};
+/// What the door hands out as it gets it, so that a front end need know nothing behind it.
+pub use crate::{
+    device::QueueStatus,
+    scheduler::{CallTimes, CostCurve, Statistics, TenantKey},
+};
 
 /// What is known of a call apart from its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +104,7 @@ pub struct Service {
 
 struct Inner {
     repository: Repository,
-    handoff: Arc<Handoff>,
+    devices: Devices,
     config: SessionConfig,
     drain: Drain,
     connections: Connections,
@@ -125,18 +130,12 @@ pub struct OpenStream {
 impl Service {
     /// A door to the models of `repository`.
     #[must_use]
-    pub fn new(
-        repository: Repository,
-        handoff: Arc<Handoff>,
-        config: SessionConfig,
-        drain: Drain,
-        telemetry: &Telemetry,
-    ) -> Self {
+    pub fn new(repository: Repository, devices: Devices, config: SessionConfig, drain: Drain, telemetry: &Telemetry) -> Self {
         let telemetry = telemetry.clone();
         let streams = Pool::new("session.max_streams", config.max_streams);
         let tenants = Tenants::named_by(config.tenant_metadata.clone());
         let (connections, refuses_high) = (Connections::default(), AtomicBool::new(false));
-        let inner = Inner { repository, handoff, config, drain, connections, streams, telemetry, tenants, refuses_high };
+        let inner = Inner { repository, devices, config, drain, connections, streams, telemetry, tenants, refuses_high };
         Self { inner: Arc::new(inner), memory: Memory::unlimited() }
     }
 
@@ -194,7 +193,7 @@ impl Service {
     /// # Errors
     /// As [`Service::open`]; nothing is counted.
     pub(crate) fn open_found(&self, method: &Method, model: Arc<Model>, request: OpenRequest) -> Result<OpenStream, Fault> {
-        let Inner { repository, handoff, drain, refuses_high, .. } = &*self.inner;
+        let Inner { repository, devices, drain, refuses_high, .. } = &*self.inner;
         if request.priority == Priority::High && refuses_high.load(Ordering::Relaxed) {
             let message = "priority HIGH is not for clients of this server (control.priority_high); ask for NORMAL or LOW";
             return Err(Fault::new(FaultKind::Denied, message).with_field("priority"));
@@ -220,7 +219,7 @@ impl Service {
         let overflow = overflow(request.overflow, limits);
         let Principal { peer, tenant } = caller.principal;
         let stream = |model| StreamOptions { model, peer, tenant, priority: request.priority, overflow };
-        let open = |model: &Model| handoff.open(stream(model.key));
+        let open = |model: &Model| devices.open(stream(model.key));
         let (model, handle) = match open(&model) {
             Some(handle) => (model, handle),
             // Another copy has taken its place since it was found.
@@ -310,8 +309,8 @@ impl Service {
     /// # Errors
     /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
     pub fn model(&self, name: &str, version: &str) -> Result<(Arc<Model>, QueueStatus), Fault> {
-        let Inner { repository, handoff, .. } = &*self.inner;
-        repository.registry().get_with(name, Some(version), |model| handoff.status(model.key))
+        let Inner { repository, devices, .. } = &*self.inner;
+        repository.registry().get_with(name, Some(version), |model| devices.status(model.key))
     }
 
     /// The repository of models: what it holds, and ways to load and unload.

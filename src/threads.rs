@@ -1,4 +1,4 @@
-//! Who may take a core from whom.
+//! Which threads may take a core from which.
 //!
 //! A lane computes for as long as it may. A thread of the runtime has a few microseconds of work, some thousand times a second under
 //! load. By Linux's default policy each time it wakes it takes the core from a lane, finds the caches full of the model, does that
@@ -48,7 +48,7 @@ thread_local! {
     static MAY_BE_REFUSED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic of this thread is how tokio says that the system refuses it a thread: then it is an error, and not to be told as a panic.
+/// Whether a panic of this thread is how tokio says that the system refuses it a thread: then it is an error, and not to be reported as a panic.
 pub fn may_be_refused() -> bool {
     MAY_BE_REFUSED.get()
 }
@@ -83,8 +83,8 @@ pub fn wake_on_time() {
     }
 }
 
-/// From now on this thread computes only while a core has nothing else to do, and leaves it to whoever wakes. For good: the system does
-/// not let everybody return.
+/// From now on this thread computes only while a core has nothing else to do, and leaves it to any thread that wakes. For good: the
+/// system does not let every process return.
 pub fn stand_back() {
     set_policy(Policy::Idle);
 }

@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tidemill::{
+    device::{Device, StreamHandle},
     domain::{Datatype, Shape, StateSpec, Tensor},
     engine::{Call, CallPlan, Contract, Engine, EngineError, Executable, Instance, LaneThreads},
     registry::Model,
-    scheduler::{CostCurve, Handoff, Lane, ModelKey, ModelOptions, StreamHandle, StreamOptions},
+    scheduler::{CostCurve, ModelKey, ModelOptions, StreamOptions},
     telemetry::Telemetry,
 };
 
@@ -24,41 +25,39 @@ pub(crate) const FULL_CALL: Duration = Duration::from_millis(1);
 /// FP32 values in the state of a stream.
 const STATE_VALUES: usize = 256;
 
-pub(crate) struct Device {
-    pub(crate) handoff: Arc<Handoff>,
+pub(crate) struct Bench {
+    device: Arc<Device>,
     pub(crate) model: Arc<Model>,
     pub(crate) telemetry: Telemetry,
-    lane: Lane,
 }
 
-impl Device {
+impl Bench {
     pub(crate) fn new(stateful: bool) -> Self {
         let telemetry = Telemetry::new();
-        let handoff = Handoff::new(1, ADMISSION);
-        let model = install(&handoff, &telemetry, executable(stateful), model_options(stateful));
-        let lane = Lane::new(0, telemetry.lane(0));
-        Self { handoff, model, telemetry, lane }
+        let device = Device::new(1, ADMISSION, &telemetry);
+        let model = install(&device, &telemetry, executable(stateful), model_options(stateful));
+        Self { device, model, telemetry }
     }
 
     /// An open stream.
     pub(crate) fn open(&self) -> StreamHandle {
-        self.handoff.open(StreamOptions::of(self.model.key)).expect("the model is there")
+        self.device.open(StreamOptions::of(self.model.key)).expect("the model is there")
     }
 
     /// Has the lane run the batch that is queued. Finding the lane idle afterwards is left to the next turn, as under load.
     pub(crate) fn turn(&self) {
-        assert!(self.lane.turn(&self.handoff), "a batch is queued");
+        assert!(self.device.turn(0), "a batch is queued");
     }
 
     /// Items that wait.
     pub(crate) fn queued(&self) -> usize {
-        queued(&self.handoff, self.model.key)
+        queued(&self.device, self.model.key)
     }
 }
 
 /// Items of a model that wait.
-pub(crate) fn queued(handoff: &Handoff, model: ModelKey) -> usize {
-    handoff.status(model).expect("the model is there").queued
+pub(crate) fn queued(device: &Device, model: ModelKey) -> usize {
+    device.status(model).expect("the model is there").queued
 }
 
 /// Batches are as large as they may be.

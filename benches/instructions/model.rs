@@ -8,15 +8,16 @@ use std::{
 
 use bytes::Bytes;
 use tidemill::{
+    device::{StreamHandle, Submitted},
     domain::{Answer, ItemInputs, Priority, Signature, StateSlot, Timestamp},
     engine::{CallThreads, ItemCall},
-    scheduler::{Item, ShapeKey, StreamHandle, Submitted},
+    scheduler::{Item, ShapeKey},
     telemetry::{ModelMetrics, Telemetry},
 };
 
 use crate::{
     BATCH, BYTES, TURNS,
-    device::{Device, data, executable},
+    device::{Bench, data, executable},
     identity::tensor,
     meter::{case, counted},
 };
@@ -55,7 +56,7 @@ fn item(ticket: u64, payload: ItemInputs) -> Item<ItemInputs> {
 
 /// A device with open streams and a way to take an item of each through it.
 struct Streams {
-    device: Device,
+    bench: Bench,
     handles: Vec<StreamHandle>,
     data: Bytes,
     staged: VecDeque<Item<ItemInputs>>,
@@ -65,15 +66,15 @@ struct Streams {
 
 impl Streams {
     fn new(streams: usize, stateful: bool) -> Self {
-        let device = Device::new(stateful);
-        let handles = (0..streams).map(|_| device.open()).collect();
-        Self { device, handles, data: data(), staged: VecDeque::new(), answers: VecDeque::new(), ticket: 0 }
+        let bench = Bench::new(stateful);
+        let handles = (0..streams).map(|_| bench.open()).collect();
+        Self { bench, handles, data: data(), staged: VecDeque::new(), answers: VecDeque::new(), ticket: 0 }
     }
 
     fn submit(&mut self) {
         self.ticket += 1;
         for handle in &self.handles {
-            self.staged.push_back(item(self.ticket, checked(self.device.model.signature(), &self.data)));
+            self.staged.push_back(item(self.ticket, checked(self.bench.model.signature(), &self.data)));
             assert_eq!(handle.submit(&mut self.staged, false), Submitted::All);
         }
     }
@@ -92,7 +93,7 @@ fn check_and_submit() {
     let mut streams = Streams::new(BATCH, false);
     case("check_and_submit", BATCH, TURNS, || {
         counted(|| streams.submit());
-        streams.device.turn();
+        streams.bench.turn();
         streams.fetch();
     });
 }
@@ -102,7 +103,7 @@ fn lane_turn(name: &str, items: usize, stateful: bool) {
     let mut streams = Streams::new(items, stateful);
     case(name, items, TURNS, || {
         streams.submit();
-        counted(|| streams.device.turn());
+        counted(|| streams.bench.turn());
         streams.fetch();
     });
 }

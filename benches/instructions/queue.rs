@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidemill::{
     domain::{Outcome, Timestamp},
-    scheduler::{Batch, Item, Scheduler, ShapeKey, StreamKey, StreamOptions},
+    scheduler::{Batch, Item, Queue, ShapeKey, StreamKey, StreamOptions},
 };
 
 use crate::{
@@ -17,20 +17,20 @@ use crate::{
 /// Streams that are open where most of them have nothing queued.
 const MANY: usize = 10_000;
 
-struct Queue {
-    scheduler: Scheduler<usize, ()>,
+struct Case {
+    queue: Queue<usize, ()>,
     streams: Vec<StreamKey>,
     next: usize,
     now: Timestamp,
 }
 
-impl Queue {
+impl Case {
     fn new(streams: usize, stateful: bool) -> Self {
-        let mut scheduler = Scheduler::new(1, ADMISSION);
-        let model = scheduler.add_model(model_options(stateful));
-        let open = |handle| scheduler.open(StreamOptions::of(model), handle).expect("the model was added");
+        let mut queue = Queue::new(1, ADMISSION);
+        let model = queue.add_model(model_options(stateful));
+        let open = |handle| queue.open(StreamOptions::of(model), handle).expect("the model was added");
         let streams = (0..streams).map(open).collect();
-        Self { scheduler, streams, next: 0, now: Timestamp::ZERO }
+        Self { queue, streams, next: 0, now: Timestamp::ZERO }
     }
 
     /// An item each for the `items` streams whose turn it is.
@@ -49,18 +49,18 @@ impl Queue {
                 shape: ShapeKey::default(),
                 payload: (),
             };
-            self.scheduler.push(stream, item, &mut Vec::new()).expect("the queue has room");
+            self.queue.push(stream, item, &mut Vec::new()).expect("the queue has room");
         }
     }
 
     fn choose(&mut self) -> Batch<usize, ()> {
-        self.scheduler.next_batch(self.now, &mut Vec::new()).expect("items are queued")
+        self.queue.next_batch(self.now, &mut Vec::new()).expect("items are queued")
     }
 
     fn finish(&mut self, batch: &Batch<usize, ()>) {
         self.now = self.now + FULL_CALL;
         let outcomes = batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok));
-        self.scheduler.finish(&batch.report(Some(FULL_CALL)), outcomes);
+        self.queue.finish(&batch.report(Some(FULL_CALL)), outcomes);
     }
 
     /// Items of one batch through the queue, each stage counted or not.
@@ -90,7 +90,7 @@ pub(crate) fn run() {
         ("queue_all_16_stateful_streams", BATCH, true, BATCH, ALL),
     ];
     for (name, streams, stateful, items, stages) in cases {
-        let mut queue = Queue::new(streams, stateful);
-        case(name, items, TURNS, || queue.turn(items, stages));
+        let mut one = Case::new(streams, stateful);
+        case(name, items, TURNS, || one.turn(items, stages));
     }
 }

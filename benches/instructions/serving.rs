@@ -11,6 +11,7 @@ use hyper::rt::Executor;
 use tempfile::TempDir;
 use tidemill::{
     config::Config,
+    device::{Device, Devices, ModelRuntime, Timekeeper},
     domain::Fault,
     drain::Drain,
     engine::LaneThreads,
@@ -21,7 +22,7 @@ use tidemill::{
         ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient, model_infer_request::InferInputTensor,
     },
     registry::{EngineChoice, Folder, Host, Installer, LoadedModel, Measured, Place, Repository},
-    scheduler::{Handoff, Lane, ModelKey, ModelRuntime, Timekeeper},
+    scheduler::ModelKey,
     service::Service,
     telemetry::Telemetry,
     vitals::Vitals,
@@ -44,7 +45,7 @@ use crate::{
 
 /// What the server's own composition does, but for the measuring of models, which would differ from run to run.
 struct Unmeasured {
-    handoff: Arc<Handoff>,
+    device: Arc<Device>,
     telemetry: Telemetry,
 }
 
@@ -60,25 +61,24 @@ impl Installer for Unmeasured {
     fn install(&self, loaded: &LoadedModel, _measured: &Measured) -> Result<ModelKey, Fault> {
         let metrics = self.telemetry.model(&loaded.name, &loaded.version);
         let runtime = ModelRuntime { executable: Arc::clone(&loaded.executable), metrics, costs: Vec::new() };
-        Ok(self.handoff.add_model((&loaded.name, &loaded.version), model_options(false), runtime))
+        Ok(self.device.add_model((&loaded.name, &loaded.version), model_options(false), runtime))
     }
 }
 
 impl Host for Unmeasured {
     fn retire(&self, key: ModelKey) {
-        self.handoff.retire_model(key);
+        self.device.retire_model(key);
     }
 
     fn holds(&self, key: ModelKey) -> bool {
-        self.handoff.holds(key)
+        self.device.holds(key)
     }
 
     fn count_load(&self, _name: &str, _version: &str, _loaded: bool, _serves: bool) {}
 }
 
 struct Server {
-    handoff: Arc<Handoff>,
-    lane: Lane,
+    device: Arc<Device>,
     model: ModelKey,
     grpc: SocketAddr,
     http: SocketAddr,
@@ -90,13 +90,14 @@ impl Server {
     fn start(runtime: &Runtime) -> Self {
         let models = feed::models(BATCH);
         let (telemetry, drain, config) = (Telemetry::new(), Drain::new(), Config::default());
-        let handoff = Handoff::new(1, ADMISSION);
-        let host = Unmeasured { handoff: Arc::clone(&handoff), telemetry: telemetry.clone() };
+        let device = Device::new(1, ADMISSION, &telemetry);
+        let host = Unmeasured { device: Arc::clone(&device), telemetry: telemetry.clone() };
         let source = Box::new(Folder::new(models.path().to_owned()));
         let repository = Repository::new(vec![source], EngineChoice::Rten, LaneThreads::device(1), Box::new(host), Store::none());
         repository.start(false).expect("a sound model");
         let model = repository.registry().get("identity", None).expect("the model is there").key;
-        let service = Service::new(repository, Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);
+        let service =
+            Service::new(repository, Devices::new(Arc::clone(&device)), config.session.clone(), drain.clone(), &telemetry);
         let bounds = Bounds::new(&config, telemetry.server());
         let open_inference = OpenInference::new(service, config.sequence, config.shared_memory);
         let _entered = runtime.enter();
@@ -111,19 +112,18 @@ impl Server {
         drain.serve();
         runtime.spawn(grpc_server.serve());
         runtime.spawn(http_server.serve());
-        runtime.spawn(Arc::clone(&handoff).kick_lanes());
-        let timekeeper = Timekeeper::start(&handoff, &Vitals::new(&telemetry)).expect("a thread");
-        let lane = Lane::new(0, telemetry.lane(0));
-        Self { handoff, lane, model, grpc, http, _models: models, _timekeeper: timekeeper }
+        runtime.spawn(Arc::clone(&device).kick_lanes());
+        let timekeeper = Timekeeper::start(&device, &Vitals::new(&telemetry)).expect("a thread");
+        Self { device, model, grpc, http, _models: models, _timekeeper: timekeeper }
     }
 
     /// Lets the front ends work until that many items are queued, and has the lane run them, which counts though the client does not.
     async fn run_batch(&self, items: usize) {
-        while queued(&self.handoff, self.model) < items {
+        while queued(&self.device, self.model) < items {
             tokio::task::yield_now().await;
         }
-        assert!(counted(|| self.lane.turn(&self.handoff)), "a batch is queued");
-        assert_eq!(queued(&self.handoff, self.model), 0, "it was one batch");
+        assert!(counted(|| self.device.turn(0)), "a batch is queued");
+        assert_eq!(queued(&self.device, self.model), 0, "it was one batch");
     }
 
     async fn connect(&self) -> Channel {

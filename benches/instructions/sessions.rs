@@ -18,7 +18,7 @@ use tidemill::{
 
 use crate::{
     BATCH, TURNS,
-    device::{Device, data},
+    device::{Bench, data},
     identity::{session_options, tensor},
     meter::{case, counted},
 };
@@ -36,25 +36,25 @@ impl Stream for Arrived {
 }
 
 struct Sessions {
-    device: Device,
+    bench: Bench,
     sessions: Vec<(Arrived, Session<Arrived>)>,
     data: Bytes,
 }
 
 impl Sessions {
     fn open(sessions: usize, stateful: bool) -> Self {
-        let (device, drain) = (Device::new(stateful), Drain::new());
-        let method = Arc::new(device.telemetry.method("feed"));
+        let (bench, drain) = (Bench::new(stateful), Drain::new());
+        let method = Arc::new(bench.telemetry.method("feed"));
         let open = |_| {
             let options = session_options(2 * BATCH);
             let (arrived, metrics) = (Arrived::default(), SessionMetrics::open(Arc::clone(&method)));
             let guard = drain.session().expect("not draining");
-            let model = Arc::clone(&device.model);
-            let session = Session::new(arrived.clone(), device.open(), model, options, drain.clone(), metrics, guard);
+            let model = Arc::clone(&bench.model);
+            let session = Session::new(arrived.clone(), bench.open(), model, options, drain.clone(), metrics, guard);
             (arrived, session.expect("a sound session"))
         };
         let sessions = (0..sessions).map(open).collect();
-        Self { device, sessions, data: data() }
+        Self { bench, sessions, data: data() }
     }
 
     /// Puts messages there, `each` for every session.
@@ -109,18 +109,18 @@ fn turn(open: &mut Sessions, items: usize, stage: &str) {
     match stage {
         "all" => counted(|| {
             take(open);
-            open.device.turn();
+            open.bench.turn();
             give(open);
         }),
         "take" => {
             counted(|| take(open));
-            assert_eq!(open.device.queued(), items);
-            open.device.turn();
+            assert_eq!(open.bench.queued(), items);
+            open.bench.turn();
             give(open);
         }
         _ => {
             take(open);
-            open.device.turn();
+            open.bench.turn();
             counted(|| give(open));
         }
     }

@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tidemill::{
+    device::{Device, ModelRuntime},
     domain::{Batching, Datatype, NamedTensor, Signature, StateSpec, TensorSpec, Timestamp},
     engine::Executable,
     registry::{LoadedModel, Model, VersionPolicy},
-    scheduler::{Admission, Handoff, ModelOptions, ModelRuntime},
+    scheduler::{Admission, ModelOptions},
     session::{OnDrain, Order, OverflowPolicy, PayloadKind, PcmOptions, SessionOptions, WhenFull},
     telemetry::Telemetry,
 };
@@ -33,7 +34,7 @@ pub(crate) fn tensor(data: &Bytes) -> NamedTensor {
 }
 
 /// Gives the model a queue, as a server does once it is loaded.
-pub(crate) fn install(handoff: &Handoff, telemetry: &Telemetry, executable: Executable, options: ModelOptions) -> Arc<Model> {
+pub(crate) fn install(device: &Device, telemetry: &Telemetry, executable: Executable, options: ModelOptions) -> Arc<Model> {
     let executable = Arc::new(executable);
     let loaded = LoadedModel {
         name: "identity".into(),
@@ -54,7 +55,7 @@ pub(crate) fn install(handoff: &Handoff, telemetry: &Telemetry, executable: Exec
         load_duration: Duration::ZERO,
     };
     let runtime = ModelRuntime { executable, metrics: telemetry.model("identity", "1"), costs: Vec::new() };
-    let key = handoff.add_model(("identity", "1"), options, runtime);
+    let key = device.add_model(("identity", "1"), options, runtime);
     Arc::new(Model { loaded, key })
 }
 

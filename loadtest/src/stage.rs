@@ -10,11 +10,11 @@ use hyper_util::{
 use tidemill::{
     app::Server,
     config::Config,
+    device::QueueStatus,
     domain::Outcome,
     engine::synthetic::{SyntheticControl, SyntheticEngine},
     proto::v1::inference_service_client::InferenceServiceClient,
     registry::Model,
-    scheduler::ModelStatus,
 };
 use tonic::{body::Body, transport::Channel};
 
@@ -156,9 +156,9 @@ impl Stage {
     }
 
     /// A model's queue.
-    pub(crate) fn status(&self, name: &str) -> anyhow::Result<ModelStatus> {
+    pub(crate) fn status(&self, name: &str) -> anyhow::Result<QueueStatus> {
         let key = self.model(name)?.key;
-        self.server.handoff().status(key).with_context(|| format!("model '{name}' has no queue"))
+        self.server.devices().status(key).with_context(|| format!("model '{name}' has no queue"))
     }
 
     /// The metrics as a scrape gives them.
@@ -195,7 +195,7 @@ impl Stage {
 
     /// What is still there, in words.
     fn unrest(&self) -> anyhow::Result<Option<String>> {
-        let streams = self.server.handoff().streams();
+        let streams = self.server.devices().streams();
         if streams > 0 {
             return Ok(Some(format!("{streams} streams are open")));
         }

@@ -14,15 +14,15 @@ use tokio::task::JoinHandle;
 use super::StartError;
 use crate::{
     clock,
-    scheduler::{Handoff, Trace},
+    device::{Devices, Trace},
     threads,
 };
 
 /// Records what comes to the queue; the task ends once the record does.
-pub(super) fn start(path: &Path, handoff: &Handoff) -> Result<JoinHandle<()>, StartError> {
+pub(super) fn start(path: &Path, devices: &Devices) -> Result<JoinHandle<()>, StartError> {
     let file = open(path)?;
-    let (trace, writer) = Trace::begin(clock::now(), handoff.lanes());
-    handoff.record(Some(trace));
+    let (trace, writer) = Trace::begin(clock::now(), devices.lanes());
+    devices.record(Some(trace));
     let path = path.to_owned();
     Ok(tokio::spawn(async move {
         let written = threads::aside(move || writer.write(BufWriter::new(file))).await;

@@ -16,10 +16,10 @@ use super::{
     source::{ModelSource, Remark},
 };
 use crate::{
+    device::on_each_lane,
     domain::Fault,
     engine::LaneThreads,
     proof::{Kept, SEED_DEFAULT, Store, Subject},
-    scheduler::on_each_lane,
 };
 
 /// How to load.

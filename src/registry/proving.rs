@@ -9,9 +9,10 @@ use tracing::{info, warn};
 
 use super::{LoadFaults, LoadOptions, LoadedModel, loader::no_threads};
 use crate::{
+    device::on_each_lane,
     domain::{Batching, Fault, FaultKind, Verdict},
     proof::{Aside, Company, Kept, Proof, gain},
-    scheduler::{ModelKey, on_each_lane},
+    scheduler::ModelKey,
 };
 
 /// Where a model is proven.

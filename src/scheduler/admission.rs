@@ -31,7 +31,7 @@ pub struct Refusal {
     pub retry_after: Duration,
 }
 
-/// What is queued already, all models together or of one. Who holds it is counted only while more than half may be held, or has been:
+/// What is queued already, all models together or of one. Its owners are counted only while more than half may be held, or has been:
 /// before that nobody has had its share, see [`crate::shares`].
 #[derive(Debug)]
 pub(super) struct Held {
@@ -57,13 +57,13 @@ impl Held {
         }
     }
 
-    /// Makes that change. Says whether everybody is to be counted now, by [`Held::enter`] and [`Held::count`].
+    /// Makes that change. Says whether all owners are to be counted now, by [`Held::enter`] and [`Held::count`].
     pub(super) fn change(&mut self) -> bool {
         self.shares = if self.shares.is_some() { None } else { Some(Box::new(Shares::new(self.limits))) };
         self.shares.is_some()
     }
 
-    /// The account of whoever `path` says; null while there are none.
+    /// The account of the owner that `path` names; null while there are none.
     pub(super) fn enter(&mut self, path: &Path) -> HolderKey {
         self.shares.as_mut().map(|shares| shares.enter(path)).unwrap_or_default()
     }
@@ -81,7 +81,7 @@ impl Held {
         }
     }
 
-    /// Counts one more item. Says whether who holds what is to be counted from now on, or no longer.
+    /// Counts one more item. Says whether owners are to be counted from now on, or no longer.
     pub(super) fn add(&mut self, holder: HolderKey, bytes: usize) -> bool {
         self.held[0] += 1;
         self.held[1] += bytes;
@@ -99,7 +99,7 @@ impl Held {
         }
     }
 
-    /// Whether there is room for one more item of `bytes` bytes, whoever asks. If not, [`Admission::refuses`] says for whom.
+    /// Whether there is room for one more item of `bytes` bytes, whichever owner asks. If not, [`Admission::refuses`] says for which.
     #[inline]
     pub(super) const fn has_room(&self, bytes: usize) -> bool {
         let ([items, queued_bytes], [items_max, bytes_max]) = (self.held, self.limits);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::domain::{CloseReason, DropReason, Outcome, Priority, Timestamp};
 
-use super::{ModelKey, ShapeKey, StreamKey};
+use super::keys::{ModelKey, ShapeKey, StreamKey};
 
 /// An item on its way in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,9 +64,15 @@ pub enum LaneKind {
     Long,
 }
 
+/// The number of a call: no two calls of a queue have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CallNumber(pub(super) u64);
+
 /// A batch for one lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch<H, P> {
+    /// Its call, which runs from now on.
+    pub call: CallNumber,
     /// The model to run.
     pub model: ModelKey,
     /// Which items these are; equal for all of them.
@@ -81,7 +87,7 @@ pub struct Batch<H, P> {
     pub lone: bool,
     /// Whether the call may use all cores; only a lone one does.
     pub wide: bool,
-    /// Whether it is long beside other calls that are asked for.
+    /// Whether it is long compared with other calls that are asked for.
     pub long: bool,
     /// Where it is to run.
     pub lane: LaneKind,
@@ -90,33 +96,20 @@ pub struct Batch<H, P> {
 }
 
 impl<H, P> Batch<H, P> {
-    /// What to tell the scheduler when the call is over; `took` is `None` if it failed.
+    /// What to tell the queue when the call is over; `took` is `None` if it failed.
     #[must_use]
-    pub fn report(&self, took: Option<Duration>) -> CallReport {
-        let Self { model, shape, lone, wide, long, lane, ends_at, .. } = *self;
-        CallReport { model, shape, items: self.entries.len(), lone, wide, long, lane, ends_at, took }
+    pub const fn report(&self, took: Option<Duration>) -> CallReport {
+        CallReport { call: self.call, model: self.model, took }
     }
 }
 
 /// A call that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallReport {
+    /// Which one.
+    pub call: CallNumber,
     /// Its model.
     pub model: ModelKey,
-    /// Its items' shape.
-    pub shape: ShapeKey,
-    /// Its items.
-    pub items: usize,
-    /// Whether nothing else ran or waited when it began.
-    pub lone: bool,
-    /// Whether it could use all cores.
-    pub wide: bool,
-    /// Whether it was long beside other calls.
-    pub long: bool,
-    /// Where it ran.
-    pub lane: LaneKind,
-    /// When it should have been over.
-    pub ends_at: Timestamp,
     /// How long it took, if it succeeded.
     pub took: Option<Duration>,
 }

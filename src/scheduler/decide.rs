@@ -10,7 +10,7 @@ use crate::domain::{CloseReason, Timestamp};
 use super::cost::CostModel;
 
 /// To wake an idle lane takes about as long. A call that is over sooner is not cut up for it.
-pub(super) const WAKE_UP: Duration = Duration::from_micros(50);
+pub(crate) const WAKE_UP: Duration = Duration::from_micros(50);
 
 /// What there is to choose from. `ready` and `running` count items of one model; a stateful stream counts one ready item.
 #[derive(Debug, Clone, Copy)]

@@ -10,7 +10,7 @@
 //!
 //! A *strict* flow has no slack, and what it lacks of its share is kept, up to the slack, while it has nothing to run for a moment. A
 //! stream that drops is one while its items have no deadlines of their own: they are replaced before they run or run before the next one
-//! comes, so that it keeps leaving and coming back, and who is due first depends on nothing but the moments at which items come beside
+//! comes, so that it keeps leaving and coming back, and which is due first depends on nothing but the moments at which items come and
 //! those at which lanes are free. With slack and without memory the same streams would lose each time.
 
 use super::front::FrontMap;
@@ -138,7 +138,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         if claim.urgent { &mut self.urgent } else { &mut self.patient }
     }
 
-    /// Places a flow that had nothing to run. What it did not use of its share meanwhile is not kept.
+    /// Places a flow that had nothing to run. What it did not use of its share in that time is not kept.
     pub(super) fn enter(&mut self, flow: &mut Flow, key: K, claim: Claim) {
         flow.tag = flow.tag.max(self.clock.saturating_sub(flow.owed));
         self.place(flow, key, claim);
@@ -182,7 +182,7 @@ impl<K: Ord + Copy> FairQueue<K> {
 
     fn take_out(&mut self, flow: &mut Flow) {
         match flow.place.take() {
-            // A flow that was placed ahead becomes eligible as the clock goes on, without being told.
+            // A flow that was placed ahead becomes eligible as the clock goes on, and its own account does not say so.
             Some(Place::Ahead(from, claim)) if self.ahead.remove(&(from, claim)).is_some() => {}
             Some(Place::Ahead(_, claim) | Place::Eligible(claim)) => {
                 self.eligible(claim).remove(&claim);
@@ -218,8 +218,8 @@ impl<K: Ord + Copy> FairQueue<K> {
         }
     }
 
-    /// The flow whose turn it is, taken out; flows whose head is due before `not_before` are passed over. The caller tells the flow
-    /// by [`Flow::set_out`].
+    /// The flow whose turn it is, taken out; flows whose head is due before `not_before` are passed over. The caller notes that
+    /// in the flow by [`Flow::set_out`].
     pub(super) fn pop_first(&mut self, not_before: Timestamp) -> Option<K> {
         let urgent = self.urgent.first_from(Claim::earliest(not_before)).map(|(claim, _)| claim);
         match (urgent, self.patient.first()) {
@@ -231,7 +231,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         let (place, key) = self.ahead.iter().take(AHEAD_LOOKED_AT).find(|((_, claim), _)| makes_it(claim))?;
         self.ahead.remove(&place);
         if self.nobody_is_eligible() {
-            // Whoever is left is at least as far ahead as the first was.
+            // All that are left are at least as far ahead as the first was.
             self.advance_to(self.ahead.first().map_or(place.0, |((from, _), _)| place.0.min(from)));
         }
         Some(key)
@@ -289,7 +289,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         flow.tag += work;
     }
 
-    /// Places a flow anew, whatever it claimed before.
+    /// Places a flow again, whatever it claimed before.
     pub(super) fn replace(&mut self, flow: &mut Flow, key: K, claim: Claim) {
         self.take_out(flow);
         self.place(flow, key, claim);
@@ -349,7 +349,7 @@ mod tests {
         Claim { due: Timestamp::from_nanos(due), arrival: due, urgent: false, strict: false }
     }
 
-    /// Serves the flow whose turn it is, `work` for each, and counts who was served.
+    /// Serves the flow whose turn it is, `work` for each, and counts how often each was served.
     fn serve(queue: &mut FairQueue<usize>, flows: &mut [Flow], claims: &[Claim], works: &[Work], turns: usize) -> Vec<Work> {
         let mut had = vec![0; flows.len()];
         for _ in 0..turns {
@@ -464,7 +464,7 @@ mod tests {
     #[test]
     fn flows_that_are_idle_for_moments_get_no_more_than_their_share() {
         // Ten flows bring one item each, one after the other, twice as fast as they are served: those of the first half are served
-        // before the second half comes, and would be so for ever if only who waits counted.
+        // before the second half comes, and would be so for ever if only those that wait counted.
         let mut queue = FairQueue::default();
         queue.set_slack(100);
         let mut flows: Vec<Flow> = (0..10).map(|_| Flow::default()).collect();

@@ -7,7 +7,7 @@ use crate::{
     shares::Path,
 };
 
-use super::{ModelKey, cost::CostCurve};
+use super::{cost::CostCurve, keys::ModelKey};
 
 /// How a model's batches are formed.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,7 +31,7 @@ pub struct ModelOptions {
     pub wide_ratio: Option<f64>,
 }
 
-/// On whose behalf a stream runs: equal keys share one fair share of the lanes. 0 where tenants are not told apart.
+/// On whose behalf a stream runs: equal keys share one fair share of the lanes. 0 where tenants are not distinguished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TenantKey(pub u64);
 

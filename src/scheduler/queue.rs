@@ -9,16 +9,19 @@
 //! - Each item leaves exactly once: in a batch, as [`Ended`], or with its closed stream.
 //! - A model is there for as long as it has a stream.
 //! - A model that has its turn has something to run or to end. Where this does not hold, its turn and its ready streams are made
-//!   again from what its streams hold ([`Scheduler::take_repair`]), once a decision: a lane never looks for ever.
+//!   again from what its streams hold ([`Queue::take_repair`]), once a decision: a lane never looks for ever.
 //! - A priority that has work is passed over for at most [`STARVATION_MAX`] at a time, or for one call if that takes longer.
-//! - Whoever has its share of the queue leaves room for those that have not; see [`crate::shares`].
+//! - An owner that has its share of the queue leaves room for those that have not; see [`crate::shares`].
 
 mod forming;
+mod gathering;
 mod holding;
 mod long;
+mod model;
 mod models;
 mod owners;
 mod repair;
+mod stream;
 mod turns;
 mod waiting;
 
@@ -29,137 +32,41 @@ use std::{
 
 use slotmap::SlotMap;
 
-pub use repair::Repair;
+pub use stream::Cancelled;
 
 use crate::{
     domain::{DropReason, Outcome, Priority, Timestamp},
-    shares::{HolderKey, Path, Turns},
+    shares::{Path, Turns},
 };
+
+use model::{CLASSES, ModelQueue};
+use stream::{QueuedItem, StreamQueue, claim_of, move_alarm};
 
 use super::{
-    ModelKey, ShapeKey, StreamKey,
     admission::{Admission, Held, Reached, Refusal, time_to_drain},
     batch::{CallReport, EndReason, Ended, Item, LaneKind},
-    costs::Costs,
-    fair::{Claim, FairQueue, Flow, Work},
-    ledger::Ledger,
-    options::{ModelOptions, Overflow, StreamOptions},
-    ready::{ReadyStreams, Seat, Standing},
-    statistics::{Executed, Statistics},
+    calls::Calls,
+    fair::{Claim, FairQueue},
+    keys::{ModelKey, StreamKey},
+    options::{Overflow, StreamOptions},
+    ready::Standing,
+    statistics::Executed,
 };
-
-/// How long an item without a deadline lets items with one go first. Bounds its starvation.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a priority that has work may be passed over.
 pub const STARVATION_MAX: Duration = Duration::from_secs(1);
 
-/// Calls that a stream may be ahead of its fair share while its items have deadlines.
-const SLACK_CALLS: u32 = 4;
-
-const CLASSES: usize = Priority::ALL.len();
-
-struct QueuedItem<P> {
-    item: Item<P>,
-    arrival: u64,
-}
-
-struct StreamQueue<H, P> {
-    options: StreamOptions,
-    handle: H,
-    items: VecDeque<QueuedItem<P>>,
-    /// Due times have not fallen from one queued item to the next, so the head has the earliest.
-    monotone: bool,
-    running: usize,
-    flow: Standing,
-    /// Whose share its queued items are counted in, while they are: among all, and among those of its model.
-    holders: [HolderKey; 2],
-    /// Under which moment the stream stands in the alarms; `NEVER` if it does not.
-    alarm: Timestamp,
-    /// Set while the stream's owner waits for room: when it wants to be woken at the latest.
-    waits_until: Option<Timestamp>,
-    /// Its number among those that wait; it may be there still when its owner waits no longer.
-    waits_as: Option<u64>,
-    closed: bool,
-}
-
-impl<H, P> StreamQueue<H, P> {
-    fn earliest_due(&self) -> Timestamp {
-        if self.monotone {
-            return self.items.front().map_or(Timestamp::NEVER, |queued| queued.item.due());
-        }
-        self.items.iter().map(|queued| queued.item.due()).min().unwrap_or(Timestamp::NEVER)
-    }
-
-    fn next_alarm(&self) -> Timestamp {
-        self.earliest_due().min(self.waits_until.unwrap_or(Timestamp::NEVER))
-    }
-
-    const fn seat(&self, stream: StreamKey) -> Seat {
-        Seat { stream, priority: self.options.priority }
-    }
-
-    /// Whether one more item of `bytes` bytes would be too much for a stream that drops.
-    fn overflows(&self, bytes: usize, items_max: usize, bytes_max: usize) -> bool {
-        !self.items.is_empty() && (self.items.len() >= items_max || self.queued_bytes().saturating_add(bytes) > bytes_max)
-    }
-
-    fn queued_bytes(&self) -> usize {
-        self.items.iter().map(|queued| queued.item.bytes).sum()
-    }
-
-    const fn drops(&self) -> bool {
-        matches!(self.options.overflow, Overflow::DropOldest { .. })
-    }
-}
-
-struct ModelQueue {
-    options: ModelOptions,
-    costs: Costs,
-    /// Lane time that a stream may be ahead of its fair share while its items have deadlines.
-    slack: Work,
-    ready: ReadyStreams,
-    /// The model's account among all models, by priority.
-    flows: [Flow; CLASSES],
-    held: Held,
-    running: usize,
-    /// Streams that are open, or closed with items still running.
-    streams: usize,
-    /// No stream opens any more; the model goes with its last one.
-    retired: bool,
-    ledger: Ledger,
-    drops: [u64; DropReason::ALL.len()],
-    repairs: u64,
-    statistics: Statistics,
-}
-
-impl ModelQueue {
-    fn find_slack(&mut self) {
-        let cost = self.costs.base();
-        self.slack = u64::try_from((cost.call(cost.cap()) * SLACK_CALLS).as_nanos()).unwrap_or(u64::MAX);
-    }
-
-    /// Items that could be in one batch with one of this shape.
-    fn ready_items(&self, shape: ShapeKey) -> usize {
-        let queued = self.costs.queued(shape).unwrap_or(self.held.items());
-        if self.options.stateful { queued.min(self.ready.len()) } else { queued }
-    }
-}
-
-/// A call on a long lane.
-struct LongLaneCall {
-    model: ModelKey,
-    items: usize,
-    /// When it should be over.
-    ends_at: Timestamp,
-    /// When it has taken twice as long as it should.
-    late_at: Timestamp,
-    /// When it has taken ten times as long.
-    overdue_at: Timestamp,
+/// A queue that contradicted itself and was repaired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repair {
+    /// Whose queue it was.
+    pub model: ModelKey,
+    /// How often that has happened to it.
+    pub times: u64,
 }
 
 /// All queues of one device. See the module's text.
-pub struct Scheduler<H, P> {
+pub struct Queue<H, P> {
     lanes: usize,
     admission: Admission,
     models: SlotMap<ModelKey, ModelQueue>,
@@ -168,20 +75,16 @@ pub struct Scheduler<H, P> {
     turns: [FairQueue<ModelKey>; CLASSES],
     /// Since when a priority that has work has seen higher ones go first; `NEVER` if none has since its own last turn.
     passed_over_since: [Timestamp; CLASSES],
-    /// Lane time that a priority is owed beside higher ones of others; see [`turns`].
+    /// Lane time that a priority is owed for that of others' higher ones; see [`turns`].
     owed: [i64; CLASSES],
     alarms: BTreeSet<(Timestamp, StreamKey)>,
     /// Streams whose owners wait for room, by priority.
     waiting: [Turns<Path, StreamKey>; CLASSES],
     held: Held,
     arrivals: u64,
-    /// When the calls that run should be over.
-    calls_end_at: Vec<Timestamp>,
-    /// Long calls on ordinary lanes.
-    long_calls_running: usize,
+    calls: Calls,
     /// Lanes that run long calls alone, and leave the cores to the others.
     long_lanes: usize,
-    long_lane_calls: Vec<LongLaneCall>,
     /// When the lanes last left nothing short waiting, as far as that matters: since there are calls on long lanes.
     idle_at: Timestamp,
     /// Set while a lane is kept free for short calls: when to look again.
@@ -191,7 +94,7 @@ pub struct Scheduler<H, P> {
     draining: bool,
 }
 
-impl<H: Clone, P> Scheduler<H, P> {
+impl<H: Clone, P> Queue<H, P> {
     /// An empty queue for `lanes` lanes.
     #[must_use]
     pub fn new(lanes: usize, admission: Admission) -> Self {
@@ -207,10 +110,8 @@ impl<H: Clone, P> Scheduler<H, P> {
             waiting: Default::default(),
             held: admission.of_all(),
             arrivals: 0,
-            calls_end_at: Vec::new(),
-            long_calls_running: 0,
+            calls: Calls::default(),
             long_lanes: 0,
-            long_lane_calls: Vec::new(),
             idle_at: Timestamp::ZERO,
             kept_free_until: None,
             repaired: None,
@@ -218,7 +119,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
     }
 
-    /// The same, beside so many long lanes: calls that are long beside others are for them.
+    /// The same, with so many long lanes, which are for calls that are long compared with others.
     #[must_use]
     pub fn with_long_lanes(self, long_lanes: usize) -> Self {
         Self { long_lanes, ..self }
@@ -254,14 +155,14 @@ impl<H: Clone, P> Scheduler<H, P> {
     ///
     /// # Errors
     /// Gives the item back with the limit that is reached. Nothing is counted then: the owner waits
-    /// ([`Scheduler::wait_for_room`]) or refuses it for good ([`Scheduler::end_unqueued`]).
+    /// ([`Queue::wait_for_room`]) or refuses it for good ([`Queue::end_unqueued`]).
     pub fn push(&mut self, key: StreamKey, item: Item<P>, ended: &mut Vec<Ended<H, P>>) -> Result<(), (Item<P>, Refusal)> {
         let Some(stream) = self.streams.get(key) else {
             let gone = Refusal { limit: "stream", value: 0, by_share: false, retry_after: Duration::ZERO };
             return Err((item, gone));
         };
         let (model_key, drops) = (stream.options.model, stream.drops());
-        // Whoever waits for room does not overtake those that have waited longer.
+        // An owner that waits for room does not overtake those that have waited longer.
         let (waits, holders) = (stream.waits_until.is_some(), stream.holders);
         // What makes room has waited until the newer item came.
         let now = item.arrived;
@@ -321,21 +222,22 @@ impl<H: Clone, P> Scheduler<H, P> {
     }
 
     /// Takes back the items of a call, with how each ended: [`Outcome::Ok`], [`Outcome::Failed`] or [`Outcome::Expired`], and
-    /// learns from it. Items whose stream was closed meanwhile count as cancelled.
+    /// learns from it. Items whose stream has been closed since count as cancelled. A call ends once.
     pub fn finish(&mut self, report: &CallReport, entries: impl IntoIterator<Item = (StreamKey, Outcome)>) {
-        self.forget_call(report);
-        let Some(model) = self.models.get_mut(report.model) else { return };
-        let took = report.took.filter(|took| {
-            // A call that short ones kept from the cores says nothing of what it costs.
-            report.lane == LaneKind::Ordinary || *took <= 2 * model.costs.of(report.shape).call(report.items)
-        });
-        model.costs.observe(&CallReport { took, ..*report });
+        let Some(call) = self.calls.end(report.call) else { return };
+        let Some(model) = self.models.get_mut(call.model) else { return };
+        // A call that short ones kept from the cores says nothing of what it costs.
+        let is_telling =
+            |took: &Duration| call.lane == LaneKind::Ordinary || *took <= 2 * model.costs.of(call.shape).call(call.items);
+        if let Some(took) = report.took.filter(is_telling) {
+            model.costs.observe(&call, took);
+        }
         model.find_slack();
         for (key, outcome) in entries {
             let Some(stream) = self.streams.get_mut(key) else { continue };
             stream.running -= 1;
             let (idle, closed) = (stream.running == 0, stream.closed);
-            let model = &mut self.models[report.model];
+            let model = &mut self.models[call.model];
             model.running -= 1;
             let outcome = if closed { Outcome::Cancelled } else { outcome };
             model.ledger.end(outcome, 1);
@@ -350,22 +252,6 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
     }
 
-    fn forget_call(&mut self, report: &CallReport) {
-        match report.lane {
-            LaneKind::Ordinary => {
-                if let Some(call) = self.calls_end_at.iter().position(|ends_at| *ends_at == report.ends_at) {
-                    self.calls_end_at.swap_remove(call);
-                }
-                self.long_calls_running -= usize::from(report.long);
-            }
-            LaneKind::Long => {
-                if let Some(call) = self.long_lane_calls.iter().position(|call| call.ends_at == report.ends_at) {
-                    self.long_lane_calls.swap_remove(call);
-                }
-            }
-        }
-    }
-
     /// Adds what became of a model's batch to its statistics.
     pub fn account(&mut self, model: ModelKey, executed: &Executed) {
         if let Some(model) = self.models.get_mut(model) {
@@ -374,7 +260,7 @@ impl<H: Clone, P> Scheduler<H, P> {
     }
 
     /// Closes a stream: its queued items are cancelled and given back, those that run are cancelled when they finish.
-    pub fn close(&mut self, key: StreamKey) -> impl Iterator<Item = Item<P>> + use<H, P> {
+    pub fn close(&mut self, key: StreamKey) -> Cancelled<P> {
         let mut items = VecDeque::new();
         if let Some(stream) = self.streams.get_mut(key) {
             stream.closed = true;
@@ -398,7 +284,7 @@ impl<H: Clone, P> Scheduler<H, P> {
                 self.streams.remove(key);
             }
         }
-        items.into_iter().map(|queued| queued.item)
+        Cancelled(items.into_iter())
     }
 
     /// Takes out the items whose time is over, and the owners that waited for room until now.
@@ -567,35 +453,6 @@ impl<H: Clone, P> Scheduler<H, P> {
     fn set_alarm(&mut self, key: StreamKey, alarm: Timestamp) {
         move_alarm(&mut self.alarms, key, &mut self.streams[key], alarm);
     }
-}
-
-fn move_alarm<H, P>(
-    alarms: &mut BTreeSet<(Timestamp, StreamKey)>,
-    key: StreamKey,
-    stream: &mut StreamQueue<H, P>,
-    alarm: Timestamp,
-) {
-    if alarm == stream.alarm {
-        return;
-    }
-    if stream.alarm != Timestamp::NEVER {
-        alarms.remove(&(stream.alarm, key));
-    }
-    if alarm != Timestamp::NEVER {
-        alarms.insert((alarm, key));
-    }
-    stream.alarm = alarm;
-}
-
-/// What the head of a stream claims, if it may run.
-fn claim_of<H, P>(stream: &StreamQueue<H, P>, stateful: bool) -> Option<Claim> {
-    if stateful && stream.running > 0 {
-        return None;
-    }
-    let drops = stream.drops();
-    let QueuedItem { item, arrival } = stream.items.front()?;
-    let (urgent, strict) = (item.due() != Timestamp::NEVER, drops && item.deadline == Timestamp::NEVER);
-    Some(Claim { due: if urgent { item.due() } else { item.arrived + PATIENCE }, arrival: *arrival, urgent, strict })
 }
 
 #[cfg(test)]

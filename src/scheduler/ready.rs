@@ -1,4 +1,4 @@
-//! The ready streams of one model: by priority, then fairly by whoever they belong to, level by level, then fairly by stream.
+//! The ready streams of one model: by priority, then fairly by owner, level by level, then fairly by stream.
 //!
 //! The levels are those of a [`Path`]: address, connection, tenant. Each is a group of a [`FairQueue`], whose members are groups or
 //! streams, never both. A group claims what its first stream claims.
@@ -13,8 +13,8 @@ use crate::{
 };
 
 use super::{
-    StreamKey,
     fair::{Claim, FairQueue, Flow, Work},
+    keys::StreamKey,
 };
 
 /// Groups that a model remembers at least, so that leaving and coming back pays off no debt. Beyond it, those without a ready stream are
@@ -24,7 +24,7 @@ const GROUPS_KEPT: usize = 1024;
 /// Groups of one level that one look takes in if none of those that claim to have something has it. Bounds its time.
 const GROUPS_LOOKED_AT: usize = 512;
 
-/// Who owns the streams that belong to nobody in particular.
+/// The owner of streams that belong to no one in particular.
 const NOBODY: Owner = Owner::Tenant(0);
 
 slotmap::new_key_type! {
@@ -184,7 +184,7 @@ impl ReadyStreams {
     }
 
     /// The stream of this priority whose turn it is, given out; those whose head is due before `not_before` are passed over. The caller
-    /// tells it by [`Standing::set_out`], and gives it to [`ReadyStreams::put_back`], [`ReadyStreams::depart`] or
+    /// notes that by [`Standing::set_out`], and gives it to [`ReadyStreams::put_back`], [`ReadyStreams::depart`] or
     /// [`ReadyStreams::pass_over`] before the next one: what its group claims waits for that.
     pub(super) fn pop(&mut self, priority: Priority, not_before: Timestamp) -> Option<StreamKey> {
         let class = &mut self.classes[priority as usize];

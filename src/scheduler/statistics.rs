@@ -1,6 +1,6 @@
 //! What a model's calls and items took: counts and times that add up.
 //!
-//! Plain data beside the [`Ledger`](super::Ledger), which says how items ended for their clients. Here they count by what was done
+//! Plain data next to the [`Ledger`](super::ledger::Ledger), which says how items ended for their clients. Here they count by what was done
 //! with them: an item whose client left while it ran has still cost its part of a call. Knows no clock and no protocol.
 //!
 //! # What adds up
@@ -48,7 +48,8 @@ pub struct Spent {
 }
 
 impl Spent {
-    pub(super) fn add(&mut self, time: Duration) {
+    /// Counts one more.
+    pub fn add(&mut self, time: Duration) {
         self.count += 1;
         self.time += time;
     }

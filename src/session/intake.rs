@@ -1,10 +1,6 @@
 //! From messages to items: tensors are checked, raw payloads are framed.
 
-use std::{
-    collections::hash_map::DefaultHasher,
-    hash::{Hash as _, Hasher as _},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -16,7 +12,6 @@ use crate::{
     codec::{Beginning, PcmFramer, Window, WindowPosition},
     domain::{Fault, FaultKind, ItemInputs, NamedTensor, Shape, Signature, TensorSpec},
     registry::Model,
-    scheduler::ShapeKey,
 };
 
 /// How a stream's items are sent.
@@ -174,20 +169,22 @@ impl Intake {
         self.framer.as_ref().map_or(Ok(()), PcmFramer::finish)
     }
 
-    /// Which items this one may share a batch with: those of equal shapes, or, along what is padded, of its bucket.
-    pub(super) fn shape_key(&self, inputs: &ItemInputs) -> ShapeKey {
+    /// What has to be equal of items that share a batch: their shapes, or, along what is padded, their bucket. `None` where all items of
+    /// the model are alike.
+    pub(super) fn batch_sizes(&self, inputs: &ItemInputs) -> Option<Shape> {
         if self.fixed_shapes {
-            return ShapeKey::default();
+            return None;
         }
         let padding = self.signature.padding.as_ref();
-        let mut hasher = DefaultHasher::new();
-        padding.and_then(|rule| rule.bucket(rule.length(inputs))).hash(&mut hasher);
+        let bucket = padding.and_then(|rule| rule.bucket(rule.length(inputs)));
+        // Each input has as many dimensions as the signature says, so that no two items have the same list for other reasons.
+        let mut batch_sizes = Shape::from_slice(&[bucket.map_or(0, |bucket| bucket + 1)]);
         for (position, input) in inputs.iter().enumerate() {
             let padded_axis = padding.and_then(|rule| rule.input(position)).map(|padded| padded.axis);
             let sizes = input.shape().iter().enumerate();
-            sizes.filter(|(axis, _)| Some(*axis) != padded_axis).for_each(|size| size.hash(&mut hasher));
+            batch_sizes.extend(sizes.filter(|(axis, _)| Some(*axis) != padded_axis).map(|(_, size)| *size));
         }
-        ShapeKey(hasher.finish())
+        Some(batch_sizes)
     }
 
     /// The item's elements along the dimension that is padded; 0 where nothing is padded.
@@ -257,7 +254,7 @@ mod tests {
     #[test]
     fn without_padding_equal_shapes_meet() {
         let intake = intake(None);
-        let key = |length, features| intake.shape_key(&item(length, features));
+        let key = |length, features| intake.batch_sizes(&item(length, features));
         assert_eq!(key(3, 2), key(3, 2));
         assert_ne!(key(3, 2), key(4, 2));
         assert_ne!(key(3, 2), key(2, 3));
@@ -267,12 +264,12 @@ mod tests {
     #[test]
     fn with_padding_items_of_a_bucket_meet_if_the_rest_of_their_shapes_is_equal() {
         let bucketed = intake(Some(&[4, 8]));
-        let key = |length, features| bucketed.shape_key(&item(length, features));
+        let key = |length, features| bucketed.batch_sizes(&item(length, features));
         assert_eq!(key(1, 2), key(4, 2));
         assert_ne!(key(4, 2), key(5, 2));
         assert_ne!(key(4, 2), key(4, 3));
         assert_eq!(bucketed.length(&item(3, 2)), 3);
         let all_meet = intake(Some(&[]));
-        assert_eq!(all_meet.shape_key(&item(1, 2)), all_meet.shape_key(&item(1_000, 2)));
+        assert_eq!(all_meet.batch_sizes(&item(1, 2)), all_meet.batch_sizes(&item(1_000, 2)));
     }
 }

@@ -19,10 +19,11 @@ use super::{
 use crate::{
     clock,
     codec::{SegmentEvent, SegmentFinder},
+    device::{StreamHandle, Submitted},
     domain::{Answer, AnswerPart, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
     drain::Drain,
     registry::Model,
-    scheduler::{EndReason, Item, StreamHandle, Submitted},
+    scheduler::{EndReason, Item},
     telemetry::{GaugeGuard, StreamEnd},
 };
 
@@ -267,7 +268,8 @@ where
                 let allowed = deadline.or(self.options.default_deadline);
                 let deadline = allowed.map_or(Timestamp::NEVER, |allowed| now + allowed).min(self.options.ends_at);
                 let stale_at = self.options.max_age.map_or(Timestamp::NEVER, |max_age| now + max_age);
-                let shape = self.intake.shape_key(&inputs);
+                let sizes = self.intake.batch_sizes(&inputs);
+                let shape = sizes.map(|sizes| self.handle.shape_key(&sizes)).unwrap_or_default();
                 self.staged.push_back(Item {
                     ticket: seq,
                     arrived: now,

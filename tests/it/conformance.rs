@@ -604,7 +604,7 @@ async fn a_full_queue_and_a_draining_server_say_the_same_at_every_door() {
         feed.send(Message::Item(item("", &[1.0; 4]))).await;
     }
     let key = server.registry().get("doubler", None).expect("it serves").key;
-    until("the queue is full", || server.handoff().status(key).is_some_and(|status| status.queued == 1 && status.running == 1))
+    until("the queue is full", || server.devices().status(key).is_some_and(|status| status.queued == 1 && status.running == 1))
         .await;
     let at = Doors::of(&server);
     let good = || ask("doubler", vec![four()]);

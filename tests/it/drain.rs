@@ -1,7 +1,5 @@
 //! Shutting down under load: every stream ends and is told why, and every item that was taken in is accounted for.
 
-use std::sync::Arc;
-
 use futures::future::join_all;
 use tonic::Code;
 
@@ -48,14 +46,14 @@ async fn under_load_every_stream_ends_with_a_reason_and_every_item_is_accounted_
     const FEEDS: usize = 200;
     let server = serve(bare_config(), &[("counter", COUNTER)]).await;
     let account = Account::of(&server, "counter");
-    let handoff = Arc::clone(server.handoff());
+    let devices = server.devices().clone();
     let mut connections = Vec::new();
     for _ in 0..8 {
         connections.push(connect(&server).await);
     }
     let feeds: Vec<_> =
         (0..FEEDS).map(|feed| tokio::spawn(endless_feed(connections[feed % 8].clone(), tensors_of("counter")))).collect();
-    until("all feeds are open and busy", || handoff.streams() == FEEDS && account.ledger().ended() > 2_000).await;
+    until("all feeds are open and busy", || devices.streams() == FEEDS && account.ledger().ended() > 2_000).await;
     patiently(server.drain()).await;
     let said: Vec<Said> = patiently(join_all(feeds)).await.into_iter().map(|feed| feed.expect("no panic")).collect();
     said.iter().for_each(check_end);
@@ -115,7 +113,7 @@ async fn the_hard_deadline_cuts_off_a_client_that_does_not_read() {
         for _ in 0..100 {
             feed.send(Message::Item(item("", &[1.0]))).await;
         }
-        until("the stream is open", || server.handoff().streams() == 1).await;
+        until("the stream is open", || server.devices().streams() == 1).await;
         patiently(server.drain()).await;
         let ledger = account.settled().await;
         assert_eq!(ledger.received(), ledger.ended(), "{ledger:?}");

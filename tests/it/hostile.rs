@@ -1,6 +1,6 @@
 //! Requests that are made to cost far more than their length.
 
-use std::{fs::File, future::poll_fn, process, sync::Arc};
+use std::{fs::File, future::poll_fn, process};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -38,8 +38,8 @@ fn door(server: &Server) -> OpenInference {
 fn door_with(server: &Server, config: SessionConfig) -> OpenInference {
     let drain = Drain::new();
     drain.serve();
-    let (repository, handoff) = (server.repository().clone(), Arc::clone(server.handoff()));
-    let service = Service::new(repository, handoff, config, drain, &Telemetry::new());
+    let (repository, devices) = (server.repository().clone(), server.devices().clone());
+    let service = Service::new(repository, devices, config, drain, &Telemetry::new());
     OpenInference::new(service, SequenceConfig::default(), SharedMemoryConfig::default())
 }
 

@@ -338,7 +338,7 @@ async fn a_full_queue_refuses_with_a_time_to_come_back() {
     config.scheduler.max_queued_items = 1;
     let server = serve(config, &[("slow", &slow_doubler(1_000_000))]).await;
     let key = server.registry().get("slow", None).expect("it serves").key;
-    let queue = || server.handoff().status(key).map(|status| (status.running, status.queued));
+    let queue = || server.devices().status(key).map(|status| (status.running, status.queued));
     let mut asking = Vec::new();
     for wanted in [(1, 0), (1, 1)] {
         let mut http = Http::connect(&server).await;

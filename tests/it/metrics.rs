@@ -92,7 +92,7 @@ async fn the_numbers_are_those_of_the_traffic() {
         PredictRequest { model: "nobody".to_owned(), payload: Some(Payload::Item(item("", &[]))), ..Default::default() };
     patiently(client.predict(unknown)).await.expect_err("no such model");
     let (open, _) = Feed::open(&mut client, tensors_of("m")).await;
-    until("the first streams have ended", || server.handoff().streams() == 1 && account.ledger().open() == 0).await;
+    until("the first streams have ended", || server.devices().streams() == 1 && account.ledger().open() == 0).await;
 
     let text = scrape(&server).await;
     let expected = [

@@ -1,7 +1,5 @@
 //! What the Open Inference Protocol tells of the server, its models and their statistics.
 
-use std::sync::Arc;
-
 use futures::future::join_all;
 use serde_json::{Value, json};
 
@@ -51,10 +49,10 @@ kind = 'identity'
 
 /// The protocol over what `server` serves, and what stops it from serving.
 fn door(server: &Server) -> (OpenInference, Drain) {
-    let (repository, handoff) = (server.repository().clone(), Arc::clone(server.handoff()));
+    let (repository, devices) = (server.repository().clone(), server.devices().clone());
     let drain = Drain::new();
     drain.serve();
-    let service = Service::new(repository, handoff, SessionConfig::default(), drain.clone(), &Telemetry::new());
+    let service = Service::new(repository, devices, SessionConfig::default(), drain.clone(), &Telemetry::new());
     (OpenInference::new(service, SequenceConfig::default(), SharedMemoryConfig::default()), drain)
 }
 

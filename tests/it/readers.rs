@@ -273,7 +273,7 @@ async fn one_stalled_stream_does_not_stall_those_beside_it() {
     for said in patiently(join_all(siblings)).await {
         assert_eq!(said.completed.expect("it completed").ok, 20);
     }
-    until("it alone is left", || unread(&server, "feed") == 1.0 && server.handoff().streams() == 1).await;
+    until("it alone is left", || unread(&server, "feed") == 1.0 && server.devices().streams() == 1).await;
     assert_eq!(stalled.rest().await.results.len(), 100);
     patiently(sending).await.expect("all is sent");
 }

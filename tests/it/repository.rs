@@ -145,7 +145,7 @@ async fn a_hundred_reloads_under_load_break_no_stream_lose_no_item_and_leave_no_
         load.push(tokio::spawn(short_feeds(client.clone(), Arc::clone(&stop))));
         load.push(tokio::spawn(predictions(client, Arc::clone(&stop), Arc::clone(&made))));
     }
-    until("the load has begun", || made.load(Ordering::Relaxed) > 0 && server.handoff().streams() >= 6).await;
+    until("the load has begun", || made.load(Ordering::Relaxed) > 0 && server.devices().streams() >= 6).await;
     let mut copies = vec![executable(&server, "double"), executable(&server, "counter")];
     for reload in 0..RELOADS {
         let model = ["double", "counter"][reload % 2];
@@ -157,8 +157,8 @@ async fn a_hundred_reloads_under_load_break_no_stream_lose_no_item_and_leave_no_
     stop.store(true, Ordering::Relaxed);
     let items: u64 = patiently(join_all(load)).await.into_iter().map(|part| part.expect("no error")).sum();
 
-    until("all streams have ended", || server.handoff().streams() == 0).await;
-    assert_eq!(server.handoff().models(), 2, "the queue holds those that serve, and no other");
+    until("all streams have ended", || server.devices().streams() == 0).await;
+    assert_eq!(server.devices().models(), 2, "the queue holds those that serve, and no other");
     let alive = || copies.iter().filter(|copy| copy.strong_count() > 0).count();
     until("old copies are freed", || alive() == 2).await;
     assert!(copies[RELOADS..].iter().all(|copy| copy.strong_count() > 0), "the newest serve");
@@ -190,10 +190,10 @@ async fn a_stream_finishes_on_the_copy_that_it_opened() {
     assert_eq!(made_of_ones(&mut client, "m").await, 1.0, "new calls get the new copy");
     feed.send(Message::Item(item("", &[1.0; 4]))).await;
     assert_eq!(outcome(&feed.next_result().await), Ok(vec![2.0; 4]), "the stream keeps its own");
-    assert_eq!((old.strong_count() > 0, server.handoff().models()), (true, 2));
+    assert_eq!((old.strong_count() > 0, server.devices().models()), (true, 2));
     feed.finish_sending();
     assert!(feed.rest().await.completed.is_some());
-    until("the old copy is freed", || old.strong_count() == 0 && server.handoff().models() == 1).await;
+    until("the old copy is freed", || old.strong_count() == 0 && server.devices().models() == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -267,7 +267,7 @@ async fn an_unloaded_model_is_told_to_all_who_ask_and_comes_back_when_it_is_load
     assert_eq!(outcome(&feed.next_result().await), Ok(vec![2.0; 4]), "open streams go on");
     feed.finish_sending();
     assert!(feed.rest().await.completed.is_some());
-    until("the model is freed", || server.handoff().models() == 1).await;
+    until("the model is freed", || server.devices().models() == 1).await;
     assert_eq!(index(&server).await, ["m 1 unloaded", "n 1 ready"]);
     let list = models(&server).await;
     assert_eq!((list[0].state(), list[0].reason.as_str()), (ModelState::Unloaded, "unloaded"));

@@ -136,7 +136,7 @@ async fn play(server: &Server, deeds: Vec<Deed>) {
     for ((_, id), _) in reference.0.into_iter().filter(|((scope, _), _)| *scope == STREAMS) {
         patiently(unary.model_infer(counted(id, false, true, 1.0))).await.expect("it is alive");
     }
-    until("all states are freed", || server.handoff().streams() == 0).await;
+    until("all states are freed", || server.devices().streams() == 0).await;
 }
 
 #[test]
@@ -163,9 +163,9 @@ async fn the_end_of_a_stream_frees_its_sequences_at_once_and_those_of_others_sta
     }
     stays.send(counted(1, true, false, 5.0));
     assert_eq!(stays.next().await, Ok(vec![10.0]));
-    assert_eq!(server.handoff().streams(), 51);
+    assert_eq!(server.devices().streams(), 51);
     drop(leaves);
-    until("only the other's sequence is left", || server.handoff().streams() == 1).await;
+    until("only the other's sequence is left", || server.devices().streams() == 1).await;
     stays.send(counted(1, false, false, 5.0));
     assert_eq!(stays.next().await, Ok(vec![15.0]));
     let mut comes_back = InferStream::open(&mut client).await;
@@ -184,7 +184,7 @@ async fn an_idle_sequence_is_freed_and_its_next_request_hears_why() {
     stream.send(counted(1, true, false, 1.0));
     stream.next().await.expect("it began");
     patiently(client.model_infer(counted(1, true, false, 1.0))).await.expect("it began");
-    until("both are freed", || server.handoff().streams() == 0).await;
+    until("both are freed", || server.devices().streams() == 0).await;
     stream.send(counted(1, false, false, 1.0));
     let error = stream.next().await.expect_err("it is gone");
     assert!(error.contains("was freed after 1s without a request (sequence.idle_timeout_s)"), "{error}");
@@ -296,5 +296,5 @@ async fn reloads_under_load_are_no_error_and_sequences_finish_on_the_copy_that_t
         assert!(asked.expect("no error and no wrong sum") > 0);
     }
     patiently(client.model_infer(counted(9, false, true, 1.0))).await.expect("it ends");
-    until("only the newest copies are left", || server.handoff().streams() == 0 && server.handoff().models() == 2).await;
+    until("only the newest copies are left", || server.devices().streams() == 0 && server.devices().models() == 2).await;
 }

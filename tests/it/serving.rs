@@ -1,6 +1,6 @@
 //! A server in this process, models made for the occasion, and a client that speaks all four modes.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -19,11 +19,12 @@ use tonic_types::StatusExt as _;
 use tidemill::{
     app::Server,
     config::Config,
+    device::{Devices, QueueStatus},
     proto::v1::{
         FeedRequest, FeedResponse, Item, ItemResult, Opened, PayloadKind, StreamConfig, Summary, Tensor, feed_request::Message,
         feed_response::Event, inference_service_client::InferenceServiceClient, item_result::Outcome,
     },
-    scheduler::{Handoff, Ledger, ModelKey, ModelStatus},
+    scheduler::{Ledger, ModelKey},
 };
 
 pub(crate) type Client = InferenceServiceClient<Channel>;
@@ -158,18 +159,18 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// One model's account of items; outlives its server.
 pub(crate) struct Account {
-    handoff: Arc<Handoff>,
+    devices: Devices,
     key: ModelKey,
 }
 
 impl Account {
     pub(crate) fn of(server: &Server, model: &str) -> Self {
         let key = server.registry().get(model, None).expect("the model serves").key;
-        Self { handoff: Arc::clone(server.handoff()), key }
+        Self { devices: server.devices().clone(), key }
     }
 
-    pub(crate) fn status(&self) -> ModelStatus {
-        self.handoff.status(self.key).expect("the model is there")
+    pub(crate) fn status(&self) -> QueueStatus {
+        self.devices.status(self.key).expect("the model is there")
     }
 
     pub(crate) fn ledger(&self) -> Ledger {
@@ -178,7 +179,7 @@ impl Account {
 
     /// Waits until no stream is open and no item is left, and gives the account.
     pub(crate) async fn settled(&self) -> Ledger {
-        until("no stream and no item is left", || self.handoff.streams() == 0 && self.ledger().open() == 0).await;
+        until("no stream and no item is left", || self.devices.streams() == 0 && self.ledger().open() == 0).await;
         self.ledger()
     }
 }

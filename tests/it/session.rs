@@ -9,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use tidemill::{
     codec::FramingRule,
+    device::{Device, Lanes, ModelRuntime, Timekeeper},
     domain::{Batching, Datatype, Fault, FaultKind, NamedTensor, Outcome, Signature, StateSpec, TensorSpec, Timestamp},
     drain::Drain,
     engine::{
@@ -16,7 +17,7 @@ use tidemill::{
         synthetic::{Misbehaviour, PlannedFault, Script, SyntheticControl, SyntheticEngine, SyntheticKind, Trigger},
     },
     registry::{LoadedModel, Model, VersionPolicy},
-    scheduler::{Admission, CostCurve, Handoff, Lanes, Ledger, ModelOptions, ModelRuntime, Overflow, StreamOptions, Timekeeper},
+    scheduler::{Admission, CostCurve, Ledger, ModelOptions, Overflow, StreamOptions},
     session::{
         Backlog, Event, Inbound, ItemRequest, OnDrain, Order, OverflowPolicy, PayloadKind, PcmOptions, Session, SessionMetrics,
         SessionOptions, Unread, UploadOptions, UploadPart, UploadParts, WhenFull, collect_upload,
@@ -33,7 +34,7 @@ const FAIL: f32 = -1.0;
 const PANIC: f32 = -2.0;
 
 struct Fixture {
-    handoff: Arc<Handoff>,
+    device: Arc<Device>,
     control: Arc<SyntheticControl>,
     model: Arc<Model>,
     drain: Drain,
@@ -71,7 +72,7 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
     let executable = Arc::new(Executable::new(Arc::new(engine), signature, &compute).expect("a sound model"));
     let telemetry = Telemetry::new();
     let admission = Admission { items: items_max, bytes: 1 << 20, model_items: items_max, model_bytes: 1 << 20 };
-    let handoff = Handoff::new(1, admission);
+    let device = Device::new(1, admission, &telemetry);
     let options = ModelOptions {
         curve: CostCurve::new([1_u64, 1, 1, 1].map(Duration::from_micros).to_vec()),
         max_batch: 8,
@@ -83,8 +84,8 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         wide_ratio: None,
     };
     let runtime = ModelRuntime { executable: Arc::clone(&executable), metrics: telemetry.model("test", "1"), costs: Vec::new() };
-    let key = handoff.add_model(("test", "1"), options, runtime);
-    let lanes = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane), &Vitals::new(&telemetry)).expect("threads");
+    let key = device.add_model(("test", "1"), options, runtime);
+    let lanes = Lanes::start(&device, &compute, &Vitals::new(&telemetry)).expect("threads");
     let loaded = LoadedModel {
         name: "test".into(),
         version: "1".into(),
@@ -104,8 +105,8 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         load_duration: Duration::ZERO,
     };
     let model = Arc::new(Model { loaded, key });
-    let kicker = tokio::spawn(Arc::clone(&handoff).kick_lanes());
-    Fixture { handoff, control, model, drain: Drain::new(), telemetry, _lanes: lanes, kicker }
+    let kicker = tokio::spawn(Arc::clone(&device).kick_lanes());
+    Fixture { device, control, model, drain: Drain::new(), telemetry, _lanes: lanes, kicker }
 }
 
 fn options_of(payload: PayloadKind) -> SessionOptions {
@@ -140,7 +141,7 @@ impl Fixture {
         let bytes_max = options.window_bytes;
         let overflow = items_max.map_or(Overflow::Block, |items_max| Overflow::DropOldest { items_max, bytes_max });
         let stream = StreamOptions { overflow, ..StreamOptions::of(self.model.key) };
-        let handle = self.handoff.open(stream).expect("the model is there");
+        let handle = self.device.open(stream).expect("the model is there");
         let metrics = SessionMetrics::open(Arc::new(self.telemetry.method("feed")));
         let guard = self.drain.session().expect("not draining");
         let (model, drain) = (Arc::clone(&self.model), self.drain.clone());
@@ -149,7 +150,7 @@ impl Fixture {
     }
 
     fn ledger(&self) -> Ledger {
-        self.handoff.status(self.model.key).expect("the model is there").ledger
+        self.device.status(self.model.key).expect("the model is there").ledger
     }
 
     /// The answer to an item that is queued behind all others has been given, so theirs have been too.
@@ -365,7 +366,7 @@ async fn chunks_on_a_stream_of_tensors_end_it_and_so_do_items_among_chunks() {
 #[tokio::test]
 async fn an_item_expires_while_every_lane_is_busy() {
     let fixture = fixture(false, 100);
-    let _timekeeper = Timekeeper::start(&fixture.handoff, &Vitals::new(&fixture.telemetry)).expect("a thread");
+    let _timekeeper = Timekeeper::start(&fixture.device, &Vitals::new(&fixture.telemetry)).expect("a thread");
     fixture.control.close_gate();
     let (sender, mut session) = fixture.session(options_of(PayloadKind::Tensors));
     send(&sender, item("runs", 1.0)).await;
@@ -431,7 +432,7 @@ async fn latest_keeps_the_newest_item_alone() {
 #[tokio::test]
 async fn an_item_older_than_the_max_age_is_dropped_not_expired() {
     let fixture = fixture(false, 100);
-    let _timekeeper = Timekeeper::start(&fixture.handoff, &Vitals::new(&fixture.telemetry)).expect("a thread");
+    let _timekeeper = Timekeeper::start(&fixture.device, &Vitals::new(&fixture.telemetry)).expect("a thread");
     fixture.control.close_gate();
     let max_age = Some(Duration::from_millis(5));
     let (sender, mut session) = fixture.session(SessionOptions { max_age, ..options_of(PayloadKind::Tensors) });
@@ -482,14 +483,14 @@ async fn dropping_a_session_cancels_what_is_queued_and_frees_its_stream() {
     send(&sender, item("", 3.0)).await;
     assert!(futures::poll!(session.next()).is_pending());
     drop(session);
-    assert_eq!((fixture.ledger().outcome(Outcome::Cancelled), fixture.handoff.streams()), (2, 1));
+    assert_eq!((fixture.ledger().outcome(Outcome::Cancelled), fixture.device.streams()), (2, 1));
     fixture.control.open_gate();
     let (sender, session) = fixture.session(options_of(PayloadKind::Tensors));
     send(&sender, item("after", 1.0)).await;
     drop(sender);
     assert_eq!(results(session).await.len(), 1);
     let ledger = fixture.ledger();
-    assert_eq!((ledger.outcome(Outcome::Cancelled), ledger.open(), fixture.handoff.streams()), (3, 0, 0));
+    assert_eq!((ledger.outcome(Outcome::Cancelled), ledger.open(), fixture.device.streams()), (3, 0, 0));
     assert_eq!(fixture.drain.sessions_open(), 0);
 }
 
@@ -533,7 +534,7 @@ async fn a_drain_answers_what_is_in_flight_and_names_the_reason() {
     send(&sender, item("in flight", 1.0)).await;
     assert!(futures::poll!(session.next()).is_pending());
     fixture.drain.begin();
-    fixture.handoff.nudge_all();
+    fixture.device.nudge_all();
     send(&sender, item("too late", 1.0)).await;
     fixture.control.open_gate();
     let first = session.next().await.expect("an event").expect("no end");
@@ -596,7 +597,7 @@ async fn an_upload_checks_what_was_declared() {
         let parts = [UploadPart::Chunk(Bytes::from_static(&[1; 10])), UploadPart::Chunk(Bytes::from_static(&[2; 6]))];
         let parts: Vec<_> = parts.into_iter().chain(finish.map(UploadPart::Finish)).map(Ok).collect();
         let parts = UploadParts::new(futures::stream::iter(parts), &options);
-        let handle = fixture.handoff.open(StreamOptions::of(fixture.model.key)).expect("the model is there");
+        let handle = fixture.device.open(StreamOptions::of(fixture.model.key)).expect("the model is there");
         let metrics = SessionMetrics::open(Arc::new(fixture.telemetry.method("upload")));
         let guard = fixture.drain.session().expect("not draining");
         let (model, drain) = (Arc::clone(&fixture.model), fixture.drain.clone());

@@ -199,7 +199,7 @@ async fn sequences_of_one_client_leave_streams_for_others_and_end_when_it_has_go
     let start = step(request("counter", "x", &[1, 1], &[1.0]), 1_000, true, true);
     patiently(other.model_infer(start)).await.expect("others are served");
     drop(client);
-    until("they have ended with their client", || server.handoff().streams() == 0).await;
+    until("they have ended with their client", || server.devices().streams() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -223,7 +223,7 @@ async fn a_sequence_whose_client_has_gone_says_so_to_the_next() {
     let mut client = infer_client_from(&server, HERE).await;
     patiently(client.model_infer(step(request("counter", "x", &[1, 1], &[1.0]), 7, true, false))).await.expect("it begins");
     drop(client);
-    until("it has ended", || server.handoff().streams() == 0).await;
+    until("it has ended", || server.devices().streams() == 0).await;
     let mut late = infer_client_from(&server, HERE).await;
     let status = patiently(late.model_infer(step(request("counter", "x", &[1, 1], &[1.0]), 7, false, false))).await;
     let status = status.expect_err("it has ended");

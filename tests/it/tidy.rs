@@ -435,18 +435,18 @@ fn starts_thread(segments: &[String]) -> bool {
 }
 
 fn thread_complaints(source: &Source) -> Vec<String> {
-    if source.path.starts_with("src/scheduler/") || ["src/frontend/admin.rs", "src/log.rs"].contains(&source.path.as_str()) {
+    if source.path.starts_with("src/device/") || ["src/frontend/admin.rs", "src/log.rs"].contains(&source.path.as_str()) {
         return Vec::new();
     }
     let paths = paths(source);
     let threads = paths.iter().filter(|path| !path.in_tests && starts_thread(&path.segments));
     threads
-        .map(|path| format!("{}:{}: `scheduler`, the admin server and the log alone start threads", source.path, path.line))
+        .map(|path| format!("{}:{}: `device`, the admin server and the log alone start threads", source.path, path.line))
         .collect()
 }
 
 #[test]
-fn threads_are_started_by_the_scheduler_the_admin_server_and_the_log_alone() {
+fn threads_are_started_by_the_device_the_admin_server_and_the_log_alone() {
     assert_none(sources("src").iter().flat_map(thread_complaints));
 }
 
@@ -462,7 +462,7 @@ fn a_stray_thread_is_found() {
         "#[cfg(test)]\nmod tests {}\nuse std::thread::Builder;",
     ] {
         assert_eq!(found("src/a.rs", stray), 1, "{stray}");
-        for starter in ["src/scheduler/lane.rs", "src/frontend/admin.rs", "src/log.rs"] {
+        for starter in ["src/device/lane.rs", "src/frontend/admin.rs", "src/log.rs"] {
             assert_eq!(found(starter, stray), 0, "{stray}");
         }
     }
@@ -475,6 +475,109 @@ fn a_stray_thread_is_found() {
     ] {
         assert_eq!(found("src/a.rs", harmless), 0, "{harmless}");
     }
+}
+
+// ---- Queue and device -------------------------------------------------------------------------------------------------------
+
+/// What the queue, which is given `now` and returns what is to be done, has no use for.
+const WAITING: [&str; 6] = ["tokio", "futures", "parking_lot", "thread", "sync", "time::Instant"];
+
+fn impurity_complaints(source: &Source) -> Vec<String> {
+    let paths = paths(source);
+    let waits = |segments: &[String]| {
+        let path = segments.strip_prefix(&["std".to_owned()]).unwrap_or(segments).join("::");
+        WAITING.iter().any(|word| path == *word || path.starts_with(&format!("{word}::")))
+    };
+    let waiting = paths.iter().filter(|path| !path.in_tests && waits(&path.segments));
+    waiting.map(|path| format!("{}:{}: `scheduler` waits for nothing", source.path, path.line)).collect()
+}
+
+#[test]
+fn the_queue_has_no_thread_lock_task_or_clock() {
+    assert_none(sources("src/scheduler").iter().flat_map(impurity_complaints));
+}
+
+#[test]
+fn an_impure_queue_is_found() {
+    let found = |text: &str| impurity_complaints(&Source::new("src/scheduler/a.rs", text)).len();
+    for impure in [
+        "use parking_lot::Mutex;",
+        "use std::sync::Arc;",
+        "use std::{collections::HashMap, thread::sleep};",
+        "use std::time::Instant;",
+        "fn f() { tokio::spawn(g()); }",
+    ] {
+        assert_eq!(found(impure), 1, "{impure}");
+    }
+    assert_eq!(found("use std::{collections::HashMap, time::Duration}; use crate::domain::Timestamp;"), 0);
+    assert_eq!(found("#[cfg(test)]\nmod tests { use std::sync::Arc; }"), 0);
+}
+
+/// Which files of `folder` each of its files uses, tests aside. What `mod.rs` re-exports is what it uses.
+fn uses_between(folder: &str, sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
+    let modules: BTreeSet<String> = sources.iter().map(|source| source.module().join("::")).collect();
+    let uses = sources.iter().filter(|source| !source.module().contains(&"tests")).map(|source| {
+        let module: Vec<String> = source.module().into_iter().map(str::to_owned).collect();
+        let paths = paths(source);
+        let used = paths.iter().filter(|path| !path.in_tests).filter_map(|path| {
+            let mut from = absolute(&module, &path.segments)?;
+            // The longest beginning that is a file.
+            while !from.is_empty() && !modules.contains(&from.join("::")) {
+                from.pop();
+            }
+            let used = from.join("::");
+            (used.starts_with(folder) && used != module.join("::")).then_some(used)
+        });
+        (module.join("::"), used.collect())
+    });
+    uses.collect()
+}
+
+/// A path of a file's top level from the crate's root.
+fn absolute(module: &[String], segments: &[String]) -> Option<Vec<String>> {
+    let ups = segments.iter().take_while(|segment| *segment == "super").count();
+    match segments[0].as_str() {
+        "crate" => Some(segments[1..].to_vec()),
+        "super" => Some([&module[..module.len().checked_sub(ups)?], &segments[ups..]].concat()),
+        // A child, as far as there is one of that name.
+        _ => Some([module, segments].concat()),
+    }
+}
+
+/// What is left once files that use none of the others are taken away, again and again: the circles, and what leads to them.
+fn circles(mut uses: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
+    loop {
+        let before = uses.len();
+        let left: BTreeSet<String> = uses.keys().cloned().collect();
+        uses.retain(|_, used| used.iter().any(|used| left.contains(used)));
+        if uses.len() == before {
+            return uses;
+        }
+    }
+}
+
+#[test]
+fn files_of_the_queue_and_of_the_device_use_each_other_in_one_direction() {
+    for folder in ["scheduler", "device"] {
+        let circles = circles(uses_between(folder, &sources(&format!("src/{folder}"))));
+        assert!(circles.is_empty(), "{circles:#?}");
+    }
+}
+
+#[test]
+fn a_circle_of_files_is_found() {
+    let circle = |texts: &[(&str, &str)]| {
+        let sources: Vec<Source> = texts.iter().map(|(path, text)| Source::new(path, text)).collect();
+        circles(uses_between("d", &sources)).into_keys().collect::<Vec<_>>()
+    };
+    let leaf = ("src/d/leaf.rs", "use crate::domain::Thing;");
+    assert_eq!(circle(&[("src/d/mod.rs", "pub use top::T;"), ("src/d/top.rs", "use super::leaf::L;"), leaf]), [""; 0]);
+    let both = [("src/d/one.rs", "use super::two::T;"), ("src/d/two.rs", "use crate::d::{leaf::L, one::T};"), leaf];
+    assert_eq!(circle(&both), ["d::one", "d::two"]);
+    let by_parent = [("src/d/up.rs", "pub use down::T;"), ("src/d/up/down.rs", "use super::U;")];
+    assert_eq!(circle(&by_parent), ["d::up", "d::up::down"]);
+    let in_tests = [("src/d/up.rs", "use down::T;"), ("src/d/up/down.rs", "#[cfg(test)]\nmod tests { use crate::d::up::U; }")];
+    assert_eq!(circle(&in_tests), [""; 0]);
 }
 
 // ---- Property tests ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ use anyhow::ensure;
 use fastrand::Rng;
 use tidemill::{
     domain::{Outcome, Timestamp},
-    scheduler::{Admission, Batch, CostCurve, Item, LaneKind, ModelOptions, Scheduler, ShapeKey, StreamKey, StreamOptions},
+    scheduler::{Admission, Batch, CostCurve, Item, LaneKind, ModelOptions, Queue, ShapeKey, StreamKey, StreamOptions},
 };
 
 use crate::random;
@@ -84,7 +84,7 @@ struct Call {
 const LONG_STREAM: usize = usize::MAX;
 
 struct World {
-    scheduler: Scheduler<usize, ()>,
+    queue: Queue<usize, ()>,
     lanes: [usize; 2],
     calls: Vec<Call>,
     keys: Vec<StreamKey>,
@@ -108,7 +108,7 @@ impl Found {
             let rate = |call: &Call| rates[usize::from(call.batch.lane == LaneKind::Long)];
             let ends = world.calls.iter().map(|call| world.now + call.left / rate(call)).fold(f64::INFINITY, f64::min);
             let comes = arrivals.peek().map_or(SECONDS, |(at, _)| *at);
-            let wakes = world.scheduler.next_wakeup(timestamp(world.now)).map_or(f64::INFINITY, |at| at.as_nanos() as f64 / 1e9);
+            let wakes = world.queue.next_wakeup(timestamp(world.now)).map_or(f64::INFINITY, |at| at.as_nanos() as f64 / 1e9);
             // A nanosecond, lest rounding keep a call from its end for ever.
             let next = ends.min(comes).min(wakes).max(world.now + 1e-9);
             for call in &mut world.calls {
@@ -132,8 +132,8 @@ impl Found {
 impl World {
     fn new(arm: &Arm) -> Self {
         let admission = Admission { items: usize::MAX, bytes: usize::MAX, model_items: usize::MAX, model_bytes: usize::MAX };
-        let mut scheduler = Scheduler::new(arm.lanes, admission).with_long_lanes(arm.long_lanes);
-        let model = scheduler.add_model(ModelOptions {
+        let mut queue = Queue::new(arm.lanes, admission).with_long_lanes(arm.long_lanes);
+        let model = queue.add_model(ModelOptions {
             curve: CostCurve::new(vec![SHORT_CALL]),
             item_bytes: SHORT_BYTES,
             max_batch: 1,
@@ -143,11 +143,11 @@ impl World {
             padding_waste_max: None,
             wide_ratio: None,
         });
-        let mut open = |handle| scheduler.open(StreamOptions::of(model), handle).expect("the model is there");
+        let mut open = |handle| queue.open(StreamOptions::of(model), handle).expect("the model is there");
         let keys = (0..arm.streams).map(&mut open).collect();
         let long_stream = open(LONG_STREAM);
         Self {
-            scheduler,
+            queue,
             lanes: [arm.lanes, arm.long_lanes],
             calls: Vec::new(),
             keys,
@@ -174,7 +174,7 @@ impl World {
             payload: (),
         };
         let key = if is_long { self.long_stream } else { self.keys[stream] };
-        let pushed = self.scheduler.push(key, item, &mut Vec::new());
+        let pushed = self.queue.push(key, item, &mut Vec::new());
         debug_assert!(pushed.is_ok(), "admission has no limit here");
     }
 
@@ -190,9 +190,9 @@ impl World {
                 .map(|kind| self.count(kind) < self.lanes[usize::from(kind == LaneKind::Long)]);
             let now = timestamp(self.now);
             let batch = match idle {
-                [true, true] => self.scheduler.next_batch_of_two(now, &mut ended),
-                [true, false] => self.scheduler.next_batch(now, &mut ended),
-                [false, true] => self.scheduler.next_long_batch(now, &mut ended),
+                [true, true] => self.queue.next_batch_of_two(now, &mut ended),
+                [true, false] => self.queue.next_batch(now, &mut ended),
+                [false, true] => self.queue.next_long_batch(now, &mut ended),
                 [false, false] => None,
             };
             let Some(batch) = batch else { return };
@@ -207,7 +207,7 @@ impl World {
         let over: Vec<Call> = self.calls.extract_if(.., |call| call.left <= 1e-12).collect();
         for Call { batch, started, .. } in over {
             let report = batch.report(Some(Duration::from_secs_f64(now - started)));
-            self.scheduler.finish(&report, batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
+            self.queue.finish(&report, batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
             for entry in batch.entries {
                 if entry.handle == LONG_STREAM {
                     self.long_done += 1;

@@ -1,34 +1,34 @@
 //! Which batches are held back, and until when.
 //!
 //! Two things make a free lane wait though there is work: a manifest's `max_delay`, and long calls, which are for long lanes or leave the
-//! last lane to short ones. What is held back has a moment at which a lane has to look again, and nobody else will tell it.
+//! last lane to short ones. What is held back has a moment at which a lane has to look again, and nothing else will wake it.
 
 use std::time::Duration;
 
 use crate::domain::Timestamp;
 
-use super::{ModelQueue, Scheduler};
-use crate::scheduler::ShapeKey;
+use super::{Queue, model::ModelQueue};
+use crate::scheduler::keys::ShapeKey;
 
-/// Time before a deadline, beside that of the call, in which a batch is not held back: a lane has to wake up, and perhaps to wait for
+/// Time before a deadline, on top of that of the call, in which a batch is not held back: a lane has to wake up, and perhaps to wait for
 /// a core.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(2);
 
-impl<H: Clone, P> Scheduler<H, P> {
-    /// When [`Scheduler::expire`] has something to do next, or a batch that is held back at `now` may be formed.
+impl<H: Clone, P> Queue<H, P> {
+    /// When [`Queue::expire`] has something to do next, or a batch that is held back at `now` may be formed.
     #[must_use]
     pub fn next_wakeup(&self, now: Timestamp) -> Option<Timestamp> {
         self.next_alarm().into_iter().chain(self.next_hold(now)).min()
     }
 
-    /// When [`Scheduler::expire`] has something to do next: an item expires, or a producer that waits for room gives up.
-    pub(in crate::scheduler) fn next_alarm(&self) -> Option<Timestamp> {
+    /// When [`Queue::expire`] has something to do next: an item expires, or a producer that waits for room gives up.
+    pub(crate) fn next_alarm(&self) -> Option<Timestamp> {
         self.alarms.first().map(|(alarm, _)| *alarm)
     }
 
     /// When a batch that is held back at `now` may be formed. Never before `now`: what may be formed already waits for a lane, and would
     /// hide the others.
-    pub(in crate::scheduler) fn next_hold(&self, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn next_hold(&self, now: Timestamp) -> Option<Timestamp> {
         self.holds().filter(|until| *until > now).min()
     }
 

@@ -1,22 +1,22 @@
-//! Calls that are long beside others: which they are, and when they may have an ordinary lane or its core.
+//! Calls that are long compared with others: which they are, and when they may have an ordinary lane or its core.
 
 use std::time::Duration;
 
 use crate::domain::{Priority, Timestamp};
 
-use super::{ModelQueue, STARVATION_MAX, Scheduler};
-use crate::scheduler::{ModelKey, StreamKey};
+use super::{Queue, STARVATION_MAX, model::ModelQueue};
+use crate::scheduler::keys::{ModelKey, StreamKey};
 
-/// A call is long beside others that take less than one part in so many of its time.
+/// A call is long where others take less than one part in so many of its time.
 const LONG_CALL: u32 = 10;
 
 /// For how long after a short call's item the lanes are not all given to long calls.
 pub(super) const SHORT_CALLS_MEMORY: Duration = Duration::from_secs(1);
 
-impl<H: Clone, P> Scheduler<H, P> {
+impl<H: Clone, P> Queue<H, P> {
     /// Items of a model that run on long lanes: no lane is busy with them.
     pub(super) fn on_long_lanes(&self, model: ModelKey) -> usize {
-        self.long_lane_calls.iter().filter(|call| call.model == model).map(|call| call.items).sum()
+        self.calls.on_long_lanes().iter().filter(|call| call.model == model).map(|call| call.items).sum()
     }
 
     /// Whether the next call of this model would make items of others wait for many times their own call.
@@ -28,7 +28,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         shortest.is_some_and(|shortest| self.first_is_long(model, priority, shortest).is_some())
     }
 
-    /// The first stream of this priority, if a call of its head is long beside one that takes `shortest`.
+    /// The first stream of this priority, if a call of its head is long compared with one that takes `shortest`.
     pub(super) fn first_is_long(&self, model: &ModelQueue, priority: Priority, shortest: Duration) -> Option<StreamKey> {
         let (_, stream) = model.ready.first(priority)?;
         let head = self.head(stream)?;
@@ -38,10 +38,11 @@ impl<H: Clone, P> Scheduler<H, P> {
     /// Whether a lane may run a long call. The last one may not. Where there are long lanes, none may, unless all lanes have been busy for a
     /// while and the long calls are left less than half of a core each.
     pub(super) fn may_fill_lane(&self, now: Timestamp) -> bool {
-        if self.lanes > 1 && self.long_calls_running + 1 >= self.lanes {
+        let long_ones = self.calls.on_lanes().iter().filter(|call| call.long).count();
+        if self.lanes > 1 && long_ones + 1 >= self.lanes {
             return false;
         }
-        let is_squeezed = || self.long_lane_calls.iter().any(|call| now > call.late_at);
+        let is_squeezed = || self.calls.on_long_lanes().iter().any(|call| now > call.late_at());
         self.long_lanes == 0 || self.lanes_are_never_idle(now) && is_squeezed()
     }
 
@@ -50,11 +51,11 @@ impl<H: Clone, P> Scheduler<H, P> {
         if self.long_lanes == 0 {
             return false;
         }
-        let overdue = self.long_lane_calls.iter().filter(|call| now > call.overdue_at).count();
+        let overdue = self.calls.on_long_lanes().iter().filter(|call| now > call.overdue_at()).count();
         let at_least = if self.lanes > 1 { 1 } else { 0 };
         overdue > 0
             && self.lanes_are_never_idle(now)
-            && self.calls_end_at.len() >= self.lanes.saturating_sub(overdue).max(at_least)
+            && self.calls.on_lanes().len() >= self.lanes.saturating_sub(overdue).max(at_least)
     }
 
     /// Whether something is ready whose call is not long.
@@ -71,8 +72,8 @@ impl<H: Clone, P> Scheduler<H, P> {
         now.since(self.idle_at) > STARVATION_MAX
     }
 
-    /// The first stream of this priority, if its head's call is long beside others of this very model that are asked for, and others are
-    /// ready.
+    /// The first stream of this priority, if its head's call is long compared with others of this very model that are asked for, and
+    /// others are ready.
     pub(super) fn stands_before_shorter(&self, model: &ModelQueue, priority: Priority, now: Timestamp) -> Option<StreamKey> {
         let shortest = model.costs.shortest_since(now - SHORT_CALLS_MEMORY).filter(|_| model.ready.len() > 1)?;
         self.first_is_long(model, priority, shortest)

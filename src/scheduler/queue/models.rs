@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::{ModelQueue, Scheduler};
+use super::{Queue, model::ModelQueue};
 use crate::{
     domain::DropReason,
     scheduler::{
-        ModelKey, ShapeKey,
+        by_shape::CostsByShape,
         cost::{CostCurve, CostModel},
-        costs::Costs,
+        keys::{ModelKey, ShapeKey},
         ledger::Ledger,
         options::ModelOptions,
         ready::ReadyStreams,
@@ -16,10 +16,10 @@ use crate::{
     },
 };
 
-impl<H: Clone, P> Scheduler<H, P> {
+impl<H: Clone, P> Queue<H, P> {
     /// Adds a model.
     pub fn add_model(&mut self, options: ModelOptions) -> ModelKey {
-        let costs = Costs::new(&options.curve, options.max_batch, options.item_bytes, options.wide_ratio);
+        let costs = CostsByShape::new(&options.curve, options.max_batch, options.item_bytes, options.wide_ratio);
         let key = self.models.insert(ModelQueue {
             options,
             costs,
@@ -100,7 +100,7 @@ impl<H: Clone, P> Scheduler<H, P> {
     }
 
     /// Items of a model that could be in one batch, if they are all there is in the queue.
-    pub(in crate::scheduler) fn only_ready(&self, model: ModelKey) -> Option<usize> {
+    pub(crate) fn only_ready(&self, model: ModelKey) -> Option<usize> {
         let model = self.models.get(model)?;
         (model.held.items() == self.held.items()).then(|| model.ready_items(ShapeKey::default()))
     }
@@ -112,7 +112,7 @@ impl<H: Clone, P> Scheduler<H, P> {
     }
 
     /// The longest call of any model and shape, as far as is learned.
-    pub(in crate::scheduler) fn longest_call(&self) -> Duration {
+    pub(crate) fn longest_call(&self) -> Duration {
         let longest = |cost: &CostModel| cost.curve().points().map(|(_, duration)| duration).max();
         let costs = self.models.values().map(|model| &model.costs);
         let all = costs.flat_map(|costs| std::iter::once(costs.base()).chain(costs.by_shape().map(|(_, cost)| cost)));

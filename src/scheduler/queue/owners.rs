@@ -1,11 +1,11 @@
-//! Whose the queued items are. Nobody has had its share before more than half of a limit is taken, so owners are counted only from then on,
+//! Whose the queued items are. No owner has had its share before more than half of a limit is taken, so they are counted only from then on,
 //! until less than a quarter is.
 
-use super::Scheduler;
-use crate::scheduler::ModelKey;
+use super::Queue;
+use crate::scheduler::keys::ModelKey;
 
-impl<H: Clone, P> Scheduler<H, P> {
-    /// Begins or ceases to count who holds what of the queue.
+impl<H: Clone, P> Queue<H, P> {
+    /// Begins or ceases to count what each owner holds of the queue.
     #[cold]
     pub(super) fn count_all_owners(&mut self) {
         if self.held.change() {
@@ -16,7 +16,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         }
     }
 
-    /// Begins or ceases to count who holds what of a model's queue.
+    /// Begins or ceases to count what each owner holds of a model's queue.
     #[cold]
     pub(super) fn count_owners_of(&mut self, model: ModelKey) {
         let held = &mut self.models[model].held;

@@ -1,27 +1,18 @@
 //! What is done about a model that has its turn and nothing to run or to end.
 //!
-//! That is a defect of the queue, and no reason to lose items or to keep a lane busy for nothing: what says who is ready is made
-//! again from what the streams hold, and the defect is reported.
+//! That is a defect of the queue, and no reason to lose items or to keep a lane busy for nothing: what says which streams are ready
+//! is made again from what the streams hold, and the defect is reported.
 
-use super::{Scheduler, claim_of};
+use super::{Queue, Repair, stream::claim_of};
 use crate::{
     domain::Priority,
     scheduler::{
-        ModelKey,
+        keys::ModelKey,
         ready::{ReadyStreams, Standing},
     },
 };
 
-/// A queue that contradicted itself and was repaired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Repair {
-    /// Whose queue it was.
-    pub model: ModelKey,
-    /// How often that has happened to it.
-    pub times: u64,
-}
-
-impl<H: Clone, P> Scheduler<H, P> {
+impl<H: Clone, P> Queue<H, P> {
     /// Makes a model's ready streams and its turns again. Accounts of lane time within the model begin at nothing.
     pub(super) fn repair(&mut self, key: ModelKey) {
         let model = &mut self.models[key];
@@ -58,7 +49,7 @@ impl<H: Clone, P> Scheduler<H, P> {
 
     /// Breaks the invariant on purpose: the model keeps its turn and forgets which of its streams are ready.
     #[cfg(test)]
-    pub(in crate::scheduler) fn forget_ready_streams(&mut self, model: ModelKey) {
+    pub(crate) fn forget_ready_streams(&mut self, model: ModelKey) {
         self.models[model].ready = ReadyStreams::default();
     }
 }

@@ -1,11 +1,11 @@
 //! Which priority goes first: the highest, unless a lower one has waited for too long or is owed lane time.
 //!
-//! A higher priority goes before a lower one whoever sends it, or it would mean nothing. So that nobody can have all lanes by calling all
+//! A higher priority goes before a lower one whichever client sends it, or it would mean nothing. So that no client can have all lanes by calling all
 //! of its work urgent, a lower priority with work of *others* is owed an eighth of the lane time that the higher ones are given. It goes
 //! first once as soon as it is owed anything, and pays with the lane time of its items in that call. Few items are hardly delayed by that;
-//! many have an eighth beside what the higher priorities leave. Between the priorities of one connection or address nothing is owed.
+//! many have an eighth on top of what the higher priorities leave. Between the priorities of one connection or address nothing is owed.
 
-use super::{CLASSES, STARVATION_MAX, Scheduler};
+use super::{Queue, STARVATION_MAX, model::CLASSES};
 use crate::{
     domain::{Priority, Timestamp},
     scheduler::{batch::Entry, fair::Work},
@@ -22,11 +22,11 @@ const MODELS_LOOKED_AT: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Higher {
     work: Work,
-    /// Who had the first of it.
+    /// The owner of the first of it.
     owner: Option<Owner>,
 }
 
-impl<H: Clone, P> Scheduler<H, P> {
+impl<H: Clone, P> Queue<H, P> {
     /// The priority to look for work at first.
     pub(super) fn first_priority(&self, now: Timestamp) -> Priority {
         let waits = |class: &usize| !self.turns[*class].is_empty();
@@ -37,7 +37,7 @@ impl<H: Clone, P> Scheduler<H, P> {
         Priority::ALL[first.unwrap_or(0)]
     }
 
-    /// Books what `taken` items of a priority have of a call, `work` each, beside what those of higher ones have of it.
+    /// Books what `taken` items of a priority have of a call, `work` each, after those of higher ones.
     pub(super) fn settle_turn(
         &mut self,
         priority: Priority,

@@ -1,10 +1,10 @@
 //! Owners of streams that wait for room in the queue: by priority, and within a priority in turn, however many streams a connection has
-//! waiting. Whoever has its share goes on waiting, although there is room: that is kept for others.
+//! waiting. One that has its share goes on waiting, although there is room: that is kept for others.
 
-use super::Scheduler;
+use super::Queue;
 use crate::{
     domain::{Priority, Timestamp},
-    scheduler::StreamKey,
+    scheduler::keys::StreamKey,
     shares::Turns,
 };
 
@@ -12,7 +12,7 @@ use crate::{
 /// always a next one: once nothing is queued any more, nobody has its share.
 const LOOKS_MAX: usize = 64;
 
-impl<H: Clone, P> Scheduler<H, P> {
+impl<H: Clone, P> Queue<H, P> {
     /// Remembers that the owner of a stream waits for room, and wants to be woken at `until` at the latest.
     pub fn wait_for_room(&mut self, key: StreamKey, until: Timestamp) {
         let Some(stream) = self.streams.get_mut(key) else { return };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tidemill::{
     domain::{Outcome, Peer, Priority, Timestamp},
     scheduler::{
-        Admission, CallReport, CostCurve, Item, ModelOptions, Overflow, Scheduler, ShapeKey, StreamKey, StreamOptions, TenantKey,
+        Admission, CallReport, CostCurve, Item, ModelOptions, Overflow, Queue, ShapeKey, StreamKey, StreamOptions, TenantKey,
     },
 };
 
@@ -29,7 +29,7 @@ const NEVER_RETIRED: &str = "no model of a simulation is retired";
 
 pub(crate) struct Tidemill<'a> {
     workload: &'a Workload,
-    scheduler: Scheduler<(), u32>,
+    queue: Queue<(), u32>,
     options: Vec<StreamOptions>,
     streams: Vec<StreamKey>,
     /// By item: the stream of a call of its own.
@@ -43,9 +43,9 @@ impl<'a> Tidemill<'a> {
     /// A scheduler after its warm-up; `seed` draws the noise of the calls that it measured.
     pub(crate) fn new(workload: &'a Workload, conditions: Conditions, seed: u64) -> Self {
         let admission = Admission { items: usize::MAX, bytes: usize::MAX, model_items: usize::MAX, model_bytes: usize::MAX };
-        let mut scheduler = Scheduler::new(workload.lanes, admission);
+        let mut queue = Queue::new(workload.lanes, admission);
         let add = |(index, model): (usize, &Model)| {
-            scheduler.add_model(ModelOptions {
+            queue.add_model(ModelOptions {
                 curve: measured(model.curve.grid(), conditions, workload.lanes * CALLS_MEASURED, &[seed, index as u64]),
                 item_bytes: model.item_bytes,
                 max_batch: model.batch_max,
@@ -69,9 +69,9 @@ impl<'a> Tidemill<'a> {
             },
         };
         let options: Vec<StreamOptions> = workload.streams.iter().map(options).collect();
-        let streams = options.iter().map(|options| scheduler.open(*options, ()).expect(NEVER_RETIRED)).collect();
+        let streams = options.iter().map(|options| queue.open(*options, ()).expect(NEVER_RETIRED)).collect();
         let calls = vec![StreamKey::default(); workload.items.len()];
-        Self { workload, scheduler, options, streams, calls, running: vec![None; workload.lanes], ended: Vec::new() }
+        Self { workload, queue, options, streams, calls, running: vec![None; workload.lanes], ended: Vec::new() }
     }
 
     fn is_call(&self, item: u32) -> bool {
@@ -85,7 +85,7 @@ impl<'a> Tidemill<'a> {
     /// A call whose item has been answered ends.
     fn end_call(&mut self, item: u32) {
         if self.is_call(item) {
-            self.scheduler.close(self.calls[item as usize]).for_each(drop);
+            self.queue.close(self.calls[item as usize]).for_each(drop);
         }
     }
 
@@ -134,15 +134,15 @@ impl Policy for Tidemill<'_> {
         };
         if self.is_call(index) {
             let options = self.options[item.stream as usize];
-            self.calls[index as usize] = self.scheduler.open(options, ()).expect(NEVER_RETIRED);
+            self.calls[index as usize] = self.queue.open(options, ()).expect(NEVER_RETIRED);
         }
-        let pushed = self.scheduler.push(self.stream(index), queued, &mut self.ended);
+        let pushed = self.queue.push(self.stream(index), queued, &mut self.ended);
         debug_assert!(pushed.is_ok(), "admission has no limit here");
         self.end_calls();
     }
 
     fn next_batch(&mut self, now: u64, lane: usize, batch: &mut Vec<u32>) {
-        if let Some(formed) = self.scheduler.next_batch(timestamp(now), &mut self.ended) {
+        if let Some(formed) = self.queue.next_batch(timestamp(now), &mut self.ended) {
             batch.extend(formed.entries.iter().map(|entry| entry.item.payload));
             self.running[lane] = Some(formed.report(None));
         }
@@ -153,16 +153,16 @@ impl Policy for Tidemill<'_> {
         let Some(report) = self.running[lane].take() else { return };
         let report = CallReport { took: Some(Duration::from_nanos(nanos)), ..report };
         let streams: Vec<_> = batch.iter().map(|item| (self.stream(*item), Outcome::Ok)).collect();
-        self.scheduler.finish(&report, streams);
+        self.queue.finish(&report, streams);
         batch.iter().for_each(|item| self.end_call(*item));
     }
 
     fn next_wakeup(&self, now: u64, _lane_is_idle: bool) -> u64 {
-        self.scheduler.next_wakeup(timestamp(now)).map_or(NEVER, Timestamp::as_nanos)
+        self.queue.next_wakeup(timestamp(now)).map_or(NEVER, Timestamp::as_nanos)
     }
 
     fn wake(&mut self, now: u64) {
-        self.scheduler.expire(timestamp(now), &mut self.ended, &mut Vec::new());
+        self.queue.expire(timestamp(now), &mut self.ended, &mut Vec::new());
         self.end_calls();
     }
 }

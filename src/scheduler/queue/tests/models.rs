@@ -6,32 +6,32 @@ use super::*;
 
 #[test]
 fn a_retired_model_takes_no_stream_and_goes_with_its_last() {
-    let (mut scheduler, model) = one_model(1, options(false));
-    let a = open(&mut scheduler, StreamOptions::of(model), "a");
-    push(&mut scheduler, a, item(0, at(0)));
-    scheduler.retire_model(model);
-    assert_eq!(scheduler.open(StreamOptions::of(model), "b"), None);
-    assert!(!scheduler.remove_spent(model), "a stream is open");
-    push(&mut scheduler, a, item(1, at(0)));
-    let batch = next(&mut scheduler, at(0)).expect("open streams go on");
-    scheduler.close(a).for_each(drop);
-    assert!(!scheduler.remove_spent(model), "an item still runs");
-    finish(&mut scheduler, &batch);
-    assert!(scheduler.remove_spent(model));
-    assert_eq!((scheduler.models(), scheduler.streams(), scheduler.queued()), (0, 0, 0));
+    let (mut queue, model) = one_model(1, options(false));
+    let a = open(&mut queue, StreamOptions::of(model), "a");
+    push(&mut queue, a, item(0, at(0)));
+    queue.retire_model(model);
+    assert_eq!(queue.open(StreamOptions::of(model), "b"), None);
+    assert!(!queue.remove_spent(model), "a stream is open");
+    push(&mut queue, a, item(1, at(0)));
+    let batch = next(&mut queue, at(0)).expect("open streams go on");
+    queue.close(a).for_each(drop);
+    assert!(!queue.remove_spent(model), "an item still runs");
+    finish(&mut queue, &batch);
+    assert!(queue.remove_spent(model));
+    assert_eq!((queue.models(), queue.streams(), queue.queued()), (0, 0, 0));
 }
 
 #[test]
 fn a_model_that_serves_is_not_removed_and_one_that_is_gone_is_told_apart_from_its_successor() {
-    let (mut scheduler, old) = one_model(1, options(false));
-    assert!(!scheduler.remove_spent(old), "it was not retired");
-    scheduler.retire_model(old);
-    assert!(scheduler.remove_spent(old));
-    let new = scheduler.add_model(options(true));
+    let (mut queue, old) = one_model(1, options(false));
+    assert!(!queue.remove_spent(old), "it was not retired");
+    queue.retire_model(old);
+    assert!(queue.remove_spent(old));
+    let new = queue.add_model(options(true));
     assert_ne!(old, new);
-    assert_eq!(scheduler.open(StreamOptions::of(old), "late"), None);
-    scheduler.retire_model(old);
-    assert!(scheduler.open(StreamOptions::of(new), "a").is_some(), "the key of a model that is gone reaches no other");
+    assert_eq!(queue.open(StreamOptions::of(old), "late"), None);
+    queue.retire_model(old);
+    assert!(queue.open(StreamOptions::of(new), "a").is_some(), "the key of a model that is gone reaches no other");
 }
 
 /// What can happen to models and their streams.
@@ -81,7 +81,7 @@ proptest! {
     /// item leaves exactly once; nothing is left at the end.
     #[test]
     fn models_go_with_their_last_stream_and_take_no_item_along(steps in steps()) {
-        let mut scheduler: Scheduler<usize, ()> = Scheduler::new(2, LOTS);
+        let mut queue: Queue<usize, ()> = Queue::new(2, LOTS);
         let mut now = at(1);
         let (mut models, mut streams): (Vec<Known>, Vec<Opened>) = (Vec::new(), Vec::new());
         let mut running: VecDeque<Batch<usize, ()>> = VecDeque::new();
@@ -92,15 +92,15 @@ proptest! {
         for step in steps.into_iter().chain(tail) {
             let mut ended = Vec::new();
             match step {
-                Step::Add { stateful } => models.push(Known { key: scheduler.add_model(options(stateful)), retired: false, open: 0 }),
+                Step::Add { stateful } => models.push(Known { key: queue.add_model(options(stateful)), retired: false, open: 0 }),
                 Step::Retire { model } => {
                     let Some(known) = models.get_mut(model) else { continue };
-                    scheduler.retire_model(known.key);
+                    queue.retire_model(known.key);
                     known.retired = true;
                 }
                 Step::Open { model } => {
                     let Some(known) = models.get_mut(model) else { continue };
-                    let opened = scheduler.open(StreamOptions::of(known.key), streams.len());
+                    let opened = queue.open(StreamOptions::of(known.key), streams.len());
                     prop_assert_eq!(opened.is_none(), known.retired);
                     if let Some(key) = opened {
                         known.open += 1;
@@ -111,11 +111,11 @@ proptest! {
                     let Some(stream) = streams.get(stream).filter(|stream| stream.is_open) else { continue };
                     pushed += 1;
                     let deadline = deadline.map_or(Timestamp::NEVER, |millis| now + MS * u32::from(millis) + MS);
-                    let taken = scheduler.push(stream.key, due(pushed, now, deadline), &mut ended);
+                    let taken = queue.push(stream.key, due(pushed, now, deadline), &mut ended);
                     prop_assert!(taken.is_ok(), "an open stream takes items, whatever becomes of its model");
                 }
                 Step::Take => {
-                    if let Some(batch) = scheduler.next_batch(now, &mut ended) {
+                    if let Some(batch) = queue.next_batch(now, &mut ended) {
                         for entry in &batch.entries {
                             streams[entry.handle].running += 1;
                             prop_assert!(left.insert(entry.item.ticket));
@@ -125,7 +125,7 @@ proptest! {
                 }
                 Step::Finish => {
                     if let Some(batch) = running.pop_front() {
-                        scheduler.finish(&batch.report(Some(MS)), batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
+                        queue.finish(&batch.report(Some(MS)), batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
                         batch.entries.iter().for_each(|entry| streams[entry.handle].running -= 1);
                     }
                 }
@@ -133,13 +133,13 @@ proptest! {
                     let Some(stream) = streams.get_mut(stream).filter(|stream| stream.is_open) else { continue };
                     stream.is_open = false;
                     models[stream.model].open -= 1;
-                    for item in scheduler.close(stream.key) {
+                    for item in queue.close(stream.key) {
                         prop_assert!(left.insert(item.ticket));
                     }
                 }
                 Step::Expire { millis } => {
                     now = now + MS * u32::from(millis);
-                    scheduler.expire(now, &mut ended, &mut Vec::new());
+                    queue.expire(now, &mut ended, &mut Vec::new());
                 }
             }
             for ended in ended {
@@ -147,14 +147,14 @@ proptest! {
             }
             for (index, known) in models.iter().enumerate() {
                 let runs = streams.iter().any(|stream| stream.model == index && stream.running > 0);
-                let was_there = scheduler.cost(known.key).is_some();
-                let removed = scheduler.remove_spent(known.key);
+                let was_there = queue.cost(known.key).is_some();
+                let removed = queue.remove_spent(known.key);
                 prop_assert_eq!(removed, was_there && known.retired && known.open == 0 && !runs);
-                prop_assert_eq!(scheduler.cost(known.key).is_none(), known.retired && known.open == 0 && !runs);
+                prop_assert_eq!(queue.cost(known.key).is_none(), known.retired && known.open == 0 && !runs);
             }
         }
         prop_assert_eq!(left.len() as u64, pushed);
-        prop_assert_eq!((scheduler.models(), scheduler.streams(), scheduler.queued()), (0, 0, 0));
-        prop_assert!(!scheduler.has_ready() && scheduler.next_wakeup(now).is_none());
+        prop_assert_eq!((queue.models(), queue.streams(), queue.queued()), (0, 0, 0));
+        prop_assert!(!queue.has_ready() && queue.next_wakeup(now).is_none());
     }
 }

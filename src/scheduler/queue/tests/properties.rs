@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::scheduler::{CallTimes, ModelCall, Spent};
 
-/// What can happen to a scheduler.
+/// What can happen to a queue.
 #[derive(Debug, Clone)]
 enum Step {
     Open { priority: Priority, tenant: u64, drops: bool },
@@ -53,8 +53,8 @@ proptest! {
     #[test]
     fn holds_its_invariants_whatever_happens(stateful: bool, lanes in 1_usize..4, steps in steps()) {
         let limits = Admission { items: 12, ..LOTS };
-        let mut scheduler: Scheduler<usize, ()> = Scheduler::new(lanes, limits);
-        let model = scheduler.add_model(options(stateful));
+        let mut queue: Queue<usize, ()> = Queue::new(lanes, limits);
+        let model = queue.add_model(options(stateful));
         let mut now = at(1);
         let mut streams: Vec<Option<(StreamKey, bool)>> = Vec::new();
         let mut waiting: BTreeMap<(usize, u64), Timestamp> = BTreeMap::new();
@@ -69,7 +69,7 @@ proptest! {
                 Step::Open { priority, tenant, drops } => {
                     let overflow = if drops { Overflow::DropOldest { items_max: 3, bytes_max: 1 << 20 } } else { Overflow::Block };
                     let options = StreamOptions { overflow, ..with(model, priority, tenant) };
-                    let key = scheduler.open(options, streams.len()).expect("the model is there");
+                    let key = queue.open(options, streams.len()).expect("the model is there");
                     streams.push(Some((key, drops)));
                 }
                 Step::Push { stream, deadline, max_age, shape } => {
@@ -87,7 +87,7 @@ proptest! {
                     let due = item.due();
                     let own = waiting.range((stream, 0)..=(stream, u64::MAX)).count();
                     let (full, crowded) = (waiting.len() >= limits.items, waiting.len() > limits.items / 2);
-                    let pushed = scheduler.push(key, item, &mut expired);
+                    let pushed = queue.push(key, item, &mut expired);
                     // A tenant may have its share once more than half is taken; a stream that drops gives up all it has before.
                     let gives_way = drops && own > 0;
                     match &pushed {
@@ -106,7 +106,7 @@ proptest! {
                     }
                 }
                 Step::Take => {
-                    if let Some(batch) = scheduler.next_batch(now, &mut expired) {
+                    if let Some(batch) = queue.next_batch(now, &mut expired) {
                         prop_assert!((1..=8).contains(&batch.entries.len()));
                         let in_batch: BTreeSet<_> = batch.entries.iter().map(|entry| entry.stream).collect();
                         prop_assert!(!stateful || in_batch.len() == batch.entries.len());
@@ -130,9 +130,9 @@ proptest! {
                     if let Some(batch) = running.pop_front() {
                         let outcome = if fail { Outcome::Failed } else { Outcome::Ok };
                         let report = batch.report((!fail).then_some(MS));
-                        scheduler.finish(&report, batch.entries.iter().map(|entry| (entry.stream, outcome)));
+                        queue.finish(&report, batch.entries.iter().map(|entry| (entry.stream, outcome)));
                         let executed = if fail { failure(&batch, now) } else { success(&batch, now) };
-                        scheduler.account(model, &executed);
+                        queue.account(model, &executed);
                         failed += executed.failed;
                         for call in executed.calls {
                             ran += call.items as u64;
@@ -142,14 +142,14 @@ proptest! {
                 }
                 Step::Close { stream } => {
                     let Some((key, _)) = streams.get_mut(stream).and_then(Option::take) else { continue };
-                    for item in scheduler.close(key) {
+                    for item in queue.close(key) {
                         let id = (stream, item.ticket);
                         prop_assert!(waiting.remove(&id).is_some());
                         prop_assert!(left.insert(id));
                         cancelled += 1;
                     }
                 }
-                Step::Expire => scheduler.expire(now, &mut expired, &mut Vec::new()),
+                Step::Expire => queue.expire(now, &mut expired, &mut Vec::new()),
                 Step::Wait { millis } => now = now + MS * u32::from(millis),
             }
             let expires_only_the_late = matches!(step, Step::Expire);
@@ -161,28 +161,28 @@ proptest! {
                 failed += Spent { count: 1, time: now.since(expired.item.arrived) };
             }
             if expires_only_the_late {
-                prop_assert!(scheduler.next_wakeup(now).is_none_or(|wakeup| wakeup > now), "no wake-up in the past");
+                prop_assert!(queue.next_wakeup(now).is_none_or(|wakeup| wakeup > now), "no wake-up in the past");
             }
             let earliest = waiting.values().copied().min().filter(|deadline| *deadline != Timestamp::NEVER);
-            prop_assert_eq!(scheduler.next_wakeup(now), earliest);
-            prop_assert_eq!(scheduler.queued(), waiting.len());
+            prop_assert_eq!(queue.next_wakeup(now), earliest);
+            prop_assert_eq!(queue.queued(), waiting.len());
         }
         for batch in running {
-            scheduler.finish(&batch.report(Some(MS)), batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
+            queue.finish(&batch.report(Some(MS)), batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
             let executed = success(&batch, now);
-            scheduler.account(model, &executed);
+            queue.account(model, &executed);
             ran += batch.entries.len() as u64;
             waited += executed.calls[0].waited;
         }
         for (key, _) in streams.into_iter().flatten() {
-            cancelled += scheduler.close(key).count() as u64;
+            cancelled += queue.close(key).count() as u64;
         }
-        let ledger = scheduler.ledger(model);
-        prop_assert_eq!((ledger.received(), ledger.ended(), scheduler.queued(), scheduler.streams()), (received, received, 0, 0));
-        let statistics = scheduler.statistics(model);
+        let ledger = queue.ledger(model);
+        prop_assert_eq!((ledger.received(), ledger.ended(), queue.queued(), queue.streams()), (received, received, 0, 0));
+        let statistics = queue.statistics(model);
         prop_assert_eq!((statistics.items(), statistics.waited(), statistics.failed()), (ran, waited, failed));
         prop_assert_eq!(statistics.items() + statistics.failed().count + cancelled, received);
-        prop_assert_eq!(scheduler.repairs(model), 0);
+        prop_assert_eq!(queue.repairs(model), 0);
         let late = ledger.outcome(Outcome::Cancelled) - cancelled;
         prop_assert!(ledger.outcome(Outcome::Ok) <= ran && ran <= ledger.outcome(Outcome::Ok) + late, "left while they ran: {late}");
     }
@@ -190,15 +190,15 @@ proptest! {
     /// As long as no deadline is near, items of streams within their share leave by deadline, whoever pushed them.
     #[test]
     fn the_earliest_deadline_leaves_first(stateful: bool, deadlines in proptest::collection::vec(500_u64..900, 1..40)) {
-        let (mut scheduler, model) = one_model(1, options(stateful));
+        let (mut queue, model) = one_model(1, options(stateful));
         for (ticket, deadline) in (0..).zip(&deadlines) {
-            let stream = open(&mut scheduler, StreamOptions::of(model), "");
-            push(&mut scheduler, stream, due(ticket, at(0), at(*deadline)));
+            let stream = open(&mut queue, StreamOptions::of(model), "");
+            push(&mut queue, stream, due(ticket, at(0), at(*deadline)));
         }
         let mut left = Vec::new();
-        while let Some(batch) = next(&mut scheduler, at(0)) {
+        while let Some(batch) = next(&mut queue, at(0)) {
             left.extend(batch.entries.iter().map(|entry| entry.item.deadline));
-            finish(&mut scheduler, &batch);
+            finish(&mut queue, &batch);
         }
         prop_assert_eq!(left.len(), deadlines.len());
         prop_assert!(left.is_sorted(), "{left:?}");

@@ -47,13 +47,13 @@ struct Served {
 
 fn serve(load: Load, peer_of: impl Fn(usize) -> Peer) -> Served {
     let Load { stateful, items_max, period, jitter, flood } = load;
-    let mut scheduler: Scheduler<usize, ()> = Scheduler::new(LANES, LOTS);
-    let model = scheduler.add_model(slow_options(stateful));
+    let mut queue: Queue<usize, ()> = Queue::new(LANES, LOTS);
+    let model = queue.add_model(slow_options(stateful));
     let floods = |stream| flood && stream == 0;
     let open = |stream| {
         let drops = Overflow::DropOldest { items_max, bytes_max: 1 << 20 };
         let overflow = if floods(stream) { Overflow::Block } else { drops };
-        scheduler
+        queue
             .open(StreamOptions { overflow, peer: peer_of(stream), ..StreamOptions::of(model) }, stream)
             .expect("the model is there")
     };
@@ -80,7 +80,7 @@ fn serve(load: Load, peer_of: impl Fn(usize) -> Peer) -> Served {
     loop {
         let ends = lanes.iter().flatten().map(|(ends, _)| *ends).min();
         let arrives = arrivals.first().map(|(at, ..)| *at);
-        let Some(now) = ends.into_iter().chain(arrives).chain(scheduler.next_alarm()).min() else { return served };
+        let Some(now) = ends.into_iter().chain(arrives).chain(queue.next_alarm()).min() else { return served };
         for lane in &mut lanes {
             if let Some((_, batch)) = lane.take_if(|(ends, _)| *ends <= now) {
                 for entry in &batch.entries {
@@ -92,18 +92,18 @@ fn serve(load: Load, peer_of: impl Fn(usize) -> Peer) -> Served {
                     arrivals.extend(refills.map(|entry| (now, 0, entry.item.ticket + 32)));
                 }
                 let outcomes = batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok));
-                scheduler.finish(&batch.report(Some(call(batch.entries.len()))), outcomes);
+                queue.finish(&batch.report(Some(call(batch.entries.len()))), outcomes);
             }
         }
         while arrivals.first().is_some_and(|(at, ..)| *at <= now) {
             let (arrived, stream, ticket) = arrivals.pop_first().expect("there is one");
             let stale_at = if floods(stream) { Timestamp::NEVER } else { arrived + MAX_AGE };
             let item = Item { stale_at, ..item(ticket, arrived) };
-            scheduler.push(streams[stream], item, &mut ended).expect("there is room");
+            queue.push(streams[stream], item, &mut ended).expect("there is room");
         }
-        scheduler.expire(now, &mut ended, &mut wake);
+        queue.expire(now, &mut ended, &mut wake);
         for lane in lanes.iter_mut().filter(|lane| lane.is_none()) {
-            *lane = scheduler.next_batch(now, &mut ended).map(|batch| (now + call(batch.entries.len()), batch));
+            *lane = queue.next_batch(now, &mut ended).map(|batch| (now + call(batch.entries.len()), batch));
         }
         ended.clear();
     }

@@ -5,9 +5,9 @@ use std::{collections::HashMap, time::Duration};
 use crate::domain::Timestamp;
 
 use super::{
-    ShapeKey,
-    batch::CallReport,
+    calls::Call,
     cost::{CostCurve, CostModel},
+    keys::ShapeKey,
 };
 
 /// Shapes with nothing queued whose cost is remembered.
@@ -21,7 +21,7 @@ const CALLS_PER_LONE_TRIAL: u32 = 64;
 
 /// Costs of one model.
 #[derive(Debug)]
-pub(super) struct Costs {
+pub(super) struct CostsByShape {
     /// Of the shape that was measured at load, and of models with one shape only.
     base: CostModel,
     item_bytes: usize,
@@ -47,7 +47,7 @@ struct LoneCalls {
     since_trial: u32,
 }
 
-impl Costs {
+impl CostsByShape {
     pub(super) fn new(curve: &CostCurve, max_batch: usize, item_bytes: usize, wide_ratio: Option<f64>) -> Self {
         Self {
             base: CostModel::new(curve, max_batch),
@@ -133,24 +133,23 @@ impl Costs {
         wide
     }
 
-    /// Learns from a call.
-    pub(super) fn observe(&mut self, report: &CallReport) {
-        let Some(took) = report.took else { return };
+    /// Learns from a call that succeeded.
+    pub(super) fn observe(&mut self, call: &Call, took: Duration) {
         let lone = self.lone.as_mut();
-        let cost = match self.shapes.get_mut(&report.shape) {
+        let cost = match self.shapes.get_mut(&call.shape) {
             Some(shape) => &mut shape.cost,
             None => &mut self.base,
         };
-        if report.lone
+        if call.lone
             && let Some(lone) = lone
         {
-            let ratio = took.as_secs_f64() / cost.call(report.items).as_secs_f64().max(1e-9);
-            let learned = if report.wide { &mut lone.wide } else { &mut lone.narrow };
+            let ratio = took.as_secs_f64() / cost.call(call.items).as_secs_f64().max(1e-9);
+            let learned = if call.wide { &mut lone.wide } else { &mut lone.narrow };
             *learned += LONE_GAIN * (ratio - *learned);
         }
         // The curve is that of calls on a lane's own core.
-        if !report.wide {
-            cost.observe(report.items, took);
+        if !call.wide {
+            cost.observe(call.items, took);
         }
     }
 }

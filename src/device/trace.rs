@@ -1,7 +1,7 @@
 //! A record of what came to the queue and when, without what was in it, for `tidemill-sim replay`.
 //!
-//! JSON Lines. The queue puts lines into a bounded channel and never waits for the file: what finds no room is counted and told
-//! in the last line.
+//! JSON Lines. The queue puts lines into a bounded channel and never waits for the file: what finds no room is counted,
+//! and the last line says how much that was.
 
 use std::{
     io::{self, Write},
@@ -12,12 +12,10 @@ use std::{
 use serde::Serialize;
 use slotmap::Key as _;
 
-use super::{
-    ModelKey, StreamKey,
-    batch::Item,
-    options::{ModelOptions, StreamOptions},
+use crate::{
+    domain::{Priority, Timestamp},
+    scheduler::{Item, ModelKey, ModelOptions, StreamKey, StreamOptions},
 };
-use crate::domain::{Priority, Timestamp};
 
 /// Of the format; in the first line.
 const VERSION: u32 = 1;
@@ -163,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted_and_told() {
+    fn what_finds_no_room_is_counted_and_reported() {
         let (mut trace, writer) = Trace::begin(Timestamp::ZERO, 1);
         for _ in 0..LINES_MAX + 9 {
             trace.close(Timestamp::ZERO, StreamKey::null());

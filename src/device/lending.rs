@@ -2,15 +2,18 @@
 //!
 //! Waking a lane and being woken by it costs a lone item about as much as the call of a small model, and items that cost next to
 //! nothing more than their calls. So a pusher borrows an idle lane, its engine instance and its place in the account, for one short
-//! call, and lets the lane's own thread sleep. Whoever pushes meanwhile finds one lane fewer.
+//! call, and lets the lane's own thread sleep. A session that pushes in that time finds one lane fewer.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use super::{FLOWING_BATCH, Handoff, LaneState, LiveBatch, LiveEnded, ModelRuntime, Shared};
+use super::{
+    after::{After, Loan},
+    state::{Device, LaneState, Shared},
+    waking::FLOWING_BATCH,
+};
 use crate::{
     clock,
-    domain::Timestamp,
-    scheduler::{ModelKey, cost::CostModel, decide::WAKE_UP, lanes::Lane, mailbox::Mailbox},
+    scheduler::{CostModel, ModelKey, WAKE_UP},
 };
 
 /// Longest call of a lone item, as learned, for which the pusher's own other work may wait.
@@ -20,70 +23,50 @@ const CALL_MAX: Duration = Duration::from_micros(300);
 /// does not wait.
 const SWITCHES: Duration = Duration::from_micros(5);
 
-/// A call on a borrowed lane.
-pub(super) struct Loan {
-    lane: usize,
-    batch: LiveBatch,
-    runtime: Arc<ModelRuntime>,
-}
-
 impl Shared {
-    /// Takes what is queued, of a stream of `model`, for the caller to run. `None` if lanes are to run it; `ended` and `unblocked` are
-    /// as in [`Shared::take_batch`] either way.
-    pub(super) fn borrow_lane(
-        &mut self,
-        model: ModelKey,
-        ended: &mut Vec<LiveEnded>,
-        unblocked: &mut Vec<Arc<Mailbox>>,
-    ) -> Option<Loan> {
-        if self.idle.is_empty() || self.closed {
+    /// Takes what is queued, of a stream of `model`, for the caller's thread to run. `None` if lanes are to run it.
+    pub(super) fn borrow_lane(&mut self, model: ModelKey, after: &mut After) -> Option<Loan> {
+        if !self.lends || self.idle.is_empty() || self.closed {
             return None;
         }
-        let (ready, cost) = (self.scheduler.only_ready(model)?, self.scheduler.cost(model)?);
+        let (ready, cost) = (self.queue.only_ready(model)?, self.queue.cost(model)?);
         let lone = ready == 1 && self.idle.len() == self.lanes.len() && self.last_batch <= FLOWING_BATCH;
         if !(lone && cost.call(1) <= CALL_MAX || is_cheap(cost, ready)) {
             return None;
         }
-        let hosted = self.models.get(model)?;
-        if !hosted.runtime.executable.engine().runs_on_any_thread() {
+        if !self.models.get(model)?.runtime.executable.engine().runs_on_any_thread() {
             return None;
         }
-        let (batch, runtime) = self.take_batch(clock::now(), ended, unblocked)?;
+        let job = self.take_batch(clock::now(), after)?;
         let lane = self.idle.pop()?;
         self.lanes[lane] = LaneState::Lent;
-        Some(Loan { lane, batch, runtime })
+        Some(Loan { lane, job })
     }
 }
 
-impl Handoff {
-    /// Gives the lanes out for lending, once.
-    pub(in crate::scheduler) fn lend(&self, lanes: Arc<[Lane]>) {
-        self.lent.get_or_init(|| lanes);
+impl Device {
+    /// From now on idle lanes are lent: their threads are about to be there.
+    pub(super) fn lend_lanes(&self) {
+        self.shared.lock().lends = true;
     }
 
     /// Runs a call on this thread, and gives the lane back.
-    pub(super) fn run_here(&self, loan: Loan) {
-        let Loan { lane, batch, runtime } = loan;
-        let back = Back { handoff: self, lane };
-        if let Some(lanes) = self.lent.get() {
-            lanes[lane].run(self, batch, &runtime);
-        }
-        drop(back);
+    pub(super) fn run_loan(&self, loan: Loan) {
+        let Loan { lane, job } = loan;
+        let _back = Back { device: self, lane };
+        self.run(&self.lanes[lane], job);
     }
 
-    fn take_back(&self, lane: usize, now: Timestamp) {
-        let mut shared = self.shared.lock();
-        if shared.lanes[lane] == LaneState::Lent {
-            shared.lanes[lane] = LaneState::Idle;
-            shared.idle.push(lane);
-        }
-        let wake = shared.lanes_to_wake(1);
-        let rearm = shared.wakes_earlier(now);
-        drop(shared);
-        self.wake_lanes(wake);
-        if rearm {
-            self.rearm();
-        }
+    fn take_back(&self, lane: usize) {
+        let now = clock::now();
+        self.act(|shared, after| {
+            if shared.lanes[lane] == LaneState::Lent {
+                shared.lanes[lane] = LaneState::Idle;
+                shared.idle.push(lane);
+            }
+            after.wake = shared.lane_to_wake(1);
+            after.rearm = shared.wakes_earlier(now);
+        });
     }
 }
 
@@ -97,16 +80,14 @@ fn is_cheap(cost: &CostModel, items: usize) -> bool {
 
 /// Gives a lane back, whatever happens.
 struct Back<'a> {
-    handoff: &'a Handoff,
+    device: &'a Device,
     lane: usize,
 }
 
 impl Drop for Back<'_> {
     fn drop(&mut self) {
-        if let Some(lanes) = self.handoff.lent.get() {
-            lanes[self.lane].rest();
-        }
-        self.handoff.take_back(self.lane, clock::now());
+        self.device.lanes[self.lane].pulse.rest();
+        self.device.take_back(self.lane);
     }
 }
 
@@ -114,7 +95,7 @@ impl Drop for Back<'_> {
 mod tests {
     use std::{
         collections::VecDeque,
-        sync::mpsc,
+        sync::{Arc, mpsc},
         task::{Context, Waker},
         thread::{self, ThreadId},
     };
@@ -123,9 +104,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{Answer, Datatype, ItemInputs, Shape, Signature, Tensor, TensorSpec},
+        device::{Lanes, ModelRuntime, StreamHandle, Submitted},
+        domain::{Answer, Datatype, ItemInputs, Shape, Signature, Tensor, TensorSpec, Timestamp},
         engine::{Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Executable, Instance, LaneThreads},
-        scheduler::{Admission, CostCurve, Item, Lanes, ModelOptions, ShapeKey, StreamHandle, StreamOptions, Submitted},
+        scheduler::{Admission, CostCurve, Item, ModelOptions, ShapeKey, StreamOptions},
         telemetry::Telemetry,
         vitals::Vitals,
     };
@@ -172,7 +154,7 @@ mod tests {
     }
 
     struct World {
-        handoff: Arc<Handoff>,
+        device: Arc<Device>,
         stream: StreamHandle,
         calls: mpsc::Receiver<ThreadId>,
         leave: mpsc::SyncSender<()>,
@@ -196,8 +178,9 @@ mod tests {
         let compute = LaneThreads::device(lanes);
         let executable = Arc::new(Executable::new(Arc::new(engine), signature, &compute).expect("a sound model"));
         let limit = 1 << 20;
-        let handoff = Handoff::new(lanes, Admission { items: limit, bytes: limit, model_items: limit, model_bytes: limit });
         let telemetry = Telemetry::new();
+        let admission = Admission { items: limit, bytes: limit, model_items: limit, model_bytes: limit };
+        let device = Device::new(lanes, admission, &telemetry);
         let options = ModelOptions {
             curve: CostCurve::new(vec![call]),
             item_bytes: 4,
@@ -209,13 +192,13 @@ mod tests {
             wide_ratio: None,
         };
         let runtime = ModelRuntime { executable, metrics: telemetry.model("told", "1"), costs: Vec::new() };
-        let model = handoff.add_model(("told", "1"), options, runtime);
-        let started = Lanes::start(&handoff, &compute, |lane| telemetry.lane(lane), &Vitals::new(&telemetry)).expect("threads");
-        while handoff.shared.lock().idle.len() < lanes {
+        let model = device.add_model(("told", "1"), options, runtime);
+        let started = Lanes::start(&device, &compute, &Vitals::new(&telemetry)).expect("threads");
+        while device.shared.lock().idle.len() < lanes {
             thread::yield_now();
         }
-        let stream = handoff.open(StreamOptions::of(model)).expect("the model is there");
-        World { handoff, stream, calls, leave, _lanes: started }
+        let stream = device.open(StreamOptions::of(model)).expect("the model is there");
+        World { device, stream, calls, leave, _lanes: started }
     }
 
     fn submit(stream: &StreamHandle, ticket: u64) {
@@ -249,7 +232,7 @@ mod tests {
             let answers = answers(&world.stream);
             assert_eq!(answers.iter().map(|answer| (answer.seq, answer.outcome.is_ok())).collect::<Vec<_>>(), [(ticket, true)]);
         }
-        assert_eq!(world.handoff.shared.lock().idle.len(), 2, "the lane is given back");
+        assert_eq!(world.device.shared.lock().idle.len(), 2, "the lane is given back");
     }
 
     #[test]
@@ -265,9 +248,9 @@ mod tests {
     #[test]
     fn calls_that_cost_next_to_nothing_run_where_their_items_come_as_long_as_a_lane_is_idle() {
         let world = world(2, Duration::from_micros(1), true);
-        let (handoff, model) = (Arc::clone(&world.handoff), world.stream.model);
+        let (device, model) = (Arc::clone(&world.device), world.stream.model);
         let pusher = thread::spawn(move || {
-            let stream = handoff.open(StreamOptions::of(model)).expect("the model is there");
+            let stream = device.open(StreamOptions::of(model)).expect("the model is there");
             submit(&stream, 0);
         });
         assert_eq!(world.calls.recv().expect("a call"), pusher.thread().id());
@@ -276,7 +259,7 @@ mod tests {
         submit(&world.stream, 0);
         assert_eq!(world.calls.recv().expect("a second call"), thread::current().id());
         pusher.join().expect("no panic");
-        assert_eq!(world.handoff.shared.lock().idle.len(), 2, "both lanes are given back");
+        assert_eq!(world.device.shared.lock().idle.len(), 2, "both lanes are given back");
     }
 
     #[test]
@@ -291,12 +274,12 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_meanwhile_is_run_by_another_lane_or_by_this_one_afterwards() {
+    fn what_comes_during_the_call_is_run_by_another_lane_or_by_this_one_afterwards() {
         for lanes in [1, 2] {
             let world = world(lanes, Duration::from_micros(100), true);
-            let (handoff, model) = (Arc::clone(&world.handoff), world.stream.model);
+            let (device, model) = (Arc::clone(&world.device), world.stream.model);
             let pusher = thread::spawn(move || {
-                let stream = handoff.open(StreamOptions::of(model)).expect("the model is there");
+                let stream = device.open(StreamOptions::of(model)).expect("the model is there");
                 submit(&stream, 0);
                 answers(&stream).len()
             });

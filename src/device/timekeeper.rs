@@ -12,7 +12,7 @@ use std::{
     thread,
 };
 
-use super::handoff::Handoff;
+use super::state::Device;
 use crate::{
     clock, threads,
     vitals::{Part, Pulse, Vitals},
@@ -20,20 +20,20 @@ use crate::{
 
 /// The thread. Dropping it ends it.
 pub struct Timekeeper {
-    handoff: Arc<Handoff>,
+    device: Arc<Device>,
     ends: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Timekeeper {
-    /// Starts the thread; `vitals` is told if it ends.
+    /// Starts the thread; `vitals` learns of its end.
     ///
     /// # Errors
     /// The system's, if it cannot be started.
-    pub fn start(handoff: &Arc<Handoff>, vitals: &Vitals) -> io::Result<Self> {
+    pub fn start(device: &Arc<Device>, vitals: &Vitals) -> io::Result<Self> {
         let ends = Arc::new(AtomicBool::new(false));
         let thread = {
-            let (handoff, ends, vitals) = (Arc::clone(handoff), Arc::clone(&ends), vitals.clone());
+            let (device, ends, vitals) = (Arc::clone(device), Arc::clone(&ends), vitals.clone());
             let keep_time = move || {
                 let pulse = Arc::<Pulse>::default();
                 let vital = vitals.watch_steps(Part::Timekeeper, &pulse);
@@ -41,23 +41,23 @@ impl Timekeeper {
                 while !ends.load(Ordering::Acquire) {
                     let now = clock::now();
                     pulse.begin(now);
-                    let next = handoff.expire(now);
+                    let next = device.expire(now);
                     Part::Timekeeper.may_fail();
                     pulse.rest_until(next);
-                    handoff.sleep_until(next);
+                    device.rearm.sleep_until(next);
                 }
                 vital.end();
             };
             thread::Builder::new().name("timekeeper".to_owned()).spawn(keep_time)?
         };
-        Ok(Self { handoff: Arc::clone(handoff), ends, thread: Some(thread) })
+        Ok(Self { device: Arc::clone(device), ends, thread: Some(thread) })
     }
 }
 
 impl Drop for Timekeeper {
     fn drop(&mut self) {
         self.ends.store(true, Ordering::Release);
-        self.handoff.rearm();
+        self.device.rearm.ring();
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the timekeeper ended by a panic");
         }

@@ -1,115 +1,28 @@
-//! The models behind the hand-off: how they come and go, and what is told about them.
+//! The models of a device: how they come and go, and what their metrics show.
+//!
+//! A model that is retired is dropped with its last stream, outside the lock: freeing weights takes time.
 //!
 //! # Metrics
 //! Copies of one model version, of which a reload makes a new one while the old one still has streams, share their series.
-//! Counters and the gauges of items are moved by what has changed since they were last told, so that they are sums over the
-//! copies. What a gauge can tell of one copy only is that of the one that takes streams, and 0 where none does.
+//! Counters and the gauges of items are moved by what has changed since they were last published, so that they are sums over the
+//! copies. A gauge that can show one copy only shows the one that takes streams, and 0 where none does.
 
-use std::{sync::Arc, time::Duration};
-
-use super::{Handoff, Shared};
+use super::{
+    hosted::{Account, Hosted, ModelRuntime, QueueStatus, Repaired},
+    state::{Device, Shared},
+};
 use crate::{
-    domain::{DropReason, Outcome},
-    engine::Executable,
-    scheduler::{ModelKey, cost::CostCurve, ledger::Ledger, options::ModelOptions, queue::Repair, statistics::Statistics},
-    telemetry::{Gauge, ModelMetrics},
+    domain::DropReason,
+    scheduler::{ModelKey, ModelOptions, Repair},
 };
 
-/// What a lane needs to run a model, and to tell about it.
-pub struct ModelRuntime {
-    /// Runs calls.
-    pub executable: Arc<Executable>,
-    /// Where calls are counted.
-    pub metrics: ModelMetrics,
-    /// Where the learned cost is shown, at batch sizes 1, 2, 4, …
-    pub costs: Vec<Gauge>,
-}
-
-/// What can be asked about a model's queue.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModelStatus {
-    /// Cost as learned so far.
-    pub curve: CostCurve,
-    /// The same for items of other shapes, each with the input bytes of an item.
-    pub shape_curves: Vec<(usize, CostCurve)>,
-    /// Largest batch that is formed.
-    pub batch_cap: usize,
-    /// Items queued.
-    pub queued: usize,
-    /// Items that may be.
-    pub queued_max: usize,
-    /// Items in running calls.
-    pub running: usize,
-    /// The account of items.
-    pub ledger: Ledger,
-    /// What calls and items took, of the same moment.
-    pub statistics: Statistics,
-}
-
-/// A model with a queue.
-pub(super) struct Hosted {
-    pub(super) runtime: Arc<ModelRuntime>,
-    /// Name and version, which are its series too.
-    labels: (Box<str>, Box<str>),
-    told: Account,
-}
-
-/// What counters and gauges of items show.
-#[derive(Debug, Clone, Copy, Default)]
-struct Account {
-    ledger: Ledger,
-    drops: [u64; DropReason::ALL.len()],
-    rebuilds: u64,
-    repairs: u64,
-    queued: usize,
-    running: usize,
-}
-
-impl Account {
-    /// Adds to the metrics what this account has more than the one that they were told before.
-    fn tell(&self, before: &Self, metrics: &ModelMetrics) {
-        metrics.rebuilds.increment(self.rebuilds - before.rebuilds);
-        metrics.queue_repairs.increment(self.repairs - before.repairs);
-        metrics.received.increment(self.ledger.received() - before.ledger.received());
-        for outcome in Outcome::ALL {
-            metrics.outcome(outcome).increment(self.ledger.outcome(outcome) - before.ledger.outcome(outcome));
-        }
-        for reason in DropReason::ALL {
-            metrics.dropped(reason).increment(self.drops[reason as usize] - before.drops[reason as usize]);
-        }
-        metrics.queued_items.increment(self.queued as f64 - before.queued as f64);
-        metrics.in_flight_items.increment(self.running as f64 - before.running as f64);
-    }
-}
-
-/// A model whose queue contradicted itself: what the log says of it.
-pub(super) struct Repaired {
-    labels: (Box<str>, Box<str>),
-    times: u64,
-}
-
-impl Repaired {
-    /// To be called outside the lock.
-    pub(super) fn report(repaired: Option<Self>) {
-        if let Some(Self { labels: (model, version), times }) = repaired {
-            tracing::error!(
-                %model,
-                %version,
-                times,
-                "the model's queue contradicted itself and was made again from its streams, without loss: a defect of the server, \
-                 please report it (tidemill_queue_repairs_total counts these)"
-            );
-        }
-    }
-}
-
-impl Handoff {
+impl Device {
     /// Opens a queue for a model.
     pub fn add_model(&self, (name, version): (&str, &str), options: ModelOptions, runtime: ModelRuntime) -> ModelKey {
-        let hosted = Hosted { runtime: Arc::new(runtime), labels: (name.into(), version.into()), told: Account::default() };
+        let hosted = Hosted::new((name, version), runtime);
         let mut shared = self.shared.lock();
         let recorded = shared.trace.is_some().then(|| options.clone());
-        let key = shared.scheduler.add_model(options);
+        let key = shared.queue.add_model(options);
         if let (Some(trace), Some(options)) = (&mut shared.trace, recorded) {
             trace.model(key, name, version, &options);
         }
@@ -119,48 +32,29 @@ impl Handoff {
 
     /// Lets no further stream of a model open. Open ones go on; with the last of them the model is dropped.
     pub fn retire_model(&self, key: ModelKey) {
-        let mut shared = self.shared.lock();
-        shared.scheduler.retire_model(key);
-        shared.clear_gauges(key);
-        let gone = shared.remove_spent(key);
-        drop(shared);
-        drop(gone);
-    }
-
-    /// Whether a model is there, if only for its last streams.
-    #[must_use]
-    pub fn holds(&self, key: ModelKey) -> bool {
-        self.shared.lock().models.contains_key(key)
-    }
-
-    /// Models that are there, retired ones that still have streams included.
-    #[must_use]
-    pub fn models(&self) -> usize {
-        self.shared.lock().scheduler.models()
+        self.act(|shared, after| {
+            shared.queue.retire_model(key);
+            shared.clear_gauges(key);
+            after.gone = shared.remove_spent(key);
+        });
     }
 
     /// What can be asked about a model's queue; `None` if there is no such model.
     #[must_use]
-    pub fn status(&self, model: ModelKey) -> Option<ModelStatus> {
+    pub fn status(&self, model: ModelKey) -> Option<QueueStatus> {
         let shared = self.shared.lock();
-        let cost = shared.scheduler.cost(model)?;
-        let (queued, running) = shared.scheduler.load(model);
-        Some(ModelStatus {
+        let cost = shared.queue.cost(model)?;
+        let (queued, running) = shared.queue.load(model);
+        Some(QueueStatus {
             curve: cost.curve(),
-            shape_curves: shared.scheduler.costs_by_shape(model),
+            shape_curves: shared.queue.costs_by_shape(model),
             batch_cap: cost.cap(),
             queued,
-            queued_max: shared.scheduler.admission().model_items,
+            queued_max: shared.queue.admission().model_items,
             running,
-            ledger: shared.scheduler.ledger(model),
-            statistics: shared.scheduler.statistics(model),
+            ledger: shared.queue.ledger(model),
+            statistics: shared.queue.statistics(model),
         })
-    }
-
-    /// The longest call that any model may take, as far as is learned; `None` while the lock is taken, for whom must not wait.
-    #[must_use]
-    pub fn longest_call(&self) -> Option<Duration> {
-        Some(self.shared.try_lock()?.scheduler.longest_call())
     }
 
     /// Brings counters and gauges up to date. Called when metrics are read, so that the hot path need not count twice.
@@ -173,25 +67,25 @@ impl Handoff {
 
 impl Shared {
     fn publish(&mut self, key: ModelKey) {
-        let Self { scheduler, models, .. } = self;
-        let Some(Hosted { runtime, told, .. }) = models.get_mut(key) else { return };
+        let Self { queue, models, .. } = self;
+        let Some(Hosted { runtime, shown, .. }) = models.get_mut(key) else { return };
         let metrics = &runtime.metrics;
-        let (queued, running) = scheduler.load(key);
+        let (queued, running) = queue.load(key);
         let account = Account {
-            ledger: scheduler.ledger(key),
-            drops: DropReason::ALL.map(|reason| scheduler.dropped(key, reason)),
+            ledger: queue.ledger(key),
+            drops: DropReason::ALL.map(|reason| queue.dropped(key, reason)),
             rebuilds: runtime.executable.rebuilds(),
-            repairs: scheduler.repairs(key),
+            repairs: queue.repairs(key),
             queued,
             running,
         };
-        account.tell(told, metrics);
-        *told = account;
-        if scheduler.is_retired(key) {
+        account.show(shown, metrics);
+        *shown = account;
+        if queue.is_retired(key) {
             return;
         }
         metrics.ready.set(f64::from(u8::from(runtime.executable.lost().is_none())));
-        if let Some(cost) = scheduler.cost(key) {
+        if let Some(cost) = queue.cost(key) {
             metrics.batch_cap.set(cost.cap() as f64);
             for (gauge, (_, cost)) in runtime.costs.iter().zip(cost.curve().points()) {
                 gauge.set(cost.as_secs_f64());
@@ -199,10 +93,10 @@ impl Shared {
         }
     }
 
-    /// Sets to 0 what a retired model's gauges tell and no other copy of it will.
+    /// Sets the gauges to 0 that show a retired model and that no other copy of it will set.
     fn clear_gauges(&self, key: ModelKey) {
         let Some(Hosted { runtime, labels, .. }) = self.models.get(key) else { return };
-        let copies = self.models.iter().filter(|(copy, hosted)| hosted.labels == *labels && !self.scheduler.is_retired(*copy));
+        let copies = self.models.iter().filter(|(copy, hosted)| hosted.labels == *labels && !self.queue.is_retired(*copy));
         let costs_shown = copies.map(|(_, hosted)| hosted.runtime.costs.len()).max();
         if costs_shown.is_none() {
             runtime.metrics.ready.set(0.0);
@@ -215,18 +109,18 @@ impl Shared {
 
     /// What is to be reported of the decision before, if it found a queue that contradicted itself.
     pub(super) fn take_repaired(&mut self) -> Option<Repaired> {
-        let Repair { model, times } = self.scheduler.take_repair()?;
+        let Repair { model, times } = self.queue.take_repair()?;
         let labels = self.models.get(model)?.labels.clone();
         Some(Repaired { labels, times })
     }
 
     /// Takes out a retired model without streams. It is to be dropped outside the lock.
     pub(super) fn remove_spent(&mut self, key: ModelKey) -> Option<Hosted> {
-        if !self.scheduler.is_spent(key) {
+        if !self.queue.is_spent(key) {
             return None;
         }
         self.publish(key);
-        self.scheduler.remove_spent(key);
+        self.queue.remove_spent(key);
         self.models.remove(key)
     }
 }
@@ -235,19 +129,20 @@ impl Shared {
 mod tests {
     use std::{
         collections::VecDeque,
-        sync::Weak,
+        sync::{Arc, Weak},
         task::{Context, Waker},
         time::Duration,
     };
 
     use super::*;
     use crate::{
-        domain::{Datatype, Signature, Tensor, TensorSpec, Timestamp},
+        device::{StreamHandle, Submitted, hosted::Job},
+        domain::{Datatype, Outcome, Signature, Tensor, TensorSpec, Timestamp},
         engine::{
-            LaneThreads,
+            Executable, LaneThreads,
             synthetic::{Script, SyntheticEngine},
         },
-        scheduler::{Admission, Executed, Item, ShapeKey, StreamHandle, StreamOptions, Submitted},
+        scheduler::{Admission, CostCurve, Executed, Item, ShapeKey, StreamOptions},
         telemetry::Telemetry,
         vitals::Pulse,
     };
@@ -255,13 +150,14 @@ mod tests {
     const ADMISSION: Admission = Admission { items: 100, bytes: 1 << 20, model_items: 100, model_bytes: 1 << 20 };
 
     struct Fixture {
-        handoff: Arc<Handoff>,
+        device: Arc<Device>,
         telemetry: Telemetry,
     }
 
     impl Fixture {
         fn new() -> Self {
-            Self { handoff: Handoff::new(1, ADMISSION), telemetry: Telemetry::new() }
+            let telemetry = Telemetry::new();
+            Self { device: Device::new(1, ADMISSION, &telemetry), telemetry }
         }
 
         /// A copy of the same version of the same model, with costs for so many batch sizes.
@@ -284,16 +180,16 @@ mod tests {
                 padding_waste_max: None,
                 wide_ratio: None,
             };
-            (self.handoff.add_model(("m", "1"), options, ModelRuntime { executable, metrics, costs }), weak)
+            (self.device.add_model(("m", "1"), options, ModelRuntime { executable, metrics, costs }), weak)
         }
 
         fn open(&self, model: ModelKey) -> Option<StreamHandle> {
-            self.handoff.open(StreamOptions::of(model))
+            self.device.open(StreamOptions::of(model))
         }
 
         /// The sum of a metric's series whose labels contain `labels`.
         fn metric(&self, name: &str, labels: &str) -> f64 {
-            self.handoff.publish_metrics();
+            self.device.publish_metrics();
             let text = self.telemetry.render();
             let lines = text.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(labels));
             lines.map(|line| line.rsplit_once(' ').expect("a value").1.parse::<f64>().expect("a number")).sum()
@@ -301,9 +197,9 @@ mod tests {
 
         /// What lane 0 does with one batch.
         fn run_batch(&self) {
-            let (batch, _runtime) = self.handoff.next_batch(0, &Pulse::default()).expect("something is queued");
+            let batch = self.device.next_batch(0, &Pulse::default()).expect("something is queued").batch;
             let outcomes = batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok));
-            self.handoff.finish(&batch.report(Some(Duration::from_millis(1))), outcomes, &Executed::default());
+            self.device.finish(&batch.report(Some(Duration::from_millis(1))), outcomes, &Executed::default());
         }
     }
 
@@ -325,10 +221,10 @@ mod tests {
     fn a_retired_model_without_streams_is_freed_at_once() {
         let fixture = Fixture::new();
         let (model, executable) = fixture.add(1);
-        fixture.handoff.retire_model(model);
-        assert_eq!((executable.strong_count(), fixture.handoff.models()), (0, 0));
-        assert!(fixture.handoff.status(model).is_none() && fixture.open(model).is_none());
-        fixture.handoff.retire_model(model);
+        fixture.device.retire_model(model);
+        assert_eq!((executable.strong_count(), fixture.device.models()), (0, 0));
+        assert!(fixture.device.status(model).is_none() && fixture.open(model).is_none());
+        fixture.device.retire_model(model);
     }
 
     #[test]
@@ -336,15 +232,15 @@ mod tests {
         let fixture = Fixture::new();
         let (model, executable) = fixture.add(1);
         let [first, last] = [(); 2].map(|()| fixture.open(model).expect("it serves"));
-        fixture.handoff.retire_model(model);
+        fixture.device.retire_model(model);
         assert!(fixture.open(model).is_none());
         drop(first);
         submit(&last);
         fixture.run_batch();
         assert!(last.poll_answers(&mut Context::from_waker(Waker::noop()), &mut VecDeque::new()).is_pending());
-        assert_eq!(fixture.handoff.models(), 1);
+        assert_eq!(fixture.device.models(), 1);
         drop(last);
-        assert_eq!((executable.strong_count(), fixture.handoff.models()), (0, 0));
+        assert_eq!((executable.strong_count(), fixture.device.models()), (0, 0));
     }
 
     #[test]
@@ -353,16 +249,16 @@ mod tests {
         let (model, executable) = fixture.add(1);
         let stream = fixture.open(model).expect("it serves");
         submit(&stream);
-        let (batch, runtime) = fixture.handoff.next_batch(0, &Pulse::default()).expect("an item is queued");
-        fixture.handoff.retire_model(model);
+        let Job { batch, runtime } = fixture.device.next_batch(0, &Pulse::default()).expect("an item is queued");
+        fixture.device.retire_model(model);
         drop(stream);
-        assert_eq!(fixture.handoff.models(), 1, "its item runs");
-        fixture.handoff.finish(
+        assert_eq!(fixture.device.models(), 1, "its item runs");
+        fixture.device.finish(
             &batch.report(None),
             batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok)),
             &Executed::default(),
         );
-        assert_eq!((executable.strong_count(), fixture.handoff.models()), (1, 0), "the lane still holds it");
+        assert_eq!((executable.strong_count(), fixture.device.models()), (1, 0), "the lane still holds it");
         drop(runtime);
         assert_eq!(executable.strong_count(), 0);
     }
@@ -374,12 +270,12 @@ mod tests {
         let stream = fixture.open(model).expect("it serves");
         for times in 1..=3 {
             submit(&stream);
-            fixture.handoff.shared.lock().scheduler.forget_ready_streams(model);
+            fixture.device.shared.lock().queue.forget_ready_streams(model);
             fixture.run_batch();
             assert_eq!(fixture.metric("tidemill_queue_repairs_total", "m"), f64::from(times));
         }
         assert_eq!(fixture.metric("tidemill_items_ended_total", "outcome=\"ok\""), 3.0);
-        assert!(fixture.handoff.shared.lock().take_repaired().is_none(), "reported with the batch");
+        assert!(fixture.device.shared.lock().take_repaired().is_none(), "reported with the batch");
     }
 
     #[test]
@@ -392,7 +288,7 @@ mod tests {
         assert_eq!(fixture.metric("tidemill_items_received_total", "m"), 1.0);
         submit(&held);
         let (new, _) = fixture.add(2);
-        fixture.handoff.retire_model(old);
+        fixture.device.retire_model(old);
         assert_eq!(fixture.metric("tidemill_model_cost_seconds", "batch_size=\"4\""), 0.0, "the new copy has no such size");
         assert!(fixture.metric("tidemill_model_cost_seconds", "batch_size=\"2\"") > 0.0);
         let stream = fixture.open(new).expect("it serves");
@@ -403,7 +299,7 @@ mod tests {
         assert_eq!((fixture.metric("tidemill_items_queued", "m"), fixture.metric("tidemill_model_ready", "m")), (1.0, 1.0));
         fixture.run_batch();
         drop(stream);
-        fixture.handoff.retire_model(new);
+        fixture.device.retire_model(new);
         let ended = fixture.metric("tidemill_items_ended_total", "m");
         assert_eq!((fixture.metric("tidemill_items_received_total", "m"), ended), (3.0, 3.0));
         for gauge in ["model_ready", "model_batch_cap", "model_cost_seconds", "items_queued", "items_in_flight"] {

@@ -35,7 +35,7 @@ impl Signal {
     }
 }
 
-/// Rung by anyone; one thread sleeps beside it. Ringing it twice before it is heard counts once.
+/// Rung by anyone; one thread sleeps until it is. Ringing it twice before it is heard counts once.
 #[derive(Debug, Default)]
 pub(super) struct Bell {
     rung: Mutex<bool>,

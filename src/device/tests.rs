@@ -1,21 +1,26 @@
-//! The hand-off in virtual time: no thread and no runtime, its lanes, kicker and timekeeper are moved by hand.
+//! A device in virtual time: no thread and no runtime, its lanes, kicker and timekeeper are moved by hand.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::LazyLock,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, LazyLock},
+    task::{Context, Waker},
+    time::Duration,
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    Device, ModelRuntime, StreamHandle, Submitted, hosted::Job, live::LiveBatch, pulling::Look, state::LaneState,
+    waking::EXPIRY_STEP,
+};
 use crate::{
-    domain::{Datatype, Signature, TensorSpec},
+    domain::{Datatype, ItemInputs, Outcome, Signature, TensorSpec, Timestamp},
     engine::{
         Executable, LaneThreads,
         synthetic::{Script, SyntheticEngine},
     },
-    scheduler::{CostCurve, ModelOptions, ShapeKey},
+    scheduler::{Admission, CostCurve, Executed, Item, ModelOptions, ShapeKey, StreamKey, StreamOptions},
     telemetry::Telemetry,
 };
 
@@ -47,7 +52,7 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
 }
 
 struct World {
-    handoff: Arc<Handoff>,
+    device: Arc<Device>,
     kicker: BoxFuture<'static, ()>,
     streams: Vec<StreamHandle>,
     /// What each lane runs.
@@ -61,7 +66,8 @@ struct World {
 
 impl World {
     fn new(lanes: usize, max_delay: Duration, stateful: bool) -> Self {
-        let handoff = Handoff::new(lanes, LOTS);
+        let telemetry = Telemetry::new();
+        let device = Device::new(lanes, LOTS, &telemetry);
         let options = ModelOptions {
             curve: CostCurve::new([1_u32, 2, 4].map(|batch| MS + MS / 4 * batch).to_vec()),
             item_bytes: 100,
@@ -72,13 +78,13 @@ impl World {
             padding_waste_max: None,
             wide_ratio: None,
         };
-        let metrics = Telemetry::new().model("test", "1");
+        let metrics = telemetry.model("test", "1");
         let runtime = ModelRuntime { executable: Arc::clone(&EXECUTABLE), metrics, costs: Vec::new() };
-        let model = handoff.add_model(("test", "1"), options, runtime);
-        let streams = (0..STREAMS).map(|_| handoff.open(StreamOptions::of(model)).expect("the model is there")).collect();
-        let kicker = Arc::clone(&handoff).kick_lanes().boxed();
+        let model = device.add_model(("test", "1"), options, runtime);
+        let streams = (0..STREAMS).map(|_| device.open(StreamOptions::of(model)).expect("the model is there")).collect();
+        let kicker = Arc::clone(&device).kick_lanes().boxed();
         let (lanes, timer, now) = ((0..lanes).map(|_| None).collect(), Timestamp::NEVER, Timestamp::ZERO);
-        let mut world = Self { handoff, kicker, streams, lanes, timer, now, waiting: BTreeMap::new() };
+        let mut world = Self { device, kicker, streams, lanes, timer, now, waiting: BTreeMap::new() };
         (0..world.lanes.len()).for_each(|lane| world.look(lane));
         world
     }
@@ -89,8 +95,8 @@ impl World {
     }
 
     fn look(&mut self, lane: usize) {
-        let mut shared = self.handoff.shared.lock();
-        if let Look::Found(batch, _) = self.handoff.look(&mut shared, lane, self.now) {
+        let mut shared = self.device.shared.lock();
+        if let Look::Found(Job { batch, .. }) = self.device.look(&mut shared, lane, self.now) {
             for entry in &batch.entries {
                 let stream = self.streams.iter().position(|stream| stream.key == entry.stream).expect("an open stream");
                 assert!(self.waiting.remove(&(stream, entry.item.ticket)).is_some(), "it runs once");
@@ -105,7 +111,7 @@ impl World {
             if let Some(batch) = self.lanes[lane].take_if(|batch| batch.ends_at <= self.now) {
                 let report = batch.report(Some(MS));
                 let outcomes = batch.entries.iter().map(|entry| (entry.stream, Outcome::Ok));
-                self.handoff.finish(&report, outcomes, &Executed::default());
+                self.device.finish(&report, outcomes, &Executed::default());
                 self.look(lane);
             }
         }
@@ -113,12 +119,12 @@ impl World {
         // Once to see the signal, and once more after it has let the others go first.
         assert!((0..2).all(|_| self.kicker.poll_unpin(&mut cx).is_pending()));
         loop {
-            let fires = self.handoff.rearm.heard() || self.timer <= self.now;
+            let fires = self.device.rearm.heard() || self.timer <= self.now;
             if fires {
-                self.timer = self.handoff.expire(self.now);
+                self.timer = self.device.expire(self.now);
                 assert!(self.timer > self.now, "the timekeeper would spin");
             }
-            let woken = self.handoff.shared.lock().lanes.iter().position(|lane| *lane == LaneState::Waking);
+            let woken = self.device.shared.lock().lanes.iter().position(|lane| *lane == LaneState::Waking);
             match woken {
                 Some(lane) => self.look(lane),
                 None if fires => {}

@@ -1,0 +1,127 @@
+//! What a decision under the lock asks for once the lock is released, and the one place where that is done.
+
+use std::{sync::Arc, task::Waker};
+
+use parking_lot::MutexGuard;
+
+use super::{
+    hosted::{Hosted, Job, Repaired},
+    live::LiveEnded,
+    mailbox::Mailbox,
+    state::{Device, Shared},
+    unrun::unrun_answer,
+};
+use crate::{clock, domain::ItemInputs, scheduler::Cancelled};
+
+/// What is to be done once the lock is released. While there is nothing, it allocates nothing.
+#[derive(Default)]
+#[must_use = "a decision is nothing until it is carried out"]
+pub(super) struct After {
+    /// An idle lane that is to look for work.
+    pub(super) wake: Option<usize>,
+    /// A long lane that was given a batch.
+    pub(super) wake_long: Option<usize>,
+    /// Whether the kicker is to wake a lane, after others have had time to push.
+    pub(super) kick: bool,
+    /// Whether the timekeeper sleeps for too long.
+    pub(super) rearm: bool,
+    /// Items that ended without a call.
+    pub(super) ended: Vec<LiveEnded>,
+    /// Sessions that are to look again.
+    pub(super) nudged: Vec<Arc<Mailbox>>,
+    /// A queue that contradicted itself.
+    pub(super) repaired: Option<Repaired>,
+    /// A model that was dropped: to free its weights takes time.
+    pub(super) gone: Option<Hosted>,
+    /// Items of a stream that was closed: to free their tensors takes time.
+    pub(super) cancelled: Option<Cancelled<ItemInputs>>,
+    /// A call for this very thread.
+    pub(super) loan: Option<Loan>,
+}
+
+/// A call on a borrowed lane.
+pub(super) struct Loan {
+    pub(super) lane: usize,
+    pub(super) job: Job,
+}
+
+impl After {
+    /// Whether there is nothing to do.
+    pub(super) const fn is_nothing(&self) -> bool {
+        self.wake.is_none()
+            && self.wake_long.is_none()
+            && !self.kick
+            && !self.rearm
+            && self.ended.is_empty()
+            && self.nudged.is_empty()
+            && self.repaired.is_none()
+            && self.gone.is_none()
+            && self.cancelled.is_none()
+            && self.loan.is_none()
+    }
+
+    /// Does it all. Threads are woken first, as they take longest to be there; a call for this thread comes last.
+    fn carry_out(self, device: &Device) {
+        let Self { wake, wake_long, kick, rearm, ended, nudged, repaired, gone, cancelled, loan } = self;
+        if let Some(lane) = wake {
+            device.lane_wakes[lane].notify_one();
+        }
+        if let Some(lane) = wake_long {
+            device.long_lane_wakes[lane].notify_one();
+        }
+        if kick {
+            device.kick.set();
+        }
+        if rearm {
+            device.rearm.ring();
+        }
+        if let Some(repaired) = repaired {
+            repaired.report();
+        }
+        if !ended.is_empty() {
+            answer(ended);
+        }
+        wake_all(nudged.into_iter().filter_map(|mailbox| mailbox.nudge()));
+        drop((gone, cancelled));
+        if let Some(loan) = loan {
+            device.run_loan(loan);
+        }
+    }
+}
+
+impl Device {
+    /// Decides something under the lock, and carries out what it asks for.
+    pub(super) fn act<R>(&self, decide: impl FnOnce(&mut Shared, &mut After) -> R) -> R {
+        let mut after = After::default();
+        let decided = decide(&mut self.shared.lock(), &mut after);
+        after.carry_out(self);
+        decided
+    }
+
+    /// The same under a lock that is held, and released only to carry out what there is.
+    pub(super) fn act_within<R>(
+        &self,
+        shared: &mut MutexGuard<'_, Shared>,
+        decide: impl FnOnce(&mut Shared, &mut After) -> R,
+    ) -> R {
+        let mut after = After::default();
+        let decided = decide(shared, &mut after);
+        if !after.is_nothing() {
+            MutexGuard::unlocked(shared, || after.carry_out(self));
+        }
+        decided
+    }
+}
+
+/// Answers items that ended without a call.
+fn answer(ended: Vec<LiveEnded>) {
+    let now = clock::now();
+    let deliver = |ended: &LiveEnded| ended.handle.deliver([unrun_answer(&ended.item, ended.reason, now)]);
+    // All answers are in place before the first session is woken.
+    wake_all(ended.iter().filter_map(deliver).collect::<Vec<_>>());
+}
+
+/// Wakes the sessions that wait for an answer.
+pub(super) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
+}

@@ -1,0 +1,99 @@
+//! What a lane has apart from its thread, and how it makes a model call. Knows no queue.
+
+use std::sync::Arc;
+
+use super::{hosted::ModelRuntime, live::LiveEntry};
+use crate::{
+    clock,
+    domain::{ItemOutputs, Timestamp},
+    engine::{CallThreads, EngineError, ItemCall, Milestones, PaddingCount, Ran, RunError},
+    scheduler::CallTimes,
+    telemetry::{LaneMetrics, ModelMetrics, Seldom},
+    vitals::Pulse,
+};
+
+/// A place to run calls: one instance of each model's engine belongs to it.
+pub(super) struct Lane {
+    pub(super) index: usize,
+    metrics: LaneMetrics,
+    /// Which failures are logged; all of them are counted.
+    failures: Seldom,
+    /// Its steps: model calls, and whatever it does from when it is woken until it waits again.
+    pub(super) pulse: Arc<Pulse>,
+}
+
+/// When a call ran, and with how many items.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CallTiming {
+    pub(super) started: Timestamp,
+    pub(super) finished: Timestamp,
+    pub(super) batch_size: u32,
+}
+
+/// What a call gave, and what it took.
+pub(super) struct Results {
+    pub(super) outputs: Vec<ItemOutputs>,
+    pub(super) times: CallTimes,
+}
+
+impl Lane {
+    pub(super) fn new(index: usize, metrics: LaneMetrics) -> Self {
+        Self { index, metrics, failures: Seldom::default(), pulse: Arc::default() }
+    }
+
+    /// Runs the model on these items.
+    pub(super) fn call(
+        &self,
+        runtime: &ModelRuntime,
+        entries: &[LiveEntry],
+        threads: CallThreads,
+    ) -> (Result<Results, RunError>, CallTiming) {
+        let calls: Vec<ItemCall<'_>> =
+            entries.iter().map(|entry| ItemCall { inputs: &entry.item.payload, state: Some(&entry.handle.state) }).collect();
+        let started = clock::now();
+        self.pulse.begin(started);
+        let outcome = runtime.executable.run(self.index, &calls, threads);
+        let finished = clock::now();
+        let timing = CallTiming { started, finished, batch_size: u32::try_from(entries.len()).unwrap_or(u32::MAX) };
+        self.count(&runtime.metrics, timing);
+        let outcome = outcome.map(|ran| {
+            let Ran { outputs, padding, milestones: Milestones { gathered, computed } } = ran;
+            count_padding(&runtime.metrics, padding);
+            let times = CallTimes {
+                gather: gathered.since(started),
+                compute: computed.since(gathered),
+                scatter: finished.since(computed),
+            };
+            Results { outputs, times }
+        });
+        (outcome, timing)
+    }
+
+    /// Logs that a call with so many items failed, now and then, and unless the client that sent them is the cause.
+    pub(super) fn warn_of(&self, error: &RunError, items: usize, at: Timestamp) {
+        // What a client sent is not the operator's concern.
+        if matches!(error, RunError::Engine(EngineError::Input(_))) {
+            return;
+        }
+        let Some(left_out) = self.failures.due(at) else { return };
+        if items == 1 {
+            tracing::warn!(%error, left_out, "a model call failed");
+        } else {
+            tracing::warn!(%error, items, left_out, "a batch failed; its items are run again one by one");
+        }
+    }
+
+    fn count(&self, metrics: &ModelMetrics, timing: CallTiming) {
+        let compute = timing.finished.since(timing.started);
+        metrics.compute.record(compute);
+        metrics.batch_size.record(timing.batch_size);
+        self.metrics.busy.record(compute);
+    }
+}
+
+fn count_padding(metrics: &ModelMetrics, padding: PaddingCount) {
+    if padding.elements > 0 {
+        metrics.input_elements.increment(padding.elements as u64);
+        metrics.padding_elements.increment(padding.padded as u64);
+    }
+}

@@ -1,0 +1,225 @@
+//! Runs batches, and answers their items.
+//!
+//! # Errors
+//! A batch that fails is run again item by item, once, so that a bad item fails alone and its neighbours get their results. A
+//! panic inside an engine is caught and its instance rebuilt by [`Executable`](crate::engine::Executable). A panic anywhere else ends the
+//! lane, which [`Vitals`](crate::vitals::Vitals) notices; the items of its batch are answered as failed first.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
+
+use super::{
+    after::wake_all,
+    hosted::{Job, ModelRuntime},
+    lane::{CallTiming, Lane, Results},
+    live::{LiveBatch, LiveEntry},
+    state::Device,
+    unrun::unrun_answer,
+};
+use crate::{
+    clock,
+    domain::{Answer, AnswerPart, CloseReason, Fault, FaultKind, ItemOutputs, ItemTiming, Outcome, Timestamp},
+    engine::{CallThreads, EngineError, RunError},
+    scheduler::{Executed, ModelCall},
+    threads,
+    vitals::Part,
+};
+
+impl Device {
+    /// Runs one batch on this thread as lane `lane`, as which no other thread works, and says whether there was one; does not wait for
+    /// any.
+    pub fn turn(&self, lane: usize) -> bool {
+        let job = self.try_batch(lane);
+        job.map(|job| self.run(&self.lanes[lane], job)).is_some()
+    }
+
+    /// Works as a lane until the queue is closed and empty.
+    pub(super) fn work(&self, lane: &Lane) {
+        threads::take_cores();
+        while let Some(job) = self.next_batch(lane.index, &lane.pulse) {
+            let taken = Taken::new(self, job.batch);
+            Part::Lane(lane.index).may_fail();
+            taken.run(lane, &job.runtime);
+        }
+    }
+
+    /// Works as long lane number `number` until the queue is closed.
+    pub(super) fn work_long(&self, lane: &Lane, number: usize) {
+        threads::stand_back();
+        while let Some(job) = self.next_long_batch(number) {
+            self.run(lane, job);
+        }
+    }
+
+    /// Runs a batch and answers its items.
+    pub(super) fn run(&self, lane: &Lane, job: Job) {
+        Taken::new(self, job.batch).run(lane, &job.runtime);
+    }
+}
+
+/// A batch that a lane has taken: its items are answered, whatever happens to the lane.
+struct Taken<'a> {
+    device: &'a Device,
+    batch: LiveBatch,
+    owed: Owed,
+}
+
+/// What is still to be done for a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owed {
+    /// To settle its account, and to answer.
+    Account,
+    /// To answer.
+    Answers,
+    Nothing,
+}
+
+impl<'a> Taken<'a> {
+    const fn new(device: &'a Device, batch: LiveBatch) -> Self {
+        Self { device, batch, owed: Owed::Account }
+    }
+
+    fn run(mut self, lane: &Lane, runtime: &ModelRuntime) {
+        let batch = &self.batch;
+        let metrics = &runtime.metrics;
+        metrics.batch(batch.reason).increment(1);
+        metrics.batch_occupancy.record(batch.entries.len() as f64 / batch.cap.max(1) as f64);
+        let size = batch.entries.len();
+        let (outcome, timing) = lane.call(runtime, &batch.entries, if batch.wide { CallThreads::All } else { CallThreads::One });
+        let wait = |entry: &LiveEntry| timing.started.since(entry.item.arrived);
+        for equals in batch.entries.chunk_by(|one, next| one.priority == next.priority) {
+            metrics.queue_wait(equals[0].priority).record_all(equals.iter().map(wait));
+        }
+        let waited = batch.entries.iter().map(wait).sum();
+        let mut answers = Answers::with_capacity(size);
+        let mut learned = None;
+        match outcome {
+            Ok(Results { outputs, times }) => {
+                learned = Some(timing.finished.since(timing.started));
+                answers.account(ModelCall { items: size, waited, times }, timing.finished);
+                for (entry, outputs) in batch.entries.iter().zip(outputs) {
+                    answers.add(entry, Ok(outputs), timing);
+                }
+            }
+            Err(error) => {
+                lane.warn_of(&error, size, timing.finished);
+                if size == 1 {
+                    answers.add(&batch.entries[0], Err(fault_of(&error)), timing);
+                } else {
+                    run_one_by_one(lane, runtime, &batch.entries, &mut answers);
+                }
+            }
+        }
+        self.settle(answers, learned);
+    }
+
+    /// The account is settled before any session can see its answer, so that both agree whenever somebody looks.
+    fn settle(&mut self, answers: Answers, took: Option<Duration>) {
+        let Self { device, batch, owed } = self;
+        if *owed == Owed::Account {
+            // First, so that nothing is settled twice if this panics.
+            *owed = Owed::Answers;
+            let outcomes = batch.entries.iter().map(|entry| entry.stream).zip(answers.outcomes);
+            device.finish(&batch.report(took), outcomes, &answers.executed);
+        }
+        *owed = Owed::Nothing;
+        let (mut answers, mut wakers) = (answers.answers.into_iter(), Vec::with_capacity(batch.entries.len()));
+        for turn in batch.entries.chunk_by(|entry, next| entry.stream == next.stream) {
+            wakers.extend(turn[0].handle.deliver(answers.by_ref().take(turn.len())));
+        }
+        wake_all(wakers);
+    }
+
+    /// Answers items that nobody will run any more.
+    fn give_up(&mut self) {
+        let now = clock::now();
+        let mut answers = Answers::with_capacity(self.batch.entries.len());
+        let timing = CallTiming { started: now, finished: now, batch_size: 0 };
+        for entry in &self.batch.entries {
+            let fault = Fault::new(FaultKind::Failed, "the lane that was to run the item broke down; the server is about to end");
+            answers.add(entry, Err(fault), timing);
+        }
+        self.settle(answers, None);
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if self.owed != Owed::Nothing {
+            // The lane is about to end by a panic already; if the queue cannot be settled either, nothing more can be done.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.give_up()));
+        }
+    }
+}
+
+fn run_one_by_one(lane: &Lane, runtime: &ModelRuntime, entries: &[LiveEntry], answers: &mut Answers) {
+    for entry in entries {
+        let now = clock::now();
+        if entry.item.due() <= now {
+            answers.end_unrun(entry, now);
+            continue;
+        }
+        runtime.metrics.batch(CloseReason::Retry).increment(1);
+        let (outcome, timing) = lane.call(runtime, std::slice::from_ref(entry), CallThreads::One);
+        let outcome = match outcome {
+            Ok(Results { mut outputs, times }) if outputs.len() == 1 => {
+                let waited = timing.started.since(entry.item.arrived);
+                answers.account(ModelCall { items: 1, waited, times }, timing.finished);
+                Ok(outputs.swap_remove(0))
+            }
+            Ok(Results { outputs, .. }) => {
+                Err(Fault::new(FaultKind::Failed, format!("the model call gave {} results for 1 item", outputs.len())))
+            }
+            Err(error) => Err(fault_of(&error)),
+        };
+        answers.add(entry, outcome, timing);
+    }
+}
+
+/// Answers of one batch, delivered together so that each session is woken once.
+struct Answers {
+    answers: Vec<Answer>,
+    outcomes: Vec<Outcome>,
+    executed: Executed,
+}
+
+impl Answers {
+    fn with_capacity(items: usize) -> Self {
+        Self { answers: Vec::with_capacity(items), outcomes: Vec::with_capacity(items), executed: Executed::default() }
+    }
+
+    fn account(&mut self, call: ModelCall, finished: Timestamp) {
+        self.executed.calls.push(call);
+        self.executed.finished = finished;
+    }
+
+    fn add(&mut self, entry: &LiveEntry, outcome: Result<ItemOutputs, Fault>, timing: CallTiming) {
+        let CallTiming { started, finished, batch_size } = timing;
+        if outcome.is_err() {
+            self.executed.failed.add(finished.since(entry.item.arrived));
+        }
+        self.outcomes.push(match &outcome {
+            Ok(_) => Outcome::Ok,
+            Err(fault) if fault.kind() == FaultKind::Invalid => Outcome::Refused,
+            Err(_) => Outcome::Failed,
+        });
+        let timing = ItemTiming { arrived: entry.item.arrived, started, finished, batch_size };
+        self.answers.push(Answer { seq: entry.item.ticket, part: AnswerPart::ONLY, outcome, timing });
+    }
+
+    fn end_unrun(&mut self, entry: &LiveEntry, now: Timestamp) {
+        let reason = entry.item.lateness();
+        self.executed.failed.add(now.since(entry.item.arrived));
+        self.outcomes.push(reason.outcome());
+        self.answers.push(unrun_answer(&entry.item, reason, now));
+    }
+}
+
+fn fault_of(error: &RunError) -> Fault {
+    match error {
+        RunError::Engine(EngineError::Input(cause)) => Fault::invalid("inputs", cause.clone()),
+        error => Fault::new(FaultKind::Failed, format!("the model call failed: {error}")),
+    }
+}

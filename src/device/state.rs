@@ -1,0 +1,157 @@
+//! What a device is: its queue behind one lock, its lanes, and what they sleep on.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::{Condvar, Mutex};
+use slotmap::SecondaryMap;
+
+use super::{
+    hosted::{Hosted, Job},
+    lane::Lane,
+    live::LiveQueue,
+    signal::{Bell, Signal},
+    trace::Trace,
+};
+use crate::{
+    domain::Timestamp,
+    scheduler::{Admission, LaneKind, ModelKey, Queue},
+    telemetry::Telemetry,
+};
+
+/// Queue and lanes of one device. Sessions push, lanes pull; see the module's text.
+pub struct Device {
+    pub(super) shared: Mutex<Shared>,
+    /// On which each lane sleeps.
+    pub(super) lane_wakes: Box<[Condvar]>,
+    pub(super) long_lane_wakes: Box<[Condvar]>,
+    /// Wakes the kicker.
+    pub(super) kick: Signal,
+    /// Wakes the timekeeper.
+    pub(super) rearm: Bell,
+    /// The long ones come last.
+    pub(super) lanes: Box<[Lane]>,
+}
+
+/// What the lock guards.
+pub(super) struct Shared {
+    pub(super) queue: LiveQueue,
+    pub(super) models: SecondaryMap<ModelKey, Hosted>,
+    /// The ordinary ones.
+    pub(super) lanes: Vec<LaneState>,
+    pub(super) idle: Vec<usize>,
+    pub(super) long_lanes: LongLanes,
+    /// Lanes that were woken and have not looked yet.
+    pub(super) waking: usize,
+    /// Items of the batch that was formed last.
+    pub(super) last_batch: usize,
+    /// Whether the kicker was signalled and has not woken a lane yet.
+    pub(super) kicked: bool,
+    /// Until when the timekeeper sleeps.
+    pub(super) armed: Timestamp,
+    /// Whether the lanes' threads are there, so that an idle lane may be lent.
+    pub(super) lends: bool,
+    pub(super) closed: bool,
+    pub(super) trace: Option<Trace>,
+}
+
+/// What a lane does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LaneState {
+    Busy,
+    Idle,
+    /// It was woken, and has not looked yet.
+    Waking,
+    /// Its thread sleeps, and its instance runs a call on another.
+    Lent,
+}
+
+/// What the long lanes are given.
+pub(super) struct LongLanes {
+    pub(super) idle: Vec<usize>,
+    /// By lane: what it was given and has not taken.
+    pub(super) given: Box<[Option<Job>]>,
+}
+
+impl LongLanes {
+    /// Gives a batch that is for a long lane to an idle one, and says which. Any other batch comes back.
+    pub(super) fn give(&mut self, job: Job) -> Result<usize, Job> {
+        if job.batch.lane == LaneKind::Ordinary {
+            return Err(job);
+        }
+        let Some(lane) = self.idle.pop() else { return Err(job) };
+        self.given[lane] = Some(job);
+        Ok(lane)
+    }
+}
+
+impl Device {
+    /// A device with `lanes` lanes, which count in `telemetry`.
+    #[must_use]
+    pub fn new(lanes: usize, admission: Admission, telemetry: &Telemetry) -> Arc<Self> {
+        Self::with_long_lanes(lanes, 0, admission, telemetry)
+    }
+
+    /// The same, with so many further lanes for calls that are long compared with others.
+    #[must_use]
+    pub fn with_long_lanes(lanes: usize, long_lanes: usize, admission: Admission, telemetry: &Telemetry) -> Arc<Self> {
+        let lanes = lanes.max(1);
+        let ordinary = (0..lanes).map(|index| Lane::new(index, telemetry.lane(index)));
+        let long = (0..long_lanes).map(|number| Lane::new(lanes + number, telemetry.long_lane(number)));
+        Arc::new(Self {
+            shared: Mutex::new(Shared {
+                queue: Queue::new(lanes, admission).with_long_lanes(long_lanes),
+                models: SecondaryMap::new(),
+                lanes: vec![LaneState::Busy; lanes],
+                idle: Vec::with_capacity(lanes),
+                long_lanes: LongLanes { idle: Vec::with_capacity(long_lanes), given: (0..long_lanes).map(|_| None).collect() },
+                waking: 0,
+                last_batch: 0,
+                kicked: false,
+                armed: Timestamp::NEVER,
+                lends: false,
+                closed: false,
+                trace: None,
+            }),
+            lane_wakes: (0..lanes).map(|_| Condvar::new()).collect(),
+            long_lane_wakes: (0..long_lanes).map(|_| Condvar::new()).collect(),
+            kick: Signal::default(),
+            rearm: Bell::default(),
+            lanes: ordinary.chain(long).collect(),
+        })
+    }
+
+    /// Number of lanes, without the long ones.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.lane_wakes.len()
+    }
+
+    /// Records what comes from now on; to be called before any model is added. `None` ends a record.
+    pub fn record(&self, trace: Option<Trace>) {
+        self.shared.lock().trace = trace;
+    }
+
+    /// Streams that are open, or whose last items still run.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.shared.lock().queue.streams()
+    }
+
+    /// Models that are there, retired ones that still have streams included.
+    #[must_use]
+    pub fn models(&self) -> usize {
+        self.shared.lock().queue.models()
+    }
+
+    /// Whether a model is there, if only for its last streams.
+    #[must_use]
+    pub fn holds(&self, key: ModelKey) -> bool {
+        self.shared.lock().models.contains_key(key)
+    }
+
+    /// The longest call that any model may take, as far as is learned; `None` while the lock is taken, as whatever asks must not wait.
+    #[must_use]
+    pub fn longest_call(&self) -> Option<Duration> {
+        Some(self.shared.try_lock()?.queue.longest_call())
+    }
+}
