@@ -12,14 +12,14 @@ use tidemill::{
     config::Config,
     domain::Fault,
     drain::Drain,
-    engine::LaneThreads,
+    engine::{EngineChoice, LaneThreads},
     frontend::{Bounds, Shutdown, grpc::GrpcServer, http::HttpServer},
     open_inference::OpenInference,
     proof::Store,
     proto::inference::{
         ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient, model_infer_request::InferInputTensor,
     },
-    registry::{EngineChoice, Folder, Host, Installer, LoadedModel, Measured, Place, Repository},
+    registry::{Folder, Host, Installer, LoadedModel, Measured, Place, Repository},
     scheduler::{Handoff, Lane, ModelKey, ModelRuntime, Timekeeper},
     service::Service,
     telemetry::Telemetry,
@@ -92,7 +92,7 @@ impl Server {
         let handoff = Handoff::new(1, ADMISSION);
         let host = Unmeasured { handoff: Arc::clone(&handoff), telemetry: telemetry.clone() };
         let source = Box::new(Folder::new(models.path().to_owned()));
-        let repository = Repository::new(vec![source], EngineChoice::Rten, LaneThreads::device(1), Box::new(host), Store::none());
+        let repository = Repository::new(vec![source], EngineChoice::Auto, LaneThreads::device(1), Box::new(host), Store::none());
         repository.start(false).expect("a sound model");
         let model = repository.registry().get("identity", None).expect("the model is there").key;
         let service = Service::new(repository, Arc::clone(&handoff), config.session.clone(), drain.clone(), &telemetry);

@@ -5,10 +5,7 @@
 
 use toml::Value;
 
-use super::{
-    manifest::{KeyFault, PaddingEntry},
-    shared_value::shared_tensor,
-};
+use super::{faults::KeyFault, manifest::PaddingEntry, shared_value::shared_tensor};
 use crate::domain::{Datatype, ElementBytes, PaddedInput, PaddingRule, Signature, TensorSpec};
 
 /// The rule that `entry` asks for, or everything that keeps it from being one.

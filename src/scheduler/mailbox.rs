@@ -7,14 +7,14 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::domain::{Answer, StateSlot};
+use crate::{domain::Answer, engine::StreamState};
 
 /// Shared by one session, which reads, and the lanes, which write. Delivery neither waits nor fails: a session never has more
 /// items in flight than its window, so neither has the mailbox.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
     inner: Mutex<Inner>,
-    pub(super) state: StateSlot,
+    pub(super) state: StreamState,
 }
 
 #[derive(Debug, Default)]

@@ -2,7 +2,10 @@
 
 use std::{
     hint, io,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -10,7 +13,17 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use serde::Deserialize;
 
-use crate::clock;
+use crate::{clock, domain::Signature};
+
+/// The handles of the engines that were made of manifests, by the signatures that they were made for.
+static OF_MANIFESTS: Mutex<Vec<(Weak<Signature>, Weak<SyntheticControl>)>> = Mutex::new(Vec::new());
+
+/// Lets [`SyntheticControl::of`] find a handle for as long as its engine is there.
+pub(super) fn enter(signature: &Arc<Signature>, control: &Arc<SyntheticControl>) {
+    let mut entered = OF_MANIFESTS.lock();
+    entered.retain(|(_, control)| control.strong_count() > 0);
+    entered.push((Arc::downgrade(signature), Arc::downgrade(control)));
+}
 
 /// How a lane spends the cost of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -40,6 +53,15 @@ impl SyntheticControl {
         control.set_costs(cost_per_call, cost_per_item);
         control.cost_per_element_ns.store(nanos(cost_per_element), Ordering::Relaxed);
         control
+    }
+
+    /// The handle of the engine that was made of a manifest for exactly this signature: how a tool that has a server in its own process
+    /// steers a model of it.
+    #[must_use]
+    pub fn of(signature: &Arc<Signature>) -> Option<Arc<Self>> {
+        let entered = OF_MANIFESTS.lock();
+        let (_, control) = entered.iter().find(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(signature)))?;
+        control.upgrade()
     }
 
     /// Changes what each later call costs.
