@@ -15,6 +15,7 @@ mod event;
 mod intake;
 mod options;
 mod outbox;
+mod parked;
 mod payload;
 mod pending;
 mod stream;
@@ -23,6 +24,7 @@ mod upload;
 
 pub use event::{CheckedItem, Event, Inbound, ItemRequest, ItemResult, Summary};
 pub use options::{OnDrain, Order, OverflowPolicy, Place, SessionMetrics, SessionOptions, WhenFull};
+pub use parked::{NotParked, Parked, ParkedAnswer, ParkedId, ParkedInput, ParkedLimits, Parking, park};
 pub use payload::{PayloadKind, PcmOptions};
 pub use stream::Session;
 pub use unread::{Backlog, Unread};
