@@ -586,6 +586,10 @@ mod tests {
             ("session = 5", "session = 5: 'session' is a section"),
             ("[session.window_items]\nlow = 1", "is of type table, not integer"),
             ("[server]\ngrpc_addr = 'here'", "server.grpc_addr = \"here\": invalid socket address syntax; accepted: `ip:port`"),
+            (
+                "[engine]\ndefault = 'synthetic'",
+                "engine.default = \"synthetic\": unknown variant `synthetic`, expected one of `auto`, `rten`, `onnxruntime`",
+            ),
             ("[log]\nformat = 'xml'", "log.format = \"xml\": unknown variant `xml`"),
             ("[log]\nfilter = 'tidemill=loud'", "log.filter = \"tidemill=loud\": "),
             ("\n\n[log", "file tidemill.toml: line 3: "),

@@ -89,6 +89,75 @@ fn each_stream_has_its_own_state_however_batches_interleave() {
     }
 }
 
+/// Keeps a stream's one number in a form of its own.
+struct Thousandths;
+
+impl StateKeeper for Thousandths {
+    fn gather(&self, items: &[ItemCall<'_>], batch: &mut [AlignedBuffer]) -> Result<(), RunError> {
+        let number = |state: &StreamState| {
+            let thousandths: Option<i64> = state.with(|kept| kept.as_ref()?.downcast_ref().copied());
+            thousandths.unwrap_or_default() as f32 / 1_000.0
+        };
+        batch[0].clear();
+        for item in items {
+            batch[0].extend_from_slice(&item.state.map_or(0.0, number).to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn scatter(&self, items: &[ItemCall<'_>], next: &[&Tensor]) -> Result<(), RunError> {
+        for (item, number) in items.iter().zip(next[0].iter_f32().expect("FP32")) {
+            if let Some(state) = item.state {
+                state.with(|kept| *kept = Some(Box::new((number * 1_000.0) as i64)));
+            }
+        }
+        Ok(())
+    }
+
+    fn make(&self, _: &[Tensor]) -> Result<StreamState, RunError> {
+        Ok(StreamState::default())
+    }
+
+    fn read(&self, _: &StreamState) -> Option<Vec<Tensor>> {
+        None
+    }
+}
+
+/// The synthetic engine with such states.
+struct Peculiar(SyntheticEngine);
+
+impl Engine for Peculiar {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn contract(&self) -> &Contract {
+        self.0.contract()
+    }
+
+    fn state_keeper(&self, _: &[StateSpec]) -> Result<Box<dyn StateKeeper>, EngineError> {
+        Ok(Box::new(Thousandths))
+    }
+
+    fn instance(&self, plan: &CallPlan, threads: &LaneThreads) -> Result<Box<dyn Instance>, EngineError> {
+        self.0.instance(plan, threads)
+    }
+}
+
+#[test]
+fn an_engine_may_keep_states_in_a_form_of_its_own() {
+    let mut signature = stateful();
+    (signature.states[0].dims, signature.states[0].batch_axis) = (smallvec![1], Some(0));
+    let signature = Arc::new(signature);
+    let engine = SyntheticEngine::new(Arc::clone(&signature), script(&[(Trigger::FirstElement(-1.0), Misbehaviour::Error)]));
+    let engine = Peculiar(engine.expect("a sound script"));
+    let model = Executable::new(Arc::new(engine), signature, &[LaneThreads::new()]).expect("a sound signature");
+    let streams = slots(2);
+    assert_eq!(step(&model, &streams, &[(0, 1.0), (1, 4.0)]), Ok(vec![vec![3.0, 3.0], vec![9.0, 6.0]]));
+    step(&model, &streams, &[(0, 1.0), (1, -1.0)]).expect_err("planned");
+    assert_eq!(step(&model, &streams, &[(1, 1.0)]), Ok(vec![vec![8.0, 8.0]]), "5 of the first step and 2 of this one");
+}
+
 #[test]
 fn an_item_without_a_slot_starts_from_zeros_beside_one_with_state() {
     let model = executable(stateful(), script(&[]));

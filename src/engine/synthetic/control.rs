@@ -82,7 +82,7 @@ impl SyntheticControl {
         self.items.load(Ordering::Relaxed)
     }
 
-    /// Holds each call that begins from now on, until it is let through.
+    /// Holds each call that begins from now on, until the gate is opened.
     pub fn close_gate(&self) {
         self.gate.state.lock().closed = true;
     }
@@ -96,14 +96,7 @@ impl SyntheticControl {
     /// Lets all held and later calls through.
     pub fn open_gate(&self) {
         let mut state = self.gate.state.lock();
-        *state = GateState { held: state.held, ..GateState::default() };
-        self.gate.changed.notify_all();
-    }
-
-    /// Lets the next `calls` calls through a closed gate, held ones first.
-    pub fn let_through(&self, calls: usize) {
-        let mut state = self.gate.state.lock();
-        state.passes = state.passes.saturating_add(calls);
+        state.closed = false;
         self.gate.changed.notify_all();
     }
 
@@ -135,13 +128,12 @@ impl SyntheticControl {
 
     pub(super) fn pass_gate(&self) {
         let mut state = self.gate.state.lock();
-        if state.is_shut() {
+        if state.closed {
             state.held += 1;
             self.gate.changed.notify_all();
-            self.gate.changed.wait_while(&mut state, |state| state.is_shut());
+            self.gate.changed.wait_while(&mut state, |state| state.closed);
             state.held -= 1;
         }
-        state.passes = state.passes.saturating_sub(1);
     }
 
     /// Spends the cost of a call, whose first input has `elements` elements in all. It is `speedup` times as fast as it would be
@@ -176,14 +168,7 @@ struct Gate {
 #[derive(Debug, Default)]
 struct GateState {
     closed: bool,
-    passes: usize,
     held: usize,
-}
-
-impl GateState {
-    const fn is_shut(&self) -> bool {
-        self.closed && self.passes == 0
-    }
 }
 
 fn wide(count: usize) -> u64 {

@@ -419,13 +419,13 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_gate_lets_through_as_many_as_it_is_told() {
+    fn a_closed_gate_holds_calls_until_it_is_opened() {
         let control = SyntheticControl::default();
         control.close_gate();
         std::thread::scope(|scope| {
             let passing = [(); 2].map(|()| scope.spawn(|| control.pass_gate()));
             let held = control.wait_until_held(2, Duration::from_secs(60));
-            control.let_through(2);
+            control.open_gate();
             held.expect("both at the gate");
             for passing in passing {
                 passing.join().expect("no panic");
