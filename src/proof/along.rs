@@ -10,7 +10,7 @@ use super::{
     calls::Caller,
     compare::{Answer, Distance, FAR_FLOOR},
     items::{Character, TrialItem},
-    observed::{Far, Fragile, Steps, Worst},
+    observed::Steps,
     verdict::Tolerance,
 };
 use crate::{domain::Tensor, engine::RunError};

@@ -11,7 +11,7 @@ use super::{
     calls::{Caller, typical},
     compare::{Answer, Distance, FAR_FLOOR},
     items::{Character, TrialItem},
-    observed::{Far, Observed, Worst},
+    observed::Observed,
     verdict::Tolerance,
 };
 use crate::engine::RunError;
