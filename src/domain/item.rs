@@ -25,14 +25,14 @@ pub struct ItemTiming {
 
 /// Which of an item's answers one is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
+pub struct AnswerPart {
     /// Its number, from 0.
     pub number: u32,
     /// Whether none follows it, so that the item has ended.
     pub last: bool,
 }
 
-impl Part {
+impl AnswerPart {
     /// The one answer of an item that has one.
     pub const ONLY: Self = Self { number: 0, last: true };
 }
@@ -43,7 +43,7 @@ pub struct Answer {
     /// Number of the item in its stream.
     pub seq: u64,
     /// Which of the item's answers it is; only the last may be a fault.
-    pub part: Part,
+    pub part: AnswerPart,
     /// Outputs, or why there are none.
     pub outcome: Result<ItemOutputs, Fault>,
     /// When it was where.

@@ -21,7 +21,7 @@ pub use byte_elements::{ByteElements, push_element};
 pub(crate) use datatype::match_datatype;
 pub use datatype::{Datatype, LENGTH_BYTES, TensorError};
 pub use error::{Fault, FaultKind, Limit};
-pub use item::{Answer, ItemInputs, ItemOutputs, ItemTiming, Part};
+pub use item::{Answer, AnswerPart, ItemInputs, ItemOutputs, ItemTiming};
 pub use outcome::{CloseReason, DropReason, Outcome};
 pub use padding::{ElementBytes, PaddedInput, PaddingRule};
 pub use peer::{Address, Peer};

@@ -29,7 +29,7 @@ use super::{
     sequences::check_version,
 };
 use crate::{
-    domain::{Fault, FaultKind, ItemOutputs, Part, Priority},
+    domain::{AnswerPart, Fault, FaultKind, ItemOutputs, Priority},
     registry::Model,
     service::{Caller, Method},
     session::{Event, Inbound, ItemResult, Session},
@@ -45,7 +45,7 @@ pub struct Reply<T> {
     /// What was pushed with the request.
     pub tag: T,
     /// Which of the request's answers it is.
-    pub part: Part,
+    pub part: AnswerPart,
     /// The response, or why there is none.
     pub result: Result<InferResponse, Fault>,
 }
@@ -231,7 +231,7 @@ impl<T: Clone> Conversation<T> {
         let Exchange { tag, state, .. } = self.exchanges.front_mut()?;
         let ExchangeState::Running { plan, parts, parts_given, .. } = state else { return None };
         let outputs = parts.pop_front()?;
-        let part = Part { number: *parts_given, last: false };
+        let part = AnswerPart { number: *parts_given, last: false };
         *parts_given += 1;
         Some(Reply { tag: tag.clone(), part, result: plan.clone().response(&[outputs]) })
     }
@@ -252,7 +252,7 @@ impl<T: Clone> Conversation<T> {
             ExchangeState::Refused(fault) | ExchangeState::Running { fault: Some(fault), .. } => Err(fault),
             ExchangeState::Running { plan, outputs, .. } => plan.response(&outputs.into_iter().flatten().collect::<Vec<_>>()),
         };
-        Some(Reply { tag, part: Part { number, last: true }, result })
+        Some(Reply { tag, part: AnswerPart { number, last: true }, result })
     }
 
     /// Sends a request's items on their way; beside it, how many bytes were read from shared memory.

@@ -178,8 +178,7 @@ mod tests {
     }
 
     fn rule(text: &str) -> PaddingRule {
-        let Interface { signature: Signature { padding, .. }, .. } = fit_text(text, &contract()).expect("it fits");
-        padding.expect("it was asked for")
+        fit_text(text, &contract()).expect("it fits").signature.padding.clone().expect("it was asked for")
     }
 
     #[test]

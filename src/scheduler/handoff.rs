@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     clock,
-    domain::{Answer, DropReason, Fault, FaultKind, ItemInputs, ItemTiming, Outcome, Part, Timestamp},
+    domain::{Answer, AnswerPart, DropReason, Fault, FaultKind, ItemInputs, ItemTiming, Outcome, Timestamp},
     telemetry::ModelMetrics,
     vitals::Pulse,
 };
@@ -525,7 +525,7 @@ pub(super) fn unrun_answer(item: &Item<ItemInputs>, reason: EndReason, now: Time
     };
     Answer {
         seq: item.ticket,
-        part: Part::ONLY,
+        part: AnswerPart::ONLY,
         outcome: Err(fault),
         timing: ItemTiming { arrived: item.arrived, started: now, finished: now, batch_size: 0 },
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     codec::{Segment, WindowPosition},
-    domain::{Fault, ItemInputs, ItemOutputs, ItemTiming, NamedTensor, Part},
+    domain::{AnswerPart, Fault, ItemInputs, ItemOutputs, ItemTiming, NamedTensor},
 };
 
 /// A message of the client.
@@ -82,7 +82,7 @@ pub struct ItemResult {
     /// Number of the item in its stream.
     pub seq: u64,
     /// Which of the item's answers it is.
-    pub part: Part,
+    pub part: AnswerPart,
     /// The client's id.
     pub id: String,
     /// Where it lies in a raw payload.

@@ -121,7 +121,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{ItemOutputs, ItemTiming, Part, Timestamp},
+        domain::{AnswerPart, ItemOutputs, ItemTiming, Timestamp},
         session::ItemResult,
     };
 
@@ -129,7 +129,15 @@ mod tests {
         let now = Timestamp::NEVER;
         let timing = ItemTiming { arrived: now, started: now, finished: now, batch_size: 1 };
         let outcome = Ok(ItemOutputs::new());
-        Event::Result(ItemResult { seq, part: Part::ONLY, id: String::new(), window: None, outcome, timing, age: Duration::ZERO })
+        Event::Result(ItemResult {
+            seq,
+            part: AnswerPart::ONLY,
+            id: String::new(),
+            window: None,
+            outcome,
+            timing,
+            age: Duration::ZERO,
+        })
     }
 
     fn flushed(items: u64) -> Event {

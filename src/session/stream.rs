@@ -5,7 +5,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use futures::Stream;
@@ -21,7 +20,7 @@ use super::{
 use crate::{
     clock,
     codec::{SegmentEvent, SegmentFinder},
-    domain::{Answer, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Part, Timestamp},
+    domain::{Answer, AnswerPart, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
     drain::Drain,
     registry::Model,
     scheduler::{EndReason, Item, StreamHandle, Submitted},
@@ -291,7 +290,7 @@ where
         let now = clock::now();
         self.handle.end_unqueued(outcome, now.since(arrived));
         let timing = ItemTiming { arrived, started: now, finished: now, batch_size: 0 };
-        self.answers.push_back(Answer { seq, part: Part::ONLY, outcome: Err(fault), timing });
+        self.answers.push_back(Answer { seq, part: AnswerPart::ONLY, outcome: Err(fault), timing });
     }
 
     /// Answers items that expired while they waited for room.

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     clock,
-    domain::{Fault, FaultKind, Part, Timestamp},
+    domain::{AnswerPart, Fault, FaultKind, Timestamp},
     frontend::grpc::wire::InferRequestBytes,
     open_inference::{Conversation, OpenInference, Reply},
     proto::inference::{ModelInferResponse, ModelStreamInferResponse},
@@ -165,7 +165,7 @@ impl InferStream {
         match result {
             Ok(response) => {
                 let mut message = wire::encode(response, &form);
-                if part != Part::ONLY {
+                if part != AnswerPart::ONLY {
                     wire::set_final(&mut message, part.last);
                 }
                 Ok(ModelStreamInferResponse { infer_response: Some(message), ..ModelStreamInferResponse::default() })

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
     use crate::{
         codec::WindowPosition,
-        domain::{Datatype, Fault, ItemTiming, NamedTensor, Part, Signature, Tensor, TensorSpec, Timestamp},
+        domain::{AnswerPart, Datatype, Fault, ItemTiming, NamedTensor, Signature, Tensor, TensorSpec, Timestamp},
         frontend::grpc::status::item_status_of,
         proto::{parcel, v1},
         session::{Inbound, ItemRequest, ItemResult},
@@ -253,7 +253,7 @@ mod tests {
             let timing =
                 ItemTiming { arrived: at(arrived), started: at(arrived + waited), finished: at(arrived + waited + took), batch_size };
             let window = window.map(|(index, start_sample, end_sample)| WindowPosition { index, start_sample, end_sample });
-            ItemResult { seq, part: Part { number: part, last }, id, window, outcome, timing, age: Duration::from_nanos(waited + took) }
+            ItemResult { seq, part: AnswerPart { number: part, last }, id, window, outcome, timing, age: Duration::from_nanos(waited + took) }
         }
     }
 
