@@ -32,12 +32,12 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
     clock,
-    config::{self, Config, DefaultEngine},
+    config::{self, Config},
     descriptors::{Descriptors, TooFew},
     device::{Device, Devices, Lanes, ModelRuntime, Timekeeper},
     domain::{Fault, FaultKind},
     drain::{Drain, Phase},
-    engine::{self, LaneThreads, onnxruntime::OnnxRuntime},
+    engine::{self, ENGINES, LaneThreads},
     frontend::{
         Bounds, Shutdown, Surroundings, WebRules,
         admin::{self, AdminHandle, AdminSource, Readiness},
@@ -49,8 +49,8 @@ use crate::{
     open_inference::OpenInference,
     proof::{self, Aside, Proof, ProofError, Store},
     registry::{
-        self, Embedded, EngineChoice, Example, Folder, Host, Installer, LoadedModel, Measured, ModelSource, ModelState, Place,
-        Registry, Repository, Watcher,
+        self, Embedded, Example, Folder, Host, Installer, LoadedModel, Measured, ModelSource, ModelState, Place, Registry,
+        Repository, Watcher,
     },
     scheduler::{Admission, CostCurve, ModelKey, ModelOptions},
     service::Service,
@@ -430,11 +430,7 @@ fn readiness(registry: &Registry, phase: Phase, allow_partial: bool) -> Readines
 
 /// The models of the binary and of the folder; of two with one name, that of the folder counts.
 fn repository(config: &Config, host: ModelHost) -> Repository {
-    let engine_default = match config.engine.default {
-        DefaultEngine::Auto if config.engine.onnxruntime.is_some() => EngineChoice::Onnxruntime,
-        DefaultEngine::Auto | DefaultEngine::Rten => EngineChoice::Rten,
-        DefaultEngine::Onnxruntime => EngineChoice::Onnxruntime,
-    };
+    let engine_default = config.engine.default.or_named_library(|engine| config.engine.library(engine).is_some());
     let models = [(config.models.embedded, Embedded::SILERO_VAD), (config.models.embedded_8khz, Embedded::SILERO_VAD_8K)];
     let embedded = models.into_iter().filter(|(is_on, _)| *is_on).map(|(_, model)| Box::new(model) as Box<dyn ModelSource>);
     let example = config.models.example.then(|| Box::new(Example) as Box<dyn ModelSource>);
@@ -461,16 +457,17 @@ fn watcher(config: &Config) -> Result<Option<Watcher>, StartError> {
     Watcher::start(path).map(Some).map_err(|error| StartError::Watch { path: path.to_owned(), error })
 }
 
-/// Loads all models, then proves and measures several at a time.
+/// Loads the engines' libraries, and all models, then proves and measures several at a time.
 fn load(config: &Config, repository: &Repository) -> Result<(), StartError> {
-    match &config.engine.onnxruntime {
-        Some(path) if path == Path::new(config::FIND_LIBRARY) => {
-            let path = OnnxRuntime::find_library(&config::process_variable)?;
-            OnnxRuntime::load_library(&path)?;
-            tracing::info!(path = %path.display(), "found the library of onnxruntime");
+    for engine in ENGINES {
+        let (Some(library), Some(path)) = (engine.library(), config.engine.library(engine.name())) else { continue };
+        if path == Path::new(config::FIND_LIBRARY) {
+            let path = library.find(&config::process_variable)?;
+            library.load(&path)?;
+            tracing::info!(path = %path.display(), "found the library of {}", engine.name());
+        } else {
+            library.load(path)?;
         }
-        Some(path) => OnnxRuntime::load_library(path)?,
-        None => {}
     }
     Ok(repository.start(config.models.allow_partial)?)
 }

@@ -73,6 +73,7 @@ pub fn take_cores() {
 
 /// From now on this thread takes a core as soon as it wakes, and wakes when its time has come: by default the system may let a sleep
 /// last 50 µs longer, to end several at once.
+#[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "no safe call sets the slack of a thread's timers"))]
 pub fn wake_on_time() {
     take_cores();
     #[cfg(target_os = "linux")]
@@ -98,6 +99,7 @@ enum Policy {
 
 /// Does nothing where the system refuses (a sandbox may) or knows no such policy: then all threads are alike, as they were.
 #[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "no safe call sets the policy by which a thread is given cores")]
 fn set_policy(policy: Policy) {
     let policy = match policy {
         Policy::Other => libc::SCHED_OTHER,
@@ -117,6 +119,7 @@ const fn set_policy(_: Policy) {}
 mod tests {
     use super::*;
 
+    #[expect(unsafe_code, reason = "no safe call tells a thread's policy")]
     fn policy() -> i32 {
         // SAFETY: 0 is the calling thread; nothing is handed over.
         unsafe { libc::sched_getscheduler(0) }

@@ -32,6 +32,7 @@ fn count(bytes: usize) {
     }
 }
 
+#[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
 // SAFETY: every call is handed on to an allocator as it is; counting allocates nothing.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -145,6 +146,7 @@ mod callgrind {
     }
 
     #[inline]
+    #[expect(unsafe_code, reason = "valgrind takes requests as a sequence of instructions")]
     fn request(number: usize, argument: usize) {
         let arguments = [number, argument, 0, 0, 0, 0];
         // SAFETY: the rotations add up to nothing, so without valgrind no more is done than to copy a zero. Valgrind knows the

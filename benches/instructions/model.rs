@@ -9,8 +9,8 @@ use std::{
 use bytes::Bytes;
 use tidemill::{
     device::{StreamHandle, Submitted},
-    domain::{Answer, ItemInputs, Priority, Signature, StateSlot, Timestamp},
-    engine::{CallThreads, ItemCall},
+    domain::{Answer, ItemInputs, Priority, Signature, Timestamp},
+    engine::{CallThreads, ItemCall, StreamState},
     scheduler::{Item, ShapeKey},
     telemetry::{ModelMetrics, Telemetry},
 };
@@ -112,7 +112,7 @@ fn lane_turn(name: &str, items: usize, stateful: bool) {
 fn model_call(name: &str, items: usize, stateful: bool) {
     let executable = executable(stateful);
     let inputs: Vec<ItemInputs> = (0..items).map(|_| checked(executable.signature(), &data())).collect();
-    let states: Vec<StateSlot> = (0..items).map(|_| StateSlot::default()).collect();
+    let states: Vec<StreamState> = (0..items).map(|_| StreamState::default()).collect();
     let calls: Vec<_> = inputs.iter().zip(&states).map(|(inputs, state)| ItemCall { inputs, state: Some(state) }).collect();
     case(name, items, TURNS, || {
         let ran = counted(|| executable.run(0, &calls, CallThreads::One).expect("a sound call"));

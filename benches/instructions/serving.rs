@@ -14,14 +14,14 @@ use tidemill::{
     device::{Device, Devices, ModelRuntime, Timekeeper},
     domain::Fault,
     drain::Drain,
-    engine::LaneThreads,
+    engine::{EngineChoice, LaneThreads},
     frontend::{Bounds, Shutdown, grpc::GrpcServer, http::HttpServer},
     open_inference::OpenInference,
     proof::Store,
     proto::inference::{
         ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient, model_infer_request::InferInputTensor,
     },
-    registry::{EngineChoice, Folder, Host, Installer, LoadedModel, Measured, Place, Repository},
+    registry::{Folder, Host, Installer, LoadedModel, Measured, Place, Repository},
     scheduler::ModelKey,
     service::Service,
     telemetry::Telemetry,
@@ -93,7 +93,7 @@ impl Server {
         let device = Device::new(1, ADMISSION, &telemetry);
         let host = Unmeasured { device: Arc::clone(&device), telemetry: telemetry.clone() };
         let source = Box::new(Folder::new(models.path().to_owned()));
-        let repository = Repository::new(vec![source], EngineChoice::Rten, LaneThreads::device(1), Box::new(host), Store::none());
+        let repository = Repository::new(vec![source], EngineChoice::Auto, LaneThreads::device(1), Box::new(host), Store::none());
         repository.start(false).expect("a sound model");
         let model = repository.registry().get("identity", None).expect("the model is there").key;
         let service =

@@ -5,8 +5,8 @@ use std::{sync::Arc, thread, time::Duration};
 use anyhow::{Context as _, anyhow};
 use tidemill::{
     clock,
-    domain::{ItemInputs, Signature, StateSlot, Tensor},
-    engine::{CallThreads, Executable, ItemCall, LaneThreads, RunError},
+    domain::{ItemInputs, Signature, Tensor},
+    engine::{CallThreads, Executable, ItemCall, LaneThreads, RunError, StreamState},
     proto::v1,
     registry::{Embedded, Folder, LoadOptions, LoadedModel, ModelSource, Unproven, load_all},
     scheduler::ModelKey,
@@ -48,7 +48,7 @@ impl BareEngine {
             None => Workload::silero(),
         };
         let inputs = inputs_of(model.signature(), &workload.item)?;
-        let call = [ItemCall { inputs: &inputs, state: Some(&StateSlot::default()) }];
+        let call = [ItemCall { inputs: &inputs, state: Some(&StreamState::default()) }];
         let outputs = lanes[0].run(|| executable.run(0, &call, CallThreads::One))?.outputs;
         workload.output_bytes = outputs.iter().flatten().map(|tensor| tensor.data().len()).sum();
         Ok(Self { executable, lanes, inputs, workload })
@@ -60,7 +60,7 @@ impl BareEngine {
     }
 
     /// One call with one item, on this thread if the engine runs on any.
-    pub(crate) fn call(&self, state: &StateSlot) -> Result<(), RunError> {
+    pub(crate) fn call(&self, state: &StreamState) -> Result<(), RunError> {
         let item = [ItemCall { inputs: &self.inputs, state: Some(state) }];
         let run = || self.executable.run(0, &item, CallThreads::One).map(|_| ());
         if self.executable.engine().runs_on_any_thread() { run() } else { self.lanes[0].run(run) }
@@ -70,7 +70,7 @@ impl BareEngine {
     pub(crate) async fn single_calls(&self, calls: usize) -> anyhow::Result<Durations> {
         let engine = self.clone();
         tokio::task::spawn_blocking(move || {
-            let state = StateSlot::default();
+            let state = StreamState::default();
             let item = [ItemCall { inputs: &engine.inputs, state: Some(&state) }];
             let mut durations = Durations::new()?;
             engine.lanes[0].run(|| -> anyhow::Result<()> {
@@ -107,7 +107,7 @@ impl BareEngine {
     fn saturate(&self, batch: usize, duration: Duration) -> Result<f64, RunError> {
         let end = clock::now() + duration;
         let lane_rate = |lane: usize| -> Result<f64, RunError> {
-            let states: Vec<_> = (0..batch).map(|_| StateSlot::default()).collect();
+            let states: Vec<_> = (0..batch).map(|_| StreamState::default()).collect();
             let items: Vec<_> = states.iter().map(|state| ItemCall { inputs: &self.inputs, state: Some(state) }).collect();
             let start = clock::now();
             let mut calls = 0_u32;

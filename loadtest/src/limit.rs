@@ -12,7 +12,7 @@ use std::{
 use futures::{Stream, stream};
 use tidemill::{
     config::GrpcConfig,
-    domain::StateSlot,
+    engine::StreamState,
     proto::v1::{
         self, feed_request, feed_response,
         inference_service_server::{InferenceService, InferenceServiceServer},
@@ -94,7 +94,7 @@ impl InferenceService for Echo {
             messages: request.into_inner(),
             items: 0,
             reply: self.reply.clone(),
-            state: StateSlot::default(),
+            state: StreamState::default(),
         }))
     }
 }
@@ -103,7 +103,7 @@ struct Echoes {
     messages: Streaming<v1::FeedRequest>,
     items: u64,
     reply: Reply,
-    state: StateSlot,
+    state: StreamState,
 }
 
 impl Echoes {

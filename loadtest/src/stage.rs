@@ -1,6 +1,6 @@
 //! A server inside this process, with models made for one scenario, and the account that it must be able to give at the end.
 
-use std::{any::Any, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use hyper_util::{
@@ -8,13 +8,8 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use tidemill::{
-    app::Server,
-    config::Config,
-    device::QueueStatus,
-    domain::Outcome,
-    engine::synthetic::{SyntheticControl, SyntheticEngine},
-    proto::v1::inference_service_client::InferenceServiceClient,
-    registry::Model,
+    app::Server, config::Config, device::QueueStatus, domain::Outcome, engine::synthetic::SyntheticControl,
+    proto::v1::inference_service_client::InferenceServiceClient, registry::Model,
 };
 use tonic::{body::Body, transport::Channel};
 
@@ -151,8 +146,7 @@ impl Stage {
     /// What steers a model of this stage.
     pub(crate) fn control(&self, name: &str) -> anyhow::Result<Arc<SyntheticControl>> {
         let model = self.model(name)?;
-        let engine: &dyn Any = model.loaded.executable.engine();
-        Ok(engine.downcast_ref::<SyntheticEngine>().with_context(|| format!("model '{name}' is not synthetic"))?.control())
+        SyntheticControl::of(model.signature()).with_context(|| format!("model '{name}' is not synthetic"))
     }
 
     /// A model's queue.

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use tidemill::{
-    config::{Config, DefaultEngine},
-    engine::onnxruntime::OnnxRuntime,
-    registry::{EMBEDDED_NAME, EngineChoice},
+    config::Config,
+    engine::{EngineChoice, engine_named},
+    registry::EMBEDDED_NAME,
 };
 
 /// An engine of models that leave the choice open.
@@ -22,6 +22,10 @@ impl EngineName {
             Self::Rten => "rten",
             Self::Onnxruntime => "onnxruntime",
         }
+    }
+
+    fn choice(self) -> EngineChoice {
+        engine_named(self.label()).map_or(EngineChoice::Auto, EngineChoice::Named)
     }
 }
 
@@ -40,21 +44,17 @@ pub(crate) struct EngineArgs {
 impl EngineArgs {
     /// Loads the engine's library, if it has one.
     pub(crate) fn prepare(&self) -> anyhow::Result<EngineChoice> {
-        Ok(match self.engine {
-            EngineName::Rten => EngineChoice::Rten,
-            EngineName::Onnxruntime => {
-                let library = self.onnxruntime.as_deref().context("--engine onnxruntime needs --onnxruntime PATH")?;
-                OnnxRuntime::load_library(library)?;
-                EngineChoice::Onnxruntime
-            }
-        })
+        let choice = self.engine.choice();
+        if let EngineChoice::Named(engine) = choice
+            && let Some(library) = engine.library()
+        {
+            library.load(self.onnxruntime.as_deref().context("--engine onnxruntime needs --onnxruntime PATH")?)?;
+        }
+        Ok(choice)
     }
 
     pub(crate) fn configure(&self, config: &mut Config) {
-        config.engine.default = match self.engine {
-            EngineName::Rten => DefaultEngine::Rten,
-            EngineName::Onnxruntime => DefaultEngine::Onnxruntime,
-        };
+        config.engine.default = self.engine.choice();
         config.engine.onnxruntime = self.onnxruntime.clone().filter(|_| self.engine == EngineName::Onnxruntime);
     }
 }

@@ -12,10 +12,7 @@ use clap::Args;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    output::{Printer, Record},
-    status::Failure,
-};
+use super::{output::Printer, printed::Record, status::Failure};
 use crate::registry::Embedded;
 
 const HELP: &str = help!(

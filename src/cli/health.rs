@@ -14,7 +14,8 @@ use tonic_health::pb::{
 
 use super::{
     connection::{ConnectionArgs, question, unless_interrupted},
-    output::{Printer, Record},
+    output::Printer,
+    printed::Record,
     status::{Ending, Failure},
 };
 

@@ -37,6 +37,7 @@ mod health;
 mod models;
 mod output;
 mod predict;
+mod printed;
 mod records;
 mod scan;
 mod status;

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connection::{ConnectionArgs, model_detail, models, question, unless_interrupted},
     export::{self, ExportArgs},
-    output::{Place, Printer, Record, table},
+    output::{Printer, table},
+    printed::{Place, Record},
     status::{Ending, Failure},
     tensors::datatype_name,
 };

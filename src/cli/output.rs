@@ -8,31 +8,11 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::Serialize;
 
-use super::status::Failure;
-
-/// Where the text form of a record goes. The JSON form always goes to standard output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Standard output.
-    Results,
-    /// Standard error.
-    Notes,
-    /// Nowhere: the record is for pipes only.
-    Nowhere,
-}
-
-/// Something that a command prints. `Display` is its text form, without the last line break.
-pub(super) trait Record: Serialize + fmt::Display {
-    /// The one key of its JSON object.
-    const KIND: &'static str;
-
-    /// Where its text form goes.
-    fn place(&self) -> Place {
-        Place::Results
-    }
-}
+use super::{
+    printed::{Place, Record},
+    status::Failure,
+};
 
 /// Prints records in the form that the user chose.
 pub(super) struct Printer {

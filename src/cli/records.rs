@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 use serde::Serialize;
 
 use super::{
-    output::{Place, Record},
+    printed::{Place, Record},
     status::Refusal,
     tensors::TensorRecord,
 };

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, RpcStatusExt as _, StatusExt as _};
 
-use super::output::{Place, Record};
+use super::printed::{Place, Record};
 use crate::proto::{code_name, rpc};
 
 /// How a command that did its work ended.

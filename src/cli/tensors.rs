@@ -8,9 +8,9 @@ use std::{fmt, str::FromStr};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{output::Record, status::Failure};
+use super::{printed::Record, status::Failure};
 use crate::{
-    domain,
+    domain::{self, match_datatype},
     proto::v1::{Datatype, Tensor, TensorSpec},
 };
 
@@ -181,24 +181,17 @@ fn value_bytes(value: &str, datatype: domain::Datatype) -> Option<Vec<u8>> {
     fn little_endian<T: FromStr, const N: usize>(value: &str, to_bytes: fn(T) -> [u8; N]) -> Option<Vec<u8>> {
         value.parse().ok().map(|number| to_bytes(number).to_vec())
     }
-    match datatype {
+    match_datatype!(datatype, {
+        Int => little_endian(value, Int::to_le_bytes),
         domain::Datatype::Bool => match value {
             "true" | "1" => Some(vec![1]),
             "false" | "0" => Some(vec![0]),
             _ => None,
         },
-        domain::Datatype::Uint8 => little_endian(value, u8::to_le_bytes),
-        domain::Datatype::Uint16 => little_endian(value, u16::to_le_bytes),
-        domain::Datatype::Uint32 => little_endian(value, u32::to_le_bytes),
-        domain::Datatype::Uint64 => little_endian(value, u64::to_le_bytes),
-        domain::Datatype::Int8 => little_endian(value, i8::to_le_bytes),
-        domain::Datatype::Int16 => little_endian(value, i16::to_le_bytes),
-        domain::Datatype::Int32 => little_endian(value, i32::to_le_bytes),
-        domain::Datatype::Int64 => little_endian(value, i64::to_le_bytes),
         domain::Datatype::Fp32 => little_endian(value, f32::to_le_bytes),
         domain::Datatype::Fp64 => little_endian(value, f64::to_le_bytes),
         domain::Datatype::Fp16 | domain::Datatype::Bf16 | domain::Datatype::Bytes => None,
-    }
+    })
 }
 
 /// An output as it is printed.

@@ -5,6 +5,7 @@
 use std::{fmt::Write as _, ops::RangeInclusive, sync::LazyLock};
 
 use super::Config;
+use crate::engine::EngineChoice;
 
 /// What a setting is, for `docs/configuration.md` and the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +74,8 @@ Kubernetes sets for a service called `tidemill` (`TIDEMILL_SERVICE_HOST`, `TIDEM
 pub(super) enum Accepts {
     Range(RangeInclusive<i64>),
     Words(&'static str),
+    /// A choice among the engines that run model files.
+    Engine,
     /// `auto`, `on` or `off`; `true` and `false` are taken too.
     Switch,
 }
@@ -82,6 +85,13 @@ impl std::fmt::Display for Accepts {
         match self {
             Self::Range(range) => write!(f, "{} to {}", range.start(), range.end()),
             Self::Words(words) => f.write_str(words),
+            Self::Engine => {
+                let names: Vec<String> = EngineChoice::for_files().map(|choice| format!("`\"{}\"`", choice.name())).collect();
+                match names.split_last() {
+                    Some((last, others)) if !others.is_empty() => write!(f, "{} or {last}", others.join(", ")),
+                    _ => f.write_str(&names.concat()),
+                }
+            }
             Self::Switch => f.write_str("`\"auto\"`, `\"on\"` or `\"off\"`"),
         }
     }
@@ -311,11 +321,12 @@ pub(super) const KEYS: &[Key] = &[
         "folder where [proofs](models.md#what-the-server-finds-out) of models are kept from one start to the next; closed to other users; if \
          not set, `$CACHE_DIRECTORY/proofs`, `$XDG_CACHE_HOME/tidemill/proofs` or `$HOME/.cache/tidemill/proofs`",
     ),
-    words(
-        "engine.default",
-        "`\"auto\"`, `\"rten\"` or `\"onnxruntime\"`",
-        "engine of the models that leave the choice open; `auto` is `onnxruntime` if its library is loaded, else `rten`; with `rten`, models that it cannot load or might compute wrongly still run on `onnxruntime` if that is loaded",
-    ),
+    Key {
+        name: "engine.default",
+        unit: "",
+        accepts: Accepts::Engine,
+        help: "engine of the models that leave the choice open; `auto` is `onnxruntime` if its library is loaded, else `rten`; with `rten`, models that it cannot load or might compute wrongly still run on `onnxruntime` if that is loaded",
+    },
     words(
         "engine.onnxruntime",
         "a path; `\"auto\"`; empty for none",
@@ -424,7 +435,7 @@ mod tests {
             match (&key.accepts, default_value(key.name).expect("checked above")) {
                 (Accepts::Range(range), toml::Value::Integer(value)) => assert!(range.contains(value), "{}", key.name),
                 (_, toml::Value::Integer(_)) | (Accepts::Range(_), _) => panic!("{} has no range", key.name),
-                (Accepts::Words(_) | Accepts::Switch, _) => {}
+                (Accepts::Words(_) | Accepts::Switch | Accepts::Engine, _) => {}
             }
         }
     }

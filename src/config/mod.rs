@@ -14,7 +14,6 @@ pub use hosts::{Authority, HostPattern, OriginPattern, PageOrigin};
 pub use keys::{KeyDoc, describe, page};
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
-    Config, ControlConfig, DefaultEngine, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig,
-    MessageConfig, MetricsConfig, ModelsConfig, SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig, SharedMemoryConfig,
-    Switch,
+    Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig, MessageConfig,
+    MetricsConfig, ModelsConfig, SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig, SharedMemoryConfig, Switch,
 };

@@ -438,7 +438,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{DefaultEngine, LogFormat, Switch};
+    use crate::config::{LogFormat, Switch};
 
     /// Resolves a file of this text with these variables and flags.
     fn resolve(text: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigFaults> {
@@ -522,7 +522,7 @@ mod tests {
         assert!(!config.models.embedded);
         assert_eq!(config.models.dir.as_deref(), Some(Path::new("/models")));
         assert_eq!(config.server.grpc_addr.to_string(), "[::1]:0");
-        assert_eq!(config.engine.default, DefaultEngine::Rten);
+        assert_eq!(config.engine.default.name(), "rten");
         assert_eq!(config.log.filter, "warn,tidemill=debug");
     }
 
@@ -586,6 +586,10 @@ mod tests {
             ("session = 5", "session = 5: 'session' is a section"),
             ("[session.window_items]\nlow = 1", "is of type table, not integer"),
             ("[server]\ngrpc_addr = 'here'", "server.grpc_addr = \"here\": invalid socket address syntax; accepted: `ip:port`"),
+            (
+                "[engine]\ndefault = 'synthetic'",
+                "engine.default = \"synthetic\": unknown variant `synthetic`, expected one of `auto`, `rten`, `onnxruntime`",
+            ),
             ("[log]\nformat = 'xml'", "log.format = \"xml\": unknown variant `xml`"),
             ("[log]\nfilter = 'tidemill=loud'", "log.filter = \"tidemill=loud\": "),
             ("\n\n[log", "file tidemill.toml: line 3: "),

@@ -4,7 +4,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use super::{
     forms::{addresses, path_or_empty},
     hosts::{HostPattern, OriginPattern},
 };
+use crate::engine::EngineChoice;
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -457,23 +458,22 @@ impl Default for ModelsConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct EngineConfig {
     /// Engine of the models that leave the choice open.
-    pub default: DefaultEngine,
+    #[serde(deserialize_with = "EngineChoice::deserialize_for_files")]
+    pub default: EngineChoice,
     /// ONNX Runtime's shared library; not loaded if absent.
     #[serde(with = "path_or_empty")]
     pub onnxruntime: Option<PathBuf>,
 }
 
-/// Engine of the models that leave the choice open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DefaultEngine {
-    /// `onnxruntime` if its library is loaded, else `rten`.
-    #[default]
-    Auto,
-    /// The engine inside the binary.
-    Rten,
-    /// ONNX Runtime.
-    Onnxruntime,
+impl EngineConfig {
+    /// The library that a setting names for the engine with this name: the setting is called like the engine.
+    #[must_use]
+    pub fn library(&self, engine: &str) -> Option<&Path> {
+        match engine {
+            "onnxruntime" => self.onnxruntime.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// Shared memory of clients on this machine.

@@ -8,7 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::domain::{Answer, StateSlot};
+use crate::{domain::Answer, engine::StreamState};
 
 /// Shared by one session, which reads, and the lanes, which write. Delivery neither waits nor fails: a session never has more
 /// items in flight than its window, so neither has the mailbox.
@@ -17,7 +17,7 @@ pub(super) struct Mailbox {
     inner: Mutex<Inner>,
     /// Answers before an item's last that were put in and have not left for the client yet.
     parts: AtomicUsize,
-    pub(super) state: StateSlot,
+    pub(super) state: StreamState,
 }
 
 /// As many answers wait as may.

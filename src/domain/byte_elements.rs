@@ -2,10 +2,7 @@
 //!
 //! Knows no shapes: how many elements there should be is for [`Tensor::new`](super::Tensor::new) to say.
 
-use super::TensorError;
-
-/// Bytes of an element's length, which come before its own.
-pub const LENGTH_BYTES: usize = 4;
+use super::datatype::{LENGTH_BYTES, TensorError};
 
 /// The elements that BYTES data hold. Ends with the data, or before the first element that the data do not hold whole.
 #[derive(Debug, Clone)]

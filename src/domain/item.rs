@@ -1,6 +1,5 @@
 //! Items on their way in and answers on their way out.
 
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::{Fault, Tensor, Timestamp};
@@ -10,24 +9,6 @@ pub type ItemInputs = SmallVec<[Tensor; 1]>;
 
 /// The model's outputs for one item, in the order of the signature's outputs, without batch dimension.
 pub type ItemOutputs = SmallVec<[Tensor; 1]>;
-
-/// The recurrent state of one stream: one buffer for each of the signature's states, row-major, without batch dimension.
-///
-/// `None` until the first successful model call; that stands for zeros, and costs an idle stream nothing. The lane reads it
-/// when it gathers and writes it when it scatters. At most one item of a stateful stream is in a batch, so the lock is never
-/// contended.
-#[derive(Debug, Default)]
-pub struct StateSlot(Mutex<Option<StateBuffers>>);
-
-/// One buffer for each of the signature's states.
-pub type StateBuffers = Box<[Box<[u8]>]>;
-
-impl StateSlot {
-    /// Runs `with` on the state.
-    pub fn with<R>(&self, with: impl FnOnce(&mut Option<StateBuffers>) -> R) -> R {
-        with(&mut self.0.lock())
-    }
-}
 
 /// When an item was where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

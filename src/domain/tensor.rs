@@ -1,158 +1,17 @@
-//! Tensors and their element types.
+//! Tensors.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::byte_elements::{self, ByteElements, LENGTH_BYTES};
+use super::{
+    byte_elements::{self, ByteElements},
+    datatype::{Datatype, TensorError, match_datatype},
+};
 
 /// Dimensions of a tensor; up to four without allocating.
 pub type Shape = SmallVec<[usize; 4]>;
-
-/// Element type of a tensor, named as in the Open Inference Protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Datatype {
-    Bool,
-    Uint8,
-    Uint16,
-    Uint32,
-    Uint64,
-    Int8,
-    Int16,
-    Int32,
-    Int64,
-    Fp16,
-    Fp32,
-    Fp64,
-    Bf16,
-    /// Strings of bytes, each of any length.
-    Bytes,
-}
-
-impl Datatype {
-    /// All of them, in the order of the protocol's table.
-    pub const ALL: [Self; 14] = [
-        Self::Bool,
-        Self::Uint8,
-        Self::Uint16,
-        Self::Uint32,
-        Self::Uint64,
-        Self::Int8,
-        Self::Int16,
-        Self::Int32,
-        Self::Int64,
-        Self::Fp16,
-        Self::Fp32,
-        Self::Fp64,
-        Self::Bf16,
-        Self::Bytes,
-    ];
-
-    /// Bytes of one element; `None` for [`Datatype::Bytes`], whose elements differ in length.
-    #[must_use]
-    pub const fn fixed_size(self) -> Option<usize> {
-        match self {
-            Self::Bool | Self::Uint8 | Self::Int8 => Some(1),
-            Self::Uint16 | Self::Int16 | Self::Fp16 | Self::Bf16 => Some(2),
-            Self::Uint32 | Self::Int32 | Self::Fp32 => Some(4),
-            Self::Uint64 | Self::Int64 | Self::Fp64 => Some(8),
-            Self::Bytes => None,
-        }
-    }
-
-    /// Bytes that one element takes at the least: its size, or an empty one's length.
-    #[must_use]
-    pub const fn least_size(self) -> usize {
-        match self.fixed_size() {
-            Some(bytes) => bytes,
-            None => LENGTH_BYTES,
-        }
-    }
-
-    /// The number one, or true, as little-endian bytes; `None` for [`Datatype::Bytes`], which has no numbers.
-    #[must_use]
-    pub const fn one(self) -> Option<&'static [u8]> {
-        Some(match self {
-            Self::Bool | Self::Uint8 | Self::Int8 => &[1],
-            Self::Uint16 | Self::Int16 => &[1, 0],
-            Self::Uint32 | Self::Int32 => &[1, 0, 0, 0],
-            Self::Uint64 | Self::Int64 => &[1, 0, 0, 0, 0, 0, 0, 0],
-            Self::Fp16 => &[0, 0x3c],
-            Self::Bf16 => &[0x80, 0x3f],
-            Self::Fp32 => &[0, 0, 0x80, 0x3f],
-            Self::Fp64 => &[0, 0, 0, 0, 0, 0, 0xf0, 0x3f],
-            Self::Bytes => return None,
-        })
-    }
-
-    /// The protocol's name, such as `FP32`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Bool => "BOOL",
-            Self::Uint8 => "UINT8",
-            Self::Uint16 => "UINT16",
-            Self::Uint32 => "UINT32",
-            Self::Uint64 => "UINT64",
-            Self::Int8 => "INT8",
-            Self::Int16 => "INT16",
-            Self::Int32 => "INT32",
-            Self::Int64 => "INT64",
-            Self::Fp16 => "FP16",
-            Self::Fp32 => "FP32",
-            Self::Fp64 => "FP64",
-            Self::Bf16 => "BF16",
-            Self::Bytes => "BYTES",
-        }
-    }
-}
-
-impl fmt::Display for Datatype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Datatype {
-    type Err = TensorError;
-
-    fn from_str(name: &str) -> Result<Self, TensorError> {
-        Self::ALL
-            .into_iter()
-            .find(|datatype| datatype.name() == name)
-            .ok_or_else(|| TensorError::UnknownDatatype(name.to_owned()))
-    }
-}
-
-/// Why a tensor is not one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TensorError {
-    /// The name is not in the table of [`Datatype`].
-    #[error("unknown datatype '{0}'; known are BOOL, UINT8..UINT64, INT8..INT64, FP16, FP32, FP64, BF16 and BYTES")]
-    UnknownDatatype(String),
-    /// The shape's product does not fit the address space.
-    #[error("shape {0:?} has more elements than can be addressed")]
-    TooManyElements(Vec<i64>),
-    /// The data are not as long as shape and datatype say.
-    #[error("{bytes} bytes of data, but shape {shape:?} of {datatype} takes {expected}")]
-    WrongLength { bytes: usize, shape: Vec<usize>, datatype: Datatype, expected: usize },
-    /// BYTES data hold fewer elements than the shape says.
-    #[error("the data hold {elements} of the {expected} elements that the shape takes")]
-    TooFewElements { elements: usize, expected: usize },
-    /// BYTES data go on after the last element.
-    #[error("{bytes} bytes are left over after as many elements as the shape takes, {elements}")]
-    ExcessBytes { elements: usize, bytes: usize },
-    /// BYTES data end inside an element's length.
-    #[error("element {element} has {bytes} bytes left for its length, which takes 4")]
-    CutLength { element: usize, bytes: usize },
-    /// BYTES data end inside an element.
-    #[error("element {element} claims to have {length} bytes, but {bytes} are left")]
-    CutElement { element: usize, length: u32, bytes: usize },
-    /// An element is longer than BYTES data can say.
-    #[error("an element has {bytes} bytes; at most {} are allowed", u32::MAX)]
-    LongElement { bytes: usize },
-}
 
 /// Number of elements in a tensor of this shape; `None` if it overflows.
 #[must_use]
@@ -169,20 +28,13 @@ pub fn elements_text(datatype: Datatype, data: &[u8]) -> String {
     fn each<T: fmt::Display, const N: usize>(data: &[u8], element: fn([u8; N]) -> T) -> Vec<String> {
         data.as_chunks().0.iter().take(SHOWN_ELEMENTS_MAX + 1).map(|bytes| element(*bytes).to_string()).collect()
     }
-    let mut elements = match datatype {
+    let mut elements = match_datatype!(datatype, {
+        Int => each(data, Int::from_le_bytes),
         Datatype::Bool => each(data, |[byte]| byte != 0),
-        Datatype::Uint8 => each(data, u8::from_le_bytes),
-        Datatype::Uint16 => each(data, u16::from_le_bytes),
-        Datatype::Uint32 => each(data, u32::from_le_bytes),
-        Datatype::Uint64 => each(data, u64::from_le_bytes),
-        Datatype::Int8 => each(data, i8::from_le_bytes),
-        Datatype::Int16 => each(data, i16::from_le_bytes),
-        Datatype::Int32 => each(data, i32::from_le_bytes),
-        Datatype::Int64 => each(data, i64::from_le_bytes),
         Datatype::Fp32 => each(data, f32::from_le_bytes),
         Datatype::Fp64 => each(data, f64::from_le_bytes),
         Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => return datatype.to_string(),
-    };
+    });
     if let [lone] = elements.as_slice() {
         return format!("{datatype} {lone}");
     }

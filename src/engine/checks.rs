@@ -2,10 +2,7 @@
 //!
 //! Knows signatures and shapes. Copies nothing and runs nothing.
 
-use super::{
-    EngineError,
-    stack::{ItemCall, RunError},
-};
+use super::{EngineError, ItemCall, RunError};
 use crate::domain::{PaddedInput, Signature, Tensor, TensorSpec};
 
 pub(super) fn padded_input(signature: &Signature, position: usize) -> Option<&PaddedInput> {

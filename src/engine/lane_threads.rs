@@ -1,63 +1,30 @@
-//! The threads that the lanes of a device compute on.
+//! The threads that the lanes of a device work on.
+//!
+//! Knows that an engine may have threads of its own for lanes to work on; not what an engine does there.
 
-use std::{
-    cell::RefCell,
-    sync::{Arc, OnceLock},
-};
+use std::{any::Any, fmt::Debug, sync::Arc};
 
-use super::CallThreads;
-
-thread_local! {
-    /// The pool whose only thread this is, while it runs a lane's work.
-    static HERE: RefCell<Option<Arc<rten::ThreadPool>>> = const { RefCell::new(None) };
+/// What an engine keeps for one lane and shares between all its models there, with a thread for the lane to work on: then a call of
+/// this engine need not leave the lane's thread.
+pub trait LaneHost: Any + Debug + Send + Sync {
+    /// Runs `work` on the thread, and returns when it is done.
+    fn run(&self, work: &mut (dyn FnMut() + Send));
 }
 
-/// The compute threads of one lane: a pool of one, in which the lane's own loop runs, and a pool that all lanes of the device share
-/// for a call that may have the whole device to itself.
-///
-/// rten computes inside a rayon pool, and entering a foreign pool costs two context switches a call. A lane that already runs
-/// inside its pool enters it for free; the shared pool is foreign to it, which only a call of some length is worth.
+/// The threads of one lane, as the server and its engines share them.
 ///
 /// A call that is made on the thread of another lane computes there: the lane's own thread may be in its loop for good. So a model
 /// can be tried out beside lanes that are at work.
 #[derive(Debug, Clone)]
 pub struct LaneThreads {
-    own: Arc<rten::ThreadPool>,
-    shared: Arc<SharedThreads>,
+    hosts: Arc<[Arc<dyn LaneHost>]>,
     is_long_lane: bool,
 }
 
-/// Threads as many as lanes, started when they are first needed.
-#[derive(Debug)]
-struct SharedThreads {
-    lanes: usize,
-    pool: OnceLock<Arc<rten::ThreadPool>>,
-}
-
 impl LaneThreads {
-    /// Threads for a device of one lane.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::of(&Arc::new(SharedThreads { lanes: 1, pool: OnceLock::new() }))
-    }
-
-    /// Threads for each of the `lanes` lanes of one device.
-    #[must_use]
-    pub fn device(lanes: usize) -> Vec<Self> {
-        Self::device_with_long_lanes(lanes, 0)
-    }
-
-    /// The same, and behind them those of long lanes.
-    #[must_use]
-    pub fn device_with_long_lanes(lanes: usize, long_lanes: usize) -> Vec<Self> {
-        let shared = Arc::new(SharedThreads { lanes, pool: OnceLock::new() });
-        let long = |lane: Self| Self { is_long_lane: true, ..lane };
-        (0..lanes).map(|_| Self::of(&shared)).chain((0..long_lanes).map(|_| long(Self::of(&shared)))).collect()
-    }
-
-    fn of(shared: &Arc<SharedThreads>) -> Self {
-        let own = Arc::new(rten::ThreadPool::with_num_threads(1));
-        Self { own, shared: Arc::clone(shared), is_long_lane: false }
+    /// The threads of a lane that works inside these hosts, the first of which is the outermost.
+    pub(super) fn within(hosts: Vec<Arc<dyn LaneHost>>, is_long_lane: bool) -> Self {
+        Self { hosts: hosts.into(), is_long_lane }
     }
 
     /// Whether they are those of a lane for long calls alone.
@@ -68,38 +35,24 @@ impl LaneThreads {
 
     /// Runs `work` on the lane's compute thread, and returns when it is done.
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.own.run(|| {
-            let _here = Here { before: HERE.replace(Some(Arc::clone(&self.own))) };
-            work()
+        let (mut work, mut result) = (Some(work), None);
+        run_within(&self.hosts, &mut || result = work.take().map(|work| work()));
+        result.unwrap_or_else(|| unreachable!("a host runs what it is given"))
+    }
+
+    /// What the engine with hosts of this type keeps for the lane.
+    pub(super) fn host<H: LaneHost>(&self) -> Option<Arc<H>> {
+        self.hosts.iter().find_map(|host| {
+            let host: Arc<dyn LaneHost> = Arc::clone(host);
+            (host as Arc<dyn Any + Send + Sync>).downcast().ok()
         })
     }
-
-    /// The pool for a call. With a single lane, its own thread is all that there is.
-    pub(super) fn pool(&self, threads: CallThreads) -> Arc<rten::ThreadPool> {
-        match threads {
-            CallThreads::All if self.shared.lanes > 1 => {
-                let start = || Arc::new(rten::ThreadPool::with_num_threads(self.shared.lanes));
-                Arc::clone(self.shared.pool.get_or_init(start))
-            }
-            CallThreads::One | CallThreads::All => HERE.with_borrow(|here| Arc::clone(here.as_ref().unwrap_or(&self.own))),
-        }
-    }
 }
 
-/// Takes back what [`HERE`] says, or the pool's thread would keep its own pool alive.
-struct Here {
-    before: Option<Arc<rten::ThreadPool>>,
-}
-
-impl Drop for Here {
-    fn drop(&mut self) {
-        HERE.set(self.before.take());
-    }
-}
-
-impl Default for LaneThreads {
-    fn default() -> Self {
-        Self::new()
+fn run_within(hosts: &[Arc<dyn LaneHost>], work: &mut (dyn FnMut() + Send)) {
+    match hosts.split_first() {
+        Some((host, inner)) => host.run(&mut || run_within(inner, work)),
+        None => work(),
     }
 }
 
@@ -107,40 +60,36 @@ impl Default for LaneThreads {
 mod tests {
     use std::thread;
 
+    use parking_lot::Mutex;
+
     use super::*;
 
-    #[test]
-    fn lanes_of_a_device_share_one_wide_pool_that_is_none_of_their_own() {
-        let lanes = LaneThreads::device(2);
-        let [own, other] = [0, 1].map(|lane: usize| lanes[lane].pool(CallThreads::One));
-        let wide = lanes[0].pool(CallThreads::All);
-        assert!(!Arc::ptr_eq(&own, &other) && !Arc::ptr_eq(&wide, &own));
-        assert!(Arc::ptr_eq(&wide, &lanes[1].pool(CallThreads::All)));
+    /// Notes its name, and hosts the lane on a thread of its own.
+    #[derive(Debug)]
+    struct Inn<const NUMBER: u8>(Arc<Mutex<Vec<u8>>>);
+
+    impl<const NUMBER: u8> LaneHost for Inn<NUMBER> {
+        fn run(&self, work: &mut (dyn FnMut() + Send)) {
+            self.0.lock().push(NUMBER);
+            thread::scope(|scope| scope.spawn(work).join().expect("no panic"));
+        }
     }
 
     #[test]
-    fn work_for_the_wide_pool_leaves_the_lanes_thread() {
-        let lanes = LaneThreads::device(2);
+    fn a_lane_works_inside_all_hosts_and_each_engine_finds_its_own() {
+        let visited = Arc::<Mutex<Vec<u8>>>::default();
+        let hosts: Vec<Arc<dyn LaneHost>> =
+            vec![Arc::new(Inn::<1>(Arc::clone(&visited))), Arc::new(Inn::<2>(Arc::clone(&visited)))];
+        let lane = LaneThreads::within(hosts, false);
         let here = || thread::current().id();
-        let (lane, own, wide) =
-            lanes[0].run(|| (here(), lanes[0].pool(CallThreads::One).run(here), lanes[0].pool(CallThreads::All).run(here)));
-        assert_eq!(own, lane);
-        assert_ne!(wide, lane);
+        assert_ne!(lane.run(here), here());
+        assert_eq!(*visited.lock(), [1, 2]);
+        assert!(lane.host::<Inn<2>>().is_some() && lane.host::<Inn<3>>().is_none());
     }
 
     #[test]
-    fn a_call_on_the_thread_of_another_lane_computes_there() {
-        let [busy, beside] = [(); 2].map(|()| LaneThreads::new());
+    fn without_hosts_a_lane_works_on_the_thread_that_asks() {
         let here = || thread::current().id();
-        let (mine, computed) = beside.run(|| (here(), busy.pool(CallThreads::One).run(here)));
-        assert_eq!(computed, mine);
-        assert_ne!(busy.pool(CallThreads::One).run(here), mine, "elsewhere, the lane's own thread computes");
-        assert_eq!(Arc::strong_count(&beside.own), 1, "a thread that has nothing to do keeps no pool alive");
-    }
-
-    #[test]
-    fn a_lone_lane_starts_no_other_threads() {
-        let lane = LaneThreads::new();
-        assert!(Arc::ptr_eq(&lane.pool(CallThreads::One), &lane.pool(CallThreads::All)));
+        assert_eq!(LaneThreads::within(Vec::new(), false).run(here), here());
     }
 }

@@ -4,10 +4,7 @@
 
 use smallvec::SmallVec;
 
-use super::{
-    stack::{ItemCall, RunError},
-    strips::PaddedRows,
-};
+use super::{ItemCall, RunError, strips::PaddedRows};
 use crate::domain::{PaddedInput, PaddingRule, Shape, Tensor, TensorSpec};
 
 /// The lengths of a batch.

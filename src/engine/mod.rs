@@ -1,8 +1,11 @@
 //! Engines: what runs a model call.
 //!
 //! An engine is blocking and has no queue: it is handed one contiguous tensor per input and gives one per output. It knows no
-//! runtime, no protocol, no stream and no metrics, and uses the threads it is given. [`stack`] turns items into such a call
+//! runtime, no protocol, no stream and no metrics, and uses the threads it is given. [`Executable`] turns items into such a call
 //! and its outputs back into items.
+//!
+//! An [`EngineFactory`] is an engine without a model, and makes an [`Engine`] of one. [`ENGINES`] lists them; nothing above this module
+//! names one.
 //!
 //! # Errors and panics
 //! A call that fails returns an [`EngineError`]. A call may panic; the lane catches it, drops the [`Instance`] and makes a new
@@ -11,27 +14,43 @@
 pub mod buffer;
 mod byte_strings;
 mod checks;
+mod choice;
 mod crop;
-pub mod lane_threads;
+mod factory;
+mod item_call;
+mod lane_threads;
+mod layout;
 mod lengths;
+mod list;
 pub mod onnx;
 pub mod onnxruntime;
+mod panics;
 pub mod rten;
-pub mod stack;
+mod stack;
+mod states;
+mod stream_state;
 mod strips;
 pub mod synthetic;
 #[cfg(test)]
 pub(crate) mod test_models;
 
-use std::{any::Any, sync::Arc};
+use std::sync::Arc;
 
-use crate::domain::{Datatype, Tensor};
+use crate::domain::{Datatype, StateSpec, Tensor};
+use states::HostStates;
 
 #[cfg(target_endian = "big")]
 compile_error!("tensors are little-endian on the wire and are handed to engines as they are; this processor is big-endian");
 
-pub use lane_threads::LaneThreads;
-pub use stack::{Executable, ItemCall, Milestones, PaddingCount, Ran, RunError};
+pub use choice::EngineChoice;
+pub use factory::{EngineFactory, EngineLibrary, FileEngine, Runs, ScriptEngine, Wishes};
+pub use item_call::{ItemCall, Milestones, PaddingCount, Ran, RunError};
+pub use lane_threads::{LaneHost, LaneThreads};
+pub use list::{ENGINES, engine_named, file_engines};
+pub use panics::panic_message;
+pub use stack::Executable;
+pub use states::StateKeeper;
+pub use stream_state::StreamState;
 
 /// How to get onnxruntime, for messages.
 const ONNXRUNTIME_WAY: &str = "pip install onnxruntime, then --onnxruntime auto";
@@ -95,8 +114,8 @@ pub enum CallThreads {
     All,
 }
 
-/// A loaded model, shared by all lanes. [`Any`], so that who made it can reach what it alone offers.
-pub trait Engine: Any + Send + Sync {
+/// A loaded model, shared by all lanes.
+pub trait Engine: Send + Sync {
     /// Name for people and metrics: `rten`, `onnxruntime`, `synthetic`.
     fn name(&self) -> &'static str;
 
@@ -115,11 +134,6 @@ pub trait Engine: Any + Send + Sync {
         false
     }
 
-    /// Its version, if another one might compute other numbers; else empty.
-    fn version(&self) -> String {
-        String::new()
-    }
-
     /// Whether it holds weights a second time, in the form that calls are fastest with.
     fn packs_weights(&self) -> bool {
         false
@@ -136,6 +150,14 @@ pub trait Engine: Any + Send + Sync {
     /// What the file says about its operators; `None` for an engine without a file.
     fn facts(&self) -> Option<&onnx::Facts> {
         None
+    }
+
+    /// What keeps the states of the model's streams: bytes in this machine's memory, unless the engine has a form of its own.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if it cannot keep one of them.
+    fn state_keeper(&self, states: &[StateSpec]) -> Result<Box<dyn StateKeeper>, EngineError> {
+        Ok(Box::new(HostStates::new(states)?))
     }
 
     /// Makes what one lane needs to run calls of this plan.

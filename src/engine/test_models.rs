@@ -197,8 +197,8 @@ pub(super) mod silero {
     use smallvec::smallvec;
 
     use crate::{
-        domain::{Datatype, Shape, SharedInput, Signature, StateSlot, StateSpec, Tensor, TensorSpec},
-        engine::{CallThreads, Contract, DeclaredTensor, Engine, Executable, ItemCall, LaneThreads},
+        domain::{Datatype, Shape, SharedInput, Signature, StateSpec, Tensor, TensorSpec},
+        engine::{CallThreads, Contract, DeclaredTensor, Engine, Executable, ItemCall, LaneThreads, StreamState},
     };
 
     pub(in crate::engine) const FILE: &[u8] = include_bytes!(env!("TIDEMILL_SILERO_ONNX"));
@@ -269,7 +269,7 @@ pub(super) mod silero {
     }
 
     /// Runs one step of some streams as one call and returns their outputs.
-    pub(in crate::engine) fn step(model: &Executable, slots: &[StateSlot], streams: &[usize], step: usize) -> Vec<f32> {
+    pub(in crate::engine) fn step(model: &Executable, slots: &[StreamState], streams: &[usize], step: usize) -> Vec<f32> {
         let windows: Vec<[Tensor; 1]> = streams.iter().map(|stream| [window(*stream, step)]).collect();
         let items: Vec<ItemCall<'_>> =
             streams.iter().zip(&windows).map(|(stream, inputs)| ItemCall { inputs, state: Some(&slots[*stream]) }).collect();
@@ -277,8 +277,8 @@ pub(super) mod silero {
         results.iter().flat_map(|outputs| outputs[0].iter_f32().expect("FP32")).collect()
     }
 
-    pub(in crate::engine) fn state(slot: &StateSlot) -> Vec<f32> {
-        slot.with(|state| bytemuck::pod_collect_to_vec(&state.as_ref().expect("it has run")[0]))
+    pub(in crate::engine) fn state(model: &Executable, stream: &StreamState) -> Vec<f32> {
+        model.state_tensors(stream).expect("it has run")[0].iter_f32().expect("FP32").collect()
     }
 
     pub(in crate::engine) fn assert_close(left: &[f32], right: &[f32], tolerance: f32) {
@@ -290,8 +290,8 @@ pub(super) mod silero {
 
     /// Batches of 1, 3, 8 and 16 with changing company give each of 16 streams what it gets alone, in results and state.
     pub(in crate::engine) fn check_batches(model: &Executable) {
-        let together: Vec<StateSlot> = (0..16).map(|_| StateSlot::default()).collect();
-        let alone: Vec<StateSlot> = (0..16).map(|_| StateSlot::default()).collect();
+        let together: Vec<StreamState> = (0..16).map(|_| StreamState::default()).collect();
+        let alone: Vec<StreamState> = (0..16).map(|_| StreamState::default()).collect();
         let mut largest = 0.0_f32;
         for (round, size) in [16, 1, 3, 8, 16, 3, 8, 16].into_iter().enumerate() {
             let streams: Vec<usize> = (0..size).map(|index| (index * 5 + round * 3) % 16).collect();
@@ -299,7 +299,7 @@ pub(super) mod silero {
             for (stream, result) in streams.iter().zip(batched) {
                 let single = step(model, &alone, &[*stream], round);
                 assert_close(&[result], &single, 1e-5);
-                assert_close(&state(&together[*stream]), &state(&alone[*stream]), 1e-5);
+                assert_close(&state(model, &together[*stream]), &state(model, &alone[*stream]), 1e-5);
                 largest = largest.max(result);
             }
         }

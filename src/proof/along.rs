@@ -10,10 +10,10 @@ use super::{
     calls::Caller,
     compare::{Answer, Distance, FAR_FLOOR},
     items::{Character, TrialItem},
-    together::{Far, Fragile, Worst},
+    observed::Steps,
     verdict::Tolerance,
 };
-use crate::{domain::StateBuffers, engine::RunError};
+use crate::{domain::Tensor, engine::RunError};
 
 /// Steps of each stream.
 pub(super) const STEPS: u64 = 16;
@@ -21,21 +21,6 @@ pub(super) const STEPS: u64 = 16;
 const SIZES: [usize; 5] = [4, 3, 8, 5, 2];
 /// The same for models so slow that there is no time for these.
 const SIZES_LEAST: [usize; 1] = [2];
-
-/// What the steps have shown.
-#[derive(Debug, Default)]
-pub(super) struct Steps {
-    /// How far a stream moved when only its neighbours changed.
-    pub(super) near: Worst,
-    /// How far a stream in company was from the same stream alone.
-    pub(super) far: Far,
-    /// What rounding alone does to streams that are off.
-    pub(super) fragile: Fragile,
-    /// A call that failed.
-    pub(super) failed: Option<RunError>,
-    /// Whether all steps were made.
-    pub(super) is_whole: bool,
-}
 
 /// A stream in a call: what it sends, and whether it is nudged.
 #[derive(Clone, Copy)]
@@ -129,7 +114,7 @@ fn tracks(
     let most = sizes.iter().copied().max().unwrap_or_default().max(streams.len());
     let others = others.iter().cycle().take(most - streams.len());
     let all: Vec<Stream> = streams.iter().chain(others).copied().collect();
-    let mut states: Vec<Option<StateBuffers>> = vec![None; all.len()];
+    let mut states: Vec<Option<Vec<Tensor>>> = vec![None; all.len()];
     let mut tracks: Vec<Track> = vec![Vec::new(); streams.len()];
     for step in 0..STEPS as usize {
         let size = sizes[step % sizes.len()].max(streams.len());

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     clock,
-    domain::{StateBuffers, StateSlot, Tensor, Timestamp},
-    engine::{CallThreads, Executable, ItemCall, RunError},
+    domain::{Tensor, Timestamp},
+    engine::{CallThreads, Executable, ItemCall, RunError, StreamState},
 };
 
 /// This part of the time that passes counts as spent if calls have taken less.
@@ -41,7 +41,7 @@ pub(super) struct Reply {
     /// The items' outputs, and then their next states as tensors, in the items' order.
     pub(super) answers: Vec<Answer>,
     /// The states alone, for the next step of the same streams.
-    pub(super) states: Vec<Option<StateBuffers>>,
+    pub(super) states: Vec<Option<Vec<Tensor>>>,
     pub(super) took: Duration,
 }
 
@@ -86,9 +86,9 @@ impl<'a> Caller<'a> {
 
     /// Runs items as one call.
     pub(super) fn call(&self, items: &[&TrialItem]) -> Result<Reply, RunError> {
-        let slots: Vec<StateSlot> = items.iter().map(|item| slot(item.state.clone())).collect();
+        let streams = items.iter().map(|item| self.stream(item)).collect::<Result<Vec<_>, _>>()?;
         let calls: Vec<ItemCall<'_>> =
-            items.iter().zip(&slots).map(|(item, slot)| ItemCall { inputs: &item.inputs, state: Some(slot) }).collect();
+            items.iter().zip(&streams).map(|(item, state)| ItemCall { inputs: &item.inputs, state: Some(state) }).collect();
         let mut taken = self.taken.get();
         let run = |lane| self.executable.run(lane, &calls, CallThreads::One);
         // A call takes what its thread does not wait for a core.
@@ -107,9 +107,12 @@ impl<'a> Caller<'a> {
         };
         self.taken.set(taken);
         let ran = ran?;
-        let states: Vec<Option<StateBuffers>> = slots.iter().map(|slot| slot.with(Option::take)).collect();
-        let answers =
-            ran.outputs.into_iter().zip(&states).map(|(outputs, state)| self.answer(outputs.into_vec(), state.as_ref()));
+        let states: Vec<Option<Vec<Tensor>>> = streams.iter().map(|state| self.executable.state_tensors(state)).collect();
+        let answers = ran.outputs.into_iter().zip(&states).map(|(outputs, state)| {
+            let mut answer = outputs.into_vec();
+            answer.extend(state.iter().flatten().cloned());
+            answer
+        });
         Ok(Reply { answers: answers.collect(), states, took })
     }
 
@@ -120,13 +123,9 @@ impl<'a> Caller<'a> {
         }
     }
 
-    fn answer(&self, mut outputs: Answer, state: Option<&StateBuffers>) -> Answer {
-        let specs = &self.executable.signature().states;
-        for (spec, bytes) in specs.iter().zip(state.into_iter().flatten()) {
-            // A state of the wrong length has failed the call already.
-            outputs.extend(Tensor::new(spec.datatype, spec.dims.clone(), bytes.to_vec().into()));
-        }
-        outputs
+    /// The state of the item's stream.
+    fn stream(&self, item: &TrialItem) -> Result<StreamState, RunError> {
+        item.state.as_ref().map_or_else(|| Ok(StreamState::default()), |tensors| self.executable.state_of(tensors))
     }
 
     /// The name of an output, or of a state's, by its place in an answer.
@@ -135,12 +134,6 @@ impl<'a> Caller<'a> {
         let names = signature.outputs.iter().map(|spec| &*spec.name).chain(signature.states.iter().map(|spec| &*spec.output));
         names.clone().nth(output).unwrap_or("?")
     }
-}
-
-fn slot(state: Option<StateBuffers>) -> StateSlot {
-    let slot = StateSlot::default();
-    slot.with(|place| *place = state);
-    slot
 }
 
 /// The median of calls at one batch size, the first of which warms up and counts only if there is no other.

@@ -6,8 +6,7 @@ use smallvec::SmallVec;
 
 use super::Terms;
 use crate::domain::{
-    Datatype, ElementBytes, ItemInputs, PaddingRule, Shape, Signature, StateBuffers, Tensor, TensorSpec, element_count,
-    push_element,
+    Datatype, ElementBytes, ItemInputs, PaddingRule, Shape, Signature, Tensor, TensorSpec, element_count, push_element,
 };
 
 /// Bytes of one input that is made up.
@@ -179,7 +178,7 @@ pub(super) struct TrialItem {
     pub(super) character: Character,
     pub(super) inputs: ItemInputs,
     /// What its stream is taken to have kept; `None` for the zeros that a stream begins with.
-    pub(super) state: Option<StateBuffers>,
+    pub(super) state: Option<Vec<Tensor>>,
 }
 
 /// What items are made for.
@@ -428,11 +427,11 @@ impl<'a> Maker<'a> {
     }
 
     /// States between -3 and 3 or so, and those of small characters small. States far outside what a model makes prove nothing.
-    fn state(&self, character: Character) -> Option<StateBuffers> {
+    fn state(&self, character: Character) -> Option<Vec<Tensor>> {
         if !self.signature.is_stateful() || character == Character::Zero {
             return None;
         }
-        let buffers = self.signature.states.iter().enumerate().map(|(index, spec)| {
+        let tensors = self.signature.states.iter().enumerate().map(|(index, spec)| {
             let mut chance = self.chance(u64::MAX - 1, character, index);
             let count = element_count(&spec.dims)?;
             let element = |chance: &mut fastrand::Rng| {
@@ -442,9 +441,9 @@ impl<'a> Maker<'a> {
                 Some(ElementBytes::from_elem(0, spec.datatype.fixed_size()?))
             };
             let bytes: Option<Vec<ElementBytes>> = (0..count).map(|_| element(&mut chance)).collect();
-            Some(bytes?.concat().into_boxed_slice())
+            Tensor::new(spec.datatype, spec.dims.clone(), bytes?.concat().into()).ok()
         });
-        buffers.collect()
+        tensors.collect()
     }
 }
 

@@ -18,6 +18,7 @@ mod gain;
 mod hints;
 mod items;
 mod memory;
+mod observed;
 mod scatter;
 mod store;
 mod together;
@@ -36,7 +37,8 @@ pub use store::{Fingerprint, Kept, Store, Subject};
 use self::{
     alone::Alone,
     calls::{Caller, Ground},
-    together::{Observed, Together},
+    observed::Observed,
+    together::Together,
     verdict::{Finding, Tolerance},
 };
 use crate::{

@@ -11,6 +11,7 @@ use super::{
     calls::{Caller, typical},
     compare::{Answer, Distance, FAR_FLOOR},
     items::{Character, TrialItem},
+    observed::Observed,
     verdict::Tolerance,
 };
 use crate::engine::RunError;
@@ -27,65 +28,6 @@ const BETWEEN_SHARE: u32 = 4;
 const KEPT_BYTES_MAX: usize = 1 << 28;
 /// How an item with no scale of its own is compared: relative to this part of the usual size of answers.
 const NEAR_FLOOR: f64 = 1e-6;
-
-/// A difference that was found: how large, in which output, in calls of which size.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Worst {
-    pub(super) apart: f64,
-    pub(super) output: usize,
-    pub(super) size: usize,
-}
-
-impl Worst {
-    pub(super) fn take(&mut self, apart: f64, output: usize, size: usize) {
-        if apart > self.apart {
-            *self = Self { apart, output, size };
-        }
-    }
-}
-
-/// What is known of rows beside what their items get alone.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Far {
-    /// Each row: its item, how far its numbers were off, and whether a label was another one.
-    pub(super) rows: Vec<(usize, f64, bool)>,
-    pub(super) worst: Worst,
-}
-
-impl Far {
-    pub(super) fn take(&mut self, item: usize, distance: Distance, size: usize) {
-        self.rows.push((item, distance.numbers, distance.labels));
-        self.worst.take(distance.strict(), distance.output, size);
-    }
-}
-
-/// How far rounding can move the answers to items that were found to be off, by item.
-pub(super) type Fragile = BTreeMap<usize, Distance>;
-
-/// What calls of several items have shown.
-#[derive(Debug, Default)]
-pub(super) struct Observed {
-    /// How far rows moved when only their neighbours changed.
-    pub(super) near: Worst,
-    /// Rows as long as their call, at each size.
-    pub(super) far: BTreeMap<usize, Far>,
-    /// Rows that were padded.
-    pub(super) padded: Far,
-    /// What rounding alone does to items that are off.
-    pub(super) fragile: Fragile,
-    /// Whether copies of an item get what it gets alone.
-    pub(super) copies_hold: bool,
-    /// Whether rows in another order get the same in another order.
-    pub(super) order_holds: bool,
-    /// A call that failed although its items run alone: its size, and why.
-    pub(super) failed: Option<(usize, RunError)>,
-    /// The same, where calls of fewer items run: its size is too large.
-    pub(super) limit: Option<(usize, RunError)>,
-    /// Largest power of two, and largest size at all, in which items were compared.
-    pub(super) largest: usize,
-    /// The time of calls of 2, 4, 8 … items.
-    pub(super) medians: Vec<Duration>,
-}
 
 /// Items by the part that they play, by their place in the list.
 struct Cast {

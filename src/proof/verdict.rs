@@ -6,10 +6,9 @@
 use super::{
     Hints,
     alone::Alone,
-    along::Steps,
     calls::Caller,
     items::is_float,
-    together::{Far, Fragile, Observed},
+    observed::{Far, Fragile, Observed, Steps},
 };
 use crate::domain::{Batching, BatchingRule, Datatype, Verdict};
 

@@ -4,7 +4,8 @@
 
 use super::{
     RecordingError,
-    pcm::{Length, Payload, PcmReader},
+    length::Length,
+    pcm::{Payload, PcmReader},
     riff::CHANNELS_MAX,
     samples::{Encoding, Layout},
     source::Source,

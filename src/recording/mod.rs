@@ -6,8 +6,10 @@
 
 mod aac;
 mod big_endian;
+mod chunks;
 mod clip;
 mod compressed;
+mod length;
 mod mp4;
 mod pcm;
 mod resample;
@@ -24,7 +26,8 @@ use std::{fmt, io, time::Duration};
 use self::{
     big_endian::CafSamples,
     compressed::Compressed,
-    pcm::{Length, Payload, PcmReader},
+    length::Length,
+    pcm::{Payload, PcmReader},
     resample::Resampler,
     samples::{Layout, quantized},
     sniff::Format,

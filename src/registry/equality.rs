@@ -4,8 +4,11 @@ use std::{f32::consts::TAU, sync::Arc};
 
 use super::{Manifest, fit, source::Embedded};
 use crate::{
-    domain::{StateSlot, Tensor},
-    engine::{CallThreads, Engine, Executable, ItemCall, LaneThreads, onnx::ModelFile, onnxruntime::OnnxRuntime, rten::Rten},
+    domain::Tensor,
+    engine::{
+        CallThreads, Engine, Executable, ItemCall, LaneThreads, StreamState, Wishes, onnx::ModelFile, onnxruntime::OnnxRuntime,
+        rten::Rten,
+    },
 };
 
 const OFFICIAL: &[u8] = include_bytes!(env!("TIDEMILL_SILERO_ONNX"));
@@ -19,10 +22,14 @@ const STREAMS: usize = 64;
 /// An engine, by what its results are called.
 type Loaded = (&'static str, Arc<dyn Engine>);
 
+fn packed(pack_weights: bool) -> Wishes {
+    Wishes { pack_weights, ..Wishes::default() }
+}
+
 /// A file on all engines.
 fn on_all_engines(file: &'static [u8]) -> Vec<Loaded> {
     let read = || ModelFile::read(file).expect("an ONNX file");
-    let rten = |packs| Arc::new(Rten::open(read(), false, packs).expect("rten runs Silero"));
+    let rten = |packs| Arc::new(Rten::open(read(), packed(packs)).expect("rten runs Silero"));
     let mut engines: Vec<Loaded> = vec![("rten", rten(false)), ("rten, packed", rten(true))];
     if let Some(library) = option_env!("TIDEMILL_TEST_ONNXRUNTIME") {
         OnnxRuntime::load_library(library.as_ref()).expect("it names a library");
@@ -34,15 +41,15 @@ fn on_all_engines(file: &'static [u8]) -> Vec<Loaded> {
 /// A model as it is served, but for streams that the test keeps.
 struct Model {
     executable: Executable,
-    states: Vec<StateSlot>,
+    states: Vec<StreamState>,
 }
 
 impl Model {
     fn new(embedded: Embedded, engine: Arc<dyn Engine>) -> Self {
         let manifest = Manifest::parse(embedded.manifest()).expect("sound");
-        let signature = Arc::new(fit(&manifest, engine.contract()).expect("they are a pair").signature);
+        let signature = fit(&manifest, engine.contract()).expect("they are a pair").signature;
         let executable = Executable::new(engine, signature, &[LaneThreads::new()]).expect("it has all that the manifest names");
-        Self { executable, states: (0..STREAMS).map(|_| StateSlot::default()).collect() }
+        Self { executable, states: (0..STREAMS).map(|_| StreamState::default()).collect() }
     }
 
     /// Runs the next step of some streams as one call.
@@ -55,7 +62,7 @@ impl Model {
     }
 
     fn state(&self, stream: usize) -> Vec<f32> {
-        self.states[stream].with(|state| bytemuck::pod_collect_to_vec(&state.as_ref().expect("it has run")[0]))
+        self.executable.state_tensors(&self.states[stream]).expect("it has run")[0].iter_f32().expect("FP32").collect()
     }
 }
 
@@ -186,7 +193,7 @@ fn a_stream_of_minutes_never_comes_to_another_decision() {
     for (embedded, rate) in [(Embedded::SILERO_VAD, 16_000), (Embedded::SILERO_VAD_8K, 8_000)] {
         let rten = |file: &'static [u8], packs| {
             let file = ModelFile::read(file).expect("an ONNX file");
-            Model::new(embedded, Arc::new(Rten::open(file, false, packs).expect("rten runs Silero")))
+            Model::new(embedded, Arc::new(Rten::open(file, packed(packs)).expect("rten runs Silero")))
         };
         let (official, rewritten) = (rten(OFFICIAL, false), rten(embedded.file(), true));
         let mut heard = 0;
@@ -208,7 +215,7 @@ fn another_rate_than_the_files_own_fails_by_name() {
         for (name, engine) in on_all_engines(embedded.file()) {
             let text = embedded.manifest().replace(&format!("shared = {rate}"), &format!("shared = {other}"));
             let manifest = Manifest::parse(&text).expect("sound");
-            let signature = Arc::new(fit(&manifest, engine.contract()).expect("they are a pair").signature);
+            let signature = fit(&manifest, engine.contract()).expect("they are a pair").signature;
             let model = Executable::new(engine, signature, &[LaneThreads::new()]).expect("it has all that the manifest names");
             let window = [windows(rate, 1, 1).swap_remove(0).swap_remove(0)];
             let error = model.run(0, &[ItemCall { inputs: &window, state: None }], CallThreads::One).expect_err("another rate");

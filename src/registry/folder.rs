@@ -4,20 +4,67 @@
 //! models from being served.
 
 use std::{
-    fs,
+    borrow::Cow,
+    fs::{self, File},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
+    beside,
     layout::{ENTRIES_MAX, Listing, MANIFEST_FILE, MODEL_FILE, is_litter, looks_like_version, named, version_number},
-    source::{FoundModel, FoundVersion, Remark, Scan, read_manifest},
+    source::{FoundModel, FoundVersion, MODEL_BYTES_MAX, ModelSource, Remark, Scan, placeholder, read_limited, read_manifest},
 };
 
 const NAME_BYTES_MAX: usize = 128;
 const MODELS_MAX: usize = 1_024;
 
+/// A folder of models, `<name>/model.toml` and `<name>/<version>/model.onnx`, or the folder of one model.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    path: PathBuf,
+    /// Name of the model, if this is the folder of one; empty for the folder's name.
+    name: String,
+}
+
+impl Folder {
+    /// The folder at `path`, which is read later.
+    #[must_use]
+    pub const fn new(path: PathBuf) -> Self {
+        Self { path, name: String::new() }
+    }
+
+    /// The same, with a name for the model whose own folder it is; empty for the folder's.
+    #[must_use]
+    pub const fn of_model(path: PathBuf, name: String) -> Self {
+        Self { path, name }
+    }
+}
+
+impl ModelSource for Folder {
+    fn scan(&self) -> Scan {
+        scan(&self.path, &self.name)
+    }
+
+    fn shared(&self) -> Arc<dyn ModelSource> {
+        Arc::new(self.clone())
+    }
+
+    fn read(&self, version: &FoundVersion) -> Result<Cow<'static, [u8]>, String> {
+        let bytes = read_limited(&version.file, MODEL_BYTES_MAX).map_err(|error| error.to_string())?;
+        match placeholder(&bytes) {
+            Some(reason) => Err(reason.to_owned()),
+            None => Ok(Cow::Owned(bytes)),
+        }
+    }
+
+    fn open_beside(&self, version: &FoundVersion, name: &str) -> Result<File, String> {
+        beside::open(&self.path, &version.file, name)
+    }
+}
+
 /// What is in the folder at `path`. If it is the folder of one model, its name is `name`, or the folder's if `name` is empty.
-pub(super) fn scan(path: &Path, name: &str) -> Scan {
+fn scan(path: &Path, name: &str) -> Scan {
     look(path, name).unwrap_or_else(|reason| Scan { unusable: vec![(path.to_owned(), reason)], ..Scan::default() })
 }
 

@@ -3,95 +3,20 @@
 //! All that can be wrong with all models is found before anything is said. Knows no scheduler: whoever calls it installs each
 //! model there, and hands back a key.
 
-use std::{collections::VecDeque, fmt, io, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
 use tracing::{error, info, warn};
 
 use super::{
     LoadedModel, Model, Registry,
+    faults::{LoadFault, LoadFaults, no_threads, not_installed, reason_of},
     found::{Candidate, Discovery, Found, Unusable, candidates, discover},
-    manifest::EngineChoice,
+    options::LoadOptions,
     proving::{Installer, prove_all},
     source::{ModelSource, Remark},
 };
-use crate::{
-    device::on_each_lane,
-    domain::Fault,
-    engine::LaneThreads,
-    proof::{Kept, SEED_DEFAULT, Store, Subject},
-};
-
-/// How to load.
-#[derive(Debug, Clone, Copy)]
-pub struct LoadOptions<'a> {
-    /// Engine of the models that leave the choice open; [`EngineChoice::Auto`] means rten, which is always there.
-    pub engine_default: EngineChoice,
-    /// The lanes that will run the models.
-    pub lanes: &'a [LaneThreads],
-    /// Whether to go on without the models that cannot be loaded; they are in the registry as failed.
-    pub keep_going: bool,
-    /// Proofs of earlier starts.
-    pub proofs: &'a Store,
-    /// Whether to prove models that earlier starts have proven.
-    pub proves_anew: bool,
-    /// What made-up items are drawn from.
-    pub seed: u64,
-}
-
-static NO_PROOFS: Store = Store::none();
-
-impl<'a> LoadOptions<'a> {
-    /// What an earlier start found out, unless that is to be found out again.
-    pub(super) fn kept(&self, subject: &Subject) -> Option<Kept> {
-        if self.proves_anew { None } else { self.proofs.get(subject) }
-    }
-
-    /// Without proofs of earlier starts.
-    #[must_use]
-    pub const fn new(engine_default: EngineChoice, lanes: &'a [LaneThreads], keep_going: bool) -> Self {
-        Self { engine_default, lanes, keep_going, proofs: &NO_PROOFS, proves_anew: false, seed: SEED_DEFAULT }
-    }
-}
-
-/// One thing that keeps a model from being loaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoadFault {
-    /// File or folder at fault.
-    pub file: String,
-    /// Key in it; empty if it is at fault as a whole.
-    pub key: String,
-    /// What is wrong and what to do.
-    pub reason: String,
-}
-
-impl fmt::Display for LoadFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, key, reason } = self;
-        if key.is_empty() { write!(f, "{file}: {reason}") } else { write!(f, "{file}: {key}: {reason}") }
-    }
-}
-
-/// Everything that keeps the models from being loaded, one line each.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoadFaults(Vec<LoadFault>);
-
-impl LoadFaults {
-    /// The faults; at least one.
-    #[must_use]
-    pub fn faults(&self) -> &[LoadFault] {
-        &self.0
-    }
-}
-
-impl fmt::Display for LoadFaults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the models have {} fault(s):", self.0.len())?;
-        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
-    }
-}
-
-impl std::error::Error for LoadFaults {}
+use crate::device::on_each_lane;
 
 /// Loads all models of `sources` into a new registry; see [`load_into`].
 ///
@@ -150,7 +75,7 @@ pub(super) fn load_found(
         }
     }
     if !faults.is_empty() && !options.keep_going {
-        return Err(LoadFaults(faults));
+        return Err(LoadFaults::of(faults));
     }
     let (mut models, places): (Vec<LoadedModel>, Vec<(u64, String)>) =
         loaded.into_iter().map(|(model, number, folder)| (model, (number, folder))).unzip();
@@ -163,7 +88,7 @@ pub(super) fn load_found(
         }
     }
     if !faults.is_empty() && !options.keep_going {
-        return Err(LoadFaults(faults));
+        return Err(LoadFaults::of(faults));
     }
     for (model, number) in installed {
         tell_ready(&model);
@@ -201,16 +126,6 @@ fn load_side_by_side(candidates: Vec<Candidate<'_>>, options: &LoadOptions<'_>) 
     Ok(done.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
-pub(super) fn no_threads(error: io::Error) -> LoadFaults {
-    let reason = format!("the system refuses a thread for each lane (ulimit -u, or pids.max of the cgroup): {error}");
-    LoadFaults(vec![LoadFault { file: "models".to_owned(), key: String::new(), reason }])
-}
-
-/// What keeps a model that is loaded from being installed.
-pub(super) fn not_installed(folder: String, fault: &Fault) -> LoadFault {
-    LoadFault { file: folder, key: String::new(), reason: fault.message().to_owned() }
-}
-
 pub(super) fn tell_ready(model: &Model) {
     let LoadedModel { name, version, load_duration, .. } = &model.loaded;
     info!(model = %name, %version, engine = model.engine_name(), ?load_duration, "model is ready");
@@ -220,12 +135,6 @@ pub(super) fn tell(remark: &Remark) {
     let Remark { folder, text, warns } = remark;
     let folder = folder.display();
     if *warns { warn!("{folder}: {text}") } else { info!("{folder}: {text}") }
-}
-
-/// Faults in one line.
-pub(super) fn reason_of(faults: &[LoadFault]) -> Arc<str> {
-    let reasons: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    reasons.join("; ").into()
 }
 
 fn settle(registry: &Registry, name: &str, number: u64, outcome: Result<Arc<Model>, Arc<str>>) {

@@ -11,12 +11,13 @@ use serde::{
 use toml::{Table, Value};
 
 use super::{
+    faults::KeyFault,
     policy::VersionPolicy,
     trial::{TrialEntry, rule},
 };
 use crate::{
     domain::{BatchingRule, Datatype},
-    engine::synthetic::SyntheticConfig,
+    engine::{ENGINES, EngineChoice, Runs, ScriptEngine, engine_named},
 };
 
 /// Largest batch of a model whose manifest names none, and the most that one may name.
@@ -29,21 +30,6 @@ const BUCKETS_MAX: usize = 64;
 const WASTE_MAX_RANGE: RangeInclusive<f64> = 0.0..=1.0;
 const WASTE_MAX_DEFAULT: f64 = 0.5;
 
-/// One thing that is wrong with a manifest, or with it and its model file together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyFault {
-    /// Where, such as `states[0].output`; empty for the whole file.
-    pub key: String,
-    /// What is wrong and what to do.
-    pub reason: String,
-}
-
-impl KeyFault {
-    pub(super) fn new(key: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { key: key.into(), reason: reason.into() }
-    }
-}
-
 /// What `model.toml` says. Every key may be left out; `docs/models.md` describes them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -52,9 +38,9 @@ pub struct Manifest {
     pub description: String,
     /// What runs it.
     pub engine: EngineChoice,
-    /// Whether rten may compute in 32 bits what the model computes in 64.
+    /// Whether an engine of 32 bits may compute what the model computes in 64.
     pub allow_narrowing: bool,
-    /// Whether rten holds its weights in packed form too; if left out, that is tried.
+    /// Whether an engine that can holds its weights in packed form too; if left out, that is tried.
     pub prepack_weights: Option<bool>,
     /// Which of its versions are served.
     pub versions: VersionPolicy,
@@ -81,8 +67,9 @@ pub struct Manifest {
     pub segments: Option<SegmentsEntry>,
     /// How items of different lengths meet in a batch.
     pub padding: Option<PaddingEntry>,
-    /// The script of the synthetic engine.
-    pub synthetic: Option<SyntheticConfig>,
+    /// The tables of engines that run these in place of a file, by the engines' names.
+    #[serde(skip)]
+    pub(super) scripts: BTreeMap<&'static str, Value>,
 }
 
 impl Default for Manifest {
@@ -104,24 +91,9 @@ impl Default for Manifest {
             framing: None,
             segments: None,
             padding: None,
-            synthetic: None,
+            scripts: BTreeMap::new(),
         }
     }
-}
-
-/// What runs a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EngineChoice {
-    /// `onnxruntime` if its library is loaded, else `rten`.
-    #[default]
-    Auto,
-    /// The engine inside the binary.
-    Rten,
-    /// ONNX Runtime.
-    Onnxruntime,
-    /// A script in place of a model.
-    Synthetic,
 }
 
 /// What a manifest says about one input or output.
@@ -252,8 +224,10 @@ impl Manifest {
         let mut readable = Value::Table(table);
         let mut faults = Vec::new();
         take_unreadable(&mut readable, "", &|leaf| leaf, &mut faults);
+        let scripts = take_scripts(&mut readable);
         match Self::deserialize(readable) {
             Ok(manifest) => {
+                let manifest = Self { scripts, ..manifest };
                 // What was taken out for its fault is not missing as well.
                 let is_new = |found: &KeyFault| !faults.iter().any(|known| known.key == found.key);
                 let more: Vec<KeyFault> = manifest.check().into_iter().filter(is_new).collect();
@@ -267,10 +241,16 @@ impl Manifest {
         }
     }
 
-    /// Whether a text, sound or not, asks for the synthetic engine, and so for no model file.
-    pub(super) fn is_synthetic(text: &str) -> bool {
+    /// Whether a text, sound or not, asks for an engine that takes no model file.
+    pub(super) fn needs_no_file(text: &str) -> bool {
         let table = text.parse::<Table>().ok();
-        table.and_then(|table| Some(table.get("engine")?.as_str()? == "synthetic")).unwrap_or(false)
+        let engine = table.and_then(|table| engine_named(table.get("engine")?.as_str()?));
+        engine.is_some_and(|engine| matches!(engine.runs(), Runs::Scripts(_)))
+    }
+
+    /// The table of this engine's name.
+    pub(super) fn script(&self, engine: &str) -> Value {
+        self.scripts.get(engine).cloned().unwrap_or_else(|| Value::Table(Table::new()))
     }
 
     /// Most items in a call.
@@ -327,22 +307,36 @@ impl Manifest {
         if let Some(padding) = &self.padding {
             check_padding_entry(padding, &mut fault);
         }
-        if self.allow_narrowing && self.engine != EngineChoice::Rten {
-            fault("allow_narrowing".to_owned(), "is for engine = \"rten\", which has only 32-bit integers and FP32".to_owned());
-        }
-        match (&self.synthetic, self.engine) {
-            (None, EngineChoice::Synthetic) => fault("synthetic".to_owned(), "is missing; it scripts the engine".to_owned()),
-            (Some(_), engine) if engine != EngineChoice::Synthetic => {
-                fault("synthetic".to_owned(), "is only read with engine = \"synthetic\"".to_owned());
-            }
-            (Some(script), _) => {
-                if let Err(error) = script.script() {
-                    fault("synthetic".to_owned(), error.to_string());
-                }
-            }
-            (None, _) => {}
-        }
+        self.check_narrowing(&mut fault);
+        self.check_scripts(&mut fault);
         faults
+    }
+
+    fn check_narrowing(&self, fault: &mut impl FnMut(String, String)) {
+        let narrowing = ENGINES.into_iter().filter_map(|engine| match engine.runs() {
+            Runs::Files(files) => Some((EngineChoice::Named(engine), files.narrows()?)),
+            Runs::Scripts(_) => None,
+        });
+        if self.allow_narrowing && !narrowing.clone().any(|(engine, _)| engine == self.engine) {
+            let engines: Vec<String> =
+                narrowing.map(|(engine, lacks)| format!("engine = \"{}\", which {lacks}", engine.name())).collect();
+            fault("allow_narrowing".to_owned(), format!("is for {}", engines.join(", and for ")));
+        }
+    }
+
+    fn check_scripts(&self, fault: &mut impl FnMut(String, String)) {
+        for (name, engine) in script_engines() {
+            match (self.scripts.get(name), self.engine.name() == name) {
+                (None, true) => fault(name.to_owned(), "is missing; it scripts the engine".to_owned()),
+                (Some(_), false) => fault(name.to_owned(), format!("is only read with engine = \"{name}\"")),
+                (Some(script), true) => {
+                    if let Err(error) = engine.check(script) {
+                        fault(name.to_owned(), error.to_string());
+                    }
+                }
+                (None, false) => {}
+            }
+        }
     }
 
     /// Finds keys about a batch although there is none.
@@ -425,6 +419,38 @@ fn check_tensor_entry(
     }
 }
 
+/// The engines that run a table of the manifest, which has their name.
+fn script_engines() -> impl Iterator<Item = (&'static str, &'static dyn ScriptEngine)> {
+    ENGINES.into_iter().filter_map(|engine| match engine.runs() {
+        Runs::Scripts(scripts) => Some((engine.name(), scripts)),
+        Runs::Files(_) => None,
+    })
+}
+
+/// Takes the tables of those engines out of a manifest.
+fn take_scripts(manifest: &mut Value) -> BTreeMap<&'static str, Value> {
+    let Value::Table(table) = manifest else { return BTreeMap::new() };
+    script_engines().filter_map(|(name, _)| Some((name, table.remove(name)?))).collect()
+}
+
+/// Whether a manifest that holds nothing but one leaf can be read; else why not.
+fn read_leaf(mut manifest: Value) -> Result<(), String> {
+    let scripts = take_scripts(&mut manifest);
+    for (name, engine) in script_engines() {
+        if let Some(script) = scripts.get(name) {
+            engine.read(script)?;
+        }
+    }
+    let read = Manifest::deserialize(manifest).map(|_| ());
+    read.map_err(|error| {
+        let reason = error.message().trim();
+        // The tables of engines are keys as well.
+        let is_unknown = reason.starts_with("unknown field") && reason.contains("`description`");
+        let tables = script_engines().filter(|_| is_unknown).map(|(name, _)| format!(", `{name}`"));
+        reason.to_owned() + &tables.collect::<String>()
+    })
+}
+
 /// Reads each leaf as if it stood alone, so that all faults are found rather than the first, and takes out those that have one.
 ///
 /// `rebuild` puts a leaf back into its place in an otherwise empty manifest. Says whether `value` stays.
@@ -445,8 +471,8 @@ fn take_unreadable(value: &mut Value, path: &str, rebuild: &dyn Fn(Value) -> Val
             true
         }
         leaf => {
-            let outcome = Manifest::deserialize(rebuild(leaf.clone()));
-            outcome.map_err(|error| faults.push(KeyFault::new(path, error.message().trim()))).is_ok()
+            let outcome = read_leaf(rebuild(leaf.clone()));
+            outcome.map_err(|reason| faults.push(KeyFault::new(path, reason.trim()))).is_ok()
         }
     }
 }
@@ -594,8 +620,9 @@ mod tests {
         let cases = [
             ("[[inputs", "line 1: "),
             ("\n\nx = ", "line 3: "),
-            ("max_bach = 8", "max_bach: unknown field `max_bach`"),
-            ("engine = 'tract'", "engine: unknown variant `tract`, expected one of `auto`"),
+            ("max_bach = 8", "max_bach: unknown field `max_bach`, expected one of `description`, `engine`"),
+            ("max_bach = 8", "`padding`, `synthetic`"),
+            ("engine = 'tract'", "engine: unknown variant `tract`, expected one of `auto`, `rten`, `onnxruntime`, `synthetic`"),
             ("max_batch = 0", "max_batch: is 0; accepted are 1 to 64 items"),
             ("max_batch = 65", "max_batch: is 65"),
             ("max_batch = -1", "max_batch: invalid value: integer `-1`"),
@@ -637,8 +664,10 @@ mod tests {
             ("[padding]\naxes = { x = 'last' }", "padding.axes.x: invalid type: string \"last\", expected usize"),
             ("[padding]\naxis = 1", "padding.axis: unknown field `axis`, expected one of `axes`"),
             ("engine = 'synthetic'", "synthetic: is missing"),
-            ("[synthetic]", "synthetic: is only read with engine"),
-            ("allow_narrowing = true", "allow_narrowing: is for engine = \"rten\""),
+            ("[synthetic]", "synthetic: is only read with engine = \"synthetic\""),
+            ("engine = 'synthetic'\n[synthetic]\ncost = 1", "synthetic.cost: unknown field `cost`, expected one of `kind`"),
+            ("engine = 'synthetic'\nsynthetic = 5", "synthetic: invalid type: integer `5`"),
+            ("allow_narrowing = true", "is for engine = \"rten\", which has only 32-bit integers and FP32"),
             ("engine = 'onnxruntime'\nallow_narrowing = true", "allow_narrowing: is for engine = \"rten\""),
             ("engine = 'rten'\nallow_narrowing = 1", "allow_narrowing: invalid type"),
             ("prepack_weights = 'always'", "prepack_weights: invalid type: string \"always\", expected a boolean"),

@@ -8,15 +8,19 @@
 //! that serves goes on until its next copy takes its place, which happens in one change; see [`repository`].
 
 mod beside;
+mod faults;
 mod folder;
 mod found;
 mod layout;
 mod lifecycle;
 mod loader;
 mod manifest;
+mod options;
+mod origin;
 mod packing;
 mod padding;
 mod places;
+mod plan;
 mod policy;
 mod proving;
 pub mod repository;
@@ -45,16 +49,19 @@ use crate::{
 };
 
 pub use crate::proof::SEED_DEFAULT;
+pub use faults::{KeyFault, LoadFault, LoadFaults};
+pub use folder::Folder;
 pub use lifecycle::{Lifecycle, ModelState};
-pub use loader::{LoadFault, LoadFaults, LoadOptions, load_all, load_into};
-pub use manifest::{EngineChoice, KeyFault, MAX_BATCH_DEFAULT, Manifest};
+pub use loader::{load_all, load_into};
+pub use manifest::{MAX_BATCH_DEFAULT, Manifest};
+pub use options::LoadOptions;
 pub use packing::Repack;
 pub use policy::VersionPolicy;
 pub use proving::{Installer, Measured, Place, Unproven};
 pub use repository::{Host, IndexEntry, IndexState, Refreshed, Repository};
 pub use signature::{Interface, declared_contract, fit};
 pub use source::{
-    EMBEDDED_NAME, EMBEDDED_VERSION, EXAMPLE_NAME, Embedded, Example, Folder, FoundModel, FoundVersion, ModelSource, Remark, Scan,
+    EMBEDDED_NAME, EMBEDDED_VERSION, EXAMPLE_NAME, Embedded, Example, FoundModel, FoundVersion, ModelSource, Remark, Scan,
 };
 pub use watch::{WatchError, Watcher, refresh};
 
@@ -323,7 +330,8 @@ impl Registry {
 
     /// Whether there is a model and every version of every model serves.
     #[must_use]
-    pub fn all_ready(&self) -> bool {
+    #[cfg(test)]
+    fn all_ready(&self) -> bool {
         let catalog = self.snapshot();
         let mut entries = catalog.values().flat_map(BTreeMap::values).peekable();
         entries.peek().is_some() && entries.all(Entry::serves)

@@ -77,14 +77,12 @@ mod tests {
     use crate::{
         domain::{Datatype, Fault, Signature, TensorSpec},
         engine::{
-            LaneThreads,
+            EngineChoice, LaneThreads,
             synthetic::{Script, SyntheticEngine},
             test_models,
         },
         proof::{Kept, Store},
-        registry::{
-            EngineChoice, Example, Folder, Installer, LoadOptions, Measured, ModelSource, Place, Registry, Unproven, load_all,
-        },
+        registry::{Example, Folder, Installer, LoadOptions, Measured, ModelSource, Place, Registry, Unproven, load_all},
         scheduler::ModelKey,
     };
 
@@ -99,7 +97,7 @@ mod tests {
     /// A model with this to try.
     fn model(repack: Repack) -> LoadedModel {
         let lanes = [LaneThreads::new()];
-        let options = LoadOptions::new(EngineChoice::Rten, &lanes, false);
+        let options = LoadOptions::new(EngineChoice::Auto, &lanes, false);
         let registry: Registry =
             load_all(&[&Example], &options, &Unproven(|_: &LoadedModel| Ok(ModelKey::default()))).expect("it needs no file");
         let model = registry.get("example_model", None).expect("loaded");
@@ -133,7 +131,7 @@ mod tests {
 
     fn loaded(folder: &Path, proofs: &Store, proves_anew: bool) -> LoadedModel {
         let lanes = [LaneThreads::new()];
-        let options = LoadOptions { proofs, proves_anew, ..LoadOptions::new(EngineChoice::Rten, &lanes, false) };
+        let options = LoadOptions { proofs, proves_anew, ..LoadOptions::new(EngineChoice::Auto, &lanes, false) };
         let source: &dyn ModelSource = &Folder::new(folder.to_owned());
         let registry = load_all(&[source], &options, &Untried).expect("a sound model");
         registry.get("m", None).expect("loaded").loaded.clone()

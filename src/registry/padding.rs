@@ -5,10 +5,7 @@
 
 use toml::Value;
 
-use super::{
-    manifest::{KeyFault, PaddingEntry},
-    shared_value::shared_tensor,
-};
+use super::{faults::KeyFault, manifest::PaddingEntry, shared_value::shared_tensor};
 use crate::domain::{Datatype, ElementBytes, PaddedInput, PaddingRule, Signature, TensorSpec};
 
 /// The rule that `entry` asks for, or everything that keeps it from being one.
@@ -181,8 +178,7 @@ mod tests {
     }
 
     fn rule(text: &str) -> PaddingRule {
-        let Interface { signature: Signature { padding, .. }, .. } = fit_text(text, &contract()).expect("it fits");
-        padding.expect("it was asked for")
+        fit_text(text, &contract()).expect("it fits").signature.padding.clone().expect("it was asked for")
     }
 
     #[test]

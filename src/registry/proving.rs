@@ -7,7 +7,11 @@ use std::{collections::VecDeque, time::Duration};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
-use super::{LoadFaults, LoadOptions, LoadedModel, loader::no_threads};
+use super::{
+    LoadedModel,
+    faults::{LoadFaults, no_threads},
+    options::LoadOptions,
+};
 use crate::{
     device::on_each_lane,
     domain::{Batching, Fault, FaultKind, Verdict},

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use toml::Value;
 
-use crate::domain::{Datatype, Shape, Tensor, push_element};
+use crate::domain::{Datatype, Shape, Tensor, match_datatype, push_element};
 
 /// The tensor that `value` stands for: a number, boolean or string, or nested lists of them in row-major order.
 ///
@@ -56,22 +56,15 @@ fn encode_nested(value: &Value, shape: &[usize], datatype: Datatype, data: &mut 
 fn encode(value: &Value, datatype: Datatype, data: &mut Vec<u8>) -> Option<()> {
     let integer = value.as_integer();
     let number = value.as_float().or_else(|| integer.map(|integer| integer as f64)).filter(|number| number.is_finite());
-    match datatype {
+    match_datatype!(datatype, {
+        Int => data.extend(Int::try_from(integer?).ok()?.to_le_bytes()),
         Datatype::Bool => data.push(u8::from(value.as_bool()?)),
-        Datatype::Uint8 => data.extend(u8::try_from(integer?).ok()?.to_le_bytes()),
-        Datatype::Uint16 => data.extend(u16::try_from(integer?).ok()?.to_le_bytes()),
-        Datatype::Uint32 => data.extend(u32::try_from(integer?).ok()?.to_le_bytes()),
-        Datatype::Uint64 => data.extend(u64::try_from(integer?).ok()?.to_le_bytes()),
-        Datatype::Int8 => data.extend(i8::try_from(integer?).ok()?.to_le_bytes()),
-        Datatype::Int16 => data.extend(i16::try_from(integer?).ok()?.to_le_bytes()),
-        Datatype::Int32 => data.extend(i32::try_from(integer?).ok()?.to_le_bytes()),
-        Datatype::Int64 => data.extend(integer?.to_le_bytes()),
         Datatype::Fp32 => data.extend(Some(number? as f32).filter(|number| number.is_finite())?.to_le_bytes()),
         Datatype::Fp64 => data.extend(number?.to_le_bytes()),
         Datatype::Fp16 => data.extend(Some(half::f16::from_f64(number?)).filter(|half| half.is_finite())?.to_le_bytes()),
         Datatype::Bf16 => data.extend(Some(half::bf16::from_f64(number?)).filter(|half| half.is_finite())?.to_le_bytes()),
         Datatype::Bytes => push_element(data, value.as_str()?.as_bytes()).ok()?,
-    }
+    });
     Some(())
 }
 

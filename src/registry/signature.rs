@@ -2,9 +2,12 @@
 //!
 //! Pure: knows no file and no engine, only what they said.
 
+use std::sync::Arc;
+
 use super::{
     SegmentPost,
-    manifest::{DimEntry, FramingEntry, KeyFault, Manifest, SegmentsEntry, StateEntry, TensorEntry},
+    faults::KeyFault,
+    manifest::{DimEntry, FramingEntry, Manifest, SegmentsEntry, StateEntry, TensorEntry},
     padding::fit_padding,
     shared_value::shared_tensor,
 };
@@ -23,7 +26,7 @@ type Dims = Vec<Option<usize>>;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Interface {
     /// Inputs, outputs, states and shared inputs.
-    pub signature: Signature,
+    pub signature: Arc<Signature>,
     /// How raw payloads become items.
     pub framing: Option<FramingRule>,
     /// How results become segments.
@@ -37,10 +40,10 @@ pub struct Interface {
 /// # Errors
 /// Each missing name, datatype or shape.
 pub fn declared_contract(manifest: &Manifest) -> Result<Contract, Vec<KeyFault>> {
-    let mut faults = Vec::new();
+    let (mut faults, engine) = (Vec::new(), manifest.engine.name());
     let mut declare = |list: &str, entries: &[TensorEntry]| {
         let mut missing =
-            |key: String| faults.push(KeyFault::new(key, "is missing; a synthetic model has no file to read it from"));
+            |key: String| faults.push(KeyFault::new(key, format!("is missing; a {engine} model has no file to read it from")));
         if entries.is_empty() {
             missing(list.to_owned());
         }
@@ -53,7 +56,7 @@ pub fn declared_contract(manifest: &Manifest) -> Result<Contract, Vec<KeyFault>>
             }
         }
         if let Some(index) = entries.iter().position(|entry| entry.omit) {
-            let reason = "a synthetic model has the outputs that are listed: leave this one out of the list";
+            let reason = format!("a {engine} model has the outputs that are listed: leave this one out of the list");
             faults.push(KeyFault::new(format!("{list}[{index}].omit"), reason));
         }
         let tensor = |entry: &TensorEntry| DeclaredTensor {
@@ -111,7 +114,7 @@ pub fn fit(manifest: &Manifest, contract: &Contract) -> Result<Interface, Vec<Ke
         fitting.fault("segments", "needs [framing], which says how long a window is");
     }
     if fitting.faults.is_empty() {
-        Ok(Interface { signature, framing, segments, padding_waste_max })
+        Ok(Interface { signature: Arc::new(signature), framing, segments, padding_waste_max })
     } else {
         Err(fitting.faults)
     }
@@ -266,6 +269,24 @@ impl Fitting {
         Ok(dims.iter().enumerate().filter(|(axis, _)| *axis != batch_axis).map(|(_, dim)| *dim).collect())
     }
 
+    /// Finds what keeps an output from being the next value of a state of this name and shape.
+    fn next_state(&mut self, key: &str, output: &Merged<'_>, batch_axis: Option<usize>, (name, dims): (&str, &Dims)) {
+        // An output of unknown shape is taken on trust here; the lane checks what each call returns.
+        if output.dims.is_none() {
+            return;
+        }
+        match self.item_dims(output, batch_axis) {
+            Ok(next) if !may_be_equal(dims, &next) => {
+                let (given, wanted) = (shown(&next), shown(dims));
+                let reason =
+                    format!("'{}' has shape {given} without the batch, but the state '{name}' has {wanted}", output.name);
+                self.fault(key, reason);
+            }
+            Ok(_) => {}
+            Err((field, reason)) => self.fault_of(output, field, reason),
+        }
+    }
+
     fn state(
         &mut self,
         index: usize,
@@ -306,23 +327,7 @@ impl Fitting {
                 return None;
             }
         };
-        // An output of unknown shape is taken on trust here; the lane checks what each call returns.
-        if output.dims.is_some() {
-            match self.item_dims(output, batch_axis) {
-                Ok(next) if !may_be_equal(&dims, &next) => {
-                    let reason = format!(
-                        "'{}' has shape {} without the batch, but the state '{}' has {}",
-                        output.name,
-                        shown(&next),
-                        input.name,
-                        shown(&dims)
-                    );
-                    self.fault(key("output"), reason);
-                }
-                Ok(_) => {}
-                Err((field, reason)) => self.fault_of(output, field, reason),
-            }
-        }
+        self.next_state(&key("output"), output, batch_axis, (input.name, &dims));
         let Some(dims) = dims.iter().copied().collect() else {
             self.fault(
                 key("input"),

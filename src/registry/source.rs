@@ -1,4 +1,4 @@
-//! Where models come from: the binary itself, and a folder.
+//! Where models come from, and the models of the binary itself.
 //!
 //! Knows names, versions and bytes; what is in the bytes is for others.
 
@@ -13,7 +13,7 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use super::{beside, folder, layout::exists};
+use super::layout::exists;
 
 /// Name of the model inside the binary that is served by default.
 pub const EMBEDDED_NAME: &str = Embedded::SILERO_VAD.name;
@@ -26,7 +26,7 @@ pub const EXAMPLE_NAME: &str = "example_model";
 const EXAMPLE_MANIFEST: &str = include_str!("example-model.toml");
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 /// What protobuf, and so ONNX, allows in one file.
-const MODEL_BYTES_MAX: u64 = 2 << 30;
+pub(super) const MODEL_BYTES_MAX: u64 = 2 << 30;
 
 /// A place that holds models.
 pub trait ModelSource: Send + Sync {
@@ -188,50 +188,6 @@ impl ModelSource for Example {
     }
 }
 
-/// A folder of models, `<name>/model.toml` and `<name>/<version>/model.onnx`, or the folder of one model.
-#[derive(Debug, Clone)]
-pub struct Folder {
-    path: PathBuf,
-    /// Name of the model, if this is the folder of one; empty for the folder's name.
-    name: String,
-}
-
-impl Folder {
-    /// The folder at `path`, which is read later.
-    #[must_use]
-    pub const fn new(path: PathBuf) -> Self {
-        Self { path, name: String::new() }
-    }
-
-    /// The same, with a name for the model whose own folder it is; empty for the folder's.
-    #[must_use]
-    pub const fn of_model(path: PathBuf, name: String) -> Self {
-        Self { path, name }
-    }
-}
-
-impl ModelSource for Folder {
-    fn scan(&self) -> Scan {
-        folder::scan(&self.path, &self.name)
-    }
-
-    fn shared(&self) -> Arc<dyn ModelSource> {
-        Arc::new(self.clone())
-    }
-
-    fn read(&self, version: &FoundVersion) -> Result<Cow<'static, [u8]>, String> {
-        let bytes = read_limited(&version.file, MODEL_BYTES_MAX).map_err(|error| error.to_string())?;
-        match placeholder(&bytes) {
-            Some(reason) => Err(reason.to_owned()),
-            None => Ok(Cow::Owned(bytes)),
-        }
-    }
-
-    fn open_beside(&self, version: &FoundVersion, name: &str) -> Result<File, String> {
-        beside::open(&self.path, &version.file, name)
-    }
-}
-
 /// Placeholders for files that were not fetched, and how to fetch them.
 pub(super) fn placeholder(bytes: &[u8]) -> Option<&'static str> {
     const LFS: &str = "is a Git LFS pointer in place of the file; run `git lfs pull` in the repository that it comes from";
@@ -289,6 +245,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::registry::Folder;
 
     fn folder_with(folders: &[&str]) -> tempfile::TempDir {
         let root = tempfile::tempdir().expect("a temporary folder");

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use slotmap::SlotMap;
 
 use super::*;
-use crate::engine::{LaneThreads, onnxruntime::OnnxRuntime};
+use crate::engine::{EngineChoice, LaneThreads, engine_named};
 
 const DOUBLER: &str = "
 description = 'doubles'
@@ -42,7 +42,7 @@ fn load(sources: &[&dyn ModelSource], keep_going: bool) -> Result<Registry, Load
     let lanes = [LaneThreads::new()];
     load_all(
         sources,
-        &LoadOptions::new(EngineChoice::Rten, &lanes, keep_going),
+        &LoadOptions::new(EngineChoice::Auto, &lanes, keep_going),
         &Unproven(|_: &LoadedModel| Ok(keys.lock().insert(()))),
     )
 }
@@ -328,7 +328,7 @@ fn an_engine_that_is_not_there_is_named() {
     let manifest = "engine = 'onnxruntime'";
     let found = faults(&[("m/model.toml", Some(manifest)), ("m/1/model.onnx", Some("x"))]);
     // Where another test has loaded a library into this process, the engine is there, and the file is at fault.
-    let expected =
-        if OnnxRuntime::check_library().is_ok() { "not an ONNX model" } else { "the onnxruntime engine needs its library" };
+    let library = engine_named("onnxruntime").expect("an engine").library().expect("it has one");
+    let expected = if library.check().is_ok() { "not an ONNX model" } else { "the onnxruntime engine needs its library" };
     assert!(found[0].starts_with("m/1/model.onnx: ") && found[0].contains(expected), "{found:?}");
 }

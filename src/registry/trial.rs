@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Value;
 
-use super::{manifest::KeyFault, shared_value::shared_tensor, source::read_limited};
+use super::{faults::KeyFault, shared_value::shared_tensor, source::read_limited};
 use crate::{
     domain::{BatchingRule, ItemInputs, PaddingRule, Shape, Signature, Tensor, TensorSpec, element_count},
     proof::BUDGET_DEFAULT,

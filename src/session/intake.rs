@@ -6,33 +6,13 @@ use bytes::Bytes;
 
 use super::{
     event::{CheckedItem, ItemRequest},
-    options::PcmOptions,
+    payload::{PayloadKind, PcmOptions},
 };
 use crate::{
     codec::{Beginning, PcmFramer, Window, WindowPosition},
     domain::{Fault, FaultKind, ItemInputs, NamedTensor, Shape, Signature, TensorSpec},
     registry::Model,
 };
-
-/// How a stream's items are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PayloadKind {
-    /// Named tensors.
-    Tensors,
-    /// Mono 16-bit little-endian samples in chunks of any size.
-    PcmS16le,
-}
-
-impl PayloadKind {
-    /// The name by which clients know it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tensors => "tensors",
-            Self::PcmS16le => "pcm_s16le",
-        }
-    }
-}
 
 /// One item, ready to be queued or refused.
 #[derive(Debug)]

@@ -16,15 +16,16 @@ mod intake;
 mod options;
 mod outbox;
 mod parked;
+mod payload;
 mod pending;
 mod stream;
 mod unread;
 mod upload;
 
 pub use event::{CheckedItem, Event, Inbound, ItemRequest, ItemResult, Summary};
-pub use intake::PayloadKind;
-pub use options::{OnDrain, Order, OverflowPolicy, PcmOptions, Place, SessionMetrics, SessionOptions, WhenFull};
+pub use options::{OnDrain, Order, OverflowPolicy, Place, SessionMetrics, SessionOptions, WhenFull};
 pub use parked::{NotParked, Parked, ParkedAnswer, ParkedId, ParkedInput, ParkedLimits, Parking, park};
+pub use payload::{PayloadKind, PcmOptions};
 pub use stream::Session;
 pub use unread::{Backlog, Unread};
 pub use upload::{Upload, UploadOptions, UploadPart, UploadParts, collect_upload};

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::intake::PayloadKind;
+use super::payload::{PayloadKind, PcmOptions};
 use crate::{
     domain::{Fault, Timestamp},
     drain::SessionGuard,
@@ -48,15 +48,6 @@ pub enum OverflowPolicy {
     DropOldest,
     /// All waiting items but the newest.
     Latest,
-}
-
-/// What a client says of its raw audio.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PcmOptions {
-    /// Samples a second; `None` if it does not say.
-    pub sample_rate_hz: Option<u32>,
-    /// Whether it means what begins like a file to be samples.
-    pub accept_container_bytes: bool,
 }
 
 /// How a session behaves.

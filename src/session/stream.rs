@@ -12,8 +12,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     event::{Event, Inbound, Summary},
-    intake::{Arrival, Intake, PayloadKind, item_bytes},
+    intake::{Arrival, Intake, item_bytes},
     options::{OnDrain, Order, OverflowPolicy, Place, SessionMetrics, SessionOptions, WhenFull},
+    payload::PayloadKind,
     pending::{PendingAnswer, PendingItem, PendingItems},
 };
 use crate::{

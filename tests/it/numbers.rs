@@ -119,7 +119,7 @@ async fn a_model_that_leaves_the_engine_open_computes_in_64_bits_where_onnxrunti
     config.models.dir = Some(folder.path().to_owned());
     config.engine.onnxruntime = Some(library);
     // Even where others run on rten.
-    config.engine.default = tidemill::config::DefaultEngine::Rten;
+    config.engine.default = "rten".parse().expect("an engine");
     let server = Server::start(config).await.unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(answers(&server, "square", &[100_000, -1]).await, [Ok(10_000_000_000), Ok(1)]);
     assert_eq!(answers(&server, "twice", &[2_000_000_000, 5_000_000_000]).await, [Ok(4_000_000_000), Ok(10_000_000_000)]);

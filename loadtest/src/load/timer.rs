@@ -12,6 +12,7 @@ pub(crate) struct Timer(AsyncFd<OwnedFd>);
 
 impl Timer {
     /// For the runtime that it is called on.
+    #[expect(unsafe_code, reason = "the runtime polls descriptors that it does not know on their owner's word alone")]
     pub(crate) fn new() -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         // SAFETY: the descriptor is open and owned by the value that is registered, which lends it and never gives it away.

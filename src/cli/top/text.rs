@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    super::output::Record,
+    super::printed::Record,
     cells::{Grid, bytes, count, details, listed, number, rate, seconds, share, uptime, wrapped},
     report::{CostFigures, LaneFigures, MethodFigures, Report, ServerFigures},
 };

@@ -287,7 +287,7 @@ mod tests {
     use crate::{
         domain::{Datatype, Shape, Signature, Tensor, TensorSpec},
         engine::{
-            CallThreads, Engine, Executable, ItemCall, LaneThreads,
+            CallThreads, Engine, Executable, ItemCall, LaneThreads, Wishes,
             onnx::{ModelFile, Narrowing},
             onnxruntime::OnnxRuntime,
             rten::Rten,
@@ -350,7 +350,7 @@ mod tests {
     fn answers(graph: impl Fn() -> GraphProto, content: &[u8]) -> Vec<Vec<f32>> {
         let mut answers = Vec::new();
         answers.push(computed(
-            Arc::new(Rten::open(read(graph(), content).expect("sound"), false, false).expect("rten has it")),
+            Arc::new(Rten::open(read(graph(), content).expect("sound"), Wishes::default()).expect("rten has it")),
             [1.0, 2.0],
         ));
         if let Some(library) = option_env!("TIDEMILL_TEST_ONNXRUNTIME") {
@@ -413,7 +413,7 @@ mod tests {
             graph
         };
         // The graph inside the operator has no name here, which onnxruntime requires.
-        let engine = Rten::open(read(of_branch(), &numbers).expect("sound"), false, false).expect("rten has it");
+        let engine = Rten::open(read(of_branch(), &numbers).expect("sound"), Wishes::default()).expect("rten has it");
         assert_eq!(computed(Arc::new(engine), [1.0, 2.0]), [10.0, 200.0]);
     }
 

@@ -10,6 +10,7 @@ mod narrowing;
 mod proto;
 mod reader;
 mod rewrite;
+mod slices;
 mod survey;
 mod values;
 
@@ -29,7 +30,7 @@ use self::{
     proto::{Graph, Node},
     rewrite::Changes,
 };
-use super::{Contract, EngineError, stack::panic_message};
+use super::{Contract, EngineError, panic_message};
 
 /// An ONNX file that has been read, for an engine to load, and the files that its weights lie in.
 #[derive(Debug)]
@@ -51,7 +52,8 @@ impl ModelFile {
     ///
     /// # Errors
     /// As [`ModelFile::read_beside`].
-    pub fn read(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
+    #[cfg(test)]
+    pub(crate) fn read(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
         Self::read_beside(bytes, &|_| Err("is not there, as this model is in no folder".to_owned()))
     }
 

@@ -8,7 +8,7 @@ use rten_onnx::{
     protobuf::{ErrorKind, Field, FieldValue, Fields, ProtobufError, ReadValue},
 };
 
-use super::reader::Slices;
+use super::slices::Slices;
 
 /// How deeply graphs and types may be nested. Limited, because each level takes stack.
 const NESTING_MAX: usize = 32;

@@ -3,22 +3,15 @@
 //! rten's own reader allocates what a length says before it looks whether the file is that long, spins on a number without an
 //! end, and takes a file that is cut short for a smaller one. A file that this reader has read through is safe to hand on.
 
-use std::marker::PhantomData;
+use rten_onnx::protobuf::{ErrorKind, Fields, ProtobufError, ReadValue};
 
-use rten_onnx::protobuf::{ErrorKind, FieldTypes, Fields, ProtobufError, ReadValue};
-
-use super::proto::{self, Model};
+use super::{
+    proto::{self, Model},
+    slices::Slices,
+};
 
 /// Bytes that hold 64 bits in groups of 7.
 const VARINT_BYTES_MAX: usize = 10;
-
-/// Strings and bytes as slices of the file.
-pub(super) struct Slices<'a>(PhantomData<&'a ()>);
-
-impl<'a> FieldTypes for Slices<'a> {
-    type String = &'a str;
-    type Bytes = &'a [u8];
-}
 
 /// Decodes the model that `file` holds.
 pub(super) fn decode(file: &[u8]) -> Result<Model<'_>, ProtobufError> {

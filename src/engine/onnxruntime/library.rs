@@ -13,7 +13,7 @@ use std::{
 use ort::{environment::Environment, logging::LogLevel};
 use parking_lot::Mutex;
 
-use crate::engine::{EngineError, stack::panic_message};
+use crate::engine::{EngineError, panic_message};
 
 static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 
@@ -39,14 +39,15 @@ pub(super) fn load(path: &Path) -> Result<(), EngineError> {
         return loaded.environment.as_ref().map(|_| ()).map_err(|cause| unusable(path, cause));
     }
     let opened = catch_unwind(|| ort::init_from(&canonical).map_err(|error| error.to_string()));
-    let builder = opened.unwrap_or_else(|panic| Err(panic_message(&*panic))).map_err(|cause| unusable(path, &cause))?;
+    let builder =
+        opened.unwrap_or_else(|panic| Err(panic_message(&*panic).to_owned())).map_err(|cause| unusable(path, &cause))?;
     let built = catch_unwind(AssertUnwindSafe(|| {
         let builder = builder.with_name("tidemill").with_telemetry(false).with_logger(Arc::new(log));
         let environment = builder.build().map_err(|error| error.to_string())?;
         environment.set_log_level(LogLevel::Warning);
         Ok(environment)
     }));
-    let environment = built.unwrap_or_else(|panic| Err(panic_message(&*panic)));
+    let environment = built.unwrap_or_else(|panic| Err(panic_message(&*panic).to_owned()));
     let outcome = environment.as_ref().map(|_| ()).map_err(|cause| unusable(path, cause));
     *loaded = Some(Loaded { path: canonical, environment });
     outcome

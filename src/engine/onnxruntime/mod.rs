@@ -31,14 +31,59 @@ use ort::{
 use parking_lot::Mutex;
 
 use super::{
-    Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads,
+    Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, EngineFactory, EngineLibrary, FileEngine, Instance,
+    LaneThreads, Runs, Wishes,
     onnx::{Facts, ModelFile, WeightFile},
-    stack::panic_message,
+    panic_message,
 };
 use crate::domain::Tensor;
 
+const NAME: &str = "onnxruntime";
+
+/// onnxruntime without a model.
+pub struct Factory;
+
+impl EngineFactory for Factory {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn version(&self) -> String {
+        library::version()
+    }
+
+    fn library(&self) -> Option<&dyn EngineLibrary> {
+        Some(self)
+    }
+
+    fn runs(&self) -> Runs<'_> {
+        Runs::Files(self)
+    }
+}
+
+/// The newest of the installed Python packages `onnxruntime` and of the system, unless `ORT_DYLIB_PATH` names one.
+impl EngineLibrary for Factory {
+    fn find(&self, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, EngineError> {
+        search::find(Path::new("/"), variable)
+    }
+
+    fn load(&self, path: &Path) -> Result<(), EngineError> {
+        library::load(path)
+    }
+
+    fn check(&self) -> Result<(), EngineError> {
+        library::environment().map(|_| ())
+    }
+}
+
+impl FileEngine for Factory {
+    fn open(&self, file: ModelFile, _wishes: Wishes) -> Result<Arc<dyn Engine>, EngineError> {
+        Ok(Arc::new(OnnxRuntime::open(file)?))
+    }
+}
+
 /// A model for onnxruntime.
-pub struct OnnxRuntime {
+pub(crate) struct OnnxRuntime {
     file: Cow<'static, [u8]>,
     /// What the file has its weights in.
     weights: Vec<WeightFile>,
@@ -49,36 +94,21 @@ pub struct OnnxRuntime {
 }
 
 impl OnnxRuntime {
-    /// Finds the library of an installed Python package `onnxruntime`, or of the system: the newest, unless `ORT_DYLIB_PATH` names one.
-    /// `variable` gives the process's environment.
-    ///
-    /// # Errors
-    /// [`EngineError::Library`] with the places that were searched.
-    pub fn find_library(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, EngineError> {
-        search::find(Path::new("/"), variable)
-    }
-
     /// Loads the library at `path` into this process; does nothing if it is loaded already. Comes before [`OnnxRuntime::load`].
     ///
     /// # Errors
     /// [`EngineError::Library`] if the file is missing or no usable library, or another one is loaded.
-    pub fn load_library(path: &Path) -> Result<(), EngineError> {
+    #[cfg(test)]
+    pub(crate) fn load_library(path: &Path) -> Result<(), EngineError> {
         library::load(path)
-    }
-
-    /// Whether a library is loaded that works.
-    ///
-    /// # Errors
-    /// [`EngineError::Library`], which says how to get one.
-    pub fn check_library() -> Result<(), EngineError> {
-        library::environment().map(|_| ())
     }
 
     /// Loads the ONNX file with these bytes.
     ///
     /// # Errors
     /// As [`ModelFile::read`] and [`OnnxRuntime::open`].
-    pub fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
+    #[cfg(test)]
+    pub(crate) fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
         Self::open(ModelFile::read(file)?)
     }
 
@@ -86,7 +116,7 @@ impl OnnxRuntime {
     ///
     /// # Errors
     /// [`EngineError::Library`] if no library is loaded; [`EngineError::Load`] if the library refuses the file.
-    pub fn open(file: ModelFile) -> Result<Self, EngineError> {
+    pub(crate) fn open(file: ModelFile) -> Result<Self, EngineError> {
         let ModelFile { bytes, mut contract, facts, weights, .. } = file;
         let session = make_session(&bytes, &weights)?;
         complete("input", contract.inputs.iter_mut().filter(|input| !input.has_default), session.inputs())?;
@@ -97,15 +127,11 @@ impl OnnxRuntime {
 
 impl Engine for OnnxRuntime {
     fn name(&self) -> &'static str {
-        "onnxruntime"
+        NAME
     }
 
     fn runs_on_any_thread(&self) -> bool {
         true
-    }
-
-    fn version(&self) -> String {
-        library::version()
     }
 
     fn contract(&self) -> &Contract {
@@ -139,6 +165,7 @@ struct OnnxRuntimeInstance {
 }
 
 impl Instance for OnnxRuntimeInstance {
+    #[expect(unsafe_code, reason = "inputs are read where they were gathered")]
     fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError> {
         let failed = |kind: &str, name: &str, cause: String| EngineError::Run(format!("onnxruntime: {kind} '{name}': {cause}"));
         let mut inputs = Vec::with_capacity(call.inputs.len());
@@ -250,9 +277,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{Datatype, Shape, Signature, StateSlot, TensorSpec, push_element},
+        domain::{Datatype, Shape, Signature, TensorSpec, push_element},
         engine::{
-            CallThreads, Executable, ItemCall, RunError,
+            CallThreads, Executable, ItemCall, RunError, StreamState,
             rten::Rten,
             test_models::{self, silero},
         },
@@ -440,14 +467,14 @@ mod tests {
         let Some(_) = library() else { return };
         let here = silero::executable(Arc::new(OnnxRuntime::load(silero::FILE).expect("onnxruntime runs Silero")));
         let there = silero::executable(Arc::new(Rten::load(silero::FILE).expect("rten runs Silero")));
-        let slots = || (0..8).map(|_| StateSlot::default()).collect::<Vec<_>>();
+        let slots = || (0..8).map(|_| StreamState::default()).collect::<Vec<_>>();
         let (left, right) = (slots(), slots());
         let streams: Vec<usize> = (0..8).collect();
         for step in 0..20 {
             let results = [silero::step(&here, &left, &streams, step), silero::step(&there, &right, &streams, step)];
             silero::assert_close(&results[0], &results[1], 1e-3);
             for (left, right) in left.iter().zip(&right) {
-                silero::assert_close(&silero::state(left), &silero::state(right), 1e-3);
+                silero::assert_close(&silero::state(&here, left), &silero::state(&there, right), 1e-3);
             }
         }
     }

@@ -27,6 +27,7 @@ pub(super) fn make(view: &TensorView<'_>, dims: &[i64], session: &Session) -> Re
     Ok(tensor.into_dyn())
 }
 
+#[expect(unsafe_code, reason = "`ort` has no way to strings but the library's C functions")]
 fn fill(tensor: &mut DynTensor, index: usize, element: &[u8]) -> Result<(), String> {
     let mut place = ptr::null_mut();
     // SAFETY: the tensor is valid and of strings, and nobody else uses it. onnxruntime checks the index.
@@ -39,6 +40,7 @@ fn fill(tensor: &mut DynTensor, index: usize, element: &[u8]) -> Result<(), Stri
 }
 
 /// The elements of a tensor of strings in the form of BYTES data; or why it cannot be read.
+#[expect(unsafe_code, reason = "`ort` reads strings one by one and only if they are text")]
 pub(super) fn read(tensor: &DynTensor) -> Result<Vec<u8>, String> {
     let count = tensor.shape().num_elements();
     let mut bytes = 0;
@@ -60,6 +62,7 @@ pub(super) fn read(tensor: &DynTensor) -> Result<Vec<u8>, String> {
     Ok(data)
 }
 
+#[expect(unsafe_code, reason = "a status of the C functions is a pointer that must be freed once")]
 fn checked(status: sys::OrtStatusPtr) -> Result<(), String> {
     // SAFETY: each caller hands on a status that the API has just returned, once.
     unsafe { ort::Error::result_from_status(status) }.map_err(|error| error.to_string())

@@ -22,6 +22,7 @@ use crate::{
 ///
 /// # Safety
 /// The value must be dropped before the memory of `view` is freed or written to.
+#[expect(unsafe_code, reason = "`ort` borrows no memory that is not its own in a type known at run time")]
 pub(super) unsafe fn borrow(view: &TensorView<'_>, memory: &MemoryInfo<'_>, session: &Session) -> Result<DynValue, String> {
     let dims = view.shape.iter().map(|size| i64::try_from(*size));
     let dims: SmallVec<[i64; 4]> = dims.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
@@ -82,6 +83,7 @@ struct OutputMemory {
     _session: Arc<SharedSessionInner>,
 }
 
+#[expect(unsafe_code, reason = "an output goes to whichever session its item came from, on any thread")]
 // SAFETY: the memory is read only, and both owners may be dropped on any thread: onnxruntime's allocators lock.
 unsafe impl Send for OutputMemory {}
 
@@ -92,6 +94,7 @@ impl OutputMemory {
 }
 
 impl AsRef<[u8]> for OutputMemory {
+    #[expect(unsafe_code, reason = "outputs are handed on where the library wrote them")]
     fn as_ref(&self) -> &[u8] {
         if self.bytes == 0 || self.start.is_null() {
             return &[];

@@ -9,6 +9,7 @@
 mod convert;
 mod half;
 mod messages;
+mod pools;
 
 use std::{
     borrow::Cow,
@@ -17,22 +18,80 @@ use std::{
 };
 
 use rten::{Model, ModelOptions, NodeId, RunOptions};
+use tracing::{info, warn};
 
+use self::pools::Pools;
 use super::{
-    Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads, ONNXRUNTIME_WAY,
+    Call, CallPlan, Contract, DeclaredTensor, Engine, EngineError, EngineFactory, FileEngine, Instance, LaneHost, LaneThreads,
+    ONNXRUNTIME_WAY, Runs, Wishes,
     onnx::{Facts, ModelFile, Narrowing},
-    stack::panic_message,
+    panic_message,
 };
 use crate::domain::{Datatype, Tensor};
 
-/// Name of the engine.
-pub const NAME: &str = "rten";
-/// Its version.
-pub const VERSION: &str = env!("TIDEMILL_RTEN");
+const NAME: &str = "rten";
+const VERSION: &str = env!("TIDEMILL_RTEN");
+
+/// rten without a model.
+pub struct Factory;
+
+impl EngineFactory for Factory {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn version(&self) -> String {
+        VERSION.to_owned()
+    }
+
+    fn runs(&self) -> Runs<'_> {
+        Runs::Files(self)
+    }
+
+    fn lane_hosts(&self, lanes: usize, long_lanes: usize) -> Vec<Arc<dyn LaneHost>> {
+        Pools::of_device(lanes, long_lanes).map(|pools| Arc::new(pools) as Arc<dyn LaneHost>).collect()
+    }
+}
+
+impl FileEngine for Factory {
+    fn narrows(&self) -> Option<&'static str> {
+        Some("has only 32-bit integers and FP32")
+    }
+
+    fn doubt(&self, narrowing: &Narrowing) -> Option<&'static str> {
+        (*narrowing != Narrowing::None).then_some("32 bits may not hold all that it computes")
+    }
+
+    fn announce(&self, model: &str, narrowing: &Narrowing, allow_narrowing: bool) {
+        match narrowing {
+            Narrowing::Limited { reasons, .. } | Narrowing::Possible { reasons } if allow_narrowing => {
+                let reasons = reasons.join(", ");
+                warn!(%model, %reasons, "rten computes this model in 32 bits, as allow_narrowing says: results can be wrong");
+            }
+            Narrowing::Limited { limits, .. } => {
+                let limits: Vec<String> = limits.iter().map(|(input, limit)| format!("{input} up to {limit}")).collect();
+                info!(
+                    %model,
+                    limits = limits.join(", "),
+                    "rten has only 32-bit integers, so the model takes no larger numbers than these"
+                );
+            }
+            Narrowing::None | Narrowing::Possible { .. } => {}
+        }
+    }
+
+    fn packs_weights(&self) -> bool {
+        true
+    }
+
+    fn open(&self, file: ModelFile, wishes: Wishes) -> Result<Arc<dyn Engine>, EngineError> {
+        Ok(Arc::new(Rten::open(file, wishes)?))
+    }
+}
 
 /// A model loaded into rten.
 #[derive(Debug)]
-pub struct Rten {
+pub(crate) struct Rten {
     model: Arc<Model>,
     contract: Contract,
     facts: Facts,
@@ -46,18 +105,19 @@ impl Rten {
     ///
     /// # Errors
     /// As [`ModelFile::read`] and [`Rten::open`].
-    pub fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
-        Self::open(ModelFile::read(file)?, false, false)
+    #[cfg(test)]
+    pub(crate) fn load(file: impl Into<Cow<'static, [u8]>>) -> Result<Self, EngineError> {
+        Self::open(ModelFile::read(file)?, Wishes::default())
     }
 
-    /// Loads a file that has been read. With `allow_narrowing`, 32 bits need not hold all that it computes; with `pack_weights`, matrices
-    /// are also held as products read them.
+    /// Loads a file that has been read. 32 bits must hold all that it computes, unless the wishes say otherwise; packed weights are
+    /// matrices as products read them.
     ///
     /// # Errors
     /// [`EngineError::Load`] if it takes or gives strings, uses an operator that rten lacks, or computes what FP32 and 32-bit integers
     /// do not hold; the text names it.
-    pub fn open(file: ModelFile, allow_narrowing: bool, pack_weights: bool) -> Result<Self, EngineError> {
-        let narrowing = match (file.narrowing(), allow_narrowing) {
+    pub(crate) fn open(file: ModelFile, wishes: Wishes) -> Result<Self, EngineError> {
+        let narrowing = match (file.narrowing(), wishes.allow_narrowing) {
             (Narrowing::Possible { reasons }, false) => return Err(EngineError::Load(narrows(reasons))),
             (_, true) => Narrowing::None,
             (narrowing, false) => narrowing.clone(),
@@ -66,7 +126,7 @@ impl Rten {
         let loaded = catch_unwind(AssertUnwindSafe(|| {
             refuse_types(&contract)?;
             let mut options = ModelOptions::with_all_ops();
-            options.prepack_weights(pack_weights);
+            options.prepack_weights(wishes.pack_weights);
             for file in &weights {
                 options.external_data(&file.name, file.to_vec()?);
             }
@@ -75,7 +135,7 @@ impl Rten {
                 Cow::Owned(bytes) => options.load(bytes),
             };
             let model = model.map_err(|error| messages::explained(&error.to_string(), &functions))?;
-            Ok(Self { model: Arc::new(model), contract, facts, narrowing, packs_weights: pack_weights })
+            Ok(Self { model: Arc::new(model), contract, facts, narrowing, packs_weights: wishes.pack_weights })
         }));
         let loaded = loaded.unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_message(&*panic))));
         loaded.map_err(|cause: String| EngineError::Load(format!("rten cannot load the model: {cause}")))
@@ -107,10 +167,6 @@ impl Engine for Rten {
         true
     }
 
-    fn version(&self) -> String {
-        VERSION.to_owned()
-    }
-
     fn packs_weights(&self) -> bool {
         self.packs_weights
     }
@@ -128,7 +184,7 @@ impl Engine for Rten {
         let outputs: Vec<Node> =
             plan.outputs.iter().map(|name| self.node("output", &self.contract.outputs, name)).collect::<Result<_, _>>()?;
         let output_ids = outputs.iter().map(|node| node.id).collect();
-        Ok(Box::new(RtenInstance { model: Arc::clone(&self.model), threads: threads.clone(), inputs, outputs, output_ids }))
+        Ok(Box::new(RtenInstance { model: Arc::clone(&self.model), pools: Pools::of(threads), inputs, outputs, output_ids }))
     }
 }
 
@@ -171,7 +227,7 @@ struct Node {
 
 struct RtenInstance {
     model: Arc<Model>,
-    threads: LaneThreads,
+    pools: Arc<Pools>,
     inputs: Vec<Node>,
     outputs: Vec<Node>,
     output_ids: Vec<NodeId>,
@@ -185,7 +241,7 @@ impl Instance for RtenInstance {
             Ok((node.id, value.map_err(|cause| EngineError::Input(format!("rten: input '{}': {cause}", node.name)))?))
         });
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-        let options = RunOptions::default().with_thread_pool(Some(self.threads.pool(call.threads)));
+        let options = RunOptions::default().with_thread_pool(Some(self.pools.pool(call.threads)));
         let values = self
             .model
             .run(inputs, &self.output_ids, Some(options))

@@ -2,29 +2,25 @@
 
 use bytemuck::{Pod, PodCastError};
 
-use crate::{domain::Datatype, engine::TensorView};
+use crate::{
+    domain::{Datatype, match_datatype},
+    engine::TensorView,
+};
 
 /// Writes twice `data` to `out`, which is as long: floats by IEEE rules, integers saturating, truth values unchanged.
 ///
 /// Both start on a 64-byte border. FP16, BF16 and BYTES are refused when the engine is made; here they are
 /// copied.
 pub(super) fn double(datatype: Datatype, data: &[u8], out: &mut [u8]) -> Result<(), PodCastError> {
-    match datatype {
+    match_datatype!(datatype, {
+        Int => map(data, out, |x: Int| x.saturating_mul(2)),
         Datatype::Bool | Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => {
             out.copy_from_slice(data);
             Ok(())
         }
-        Datatype::Uint8 => map(data, out, |x: u8| x.saturating_mul(2)),
-        Datatype::Uint16 => map(data, out, |x: u16| x.saturating_mul(2)),
-        Datatype::Uint32 => map(data, out, |x: u32| x.saturating_mul(2)),
-        Datatype::Uint64 => map(data, out, |x: u64| x.saturating_mul(2)),
-        Datatype::Int8 => map(data, out, |x: i8| x.saturating_mul(2)),
-        Datatype::Int16 => map(data, out, |x: i16| x.saturating_mul(2)),
-        Datatype::Int32 => map(data, out, |x: i32| x.saturating_mul(2)),
-        Datatype::Int64 => map(data, out, |x: i64| x.saturating_mul(2)),
         Datatype::Fp32 => map(data, out, |x: f32| x * 2.0),
         Datatype::Fp64 => map(data, out, |x: f64| x * 2.0),
-    }
+    })
 }
 
 fn map<T: Pod>(data: &[u8], out: &mut [u8], f: impl Fn(T) -> T) -> Result<(), PodCastError> {
@@ -42,19 +38,13 @@ pub(super) fn element_as_f64(datatype: Datatype, bytes: &[u8]) -> Option<f64> {
     fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
         bytemuck::try_pod_read_unaligned(bytes).ok()
     }
-    match datatype {
-        Datatype::Bool | Datatype::Uint8 => read::<u8>(bytes).map(f64::from),
-        Datatype::Uint16 => read::<u16>(bytes).map(f64::from),
-        Datatype::Uint32 => read::<u32>(bytes).map(f64::from),
-        Datatype::Uint64 => read::<u64>(bytes).map(|x| x as f64),
-        Datatype::Int8 => read::<i8>(bytes).map(f64::from),
-        Datatype::Int16 => read::<i16>(bytes).map(f64::from),
-        Datatype::Int32 => read::<i32>(bytes).map(f64::from),
-        Datatype::Int64 => read::<i64>(bytes).map(|x| x as f64),
+    match_datatype!(datatype, {
+        Int => read::<Int>(bytes).map(|x| x as f64),
+        Datatype::Bool => read::<u8>(bytes).map(f64::from),
         Datatype::Fp32 => read::<f32>(bytes).map(f64::from),
         Datatype::Fp64 => read::<f64>(bytes),
         Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => None,
-    }
+    })
 }
 
 /// The FP32 elements of a call's tensor, each with the number of the item that it belongs to. Without a batch axis there is one item.

@@ -2,7 +2,10 @@
 
 use std::{
     hint, io,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -10,7 +13,17 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use serde::Deserialize;
 
-use crate::clock;
+use crate::{clock, domain::Signature};
+
+/// The handles of the engines that were made of manifests, by the signatures that they were made for.
+static OF_MANIFESTS: Mutex<Vec<(Weak<Signature>, Weak<SyntheticControl>)>> = Mutex::new(Vec::new());
+
+/// Lets [`SyntheticControl::of`] find a handle for as long as its engine is there.
+pub(super) fn enter(signature: &Arc<Signature>, control: &Arc<SyntheticControl>) {
+    let mut entered = OF_MANIFESTS.lock();
+    entered.retain(|(_, control)| control.strong_count() > 0);
+    entered.push((Arc::downgrade(signature), Arc::downgrade(control)));
+}
 
 /// How a lane spends the cost of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -42,6 +55,15 @@ impl SyntheticControl {
         control
     }
 
+    /// The handle of the engine that was made of a manifest for exactly this signature: how a tool that has a server in its own process
+    /// steers a model of it.
+    #[must_use]
+    pub fn of(signature: &Arc<Signature>) -> Option<Arc<Self>> {
+        let entered = OF_MANIFESTS.lock();
+        let (_, control) = entered.iter().find(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(signature)))?;
+        control.upgrade()
+    }
+
     /// Changes what each later call costs.
     pub fn set_costs(&self, per_call: Duration, per_item: Duration) {
         self.cost_per_call_ns.store(nanos(per_call), Ordering::Relaxed);
@@ -60,7 +82,7 @@ impl SyntheticControl {
         self.items.load(Ordering::Relaxed)
     }
 
-    /// Holds each call that begins from now on, until it is let through.
+    /// Holds each call that begins from now on, until the gate is opened.
     pub fn close_gate(&self) {
         self.gate.state.lock().closed = true;
     }
@@ -74,14 +96,7 @@ impl SyntheticControl {
     /// Lets all held and later calls through.
     pub fn open_gate(&self) {
         let mut state = self.gate.state.lock();
-        *state = GateState { held: state.held, ..GateState::default() };
-        self.gate.changed.notify_all();
-    }
-
-    /// Lets the next `calls` calls through a closed gate, held ones first.
-    pub fn let_through(&self, calls: usize) {
-        let mut state = self.gate.state.lock();
-        state.passes = state.passes.saturating_add(calls);
+        state.closed = false;
         self.gate.changed.notify_all();
     }
 
@@ -113,13 +128,12 @@ impl SyntheticControl {
 
     pub(super) fn pass_gate(&self) {
         let mut state = self.gate.state.lock();
-        if state.is_shut() {
+        if state.closed {
             state.held += 1;
             self.gate.changed.notify_all();
-            self.gate.changed.wait_while(&mut state, |state| state.is_shut());
+            self.gate.changed.wait_while(&mut state, |state| state.closed);
             state.held -= 1;
         }
-        state.passes = state.passes.saturating_sub(1);
     }
 
     /// Spends the cost of a call, whose first input has `elements` elements in all. It is `speedup` times as fast as it would be
@@ -154,14 +168,7 @@ struct Gate {
 #[derive(Debug, Default)]
 struct GateState {
     closed: bool,
-    passes: usize,
     held: usize,
-}
-
-impl GateState {
-    const fn is_shut(&self) -> bool {
-        self.closed && self.passes == 0
-    }
 }
 
 fn wide(count: usize) -> u64 {

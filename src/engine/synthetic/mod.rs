@@ -12,21 +12,60 @@ mod script;
 
 use std::sync::Arc;
 
+use serde::Deserialize as _;
 use smallvec::SmallVec;
+use toml::Value;
 
 use super::{
-    Call, CallPlan, CallThreads, Contract, DeclaredTensor, Engine, EngineError, Instance, LaneThreads, TensorView,
-    buffer::BufferPool,
+    Call, CallPlan, CallThreads, Contract, DeclaredTensor, Engine, EngineError, EngineFactory, Instance, LaneThreads, Runs,
+    ScriptEngine, TensorView, buffer::BufferPool,
 };
 use crate::domain::{Datatype, Shape, Signature, Tensor, TensorSpec};
 
 pub use control::{CostMode, SyntheticControl};
 pub use script::{Misbehaviour, PlannedFault, Script, SyntheticConfig, SyntheticKind, Trigger};
 
+const NAME: &str = "synthetic";
+
 /// Unused output buffers that an engine keeps.
 const POOLED_BUFFERS_MAX: usize = 64;
 /// Their bytes in all.
 const POOLED_BYTES_MAX: usize = 64 << 20;
+
+/// The engine without a script.
+pub struct Factory;
+
+impl EngineFactory for Factory {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn runs(&self) -> Runs<'_> {
+        Runs::Scripts(self)
+    }
+}
+
+/// A manifest's table is a [`SyntheticConfig`].
+impl ScriptEngine for Factory {
+    fn read(&self, script: &Value) -> Result<(), String> {
+        SyntheticConfig::deserialize(script.clone()).map(|_| ()).map_err(|error| error.message().to_owned())
+    }
+
+    fn check(&self, script: &Value) -> Result<(), EngineError> {
+        scripted(script).map(|_| ())
+    }
+
+    fn make(&self, script: &Value, signature: &Arc<Signature>) -> Result<Arc<dyn Engine>, EngineError> {
+        let engine = SyntheticEngine::new(Arc::clone(signature), scripted(script)?)?;
+        control::enter(signature, &engine.shared.control);
+        Ok(Arc::new(engine))
+    }
+}
+
+fn scripted(script: &Value) -> Result<Script, EngineError> {
+    let read = SyntheticConfig::deserialize(script.clone());
+    read.map_err(|error| EngineError::Load(format!("synthetic engine: {}", error.message())))?.script()
+}
 
 /// The scripted engine.
 #[derive(Debug)]
@@ -67,10 +106,10 @@ impl SyntheticEngine {
 
 impl Engine for SyntheticEngine {
     fn name(&self) -> &'static str {
-        "synthetic"
+        NAME
     }
 
-    /// Unless the gate is closed: a call that is held there must not hold who pushes its items.
+    /// Unless the gate is closed: a call that is held there must not hold up the session that pushes its items.
     fn runs_on_any_thread(&self) -> bool {
         !self.shared.control.gate_is_closed()
     }
@@ -380,13 +419,13 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_gate_lets_through_as_many_as_it_is_told() {
+    fn a_closed_gate_holds_calls_until_it_is_opened() {
         let control = SyntheticControl::default();
         control.close_gate();
         std::thread::scope(|scope| {
             let passing = [(); 2].map(|()| scope.spawn(|| control.pass_gate()));
             let held = control.wait_until_held(2, Duration::from_secs(60));
-            control.let_through(2);
+            control.open_gate();
             held.expect("both at the gate");
             for passing in passing {
                 passing.join().expect("no panic");

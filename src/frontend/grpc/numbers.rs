@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use half::{bf16, f16};
 
-use crate::domain::{Datatype, Tensor};
+use crate::domain::{Datatype, Tensor, match_datatype};
 
 /// The elements, little-endian.
 ///
@@ -22,16 +22,9 @@ pub(super) fn to_elements(datatype: Datatype, numbers: &[f64]) -> Result<Bytes, 
             })
         };
     }
-    match datatype {
+    match_datatype!(datatype, {
+        Int => integers!(Int),
         Datatype::Bool => elements(numbers, |number| (number == 0.0 || number == 1.0).then(|| [u8::from(number == 1.0)])),
-        Datatype::Uint8 => integers!(u8),
-        Datatype::Uint16 => integers!(u16),
-        Datatype::Uint32 => integers!(u32),
-        Datatype::Uint64 => integers!(u64),
-        Datatype::Int8 => integers!(i8),
-        Datatype::Int16 => integers!(i16),
-        Datatype::Int32 => integers!(i32),
-        Datatype::Int64 => integers!(i64),
         Datatype::Fp16 => elements(numbers, |number| {
             let near = f16::from_f32(to_odd(number));
             (near.is_finite() || !number.is_finite()).then(|| near.to_le_bytes())
@@ -46,7 +39,7 @@ pub(super) fn to_elements(datatype: Datatype, numbers: &[f64]) -> Result<Bytes, 
         }),
         Datatype::Fp64 => elements(numbers, |number| Some(number.to_le_bytes())),
         Datatype::Bytes => Err(0),
-    }
+    })
 }
 
 fn elements<const BYTES: usize>(numbers: &[f64], element: impl Fn(f64) -> Option<[u8; BYTES]>) -> Result<Bytes, usize> {
@@ -72,42 +65,29 @@ fn to_odd(number: f64) -> f32 {
 /// What numbers a datatype holds, in words.
 pub(super) fn range(datatype: Datatype) -> String {
     let whole = |least: &dyn std::fmt::Display, most: &dyn std::fmt::Display| format!("whole numbers from {least} to {most}");
-    match datatype {
+    match_datatype!(datatype, {
+        Int => whole(&Int::MIN, &Int::MAX),
         Datatype::Bool => "0 and 1".to_owned(),
-        Datatype::Uint8 => whole(&u8::MIN, &u8::MAX),
-        Datatype::Uint16 => whole(&u16::MIN, &u16::MAX),
-        Datatype::Uint32 => whole(&u32::MIN, &u32::MAX),
-        Datatype::Uint64 => whole(&u64::MIN, &u64::MAX),
-        Datatype::Int8 => whole(&i8::MIN, &i8::MAX),
-        Datatype::Int16 => whole(&i16::MIN, &i16::MAX),
-        Datatype::Int32 => whole(&i32::MIN, &i32::MAX),
-        Datatype::Int64 => whole(&i64::MIN, &i64::MAX),
         Datatype::Fp16 => format!("numbers from {} to {}", f16::MIN, f16::MAX),
         Datatype::Bf16 => format!("numbers from {:e} to {:e}", bf16::MIN, bf16::MAX),
         Datatype::Fp32 => format!("numbers from {:e} to {:e}", f32::MIN, f32::MAX),
         Datatype::Fp64 => "all numbers".to_owned(),
         Datatype::Bytes => "strings, not numbers".to_owned(),
-    }
+    })
 }
 
 /// The elements as numbers; `None` for strings. Those of 64-bit integers beyond 2^53 are rounded to the nearest.
 pub(super) fn from_elements(tensor: &Tensor) -> Option<Vec<f64>> {
     let data = &**tensor.data();
-    Some(match tensor.datatype() {
-        Datatype::Bool | Datatype::Uint8 => numbers(data, |[byte]| f64::from(byte)),
-        Datatype::Uint16 => numbers(data, |bytes| f64::from(u16::from_le_bytes(bytes))),
-        Datatype::Uint32 => numbers(data, |bytes| f64::from(u32::from_le_bytes(bytes))),
-        Datatype::Uint64 => numbers(data, |bytes| u64::from_le_bytes(bytes) as f64),
-        Datatype::Int8 => numbers(data, |bytes| f64::from(i8::from_le_bytes(bytes))),
-        Datatype::Int16 => numbers(data, |bytes| f64::from(i16::from_le_bytes(bytes))),
-        Datatype::Int32 => numbers(data, |bytes| f64::from(i32::from_le_bytes(bytes))),
-        Datatype::Int64 => numbers(data, |bytes| i64::from_le_bytes(bytes) as f64),
+    Some(match_datatype!(tensor.datatype(), {
+        Int => numbers(data, |bytes| Int::from_le_bytes(bytes) as f64),
+        Datatype::Bool => numbers(data, |[byte]| f64::from(byte)),
         Datatype::Fp16 => numbers(data, |bytes| f16::from_le_bytes(bytes).to_f64()),
         Datatype::Bf16 => numbers(data, |bytes| bf16::from_le_bytes(bytes).to_f64()),
         Datatype::Fp32 => numbers(data, |bytes| f64::from(f32::from_le_bytes(bytes))),
         Datatype::Fp64 => numbers(data, f64::from_le_bytes),
         Datatype::Bytes => return None,
-    })
+    }))
 }
 
 fn numbers<const BYTES: usize>(data: &[u8], number: impl Fn([u8; BYTES]) -> f64) -> Vec<f64> {

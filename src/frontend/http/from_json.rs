@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use bytes::Bytes;
 
-use crate::domain::{Datatype, bad_dimension, push_element};
+use crate::domain::{Datatype, bad_dimension, match_datatype, push_element};
 
 /// Levels of brackets; more than a tensor that means something has.
 const NESTING_MAX: usize = 32;
@@ -39,16 +39,9 @@ pub(super) struct Elements {
 /// A sentence with the index of the element, its value and what would be accepted: another kind of value, a number out of range,
 /// more or fewer elements than the layout takes, lists of other lengths, FP16 and BF16, which JSON does not have.
 pub(super) fn read(json: &str, datatype: Datatype, layout: Layout<'_>) -> Result<Elements, String> {
-    let read_element: ReadElement = match datatype {
+    let read_element: ReadElement = match_datatype!(datatype, {
+        Int => |token, data| integer(token, data, Int::to_le_bytes),
         Datatype::Bool => boolean,
-        Datatype::Uint8 => |token, data| integer(token, data, u8::to_le_bytes),
-        Datatype::Uint16 => |token, data| integer(token, data, u16::to_le_bytes),
-        Datatype::Uint32 => |token, data| integer(token, data, u32::to_le_bytes),
-        Datatype::Uint64 => |token, data| integer(token, data, u64::to_le_bytes),
-        Datatype::Int8 => |token, data| integer(token, data, i8::to_le_bytes),
-        Datatype::Int16 => |token, data| integer(token, data, i16::to_le_bytes),
-        Datatype::Int32 => |token, data| integer(token, data, i32::to_le_bytes),
-        Datatype::Int64 => |token, data| integer(token, data, i64::to_le_bytes),
         Datatype::Fp32 => |token, data| {
             let value = number(token)?;
             finite(f32::is_finite(value), data, &value.to_le_bytes())
@@ -61,7 +54,7 @@ pub(super) fn read(json: &str, datatype: Datatype, layout: Layout<'_>) -> Result
         Datatype::Fp16 | Datatype::Bf16 => {
             return Err(format!("{datatype} has no form in JSON; send the tensor as binary data (binary_data_size)"));
         }
-    };
+    });
     walk(json, datatype, layout, read_element)
 }
 
@@ -194,21 +187,14 @@ struct Accepted(Datatype);
 impl fmt::Display for Accepted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let datatype = self.0;
-        let (low, high) = match datatype {
+        let (low, high) = match_datatype!(datatype, {
+            Int => (Int::MIN as i64, Int::MAX as u64),
             Datatype::Bool => return write!(f, "{datatype} takes true and false"),
             Datatype::Fp32 | Datatype::Fp64 | Datatype::Fp16 | Datatype::Bf16 => {
                 return write!(f, "{datatype} takes finite numbers of its range");
             }
             Datatype::Bytes => return write!(f, "{datatype} takes strings"),
-            Datatype::Uint8 => (0, u64::from(u8::MAX)),
-            Datatype::Uint16 => (0, u64::from(u16::MAX)),
-            Datatype::Uint32 => (0, u64::from(u32::MAX)),
-            Datatype::Uint64 => (0, u64::MAX),
-            Datatype::Int8 => (i64::from(i8::MIN), i8::MAX as u64),
-            Datatype::Int16 => (i64::from(i16::MIN), i16::MAX as u64),
-            Datatype::Int32 => (i64::from(i32::MIN), i32::MAX as u64),
-            Datatype::Int64 => (i64::MIN, i64::MAX as u64),
-        };
+        });
         write!(f, "{datatype} takes integers from {low} to {high}")
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer, ser::SerializeSeq as _};
 
-use crate::domain::{ByteElements, Datatype, Fault};
+use crate::domain::{ByteElements, Datatype, Fault, match_datatype};
 
 /// The elements of an output, known to have a form in JSON.
 #[derive(Debug, Clone, Copy)]
@@ -114,22 +114,15 @@ impl Serialize for JsonTensor<'_> {
         }
         let lone = matches!(self.form, Form::Nested([]));
         let data = self.elements.data;
-        match self.elements.datatype {
+        match_datatype!(self.elements.datatype, {
+            Int => write(serializer, lone, numbers(data, Int::from_le_bytes)),
             Datatype::Bool => write(serializer, lone, data.iter().map(|byte| *byte != 0)),
-            Datatype::Uint8 => write(serializer, lone, data.iter()),
-            Datatype::Uint16 => write(serializer, lone, numbers(data, u16::from_le_bytes)),
-            Datatype::Uint32 => write(serializer, lone, numbers(data, u32::from_le_bytes)),
-            Datatype::Uint64 => write(serializer, lone, numbers(data, u64::from_le_bytes)),
-            Datatype::Int8 => write(serializer, lone, numbers(data, i8::from_le_bytes)),
-            Datatype::Int16 => write(serializer, lone, numbers(data, i16::from_le_bytes)),
-            Datatype::Int32 => write(serializer, lone, numbers(data, i32::from_le_bytes)),
-            Datatype::Int64 => write(serializer, lone, numbers(data, i64::from_le_bytes)),
             Datatype::Fp32 => write(serializer, lone, numbers(data, f32::from_le_bytes)),
             Datatype::Fp64 => write(serializer, lone, numbers(data, f64::from_le_bytes)),
             Datatype::Bytes => write(serializer, lone, strings(data)),
             // Refused before.
             Datatype::Fp16 | Datatype::Bf16 => serializer.serialize_none(),
-        }
+        })
     }
 }
 

@@ -104,7 +104,7 @@ impl Fixture {
         let ledger = Ledger::default();
         sources.push(Box::new(Folder::new(root.path().to_owned())));
         let host = Box::new(ledger.clone());
-        let repository = Repository::new(sources, EngineChoice::Rten, vec![LaneThreads::new()], host, Store::none());
+        let repository = Repository::new(sources, EngineChoice::Auto, vec![LaneThreads::new()], host, Store::none());
         ledger.inner.lock().registry = Some(Arc::clone(repository.registry()));
         let starting = repository.clone();
         let started = tokio::task::spawn_blocking(move || starting.start(true)).await.expect("no panic");

@@ -23,15 +23,17 @@ use parking_lot::Mutex;
 use tracing::{error, info};
 
 use super::{
-    EngineChoice, Installer, LoadFault, LoadFaults, LoadOptions, LoadedModel, Model, ModelSource, ModelState, Registry, Remark,
-    found::{Candidate, Discovery, Found, Origin, Unusable, candidates, discover},
-    loader::{load_found, not_installed, reason_of, tell, tell_ready},
+    Installer, LoadFault, LoadFaults, LoadOptions, LoadedModel, Model, ModelSource, ModelState, Registry, Remark,
+    faults::{not_installed, reason_of},
+    found::{Candidate, Discovery, Found, Unusable, candidates, discover},
+    loader::{load_found, tell, tell_ready},
+    origin::Origin,
     proving::prove_beside,
     version_text,
 };
 use crate::{
     domain::{Fault, FaultKind},
-    engine::LaneThreads,
+    engine::{EngineChoice, LaneThreads},
     proof::{Aside, SEED_DEFAULT, Store},
     scheduler::ModelKey,
     threads,

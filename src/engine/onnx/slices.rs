@@ -1,0 +1,13 @@
+//! What the messages of a file are made of: strings and bytes as slices of it.
+
+use std::marker::PhantomData;
+
+use rten_onnx::protobuf::FieldTypes;
+
+/// Strings and bytes as slices of the file.
+pub(super) struct Slices<'a>(PhantomData<&'a ()>);
+
+impl<'a> FieldTypes for Slices<'a> {
+    type String = &'a str;
+    type Bytes = &'a [u8];
+}
