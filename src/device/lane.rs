@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{hosted::ModelRuntime, live::LiveEntry};
+use super::{hosted::ModelRuntime, live::LiveEntry, parts::Delivery};
 use crate::{
     clock,
     domain::{ItemOutputs, Timestamp},
@@ -36,23 +36,31 @@ pub(super) struct Results {
     pub(super) times: CallTimes,
 }
 
+/// A call that was made.
+pub(super) struct Made<'a> {
+    pub(super) outcome: Result<Results, RunError>,
+    pub(super) timing: CallTiming,
+    /// What its items were given before its end.
+    pub(super) delivery: Delivery<'a>,
+}
+
 impl Lane {
     pub(super) fn new(index: usize, metrics: LaneMetrics) -> Self {
         Self { index, metrics, failures: Seldom::default(), pulse: Arc::default() }
     }
 
     /// Runs the model on these items.
-    pub(super) fn call(
-        &self,
-        runtime: &ModelRuntime,
-        entries: &[LiveEntry],
-        threads: CallThreads,
-    ) -> (Result<Results, RunError>, CallTiming) {
+    pub(super) fn call<'a>(&self, runtime: &ModelRuntime, entries: &'a [LiveEntry], threads: CallThreads) -> Made<'a> {
         let calls: Vec<ItemCall<'_>> =
             entries.iter().map(|entry| ItemCall { inputs: &entry.item.payload, state: Some(&entry.handle.state) }).collect();
         let started = clock::now();
         self.pulse.begin(started);
-        let outcome = runtime.executable.run(self.index, &calls, threads);
+        let mut delivery = Delivery::new(entries, started);
+        let outcome = if runtime.executable.is_decoupled() {
+            runtime.executable.run_in_parts(self.index, &calls, threads, &mut delivery)
+        } else {
+            runtime.executable.run(self.index, &calls, threads)
+        };
         let finished = clock::now();
         let timing = CallTiming { started, finished, batch_size: u32::try_from(entries.len()).unwrap_or(u32::MAX) };
         self.count(&runtime.metrics, timing);
@@ -66,7 +74,7 @@ impl Lane {
             };
             Results { outputs, times }
         });
-        (outcome, timing)
+        Made { outcome, timing, delivery }
     }
 
     /// Logs that a call with so many items failed, now and then, and unless the client that sent them is the cause.

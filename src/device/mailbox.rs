@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     task::{Context, Poll, Waker},
 };
 
@@ -11,12 +11,14 @@ use parking_lot::Mutex;
 use crate::{domain::Answer, engine::StreamState};
 
 /// Shared by one session, which reads, and the lanes, which write. Delivery neither waits nor fails: a session never has more
-/// items in flight than its window, so neither has the mailbox.
+/// items in flight than its window, so neither has the mailbox. Answers before an item's last have a limit of their own.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
     inner: Mutex<Inner>,
     /// Answers before an item's last that were put in and have not left for the client yet.
     parts: AtomicUsize,
+    /// Whether the session is gone.
+    closed: AtomicBool,
     pub(super) state: StreamState,
 }
 
@@ -47,6 +49,16 @@ impl Mailbox {
         let counted = |parts: usize| (parts < parts_max).then_some(parts + 1);
         self.parts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted).map_err(|_| NoRoom)?;
         Ok(self.deliver([answer]))
+    }
+
+    /// Nobody fetches anything any more.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nobody does.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     /// Such an answer has left for the client.

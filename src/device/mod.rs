@@ -18,6 +18,7 @@ mod live;
 mod long;
 mod mailbox;
 mod models;
+mod parts;
 mod pulling;
 mod running;
 mod shapes;

@@ -13,7 +13,7 @@ use std::{
 use super::{
     after::wake_all,
     hosted::{Job, ModelRuntime},
-    lane::{CallTiming, Lane, Results},
+    lane::{CallTiming, Lane, Made, Results},
     live::{LiveBatch, LiveEntry},
     state::Device,
     unrun::unrun_answer,
@@ -87,7 +87,8 @@ impl<'a> Taken<'a> {
         metrics.batch(batch.reason).increment(1);
         metrics.batch_occupancy.record(batch.entries.len() as f64 / batch.cap.max(1) as f64);
         let size = batch.entries.len();
-        let (outcome, timing) = lane.call(runtime, &batch.entries, if batch.wide { CallThreads::All } else { CallThreads::One });
+        let threads = if batch.wide { CallThreads::All } else { CallThreads::One };
+        let Made { outcome, timing, delivery } = lane.call(runtime, &batch.entries, threads);
         let wait = |entry: &LiveEntry| timing.started.since(entry.item.arrived);
         for equals in batch.entries.chunk_by(|one, next| one.priority == next.priority) {
             metrics.queue_wait(equals[0].priority).record_all(equals.iter().map(wait));
@@ -99,14 +100,16 @@ impl<'a> Taken<'a> {
             Ok(Results { outputs, times }) => {
                 learned = Some(timing.finished.since(timing.started));
                 answers.account(ModelCall { items: size, waited, times }, timing.finished);
-                for (entry, outputs) in batch.entries.iter().zip(outputs) {
-                    answers.add(entry, Ok(outputs), timing);
+                for (index, (entry, outputs)) in batch.entries.iter().zip(outputs).enumerate() {
+                    answers.add(entry, delivery.last(index, Ok(outputs)), timing);
                 }
             }
             Err(error) => {
                 lane.warn_of(&error, size, timing.finished);
-                if size == 1 {
-                    answers.add(&batch.entries[0], Err(fault_of(&error)), timing);
+                if size == 1 || delivery.has_begun() {
+                    for (index, entry) in batch.entries.iter().enumerate() {
+                        answers.add(entry, delivery.last(index, Err(fault_of(&error))), timing);
+                    }
                 } else {
                     run_one_by_one(lane, runtime, &batch.entries, &mut answers);
                 }
@@ -139,7 +142,7 @@ impl<'a> Taken<'a> {
         let timing = CallTiming { started: now, finished: now, batch_size: 0 };
         for entry in &self.batch.entries {
             let fault = Fault::new(FaultKind::Failed, "the lane that was to run the item broke down; the server is about to end");
-            answers.add(entry, Err(fault), timing);
+            answers.add(entry, (AnswerPart::ONLY, Err(fault)), timing);
         }
         self.settle(answers, None);
     }
@@ -162,7 +165,7 @@ fn run_one_by_one(lane: &Lane, runtime: &ModelRuntime, entries: &[LiveEntry], an
             continue;
         }
         runtime.metrics.batch(CloseReason::Retry).increment(1);
-        let (outcome, timing) = lane.call(runtime, std::slice::from_ref(entry), CallThreads::One);
+        let Made { outcome, timing, delivery } = lane.call(runtime, std::slice::from_ref(entry), CallThreads::One);
         let outcome = match outcome {
             Ok(Results { mut outputs, times }) if outputs.len() == 1 => {
                 let waited = timing.started.since(entry.item.arrived);
@@ -174,7 +177,7 @@ fn run_one_by_one(lane: &Lane, runtime: &ModelRuntime, entries: &[LiveEntry], an
             }
             Err(error) => Err(fault_of(&error)),
         };
-        answers.add(entry, outcome, timing);
+        answers.add(entry, delivery.last(0, outcome), timing);
     }
 }
 
@@ -195,18 +198,18 @@ impl Answers {
         self.executed.finished = finished;
     }
 
-    fn add(&mut self, entry: &LiveEntry, outcome: Result<ItemOutputs, Fault>, timing: CallTiming) {
+    /// The last answer to an item, which ends it.
+    fn add(&mut self, entry: &LiveEntry, (part, outcome): (AnswerPart, Result<ItemOutputs, Fault>), timing: CallTiming) {
         let CallTiming { started, finished, batch_size } = timing;
         if outcome.is_err() {
             self.executed.failed.add(finished.since(entry.item.arrived));
         }
         self.outcomes.push(match &outcome {
             Ok(_) => Outcome::Ok,
-            Err(fault) if fault.kind() == FaultKind::Invalid => Outcome::Refused,
-            Err(_) => Outcome::Failed,
+            Err(fault) => outcome_of(fault.kind()),
         });
         let timing = ItemTiming { arrived: entry.item.arrived, started, finished, batch_size };
-        self.answers.push(Answer { seq: entry.item.ticket, part: AnswerPart::ONLY, outcome, timing });
+        self.answers.push(Answer { seq: entry.item.ticket, part, outcome, timing });
     }
 
     fn end_unrun(&mut self, entry: &LiveEntry, now: Timestamp) {
@@ -214,6 +217,16 @@ impl Answers {
         self.executed.failed.add(now.since(entry.item.arrived));
         self.outcomes.push(reason.outcome());
         self.answers.push(unrun_answer(&entry.item, reason, now));
+    }
+}
+
+/// How an item counts whose call gave it a fault of this kind.
+const fn outcome_of(kind: FaultKind) -> Outcome {
+    match kind {
+        // The latter of a client that does not read.
+        FaultKind::Invalid | FaultKind::Overloaded => Outcome::Refused,
+        FaultKind::Expired => Outcome::Expired,
+        _ => Outcome::Failed,
     }
 }
 

@@ -141,6 +141,7 @@ impl StreamHandle {
 impl Drop for StreamHandle {
     fn drop(&mut self) {
         let ended = clock::now();
+        self.mailbox.close();
         self.device.act(|shared, after| {
             if let Some(trace) = &mut shared.trace {
                 trace.close(ended, self.key);

@@ -10,7 +10,7 @@ pub enum Outcome {
     Refused,
     /// Given up for newer items of its stream, as its overflow policy says.
     Dropped,
-    /// Its deadline passed, or could not be met any more, before its model call began.
+    /// Its deadline passed, or could not be met any more, before its model call began; or, if it gets several answers, before its last.
     Expired,
     /// Its stream ended first.
     Cancelled,

@@ -34,9 +34,9 @@ pub mod synthetic;
 #[cfg(test)]
 pub(crate) mod test_models;
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
-use crate::domain::{Datatype, StateSpec, Tensor};
+use crate::domain::{Datatype, ItemOutputs, StateSpec, Tensor};
 use states::HostStates;
 
 #[cfg(target_endian = "big")]
@@ -196,4 +196,27 @@ pub trait Instance: Send {
     /// # Errors
     /// [`EngineError::Run`]; none of the items has a result then.
     fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError>;
+
+    /// The same for an engine whose items may get several answers ([`Engine::is_decoupled`]): those before the last go to `parts` as soon
+    /// as they are there, and the last is returned.
+    ///
+    /// # Errors
+    /// As [`Instance::run`]; what `parts` has taken stays.
+    fn run_in_parts(&mut self, call: &Call<'_>, parts: &mut dyn Parts) -> Result<Vec<Tensor>, EngineError> {
+        let _ = parts;
+        self.run(call)
+    }
+}
+
+/// Takes the answers of a call that are not the last.
+pub trait Parts {
+    /// One more answer to each item of the call: outputs in the plan's order. [`ControlFlow::Break`] if none is wanted any more; then the
+    /// call may end at once, with whatever outputs.
+    fn give(&mut self, outputs: Vec<Tensor>) -> ControlFlow<()>;
+}
+
+/// The same as [`Executable::run_in_parts`] passes it on: by items.
+pub trait ItemParts {
+    /// One more answer to each item of the call, in their order. [`ControlFlow::Break`] if none is wanted any more.
+    fn give(&mut self, outputs: Vec<ItemOutputs>) -> ControlFlow<()>;
 }

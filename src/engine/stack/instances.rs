@@ -12,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     domain::Tensor,
-    engine::{Call, CallPlan, Engine, EngineError, Instance, LaneThreads, RunError, buffer::AlignedBuffer, panic_message},
+    engine::{Call, CallPlan, Engine, EngineError, Instance, LaneThreads, Parts, RunError, buffer::AlignedBuffer, panic_message},
 };
 
 /// What the lanes need to run one model.
@@ -115,6 +115,7 @@ impl Instances {
         lane: &Lane,
         instance: &mut Option<Box<dyn Instance>>,
         call: &Call<'_>,
+        parts: Option<&mut dyn Parts>,
     ) -> Result<Vec<Tensor>, RunError> {
         let running = match instance {
             Some(running) => running,
@@ -126,7 +127,11 @@ impl Instances {
                 made
             }
         };
-        match catch_unwind(AssertUnwindSafe(|| running.run(call))) {
+        let run = || match parts {
+            None => running.run(call),
+            Some(parts) => running.run_in_parts(call, parts),
+        };
+        match catch_unwind(AssertUnwindSafe(run)) {
             Ok(outputs) => Ok(outputs?),
             Err(panic) => {
                 // Dropping what a panic left behind may panic as well.

@@ -22,14 +22,14 @@ mod scatter;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use smallvec::SmallVec;
 
 use self::instances::{Instances, LaneSlot};
 use super::{
-    Call, CallPlan, CallThreads, Engine, EngineError, ItemCall, LaneThreads, Milestones, PaddingCount, Ran, RunError,
-    StateKeeper, StreamState, TensorView,
+    Call, CallPlan, CallThreads, Engine, EngineError, ItemCall, ItemParts, LaneThreads, Milestones, PaddingCount, Parts, Ran,
+    RunError, StateKeeper, StreamState, TensorView,
     buffer::{AlignedBuffer, BufferPool},
     byte_strings,
     checks::{check_axes, check_items},
@@ -144,6 +144,31 @@ impl Executable {
     /// # Errors
     /// [`RunError`], for all the items.
     pub fn run(&self, lane: usize, items: &[ItemCall<'_>], threads: CallThreads) -> Result<Ran, RunError> {
+        self.run_giving(lane, items, threads, None)
+    }
+
+    /// The same for a model whose items may get several answers ([`Executable::is_decoupled`]): those before the last go to `parts` as
+    /// soon as they are there.
+    ///
+    /// # Errors
+    /// As [`Executable::run`]; what `parts` has taken stays.
+    pub fn run_in_parts(
+        &self,
+        lane: usize,
+        items: &[ItemCall<'_>],
+        threads: CallThreads,
+        parts: &mut dyn ItemParts,
+    ) -> Result<Ran, RunError> {
+        self.run_giving(lane, items, threads, Some(parts))
+    }
+
+    fn run_giving(
+        &self,
+        lane: usize,
+        items: &[ItemCall<'_>],
+        threads: CallThreads,
+        parts: Option<&mut dyn ItemParts>,
+    ) -> Result<Ran, RunError> {
         let Some((lane, mut slot)) = self.instances.occupy(lane) else {
             return Err(RunError::BadBatch(format!("there is no lane {lane}; the model has {}", self.instances.count())));
         };
@@ -158,7 +183,15 @@ impl Executable {
         let Gathered { shapes, padding } = self.gather(items, lengths.as_ref(), scratch)?;
         let gathered = clock::now();
         let inputs = self.views(&shapes, scratch);
-        let outputs = self.instances.call(lane, instance, &Call { inputs: &inputs, batch_size: items.len(), threads })?;
+        let call = Call { inputs: &inputs, batch_size: items.len(), threads };
+        let outputs = match parts {
+            None => self.instances.call(lane, instance, &call, None)?,
+            Some(parts) => {
+                let mut cutter = Cutter { executable: self, items, lengths: lengths.as_ref(), parts, fault: None };
+                let outputs = self.instances.call(lane, instance, &call, Some(&mut cutter))?;
+                cutter.fault.map_or(Ok(outputs), Err)?
+            }
+        };
         let computed = clock::now();
         let outputs = self.scatter(items, lengths.as_ref(), &outputs)?;
         Ok(Ran { outputs, padding, milestones: Milestones { gathered, computed } })
@@ -177,6 +210,28 @@ impl Executable {
             inputs.push(TensorView { datatype: shared.value.datatype(), shape: shared.value.shape(), data: buffer });
         }
         inputs
+    }
+}
+
+/// Cuts the answers of a running call into items.
+struct Cutter<'a> {
+    executable: &'a Executable,
+    items: &'a [ItemCall<'a>],
+    lengths: Option<&'a Lengths>,
+    parts: &'a mut dyn ItemParts,
+    /// What was wrong with one of them.
+    fault: Option<RunError>,
+}
+
+impl Parts for Cutter<'_> {
+    fn give(&mut self, outputs: Vec<Tensor>) -> ControlFlow<()> {
+        match self.executable.item_outputs(self.items, self.lengths, &outputs) {
+            Ok(outputs) => self.parts.give(outputs),
+            Err(fault) => {
+                self.fault = Some(fault);
+                ControlFlow::Break(())
+            }
+        }
     }
 }
 

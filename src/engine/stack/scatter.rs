@@ -19,22 +19,38 @@ impl Executable {
         lengths: Option<&Lengths>,
         tensors: &[Tensor],
     ) -> Result<Vec<ItemOutputs>, RunError> {
+        let results = self.item_outputs(items, lengths, tensors)?;
+        let state_positions = &self.output_positions[self.signature.outputs.len()..];
+        for (spec, position) in self.signature.states.iter().zip(state_positions) {
+            let dims = spec.dims.iter().map(|size| Some(*size)).collect();
+            let spec = TensorSpec { name: Arc::clone(&spec.output), datatype: spec.datatype, dims, batch_axis: spec.batch_axis };
+            check_output(&spec, &tensors[*position], items.len())?;
+        }
+        if !state_positions.is_empty() {
+            let next: SmallVec<[&Tensor; 2]> = state_positions.iter().map(|position| &tensors[*position]).collect();
+            self.states.scatter(items, &next)?;
+        }
+        Ok(results)
+    }
+
+    /// Checks the signature's outputs, and cuts them into items.
+    pub(super) fn item_outputs(
+        &self,
+        items: &[ItemCall<'_>],
+        lengths: Option<&Lengths>,
+        tensors: &[Tensor],
+    ) -> Result<Vec<ItemOutputs>, RunError> {
         let signature = &self.signature;
         let expected = self.instances.outputs();
         if tensors.len() != expected {
             return Err(RunError::WrongOutput(format!("{} outputs came, not {expected}", tensors.len())));
         }
-        let (output_positions, state_positions) = self.output_positions.split_at(signature.outputs.len());
+        let output_positions = &self.output_positions[..signature.outputs.len()];
         for (spec, position) in signature.outputs.iter().zip(output_positions) {
             check_output(spec, &tensors[*position], items.len())?;
             if let Some(lengths) = lengths {
                 lengths.check(spec, &tensors[*position])?;
             }
-        }
-        for (spec, position) in signature.states.iter().zip(state_positions) {
-            let dims = spec.dims.iter().map(|size| Some(*size)).collect();
-            let spec = TensorSpec { name: Arc::clone(&spec.output), datatype: spec.datatype, dims, batch_axis: spec.batch_axis };
-            check_output(&spec, &tensors[*position], items.len())?;
         }
         let mut results: Vec<ItemOutputs> = items.iter().map(|_| ItemOutputs::with_capacity(signature.outputs.len())).collect();
         for (spec, position) in signature.outputs.iter().zip(output_positions) {
@@ -43,10 +59,6 @@ impl Executable {
                 Some(element_bytes) => self.cut(spec, tensor, element_bytes, lengths, &mut results)?,
                 None => byte_strings::split(spec, tensor, &mut results).map_err(|error| wrong_output(spec, &error))?,
             }
-        }
-        if !state_positions.is_empty() {
-            let next: SmallVec<[&Tensor; 2]> = state_positions.iter().map(|position| &tensors[*position]).collect();
-            self.states.scatter(items, &next)?;
         }
         Ok(results)
     }

@@ -17,8 +17,8 @@ use smallvec::SmallVec;
 use toml::Value;
 
 use super::{
-    Call, CallPlan, CallThreads, Contract, DeclaredTensor, Engine, EngineError, EngineFactory, Instance, LaneThreads, Runs,
-    ScriptEngine, TensorView, buffer::BufferPool,
+    Call, CallPlan, CallThreads, Contract, DeclaredTensor, Engine, EngineError, EngineFactory, Instance, LaneThreads, Parts,
+    Runs, ScriptEngine, TensorView, buffer::BufferPool,
 };
 use crate::domain::{Datatype, Shape, Signature, Tensor, TensorSpec};
 
@@ -118,6 +118,10 @@ impl Engine for SyntheticEngine {
         self.shared.script.wide_speedup.is_some()
     }
 
+    fn is_decoupled(&self) -> bool {
+        self.shared.script.parts > 1
+    }
+
     fn computes_items_apart(&self) -> bool {
         true
     }
@@ -159,9 +163,33 @@ struct SyntheticInstance {
 
 impl Instance for SyntheticInstance {
     fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError> {
-        let Shared { script, control, .. } = &*self.shared;
+        let number = self.begin(call);
+        self.answer(call, number)
+    }
+
+    fn run_in_parts(&mut self, call: &Call<'_>, parts: &mut dyn Parts) -> Result<Vec<Tensor>, EngineError> {
+        let number = self.begin(call);
+        for _ in 1..self.shared.script.parts {
+            if parts.give(self.answer(call, number)?).is_break() {
+                break;
+            }
+        }
+        self.answer(call, number)
+    }
+}
+
+impl SyntheticInstance {
+    /// Begins a call, and gives its number.
+    fn begin(&self, call: &Call<'_>) -> u64 {
+        let control = &self.shared.control;
         let number = control.begin_call(call.batch_size);
         control.pass_gate();
+        number
+    }
+
+    /// One answer to each item of a call.
+    fn answer(&self, call: &Call<'_>, number: u64) -> Result<Vec<Tensor>, EngineError> {
+        let Shared { script, control, .. } = &*self.shared;
         let speedup = script.wide_speedup.filter(|_| call.threads == CallThreads::All).unwrap_or(1.0);
         let elements = self.inputs.first().map_or(0, |first| call.inputs[*first].shape.iter().product());
         control.spend(script.cost_mode, call.batch_size, elements, speedup);
@@ -173,9 +201,7 @@ impl Instance for SyntheticInstance {
             None => self.compute(call, Shape::new()),
         }
     }
-}
 
-impl SyntheticInstance {
     fn applies(&self, when: Trigger, number: u64, call: &Call<'_>) -> bool {
         let value = match when {
             Trigger::Call(planned) => return planned == number,

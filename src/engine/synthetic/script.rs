@@ -13,6 +13,9 @@ const COST_US_MAX: u64 = 60_000_000;
 /// An element may cost at most this much: a millisecond.
 const COST_PER_ELEMENT_NS_MAX: u64 = 1_000_000;
 
+/// An item of a configured engine may get so many answers.
+const PARTS_MAX: u32 = 1 << 16;
+
 /// How much faster a call on all threads may claim to be.
 const WIDE_SPEEDUP: RangeInclusive<f64> = 1.0..=1024.0;
 
@@ -73,6 +76,8 @@ pub struct Script {
     pub cost_mode: CostMode,
     /// How many times as fast a call is on all threads; `None` if it cannot use them.
     pub wide_speedup: Option<f64>,
+    /// How many answers an item gets; each of them costs as much as one. 0 is as good as 1.
+    pub parts: u32,
     /// How it misbehaves; the first that applies to a call counts.
     pub faults: Vec<PlannedFault>,
 }
@@ -93,6 +98,8 @@ pub struct SyntheticConfig {
     pub cost_mode: CostMode,
     /// How many times as fast a call is on all threads; without it, it cannot use them.
     pub wide_speedup: Option<f64>,
+    /// How many answers an item gets, 1 to 65536; each of them costs as much as one.
+    pub parts: u32,
     /// A call fails if the first element of any of its items equals this.
     pub fail_value: Option<f64>,
     /// A call panics if the first element of any of its items equals this.
@@ -124,9 +131,18 @@ impl SyntheticConfig {
             cost_per_element: element_cost(self.cost_per_element_ns)?,
             cost_mode: self.cost_mode,
             wide_speedup: self.wide_speedup,
+            parts: parts(self.parts)?,
             faults,
         })
     }
+}
+
+/// A manifest that says nothing of it has 0.
+fn parts(count: u32) -> Result<u32, EngineError> {
+    if count <= PARTS_MAX {
+        return Ok(count.max(1));
+    }
+    Err(EngineError::Load(format!("synthetic engine: parts is {count}; at most {PARTS_MAX} are allowed")))
 }
 
 fn element_cost(value_ns: u64) -> Result<Duration, EngineError> {

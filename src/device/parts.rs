@@ -1,0 +1,89 @@
+//! Answers of a running call that are not their items' last: each goes to its session while the engine goes on.
+
+use std::ops::ControlFlow;
+
+use super::live::LiveEntry;
+use crate::{
+    clock,
+    domain::{Answer, AnswerPart, Fault, FaultKind, ItemOutputs, ItemTiming, Timestamp},
+    engine::ItemParts,
+};
+
+/// Answers of one stream, other than their items' last, that may wait for its client at once. An item that would bring one more ends.
+const PARTS_WAITING_MAX: usize = 1_024;
+
+/// Delivers such answers to the items of a call.
+pub(super) struct Delivery<'a> {
+    entries: &'a [LiveEntry],
+    started: Timestamp,
+    /// For each item, what has been delivered; empty before the first, as most calls never give any.
+    items: Vec<Delivered>,
+}
+
+/// What has been delivered of one item's answers.
+#[derive(Debug, Clone, Default)]
+struct Delivered {
+    count: u32,
+    /// Why there will be no more, other than that the last is there.
+    over: Option<Fault>,
+}
+
+impl<'a> Delivery<'a> {
+    pub(super) const fn new(entries: &'a [LiveEntry], started: Timestamp) -> Self {
+        Self { entries, started, items: Vec::new() }
+    }
+
+    /// Whether any item has had an answer.
+    pub(super) fn has_begun(&self) -> bool {
+        self.items.iter().any(|item| item.count > 0)
+    }
+
+    /// What the last answer to an item is, after those that were delivered.
+    pub(super) fn last<T>(&self, item: usize, outcome: Result<T, Fault>) -> (AnswerPart, Result<T, Fault>) {
+        let Some(Delivered { count, over }) = self.items.get(item) else { return (AnswerPart::ONLY, outcome) };
+        let outcome = over.clone().map_or(outcome, Err);
+        (AnswerPart { number: *count, last: true }, outcome)
+    }
+
+    fn deliver(&mut self, item: usize, outputs: ItemOutputs) -> Result<(), Fault> {
+        let entry = &self.entries[item];
+        let (now, arrived) = (clock::now(), entry.item.arrived);
+        let number = self.items[item].count;
+        if entry.item.deadline <= now {
+            let allowed = entry.item.deadline.since(arrived);
+            let message =
+                format!("the item's deadline of {allowed:.1?} passed after {number} answers; the last of them were not made");
+            return Err(Fault::new(FaultKind::Expired, message));
+        }
+        let batch_size = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        let timing = ItemTiming { arrived, started: self.started, finished: now, batch_size };
+        let part = AnswerPart { number, last: false };
+        let answer = Answer { seq: entry.item.ticket, part, outcome: Ok(outputs), timing };
+        let waker = entry.handle.deliver_part(answer, PARTS_WAITING_MAX).map_err(|_| unread())?;
+        self.items[item].count += 1;
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+}
+
+impl ItemParts for Delivery<'_> {
+    fn give(&mut self, outputs: Vec<ItemOutputs>) -> ControlFlow<()> {
+        self.items.resize_with(self.entries.len(), Delivered::default);
+        for (item, outputs) in outputs.into_iter().enumerate().take(self.entries.len()) {
+            if self.items[item].over.is_none() {
+                self.items[item].over = self.deliver(item, outputs).err();
+            }
+        }
+        let goes_on = |(entry, item): (&LiveEntry, &Delivered)| item.over.is_none() && !entry.handle.is_closed();
+        if self.entries.iter().zip(&self.items).any(goes_on) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+}
+
+fn unread() -> Fault {
+    let message = format!(
+        "{PARTS_WAITING_MAX} answers of the stream wait to be read, as many as may, and the item gave one more; read them as they come"
+    );
+    Fault::new(FaultKind::Overloaded, message)
+}
