@@ -2,24 +2,34 @@
 
 use std::{
     collections::VecDeque,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll, Waker},
 };
 
 use parking_lot::Mutex;
 
-use crate::{domain::Answer, engine::StreamState};
+use crate::{
+    domain::{Answer, Fault, ItemOutputs},
+    engine::StreamState,
+};
 
 /// Shared by one session, which reads, and the lanes, which write. Delivery neither waits nor fails: a session never has more
 /// items in flight than its window, so neither has the mailbox. Answers before an item's last have a limit of their own.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
     inner: Mutex<Inner>,
-    /// Answers before an item's last that were put in and have not left for the client yet.
-    parts: AtomicUsize,
     /// Whether the session is gone.
     closed: AtomicBool,
     pub(super) state: StreamState,
+}
+
+/// Answers of one stream, other than their items' last, that may wait for its client at once. An item that would bring one more ends.
+pub(super) const PARTS_WAITING_MAX: usize = 16_384;
+/// Bytes of output in them; one answer may be larger.
+pub(super) const PART_BYTES_WAITING_MAX: usize = 64 << 20;
+
+fn output_bytes(outcome: &Result<ItemOutputs, Fault>) -> usize {
+    outcome.iter().flatten().map(|tensor| tensor.data().len()).sum()
 }
 
 /// As many answers wait as may.
@@ -29,6 +39,10 @@ pub(super) struct NoRoom;
 #[derive(Debug, Default)]
 struct Inner {
     answers: VecDeque<Answer>,
+    /// Answers before an item's last that were put in and have not left for the client yet.
+    parts: usize,
+    /// Bytes of output in them.
+    part_bytes: usize,
     nudged: bool,
     waker: Option<Waker>,
 }
@@ -41,14 +55,27 @@ impl Mailbox {
         inner.waker.take()
     }
 
-    /// Puts in an answer that is not its item's last, unless `parts_max` of them wait to be read already: then it is dropped.
+    /// Puts in an answer that is not its item's last, unless too much of such waits to be read: then it is dropped.
     ///
     /// # Errors
     /// That there is no room.
-    pub(super) fn deliver_part(&self, answer: Answer, parts_max: usize) -> Result<Option<Waker>, NoRoom> {
-        let counted = |parts: usize| (parts < parts_max).then_some(parts + 1);
-        self.parts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted).map_err(|_| NoRoom)?;
-        Ok(self.deliver([answer]))
+    pub(super) fn deliver_part(&self, answer: Answer) -> Result<Option<Waker>, NoRoom> {
+        let bytes = output_bytes(&answer.outcome);
+        let mut inner = self.inner.lock();
+        if inner.parts >= PARTS_WAITING_MAX || (inner.parts > 0 && inner.part_bytes + bytes > PART_BYTES_WAITING_MAX) {
+            return Err(NoRoom);
+        }
+        inner.parts += 1;
+        inner.part_bytes += bytes;
+        inner.answers.push_back(answer);
+        Ok(inner.waker.take())
+    }
+
+    /// Such an answer has left for the client, or was given up.
+    pub(super) fn part_taken(&self, outcome: &Result<ItemOutputs, Fault>) {
+        let mut inner = self.inner.lock();
+        inner.parts -= 1;
+        inner.part_bytes -= output_bytes(outcome);
     }
 
     /// Nobody fetches anything any more.
@@ -59,11 +86,6 @@ impl Mailbox {
     /// Whether nobody does.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
-    }
-
-    /// Such an answer has left for the client.
-    pub(super) fn part_taken(&self) {
-        self.parts.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Makes the session look again, without an answer.

@@ -2,15 +2,15 @@
 
 use std::ops::ControlFlow;
 
-use super::live::LiveEntry;
+use super::{
+    live::LiveEntry,
+    mailbox::{PART_BYTES_WAITING_MAX, PARTS_WAITING_MAX},
+};
 use crate::{
     clock,
     domain::{Answer, AnswerPart, Fault, FaultKind, ItemOutputs, ItemTiming, Timestamp},
     engine::ItemParts,
 };
-
-/// Answers of one stream, other than their items' last, that may wait for its client at once. An item that would bring one more ends.
-const PARTS_WAITING_MAX: usize = 1_024;
 
 /// Delivers such answers to the items of a call.
 pub(super) struct Delivery<'a> {
@@ -59,7 +59,7 @@ impl<'a> Delivery<'a> {
         let timing = ItemTiming { arrived, started: self.started, finished: now, batch_size };
         let part = AnswerPart { number, last: false };
         let answer = Answer { seq: entry.item.ticket, part, outcome: Ok(outputs), timing };
-        let waker = entry.handle.deliver_part(answer, PARTS_WAITING_MAX).map_err(|_| unread())?;
+        let waker = entry.handle.deliver_part(answer).map_err(|_| unread())?;
         self.items[item].count += 1;
         if let Some(waker) = waker {
             waker.wake();
@@ -83,7 +83,7 @@ impl ItemParts for Delivery<'_> {
 
 fn unread() -> Fault {
     let message = format!(
-        "{PARTS_WAITING_MAX} answers of the stream wait to be read, as many as may, and the item gave one more; read them as they come"
+        "the item gave one more answer than may wait to be read, {PARTS_WAITING_MAX} of a stream with {PART_BYTES_WAITING_MAX} bytes; read them as they come"
     );
     Fault::new(FaultKind::Overloaded, message)
 }

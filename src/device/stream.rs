@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock,
-    domain::{Answer, ItemInputs, Outcome, Timestamp},
+    domain::{Answer, Fault, ItemInputs, ItemOutputs, Outcome, Timestamp},
     scheduler::{Item, ModelKey, Refusal, ShapeKey, StreamKey, StreamOptions},
     telemetry::ModelMetrics,
 };
@@ -126,9 +126,9 @@ impl StreamHandle {
         });
     }
 
-    /// An answer that is not its item's last has left for the client.
-    pub fn part_taken(&self) {
-        self.mailbox.part_taken();
+    /// An answer that is not its item's last has left for the client, or was given up.
+    pub fn part_taken(&self, outcome: &Result<ItemOutputs, Fault>) {
+        self.mailbox.part_taken(outcome);
     }
 
     /// Moves the answers that have come to the end of `answers`. `Ready` if there were any, or there is room for what was

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::event::Event;
+use super::event::{Event, ItemResult};
 
 /// Events in the order in which the client gets them. Where results were given up, one [`Event::Skipped`] stands for all those
 /// next to each other, so that what is kept does not grow with the time for which nobody reads.
@@ -51,13 +51,13 @@ impl Outbox {
         Some(event)
     }
 
-    /// Gives up the oldest result; false if there is none.
-    pub(super) fn skip_oldest(&mut self) -> bool {
-        let Some(Event::Result(result)) = self.tail.pop_front() else { return false };
+    /// Gives up the oldest result; `None` if there is none.
+    pub(super) fn skip_oldest(&mut self) -> Option<ItemResult> {
+        let Some(Event::Result(result)) = self.tail.pop_front() else { return None };
         self.results -= 1;
         self.note_skipped(result.seq);
         self.settle();
-        true
+        Some(result)
     }
 
     /// Adds a number to the skipped ones at the end of the head. They are sorted, and only neighbours are merged: results that
@@ -167,7 +167,7 @@ mod tests {
         for seq in 0..1_000 {
             outbox.push(result(seq));
             if outbox.results() > 3 {
-                assert!(outbox.skip_oldest());
+                assert!(outbox.skip_oldest().is_some());
             }
         }
         assert_eq!(drained(outbox), [skipped(0, 997), result(997), result(998), result(999)]);
@@ -178,7 +178,7 @@ mod tests {
         let mut outbox = Outbox::default();
         [result(0), result(1), flushed(2), result(2), result(3)].into_iter().for_each(|event| outbox.push(event));
         for _ in 0..3 {
-            assert!(outbox.skip_oldest());
+            assert!(outbox.skip_oldest().is_some());
         }
         assert_eq!(drained(outbox), [skipped(0, 2), flushed(2), skipped(2, 1), result(3)]);
     }
@@ -187,9 +187,9 @@ mod tests {
     fn a_record_that_was_taken_grows_no_more() {
         let mut outbox = Outbox::default();
         [result(0), result(1), result(2)].into_iter().for_each(|event| outbox.push(event));
-        assert!(outbox.skip_oldest());
+        assert!(outbox.skip_oldest().is_some());
         assert_eq!(outbox.pop(), Some(skipped(0, 1)));
-        assert!(outbox.skip_oldest());
+        assert!(outbox.skip_oldest().is_some());
         assert_eq!(drained(outbox), [skipped(1, 1), result(2)]);
     }
 
@@ -200,18 +200,35 @@ mod tests {
             outbox.push(result(seq));
         }
         for _ in 0..4 {
-            assert!(outbox.skip_oldest());
+            assert!(outbox.skip_oldest().is_some());
         }
         assert_eq!(outbox.head, [skipped(0, 2), skipped(3, 1), skipped(5, 1)]);
-        assert!(outbox.skip_oldest() && outbox.skip_oldest());
+        assert!(outbox.skip_oldest().and(outbox.skip_oldest()).is_some());
         assert_eq!(drained(outbox), [skipped(0, 6)]);
+    }
+
+    #[test]
+    fn answers_to_one_item_that_are_skipped_are_one_result() {
+        let part = |seq, number, last| {
+            let Event::Result(result) = result(seq) else { unreachable!("it is one") };
+            Event::Result(ItemResult { part: AnswerPart { number, last }, ..result })
+        };
+        let mut outbox = Outbox::default();
+        for seq in 0..3 {
+            [part(seq, 0, false), part(seq, 1, false), part(seq, 2, true)].into_iter().for_each(|event| outbox.push(event));
+        }
+        for number in [0, 1, 2, 0] {
+            assert_eq!(outbox.skip_oldest().map(|result| result.part), Some(AnswerPart { number, last: number == 2 }));
+        }
+        let left = [skipped(0, 2), part(1, 1, false), part(1, 2, true), part(2, 0, false), part(2, 1, false), part(2, 2, true)];
+        assert_eq!(drained(outbox), left);
     }
 
     #[test]
     fn nothing_is_skipped_where_no_result_waits() {
         let mut outbox = Outbox::default();
         outbox.push(flushed(0));
-        assert!(!outbox.skip_oldest());
+        assert_eq!(outbox.skip_oldest(), None);
         assert_eq!(drained(outbox), [flushed(0)]);
     }
 
@@ -239,7 +256,7 @@ mod tests {
                     outbox.push(result(block + (shuffle - 1 - (next - block))));
                     next += 1;
                     if outbox.results() > limit {
-                        assert!(outbox.skip_oldest());
+                        assert!(outbox.skip_oldest().is_some());
                     }
                 }
                 Step::Other => {

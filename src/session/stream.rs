@@ -11,7 +11,7 @@ use futures::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    event::{Event, Inbound, Summary},
+    event::{Event, Inbound, ItemResult, Summary},
     intake::{Arrival, Intake, item_bytes},
     options::{OnDrain, Order, OverflowPolicy, Place, SessionMetrics, SessionOptions, WhenFull},
     payload::PayloadKind,
@@ -504,7 +504,7 @@ where
                 if result.part.last {
                     self.handle.metrics().item_time.record(result.age);
                 } else {
-                    self.handle.part_taken();
+                    self.handle.part_taken(&result.outcome);
                 }
                 match &result.outcome {
                     Ok(outputs) => {
@@ -520,6 +520,14 @@ where
             // It may have waited together with the results that it counts.
             Event::Completed(summary) => (summary.ok, summary.errors) = (self.summary.ok, self.summary.errors),
             _ => {}
+        }
+    }
+
+    /// Counts a result that its client will not get.
+    pub(super) fn skipped(&self, result: &ItemResult) {
+        self.metrics.method.results_skipped.increment(1);
+        if !result.part.last {
+            self.handle.part_taken(&result.outcome);
         }
     }
 

@@ -90,8 +90,10 @@ where
                 if self.outbox.results() >= self.results_max {
                     return Poll::Ready(());
                 }
-            } else if self.outbox.results() > self.results_max && self.outbox.skip_oldest() {
-                self.session.metrics.method.results_skipped.increment(1);
+            } else if self.outbox.results() > self.results_max
+                && let Some(skipped) = self.outbox.skip_oldest()
+            {
+                self.session.skipped(&skipped);
             }
         }
         Poll::Pending

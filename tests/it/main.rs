@@ -28,6 +28,7 @@ mod modes;
 mod no_batch;
 mod numbers;
 mod padding;
+mod parts;
 mod predict;
 mod promtool;
 mod proportion;
