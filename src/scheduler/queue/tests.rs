@@ -259,7 +259,7 @@ fn a_refusal_names_the_limit_and_waiters_are_woken_in_order() {
     push(&mut queue, a, item(0, at(0)));
     push(&mut queue, a, item(1, at(0)));
     let (back, refusal) = queue.push(b, item(0, at(0)), &mut Vec::new()).expect_err("full");
-    assert_eq!((back.ticket, refusal.limit, refusal.value), (0, "queue.max_queued_items", 2));
+    assert_eq!((back.ticket, refusal.limit, refusal.value), (0, "scheduler.max_queued_items", 2));
     assert!(refusal.retry_after >= MS);
     queue.wait_for_room(b, Timestamp::NEVER);
     queue.wait_for_room(c, at(30));

@@ -43,9 +43,9 @@ fn a_connection_that_fills_the_queue_leaves_room_for_another_and_waits_although_
     let [greedy, more, modest] = [("greedy", 1), ("more", 1), ("modest", 2)]
         .map(|(name, connection)| open(&mut queue, by(model, Priority::Normal, connection), name));
     let refusal = fill(&mut queue, greedy);
-    assert_eq!((refusal.limit, refusal.value, refusal.by_share), ("queue.max_queued_items", 80, true));
+    assert_eq!((refusal.limit, refusal.value, refusal.by_share), ("scheduler.max_queued_items", 80, true));
     assert_eq!(queue.queued(), 70);
-    assert_eq!(fill(&mut queue, more).limit, "queue.max_queued_items", "another stream of the same connection");
+    assert_eq!(fill(&mut queue, more).limit, "scheduler.max_queued_items", "another stream of the same connection");
     push(&mut queue, modest, item(0, at(0)));
     queue.wait_for_room(greedy, Timestamp::NEVER);
     let mut woken = Vec::new();
@@ -65,7 +65,7 @@ fn finish_next(queue: &mut TestQueue) {
 fn a_share_is_counted_in_bytes_and_of_a_model_too() {
     let model_limits = Admission { model_items: 80, ..LOTS };
     let byte_limits = Admission { bytes: 8_000, ..LOTS };
-    for (limits, name) in [(model_limits, "queue.max_queued_items_per_model"), (byte_limits, "queue.max_queued_bytes")] {
+    for (limits, name) in [(model_limits, "scheduler.max_queued_items_per_model"), (byte_limits, "scheduler.max_queued_bytes")] {
         let mut queue: TestQueue = Queue::new(1, limits);
         let model = queue.add_model(options(false));
         let greedy = open(&mut queue, by(model, Priority::Normal, 1), "greedy");
