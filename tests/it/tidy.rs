@@ -36,6 +36,11 @@ impl Source {
         names
     }
 
+    /// Whether all of the file is a test module.
+    fn is_tests(&self) -> bool {
+        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
+    }
+
     /// What comes before the test module at the end.
     fn without_tests(&self) -> &str {
         let tests = self.text.rfind("\n#[cfg(test)]\nmod ").filter(|start| {
@@ -104,7 +109,7 @@ struct Written {
 /// All paths of two or more segments.
 fn paths(source: &Source) -> Vec<Written> {
     let mut found = Vec::new();
-    collect_paths(&source.tokens, 0, false, &mut found);
+    collect_paths(&source.tokens, 0, source.is_tests(), &mut found);
     found
 }
 
@@ -370,7 +375,7 @@ impl<'a> Library<'a> {
         let imports_of = |module: &Module, source: &Source| -> BTreeSet<&'a str> {
             let (_, tokens) = without_reexports(&source.tokens);
             let mut paths = Vec::new();
-            collect_paths(&tokens, 0, false, &mut paths);
+            collect_paths(&tokens, 0, source.is_tests(), &mut paths);
             let used = paths.into_iter().filter(|path| !path.in_tests);
             let used = used.filter_map(|path| self.definer(self.absolute(module, path.segments, path.inline_modules)?));
             used.filter(|used| !module.starts_with(used)).map(|used| self.files[&used].path.as_str()).collect()
@@ -651,6 +656,7 @@ fn a_stray_thread_is_found() {
     ] {
         assert_eq!(found("src/a.rs", harmless), 0, "{harmless}");
     }
+    assert_eq!(found("src/a/tests.rs", "fn f() { std::thread::spawn(|| {}); }"), 0, "all of the file is tests");
 }
 
 // ---- Queue and device -------------------------------------------------------------------------------------------------------
