@@ -49,11 +49,8 @@ async fn feed(address: &str) -> Result<(), Status> {
 
 /// Opens the stream and sends the audio; dropping `requests` at the end half-closes the call.
 async fn send(requests: mpsc::Sender<FeedRequest>) -> io::Result<()> {
-    let config = StreamConfig {
-        model: "silero-vad".to_owned(),
-        payload: PayloadKind::PcmS16le.into(),
-        ..StreamConfig::default()
-    };
+    let config =
+        StreamConfig { model: "silero-vad".to_owned(), payload: PayloadKind::PcmS16le.into(), ..StreamConfig::default() };
     let (mut message, mut input) = (Message::Open(config), stdin());
     // Sending fails once the server has ended the stream; the receiving half has the status.
     while requests.send(FeedRequest { message: Some(message) }).await.is_ok() {
