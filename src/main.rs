@@ -250,3 +250,151 @@ async fn either(one: &mut Signal, other: &mut Signal) {
         _ = other.recv() => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fmt::Write as _, fs, path::Path};
+
+    use clap::{Arg, CommandFactory as _};
+    use tidemill::config::describe;
+
+    use super::*;
+
+    const PREFACE: &str = "\
+# Command line
+
+One binary, `tidemill`: `serve` is the server, and the other commands are its clients. `tidemill COMMAND --help` says the same as this page,
+`-h` says it shorter, and `-V` gives the version. This page is made from the code, and a test compares the two.
+
+A setting that has a flag here may also come from a file or the environment; [configuration](configuration.md) has all settings, and says
+which place wins.
+";
+
+    /// What stands in brackets at the end of an argument's help.
+    #[derive(Default)]
+    struct Notes {
+        default: Option<String>,
+        setting: Option<String>,
+    }
+
+    impl Notes {
+        /// Takes them off the help.
+        fn of(help: &mut String) -> Self {
+            let mut notes = Self::default();
+            while let Some((rest, note)) = help.strip_suffix(']').and_then(|help| help.rsplit_once(" [")) {
+                match note.strip_prefix("default: ") {
+                    Some(default) => notes.default = Some(default.to_owned()),
+                    None => notes.setting = Some(note.to_owned()),
+                }
+                *help = rest.to_owned();
+            }
+            notes
+        }
+    }
+
+    fn default_of(arg: &Arg, notes: &Notes) -> String {
+        if !arg.get_action().takes_values() {
+            return String::new();
+        }
+        if let Some(default) = &notes.default {
+            return default.clone();
+        }
+        if let Some(setting) = &notes.setting {
+            let doc = describe().into_iter().find(|doc| doc.key == setting).expect("a flag's setting is one of the settings");
+            return match doc.default.trim_matches('"') {
+                "" => "none".to_owned(),
+                default => format!("`{default}`"),
+            };
+        }
+        if arg.is_hide_default_value_set() {
+            return String::new();
+        }
+        let values: Vec<_> = arg.get_default_values().iter().map(|value| format!("`{}`", value.to_string_lossy())).collect();
+        values.join(", ")
+    }
+
+    fn row(arg: &Arg) -> String {
+        let values: Vec<_> = arg.get_value_names().unwrap_or_default().iter().map(|name| format!("<{name}>")).collect();
+        let values = values.join(" ");
+        let flag = arg.get_long().map(|long| format!("--{long}"));
+        let name = match (flag, arg.get_action().takes_values()) {
+            (Some(flag), true) => format!("{flag} {values}"),
+            (Some(flag), false) => flag,
+            (None, _) => values,
+        };
+        let mut help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
+        let notes = Notes::of(&mut help);
+        let default = default_of(arg, &notes);
+        if arg.get_action().takes_values() {
+            let choices = arg.get_possible_values();
+            let choices: Vec<_> = choices
+                .iter()
+                .map(|choice| match choice.get_help() {
+                    Some(help) => format!("`{}` ({help})", choice.get_name()),
+                    None => format!("`{}`", choice.get_name()),
+                })
+                .collect();
+            if !choices.is_empty() {
+                let _ = write!(help, ": {}", choices.join(", "));
+            }
+        }
+        if let Some(setting) = notes.setting {
+            let _ = write!(help, " (setting `{setting}`)");
+        }
+        if let Some(variable) = arg.get_env() {
+            let _ = write!(help, "; also `{}`", variable.to_string_lossy());
+        }
+        // A bar ends a cell, in code as well.
+        let cells = [format!("`{name}`"), default, help].map(|cell| cell.replace('\n', " ").replace('|', "\\|"));
+        format!("| {} |", cells.join(" | "))
+    }
+
+    /// The text of `docs/command-line.md`.
+    fn page() -> String {
+        let mut program = Cli::command();
+        program.build();
+        let mut page = PREFACE.to_owned();
+        for command in program.get_subcommands() {
+            describe_command(&mut page, command, "tidemill");
+        }
+        let _ = write!(page, "\n## Exit codes and JSON of the clients\n\n```\n{}\n```\n", cli::CLIENT_HELP);
+        page
+    }
+
+    fn describe_command(page: &mut String, command: &clap::Command, above: &str) {
+        let name = format!("{above} {}", command.get_name());
+        if command.get_name() == "help" {
+            return;
+        }
+        let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+        let (first, rest) = about.split_once("\n\n").map_or((about.as_str(), ""), |(first, rest)| (first, rest));
+        let _ = write!(page, "\n## `{name}`\n\n{}.\n", first.trim_end_matches('.'));
+        if !rest.is_empty() {
+            let _ = write!(page, "\n{}\n", rest.trim_end());
+        }
+        let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+        if let Some(examples) = help.strip_prefix("Examples:\n") {
+            let examples = examples.split("\n\n").next().unwrap_or(examples);
+            let lines: Vec<_> = examples.lines().map(|line| line.strip_prefix("  ").unwrap_or(line)).collect();
+            let _ = write!(page, "\n```\n{}\n```\n", lines.join("\n"));
+        }
+        let ours = |arg: &&Arg| !["help", "version"].contains(&arg.get_id().as_str());
+        let rows: Vec<_> = command.get_arguments().filter(ours).map(row).collect();
+        if !rows.is_empty() {
+            let _ = write!(page, "\n| argument | default | what it is |\n|---|---|---|\n{}\n", rows.join("\n"));
+        }
+        for command in command.get_subcommands() {
+            describe_command(page, command, &name);
+        }
+    }
+
+    #[test]
+    fn the_page_is_what_the_program_takes() {
+        let expected = page();
+        if include_str!("../docs/command-line.md") != expected {
+            let fresh = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/command-line.md");
+            fs::write(&fresh, expected).expect("the target folder can be written");
+            panic!("docs/command-line.md is out of date; the text it should have is in target/command-line.md");
+        }
+    }
+}

@@ -260,7 +260,7 @@ pub(super) static PROCESS_THREADS: Metric = gauge("process_threads", "threads", 
 pub(super) static PROCESS_START: Metric =
     gauge("process_start_time_seconds", "seconds", &[], "When the process started, since the Unix epoch.");
 
-/// All of them, in the order in which the README lists them.
+/// All of them, in the order in which docs/metrics.md lists them.
 pub static METRICS: &[&Metric] = &[
     &ITEMS_RECEIVED,
     &ITEMS_ENDED,
@@ -314,7 +314,7 @@ pub static METRICS: &[&Metric] = &[
     &PROCESS_START,
 ];
 
-/// The README's table of metrics, in Markdown.
+/// The table of docs/metrics.md, in Markdown.
 #[must_use]
 pub fn markdown() -> String {
     let mut text = String::from("| name | kind | unit | labels | what it tells |\n|---|---|---|---|---|\n");

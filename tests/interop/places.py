@@ -8,6 +8,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
 ASSETS = pathlib.Path(os.environ.get("TIDEMILL_TEST_ASSETS", CACHE / "assets"))
 SERVER = pathlib.Path(os.environ.get("TIDEMILL_SERVER", ROOT / "target/debug/tidemill"))
+# What `cargo test` and `cargo build --examples` make of `examples/*.rs`.
+RUST_EXAMPLES = pathlib.Path(os.environ.get("TIDEMILL_TEST_EXAMPLES", ROOT / "target/debug/examples"))
 # Models from packages that people install.
 MODELS = CACHE / "models"
 PROTOS = ROOT / "proto"

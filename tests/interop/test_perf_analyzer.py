@@ -42,15 +42,16 @@ def test_http(server):
     assert_nothing_went_wrong(server, before, EXAMPLE, measured)
 
 
-def lines_of_the_readme() -> list[tuple[str, list[str]]]:
+def lines_of_the_page() -> list[tuple[str, list[str]]]:
     """Its commands, and what it shows of the output of each."""
-    blocks = re.findall(r"^\$ (.*perf_analyzer.*)\n((?:(?![$`]).*\n)*)", (places.ROOT / "README.md").read_text(), re.MULTILINE)
+    page = (places.ROOT / "docs/open-inference.md").read_text()
+    blocks = re.findall(r"^\$ (.*perf_analyzer.*)\n((?:(?![$`]).*\n)*)", page, re.MULTILINE)
     return [(command, shown.splitlines()) for command, shown in blocks]
 
 
-def test_the_lines_of_the_readme(server):
+def test_the_lines_of_the_page(server):
     """As they are printed, typed one after the other, but for the ports."""
-    (setting, *commands) = lines_of_the_readme()
+    (setting, *commands) = lines_of_the_page()
     assert setting[0].startswith("export ") and len(commands) == 2
     before = await_rest(server)
     for command, shown in commands:

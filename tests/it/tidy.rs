@@ -732,9 +732,152 @@ fn has_ident(tokens: &TokenStream, name: &str) -> bool {
 
 // ---- Documents --------------------------------------------------------------------------------------------------------------
 
+const README_LINES_MAX: usize = 180;
+
+/// All pages, but those that tests and tools write.
+fn pages() -> Vec<(String, String)> {
+    let folders =
+        ["", "docs", "docs/simulation", "examples", "tests/interop", "tests/hostile", "fuzz", "loadtest/peers", ".github"];
+    let mut found = Vec::new();
+    for folder in folders {
+        let entries = fs::read_dir(root().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
+        for entry in entries {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let path =
+                    path.strip_prefix(root()).expect("a path below the root").to_str().expect("a name in Unicode").to_owned();
+                let text = read(&path);
+                found.push((path, text));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The lines of a page that are no code.
+fn prose(page: &str) -> impl Iterator<Item = &str> {
+    let mut in_code = false;
+    page.lines().filter(move |line| {
+        let is_fence = line.starts_with("```");
+        in_code ^= is_fence;
+        !in_code && !is_fence
+    })
+}
+
+/// What leads to a heading: its words in lower case, with hyphens between them.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    let kept = kept.chars().filter(|character| character.is_alphanumeric() || [' ', '-', '_'].contains(character));
+    kept.map(|character| if character == ' ' { '-' } else { character }).collect()
+}
+
+fn anchors(page: &str) -> BTreeSet<String> {
+    prose(page).filter(|line| line.starts_with('#')).map(|line| anchor(line.trim_start_matches('#'))).collect()
+}
+
+/// Where the links of a page lead, those to other sites left out.
+fn links(page: &str) -> Vec<&str> {
+    let text = prose(page).flat_map(|line| line.split("](").skip(1)).filter_map(|rest| rest.split_once(')'));
+    text.map(|(target, _)| target).filter(|target| !target.contains("://")).collect()
+}
+
+/// `target`, as the page at `from` names it, from the repository's root.
+fn resolved(from: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = from.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            ".." => {
+                parts.pop();
+            }
+            "." => {}
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+fn link_complaints(path: &str, text: &str, exists: impl Fn(&str) -> bool, text_of: impl Fn(&str) -> String) -> Vec<String> {
+    let broken = links(text).into_iter().filter(|link| {
+        let (target, heading) = link.split_once('#').unwrap_or((link, ""));
+        let target = if target.is_empty() { path.to_owned() } else { resolved(path, target) };
+        !exists(&target) || (!heading.is_empty() && !anchors(&text_of(&target)).contains(heading))
+    });
+    broken.map(|link| format!("{path}: `{link}` leads nowhere")).collect()
+}
+
 #[test]
-fn the_readme_lists_the_metrics_as_they_are() {
+fn links_lead_somewhere() {
+    let exists = |path: &str| root().join(path).exists();
+    assert_none(pages().iter().flat_map(|(path, text)| link_complaints(path, text, exists, read)));
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_found() {
+    let page = "# One\n## What `a.b`, c\n```\n# Code\n[x](none.md)\n```\n";
+    let complaints = |links: &str| {
+        let text = format!("{page}{links}\n");
+        let exists = |path: &str| ["docs/here.md", "README.md"].contains(&path);
+        link_complaints("docs/here.md", &text, exists, |_| text.clone()).len()
+    };
+    for sound in ["[a](#one)", "[a](here.md#what-ab-c)", "[a](../README.md)", "[a](https://example.com/#x) [b](./here.md)"] {
+        assert_eq!(complaints(sound), 0, "{sound}");
+    }
+    for broken in ["[a](#two)", "[a](#code)", "[a](gone.md)", "[a](README.md)", "[a](here.md) and [b](../gone.md#one)"] {
+        assert_eq!(complaints(broken), 1, "{broken}");
+    }
+}
+
+#[test]
+fn the_metrics_page_lists_the_metrics_as_they_are() {
     let wanted = tidemill::telemetry::markdown();
+    let page = read("docs/metrics.md");
+    assert!(
+        marked(&page, "metrics").trim() == wanted.trim(),
+        "docs/metrics.md, between the `metrics` marks, should say:\n{wanted}"
+    );
+}
+
+#[test]
+fn the_readme_is_short() {
+    let lines = read("README.md").lines().count();
+    assert!(lines <= README_LINES_MAX, "README.md: {lines} lines, {README_LINES_MAX} allowed; details belong in docs/");
+}
+
+/// The README states one measurement. Benchmarks are written by a program, so that what it wrote last is what the README must say.
+#[test]
+fn the_figure_of_the_readme_is_that_of_the_benchmarks() {
+    let benchmarks = read("docs/benchmarks.md");
+    let (_, section) = benchmarks.split_once("\n### realtime\n").expect("a section of that name");
+    let figures = section.trim_start().lines().next().expect("a line of figures").split(", ");
+    let figures: BTreeMap<&str, &str> = figures.filter_map(|figure| figure.split_once(' ')).collect();
+    let streams: u32 = figures["streams"].parse().expect("a number");
+    let streams = if streams < 1_000 { streams.to_string() } else { format!("{},{:03}", streams / 1_000, streams % 1_000) };
     let readme = read("README.md");
-    assert!(marked(&readme, "metrics").trim() == wanted.trim(), "README.md, between the `metrics` marks, should say:\n{wanted}");
+    let (_, sentence) = readme.split_once("**One figure.**").expect("the figure");
+    let sentence = sentence.split("\n\n").next().expect("a paragraph");
+    for figure in [streams.as_str(), figures["p99_ms"], figures["ratio_to_composed_limit"]] {
+        assert!(sentence.contains(figure), "README.md does not say {figure}, as docs/benchmarks.md does");
+    }
+}
+
+/// The programs that docs/clients.md shows, each between comments with its path.
+const PROGRAMS: [&str; 5] = [
+    "examples/feed.rs",
+    "examples/go/main.go",
+    "examples/java/Feed.java",
+    "examples/python/feed.py",
+    "examples/typescript/feed.ts",
+];
+
+#[test]
+fn the_programs_on_the_page_are_those_of_the_examples() {
+    let page = read("docs/clients.md");
+    for path in PROGRAMS {
+        let shown = marked(&page, path).trim();
+        let code =
+            shown.split_once('\n').and_then(|(fence, code)| (fence.starts_with("```")).then_some(code)?.strip_suffix("```"));
+        assert!(code == Some(read(path).as_str()), "docs/clients.md does not show {path} as it is");
+    }
 }
