@@ -38,7 +38,7 @@ use crate::{
     drain::{Drain, Phase},
     engine::{self, LaneThreads, onnxruntime::OnnxRuntime},
     frontend::{
-        Bounds, Shutdown, Surroundings, WebRules,
+        Bounds, WebRules,
         admin::{self, AdminHandle, AdminSource, Readiness},
         grpc::GrpcServer,
         http::HttpServer,
@@ -55,6 +55,7 @@ use crate::{
     service::Service,
     telemetry::{LaneMetrics, Telemetry},
     threads,
+    transport::{Shutdown, Surroundings},
     vitals::{Liveness, Part, Vitals},
 };
 

@@ -13,7 +13,7 @@ use tidemill::{
     domain::Fault,
     drain::Drain,
     engine::LaneThreads,
-    frontend::{Bounds, Shutdown, grpc::GrpcServer, http::HttpServer},
+    frontend::{Bounds, grpc::GrpcServer, http::HttpServer},
     open_inference::OpenInference,
     proof::Store,
     proto::inference::{
@@ -23,6 +23,7 @@ use tidemill::{
     scheduler::{Handoff, Lane, ModelKey, ModelRuntime, Timekeeper},
     service::Service,
     telemetry::Telemetry,
+    transport::Shutdown,
     vitals::Vitals,
 };
 use tokio::{
