@@ -296,6 +296,178 @@ fn a_forbidden_import_is_found_however_it_is_written() {
     assert_eq!(complaints("src/lib.rs", "pub mod low;"), 0);
 }
 
+// ---- Front ends and transport -----------------------------------------------------------------------------------------------
+
+/// The path from the crate's root, wherever it leads; `None` if it does not say where it begins.
+fn absolute(source: &Source, written: &Written) -> Option<Vec<String>> {
+    let (segments, module) = (&written.segments, source.module());
+    let ups = segments.iter().take_while(|segment| *segment == "super").count();
+    match segments[0].as_str() {
+        "crate" => Some(segments[1..].to_vec()),
+        "self" | "super" => {
+            // Inline modules come first.
+            let kept = (module.len() + written.inline_modules).checked_sub(ups)?;
+            let above = module.into_iter().take(kept).map(str::to_owned);
+            Some(above.chain(segments[ups.max(1)..].iter().cloned()).collect())
+        }
+        _ => None,
+    }
+}
+
+/// Which front end a path below the crate's root belongs to.
+fn front_end<'a>(path: &'a [impl AsRef<str>], all: &BTreeSet<String>) -> Option<&'a str> {
+    let [frontend, name, ..] = path else { return None };
+    (frontend.as_ref() == "frontend" && all.contains(name.as_ref())).then(|| name.as_ref())
+}
+
+fn front_end_complaints(source: &Source, all: &BTreeSet<String>) -> Vec<String> {
+    let module = source.module();
+    if module.first() != Some(&"frontend") {
+        return Vec::new();
+    }
+    let own = front_end(&module, all);
+    let imports = paths(source).into_iter().filter_map(|written| Some((written.line, absolute(source, &written)?)));
+    let foreign = imports.filter(|(_, import)| front_end(import, all).is_some_and(|other| Some(other) != own));
+    foreign.map(|(line, import)| format!("{}:{line}: uses the front end `{}`", source.path, import.join("::"))).collect()
+}
+
+#[test]
+fn front_ends_know_nothing_of_one_another() {
+    let sources = sources("src/frontend");
+    let folder = |source: &Source| Some(source.path.strip_prefix("src/frontend/")?.split_once('/')?.0.to_owned());
+    let all: BTreeSet<_> = sources.iter().filter_map(folder).collect();
+    assert!(all.len() > 2, "the front ends were not found: {all:?}");
+    assert_none(sources.iter().flat_map(|source| front_end_complaints(source, &all)));
+}
+
+#[test]
+fn a_front_end_that_uses_another_is_found() {
+    let all = BTreeSet::from(["one", "two"].map(str::to_owned));
+    let complaints = |path: &str, text: &str| front_end_complaints(&Source::new(path, text), &all).len();
+    for allowed in ["use super::super::shared;", "use crate::frontend::{Shared, one::Thing};", "use super::two;"] {
+        assert_eq!(complaints("src/frontend/one/part.rs", allowed), 0, "{allowed}");
+    }
+    for forbidden in [
+        "use crate::frontend::two::Thing;",
+        "use super::super::two::Thing;",
+        "use crate::frontend::{Shared, two};",
+        "mod inner { use super::super::super::two::Thing; }",
+    ] {
+        assert_eq!(complaints("src/frontend/one/part.rs", forbidden), 1, "{forbidden}");
+    }
+    assert_eq!(complaints("src/frontend/one/mod.rs", "use super::two::Thing;"), 1);
+    assert_eq!(complaints("src/frontend/shared.rs", "use super::two::Thing;"), 1, "what is shared knows no front end either");
+    assert_eq!(complaints("src/app.rs", "use crate::frontend::{one, two};"), 0);
+}
+
+/// Which of these files lead to which, by their modules. What a file does with the modules below it is left out: it declares them.
+fn ways(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
+    let modules: BTreeSet<String> = sources.iter().map(|source| source.module().join("::")).collect();
+    // Names that a module has from one below it, and hands on.
+    let mut handed_on = BTreeMap::new();
+    for source in sources {
+        let module = source.module().join("::");
+        for written in paths(source).iter().filter(|written| written.inline_modules == 0) {
+            let from = format!("{module}::{}", written.segments[0]);
+            if let Some(name) = written.segments.last().filter(|_| modules.contains(&from)) {
+                handed_on.insert(format!("{module}::{name}"), from);
+            }
+        }
+    }
+    let target = |import: &[String]| {
+        (1..=import.len())
+            .rev()
+            .map(|length| import[..length].join("::"))
+            .find_map(|path| handed_on.get(&path).cloned().or_else(|| modules.contains(&path).then_some(path)))
+    };
+    let ways = sources.iter().map(|source| {
+        let module = source.module().join("::");
+        let used = paths(source).into_iter().filter(|written| !written.in_tests);
+        let used = used.filter_map(|written| target(&absolute(source, &written)?));
+        let below = format!("{module}::");
+        let used = used.filter(|used| *used != module && !used.starts_with(&below)).collect();
+        (module, used)
+    });
+    ways.collect()
+}
+
+/// Pairs of files in a circle.
+fn circles(ways: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    let reaches = |from: &String, to: &String| {
+        let (mut seen, mut next) = (BTreeSet::new(), vec![from]);
+        while let Some(module) = next.pop() {
+            if module == to {
+                return true;
+            }
+            if seen.insert(module) {
+                next.extend(ways.get(module).into_iter().flatten());
+            }
+        }
+        false
+    };
+    let pairs = ways.iter().flat_map(|(from, used)| used.iter().map(move |to| (from, to)));
+    pairs.filter(|(from, to)| reaches(to, from)).map(|(from, to)| format!("{from} uses {to}, which leads back to it")).collect()
+}
+
+#[test]
+fn no_two_files_of_the_front_ends_or_the_transport_lead_to_each_other() {
+    let sources: Vec<_> = ["src/frontend", "src/transport"].into_iter().flat_map(sources).collect();
+    assert_none(circles(&ways(&sources)));
+}
+
+#[test]
+fn a_circle_is_found_however_it_is_closed() {
+    let circle = |files: &[(&str, &str)]| {
+        let sources: Vec<_> = files.iter().map(|(path, text)| Source::new(path, text)).collect();
+        !circles(&ways(&sources)).is_empty()
+    };
+    let (one, two) = ("src/a/one.rs", "src/a/two.rs");
+    assert!(circle(&[(one, "use super::two::T;"), (two, "fn f() { crate::a::one::f() }")]));
+    assert!(circle(&[(one, "use super::T;"), ("src/a/mod.rs", "pub use two::T;"), (two, "use super::one::f;")]));
+    assert!(circle(&[(one, "use super::two;"), (two, "use super::three;"), ("src/a/three.rs", "use super::one::{f, g};")]));
+    assert!(!circle(&[(one, "use super::two::T;"), (two, "use crate::b::one::f;")]));
+    assert!(!circle(&[(one, "use super::T;"), ("src/a/mod.rs", "mod one; pub use one::f; struct T;")]));
+    assert!(!circle(&[(one, "use super::two::T;"), (two, "#[cfg(test)]\nmod tests { use crate::a::one::f; }")]));
+}
+
+// ---- Clocks -----------------------------------------------------------------------------------------------------------------
+
+/// Files other than `clock` that may read the runtime's clock: tests, which pause it, and a client's screen.
+fn may_read_the_runtimes_clock(path: &str) -> bool {
+    path.starts_with("src/clock/") || path.starts_with("src/cli/") || path.ends_with("/tests.rs")
+}
+
+fn clock_complaints(source: &Source) -> Vec<String> {
+    if may_read_the_runtimes_clock(&source.path) {
+        return Vec::new();
+    }
+    let is_runtimes = |written: &Written| {
+        let segments: Vec<_> = written.segments.iter().map(String::as_str).collect();
+        matches!(segments[..], ["tokio", "time", "Instant", ..] | ["time", "Instant", ..])
+    };
+    let found = paths(source).into_iter().filter(|written| !written.in_tests && is_runtimes(written));
+    found.map(|written| format!("{}:{}: reads the runtime's clock; see `clock::Patience`", source.path, written.line)).collect()
+}
+
+#[test]
+fn the_clock_of_the_runtime_is_read_in_one_place() {
+    assert_none(sources("src").iter().flat_map(clock_complaints));
+}
+
+#[test]
+fn a_second_reader_of_the_runtimes_clock_is_found() {
+    let found = |path: &str, text: &str| clock_complaints(&Source::new(path, text)).len();
+    for reader in [
+        "use tokio::time::{Instant, sleep};",
+        "fn f() { tokio::time::Instant::now(); }",
+        "use tokio::time; fn f(at: time::Instant) {}",
+    ] {
+        assert_eq!(found("src/session/stream.rs", reader), 1, "{reader}");
+        assert_eq!(found("src/clock/patience.rs", reader), 0, "{reader}");
+    }
+    assert_eq!(found("src/a.rs", "use tokio::time::sleep;\n#[cfg(test)]\nmod tests { use tokio::time::Instant; }"), 0);
+}
+
 // ---- Files ------------------------------------------------------------------------------------------------------------------
 
 fn length_complaint(source: &Source) -> Option<String> {
