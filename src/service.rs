@@ -280,6 +280,7 @@ impl Service {
         self.memory.admit_bytes(input.bytes())?;
         let opened = self.try_open(method, request)?;
         let model = Arc::clone(opened.model());
+        model.gives_one_answer("model")?;
         let inbound = match input {
             PredictInput::Item(item) => Inbound::Item(item),
             PredictInput::Pcm(samples) => {

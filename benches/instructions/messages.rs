@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use prost::Message as _;
 use tidemill::{
-    domain::{Datatype, ItemTiming, Shape, Tensor, Timestamp},
+    domain::{AnswerPart, Datatype, ItemTiming, Shape, Tensor, Timestamp},
     frontend::grpc::wire,
     proto::{
         codec::SmallBufferCodec,
@@ -44,6 +44,7 @@ fn result(seq: u64) -> ItemResult {
     let timing = ItemTiming { arrived: at(0), started: at(200_000), finished: at(1_200_000), batch_size: 16 };
     ItemResult {
         seq: 100_000 + seq,
+        part: AnswerPart::ONLY,
         id: String::new(),
         window: None,
         outcome: Ok([tensor].into_iter().collect()),

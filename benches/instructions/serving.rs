@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
+use futures::future::join_all;
 use hyper::rt::Executor;
 use tempfile::TempDir;
 use tidemill::{
@@ -149,7 +150,8 @@ pub(crate) fn run() {
     {
         feeds_of(&runtime, name, feeds, each);
     }
-    model_infer(&runtime);
+    model_infer(&runtime, "grpc_model_infer", 1);
+    model_infer(&runtime, "grpc_model_infer_16", BATCH);
     http_infer(&runtime);
 }
 
@@ -183,10 +185,10 @@ fn feeds_of(runtime: &Runtime, name: &str, feeds: usize, each: usize) {
     });
 }
 
-/// `ModelInfer`, a call an item.
-fn model_infer(runtime: &Runtime) {
+/// `ModelInfer`, a call an item, so many calls at once on one connection.
+fn model_infer(runtime: &Runtime, name: &str, calls: usize) {
     let server = Server::start(runtime);
-    let mut client = GrpcInferenceServiceClient::new(runtime.block_on(server.connect()));
+    let client = GrpcInferenceServiceClient::new(runtime.block_on(server.connect()));
     let input = InferInputTensor {
         name: "x".to_owned(),
         datatype: "FP32".to_owned(),
@@ -199,10 +201,16 @@ fn model_infer(runtime: &Runtime) {
         raw_input_contents: vec![data()],
         ..ModelInferRequest::default()
     };
-    case("grpc_model_infer", 1, TURNS, || {
+    case(name, calls, TURNS, || {
+        let call = |_| {
+            let (mut client, request) = (client.clone(), request.clone());
+            async move { client.model_infer(request).await }
+        };
         let exchange = async {
-            let (reply, ()) = tokio::join!(client.model_infer(request.clone()), server.run_batch(1));
-            assert_eq!(reply.expect("a reply").into_inner().raw_output_contents[0].len(), crate::BYTES);
+            let (replies, ()) = tokio::join!(join_all((0..calls).map(call)), server.run_batch(calls));
+            for reply in replies {
+                assert_eq!(reply.expect("a reply").into_inner().raw_output_contents[0].len(), crate::BYTES);
+            }
         };
         counted(|| runtime.block_on(LeftOut::new(exchange)));
     });

@@ -194,8 +194,10 @@ impl Tally {
     /// Counts an answer and prints it, if it is an error or the user wants to see all.
     pub(super) fn take_result(&mut self, result: &ItemResult, printer: &mut Printer) -> Result<(), Failure> {
         let is_ok = matches!(result.outcome, Some(item_result::Outcome::Outputs(_)));
-        self.summary.items += 1;
-        *(if is_ok { &mut self.summary.ok } else { &mut self.summary.errors }) += 1;
+        if result.last {
+            self.summary.items += 1;
+            *(if is_ok { &mut self.summary.ok } else { &mut self.summary.errors }) += 1;
+        }
         if let Some(window) = result.window {
             self.summary.samples = self.summary.samples.max(window.end_sample);
             self.show_progress(printer);

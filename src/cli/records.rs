@@ -60,6 +60,9 @@ impl Record for OpenedRecord {
 #[derive(Debug, Serialize)]
 pub(super) struct ResultRecord {
     seq: u64,
+    /// Left out where the model gives one answer an item.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<u32>,
     #[serde(skip_serializing_if = "String::is_empty")]
     id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +91,7 @@ impl ResultRecord {
         };
         Self {
             seq: result.seq,
+            part: (result.part > 0 || !result.last).then_some(result.part),
             id: result.id.clone(),
             start_sample: result.window.map(|window| window.start_sample),
             end_sample: result.window.map(|window| window.end_sample),
@@ -102,6 +106,9 @@ impl ResultRecord {
 impl fmt::Display for ResultRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "item {:>6}", self.seq)?;
+        if let Some(part) = self.part {
+            write!(f, " part {part}")?;
+        }
         if let (Some(start), Some(end)) = (self.start_sample, self.end_sample) {
             write!(f, "  {:.3} s – {:.3} s", seconds(start, self.rate_hz), seconds(end, self.rate_hz))?;
         }

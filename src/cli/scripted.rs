@@ -157,6 +157,8 @@ impl Scripted {
             window: Some(WindowPosition { index: seq, start_sample, end_sample }),
             outcome: Some(outcome),
             timing: None,
+            part: 0,
+            last: true,
         }
     }
 

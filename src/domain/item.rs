@@ -42,11 +42,27 @@ pub struct ItemTiming {
     pub batch_size: u32,
 }
 
-/// How one item ended.
+/// Which of an item's answers one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerPart {
+    /// Its number, from 0.
+    pub number: u32,
+    /// Whether none follows it, so that the item has ended.
+    pub last: bool,
+}
+
+impl AnswerPart {
+    /// The one answer of an item that has one.
+    pub const ONLY: Self = Self { number: 0, last: true };
+}
+
+/// What a model made of one item: the only answer to it, or one of several.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     /// Number of the item in its stream.
     pub seq: u64,
+    /// Which of the item's answers it is; only the last may be a fault.
+    pub part: AnswerPart,
     /// Outputs, or why there are none.
     pub outcome: Result<ItemOutputs, Fault>,
     /// When it was where.

@@ -17,7 +17,7 @@ mod time;
 pub use batching::{Batching, BatchingRule, Verdict};
 pub use byte_elements::{ByteElements, LENGTH_BYTES, push_element};
 pub use error::{Fault, FaultKind, Limit};
-pub use item::{Answer, ItemInputs, ItemOutputs, ItemTiming, StateBuffers, StateSlot};
+pub use item::{Answer, AnswerPart, ItemInputs, ItemOutputs, ItemTiming, StateBuffers, StateSlot};
 pub use outcome::{CloseReason, DropReason, Outcome};
 pub use padding::{ElementBytes, PaddedInput, PaddingRule};
 pub use peer::{Address, Peer};

@@ -105,6 +105,11 @@ pub trait Engine: Any + Send + Sync {
         false
     }
 
+    /// Whether an item may get several answers.
+    fn is_decoupled(&self) -> bool {
+        false
+    }
+
     /// Whether a call costs the same on whatever thread it is made, so that a lone item need not wait for the lane's own to wake.
     fn runs_on_any_thread(&self) -> bool {
         false

@@ -199,6 +199,12 @@ impl Executable {
         self.engine.can_widen() && self.lanes() > 1
     }
 
+    /// Whether an item may get several answers.
+    #[must_use]
+    pub fn is_decoupled(&self) -> bool {
+        self.engine.is_decoupled()
+    }
+
     /// Instances made anew because a call panicked.
     #[must_use]
     pub fn rebuilds(&self) -> u64 {

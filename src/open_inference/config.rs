@@ -108,9 +108,10 @@ pub struct ModelParameter {
     pub string_value: String,
 }
 
-/// A request gets one response.
+/// How many responses a request gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct TransactionPolicy {
+    /// Any number of them; else one.
     pub decoupled: bool,
 }
 
@@ -229,7 +230,7 @@ impl OpenInference {
             }],
             default_model_filename: if model.engine_name() == "synthetic" { "" } else { "model.onnx" },
             parameters: parameters(&model),
-            model_transaction_policy: TransactionPolicy::default(),
+            model_transaction_policy: TransactionPolicy { decoupled: model.is_decoupled() },
             response_cache: ResponseCache::default(),
             scheduling,
         })

@@ -21,7 +21,7 @@ use slotmap::{SlotMap, new_key_type};
 use super::{
     OpenInference,
     book::{SequenceBook, SequenceEnd},
-    infer::{Prepared, ReplyPlan, inbound, single, terms},
+    infer::{Prepared, ReplyPlan, check_lone, inbound, single},
     items::{Items, SplitItem},
     options::{Options, SequenceId, SequenceStep},
     request::InferRequest,
@@ -29,18 +29,23 @@ use super::{
     sequences::check_version,
 };
 use crate::{
-    domain::{Fault, FaultKind, ItemOutputs, Priority},
+    domain::{AnswerPart, Fault, FaultKind, ItemOutputs, Priority},
     registry::Model,
     service::{Caller, Method},
     session::{Event, Inbound, ItemResult, Session},
     telemetry::StreamEnd,
 };
 
-/// The answer to a request.
+/// Answers to one request, before its last, that wait for their turn.
+const PARTS_WAITING_MAX: usize = 1_024;
+
+/// An answer to a request.
 #[derive(Debug)]
 pub struct Reply<T> {
     /// What was pushed with the request.
     pub tag: T,
+    /// Which of the request's answers it is.
+    pub part: AnswerPart,
     /// The response, or why there is none.
     pub result: Result<InferResponse, Fault>,
 }
@@ -130,6 +135,10 @@ enum ExchangeState {
     Running {
         plan: ReplyPlan,
         outputs: Vec<Option<ItemOutputs>>,
+        /// Answers of its one item before the last, which wait for the request's turn.
+        parts: VecDeque<ItemOutputs>,
+        /// Such answers that the client has.
+        parts_given: u32,
         /// Items that are yet to be answered.
         left: usize,
         /// The first one that there was.
@@ -139,7 +148,7 @@ enum ExchangeState {
     Refused(Fault),
 }
 
-impl<T> Conversation<T> {
+impl<T: Clone> Conversation<T> {
     /// A stream without requests.
     #[must_use]
     pub fn new(door: OpenInference, method: Method, caller: Caller) -> Self {
@@ -206,7 +215,7 @@ impl<T> Conversation<T> {
     /// The next reply. `None` if there is nothing to wait for now.
     pub fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Option<Reply<T>>> {
         loop {
-            if let Some(reply) = self.pop_done() {
+            if let Some(reply) = self.pop_part().or_else(|| self.pop_done()) {
                 return Poll::Ready(Some(reply));
             }
             match self.sessions.poll_next_unpin(cx) {
@@ -217,6 +226,16 @@ impl<T> Conversation<T> {
         }
     }
 
+    /// An answer of the first request that is not its last.
+    fn pop_part(&mut self) -> Option<Reply<T>> {
+        let Exchange { tag, state, .. } = self.exchanges.front_mut()?;
+        let ExchangeState::Running { plan, parts, parts_given, .. } = state else { return None };
+        let outputs = parts.pop_front()?;
+        let part = AnswerPart { number: *parts_given, last: false };
+        *parts_given += 1;
+        Some(Reply { tag: tag.clone(), part, result: plan.clone().response(&[outputs]) })
+    }
+
     fn pop_done(&mut self) -> Option<Reply<T>> {
         if matches!(self.exchanges.front()?.state, ExchangeState::Running { left: 1.., .. }) {
             return None;
@@ -225,11 +244,15 @@ impl<T> Conversation<T> {
         self.first += 1;
         self.in_flight.items -= weight.items;
         self.in_flight.bytes -= weight.bytes;
+        let number = match &state {
+            ExchangeState::Running { parts_given, .. } => *parts_given,
+            ExchangeState::Refused(_) => 0,
+        };
         let result = match state {
             ExchangeState::Refused(fault) | ExchangeState::Running { fault: Some(fault), .. } => Err(fault),
             ExchangeState::Running { plan, outputs, .. } => plan.response(&outputs.into_iter().flatten().collect::<Vec<_>>()),
         };
-        Some(Reply { tag, result })
+        Some(Reply { tag, part: AnswerPart { number, last: true }, result })
     }
 
     /// Sends a request's items on their way; beside it, how many bytes were read from shared memory.
@@ -262,6 +285,7 @@ impl<T> Conversation<T> {
         let model = self.door.service.find(&name, &version)?;
         let Prepared { items: Items { items, .. }, reply, shared_bytes } = self.door.prepare(request, Arc::clone(&model))?;
         let count = items.len();
+        check_lone(&model, count)?;
         let shared = if model.is_stateful() {
             None
         } else {
@@ -352,8 +376,8 @@ impl<T> Conversation<T> {
         window_items: usize,
     ) -> Result<FlowKey, Fault> {
         let service = &self.door.service;
-        let terms = terms(&model, version, options, self.caller, window_items);
-        let opened = service.open_found(&self.method, model, terms)?;
+        let request = options.open_request(&model, version, self.caller, window_items);
+        let opened = service.open_found(&self.method, model, request)?;
         let idle_timeout = matches!(name, FlowName::Sequence(_)).then(|| self.door.config.idle_timeout());
         let inbox = Inbox::default();
         let model = Arc::clone(opened.model());
@@ -384,6 +408,11 @@ impl<T> Conversation<T> {
 
     fn note(&mut self, flow: FlowKey, happened: Happened) {
         match happened {
+            Happened::Result(result) if !result.part.last => {
+                if let (Some(place), Ok(outputs)) = (self.flows[flow].waiting.front().copied(), result.outcome) {
+                    self.keep_part(place, outputs);
+                }
+            }
             Happened::Result(result) => {
                 if let Some(place) = self.flows[flow].waiting.pop_front() {
                     self.answer(place, result.outcome);
@@ -402,6 +431,24 @@ impl<T> Conversation<T> {
                 self.flows.remove(flow);
             }
         }
+    }
+
+    /// Keeps an answer that is not its item's last, as long as there is room: if there is none, the request ends with that.
+    fn keep_part(&mut self, place: ItemPlace, found: ItemOutputs) {
+        let index = place.exchange.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
+        let Some(exchange) = index.and_then(|index| self.exchanges.get_mut(index)) else { return };
+        let ExchangeState::Running { parts, fault, .. } = &mut exchange.state else { return };
+        if fault.is_some() {
+            return;
+        }
+        if parts.len() < PARTS_WAITING_MAX {
+            parts.push_back(found);
+            return;
+        }
+        let message = format!(
+            "{PARTS_WAITING_MAX} answers to the request wait for those to the requests before it, and more came; send it on a stream of its own"
+        );
+        *fault = Some(Fault::new(FaultKind::Overloaded, message));
     }
 
     /// Enters the outcome of an item. The first fault is the request's. It waits for the items behind it: they take their room in
@@ -428,7 +475,7 @@ enum Known {
 
 /// A request of `items` items, of which `left` are on their way.
 fn running(plan: ReplyPlan, items: usize, left: usize, fault: Option<Fault>) -> ExchangeState {
-    ExchangeState::Running { plan, outputs: vec![None; items], left, fault }
+    ExchangeState::Running { plan, outputs: vec![None; items], parts: VecDeque::new(), parts_given: 0, left, fault }
 }
 
 /// What a flow's session tells.

@@ -21,8 +21,8 @@ use super::{
 use crate::{
     domain::{Datatype, Fault, FaultKind, ItemOutputs, Signature},
     registry::Model,
-    service::{Caller, Method, OpenRequest},
-    session::{CheckedItem, Event, Inbound, Order, OverflowPolicy, PayloadKind, PcmOptions, Session, Unread},
+    service::{Caller, Method},
+    session::{CheckedItem, Event, Inbound, Session},
     side::INLINE_BYTES_MAX,
 };
 
@@ -90,14 +90,15 @@ impl OpenInference {
     /// [`FaultKind::Invalid`] with the field for whatever does not fit the model, or the rule
     /// of sequences that the request breaks.
     pub async fn infer(&self, method: &Method, request: InferRequest, caller: Caller) -> Result<InferResponse, Fault> {
+        let replies = Replies::One;
         let request = self.fetch(request).await.map_err(|fault| method.refuse(fault))?;
         // Strings are looked at one by one; whatever else there is is not.
         let strings_bytes: usize = request.inputs.iter().map(strings_bytes).sum();
         let (plan, running) = if strings_bytes <= INLINE_BYTES_MAX {
-            self.begin(method, request, caller)?
+            self.begin(method, request, caller, replies)?
         } else {
             let (door, method) = (self.clone(), method.clone());
-            self.side.run(move || door.begin(&method, request, caller)).await?
+            self.side.run(move || door.begin(&method, request, caller, replies)).await?
         };
         let outputs: Vec<ItemOutputs> = match running {
             Running::Together(session, items) => outputs_of(session, items).try_collect().await?,
@@ -157,7 +158,7 @@ impl OpenInference {
         request: InferRequest,
         caller: Caller,
     ) -> Result<impl Stream<Item = Result<InferResponse, Fault>> + Send + use<>, Fault> {
-        let (plan, running) = self.begin(method, request, caller)?;
+        let (plan, running) = self.begin(method, request, caller, Replies::Several)?;
         let outputs = match running {
             Running::Together(session, items) => outputs_of(session, items).boxed(),
             Running::Apart(sessions) => outputs_apart(sessions).boxed(),
@@ -166,15 +167,29 @@ impl OpenInference {
         Ok(outputs.map(move |outputs| plan.clone().response(&[outputs?])))
     }
 
-    fn begin(&self, method: &Method, request: InferRequest, caller: Caller) -> Result<(ReplyPlan, Running), Fault> {
-        self.try_begin(method, request, caller).map_err(|fault| method.refuse(fault))
+    fn begin(
+        &self,
+        method: &Method,
+        request: InferRequest,
+        caller: Caller,
+        replies: Replies,
+    ) -> Result<(ReplyPlan, Running), Fault> {
+        self.try_begin(method, request, caller, replies).map_err(|fault| method.refuse(fault))
     }
 
-    fn try_begin(&self, method: &Method, request: InferRequest, caller: Caller) -> Result<(ReplyPlan, Running), Fault> {
+    fn try_begin(
+        &self,
+        method: &Method,
+        request: InferRequest,
+        caller: Caller,
+        replies: Replies,
+    ) -> Result<(ReplyPlan, Running), Fault> {
         let options = Options::of(&request.parameters)?;
         if let Some(step) = &options.step
             && let Some(model) = self.sequences.model_for(&request, step, caller.principal.tenant, &self.service)?
         {
+            // What answers a step is one response.
+            model.gives_one_answer("model_name")?;
             let Prepared { items, reply, .. } = self.prepare(request, model)?;
             let step = StepRequest { item: single(items)?, options: &options, step, caller, model: &reply.model };
             let answer = self.sequences.advance(method, step, &self.service)?;
@@ -183,14 +198,18 @@ impl OpenInference {
         let bytes = request.inputs.iter().filter_map(|input| input.data.as_ref()).map(Bytes::len).sum();
         self.service.memory().admit_bytes(bytes)?;
         let model = self.service.find(&request.model, &request.version)?;
+        if replies == Replies::One {
+            model.gives_one_answer("model_name")?;
+        }
         let version = request.version.clone();
         let Prepared { items: Items { items, .. }, reply, .. } = self.prepare(request, model)?;
         let open = |items: Vec<SplitItem>| -> Result<RequestSession, Fault> {
-            let terms = terms(&reply.model, version.clone(), &options, caller, items.len());
-            let opened = self.service.open_found(method, Arc::clone(&reply.model), terms)?;
+            let request = options.open_request(&reply.model, version.clone(), caller, items.len());
+            let opened = self.service.open_found(method, Arc::clone(&reply.model), request)?;
             let inbound: Vec<_> = items.into_iter().map(|item| Ok(inbound(item, &options))).collect();
             opened.session(stream::iter(inbound))
         };
+        check_lone(&reply.model, items.len())?;
         // Without a sequence nothing is remembered: each item of a stateful model begins afresh, on a stream of its own.
         let running = if reply.model.is_stateful() && items.len() > 1 {
             Running::Apart(items.into_iter().map(|item| open(vec![item])).collect::<Result<_, _>>()?)
@@ -249,29 +268,31 @@ impl OpenInference {
     }
 }
 
+/// How many responses a call has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replies {
+    One,
+    Several,
+}
+
+/// # Errors
+/// [`FaultKind::Invalid`] for several items in one request to a model that gives each of them several answers.
+pub(super) fn check_lone(model: &Model, items: usize) -> Result<(), Fault> {
+    if items <= 1 || !model.is_decoupled() {
+        return Ok(());
+    }
+    let message = format!(
+        "model '{}' gives several answers to an item, so that a request holds one; this one holds {items}: send one at a time",
+        model.loaded.name
+    );
+    Err(Fault::invalid("inputs[0].shape", message))
+}
+
 /// Where the items of a request are.
 enum Running {
     Together(Box<RequestSession>, usize),
     Apart(Vec<RequestSession>),
     Step(StepAnswer),
-}
-
-/// What a session is opened with that runs `items` items of a request.
-pub(super) fn terms(model: &Model, version: String, options: &Options, caller: Caller, items: usize) -> OpenRequest {
-    OpenRequest {
-        model: String::from(&*model.loaded.name),
-        version,
-        payload: PayloadKind::Tensors,
-        pcm: PcmOptions::default(),
-        order: Order::InOrder,
-        window_items: u32::try_from(items).unwrap_or(u32::MAX),
-        unread: Unread::Block,
-        default_deadline: None,
-        overflow: OverflowPolicy::Block,
-        max_age: None,
-        priority: options.priority,
-        caller,
-    }
 }
 
 /// An item of a request on its way into a session.

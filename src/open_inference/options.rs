@@ -3,7 +3,12 @@
 use std::{fmt, time::Duration};
 
 use super::request::{Parameter, Parameters};
-use crate::domain::{Fault, Priority};
+use crate::{
+    domain::{Fault, Priority},
+    registry::Model,
+    service::{Caller, OpenRequest},
+    session::{Order, OverflowPolicy, PayloadKind, PcmOptions, Unread},
+};
 
 /// Longest id of a sequence: ids are kept for as long as it lives.
 const SEQUENCE_ID_BYTES_MAX: usize = 256;
@@ -52,6 +57,24 @@ impl fmt::Display for SequenceId {
 }
 
 impl Options {
+    /// What a session is opened with that runs `items` items of a request.
+    pub(super) fn open_request(&self, model: &Model, version: String, caller: Caller, items: usize) -> OpenRequest {
+        OpenRequest {
+            model: String::from(&*model.loaded.name),
+            version,
+            payload: PayloadKind::Tensors,
+            pcm: PcmOptions::default(),
+            order: Order::InOrder,
+            window_items: u32::try_from(items).unwrap_or(u32::MAX),
+            unread: Unread::Block,
+            default_deadline: None,
+            overflow: OverflowPolicy::Block,
+            max_age: None,
+            priority: self.priority,
+            caller,
+        }
+    }
+
     /// # Errors
     /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) with the parameter's name: a value of the wrong kind, or a
     /// reserved name that means nothing here. Other names are the client's own, and are passed over.

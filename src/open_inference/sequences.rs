@@ -4,24 +4,12 @@
 //! with END, when the idle limit passes, when no connection that used it has been open for a time of grace, or when the server drains, and
 //! its state goes with it. A call that is cancelled leaves its step in the sequence: it was sent, and the steps after it count on it.
 
-use std::{
-    collections::VecDeque,
-    pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt as _};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
 
 use super::{
     book::{SequenceBook, SequenceEnd},
-    infer::terms,
     items::SplitItem,
     options::{Options, SequenceId, SequenceStep},
     request::InferRequest,
@@ -33,7 +21,7 @@ use crate::{
     domain::{Fault, FaultKind, ItemOutputs, Timestamp},
     registry::Model,
     service::{Caller, Method, Service, TenantKey, draining},
-    session::{CheckedItem, Event, Inbound, Session},
+    session::{CheckedItem, NotParked, Parked, ParkedAnswer, ParkedId, ParkedLimits, Parking, park},
     telemetry::StreamEnd,
 };
 
@@ -64,9 +52,7 @@ struct Key {
 
 #[derive(Debug)]
 struct Alive {
-    steps: mpsc::Sender<Step>,
-    /// Bytes of the steps that its session has not taken yet.
-    bytes_waiting: Arc<AtomicUsize>,
+    parked: Parked,
     model: Arc<Model>,
     users: Arc<Users>,
 }
@@ -81,31 +67,20 @@ pub(super) struct StepRequest<'a> {
     pub(super) model: &'a Arc<Model>,
 }
 
-/// The same on its way to the session.
-#[derive(Debug)]
-struct Step {
-    item: SplitItem,
-    bytes: usize,
-    deadline: Option<Duration>,
-    answer: Answer,
-}
-
-type Answer = oneshot::Sender<Result<ItemOutputs, Fault>>;
-
 /// The answer to a step, once it is there.
 #[derive(Debug)]
 pub(super) struct StepAnswer {
-    answer: oneshot::Receiver<Result<ItemOutputs, Fault>>,
+    answer: ParkedAnswer,
     book: Arc<Mutex<Book>>,
     key: Key,
 }
 
 impl StepAnswer {
     /// # Errors
-    /// The item's own fault; [`FaultKind::Invalid`] if the sequence ended before the step was its turn.
+    /// The item's own fault; [`FaultKind::Invalid`] if the sequence ended before it was the step's turn.
     pub(super) async fn outputs(self) -> Result<ItemOutputs, Fault> {
         let Self { answer, book, key } = self;
-        answer.await.unwrap_or_else(|_| Err(missing(&book.lock(), &key)))
+        answer.outcome().await.unwrap_or_else(|| Err(missing(&book.lock(), &key)))
     }
 }
 
@@ -151,69 +126,56 @@ impl Sequences {
         let StepRequest { item, options, step, caller, model } = request;
         let key = Key { tenant: caller.principal.tenant, model: String::from(&*model.loaded.name), id: step.id.clone() };
         let deadline = [options.timeout, left_until(caller.ends_at)].into_iter().flatten().min();
-        let (answer, receiver) = oneshot::channel();
-        let bytes = item.iter().flatten().map(|tensor| tensor.data().len()).sum();
-        let sent = Step { item, bytes, deadline, answer };
-        if step.starts {
+        let item = CheckedItem { inputs: item, deadline };
+        let answer = if step.starts {
             service.memory().admit()?;
-            let bytes_waiting = Arc::new(AtomicUsize::new(bytes));
-            let (steps, task) = self.session(method, options, caller, model, service, &bytes_waiting)?;
-            let users = Arc::clone(&task.users);
+            let (parked, parking) = self.open(method, options, caller, model, service)?;
+            let users = Arc::<Users>::default();
             users.join(caller.principal.peer, service.connections());
-            // There is room: nothing has been sent yet.
-            let _ = steps.try_send(sent);
-            let own = steps.downgrade();
+            let refused = |refused| refusal(refused, &step.id, service);
+            let (answer, id) = (parked.push(item).map_err(refused)?, parked.id());
+            let task = SequenceTask { parking, users: Arc::clone(&users), sequences: self.clone() };
             let mut book = self.book.lock();
             // One that is alive ends with the steps that it has.
-            book.start(key.clone(), Alive { steps, bytes_waiting, model: Arc::clone(model), users });
+            book.start(key.clone(), Alive { parked, model: Arc::clone(model), users });
             if step.ends {
                 book.end(&key, SequenceEnd::Asked);
             }
             drop(book);
-            tokio::spawn(task.run(key.clone(), own));
+            // It ends with its session, which a drain ends and waits for.
+            tokio::spawn(task.run(key.clone(), id));
+            answer
         } else {
             let mut book = self.book.lock();
             let alive = book.get(&key).ok_or_else(|| missing(&book, &key))?;
-            let bytes_max = service.config().window_bytes;
-            if alive.bytes_waiting.load(Ordering::Relaxed) >= bytes_max {
-                return Err(too_much_waiting(&step.id, bytes_max));
-            }
-            // Counted under the book's lock and before it can be taken, so that the count never falls below zero.
-            alive.bytes_waiting.fetch_add(bytes, Ordering::Relaxed);
-            match alive.steps.try_send(sent) {
-                Ok(()) => alive.users.join(caller.principal.peer, service.connections()),
-                Err(mpsc::error::TrySendError::Full(_)) => {
-                    alive.bytes_waiting.fetch_sub(bytes, Ordering::Relaxed);
-                    return Err(too_many_waiting(&step.id));
-                }
-                Err(mpsc::error::TrySendError::Closed(_)) => return Err(missing(&book, &key)),
-            }
+            let answer = alive.parked.push(item).map_err(|refused| match refused {
+                NotParked::Ended => missing(&book, &key),
+                refused => refusal(refused, &step.id, service),
+            })?;
+            alive.users.join(caller.principal.peer, service.connections());
             if step.ends {
                 book.end(&key, SequenceEnd::Asked);
             }
-        }
-        Ok(StepAnswer { answer: receiver, book: Arc::clone(&self.book), key })
+            answer
+        };
+        Ok(StepAnswer { answer, book: Arc::clone(&self.book), key })
     }
 
-    fn session(
+    fn open(
         &self,
         method: &Method,
         options: &Options,
         caller: Caller,
         model: &Arc<Model>,
         service: &Service,
-        bytes_waiting: &Arc<AtomicUsize>,
-    ) -> Result<(mpsc::Sender<Step>, SequenceTask), Fault> {
+    ) -> Result<(Parked, Parking), Fault> {
         let version = String::from(&*model.loaded.version);
         // The call's own deadline is its steps'; the sequence outlives the call.
         let caller = Caller { ends_at: Timestamp::NEVER, ..caller };
-        let opened = service.open_found(method, Arc::clone(model), terms(model, version, options, caller, STEPS_WAITING_MAX))?;
-        let (steps, receiver) = mpsc::channel(STEPS_WAITING_MAX);
-        let waiting = Arc::new(Mutex::new(VecDeque::new()));
-        let inbound = Steps { receiver, bytes_waiting: Arc::clone(bytes_waiting), waiting: Arc::clone(&waiting) };
-        let session = opened.idle_after(Some(self.idle_timeout)).ended_by_drain().session(inbound)?;
-        let sequences = self.clone();
-        Ok((steps, SequenceTask { session: Box::new(session), waiting, users: Arc::default(), sequences }))
+        let request = options.open_request(model, version, caller, STEPS_WAITING_MAX);
+        let opened = service.open_found(method, Arc::clone(model), request)?;
+        let limits = ParkedLimits { items: STEPS_WAITING_MAX, bytes: service.config().window_bytes };
+        park(limits, |input| opened.idle_after(Some(self.idle_timeout)).ended_by_drain().session(input))
     }
 }
 
@@ -231,85 +193,56 @@ fn missing(book: &Book, key: &Key) -> Fault {
     book.missing(key, &key.id, &key.model, "over unary calls")
 }
 
-fn too_many_waiting(id: &SequenceId) -> Fault {
-    let message = format!("{STEPS_WAITING_MAX} requests of sequence {id} wait for their turn; wait for answers");
-    Fault::new(FaultKind::Overloaded, message)
-}
-
-fn too_much_waiting(id: &SequenceId, bytes_max: usize) -> Fault {
-    let message = format!(
-        "requests of sequence {id} with the {bytes_max} bytes that session.window_bytes allows wait for their turn; wait for answers"
-    );
-    Fault::new(FaultKind::Overloaded, message).with_limit("session.window_bytes", bytes_max as u64)
+fn refusal(refused: NotParked, id: &SequenceId, service: &Service) -> Fault {
+    match refused {
+        NotParked::TooMuch => {
+            let bytes_max = service.config().window_bytes;
+            let message = format!(
+                "requests of sequence {id} with the {bytes_max} bytes that session.window_bytes allows wait for their turn; wait for answers"
+            );
+            Fault::new(FaultKind::Overloaded, message).with_limit("session.window_bytes", bytes_max as u64)
+        }
+        NotParked::TooMany | NotParked::Ended => {
+            let message = format!("{STEPS_WAITING_MAX} requests of sequence {id} wait for their turn; wait for answers");
+            Fault::new(FaultKind::Overloaded, message)
+        }
+    }
 }
 
 fn left_until(ends_at: Timestamp) -> Option<Duration> {
     (ends_at != Timestamp::NEVER).then(|| ends_at.since(clock::now()))
 }
 
-/// The steps of a sequence as its session's input. Who waits for the answer of a step that the session has taken is in `waiting`.
-struct Steps {
-    receiver: mpsc::Receiver<Step>,
-    bytes_waiting: Arc<AtomicUsize>,
-    waiting: Arc<Mutex<VecDeque<Answer>>>,
-}
-
-impl Stream for Steps {
-    type Item = Result<Inbound, Fault>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.receiver.poll_recv(cx).map(|step| {
-            let Step { item, bytes, deadline, answer } = step?;
-            self.bytes_waiting.fetch_sub(bytes, Ordering::Relaxed);
-            self.waiting.lock().push_back(answer);
-            Some(Ok(Inbound::Checked(CheckedItem { inputs: item, deadline })))
-        })
-    }
-}
-
 /// What drives a sequence.
 struct SequenceTask {
-    session: Box<Session<Steps>>,
-    waiting: Arc<Mutex<VecDeque<Answer>>>,
+    parking: Parking,
     users: Arc<Users>,
     sequences: Sequences,
 }
 
 impl SequenceTask {
     /// Runs until the sequence ends; then it is no longer in the book, if it is still the one of its name.
-    async fn run(self, key: Key, own: mpsc::WeakSender<Step>) {
-        let Self { mut session, waiting, users, sequences } = self;
+    async fn run(self, key: Key, id: ParkedId) {
+        let Self { mut parking, users, sequences } = self;
         let Sequences { book, idle_timeout, grace, orphans } = sequences;
-        let mut end = SequenceEnd::Asked;
-        let mut deserted = pin!(users.deserted(grace, &orphans));
-        loop {
-            let event = tokio::select! {
-                event = session.next() => event,
-                () = deserted.as_mut() => {
-                    session.abandon(StreamEnd::Idle);
-                    end = SequenceEnd::Left(grace);
-                    break;
-                }
-            };
-            match event {
-                Some(Ok(Event::Result(result))) => {
-                    if let Some(answer) = waiting.lock().pop_front() {
-                        // A caller that went away needs no answer; its step counts all the same.
-                        let _ = answer.send(result.outcome);
-                    }
-                }
-                Some(Ok(_)) => {}
-                Some(Err(fault)) if fault.kind() == FaultKind::Expired => end = SequenceEnd::Idle(idle_timeout),
-                Some(Err(_)) => end = SequenceEnd::Lost,
-                None => break,
+        let ended = tokio::select! {
+            ended = parking.drive() => Ok(ended),
+            () = users.deserted(grace, &orphans) => Err(SequenceEnd::Left(grace)),
+        };
+        let end = match ended {
+            Ok(None) => SequenceEnd::Asked,
+            Ok(Some(fault)) if fault.kind() == FaultKind::Expired => SequenceEnd::Idle(idle_timeout),
+            Ok(Some(_)) => SequenceEnd::Lost,
+            Err(left) => {
+                parking.abandon(StreamEnd::Idle);
+                left
             }
-        }
+        };
         let mut book = book.lock();
-        let is_own = |alive: &Alive| own.upgrade().is_some_and(|own| own.same_channel(&alive.steps));
-        if book.get(&key).is_some_and(is_own) {
+        if book.get(&key).is_some_and(|alive| id.is_of(&alive.parked)) {
             book.end(&key, end);
         }
         // Under the lock, so that a step which came too late to be taken finds why in the book.
-        drop(session);
+        drop(parking);
     }
 }

@@ -127,6 +127,27 @@ impl Model {
         self.loaded.executable.signature()
     }
 
+    /// Whether an item may get several answers.
+    #[must_use]
+    pub fn is_decoupled(&self) -> bool {
+        self.loaded.executable.is_decoupled()
+    }
+
+    /// Checks that an item gets one answer, for calls that have room for one. `field` is the one that names the model.
+    ///
+    /// # Errors
+    /// [`FaultKind::Unsupported`] if it may get several, with what to call instead.
+    pub fn gives_one_answer(&self, field: &'static str) -> Result<(), Fault> {
+        if !self.is_decoupled() {
+            return Ok(());
+        }
+        let message = format!(
+            "model '{}' gives several answers to an item, and this call has room for one; use Feed, Scan, ModelStreamInfer or generate_stream",
+            self.loaded.name
+        );
+        Err(Fault::new(FaultKind::Unsupported, message).with_field(field))
+    }
+
     /// The engine's name.
     #[must_use]
     pub fn engine_name(&self) -> &'static str {

@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     clock,
-    domain::{Answer, DropReason, Fault, FaultKind, ItemInputs, ItemTiming, Outcome, Timestamp},
+    domain::{Answer, AnswerPart, DropReason, Fault, FaultKind, ItemInputs, ItemTiming, Outcome, Timestamp},
     telemetry::ModelMetrics,
     vitals::Pulse,
 };
@@ -463,6 +463,11 @@ impl StreamHandle {
         nudge(&nudged);
     }
 
+    /// An answer that is not its item's last has left for the client.
+    pub fn part_taken(&self) {
+        self.mailbox.part_taken();
+    }
+
     /// Moves the answers that have come to the end of `answers`. `Ready` if there were any, or there is room for what was
     /// held back.
     pub fn poll_answers(&self, cx: &mut Context<'_>, answers: &mut VecDeque<Answer>) -> Poll<()> {
@@ -520,6 +525,7 @@ pub(super) fn unrun_answer(item: &Item<ItemInputs>, reason: EndReason, now: Time
     };
     Answer {
         seq: item.ticket,
+        part: AnswerPart::ONLY,
         outcome: Err(fault),
         timing: ItemTiming { arrived: item.arrived, started: now, finished: now, batch_size: 0 },
     }

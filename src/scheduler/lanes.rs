@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock,
-    domain::{Answer, CloseReason, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
+    domain::{Answer, AnswerPart, CloseReason, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
     engine::{CallThreads, EngineError, ItemCall, LaneThreads, Milestones, PaddingCount, Ran, RunError},
     telemetry::{LaneMetrics, ModelMetrics, Seldom},
     threads,
@@ -348,7 +348,7 @@ impl Answers {
             Err(_) => Outcome::Failed,
         });
         let timing = ItemTiming { arrived: entry.item.arrived, started, finished, batch_size };
-        self.answers.push(Answer { seq: entry.item.ticket, outcome, timing });
+        self.answers.push(Answer { seq: entry.item.ticket, part: AnswerPart::ONLY, outcome, timing });
     }
 
     fn end_unrun(&mut self, entry: &LiveEntry, now: Timestamp) {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    sync::atomic::{AtomicUsize, Ordering},
     task::{Context, Poll, Waker},
 };
 
@@ -14,8 +15,14 @@ use crate::domain::{Answer, StateSlot};
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
     inner: Mutex<Inner>,
+    /// Answers before an item's last that were put in and have not left for the client yet.
+    parts: AtomicUsize,
     pub(super) state: StateSlot,
 }
+
+/// As many answers wait as may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoRoom;
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -30,6 +37,21 @@ impl Mailbox {
         let mut inner = self.inner.lock();
         inner.answers.extend(answers);
         inner.waker.take()
+    }
+
+    /// Puts in an answer that is not its item's last, unless `parts_max` of them wait to be read already: then it is dropped.
+    ///
+    /// # Errors
+    /// That there is no room.
+    pub(super) fn deliver_part(&self, answer: Answer, parts_max: usize) -> Result<Option<Waker>, NoRoom> {
+        let counted = |parts: usize| (parts < parts_max).then_some(parts + 1);
+        self.parts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted).map_err(|_| NoRoom)?;
+        Ok(self.deliver([answer]))
+    }
+
+    /// Such an answer has left for the client.
+    pub(super) fn part_taken(&self) {
+        self.parts.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Makes the session look again, without an answer.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     codec::{Segment, WindowPosition},
-    domain::{Fault, ItemInputs, ItemOutputs, ItemTiming, NamedTensor},
+    domain::{AnswerPart, Fault, ItemInputs, ItemOutputs, ItemTiming, NamedTensor},
 };
 
 /// A message of the client.
@@ -47,7 +47,7 @@ pub struct CheckedItem {
 /// What a session tells its client.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The answer to an item.
+    /// An answer to an item.
     Result(ItemResult),
     /// A segment has begun.
     SegmentStarted {
@@ -76,11 +76,13 @@ pub enum Event {
     Completed(Summary),
 }
 
-/// The answer to an item.
+/// An answer to an item: the only one, or one of several.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ItemResult {
     /// Number of the item in its stream.
     pub seq: u64,
+    /// Which of the item's answers it is.
+    pub part: AnswerPart,
     /// The client's id.
     pub id: String,
     /// Where it lies in a raw payload.

@@ -76,6 +76,8 @@ impl Outbox {
         let joins_next = first_of(self.head.get(index)) == Some(seq + 1);
         let previous = index.checked_sub(1).and_then(|previous| self.head.get_mut(previous));
         let joined = match previous {
+            // Several of an item's answers are one result that is missing.
+            Some(Event::Skipped { first_seq, results }) if (*first_seq..*first_seq + *results).contains(&seq) => return,
             Some(Event::Skipped { first_seq, results }) if *first_seq + *results == seq => {
                 *results += 1;
                 true
@@ -119,7 +121,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{ItemOutputs, ItemTiming, Timestamp},
+        domain::{AnswerPart, ItemOutputs, ItemTiming, Timestamp},
         session::ItemResult,
     };
 
@@ -127,7 +129,15 @@ mod tests {
         let now = Timestamp::NEVER;
         let timing = ItemTiming { arrived: now, started: now, finished: now, batch_size: 1 };
         let outcome = Ok(ItemOutputs::new());
-        Event::Result(ItemResult { seq, id: String::new(), window: None, outcome, timing, age: Duration::ZERO })
+        Event::Result(ItemResult {
+            seq,
+            part: AnswerPart::ONLY,
+            id: String::new(),
+            window: None,
+            outcome,
+            timing,
+            age: Duration::ZERO,
+        })
     }
 
     fn flushed(items: u64) -> Event {

@@ -1,7 +1,8 @@
 //! Items between arrival and answer, in the order of the stream.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
+use super::event::ItemResult;
 use crate::{codec::WindowPosition, domain::Answer};
 
 /// An item that has arrived.
@@ -10,10 +11,21 @@ pub(super) struct PendingItem {
     pub(super) id: String,
     pub(super) window: Option<WindowPosition>,
     pub(super) bytes: usize,
+    /// Answers before its last that wait for its turn.
+    pub(super) parts: Vec<Answer>,
     pub(super) answer: PendingAnswer,
 }
 
-/// Whether it has been answered.
+impl PendingItem {
+    /// An answer to it as its client gets it. The last takes the id along.
+    pub(super) fn result(&mut self, answer: Answer) -> ItemResult {
+        let Answer { seq, part, outcome, timing } = answer;
+        let id = if part.last { std::mem::take(&mut self.id) } else { self.id.clone() };
+        ItemResult { seq, part, id, window: self.window, outcome, timing, age: Duration::ZERO }
+    }
+}
+
+/// Whether its last answer is there.
 #[derive(Debug)]
 pub(super) enum PendingAnswer {
     /// Not yet.
@@ -71,14 +83,22 @@ impl PendingItems {
         self.ring.get_mut(index)
     }
 
+    /// What the oldest item has of answers before its last.
+    pub(super) fn take_first_parts(&mut self) -> impl Iterator<Item = ItemResult> {
+        self.ring.front_mut().into_iter().flat_map(|item| {
+            let parts = std::mem::take(&mut item.parts).into_iter();
+            parts.map(|part| item.result(part))
+        })
+    }
+
     /// Takes the oldest item if it has been answered.
-    pub(super) fn pop_answered(&mut self) -> Option<(u64, PendingItem)> {
+    pub(super) fn pop_answered(&mut self) -> Option<PendingItem> {
         if matches!(self.ring.front()?.answer, PendingAnswer::Waiting) {
             return None;
         }
         let item = self.ring.pop_front()?;
         self.bytes -= item.bytes;
         self.first_seq += 1;
-        Some((self.first_seq - 1, item))
+        Some(item)
     }
 }

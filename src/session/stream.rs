@@ -11,7 +11,7 @@ use std::{
 use futures::Stream;
 
 use super::{
-    event::{Event, Inbound, ItemResult, Summary},
+    event::{Event, Inbound, Summary},
     intake::{Arrival, Intake, PayloadKind, item_bytes},
     options::{OnDrain, Order, OverflowPolicy, Place, SessionMetrics, SessionOptions, WhenFull},
     pending::{PendingAnswer, PendingItem, PendingItems},
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock::{self, Due, Moment, Patience},
     codec::{SegmentEvent, SegmentFinder},
-    domain::{Answer, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
+    domain::{Answer, AnswerPart, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
     drain::Drain,
     registry::Model,
     scheduler::{EndReason, Item, StreamHandle, Submitted},
@@ -261,7 +261,7 @@ where
         let seq = self.pending.next_seq();
         self.summary.items += 1;
         let bytes = inputs.as_ref().map_or(0, item_bytes);
-        self.pending.push(PendingItem { id, window, bytes, answer: PendingAnswer::Waiting });
+        self.pending.push(PendingItem { id, window, bytes, parts: Vec::new(), answer: PendingAnswer::Waiting });
         match inputs {
             Ok(inputs) => {
                 let allowed = deadline.or(self.options.default_deadline);
@@ -289,7 +289,7 @@ where
         let now = clock::now();
         self.handle.end_unqueued(outcome, now.since(arrived));
         let timing = ItemTiming { arrived, started: now, finished: now, batch_size: 0 };
-        self.answers.push_back(Answer { seq, outcome: Err(fault), timing });
+        self.answers.push_back(Answer { seq, part: AnswerPart::ONLY, outcome: Err(fault), timing });
     }
 
     /// Answers items that expired while they waited for room.
@@ -320,6 +320,10 @@ where
     /// Turns answers into events.
     fn absorb_answers(&mut self) {
         while let Some(answer) = self.answers.pop_front() {
+            if !answer.part.last {
+                self.absorb_part(answer);
+                continue;
+            }
             let share = answer.timing.finished.since(answer.timing.started).checked_div(answer.timing.batch_size);
             self.summary.compute += share.unwrap_or_default();
             self.summary.queue += answer.timing.started.since(answer.timing.arrived);
@@ -333,37 +337,39 @@ where
             item.answer = match given {
                 None => PendingAnswer::Ready(answer),
                 Some(value) => {
-                    let result = ItemResult {
-                        seq,
-                        id: std::mem::take(&mut item.id),
-                        window: item.window,
-                        outcome: answer.outcome,
-                        timing: answer.timing,
-                        age: Duration::ZERO,
-                    };
-                    self.events.push_back(Event::Result(result));
+                    self.events.push_back(Event::Result(item.result(answer)));
                     PendingAnswer::Given(value)
                 }
             };
         }
         self.pass_marks();
-        while let Some((seq, item)) = self.pending.pop_answered() {
-            let value = match item.answer {
+        while let Some(mut item) = self.pending.pop_answered() {
+            let value = match std::mem::replace(&mut item.answer, PendingAnswer::Waiting) {
                 PendingAnswer::Waiting => None,
                 PendingAnswer::Given(value) => value,
                 PendingAnswer::Ready(answer) => {
                     let value = self.post_processed(&answer);
-                    let Answer { outcome, timing, .. } = answer;
-                    let (id, window, age) = (item.id, item.window, Duration::ZERO);
-                    self.events.push_back(Event::Result(ItemResult { seq, id, window, outcome, timing, age }));
+                    self.events.push_back(Event::Result(item.result(answer)));
                     value
                 }
             };
+            self.events.extend(self.pending.take_first_parts().map(Event::Result));
             if let (Some(finder), Some(window)) = (&mut self.segments, item.window) {
                 let found = finder.push(value, &window);
                 self.events.extend(found.into_iter().map(segment_event));
             }
             self.pass_marks();
+        }
+    }
+
+    /// An answer that is not its item's last: it goes out if the item's turn has come, and waits for that otherwise.
+    fn absorb_part(&mut self, answer: Answer) {
+        let is_its_turn = self.options.order == Order::AsReady || answer.seq == self.pending.first_seq();
+        let Some(item) = self.pending.get_mut(answer.seq) else { return };
+        if is_its_turn {
+            self.events.push_back(Event::Result(item.result(answer)));
+        } else {
+            item.parts.push(answer);
         }
     }
 
@@ -473,10 +479,14 @@ where
         match event {
             Event::Result(result) => {
                 result.age = clock::now().since(result.timing.arrived);
-                self.handle.metrics().item_time.record(result.age);
+                if result.part.last {
+                    self.handle.metrics().item_time.record(result.age);
+                } else {
+                    self.handle.part_taken();
+                }
                 match &result.outcome {
                     Ok(outputs) => {
-                        self.summary.ok += 1;
+                        self.summary.ok += u64::from(result.part.last);
                         self.metrics.method.bytes_out.increment(outputs.iter().map(|output| output.data().len() as u64).sum());
                     }
                     Err(fault) => {
@@ -516,13 +526,13 @@ where
 
 fn silent_for(timeout: Duration) -> Fault {
     let message = format!(
-        "no message for {timeout:?} (session.idle_timeout_s); a quiet stream needs a keepalive (Feed) or an empty chunk (Upload) now and then"
+        "no message for {timeout:?} (session.idle_timeout_s); a quiet stream needs a sign of life now and then: a keepalive, or an empty chunk"
     );
     Fault::new(FaultKind::Expired, message).with_limit("session.idle_timeout_s", timeout.as_secs())
 }
 
 fn call_expired() -> Fault {
-    Fault::new(FaultKind::Expired, "the deadline of the whole call (grpc-timeout) passed")
+    Fault::new(FaultKind::Expired, "the deadline of the whole call passed")
 }
 
 fn draining() -> Fault {

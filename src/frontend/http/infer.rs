@@ -42,7 +42,7 @@ async fn answer(api: &Api, target: Target, sent: Sent) -> Result<Response, Refus
     request.version = target.version;
     let response = api.open_inference.infer(&api.infer, request, api.caller(&headers)).await?;
     let json_bytes = response::json_bytes(&response, &binary);
-    side.run_long(json_bytes, move || response::encode(&response, &binary)).await.map_err(count)
+    side.run_long(json_bytes, move || response::encode(&response, &binary)).await.map_err(|fault| count(fault).into())
 }
 
 /// Length of the JSON at the beginning of the body, if the client says that other things follow it.

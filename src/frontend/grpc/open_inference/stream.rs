@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     clock::{self, Due, Moment, Patience},
-    domain::{Fault, FaultKind, Timestamp},
+    domain::{AnswerPart, Fault, FaultKind, Timestamp},
     frontend::grpc::wire::InferRequestBytes,
     open_inference::{Conversation, OpenInference, Reply},
     proto::inference::{ModelInferResponse, ModelStreamInferResponse},
@@ -161,12 +161,15 @@ impl InferStream {
         self.conversation.finish();
     }
 
-    fn message(&self, Reply { tag: form, result }: Reply<ReplyForm>) -> Result<ModelStreamInferResponse, Status> {
+    fn message(&self, Reply { tag: form, part, result }: Reply<ReplyForm>) -> Result<ModelStreamInferResponse, Status> {
         match result {
-            Ok(response) => Ok(ModelStreamInferResponse {
-                infer_response: Some(wire::encode(response, &form)),
-                ..ModelStreamInferResponse::default()
-            }),
+            Ok(response) => {
+                let mut message = wire::encode(response, &form);
+                if part != AnswerPart::ONLY {
+                    wire::set_final(&mut message, part.last);
+                }
+                Ok(ModelStreamInferResponse { infer_response: Some(message), ..ModelStreamInferResponse::default() })
+            }
             Err(fault) if self.rules.ends_on_fault => Err(status_of(&fault)),
             Err(fault) => Ok(ModelStreamInferResponse {
                 error_message: fault.message().to_owned(),

@@ -186,9 +186,14 @@ pub(super) fn encode(response: InferResponse, form: &ReplyForm) -> ModelInferRes
         ..ModelInferResponse::default()
     };
     if form.wants_final {
-        message.parameters.insert(FINAL_RESPONSE.to_owned(), choice(ParameterChoice::BoolParam(true)));
+        set_final(&mut message, true);
     }
     message
+}
+
+/// Says of a response whether it is the last to its request.
+pub(super) fn set_final(message: &mut ModelInferResponse, last: bool) {
+    message.parameters.insert(FINAL_RESPONSE.to_owned(), choice(ParameterChoice::BoolParam(last)));
 }
 
 fn output_tensor(output: OutputTensor, form: &ReplyForm, raw: &mut Vec<Bytes>) -> InferOutputTensor {

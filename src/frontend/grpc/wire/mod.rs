@@ -66,7 +66,7 @@ mod tests {
     use super::*;
     use crate::{
         codec::WindowPosition,
-        domain::{Datatype, Fault, ItemTiming, NamedTensor, Signature, Tensor, TensorSpec, Timestamp},
+        domain::{AnswerPart, Datatype, Fault, ItemTiming, NamedTensor, Signature, Tensor, TensorSpec, Timestamp},
         frontend::grpc::status::item_status_of,
         proto::{parcel, v1},
         session::{Inbound, ItemRequest, ItemResult},
@@ -242,6 +242,7 @@ mod tests {
             failed in any::<bool>(),
             (arrived, waited, took) in (0_u64..1 << 40, 0_u64..1 << 40, 0_u64..1 << 40),
             batch_size in 0_u32..300,
+            (part, last) in (0_u32..300, any::<bool>()),
         ) -> ItemResult {
             let outputs = outputs.into_iter().enumerate().map(|(index, shape)| {
                 let data = vec![index as u8; shape.iter().product::<usize>() * 4];
@@ -252,7 +253,7 @@ mod tests {
             let timing =
                 ItemTiming { arrived: at(arrived), started: at(arrived + waited), finished: at(arrived + waited + took), batch_size };
             let window = window.map(|(index, start_sample, end_sample)| WindowPosition { index, start_sample, end_sample });
-            ItemResult { seq, id, window, outcome, timing, age: Duration::from_nanos(waited + took) }
+            ItemResult { seq, part: AnswerPart { number: part, last }, id, window, outcome, timing, age: Duration::from_nanos(waited + took) }
         }
     }
 
@@ -295,6 +296,8 @@ mod tests {
                 age_ns: nanos(result.age),
                 batch_size: timing.batch_size,
             }),
+            part: result.part.number,
+            last: result.part.last,
         }
     }
 

@@ -74,6 +74,8 @@ impl Answered {
             + self.window().map_or(0, |window| framed_bytes(numbers_bytes(&window)))
             + framed_bytes(outcome_bytes)
             + self.timing().map_or(0, |timing| framed_bytes(numbers_bytes(&timing)))
+            + number_bytes(self.result.part.number.into())
+            + number_bytes(self.result.part.last.into())
     }
 
     fn write(&self, to: &mut Writer<'_, impl BufMut>) {
@@ -97,6 +99,8 @@ impl Answered {
             to.frame(6, numbers_bytes(&timing));
             to.numbers(&timing);
         }
+        to.number(7, self.result.part.number.into());
+        to.number(8, self.result.part.last.into());
     }
 }
 
