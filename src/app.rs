@@ -39,7 +39,7 @@ use crate::{
     drain::{Drain, Phase},
     engine::{self, ENGINES, LaneThreads},
     frontend::{
-        Bounds, Shutdown, Surroundings, WebRules,
+        Bounds, WebRules,
         admin::{self, AdminHandle, AdminSource, Readiness},
         grpc::GrpcServer,
         http::HttpServer,
@@ -56,6 +56,7 @@ use crate::{
     service::Service,
     telemetry::Telemetry,
     threads,
+    transport::{Shutdown, Surroundings},
     vitals::{Liveness, Part, Vitals},
 };
 

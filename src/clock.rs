@@ -1,4 +1,6 @@
-//! The one place that reads the machine's clocks.
+//! The one place that reads clocks: the machine's here, the runtime's in [`Patience`].
+
+mod patience;
 
 use std::{
     fs::File,
@@ -8,6 +10,8 @@ use std::{
 };
 
 use crate::domain::Timestamp;
+
+pub use patience::{Due, Moment, Patience};
 
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 static ORIGIN: LazyLock<(Instant, SystemTime)> = LazyLock::new(|| (Instant::now(), SystemTime::now()));

@@ -146,13 +146,14 @@ enum Verdict {
 }
 
 impl Port {
-    /// A place for a connection from `ip`, waited for if all have calls.
+    /// A place for a connection from `ip`, waited for if all have calls. One without an address comes from this machine.
     ///
     /// # Errors
     /// [`NoPlace`] if the address has its share.
-    pub async fn admit(&self, ip: IpAddr) -> Result<Connection, NoPlace> {
+    pub async fn admit(&self, ip: Option<IpAddr>) -> Result<Connection, NoPlace> {
         let proxies = self.all.proxies.get().map_or(&[][..], Vec::as_slice);
-        let peer = Peer { connection: self.all.made.fetch_add(1, Ordering::Relaxed) + 1, address: Address::of(ip, proxies) };
+        let address = ip.map_or(Address::Local, |ip| Address::of(ip, proxies));
+        let peer = Peer { connection: self.all.made.fetch_add(1, Ordering::Relaxed) + 1, address };
         // Before the look at who is idle, in the order that all see, so that whoever becomes idle after it sees this.
         self.places.awaited.store(true, Ordering::SeqCst);
         let admitted = loop {
@@ -353,7 +354,7 @@ mod tests {
 
     /// `None` if it would have to wait.
     fn admit(port: &Port, ip: &str) -> Option<Result<Connection, NoPlace>> {
-        port.admit(ip.parse().expect("an address")).now_or_never()
+        port.admit(Some(ip.parse().expect("an address"))).now_or_never()
     }
 
     fn admitted(port: &Port, ip: &str) -> Connection {
@@ -383,7 +384,7 @@ mod tests {
         let (_, port) = port(2);
         let connections = [(); 2].map(|()| admitted(&port, HERE));
         let mut calls = connections.each_ref().map(|connection| Some(connection.calls().begin()));
-        let waiting = port.admit(HERE.parse().expect("an address"));
+        let waiting = port.admit(Some(HERE.parse().expect("an address")));
         tokio::pin!(waiting);
         assert!(waiting.as_mut().now_or_never().is_none());
         calls[1] = None;

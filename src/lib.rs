@@ -30,4 +30,5 @@ pub mod side;
 pub mod signals;
 pub mod telemetry;
 pub mod threads;
+pub mod transport;
 pub mod vitals;

@@ -15,7 +15,7 @@ use tidemill::{
     domain::Fault,
     drain::Drain,
     engine::{EngineChoice, LaneThreads},
-    frontend::{Bounds, Shutdown, grpc::GrpcServer, http::HttpServer},
+    frontend::{Bounds, grpc::GrpcServer, http::HttpServer},
     open_inference::OpenInference,
     proof::Store,
     proto::inference::{
@@ -25,6 +25,7 @@ use tidemill::{
     scheduler::ModelKey,
     service::Service,
     telemetry::Telemetry,
+    transport::Shutdown,
     vitals::Vitals,
 };
 use tokio::{

@@ -1,28 +1,22 @@
 //! The operator's door: `/metrics`, `/livez`, `/readyz` over HTTP/1.1.
 //!
 //! It runs on an OS thread and a runtime of its own, so that it answers while the data plane is saturated, and it is the last to
-//! close. It knows no model and no client; it is told whether the models are ready.
+//! close. It knows no model and no client; whether the models are ready is for its owner to say.
 //!
-//! Probes are answered whoever else is connected: every connection is accepted, and where there are too many, the one that has been
-//! silent or unread longest is closed ([`Places`]). What takes long, the page of metrics, is made on another thread ([`Scrapes`]).
+//! Probes are answered whoever else is connected ([`probes`]). What takes long, the page of metrics, is made on another thread
+//! ([`Scrapes`]).
 //!
 //! # SHUTDOWN
-//! [`AdminHandle::close`] stops accepting, lets each connection finish the response that it is writing, for at most
-//! [`GRACE`], and returns when the thread is done. Dropping the handle asks for the same and does not wait.
+//! [`AdminHandle::close`] stops accepting, lets each connection finish the response that it is writing, for at most two seconds, and
+//! returns when the thread is done. Dropping the handle asks for the same and does not wait.
 
-mod places;
 mod scrapes;
 
 use std::{
-    future::poll_fn,
     io,
     net::{SocketAddr, TcpListener},
-    panic::AssertUnwindSafe,
-    pin::Pin,
     sync::{Arc, mpsc},
-    task::Poll,
     thread,
-    time::Duration,
 };
 
 use axum::{
@@ -33,48 +27,27 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use futures::FutureExt as _;
-use hyper::{body::Incoming, server::conn::http1};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use serde::Serialize;
 use tokio::{
-    net::TcpStream,
     runtime::{self, Runtime},
-    select,
     sync::oneshot,
-    task::yield_now,
-    time::{sleep, timeout},
 };
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
-use tower::ServiceExt as _;
 
 use crate::{
     clock,
     drain::{Drain, Phase},
-    frontend::{
-        ending::EndingBody,
-        web::{Guarded, WebRules},
-    },
+    frontend::web::WebRules,
     telemetry::{Seldom, Telemetry},
+    transport::{
+        Io as _, Listener, Shutdown,
+        probes::{self, Places},
+    },
     vitals::{Liveness, Part, Stall, Vitals},
 };
 
-use places::{Noted, Place, Places};
 use scrapes::Scrapes;
 
 const HEADER_BYTES_MAX: usize = 16 * 1024;
-/// After which a connection is closed, so that one that reads slowly does not hold its place for ever.
-const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
-/// How long a connection that is to close may take to finish its response.
-pub const GRACE: Duration = Duration::from_secs(2);
-/// Accepting fails when descriptors run out; trying again at once would spin.
-const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Whether the server should be sent work, as `/readyz` says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -145,8 +118,18 @@ impl AdminSource {
 #[derive(Debug)]
 pub struct AdminHandle {
     address: SocketAddr,
-    stop: DropGuard,
+    stop: CloseOnDrop,
     done: oneshot::Receiver<()>,
+}
+
+/// Closes the port when it is dropped.
+#[derive(Debug)]
+struct CloseOnDrop(Shutdown);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl AdminHandle {
@@ -171,8 +154,8 @@ impl AdminHandle {
 pub fn spawn(listener: TcpListener, source: AdminSource, connections_max: usize) -> io::Result<AdminHandle> {
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
-    let stop = CancellationToken::new();
-    let stopped = stop.clone();
+    let stop = CloseOnDrop(Shutdown::default());
+    let shutdown = stop.0.clone();
     let (running, done) = oneshot::channel();
     let (preparing, prepared) = mpsc::sync_channel(1);
     // Besides the lanes and the log this is the one thread that is not the runtime's: its answers must not wait for the data plane.
@@ -185,14 +168,14 @@ pub fn spawn(listener: TcpListener, source: AdminSource, connections_max: usize)
             return;
         }
         let vital = source.vitals.clone().watch(Part::Admin);
-        runtime.block_on(serve(listener, source, connections_max, stopped));
+        runtime.block_on(serve(listener, source, connections_max, shutdown));
         vital.end();
         // Not by dropping it, which would wait for a page of metrics that never comes to be.
         runtime.shutdown_background();
         drop(running);
     })?;
     prepared.recv().unwrap_or_else(|_| Err(io::Error::other("its thread ended")))?;
-    Ok(AdminHandle { address, stop: stop.drop_guard(), done })
+    Ok(AdminHandle { address, stop, done })
 }
 
 /// The runtime, and the listener as one of its own. To be called where no other runtime is: dropping one within another panics.
@@ -204,92 +187,18 @@ fn prepare(listener: TcpListener) -> io::Result<(Runtime, tokio::net::TcpListene
     Ok((runtime, listener))
 }
 
-/// Accepts connections until it is stopped; a panic does not end it.
-async fn serve(listener: tokio::net::TcpListener, source: AdminSource, connections_max: usize, stop: CancellationToken) {
-    let mut restarts = source.vitals.restarts(Part::Admin);
-    let places = Arc::new(Places::new(connections_max));
+/// Serves until it is told to stop, and all connections have ended.
+async fn serve(socket: tokio::net::TcpListener, source: AdminSource, connections_max: usize, shutdown: Shutdown) {
+    let (web, vitals, places) = (source.web.clone(), source.vitals.clone(), Arc::new(Places::new(connections_max)));
     let scrapes = Arc::new(Scrapes::new(source.telemetry.clone(), Arc::clone(&source.refresh), Arc::clone(&places)));
-    let web = source.web.clone();
     let router = router(Api { source, scrapes, stalls: Arc::default() });
-    let connections = TaskTracker::new();
-    while AssertUnwindSafe(accept(&listener, &places, &web, &router, &connections, &stop)).catch_unwind().await.is_err() {
-        if !restarts.again(clock::now()) {
-            break;
-        }
-    }
-    drop(listener);
-    connections.close();
-    connections.wait().await;
-}
-
-async fn accept(
-    listener: &tokio::net::TcpListener,
-    places: &Arc<Places>,
-    web: &WebRules,
-    router: &Router,
-    connections: &TaskTracker,
-    stop: &CancellationToken,
-) {
-    let failures = Seldom::default();
-    loop {
-        let accepted = select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                Part::Admin.may_fail();
-                let place = places.enter();
-                let service = web.on(&stream).guard(router.clone());
-                connections.spawn(converse(stream, place, service, stop.clone()));
-            }
-            Err(error) => {
-                // If descriptors have run out, that may give one back.
-                places.close_longest();
-                if let Some(left_out) = failures.due(clock::now()) {
-                    tracing::warn!(%error, left_out, "the admin server could not accept a connection");
-                }
-                sleep(ACCEPT_RETRY).await;
-            }
-        }
-        // Lets connections that have to go do so before others are accepted in their place.
-        yield_now().await;
-    }
-}
-
-async fn converse(stream: TcpStream, place: Place, router: Guarded<Router>, stop: CancellationToken) {
-    let note = place.note();
-    let (begins, ends) = (Arc::clone(&note), Arc::clone(&note));
-    let service = router
-        .map_request(move |request: http::Request<Incoming>| {
-            begins.answers();
-            request.map(Body::new)
+    let listener = Listener { socket, part: Part::Admin, places, vitals, shutdown: shutdown.clone() };
+    listener
+        .serve(|io, place| {
+            let service = web.on(io.local_ip()).guard(router.clone());
+            probes::converse(io, place, service, HEADER_BYTES_MAX, shutdown.clone())
         })
-        .map_response(move |response: http::Response<Body>| {
-            let note = Arc::clone(&ends);
-            // The beginning of the wait for another request.
-            response.map(|body| EndingBody::new(body, move || note.answered()))
-        });
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HEADER_BYTES_MAX);
-    let socket = TokioIo::new(Noted::new(stream, Arc::clone(&note)));
-    let mut connection = builder.serve_connection(socket, TowerToHyperService::new(service));
-    let mut patience = places::Patience::default();
-    let lapse = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
-        Poll::Ready(ended) => Poll::Ready(Some(ended)),
-        Poll::Pending => patience.poll_lapse(&note, cx).map(|()| None),
-    });
-    let ended = select! {
-        ended = lapse => ended,
-        () = place.told_to_leave() => None,
-        () = async { select! { () = stop.cancelled() => {}, () = sleep(CONNECTION_LIFETIME) => {} } } => {
-            Pin::new(&mut connection).graceful_shutdown();
-            timeout(GRACE, connection).await.ok()
-        }
-    };
-    if let Some(Err(error)) = ended {
-        tracing::debug!(%error, "an admin connection broke off");
-    }
+        .await;
 }
 
 /// What handlers share.
@@ -310,7 +219,7 @@ fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// What a scrape is told that finds metrics switched off.
+/// The answer to a scrape where metrics are switched off.
 const METRICS_OFF: &str = "there are no metrics: the server was started with metrics.enabled = false\n";
 
 async fn index() -> &'static str {
@@ -366,10 +275,14 @@ mod tests {
     use std::{
         io::{Read as _, Write as _},
         sync::LazyLock,
+        time::Duration,
     };
 
     use axum::{body, http::Request};
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+    };
     use tower::ServiceExt as _;
 
     use super::*;

@@ -1,10 +1,10 @@
 //! What bounds the ports for clients together, whatever they speak.
 
-use super::transfer::Transfer;
 use crate::{
     config::{Config, MessageConfig},
     side::SideThreads,
     telemetry::ServerMetrics,
+    transport::Transfer,
 };
 
 /// The budget, the threads and the limits that the ports share, and what is counted for them. Clones are the same.

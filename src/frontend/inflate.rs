@@ -8,11 +8,10 @@ use std::io::{self, Read};
 use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress, Status, read::MultiGzDecoder};
 
-use super::{
-    pieces::Pieces,
-    transfer::{Account, Charge},
+use crate::{
+    domain::{Fault, FaultKind},
+    transport::{Account, Charge, Pieces},
 };
-use crate::domain::{Fault, FaultKind};
 
 /// From so many inflated bytes on, there may not be too many for a compressed one.
 const RATIO_BYTES_MIN: usize = 1 << 20;
@@ -169,7 +168,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{domain::Peer, frontend::transfer::Transfer, telemetry::Gauge};
+    use crate::{domain::Peer, telemetry::Gauge, transport::Transfer};
 
     const ALL: [Encoding; 3] = [Encoding::Gzip, Encoding::Deflate, Encoding::Zstd];
 

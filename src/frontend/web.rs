@@ -16,6 +16,7 @@
 use std::{
     convert::Infallible,
     future::{Ready, ready},
+    net::IpAddr,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
@@ -26,7 +27,6 @@ use axum::{
 };
 use futures::future::Either;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header};
-use tokio::net::TcpStream;
 use tower::Service;
 
 use crate::{
@@ -76,11 +76,10 @@ impl WebRules {
         Self { inner: Arc::new(Inner { hosts, origins, own_name, refusals: Seldom::default() }) }
     }
 
-    /// The rules for what comes on this connection.
-    pub(super) fn on(&self, connection: &TcpStream) -> WebCheck {
-        // Without an address the connection has ended already.
-        let over_loopback = connection.local_addr().map_or(true, |address| is_loopback(address.ip()));
-        self.over(over_loopback)
+    /// The rules for what comes on a connection that arrived at this address.
+    pub(super) fn on(&self, local_ip: Option<IpAddr>) -> WebCheck {
+        // What arrives without an address comes from this machine, or its connection has ended already.
+        self.over(local_ip.is_none_or(is_loopback))
     }
 
     fn over(&self, loopback: bool) -> WebCheck {

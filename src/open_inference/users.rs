@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn connect(port: &Port) -> Connection {
-        let admitted = port.admit([127, 0, 0, 1].into()).now_or_never();
+        let admitted = port.admit(Some([127, 0, 0, 1].into())).now_or_never();
         admitted.expect("without waiting").expect("a place")
     }
 

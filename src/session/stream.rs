@@ -5,10 +5,10 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use futures::Stream;
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     event::{Event, Inbound, ItemResult, Summary},
@@ -18,7 +18,7 @@ use super::{
     pending::{PendingAnswer, PendingItem, PendingItems},
 };
 use crate::{
-    clock,
+    clock::{self, Due, Moment, Patience},
     codec::{SegmentEvent, SegmentFinder},
     device::{StreamHandle, Submitted},
     domain::{Answer, AnswerPart, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
@@ -72,8 +72,8 @@ pub struct Session<I> {
     segments: Option<SegmentFinder>,
     summary: Summary,
     opened: Timestamp,
-    heard: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
+    heard: Moment,
+    patience: Patience,
     stalled: Option<GaugeGuard>,
     done: bool,
 }
@@ -125,8 +125,8 @@ where
             segments,
             summary: Summary::default(),
             opened: clock::now(),
-            heard: Instant::now(),
-            timer: None,
+            heard: Moment::now(),
+            patience: Patience::new(),
             stalled: None,
             done: false,
         })
@@ -215,7 +215,7 @@ where
             }
         }
         if heard {
-            self.heard = Instant::now();
+            self.heard = Moment::now();
         }
         self.note_stall();
         Ok(())
@@ -426,41 +426,24 @@ where
         Some(Ok(Event::Completed(self.summary)))
     }
 
-    /// Ends the session if its time is over or its client is silent.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Option<(StreamEnd, Fault)> {
-        loop {
-            let now = Instant::now();
-            let left = self.options.ends_at.since(clock::now());
-            if self.options.ends_at != Timestamp::NEVER && left.is_zero() {
-                return Some((StreamEnd::Expired, call_expired()));
+    /// How the session ends if its time is over or its client is silent.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<(StreamEnd, Fault)> {
+        let Self { patience, options, input, pending, heard, .. } = self;
+        let silent = matches!(input, Input::Open) && pending.is_empty();
+        patience.poll(cx, |now| {
+            let left = (options.ends_at != Timestamp::NEVER).then(|| options.ends_at.since(clock::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Due::Now((StreamEnd::Expired, call_expired()));
             }
-            let silent = matches!(self.input, Input::Open) && self.pending.is_empty();
-            let idle_at = self.options.idle_timeout.map(|timeout| if silent { self.heard + timeout } else { now + timeout });
-            if let (Some(idle_at), Some(timeout)) = (idle_at, self.options.idle_timeout)
-                && idle_at <= now
-            {
-                let message = format!(
-                    "no message for {timeout:?} (session.idle_timeout_s); a quiet stream needs a sign of life now and then: a keepalive, or an empty chunk"
-                );
-                let fault = Fault::new(FaultKind::Expired, message).with_limit("session.idle_timeout_s", timeout.as_secs());
-                return Some((StreamEnd::Idle, fault));
+            let ends_at = left.map(|left| now + left);
+            let idle_at = options.idle_timeout.map(|timeout| (if silent { *heard + timeout } else { now + timeout }, timeout));
+            match (idle_at, ends_at) {
+                (Some((idle_at, timeout)), _) if idle_at <= now => Due::Now((StreamEnd::Idle, silent_for(timeout))),
+                (Some((idle_at, _)), ends_at) => Due::At(ends_at.map_or(idle_at, |ends_at| ends_at.min(idle_at))),
+                (None, Some(ends_at)) => Due::At(ends_at),
+                (None, None) => Due::Never,
             }
-            let ends_at = (self.options.ends_at != Timestamp::NEVER).then(|| now + left);
-            let next = [idle_at, ends_at].into_iter().flatten().min()?;
-            match &mut self.timer {
-                // An earlier timer stays: when it fires, the loop sets it anew. So a message costs no timer operation.
-                Some(timer) if timer.deadline() <= next || timer.is_elapsed() => {}
-                Some(timer) => timer.as_mut().reset(next),
-                empty => *empty = Some(Box::pin(sleep_until(next))),
-            }
-            let timer = self.timer.as_mut()?;
-            if timer.is_elapsed() {
-                timer.as_mut().reset(next);
-            }
-            if timer.as_mut().poll(cx).is_pending() {
-                return None;
-            }
-        }
+        })
     }
 
     /// The next event, not handed out yet: who takes it says so by [`Session::hand_out`] when it leaves.
@@ -489,10 +472,8 @@ where
             if came || answered {
                 continue;
             }
-            if let Some((end, fault)) = self.poll_timer(cx) {
-                return Poll::Ready(Some(self.end_with(end, fault)));
-            }
-            return Poll::Pending;
+            let (end, fault) = ready!(self.poll_timer(cx));
+            return Poll::Ready(Some(self.end_with(end, fault)));
         }
     }
 
@@ -552,6 +533,13 @@ where
         }
         Poll::Ready(event)
     }
+}
+
+fn silent_for(timeout: Duration) -> Fault {
+    let message = format!(
+        "no message for {timeout:?} (session.idle_timeout_s); a quiet stream needs a sign of life now and then: a keepalive, or an empty chunk"
+    );
+    Fault::new(FaultKind::Expired, message).with_limit("session.idle_timeout_s", timeout.as_secs())
 }
 
 fn call_expired() -> Fault {

@@ -303,19 +303,6 @@ fn a_forbidden_import_is_found_however_it_is_written() {
 
 // ---- Circles ----------------------------------------------------------------------------------------------------------------
 
-/// Files that import each other and are yet to be parted; none is to be added. A list goes once its files no longer do.
-const CIRCLES_LEFT: [&[&str]; 1] = [
-    // The table of routes names the handlers, and these take what the table defines.
-    &[
-        "src/frontend/http/body.rs",
-        "src/frontend/http/generate.rs",
-        "src/frontend/http/infer.rs",
-        "src/frontend/http/repository.rs",
-        "src/frontend/http/routes.rs",
-        "src/frontend/http/shared_memory.rs",
-    ],
-];
-
 /// A module, by the names from the crate's root down to it.
 type Module = Vec<String>;
 
@@ -430,15 +417,10 @@ fn circles(sources: &[Source]) -> BTreeSet<Vec<String>> {
 
 #[test]
 fn no_files_import_each_other() {
-    let found = circles(&sources("src"));
-    let left: BTreeSet<Vec<String>> =
-        CIRCLES_LEFT.iter().map(|files| files.iter().map(|file| (*file).to_owned()).collect()).collect();
-    let new = found
-        .difference(&left)
-        .map(|files| format!("{} import each other: what they share belongs in a file of its own", files.join(", ")));
-    let gone =
-        left.difference(&found).map(|files| format!("CIRCLES_LEFT lists {}, which are no circle any more", files.join(", ")));
-    assert_none(new.chain(gone));
+    let found = circles(&sources("src")).into_iter();
+    assert_none(
+        found.map(|files| format!("{} import each other: what they share belongs in a file of its own", files.join(", "))),
+    );
 }
 
 #[test]
@@ -475,6 +457,108 @@ fn a_circle_is_found_however_it_is_written() {
     }
     let parts = [("src/a/mod.rs", "mod one;\nuse one::One;\npub struct Own;"), ("src/a/one.rs", "use super::Own;")];
     assert_eq!(circles(&parts.map(|(path, text)| Source::new(path, text))), BTreeSet::new(), "a part looks to its whole");
+}
+
+// ---- Front ends and transport -----------------------------------------------------------------------------------------------
+
+/// The path from the crate's root, wherever it leads; `None` if it does not say where it begins.
+fn absolute(source: &Source, written: &Written) -> Option<Vec<String>> {
+    let (segments, module) = (&written.segments, source.module());
+    let ups = segments.iter().take_while(|segment| *segment == "super").count();
+    match segments[0].as_str() {
+        "crate" => Some(segments[1..].to_vec()),
+        "self" | "super" => {
+            // Inline modules come first.
+            let kept = (module.len() + written.inline_modules).checked_sub(ups)?;
+            let above = module.into_iter().take(kept).map(str::to_owned);
+            Some(above.chain(segments[ups.max(1)..].iter().cloned()).collect())
+        }
+        _ => None,
+    }
+}
+
+/// Which front end a path below the crate's root belongs to.
+fn front_end<'a>(path: &'a [impl AsRef<str>], all: &BTreeSet<String>) -> Option<&'a str> {
+    let [frontend, name, ..] = path else { return None };
+    (frontend.as_ref() == "frontend" && all.contains(name.as_ref())).then(|| name.as_ref())
+}
+
+fn front_end_complaints(source: &Source, all: &BTreeSet<String>) -> Vec<String> {
+    let module = source.module();
+    if module.first() != Some(&"frontend") {
+        return Vec::new();
+    }
+    let own = front_end(&module, all);
+    let imports = paths(source).into_iter().filter_map(|written| Some((written.line, absolute(source, &written)?)));
+    let foreign = imports.filter(|(_, import)| front_end(import, all).is_some_and(|other| Some(other) != own));
+    foreign.map(|(line, import)| format!("{}:{line}: uses the front end `{}`", source.path, import.join("::"))).collect()
+}
+
+#[test]
+fn front_ends_know_nothing_of_one_another() {
+    let sources = sources("src/frontend");
+    let folder = |source: &Source| Some(source.path.strip_prefix("src/frontend/")?.split_once('/')?.0.to_owned());
+    let all: BTreeSet<_> = sources.iter().filter_map(folder).collect();
+    assert!(all.len() > 2, "the front ends were not found: {all:?}");
+    assert_none(sources.iter().flat_map(|source| front_end_complaints(source, &all)));
+}
+
+#[test]
+fn a_front_end_that_uses_another_is_found() {
+    let all = BTreeSet::from(["one", "two"].map(str::to_owned));
+    let complaints = |path: &str, text: &str| front_end_complaints(&Source::new(path, text), &all).len();
+    for allowed in ["use super::super::shared;", "use crate::frontend::{Shared, one::Thing};", "use super::two;"] {
+        assert_eq!(complaints("src/frontend/one/part.rs", allowed), 0, "{allowed}");
+    }
+    for forbidden in [
+        "use crate::frontend::two::Thing;",
+        "use super::super::two::Thing;",
+        "use crate::frontend::{Shared, two};",
+        "mod inner { use super::super::super::two::Thing; }",
+    ] {
+        assert_eq!(complaints("src/frontend/one/part.rs", forbidden), 1, "{forbidden}");
+    }
+    assert_eq!(complaints("src/frontend/one/mod.rs", "use super::two::Thing;"), 1);
+    assert_eq!(complaints("src/frontend/shared.rs", "use super::two::Thing;"), 1, "what is shared knows no front end either");
+    assert_eq!(complaints("src/app.rs", "use crate::frontend::{one, two};"), 0);
+}
+
+// ---- Clocks -----------------------------------------------------------------------------------------------------------------
+
+/// Files other than `clock` that may read the runtime's clock: tests, which pause it, and a client's screen.
+fn may_read_the_runtimes_clock(path: &str) -> bool {
+    path.starts_with("src/clock/") || path.starts_with("src/cli/") || path.ends_with("/tests.rs")
+}
+
+fn clock_complaints(source: &Source) -> Vec<String> {
+    if may_read_the_runtimes_clock(&source.path) {
+        return Vec::new();
+    }
+    let is_runtimes = |written: &Written| {
+        let segments: Vec<_> = written.segments.iter().map(String::as_str).collect();
+        matches!(segments[..], ["tokio", "time", "Instant", ..] | ["time", "Instant", ..])
+    };
+    let found = paths(source).into_iter().filter(|written| !written.in_tests && is_runtimes(written));
+    found.map(|written| format!("{}:{}: reads the runtime's clock; see `clock::Patience`", source.path, written.line)).collect()
+}
+
+#[test]
+fn the_clock_of_the_runtime_is_read_in_one_place() {
+    assert_none(sources("src").iter().flat_map(clock_complaints));
+}
+
+#[test]
+fn a_second_reader_of_the_runtimes_clock_is_found() {
+    let found = |path: &str, text: &str| clock_complaints(&Source::new(path, text)).len();
+    for reader in [
+        "use tokio::time::{Instant, sleep};",
+        "fn f() { tokio::time::Instant::now(); }",
+        "use tokio::time; fn f(at: time::Instant) {}",
+    ] {
+        assert_eq!(found("src/session/stream.rs", reader), 1, "{reader}");
+        assert_eq!(found("src/clock/patience.rs", reader), 0, "{reader}");
+    }
+    assert_eq!(found("src/a.rs", "use tokio::time::sleep;\n#[cfg(test)]\nmod tests { use tokio::time::Instant; }"), 0);
 }
 
 // ---- Files ------------------------------------------------------------------------------------------------------------------

@@ -16,8 +16,7 @@ use futures::{
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::places::Places;
-use crate::{telemetry::Telemetry, threads};
+use crate::{telemetry::Telemetry, threads, transport::probes::Places};
 
 /// Pages that may be held by connections at once.
 const PAGES_MAX: usize = 4;

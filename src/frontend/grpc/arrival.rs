@@ -44,12 +44,11 @@ use crate::{
     frontend::{
         Bounds,
         inflate::{Encoding, InflateLimits, NotInflated, inflate},
-        pieces::{PIECE_BYTES_MAX, Pieces},
-        transfer::{Account, Charge},
     },
     proto::{DESCRIPTORS, parcel},
     side::{INLINE_BYTES_MAX, SideThreads},
     telemetry::CallKind,
+    transport::{Account, Charge, PIECE_BYTES_MAX, Pieces},
 };
 
 /// What goes before each message: whether it is compressed, and how long it is.

@@ -9,9 +9,7 @@ mod convert;
 mod deadline;
 mod entrance;
 mod example;
-mod greeting;
 mod health;
-mod leaving;
 mod models;
 mod native;
 mod numbers;
@@ -21,8 +19,6 @@ mod responses;
 mod server;
 mod shapes;
 mod status;
-mod stream_task;
-mod together;
 pub mod wire;
 
 pub use health::HealthKeeper;

@@ -1,15 +1,10 @@
-//! Whether the client of a stream reads, and what is to be done if it does not.
+//! What is known of a call in the task of its stream: whether its client reads, what it holds, and why it ended.
 //!
-//! HTTP/2 flow control is hyper's alone: while a client's window is full, hyper keeps the one frame that it cannot send and does
-//! not poll the response body. So a body whose last frame went out is read, and one that was not polled again since it gave a
-//! frame is not. [`WatchedBody`] notes that in the stream's [`Reader`], [`StreamTask`](super::stream_task::StreamTask) asks it.
+//! [`WatchedBody`] notes in the stream's [`Reader`] what the transport does with the response. [`Reading`] is the transport's half of it.
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -22,30 +17,24 @@ use tonic::Status;
 use super::{calls::CallGuard, status::status_of};
 use crate::{
     domain::{Fault, Timestamp},
-    frontend::transfer::{Account, Charge},
     proto::parcel,
     session::{Backlog, Inbound},
-    telemetry::{GaugeGuard, MethodMetrics, StreamEnd},
+    telemetry::{MethodMetrics, StreamEnd},
+    transport::{
+        Account, Charge,
+        http2::{Exchange, PollUnread, Reading},
+    },
 };
 
 tokio::task_local! {
     static READER: Arc<Reader>;
 }
 
-/// A future in which [`Reader::current`] gives its stream's reader.
-pub(super) type WithReader<F> = tokio::task::futures::TaskLocalFuture<Arc<Reader>, F>;
-
 /// The client's end of one stream or call, as its task, its body and its handler know it. All of them run in the one task, so
 /// nothing here is ever waited for.
 #[derive(Default)]
 pub(super) struct Reader {
-    /// The transport has a frame in hand that it could not send yet.
-    holds_frame: AtomicBool,
-    /// The body was polled since somebody asked.
-    took: AtomicBool,
-    call: OnceLock<Call>,
-    backlog: OnceLock<Arc<dyn PollUnread>>,
-    given_up: OnceLock<StreamEnd>,
+    reading: Reading,
     admitted: OnceLock<Admitted>,
     /// Why the request ended, where its handler would not say.
     broken: OnceLock<Box<Fault>>,
@@ -65,17 +54,6 @@ impl Admitted {
     }
 }
 
-struct Call {
-    metrics: Arc<MethodMetrics>,
-    ends_at: Timestamp,
-}
-
-/// A session that goes on while nobody reads.
-pub(super) trait PollUnread: Send + Sync {
-    /// `Ready` if the stream is to be reset.
-    fn poll_unread(&self, cx: &mut Context<'_>) -> Poll<()>;
-}
-
 impl<I> PollUnread for Mutex<Backlog<I>>
 where
     I: futures::Stream<Item = Result<Inbound, Fault>> + Unpin + Send,
@@ -85,14 +63,22 @@ where
     }
 }
 
+impl Exchange for Reader {
+    type Within<F: Future<Output = ()> + Send + 'static> = tokio::task::futures::TaskLocalFuture<Arc<Self>, F>;
+
+    fn around<F: Future<Output = ()> + Send + 'static>(self: Arc<Self>, stream: F) -> Self::Within<F> {
+        READER.scope(self, stream)
+    }
+
+    fn reading(&self) -> &Reading {
+        &self.reading
+    }
+}
+
 impl Reader {
     /// The reader of the stream that is being polled; one that nobody asks, outside of any.
     pub(super) fn current() -> Arc<Self> {
         READER.try_get().unwrap_or_default()
-    }
-
-    pub(super) fn scope<F: Future>(self: Arc<Self>, future: F) -> WithReader<F> {
-        READER.scope(self, future)
     }
 
     /// Says what the call holds. A second time changes nothing.
@@ -119,58 +105,23 @@ impl Reader {
 
     /// Says which call this is, and when it ends. A second time changes nothing.
     pub(super) fn begin_call(&self, metrics: &Arc<MethodMetrics>, ends_at: Timestamp) {
-        self.call.get_or_init(|| Call { metrics: Arc::clone(metrics), ends_at });
+        self.reading.begin_call(metrics, ends_at);
     }
 
     /// Names the session that goes on while nobody reads.
     pub(super) fn keep_polling(&self, backlog: Arc<dyn PollUnread>) {
-        self.backlog.get_or_init(|| backlog);
-    }
-
-    /// Whether the transport waits for the client to read.
-    pub(super) fn is_unread(&self) -> bool {
-        self.holds_frame.load(Ordering::Relaxed)
-    }
-
-    /// Whether the transport took anything since the last time this was asked.
-    pub(super) fn took_anything(&self) -> bool {
-        self.took.swap(false, Ordering::Relaxed)
-    }
-
-    /// Counts the stream as unread for as long as the guard lives; none for calls that nobody counts.
-    pub(super) fn count_unread(&self) -> Option<GaugeGuard> {
-        self.call.get().map(|call| GaugeGuard::new(&call.metrics.streams_unread))
-    }
-
-    /// When the whole call ends.
-    pub(super) fn ends_at(&self) -> Timestamp {
-        self.call.get().map_or(Timestamp::NEVER, |call| call.ends_at)
-    }
-
-    /// Lets a session that keeps a backlog go on. `Ready` if the stream is to be reset.
-    pub(super) fn poll_backlog(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.backlog.get().map_or(Poll::Pending, |backlog| backlog.poll_unread(cx))
-    }
-
-    /// Says why the stream is about to be reset.
-    pub(super) fn give_up(&self, end: StreamEnd) {
-        self.given_up.get_or_init(|| end);
+        self.reading.keep_polling(backlog);
     }
 
     /// Why the stream is being reset, if it is.
     pub(super) fn given_up(&self) -> Option<StreamEnd> {
-        self.given_up.get().copied()
-    }
-
-    fn note_frame(&self, holds_frame: bool) {
-        self.took.store(true, Ordering::Relaxed);
-        self.holds_frame.store(holds_frame, Ordering::Relaxed);
+        self.reading.given_up()
     }
 }
 
 /// Largest frame that the transport is given at once: it takes a frame whole or not at all, so with larger ones a slow client
 /// would seem not to read, and the limit of the send buffer would hold for small results alone.
-pub(super) const FRAME_BYTES_MAX: usize = 64 << 10;
+const FRAME_BYTES_MAX: usize = 64 << 10;
 
 /// What comes before a message: a flag and its length.
 const PREFIX_BYTES: usize = 5;
@@ -262,11 +213,69 @@ impl Body for WatchedBody {
         };
         // Trailers are never held back.
         let is_data = matches!(&frame, Poll::Ready(Some(Ok(frame))) if frame.is_data());
-        self.reader.note_frame(is_data);
+        self.reader.reading.note_frame(is_data);
         frame
     }
 
     fn is_end_stream(&self) -> bool {
         self.rest.is_empty() && (self.is_over || self.body.is_end_stream())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    struct Frames(mpsc::Receiver<Bytes>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+        }
+    }
+
+    fn watched(frames: &[&Bytes]) -> WatchedBody {
+        let (sender, receiver) = mpsc::channel(frames.len());
+        for frame in frames {
+            sender.try_send(Bytes::clone(frame)).expect("room");
+        }
+        WatchedBody::new(tonic::body::Body::new(Frames(receiver)))
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_its_time_over_a_large_frame_is_reading() {
+        let mut body = watched(&[&Bytes::from(vec![0; 10 * FRAME_BYTES_MAX])]);
+        for _ in 0..10 {
+            assert!(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_some());
+            assert!(body.reader.reading.is_unread() && body.reader.reading.took_anything());
+        }
+        assert!(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_none());
+        assert!(!body.reader.reading.is_unread());
+    }
+
+    #[tokio::test]
+    async fn a_large_frame_comes_in_pieces_and_whole() {
+        let large: Bytes = (0..2 * FRAME_BYTES_MAX + 1).map(|index| index as u8).collect();
+        let mut body = watched(&[&large, &large.slice(..10)]);
+        let mut pieces = Vec::new();
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            assert!(!body.is_end_stream());
+            pieces.push(frame.expect("no error").into_data().expect("data"));
+        }
+        let lengths: Vec<_> = pieces.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [FRAME_BYTES_MAX, FRAME_BYTES_MAX, 1, 10]);
+        assert_eq!(pieces.concat(), [&large[..], &large[..10]].concat());
+    }
+
+    #[test]
+    fn a_stream_that_is_read_costs_little_more_than_its_future() {
+        assert!(size_of::<Reader>() <= 192, "{} bytes", size_of::<Reader>());
     }
 }

@@ -1,37 +1,22 @@
 //! The gRPC port: accepts connections and serves them until told to stop.
 //!
-//! An own accept loop on hyper, because tonic's has no deadline for its graceful shutdown, does not set the flow-control windows
-//! that many streams on one connection need, and cuts calls at their `grpc-timeout` with CANCELLED.
-//!
-//! # SHUTDOWN
-//! As [`Shutdown`] says; going away is GOAWAY here, and the calls that are open go on.
+//! On hyper and the transport's own loops, because tonic's server has no deadline for its graceful shutdown, does not set the
+//! flow-control windows that many streams on one connection need, and cuts calls at their `grpc-timeout` with CANCELLED.
 
 use std::time::Duration;
 
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::{
-    io::AsyncWriteExt as _,
-    net::{TcpListener, TcpStream},
-    time::timeout,
-};
 use tonic::{codec::CompressionEncoding, service::Routes};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{
-    arrival::{ArrivalService, Arrivals},
-    entrance::{Entered, Entrance, transport_header_bytes},
+    arrival::Arrivals,
+    entrance::{Entrance, transport_header_bytes},
     example::Example,
-    greeting::{HTTP1_ANSWER, greeting, is_http1},
     health::HealthKeeper,
-    leaving::{has_left, told_to_leave},
     models::Models,
     native::NativeGrpc,
     open_inference::OpenInferenceGrpc,
-    reader::WatchedBody,
-    together::{StreamExecutor, Together},
+    reader::{Reader, WatchedBody},
     wire::{
         inference_service_server::InferenceServiceServer,
         open_inference::grpc_inference_service_server::GrpcInferenceServiceServer,
@@ -40,27 +25,24 @@ use super::{
 };
 use crate::{
     config::GrpcConfig,
-    connections::Connection,
-    frontend::{
-        Bounds,
-        linger::Lingering,
-        listener::{Listener, Shutdown, Surroundings},
-        web::WebRules,
-    },
+    frontend::{Bounds, web::WebRules},
     open_inference::OpenInference,
     proto::{DESCRIPTORS, health::health_server::HealthServer, v1::model_service_server::ModelServiceServer},
+    transport::{
+        Accept, Clients, Io as _, Listener, Shutdown, Surroundings,
+        http2::{Plug, converse},
+    },
     vitals::Part,
 };
 
-/// Time to send a refusal and see the client close.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// The answer to a client that speaks HTTP/1.1.
+const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: 104\r\n\r\n\
+    this is the gRPC port, which speaks only HTTP/2; HTTP/1.1 is on the HTTP port, server.http_addr (8080)\r\n";
 
-/// The services, as a connection's requests come to them.
-type Services = Entered<ArrivalService<Routes>>;
-
-/// A gRPC server on a listener that is bound already.
-pub struct GrpcServer {
-    listener: Listener,
+/// A gRPC server on a socket that is bound already.
+pub struct GrpcServer<A> {
+    listener: Listener<A, Clients>,
     routes: Routes,
     arrivals: Arrivals,
     config: GrpcConfig,
@@ -69,13 +51,13 @@ pub struct GrpcServer {
     shutdown: Shutdown,
 }
 
-impl GrpcServer {
-    /// Puts the services together. The keeper is to be run beside it.
+impl<A: Accept> GrpcServer<A> {
+    /// Puts the services together. The keeper is to be run as well.
     ///
     /// # Errors
     /// If the descriptors for reflection are broken, which a build with a sound `proto/` never has.
     pub fn new(
-        listener: TcpListener,
+        socket: A,
         open_inference: OpenInference,
         config: GrpcConfig,
         bounds: Bounds,
@@ -112,14 +94,9 @@ impl GrpcServer {
             routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
         }
         let routes = routes.prepare();
-        let listener = Listener {
-            listener,
-            part: Part::GrpcPort,
-            port: service.connections().port(config.max_connections, bounds.metrics.clone()),
-            metrics: bounds.metrics.clone(),
-            shutdown: shutdown.clone(),
-            surroundings: Surroundings::unlimited(),
-        };
+        let (metrics, places) = (bounds.metrics.clone(), service.connections());
+        let port = places.port(config.max_connections, metrics.clone());
+        let listener = Listener::for_clients(socket, Part::GrpcPort, port, metrics, shutdown.clone());
         let arrivals = Arrivals::new(&config, bounds)?;
         Ok((Self { listener, routes, arrivals, config, unread_timeout, web: WebRules::default(), shutdown }, keeper))
     }
@@ -133,88 +110,49 @@ impl GrpcServer {
     /// The same server, in a process with these surroundings.
     #[must_use]
     pub fn within(mut self, surroundings: Surroundings) -> Self {
-        self.listener.surroundings = surroundings;
+        self.listener = self.listener.within(surroundings);
         self
     }
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
         let Self { listener, routes, arrivals, config, unread_timeout, web, shutdown } = self;
+        let plug = plug(&config, unread_timeout);
         listener
-            .serve(|stream, place| {
-                let entrance = Entrance { header_bytes_max: config.max_header_bytes, web: web.on(&stream) };
-                let services = entrance.layer(arrivals.connection(place.peer()).layer(routes.clone()));
-                connection(stream, place, services, &config, unread_timeout, shutdown.clone())
+            .serve(|io, client| {
+                let entrance = Entrance { header_bytes_max: config.max_header_bytes, web: web.on(io.local_ip()) };
+                let services = entrance.layer(arrivals.connection(client.peer()).layer(routes.clone()));
+                let services = services.map_response(|response: http::Response<_>| response.map(WatchedBody::new));
+                converse::<Reader, _, _, _>(io, client, services, plug, shutdown.clone())
             })
             .await;
     }
 }
 
-/// Says what this port speaks, and closes once the client has read it.
-async fn refuse_http1(stream: TcpStream) {
-    let mut stream = Lingering::new(stream);
-    let saying = async {
-        stream.write_all(HTTP1_ANSWER).await?;
-        stream.shutdown().await
-    };
-    if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, saying).await {
-        tracing::debug!(%error, "a connection broke off");
+fn plug(config: &GrpcConfig, unread_timeout: Duration) -> Plug {
+    Plug {
+        stream_window_bytes: config.stream_window_bytes,
+        connection_window_bytes: config.connection_window_bytes,
+        send_buffer_bytes: config.max_send_buffer_bytes,
+        streams_max: config.max_streams_per_connection,
+        header_bytes_max: transport_header_bytes(config.max_header_bytes),
+        greeting_timeout: Duration::from_secs(config.greeting_timeout_s),
+        idle_timeout: Duration::from_secs(config.idle_timeout_s),
+        unread_timeout,
+        keepalive_interval: Some(config.keepalive_interval()).filter(|interval| !interval.is_zero()),
+        keepalive_timeout: config.keepalive_timeout(),
+        http1_answer: HTTP1_ANSWER,
     }
 }
 
-fn connection(
-    mut stream: TcpStream,
-    place: Connection,
-    services: Services,
-    config: &GrpcConfig,
-    unread_timeout: Duration,
-    shutdown: Shutdown,
-) -> impl Future<Output = ()> + Send + use<> {
-    let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
-    let streams = StreamExecutor::new(unread_timeout, place.calls());
-    let [idle_timeout, greeting_timeout] = [config.idle_timeout_s, config.greeting_timeout_s].map(Duration::from_secs);
-    let mut http2 = hyper::server::conn::http2::Builder::new(streams.clone());
-    http2
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(config.stream_window_bytes)
-        .initial_connection_window_size(config.connection_window_bytes)
-        .max_send_buf_size(config.max_send_buffer_bytes)
-        .max_concurrent_streams(config.max_streams_per_connection)
-        .max_header_list_size(transport_header_bytes(config.max_header_bytes))
-        .keep_alive_interval(seconds(config.keepalive_interval_s))
-        .keep_alive_timeout(Duration::from_secs(config.keepalive_timeout_s));
-    let services = services.map_response(|response: http::Response<_>| response.map(WatchedBody::new));
-    async move {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection ended before it began");
-            return;
-        }
-        let read = tokio::select! {
-            read = greeting(&mut stream, greeting_timeout) => read,
-            _ = place.asked_to_leave(None) => return,
-        };
-        let Some(read) = read else { return };
-        if is_http1(&read) {
-            refuse_http1(stream).await;
-            return;
-        }
-        let go_away = shutdown.go_away();
-        let connection = http2.serve_connection(TokioIo::new(Lingering::after(read, stream)), TowerToHyperService::new(services));
-        let mut connection = std::pin::pin!(Together::new(connection, &streams));
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = shutdown.aborted().cancelled() => return,
-            leaves = told_to_leave(&place, idle_timeout, go_away) => {
-                connection.as_mut().change(hyper::server::conn::http2::Connection::graceful_shutdown);
-                tokio::select! {
-                    ended = connection.as_mut() => ended,
-                    () = shutdown.aborted().cancelled() => return,
-                    () = has_left(&place, leaves) => return,
-                }
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a connection broke off");
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_as_long_as_it_says() {
+        let text = str::from_utf8(HTTP1_ANSWER).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head}: {}", body.len());
     }
 }

@@ -18,10 +18,8 @@ use hyper::body::{Frame, SizeHint};
 use super::error::Refusal;
 use crate::{
     domain::{Fault, FaultKind},
-    frontend::{
-        Bounds,
-        transfer::{Account, Charge, SMALL_BYTES_MAX},
-    },
+    frontend::Bounds,
+    transport::{Account, Charge, SMALL_BYTES_MAX},
 };
 
 /// Largest frame that hyper is given at once: it holds the one that it is writing.

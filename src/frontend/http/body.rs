@@ -8,18 +8,17 @@ use axum::{
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 
-use super::{error::Refusal, routes::Api};
+use super::{api::Api, error::Refusal};
 use crate::{
     config::HttpConfig,
     domain::{Fault, FaultKind, Peer},
     frontend::{
         Bounds,
         inflate::{Encoding, InflateLimits, NotInflated, inflate},
-        pieces::{PIECE_BYTES_MAX, Pieces},
-        transfer::{Account, Charge},
     },
     memory::Memory,
     side::{INLINE_BYTES_MAX, SideThreads},
+    transport::{Account, Charge, PIECE_BYTES_MAX, Pieces},
 };
 
 /// What is inflated where it arrives. It takes up to a millisecond, and is inflated again elsewhere if it turns out to be more.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::domain::{Fault, FaultKind};
 
-/// What a client is told that is refused for overload, if nobody knows better.
+/// When a client that was refused for overload may try again, if nothing better is known.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
 /// The status of each kind. 499 is what proxies write down for a client that went away, and the one code here that no standard has.

@@ -10,14 +10,14 @@ use axum::{
 use futures::{Stream, StreamExt as _, stream};
 
 use super::{
+    api::{Api, Target},
     body::{Arrived, Sent},
     error::{Refusal, error_json},
     plain,
     request::BinaryOutputs,
     response::json_bytes,
-    routes::{Api, Target},
 };
-use crate::{domain::Fault, frontend::transfer::Charge, open_inference::InferRequest, service::Caller};
+use crate::{domain::Fault, open_inference::InferRequest, service::Caller, transport::Charge};
 
 /// An event that is written where it is sent. There are many of them at once, so that all of them count.
 const EVENT_BYTES_HERE: usize = 4 << 10;

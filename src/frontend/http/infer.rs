@@ -8,11 +8,11 @@ use axum::{
 use bytes::Bytes;
 
 use super::{
+    api::{Api, Target},
     body::{Arrived, Sent},
     error::Refusal,
     request::{self, BinaryOutputs, Decoded, HEADER_LENGTH},
     response,
-    routes::{Api, Target},
 };
 use crate::{
     domain::{Fault, TensorSpec},

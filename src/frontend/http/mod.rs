@@ -8,14 +8,14 @@
 //! leave the queue.
 
 mod answer;
+mod api;
 mod body;
-mod connection;
+mod breach;
 mod error;
 mod from_json;
 mod generate;
 mod infer;
 mod limited;
-mod lines;
 mod plain;
 mod repository;
 mod request;

@@ -4,10 +4,10 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
 
 use super::{
+    api::{Api, Target, document},
     body::{Arrived, Sent},
     error::Refusal,
     request::{Named, parse},
-    routes::{Api, Target, document},
 };
 
 pub(super) async fn index(State(api): State<Api>, sent: Sent) -> Result<Response, Refusal> {

@@ -1,92 +1,28 @@
 //! What is served under which path, and what holds for all of it.
 
-use std::{ops::Deref, sync::Arc};
-
 use axum::{
     Router,
-    extract::{FromRequestParts, Path, Request, State},
-    http::{HeaderMap, HeaderValue, Method as Verb, StatusCode, Uri, header, request::Parts},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method as Verb, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{MethodRouter, any, get, post},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tower::ServiceBuilder;
 use tower_http::{CompressionLevel, compression::CompressionLayer};
 
-use super::{answer, error::Refusal, generate, infer, repository, response::to_json, shared_memory};
-use crate::{
-    config::HttpConfig,
-    domain::{Fault, FaultKind, Peer, Timestamp},
-    frontend::{Account, Bounds, web::refuse_forms},
-    open_inference::OpenInference,
-    service::{Caller, Method, Terms},
+use super::{
+    answer,
+    api::{Api, Target, document},
+    error::Refusal,
+    generate, infer, repository, shared_memory,
 };
-
-/// What handlers share. axum makes several clones for each request, which are one pointer each.
-#[derive(Clone)]
-pub(super) struct Api(Arc<Shared>);
-
-pub(super) struct Shared {
-    pub(super) open_inference: OpenInference,
-    pub(super) infer: Method,
-    pub(super) generate: Method,
-    pub(super) config: HttpConfig,
-    pub(super) bounds: Bounds,
-}
-
-impl Deref for Api {
-    type Target = Shared;
-
-    fn deref(&self) -> &Shared {
-        &self.0
-    }
-}
-
-const INFER: Terms = Terms::unary("http_infer");
-const GENERATE: Terms = Terms::unary("http_generate");
-
-impl Api {
-    pub(super) fn new(open_inference: OpenInference, config: HttpConfig, bounds: Bounds) -> Self {
-        let [infer, generate] = [INFER, GENERATE].map(|terms| open_inference.service().method(terms));
-        Self(Arc::new(Shared { open_inference, infer, generate, config, bounds }))
-    }
-
-    pub(super) fn caller(&self, headers: &HeaderMap) -> Caller {
-        let principal = self.open_inference.service().principal(|name| headers.get(name).map(HeaderValue::as_bytes));
-        Caller { principal, ends_at: Timestamp::NEVER }
-    }
-}
-
-/// The model that a path names.
-#[derive(Debug, Clone, Deserialize)]
-pub(super) struct Target {
-    pub(super) model: String,
-    /// Empty for the newest.
-    #[serde(default)]
-    pub(super) version: String,
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for Target {
-    type Rejection = Refusal;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
-        let path = Path::<Self>::from_request_parts(parts, state).await;
-        path.map(|Path(target)| target).map_err(|error| Fault::invalid("path", error.body_text()).into())
-    }
-}
-
-/// A name at the end of a path.
-pub(super) struct Name(pub(super) String);
-
-impl<S: Send + Sync> FromRequestParts<S> for Name {
-    type Rejection = Refusal;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
-        let path = Path::<String>::from_request_parts(parts, state).await;
-        path.map(|Path(name)| Self(name)).map_err(|error| Fault::invalid("path", error.body_text()).into())
-    }
-}
+use crate::{
+    domain::{Fault, FaultKind, Peer},
+    frontend::web::refuse_forms,
+    transport::Account,
+};
 
 pub(super) fn router(api: Api) -> Router {
     let changes: Router<Api> = Router::new()
@@ -197,12 +133,6 @@ async fn unregister_nothing() -> StatusCode {
 
 async fn unsupported(uri: Uri) -> Refusal {
     Fault::new(FaultKind::Unsupported, format!("this server has no {}", uri.path())).into()
-}
-
-/// A document in JSON.
-pub(super) fn document(value: &impl Serialize) -> Result<Response, Refusal> {
-    let json = to_json(value)?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 async fn server_metadata(State(api): State<Api>) -> Result<Response, Refusal> {

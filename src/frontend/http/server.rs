@@ -3,45 +3,35 @@
 //! # SHUTDOWN
 //! As [`Shutdown`] says: requests that have begun are answered, with `connection: close`; connections without one are closed.
 
-use axum::Router;
-use tokio::net::TcpListener;
+use axum::{Router, http::Request};
+use tower::ServiceExt as _;
 
-use super::{
-    connection::{Limits, converse},
-    routes::{Api, router},
-};
+use super::{api::Api, breach, routes::router};
 use crate::{
     config::HttpConfig,
-    frontend::{
-        Bounds,
-        listener::{Listener, Shutdown, Surroundings},
-        transfer::Transfer,
-        web::WebRules,
-    },
+    frontend::{Bounds, web::WebRules},
     open_inference::OpenInference,
+    transport::{
+        Accept, Clients, Io as _, Listener, Shutdown, Surroundings, Transfer,
+        http1::{Limits, Plug, RequestBody, converse},
+    },
     vitals::Part,
 };
 
-/// An HTTP server on a listener that is bound already.
-pub struct HttpServer {
-    listener: Listener,
+/// An HTTP server on a socket that is bound already.
+pub struct HttpServer<A> {
+    listener: Listener<A, Clients>,
     router: Router,
-    limits: Limits,
+    plug: Plug,
     transfer: Transfer,
     web: WebRules,
     shutdown: Shutdown,
 }
 
-impl HttpServer {
+impl<A: Accept> HttpServer<A> {
     /// Puts the routes together.
     #[must_use]
-    pub fn new(
-        listener: TcpListener,
-        open_inference: OpenInference,
-        config: HttpConfig,
-        bounds: Bounds,
-        shutdown: Shutdown,
-    ) -> Self {
+    pub fn new(socket: A, open_inference: OpenInference, config: HttpConfig, bounds: Bounds, shutdown: Shutdown) -> Self {
         let limits = Limits {
             header_bytes_max: config.max_header_bytes,
             header_timeout: config.header_timeout(),
@@ -49,16 +39,11 @@ impl HttpServer {
             unread_timeout: open_inference.service().config().unread_timeout(),
         };
         let (metrics, transfer) = (bounds.metrics.clone(), bounds.transfer.clone());
-        let listener = Listener {
-            listener,
-            part: Part::HttpPort,
-            port: open_inference.service().connections().port(config.max_connections, metrics.clone()),
-            metrics,
-            shutdown: shutdown.clone(),
-            surroundings: Surroundings::unlimited(),
-        };
+        let port = open_inference.service().connections().port(config.max_connections, metrics.clone());
+        let listener = Listener::for_clients(socket, Part::HttpPort, port, metrics, shutdown.clone());
         let router = router(Api::new(open_inference, config, bounds));
-        Self { listener, router, limits, transfer, web: WebRules::default(), shutdown }
+        let plug = Plug { limits, refusal: breach::answer };
+        Self { listener, router, plug, transfer, web: WebRules::default(), shutdown }
     }
 
     /// The same with rules for web pages that settings have made; without, only the server's own pages and names are answered.
@@ -70,18 +55,22 @@ impl HttpServer {
     /// The same server, in a process with these surroundings.
     #[must_use]
     pub fn within(mut self, surroundings: Surroundings) -> Self {
-        self.listener.surroundings = surroundings;
+        self.listener = self.listener.within(surroundings);
         self
     }
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
-        let Self { listener, router, limits, transfer, web, shutdown } = self;
+        let Self { listener, router, plug, transfer, web, shutdown } = self;
         listener
-            .serve(|stream, place| {
-                let service = web.on(&stream).guard(router.clone());
-                let account = transfer.connection(place.peer());
-                converse(stream, place, service, limits, account, shutdown.clone())
+            .serve(|io, client| {
+                let account = transfer.connection(client.peer());
+                let service = web.on(io.local_ip()).guard(router.clone());
+                let service = service.map_request(move |mut request: Request<RequestBody>| {
+                    request.extensions_mut().insert(account.clone());
+                    request
+                });
+                converse(io, client, service, plug, shutdown.clone())
             })
             .await;
     }

@@ -4,10 +4,10 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
 
 use super::{
+    api::{Api, Name, document},
     body::{Arrived, Sent},
     error::Refusal,
     request::parse,
-    routes::{Api, Name, document},
 };
 
 pub(super) async fn status(State(api): State<Api>, Name(region): Name) -> Result<Response, Refusal> {

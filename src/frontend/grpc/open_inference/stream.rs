@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures::{FutureExt as _, Stream, future::BoxFuture};
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, Streaming};
 
@@ -25,7 +25,7 @@ use super::{
     wire::{self, DecodedRequest, ReplyForm},
 };
 use crate::{
-    clock,
+    clock::{self, Due, Moment, Patience},
     domain::{AnswerPart, Fault, FaultKind, Timestamp},
     frontend::grpc::wire::InferRequestBytes,
     open_inference::{Conversation, OpenInference, Reply},
@@ -45,8 +45,8 @@ pub(in super::super) struct InferStream {
     /// The request that is next, while it is worked on elsewhere.
     working: Option<BoxFuture<'static, Result<Arrived, Fault>>>,
     /// When anything last came or went.
-    heard: Instant,
-    idle: Option<Pin<Box<Sleep>>>,
+    heard: Moment,
+    patience: Patience,
     /// How the stream ends once everything is answered.
     end: Option<Fault>,
     done: bool,
@@ -94,8 +94,8 @@ impl InferStream {
             conversation: Conversation::new(door.clone(), method.clone(), caller),
             reading: true,
             working: None,
-            heard: Instant::now(),
-            idle: None,
+            heard: Moment::now(),
+            patience: Patience::new(),
             end: None,
             done: false,
             drained: Box::pin(drain.token().clone().cancelled_owned()),
@@ -116,7 +116,7 @@ impl InferStream {
                 Poll::Ready(None) => self.stop_reading(None),
                 Poll::Ready(Some(Err(fault))) => self.stop_reading(Some(fault)),
                 Poll::Ready(Some(Ok(Arrived { bytes, request: (form, request) }))) => {
-                    self.heard = Instant::now();
+                    self.heard = Moment::now();
                     self.conversation.push(form, bytes, request);
                 }
             }
@@ -182,19 +182,12 @@ impl InferStream {
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
         let timeout = self.door.service().config().idle_timeout();
         let quiet_until = self.heard + timeout;
-        loop {
-            let timer = self.idle.get_or_insert_with(|| Box::pin(sleep_until(quiet_until)));
-            if timer.is_elapsed() {
-                if quiet_until <= Instant::now() {
-                    let message = format!("no request for {timeout:?} (session.idle_timeout_s)");
-                    let fault = Fault::new(FaultKind::Expired, message);
-                    return Poll::Ready(fault.with_limit("session.idle_timeout_s", timeout.as_secs()));
-                }
-                // An earlier timer stays until it fires. So requests cost no timer operation.
-                timer.as_mut().reset(quiet_until);
-            }
-            ready!(timer.as_mut().poll(cx));
-        }
+        self.patience.poll(cx, |now| {
+            Due::at(quiet_until, now, || {
+                let message = format!("no request for {timeout:?} (session.idle_timeout_s)");
+                Fault::new(FaultKind::Expired, message).with_limit("session.idle_timeout_s", timeout.as_secs())
+            })
+        })
     }
 
     fn end_with(&mut self, fault: &Fault) -> Poll<Option<Result<ModelStreamInferResponse, Status>>> {
@@ -230,7 +223,7 @@ impl Stream for InferStream {
         this.read(cx);
         match this.conversation.poll_reply(cx) {
             Poll::Ready(Some(reply)) => {
-                this.heard = Instant::now();
+                this.heard = Moment::now();
                 let message = this.message(reply);
                 this.done = message.is_err();
                 Poll::Ready(Some(message))

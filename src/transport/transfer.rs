@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Largest message for which a share is kept.
-pub(super) const SMALL_BYTES_MAX: usize = 64 << 10;
+pub(crate) const SMALL_BYTES_MAX: usize = 64 << 10;
 
 /// Part of the budget that is kept for such: an eighth.
 const SMALL_SHARE: usize = 8;
@@ -26,7 +26,7 @@ const KEY: &str = "memory.transfer_bytes";
 
 /// The budget. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Transfer {
+pub(crate) struct Transfer {
     all: Pool,
     large: Pool,
     gauge: Gauge,
@@ -35,22 +35,22 @@ pub struct Transfer {
 impl Transfer {
     /// A budget that nothing has been taken from; the gauge tells how much is.
     #[must_use]
-    pub fn new(bytes_max: usize, gauge: Gauge) -> Self {
+    pub(crate) fn new(bytes_max: usize, gauge: Gauge) -> Self {
         let large = Pool::new(KEY, bytes_max - bytes_max / SMALL_SHARE);
         Self { all: Pool::new(KEY, bytes_max), large, gauge }
     }
 
     /// The account of a connection.
     #[must_use]
-    pub fn connection(&self, peer: Peer) -> Account {
+    pub(crate) fn connection(&self, peer: Peer) -> Account {
         let path = Path::of(peer, 0);
         let inner = Inner { all: self.all.member(&path), large: self.large.member(&path), gauge: self.gauge.clone() };
         Account { inner: Arc::new(inner) }
     }
 
     /// Bytes that are charged.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
         self.all.held()
     }
 
@@ -63,7 +63,7 @@ impl Transfer {
 
 /// What one connection has in transfer. Clones are the same connection's.
 #[derive(Debug, Clone)]
-pub struct Account {
+pub(crate) struct Account {
     inner: Arc<Inner>,
 }
 
@@ -77,7 +77,7 @@ struct Inner {
 
 impl Account {
     /// The charge of a message that is about to come or to go.
-    pub fn charge(&self) -> Charge {
+    pub(crate) fn charge(&self) -> Charge {
         Charge { account: self.clone(), bytes: 0 }
     }
 
@@ -104,7 +104,7 @@ impl Account {
 /// The bytes of one message, for as long as it lives.
 #[derive(Debug)]
 #[must_use = "what is charged is free again when this is dropped"]
-pub struct Charge {
+pub(crate) struct Charge {
     account: Account,
     bytes: usize,
 }
@@ -115,7 +115,7 @@ impl Charge {
     /// # Errors
     /// [`FaultKind::Overloaded`](crate::domain::FaultKind::Overloaded) if there is not as much left, or this connection or its address has
     /// its share; nothing is taken then.
-    pub fn grow(&mut self, bytes: usize) -> Result<(), Fault> {
+    pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Fault> {
         if bytes == 0 {
             return Ok(());
         }
@@ -128,7 +128,7 @@ impl Charge {
     }
 
     /// Gives back what is above so many bytes.
-    pub fn shrink_to(&mut self, bytes: usize) {
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
         if bytes >= self.bytes {
             return;
         }
@@ -138,7 +138,7 @@ impl Charge {
 
     /// What it stands for.
     #[must_use]
-    pub const fn bytes(&self) -> usize {
+    pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }
 }

@@ -13,7 +13,7 @@ use crate::connections::{Connection, Leave};
 /// Time for a client without a call to hear that it was idle for too long.
 const IDLE_GRACE: Duration = Duration::from_secs(1);
 
-/// The same where somebody waits for its place.
+/// The same where another connection waits for its place.
 const ROOM_GRACE: Duration = Duration::from_millis(100);
 
 /// Why a connection is told to go away.

@@ -11,6 +11,7 @@
 //! Streams end with their connection, however it ends. A panic ends its stream alone.
 
 use std::{
+    marker::PhantomData,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
@@ -25,7 +26,7 @@ use futures::{FutureExt as _, Stream as _, future::BoxFuture, stream::FuturesUno
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 
-use super::stream_task::StreamTask;
+use super::{exchange::Exchange, stream_task::StreamTask};
 use crate::connections::Calls;
 
 /// Rounds in one poll, after which other tasks have their turn.
@@ -34,28 +35,37 @@ const ROUNDS_MAX: usize = 8;
 /// Streams that begin in one poll at most: what they begin with is most of what a short call takes.
 const OPENED_MAX: usize = 32;
 
-/// Puts the streams of a connection where [`Together`] finds them. Clones belong to the same connection.
-#[derive(Clone)]
-pub(super) struct StreamExecutor {
+/// Puts the streams of a connection, of each of which the front end keeps an `X`, where [`Together`] finds them. Clones belong to the
+/// same connection.
+pub(super) struct StreamExecutor<X> {
     /// Time after which a stream that is not read is reset.
     unread_timeout: Duration,
     calls: Calls,
     opened: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
+    exchange: PhantomData<fn() -> X>,
 }
 
-impl StreamExecutor {
+impl<X> StreamExecutor<X> {
     /// For one connection, whose calls are counted in `calls`.
     pub(super) fn new(unread_timeout: Duration, calls: Calls) -> Self {
-        Self { unread_timeout, calls, opened: Arc::default() }
+        Self { unread_timeout, calls, opened: Arc::default(), exchange: PhantomData }
     }
 }
 
-impl<F> hyper::rt::Executor<F> for StreamExecutor
+impl<X> Clone for StreamExecutor<X> {
+    fn clone(&self) -> Self {
+        let Self { unread_timeout, calls, opened, exchange } = self;
+        Self { unread_timeout: *unread_timeout, calls: calls.clone(), opened: Arc::clone(opened), exchange: *exchange }
+    }
+}
+
+impl<X, F> hyper::rt::Executor<F> for StreamExecutor<X>
 where
+    X: Exchange,
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        let task = AssertUnwindSafe(StreamTask::new(future, self.unread_timeout)).catch_unwind();
+        let task = AssertUnwindSafe(StreamTask::new(Arc::<X>::default(), future, self.unread_timeout)).catch_unwind();
         let call = self.calls.begin();
         self.opened.lock().push(task.map(move |_| drop(call)).boxed());
     }
@@ -75,7 +85,7 @@ pin_project! {
 
 impl<C> Together<C> {
     /// `connection` opens its streams through `executor`.
-    pub(super) fn new(connection: C, executor: &StreamExecutor) -> Self {
+    pub(super) fn new<X>(connection: C, executor: &StreamExecutor<X>) -> Self {
         let turn = Arc::new(Turn { state: AtomicU8::new(CONNECTION), task: AtomicWaker::new() });
         let waker = |part| Waker::from(Arc::new(PartWaker { part, turn: Arc::clone(&turn) }));
         let wakers = [waker(CONNECTION), waker(STREAMS)];
@@ -138,14 +148,14 @@ const CONNECTION: u8 = 2;
 /// A stream was woken.
 const STREAMS: u8 = 4;
 
-/// Who is to be polled, and whether the task has to be woken for it: it need not while it runs.
+/// Which part is to be polled, and whether the task has to be woken for it: it need not while it runs.
 struct Turn {
     state: AtomicU8,
     task: AtomicWaker,
 }
 
 impl Turn {
-    /// Says who was woken.
+    /// Says which parts were woken.
     fn begin_round(&self) -> u8 {
         self.state.swap(RUNS, Ordering::AcqRel)
     }
@@ -155,7 +165,7 @@ impl Turn {
         self.state.load(Ordering::Acquire) & part != 0
     }
 
-    /// Ends the turn, unless somebody was woken meanwhile.
+    /// Ends the turn, unless a part was woken in the meantime.
     fn rest(&self) -> bool {
         self.state.compare_exchange(RUNS, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -192,6 +202,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::transport::http2::reading::Reading;
 
     /// How often a task was woken.
     #[derive(Default)]
@@ -233,7 +244,7 @@ mod tests {
 
     #[test]
     fn what_many_streams_say_is_written_at_once_and_wakes_once() {
-        let executor = StreamExecutor::new(Duration::from_secs(60), Calls::default());
+        let executor = StreamExecutor::<Reading>::new(Duration::from_secs(60), Calls::default());
         let (says, said) = mpsc::channel(16);
         let writes = Arc::<Mutex<Vec<Vec<u32>>>>::default();
         let mut together = Box::pin(Together::new(connection(said, Arc::clone(&writes)), &executor));
@@ -263,7 +274,7 @@ mod tests {
 
     #[test]
     fn many_streams_that_begin_at_once_and_a_connection_that_wakes_itself_let_other_tasks_run() {
-        let executor = StreamExecutor::new(Duration::from_secs(60), Calls::default());
+        let executor = StreamExecutor::<Reading>::new(Duration::from_secs(60), Calls::default());
         let wakes_itself = Arc::new(AtomicUsize::new(0));
         let left = Arc::clone(&wakes_itself);
         let connection = poll_fn(move |cx| {
@@ -303,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_panics_ends_alone() {
-        let executor = StreamExecutor::new(Duration::from_secs(60), Calls::default());
+        let executor = StreamExecutor::<Reading>::new(Duration::from_secs(60), Calls::default());
         let (says, said) = mpsc::channel(16);
         let writes = Arc::<Mutex<Vec<Vec<u32>>>>::default();
         let mut together = Box::pin(Together::new(connection(said, Arc::clone(&writes)), &executor));
@@ -319,7 +330,7 @@ mod tests {
 
     #[tokio::test]
     async fn streams_that_wake_each_other_for_ever_let_other_tasks_run() {
-        let executor = StreamExecutor::new(Duration::from_secs(60), Calls::default());
+        let executor = StreamExecutor::<Reading>::new(Duration::from_secs(60), Calls::default());
         let together = Together::new(std::future::pending::<()>(), &executor);
         executor.execute(poll_fn(|cx| {
             cx.waker().wake_by_ref();

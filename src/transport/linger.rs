@@ -17,7 +17,6 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep},
 };
 
@@ -33,10 +32,10 @@ const DROPPED_BYTES: usize = 4 * 1024;
 const TURN: Duration = Duration::from_micros(300);
 
 /// A stream whose shutdown is over when the client has closed its side, or [`LINGER`] has passed.
-pub(super) struct Lingering {
+pub(super) struct Lingering<I> {
     /// What was read before, and is to be read once more.
     read: Bytes,
-    stream: TcpStream,
+    stream: I,
     reading: Reading,
     closing: Option<Pin<Box<Sleep>>>,
 }
@@ -70,18 +69,18 @@ impl Reading {
     }
 }
 
-impl Lingering {
-    pub(super) const fn new(stream: TcpStream) -> Self {
+impl<I> Lingering<I> {
+    pub(super) const fn new(stream: I) -> Self {
         Self::after(Bytes::new(), stream)
     }
 
     /// A stream of which `read` has been read already.
-    pub(super) const fn after(read: Bytes, stream: TcpStream) -> Self {
+    pub(super) const fn after(read: Bytes, stream: I) -> Self {
         Self { read, stream, reading: Reading { has_begun: false, since: None }, closing: None }
     }
 }
 
-impl AsyncRead for Lingering {
+impl<I: AsyncRead + Unpin> AsyncRead for Lingering<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.read.is_empty() {
             let length = self.read.len().min(buffer.remaining());
@@ -98,7 +97,7 @@ impl AsyncRead for Lingering {
     }
 }
 
-impl AsyncWrite for Lingering {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -146,12 +145,12 @@ impl AsyncWrite for Lingering {
 mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
 
-    async fn connected() -> (Lingering, TcpStream) {
+    async fn connected() -> (Lingering<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());

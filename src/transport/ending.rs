@@ -5,23 +5,21 @@ use std::{
     task::{Context, Poll},
 };
 
-use axum::body::Body;
-use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
 /// A body that calls `at_end` when it is dropped: it has been sent, or never will be.
-pub(super) struct EndingBody<F: FnOnce()> {
-    body: Body,
+pub(super) struct EndingBody<B, F: FnOnce()> {
+    body: B,
     at_end: Option<F>,
 }
 
-impl<F: FnOnce()> EndingBody<F> {
-    pub(super) const fn new(body: Body, at_end: F) -> Self {
+impl<B, F: FnOnce()> EndingBody<B, F> {
+    pub(super) const fn new(body: B, at_end: F) -> Self {
         Self { body, at_end: Some(at_end) }
     }
 }
 
-impl<F: FnOnce()> Drop for EndingBody<F> {
+impl<B, F: FnOnce()> Drop for EndingBody<B, F> {
     fn drop(&mut self) {
         if let Some(at_end) = self.at_end.take() {
             at_end();
@@ -29,11 +27,11 @@ impl<F: FnOnce()> Drop for EndingBody<F> {
     }
 }
 
-impl<F: FnOnce() + Unpin> HttpBody for EndingBody<F> {
-    type Data = Bytes;
-    type Error = axum::Error;
+impl<B: Body + Unpin, F: FnOnce() + Unpin> Body for EndingBody<B, F> {
+    type Data = B::Data;
+    type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

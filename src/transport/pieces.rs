@@ -8,23 +8,23 @@ use crate::domain::{Fault, FaultKind};
 /// Smallest piece.
 const PIECE_BYTES_MIN: usize = 1 << 10;
 /// Largest piece: so much is copied, or found to be missing, at once.
-pub(super) const PIECE_BYTES_MAX: usize = 256 << 10;
+pub(crate) const PIECE_BYTES_MAX: usize = 256 << 10;
 
 /// A message, as far as it has come.
 #[derive(Debug)]
-pub(super) struct Pieces {
+pub(crate) struct Pieces {
     pieces: Vec<Vec<u8>>,
     bytes: usize,
     charge: Charge,
 }
 
 impl Pieces {
-    pub(super) const fn new(charge: Charge) -> Self {
+    pub(crate) const fn new(charge: Charge) -> Self {
         Self { pieces: Vec::new(), bytes: 0, charge }
     }
 
     /// Bytes that have come.
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.bytes
     }
 
@@ -32,7 +32,7 @@ impl Pieces {
     ///
     /// # Errors
     /// [`FaultKind::Overloaded`] if the charge, or the machine, has no room.
-    pub(super) fn push(&mut self, mut data: &[u8], left: usize) -> Result<(), Fault> {
+    pub(crate) fn push(&mut self, mut data: &[u8], left: usize) -> Result<(), Fault> {
         let mut left = left.max(data.len());
         while !data.is_empty() {
             let spare = self.pieces.last().map_or(0, |piece| piece.capacity() - piece.len());
@@ -61,7 +61,7 @@ impl Pieces {
     ///
     /// # Errors
     /// [`FaultKind::Overloaded`] if the charge, or the machine, has no room for the copy.
-    pub(super) fn join(self) -> Result<(Bytes, Charge), Fault> {
+    pub(crate) fn join(self) -> Result<(Bytes, Charge), Fault> {
         let Self { mut pieces, bytes, mut charge } = self;
         if pieces.len() <= 1 {
             return Ok((pieces.pop().unwrap_or_default().into(), charge));
@@ -90,7 +90,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::{domain::Peer, frontend::transfer::Transfer, telemetry::Gauge};
+    use crate::{domain::Peer, telemetry::Gauge, transport::Transfer};
 
     fn pieces(budget: usize) -> (Transfer, Pieces) {
         let transfer = Transfer::new(budget, Gauge::noop());

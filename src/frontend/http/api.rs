@@ -1,0 +1,90 @@
+//! What all handlers share, and what they find in a path.
+
+use std::{ops::Deref, sync::Arc};
+
+use axum::{
+    extract::{FromRequestParts, Path},
+    http::{HeaderMap, HeaderValue, header, request::Parts},
+    response::{IntoResponse as _, Response},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{error::Refusal, response::to_json};
+use crate::{
+    config::HttpConfig,
+    domain::{Fault, Timestamp},
+    frontend::Bounds,
+    open_inference::OpenInference,
+    service::{Caller, Method, Terms},
+};
+
+/// What handlers share. axum makes several clones for each request, which are one pointer each.
+#[derive(Clone)]
+pub(super) struct Api(Arc<Shared>);
+
+pub(super) struct Shared {
+    pub(super) open_inference: OpenInference,
+    pub(super) infer: Method,
+    pub(super) generate: Method,
+    pub(super) config: HttpConfig,
+    pub(super) bounds: Bounds,
+}
+
+impl Deref for Api {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+const INFER: Terms = Terms::unary("http_infer");
+const GENERATE: Terms = Terms::unary("http_generate");
+
+impl Api {
+    pub(super) fn new(open_inference: OpenInference, config: HttpConfig, bounds: Bounds) -> Self {
+        let [infer, generate] = [INFER, GENERATE].map(|terms| open_inference.service().method(terms));
+        Self(Arc::new(Shared { open_inference, infer, generate, config, bounds }))
+    }
+
+    pub(super) fn caller(&self, headers: &HeaderMap) -> Caller {
+        let principal = self.open_inference.service().principal(|name| headers.get(name).map(HeaderValue::as_bytes));
+        Caller { principal, ends_at: Timestamp::NEVER }
+    }
+}
+
+/// The model that a path names.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Target {
+    pub(super) model: String,
+    /// Empty for the newest.
+    #[serde(default)]
+    pub(super) version: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let path = Path::<Self>::from_request_parts(parts, state).await;
+        path.map(|Path(target)| target).map_err(|error| Fault::invalid("path", error.body_text()).into())
+    }
+}
+
+/// A name at the end of a path.
+pub(super) struct Name(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        path.map(|Path(name)| Self(name)).map_err(|error| Fault::invalid("path", error.body_text()).into())
+    }
+}
+
+/// A document in JSON.
+pub(super) fn document(value: &impl Serialize) -> Result<Response, Refusal> {
+    let json = to_json(value)?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+}

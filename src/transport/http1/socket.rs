@@ -1,0 +1,79 @@
+//! A connection that notes what comes and goes.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+
+use super::progress::Progress;
+use crate::transport::linger::Lingering;
+
+/// A connection that notes what comes and goes.
+pub(super) struct Watched<I> {
+    stream: Lingering<I>,
+    progress: Arc<Progress>,
+}
+
+impl<I> Watched<I> {
+    pub(super) const fn new(io: I, progress: Arc<Progress>) -> Self {
+        Self { stream: Lingering::new(io), progress }
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, progress } = self.get_mut();
+        let before = buffer.filled().len();
+        match progress.head_room() {
+            // The task, which polls this, looks at the size of the head next and gives the connection up; or hyper has the whole head, and
+            // its service, which is called later in the same turn, will note it. Then the rest is read in the next turn.
+            Some(0) => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Some(room) => {
+                ready!(Pin::new(&mut stream.take(room as u64)).poll_read(cx, buffer))?;
+                if !progress.note_head(&buffer.filled()[before..]) {
+                    buffer.set_filled(before);
+                    return Poll::Pending;
+                }
+            }
+            None if progress.body_goes_on() => ready!(Pin::new(stream).poll_read(cx, buffer))?,
+            None => return Poll::Pending,
+        }
+        progress.note_read(buffer.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<I> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let Self { stream, progress } = self.get_mut();
+        let written = Pin::new(stream).poll_write(cx, bytes);
+        progress.note_write(written.is_pending());
+        written
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let Self { stream, progress } = self.get_mut();
+        let written = Pin::new(stream).poll_write_vectored(cx, slices);
+        progress.note_write(written.is_pending());
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,130 @@
+//! One connection, from its greeting to its last stream.
+//!
+//! # SHUTDOWN
+//! As [`Shutdown`] says; going away is GOAWAY here, and the calls that are open go on.
+
+use std::{convert::Infallible, error::Error, pin::pin, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http2,
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{io::AsyncWriteExt as _, time::timeout};
+use tower::Service;
+
+use super::{
+    exchange::Exchange,
+    greeting::{greeting, is_http1},
+    leaving::{has_left, told_to_leave},
+    together::{StreamExecutor, Together},
+};
+use crate::transport::{clients::Client, io::Io, linger::Lingering, shutdown::Shutdown};
+
+/// Time to send a refusal and see the client close.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a front end has to say, and the limits of its clients.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plug {
+    /// Bytes of one stream that may be on their way.
+    pub(crate) stream_window_bytes: u32,
+    /// Bytes of all streams of a connection that may be on their way.
+    pub(crate) connection_window_bytes: u32,
+    /// Bytes of a stream that wait to be sent before its body is polled again.
+    pub(crate) send_buffer_bytes: usize,
+    /// Streams of a connection.
+    pub(crate) streams_max: u32,
+    /// Bytes of a request's headers.
+    pub(crate) header_bytes_max: u32,
+    /// For the client's first bytes.
+    pub(crate) greeting_timeout: Duration,
+    /// For the next call.
+    pub(crate) idle_timeout: Duration,
+    /// To take anything of a stream.
+    pub(crate) unread_timeout: Duration,
+    /// Pause between pings; `None` for no pings.
+    pub(crate) keepalive_interval: Option<Duration>,
+    /// For the answer to a ping.
+    pub(crate) keepalive_timeout: Duration,
+    /// The answer to a client that speaks HTTP/1.1, in its own protocol: it could not read a frame.
+    pub(crate) http1_answer: &'static [u8],
+}
+
+impl Plug {
+    fn builder<X: Exchange>(&self, streams: StreamExecutor<X>) -> http2::Builder<StreamExecutor<X>> {
+        let mut builder = http2::Builder::new(streams);
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(self.stream_window_bytes)
+            .initial_connection_window_size(self.connection_window_bytes)
+            .max_send_buf_size(self.send_buffer_bytes)
+            .max_concurrent_streams(self.streams_max)
+            .max_header_list_size(self.header_bytes_max)
+            .keep_alive_interval(self.keepalive_interval)
+            .keep_alive_timeout(self.keepalive_timeout);
+        builder
+    }
+}
+
+/// Serves the streams of a connection until either side ends it. The front end finds its `X` in what it runs for each.
+pub(crate) async fn converse<X, I, S, B>(mut io: I, place: Client, service: S, plug: Plug, shutdown: Shutdown)
+where
+    X: Exchange,
+    I: Io,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    if let Err(error) = io.set_up() {
+        tracing::debug!(%error, "a connection ended before it began");
+        return;
+    }
+    let place = &place.connection;
+    let read = tokio::select! {
+        read = greeting(&mut io, plug.greeting_timeout) => read,
+        _ = place.asked_to_leave(None) => return,
+    };
+    let Some(read) = read else { return };
+    if is_http1(&read) {
+        refuse_http1(io, plug.http1_answer).await;
+        return;
+    }
+    let streams = StreamExecutor::<X>::new(plug.unread_timeout, place.calls());
+    let go_away = shutdown.go_away();
+    let socket = TokioIo::new(Lingering::after(read, io));
+    let connection = plug.builder(streams.clone()).serve_connection(socket, TowerToHyperService::new(service));
+    let mut connection = pin!(Together::new(connection, &streams));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.aborted().cancelled() => return,
+        leaves = told_to_leave(place, plug.idle_timeout, go_away) => {
+            connection.as_mut().change(http2::Connection::graceful_shutdown);
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = shutdown.aborted().cancelled() => return,
+                () = has_left(place, leaves) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke off");
+    }
+}
+
+/// Says what this port speaks, and closes once the client has read it.
+async fn refuse_http1<I: Io>(io: I, answer: &[u8]) {
+    let mut io = Lingering::new(io);
+    let saying = async {
+        io.write_all(answer).await?;
+        io.shutdown().await
+    };
+    if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, saying).await {
+        tracing::debug!(%error, "a connection broke off");
+    }
+}

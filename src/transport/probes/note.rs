@@ -1,0 +1,183 @@
+//! What a connection waits for, since when, and for how long it may.
+//!
+//! All of a connection runs in its one task, which has the one timer.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::clock::{Due, Moment, Patience};
+
+/// For a first request to arrive, whole.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(5);
+/// For another one: longer than scrapers pause.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// For a client to take anything of an answer.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is waited for, and since when.
+#[derive(Debug)]
+pub(super) struct Note {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct State {
+    awaited: Awaited,
+    /// A write has to wait.
+    blocked: bool,
+    since: Moment,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    First,
+    Request,
+    /// The server's answer.
+    Answer,
+}
+
+impl State {
+    /// Whether it is the server's turn.
+    fn is_answered(self) -> bool {
+        self.awaited == Awaited::Answer && !self.blocked
+    }
+}
+
+impl Note {
+    pub(super) fn new() -> Self {
+        Self { state: Mutex::new(State { awaited: Awaited::First, blocked: false, since: Moment::now() }) }
+    }
+
+    /// A request is there.
+    pub(super) fn answers(&self) {
+        self.change(|state| state.awaited = Awaited::Answer);
+    }
+
+    pub(super) fn answered(&self) {
+        self.change(|state| state.awaited = Awaited::Request);
+    }
+
+    pub(super) fn wrote(&self, waits: bool) {
+        let mut state = self.state.lock();
+        // A write that goes on takes the clock back; one that waits still does not.
+        if !waits || !state.blocked {
+            state.since = Moment::now();
+        }
+        state.blocked = waits;
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        change(&mut state);
+        state.since = Moment::now();
+    }
+
+    /// Whether it is the server's turn, and since when it is that or the client's.
+    pub(super) fn turn(&self) -> (bool, Moment) {
+        let state = *self.state.lock();
+        (state.is_answered(), state.since)
+    }
+
+    /// `Ready` when the client has had its time. To be polled after the connection, whenever that is.
+    pub(super) fn poll_lapse(&self, patience: &mut Patience, cx: &mut Context<'_>) -> Poll<()> {
+        patience.poll(cx, |now| self.lapses_at().map_or(Due::Never, |at| Due::at(at, now, || ())))
+    }
+
+    /// When the client has had its time; `None` if it is the server's turn.
+    fn lapses_at(&self) -> Option<Moment> {
+        let State { awaited, blocked, since } = *self.state.lock();
+        let limit = match awaited {
+            _ if blocked => UNREAD_TIMEOUT,
+            Awaited::First => FIRST_TIMEOUT,
+            Awaited::Request => IDLE_TIMEOUT,
+            Awaited::Answer => return None,
+        };
+        Some(since + limit)
+    }
+}
+
+/// A connection that notes when a write has to wait.
+pub(super) struct Noted<I> {
+    stream: I,
+    note: Arc<Note>,
+}
+
+impl<I> Noted<I> {
+    pub(super) const fn new(stream: I, note: Arc<Note>) -> Self {
+        Self { stream, note }
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Noted<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Noted<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.note.wrote(written.is_pending());
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.note.wrote(written.is_pending());
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+
+    async fn lapse(note: &Note) -> Duration {
+        let (begun, mut patience) = (Moment::now(), Patience::new());
+        poll_fn(|cx| note.poll_lapse(&mut patience, cx)).await;
+        Moment::now().since(begun)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_wait_has_its_limit_and_the_server_has_none() {
+        let note = Note::new();
+        assert_eq!(lapse(&note).await, FIRST_TIMEOUT);
+        note.answers();
+        assert!(timeout(Duration::from_secs(10_000), lapse(&note)).await.is_err());
+        note.wrote(true);
+        advance(Duration::from_secs(4)).await;
+        note.wrote(true);
+        assert_eq!(lapse(&note).await, UNREAD_TIMEOUT - Duration::from_secs(4));
+        note.wrote(false);
+        note.answered();
+        assert_eq!(lapse(&note).await, IDLE_TIMEOUT);
+    }
+}

@@ -1,0 +1,45 @@
+//! How ports are told to stop.
+
+use tokio_util::sync::CancellationToken;
+
+/// Tells ports to stop. Clones tell the same ones.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    graceful: CancellationToken,
+    close: CancellationToken,
+    abort: CancellationToken,
+}
+
+impl Shutdown {
+    /// Tells the open connections to go away once their calls are over.
+    pub fn graceful(&self) {
+        self.graceful.cancel();
+    }
+
+    /// No new connections; all that are open are told to go away.
+    pub fn close(&self) {
+        self.graceful.cancel();
+        self.close.cancel();
+    }
+
+    /// Drops all connections.
+    pub fn abort(&self) {
+        self.close();
+        self.abort.cancel();
+    }
+
+    /// When a connection that is new now must go away: one that comes while the server drains is there to be told so.
+    pub(super) fn go_away(&self) -> &CancellationToken {
+        if self.graceful.is_cancelled() { &self.close } else { &self.graceful }
+    }
+
+    /// When no further connection is accepted.
+    pub(super) const fn closed(&self) -> &CancellationToken {
+        &self.close
+    }
+
+    /// When connections are dropped.
+    pub(super) const fn aborted(&self) -> &CancellationToken {
+        &self.abort
+    }
+}
