@@ -188,7 +188,7 @@ impl fmt::Display for Accepted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let datatype = self.0;
         let (low, high) = match_datatype!(datatype, {
-            Int => (Int::MIN as i64, Int::MAX as u64),
+            Int => (i128::from(Int::MIN), i128::from(Int::MAX)),
             Datatype::Bool => return write!(f, "{datatype} takes true and false"),
             Datatype::Fp32 | Datatype::Fp64 | Datatype::Fp16 | Datatype::Bf16 => {
                 return write!(f, "{datatype} takes finite numbers of its range");
