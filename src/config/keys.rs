@@ -6,14 +6,14 @@ use std::{fmt::Write as _, ops::RangeInclusive, sync::LazyLock};
 
 use super::Config;
 
-/// What a setting is, for `docs/configuration.md` and the command line.
+/// A setting, described for `docs/configuration.md` and the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyDoc {
     /// `section.name`, stable; errors name limits by it.
     pub key: &'static str,
     /// Default in TOML.
     pub default: String,
-    /// Unit; empty for what has none.
+    /// Unit; empty if there is none.
     pub unit: &'static str,
     /// Accepted values, in words.
     pub accepted: String,
@@ -112,7 +112,7 @@ const SWITCH: &str = "`true` or `false`";
 const PATH: &str = "a path; empty for none";
 /// HTTP/2's largest flow-control window.
 const WINDOW_MAX: i64 = (1 << 31) - 1;
-/// A bound for sizes in memory, far above sense on any machine, so that sums of a few of them cannot overflow.
+/// A bound for sizes in memory, beyond reason on any machine, so that sums of a few of them cannot overflow.
 const MEMORY_MAX: i64 = 1 << 46;
 
 pub(super) const KEYS: &[Key] = &[
@@ -377,9 +377,9 @@ pub(super) fn default_value(key: &str) -> Option<&'static toml::Value> {
     DEFAULTS.get(section)?.get(name)
 }
 
-/// The known key that is most like `unknown`, if any is much like it.
+/// The known key that is most like `unknown`, if one is close enough.
 pub(super) fn nearest(unknown: &str) -> Option<&'static str> {
-    // Longer names are no likely slip, and the distance takes quadratic time.
+    // A longer name is hardly a slip, and the distance takes quadratic time.
     if unknown.len() > 64 {
         return None;
     }
@@ -391,7 +391,7 @@ pub(super) fn nearest(unknown: &str) -> Option<&'static str> {
     (distance <= unknown.len() / 3).then_some(name)
 }
 
-/// How many letters must be put in, taken out or changed to make `left` of `right`.
+/// How many letters must be added, removed or changed to turn `right` into `left`.
 fn edit_distance(left: &str, right: &str) -> usize {
     let mut row: Vec<usize> = (0..=right.chars().count()).collect();
     for (i, from) in left.chars().enumerate() {
