@@ -238,7 +238,7 @@ async fn a_recording_that_is_cut_off_is_sent_as_far_as_it_goes_and_the_exit_code
         server.seen().audio.clear();
         let ended = run(&server, &[command, text(&file)]).await;
         let warning = format!(
-            "warning: {}: is cut off 0.75 s before the end that its header states; what is there was sent\n",
+            "warning: {}: is cut off 0.75 s before the end that its header states; everything up to there was sent\n",
             file.display()
         );
         assert!(ended.notes.ends_with(&warning), "{command}: {}", ended.notes);

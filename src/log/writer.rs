@@ -114,7 +114,9 @@ impl<W: Write> Writer<W> {
 fn loss_line(lost: u64, format: LogFormat) -> Vec<u8> {
     line(
         format,
-        &format!("{lost} lines of the log were lost: it could not be written, or not fast enough (tidemill_log_lines_lost_total)"),
+        &format!(
+            "{lost} lines of the log were lost: it could not be written, or not fast enough (tidemill_log_lines_lost_total)"
+        ),
     )
 }
 

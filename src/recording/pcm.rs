@@ -1,6 +1,6 @@
 //! Uncompressed samples: a payload of frames, to its stated length or to the end of the input.
 //!
-//! Knows no headers; whoever has read one says how long the payload is, and how its samples are stored.
+//! Knows no headers; the code that has read one says how long the payload is and how its samples are stored.
 
 use std::io::{self, Read as _};
 
@@ -14,18 +14,19 @@ const BLOCK_BYTES: usize = 64 * 1024;
 pub(super) enum Length {
     /// As long as its header says.
     Stated(u64),
-    /// Its header says this, as programs do that cannot go back to write what came of it.
+    /// Its header says this, because the program that wrote it could not go back to fill in the length.
     Placeholder(u64),
     /// To the end of the input.
     ToTheEnd,
 }
 
 impl Length {
-    /// From here on a 32-bit length is one that no program has measured: sox writes this one to a pipe, arecord 0x80000000, ffmpeg 0xFFFFFFFF.
+    /// From here on, a 32-bit length is not one that a program has measured: to a pipe, sox writes this one, arecord 0x80000000, ffmpeg
+    /// 0xFFFFFFFF.
     const PLACEHOLDER_32_MIN: u64 = 0x7fff_f000;
     /// The same for 64-bit lengths.
     const PLACEHOLDER_64_MIN: u64 = 1 << 62;
-    /// What writers of 64-bit lengths put there that reckon in 32 bits, headers included.
+    /// What writers of 64-bit lengths that count in 32 bits put there, headers included.
     const PLACEHOLDER_32_WRITTEN_AS_64: [std::ops::RangeInclusive<u64>; 2] =
         [0x7fff_f000..=0x7fff_f080, 0xffff_ff00..=0xffff_ffff];
 
@@ -48,10 +49,10 @@ impl Length {
 #[derive(Debug)]
 pub(super) struct Payload {
     source: Source,
-    /// What may follow these bytes, in a format where more of them can.
+    /// What may follow these bytes, in a format that allows more of them.
     chunks: Option<riff::Chunks>,
     length: Length,
-    /// Of the length that is stated.
+    /// What is left of the stated length.
     left: u64,
     ended: bool,
 }
@@ -71,7 +72,7 @@ impl Payload {
         };
     }
 
-    /// How many bytes there are, if that is known: of a file, whatever its header says.
+    /// How many bytes there are, if known: for a file they are counted, whatever its header says.
     fn bytes_total(&mut self) -> Option<u64> {
         let there = self.source.length().map(|length| length.saturating_sub(self.source.position()));
         match self.length {
@@ -99,11 +100,11 @@ impl Payload {
         Ok(0)
     }
 
-    /// At the end of what is stated: another chunk of samples, more than was stated, or the end.
+    /// At the end of what was stated: moves to another chunk of samples, to more than was stated, or to the end.
     fn go_on(&mut self) -> io::Result<()> {
         let is_placeholder = matches!(self.length, Length::Placeholder(_));
         match &mut self.chunks {
-            // A length of 0, or one so large that it is made up, is also right at times. Then a chunk begins here.
+            // A length of 0, or one so large that it looks made up, is sometimes right. Then a chunk begins here.
             Some(chunks) if is_placeholder && !chunks.is_next(&mut self.source)? => self.begin(Length::ToTheEnd),
             Some(chunks) => match chunks.next_samples(&mut self.source)? {
                 Some(length) => self.begin(length),
@@ -115,7 +116,7 @@ impl Payload {
         Ok(())
     }
 
-    /// Bytes that are stated and not there.
+    /// Bytes that were stated but are missing.
     const fn missing(&self) -> Option<u64> {
         match self.length {
             Length::Stated(_) if self.ended && self.left > 0 => Some(self.left),
@@ -129,7 +130,7 @@ impl Payload {
 pub(super) struct PcmReader {
     layout: Layout,
     payload: Payload,
-    /// Bytes that are not decoded yet: less than a frame between calls.
+    /// Bytes that are not decoded yet: between calls, less than a frame.
     bytes: Vec<u8>,
     frames_given: u64,
 }
@@ -143,12 +144,12 @@ impl PcmReader {
         &self.layout
     }
 
-    /// How many frames there are, if that is known.
+    /// How many frames there are, if known.
     pub(super) fn frames_total(&mut self) -> Option<u64> {
         self.payload.bytes_total().map(|bytes| bytes / self.layout.frame_bytes() as u64)
     }
 
-    /// Appends the next frames, mixed into one channel. Appends nothing at the end.
+    /// Appends the next frames, mixed into one channel; nothing at the end.
     pub(super) fn read(&mut self, mono: &mut Vec<f32>) -> io::Result<()> {
         let frame_bytes = self.layout.frame_bytes();
         let mut filled = self.bytes.len();
@@ -158,7 +159,7 @@ impl PcmReader {
             let count = *read.as_ref().unwrap_or(&0);
             filled += count;
             let whole = filled - filled % frame_bytes;
-            // What is there is given out at once: it may come from a microphone.
+            // What is there is passed on at once: it may come from a microphone.
             if count == 0 || whole > 0 {
                 self.bytes.truncate(filled);
                 read?;
@@ -171,7 +172,7 @@ impl PcmReader {
         Ok(())
     }
 
-    /// What was wrong with the end, once all is read.
+    /// What was wrong with the end, once everything has been read.
     pub(super) fn flaw(&self) -> Option<Flaw> {
         if let Some(bytes) = self.payload.missing() {
             let frames = bytes.div_ceil(self.layout.frame_bytes() as u64);
@@ -181,7 +182,7 @@ impl PcmReader {
         }
         match (self.payload.length, self.bytes.len()) {
             (_, 0) | (Length::Stated(_), _) => None,
-            // Chunks of odd length are followed by a byte that belongs to none.
+            // Chunks of odd length are followed by a byte that belongs to no chunk.
             (Length::Placeholder(_) | Length::ToTheEnd, 1) if self.payload.chunks.is_some() => None,
             (Length::Placeholder(_) | Length::ToTheEnd, bytes) => {
                 Some(Flaw::HalfSample { bytes, frame_bytes: self.layout.frame_bytes(), frames: self.frames_given })

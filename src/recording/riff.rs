@@ -1,7 +1,7 @@
-//! WAV and its successors: RIFF, RF64, BW64 and Wave64, as a walk over chunks that never goes back.
+//! WAV and its successors: RIFF, RF64, BW64 and Wave64, read chunk by chunk and never backwards.
 //!
-//! Believes no length that cannot be: what programs write that cannot go back is taken as unknown, and the form's own length is not looked at.
-//! Knows nothing of what samples mean.
+//! Believes no impossible length: what programs that cannot go back write is taken to be unknown, and the form's own length is ignored.
+//! Knows nothing about what samples mean.
 
 use std::io;
 
@@ -12,16 +12,16 @@ use super::{
     source::Source,
 };
 
-/// Chunks that are walked past before the samples begin.
+/// How many chunks may be skipped before the samples begin.
 const CHUNKS_MAX: usize = 4_096;
 
-/// Lengths of chunks that RF64's table may hold.
+/// How many chunk lengths RF64's table may hold.
 const LONG_CHUNKS_MAX: usize = 64;
 
 /// Most channels that are mixed into one.
 pub(super) const CHANNELS_MAX: u16 = 256;
 
-/// Ids by which a chunk is known where it is not certain that one begins.
+/// Ids by which a chunk is recognised where it is not certain that one begins.
 const KNOWN_IDS: [&[u8; 4]; 16] = [
     b"fmt ", b"data", b"fact", b"LIST", b"bext", b"JUNK", b"junk", b"PAD ", b"id3 ", b"ID3 ", b"iXML", b"cue ", b"smpl", b"PEAK",
     b"axml", b"chna",
@@ -33,13 +33,13 @@ const GUID_TAIL: [u8; 14] = [0, 0, 0, 0, 0x10, 0, 0x80, 0, 0, 0xaa, 0, 0x38, 0x9
 /// The rest of Wave64's GUIDs of chunks, after four letters.
 const WAVE64_TAIL: [u8; 12] = [0xf3, 0xac, 0xd3, 0x11, 0x8c, 0xd1, 0, 0xc0, 0x4f, 0x8e, 0xdb, 0x8a];
 
-/// Where a walk over the chunks of a file stands: after a chunk's content, before what pads it.
+/// How far the reading of a file's chunks has come: after a chunk's content, before its padding.
 #[derive(Debug)]
 pub(super) struct Chunks {
     is_wave64: bool,
-    /// Bytes that pad the chunk before.
+    /// Bytes that pad the previous chunk.
     padding: u64,
-    /// RF64's lengths of chunks that are too long for 32 bits.
+    /// RF64's lengths for chunks that are too long for 32 bits.
     long: Vec<([u8; 4], u64)>,
     walked: usize,
 }
@@ -51,7 +51,7 @@ struct Chunk {
 }
 
 impl Chunk {
-    /// As it is stated.
+    /// As stated.
     const fn bytes(self) -> u64 {
         match self.length {
             Length::Stated(bytes) | Length::Placeholder(bytes) => bytes,
@@ -77,7 +77,7 @@ impl Chunks {
         Ok(chunk)
     }
 
-    /// Some writers leave the byte out that makes an odd chunk even. The id of the next chunk shows it.
+    /// Some writers leave out the byte that makes an odd chunk even. The id of the next chunk shows whether they did.
     fn skip_padding(&mut self, source: &mut Source) -> io::Result<()> {
         let is_left_out = self.padding == 1 && !self.is_wave64 && source.peek(4)?.first_chunk().is_some_and(is_known);
         if !is_left_out {
@@ -122,7 +122,7 @@ impl Chunks {
         })
     }
 
-    /// The next chunk of samples after one of them, if there is one. Whatever else follows is passed over, broken or not.
+    /// The next chunk of samples after one of them, if there is one. Anything else that follows is ignored, broken or not.
     pub(super) fn next_samples(&mut self, source: &mut Source) -> io::Result<Option<Length>> {
         while self.walked < CHUNKS_MAX
             && let Some(chunk) = self.next(source)?
@@ -143,7 +143,7 @@ fn is_known(id: &[u8; 4]) -> bool {
 /// Reads up to where the samples begin.
 ///
 /// # Errors
-/// [`RecordingError`] if that is not reached, or the samples are stored in a way that is not read.
+/// [`RecordingError`] if that is not reached, or the samples are stored in a way that cannot be read.
 pub(super) fn open(mut source: Source) -> Result<PcmReader, RecordingError> {
     let mut form = [0; 12];
     source.fill(&mut form)?;
@@ -203,7 +203,7 @@ fn read_long_lengths(source: &mut Source, bytes: u64, long: &mut Vec<([u8; 4], u
 /// A chunk `fmt ` of any length.
 fn read_format(source: &mut Source, bytes: u64) -> Result<Layout, RecordingError> {
     const LEAST_BYTES: usize = 16;
-    /// With what the extensible form adds.
+    /// Including what the extensible form adds.
     const MOST_BYTES: usize = 40;
     let mut format = [0; MOST_BYTES];
     let known = usize::try_from(bytes).map_or(MOST_BYTES, |bytes| bytes.min(MOST_BYTES));
@@ -213,7 +213,7 @@ fn read_format(source: &mut Source, bytes: u64) -> Result<Layout, RecordingError
         return Err(RecordingError::damaged(format!("it ends after {} bytes, in its format (`fmt `)", source.position())));
     }
     if read < LEAST_BYTES {
-        return Err(RecordingError::damaged(format!("its format (`fmt `) has {read} bytes, and {LEAST_BYTES} are the least")));
+        return Err(RecordingError::damaged(format!("its format (`fmt `) has {read} bytes, but needs at least {LEAST_BYTES}")));
     }
     layout_of(&format[..read])
 }
@@ -226,7 +226,7 @@ fn layout_of(format: &[u8]) -> Result<Layout, RecordingError> {
     if tag == EXTENSIBLE {
         tag = match format.get(24..40) {
             Some([low, high, tail @ ..]) if *tail == GUID_TAIL => u16::from_le_bytes([*low, *high]),
-            Some(_) => return Err(RecordingError::unread("a WAV file of a format that only its own GUID names")),
+            Some(_) => return Err(RecordingError::unread("a WAV file in a format that has only a GUID of its own")),
             None => {
                 return Err(RecordingError::damaged(format!(
                     "its format (`fmt `) is the extensible one, but has {} bytes",
@@ -239,7 +239,7 @@ fn layout_of(format: &[u8]) -> Result<Layout, RecordingError> {
         return Err(RecordingError::unread(format!("a WAV file of {channels} channels (none, or more than {CHANNELS_MAX})")));
     }
     let channels = usize::from(channels);
-    // Samples are as wide as frames leave room for; a frame that does not divide is not believed.
+    // Samples are as wide as frames leave room for; a frame that does not divide evenly is not believed.
     let by_frame =
         Some(frame_bytes / channels).filter(|width| frame_bytes % channels == 0 && (1..=8).contains(width) && width * 8 >= bits);
     let sample_bytes = by_frame.unwrap_or(bits.div_ceil(8));
@@ -260,7 +260,7 @@ fn layout_of(format: &[u8]) -> Result<Layout, RecordingError> {
     Ok(Layout { encoding, sample_bytes, is_big_endian: false, channels, rate_hz })
 }
 
-/// The name of what a format's tag stands for.
+/// The name of the codec that a format's tag stands for.
 const fn codec_name(tag: u16) -> &'static str {
     match tag {
         0x0001 => "integer",
@@ -282,7 +282,7 @@ const fn codec_name(tag: u16) -> &'static str {
         0x566f | 0x674f..=0x6751 | 0x676f..=0x6771 => "Vorbis",
         0x704f => "Opus",
         0xf1ac => "FLAC",
-        _ => "an encoding without a name here",
+        _ => "an unknown encoding",
     }
 }
 
