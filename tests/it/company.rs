@@ -542,7 +542,7 @@ async fn a_random_model_runs_one_item_a_call_unless_its_manifest_assumes_otherwi
             (BatchingVerdict::Random, shares_calls, 1),
             "{model}"
         );
-        assert!(found.detail.contains("the same item gets another answer each time"), "{}", found.detail);
+        assert!(found.detail.contains("the same item gets a different answer each time"), "{}", found.detail);
         assert_eq!(verdict_metric(&server, model, "random"), 1.0);
     }
     assert!(index(&server, "random").await.1.starts_with("one item a call, random: "));
