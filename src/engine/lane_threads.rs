@@ -12,14 +12,14 @@ thread_local! {
     static HERE: RefCell<Option<Arc<rten::ThreadPool>>> = const { RefCell::new(None) };
 }
 
-/// The compute threads of one lane: a pool of one, in which the lane's own loop runs, and a pool that all lanes of the device share
-/// for a call that may have the whole device to itself.
+/// The compute threads of one lane: a pool of one, in which the lane's own loop runs, and a pool that all lanes of the device share for
+/// calls that may have the whole device to themselves.
 ///
-/// rten computes inside a rayon pool, and entering a foreign pool costs two context switches a call. A lane that already runs
-/// inside its pool enters it for free; the shared pool is foreign to it, which only a call of some length is worth.
+/// rten computes inside a rayon pool, and entering a foreign pool costs two context switches per call. A lane that already runs inside its
+/// pool enters it for free; the shared pool is foreign to it, so only a call of some length is worth it.
 ///
-/// A call that is made on the thread of another lane computes there: the lane's own thread may be in its loop for good. So a model
-/// can be tried out beside lanes that are at work.
+/// A call that is made on the thread of another lane computes there, since the lane's own thread may be in its loop for good. So a model
+/// can be tried while lanes are at work.
 #[derive(Debug, Clone)]
 pub struct LaneThreads {
     own: Arc<rten::ThreadPool>,
@@ -27,7 +27,7 @@ pub struct LaneThreads {
     is_long_lane: bool,
 }
 
-/// Threads as many as lanes, started when they are first needed.
+/// As many threads as lanes, started when they are first needed.
 #[derive(Debug)]
 struct SharedThreads {
     lanes: usize,
@@ -60,7 +60,7 @@ impl LaneThreads {
         Self { own, shared: Arc::clone(shared), is_long_lane: false }
     }
 
-    /// Whether they are those of a lane for long calls alone.
+    /// Whether they are those of a lane only for long calls.
     #[must_use]
     pub const fn is_long_lane(&self) -> bool {
         self.is_long_lane
@@ -74,7 +74,7 @@ impl LaneThreads {
         })
     }
 
-    /// The pool for a call. With a single lane, its own thread is all that there is.
+    /// The pool for a call. With a single lane, its own thread is all there is.
     pub(super) fn pool(&self, threads: CallThreads) -> Arc<rten::ThreadPool> {
         match threads {
             CallThreads::All if self.shared.lanes > 1 => {
@@ -86,7 +86,7 @@ impl LaneThreads {
     }
 }
 
-/// Takes back what [`HERE`] says, or the pool's thread would keep its own pool alive.
+/// Clears [`HERE`] again; otherwise the pool's thread would keep its own pool alive.
 struct Here {
     before: Option<Arc<rten::ThreadPool>>,
 }
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lanes_of_a_device_share_one_wide_pool_that_is_none_of_their_own() {
+    fn lanes_of_a_device_share_one_wide_pool_that_is_not_their_own() {
         let lanes = LaneThreads::device(2);
         let [own, other] = [0, 1].map(|lane: usize| lanes[lane].pool(CallThreads::One));
         let wide = lanes[0].pool(CallThreads::All);

@@ -1,8 +1,8 @@
 //! Engines: what runs a model call.
 //!
-//! An engine is blocking and has no queue: it is handed one contiguous tensor per input and gives one per output. It knows no
-//! runtime, no protocol, no stream and no metrics, and uses the threads it is given. [`stack`] turns items into such a call
-//! and its outputs back into items.
+//! An engine is blocking and has no queue: it gets one contiguous tensor per input and gives one per output. It knows no runtime, no
+//! protocol, no stream and no metrics, and uses the threads it is given. [`stack`] turns items into such a call and its outputs back into
+//! items.
 //!
 //! # Errors and panics
 //! A call that fails returns an [`EngineError`]. A call may panic; the lane catches it, drops the [`Instance`] and makes a new
@@ -33,7 +33,7 @@ compile_error!("tensors are little-endian on the wire and are handed to engines 
 pub use lane_threads::LaneThreads;
 pub use stack::{Executable, ItemCall, Milestones, PaddingCount, Ran, RunError};
 
-/// How to get onnxruntime, for messages.
+/// How to get onnxruntime, for use in messages.
 const ONNXRUNTIME_WAY: &str = "pip install onnxruntime, then --onnxruntime auto";
 
 /// Why a model cannot be loaded, bound or run. The text names the engine, the thing and the value.
@@ -58,11 +58,11 @@ pub enum EngineError {
 pub struct DeclaredTensor {
     /// Name in the file.
     pub name: String,
-    /// Element type; `None` where the file's type has no [`Datatype`] (INT4, sequences).
+    /// Element type; `None` if the file's type has no [`Datatype`] (INT4, sequences).
     pub datatype: Option<Datatype>,
-    /// All dimensions, batch included; `None` is dynamic. `None` for the whole if the file does not say.
+    /// All dimensions, batch included; `None` is dynamic. `None` altogether if the file does not say.
     pub dims: Option<Vec<Option<usize>>>,
-    /// Whether the file gives an input a value, which applies if a call does not bring one.
+    /// Whether the file gives the input a value that applies if a call does not bring one.
     pub has_default: bool,
 }
 
@@ -90,12 +90,12 @@ pub enum CallThreads {
     /// The lane's own.
     #[default]
     One,
-    /// As many as the device has lanes: for a call that would leave the other lanes idle. An engine for which
-    /// [`Engine::can_widen`] is false takes it for [`CallThreads::One`].
+    /// As many as the device has lanes: for a call that would leave the other lanes idle. An engine for which [`Engine::can_widen`] is
+    /// false treats it as [`CallThreads::One`].
     All,
 }
 
-/// A loaded model, shared by all lanes. [`Any`], so that who made it can reach what it alone offers.
+/// A loaded model, shared by all lanes. It is [`Any`], so that the code that made it can reach what only this engine offers.
 pub trait Engine: Any + Send + Sync {
     /// Name for people and metrics: `rten`, `onnxruntime`, `synthetic`.
     fn name(&self) -> &'static str;
@@ -105,17 +105,17 @@ pub trait Engine: Any + Send + Sync {
         false
     }
 
-    /// Whether a call costs the same on whatever thread it is made, so that a lone item need not wait for the lane's own to wake.
+    /// Whether a call costs the same on any thread, so that a lone item need not wait for the lane's own thread to wake.
     fn runs_on_any_thread(&self) -> bool {
         false
     }
 
-    /// Its version, if another one might compute other numbers; else empty.
+    /// Its version, if another one might compute different numbers; otherwise empty.
     fn version(&self) -> String {
         String::new()
     }
 
-    /// Whether it holds weights a second time, in the form that calls are fastest with.
+    /// Whether it holds weights a second time, in the form that makes calls fastest.
     fn packs_weights(&self) -> bool {
         false
     }
@@ -133,14 +133,14 @@ pub trait Engine: Any + Send + Sync {
         None
     }
 
-    /// Makes what one lane needs to run calls of this plan.
+    /// Makes what a lane needs to run calls of this plan.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if the plan names what the model does not have, or the engine refuses.
+    /// [`EngineError::Load`] if the plan names something that the model does not have, or if the engine refuses.
     fn instance(&self, plan: &CallPlan, threads: &LaneThreads) -> Result<Box<dyn Instance>, EngineError>;
 }
 
-/// One input of a call: a dense, row-major tensor whose data start on a 64-byte border.
+/// One input of a call: a dense, row-major tensor whose data starts on a 64-byte boundary.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView<'a> {
     /// Element type.
@@ -162,11 +162,11 @@ pub struct Call<'a> {
     pub threads: CallThreads,
 }
 
-/// What one lane keeps to run one model.
+/// What a lane keeps to run a model.
 pub trait Instance: Send {
     /// Runs one call and returns the outputs in the plan's order.
     ///
     /// # Errors
-    /// [`EngineError::Run`]; none of the items has a result then.
+    /// [`EngineError::Run`]; then none of the items has a result.
     fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError>;
 }

@@ -1,20 +1,20 @@
-//! Items to batches and back: gathers items into one model call and scatters its outputs.
+//! From items to batches and back: gathers items into one model call and scatters its outputs.
 //!
 //! Knows signatures and engines, and when the parts of a call are over. Knows no queue, no stream and no metrics.
 //!
 //! # Padding
-//! Items of a padded model may differ in length. They are gathered into a batch of one length, and of each output every dynamic
-//! dimension must come out with that length, so that each item is given back its own. State is never padded.
+//! Items of a padded model may differ in length. They are gathered into a batch of one length, and every dynamic dimension of each output
+//! must come out with that length, so that each item gets back its own. State is never padded.
 //!
 //! # BYTES
 //! Their elements differ in length, so nothing about them can be computed from shapes alone; `byte_strings` has what they need.
 //!
 //! # State
-//! A call reads the items' state before it runs and writes it after everything that can fail: a call that returns an error has
-//! changed no state. No two items of a call may share a [`StateSlot`].
+//! A call reads the items' state before it runs, and writes it after everything that can fail: a call that returns an error has changed no
+//! state. No two items of a call may share a [`StateSlot`].
 //!
 //! # Panics of an engine
-//! They end the call with [`RunError::Panicked`]. The lane's instance is dropped, and the lane's next call makes a new one.
+//! A panic ends the call with [`RunError::Panicked`]. The lane's instance is dropped, and the lane's next call makes a new one.
 
 use std::{
     any::Any,
@@ -44,7 +44,7 @@ use crate::{
     domain::{ItemOutputs, Shape, Signature, StateBuffers, StateSlot, StateSpec, Tensor, TensorSpec, Timestamp},
 };
 
-/// Unused buffers that a model keeps for outputs that cannot be slices of a call's.
+/// Unused buffers that a model keeps for outputs that cannot be slices of a call's outputs.
 const POOLED_BUFFERS_MAX: usize = 16;
 /// Their bytes in all.
 const POOLED_BYTES_MAX: usize = 16 << 20;
@@ -69,7 +69,7 @@ pub struct Ran {
     pub milestones: Milestones,
 }
 
-/// When a call had done what: between the two, the engine ran.
+/// How far a call had got when: between the two, the engine ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Milestones {
     /// The items had been put together.
@@ -112,15 +112,15 @@ pub struct Executable {
     engine: Arc<dyn Engine>,
     signature: Arc<Signature>,
     plan: CallPlan,
-    /// Where each of the signature's outputs, then states, stands in the plan's outputs.
+    /// Where each of the signature's outputs, then states, is in the plan's outputs.
     output_positions: Vec<usize>,
     /// The shared inputs' values, aligned.
     shared: Vec<AlignedBuffer>,
     lanes: Vec<Lane>,
     pool: Arc<BufferPool>,
-    /// Instances made anew.
+    /// Instances rebuilt.
     rebuilds: AtomicU64,
-    /// Why the last attempt to make one failed.
+    /// Why the last attempt to rebuild one failed.
     lost: Mutex<Option<Arc<str>>>,
 }
 
@@ -141,11 +141,11 @@ struct LaneSlot {
 type Shapes = SmallVec<[Shape; 4]>;
 
 impl Executable {
-    /// Binds `engine` to `signature` and makes one instance for each of `lanes`, but for long ones: most models never run there.
+    /// Binds `engine` to `signature` and makes an instance for each of `lanes`, except for long ones: most models never run there.
     ///
     /// # Errors
-    /// [`EngineError`] if a batch axis of the signature does not exist, only some of its tensors have one, a tensor of BYTES stands where none can, or the engine
-    /// lacks one of the signature's names or fails.
+    /// [`EngineError`] if a batch axis of the signature does not exist, only some of its tensors have one, a tensor of BYTES is where none
+    /// can be, or the engine lacks one of the signature's names or fails.
     pub fn new(engine: Arc<dyn Engine>, signature: Arc<Signature>, lanes: &[LaneThreads]) -> Result<Self, EngineError> {
         check_axes(&signature)?;
         byte_strings::check(&signature)?;
@@ -199,26 +199,26 @@ impl Executable {
         self.engine.can_widen() && self.lanes() > 1
     }
 
-    /// Instances made anew because a call panicked.
+    /// Instances rebuilt because a call panicked.
     #[must_use]
     pub fn rebuilds(&self) -> u64 {
         self.rebuilds.load(Ordering::Relaxed)
     }
 
-    /// Why an instance could not be made anew after a panic, if so: the model cannot be relied on until one can.
+    /// Why an instance could not be rebuilt after a panic, if that is so: until one can, the model cannot be relied on.
     #[must_use]
     pub fn lost(&self) -> Option<Arc<str>> {
         self.lost.lock().clone()
     }
 
-    /// How many lanes can run calls at the same time, beside the long ones, which come after them.
+    /// How many lanes can run calls at the same time, not counting the long ones, which come after them.
     #[must_use]
     pub fn lanes(&self) -> usize {
         self.lanes.iter().filter(|lane| !lane.threads.is_long_lane()).count()
     }
 
-    /// The lane with this number, for its only user. A long lane whose instance cannot be made, for which memory may be short, shares that
-    /// of an ordinary one.
+    /// The lane with this number, for its only user. If a long lane's instance cannot be made, perhaps because memory is short, it shares
+    /// that of an ordinary lane.
     fn occupy(&self, lane: usize) -> Option<(&Lane, MutexGuard<'_, LaneSlot>)> {
         let own = self.lanes.get(lane)?;
         let mut slot = own.slot.lock();
@@ -232,7 +232,7 @@ impl Executable {
             }
             Err(error) => {
                 drop(slot);
-                tracing::debug!(%error, lane, "a long lane shares the instance of another lane: it could not be given one");
+                tracing::debug!(%error, lane, "a long lane could not get an instance of its own and shares that of another lane");
                 let other = self.lanes.get(lane % self.lanes().max(1))?;
                 Some((other, other.slot.lock()))
             }
@@ -375,7 +375,7 @@ impl Executable {
         match catch_unwind(AssertUnwindSafe(|| running.run(&call))) {
             Ok(outputs) => Ok(outputs?),
             Err(panic) => {
-                // Dropping what a panic left behind may panic as well.
+                // Dropping what a panic left behind may panic too.
                 let broken = instance.take();
                 let _ = catch_unwind(AssertUnwindSafe(move || drop(broken)));
                 Err(RunError::Panicked(panic_message(&*panic)))
@@ -418,7 +418,7 @@ impl Executable {
         Ok(results)
     }
 
-    /// Cuts one output into items: slices of it if the items' bytes lie together, of a rearranged copy if not.
+    /// Cuts one output into items: slices of it if each item's bytes are contiguous, otherwise slices of a rearranged copy.
     fn cut(
         &self,
         spec: &TensorSpec,
@@ -458,7 +458,7 @@ impl Executable {
         Ok(())
     }
 
-    /// An item without its padding: a slice if its bytes lie together, a copy if not.
+    /// An item without its padding: a slice if its bytes are contiguous, otherwise a copy.
     fn cropped(&self, crop: &Crop<'_>, item: Bytes) -> Bytes {
         if crop.is_prefix() {
             return item.slice(..crop.own_bytes());
@@ -507,8 +507,8 @@ struct Gathered {
     padding: PaddingCount,
 }
 
-/// The plan of a call, and where each output, then state, stands in it. A state's output may be one of the item's outputs as
-/// well; the engine is asked for it once.
+/// The plan of a call, and where each output, then state, is in it. A state's output may also be one of the item's outputs; the engine is
+/// asked for it only once.
 fn plan_call(signature: &Signature) -> (CallPlan, Vec<usize>) {
     let inputs = signature.inputs.iter().map(|spec| &spec.name);
     let states = signature.states.iter().map(|spec| &spec.input);
@@ -530,7 +530,7 @@ fn wrong_output(spec: &TensorSpec, cause: &dyn Display) -> RunError {
     RunError::WrongOutput(format!("output '{}': {cause}", spec.name))
 }
 
-/// Without a batch dimension there is one item, which lies in the call as it is.
+/// Without a batch dimension there is one item, which goes into the call as it is.
 fn layout(
     name: &str,
     dims: &[usize],
@@ -629,7 +629,7 @@ mod tests {
         slot.with(|state| state.as_ref().map(|buffers| bytemuck::pod_collect_to_vec(&buffers[0])))
     }
 
-    /// One step of the given streams, by (stream, first number).
+    /// One step of the given streams, as (stream, first number).
     fn step(model: &Executable, streams: &[StateSlot], items: &[(usize, f32)]) -> Result<Vec<Vec<f32>>, RunError> {
         let inputs: Vec<[Tensor; 1]> = items.iter().map(|(_, value)| [Tensor::from_f32(&[*value, 1.0])]).collect();
         let calls: Vec<ItemCall<'_>> =
@@ -881,7 +881,7 @@ mod tests {
         assert_eq!(error.to_string(), "tensor 'x' has its batch on axis 2, but its last axis is 1");
     }
 
-    /// Hands back prepared outputs, panics or refuses to start again, and keeps what it was given.
+    /// Returns prepared outputs, panics or refuses to start again, and keeps what it was given.
     #[derive(Default)]
     struct Puppet {
         contract: Contract,
@@ -932,7 +932,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_instance_is_made_anew_and_its_loss_is_told_apart() {
+    fn a_broken_instance_is_rebuilt_and_its_loss_is_reported_separately() {
         let signature = Arc::new(Signature { inputs: vec![fp32("x", &[Some(1)])], ..Signature::default() });
         // Taken from the end: the first start succeeds, the next fails, the third succeeds.
         let puppet = Puppet { starts: Mutex::new(vec![true, false, true]), panics: true, ..Puppet::default() };
@@ -944,8 +944,8 @@ mod tests {
         assert_eq!(run(), Err(RunError::InstanceLost("out of strings".to_owned())));
         assert_eq!((model.lost().as_deref(), model.rebuilds()), (Some("out of strings"), 0));
         assert_eq!(run(), Err(RunError::Panicked("the strings tore".to_owned())));
-        assert_eq!((model.lost(), model.rebuilds()), (None, 1), "it was made anew, though it broke again");
-        // What is left must not run its destructor.
+        assert_eq!((model.lost(), model.rebuilds()), (None, 1), "it was rebuilt, though it broke again");
+        // The destructor of what is left must not run.
         model.lanes[0].slot.lock().instance = None;
     }
 

@@ -1,4 +1,4 @@
-//! The handle by which a test or bench steers a running synthetic engine: its costs, its call count and its gate.
+//! The handle with which a test or bench controls a running synthetic engine: its costs, its call count and its gate.
 
 use std::{
     hint, io,
@@ -16,14 +16,14 @@ use crate::clock;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CostMode {
-    /// Computing, like a model on this processor.
+    /// By computing, like a model on this processor.
     #[default]
     Busy,
-    /// Waiting, like a model on another device.
+    /// By waiting, like a model on another device.
     Blocked,
 }
 
-/// Steers all instances of one synthetic engine while they run.
+/// Controls all instances of one synthetic engine while they run.
 #[derive(Debug, Default)]
 pub struct SyntheticControl {
     cost_per_call_ns: AtomicU64,
@@ -60,7 +60,7 @@ impl SyntheticControl {
         self.items.load(Ordering::Relaxed)
     }
 
-    /// Holds each call that begins from now on, until it is let through.
+    /// Holds each call that begins from now on until it is let through.
     pub fn close_gate(&self) {
         self.gate.state.lock().closed = true;
     }
@@ -122,8 +122,8 @@ impl SyntheticControl {
         state.passes = state.passes.saturating_sub(1);
     }
 
-    /// Spends the cost of a call, whose first input has `elements` elements in all. It is `speedup` times as fast as it would be
-    /// on one thread.
+    /// Spends the cost of a call whose first input has `elements` elements in all. It is `speedup` times as fast as it would be on one
+    /// thread.
     pub(super) fn spend(&self, mode: CostMode, batch_size: usize, elements: usize, speedup: f64) {
         let per_call = self.cost_per_call_ns.load(Ordering::Relaxed);
         let per_item = self.cost_per_item_ns.load(Ordering::Relaxed);
