@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_part_a_line_and_lone_points_are_seen() {
+    fn gaps_split_a_line_and_lone_points_are_visible() {
         let points = vec![(0.0, 1.0), (1.0, 2.0), (2.0, f64::NAN), (3.0, 5.0), (f64::INFINITY, 1.0)];
         let svg = chart(vec![Line { points, ..Line::default() }]).inline();
         let path = svg.lines().find(|line| line.contains("class=\"line")).expect("a line");
