@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: all of it from what was measured."""
+"""docs/benchmarks.md, made entirely from what was measured."""
 
 from . import cells
 from .cells import Cell
@@ -9,7 +9,7 @@ from .rows import Row, markdown_table, plain_table, shown
 from .servers import CANNED, PEERS, title
 from .tool import Effort
 
-HEADER = ["name", "what", "against", "ratio", "reach", "reached", "share of the limit", "peer's share", "cores", "peer's cores", "runs"]
+HEADER = ["name", "what", "against", "ratio", "target", "reached", "share of the limit", "peer's share", "cores", "peer's cores", "runs"]
 SETTINGS_HEADER = [
     *("server", "model", "workers", "threads", "max batch", "delay us", "search"),
     *("items/s then", "cores then"),
@@ -83,7 +83,7 @@ def summary(results: Results) -> str:
 
 
 def page(results: Results, effort: Effort, facts: dict[str, str], typed: str, record: Record | None = None) -> str:
-    """The whole text. `typed` is the command that measured it, `record` that of the peers' settings if it is not the one in its place."""
+    """The whole text. `typed` is the command that measured it, `record` the record of the peers' settings if not the usual one."""
     rows, table, limits = results.rows, results.cells, results.limits
     machine = [[key, value] for key, value in (facts | _versions(rows, table)).items()]
     parts = [PREFACE, "## Machine and versions\n", markdown_table(["what", "which"], machine), f"\nCommand: `{typed}`\n"]
@@ -112,7 +112,7 @@ def page(results: Results, effort: Effort, facts: dict[str, str], typed: str, re
 
 
 def _settings(rows: list[Row], table: list[Cell], record: Record) -> list[list[str]]:
-    """Of each peer with each model that has a figure."""
+    """The settings of each peer with each model that has a figure."""
     pairs = [(cell.server, cell.model) for cell in table if cell.server in PEERS and cell.saturated]
     pairs += [(row.figures["peer"], row.figures["model"]) for row in rows if {"peer", "model"} <= row.figures.keys()]
     texts = []
@@ -130,12 +130,13 @@ def _settings(rows: list[Row], table: list[Cell], record: Record) -> list[list[s
 def _lengths(effort: Effort) -> str:
     return (
         f"Medians of {effort.table_runs} runs in turns, {effort.table_seconds:g} s each ({effort.table_heavy_seconds:g} s for MiniLM and "
-        f"Magika), and one run of {effort.equal_seconds:g} s at the same load: less than for the lines above, to have all models and servers."
+        f"Magika), and one run of {effort.equal_seconds:g} s at the same load: less than for the lines above, so as to cover all models and "
+        "servers."
     )
 
 
 def _versions(rows: list[Row], table: list[Cell]) -> dict[str, str]:
-    """Of the peers, as they gave them."""
+    """The peers' versions, as they stated them."""
     said = {cell.server: cell.version for cell in table if cell.version}
     said |= {row.figures["peer"]: row.figures["peer_version"] for row in rows if "peer_version" in row.figures}
     return {title: said[name] for name, title in sorted(PEERS.items(), key=lambda peer: peer[1]) if name in said}

@@ -351,7 +351,7 @@ def test_results_are_read_as_they_were_written(tmp_path):
 def test_results_of_other_programs_or_another_effort_do_not_count(tmp_path, change, capsys):
     filled().write(tmp_path, "page")
     assert of(dataclasses.replace(STAMP, **change)).read(tmp_path) == 0
-    assert f"7 entries of {tmp_path} are of other programs" in capsys.readouterr().err
+    assert f"7 entries of {tmp_path} are from other programs" in capsys.readouterr().err
     # As rows were before they had stamps.
     (tmp_path / "summary.json").write_text(json.dumps([LINE.measured(0.9, 5, {}, []).json()]))
     later = of()
