@@ -14,8 +14,8 @@ CALL = http2.header_block(http2.call_fields(EXAMPLE))
 
 
 def flood(target: Target, block, rounds: int, must_end: bool = False) -> tuple[int, int, collections.Counter]:
-    """Sends what `block(connection)` makes until the server ends the connection, then on the next one, `rounds` times in all. Returns the rounds,
-    the connections and how they ended. A short flood may go unnoticed, unless it `must_end`."""
+    """Sends what `block(connection)` makes until the server ends the connection, then on the next one, `rounds` times in all. Returns
+    the rounds, the connections and how they ended. A short flood may go unnoticed, unless it `must_end`."""
     ends: collections.Counter = collections.Counter()
     done = 0
     until = time.monotonic() + target.seconds

@@ -201,7 +201,7 @@ def idle_connections_that_answer_pings(target: Target) -> Report:
 
 @attack(SECTION)
 def odd_heads_of_requests(target: Target) -> Report:
-    """Pseudo-headers, methods, paths and content types that no library sends: each gets an answer, and only the culprit's connection may be lost."""
+    """Pseudo-headers, methods, paths and content types that no library sends: each gets an answer, and no connection is lost but its own."""
     plain = dict(http2.call_fields(wire.EXAMPLE))
 
     def changed(**fields: str | None) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""One client that uses up what everybody shares: streams, sequences, the queue, tenants. Others come from another address and are served."""
+"""One client uses up what everybody shares: streams, sequences, the queue, tenants. Others come from another address and are served."""
 
 import collections
 import json
@@ -233,7 +233,7 @@ def large_items(target: Target) -> Report:
 
 @attack(SECTION)
 def small_messages_of_a_client_that_keeps_all_rules(target: Target) -> Report:
-    """Messages of 30 to 700 bytes, each in its own frame, within all windows, from a client that does not read yet: the connection stays."""
+    """Messages of 30 to 700 bytes, each in its own frame, within all windows; the client does not read yet: the connection stays."""
     done = []
     for feeds, size in ((5, 30), (60, 700)):
         connection = Connection(target.grpc, window=0, source=ATTACKER)
