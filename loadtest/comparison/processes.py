@@ -1,6 +1,6 @@
 """Child processes that do not outlive this one.
 
-Each child leads a session of its own. At the end, at a signal and after an error, all that descends from it is asked to end, killed
+Each child leads its own session. At the end, at a signal and after an error, all that descends from it is asked to end, killed
 if it does not, and waited for.
 """
 

@@ -42,7 +42,7 @@ Starts two builds of the server with the model inside the binary, and puts the s
   live   streams at the pace of speech whose answers come within 50 ms, 99 of 100
 
 Both servers and the client share the machine's cores. Keep it idle otherwise.
-Build first: cargo build --release --workspace, and the other version in a checkout of its own."""
+Build first: cargo build --release --workspace, and the other version in its own checkout."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,7 +52,7 @@ impl Findings {
         let decimals = if measured.abs() >= 100.0 || measured.fract() == 0.0 { 0 } else { 3 };
         let wanted_text = wanted.shown();
         if wanted.met(measured) == "NO" {
-            self.unmet.push(format!("{arm}: {figure} is {measured:.decimals$}, but {wanted_text} is wanted"));
+            self.unmet.push(format!("{arm}: {figure} is {measured:.decimals$}, but should be {wanted_text}"));
         }
         self.report.row(vec![
             arm.into(),
@@ -100,7 +100,7 @@ mod tests {
         findings.add("a", "good", 1.0, Wanted::AtMost(1.0));
         findings.add("b", "bad", 2.0, Wanted::AtMost(1.0));
         let reasons = findings.strict_report(vec!["another".to_owned()]).reasons;
-        assert_eq!(reasons, ["b: bad is 2, but <= 1 is wanted", "another"]);
+        assert_eq!(reasons, ["b: bad is 2, but should be <= 1", "another"]);
     }
 
     #[test]

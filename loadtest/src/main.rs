@@ -38,7 +38,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measure a Tidemill server against its limits.
 ///
-/// Without --addr, the server runs inside this process, on a port of its own; the scenarios of the scheduler, from `deadlines` on,
+/// Without --addr, the server runs inside this process, on its own port; the scenarios of the scheduler, from `deadlines` on,
 /// always make their own. Everything stays on the loopback interface.
 #[derive(Debug, Parser)]
 #[command(version)]

@@ -1,4 +1,4 @@
-//! A server in a process of its own, and what the kernel says about a process.
+//! A server in its own process, and what the kernel says about a process.
 
 use std::{collections::BTreeMap, ffi::OsString, io::ErrorKind, net::SocketAddr, path::Path, process::Stdio, time::Duration};
 

@@ -240,7 +240,7 @@ const fn request(message: Message) -> FeedRequest {
     FeedRequest { message: Some(message) }
 }
 
-/// How long so many samples take to record.
+/// How long this many samples take to record.
 fn duration_of(samples: u64, rate_hz: u32) -> Duration {
     let rest_ns = samples % u64::from(rate_hz) * 1_000_000_000 / u64::from(rate_hz);
     Duration::from_secs(samples / u64::from(rate_hz)) + Duration::from_nanos(rest_ns)

@@ -16,7 +16,7 @@ const VALUE_BYTES: usize = size_of::<f32>();
 
 /// A block is what one window may keep in memory: the window's own bytes are a slice of it.
 const BLOCK_WINDOWS_MAX: usize = 32;
-/// The same for long windows; a window longer than this is a block of its own.
+/// The same for long windows; a window longer than this is a separate block.
 const BLOCK_SAMPLES_MAX: usize = 64 * 1024;
 
 /// A smaller chunk costs less to copy than to keep.
@@ -60,7 +60,7 @@ impl FramingRule {
     }
 }
 
-/// Where a window lies in its feed.
+/// Where a window is in its feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowPosition {
     /// Number of the window, from 0.
@@ -76,7 +76,7 @@ pub struct WindowPosition {
 pub struct Window {
     /// FP32 of shape `[context + window]`, each value a sample divided by 32768.
     pub tensor: Tensor,
-    /// Where it lies in the feed.
+    /// Where it is in the feed.
     pub position: WindowPosition,
 }
 

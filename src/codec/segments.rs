@@ -428,7 +428,7 @@ mod tests {
     #[derive(Debug, Clone, Copy)]
     enum Step {
         Window(Option<f32>),
-        /// A padded window of so many samples (none for 0), and the end of what came before.
+        /// A padded window of this many samples (none for 0), and the end of what came before.
         Flush(Option<f32>, u64),
     }
 

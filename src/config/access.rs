@@ -45,7 +45,7 @@ impl fmt::Display for Exposure {
 /// Whether only this machine reaches an address.
 #[must_use]
 pub fn is_loopback(address: IpAddr) -> bool {
-    // An IPv6 socket has IPv4's addresses in a form of its own.
+    // An IPv6 socket has IPv4's addresses in its own form.
     address.to_canonical().is_loopback()
 }
 

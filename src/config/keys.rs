@@ -282,7 +282,7 @@ pub(super) const KEYS: &[Key] = &[
     words(
         "scheduler.long_lanes",
         SWITCH,
-        "run calls that are long compared with others on threads of their own, which yield their cores to whatever else wants them; see \
+        "run calls that are long compared with others on their own threads, which yield their cores to whatever else wants them; see \
          [long calls](scheduling.md#long-calls)",
     ),
     number("scheduler.max_queued_items", "items", 1..=100_000_000, "admitted items of all models"),
@@ -331,7 +331,7 @@ pub(super) const KEYS: &[Key] = &[
          user may open. `auto`: on ports that are bound to a loopback address",
     ),
     number("shared_memory.max_regions", "regions", 1..=65_536, "regions registered at once, each an open file"),
-    number("shared_memory.max_tensor_bytes", "bytes", 1..=MEMORY_MAX, "largest input or output that lies in shared memory"),
+    number("shared_memory.max_tensor_bytes", "bytes", 1..=MEMORY_MAX, "largest input or output in shared memory"),
     number(
         "memory.limit_bytes",
         "bytes",

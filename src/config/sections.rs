@@ -381,7 +381,7 @@ impl SequenceConfig {
 pub struct SchedulerConfig {
     /// Lanes; 0 for as many as the machine has cores.
     pub lanes: usize,
-    /// Whether long calls have threads of their own.
+    /// Whether long calls have their own threads.
     pub long_lanes: bool,
     /// Admitted items of all models.
     pub max_queued_items: usize,
@@ -484,7 +484,7 @@ pub struct SharedMemoryConfig {
     pub enabled: Switch,
     /// Regions registered at once.
     pub max_regions: usize,
-    /// Largest input or output that lies in it.
+    /// The largest input or output in it.
     pub max_tensor_bytes: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Where an item's elements lie inside the larger tensor that it is padded to.
+//! Where an item's elements are inside the larger tensor that it is padded to.
 //!
 //! Pure arithmetic over bytes; knows no tensors and no engines.
 

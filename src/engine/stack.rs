@@ -232,7 +232,7 @@ impl Executable {
             }
             Err(error) => {
                 drop(slot);
-                tracing::debug!(%error, lane, "a long lane could not get an instance of its own and shares that of another lane");
+                tracing::debug!(%error, lane, "a long lane could not get its own instance and shares that of another lane");
                 let other = self.lanes.get(lane % self.lanes().max(1))?;
                 Some((other, other.slot.lock()))
             }

@@ -1,4 +1,4 @@
-//! Where the bytes of one item lie inside a batch tensor whose batch dimension may be any axis.
+//! Where the bytes of one item are inside a batch tensor whose batch dimension may be any axis.
 //!
 //! Pure arithmetic over bytes; knows no tensors and no engines.
 

@@ -94,7 +94,7 @@ impl<W: Write> Writer<W> {
 
     fn write_bytes(&mut self, line: &[u8]) -> io::Result<()> {
         if self.within_line {
-            // What was written of the previous line stays a line of its own.
+            // What was written of the previous line stays a separate line.
             self.file.write_all(b"\n")?;
             self.within_line = false;
         }

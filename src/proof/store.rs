@@ -5,7 +5,7 @@
 //! everything that the proof depends on. What cannot be believed is treated as missing.
 //!
 //! # Two servers
-//! A file is written under a name of its own and then renamed, so that no reader sees half of it, and the last of two writers wins.
+//! A file is written under another name and then renamed, so that no reader sees half of it, and the last of two writers wins.
 
 use std::{
     fmt::Write as _,

@@ -132,7 +132,7 @@ async fn missing_weights_keep_the_model_from_being_served_and_it_says_what_to_do
         write(folder.path(), "folder/1/model.onnx.data/file", b"");
         let error = start(folder.path()).await.err().expect("none of them can be served").to_string();
         let expected = [
-            ("missing", "tensor 'w' lies in 'model.onnx.data', which is not there (looked for in '"),
+            ("missing", "tensor 'w' is in 'model.onnx.data', which is not there (looked for in '"),
             ("short", "tensor 'w' takes 4 bytes from byte 0 of 'model.onnx.data', which has 3 bytes"),
             ("absolute", "/weights', which leads out of the model's folder, which is not followed"),
             ("climbing", "'../../short/1/model.onnx.data', which leads out of the model's folder"),

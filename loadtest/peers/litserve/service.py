@@ -21,7 +21,7 @@ async def read_body(request: Request) -> bytes:
 
 
 class Infer(litserve.LitAPI):
-    """One worker with a session of its own."""
+    """One worker with its own session."""
 
     def setup(self, device: str) -> None:
         self._engine = Engine(SETTINGS.contract, SETTINGS.batching.threads)

@@ -17,7 +17,7 @@ _OBJECT_STORE_BYTES = 128 << 20
 
 
 class Infer:
-    """One replica with a session of its own."""
+    """One replica with its own session."""
 
     def __init__(self, settings: Settings) -> None:
         self._contract = settings.contract

@@ -89,7 +89,7 @@ impl Answer {
         Ok(response)
     }
 
-    /// Each item is a call of its own that takes no time. Clients use these counts to find out which version answers them.
+    /// Each item is a separate call that takes no time. Clients use these counts to find out which version answers them.
     pub(super) fn statistics(&self) -> ModelStatistics {
         let count = self.items.load(Ordering::Relaxed);
         let calls = Some(StatisticDuration { count, ns: 0 });

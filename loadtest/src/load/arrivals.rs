@@ -259,7 +259,7 @@ mod tests {
             ("process = 'constant'\nrate_hz = 0", "more than 0"),
             ("process = 'constant'\nrate_hz = nan", "more than 0"),
             ("process = 'paced'\nrate_hz = 1\njitter = 1.5", "0 to 1 is allowed"),
-            ("process = 'poisson'\nrate_hz = 1\njitter = 0.5", "\"paced\" alone"),
+            ("process = 'poisson'\nrate_hz = 1\njitter = 0.5", "only to the process \"paced\""),
             ("process = 'bursty'\nrate_hz = 1", "arrivals.burst is missing"),
             ("process = 'bursty'\nrate_hz = 1\nburst = 0", "1 to 100000"),
             ("process = 'uniform'\nrate_hz = 1", "one of `closed`, `constant`"),

@@ -293,7 +293,7 @@ async fn make_calls(caller: Box<dyn Caller>, line: Arc<Line>) {
     }
 }
 
-/// Each stream has a schedule of its own.
+/// Each stream has its own schedule.
 fn stream_seed(seed: u64, load: usize, number: usize) -> u64 {
     let mut random = fastrand::Rng::with_seed(seed);
     for part in [load as u64, number as u64] {

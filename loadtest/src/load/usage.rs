@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::process::Usage;
 
-/// How many processes of a server are looked at.
+/// How many processes of a server are counted.
 const PROCESSES_MAX: usize = 1_000;
 
 /// What a process, and those that it has started, have used since the last look.

@@ -50,7 +50,7 @@ pub(super) async fn infer_stream(site: &Site, sequence: Option<i64>) -> anyhow::
     Ok(answered as u64)
 }
 
-/// Requests one after another on a connection of their own.
+/// Requests one after another on their own connection.
 pub(super) async fn http_infer(site: &Site, random: &mut fastrand::Rng) -> anyhow::Result<u64> {
     let data: Vec<f32> = std::iter::repeat_with(|| random.f32() - 0.5).take(SILERO_VALUES).collect();
     let input = serde_json::json!({"name": "input", "datatype": "FP32", "shape": [1, SILERO_VALUES], "data": data});

@@ -30,7 +30,7 @@ const SHORTEST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(5);
 /// The time over which the items are sent.
 const SPREAD: Duration = Duration::from_secs(1);
-/// Feeds that share the items with deadlines of their own.
+/// Feeds that share the items with their own deadlines.
 const FEEDS: usize = 5;
 
 /// Measure how long after their deadlines clients learn of them while all lanes are held

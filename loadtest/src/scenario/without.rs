@@ -115,7 +115,7 @@ fn one_by_one_models() -> anyhow::Result<tempfile::TempDir> {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let folder = path.parent().context("a file lies in a folder")?;
+    let folder = path.parent().context("a file is in a folder")?;
     std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::write(path, bytes))
         .with_context(|| format!("cannot write {}", path.display()))

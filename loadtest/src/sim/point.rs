@@ -16,7 +16,7 @@ pub(crate) enum Arrivals {
     Poisson,
     /// Poisson at a rate that changes between three times and half the mean
     Bursts,
-    /// Streams with an item every 32 ms, with jitter, each with a phase of its own
+    /// Streams with an item every 32 ms, with jitter, each with its own phase
     Streams,
 }
 

@@ -300,7 +300,7 @@ pub(super) mod tests {
 
     use super::{super::exposition::Exposition, *};
 
-    /// A server with two models, one of them busy, as seen by two scrapes, one after the other.
+    /// A server with two models, one of them busy, as seen by two scrapes, one after another.
     const BEFORE: &str = "\
 # HELP tidemill_build_info The server's version and the compiler that built it.
 # TYPE tidemill_build_info gauge

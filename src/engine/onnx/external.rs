@@ -103,12 +103,12 @@ impl External {
         let number = match self.numbers.get(&location) {
             Some(number) => *number,
             None if self.files.len() == FILES_MAX => {
-                return Err(format!("its weights lie in more than {FILES_MAX} files: save the model with all of them in one"));
+                return Err(format!("its weights are in more than {FILES_MAX} files: save the model with all of them in one"));
             }
             None => {
                 let file = open(&location).map_err(|cause| {
                     format!(
-                        "{} lies in '{location}', which {cause}: put that file next to model.onnx, or write the weights into \
+                        "{} is in '{location}', which {cause}: put that file next to model.onnx, or write the weights into \
                          model.onnx itself: onnx.save(onnx.load('model.onnx'), 'model.onnx')",
                         named(tensor)
                     )
@@ -226,7 +226,7 @@ fn told(tensor: &Tensor<'_>) -> Result<(String, u64, Option<u64>), String> {
             .transpose()
     };
     let location = find("location")
-        .ok_or_else(|| format!("{} lies in another file, but the model does not say in which one", named(tensor)))?;
+        .ok_or_else(|| format!("{} is in another file, but the model does not say in which one", named(tensor)))?;
     // Different spellings of a place are the same file.
     let location = location.split('/').filter(|part| *part != ".").collect::<Vec<_>>().join("/");
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
@@ -446,7 +446,7 @@ mod tests {
             (at("0", "18446744073709551616"), "has the length '18446744073709551616', which is not a number of bytes"),
             (at("0", "many"), "has the length 'many', which is not a number of bytes"),
             (at("0", "4"), "takes 8 bytes as FLOAT of shape [2], but the model says that it has 4 in 'w.data'"),
-            (vec![("offset", "0")], "lies in another file, but the model does not say in which one"),
+            (vec![("offset", "0")], "is in another file, but the model does not say in which one"),
         ];
         for (entries, expected) in cases {
             let error = read(graph(outside("w", DataType::FLOAT, &[2], &entries)), &[0; 8]).expect_err("it lies");
@@ -469,7 +469,7 @@ mod tests {
         let error = ModelFile::read_beside(file, &open).expect_err("there is none").to_string();
         assert_eq!(*asked.borrow(), ["../w.data"], "what such a name means is up to the opener");
         for part in
-            ["tensor 'w' lies in '../w.data', which is not there", "next to model.onnx", "onnx.save(onnx.load('model.onnx')"]
+            ["tensor 'w' is in '../w.data', which is not there", "next to model.onnx", "onnx.save(onnx.load('model.onnx')"]
         {
             assert!(error.contains(part), "{error} lacks {part}");
         }

@@ -180,7 +180,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         Some(std::iter::once(moved).chain(std::iter::repeat_n(second, node.outputs.len().saturating_sub(1))).collect())
     }
 
-    /// For operators whose results have bounds of their own.
+    /// For operators whose results have their own bounds.
     fn told(&mut self, node: &Node<'f>, inputs: &[Value]) -> Option<Vec<Value>> {
         let first = inputs.first().copied();
         let single = |low: f64, high: f64| first.map(|it| Value { whole: false, ..Value::computed(&[it], low, high) });

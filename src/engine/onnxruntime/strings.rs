@@ -17,7 +17,7 @@ use crate::{
     engine::TensorView,
 };
 
-/// The elements of `view` as a value of its own, or why onnxruntime refuses.
+/// The elements of `view` as a separate value, or why onnxruntime refuses.
 pub(super) fn make(view: &TensorView<'_>, dims: &[i64], session: &Session) -> Result<DynValue, String> {
     let tensor = DynTensor::new(session.allocator(), TensorElementType::String, dims);
     let mut tensor = tensor.map_err(|error| error.to_string())?;

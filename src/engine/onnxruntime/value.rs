@@ -51,8 +51,8 @@ pub(super) unsafe fn borrow(view: &TensorView<'_>, memory: &MemoryInfo<'_>, sess
 
 /// An output as a tensor over onnxruntime's own memory, or as a copy if it holds strings, or why it is not a tensor.
 ///
-/// An output that lies in one of `inputs`, as it may if a model passes an input through, is copied: those buffers are overwritten by the
-/// next call.
+/// An output that shares memory with one of `inputs`, as may happen if a model passes an input through, is copied: those buffers are
+/// overwritten by the next call.
 pub(super) fn take(value: DynValue, session: &Arc<SharedSessionInner>, inputs: &[TensorView<'_>]) -> Result<Tensor, String> {
     let tensor: DynTensor = value.downcast::<DynTensorValueType>().map_err(|error| error.to_string())?;
     let datatype = datatype_of(*tensor.data_type()).ok_or_else(|| format!("it is of type {}", tensor.data_type()))?;

@@ -129,7 +129,7 @@ async fn bodies_are_as_the_file_says() {
 fn what_cannot_be_used_in_a_request_is_named() {
     let address = (Ipv4Addr::LOCALHOST, 1).into();
     for (http, named) in [("{ path = '/a b' }", "/a b"), (r#"{ path = '/', content_type = "a\nb" }"#, "content type")] {
-        let Err(error) = Template::new(&post(http), address, 1) else { panic!("{http} is no request") };
+        let Err(error) = Template::new(&post(http), address, 1) else { panic!("{http} is not a request") };
         assert!(error.to_string().contains(named), "{error}");
     }
     assert_eq!(percent_encoded("a b/c-1.0_~é"), "a%20b%2Fc-1.0_~%C3%A9");

@@ -32,7 +32,7 @@ pub(crate) struct Tidemill<'a> {
     scheduler: Scheduler<(), u32>,
     options: Vec<StreamOptions>,
     streams: Vec<StreamKey>,
-    /// By item: the stream of an item that is a call of its own.
+    /// By item: the stream of an item that is a separate call.
     calls: Vec<StreamKey>,
     /// By lane: the call that runs there.
     running: Vec<Option<CallReport>>,
