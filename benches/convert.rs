@@ -1,4 +1,4 @@
-//! Between bytes on the wire and items, and back: what protobuf and the check against the signature cost.
+//! From bytes on the wire to items and back: what protobuf and the check against the signature cost.
 
 use std::{hint::black_box, time::Duration};
 

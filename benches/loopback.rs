@@ -1,4 +1,4 @@
-//! End to end over real loopback sockets: a client of this process, the whole server, and a model of no cost.
+//! End to end over real loopback sockets: a client in this process, the whole server, and a model that costs nothing.
 
 #[path = "setup/feed.rs"]
 mod feed;

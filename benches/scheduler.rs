@@ -1,4 +1,4 @@
-//! The queue alone: push, form a batch, take it back, by how many streams there are. Times are for a batch of items, rates for items.
+//! The queue alone: push, form a batch, take it back, by number of streams. Times are for a batch of items, rates for items.
 
 use std::{hint::black_box, time::Duration};
 
@@ -74,7 +74,7 @@ fn scheduler(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(BATCH as u64));
     for streams in [10, 1_000, 100_000] {
         for (name, stateful) in [("stateless", false), ("stateful", true)] {
-            // Streams are open, and a batch at a time of them has work.
+            // Streams are open, and a batch of them at a time has work.
             group.bench_function(BenchmarkId::new(format!("open_{name}"), streams), |bencher| {
                 let mut bench = Bench::new(streams, stateful);
                 bencher.iter(|| {

@@ -1,4 +1,5 @@
-//! A session with its queue and one lane, without a network: items from a stream of this process to results of a model of no cost.
+//! A session with its queue and one lane, without a network: from items of a stream in this process to results of a model that costs
+//! nothing.
 
 #[path = "setup/identity.rs"]
 mod identity;

@@ -1,11 +1,11 @@
-//! The log on standard error, which never stops or ends what writes to it.
+//! The log on standard error, which never holds up or ends the code that writes to it.
 //!
-//! Who logs formats a line, puts it into a bounded [`Queue`] and goes on. One thread writes the lines down and may wait for as long as the
-//! reader of a pipe, or a full disk, makes it. What finds no room in the queue, or cannot be written, is lost and counted; as soon as
-//! lines can be written again, one of them says how many were lost.
+//! The thread that logs formats a line, puts it into a bounded [`Queue`] and goes on. Another thread writes the lines out, and may wait for
+//! as long as the reader of a pipe, or a full disk, makes it. What finds no room in the queue, or cannot be written, is lost and counted;
+//! as soon as lines can be written again, one of them says how many were lost.
 //!
-//! `tracing-appender` would do half of this: it keeps no account of lines that could not be written, and waits for more than a second
-//! when the process ends, after which it prints to standard output.
+//! `tracing-appender` would do half of this: it does not count lines that could not be written, and when the process ends it waits for more
+//! than a second, then prints to standard output.
 //!
 //! Panics are written the same way, at most one a second ([`log_panics`]).
 
@@ -45,7 +45,7 @@ pub struct Log {
     queue: Arc<Queue>,
 }
 
-/// Begins to log to standard error, panics included. For once in a process.
+/// Begins to log to standard error, panics included. To be called once in a process.
 ///
 /// # Errors
 /// The system's, if it refuses the thread.
@@ -54,11 +54,11 @@ pub fn start(config: &LogConfig) -> io::Result<Log> {
     let written = Arc::clone(&queue);
     let mut writer = Writer::new(Stderr, config.format);
     let write = move || {
-        // A panic here would be a defect of the writer's own; the line that it comes from is lost, and the next ones are not.
+        // A panic here would be a defect of the writer itself; the line that caused it is lost, the next ones are not.
         while catch_unwind(AssertUnwindSafe(|| writer.work(&written))).is_err() {}
     };
     thread::Builder::new().name("log".to_owned()).spawn(write)?;
-    // h2 warns of each connection that resets too many streams, as often as clients please. A directive of the user's for it wins.
+    // h2 warns of each connection that resets too many streams, as often as clients please. If the user has a directive for it, that wins.
     let filter = EnvFilter::new(format!("h2=error,{}", config.filter));
     let (format, lines) = (config.format, Arc::clone(&queue));
     let builder = tracing_subscriber::fmt()
@@ -81,12 +81,12 @@ impl Log {
     }
 }
 
-/// Says something on standard error before there is a log, or where there is none. A standard error that is gone is no reason to fail.
+/// Says something on standard error before there is a log, or when there is none. That standard error is gone is no reason to fail.
 pub fn complain(text: &str) {
     let _ = writeln!(stderr(), "{text}");
 }
 
-/// A line on its way; `tracing` writes each in one piece.
+/// A line being written; `tracing` writes each in one piece.
 struct Line {
     queue: Arc<Queue>,
     format: LogFormat,
@@ -103,7 +103,7 @@ impl Write for Line {
     }
 }
 
-/// From now on panics are lines of the log: one a second, with a backtrace if `RUST_BACKTRACE` asks for it.
+/// From now on panics are logged: one a second, with a backtrace if `RUST_BACKTRACE` asks for it.
 fn log_panics() {
     let seldom = Seldom::default();
     set_hook(Box::new(move |panic| {

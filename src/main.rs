@@ -23,7 +23,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXIT_START: u8 = 2;
 /// A second signal came while the server drained.
 const EXIT_FORCED: u8 = 1;
-/// A part of the server ended that it cannot do without.
+/// The server lost a part that it cannot do without.
 const EXIT_LOST: u8 = 3;
 
 /// How long a server that has lost a part may take to end: its drain, and what follows it.
@@ -46,12 +46,12 @@ enum Command {
 
 /// Serve models over gRPC and HTTP
 ///
-/// Without any flag, serves the speech model inside the binary (Silero VAD, as `silero-vad`) to gRPC clients on 127.0.0.1:50051 and
-/// to HTTP clients on 127.0.0.1:8080, with metrics and probes on 127.0.0.1:9464.
+/// Without flags, serves the speech model inside the binary (Silero VAD, as `silero-vad`) to gRPC clients on 127.0.0.1:50051 and to HTTP
+/// clients on 127.0.0.1:8080, with metrics and probes on 127.0.0.1:9464.
 ///
 /// Settings come from a file, then TIDEMILL_SECTION__KEY variables, then flags; the last one wins. SIGTERM or Ctrl-C drains: open
-/// streams finish what is in flight, then the server exits with 0. A second signal exits at once with 1. SIGHUP makes the models what
-/// they are in their folder now. A server that cannot start exits with 2 and says why; one that has lost a thread it cannot do without
+/// streams finish what is in flight, then the server exits with 0. A second signal exits at once with 1. SIGHUP brings the models in line
+/// with what is in their folder now. A server that cannot start exits with 2 and says why; one that has lost a thread it cannot do without
 /// drains and exits with 3.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -80,7 +80,7 @@ struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     models: Option<String>,
 
-    /// Name of the model if DIR is the folder of one [default: the folder's name] [models.name]
+    /// Name of the model if DIR is the folder of a single one [default: the folder's name] [models.name]
     #[arg(long, value_name = "NAME")]
     model_name: Option<String>,
 
@@ -92,12 +92,12 @@ struct ServeArgs {
     #[arg(long)]
     watch: bool,
 
-    /// ONNX Runtime's shared library, or auto to find that of an installed Python package or of the system; models whose engine is
-    /// "auto" then run on it [engine.onnxruntime]
+    /// ONNX Runtime's shared library, or auto to find one in an installed Python package or on the system; models whose engine is "auto"
+    /// then run on it [engine.onnxruntime]
     #[arg(long, value_name = "PATH|auto")]
     onnxruntime: Option<String>,
 
-    /// File to record in what arrives and when, without payloads, for tidemill-sim replay [scheduler.record]
+    /// File in which to record what arrives and when, without payloads, for tidemill-sim replay [scheduler.record]
     #[arg(long, value_name = "FILE")]
     record: Option<String>,
 
@@ -136,14 +136,14 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
 }
 
 fn main() -> ExitCode {
-    // Parts that a test wants to fail; nothing in a build without fail points.
+    // Parts that a test wants to fail; does nothing in a build without fail points.
     let _scenario = fail::FailScenario::setup();
     let cli = Cli::parse();
     keep_pages_small();
     let runtime = match threads::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(&format!("error: the system refuses threads: {error}"));
+            complain(&format!("error: the system does not allow more threads: {error}"));
             return ExitCode::from(EXIT_START);
         }
     };
@@ -166,7 +166,7 @@ async fn serve(args: &ServeArgs) -> ExitCode {
     let log = match log::start(&config.log) {
         Ok(log) => log,
         Err(error) => {
-            complain(&format!("error: the system refuses the log's thread: {error}"));
+            complain(&format!("error: the system does not allow a thread for the log: {error}"));
             return ExitCode::from(EXIT_START);
         }
     };
@@ -179,28 +179,28 @@ async fn serve(args: &ServeArgs) -> ExitCode {
     exit_code
 }
 
-/// Ends the process. Not by returning: the lanes would first finish what is queued, or what hangs would be waited for.
+/// Ends the process. Returning would not do: the lanes would first finish what is queued, or we would wait for whatever hangs.
 fn exit(log: &Log, exit_code: u8) -> ! {
     log.finish();
     std::process::exit(exit_code.into())
 }
 
-/// Lets the process have as many files open as it may. Each connection and each region of shared memory is one, and the usual soft
-/// limit, 1,024, is there for programs that still call `select`.
+/// Lets the process open as many files as it may. Each connection and each region of shared memory is one, and the usual soft limit, 1,024,
+/// is there for programs that still call `select`.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
         return;
     }
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        tracing::warn!(%error, limit = limit.current, "the limit of open files stays low; connections beyond it are not accepted");
+        tracing::warn!(%error, limit = limit.current, "the limit on open files stays low; connections beyond it are not accepted");
     }
 }
 
-/// Has the system give this process memory in pages of the usual size. With huge ones, a few bytes that are touched in a place of their own
-/// can hold two megabytes, and how much memory a client can make the server hold is no longer in proportion to what it sends.
+/// Has the system give this process memory in pages of the usual size. With huge pages, a few isolated bytes can hold two megabytes, and
+/// the memory that a client can make the server hold is no longer in proportion to what it sends.
 fn keep_pages_small() {
-    // Where there are none, that is no harm.
+    // Where there are no huge pages, no harm is done.
     let _unsupported = rustix::thread::disable_transparent_huge_pages(true);
 }
 
@@ -223,11 +223,11 @@ async fn run(config: Config, log: &Log) -> Result<ExitCode, StartError> {
             _ = hangup.recv() => server.refresh_models(),
         }
     }
-    // Pinned here, so that the select does not drop it before its other branch runs: that would wait for the lanes.
+    // Pinned here, so that the select does not drop it before its other branch runs: dropping it would wait for the lanes.
     let mut drained = pin!(server.drain());
     let lost = async {
         vitals.lost().await;
-        // What is left may wait for what is gone.
+        // The parts that are left may be waiting for the one that is gone.
         sleep(LOST_WITHIN).await;
     };
     tokio::select! {
@@ -239,7 +239,7 @@ async fn run(config: Config, log: &Log) -> Result<ExitCode, StartError> {
         }
     }
     Ok(vitals.loss().map_or(ExitCode::SUCCESS, |loss| {
-        tracing::error!("{loss}: the process ends, to be started again");
+        tracing::error!("{loss}: the process exits and should be started again");
         ExitCode::from(EXIT_LOST)
     }))
 }

@@ -1,17 +1,17 @@
-//! Which lasting parts of the server are alive: the threads and tasks that must not end before it does.
+//! Which permanent parts of the server are alive: the threads and tasks that must not end before it does.
 //!
-//! Knows the parts by their names, and nothing of what they do.
+//! Knows the parts by name, and nothing about what they do.
 //!
 //! # A part that ends
-//! A thread holds a [`Vital`]. Dropped by a panic, or by a return that nobody asked for, it is a [`Loss`]: the server is not ready from
-//! that moment on, drains, and its process ends with the reason, for a supervisor to start it again. A lane that panicked may have left
-//! the queue in any state, so nothing here starts it again.
+//! A thread holds a [`Vital`]. If a panic, or a return that nobody asked for, drops it, that is a [`Loss`]: from that moment on the server
+//! is not ready, drains, and its process exits with the reason, for a supervisor to start it again. A lane that panicked may have left the
+//! queue in any state, so nothing here starts it again.
 //!
-//! A task whose state cannot be half changed is started again by [`Vitals::keep`] or [`Restarts`], and counted. One that panics again and
-//! again is a loss too.
+//! A task whose state cannot be half changed is started again by [`Vitals::keep`] or [`Restarts`], and counted. One that keeps panicking is
+//! a loss too.
 //!
 //! # A part that hangs
-//! What works in steps notes them in a [`Pulse`]; [`Liveness`] tells which step takes too long, when somebody asks.
+//! A part that works in steps notes them in a [`Pulse`]; [`Liveness`] says, when asked, which step is taking too long.
 
 mod liveness;
 
@@ -81,7 +81,7 @@ impl Part {
         }
     }
 
-    /// Where a test may have the part panic; nothing in a build without fail points.
+    /// Where a test may make the part panic; does nothing in a build without fail points.
     pub fn may_fail(self) {
         fail::fail_point!(self.label());
     }
@@ -102,7 +102,7 @@ impl fmt::Display for Part {
 pub struct Loss {
     /// Which one.
     pub part: Part,
-    /// What became of it.
+    /// What happened to it.
     pub how: &'static str,
 }
 
@@ -124,7 +124,7 @@ impl Vitals {
     /// No parts yet.
     #[must_use]
     pub fn new(telemetry: &Telemetry) -> Self {
-        // So that all series are there before anything happens.
+        // So that all series exist before anything happens.
         for part in Part::RESTARTED {
             let _ = telemetry.part_restarts(part.label());
         }
@@ -142,7 +142,7 @@ impl Vitals {
         Vital { vitals: self.clone(), part, in_order: false }
     }
 
-    /// A part that begins now, and works in steps.
+    /// A part that begins now and works in steps.
     pub fn watch_steps(&self, part: Part, pulse: &Arc<Pulse>) -> Vital {
         self.inner.pulses.lock().push((part, Arc::clone(pulse)));
         self.watch(part)
@@ -159,8 +159,7 @@ impl Vitals {
         self.inner.lost.cancelled().await;
     }
 
-    /// Runs a task, and again whenever it panics, on the state that it left.
-    /// `None` if it panicked too often.
+    /// Runs a task, and runs it again whenever it panics, on the state that it left. `None` if it panicked too often.
     pub async fn keep<S, T>(self, part: Part, mut state: S, work: impl for<'a> Fn(&'a mut S) -> BoxFuture<'a, T>) -> Option<T> {
         let mut restarts = self.restarts(part);
         loop {
@@ -186,7 +185,7 @@ impl Vitals {
     fn lose(&self, part: Part, how: &'static str) {
         let loss = self.inner.loss.get_or_init(|| Loss { part, how });
         tracing::error!(
-            "{part} {how}: the server cannot go on without it; it drains and ends with exit code 3, to be started again (lost first: {loss})"
+            "{part} {how}: the server cannot go on without it; it drains, exits with 3 and should be started again (lost first: {loss})"
         );
         self.inner.lost.cancel();
     }
@@ -201,7 +200,7 @@ pub struct Vital {
 }
 
 impl Vital {
-    /// The part was told to end.
+    /// The part was asked to end.
     pub fn end(mut self) {
         self.in_order = true;
     }
@@ -227,7 +226,7 @@ pub struct Restarts {
 }
 
 impl Restarts {
-    /// Notes that the part panicked, and says whether it is to be started again. If not, it is lost.
+    /// Notes that the part panicked, and says whether to start it again. If not, it is lost.
     pub fn again(&mut self, now: Timestamp) -> bool {
         if now.since(self.since) > RESTARTS_WINDOW {
             (self.since, self.recent) = (now, 0);
@@ -243,7 +242,7 @@ impl Restarts {
     }
 }
 
-/// The steps of a part: since when one runs, or is due. One store for each of them.
+/// The steps of a part: since when one has been running or due. Each step costs one store.
 #[derive(Debug, Default)]
 pub struct Pulse {
     /// In nanoseconds; 0 while there is nothing to do.
@@ -266,7 +265,7 @@ impl Pulse {
         if due == Timestamp::NEVER { self.rest() } else { self.begin(due) }
     }
 
-    /// How long the step that runs, or is due, has taken so far.
+    /// How long the step that is running or due has taken so far.
     fn lasts(&self, now: Timestamp) -> Duration {
         match self.since.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
@@ -286,14 +285,14 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_was_told_to_end_is_no_loss() {
+    fn a_part_that_was_asked_to_end_is_no_loss() {
         let vitals = vitals();
         vitals.watch(Part::Timekeeper).end();
         assert_eq!(vitals.loss(), None);
     }
 
     #[tokio::test]
-    async fn a_part_that_ends_by_itself_is_lost_and_the_first_one_is_the_reason() {
+    async fn a_part_that_ends_unasked_is_lost_and_the_first_one_is_the_reason() {
         let vitals = vitals();
         let waiting = vitals.lost();
         drop(vitals.watch(Part::Lane(1)));
@@ -352,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pulse_tells_how_long_a_step_lasts_or_is_overdue() {
+    fn a_pulse_shows_how_long_a_step_has_lasted_or_been_overdue() {
         let (pulse, second) = (Pulse::default(), Duration::from_secs(1));
         let at = |seconds: u32| Timestamp::ZERO + seconds * second;
         assert_eq!(pulse.lasts(at(9)), Duration::ZERO);

@@ -4,9 +4,9 @@
     .cache/venv/bin/python tests/company_sweep.py --seeds 5
     .cache/venv/bin/python tests/company_sweep.py --seeds 5 --graphs 560 --first 1000
 
-The first tries every model of the packages, and prints for each and each engine its verdicts, the batch that was proven, the
+The first tries every model of the packages, and prints for each model and engine the verdicts, the batch that was proven, the
 seconds from the start of a server that has only this model until it serves, and what the server says. The second tries random
-graphs, and prints those with a verdict that they should not get. After `tests/run setup`."""
+graphs, and prints those whose verdict is wrong. After `tests/run setup`."""
 
 import argparse
 import collections
@@ -46,7 +46,7 @@ def serving(engine: str, *models) -> Iterator[Server]:
 
 
 def verdicts(server: Server, name: str, seeds: int) -> tuple[collections.Counter, list[model_pb2.ModelSummary]]:
-    """With the usual seed first, then with others. What is refused is not tried again."""
+    """With the usual seed first, then with others. A model that is refused is not tried again."""
     summaries = [company.summaries(server)[name]]
     for seed in range(1, seeds if summaries[0].state == model_pb2.MODEL_STATE_READY else 0):
         try:
@@ -102,11 +102,11 @@ def of_graphs(engines: list[str], seeds: int, graphs: range) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=1, help="with how many each model is tried; default: the usual one")
+    parser.add_argument("--seeds", type=int, default=1, help="how many to try each model with; default: only the usual one")
     parser.add_argument("--engine", choices=ENGINES, action="append", help="may be repeated; default: both")
     parser.add_argument("--only", action="append", help="a package's name; may be repeated")
-    parser.add_argument("--graphs", type=int, default=0, help="how many random graphs to try in place of the packages")
-    parser.add_argument("--first", type=int, default=0, help="the number that the first graph is made from")
+    parser.add_argument("--graphs", type=int, default=0, help="how many random graphs to try instead of the packages")
+    parser.add_argument("--first", type=int, default=0, help="the seed of the first graph")
     parser.add_argument("--server", type=pathlib.Path, default=places.SERVER, help="the binary; default: %(default)s")
     chosen = parser.parse_args()
     places.SERVER = chosen.server

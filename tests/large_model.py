@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Serves a model of more than 2 GiB whose weights lie in a file of their own, and says what memory that took. No part of the tests: it
+"""Serves a model of more than 2 GiB whose weights are in a separate file, and says how much memory that took. Not part of the tests: it
 takes gigabytes and minutes.
 
     tests/large_model.py [--gigabytes N] [--onnxruntime LIBRARY] [--server BINARY]
 
-The file is sparse: it takes no space on the disk, but as much memory as its size. Needs the packages numpy and onnx.
+The file is sparse: it takes no space on disk, but as much memory as its size. Needs the packages numpy and onnx.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def external(name: str, shape: list[int], offset: int) -> TensorProto:
 
 
 def write(folder: pathlib.Path, layers: int) -> int:
-    """A chain of additions and products with matrices of zeros, and with a last row of ones, which is where the file ends."""
+    """A chain of additions and products with matrices of zeros, then a last row of ones, where the file ends."""
     nodes, weights, given = [], [], "x"
     for layer in range(layers):
         weights.append(external(f"w{layer}", [WIDTH, WIDTH], layer * LAYER_BYTES))
@@ -55,7 +55,7 @@ def write(folder: pathlib.Path, layers: int) -> int:
 
 
 def memory(process: int) -> dict[str, float]:
-    """What the process has and had at most, in MiB."""
+    """What the process has now and had at most, in MiB."""
     status = pathlib.Path(f"/proc/{process}/status").read_text()
     return {name: int(re.search(rf"{name}:\s+(\d+)", status)[1]) / 1024 for name in ("VmRSS", "VmHWM")}
 
@@ -70,7 +70,7 @@ def main() -> None:
         size = write(pathlib.Path(folder) / "models/large/1", int(options.gigabytes * 2**30) // LAYER_BYTES)
         command = [os.path.abspath(options.server), "serve", *ANY_PORTS, "--models", f"{folder}/models"]
         command += ["--set", "scheduler.lanes=1", "--set", "models.embedded=false", "--set", "models.example=false"]
-        # Variables of the tests are no settings of the server.
+        # The tests' variables are not settings of the server.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
         command += ["--onnxruntime", options.onnxruntime] if options.onnxruntime else []
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
@@ -89,11 +89,11 @@ def main() -> None:
                 body = json.dumps({"inputs": [tensor]}).encode()
                 url = f"http://{address[1]}/v2/models/large/infer"
                 with urllib.request.urlopen(url, body, 600) as answer:
-                    assert set(json.load(answer)["outputs"][0]["data"]) == {1.0}, "another answer"
+                    assert set(json.load(answer)["outputs"][0]["data"]) == {1.0}, "a wrong answer"
                 found = memory(server.pid)
                 parts = {name: f"{value:,.0f} MiB ({value * 2**20 / size:.2f} of the file)" for name, value in found.items()}
                 print(f"file {size / 2**20:,.0f} MiB; now {parts['VmRSS']}, at most {parts['VmHWM']}")
-                assert found["VmRSS"] * 2**20 <= 1.2 * size, "more than the file and a fifth"
+                assert found["VmRSS"] * 2**20 <= 1.2 * size, "more than the file and a fifth of it"
             finally:
                 server.terminate()
 

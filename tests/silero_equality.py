@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Whether the models inside the binary give what Silero VAD's official file gives, over an hour of sound: a check to run by hand.
+"""Checks that the models inside the binary give what Silero VAD's official file gives, over an hour of sound. To be run by hand.
 
     .cache/venv/bin/python tests/silero_equality.py
     .cache/venv/bin/python tests/silero_equality.py --minutes 5 --voices 4
     .cache/venv/bin/python tests/silero_equality.py --recordings FOLDER
 
-For both sampling rates and both engines, one stream of so many minutes goes through a server that has the official file beside the
+For both sampling rates and both engines, one stream of that length goes through a server that has the official file next to the
 embedded model: every probability must agree to 1e-4, and none may be on the other side of 0.5. Then Python's onnxruntime runs the
 exported file and the official one for 100,000 steps of one stream and for 120 steps at every batch size from 1 to 64, where states
 must agree to 5e-4 too.
@@ -14,7 +14,7 @@ The sound is speech, louder and quieter, faster and slower, several voices at on
 noise between: the recordings of the tests, a minute; those of a folder of WAV files (mono, 16 bits) if one is named, such as two hours of
 prompts in Debian's asterisk-core-sounds-en-wav, es, fr, it and ru; and if espeak-ng is installed, voices of 20 languages.
 
-After `tests/run setup` and a build; TIDEMILL_SERVER names another binary than that of the debug build."""
+After `tests/run setup` and a build; TIDEMILL_SERVER names a binary other than that of the debug build."""
 
 import argparse
 import pathlib
@@ -54,7 +54,7 @@ LANGUAGES = "en-us en-gb de fr es it pt pl ru tr fi hu el cs nl sv hi vi ar sw".
 
 
 def recordings(folder: pathlib.Path) -> Iterator[np.ndarray]:
-    """The recordings of a folder, at 16 kHz. Shorter ones are no speech, but tones and silence."""
+    """The recordings of a folder, at 16 kHz. Shorter ones are tones and silence, not speech."""
     for path in sorted(folder.rglob("*.wav")):
         with wave.open(str(path)) as recording:
             channels, width, rate, samples = recording.getparams()[:4]
@@ -70,7 +70,7 @@ def voices(limit: int, folder: pathlib.Path | None) -> Iterator[np.ndarray]:
         yield from recordings(folder)
     program = shutil.which("espeak-ng")
     if program is None:
-        print("espeak-ng is not installed: the voices are those of the recordings alone", file=sys.stderr)
+        print("espeak-ng is not installed: the only voices are those of the recordings", file=sys.stderr)
         return
     for at in range(limit):
         language, text = LANGUAGES[at % len(LANGUAGES)], TEXTS[at % len(TEXTS)]
@@ -81,7 +81,7 @@ def voices(limit: int, folder: pathlib.Path | None) -> Iterator[np.ndarray]:
 
 
 def resampled(sound: np.ndarray, step: float) -> np.ndarray:
-    """Every `step`-th sample, with those between drawn in a straight line."""
+    """Every `step`-th sample, interpolated in straight lines."""
     return np.interp(np.arange(0, len(sound) - 1, step), np.arange(len(sound)), sound)
 
 
@@ -103,7 +103,7 @@ def noise(samples: int, chance: np.random.Generator) -> np.ndarray:
 
 
 def spoken(all_voices: list[np.ndarray], chance: np.random.Generator) -> np.ndarray:
-    """One stretch of sound: a voice or two, changed, in noise, and a pause."""
+    """One stretch of sound: a voice or two, altered, in noise, and a pause."""
     sound = resampled(all_voices[chance.integers(len(all_voices))], chance.uniform(0.8, 1.25))
     if chance.random() < 0.2:
         other = all_voices[chance.integers(len(all_voices))]
@@ -120,7 +120,7 @@ def spoken(all_voices: list[np.ndarray], chance: np.random.Generator) -> np.ndar
 
 
 def sounds(minutes: float, limit: int, folder: pathlib.Path | None) -> np.ndarray:
-    """As many minutes of sound at 16 kHz, the same each time."""
+    """This many minutes of sound at 16 kHz, the same each time."""
     chance = np.random.default_rng(2_026)
     all_voices = list(voices(limit, folder))
     parts, samples = [], int(minutes * 60 * 16_000)
@@ -130,7 +130,7 @@ def sounds(minutes: float, limit: int, folder: pathlib.Path | None) -> np.ndarra
 
 
 def at_rate(sound: np.ndarray, rate: int) -> bytes:
-    """The sound as `pcm_s16le` of this rate."""
+    """The sound as `pcm_s16le` at this rate."""
     taken = sound if rate == 16_000 else (sound[: len(sound) // 2 * 2].reshape(-1, 2).mean(axis=1))
     return (taken * 32_768).astype("<i2").tobytes()
 
@@ -207,7 +207,7 @@ def directly(sound: np.ndarray, folder: pathlib.Path, steps: int, verdict: Verdi
         def run(batch: int, steps: int) -> tuple[tuple[np.ndarray, np.ndarray], float]:
             states = [np.zeros((2, batch, 128), np.float32) for _ in sessions]
             probabilities = ([], [])
-            # Streams begin at different places of the sound.
+            # Streams begin at different places in the sound.
             places_in_it = (np.arange(batch) * 7_919) % count
             for step in range(steps):
                 starts = (places_in_it + step) % count * window

@@ -9,8 +9,8 @@ use serde::Deserialize;
 /// How far a count may be from the stored one, either way.
 pub(crate) const BAND: f64 = 0.05;
 
-/// What to do about a difference that is meant.
-pub(crate) const ADVICE: &str = "if that is meant, store the new counts with `tests/run store_instructions` and commit them";
+/// What to do about an intended difference.
+pub(crate) const ADVICE: &str = "if this is intended, store the new counts with `tests/run store_instructions` and commit them";
 
 /// What one item costs.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
@@ -18,7 +18,7 @@ pub(crate) const ADVICE: &str = "if that is meant, store the new counts with `te
 pub(crate) struct Count {
     /// Instructions that callgrind sees.
     pub(crate) instructions: f64,
-    /// Calls of the allocator for new or larger memory.
+    /// Calls to the allocator for new or larger memory.
     pub(crate) allocations: f64,
     /// Bytes asked for in these calls.
     pub(crate) bytes: f64,
@@ -45,9 +45,9 @@ pub(crate) type Stored = BTreeMap<String, Count>;
 /// What a comparison shows.
 #[derive(Debug)]
 pub(crate) struct Comparison {
-    /// One line a case, with a head.
+    /// One line per case, with a header.
     pub(crate) table: String,
-    /// One sentence for each count that is out of the band, and each case without a counterpart.
+    /// One sentence for each count that is outside the band, and for each case without a counterpart.
     pub(crate) faults: Vec<String>,
 }
 
@@ -71,7 +71,7 @@ pub(crate) fn parse(text: &str) -> Result<Stored, toml::de::Error> {
     toml::from_str(text)
 }
 
-/// Holds what was measured against what is stored.
+/// Checks what was measured against what is stored.
 pub(crate) fn compare(stored: &Stored, measured: &[Measured]) -> Comparison {
     let mut table = format!(
         "{:34} {:>12} {:>12} {:>6}  {:>8} {:>8} {:>6}  {:>9} {:>9} {:>6}\n",
@@ -113,7 +113,7 @@ pub(crate) fn compare(stored: &Stored, measured: &[Measured]) -> Comparison {
     Comparison { table, faults }
 }
 
-/// How many times as much it is now. What was nothing has to stay nothing.
+/// How many times as much it is now. What was zero has to stay zero.
 fn ratio(before: f64, now: f64) -> f64 {
     if before == now { 1.0 } else { now / before }
 }

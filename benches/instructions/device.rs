@@ -1,4 +1,4 @@
-//! A queue with one lane that works when it is told to, and a model that copies its input.
+//! A queue with one lane that works when asked to, and a model that copies its input.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,8 +17,8 @@ use crate::{
     identity::{ADMISSION, install, signature},
 };
 
-/// What a call is said to take that is smaller than a batch, and a whole batch. The scheduler learns from the clock what calls do
-/// take, which differs from run to run. With these to begin with it never comes to prefer smaller batches.
+/// What a call smaller than a batch is assumed to take, and a whole batch. The scheduler learns what calls really take from the clock, and
+/// that differs from run to run. Starting with these, it never comes to prefer smaller batches.
 const SMALL_CALL: Duration = Duration::from_secs(1);
 pub(crate) const FULL_CALL: Duration = Duration::from_millis(1);
 
@@ -44,7 +44,7 @@ impl Bench {
         self.device.open(StreamOptions::of(self.model.key)).expect("the model is there")
     }
 
-    /// Has the lane run the batch that is queued. Finding the lane idle afterwards is left to the next turn, as under load.
+    /// Has the lane run the queued batch. Finding the lane idle afterwards is left to the next turn, as under load.
     pub(crate) fn turn(&self) {
         assert!(self.device.turn(0), "a batch is queued");
     }
@@ -93,7 +93,7 @@ pub(crate) fn data() -> Bytes {
     Bytes::from(vec![1; BYTES])
 }
 
-/// Each output and next state is the input or state in its place: what is counted is what the server does around the engine.
+/// Each output and next state is the input or state in its place: so what is counted is what the server does around the engine.
 struct Copier {
     contract: Contract,
 }

@@ -1,10 +1,10 @@
-//! Instructions and allocations of one item on each stage of its way, held against those in `benches/instructions.toml`.
+//! Instructions and allocations of one item at each stage of its path, checked against those in `benches/instructions.toml`.
 //!
-//! `tests/run instructions` checks, `tests/run store_instructions` stores anew. This program runs itself again under valgrind's
-//! callgrind, and that run, on one thread and with a lane that is told when to work, is the same each time. It is no criterion
-//! bench, because times on a shared machine move by more than what is looked for here; nor is it one of the harnesses around
-//! callgrind, because they want a runner installed and compare with the last run on the same machine in place of counts that
-//! stand in the repository.
+//! `tests/run instructions` checks them, `tests/run store_instructions` stores them again. This program runs itself under valgrind's
+//! callgrind, and that run, on one thread and with a lane that works only when asked to, is the same each time. It is not a criterion
+//! bench, because times on a shared machine vary by more than what is looked for here; nor does it use one of the harnesses around
+//! callgrind, because they need a runner installed, and compare with the last run on the same machine rather than with counts in the
+//! repository.
 
 mod counts;
 mod device;
@@ -27,7 +27,7 @@ use identity::{BYTES, VALUES};
 #[global_allocator]
 static ALLOCATOR: meter::CountingAllocator = meter::CountingAllocator;
 
-/// Items in a batch, where it is not of one.
+/// Items in a batch, where it has more than one.
 const BATCH: usize = 16;
 /// Turns that are counted.
 const TURNS: usize = 64;
@@ -58,7 +58,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// In the order of an item's way.
+/// In the order of an item's path.
 fn run_cases() {
     messages::decode();
     queue::run();

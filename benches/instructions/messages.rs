@@ -1,4 +1,4 @@
-//! Between bytes on the wire and messages: the codec, as tonic drives it.
+//! Between bytes on the wire and messages: the codec, as tonic uses it.
 
 use std::{collections::VecDeque, convert::Infallible, pin::pin, time::Duration};
 
@@ -53,7 +53,7 @@ fn result(seq: u64) -> ItemResult {
     }
 }
 
-/// A message with gRPC's prefix: not compressed, and its length.
+/// A message with gRPC's prefix, which says that it is not compressed, and its length.
 fn framed(message: &[u8]) -> Bytes {
     let mut frame = BytesMut::new();
     frame.put_u8(0);
@@ -62,7 +62,7 @@ fn framed(message: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// Bytes of a stream that come one message a frame, to requests.
+/// From bytes of a stream, with one message per frame, to requests.
 pub(crate) fn decode() {
     let frame = framed(&request().encode_to_vec());
     case("feed_request_decode", BATCH, TURNS, || {
@@ -77,7 +77,7 @@ pub(crate) fn decode() {
     });
 }
 
-/// Answers to the bytes of a stream, as many to a frame as the codec likes.
+/// From answers to the bytes of a stream, with as many in a frame as the codec likes.
 pub(crate) fn encode() {
     let signature = signature(Vec::new());
     case("feed_response_encode", BATCH, TURNS, || {

@@ -1,6 +1,6 @@
-//! Counts what runs between two points: instructions with callgrind, allocations with an allocator that counts.
+//! Counts what runs between two points: instructions with callgrind, allocations with a counting allocator.
 //!
-//! Nothing is counted but what a turn of a case says is to be: collection is off from the start (`--collect-atstart=no`).
+//! Only what a turn of a case marks is counted: collection is off from the start (`--collect-atstart=no`).
 
 use std::{
     alloc::{GlobalAlloc, Layout},
@@ -12,17 +12,17 @@ use std::{
 
 use mimalloc::MiMalloc;
 
-/// Turns before anything is counted: buffers reach their size, pools and caches fill.
+/// Turns before anything is counted, in which buffers reach their size, and pools and caches fill.
 const WARM_UP_TURNS: usize = 32;
 
 thread_local! {
-    /// Of this thread, as callgrind has it: what another one allocates now and then is nobody's item's.
+    /// For this thread, as with callgrind: what another one allocates now and then belongs to no item.
     static COUNTING: Cell<bool> = const { Cell::new(false) };
 }
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
-/// The server's allocator, with a count of its calls.
+/// The server's allocator, with its calls counted.
 pub(crate) struct CountingAllocator;
 
 fn count(bytes: usize) {
@@ -61,9 +61,9 @@ unsafe impl GlobalAlloc for CountingAllocator {
     }
 }
 
-/// Runs turns of a case and prints what an item of it takes, for the process that reads it.
+/// Runs turns of a case and prints what one item takes, for the process that reads the output.
 ///
-/// A turn says with [`counted`] what of it is to be counted, for `items` items.
+/// With [`counted`], a turn marks what is to be counted, for `items` items.
 pub(crate) fn case(name: &str, items: usize, turns: usize, mut turn: impl FnMut()) {
     for _ in 0..WARM_UP_TURNS {
         turn();
@@ -79,7 +79,7 @@ pub(crate) fn case(name: &str, items: usize, turns: usize, mut turn: impl FnMut(
     println!("{name} {} {allocations} {bytes}", items * turns);
 }
 
-/// Counts `work`, also within a [`LeftOut`].
+/// Counts `work`, even within a [`LeftOut`].
 pub(crate) fn counted<R>(work: impl FnOnce() -> R) -> R {
     with(true, work)
 }
@@ -91,7 +91,7 @@ fn with<R>(on: bool, work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Turns counting on or off, and says what it was. Callgrind can only be told to change over.
+/// Turns counting on or off, and says what it was. Callgrind can only be asked to toggle.
 fn set(on: bool) -> bool {
     let was = COUNTING.get();
     if was && !on {
@@ -121,11 +121,11 @@ impl<F: Future> Future for LeftOut<F> {
     }
 }
 
-/// What a program can ask of the callgrind that it runs under. Without one, nothing happens.
+/// What a program can ask of the callgrind that it runs under. Without callgrind, nothing happens.
 mod callgrind {
     use std::{arch::asm, ffi::CString};
 
-    /// 'C', 'T': where the requests of this tool begin.
+    /// 'C', 'T': where this tool's requests begin.
     const BASE: usize = 0x4354_0000;
 
     /// Sets all counts to zero.
@@ -133,13 +133,13 @@ mod callgrind {
         request(BASE + 1, 0);
     }
 
-    /// Begins or ends collecting on this thread.
+    /// Starts or stops collecting on this thread.
     #[inline]
     pub(super) fn toggle() {
         request(BASE + 2, 0);
     }
 
-    /// Writes the counts to a file that bears the name of the case, and sets them to zero.
+    /// Writes the counts to a file that has the name of the case in it, and sets them to zero.
     pub(super) fn dump(case: &str) {
         let case = CString::new(case).unwrap_or_default();
         request(BASE + 3, case.as_ptr().addr());
@@ -149,8 +149,8 @@ mod callgrind {
     #[expect(unsafe_code, reason = "valgrind takes requests as a sequence of instructions")]
     fn request(number: usize, argument: usize) {
         let arguments = [number, argument, 0, 0, 0, 0];
-        // SAFETY: the rotations add up to nothing, so without valgrind no more is done than to copy a zero. Valgrind knows the
-        // sequence, reads six words at `rax`, and writes its answer to `rdx`.
+        // SAFETY: the rotations cancel out, so without valgrind all this does is copy a zero. Valgrind recognises the sequence, reads six
+        // words at `rax`, and writes its answer to `rdx`.
         unsafe {
             asm!(
                 "rol rdi, 3",

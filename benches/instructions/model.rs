@@ -1,4 +1,4 @@
-//! From the check of an item to its answer, without a session: the hand-off, the lane, the model call.
+//! From an item's check to its answer, without a session: the hand-off, the lane, the model call.
 
 use std::{
     collections::VecDeque,
@@ -54,7 +54,7 @@ fn item(ticket: u64, payload: ItemInputs) -> Item<ItemInputs> {
     }
 }
 
-/// A device with open streams and a way to take an item of each through it.
+/// A device with open streams, and a way to send an item of each through it.
 struct Streams {
     bench: Bench,
     handles: Vec<StreamHandle>,
@@ -98,7 +98,7 @@ fn check_and_submit() {
     });
 }
 
-/// Choose, gather, call, scatter, finish, put the answers down.
+/// Choose, gather, call, scatter, finish, leave the answers.
 fn lane_turn(name: &str, items: usize, stateful: bool) {
     let mut streams = Streams::new(items, stateful);
     case(name, items, TURNS, || {
@@ -120,7 +120,7 @@ fn model_call(name: &str, items: usize, stateful: bool) {
     });
 }
 
-/// What is counted of a batch and its items while they are on their way.
+/// What is counted about a batch and its items along the way.
 fn metrics() {
     fn record(metrics: &ModelMetrics, items: usize) {
         metrics.batch(tidemill::domain::CloseReason::Full).increment(1);

@@ -14,7 +14,7 @@ use crate::{
     meter::{case, counted},
 };
 
-/// Streams that are open where most of them have nothing queued.
+/// How many streams are open in the cases where most of them have nothing queued.
 const MANY: usize = 10_000;
 
 struct Case {
@@ -33,7 +33,7 @@ impl Case {
         Self { queue, streams, next: 0, now: Timestamp::ZERO }
     }
 
-    /// An item each for the `items` streams whose turn it is.
+    /// One item each for the `items` streams whose turn it is.
     fn push(&mut self, items: usize) {
         for _ in 0..items {
             let stream = self.streams[self.next % self.streams.len()];
@@ -63,7 +63,7 @@ impl Case {
         self.queue.finish(&batch.report(Some(FULL_CALL)), outcomes);
     }
 
-    /// Items of one batch through the queue, each stage counted or not.
+    /// Sends items of one batch through the queue, with each stage counted or not.
     fn turn(&mut self, items: usize, [push, choose, finish]: [bool; 3]) {
         fn stage<R>(is_counted: bool, work: impl FnOnce() -> R) -> R {
             if is_counted { counted(work) } else { work() }

@@ -1,7 +1,7 @@
-//! The whole way, from a socket to a socket: the real front ends and everything behind them, on one thread with their client.
+//! The whole path, from socket to socket: the real front ends and everything behind them, on one thread with their client.
 //!
-//! The client is left out of the counts. It waits until all items of a turn are queued, has the lane run them, and reads the
-//! answers: so batches are the same in each run.
+//! The client is left out of the counts. It waits until all items of a turn are queued, has the lane run them, and reads the answers, so
+//! batches are the same in each run.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -44,7 +44,7 @@ use crate::{
     meter::{LeftOut, case, counted},
 };
 
-/// What the server's own composition does, but for the measuring of models, which would differ from run to run.
+/// Does what the server's own composition does, except for measuring models, which would differ from run to run.
 struct Unmeasured {
     device: Arc<Device>,
     telemetry: Telemetry,
@@ -118,7 +118,7 @@ impl Server {
         Self { device, model, grpc, http, _models: models, _timekeeper: timekeeper }
     }
 
-    /// Lets the front ends work until that many items are queued, and has the lane run them, which counts though the client does not.
+    /// Lets the front ends work until this many items are queued, and has the lane run them, which counts although the client does not.
     async fn run_batch(&self, items: usize) {
         while queued(&self.device, self.model) < items {
             tokio::task::yield_now().await;
@@ -133,7 +133,7 @@ impl Server {
     }
 }
 
-/// Runs the tasks of a client, and does not count them.
+/// Runs a client's tasks without counting them.
 #[derive(Clone, Copy)]
 struct Aside;
 
@@ -155,7 +155,7 @@ pub(crate) fn run() {
     http_infer(&runtime);
 }
 
-/// `feeds` streams of one connection, `each` items at once in each.
+/// `feeds` streams on one connection, with `each` items at once in each.
 fn feeds_of(runtime: &Runtime, name: &str, feeds: usize, each: usize) {
     let server = Server::start(runtime);
     let mut open = runtime.block_on(async {
@@ -216,7 +216,7 @@ fn model_infer(runtime: &Runtime, name: &str, calls: usize) {
     });
 }
 
-/// `POST …/infer` with binary data both ways, over one connection.
+/// `POST …/infer` with binary data in both directions, over one connection.
 fn http_infer(runtime: &Runtime) {
     let server = Server::start(runtime);
     let mut stream = runtime.block_on(TcpStream::connect(server.http)).expect("the server accepts");

@@ -23,7 +23,7 @@ use crate::{
     meter::{case, counted},
 };
 
-/// Messages that have come. Nobody is woken: the bench polls when it has put some there.
+/// Messages that have arrived. Nothing is woken: the bench polls once it has put some there.
 #[derive(Clone, Default)]
 struct Arrived(Arc<Mutex<VecDeque<Inbound>>>);
 
@@ -57,7 +57,7 @@ impl Sessions {
         Self { bench, sessions, data: data() }
     }
 
-    /// Puts messages there, `each` for every session.
+    /// Delivers messages, `each` to every session.
     fn arrive(&self, each: usize) {
         for (arrived, _) in &self.sessions {
             for _ in 0..each {
@@ -67,7 +67,7 @@ impl Sessions {
         }
     }
 
-    /// Polls every session until it has nothing more to say, and returns how many results it gave.
+    /// Polls every session until it has nothing more to give, and returns how many results came.
     fn poll(&mut self) -> usize {
         let mut results = 0;
         for (_, session) in &mut self.sessions {
@@ -81,10 +81,10 @@ impl Sessions {
 }
 
 pub(crate) fn run() {
-    // For the sessions' timers. Nothing waits for one.
+    // For the sessions' timers. Nothing waits for them.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _entered = runtime.enter();
-    // How many sessions, and how many items at once in each.
+    // How many sessions there are, and how many items at once in each.
     for (name, sessions, each, stateful) in [
         ("session_1_of_1_item", 1, 1, false),
         ("session_1_of_16_items", 1, BATCH, false),

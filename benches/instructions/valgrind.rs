@@ -1,9 +1,9 @@
 //! Runs this program again under callgrind and reads what that wrote.
 //!
 //! # Repeatability
-//! Counts have to be the same on every processor and machine that runs this build, so whatever looks at either is held fixed: the
-//! environment is empty, glibc takes the copying that every x86-64 has, and mimalloc does not give memory back by the clock.
-//! Valgrind shows every machine with AVX2 the same processor.
+//! Counts have to be the same on every processor and machine that runs this build, so everything that depends on either is fixed: the
+//! environment is empty, glibc copies in the way that every x86-64 can, and mimalloc does not give memory back by the clock. Valgrind shows
+//! every machine with AVX2 the same processor.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use crate::counts::{Count, Measured};
 /// The argument that makes this program run the cases.
 pub(crate) const MEASURE: &str = "--measure";
 
-/// Names of features before and since glibc 2.33; those that it does not know are passed over.
+/// Names of features before and since glibc 2.33; it ignores those that it does not know.
 const GLIBC_TUNABLES: &str =
     "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX2,-AVX,-AVX2_Usable,-AVX_Fast_Unaligned_Load,-ERMS,-FSRM,-SSSE3";
 
@@ -40,14 +40,14 @@ pub(crate) fn measure() -> io::Result<Vec<Measured>> {
         .output()
         .map_err(|error| io::Error::other(format!("cannot run valgrind: {error}; tests/setup/install installs it")))?;
     if !run.status.success() {
-        return Err(io::Error::other(format!("the cases did not run to their end: {}", run.status)));
+        return Err(io::Error::other(format!("the cases did not run to the end: {}", run.status)));
     }
     let instructions = read_dumps(folder.path())?;
     let printed = String::from_utf8_lossy(&run.stdout);
     printed.lines().map(|line| measured(line, &instructions).ok_or_else(|| broken(line))).collect()
 }
 
-/// What the cases took in all, by name: each has a dump of its own.
+/// What the cases took in total, by name: each has its own dump.
 fn read_dumps(folder: &Path) -> io::Result<BTreeMap<String, u64>> {
     let mut instructions = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
@@ -60,7 +60,7 @@ fn read_dumps(folder: &Path) -> io::Result<BTreeMap<String, u64>> {
     Ok(instructions)
 }
 
-/// A case from the line that it has printed: name, items, allocations, bytes.
+/// A case, read from the line that it printed: name, items, allocations, bytes.
 fn measured(line: &str, instructions: &BTreeMap<String, u64>) -> Option<Measured> {
     let mut words = line.split(' ');
     let case = words.next()?;

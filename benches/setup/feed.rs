@@ -1,4 +1,4 @@
-//! A folder with a model of no cost, and a client's end of a `Feed` to it.
+//! A folder with a model that costs nothing, and a client's end of a `Feed` to it.
 
 use std::{fs, path::Path};
 
@@ -31,7 +31,7 @@ kind = "identity"
 /// Requests that a client holds for its connection.
 const OUTBOUND_MAX: usize = 64;
 
-/// The folder, with the one model `identity`, which takes batches of up to `batch_max` items.
+/// The folder, with a single model, `identity`, which takes batches of up to `batch_max` items.
 pub(crate) fn models(batch_max: usize) -> TempDir {
     let models = tempfile::tempdir().expect("a writable folder");
     let folder: &Path = &models.path().join("identity");
@@ -61,7 +61,7 @@ impl Feed {
         self.outbound.send(request).await.expect("the stream goes on");
     }
 
-    /// The next answer, which has to have outputs.
+    /// The next answer, which must have outputs.
     pub(crate) async fn result(&mut self) {
         let Event::Result(result) = self.event().await else { unreachable!("a feed of items gives results") };
         assert!(matches!(result.outcome, Some(Outcome::Outputs(_))));

@@ -1,4 +1,4 @@
-//! The items of the benches that know no network, and what serves them: a model with one input and one output of the same shape.
+//! The items of the benches without a network, and what serves them: a model with one input and one output of the same shape.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,17 +18,17 @@ pub(crate) const VALUES: usize = 576;
 /// Bytes in an item.
 pub(crate) const BYTES: usize = VALUES * 4;
 
-/// Finite, and reached nowhere here.
+/// Finite, but never reached here.
 pub(crate) const ADMISSION: Admission = Admission { items: 1 << 30, bytes: 1 << 30, model_items: 1 << 30, model_bytes: 1 << 30 };
 
-/// A model that takes items, and has these states.
+/// A model that takes items and has these states.
 pub(crate) fn signature(states: Vec<StateSpec>) -> Arc<Signature> {
     let spec =
         |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(VALUES)], batch_axis: Some(0) };
     Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], states, ..Signature::default() })
 }
 
-/// The tensor of an item as a front end hands it on.
+/// The tensor of an item, as a front end passes it on.
 pub(crate) fn tensor(data: &Bytes) -> NamedTensor {
     NamedTensor { name: "x".to_owned(), datatype: None, shape: vec![VALUES as i64], data: data.clone() }
 }
@@ -59,7 +59,7 @@ pub(crate) fn install(device: &Device, telemetry: &Telemetry, executable: Execut
     Arc::new(Model { loaded, key })
 }
 
-/// A session with that many items in flight, and no other limit that is reached.
+/// A session with this many items in flight, and no other limit within reach.
 pub(crate) fn session_options(window_items: usize) -> SessionOptions {
     SessionOptions {
         overflow: OverflowPolicy::Block,

@@ -1,6 +1,6 @@
-//! One fuzzer for all decoders: `FUZZ_TARGET` names the one. `fuzz/run` builds it, and runs each target on its corpus.
+//! One fuzzer for all decoders: `FUZZ_TARGET` says which. `fuzz/run` builds it, and runs each target on its corpus.
 //!
-//! One binary, because linking the server a dozen times takes longer than everything else.
+//! It is one binary because linking the server a dozen times would take longer than everything else.
 #![no_main]
 
 mod serving;

@@ -1,4 +1,4 @@
-//! A server in this process, for decoders that are reached by its ports alone.
+//! A server in this process, for decoders that can only be reached through its ports.
 
 use std::{fs, net::SocketAddr, sync::OnceLock, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-/// What has no answer by then hangs.
+/// Whatever has no answer by then hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Takes several tensors of every kind of element.
@@ -89,7 +89,7 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// The one of this process, started when it is first asked for.
+    /// This process's server, started when first needed.
     pub(crate) fn get() -> &'static Self {
         static SERVING: OnceLock<Serving> = OnceLock::new();
         SERVING.get_or_init(Self::start)
@@ -117,7 +117,7 @@ impl Serving {
         self.server.grpc_addr()
     }
 
-    /// Sends these bytes to the HTTP port, and reads until the server closes. `ends` half-closes after them, which calls requests off.
+    /// Sends these bytes to the HTTP port, and reads until the server closes. `ends` half-closes after them, which cancels requests.
     pub(crate) fn http(&self, bytes: &[u8], ends: bool) -> Vec<u8> {
         let asking = async {
             let mut stream = connect(self.server.http_addr()).await;
@@ -137,7 +137,7 @@ impl Serving {
     }
 }
 
-/// A connection from one loopback address after the other, so that ports in TIME_WAIT never run out.
+/// A connection, each from the next loopback address, so that ports in TIME_WAIT never use them all up.
 pub(crate) async fn connect(to: SocketAddr) -> TcpStream {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);

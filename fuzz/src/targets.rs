@@ -1,4 +1,4 @@
-//! The targets, each a function that takes any bytes and must return. A panic on any thread, a hang and too much memory are findings.
+//! The targets: each is a function that takes any bytes and must return. A panic on any thread, a hang or too much memory is a finding.
 
 mod calls;
 mod configuration;

@@ -1,4 +1,4 @@
-"""The table of models: what each server does with each of them, saturated, and beside this one at the same load."""
+"""The table of models: what each server does with each of them, saturated, and compared with this one at the same load."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from .servers import CANNED, KEEP_STATE, OURS, PEERS, Kept, title
 from .tool import Bench, say
 from .turns import middle, turns
 
-# Of what the slower of two servers does at most.
+# Share of what the slower of two servers does at most.
 EQUAL_SHARE = 0.5
-# What a server is spoken to by; a plain HTTP server by none of these.
+# Servers that speak this protocol; plain HTTP servers are not among them.
 GRPC = ("triton", "mlserver")
 PROTOCOLS_OF = {OURS: ("feed", "infer", "http_infer"), CANNED: ("infer", "http_post")} | {name: ("infer",) for name in GRPC}
-# How this server is spoken to beside another one, and the limit of it.
+# How this server is called when it is compared with another, and how its limit is.
 BESIDE = {"infer": "infer", "http_post": "http_infer"}
 LIMIT = {"infer": "infer", "http_post": "http_post", "http_infer": "http_post"}
 
@@ -51,15 +51,15 @@ class Cell:
 
 
 def keys(model: str, server: str) -> list[tuple[str, str, str]]:
-    """The cells of a server. Each does the same work as this one beside it: state is kept on both sides, or sent on both."""
+    """The cells of a server. Each does the same work as this server next to it: state is kept on both sides, or sent on both."""
     protocols = PROTOCOLS_OF.get(server, ("http_post",))
     keeps_state, sends_state = MODELS[model].keeps_state, model.endswith(STATELESS)
     if keeps_state and server in PEERS and server not in KEEP_STATE or sends_state and server in KEEP_STATE:
         return []
-    # Canned answers are as long, whichever file would have made them.
+    # Canned answers have the same length, whichever file would have made them.
     if server == CANNED and MODELS[model].like:
         return []
-    # Calls over HTTP are no sequence; and a feed is one.
+    # Calls over HTTP are not a sequence; a feed is one.
     left_out = ("http_infer", "http_post") if keeps_state else ("feed",) if sends_state else ()
     return [(model, server, protocol) for protocol in protocols if protocol not in left_out]
 
@@ -105,7 +105,7 @@ def table_seconds(bench: Bench, model: str) -> float:
 
 
 SATURATED_HEADER = [
-    *("model", "server", "protocol", "items/s", "Tidemill beside it", "ratio", "share of the limit"),
+    *("model", "server", "protocol", "items/s", "Tidemill, items/s", "ratio", "share of the limit"),
     *("cores", "Tidemill's cores", "p50 ms", "p99 ms", "CPU us/item", "RSS MiB", "errors"),
 ]
 EQUAL_HEADER = [
@@ -135,7 +135,7 @@ def equal_texts(cell: Cell) -> list[str] | None:
 
 
 def limit_share(cell: Cell, cells: list[Cell]) -> float | None:
-    """What part it is of what canned answers give the same client, if that is known."""
+    """What share it is of what canned answers give the same client, if that is known."""
     key = (MODELS[cell.model].limit, CANNED, LIMIT.get(cell.protocol, ""))
     limit = next((each.saturated for each in cells if each.key == key and each.saturated), None)
     if limit is None or cell.saturated is None or cell.server == CANNED:

@@ -1,4 +1,4 @@
-"""The lines without peers: the server against the limits that `tidemill-load` measures beside it in the same process."""
+"""The lines without peers: the server against the limits that `tidemill-load` measures along with it in the same process."""
 
 from collections.abc import Callable
 
@@ -69,7 +69,7 @@ def _onnxruntime() -> list[str]:
 
 
 def _one(bench: Bench, line: Line, ratio: str, rounds: tuple[int, float], *scenario: str) -> Row:
-    """A scenario of one row, one figure of which is the ratio; `rounds` are their number and the seconds of each arm."""
+    """A scenario with one row, one figure of which is the ratio; `rounds` gives their number and the seconds of each arm."""
     runs, seconds = rounds
     arguments = [*scenario, "--rounds", str(runs), "--seconds", str(seconds)]
     [found] = bench.load(*arguments)
@@ -122,7 +122,7 @@ def _lone(bench: Bench, lines: list[Line]) -> list[Row]:
 
 
 def _idle(bench: Bench, lines: list[Line]) -> list[Row]:
-    # More often than by default, so that each run holds the keepalives of all connections.
+    # More often than by default, so that each run includes the keepalives of all connections.
     keepalive = ["--set", "grpc.keepalive_interval_s=5"]
     arguments = ["idle", "--seconds", str(bench.effort.idle_seconds), "--server", str(bench.server), *keepalive]
     runs = [bench.load(*arguments)[0] for _ in range(bench.effort.runs)]
@@ -140,7 +140,7 @@ def _without(part: str, engine: Callable[[], list[str]] = list) -> Measure:
     return measure
 
 
-# What is measured at once.
+# What is measured together.
 GROUPS = {"idle": ("idle-cpu", "idle-memory")}
 
 # By the name of the line or of the group.
@@ -176,7 +176,7 @@ _ESTIMATES_S: dict[str, Callable[[Effort], float]] = {
     **dict.fromkeys(("identity-2304", "identity-64", "identity-1mib", "metrics", "batching"), _arms_s(2, _cheap, 2)),
     **dict.fromkeys(("silero-onnxruntime", "silero-rten"), _arms_s(3, _cheap, 5)),
     **dict.fromkeys(("minilm", "magika"), _arms_s(3, _costly, 10)),
-    # About eight steps up and down, before those that confirm.
+    # About eight steps up and down, before the confirming ones.
     "realtime": lambda effort: (8 + effort.runs) * (effort.realtime_seconds + 3) + 10,
     "lone": lambda effort: effort.runs * effort.lone_items * 1e-3 + 2,
     "idle": lambda effort: effort.runs * (effort.idle_seconds + 4),

@@ -1,4 +1,4 @@
-"""One load on one server by `tidemill-load run`, and what came of it."""
+"""One load on one server by `tidemill-load run`, and what came out of it."""
 
 import dataclasses
 import json
@@ -23,16 +23,16 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What an item of a model is, and how many are in flight where it is to be saturated."""
+    """What an item of a model is, and how many are in flight to saturate it."""
 
     name: str
     inputs: tuple[Tensor, ...]
     in_flight: int
     # Calls take tens of milliseconds.
     is_heavy: bool = False
-    # The server keeps a state for each sequence of calls; it is neither sent nor given back.
+    # The server keeps a state for each sequence of calls; it is neither sent nor returned.
     keeps_state: bool = False
-    # The model of the same tensors of which canned answers were made, if not this one: the limit of the client is the same.
+    # The model with the same tensors from which canned answers were made, if not this one: the client's limit is the same.
     like: str = ""
 
     @property
@@ -44,13 +44,13 @@ def _identity(name: str, values: int, in_flight: int) -> Model:
     return Model(name, (Tensor("input", "FP32", (values,)),), in_flight)
 
 
-# A model by its official file, and by the same as this server rewrites it.
+# A model from its official file, and from the file that this server rewrites it to.
 OFFICIAL, REWRITTEN = "silero-vad", "silero-vad-rewritten"
 STATELESS = "-stateless"
 
 
 def _silero(file: str) -> tuple[Model, Model]:
-    """With a state that the server keeps; and with one that comes and goes with each item, for servers that keep none."""
+    """With a state that the server keeps, and with one that comes and goes with each item, for servers that keep none."""
     item, state = Tensor("input", "FP32", (576,)), Tensor("state", "FP32", (2, 128), "zeros")
     like = OFFICIAL if file != OFFICIAL else ""
     return (
@@ -82,7 +82,7 @@ OPEN_LOOP_CALLERS = 64
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """A server, and how it is spoken to."""
+    """A server, and how it is called."""
 
     server: Server
     protocol: str
@@ -94,7 +94,7 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What came of one load, or the middle of several."""
+    """The result of one load, or the median of several."""
 
     items_per_s: float
     p50_ms: float
@@ -109,7 +109,7 @@ class Found:
         return self.items_per_s * self.cpu_us_per_item / 1e6
 
     def figures(self) -> Figures:
-        """As rows have them."""
+        """In the form that rows use."""
         return {
             "per_s": self.items_per_s,
             "p50_us": self.p50_ms * 1e3,
@@ -121,16 +121,16 @@ class Found:
 
 
 def scenario(arm: Arm, model: Model, *, in_flight: int, rate_hz: float | None, seconds: float) -> str:
-    """The file of a load: closed, with so many items in flight; or open, with so many items a second of all callers together."""
+    """The file of a load: closed, with this many items in flight, or open, with this many items a second from all callers together."""
     feed = arm.protocol == "feed"
-    # A feed is a sequence as it is.
+    # A feed is a sequence already.
     sequence = model.keeps_state and arm.protocol == "infer"
     window = min(FEED_WINDOW, in_flight) if feed else 1
     streams = max(in_flight // window, 1)
     if rate_hz is None:
         arrivals = 'process = "closed"'
     else:
-        # The calls of a sequence follow each other.
+        # The calls of a sequence come one after another.
         streams, window = (in_flight, 1) if sequence else (OPEN_LOOP_CALLERS, max(in_flight // OPEN_LOOP_CALLERS, 16))
         arrivals = f'process = "poisson", rate_hz = {rate_hz / streams}'
     load = {
@@ -182,7 +182,7 @@ def load(
 
 
 def found(text: str) -> Found:
-    """Reads a result of `tidemill-load run`, of one step."""
+    """Reads a result of `tidemill-load run` that has one step."""
     try:
         [step] = json.loads(text)["steps"]
         total, latency = step["total"], step["total"]["latency_us"]

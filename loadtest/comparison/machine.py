@@ -1,4 +1,4 @@
-"""What the figures were measured on, read off the machine and off the programs."""
+"""What the figures were measured on, as read from the machine and the programs."""
 
 import datetime
 import os
@@ -21,7 +21,7 @@ def binaries(bench: tool.Bench) -> dict[str, str]:
 
 
 def facts(bench: tool.Bench, programs: dict[str, str], *, built: bool) -> dict[str, str]:
-    """In the order in which they are shown. `programs` are the `binaries`."""
+    """The facts in the order in which they are shown. `programs` are the `binaries`."""
     return {
         "date": now(),
         "processor": _field("/proc/cpuinfo", r"model name\s*: (.+)") or platform.machine(),
@@ -34,7 +34,7 @@ def facts(bench: tool.Bench, programs: dict[str, str], *, built: bool) -> dict[s
         **{f"SHA-256 of {name}": digest for name, digest in programs.items()},
         "scripts": _commit(),
         "Rust": _output(["rustc", "--version"]),
-        "build": _profile() if built else "made before, not for this run",
+        "build": _profile() if built else "built earlier, not for this run",
         "onnxruntime": _onnxruntime(),
         "perf_analyzer": perf.VERSION,
         "Python": platform.python_version(),
@@ -46,7 +46,7 @@ def _effort(effort: tool.Effort) -> str:
     return (
         f"{effort.name}: medians of {effort.runs} runs of each arm in turns ({effort.heavy_seconds:g} s each for MiniLM and Magika, "
         f"{effort.load_seconds:g} s over HTTP, windows of {effort.perf_window_ms} ms of perf_analyzer), of {effort.turns} of "
-        f"{effort.seconds:g} s where the server is held against limits on cheap models"
+        f"{effort.seconds:g} s where the server is compared with limits on cheap models"
     )
 
 
@@ -72,10 +72,10 @@ def _output(command: list[str]) -> str:
 
 
 def _commit() -> str:
-    """Of the checkout, which the programs may not be built from."""
+    """The checkout's commit; the programs may not have been built from it."""
     commit = _output(["git", "rev-parse", "--short", "HEAD"])
     if commit == "?":
-        return "of no checkout"
+        return "not from a checkout"
     changed = _output(["git", "status", "--porcelain", "--untracked-files=no"])
     return f"commit {commit}{' with changes' if changed else ''}"
 

@@ -60,8 +60,8 @@ def _run(bench: Bench, arguments: argparse.Namespace, *, built: bool) -> int:
     try:
         _measure(bench, wanted, results, clock)
     except Interrupted as interrupted:
-        say(f"{interrupted}: what was measured until now is written; --add goes on from there")
-        facts["interrupted"] = "yes: what was measured until then"
+        say(f"{interrupted}: what has been measured so far is written; --add goes on from there")
+        facts["interrupted"] = "yes: only what was measured until then"
         status = interrupted.status
     write(results)
     if arguments.write_docs and not status:
@@ -72,7 +72,7 @@ def _run(bench: Bench, arguments: argparse.Namespace, *, built: bool) -> int:
 
 
 class Clock:
-    """How long each part takes, and was thought to."""
+    """How long each part takes, and was expected to take."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[str, float, float]] = []
@@ -81,7 +81,7 @@ class Clock:
         self._parts.append((name, estimate_s, time.monotonic()))
 
     def table(self) -> str:
-        """With what ran last until now."""
+        """Including what ran last, up to now."""
         ends = [begin for _, _, begin in self._parts[1:]] + [time.monotonic()]
         parts = [(name, estimate_s, end - begin) for (name, estimate_s, begin), end in zip(self._parts, ends)]
         parts.append(("all", sum(estimate_s for _, estimate_s, _ in parts), sum(taken_s for _, _, taken_s in parts)))
@@ -114,7 +114,7 @@ def _measure(bench: Bench, wanted: Plan, results: Results, clock: Clock) -> None
 
 
 def _visit(bench: Bench, visit: Visit, results: Results, ours: Kept, theirs: Kept) -> None:
-    """Each figure is written as it comes; one that fails says why."""
+    """Each figure is written as it comes; if one fails, it says why."""
     for client in visit.clients:
         results.add(rivals.limit(bench, theirs, client))
     for duel in visit.duels:
@@ -124,7 +124,7 @@ def _visit(bench: Bench, visit: Visit, results: Results, ours: Kept, theirs: Kep
 
 
 def _install(names: list[str]) -> dict[str, Kept]:
-    """What stands in for the peers that cannot be installed."""
+    """Stands in for peers that cannot be installed."""
     broken = {}
     for name in names:
         try:
@@ -139,21 +139,21 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="loadtest/compare", allow_abbrev=False, description=(
         "Measures this server against the limits of the machine and against other servers, prints it as tables, and writes summary.json, "
         "peers.json, limits.json and benchmarks.md as it goes. What cannot be measured is a row with the reason. All of it takes about "
-        "an hour, and it says how long what is asked for will take; keep the machine idle otherwise."
+        "an hour; it says at the start how long the requested part will take. Keep the machine idle otherwise."
     ))
     names, out = plan.names(), tool.SCRATCH / "results"
     option = parser.add_argument
     option("--out", type=pathlib.Path, metavar="DIR", default=out, help=f"folder for the results ({out.relative_to(tool.ROOT)})")
-    option("--add", action="store_true", help="keep what DIR has of the same programs and effort, and measure what is missing")
-    option("--quick", action="store_true", help="one short run of each side: shows that all works, and measures little")
+    option("--add", action="store_true", help="keep what DIR has for the same programs and effort, and measure what is missing")
+    option("--quick", action="store_true", help="one short run of each side: shows that everything works, but measures little")
     option("--only", nargs="+", default=[], metavar="NAME", choices=names, help=f"only these: {', '.join(names)}")
     option("--write-docs", action="store_true", help="write docs/benchmarks.md too, unless interrupted")
-    option("--no-build", action="store_true", help="take the binaries as they are")
-    option("--binaries", type=pathlib.Path, metavar="DIR", help="take those of this folder, and build none (target/release)")
+    option("--no-build", action="store_true", help="use the binaries as they are")
+    option("--binaries", type=pathlib.Path, metavar="DIR", help="use those in this folder, and build none (target/release)")
     return parser.parse_args()
 
 
 def _typed(arguments: argparse.Namespace) -> str:
-    """The command without what differs from machine to machine."""
+    """The command, without what differs from machine to machine."""
     flags = [flag for flag, given in (("--quick", arguments.quick), ("--add", arguments.add)) if given]
     return shlex.join(["loadtest/compare", "--out", "DIR", *flags, *(["--only", *arguments.only] if arguments.only else [])])

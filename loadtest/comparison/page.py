@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: all of it from what was measured."""
+"""docs/benchmarks.md, made entirely from what was measured."""
 
 from . import cells
 from .cells import Cell
@@ -9,7 +9,7 @@ from .rows import Row, markdown_table, plain_table, shown
 from .servers import CANNED, PEERS, title
 from .tool import Effort
 
-HEADER = ["name", "what", "against", "ratio", "reach", "reached", "share of the limit", "peer's share", "cores", "peer's cores", "runs"]
+HEADER = ["name", "what", "against", "ratio", "target", "reached", "share of the limit", "peer's share", "cores", "peer's cores", "runs"]
 SETTINGS_HEADER = [
     *("server", "model", "workers", "threads", "max batch", "delay us", "search"),
     *("items/s then", "cores then"),
@@ -19,52 +19,52 @@ LIMIT_HEADER = ["client", "model", "calls under way", "calls/s", "p50 us"]
 PREFACE = """\
 # Benchmarks
 
-Written by `loadtest/compare --write-docs`; no figure here is typed. The sides of a line take turns on the same machine,
-clients included (A B A B), and the medians of their runs are compared. Figures move with the machine, and ratios much less: run the
-command on yours. [Performance](performance.md) explains where the time goes.
+Written by `loadtest/compare --write-docs`; no figure here is typed by hand. The two sides of a line take turns on the same machine,
+clients included (A B A B), and the medians of their runs are compared. Figures vary with the machine, ratios much less: run the command
+on yours. [Performance](performance.md) explains where the time goes.
 """
 
 AGAINST = """\
-`composed limit` is 1 / (1/echo + 1/engine): engine and transport share the cores, so that the time which an item takes of each adds
-up. The echo is a bare tonic service on the messages of the same API, which gives each item back at once. The bare engine runs its
-best batch on two threads, with nothing around it. Servers of the lines without peers run in the process of the load, and their Silero
-is the one inside the binary, rewritten from the official file.
+`composed limit` is 1 / (1/echo + 1/engine): engine and transport share the cores, so the time that an item takes of each adds up. The
+echo is a bare tonic service with the messages of the same API, which returns each item at once. The bare engine runs its best batch on
+two threads, with nothing around it. In the lines without peers, the server runs in the same process as the load, and its Silero is the
+one inside the binary, rewritten from the official file.
 
-For the lines against peers, this server and one peer are up, and nothing else. `share of the limit` is what part this server has of
-the rate that the same client gets out of a bare server which gives every call the same answer, made before (`tidemill-load canned`),
-and `peer's share` what part the peer has: 1 divided by the latter is the largest ratio that any server could have on this machine.
-`cores` is how many this server kept busy on average, and `peer's cores` the peer; with perf_analyzer while that program ran, its start
-and its pauses included. The client had what was left of the machine. What each model is, and what was tuned of a peer and what was
-not, is said [below](#servers-and-models).
+In the lines against peers, this server and one peer are up, and nothing else. `share of the limit` is this server's share of the rate
+that the same client gets out of a bare server which gives every call the same answer, made in advance (`tidemill-load canned`), and
+`peer's share` is the peer's: 1 divided by the latter is the largest ratio that any server could have on this machine. `cores` is how
+many this server kept busy on average, and `peer's cores` how many the peer did; with perf_analyzer, for as long as that program ran,
+its start and its pauses included. The client had what was left of the machine. What each model is, and what was tuned for a peer and
+what was not, is explained [below](#servers-and-models).
 """
 
 TABLE = """\
 All servers run the same model files on the CPU with onnxruntime, on one machine. `silero-vad` is the official file of Silero VAD,
-`silero-vad-rewritten` the same model as this server has it inside (`tidemill models export silero-vad FILE`). With these two the
-server keeps the state of each sequence: an item has 2,304 bytes, and its result 4. With the two `-stateless` ones, for servers that keep
-none, the state comes and goes with each item: 3,328 bytes, and 1,028 in its result; all requests bring a state of zeros. This server
-does the same work as the one beside it: it is called with the same tensors, and gives back the same.
+`silero-vad-rewritten` the same model as it is inside this server (`tidemill models export silero-vad FILE`). With these two the server
+keeps the state of each sequence: an item has 2,304 bytes, and its result 4. With the two `-stateless` ones, for servers that keep none,
+the state comes and goes with each item: 3,328 bytes, and 1,028 in its result; every request brings a state of zeros. This server does
+the same work as the one it is compared with: it is called with the same tensors, and returns the same.
 
-Besides this server only the one that is measured is up. Processor time and memory are of all processes of a server; pages that
+Besides this server only the one being measured is up. Processor time and memory are those of all processes of a server; pages that
 processes share count once for each. `cores` is processor time divided by time. `{canned}` runs no model: it is the limit of the client,
-over HTTP of both HTTP protocols, and for both Silero files.
+for both HTTP protocols over HTTP, and for both Silero files.
 """
 
 SETTINGS = """\
-`loadtest/peers/search` tries each peer with each model on the machine at hand, saturated as in the table above, and records all figures in
-`loadtest/peers/tuned.json`. It varies the number of processes that run calls, the threads of a call, the largest batch and the delay; the
-last two columns are what the chosen settings brought there. Where there is no search of this machine, a peer runs with the default of
-its `serve`, which nobody has compared with others here, and may be faster than shown.
+`loadtest/peers/search` tries each peer with each model on the machine at hand, saturated as in the table above, and records all figures
+in `loadtest/peers/tuned.json`. It varies the number of processes that run calls, the threads of a call, the largest batch and the
+delay; the last two columns are what the chosen settings achieved there. Where there is no search for this machine, a peer runs with the
+default of its `serve`, which nobody has compared with other settings here, and may be faster than shown.
 
-Not tuned, of any peer: processes and threads that speak HTTP or gRPC, other engines and builds of onnxruntime, graph optimisations, and
-bodies other than raw bytes. Settings were searched for the saturated load, and are used for one caller too. Triton has its Python
-backend, for the package that holds it has no onnxruntime backend: each of its figures includes the way to a Python process and
+Not tuned, for any peer: processes and threads that speak HTTP or gRPC, other engines and builds of onnxruntime, graph optimisations,
+and bodies other than raw bytes. Settings were searched for the saturated load, and are used for one caller too. Triton has its Python
+backend, because the package that holds it has no onnxruntime backend: each of its figures includes the way to a Python process and
 back. This server runs with its defaults.
 """
 
 EQUAL = """\
-Independent callers send half of what the slower of the two did at most, to the one and then to the other, and latency counts from each
-item's scheduled moment. Tidemill is called as the peer is: over gRPC ModelInfer, or over HTTP.
+Independent callers send half of what the slower of the two did at most, first to one and then to the other, and latency counts from
+each item's scheduled moment. Tidemill is called as the peer is: over gRPC ModelInfer, or over HTTP.
 """
 
 
@@ -83,7 +83,7 @@ def summary(results: Results) -> str:
 
 
 def page(results: Results, effort: Effort, facts: dict[str, str], typed: str, record: Record | None = None) -> str:
-    """The whole text. `typed` is the command that measured it, `record` that of the peers' settings if it is not the one in its place."""
+    """The whole text. `typed` is the command that measured it, `record` the record of the peers' settings if not the usual one."""
     rows, table, limits = results.rows, results.cells, results.limits
     machine = [[key, value] for key, value in (facts | _versions(rows, table)).items()]
     parts = [PREFACE, "## Machine and versions\n", markdown_table(["what", "which"], machine), f"\nCommand: `{typed}`\n"]
@@ -112,7 +112,7 @@ def page(results: Results, effort: Effort, facts: dict[str, str], typed: str, re
 
 
 def _settings(rows: list[Row], table: list[Cell], record: Record) -> list[list[str]]:
-    """Of each peer with each model that has a figure."""
+    """The settings of each peer with each model that has a figure."""
     pairs = [(cell.server, cell.model) for cell in table if cell.server in PEERS and cell.saturated]
     pairs += [(row.figures["peer"], row.figures["model"]) for row in rows if {"peer", "model"} <= row.figures.keys()]
     texts = []
@@ -130,12 +130,13 @@ def _settings(rows: list[Row], table: list[Cell], record: Record) -> list[list[s
 def _lengths(effort: Effort) -> str:
     return (
         f"Medians of {effort.table_runs} runs in turns, {effort.table_seconds:g} s each ({effort.table_heavy_seconds:g} s for MiniLM and "
-        f"Magika), and one run of {effort.equal_seconds:g} s at the same load: less than for the lines above, to have all models and servers."
+        f"Magika), and one run of {effort.equal_seconds:g} s at the same load: less than for the lines above, so as to cover all models and "
+        "servers."
     )
 
 
 def _versions(rows: list[Row], table: list[Cell]) -> dict[str, str]:
-    """Of the peers, as they gave them."""
+    """The peers' versions, as they stated them."""
     said = {cell.server: cell.version for cell in table if cell.version}
     said |= {row.figures["peer"]: row.figures["peer_version"] for row in rows if "peer_version" in row.figures}
     return {title: said[name] for name, title in sorted(PEERS.items(), key=lambda peer: peer[1]) if name in said}

@@ -1,4 +1,4 @@
-"""The record of the peers' settings, as the peers themselves read it (`loadtest/peers/shared/record.py`)."""
+"""The record of the peers' settings, read with the peers' own code (`loadtest/peers/shared/record.py`)."""
 
 import importlib.util
 import pathlib
@@ -8,7 +8,7 @@ _PATH = pathlib.Path(__file__).resolve().parents[1] / "peers/shared/record.py"
 _spec = importlib.util.spec_from_file_location("peer_record_shared", _PATH)
 assert _spec is not None and _spec.loader is not None
 _shared = importlib.util.module_from_spec(_spec)
-# Dataclasses look their module up.
+# Dataclasses look up their module.
 sys.modules[_spec.name] = _shared
 _spec.loader.exec_module(_shared)
 

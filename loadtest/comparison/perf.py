@@ -21,11 +21,11 @@ UNSTABLE = "Failed to obtain stable measurement"
 class Perf:
     infer_per_s: float
     p50_us: float
-    # That the server kept busy while the program ran, its start and its pauses included.
+    # Cores that the server kept busy while the program ran, its start and its pauses included.
     cores: float = 0.0
 
     def figures(self) -> Figures:
-        """As rows have them."""
+        """In the form that rows use."""
         return {"per_s": self.infer_per_s, "p50_us": self.p50_us, "cores": self.cores}
 
 
@@ -53,14 +53,14 @@ def run(effort: Effort, server: Server, model: str, concurrency: int, *, streami
     try:
         return once()
     except Failed as failed:
-        # A figure that the program itself does not trust is none; a machine that was disturbed gets a second chance.
+        # A figure that the program itself does not trust does not count; a disturbed machine gets a second chance.
         if UNSTABLE not in str(failed):
             raise
         return once()
 
 
 def libraries() -> str:
-    """Folders of what the program links to and the machine does not have."""
+    """Folders of the libraries that the program links to and the machine does not have."""
     base64 = next((CACHE / "debian").rglob("libb64.so*"), None)
     if base64 is None or not PROGRAM.is_file():
         raise Failed("there is no perf_analyzer in .cache: run tests/setup/install")

@@ -1,4 +1,4 @@
-"""What is to be measured, in which order, and about how long it takes. Starts and measures nothing."""
+"""What to measure, in which order, and about how long it takes. Starts and measures nothing."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -13,19 +13,19 @@ from .tool import Effort
 
 T = TypeVar("T")
 
-# What names the second table, or one model of it.
+# The name of the second table, and the prefix for one model of it.
 TABLE = "table"
 
-# A start until a server is ready, and its end.
+# Starting a server until it is ready, and ending it.
 START_AND_STOP_S = {OURS: 2, CANNED: 2, "triton": 7, "mlserver": 7, "mosec": 4, "litserve": 3, "bentoml": 4, "rayserve": 15}
-# To start a load, and to wait for its last answers.
+# Starting a load, and waiting for its last answers.
 LOAD_EXTRA_S = 0.3
 PERF_WINDOWS, PERF_EXTRA_S = 3, 0.7
 
 
 @dataclasses.dataclass(frozen=True)
 class Visit:
-    """One start of a server with a model, with no other up but this one, and all that is asked of it."""
+    """One start of a server with a model, with only this project's server up next to it, and everything that is asked of it."""
 
     model: str
     server: str
@@ -47,7 +47,7 @@ class Visit:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    # Of `limits.MEASURES`.
+    # Keys of `limits.MEASURES`.
     lines: tuple[str, ...]
     visits: tuple[Visit, ...]
 
@@ -69,7 +69,7 @@ def group(duel: Duel) -> str:
 
 
 def plan(effort: Effort, only: list[str], results: Results) -> Plan:
-    """All of it, or `only` what is named; but nothing that the results have."""
+    """All of it, or `only` what is named, but nothing that the results already have."""
 
     def missing(keys: Iterable[Key]) -> bool:
         return not all(map(results.has, keys))

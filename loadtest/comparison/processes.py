@@ -1,6 +1,6 @@
 """Child processes that do not outlive this one.
 
-Each child leads a session of its own. At the end, at a signal and after an error, all that descends from it is asked to end, killed
+Each child leads its own session. At the end, at a signal and after an error, all that descends from it is asked to end, killed
 if it does not, and waited for.
 """
 
@@ -16,7 +16,7 @@ from types import FrameType
 
 STOP_PATIENCE_S = 20.0
 GONE_PATIENCE_S = 10.0
-# How often a program is looked at while it is waited for, and from which time between two looks on everything has stood still.
+# How often a program is looked at while waiting for it, and how long a pause between two looks means that everything stood still.
 LOOK_S = 0.5
 STANDSTILL_S = 3.0
 
@@ -28,11 +28,11 @@ class Failed(Exception):
 
 
 class StoodStill(Failed):
-    """The machine, or all of these processes, stood still meanwhile: what was measured tells nothing, and can be measured again."""
+    """The machine, or all of these processes, stood still during it: what was measured means nothing, and can be measured again."""
 
 
 class Interrupted(BaseException):
-    """A signal asks this process to end: what was measured is kept, and nothing more is."""
+    """A signal asks this process to end: what was measured is kept, and nothing more is measured."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -40,7 +40,7 @@ class Interrupted(BaseException):
 
 
 def guard() -> None:
-    """Makes the first signal that asks this process to end an `Interrupted`. Further ones do not disturb the end."""
+    """Turns the first signal that asks this process to end into an `Interrupted`. Further ones do not disturb the end."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def end(number: int, _: FrameType | None) -> None:
@@ -78,7 +78,7 @@ def run(
     needed: Callable[[], bool] = lambda: True,
     steady: bool = False,
 ) -> str:
-    """Runs a program to its end and returns what it prints. It is not waited for once it is not `needed`.
+    """Runs a program to its end and returns what it prints. Stops waiting once it is not `needed`.
 
     Time in which everything stands still is not taken off the patience. If it has to be `steady`, it is `StoodStill`, however it ended.
     """
@@ -116,7 +116,7 @@ def stop(child: subprocess.Popen[str]) -> None:
         child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(STOP_PATIENCE_S)
-    # What it started while it ended, too.
+    # This includes what it started while it ended.
     below |= family(child.pid)
     deadline = time.monotonic() + GONE_PATIENCE_S
     while left := [pid for pid, born in below.items() if _stat(pid).get("born") == born]:
@@ -139,14 +139,14 @@ def stop_all() -> None:
 
 
 def last_line(text: str) -> str:
-    """The last error that a program names, or else what it says last."""
+    """The last error that a program reports, or else the last thing that it says."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error:")]
     return (errors or lines or ["it says nothing"])[-1][:300]
 
 
 def family(root: int) -> dict[int, int]:
-    """What runs of a child, of all that descend from it, and of their sessions, which they stay in when their parents end.
+    """What is running of a child, of its descendants, and of their sessions, in which they stay when their parents end.
 
     With each process comes the time at which it was born: numbers are used again. `root` leads a session.
     """
@@ -168,18 +168,18 @@ def family(root: int) -> dict[int, int]:
 
 
 def cpu_s(root: int) -> float:
-    """Processor time of a child and of all that runs of what it started."""
+    """Processor time of a child, and of what it started that is still running."""
     ticks = (_stat(pid).get("ticks", 0) for pid in family(root))
     return sum(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def _stat(pid: int) -> dict[str, int]:
-    """Empty for one that does not run any more."""
+    """Empty for a process that is no longer running."""
     try:
         text = pathlib.Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return {}
-    # The name of a program stands in parentheses and may hold anything.
+    # The name of a program is in parentheses and may contain anything.
     fields = text.rpartition(")")[2].split()
     if fields[0] in "ZX":
         return {}

@@ -1,4 +1,4 @@
-"""What was measured, written as it comes, so that an end at any moment loses nothing; and what of an earlier run still counts."""
+"""What was measured, written as it comes, so that ending at any moment loses nothing; and which parts of an earlier run still count."""
 
 import dataclasses
 import json
@@ -33,12 +33,12 @@ class Stamp:
     date: str
 
     def counts_with(self, other: "Stamp") -> bool:
-        """Whether figures of both can stand side by side."""
+        """Whether figures of both can be shown side by side."""
         return (self.binaries, self.effort) == (other.binaries, other.effort)
 
 
 class Results:
-    """All rows, cells and limits, each with its stamp. `changed` is called after what is added."""
+    """All rows, cells and limits, each with its stamp. `changed` is called after each addition."""
 
     def __init__(
         self, stamp: Stamp, lines: Iterable[Line], duels: Sequence[Duel], changed: Callable[["Results"], None] = lambda _: None
@@ -55,7 +55,7 @@ class Results:
         self._changed(self)
 
     def has(self, key: Key) -> bool:
-        """Whether there is a figure, not only a reason, for the line, the cell or the limit."""
+        """Whether there is a figure, and not only a reason, for the line, the cell or the limit."""
         return key in self._measured and not self._measured[key][0].reason
 
     @property
@@ -72,12 +72,12 @@ class Results:
         return self._in_order(dict.fromkeys(client.limit for client in self._clients.values()), Limit)
 
     def dates(self) -> tuple[str, str]:
-        """Of the oldest and of the newest figure."""
+        """The dates of the oldest and the newest figure."""
         dates = [stamp.date for _, stamp in self._measured.values()] or [self._stamp.date]
         return min(dates), max(dates)
 
     def read(self, folder: pathlib.Path) -> int:
-        """Takes over what an earlier run with the same programs and effort has measured; returns how many figures.
+        """Adopts what an earlier run with the same programs and effort has measured; returns how many figures.
 
         What other programs or another effort measured is lost with the next `write`.
         """
@@ -100,7 +100,7 @@ class Results:
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise Failed(f"{path} is not what this program writes: {error!r}") from error
         if others:
-            say(f"{others} entries of {folder} are of other programs or of another effort and do not count")
+            say(f"{others} entries of {folder} are from other programs or another effort and do not count")
         return sum(map(self.has, self._measured))
 
     def write(self, folder: pathlib.Path, page: str) -> None:
@@ -121,7 +121,7 @@ def _key(each: Row | Cell | Limit) -> Key:
 
 
 def _replace(path: pathlib.Path, text: str) -> None:
-    """Whole or not at all."""
+    """Writes the whole file, or nothing."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(text)
     os.replace(part, path)

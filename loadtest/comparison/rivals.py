@@ -1,4 +1,4 @@
-"""The lines against peers: one model on this server and on a peer, loaded in turns by the same client, and the limit of that client."""
+"""The lines against peers: one model on this server and on a peer, loaded in turns by the same client, and that client's limit."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ class Client:
 
     @property
     def limit(self) -> "Client":
-        """The same client of a model of the same tensors, of which canned answers are made."""
+        """The same client for a model with the same tensors, from which canned answers are made."""
         return dataclasses.replace(self, model=MODELS[self.model].limit)
 
     def run(self, bench: Bench, server: Server, commands: list[str]) -> perf.Perf | Found:
@@ -68,7 +68,7 @@ def duels(levels: tuple[int, ...]) -> list[Duel]:
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """What a client gets out of canned answers: with it no server can show more on this machine."""
+    """What a client gets out of canned answers: with this client, no server can show more on this machine."""
 
     client: Client
     figures: Figures
@@ -94,7 +94,7 @@ def limit(bench: Bench, canned: Kept, client: Client) -> Limit:
 
 
 def measure(bench: Bench, ours: Kept, theirs: Kept, duel: Duel) -> Row:
-    """The row of a duel. If one side fails, it says why, and has the figures of the other side."""
+    """The row of a duel. If one side fails, the row says why, and has the figures of the other side."""
     say(f"  {duel.line.name}")
     commands: list[str] = []
     sides = {OURS: ours, duel.peer: theirs}
@@ -120,7 +120,7 @@ def _run(bench: Bench, side: Kept, duel: Duel, commands: list[str]) -> tuple[Ser
 
 
 def with_limit(row: Row, client: Client | None, limits: list[Limit]) -> Row:
-    """The row with what its client could show at most, if that is known: also as the largest ratio that anybody could reach."""
+    """The row, with the most that its client could show, if known, also as the largest ratio that any server could reach."""
     found = next((limit for limit in limits if client is not None and limit.client == client.limit and limit.figures), None)
     if found is None:
         return row

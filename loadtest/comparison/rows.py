@@ -1,4 +1,4 @@
-"""What is to be reached, and what was: the rows of the table. Knows nothing of how anything is measured."""
+"""The targets, and what was reached: the rows of the table. Knows nothing about how anything is measured."""
 
 import dataclasses
 import math
@@ -9,13 +9,13 @@ Figures = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of the table: what is compared with what, and the bound that is wanted of it."""
+    """One line of the table: what is compared with what, and the bound that it should meet."""
 
     name: str
     what: str
     against: str
     reach: float
-    # Of `ratio` and `reach`; empty for a plain ratio.
+    # The unit of `ratio` and `reach`; empty for a plain ratio.
     unit: str = ""
     # Whether the bound is an upper one.
     at_most: bool = False
@@ -32,13 +32,13 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line with what was found. Without a ratio, `reason` says why."""
+    """A line, with what was found. If there is no ratio, `reason` says why."""
 
     line: Line
     ratio: float | None
-    # Of each arm; the ratio is of their medians.
+    # The runs of each arm; the ratio is that of their medians.
     runs: int
-    # Of both sides; the names carry the units.
+    # Those of both sides; the names carry the units.
     figures: Figures
     commands: list[str]
     reason: str = ""
@@ -68,7 +68,7 @@ class Row:
 
     @classmethod
     def from_json(cls, line: Line, row: Figures) -> "Row":
-        """What `json` made of a row of this line."""
+        """Reads back what `json` made from a row of this line."""
         bare = cls(line, row["ratio"], row["runs"], {}, row["commands"], row["reason"])
         return dataclasses.replace(bare, figures={key: value for key, value in row.items() if key not in bare.json()})
 
@@ -80,7 +80,7 @@ class Row:
 
 
 def median(values: list[float]) -> float:
-    """The middle one, or the mean of the middle two; not a number if there is none."""
+    """The middle value, or the mean of the middle two; not a number if there is none."""
     if not values:
         return math.nan
     ordered, middle = sorted(values), len(values) // 2
@@ -93,7 +93,7 @@ def ratio(ours: float, theirs: float) -> float:
 
 
 def shown(value: Any) -> str:
-    """A figure at the length that people read."""
+    """A figure with as many digits as people read."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     if not isinstance(value, float):

@@ -1,6 +1,6 @@
 """Which settings make each peer fastest with each model on this machine: tried under the load of the table, and recorded.
 
-One setting after the other is varied from where the peer stands best: workers and threads together, then the largest batch, then the
+Settings are varied one after another, starting from the best so far: workers and threads together, then the largest batch, then the
 delay, and then workers and threads again if one of those has changed. A peer is started afresh for each setting.
 """
 
@@ -21,19 +21,19 @@ from .tool import Bench, say
 from .turns import turns
 
 BATCHES = (1, 4, 16, 64)
-# In us. Mosec counts in milliseconds, and 0 is its default of 10 there; LitServe would look without a pause, on a whole core; what BentoML
-# calls a latency is no delay.
+# In us. Mosec counts in milliseconds, and 0 means its default of 10; LitServe would poll without a pause, on a whole core; what BentoML
+# calls a latency is not a delay.
 DELAYS = {"mosec": (1_000, 3_000), "litserve": (1_000, 3_000), "bentoml": (60_000_000,)}
 DELAYS_OF_OTHERS = (0, 1_000, 3_000)
-# Settings of which the fastest is not faster than by this share go by the processor time that they take.
+# Settings within this share of the fastest are ranked by the processor time that they take.
 ALIKE = 0.02
-# A setting whose first run is slower than the best so far by this share is not run again. Of 358 settings that ran three times, the first run
-# was never slower than the median by more than 29 %.
+# A setting whose first run is slower than the best so far by this share is not run again. Among 358 settings that ran three times, the
+# first run was never slower than the median by more than 29 %.
 BEHIND = 0.3
 
 
 def splits(peer: str, cores: int) -> list[tuple[int, int]]:
-    """Workers, and threads of a call, that are tried: the cores put to use in every way, by powers of two, and twice as many workers.
+    """The workers, and threads of a call, that are tried: the cores split in every way, by powers of two, and twice as many workers.
 
     MLServer can do without workers, and makes its calls in the process that serves.
     """
@@ -45,7 +45,7 @@ def splits(peer: str, cores: int) -> list[tuple[int, int]]:
 
 
 def best(tried: Iterable[Tried]) -> Tried | None:
-    """The fastest without errors; of those that are as good as alike, the one that takes the least processor time for its items."""
+    """The fastest without errors; of those that are practically equal, the one that takes the least processor time for its items."""
     sound = [each for each in tried if each.rate > 0 and not each.errors]
     if not sound:
         return None
@@ -55,7 +55,7 @@ def best(tried: Iterable[Tried]) -> Tried | None:
 
 
 def search(peer: str, cores: int, measure: Callable[[Batching, float], Tried]) -> tuple[Batching, tuple[Tried, ...]]:
-    """What is best, and all that was tried, each once. `measure` is given the best rate so far too."""
+    """The best, and everything that was tried, each once. `measure` also gets the best rate so far."""
     tried: dict[Batching, Tried] = {}
 
     def leader() -> Tried:
@@ -78,7 +78,7 @@ def search(peer: str, cores: int, measure: Callable[[Batching, float], Tried]) -
     before = stand()
     look(dataclasses.replace(before, max_batch=size) for size in BATCHES)
     at = stand()
-    # Without batches nothing is waited for.
+    # Without batches there is nothing to wait for.
     if at.max_batch > 1:
         look(dataclasses.replace(at, delay_us=delay_us) for delay_us in DELAYS.get(peer, DELAYS_OF_OTHERS))
     if stand() != before:
@@ -87,7 +87,7 @@ def search(peer: str, cores: int, measure: Callable[[Batching, float], Tried]) -
 
 
 def models_of(peer: str) -> list[str]:
-    """Those that the comparison runs on it."""
+    """The models that the comparison runs on it."""
     return [model for model in MODELS if cells.keys(model, peer)]
 
 
@@ -100,7 +100,7 @@ def load_of(model: str, rounds: int, seconds: float) -> str:
 def tried(
     bench: Bench, peer: str, model: str, batching: Batching, rounds: int, seconds: float, to_beat: float = 0.0
 ) -> tuple[Tried, str]:
-    """One setting, and the version that the peer says it has. It runs once if that shows it to be far from the rate to beat."""
+    """One setting, and the version that the peer reports. It runs only once if that shows it to be far from the rate to beat."""
     [(_, _, protocol)] = cells.keys(model, peer)
     version = ""
 
@@ -136,7 +136,7 @@ def main() -> int:
         print(f"error: {failed}", file=sys.stderr)
         return 1
     except Interrupted as interrupted:
-        say(f"{interrupted}: searches that were finished are recorded")
+        say(f"{interrupted}: the searches that were finished are recorded")
         return interrupted.status
     finally:
         processes.stop_all()
@@ -148,7 +148,7 @@ def _run(bench: Bench, arguments: argparse.Namespace) -> int:
     tool.make_models(bench)
     record = Record.read(arguments.record)
     if not record.is_of_this_machine():
-        say(f"{arguments.record} is of another machine ({record.machine}): a new record begins")
+        say(f"{arguments.record} is from another machine ({record.machine}): a new record begins")
         record = Record.fresh()
     unfinished = 0
     for peer in arguments.peers:
@@ -166,7 +166,7 @@ def _run(bench: Bench, arguments: argparse.Namespace) -> int:
 
 
 def _search_one(bench: Bench, arguments: argparse.Namespace, record: Record, peer: str, model: str) -> bool:
-    """Whether anything ran; it is recorded then."""
+    """Whether anything ran; if so, it is recorded."""
     say(f"{peer} with {model}, load {os.getloadavg()[0]:.2f}")
     versions = []
 
@@ -191,18 +191,18 @@ def _search_one(bench: Bench, arguments: argparse.Namespace, record: Record, pee
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="loadtest/peers/search", allow_abbrev=False, description=(
-        "Tries settings of the peers with each model, loaded as the comparison loads them, and records the best and all figures in "
-        f"{PATH.relative_to(tool.ROOT)}, from which `serve` takes its settings. What is recorded is kept. A peer with a model takes one to four "
-        "minutes; keep the machine idle otherwise."
+        "Tries settings of the peers with each model, under the same load as in the comparison, and records the best and all figures in "
+        f"{PATH.relative_to(tool.ROOT)}, from which `serve` takes its settings. Existing records are kept. Each peer takes one to four "
+        "minutes per model; keep the machine idle otherwise."
     ))
     option = parser.add_argument
     option("peers", nargs="*", type=_peer, default=list(PEERS), metavar="PEER", help=f"of {', '.join(PEERS)}; all of them by default")
     option("--models", nargs="+", default=[], choices=list(MODELS), metavar="MODEL", help=f"only these: {', '.join(MODELS)}")
-    option("--rounds", type=int, default=3, help="runs of each setting that may be the best, of which the median counts (3)")
-    option("--seconds", type=float, default=1.5, help="of each run (1.5)")
-    option("--again", action="store_true", help="search also what is recorded")
-    option("--no-build", action="store_true", help="take the binaries as they are")
-    option("--binaries", type=pathlib.Path, metavar="DIR", help="take those of this folder, and build none (target/release)")
+    option("--rounds", type=int, default=3, help="runs of each setting that may be the best; their median counts (3)")
+    option("--seconds", type=float, default=1.5, help="length of each run (1.5)")
+    option("--again", action="store_true", help="also search what is recorded already")
+    option("--no-build", action="store_true", help="use the binaries as they are")
+    option("--binaries", type=pathlib.Path, metavar="DIR", help="use those in this folder, and build none (target/release)")
     option("--record", type=pathlib.Path, default=PATH, metavar="FILE", help="another file for the record")
     return parser.parse_args()
 

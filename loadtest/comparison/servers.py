@@ -1,4 +1,4 @@
-"""Servers under comparison: this one's release binary, the peers, and the limit. Each is a tree of processes with ports of its own."""
+"""The servers under comparison: this one's release binary, the peers, and the limit. Each is a tree of processes with its own ports."""
 
 import contextlib
 import dataclasses
@@ -20,9 +20,9 @@ from .processes import Failed, StoodStill
 from .tool import ROOT, Bench, onnxruntime, said_version, say, shown_command
 
 PEERS_FOLDER = ROOT / "loadtest/peers"
-# The peers, and how people call them.
+# The peers, and what people call them.
 PEERS = {
-    # Never without its backend: the package has no other for these models, and each request crosses to a Python process there.
+    # Never without naming its backend: the package has no other for these models, and each request has to cross to a Python process.
     "triton": "Triton, Python backend",
     "mlserver": "MLServer",
     "mosec": "Mosec",
@@ -31,16 +31,16 @@ PEERS = {
     "rayserve": "Ray Serve",
 }
 OURS = "tidemill"
-# Answers made before, from a bare server: what nobody can pass with the same client.
+# Answers made in advance, from a bare server: what no server can beat with the same client.
 CANNED = "canned"
 # Peers that keep a state for each sequence of calls, as this server does.
 KEEP_STATE = ("triton",)
 
 INSTALL_PATIENCE_S = 1_800
 START_PATIENCE_S = 200
-# A client sees before its parent does that a server has ended.
+# A client notices before its parent that a server has ended.
 END_PATIENCE_S = 2.0
-# Below those of clients.
+# Below the range of clients' ports.
 PORTS = range(20_000, 32_000)
 
 _LISTENING = re.compile(r"listening grpc=(\S+) http=(\S+)")
@@ -58,17 +58,17 @@ class Server:
 
     name: str
     version: str
-    # Of the process that all others of the server descend from.
+    # The process from which all others of the server descend.
     pid: int
     grpc: str | None
     http: str | None
     command: str = ""
     is_alive: Callable[[], bool] = lambda: True
-    # What it said last.
+    # The last thing that it said.
     last_words: Callable[[], str] = str
 
     def load(self, command: list[str], *, patience_s: float, environment: dict[str, str] | None = None) -> str:
-        """Runs a client of this server to its end and returns what it prints; or says that the server has ended."""
+        """Runs a client of this server to its end and returns what it prints, or reports that the server has ended."""
         try:
             return processes.run(command, patience_s=patience_s, environment=environment, needed=self.is_alive, steady=True)
         except StoodStill:
@@ -86,7 +86,7 @@ Start = Callable[[], contextlib.AbstractContextManager[Server]]
 
 
 class Kept:
-    """A server that is started when it is first asked for, and again when it has ended by itself."""
+    """A server that is started when it is first asked for, and again when it has ended on its own."""
 
     def __init__(self, start: Start) -> None:
         self._start = start
@@ -94,7 +94,7 @@ class Kept:
         self._server: Server | Failed | None = None
 
     def server(self) -> Server:
-        """The server. One that could not be started is not tried again."""
+        """The server. If it could not be started, it is not tried again."""
         if isinstance(self._server, Server) and not self._server.is_alive():
             self._running.close()
             self._server = None
@@ -132,7 +132,7 @@ def broken(failed: Failed) -> Kept:
 
 @contextlib.contextmanager
 def tidemill(bench: Bench, model: str) -> Iterator[Server]:
-    """This server with one model, on the engine that the peers have."""
+    """This server with one model, on the peers' engine."""
     models = ["--models", str(bench.models(model)), "--set", "models.embedded=false"]
     addresses = [f"--{port}-addr=127.0.0.1:0" for port in ("grpc", "http", "admin")]
     engine = ["--onnxruntime", str(onnxruntime())]
@@ -143,7 +143,7 @@ def tidemill(bench: Bench, model: str) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def of_command(name: str, version: str, command: list[str]) -> Iterator[Server]:
-    """This server, by a command that has it log JSON."""
+    """This server, started by a command that makes it log JSON."""
     with _started(name, command, _LISTENING, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as (child, found, last_words):
         server = Server(name, version, child.pid, found[1], found[2])
         yield dataclasses.replace(server, command=shown_command(command), is_alive=_alive(child), last_words=last_words)
@@ -185,13 +185,13 @@ def _said_ready(bench: Bench, name: str, model: str, command: list[str]) -> Iter
             try:
                 yield dataclasses.replace(ready(name, found[1]), is_alive=_alive(child), last_words=last_words)
             finally:
-                # What a server said that ended by itself outlives its next start.
+                # If a server ended on its own, what it said is kept beyond its next start.
                 if child.poll() is not None:
                     shutil.copy(log, log.with_suffix(".ended.log"))
 
 
 def ready(name: str, text: str) -> Server:
-    """Reads what a peer says when it is ready: `pid=… grpc=… http=… version=…`, of which it may lack a port."""
+    """Reads what a peer says when it is ready: `pid=… grpc=… http=… version=…`; one of the ports may be missing."""
     said = dict(word.split("=", 1) for word in text.split() if "=" in word)
     try:
         return Server(name, said.get("version", "?"), int(said["pid"]), said.get("grpc") or None, said.get("http") or None)
@@ -213,7 +213,7 @@ Started = tuple["subprocess.Popen[str]", re.Match[str], Callable[[], str]]
 
 @contextlib.contextmanager
 def _started(name: str, command: list[str], pattern: re.Pattern[str], **streams: object) -> Iterator[Started]:
-    """A program that runs, the line by which it was ready, and a question for what it said last."""
+    """A running program, the line that said it was ready, and a function that gives the last thing it said."""
     child = processes.start(command, **streams)
     with processes.stopping(child):
         spoken = child.stdout or child.stderr
@@ -222,7 +222,7 @@ def _started(name: str, command: list[str], pattern: re.Pattern[str], **streams:
         last = [""]
 
         def drain() -> None:
-            """So that it never waits for a reader."""
+            """Reads, so that the program never waits for a reader."""
             with contextlib.suppress(ValueError):
                 for line in spoken:
                     last[0] = _message(line)
@@ -235,7 +235,7 @@ def _await_line(stream: IO[str], pattern: re.Pattern[str], name: str) -> re.Matc
     last = ""
     deadline = time.monotonic() + START_PATIENCE_S
     while time.monotonic() < deadline:
-        # A line is written at once, so that there is a whole one where there is anything.
+        # A line is written in one piece, so if there is anything, there is a whole line.
         if not select.select([stream], [], [], 0.2)[0]:
             continue
         line = stream.readline()
@@ -260,7 +260,7 @@ def _alive(child: "subprocess.Popen[str]") -> Callable[[], bool]:
 
 
 def _two_free_ports() -> int:
-    """A free port with a free one above it, of those that the kernel gives to no client meanwhile."""
+    """A free port with a free one above it, outside the range from which the kernel gives ports to clients."""
     for port in random.sample(PORTS, len(PORTS)):
         with socket.socket() as low, socket.socket() as high:
             try:

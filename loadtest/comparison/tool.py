@@ -1,4 +1,4 @@
-"""The programs of this repository that measure, and where they and the files that they need lie."""
+"""The measuring programs of this repository, and where they and the files that they need are."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,7 @@ from .processes import Failed
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
 PEER_MODELS = CACHE / "peers/models"
-# Files that commands name lie where they can be found again.
+# Files that commands refer to are kept where they can be found again.
 SCRATCH = CACHE / "compare"
 
 SCENARIO_PATIENCE_S = 900
@@ -22,24 +22,24 @@ SCENARIO_PATIENCE_S = 900
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How often and how long is measured."""
+    """How often and how long to measure."""
 
     name: str
-    # Runs of each arm, of which the median is taken, and seconds of one whose calls take tens of milliseconds.
+    # Runs of each arm, the median of which counts, and the seconds of one whose calls take tens of milliseconds.
     runs: int
     heavy_seconds: float
-    # The same of cheap models on one server: more of them and shorter, for the machine changes its pace within seconds.
+    # The same for cheap models on one server: more of them, and shorter, since the machine changes its pace within seconds.
     turns: int
     seconds: float
     realtime_seconds: float
     idle_seconds: float
     lone_items: int
-    # Of the lines against peers: of a load over HTTP; of a window of perf_analyzer, which takes three to `perf_trials` of them.
+    # For the lines against peers: of a load over HTTP, and of a window of perf_analyzer, which takes three to `perf_trials` of them.
     load_seconds: float
     perf_window_ms: int
     perf_trials: int
     levels: tuple[int, ...]
-    # Of the table of models.
+    # For the table of models.
     table_models: tuple[str, ...]
     table_runs: int
     table_seconds: float
@@ -114,7 +114,7 @@ class Bench:
         return [str(self.load_tool), scenario, "--json", *arguments]
 
     def models(self, name: str) -> pathlib.Path:
-        """A folder for the server that holds one model of the peers."""
+        """A folder for the server, with one of the peers' models."""
         source = PEER_MODELS / f"{name.removesuffix('-stateless')}.onnx"
         if not source.is_file():
             make_models(self)
@@ -122,7 +122,7 @@ class Bench:
         version = folder / name / "1"
         version.mkdir(parents=True, exist_ok=True)
         file = version / "model.onnx"
-        # One that was made where the repository lay before leads nowhere.
+        # One that was made when the repository was somewhere else leads nowhere.
         if not (file.is_symlink() and file.readlink() == source):
             file.unlink(missing_ok=True)
             file.symlink_to(source)
@@ -132,7 +132,7 @@ class Bench:
 
 
 def onnxruntime() -> pathlib.Path:
-    """The engine's library. It lies in the Python package of the same name, which the set-up of the tests installs."""
+    """The engine's library. It is in the Python package of the same name, which the set-up of the tests installs."""
     found = sorted(CACHE.glob("venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*"))
     if not found:
         raise Failed("there is no onnxruntime library in .cache/venv: run tests/setup/install")
@@ -170,14 +170,14 @@ dims = [2, "batch", 128]
 
 
 def _manifest(name: str) -> str:
-    """What this server has to be told of a model; empty for most."""
+    """What this server has to know about a model; empty for most."""
     if name not in SILEROS:
         return ""
     return _SILERO + (_STATE_SENT if name.endswith("-stateless") else _STATE_KEPT)
 
 
 def make_models(bench: Bench) -> None:
-    """Lays the models down that all servers are compared on. The rewritten one is what this server's program has inside."""
+    """Puts the models on which all servers are compared in place. The rewritten one is the one inside this server's program."""
     processes.run([str(ROOT / "loadtest/peers/models")], patience_s=900, environment={"TIDEMILL_SERVER": str(bench.server)})
 
 
@@ -187,7 +187,7 @@ def build() -> None:
 
 
 def sha256(program: pathlib.Path) -> str:
-    """Which program it is, whatever it says of itself."""
+    """Identifies a program, whatever it says about itself."""
     try:
         with program.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -201,14 +201,14 @@ def said_version(program: pathlib.Path) -> str:
 
 
 def shown_command(command: list[str]) -> str:
-    """As it is typed in the repository's root; ports are free ones, and others each time, and programs are where they are built."""
+    """As typed in the repository's root; ports are free ones, different each time, and programs are where they are built."""
     shown = shlex.join(part.replace(f"{ROOT}/", "") for part in command)
     shown = re.sub(r"(?<!\S)/\S*/(tidemill(?:-load|-sim)?)(?!\S)", r"target/release/\1", shown)
     return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", shown)
 
 
 def note(commands: list[str], command: list[str]) -> None:
-    """Adds a command as it is shown, once."""
+    """Adds a command in the form in which it is shown, once."""
     if (shown := shown_command(command)) not in commands:
         commands.append(shown)
 

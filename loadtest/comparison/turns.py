@@ -1,4 +1,4 @@
-"""Arms that take turns, and the middle of what came of them. Knows nothing of what an arm does."""
+"""Arms that take turns, and the medians of what came out. Knows nothing about what an arm does."""
 
 import contextlib
 import dataclasses
@@ -10,12 +10,12 @@ from .rows import median
 
 T = TypeVar("T")
 
-# Of a run during which the machine stood still.
+# For a run during which the machine stood still.
 TRIES = 3
 
 
 def turns(rounds: int, arms: Mapping[str, Callable[[], T]]) -> dict[str, list[T] | Failed]:
-    """Each arm once in each round. One that failed is not asked again, and is its reason; the others go on."""
+    """Runs each arm once in each round. One that failed is not run again, and gives its reason; the others go on."""
     found: dict[str, list[T] | Failed] = {name: [] for name in arms}
     for _ in range(rounds):
         for name, arm in arms.items():
@@ -37,6 +37,6 @@ def _undisturbed(arm: Callable[[], T]) -> T:
 
 
 def middle(runs: list[T]) -> T:
-    """The median of each figure of a dataclass; of `errors`, all of them."""
+    """The median of each figure of a dataclass; for `errors`, all of them."""
     columns = {field.name: [getattr(run, field.name) for run in runs] for field in dataclasses.fields(runs[0])}  # type: ignore[arg-type]
     return type(runs[0])(**{name: sum(column) if name == "errors" else median(column) for name, column in columns.items()})

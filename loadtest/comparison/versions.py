@@ -1,4 +1,4 @@
-"""One build of this server beside another, on the model inside the binary: what users of the older one gain."""
+"""One build of this server against another, on the model inside the binary: what users of the older one gain."""
 
 import argparse
 import contextlib
@@ -28,26 +28,26 @@ PARTS = ("costs", "full", "lone", "live")
 # Items in flight: a feed has a few of them under way at a time.
 IN_FLIGHT = {"full": 512, "lone": 1}
 SEARCH = tool.ROOT / "loadtest/scenarios/search-realtime.toml"
-# Of the scenario, which begins with few streams.
+# For the scenario, which begins with few streams.
 SEARCH_SETTINGS = ("search.from=8", "search.to=512")
 SEARCH_PATIENCE_S = 900
 COSTS_PATIENCE_S = 30
 
 DESCRIPTION = """\
-Starts two builds of the server with the model inside the binary, and gives both the same loads in turns:
+Starts two builds of the server with the model inside the binary, and puts the same loads on both in turns:
 
-  costs  microseconds an item in a call of 1, 2, 4 ... items, as a server that starts alone measures its engine
-  full   items a second of 128 streams that are never without items under way
-  lone   microseconds from sending to the answer, of one item at a time
+  costs  microseconds per item in a call with 1, 2, 4 ... items, as measured by a server that starts with nothing else running
+  full   items per second of 128 streams that always have items under way
+  lone   microseconds from sending to the answer, for one item at a time
   live   streams at the pace of speech whose answers come within 50 ms, 99 of 100
 
 Both servers and the client share the machine's cores. Keep it idle otherwise.
-Build first: cargo build --release --workspace, and the other version in a checkout of its own."""
+Build first: cargo build --release --workspace, and the other version in its own checkout."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Build:
-    """A server binary, and the name that the table gives it."""
+    """A server binary, and its name in the table."""
 
     name: str
     binary: pathlib.Path
@@ -57,12 +57,12 @@ class Build:
         library = ["--onnxruntime", str(tool.onnxruntime())] if engine == "onnxruntime" else []
         settings = [f"engine.default={engine}", "models.example=false", "log.format=json"]
         words = [word for each in settings for word in ("--set", each)]
-        # Costs that an earlier start has kept are those of another moment.
+        # Costs kept by an earlier start would be those of another moment.
         return ["env", f"XDG_CACHE_HOME={cache}", str(self.binary), "serve", *addresses, *library, *words]
 
 
 def costs(bench: Bench, server: Server) -> dict[int, float]:
-    """Microseconds an item takes, by the size of the call."""
+    """Microseconds per item, by the size of the call."""
     command = [str(bench.server), "models", OFFICIAL, "--addr", str(server.grpc), "--json"]
     text = processes.run(command, patience_s=COSTS_PATIENCE_S)
     try:
@@ -73,7 +73,7 @@ def costs(bench: Bench, server: Server) -> dict[int, float]:
 
 
 def bearing(text: str) -> float:
-    """Reads a result of `tidemill-load run` with a search: the streams of the last step that it found to hold."""
+    """Reads a result of `tidemill-load run` with a search: the streams of the last step that held."""
     try:
         result = json.loads(text)
         factor = result["search"]["factor"]
@@ -97,7 +97,7 @@ Runs = list[float] | Failed
 
 
 def compared(what: str, unit: str, old: Runs, new: Runs, *, lower_is_better: bool) -> list[str]:
-    """A row: the medians of both builds, and how many times as good as the old one the new one is."""
+    """A row: the medians of both builds, and how many times as good the new one is as the old one."""
     gain = "-"
     if not isinstance(old, Failed) and not isinstance(new, Failed):
         ends = (median(old), median(new)) if lower_is_better else (median(new), median(old))
@@ -129,7 +129,7 @@ class Measurement:
     def rows(self, parts: Container[str]) -> list[list[str]]:
         rows = self._costs() if "costs" in parts else []
         with contextlib.ExitStack() as started:
-            # Both are up, one at work: what rests costs the other nothing.
+            # Both are up, but only one is at work: the idle one costs the other nothing.
             running = {build.name: started.enter_context(self._started(build)) for build in self.builds}
 
             def asked(rounds: int, question: Callable[[Server], T]) -> list[list[T] | Failed]:
@@ -205,7 +205,7 @@ def _arguments() -> argparse.Namespace:
     option("old", type=pathlib.Path, metavar="OLD", help="the other version's server binary")
     option("--parts", nargs="+", default=list(PARTS), choices=PARTS, metavar="PART", help=f"only these: {', '.join(PARTS)}")
     option("--engines", nargs="+", default=list(ENGINES), choices=ENGINES, metavar="ENGINE", help=f"of {', '.join(ENGINES)}; both by default")
-    option("--rounds", type=int, default=5, help="runs of each build, of which the median counts; a search is made once (5)")
-    option("--seconds", type=float, default=3.0, help="of each run (3)")
+    option("--rounds", type=int, default=5, help="runs of each build; their median counts; a search is made only once (5)")
+    option("--seconds", type=float, default=3.0, help="length of each run (3)")
     option("--binaries", type=pathlib.Path, default=tool.ROOT / "target/release", metavar="DIR", help="folder of this version's binaries (target/release)")
     return parser.parse_args()

@@ -1,4 +1,4 @@
-//! Many feeds at once, paced or saturating, and what each heard.
+//! Many feeds at once, paced or saturating, and what each of them got.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,10 +19,10 @@ use crate::{
     stats::{Rounds, Samples},
 };
 
-/// Load before the count begins.
+/// Load before counting begins.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(500);
 
-/// What one feed, or several, heard.
+/// What one feed, or several, got.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tally {
     pub(crate) sent: u64,
@@ -32,13 +32,13 @@ pub(crate) struct Tally {
     pub(crate) errors: BTreeMap<i32, u64>,
     /// From an item's moment to its outputs, on paced feeds.
     pub(crate) latency: Samples,
-    /// Of outputs, from arrival to the connection, as the server says.
+    /// Of outputs, from arrival to the connection, according to the server.
     pub(crate) age: Samples,
-    /// Outputs that were computed within the limit, as the server says.
+    /// Outputs that were computed within the limit, according to the server.
     pub(crate) in_time: u64,
-    /// Outputs that were here within the limit from the item's moment.
+    /// Outputs that were here within the limit, counted from the item's moment.
     pub(crate) here_in_time: u64,
-    /// Longest time from one answer to the next, waits of other feeds not counted.
+    /// Longest time from one answer to the next, within one feed.
     pub(crate) longest_gap: Duration,
 }
 
@@ -99,7 +99,7 @@ impl Tally {
     }
 }
 
-/// The latency of one arm over all rounds: of p99, the median of the rounds, so that one stall of the machine is not the result.
+/// The latency of one arm over all rounds: for p99, the median of the rounds, so that one stall of the machine does not decide the result.
 #[derive(Debug, Default)]
 pub(crate) struct Latency {
     pub(crate) tally: Tally,
@@ -119,12 +119,12 @@ impl Latency {
     }
 }
 
-/// Items per second, and for how long.
+/// How many items per second, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Beat {
     pub(crate) rate_hz: f64,
     pub(crate) duration: Duration,
-    /// Items before this are answered and counted, but not their latencies.
+    /// Items before this are answered and counted, but their latencies are not.
     pub(crate) warm_up: Duration,
     /// What counts as in time.
     pub(crate) limit: Duration,
@@ -156,7 +156,7 @@ pub(crate) async fn paced(channels: &[Channel], plans: Vec<FeedPlan>, beat: Beat
     try_join_all(listening).await?.into_iter().collect()
 }
 
-/// Hears a feed to its end; without a schedule, it also keeps the window full.
+/// Reads a feed to its end; without a schedule, also keeps the window full.
 async fn listen(mut feed: Feed, schedule: Option<(Schedule, Timestamp)>, limit: Duration) -> anyhow::Result<Tally> {
     let mut tally = Tally::default();
     let mut last: Option<Timestamp> = None;
@@ -173,7 +173,7 @@ async fn listen(mut feed: Feed, schedule: Option<(Schedule, Timestamp)>, limit: 
     }
     tally.sent = feed.valve().sent();
     if tally.answered() != tally.sent {
-        bail!("a stream sent {} items and heard {} answers", tally.sent, tally.answered());
+        bail!("a stream sent {} items and got {} answers", tally.sent, tally.answered());
     }
     Ok(tally)
 }
@@ -201,7 +201,7 @@ impl Flood {
         Ok(Self { valves, tasks })
     }
 
-    /// Items per second of each feed, over `duration` after some time to warm up.
+    /// Items per second of each feed, over `duration`, after some time to warm up.
     pub(crate) async fn rates(&self, duration: Duration) -> Vec<f64> {
         let answered = || self.valves.iter().map(|valve| valve.answered()).collect::<Vec<_>>();
         tokio::time::sleep(WARM_UP).await;
@@ -222,7 +222,7 @@ impl Flood {
         }
         let tallies: Vec<Tally> = try_join_all(self.tasks).await?.into_iter().collect::<anyhow::Result<_>>()?;
         if let Some(tally) = tallies.iter().find(|tally| !tally.errors.is_empty()) {
-            bail!("a saturating stream heard errors, by code: {:?}", tally.errors);
+            bail!("a saturating stream got errors, by code: {:?}", tally.errors);
         }
         Ok(tallies)
     }

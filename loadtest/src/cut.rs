@@ -1,4 +1,4 @@
-//! A connection that can be cut at once, as a client's is that crashes: nothing on it is ended first.
+//! A connection that can be cut at once, like that of a client that crashes: nothing on it is ended first.
 
 use std::{
     io::{self, IoSlice},
@@ -22,7 +22,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-/// The connection and the means to cut it.
+/// The connection, and the means to cut it.
 pub(crate) struct CutConnection {
     pub(crate) channel: Channel,
     socket: Arc<OnceLock<std::net::TcpStream>>,
@@ -40,12 +40,12 @@ impl CutConnection {
     /// Closes both directions.
     ///
     /// # Errors
-    /// The system's, if the connection is closed already.
+    /// The system's, if the connection is already closed.
     pub(crate) fn cut(&self) -> io::Result<()> {
         self.socket.get().map_or(Ok(()), |socket| socket.shutdown(Shutdown::Both))
     }
 
-    /// Resets the connection: what is on the way in either direction is lost, and the server is told so by a RST.
+    /// Resets the connection: what is under way in either direction is lost, and the server learns of it from an RST.
     pub(crate) fn reset(self) {
         let Self { channel, socket, switch } = self;
         // The kernel resets when the last descriptor of a socket that does not linger is closed.
@@ -56,14 +56,14 @@ impl CutConnection {
     }
 }
 
-/// Turns a connection off.
+/// Switches a connection off.
 #[derive(Debug, Default)]
 struct Switch {
     is_off: AtomicBool,
     reader: AtomicWaker,
 }
 
-/// A socket that, once turned off, fails without writing a byte more, so that its owner drops it.
+/// A socket that, once switched off, fails without writing another byte, so that its owner drops it.
 struct Switched {
     stream: TcpStream,
     switch: Arc<Switch>,
@@ -109,11 +109,11 @@ impl AsyncWrite for Switched {
     }
 }
 
-/// Connects once more each time it is asked, but only the first connection can be cut.
+/// Makes another connection each time it is asked, but only the first can be cut.
 #[derive(Clone)]
 struct Connector {
     address: SocketAddr,
-    /// Weak: a connector lives as long as anybody who has the channel, and a second descriptor would keep the connection.
+    /// Weak: a connector lives as long as anything that has the channel, and a second descriptor would keep the connection open.
     socket: Weak<OnceLock<std::net::TcpStream>>,
     switch: Arc<Switch>,
 }

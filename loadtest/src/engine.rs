@@ -1,4 +1,4 @@
-//! The other limit: the engine called directly, with nothing around it.
+//! The other limit: the engine, called directly with nothing around it.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -18,9 +18,9 @@ use crate::{
     workload::{Workload, item_of},
 };
 
-/// Batch sizes that are tried for the best. Large models gain nothing from a batch, and some lose.
+/// Batch sizes among which the best is sought. Large models gain nothing from a batch, and some lose.
 const BATCH_SIZES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
-/// How long each of them is tried.
+/// How long each is tried.
 const TRIAL: Duration = Duration::from_millis(400);
 
 /// A model on lanes of its own. Clones share the model.
@@ -54,7 +54,7 @@ impl BareEngine {
         Ok(Self { executable, lanes, inputs, workload })
     }
 
-    /// The items that it is called with, and what a server of the model is to be sent.
+    /// The items that it is called with, and that a server of the model is sent.
     pub(crate) const fn workload(&self) -> &Workload {
         &self.workload
     }
@@ -66,7 +66,7 @@ impl BareEngine {
         if self.executable.engine().runs_on_any_thread() { run() } else { self.lanes[0].run(run) }
     }
 
-    /// Durations of calls with one item, one after the other, on one lane.
+    /// Durations of calls with one item, one after another, on one lane.
     pub(crate) async fn single_calls(&self, calls: usize) -> anyhow::Result<Durations> {
         let engine = self.clone();
         tokio::task::spawn_blocking(move || {

@@ -1,4 +1,4 @@
-//! One `Feed` call of the client, at the least cost per item that the client can have: no channel and no task of its own.
+//! One `Feed` call of the client, at the lowest cost per item that the client can have: no channel and no task of its own.
 
 use std::{
     pin::Pin,
@@ -22,7 +22,7 @@ use crate::{schedule::Schedule, workload::Workload};
 /// A send counts as late when it comes this long after its item was due.
 pub(crate) const LATE_AFTER: std::time::Duration = std::time::Duration::from_millis(1);
 
-/// How many items a feed has sent, may send, and has had answered. Shared by whoever paces the feed.
+/// How many items a feed has sent, may send, and has had answered. Shared with the code that paces the feed.
 #[derive(Debug, Default)]
 pub(crate) struct Valve {
     let_through: AtomicU64,
@@ -34,7 +34,7 @@ pub(crate) struct Valve {
 }
 
 impl Valve {
-    /// Lets that many more items be sent.
+    /// Allows this many more items to be sent.
     pub(crate) fn let_through(&self, items: u64) {
         self.let_through.fetch_add(items, Ordering::Release);
         self.sender.wake();
@@ -146,7 +146,7 @@ impl Feed {
         }
     }
 
-    /// The same with any plan; the sizes of answers are not checked then.
+    /// The same with any plan; then the sizes of answers are not checked.
     pub(crate) async fn start(channel: Channel, plan: FeedPlan, schedule: Option<Schedule>) -> anyhow::Result<Self> {
         let valve = Arc::new(Valve::default());
         let FeedPlan { open, item, metadata } = plan;
@@ -159,7 +159,7 @@ impl Feed {
             Some(v1::FeedResponse { event: Some(feed_response::Event::Opened(opened)) }) => {
                 let granted = opened.limits.map_or(window_items, |limits| limits.window_items);
                 if granted < window_items {
-                    bail!("the server grants a window of {granted} items, and {window_items} are wanted");
+                    bail!("the server grants a window of {granted} items, but {window_items} are needed");
                 }
             }
             other => bail!("the first message of a stream is not `opened`: {other:?}"),
@@ -176,7 +176,7 @@ impl Feed {
         Ok(self.checked_result().await?.map(|result| result.seq))
     }
 
-    /// The same, with all that it says.
+    /// The same, with the whole answer.
     pub(crate) async fn checked_result(&mut self) -> anyhow::Result<Option<v1::ItemResult>> {
         let Some(result) = self.result().await.context("a stream broke off")? else { return Ok(None) };
         self.check(&result, self.valve.answered() - 1)?;
@@ -197,16 +197,16 @@ impl Feed {
         }
     }
 
-    /// A load test that counted wrong or missing answers would measure nothing.
+    /// If a load test counted wrong or missing answers, it would measure nothing.
     fn check(&self, result: &v1::ItemResult, expected: u64) -> anyhow::Result<()> {
         if result.seq != expected {
-            bail!("the answer to item {expected} was due, and that to item {} came", result.seq);
+            bail!("the answer to item {expected} was due, but that to item {} came", result.seq);
         }
         match &result.outcome {
             Some(item_result::Outcome::Outputs(outputs)) => {
                 let bytes: usize = outputs.tensors.iter().map(|tensor| tensor.data.len()).sum();
                 if bytes != self.output_bytes {
-                    bail!("the answer to item {expected} has {bytes} bytes in place of {}", self.output_bytes);
+                    bail!("the answer to item {expected} has {bytes} bytes instead of {}", self.output_bytes);
                 }
                 Ok(())
             }
@@ -217,7 +217,7 @@ impl Feed {
 }
 
 impl Drop for Feed {
-    /// The transport resets the stream once neither side of it is in use; the client's side would stay, waiting for items.
+    /// The transport resets the stream once neither of its sides is in use; the client's side would otherwise stay, waiting for items.
     fn drop(&mut self) {
         self.valve.close();
     }

@@ -1,13 +1,13 @@
-//! Measured figures beside the values that are wanted of them.
+//! Measured figures, and the values that they should have.
 
 use crate::report::{Cell, Report};
 
-/// What is wanted of a figure.
+/// What a figure should be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Wanted {
     AtMost(f64),
     AtLeast(f64),
-    /// The figure is there to explain others.
+    /// Anything: the figure only explains others.
     Anything,
 }
 
@@ -30,13 +30,13 @@ impl Wanted {
     }
 }
 
-/// At most three decimals, and none that say nothing.
+/// At most three decimals, and no meaningless ones.
 fn short(figure: f64) -> String {
     let text = format!("{figure:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A table of one figure a row.
+/// A table with one figure per row.
 pub(crate) struct Findings {
     report: Report,
     unmet: Vec<String>,
@@ -52,7 +52,7 @@ impl Findings {
         let decimals = if measured.abs() >= 100.0 || measured.fract() == 0.0 { 0 } else { 3 };
         let wanted_text = wanted.shown();
         if wanted.met(measured) == "NO" {
-            self.unmet.push(format!("{arm}: {figure} is {measured:.decimals$}, and {wanted_text} is wanted"));
+            self.unmet.push(format!("{arm}: {figure} is {measured:.decimals$}, but should be {wanted_text}"));
         }
         self.report.row(vec![
             arm.into(),
@@ -67,7 +67,7 @@ impl Findings {
         self.report
     }
 
-    /// A report that counts as failed if a figure is not what was wanted of it, or for other reasons.
+    /// A report that counts as failed if a figure is not what it should be, or for the given reasons.
     pub(crate) fn strict_report(self, reasons: Vec<String>) -> Report {
         let Self { mut report, unmet } = self;
         report.reasons = [unmet, reasons].concat();
@@ -100,11 +100,11 @@ mod tests {
         findings.add("a", "good", 1.0, Wanted::AtMost(1.0));
         findings.add("b", "bad", 2.0, Wanted::AtMost(1.0));
         let reasons = findings.strict_report(vec!["another".to_owned()]).reasons;
-        assert_eq!(reasons, ["b: bad is 2, and <= 1 is wanted", "another"]);
+        assert_eq!(reasons, ["b: bad is 2, but should be <= 1", "another"]);
     }
 
     #[test]
-    fn the_index_tells_equal_from_one_sided() {
+    fn the_index_distinguishes_equal_from_one_sided() {
         assert!((jain_index(&[3.0; 7]) - 1.0).abs() < 1e-12);
         assert!((jain_index(&[5.0, 0.0, 0.0, 0.0]) - 0.25).abs() < 1e-12);
     }

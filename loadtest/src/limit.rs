@@ -1,4 +1,4 @@
-//! The limit of what a server on this stack can do: a bare tonic service that gives each item back at once, or after a model call.
+//! The limit of what a server on this stack can do: a bare tonic service that returns each item at once, or after a model call.
 //!
 //! It speaks the messages of the real API over the same codec and the same flow-control windows, and has no queue and no session.
 
@@ -34,7 +34,7 @@ pub(crate) enum Reply {
     Item,
     /// As many bytes as the model's answer has.
     Bytes(usize),
-    /// The same, after a call of the model right where the item was read; for one stream at a time.
+    /// The same, after a call of the model right where the item was read; only for one stream at a time.
     Model(Arc<BareEngine>),
 }
 
@@ -142,7 +142,7 @@ impl Echoes {
     }
 }
 
-/// Of the size that real timings have on the wire.
+/// As large as real timings are on the wire.
 const TIMING: v1::Timing = v1::Timing { queue_ns: 200_000, compute_ns: 1_000_000, age_ns: 1_500_000, batch_size: 16 };
 
 impl Stream for Echoes {

@@ -1,7 +1,7 @@
-//! `tidemill-load`: measures a Tidemill server, always against a limit that is measured beside it in the same run.
+//! `tidemill-load`: measures a Tidemill server, always against a limit that is measured in the same run.
 //!
-//! Each scenario is one file of [`scenario`]. Rounds of the arms take turns (A B A B), and medians are given, so that a machine
-//! that gets slower in between slows both. Knows nothing of the server's inside except in the arms that call an engine bare, and in
+//! Each scenario is one file of [`scenario`]. Rounds of the arms take turns (A B A B), and medians are reported, so that a machine that
+//! slows down in between slows both. Knows nothing about the inside of the server, except in the arms that call a bare engine, and in
 //! [`stage`], which holds and slows synthetic models and looks at the ledger.
 
 mod canned;
@@ -32,13 +32,13 @@ use clap::{Parser, Subcommand};
 
 use report::Report;
 
-/// What the server's binary uses, so that a server inside this process behaves alike.
+/// The one that the server's binary uses, so that a server inside this process behaves in the same way.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measure a Tidemill server against its limits.
 ///
-/// Without --addr, the server runs inside this process, on a port of its own; the scenarios of the scheduler, from `deadlines` on,
+/// Without --addr, the server runs inside this process, on its own port; the scenarios of the scheduler, from `deadlines` on,
 /// always make their own. Everything stays on the loopback interface.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -69,13 +69,13 @@ enum Scenario {
     Canned(canned::Args),
 }
 
-// A scenario of this tool and how its report is told. No doc comment: it would take the place of the scenario's own in the help.
+// A scenario of this tool, and how its report is printed. No doc comment: in the help it would replace the scenario's own.
 #[derive(Debug, clap::Args)]
 struct Told<A: clap::Args> {
     #[command(flatten)]
     scenario: A,
 
-    /// Print one JSON object a line in place of a table
+    /// Print one JSON object per line instead of a table
     #[arg(long)]
     json: bool,
 }

@@ -1,7 +1,7 @@
-//! Clients that behave well, of every mode of the server at once: what each says is answered, or it tells.
+//! Well-behaved clients, using every mode of the server at once: everything each of them sends is answered, or it complains.
 //!
-//! A client talks, pauses for a random time and talks again, so the load is moderate and follows the server's pace: this is there to
-//! find what is wrong or left behind, not what is slow. Knows the model inside the server's binary, and nothing of the server's inside.
+//! A client talks, pauses for a random time and talks again, so the load is moderate and follows the server's pace: the purpose is to find
+//! what is wrong or left behind, not what is slow. Knows the model inside the server's binary, and nothing about the inside of the server.
 
 mod native;
 mod open_inference;
@@ -18,9 +18,9 @@ use crate::{patience::within, target::connect, workload::Workload};
 
 /// Connections that the clients of gRPC share.
 const CONNECTIONS: usize = 4;
-/// Longest wait until a conversation is over, on a machine that has other work to do.
+/// Longest wait for a conversation to end, on a machine that has other work to do.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Different complaints that are kept of one mode.
+/// How many different complaints are kept for one mode.
 const COMPLAINTS_MAX: usize = 8;
 
 /// A way to use the server.
@@ -37,7 +37,7 @@ pub(crate) enum Mode {
     HttpInfer,
 }
 
-/// Each mode with its clients and the mean pause of each, so that none is more than a fifth or so of the work.
+/// Each mode with its clients and the mean pause of each, so that none makes up more than about a fifth of the work.
 const MIX: [(Mode, u32, Duration); 9] = [
     (Mode::FeedTensors, 4, Duration::from_millis(400)),
     (Mode::FeedPcm, 4, Duration::from_millis(400)),
@@ -66,7 +66,7 @@ impl Mode {
     }
 }
 
-/// What the clients of one mode heard.
+/// What the clients of one mode got.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Heard {
     pub(crate) conversations: u64,
@@ -74,7 +74,7 @@ pub(crate) struct Heard {
     pub(crate) items: u64,
     /// Conversations that went wrong.
     pub(crate) failed: u64,
-    /// Why, the first few that differ.
+    /// Why: the first few different reasons.
     pub(crate) complaints: Vec<String>,
 }
 
@@ -112,10 +112,10 @@ struct Site {
     audio: Bytes,
 }
 
-/// Runs all clients for as long as wanted; `pace` times as often as usual.
+/// Runs all clients for as long as wanted, `pace` times as often as usual.
 ///
 /// # Errors
-/// If nobody listens. What goes wrong later is heard by the clients.
+/// If nothing listens. What goes wrong later is noted by the clients.
 pub(crate) async fn run(
     grpc: SocketAddr,
     http: SocketAddr,
@@ -158,7 +158,7 @@ async fn client(site: Site, mode: Mode, pause: Duration, mut random: fastrand::R
     }
 }
 
-/// One conversation; gives the items that were answered with outputs.
+/// One conversation; returns the number of items that were answered with outputs.
 async fn talk(site: &Site, mode: Mode, random: &mut fastrand::Rng) -> anyhow::Result<u64> {
     match mode {
         Mode::FeedTensors => native::feed_tensors(site, random).await,

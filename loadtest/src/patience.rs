@@ -1,16 +1,16 @@
 //! Waiting with a limit that counts only the time in which this process ran.
 //!
-//! Where a machine stands still for a minute, as virtual ones do when they are saved or moved, every timer is over at once afterwards;
-//! that says nothing of who was to answer.
+//! When a machine stands still for a minute, as virtual ones do when they are saved or moved, every timer has expired afterwards; that says
+//! nothing about the peer that was to answer.
 
 use std::{pin::pin, time::Duration};
 
 use tokio::time::sleep;
 
-/// Most that one standstill counts.
+/// The most that one standstill counts.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What the future gives, unless it takes longer than `limit`, to the second.
+/// What the future gives, unless it takes longer than `limit`, to the nearest second.
 pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = limit;
@@ -44,7 +44,7 @@ mod tests {
         tokio::task::yield_now().await;
         tokio::time::advance(Duration::from_secs(60)).await;
         tokio::task::yield_now().await;
-        assert!(!waiting.is_finished(), "the clock says that the limit is over, and it is not");
+        assert!(!waiting.is_finished(), "the clock says that the time is up, but it is not");
         told.send(7).expect("somebody listens");
         assert_eq!(waiting.await.expect("no panic"), Some(Ok(7)));
     }

@@ -1,6 +1,6 @@
-//! Line charts as SVG, without scripts, light or dark as the reader's screen is.
+//! Line charts as SVG, without scripts, light or dark to match the reader's screen.
 //!
-//! Draws lines on axes and nothing else; knows nothing of what they mean. All text is escaped.
+//! Draws lines on axes and nothing else; knows nothing about what they mean. All text is escaped.
 
 use std::fmt::Write as _;
 
@@ -11,19 +11,19 @@ const RIGHT: f64 = 180.0;
 const TOP: f64 = 36.0;
 const BOTTOM: f64 = 48.0;
 
-/// Lines that are told apart; those beyond begin anew.
+/// How many lines have different colours; after that, colours repeat.
 const COLOURS: usize = 8;
 
-/// Rows of the legend that there is room for.
+/// How many rows the legend has room for.
 const LEGEND_ROWS: usize = 15;
 
-/// Characters of a label in the legend that there is room for.
+/// How many characters of a label the legend has room for.
 const LABEL_CHARS: usize = 22;
 
-/// Steps that an axis is divided in, at most.
+/// How many steps an axis is divided into, at most.
 const STEPS_MAX: f64 = 6.0;
 
-/// What the charts of a page need once. The colours are told apart by those who see colours differently, too (after Okabe and Ito).
+/// What a page needs once for its charts. Colour-blind readers can distinguish the colours too (after Okabe and Ito).
 pub const STYLE: &str = "\
 .plot{--c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#cc79a7;--c4:#b98600;--c5:#56b4e9;--c6:#7d5fb2;--c7:#666;\
 --paper:#fff;--ink:#222;--grid:#e5e5e5;background:var(--paper);font-family:system-ui,sans-serif;font-size:12px}\
@@ -35,7 +35,7 @@ pub const STYLE: &str = "\
 @media(prefers-color-scheme:dark){.plot{--c0:#4aa8e0;--c1:#ff8a3d;--c2:#2fd0a0;--c3:#e79cc6;--c4:#e6b422;--c5:#9bd6f7;\
 --c6:#b9a0e8;--c7:#aaa;--paper:#16181c;--ink:#d8dade;--grid:#33363c}}";
 
-/// `text` where markup is read.
+/// `text`, for where markup is read.
 #[must_use]
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -54,12 +54,12 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// How values lie on an axis.
+/// How values are placed on an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scale {
     Linear,
     Log,
-    /// Percentiles by how little lies beyond them: from 50 to 90 is about as far as from 99 to 99.8.
+    /// Percentiles by how little lies beyond them: it is about as far from 50 to 90 as from 99 to 99.8.
     Tail,
 }
 
@@ -73,7 +73,7 @@ impl Scale {
     }
 }
 
-/// An axis: what it shows, where its marks are, and what they say. It reaches from the first mark to the last.
+/// An axis: what it shows, where its marks are, and what they say. It extends from the first mark to the last.
 #[derive(Debug, Clone)]
 pub struct Axis {
     label: String,
@@ -82,7 +82,7 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// Marks of the caller's choice. An axis of fewer than two marks has no extent, and all values lie at its beginning.
+    /// Marks of the caller's choice. An axis with fewer than two marks has no extent, and all values are at its beginning.
     #[must_use]
     pub fn marked(label: &str, marks: Vec<(f64, String)>) -> Self {
         Self { label: label.to_owned(), marks, scale: Scale::Linear }
@@ -122,14 +122,14 @@ impl Axis {
         Self { label: label.to_owned(), marks, scale: Scale::Log }
     }
 
-    /// Percentiles from 50 % to 99.99 %, the rarer the further out.
+    /// Percentiles from 50 % to 99.99 %, the rarer ones further out.
     #[must_use]
     pub fn tail(label: &str) -> Self {
         let marks = [50.0, 90.0, 99.0, 99.9, 99.99].map(|percentile| (percentile, format!("{percentile} %")));
         Self { label: label.to_owned(), marks: marks.to_vec(), scale: Scale::Tail }
     }
 
-    /// Where `value` lies, from 0 at the first mark to 1 at the last; what is beyond lies at the end.
+    /// Where `value` is, from 0 at the first mark to 1 at the last; what is beyond is at the end.
     fn share(&self, value: f64) -> f64 {
         let (Some((first, _)), Some((last, _))) = (self.marks.first(), self.marks.last()) else { return 0.0 };
         let (first, last) = (self.scale.place(*first), self.scale.place(*last));
@@ -165,7 +165,7 @@ pub struct Line {
     pub dashed: bool,
     /// Marks each point.
     pub dotted: bool,
-    /// Equal numbers have equal colours.
+    /// Equal numbers give equal colours.
     pub colour: usize,
     pub points: Vec<(f64, f64)>,
 }
@@ -186,7 +186,7 @@ impl Chart {
         self.svg(&format!("<style>{STYLE}</style>\n"))
     }
 
-    /// A part of a page that holds [`STYLE`].
+    /// As part of a page that contains [`STYLE`].
     #[must_use]
     pub fn inline(&self) -> String {
         self.svg("")
@@ -241,7 +241,7 @@ impl Chart {
             for (number, point) in stretch.iter().enumerate() {
                 let (x, y) = self.at(*point);
                 let _ = write!(path, "{}{x:.1} {y:.1}", if number == 0 { 'M' } else { 'L' });
-                // A point without a neighbour would not be seen.
+                // A point without a neighbour would not be visible.
                 if *dotted || stretch.len() == 1 {
                     dots.push((x, y));
                 }
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(labels(&Axis::log("", 0.0, f64::NAN)), ["1", "2"]);
         let axis = Axis::log("", 1.0, 100.0);
         assert!((axis.share(10.0) - 0.5).abs() < 1e-9);
-        assert!(axis.share(0.0).abs() < 1e-9 && (axis.share(1e9) - 1.0).abs() < 1e-9, "what is beyond lies at the end");
+        assert!(axis.share(0.0).abs() < 1e-9 && (axis.share(1e9) - 1.0).abs() < 1e-9, "what is beyond is at the end");
     }
 
     #[test]
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_part_a_line_and_lone_points_are_seen() {
+    fn gaps_split_a_line_and_lone_points_are_visible() {
         let points = vec![(0.0, 1.0), (1.0, 2.0), (2.0, f64::NAN), (3.0, 5.0), (f64::INFINITY, 1.0)];
         let svg = chart(vec![Line { points, ..Line::default() }]).inline();
         let path = svg.lines().find(|line| line.contains("class=\"line")).expect("a line");

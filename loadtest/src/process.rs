@@ -1,4 +1,4 @@
-//! A server in a process of its own, and what the kernel says of a process.
+//! A server in its own process, and what the kernel says about a process.
 
 use std::{collections::BTreeMap, ffi::OsString, io::ErrorKind, net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
@@ -27,8 +27,8 @@ pub(crate) struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts `binary` on free ports, with room for `streams` streams, however few connections they share, and these settings, each
-    /// `KEY=VALUE`, and waits until it listens.
+    /// Starts `binary` on free ports, with room for `streams` streams, however few connections they share, and with these settings, each
+    /// `KEY=VALUE`. Waits until it listens.
     pub(crate) async fn start(binary: &Path, streams: usize, settings: &[impl AsRef<str> + Sync]) -> anyhow::Result<Self> {
         let mut child = Command::new(binary)
             .args(["serve", "--set", "log.format=json", "--grpc-addr", "127.0.0.1:0"])
@@ -44,7 +44,7 @@ impl ServerProcess {
         let mut complaints = Complaints::default();
         let starting = tokio::time::timeout(START_TIMEOUT, find_addresses(&mut lines, &mut complaints)).await;
         let [address, http_address, admin_address] = starting.context("the server did not start in time")??;
-        // It is read on, so that the server never waits for it.
+        // Reading goes on, so that the server never waits for us.
         let log = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 complaints.hear(line);
@@ -54,23 +54,23 @@ impl ServerProcess {
         Ok(Self { address, http_address, admin_address, pid, child, log })
     }
 
-    /// Tells it to drain (SIGTERM).
+    /// Asks it to drain (SIGTERM).
     pub(crate) fn terminate(&self) -> anyhow::Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.pid)?).context("no process has this number")?;
-        kill_process(pid, Signal::TERM).context("the server cannot be told to stop")
+        kill_process(pid, Signal::TERM).context("the server cannot be asked to stop")
     }
 
-    /// Waits at most `patience` until it has ended; gives its exit code, if no signal ended it, and what its log complained of.
+    /// Waits at most `patience` for it to end; returns its exit code, unless a signal ended it, and what its log complained about.
     pub(crate) async fn ended(mut self, patience: Duration) -> anyhow::Result<(Option<i32>, Complaints)> {
         let status = tokio::time::timeout(patience, self.child.wait()).await.context("the server does not end")??;
         Ok((status.code(), self.log.await?))
     }
 }
 
-/// Lines of a log of JSON objects that ask for attention.
+/// Lines of a JSON log that need attention.
 #[derive(Debug, Default)]
 pub(crate) struct Complaints {
-    /// Of level WARN or ERROR, or no object at all, as a panic's.
+    /// Those of level WARN or ERROR, or that are not objects at all, like a panic's.
     pub(crate) count: u64,
     /// The first of them.
     pub(crate) first: Vec<String>,
@@ -147,7 +147,7 @@ pub(crate) struct Spent {
 }
 
 impl Spent {
-    /// None of a thread that has ended: its folder is gone, or its files are there and cannot be read any more.
+    /// `None` for a thread that has ended: its folder is gone, or its files are there but cannot be read any more.
     fn of(thread: &Path) -> anyhow::Result<Option<Self>> {
         let read = |name: &str| match std::fs::read_to_string(thread.join(name)) {
             Ok(text) => Ok(Some(text)),
@@ -172,7 +172,7 @@ impl Usage {
         let mut threads = BTreeMap::new();
         for thread in std::fs::read_dir(format!("{folder}/task"))? {
             let thread = thread?;
-            // A thread may end between the listing and here.
+            // A thread may have ended since the listing.
             if let Some(spent) = Spent::of(&thread.path())? {
                 threads.insert(thread.file_name(), spent);
             }
@@ -180,7 +180,7 @@ impl Usage {
         Ok(Self { resident_bytes, threads })
     }
 
-    /// What the threads that live now have used since `earlier`.
+    /// What the threads that are alive now have used since `earlier`.
     pub(crate) fn since(&self, earlier: &Self) -> Spent {
         let mut sum = Spent::default();
         for (thread, now) in &self.threads {
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_complains_in_warnings_errors_and_what_is_no_object() {
+    fn a_log_complains_in_warnings_errors_and_what_is_not_an_object() {
         let mut complaints = Complaints::default();
         for line in [r#"{"level":"INFO"}"#, r#"{"level":"WARN"}"#, r#"{"level":"ERROR"}"#, "thread 'main' panicked"] {
             complaints.hear(line.to_owned());
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_has_ended_is_passed_over() {
+    fn a_thread_that_has_ended_is_ignored() {
         let alive = Spent::of(Path::new("/proc/thread-self")).expect("it can be read");
         assert!(alive.is_some());
         let ended = Spent::of(Path::new("/proc/self/task/0")).expect("that is no fault");

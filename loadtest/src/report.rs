@@ -9,7 +9,7 @@ use serde_json::{Map, Number, Value};
 pub(crate) enum Cell {
     Text(String),
     Count(u64),
-    /// A number and the decimals that a table shows.
+    /// A number, and how many decimals a table shows.
     Figure(f64, usize),
 }
 
@@ -51,7 +51,7 @@ impl Report {
         Self { columns: columns.to_vec(), rows: Vec::new(), reasons: Vec::new() }
     }
 
-    /// A table of one row.
+    /// A table with one row.
     pub(crate) fn single(fields: Vec<(&'static str, Cell)>) -> Self {
         let (columns, row) = fields.into_iter().unzip();
         Self { columns, rows: vec![row], reasons: Vec::new() }
@@ -72,7 +72,7 @@ impl Report {
         text
     }
 
-    /// One line a row; a single row is stood upright.
+    /// One line per row; a single row is printed vertically.
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();
         if let [row] = &self.rows[..] {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tidemill::domain::Timestamp;
 
-/// One stream's schedule: a phase, a period, and a shift of each item of its own, as sources with their own clocks have.
+/// One stream's schedule: a phase, a period, and a shift for each item, as with sources that have their own clocks.
 ///
-/// An item's moment depends on its number alone, so that sender and receiver need not tell each other.
+/// An item's moment depends only on its number, so sender and receiver need not communicate.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Schedule {
     first: Timestamp,
@@ -16,7 +16,7 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// Items are due from `start` on, in a phase drawn from `seed`; each up to `jitter` late. With a jitter below the period, items
+    /// Items are due from `start` on, with a phase drawn from `seed`, each up to `jitter` late. If the jitter is below the period, items
     /// stay in order.
     pub(crate) fn new(start: Timestamp, period: Duration, jitter: Duration, seed: u64) -> Self {
         let phase = period.mul_f64(fastrand::Rng::with_seed(seed).f64());

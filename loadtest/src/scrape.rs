@@ -1,4 +1,4 @@
-//! What a server in another process says of itself on its admin port, and whether its account balances.
+//! What a server in another process says about itself on its admin port, and whether its account balances.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::stage::{series, sum_of};
 
-/// Gauges that are zero when nobody is there.
+/// Gauges that are zero when there are no clients.
 const GAUGES: [&str; 6] = [
     "tidemill_items_queued",
     "tidemill_items_in_flight",
@@ -46,15 +46,15 @@ impl Scrape {
         series(&self.0, name).filter(|(labels, _)| labels.contains(label)).map(|(_, value)| value).sum()
     }
 
-    /// Items that came and have not ended; below zero, if some ended twice.
+    /// Items that came and have not ended; negative if some ended twice.
     pub(crate) fn items_open(&self) -> f64 {
         self.sum("tidemill_items_received_total") - self.sum("tidemill_items_ended_total")
     }
 
-    /// What is still there though nobody is, in words.
+    /// What is still there although no client is, in words.
     pub(crate) fn unrest(&self) -> Vec<String> {
         let gauges = GAUGES.into_iter().map(|gauge| (gauge, self.sum(gauge)));
-        let open = ("items received and not ended", self.items_open());
+        let open = ("items received but not ended", self.items_open());
         gauges.chain([open]).filter(|(_, left)| *left != 0.0).map(|(what, left)| format!("{what}: {left}")).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! A server inside this process, with models made for one scenario, and the account that it must be able to give at the end.
+//! A server inside this process, with models made for one scenario, and the account that must balance at the end.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -15,14 +15,14 @@ use tonic::{body::Body, transport::Channel};
 
 use crate::{cut::CutConnection, target::connect};
 
-/// How long a server may take to come to rest once nobody sends.
+/// How long a server may take to come to rest once nothing is sent.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Gauges that are zero when nobody is there.
+/// Gauges that are zero when there are no clients.
 const GAUGES: [&str; 4] =
     ["tidemill_items_queued", "tidemill_items_in_flight", "tidemill_streams_open", "tidemill_streams_stalled"];
 
-/// A model that waits in place of computing, unless told otherwise, so that lanes do not take the cores from clients and server.
+/// A model that waits instead of computing, unless `computes` is set, so that lanes do not take the cores from clients and server.
 #[derive(Debug, Clone)]
 pub(crate) struct Blocker {
     pub(crate) name: &'static str,
@@ -54,7 +54,7 @@ impl Default for Blocker {
 }
 
 impl Blocker {
-    /// What a call of `items` items takes, but for what elements cost.
+    /// What a call with `items` items takes, not counting what elements cost.
     pub(crate) fn call(&self, items: usize) -> Duration {
         self.per_call + self.per_item * u32::try_from(items).unwrap_or(u32::MAX)
     }
@@ -92,7 +92,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Starts a server with `lanes` lanes and these models; `adjust` changes its settings before.
+    /// Starts a server with `lanes` lanes and these models; `adjust` changes its settings first.
     pub(crate) async fn start(lanes: usize, models: &[Blocker], adjust: impl FnOnce(&mut Config)) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         for model in models {
@@ -131,7 +131,7 @@ impl Stage {
         CutConnection::open(self.server.grpc_addr()).await
     }
 
-    /// A client that leaves deadlines to the server. The usual one ends a call by itself when its `grpc-timeout` is over.
+    /// A client that leaves deadlines to the server. The usual one ends a call on its own when its `grpc-timeout` has passed.
     pub(crate) fn patient_client(&self) -> anyhow::Result<PatientClient> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -143,7 +143,7 @@ impl Stage {
         self.server.registry().get(name, None).map_err(|fault| anyhow!("{fault}"))
     }
 
-    /// What steers a model of this stage.
+    /// The control of one of this stage's models.
     pub(crate) fn control(&self, name: &str) -> anyhow::Result<Arc<SyntheticControl>> {
         let model = self.model(name)?;
         SyntheticControl::of(model.signature()).with_context(|| format!("model '{name}' is not synthetic"))
@@ -160,10 +160,10 @@ impl Stage {
         self.server.metrics()
     }
 
-    /// Waits until nobody is there, and looks at the account.
+    /// Waits until no client is left, and checks the account.
     ///
     /// # Errors
-    /// If streams or items stay, a gauge is not zero, or the ledger does not balance: then the figures are worth nothing.
+    /// If streams or items are left over, a gauge is not zero, or the ledger does not balance: then the figures are worthless.
     pub(crate) async fn finish(self) -> anyhow::Result<()> {
         self.rest().await?;
         self.server.drain().await;
@@ -173,7 +173,7 @@ impl Stage {
     /// The same, with the server left running.
     ///
     /// # Errors
-    /// As [`Stage::finish`].
+    /// As for [`Stage::finish`].
     pub(crate) async fn rest(&self) -> anyhow::Result<()> {
         let resting = tokio::time::timeout(PATIENCE, async {
             while self.unrest()?.is_some() {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// Longest duration that is told apart from longer ones.
+/// Longer durations all count as this one.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// One figure a round.
+/// One figure per round.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rounds(Vec<f64>);
 
@@ -28,7 +28,7 @@ impl Rounds {
         }
     }
 
-    /// Half the range of the rounds, relative to the median: how far to trust it.
+    /// Half the range of the rounds, relative to the median: how far to trust the median.
     pub(crate) fn spread(&self) -> f64 {
         let largest = self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let smallest = self.0.iter().copied().fold(f64::INFINITY, f64::min);
@@ -55,7 +55,7 @@ impl Durations {
     }
 }
 
-/// Durations one by one: for many streams that each hear little, where a histogram each would be most of the memory in use.
+/// Durations one by one: for many streams with few answers each, where a histogram for each would be most of the memory in use.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Samples(Vec<Duration>);
 

@@ -1,4 +1,4 @@
-//! Which model is measured, on which engine: the same for the engine that is called bare and for the server.
+//! Which model is measured, and on which engine: the same for the bare engine and for the server.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use tidemill::{
     registry::EMBEDDED_NAME,
 };
 
-/// An engine of models that leave the choice open.
+/// An engine for models that leave the choice open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum EngineName {
     Rten,
@@ -65,7 +65,7 @@ pub(crate) struct Subject {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 
-    /// Folder of models, in place of the speech model inside the binary
+    /// Folder of models, instead of the speech model inside the binary
     #[arg(long, value_name = "DIR", requires = "model")]
     pub(crate) models: Option<PathBuf>,
 
@@ -87,7 +87,7 @@ impl Subject {
     pub(crate) fn configure(&self, config: &mut Config) {
         self.engine.configure(config);
         config.models.dir.clone_from(&self.models);
-        // What is not measured need not be loaded.
+        // Models that are not measured need not be loaded.
         config.models.embedded = self.models.is_none();
         config.models.example = false;
     }

@@ -20,13 +20,13 @@ use crate::{
     workload::Workload,
 };
 
-/// Load before the count begins, at least.
+/// The least load before counting begins.
 const WARM_UP_MIN: Duration = Duration::from_millis(300);
 
 /// Where the load goes.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Place {
-    /// A running server, such as 127.0.0.1:50051; without it, one is started inside this process
+    /// A running server, such as 127.0.0.1:50051; without this, one is started inside this process
     #[arg(long, value_name = "ADDR")]
     pub(crate) addr: Option<SocketAddr>,
 
@@ -41,7 +41,7 @@ pub(crate) struct Target {
     _host: Host,
 }
 
-/// What keeps a server of this process alive.
+/// What keeps a server in this process alive.
 enum Host {
     Remote,
     Server { _server: Box<Server> },
@@ -49,7 +49,7 @@ enum Host {
 }
 
 impl Target {
-    /// The server at `place`. For one inside this process, `adjust` changes its settings before.
+    /// The server at `place`. For one inside this process, `adjust` changes its settings first.
     pub(crate) async fn tidemill(place: &Place, adjust: impl FnOnce(&mut Config)) -> anyhow::Result<Self> {
         if let Some(address) = place.addr {
             return Ok(Self { channels: connect(address, place.connections.into()).await?, _host: Host::Remote });
@@ -88,7 +88,7 @@ impl Target {
         let valves: Vec<_> = feeds.iter().map(|feed| feed.valve().clone()).collect();
         let answered = || valves.iter().map(|valve| valve.answered()).sum::<u64>();
         let tasks: Vec<_> = feeds.into_iter().map(|feed| tokio::spawn(keep_full(feed, window))).collect();
-        // The first batches of a heavy model are not those of a full queue.
+        // The first batches of a heavy model do not come from a full queue.
         tokio::time::sleep(WARM_UP_MIN.max(duration / 4)).await;
         let (start, before) = (clock::now(), answered());
         tokio::time::sleep(duration).await;
@@ -103,7 +103,7 @@ impl Target {
     }
 }
 
-/// Sends an item for each that is answered, until the valve is closed and all are answered.
+/// Sends an item for each one that is answered, until the valve is closed and all are answered.
 async fn keep_full(mut feed: Feed, window: u32) -> anyhow::Result<()> {
     feed.valve().let_through(window.into());
     while feed.answer().await?.is_some() {

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use tidemill::{proto::v1, registry::Model};
 
-/// FP32 values of one item of Silero VAD: 32 ms of audio and their context.
+/// FP32 values in one item of Silero VAD: 32 ms of audio and its context.
 pub(crate) const SILERO_VALUES: usize = 576;
 
 /// Size given to dynamic dimensions.
@@ -30,7 +30,7 @@ impl Workload {
         Self { model: "silero-vad".to_owned(), item: item("input", SILERO_VALUES), output_bytes: 4 }
     }
 
-    /// Items that come back as they were.
+    /// Items that come back as they were sent.
     pub(crate) fn identity(bytes: usize) -> Self {
         let values = bytes / 4;
         Self { model: IDENTITY.to_owned(), item: item("x", values), output_bytes: values * 4 }
@@ -46,7 +46,7 @@ impl Workload {
     }
 }
 
-/// An item of one FP32 tensor of faint noise.
+/// An item with one FP32 tensor of faint noise.
 pub(crate) fn item(name: &str, values: usize) -> v1::Item {
     let mut random = fastrand::Rng::with_seed(1);
     let data: Vec<u8> = (0..values).flat_map(|_| (random.f32() * 0.2 - 0.1).to_le_bytes()).collect();
@@ -55,10 +55,10 @@ pub(crate) fn item(name: &str, values: usize) -> v1::Item {
     v1::Item { inputs: vec![tensor], ..v1::Item::default() }
 }
 
-/// An item of ones, which are tokens, a mask and plain numbers to any model.
+/// An item of ones, which any model takes as tokens, a mask or plain numbers.
 ///
 /// # Errors
-/// If an input is of BYTES, which have no ones.
+/// If an input is BYTES, which has no ones.
 pub(crate) fn item_of(model: &Model) -> anyhow::Result<v1::Item> {
     let inputs = model.signature().inputs.iter().map(|input| {
         let one = input.datatype.one().with_context(|| format!("input '{}' is {}, not numbers", input.name, input.datatype))?;
@@ -80,7 +80,7 @@ pub(crate) fn identity_models(bytes: usize) -> anyhow::Result<tempfile::TempDir>
     Ok(models)
 }
 
-/// Describes, in the folder `models`, a model of no cost whose output is its input of `bytes` bytes.
+/// Describes, in the folder `models`, a model that costs nothing and whose output is its input of `bytes` bytes.
 fn write_identity_model(models: &Path, bytes: usize) -> anyhow::Result<()> {
     let folder = models.join(IDENTITY);
     std::fs::create_dir(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;

@@ -1,4 +1,4 @@
-//! The tool as its user meets it.
+//! The tool as its user sees it.
 
 use std::{
     io::{BufRead as _, BufReader},

@@ -32,7 +32,7 @@ pub(super) struct AudioSource {
 }
 
 enum Reader {
-    /// Raw samples, at a rate that is not known yet, or is the model's. What was looked at comes first.
+    /// Raw samples, at a rate that is not known yet or is the model's. The bytes that were looked at come first.
     Unread { beginning: Vec<u8>, input: Input, raw: RawArgs },
     /// Raw samples at the model's rate.
     Raw(Box<dyn AsyncRead + Send + Unpin>),
@@ -55,7 +55,7 @@ impl AudioSource {
         }
     }
 
-    /// Opens `path`; `-` is standard input. Its first bytes decide what it is.
+    /// Opens `path`; `-` is standard input. It is what its first bytes say.
     ///
     /// # Errors
     /// [`Failure::BadInput`] if it cannot be opened, or is in a format that cannot be read.
@@ -83,12 +83,12 @@ impl AudioSource {
         Self::new(Path::new("-"), Reader::Raw(Box::new(reader)))
     }
 
-    /// How many samples there are, where that is known beforehand; once the rate is.
+    /// How many samples there are, if that is known in advance, once the rate is known.
     pub(super) const fn samples_total(&self) -> Option<u64> {
         self.samples_total
     }
 
-    /// Gives the samples at the model's rate from here on, and prints what is done to them, if anything is.
+    /// Gives samples at the model's rate from here on, and prints what is done to them, if anything.
     ///
     /// # Errors
     /// [`Failure::BadInput`] if they cannot be had at that rate.
@@ -96,10 +96,8 @@ impl AudioSource {
         if let Reader::Unread { raw, .. } = &self.reader {
             if !raw.raw {
                 let raw = format!("raw signed 16-bit little-endian mono samples at {rate_hz} Hz");
-                printer.note(&format!(
-                    "{}: not a format that is known, so taken as {raw}; --raw says so beforehand",
-                    self.path.display()
-                ));
+                printer
+                    .note(&format!("{}: not a known format, so taken as {raw}; --raw says so in advance", self.path.display()));
             }
             let own_hz = raw.rate.unwrap_or(rate_hz);
             let unread = std::mem::replace(&mut self.reader, Reader::Recording(None));
@@ -160,7 +158,7 @@ impl AudioSource {
         Ok(chunk)
     }
 
-    /// Reads past `samples` samples.
+    /// Skips `samples` samples.
     ///
     /// # Errors
     /// [`Failure::BadInput`] if the input has no more than that, or cannot be read.
@@ -170,14 +168,14 @@ impl AudioSource {
         while left > 0 {
             let step = usize::try_from(left.min(STEP_SAMPLES)).unwrap_or(usize::MAX);
             let Some(chunk) = self.next_chunk(step).await? else {
-                return Err(bad(&self.path, &format!("has only {} samples, and {samples} were to be skipped", samples - left)));
+                return Err(bad(&self.path, &format!("has only {} samples, but {samples} were to be skipped", samples - left)));
             };
             left -= (chunk.len() / SAMPLE_BYTES) as u64;
         }
         Ok(())
     }
 
-    /// How a command ends that has sent all of it: not well, if there was something wrong with it. Says what it was.
+    /// How a command that has sent all of it ends: not well if something was wrong with it. Prints what that was.
     pub(super) fn ending(&self, ending: Ending, printer: &mut Printer) -> Ending {
         let Some(flaw) = &self.flaw else { return ending };
         printer.note(&format!("warning: {}: {flaw}", self.path.display()));
@@ -188,9 +186,9 @@ impl AudioSource {
 /// The file, or standard input.
 fn open_input(path: &Path) -> Result<Input, RecordingError> {
     if path == Path::new("-") {
-        // The same open file, without the buffer that the standard library has before it.
+        // The same open file, without the buffer that the standard library puts in front of it.
         let mut file = File::from(stdin().as_fd().try_clone_to_owned()?);
-        // A file that is redirected is one, unless something has been read of it.
+        // Redirected from a file, unless some of it has been read already.
         let is_whole_file = file.metadata()?.is_file() && file.stream_position()? == 0;
         return Ok(if is_whole_file { Input::File(file) } else { Input::Pipe(file) });
     }
@@ -221,7 +219,7 @@ fn bad(path: &Path, reason: &dyn std::fmt::Display) -> Failure {
     Failure::BadInput(format!("{}: {reason}", path.display()))
 }
 
-/// What is wrong with a recording, and what makes one of it that can be read.
+/// What is wrong with a recording, and how to turn it into one that can be read.
 async fn refused(path: &Path, error: RecordingError) -> Failure {
     let advice = match &error {
         RecordingError::Unread(_) | RecordingError::Rate { .. } => "convert it",
@@ -269,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_a_sample_at_the_end_is_left_out_and_told() {
+    async fn half_a_sample_at_the_end_is_left_out_and_reported() {
         let mut source = AudioSource::from_reader(&[0_u8; 7][..]);
         assert_eq!(source.next_chunk(2).await.expect("whole samples").map(|chunk| chunk.len()), Some(4));
         assert_eq!(source.next_chunk(2).await.expect("one more, and a byte").map(|chunk| chunk.len()), Some(2));
@@ -281,6 +279,6 @@ mod tests {
     async fn skipping_past_the_end_says_how_much_there_is() {
         let mut source = AudioSource::from_reader(&[0_u8; 6][..]);
         let error = source.skip(5).await.expect_err("three samples");
-        assert_eq!(error.to_string(), "-: has only 3 samples, and 5 were to be skipped");
+        assert_eq!(error.to_string(), "-: has only 3 samples, but 5 were to be skipped");
     }
 }

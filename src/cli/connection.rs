@@ -1,6 +1,6 @@
-//! The way to a server: its address, the channel, and the clients that run over it.
+//! How to reach a server: its address, the channel, and the clients that run over it.
 //!
-//! Knows transport settings and limits; does not know what is asked of the server.
+//! Knows transport settings and limits; does not know what the server is asked.
 
 use std::{str::FromStr, time::Duration};
 
@@ -33,9 +33,9 @@ pub(super) const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
-/// HTTP/2's flow-control windows. Fixed ones, because of what HTTP/2 here makes of small frames that wait to be read: each counts as 256
-/// bytes less its own, and when together they are half the connection's window, the connection is given up. Windows that adapt begin so
-/// small that a command whose output stands still for a moment would be cut off.
+/// HTTP/2's flow-control windows. They are fixed because of how the HTTP/2 library here treats small frames that wait to be read: each
+/// counts as 256 bytes less its own, and when together they reach half the connection's window, it gives up the connection. Adaptive
+/// windows begin so small that a command whose output stands still for a moment would be cut off.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 128 << 20;
 
@@ -56,7 +56,7 @@ pub(super) struct ConnectionArgs {
     #[arg(long, value_name = "ADDRESS", env = "TIDEMILL_ADDR", default_value = "http://127.0.0.1:50051")]
     pub(super) addr: ServerAddress,
 
-    /// Print one JSON object a line on standard output, errors included
+    /// Print one JSON object per line on standard output, errors included
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -70,7 +70,7 @@ impl FromStr for ServerAddress {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let uri: Uri = with_scheme.parse().map_err(|error| format!("'{text}' is no HOST:PORT or http://HOST:PORT: {error}"))?;
+        let uri: Uri = with_scheme.parse().map_err(|error| format!("'{text}' is not HOST:PORT or http://HOST:PORT: {error}"))?;
         match uri.scheme_str() {
             Some("http") if uri.port_u16().is_some() => Ok(Self(uri)),
             Some("http") => Err(format!("'{text}' names no port; the server's default is 50051")),
@@ -146,7 +146,7 @@ pub(super) async fn model_detail(channel: Channel, name: &str, version: &str) ->
     response.model.ok_or_else(|| Failure::UnexpectedAnswer("GetModel was answered without a model".to_owned()))
 }
 
-/// A request that a server answers out of its memory, or is not well.
+/// A request that a server answers from memory; if it does not, something is wrong with it.
 pub(super) fn question<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(QUESTION_TIMEOUT);
@@ -156,7 +156,7 @@ pub(super) fn question<T>(message: T) -> Request<T> {
 /// Waits for `work`, or for Ctrl-C, which abandons it.
 ///
 /// # Errors
-/// [`Failure::Interrupted`] on Ctrl-C, else what `work` says.
+/// [`Failure::Interrupted`] on Ctrl-C, otherwise those of `work`.
 pub(super) async fn unless_interrupted<T>(
     interrupt: &CancellationToken,
     work: impl Future<Output = Result<T, Failure>>,
@@ -185,7 +185,7 @@ mod tests {
 
     const FRAMES: usize = 5_000;
 
-    /// Answers everything with many small frames, each on its own, and says when the last one is out.
+    /// Answers everything with many small frames, one by one, and reports when the last one is out.
     async fn trickle(listener: TcpListener, sent: mpsc::Sender<()>) {
         let (stream, _) = listener.accept().await.expect("a client");
         let service = service_fn(move |_: http::Request<Incoming>| {

@@ -1,4 +1,4 @@
-//! The command that makes a recording which can be read out of one that cannot, with a program that the user's system has.
+//! The command that turns a recording that cannot be read into one that can, with a program that the user's system has.
 
 use std::{
     path::Path,
@@ -9,14 +9,14 @@ use std::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Converter {
     Ffmpeg,
-    /// It is there, and reads files with this name's ending.
+    /// It is there, and reads files with this extension.
     Sox,
     /// Neither.
     None,
 }
 
-/// The command for this recording; `-` is standard input. Where it must have another rate, that is made too. Asks the system which programs it
-/// has, so it blocks.
+/// The command for this recording; `-` is standard input. It also changes the rate where another one is needed. Asks the system which
+/// programs it has, so it blocks.
 pub(super) fn command(path: &Path, rate_hz: Option<u32>) -> String {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     let converter = if output_of("ffmpeg", "-version").is_some() {
@@ -35,7 +35,7 @@ fn output_of(program: &str, argument: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Whether sox's help lists the ending among the formats of files.
+/// Whether sox's help lists the extension among its file formats.
 fn sox_reads(help: &str, extension: &str) -> bool {
     let lists = help.lines().filter_map(|line| line.strip_prefix("AUDIO FILE FORMATS:"));
     lists.flat_map(str::split_whitespace).any(|format| format == extension)
@@ -64,9 +64,9 @@ fn with_install(command: &str) -> String {
     format!("{command} (ffmpeg is not on this system; its package has the same name, as in: apt-get install ffmpeg)")
 }
 
-/// As one word of a shell.
+/// As a single shell word.
 fn quoted(name: &str) -> String {
-    // A name that begins with a dash would be an option.
+    // A name that begins with a dash would be taken for an option.
     let prefix = if name.starts_with('-') { "./" } else { "" };
     format!("'{prefix}{}'", name.replace('\'', r"'\''"))
 }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_stays_one_word_and_no_option() {
+    fn a_name_stays_one_word_and_never_an_option() {
         assert_eq!(quoted("it's; rm -rf x"), r"'it'\''s; rm -rf x'");
         assert_eq!(quoted("-y.wma"), "'./-y.wma'");
     }

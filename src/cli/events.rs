@@ -73,11 +73,11 @@ impl Events {
         Self { stream: Box::pin(responses.map_ok(Into::into)) }
     }
 
-    /// Waits for `opened`, which every stream begins with, and gives it with its framing.
+    /// Waits for `opened`, with which every stream begins, and returns it with its framing.
     ///
     /// # Errors
-    /// [`Failure::Refused`] if the server does not open the stream, [`Failure::UnexpectedAnswer`] if it says something else
-    /// first or names no usable framing.
+    /// [`Failure::Refused`] if the server does not open the stream, [`Failure::UnexpectedAnswer`] if it says something else first, or names
+    /// no usable framing.
     pub(super) async fn opened(&mut self) -> Result<(Opened, Framing), Failure> {
         let opened = match self.stream.next().await {
             Some(Ok(StreamEvent::Opened(opened))) => opened,
@@ -89,7 +89,7 @@ impl Events {
         Ok((opened, framing))
     }
 
-    /// Prints events until the server has said that everything is answered.
+    /// Prints events until the server says that everything is answered.
     ///
     /// # Errors
     /// [`Failure::Refused`] if the server ends the stream with an error, [`Failure::UnexpectedAnswer`] if it ends without
@@ -116,7 +116,7 @@ impl Events {
 /// The framing of a model that takes raw audio.
 ///
 /// # Errors
-/// [`Failure::BadInput`] if the model takes tensors only, [`Failure::UnexpectedAnswer`] for a rate or window of nothing.
+/// [`Failure::BadInput`] if the model takes only tensors, [`Failure::UnexpectedAnswer`] for a rate or window of zero.
 pub(super) fn usable_framing(framing: Option<Framing>, model: &str) -> Result<Framing, Failure> {
     match framing {
         Some(framing) if framing.sample_rate_hz > 0 && framing.window_samples > 0 => Ok(framing),
@@ -136,7 +136,7 @@ pub(super) fn stream_config(args: &StreamArgs) -> StreamConfig {
         default_deadline: args.deadline_ms.map(duration_from_ms),
         max_age: args.max_age_ms.map(duration_from_ms),
         priority: args.priority.wire().into(),
-        // What begins like a file has been read as one already.
+        // What begins like a file has already been read as one.
         accept_container_bytes: true,
         ..StreamConfig::default()
     }
@@ -191,7 +191,7 @@ impl Tally {
         printer.print(&SegmentRecord::from(segment))
     }
 
-    /// Counts an answer and prints it, if it is an error or the user wants to see all.
+    /// Counts an answer, and prints it if it is an error or the user wants to see them all.
     pub(super) fn take_result(&mut self, result: &ItemResult, printer: &mut Printer) -> Result<(), Failure> {
         let is_ok = matches!(result.outcome, Some(item_result::Outcome::Outputs(_)));
         if result.last {
@@ -222,8 +222,8 @@ impl Tally {
         &mut self.summary
     }
 
-    /// Prints the summary and says how the command ends. After a failure of the stream, what was done until then is still
-    /// told; after a failure of the output there is nobody left to tell.
+    /// Prints the summary and says how the command ends. After a failure of the stream, what was done until then is still reported; after a
+    /// failure of the output, there is nowhere left to report it.
     ///
     /// # Errors
     /// The failure of `outcome`, or [`Failure::Output`] if the summary cannot be written.

@@ -1,4 +1,4 @@
-//! `tidemill models export`: writes the file of a model inside the binary. Asks no server.
+//! `tidemill models export`: writes the file of a model inside the binary. Needs no server.
 
 use std::{
     fmt::{self, Write as _},
@@ -20,10 +20,10 @@ const HELP: &str = help!(
 Examples:
   tidemill models export silero-vad silero_vad_16khz.onnx        the model that is served by default
   tidemill models export silero-vad-8k silero_vad_8khz.onnx      the same for 8 kHz audio
-The files are made of the official Silero VAD 6.2 and say so in their metadata, which hold the licence (MIT)."
+The files are made from the official Silero VAD 6.2 and say so in their metadata, which includes the licence (MIT)."
 );
 
-/// Permissions of a new file, of which the user's mask takes some away.
+/// Permissions of a new file, before the user's umask takes some away.
 const MODE_BEFORE_UMASK: u32 = 0o666;
 
 /// A model inside the binary, and where it goes.
@@ -38,7 +38,7 @@ pub(super) struct ExportArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Write FILE even if it is there already
+    /// Overwrite FILE if it exists
     #[arg(long)]
     force: bool,
 
@@ -61,8 +61,8 @@ pub(super) fn run(args: &ExportArgs, printer: &mut Printer) -> Result<(), Failur
     let Some(embedded) = Embedded::ALL.into_iter().find(|embedded| embedded.name() == *name) else {
         let known = Embedded::ALL.map(|embedded| embedded.name()).join(" and ");
         return Err(Failure::BadInput(format!(
-            "there is no model file '{name}' inside this binary, which holds {known}; the file of a model of a folder is \
-             {name}/VERSION/model.onnx in that folder"
+            "there is no model file '{name}' inside this binary, which holds {known}; a model in a folder has its file there, as \
+             {name}/VERSION/model.onnx"
         )));
     };
     write(file, embedded.file(), *force)?;
@@ -74,21 +74,21 @@ pub(super) fn run(args: &ExportArgs, printer: &mut Printer) -> Result<(), Failur
     printer.print(&ExportRecord { model: embedded.name(), file, bytes: embedded.file().len(), sha256 })
 }
 
-/// Writes the whole file or leaves what was there: what is written goes to a file of another name first.
+/// Writes the whole file or leaves what was there: it is written under another name first.
 fn write(path: &Path, bytes: &[u8], force: bool) -> Result<(), Failure> {
     let refuse = |reason: String| Failure::BadInput(format!("{}: {reason}", path.display()));
-    let exists = || refuse("it exists already; --force replaces it".to_owned());
+    let exists = || refuse("it already exists; --force replaces it".to_owned());
     let found = fs::metadata(path).ok();
     if found.is_some() && !force {
         return Err(exists());
     }
     if found.is_some_and(|found| !found.is_file()) {
-        // A pipe or a device is written to; putting a file in its place is nobody's wish.
+        // A pipe or a device is written to; nobody wants it replaced by a file.
         let mut place =
             OpenOptions::new().write(true).open(path).map_err(|error| refuse(format!("cannot be opened: {error}")))?;
         return place.write_all(bytes).map_err(|error| refuse(format!("cannot be written: {error}")));
     }
-    // A link goes on pointing to what is replaced.
+    // A link goes on pointing to the file that is replaced.
     let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let as_others = Permissions::from_mode(MODE_BEFORE_UMASK);

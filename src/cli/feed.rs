@@ -29,10 +29,10 @@ use crate::proto::{
 /// Requests between the reader of the audio and the connection: enough to keep the connection busy, too few to hide its pace.
 const QUEUED_REQUESTS: usize = 4;
 
-/// Room that a message's other fields take beside its chunk.
+/// Room that a message's other fields take besides its chunk.
 const MESSAGE_OVERHEAD_BYTES: u64 = 64;
 
-/// How often a silent client shows a sign of life where the server names no idle timeout.
+/// How often a silent client gives a sign of life if the server names no idle timeout.
 const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(15);
 
 const HELP: &str = help!(
@@ -50,11 +50,11 @@ Examples:
 
 /// Send audio over a live stream and print results while it is sent
 ///
-/// The first bytes of a file or of standard input (-) decide what it is, not its name: WAV, RF64, BW64, Wave64, AIFF, CAF, AU, FLAC, MP3, Ogg
-/// Vorbis, or AAC, in M4A or in frames. Channels are mixed into one, and a sample rate other than the model's is resampled. Anything else is
-/// taken as raw signed 16-bit little-endian mono.
+/// A file, or standard input (-), is what its first bytes say, not what its name says: WAV, RF64, BW64, Wave64, AIFF, CAF, AU, FLAC, MP3,
+/// Ogg Vorbis, or AAC, in M4A or in frames. Channels are mixed into one, and a sample rate other than the model's is resampled. Anything
+/// else is taken as raw signed 16-bit little-endian mono.
 ///
-/// Ctrl-C ends the sending; what has been sent is still answered. A second Ctrl-C exits at once.
+/// Ctrl-C stops sending; what has been sent is still answered. A second Ctrl-C exits at once.
 #[derive(Debug, Args)]
 #[command(after_long_help = HELP)]
 pub struct FeedArgs {
@@ -64,11 +64,11 @@ pub struct FeedArgs {
     #[command(flatten)]
     stream: StreamArgs,
 
-    /// Send at the speed of the audio itself, each chunk when its last sample would have been recorded
+    /// Send at the speed of the audio itself: each chunk when its last sample would have been recorded
     #[arg(long)]
     realtime: bool,
 
-    /// What gives way when audio comes faster than it is run
+    /// What gives way when audio comes faster than the model runs
     #[arg(long, value_enum, default_value_t)]
     overflow: OverflowArg,
 
@@ -84,7 +84,7 @@ pub struct FeedArgs {
     pub(super) connection: ConnectionArgs,
 }
 
-/// What gives way when audio comes faster than it is run.
+/// What gives way when audio comes faster than the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum OverflowArg {
     /// The sending waits
@@ -155,7 +155,7 @@ pub(super) async fn run(args: &FeedArgs, printer: &mut Printer, interrupt: &Canc
     let outcome = {
         let sending = pin!(send(&mut source, requests, plan, interrupt));
         let receiving = pin!(events.print(printer, &mut tally));
-        // An answer that ends the stream ends the sending too, even while it waits for a microphone.
+        // An answer that ends the stream ends the sending too, even while that waits for a microphone.
         match select(sending, receiving).await {
             Either::Left((sent, receiving)) => receiving.await.and(sent),
             Either::Right((received, _)) => received
@@ -196,8 +196,8 @@ impl SendPlan {
     }
 }
 
-/// Sends the whole source, then half-closes by dropping `requests`; Ctrl-C does the same earlier. A server that has gone away
-/// ends it too: the receiving half knows why.
+/// Sends the whole source, then half-closes by dropping `requests`; Ctrl-C makes it do so earlier. A server that has gone away ends it too:
+/// the receiving half knows why.
 async fn send(
     source: &mut AudioSource,
     requests: mpsc::Sender<FeedRequest>,
@@ -211,7 +211,7 @@ async fn send(
             let Some(chunk) = source.next_chunk(plan.chunk_samples).await? else { return Ok::<_, Failure>(None) };
             samples_sent += (chunk.len() / SAMPLE_BYTES) as u64;
             if let Some(pace_hz) = plan.pace_hz {
-                // Reckoned from the start, so that late timers do not add up.
+                // Counted from the start, so that late timers do not add up.
                 sleep_until(start + duration_of(samples_sent, pace_hz)).await;
             }
             Ok(Some(chunk))
@@ -240,7 +240,7 @@ const fn request(message: Message) -> FeedRequest {
     FeedRequest { message: Some(message) }
 }
 
-/// How long so many samples take to record.
+/// How long this many samples take to record.
 fn duration_of(samples: u64, rate_hz: u32) -> Duration {
     let rest_ns = samples % u64::from(rate_hz) * 1_000_000_000 / u64::from(rate_hz);
     Duration::from_secs(samples / u64::from(rate_hz)) + Duration::from_nanos(rest_ns)

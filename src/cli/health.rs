@@ -33,11 +33,11 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_long_help = HELP)]
 pub struct HealthArgs {
-    /// Model to ask for [default: the server as a whole]
+    /// Model to ask about [default: the server as a whole]
     #[arg(value_name = "MODEL", default_value = "", hide_default_value = true)]
     model: String,
 
-    /// Stay and print every change; the exit code tells the last state if the server ends the watch
+    /// Stay and print every change; if the server ends the watch, the exit code gives the last state
     #[arg(long)]
     watch: bool,
 

@@ -1,10 +1,9 @@
-//! The client commands of the one binary: `feed`, `scan`, `upload`, `predict`, `models`, `health` and `top`.
+//! The binary's client commands: `feed`, `scan`, `upload`, `predict`, `models`, `health` and `top`.
 //!
-//! They talk to a server over its public API and its metrics alone, and know nothing of how it works inside; `models export` writes what
-//! the binary itself holds. Results go to standard output,
-//! notes and progress to standard error.
+//! They talk to a server only through its public API and its metrics, and know nothing about how it works inside; `models export` writes
+//! what the binary itself holds. Results go to standard output, notes and progress to standard error.
 
-/// The end of every command's help.
+/// What every command's help ends with.
 macro_rules! exit_codes {
     () => {
         "\
@@ -20,7 +19,7 @@ Exit codes:
     };
 }
 
-/// The examples of a command, and what all commands' help ends with.
+/// A command's examples, and what every command's help ends with.
 macro_rules! help {
     ($examples:literal) => {
         concat!($examples, "\n\n", exit_codes!(), "\n\nThe keys of --json are listed by: tidemill --help")
@@ -118,11 +117,11 @@ pub enum ClientCommand {
 /// The recording or feed to send.
 #[derive(Debug, Args)]
 struct AudioInput {
-    /// A recording of any usual format, or raw signed 16-bit little-endian mono samples; - for standard input
+    /// A recording in any common format, or raw signed 16-bit little-endian mono samples; - for standard input
     #[arg(value_name = "FILE", required_unless_present = "sample")]
     file: Option<PathBuf>,
 
-    /// Send a short clip of speech-like sound that the program makes itself, in place of a file
+    /// Instead of a file, send a short clip of speech-like sound that the program makes itself
     #[arg(long, conflicts_with_all = ["file", "raw"])]
     sample: bool,
 
@@ -137,26 +136,26 @@ impl AudioInput {
     }
 }
 
-/// What raw samples do not say of themselves.
+/// What raw samples do not say about themselves.
 #[derive(Debug, Clone, Copy, Args)]
 struct RawArgs {
-    /// Take the input for raw signed 16-bit little-endian mono samples, whatever its first bytes are
+    /// Treat the input as raw signed 16-bit little-endian mono samples, whatever its first bytes are
     #[arg(long)]
     raw: bool,
 
-    /// Samples a second of a --raw input [default: those of the model]
+    /// Samples per second of a --raw input [default: the model's]
     #[arg(long, value_name = "HZ", requires = "raw", value_parser = clap::value_parser!(u32).range(1..=768_000))]
     rate: Option<u32>,
 }
 
-/// Before which others a stream or call goes.
+/// Which others a stream or call goes ahead of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum PriorityArg {
-    /// Before all others
+    /// Ahead of all others
     High,
     #[default]
     Normal,
-    /// When nothing else is to be done
+    /// When there is nothing else to do
     Low,
 }
 
@@ -185,15 +184,15 @@ struct StreamArgs {
     #[arg(long, value_name = "ITEMS", default_value_t = 0)]
     window: u32,
 
-    /// Time from a window's arrival in which its result must be computed, in milliseconds [default: none]
+    /// Time within which a window's result must be computed, from its arrival, in milliseconds [default: none]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     deadline_ms: Option<u32>,
 
-    /// Age at which a result is of no use any more, in milliseconds; an item that cannot make it is dropped [default: none]
+    /// Age at which a result is no longer of use, in milliseconds; an item that cannot make it is dropped [default: none]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     max_age_ms: Option<u32>,
 
-    /// Before which others this one goes
+    /// Which other streams this one goes ahead of
     #[arg(long, value_enum, default_value_t)]
     priority: PriorityArg,
 
@@ -202,9 +201,9 @@ struct StreamArgs {
     results: bool,
 }
 
-/// Runs one command and prints what comes of it. The first Ctrl-C ends it in order, the second ends the process.
+/// Runs one command and prints the outcome. The first Ctrl-C ends it in an orderly way, the second ends the process.
 ///
-/// A read of standard input cannot be taken back: the caller's runtime must be shut down without waiting for it
+/// A read of standard input cannot be cancelled: the caller's runtime must be shut down without waiting for it
 /// (`Runtime::shutdown_background`).
 pub async fn run(command: ClientCommand) -> ExitCode {
     let interrupt = CancellationToken::new();
@@ -224,7 +223,7 @@ async fn listen_for_interrupts(interrupt: CancellationToken) {
     }
 }
 
-/// Runs one command with any printer and interrupt, and gives the exit code.
+/// Runs one command with any printer and interrupt, and returns the exit code.
 async fn run_with(command: &ClientCommand, printer: &mut Printer, interrupt: &CancellationToken) -> u8 {
     let ended = match command {
         ClientCommand::Feed(args) => Box::pin(feed::run(args, printer, interrupt)).await,
@@ -247,7 +246,7 @@ async fn run_with(command: &ClientCommand, printer: &mut Printer, interrupt: &Ca
     }
 }
 
-/// Prints a failure, unless nobody listens, and gives its exit code.
+/// Prints a failure, unless nobody is listening, and returns its exit code.
 fn report(failure: &Failure, printer: &mut Printer) -> u8 {
     printer.end_progress();
     if let Failure::Output(_) = failure {
@@ -256,7 +255,7 @@ fn report(failure: &Failure, printer: &mut Printer) -> u8 {
             printer.complain(&failure.record());
         }
     } else if !failure.is_silent() {
-        // The exit code still tells of the failure if it cannot be printed.
+        // If the failure cannot be printed, the exit code still shows it.
         printer.print(&failure.record()).and_then(|()| printer.flush()).ok();
     }
     failure.exit_code()

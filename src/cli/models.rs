@@ -1,6 +1,6 @@
 //! `tidemill models`: what the server serves, and what the binary holds.
 //!
-//! Knows how to lay a model out for reading; does not know how models are run.
+//! Knows how to present a model to a reader; does not know how models are run.
 
 use std::{fmt, time::Duration};
 
@@ -57,7 +57,7 @@ pub struct ModelsArgs {
 enum ModelsAction {
     /// Load a model again and repeat its trial calls, which find out whether its items may share calls and what calls cost
     Prove(ProveArgs),
-    /// Write the file of a model inside this binary; asks no server
+    /// Write the file of a model inside this binary; needs no server
     Export(ExportArgs),
 }
 
@@ -67,7 +67,7 @@ struct ProveArgs {
     #[arg(value_name = "NAME")]
     name: String,
 
-    /// Seed of the items of the trial calls [default: the one that every start uses]
+    /// Seed for the items of the trial calls [default: the one that every start uses]
     #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
     seed: u64,
 
@@ -76,7 +76,7 @@ struct ProveArgs {
 }
 
 impl ModelsArgs {
-    /// The server that is asked, if one is.
+    /// The server to ask, if there is one.
     pub(super) const fn connection(&self) -> Option<&ConnectionArgs> {
         match &self.action {
             Some(ModelsAction::Prove(args)) => Some(&args.connection),
@@ -103,7 +103,7 @@ pub(super) async fn run(args: &ModelsArgs, printer: &mut Printer, interrupt: &Ca
     unless_interrupted(interrupt, async {
         let channel = connection.connect().await?;
         if let Some(ModelsAction::Prove(ProveArgs { name, seed, .. })) = &args.action {
-            // It takes as long as the model's trial calls do, so no deadline.
+            // This takes as long as the model's trial calls do, so there is no deadline.
             let request = ProveModelRequest { name: name.clone(), seed: *seed };
             let response = models(channel).prove_model(request).await?.into_inner();
             return print_list(&response.models, printer);
@@ -123,7 +123,7 @@ pub(super) async fn run(args: &ModelsArgs, printer: &mut Printer, interrupt: &Ca
     Ok(Ending::Ok)
 }
 
-/// People get one table, pipes one line a model.
+/// People get one table, pipes one line per model.
 fn print_list(models: &[ModelSummary], printer: &mut Printer) -> Result<(), Failure> {
     let records: Vec<ModelRecord> = models.iter().map(ModelRecord::from).collect();
     let header = ["NAME", "VERSION", "STATE", "ENGINE", "STATE KEPT", "BATCHING", "DESCRIPTION"].map(str::to_owned).to_vec();

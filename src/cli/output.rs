@@ -1,6 +1,6 @@
 //! Where a client command prints: results on standard output, notes and a progress bar on standard error.
 //!
-//! Knows two forms, text for people and one JSON object a line for pipes; does not know what the records mean.
+//! Knows two forms, text for people and one JSON object per line for pipes; does not know what the records mean.
 
 use std::{
     fmt,
@@ -35,7 +35,7 @@ impl Printer {
         Self { json, results, notes, bar_wanted, bar: ProgressBar::hidden() }
     }
 
-    /// Shows a progress bar that is full at `total`, or a spinner where the end is not known.
+    /// Shows a progress bar that is full at `total`, or a spinner if the end is not known.
     pub(super) fn start_progress(&mut self, total: Option<u64>) {
         if !self.bar_wanted {
             return;
@@ -45,7 +45,7 @@ impl Printer {
         self.bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()).with_style(style);
     }
 
-    /// The bar, to be moved while records are printed elsewhere; hidden where there is none.
+    /// The bar, to be advanced while records are printed elsewhere; hidden if there is none.
     pub(super) const fn bar(&self) -> &ProgressBar {
         &self.bar
     }
@@ -66,7 +66,7 @@ impl Printer {
         let Self { json, results, notes, bar, .. } = self;
         match place {
             Place::Nowhere => {}
-            // Notes must not overtake the results they speak of where both go to one terminal.
+            // Notes must not overtake the results that they refer to when both go to the same terminal.
             Place::Notes => {
                 results.flush()?;
                 bar.suspend(|| writeln!(notes, "{record}").and_then(|()| notes.flush())).ok();
@@ -79,7 +79,7 @@ impl Printer {
 
     /// Says on standard error what went wrong with standard output, which is not tried again.
     pub(super) fn complain(&mut self, record: &impl fmt::Display) {
-        // With standard error gone too, the exit code tells.
+        // If standard error is gone too, the exit code has to say it.
         writeln!(self.notes, "{record}").and_then(|()| self.notes.flush()).ok();
     }
 
@@ -99,7 +99,7 @@ impl Printer {
         if self.json { Ok(()) } else { Ok(writeln!(self.results, "{text}")?) }
     }
 
-    /// Hands on what has been printed; called whenever a stream of results pauses, so that nobody waits for a full buffer.
+    /// Passes on what has been printed; called whenever a stream of results pauses, so that nobody has to wait for the buffer to fill.
     ///
     /// # Errors
     /// [`Failure::Output`] if standard output cannot be written.

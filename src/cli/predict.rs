@@ -1,6 +1,6 @@
 //! `tidemill predict`: one item, one answer.
 //!
-//! Knows how to make an item out of flags or a stretch of audio; does not know what the outputs mean.
+//! Knows how to make an item from flags or from a stretch of audio; does not know what the outputs mean.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -40,17 +40,17 @@ Examples:
 
 /// Run a model once, on tensors or on one window of audio
 ///
-/// A stateful model starts from its zero state. Values of --tensor are numbers separated by commas, or else the name of a
-/// file; a file whose name is a number is written with its folder, as in ./7. For an input of BYTES the value is a text, or
-/// several separated by commas where an item takes several, and @FILE stands for what the file holds.
+/// A stateful model starts from its zero state. A value of --tensor is numbers separated by commas, or the name of a file; write a file
+/// whose name is a number with its folder, as in ./7. For an input of BYTES the value is a text, or several separated by commas where an
+/// item takes several, and @FILE stands for the content of a file.
 #[derive(Debug, Args)]
 #[command(after_long_help = HELP)]
 pub struct PredictArgs {
-    /// Audio to take one window from: a recording as `feed` takes it, or - for standard input
+    /// Audio to take one window from: a recording in any format that `feed` takes, or - for standard input
     #[arg(value_name = "FILE", required_unless_present_any = ["tensors", "sample"], conflicts_with = "tensors")]
     file: Option<PathBuf>,
 
-    /// Take the window from a short clip of speech-like sound that the program makes itself, in place of a file
+    /// Instead of from a file, take the window from a short clip of speech-like sound that the program makes itself
     #[arg(long, conflicts_with_all = ["file", "raw", "tensors"])]
     sample: bool,
 
@@ -73,11 +73,11 @@ pub struct PredictArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = parse_seconds, conflicts_with = "tensors")]
     at: f64,
 
-    /// Time in which the answer must come, in milliseconds
+    /// Time within which the answer must come, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(1..))]
     deadline_ms: u32,
 
-    /// Before which others it goes
+    /// Which other calls this one goes ahead of
     #[arg(long, value_enum, default_value_t)]
     priority: PriorityArg,
 
@@ -139,7 +139,7 @@ async fn item(args: &PredictArgs, detail: &ModelDetail) -> Result<Item, Failure>
     for argument in &args.tensors {
         inputs.push(argument.resolve(&detail.inputs, !detail.no_batch).await?);
     }
-    // A mask that is left out is all ones; the server makes it.
+    // If the mask is left out, the server makes one that is all ones.
     let mask = detail.padding.as_ref().map_or("", |padding| padding.mask.as_str());
     let missing = detail.inputs.iter().filter(|spec| spec.name != mask && inputs.iter().all(|input| input.name != spec.name));
     let missing: Vec<String> = missing.map(describe_spec).collect();

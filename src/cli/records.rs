@@ -1,4 +1,4 @@
-//! What streams print: their opening, results, segments and the summary, each as text and as JSON.
+//! What streams print: the opening, results, segments and the summary, each as text and as JSON.
 //!
 //! Knows the wire's messages; does not know in which order they come.
 
@@ -222,7 +222,7 @@ impl From<&Skipped> for SkippedRecord {
 
 impl fmt::Display for SkippedRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "item {:>6}  {} skipped, because nobody read", self.first_seq, counted(self.results, "result"))
+        write!(f, "item {:>6}  {} skipped, because nobody read them", self.first_seq, counted(self.results, "result"))
     }
 }
 
@@ -234,7 +234,7 @@ impl Record for SkippedRecord {
     }
 }
 
-/// What was done. Without the server's own summary it holds what this client has seen.
+/// What was done. Without the server's own summary, it holds what this client has seen.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct SummaryRecord {
     /// Whether the server said that everything has been answered.
@@ -263,7 +263,7 @@ pub(super) struct SummaryRecord {
 }
 
 impl SummaryRecord {
-    /// Takes over the server's counts.
+    /// Adopts the server's counts.
     pub(super) fn complete(&mut self, summary: &Summary) {
         self.completed = true;
         (self.items, self.ok, self.errors) = (summary.items, summary.ok, summary.errors);
@@ -299,7 +299,7 @@ impl fmt::Display for SummaryRecord {
         }
         match (self.interrupted, self.completed) {
             (true, _) => f.write_str("; interrupted"),
-            (false, false) => f.write_str("; broken off"),
+            (false, false) => f.write_str("; cut short"),
             (false, true) => Ok(()),
         }
     }
@@ -337,7 +337,7 @@ fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Samples as seconds; zero where the rate is not known.
+/// Samples as seconds; zero if the rate is not known.
 pub(super) fn seconds(samples: u64, rate_hz: u32) -> f64 {
     if rate_hz == 0 { 0.0 } else { samples as f64 / f64::from(rate_hz) }
 }
@@ -353,11 +353,11 @@ mod tests {
     }
 
     #[test]
-    fn skipped_results_are_told_where_they_are_missing_and_in_all() {
+    fn skipped_results_are_reported_where_they_are_missing_and_in_total() {
         let skipped = SkippedRecord::from(&Skipped { first_seq: 17, results: 1 });
-        assert_eq!(skipped.to_string(), "item     17  1 result skipped, because nobody read");
+        assert_eq!(skipped.to_string(), "item     17  1 result skipped, because nobody read them");
         let summary = SummaryRecord { items: 5, ok: 2, skipped: 3, ..SummaryRecord::default() };
-        let text = "0.00 s of audio, 5 windows: 2 ok, 0 errors; 0 segments; 3 results skipped; broken off";
+        let text = "0.00 s of audio, 5 windows: 2 ok, 0 errors; 0 segments; 3 results skipped; cut short";
         assert_eq!(summary.to_string(), text);
     }
 

@@ -16,10 +16,10 @@ use super::{
 };
 use crate::proto::v1::{ScanRequest, scan_request::Payload};
 
-/// Room that a request's other fields take beside the recording.
+/// Room that a request's other fields take besides the recording.
 const REQUEST_OVERHEAD_BYTES: u64 = 1_024;
 
-/// Largest recording sent to a server that names no limit; gRPC's usual limit of a message.
+/// Largest recording sent to a server that names no limit: gRPC's usual limit on a message.
 const RECORDING_BYTES_DEFAULT: u64 = 4 * 1024 * 1024 - REQUEST_OVERHEAD_BYTES;
 
 /// Samples read at a time.
@@ -71,13 +71,13 @@ pub(super) async fn run(args: &ScanArgs, printer: &mut Printer, interrupt: &Canc
     print_opened(&opened, printer)?;
     let mut tally = Tally::new(framing.sample_rate_hz, Some(samples), args.stream.results);
     printer.start_progress(Some(samples));
-    // Nothing is left to be sent, so an interrupt can only let go of the answers.
+    // There is nothing left to send, so an interrupt can only give up on the answers.
     let outcome = interrupt.run_until_cancelled(events.print(printer, &mut tally)).await;
     let interrupted = outcome.is_none();
     tally.finish(outcome.unwrap_or(Ok(())), interrupted, printer).map(|ending| source.ending(ending, printer))
 }
 
-/// Reads a recording that fits a message, and no more of one that does not.
+/// Reads a recording whole if it fits into a message, and no further if it does not.
 async fn read_whole(source: &mut AudioSource, bytes_max: u64, args: &ScanArgs) -> Result<Bytes, Failure> {
     let too_long = || {
         let file = args.input.name();

@@ -1,4 +1,4 @@
-//! A small server that answers by script, over real sockets: what the client commands are tested against.
+//! A small server that follows a script, over real sockets: what the client commands are tested against.
 
 use std::{
     net::SocketAddr,
@@ -39,15 +39,15 @@ pub(super) struct Script {
     pub(super) refusal: Option<Status>,
     /// Answer this item with an error.
     pub(super) bad_item: Option<u64>,
-    /// Say before the end of a feed that these results are missing.
+    /// Before the end of a feed, say that these results are missing.
     pub(super) skipped: Option<Skipped>,
-    /// End a feed with this once one chunk has come.
+    /// End a feed with this after the first chunk.
     pub(super) break_off: Option<Status>,
     /// Largest message.
     pub(super) max_message_bytes: u64,
     /// Wrong checksum in the answer to an upload.
     pub(super) garble: bool,
-    /// What the health service says of the model.
+    /// What the health service says about the model.
     pub(super) health: ServingStatus,
     /// Cancelled when the first chunk of a feed or upload has come.
     pub(super) first_chunk: CancellationToken,
@@ -188,7 +188,7 @@ fn probability(value: f32) -> Tensor {
     Tensor { name: "output".into(), datatype: Datatype::Fp32.into(), shape: vec![1], data }
 }
 
-/// The one segment there is, over the first two windows.
+/// The only segment, over the first two windows.
 const SEGMENT: Segment = Segment { index: 0, start_sample: 0, end_sample: 1_024, start_ms: 0, end_ms: 64 };
 
 #[tonic::async_trait]

@@ -1,4 +1,4 @@
-//! What can go wrong in a client command: the error, how people and pipes see it, and the exit code it ends with.
+//! What can go wrong in a client command: the error, how people and pipes see it, and the exit code that it leads to.
 //!
 //! Knows gRPC statuses and their `google.rpc` details; does not know which command failed.
 
@@ -18,7 +18,7 @@ pub(super) enum Ending {
     Ok,
     /// Some items were answered with an error, or a health check said "not serving".
     SomeFailed,
-    /// Ctrl-C ended the sending; what had been sent was still answered.
+    /// Ctrl-C stopped the sending; what had been sent was still answered.
     Interrupted,
 }
 
@@ -39,16 +39,16 @@ pub(super) enum Failure {
     /// A flag or a file is wrong.
     #[error("{0}")]
     BadInput(String),
-    /// No connection came about.
+    /// No connection could be made.
     #[error("cannot connect to {address}: {reason}; is the server running? (--addr or TIDEMILL_ADDR names another)")]
     CannotConnect { address: String, reason: String },
-    /// Something other than gRPC is spoken there.
+    /// Something other than gRPC is spoken at the address.
     #[error(
         "{address} speaks HTTP/1 and not gRPC, so it may be the server's HTTP or admin port; its gRPC port is 50051 by default \
          (--addr or TIDEMILL_ADDR names another)"
     )]
     NotGrpc { address: String },
-    /// No metrics could be had.
+    /// No metrics could be obtained.
     #[error("no answer from {address}: {reason}; is a server's admin port there? (--admin names another)")]
     NoMetrics { address: String, reason: String },
     /// The connection was lost before the server had answered.
@@ -69,7 +69,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// The process's exit code. A reader that closed our pipe, such as `head`, has had what it wanted: that is no failure.
+    /// The process's exit code. A reader that closed our pipe, such as `head`, has had what it wanted: that is not a failure.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -106,7 +106,7 @@ impl Failure {
     }
 }
 
-/// A status without a source came over the wire; one with a source was made here, out of a broken connection.
+/// A status without a source came over the wire; one with a source was made here, from a broken connection.
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         if status.source().is_some() {
@@ -126,7 +126,7 @@ pub(super) fn root_cause(error: &dyn Error) -> String {
     innermost.to_string()
 }
 
-/// An error with its machine-readable parts: of a whole call, or of one item.
+/// An error with its machine-readable parts, for a whole call or for one item.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Refusal {
     code: &'static str,

@@ -14,7 +14,7 @@ use crate::{
     proto::v1::{Datatype, Tensor, TensorSpec},
 };
 
-/// Elements of a tensor that its text form shows; the JSON form has all.
+/// How many elements a tensor's text form shows; the JSON form has them all.
 const SHOWN_ELEMENTS_MAX: usize = 16;
 
 /// What `--tensor` was given: `NAME=VALUE`, where the name may end in a shape such as `:2x3`.
@@ -41,8 +41,8 @@ impl TensorArgument {
     /// Makes the tensor that the model's specification asks for.
     ///
     /// # Errors
-    /// [`Failure::BadInput`] if there is no such input, a file cannot be read, a number does not fit the datatype, or there
-    /// are more or fewer elements than the shape takes.
+    /// [`Failure::BadInput`] if there is no such input, a file cannot be read, a number does not fit the datatype, or there are more or
+    /// fewer elements than the shape takes.
     pub(super) async fn resolve(&self, inputs: &[TensorSpec], has_batch: bool) -> Result<Tensor, Failure> {
         let (spec, asked_shape) = self.find_spec(inputs)?;
         let dims = item_dims(spec, has_batch);
@@ -60,7 +60,7 @@ impl TensorArgument {
         Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data: checked.into_data() })
     }
 
-    /// The data that the value stands for, and how many elements they are.
+    /// The data that the value stands for, and how many elements it has.
     async fn read(&self, dims: &[i64], datatype: domain::Datatype) -> Result<(Vec<u8>, usize), String> {
         let Some(element_bytes) = datatype.fixed_size() else {
             return self.read_texts(takes_one(dims)).await;
@@ -87,7 +87,7 @@ impl TensorArgument {
         Ok((data, texts.len()))
     }
 
-    /// Names may hold colons themselves, so the whole name is looked for before its end is read as a shape.
+    /// Names may contain colons, so the whole name is looked up before its end is read as a shape.
     fn find_spec<'a>(&self, inputs: &'a [TensorSpec]) -> Result<(&'a TensorSpec, Option<Vec<i64>>), Failure> {
         let named = |name: &str| inputs.iter().find(|spec| spec.name == name);
         if let Some(spec) = named(&self.name) {
@@ -157,7 +157,7 @@ fn item_shape(spec: &TensorSpec, dims: &[i64], elements: usize) -> Result<Vec<i6
             shape[*axis] = elements / fixed;
             Ok(shape)
         }
-        _ => Err(format!("shape {:?} has several dynamic dimensions; say which, as in {}:2x3=...", spec.shape, spec.name)),
+        _ => Err(format!("shape {:?} has several dynamic dimensions; give their sizes, as in {}:2x3=...", spec.shape, spec.name)),
     }
 }
 
@@ -171,7 +171,7 @@ fn parse_values(text: &str, datatype: domain::Datatype) -> Option<Result<Vec<u8>
     let bytes = values.iter().map(|value| {
         value_bytes(value, datatype).ok_or_else(|| match datatype {
             domain::Datatype::Fp16 | domain::Datatype::Bf16 => format!("{datatype} values cannot be typed; put them into a file"),
-            _ => format!("'{value}' is no {datatype}"),
+            _ => format!("'{value}' is not valid as {datatype}"),
         })
     });
     Some(bytes.collect::<Result<Vec<_>, _>>().map(|bytes| bytes.concat()))
@@ -213,7 +213,7 @@ enum Element {
     Single(f32),
     Double(f64),
     Text(String),
-    /// What is no text.
+    /// Bytes that are not text.
     Binary {
         hex: String,
     },
@@ -237,7 +237,7 @@ impl From<&Tensor> for TensorRecord {
 }
 
 impl fmt::Display for TensorRecord {
-    /// One element stands alone; more come with datatype and shape, and only so many.
+    /// A single element stands alone; several come with datatype and shape, and only the first few are shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let [element] = self.data.as_slice() {
             return write!(f, "{} {element}", self.name);
@@ -264,7 +264,7 @@ impl fmt::Display for Element {
             Self::Signed(value) => value.fmt(f),
             Self::Single(value) => write!(f, "{value:.4}"),
             Self::Double(value) => write!(f, "{value:.4}"),
-            // Quoted, so that no text can steer the terminal.
+            // Quoted, so that no text can control the terminal.
             Self::Text(text) => write!(f, "{text:?}"),
             Self::Binary { hex } => write!(f, "<{} bytes>", hex.len() / 2),
         }
@@ -343,15 +343,15 @@ mod tests {
         let error = resolve("x=1,2", &inputs).await.expect_err("one short");
         assert_eq!(error, "--tensor x: 4 bytes of data, but shape [3] of INT16 takes 6");
         let error = resolve("x=1,2,40000", &inputs).await.expect_err("too large");
-        assert_eq!(error, "--tensor x: '40000' is no INT16");
+        assert_eq!(error, "--tensor x: '40000' is not valid as INT16");
     }
 
     #[tokio::test]
-    async fn one_dynamic_dimension_follows_from_the_elements_and_two_must_be_said() {
+    async fn one_dynamic_dimension_follows_from_the_elements_and_two_must_be_given() {
         let inputs = [spec("x", Datatype::Fp32, &[-1, -1, 2]), spec("y:0", Datatype::Uint8, &[-1, -1, -1])];
         assert_eq!(resolve("x=1,2,3,4", &inputs).await.expect("fits").shape, [2, 2]);
         assert!(resolve("x=1,2,3", &inputs).await.expect_err("odd").contains("3 elements do not fill shape [-1, -1, 2]"));
-        assert!(resolve("y:0=1,2", &inputs).await.expect_err("unknown").contains("say which, as in y:0:2x3="));
+        assert!(resolve("y:0=1,2", &inputs).await.expect_err("unknown").contains("give their sizes, as in y:0:2x3="));
         assert_eq!(resolve("y:0:2x1=1,2", &inputs).await.expect("said").shape, [2, 1]);
     }
 

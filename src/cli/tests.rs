@@ -170,12 +170,12 @@ async fn feed_prints_documented_json_lines_and_an_item_error_makes_exit_code_1()
 }
 
 #[tokio::test]
-async fn results_that_nobody_read_are_told_and_counted() {
+async fn results_that_nobody_read_are_reported_and_counted() {
     let script = Script { skipped: Some(Skipped { first_seq: 1, results: 41 }), ..Script::default() };
     let (server, folder) = (ScriptedServer::start(script).await, folder());
     let file = raw_file(&folder, &samples(WINDOW_SAMPLES));
     let ended = run(&server, &["feed", text(&file), "--raw", "--unread", "drop-oldest"]).await;
-    assert!(ended.notes.starts_with("item      1  41 results skipped, because nobody read\n"), "{}", ended.notes);
+    assert!(ended.notes.starts_with("item      1  41 results skipped, because nobody read them\n"), "{}", ended.notes);
     assert!(ended.notes.contains("; 41 results skipped; "), "{}", ended.notes);
     assert_eq!(ended.exit_code, 0);
     assert_eq!(server.seen().config.clone().expect("opened").unread(), UnreadPolicy::DropOldest);
@@ -209,18 +209,19 @@ async fn a_recording_of_another_rate_is_resampled_with_a_line_that_says_so() {
 }
 
 #[tokio::test]
-async fn raw_samples_are_what_is_not_known_and_their_rate_can_be_told() {
+async fn an_unknown_format_is_raw_samples_whose_rate_can_be_given() {
     let (server, folder) = (ScriptedServer::start(Script::default()).await, folder());
     let file = raw_file(&folder, &samples(800));
     let ended = run(&server, &["feed", text(&file)]).await;
-    let hint = "not a format that is known, so taken as raw signed 16-bit little-endian mono samples at 16000 Hz; --raw says so beforehand\n";
+    let hint =
+        "not a known format, so taken as raw signed 16-bit little-endian mono samples at 16000 Hz; --raw says so in advance\n";
     assert!(ended.notes.starts_with(&format!("{}: {hint}", file.display())), "{}", ended.notes);
     assert_eq!(server.seen().audio, bytes_of(&samples(800)));
     server.seen().audio.clear();
     let ended = run(&server, &["feed", text(&file), "--raw", "--rate", "8000"]).await;
     assert!(ended.notes.starts_with(&format!("{}: raw 16-bit, 8000 Hz, mono: resampled", file.display())), "{}", ended.notes);
     assert_eq!(server.seen().audio.len(), 2 * 1_600);
-    // A file that is known otherwise, and its header with it.
+    // A file in a known format, header and all.
     let wav = wav_file(&folder, 16_000, &samples(100));
     server.seen().audio.clear();
     assert_eq!(run(&server, &["feed", text(&wav), "--raw"]).await.exit_code, 0);
@@ -229,7 +230,7 @@ async fn raw_samples_are_what_is_not_known_and_their_rate_can_be_told() {
 }
 
 #[tokio::test]
-async fn what_is_there_of_a_recording_that_is_cut_off_is_sent_and_the_exit_code_is_1() {
+async fn a_recording_that_is_cut_off_is_sent_as_far_as_it_goes_and_the_exit_code_is_1() {
     let (server, folder) = (ScriptedServer::start(Script::default()).await, folder());
     let file = wav_file(&folder, 16_000, &samples(16_000));
     std::fs::OpenOptions::new().write(true).open(&file).and_then(|file| file.set_len(44 + 2 * 4_000 + 1)).expect("cut");
@@ -237,7 +238,7 @@ async fn what_is_there_of_a_recording_that_is_cut_off_is_sent_and_the_exit_code_
         server.seen().audio.clear();
         let ended = run(&server, &[command, text(&file)]).await;
         let warning = format!(
-            "warning: {}: is cut off 0.75 s before the end that its header states; what is there was sent\n",
+            "warning: {}: is cut off 0.75 s before the end that its header states; everything up to there was sent\n",
             file.display()
         );
         assert!(ended.notes.ends_with(&warning), "{command}: {}", ended.notes);
@@ -252,7 +253,7 @@ async fn what_is_there_of_a_recording_that_is_cut_off_is_sent_and_the_exit_code_
 }
 
 #[tokio::test]
-async fn what_is_known_and_not_read_is_named_with_a_command_before_anything_is_asked() {
+async fn a_known_format_that_cannot_be_read_is_named_with_a_command_before_anything_is_asked() {
     let folder = folder();
     let file = folder.path().join("talk.wav");
     std::fs::write(&file, b"\x1a\x45\xdf\xa3\x01\x00\x00\x00\x00\x00\x00\x1f").expect("written");
@@ -360,12 +361,12 @@ async fn a_refusal_is_printed_with_its_details_and_makes_exit_code_4() {
 }
 
 #[tokio::test]
-async fn a_feed_that_the_server_breaks_off_still_tells_what_was_done() {
+async fn a_feed_that_the_server_cuts_short_still_reports_what_was_done() {
     let script = Script { break_off: Some(Status::unavailable("draining")), ..Script::default() };
     let (server, folder) = (ScriptedServer::start(script).await, folder());
     let file = raw_file(&folder, &samples(10 * WINDOW_SAMPLES));
     let ended = run(&server, &["feed", text(&file), "--raw"]).await;
-    let expected = "0.00 s of audio, 0 windows: 0 ok, 0 errors; 0 segments; broken off\nerror: UNAVAILABLE: draining\n";
+    let expected = "0.00 s of audio, 0 windows: 0 ok, 0 errors; 0 segments; cut short\nerror: UNAVAILABLE: draining\n";
     assert_eq!((ended.exit_code, ended.notes.as_str()), (4, expected));
 }
 
@@ -453,7 +454,7 @@ async fn an_upload_notices_a_server_that_received_something_else() {
     let file = raw_file(&folder, &samples(WINDOW_SAMPLES));
     let ended = run(&server, &["upload", text(&file)]).await;
     assert_eq!(ended.exit_code, 4);
-    let complaint = "error: unexpected answer: the server received other bytes than were sent\n";
+    let complaint = "error: unexpected answer: the server did not receive the bytes that were sent\n";
     assert!(ended.notes.ends_with(complaint), "{}", ended.notes);
 }
 
@@ -531,7 +532,7 @@ async fn export_writes_a_model_of_the_binary_and_replaces_no_file_unasked() {
     assert!(written.exit_code == 0 && written.results.starts_with(&expected), "{written:?}");
 
     let refused = export(&["silero-vad-8k", text(&file)]).await;
-    let expected = format!("error: {}: it exists already; --force replaces it\n", file.display());
+    let expected = format!("error: {}: it already exists; --force replaces it\n", file.display());
     assert_eq!((refused.exit_code, refused.notes), (2, expected));
     assert_eq!(std::fs::read(&file).expect("untouched"), bytes);
     let replaced = export(&["silero-vad-8k", text(&file), "--force", "--json"]).await;
@@ -544,8 +545,8 @@ async fn export_writes_a_model_of_the_binary_and_replaces_no_file_unasked() {
     let full = export(&["silero-vad", "/dev/full", "--force"]).await;
     assert!(full.exit_code == 2 && full.notes.starts_with("error: /dev/full: cannot be written: No space"), "{full:?}");
     let unknown = export(&["example_model", text(&file)]).await;
-    let expected = "error: there is no model file 'example_model' inside this binary, which holds silero-vad and silero-vad-8k; the \
-                    file of a model of a folder is example_model/VERSION/model.onnx in that folder\n";
+    let expected = "error: there is no model file 'example_model' inside this binary, which holds silero-vad and silero-vad-8k; a \
+                    model in a folder has its file there, as example_model/VERSION/model.onnx\n";
     assert_eq!((unknown.exit_code, unknown.notes.as_str()), (2, expected));
     let nowhere = export(&["silero-vad", "/nowhere/vad.onnx"]).await;
     assert!(nowhere.exit_code == 2 && nowhere.notes.starts_with("error: /nowhere/vad.onnx: cannot be created: No such file"));

@@ -23,10 +23,10 @@ use super::{
 };
 use crate::proto::v1::{PayloadDigest, UploadConfig, UploadRequest, UploadResponse, upload_request::Part};
 
-/// Largest chunk, in samples; a server with a lower limit of messages gets smaller ones.
+/// Largest chunk, in samples; a server with a lower limit on messages gets smaller ones.
 const CHUNK_SAMPLES_MAX: u64 = 32 * 1024;
 
-/// Room that a message's other fields take beside its chunk.
+/// Room that a message's other fields take besides its chunk.
 const MESSAGE_OVERHEAD_BYTES: u64 = 64;
 
 const QUEUED_REQUESTS: usize = 4;
@@ -42,8 +42,8 @@ Examples:
 
 /// Send a recording of any length in chunks and print one answer for the whole
 ///
-/// Length and CRC-32C are computed while sending and declared at the end: the server refuses with DATA_LOSS what arrived
-/// otherwise. Files are read as by `feed`. Ctrl-C ends the sending; what has been sent is still answered.
+/// Length and CRC-32C are computed while sending and declared at the end: if something else arrived, the server refuses it with DATA_LOSS.
+/// Files are read as by `feed`. Ctrl-C stops sending; what has been sent is still answered.
 #[derive(Debug, Args)]
 #[command(after_long_help = HELP)]
 pub struct UploadArgs {
@@ -81,8 +81,8 @@ pub(super) async fn run(args: &UploadArgs, printer: &mut Printer, interrupt: &Ca
     tally.finish(outcome, interrupt.is_cancelled(), printer).map(|ending| source.ending(ending, printer))
 }
 
-/// Sends everything and waits for the answer. A source that fails abandons the call, so that the server does not take half a
-/// recording for a whole one.
+/// Sends everything and waits for the answer. If the source fails, the call is abandoned, so that the server does not take half a recording
+/// for a whole one.
 async fn exchange(
     args: &UploadArgs,
     channel: Channel,
@@ -166,14 +166,14 @@ fn print_response(response: &UploadResponse, tally: &mut Tally, printer: &mut Pr
     Ok(())
 }
 
-/// Compares what was sent with what the server says it received; it should have refused itself, but it costs nothing to look.
+/// Compares what was sent with what the server says it received; it should have refused on its own, but it costs nothing to look.
 fn verify(declared: &PayloadDigest, response: &UploadResponse) -> Result<(), Failure> {
     let differs = response.received.as_ref().is_none_or(|received| {
         received.total_bytes != declared.total_bytes
             || received.crc32c != declared.crc32c
             || (!declared.sha256.is_empty() && received.sha256 != declared.sha256)
     });
-    let complaint = || Failure::UnexpectedAnswer("the server received other bytes than were sent".to_owned());
+    let complaint = || Failure::UnexpectedAnswer("the server did not receive the bytes that were sent".to_owned());
     if differs { Err(complaint()) } else { Ok(()) }
 }
 

@@ -1,11 +1,11 @@
-//! Which file a stream of raw samples would be, if it is one by mistake: told by its first bytes.
+//! What kind of file a stream of raw samples is, if it is a file by mistake, judging by its first bytes.
 //!
 //! Whole headers are not checked, so the table holds only signatures of at least four bytes: by chance, one stream in four billion begins
-//! with one of them. Knows nothing of how such files are read.
+//! with one of them. Knows nothing about how such files are read.
 
 use std::fmt;
 
-/// A kind of file that says at its beginning what it is.
+/// A kind of file that can be recognised by its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Container {
     /// `RIFF`, a form's length, `WAVE`.
@@ -14,13 +14,13 @@ pub enum Container {
     WaveBigEndian,
     /// WAV beyond 4 GiB.
     Rf64,
-    /// RF64 by the name that broadcasters gave it.
+    /// RF64 under the name that broadcasters gave it.
     Bw64,
     /// Sony's WAV beyond 4 GiB.
     Wave64,
     /// Apple's and SGI's.
     Aiff,
-    /// Apple's later one.
+    /// Apple's later format.
     Caf,
     /// Sun's and NeXT's.
     Au,
@@ -28,13 +28,13 @@ pub enum Container {
     Flac,
     /// Holds Vorbis, Opus, Speex or FLAC.
     Ogg,
-    /// A tag before MP3, and sometimes before others.
+    /// A tag before MP3, and sometimes before other formats.
     Id3,
     /// MP4, M4A and QuickTime.
     Mp4,
     /// Matroska and `WebM`.
     Matroska,
-    /// Adaptive multi-rate, of telephones.
+    /// Adaptive multi-rate, as used by telephones.
     Amr,
     /// Windows Media.
     Asf,
@@ -44,7 +44,7 @@ pub enum Container {
     Ape,
 }
 
-/// Bytes, and where they begin. All of a row must be there.
+/// Bytes, and where they begin. All those in a row must be present.
 type Signature = (Container, &'static [(usize, &'static [u8])]);
 
 const SIGNATURES: [Signature; 19] = [
@@ -70,10 +70,10 @@ const SIGNATURES: [Signature; 19] = [
 ];
 
 impl Container {
-    /// As many bytes decide; more change nothing.
+    /// This many bytes decide; more change nothing.
     pub const BYTES: usize = 12;
 
-    /// The kind of file that begins like this.
+    /// The kind of file that begins with these bytes.
     #[must_use]
     pub fn of(beginning: &[u8]) -> Option<Self> {
         let holds = |(at, bytes): &(usize, &[u8])| beginning.get(*at..at + bytes.len()) == Some(*bytes);
@@ -112,7 +112,7 @@ impl fmt::Display for Container {
     }
 }
 
-/// An ID3 tag of a version that there is, whose length has no byte above 127.
+/// An ID3 tag of an existing version, whose length has no byte above 127.
 fn is_id3(beginning: &[u8]) -> bool {
     let Some(&[b'I', b'D', b'3', version, revision, flags, ref length @ ..]) = beginning.first_chunk::<10>() else {
         return false;
@@ -120,7 +120,7 @@ fn is_id3(beginning: &[u8]) -> bool {
     (2..=4).contains(&version) && revision != 0xff && flags & 0x0f == 0 && length.iter().all(|byte| *byte < 0x80)
 }
 
-/// Puts the first bytes of a stream together, however they are cut into chunks.
+/// Assembles the first bytes of a stream, however they are cut into chunks.
 #[derive(Debug, Clone, Default)]
 pub struct Beginning {
     bytes: [u8; Container::BYTES],
@@ -128,7 +128,7 @@ pub struct Beginning {
 }
 
 impl Beginning {
-    /// Takes the next bytes of the stream, and says what it is known to be from then on.
+    /// Takes the next bytes of the stream, and says what the stream is now known to be.
     pub fn push(&mut self, chunk: &[u8]) -> Option<Container> {
         let taken = chunk.len().min(self.bytes.len() - self.length);
         self.bytes[self.length..self.length + taken].copy_from_slice(&chunk[..taken]);
@@ -136,7 +136,7 @@ impl Beginning {
         Container::of(&self.bytes[..self.length])
     }
 
-    /// Whether all that decides has come.
+    /// Whether every byte that matters has come.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         self.length == Container::BYTES

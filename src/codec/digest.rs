@@ -1,6 +1,6 @@
-//! Length and checksums of a payload, counted while it arrives and held against what the client declared.
+//! Length and checksums of a payload, computed while it arrives and checked against what the client declared.
 //!
-//! Knows nothing of chunks, messages or windows: only the bytes, in order.
+//! Knows nothing about chunks, messages or windows: only the bytes, in order.
 
 use sha2::{Digest as _, Sha256};
 
@@ -10,7 +10,7 @@ const TOTAL_BYTES: &str = "total_bytes";
 const CRC32C: &str = "crc32c";
 const SHA256: &str = "sha256";
 
-/// What the client declared of its payload; `None` for what it left out.
+/// What the client declared about its payload; `None` for what it left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PayloadExpectation {
     /// Number of bytes.
@@ -22,10 +22,10 @@ pub struct PayloadExpectation {
 }
 
 impl PayloadExpectation {
-    /// Both declarations in one: the client may learn at the end what it did not know at the opening.
+    /// Both declarations in one: the client may know at the end what it did not know at the opening.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`] with the field's name, if both declare it with different values.
+    /// [`FaultKind::Invalid`] with the field's name, if both declare a field with different values.
     pub fn merge(self, later: Self) -> Result<Self, Fault> {
         Ok(Self {
             total_bytes: agreed(TOTAL_BYTES, self.total_bytes, later.total_bytes, u64::to_string)?,
@@ -44,8 +44,8 @@ pub struct PayloadDigest {
 }
 
 impl PayloadDigest {
-    /// An empty payload. SHA-256 costs several times the rest together, so it can be left out; without it, a
-    /// SHA-256 that the client declares later cannot be verified.
+    /// An empty payload. SHA-256 costs several times as much as everything else together, so it can be left out; without it, a SHA-256 that
+    /// the client declares later cannot be verified.
     #[must_use]
     pub fn new(with_sha256: bool) -> Self {
         Self { total_bytes: 0, crc32c: 0, sha256: with_sha256.then(Sha256::new) }
@@ -87,7 +87,7 @@ impl PayloadDigest {
         }
     }
 
-    /// What was received, all told.
+    /// Everything that was received.
     #[must_use]
     pub fn finish(self) -> Received {
         Received {
@@ -110,11 +110,11 @@ pub struct Received {
 }
 
 impl Received {
-    /// Holds what was received against what was declared.
+    /// Checks what was received against what was declared.
     ///
     /// # Errors
-    /// [`FaultKind::DataLoss`] with the first field that differs and both values; [`FaultKind::Invalid`] with the field
-    /// `sha256`, if one was declared and none computed.
+    /// [`FaultKind::DataLoss`] with the first field that differs and both values; [`FaultKind::Invalid`] with the field `sha256`, if one
+    /// was declared but none was computed.
     pub fn verify(&self, expectation: &PayloadExpectation) -> Result<(), Fault> {
         matching(TOTAL_BYTES, expectation.total_bytes, self.total_bytes, u64::to_string)?;
         matching(CRC32C, expectation.crc32c, self.crc32c, |crc| hex(&crc.to_be_bytes()))?;

@@ -1,7 +1,7 @@
-//! Raw payloads into items on the way in, model outputs into segments on the way out.
+//! Turns raw payloads into items on the way in, and model outputs into segments on the way out.
 //!
-//! Pure: bytes or numbers in, plain values out. Knows no model, no stream, no protocol and no clock; who calls it decides how
-//! much is buffered and when a feed ends.
+//! Pure: bytes or numbers in, plain values out. Knows no model, no stream, no protocol and no clock; the caller decides how much is
+//! buffered and when a feed ends.
 
 mod container;
 mod digest;

@@ -1,8 +1,8 @@
 //! Cuts raw 16-bit audio into the model's windows.
 //!
-//! Chunks come in at any size and odd byte borders; windows go out as FP32 tensors of `[context + window]` samples. Knows
-//! nothing of how many windows may be in flight: samples are converted when a window is asked for, so a caller that asks for
-//! none holds what it pushed and no more.
+//! Chunks come in at any size, even cut within a sample; windows go out as FP32 tensors of `[context + window]` samples. Knows nothing
+//! about how many windows may be in flight: samples are converted when a window is asked for, so a caller that asks for none holds what it
+//! pushed and no more.
 
 use std::{collections::VecDeque, mem};
 
@@ -14,14 +14,14 @@ use crate::domain::{Datatype, Fault, Tensor};
 const SAMPLE_BYTES: usize = size_of::<i16>();
 const VALUE_BYTES: usize = size_of::<f32>();
 
-/// A block is what one window may pin: its own bytes are a slice of it.
+/// A block is what one window may keep in memory: the window's own bytes are a slice of it.
 const BLOCK_WINDOWS_MAX: usize = 32;
-/// The same for long windows; a window longer than this is a block of its own.
+/// The same for long windows; a window longer than this is a separate block.
 const BLOCK_SAMPLES_MAX: usize = 64 * 1024;
 
 /// A smaller chunk costs less to copy than to keep.
 const SMALL_CHUNK_BYTES: usize = 2 * 1024;
-/// Where the copies of small chunks become a chunk, so that growing them stays linear.
+/// When the copies of small chunks become a chunk themselves, so that growing them stays linear.
 const TAIL_BYTES_MAX: usize = 8 * 1024;
 
 /// How a raw payload becomes items.
@@ -60,7 +60,7 @@ impl FramingRule {
     }
 }
 
-/// Where a window lies in its feed.
+/// Where a window is in its feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowPosition {
     /// Number of the window, from 0.
@@ -76,7 +76,7 @@ pub struct WindowPosition {
 pub struct Window {
     /// FP32 of shape `[context + window]`, each value a sample divided by 32768.
     pub tensor: Tensor,
-    /// Where it lies in the feed.
+    /// Where it is in the feed.
     pub position: WindowPosition,
 }
 
@@ -91,7 +91,7 @@ pub struct PcmFramer {
     queue: ByteQueue,
     /// Context, then whole windows not handed out yet; empty if there is none.
     block: Bytes,
-    /// The last samples converted, as FP32. A copy: a slice would pin the block for as long as the feed is idle.
+    /// The last samples converted, as FP32. A copy: a slice would keep the block for as long as the feed is idle.
     context: Box<[u8]>,
     next_index: u64,
     next_sample: u64,
@@ -102,7 +102,7 @@ impl PcmFramer {
     /// A feed that has not begun.
     #[must_use]
     pub fn new(rule: FramingRule) -> Self {
-        // A rule put together by hand may hold a 0, which would be a window without end.
+        // A rule assembled by hand may hold a 0, which would mean endless windows.
         let window_samples = rule.window_samples.max(1) as usize;
         Self {
             window_samples,
@@ -116,7 +116,7 @@ impl PcmFramer {
         }
     }
 
-    /// Takes in the next bytes of the feed, of any number.
+    /// Takes in the next bytes of the feed, however many.
     pub fn push(&mut self, chunk: Bytes) {
         self.total_bytes = self.total_bytes.saturating_add(chunk.len() as u64);
         self.queue.push(chunk);
@@ -217,7 +217,7 @@ impl PcmFramer {
     }
 }
 
-/// Bytes in the order of their arrival: large chunks as they came, small ones copied together.
+/// Bytes in order of arrival: large chunks as they came, small ones copied together.
 #[derive(Debug, Default)]
 struct ByteQueue {
     chunks: VecDeque<Bytes>,
@@ -263,7 +263,7 @@ impl ByteQueue {
                 values = &mut values[count..];
                 self.skip(count * SAMPLE_BYTES);
             } else {
-                // The next sample lies across the border of two chunks, or its second half has not come.
+                // The next sample is split between two chunks, or its second half has not come.
                 let (Some(low), Some(high)) = (self.take_byte(), self.take_byte()) else { return };
                 values[0] = converted([low, high]);
                 values = &mut values[1..];
@@ -287,7 +287,7 @@ impl ByteQueue {
         }
     }
 
-    /// Copies what is left out of its chunks: the few bytes after the last window must not keep a large message alive.
+    /// Copies what remains out of its chunks: the few bytes after the last window must not keep a large message alive.
     fn detach(&mut self) {
         if self.chunks.is_empty() {
             return;
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn the_rest_after_the_last_window_does_not_keep_a_large_chunk_alive() {
-        struct Message(Vec<u8>, #[expect(dead_code, reason = "its count tells whether the message lives")] Arc<()>);
+        struct Message(Vec<u8>, #[expect(dead_code, reason = "its count shows whether the message is still alive")] Arc<()>);
         impl AsRef<[u8]> for Message {
             fn as_ref(&self) -> &[u8] {
                 &self.0

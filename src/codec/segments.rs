@@ -1,6 +1,6 @@
-//! Finds stretches of speech in a sequence of probabilities, as Silero's published algorithm does, but while the feed runs.
+//! Finds stretches of speech in a sequence of probabilities, like Silero's published algorithm, but while the feed runs.
 //!
-//! Knows neither the model nor the audio: only one probability a window, and where the window lies.
+//! Knows neither the model nor the audio: only one probability per window, and where the window lies.
 
 use smallvec::SmallVec;
 
@@ -39,7 +39,7 @@ impl Default for SegmentRules {
 }
 
 impl SegmentRules {
-    /// The negative threshold that goes with `threshold` where none is given: 0.15 below it, and at least 0.01.
+    /// The negative threshold that goes with `threshold` if none is given: 0.15 below it, and at least 0.01.
     #[must_use]
     pub const fn negative_threshold_below(threshold: f32) -> f32 {
         (threshold - 0.15).max(0.01)
@@ -60,7 +60,7 @@ impl SegmentRules {
                 self.negative_threshold, self.threshold
             ));
         }
-        // Otherwise the padding of two neighbours might overlap, and an end would not be certain until the next beginning.
+        // Otherwise the padding of two neighbours might overlap, and an end would not be certain until the next start.
         if u64::from(self.min_silence_ms) < 2 * u64::from(self.pad_ms) {
             faults.push(format!(
                 "min_silence_ms is {}; it must be at least twice pad_ms, which is {}",
@@ -134,12 +134,12 @@ pub struct SegmentFinder {
     previous_end_sample: u64,
 }
 
-/// A segment that has begun and not ended.
+/// A segment that has begun but not ended.
 #[derive(Debug, Clone, Copy)]
 struct OpenSegment {
     /// First sample, without padding.
     start_sample: u64,
-    /// Where the silence began that may turn out to be its end.
+    /// Where the silence that may turn out to be its end began.
     silence_start_sample: Option<u64>,
     /// End of the last window that was heard.
     heard_to_sample: u64,
@@ -148,8 +148,8 @@ struct OpenSegment {
 }
 
 impl SegmentFinder {
-    /// A feed that has not begun. The rules should be [valid](SegmentRules::validate); others give other segments than the
-    /// published algorithm, though never overlapping ones.
+    /// A feed that has not begun. The rules should be [valid](SegmentRules::validate); with others, the segments differ from those of the
+    /// published algorithm, but never overlap.
     #[must_use]
     pub fn new(rules: SegmentRules, sample_rate_hz: u32) -> Self {
         // Durations need not be whole samples. Rounding each towards the side of its comparison gives the exact outcome.
@@ -185,7 +185,7 @@ impl SegmentFinder {
             None => return events,
         };
         open.heard_to_sample = open.heard_to_sample.max(position.end_sample);
-        // A window between the thresholds leaves a silence running, though it cannot complete it.
+        // A window between the thresholds lets a silence continue, but cannot complete it.
         if speech {
             open.silence_start_sample = None;
         } else if silence {
@@ -215,7 +215,7 @@ impl SegmentFinder {
         events
     }
 
-    /// Announces the open segment, if that was not done and it is long enough when it lasts up to `end_sample`.
+    /// Announces the open segment, unless that was done already or it is not long enough if it ends at `end_sample`.
     fn announce(&mut self, end_sample: u64, events: &mut SegmentEvents) {
         let Some(open) = &mut self.open else { return };
         let long_enough = end_sample.saturating_sub(open.start_sample) > self.min_speech_samples;
@@ -226,7 +226,7 @@ impl SegmentFinder {
         }
     }
 
-    /// Ends the open segment at `end_sample`, padding included; without a word if it was too short to be announced.
+    /// Ends the open segment at `end_sample`, padding included; silently if it was too short to be announced.
     fn close(&mut self, end_sample: u64, events: &mut SegmentEvents) {
         let Some(start_sample) = self.open.take().and_then(|open| open.announced_start_sample) else { return };
         let end_sample = end_sample.max(start_sample);
@@ -249,7 +249,7 @@ mod tests {
     const YES: f32 = 0.9;
     const NO: f32 = 0.1;
 
-    /// A finder and the place in the feed where it is.
+    /// A finder, and where in the feed it is.
     struct Feed {
         finder: SegmentFinder,
         index: u64,
@@ -428,7 +428,7 @@ mod tests {
     #[derive(Debug, Clone, Copy)]
     enum Step {
         Window(Option<f32>),
-        /// A padded window of so many samples (none for 0), and the end of what came before.
+        /// A padded window of this many samples (none for 0), and the end of what came before.
         Flush(Option<f32>, u64),
     }
 
@@ -442,7 +442,7 @@ mod tests {
         ]
     }
 
-    /// Runs of equal probabilities, as speech has them, with a flush here and there.
+    /// Runs of equal probabilities, as in speech, with a flush here and there.
     fn feed() -> impl Strategy<Value = Vec<Step>> {
         let run = prop_oneof![
             8 => (probability(), 1_usize..14).prop_map(|(probability, count)| vec![Step::Window(probability); count]),

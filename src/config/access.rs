@@ -1,4 +1,4 @@
-//! What a port offers to whoever reaches it, which depends on the address that it is bound to.
+//! What a port offers to whoever reaches it; this depends on the address that it is bound to.
 
 use std::{
     fmt,
@@ -7,7 +7,7 @@ use std::{
 
 use super::Config;
 
-/// What clients of one port may do beside asking for results.
+/// What clients of one port may do besides asking for results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Access {
     /// Load and unload models.
@@ -45,7 +45,7 @@ impl fmt::Display for Exposure {
 /// Whether only this machine reaches an address.
 #[must_use]
 pub fn is_loopback(address: IpAddr) -> bool {
-    // An IPv6 socket has IPv4's addresses in a form of its own.
+    // An IPv6 socket has IPv4's addresses in its own form.
     address.to_canonical().is_loopback()
 }
 
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn each_port_that_others_reach_is_told_with_what_is_open_there() {
+    fn each_port_that_others_reach_is_listed_with_what_is_open_there() {
         assert_eq!(Config::default().exposures(), []);
         let mut config = config("0.0.0.0:50051", "127.0.0.1:8080", "[::]:9464");
         let told = |config: &Config| config.exposures().iter().map(ToString::to_string).collect::<Vec<_>>();

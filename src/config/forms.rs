@@ -1,6 +1,6 @@
-//! How settings are written that TOML has no type for.
+//! How to write settings that TOML has no type for.
 
-/// Addresses in one string, with commas between them, which a variable or a flag can give as well.
+/// Addresses in one string, separated by commas, so that a variable or a flag can give them as well.
 pub(super) mod addresses {
     use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ pub(super) mod addresses {
     }
 }
 
-/// TOML has no null: an absent path is an empty string, which also lets a flag or a variable undo what the file names.
+/// TOML has no null: an absent path is an empty string, which also lets a flag or a variable undo what the file says.
 pub(super) mod path_or_empty {
     use std::path::PathBuf;
 

@@ -1,6 +1,6 @@
-//! Names of hosts and origins, as settings list them and as requests bring them.
+//! Names of hosts and origins, as listed in settings and as they come with requests.
 //!
-//! Pure: looks nothing up. Names are compared without regard to case, and a dot at their end counts for nothing.
+//! Pure: looks nothing up. Names are compared without regard to case, and a trailing dot is ignored.
 
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// Longest name of a host.
+/// Longest host name.
 const NAME_BYTES_MAX: usize = 253;
 
 /// What an authority says: a host, and a port if it names one.
@@ -24,7 +24,7 @@ pub struct Authority<'a> {
 }
 
 impl<'a> Authority<'a> {
-    /// Reads `host`, `host:port`, `[address]` or `[address]:port`. `None` if the text is none of them.
+    /// Reads `host`, `host:port`, `[address]` or `[address]:port`. `None` if the text is none of these.
     #[must_use]
     pub fn parse(text: &'a str) -> Option<Self> {
         let (host, rest, is_address) = match text.strip_prefix('[') {
@@ -51,7 +51,7 @@ impl<'a> Authority<'a> {
         Some(Self { host, port, is_address })
     }
 
-    /// Whether the host is an address: no name system was asked for it.
+    /// Whether the host is an address, so that no name had to be looked up.
     #[must_use]
     pub const fn is_address(&self) -> bool {
         self.is_address
@@ -98,7 +98,7 @@ impl FromStr for HostPattern {
         let (below, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
         let name = name.strip_suffix('.').unwrap_or(name);
         if !is_name(name) {
-            return Err(format!("'{text}' is no name of a host, such as example.com or *.example.com, without a port"));
+            return Err(format!("'{text}' is not a host name, such as example.com or *.example.com, without a port"));
         }
         Ok(if below { Self::Below(name.to_owned()) } else { Self::Exactly(name.to_owned()) })
     }
@@ -152,7 +152,7 @@ impl FromStr for OriginPattern {
             return Ok(Self::Any);
         }
         let refused =
-            || format!("'{text}' is no origin, such as https://example.com or https://*.example.com:8443, without a path");
+            || format!("'{text}' is not an origin, such as https://example.com or https://*.example.com:8443, without a path");
         let (scheme, authority) = text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)).ok_or_else(refused)?;
         let (below, name) = authority.strip_prefix("*.").map_or((false, authority), |name| (true, name));
         let Authority { host, port, is_address } = Authority::parse(name).ok_or_else(refused)?;
@@ -176,17 +176,17 @@ impl fmt::Display for OriginPattern {
     }
 }
 
-/// Where a web page comes from, as a browser says it with each request that the page makes.
+/// Where a web page comes from, as a browser states it with each request that the page makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageOrigin<'a> {
-    /// In the case that it came in.
+    /// In upper or lower case, as it came.
     pub scheme: &'a str,
     /// Host and port.
     pub authority: Authority<'a>,
 }
 
 impl<'a> PageOrigin<'a> {
-    /// Reads `scheme://host[:port]`. `None` for anything else, such as `null`, by which browsers hide where a page comes from.
+    /// Reads `scheme://host[:port]`. `None` for anything else, such as `null`, with which browsers hide where a page comes from.
     #[must_use]
     pub fn parse(text: &'a str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://").filter(|(scheme, _)| is_scheme(scheme))?;
@@ -222,7 +222,7 @@ fn is_scheme(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphabetic()) && text.bytes().all(rest)
 }
 
-/// Labels of letters, digits, `-` and `_` with single dots between them. Other alphabets are written in ASCII there.
+/// Labels of letters, digits, `-` and `_`, separated by single dots. Other alphabets are encoded in ASCII there.
 fn is_name(text: &str) -> bool {
     let is_label =
         |label: &str| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));

@@ -7,14 +7,14 @@ use std::{fmt::Write as _, ops::RangeInclusive, sync::LazyLock};
 use super::Config;
 use crate::engine::EngineChoice;
 
-/// What a setting is, for `docs/configuration.md` and the command line.
+/// A setting, described for `docs/configuration.md` and the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyDoc {
     /// `section.name`, stable; errors name limits by it.
     pub key: &'static str,
     /// Default in TOML.
     pub default: String,
-    /// Unit; empty for what has none.
+    /// Unit; empty if there is none.
     pub unit: &'static str,
     /// Accepted values, in words.
     pub accepted: String,
@@ -66,8 +66,8 @@ Every setting has a default, and every limit is finite. A setting is looked for 
 Unknown keys and values out of range stop the server before it starts; all faults are reported at once, each with the place that it
 came from. Errors that clients see name the limit that they ran into by its key here.
 
-Variables that begin with `TIDEMILL_` and are no setting are refused too, except `TIDEMILL_CONFIG` (the file's path), `TIDEMILL_ADDR` (the clients') and those that
-Kubernetes sets for a service called `tidemill` (`TIDEMILL_SERVICE_HOST`, `TIDEMILL_PORT` and their like).
+Variables that begin with `TIDEMILL_` but are not settings are refused too, except `TIDEMILL_CONFIG` (the file's path), `TIDEMILL_ADDR` (the
+clients') and those that Kubernetes sets for a service called `tidemill` (`TIDEMILL_SERVICE_HOST`, `TIDEMILL_PORT` and the like).
 ";
 
 /// What a key accepts beyond its type.
@@ -122,7 +122,7 @@ const SWITCH: &str = "`true` or `false`";
 const PATH: &str = "a path; empty for none";
 /// HTTP/2's largest flow-control window.
 const WINDOW_MAX: i64 = (1 << 31) - 1;
-/// A bound for sizes in memory, far above sense on any machine, so that sums of a few of them cannot overflow.
+/// A bound for sizes in memory, beyond reason on any machine, so that sums of a few of them cannot overflow.
 const MEMORY_MAX: i64 = 1 << 46;
 
 pub(super) const KEYS: &[Key] = &[
@@ -133,14 +133,14 @@ pub(super) const KEYS: &[Key] = &[
         "server.side_threads",
         "threads",
         0..=1_024,
-        "threads for what takes longer than live feeds can wait: decoding, inflating and encoding large messages; 0 for a quarter as many as \
+        "threads for work that live feeds cannot wait for: decoding, inflating and encoding large messages; 0 for a quarter as many as \
          there are cores, and at least one",
     ),
     words(
         "server.allowed_hosts",
         "names such as `example.com` and `*.example.com`, or `*` for any; as text, with commas between them",
-        "names by which clients may call the server; `localhost`, the machine's own name and addresses need not be listed. Empty: others are \
-         refused on connections over loopback only. See [web pages](hardening.md#web-pages)",
+        "names by which clients may call the server; `localhost`, the machine's own name and addresses need not be listed. Empty: other \
+         names are refused, but only on connections over loopback. See [web pages](hardening.md#web-pages)",
     ),
     words(
         "server.allowed_origins",
@@ -150,20 +150,21 @@ pub(super) const KEYS: &[Key] = &[
     words(
         "server.proxies",
         "IP addresses with commas between them; empty for none",
-        "proxies in front of the server: connections from there are those of many clients, so that their address has no [share](scheduling.md#shares-of-what-is-bounded); the tenants that they name are believed",
+        "proxies in front of the server: their connections carry many clients, so their address has no \
+         [share](scheduling.md#shares-of-what-is-bounded) of its own; the tenants that they name are believed",
     ),
     switch(
         "control.repository",
         "let clients load, prove and unload models; `auto`: on ports that are bound to a loopback address",
     ),
-    switch("control.reflection", "tell gRPC clients the API; `auto`: yes"),
+    switch("control.reflection", "let gRPC clients ask for the API by reflection; `auto`: yes"),
     switch("control.priority_high", "let clients ask for priority HIGH, which goes before all others; `auto`: yes"),
     number("grpc.max_message_bytes", "bytes", 1_024..=WINDOW_MAX, "largest message, after inflating"),
     number(
         "grpc.max_small_message_bytes",
         "bytes",
         1_024..=WINDOW_MAX,
-        "largest message of health, reflection and `ModelService`; never more than `grpc.max_message_bytes`",
+        "largest message to health, reflection and `ModelService`; never more than `grpc.max_message_bytes`",
     ),
     number(
         "grpc.max_calls",
@@ -171,27 +172,28 @@ pub(super) const KEYS: &[Key] = &[
         1..=10_000_000,
         "calls and streams open at once, on all connections, counted from their headers on, whatever their method",
     ),
-    number("grpc.greeting_timeout_s", "seconds", 1..=3_600, "time in which a new connection must send HTTP/2's first bytes"),
+    number("grpc.greeting_timeout_s", "seconds", 1..=3_600, "time within which a new connection must send HTTP/2's first bytes"),
     number("grpc.max_watches", "streams", 1..=10_000_000, "streams of health's `Watch` and of reflection among them"),
     number(
         "grpc.body_timeout_s",
         "seconds",
         1..=86_400,
-        "time in which a request must have arrived whole, a message of a stream from its first byte on, and a question on a stream of reflection",
+        "time within which a request must have arrived whole, and a message of a stream, counted from its first byte, and the next \
+         question on a stream of reflection",
     ),
     number("grpc.stream_window_bytes", "bytes", 65_535..=WINDOW_MAX, "HTTP/2 flow-control window of a stream"),
     number(
         "grpc.connection_window_bytes",
         "bytes",
         65_535..=WINDOW_MAX,
-        "HTTP/2 flow-control window of a connection; half of it is what small frames that wait on its streams may take up, each counted as \
-         256 bytes less its own",
+        "HTTP/2 flow-control window of a connection; small frames that wait on its streams may take up half of it, each counted as 256 \
+         bytes less its own",
     ),
     number(
         "grpc.max_send_buffer_bytes",
         "bytes",
         16_384..=WINDOW_MAX,
-        "bytes of one stream that wait in HTTP/2 for the client to take them; no further message is made beyond it",
+        "bytes of one stream that wait in HTTP/2 for the client to take them; beyond it no more messages are made",
     ),
     number("grpc.max_streams_per_connection", "streams", 1..=1_000_000, "RPCs open at once on one connection"),
     number("grpc.max_connections", "connections", 1..=1_000_000, "connections open at once"),
@@ -201,24 +203,24 @@ pub(super) const KEYS: &[Key] = &[
         "grpc.idle_timeout_s",
         "seconds",
         1..=604_800,
-        "a connection without a call for so long is closed, although it answers pings",
+        "a connection without a call for this long is closed, even if it answers pings",
     ),
     number(
         "grpc.max_header_bytes",
         "bytes",
         1_024..=1_048_576,
-        "largest list of headers of a request, as HTTP/2 counts: name, value and 32 bytes for each",
+        "largest header list of a request, as HTTP/2 counts it: name, value and 32 bytes for each",
     ),
     number("http.max_body_bytes", "bytes", 1_024..=WINDOW_MAX, "largest body of a request, after inflating"),
     number("http.max_header_bytes", "bytes", 1_024..=1_048_576, "largest head of a request: its first line and its headers"),
     number("http.max_connections", "connections", 1..=1_000_000, "connections open at once"),
-    number("http.header_timeout_s", "seconds", 1..=3_600, "time in which the head of a request must arrive"),
-    number("http.body_timeout_s", "seconds", 1..=86_400, "time in which the body of a request must arrive"),
+    number("http.header_timeout_s", "seconds", 1..=3_600, "time within which the head of a request must arrive"),
+    number("http.body_timeout_s", "seconds", 1..=86_400, "time within which the body of a request must arrive"),
     number(
         "http.idle_timeout_s",
         "seconds",
         1..=86_400,
-        "a connection that is silent for so long between two requests is closed",
+        "a connection that is silent for this long between two requests is closed",
     ),
     number("message.max_items", "items", 2_048..=10_000_000, "items that one `Scan` may hold"),
     number(
@@ -240,9 +242,9 @@ pub(super) const KEYS: &[Key] = &[
         "message.max_inflate_ratio",
         "bytes",
         2..=1_000_000,
-        "inflated bytes that there may be for each compressed byte of a message or body; counts once more than 1 MiB has been inflated",
+        "most inflated bytes for each compressed byte of a message or body; applies once more than 1 MiB has been inflated",
     ),
-    number("session.window_items", "items", 1..=65_536, "items in flight on a stream that asks for no number"),
+    number("session.window_items", "items", 1..=65_536, "items in flight on a stream that does not ask for a number"),
     number("session.window_items_max", "items", 1..=65_536, "largest number of items in flight that a stream is granted"),
     number("session.window_bytes", "bytes", 1_024..=MEMORY_MAX, "input bytes in flight on a stream"),
     number("session.max_item_bytes", "bytes", 1..=WINDOW_MAX, "largest item, in input bytes"),
@@ -250,16 +252,16 @@ pub(super) const KEYS: &[Key] = &[
         "session.idle_timeout_s",
         "seconds",
         1..=604_800,
-        "a stream with nothing in flight that sends nothing for so long ends",
+        "a stream with nothing in flight that sends nothing for this long ends",
     ),
     number(
         "session.unread_timeout_s",
         "seconds",
         1..=86_400,
-        "a stream or call whose client takes nothing of what is to be sent for so long is reset",
+        "a stream or call whose client takes nothing of what is waiting to be sent for this long is reset",
     ),
-    number("session.open_timeout_s", "seconds", 1..=3_600, "time in which a stream must send its first message"),
-    number("session.upload_max_bytes", "bytes", 1..=MEMORY_MAX, "largest upload; it is worked on as it arrives, not held"),
+    number("session.open_timeout_s", "seconds", 1..=3_600, "time within which a stream must send its first message"),
+    number("session.upload_max_bytes", "bytes", 1..=MEMORY_MAX, "largest upload; it is processed as it arrives, not held"),
     number("session.upload_max_results", "results", 1..=100_000_000, "results that one upload may gather for its answer"),
     number(
         "session.upload_max_result_bytes",
@@ -290,14 +292,14 @@ pub(super) const KEYS: &[Key] = &[
     words(
         "scheduler.long_lanes",
         SWITCH,
-        "run calls that are long beside others on threads of their own, which leave their cores to whatever else wants them; see \
+        "run calls that are long compared with others on their own threads, which yield their cores to whatever else wants them; see \
          [long calls](scheduling.md#long-calls)",
     ),
     number("scheduler.max_queued_items", "items", 1..=100_000_000, "admitted items of all models"),
     number("scheduler.max_queued_bytes", "bytes", 1_024..=MEMORY_MAX, "input bytes of the admitted items of all models"),
     number("scheduler.max_queued_items_per_model", "items", 1..=100_000_000, "admitted items of one model"),
     number("scheduler.max_queued_bytes_per_model", "bytes", 1_024..=MEMORY_MAX, "input bytes of the admitted items of one model"),
-    words("scheduler.record", PATH, "file to record in what arrives and when, without payloads, for `tidemill-sim replay`"),
+    words("scheduler.record", PATH, "file in which to record what arrives and when, without payloads, for `tidemill-sim replay`"),
     words("models.dir", PATH, "folder of models, one folder each, or the folder of one model; see [models](models.md)"),
     words(
         "models.name",
@@ -330,35 +332,37 @@ pub(super) const KEYS: &[Key] = &[
     words(
         "engine.onnxruntime",
         "a path; `\"auto\"`; empty for none",
-        "shared library of ONNX Runtime, such as `libonnxruntime.so`; `auto` finds the newest of the installed Python packages `onnxruntime` and of the system; if not set here, `ORT_DYLIB_PATH` is read",
+        "shared library of ONNX Runtime, such as `libonnxruntime.so`; `auto` finds the newest among the installed Python packages \
+         `onnxruntime` and on the system; if not set here, `ORT_DYLIB_PATH` is used",
     ),
     switch(
         "shared_memory.enabled",
-        "let clients of the Open Inference Protocol register shared memory of this machine; they reach all of it that the server's user may \
-         open. `auto`: on ports that are bound to a loopback address",
+        "let clients of the Open Inference Protocol register shared memory of this machine; they can reach all of it that the server's \
+         user may open. `auto`: on ports that are bound to a loopback address",
     ),
     number("shared_memory.max_regions", "regions", 1..=65_536, "regions registered at once, each an open file"),
-    number("shared_memory.max_tensor_bytes", "bytes", 1..=MEMORY_MAX, "largest input or output that lies in shared memory"),
+    number("shared_memory.max_tensor_bytes", "bytes", 1..=MEMORY_MAX, "largest input or output in shared memory"),
     number(
         "memory.limit_bytes",
         "bytes",
         0..=MEMORY_MAX,
-        "memory that the process may have: above 90 % of it, new streams, uploads and large calls are refused; 0 for what the cgroup, the address space or the machine has",
+        "memory that the process may use: above 90 % of it, new streams, uploads and large calls are refused; 0 for what the cgroup, the \
+         address space or the machine allows",
     ),
     number(
         "memory.transfer_bytes",
         "bytes",
         1 << 20..=MEMORY_MAX,
-        "bytes of all messages and bodies in arrival and of all large answers that clients have yet to take, over all ports; an eighth is kept \
-         for messages of at most 64 KiB, and clients have their [shares](scheduling.md#shares-of-what-is-bounded)",
+        "bytes of all arriving messages and bodies and of all large answers that clients have yet to take, over all ports; an eighth is \
+         kept for messages of at most 64 KiB, and clients have their [shares](scheduling.md#shares-of-what-is-bounded)",
     ),
     number(
         "drain.deadline_s",
         "seconds",
         0..=86_400,
-        "time that open streams have to finish what is in flight when the server is told to stop",
+        "time that open streams have to finish what is in flight once the server is asked to stop",
     ),
-    words("metrics.enabled", SWITCH, "count for Prometheus; if not, `/metrics` answers 404, and recording costs nothing"),
+    words("metrics.enabled", SWITCH, "count for Prometheus; if off, `/metrics` answers 404, and recording costs nothing"),
     words("log.format", "`\"text\"` or `\"json\"`", "form of a log line"),
     words("log.filter", "directives such as `info,tidemill=debug`", "which log lines are written"),
 ];
@@ -383,9 +387,9 @@ pub(super) fn default_value(key: &str) -> Option<&'static toml::Value> {
     DEFAULTS.get(section)?.get(name)
 }
 
-/// The known key that is most like `unknown`, if any is much like it.
+/// The known key that is most like `unknown`, if one is close enough.
 pub(super) fn nearest(unknown: &str) -> Option<&'static str> {
-    // Longer names are no likely slip, and the distance takes quadratic time.
+    // A longer name is hardly a slip, and the distance takes quadratic time.
     if unknown.len() > 64 {
         return None;
     }
@@ -397,7 +401,7 @@ pub(super) fn nearest(unknown: &str) -> Option<&'static str> {
     (distance <= unknown.len() / 3).then_some(name)
 }
 
-/// How many letters must be put in, taken out or changed to make `left` of `right`.
+/// How many letters must be added, removed or changed to turn `right` into `left`.
 fn edit_distance(left: &str, right: &str) -> usize {
     let mut row: Vec<usize> = (0..=right.chars().count()).collect();
     for (i, from) in left.chars().enumerate() {

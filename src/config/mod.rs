@@ -1,6 +1,6 @@
-//! Settings: file < environment < flags, resolved once at the start, checked whole, then passed down.
+//! Settings: file < environment < flags, resolved once at start-up, checked as a whole, then passed down.
 //!
-//! The only part that reads the environment. Knows the names and ranges of settings and nothing of the parts that they set.
+//! The only part that reads the environment. Knows the names and ranges of settings, and nothing of the parts that they configure.
 
 mod access;
 mod forms;

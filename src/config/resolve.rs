@@ -1,4 +1,4 @@
-//! From file, environment and flags to one [`Config`], or to everything that is wrong with them.
+//! Turns file, environment and flags into one [`Config`], or into a list of everything that is wrong with them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +24,7 @@ use super::{
 const PREFIX: &str = "TIDEMILL_";
 /// Names the file itself; the command line reads it.
 const CONFIG_VARIABLE: &str = "TIDEMILL_CONFIG";
-/// Where the client commands find the server; of no meaning to the server itself.
+/// Where the client commands find the server; means nothing to the server itself.
 const CLIENT_VARIABLE: &str = "TIDEMILL_ADDR";
 /// Where other programs that use ONNX Runtime look for its library.
 const ONNXRUNTIME_VARIABLE: &str = "ORT_DYLIB_PATH";
@@ -33,14 +33,14 @@ const ONNXRUNTIME_KEY: &str = "engine.onnxruntime";
 const CACHE_VARIABLES: [(&str, &str); 3] =
     [("CACHE_DIRECTORY", "proofs"), ("XDG_CACHE_HOME", "tidemill/proofs"), ("HOME", ".cache/tidemill/proofs")];
 const CACHE_KEY: &str = "models.cache_dir";
-/// Instead of a path: the library is searched for.
+/// In place of a path: search for the library.
 pub const FIND_LIBRARY: &str = "auto";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody named it.
+    /// Nothing set it.
     Default,
     /// The configuration file.
     File(PathBuf),
@@ -130,8 +130,8 @@ impl Config {
     /// `environment` holds names and values as the process has them; `flags` holds dotted keys and values.
     ///
     /// # Errors
-    /// Every fault of every source at once, also of values that a later source overrides: unknown keys, values of the wrong type
-    /// or out of range, and pairs of settings that contradict each other.
+    /// Every fault of every source at once, including values that a later source overrides: unknown keys, values of the wrong type or out
+    /// of range, and pairs of settings that contradict each other.
     pub fn resolve(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
@@ -151,7 +151,7 @@ impl Config {
 
 /// A value as its source gives it.
 enum Given {
-    /// Of a type that the source chose.
+    /// Of a type that the source has chosen.
     Typed(Value),
     /// To be read as the key's type.
     Text(String),
@@ -161,7 +161,7 @@ enum Given {
 struct Resolver {
     settings: BTreeMap<&'static str, (Origin, Value)>,
     faults: Vec<ConfigFault>,
-    /// Keys with a fault, on which no further checks are done.
+    /// Keys with a fault, which are not checked any further.
     broken: BTreeSet<&'static str>,
 }
 
@@ -186,7 +186,7 @@ impl Resolver {
 
     fn read_environment(&mut self, environment: impl Iterator<Item = (String, String)>) {
         let mut library = None;
-        // The system gives them in no order; reports should not differ from run to run.
+        // The system lists them in no particular order; reports should not differ from run to run.
         let ordered: BTreeMap<String, String> = environment.collect();
         for (name, value) in &ordered {
             if name == ONNXRUNTIME_VARIABLE {
@@ -200,7 +200,7 @@ impl Resolver {
             }
         }
         let cache = CACHE_VARIABLES.iter().find_map(|(variable, folder)| {
-            // systemd gives several folders with colons between them.
+            // systemd separates several folders with colons.
             let root = ordered.get(*variable)?.split(':').next().filter(|root| root.starts_with('/'))?;
             Some((*variable, format!("{root}/{folder}")))
         });
@@ -216,7 +216,7 @@ impl Resolver {
         }
     }
 
-    /// Takes a value if it is good, and notes why if it is not.
+    /// Takes a value if it is valid, and notes why if it is not.
     fn offer(&mut self, origin: Origin, key: &str, given: Given) {
         let shown = match &given {
             Given::Typed(value) => excerpt(&value.to_string()),
@@ -224,7 +224,7 @@ impl Resolver {
         };
         let Some(key) = KEYS.iter().find(|row| row.name == key) else {
             let reason = unknown_key(&origin, key);
-            // A variable that is not ours may hold somebody's secret.
+            // A variable that is not ours may hold a secret.
             let shown = if matches!(origin, Origin::Variable(_)) { String::new() } else { shown };
             return self.fault(origin, excerpt(key), shown, reason);
         };
@@ -295,7 +295,7 @@ impl Resolver {
     }
 }
 
-/// How long a pipe may say nothing.
+/// How long a pipe may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// A file, or what another program writes into a pipe.
@@ -303,7 +303,7 @@ struct Patient(File);
 
 impl Read for Patient {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // A file always has something to say. A pipe to which nobody writes would be waited for without end.
+        // A file is always ready. On a pipe that nobody writes to, we would wait for ever.
         let limit = Timespec::try_from(SILENCE_MAX).map_err(io::Error::other)?;
         let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
         if poll(&mut polled, Some(&limit))? == 0 {
@@ -316,7 +316,7 @@ impl Read for Patient {
 
 fn read_limited(path: &Path) -> Result<String, String> {
     let mut text = String::new();
-    // Else opening a pipe would wait for a writer.
+    // Otherwise opening a pipe would wait for a writer.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = Patient(opened.map_err(|error| format!("cannot be opened: {error}"))?);
     file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
@@ -372,7 +372,7 @@ fn typed(key: &Key, given: Given) -> Result<Value, String> {
     }
 }
 
-/// The words of a switch: what is only on or off may also be true or false.
+/// The words of a switch: `on` and `off` may also be written as true and false.
 fn switched(given: Given) -> Given {
     let word = |is_on: bool| Value::String(if is_on { "on" } else { "off" }.to_owned());
     match given {
@@ -382,7 +382,7 @@ fn switched(given: Given) -> Given {
     }
 }
 
-/// A list from text: as in TOML, or words with commas between them.
+/// A list from text: as in TOML, or words separated by commas.
 fn listed(text: &str) -> Result<Value, String> {
     let text = text.trim();
     if text.starts_with('[') {
@@ -422,7 +422,7 @@ fn insert(table: &mut Table, key: &str, value: Value) {
     }
 }
 
-/// The first letters of what may be long.
+/// The beginning of a text that may be long.
 fn excerpt(text: &str) -> String {
     const LETTERS: usize = 80;
     match text.char_indices().nth(LETTERS) {
@@ -597,10 +597,10 @@ mod tests {
             ("[models]\nname = 'm'", "file tidemill.toml: models.name = m: names a model of models.dir, which is not set"),
             (
                 "[server]\nallowed_hosts = ['a.example', 'http://b']",
-                "server.allowed_hosts = [\"a.example\", \"http://b\"]: 'http://b' is no name of a host",
+                "server.allowed_hosts = [\"a.example\", \"http://b\"]: 'http://b' is not a host name",
             ),
             ("[server]\nallowed_origins = 'https://a'", "is of type string, not array"),
-            ("[server]\nallowed_origins = ['a']", "'a' is no origin, such as https://example.com"),
+            ("[server]\nallowed_origins = ['a']", "'a' is not an origin, such as https://example.com"),
             ("[control]\nrepository = 'maybe'", "control.repository = \"maybe\": unknown variant `maybe`"),
             (
                 "[control]\nrepository = 1",

@@ -1,6 +1,6 @@
-//! The settings themselves: one struct for each part of the server, which gets it by reference and reads nothing else.
+//! The settings themselves: one struct for each part of the server, which receives it by reference and reads nothing else.
 //!
-//! Units, ranges and help live in the table of [`super::keys`]; a test holds the two to the same set of keys.
+//! Units, ranges and help live in the table of [`super::keys`]; a test makes sure that both have the same keys.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -47,9 +47,9 @@ pub struct ServerConfig {
     pub http_addr: SocketAddr,
     /// Metrics and probes for operators.
     pub admin_addr: SocketAddr,
-    /// Names that clients may call the server by, beside `localhost` and addresses.
+    /// Names that clients may call the server by, besides `localhost` and addresses.
     pub allowed_hosts: Vec<HostPattern>,
-    /// Origins of web pages that may send requests, beside the server's own.
+    /// Origins of web pages that may send requests, besides the server's own.
     pub allowed_origins: Vec<OriginPattern>,
     /// Threads for work that takes long; 0 for a quarter as many as there are cores.
     pub side_threads: usize,
@@ -74,7 +74,7 @@ impl Default for ServerConfig {
     }
 }
 
-/// What clients may do beside asking for results at an ordinary priority.
+/// What clients may do besides asking for results at an ordinary priority.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ControlConfig {
@@ -90,7 +90,7 @@ pub struct ControlConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Switch {
-    /// As the server thinks fit.
+    /// As the server sees fit.
     #[default]
     Auto,
     /// Always.
@@ -100,7 +100,7 @@ pub enum Switch {
 }
 
 impl Switch {
-    /// Whether it is on, if `auto` is what the server thinks fit.
+    /// Whether it is on, where `auto` is what the server sees fit.
     #[must_use]
     pub const fn is_on(self, auto: bool) -> bool {
         match self {
@@ -123,9 +123,9 @@ pub struct GrpcConfig {
     pub max_calls: usize,
     /// Of them, streams of health and reflection.
     pub max_watches: usize,
-    /// Seconds in which a new connection must send HTTP/2's first bytes.
+    /// Seconds within which a new connection must send HTTP/2's first bytes.
     pub greeting_timeout_s: u64,
-    /// Seconds in which a request, or a message of a stream that has begun, must arrive.
+    /// Seconds within which a request, or a message that has begun on a stream, must arrive.
     pub body_timeout_s: u64,
     /// HTTP/2 flow-control window of a stream.
     pub stream_window_bytes: u32,
@@ -143,7 +143,7 @@ pub struct GrpcConfig {
     pub keepalive_timeout_s: u64,
     /// Seconds that a connection may be without a call.
     pub idle_timeout_s: u64,
-    /// Largest list of headers of a request.
+    /// Largest header list of a request.
     pub max_header_bytes: u32,
 }
 
@@ -170,7 +170,7 @@ impl Default for GrpcConfig {
 }
 
 impl GrpcConfig {
-    /// Time in which a request, or a message of a stream that has begun, must arrive.
+    /// Time within which a request, or a message that has begun on a stream, must arrive.
     #[must_use]
     pub const fn body_timeout(&self) -> Duration {
         Duration::from_secs(self.body_timeout_s)
@@ -199,9 +199,9 @@ pub struct HttpConfig {
     pub max_header_bytes: usize,
     /// Connections open at once.
     pub max_connections: usize,
-    /// Seconds in which the head of a request must arrive.
+    /// Seconds within which the head of a request must arrive.
     pub header_timeout_s: u64,
-    /// Seconds in which the body of a request must arrive.
+    /// Seconds within which the body of a request must arrive.
     pub body_timeout_s: u64,
     /// Seconds that a connection may be silent between two requests.
     pub idle_timeout_s: u64,
@@ -221,13 +221,13 @@ impl Default for HttpConfig {
 }
 
 impl HttpConfig {
-    /// Time in which the head of a request must arrive.
+    /// Time within which the head of a request must arrive.
     #[must_use]
     pub const fn header_timeout(&self) -> Duration {
         Duration::from_secs(self.header_timeout_s)
     }
 
-    /// Time in which the body of a request must arrive.
+    /// Time within which the body of a request must arrive.
     #[must_use]
     pub const fn body_timeout(&self) -> Duration {
         Duration::from_secs(self.body_timeout_s)
@@ -250,13 +250,13 @@ pub struct MessageConfig {
     pub max_members: usize,
     /// Dimensions of a tensor; an item of the native API has a fixed limit.
     pub max_dims: usize,
-    /// Strings and tensors in lists of such.
+    /// Strings, and tensors, in lists of them.
     pub max_strings: usize,
-    /// Numbers in lists of such.
+    /// Numbers in lists of them.
     pub max_elements: usize,
     /// Bytes of a name, an id or any other text.
     pub max_text_bytes: usize,
-    /// Inflated bytes for each compressed one; counts beyond a MiB, for HTTP too.
+    /// Inflated bytes for each compressed one; applies beyond a MiB, to HTTP too.
     pub max_inflate_ratio: usize,
 }
 
@@ -288,9 +288,9 @@ pub struct SessionConfig {
     pub max_item_bytes: usize,
     /// Seconds after which a stream with nothing in flight and nothing sent ends.
     pub idle_timeout_s: u64,
-    /// Seconds after which a stream whose client takes nothing of what is to be sent is reset.
+    /// Seconds after which a stream whose client takes nothing of what is waiting to be sent is reset.
     pub unread_timeout_s: u64,
-    /// Seconds in which a stream must send its first message.
+    /// Seconds within which a stream must send its first message.
     pub open_timeout_s: u64,
     /// Largest upload.
     pub upload_max_bytes: u64,
@@ -331,13 +331,13 @@ impl SessionConfig {
         Duration::from_secs(self.idle_timeout_s)
     }
 
-    /// Time after which a stream whose client takes nothing of what is to be sent is reset.
+    /// Time after which a stream whose client takes nothing of what is waiting to be sent is reset.
     #[must_use]
     pub const fn unread_timeout(&self) -> Duration {
         Duration::from_secs(self.unread_timeout_s)
     }
 
-    /// Time in which a stream must send its first message.
+    /// Time within which a stream must send its first message.
     #[must_use]
     pub const fn open_timeout(&self) -> Duration {
         Duration::from_secs(self.open_timeout_s)
@@ -382,7 +382,7 @@ impl SequenceConfig {
 pub struct SchedulerConfig {
     /// Lanes; 0 for as many as the machine has cores.
     pub lanes: usize,
-    /// Whether long calls have threads of their own.
+    /// Whether long calls have their own threads.
     pub long_lanes: bool,
     /// Admitted items of all models.
     pub max_queued_items: usize,
@@ -428,7 +428,7 @@ pub struct ModelsConfig {
     pub embedded_8khz: bool,
     /// Whether to serve the model without a file, for first steps.
     pub example: bool,
-    /// Whether to follow changes of the folder.
+    /// Whether to follow changes in the folder.
     pub watch: bool,
     /// Calls of clients that load or unload models, running or waiting.
     pub max_load_calls: usize,
@@ -484,7 +484,7 @@ pub struct SharedMemoryConfig {
     pub enabled: Switch,
     /// Regions registered at once.
     pub max_regions: usize,
-    /// Largest input or output that lies in it.
+    /// The largest input or output in it.
     pub max_tensor_bytes: usize,
 }
 
@@ -494,13 +494,13 @@ impl Default for SharedMemoryConfig {
     }
 }
 
-/// The memory of the process, and of what is on its way.
+/// The memory of the process, and of what is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MemoryConfig {
-    /// Bytes that the process may have; 0 for what the system lets it have.
+    /// Bytes that the process may use; 0 for what the system allows.
     pub limit_bytes: u64,
-    /// Bytes of all messages in arrival, and of all answers that clients have yet to take.
+    /// Bytes of all arriving messages, and of all answers that clients have yet to take.
     pub transfer_bytes: usize,
 }
 

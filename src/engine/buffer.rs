@@ -1,6 +1,6 @@
-//! Memory for batches: aligned buffers, and a bounded pool that shared output bytes return to.
+//! Memory for batches: aligned buffers, and a bounded pool to which shared output bytes return.
 //!
-//! Knows bytes only: no tensors, no engines.
+//! Knows only bytes: no tensors, no engines.
 
 use std::{
     collections::VecDeque,
@@ -19,10 +19,10 @@ pub const ALIGNMENT: usize = 64;
 /// Requests below this size may be served with a buffer of up to this size times [`WASTE_MAX`].
 const SMALL_BYTES: usize = 4096;
 
-/// A pooled buffer is at most this many times as large as what was asked for.
+/// A pooled buffer is at most this many times as large as what was requested.
 const WASTE_MAX: usize = 4;
 
-/// A growable byte buffer that starts on a border of [`ALIGNMENT`] bytes.
+/// A growable byte buffer that starts at a multiple of [`ALIGNMENT`] bytes.
 #[derive(Debug)]
 pub struct AlignedBuffer {
     /// Initialised bytes; those from `len` on are left over from earlier use.
@@ -43,7 +43,7 @@ impl AlignedBuffer {
         self.bytes.capacity()
     }
 
-    /// Empties the buffer and keeps its memory.
+    /// Empties the buffer but keeps its memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.len = 0;
@@ -88,9 +88,9 @@ impl DerefMut for AlignedBuffer {
     }
 }
 
-/// Buffers that come back when the last [`Bytes`] made of them is dropped.
+/// Buffers that come back when the last [`Bytes`] made from them is dropped.
 ///
-/// Both limits hold at all times; of the retained buffers, the least recently used leaves first.
+/// Both limits hold at all times; the least recently used of the retained buffers leaves first.
 #[derive(Debug)]
 pub struct BufferPool {
     retained: Mutex<Retained>,
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn buffers_start_on_the_border_however_they_grow() {
+    fn buffers_start_aligned_however_they_grow() {
         let mut buffer = AlignedBuffer::default();
         for size in [1, 63, 64, 65, 5000] {
             buffer.clear();

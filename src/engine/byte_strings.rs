@@ -1,18 +1,18 @@
-//! Batches of BYTES tensors, whose elements differ in length: gathered by putting the items one after the other, scattered by
-//! walking the elements.
+//! Batches of BYTES tensors, whose elements differ in length: gathered by putting the items one after another, scattered by walking the
+//! elements.
 //!
-//! So the batch is on the first axis, where an item's elements lie together. What is laid out from shapes alone cannot be of BYTES:
-//! a state, a padded input, an output that is cut back to an item's own length. Knows no engine.
+//! So the batch is on the first axis, where an item's elements lie together. Whatever is laid out from shapes alone cannot be BYTES: a
+//! state, a padded input, an output that is cut back to an item's own length. Knows no engine.
 
 use bytes::Bytes;
 
 use super::{EngineError, buffer::AlignedBuffer};
 use crate::domain::{ByteElements, Datatype, ItemOutputs, Shape, Signature, Tensor, TensorError, TensorSpec, element_count};
 
-/// Checks that tensors of BYTES stand only where they can.
+/// Checks that tensors of BYTES are only where they can be.
 ///
 /// # Errors
-/// [`EngineError::Load`] with the name of one that does not, and why.
+/// [`EngineError::Load`] with the name of one that is not, and why.
 pub(super) fn check(signature: &Signature) -> Result<(), EngineError> {
     let refused = |name: &str, cause: &str| Err(EngineError::Load(format!("tensor '{name}' is of BYTES and {cause}")));
     let of_bytes = |spec: &&TensorSpec| spec.datatype == Datatype::Bytes;
@@ -38,14 +38,14 @@ pub(super) fn check(signature: &Signature) -> Result<(), EngineError> {
     }
 }
 
-/// Copies the items' data into `buffer`, one after the other.
+/// Copies the items' data into `buffer`, one after another.
 pub(super) fn gather<'a>(items: impl Iterator<Item = &'a Bytes>, buffer: &mut AlignedBuffer) {
     buffer.clear();
     items.for_each(|data| buffer.extend_from_slice(data));
 }
 
-/// Cuts a tensor of BYTES, whose first dimension counts the results, into one slice for each of them. Without a batch dimension it is
-/// the one result's as it is.
+/// Cuts a tensor of BYTES, whose first dimension counts the results, into one slice for each of them. Without a batch dimension it belongs
+/// to the one result as it is.
 ///
 /// # Errors
 /// [`TensorError`] if its first dimension counts something else.
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_that_is_not_padded_goes_beside_one_that_is() {
+    fn an_input_that_is_not_padded_goes_with_one_that_is() {
         let rule = PaddingRule {
             inputs: vec![PaddedInput { position: 0, axis: 0, value: ElementBytes::from_elem(0, 4) }],
             mask: None,
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_of_bytes_where_none_can_stand_are_refused_by_name() {
+    fn tensors_of_bytes_where_none_can_be_are_refused_by_name() {
         let good =
             || Signature { inputs: vec![strings("x", &[None])], outputs: vec![strings("y", &[None])], ..Signature::default() };
         assert_eq!(check(&good()), Ok(()));
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_of_another_size_is_no_batch() {
+    fn a_batch_of_another_size_is_not_a_batch() {
         let two = tensor(&[2], &[vec![], vec![]]);
         assert!(split(&strings("y", &[]), &two, &mut vec![ItemOutputs::new(); 3]).is_err());
     }

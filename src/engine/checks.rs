@@ -9,7 +9,7 @@ pub(super) fn padded_input(signature: &Signature, position: usize) -> Option<&Pa
     signature.padding.as_ref()?.input(position)
 }
 
-/// Checks that each batch axis exists, and that all tensors have one or none has.
+/// Checks that each batch axis exists, and that either all tensors have one or none has.
 pub(super) fn check_axes(signature: &Signature) -> Result<(), EngineError> {
     let tensors = signature.inputs.iter().chain(&signature.outputs).map(|spec| (&spec.name, spec.batch_axis, spec.dims.len()));
     let states = signature.states.iter().map(|spec| (&spec.input, spec.batch_axis, spec.dims.len()));
@@ -54,7 +54,7 @@ pub(super) fn check_items(signature: &Signature, items: &[ItemCall<'_>]) -> Resu
     Ok(())
 }
 
-/// Checks that an output is what its spec says of a call with `batch_size` items.
+/// Checks that an output is what its spec says for a call with `batch_size` items.
 pub(super) fn check_output(spec: &TensorSpec, tensor: &Tensor, batch_size: usize) -> Result<(), RunError> {
     let shape = tensor.shape();
     let fits = match spec.batch_axis {
@@ -83,7 +83,7 @@ pub(super) fn check_output(spec: &TensorSpec, tensor: &Tensor, batch_size: usize
     )))
 }
 
-/// Whether `shape` is that of `batch_size` items of the dimensions `dims`.
+/// Whether `shape` is that of `batch_size` items with the dimensions `dims`.
 fn fits_batch(dims: &[Option<usize>], axis: usize, shape: &[usize], batch_size: usize) -> bool {
     let (Some((before, rest)), Some((first, last))) = (shape.split_at_checked(axis), dims.split_at_checked(axis)) else {
         return false;

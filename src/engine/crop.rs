@@ -1,11 +1,11 @@
-//! Where an item's elements lie inside the larger tensor that it is padded to.
+//! Where an item's elements are inside the larger tensor that it is padded to.
 //!
 //! Pure arithmetic over bytes; knows no tensors and no engines.
 
 use crate::domain::element_count;
 
 /// The layout of a row-major tensor inside one that has at least its size in each dimension, both beginning at the same corner:
-/// runs of bytes that lie together in both.
+/// runs of bytes that are contiguous in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Crop<'a> {
     own: &'a [usize],
@@ -17,7 +17,7 @@ pub(super) struct Crop<'a> {
 }
 
 impl<'a> Crop<'a> {
-    /// The layout of `own` inside `padded`; `None` if it is no part of it.
+    /// The layout of `own` inside `padded`; `None` if it is not part of it.
     pub(super) fn new(own: &'a [usize], padded: &'a [usize], element_bytes: usize) -> Option<Self> {
         if own.len() != padded.len() || own.iter().zip(padded).any(|(own, padded)| own > padded) {
             return None;
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_as_long_as_can_be() {
+    fn runs_are_as_long_as_possible() {
         assert_eq!(starts(&[2, 3], &[4, 3]), [0], "whole rows lie together");
         assert_eq!(starts(&[2, 3], &[2, 5]), [0, 10]);
         assert_eq!(starts(&[2, 2, 1], &[2, 3, 1]), [0, 6]);

@@ -13,8 +13,8 @@ pub trait LaneHost: Any + Debug + Send + Sync {
 
 /// The threads of one lane, as the server and its engines share them.
 ///
-/// A call that is made on the thread of another lane computes there: the lane's own thread may be in its loop for good. So a model
-/// can be tried out beside lanes that are at work.
+/// A call that is made on the thread of another lane computes there, since the lane's own thread may be in its loop for good. So a model
+/// can be tried while lanes are at work.
 #[derive(Debug, Clone)]
 pub struct LaneThreads {
     hosts: Arc<[Arc<dyn LaneHost>]>,
@@ -27,7 +27,7 @@ impl LaneThreads {
         Self { hosts: hosts.into(), is_long_lane }
     }
 
-    /// Whether they are those of a lane for long calls alone.
+    /// Whether they are those of a lane only for long calls.
     #[must_use]
     pub const fn is_long_lane(&self) -> bool {
         self.is_long_lane

@@ -1,6 +1,6 @@
 //! The lengths of the items of one batch of a padded model, and what follows from them.
 //!
-//! Knows one call's items and the padding rule. Copies nothing.
+//! Knows the items of one call, and the padding rule. Copies nothing.
 
 use smallvec::SmallVec;
 
@@ -44,7 +44,7 @@ impl Lengths {
         PaddedRows { row_bytes, gap_bytes: self.padded * step - row_bytes, element: &input.value }
     }
 
-    /// The shape of an item's own part of an output that came with the shape `padded`, batch not counted.
+    /// The shape of an item's own part of an output that came with the shape `padded`, not counting the batch.
     pub(super) fn own_dims(&self, index: usize, spec: &TensorSpec, padded: &[usize]) -> Shape {
         dims_at(self.own[index], spec, padded)
     }

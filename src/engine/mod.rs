@@ -52,7 +52,7 @@ pub use stack::Executable;
 pub use states::StateKeeper;
 pub use stream_state::StreamState;
 
-/// How to get onnxruntime, for messages.
+/// How to get onnxruntime, for use in messages.
 const ONNXRUNTIME_WAY: &str = "pip install onnxruntime, then --onnxruntime auto";
 
 /// Why a model cannot be loaded, bound or run. The text names the engine, the thing and the value.
@@ -77,11 +77,11 @@ pub enum EngineError {
 pub struct DeclaredTensor {
     /// Name in the file.
     pub name: String,
-    /// Element type; `None` where the file's type has no [`Datatype`] (INT4, sequences).
+    /// Element type; `None` if the file's type has no [`Datatype`] (INT4, sequences).
     pub datatype: Option<Datatype>,
-    /// All dimensions, batch included; `None` is dynamic. `None` for the whole if the file does not say.
+    /// All dimensions, batch included; `None` is dynamic. `None` altogether if the file does not say.
     pub dims: Option<Vec<Option<usize>>>,
-    /// Whether the file gives an input a value, which applies if a call does not bring one.
+    /// Whether the file gives the input a value that applies if a call does not bring one.
     pub has_default: bool,
 }
 
@@ -109,8 +109,8 @@ pub enum CallThreads {
     /// The lane's own.
     #[default]
     One,
-    /// As many as the device has lanes: for a call that would leave the other lanes idle. An engine for which
-    /// [`Engine::can_widen`] is false takes it for [`CallThreads::One`].
+    /// As many as the device has lanes: for a call that would leave the other lanes idle. An engine for which [`Engine::can_widen`] is
+    /// false treats it as [`CallThreads::One`].
     All,
 }
 
@@ -134,7 +134,7 @@ pub trait Engine: Send + Sync {
         false
     }
 
-    /// Whether it holds weights a second time, in the form that calls are fastest with.
+    /// Whether it holds weights a second time, in the form that makes calls fastest.
     fn packs_weights(&self) -> bool {
         false
     }
@@ -163,11 +163,11 @@ pub trait Engine: Send + Sync {
     /// Makes what one lane needs to run calls of this plan.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if the plan names what the model does not have, or the engine refuses.
+    /// [`EngineError::Load`] if the plan names something that the model does not have, or if the engine refuses.
     fn instance(&self, plan: &CallPlan, threads: &LaneThreads) -> Result<Box<dyn Instance>, EngineError>;
 }
 
-/// One input of a call: a dense, row-major tensor whose data start on a 64-byte border.
+/// One input of a call: a dense, row-major tensor whose data starts on a 64-byte boundary.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView<'a> {
     /// Element type.
@@ -189,12 +189,12 @@ pub struct Call<'a> {
     pub threads: CallThreads,
 }
 
-/// What one lane keeps to run one model.
+/// What a lane keeps to run a model.
 pub trait Instance: Send {
     /// Runs one call and returns the outputs in the plan's order.
     ///
     /// # Errors
-    /// [`EngineError::Run`]; none of the items has a result then.
+    /// [`EngineError::Run`]; then none of the items has a result.
     fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError>;
 
     /// The same for an engine whose items may get several answers ([`Engine::is_decoupled`]): those before the last go to `parts` as soon

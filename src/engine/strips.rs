@@ -1,4 +1,4 @@
-//! Where the bytes of one item lie inside a batch tensor whose batch dimension may be any axis.
+//! Where the bytes of one item are inside a batch tensor whose batch dimension may be any axis.
 //!
 //! Pure arithmetic over bytes; knows no tensors and no engines.
 
@@ -6,8 +6,8 @@ use std::{iter, ops::Range};
 
 use crate::domain::element_count;
 
-/// The layout of a batch tensor: each item is cut into `count` strips of `bytes` bytes, and the strips of the batch's items
-/// take turns. With the batch on axis 0 an item is one strip.
+/// The layout of a batch tensor: each item is cut into `count` strips of `bytes` bytes, and the strips of the batch's items alternate. With
+/// the batch on axis 0 an item is one strip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Strips {
     count: usize,
@@ -18,7 +18,7 @@ pub(super) struct Strips {
 /// How an item is padded along one dimension.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PaddedRows<'a> {
-    /// Bytes of the item that lie together.
+    /// Bytes of the item that are contiguous.
     pub(super) row_bytes: usize,
     /// Bytes of padding after each such row.
     pub(super) gap_bytes: usize,
@@ -47,7 +47,7 @@ impl Strips {
         self.item_bytes() * self.batch_size
     }
 
-    /// Whether an item's bytes lie together in the batch.
+    /// Whether an item's bytes are contiguous in the batch.
     pub(super) const fn are_contiguous(self) -> bool {
         self.count == 1 || self.batch_size == 1
     }
@@ -60,7 +60,7 @@ impl Strips {
         }
     }
 
-    /// Copies `item`, padded so, into the batch as number `index`.
+    /// Copies `item`, padded in this way, into the batch as number `index`.
     pub(super) fn put_padded(self, batch: &mut [u8], index: usize, item: &[u8], rows: &PaddedRows<'_>) {
         if rows.row_bytes == 0 || rows.element.is_empty() {
             return;
@@ -106,8 +106,8 @@ impl Strips {
         &mut batch[start..start + self.bytes]
     }
 
-    /// Where `len` bytes of item number `index`, from its byte `at` on, lie in the batch: each piece that lies together by its
-    /// place there and its range of the `len` bytes.
+    /// Where `len` bytes of item number `index`, from its byte `at` on, are in the batch: for each contiguous piece, its place there and
+    /// its range within the `len` bytes.
     fn pieces(self, index: usize, at: usize, len: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
         let mut done = 0;
         iter::from_fn(move || {
@@ -165,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_put_is_got_and_fills_the_batch(
+        fn what_is_put_comes_back_and_fills_the_batch(
             dims in proptest::collection::vec(0_usize..4, 0..4), axis in 0_usize..4, element in 1_usize..5, batch_size in 1_usize..5,
         ) {
             let Some(strips) = Strips::new(&dims, axis.min(dims.len()), element, batch_size) else { panic!("small") };

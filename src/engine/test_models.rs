@@ -1,4 +1,4 @@
-//! Models for the tests of the engines: Silero, and ONNX files made on the spot.
+//! Models for the engines' tests: Silero, and ONNX files made on the spot.
 
 use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
@@ -18,7 +18,7 @@ pub(crate) fn one_operator(operator: &str, datatype: DataType, dims: &[Option<us
     write(graph)
 }
 
-/// A file whose INT64 output `y` is the numbers that the strings of `x` say.
+/// A file whose INT64 output `y` is the numbers that the strings of `x` spell.
 pub(super) fn numbers_of_strings(dims: &[Option<usize>]) -> Vec<u8> {
     let to = AttributeProto {
         name: Some("to".to_owned()),
@@ -40,8 +40,8 @@ pub(super) fn no_operator(datatype: DataType, dims: &[Option<usize>]) -> Vec<u8>
     write(GraphProto { input: vec![x.clone()], output: vec![x], ..GraphProto::default() })
 }
 
-/// A file over rows of any length, `x`, and a mask of 1 and 0 for each of their elements: `mean` is the mean of the elements that
-/// the mask marks, `sum` that of all, and `twice` is each element doubled.
+/// A file over rows of any length, `x`, and a mask of 1 and 0 for each of their elements: `mean` is the mean of the elements that the mask
+/// marks, `sum` the sum of all, and `twice` each element doubled.
 pub(crate) fn masked_mean() -> Vec<u8> {
     let rows: &[Option<usize>] = &[None, None];
     let ones: &[Option<usize>] = &[None, Some(1)];
@@ -72,7 +72,7 @@ pub(crate) fn masked_mean() -> Vec<u8> {
     })
 }
 
-/// A file of `layers` square matrices of this size, one after the other, that an input `x` is multiplied with.
+/// A file with `layers` square matrices of this size, by which an input `x` is multiplied one after another.
 pub(crate) fn matrices(size: usize, layers: usize) -> Vec<u8> {
     let weight = |layer: usize| TensorProto {
         name: Some(format!("w{layer}")),
@@ -288,7 +288,7 @@ pub(super) mod silero {
         }
     }
 
-    /// Batches of 1, 3, 8 and 16 with changing company give each of 16 streams what it gets alone, in results and state.
+    /// Batches of 1, 3, 8 and 16 with changing company give each of 16 streams what it gets alone, both results and state.
     pub(in crate::engine) fn check_batches(model: &Executable) {
         let together: Vec<StreamState> = (0..16).map(|_| StreamState::default()).collect();
         let alone: Vec<StreamState> = (0..16).map(|_| StreamState::default()).collect();

@@ -13,10 +13,10 @@ pub(super) const LINES_MAX: usize = 4_096;
 /// Bytes that may wait.
 const BYTES_MAX: usize = 4 << 20;
 
-/// Of all logs of the process, for the metric.
+/// For all logs of the process, for the metric.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Lines that were lost since the process began.
+/// Lines that have been lost since the process began.
 #[must_use]
 pub fn lines_lost() -> u64 {
     LOST.load(Ordering::Relaxed)
@@ -34,18 +34,18 @@ pub(super) struct Queue {
 struct State {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// Lines lost that no line has told of.
+    /// Lost lines that no line has reported yet.
     lost: u64,
-    /// A line was taken, and is not written yet.
+    /// A line was taken and is not written yet.
     writing: bool,
 }
 
 /// What the writer has to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Job {
-    /// Lines that were lost, to be told of.
+    /// Lost lines that are to be reported.
     pub(super) lost: u64,
-    /// The next line. `None` if there is none, but lost ones are to be told of.
+    /// The next line. `None` if there is none, but lost ones are to be reported.
     pub(super) line: Option<Vec<u8>>,
 }
 
@@ -64,9 +64,9 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Waits for something to write. Lines that were lost are told of when there are others, or when `tells` says that they can be: where
-    /// writing fails, telling of it would only fail too.
-    pub(super) fn take(&self, tells: bool) -> Job {
+    /// Waits for something to write. Lost lines are reported when there are others to write, or when `reports` says that they can be: where
+    /// writing fails, reporting that would only fail too.
+    pub(super) fn take(&self, reports: bool) -> Job {
         let mut state = self.state.lock();
         state.writing = false;
         loop {
@@ -75,7 +75,7 @@ impl Queue {
                 state.writing = true;
                 return Job { lost: std::mem::take(&mut state.lost), line: Some(line) };
             }
-            if tells && state.lost > 0 {
+            if reports && state.lost > 0 {
                 state.writing = true;
                 return Job { lost: std::mem::take(&mut state.lost), line: None };
             }
@@ -90,8 +90,8 @@ impl Queue {
         LOST.fetch_add(lines, Ordering::Relaxed);
     }
 
-    /// Puts lines back that are counted already, and were to be told of.
-    pub(super) fn tell_later(&self, lost: u64) {
+    /// Puts back lost lines that are already counted but could not be reported.
+    pub(super) fn report_later(&self, lost: u64) {
         self.state.lock().lost += lost;
     }
 

@@ -1,4 +1,4 @@
-//! What writes lines down, one after the other, and keeps the account of those that cannot be written.
+//! Writes lines out, one after another, and keeps count of those that cannot be written.
 
 use std::io::{self, Write};
 
@@ -15,10 +15,10 @@ use tracing_subscriber::fmt::{
 use super::queue::{Job, Queue};
 use crate::config::LogFormat;
 
-/// Longest line; what is longer is cut.
+/// Longest line; longer ones are cut.
 pub(super) const LINE_BYTES_MAX: usize = 16 << 10;
 
-/// How often in a row a file may say that it takes something, and not take it.
+/// How often in a row a file may say that it is ready and then take nothing.
 const BLOCKED_MAX: u32 = 8;
 
 /// Standard error itself: a write to it holds no lock that others could wait for.
@@ -29,7 +29,7 @@ impl Write for Stderr {
         for _ in 0..BLOCKED_MAX {
             match rustix::io::write(stdio::stderr(), bytes) {
                 Err(Errno::INTR) => {}
-                // Whoever shares the terminal or pipe has set it so. This thread may wait.
+                // Some other process that shares the terminal or pipe has made it non-blocking. This thread may wait.
                 Err(Errno::AGAIN) => wait_for_room(),
                 written => return Ok(written?),
             }
@@ -45,7 +45,7 @@ impl Write for Stderr {
 fn wait_for_room() {
     let error = stdio::stderr();
     let mut polled = [PollFd::new(&error, PollFlags::OUT)];
-    // Whatever it says, the next write tells.
+    // Whatever it says, the next write will show.
     let _ = poll(&mut polled, None);
 }
 
@@ -74,9 +74,9 @@ impl<W: Write> Writer<W> {
 
     fn write(&mut self, queue: &Queue, Job { lost, line }: Job) {
         if lost > 0 {
-            let told = self.write_line(&told_of(lost, self.format));
+            let told = self.write_line(&loss_line(lost, self.format));
             if told.is_err() {
-                queue.tell_later(lost);
+                queue.report_later(lost);
             }
         }
         if let Some(line) = line
@@ -94,7 +94,7 @@ impl<W: Write> Writer<W> {
 
     fn write_bytes(&mut self, line: &[u8]) -> io::Result<()> {
         if self.within_line {
-            // What is there of the line before stays a line of its own.
+            // What was written of the previous line stays a separate line.
             self.file.write_all(b"\n")?;
             self.within_line = false;
         }
@@ -111,14 +111,16 @@ impl<W: Write> Writer<W> {
 }
 
 /// The line that says how many were lost.
-fn told_of(lost: u64, format: LogFormat) -> Vec<u8> {
+fn loss_line(lost: u64, format: LogFormat) -> Vec<u8> {
     line(
         format,
-        &format!("{lost} lines of the log were lost: it could not be written, or not as fast (tidemill_log_lines_lost_total)"),
+        &format!(
+            "{lost} lines of the log were lost: it could not be written, or not fast enough (tidemill_log_lines_lost_total)"
+        ),
     )
 }
 
-/// A line of the log's own, of the form that `tracing` gives the others.
+/// A line from the log itself, in the form that `tracing` gives the others.
 fn line(format: LogFormat, message: &str) -> Vec<u8> {
     let mut time = String::new();
     // Writing to a string cannot fail.
@@ -134,11 +136,11 @@ fn line(format: LogFormat, message: &str) -> Vec<u8> {
     }
 }
 
-/// How a message goes on after a line feed of its own. Whatever a file's name or a client's word holds, nothing in it looks like the
+/// How a message continues after a line feed inside it. Whatever a file's name or a client's text contains, nothing in it looks like the
 /// beginning of another message.
 const CONTINUATION: &str = "\n    | ";
 
-/// The message as it is written: whole, or its beginning with a mark. One of JSON stays an object.
+/// The message as it is written: whole, or its beginning with a mark. A JSON message stays an object.
 pub(super) fn shortened(bytes: &[u8], format: LogFormat) -> Vec<u8> {
     if bytes.len() <= LINE_BYTES_MAX {
         return match format {
@@ -160,7 +162,7 @@ pub(super) fn shortened(bytes: &[u8], format: LogFormat) -> Vec<u8> {
     }
 }
 
-/// The same, with what ends a line before its end written so that it does not begin another.
+/// The same, with line ends inside it written in such a way that they do not begin another line.
 fn continued(bytes: &[u8]) -> Vec<u8> {
     let (text, end) = bytes.strip_suffix(b"\n").map_or((bytes, &b""[..]), |text| (text, &b"\n"[..]));
     if !text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
@@ -177,7 +179,7 @@ mod tests {
     use super::*;
     use crate::log::queue::LINES_MAX;
 
-    /// A file that takes so many more bytes and then fails, until somebody makes room.
+    /// A file that takes this many more bytes and then fails, until there is room again.
     #[derive(Clone, Default)]
     struct Disk(Rc<RefCell<(Vec<u8>, usize)>>);
 
@@ -233,17 +235,17 @@ mod tests {
         }
     }
 
-    /// Lines without the time in front of those that the log writes by itself.
+    /// Lines, without the time in front of those that the log itself writes.
     fn lines(text: &str) -> Vec<String> {
         text.lines().map(|line| line.split_once("  WARN ").map_or(line, |(_, message)| message).to_owned()).collect()
     }
 
     fn told(lost: u64) -> String {
-        lines(&String::from_utf8(told_of(lost, LogFormat::Text)).expect("text")).remove(0)
+        lines(&String::from_utf8(loss_line(lost, LogFormat::Text)).expect("text")).remove(0)
     }
 
     #[test]
-    fn lines_that_a_full_disk_does_not_take_are_told_of_when_there_is_room() {
+    fn lines_that_a_full_disk_does_not_take_are_reported_when_there_is_room() {
         let mut world = World::new(4);
         for line in ["one\n", "two\n", "three\n"] {
             world.log(line);
@@ -266,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_told_is_told_once_with_what_was_lost_since() {
+    fn what_could_not_be_reported_is_reported_once_with_what_was_lost_since() {
         let mut world = World::new(0);
         world.log("one\n");
         world.disk.make_room(10);
@@ -278,13 +280,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_beyond_the_queue_are_lost_and_told_of_though_no_other_line_comes() {
+    fn lines_beyond_the_queue_are_lost_and_reported_even_if_no_other_line_comes() {
         let mut world = World::new(usize::MAX);
         let before = super::super::lines_lost();
         for _ in 0..LINES_MAX + 3 {
             world.queue.push(b"x\n".to_vec());
         }
-        assert!(super::super::lines_lost() >= before + 3, "other tests may lose some too");
+        assert!(super::super::lines_lost() >= before + 3, "other tests may lose some as well");
         world.write();
         assert_eq!(lines(&world.disk.text()), [told(3), "x".to_owned()]);
         for _ in 1..LINES_MAX {
@@ -312,9 +314,9 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_json_are_objects_also_when_they_are_cut() {
+    fn lines_of_json_are_objects_even_when_they_are_cut() {
         let long = format!("{{\"fields\":\"{}\"}}\n", "\\\"".repeat(LINE_BYTES_MAX));
-        for line in [told_of(7, LogFormat::Json), shortened(long.as_bytes(), LogFormat::Json)] {
+        for line in [loss_line(7, LogFormat::Json), shortened(long.as_bytes(), LogFormat::Json)] {
             assert!(line.len() <= LINE_BYTES_MAX && line.ends_with(b"}\n"));
             let object: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
             assert_eq!((object["level"].as_str(), object["timestamp"].is_string()), (Some("WARN"), true));

@@ -1,4 +1,4 @@
-//! Items by themselves: which of those that can be made up the model takes, and what it answers.
+//! Items on their own: which made-up items the model takes, and what it answers.
 
 use std::time::Duration;
 
@@ -10,34 +10,34 @@ use super::{
 };
 use crate::{domain::ItemInputs, engine::RunError};
 
-/// An answer that comes again is the same to this, unless the model is random.
+/// An answer that is repeated is the same to within this, unless the model is random.
 const REPEAT: f64 = 1e-5;
 /// Answers that are no further apart are the same answer.
 const SAME: f64 = 1e-6;
-/// Items of the least calls in company that prove anything.
+/// Items of the smallest calls in company that prove anything.
 const LEAST: u32 = 16;
-/// Calls with one item whose time counts, at the most.
+/// At most this many calls with one item count towards its time.
 const CALLS: usize = 11;
-/// Calls that look how far rounding can move an item that was found to be far off.
+/// Calls that find out how far rounding can move an item that was found to be far off.
 const NUDGES: u64 = 8;
-/// So many times a few units in the last place an item is moved at the most.
+/// An item is moved by at most this many times a few units in the last place.
 const NUDGE_MAX: f64 = 1e4;
 
 /// What the model does with single items.
 pub(super) struct Alone<'a> {
     pub(super) maker: Maker<'a>,
     pub(super) items: Vec<TrialItem>,
-    /// Items that were made up, those included that the model does not take.
+    /// Items that were made up, including those that the model does not take.
     pub(super) made: usize,
     /// What each item got, in the items' order.
     pub(super) answers: Vec<Answer>,
     /// The time of a call.
     pub(super) took: Duration,
-    /// How far the answer to an item moved when it came again: 0 unless the model is random.
+    /// How far the answer to an item moved when the item was repeated: 0 unless the model is random.
     pub(super) repeated: f64,
-    /// How far an answer moves when its item moves by a few parts in a million; `None` if that was not tried.
+    /// How far an answer moves when its item moves by a few parts in a million; `None` if this was not tried.
     pub(super) noise: Option<f64>,
-    /// Why the items that were left out failed, the last one's words.
+    /// Why the items that were left out failed: the reason for the last one.
     pub(super) failure: Option<RunError>,
 }
 
@@ -45,7 +45,7 @@ impl<'a> Alone<'a> {
     /// Finds items that run, and runs each alone.
     ///
     /// # Errors
-    /// [`ProofError::Outputs`] if what comes is not what the signature says, for any item: then the model cannot be served.
+    /// [`ProofError::Outputs`] if, for any item, what comes out is not what the signature says: then the model cannot be served.
     pub(super) fn find(caller: &Caller<'a>, terms: &'a Terms) -> Result<Self, ProofError> {
         let mut maker = found_maker(caller, terms)?;
         let examples = &terms.examples;
@@ -98,7 +98,7 @@ impl<'a> Alone<'a> {
         self.answers.iter().filter(|answer| is_finite(answer)).count()
     }
 
-    /// Runs the first items again, as they were and moved a little.
+    /// Runs the first items again, both unchanged and moved a little.
     fn repeat(&mut self, caller: &Caller<'_>) {
         let mut durations = vec![self.took; self.items.len()];
         let floors = self.sizes();
@@ -125,7 +125,8 @@ impl<'a> Alone<'a> {
         self.took = typical(durations);
     }
 
-    /// Items of these characters that differ from all that ran, as far as memory allows. The model takes others of the same character.
+    /// Items of these characters that differ from all those that ran, as far as memory allows. The model takes others of the same
+    /// character.
     pub(super) fn strangers(&self, characters: impl Iterator<Item = Character>) -> Vec<TrialItem> {
         let is_taken = |character: Character| self.items.iter().any(|item| item.character == character);
         let affordable = Maker::affordable(self.item_bytes()).saturating_sub(self.items.len());
@@ -133,8 +134,8 @@ impl<'a> Alone<'a> {
         wanted.filter_map(|(at, character)| self.maker.stranger(character, at as u64)).collect()
     }
 
-    /// How far the answer to an item moves when the item moves by a few units in the last place, at the most, or by the least that shows
-    /// at all; `None` if it holds no numbers that could be moved. A step, a threshold or a rounding inside the model can make that far.
+    /// How far, at most, the answer to an item moves when the item moves by a few units in the last place, or by the least that shows at
+    /// all; `None` if it holds no numbers that could be moved. A step, a threshold or a rounding inside the model can make that far.
     pub(super) fn fragility(&self, caller: &Caller<'_>, item: usize) -> Option<Distance> {
         let floors = self.sizes();
         let mut worst = Distance::default();
@@ -149,18 +150,18 @@ impl<'a> Alone<'a> {
                 worst.widen(Distance::between(answer, &self.answers[item], |at| FAR_FLOOR * floors[at]));
             }
             if worst == Distance::default() && places < NUDGE_MAX {
-                // The least move that shows is one step of rounding somewhere inside.
+                // The smallest move that shows is one step of rounding somewhere inside.
                 places *= 10.0;
             }
         }
         if worst.numbers == 0.0 {
-            // What swallows the move of a large number does not swallow the rounding behind it.
+            // What hides the move of a large number does not hide the rounding after it.
             worst.numbers = self.noise.unwrap_or_default();
         }
         Some(worst)
     }
 
-    /// Whether the same item gets another answer each time.
+    /// Whether the same item gets a different answer each time.
     pub(super) fn is_random(&self) -> bool {
         self.repeated > REPEAT
     }
@@ -172,7 +173,7 @@ impl<'a> Alone<'a> {
         self.answers.iter().all(|answer| Distance::between(answer, first, |at| sizes[at].max(f64::MIN_POSITIVE)).strict() <= SAME)
     }
 
-    /// An output whose shape differs between items of one shape: its length depends on the data.
+    /// An output whose shape differs between items of the same shape: its length depends on the data.
     pub(super) fn output_of_own_length(&self) -> Option<usize> {
         let (item, answer) = self.items.first().zip(self.answers.first())?;
         let like = self.items.iter().zip(&self.answers).filter(|(other, _)| shapes_equal(&other.inputs, &item.inputs));
@@ -195,10 +196,10 @@ pub(super) fn shapes_equal(left: &ItemInputs, right: &ItemInputs) -> bool {
     left.iter().zip(right).all(|(left, right)| left.shape() == right.shape())
 }
 
-/// What makes items that the model takes, if the search for it succeeds.
+/// A maker of items that the model takes, if the search for one succeeds.
 ///
 /// # Errors
-/// As [`Alone::find`].
+/// As for [`Alone::find`].
 pub(super) fn found_maker<'a>(caller: &Caller<'a>, terms: &'a Terms) -> Result<Maker<'a>, ProofError> {
     let mut maker = Maker::new(caller.executable.signature(), terms);
     let is_open = terms.ranges.is_none() && terms.examples.is_empty();
@@ -249,7 +250,7 @@ fn find_tops(caller: &Caller<'_>, maker: &mut Maker<'_>) -> Result<bool, ProofEr
             maker.tops = highest;
             return Ok(false);
         };
-        // The largest of all lies between one that runs and one that does not.
+        // The largest possible lies between one that runs and one that does not.
         let mut too_large = too_large.unwrap_or(largest);
         while too_large > largest + 1 && !caller.left().is_zero() {
             let between = largest.midpoint(too_large);

@@ -1,7 +1,7 @@
-//! Streams step by step: the state that an item leaves is what its stream's next one begins with.
+//! Streams step by step: the state that one item leaves is what the stream's next one begins with.
 //!
 //! A coupling too weak to see in one call may add up in a state, act on the state alone, or set in only after some steps. From step to
-//! step, calls differ in size and streams in their place.
+//! step, calls vary in size and streams in their place.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{domain::Tensor, engine::RunError};
 pub(super) const STEPS: u64 = 16;
 /// Items in the calls of a stream's steps, in turn.
 const SIZES: [usize; 5] = [4, 3, 8, 5, 2];
-/// The same for models so slow that there is no time for these.
+/// The same for models that are too slow for these.
 const SIZES_LEAST: [usize; 1] = [2];
 
 /// A stream in a call: what it sends, and whether it is nudged.
@@ -32,12 +32,12 @@ struct Stream {
 /// One stream's answers, by step.
 type Track = Vec<Answer>;
 
-/// The least time that a model needs for its steps if an item takes so long.
+/// The least time that a model needs for its steps if an item takes this long.
 pub(super) fn least(per_item: Duration) -> Duration {
     per_item * cost(&SIZES_LEAST)
 }
 
-/// Items of all calls: two series in company, and one stream alone for each of two that are watched, or for one.
+/// Items of all calls: two series in company, and one stream alone for each of the one or two that are watched.
 fn cost(sizes: &[usize]) -> u32 {
     let watched = watched(sizes);
     (0..STEPS as usize).map(|step| (2 * sizes[step % sizes.len()] + watched) as u32).sum()
@@ -48,7 +48,7 @@ fn watched(sizes: &[usize]) -> usize {
     if sizes.len() > 1 { 2 } else { 1 }
 }
 
-/// Runs streams for [`STEPS`] steps: by themselves, beside calm ones, and beside loud ones.
+/// Runs streams for [`STEPS`] steps: on their own, next to calm ones, and next to loud ones.
 pub(super) fn run(caller: &Caller<'_>, alone: &Alone<'_>, per_item: Duration, tolerance: &Tolerance) -> Steps {
     let series = [&SIZES[..], &SIZES_LEAST];
     let affordable = series.into_iter().find(|sizes| caller.affords(per_item * cost(sizes)));
@@ -59,7 +59,7 @@ pub(super) fn run(caller: &Caller<'_>, alone: &Alone<'_>, per_item: Duration, to
     }
 }
 
-/// An error is that of the call that failed, or none if an item could not be made.
+/// The error is that of the call that failed; it is absent if an item could not be made.
 fn compare(caller: &Caller<'_>, alone: &Alone<'_>, sizes: &[usize], tolerance: &Tolerance) -> Result<Steps, Option<RunError>> {
     use Character::{Loud, Mirror, Offset, Positive, Quiet, Tiny, Unit, Zero};
     let stream = |character| Stream { character, is_nudged: false };
@@ -85,7 +85,7 @@ fn compare(caller: &Caller<'_>, alone: &Alone<'_>, sizes: &[usize], tolerance: &
             steps.far.take(at, Distance::between(calm, wanted, |at| floors[at] * FAR_FLOOR), size);
         }
         if tolerance.steps_are_far(&steps) {
-            // A state may make much of rounding, the more the longer it goes on.
+            // A state may amplify rounding, more so the longer it goes on.
             let nudged = track(caller, alone, Stream { is_nudged: true, ..*target })?;
             let mut worst = Distance::default();
             for (moved, answer) in nudged.iter().zip(&by_itself) {
@@ -98,12 +98,12 @@ fn compare(caller: &Caller<'_>, alone: &Alone<'_>, sizes: &[usize], tolerance: &
     Ok(steps)
 }
 
-/// A stream by itself.
+/// A stream on its own.
 fn track(caller: &Caller<'_>, alone: &Alone<'_>, stream: Stream) -> Result<Track, Option<RunError>> {
     tracks(caller, alone, &[stream], &[], &[1]).map(|tracks| tracks.into_iter().flatten().collect())
 }
 
-/// Runs streams in one call a step, with others at the places that they leave; the tracks of the streams.
+/// Runs streams in one call per step, with others in the remaining places; returns the tracks of the streams.
 fn tracks(
     caller: &Caller<'_>,
     alone: &Alone<'_>,
@@ -118,7 +118,7 @@ fn tracks(
     let mut tracks: Vec<Track> = vec![Vec::new(); streams.len()];
     for step in 0..STEPS as usize {
         let size = sizes[step % sizes.len()].max(streams.len());
-        // Streams move on by a place in each step.
+        // Streams move on by one place in each step.
         let places: Vec<usize> = (0..size).map(|place| (place + step) % size).collect();
         let made = places.iter().map(|at| {
             let stream = all[*at];

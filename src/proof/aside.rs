@@ -1,4 +1,4 @@
-//! Threads for models that are loaded and tried beside lanes that serve.
+//! Threads for models that are loaded and tried while lanes serve others.
 
 use std::{hint::black_box, time::Duration};
 
@@ -10,27 +10,27 @@ use crate::{
     engine::LaneThreads,
 };
 
-/// Share of a model's time that may pass while its calls stand back; the rest is for calls that take their share of the cores.
+/// Share of a model's time that may pass while its calls give way; the rest is for calls that take their share of the cores.
 const STANDING_SHARE: f64 = 0.5;
-/// Calls that stood back, after which they tell better how much time the cores have than what was found before.
+/// After this many calls that gave way, they show better how much time the cores have than what was found before.
 const CALLS_KNOWN: u32 = 8;
-/// Cores have time to spare if work that stands back takes at most so many times as long as on a core of its own. Where all cores are
-/// at work it takes some hundreds of times as long, and nothing can call it back.
+/// Cores have time to spare if work that gives way takes at most this many times as long as on a core of its own. If all cores are at work
+/// it takes some hundreds of times as long, and nothing can call it back.
 const SLOWNESS_SPARE: f64 = 8.0;
 /// Steps of the work that shows how much time there is: a quarter of a millisecond on a core of its own.
 const PROBE_STEPS: u64 = 1 << 18;
 /// Work that takes at least this long, and waits for most of it, was not merely unlucky: the cores have no time to spare.
 const CROWDED_LEAST: Duration = Duration::from_millis(250);
-/// For this long afterwards, no other work stands back. Otherwise each of many reloads would take seconds.
+/// For this long afterwards, no other work gives way. Otherwise each of many reloads would take seconds.
 const CROWDED_FOR: Duration = Duration::from_secs(60);
 
-/// Threads for work beside lanes that serve: one that computes while a core has nothing else to do, so that no client waits for
-/// it, and one that takes its share of the cores, for what would else not be over in time.
+/// Threads for work done while lanes serve: one that computes only while a core has nothing else to do, so that no client waits for it, and
+/// one that takes its share of the cores, for what would otherwise not be over in time.
 #[derive(Debug)]
 pub struct Aside {
     standing_back: LaneThreads,
     pressing: LaneThreads,
-    /// When work that stood back was last seen to get hardly any of the cores.
+    /// When work that gave way was last seen to get hardly any time on the cores.
     crowded: Mutex<Option<Timestamp>>,
 }
 
@@ -41,14 +41,14 @@ pub(super) struct Taken {
     pub(super) calls: Duration,
     /// Longest call among them.
     pub(super) longest: Duration,
-    /// The calls among them that stood back: how many, what they took, and what passed until they were over.
+    /// The calls among them that gave way: how many, what they took, and how much time passed until they were over.
     stood_back: u32,
     stood_back_took: Duration,
     stood_back_passed: Duration,
 }
 
 impl Aside {
-    /// `stand_back` makes the thread that it is run on one that computes only while a core has nothing else to do.
+    /// `stand_back` turns the thread that runs it into one that computes only while a core has nothing else to do.
     #[must_use]
     pub fn new(stand_back: impl FnOnce() + Send) -> Self {
         let (standing_back, pressing) = (LaneThreads::new(), LaneThreads::new());
@@ -63,7 +63,7 @@ impl Aside {
         self.slowness() <= SLOWNESS_SPARE
     }
 
-    /// How many times as long as on a core of its own work takes now that stands back.
+    /// How many times as long as on a core of its own work that gives way takes now.
     pub(super) fn slowness(&self) -> f64 {
         let crowded = *self.crowded.lock();
         if crowded.is_some_and(|at| clock::now().since(at) < CROWDED_FOR) {
@@ -73,7 +73,7 @@ impl Aside {
         slowness_of(self.timed(work).1)
     }
 
-    /// Runs work that stands back, and says what it took on its thread.
+    /// Runs work that gives way, and says what it took on its thread.
     pub(super) fn timed<R: Send>(&self, work: impl FnOnce() -> R + Send) -> (R, Spent) {
         let (result, spent) = self.standing_back.run(|| clock::timed(work));
         if is_crowded(spent) {
@@ -87,7 +87,7 @@ impl Aside {
         self.pressing.run(work)
     }
 
-    /// Runs work on the thread that stands back. If all cores come to be at work meanwhile, it takes hundreds of times as long.
+    /// Runs work on the thread that gives way. If all cores become busy before it is over, it takes hundreds of times as long.
     pub fn stand_back<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.timed(work).0
     }
@@ -108,7 +108,7 @@ impl Taken {
         self.longest = self.longest.max(took);
     }
 
-    /// Notes a call that stood back, and was over after `passed`.
+    /// Notes a call that gave way and was over after `passed`.
     pub(super) fn add_standing_back(&mut self, took: Duration, passed: Duration) {
         self.add(took);
         self.stood_back += 1;
@@ -116,14 +116,14 @@ impl Taken {
         self.stood_back_passed += passed.max(took);
     }
 
-    /// What calls that stood back have waited for a core.
+    /// How long calls that gave way have waited for a core.
     pub(super) fn waited(self) -> Duration {
         self.stood_back_passed.saturating_sub(self.stood_back_took)
     }
 
-    /// Whether the next call stands back, of a model that may take `budget` for all of them: if cores have time to spare, and one of twice
-    /// the longest so far is over before their share of that time is, as slowly as they go. `slowness_before` is that of other work before
-    /// the first.
+    /// Whether the next call of a model that may take `budget` for all of them gives way: if cores have time to spare, and a call of twice
+    /// the longest so far would be over before the share for such calls is used up, at the present pace. `slowness_before` is that of other
+    /// work before the first.
     pub(super) fn stands_back(self, slowness_before: f64, budget: Duration) -> bool {
         let known = self.stood_back_passed.as_secs_f64() / self.stood_back_took.as_secs_f64().max(1e-9);
         let slowness = if self.stood_back < CALLS_KNOWN { slowness_before } else { known };
@@ -140,7 +140,7 @@ mod tests {
 
     const BUDGET: Duration = Duration::from_secs(2);
 
-    /// After calls that took so many microseconds each, and were over after so many.
+    /// After calls that each took `took` microseconds and were over after `passed`.
     fn after(calls: u32, took: u64, passed: u64) -> Taken {
         let [took, passed] = [took, passed].map(Duration::from_micros);
         let mut taken = Taken::default();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn how_they_go_decides_about_further_ones() {
+    fn how_they_go_decides_about_later_ones() {
         assert!(after(7, 100, 20_000).stands_back(QUIET, BUDGET), "a few may have been unlucky");
         assert!(!after(8, 100, 20_000).stands_back(QUIET, BUDGET), "cores have no time any more");
         assert!(after(8, 100, 150).stands_back(BUSY, BUDGET));

@@ -1,4 +1,4 @@
-//! Trial calls: run, timed, and within the model's time.
+//! Trial calls: runs and times them, within the model's time.
 
 use std::{cell::Cell, sync::Arc, time::Duration};
 
@@ -14,16 +14,16 @@ use crate::{
     engine::{CallThreads, Executable, ItemCall, RunError, StreamState},
 };
 
-/// This part of the time that passes counts as spent if calls have taken less.
+/// At least this part of the time that passes counts as spent, even if calls have taken less.
 const PASSED_SHARE: u32 = 8;
 
 /// Where calls are made.
 #[derive(Clone, Copy)]
 pub(super) enum Ground<'a> {
-    /// On the calling thread, which is this lane's, perhaps with company on those that have nothing to do.
+    /// On the calling thread, which is this lane's, perhaps with company on lanes that have nothing to do.
     Lane(usize, Option<&'a Company>),
-    /// Beside lanes that serve; the calling thread is the one of these that takes its share of the cores. The number says how many times
-    /// as long as on a core of its own work that stands back took before.
+    /// While lanes serve; the calling thread is the one of these two that takes its share of the cores. The number says how many times as
+    /// long as on a core of its own work that gives way took before.
     Aside(&'a Aside, f64),
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Caller<'a> {
 
 /// What a call gave.
 pub(super) struct Reply {
-    /// The items' outputs, and then their next states as tensors, in the items' order.
+    /// The items' outputs, then their next states as tensors, in the items' order.
     pub(super) answers: Vec<Answer>,
     /// The states alone, for the next step of the same streams.
     pub(super) states: Vec<Option<Vec<Tensor>>>,
@@ -50,19 +50,19 @@ impl<'a> Caller<'a> {
         Self { executable, ground, begun: clock::now(), budget, taken: Cell::default() }
     }
 
-    /// What is left of the model's time. Only what calls take counts, and not what they wait for a core: a verdict must not depend on how
-    /// busy the machine is. On a lane, which others wait for, the rest counts for something too.
+    /// What is left of the model's time. Only what calls take counts, not how long they wait for a core: a verdict must not depend on how
+    /// busy the machine is. On a lane, which others wait for, the rest counts in part.
     pub(super) fn left(&self) -> Duration {
         let calls = self.taken.get().calls;
         let spent = match self.ground {
             Ground::Lane(..) => calls.max(clock::now().since(self.begun) / PASSED_SHARE),
-            // A reload must end in time; what it waits by its own will is no part of that, and is bounded.
+            // A reload must end in time; time that it waits voluntarily does not count towards that, and is bounded.
             Ground::Aside(..) => clock::now().since(self.begun).saturating_sub(self.taken.get().waited()),
         };
         self.budget.saturating_sub(spent)
     }
 
-    /// Whether calls that should take so long altogether are over in time.
+    /// Whether calls that should take this long altogether will be over in time.
     pub(super) fn affords(&self, expected: Duration) -> bool {
         expected <= self.left()
     }
@@ -77,7 +77,7 @@ impl<'a> Caller<'a> {
         self.budget
     }
 
-    /// Lets idle lanes make calls with these items until others are shown.
+    /// Has idle lanes make calls with these items until others are shown.
     pub(super) fn show(&self, items: &[&TrialItem]) {
         if let Ground::Lane(_, Some(company)) = self.ground {
             company.show(self.executable, items.iter().map(|item| (*item).clone()).collect());
@@ -91,7 +91,7 @@ impl<'a> Caller<'a> {
             items.iter().zip(&streams).map(|(item, state)| ItemCall { inputs: &item.inputs, state: Some(state) }).collect();
         let mut taken = self.taken.get();
         let run = |lane| self.executable.run(lane, &calls, CallThreads::One);
-        // A call takes what its thread does not wait for a core.
+        // What a call takes is the time for which its thread is not waiting for a core.
         let (ran, took) = match self.ground {
             Ground::Aside(aside, slowness) if taken.stands_back(slowness, self.budget) => {
                 let begun = clock::now();
@@ -128,7 +128,7 @@ impl<'a> Caller<'a> {
         item.state.as_ref().map_or_else(|| Ok(StreamState::default()), |tensors| self.executable.state_of(tensors))
     }
 
-    /// The name of an output, or of a state's, by its place in an answer.
+    /// The name of an output, a state's included, by its place in an answer.
     pub(super) fn output_name(&self, output: usize) -> &str {
         let signature = self.executable.signature();
         let names = signature.outputs.iter().map(|spec| &*spec.name).chain(signature.states.iter().map(|spec| &*spec.output));

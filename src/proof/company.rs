@@ -1,4 +1,4 @@
-//! Work for lanes that have none while a model is measured, so that its calls cost what they will cost when all lanes compute.
+//! Work for idle lanes while a model is measured, so that its calls cost what they will cost when all lanes compute.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use parking_lot::{Condvar, Mutex};
 use super::items::TrialItem;
 use crate::engine::{CallThreads, Executable, ItemCall};
 
-/// The call that is being measured on some lane. Idle lanes make the same, each with its own instance of the model.
+/// The call that is being measured on some lane. Idle lanes make the same call, each with its own instance of the model.
 #[derive(Default)]
 pub struct Company {
     shared: Mutex<Shared>,
@@ -22,7 +22,7 @@ struct Shared {
 }
 
 impl Company {
-    /// As many models will be measured. Lanes keep company until each is [done](Company::done).
+    /// This many models will be measured. Lanes keep company until each is [done](Company::done).
     #[must_use]
     pub fn of(models: usize) -> Self {
         Self { shared: Mutex::new(Shared { measuring: models, call: None }), changed: Condvar::new() }
@@ -36,7 +36,7 @@ impl Company {
         self.changed.notify_all();
     }
 
-    /// Makes the calls that other lanes measure, on this one, until no model is left to measure.
+    /// On this lane, makes the calls that other lanes measure, until no model is left to measure.
     pub fn keep(&self, lane: usize) {
         loop {
             let mut shared = self.shared.lock();
@@ -50,7 +50,7 @@ impl Company {
             drop(shared);
             let (executable, items) = &*call;
             let items: Vec<ItemCall<'_>> = items.iter().map(|item| ItemCall { inputs: &item.inputs, state: None }).collect();
-            // What fails here fails on the lane that measures too, where it is looked at.
+            // What fails here also fails on the lane that measures, and is dealt with there.
             if executable.run(lane, &items, CallThreads::One).is_err() {
                 let mut shared = self.shared.lock();
                 if shared.call.as_ref().is_some_and(|current| Arc::ptr_eq(current, &call)) {

@@ -1,30 +1,31 @@
-//! How far two answers are apart.
+//! How far apart two answers are.
 //!
-//! Pure: knows tensors alone.
+//! Pure: knows only tensors.
 
 use super::items::{floats, is_float};
 use crate::domain::Tensor;
 
-/// An item whose answer has no size of its own is compared with what it gets alone relative to this part of the usual size of answers.
+/// If an item's answer has no size of its own, how far it is from what the item gets alone is relative to this part of the usual size of
+/// answers.
 pub(super) const FAR_FLOOR: f64 = 1e-2;
 
 /// What an item got: its outputs, then its stream's next states.
 pub(super) type Answer = Vec<Tensor>;
 
-/// How far an answer is from another one. Numbers are relative to the larger one's greatest value, so that what happens to a quiet
-/// item is not hidden by loud ones.
+/// How far one answer is from another. Numbers are relative to the larger one's greatest value, so that what happens to a quiet item is not
+/// hidden by loud ones.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Distance {
-    /// Of outputs of numbers; infinite where one is a number and the other is none, or the shapes differ.
+    /// For outputs of numbers; infinite if one is a number and the other is not, or if the shapes differ.
     pub(super) numbers: f64,
-    /// Whether an output of integers, booleans or strings differs: there is no nearly the same label.
+    /// Whether an output of integers, booleans or strings differs: labels cannot be nearly the same.
     pub(super) labels: bool,
     /// The output that differs most, by its place in the answer.
     pub(super) output: usize,
 }
 
 impl Distance {
-    /// How far `answer` is from `reference`. `floors[i]` is the least size of output `i` that differences are relative to.
+    /// How far `answer` is from `reference`. `floors[i]` is the smallest size of output `i` that differences are relative to.
     pub(super) fn between(answer: &Answer, reference: &Answer, floors: impl Fn(usize) -> f64) -> Self {
         let mut worst = Self::default();
         for (output, (tensor, wanted)) in answer.iter().zip(reference).enumerate() {
@@ -52,7 +53,7 @@ impl Distance {
         self.labels |= other.labels;
     }
 
-    /// The same as a number, where a label that differs is as far away as can be.
+    /// The same as one number, in which a different label is as far away as can be.
     pub(super) const fn strict(self) -> f64 {
         if self.labels { f64::INFINITY } else { self.numbers }
     }
@@ -71,7 +72,7 @@ fn apart(tensor: &Tensor, reference: &Tensor, floor: f64) -> f64 {
         if !value.is_finite() || !wanted.is_finite() {
             return f64::INFINITY;
         }
-        // Two answers of zero scale that differ are as far apart as can be.
+        // Two answers of scale zero that differ are as far apart as can be.
         let apart = (value - wanted).abs();
         worst = worst.max(if scale > 0.0 { apart / scale } else { f64::INFINITY });
     }
@@ -83,12 +84,12 @@ pub(super) fn largest(tensor: &Tensor) -> f64 {
     floats(tensor).map(f64::abs).filter(|size| size.is_finite()).fold(0.0, f64::max)
 }
 
-/// Whether an answer holds no infinity and nothing that is not a number.
+/// Whether an answer holds no infinities and no NaNs.
 pub(super) fn is_finite(answer: &Answer) -> bool {
     answer.iter().all(|tensor| floats(tensor).all(f64::is_finite))
 }
 
-/// The middle one of some sizes; 0 if there is none.
+/// The median of some sizes; 0 if there are none.
 pub(super) fn median(mut sizes: Vec<f64>) -> f64 {
     sizes.sort_unstable_by(f64::total_cmp);
     sizes.get(sizes.len() / 2).copied().unwrap_or_default()
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_equals_its_like_alone() {
+    fn what_is_not_a_number_equals_only_its_like() {
         assert_eq!(distance(&[f32::NAN, f32::INFINITY], &[f32::NAN, f32::INFINITY], 1.0), 0.0);
         assert_eq!(distance(&[f32::NAN], &[1.0], 1.0), f64::INFINITY);
         assert_eq!(distance(&[f32::NEG_INFINITY], &[f32::INFINITY], 1.0), f64::INFINITY);

@@ -1,4 +1,4 @@
-//! How much faster a model's calls are in another form of the same model.
+//! How much faster calls of another form of the same model are.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,11 +15,11 @@ use crate::engine::Executable;
 
 /// Items of the calls that are compared.
 const SIZES: [usize; 2] = [1, 8];
-/// Calls of each form and size, of which the fastest counts, as nothing makes a call faster than it is.
+/// Calls of each form and size. The fastest counts, as nothing makes a call faster than it is.
 const ROUNDS: u32 = 9;
-/// No fewer than these.
+/// No fewer than this.
 const ROUNDS_LEAST: u32 = 3;
-/// All calls together take at most this part of the model's time, besides those that find out what it takes.
+/// All calls together take at most this part of the model's time, not counting those that find out what items it takes.
 const SHARE: u32 = 8;
 /// Answers of the two forms may be this far apart.
 const FAR: f64 = 1e-3;
@@ -27,12 +27,12 @@ const FAR: f64 = 1e-3;
 /// What comparing two forms of a model showed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gain {
-    /// How many times as fast calls of the other form are: the mean of the sizes that were tried. 0 if that could not be found out, or it
-    /// gives other answers.
+    /// How many times as fast calls of the other form are: the mean over the sizes that were tried. 0 if that could not be found out, or if
+    /// it gives different answers.
     pub factor: f64,
     /// Time that it took to find out.
     pub took: Duration,
-    /// What the model was found to take.
+    /// What items the model was found to take.
     pub ranges: Option<Ranges>,
 }
 
@@ -43,7 +43,7 @@ pub fn gain(this: &Arc<Executable>, other: &Arc<Executable>, lane: usize, terms:
     compare(&[this, other].map(|form| Caller::new(form, Ground::Lane(lane, company), terms.budget)), terms)
 }
 
-/// The same beside lanes that serve other models, with instances that nobody else uses yet.
+/// The same while lanes serve other models, with instances that nothing else uses yet.
 #[must_use]
 pub fn gain_beside(this: &Arc<Executable>, other: &Arc<Executable>, terms: &Terms, aside: &Aside) -> Gain {
     let ground = Ground::Aside(aside, aside.slowness());
@@ -66,14 +66,14 @@ fn factors(forms: &[Caller<'_>; 2], maker: &Maker<'_>, terms: &Terms) -> Option<
     let spent = || spent(forms) - before;
     let (mut factors, mut per_item) = (Vec::new(), Duration::ZERO);
     for size in SIZES.into_iter().filter(|size| *size <= terms.max_batch) {
-        // If an item takes as long in company as alone.
+        // Assuming that an item takes as long in company as alone.
         if spent() + per_item * (1 + ROUNDS_LEAST) * size as u32 > share {
             break;
         }
         let call: Vec<&TrialItem> = vec![&item; size];
         forms[0].show(&call);
         let mut fastest = [Duration::MAX; 2];
-        // The first calls warm up, and tell how long others will take.
+        // The first calls are a warm-up, and show how long the others will take.
         let [first, other] = forms.each_ref().map(|form| form.call(&call));
         let (first, other) = (first.ok()?, other.ok()?);
         if !are_alike(&first.answers, &other.answers) {
@@ -127,7 +127,7 @@ mod tests {
         let spec =
             |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(4)], batch_axis: Some(0) };
         let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
-        // A call that waits for a core is not counted, but one that sleeps is.
+        // Time spent waiting for a core is not counted, but time spent sleeping is.
         let script = Script { kind, cost_per_call, cost_mode: CostMode::Blocked, ..Script::default() };
         let engine = SyntheticEngine::new(Arc::clone(&signature), script).expect("a sound script");
         let control = engine.control();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_that_answers_otherwise_gains_nothing() {
+    fn a_form_that_answers_differently_gains_nothing() {
         let (this, _) = model(SyntheticKind::Double, Duration::from_millis(4));
         let (other, _) = model(SyntheticKind::Identity, Duration::ZERO);
         assert_eq!(gain(&this, &other, 0, &Terms::default(), None).factor, 0.0);

@@ -1,8 +1,8 @@
-//! What a model's file tells about how its items may depend on each other.
+//! What a model's file suggests about how its items may depend on each other.
 
 use crate::{domain::Signature, engine::Engine};
 
-/// Names of first dimensions along which order means something: the beginnings of words, in lower case.
+/// Names of first dimensions along which order matters: beginnings of words, in lower case.
 const ORDERED: [&str; 14] = [
     "time",
     "seq",
@@ -22,26 +22,26 @@ const ORDERED: [&str; 14] = [
 /// The same as whole words.
 const ORDERED_WORDS: [&str; 2] = ["t", "l"];
 
-/// What is known of a model before it has run. Nothing here overrules what its calls show.
+/// What is known about a model before it has run. Nothing here overrules what its calls show.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hints {
     /// Whether the model rounds coarsely inside: it computes in 8 bits or in half precision.
     pub lossy: bool,
     /// Operators that couple items, such as `DynamicQuantizeLinear`.
     pub suspects: Vec<String>,
-    /// What the file calls the dimension that is taken for the batch, if that is a word for time, nodes or points, or if another
+    /// What the file calls the dimension that is taken to be the batch, if that is a word for time, nodes or points, or if another
     /// dimension of the same input has the same name.
     pub ordered_axis: Option<String>,
-    /// Whether that dimension has a name in the file that an exporter did not count up, such as `unk__7`.
+    /// Whether that dimension has a name in the file, other than one that an exporter numbered, such as `unk__7`.
     pub named: bool,
     /// Whether the file calls it a batch, in so many words.
     pub named_batch: bool,
-    /// Whether the engine computes items apart whatever they are, as the synthetic one does.
+    /// Whether the engine always computes items apart, as the synthetic one does.
     pub apart_by_construction: bool,
 }
 
 impl Hints {
-    /// What the file of `engine` tells about a model of this signature.
+    /// What the file of `engine` suggests about a model with this signature.
     #[must_use]
     pub fn of(engine: &dyn Engine, signature: &Signature) -> Self {
         let apart_by_construction = engine.computes_items_apart();

@@ -1,4 +1,4 @@
-//! Made-up items of unlike character: calm ones and loud ones, whose values tell apart what one does to another.
+//! Made-up items of different characters: calm ones and loud ones, whose values show what one does to another.
 //!
 //! Knows signatures; makes no call.
 
@@ -9,19 +9,19 @@ use crate::domain::{
     Datatype, ElementBytes, ItemInputs, PaddingRule, Shape, Signature, Tensor, TensorSpec, element_count, push_element,
 };
 
-/// Bytes of one input that is made up.
+/// Bytes of a single made-up input.
 const INPUT_BYTES_MAX: usize = 1 << 28;
-/// Bytes of all made-up items of a model; fewer characters are made of items so large.
+/// Bytes of all made-up items of a model; if items are too large, they are made in fewer characters.
 const ITEMS_BYTES_MAX: usize = 1 << 29;
 /// Beyond the steps of any stream.
 const FIRST_STRANGER: u64 = 1 << 32;
-/// Size given to dynamic dimensions, such as the length of a text, and the ones to try where that does not run: some models take
-/// a frame of audio, a second of it, or a single token at the least.
+/// Size given to dynamic dimensions, such as the length of a text, followed by those to try if that does not run: some models take at least
+/// a frame of audio, a second of it, or a single token.
 pub(super) const LENGTHS: [usize; 7] = [32, 160, 512, 1_280, 16_000, 64, 1];
-/// Lengths of items that are padded by more than their own length many times over: what padding does to a maximum or a mean shows on
-/// short items of usual size.
+/// Lengths of items that are padded by many times their own length: what padding does to a maximum or a mean shows in short items of the
+/// usual size.
 const SHORT_LENGTHS: [usize; 3] = [1, 2, 3];
-/// Upper bounds of integer values, of which the first that runs is where the search for the largest begins. No larger ones: a number may be
+/// Upper bounds of integer values; the search for the largest begins at the first one that runs. There are no larger ones: a number may be
 /// a size to allocate.
 pub(super) const TOPS: [u32; 6] = [1_000, 100, 30, 8, 2, 1];
 
@@ -35,14 +35,14 @@ pub(super) enum Character {
     Zero,
     /// [`Character::Loud`] with the opposite sign.
     Mirror,
-    /// A thousandth of the size, and all of it below 0.
+    /// A thousandth of the size, and all below 0.
     Quiet,
     /// Around 3.
     Offset,
     Positive,
     /// A millionth of the size.
     Tiny,
-    /// [`Character::Unit`] with the opposite sign: of the two, one is on the other side of any threshold.
+    /// [`Character::Unit`] with the opposite sign: of the two, one is on the far side of any threshold.
     Opposite,
 }
 
@@ -98,8 +98,8 @@ impl Character {
         }
     }
 
-    /// Elements that a mask of so many marks, from the first on. A mask that is the same for all items would show nothing of what
-    /// masks do to others.
+    /// How many elements a mask of this width marks, from the first on. A mask that is the same for all items would not show what masks do
+    /// to others.
     const fn marked(self, width: usize) -> usize {
         match self {
             Self::Loud | Self::Positive => width - width / 4,
@@ -136,7 +136,7 @@ impl Character {
         }
     }
 
-    /// Length of a padded item, of so many at most and at least. Lengths differ, so that calm items are padded beside loud ones.
+    /// Length of a padded item, between `least` and `most`. Lengths differ, so that calm items are padded next to loud ones.
     fn length(self, least: usize, most: usize) -> usize {
         let share = match self {
             Self::Unit | Self::Loud | Self::Mirror => 32,
@@ -150,7 +150,7 @@ impl Character {
     }
 }
 
-/// How values are drawn. Models that break on the first are tried with the next.
+/// How values are drawn. Models that fail with the first way are tried with the next.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Recipe {
     /// Ratio between a loud and a calm item.
@@ -186,22 +186,22 @@ pub(super) struct TrialItem {
 pub(super) struct Maker<'a> {
     signature: &'a Signature,
     seed: u64,
-    /// Items of the manifest, which are used as they are and as what others are made of.
+    /// Items from the manifest, which are used as they are and as material for others.
     examples: &'a [ItemInputs],
     pub(super) recipe: Recipe,
     /// Size of dynamic dimensions.
     pub(super) length: usize,
     /// Upper bound of each input's integers.
     pub(super) tops: SmallVec<[u32; 4]>,
-    /// Whether all items have one length.
+    /// Whether all items have the same length.
     pub(super) equal_lengths: bool,
-    /// Elements beyond the least that an item of usual size has, if it is to be a short one.
+    /// Elements beyond the minimum that an item of usual size has, if it is to be a short one.
     short: Option<usize>,
-    /// Whether integers are as large as can be, to see whether the model takes them.
+    /// Whether integers are as large as possible, to see whether the model takes them.
     probes: bool,
 }
 
-/// How long dynamic dimensions are and how large integers, so that a model takes what is made up.
+/// How long dynamic dimensions and how large integers are, so that a model takes what is made up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ranges {
     length: usize,
@@ -219,18 +219,18 @@ impl<'a> Maker<'a> {
         Self { signature, seed, examples, recipe: RECIPES[0], length, tops, equal_lengths: false, short: None, probes: false }
     }
 
-    /// What it makes items of, for other makers.
+    /// What it makes items from, for other makers.
     pub(super) fn ranges(&self) -> Ranges {
         Ranges { length: self.length, tops: self.tops.clone() }
     }
 
-    /// The same for the shortest items that share calls, if others than these were made so far.
+    /// The same for the shortest items that share calls, if those made so far were different.
     pub(super) fn shortest(&self) -> Option<Self> {
         let first = *self.signature.padding.as_ref()?.buckets.first()?;
         (first < self.length).then(|| Self { length: first, ..self.clone() })
     }
 
-    /// An item whose integers are as large as can be: a model that takes it takes all others.
+    /// An item whose integers are as large as possible: a model that takes it takes all others.
     pub(super) fn probe(&self) -> Option<TrialItem> {
         Self { probes: true, ..self.clone() }.item(Character::Unit, 0)
     }
@@ -256,7 +256,7 @@ impl<'a> Maker<'a> {
         if items.is_empty() {
             items.push(first);
         }
-        // What is made up makes the company that examples are given.
+        // Made-up items are the company of the examples.
         let made = Character::ALL.into_iter().filter(|character| *character != Character::Unit);
         let wanted = affordable.saturating_sub(items.len()).max(usize::from(affordable > 1));
         items.extend(made.take(wanted).filter_map(|character| self.item(character, 0)));
@@ -274,13 +274,13 @@ impl<'a> Maker<'a> {
         Some(items)
     }
 
-    /// So many items of this size are made at the most.
+    /// How many items of this size are made at most.
     pub(super) fn affordable(bytes: usize) -> usize {
         (ITEMS_BYTES_MAX / bytes.max(1)).max(1)
     }
 
-    /// An item that differs from all others of its character, and is in the same state. Where lengths differ, it is of any, but more
-    /// often a short one.
+    /// An item that differs from all others of its character, and is in the same state. If lengths differ, it may have any, but is more
+    /// often short.
     pub(super) fn stranger(&self, character: Character, number: u64) -> Option<TrialItem> {
         let part = self.chance(FIRST_STRANGER + number, character, usize::MAX).f64().powi(3);
         let maker = Self { short: Some(1 + (part * self.length as f64) as usize), ..self.clone() };
@@ -288,7 +288,7 @@ impl<'a> Maker<'a> {
         Some(TrialItem { state: self.state(character), ..item })
     }
 
-    /// An item, as its stream would bring it at a step. Without a state of its own.
+    /// An item, as its stream would bring it at a step. It has no state of its own.
     pub(super) fn item(&self, character: Character, step: u64) -> Option<TrialItem> {
         let inputs = if self.examples.is_empty() {
             let specs = self.signature.inputs.iter().enumerate();
@@ -300,7 +300,7 @@ impl<'a> Maker<'a> {
         Some(TrialItem { character, inputs, state: None })
     }
 
-    /// The same with numbers moved by a few units in the last place, or so many times that, each `turn` in another way: how far its
+    /// The same with numbers moved by a few units in the last place, or by `times` as much, each `turn` in a different way: how far its
     /// answer moves is what rounding can do.
     pub(super) fn nudged(&self, item: &TrialItem, turn: u64, times: f64) -> Option<TrialItem> {
         let mut chance = self.chance(u64::MAX - 2 - turn, item.character, 0);
@@ -336,7 +336,7 @@ impl<'a> Maker<'a> {
         self.signature.padding.as_ref().and_then(|rule| rule.mask) == Some(position) || input.name.to_lowercase().contains("mask")
     }
 
-    /// Whether an input tells the length of another one: a lone integer beside an input of any length.
+    /// Whether an input states the length of another one: a lone integer next to an input of any length.
     fn is_length(&self, input: &TensorSpec) -> bool {
         let is_lone = input.dims.iter().all(|dim| *dim == Some(1));
         is_lone && is_integer(input.datatype) && self.has_dynamic_dims()
@@ -354,8 +354,8 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// The length that an item's own input tells. Where nothing pads, a client may tell less than it sends.
-    fn told_length(&self, character: Character) -> usize {
+    /// The length that an item's own input states. Where nothing pads, a client may state less than it sends.
+    fn stated_length(&self, character: Character) -> usize {
         let length = self.length(character);
         match character {
             Character::Positive | Character::Quiet | Character::Loud if self.signature.padding.is_none() => length - length / 4,
@@ -390,7 +390,7 @@ impl<'a> Maker<'a> {
         Tensor::new(spec.datatype, shape, data.into()).ok()
     }
 
-    /// The element that is number `at` of a tensor whose last dimension has `width` elements.
+    /// Element number `at` of a tensor whose last dimension has `width` elements.
     fn element(
         &self,
         character: Character,
@@ -407,7 +407,7 @@ impl<'a> Maker<'a> {
         }
         if is_float(datatype) {
             let scale = if datatype == Datatype::Fp16 { self.recipe.scale.min(100.0) } else { self.recipe.scale };
-            // A rule may set in at any size of a number, so every second one of the large ones has any.
+            // A rule may set in at any size of a number, so every second large one has a random size.
             let scale = if character.is_large() && at % 2 == 1 { scale.powf(chance.f64()) } else { scale };
             let value = character.float(normal(chance), scale);
             return Some(float_element(datatype, if self.recipe.positive { value.abs() } else { value }));
@@ -416,7 +416,7 @@ impl<'a> Maker<'a> {
             return Some(ElementBytes::from_elem(u8::from(character.boolean(chance.f64())), 1));
         }
         let value = if self.is_length(spec) {
-            u32::try_from(self.told_length(character)).ok()?
+            u32::try_from(self.stated_length(character)).ok()?
         } else {
             let top = self.tops[position].min(self.recipe.top_max);
             if self.probes { top.saturating_sub(1) } else { character.integer(chance.f64(), top) }
@@ -451,7 +451,7 @@ fn example(inputs: &ItemInputs) -> TrialItem {
     TrialItem { character: Character::Unit, inputs: inputs.clone(), state: None }
 }
 
-/// An example made loud, quiet, or the opposite of what it is, in its numbers; what else it has stays.
+/// An example whose numbers are made loud, quiet, or the opposite of what they are; the rest stays.
 fn varied(tensor: &Tensor, character: Character) -> Option<Tensor> {
     let datatype = tensor.datatype();
     if !is_float(datatype) {
@@ -466,7 +466,7 @@ fn varied(tensor: &Tensor, character: Character) -> Option<Tensor> {
     Tensor::new(datatype, tensor.shape().into(), elements.into()).ok()
 }
 
-/// Lengths of the bucket in which items of this length are, or those of the last one.
+/// Lengths of the bucket that items of this length are in, or those of the last one.
 fn bucket_of(rule: &PaddingRule, length: usize) -> (usize, usize) {
     let Some(last) = rule.buckets.last() else { return (1, length) };
     let length = length.min(*last);
@@ -506,7 +506,7 @@ fn float_element(datatype: Datatype, value: f64) -> ElementBytes {
     }
 }
 
-/// The numbers of a tensor of floats; none of any other.
+/// The numbers of a tensor of floats; nothing for other tensors.
 pub(super) fn floats(tensor: &Tensor) -> Box<dyn Iterator<Item = f64> + '_> {
     fn read<'a, const N: usize>(data: &'a [u8], value: fn([u8; N]) -> f64) -> Box<dyn Iterator<Item = f64> + 'a> {
         Box::new(data.as_chunks::<N>().0.iter().map(move |element| value(*element)))

@@ -1,11 +1,11 @@
-//! How much memory there is to be had, as the system says.
+//! How much memory is available, according to the system.
 
 use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
-/// Bytes that may still be allocated, by the machine, by the limits of this process's group of processes, and by its own; `None` if the
-/// system does not say.
+/// Bytes that may still be allocated, going by the machine, the limits of this process's cgroup, and its own; `None` if the system does not
+/// say.
 #[must_use]
 pub fn available_memory() -> Option<u64> {
     let machine = bytes_of(&read("/proc/meminfo")?, "MemAvailable")?;
@@ -14,7 +14,7 @@ pub fn available_memory() -> Option<u64> {
     left.into_iter().chain([legacy]).flatten().chain([machine]).min()
 }
 
-/// What the group of processes at `folder` may still have. Pages of files that nobody uses count as free.
+/// What the cgroup at `folder` may still use. Pages of files that nobody uses count as free.
 fn group_left(folder: &str, limit: &str, usage: &str, unused: &str) -> Option<u64> {
     let number = |file: &str| read(&format!("{folder}/{file}"))?.trim().parse::<u64>().ok();
     let limit = number(limit)?;

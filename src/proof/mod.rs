@@ -1,12 +1,12 @@
 //! Proves, before a model serves, that items which share a call do not change each other's answers, and measures what calls cost.
 //!
-//! The same calls do both. Made-up items of unlike character run [alone], then [together] at sizes 2, 4, 8 … and, of a model with a
-//! state, [along] 16 steps of a stream; answers that are random are compared by how they [scatter]; [verdict] says what that means. Knows
-//! engines; no queue, no file, no protocol.
+//! The same calls do both. Made-up items of different characters run [alone], then [together] at sizes 2, 4, 8 … and, for a model with a
+//! state, [along] 16 steps of a stream; random answers are compared by how they [scatter]; [verdict] says what that means. Knows engines;
+//! no queue, no file, no protocol.
 //!
 //! # What it proves
-//! That no dependence was found, with one seed, in calls up to the size that is named, between items of up to 32 elements along
-//! dynamic dimensions. A rule that sets in beyond that, or that made-up items never reach, is not found.
+//! That no dependence was found, with one seed, in calls up to the stated size, between items of up to 32 elements along dynamic
+//! dimensions. A rule that sets in beyond that, or that made-up items never reach, is not found.
 
 mod alone;
 mod along;
@@ -47,17 +47,17 @@ use crate::{
     engine::{CallThreads, Executable, ItemCall, LaneThreads, RunError},
 };
 
-/// Changes whenever the same model could get another verdict or other costs.
+/// Changes whenever the same model could get a different verdict or different costs.
 pub const PROOF_VERSION: u32 = 3;
 /// What items are drawn from unless another seed is given.
 pub const SEED_DEFAULT: u64 = 0x7469_6465;
 /// Time for a model's trial calls unless its manifest gives another.
 pub const BUDGET_DEFAULT: Duration = Duration::from_secs(2);
-/// Calls may take so many times as long as they should, and a model with a state still has time for its steps.
+/// Calls may take this many times as long as they should, and a model with a state still has time for its steps.
 const STEPS_MARGIN: u32 = 3;
-/// Items of a call in which the shortest items of a model with padding are tried.
+/// Items in the calls that try the shortest items of a model with padding.
 const SHORTEST_BATCH: usize = 4;
-/// Calls with one thread and with all, of which the median counts.
+/// Calls with one thread, and with all; the median counts.
 const WIDE_CALLS: usize = 7;
 /// Each of the two series takes at most this part of the model's time.
 const WIDE_SHARE: u32 = 8;
@@ -65,13 +65,13 @@ const WIDE_SHARE: u32 = 8;
 /// Why a model cannot serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
-    /// What the model gives is not what its signature says, already for one item.
+    /// What the model gives is not what its signature says, even for one item.
     #[error("a trial call with one item failed: {0}")]
     Outputs(String),
-    /// What was taken for the batch is none.
+    /// What was taken for the batch is not one.
     #[error(
-        "its first dimension is not a batch: {0}; set batch = false in the manifest to run each request as one call with tensors as \
-         they are, or batching = \"off\" to run one element along that dimension a call"
+        "its first dimension is not a batch: {0}; set batch = false in the manifest to run each request as one call with tensors as they \
+         are, or batching = \"off\" to run one element along that dimension in each call"
     )]
     NotABatch(String),
 }
@@ -85,13 +85,13 @@ pub struct Terms {
     pub rule: BatchingRule,
     /// Time for the model's trial calls.
     pub budget: Duration,
-    /// Items of the manifest. Made-up ones take their place where there are none.
+    /// Items from the manifest. If there are none, made-up ones take their place.
     pub examples: Vec<ItemInputs>,
     /// What made-up items are drawn from.
     pub seed: u64,
-    /// What the model takes, if that has been found out.
+    /// What items the model takes, if that is known already.
     pub ranges: Option<Ranges>,
-    /// What the model's file tells.
+    /// What the model's file suggests.
     pub hints: Hints,
 }
 
@@ -114,7 +114,7 @@ impl Default for Terms {
 pub struct Proof {
     /// Whether items share calls, and why.
     pub batching: Batching,
-    /// The time of calls with 1, 2, 4 … items. Those of an unproven model that shares calls are guesses from one item.
+    /// The time of calls with 1, 2, 4 … items. For an unproven model that shares calls, they are guesses from one item.
     pub medians: Vec<Duration>,
     /// Input bytes of the made-up item that was measured.
     pub item_bytes: usize,
@@ -123,15 +123,15 @@ pub struct Proof {
 /// Proves and measures a model on lane number `lane`, whose compute thread calls this. Idle lanes keep `company`.
 ///
 /// # Errors
-/// [`ProofError`] if the model cannot serve. A model that no trial call tells anything about is no error: its verdict says so.
+/// [`ProofError`] if the model cannot serve. If trial calls prove nothing about a model, that is not an error: its verdict says so.
 pub fn prove(executable: &Arc<Executable>, lane: usize, terms: &Terms, company: Option<&Company>) -> Result<Proof, ProofError> {
     prove_by(&Caller::new(executable, Ground::Lane(lane, company), terms.budget), terms)
 }
 
-/// The same beside lanes that serve other models, with instances of this one that nobody else uses yet.
+/// The same while lanes serve other models, with instances of this one that nothing else uses yet.
 ///
 /// # Errors
-/// As [`prove`].
+/// As for [`prove`].
 pub fn prove_beside(executable: &Arc<Executable>, terms: &Terms, aside: &Aside) -> Result<Proof, ProofError> {
     aside.press(|| prove_by(&Caller::new(executable, Ground::Aside(aside, aside.slowness()), terms.budget), terms))
 }
@@ -169,8 +169,8 @@ fn prove_by(caller: &Caller<'_>, terms: &Terms) -> Result<Proof, ProofError> {
     Ok(Proof { batching, medians, item_bytes })
 }
 
-/// What is found of a random model whose manifest has its items share calls: that it must not, if neighbours move its answers by more
-/// than chance does.
+/// The finding for a random model whose manifest has its items share calls: that they must not, if neighbours move its answers by more than
+/// chance does.
 fn of_random(finding: Finding, caller: &Caller<'_>, alone: &Alone<'_>, terms: &Terms) -> Finding {
     if finding.verdict != Verdict::Random || terms.rule != BatchingRule::Assumed {
         return finding;
@@ -187,7 +187,7 @@ fn in_company(caller: &Caller<'_>, alone: &Alone<'_>, terms: &Terms) -> Result<(
     if finding.verdict == Verdict::Independent
         && let Some(maker) = alone.maker.shortest()
     {
-        // Padding is the larger part of an item the shorter the item is.
+        // The shorter an item is, the larger the part of it that is padding.
         let shortest = Alone { repeated: alone.repeated, noise: alone.noise, ..Alone::run(caller, maker)? };
         let (at_shortest, _) = compared(caller, &shortest, terms, terms.max_batch.min(SHORTEST_BATCH));
         if matches!(at_shortest.verdict, Verdict::Dependent | Verdict::NotABatch | Verdict::PaddingLeaks) {
@@ -221,7 +221,7 @@ fn compared(caller: &Caller<'_>, alone: &Alone<'_>, terms: &Terms, max_batch: us
     (finding, observed)
 }
 
-/// Extends costs in proportion, as if sharing calls gained nothing: calls that run will correct them.
+/// Extends costs in proportion, as if sharing calls gained nothing: running calls will correct them.
 fn guess(medians: &mut Vec<Duration>, max_batch: usize) {
     while let Some(last) = medians.last().copied().filter(|_| 1 << medians.len() <= max_batch) {
         medians.push(last.saturating_mul(2));
@@ -232,7 +232,7 @@ const fn prev_power_of_two(number: usize) -> usize {
     if number == 0 { 0 } else { 1 << number.ilog2() }
 }
 
-/// Calls each lane's instance once, as far as `budget` goes, so that no client pays for its first call.
+/// Calls each lane's instance once, as far as `budget` goes, so that no client pays for the first call.
 ///
 /// # Errors
 /// [`RunError`] if a call fails with an item that ran elsewhere.
@@ -251,8 +251,8 @@ pub fn warm_up(
     Ok(())
 }
 
-/// The time of a call with one item on all threads, divided by its time on one; `None` if the model's engine cannot use them, or no made-up
-/// item runs. The other lanes must be idle.
+/// The time of a call with one item on all threads, divided by its time on one; `None` if the model's engine cannot use them, or if no
+/// made-up item runs. The other lanes must be idle.
 #[must_use]
 pub fn wide_gain(executable: &Executable, lane: &LaneThreads, terms: &Terms) -> Option<f64> {
     if !executable.can_widen() {

@@ -1,7 +1,7 @@
-//! Models that are random: whether what they give one item scatters elsewhere when other items come beside it.
+//! Models that are random: whether their answers to one item scatter around a different place when other items are next to it.
 //!
-//! Answers of such a model cannot be compared one by one. But if all of many answers beside calm items lie below all of those beside loud
-//! ones, or above, chance did not do that.
+//! Answers of such a model cannot be compared one by one. But if all of many answers next to calm items lie below, or above, all of those
+//! next to loud ones, that is not chance.
 
 use super::{
     alone::Alone,
@@ -10,14 +10,14 @@ use super::{
     items::{Character, TrialItem, floats},
 };
 
-/// Calls beside calm items, and as many beside loud ones. That all of one kind lie on one side has a chance of one in 300 million.
+/// Calls next to calm items, and as many next to loud ones. That all of one kind lie on one side by chance happens once in 300 million.
 const CALLS: usize = 16;
-/// Of so many numbers, one may lie apart by chance.
+/// Of this many numbers, one may lie apart by chance.
 const NUMBERS: usize = 100_000;
 /// Items of a call.
 const SIZE: u32 = 3;
 
-/// The output in which answers lie apart; `None` if there is none, or there is no time to find out.
+/// The output in which answers lie apart; `None` if there is none, or if there is no time to find out.
 pub(super) fn coupled(caller: &Caller<'_>, alone: &Alone<'_>) -> Option<usize> {
     if !caller.affords(alone.took * SIZE * 2 * CALLS as u32) {
         return None;
@@ -40,7 +40,7 @@ fn beside(caller: &Caller<'_>, watched: &TrialItem, other: &TrialItem) -> Option
     (answers.len() > 1).then(|| answers.swap_remove(1))
 }
 
-/// The first output with numbers that lie apart: more of them than chance puts there.
+/// The first output in which more numbers lie apart than chance would explain.
 fn apart(left: &[Answer], right: &[Answer]) -> Option<usize> {
     let outputs = left.first()?.len();
     (0..outputs).find(|output| {
@@ -51,7 +51,7 @@ fn apart(left: &[Answer], right: &[Answer]) -> Option<usize> {
     })
 }
 
-/// The least and the most that a number came to; the other way round if it never was a number.
+/// The smallest and the largest value of a number; the other way round if it never was a number.
 #[derive(Clone, Copy)]
 struct Range {
     least: f64,
@@ -86,13 +86,13 @@ mod tests {
     use super::*;
     use crate::domain::Tensor;
 
-    /// So many answers of two numbers, of which the second is around `middle`.
+    /// Answers of two numbers, the second of which is around `middle`.
     fn answers(middle: f32, chance: &mut fastrand::Rng) -> Vec<Answer> {
         (0..CALLS).map(|_| vec![Tensor::from_f32(&[chance.f32(), middle + chance.f32()])]).collect()
     }
 
     #[test]
-    fn what_scatters_elsewhere_is_told_from_what_scatters_alike() {
+    fn what_scatters_elsewhere_is_distinguished_from_what_scatters_alike() {
         let mut chance = fastrand::Rng::with_seed(1);
         for _ in 0..100 {
             let (left, right) = (answers(0.0, &mut chance), answers(0.0, &mut chance));
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_not_apart() {
+    fn what_is_not_a_number_is_not_apart() {
         let none = vec![vec![Tensor::from_f32(&[f32::NAN, 1.0])]; CALLS];
         let some = vec![vec![Tensor::from_f32(&[1.0, 1.0])]; CALLS];
         assert_eq!(apart(&none, &some), None);

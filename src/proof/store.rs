@@ -1,11 +1,11 @@
-//! Proofs that are kept in a folder, so that a model that has not changed need not be proven at each start.
+//! Proofs kept in a folder, so that a model that has not changed need not be proven at each start.
 //!
-//! A forged or outdated proof is a wrong number, so nothing in the folder is believed but what this user wrote, whole, for exactly this
-//! model: the folder must belong to the user and be closed to all others, each file carries a checksum, and its name is the digest of
-//! everything that the proof depends on. What cannot be believed is not there.
+//! A forged or outdated proof means wrong numbers, so nothing in the folder is believed except what this user wrote, whole, for exactly
+//! this model: the folder must belong to the user and be closed to all others, each file carries a checksum, and its name is the digest of
+//! everything that the proof depends on. What cannot be believed is treated as missing.
 //!
 //! # Two servers
-//! A file is written under a name of its own and then renamed, so that no reader sees half of it, and of two writers the last one counts.
+//! A file is written under another name and then renamed, so that no reader sees half of it, and the last of two writers wins.
 
 use std::{
     fmt::Write as _,
@@ -24,11 +24,11 @@ use sha2::{Digest as _, Sha256};
 use super::{PROOF_VERSION, Proof};
 use crate::domain::{Batching, Verdict};
 
-/// Proofs that are kept; beyond them the oldest go.
+/// How many proofs are kept; beyond that the oldest go.
 const PROOFS_MAX: usize = 1_024;
-/// Bytes of a proof; a larger file is none.
+/// Bytes of a proof; a larger file is not one.
 const PROOF_BYTES_MAX: u64 = 64 << 10;
-/// Half-written files of servers that died are removed after so long.
+/// Half-written files of servers that died are removed after this long.
 const PART_AGE_MAX: Duration = Duration::from_secs(3_600);
 
 /// A SHA-256.
@@ -37,13 +37,13 @@ pub type Fingerprint = [u8; 32];
 /// What a proof depends on besides the processor and the version of the proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
-    /// Of the model's file and of all that it refers to.
+    /// Of the model's file and everything that it refers to.
     pub model: Fingerprint,
     /// The engine that runs it.
     pub engine: &'static str,
     /// The engine's version.
     pub engine_version: String,
-    /// The text of the model's manifest, and of the trial items that it names.
+    /// The text of the model's manifest, and of the trial items that it refers to.
     pub manifest: String,
     /// Lanes that compute at the same time.
     pub lanes: usize,
@@ -55,14 +55,14 @@ pub struct Store {
     folder: Option<PathBuf>,
 }
 
-/// What was measured and proven, as it is kept.
+/// What was measured and proven, in the form in which it is kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kept {
     /// The proof.
     pub proof: Proof,
-    /// The time of a call on all threads over that on one.
+    /// The time of a call on all threads, divided by that on one.
     pub wide: Option<f64>,
-    /// Whether it is that of the model with packed weights.
+    /// Whether this is for the model with packed weights.
     pub packs_weights: bool,
 }
 
@@ -87,10 +87,10 @@ impl Store {
         Self { folder: None }
     }
 
-    /// Opens the folder at `path`, which is made if it is not there.
+    /// Opens the folder at `path`, and creates it if it is not there.
     ///
     /// # Errors
-    /// Why nothing in it can be believed or nothing can be written to it.
+    /// The reason why nothing in it can be believed, or nothing can be written to it.
     pub fn open(path: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         let found = fs::symlink_metadata(path)?;
@@ -100,7 +100,7 @@ impl Store {
         }
         let user = process::geteuid().as_raw();
         if found.uid() != user {
-            return refuse(format!("it belongs to user {}, not to user {user}, who runs the server", found.uid()));
+            return refuse(format!("it belongs to user {}, but the server runs as user {user}", found.uid()));
         }
         if found.mode() & 0o077 != 0 {
             return refuse(format!("its mode is {:o}, so that others could forge proofs; set it to 700", found.mode() & 0o777));
@@ -136,7 +136,7 @@ impl Store {
         let written = write(&part, &format!("{}\n{text}\n", checksum(&name, &text)));
         let placed = written.and_then(|()| fs::rename(&part, folder.join(&name)));
         if placed.is_err() {
-            // It may never have been there.
+            // It may never have existed.
             let _ = fs::remove_file(&part);
         }
         placed
@@ -201,7 +201,7 @@ fn read(path: &Path, name: &str) -> Option<Kept> {
     Kept::try_from(serde_json::from_str::<Stored>(stored).ok()?).ok()
 }
 
-/// A link could lead to what somebody else can write, and a pipe would be waited for.
+/// A link could lead to something that others can write, and a pipe would make us wait.
 fn no_links() -> i32 {
     (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
 }
@@ -221,7 +221,7 @@ fn name_of(subject: &Subject) -> String {
     hex(&digest.finalize()) + SUFFIX
 }
 
-/// What the system says of the processor: its model and what it can do, on which kernels and so results depend.
+/// What the system says about the processor: its model and its features, on which kernels, and so results, depend.
 static PROCESSOR: LazyLock<String> = LazyLock::new(|| {
     let mut described = std::env::consts::ARCH.to_owned();
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_is_found_again_for_exactly_what_it_is_of() {
+    fn a_proof_is_found_again_for_exactly_what_it_is_about() {
         let (_root, folder, store) = opened();
         assert_eq!(fs::metadata(&folder).expect("made").permissions().mode() & 0o777, 0o700);
         assert_eq!(store.get(&subject("a")), None);
@@ -402,7 +402,7 @@ mod tests {
                 let store = &store;
                 scope.spawn(move || {
                     for _ in 0..20 {
-                        // Of one process, both use one temporary name: the slower one fails, and leaves what is there.
+                        // Within one process, both use the same temporary name: the slower one fails, and leaves what is there.
                         let _ = store.put(&subject("a"), &kept(&writer.to_string()));
                         assert!(store.get(&subject("a")).is_none_or(|kept| kept.wide == Some(0.6)));
                     }

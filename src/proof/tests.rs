@@ -61,7 +61,7 @@ fn bind(file: Vec<u8>, signature: Signature) -> Arc<Executable> {
     Arc::new(Executable::new(Arc::new(engine), Arc::new(signature), &[LaneThreads::new()]).expect("the signature fits"))
 }
 
-/// Time enough for any of these models on a machine under load.
+/// Enough time for any of these models on a machine under load.
 fn patient() -> Terms {
     Terms { budget: Duration::from_secs(60), ..Terms::default() }
 }
@@ -173,7 +173,7 @@ fn an_answer_that_depends_on_the_size_of_the_call_is_found() {
 }
 
 #[test]
-fn a_rule_for_one_size_that_is_no_power_of_two_is_found() {
+fn a_rule_for_one_size_that_is_not_a_power_of_two_is_found() {
     // 1 where the call has 37 items, else 0.
     let nodes = vec![
         node("Shape", &["x"], "shape"),
@@ -232,7 +232,7 @@ fn wave() -> Arc<Executable> {
 }
 
 #[test]
-fn a_dimension_that_is_no_batch_is_refused_unless_the_manifest_wants_single_elements() {
+fn a_dimension_that_is_not_a_batch_is_refused_unless_the_manifest_wants_single_elements() {
     let error = proof_of(&wave()).expect_err("single samples tell nothing");
     assert!(matches!(error, ProofError::NotABatch(_)), "{error}");
     assert!(error.to_string().contains("batch = false"), "{error}");
@@ -269,7 +269,7 @@ fn masked(outputs: &[&str]) -> Arc<Executable> {
 }
 
 #[test]
-fn padding_that_reaches_an_output_is_told_from_dependence() {
+fn padding_that_reaches_an_output_is_distinguished_from_dependence() {
     assert_verdict(&masked(&["mean"]), Verdict::Independent);
     let leaking = proof_of(&masked(&["mean", "sum"])).expect("equal lengths hold");
     assert_eq!((leaking.batching.verdict, leaking.batching.shares_calls), (Verdict::PaddingLeaks, true));
@@ -362,13 +362,13 @@ fn a_label_of_all_items_is_found() {
 
 #[test]
 fn equal_answers_prove_nothing_and_the_manifest_decides() {
-    // All made-up numbers are smaller.
+    // All made-up numbers are smaller than this.
     let model = || rows(vec![node("Max", &["x", "k"], "y")], vec![floats("k", &[], &[1e9])]);
     let proof = proof_of(&model()).expect("one item a call");
     assert_eq!((proof.batching.verdict, proof.batching.shares_calls), (Verdict::Unproven, false), "{}", proof.batching.detail);
     let assumed = prove(&model(), 0, &Terms { rule: BatchingRule::Assumed, ..patient() }, None).expect("as the manifest says");
     assert_eq!((assumed.batching.verdict, assumed.batching.shares_calls, assumed.medians.len()), (Verdict::Unproven, true, 7));
-    // Items of the manifest tell more.
+    // Items from the manifest show more.
     let examples = [[2e9, 1.0, 3e9, 4e9], [5e9, 6e9, 7e9, 8e9]].map(|row| smallvec![Tensor::from_f32(&row)]).to_vec();
     let shown = prove(&model(), 0, &Terms { examples, ..patient() }, None).expect("it runs");
     assert_eq!(shown.batching.verdict, Verdict::Independent, "{}", shown.batching.detail);
@@ -417,14 +417,14 @@ fn a_model_whose_time_runs_out_is_unproven_and_called_no_more() {
 }
 
 #[test]
-fn beside_lanes_that_serve_the_same_is_found() {
+fn while_lanes_serve_the_same_is_found() {
     let aside = Aside::new(|| ());
     let proof = prove_beside(&leak(1e-3), &patient(), &aside).expect("one item a call");
     assert_eq!(proof.batching.verdict, Verdict::Dependent, "{}", proof.batching.detail);
     let apart = rows(vec![node("Relu", &["x"], "y")], vec![]);
     let proof = prove_beside(&apart, &patient(), &aside).expect("it runs");
     assert_eq!((proof.batching.verdict, proof.medians.len()), (Verdict::Independent, 7), "{}", proof.batching.detail);
-    // Its calls wait for nobody, so all of their time counts.
+    // Its calls do not give way, so all of their time counts.
     let cost_per_call = Duration::from_millis(4);
     let (slow, control) = synthetic(Script { cost_per_call, cost_mode: CostMode::Blocked, ..Script::default() });
     let proof = prove_beside(&slow, &Terms { budget: cost_per_call, ..Terms::default() }, &aside).expect("it runs");

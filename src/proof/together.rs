@@ -1,8 +1,8 @@
-//! Items in company: the same item at the same place of calls of the same size, beside calm neighbours and beside loud ones.
+//! Items in company: the same item at the same place in calls of the same size, next to calm neighbours and next to loud ones.
 //!
 //! Two comparisons. *Near*: a row must not move at all when only its neighbours change; rounding cancels out, because the engine does the
-//! same arithmetic on it. *Far*: a row must be what the item gets alone, up to rounding, which finds what depends on the size of the
-//! call, on the place in it, or on padding.
+//! same arithmetic on it. *Far*: a row must be what the item gets alone, up to rounding; this finds what depends on the size of the call,
+//! on the place in it, or on padding.
 
 use std::{collections::BTreeMap, iter, time::Duration};
 
@@ -16,45 +16,45 @@ use super::{
 };
 use crate::engine::RunError;
 
-/// Calls at one batch size, at the most; the median of their times counts.
+/// The most calls at one batch size; the median of their times counts.
 const CALLS: usize = 16;
-/// Calls at sizes so large that more would break the model's time.
+/// Calls at sizes so large that more would exceed the model's time.
 const CALLS_MIN: usize = 3;
-/// Share of what is left of the model's time that one size may take.
+/// One size may take this share of what is left of the model's time.
 const SIZE_SHARE: u32 = 2;
-/// Share of what is left of the model's time that the sizes between the powers of two may take.
+/// The sizes between the powers of two may take this share of what is left of the model's time.
 const BETWEEN_SHARE: u32 = 4;
 /// Bytes of answers that are kept to compare others with.
 const KEPT_BYTES_MAX: usize = 1 << 28;
-/// How an item with no scale of its own is compared: relative to this part of the usual size of answers.
+/// An item with no scale of its own is compared relative to this part of the usual size of answers.
 const NEAR_FLOOR: f64 = 1e-6;
 
 /// Items by the part that they play, by their place in the list.
 struct Cast {
-    /// What is watched: items above 0, whose calls have no zero, no negative and no large number but what is put beside them …
+    /// Those watched: items above 0, in whose calls every zero, negative or large number is one that was put next to them …
     positive: Vec<usize>,
-    /// … the smallest, which show most of what others do to them, and see nothing else in their calls but what is put beside them …
+    /// … the smallest, which show best what others do to them, and in whose calls there is nothing else but what was put next to them …
     least: Vec<usize>,
-    /// … and usual ones, of which one is on each side of any threshold.
+    /// … and usual ones, one on each side of any threshold.
     usual: Vec<usize>,
     calm: Vec<usize>,
-    /// The large ones of one sign and of the other: side by side, they would add up to nothing.
+    /// The large ones of either sign: side by side, they would cancel out.
     loud: Vec<usize>,
     mirrored: Vec<usize>,
     /// Strangers that are watched.
     many: Vec<usize>,
-    /// All that ran alone.
+    /// All those that ran alone.
     all: Vec<usize>,
 }
 
 /// Characters of the strangers.
 const STRANGERS: [Character; 6] =
     [Character::Loud, Character::Unit, Character::Loud, Character::Mirror, Character::Unit, Character::Unit];
-/// So many more strangers are watched if all that comes is labels: few are so near to another one that something could be seen.
+/// This many more strangers are watched if all answers are labels: few are so close to another label that anything would show.
 const STRANGERS_WATCHED: usize = 26;
 
 impl Cast {
-    /// Only items that can share a call: of one shape, save what is padded. Strangers come after the others.
+    /// Only items that can share a call: those of one shape, apart from what is padded. Strangers come after the others.
     fn of(alone: &Alone<'_>, strangers: &[TrialItem], is_padded: bool) -> Self {
         use Character::{Loud, Mirror, Offset, Opposite, Positive, Quiet, Tiny, Unit, Zero};
         let first = alone.items.first();
@@ -87,14 +87,13 @@ impl Cast {
     }
 }
 
-/// The calls of one size, in the order in which they are worth most. Each is compared with those before it at all places where it has
-/// the same items.
+/// The calls of one size, the most valuable first. Each is compared with those before it at all places where it has the same items.
 struct Plan {
     calls: Vec<Vec<usize>>,
 }
 
 impl Plan {
-    /// A mix of all, the same in another order, and copies of one item.
+    /// A mix of all items, the same in another order, and copies of one item.
     const MIX: usize = 3;
     const TURNED: usize = 4;
     const COPIES: usize = 5;
@@ -105,7 +104,7 @@ pub(super) struct Together<'a, 'c> {
     caller: &'c Caller<'a>,
     alone: &'c Alone<'a>,
     tolerance: &'c Tolerance,
-    /// Items that never ran alone, so that there can be more of them: neighbours, as a rule.
+    /// Items that never ran alone, so that there can be more of them; usually neighbours.
     strangers: Vec<TrialItem>,
     cast: Cast,
     chance: fastrand::Rng,
@@ -115,7 +114,7 @@ pub(super) struct Together<'a, 'c> {
     /// First answers at a place: by place, item and length of the call.
     kept: BTreeMap<(usize, usize, usize), Answer>,
     kept_bytes: usize,
-    /// Part of the model's time that others need.
+    /// Part of the model's time that is needed elsewhere.
     reserve: Duration,
     observed: Observed,
 }
@@ -144,7 +143,7 @@ impl<'a, 'c> Together<'a, 'c> {
         items.get(at).unwrap_or_else(|| &self.strangers[at - items.len()])
     }
 
-    /// Sends the strangers away if the model does not take one of them even alone; says whether it did.
+    /// Sends the strangers away if there is one that the model does not take even alone; says whether it did.
     fn send_strangers_away(&mut self) -> bool {
         let are_taken = self.strangers.iter().all(|stranger| self.caller.call(&[stranger]).is_ok());
         let ran_alone = self.alone.items.len();
@@ -156,8 +155,8 @@ impl<'a, 'c> Together<'a, 'c> {
         !are_taken
     }
 
-    /// Runs calls of 2, 4, 8 … items up to `max_batch`, as far as the model's time goes, and then one of each size between. Stops early
-    /// when a dependence is found, as soon as its kind is known.
+    /// Runs calls with 2, 4, 8 … items up to `max_batch`, as far as the model's time goes, and then one of each size in between. When a
+    /// dependence is found, stops as soon as its kind is known.
     pub(super) fn run(mut self, max_batch: usize) -> Observed {
         if self.cast.all.len() < 2 {
             return self.observed;
@@ -171,12 +170,12 @@ impl<'a, 'c> Together<'a, 'c> {
             if expected * least as u32 > left {
                 break;
             }
-            // Calls of two must leave time for those of four, even if these take twice as long as they should.
+            // Calls with two must leave time for those with four, even if those take twice as long as they should.
             let next = if size == 2 && max_batch >= 4 { expected * 4 * CALLS_MIN as u32 } else { Duration::ZERO };
             let share = left.saturating_sub(next) / SIZE_SHARE;
             let affordable = usize::try_from(share.as_nanos() / expected.as_nanos().max(1)).unwrap_or(CALLS);
             let Some(took) = self.size(size, affordable.clamp(least, CALLS)) else {
-                // Items that can meet in calls of 4 do so; where larger calls fail, none are made.
+                // Items that can share calls of 4 do so; if larger calls fail, none are made.
                 if size > 4 {
                     self.observed.limit = self.observed.failed.take();
                 }
@@ -196,13 +195,13 @@ impl<'a, 'c> Together<'a, 'c> {
         self.observed
     }
 
-    /// What is left of the model's time for what is done here.
+    /// What is left of the model's time for the work here.
     fn left(&self) -> Duration {
         self.caller.left().saturating_sub(self.reserve)
     }
 
-    /// Whether a dependence was found. Rows that are off although their neighbours change nothing may be off by rounding, if a step
-    /// inside the model makes much of it: how much, their items show when they run alone, moved a little.
+    /// Whether a dependence was found. Rows that are off although neighbours change nothing may be off because of rounding, if a step
+    /// inside the model amplifies it: their items show by how much when they run alone, moved a little.
     fn is_dependent(&mut self) -> bool {
         loop {
             if !self.tolerance.is_dependent(&self.observed) {
@@ -216,7 +215,7 @@ impl<'a, 'c> Together<'a, 'c> {
         }
     }
 
-    /// One call of each size that is no power of two, in an order that leaves no wide gap when time runs out.
+    /// One call of each size that is not a power of two, in an order that leaves no wide gap if time runs out.
     fn between(&mut self, last: Duration) {
         let largest = self.observed.largest;
         let mut sizes: Vec<usize> = (3..largest).filter(|size| !size.is_power_of_two()).collect();
@@ -275,11 +274,13 @@ impl<'a, 'c> Together<'a, 'c> {
         Some(typical(durations))
     }
 
-    /// Calls of one size. What is watched stays at its place while others come to the places around it, and of any two places, one is
-    /// watched in some call while the other changes: a model may mix a place with the next one, the one after, or all of the other half.
+    /// Calls of one size. Watched items stay in their places while others fill the places around them, and of any two places, one is
+    /// watched in some call while the other changes: a model may mix a place with the next one, the one after that, or all of the other
+    /// half.
     fn plan(&mut self, size: usize) -> Plan {
         self.turn += 1;
-        // Of places 1, 2, 3 and so on apart, few are on one side: those whose binary digits add up to an even number, and the others.
+        // Places that are 1, 2, 3 and so on apart are seldom on the same side: the sides are the places with an even number of binary ones,
+        // and the others.
         let first: Vec<bool> = (0..size).map(|place| place.count_ones() % 2 == 0).collect();
         let digit = size.ilog2().saturating_sub(2);
         let second: Vec<bool> = (0..size).map(|place| (place >> digit).is_multiple_of(2)).collect();
@@ -305,12 +306,12 @@ impl<'a, 'c> Together<'a, 'c> {
             mix,
             turned,
             copies,
-            // The loud ones are watched too, beside the smallest now.
+            // The loud ones are watched too, now next to the smallest.
             beside(&first, &least, &loud),
             least,
             beside(&second, &usual, &mirrored),
             beside(&others(&second), &positive, &calm),
-            // As little of what is watched as can be, so that a statistic of the call is that of the others.
+            // As few watched items as possible, so that a statistic over the call is that of the others.
             beside(&lone, &usual, &loud),
             beside(&lone, &usual, &mirrored),
             usual,
@@ -321,7 +322,7 @@ impl<'a, 'c> Together<'a, 'c> {
         Plan { calls }
     }
 
-    /// Whether the rows of a mix got the same when they came in another order.
+    /// Whether the rows of a mix got the same answers in another order.
     fn check_order(&mut self, mix: &[usize], mixed: &[Answer], turned: &[usize], answers: &[Answer]) {
         for (item, answer) in turned.iter().zip(answers) {
             // An item may stand in the mix several times; any of its answers will do.
@@ -368,7 +369,7 @@ impl<'a, 'c> Together<'a, 'c> {
         self.kept_bytes = 0;
     }
 
-    /// A chance mix of all items, each as often as it takes.
+    /// A random mix of all items, repeated as often as needed.
     fn mix(&mut self, size: usize) -> Vec<usize> {
         let mut mix: Vec<usize> = self.cast.all.iter().copied().cycle().take(size.max(self.cast.all.len())).collect();
         self.chance.shuffle(&mut mix);
@@ -377,7 +378,7 @@ impl<'a, 'c> Together<'a, 'c> {
     }
 }
 
-/// The watched at their places, and their neighbours at the others.
+/// Watched items in their places, and their neighbours in the others.
 fn beside(places: &[bool], watched: &[usize], neighbours: &[usize]) -> Vec<usize> {
     let pairs = watched.iter().zip(neighbours);
     places.iter().zip(pairs).map(|(is_watched, (watched, neighbour))| if *is_watched { *watched } else { *neighbour }).collect()

@@ -1,7 +1,7 @@
 //! What the trial calls mean.
 //!
-//! Pure. Limits and their evidence: of 52 real and hand-made independent models on two engines, a row whose neighbours changed never
-//! moved at all, and a row in company was at most 2.4e-4 from the same item alone; of 37 dependent ones, the least moved by 1.2e-3.
+//! Pure. Limits and their evidence: with 52 real and hand-made independent models on two engines, a row whose neighbours changed never
+//! moved at all, and a row in company was at most 2.4e-4 from the same item alone; of 37 dependent ones, the smallest move was 1.2e-3.
 
 use super::{
     Hints,
@@ -12,48 +12,48 @@ use super::{
 };
 use crate::domain::{Batching, BatchingRule, Datatype, Verdict};
 
-/// A row whose neighbours changed may move this far, or as far as by a few units in the last place of its item, if that is more. Nearly
-/// all engines and operators let it move not at all; but rten takes another path to the sines of some numbers that lie side by side if one
-/// of them is large.
+/// A row whose neighbours changed may move this far, or as far as a few units in the last place of its item would move it, if that is more.
+/// With nearly all engines and operators it does not move at all; but rten computes the sines of some adjacent numbers in a different way
+/// if one of them is large.
 const NEAR: f64 = 5e-7;
-/// The same where it could not be measured what rounding does.
+/// The same, if what rounding does could not be measured.
 const NEAR_UNKNOWN: f64 = 1e-6;
-/// At most so far, whatever rounding does; and on an engine that is not exact, which answers the same item not quite the same again.
+/// No further than this, whatever rounding does, even on an inexact engine, which does not answer the same item quite the same again.
 const NEAR_MAX: f64 = 1e-5;
-/// So many times what repeating does is allowed on such an engine.
+/// On such an engine, this many times the effect of repeating is allowed.
 const REPEAT_FACTOR: f64 = 10.0;
-/// A row this far from the item alone is another answer, whatever the model.
+/// A row this far from what the item gets alone is a different answer, whatever the model.
 const FAR: f64 = 5e-3;
-/// What rounding may do to a row, where it could not be measured.
+/// What rounding may do to a row, if that could not be measured.
 const FAR_UNKNOWN: f64 = 2e-4;
-/// The least that is taken for more than rounding. Of independent models, the worst was off by 3e-6 on onnxruntime and 2e-5 on rten,
-/// but for one that subtracts what is nearly equal.
+/// The least that counts as more than rounding. Of independent models, the worst was off by 3e-6 on onnxruntime and 2e-5 on rten, except
+/// for one that subtracts nearly equal numbers.
 const FAR_MIN: f64 = 3e-5;
-/// How many times as far as an answer that was moved by 1e-6 of its item, which is some eight roundings.
+/// Allowed, as a multiple of how far an answer moves when its item moves by 1e-6, which is about eight roundings.
 const NOISE_FACTOR: f64 = 20.0;
-/// How many times as far as the most that small moves of an item did to its answer.
+/// Allowed, as a multiple of the most that small moves of an item did to its answer.
 const FRAGILE_FACTOR: f64 = 4.0;
 const FRAGILE_MAX: f64 = 0.02;
-/// Share of the rows that must be off by more than rounding: what depends on size or place moves them all.
+/// Share of the rows that must be off by more than rounding: a dependence on size or place moves them all.
 const ROWS: f64 = 0.125;
 /// The same for models that round coarsely inside, where a single flip may move a row far.
 const ROWS_LOSSY: f64 = 0.25;
-/// What such a model's rounding may do to most rows: steps of 8 bits, or of half precision.
+/// What such a model's rounding may do to most rows: steps of 8 bits or of half precision.
 const FAR_QUANTIZED: f64 = 1e-3;
 const FAR_HALF: f64 = 4e-3;
 /// Errors add up along a stream.
 const STEPS_FACTOR: f64 = 4.0;
 
-/// How far answers may be apart.
+/// How far apart answers may be.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tolerance {
     near: f64,
     far: f64,
     /// Whether the model rounds coarsely inside.
     lossy: bool,
-    /// Whether outputs are labels and nothing else.
+    /// Whether outputs are only labels.
     pub(super) labels_only: bool,
-    /// Beyond it, a difference tells one kind of dependence from another.
+    /// Beyond this, a difference distinguishes one kind of dependence from another.
     pub(super) kind: f64,
 }
 
@@ -95,7 +95,7 @@ impl Tolerance {
         off(FAR * factor) > 0.0 || off(self.far * factor) > many(ROWS) || labels_differ
     }
 
-    /// Items of rows that are off by more than rounding, if nothing but such rows speaks for a dependence; the worst first.
+    /// Items of rows that are off by more than rounding, if only such rows suggest a dependence; the worst first.
     pub(super) fn off_by_far(&self, observed: &Observed) -> Vec<usize> {
         if !self.is_near(observed) || observed.failed.is_some() {
             return Vec::new();
@@ -136,13 +136,13 @@ impl Tolerance {
 /// How far off rounding alone can put the answer to an item.
 fn by_rounding(fragile: &Fragile, item: usize) -> f64 {
     match fragile.get(&item).map_or(0.0, |moved| moved.numbers) {
-        // Beyond, it leads anywhere.
+        // Beyond this, it may lead anywhere.
         moved if moved > FRAGILE_MAX => f64::INFINITY,
         moved => moved * FRAGILE_FACTOR,
     }
 }
 
-/// Why items share no calls, or what is known of those that do.
+/// Why items share no calls, or what is known about those that do.
 pub(super) struct Finding {
     pub(super) verdict: Verdict,
     pub(super) detail: String,
@@ -168,7 +168,7 @@ pub(super) fn of_alone(caller: &Caller<'_>, alone: &Alone<'_>) -> Option<Finding
     if alone.is_random() {
         let moved = shown(alone.repeated);
         let detail = format!(
-            "the same item gets another answer each time (it moved by {moved} times its size), so answers cannot be compared"
+            "the same item gets a different answer each time (it moved by {moved} times its size), so answers cannot be compared"
         );
         return Some(Finding { verdict: Verdict::Random, detail });
     }
@@ -212,17 +212,17 @@ pub(super) fn of_company(
     if is_short && alone.items.len() > 1 {
         let (took, budget) = (alone.took, caller.budget());
         return unproven(format!(
-            "the trial calls were not over in {budget:.0?}, for a call with one item takes {took:.1?}; \
+            "the trial calls were not over in {budget:.0?}, as a call with one item takes {took:.1?}; \
              raise trial.seconds in the manifest"
         ));
     }
     if let Some(error) = steps.and_then(|steps| steps.failed.as_ref()) {
         return unproven(format!("a trial call along a stream failed: {error}; give items that the model takes in [trial]"));
     }
-    // In company they are rounded otherwise: that they differ there, by no more than that, tells nothing either.
+    // In company they are rounded differently: that they differ there, by no more than that, proves nothing either.
     if alone.is_constant() {
         return unproven(
-            "all made-up items got the same answer, which tells nothing; give items in [trial] that do not".to_owned(),
+            "all made-up items got the same answer, which proves nothing; give items in [trial] that do not".to_owned(),
         );
     }
     let largest = observed.largest;
@@ -251,7 +251,7 @@ fn dependent(caller: &Caller<'_>, alone: &Alone<'_>, observed: &Observed, tolera
     let is_order = observed.failed.is_none() && !(observed.copies_hold && observed.order_holds);
     let is_single = alone.items.iter().all(|item| item.inputs.iter().all(|tensor| tensor.shape().is_empty()));
     let detail = match &hints.ordered_axis {
-        // What the file calls a batch is one, useful or not.
+        // What the file calls a batch is a batch, useful or not.
         _ if is_constant && hints.named_batch => {
             let detail = format!("{what}, while every item alone gets the same answer{}", suspects(hints));
             return Finding { verdict: Verdict::Dependent, detail };
@@ -269,8 +269,8 @@ fn dependent(caller: &Caller<'_>, alone: &Alone<'_>, observed: &Observed, tolera
 /// A random model in which neighbours put an output elsewhere.
 pub(super) fn scattered(output: &str, hints: &Hints) -> Finding {
     let detail = format!(
-        "the same item gets another answer each time, and beside loud items in a call of 3, output '{output}' is where it never \
-         is beside calm ones{}",
+        "the same item gets a different answer each time, and next to loud items in a call of 3, output '{output}' is where it never is \
+         next to calm ones{}",
         suspects(hints)
     );
     Finding { verdict: Verdict::Dependent, detail }
@@ -287,7 +287,7 @@ fn suspects(hints: &Hints) -> String {
     format!("; suspected: {}{more}", named.join(", "))
 }
 
-/// A difference for people.
+/// A difference, as people read it.
 fn shown(apart: f64) -> String {
     match apart {
         _ if apart.is_infinite() => "infinitely many".to_owned(),
@@ -305,7 +305,7 @@ pub(super) fn shares_calls(verdict: Verdict, rule: BatchingRule) -> bool {
     }
 }
 
-/// A model whose manifest lets no items share a call.
+/// For a model whose manifest lets no items share calls.
 pub(super) fn off(alone: &Alone<'_>, seed: u64) -> Batching {
     let mut batching = Batching::off("one item a call, by the manifest");
     if alone.items.is_empty() {

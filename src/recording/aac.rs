@@ -1,9 +1,9 @@
-//! Kinds of AAC that are not read, told apart before they are half decoded.
+//! Kinds of AAC that cannot be read, recognised before they are half decoded.
 //!
-//! HE-AAC is AAC at half the rate, with the upper half of the spectrum described beside it. An old decoder plays the lower half and knows no
-//! better, so a file may say that it is plain AAC and be HE-AAC all the same.
+//! HE-AAC is AAC at half the rate, with the upper half of the spectrum described separately. An old decoder plays the lower half and knows
+//! no better, so a file may say that it is plain AAC and still be HE-AAC.
 
-/// Reads bits from the most significant on; beyond the end there are zeros.
+/// Reads bits, the most significant first; beyond the end there are zeros.
 struct Bits<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -52,29 +52,29 @@ pub(super) fn unread_kind(config: &[u8]) -> Option<&'static str> {
     if found.is_some() {
         return found;
     }
-    // Rate, channels and three bits of the plain decoder; what follows is for those that know more.
+    // Rate, channels and three bits for a plain decoder; what follows is for decoders that know more.
     bits.skip_rate();
     bits.take(4 + 3);
     let is_extended = bits.take(11) == SYNC_EXTENSION && bits.object_type() == 5 && bits.take(1) == 1;
     is_extended.then_some("HE-AAC")
 }
 
-/// Whether the first packets of a stream have spectral band replication, of which its configuration does not tell.
+/// Whether the first packets of a stream have spectral band replication that its configuration does not mention.
 ///
-/// It is in a fill element, and where that begins is known only to a decoder. But it ends where the packet does, save for the mark of the end:
-/// so it is looked for from there. By chance one packet in 50 looks so; of HE-AAC nearly all do.
+/// It is in a fill element, and only a decoder knows where that begins. But it ends where the packet does, except for the end mark, so it
+/// is looked for from there. By chance one packet in 50 looks like this; with HE-AAC nearly all do.
 pub(super) fn are_extended<'a>(packets: impl ExactSizeIterator<Item = &'a [u8]>) -> bool {
     const FEWEST: usize = 4;
     let count = packets.len();
     count >= FEWEST && packets.filter(|packet| ends_with_extension(packet)).count() * 4 > count * 3
 }
 
-/// Whether a fill element with spectral band replication comes last, before the end.
+/// Whether the last thing before the end is a fill element with spectral band replication.
 fn ends_with_extension(packet: &[u8]) -> bool {
     const FILL: u32 = 6;
     const LONGEST: usize = 15 + 255 - 1;
     let Some(last) = packet.iter().rposition(|byte| *byte != 0) else { return false };
-    // The end is three ones; after them there are zeros to the end of the byte, and in the packet nothing else.
+    // The end is three ones, then zeros to the end of the byte, and nothing else in the packet.
     let end = last * 8 + 8 - packet[last].trailing_zeros() as usize;
     if end < 3 || last + 1 != packet.len() || (Bits { bytes: packet, at: end - 3 }).take(3) != 7 {
         return false;
@@ -88,7 +88,7 @@ fn ends_with_extension(packet: &[u8]) -> bool {
             15 => 15 + bits.take(8) as usize - 1,
             count => count,
         };
-        // 13 and 14 are the two kinds of it.
+        // 13 and 14 are its two kinds.
         is_fill && count == bytes && bits.at == begin + header_bits && matches!(bits.take(4), 13 | 14)
     })
 }
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn configurations_tell_what_they_describe() {
+    fn configurations_say_what_they_describe() {
         // AAC-LC of 16 kHz, mono; the same with an extension; with one that says no.
         let plain = [(2, 5), (8, 4), (1, 4), (0, 3)];
         assert_eq!(unread_kind(&packed(&plain)), None);

@@ -1,6 +1,6 @@
-//! AIFF, CAF and AU, as far as their samples are uncompressed: headers with big-endian numbers, read forwards only.
+//! AIFF, CAF and AU with uncompressed samples: headers with big-endian numbers, read only forwards.
 //!
-//! Knows nothing of what samples mean.
+//! Knows nothing about what samples mean.
 
 use super::{
     RecordingError,
@@ -11,7 +11,7 @@ use super::{
     source::Source,
 };
 
-/// Chunks that are walked past before the samples begin.
+/// How many chunks may be skipped before the samples begin.
 const CHUNKS_MAX: usize = 4_096;
 
 /// Numbers at the front of a slice, each taken once.
@@ -59,7 +59,7 @@ impl Stored {
 /// Reads an AIFF or AIFF-C file up to where its samples begin.
 ///
 /// # Errors
-/// [`RecordingError`] if that is not reached, or the samples are stored in a way that is not read.
+/// [`RecordingError`] if that is not reached, or the samples are stored in a way that cannot be read.
 pub(super) fn open_aiff(mut source: Source) -> Result<PcmReader, RecordingError> {
     const SOUND_FIELDS_BYTES: u64 = 8;
     let mut form = [0; 12];
@@ -83,7 +83,7 @@ pub(super) fn open_aiff(mut source: Source) -> Result<PcmReader, RecordingError>
                 source.fill(&mut sound)?;
                 let offset = u64::from(Fields(&sound).u32());
                 source.skip(offset)?;
-                // What sox and ffmpeg write where they cannot go back.
+                // What sox and ffmpeg write when they cannot go back.
                 let is_placeholder = bytes == 0 || bytes >= 0x7f00_0000;
                 let samples_bytes = u64::from(bytes).saturating_sub(SOUND_FIELDS_BYTES + offset);
                 let length = if is_placeholder { Length::ToTheEnd } else { Length::Stated(samples_bytes) };
@@ -104,7 +104,7 @@ fn read_common(source: &mut Source, bytes: u64, is_compressed_form: bool) -> Res
     source.skip(bytes - known as u64)?;
     let needed = if is_compressed_form { 22 } else { 18 };
     if read < needed {
-        return Err(RecordingError::damaged(format!("its format (`COMM`) has {read} bytes, and {needed} are the least")));
+        return Err(RecordingError::damaged(format!("its format (`COMM`) has {read} bytes, but needs at least {needed}")));
     }
     let mut fields = Fields(&common);
     let (channels, _frames, bits) = (fields.u16(), fields.u32(), usize::from(fields.u16()));
@@ -139,19 +139,19 @@ fn extended(bytes: [u8; 10]) -> f64 {
     if exponent & 0x8000 == 0 { magnitude } else { -magnitude }
 }
 
-/// The bytes of a CAF file that say how its samples are stored: its header and its first chunk.
+/// The bytes of a CAF file that say how its samples are stored: the header and the first chunk.
 const CAF_DESCRIPTION_BYTES: usize = 52;
 
-/// What a CAF file says of its samples.
+/// What a CAF file says about its samples.
 #[derive(Debug)]
 pub(super) enum CafSamples {
-    /// They are uncompressed; the walk to them begins after the description.
+    /// They are uncompressed; the search for them begins after the description.
     Pcm(Layout),
-    /// They are packets of a codec, which this does not read; its name in the file.
+    /// They are packets of a codec, which this module does not read; this is its name in the file.
     Packets([u8; 4]),
 }
 
-/// Looks at the description of a CAF file, which stays to be read.
+/// Looks at the description of a CAF file without reading past it.
 ///
 /// # Errors
 /// [`RecordingError`] if there is none.
@@ -198,7 +198,7 @@ pub(super) fn open_caf(mut source: Source, layout: Layout) -> Result<PcmReader, 
         let (id, bytes) = (fields.bytes::<4>(), u64::from_be_bytes(fields.bytes()));
         if id == *b"data" {
             source.skip(EDIT_COUNT_BYTES)?;
-            // -1 is unknown; other lengths below zero are none either.
+            // -1 means unknown; other negative lengths are no lengths either.
             let is_placeholder = bytes <= EDIT_COUNT_BYTES || i64::try_from(bytes).is_err();
             let length = if is_placeholder { Length::ToTheEnd } else { Length::Stated(bytes - EDIT_COUNT_BYTES) };
             return Ok(PcmReader::new(layout, Payload::new(source, length, None)));

@@ -1,16 +1,16 @@
-//! A short clip of synthetic, speech-like sound, so that a speech model can be seen at work without any file.
+//! A short clip of synthetic, speech-like sound, so that a speech model can be seen at work without a file.
 //!
-//! Says nothing in no language: a pulse train, as of vocal cords, goes through three resonators, as of a mouth, that glide from vowel to vowel.
-//! Two utterances, with silence around and between them.
+//! It says nothing, in no language: a pulse train, like that of vocal cords, goes through three resonators, like those of a mouth, that
+//! glide from vowel to vowel. There are two utterances, with silence around and between them.
 
 use std::f64::consts::{PI, TAU};
 
-/// Samples a second.
+/// Samples per second.
 pub(super) const RATE_HZ: u32 = 16_000;
 
 const SECONDS: f64 = 3.6;
 
-/// Pitch in the middle of an utterance, falling from above it to below.
+/// Pitch in the middle of an utterance, which falls from above it to below it.
 const PITCH_HZ: f64 = 118.0;
 
 /// Loudest sample.
@@ -28,7 +28,7 @@ const U: Vowel = [300.0, 870.0, 2_240.0];
 /// How wide the resonances are, in Hz.
 const WIDTHS_HZ: [f64; 3] = [60.0, 90.0, 150.0];
 
-/// A stretch of vowels in a row, from one second to another.
+/// A row of vowels, between two moments in seconds.
 struct Utterance {
     begin_s: f64,
     end_s: f64,
@@ -61,7 +61,7 @@ impl Utterance {
         let vowel = (place as usize).min(self.vowels.len() - 1);
         let next = (vowel + 1).min(self.vowels.len() - 1);
         let within = place - vowel as f64;
-        // The last two fifths of a vowel lead to the next; in between the mouth is nearly closed.
+        // The last two fifths of a vowel glide into the next; in between the mouth is nearly closed.
         let glide = ((within - 0.6) / 0.4).max(0.0);
         let closing = |distance: f64| 0.75 * (-(distance / 0.1).powi(2)).exp();
         let openness = (1.0 - closing(within) - closing(1.0 - within)).max(0.15);
@@ -76,7 +76,7 @@ impl Utterance {
     }
 }
 
-/// A filter of two poles: rings at one frequency.
+/// A two-pole filter: rings at one frequency.
 #[derive(Default)]
 struct Resonator {
     last: [f64; 2],
@@ -92,14 +92,14 @@ impl Resonator {
     }
 }
 
-/// The change of air flow through the vocal cords, at a moment of their cycle: open for three fifths of it.
+/// The change in air flow through the vocal cords at a moment of their cycle; they are open for three fifths of it.
 fn pulse(phase: f64) -> f64 {
     const OPEN: f64 = 0.6;
     let opened = phase / OPEN;
     if opened < 1.0 { 2.0 * opened - 3.0 * opened * opened } else { 0.0 }
 }
 
-/// The clip: mono 16-bit samples at [`RATE_HZ`], the same ones always.
+/// The clip: mono 16-bit samples at [`RATE_HZ`], always the same ones.
 pub(super) fn samples() -> Vec<i16> {
     let mut resonators: [Resonator; 3] = Default::default();
     let (mut phase, mut drawn) = (0.0_f64, 1_u32);

@@ -1,7 +1,7 @@
-//! FLAC, MP3, AAC, Vorbis: what symphonia decodes.
+//! FLAC, MP3, AAC, Vorbis: the formats that symphonia decodes.
 //!
-//! Adds what keeps times right: silence in place of packets that are damaged, and the encoder's own samples left out at both ends, as far as
-//! the file or the codec says how many there are.
+//! Adds what keeps times right: damaged packets are replaced by silence, and the encoder's own samples are left out at both ends, if the
+//! file or the codec says how many there are.
 
 use std::{collections::VecDeque, fs::File, io};
 
@@ -31,10 +31,10 @@ use super::{
     source::Source,
 };
 
-/// Samples of an MP3 decoder that no encoder can have put its first sample before: 528 and 1 of the decoder, 528 of the encoder.
+/// Samples from an MP3 decoder before which no encoder can have put its first one: 528 + 1 from the decoder, 528 from the encoder.
 const MP3_DELAY_LEAST: u64 = 1_057;
 
-/// The first frame of AAC has nothing to overlap with, so that its samples are not those that were encoded.
+/// The first frame of AAC has nothing to overlap with, so its samples are not those that were encoded.
 const AAC_FRAME: u64 = 1_024;
 
 /// Longest silence in place of one damaged packet, in samples.
@@ -43,7 +43,7 @@ const SILENCE_MAX: u64 = 65_536;
 /// Damaged packets in a row that end a recording.
 const DAMAGED_IN_A_ROW_MAX: u32 = 256;
 
-/// Packets of AAC that are looked at for what its header does not say, before any is decoded.
+/// AAC packets that are examined for what the header does not say, before any is decoded.
 const AAC_PACKETS_AHEAD: usize = 8;
 
 /// A recording that is decoded packet by packet.
@@ -58,7 +58,7 @@ pub(super) struct Compressed {
     interleaved: Vec<f32>,
     damaged: u64,
     damaged_in_a_row: u32,
-    /// Read before they are wanted.
+    /// Read ahead of need.
     ahead: VecDeque<Packet>,
     flaw: Option<Flaw>,
     ended: bool,
@@ -69,9 +69,9 @@ pub(super) struct Compressed {
 struct Trim {
     /// Decoded samples still to be left out at the beginning.
     skip: u64,
-    /// Samples still to be given out, if that is known.
+    /// Samples still to be given out, if known.
     left: Option<u64>,
-    /// How many at the end are the encoder's, if the end comes after exactly `total` decoded ones.
+    /// How many at the end are the encoder's, if exactly `total` are decoded.
     padding: usize,
     total: Option<u64>,
     decoded: u64,
@@ -107,7 +107,7 @@ impl Trim {
         self.held.clear();
     }
 
-    /// Decoded samples that were promised and did not come, beyond what an encoder may count otherwise.
+    /// Decoded samples that were promised but did not come, beyond what encoders may count differently.
     fn missing(&self) -> Option<u64> {
         const TOLERANCE: u64 = 2 * 1_152;
         self.total?.checked_sub(self.decoded).filter(|missing| *missing > TOLERANCE)
@@ -118,7 +118,7 @@ fn stream(media: Box<dyn MediaSource>) -> MediaSourceStream<'static> {
     MediaSourceStream::new(media, Default::default())
 }
 
-/// Read forwards only: with a source that can be sought, readers guess lengths and cut what is beyond them.
+/// Reads only forwards: given a seekable source, readers guess lengths and cut what is beyond them.
 fn forwards(source: Source) -> MediaSourceStream<'static> {
     stream(Box::new(ReadOnlySource::new(source)))
 }
@@ -193,7 +193,7 @@ pub(super) fn open_caf(mut source: Source, codec: [u8; 4]) -> Result<Compressed,
 fn of_edit(edit: Edit, rate_hz: u32) -> Trim {
     let samples = |time: u64, scale: u32| u128::from(time) * u128::from(rate_hz) / u128::from(scale.max(1));
     let skip = u64::try_from(samples(edit.start, edit.scale)).unwrap_or(u64::MAX);
-    // Durations are rounded to the movie's time scale, of milliseconds at times: one more, so that no sample is lost.
+    // Durations are rounded to the movie's time scale, which may be milliseconds: add one, so that no sample is lost.
     let left = (edit.duration > 0)
         .then(|| u64::try_from(samples(edit.duration.saturating_add(1), edit.movie_scale)).unwrap_or(u64::MAX));
     Trim { skip, left, ..Trim::default() }
@@ -211,7 +211,7 @@ fn is_aac(track: &Track) -> bool {
     audio_of(track).is_some_and(|params| params.codec == CODEC_ID_AAC)
 }
 
-/// Codecs by their names in files, that are known and not read.
+/// Codecs, by their names in files, that are known but cannot be read.
 const fn unread_codec(code: &[u8; 4]) -> Option<&'static str> {
     Some(match code {
         b"Opus" | b"opus" => "Opus",
@@ -261,9 +261,9 @@ impl Compressed {
             Some(id) => format.tracks().iter().find(|track| track.id == id),
             None => format.default_track(TrackType::Audio),
         };
-        let found = found.ok_or_else(|| RecordingError::unread("a file without sound of a kind that is known"))?;
+        let found = found.ok_or_else(|| RecordingError::unread("a file without sound of a known kind"))?;
         let (track, trim) = (found.id, trim(found));
-        let params = audio_of(found).ok_or_else(|| RecordingError::unread("a file of a codec that is not known"))?;
+        let params = audio_of(found).ok_or_else(|| RecordingError::unread("a file with an unknown codec"))?;
         let codec = codec_name(params.codec);
         let decoder = decoder_of(params, codec)?;
         let described = decoder.codec_params();
@@ -298,7 +298,7 @@ impl Compressed {
     }
 
     /// # Errors
-    /// [`RecordingError::Unread`] if the packets are not what the header says.
+    /// [`RecordingError::Unread`] if the packets are not what the header claims.
     fn look_ahead(&mut self) -> Result<(), RecordingError> {
         while self.ahead.len() < AAC_PACKETS_AHEAD
             && let Ok(Some(packet)) = self.format.next_packet()
@@ -327,13 +327,13 @@ impl Compressed {
         self.codec
     }
 
-    /// How many samples there are, if that is known.
+    /// How many samples there are, if known.
     pub(super) fn frames_total(&self) -> Option<u64> {
         let Trim { skip, left, padding, total, .. } = &self.trim;
         left.or_else(|| total.map(|total| total.saturating_sub(skip + *padding as u64)))
     }
 
-    /// What was wrong, once all is read.
+    /// What was wrong, once everything has been read.
     pub(super) fn flaw(&self) -> Option<Flaw> {
         let missing = |frames: u64| std::time::Duration::from_secs_f64(frames as f64 / f64::from(self.rate_hz));
         self.flaw
@@ -342,10 +342,10 @@ impl Compressed {
             .or_else(|| (self.damaged > 0).then_some(Flaw::Damaged { packets: self.damaged }))
     }
 
-    /// Appends the next samples, mixed into one channel. Appends nothing at the end.
+    /// Appends the next samples, mixed into one channel; nothing at the end.
     ///
     /// # Errors
-    /// [`RecordingError`] if the file cannot be read, or turns out to be of a kind that is not.
+    /// [`RecordingError`] if the file cannot be read, or turns out to be of a kind that cannot be.
     pub(super) fn read(&mut self, mono: &mut Vec<f32>) -> Result<(), RecordingError> {
         let before = mono.len();
         while !self.ended && mono.len() == before {
@@ -372,7 +372,7 @@ impl Compressed {
                     Err(error) => return Err(error.into()),
                 },
                 Ok(None) => self.end(None),
-                // Another recording follows in the same file, as in Ogg streams of radio stations.
+                // Another recording follows in the same file, as in the Ogg streams of radio stations.
                 Err(Error::ResetRequired) => self.begin_again()?,
                 Err(Error::IoError(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     self.end(Some(Flaw::CutOff { missing: None }));
@@ -408,7 +408,7 @@ impl Compressed {
         };
         self.decoder = decoder_of(params, codec_name(params.codec))?;
         self.track = track;
-        // What follows is of no length that was told.
+        // Nothing has said how long what follows is.
         self.trim = Trim::default();
         Ok(())
     }
@@ -421,7 +421,7 @@ fn decoder_of(params: &AudioCodecParameters, codec: &'static str) -> Result<Box<
     {
         return Err(RecordingError::unread(kind));
     }
-    // What an MP3's tag says is applied here, so that a tag that is wrong cuts nothing.
+    // What an MP3's tag says is applied here, so that a wrong tag cuts nothing.
     let options = AudioDecoderOptions::default().gapless(params.codec != CODEC_ID_MP3);
     get_codecs().make_audio_decoder(params, &options).map_err(|error| match error {
         Error::Unsupported(_) if params.codec == CODEC_ID_AAC => {
@@ -438,7 +438,7 @@ impl From<Error> for RecordingError {
         match error {
             Error::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::damaged("it ends in its header"),
             Error::IoError(error) => Self::Io(error),
-            Error::Unsupported(what) => Self::damaged(format!("it has what is not supported: {what}")),
+            Error::Unsupported(what) => Self::damaged(format!("it uses something that is not supported: {what}")),
             Error::DecodeError(what) => Self::damaged(what),
             error => Self::damaged(error.to_string()),
         }
@@ -462,7 +462,7 @@ mod tests {
         for piece in [1, 3, 20] {
             let trim = |total| Trim { skip: 4, padding: 5, total: Some(total), ..Trim::default() };
             assert_eq!(trimmed(trim(20), &samples, piece), samples[4..15]);
-            assert_eq!(trimmed(trim(19), &samples, piece), samples[4..], "another end: nothing is padding");
+            assert_eq!(trimmed(trim(19), &samples, piece), samples[4..], "a different end: nothing is padding");
             let trim = Trim { skip: 4, left: Some(6), ..Trim::default() };
             assert_eq!(trimmed(trim, &samples, piece), samples[4..10]);
         }

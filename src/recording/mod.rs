@@ -1,8 +1,8 @@
-//! Recordings: bytes of any usual format in, mono 16-bit samples at the wanted rate out.
+//! Recordings: bytes in any common format in, mono 16-bit samples at the wanted rate out.
 //!
-//! The first bytes decide what a recording is, never its name. It is read forwards and once, so a pipe is as good as a file. Of a recording that is
-//! cut off, what is there is read to its last whole sample. WAV and its successors, AIFF, CAF and AU are read here; symphonia decodes FLAC, MP3,
-//! AAC and Vorbis, and rubato resamples. Blocks its thread; knows no server and no model.
+//! A recording is what its first bytes say, never what its name says. It is read forwards and once, so a pipe is as good as a file. If it
+//! is cut off, what is there is read up to the last whole sample. WAV and its successors, AIFF, CAF and AU are read here; symphonia decodes
+//! FLAC, MP3, AAC and Vorbis, and rubato resamples. Blocks its thread; knows no server and no model.
 
 mod aac;
 mod big_endian;
@@ -39,19 +39,19 @@ pub use self::source::Input;
 /// Bytes of one sample that is given out.
 pub const SAMPLE_BYTES: usize = size_of::<i16>();
 
-/// Lowest and highest rate that are resampled.
+/// Lowest and highest rate that can be resampled.
 pub const RESAMPLED_HZ: std::ops::RangeInclusive<u32> = 1_000..=768_000;
 
 /// Why a recording cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
-    /// The system says so.
+    /// The system reported it.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It is in a format that is known, and not read.
+    /// It is in a format that is known but cannot be read.
     #[error("is {0}, which cannot be read")]
     Unread(String),
-    /// It is not what it seems at its beginning.
+    /// It is not what its beginning suggests.
     #[error("cannot be read as {kind}: {reason}")]
     Damaged {
         /// What it seems to be.
@@ -59,21 +59,21 @@ pub enum RecordingError {
         /// What is wrong.
         reason: String,
     },
-    /// Its rate is one that is not resampled.
-    #[error("has {from_hz} samples a second, which cannot be made {to_hz}: only {} to {} are resampled", RESAMPLED_HZ.start(), RESAMPLED_HZ.end())]
+    /// Its rate cannot be resampled.
+    #[error("has {from_hz} samples a second, which cannot be resampled to {to_hz}: only {} to {} can", RESAMPLED_HZ.start(), RESAMPLED_HZ.end())]
     Rate {
         /// Its own.
         from_hz: u32,
         /// The wanted one.
         to_hz: u32,
     },
-    /// There are no bytes.
+    /// It has no bytes.
     #[error("is empty")]
     Empty,
     /// It has to be read as a whole, and is too long for that.
     #[error(
-        "has its index (moov) after its samples, so of a pipe all of it is read into memory, and it is longer than the {limit_bytes} bytes \
-         that this may take; give the file's name instead of the pipe"
+        "has its index (moov) after its samples, so from a pipe all of it has to be read into memory, but it is longer than the \
+         {limit_bytes} bytes that this may take; give the file's name instead of the pipe"
     )]
     TooLongForAPipe {
         /// Most that is read into memory.
@@ -90,7 +90,7 @@ impl RecordingError {
         Self::Damaged { kind: "", reason: reason.into() }
     }
 
-    /// The same, of a recording that seems to be of this format.
+    /// The same, for a recording that seems to be in this format.
     fn of(self, format: Format) -> Self {
         match self {
             Self::Damaged { reason, .. } => Self::Damaged { kind: format.name(), reason },
@@ -99,29 +99,29 @@ impl RecordingError {
     }
 }
 
-/// What is wrong with a recording that was read all the same.
+/// What is wrong with a recording that could still be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flaw {
-    /// It ends before its header says, or in the middle of what must be whole.
+    /// It ends before its header says, or in the middle of something that must be whole.
     CutOff {
-        /// How much is not there, if that is known.
+        /// How much is missing, if known.
         missing: Option<Duration>,
     },
-    /// Its last bytes are not a whole sample.
+    /// Its last bytes do not make a whole sample.
     HalfSample {
         /// How many.
         bytes: usize,
-        /// How many a sample of all channels has.
+        /// How many a sample has, over all channels.
         frame_bytes: usize,
         /// Whole ones before it.
         frames: u64,
     },
-    /// Parts of it could not be decoded; there is silence in their place.
+    /// Parts of it could not be decoded; they were replaced by silence.
     Damaged {
         /// How many.
         packets: u64,
     },
-    /// It goes on at another rate, which is not read.
+    /// It goes on at another rate; that part is not read.
     OtherRate {
         /// Until then.
         from_hz: u32,
@@ -136,14 +136,15 @@ impl fmt::Display for Flaw {
             Self::CutOff { missing: Some(missing) } => {
                 write!(
                     f,
-                    "is cut off {:.2} s before the end that its header states; what is there was sent",
+                    "is cut off {:.2} s before the end that its header states; everything up to there was sent",
                     missing.as_secs_f64()
                 )
             }
-            Self::CutOff { missing: None } => f.write_str("is cut off; what is there was sent"),
+            Self::CutOff { missing: None } => f.write_str("is cut off; everything up to there was sent"),
             Self::HalfSample { bytes, frame_bytes, frames } => write!(
                 f,
-                "ends with {bytes} of the {frame_bytes} bytes of a sample, which were left out after {frames} whole ones; is it of this format?"
+                "ends with {bytes} of the {frame_bytes} bytes of a sample, which were left out after {frames} whole ones; is it in this \
+                 format?"
             ),
             Self::Damaged { packets } => write!(f, "has {packets} damaged packets; silence was sent in their place"),
             Self::OtherRate { from_hz, to_hz } => {
@@ -153,12 +154,12 @@ impl fmt::Display for Flaw {
     }
 }
 
-/// What there is at an input.
+/// What an input holds.
 #[derive(Debug)]
 pub enum Opened {
-    /// A recording of a format that is read.
+    /// A recording in a format that can be read.
     Recording(Box<Recording>),
-    /// Nothing that is known: perhaps raw samples. The bytes come before what the input still has.
+    /// Nothing known: perhaps raw samples. The bytes come before what the input still has.
     Unknown(Vec<u8>, Input),
 }
 
@@ -186,10 +187,10 @@ impl fmt::Debug for Recording {
     }
 }
 
-/// Finds out what there is at `input`.
+/// Finds out what `input` holds.
 ///
 /// # Errors
-/// [`RecordingError`] if there is nothing, or it is something that is known and cannot be read.
+/// [`RecordingError`] if it is empty, or holds something that is known but cannot be read.
 pub fn open(input: Input) -> Result<Opened, RecordingError> {
     let mut source = Source::new(input);
     if source.peek(1)?.is_empty() {
@@ -244,7 +245,7 @@ impl Recording {
         Self::raw(&[], Input::Memory(io::Cursor::new(bytes)), clip::RATE_HZ)
     }
 
-    /// Samples a second, as recorded.
+    /// Samples per second, as recorded.
     #[must_use]
     pub fn rate_hz(&self) -> u32 {
         match &self.reader {
@@ -275,10 +276,10 @@ impl Recording {
         format!("{samples}, {rate_hz} Hz, {channels}")
     }
 
-    /// Gives the samples at this rate from here on. Says what is done to them, if anything is.
+    /// Gives samples at this rate from here on. Says what is done to them, if anything.
     ///
     /// # Errors
-    /// [`RecordingError::Rate`] if the recording's own rate is one that is not resampled.
+    /// [`RecordingError::Rate`] if the recording's own rate cannot be resampled.
     pub fn at_rate(&mut self, rate_hz: u32) -> Result<Option<String>, RecordingError> {
         let from_hz = self.rate_hz();
         if from_hz != rate_hz {
@@ -293,7 +294,7 @@ impl Recording {
         Ok((!done.is_empty()).then(|| format!("{}: {}", self.describe(), done.join(" and "))))
     }
 
-    /// How many samples there are at the rate that they are given at, if that is known.
+    /// How many samples there are at the rate at which they are given, if known.
     #[must_use]
     pub fn samples_total(&mut self) -> Option<u64> {
         let from_hz = self.rate_hz();
@@ -308,14 +309,14 @@ impl Recording {
     /// The next `samples` samples, fewer only at the end, little-endian; none after the last.
     ///
     /// # Errors
-    /// [`RecordingError`] if it cannot be read; what is cut off or damaged in part is no error, but a [`Flaw`].
+    /// [`RecordingError`] if it cannot be read; being cut off or partly damaged is not an error, but a [`Flaw`].
     pub fn next_chunk(&mut self, samples: usize) -> Result<Vec<u8>, RecordingError> {
         while self.ready.len() < samples && !self.ended {
             self.read_block().map_err(|error| error.of(self.format))?;
         }
         let count = self.ready.len().min(samples);
         if self.ended && self.is_empty_so_far && count == 0 && matches!(self.reader, Reader::Compressed(_)) {
-            return Err(RecordingError::damaged("nothing of it can be decoded").of(self.format));
+            return Err(RecordingError::damaged("none of it can be decoded").of(self.format));
         }
         self.is_empty_so_far &= count == 0;
         Ok(self.ready.drain(..count).flat_map(|value| quantized(value).to_le_bytes()).collect())
@@ -339,7 +340,7 @@ impl Recording {
         Ok(())
     }
 
-    /// What was wrong, once all is read.
+    /// What was wrong, once everything has been read.
     #[must_use]
     pub fn flaw(&self) -> Option<Flaw> {
         match &self.reader {

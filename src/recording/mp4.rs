@@ -1,4 +1,4 @@
-//! Of an MP4 file, what its decoder has to be told: where it can be read, and which of its samples are to be heard.
+//! What the decoder of an MP4 file needs to know: from where it can be read, and which of its samples are to be heard.
 //!
 //! An index (`moov`) says where the packets are. Where it comes first, a pipe can be read as it arrives; where it comes last, the pipe has to
 //! be read to its end before the first packet can be found. Edit lists say how many samples an encoder put before the first of the recording.
@@ -12,33 +12,33 @@ use super::{
     source::{Source, read_up_to},
 };
 
-/// Most of a pipe that is read into memory because its index comes last.
+/// How much of a pipe is read into memory, at most, because its index comes last.
 pub(super) const PIPE_BYTES_MAX: usize = 256 << 20;
 
 /// Largest index that is read.
 const INDEX_BYTES_MAX: u64 = 64 << 20;
 
-/// Boxes at the top of a file that are walked past.
+/// How many boxes at the top level of a file may be skipped.
 const BOXES_MAX: usize = 65_536;
 
-/// The audio track that is read.
+/// The audio track to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AudioTrack {
     /// Its number in the file.
     pub(super) id: u32,
     /// The name of its codec in the file.
     pub(super) codec: [u8; 4],
-    /// What its edit list leaves of it, if it has one.
+    /// What its edit list leaves of it, if there is one.
     pub(super) edit: Option<Edit>,
 }
 
 /// A stretch of a track, in samples of its own time scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Edit {
-    /// Where it begins, in units of which there are `scale` a second.
+    /// Where it begins, in units of 1/`scale` s.
     pub(super) start: u64,
     pub(super) scale: u32,
-    /// How long it is, in units of which there are `movie_scale` a second; 0 is to the end.
+    /// How long it is, in units of 1/`movie_scale` s; 0 means to the end.
     pub(super) duration: u64,
     pub(super) movie_scale: u32,
 }
@@ -49,8 +49,8 @@ pub(super) struct Mp4 {
     pub(super) track: AudioTrack,
 }
 
-/// A file that claims to be as long as its boxes say. Of one that is cut off, the decoder would pass over the box that the end is in, and all
-/// of its packets with it.
+/// A file that claims to be as long as its boxes say. In one that is cut off, the decoder would otherwise skip the box in which the file
+/// ends, and all of its packets with it.
 struct Whole<F> {
     file: F,
     length: u64,
@@ -81,7 +81,7 @@ impl<F: io::Read + io::Seek + Send + Sync> MediaSource for Whole<F> {
     }
 }
 
-/// Finds the index, and makes of the source what the decoder can read.
+/// Finds the index, and turns the source into something that the decoder can read.
 ///
 /// # Errors
 /// [`RecordingError`] if there is no index, it describes no audio, or it comes last in a pipe that is too long.
@@ -93,7 +93,7 @@ pub(super) fn prepare(mut source: Source) -> Result<Mp4, RecordingError> {
     let index = index_of_pipe(&mut source, &mut read)?;
     if let Some(index) = index {
         let (track, tracks) = audio_track(&read[index])?;
-        // Of several tracks, packets are asked for in an order that is not that of the file.
+        // With several tracks, packets are not asked for in the order of the file.
         if tracks == 1 {
             source.put_back(&read);
             return Ok(Mp4 { track, media: Box::new(ReadOnlySource::new(source)) });
@@ -149,7 +149,7 @@ fn index_of_file(file: &mut (impl io::Read + io::Seek)) -> Result<(Vec<u8>, u64)
         length = length.max(end);
         at = file.seek(SeekFrom::Start(end))?;
     }
-    let index = index.ok_or_else(|| RecordingError::damaged("it has no index (`moov`): was it written to its end?"))?;
+    let index = index.ok_or_else(|| RecordingError::damaged("it has no index (`moov`): was it written to the end?"))?;
     Ok((index, length))
 }
 
@@ -164,11 +164,11 @@ fn read_index(input: &mut impl io::Read, bytes: u64) -> Result<Vec<u8>, Recordin
     Ok(index)
 }
 
-/// Reads a pipe up to its packets, and says where in `read` its index is, if it comes before them.
+/// Reads a pipe up to its packets, and says where in `read` the index is, if it comes before them.
 fn index_of_pipe(source: &mut Source, read: &mut Vec<u8>) -> Result<Option<std::ops::Range<usize>>, RecordingError> {
     let mut index = None;
     for _ in 0..BOXES_MAX {
-        // Packets stay to be read where the index is known, and so does all else that follows it.
+        // Once the index is known, packets are left to be read, and so is everything else that follows it.
         if index.is_some() || source.peek(8)?.get(4..) == Some(b"mdat") {
             break;
         }
@@ -183,7 +183,7 @@ fn index_of_pipe(source: &mut Source, read: &mut Vec<u8>) -> Result<Option<std::
     Ok(index)
 }
 
-/// Boxes that lie next to each other, with their content.
+/// Adjacent boxes, with their content.
 fn boxes(mut bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8])> {
     std::iter::from_fn(move || {
         let mut rest = bytes;
@@ -201,7 +201,7 @@ fn find<'a>(bytes: &'a [u8], path: &[&[u8; 4]]) -> Option<&'a [u8]> {
     path.iter().try_fold(bytes, |bytes, kind| boxes(bytes).find(|(found, _)| found == *kind).map(|(_, content)| content))
 }
 
-/// A number of a box that has a version: at one place in the short form, at another in the long one.
+/// A number in a box with a version: at one place in the short form, at another in the long one.
 fn u32_of(content: &[u8], short: usize, long: usize) -> Option<u32> {
     let at = if *content.first()? == 0 { short } else { long };
     content.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
@@ -220,7 +220,8 @@ fn audio_track(index: &[u8]) -> Result<(AudioTrack, usize), RecordingError> {
     Ok((AudioTrack { id, codec: codec.unwrap_or(*b"????"), edit }, tracks().count()))
 }
 
-/// The one stretch of an edit list, after silence that is not played. Of several, the first is where it begins, and all is heard after it.
+/// The only stretch of an edit list, after silence that is not played. If there are several, the first says where to begin, and everything
+/// after it is heard.
 fn edit_of(list: &[u8], scale: u32, movie_scale: u32) -> Option<Edit> {
     let is_long = *list.first()? != 0;
     let entries = list.get(8..)?;

@@ -1,6 +1,6 @@
 //! Uncompressed samples: a payload of frames, to its stated length or to the end of the input.
 //!
-//! Knows no headers; whoever has read one says how long the payload is, and how its samples are stored.
+//! Knows no headers; the code that has read one says how long the payload is and how its samples are stored.
 
 use std::io::{self, Read as _};
 
@@ -16,7 +16,7 @@ pub(super) struct Payload {
     /// What may follow these bytes, in a format where more of them can.
     chunks: Option<Chunks>,
     length: Length,
-    /// Of the length that is stated.
+    /// What is left of the stated length.
     left: u64,
     ended: bool,
 }
@@ -36,7 +36,7 @@ impl Payload {
         };
     }
 
-    /// How many bytes there are, if that is known: of a file, whatever its header says.
+    /// How many bytes there are, if known: for a file they are counted, whatever its header says.
     fn bytes_total(&mut self) -> Option<u64> {
         let there = self.source.length().map(|length| length.saturating_sub(self.source.position()));
         match self.length {
@@ -64,11 +64,11 @@ impl Payload {
         Ok(0)
     }
 
-    /// At the end of what is stated: another chunk of samples, more than was stated, or the end.
+    /// At the end of what was stated: moves to another chunk of samples, to more than was stated, or to the end.
     fn go_on(&mut self) -> io::Result<()> {
         let is_placeholder = matches!(self.length, Length::Placeholder(_));
         match &mut self.chunks {
-            // A length of 0, or one so large that it is made up, is also right at times. Then a chunk begins here.
+            // A length of 0, or one so large that it looks made up, is sometimes right. Then a chunk begins here.
             Some(chunks) if is_placeholder && !chunks.is_next(&mut self.source)? => self.begin(Length::ToTheEnd),
             Some(chunks) => match chunks.next_samples(&mut self.source)? {
                 Some(length) => self.begin(length),
@@ -80,7 +80,7 @@ impl Payload {
         Ok(())
     }
 
-    /// Bytes that are stated and not there.
+    /// Bytes that were stated but are missing.
     const fn missing(&self) -> Option<u64> {
         match self.length {
             Length::Stated(_) if self.ended && self.left > 0 => Some(self.left),
@@ -94,7 +94,7 @@ impl Payload {
 pub(super) struct PcmReader {
     layout: Layout,
     payload: Payload,
-    /// Bytes that are not decoded yet: less than a frame between calls.
+    /// Bytes that are not decoded yet: between calls, less than a frame.
     bytes: Vec<u8>,
     frames_given: u64,
 }
@@ -108,12 +108,12 @@ impl PcmReader {
         &self.layout
     }
 
-    /// How many frames there are, if that is known.
+    /// How many frames there are, if known.
     pub(super) fn frames_total(&mut self) -> Option<u64> {
         self.payload.bytes_total().map(|bytes| bytes / self.layout.frame_bytes() as u64)
     }
 
-    /// Appends the next frames, mixed into one channel. Appends nothing at the end.
+    /// Appends the next frames, mixed into one channel; nothing at the end.
     pub(super) fn read(&mut self, mono: &mut Vec<f32>) -> io::Result<()> {
         let frame_bytes = self.layout.frame_bytes();
         let mut filled = self.bytes.len();
@@ -123,7 +123,7 @@ impl PcmReader {
             let count = *read.as_ref().unwrap_or(&0);
             filled += count;
             let whole = filled - filled % frame_bytes;
-            // What is there is given out at once: it may come from a microphone.
+            // What is there is passed on at once: it may come from a microphone.
             if count == 0 || whole > 0 {
                 self.bytes.truncate(filled);
                 read?;
@@ -136,7 +136,7 @@ impl PcmReader {
         Ok(())
     }
 
-    /// What was wrong with the end, once all is read.
+    /// What was wrong with the end, once everything has been read.
     pub(super) fn flaw(&self) -> Option<Flaw> {
         if let Some(bytes) = self.payload.missing() {
             let frames = bytes.div_ceil(self.layout.frame_bytes() as u64);
@@ -146,7 +146,7 @@ impl PcmReader {
         }
         match (self.payload.length, self.bytes.len()) {
             (_, 0) | (Length::Stated(_), _) => None,
-            // Chunks of odd length are followed by a byte that belongs to none.
+            // Chunks of odd length are followed by a byte that belongs to no chunk.
             (Length::Placeholder(_) | Length::ToTheEnd, 1) if self.payload.chunks.is_some() => None,
             (Length::Placeholder(_) | Length::ToTheEnd, bytes) => {
                 Some(Flaw::HalfSample { bytes, frame_bytes: self.layout.frame_bytes(), frames: self.frames_given })

@@ -1,20 +1,20 @@
-//! From one sample rate to another, in a stream, with no sample lost at either end.
+//! Converts from one sample rate to another, in a stream, with no sample lost at either end.
 //!
-//! The filter is rubato's. It answers late, by half of its block: that much is left out at the beginning and made up for with silence at the
-//! end, so that a sound stays where it was.
+//! The filter is rubato's. Its output is late by half of its block: that much is left out at the beginning and made up for with silence at
+//! the end, so that a sound stays where it was.
 
 use rubato::{Fft, FixedSync, Indexing, Resampler as _, WindowFunction, audioadapter_buffers::direct::SequentialSlice};
 
 use super::RecordingError;
 
-/// Share of a second in a block: short enough for live input, long enough for a steep filter.
+/// A block is this part of a second: short enough for live input, long enough for a steep filter.
 const BLOCKS_PER_SECOND: usize = 32;
 
 /// Turns one stream of samples at one rate into one at another.
 pub(super) struct Resampler {
     fft: Fft<f32>,
     rates_hz: (u32, u32),
-    /// What is too little for a block yet.
+    /// What is not enough for a block yet.
     input: Vec<f32>,
     output: Vec<f32>,
     /// Samples of the filter's delay that are still to come.
@@ -28,8 +28,8 @@ impl Resampler {
     /// [`RecordingError::Rate`] if there is no filter for these rates.
     pub(super) fn new(from_hz: u32, to_hz: u32) -> Result<Self, RecordingError> {
         let (from, to) = (from_hz as usize, to_hz as usize);
-        // Blocks are whole multiples of this one, in which both rates have whole samples. The middle of a filter of odd length lies between two
-        // samples, and the sound with it: so blocks are even.
+        // Blocks are whole multiples of this one, in which both rates have whole samples. The middle of a filter of odd length lies between
+        // two samples, and so would the sound: so blocks are even.
         let smallest = 2 * from / gcd(from, to);
         let block = (from / BLOCKS_PER_SECOND).max(1).next_multiple_of(smallest);
         let fft = Fft::new_custom(from, to, block, 1, 1, WindowFunction::BlackmanHarris2, FixedSync::Both)
@@ -38,7 +38,7 @@ impl Resampler {
         Ok(Self { fft, rates_hz: (from_hz, to_hz), input: Vec::new(), output, delay, taken: 0, given: 0 })
     }
 
-    /// The rate that samples are given at.
+    /// The rate at which samples are given.
     pub(super) const fn to_hz(&self) -> u32 {
         self.rates_hz.1
     }
@@ -59,7 +59,7 @@ impl Resampler {
     /// Appends what is still to come after the last sample.
     pub(super) fn finish(&mut self, resampled: &mut Vec<f32>) {
         let (from_hz, to_hz) = (u128::from(self.rates_hz.0), u128::from(self.rates_hz.1));
-        // Half a sample more is one more.
+        // Half a sample more counts as one more.
         let total = (u128::from(self.taken) * to_hz + from_hz / 2) / from_hz;
         let total = u64::try_from(total).unwrap_or(u64::MAX);
         let before = resampled.len() as u64;
@@ -71,7 +71,8 @@ impl Resampler {
         self.given = total;
     }
 
-    /// Runs the filter over `count` samples at `at`, at most a block; what is missing to a block is silence. Whether it gave anything.
+    /// Runs the filter over `count` samples at `at`, at most a block; a shorter block is filled up with silence. Says whether it gave
+    /// anything.
     fn run(&mut self, at: usize, count: usize, resampled: &mut Vec<f32>) -> bool {
         let (input_frames, output_frames) = (self.input.len(), self.output.len());
         let indexing = Indexing::new().input_offset(at).partial_len(count);

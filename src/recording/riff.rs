@@ -1,7 +1,7 @@
-//! WAV and its successors: RIFF, RF64, BW64 and Wave64, as a walk over chunks that never goes back.
+//! WAV and its successors: RIFF, RF64, BW64 and Wave64, read chunk by chunk and never backwards.
 //!
-//! Believes no length that cannot be: what programs write that cannot go back is taken as unknown, and the form's own length is not looked at.
-//! Knows nothing of what samples mean.
+//! Believes no impossible length: what programs that cannot go back write is taken to be unknown, and the form's own length is ignored.
+//! Knows nothing about what samples mean.
 
 use std::io;
 
@@ -26,7 +26,7 @@ const GUID_TAIL: [u8; 14] = [0, 0, 0, 0, 0x10, 0, 0x80, 0, 0, 0xaa, 0, 0x38, 0x9
 /// Reads up to where the samples begin.
 ///
 /// # Errors
-/// [`RecordingError`] if that is not reached, or the samples are stored in a way that is not read.
+/// [`RecordingError`] if that is not reached, or the samples are stored in a way that cannot be read.
 pub(super) fn open(mut source: Source) -> Result<PcmReader, RecordingError> {
     let mut form = [0; 12];
     source.fill(&mut form)?;
@@ -86,7 +86,7 @@ fn read_long_lengths(source: &mut Source, bytes: u64, long: &mut Vec<([u8; 4], u
 /// A chunk `fmt ` of any length.
 fn read_format(source: &mut Source, bytes: u64) -> Result<Layout, RecordingError> {
     const LEAST_BYTES: usize = 16;
-    /// With what the extensible form adds.
+    /// Including what the extensible form adds.
     const MOST_BYTES: usize = 40;
     let mut format = [0; MOST_BYTES];
     let known = usize::try_from(bytes).map_or(MOST_BYTES, |bytes| bytes.min(MOST_BYTES));
@@ -96,7 +96,7 @@ fn read_format(source: &mut Source, bytes: u64) -> Result<Layout, RecordingError
         return Err(RecordingError::damaged(format!("it ends after {} bytes, in its format (`fmt `)", source.position())));
     }
     if read < LEAST_BYTES {
-        return Err(RecordingError::damaged(format!("its format (`fmt `) has {read} bytes, and {LEAST_BYTES} are the least")));
+        return Err(RecordingError::damaged(format!("its format (`fmt `) has {read} bytes, but needs at least {LEAST_BYTES}")));
     }
     layout_of(&format[..read])
 }
@@ -109,7 +109,7 @@ fn layout_of(format: &[u8]) -> Result<Layout, RecordingError> {
     if tag == EXTENSIBLE {
         tag = match format.get(24..40) {
             Some([low, high, tail @ ..]) if *tail == GUID_TAIL => u16::from_le_bytes([*low, *high]),
-            Some(_) => return Err(RecordingError::unread("a WAV file of a format that only its own GUID names")),
+            Some(_) => return Err(RecordingError::unread("a WAV file in a format that has only a GUID of its own")),
             None => {
                 return Err(RecordingError::damaged(format!(
                     "its format (`fmt `) is the extensible one, but has {} bytes",
@@ -122,7 +122,7 @@ fn layout_of(format: &[u8]) -> Result<Layout, RecordingError> {
         return Err(RecordingError::unread(format!("a WAV file of {channels} channels (none, or more than {CHANNELS_MAX})")));
     }
     let channels = usize::from(channels);
-    // Samples are as wide as frames leave room for; a frame that does not divide is not believed.
+    // Samples are as wide as frames leave room for; a frame that does not divide evenly is not believed.
     let by_frame =
         Some(frame_bytes / channels).filter(|width| frame_bytes % channels == 0 && (1..=8).contains(width) && width * 8 >= bits);
     let sample_bytes = by_frame.unwrap_or(bits.div_ceil(8));
@@ -143,7 +143,7 @@ fn layout_of(format: &[u8]) -> Result<Layout, RecordingError> {
     Ok(Layout { encoding, sample_bytes, is_big_endian: false, channels, rate_hz })
 }
 
-/// The name of what a format's tag stands for.
+/// The name of the codec that a format's tag stands for.
 const fn codec_name(tag: u16) -> &'static str {
     match tag {
         0x0001 => "integer",
@@ -165,7 +165,7 @@ const fn codec_name(tag: u16) -> &'static str {
         0x566f | 0x674f..=0x6751 | 0x676f..=0x6771 => "Vorbis",
         0x704f => "Opus",
         0xf1ac => "FLAC",
-        _ => "an encoding without a name here",
+        _ => "an unknown encoding",
     }
 }
 

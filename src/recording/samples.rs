@@ -1,19 +1,19 @@
 //! What the bytes of a sample mean: integers and floats of any width and byte order, and G.711.
 //!
-//! Pure. Full scale is 1.0; what lies beyond is clipped, and what is no number is silence.
+//! Pure. Full scale is 1.0; what lies beyond it is clipped, and what is not a number is silence.
 
 /// How samples are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
-    /// Two's complement, the most significant bits first used: of 24 valid bits in 32, the low 8 mean nothing.
+    /// Two's complement, filled from the most significant bit: with 24 valid bits in 32, the low 8 mean nothing.
     Signed,
     /// Zero is in the middle: 8-bit WAV.
     Unsigned,
     /// IEEE 754 of 4 or 8 bytes.
     Float,
-    /// G.711 of Europe.
+    /// G.711 as used in Europe.
     ALaw,
-    /// G.711 of North America and Japan.
+    /// G.711 as used in North America and Japan.
     MuLaw,
 }
 
@@ -21,7 +21,7 @@ pub(super) enum Encoding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) encoding: Encoding,
-    /// Bytes of one sample of one channel: 1 to 8.
+    /// Bytes of a sample of one channel: 1 to 8.
     pub(super) sample_bytes: usize,
     pub(super) is_big_endian: bool,
     pub(super) channels: usize,
@@ -34,7 +34,7 @@ impl Layout {
         Self { encoding: Encoding::Signed, sample_bytes: 2, is_big_endian: false, channels: 1, rate_hz }
     }
 
-    /// Bytes of one sample of all channels.
+    /// Bytes of a sample over all channels.
     pub(super) const fn frame_bytes(&self) -> usize {
         self.sample_bytes * self.channels
     }
@@ -52,7 +52,7 @@ impl Layout {
 
     /// Appends the mean of the channels of each whole frame in `bytes`.
     pub(super) fn mix_into(&self, bytes: &[u8], mono: &mut Vec<f32>) {
-        // One loop for each encoding, so that none decides anything for each sample.
+        // One loop for each encoding, so that nothing is decided sample by sample.
         match (self.encoding, self.sample_bytes, self.is_big_endian) {
             (Encoding::Signed, 2, false) => {
                 self.mix(bytes, mono, |sample| i32::from(i16::from_le_bytes([sample[0], sample[1]])) << 16);
@@ -92,7 +92,7 @@ pub(super) fn mix_interleaved(samples: &[f32], channels: usize, mono: &mut Vec<f
 
 /// The nearest 16-bit sample.
 pub(super) fn quantized(value: f32) -> i16 {
-    // A cast saturates, and makes 0 of what is no number.
+    // A cast saturates, and turns what is not a number into 0.
     (value * 32_768.0).round() as i16
 }
 
@@ -107,7 +107,7 @@ fn left_aligned<'a>(bytes: impl Iterator<Item = &'a u8>) -> i32 {
     i32::from_be_bytes(upper)
 }
 
-/// `N` bytes of a sample that has as many; a layout with another width never comes here.
+/// The `N` bytes of a sample that has that many; a layout with another width never gets here.
 fn array<const N: usize>(sample: &[u8]) -> [u8; N] {
     sample.first_chunk().copied().unwrap_or([0; N])
 }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn floats_are_scaled_clipped_and_silent_where_they_are_no_number() {
+    fn floats_are_scaled_clipped_and_silent_where_they_are_not_numbers() {
         let values = [0.5, -1.0, 1.5, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1.0 / 32_768.0];
         let expected = [16_384, -32_768, 32_767, 0, 32_767, -32_768, 1];
         let single: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -193,9 +193,9 @@ mod tests {
         assert_eq!(mono, [0.375, 0.25, 1.0]);
     }
 
-    /// The tables of the recommendation, at the ends and borders of segments, in 16 bits.
+    /// The recommendation's tables, at the ends and boundaries of segments, in 16 bits.
     #[test]
-    fn g711_is_as_the_recommendation_has_it() {
+    fn g711_agrees_with_the_recommendation() {
         let a_law_pairs = [(0xd5, 8), (0x55, -8), (0xd4, 24), (0xc5, 264), (0xaa, 32_256), (0x2a, -32_256), (0x80, 5_504)];
         for (code, value) in a_law_pairs {
             assert_eq!(a_law(code), value, "A-law {code:#x}");

@@ -1,7 +1,7 @@
-//! What a recording is, by its first bytes and never by its name.
+//! What a recording is, judging by its first bytes and never by its name.
 //!
-//! MP3 and AAC have no signature, only frames that follow each other: two in a row, alike in all that stays the same in a stream, are taken for
-//! one. Of streams of random bytes, that is one in 200 million.
+//! MP3 and AAC have no signature, only frames that follow each other: two in a row that agree in everything that stays the same in a stream
+//! are taken for one. Of streams of random bytes, one in 200 million passes.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::codec::Container;
 
 use super::source::Source;
 
-/// What reads a recording.
+/// What can read a recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     /// WAV, RF64, BW64, Wave64.
@@ -24,14 +24,14 @@ pub(super) enum Format {
     /// AAC in frames.
     Adts,
     Mp4,
-    /// Known and not read.
+    /// Known, but cannot be read.
     Unread(&'static str),
-    /// Nothing that is known.
+    /// Nothing known.
     Unknown,
 }
 
 impl Format {
-    /// What it is called beside its rate and channels.
+    /// What it is called, next to its rate and channels.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Riff => "WAV",
@@ -49,7 +49,7 @@ impl Format {
     }
 }
 
-/// Looks at the beginning of `source`, which stays to be read, but for ID3 tags: they are read past.
+/// Looks at the beginning of `source` without reading it, except for ID3 tags, which are skipped.
 pub(super) fn sniff(source: &mut Source) -> io::Result<Format> {
     let mut container = Container::of(source.peek(Container::BYTES)?);
     let is_tagged = container == Some(Container::Id3);
@@ -74,7 +74,7 @@ pub(super) fn sniff(source: &mut Source) -> io::Result<Format> {
             | Container::Ape),
         ) => Format::Unread(container.name()),
         Some(Container::Id3) | None => match framed(source)? {
-            // Between tag and frames there may be anything; the reader looks for frames.
+            // There may be anything between the tag and the frames; the reader looks for frames.
             Format::Unknown if is_tagged => Format::Mp3,
             format => format,
         },
@@ -94,7 +94,7 @@ fn in_ogg(source: &mut Source) -> io::Result<Format> {
     })
 }
 
-/// Reads past one tag; another may follow.
+/// Skips one tag; another may follow.
 fn skip_id3(source: &mut Source) -> io::Result<()> {
     const HEADER_BYTES: u64 = 10;
     const HAS_FOOTER: u8 = 0x10;
@@ -125,18 +125,18 @@ fn framed(source: &mut Source) -> io::Result<Format> {
     Ok(Format::Unknown)
 }
 
-/// Bytes of a header that decide; the first that both kinds of frame have.
+/// The bytes of a header that decide: the first ones, which both kinds of frame have.
 type Header = [u8; 6];
 
 fn header_at(source: &mut Source, at: usize) -> io::Result<Option<Header>> {
-    // Most streams are told apart by their first two bytes, without waiting for more.
+    // Most streams can be distinguished by their first two bytes, without waiting for more.
     if at == 0 && source.peek(2)?.first() != Some(&0xff) {
         return Ok(None);
     }
     Ok(source.peek(at + size_of::<Header>())?.get(at..).and_then(|header| header.first_chunk()).copied())
 }
 
-/// Whether a first frame of so many bytes is followed by one of the same stream, or by nothing at all.
+/// Whether a first frame of this many bytes is followed by one of the same stream, or by nothing at all.
 fn goes_on(source: &mut Source, bytes: usize, is_of_stream: impl Fn(Header) -> bool) -> io::Result<bool> {
     match header_at(source, bytes)? {
         Some(next) => Ok(is_of_stream(next)),
@@ -173,7 +173,7 @@ struct MpegFrame {
 
 impl MpegFrame {
     fn of([sync, b, c, ..]: Header) -> Option<Self> {
-        /// In kbit/s, of MPEG-1's layers I, II, III and MPEG-2's I, and II and III.
+        /// In kbit/s, for MPEG-1's layers I, II and III, and MPEG-2's layer I and layers II and III.
         const BIT_RATES: [[u32; 14]; 5] = [
             [32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448],
             [32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384],
@@ -213,7 +213,7 @@ mod tests {
         sniff(&mut Source::of(bytes)).expect("no fault of a slice")
     }
 
-    /// Frames of a header and nothing.
+    /// Frames with a header and nothing else.
     fn frames(header: &[u8], bytes: usize, count: usize) -> Vec<u8> {
         let mut frame = header.to_vec();
         frame.resize(bytes, 0);
@@ -232,7 +232,7 @@ mod tests {
         let adts = b"\xff\xf1\x60\x40\x06\x3f\xfc";
         assert_eq!(format_of(&frames(adts, 49, 2)), Format::Adts);
         assert_eq!(format_of(&frames(adts, 50, 2)), Format::Unknown);
-        // Raw samples that begin alike.
+        // Raw samples that begin in the same way.
         assert_eq!(format_of(b"\xff\xfb\x90\x64"), Format::Unknown);
         assert_eq!(format_of(&[0xff; 4_000]), Format::Unknown);
         assert_eq!(format_of(&[0; 4_000]), Format::Unknown);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_read_past() {
+    fn tags_are_skipped() {
         let tag = [&b"ID3\x04\0\0\0\0\x01\x02"[..], &[b'x'; 130]].concat();
         let with_footer = [&b"ID3\x04\0\x10\0\0\0\x03"[..], &[b'x'; 13]].concat();
         let mut source = Source::of([tag.clone(), with_footer, frames(b"\xff\xfb\x90\x64", 417, 2)].concat());
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_tags_is_read_past() {
+    fn any_number_of_tags_is_skipped() {
         let tags = b"ID3\x04\0\0\0\0\0\0".repeat(200_000);
         assert_eq!(format_of(&[&tags[..], b"fLaC\0\0\0\x22"].concat()), Format::Flac);
         assert_eq!(format_of(&tags), Format::Mp3);

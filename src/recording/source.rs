@@ -14,9 +14,9 @@ use super::RecordingError;
 pub enum Input {
     /// A regular file, from its beginning.
     File(fs::File),
-    /// Anything else that the system reads: forwards only.
+    /// Anything else that the system reads, only forwards.
     Pipe(fs::File),
-    /// What is in memory.
+    /// Bytes in memory.
     Memory(io::Cursor<Vec<u8>>),
 }
 
@@ -24,7 +24,7 @@ impl Input {
     /// What an open file is.
     ///
     /// # Errors
-    /// Those of asking the system.
+    /// Those from asking the system.
     pub fn of(file: fs::File) -> io::Result<Self> {
         Ok(if file.metadata()?.is_file() { Self::File(file) } else { Self::Pipe(file) })
     }
@@ -55,13 +55,13 @@ impl Source {
         Self { input, ahead: Vec::new(), at: 0, position: 0 }
     }
 
-    /// A source of bytes that are all here.
+    /// A source of bytes that are all in memory.
     #[cfg(test)]
     pub(super) fn of(bytes: impl Into<Vec<u8>>) -> Self {
         Self::new(Input::Memory(io::Cursor::new(bytes.into())))
     }
 
-    /// The next `count` bytes, fewer only where the input ends; they stay to be read.
+    /// The next `count` bytes, fewer only if the input ends; they are not read yet.
     pub(super) fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
         let missing = count.saturating_sub(self.ahead.len() - self.at);
         if missing > 0 {
@@ -85,7 +85,7 @@ impl Source {
         Ok(filled)
     }
 
-    /// Reads past `count` bytes, and says how many there were.
+    /// Skips `count` bytes, and says how many there were.
     pub(super) fn skip(&mut self, count: u64) -> io::Result<u64> {
         io::copy(&mut self.take(count), &mut io::sink())
     }
@@ -95,7 +95,7 @@ impl Source {
         self.position
     }
 
-    /// How long the input is, where that can be known.
+    /// How long the input is, if that can be known.
     pub(super) fn length(&self) -> Option<u64> {
         match &self.input {
             Input::File(file) => file.metadata().ok().map(|metadata| metadata.len()),
@@ -115,7 +115,7 @@ impl Source {
         }
     }
 
-    /// All that is left, if it is not more than `limit_bytes`.
+    /// Everything that is left, if it is not more than `limit_bytes`.
     ///
     /// # Errors
     /// [`RecordingError::TooLongForAPipe`] if it is.
@@ -125,7 +125,7 @@ impl Source {
         if self.peek(1)?.is_empty() { Ok(bytes) } else { Err(RecordingError::TooLongForAPipe { limit_bytes }) }
     }
 
-    /// The input, and what has been read of it and not given out.
+    /// The input, and what has been read of it but not given out.
     pub(super) fn into_parts(mut self) -> (Vec<u8>, Input) {
         (self.ahead.split_off(self.at), self.input)
     }

@@ -1,4 +1,4 @@
-//! Recordings as programs write them, whole and cut, and what random changes make of them.
+//! Recordings as programs write them, whole and cut, and what becomes of them after random changes.
 
 use std::io::{Cursor, Seek as _, Write as _};
 
@@ -19,7 +19,7 @@ fn chunk(id: &[u8; 4], content: &[u8]) -> Vec<u8> {
     stated(id, content, content.len() as u32)
 }
 
-/// A chunk that states another length than it has.
+/// A chunk that states a length other than its own.
 fn stated(id: &[u8; 4], content: &[u8], length: u32) -> Vec<u8> {
     let padding = &[0][..content.len() % 2];
     [id, &length.to_le_bytes()[..], content, padding].concat()
@@ -174,7 +174,7 @@ fn narrow_samples_are_as_near_as_they_can_be() {
 }
 
 #[test]
-fn what_is_there_is_read_of_a_recording_that_is_cut_off() {
+fn a_recording_that_is_cut_off_is_read_as_far_as_it_goes() {
     let (samples, pcm) = (speech(), bytes_of(&speech()));
     let whole = riff(&[plain(), chunk(b"data", &pcm)]);
     for odd in [0, 1] {
@@ -185,7 +185,7 @@ fn what_is_there_is_read_of_a_recording_that_is_cut_off() {
     }
     let (read_raw, flaw) = read(pipe([&pcm[..], &[1]].concat()), 16_000).expect("read");
     assert_eq!((read_raw, flaw), (samples.clone(), Some(Flaw::HalfSample { bytes: 1, frame_bytes: 2, frames: 4_000 })));
-    // Of 24-bit stereo to a pipe, cut in the middle of a frame.
+    // 24-bit stereo to a pipe, cut in the middle of a frame.
     let stereo = riff(&[format(1, 2, 16_000, 24, &[]), stated(b"data", &[0; 6 * 10 + 4], u32::MAX)]);
     let (read, flaw) = read(pipe(stereo), 16_000).expect("read");
     assert_eq!((read.len(), flaw), (10, Some(Flaw::HalfSample { bytes: 4, frame_bytes: 6, frames: 10 })));
@@ -210,7 +210,7 @@ fn what_cannot_be_read_is_named() {
         ),
         (riff(&[plain()]), "cannot be read as WAV: it ends after 36 bytes, before its samples (`data`)"),
         (riff(&[chunk(b"data", &pcm)]), "cannot be read as WAV: its samples come before its format (`fmt `)"),
-        (riff(&[chunk(b"fmt ", &[0; 14])]), "cannot be read as WAV: its format (`fmt `) has 14 bytes, and 16 are the least"),
+        (riff(&[chunk(b"fmt ", &[0; 14])]), "cannot be read as WAV: its format (`fmt `) has 14 bytes, but needs at least 16"),
         (riff(&[format(0x11, 1, 16_000, 4, &[])]), "is a WAV file of IMA ADPCM (format 0x0011), which cannot be read"),
         (riff(&[format(0x55, 1, 16_000, 0, &[])]), "is a WAV file of MP3 (format 0x0055), which cannot be read"),
         (
@@ -227,13 +227,13 @@ fn what_cannot_be_read_is_named() {
         ),
         (
             b"\0\0\0\x18ftypM4A \0\0\0\0M4A isom".to_vec(),
-            "cannot be read as MP4: it has no index (`moov`): was it written to its end?",
+            "cannot be read as MP4: it has no index (`moov`): was it written to the end?",
         ),
     ] {
         assert_eq!(refusal(bytes), expected);
     }
     let slow = riff(&[format(1, 1, 999, 16, &[]), chunk(b"data", &pcm)]);
-    let expected = "has 999 samples a second, which cannot be made 16000: only 1000 to 768000 are resampled";
+    let expected = "has 999 samples a second, which cannot be resampled to 16000: only 1000 to 768000 can";
     assert_eq!(refusal(slow.clone()), expected);
     assert_eq!(read(pipe(slow), 999).expect("it is as wanted").0.len(), 4_000);
 }
@@ -307,7 +307,7 @@ fn a_recording_says_what_it_is_and_how_long() {
     assert_eq!(described(file(&unknown)), (None, Some(4_000)));
 }
 
-/// Something that begins like a recording, of every format that is read here.
+/// Something that begins like a recording, in every format that is read here.
 fn beginning() -> impl Strategy<Value = Vec<u8>> {
     let pcm = bytes_of(&speech()[..50]);
     let wave = riff(&[plain(), chunk(b"LIST", b"INFOICMT\x03\0\0\0abc"), chunk(b"data", &pcm)]);

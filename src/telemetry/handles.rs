@@ -1,4 +1,4 @@
-//! The metrics of one model, method, lane or server, looked up once and kept, so that counting costs no lookup.
+//! The metrics of one model, method, lane or server, looked up once and kept, so that counting takes no lookup.
 
 use metrics::{Counter, Gauge};
 
@@ -10,19 +10,19 @@ use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority, Verdi
 pub enum StreamEnd {
     /// The client sent all it had and was given all its answers.
     Finished,
-    /// The client went away or called it off.
+    /// The client went away or cancelled.
     Cancelled,
     /// The deadline of the whole call passed.
     Expired,
     /// Nothing arrived for the idle timeout.
     Idle,
-    /// The client did not read, and was reset.
+    /// The client did not read, and its stream was reset.
     Unread,
     /// The server shut down.
     Drained,
-    /// The client broke the contract or a limit, and was told so.
+    /// The client broke the contract or a limit, and got an error saying so.
     Refused,
-    /// The server's own fault.
+    /// The server was at fault.
     Failed,
 }
 
@@ -66,7 +66,7 @@ pub struct ModelMetrics {
     pub input_elements: Counter,
     /// Those of them that are padding.
     pub padding_elements: Counter,
-    /// Items that wait for a lane. Set by whoever holds the queue, from its length.
+    /// Items that wait for a lane. Set by whichever thread holds the queue, from its length.
     pub queued_items: Gauge,
     /// Items in model calls that are running.
     pub in_flight_items: Gauge,
@@ -77,7 +77,7 @@ pub struct ModelMetrics {
     pub(super) verdicts: [Gauge; Verdict::ALL.len()],
     /// Largest batch in use, in items.
     pub batch_cap: Gauge,
-    /// Engine instances made anew after a panic.
+    /// Engine instances rebuilt after a panic.
     pub rebuilds: Counter,
     /// Times that the model's queue contradicted itself and was repaired.
     pub queue_repairs: Counter,
@@ -88,7 +88,7 @@ pub struct ModelMetrics {
 }
 
 impl ModelMetrics {
-    /// Items that ended so.
+    /// Items that ended in this way.
     pub fn outcome(&self, outcome: Outcome) -> &Counter {
         &self.outcomes[outcome as usize]
     }
@@ -121,7 +121,7 @@ impl ModelMetrics {
 pub struct LoadMetrics {
     /// Versions that were loaded.
     pub ok: Counter,
-    /// Versions that could not be.
+    /// Versions that could not be loaded.
     pub failed: Counter,
 }
 
@@ -154,7 +154,7 @@ impl MethodMetrics {
         &self.faults[kind as usize]
     }
 
-    /// Streams and calls that ended so.
+    /// Streams and calls that ended in this way.
     pub fn ended(&self, end: StreamEnd) -> &Counter {
         &self.ends[end as usize]
     }
@@ -174,7 +174,7 @@ pub enum CallKind {
     Unary,
     /// A stream that runs models.
     Stream,
-    /// Somebody who follows health.
+    /// A client that follows health.
     Watch,
     /// Questions about the server's methods.
     Reflection,
@@ -183,7 +183,7 @@ pub enum CallKind {
 impl CallKind {
     /// All of them, in the order of their discriminants.
     pub const ALL: [Self; 4] = [Self::Unary, Self::Stream, Self::Watch, Self::Reflection];
-    /// Those that cost nothing but room, and so may stay open for as long as their clients like.
+    /// Those that cost only memory, and so may stay open for as long as their clients like.
     pub const WATCHES: [Self; 2] = [Self::Watch, Self::Reflection];
 
     /// Metric label.
@@ -211,15 +211,15 @@ pub struct ServerMetrics {
     pub connections: Counter,
     /// Connections that are open; hold a [`GaugeGuard`] for each.
     pub connections_open: Gauge,
-    /// Memory that the process may have.
+    /// Memory that the process may use.
     pub memory_limit: Gauge,
     /// Calls that were refused because memory was short.
     pub memory_refusals: Counter,
-    /// Lines of the log that were lost. Set by whoever reads the process's own count of them.
+    /// Lines of the log that were lost. Set from the process's own count of them.
     pub log_lines_lost: Counter,
     /// Calls of gRPC that are open, by [`CallKind`].
     pub calls_open: [Gauge; CallKind::ALL.len()],
-    /// Bytes in arrival, and of answers that are not taken.
+    /// Arriving bytes, and those of answers that have not been taken.
     pub transfer_bytes: Gauge,
     pub(super) closed: [Counter; ConnectionClose::ALL.len()],
 }
@@ -257,7 +257,7 @@ impl ConnectionClose {
     }
 }
 
-/// One more on a gauge for as long as it lives: the only pair of increment and decrement there is.
+/// Adds one to a gauge for as long as it lives: the only pair of increment and decrement anywhere.
 #[derive(Debug)]
 #[must_use = "the gauge goes down again when the guard is dropped"]
 pub struct GaugeGuard(Gauge);

@@ -1,8 +1,8 @@
-//! Samples, counted in buckets at once.
+//! Samples, counted in buckets right away.
 //!
-//! The recorder's own histograms keep each sample, its time and all, until somebody sorts them, which costs an item more than the rest
-//! of its metrics and takes memory for as long as nobody does. Here a sample is three additions to what is there already, and those of
-//! a batch are added up before.
+//! The recorder's own histograms keep each sample along with its time until somebody sorts them, which costs an item more than all its
+//! other metrics and takes memory for as long as nobody does. Here a sample is three additions to what is there already, and those of a
+//! batch are added up first.
 
 use std::sync::{
     Arc,
@@ -60,7 +60,7 @@ impl Histogram {
 struct Buckets {
     /// Upper bounds, rising.
     bounds: &'static [f64],
-    /// Samples that are within the bound of the same index and beyond the one before; the one after the last bound has the rest.
+    /// Samples that are within the bound of the same index and beyond the one before; the entry after the last bound has the rest.
     counts: Box<[AtomicU64]>,
     /// Of all samples, as the bits of a float.
     sum: AtomicU64,
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_seconds_and_nothing_is_recorded_of_nothing() {
+    fn durations_are_seconds_and_no_samples_record_nothing() {
         let histograms = Histograms::default();
         let histogram = histograms.series(&table::MODEL_CALL, Key::from_name(table::MODEL_CALL.name));
         histogram.record(Duration::from_millis(2_500));

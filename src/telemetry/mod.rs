@@ -1,9 +1,9 @@
-//! Metrics: one table of them ([`METRICS`]), handles to count with, and the text that Prometheus scrapes.
+//! Metrics: one table that lists them ([`METRICS`]), handles to count with, and the text that Prometheus scrapes.
 //!
-//! A leaf: it imports the domain's closed sets for their labels, and none of the parts that it measures. There is no global
-//! recorder; servers in one process share nothing, save what the operating system says of the process.
+//! A leaf: it imports the domain's closed sets for their labels, and none of the parts that it measures. There is no global recorder;
+//! servers in one process share nothing, except what the operating system says about the process.
 //!
-//! Metrics may be off as a whole ([`Telemetry::off`]): the handles are there and count nothing, so that nobody has to ask.
+//! Metrics may be off as a whole ([`Telemetry::off`]): the handles then exist but count nothing, so that no caller has to check.
 
 mod handles;
 mod histogram;
@@ -34,7 +34,7 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Metrics that nothing has been counted in.
+    /// Metrics in which nothing has been counted yet.
     #[must_use]
     pub fn new() -> Self {
         let registrar = Registrar::new();
@@ -160,7 +160,7 @@ impl Telemetry {
         }
     }
 
-    /// How often a part of the server was started again.
+    /// How often a part of the server has been started again.
     pub fn part_restarts(&self, part: &str) -> Counter {
         self.registrar.counter(&table::PART_RESTARTS, &[part])
     }
@@ -183,7 +183,7 @@ struct Registrar {
 struct Prometheus {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    /// What the recorder would keep sample by sample.
+    /// What the recorder would otherwise keep sample by sample.
     histograms: Histograms,
 }
 
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn renders_help_and_type_of_the_whole_table_and_of_nothing_else() {
+    fn renders_help_and_type_of_the_whole_table_and_nothing_else() {
         let text = with_everything().render();
         let comments = |prefix| -> BTreeMap<String, String> {
             let lines = text.lines().filter_map(|line| line.strip_prefix(prefix)?.split_once(' '));
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_that_are_off_take_all_calls_and_tell_nothing() {
+    fn metrics_that_are_off_take_all_calls_and_show_nothing() {
         let telemetry = Telemetry::off();
         let model = telemetry.model("silero_vad", "1");
         model.outcome(Outcome::Ok).increment(1);

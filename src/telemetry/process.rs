@@ -1,7 +1,7 @@
-//! What the operating system says of this process: memory, CPU time, descriptors, threads, start.
+//! What the operating system says about this process: memory, CPU time, descriptors, threads, start.
 //!
-//! Read when somebody asks, on the thread that asks: counting descriptors takes milliseconds where ten thousand are open. A
-//! figure that the platform does not give is left out.
+//! Read when somebody asks, on the thread that asks: counting descriptors takes milliseconds if ten thousand are open. Figures that the
+//! platform does not provide are left out.
 
 use metrics_process::collector;
 

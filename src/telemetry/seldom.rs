@@ -1,4 +1,4 @@
-//! Log lines that clients can cause as often as they like: one a second is written, and the next says how many were left out.
+//! Log lines that clients can cause as often as they like: one a second is written, and the next one says how many were left out.
 //!
 //! Reads no clock: the moment is given.
 
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_a_second_tells_of_those_that_were_left_out() {
+    fn one_line_a_second_counts_those_that_were_left_out() {
         let (seldom, begin) = (Seldom::default(), Timestamp::from_nanos(5));
         assert_eq!(seldom.due(begin), Some(0));
         for nanos in 0..1_000 {

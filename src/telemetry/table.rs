@@ -37,7 +37,7 @@ pub struct Metric {
     pub kind: Kind,
     /// What one unit of its value is.
     pub unit: &'static str,
-    /// What it tells, in one sentence.
+    /// What it shows, in one sentence.
     pub help: &'static str,
     /// Names of its labels, in the order in which their values are given.
     pub labels: &'static [&'static str],

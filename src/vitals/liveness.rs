@@ -1,4 +1,4 @@
-//! Whether anything hangs that has work, told when somebody asks. Nothing watches in between.
+//! Whether any part that has work hangs, found out when somebody asks. Nothing watches in between.
 
 use std::{fmt, time::Duration};
 
@@ -8,30 +8,30 @@ use tokio::runtime::RuntimeMetrics;
 use super::Vitals;
 use crate::domain::Timestamp;
 
-/// No step is too long below this.
+/// No step shorter than this is too long.
 const PATIENCE_MIN: Duration = Duration::from_secs(30);
-/// Nor below so many times the longest call of a model, as far as is learned.
+/// Nor is one shorter than this many times the longest call of a model, as far as known.
 const CALLS_MAX: u32 = 10;
 
-/// Tells which part hangs: a lane in a call, the timekeeper, or a thread of the runtime in one poll.
+/// Finds out which part hangs: a lane in a call, the timekeeper, or a thread of the runtime in one poll.
 ///
-/// How busy the server is does not matter: lanes that are at work all the time take one step after the other.
+/// How busy the server is does not matter: lanes that are always at work still take one step after another.
 pub struct Liveness {
     vitals: Vitals,
     runtime: RuntimeMetrics,
-    /// `None` if that cannot be told now, without waiting.
+    /// `None` if that cannot be determined now, without waiting.
     longest_call: Box<dyn Fn() -> Option<Duration> + Send + Sync>,
     seen: Mutex<Seen>,
 }
 
-/// What was seen when somebody asked before.
+/// What was seen the last time somebody asked.
 #[derive(Debug, Default)]
 struct Seen {
     longest_call: Duration,
     workers: Vec<(Signs, Timestamp)>,
 }
 
-/// What the runtime tells of one of its threads; it changes with each turn and with every few dozen polls.
+/// What the runtime reports about one of its threads; it changes with each turn and with every few dozen polls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Signs {
     /// Odd while it sleeps.
@@ -52,12 +52,12 @@ pub struct Stall {
 
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} has made no step for {:.0?}, more than {:.0?}", self.part, self.lasts, self.limit)
+        write!(f, "{} has made no progress for {:.0?}, more than {:.0?}", self.part, self.lasts, self.limit)
     }
 }
 
 impl Liveness {
-    /// Of these parts and the threads of this runtime; `longest_call` tells what a call of a model may take, without waiting for anybody.
+    /// For these parts and the threads of this runtime; `longest_call` says how long a model's call may take, without waiting for anything.
     #[must_use]
     pub fn new(
         vitals: Vitals,
@@ -140,7 +140,7 @@ mod tests {
             };
             let lanes = (0..2).map(lane).collect();
             let asked = Arc::clone(&longest_ms);
-            // As the queue does while its lock is taken.
+            // Like the queue while its lock is taken.
             let longest = move || Some(asked.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Duration::from_millis);
             Self { liveness: Liveness::new(vitals, Handle::current().metrics(), longest), lanes, longest_ms }
         }
@@ -159,14 +159,14 @@ mod tests {
         world.longest_ms.store(10_000, Ordering::Relaxed);
         assert_eq!(world.stalled(200, &[asleep()]), None);
         world.longest_ms.store(0, Ordering::Relaxed);
-        assert_eq!(world.stalled(200, &[asleep()]), None, "what was known before holds while nobody can tell");
+        assert_eq!(world.stalled(200, &[asleep()]), None, "what was known before holds while nothing new is known");
         assert_eq!(world.stalled(201, &[asleep()]).as_deref(), Some("lane-cpu-1"));
         world.lanes[1].0.rest();
         assert_eq!(world.stalled(1_000, &[asleep()]), None);
     }
 
     #[tokio::test]
-    async fn lanes_that_are_in_one_long_call_after_the_other_are_alive_for_ever() {
+    async fn lanes_that_are_in_one_long_call_after_another_stay_alive_for_ever() {
         let world = World::new();
         world.longest_ms.store(10_000, Ordering::Relaxed);
         for call in 1..1_000 {

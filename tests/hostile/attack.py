@@ -1,4 +1,4 @@
-"""What an attack is: a function that is run in a process of its own, and what must be true afterwards."""
+"""What an attack is: a function that runs in its own process, and what must be true afterwards."""
 
 import collections
 import dataclasses
@@ -18,7 +18,7 @@ HELD_ANYWAY = 64 * MIB
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """The server as an attacker sees it, and how much of the attack is wanted."""
+    """The server as an attacker sees it, and how much of the attack to run."""
 
     grpc: str
     http: str
@@ -29,7 +29,7 @@ class Target:
     clocks: Mapping[str, int]
 
     def times(self, count: int, least: int = 1) -> int:
-        """So many, less in the short form."""
+        """This many; fewer in the short form."""
         return max(least, round(count * self.scale))
 
 
@@ -50,17 +50,17 @@ class Attack:
     name: str
     section: str
     run: Callable[[Target], Report]
-    # Settings of the server that it needs; one with the same ones is shared.
+    # Settings that it needs of the server; attacks with the same ones share a server.
     settings: tuple[str, ...]
-    # Most that may be held in all, however much was sent: the named limits, together.
+    # The most that may be held in all, however much was sent: the named limits, together.
     held_max: int
-    # Whether the short form does it too.
+    # Whether the short form runs it too.
     in_short: bool
-    # Longest it may take.
+    # The longest it may take.
     patience_s: float
     # Connections and streams that may be left, such as those of sequences in their time of grace, are gone after this.
     rest_s: float
-    # Whether a bystander's time is bounded beside it: not where the attacker has its fair share of the lanes that both use.
+    # Whether a bystander's time is bounded during it: not where the attacker has its fair share of the lanes that both use.
     timed: bool
 
 
@@ -97,13 +97,13 @@ class Survived(AssertionError):
 
 
 def expect(condition: object, said: object) -> None:
-    """An assertion that python -O keeps, and whose message is what the test shows."""
+    """An assertion that python -O keeps and whose message is what the test shows."""
     if not condition:
         raise Survived(str(said))
 
 
 def expect_codes(found: collections.Counter, *allowed: str) -> str:
-    """Fails on any other end of a stream; the ends in words."""
+    """Fails if a stream ended in any other way; returns the ends in words."""
     others = {code: count for code, count in found.items() if code not in allowed}
     expect(not others, f"ended with {others}; allowed: {', '.join(allowed)}")
     return told(found)

@@ -1,6 +1,6 @@
-"""Runs one attack against a running server, as a process that gives way to everything else, and prints what it saw as JSON.
+"""Runs one attack against a running server, in a process that gives way to everything else, and prints what it saw as JSON.
 
-`attacker.py NAME GRPC HTTP ADMIN SCALE SECONDS CLOCKS [RECORDING]`; with the last, what was sent is kept for `replay.py`."""
+`attacker.py NAME GRPC HTTP ADMIN SCALE SECONDS CLOCKS [RECORDING]`; with the last one, what was sent is kept for `replay.py`."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def main(name: str, grpc: str, http: str, admin: str, scale: str, seconds: str, 
     if recording:
         traffic.LOG.save(recording)
     print(json.dumps(out), flush=True)
-    # Thousands of connections are closed by the system faster than by Python.
+    # The system closes thousands of connections faster than Python does.
     os._exit(0)
 
 

@@ -1,7 +1,7 @@
-"""Four live microphones on a connection of their own: a chunk each 32 ms, timed from the moment at which it was due.
+"""Four live microphones on their own connection: a chunk every 32 ms, timed from the moment when it was due.
 
-`bystander.py GRPC [SOURCE]`. Prints `live` once all of them are answered, ends with its standard input, and then prints what it saw
-as JSON. Every chunk is a window, so every chunk has a result; a late answer makes no later chunk late."""
+`bystander.py GRPC [SOURCE]`. Prints `live` once all of them are answered, ends with its standard input, then prints what it saw
+as JSON. Every chunk is a window, so every chunk has a result; a late answer does not delay later chunks."""
 
 import heapq
 import json
@@ -16,7 +16,7 @@ FEEDS = 4
 INTERVAL_S = wire.WINDOW_SAMPLES / 16_000
 # Chunks of each feed that are not timed: connections and caches warm up.
 WARM_UP = 16
-# As many answered make a feed live.
+# A feed is live after this many answers.
 LIVE = 3
 LAST_WORD_S = 20
 

@@ -1,6 +1,6 @@
-"""The short form: one server for all attacks that need no settings of their own, and a small part of each flood.
+"""The short form: one server for all attacks that need no special settings, and a small part of each flood.
 
-`--all` adds the faults that take long; the attacks as they are meant are run by `run --all`, which also times the bystander."""
+`--all` adds the faults that take long; the attacks in full are run by `run --all`, which also times the bystander."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ from server import Server
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="also what takes long")
-    parser.addoption("--verdicts", help="file to write what each test found to, as lines of JSON")
+    parser.addoption("--verdicts", help="file for what each test found, as lines of JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,7 +40,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
 
 
 class Farm:
-    """The server for the settings of an attack: the one that runs, if it has them and still runs, or a new one."""
+    """The server for an attack's settings: the one that has them, if it still runs, or a new one."""
 
     def __init__(self) -> None:
         self._servers: dict[tuple[str, ...], Server] = {}
@@ -48,7 +48,7 @@ class Farm:
     def server(self, attack: Attack) -> Server:
         found = self._servers.get(attack.settings)
         if found is None or not found.is_running():
-            # Beside the shared one there is one at most: tests come in the order of their settings.
+            # Apart from the shared one there is at most one: tests come in the order of their settings.
             for settings in [settings for settings in self._servers if settings]:
                 self._servers.pop(settings).kill()
             if found:
@@ -57,7 +57,7 @@ class Farm:
         return found
 
     def forget(self, attack: Attack) -> None:
-        """The next attack has a server that this one has done nothing to."""
+        """Gives the next attack a server that this one has not touched."""
         self._servers.pop(attack.settings).kill()
 
     def stop(self) -> None:

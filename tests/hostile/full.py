@@ -1,4 +1,4 @@
-"""Runs attacks in full against a release build, times the bystander beside each and beside its control, and prints the table."""
+"""Runs attacks in full against a release build, times the bystander during each and during its control, and prints the table."""
 
 import argparse
 import hashlib
@@ -16,7 +16,7 @@ from attack import MIB, Attack
 from server import Server
 
 MARKS = "<!-- attacks -->", "<!-- /attacks -->"
-# Least time that a bystander listens: 500 chunks, so that 99 of 100 means something.
+# The least time that a bystander listens: 500 chunks, so that 99 of 100 means something.
 BYSTANDER_S = 4.0
 FAULT_MARKS = "<!-- faults -->", "<!-- /faults -->"
 
@@ -30,15 +30,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="how much of each flood")
     parser.add_argument("--seconds", type=float, default=8.0, help="how long a flood lasts at most")
     parser.add_argument("--untimed", action="store_true", help="leave out the control, and the rule about the bystander's time")
-    parser.add_argument("--page", action="store_true", help="write the tables into docs/hardening.md")
+    parser.add_argument("--page", action="store_true", help="write the tables to docs/hardening.md")
     parser.add_argument(
-        "--resume", action="store_true", help="go on with a run that broke off: rows that held are taken over, if the binary is the same"
+        "--resume", action="store_true", help="go on with a run that broke off: rows that held are reused, if the binary is the same"
     )
     return parser.parse_args()
 
 
 def median_of(seen: list[dict]) -> dict:
-    """Of several runs of a bystander; without those that hung, of which the complaint is told elsewhere."""
+    """Over several runs of a bystander, without those that hung, which are reported elsewhere."""
     whole = [one for one in seen if one.get("p99_ms") is not None]
     return (
         {name: round(statistics.median(one[name] for one in whole), 1) for name in ("p50_ms", "p99_ms", "max_ms")}
@@ -52,14 +52,14 @@ def told(times: dict) -> str:
 
 
 def late(one: Attack, beside: dict, control: dict) -> list[str]:
-    """What the bystander's time says against the server."""
+    """What the bystander's times say against the server."""
     if not (one.timed and beside and control):
         return []
     wrong = []
     if beside["p99_ms"] > trial.P99_MS_MAX:
         wrong.append(f"the bystander's p99 is {beside['p99_ms']} ms, at most {trial.P99_MS_MAX:.0f} are allowed")
     if beside["p99_ms"] > trial.P99_OVER_CONTROL_MAX * control["p99_ms"]:
-        wrong.append(f"the bystander's p99 is {beside['p99_ms']} ms, beside the control {control['p99_ms']} ms")
+        wrong.append(f"the bystander's p99 is {beside['p99_ms']} ms, with the control {control['p99_ms']} ms")
     return wrong
 
 
@@ -99,7 +99,7 @@ def row(one: Attack, server: Server, options: argparse.Namespace) -> tuple[str, 
 
 
 class Rows:
-    """Rows of this binary and these options that held, in a file, so that two hours need not be spent in one go."""
+    """Rows of this binary and these options that held, in a file, so that the two hours can be spread over several runs."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         digest = hashlib.sha256(pathlib.Path(places.SERVER).read_bytes()).hexdigest()[:16]
@@ -143,7 +143,7 @@ def table(attacks: list[Attack], options: argparse.Namespace) -> tuple[str, dict
         for text in wrong:
             print(f"    {text}", flush=True)
         if wrong:
-            # The next attack has a server that this one has done nothing to.
+            # The next attack gets a server that this one has not touched.
             server.kill()
         lines.append(line)
         if wrong:
@@ -186,7 +186,7 @@ def main() -> int:
     unknown = set(options.names) - set(every)
     if unknown or not (options.names or options.all):
         print(
-            f"no such attack: {', '.join(sorted(unknown))}; --list has them" if unknown else "say which attacks, or --all",
+            f"no such attack: {', '.join(sorted(unknown))}; --list has them" if unknown else "name the attacks, or --all",
             file=sys.stderr,
         )
         return 2

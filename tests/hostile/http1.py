@@ -1,4 +1,4 @@
-"""HTTP/1.1 written by hand: a request goes out as it is given, and the answer is taken apart."""
+"""HTTP/1.1 written by hand: a request goes out exactly as given, and the answer is parsed."""
 
 import contextlib
 import dataclasses
@@ -11,7 +11,7 @@ from traffic import PATIENCE_S, Wire
 
 @dataclasses.dataclass
 class Answer:
-    """A response; status 0 if the connection closed without one, -1 if nothing came in time."""
+    """A response; status 0 if the connection closed without one, -1 if none came in time."""
 
     status: int
     headers: dict[str, str]
@@ -30,7 +30,7 @@ class Answer:
 def request(
     method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, host: str | None = "localhost"
 ) -> bytes:
-    """A request with its length, unless the headers say something about that."""
+    """A request with its length, unless the headers already say how long it is."""
     given = {name.lower(): value for name, value in (headers or {}).items()}
     lines = [f"{method} {path} HTTP/1.1"]
     if host is not None and "host" not in given:
@@ -95,7 +95,7 @@ class Client:
         return self.answer(patience)
 
     def poll(self) -> bool:
-        """Takes in what has come; whether there is anything, or the end."""
+        """Takes in what has arrived; whether there was anything, or the end."""
         self._more(time.monotonic() + 0.001)
         return bool(self._received) or self.closed
 
@@ -148,7 +148,7 @@ def once(
     patience: float = PATIENCE_S,
     source: str | None = None,
 ) -> Answer:
-    """One request on a connection of its own."""
+    """One request on its own connection."""
     client = Client(address, source)
     try:
         return client.ask(method, path, body, headers, host, patience)

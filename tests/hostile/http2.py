@@ -1,4 +1,4 @@
-"""An HTTP/2 client that lets its user break every rule: frames go out as they are given, and what comes back is noted.
+"""An HTTP/2 client that lets its user break every rule: frames go out exactly as given, and what comes back is noted.
 
 One thread, no callbacks: whoever wants to know what came calls `pump` or one of the functions that wait. A connection keeps its
 windows open and answers SETTINGS and PING while it is pumped, unless it is told not to."""
@@ -23,7 +23,7 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX
 WINDOW_MAX = (1 << 31) - 1
 WINDOW_DEFAULT = 65_535
 FRAME_BYTES_MAX = 16_384
-# Calls at once on one connection: half of grpc.max_streams_per_connection, which a client that keeps the rules does not go beyond.
+# Calls at once on one connection: half of grpc.max_streams_per_connection, which a client that keeps the rules does not exceed.
 AT_ONCE_MAX = 5_000
 NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, FLOW_CONTROL_ERROR, CANCEL, ENHANCE_YOUR_CALM = 0, 1, 2, 3, 8, 11
 
@@ -45,7 +45,7 @@ def reset(stream: int, code: int = CANCEL) -> bytes:
 
 
 def header_block(fields: Iterable[tuple[str, str]]) -> bytes:
-    """Literals that change no table, so that blocks can be made once and sent on any connection."""
+    """Literals that do not change the table, so that a block can be made once and sent on any connection."""
     out = b""
     for name, value in fields:
         name, value = name.encode("latin-1"), value.encode("latin-1")
@@ -78,7 +78,7 @@ def headers(stream: int, block: bytes, end: bool = False) -> bytes:
 
 @dataclasses.dataclass
 class Stream:
-    """What came of a stream."""
+    """What became of a stream."""
 
     window: int
     fields: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -105,7 +105,7 @@ class Stream:
 
 
 class Connection:
-    """A connection, with the preface sent unless it is to be silent."""
+    """A connection, with the preface sent unless it should stay silent."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Connection:
     # ---- Out
 
     def send(self, data: bytes) -> bool:
-        """Sends it as it is; whether the connection took it."""
+        """Sends the bytes unchanged; whether the connection took them."""
         try:
             self.wire.send(data)
         except OSError:
@@ -165,7 +165,7 @@ class Connection:
         return number
 
     def data(self, stream: int, data: bytes, end: bool = False, patience: float = PATIENCE_S) -> int:
-        """Sends within the windows; how much of it went. Without patience, all of it or nothing."""
+        """Sends within the windows; how much was sent. Without patience, all of it or nothing."""
         if not patience and min(self.window, self.streams[stream].window) < len(data):
             return 0
         sent, give_up_at = 0, time.monotonic() + patience
@@ -211,7 +211,7 @@ class Connection:
     def calls(
         self, path: str, messages: Iterable[bytes], extra: Iterable[tuple[str, str]] = (), patience: float = 30
     ) -> collections.Counter:
-        """Small unary calls, as many at once as a client may have that keeps the rules; how they ended."""
+        """Small unary calls, as many at once as a client that keeps the rules may have; how they ended."""
         block = header_block(call_fields(path, extra))
         numbers: list[int] = []
         running: collections.deque[int] = collections.deque()
@@ -238,7 +238,7 @@ class Connection:
     # ---- In
 
     def pump(self, patience: float = 0.0) -> bool:
-        """Takes in what has come, after waiting so long for the first of it; whether there was anything."""
+        """Takes in what has arrived, after waiting up to this long for it; whether there was anything."""
         data = self.wire.receive(patience)
         if data is None:
             self.closed = True
@@ -250,7 +250,7 @@ class Connection:
         return True
 
     def drain_input(self) -> None:
-        """Reads what came before the connection broke: it says why."""
+        """Reads what arrived before the connection broke: it says why."""
         while self.pump():
             pass
 
@@ -264,7 +264,7 @@ class Connection:
         return True
 
     def wait(self, stream: int, patience: float = PATIENCE_S) -> Stream:
-        """A stream once it has ended, or as it is when patience does."""
+        """A stream once it has ended, or as it is when patience runs out."""
         state = self.streams[stream]
         self.wait_until(lambda: state.ended, patience)
         return state

@@ -1,4 +1,4 @@
-"""What a scrape says about work that is not done: gauges that must come back to zero, and an account that must be even."""
+"""What a scrape says about unfinished work: gauges that must return to zero, and an account that must balance."""
 
 import re
 
@@ -7,7 +7,7 @@ import http1
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 _GAUGE = re.compile(r"^# TYPE (tidemill_\w+) gauge$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-# What is there because a client is, or was: of all gauges, those with one of these words.
+# What exists because a client does, or did: the gauges with one of these words.
 _OF_CLIENTS = re.compile(r"open|queued|in_flight|stalled|unread|waiting|arriv|inflat|pending|held|aside|sequence|transfer")
 
 
@@ -32,7 +32,7 @@ def total(text: str, name: str, **labels: str) -> float:
 
 
 def imbalance(text: str) -> dict[str, object]:
-    """What is open, or not accounted for."""
+    """What is open or unaccounted for."""
     gauges = {name for name in _GAUGE.findall(text) if _OF_CLIENTS.search(name) and not name.endswith(("_max", "_limit"))}
     wrong: dict[str, object] = {}
     received: dict[tuple[str, str], float] = {}

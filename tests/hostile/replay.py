@@ -1,6 +1,6 @@
-"""Sends what an attack sent, at the same moments, to a sink: the control of what a bystander sees beside the attack.
+"""Sends what an attack sent, at the same moments, to a sink: the control for what a bystander sees during the attack.
 
-`replay.py RECORDING ADDRESS`. The attacker's work and the system's are the same; what is missing is the server's."""
+`replay.py RECORDING ADDRESS`. The attacker's and the system's work is the same; what is missing is the server's."""
 
 import os
 import pickle

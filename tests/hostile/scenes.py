@@ -62,7 +62,7 @@ def expect_well(server: Server) -> None:
 
 @contextlib.contextmanager
 def small_disk(folder: pathlib.Path, size: str) -> Iterator[pathlib.Path]:
-    """A disk of this size; the test is skipped where none may be mounted."""
+    """A disk of this size; the test is skipped where none can be mounted."""
     folder.mkdir()
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False
@@ -81,7 +81,7 @@ def fill(disk: pathlib.Path) -> None:
 
 
 def feeds(server: Server, count: int, windows: int = 8, window: int = http2.WINDOW_MAX) -> list[http2.Connection]:
-    """Live feeds with audio on the way, 50 a connection."""
+    """Live feeds with audio on the way, 50 to a connection."""
     connections = []
     for index in range(count):
         if index % 50 == 0:
@@ -179,7 +179,7 @@ def read_what_there_is(descriptor: int) -> bytes:
 
 
 def read_until(descriptor: int, wanted: bytes, patience: float = 20) -> bytes:
-    """What a pipe gives until it has said this, or patience ends."""
+    """What a pipe gives until it has said this, or patience runs out."""
     out, give_up_at = b"", time.monotonic() + patience
     while wanted not in out and time.monotonic() < give_up_at:
         out += read_what_there_is(descriptor)

@@ -1,4 +1,4 @@
-"""The server under attack: a child process on ports of its choosing, whose memory is watched, and which is ended if it takes too much."""
+"""The server under attack: a child process on ports of its choosing, whose memory is watched, and which is killed if it takes too much."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ PATIENCE_S = 60
 ANY_PORTS = ("--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0")
 LISTENING = re.compile(rb"listening grpc=(\S+) http=(\S+) admin=(\S+)")
 ANSI = re.compile(rb"\x1b\[[0-9;]*m")
-# A server that takes more is ended: it would take the machine along.
+# A server that takes more is killed: it would take the machine down with it.
 RSS_MAX = 5 << 30
 CACHE = tempfile.TemporaryDirectory(prefix="tidemill-hostile-")
 
@@ -39,7 +39,7 @@ def set_options(*settings: str) -> list[str]:
 class Server:
     """A running `tidemill serve`.
 
-    Its log goes to a file, or to `stderr`, and then its ports must be given, as nobody can read them from the log."""
+    Its log goes to a file, or to `stderr`; then its ports must be given, as they cannot be read from the log."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class Server:
         return resident(self.pid)
 
     def begin_watch(self) -> int:
-        """Forgets the most that it took, and says what it takes."""
+        """Forgets the most memory that it took, and returns what it takes now."""
         now = self.resident()
         self.most = now
         return now
@@ -145,7 +145,7 @@ class Server:
         self.process.send_signal(number)
 
     def stop(self, number: int = signal.SIGTERM, patience: float = PATIENCE_S) -> int:
-        """The exit code after a signal; negative is the signal that killed it."""
+        """The exit code after a signal; a negative one is the signal that killed it."""
         if self.is_running():
             self.send_signal(number)
         try:
@@ -167,7 +167,7 @@ class Server:
         self.process.wait(PATIENCE_S)
 
     def serves(self) -> str:
-        """Asks the example model over both protocols, and the speech model; empty if all of them answer rightly."""
+        """Asks the example model over both protocols, and the speech model; empty if all of them answer correctly."""
         try:
             answer = http1.once(self.http, "POST", "/v2/models/example_model/generate", b'{"inputs": [1, 2.5]}')
             if answer.status != 200 or b"5" not in answer.body:
@@ -204,7 +204,7 @@ def running(*arguments: str, **options) -> Iterator[Server]:
 
 
 def wait_until(condition: Callable[[], bool], otherwise: str | Callable[[], str], patience: float = PATIENCE_S) -> None:
-    """Asks until `condition` holds: for states that cannot be subscribed to."""
+    """Polls until `condition` holds: for states that cannot be subscribed to."""
     give_up_at = time.monotonic() + patience
     while not condition():
         if time.monotonic() > give_up_at:
@@ -213,7 +213,7 @@ def wait_until(condition: Callable[[], bool], otherwise: str | Callable[[], str]
 
 
 def free_ports(count: int = 3) -> list[int]:
-    """Ports that nobody has at this moment, for servers whose log nobody reads."""
+    """Ports that are free at this moment, for servers whose log nobody reads."""
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [listener.getsockname()[1] for listener in listeners]
     for listener in listeners:

@@ -1,4 +1,4 @@
-"""Takes all connections and reads all bytes. Prints where it listens; ends with its standard input."""
+"""Accepts all connections and reads all bytes. Prints where it listens; ends with its standard input."""
 
 import selectors
 import socket

@@ -1,7 +1,7 @@
-"""Attacks, one after the other in random order, beside the usual mix of clients, for long: what stays of them?
+"""Attacks, one after another in random order, along with the usual mix of clients, for a long time: what remains of them?
 
 Memory is looked at between two attacks, when what the last one took should be given back: by thirds of the run it must be flat. At the end
-everybody has gone, and every gauge must be zero and the account even."""
+everybody has gone, every gauge must be zero, and the account must balance."""
 
 import argparse
 import json
@@ -20,10 +20,10 @@ from server import Server, set_options, wait_until
 
 LOAD = places.SERVER.with_name("tidemill-load")
 MIX = places.ROOT / "loadtest/scenarios/mixed-modes.toml"
-# Growth that is allowed from the middle third to the last, as for `tidemill-load soak`: a share, and never less than some MiB.
+# Growth allowed from the middle third to the last, as for `tidemill-load soak`: a share, and never less than some MiB.
 GROWTH_SHARE = 0.02
 GROWTH_MIB = 8.0
-# A pause between two attacks, in which clients go and the allocator gives back.
+# A pause between two attacks, in which clients leave and the allocator returns memory.
 PAUSE_S = 3.0
 
 
@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     options = arguments()
     randomness = random.Random(options.seed)
-    # One server for all: attacks that need settings of their own are not for it.
+    # One server for all of them, so attacks that need special settings are left out.
     chosen = [one for one in attack.load().values() if not one.settings]
     seconds = 60 * options.minutes
     wrong: list[str] = []

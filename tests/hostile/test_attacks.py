@@ -1,12 +1,12 @@
-"""Each attack in its short form: the server answers as it must, holds no more than it may, serves others, and is empty afterwards.
+"""Each attack in its short form: the server answers as it must, holds no more than it may, serves others, and ends up empty.
 
-No time is looked at here: a debug build on a busy machine has none to spare. `run --all` times the bystander."""
+Times are not checked here: a debug build on a busy machine has none to spare. `run --all` times the bystander."""
 
 import attack
 import pytest
 import trial
 
-# Of each flood so much, and for so many seconds at most.
+# This much of each flood, and at most this many seconds of it.
 SCALE = 0.01
 SECONDS = 1.5
 

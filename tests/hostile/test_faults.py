@@ -1,5 +1,5 @@
-"""Faults of what is around the server: its log, disk, descriptors, memory, signals, folders. It goes on, or says why not; it is never killed
-by them, and never says that it is well when it is not."""
+"""Faults in what surrounds the server: its log, disk, descriptors, memory, signals, folders. It goes on or says why not; it is never killed
+by them, and never claims to be well when it is not."""
 
 import contextlib
 import fcntl
@@ -37,7 +37,7 @@ def stops_well(server: Server) -> None:
 
 
 def run_with_a_log(tmp_path: pathlib.Path, stderr: int, harm=lambda: None) -> None:
-    """Failing calls and a panic, each of which wants to be told; then a reload and the end."""
+    """Failing calls and a panic, each of which would log something; then a reload and the end."""
     folder = scenes.models(tmp_path / "models")
     with running("--models", str(folder), stderr=stderr, ports=fixed_ports()) as server:
         harm()
@@ -60,18 +60,18 @@ def test_the_reader_of_the_log_goes_away(tmp_path):
 
 
 def test_the_log_is_a_full_device(tmp_path):
-    """It starts, serves and stops with a log that takes no line."""
+    """It starts, serves and stops with a log that takes no lines."""
     with open("/dev/full", "wb") as full:
         run_with_a_log(tmp_path, full.fileno())
 
 
 def test_the_disk_of_the_log_fills_up(tmp_path):
-    """A log on a small disk that has no room from now on."""
+    """A log on a small disk that has just run out of room."""
     with scenes.small_disk(tmp_path / "disk", "64k") as disk, (disk / "log").open("wb") as log:
         run_with_a_log(tmp_path, log.fileno(), lambda: scenes.fill(disk))
 
 
-def test_the_log_reaches_the_largest_file_that_may_be(tmp_path):
+def test_the_log_reaches_the_largest_allowed_file(tmp_path):
     """RLIMIT_FSIZE: the signal that a write beyond it sends does not end the server."""
     folder = scenes.models(tmp_path / "models")
 
@@ -87,7 +87,7 @@ def test_the_log_reaches_the_largest_file_that_may_be(tmp_path):
 
 
 def test_the_log_file_is_rotated_away(tmp_path):
-    """Renamed and removed, as a clumsy rotation does."""
+    """Renamed and removed, as by a clumsy rotation."""
     path = tmp_path / "log"
     with path.open("wb") as log:
         run_with_a_log(tmp_path, log.fileno(), lambda: path.rename(tmp_path / "log.1").unlink())
@@ -100,7 +100,7 @@ def test_nobody_reads_the_log(tmp_path):
     os.set_blocking(writer, True)
     folder = scenes.models(tmp_path / "models")
     try:
-        # Some hundred lines for each call.
+        # A few hundred lines for each call.
         arguments = ["--models", str(folder), "--set", "log.filter=trace,h2=trace"]
         with running(*arguments, stderr=writer, ports=fixed_ports()) as server:
             for _ in range(20):
@@ -122,28 +122,28 @@ def test_nobody_reads_the_log(tmp_path):
 
 
 def test_standard_streams_are_closed():
-    """No stdin, no stdout, no stderr: descriptors 0 to 2 become sockets of nobody."""
+    """No stdin, no stdout, no stderr: descriptors 0 to 2 do not become somebody's sockets."""
     with running(before=lambda: [os.close(number) for number in (0, 1, 2)], ports=fixed_ports()) as server:
         expect_well(server)
         stops_well(server)
 
 
 @pytest.mark.parametrize("backtrace", ["0", "1"])
-def test_engine_panics_are_told_now_and_then(tmp_path, backtrace):
-    """Each panic is answered, its neighbours too; the log takes a line of some of them."""
+def test_only_some_engine_panics_are_logged(tmp_path, backtrace):
+    """Each panic is answered, and so are its neighbours; only some of them get a line in the log."""
     folder = scenes.models(tmp_path / "models")
     with running("--models", str(folder), environment={"RUST_BACKTRACE": backtrace}) as server:
         quiet = len(server.log())
         answers = [ask(server, (PANICS, 1.0)[number % 2]) for number in range(300)]
         assert answers == [500, 200] * 150
         told = len(server.log()) - quiet
-        assert server.panics() < 75 and told < 100_000, f"{server.panics()} of 150 panics were told, {told:,} bytes"
+        assert server.panics() < 75 and told < 100_000, f"{server.panics()} of 150 panics were logged, {told:,} bytes"
         expect_well(server)
         stops_well(server)
 
 
 def test_what_clients_say_is_not_in_the_log():
-    """Not at its most talkative either; and no client writes a line."""
+    """Not even at its most talkative; and no client can write a line of it."""
     secret, mark, fake = "Bearer-s3cr3t-0123456789", "payload-mark-9876", "ERROR a line that is not the server's"
     with running("--set", "log.filter=trace,h2=info,hyper=info") as server:
         connection = http2.Connection(server.grpc)
@@ -167,10 +167,10 @@ def test_what_clients_say_is_not_in_the_log():
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGALRM", "SIGQUIT", "SIGPIPE", "SIGWINCH", "SIGHUP"])
 def test_a_signal_that_means_nothing(name):
-    """It lives, or it stops in order and says for which signal."""
+    """It lives on, or stops in good order and names the signal."""
     with running() as server:
         server.send_signal(getattr(signal, name))
-        # A signal that kills has done so before anything else is answered.
+        # A signal that kills does so before anything else is answered.
         if server.serves() == "":
             stops_well(server)
         else:
@@ -271,7 +271,7 @@ def test_the_default_deadline_of_a_drain():
 
 
 def test_clients_use_up_the_descriptors():
-    """Probes and scrapes have some of their own; everybody is served again once the clients go."""
+    """Probes and scrapes have some reserved; everybody is served again once the clients go."""
     with running(before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))) as server:
         kept = []
         for number in range(120):
@@ -301,7 +301,7 @@ def test_little_address_space(gibibytes):
 
 
 def cgroup(limit: int) -> pathlib.Path:
-    """A group of processes with so much memory; the test is skipped where none can be made."""
+    """A group of processes with this much memory; the test is skipped where none can be made."""
     for root, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
         group = pathlib.Path(root) / f"tidemill-hostile-{os.getpid()}"
         with contextlib.suppress(OSError):
@@ -334,7 +334,7 @@ def test_a_container_of_one_gigabyte():
 
 @pytest.mark.parametrize("threads", [4, 8, 10, 11, 12, 14, 16, 24])
 def test_few_threads(threads):
-    """RLIMIT_NPROC, as a user whose limit counts: it says that the system refuses threads, or serves."""
+    """RLIMIT_NPROC, as a user whose limit counts: it says that the system does not allow more threads, or serves."""
     if os.geteuid() != 0 or not os.access(places.SERVER, os.X_OK):
         pytest.skip("becoming another user needs root")
     user = 64_000 + threads
@@ -390,8 +390,8 @@ def test_a_crowd_that_knocks_while_it_loads():
 
 
 @pytest.mark.parametrize("path", ["/dev/full", "a FIFO", "a folder", "/nowhere/recording"])
-def test_what_is_recorded_has_no_place(tmp_path, path):
-    """`--record`: it says so and does not start, or it starts and goes on without; it does not wait for a reader."""
+def test_the_recording_has_nowhere_to_go(tmp_path, path):
+    """`--record`: it says so and does not start, or it starts and goes on without one; it does not wait for a reader."""
     named = {"a FIFO": tmp_path / "fifo", "a folder": tmp_path}.get(path, pathlib.Path(path))
     if path == "a FIFO":
         os.mkfifo(named)
@@ -421,8 +421,8 @@ def test_the_disk_of_the_recording_fills_up(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["a full disk", "a read-only folder", "a file", "/proc", "a link to nowhere"])
-def test_proofs_have_no_place(tmp_path, kind):
-    """`models.cache_dir` that nothing can be written to costs the proofs, not the start."""
+def test_proofs_have_nowhere_to_go(tmp_path, kind):
+    """A `models.cache_dir` that cannot be written to costs the stored proofs, not the start."""
     with contextlib.ExitStack() as stack:
         folder = tmp_path / "cache"
         match kind:
@@ -442,7 +442,7 @@ def test_proofs_have_no_place(tmp_path, kind):
                 folder.symlink_to("/nowhere/at/all")
         with running("--set", f"models.cache_dir={folder}") as server:
             expect_well(server)
-            # On a full disk the folder can be made, and what cannot be kept is told with each proof.
+            # On a full disk the folder can be made, and each proof reports that it cannot be kept.
             assert "proof" in server.log()
             stops_well(server)
 
@@ -474,7 +474,7 @@ def index(server: Server) -> dict[str, str]:
 
 
 def test_odd_files_in_the_models_folder(tmp_path):
-    """FIFOs, folders for files, loops, devices, names with newlines and escapes: each with its reason, no faked line, nothing hangs."""
+    """FIFOs, folders for files, loops, devices, names with newlines and escapes: each with its reason; no line is faked, nothing hangs."""
     folder = scenes.models(tmp_path / "models", "good")
     fake = b"ERROR a line that is not the server's"
 
@@ -516,7 +516,7 @@ def test_odd_files_in_the_models_folder(tmp_path):
 
 
 def test_the_models_folder_goes_away(tmp_path):
-    """Renamed, a file in its place, an empty one, and back: what serves goes on."""
+    """Renamed, replaced by a file, then by an empty one, and put back: what is serving goes on."""
     folder = scenes.models(tmp_path / "models", "good")
     away = tmp_path / "away"
     with running("--models", str(folder), "--watch") as server:
@@ -536,7 +536,7 @@ def test_the_models_folder_goes_away(tmp_path):
 
 
 def test_hangups_while_the_folder_changes(tmp_path):
-    """Looked through again and again, with broken manifests among them."""
+    """It is looked through again and again, at times with broken manifests."""
     folder = scenes.models(tmp_path / "models", "changing")
     with running("--models", str(folder)) as server:
         before = server.begin_watch()
@@ -573,7 +573,7 @@ def test_a_file_that_is_rewritten_while_it_is_loaded(tmp_path):
 
 @pytest.mark.long
 def test_very_many_models(tmp_path):
-    """More than there may be are refused with the limit; as many as may be are served."""
+    """More than the limit are refused, naming it; as many as it allows are served."""
     folder = scenes.models(tmp_path / "models", *(f"m{number}" for number in range(1_030)))
     with running(
         "--models", str(folder), "--allow-partial", "--set", "models.embedded=false", "--set", "models.example=false", waits=False
@@ -595,20 +595,20 @@ def test_very_many_models(tmp_path):
 
 
 def refused(*arguments: str, **options) -> str:
-    """What a server says that does not start."""
+    """What a server that does not start says."""
     with running(*arguments, waits=False, **options) as server:
         assert server.wait() == 2, server.log()
         return server.log()
 
 
-def test_the_value_of_an_unknown_variable_is_not_told():
-    """It may be a secret of something else."""
+def test_the_value_of_an_unknown_variable_is_not_logged():
+    """It may be some other program's secret."""
     log = refused(environment={"TIDEMILL_API_TOKEN": "s3cr3t-value-0123456789"})
     assert "TIDEMILL_API_TOKEN" in log and "s3cr3t-value" not in log, log
 
 
 @pytest.mark.parametrize("path", ["/", "/dev/zero", "/nowhere", "a FIFO"])
-def test_a_configuration_that_is_none(tmp_path, path):
+def test_a_path_that_is_not_a_configuration(tmp_path, path):
     named = tmp_path / "fifo" if path == "a FIFO" else pathlib.Path(path)
     if path == "a FIFO":
         os.mkfifo(named)
@@ -616,7 +616,7 @@ def test_a_configuration_that_is_none(tmp_path, path):
 
 
 def test_variables_that_mean_something_else():
-    """Those of Kubernetes for a service of this name, and an environment with nothing in it."""
+    """Those of Kubernetes for a service of this name, and an empty environment."""
     kubernetes = {"TIDEMILL_SERVICE_HOST": "10.0.0.1", "TIDEMILL_SERVICE_PORT": "50051", "TIDEMILL_PORT": "tcp://10.0.0.1:50051"}
     with running(environment=kubernetes) as server:
         expect_well(server)
@@ -626,8 +626,8 @@ def test_variables_that_mean_something_else():
         stops_well(server)
 
 
-def test_a_port_for_everybody_is_told():
-    """Bound to more than loopback: a WARN that names what is open, and what changes the server is not."""
+def test_a_port_open_to_everybody_is_logged():
+    """Bound to more than loopback: a WARN names what is open, and nothing that changes the server is."""
     with running(
         ports=("--grpc-addr", "127.0.0.1:0", "--http-addr", "0.0.0.0:0", "--admin-addr", "127.0.0.1:0"), waits=False
     ) as server:

@@ -1,6 +1,6 @@
 """Sockets that remember what went through them, so that the same bytes can be sent to a sink at the same moments.
 
-Knows no protocol. What is remembered is references: a flood that sends one block again and again takes the memory of one block."""
+Knows no protocol. It keeps references: a flood that sends one block again and again takes the memory of one block."""
 
 import contextlib
 import itertools
@@ -48,7 +48,7 @@ class Log:
 
     def save(self, path: str) -> None:
         with open(path, "wb") as file:
-            # Blocks that were sent several times are written once.
+            # A block that was sent several times is written once.
             pickle.dump(self.events, file)
 
 
@@ -70,7 +70,7 @@ class Wire:
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         if source:
-            # A port is chosen when the connection is made, or one address could not have more of them than one for each.
+            # The port is chosen when the connection is made; otherwise one address could not have more connections than ports.
             self.socket.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24), 1)
             self.socket.bind((source, 0))
         self.socket.settimeout(patience)
@@ -84,12 +84,12 @@ class Wire:
         self._open = True
 
     def send(self, data: bytes) -> None:
-        """All of it, or OSError."""
+        """Sends all of it, or raises OSError."""
         self.socket.sendall(data)
         LOG.sent(self._number, data, len(data))
 
     def send_what_fits(self, data: bytes) -> int:
-        """As much as the system takes now; -1 if the connection is gone."""
+        """Sends as much as the system takes now; -1 if the connection is gone."""
         try:
             count = self.socket.send(data, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -100,7 +100,7 @@ class Wire:
         return count
 
     def receive(self, patience: float = 0.0, most: int = 1 << 18) -> bytes | None:
-        """What there is, after waiting so long for the first of it; nothing if there is none, `None` once the peer has closed."""
+        """What has arrived, after waiting up to this long for it; empty if nothing has, `None` once the peer has closed."""
         if not self._open:
             return None
         try:

@@ -13,8 +13,8 @@ import places
 from attack import HELD_ANYWAY, HELD_FOR_A_BYTE, HELD_FOR_A_UNIT, MIB, Attack
 from server import Server, set_options, wait_until
 
-# Clocks of the server that attacks wait for: key, and seconds that make the suite short. The second of a pair is what the server has
-# where it has no such key.
+# The server's clocks that attacks wait for: the key, and the seconds that make the suite short. The second number is what the server uses
+# if it has no such key.
 CLOCKS = {
     "open": ("session.open_timeout_s", 3, 10),
     "arrival": ("grpc.body_timeout_s", 4, 60),
@@ -24,8 +24,8 @@ CLOCKS = {
     "header": ("http.header_timeout_s", 3, 10),
     "body": ("http.body_timeout_s", 4, 60),
 }
-# Bystanders: beside an attack, the time in which 99 of 100 chunks are answered is at most so many times that beside the control, and
-# at most so long.
+# For bystanders: the time in which 99 of 100 chunks are answered during an attack is at most this many times that during the control, and
+# at most this long.
 P99_OVER_CONTROL_MAX = 2.0
 P99_MS_MAX = 30.0
 
@@ -35,7 +35,7 @@ def known_keys() -> set[str]:
 
 
 def clocks() -> tuple[dict[str, int], list[str]]:
-    """Seconds of each clock, and the settings that make them so."""
+    """The seconds of each clock, and the settings that set them."""
     known = known_keys()
     seconds = {name: short if key in known else default for name, (key, short, default) in CLOCKS.items()}
     return seconds, [f"{key}={short}" for key, short, _ in CLOCKS.values() if key in known]
@@ -47,7 +47,7 @@ def start(attack: Attack) -> Server:
 
 @dataclasses.dataclass
 class Outcome:
-    """What is told about a trial, and what is wrong."""
+    """What is reported about a trial, and what is wrong."""
 
     sent: str = ""
     did: str = ""
@@ -59,7 +59,7 @@ class Outcome:
 
 
 class Bystander:
-    """Four live feeds in a process of their own."""
+    """Four live feeds in their own process."""
 
     def __init__(self, server: Server) -> None:
         command = [places.PYTHON, str(places.BYSTANDER), server.grpc]
@@ -83,7 +83,7 @@ class Bystander:
 
 
 def complaints(seen: dict) -> list[str]:
-    """What a bystander saw that nobody must, however busy the server is."""
+    """What a bystander saw that nobody should, however busy the server is."""
     if "hung" in seen:
         return [f"the bystander hung: {seen['hung']}"]
     wrong = (
@@ -100,7 +100,7 @@ def complaints(seen: dict) -> list[str]:
 def run(
     attack: Attack, server: Server, scale: float, seconds: float, recording: pathlib.Path | None = None, least_s: float = 0
 ) -> Outcome:
-    """The bystander is there for the length of the attack, and at least so long."""
+    """The bystander is there for the whole attack, and at least this long."""
     outcome = Outcome()
     began = time.monotonic()
     panics = server.panics()

@@ -1,4 +1,4 @@
-"""Bytes of protobuf, gRPC and compression, written by hand: libraries would not write most of what is sent here."""
+"""Bytes of protobuf, gRPC and compression, written by hand: libraries would refuse to write most of what is sent here."""
 
 import gzip
 import struct
@@ -97,7 +97,7 @@ def members(message: bytes) -> dict[int, list]:
 
 
 def framed(message: bytes, compressed: bool = False, announced: int | None = None) -> bytes:
-    """A message with its prefix, which may announce another length than it has."""
+    """A message with its prefix, which may announce a length other than its own."""
     return struct.pack(">BI", compressed, len(message) if announced is None else announced) + message
 
 
@@ -216,7 +216,7 @@ _ZSTD_BLOCK = 128 << 10
 
 
 def zstd_repeated(pattern: bytes, count: int, before: bytes = b"", after: bytes = b"") -> bytes:
-    """A Zstandard frame of `before`, `count` times `pattern`, and `after`, in a few bytes for each 128 KiB.
+    """A Zstandard frame of `before`, `count` times `pattern`, and `after`, taking a few bytes for each 128 KiB.
 
     The whole is cut into blocks of the same one byte (RLE), or of a pattern and a match that copies it on. No library is asked for
     it: what they write is not known to be this small."""
@@ -258,8 +258,8 @@ def _zstd_repetition(pattern: bytes, size: int) -> tuple[int, bytes]:
         return 0, pattern * (size // len(pattern))
     base, bits = extra_bits[code]
     literals = bytes([len(pattern) << 3]) + pattern
-    # One sequence whose three codes are each the only one of their tables: its extra bits are all that is in the bit stream. Literal
-    # lengths below 16 are their own codes; an offset is told as itself plus three.
+    # One sequence whose three codes are each the only one in their tables: the bit stream holds nothing but its extra bits. Literal lengths
+    # below 16 are their own codes; an offset is written as itself plus three.
     offset = len(pattern) + 3
     offset_code = offset.bit_length() - 1
     stream = (match - base) | (offset - (1 << offset_code)) << bits
@@ -269,7 +269,7 @@ def _zstd_repetition(pattern: bytes, size: int) -> tuple[int, bytes]:
 
 
 def zeros(size: int, encoding: str) -> bytes:
-    """So many zeros, as small as they come."""
+    """This many zeros, as small as possible."""
     match encoding:
         case "zstd":
             return zstd_repeated(b"\0", size)

@@ -1,4 +1,4 @@
-"""Any model in Python's onnxruntime: item by item, which the server's answers are compared with, and several in one call, which
+"""Any model in Python's onnxruntime: item by item, for comparison with the server's answers, and several in one call, which
 shows whether its items influence each other."""
 
 import dataclasses
@@ -28,18 +28,18 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """An ONNX file, and what must be known about it to run items."""
+    """An ONNX file, and what one must know about it to run items."""
 
     file: bytes | str
     states: tuple[State, ...] = ()
-    # Where a tensor's batch dimension stands, if it is not the first.
+    # The position of a tensor's batch dimension, if it is not the first.
     batch_axes: dict[str, int] = dataclasses.field(default_factory=dict)
-    # Inputs of all calls, which no item brings.
+    # Inputs of all calls that no item supplies.
     shared: Tensors = dataclasses.field(default_factory=dict)
-    # Inputs that are padded to the longest item of a call, at the first dimension of an item; and outputs that are cut there.
+    # Inputs that are padded to the longest item of a call, along an item's first dimension; and outputs that are cut there.
     padded: tuple[str, ...] = ()
     cut: tuple[str, ...] = ()
-    # The outputs that are asked for; all, if none is named.
+    # The outputs that are requested; all of them, if none is named.
     outputs: tuple[str, ...] = ()
     # An item is a whole call: there is no batch dimension.
     whole: bool = False
@@ -59,7 +59,7 @@ class Model:
         return len(item[self.padded[0]])
 
     def together(self, items: list[Tensors], padded_to: int = 0) -> list[Tensors]:
-        """The outputs of one call. States are inputs and outputs like all others."""
+        """The outputs of one call. States are inputs and outputs like any others."""
         return self.together_by(self.session.run, items, padded_to)
 
     def together_by(self, run: Callable, items: list[Tensors], padded_to: int = 0) -> list[Tensors]:
@@ -79,7 +79,7 @@ class Model:
         return outputs
 
     def stream(self, items: list[Tensors]) -> list[Tensors]:
-        """The outputs of a stream's items, one by one, without those that are states."""
+        """The outputs of a stream's items, one by one, without the states."""
         return self.streams([items])[0]
 
     def streams(self, streams: list[list[Tensors]]) -> list[list[Tensors]]:
@@ -95,7 +95,7 @@ class Model:
         return answers
 
     def cut_to(self, outputs: Tensors, item: Tensors) -> Tensors:
-        """A row of a padded call, as long as its item."""
+        """A row of a padded call, cut to the length of its item."""
         return {name: values[: self.length(item)] if name in self.cut else values for name, values in outputs.items()}
 
     def _axis(self, name: str) -> int:
@@ -124,12 +124,12 @@ class Model:
 
 
 def is_number(values: np.ndarray) -> bool:
-    """Whether its numbers may be a little off."""
+    """Whether the values may be slightly off."""
     return values.dtype.kind == "f"
 
 
 def difference(found: Tensors, expected: Tensors, scale: float | dict[str, float]) -> float:
-    """The largest difference of all outputs, in parts of `scale`: 0 if values are equal, infinite if shapes differ, or values
+    """The largest difference over all outputs, in parts of `scale`: 0 if the values are equal, infinite if shapes differ, or values
     that are not floats."""
     worst = 0.0
     for name, wanted in expected.items():
@@ -158,7 +158,7 @@ def magnitudes(answers: list[Tensors]) -> dict[str, float]:
 
 
 def row_scale(expected: Tensors, typical: dict[str, float], least: float = 1e-3) -> dict[str, float]:
-    """The unit for the differences of a row: the largest value of each output, but at least this part of a typical one."""
+    """The unit for a row's differences: the largest value of each output, but at least this part of a typical one."""
     numbers = {name: values for name, values in expected.items() if is_number(values)}
     own = {name: float(np.nan_to_num(np.abs(values.astype(np.float64))).max(initial=0.0)) for name, values in numbers.items()}
     return {name: max(value, least * typical[name], 1e-30) for name, value in own.items()}

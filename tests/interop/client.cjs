@@ -1,6 +1,5 @@
-// A client of Tidemill on grpc-js, with message types loaded from the .proto at run time. Sends one recording by Feed and by
-// Scan, and prints every event as one JSON object.
-// Usage: node client.cjs ADDRESS PROTO_FOLDER PCM_FILE CHUNK_BYTES
+// A client of Tidemill on grpc-js, with message types loaded from the .proto at run time. Sends one recording by Feed and by Scan, and
+// prints every event as one JSON object. Usage: node client.cjs ADDRESS PROTO_FOLDER PCM_FILE CHUNK_BYTES
 "use strict";
 
 const fs = require("node:fs");
@@ -40,7 +39,7 @@ function events(call) {
   });
 }
 
-/** Writes one message, and waits where the call says that its window is full. */
+/** Writes one message, and waits if the call says that its window is full. */
 function write(call, message) {
   return new Promise((resolve) => (call.write(message) ? resolve() : call.once("drain", resolve)));
 }

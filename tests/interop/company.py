@@ -1,4 +1,4 @@
-"""Asks a model on the server: alone, with several items in a request, and along with other clients at the same time. In any
+"""Queries a model on the server: alone, with several items in a request, and along with other clients at the same time. In any
 company, each answer must be the one that Python's onnxruntime gives for the item alone."""
 
 import contextlib
@@ -25,9 +25,9 @@ NUMBERS = {
     pb.DATATYPE_FP64: "<f8",
 }
 CLIENTS = 6
-# From another engine, and from another size of call, in parts of a row's largest value.
+# Between engines and between sizes of a call, in parts of a row's largest value.
 TOLERANCE = 1e-3
-# Where a graph rounds inside, a last bit may become a step.
+# Where a graph rounds internally, a last bit may become a step.
 LOSSY_TOLERANCE = 3e-2
 
 
@@ -53,7 +53,7 @@ def values(tensor: pb.Tensor) -> np.ndarray:
 
 
 class Clients:
-    """Several clients with a connection each."""
+    """Several clients, each with its own connection."""
 
     def __init__(self, server: Server, count: int = CLIENTS) -> None:
         self._channels = [server.connect() for _ in range(count)]
@@ -64,7 +64,7 @@ class Clients:
             channel.close()
 
     def ask(self, model: str, *streams: list[Tensors]) -> list[list[Answer]]:
-        """The answers to requests that are all in flight at the same time, each from its own client."""
+        """The answers to requests that are all in flight at once, each from its own client."""
         assert len(streams) <= len(self._stubs)
         config = pb.StreamConfig(model=model)
         requests = [pb.ScanRequest(config=config, items=pb.ItemList(items=[*map(item, stream)])) for stream in streams]
@@ -92,7 +92,7 @@ def clients(server: Server, count: int = CLIENTS) -> Iterator[Clients]:
 
 
 class Question:
-    """Streams of items for one model, with the right answers."""
+    """Streams of items for one model, with the correct answers."""
 
     def __init__(self, name: str, model: Model, streams: list[list[Tensors]], tolerance: float = TOLERANCE) -> None:
         self.name, self.streams, self.tolerance = name, streams, tolerance
@@ -103,7 +103,7 @@ class Question:
         self._typical = magnitudes([answer for answers in self.expected for answer in answers])
 
     def ask(self, clients: Clients, chosen: list[int]) -> set[int]:
-        """Sends some of the streams at once and checks what comes back. Gives the sizes of the model calls."""
+        """Sends some of the streams at once and checks what comes back. Returns the sizes of the model calls."""
         answered = clients.ask(self.name, *(self.streams[index] for index in chosen))
         for index, answers in zip(chosen, answered, strict=True):
             assert len(answers) == len(self.expected[index]), f"{self.name}: {len(answers)} answers"
@@ -112,7 +112,7 @@ class Question:
         return {answer.batch_size for answers in answered for answer in answers}
 
     def _check(self, answer: Answer, expected: Tensors) -> None:
-        assert set(answer.tensors) == set(expected), f"{self.name}: {set(answer.tensors)} in place of {set(expected)}"
+        assert set(answer.tensors) == set(expected), f"{self.name}: {set(answer.tensors)} instead of {set(expected)}"
         apart = difference(answer.tensors, expected, row_scale(expected, self._typical, specimens.LEAST))
         assert apart <= self.tolerance, (
             f"{self.name}: off by {apart:.3g} of the row in a call of {answer.batch_size}:\n{answer.tensors}\nalone:\n{expected}"
@@ -120,15 +120,15 @@ class Question:
 
 
 def ask_in_company(clients: Clients, question: Question, rounds: int) -> set[int]:
-    """Each stream alone, and then all of them at the same time, several times over. Gives the sizes of the calls in company."""
+    """Each stream alone, then all of them at the same time, several times over. Returns the sizes of the calls in company."""
     everyone = [*range(len(question.streams))]
     for index in everyone:
         question.ask(clients, [index])
     return set().union(*(question.ask(clients, everyone) for _ in range(rounds)))
 
 
-# What the server may say about each truth. If nothing is left of an item that is alone, or rows follow each other in time, a
-# model has no batch and is refused; but a batch that is coupled in such a way looks the same.
+# The verdicts that the server may give for each truth. If nothing is left of an item that is alone, or rows follow each other in time, a
+# model has no batch and is refused; but a batch that is coupled like that looks the same.
 REFUSED = "REFUSED"
 VERDICTS = {
     specimens.INDEPENDENT: {"INDEPENDENT"},
@@ -137,7 +137,7 @@ VERDICTS = {
     specimens.LEAKS: {"PADDING_LEAKS"},
     specimens.RANDOM: {"RANDOM"},
     specimens.NO_BATCH: {REFUSED},
-    # Refused by its declared shapes, where onnxruntime sees through them, before anything is tried.
+    # Refused for its declared shapes, where onnxruntime sees through them, before anything is tried.
     specimens.ONE: {"DEPENDENT", REFUSED},
 }
 SHARES_CALLS = {specimens.INDEPENDENT, specimens.LEAKS}
@@ -150,7 +150,7 @@ def verdict(summary: model_pb2.ModelSummary) -> str:
 
 
 def arguments(engine: str, models: pathlib.Path, cache: pathlib.Path) -> list[str]:
-    """For a server that proves these models again. It also has the example: a server whose only model is refused is never ready."""
+    """For a server that proves these models again. It also has the example, as a server whose only model is refused is never ready."""
     settings = [f"engine.default={engine}", f"models.cache_dir={cache}", "models.embedded=false"]
     given = ["--models", str(models), "--allow-partial", *(part for setting in settings for part in ("--set", setting))]
     return [*given, "--onnxruntime", places.onnxruntime()] if engine == "onnxruntime" else given

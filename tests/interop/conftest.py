@@ -1,4 +1,4 @@
-"""One server for the tests that only ask it things. Tests that need settings of their own or end the server start their own."""
+"""One server for the tests that only send it requests. Tests that need special settings or end the server start their own."""
 
 import pytest
 import synthetic
@@ -6,7 +6,7 @@ from server import Server, running
 
 # Of one model, on the server with one lane.
 QUEUED_ITEMS_MAX = 40
-# What one connection may have of them while there is nobody else.
+# How many of them one connection may have while there is no other.
 SHARE_ITEMS_MAX = QUEUED_ITEMS_MAX * 7 // 8
 TENANT_METADATA = "x-tenant"
 
@@ -24,7 +24,7 @@ def inference(server: Server):
 
 @pytest.fixture(scope="session")
 def typed_server(tmp_path_factory):
-    """A server whose models take several tensors, and other elements than numbers."""
+    """A server whose models take several tensors, and elements other than numbers."""
     models = synthetic.write_models(tmp_path_factory.mktemp("models"), *synthetic.TYPED_MANIFESTS)
     with running("--models", str(models)) as server:
         yield server
@@ -32,11 +32,11 @@ def typed_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def one_lane(tmp_path_factory):
-    """A server that runs one call at a time, for tests of who waits, who goes first and what is given up."""
+    """A server that runs one call at a time, for tests of what waits, what goes first and what is given up."""
     models = synthetic.write_models(tmp_path_factory.mktemp("models"), *synthetic.MANIFESTS)
     with running(
         *("--models", str(models), "--set", "models.embedded=false"),
-        # One lane and no long one, so that a slow call holds up all others.
+        # One lane and no long lane, so that a slow call holds up all others.
         *("--set", "scheduler.lanes=1", "--set", "scheduler.long_lanes=false"),
         *("--set", f"scheduler.max_queued_items_per_model={QUEUED_ITEMS_MAX}"),
         *("--set", f"session.tenant_metadata={TENANT_METADATA}"),

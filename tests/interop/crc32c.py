@@ -1,4 +1,4 @@
-"""CRC-32C (Castagnoli), the checksum of an upload, worked out here so that the server's is checked by other code."""
+"""CRC-32C (Castagnoli), the checksum of an upload, worked out here so that the server's is checked against other code."""
 
 _REVERSED_POLYNOMIAL = 0x82F63B78
 

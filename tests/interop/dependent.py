@@ -1,4 +1,4 @@
-"""Models that people sent, whose items are not independent of each other though nothing in the file says so."""
+"""Models that users sent, whose items depend on each other although nothing in the file says so."""
 
 import numpy as np
 from alone import Model, Tensors
@@ -10,7 +10,7 @@ WHOLE = "batch = false"
 
 
 def wave() -> bytes:
-    """A waveform, without a batch: its first dimension is time. Gives the wave without its mean."""
+    """A waveform, without a batch: its first dimension is time. Returns the wave without its mean."""
     g = Graph(np.random.default_rng())
     x = g.input("x", np.float32, "time")
     g.output(g.op("Sub", x, g.op("ReduceMean", x, axes=[0], keepdims=1)), "y", FLOAT, "time")
@@ -18,7 +18,7 @@ def wave() -> bytes:
 
 
 def dynamic() -> bytes:
-    """Dynamic quantization: one scale for the whole call, as `quantize_dynamic` of onnxruntime makes it."""
+    """Dynamic quantization: one scale for the whole call, as onnxruntime's `quantize_dynamic` makes it."""
     g = Graph(np.random.default_rng())
     values, scale, zero = g.op("DynamicQuantizeLinear", g.input("x", np.float32, "batch", 4), outputs=3)
     weights = g.constant([[1, -2], [3, 4], [5, 6], [7, -8]], np.int8)

@@ -1,5 +1,5 @@
-"""One event loop for all that runs on grpcio's asyncio. Its queue of events is one for the process: what a call of a loop that is
-closed has left in it breaks the next loop, whose calls then wait for ever."""
+"""One event loop for everything that runs on grpcio's asyncio. It has one queue of events for the process: what a
+call of a closed loop leaves in it breaks the next loop, whose calls then wait for ever."""
 
 import asyncio
 import atexit
@@ -15,5 +15,5 @@ atexit.register(_LOOP.close)
 
 
 def run(coroutine: Coroutine[None, None, Result]) -> Result:
-    """Like `asyncio.run`. Gives up where several steps, each with a limit of its own, hang."""
+    """Like `asyncio.run`. Gives up when several steps, each with its own limit, hang."""
     return _LOOP.run_until_complete(asyncio.wait_for(coroutine, 4 * PATIENCE_S))

@@ -1,4 +1,4 @@
-"""Reads what the server says is wrong, out of a call's status or an item's."""
+"""Reads what the server says is wrong from the status of a call or an item."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A `google.rpc.Status` taken apart."""
+    """A parsed `google.rpc.Status`."""
 
     code: grpc.StatusCode
     message: str
@@ -26,7 +26,7 @@ class Fault:
     retry_after: duration_pb2.Duration | None = None
 
     def check(self, code: grpc.StatusCode, reason: str, *fragments: str, field: str | None = None) -> None:
-        """Holds the fault to its code, its machine-readable reason, words of its message, and the field it names."""
+        """Checks the fault's code, its machine-readable reason, words of its message, and the field that it names."""
         assert (self.code, self.reason, self.domain) == (code, reason, DOMAIN), self
         for fragment in fragments:
             assert fragment.lower() in self.message.lower(), f"{fragment!r} is not in {self}"

@@ -39,12 +39,12 @@ class FeedCall:
         return events
 
     def finish(self) -> list:
-        """Closes the sending side and returns all events that are left."""
+        """Closes the sending side and returns all remaining events."""
         self.half_close()
         return list(self.call)
 
     def failure(self) -> grpc.RpcError:
-        """The status that ends the call; events before it are passed over."""
+        """The status that ends the call; events before it are ignored."""
         try:
             events = list(self.call)
         except grpc.RpcError as error:

@@ -1,7 +1,7 @@
-"""Small ONNX graphs, put together at random from what real models are made of. Whether the rows of a call influence each other is
-known of each by how it was built, and `truth.py` looks whether Python's onnxruntime agrees.
+"""Small ONNX graphs, put together at random from the parts of real models. Whether the rows of a call influence each other is
+known for each from how it was built, and `specimens.py` checks that Python's onnxruntime agrees.
 
-A seed makes the same graph on every machine, as long as nothing here changes."""
+A seed makes the same graph on every machine as long as nothing here changes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,7 +21,7 @@ ONNX_TYPES = {
     np.dtype(object): TensorProto.STRING,
 }
 FLOAT = TensorProto.FLOAT
-# The constant that says how strong a coupling is. It is 0 in a graph without one, which is how the range of its output is found.
+# The constant that says how strong a coupling is. At 0 there is none, which is how the range of the output is found.
 STRENGTH = "strength"
 
 
@@ -46,7 +46,7 @@ class Graph:
         return name
 
     def op(self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes):
-        """Adds a node and gives the name of its output, or their names."""
+        """Adds a node and returns the name of its output, or the names of its outputs."""
         names = [self.name(kind.lower()) for _ in range(outputs)]
         self.nodes.append(helper.make_node(kind, list(inputs), names, domain=domain, **attributes))
         self.domains.add(domain)
@@ -72,7 +72,7 @@ class Graph:
 
 
 def nudged(file: bytes, by: float) -> bytes:
-    """The same model, but each number that a node makes is off by up to so much of itself."""
+    """The same model, but each number that a node makes is off by up to this part of itself."""
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(file))
     values = [*model.graph.value_info, *model.graph.output]
     floats = {value.name for value in values if value.type.tensor_type.elem_type == FLOAT}
@@ -100,11 +100,11 @@ class Value:
 
     @property
     def rank(self) -> int:
-        """Dimensions with the batch."""
+        """The number of dimensions, including the batch."""
         return 1 + len(self.shape)
 
 
-# What goes between an input and an output. None of these lets one row influence another.
+# What goes between an input and an output. None of it lets one row influence another.
 
 
 def affine(g: Graph, x: Value) -> Value:
@@ -160,7 +160,7 @@ def softmax(g: Graph, x: Value) -> Value:
 
 
 def inner_reduction(g: Graph, x: Value) -> Value:
-    """Something computed from the row over any of its dimensions, appended to each of its elements."""
+    """Something computed from the row over some of its dimensions, applied to each of its elements."""
     kind = g.random.choice(["ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSum"])
     axes = [int(axis) for axis in g.random.permutation(np.arange(1, x.rank))[: g.random.integers(1, x.rank)]]
     if kind == "ReduceSum":
@@ -203,13 +203,13 @@ def sorted_inside(g: Graph, x: Value) -> Value:
 
 
 def either(g: Graph, x: Value) -> Value:
-    # Not at 0, where what is too small to be a number decides.
+    # Not at 0, where a value too small to be a number would decide.
     higher = g.op("Greater", x.name, g.constant(g.random.uniform(0.1, 0.6)))
     return Value(g.op("Where", higher, affine(g, x).name, g.op("Mul", x.name, g.constant(-0.3))), x.shape)
 
 
 def convolved(g: Graph, x: Value) -> Value:
-    """A convolution over the last dimension of rows, or over the first of frames, whose last are channels."""
+    """A convolution over the last dimension of rows, or over the first of frames, whose last one is the channels."""
     if len(x.shape) == 1:
         lined_up, channels = g.op("Unsqueeze", x.name, g.ints(1)), 1
     else:
@@ -223,7 +223,7 @@ def convolved(g: Graph, x: Value) -> Value:
 
 
 def learnt_norm(g: Graph, x: Value) -> Value:
-    """A batch normalization as it is when a model is served: with statistics that it has learnt."""
+    """A batch normalization as in a served model: with learnt statistics."""
     if len(x.shape) != 1:
         return affine(g, x)
     learnt = [g.constant(values) for values in (g.random.uniform(0.5, 1.5, x.shape), g.random.normal(0, 0.3, x.shape))]
@@ -232,13 +232,13 @@ def learnt_norm(g: Graph, x: Value) -> Value:
 
 
 def quantized(g: Graph, x: Value) -> Value:
-    """Static quantization: the scale was learnt, so each row is rounded as it would be alone."""
+    """Static quantization: the scale is learnt, so each row is rounded as it would be alone."""
     scale, zero = g.constant(0.05), g.constant(128, np.uint8)
     return Value(g.op("DequantizeLinear", g.op("QuantizeLinear", x.name, scale, zero), scale, zero), x.shape)
 
 
 def attention(g: Graph, x: Value) -> Value:
-    """Over the frames of an item; rows are made frames of two first."""
+    """Over the frames of an item; rows are first made into frames of two."""
     frames = x
     if len(x.shape) == 1:
         even = picked(g, x) if x.shape[0] % 2 else x
@@ -267,7 +267,7 @@ BLOCKS = [
     *(affine, activation, matmul, gemm, layer_norm, norm_by_hand, softmax, inner_reduction, residual, both_ways, picked),
     *(reversed_inside, running_sum, sorted_inside, either, convolved, learnt_norm, attention, transposed),
 ]
-# Where an item may have any number of frames: what treats each frame alone.
+# Where an item may have any number of frames: blocks that treat each frame alone.
 FRAME_BLOCKS = [affine, activation, matmul, layer_norm, norm_by_hand, softmax, residual, picked, either]
 
 
@@ -278,12 +278,12 @@ def body(g: Graph, x: Value, least: int = 1, most: int = 4, blocks: list[Callabl
 
 
 def flat(g: Graph, x: Value) -> Value:
-    """Rows of numbers, whatever came."""
+    """Rows of numbers, whatever came in."""
     return x if len(x.shape) == 1 else Value(g.op("Flatten", x.name, axis=1), (int(np.prod(x.shape)),))
 
 
-# Couplings. Each makes a number from -1 to 1, or little more, for the call (`[1, 1]`) or for each of its rows (`[batch, 1]`) out of
-# `u`, one number from -1 to 1 for each row (`[batch, 1]`).
+# Couplings. Each makes a number from -1 to 1, or a little more, for the call (`[1, 1]`) or for each of its rows (`[batch, 1]`) from `u`,
+# one number from -1 to 1 for each row (`[batch, 1]`).
 
 
 def row_number(g: Graph, x: Value) -> str:
@@ -336,7 +336,7 @@ def batch_reversed(g, u):
 
 
 def batch_neighbour(g, u):
-    """The row before this one; of the first there is none."""
+    """The row before this one; the first has none."""
     return g.op("Slice", g.op("Pad", u, g.ints(1, 0, 0, 0)), g.ints(0), g.ints(-1), g.ints(0))
 
 
@@ -386,7 +386,7 @@ def batch_recurrent(g, u):
 
 
 def share_above(g, u):
-    """How many of the rows are positive."""
+    """The share of the rows that are positive."""
     return g.op("ReduceMean", g.op("Cast", g.op("Greater", u, g.constant(0.0)), to=FLOAT), axes=[0], keepdims=1)
 
 
@@ -396,18 +396,18 @@ def batch_winners_row(g, u):
 
 
 def batch_mean_of_many(g, u):
-    """Only in calls of six and more."""
+    """Only in calls of six or more."""
     many = g.op("Cast", g.op("Greater", batch_size(g, u), g.ints(5)), to=FLOAT)
     return g.op("Mul", batch_mean(g, u), many)
 
 
 def batch_mean_for_some(g, u):
-    """Only of the rows that are positive."""
+    """Only for the rows that are positive."""
     return g.op("Mul", batch_mean(g, u), g.op("Cast", g.op("Greater", u, g.constant(0.0)), to=FLOAT))
 
 
 def batch_causal(g, u):
-    """Attention of each row to those before it."""
+    """Attention from each row to those before it."""
     scores = g.op("Mul", g.op("MatMul", u, g.op("Transpose", u, perm=[1, 0])), g.constant(3.0))
     ones = g.op("Add", g.op("Mul", scores, g.constant(0.0)), g.constant(1.0))
     kept = g.op("Mul", g.op("Exp", scores), g.op("Trilu", ones, upper=0))
@@ -429,18 +429,18 @@ def batch_pooled(g, u):
 
 
 def of_size(g, u):
-    """From 0 for an item that is alone to 1 in a call of eight, and on."""
+    """From 0 for an item that is alone to 1 in a call of eight, and beyond."""
     size = g.op("Cast", batch_size(g, u), to=FLOAT)
     return g.op("Reshape", g.op("Div", g.op("Sub", size, g.constant(1.0)), g.constant(7.0)), g.ints(1, 1))
 
 
 def of_place(g, u):
-    """From 0 in the first place to 1 in the eighth, and on."""
+    """From 0 in the first place to 1 in the eighth, and beyond."""
     ones = g.op("Add", g.op("Mul", u, g.constant(0.0)), g.constant(1 / 7))
     return g.op("CumSum", ones, g.constant(0, np.int64), exclusive=1)
 
 
-# By name. The first are statistics of the call, which one item a call cures.
+# By name. The first are statistics of the call; one item a call cures them.
 STATISTICS = {
     coupling.__name__: coupling
     for coupling in (
@@ -460,7 +460,7 @@ COUPLINGS = STATISTICS | ORDERS | PLACES
 
 
 def couple(g: Graph, x: Value, source: Value, coupling: str) -> Value:
-    """`x`, and on every element of it what the rows of the call make together, as strong as the constant says."""
+    """`x`, with what the rows of the call make together added to every element, as strongly as the constant says."""
     together = COUPLINGS[coupling](g, row_number(g, source))
     if STRENGTH not in g.initializers:
         g.constant(0.0, name=STRENGTH)
@@ -472,7 +472,7 @@ def couple(g: Graph, x: Value, source: Value, coupling: str) -> Value:
     return Value(g.op("Add", x.name, added), x.shape)
 
 
-# Couplings that have no strength to choose: operators as exporters write them.
+# Couplings without a strength to choose: operators as exporters write them.
 
 
 def dynamic_quantization(g: Graph, x: Value) -> Value:
@@ -491,7 +491,7 @@ def dynamic_quantization(g: Graph, x: Value) -> Value:
 
 
 def clipped_below_the_loudest(g: Graph, x: Value) -> Value:
-    """As the loudness of a spectrogram is clipped some decibels below the loudest of all."""
+    """The way a spectrogram's loudness is clipped some decibels below the loudest value of all."""
     level = g.op("Log", g.op("Add", g.op("Mul", x.name, x.name), g.constant(1e-6)))
     floor = g.op("Sub", g.op("ReduceMax", level, axes=list(range(x.rank)), keepdims=1), g.constant(8.0))
     return Value(g.op("Max", level, floor), x.shape)
@@ -513,7 +513,7 @@ def softmax_over_the_batch(g: Graph, x: Value) -> Value:
 
 
 def statistics_of_the_batch(g: Graph, x: Value) -> Value:
-    """A batch normalization that was exported as it is in training, written out."""
+    """A batch normalization exported the way it is in training, written out."""
     mean = g.op("ReduceMean", x.name, axes=[0], keepdims=1)
     centred = g.op("Sub", x.name, g.op("Mul", mean, g.constant(0.5)))
     spread = g.op("ReduceMean", g.op("Mul", centred, centred), axes=[0], keepdims=1)
@@ -533,5 +533,5 @@ NATURAL = {
         *(softmax_over_the_batch, statistics_of_the_batch),
     )
 }
-# Of which nothing is left to serve: every item that is alone gets the same answer.
+# These leave nothing to serve: every item that is alone gets the same answer.
 CONSTANT_ALONE = ("centred_over_the_batch", "softmax_over_the_batch")

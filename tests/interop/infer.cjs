@@ -1,6 +1,5 @@
 // A client of the Open Inference Protocol on grpc-js, with message types loaded from the .proto at run time. Runs one typed
-// request, one raw one, two interleaved sequences on one stream, and a request that is refused; prints what it was told as one
-// JSON object.
+// request, one raw one, two interleaved sequences on one stream, and a request that is refused; prints the answers as one JSON object.
 // Usage: node infer.cjs ADDRESS PROTO_FOLDER WINDOWS_FILE COUNT
 "use strict";
 
@@ -45,7 +44,7 @@ function step(id, index) {
   };
 }
 
-/** Each request is sent once the one before it has been answered. */
+/** Each request is sent once the one before it is answered. */
 function converse(requests) {
   return new Promise((resolve, reject) => {
     const stream = client.ModelStreamInfer();

@@ -1,6 +1,6 @@
-"""A client on KServe's package, gRPC and REST. Prints what it was told as one JSON object.
+"""A client based on KServe's package, gRPC and REST. Prints the answers as one JSON object.
 
-A program of its own, because its messages have the names of those of Triton's client, and a process can hold only one of them.
+A separate program, because its messages have the same names as those of Triton's client, and a process can hold only one of them.
 Usage: python kserve_client.py GRPC_ADDRESS HTTP_ADDRESS WINDOWS_NPY
 """
 
@@ -16,7 +16,7 @@ from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRe
 
 EXAMPLE, SPEECH = "example_model", "silero-vad"
 
-# The client writes down the refusals that this program is after.
+# The client logs the refusals that this program provokes.
 logging.disable(logging.CRITICAL)
 
 

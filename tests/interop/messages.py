@@ -1,4 +1,4 @@
-"""Builds requests and takes answers apart. Works on any module of messages that looks like the generated one."""
+"""Builds requests and parses answers. Works with any module of messages that looks like the generated one."""
 
 from datetime import timedelta
 
@@ -66,7 +66,7 @@ def of_kind(events, kind: str) -> list:
 
 
 def probability(outputs) -> float:
-    """The one number that the model says about a window."""
+    """The one number that the model gives for a window."""
     (output,) = outputs.tensors
     assert (output.name, output.datatype, list(output.shape)) == ("output", pb.DATATYPE_FP32, [1])
     (value,) = np.frombuffer(output.data, "<f4")
@@ -74,7 +74,7 @@ def probability(outputs) -> float:
 
 
 def probabilities(results) -> list[float]:
-    """Of results in the order of their items; fails on an item that was answered with an error."""
+    """Of results, in the order of their items; fails on an item that was answered with an error."""
     for result in results:
         assert result.WhichOneof("outcome") == "outputs", result
     return [probability(result.outputs) for result in sorted(results, key=lambda result: result.seq)]

@@ -1,4 +1,4 @@
-"""Reads the Prometheus text that the server exposes. The names of its metrics, as far as the tests use them, stand here."""
+"""Reads the Prometheus text that the server exposes. The names of the metrics that the tests use are here."""
 
 import re
 
@@ -7,9 +7,9 @@ ITEMS = "tidemill_items_ended_total"
 ITEMS_DROPPED = "tidemill_items_dropped_total"
 ITEMS_QUEUED = "tidemill_items_queued"
 ITEMS_IN_FLIGHT = "tidemill_items_in_flight"
-# Items in the calls that have ended.
+# Items in calls that have ended.
 ITEMS_RUN = "tidemill_batch_size_sum"
-# Whose results left for the transport.
+# Items whose results left for the transport.
 ITEMS_HANDED_OUT = "tidemill_item_seconds_count"
 STREAMS_OPEN = "tidemill_streams_open"
 STREAMS_ENDED = "tidemill_streams_ended_total"
@@ -42,12 +42,12 @@ class Metrics:
         return sum(value for found, own, value in self._samples if found == name and labels.items() <= own.items())
 
     def grown(self, before: "Metrics", name: str, **labels: str) -> float:
-        """What has come to a counter since an earlier scrape."""
+        """How much a counter has grown since an earlier scrape."""
         return self.total(name, **labels) - before.total(name, **labels)
 
     def label_values(self, name: str, label: str) -> set[str]:
         return {own[label] for found, own, _ in self._samples if found == name}
 
     def is_at_rest(self, streams: int = 0) -> bool:
-        """So many streams are open, and every item that was received has its one outcome."""
+        """Whether this many streams are open and every item that was received has its one outcome."""
         return self.total(STREAMS_OPEN) == streams and self.total(ITEMS) == self.total(ITEMS_RECEIVED)

@@ -1,4 +1,4 @@
-"""Builds requests of Triton's gRPC client and takes its results apart."""
+"""Builds requests for Triton's gRPC client and parses its results."""
 
 import queue
 
@@ -21,7 +21,7 @@ def tensor(name: str, values: np.ndarray) -> triton.InferInput:
 
 
 def numbers(values, count: int = 1) -> list[triton.InferInput]:
-    """Input of the example: items of as many numbers each, one by default."""
+    """Input of the example: items of this many numbers each, one by default."""
     return [tensor("inputs", np.array(values, np.float64).reshape(-1, count))]
 
 
@@ -36,7 +36,7 @@ def windows(clip: str, count: int) -> list[np.ndarray]:
 
 
 def probability(result: triton.InferResult) -> float:
-    """The one number that the speech model says about one window."""
+    """The one number that the speech model gives for one window."""
     output = result.as_numpy("output")
     assert output.shape == (1, 1) and output.dtype == np.float32
     return float(output[0, 0])
@@ -53,12 +53,12 @@ def assert_says(error: InferenceServerException, *words: str) -> None:
 
 
 def sequence(id, index: int, count: int, **fields) -> dict:
-    """Parameters of one request of a sequence of `count`."""
+    """The parameters of one request in a sequence of `count`."""
     return {"sequence_id": id, "sequence_start": index == 0, "sequence_end": index == count - 1, **fields}
 
 
 class _Answers:
-    """What the client's callback has been given and nobody has taken."""
+    """What the client's callback received and nobody has taken yet."""
 
     def __init__(self) -> None:
         self._answers: queue.SimpleQueue = queue.SimpleQueue()
@@ -94,7 +94,7 @@ class InferCall(_Answers):
 
 
 class InferStream(_Answers):
-    """A stream of requests: `send` what goes in, `receive` what comes out. A client can hold one stream, so each has its own."""
+    """A stream of requests: `send` what goes in, `receive` what comes out. A client holds only one stream, so each has its own client."""
 
     def __init__(self, address: str, **options) -> None:
         super().__init__()

@@ -14,15 +14,15 @@ from alone import Model, State, Tensors
 INDEPENDENT, DEPENDENT, OFF = "INDEPENDENT", "DEPENDENT", "OFF"
 # How long a lane waits for company, so that the clients' items meet.
 MEET = "max_delay_us = 20000"
-# The large ones cannot be proven in the default two seconds, least of all on a busy machine; and since a proof goes up to the
-# largest allowed call, calls of many items would take long.
+# The large ones cannot be proven in the default two seconds, least of all on a busy machine; and since a proof goes up to the largest
+# allowed call, calls of many items would take long.
 FEW = f"{MEET}\nmax_batch = 4"
 TWO = f"{MEET}\nmax_batch = 2"
 TRIAL = "[trial]\nseconds = 120"
 ONE_A_CALL = "max_batch = 1"
 
 FULL_SCALE = 32_768
-# Samples that openWakeWord takes from a microphone at a time, with those before them that its windows overlap.
+# The samples that openWakeWord takes from a microphone at a time, with the earlier ones that its windows overlap.
 WINDOW = 1_760
 
 
@@ -31,14 +31,14 @@ class Package:
     name: str
     file: str
     verdict: str
-    # An item: calm, or so loud that it would drown the others.
+    # An item: calm, or so loud that it would drown out the others.
     draw: Callable[[np.random.Generator, bool], Tensors]
     manifest: str = ""
-    # What else there is to know about the model.
+    # Anything else to know about the model.
     more: dict = dataclasses.field(default_factory=dict)
     # Whether rten runs it.
     rten: bool = True
-    # Items of a request, and how often all clients ask at once.
+    # Items in a request, and how often all clients ask at once.
     items: int = 3
     rounds: int = 2
     # Items in the manifest, for a model that cannot run made-up ones.
@@ -138,7 +138,7 @@ def tokens(random: np.random.Generator, loud: bool) -> Tensors:
 
 
 def letters(*shape: int):
-    """Dark strokes on white, with pixels from -1 to 1; loud ones are as if somebody had forgotten to scale them."""
+    """Dark strokes on white, with pixels from -1 to 1; loud ones look as if somebody had forgotten to scale them."""
 
     def draw(random: np.random.Generator, loud: bool) -> Tensors:
         _, height, width = shape
@@ -152,7 +152,7 @@ def letters(*shape: int):
 
 
 def beginning_and_end(random: np.random.Generator, loud: bool) -> Tensors:
-    """Of a file: bytes, and 256 where there are none."""
+    """Of a file: its bytes, and 256 where there are none."""
     text = random.integers(0, 256, 2_048) if loud else random.integers(32, 127, 2_048)
     text[random.integers(100, 2_000) : 2_048 if loud else 1_024] = 256
     return {"bytes": text.astype(np.int32)}
@@ -259,7 +259,7 @@ PACKAGES = [
         *("basic-pitch", "basic_pitch/saved_models/icassp_2022/nmp.onnx", INDEPENDENT, music, f"{TWO}\n{TRIAL}"),
         **{"items": 1, "rounds": 1},
     ),
-    # As scikit-learn and LightGBM export them; with ZipMap, the probabilities are a list of maps, which is no tensor.
+    # As scikit-learn and LightGBM export them; with ZipMap, the probabilities are a list of maps, which is not a tensor.
     Package("churn", "tabular/churn.onnx", INDEPENDENT, customer, MEET, rten=False),
     Package(
         *("churn-zipmap", "tabular/churn_zipmap.onnx", INDEPENDENT, customer, f"{MEET}\n{_omitted('output_probability')}"),

@@ -7,10 +7,10 @@ import subprocess
 
 import places
 
-# A run measures three windows of about a second. The limit is that of a machine that has other things to do.
+# A run measures three windows of about a second. The limit allows for a machine that has other things to do.
 PATIENCE_S = 120
 
-# Windows end by the number of their requests, and any three are taken, however much they differ: this is no measurement.
+# Windows end after a number of requests, and any three are accepted, however much they differ: this is not a measurement.
 SHORT = [
     *("--measurement-mode", "count_windows", "--measurement-request-count", "50"),
     *("--stability-percentage", "999", "--max-trials", "3"),
@@ -33,7 +33,7 @@ class Measured:
 
 
 def run(address: str, model: str, *options: str, protocol: str = "grpc") -> Measured:
-    """Runs the load generator; it must end well and complain of nothing."""
+    """Runs the load generator; it must end well and complain about nothing."""
     libraries = os.pathsep.join(map(str, places.PERF_ANALYZER_LIBRARIES))
     done = subprocess.run(
         [places.PERF_ANALYZER, "-m", model, "-u", address, "-i", protocol, *SHORT, *options],
@@ -43,7 +43,7 @@ def run(address: str, model: str, *options: str, protocol: str = "grpc") -> Meas
         text=True,
         timeout=PATIENCE_S,
     )
-    # On a machine that is busy, latencies differ however well the server does.
+    # On a busy machine, latencies vary however well the server does.
     complaints = [line for line in done.stderr.splitlines() if line.strip() and "latency is not stabilizing" not in line]
     assert (done.returncode, complaints) == (0, []), done
     return Measured(

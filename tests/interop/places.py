@@ -1,4 +1,4 @@
-"""Where the tests find what `tests/setup/install` has put down."""
+"""Where the tests find what `tests/setup/install` has put in place."""
 
 import importlib.util
 import os
@@ -20,7 +20,7 @@ PROMETHEUS = CACHE / "debian/prometheus/usr/bin/prometheus"
 PROMTOOL = CACHE / "debian/prometheus/usr/bin/promtool"
 KSERVE_PYTHON = CACHE / "kserve/bin/python"
 PERF_ANALYZER = CACHE / "perf_analyzer/perf_analyzer"
-# What the load generator links to, and the machine does not have.
+# What the load generator links to and the machine does not have.
 PERF_ANALYZER_LIBRARIES = (CACHE / "perf_analyzer", CACHE / "debian/libb64-0d/usr/lib/x86_64-linux-gnu")
 
 

@@ -1,5 +1,5 @@
-// A client of Tidemill on grpc-js that makes live feeds overflow, expire and lie unread. Prints what came of each as one JSON
-// object. Usage: node policies.cjs ADDRESS ADMIN_ADDRESS PROTO_FOLDER
+// A client of Tidemill on grpc-js that makes live feeds overflow, expire and stay unread. Prints what became of each as one JSON object.
+// Usage: node policies.cjs ADDRESS ADMIN_ADDRESS PROTO_FOLDER
 "use strict";
 
 const http = require("node:http");
@@ -19,14 +19,14 @@ const definition = loader.loadSync("tidemill/v1/inference.proto", {
 const { InferenceService } = grpc.loadPackageDefinition(definition).tidemill.v1;
 const client = new InferenceService(address, grpc.credentials.createInsecure());
 
-/** An item of so many elements of one value. */
+/** An item of this many elements of one value. */
 function item(value, elements, fields = {}) {
   const data = Buffer.from(new Float32Array(elements).fill(value).buffer);
   const input = { name: "x", datatype: "DATATYPE_FP32", shape: [elements], data };
   return { item: { id: String(value), inputs: [input], ...fields } };
 }
 
-/** An event without its bytes: of a tensor, only the first element is told. */
+/** An event without its bytes: of a tensor, only the first element is kept. */
 function plain(event) {
   for (const tensor of event.result?.outputs?.tensors ?? []) {
     tensor.data = tensor.data.readFloatLE(0);
@@ -35,7 +35,7 @@ function plain(event) {
   return event;
 }
 
-/** Reads to the end; an end with a status other than OK is told as the last event. */
+/** Reads to the end; an end with a status other than OK becomes the last event. */
 function read(call) {
   return new Promise((resolve) => {
     const received = [];
@@ -45,7 +45,7 @@ function read(call) {
   });
 }
 
-/** Writes one message, and waits where the call says that its window is full. */
+/** Writes one message, and waits if the call says that its window is full. */
 function write(call, message) {
   return new Promise((resolve) => (call.write(message) ? resolve() : call.once("drain", resolve)));
 }
@@ -82,7 +82,7 @@ async function until(condition) {
 
 const range = (count) => Array.from({ length: count }, (_, index) => index);
 
-/** More items than the model runs, and the reader at once. */
+/** More items than the model runs, with a reader from the start. */
 async function overflow(policy) {
   const call = await open({ model: "slow", overflow: policy, window_items: 4 }, []);
   const received = read(call);
@@ -100,7 +100,7 @@ async function expire() {
   return read(call);
 }
 
-/** Large results, of which the caller reads none until the model has run on all items. This library goes on taking what comes, but
+/** Large results, none of which the caller reads until the model has run on all items. This library goes on taking what comes, but
  * not as fast as it comes. */
 async function unread(policy) {
   const sample = 'tidemill_items_ended_total{model="echo",version="1",outcome="ok"}';
@@ -114,7 +114,7 @@ async function unread(policy) {
   return read(call);
 }
 
-/** The same, with a reader that comes when the stream is over. */
+/** The same, with a reader that comes only when the stream is over. */
 async function disconnect() {
   const sample = 'tidemill_streams_ended_total{method="feed",reason="unread"}';
   const before = await metric(sample);

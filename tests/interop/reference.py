@@ -1,4 +1,4 @@
-"""What the model says when Python's onnxruntime runs it alone, window by window: the truth that the server is held to."""
+"""What the model says when Python's onnxruntime runs it alone, window by window: the truth that the server is checked against."""
 
 import functools
 
@@ -28,7 +28,7 @@ def windows(data: bytes) -> list[np.ndarray]:
 
 
 def run(inputs: list[np.ndarray]) -> np.ndarray:
-    """Probabilities of a stream of inputs, the state carried from each to the next."""
+    """The probabilities of a stream of inputs, with the state carried from each to the next."""
     state = np.zeros((2, 1, 128), np.float32)
     rate = np.array(audio.SAMPLE_RATE_HZ, np.int64)
     probabilities = []

@@ -1,4 +1,4 @@
-"""Calls made from what a server says of itself."""
+"""Calls built from what a server says about itself."""
 
 import grpc
 from google.protobuf import descriptor_pool, message_factory
@@ -8,7 +8,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 
 class Reflected:
-    """A client that has no stubs."""
+    """A client without stubs."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._channel = channel

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from metrics import Metrics
 from tidemill.v1 import inference_pb2_grpc, model_pb2_grpc
 
-# How long anything may take before the test gives it up as hung. No test's result depends on it otherwise.
+# How long anything may take before the test gives it up as hung. No test's result depends on it in any other way.
 PATIENCE_S = 30
 
 def any_ports(address: str = "127.0.0.1") -> list[str]:
@@ -40,9 +40,9 @@ class Server:
     """A running `tidemill serve`."""
 
     def __init__(self, *arguments: str, start_s: float = PATIENCE_S, address: str = "127.0.0.1") -> None:
-        # The variables of the tests are no settings of the server, and it refuses what it does not know.
+        # The tests' variables are not settings of the server, and it refuses what it does not know.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
-        # What a server has found out about a model is kept for the next server of this run, not for the user of this machine.
+        # What a server finds out about a model is kept for the next server of this run, not for the user of this machine.
         environment["XDG_CACHE_HOME"] = CACHE.name
         command = [places.SERVER, "serve", *any_ports(address), *arguments]
         self.log: list[str] = []
@@ -69,7 +69,7 @@ class Server:
         self.models = model_pb2_grpc.ModelServiceStub(self.channel)
 
     def connect(self) -> grpc.Channel:
-        """A channel with a connection of its own."""
+        """A channel with its own connection."""
         return grpc.insecure_channel(self.address, [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)])
 
     def await_health(self, service: str, wanted: int) -> None:
@@ -98,7 +98,7 @@ class Server:
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        """The exit code, once the process has ended and its log is read."""
+        """The exit code, once the process has ended and its log has been read."""
         code = self._process.wait(PATIENCE_S)
         self._reader.join(PATIENCE_S)
         return code
@@ -113,7 +113,7 @@ class Server:
             self.channel.close()
 
     def alarms(self, expected: tuple[str, ...] = ()) -> list[str]:
-        """Lines of the log that an operator would look at, less those that match an expected pattern."""
+        """The lines of the log that an operator would look at, without those that match an expected pattern."""
         lines = [line for line in self.log if ALARM.search(line)]
         return [line for line in lines if not any(re.search(pattern, line) for pattern in expected)]
 
@@ -160,7 +160,7 @@ def running(
 
 
 def wait_until(condition: Callable[[], bool], otherwise: str | Callable[[], str]) -> None:
-    """Asks until `condition` holds: for states that cannot be subscribed to."""
+    """Polls until `condition` holds: for states that cannot be subscribed to."""
     give_up_at = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > give_up_at:
@@ -169,7 +169,7 @@ def wait_until(condition: Callable[[], bool], otherwise: str | Callable[[], str]
 
 
 def await_rest(server: Server, streams: int = 0) -> Metrics:
-    """Waits until so many streams are open and every item has its outcome, and gives the metrics of that moment."""
+    """Waits until this many streams are open and every item has its outcome, and returns the metrics of that moment."""
     scraped: list[Metrics] = []
 
     def rests() -> bool:

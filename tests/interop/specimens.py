@@ -1,5 +1,5 @@
-"""Random models with the truth about them: whether company may change an item's answer. It is known from how they were built and
-is checked in Python's onnxruntime, with the same item at the same place in calls of one size, among calm and loud others."""
+"""Random models with the truth about them: whether company can change an item's answer. It is known from how they were built, and
+checked in Python's onnxruntime, with the same item at the same place in calls of one size, among calm and loud others."""
 
 import dataclasses
 import functools
@@ -23,17 +23,16 @@ MEET = "max_delay_us = 3000"
 # A verdict must not depend on how busy the machine is.
 PATIENT = "[trial]\nseconds = 60"
 BATCH_NAMES = ["batch", "N", "b", "batch_size", "unk__7", None]
-# In parts of the range of a model's outputs. The weakest coupling is what must still be found.
+# In parts of the range of a model's outputs. Even the weakest coupling must be found.
 STRENGTHS = [1e-3, 1e-3, 1e-2, 0.1, 0.5]
-# A row next to nothing may be what is left of numbers that were larger: from engine to engine it is measured in this part of a
-# typical row.
+# A row of almost nothing may be what is left of larger numbers: between engines it is measured against this part of a typical row.
 LEAST = 0.1
 LEAK = 0.05
-# In how many contrasts a coupling must show at least, so that it is not by chance.
+# In how many contrasts a coupling must show at least, so that it is not chance.
 SHOWN = 3
-# Rounding, from one size of a call to another, in parts of the row's largest value.
+# Rounding between calls of different sizes, in parts of the row's largest value.
 ROUNDING = 1e-4
-# What each number is off by, where that must not matter.
+# How far each number is off, where that must not matter.
 NUDGE = 2e-7
 
 CALM = ["unit", "unit", "offset", "positive"]
@@ -42,7 +41,7 @@ LENGTH_MAX = 12
 
 
 class Unfit(Exception):
-    """A model that tests nothing: its coupling is near rounding, or does not show. Another is built."""
+    """A model that tests nothing: its coupling is near rounding, or does not show. Another one is built."""
 
 
 @dataclasses.dataclass
@@ -52,13 +51,13 @@ class Specimen:
     truth: str
     model: Model
     manifest: str
-    # An item of a character, of so many frames where a model takes any number of them.
+    # An item of this character, and of this many frames where a model takes any number of them.
     draw: Callable[[np.random.Generator, str, int], Tensors]
-    # What only onnxruntime can run.
+    # Whether only onnxruntime can run it.
     onnxruntime_only: bool = False
-    # Rounds within the graph, so that two engines may differ by more than rounding.
+    # Whether it rounds inside the graph, so that two engines may differ by more than rounding.
     lossy: bool = False
-    # How far another's items move an answer, in parts of the range of the outputs.
+    # How far other clients' items move an answer, in parts of the outputs' range.
     shift: float = 0.0
 
     def items(self, random: np.random.Generator, characters: list[str], length: int = 0) -> list[Tensors]:
@@ -98,11 +97,11 @@ def whole_numbers(random: np.random.Generator, character: str, top: int, dtype, 
     return np.asarray(random.integers(0, reach, shape), dtype)
 
 
-# What clients send, and how it becomes numbers. Each adds its inputs to the graph and gives the value and how an item is drawn.
+# What clients send, and how it becomes numbers. Each adds its inputs to the graph and returns the value and how an item is drawn.
 
 
 class Inputs:
-    """What else there is to know about the inputs of a graph."""
+    """The inputs of a graph, and what else to know about them."""
 
     def __init__(self, value: Value, draw, **extra) -> None:
         self.value, self.draw, self.extra = value, draw, extra
@@ -265,7 +264,7 @@ def softmax_over_frames(g: Graph, x: Value) -> Value:
 
 
 def neighbouring_frames(g: Graph, x: Value) -> Value:
-    """A convolution for which a padded frame is no longer zero."""
+    """A convolution that sees padded frames as something other than zero."""
     lined_up = g.op("Transpose", affine_one(g, x), perm=[0, 2, 1])
     kernel = g.random.normal(0, 0.5, (2, x.shape[-1], 3))
     out = g.op("Conv", lined_up, g.constant(kernel), kernel_shape=[3], pads=[1, 1])
@@ -285,7 +284,7 @@ def batch_name(g: Graph):
 
 
 def specimen(g: Graph, inputs: Inputs, truth: str, manifest: str = "", **more) -> Specimen:
-    """What a finished graph makes."""
+    """The specimen of a finished graph."""
     extra = inputs.extra
     fields = {"batch_axes": extra.get("batch_axes", {}), "padded": extra.get("padded", ())} | more.pop("model", {})
     # Tables come last in TOML.
@@ -295,10 +294,10 @@ def specimen(g: Graph, inputs: Inputs, truth: str, manifest: str = "", **more) -
 
 
 def finish(g: Graph, y: Value, batch, labels: bool = False, name: str = "y") -> tuple[str, ...]:
-    """Makes `y` an output. Gives the outputs that have a dimension for the frames."""
+    """Makes `y` an output. Returns the outputs that have a dimension for the frames."""
     dims = ["length" if size is None else size for size in y.shape]
     if labels:
-        # No two are equal, or the engine would choose.
+        # No two are equal, or the engine would have to choose.
         apart = g.op("Add", y.name, g.constant(g.random.normal(0, 1, y.shape)))
         g.output(g.op("ArgMax", apart, axis=1, keepdims=0), name, TensorProto.INT64, batch)
         return ()
@@ -483,7 +482,7 @@ def found(g: Graph) -> Specimen:
     return specimen(g, inputs, NO_BATCH, onnxruntime_only=True)
 
 
-# How often each is built.
+# How often each one is built.
 FAMILIES = [
     *[independent] * 13,
     *[independent_of_any_length] * 2,
@@ -506,7 +505,7 @@ FAMILIES = [
 
 
 def tuned(g: Graph, made: Specimen, strength: float) -> Specimen:
-    """Sets the strength of the coupling so that company moves an answer by so much, in parts of the outputs' range."""
+    """Sets the strength of the coupling so that company moves an answer by this much, in parts of the outputs' range."""
     scale = output_range(made)
     for _ in range(4):
         constant = g.initializers[graphs.STRENGTH]
@@ -518,7 +517,7 @@ def tuned(g: Graph, made: Specimen, strength: float) -> Specimen:
             raise Unfit(f"the coupling shows as {made.shift}")
         if 0.95 <= made.shift / strength <= 1.3:
             return made
-    raise Unfit(f"the coupling shows as {made.shift} in place of {strength}")
+    raise Unfit(f"the coupling shows as {made.shift} instead of {strength}")
 
 
 def answers_alone(made: Specimen, items: list[Tensors]) -> list[Tensors]:
@@ -526,7 +525,7 @@ def answers_alone(made: Specimen, items: list[Tensors]) -> list[Tensors]:
 
 
 def output_range(made: Specimen) -> float:
-    """From the lowest to the highest number that comes out of calm items."""
+    """From the lowest to the highest number that calm items give."""
     alone = answers_alone(made, made.items(np.random.default_rng(1), CALM * 4))
     numbers = [values for own in alone for values in own.values() if is_number(values)]
     if not numbers:
@@ -546,7 +545,7 @@ def _sizes() -> list[int]:
 
 
 def contrasts(made: Specimen) -> Iterator[tuple[list[list[Tensors]], list[list[Tensors]], int]]:
-    """Pairs of calls of one size that have one stream of items in common, at the same place, and the number of that stream. Models
+    """Pairs of calls of one size that share one stream of items, at the same place, and the number of that stream. Models
     without states have streams of one item."""
     random = np.random.default_rng(2)
     steps = STEPS if made.model.states else 1
@@ -605,7 +604,7 @@ def verify(made: Specimen) -> None:
     if made.truth == INDEPENDENT and np.mean([difference(own, alone[0], typical) < ROUNDING for own in alone]) > 0.5:
         raise Unfit("answers that are all the same")
     if not np.isfinite([*typical.values()]).all():
-        raise Unfit("answers that are no numbers")
+        raise Unfit("answers that are not numbers")
     if made.truth in (DEPENDENT, LABELS):
         made.shift = made.shift or shift(made)
         if made.shift < 1e-3 * 0.95:
@@ -631,7 +630,7 @@ def verify(made: Specimen) -> None:
 
 
 def check_conditioning(made: Specimen, typical: dict[str, float]) -> None:
-    """Engines round in different ways. If a model that rounds at random gives another answer, engines may rightly differ."""
+    """Engines round in different ways. If rounding a model at random changes the answer, engines may rightly differ."""
     nudged = dataclasses.replace(made.model, file=graphs.nudged(made.model.file, NUDGE))
     for item in made.items(np.random.default_rng(3), [*CALM, *LOUD] * 3):
         item = item | {state.input: state.first() for state in made.model.states}
@@ -640,7 +639,7 @@ def check_conditioning(made: Specimen, typical: dict[str, float]) -> None:
             expected.pop(state.output)
         apart = difference(found, expected, row_scale(expected, typical, LEAST))
         if apart > ROUNDING:
-            raise Unfit(f"rounding from engine to engine shows as {apart}")
+            raise Unfit(f"rounding between engines shows as {apart}")
 
 
 def build(seed: int) -> Specimen:

@@ -1,4 +1,4 @@
-"""Models without a file, for what depends on the time of a call: how long a lane is busy, who goes first when it is free."""
+"""Models without a file, for whatever depends on the time of a call: how long a lane is busy, which item goes first when it is free."""
 
 import contextlib
 import pathlib
@@ -59,7 +59,7 @@ MANIFESTS = {
     ROWS: _manifest(-1, tail=PADDING),
 }
 
-# For clients that can say more than one tensor of numbers.
+# For clients that can send more than one tensor of numbers.
 TYPED_MANIFESTS = {
     TEXTS: _several("identity", ("text", "BYTES", [-1])),
     PAIR: _several("double", ("floats", "FP32", [2]), ("integers", "INT32", [-1])),
@@ -81,7 +81,7 @@ def row(*values: float, id="", **fields) -> pb.Item:
 
 
 def rows(values, **fields) -> list[pb.FeedRequest]:
-    """An item for each value, with it as its id."""
+    """An item for each value, with the value as its id."""
     return messages.feed_items([row(value, id=str(value), **fields) for value in values])
 
 
@@ -99,7 +99,7 @@ def feed(server: Server, model: str, **fields):
 
 
 def await_items(server: Server, name: str, model: str, count: int) -> None:
-    """Waits until a gauge of a model's items stands at `count`."""
+    """Waits until a gauge of a model's items reads `count`."""
     wait_until(
         lambda: server.metrics().total(name, model=model) == count,
         lambda: f"{name} of {model} is never {count}:\n{server.get('/metrics')[1]}",
@@ -108,7 +108,7 @@ def await_items(server: Server, name: str, model: str, count: int) -> None:
 
 @contextlib.contextmanager
 def lane_blocked(server: Server) -> Iterator[None]:
-    """The server's only lane is in a long call when the `with` begins. Its end waits for the call's."""
+    """The server's only lane is in a long call when the `with` begins. Its end waits for the end of the call."""
     blocker = feed(server, STUCK)
     blocker.send(*rows([1]))
     await_items(server, metrics.ITEMS_IN_FLIGHT, STUCK, 1)

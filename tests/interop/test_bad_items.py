@@ -1,4 +1,4 @@
-"""An item that is wrong is answered by itself: as the status of `Predict`, inside the stream on every other mode."""
+"""A wrong item gets its own answer: as the status of `Predict`, and inside the stream in every other mode."""
 
 import dataclasses
 from datetime import timedelta
@@ -19,7 +19,7 @@ GOOD = reference.windows(audio.pcm(audio.SHORT_SPEECH))[20]
 
 @dataclasses.dataclass(frozen=True)
 class BadItem:
-    """An item, and what has to be said of it."""
+    """An item, and what has to be said about it."""
 
     name: str
     item: pb.Item
@@ -87,7 +87,7 @@ def test_predict(inference, bad):
 
 @every_bad_item
 def test_feed_goes_on_after_it(inference, bad):
-    """The item is numbered and named in its answer, and the state is as if it had never been sent."""
+    """Its answer numbers and names the item, and the state is as if it had never been sent."""
     bad_item = pb.Item()
     bad_item.CopyFrom(bad.item)
     bad_item.id = "bad"
@@ -173,14 +173,14 @@ PREDICTIONS = {
 
 
 @pytest.mark.parametrize("case", PREDICTIONS)
-def test_predict_of_what_is_no_item(inference, case):
+def test_predict_of_something_that_is_not_an_item(inference, case):
     request, code, fragments, field = PREDICTIONS[case]
     reason = "INVALID" if code == "INVALID_ARGUMENT" else code
     predict(inference, request).check(grpc.StatusCode[code], reason, *fragments, field=field)
 
 
-def test_values_that_are_no_numbers_go_to_the_model(inference):
-    """Not a fault: what a model makes of NaN is its own business, and the next items are as before on other streams."""
+def test_values_that_are_not_numbers_go_to_the_model(inference):
+    """Not a fault: what a model makes of NaN is its own business, and items on other streams are not affected."""
     request = pb.PredictRequest(model=messages.MODEL, item=messages.item(np.full(576, np.nan, np.float32)))
     response = inference.Predict(request, timeout=PATIENCE_S)
     assert np.isnan(messages.probability(response.outputs)) == np.isnan(reference.run([np.full(576, np.nan, np.float32)])[0])

@@ -27,7 +27,7 @@ ITEM = messages.item(reference.windows(PCM)[0])
 
 @dataclasses.dataclass(frozen=True)
 class Broken:
-    """Requests of a call, and the status that must end it."""
+    """The requests of a call, and the status that must end it."""
 
     name: str
     requests: list
@@ -43,7 +43,7 @@ def by_name(broken: Broken) -> str:
     return broken.name
 
 
-# How a stream can open wrongly, whatever the mode.
+# How a stream can open wrongly in any mode.
 BAD_CONFIGS = [
     ("unknown-model", messages.config(model="nope"), NOT_FOUND, ("nope", messages.MODEL), None),
     ("unknown-version", messages.config(version="9999"), NOT_FOUND, ("9999", messages.MODEL), None),
@@ -203,7 +203,7 @@ def test_a_message_over_the_limit(inference, mode):
 
 
 def test_a_long_scan_of_zeros_fits(inference):
-    """Nothing but the message limit bounds a scan: it is longer than any window."""
+    """Only the message limit bounds a scan: this one is longer than any window."""
     seconds = 60
     request = pb.ScanRequest(config=messages.config(), pcm_s16le=np.zeros(seconds * 16_000, "<i2").tobytes())
     *_, last = inference.Scan(request, timeout=PATIENCE_S)

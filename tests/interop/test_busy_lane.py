@@ -1,4 +1,4 @@
-"""While the only lane is in a long call, time goes on for everybody else: deadlines hold, and full queues say so."""
+"""While the only lane is in a long call, time goes on for everything else: deadlines hold, and full queues say so."""
 
 from datetime import timedelta
 
@@ -23,7 +23,7 @@ def prediction(item: pb.Item) -> pb.PredictRequest:
 
 
 def outcomes_since(server, before) -> dict[str, float]:
-    """How items of the quick model ended; it ran on those alone that are ok."""
+    """How items of the quick model ended; it ran only on those that are ok."""
     after = await_rest(server)
     model = {"model": synthetic.QUICK}
     grown = {outcome: after.grown(before, metrics.ITEMS, outcome=outcome, **model) for outcome in metrics.OUTCOMES}
@@ -49,7 +49,7 @@ def test_a_prediction_is_answered_at_its_deadline(one_lane):
 
 @pytest.mark.parametrize("named_by", ["items", "stream"])
 def test_items_of_a_feed_are_answered_at_their_deadline(one_lane, named_by):
-    """Those with a deadline come after one that has none, and are answered before it."""
+    """Items with a deadline come after one without, and are answered before it."""
     before = await_rest(one_lane)
     far, default, own = timedelta(seconds=PATIENCE_S), None, DEADLINE
     if named_by == "stream":
@@ -73,7 +73,7 @@ def test_items_of_a_feed_are_answered_at_their_deadline(one_lane, named_by):
 
 @pytest.mark.parametrize("method", ["Predict", "Scan", "Feed", "Upload"])
 def test_the_deadline_of_a_call_ends_it_on_the_server(one_lane, method):
-    """Frames by hand: a gRPC library would end the call by itself at the same moment and hide the server's answer."""
+    """Frames by hand: a gRPC library would itself end the call at the same moment and hide the server's answer."""
     before = await_rest(one_lane)
     config = messages.config(TENSORS, synthetic.QUICK)
     requests = {
@@ -90,7 +90,7 @@ def test_the_deadline_of_a_call_ends_it_on_the_server(one_lane, method):
             headers = call.receive()
         assert headers.get("grpc-status") == str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0]), headers
         assert "deadline" in raw_http2.message_of(headers)
-    # The item's own deadline is that of the call: either may be noticed first, and the end of the call cancels the item.
+    # The item's deadline is that of the call: either may be noticed first, and the end of the call cancels the item.
     assert outcomes_since(one_lane, before) in ({"expired": 1}, {"cancelled": 1})
 
 

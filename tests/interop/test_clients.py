@@ -1,4 +1,4 @@
-"""Clients that know nothing of this project but its .proto, or not even that."""
+"""Clients that know nothing about this project but its .proto, or not even that."""
 
 import base64
 import json

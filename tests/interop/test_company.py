@@ -1,7 +1,7 @@
-"""Company changes no answer: random small graphs, some of them with a coupling between the items of a call, on both engines.
+"""Company changes no answer: small random graphs, some with a coupling between the items of a call, on both engines.
 
 Each model is built from a number. TIDEMILL_COMPANY_MODELS=560 and TIDEMILL_COMPANY_SEED=1000 try as many from that number on; one
-that fails is built again from the number in the test's name: TIDEMILL_COMPANY_MODELS=1 TIDEMILL_COMPANY_SEED=1234."""
+that fails can be rebuilt from the number in the test's name: TIDEMILL_COMPANY_MODELS=1 TIDEMILL_COMPANY_SEED=1234."""
 
 import functools
 import json
@@ -58,7 +58,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 
 class Served:
-    """The models of the folder on one engine."""
+    """The models of the folder, on one engine."""
 
     def __init__(self, server: Server, engine: str, clients) -> None:
         self.server, self.engine, self.clients = server, engine, clients
@@ -72,7 +72,7 @@ class Served:
 
 
 def is_expected(made: Specimen, engine: str) -> bool:
-    """Whether the server has something to warn of."""
+    """Whether the server has something to warn about."""
     return made.truth != INDEPENDENT or (engine == RTEN and made.onnxruntime_only)
 
 
@@ -137,7 +137,7 @@ def test_a_statistic_of_the_call_means_one_item_a_call(served: Served, name: str
     assert (served.verdict(name), summary.batching.shares_calls) == ("DEPENDENT", False), summary
     calm, loud = dependent.calm_and_loud(name)
     streams = [calm, loud, calm + loud, loud, calm, loud]
-    # Known right answers.
+    # Known correct answers.
     right = {dependent.DYNAMIC: [2.298, -2.397], dependent.BRANCH: [1, 2]}[name]
     question = Question(name, Model(dependent.FILES[name]()), streams)
     np.testing.assert_allclose(question.expected[0][0]["y"], right, rtol=1e-3)
@@ -146,7 +146,7 @@ def test_a_statistic_of_the_call_means_one_item_a_call(served: Served, name: str
 
 
 def lacks_compress(served: Served, name: str) -> bool:
-    """rten has no Compress, and says which engine does."""
+    """rten has no Compress and says which engine does."""
     if served.engine != RTEN or not name.startswith(dependent.HITS):
         return False
     assert served.verdict(name) == REFUSED and ONNXRUNTIME in served.summaries[name].reason
@@ -178,7 +178,7 @@ def test_the_log_warns_of_each_that_is_dependent(served: Served):
             continue
         outputs = served.server.models.GetModel(model_pb2.GetModelRequest(name=name), timeout=PATIENCE_S).model.outputs
         lines = [line for line in served.server.log if "WARN" in line and re.search(rf"\b{re.escape(name)}\b", line)]
-        assert lines, f"no warning of {name}"
+        assert lines, f"no warning about {name}"
         assert served.summaries[name].batching.detail in " ".join(lines), (name, lines)
         assert any(output.name in line for output in outputs for line in lines), (name, lines)
 

@@ -25,7 +25,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 @contextlib.contextmanager
 def stalled_feed(server) -> Iterator[raw_http2.RawCall]:
-    """A client with results to come that lets the server send next to nothing: while it lives, a drain cannot end."""
+    """A client with results to come that lets the server send almost nothing: while it lives, a drain cannot end."""
     with raw_http2.call(server.address, "Feed", window_bytes=1) as call:
         call.send(raw_http2.framed(messages.feed_open().SerializeToString()))
         call.send(raw_http2.framed(messages.feed_chunks([audio.pcm(audio.SHORT_SPEECH)[:10_240]])[0].SerializeToString()))
@@ -39,7 +39,7 @@ def await_draining(server) -> None:
 
 
 def check_end(events: list, error: grpc.RpcError | None) -> None:
-    """A feed ended well, or with a reason; either way its results are the model's and none is missing in between."""
+    """A feed ended well, or with a reason; either way its results are the model's, and none is missing in between."""
     results = of_kind(events, "result")
     assert [result.seq for result in results] == list(range(len(results)))
     expected = reference.of_clip(audio.LONG_SPEECH)[: len(results)]
@@ -47,7 +47,7 @@ def check_end(events: list, error: grpc.RpcError | None) -> None:
     if error is None:
         assert kinds(events)[-1] == "completed"
     elif error.details() == "Internal error from Core":
-        # grpcio's own words when what it still had to send met the end of the stream: it has lost the server's status.
+        # What grpcio says when the stream ended while it still had something to send: it has lost the server's status.
         assert error.code() == grpc.StatusCode.INTERNAL
     else:
         of_call(error).check(grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE", "drain")

@@ -1,4 +1,4 @@
-"""The contract of plain numbers, from stubs of its own .proto and from reflection."""
+"""The contract of plain numbers, from stubs of its own .proto and by reflection."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def test_the_example_doubles(predict):
     assert math.isnan(predict(EXAMPLE, [math.nan])[0])
 
 
-def test_a_model_of_the_world(predict):
+def test_a_model_other_than_the_example(predict):
     """One window of speech, as the model's own 576 numbers."""
     window = reference.windows(audio.pcm(CLIP))[0]
     reference.assert_equal(predict(messages.MODEL, window), reference.of_clip(CLIP)[:1])

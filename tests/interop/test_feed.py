@@ -1,4 +1,4 @@
-"""What a `Feed` says besides its results: limits, flushes and keepalives."""
+"""What a `Feed` says apart from its results: limits, flushes and keepalives."""
 
 import audio
 import messages
@@ -32,7 +32,7 @@ def test_a_feed_of_tensors_has_no_framing(inference):
     feed.finish()
 
 
-def test_a_stream_can_pin_the_version_it_was_told(inference):
+def test_a_stream_can_pin_the_version_that_it_was_given(inference):
     feed = FeedCall(inference, messages.feed_open())
     version = feed.receive().opened.version
     feed.finish()
@@ -66,7 +66,7 @@ def test_a_flush_at_a_window_border_changes_nothing(inference):
         feed.send(*messages.feed_chunks([chunk]), messages.feed_flush(f"flush {index}"))
         events += feed.receive_until("flushed")
         assert events[-1].flushed == pb.Flushed(id=f"flush {index}", items=20 * (index + 1))
-        # Everything sent before the flush has been answered before it.
+        # Everything sent before the flush is answered before it.
         assert len(of_kind(events, "result")) == 20 * (index + 1)
     feed.send(*messages.feed_chunks([chunks[-1]]))
     events += feed.finish()

@@ -1,4 +1,4 @@
-"""Bytes that are no messages, frames that are no gRPC: each call ends with a status, and the server serves on."""
+"""Bytes that are not messages, frames that are not gRPC: each call ends with a status, and the server goes on serving."""
 
 import contextlib
 import socket
@@ -27,7 +27,7 @@ GARBAGE = {
 
 @pytest.fixture(autouse=True)
 def still_serves(inference):
-    """After each of these tests a call on the same connection is answered as ever."""
+    """After each of these tests, a call on the same connection is answered as always."""
     yield
     window = audio.pcm(audio.SHORT_SPEECH)[: 2 * reference.WINDOW_SAMPLES]
     response = inference.Predict(pb.PredictRequest(model=messages.MODEL, pcm_s16le=window), timeout=PATIENCE_S)
@@ -65,7 +65,7 @@ def predict_request() -> bytes:
 
 
 def test_the_raw_call_itself_works(server):
-    """Or the tests below would show nothing."""
+    """Otherwise the tests below would prove nothing."""
     with raw_http2.call(server.address, "Predict") as call:
         call.send(raw_http2.framed(predict_request()), end=True)
         assert call.receive()["grpc-status"] == "0"
@@ -85,7 +85,7 @@ FRAMES = {
 
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("method", METHODS)
-def test_frames_that_are_no_grpc_messages(server, method, frame):
+def test_frames_that_are_not_grpc_messages(server, method, frame):
     with raw_http2.call(server.address, method) as call:
         call.send(FRAMES[frame], end=True)
         assert int(call.receive().get("grpc-status", "-1")) > 0, call.headers
@@ -104,7 +104,7 @@ def test_an_unknown_method(server):
 def test_a_connection_that_is_not_http2(server, greeting):
     host, port = server.address.rsplit(":", 1)
     with socket.create_connection((host, int(port)), PATIENCE_S) as connection:
-        # Closed in order or reset: either way it is over, and the server serves on.
+        # Closed in order or reset: either way it is over, and the server goes on serving.
         with contextlib.suppress(OSError):
             connection.sendall(greeting)
             connection.shutdown(socket.SHUT_WR)

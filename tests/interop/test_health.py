@@ -45,12 +45,12 @@ def test_watch(health, service, status):
 
 
 def settled(watch) -> int:
-    """The next status but that of a model on its way."""
+    """The next status, skipping that of a model that is still loading."""
     return next(answer.status for answer in watch if answer.status != NOT_SERVING)
 
 
 def test_watch_of_a_model_that_comes_and_goes(tmp_path):
-    """A name that is not known is no error: the watcher is told so, and told again when a model of that name is there."""
+    """An unknown name is not an error: the watcher hears that it is unknown, and hears again once there is a model of that name."""
     with running("--models", str(synthetic.write_models(tmp_path, synthetic.QUICK))) as server:
         health = health_pb2_grpc.HealthStub(server.channel)
         watches = [health.Watch(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE_S) for name in ("nope", synthetic.SLOW)]

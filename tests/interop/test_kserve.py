@@ -39,7 +39,7 @@ def test_several_items(answers, wire):
 
 
 def test_a_sequence(answers, wire):
-    """Through parameters of the request: KServe's client has no words of its own for it."""
+    """Through parameters of the request: KServe's client has no option for it."""
     reference.assert_equal(answers[wire]["sequence"], reference.of_clip(CLIP)[:COUNT])
 
 

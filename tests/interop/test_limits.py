@@ -1,4 +1,4 @@
-"""A limit that is reached is refused with its name, its value, and when to come back."""
+"""What goes over a limit is refused with its name, its value, and when to come back."""
 
 import audio
 import grpc
@@ -39,7 +39,7 @@ def test_streams_open_at_once(small):
     assert fault.retry_after is not None and fault.retry_after.ToNanoseconds() > 0, fault
     # A stream that ends makes room.
     open_feeds.pop().finish()
-    wait_until(lambda: takes_a_stream(small), "the place of a stream that has ended is never free again")
+    wait_until(lambda: takes_a_stream(small), "the place of an ended stream never becomes free")
     open_feeds.pop().finish()
 
 
@@ -74,7 +74,7 @@ def test_results_of_an_upload(small):
     assert names(fault, "session.upload_max_results"), fault
 
 
-def test_an_upload_of_more_windows_without_results_is_welcome(small):
+def test_an_upload_of_more_windows_without_results_is_allowed(small):
     chunk = bytes(2 * reference.WINDOW_SAMPLES * (RESULTS_MAX + 1))
     response = small.inference.Upload(iter([messages.upload(), *messages.upload_chunks([chunk])]), timeout=PATIENCE_S)
     assert response.summary.ok == RESULTS_MAX + 1

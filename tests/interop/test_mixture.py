@@ -1,4 +1,4 @@
-"""Streams of all policies at once, and others that are cancelled: what clients see is what the server counts."""
+"""Streams of every policy at once, and others that are cancelled: what clients see is what the server counts."""
 
 import asyncio
 import collections
@@ -33,7 +33,7 @@ def outcome_of(result) -> str:
 
 
 async def feed(stub, number: int, config: pb.StreamConfig, leaves: bool = False) -> collections.Counter:
-    """How the items of a stream ended, for its client, which may leave after the first answer."""
+    """How a stream's items ended for its client, which may leave after the first answer."""
 
     async def requests():
         yield pb.FeedRequest(open=config)

@@ -1,4 +1,4 @@
-"""The server describes its models well enough to write a client from."""
+"""The server describes its models well enough to write a client from that."""
 
 import grpc
 import messages
@@ -31,7 +31,7 @@ def test_get_model(server):
     assert get_model(server, name=messages.MODEL, version=model.summary.version).summary == model.summary
 
 
-def test_get_model_tells_what_was_measured(server):
+def test_get_model_reports_what_was_measured(server):
     model = get_model(server, name=messages.MODEL)
     sizes = [cost.batch_size for cost in model.batch_costs]
     assert sizes == sorted(sizes) and sizes[0] == 1
@@ -46,7 +46,7 @@ def test_get_model_tells_what_was_measured(server):
     [({"name": "nope"}, ["nope", messages.MODEL]), ({"name": messages.MODEL, "version": "9999"}, ["9999", messages.MODEL])],
     ids=["name", "version"],
 )
-def test_get_model_names_what_there_is(server, fields, fragments):
+def test_get_model_lists_what_exists(server, fields, fragments):
     with pytest.raises(grpc.RpcError) as raised:
         get_model(server, **fields)
     of_call(raised.value).check(grpc.StatusCode.NOT_FOUND, "NOT_FOUND", *fragments)

@@ -1,4 +1,4 @@
-"""Models that compute in 64 bits: answers are right, or refused with the reason, never wrong."""
+"""Models that compute in 64 bits: answers are right, or are refused with the reason, but never wrong."""
 
 import pathlib
 import sys
@@ -21,7 +21,7 @@ NAME_OF |= {T.UINT32: "UINT32", T.UINT64: "UINT64", T.FLOAT16: "FP16"}
 
 
 class Kind:
-    """A model, a row for it, and the right answer. rten serves `bounded` ones for small numbers only."""
+    """A model, a row for it, and the right answer. rten serves `bounded` ones only for small numbers."""
 
     def __init__(self, nodes, given, asked, gives, right, weights=(), bounded=None, harmless=False):
         self.nodes, self.given, self.gives, self.weights = nodes, given, gives, weights
@@ -72,7 +72,7 @@ def there_and_back() -> list:
 
 
 AXIS = ("axis", np.int64(1))
-# Some of these models give every item the same answer, of which a server would warn.
+# Some of these models give every item the same answer, which a server would warn about.
 ALONE = "batching = 'off'"
 KINDS = {
     "mul": Kind(of_itself("Mul"), T.INT64, [100_000], T.INT64, [10_000_000_000]),
@@ -183,7 +183,7 @@ def test_a_manifest_can_accept_it_and_the_log_says_what(tmp_path):
     warning = r"WARN.*model=mul.*operator Mul computes INT64"
     with running("--models", str(models), expected_alarms=(warning,)) as server:
         assert ask(server, "mul", KINDS["mul"], [46_340]) == [46_340**2]
-        assert server.alarms(), "it is said"
+        assert server.alarms(), "it warns"
 
 
 def test_the_library_of_an_installed_package_is_found_and_named(tmp_path, monkeypatch):

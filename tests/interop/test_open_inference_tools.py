@@ -29,7 +29,7 @@ TYPED = {
 
 
 def names_and_numbers(file: descriptor_pb2.FileDescriptorProto) -> dict:
-    """All that is on the wire: fields of messages, values of enums, methods of services, by name and number."""
+    """Everything that is on the wire: fields of messages, values of enums, methods of services, by name and number."""
     found = {}
 
     def walk(prefix: str, holder) -> None:
@@ -51,7 +51,7 @@ def names_and_numbers(file: descriptor_pb2.FileDescriptorProto) -> dict:
 
 
 def test_every_name_and_number_is_the_clients_own(server):
-    """Of what the server has; the client knows more of a model's configuration."""
+    """Of what the server has; the client knows more about a model's configuration."""
     theirs: dict = {}
     for module in (service_pb2, model_config_pb2):
         file = descriptor_pb2.FileDescriptorProto()
@@ -144,7 +144,7 @@ def test_curl(server):
 
 
 def test_curl_generates(server):
-    """Unbuffered, as somebody would watch it."""
+    """Unbuffered, the way a person would watch it."""
     request = json.dumps({"inputs": [1, 2.5]})
     answer = curl(server, f"/v2/models/{EXAMPLE}/generate_stream", "--no-buffer", "--data", request)
     assert json.loads(answer.removeprefix("data: "))["outputs"] == [2, 5]

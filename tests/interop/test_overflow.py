@@ -1,4 +1,4 @@
-"""Feeds that are faster than the model: what is dropped is said, counted and never run, and the newest is kept."""
+"""Feeds that are faster than the model: dropped items are answered, counted and never run, and the newest are kept."""
 
 from datetime import timedelta
 
@@ -23,7 +23,7 @@ EXPIRED = (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED")
 
 
 def check_answered_once(events, sent: int = SENT) -> list:
-    """The results, each item's in its turn, between nothing else than the end."""
+    """The results, one for each item in order, with nothing else but the end."""
     assert kinds(events) == ["result"] * sent + ["completed"]
     results = of_kind(events, "result")
     assert [(result.seq, result.id) for result in results] == [(seq, str(seq)) for seq in range(sent)]
@@ -34,7 +34,7 @@ def check_answered_once(events, sent: int = SENT) -> list:
 
 
 def check_counts(server, before, reason: str, ok: int, dropped: int) -> None:
-    """What the server counts is what the client saw, and only what was answered with outputs has run."""
+    """The server counts what the client saw, and only items answered with outputs have run."""
     after = await_rest(server)
     grown = {
         outcome: after.grown(before, metrics.ITEMS, model=synthetic.QUICK, outcome=outcome) for outcome in metrics.OUTCOMES
@@ -76,7 +76,7 @@ def test_dropped_items_are_answered_at_once_where_order_does_not_matter(one_lane
         for seq in range(SENT):
             feed.send(*synthetic.rows([seq]))
             if seq > 0:
-                # The one before it has made room.
+                # The previous one has made room.
                 dropped = feed.receive().result
                 assert dropped.seq == seq - 1
                 of_item(dropped).check(*DROPPED)
@@ -86,7 +86,7 @@ def test_dropped_items_are_answered_at_once_where_order_does_not_matter(one_lane
 
 
 def test_a_state_goes_on_from_the_last_window_that_ran(server):
-    """A whole recording at once: most of its windows are dropped, and the model never knows of them."""
+    """A whole recording at once: most of its windows are dropped, and the model never sees them."""
     clip = audio.LONG_SPEECH
     before = await_rest(server)
     feed = opened(server.inference, overflow=pb.OVERFLOW_POLICY_DROP_OLDEST, window_items=WINDOW_ITEMS)

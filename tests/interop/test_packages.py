@@ -1,4 +1,4 @@
-"""Models that people install: each gives in company, calm or loud, the answer that Python's onnxruntime gives for the item
+"""Models that people install: in company, calm or loud, each gives the answer that Python's onnxruntime gives for the item
 alone, or is refused with the reason."""
 
 import company
@@ -52,7 +52,7 @@ def test_answers(served, package: Package):
     random = np.random.default_rng(7)
     streams = [[package.draw(random, number % 2 == 1) for _ in range(package.items)] for number in range(STREAMS)]
     if not package.repeats:
-        # There is nothing to compare with, only that no item shares a call.
+        # There is nothing to compare with; only that no item shares a call.
         answers = [answer for stream in clients.ask(package.name, *streams) for answer in stream]
         assert {answer.batch_size for answer in answers} == {1}
         return

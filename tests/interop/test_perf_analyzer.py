@@ -1,4 +1,4 @@
-"""Triton's load generator in each of its ways to send: it finds all that it looks for, and loses nothing."""
+"""Triton's load generator in each of its ways of sending: it finds everything it looks for, and loses nothing."""
 
 import re
 import subprocess
@@ -74,7 +74,7 @@ def assert_nothing_went_wrong(server, before: metrics.Metrics, model: str, measu
     assert "queue" in measured.text and "compute infer" in measured.text
     after = await_rest(server)
     ended = {outcome: after.grown(before, metrics.ITEMS, model=model, outcome=outcome) for outcome in metrics.OUTCOMES}
-    # It goes on for a while after what it counts, and may break off what is under way at its end.
+    # It goes on for a while after what it counts, and may abandon what is under way when it ends.
     assert ended.pop("ok") >= measured.requests
     assert ended.pop("cancelled") <= 64
     assert set(ended.values()) == {0}, ended

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the server, promtool finds nothing to say against its metrics, and the ledger adds up."""
+"""A real Prometheus scrapes the server, promtool finds nothing wrong with its metrics, and the ledger adds up."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from server import PATIENCE_S, await_rest, running, wait_until
 
 @pytest.fixture(scope="module")
 def counted():
-    """A server of its own, so that the numbers are known: what it was sent, and the server."""
+    """A separate server, so that the numbers are known: what it was sent, and the server."""
     with running() as server:
         windows = 0
         for clip in audio.SPEECH[:3]:
@@ -56,7 +56,7 @@ def test_prometheus_scrapes_it(counted, tmp_path):
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
         "scrape_configs": [{"job_name": "tidemill", "static_configs": [{"targets": [server.admin_address]}]}],
     }
-    # YAML holds all of JSON.
+    # All JSON is YAML.
     (tmp_path / "prometheus.yml").write_text(json.dumps(scrape))
     command = [
         places.PROMETHEUS,

@@ -1,4 +1,4 @@
-"""Large, compressed and late messages, as real clients send them: answered as others are, or refused with the limit's name."""
+"""Large, compressed and late messages, as real clients send them: answered like any others, or refused with the limit's name."""
 
 import threading
 
@@ -30,7 +30,7 @@ def noise(samples: int) -> bytes:
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, GZIP], ids=["plain", "gzip"])
 @pytest.mark.parametrize("samples", [100, 20_000, 1_000_000])
 def test_recordings_of_any_length_in_one_message(server, compression, samples):
-    """They come in one DATA frame, in several, and are inflated here and aside."""
+    """They come in one DATA frame or in several, and are inflated in place or on the side."""
     request = pb.ScanRequest(config=messages.config(), pcm_s16le=noise(samples))
     events = list(server.inference.Scan(request, timeout=PATIENCE_S, compression=compression))
     completed = events[-1].completed
@@ -50,7 +50,7 @@ def test_a_feed_of_long_and_short_chunks_loses_nothing(server, compression):
 
 
 @pytest.mark.parametrize("method", ["Predict", "Scan", "Upload", "Feed"])
-def test_silence_that_inflates_to_very_much_is_refused_by_its_ratio(server, method):
+def test_silence_that_inflates_a_great_deal_is_refused_by_its_ratio(server, method):
     silence = bytes(8 << 20)
     call = {
         "Predict": lambda: server.inference.Predict(
@@ -87,7 +87,7 @@ def test_a_shape_of_very_many_dimensions_is_not_read_to_its_end(server):
 
 
 def test_a_stream_may_wait_between_messages_for_as_long_as_it_likes(impatient):
-    """The clock is that of a message that has begun."""
+    """The clock runs only for a message that has begun."""
     waiting = threading.Event()
 
     def requests():
@@ -102,7 +102,7 @@ def test_a_stream_may_wait_between_messages_for_as_long_as_it_likes(impatient):
 
 
 def test_a_call_whose_request_never_comes_is_ended_and_counted(impatient):
-    """A unary method that is called as a stream, of which nothing is sent."""
+    """A unary method that is called as a stream, on which nothing is sent."""
     never = threading.Event()
     call = impatient.channel.stream_unary(
         "/tidemill.v1.InferenceService/Predict", pb.PredictRequest.SerializeToString, pb.PredictResponse.FromString

@@ -1,4 +1,4 @@
-"""`tidemill serve --record FILE`: what came and when, one JSON object a line, and nothing of what was in it."""
+"""`tidemill serve --record FILE`: what arrived and when, one JSON object a line, and nothing of its contents."""
 
 import collections
 import json
@@ -28,7 +28,7 @@ FIELDS = {
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    """Lines by kind, of a server that served one feed of high priority and one prediction, and refused one."""
+    """The lines by kind, from a server that served one feed of high priority and one prediction, and refused one."""
     models = synthetic.write_models(tmp_path_factory.mktemp("models"), synthetic.QUICK, synthetic.ROWS)
     path = tmp_path_factory.mktemp("record") / "arrivals.jsonl"
     with running(
@@ -72,7 +72,7 @@ def test_each_line_is_of_a_known_kind(record, lines):
     assert lines["trace"] == [{"version": 1, "lanes": 1}]
 
 
-def test_models_and_streams_are_those_that_were(lines):
+def test_models_and_streams_are_those_that_were_served(lines):
     models = {model["name"]: model["id"] for model in lines["model"]}
     assert models.keys() == {synthetic.QUICK, synthetic.ROWS}
     assert all(model["curve_ns"] and min(model["curve_ns"]) > 0 for model in lines["model"])
@@ -110,7 +110,7 @@ def test_nothing_of_what_was_sent_is_in_it(record):
 
 
 def test_a_file_that_cannot_be_made_stops_the_server(tmp_path):
-    """Told with its path and its key, before the server serves."""
+    """It says so with the path and the key, before it serves."""
     missing = tmp_path / "missing" / "arrivals.jsonl"
     with pytest.raises(AssertionError) as raised, running("--record", str(missing)):
         pass

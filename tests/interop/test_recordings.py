@@ -1,4 +1,4 @@
-"""Recordings as ffmpeg and sox write them, by file and by pipe: the same speech is found in all of them, and what is not read is named."""
+"""Recordings as ffmpeg and sox write them, to files and to pipes: the same speech is found in all, and what cannot be read is named."""
 
 import json
 import struct
@@ -13,8 +13,8 @@ from server import PATIENCE_S
 CLIP = places.ASSETS / audio.SHORT_SPEECH
 SAMPLES = audio.sample_count(audio.SHORT_SPEECH)
 
-# Of the same speech: arguments of ffmpeg after its input, the ending of the file, and by how many samples it may be longer than it was.
-# A codec of frames ends with a whole one, unless its file says where the recording ends.
+# All of the same speech: ffmpeg's arguments after its input, the file's ending, and by how many samples it may be longer than it was. A
+# codec with frames ends with a whole one, unless its file says where the recording ends.
 FFMPEG = {
     "wav": ("", "wav", 0),
     "wav of 24 bits": ("-c:a pcm_s24le", "wav", 0),
@@ -68,7 +68,7 @@ FFMPEG_TO_PIPE = {
     "mp4 in fragments": ("-f mp4 -movflags frag_keyframe+empty_moov", 1_024),
 }
 
-# What sox writes to a file and to a pipe, by its own names of types.
+# What sox writes to a file and to a pipe, by its own names for types.
 SOX = {
     "wav": ("-t wav", 0),
     "wav of 24 bits": ("-t wav -b 24", 0),
@@ -82,7 +82,7 @@ SOX = {
     "wav of 44.1 kHz, stereo": ("-t wav -r 44100 -c 2", 1),
 }
 
-# What is known and not read: how it is made, and what it is called.
+# What is known but cannot be read: how it is made, and what it is called.
 REFUSED = {
     "opus": ("-c:a libopus -ar 48000", "ogg", "Opus in Ogg"),
     "opus in webm": ("-c:a libopus -ar 48000", "webm", "Matroska or WebM"),
@@ -123,7 +123,7 @@ class Sent:
 
 @pytest.fixture(scope="module")
 def expected(server) -> list[dict]:
-    """The segments of the recording as it is."""
+    """The segments of the original recording."""
     sent = Sent(server, "feed", CLIP)
     assert (sent.exit_code, sent.samples, sent.notes) == (0, SAMPLES, "")
     assert sent.segments
@@ -194,7 +194,7 @@ def test_what_is_not_read_is_named_with_a_command_that_converts_it(server, expec
         assert called in sent.error
         assert "ffmpeg -i" in sent.error
     sent = Sent(server, "feed", recording)
-    # The command does as it says.
+    # The command does what it says.
     command = sent.error.split("convert it: ")[1]
     subprocess.run(command, shell=True, check=True, cwd=tmp_path, capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S)
     converted = Sent(server, "feed", tmp_path / "converted.wav")
@@ -202,7 +202,7 @@ def test_what_is_not_read_is_named_with_a_command_that_converts_it(server, expec
 
 
 @pytest.mark.parametrize("name", ["wav", "aiff", "caf", "au", "flac", "vorbis", "m4a with its index first", "rf64", "wave64"])
-def test_what_is_there_of_a_recording_that_is_cut_off_is_sent_with_a_warning(server, tmp_path, name):
+def test_what_there_is_of_a_recording_that_is_cut_off_is_sent_with_a_warning(server, tmp_path, name):
     arguments, ending, _ = FFMPEG[name]
     recording = tmp_path / f"speech.{ending}"
     ffmpeg(arguments, recording)
@@ -212,14 +212,14 @@ def test_what_is_there_of_a_recording_that_is_cut_off_is_sent_with_a_warning(ser
     for sent in (Sent(server, "feed", recording), Sent(server, "feed", "-", cut)):
         assert (sent.exit_code, sent.error) == (1, None), sent.notes
         assert "warning: " in sent.notes and "is cut off" in sent.notes
-        # Of Ogg, whole pages of a second.
+        # With Ogg, in whole pages of a second.
         assert SAMPLES * 0.3 < sent.samples < SAMPLES * 0.95
 
 
 # The object type of the decoder's configuration, and the mark of an extension that it ends with.
 @pytest.mark.parametrize("changed", [b"\x2c\x08\x56\xe5\x00", b"\x14\x08\x56\xe5\x80"])
 def test_he_aac_is_refused_by_name(server, tmp_path, changed):
-    """No free encoder writes it: so the header of an AAC-LC file is made to say so."""
+    """No free encoder writes it, so the header of an AAC-LC file is made to say so."""
     recording, plain = tmp_path / "speech.m4a", b"\x14\x08\x56\xe5\x00"
     ffmpeg("", recording)
     header = recording.read_bytes()
@@ -241,7 +241,7 @@ def packets_of(adts: bytes) -> list[bytes]:
 
 
 def with_band_replication(adts: bytes) -> bytes:
-    """Frames of AAC, each with a fill element that would hold spectral band replication put before its end."""
+    """Frames of AAC, each with a fill element, as would hold spectral band replication, before its end."""
     extended = b""
     for frame in packets_of(adts):
         # Three ones end a frame, and zeros fill its last byte.
@@ -257,7 +257,7 @@ def with_band_replication(adts: bytes) -> bytes:
     return extended
 
 
-# Of AAC-LC in frames, mono; the length is to be filled in.
+# For AAC-LC in frames, mono; the length has to be filled in.
 HEADER_OF_16_KHZ = b"\xff\xf1\x60\x40\x00\x1f\xfc"
 
 
@@ -265,7 +265,7 @@ def test_he_aac_that_does_not_say_so_is_refused_too(server, tmp_path):
     recording = tmp_path / "speech.aac"
     ffmpeg("", recording)
     extended = with_band_replication(recording.read_bytes())
-    # As before to a decoder that does not know of it.
+    # Unchanged to a decoder that does not know about it.
     subprocess.run(["ffmpeg", "-v", "error", "-xerror", "-f", "aac", "-i", "-", "-f", "null", "-"], input=extended, check=True)
     sent = Sent(server, "feed", "-", extended)
     assert sent.exit_code == 2
@@ -273,7 +273,7 @@ def test_he_aac_that_does_not_say_so_is_refused_too(server, tmp_path):
 
 
 def caf_of_aac(adts: bytes, m4a: bytes) -> bytes:
-    """What Apple's programs write: a table of packets after them, and the decoder's configuration as an M4A file has it."""
+    """What Apple's programs write: the table of packets comes after them, and the decoder's configuration is as in an M4A file."""
     packets, at = packets_of(adts), m4a.index(b"esds")
     configuration = m4a[at + 8 : at - 4 + int.from_bytes(m4a[at - 4 : at])]
 
@@ -305,7 +305,7 @@ def test_aac_in_caf_is_read_though_its_table_of_packets_comes_last(server, expec
 
 
 def test_several_recordings_in_a_row_are_one(server, expected, tmp_path):
-    """Of formats that have no beginning, and of Ogg, which has several."""
+    """Formats that have no beginning, and Ogg, which has several."""
     for arguments, ending in (("", "mp3"), ("-c:a libvorbis", "ogg"), ("", "aac")):
         recording = tmp_path / f"speech.{ending}"
         ffmpeg(arguments, recording)

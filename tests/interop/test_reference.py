@@ -1,4 +1,4 @@
-"""All four modes give the probabilities that the model gives alone, and count what they did."""
+"""All four modes give the same probabilities as the model alone, and count what they did."""
 
 import asyncio
 import hashlib
@@ -27,7 +27,7 @@ def check_summary(summary: pb.Summary, results, samples: int, payload_bytes: int
     assert (summary.samples, summary.payload_bytes) == (samples, payload_bytes)
     assert summary.elapsed.ToNanoseconds() > 0
     assert summary.queue_ns == sum(result.timing.queue_ns for result in results)
-    # Each share of a call may have been rounded to a whole nanosecond.
+    # Each share of a call may be rounded to a whole nanosecond.
     shares_ns = sum(result.timing.compute_ns / max(result.timing.batch_size, 1) for result in results)
     assert summary.compute_ns == pytest.approx(shares_ns, abs=len(results))
 
@@ -53,7 +53,7 @@ def tensor_items(clip: str) -> list[pb.Item]:
 
 
 def check_results_of_clip(events, clip: str, kind_last: str) -> None:
-    """Everything that a whole pcm clip must have brought back on a stream of events."""
+    """Everything that a whole PCM clip must have given on a stream of events."""
     results = of_kind(events, "result")
     assert kinds(events)[0] == "opened" and kinds(events)[-1] == kind_last
     reference.assert_equal(probabilities(results), reference.of_clip(clip))
@@ -176,7 +176,7 @@ def test_predict_of_one_window_of_pcm(inference, samples):
 
 
 def test_streams_in_step_get_each_result_before_they_send_more(inference):
-    """As in real time: a result waits neither for later input of its stream nor for other streams."""
+    """As in real time: a result waits neither for later input on its stream nor for other streams."""
     clips = audio.SPEECH[:4]
     feeds = [FeedCall(inference, messages.feed_open()) for _ in clips]
     chunks = [audio.chunks(audio.pcm(clip), 2 * reference.WINDOW_SAMPLES)[:60] for clip in clips]

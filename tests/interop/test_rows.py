@@ -1,4 +1,4 @@
-"""Items of different lengths in one call, and what `GetModel` says of their padding and of what calls cost."""
+"""Items of different lengths in one call, and what `GetModel` says about their padding and the cost of calls."""
 
 import grpc
 import messages
@@ -18,7 +18,7 @@ def model(server, name: str) -> model_pb2.ModelDetail:
 
 
 def check_costs(costs) -> None:
-    """Durations of calls of 1, 2, 4 … items."""
+    """How long calls of 1, 2, 4 … items take."""
     assert [cost.batch_size for cost in costs] == [2**power for power in range(len(costs))] != []
     for cost in costs:
         assert cost.duration.ToNanoseconds() > 0, costs
@@ -45,7 +45,7 @@ def test_padding_is_described(one_lane):
 
 
 def together(server, *sent: list[float]) -> list:
-    """The results of items, one of each stream, that all wait when the lane becomes free."""
+    """The results of items, one from each stream, that are all waiting when the lane becomes free."""
     with synthetic.lane_blocked(server):
         feeds = [synthetic.feed(server, synthetic.ROWS) for _ in sent]
         for feed, values in zip(feeds, sent, strict=True):
@@ -85,12 +85,12 @@ def test_a_row_beyond_the_last_bucket_is_refused(one_lane):
     assert synthetic.numbers(fits.outputs) == [2] * 8
 
 
-def test_each_shape_that_came_has_a_cost(one_lane):
-    """Trial calls had rows of the last bucket; shorter rows get a cost of their own."""
+def test_each_shape_that_arrived_has_a_cost(one_lane):
+    """Trial calls had rows of the last bucket; shorter rows get their own cost."""
     together(one_lane, [1, 2, 3], [1, 2])
     await_rest(one_lane)
     detail = model(one_lane, synthetic.ROWS)
-    assert detail.shape_costs, "no shape has a cost of its own"
+    assert detail.shape_costs, "no shape has its own cost"
     for shape in detail.shape_costs:
         check_costs(shape.batch_costs)
         assert 0 < shape.item_bytes <= synthetic.ROWS_BUCKETS[-1] * FLOAT_BYTES

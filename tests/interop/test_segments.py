@@ -1,4 +1,4 @@
-"""Speech is found where the model says it is, on every mode alike, and nowhere else."""
+"""Speech is found where the model says it is, in every mode alike, and nowhere else."""
 
 import audio
 import messages
@@ -22,7 +22,7 @@ def scan(inference, clip: str) -> list:
 
 
 def long_runs(clip: str, rules) -> list[tuple[int, int]]:
-    """Stretches of windows over the threshold that are too long to be dropped, as first and last sample."""
+    """Stretches of windows over the threshold that are long enough to be kept, as first and last sample."""
     runs, begin = [], None
     for index, probability in enumerate([*reference.of_clip(clip), 0.0]):
         if probability >= rules.threshold and begin is None:

@@ -1,4 +1,4 @@
-"""Calls that take too long, clients that say nothing, clients that are gone: each frees what it held."""
+"""Calls that take too long, clients that fall silent, clients that are gone: each frees what it held."""
 
 import audio
 import grpc
@@ -16,7 +16,7 @@ DEADLINE_EXCEEDED = (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED")
 
 @pytest.fixture(scope="module")
 def impatient():
-    """A server that gives silent clients a second."""
+    """A server that gives silent clients one second."""
     with running("--set", "session.idle_timeout_s=1", "--set", "session.open_timeout_s=1") as server:
         yield server
 
@@ -62,7 +62,7 @@ def test_an_upload_that_goes_silent_is_ended(impatient):
 
 @pytest.mark.parametrize("method", ["Feed", "Upload"])
 def test_the_grpc_timeout_ends_a_stream_on_the_server(server, method):
-    """Frames by hand: a gRPC library would end the call by itself at the same moment and hide the server's answer."""
+    """Frames by hand: a gRPC library would itself end the call at the same moment and hide the server's answer."""
     opening = messages.feed_open() if method == "Feed" else messages.upload()
     with raw_http2.call(server.address, method, grpc_timeout="50m") as call:
         call.send(raw_http2.framed(opening.SerializeToString()))

@@ -16,13 +16,13 @@ BURST = 10
 
 
 def drop(feed) -> None:
-    """Sends more than is run, and waits until it is all answered."""
+    """Sends more than is run, and waits until all of it is answered."""
     feed.send(*synthetic.rows(range(BURST)), messages.feed_flush())
     feed.receive_until("flushed")
 
 
-def test_drops_are_told_by_reason(one_lane):
-    """Drops go on for as long as `top` looks."""
+def test_drops_are_counted_by_reason(one_lane):
+    """Drops go on for as long as `top` watches."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
     command = [places.SERVER, "top", "--once", "--json", "--interval", "1s", "--admin", one_lane.admin_address]
     latest = synthetic.feed(one_lane, synthetic.SLOW, overflow=pb.OVERFLOW_POLICY_LATEST, priority=pb.PRIORITY_HIGH)
@@ -47,7 +47,7 @@ def test_drops_are_told_by_reason(one_lane):
     dropped = slow["dropped_per_s"]
     assert dropped.keys() == {"overflow", "max_age", "late"}
     assert dropped["overflow"] > 0 and dropped["max_age"] > 0
-    # All of the one reason, and no item is counted twice.
+    # All for the same reason, and no item is counted twice.
     assert abs(sum(dropped.values()) - slow["ended_per_s"]["dropped"]) < 1e-6
     assert 0 < slow["ended_total"]["dropped"] <= after.total(metrics.ITEMS, model=synthetic.SLOW, outcome="dropped")
     assert slow["ended_per_s"]["ok"] > 0

@@ -42,7 +42,7 @@ def test_a_refusal(server):
 
 
 async def requests(steps):
-    """Requests as the client takes them, each once the one before it has been taken."""
+    """Requests as the client takes them, each once the previous one has been taken."""
     for step in steps:
         yield step
 
@@ -86,7 +86,7 @@ def test_each_response_comes_before_the_next_request_is_made(server):
     assert event_loop.run(converse()) == 50
 
 
-def test_errors_stand_among_the_responses(server):
+def test_errors_are_in_order_among_the_responses(server):
     steps = [{"model_name": model, "inputs": numbers([1])} for model in (EXAMPLE, "nope", EXAMPLE)]
 
     async def answers():
@@ -125,6 +125,6 @@ def test_cancelling_a_stream_frees_what_waits(one_lane):
         event_loop.run(cancelled())
         wait_until(
             lambda: one_lane.metrics().grown(before, metrics.ITEMS, model=synthetic.QUICK, outcome="cancelled") == queued,
-            "what a cancelled stream had sent stays in the queue",
+            "what a cancelled stream sent stays in the queue",
         )
         assert one_lane.metrics().total(metrics.ITEMS_IN_FLIGHT, model=synthetic.STUCK) == 1

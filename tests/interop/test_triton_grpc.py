@@ -1,4 +1,4 @@
-"""Single requests of Triton's gRPC client."""
+"""Single requests from Triton's gRPC client."""
 
 import audio
 import messages
@@ -57,7 +57,7 @@ def test_several_items_in_one_request(client):
     np.testing.assert_array_equal(client.infer(EXAMPLE, numbers(values, count=5)).as_numpy("outputs"), 2 * values)
 
 
-def test_items_of_a_stateful_model_that_belong_to_no_sequence_start_afresh(client):
+def test_items_of_a_stateful_model_outside_a_sequence_start_fresh(client):
     fresh = windows(audio.SHORT_SPEECH, 20)
     expected = [reference.run([values])[0] for values in fresh]
     batch = client.infer(messages.MODEL, [tensor("input", np.stack(fresh))]).as_numpy("output")
@@ -78,7 +78,7 @@ def test_a_named_version(client):
 def test_outputs_are_those_that_were_asked_for_in_that_order(typed_client, wanted):
     floats, integers = np.array([[1.5, 2]], "f4"), np.array([[1, 2, 2**30]], "i4")
     outputs = wanted and [triton.InferRequestedOutput(name) for name in wanted]
-    # Inputs in another order than the model's.
+    # Inputs in an order other than the model's.
     inputs = [tensor("integers", integers), tensor("floats", floats)]
     result = typed_client.infer(synthetic.PAIR, inputs, outputs=outputs)
     expected = {"out_floats": 2 * floats, "out_integers": np.array([[2, 4, 2**31 - 1]])}
@@ -103,7 +103,7 @@ def test_two_byte_numbers(typed_client):
     np.testing.assert_array_equal(result.as_numpy("out_brain"), brain)
 
 
-def test_parameters_that_the_server_does_not_know_are_passed_over(client):
+def test_parameters_that_the_server_does_not_know_are_ignored(client):
     parameters = {"colour": "red", "count": 3, "share": 0.5, "really": True}
     result = client.infer(EXAMPLE, numbers([1]), priority=1, timeout=10_000_000, parameters=parameters)
     np.testing.assert_array_equal(result.as_numpy("outputs"), [[2]])
@@ -129,7 +129,7 @@ def test_a_sequence_of_single_calls(server, client, id):
 
 
 def test_sequences_of_single_calls_do_not_touch_one_another(client):
-    """Their calls are in flight together; those of one sequence follow one another."""
+    """Their calls are in flight at once; those of one sequence follow one another."""
     count = 15
     said: dict[str, list[float]] = {clip: [] for clip in CLIPS}
     for index in range(count):
@@ -173,7 +173,7 @@ def test_an_unknown_output_is_named(client):
     assert_says(error, "wrong", "outputs")
 
 
-def test_data_of_another_length_than_the_shape_takes(client):
+def test_data_whose_length_does_not_fit_the_shape(client):
     made = tensor("inputs", np.ones((1, 4)))
     made.set_shape([1, 5])
     error = refusal(client.infer, EXAMPLE, [made])

@@ -87,7 +87,7 @@ def test_elements_of_any_length(typed_client, binary):
     texts = np.array([["", "tide", "naïve ✓"], ["a", "b", "x" * 100_000]], object)
     outputs = [triton.InferRequestedOutput("out_text", binary_data=binary)]
     found = typed_client.infer(synthetic.TEXTS, [tensor("text", texts, binary)], outputs=outputs).as_numpy("out_text")
-    # JSON has texts where binary data have bytes.
+    # JSON has strings where binary data has bytes.
     expected = texts.tolist() if not binary else [[text.encode() for text in row] for row in texts.tolist()]
     assert found.tolist() == expected
 
@@ -101,7 +101,7 @@ def test_a_sequence(client):
     reference.assert_equal([result.as_numpy("output").item() for result in said], reference.of_clip(CLIP)[:15])
 
 
-def test_what_the_server_tells(client):
+def test_what_the_server_says_about_itself(client):
     assert client.is_server_live() and client.is_server_ready() and client.is_model_ready(EXAMPLE)
     assert not client.is_model_ready("nope")
     assert {"statistics", "sequence", "binary_tensor_data"} <= set(client.get_server_metadata()["extensions"])
@@ -143,7 +143,7 @@ def test_a_missing_start(client):
 
 
 def post(server, path: str, body: dict) -> tuple[int, str, str]:
-    """Status, content type and body of the answer, from a client that knows only JSON."""
+    """Status, content type and body of the answer, for a client that knows only JSON."""
     request = urllib.request.Request(
         f"http://{server.http_address}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )

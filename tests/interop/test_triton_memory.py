@@ -1,4 +1,4 @@
-"""Tensors that Triton's client puts into shared memory, and takes out of it."""
+"""Tensors that Triton's client puts into shared memory and takes out of it."""
 
 import contextlib
 import os
@@ -43,7 +43,7 @@ class Region:
         return made
 
     def output(self, name: str, size: int, offset: int = 0) -> triton.InferRequestedOutput:
-        """An output that is to be put here."""
+        """An output that should go here."""
         wanted = triton.InferRequestedOutput(name)
         wanted.set_shared_memory(self.name, size, offset)
         return wanted
@@ -70,7 +70,7 @@ def refused(call, *arguments, **options) -> InferenceServerException:
 
 
 def test_input_and_output(client):
-    """Both in one region, beside each other."""
+    """Both in one region, next to each other."""
     values = np.arange(COUNT, dtype=np.float64).reshape(1, -1)
     with region(client, 2 * BYTES) as memory:
         result = client.infer(
@@ -143,7 +143,7 @@ def test_a_region_that_is_too_small(client):
         assert_says(small, "outputs", "64", "32")
 
 
-def test_memory_that_there_is_not(client):
+def test_memory_that_does_not_exist(client):
     error = refused(client.register_system_shared_memory, "nowhere", f"/tidemill-{uuid.uuid4().hex}", 64)
     assert code(error) in ("INVALID_ARGUMENT", "NOT_FOUND")
     for key in ("/../etc/passwd", "/..", "/"):
@@ -151,11 +151,11 @@ def test_memory_that_there_is_not(client):
 
 
 def test_memory_that_shrinks_breaks_nothing(server, client):
-    """A client that takes the memory away hurts its own request and not the server."""
+    """A client that takes the memory away harms its own request, not the server."""
     with region(client, BYTES) as memory:
         made = memory.input("inputs", np.ones((1, COUNT)))
         os.truncate(f"/dev/shm{memory.key}", 64)
         assert code(refused(client.infer, EXAMPLE, [made])) in ("INVALID_ARGUMENT", "NOT_FOUND")
         assert server.is_running() and client.is_server_live()
-        # The client's own mapping is still as large as it was.
+        # The client's own mapping keeps its size.
         os.truncate(f"/dev/shm{memory.key}", BYTES)

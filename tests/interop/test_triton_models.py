@@ -1,4 +1,4 @@
-"""What the server tells Triton's gRPC client of itself, of its models and of what they have done."""
+"""What the server tells Triton's gRPC client about itself, its models and what they have done."""
 
 import messages
 import numpy as np
@@ -76,7 +76,7 @@ def test_how_a_model_is_set_up(client):
 
 @pytest.mark.parametrize("ask", ["get_model_metadata", "get_model_config", "get_inference_statistics"])
 @pytest.mark.parametrize(("model", "version"), [("nope", ""), (EXAMPLE, "9")], ids=["name", "version"])
-def test_what_there_is_not(client, ask, model, version):
+def test_what_does_not_exist(client, ask, model, version):
     with pytest.raises(InferenceServerException) as raised:
         getattr(client, ask)(model, version)
     assert code(raised.value) == "NOT_FOUND"
@@ -108,7 +108,7 @@ def assert_adds_up(statistics) -> None:
 
 
 def test_statistics_add_up(typed_server, typed_client):
-    """Over single calls, calls with several items, and streams; items count, whatever they came in."""
+    """Over single calls, calls with several items, and streams; items count, however they arrived."""
     before = statistics_of(typed_client, EXAMPLE)
     for _ in range(3):
         typed_client.infer(EXAMPLE, numbers([1]))
@@ -180,12 +180,12 @@ class TestRepository:
         client.load_model(synthetic.QUICK)
         assert client.is_model_ready(synthetic.QUICK) and self.run(client, synthetic.QUICK) == [[2]]
 
-    def test_a_model_that_was_put_there_meanwhile_is_loaded(self, client, folder):
+    def test_a_model_that_was_added_since_is_loaded(self, client, folder):
         synthetic.write_models(folder, synthetic.SLOW)
         client.load_model(synthetic.SLOW)
         assert self.index(client)[synthetic.SLOW] == "READY" and self.run(client, synthetic.SLOW) == [[2]]
 
-    def test_a_model_that_was_changed_is_loaded_anew(self, client, folder):
+    def test_a_model_that_was_changed_is_loaded_again(self, client, folder):
         manifest = folder / synthetic.QUICK / "model.toml"
         manifest.write_text(manifest.read_text().replace("double", "identity"))
         assert self.run(client, synthetic.QUICK) == [[2]]
@@ -193,7 +193,7 @@ class TestRepository:
         assert self.run(client, synthetic.QUICK) == [[1]]
 
     @pytest.mark.parametrize("change", ["load_model", "unload_model"])
-    def test_a_model_that_there_is_not(self, client, change):
+    def test_a_model_that_does_not_exist(self, client, change):
         with pytest.raises(InferenceServerException) as raised:
             getattr(client, change)("nope")
         assert code(raised.value) == "NOT_FOUND"

@@ -1,4 +1,4 @@
-"""Streams of requests of Triton's gRPC client: order, sequences, errors, and what is left when a stream ends."""
+"""Streams of requests from Triton's gRPC client: order, sequences, errors, and what is left when a stream ends."""
 
 import itertools
 
@@ -40,7 +40,7 @@ def expected(clip: str, count: int = COUNT) -> np.ndarray:
 
 
 def test_responses_come_in_the_order_of_the_requests(stream):
-    """Of two models, one of which takes much longer, and of large and small items."""
+    """To two models, one of which takes much longer, with large and small items."""
     speech = windows(audio.SHORT_SPEECH, 1)[0]
     for index in range(60):
         if index % 3 == 0:
@@ -65,8 +65,8 @@ def test_interleaved_sequences_on_one_stream(stream):
         reference.assert_equal(said[:, number], expected(clip))
 
 
-def test_names_and_numbers_of_sequences_are_different_things(stream):
-    """`7` and `"7"` are two sequences, as in the protocol's own words: the id is a number or a text."""
+def test_the_same_number_as_a_name_is_another_sequence(stream):
+    """`7` and `"7"` are two sequences, as the protocol has it: the id is a number or a string."""
     clips = {7: CLIPS[0], "7": CLIPS[1]}
     for index, (id, clip) in itertools.product(range(COUNT), clips.items()):
         stream.send_window(windows(clip, COUNT)[index], **sequence(id, index, COUNT))
@@ -76,7 +76,7 @@ def test_names_and_numbers_of_sequences_are_different_things(stream):
 
 
 def test_several_clients_with_the_same_id(server):
-    """A sequence is its stream's own: nobody can step on it by choosing its number."""
+    """A sequence belongs to its stream: nobody can disturb it by choosing its number."""
     streams = [InferStream(server.address) for _ in CLIPS]
     for index in range(COUNT):
         for stream, clip in zip(streams, CLIPS, strict=True):
@@ -86,7 +86,7 @@ def test_several_clients_with_the_same_id(server):
             reference.assert_equal(stream.probabilities(COUNT), expected(clip))
 
 
-def test_a_sequence_that_ended_may_begin_anew(stream):
+def test_a_sequence_that_ended_may_begin_again(stream):
     for _ in range(3):
         for index, values in enumerate(windows(CLIPS[0], COUNT)):
             stream.send_window(values, **sequence(5, index, COUNT))
@@ -115,7 +115,7 @@ def test_a_missing_start_is_an_answer_and_the_stream_goes_on(stream):
     stream.send_window(values[1], sequence_id=1, sequence_end=True)
     first = stream.probabilities(1)
     error = stream.error()
-    assert error.status() is None, "it is said inside the stream, not by its status"
+    assert error.status() is None, "it comes inside the stream, not as its status"
     assert_says(error, *MISSING_START, "2")
     reference.assert_equal(first + stream.probabilities(1), expected(CLIPS[0], 2))
 
@@ -129,7 +129,7 @@ def test_a_missing_start_is_an_answer_and_the_stream_goes_on(stream):
     ],
     ids=["model", "datatype", "shape"],
 )
-def test_errors_stand_where_the_response_would(stream, model, inputs, words):
+def test_errors_come_where_the_response_would(stream, model, inputs, words):
     stream.send(EXAMPLE, numbers([1]))
     stream.send(model, inputs)
     stream.send(EXAMPLE, numbers([2]))
@@ -149,7 +149,7 @@ def test_an_error_ends_the_stream_for_clients_that_ask_for_it(server):
         pass
 
 
-def test_the_last_response_says_so_to_those_who_ask(stream):
+def test_the_last_response_says_so_to_clients_that_ask(stream):
     stream.send(EXAMPLE, numbers([1]), enable_empty_final_response=True)
     stream.send(EXAMPLE, numbers([1]))
     asked, silent = (stream.result().get_response().parameters for _ in range(2))
@@ -175,7 +175,7 @@ def test_a_stream_that_is_cancelled_leaves_nothing_behind(server):
 
 
 def test_sequences_of_a_stream_that_ended_are_gone(server):
-    """Also those that it never ended itself; over single calls they were never there."""
+    """Even those that it never ended; over single calls they never existed."""
     with InferStream(server.address) as stream:
         stream.send_window(windows(CLIPS[0], 1)[0], sequence_id=31, sequence_start=True)
         stream.probabilities(1)
@@ -189,7 +189,7 @@ def test_sequences_of_a_stream_that_ended_are_gone(server):
 
 
 def test_a_timeout_that_passes_in_the_queue_is_an_answer(one_lane):
-    """Microseconds, in the protocol; told while the lane is busy, and the model never runs on it."""
+    """Microseconds, in the protocol; it is answered while the lane is busy, and the model never runs on it."""
     before = one_lane.metrics()
     with synthetic.lane_blocked(one_lane), InferStream(one_lane.address) as stream:
         stream.send(synthetic.QUICK, [tensor("x", np.ones((1, 1), "f4"))], timeout=10_000)
@@ -223,7 +223,7 @@ def test_single_calls_end_with_the_timeout_the_clients_limit_or_its_cancelling(o
 
 
 def test_priorities(one_lane):
-    """1 is the most urgent, 2 what is usual, as is none, and more is less urgent."""
+    """1 is the most urgent, 2 is the usual one, as is none, and anything higher is less urgent."""
     before = await_rest(one_lane)
     with triton.InferenceServerClient(one_lane.address) as client:
         for priority in (1, 2, 0, 3, 9, 2**32):

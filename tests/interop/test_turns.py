@@ -1,4 +1,4 @@
-"""Who goes first when the only lane is free: priorities, and fair shares of tenants."""
+"""What goes first when the only lane is free: priorities, and fair shares of tenants."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from server import CHANNEL_OPTIONS, PATIENCE_S, await_rest
 from tidemill.v1 import inference_pb2_grpc
 
 BACKLOG = 20
-# Of the many tenants' streams, each; of the single one.
+# The flooding tenant's streams, the items of each of them, and those of the single one.
 FLOODING_STREAMS = 10
 FLOOD_ITEMS = 200
 SINGLE_ITEMS = 12
@@ -39,7 +39,7 @@ def waits_ns(events) -> list[int]:
     ids=["high-low", "high-unspecified", "normal-low", "unspecified-low"],
 )
 def test_a_higher_priority_overtakes_a_backlog(one_lane, first, last):
-    """What came later and waited for a shorter time than all of the backlog was run before it."""
+    """What came later, and waited for less time than all of the backlog, was run before it."""
     with synthetic.lane_blocked(one_lane):
         backlog = synthetic.feed(one_lane, synthetic.QUICK, priority=last)
         backlog.send(*synthetic.rows(range(BACKLOG)))
@@ -56,7 +56,7 @@ def test_a_higher_priority_overtakes_a_backlog(one_lane, first, last):
 
 
 def test_a_higher_priority_overtakes_long_calls_too(one_lane):
-    """Each call takes longer than a priority may be passed over for; that must not make the lower one overdue after each."""
+    """Each call takes longer than a priority may be passed over; that must not make the lower one overdue after every call."""
     low = synthetic.feed(one_lane, synthetic.STUCK, priority=pb.PRIORITY_LOW)
     low.send(*synthetic.rows(range(2)))
     synthetic.await_items(one_lane, metrics.ITEMS_QUEUED, synthetic.STUCK, 1)
@@ -80,7 +80,7 @@ def test_waits_are_counted_by_priority(one_lane):
 
 
 async def shares(server, single: str) -> tuple[int, int]:
-    """Results of one stream of the tenant `single`, and those of ten streams of the tenant `flood` until it has its last."""
+    """The results of one stream of the tenant `single`, and those of ten streams of the tenant `flood` until `single` has its last."""
     others = 0
 
     async def flood(stub, opened: asyncio.Event) -> None:
@@ -117,7 +117,7 @@ async def shares(server, single: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize("single", ["lone", "flood"], ids=["tenant-of-its-own", "tenant-of-the-others"])
 def test_tenants_share_the_lane_however_many_streams_each_has(one_lane, single):
-    """Two tenants get a half each; eleven streams of one tenant an eleventh each."""
+    """Two tenants get half each; eleven streams of one tenant get an eleventh each."""
     own, others = event_loop.run(shares(one_lane, single))
     await_rest(one_lane)
     assert own == SINGLE_ITEMS

@@ -1,4 +1,4 @@
-"""Clients that do not read. grpcio takes a message from its transport when it is asked for one, so the HTTP/2 window fills."""
+"""Clients that do not read. grpcio takes a message from its transport only when asked for one, so the HTTP/2 window fills."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ POLICIES = {
     "latest": pb.UNREAD_POLICY_LATEST,
     "disconnect": pb.UNREAD_POLICY_DISCONNECT,
 }
-# The client's window stays as it is: a wider one only takes more to fill.
+# The client's window stays as it is: a wider one would only take more to fill.
 NARROW = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
 
 
 @contextlib.contextmanager
 def unread_feed(server: Server, count: int, **fields) -> Iterator[FeedCall]:
-    """A feed that is answered with far more than its client's window holds, and of which nobody reads."""
+    """A feed that is answered with far more than its client's window holds, and that nobody reads."""
     with grpc.insecure_channel(server.address, [*NARROW, ("grpc.use_local_subchannel_pool", 1)]) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         opening = feed_open(TENSORS, model=synthetic.ECHO, window_items=WINDOW_ITEMS, **fields)
@@ -45,14 +45,14 @@ def await_gauge(server: Server, name: str, value: int) -> None:
 
 
 def waiting(server: Server, before: Metrics) -> float:
-    """Results that wait for one feed's client once all its items have come."""
+    """The results that wait for one feed's client once all its items have come in."""
     after = server.metrics()
     left = after.grown(before, metrics.ITEMS_HANDED_OUT, model=synthetic.ECHO)
     return SENT - left - after.grown(before, metrics.RESULTS_SKIPPED)
 
 
 def check_told_once(events, sent: int = SENT) -> list[tuple[int, int]]:
-    """Each item is told of once, in order: by its own result, or as one of those skipped. Returns the gaps."""
+    """Each item is reported once, in order: by its own result, or as one of those skipped. Returns the gaps."""
     first, *middle, last = events
     assert (first.WhichOneof("event"), last.WhichOneof("event")) == ("opened", "completed")
     due, gaps = 0, []
@@ -67,7 +67,7 @@ def check_told_once(events, sent: int = SENT) -> list[tuple[int, int]]:
                 assert synthetic.numbers(event.result.outputs) == [due] * synthetic.ECHO_ELEMENTS
                 due += 1
             case kind:
-                raise AssertionError(f"{kind} has no place here")
+                raise AssertionError(f"{kind} does not belong here")
     assert due == sent
     skipped = sum(count for _, count in gaps)
     assert (last.completed.items, last.completed.ok, last.completed.errors) == (sent, sent - skipped, 0)
@@ -80,8 +80,8 @@ def check_told_once(events, sent: int = SENT) -> list[tuple[int, int]]:
 def test_the_newest_results_are_kept(one_lane, unread, kept):
     before = await_rest(one_lane)
     with unread_feed(one_lane, SENT, unread=unread) as feed:
-        # The model runs on everything, though nothing is read; what has left for the transport is not given up.
-        wait_until(lambda: waiting(one_lane, before) == kept, "it never came to be that only the newest results wait")
+        # The model runs on everything even though nothing is read; what has left for the transport is not given up.
+        wait_until(lambda: waiting(one_lane, before) == kept, "it never happened that only the newest results wait")
         await_gauge(one_lane, metrics.STREAMS_UNREAD, 1)
         assert one_lane.metrics().total(metrics.STREAMS_STALLED) == 0
         events = feed.finish()
@@ -102,8 +102,8 @@ def test_a_feed_that_blocks_is_not_read_either_and_loses_nothing(one_lane):
     with unread_feed(one_lane, SENT) as feed:
         await_gauge(one_lane, metrics.STREAMS_UNREAD, 1)
         with unread_feed(one_lane, SENT, unread=pb.UNREAD_POLICY_LATEST) as other:
-            # By the time that the other one has been read to its end, this one would have been too.
-            wait_until(lambda: grown(metrics.ITEMS, outcome="ok") >= SENT, "the feed that goes on did not")
+            # By the time the other one has been read to its end, this one would have been too.
+            wait_until(lambda: grown(metrics.ITEMS, outcome="ok") >= SENT, "the feed that should go on did not")
             other.finish()
         assert grown(metrics.ITEMS_RECEIVED, model=synthetic.ECHO) < SENT + SENT
         assert check_told_once(feed.finish()) == []
@@ -137,7 +137,7 @@ def test_a_client_that_reads_loses_nothing_under_any_policy(one_lane, policy):
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory):
-    """A server that gives clients a second to take something of what it has for them."""
+    """A server that gives clients a second to take some of what it has for them."""
     models = synthetic.write_models(tmp_path_factory.mktemp("models"), synthetic.ECHO)
     with running("--models", str(models), "--set", "models.embedded=false", "--set", "session.unread_timeout_s=1") as server:
         yield server

@@ -1,4 +1,4 @@
-"""Clients that are programs, and what a browser would send for a web page: the first are served, the second is not."""
+"""Clients that are programs, and what a browser would send for a web page: the programs are served, the page is not."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def error(body: str) -> str:
     return json.loads(body)["error"]
 
 
-# What browsers add of themselves to what a page asks for, and a page cannot change.
+# What browsers add to a page's requests by themselves, and a page cannot change.
 PAGES = {
     "fetch": ["--header", "Origin: http://evil.example", "--header", "Sec-Fetch-Site: cross-site", "--header", "Sec-Fetch-Mode: no-cors"],
     "form": ["--header", "Origin: null", "--header", "Sec-Fetch-Site: cross-site", "--header", "Sec-Fetch-Mode: navigate"],
@@ -52,13 +52,13 @@ PAGES = {
 
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("path", [GENERATE, UNLOAD])
-def test_a_page_of_another_site(server, page, path):
+def test_a_page_from_another_site(server, page, path):
     status, body = curl(server, path, *PAGES[page], "--header", "Content-Type: text/plain", "--data", NUMBERS)
     assert status == 403 and "server.allowed_origins" in error(body), body
     assert curl(server, GENERATE, "--data", NUMBERS)[0] == 200
 
 
-def test_a_name_that_was_made_to_lead_here(server):
+def test_a_name_made_to_point_here(server):
     port = server.http_address.rsplit(":", 1)[1]
     status, body = curl(server, "/v2", "--header", f"Host: evil.example:{port}")
     assert status == 403 and "evil.example" in error(body) and "server.allowed_hosts" in error(body), body
@@ -79,7 +79,7 @@ def test_curl_loads_a_model_as_json_and_not_as_a_form(server):
 
 
 def test_tritons_http_client_loads_and_unloads(server):
-    """It says no content type."""
+    """It names no content type."""
     with tritonclient.http.InferenceServerClient(server.http_address) as client:
         client.unload_model(EXAMPLE)
         assert not client.is_model_ready(EXAMPLE)
@@ -91,7 +91,7 @@ def test_tritons_http_client_loads_and_unloads(server):
 WARNING = r"WARN .*server\.(grpc|http|admin)_addr = 0\.0\.0\.0:0 is open to other machines, with neither authentication nor encryption"
 
 
-def test_a_server_for_others_warns_and_changes_nothing():
+def test_a_server_open_to_others_warns_and_refuses_changes():
     with running(address="0.0.0.0", expected_alarms=(WARNING,)) as server:
         assert len([line for line in server.log if "is open to other machines" in line]) == 3, server.log
         local = server.http_address.replace("0.0.0.0", "127.0.0.1"), server.address.replace("0.0.0.0", "127.0.0.1")
@@ -108,7 +108,7 @@ def test_a_server_for_others_warns_and_changes_nothing():
             assert client.is_model_ready(EXAMPLE)
 
 
-def test_reflection_that_is_off():
+def test_reflection_can_be_off():
     with running("--set", "control.reflection=off") as server:
         stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
         question = reflection_pb2.ServerReflectionRequest(list_services="")
@@ -139,7 +139,7 @@ def slow(tmp_path):
 
 
 def test_many_feeds_that_are_held_back_keep_their_connection(slow):
-    """Faster than the model by far, on one channel."""
+    """Far faster than the model, on one channel."""
     with slow.connect() as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         rows = synthetic.rows([1.0] * FEED_ITEMS)
@@ -148,7 +148,7 @@ def test_many_feeds_that_are_held_back_keep_their_connection(slow):
             feed.send(*rows)
         wait_until(
             lambda: slow.metrics().total(metrics.STREAMS_STALLED, method="feed") == FEEDS,
-            lambda: f"the feeds are not all held back:\n{slow.get('/metrics')[1]}",
+            lambda: f"not all of the feeds are held back:\n{slow.get('/metrics')[1]}",
         )
         assert {event.WhichOneof("event") for event in feeds[0].receive_until("result", 20)} == {"result"}
         # Behind all of that, on the same connection.

@@ -17,7 +17,7 @@ DATA = "model.onnx.data"
 
 
 def save(folder: pathlib.Path, value: float, **options) -> None:
-    """x · w + c, and a row of a table: all weights are `value`."""
+    """x · w + c, and a row of a table; all weights are `value`."""
     shapes = (("w", (2, 4)), ("c", (4,)), ("table", (300, 4)))
     weights = [numpy_helper.from_array(np.full(shape, value, np.float32), name) for name, shape in shapes]
     nodes = [
@@ -44,9 +44,9 @@ def answer(server, name: str) -> float:
 
 @pytest.fixture(params=["rten", "onnxruntime"])
 def arguments(request, tmp_path, monkeypatch):
-    """For a server on each engine, started in a folder that holds the weights of another model."""
+    """For a server on each engine, started in a folder that holds another model's weights."""
     models, elsewhere = tmp_path / "models", tmp_path / "elsewhere"
-    # Small tensors stay in the model, or lie in the other file too.
+    # Small tensors stay in the model, or are in the other file too.
     save(models / "a/1", 1.0, size_threshold=1024)
     save(models / "b/1", 100.0, size_threshold=1024)
     save(models / "c/1", 1000.0, size_threshold=0)

@@ -1,4 +1,4 @@
-//! Sound to send: a recording of speech if there is a folder of them, else a hum that moves the model as well.
+//! Sound to send: a recording of speech if there is a folder of them, otherwise a hum that the model responds to as well.
 
 use std::{env, path::PathBuf};
 
@@ -16,7 +16,7 @@ const CONTEXT: usize = 64;
 const FOLDER_VARIABLE: &str = "TIDEMILL_TEST_ASSETS";
 const RECORDING: &str = "sense_and_sensibility_01_austen_64kb-0880.wav";
 
-/// So many samples at 16 kHz, of which number `stream` has its own.
+/// This many samples at 16 kHz; each `stream` gets its own.
 pub(crate) fn sound(samples: usize, stream: usize) -> Vec<i16> {
     let recorded = env::var_os(FOLDER_VARIABLE).map(|folder| recording(PathBuf::from(folder).join(RECORDING)));
     recorded.map_or_else(|| hum(samples, stream), |recorded| part(&recorded, samples, stream))
@@ -27,7 +27,7 @@ pub(crate) fn bytes(samples: &[i16]) -> Bytes {
     samples.iter().flat_map(|sample| sample.to_le_bytes()).collect()
 }
 
-/// What the server's framing makes of `samples`: windows with what came before them, the last one padded.
+/// What the server's framing makes of `samples`: windows with their context in front, the last one padded.
 pub(crate) fn windows(samples: &[i16]) -> Vec<Item> {
     let mut padded = vec![0.0_f32; CONTEXT];
     padded.extend(samples.iter().map(|sample| f32::from(*sample) / 32_768.0));
@@ -43,12 +43,12 @@ fn recording(path: PathBuf) -> Vec<i16> {
     reader.into_samples().map(|sample| sample.expect("16-bit samples")).collect()
 }
 
-/// Begins elsewhere for each stream, and begins again where the recording ends.
+/// Begins at a different place for each stream, and starts over where the recording ends.
 fn part(recorded: &[i16], samples: usize, stream: usize) -> Vec<i16> {
     recorded.iter().cycle().skip(stream * 997 % recorded.len()).take(samples).copied().collect()
 }
 
-/// A voice-like hum with overtones that swells and fades, at a pitch of the stream's own.
+/// A voice-like hum with overtones that swells and fades, at the stream's own pitch.
 fn hum(samples: usize, stream: usize) -> Vec<i16> {
     let pitch_hz = 110.0 + 7.0 * stream as f32;
     (0..samples)

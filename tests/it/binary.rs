@@ -1,4 +1,4 @@
-//! The server as a process of its own: what it says on standard error, how it ends, and signals to it.
+//! The server as a separate process: what it says on standard error, how it ends, and signals to it.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -10,10 +10,10 @@ use std::{
 
 use crate::serving::PATIENCE;
 
-/// Lines that may wait to be looked at; more hold the process back, which no test gets near.
+/// Lines that may wait to be read; more would hold the process back, but no test comes near that.
 const LINES_MAX: usize = 10_000;
 
-/// Variables that are settings without looking like it.
+/// Variables that are settings but do not look like it.
 const VARIABLES: [&str; 4] = ["ORT_DYLIB_PATH", "CACHE_DIRECTORY", "XDG_CACHE_HOME", "HOME"];
 
 /// `tidemill serve` on free ports. Killed when dropped.
@@ -24,7 +24,7 @@ pub(crate) struct Binary {
 }
 
 impl Binary {
-    /// Starts it with more flags than those for the ports.
+    /// Starts it with flags in addition to those for the ports.
     pub(crate) fn serve(flags: &[&str]) -> Self {
         Self::serve_at(&["127.0.0.1:0"; 2], flags)
     }
@@ -34,7 +34,7 @@ impl Binary {
         Self::start(Command::new(env!("CARGO_BIN_EXE_tidemill")), addresses, flags)
     }
 
-    /// Starts it with a soft limit of so many open files.
+    /// Starts it with this soft limit on open files.
     pub(crate) fn serve_with_files(files: u32, flags: &[&str]) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", "ulimit -S -n \"$1\" && shift && exec \"$@\"", "sh", &files.to_string()]);
@@ -42,7 +42,7 @@ impl Binary {
         Self::start(shell, &["127.0.0.1:0"; 2], flags)
     }
 
-    /// Starts it with so many open files at most, as its hard limit too.
+    /// Starts it with this limit on open files, as its hard limit too.
     pub(crate) fn serve_with_no_more_files(files: u32, flags: &[&str]) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", "ulimit -n \"$1\" && shift && exec \"$@\"", "sh", &files.to_string()]);
@@ -50,14 +50,14 @@ impl Binary {
         Self::start(shell, &["127.0.0.1:0"; 2], flags)
     }
 
-    /// Starts it with more variables in its environment.
+    /// Starts it with these variables added to its environment.
     pub(crate) fn serve_with_variables(variables: &[(&str, &str)], flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
         command.envs(variables.iter().copied());
         Self::start(command, &["127.0.0.1:0"; 2], flags)
     }
 
-    /// The soft and the hard limit of its open files, as the system tells them.
+    /// The soft and the hard limit on its open files, as the system reports them.
     pub(crate) fn file_limits(&self) -> (String, String) {
         let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.child.id())).expect("it runs");
         let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit of open files");
@@ -81,7 +81,7 @@ impl Binary {
         Self { child, lines, log: String::new() }
     }
 
-    /// Reads the log up to a line with this text, and gives that line.
+    /// Reads the log up to a line with this text, and returns that line.
     pub(crate) fn line(&mut self, text: &str) -> String {
         self.line_of(&[text])
     }
@@ -107,7 +107,7 @@ impl Binary {
         })
     }
 
-    /// The address for HTTP clients, of one that listens.
+    /// The address for HTTP clients; it must be listening.
     pub(crate) fn http_address(&self) -> SocketAddr {
         let (_, rest) = self.log.split_once("http=").expect("it listens");
         rest.split(' ').next().and_then(|address| address.parse().ok()).expect("an address")
@@ -127,7 +127,7 @@ impl Binary {
         assert!(killed.success());
     }
 
-    /// Reads the log to its end and gives the exit code.
+    /// Reads the log to its end and returns the exit code.
     pub(crate) fn end(&mut self) -> i32 {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
@@ -150,8 +150,8 @@ impl Binary {
 /// `command` as a server with these addresses for gRPC clients and for operators.
 pub(crate) fn serving(mut command: Command, addresses: &[&str; 2], flags: &[&str]) -> Command {
     let ports = ["serve", "--grpc-addr", addresses[0], "--http-addr", "127.0.0.1:0", "--admin-addr", addresses[1]];
-    // Settings come from flags alone; the server would refuse variables of these tests that look like settings. Nor does it keep
-    // proofs of these models in the user's own folder.
+    // Settings come only from flags; the server would refuse variables of these tests that look like settings. Nor does it keep proofs of
+    // these models in the user's own folder.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if VARIABLES.contains(&&*text) || text.starts_with("TIDEMILL_") {
@@ -164,7 +164,7 @@ pub(crate) fn serving(mut command: Command, addresses: &[&str; 2], flags: &[&str
 
 impl Drop for Binary {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! Clients that leave whenever they like: nothing of theirs stays, and those that stay do not notice.
+//! Clients that leave whenever they like: nothing of theirs remains, and those that stay do not notice.
 
 use futures::future::join_all;
 use tonic::transport::Channel;
@@ -9,7 +9,7 @@ use tidemill::proto::v1::{
 
 use crate::serving::{Account, COUNTER, Feed, bare_config, connect, item, metric, outcome, patiently, serve, tensors_of, until};
 
-/// A sequence of numbers that look random and are the same in each run.
+/// Numbers that look random but are the same in each run.
 struct Dice(u64);
 
 impl Dice {
@@ -21,7 +21,7 @@ impl Dice {
     }
 }
 
-/// Opens a feed, sends a few items, reads a few results, and leaves in one of the ways there are.
+/// Opens a feed, sends a few items, reads a few results, and leaves in one of several ways.
 async fn visit(mut client: InferenceServiceClient<Channel>, seed: u64) {
     let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let config = StreamConfig { window_items: 1 + dice.below(6) as u32, ..tensors_of("counter") };
@@ -36,7 +36,7 @@ async fn visit(mut client: InferenceServiceClient<Channel>, seed: u64) {
     for _ in 0..items {
         feed.send(Message::Item(item("", &[1_000.0]))).await;
     }
-    // `opened`, and as many results as there are items: more would never come.
+    // `opened`, and as many results as there are items: no more would ever come.
     for _ in 0..dice.below(items + 2) {
         assert!(matches!(feed.next().await, Ok(Some(Event::Opened(_) | Event::Result(_)))), "the stream is open");
     }
@@ -45,7 +45,7 @@ async fn visit(mut client: InferenceServiceClient<Channel>, seed: u64) {
     }
 }
 
-/// Sends ones and holds each result against the sum of what this stream alone has sent.
+/// Sends ones and checks each result against the sum of what this stream alone has sent.
 async fn stay(mut client: InferenceServiceClient<Channel>, items: usize) {
     let (mut feed, _) = Feed::open(&mut client, tensors_of("counter")).await;
     for index in 0..items {
@@ -70,7 +70,7 @@ async fn thousands_that_leave_at_any_moment_leave_nothing_behind() {
         let visits = (0..VISITORS).map(|visitor| tokio::spawn(visit(shared.clone(), round * VISITORS + visitor)));
         let visits: Vec<_> = visits.collect();
         if round % 4 == 0 {
-            // The whole connection goes, with all that is open on it, as soon as something is.
+            // The whole connection goes, with everything open on it, as soon as anything is.
             until("somebody is served", || account.ledger().received() > 0).await;
             visits.iter().for_each(tokio::task::JoinHandle::abort);
             drop(shared);

@@ -1,5 +1,5 @@
-//! Models whose items may change each other's answers: what is found out before they serve, where it is reported, how they are then
-//! served, and what is kept.
+//! Models whose items may change each other's answers: what the server finds out before they serve, where it reports that, how they are
+//! then served, and what it keeps.
 
 use std::{
     fs,
@@ -44,7 +44,7 @@ use crate::{
 
 // ---- Files ------------------------------------------------------------------------------------------------------------------
 
-/// Time enough for the trial calls of any of these models on a busy machine.
+/// Enough time for the trial calls of any of these models on a busy machine.
 const PATIENT: &str = "[trial]\nseconds = 60\n";
 
 fn with_attribute(mut node: NodeProto, attribute: AttributeProto) -> NodeProto {
@@ -83,12 +83,12 @@ fn rows(nodes: Vec<NodeProto>, weights: Vec<TensorProto>) -> Vec<u8> {
     })
 }
 
-/// An item and the mean of all items of its call.
+/// An item plus the mean of all items of its call.
 fn mean() -> Vec<u8> {
     rows(vec![over_the_call(node("ReduceMean", &["x"], "mean")), node("Add", &["x", "mean"], "y")], vec![])
 }
 
-/// An item doubled if the sum of all items of its call is above 0, else negated.
+/// An item doubled if the sum of all items of its call is above 0, otherwise negated.
 fn branch() -> Vec<u8> {
     let way = |operator: NodeProto, output: &str| GraphProto {
         node: vec![operator],
@@ -113,8 +113,8 @@ fn choice() -> Vec<u8> {
     rows(nodes, vec![floats("zero", &[], &[0.0])])
 }
 
-/// Four numbers in reverse, by a product with a matrix of 8 bits, as `quantize_dynamic` makes it: the numbers of all items of a call
-/// get one scale.
+/// Four numbers in reverse, by a product with an 8-bit matrix, as `quantize_dynamic` makes it: the numbers of all items of a call get one
+/// scale.
 fn dynamic() -> Vec<u8> {
     let reverse = TensorProto {
         name: Some("reverse".to_owned()),
@@ -137,7 +137,7 @@ fn dynamic() -> Vec<u8> {
 fn constant() -> Vec<u8> {
     const WIDTH: i64 = 256;
     const LAYERS: usize = 8;
-    // Each layer gives the mean of what comes in as all of its numbers.
+    // Each layer gives the mean of what comes in as every one of its numbers.
     let layer = |name: &str, dims: [i64; 2]| {
         let (from, to) = (dims[0] as usize, dims[1] as usize);
         floats(name, &dims, &vec![1.0 / from as f32; from * to])
@@ -156,7 +156,7 @@ fn constant() -> Vec<u8> {
     rows(nodes, weights)
 }
 
-/// Rows of any length: the mean of the elements that a mask marks, and the sum of all, padding included.
+/// Rows of any length: the mean of the elements that a mask marks, and the sum of all elements, padding included.
 fn leaking() -> Vec<u8> {
     file(GraphProto {
         node: vec![
@@ -175,7 +175,7 @@ fn leaking() -> Vec<u8> {
 
 // ---- Servers ----------------------------------------------------------------------------------------------------------------
 
-/// A server with the models of a folder, and perhaps with proofs of earlier starts and onnxruntime.
+/// A server with the models of a folder, and perhaps with proofs from earlier starts and onnxruntime.
 #[derive(Default)]
 struct Setting {
     cache: Option<PathBuf>,
@@ -227,7 +227,7 @@ async fn list(server: &Server) -> Vec<ModelSummary> {
     patiently(model_client(server).await.list_models(ListModelsRequest {})).await.expect("a list").into_inner().models
 }
 
-/// What the index of the Open Inference Protocol says of a model, over gRPC; its states are given by name.
+/// What the index of the Open Inference Protocol says about a model, over gRPC; the states are given by name.
 async fn index(server: &Server, model: &str) -> (String, String) {
     let request = RepositoryIndexRequest::default();
     let response = patiently(infer_client(server).await.repository_index(request)).await.expect("an index").into_inner();
@@ -259,11 +259,11 @@ struct Crowd {
     progress: watch::Receiver<Progress>,
 }
 
-/// What all streams of a crowd have got.
+/// What all streams of a crowd have received.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     results: usize,
-    /// Items of the largest call.
+    /// Items in the largest call.
     largest: u32,
 }
 
@@ -301,12 +301,12 @@ impl Crowd {
         Self { stop, feeds: gathered, progress }
     }
 
-    /// Returns once the streams have got what is wanted.
+    /// Returns once the streams have received what is wanted.
     async fn until(&mut self, wanted: impl FnMut(&Progress) -> bool) {
-        patiently(self.progress.wait_for(wanted)).await.expect("the streams go on until they are told to leave");
+        patiently(self.progress.wait_for(wanted)).await.expect("the streams go on until they are ended");
     }
 
-    /// Ends the streams, and gives what each got.
+    /// Ends the streams, and returns what each received.
     async fn leave(self) -> Vec<Vec<ItemResult>> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Vec::new();
@@ -329,7 +329,7 @@ fn numbers(result: &ItemResult) -> Vec<f32> {
 fn engines() -> (Vec<&'static str>, Option<PathBuf>) {
     let library = library();
     if library.is_none() {
-        eprintln!("{LIBRARY_VARIABLE} names no library of onnxruntime; rten alone is looked at");
+        eprintln!("{LIBRARY_VARIABLE} names no library of onnxruntime; only rten is tested");
     }
     (if library.is_some() { vec!["rten", "onnxruntime"] } else { vec!["rten"] }, library)
 }
@@ -340,7 +340,7 @@ const QUIET: [f32; 4] = [1.0, 2.0, -0.5, 0.25];
 /// Its sum is below 0, and all of its numbers are far from those of [`QUIET`].
 const LOUD: [f32; 4] = [-4_000.0, 1_000.0, -2_000.0, 500.0];
 
-/// The answer to an item alone, and how far 8 bits may be from it.
+/// The answer to an item alone, and how far off 8 bits may be.
 fn alone(model: &str, item: [f32; 4]) -> (Vec<f32>, f32) {
     let largest = item.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     match model {
@@ -524,7 +524,7 @@ async fn what_is_not_a_batch_serves_whole_or_as_its_manifest_insists() {
 
 // ---- What cannot be proven --------------------------------------------------------------------------------------------------
 
-/// Where no library is named this says so and checks nothing; CI names one.
+/// Says so and checks nothing if no library is named; CI names one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_random_model_runs_one_item_a_call_unless_its_manifest_assumes_otherwise() {
     let Some(library) = library() else {
@@ -542,14 +542,14 @@ async fn a_random_model_runs_one_item_a_call_unless_its_manifest_assumes_otherwi
             (BatchingVerdict::Random, shares_calls, 1),
             "{model}"
         );
-        assert!(found.detail.contains("the same item gets another answer each time"), "{}", found.detail);
+        assert!(found.detail.contains("the same item gets a different answer each time"), "{}", found.detail);
         assert_eq!(verdict_metric(&server, model, "random"), 1.0);
     }
     assert!(index(&server, "random").await.1.starts_with("one item a call, random: "));
     assert!(index(&server, "assumed").await.1.starts_with("items share calls, random: "));
 }
 
-/// Sends to the constant model from several streams until items have met or each stream has sent `items`, and gives the largest call.
+/// Sends to the constant model from several streams until items have met or each stream has sent `items`; returns the largest call.
 async fn largest_call(server: &Server, model: &str, items: usize) -> u32 {
     const STREAMS: usize = 6;
     let client = connect(server).await;
@@ -622,7 +622,7 @@ async fn a_model_whose_time_for_trial_calls_is_too_short_is_unproven_and_the_key
 }
 
 #[tokio::test]
-async fn faults_of_how_a_model_is_tried_name_their_key() {
+async fn faults_in_how_a_model_is_tried_name_their_key() {
     let long = format!("[trial]\nitems = [{}]", "{ x = [1, 2, 3, 4] },".repeat(65));
     let refusals: [(&str, &[&str]); 12] = [
         ("batching = 'maybe'", &["batching", "'maybe'", "\"proven\", \"assumed\" and \"off\""]),
@@ -692,10 +692,10 @@ async fn where_padding_changes_answers_only_equal_lengths_meet() {
 
 // ---- Proofs that are kept ---------------------------------------------------------------------------------------------------
 
-/// A seed that no start uses by itself: a server that reports it has looked the proof up.
+/// A seed that no start would use: a server that reports it has looked up the proof.
 const SEED: u64 = 99;
 
-/// A folder for proofs, in a temporary one.
+/// A folder for proofs, inside a temporary one.
 fn cache() -> (TempDir, PathBuf) {
     let root = tempfile::tempdir().expect("a temporary folder");
     let path = root.path().join("proofs");
@@ -713,7 +713,7 @@ async fn prove_and_keep(models: &Path, cache: &Path) {
     patiently(server.drain()).await;
 }
 
-/// Whether a server with this cache looks up what it says of `m`.
+/// Whether a server with this cache looks up what it says about `m`.
 async fn remembers(models: &Path, cache: &Path) -> bool {
     let server = Setting { cache: Some(cache.to_owned()), ..Setting::default() }.serve(models).await;
     let found = batching(&server, "m").await;
@@ -790,7 +790,7 @@ fn the_second_start_measures_nothing_that_the_first_has_measured() {
         told.filter_map(|line| Some(line.split_once("a call takes ")?.1.split(" model=").next()?.to_owned())).collect()
     };
     assert_eq!((costs(&first, " measured").len(), costs(&first, "measured at an earlier start").len()), (2, 0), "{first}");
-    // Its costs are not measured again either: they are the same to the last digit.
+    // Nor are its costs measured again: they are the same to the last digit.
     assert_eq!(costs(&second, "measured at an earlier start"), costs(&first, " measured"), "{second}");
     for log in [&first, &second] {
         let told = lines(log, " WARN ");
@@ -799,7 +799,7 @@ fn the_second_start_measures_nothing_that_the_first_has_measured() {
 }
 
 #[test]
-fn a_folder_that_cannot_hold_proofs_is_one_line_and_hinders_nothing() {
+fn a_folder_that_cannot_hold_proofs_costs_one_log_line_and_nothing_else() {
     let models = folder(&[("neg", PATIENT, &one_operator("Neg"))]);
     let (root, cache) = cache();
     fs::write(root.path().join("file"), "").expect("a file");

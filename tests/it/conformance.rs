@@ -38,7 +38,7 @@ enum Door {
     Rest,
 }
 
-/// Where the doors are.
+/// The addresses of the doors.
 #[derive(Debug, Clone, Copy)]
 struct Doors {
     grpc: SocketAddr,
@@ -56,7 +56,7 @@ impl Doors {
 }
 
 const ALL: &[Door] = &[Door::Native, Door::Grpc, Door::Rest];
-/// The parameter that asks to go before all others.
+/// The parameter that asks to go ahead of all others.
 const HIGH: Option<(&str, i64)> = Some(("priority", 1));
 /// The two forms of the Open Inference Protocol.
 const OPEN: &[Door] = &[Door::Grpc, Door::Rest];
@@ -72,11 +72,11 @@ struct Ask {
     timeout_us: Option<i64>,
     /// Sequence, START and END.
     step: Option<(i64, bool, bool)>,
-    /// Parameter of the request.
+    /// A parameter of the request.
     parameter: Option<(&'static str, i64)>,
-    /// Region that the first input lies in.
+    /// The region that holds the first input.
     region: Option<&'static str>,
-    /// Whether the outputs are to be turned into classes.
+    /// Whether the outputs should be turned into classes.
     classification: bool,
 }
 
@@ -102,22 +102,22 @@ fn four() -> Input {
     tensor("x", &[4], &[1.0; 4])
 }
 
-/// What came of an ask: the code as each protocol tells it, and the sentence.
+/// The outcome of an ask: the code as each protocol gives it, and the sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Told {
     code: String,
     message: String,
 }
 
-/// A fault, and where it is to be heard.
+/// A fault, and the doors that must report it.
 struct Scenario {
     what: &'static str,
     ask: Ask,
     doors: &'static [Door],
     kind: FaultKind,
-    /// Part of the sentence.
+    /// A part of the sentence.
     says: &'static str,
-    /// Whether the sentences differ, because they hold times or the protocol's own names.
+    /// Whether the sentences differ, because they contain times or the protocol's own names.
     own_words: bool,
 }
 
@@ -514,8 +514,8 @@ async fn post(address: SocketAddr, path: &str, json_length: usize, body: &[u8]) 
     (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status"), body.to_owned())
 }
 
-/// The code of a kind of fault at a door: what clients of each protocol act on. `None` for kinds that one result is never refused
-/// with: a digest is sent with an upload, items are dropped on streams alone, and nobody is left to hear of a cancelled call.
+/// The code of a kind of fault at a door: what clients of each protocol act on. `None` for kinds that a single result never fails with: a
+/// digest is sent with an upload, items are dropped only on streams, and nobody is left to hear of a cancelled call.
 fn code_of(door: Door, kind: FaultKind) -> Option<String> {
     let (grpc, http) = match kind {
         FaultKind::Invalid => (Code::InvalidArgument, 400),
@@ -546,7 +546,7 @@ async fn check(at: Doors, scenario: &Scenario) {
         assert!(message.contains(says), "{what} at {door:?}: {message:?} does not say {says:?}");
         sentences.insert(message);
     }
-    assert!(*own_words || sentences.len() <= 1, "{what} is told in different words: {sentences:#?}");
+    assert!(*own_words || sentences.len() <= 1, "{what} is reported in different words: {sentences:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -577,7 +577,7 @@ async fn each_fault_has_one_code_and_one_sentence_at_every_door() {
     }
     for door in ALL {
         let told = |kind: &FaultKind| scenarios.iter().any(|scenario| scenario.kind == *kind && scenario.doors.contains(door));
-        // Overload takes a server that is full, in the next test; a native request has nothing to ask for that is not offered.
+        // Overload needs a server that is full, in the next test; a native request cannot ask for anything that is not offered.
         let elsewhere =
             |kind: &FaultKind| *kind == FaultKind::Overloaded || (*kind, *door) == (FaultKind::Unsupported, Door::Native);
         let untold: Vec<_> = FaultKind::ALL

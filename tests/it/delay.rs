@@ -6,15 +6,15 @@ use tidemill::proto::v1::feed_request::Message;
 
 use crate::serving::{DOUBLER, Feed, bare_config, connect, item, outcome, serve, tensors_of};
 
-/// What is lost once in a while is lost within so many rounds.
+/// Something that is lost once in a while would be lost within this many rounds.
 const ROUNDS: usize = 100;
 
-/// A doubler whose calls gain from each further item, up to four.
+/// A doubler whose calls gain from each additional item, up to four.
 fn patient_doubler(delay_us: u32) -> String {
     format!("max_batch = 4\nmax_delay_us = {delay_us}\n{DOUBLER}cost_per_call_us = 1000\n")
 }
 
-/// Sends `items` items a round, each once the one before has left, and waits for all of them. Gives the sizes of their batches.
+/// Sends `items` items a round, each once the previous one has left, and waits for all of them. Returns the sizes of their batches.
 async fn run_rounds(feed: &mut Feed, items: usize) -> Vec<u32> {
     let mut sizes = Vec::with_capacity(ROUNDS * items);
     for _ in 0..ROUNDS {
@@ -30,7 +30,7 @@ async fn run_rounds(feed: &mut Feed, items: usize) -> Vec<u32> {
     sizes
 }
 
-/// Nothing else comes that could wake a lane: each round is answered by the batch that is full, or by the end of the delay.
+/// Nothing else could wake a lane: each round is answered because a batch is full or because the delay is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_round_is_answered_whether_it_fills_a_batch_or_waits_for_the_delay() {
     let (long, short) = (patient_doubler(1_000_000), patient_doubler(1_000));

@@ -1,4 +1,4 @@
-//! Shutting down under load: every stream ends and is told why, and every item that was taken in is accounted for.
+//! Shutting down under load: every stream ends with a reason, and every item that was taken in is accounted for.
 
 use futures::future::join_all;
 use tonic::Code;
@@ -57,14 +57,14 @@ async fn under_load_every_stream_ends_with_a_reason_and_every_item_is_accounted_
     patiently(server.drain()).await;
     let said: Vec<Said> = patiently(join_all(feeds)).await.into_iter().map(|feed| feed.expect("no panic")).collect();
     said.iter().for_each(check_end);
-    assert!(said.iter().all(|said| said.error.is_some()), "none of them had come to its own end");
+    assert!(said.iter().all(|said| said.error.is_some()), "none of them had ended on its own");
     let ledger = account.settled().await;
     assert_eq!(ledger.received(), ledger.outcome(Outcome::Ok), "an ordered drain answers all that was taken in");
     assert_eq!(ledger.received(), said.iter().map(|said| said.results.len() as u64).sum::<u64>());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_draining_server_tells_who_connects_anew_and_closes_its_ports_at_the_end() {
+async fn a_draining_server_refuses_new_clients_and_closes_its_ports_at_the_end() {
     let server = serve(bare_config(), &[("slow", &slow_doubler(20_000))]).await;
     let mut client = connect(&server).await;
     let (grpc, admin) = (server.grpc_addr(), server.admin_addr());
@@ -75,13 +75,13 @@ async fn a_draining_server_tells_who_connects_anew_and_closes_its_ports_at_the_e
     feed.next_result().await;
     let address = format!("http://{grpc}");
     let draining = tokio::spawn(server.drain());
-    // The feed has a second of work in flight; meanwhile whoever comes is told.
+    // The feed has a second of work in flight; until it is done, every newcomer is refused.
     let told = patiently(async {
         loop {
             let mut newcomer = Client::connect(address.clone()).await.expect("the port is open while the feed lives");
             let payload = Some(Payload::Item(item("", &[1.0; 4])));
             let request = PredictRequest { model: "slow".to_owned(), payload, ..PredictRequest::default() };
-            // One whose connection meets the GOAWAY on its way is told by its own library that the connection is gone.
+            // If a newcomer's connection meets the GOAWAY on its way, its own library says that the connection is gone.
             match newcomer.predict(request).await {
                 Err(status) if status.code() == Code::Unavailable => break status,
                 Ok(_) | Err(_) => {}
@@ -106,7 +106,7 @@ async fn the_hard_deadline_cuts_off_a_client_that_does_not_read() {
         config.drain.deadline_s = deadline_s;
         let server = serve(config, &[("counter", COUNTER)]).await;
         let account = Account::of(&server, "counter");
-        // So small a window that the server cannot even send `opened` in whole.
+        // The window is so small that the server cannot even send all of `opened`.
         let mut client = connect_with(&server, |endpoint| endpoint.initial_stream_window_size(1)).await;
         let feed = Feed::call(&mut client).await;
         feed.send(Message::Open(tensors_of("counter"))).await;
@@ -140,7 +140,7 @@ async fn the_hard_deadline_cancels_what_lanes_have_not_begun() {
 
 // ---- The process ------------------------------------------------------------------------------------------------------------
 
-/// The binary with a slow model, a client connected to it, and more queued than it can work off while a test runs.
+/// The binary with a slow model, a client connected to it, and more in the queue than it can work off while a test runs.
 async fn busy_binary(flags: &[&str]) -> (Binary, [std::net::SocketAddr; 2], Feed, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     write(folder.path(), "slow/model.toml", slow_doubler(100_000).as_bytes());

@@ -54,7 +54,7 @@ async fn the_models_inside_the_binary_share_calls_and_say_what_the_official_file
     patiently(server.drain()).await;
 }
 
-/// Where no library is named this says so and checks nothing; CI names one.
+/// Says so and checks nothing if no library is named; CI names one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn onnxruntime_and_rten_agree_through_the_whole_server() {
     const WINDOWS: usize = 12;

@@ -1,4 +1,4 @@
-//! The contract of plain numbers: any model with one input, and clear words where the numbers do not fit it.
+//! The contract of plain numbers: any model with one input, and a clear message if the numbers do not fit it.
 
 use tonic::{Code, Status, transport::Channel};
 
@@ -19,7 +19,7 @@ fn example_config() -> Config {
     config
 }
 
-/// One tensor of this datatype and these dimensions, doubled.
+/// One tensor with this datatype and these dimensions, doubled.
 fn doubler(datatype: &str, dims: &str) -> String {
     let tensor = format!("datatype = '{datatype}'\ndims = {dims}");
     format!("engine = 'synthetic'\n[[inputs]]\nname = 'x'\n{tensor}\n[[outputs]]\nname = 'y'\n{tensor}\n[synthetic]\n")
@@ -63,7 +63,7 @@ async fn numbers_become_the_models_own_datatype_and_shape() {
     let models = models.each_ref().map(|(name, manifest)| (*name, manifest.as_str()));
     let server = serve(speech_config(), &models).await;
     let mut client = connect(&server).await;
-    // Integers of the synthetic engine saturate, which shows that they are integers.
+    // The synthetic engine's integers saturate, which shows that they are integers.
     assert_eq!(predict(&mut client, "bytes", &[1.0, 2.0, 127.0, 200.0]).await.expect("a result"), [2.0, 4.0, 254.0, 255.0]);
     assert_eq!(predict(&mut client, "longs", &[-3.0]).await.expect("a result"), [-6.0]);
     assert_eq!(predict(&mut client, "pairs", &[0.1, 1.0, 2.0, 3.0]).await.expect("a result")[0], f64::from(0.2_f32));
@@ -74,11 +74,11 @@ async fn numbers_become_the_models_own_datatype_and_shape() {
     assert!((0.0..0.5).contains(&probability), "silence is no speech: {probability}");
 }
 
-/// Model, numbers, and what the refusal says: its code, its field, words of its message.
+/// Model, numbers, and what the refusal says: its code, its field, words in its message.
 type Refused<'a> = (&'a str, &'a [f64], Code, &'a str, &'a [&'a str]);
 
 #[tokio::test]
-async fn what_does_not_fit_is_refused_by_its_place_and_value() {
+async fn what_does_not_fit_is_refused_with_its_place_and_value() {
     let models = [
         ("bytes", doubler("UINT8", "['batch', 2]")),
         ("floats", doubler("FP32", "['batch', 1]")),

@@ -17,7 +17,7 @@ use crate::serving::{
 async fn headers_come_before_the_first_message_is_sent() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let mut client = connect(&server).await;
-    // Both sides would wait for each other for ever if headers came with the first response.
+    // If headers came only with the first response, the two sides would wait for each other for ever.
     let mut feed = patiently(Feed::call(&mut client)).await;
     feed.send(Message::Open(tensors_of("m"))).await;
     assert!(matches!(feed.next().await, Ok(Some(Event::Opened(_)))));
@@ -130,7 +130,7 @@ async fn a_client_that_never_reads_costs_no_more_than_its_window() {
         assert!(received <= read + bound, "{received} items were taken in from a client that has read {read}");
     };
     until("the first items are taken in", || account.ledger().received() > 0).await;
-    // Meanwhile others are served, so nothing but the window holds this client back.
+    // Others are served all the while, so only the window holds this client back.
     let mut other = connect(&server).await;
     for _ in 0..5 {
         let messages = (0..200).map(|_| Message::Item(item("", &[1.0; 4]))).collect();
@@ -175,7 +175,7 @@ async fn a_full_window_stalls_the_stream_and_is_counted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_window_in_bytes_holds_for_all_but_the_first_item() {
     let mut config = bare_config();
-    // Less than one item, so that items go one by one.
+    // Less than one item, so that items go one at a time.
     config.session.window_bytes = 1_024;
     let server = serve(config, &[("m", &long_rows(0))]).await;
     let account = Account::of(&server, "m");

@@ -21,7 +21,7 @@ use crate::{
     startup::one_operator,
 };
 
-/// A folder called "models" with these files, each of them an operator's model if its name ends in `.onnx`, else the text.
+/// A folder called "models" with these files: the model of an operator if the name ends in `.onnx`, otherwise the text.
 fn laid_out(files: &[(&str, &str)]) -> (TempDir, PathBuf) {
     let root = tempfile::tempdir().expect("a temporary folder");
     let models = root.path().join("models");
@@ -36,7 +36,7 @@ fn laid_out(files: &[(&str, &str)]) -> (TempDir, PathBuf) {
     (root, models)
 }
 
-/// What the binary says of such a folder: its exit code if it did not start, the versions that are ready, and all lines.
+/// What the binary says about such a folder: its exit code, the versions that are ready, and all lines.
 struct Told {
     code: i32,
     ready: Vec<String>,
@@ -44,7 +44,7 @@ struct Told {
 }
 
 impl Told {
-    /// Serves the folder alone until it listens or gives up.
+    /// Serves only this folder until it listens or gives up.
     fn of(models: &Path, flags: &[&str]) -> Self {
         let models = models.to_str().expect("a name in Unicode");
         let alone = ["--models", models, "--set", "models.embedded=false", "--set", "models.example=false"];
@@ -72,7 +72,7 @@ impl Told {
 const RULE: &str = "is passed over: versions are whole numbers from 1 without leading zeros; rename it to";
 
 #[test]
-fn what_holds_no_model_keeps_none_from_being_served_and_is_named_once() {
+fn folders_without_a_model_stop_no_other_and_are_named_once() {
     let (_root, models) = laid_out(&[
         ("m/1/model.onnx", "Neg"),
         ("lost+found", "/"),
@@ -89,7 +89,7 @@ fn what_holds_no_model_keeps_none_from_being_served_and_is_named_once() {
 }
 
 #[test]
-fn versions_by_other_names_are_named_with_the_rule() {
+fn versions_with_other_names_are_reported_with_the_rule() {
     for (name, number) in [("01", 1), ("0", 1), ("v1", 1), ("+1", 1), ("Version 3", 3)] {
         let (_root, models) = laid_out(&[(&format!("m/{name}/model.onnx"), "Neg")]);
         let told = Told::of(&models, &[]);
@@ -160,13 +160,13 @@ fn a_pointer_in_place_of_a_file_is_known_whatever_the_engine() {
     }
 }
 
-/// Whether the server is ready, as HTTP and gRPC say it.
+/// Whether the server is ready, according to HTTP and gRPC.
 async fn health(server: &Server) -> (u16, ServingStatus) {
     let (status, _) = patiently(page(server.http_addr(), "/v2/health/ready")).await;
     let endpoint = Endpoint::from_shared(format!("http://{}", server.grpc_addr())).expect("an address");
     let mut client = HealthClient::new(endpoint.connect().await.expect("it accepts"));
     let expected = if status == 200 { ServingStatus::Serving } else { ServingStatus::NotServing };
-    // A task keeps the health service in step, so it may come a moment later.
+    // A task keeps the health service in step, so the change may come a moment later.
     let mut watched = patiently(client.watch(HealthCheckRequest::default())).await.expect("it can be watched").into_inner();
     loop {
         let told = patiently(watched.message()).await.expect("no error").expect("the server lives").status();
@@ -205,11 +205,11 @@ async fn a_server_without_any_model_is_not_ready_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_whose_every_model_failed_is_not_ready_even_if_told_to_go_on_without() {
+async fn a_server_whose_models_all_failed_is_not_ready_even_if_it_may_go_on_without_them() {
     let (_root, models) = laid_out(&[("m/1/model.onnx", "no model at all")]);
     let mut config = config_of(&models);
     config.models.allow_partial = true;
-    let server = patiently(Server::start(config)).await.expect("told to go on");
+    let server = patiently(Server::start(config)).await.expect("it may go on without them");
     let (status, body) = patiently(page(server.admin_addr(), "/readyz")).await;
     assert!(status == 503 && body.contains(r#""status":"failed","model":"m""#), "{status} {body}");
     assert_eq!(health(&server).await, (503, ServingStatus::NotServing));
@@ -222,7 +222,7 @@ async fn a_server_whose_every_model_failed_is_not_ready_even_if_told_to_go_on_wi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_passed_over_is_named_again_when_it_is_something_else() {
+async fn what_is_ignored_is_named_again_when_it_changes() {
     let (root, models) = laid_out(&[("m/model.toml", DOUBLER), ("docs", "/")]);
     let path = models.to_str().expect("a name in Unicode").to_owned();
     let mut binary = Binary::serve(&["--models", &path]);
@@ -253,14 +253,14 @@ async fn what_is_passed_over_is_named_again_when_it_is_something_else() {
     }
 }
 
-/// Makes the link lead elsewhere, in one step.
+/// Points the link elsewhere, in one step.
 fn swap(link: &Path, target: &str) {
     let next = link.with_file_name(".next");
     symlink(target, &next).expect("a link");
     fs::rename(next, link).expect("it takes the place of the old link");
 }
 
-/// Waits until the models are these, `name description` each, woken by each change of them.
+/// Waits until the models are these, `name description` each; every change of them wakes it.
 async fn until_served(server: &Server, expected: &[&str]) {
     let mut changes = server.registry().changes();
     let served = || -> Vec<String> {
@@ -286,7 +286,7 @@ async fn a_link_to_the_folder_may_be_swapped_any_number_of_times() {
     for release in ["v1", "v2", "v3"] {
         write(releases.path(), &format!("{release}/m/model.toml"), described(release).as_bytes());
     }
-    // In the second half, not the link itself but one that it leads through is swapped.
+    // In the second half it is not the link itself that is swapped, but one that it leads through.
     let (current, through) = (releases.path().join("current"), releases.path().join("through"));
     symlink("v1", &current).expect("a link");
     symlink("current", &through).expect("a link");
@@ -320,7 +320,7 @@ async fn links_in_the_folder_may_be_swapped_as_kubernetes_does() {
     }
     symlink("..2024_1", models.join("..data")).expect("a link");
     symlink("..data/m", models.join("m")).expect("a link");
-    // A link in the folder that leads out of it, through one that is swapped out there.
+    // A link in the folder that leads out of it, through one that is swapped outside.
     symlink("n1", folder.path().join("store/current")).expect("a link");
     symlink("../store/current", models.join("n")).expect("a link");
     let mut config = config_of(&models);
@@ -333,7 +333,7 @@ async fn links_in_the_folder_may_be_swapped_as_kubernetes_does() {
         swap(&folder.path().join("store/current"), &format!("n{release}"));
         until_served(&server, &[&format!("m {release}"), &format!("n {release}")]).await;
     }
-    // The volume is cleaned up: the old folder goes once nothing leads there.
+    // The volume is cleaned up: the old folder goes once nothing points there.
     fs::remove_dir_all(models.join("..2024_3")).expect("a folder");
     write(&models, "..2024_1/m/model.toml", described("4").as_bytes());
     until_served(&server, &["m 4", "n 1"]).await;

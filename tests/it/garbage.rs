@@ -1,5 +1,5 @@
-//! Bytes that are no messages and messages that make no sense, at each method: an answer with a documented status, always, and a
-//! server that serves on.
+//! Bytes that are not messages, and messages that make no sense, at each method: always an answer with a documented status, and a server
+//! that goes on serving.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use http::uri::PathAndQuery;
@@ -72,7 +72,7 @@ context_samples = 1
 [synthetic]
 ";
 
-/// Messages as the bytes that they are on the wire.
+/// Messages as their bytes on the wire.
 #[derive(Debug, Clone, Default)]
 struct Raw;
 
@@ -111,7 +111,7 @@ impl Decoder for Raw {
     }
 }
 
-/// The four modes, and what else the server speaks; `Watch` alone has no end of its own.
+/// The four modes, and whatever else the server speaks; only `Watch` never ends on its own.
 const METHODS: [&str; 9] = [
     "/tidemill.v1.InferenceService/Predict",
     "/tidemill.v1.InferenceService/Scan",
@@ -124,7 +124,7 @@ const METHODS: [&str; 9] = [
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
-/// Calls a method with these messages, reads to the end, and gives the call's status.
+/// Calls a method with these messages, reads to the end, and returns the call's status.
 async fn call(channel: Channel, method: &'static str, messages: Vec<Bytes>) -> Code {
     let mut grpc = Grpc::new(channel);
     let calling = async {
@@ -160,7 +160,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// After all of it the server answers as ever, and nothing is left of what was sent.
+    /// After all this the server answers as always, and nothing is left of what was sent.
     fn check_sound(self) {
         let Self { runtime, server, channel } = self;
         runtime.block_on(async {
@@ -180,7 +180,7 @@ impl Fixture {
 }
 
 fn garbage() -> impl Strategy<Value = Bytes> {
-    // Half of it begins like a message of ours: a known field, of a kind that may or may not be its own.
+    // Half of them begin like one of our messages: a known field, of a kind that may or may not be right.
     let begun = (1_u8..8, 0_u8..8, vec(any::<u8>(), 0..60)).prop_map(|(field, kind, rest)| {
         let mut bytes = vec![field << 3 | kind];
         bytes.extend(rest);
@@ -272,7 +272,7 @@ fn config() -> impl Strategy<Value = StreamConfig> {
     })
 }
 
-/// What is said of raw audio: its rate, and whether it may begin like a file.
+/// What a client says about raw audio: its rate, and whether it may begin like a file.
 fn audio() -> impl Strategy<Value = (u32, bool)> {
     (prop_oneof![6 => Just(0), 2 => Just(16_000), 1 => any::<u32>()], any::<bool>())
 }

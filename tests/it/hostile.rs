@@ -1,4 +1,4 @@
-//! Requests that are made to cost far more than their length.
+//! Requests designed to cost far more than their length.
 
 use std::{fs::File, future::poll_fn, process};
 
@@ -48,7 +48,7 @@ fn conversation(door: &OpenInference) -> Conversation<()> {
     Conversation::new(door.clone(), door.service().method(terms), CALLER)
 }
 
-/// A request to the doubler of as many items as rows, or one of which the data are in shared memory.
+/// A request to the doubler with one item for each row, or one whose data is in shared memory.
 fn doubled(rows: &[[f32; 4]]) -> InferRequest {
     let data: Vec<u8> = rows.as_flattened().iter().flat_map(|value| value.to_le_bytes()).collect();
     let input = InputTensor {
@@ -69,7 +69,7 @@ fn in_shared_memory(mut request: InferRequest, region: &str) -> InferRequest {
     request
 }
 
-/// A shared memory object that is registered under `region`, and goes with the test.
+/// A shared memory object that is registered under `region` and removed after the test.
 struct Object {
     key: String,
     file: File,
@@ -81,7 +81,7 @@ impl Object {
         let flags = shm::OFlags::CREATE | shm::OFlags::EXCL | shm::OFlags::RDWR;
         let file = File::from(shm::open(&key, flags, Mode::RUSR | Mode::WUSR).expect("an object"));
         file.set_len(bytes).expect("memory");
-        door.shared_memory().register(region, &key, 0, bytes).expect("it lies in the object");
+        door.shared_memory().register(region, &key, 0, bytes).expect("it is within the object");
         Self { key, file }
     }
 }
@@ -134,7 +134,7 @@ async fn a_request_that_fails_takes_its_room_until_all_its_items_are_over() {
     assert_eq!((ledger.received(), ledger.open()), (4, 0));
 }
 
-/// In one thread, so that no step is taken before all have come.
+/// On one thread, so that no step is taken before all have arrived.
 #[tokio::test]
 async fn steps_of_a_sequence_wait_within_a_limit_of_bytes() {
     let server = serve(bare_config(), &[("counter", COUNTER)]).await;

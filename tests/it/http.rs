@@ -32,7 +32,7 @@ dims = ['batch', -1]
 kind = 'identity'
 ";
 
-/// Gives back one number of each of three kinds.
+/// Returns one number of each of three kinds.
 const KINDS: &str = "
 engine = 'synthetic'
 [[inputs]]
@@ -70,7 +70,7 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// A request of one FP32 input in binary form, and the length of its JSON.
+/// A request with one FP32 input in binary form, and the length of its JSON.
 fn binary_request(shape: &[usize], values: &[f32], rest: Value) -> (String, Vec<u8>) {
     let data = bytes_of(values);
     let input = json!({"name": "x", "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": data.len()}});
@@ -105,7 +105,7 @@ async fn numbers_in_json_are_answered_in_json() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn binary_data_go_in_and_come_out_behind_the_json() {
+async fn binary_data_goes_in_and_comes_out_after_the_json() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let mut http = Http::connect(&server).await;
     for rest in [
@@ -189,7 +189,7 @@ async fn plain_json_is_answered_in_plain_json() {
     assert_eq!((status, error.contains("the model has no input 'text'; its inputs are 'x'")), (400, true), "{error}");
 }
 
-/// The events of a stream, and its status and type.
+/// A stream's status, type and events.
 async fn events(http: &mut Http, path: &str, body: &str) -> (u16, String, Vec<Value>) {
     let reply = http.send("POST", path, &[("accept-encoding", "gzip")], body.to_owned()).await;
     let text = String::from_utf8(reply.body.to_vec()).expect("text");
@@ -380,7 +380,7 @@ async fn requests_and_their_errors_are_counted_by_method() {
 // ---- Cancellation -----------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_closes_the_connection_cancels_what_is_queued() {
+async fn closing_the_connection_cancels_what_is_queued() {
     let mut config = bare_config();
     config.scheduler.lanes = 1;
     let server = serve(config, &[("slow", &slow_doubler(200_000))]).await;
@@ -401,7 +401,7 @@ async fn who_closes_the_connection_cancels_what_is_queued() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_leaves_a_stream_of_events_cancels_the_rest_of_it() {
+async fn leaving_a_stream_of_events_cancels_the_rest_of_it() {
     let mut config = bare_config();
     config.scheduler.lanes = 1;
     let server = serve(config, &[("slow", &slow_doubler(100_000))]).await;

@@ -1,4 +1,4 @@
-//! A client of the HTTP port: one connection, on hyper; and bare bytes, for what no client would send.
+//! A client of the HTTP port: one connection, built on hyper; and bare bytes, for what no client would send.
 
 use std::net::SocketAddr;
 
@@ -46,7 +46,7 @@ impl Http {
         Self { sender }
     }
 
-    /// Sends a request, and gives the response as soon as its head is there.
+    /// Sends a request, and returns the response as soon as its head is there.
     pub(crate) async fn begin(
         &mut self,
         verb: &str,
@@ -100,10 +100,10 @@ impl Reply {
     }
 }
 
-/// Sends these bytes on a connection of their own, and reads what comes until the server closes it.
+/// Sends these bytes on their own connection, and reads what comes until the server closes it.
 pub(crate) async fn exchange(server: &Server, bytes: impl AsRef<[u8]>) -> String {
     let mut stream = TcpStream::connect(server.http_addr()).await.expect("the HTTP port accepts");
-    // The server may close while it is still being written to.
+    // The server may close while this is still writing.
     let _ = patiently(stream.write_all(bytes.as_ref())).await;
     read_to_end(&mut stream).await
 }
@@ -115,7 +115,7 @@ pub(crate) async fn read_to_end(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&heard).into_owned()
 }
 
-/// The request of one FP32 input `x` in JSON.
+/// A request with one FP32 input `x`, in JSON.
 pub(crate) fn infer_json(shape: &[usize], values: &[f32]) -> String {
     serde_json::json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": shape, "data": values}]}).to_string()
 }

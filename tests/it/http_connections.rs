@@ -1,4 +1,4 @@
-//! Connections of the HTTP port: what clients may keep it waiting for, how they end, and bytes that are no requests.
+//! Connections of the HTTP port: what clients may keep it waiting for, how they end, and bytes that are not requests.
 
 use std::fs;
 
@@ -36,7 +36,7 @@ fn impatient_config() -> Config {
 // ---- Limits -----------------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_begins_a_request_and_does_not_end_it_is_told() {
+async fn a_client_that_begins_a_request_and_does_not_end_it_gets_an_error() {
     let server = serve(impatient_config(), &[("m", DOUBLER)]).await;
     for (begun, message) in [
         ("GET /v2/heal".to_owned(), "the head of the request did not arrive within the 1 s that http.header_timeout_s allows"),
@@ -57,7 +57,7 @@ async fn who_begins_a_request_and_does_not_end_it_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_says_nothing_or_nothing_more_is_closed() {
+async fn a_connection_that_says_nothing_or_nothing_more_is_closed() {
     let server = serve(impatient_config(), &[("m", DOUBLER)]).await;
     assert_eq!(exchange(&server, "").await, "");
     let heard = exchange(&server, LIVE).await;
@@ -114,8 +114,8 @@ async fn connections_beyond_the_limit_wait_until_another_has_no_request() {
     assert_eq!(&heard, b"HTTP/1.1 200");
 }
 
-/// The system completes connections before the server takes them. Where its queue of them is full, a client is not heard, and says it again a
-/// second later, and two, and four: of those that nobody takes, none would ever get through here.
+/// The system completes connections before the server takes them. When its queue of them is full, a client is not heard and tries again a
+/// second later, then two, then four: if nobody took them, none of these would ever get through.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_connections_finds_room() {
     let mut config = bare_config();
@@ -130,7 +130,7 @@ async fn a_storm_of_connections_finds_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_head_whose_lines_end_with_a_line_feed_alone_is_refused() {
+async fn a_head_whose_lines_end_with_only_a_line_feed_is_refused() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     for broken in [
         "GET /v2 HTTP/1.1\nhost: localhost\n\n",
@@ -140,7 +140,7 @@ async fn a_head_whose_lines_end_with_a_line_feed_alone_is_refused() {
         let heard = exchange(&server, broken).await;
         assert!(heard.starts_with("HTTP/1.1 400 ") && heard.contains("line feed alone"), "{broken:?}: {heard}");
     }
-    // In a body they are as good as anything.
+    // In a body they are as good as anything else.
     let body = infer_json(&[4], &[1.0; 4]).replace(',', ",\n") + "\n\n";
     let length = body.len();
     let head = format!("POST {INFER} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
@@ -157,7 +157,7 @@ async fn a_chunk_size_without_end_is_refused() {
         let heard = exchange(&server, format!("{head}{begun}{}", endless.repeat(300_000))).await;
         assert!(heard.starts_with("HTTP/1.1 400 ") && heard.contains("without any content"), "{endless:?}: {heard}");
     }
-    // Many small chunks are many small chunks.
+    // Many small chunks are nothing but many small chunks.
     let body = infer_json(&[4], &[1.0; 4]) + &" ".repeat(100_000);
     let chunks: String = body.chars().map(|letter| format!("0001\r\n{letter}\r\n")).collect();
     let heard =
@@ -166,7 +166,7 @@ async fn a_chunk_size_without_end_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_does_not_read_is_cut_off() {
+async fn a_client_that_does_not_read_is_cut_off() {
     let lists = DOUBLER.replace("'batch', 4", "'batch', -1");
     let mut config = bare_config();
     config.session.unread_timeout_s = 1;
@@ -235,7 +235,7 @@ async fn a_body_may_come_in_chunks_of_any_size() {
 // ---- Shutting down ----------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_draining_server_answers_what_has_begun_closes_who_waits_and_tells_who_comes() {
+async fn a_draining_server_answers_what_has_begun_closes_idle_connections_and_refuses_new_requests() {
     let mut config = bare_config();
     config.scheduler.lanes = 1;
     let server = serve(config, &[("slow", &slow_doubler(100_000))]).await;
@@ -261,7 +261,7 @@ async fn a_draining_server_answers_what_has_begun_closes_who_waits_and_tells_who
                 format!("POST /v2/models/slow/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", request.len());
             stream.write_all(format!("{head}{request}").as_bytes()).await.expect("sent");
             let heard = read_to_end(&mut stream).await;
-            // One that comes before the drain is served, or closed by it.
+            // A request that comes before the drain is served, or closed by it.
             if heard.starts_with("HTTP/1.1 503 ") {
                 break heard;
             }
@@ -322,10 +322,10 @@ async fn the_grpc_port_answers_http1_in_words_that_it_can_read() {
 
 // ---- Garbage ----------------------------------------------------------------------------------------------------------------
 
-/// What the documentation names, and what hyper itself answers heads with that are none.
+/// What the documentation names, and what hyper itself answers to heads that are not heads.
 const DOCUMENTED: [u16; 17] = [200, 400, 404, 405, 406, 408, 409, 413, 414, 415, 429, 431, 500, 501, 503, 504, 505];
 
-/// Status codes of the responses in what was heard, all of which must be whole as far as they begin.
+/// The status codes of the responses in what was heard; every response that began must be whole.
 fn statuses(heard: &str) -> Vec<u16> {
     let heads = heard.match_indices("HTTP/1.1 ").map(|(at, _)| &heard[at..]);
     heads.filter_map(|head| head.get(9..12)?.parse().ok()).collect()
@@ -364,7 +364,7 @@ fn headers() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn random_bytes_are_answered_and_the_server_serves_on() {
+fn random_bytes_are_answered_and_the_server_goes_on_serving() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let server = runtime.block_on(serve(bare_config(), &[("m", DOUBLER)]));
     proptest!(ProptestConfig::with_cases(64), |(bytes in vec(any::<u8>(), 0..200))| {

@@ -1,4 +1,4 @@
-//! What the HTTP port tells of the server and its models, and how it changes them and the memory that clients share with it.
+//! What the HTTP port says about the server and its models, and how it changes them and the memory that clients share with it.
 
 use serde_json::{Value, json};
 
@@ -112,7 +112,7 @@ async fn sequences_keep_their_state_between_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_drains_lives_and_is_not_ready() {
+async fn a_draining_server_is_live_and_not_ready() {
     let server = serve(bare_config(), &[("slow", &slow_doubler(100_000))]).await;
     let (mut asking, mut looking) = (Http::connect(&server).await, Http::connect(&server).await);
     assert_eq!(looking.get("/v2/health/ready").await.status, 200);
@@ -121,7 +121,7 @@ async fn a_server_that_drains_lives_and_is_not_ready() {
     until("all items are in", || account.ledger().received() == 10).await;
     let address = server.http_addr();
     let draining = tokio::spawn(server.drain());
-    // New connections are taken while work is left; one that is there when the drain begins is closed.
+    // New connections are taken while work is left; one that exists when the drain begins is closed.
     let told = patiently(async {
         loop {
             let asked = Http::connect_to(address).await.begin("GET", "/v2/health/ready", &[], "").await;
@@ -202,7 +202,7 @@ async fn regions(http: &mut Http) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tensors_may_lie_in_shared_memory() {
+async fn tensors_may_be_in_shared_memory() {
     let server: Server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let mut http = Http::connect(&server).await;
     let numbers = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();

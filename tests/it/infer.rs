@@ -56,7 +56,7 @@ pub(crate) fn numbers(response: &ModelInferResponse) -> Vec<f32> {
         .collect()
 }
 
-/// Requests that may be on their way to the connection.
+/// How many requests may be on their way to the connection.
 const REQUESTS_MAX: usize = 10_000;
 
 /// A client's end of a `ModelStreamInfer`.
@@ -70,7 +70,7 @@ impl InferStream {
         Self::open_with(client, |_| {}).await
     }
 
-    /// The same, after `change` has had a look at the call.
+    /// The same, with `change` applied to the call first.
     pub(crate) async fn open_with(
         client: &mut InferClient,
         change: impl FnOnce(&mut Request<ReceiverStream<ModelInferRequest>>),

@@ -1,4 +1,4 @@
-//! The check of instruction counts: it says no where it should. The counts are those of `benches/instructions`.
+//! The check of instruction counts: it fails where it should. The counts are those of `benches/instructions`.
 
 #[path = "../../benches/instructions/counts.rs"]
 mod counts;
@@ -15,7 +15,7 @@ fn stored(cases: &[&str]) -> Stored {
     cases.iter().map(|case| ((*case).to_owned(), COUNT)).collect()
 }
 
-/// What is wrong with `count`, where [`COUNT`] is stored.
+/// What is wrong with `count` if [`COUNT`] is stored.
 fn faults(count: Count) -> Vec<String> {
     compare(&stored(&["push"]), &[measured("push", count)]).faults
 }
@@ -44,7 +44,7 @@ fn four_percent_are_within_the_band() {
 }
 
 #[test]
-fn what_was_nothing_has_to_stay_nothing() {
+fn what_was_zero_has_to_stay_zero() {
     let none = Count { allocations: 0.0, bytes: 0.0, ..COUNT };
     let stored = Stored::from([("push".to_owned(), none)]);
     assert_eq!(compare(&stored, &[measured("push", none)]).faults, [""; 0]);

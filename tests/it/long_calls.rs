@@ -1,4 +1,4 @@
-//! Calls that are long beside others, on lanes of their own.
+//! Calls that are long compared to others, on their own lanes.
 
 use tidemill::{app::Server, proto::v1::feed_request::Message};
 
@@ -12,7 +12,7 @@ async fn server(long_lanes: bool) -> Server {
     serve(config, &[("short", &slow_doubler(1_000)), ("long", &slow_doubler(300_000))]).await
 }
 
-/// Asks for a short call, a long one, and short ones until the long one is answered; says how many were answered meanwhile.
+/// Asks for a short call, a long one, and short ones until the long one is answered; returns how many of those were answered first.
 async fn round(server: &Server) -> usize {
     let mut client = connect(server).await;
     let mut short = Feed::open(&mut client, tensors_of("short")).await.0;
@@ -36,11 +36,11 @@ async fn round(server: &Server) -> usize {
     }
 }
 
-/// With the machine busy, a long item may come when the last short one is forgotten.
+/// On a busy machine, a long item may come when the last short one has been forgotten.
 const ROUNDS: usize = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn short_items_pass_a_long_call_though_there_is_one_lane() {
+async fn short_items_pass_a_long_call_even_with_one_lane() {
     let server = server(true).await;
     let on_long_lane = || metric(&server.metrics(), "tidemill_lane_busy_seconds_count", "lane=\"long-0\"");
     for _ in 0..ROUNDS {
@@ -55,7 +55,7 @@ async fn short_items_pass_a_long_call_though_there_is_one_lane() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_long_lanes_short_items_wait_for_the_lane() {
     let server = server(false).await;
-    // One may have been there before the long one.
+    // One may have arrived before the long one.
     assert!(round(&server).await <= 1);
     assert!(!server.metrics().contains("lane=\"long-0\""));
 }

@@ -60,7 +60,7 @@ async fn a_hundred_streams_that_call_themselves_what_they_like_add_no_series() {
             let messages = (0..3).map(|number| Message::Item(item(&format!("id-{stream}-{number}"), &[1.0; 4]))).collect();
             let said = Feed::run(&mut client, tensors_of("m"), messages).await;
             assert_eq!(said.results.len(), 3);
-            // Names of models that are not there are a client's words too.
+            // Names of models that do not exist are also made up by clients.
             let unknown = StreamConfig { version: stream.to_string(), ..tensors_of(&format!("model-{stream}")) };
             let feed = Feed::call(&mut client).await;
             feed.send(Message::Open(unknown)).await;
@@ -79,7 +79,7 @@ async fn the_numbers_are_those_of_the_traffic() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let account = Account::of(&server, "m");
     let mut client = connect(&server).await;
-    // Ten good items, two whose call fails, one that is refused: 12 of 16 bytes arrive, 10 of 16 bytes are sent.
+    // Ten good items, two whose call fails, one that is refused: 12 times 16 bytes arrive, 10 times 16 bytes are sent.
     let good = std::iter::repeat_n(item("", &[1.0; 4]), 10);
     let bad = [item("", &[-1.0; 4]), item("", &[-1.0; 4]), item("", &[1.0; 3])];
     let messages = good.chain(bad).map(Message::Item).collect();
@@ -131,7 +131,7 @@ async fn the_numbers_are_those_of_the_traffic() {
     assert_eq!(ended("outcome=\"ok\"") + ended("outcome=\"failed\""), waits, "each item that ran has waited once");
     drop(open);
     account.settled().await;
-    // As finished or as cancelled: closing the sending side and leaving come so close together that either may be seen first.
+    // As finished or as cancelled: the client closes the sending side and leaves so close together that either may be seen first.
     until("the stream is counted as ended", || {
         metric(&server.metrics(), "tidemill_streams_ended_total", "method=\"feed\"") == 2.0
     })

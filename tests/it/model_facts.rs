@@ -1,4 +1,4 @@
-//! What the Open Inference Protocol tells of the server, its models and their statistics.
+//! What the Open Inference Protocol says about the server, its models and their statistics.
 
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -87,7 +87,7 @@ async fn a_server_and_its_models_are_ready_until_it_drains() {
     config.models.allow_partial = true;
     let server = Server::start(config).await.expect("a server without the broken model");
     let (door, drain) = door(&server);
-    assert!(door.is_ready(), "the server was told to run without the broken model");
+    assert!(door.is_ready(), "the server may run without the broken model");
     let models = [("doubler", ""), ("doubler", "1"), ("doubler", "2"), ("tripler", ""), ("broken", ""), ("", "")];
     assert_eq!(models.map(|(name, version)| door.is_model_ready(name, version)), [true, true, false, false, false, false]);
     door.unload_model("doubler").await.expect("it is there");
@@ -254,7 +254,7 @@ fn mixed(number: usize) -> Item {
     }
 }
 
-/// Sends mixed items; with `reads`, to the end, else leaves while they run.
+/// Sends mixed items; with `reads` it reads to the end, otherwise it leaves while they run.
 async fn feed(mut client: Client, items: usize, reads: bool) {
     let (mut feed, _) = Feed::open(&mut client, tensors_of("doubler")).await;
     for number in 0..items {
@@ -267,7 +267,7 @@ async fn feed(mut client: Client, items: usize, reads: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn statistics_add_up_whatever_ends_how() {
+async fn statistics_add_up_however_items_end() {
     let slow = format!("{DOUBLER}cost_per_call_us = 300\ncost_mode = 'blocked'\n");
     let server = serve(bare_config(), &[("doubler", &slow)]).await;
     let (door, _) = door(&server);

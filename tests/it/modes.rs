@@ -1,4 +1,4 @@
-//! The four ways to send the same sound say the same, whatever else runs beside it and however many items a call has.
+//! The four ways to send the same sound give the same answers, whatever else runs at the time and however many items a call has.
 
 use futures::future::join_all;
 use tokio_stream::iter;

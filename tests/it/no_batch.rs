@@ -1,4 +1,4 @@
-//! Models whose calls are not batches: whole shapes over every protocol; and what a manifest says of outputs that have no batch, are
+//! Models whose calls are not batches: whole shapes over every protocol; and what a manifest says about outputs that have no batch, are
 //! declared wrongly or cannot be served, of inputs with a default, and of tensors without elements.
 
 use rten_onnx::onnx::{
@@ -88,7 +88,7 @@ pub(crate) fn file(graph: GraphProto) -> Vec<u8> {
     model.write_buf().expect("a model can be written to memory")
 }
 
-/// Time along its only dimension: each sample without the mean of all.
+/// Time along its only dimension: each sample minus the mean of all.
 pub(crate) fn wave() -> Vec<u8> {
     file(GraphProto {
         node: vec![node("ReduceMean", &["x"], "mean"), node("Sub", &["x", "mean"], "y")],
@@ -98,7 +98,7 @@ pub(crate) fn wave() -> Vec<u8> {
     })
 }
 
-/// A detector: the positions of the pixels above a half, as many as there are, and the sum of the image.
+/// A detector: the positions of all pixels above a half, and the sum of the image.
 fn hits() -> Vec<u8> {
     file(GraphProto {
         node: vec![
@@ -135,7 +135,7 @@ fn anchors() -> Vec<u8> {
     })
 }
 
-/// Rows doubled, and something that no protocol has a tensor for: a sequence of them.
+/// Rows doubled, and something that no protocol has a tensor for: a sequence of rows.
 fn sequence() -> Vec<u8> {
     let ValueInfoProto { r#type: element, .. } = value("", DataType::FLOAT, &[-1, 2]);
     let kind = TypeProto { tensor_type: None, sequence: Some(Box::new(TypeProtoSequence { elem_type: element })) };
@@ -227,7 +227,7 @@ const LOOSE: &str = "batch = false\n";
 // ---- Whole shapes -----------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_lies_along_time_comes_whole_over_every_protocol() {
+async fn a_shape_along_time_comes_whole_over_every_protocol() {
     let server = serve_files(&[("wave", LOOSE, &wave())]).await;
     let samples: Vec<f32> = (0..1000_u16).map(|at| f32::from(at % 10)).collect();
     let right: Vec<f32> = samples.iter().map(|sample| sample - 4.5).collect();
@@ -255,7 +255,7 @@ async fn what_lies_along_time_comes_whole_over_every_protocol() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_detector_gives_as_many_rows_as_it_finds_none_included() {
+async fn a_detector_gives_as_many_rows_as_it_finds_even_none() {
     let server = serve_files(&[("hits", LOOSE, &hits())]).await;
     let mut native = connect(&server).await;
     let mut client = infer_client(&server).await;
@@ -299,7 +299,7 @@ async fn a_detector_gives_as_many_rows_as_it_finds_none_included() {
 }
 
 #[tokio::test]
-async fn a_detector_with_a_batch_in_front_is_told_what_is_wrong() {
+async fn a_detector_with_a_batch_in_front_is_refused_with_what_is_wrong() {
     let manifest = "[[inputs]]\nname='x'\ndims=[1, -1]\nbatch_axis=1\n[[outputs]]\nname='sum'\nomit=true";
     let refusal = refused(manifest, &hits()).await;
     let expected = "its dimension 0 is taken for the batch, so it must be 1: a model whose outputs have no batch is served with batch = \
@@ -451,7 +451,7 @@ async fn outputs_without_a_batch_are_left_out_and_wrong_shapes_corrected() {
 }
 
 #[tokio::test]
-async fn what_is_no_tensor_is_left_out_and_the_rest_is_served() {
+async fn what_is_not_a_tensor_is_left_out_and_the_rest_is_served() {
     let refusal = refused("", &sequence()).await;
     let expected = "outputs: output 'both' has a type that cannot be served, such as a sequence or a map, which a classifier with ZipMap \
                     gives: export the model with zipmap = False, or leave the output out (omit = true in [[outputs]])";
@@ -462,7 +462,7 @@ async fn what_is_no_tensor_is_left_out_and_the_rest_is_served() {
 }
 
 #[tokio::test]
-async fn each_output_that_has_no_batch_is_one_fault_with_the_ways_on() {
+async fn each_output_that_has_no_batch_is_one_fault_with_the_ways_out() {
     let refusal = refused("", &anchors()).await;
     let lines: Vec<&str> = refusal.lines().skip(1).collect();
     assert_eq!(lines.len(), 3, "{refusal}");
@@ -478,7 +478,7 @@ async fn each_output_that_has_no_batch_is_one_fault_with_the_ways_on() {
 // ---- Defaults ---------------------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_default_applies_where_nobody_speaks_of_it_and_rten_says_that_it_cannot_replace_it() {
+async fn a_default_applies_where_no_request_sets_it_and_rten_says_that_it_cannot_replace_it() {
     let file = scaled(&[], floats("factor", &[], &[2.0]));
     let server = serve_files(&[("scaled", "", &file)]).await;
     let mut client = connect(&server).await;
@@ -495,9 +495,9 @@ async fn a_default_applies_where_nobody_speaks_of_it_and_rten_says_that_it_canno
     assert!(refusal.contains(expected), "{refusal}");
 }
 
-/// Where no library is named this says so and checks nothing; CI names one.
+/// Says so and checks nothing if no library is named; CI names one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn onnxruntime_takes_another_value_than_the_default_and_serves_what_is_no_batch() {
+async fn onnxruntime_takes_a_value_other_than_the_default_and_serves_what_is_not_a_batch() {
     let Some(library) = library() else {
         eprintln!("{LIBRARY_VARIABLE} names no library of onnxruntime; no default was replaced");
         return;

@@ -1,4 +1,4 @@
-//! 64-bit numbers on an engine that has 32 bits: a right answer, or a refusal that says what to do.
+//! 64-bit numbers on a 32-bit engine: a correct answer, or a refusal that says what to do.
 
 use rten_onnx::onnx::{
     DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, TypeProtoTensor,
@@ -54,7 +54,7 @@ async fn answers(server: &Server, model: &str, numbers: &[i64]) -> Vec<Result<i6
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_leaves_32_bits_is_the_callers_fault_and_its_neighbours_are_right() {
+async fn what_exceeds_32_bits_is_the_callers_fault_and_its_neighbours_are_right() {
     let folder = folder_of(&[("twice", "engine = 'rten'")]);
     write(folder.path(), "twice/1/model.onnx", &of_itself("Add"));
     let mut config = bare_config();
@@ -105,7 +105,7 @@ async fn a_model_whose_results_can_be_wrong_is_refused_unless_its_manifest_allow
     assert_eq!(answers(&server, "square", &[-3, 46_340]).await, [Ok(9), Ok(46_340 * 46_340)]);
 }
 
-/// Where no library is named this says so and checks nothing; CI names one.
+/// Says so and checks nothing if no library is named; CI names one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_that_leaves_the_engine_open_computes_in_64_bits_where_onnxruntime_is_there() {
     let Some(library) = library() else {

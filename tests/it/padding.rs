@@ -4,8 +4,8 @@ use tidemill::proto::v1::{Item, PredictRequest, Tensor, feed_request::Message, p
 
 use crate::serving::{Feed, ROUNDS_MAX, bare_config, connect, item, limits, metric, outcome, patiently, serve, tensors_of};
 
-/// Adds to each element of a row the sum of all rows that its stream has sent so far. A row that saw its padding would show it.
-/// A stream has at most one item in a call, so that two items in a call are of two streams.
+/// Adds to each element of a row the sum of all rows that its stream has sent so far. It would show if a row saw its padding. A stream has
+/// at most one item in a call, so two items in a call are from two streams.
 const ROWS: &str = "
 engine = 'synthetic'
 max_batch = 2
@@ -43,7 +43,7 @@ fn row(values: &[f32]) -> Item {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_with_items_of_different_lengths_share_a_call_and_get_what_is_theirs() {
+async fn streams_with_items_of_different_lengths_share_a_call_and_get_their_own_answers() {
     let mut config = bare_config();
     config.scheduler.lanes = 1;
     let server = serve(config, &[("rows", ROWS)]).await;

@@ -1,4 +1,4 @@
-//! What Prometheus's own checker says of the metrics' names, types and help.
+//! What Prometheus's own checker says about the metrics' names, types and help.
 
 use std::{
     io::{ErrorKind, Write as _},
@@ -7,7 +7,7 @@ use std::{
 
 use tidemill::telemetry::Telemetry;
 
-/// Where `promtool` (Debian package `prometheus`) is not installed this says so and checks nothing.
+/// Says so and checks nothing if `promtool` (Debian package `prometheus`) is not installed.
 #[test]
 fn promtool_finds_nothing_to_complain_about() {
     let telemetry = Telemetry::new();

@@ -45,7 +45,7 @@ const NUMBERS: &str = "/model.ModelInference/Predict";
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
-/// Bytes that a counted call may hold beside what was sent.
+/// The bytes that a counted call may hold on top of what was sent.
 const UNIT_BYTES: f64 = 2048.0;
 
 type Body = StreamBody<ReceiverStream<Result<Frame<Bytes>, Infallible>>>;
@@ -54,7 +54,7 @@ type Body = StreamBody<ReceiverStream<Result<Frame<Bytes>, Infallible>>>;
 #[derive(Clone)]
 struct Raw(SendRequest<Body>);
 
-/// A call on it: what is sent is sent, and no more.
+/// A call on it that sends only what it is given.
 struct RawCall {
     body: Option<mpsc::Sender<Result<Frame<Bytes>, Infallible>>>,
     response: tokio::task::JoinHandle<hyper::Result<hyper::Response<Incoming>>>,
@@ -63,7 +63,7 @@ struct RawCall {
 impl Raw {
     async fn connect(server: &Server) -> Self {
         let stream = TcpStream::connect(server.grpc_addr()).await.expect("the gRPC port accepts");
-        // A client that does not read has little in its own hands.
+        // A client that does not read holds little itself.
         let mut builder = Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(65_535);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.expect("a connection");
@@ -100,7 +100,7 @@ impl RawCall {
         self.body = None;
     }
 
-    /// How the call ends, whatever comes before.
+    /// How the call ends, whatever comes before that.
     async fn status(self) -> Status {
         let response = patiently(self.response).await.expect("no panic").expect("an answer");
         let (head, body) = response.into_parts();
@@ -174,7 +174,7 @@ async fn messages_that_are_announced_and_never_come_cost_little_and_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_a_message_is_held_as_far_as_it_came() {
+async fn only_the_part_of_a_message_that_arrived_is_held() {
     let server = serve(impatient(), &[("m", DOUBLER)]).await;
     let raw = Raw::connect(&server).await;
     let message = prefixed(0, &vec![0; 4 << 20]);
@@ -187,7 +187,7 @@ async fn half_a_message_is_held_as_far_as_it_came() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_over_the_limit_have_one_answer_on_all_methods() {
+async fn messages_over_the_limit_get_one_answer_on_all_methods() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let raw = Raw::connect(&server).await;
     let inflated = zstd(&vec![0; (16 << 20) + 1]);
@@ -233,7 +233,7 @@ fn infer_of(contents: InferTensorContents) -> ModelInferRequest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_takes_more_memory_than_bytes_is_counted_before_it_is_decoded() {
     let mut config = bare_config();
-    // What is meant to be counted is not to be refused for its density.
+    // What should be counted must not be refused for its density.
     config.message.max_inflate_ratio = 1_000_000;
     let server = serve(config, &[("m", DOUBLER)]).await;
     let raw = Raw::connect(&server).await;
@@ -285,7 +285,7 @@ async fn a_scan_of_many_items_that_nobody_reads_holds_what_was_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn long_typed_contents_are_read_elsewhere_and_answered_in_their_turn() {
+async fn long_typed_contents_are_read_elsewhere_and_answered_in_order() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let mut client = infer_client(&server).await;
     let typed = |rows: usize| {
@@ -329,7 +329,7 @@ async fn a_feed_keeps_nothing_of_a_large_message() {
     for _ in 0..20 {
         feeds.push(raw.call(FEED, &[("grpc-encoding", "zstd")], [open.clone(), large.clone()]).await);
     }
-    // Whatever was taken in is let go of.
+    // Everything that was taken in is released.
     until("nothing is in transfer", || transfer_bytes(&server) == 0.0).await;
     for mut feed in feeds {
         feed.close();
@@ -466,7 +466,7 @@ async fn a_stream_of_requests_that_is_silent_ends() {
 // ---- HTTP -------------------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_in_arrival_have_one_budget_with_the_messages_of_grpc() {
+async fn arriving_bodies_share_one_budget_with_grpc_messages() {
     let mut config = bare_config();
     config.memory.transfer_bytes = 32 << 20;
     let server = serve(config, &[("m", DOUBLER)]).await;
@@ -474,13 +474,13 @@ async fn bodies_in_arrival_have_one_budget_with_the_messages_of_grpc() {
         let mut stream = TcpStream::connect(server.http_addr()).await.expect("the HTTP port accepts");
         let head = "POST /v2/models/m/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 16000000\r\n\r\n";
         stream.write_all(head.as_bytes()).await.expect("it is read");
-        // The server may refuse before it has all of it.
+        // The server may refuse it before it has all of it.
         let _ = patiently(stream.write_all(&vec![b' '; 12 << 20])).await;
         stream
     };
     let held = [begin().await, begin().await];
     until("both are there", || transfer_bytes(&server) >= f64::from(24 << 20)).await;
-    // Of 28 MiB for large messages, they leave 4, of which another may have seven eighths.
+    // Of the 28 MiB for large messages they leave 4, and another may have seven eighths of those.
     for _ in 0..3 {
         let heard = read_to_end(&mut begin().await).await;
         assert!(heard.starts_with("HTTP/1.1 429 ") && heard.contains("memory.transfer_bytes"), "{heard}");
@@ -518,7 +518,7 @@ fn upload_of(parts: usize) -> Vec<UploadRequest> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn results_that_an_upload_gathers_are_limited_in_bytes() {
+async fn results_that_an_upload_collects_are_limited_in_bytes() {
     let mut config = bare_config();
     config.session.upload_max_result_bytes = 100_000;
     let server = serve(config, &[("m", DOUBLER)]).await;
@@ -539,7 +539,7 @@ async fn results_that_an_upload_gathers_are_limited_in_bytes() {
 async fn an_answer_that_nobody_takes_is_in_the_budget() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let mut client = connect(&server).await;
-    // As many results as make an answer that is encoded elsewhere.
+    // Enough results for an answer that is encoded elsewhere.
     let response = patiently(client.upload(tokio_stream::iter(upload_of(5_000)))).await.expect("an answer").into_inner();
     assert_eq!(response.results.len(), 5_000);
     is_idle(&server).await;
@@ -558,7 +558,7 @@ async fn an_answer_that_nobody_takes_is_in_the_budget() {
 // ---- Shared memory ----------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn shared_memory_is_not_read_for_what_could_be_no_input() {
+async fn shared_memory_is_not_read_for_what_cannot_be_an_input() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let key = format!("/tidemill-test-proportion-{}", process::id());
     let flags = shm::OFlags::CREATE | shm::OFlags::EXCL | shm::OFlags::RDWR;
@@ -569,7 +569,7 @@ async fn shared_memory_is_not_read_for_what_could_be_no_input() {
     let registered = http.post("/v2/systemsharedmemory/region/large/register", register).await;
     shm::unlink(&key).expect("it is there");
     assert_eq!(registered.status.as_u16(), 200);
-    // Whoever reads it now is told that it was made shorter.
+    // Whoever reads it now hears that it was made shorter.
     object.set_len(0).expect("shorter");
     let infer = |shape: &[i64], bytes: u64| {
         let parameters = serde_json::json!({"shared_memory_region": "large", "shared_memory_byte_size": bytes});

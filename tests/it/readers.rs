@@ -20,7 +20,7 @@ use crate::serving::{
     slow_doubler, tensors_of, until,
 };
 
-/// Numbers of a row that fills the HTTP/2 window of these clients.
+/// The numbers in a row that fills the HTTP/2 window of these clients.
 const LONG_ROW: usize = 16 * 1024;
 const LONG_ROW_BYTES: f64 = 4.0 * LONG_ROW as f64;
 const WINDOW: u32 = 8;
@@ -37,7 +37,7 @@ fn config_of(unread: UnreadPolicy) -> StreamConfig {
     StreamConfig { window_items: WINDOW, unread: unread.into(), ..tensors_of("m") }
 }
 
-/// Windows of HTTP/2 as small as they may be, so that one result fills the stream's.
+/// HTTP/2 windows as small as allowed, so that one result fills the stream's window.
 fn small_windows(endpoint: Endpoint) -> Endpoint {
     endpoint.initial_stream_window_size(65_535).initial_connection_window_size(1 << 20)
 }
@@ -46,7 +46,7 @@ async fn connect_narrow(server: &Server) -> Client {
     connect_with(server, small_windows).await
 }
 
-/// Sends items from a task of its own, because a server that does not read holds the sender back, and then half-closes.
+/// Sends items from a separate task, as a server that does not read holds the sender back, and then half-closes.
 fn send_long_items(feed: &mut Feed, count: usize) -> JoinHandle<()> {
     let sender = feed.sender();
     feed.finish_sending();
@@ -72,7 +72,7 @@ fn ended(server: &Server, reason: &str) -> f64 {
     metric(&server.metrics(), "tidemill_streams_ended_total", &format!("method=\"feed\",reason=\"{reason}\""))
 }
 
-/// Waits until nothing is left of the stream, and it has ended for this reason.
+/// Waits until nothing is left of the stream and it has ended for this reason.
 async fn is_gone(server: &Server, account: &Account, reason: &str) {
     let ledger = account.settled().await;
     assert_eq!(ledger.received(), ledger.ended());
@@ -172,8 +172,8 @@ async fn a_stream_that_asks_to_be_reset_is_served_like_any_other_while_it_reads(
     assert!(said.results.iter().map(|result| result.seq).eq(0..500));
 }
 
-/// Sends `ITEMS` items to a client that does not read until the server has nothing more to do, and gives what it then hears: how
-/// many results came before the gap, the gap, and how many after it.
+/// Sends `ITEMS` items for a client that does not read until the server has nothing more to do, and returns what it then hears: how many
+/// results came before the gap, the gap, and how many after it.
 async fn results_around_a_gap(policy: UnreadPolicy, kept: u32) -> (u64, (u64, u64), u64) {
     const ITEMS: usize = 100;
     let server = serve(bare_config(), &[("m", &long_rows())]).await;
@@ -205,14 +205,14 @@ async fn results_around_a_gap(policy: UnreadPolicy, kept: u32) -> (u64, (u64, u6
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_oldest_results_make_room_and_the_gap_is_told_where_it_is() {
+async fn the_oldest_results_make_room_and_the_gap_is_reported_where_it_is() {
     let (before, gap, after) = results_around_a_gap(UnreadPolicy::DropOldest, WINDOW).await;
     assert!(before >= 1, "what the transport had taken is not taken back");
     assert_eq!((gap.0, after), (before, u64::from(WINDOW)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_newest_result_waits_for_one_who_wants_the_latest() {
+async fn only_the_newest_result_waits_for_a_client_that_wants_the_latest() {
     let (before, gap, after) = results_around_a_gap(UnreadPolicy::Latest, 1).await;
     assert_eq!((gap.0, after), (before, 1));
 }
@@ -258,7 +258,7 @@ async fn flushes_are_confirmed_in_their_place_even_if_results_before_them_are_sk
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_stalled_stream_does_not_stall_those_beside_it() {
+async fn one_stalled_stream_does_not_stall_the_others() {
     const SIBLINGS: usize = 31;
     let server = serve(bare_config(), &[("m", &long_rows())]).await;
     let mut client = connect_narrow(&server).await;

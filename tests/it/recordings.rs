@@ -1,5 +1,5 @@
-//! Raw audio that is none: headers of files and wrong rates are refused, alike in every mode. And the clip that is made here: speech is found
-//! in it.
+//! Raw audio that is not what it claims to be: headers of files and wrong rates are refused, in every mode alike. And the clip that is made
+//! here: speech is found in it.
 
 use bytes::Bytes;
 use tokio_stream::iter;
@@ -17,7 +17,7 @@ use crate::serving::{Client, DOUBLER, Feed, connect, fields, patiently, pcm_of, 
 
 const MODEL: &str = "silero-vad";
 
-/// What comes of this audio, cut into these chunks, in each of the four modes.
+/// What becomes of this audio, cut into these chunks, in each of the four modes.
 async fn in_every_mode(client: &mut Client, config: &StreamConfig, chunks: &[Bytes]) -> Vec<(&'static str, Result<(), Status>)> {
     let whole = Bytes::from(chunks.concat());
     let mut feed = Feed::call(client).await;
@@ -56,7 +56,7 @@ async fn in_every_mode(client: &mut Client, config: &StreamConfig, chunks: &[Byt
     vec![("feed", feed.error.map_or(Ok(()), Err)), ("upload", upload), ("scan", scan), ("predict", predict)]
 }
 
-/// Cut after each of these many bytes.
+/// Cut after every `each` bytes.
 fn cut(bytes: &[u8], each: usize) -> Vec<Bytes> {
     bytes.chunks(each).map(Bytes::copy_from_slice).collect()
 }
@@ -92,7 +92,7 @@ async fn raw_audio_that_begins_like_a_file_is_refused_by_name_however_it_is_cut(
         for (mode, outcome) in in_every_mode(&mut client, &meant, &cut(&audio, 7)).await {
             assert!(outcome.is_ok(), "{mode}, meant: {outcome:?}");
         }
-        // Only the beginning of a stream is looked at.
+        // Only the beginning of a stream is checked.
         let later = [&[0; 12], &audio[..]].concat();
         for (mode, outcome) in in_every_mode(&mut client, &pcm_of(MODEL), &cut(&later, 12)).await {
             assert!(outcome.is_ok(), "{mode}, later: {outcome:?}");

@@ -37,7 +37,7 @@ use crate::{
     startup::one_operator,
 };
 
-/// A server with these models in a folder that stays.
+/// A server with these models, and their folder, which stays.
 async fn serve(mut config: Config, models: &[(&str, &str)]) -> (Server, TempDir) {
     let folder = folder_of(models);
     config.models.dir = Some(folder.path().to_owned());
@@ -72,7 +72,7 @@ async fn index(server: &Server) -> Vec<String> {
     entries.map(|entry| format!("{} {} {}", entry.name, entry.version, entry.state.label())).collect()
 }
 
-/// Waits until the models are as they should be, woken by each change of them.
+/// Waits until the models are as they should be; every change of them wakes it.
 async fn until_models(server: &Server, condition: impl Fn(&Server) -> bool) {
     let mut changes = server.registry().changes();
     patiently(async {
@@ -107,7 +107,7 @@ async fn endless_feed(mut client: Client, config: StreamConfig, stop: Arc<Atomic
     summary.ok
 }
 
-/// Opens one short feed after the other.
+/// Opens one short feed after another.
 async fn short_feeds(mut client: Client, stop: Arc<AtomicBool>) -> u64 {
     let mut items = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -214,7 +214,7 @@ async fn a_broken_version_leaves_the_old_one_serving_and_the_list_says_why() {
     let list = models(&server).await;
     assert_eq!((list[0].state(), list[0].reason.as_str(), list[1].state()), (ModelState::Ready, "", ModelState::Failed));
     assert!(list[1].reason.contains("2/model.onnx"), "{list:?}");
-    assert_eq!(patiently(page(server.admin_addr(), "/readyz")).await.0, 200, "what is tried beside it does no harm");
+    assert_eq!(patiently(page(server.admin_addr(), "/readyz")).await.0, 200, "a version that is tried next to it does no harm");
 
     write(folder.path(), "m/2/model.onnx", &one_operator("Abs"));
     patiently(server.repository().load("m")).await.expect("both are sound");
@@ -229,7 +229,7 @@ async fn a_broken_version_leaves_the_old_one_serving_and_the_list_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_model_inside_the_binary_is_loaded_anew_while_lanes_compute() {
+async fn the_model_inside_the_binary_is_loaded_again_while_lanes_compute() {
     let (server, _folder) = serve(speech_config(), &[("busy", &format!("{DOUBLER}\ncost_per_call_us = 20000\n"))]).await;
     let stop = Arc::new(AtomicBool::new(false));
     let feed = tokio::spawn(endless_feed(connect(&server).await, tensors_of("busy"), Arc::clone(&stop), false));
@@ -247,7 +247,7 @@ async fn health(server: &Server) -> HealthClient<Channel> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unloaded_model_is_told_to_all_who_ask_and_comes_back_when_it_is_loaded() {
+async fn an_unloaded_model_is_reported_to_all_that_ask_and_comes_back_when_it_is_loaded() {
     let (server, folder) = serve(bare_config(), &[("m", DOUBLER), ("n", DOUBLER)]).await;
     let mut client = connect(&server).await;
     let mut health = health(&server).await;
@@ -301,7 +301,7 @@ async fn a_watched_folder_is_followed() {
     config.models.watch = true;
     let (server, folder) = serve(config, &[]).await;
     let mut client = connect(&server).await;
-    // Half a file first, as a slow copy leaves it.
+    // Half a file first, as by a slow copy.
     let file = one_operator("Neg");
     write(folder.path(), "m/1/model.onnx", &file[..file.len() / 2]);
     until_models(&server, |server| server.registry().list().iter().any(|model| !model.reason.is_empty())).await;

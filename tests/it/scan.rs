@@ -1,4 +1,4 @@
-//! Scans: one request, a result for each item of it.
+//! Scans: one request, a result for each of its items.
 
 use tonic::Code;
 
@@ -18,7 +18,7 @@ fn list(items: Vec<Item>) -> Option<Payload> {
     Some(Payload::Items(ItemList { items }))
 }
 
-/// Results and summary of a scan whose events come in the promised order.
+/// The results and summary of a scan; its events must come in the promised order.
 async fn scan(client: &mut Client, config: StreamConfig, items: Vec<Item>) -> (Vec<ItemResult>, Summary) {
     let request = ScanRequest { config: Some(config), payload: list(items) };
     let mut responses = patiently(client.scan(request)).await.expect("the stream opens").into_inner();
@@ -77,7 +77,7 @@ async fn the_items_of_a_stateful_scan_are_one_stream_and_two_scans_are_two() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scan_takes_its_items_into_the_queue_by_the_window_alone() {
+async fn a_scan_queues_only_as_many_items_as_its_window() {
     let server = serve(bare_config(), &[("slow", &slow_doubler(2_000))]).await;
     let account = Account::of(&server, "slow");
     let mut client = connect(&server).await;

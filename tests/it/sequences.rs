@@ -1,4 +1,4 @@
-//! Sequences of the Open Inference Protocol: each has its own state, for as long as it lives.
+//! Sequences of the Open Inference Protocol: each has its own state for as long as it lives.
 
 use std::{
     collections::HashMap,
@@ -18,14 +18,14 @@ use crate::{
     serving::{COUNTER, DOUBLER, bare_config, folder_of, limits, patiently, serve, tried_briefly, until},
 };
 
-/// Clients with a stream each; the scope after them is that of unary calls.
+/// Clients with one stream each; the scope after theirs is that of unary calls.
 const STREAMS: usize = 3;
 
 #[derive(Debug, Clone)]
 enum Deed {
     /// A step of sequence `id`; over a unary call where `scope` is [`STREAMS`].
     Step { scope: usize, id: i64, starts: bool, ends: bool, value: u8 },
-    /// The client goes away in mid-stream and comes back.
+    /// The client goes away mid-stream and comes back.
     Cancel { scope: usize },
     /// The client says that it is done, reads to the end and comes back.
     Close { scope: usize },
@@ -39,7 +39,7 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
     prop::collection::vec(prop_oneof![20 => stepped, 1 => cancelled, 1 => closed], 1..120)
 }
 
-/// What each sequence must have summed up, one step after the other, with nobody else there.
+/// What each sequence must have summed up, one step after another, if there were no others.
 #[derive(Default)]
 struct Reference(HashMap<(usize, i64), f32>);
 
@@ -132,7 +132,7 @@ async fn play(server: &Server, deeds: Vec<Deed>) {
         scope.read_all().await;
     }
     drop(scopes);
-    // Those over unary calls outlive the case, so that the next one would meet them.
+    // Sequences over unary calls outlive the case, and the next one would meet them.
     for ((_, id), _) in reference.0.into_iter().filter(|((scope, _), _)| *scope == STREAMS) {
         patiently(unary.model_infer(counted(id, false, true, 1.0))).await.expect("it is alive");
     }
@@ -195,7 +195,7 @@ async fn an_idle_sequence_is_freed_and_its_next_request_hears_why() {
 }
 
 #[tokio::test]
-async fn a_stream_has_at_most_so_many_sequences_and_says_so() {
+async fn the_sequences_of_a_stream_are_limited_and_it_says_so() {
     let mut config = bare_config();
     config.sequence.max_per_stream = 2;
     let server = serve(config, &[("counter", COUNTER)]).await;
@@ -246,7 +246,7 @@ async fn a_draining_server_answers_the_steps_it_has_and_ends_streams_and_sequenc
     patiently(draining).await.expect("no sequence holds the drain up");
 }
 
-/// Sends requests one after the other until it is told to stop, and holds each answer against `expected`, given how many came before.
+/// Sends requests one after another until `stop` is set, and checks each answer against `expected`, given how many came before.
 async fn keep_asking(
     mut stream: InferStream,
     stop: Arc<AtomicBool>,
@@ -263,7 +263,7 @@ async fn keep_asking(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reloads_under_load_are_no_error_and_sequences_finish_on_the_copy_that_they_began_on() {
+async fn reloads_under_load_are_not_errors_and_sequences_finish_on_the_copy_that_they_began_on() {
     const RELOADS: usize = 50;
     let folder = folder_of(&[("counter", &tried_briefly(COUNTER)), ("doubler", &tried_briefly(DOUBLER))]);
     let mut config = bare_config();
@@ -280,7 +280,7 @@ async fn reloads_under_load_are_no_error_and_sequences_finish_on_the_copy_that_t
         let ask = |_| request("doubler", "x", &[1, 4], &[1.0; 4]);
         asking.push(tokio::spawn(keep_asking(stateless, Arc::clone(&stop), ask, |_| 2.0)));
     }
-    // Over unary calls a sequence lives on through all the reloads as well.
+    // Over unary calls, too, a sequence lives on through all the reloads.
     patiently(client.model_infer(counted(9, true, false, 1.0))).await.expect("it begins");
     for reload in 0..RELOADS {
         for model in ["counter", "doubler"] {

@@ -1,4 +1,4 @@
-//! A server in this process, models made for the occasion, and a client that speaks all four modes.
+//! A server in this process, models made for the tests, and a client that speaks all four modes.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -32,10 +32,10 @@ pub(crate) type Client = InferenceServiceClient<Channel>;
 /// Long enough for any machine; only a broken test waits for it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Items that are sent together share a call sooner or later; this many rounds without are a fault.
+/// Items that are sent together share a call sooner or later; this many rounds without that are a fault.
 pub(crate) const ROUNDS_MAX: usize = 1_000;
 
-/// Doubles four numbers. -1 in front makes the call fail.
+/// Doubles four numbers. A leading -1 makes the call fail.
 pub(crate) const DOUBLER: &str = "
 engine = 'synthetic'
 [[inputs]]
@@ -50,13 +50,13 @@ dims = ['batch', 4]
 fail_value = -1.0
 ";
 
-/// The same model with little time for its trial calls, which leave the cores to whoever has work until it is over: for tests that load a
-/// model often while all cores are busy.
+/// The same model with little time for its trial calls, which leave the cores to anyone with work until that time is over: for tests that
+/// load a model often while all cores are busy.
 pub(crate) fn tried_briefly(manifest: &str) -> String {
     format!("{manifest}\n[trial]\nseconds = 0.05\n")
 }
 
-/// Adds to a number all numbers that its stream has sent so far, itself included.
+/// Adds to a number all numbers that its stream has sent so far, including itself.
 pub(crate) const COUNTER: &str = "
 engine = 'synthetic'
 [[inputs]]
@@ -87,7 +87,7 @@ pub(crate) fn slow_doubler(call_us: u64) -> String {
     format!("max_batch = 1\n{DOUBLER}cost_per_call_us = {call_us}\ncost_mode = 'blocked'\n")
 }
 
-/// Defaults, with any free ports, two lanes and no model.
+/// The defaults, with any free ports, two lanes and no model.
 pub(crate) fn bare_config() -> Config {
     let mut config = Config::default();
     config.server.grpc_addr.set_port(0);
@@ -129,12 +129,12 @@ pub(crate) async fn serve(mut config: Config, models: &[(&str, &str)]) -> Server
     Server::start(config).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A connection of its own.
+/// A separate connection.
 pub(crate) async fn connect(server: &Server) -> Client {
     connect_with(server, |endpoint| endpoint).await
 }
 
-/// A connection of its own, with these settings.
+/// A separate connection with these settings.
 pub(crate) async fn connect_with(server: &Server, settings: impl FnOnce(Endpoint) -> Endpoint) -> Client {
     let endpoint = Endpoint::from_shared(format!("http://{}", server.grpc_addr())).expect("an address");
     Client::new(settings(endpoint).connect().await.expect("the server accepts"))
@@ -145,7 +145,7 @@ pub(crate) async fn patiently<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("an end within the test's patience")
 }
 
-/// Waits until `condition` holds. What the server tells of itself can only be asked for, so this asks again and again.
+/// Waits until `condition` holds. What the server says about itself can only be asked for, so this asks again and again.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let asking = async {
         while !condition() {
@@ -177,7 +177,7 @@ impl Account {
         self.status().ledger
     }
 
-    /// Waits until no stream is open and no item is left, and gives the account.
+    /// Waits until no stream is open and no item is left, and returns the account.
     pub(crate) async fn settled(&self) -> Ledger {
         until("no stream and no item is left", || self.devices.streams() == 0 && self.ledger().open() == 0).await;
         self.ledger()
@@ -280,7 +280,7 @@ pub(crate) struct Feed {
     responses: Streaming<FeedResponse>,
 }
 
-/// All that a feed said before it ended.
+/// Everything that a feed said before it ended.
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     pub(crate) results: Vec<ItemResult>,
@@ -357,7 +357,7 @@ impl Feed {
         }
     }
 
-    /// Sends all of `messages`, closes and reads to the end, both at once.
+    /// Sends all of `messages` and closes, while reading to the end.
     pub(crate) async fn run(client: &mut Client, config: StreamConfig, messages: Vec<Message>) -> Said {
         let (mut feed, _) = Self::open(client, config).await;
         let sender = feed.sender();

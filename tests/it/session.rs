@@ -29,7 +29,7 @@ use tidemill::{
 /// Long enough for any machine; only a broken test waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A model whose first input value below fails, and the other panics.
+/// First input values: with the first the model fails, with the other it panics.
 const FAIL: f32 = -1.0;
 const PANIC: f32 = -2.0;
 
@@ -187,7 +187,7 @@ fn outcome_of(event: &Event) -> (String, Result<f32, FaultKind>) {
     (result.id.clone(), value.map_err(Fault::kind))
 }
 
-/// Runs a session to its end, and gives its results by id in the order in which they came.
+/// Runs a session to its end, and returns its results by id in the order in which they came.
 async fn results(session: TestSession) -> Vec<(String, Result<f32, FaultKind>)> {
     let events: Vec<_> = session.collect().await;
     let (last, results) = events.split_last().expect("at least the end");
@@ -221,7 +221,7 @@ fn backlog_of(session: TestSession, policy: Unread) -> Backlog<ReceiverStream<Re
 }
 
 #[tokio::test]
-async fn a_session_that_nobody_reads_goes_on_to_its_end_and_tells_it_last() {
+async fn a_session_that_nobody_reads_goes_on_to_its_end_and_reports_it_last() {
     let fixture = fixture(false, 100);
     let (sender, session) = fixture.session(options_of(PayloadKind::Tensors));
     let mut backlog = backlog_of(session, Unread::Latest);
@@ -253,7 +253,7 @@ async fn a_backlog_keeps_a_bounded_number_of_events_that_cannot_be_given_up() {
         while sender.try_send(Ok(Inbound::Flush(sent.to_string()))).is_ok() {
             sent += 1;
         }
-        // A task that has used up its share of the processor is told to wait, as if nothing had come.
+        // A task that has used up its share of the processor has to wait, as if nothing had come.
         tokio::task::yield_now().await;
         assert_eq!(std::future::poll_fn(|cx| Poll::Ready(backlog.poll_unread(cx))).await, Poll::Pending);
         if sender.capacity() == 0 {
@@ -339,7 +339,7 @@ async fn raw_chunks_become_windows_and_a_flush_is_confirmed_after_its_padded_res
 }
 
 #[tokio::test]
-async fn half_a_sample_at_the_end_is_told_after_all_answers() {
+async fn half_a_sample_at_the_end_is_reported_after_all_answers() {
     let fixture = fixture(false, 100);
     let (sender, session) = fixture.session(options_of(PayloadKind::PcmS16le));
     send(&sender, Inbound::Chunk(Bytes::from_static(&[0; 9]))).await;
@@ -377,7 +377,7 @@ async fn an_item_expires_while_every_lane_is_busy() {
     drop(sender);
     let mut session = session;
     assert!(futures::poll!(session.next()).is_pending());
-    // The ledger is the witness: the item has expired although the lane is still held.
+    // The ledger shows it: the item has expired although the lane is still held.
     while fixture.ledger().outcome(Outcome::Expired) == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -421,7 +421,7 @@ async fn drop_oldest_keeps_the_newest_window_and_answers_the_others() {
 }
 
 #[tokio::test]
-async fn latest_keeps_the_newest_item_alone() {
+async fn latest_keeps_only_the_newest_item() {
     let (fixture, results) = ten_while_one_runs(OverflowPolicy::Latest).await;
     let given: Vec<_> = results.iter().filter(|(_, value)| value.is_ok()).map(|(id, _)| id.as_str()).collect();
     assert_eq!(given, ["0", "9"]);

@@ -1,5 +1,5 @@
-//! One client that takes all it can, and others that are served all the same. Attackers come from 127.0.0.2 and further on, bystanders
-//! from 127.0.0.1.
+//! One client that takes all it can, and others that are served all the same. Attackers come from 127.0.0.2 and up, bystanders from
+//! 127.0.0.1.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -28,7 +28,7 @@ use crate::{
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Not this machine's only address, so that it is one.
+/// An address of this machine other than [`HERE`].
 fn attacker(number: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 0, number).into()
 }
@@ -43,7 +43,7 @@ async fn predict(client: &mut Client, model: &str) -> Result<(), Status> {
     patiently(client.predict(request)).await.map(drop)
 }
 
-/// A client that sends on each of its feeds as much as the server takes, and reads what it is answered.
+/// A client that sends as much as the server takes on each of its feeds, and reads the answers.
 struct Flood {
     tasks: Vec<JoinHandle<()>>,
 }
@@ -118,7 +118,7 @@ async fn a_connection_with_many_feeds_gets_no_more_than_one_with_a_single_feed()
     assert_eq!(said.results.len(), 200);
     let ran = account.ledger().outcome(Outcome::Ok) - before;
     drop(flood);
-    // By stream it would have been 200 of 6,600.
+    // If shares went by stream, it would have been 200 of 6,600.
     assert!(ran < 200 * 4, "{ran} items ran while the single feed had its 200");
 }
 
@@ -216,7 +216,7 @@ async fn a_sequence_may_use_a_connection_for_each_step() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sequence_whose_client_has_gone_says_so_to_the_next() {
+async fn a_sequence_whose_client_has_gone_says_so_to_the_next_client() {
     let mut config = bare_config();
     config.sequence.grace_s = 0;
     let server = serve(config, &[("counter", COUNTER)]).await;
@@ -287,7 +287,7 @@ async fn an_address_that_holds_all_it_may_is_not_let_in_and_others_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_without_a_call_is_told_to_go_and_one_with_a_call_is_not() {
+async fn a_connection_without_a_call_is_closed_and_one_with_a_call_is_not() {
     let mut config = bare_config();
     config.grpc.idle_timeout_s = 1;
     let server = serve(config, &[("m", DOUBLER)]).await;

@@ -1,4 +1,4 @@
-//! What keeps the server from starting, and what it says then.
+//! What keeps the server from starting, and what it then says.
 
 use std::{fs, net::TcpListener};
 
@@ -21,7 +21,7 @@ use crate::{
 /// Exit code of a server that could not start.
 const EXIT_START: i32 = 2;
 
-/// Starts the binary with `flags`, which must keep it from serving, and gives what it says.
+/// Starts the binary with `flags`, which must keep it from serving, and returns what it says.
 fn refused(flags: &[&str]) -> String {
     let mut binary = Binary::serve(flags);
     let code = binary.end();
@@ -111,7 +111,7 @@ fn all_faults_of_the_settings_come_at_once() {
 #[test]
 fn all_faults_of_all_models_come_at_once() {
     let folder = folder_of(&[("good", DOUBLER), ("keys", "colour = 'red'\nengine = 'tract'")]);
-    write(folder.path(), "keys/1/model.onnx", b"not looked at");
+    write(folder.path(), "keys/1/model.onnx", b"never read");
     write(folder.path(), "garbage/1/model.onnx", b"this is no model");
     write(folder.path(), "nothing/1/model.onnx", b"");
     write(folder.path(), "exotic/1/model.onnx", &one_operator("Frobnicate"));
@@ -131,7 +131,7 @@ fn all_faults_of_all_models_come_at_once() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_named() {
+fn a_missing_folder_is_named() {
     assert_says(&refused(&["--models", "/nowhere/models"]), &["/nowhere/models"]);
 }
 
@@ -154,7 +154,7 @@ fn a_model_for_onnxruntime_without_the_library_is_a_fault_of_the_model() {
 }
 
 #[tokio::test]
-async fn told_to_it_serves_what_it_can_and_says_what_it_cannot() {
+async fn if_allowed_it_serves_what_it_can_and_says_what_it_cannot() {
     let folder = folder_of(&[("good", DOUBLER)]);
     write(folder.path(), "exotic/1/model.onnx", &one_operator("Frobnicate"));
     write(folder.path(), "plain/1/model.onnx", &one_operator("Relu"));
@@ -173,11 +173,11 @@ async fn told_to_it_serves_what_it_can_and_says_what_it_cannot() {
     assert_eq!(error.code(), Code::Unavailable);
     assert_says(error.message(), &["exotic", "Frobnicate"]);
     let (status, body) = patiently(page(server.admin_addr(), "/readyz")).await;
-    assert_eq!(status, 200, "told to, it is ready without the model that failed: {body}");
+    assert_eq!(status, 200, "if allowed, it is ready without the model that failed: {body}");
 }
 
 #[test]
-fn as_many_files_may_be_open_as_the_system_lets_it_have() {
+fn it_may_open_as_many_files_as_the_system_allows() {
     let mut server = Binary::serve_with_files(128, &["--set", "models.embedded=false"]);
     server.addresses();
     let (soft, hard) = server.file_limits();

@@ -47,7 +47,7 @@ fn item(elements: &[&[u8]]) -> Message {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn items_of_different_lengths_share_a_call_and_get_what_is_theirs() {
+async fn items_of_different_lengths_share_a_call_and_get_their_own_answers() {
     let long = vec![0xff; 100_000];
     let items: [[&[u8]; 2]; 4] = [[b"one", b""], [b"", b"nul \0 and \xff"], [&long, "zwölf".as_bytes()], [b"", b""]];
     let mut config = bare_config();
@@ -76,7 +76,7 @@ async fn items_of_different_lengths_share_a_call_and_get_what_is_theirs() {
 }
 
 #[tokio::test]
-async fn data_that_are_no_elements_answer_their_item_and_the_stream_goes_on() {
+async fn data_that_is_not_elements_fails_its_item_and_the_stream_goes_on() {
     let server = serve(bare_config(), &[("echo", ECHO)]).await;
     let mut client = connect(&server).await;
     let (mut feed, _) = Feed::open(&mut client, tensors_of("echo")).await;
@@ -91,7 +91,7 @@ async fn data_that_are_no_elements_answer_their_item_and_the_stream_goes_on() {
     assert!(outputs(&feed.next_result().await).is_ok());
 }
 
-/// A file whose INT64 output `y` is the number that the string of `x` says.
+/// A file whose INT64 output `y` is the number that the string `x` spells.
 fn numbers_of_strings() -> Vec<u8> {
     let value = |name: &str, datatype| {
         let dims = [
@@ -125,7 +125,7 @@ fn numbers_of_strings() -> Vec<u8> {
     model.write_buf().expect("a model can be written to memory")
 }
 
-/// Where no library is named this says so and checks nothing; CI names one.
+/// Says so and checks nothing if no library is named; CI names one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_that_reads_strings_is_measured_served_and_fails_a_bad_one_alone() {
     let Some(library) = library() else {

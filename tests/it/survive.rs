@@ -1,4 +1,4 @@
-//! Surroundings that fail: a log that cannot be written, threads that end, files and memory that run out, signals.
+//! Failing surroundings: a log that cannot be written, threads that end, files and memory that run out, signals.
 
 use std::{
     fs::File,
@@ -53,14 +53,14 @@ fn in_unicode(path: &Path) -> &str {
     path.to_str().expect("a name in Unicode")
 }
 
-/// Ends the process, and gives its exit code and all that it said.
+/// Ends the process, and returns its exit code and everything it said.
 async fn ended(mut binary: Binary) -> (i32, String) {
     spawn_blocking(move || (binary.end(), binary.log.clone())).await.expect("no panic")
 }
 
 // ---- The log ----------------------------------------------------------------------------------------------------------------
 
-/// The binary with a log that this test holds, and not `Binary`. Killed when dropped.
+/// The binary with a log that the test holds, not `Binary`. Killed when dropped.
 struct Mute {
     child: Child,
     grpc: SocketAddr,
@@ -69,7 +69,7 @@ struct Mute {
 }
 
 impl Mute {
-    /// Starts it, and waits until it is ready: it cannot say where it listens.
+    /// Starts it, and waits until it is ready: it has no way to say where it listens.
     async fn start(command: Command, stderr: Option<Stdio>, flags: &[&str]) -> Self {
         let models = folder_of(&[("m", DOUBLER)]);
         let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
@@ -94,7 +94,7 @@ impl Mute {
         metric(&patiently(page(self.admin, "/metrics")).await.1, name, "")
     }
 
-    /// Tells it to stop, and gives its exit code.
+    /// Tells it to stop, and returns its exit code.
     async fn stop(mut self) -> i32 {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
@@ -105,7 +105,7 @@ impl Mute {
 
 impl Drop for Mute {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -138,7 +138,7 @@ async fn a_log_that_cannot_be_written_ends_nothing() {
         let loses = stderr.is_some();
         let server = Mute::start(command, stderr, &[]).await;
         let mut client = client_of(server.grpc).await;
-        // Each lane logs the first of them.
+        // Each lane logs the first one.
         for _ in 0..20 {
             let error = predict(&mut client, &[-1.0; 4]).await.expect_err("the call fails");
             assert_eq!(error.code(), Code::Internal, "{what}: {error}");
@@ -149,7 +149,7 @@ async fn a_log_that_cannot_be_written_ends_nothing() {
     }
 }
 
-/// Calls a model until more lines were lost than the queue and the pipe together could take.
+/// Calls a model until more lines have been lost than the queue and the pipe together could hold.
 async fn fill_the_log(server: &Mute) {
     let mut client = client_of(server.grpc).await;
     while server.metric("tidemill_log_lines_lost_total").await == 0.0 {
@@ -160,13 +160,13 @@ async fn fill_the_log(server: &Mute) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_nobody_reads_holds_up_nobody_and_tells_what_was_lost_once_it_is_read() {
+async fn a_log_that_nobody_reads_holds_nobody_up_and_says_what_was_lost_once_it_is_read() {
     let flags = ["--set", "log.filter=trace,h2=trace", "--set", "log.format=json"];
     let (reader, writer) = pipe().expect("a pipe");
     let server = Mute::start(binary(), Some(writer.into()), &flags).await;
     fill_the_log(&server).await;
     let reading = thread::spawn(|| lines_of(reader));
-    // Lines go on to come, and one of them tells.
+    // Lines keep coming, and one of them says it.
     let mut client = client_of(server.grpc).await;
     assert!(predict(&mut client, &[1.0; 4]).await.is_ok());
     assert_eq!(server.stop().await, 0);
@@ -174,7 +174,7 @@ async fn a_log_that_nobody_reads_holds_up_nobody_and_tells_what_was_lost_once_it
     let tells = |line: &&serde_json::Value| {
         line["fields"]["message"].as_str().is_some_and(|message| message.contains("lines of the log were lost"))
     };
-    let told = lines.iter().find(tells).expect("a line tells");
+    let told = lines.iter().find(tells).expect("a line says it");
     assert_eq!((told["level"].as_str(), told["target"].as_str()), (Some("WARN"), Some("tidemill::log")));
     assert!(lines.iter().any(|line| line["fields"]["message"] == "closed"), "the last words are there");
 }
@@ -195,7 +195,7 @@ async fn a_log_that_nobody_ever_reads_does_not_keep_the_process_from_ending() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn panics_are_lines_of_the_log_and_few_of_many() {
+async fn panics_are_log_lines_and_only_a_few_of_many() {
     const CALLS: usize = 300;
     let models = folder_of(&[("m", &DOUBLER.replace("fail_value", "panic_value"))]);
     let mut server = Binary::serve(&["--models", in_unicode(models.path()), "--set", "models.embedded=false"]);
@@ -220,7 +220,7 @@ fn with_model(models: &TempDir) -> [&str; 6] {
     ["--models", in_unicode(models.path()), "--set", "models.embedded=false", "--set", "scheduler.lanes=2"]
 }
 
-/// What the server says of itself, as long as it says anything.
+/// What the server says about itself, as long as it says anything.
 async fn readiness(admin: SocketAddr) -> (u16, String) {
     patiently(page(admin, "/readyz")).await
 }
@@ -229,7 +229,7 @@ async fn readiness(admin: SocketAddr) -> (u16, String) {
 async fn a_lane_that_ends_is_the_end_of_the_server_and_its_items_are_answered() {
     const ITEMS: usize = 60;
     let models = folder_of(&[("m", &slow_doubler(50_000))]);
-    // The sixth batch ends its lane, and the other lane has what is left.
+    // The sixth batch ends its lane, and the other lane gets the rest.
     let mut server = Binary::serve_with_variables(&[("FAILPOINTS", "lane=5*off->1*panic->off")], &with_model(&models));
     let [grpc, admin] = server.addresses();
     let mut client = client_of(grpc).await;
@@ -242,7 +242,7 @@ async fn a_lane_that_ends_is_the_end_of_the_server_and_its_items_are_answered() 
     while outcomes.iter().all(Result::is_ok) {
         outcomes.push(outcome(&feed.next_result().await));
     }
-    // Seconds of work are left for the other lane. The items are answered first.
+    // The other lane has seconds of work left. The items are answered first.
     let lost = async {
         loop {
             match page(admin, "/readyz").await {
@@ -312,7 +312,7 @@ async fn a_part_that_panics_again_and_again_is_the_end_of_the_server() {
     }
 }
 
-/// Waits until the part was started again once, and checks that the server serves.
+/// Waits until the part has been restarted once, and checks that the server serves.
 async fn assert_started_again(admin: SocketAddr, grpc: SocketAddr, part: &str) {
     let restarts = async {
         let labels = format!("part=\"{part}\"");
@@ -327,7 +327,7 @@ async fn assert_started_again(admin: SocketAddr, grpc: SocketAddr, part: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_port_that_panics_goes_on_to_accept() {
+async fn a_port_that_panics_goes_on_accepting() {
     let models = folder_of(&[("m", DOUBLER)]);
     for part in ["admin", "grpc_port", "http_port"] {
         let mut server = Binary::serve_with_variables(&[("FAILPOINTS", &format!("{part}=1*panic->off"))], &with_model(&models));
@@ -356,7 +356,7 @@ async fn tasks_that_panic_go_on_and_miss_nothing() {
     let flags = [with_model(&models).as_slice(), &["--watch"]].concat();
     let mut server = Binary::serve_with_variables(&[("FAILPOINTS", points)], &flags);
     let [grpc, admin] = server.addresses();
-    // The change that they panic at is followed.
+    // The change that makes them panic is followed all the same.
     write(models.path(), "new/model.toml", DOUBLER.as_bytes());
     let mut health = HealthClient::new(Endpoint::from_shared(format!("http://{grpc}")).expect("an address").connect_lazy());
     let serves = async {
@@ -408,7 +408,7 @@ async fn signals_that_mean_nothing_do_nothing_but_say_so() {
 }
 
 #[test]
-fn what_cannot_be_recorded_in_keeps_the_server_from_starting_and_is_named() {
+fn a_path_that_cannot_hold_a_recording_keeps_the_server_from_starting_and_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (fifo, socket) = (folder.path().join("fifo"), folder.path().join("socket"));
     mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
@@ -423,7 +423,7 @@ fn what_cannot_be_recorded_in_keeps_the_server_from_starting_and_is_named() {
 }
 
 #[test]
-fn the_value_of_a_variable_that_is_no_setting_is_not_shown() {
+fn the_value_of_a_variable_that_is_not_a_setting_is_not_shown() {
     let mut binary =
         Binary::serve_with_variables(&[("TIDEMILL_API_TOKEN", "hush-hush"), ("TIDEMILL_DRAIN__DEADLIN_S", "17171")], &[]);
     assert_eq!(binary.end(), EXIT_START, "{}", binary.log);
@@ -449,13 +449,13 @@ async fn a_client_command_says_that_its_results_cannot_be_written() {
 // ---- The admin port, files and memory ---------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn probes_are_answered_beside_scrapers_that_are_silent_or_do_not_read() {
+async fn probes_are_answered_despite_scrapers_that_are_silent_or_do_not_read() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let mut scrapers = Vec::new();
     for scraper in 0..300 {
         let mut stream = TcpStream::connect(server.admin_addr()).await.expect("it listens");
         if scraper % 2 == 0 {
-            // Closed already, if there is not enough place.
+            // Already closed if there is not enough room.
             let _ = stream.write_all("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100).as_bytes()).await;
         }
         scrapers.push(stream);
@@ -481,7 +481,7 @@ async fn clients_that_take_all_files_leave_some_for_probes() {
     for path in ["/livez", "/readyz", "/metrics"] {
         assert_eq!(patiently(page(admin, path)).await.0, 200, "{path}");
     }
-    // Those that say nothing make room.
+    // Connections that say nothing make room.
     assert!(predict(&mut client_of(grpc).await, &[1.0; 4]).await.is_ok());
     drop(connections);
     server.terminate();
@@ -500,7 +500,7 @@ fn too_few_files_to_serve_keep_the_server_from_starting() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_streams_and_large_calls_are_refused_while_memory_is_short_and_small_calls_are_not() {
     let mut config = bare_config();
-    // Any process has more.
+    // Any process uses more.
     config.memory.limit_bytes = 1 << 20;
     let server = serve(config, &[("m", DOUBLER)]).await;
     let mut client = connect(&server).await;

@@ -1,7 +1,7 @@
-//! Rules that the compiler does not hold the code to.
+//! Rules that the compiler does not enforce.
 //!
-//! Imports, attributes and threads are looked for in tokens, so that comments and strings do not count and macro bodies do. Each
-//! rule is a function from a file to its complaints, and is tested on a file that breaks it.
+//! Imports, attributes and threads are searched for in tokens, so comments and strings do not count, but macro bodies do. Each rule is a
+//! function from a file to its complaints, and is tested on a file that breaks it.
 
 #![expect(clippy::panic, reason = "a panic is how a test complains, in its helpers too")]
 
@@ -15,7 +15,7 @@ use proc_macro2::{Delimiter, Group, Spacing, TokenStream, TokenTree};
 
 const FILE_LINES_MAX: usize = 600;
 
-/// A source file, by its path from the repository's root.
+/// A source file, by its path from the root of the repository.
 struct Source {
     path: String,
     text: String,
@@ -28,7 +28,7 @@ impl Source {
         Self { path: path.to_owned(), text: text.to_owned(), tokens }
     }
 
-    /// Names of the modules from the crate's root down to this file; none for `lib.rs`, `["main"]` for `main.rs`.
+    /// The names of the modules from the crate's root down to this file; none for `lib.rs`, `["main"]` for `main.rs`.
     fn module(&self) -> Vec<&str> {
         let path = self.path.strip_prefix("src/").unwrap_or(&self.path);
         let mut names: Vec<_> = path.strip_suffix(".rs").unwrap_or(path).split('/').collect();
@@ -96,12 +96,12 @@ fn marked<'a>(text: &'a str, name: &str) -> &'a str {
 
 // ---- Tokens -----------------------------------------------------------------------------------------------------------------
 
-/// A path as it is written: its segments, and the line where it begins. A group of a `use` gives one path for each leaf.
+/// A path as written: its segments, and the line where it begins. A group in a `use` gives one path for each leaf.
 #[derive(Debug, Clone)]
 struct Written {
     segments: Vec<String>,
     line: usize,
-    /// How many inline modules of the file it stands in.
+    /// How many inline modules of the file surround it.
     inline_modules: usize,
     in_tests: bool,
 }
@@ -204,7 +204,7 @@ fn from_root(source: &Source, written: &Written) -> Option<Vec<String>> {
     let ups = segments.iter().take_while(|segment| *segment == "super").count();
     let is_main = source.module() == ["main"];
     let below = match segments[0].as_str() {
-        // `main.rs` is a crate of its own that sees the library from outside.
+        // `main.rs` is a separate crate that sees the library from outside.
         "tidemill" if is_main => &segments[1..],
         "crate" if !is_main => &segments[1..],
         "super" if !is_main && ups >= source.module().len() + written.inline_modules => &segments[ups..],
@@ -215,7 +215,7 @@ fn from_root(source: &Source, written: &Written) -> Option<Vec<String>> {
 
 // ---- Layers -----------------------------------------------------------------------------------------------------------------
 
-/// Rows of the table: module, and what it may use; `None` is everything.
+/// The rows of the table: a module, and what it may use; `None` is everything.
 type Layers = BTreeMap<String, Option<BTreeSet<String>>>;
 
 fn layers(page: &str) -> Layers {
@@ -602,7 +602,7 @@ fn a_file_without_a_doc_is_found() {
 // ---- Loose ends -------------------------------------------------------------------------------------------------------------
 
 fn loose_ends(source: &Source) -> Vec<String> {
-    // Put together here, so that this file may be looked through as well.
+    // Put together here, so that this file can be searched as well.
     let words = [["TO", "DO"], ["FIX", "ME"], ["X", "XX"], ["to", "do!"], ["unimple", "mented!"]].map(|halves| halves.concat());
     let is_part = |character: char| character.is_alphanumeric() || character == '_';
     let holds = |line: &str, word: &str| {
@@ -652,7 +652,7 @@ fn bare_exceptions(tokens: &TokenStream, in_attribute: bool, lines: &mut Vec<usi
     }
 }
 
-/// Whether `#` or `#!` comes last; `vec![..]` is no attribute.
+/// Whether `#` or `#!` comes last; `vec![..]` is not an attribute.
 fn follows_hash(before: &[TokenTree]) -> bool {
     let is = |token: &TokenTree, character| matches!(token, TokenTree::Punct(punct) if punct.as_char() == character);
     match before {
@@ -685,7 +685,7 @@ fn a_lint_exception_without_a_reason_is_found() {
 
 // ---- Threads ----------------------------------------------------------------------------------------------------------------
 
-/// What starts a thread; asking how many there may be, or parking one's own, does not.
+/// What starts a thread; asking how many there may be, or parking the current one, does not.
 const STARTERS: [&str; 4] = ["spawn", "Builder", "scope", "*"];
 
 /// Whether a path starts a thread: in full (`std::thread::spawn`), imported (`use std::thread::spawn`), or through the imported
@@ -793,7 +793,7 @@ fn cases_that_a_property_test_failed_on_stay_in_the_tree() {
     assert_eq!(
         forgetful,
         Vec::<String>::new(),
-        "these files set {PERSISTENCE}: leave it, so that cases are kept beside the sources"
+        "these files set {PERSISTENCE}: leave it, so that cases are kept next to the sources"
     );
 }
 

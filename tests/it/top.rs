@@ -1,4 +1,4 @@
-//! `tidemill top` as a process of its own, against a server in this one.
+//! `tidemill top` as a separate process, against a server in this one.
 
 use std::process::{Output, Stdio};
 
@@ -62,7 +62,7 @@ async fn json_has_the_traffic_of_the_interval() {
         assert!(rate.as_f64().is_some_and(|rate| rate > 0.0), "{busy}");
     }
     assert_eq!(&busy["ended_per_s"]["failed"], &Value::from(0.0));
-    // A scrape may find a call in the sum and not yet in the count, or the other way round.
+    // A scrape may find a call in the sum but not yet in the count, or the other way round.
     let mean = busy["batch_size"]["mean"].as_f64().expect("a number");
     assert!((mean - 1.0).abs() < 0.1, "{busy}");
     let shares = busy["closed_share"].as_object().expect("an object").values().filter_map(Value::as_f64);
@@ -87,7 +87,7 @@ async fn totals_are_those_of_the_traffic_and_without_traffic_rates_are_zero() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_there_is_no_terminal_it_prints_one_report() {
+async fn without_a_terminal_it_prints_one_report() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let output = top_under_load(&server, &["--interval", "100ms"]).await;
     let report = text(&output.stdout);
@@ -101,7 +101,7 @@ async fn where_there_is_no_terminal_it_prints_one_report() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_not_there_or_is_another_ends_it_with_its_exit_code() {
+async fn a_missing_server_or_something_else_in_its_place_ends_it_with_its_own_exit_code() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let (admin, grpc) = (server.admin_addr().to_string(), server.grpc_addr().to_string());
     let other = top(&grpc, &["--once"]).await;

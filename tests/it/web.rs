@@ -1,5 +1,5 @@
-//! Web pages as clients: what a browser on this machine would send for them is refused, and what programs send is not. And what may be
-//! switched off, or is off where other machines reach a port.
+//! Web pages as clients: what a browser on this machine would send for them is refused, and what programs send is not. And what can be
+//! switched off, or is off where other machines can reach a port.
 
 use std::{io, net::Ipv4Addr};
 
@@ -39,7 +39,7 @@ const INFER: &str = "/v2/models/m/infer";
 const UNLOAD: &str = "/v2/repository/models/m/unload";
 const REGISTER: &str = "/v2/systemsharedmemory/region/r/register";
 
-/// One request of HTTP/1.1 on a connection of its own: the status, and all that was heard.
+/// One HTTP/1.1 request on its own connection: the status, and everything that was heard.
 async fn say(server: &Server, verb: &str, path: &str, fields: &[&str], body: &str) -> (u16, String) {
     let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
     let length = body.len();
@@ -64,12 +64,12 @@ async fn is_served(server: &Server) -> bool {
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// All of a request's body.
+/// A whole body of a request.
 fn whole(bytes: &'static [u8]) -> Body {
     Full::new(Bytes::from_static(bytes)).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A connection to the gRPC port that says what it is told to.
+/// A connection to the gRPC port that sends what it is given.
 struct Http2 {
     sender: SendRequest<Body>,
 }
@@ -87,7 +87,7 @@ impl Http2 {
         patiently(self.sender.send_request(request)).await
     }
 
-    /// The head of the answer to `ServerLive`, asked in this way.
+    /// The head of the answer to `ServerLive`, asked this way.
     async fn ask(&mut self, verb: Method, authority: &str, fields: &[(&str, &str)]) -> hyper::Result<(u16, HeaderMap)> {
         let uri = format!("http://{authority}/inference.GRPCInferenceService/ServerLive");
         let mut request = Request::builder().method(verb).uri(uri).header("te", "trailers");
@@ -101,7 +101,7 @@ impl Http2 {
     }
 }
 
-/// `HeaderMap`'s own way of moving names out of it: the name of a repeated field is said once.
+/// `HeaderMap` moves names out like this: the name of a repeated field comes only once.
 fn with_field(mut fields: HeaderMap, (name, value): (Option<http::HeaderName>, http::HeaderValue)) -> HeaderMap {
     if let Some(name) = name {
         fields.append(name, value);
@@ -111,7 +111,7 @@ fn with_field(mut fields: HeaderMap, (name, value): (Option<http::HeaderName>, h
 
 const GRPC: (&str, &str) = ("content-type", "application/grpc");
 
-/// Code and message of a call that was answered as gRPC answers.
+/// The code and message of a call that got a gRPC answer.
 fn status_of(fields: &HeaderMap) -> (Code, String) {
     let status = Status::from_header_map(fields).expect("a status of gRPC");
     (status.code(), status.message().to_owned())
@@ -129,7 +129,7 @@ fn framed(message: &FeedRequest) -> Bytes {
 // ---- Other sites ------------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_of_another_site_gets_nothing_done_and_nothing_told() {
+async fn a_page_from_another_site_can_do_nothing_and_learns_nothing() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let register = json!({ "key": "/none", "byte_size": 1 }).to_string();
     let load = UNLOAD.replace("unload", "load");
@@ -189,7 +189,7 @@ async fn the_servers_own_pages_and_listed_ones_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_that_was_made_to_lead_here_is_not_answered_to() {
+async fn a_name_made_to_point_here_is_not_answered() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example"] {
         // To the page itself, the server is its own origin.
@@ -206,7 +206,7 @@ async fn a_name_that_was_made_to_lead_here_is_not_answered_to() {
         let (code, message) = status_of(&fields);
         assert!(code == Code::PermissionDenied && message.contains("server.allowed_hosts"), "{code}: {message}");
     }
-    // The first line's host counts too, and before the header.
+    // The host in the first line counts too, and goes before the header.
     let (status, heard) = say(&server, "GET", "http://evil.example/v2", &["host: localhost"], "").await;
     assert_eq!(status, 403, "{heard}");
     for host in ["localhost", "127.0.0.1:1", "[::1]", "models.localhost:8080"] {
@@ -217,7 +217,7 @@ async fn a_name_that_was_made_to_lead_here_is_not_answered_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_that_are_listed_are_answered_to() {
+async fn listed_names_are_answered() {
     let mut config = bare_config();
     config.server.allowed_hosts = vec!["models.example".parse().expect("a pattern"), "*.internal".parse().expect("a pattern")];
     let server = serve(config, &[("m", DOUBLER)]).await;
@@ -231,7 +231,7 @@ async fn names_that_are_listed_are_answered_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_is_said_once_in_http11() {
+async fn a_host_is_named_once_in_http11() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let cases: [(&[&str], &str); 4] = [
         (&[], "no `host` header"),
@@ -249,7 +249,7 @@ async fn a_host_is_said_once_in_http11() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_changes_the_server_is_not_asked_for_by_a_form() {
+async fn a_form_cannot_change_the_server() {
     let folder = folder_of(&[("m", DOUBLER)]);
     let mut config = bare_config();
     config.models.dir = Some(folder.path().to_owned());
@@ -262,14 +262,14 @@ async fn what_changes_the_server_is_not_asked_for_by_a_form() {
             assert!(heard.contains("`content-type` is") && heard.contains("application/json"), "{heard}");
         }
     }
-    // curl says urlencoded of whatever it posts.
+    // curl calls whatever it posts urlencoded.
     for form in forms {
         let named = format!("content-type: {form}");
         let fields = ["host: localhost", named.as_str()];
         let (status, heard) = say(&server, "POST", INFER, &fields, &infer_json(&[4], &[1.0; 4])).await;
         assert_eq!(status, 200, "{form}: {heard}");
     }
-    // What programs send: JSON, or nothing, of which tritonclient says no type.
+    // What programs send: JSON, or nothing, for which tritonclient gives no type.
     for fields in [&["host: localhost"][..], &["host: localhost", "content-type: application/json"]] {
         for path in [UNLOAD, "/v2/repository/models/m/load"] {
             let (status, heard) = say(&server, "POST", path, fields, "{}").await;
@@ -282,7 +282,7 @@ async fn what_changes_the_server_is_not_asked_for_by_a_form() {
 // ---- gRPC -------------------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_calls_of_grpc_are_taken_for_such() {
+async fn only_grpc_calls_are_taken_for_grpc_calls() {
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let mut grpc = Http2::connect(&server).await;
     for verb in [Method::GET, Method::OPTIONS, Method::PUT] {
@@ -327,14 +327,14 @@ async fn a_call_with_large_headers_is_refused_by_the_name_of_the_limit_and_its_n
     let large = "x".repeat(15 << 10);
     let (_, fields) = grpc.ask(Method::POST, "localhost", &[GRPC, ("x-large", &large)]).await.expect("an answer");
     assert_eq!(status_of(&fields).0, Code::Ok);
-    // Beyond what the transport takes, it is the transport's answer, and still the call's alone.
+    // Beyond what the transport takes, the answer is the transport's, and still concerns only that call.
     let larger = "x".repeat(300 << 10);
     let answer = grpc.ask(Method::POST, "localhost", &[GRPC, ("x-large", &larger)]).await;
     assert!(answer.as_ref().map_or(true, |(status, _)| *status == 431), "{answer:?}");
     assert_eq!(live(&mut grpc).await, Code::Ok);
 }
 
-/// Streams on one connection whose items, each in a frame of its own of some 30 bytes, come far faster than they are run.
+/// Streams on one connection whose items, each in its own frame of some 30 bytes, come far faster than they are run.
 async fn hold_back(streams: usize, items: usize) {
     let server = serve(bare_config(), &[("m", &slow_doubler(20_000))]).await;
     let account = Account::of(&server, "m");
@@ -363,7 +363,7 @@ async fn hold_back(streams: usize, items: usize) {
     }
     let stalled = || metric(&server.metrics(), "tidemill_streams_stalled", "feed");
     until("all streams are held back", || stalled() == streams as f64).await;
-    // Sent behind all of that, on the same connection.
+    // Sent after all that, on the same connection.
     for _ in 0..3 {
         let (_, fields) = grpc.ask(Method::POST, "localhost", &[GRPC]).await.expect("the connection lives");
         assert_eq!(status_of(&fields).0, Code::Ok);
@@ -387,7 +387,7 @@ async fn a_client_of_many_streams_that_is_held_back_keeps_its_connection() {
 
 // ---- Switches ---------------------------------------------------------------------------------------------------------------
 
-/// What each door to the models and to shared memory says of a server that keeps them shut.
+/// What each door to the models and to shared memory says if the server keeps it shut.
 async fn assert_shut(server: &Server) {
     let fields = ["host: localhost", "content-type: application/json"];
     for (path, key) in [
@@ -456,11 +456,11 @@ async fn each_port_is_as_open_as_its_own_address() {
     let (status, heard) = say(&server, "POST", UNLOAD, &["host: localhost"], "").await;
     assert!(status == 403 && heard.contains("control.repository"), "{heard}");
     let unload = RepositoryModelUnloadRequest { model_name: "m".to_owned(), ..RepositoryModelUnloadRequest::default() };
-    patiently(infer_client(&server).await.repository_model_unload(unload)).await.expect("gRPC is on loopback alone");
+    patiently(infer_client(&server).await.repository_model_unload(unload)).await.expect("gRPC is only on loopback");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reflection_that_is_off_is_not_there() {
+async fn reflection_can_be_off() {
     const REFLECTION: [&str; 2] = ["grpc.reflection.v1", "grpc.reflection.v1alpha"];
     for (switch, expected) in [(Switch::Auto, Code::Ok), (Switch::Off, Code::Unimplemented)] {
         let mut config = bare_config();

@@ -1,4 +1,4 @@
-//! Weights that lie in a file next to the model's own.
+//! Weights in a file next to the model's own.
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
@@ -15,7 +15,7 @@ use crate::{
 };
 use tidemill::proto::v1::feed_request::Message;
 
-/// A file whose `y` is `x` times one FP32 that lies at `location`.
+/// A file whose `y` is `x` times one FP32 number stored at `location`.
 fn scaled(location: &str) -> Vec<u8> {
     let value = |name: &str| {
         let dims = [(None, Some("batch".to_owned())), (Some(1), None)];
@@ -50,7 +50,7 @@ fn scaled(location: &str) -> Vec<u8> {
     model.write_buf().expect("a model can be written to memory")
 }
 
-/// A server of the models in `folder`, with onnxruntime if it is there.
+/// A server with the models in `folder`, and with onnxruntime if it is there.
 async fn start(folder: &Path) -> Result<Server, StartError> {
     let mut config = bare_config();
     config.models.dir = Some(folder.to_owned());
@@ -81,7 +81,7 @@ async fn weights_come_from_the_models_own_folder_and_a_change_of_them_alone_is_s
         let server = start(folder.path()).await.unwrap_or_else(|error| panic!("{engine}: {error}"));
         assert_eq!(thrice(&server, "m").await, 6.0, "{engine}");
         assert_eq!(server.repository().refresh().await.expect("it looks").loaded, 0, "nothing has changed");
-        // A new file in its place, as a careful tool writes it.
+        // A new file in its place, as a careful tool would write it.
         write(folder.path(), "m/1/.new", &5.0_f32.to_le_bytes());
         fs::rename(folder.path().join("m/1/.new"), folder.path().join("m/1/model.onnx.data")).expect("it can be moved");
         assert_eq!(server.repository().refresh().await.expect("it looks").loaded, 1, "{engine}");
@@ -111,7 +111,7 @@ async fn a_tree_of_links_as_kubernetes_makes_it_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn weights_that_are_not_there_keep_the_model_from_being_served_with_what_to_do() {
+async fn missing_weights_keep_the_model_from_being_served_and_it_says_what_to_do() {
     for engine in engines() {
         let outside = tempfile::tempdir().expect("a temporary folder");
         write(outside.path(), "weights", &2.0_f32.to_le_bytes());
@@ -132,7 +132,7 @@ async fn weights_that_are_not_there_keep_the_model_from_being_served_with_what_t
         write(folder.path(), "folder/1/model.onnx.data/file", b"");
         let error = start(folder.path()).await.err().expect("none of them can be served").to_string();
         let expected = [
-            ("missing", "tensor 'w' lies in 'model.onnx.data', which is not there (looked for in '"),
+            ("missing", "tensor 'w' is in 'model.onnx.data', which is not there (looked for in '"),
             ("short", "tensor 'w' takes 4 bytes from byte 0 of 'model.onnx.data', which has 3 bytes"),
             ("absolute", "/weights', which leads out of the model's folder, which is not followed"),
             ("climbing", "'../../short/1/model.onnx.data', which leads out of the model's folder"),

@@ -1,4 +1,4 @@
-"""Trains small models on made-up tables and writes them as their own libraries export them: export_tabular.py FOLDER"""
+"""Trains small models on made-up tables and exports each with its own library: export_tabular.py FOLDER"""
 
 import pathlib
 import sys

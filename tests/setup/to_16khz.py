@@ -1,4 +1,4 @@
-"""Brings a 48 kHz mono 16-bit recording to the 16 kHz that the speech model takes."""
+"""Converts a 48 kHz mono 16-bit recording to the 16 kHz that the speech model takes."""
 
 import sys
 import wave
@@ -6,7 +6,7 @@ import wave
 import numpy as np
 
 FACTOR = 3
-# Taps on either side of a windowed sinc that cuts off just below the new Nyquist frequency.
+# The taps on either side of a windowed sinc that cuts off just below the new Nyquist frequency.
 HALF_TAPS = 96
 CUT_OFF = 0.95
 

@@ -1,7 +1,7 @@
-//! The gRPC port: the reader of message frames, decompression, all services, and what becomes of their messages behind it.
+//! The gRPC port: the reader of message frames, decompression, all services, and what happens to their messages behind it.
 //!
 //! First byte: the method. Second: the encoding in its low bits, and whether the rest is the message (framed here) or the frames
-//! themselves. Third: how long the DATA frames are. A call whose client has ended it is answered.
+//! themselves. Third: how long the DATA frames are. A call that its client has ended must be answered.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -48,7 +48,7 @@ pub(crate) fn run(data: &[u8]) {
     let serving = Serving::get();
     let mut held = CONNECTION.lock().unwrap_or_else(PoisonError::into_inner);
     let calling = async {
-        // The server may end a connection for what was sent on it; the next call has a new one.
+        // The server may end a connection because of what was sent on it; the next call gets a new one.
         for _ in 0..2 {
             let Some(sender) = ready(&mut held, serving).await else { continue };
             if call(sender, path, encoding, &body, usize::from(*size) + 1).await.is_some() {
@@ -73,7 +73,7 @@ async fn ready<'a>(held: &'a mut Option<SendRequest<Bytes>>, serving: &Serving) 
         tokio::spawn(connection);
         *held = Some(sender);
     }
-    // What comes back is the same connection, if it can still be used.
+    // This gives back the same connection, if it can still be used.
     *held = held.take()?.ready().await.ok();
     held.as_mut()
 }
@@ -86,7 +86,7 @@ async fn call(sender: &mut SendRequest<Bytes>, path: &str, encoding: Option<&str
         request = request.header("grpc-encoding", encoding);
     }
     let (response, mut stream) = sender.send_request(request.body(()).expect("a request"), false).ok()?;
-    // Small frames are few, so that no budget for them is used up.
+    // Small frames are kept few, so that no budget for them is used up.
     let size = size.max(body.len() / 64 + 1);
     let mut pieces = body.chunks(size).peekable();
     if pieces.peek().is_none() {

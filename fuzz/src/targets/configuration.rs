@@ -1,4 +1,4 @@
-//! Settings: a file, or flags and variables of one line each. First byte: which.
+//! Settings: a file, or flags and variables, one per line. First byte: which.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
-//! What `tidemill top` reads from an admin port. The command takes a tenth of a second, so each input is cut at form feeds and many are
-//! asked at once; each piece is the body of two scrapes.
+//! What `tidemill top` reads from an admin port. The command takes a tenth of a second, so each input is cut at form feeds and many pieces
+//! are scraped at once; each is the body of two scrapes.
 
 use std::{net::SocketAddr, sync::OnceLock};
 
@@ -37,7 +37,7 @@ pub(crate) fn run(data: &[u8]) {
     runtime.block_on(LocalSet::new().run_until(asking));
 }
 
-/// One report of a server that says this.
+/// One report on a server that answers with this.
 async fn look(body: Vec<u8>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let address = listener.local_addr().expect("a port");

@@ -1,4 +1,4 @@
-//! The wire decoders of the messages, by themselves: the native ones, which are read by hand, and the generated ones.
+//! The wire decoders of the messages, on their own: the hand-written ones for the native API, and the generated ones.
 
 use prost::Message;
 use tidemill::{
@@ -7,7 +7,7 @@ use tidemill::{
     session::Inbound,
 };
 
-/// First byte: which message. What the reader by hand takes, the generated one takes as well.
+/// First byte: which message. What the hand-written reader accepts, the generated one accepts too.
 pub(crate) fn native(data: &[u8]) {
     let [kind, bytes @ ..] = data else { return };
     match kind % 8 {
@@ -23,7 +23,7 @@ pub(crate) fn native(data: &[u8]) {
             Some(scan_request::Payload::Items(list)) => {
                 ScanItems::new(list, usize::MAX).is_ok_and(|mut items| items.all(is_read))
             }
-            // There may have been items before, which nobody reads.
+            // There may have been items before, which nothing reads.
             Some(_) => false,
             None => true,
         }),
@@ -51,13 +51,13 @@ pub(crate) fn open_inference(data: &[u8]) {
     }
 }
 
-/// `is_taken` looks at what the reader by hand leaves for later, or passes over.
+/// `is_taken` looks at what the hand-written reader leaves for later, or ignores.
 fn alike<ByHand: Message + Default, Generated: Message + Default>(bytes: &[u8], is_taken: impl FnOnce(ByHand) -> bool) {
     let by_hand = ByHand::decode(bytes).is_ok_and(is_taken);
-    assert!(!by_hand || Generated::decode(bytes).is_ok(), "only the reader by hand takes it");
+    assert!(!by_hand || Generated::decode(bytes).is_ok(), "only the hand-written reader accepts it");
 }
 
-/// Of a tensor with too many dimensions, not all bytes are read.
+/// If a tensor has too many dimensions, not all of its bytes are read.
 fn is_whole(item: ItemMessage) -> bool {
     item.into_request().tensors.is_ok()
 }
@@ -70,5 +70,5 @@ fn is_read<E>(inbound: Result<Inbound, E>) -> bool {
 fn decoded<M: Message + Default>(bytes: &[u8]) {
     let Ok(message) = M::decode(bytes) else { return };
     let again = M::decode(&*message.encode_to_vec()).map(|decoded| decoded.encoded_len());
-    assert_eq!(again, Ok(message.encoded_len()), "encoded and decoded, it has another length");
+    assert_eq!(again, Ok(message.encoded_len()), "encoded and decoded, it has a different length");
 }

@@ -1,6 +1,6 @@
 //! ONNX files: the reader, the survey, what narrowing does to a graph, and weights in other files.
 //!
-//! The first byte says how long the file beside it is, in blocks of 256 bytes.
+//! The first byte says how long the file next to it is, in blocks of 256 bytes.
 
 use std::{fs, fs::File, io::Write as _, panic, path::PathBuf, sync::OnceLock};
 
@@ -16,7 +16,7 @@ pub(crate) fn run(data: &[u8]) {
         }
         let file = File::open(beside()).map_err(|error| error.to_string())?;
         let wanted = u64::from(*blocks) * 256;
-        // Shorter by the file's own length, so that reading past the end is tried.
+        // Shorter than that by the file's own length, so that reading past the end is tried.
         let short = if wanted == BESIDE_BYTES as u64 { file } else { shortened(wanted)? };
         Ok(short)
     };
@@ -32,7 +32,7 @@ pub(crate) fn run(data: &[u8]) {
 fn beside() -> &'static PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
-        // Reading catches the decoder's panics, and says so; `run` looks at what it said.
+        // Reading catches the decoder's panics and reports them; `run` looks at the report.
         panic::set_hook(Box::new(|_| {}));
         let (mut file, path) = tempfile::NamedTempFile::new().expect("a file").keep().expect("a file");
         let content: Vec<u8> = (0..BESIDE_BYTES).map(|index| (index % 3 == 0).into()).collect();

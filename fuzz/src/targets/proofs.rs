@@ -1,4 +1,4 @@
-//! Kept proofs. First byte: whether the rest is the whole file, or what stands behind a checksum that fits.
+//! Kept proofs. First byte: whether the rest is the whole file, or what follows a matching checksum.
 
 use std::{fs, path::PathBuf, sync::OnceLock, time::Duration};
 
@@ -23,7 +23,7 @@ pub(crate) fn run(data: &[u8]) {
     let bytes = if form & 1 == 0 { content.to_vec() } else { signed(place, content) };
     fs::write(&place.file, bytes).expect("room");
     if let Some(kept) = place.store.get(&place.subject) {
-        // What is believed can be kept, and is the same again.
+        // What is believed can be kept, and comes back the same.
         place.store.put(&place.subject, &kept).expect("room");
         let again = place.store.get(&place.subject).expect("just kept");
         assert_eq!(format!("{again:?}"), format!("{kept:?}"));

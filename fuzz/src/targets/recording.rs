@@ -1,4 +1,4 @@
-//! Recordings: finding out what they are, and reading them to their end at another rate.
+//! Recordings: finding out what they are, and reading them to the end at another rate.
 
 use std::io::Cursor;
 

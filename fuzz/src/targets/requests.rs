@@ -2,7 +2,7 @@
 
 use crate::serving::Serving;
 
-/// Status of an answer that came.
+/// The status of an answer that came.
 fn status(answer: &[u8]) -> u16 {
     let line = answer.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| digits.parse().ok());
     line.unwrap_or_else(|| panic!("not an answer: {:?}", String::from_utf8_lossy(answer)))

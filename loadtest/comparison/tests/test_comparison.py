@@ -39,7 +39,7 @@ def server(name: str, **options: object) -> Server:
 
 
 def kept(*starts: Server | Failed) -> Kept:
-    """Starts one server after the other."""
+    """Starts one server after another."""
     left = list(starts)
 
     def start() -> contextlib.AbstractContextManager[Server]:
@@ -78,7 +78,7 @@ def test_the_median_ignores_order_and_outliers():
     assert str(rows.median([])) == "nan"
 
 
-def test_all_lines_have_names_of_their_own_and_are_measured_once():
+def test_all_lines_have_their_own_names_and_are_measured_once():
     names = [line.name for line in limits.LINES] + [duel.line.name for duel in DUELS]
     assert len(names) == len(set(names))
     assert sorted(line.name for name in limits.MEASURES for line in limits.lines_of(name)) == sorted(line.name for line in limits.LINES)
@@ -93,7 +93,7 @@ def test_the_first_throughput_of_the_load_generator_counts():
 
 
 @pytest.mark.parametrize(("answers", "wanted"), [("u1", 310.0), ("uu", perf.UNSTABLE), ("n1", "no such model")])
-def test_a_run_that_is_not_stable_is_tried_once_more_and_no_other(monkeypatch, answers, wanted):
+def test_only_a_run_that_is_not_stable_is_tried_once_more(monkeypatch, answers, wanted):
     said = {"u": Failed(f"perf_analyzer ended with 2: {perf.UNSTABLE}."), "n": Failed("no such model")}
     left = list(answers)
 
@@ -126,7 +126,7 @@ def arm(name: str, protocol: str) -> loads.Arm:
 @pytest.mark.parametrize("model", loads.MODELS.values(), ids=str)
 @pytest.mark.parametrize("protocol", loads.PROTOCOLS)
 @pytest.mark.parametrize("rate_hz", [None, 6400.0])
-def test_scenarios_ask_for_the_load_that_is_wanted(model, protocol, rate_hz):
+def test_scenarios_ask_for_the_target_load(model, protocol, rate_hz):
     text = loads.scenario(arm("tidemill", protocol), model, in_flight=model.in_flight, rate_hz=rate_hz, seconds=2.0)
     scenario = tomllib.loads(text)
     [load] = scenario["loads"]
@@ -168,7 +168,7 @@ def test_the_manifests_of_the_silero_models_say_where_the_state_is(tmp_path, mon
     assert set(tool.SILEROS) == {name for name in loads.MODELS if name.startswith("silero")}
 
 
-def test_a_model_that_lay_elsewhere_before_is_found_where_it_lies_now(tmp_path, monkeypatch):
+def test_a_model_that_has_moved_is_found_where_it_is_now(tmp_path, monkeypatch):
     for place in ("before", "now"):
         (tmp_path / place).mkdir()
         (tmp_path / f"{place}/magika.onnx").write_text(place)
@@ -224,7 +224,7 @@ def test_arms_take_turns_and_one_that_failed_is_not_asked_again():
     assert found["a"] == ["a"] * 3 and str(found["b"]) == "gone"
 
 
-def test_a_run_during_which_everything_stood_still_is_made_again_but_not_for_ever():
+def test_a_run_during_which_everything_stood_still_is_repeated_but_not_for_ever():
     left = [processes.StoodStill("still"), processes.StoodStill("still"), "run"]
 
     def ask() -> str:
@@ -263,13 +263,13 @@ def test_a_server_that_has_ended_is_started_again_and_one_that_does_not_start_is
             never.server()
 
 
-def test_a_client_of_a_server_that_has_ended_is_stopped_and_told_what_the_server_said():
+def test_a_client_of_a_server_that_has_ended_is_stopped_and_reports_what_the_server_said():
     ended = server("triton", is_alive=lambda: False, last_words=lambda: "Signal (11) received.")
     with pytest.raises(Failed, match=r"triton ended under this load: Signal \(11\) received\."):
         ended.load(["sleep", "600"], patience_s=600)
 
 
-def test_a_duel_that_the_peer_does_not_bear_keeps_the_figures_of_this_server(tmp_path, monkeypatch):
+def test_a_duel_that_is_too_much_for_the_peer_keeps_the_figures_of_this_server(tmp_path, monkeypatch):
     def load(_: object, arm: loads.Arm, *__: object, **___: object) -> loads.Found:
         if arm.server.name == "mosec":
             raise Failed("it ended")
@@ -297,7 +297,7 @@ def test_the_limit_of_a_client_bounds_what_any_server_could_reach():
     assert rivals.with_limit(row, None, [limit]) is row
 
 
-def test_a_peer_is_measured_beside_this_server_and_then_at_half_of_the_slower(tmp_path, monkeypatch):
+def test_a_peer_is_measured_along_with_this_server_and_then_at_half_the_rate_of_the_slower(tmp_path, monkeypatch):
     asked = []
 
     def load(_: object, arm: loads.Arm, *__: object, rate_hz: float | None, **___: object) -> loads.Found:
@@ -351,14 +351,14 @@ def test_results_are_read_as_they_were_written(tmp_path):
 def test_results_of_other_programs_or_another_effort_do_not_count(tmp_path, change, capsys):
     filled().write(tmp_path, "page")
     assert of(dataclasses.replace(STAMP, **change)).read(tmp_path) == 0
-    assert f"7 entries of {tmp_path} are of other programs" in capsys.readouterr().err
+    assert f"7 entries of {tmp_path} are from other programs" in capsys.readouterr().err
     # As rows were before they had stamps.
     (tmp_path / "summary.json").write_text(json.dumps([LINE.measured(0.9, 5, {}, []).json()]))
     later = of()
     assert later.read(tmp_path) == 3 and "speed" not in [row.line.name for row in later.rows]
 
 
-def test_a_file_that_is_no_result_is_an_error_with_its_name(tmp_path):
+def test_a_file_that_is_not_a_result_is_an_error_with_its_name(tmp_path):
     (tmp_path / "peers.json").write_text("{")
     with pytest.raises(Failed, match="peers.json is not what this program writes"):
         of().read(tmp_path)
@@ -420,7 +420,7 @@ def test_the_page_has_every_row_every_command_and_every_reason():
     assert "no library" in page.summary(filled())
 
 
-def test_a_limit_whose_figures_name_a_model_is_no_peer():
+def test_a_limit_whose_figures_name_a_model_is_not_a_peer():
     found = of(lines=limits.LINES)
     found.add(limits.lines_of("silero-onnxruntime")[0].measured(0.8, 5, {"model": "silero_vad"}, []))
     assert "### Settings of the peers" not in page.page(found, tool.FULL, {}, "", Record.fresh())
@@ -475,7 +475,7 @@ def test_a_search_finds_the_best_of_each_setting_and_tries_none_twice():
     def measure(batching: Batching, to_beat: float) -> Tried:
         assert to_beat == max((each.rate for each in given), default=0.0)
         asked.append(batching)
-        # Two workers pay with large batches alone, so that what was best first is not so in the end.
+        # Two workers pay off only with large batches, so what was best at first is not best in the end.
         rate = batching.max_batch * (10.0 if batching.workers == 2 and batching.max_batch == 64 else 8.0 if batching.workers == 1 else 4.0)
         given.append(rated(batching, rate - batching.delay_us / 1e3 - batching.threads))
         return given[-1]
@@ -495,7 +495,7 @@ def test_a_search_without_a_sound_run_stays_with_the_default():
     assert search.best(refused[1]) is None
 
 
-def test_the_fastest_wins_and_of_those_alike_the_one_that_costs_least():
+def test_the_fastest_wins_and_among_equals_the_one_that_costs_least():
     a, b, c, d = (Batching(size, 0) for size in (1, 2, 3, 4))
     found = search.best([rated(a, 100.0, 2.0), rated(b, 99.0, 1.0), rated(c, 90.0, 0.1), rated(d, 500.0, errors=1)])
     assert found is not None and found.batching == b
@@ -519,7 +519,7 @@ def test_each_peer_is_searched_with_all_models_of_the_comparison():
     assert set(DEFAULTS) == set(servers.PEERS)
 
 
-def test_a_record_is_read_as_it_was_written_and_counts_on_its_own_machine_alone(tmp_path):
+def test_a_record_is_read_as_it_was_written_and_counts_only_on_its_own_machine(tmp_path):
     path, chosen = tmp_path / "tuned.json", Batching(4, 0, 2, 1)
     assert Record.read(path).batching("mosec", "magika") == DEFAULTS["mosec"]
     record = Record.fresh()
@@ -544,7 +544,7 @@ def test_the_page_says_what_a_search_found():
     assert "| Mosec | minilm | 2 | 1 | 4 | 0 | 1 tried, 2026-11-30 06:00 UTC | 120 | 1.90 |" in text
 
 
-def test_a_peer_that_cannot_be_installed_does_not_end_the_search_of_others(tmp_path, monkeypatch, capsys):
+def test_a_peer_that_cannot_be_installed_does_not_end_the_search_for_others(tmp_path, monkeypatch, capsys):
     def install(name: str) -> None:
         if name == "triton":
             raise Failed("no wheel")
@@ -632,7 +632,7 @@ def test_two_versions_are_compared_by_their_medians():
     assert refused == ["full", "items/s", "no such flag", "4", "-"]
 
 
-def test_what_a_search_of_streams_found_is_the_last_number_that_held():
+def test_what_a_search_for_streams_found_is_the_last_number_that_held():
     steps = [{"factor": 8.0, "streams": 128}, {"factor": 12.0, "streams": 192}, {"factor": 12.0, "streams": 192}, {"factor": 16.0, "streams": 256}]
     assert versions.bearing(json.dumps({"search": {"factor": 12.0}, "steps": steps})) == 192
     for wrong in ({"search": {"factor": None}, "steps": steps}, {"search": None, "steps": []}):

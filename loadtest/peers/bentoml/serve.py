@@ -7,8 +7,8 @@ import sys
 from settings import HOST, from_arguments
 from supervisor import answers, supervise
 
-# Here the delay is the latency that the batcher aims to keep under; what would take longer is refused.
-# After so many answers it has measured its calls, and no longer lets requests wait for that.
+# Here the delay is the latency that the batcher tries to stay under; what would take longer is refused.
+# After this many answers it has measured its calls, and no longer makes requests wait for that.
 WARM_UP = 40
 
 

@@ -1,4 +1,4 @@
-"""What BentoML runs: a service with one method that batches, and the way of raw bodies into and out of it."""
+"""What BentoML runs: a service with one batching method, and how raw bodies get into and out of it."""
 
 import bentoml
 import contracts
@@ -17,7 +17,7 @@ BATCHES = (
 
 
 class RawBody(Serde):
-    """One item a request, as its bytes. BentoML itself knows JSON, forms, and (inside a deployment) pickle."""
+    """One item per request, as its bytes. BentoML itself knows JSON, forms, and (inside a deployment) pickle."""
 
     media_type = "application/octet-stream"
 

@@ -21,7 +21,7 @@ async def read_body(request: Request) -> bytes:
 
 
 class Infer(litserve.LitAPI):
-    """One worker with a session of its own."""
+    """One worker with its own session."""
 
     def setup(self, device: str) -> None:
         self._engine = Engine(SETTINGS.contract, SETTINGS.batching.threads)
@@ -33,7 +33,7 @@ class Infer(litserve.LitAPI):
         return inputs
 
     def predict(self, bodies: bytes | list[bytes]) -> bytes | list[bytes]:
-        # Without batching LitServe hands over one item, not a list of one.
+        # Without batching LitServe passes one item, not a list of one.
         if isinstance(bodies, bytes):
             return self._engine.run_bodies([bodies])[0]
         return self._engine.run_bodies(bodies)

@@ -1,4 +1,4 @@
-"""The runtime that MLServer loads: one onnxruntime session. Tensors come and go as lists of numbers, as MLServer has them."""
+"""The runtime that MLServer loads: one onnxruntime session. Tensors come and go as lists of numbers, as is MLServer's way."""
 
 import numpy as np
 from contracts import Tensor

@@ -1,4 +1,4 @@
-"""What MLServer's own command runs, with one method more: perf_analyzer asks each server for the configuration of the model.
+"""What MLServer's own command runs, with one more method: perf_analyzer asks each server for the configuration of the model.
 
 MLServer has no such method, and a process that has its messages cannot have Triton's, which bear the same names: so the few fields
 are written by hand.
@@ -10,7 +10,7 @@ from mlserver import cli
 from mlserver.grpc.server import GRPCServer
 from settings import handed_on
 
-# Numbers of Triton's model_config.proto.
+# Numbers from Triton's model_config.proto.
 _DATATYPES = {"int32": 8, "int64": 9, "float32": 11}
 _NAME, _MAX_BATCH_SIZE, _INPUT, _OUTPUT = 1, 4, 5, 6
 _TENSOR_NAME, _TENSOR_DATATYPE, _INPUT_DIMS, _OUTPUT_DIMS = 1, 2, 4, 3

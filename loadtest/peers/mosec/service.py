@@ -9,7 +9,7 @@ SETTINGS = handed_on()
 
 
 class Infer(Worker):
-    """One process with a session of its own."""
+    """One process with its own session."""
 
     resp_mime_type = "application/octet-stream"
 

@@ -11,13 +11,13 @@ from settings import HOST, Settings, handed_on
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-# Requests at most that one replica holds; more wait in the proxy.
+# The most requests that a replica holds; more wait in the proxy.
 _MAX_ONGOING = 2_048
 _OBJECT_STORE_BYTES = 128 << 20
 
 
 class Infer:
-    """One replica with a session of its own."""
+    """One replica with its own session."""
 
     def __init__(self, settings: Settings) -> None:
         self._contract = settings.contract

@@ -1,4 +1,4 @@
-"""Holds what peers answer to what onnxruntime says, run directly in this process on the same files."""
+"""Checks what peers answer against onnxruntime, run directly in this process on the same files."""
 
 import argparse
 import concurrent.futures
@@ -21,12 +21,12 @@ CALLERS = 8
 # Peers that keep the state of a sequence.
 KEEP_STATE = ("triton",)
 ITEMS = 3
-# Absolute: other sizes of a batch add up in another order.
+# Absolute: with other batch sizes, sums are added up in another order.
 TOLERANCE = 1e-4
-# One scale of int8 for a whole batch: what an item gets depends on who is in the batch with it.
+# One int8 scale for a whole batch: what an item gets depends on what else is in the batch.
 TOLERANCE_IN_COMPANY = {"minilm": 0.25}
 
-# One item's inputs to its outputs; all have a batch axis of one.
+# From one item's inputs to its outputs; all have a batch axis of one.
 Call = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--models", type=str.split)
     parser.add_argument("peers", nargs="+", choices=NAMES)
     arguments = parser.parse_args()
-    # A peer that was started is stopped.
+    # A peer that was started is stopped again.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     failures = 0
     for peer in arguments.peers:
@@ -56,7 +56,7 @@ def check(peer: str, contract: Contract) -> str | None:
     try:
         with running(peer, contract.name, log=log) as server:
             alone = difference(engine, caller(contract, server, 1), seed=1)
-            # Several at a time, so that they meet in batches.
+            # Several at a time, so that they share batches.
             with concurrent.futures.ThreadPoolExecutor(CALLERS) as pool:
                 seeds = range(2, 2 + CALLERS)
                 together = max(pool.map(lambda seed: difference(engine, caller(contract, server, seed), seed), seeds))
@@ -72,7 +72,7 @@ def check(peer: str, contract: Contract) -> str | None:
 
 
 def difference(engine: Engine, call: Call, seed: int) -> float:
-    """The largest one over some items, each of which takes the state that the one before gave."""
+    """The largest one over some items, each of which takes the state that the previous one gave."""
     contract, random, worst = engine.contract, np.random.default_rng(seed), 0.0
     state = None
     for _ in range(ITEMS):
@@ -82,7 +82,7 @@ def difference(engine: Engine, call: Call, seed: int) -> float:
         expected, given = engine.run(inputs), call(inputs)
         if contract.state:
             state = expected[-1]
-        # One that keeps the state itself does not tell it.
+        # A peer that keeps the state itself does not reveal it.
         pairs = zip(expected, given)
         worst = max(worst, *(float(np.abs(left - right).max()) if left.shape == right.shape else np.inf for left, right in pairs))
     return worst
@@ -113,7 +113,7 @@ def caller(contract: Contract, server: Running, seed: int) -> Call:
 
 
 def sequence(client: triton.InferenceServerClient, contract: Contract, seed: int) -> Call:
-    """The server keeps the state: only the first input is sent, and only the first output comes."""
+    """The server keeps the state: only the first input is sent, and only the first output comes back."""
     sent = 0
 
     def call(inputs: list[np.ndarray]) -> list[np.ndarray]:

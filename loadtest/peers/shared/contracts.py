@@ -1,4 +1,4 @@
-"""What each model takes and gives for one item, and how an item lies in the body of an HTTP request.
+"""What each model takes and gives for one item, and how an item is laid out in the body of an HTTP request.
 
 Knows nothing of servers or engines.
 """
@@ -19,7 +19,7 @@ class Tensor:
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
-    # Where the model has the batch.
+    # Where the model has its batch.
     batch_axis: int = 0
 
     @property
@@ -44,7 +44,7 @@ class Contract:
     state: tuple[str, str] | None = None
     # Whether the server keeps the state, so that neither is sent.
     kept: bool = False
-    # Name of the file, if it is not the model's.
+    # Name of the file, if it is not that of the model.
     file: str = ""
 
     @property
@@ -56,7 +56,7 @@ class Contract:
         return sum(tensor.bytes for tensor in self.inputs)
 
     def zeros(self) -> bytes:
-        """The smallest request there is."""
+        """The smallest possible request."""
         return bytes(self.input_bytes)
 
 
@@ -118,7 +118,7 @@ def inputs_of_bodies(contract: Contract, bodies: list[bytes]) -> list[np.ndarray
 
 
 def bodies_of_outputs(outputs: list[np.ndarray]) -> list[bytes]:
-    """One body an item: its outputs one after the other."""
+    """One body per item: its outputs one after another."""
     parts = [np.ascontiguousarray(output).reshape(len(output), -1).view(np.uint8) for output in outputs]
     items = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     return [item.tobytes() for item in items]

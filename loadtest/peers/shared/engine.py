@@ -26,7 +26,7 @@ class Engine:
         return [_from_model(tensor, array) for tensor, array in zip(self.contract.outputs, outputs, strict=True)]
 
     def run_bodies(self, bodies: list[bytes]) -> list[bytes]:
-        """One body an item, as the HTTP peers get them and send them."""
+        """One body per item, in the form that the HTTP peers receive and send."""
         return bodies_of_outputs(self.run(inputs_of_bodies(self.contract, bodies)))
 
 

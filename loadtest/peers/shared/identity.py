@@ -1,4 +1,4 @@
-"""Makes models that give back what they get, FP32 [batch, N]: what a server costs when its model costs nothing."""
+"""Makes models that return what they get, FP32 [batch, N]: what a server costs when its model costs nothing."""
 
 import pathlib
 import sys

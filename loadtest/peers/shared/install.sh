@@ -1,10 +1,10 @@
-# Sourced by each peer's `install`: programs, and a virtual environment of exactly the packages of a list.
+# Sourced by each peer's `install`: programs, and a virtual environment with exactly the packages of a list.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
 peers=$root/loadtest/peers
 cache=$root/.cache/peers
 
-# Triton's backend is linked to Debian's Python 3.11. All peers run on that one, so that none has another interpreter.
+# Triton's backend is linked to Debian's Python 3.11. All peers run on that one, so that all have the same interpreter.
 python=/usr/bin/python3.11
 
 install_python() {
@@ -18,7 +18,7 @@ install_python() {
     "${get[@]}" install -y -qq --no-install-recommends "${missing[@]}" >&2
 }
 
-# Packages of a list into a new virtual environment, unless the one that is there was made from the same list.
+# Installs the packages of a list into a new virtual environment, unless the existing one was made from the same list.
 install_packages() {
     local list=$1 venv=$2
     cmp -s "$list" "$venv/requirements.txt" && return
@@ -28,7 +28,7 @@ install_packages() {
     cp "$list" "$venv/requirements.txt"
 }
 
-# One peer: its packages, the models, and a line that says what is there.
+# Installs one peer: its packages, the models, and prints a line that says what is there.
 install_peer() {
     local name=$1 package=$2
     install_packages "$peers/$name/requirements.txt" "$cache/$name/venv"

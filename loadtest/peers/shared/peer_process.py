@@ -1,4 +1,4 @@
-"""Starts a peer by its `serve` and stops it: for the script that checks peers."""
+"""Starts a peer with its `serve` and stops it, for the script that checks peers."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(peer: str, model: str, *options: str, log: pathlib.Path) -> Iterator[Running]:
-    """A peer that is ready; it has ended in good order when the block is left, or RuntimeError says what went wrong."""
+    """A peer that is ready; when the block is left, it has ended properly, or RuntimeError says what went wrong."""
     command = [PEERS / peer / "serve", "--model", model, "--port", str(_free_ports()), *options]
     with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
         try:
@@ -43,7 +43,7 @@ def running(peer: str, model: str, *options: str, log: pathlib.Path) -> Iterator
 
 
 def _free_ports() -> int:
-    """A port that is free, as is the one above it; not of the range from which the kernel takes those of clients."""
+    """A port that is free, as is the one above it; not from the range from which the kernel gives ports to clients."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as first, socket.socket() as second:

@@ -1,16 +1,16 @@
-"""Who descends from a process, read from /proc."""
+"""The descendants of a process, read from /proc."""
 
 import pathlib
 
 
 def descendants(root: int) -> list[int]:
-    """All processes that `root` started, and those that they did."""
+    """All processes that `root` started, and those that they started."""
     children: dict[int, list[int]] = {}
     for entry in pathlib.Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            # The name of a program stands in parentheses and may hold anything; the parent is the second field after it.
+            # The name of a program is in parentheses and may contain anything; the parent is the second field after it.
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError):
             continue

@@ -1,4 +1,4 @@
-"""With which settings each peer runs each model, and the record of the search that found them (`loadtest/peers/search`).
+"""The settings with which each peer runs each model, and the record of the search that found them (`loadtest/peers/search`).
 
 A record counts on the machine that it was made on: another one has other best settings. Knows nothing of how anything is measured,
 and needs nothing but Python.
@@ -25,22 +25,22 @@ class Batching:
     delay_us: int
     # Processes, instances or replicas that run calls.
     workers: int = 1
-    # Of one call.
+    # For one call.
     threads: int = 1
 
     def options(self) -> list[str]:
-        """As `serve` takes them."""
+        """As options of `serve`."""
         return [f"--{name.replace('_', '-')}={value}" for name, value in dataclasses.asdict(self).items()]
 
 
-# What a peer is started with where no search was recorded, and where the search begins. Of MLServer `workers` are the processes beside
-# the one that serves; without any, calls are made in that one.
+# What a peer is started with if no search was recorded, and where the search begins. For MLServer `workers` are the processes besides the
+# one that serves; without any, calls are made in that one.
 DEFAULTS = {
     "triton": Batching(max_batch=64, delay_us=0),
     "mlserver": Batching(max_batch=64, delay_us=1_000, workers=0),
     "mosec": Batching(max_batch=16, delay_us=1_000),
     "litserve": Batching(max_batch=16, delay_us=1_000),
-    # The longest time that an answer may take at all: what BentoML adapts by itself.
+    # The longest time that an answer may take at all: BentoML adapts everything else on its own.
     "bentoml": Batching(max_batch=16, delay_us=60_000_000),
     "rayserve": Batching(max_batch=16, delay_us=1_000),
 }
@@ -48,10 +48,10 @@ DEFAULTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Tried:
-    """What came of one setting; without runs, `reason` says why."""
+    """The result of one setting; if there are no runs, `reason` says why."""
 
     batching: Batching
-    # Of each run.
+    # For each run.
     items_per_s: tuple[float, ...] = ()
     # Medians of the runs.
     cores: float = 0.0
@@ -76,7 +76,7 @@ class Tried:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """All that was tried of a peer with a model, and how the peer was loaded."""
+    """Everything that was tried for a peer with a model, and how the peer was loaded."""
 
     chosen: Batching
     version: str
@@ -94,7 +94,7 @@ class Search:
 
 
 def machine() -> dict[str, Any]:
-    """What a record has to have in common with the machine that it is used on."""
+    """What a record must have in common with the machine on which it is used."""
     found = re.search(r"model name\s*: (.+)", pathlib.Path("/proc/cpuinfo").read_text())
     return {"processor": found[1].strip() if found else platform.machine(), "cores": os.cpu_count()}
 
@@ -108,7 +108,7 @@ class Record:
 
     @classmethod
     def read(cls, path: pathlib.Path = PATH) -> "Record":
-        """What is recorded; nothing of this machine if there is no file."""
+        """What is recorded; an empty record for this machine if there is no file."""
         if not path.is_file():
             return cls.fresh()
         try:
@@ -120,11 +120,11 @@ class Record:
 
     @classmethod
     def fresh(cls) -> "Record":
-        """Of this machine, with nothing in it."""
+        """An empty record for this machine."""
         return cls(machine(), {})
 
     def write(self, path: pathlib.Path = PATH) -> None:
-        """Whole or not at all."""
+        """Writes the whole file, or nothing."""
         peers: dict[str, dict[str, Any]] = {}
         for (peer, model), search in self.searches.items():
             peers.setdefault(peer, {})[model] = search.json()
@@ -140,6 +140,6 @@ class Record:
         return self.searches.get((peer, model)) if self.is_of_this_machine() else None
 
     def batching(self, peer: str, model: str) -> Batching:
-        """What was found on this machine, or else the default."""
+        """What was found on this machine, or the default."""
         found = self.search(peer, model)
         return found.chosen if found else DEFAULTS[peer]

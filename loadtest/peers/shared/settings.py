@@ -1,4 +1,4 @@
-"""What a peer is started with: the options of `serve`, and the settings it uses for a model unless told otherwise."""
+"""What a peer is started with: the options of `serve`, and the settings it uses for a model by default."""
 
 import argparse
 import dataclasses
@@ -22,17 +22,17 @@ class Settings:
     batching: Batching
 
     def environment(self) -> dict[str, str]:
-        """Variables from which `handed_on` reads the settings back in a process of the peer."""
+        """Variables from which `handed_on` reads the settings back in one of the peer's processes."""
         plain = {"model": self.contract.name, "port": self.port, "batching": dataclasses.asdict(self.batching)}
         return {_HANDED_ON: json.dumps(plain)}
 
 
 def from_arguments(peer: str, *, keeps_state: bool = False) -> Settings:
-    """Reads the command line. Settings that it does not name are those that a search found on this machine, or else the defaults."""
+    """Reads the command line. Settings that it does not give are those that a search found on this machine, or the defaults."""
     models = [name for name, contract in CONTRACTS.items() if keeps_state or not contract.kept]
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model", required=True, choices=models)
-    parser.add_argument("--port", required=True, type=int, help="of gRPC, or of HTTP where there is no gRPC; gRPC peers have HTTP one above")
+    parser.add_argument("--port", required=True, type=int, help="for gRPC, or for HTTP if there is no gRPC; gRPC peers have HTTP one above")
     for field in dataclasses.fields(Batching):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, help="instead of the setting that was found for the model")
     arguments = vars(parser.parse_args())

@@ -25,7 +25,7 @@ class Stopped(Exception):
 
 
 def supervise(command: list[str], *, environment: dict[str, str], is_ready: Callable[[], bool], ready: str) -> None:
-    """Runs `command` until it ends or a signal comes, then exits: 0 after a signal, 1 if the server ended by itself.
+    """Runs `command` until it ends or a signal comes, then exits: with 0 after a signal, with 1 if the server ended on its own.
 
     Prints `ready pid=PID` and `ready` once. PID is this process: every process of the peer descends from it.
     """
@@ -46,7 +46,7 @@ def supervise(command: list[str], *, environment: dict[str, str], is_ready: Call
         )
         _await_ready(server, is_ready)
         print(f"ready pid={os.getpid()} {ready}", flush=True)
-        status = f"the server ended by itself with {server.wait()}"
+        status = f"the server ended on its own with {server.wait()}"
     except Stopped:
         pass
     finally:
@@ -57,7 +57,7 @@ def supervise(command: list[str], *, environment: dict[str, str], is_ready: Call
 
 
 def answers(port: int, path: str, body: bytes | None = None) -> bool:
-    """Whether a request over HTTP gets status 200: POST with a body, else GET."""
+    """Whether a request over HTTP gets status 200: a POST with a body, or else a GET."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         headers = {"content-type": "application/octet-stream"}

@@ -6,14 +6,14 @@ from contracts import Tensor
 from settings import Settings
 
 _DATATYPES = {"float32": "TYPE_FP32", "int32": "TYPE_INT32", "int64": "TYPE_INT64"}
-# Sequences at most that hold a slot at a time; others wait.
+# The most sequences that hold a slot at a time; others wait.
 _MAX_SEQUENCES = 1_024
 
 
 def lay_down(settings: Settings, repository: pathlib.Path) -> None:
     folder = repository / settings.contract.name / "1"
     folder.mkdir(parents=True)
-    # The backend reads no PYTHONPATH, but finds what lies beside the program.
+    # The backend reads no PYTHONPATH, but finds what is next to the program.
     here = pathlib.Path(__file__).resolve().parent
     (folder / "model.py").symlink_to(here / ("sequences.py" if settings.contract.kept else "rows.py"))
     for module in ("contracts.py", "engine.py", "record.py", "settings.py"):
@@ -45,7 +45,7 @@ def _items(delay_us: int) -> str:
 
 
 def _sequences(delay_us: int) -> str:
-    # No control inputs: the program asks each request for its flags and its sequence, which costs less than tensors.
+    # No control inputs: the program gets the flags and the sequence from each request, which costs less than tensors.
     return f"""sequence_batching {{
         max_sequence_idle_microseconds: 60000000
         oldest {{ max_candidate_sequences: {_MAX_SEQUENCES} max_queue_delay_microseconds: {delay_us} }}

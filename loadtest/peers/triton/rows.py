@@ -1,4 +1,4 @@
-"""A model whose items have nothing to do with each other, on Triton's Python backend."""
+"""A model whose items are independent of each other, on Triton's Python backend."""
 
 import numpy as np
 import triton_python_backend_utils as backend

@@ -16,7 +16,7 @@ class TritonPythonModel:
         self._states: dict[int, np.ndarray] = {}
 
     def execute(self, requests: list) -> list:
-        # Each is of another sequence: the scheduler puts two of one sequence into no batch.
+        # Each belongs to a different sequence: the scheduler never puts two of one sequence into a batch.
         states = [self._state(request) for request in requests]
         items = [backend.get_input_tensor_by_name(request, self._input.name).as_numpy() for request in requests]
         outputs, states_next = self._engine.run([np.concatenate(items), np.stack(states)])

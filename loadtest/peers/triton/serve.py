@@ -11,7 +11,7 @@ from repository import lay_down
 from settings import HOST, from_arguments
 from supervisor import answers, supervise
 
-# Of tritonserver; the package that holds it counts in its own way.
+# The version of tritonserver; the package that holds it is numbered in its own way.
 VERSION = "2.51.0"
 PACKAGES = pathlib.Path(sysconfig.get_path("purelib"))
 SERVER = PACKAGES / "pytriton/tritonserver"
@@ -36,12 +36,12 @@ def main() -> None:
                 "--allow-metrics=false",
                 # Several servers may run side by side, each with its own region of shared memory.
                 f"--backend-config=python,shm-region-prefix-name=triton-{grpc}-",
-                # More than are ever on the way: what is above the default of 8 is freed after its answer, and with streams some
-                # of it is used once more after that, which ends the server with SIGSEGV.
+                # More than are ever in flight: what is above the default of 8 is freed after its answer, and with streams some of it is
+                # used once more after that, which ends the server with SIGSEGV.
                 f"--grpc-infer-allocation-pool-size={REQUESTS_KEPT}",
-                # Enough for all that is on the way, so that the region never has to grow under load.
+                # Enough for everything in flight, so that the region never has to grow under load.
                 f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY_BYTES}",
-                # A stream that a client has left open must not hold the end up.
+                # A stream that a client has left open must not delay the end.
                 "--exit-timeout-secs=5",
                 "--log-info=false",
             ],

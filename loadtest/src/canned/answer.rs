@@ -1,4 +1,4 @@
-//! The one answer: what a real server gives to an item of zeros, once.
+//! The only answer: what a real server gave to an item of zeros.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,7 +20,7 @@ use crate::load::{
     payload::Payload,
 };
 
-/// Most items in a request, as the server has it.
+/// The most items in a request, as in the server.
 const ITEMS_MAX: usize = 1_024;
 
 /// An answer of one item, and how many items it has been given to.
@@ -54,7 +54,7 @@ impl Answer {
         Ok(Self { response: client.model_infer(request).await?.into_inner(), items: AtomicU64::new(0) })
     }
 
-    /// The outputs' data, one after the other, as servers give them that have no protocol.
+    /// The outputs' data, one after another, as servers without a protocol give it.
     pub(super) fn data(&self) -> Bytes {
         self.response.raw_output_contents.concat().into()
     }
@@ -89,7 +89,7 @@ impl Answer {
         Ok(response)
     }
 
-    /// Each item a call of its own that takes no time. Clients look at these counts to find which version answers them.
+    /// Each item is a separate call that takes no time. Clients use these counts to find out which version answers them.
     pub(super) fn statistics(&self) -> ModelStatistics {
         let count = self.items.load(Ordering::Relaxed);
         let calls = Some(StatisticDuration { count, ns: 0 });
@@ -118,7 +118,7 @@ fn described(input: &TensorMetadata, length: usize) -> anyhow::Result<Input> {
         bail!("input '{name}' has the unknown datatype {datatype}");
     };
     let (_items, shape) = shape.split_first().with_context(|| format!("input '{name}' has no shape"))?;
-    // Negative is open.
+    // Negative means open.
     let shape = shape.iter().map(|size| usize::try_from(*size).unwrap_or(length)).collect();
     Ok(Input { name: name.clone(), datatype, shape, fill: Fill::Zeros })
 }

@@ -1,4 +1,4 @@
-//! The service: inferences and how many they were are answered here, and every other method by the real server.
+//! The service: inferences, and how many there were, are answered here, and every other method by the real server.
 
 use std::{
     convert::Infallible,

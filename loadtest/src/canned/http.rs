@@ -17,7 +17,7 @@ pub(super) async fn serve(listener: TcpListener, data: Bytes) {
             Ok((stream, _)) => stream,
             Err(error) => return eprintln!("error: HTTP ended: {error}"),
         };
-        // It is no worse a connection without.
+        // The connection works without it too.
         let _ = stream.set_nodelay(true);
         while connections.try_join_next().is_some() {}
         let data = data.clone();

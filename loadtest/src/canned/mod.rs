@@ -1,9 +1,9 @@
 //! `canned`: the limit of what any server can do with a client that it does not choose.
 //!
-//! It speaks the Open Inference Protocol for one model, and answers each inference at once with an answer that was made before. A
-//! client such as perf_analyzer that gets no more out of this gets no more out of any server on these cores: what is left of a
-//! difference between servers below it is theirs. All that clients ask about the model is passed on to a real server inside this
-//! process, which has nothing else to do. Knows no queue, no session and no engine.
+//! It speaks the Open Inference Protocol for one model, and answers each inference at once with an answer made in advance. What a client
+//! such as perf_analyzer gets out of this is the most it can get out of any server on these cores; only differences below that are the
+//! servers' own. Everything that clients ask about the model is passed on to a real server inside this process, which has nothing else to
+//! do. Knows no queue, no session and no engine.
 
 mod answer;
 mod grpc;
@@ -42,7 +42,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "silero-vad")]
     model: String,
 
-    /// Folder of models, as the server's own --models; without it, the model inside the binary
+    /// Folder of models, like the server's own --models; without this, the model inside the binary
     #[arg(long, value_name = "DIR")]
     models: Option<PathBuf>,
 

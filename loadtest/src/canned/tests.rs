@@ -59,7 +59,7 @@ async fn what_has_no_answer_of_the_right_shape_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_asked_about_the_model_is_told_by_a_server() {
+async fn what_is_asked_about_the_model_is_answered_by_a_server() {
     let canned = start().await;
     let mut client = client(&canned).await;
     let query = |name: &str| ModelMetadataRequest { name: name.to_owned(), ..ModelMetadataRequest::default() };

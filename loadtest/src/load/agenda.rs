@@ -1,6 +1,6 @@
 //! Which stream's item is due next, over all streams of a shard.
 //!
-//! Holds one moment of each stream and makes the next when it is taken, so that what it needs grows with the streams and not with the
+//! Holds one moment for each stream and makes the next when that is taken, so that its memory grows with the streams and not with the
 //! length of the run. Reads no clock.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
@@ -16,7 +16,7 @@ pub(crate) struct Agenda {
 }
 
 impl Agenda {
-    /// The moments of streams, each with the number that it is told by, before `ends`.
+    /// The moments of streams before `ends`, each stream with its number.
     pub(crate) fn new(streams: impl IntoIterator<Item = (Moments, u32)>, ends: Timestamp) -> Self {
         let mut agenda = Self { due: BinaryHeap::new(), streams: streams.into_iter().collect(), ends };
         for place in 0..agenda.streams.len() {

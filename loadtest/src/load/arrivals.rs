@@ -1,37 +1,37 @@
 //! When the items of one stream arrive: the arrival processes of a scenario file.
 //!
-//! A schedule follows from its process and its seed alone, so that two runs of a file offer the same load at the same moments.
-//! Knows nothing of connections and answers.
+//! A schedule follows only from its process and its seed, so that two runs of a file offer the same load at the same moments. Knows nothing
+//! about connections and answers.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 use tidemill::domain::Timestamp;
 
-/// Most items a second of one stream.
+/// The most items a second on one stream.
 const RATE_HZ_MAX: f64 = 1e6;
 
-/// Most items at once.
+/// The most items at once.
 const BURST_MAX: u32 = 100_000;
 
 /// How items arrive on each stream of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(try_from = "Table")]
 pub(crate) enum Arrivals {
-    /// As many items in flight as there is room for: the next one when one is answered.
+    /// As many items in flight as there is room for: the next one goes when one is answered.
     Closed,
     /// Equal gaps; the phase of each stream is drawn.
     Constant { rate_hz: f64 },
-    /// Equal gaps, and each item up to `jitter` of a gap late, as sources with clocks of their own send.
+    /// Equal gaps, with each item up to `jitter` of a gap late, like sources that have their own clocks.
     Paced { rate_hz: f64, jitter: f64 },
     /// Independent items: gaps are drawn from an exponential distribution.
     Poisson { rate_hz: f64 },
-    /// `burst` items at once, bursts being independent of each other. `rate_hz` counts items.
+    /// `burst` items at once; bursts are independent of each other. `rate_hz` counts items.
     Bursty { rate_hz: f64, burst: u32 },
 }
 
 impl Arrivals {
-    /// The same process at `factor` times the rate. A closed loop has none, and stays.
+    /// The same process at `factor` times the rate. A closed loop has none, and stays as it is.
     pub(crate) fn faster(self, factor: f64) -> Self {
         match self {
             Self::Closed => Self::Closed,
@@ -46,7 +46,7 @@ impl Arrivals {
         matches!(self, Self::Closed)
     }
 
-    /// The moments of one stream from `start` on, in order and without end; `None` for a closed loop.
+    /// The moments of one stream from `start` on, in order and endless; `None` for a closed loop.
     pub(crate) fn moments(self, start: Timestamp, seed: u64) -> Option<Moments> {
         let mut random = fastrand::Rng::with_seed(seed);
         let (gap, kind) = match self {
@@ -60,7 +60,7 @@ impl Arrivals {
     }
 }
 
-/// The table as it stands in a file. Flat, so that a wrong key is told of by its name.
+/// The table as it is in a file. It is flat, so that a wrong key is reported by its name.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
@@ -86,16 +86,17 @@ impl TryFrom<Table> for Arrivals {
     fn try_from(table: Table) -> Result<Self, String> {
         let Table { process, rate_hz, jitter, burst } = table;
         if jitter.is_some() && process != Process::Paced {
-            return Err("arrivals.jitter belongs to the process \"paced\" alone".to_owned());
+            return Err("arrivals.jitter belongs only to the process \"paced\"".to_owned());
         }
         if burst.is_some() && process != Process::Bursty {
-            return Err("arrivals.burst belongs to the process \"bursty\" alone".to_owned());
+            return Err("arrivals.burst belongs only to the process \"bursty\"".to_owned());
         }
         if process == Process::Closed {
             return match rate_hz {
                 None => Ok(Self::Closed),
                 Some(_) => {
-                    Err("arrivals.rate_hz has no meaning for the process \"closed\", which sends as it is answered".to_owned())
+                    Err("arrivals.rate_hz has no meaning for the process \"closed\", which sends at the pace of the answers"
+                        .to_owned())
                 }
             };
         }
@@ -135,7 +136,7 @@ pub(crate) struct Moments {
     kind: Kind,
     random: fastrand::Rng,
     number: u64,
-    /// Of drawn gaps, their sum so far.
+    /// The sum of the drawn gaps so far.
     elapsed_ns: f64,
 }
 
@@ -144,11 +145,11 @@ impl Moments {
         let number = self.number;
         self.number += 1;
         let elapsed_ns = match self.kind {
-            // From the number and not by adding up, so that a long run does not drift.
+            // Computed from the number and not by adding up, so that a long run does not drift.
             Kind::Even { phase, jitter } => (number as f64 + phase + jitter * self.random.f64()) * self.gap_ns,
             Kind::Drawn { burst } => {
                 if number.is_multiple_of(burst.into()) {
-                    // Of 1 - [0, 1), so that the logarithm is finite.
+                    // From 1 - [0, 1), so that the logarithm is finite.
                     self.elapsed_ns -= (1.0 - self.random.f64()).ln() * self.gap_ns;
                 }
                 self.elapsed_ns
@@ -207,7 +208,7 @@ mod tests {
 
         #[test]
         fn the_rate_is_kept(arrivals in any_process(), seed: u64) {
-            // 2,000 independent gaps stray by 2.2% (one standard deviation) from their mean; six of them are not reached.
+            // 2,000 independent gaps deviate by 2.2% (one standard deviation) from their mean; six deviations are never reached.
             let burst = if let Arrivals::Bursty { burst, .. } = arrivals { burst as usize } else { 1 };
             let count = 2_000 * burst;
             let moments = moments(arrivals, seed, count);
@@ -258,7 +259,7 @@ mod tests {
             ("process = 'constant'\nrate_hz = 0", "more than 0"),
             ("process = 'constant'\nrate_hz = nan", "more than 0"),
             ("process = 'paced'\nrate_hz = 1\njitter = 1.5", "0 to 1 is allowed"),
-            ("process = 'poisson'\nrate_hz = 1\njitter = 0.5", "\"paced\" alone"),
+            ("process = 'poisson'\nrate_hz = 1\njitter = 0.5", "only to the process \"paced\""),
             ("process = 'bursty'\nrate_hz = 1", "arrivals.burst is missing"),
             ("process = 'bursty'\nrate_hz = 1\nburst = 0", "1 to 100000"),
             ("process = 'uniform'\nrate_hz = 1", "one of `closed`, `constant`"),

@@ -1,7 +1,7 @@
-//! The seam between the driver and the protocols that make one call an item: unary gRPC and HTTP.
+//! The interface between the driver and the protocols that make one call per item: unary gRPC and HTTP.
 //!
-//! A protocol opens what its callers share once per step and shard, on the shard's own runtime, which has one thread: whatever it
-//! spawns stays there. The driver asks for a call when an item is due and the caller has room, and knows nothing of the wire.
+//! A protocol opens what its callers share once per step and shard, on the shard's own runtime, which has one thread: whatever it spawns
+//! stays there. The driver asks for a call when an item is due and the caller has room, and knows nothing about the wire.
 
 use futures::future::BoxFuture;
 
@@ -9,12 +9,12 @@ use super::recorder::Answer;
 
 /// One of the independent callers of a load: `streams` of them, each with at most `in_flight` calls at once.
 pub(crate) trait Caller: Send + Sync {
-    /// Makes the caller's call number `seq` (from 0) and waits for its answer, which bears that number.
+    /// Makes the caller's call number `seq` (from 0) and waits for its answer, which has that number.
     ///
-    /// A call does not fail: what went wrong is its answer. It is dropped if the run ends before it, which must end it on the wire.
+    /// A call does not fail: what went wrong is its answer. If the run ends first, it is dropped, and that must end it on the wire.
     fn call(&self, seq: u64) -> BoxFuture<'static, Answer>;
 
-    /// What is to be said after the last call, such as the end of a sequence; not counted. `sent` is the number of calls made.
+    /// What to send after the last call, such as the end of a sequence; not counted. `sent` is the number of calls made.
     fn finish(&self, sent: u64) -> Option<BoxFuture<'static, ()>> {
         let _ = sent;
         None

@@ -1,13 +1,13 @@
-//! The charts of a run's page: which figures are set against each other.
+//! The charts on a run's page: which figures are plotted against each other.
 
 use tidemill_loadtest::plot::{Axis, Chart, Line, short};
 
 use super::results::{Percentiles, RunResult, Second, StepResult};
 
-/// Curves in one chart; of more steps, some are left out evenly.
+/// Curves in one chart; if there are more steps, some are left out, evenly spread.
 const CURVES_MAX: usize = 8;
 
-/// Up to this many points, each is marked.
+/// Each point is marked if there are no more than this.
 const DOTS_MAX: usize = 60;
 
 /// Latency by percentile, a line each.
@@ -18,7 +18,7 @@ pub(crate) fn percentiles<'a>(title: &str, slo_ms: f64, named: impl IntoIterator
         .map(|(colour, (label, latency))| {
             let seen = latency.curve.iter().filter(|(percentile, _)| (50.0..=99.9901).contains(percentile));
             let mut points: Vec<_> = seen.map(|(percentile, micros)| (*percentile, millis(*micros))).collect();
-            // With few answers, the curve ends where they do.
+            // If there are few answers, the curve ends early.
             if points.is_empty() {
                 points.push((50.0, millis(latency.p50)));
             }
@@ -67,7 +67,7 @@ pub(crate) fn latency_by_throughput(run: &RunResult) -> Chart {
     Chart { title: "Latency by throughput, step by step".to_owned(), x, y, lines }
 }
 
-/// The charts over the time of a step, but for those of which nothing was measured.
+/// The charts over the time of a step, except those for which nothing was measured.
 pub(crate) fn over_time(step: &StepResult, slo_ms: f64) -> Vec<Chart> {
     let series = &step.series;
     let rate = |count: fn(&Second) -> u64| move |second: &Second| Some(count(second) as f64 / second.span_s.max(1e-3));
@@ -146,7 +146,7 @@ fn log_millis(values: impl Iterator<Item = f64>) -> Axis {
 }
 
 fn millis(micros: u64) -> f64 {
-    // Below what the clock of a histogram tells, there is no place on a log scale.
+    // What is below the resolution of a histogram has no place on a log scale.
     micros.max(1) as f64 / 1e3
 }
 

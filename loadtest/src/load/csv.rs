@@ -60,7 +60,7 @@ const STEPS: [&str; 36] = [
     "server_rss_bytes",
 ];
 
-/// One row a second of each step. Seconds are of all loads together.
+/// One row per second of each step. Seconds are for all loads together.
 pub(crate) fn seconds(run: &RunResult) -> String {
     let mut table = header(&SECONDS);
     for (number, step) in run.steps.iter().enumerate() {
@@ -91,7 +91,7 @@ pub(crate) fn seconds(run: &RunResult) -> String {
     table
 }
 
-/// For each step, one row a load and one for all of them.
+/// For each step, one row per load and one for all of them.
 pub(crate) fn steps(run: &RunResult) -> String {
     let mut table = header(&STEPS);
     for (number, step) in run.steps.iter().enumerate() {
@@ -172,7 +172,7 @@ fn row(table: &mut String, cells: &[String]) {
 mod tests {
     use super::{super::sample, *};
 
-    /// The cells of a table, read as RFC 4180 says.
+    /// The cells of a table, read according to RFC 4180.
     fn parse(text: &str) -> Vec<Vec<String>> {
         let (mut rows, mut row, mut cell, mut is_quoted) = (Vec::new(), Vec::new(), String::new(), false);
         let mut characters = text.chars().peekable();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_stand_under_their_names_and_keep_what_would_part_them() {
+    fn cells_are_under_their_names_and_keep_separators() {
         let mut run = sample::run(1);
         run.steps[0].loads[0].name = "a, \"b\"\r\nc".to_owned();
         let table = parse(&steps(&run));

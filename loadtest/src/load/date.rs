@@ -1,8 +1,8 @@
-//! A moment as a date, in the calendar and the words of RFC 3339. Reads no clock.
+//! A moment as a date, in the calendar and format of RFC 3339. Reads no clock.
 
 use std::time::Duration;
 
-/// Years are counted from March, so that the day that only some have is their last.
+/// Years are counted from March, so that the leap day is the last day of the year.
 const DAYS_TO_MARCH_OF_YEAR_0: u64 = 719_468;
 const DAYS_OF_400_YEARS: u64 = 146_097;
 
@@ -13,7 +13,7 @@ pub(crate) fn rfc_3339(since_1970: Duration) -> String {
     let (era, day_of_era) = (days / DAYS_OF_400_YEARS, days % DAYS_OF_400_YEARS);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    // From March on, months of 31, 30, 31, 30, 31 days follow each other again and again: 153 days.
+    // From March on, months of 31, 30, 31, 30, 31 days repeat: 153 days.
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };

@@ -1,7 +1,7 @@
 //! Scenario files: what a run does, as TOML.
 //!
-//! A file is checked whole before anything is sent. Each fault names the key, its value and what is allowed. Knows nothing of how the
-//! load is made.
+//! A file is checked as a whole before anything is sent. Each fault names the key, its value and what is allowed. Knows nothing about how
+//! the load is made.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
@@ -27,7 +27,7 @@ const FACTOR_MAX: f64 = 1e6;
 const STEPS_MAX: usize = 1_000;
 const CONFIRMATIONS_MAX: u32 = 100;
 
-/// A scenario, as it stands in its file.
+/// A scenario, as it is in its file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Scenario {
@@ -35,7 +35,7 @@ pub(crate) struct Scenario {
     pub(crate) name: String,
     #[serde(default)]
     pub(crate) description: String,
-    /// All that is drawn follows from it.
+    /// Everything random follows from it.
     #[serde(default = "default_seed")]
     pub(crate) seed: u64,
     /// Where the gRPC protocols go, `HOST:PORT`.
@@ -44,7 +44,7 @@ pub(crate) struct Scenario {
     /// Where the HTTP protocols go, `HOST:PORT`.
     #[serde(default = "default_http_addr")]
     pub(crate) http_addr: String,
-    /// gRPC connections that all streams are spread over.
+    /// gRPC connections over which all streams are spread.
     #[serde(default = "default_connections")]
     pub(crate) connections: u16,
     #[serde(default = "default_warm_up_s")]
@@ -68,7 +68,7 @@ pub(crate) struct Load {
     /// Unique in the file.
     pub(crate) name: String,
     pub(crate) protocol: Protocol,
-    /// Empty for `http_post` alone.
+    /// Empty only for `http_post`.
     #[serde(default)]
     pub(crate) model: String,
     /// Streams, or independent callers.
@@ -76,13 +76,13 @@ pub(crate) struct Load {
     /// Items of a stream, or calls of a caller, that wait for an answer at once.
     #[serde(default = "default_in_flight")]
     pub(crate) in_flight: u32,
-    /// 0 is none; `http_post` cannot tell of any.
+    /// 0 is none; `http_post` has no way to state one.
     #[serde(default)]
     pub(crate) deadline_ms: f64,
     pub(crate) arrivals: Arrivals,
     #[serde(default)]
     pub(crate) inputs: Vec<Input>,
-    /// Raw audio in place of `inputs`.
+    /// Raw audio instead of `inputs`.
     pub(crate) pcm: Option<Pcm>,
     /// Items, or chunks of audio, in one call of `scan`, `upload`, `infer`, `infer_stream` and `http_infer`.
     #[serde(default = "default_batch")]
@@ -93,7 +93,7 @@ pub(crate) struct Load {
     pub(crate) http: Option<HttpPost>,
 }
 
-/// How a load speaks with the server.
+/// How a load talks to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Protocol {
@@ -101,9 +101,9 @@ pub(crate) enum Protocol {
     Feed,
     /// The native unary call.
     Predict,
-    /// A native call with `batch` items; one item of the schedule, answered when its last result is here.
+    /// A native call with `batch` items: one item of the schedule, which is answered when the last result is here.
     Scan,
-    /// A native upload of `batch` items, one message each; one item of the schedule, answered as a whole.
+    /// A native upload of `batch` items, one message each: one item of the schedule, which is answered as a whole.
     Upload,
     /// `ModelInfer` of the Open Inference Protocol.
     Infer,
@@ -134,7 +134,7 @@ impl Protocol {
         matches!(self, Self::HttpInfer | Self::HttpPost)
     }
 
-    /// Whether it is of this project's own API.
+    /// Whether it belongs to this project's own API.
     pub(crate) const fn is_native(self) -> bool {
         matches!(self, Self::Feed | Self::Predict | Self::Scan | Self::Upload)
     }
@@ -168,12 +168,12 @@ impl Input {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Fill {
-    /// Drawn: of numbers with a point between -0.1 and 0.1, as faint noise has; of others any.
+    /// Random: floating-point numbers are between -0.1 and 0.1, like faint noise; others may be any.
     #[default]
     Noise,
     Zeros,
     Ones,
-    /// 0, 1, 2 and so on over the elements, from the start again where the datatype ends.
+    /// 0, 1, 2 and so on over the elements, starting over where the datatype ends.
     Counter,
 }
 
@@ -184,7 +184,7 @@ pub(crate) struct HttpPost {
     pub(crate) path: String,
     #[serde(default)]
     pub(crate) body: HttpBody,
-    /// `application/octet-stream` or `application/json` by default, as the body is.
+    /// By default `application/octet-stream` or `application/json`, depending on the body.
     pub(crate) content_type: Option<String>,
 }
 
@@ -192,7 +192,7 @@ pub(crate) struct HttpPost {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum HttpBody {
-    /// The bytes of all tensors, one after the other.
+    /// The bytes of all tensors, one after another.
     #[default]
     Binary,
     /// `{"inputs": {"NAME": …}}`, with lists as deep as a tensor has dimensions.
@@ -217,7 +217,7 @@ pub(crate) struct Ramp {
     pub(crate) factors: Vec<f64>,
 }
 
-/// Which bounds to hold, and between which factors to look.
+/// Which bounds to keep, and between which factors to search.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Search {
@@ -232,12 +232,12 @@ pub(crate) struct Search {
     /// Width of the answer, relative to it.
     #[serde(default = "default_precision")]
     pub(crate) precision: f64,
-    /// How often the factor that was found must hold once more.
+    /// How often the factor that was found must hold again.
     #[serde(default)]
     pub(crate) confirmations: u32,
 }
 
-/// What must be so at the end, of each step alone.
+/// What must be true at the end, for each step on its own.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Expect {
@@ -293,7 +293,7 @@ fn datatype<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Datatyp
 }
 
 impl Scenario {
-    /// Reads a file, changes what `changes` (`key=value` each) say, and checks the whole.
+    /// Reads a file, makes the `changes` (each `key=value`), and checks it as a whole.
     ///
     /// # Errors
     /// All faults of the file at once, as far as it can be read.
@@ -304,7 +304,7 @@ impl Scenario {
 
     /// The same from the text of a file.
     pub(crate) fn parse(text: &str, changes: &[String]) -> anyhow::Result<Self> {
-        // Straight from the text where nothing is changed: faults then come with their line.
+        // Straight from the text if nothing is changed: then faults come with their line.
         let scenario: Self = if changes.is_empty() {
             toml::from_str(text)?
         } else {
@@ -358,7 +358,7 @@ impl Scenario {
         }
         let closed = self.loads.iter().any(|load| load.arrivals.is_closed());
         if self.ramp.is_some() && self.search.is_some() {
-            faults.add("ramp and search: a file has one of them".to_owned());
+            faults.add("ramp and search: a file has only one of them".to_owned());
         }
         if let Some(ramp) = &self.ramp {
             ramp.check(closed, &mut faults);
@@ -370,7 +370,7 @@ impl Scenario {
             faults.0.extend(chaos.faults());
             if !self.loads.iter().any(Load::has_native_items) {
                 faults.add(
-                    "chaos: it sends the items of the first load of the native API with inputs, and there is none".to_owned(),
+                    "chaos: it sends the items of the first load of the native API with inputs, but there is none".to_owned(),
                 );
             }
         }
@@ -400,7 +400,7 @@ impl Load {
     fn check_pcm(&self, pcm: &Pcm, key: &str, faults: &mut Faults) {
         faults.0.extend(pcm.faults().into_iter().map(|fault| format!("{key}.{fault}")));
         if !self.inputs.is_empty() {
-            faults.add(format!("{key}.pcm and {key}.inputs: a load has one of them"));
+            faults.add(format!("{key}.pcm and {key}.inputs: a load has only one of them"));
         }
         if !matches!(self.protocol, Protocol::Feed | Protocol::Scan | Protocol::Upload) {
             faults.add(format!("{key}.pcm: {} takes no chunks; feed, scan and upload do", self.protocol.name()));
@@ -428,7 +428,7 @@ impl Load {
         }
         if self.deadline_ms > 0.0 && self.protocol == Protocol::HttpPost {
             faults.add(format!(
-                "{key}.deadline_ms = {}: http_post has no way to tell a server of it; leave it out",
+                "{key}.deadline_ms = {}: http_post has no way to pass it to a server; leave it out",
                 self.deadline_ms
             ));
         }
@@ -443,10 +443,10 @@ impl Load {
         match (self.sequence, self.protocol) {
             (false, _) | (true, Protocol::InferStream) => {}
             (true, Protocol::Infer) if self.in_flight == 1 => {}
-            // Two calls of a sequence at once would meet the server in any order.
+            // Two calls of a sequence at once would reach the server in any order.
             (true, Protocol::Infer) => faults.add(format!("{key}.in_flight = {}: a sequence over calls needs 1", self.in_flight)),
             (true, other) => {
-                faults.add(format!("{key}.sequence: {} has no sequences; infer and infer_stream have", other.name()));
+                faults.add(format!("{key}.sequence: {} has no sequences; infer and infer_stream do", other.name()));
             }
         }
         for (number, input) in self.inputs.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What the gRPC protocols share: the client's side of a stream.
+//! What the gRPC protocols have in common: the client's side of a stream.
 
 use std::{
     pin::Pin,
@@ -12,10 +12,10 @@ use tonic::Status;
 
 use super::line::Line;
 
-/// Largest message that is taken from a server.
+/// Largest message accepted from a server.
 pub(crate) const ANSWER_BYTES_MAX: usize = 256 << 20;
 
-/// What a line that ended too early is answered with.
+/// How a line that ended too early is answered.
 pub(crate) const ENDED_EARLY: &str = "STREAM_ENDED";
 
 /// Makes the messages of a stream.
@@ -25,14 +25,14 @@ pub(crate) trait Source: Send + Unpin + 'static {
     /// Item number `seq`.
     fn item(&self, seq: u64) -> Self::Message;
 
-    /// What is said after the last of `sent` items, beside ending the stream; not counted.
+    /// What to send after the last of `sent` items, before ending the stream; not counted.
     fn last(&self, sent: u64) -> Option<Self::Message> {
         let _ = sent;
         None
     }
 }
 
-/// The client's side of a stream: `first`, an item whenever one may go, and the source's last message.
+/// The client's side of a stream: `first`, then an item whenever one may go, then the source's last message.
 pub(crate) struct Outbound<S: Source> {
     first: Option<S::Message>,
     source: S,
@@ -67,7 +67,7 @@ impl<S: Source> Stream for Outbound<S> {
     }
 }
 
-/// Ends a line as its stream's end says.
+/// Ends a line in accordance with how its stream ended.
 pub(crate) fn end(line: &Line, status: Option<Status>) {
     line.broke(status.map_or(ENDED_EARLY, |status| code_name(status.code())).into());
 }

@@ -1,4 +1,4 @@
-//! A run as one page that needs nothing beside it: no script, no network. All text is escaped.
+//! A run as a self-contained page: no scripts, no network. All text is escaped.
 
 use std::fmt::Write as _;
 
@@ -101,7 +101,7 @@ fn loads(page: &mut String, run: &RunResult) {
     }
     let mut rows = Vec::new();
     for step in &run.steps {
-        // Of one load alone, the total says the same.
+        // If there is only one load, the total says the same.
         let total = (step.loads.len() != 1).then_some(&step.total);
         for load in step.loads.iter().chain(total) {
             let factor = several.then(|| format!("x{}", short(step.factor)));
@@ -172,7 +172,7 @@ fn steps(page: &mut String, steps: &[StepResult]) {
     table(page, "", &columns, &steps.iter().map(cells).collect::<Vec<_>>());
 }
 
-/// The charts of each step; the last one's are open.
+/// The charts of each step; those of the last one are open.
 fn details(page: &mut String, run: &RunResult) {
     let slo_ms = run.scenario.slo_ms;
     for (number, step) in run.steps.iter().enumerate() {
@@ -284,11 +284,11 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_well_formed_and_need_nothing_beside_them() {
+    fn pages_are_well_formed_and_self_contained() {
         for steps in [1, 5] {
             let page = page(&sample::run(steps));
             assert_well_formed(&page);
-            // The name of the SVG namespace is no address that is asked for.
+            // The name of the SVG namespace is not an address that is fetched.
             let rest = page.replace("http://www.w3.org/2000/svg", "");
             for needed in ["http:", "https:", "<script", "<link", "<img", "@import", "url("] {
                 assert!(!rest.contains(needed), "{needed}");

@@ -1,10 +1,10 @@
-//! One stream or caller as the driver sees it: which of its items are due, sent and answered.
+//! A stream or caller as the driver sees it: which of its items are due, sent and answered.
 //!
-//! An item is here from its scheduled moment until its answer. What waits for room in the window waits here, and that wait is part of
-//! its latency. Knows nothing of the wire.
+//! An item is here from its scheduled moment until its answer. What waits for room in the window waits here, and that wait is part of its
+//! latency. Knows nothing about the wire.
 //!
-//! All that touch a line run on its shard's thread, so the locks are free whenever they are taken, but for the moment, once a second,
-//! in which the progress is read.
+//! Everything that touches a line runs on its shard's thread, so the locks are always free when taken, except for the moment, once a
+//! second, in which the progress is read.
 
 use std::{
     borrow::Cow,
@@ -46,7 +46,7 @@ impl Book {
     }
 }
 
-/// The stream's side that is due and the side that is answered.
+/// The side of the stream on which items are due, and the side on which they are answered.
 pub(crate) struct Line {
     items: Mutex<Items>,
     sender: AtomicWaker,
@@ -56,7 +56,7 @@ pub(crate) struct Line {
 
 #[derive(Default)]
 struct Items {
-    /// From the first that is not answered on; `None` where an answer came out of turn.
+    /// From the first unanswered one on; `None` where an answer came out of turn.
     due: VecDeque<Option<Timestamp>>,
     /// Number of the first in `due`.
     first: u64,
@@ -64,7 +64,7 @@ struct Items {
     next: u64,
     in_flight: u32,
     phase: Phase,
-    /// Each answer makes room for a next item that is due at once.
+    /// Each answer makes room for another item, which is due at once.
     closed_loop: bool,
 }
 
@@ -76,7 +76,7 @@ enum Phase {
     Running,
     /// Nothing is offered any more.
     Closed,
-    /// All that is offered is answered with this.
+    /// Everything that is offered is answered with this.
     Broken(Cow<'static, str>),
 }
 
@@ -120,7 +120,7 @@ impl Line {
         self.sender.wake();
     }
 
-    /// The number of the item that is to be sent now; `None` once all are sent and no more come. Counts it as sent.
+    /// The number of the item to send now; `None` once all are sent and no more will come. Counts it as sent.
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<Option<u64>> {
         let next = self.next();
         if next.is_ready() {
@@ -156,7 +156,7 @@ impl Line {
         Poll::Ready(Some(seq))
     }
 
-    /// An item is answered. An answer to none that was sent, or a second one, is passed over: its item then stays unanswered.
+    /// An item is answered. An answer to an item that was not sent, or a second answer, is ignored: its item then stays unanswered.
     pub(crate) fn answered(&self, answer: &Answer) {
         let now = clock::now();
         let mut items = self.items.lock();
@@ -175,7 +175,7 @@ impl Line {
         self.sender.wake();
     }
 
-    /// The stream is at its end, with this error: all that waits and all that is still offered is answered with it.
+    /// The stream has ended with this error: everything that waits, and everything that is still offered, is answered with it.
     pub(crate) fn broke(&self, name: Cow<'static, str>) {
         let now = clock::now();
         let mut items = self.items.lock();

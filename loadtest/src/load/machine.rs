@@ -1,11 +1,11 @@
-//! The machine that makes the load, as its kernel describes it.
+//! The machine that generates the load, as its kernel describes it.
 
 use std::{fs, thread};
 
 use super::results::Machine;
 
 impl Machine {
-    /// This machine; what the kernel does not say is left empty or zero.
+    /// This machine; what the kernel does not report is left empty or zero.
     pub(crate) fn here() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         Self {
@@ -17,7 +17,7 @@ impl Machine {
     }
 }
 
-/// What stands after `name` and a colon at the start of a line.
+/// What follows `name` and a colon at the start of a line.
 fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':')).map(str::trim)
 }

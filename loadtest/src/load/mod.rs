@@ -1,9 +1,10 @@
-//! `run`: an open-loop load that a scenario file describes, and what came of it.
+//! `run`: an open-loop load that a scenario file describes, and what came out of it.
 //!
 //! `file` is the scenario, `arrivals` and `agenda` say when its items are due, `shard` and `line` send them at their moments, and the
-//! protocols put them on the wire; `pcm` is audio in place of items. `recorder` counts while a run is on and `progress` shows how it
-//! goes; `results` is what is there to say when it is over, and `output` writes that as `summary`, `csv` and `html` put it. `chaos` are
-//! clients that misbehave beside the load. Knows nothing of the scenarios that are built into this tool, nor of the server's inside.
+//! protocols put them on the wire; `pcm` is audio instead of items. `recorder` counts during a run and `progress` shows how it is going;
+//! `results` is what there is to report when it is over, and `output` writes that in the forms of `summary`, `csv` and `html`. `chaos` has
+//! clients that misbehave alongside the load. Knows nothing about the scenarios that are built into this tool, or about the inside of the
+//! server.
 
 mod agenda;
 mod arrivals;
@@ -43,22 +44,22 @@ use file::Scenario;
 use output::OutputArgs;
 use progress::Progress;
 
-/// Run the load that a scenario file describes, and measure how the server bears it
+/// Run the load that a scenario file describes, and measure how the server copes
 ///
-/// The load is open: every item has its moment before the run begins, whatever the server does, and its latency counts from that
-/// moment. An item that has to wait, be it for a slow server, a full window or this tool, has waited. Only the process `closed` sends
-/// as it is answered.
+/// The load is open: every item's moment is fixed before the run begins, whatever the server does, and its latency counts from that moment.
+/// If an item has to wait, whether for a slow server, a full window or this tool, the wait counts. Only the process `closed` sends at the
+/// pace of the answers.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Args {
     /// The scenario; loadtest/scenarios has some
     file: PathBuf,
 
-    /// Where the gRPC protocols go, in place of the file's `addr`
+    /// Where the gRPC protocols go, instead of the file's `addr`
     #[arg(long, value_name = "HOST:PORT")]
     addr: Option<String>,
 
-    /// Where the HTTP protocols go, in place of the file's `http_addr`
+    /// Where the HTTP protocols go, instead of the file's `http_addr`
     #[arg(long, value_name = "HOST:PORT")]
     http_addr: Option<String>,
 
@@ -66,7 +67,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 
-    /// The server's process on this machine, to measure what it and those it started use
+    /// The server's process on this machine, to measure what it and the processes it started use
     #[arg(long, value_name = "PID")]
     server: Option<u32>,
 
@@ -82,7 +83,7 @@ Examples:
 
 Exit status: 0 if the run could be made, whatever the server answered; 1 if not; 3 if the file's [expect] was not met.";
 
-/// What the exit status says when the file's bounds are not kept.
+/// The exit status when the file's bounds are not met.
 const NOT_MET: u8 = 3;
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {

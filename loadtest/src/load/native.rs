@@ -28,7 +28,7 @@ pub(crate) struct Template {
     config: v1::StreamConfig,
     tensors: Vec<v1::Tensor>,
     payload: Payload,
-    /// Chunks of audio, in place of items.
+    /// Chunks of audio, instead of items.
     pcm: Option<(Pcm, Vec<Bytes>)>,
     batch: usize,
     in_flight: u32,
@@ -46,7 +46,7 @@ impl Template {
         let config = v1::StreamConfig {
             model: load.model.clone(),
             payload: load.pcm.map_or(v1::PayloadKind::Tensors, |_| v1::PayloadKind::PcmS16le).into(),
-            // Chunks are no items.
+            // Chunks are not items.
             window_items: if load.pcm.is_some() { 0 } else { load.in_flight },
             default_deadline: load.deadline().map(duration_to_wire),
             ..v1::StreamConfig::default()
@@ -77,7 +77,7 @@ impl Template {
         (0..batch).map(move |place| seq * batch + place)
     }
 
-    /// Chunk number `seq` of a stream, if it is one of audio.
+    /// Chunk number `seq` of a stream, if it is a stream of audio.
     fn chunk(&self, seq: u64) -> Option<Bytes> {
         let (_, chunks) = self.pcm.as_ref()?;
         Some(chunks[(seq % chunks.len() as u64) as usize].clone())
@@ -109,7 +109,7 @@ impl Source for Items {
 pub(crate) struct Feed {
     inbound: Streaming<v1::FeedResponse>,
     line: Arc<Line>,
-    /// Of a stream of audio.
+    /// For a stream of audio.
     chunks: Option<Chunks>,
 }
 
@@ -133,7 +133,7 @@ impl Feed {
         }
     }
 
-    /// Hears it to its end.
+    /// Reads it to its end.
     pub(crate) async fn listen(mut self) {
         loop {
             match self.inbound.message().await {
@@ -159,7 +159,7 @@ impl Feed {
 }
 
 /// # Errors
-/// `FAILED_PRECONDITION` if the model hears at another rate, or no window could be complete with that many chunks in flight.
+/// `FAILED_PRECONDITION` if the model takes another rate, or if no window could be completed with that many chunks in flight.
 fn chunks_of(pcm: &Pcm, in_flight: u32, framing: Option<v1::Framing>) -> Result<Chunks, Status> {
     let framing = framing.ok_or_else(|| Status::internal("a stream of audio was opened without its framing"))?;
     if framing.sample_rate_hz != pcm.sample_rate_hz {
@@ -219,7 +219,7 @@ impl Caller for NativeCaller {
     }
 }
 
-/// How a call went; its number is put in by [`answered`].
+/// How a call went; [`answered`] fills in its number.
 struct Went {
     end: End,
     timing: Option<Timing>,
@@ -244,7 +244,7 @@ async fn predict(mut client: InferenceServiceClient<Channel>, template: Arc<Temp
     Ok(Went { end: End::Outputs, timing: response.timing.map(timing_of), items: 1 })
 }
 
-/// Of the times of its items, those of the last to be answered are told.
+/// Reports the times of the last item to be answered.
 async fn scan(mut client: InferenceServiceClient<Channel>, template: Arc<Template>, seq: u64) -> Result<Went, Status> {
     let audio: Option<Vec<_>> = template.of_call(seq).map(|seq| template.chunk(seq)).collect();
     let payload = match audio {
@@ -303,7 +303,7 @@ mod tests {
     const AUDIO: &str = "version = 1\nname = 'x'\nduration_s = 0.5\nwarm_up_s = 0\nconnections = 1\n[[loads]]\nname = 'a'\n\
                          model = 'silero-vad'\nstreams = 1\n";
 
-    /// What came of a load on the model inside the server.
+    /// What came out of a load on the model inside the server.
     async fn run(load: &str) -> anyhow::Result<LoadResult> {
         let mut config = Config::default();
         for address in [&mut config.server.grpc_addr, &mut config.server.http_addr, &mut config.server.admin_addr] {
@@ -325,7 +325,7 @@ mod tests {
         let chunks = found.offered;
         assert!(chunks > 10, "{found:?}");
         assert_eq!((found.ok, found.unanswered, found.errors_total()), (chunks, 0, 0), "{found:?}");
-        // The padded last window is that of the last chunk, unless that has completed one before.
+        // The padded last window belongs to the last chunk, unless that has already completed one.
         let whole = |chunks: u64| chunks * 640 / 1024;
         let windows = if whole(chunks) > whole(chunks - 1) { whole(chunks) } else { (chunks * 640).div_ceil(1024) };
         assert_eq!(found.ok_items, windows, "{found:?}");

@@ -1,6 +1,6 @@
-//! The Open Inference Protocol over gRPC: `infer` and `infer_stream`, of any server that speaks it.
+//! The Open Inference Protocol over gRPC: `infer` and `infer_stream`, to any server that speaks it.
 //!
-//! Tensors go as raw bytes, in shapes that begin with the batch. Nothing is sent that only one server knows.
+//! Tensors go as raw bytes, in shapes that begin with the batch. Nothing is sent that only one server would understand.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -23,7 +23,7 @@ use super::{
     recorder::{Answer, End},
 };
 
-/// How an error inside a stream is counted: it has a text and no code.
+/// How an error inside a stream is counted: it has a text but no code.
 const ERROR_IN_STREAM: &str = "ERROR_MESSAGE";
 
 /// Bits of a sequence's number that count the streams of a load.
@@ -42,7 +42,7 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// `place` is the load's in its file.
+    /// `place` is the load's place in its file.
     pub(crate) fn new(load: &Load, place: usize, seed: u64) -> Self {
         let tensor = |input: &Input| InferInputTensor {
             name: input.name.clone(),
@@ -173,9 +173,9 @@ impl InferStream {
         Ok(Self { inbound, line, items })
     }
 
-    /// Hears it to its end. The answer to a sequence's last request bears the number of no item, and is passed over.
+    /// Reads it to its end. The answer to a sequence's last request has no item's number, and is ignored.
     pub(crate) async fn listen(mut self) {
-        // Servers answer in order, as a rule; an answer without an id is taken for the next.
+        // Servers usually answer in order; an answer without an id is taken for the next one.
         let mut next = 0;
         loop {
             match self.inbound.message().await {

@@ -9,14 +9,14 @@ use anyhow::Context as _;
 
 use super::{csv, html, results::RunResult, summary};
 
-/// Which files to write, and what to say on standard output.
+/// Which files to write, and what to print on standard output.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct OutputArgs {
     /// Write all results as JSON; - for standard output
     #[arg(long, value_name = "PATH")]
     pub(crate) json: Option<PathBuf>,
 
-    /// Write a table of seconds, and beside it, ending in .steps.csv, one of steps and loads
+    /// Write a table of seconds, and next to it, ending in .steps.csv, one of steps and loads
     #[arg(long, value_name = "PATH")]
     pub(crate) csv: Option<PathBuf>,
 
@@ -24,7 +24,7 @@ pub(crate) struct OutputArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) html: Option<PathBuf>,
 
-    /// Say nothing but errors
+    /// Print only errors
     #[arg(long)]
     pub(crate) quiet: bool,
 }
@@ -33,7 +33,7 @@ impl OutputArgs {
     /// Writes what was asked for.
     ///
     /// # Errors
-    /// What cannot be written, by its path. The other files are written all the same, so that a long run is not lost.
+    /// What cannot be written, by its path. The other files are still written, so that a long run is not lost.
     pub(crate) fn write(&self, run: &RunResult) -> anyhow::Result<()> {
         let mut written = Ok(());
         for (path, text) in self.files(run)? {
@@ -78,7 +78,7 @@ fn json(run: &RunResult) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(run)? + "\n")
 }
 
-/// Who reads may have read enough: that is no error.
+/// The reader may have read enough: that is not an error.
 fn say(text: &str) -> io::Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -94,7 +94,7 @@ mod tests {
     fn json_can_be_read_back() {
         let run = sample::run(2);
         let read: RunResult = serde_json::from_str(&json(&run).expect("no strange number")).expect("it is whole");
-        // The last bit of a number with a point may be lost in its text.
+        // The last bit of a floating-point number may be lost in its text.
         assert!(format!("{read:.9?}") == format!("{run:.9?}"), "{read:?}");
     }
 

@@ -1,11 +1,11 @@
 //! `--set key=value`: changes one value of a scenario before it is checked.
 //!
-//! Knows nothing of what keys there are: a key that has no meaning is refused when the whole is read.
+//! Does not know which keys there are: a key without meaning is refused when the whole is read.
 
 use anyhow::{Context as _, bail};
 use toml::{Table, Value};
 
-/// Sets the value at a dotted path; numbers count the tables of an array, from 0.
+/// Sets the value at a dotted path; numbers index the tables of an array, from 0.
 ///
 /// # Errors
 /// If it is not `key=value`, or the path leads through something that is neither table nor array.
@@ -20,10 +20,10 @@ pub(crate) fn apply(table: &mut Table, change: &str) -> anyhow::Result<()> {
     at.put(last, value_of(value.trim())).with_context(|| format!("--set {change}"))
 }
 
-/// As TOML; what is not, is a string.
+/// Read as TOML; what is not TOML is a string.
 fn value_of(text: &str) -> Value {
     let read = toml::from_str::<Table>(&format!("value = {text}")).ok();
-    // A text with a line break could bring keys of its own.
+    // A text with a line break could bring in keys of its own.
     read.filter(|table| table.len() == 1)
         .and_then(|mut table| table.remove("value"))
         .unwrap_or_else(|| Value::String(text.to_owned()))
@@ -67,7 +67,7 @@ fn element<'a>(array: &'a mut [Value], key: &str) -> anyhow::Result<&'a mut Valu
     key.parse::<usize>()
         .ok()
         .and_then(|index| array.get_mut(index))
-        .with_context(|| format!("`{key}` is no place of an array of {length}; they are counted from 0"))
+        .with_context(|| format!("`{key}` is not an index into an array of {length}; they are counted from 0"))
 }
 
 #[cfg(test)]
@@ -106,13 +106,13 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_nowhere_is_told() {
+    fn what_leads_nowhere_is_reported() {
         let text = "name = 'x'\n[[loads]]\nstreams = 1";
         for (change, complaint) in [
             ("loads", "must be KEY=VALUE"),
             ("name.first=1", "`name` is a value"),
-            ("loads.1.streams=1", "no place of an array of 1"),
-            ("loads.first.streams=1", "`first` is no place"),
+            ("loads.1.streams=1", "not an index into an array of 1"),
+            ("loads.first.streams=1", "`first` is not an index"),
             ("=1", "the key is empty"),
         ] {
             let error = set(text, change).expect_err(change);

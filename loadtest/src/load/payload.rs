@@ -1,19 +1,19 @@
 //! The data of the items that a load sends.
 //!
-//! Made once: an item takes a reference to bytes that are there, whatever its size.
+//! It is made once: an item takes a reference to existing bytes, whatever its size.
 
 use bytes::Bytes;
 use tidemill::domain::Datatype;
 
 use super::file::{Fill, Input};
 
-/// Items of noise that differ, so that nobody can answer from memory.
+/// How many different items of noise there are, so that no server can answer from memory.
 const VARIANTS: u64 = 8;
 
-/// Larger items than this do not differ.
+/// Items larger than this do not differ.
 const VARIED_BYTES_MAX: usize = 1 << 20;
 
-/// Bytes of one element of [`Datatype::Bytes`], its length not counted.
+/// Bytes of one element of [`Datatype::Bytes`], not counting its length.
 const TEXT_BYTES: usize = 8;
 
 /// The tensors of a load, each as little-endian bytes.
@@ -23,7 +23,7 @@ pub(crate) struct Payload {
 }
 
 impl Payload {
-    /// `items` items one after the other in each tensor, as a batch has them.
+    /// `items` items one after another in each tensor, as in a batch.
     pub(crate) fn new(inputs: &[Input], items: usize, seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut draw = || inputs.iter().map(|input| tensor(input, items, &mut random)).collect::<Vec<_>>();
@@ -34,7 +34,7 @@ impl Payload {
         Self { variants }
     }
 
-    /// All items that differ; item `seq` is the one at `seq` modulo their number.
+    /// All different items; item `seq` is the one at `seq` modulo their number.
     pub(crate) fn variants(&self) -> &[Vec<Bytes>] {
         &self.variants
     }

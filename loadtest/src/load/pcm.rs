@@ -1,47 +1,47 @@
-//! Raw audio in place of tensors: what its chunks hold, and which answers are theirs.
+//! Raw audio instead of tensors: what its chunks hold, and which answers are theirs.
 //!
-//! A server cuts chunks into the model's windows and answers windows, so a chunk may complete none, one or several. Knows nothing of
-//! how chunks are sent.
+//! A server cuts chunks into the model's windows and answers windows, so a chunk may complete none, one or several. Knows nothing about how
+//! chunks are sent.
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 
 use super::recorder::{Answer, End, Timing};
 
-/// Chunks that differ; then they begin again.
+/// How many different chunks there are before they repeat.
 const CHUNKS: usize = 16;
 
-/// Largest chunk: what a message of a server may hold by default.
+/// Largest chunk: what a message to a server may hold by default.
 const CHUNK_BYTES_MAX: usize = 4 << 20;
 
 const SAMPLE_RATE_HZ_MAX: u32 = 768_000;
 
-/// Loudness of noise and tones, of 32,767: faint, as [`Fill::Noise`](super::file::Fill::Noise) is.
+/// Loudness of noise and tones, out of 32,767: faint, like [`Fill::Noise`](super::file::Fill::Noise).
 const AMPLITUDE: i16 = 3_277;
 
-/// About the pitch of the tone: it is tuned so that it goes on without a break where the chunks begin again.
+/// The approximate pitch of the tone: it is tuned so that it continues without a break when the chunks repeat.
 const TONE_HZ: f64 = 440.0;
 
-/// The audio of a load, mono and 16 bits a sample.
+/// The audio of a load: mono, 16 bits per sample.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Pcm {
     #[serde(default)]
     sound: Sound,
-    /// Of a chunk; this or `chunk_bytes` is given.
+    /// Length of a chunk; either this or `chunk_bytes` is given.
     chunk_ms: Option<f64>,
-    /// Of a chunk; may split a sample.
+    /// Size of a chunk; may split a sample.
     chunk_bytes: Option<usize>,
-    /// That of the model.
+    /// The model's.
     #[serde(default = "default_sample_rate_hz")]
     pub(crate) sample_rate_hz: u32,
 }
 
-/// What is to be heard.
+/// What there is to hear.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Sound {
-    /// Drawn from the scenario's seed.
+    /// Random, from the scenario's seed.
     #[default]
     Noise,
     Silence,
@@ -56,13 +56,13 @@ impl Pcm {
     pub(crate) fn chunk_bytes(&self) -> usize {
         match (self.chunk_bytes, self.chunk_ms) {
             (Some(bytes), _) => bytes,
-            // A cast of what is no number, or too large for one, is checked as what it becomes.
+            // What is not a number, or too large, is checked as what the cast makes of it.
             (None, Some(millis)) => (millis * f64::from(self.sample_rate_hz) / 1e3).round() as usize * size_of::<i16>(),
             (None, None) => 0,
         }
     }
 
-    /// What is wrong with it, each with its key.
+    /// What is wrong with it, each fault with its key.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if self.chunk_ms.is_some() == self.chunk_bytes.is_some() {
@@ -76,7 +76,7 @@ impl Pcm {
         faults
     }
 
-    /// The chunks of a stream, of which the first follows the last.
+    /// The chunks of a stream; after the last one, the first follows again.
     pub(crate) fn chunks(&self, seed: u64) -> Vec<Bytes> {
         let (bytes, mut random) = (self.chunk_bytes(), fastrand::Rng::with_seed(seed));
         let samples = bytes * CHUNKS / size_of::<i16>();
@@ -97,32 +97,32 @@ impl Pcm {
 
 /// Finds the chunk that each answer is for.
 ///
-/// A chunk that completes windows is answered with the last of them, and counts as many items. One that completes none has no item
-/// and no latency, and is answered with the next that does, as well or as badly.
+/// A chunk that completes windows is answered with the last of them, and counts as many items. One that completes none has no item and no
+/// latency, and is answered together with the next that does, well or badly.
 #[derive(Debug)]
 pub(crate) struct Chunks {
     chunk_bytes: u64,
     window_bytes: u64,
     /// The first chunk without an answer.
     next: u64,
-    /// Windows of the chunk in hand that have outputs.
+    /// Windows of the current chunk that have outputs.
     items: u32,
-    /// The first error of the chunk in hand.
+    /// The first error of the current chunk.
     error: Option<End>,
 }
 
 impl Chunks {
-    /// Of windows of `window_bytes` new bytes.
+    /// For windows with `window_bytes` new bytes.
     pub(crate) fn new(chunk_bytes: usize, window_bytes: u64) -> Self {
         Self { chunk_bytes: chunk_bytes.max(1) as u64, window_bytes: window_bytes.max(1), next: 0, items: 0, error: None }
     }
 
-    /// Chunks that have to be on their way for a window to be complete.
+    /// How many chunks have to be in flight for a window to be complete.
     pub(crate) fn in_flight_min(&self) -> u64 {
         self.window_bytes.div_ceil(self.chunk_bytes)
     }
 
-    /// Window number `window` has come to its end, in turn; `sent` chunks have been sent. Gives the chunks that are answered by that.
+    /// Window number `window` has ended, in turn; `sent` chunks have been sent. Returns the chunks that this answers.
     pub(crate) fn answered(&mut self, window: u64, sent: u64, end: End, timing: Option<Timing>) -> Vec<Answer> {
         match end {
             End::Outputs => self.items += 1,
@@ -131,7 +131,7 @@ impl Chunks {
             }
         }
         let window_end = window.saturating_add(1).saturating_mul(self.window_bytes);
-        // The last window of a stream is filled up by the server: its end lies beyond what was sent.
+        // The server pads the last window of a stream: its end lies beyond what was sent.
         let chunk = ((window_end - 1) / self.chunk_bytes).min(sent.saturating_sub(1));
         let chunk_end = (chunk + 1).saturating_mul(self.chunk_bytes);
         let completes_another = window_end.saturating_add(self.window_bytes) <= chunk_end;
@@ -146,7 +146,7 @@ impl Chunks {
         answers
     }
 
-    /// The stream has ended well: what is left of `sent` chunks completed no window, and is owed no answer.
+    /// The stream has ended well: what is left of the `sent` chunks completed no window, and is owed no answer.
     pub(crate) fn completed(&mut self, sent: u64) -> Vec<Answer> {
         let left = (self.next..sent).map(|seq| Answer { seq, end: End::Outputs, timing: None, items: 0 }).collect();
         self.next = sent;

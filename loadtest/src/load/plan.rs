@@ -28,7 +28,7 @@ use crate::target::connect;
 /// How long a server may take to say its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs a scenario, and shows how it goes.
+/// Runs a scenario, and shows how it is going.
 ///
 /// # Errors
 /// If the server cannot be reached, or refuses all streams of a load.
@@ -80,10 +80,10 @@ pub(crate) async fn run(scenario: &Scenario, server: Option<u32>, progress: &mut
 
 async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
     let mut found = tokio::net::lookup_host(address).await.with_context(|| format!("address '{address}', wanted HOST:PORT"))?;
-    found.next().with_context(|| format!("address '{address}' leads nowhere"))
+    found.next().with_context(|| format!("address '{address}' cannot be resolved"))
 }
 
-/// Asked of the Open Inference Protocol over gRPC; none if there is no gRPC, or the server does not say.
+/// Asked for over the gRPC form of the Open Inference Protocol; none if there is no gRPC, or the server does not say.
 async fn server_version(place: Place) -> Option<String> {
     let ask = async {
         let channel = connect(place.grpc?, 1).await.ok()?.pop()?;
@@ -94,7 +94,7 @@ async fn server_version(place: Place) -> Option<String> {
     tokio::time::timeout(VERSION_TIMEOUT, ask).await.ok().flatten()
 }
 
-/// The clients that misbehave do so for the whole run, with the items of the first native load that has any.
+/// Clients that misbehave do so during the whole run, with the items of the first native load that has any.
 async fn start_chaos(scenario: &Scenario, place: Place) -> anyhow::Result<Option<ChaosHandle>> {
     let native = scenario.loads.iter().find(|load| load.has_native_items());
     let (Some(plan), Some(load), Some(grpc)) = (&scenario.chaos, native, place.grpc) else { return Ok(None) };
@@ -103,13 +103,13 @@ async fn start_chaos(scenario: &Scenario, place: Place) -> anyhow::Result<Option
     Ok(Some(Chaos::start(plan, place, scenario.seed).await?))
 }
 
-/// What the clients that misbehaved met, in the words of the results.
+/// What the misbehaving clients met, in the form of the results.
 fn told(chaos: &chaos::ChaosResult) -> ChaosResult {
     let made = chaos.kinds.iter().map(|(kind, met)| (kind.label().to_owned(), met.done + met.refused)).collect();
     ChaosResult { made, findings: chaos.surprises() }
 }
 
-/// A run that goes on.
+/// A run in progress.
 struct Run<'a> {
     scenario: &'a Scenario,
     place: Place,
@@ -160,7 +160,7 @@ impl Run<'_> {
     }
 }
 
-/// Which bounds a step broke; empty if it held them. Each load has to hold them by itself: many items of one must not hide another.
+/// Which bounds a step broke; empty if it kept them. Each load has to keep them on its own: many items of one must not hide another.
 fn broken_bounds(bounds: &Search, step: &StepResult) -> String {
     let mut broken = Vec::new();
     for load in &step.loads {
@@ -171,7 +171,7 @@ fn broken_bounds(bounds: &Search, step: &StepResult) -> String {
             }
             Some(_) => {}
         }
-        // Of items that are not answered there is no latency.
+        // Items that are not answered have no latency.
         if load.goodput_share < bounds.goodput_min {
             broken.push(format!("{}: goodput {:.4}, at least {}", load.name, load.goodput_share, bounds.goodput_min));
         }

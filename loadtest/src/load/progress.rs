@@ -1,4 +1,4 @@
-//! How a run goes, on standard error: one line that is written over, and none if nobody sits at a terminal.
+//! How a run is going, on standard error: one line that is rewritten in place, or nothing if there is no terminal.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Shows nothing if `is_quiet`, or if standard error is no terminal.
+    /// Shows nothing if `is_quiet`, or if standard error is not a terminal.
     pub(crate) fn new(is_quiet: bool) -> Self {
         let target = if is_quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(None, target);
-        // A faulty template would leave the plain style, which tells the same.
+        // A faulty template would leave the plain style, which shows the same.
         if let Ok(style) = ProgressStyle::with_template("{bar:20} {wide_msg}") {
             bar.set_style(style);
         }
@@ -36,7 +36,7 @@ impl Progress {
         self.bar.set_message(self.label.clone());
     }
 
-    /// What has been counted `elapsed` after the step began. To be called once a second.
+    /// Shows what has been counted `elapsed` after the step began. To be called once a second.
     pub(crate) fn tell(&mut self, elapsed: Duration, tally: &Tally) {
         let (then, before) = self.before;
         let line = line(&self.label, elapsed.saturating_sub(then), &before, tally);
@@ -70,7 +70,7 @@ mod tests {
     use super::{super::recorder::Counts, *};
 
     #[test]
-    fn a_line_tells_what_came_since_the_last() {
+    fn a_line_shows_what_came_since_the_last() {
         let before = Tally { counts: Counts { offered: 100, sent: 100, ok: 90, good: 80, errors: 5 }, p99_us: 1 };
         let now = Tally { counts: Counts { offered: 300, sent: 290, ok: 180, good: 130, errors: 10 }, p99_us: 12_345 };
         let text = line("x2", Duration::from_secs(2), &before, &now);
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_begins_anew() {
+    fn a_step_starts_over() {
         let mut progress = Progress::new(true);
         let offered = |offered| Tally { counts: Counts { offered, ..Counts::default() }, p99_us: 0 };
         progress.begin("x1", Duration::from_secs(10));

@@ -1,7 +1,7 @@
 //! Counts what is offered, sent and answered, and how long it took.
 //!
-//! One task owns a recorder, so nothing is locked; recorders of many tasks are merged when a step is over. Recording costs some tens
-//! of nanoseconds and allocates once a second at most. Knows neither protocols nor sockets, and reads no clock.
+//! One task owns a recorder, so nothing is locked; recorders of many tasks are merged when a step is over. Recording takes some tens of
+//! nanoseconds and allocates at most once a second. Knows neither protocols nor sockets, and reads no clock.
 
 use std::{borrow::Cow, collections::BTreeMap, ops::AddAssign, time::Duration};
 
@@ -11,16 +11,16 @@ use tidemill::domain::Timestamp;
 use super::results::{LoadResult, Percentiles, Second};
 use crate::feed::LATE_AFTER;
 
-/// Longest time that is told apart from longer ones.
+/// Longer times all count as this one.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// Error names that are told apart; a server that makes up names cannot fill the memory.
+/// How many error names are kept apart; a server that makes up names cannot fill the memory.
 const ERROR_NAMES_MAX: usize = 64;
 
 /// Where the errors beyond [`ERROR_NAMES_MAX`] names go.
 const OTHER_ERRORS: &str = "OTHER";
 
-/// Share of the answers that lie beyond each percentile of a curve: 1 down to one in a million, evenly spread on a log scale.
+/// Share of the answers beyond each percentile of a curve: from 1 down to one in a million, evenly spread on a log scale.
 const TAILS: [f64; 10] = [1.0, 0.8, 0.65, 0.5, 0.4, 0.32, 0.25, 0.2, 0.16, 0.125];
 
 /// Which part of a step counts, and what is good.
@@ -51,7 +51,7 @@ pub(crate) struct Answer {
     pub(crate) end: End,
     /// As the server gives it, if it does.
     pub(crate) timing: Option<Timing>,
-    /// How many items it is for: 1, but for calls of a batch, and 0 for a send that nothing answers by itself, which has no latency.
+    /// How many items it is for: 1, except for calls with a batch; and 0 for a send that has no answer of its own, and so no latency.
     pub(crate) items: u32,
 }
 
@@ -63,7 +63,7 @@ pub(crate) enum End {
     Error(Cow<'static, str>),
 }
 
-/// The server's own times of an item.
+/// The server's own times for an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Timing {
     pub(crate) queue: Duration,
@@ -129,16 +129,16 @@ impl AddAssign for Batches {
     }
 }
 
-/// Counts since the very start of a step, the warm-up among them: for showing how it goes.
+/// Counts since the very start of a step, warm-up included, for showing how it is going.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) counts: Counts,
-    /// Of the last whole second of the recorder; of several recorders, the longest.
+    /// For the recorder's last whole second; for several recorders, the longest.
     pub(crate) p99_us: u64,
 }
 
 impl Tally {
-    /// Sent and not answered.
+    /// Sent but not answered.
     pub(crate) const fn in_flight(&self) -> u64 {
         self.counts.sent.saturating_sub(self.counts.answered())
     }
@@ -149,16 +149,16 @@ impl Tally {
     }
 }
 
-/// The counts of one second by when things happened.
+/// The counts of one second, by when things happened.
 #[derive(Debug, Clone, Default)]
 struct Cell {
     counts: Counts,
     batches: Batches,
-    /// Latencies of ok answers and how often each came: a whole histogram for each second would be most of the memory in use.
+    /// Latencies of ok answers, and how often each occurred: a whole histogram for each second would be most of the memory in use.
     latencies: Vec<(u64, u32)>,
 }
 
-/// Times that only some protocols give.
+/// Times that only some protocols report.
 #[derive(Debug, Clone)]
 struct ServerTimes {
     age: Histogram<u64>,
@@ -189,7 +189,7 @@ impl ServerTimes {
 pub(crate) struct Recorder {
     plan: RecorderPlan,
     tally: Tally,
-    /// Of what was due within the counted time.
+    /// For what was due within the counted time.
     counts: Counts,
     ok_items: u64,
     errors: BTreeMap<String, u64>,
@@ -197,12 +197,12 @@ pub(crate) struct Recorder {
     late: Histogram<u64>,
     latency: Histogram<u64>,
     server: Box<ServerTimes>,
-    /// Sent less answered before the counted time.
+    /// Sent minus answered before the counted time.
     in_flight_before: i64,
     cells: Vec<Cell>,
     /// The cell that `current` belongs to.
     current_cell: usize,
-    /// Latencies of the second that is on, to two digits.
+    /// Latencies of the current second, to two digits.
     current: Histogram<u32>,
 }
 
@@ -229,7 +229,7 @@ impl Recorder {
         })
     }
 
-    /// A send is due, whether there is room for it or not.
+    /// A send is due, whether or not there is room for it.
     pub(crate) fn offered(&mut self, due: Timestamp) {
         self.tally.counts.offered += 1;
         self.counts.offered += u64::from(self.plan.counts(due));
@@ -278,7 +278,7 @@ impl Recorder {
         }
     }
 
-    /// What was offered within the counted time has come to its end.
+    /// Something that was offered within the counted time has ended.
     fn follow(&mut self, latency: Duration, answer: &Answer) {
         match &answer.end {
             End::Outputs => {
@@ -308,13 +308,13 @@ impl Recorder {
         self.cells.get_mut(place)
     }
 
-    /// The second in which `at` lies, if it is counted.
+    /// The second that `at` falls into, if it is counted.
     fn place(&self, at: Timestamp) -> Option<usize> {
         self.plan.counts(at).then(|| at.since(self.plan.counts_from).as_secs() as usize)
     }
 
-    /// Puts the latencies of a second that is over into its cell. Moments of one task hardly run backwards; what does counts to the
-    /// second that is on.
+    /// Puts the latencies of a second that is over into its cell. Moments of one task hardly ever run backwards; those that do count
+    /// towards the current second.
     fn turn_to(&mut self, at: Timestamp) {
         let place = if at < self.plan.ends { self.place(at).unwrap_or(0) } else { self.cells.len() };
         if place > self.current_cell {
@@ -333,7 +333,7 @@ impl Recorder {
         self.current.reset();
     }
 
-    /// How it goes.
+    /// How it is going.
     pub(crate) const fn tally(&self) -> Tally {
         self.tally
     }
@@ -364,7 +364,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// The outcome; name, protocol, model and streams are for the caller to fill in.
+    /// The outcome; the caller has to fill in name, protocol, model and streams.
     pub(crate) fn load_result(&self) -> LoadResult {
         let duration_s = self.plan.duration().as_secs_f64().max(f64::MIN_POSITIVE);
         let Counts { offered, sent, ok, good, .. } = self.counts;
@@ -393,7 +393,7 @@ impl Recorder {
         }
     }
 
-    /// Second by second; what the machine was used for is for the caller to fill in.
+    /// Second by second; the caller has to fill in how the machine was used.
     pub(crate) fn series(&mut self) -> Vec<Second> {
         self.settle();
         let duration_s = self.plan.duration().as_secs_f64();
@@ -429,13 +429,13 @@ fn micros(duration: Duration) -> u64 {
     duration.as_nanos() as u64 / 1000
 }
 
-/// Of at least one time.
+/// There must be at least one time.
 fn percentiles(times: &Histogram<u64>) -> Percentiles {
     let value = |quantile| times.value_at_quantile(quantile);
     let count = times.len();
     let decades = (0..6).map(|decade| 0.1_f64.powi(decade));
     let tails = decades.flat_map(|decade| TAILS.map(|tail| tail * decade));
-    // Beyond one in `count`, all percentiles are the largest.
+    // Beyond one in `count`, all percentiles are the largest value.
     let told_apart = tails.take_while(|tail| tail * count as f64 >= 1.0);
     let mut curve: Vec<_> = told_apart.map(|tail| (100.0 - tail * 100.0, value(1.0 - tail))).collect();
     curve.push((100.0, times.max()));

@@ -1,7 +1,7 @@
-//! What a run found, as it is written to files and read back from them.
+//! What a run found, in the form in which it is written to files and read back.
 //!
-//! Knows nothing of how it was measured. Times are in the unit that their name ends with; counts are of scheduled sends, each of
-//! which is one item of a stream or one call of any number of items.
+//! Knows nothing about how it was measured. Times are in the unit that their name ends with; counts are of scheduled sends, each of which
+//! is one item of a stream, or one call with any number of items.
 
 use std::collections::BTreeMap;
 
@@ -21,15 +21,15 @@ pub(crate) struct RunResult {
     pub(crate) scenario: ScenarioFacts,
     pub(crate) machine: Machine,
     pub(crate) server: ServerFacts,
-    /// One of a plain run; one for each factor of a ramp; one for each probe of a search, in the order in which they were run.
+    /// One for a plain run, one for each factor of a ramp, one for each probe of a search, in the order in which they were run.
     pub(crate) steps: Vec<StepResult>,
     pub(crate) search: Option<SearchResult>,
     pub(crate) chaos: Option<ChaosResult>,
-    /// What the file expects, and whether it came so.
+    /// What the file expects, and whether it was met.
     pub(crate) expectations: Vec<Expectation>,
 }
 
-/// What the scenario file says of the run as a whole.
+/// What the scenario file says about the run as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ScenarioFacts {
     pub(crate) name: String,
@@ -45,7 +45,7 @@ pub(crate) struct ScenarioFacts {
     pub(crate) slo_ms: f64,
 }
 
-/// Where the load was made.
+/// Where the load was generated.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) cpu_model: String,
@@ -62,7 +62,7 @@ pub(crate) struct ServerFacts {
     pub(crate) http_addr: Option<String>,
     /// Given if the server's use of the machine was measured.
     pub(crate) pid: Option<u32>,
-    /// Name and version as the server gives them over gRPC, such as `tidemill 0.1.0`.
+    /// Name and version as the server states them over gRPC, such as `tidemill 0.1.0`.
     pub(crate) version: Option<String>,
 }
 
@@ -89,7 +89,7 @@ pub(crate) struct StepResult {
 /// One load of a step, or all of them.
 ///
 /// What was due within the counted time is followed to its end: `offered` = `answered` + `unanswered`, and `answered` = `ok` + the
-/// sum of `errors`. `throughput_hz` alone goes by when answers came, so that it is the server's pace even where it falls behind.
+/// sum of `errors`. Only `throughput_hz` goes by when answers came, so that it is the server's pace even if the server falls behind.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LoadResult {
     pub(crate) name: String,
@@ -100,7 +100,7 @@ pub(crate) struct LoadResult {
     pub(crate) sent: u64,
     pub(crate) answered: u64,
     pub(crate) ok: u64,
-    /// Items that the ok answers are for; more than `ok` where a call carries several.
+    /// Items that the ok answers are for; more than `ok` if a call carries several.
     pub(crate) ok_items: u64,
     /// By name of the gRPC code, such as `RESOURCE_EXHAUSTED`, or by HTTP status, such as `HTTP 503`.
     pub(crate) errors: BTreeMap<String, u64>,
@@ -108,21 +108,21 @@ pub(crate) struct LoadResult {
     /// Sends more than a millisecond behind their schedule.
     pub(crate) late_sends: u64,
     pub(crate) late_p99_us: u64,
-    /// Ok answers that came within the counted time, a second.
+    /// Ok answers per second that came within the counted time.
     pub(crate) throughput_hz: f64,
-    /// Ok answers within the SLO, a second.
+    /// Ok answers within the SLO, per second.
     pub(crate) goodput_hz: f64,
-    /// Ok answers within the SLO, of those offered; 0 to 1.
+    /// Ok answers within the SLO as a share of what was offered, 0 to 1.
     pub(crate) goodput_share: f64,
     /// From the scheduled moment to the ok answer; none if no answer was ok.
     pub(crate) latency_us: Option<Percentiles>,
-    /// As the server gives it: from an item's arrival until its answer was handed to the connection.
+    /// As reported by the server: from an item's arrival until its answer was handed to the connection.
     pub(crate) age_us: Option<Percentiles>,
-    /// As the server gives it: from an item's arrival to the start of its model call.
+    /// As reported by the server: from an item's arrival to the start of its model call.
     pub(crate) queue_us: Option<Percentiles>,
-    /// As the server gives it: duration of an item's model call.
+    /// As reported by the server: duration of an item's model call.
     pub(crate) compute_us: Option<Percentiles>,
-    /// As the server gives it, over items rather than over batches.
+    /// As reported by the server, over items rather than over batches.
     pub(crate) batch_size_mean: Option<f64>,
 }
 
@@ -144,11 +144,11 @@ pub(crate) struct Percentiles {
     pub(crate) p999: u64,
     pub(crate) max: u64,
     pub(crate) mean: f64,
-    /// Percentiles, 0 to 100 and rising, with their values; as many as the count can tell apart.
+    /// Percentiles, 0 to 100 and rising, with their values; as many as the count can distinguish.
     pub(crate) curve: Vec<(f64, u64)>,
 }
 
-/// One second of a step, told by when things happened: items of the warm-up that are answered in it are in it.
+/// One second of a step, by when things happened: warm-up items that are answered in it are included.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Second {
     /// Where it begins, from the start of the counted time.
@@ -169,11 +169,11 @@ pub(crate) struct Second {
     /// In cores.
     pub(crate) client_cpu: Option<f64>,
     pub(crate) server_rss_bytes: Option<u64>,
-    /// Sent and not answered when it ended.
+    /// Sent but not answered when it ended.
     pub(crate) in_flight: u64,
 }
 
-/// The largest load that held its bounds.
+/// The largest load that kept its bounds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SearchResult {
     /// `streams` or `rate`.
@@ -182,7 +182,7 @@ pub(crate) struct SearchResult {
     pub(crate) goodput_min: Option<f64>,
     /// None if not even the smallest load held.
     pub(crate) factor: Option<f64>,
-    /// Whether the largest load that was allowed held too, so that the true limit lies above.
+    /// Whether the largest allowed load held too, so that the true limit is higher.
     pub(crate) at_limit: bool,
     /// In the order of `steps`.
     pub(crate) probes: Vec<Probe>,
@@ -200,9 +200,9 @@ pub(crate) struct Probe {
 /// What was done to the server besides the load.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ChaosResult {
-    /// How often each kind of trouble was made, by its name.
+    /// How often each kind of trouble was caused, by its name.
     pub(crate) made: BTreeMap<String, u64>,
-    /// What it brought about, in sentences.
+    /// What it led to, in sentences.
     pub(crate) findings: Vec<String>,
 }
 
@@ -212,7 +212,7 @@ pub(crate) struct Expectation {
     /// The key in the file.
     pub(crate) name: String,
     pub(crate) bound: f64,
-    /// None if there was nothing to measure; the bound is not met then.
+    /// None if there was nothing to measure; then the bound is not met.
     pub(crate) found: Option<f64>,
     pub(crate) met: bool,
 }

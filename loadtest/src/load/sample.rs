@@ -1,4 +1,4 @@
-//! A run as it could have been, for tests of what is made of it.
+//! A plausible run, for tests of what is made from it.
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
@@ -15,7 +15,7 @@ use super::{
 /// Seconds of a step.
 const SECONDS: u64 = 20;
 
-/// A run of that many steps, each with twice the load of the one before and two kinds of clients.
+/// A run with this many steps, each with twice the load of the one before and two kinds of clients.
 pub(crate) fn run(steps: u32) -> RunResult {
     RunResult {
         format: FORMAT,
@@ -23,7 +23,7 @@ pub(crate) fn run(steps: u32) -> RunResult {
         started: "2026-01-02T03:04:05Z".to_owned(),
         scenario: ScenarioFacts {
             name: "live-speech".to_owned(),
-            description: "Feeds of speech beside single calls".to_owned(),
+            description: "Feeds of speech alongside single calls".to_owned(),
             version: 1,
             seed: 1,
             connections: 8,

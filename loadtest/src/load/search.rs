@@ -1,8 +1,8 @@
-//! The largest factor that holds: by doubling until one does not, and then by halving the gap.
+//! Finds the largest factor that holds: doubles until one does not, then halves the gap.
 //!
-//! Decides and waits for nothing: it is asked for the next factor and told what came of it.
+//! Only decides, and waits for nothing: it is asked for the next factor and given the outcome.
 
-/// A search that goes on.
+/// A search in progress.
 #[derive(Debug, Clone)]
 pub(crate) struct Bisection {
     from: f64,
@@ -24,7 +24,7 @@ impl Bisection {
 
     /// What to try next; `None` once the answer is found.
     ///
-    /// `is_new` says whether a factor between these two would be another load than both: streams come in whole numbers.
+    /// `is_new` says whether a factor between these two would be a load different from both: streams come in whole numbers.
     pub(crate) fn next(&self, is_new: impl Fn(f64, f64, f64) -> bool) -> Option<f64> {
         let Some(largest) = self.largest() else {
             return self.broke.is_none().then_some(self.from);
@@ -49,7 +49,7 @@ impl Bisection {
             }
         } else {
             self.broke = Some(self.broke.map_or(factor, |broke| broke.min(factor)));
-            // One that held by luck does not count.
+            // One that held only by luck does not count.
             self.held.retain(|held| *held < factor);
             self.confirmed = 0;
         }
@@ -60,7 +60,7 @@ impl Bisection {
         self.held.last().copied()
     }
 
-    /// Whether the end of the range has held, so that the true limit lies beyond.
+    /// Whether the end of the range has held, so that the true limit is beyond it.
     pub(crate) fn is_at_limit(&self) -> bool {
         self.broke.is_none() && self.largest() == Some(self.to)
     }

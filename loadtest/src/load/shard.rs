@@ -1,7 +1,7 @@
 //! One thread of the driver: its connections, its share of the streams, and their pacing.
 //!
-//! A shard has a runtime of one thread, so that an item crosses no thread on its way out or back, and what paces it wakes with the
-//! sockets. All of a shard ends with its thread.
+//! A shard has a runtime with one thread, so that an item crosses no threads on its way out or back, and what paces it wakes together with
+//! the sockets. Everything in a shard ends with its thread.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -28,21 +28,21 @@ use super::{
 };
 use crate::target::connect;
 
-/// Streams of a shard that are opened at once.
+/// How many streams a shard opens at once.
 const OPENING_AT_ONCE: usize = 64;
 
 /// How long one stream may take to open.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Items that are let go before answers are looked at again.
+/// How many items are released before answers are looked at again.
 const PACED_AT_ONCE: usize = 64;
 
-/// Tasks that run before the sockets are looked at again: few, so that a timer that is due does not wait behind them.
+/// How many tasks run before the sockets are looked at again: few, so that a timer that is due does not wait for them.
 const TASKS_AT_ONCE: u32 = 16;
 
-/// What one shard does of a step.
+/// A shard's part of a step.
 pub(crate) struct ShardPlan {
-    /// This shard's number, and how many there are: of a load's streams it has each `of`-th.
+    /// This shard's number, and how many there are: it has every `of`-th stream of a load.
     pub(crate) number: usize,
     pub(crate) of: usize,
     pub(crate) loads: Arc<[Load]>,
@@ -52,11 +52,11 @@ pub(crate) struct ShardPlan {
     /// gRPC connections of this shard.
     pub(crate) connections: usize,
     pub(crate) drain: Duration,
-    /// One a load.
+    /// One per load.
     pub(crate) books: Vec<Arc<Book>>,
 }
 
-/// When a step begins, and what of it counts.
+/// When a step begins, and which part of it counts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Start {
     pub(crate) at: Timestamp,
@@ -66,11 +66,11 @@ pub(crate) struct Start {
 /// How the opening went.
 #[derive(Debug, Default)]
 pub(crate) struct Opened {
-    /// Of each load: streams that are open, and the first refusal.
+    /// For each load: the streams that are open, and the first refusal.
     pub(crate) loads: Vec<(usize, Option<Status>)>,
 }
 
-/// Runs a shard on this thread, from its first connection to its last answer, and gives what it has counted of each load.
+/// Runs a shard on this thread, from its first connection to its last answer, and returns what it has counted for each load.
 pub(crate) fn run(
     plan: ShardPlan,
     opened: oneshot::Sender<anyhow::Result<Opened>>,
@@ -81,19 +81,19 @@ pub(crate) fn run(
         let (shard, report) = match Shard::open(plan).await {
             Ok(open) => open,
             Err(error) => {
-                // Whoever waits for the report tells of it.
+                // Reported by whoever waits for this.
                 let _ = opened.send(Err(error));
                 return Ok(Vec::new());
             }
         };
         let _ = opened.send(Ok(report));
-        // Without a start, another shard could not open.
+        // If there is no start, another shard could not open.
         let Ok(start) = start.await else { return Ok(Vec::new()) };
         shard.run(start).await
     })
 }
 
-/// Hears a stream, or makes the calls of a caller, until the line is over.
+/// Reads a stream, or makes a caller's calls, until the line is over.
 type Session = BoxFuture<'static, ()>;
 
 struct Shard {
@@ -190,7 +190,7 @@ impl Shard {
         line
     }
 
-    /// Opens streams; one that is refused answers all its items with the refusal.
+    /// Opens streams; if one is refused, all its items are answered with the refusal.
     async fn open_streams(
         &mut self,
         place: usize,
@@ -248,14 +248,14 @@ impl Shard {
         for stream in &lines {
             stream.line.close();
         }
-        // Whoever has not answered by then has not answered.
+        // Anything not answered by then counts as unanswered.
         let _ = tokio::time::timeout(plan.drain, async { while listening.join_next().await.is_some() {} }).await;
         listening.abort_all();
         plan.books.iter().map(|book| book.close().ok_or_else(|| anyhow!("a book is closed already"))).collect()
     }
 }
 
-/// Lets each item go at its moment.
+/// Releases each item at its moment.
 async fn pace(mut agenda: Agenda, lines: &[Stream], timer: &mut Timer) -> anyhow::Result<()> {
     while let Some(due) = agenda.next_due() {
         timer.until(due).await?;
@@ -268,7 +268,7 @@ async fn pace(mut agenda: Agenda, lines: &[Stream], timer: &mut Timer) -> anyhow
     Ok(())
 }
 
-/// Makes a caller's calls, as many at once as its line lets go.
+/// Makes a caller's calls, as many at once as its line allows.
 async fn make_calls(caller: Box<dyn Caller>, line: Arc<Line>) {
     let mut calls = FuturesUnordered::new();
     let mut is_over = false;
@@ -293,7 +293,7 @@ async fn make_calls(caller: Box<dyn Caller>, line: Arc<Line>) {
     }
 }
 
-/// Each stream has a schedule of its own.
+/// Each stream has its own schedule.
 fn stream_seed(seed: u64, load: usize, number: usize) -> u64 {
     let mut random = fastrand::Rng::with_seed(seed);
     for part in [load as u64, number as u64] {

@@ -1,7 +1,7 @@
 //! One step: all loads of a scenario, at one factor, from the first connection to the last answer.
 //!
-//! Spreads the streams over shards, tells all of them one moment to begin, looks once a second at how it goes, and puts together what
-//! the shards have counted. Knows nothing of ramps and searches.
+//! Spreads the streams over shards, gives all of them the same moment to begin, looks once a second at how it is going, and puts together
+//! what the shards have counted. Knows nothing about ramps and searches.
 
 use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 
@@ -19,7 +19,7 @@ use super::{
     usage::{Meter, Used},
 };
 
-/// From the last stream's opening to the first moment at which an item may be due.
+/// From when the last stream opens to the first moment at which an item may be due.
 const LEAD: Duration = Duration::from_millis(200);
 
 /// Where the load goes.
@@ -42,10 +42,10 @@ pub(crate) fn loads_at(scenario: &Scenario, of: Dimension, factor: f64) -> Vec<L
     scenario.loads.iter().map(scaled).collect()
 }
 
-/// Runs a step. `watch` hears once a second how long the counted time has been going on, and what there is to count.
+/// Runs a step. Once a second, `watch` gets how long the counted time has lasted so far, and what has been counted.
 ///
 /// # Errors
-/// If a connection cannot be made, or no stream of a load opens. What the server answers later is a result.
+/// If a connection cannot be made, or if no stream of a load opens. What the server answers later is a result.
 pub(crate) async fn run(
     scenario: &Scenario,
     place: Place,
@@ -55,7 +55,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<StepResult> {
     let loads: Arc<[Load]> = loads.into();
     let shards = Shards::open(scenario, place, &loads).await?;
-    // The meters start before the load does, so that the first second has a beginning.
+    // The meters start before the load, so that the first second has a beginning.
     let mut meters = Meters::new(place.server)?;
     let at = clock::now() + LEAD;
     let counts_from = at + scenario.warm_up();
@@ -109,9 +109,9 @@ impl Shards {
             let (start, is_started) = oneshot::channel();
             let (end, is_ended) = oneshot::channel();
             thread::Builder::new().name(format!("load-{number}")).spawn(move || {
-                // What is due goes at its moment, whatever the server computes beside it.
+                // What is due goes at its moment, whatever the server is computing.
                 threads::take_cores();
-                // Nobody waits any more if the run has been given up.
+                // If the run has been given up, nothing waits any more.
                 let _ = end.send(shard::run(plan, opened, is_started));
             })?;
             starts.push(start);
@@ -140,7 +140,7 @@ impl Running {
     }
 }
 
-/// A load of which nothing opens is a mistake in the file sooner than a result.
+/// If nothing opens for a load, that is more likely a mistake in the file than a result.
 fn complain_of_closed(loads: &[Load], opened: &[Opened]) -> anyhow::Result<()> {
     for (place, load) in loads.iter().enumerate() {
         let shards = || opened.iter().filter_map(|shard| shard.loads.get(place));
@@ -243,7 +243,7 @@ fn put_together(
     let client_cpu: Duration = seconds.iter().map(|second| second.client.cpu).sum();
     let server: Option<Vec<Used>> = seconds.iter().map(|second| second.server).collect();
     let server_cpu_s = server.as_ref().map(|seconds| seconds.iter().map(|used| used.cpu.as_secs_f64()).sum::<f64>());
-    // Those that were answered while the meter ran; under overload they are not those that were due in that time.
+    // Those answered while the meter ran; under overload these are not those that were due in that time.
     let items = total.throughput_hz * duration_s * total.ok_items as f64 / total.ok.max(1) as f64;
     Ok(StepResult {
         factor,

@@ -56,7 +56,7 @@ fn loads(steps: &[StepResult]) -> Report {
         "batch",
     ]);
     for step in steps {
-        // Of one load alone, the total says the same.
+        // If there is only one load, the total says the same.
         let total = (step.loads.len() != 1).then_some(&step.total);
         for load in step.loads.iter().chain(total) {
             table.row(row(step, load));
@@ -111,7 +111,7 @@ fn errors(step: &StepResult) -> Vec<String> {
     with_errors.map(line).collect()
 }
 
-/// What a search came to, in a sentence.
+/// The outcome of a search, in a sentence.
 pub(crate) fn found(search: &SearchResult) -> String {
     let mut bounds = Vec::new();
     if let Some(millis) = search.p99_ms_max {
@@ -133,7 +133,7 @@ mod tests {
     use super::{super::sample, *};
 
     #[test]
-    fn one_load_stands_upright_and_several_have_a_total() {
+    fn one_load_is_printed_vertically_and_several_have_a_total() {
         let mut run = sample::run(1);
         assert!(text(&run).lines().any(|line| line.contains("  all  ")), "{}", text(&run));
         run.steps[0].loads.truncate(1);

@@ -1,4 +1,4 @@
-//! A timer of the kernel's resolution: the runtime's tick in milliseconds, too coarse beside what is measured.
+//! A timer with the kernel's resolution: the runtime's tick in milliseconds, too coarse for what is measured.
 //!
 //! It wakes the thread that waits for sockets, so that pacing needs no thread of its own and no wake-up across threads.
 
@@ -19,7 +19,7 @@ impl Timer {
         Ok(Self(unsafe { AsyncFd::register(timer) }?))
     }
 
-    /// Waits until then; not at all if it is past.
+    /// Waits until then, or not at all if that is past.
     pub(crate) async fn until(&mut self, due: Timestamp) -> io::Result<()> {
         let left = due.since(clock::now());
         if left.is_zero() {
@@ -33,7 +33,7 @@ impl Timer {
         let mut expirations = [0; 8];
         loop {
             let mut ready = self.0.readable().await?;
-            // What an earlier wait that was dropped has left behind is overwritten by the setting.
+            // Setting the timer overwrites what an earlier, dropped wait has left behind.
             match ready.try_io(|timer| rustix::io::read(timer, &mut expirations).map_err(io::Error::from)) {
                 Ok(read) => return read.map(|_| ()),
                 Err(_would_block) => {}

@@ -1,15 +1,15 @@
 //! What the server and this process use of the machine, second by second.
 //!
-//! A server may be many processes: those that it has started count, and theirs. Knows nothing of what the server is.
+//! A server may be many processes: those that it has started count too, and so on. Knows nothing about what the server is.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::process::Usage;
 
-/// Processes of one server that are looked at.
+/// How many processes of a server are counted.
 const PROCESSES_MAX: usize = 1_000;
 
-/// What a process and those it has started have used since the last look.
+/// What a process, and those that it has started, have used since the last look.
 pub(crate) struct Meter {
     root: u32,
     last: BTreeMap<u32, Usage>,
@@ -33,7 +33,7 @@ impl Meter {
         Ok(meter)
     }
 
-    /// A process that has ended since the last look takes with it what it used since.
+    /// If a process has ended since the last look, what it used since then is lost.
     pub(crate) fn look(&mut self) -> Used {
         let mut used = Used::default();
         let mut now = BTreeMap::new();
@@ -50,7 +50,7 @@ impl Meter {
     }
 }
 
-/// A process and all that come from it.
+/// A process and all its descendants.
 fn family(root: u32) -> Vec<u32> {
     let mut family = vec![root];
     let mut looked_at = 0;
@@ -65,7 +65,7 @@ fn family(root: u32) -> Vec<u32> {
     family
 }
 
-/// None of a process that has ended.
+/// None if the process has ended.
 fn children(process: u32) -> Vec<u32> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
     let of_thread = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_is_seen_and_one_that_is_not_there_is_told() {
+    fn this_process_is_seen_and_a_missing_one_is_reported() {
         let mut meter = Meter::new(std::process::id()).expect("this process is there");
         assert!(meter.look().resident_bytes > 0);
         assert!(Meter::new(u32::MAX).is_err());

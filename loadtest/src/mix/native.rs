@@ -16,7 +16,7 @@ use crate::feed::Feed;
 
 /// Items on a feed of tensors.
 const FEED_ITEMS: u64 = 24;
-/// Between two things that a feed sends.
+/// Time between two things that a feed sends.
 const BEAT: Duration = Duration::from_millis(10);
 const CHUNK_BYTES_MAX: usize = 3_000;
 const SAMPLE_BYTES: u64 = 2;
@@ -43,7 +43,7 @@ pub(super) async fn feed_tensors(site: &Site, random: &mut fastrand::Rng) -> any
 pub(super) async fn feed_pcm(site: &Site, random: &mut fastrand::Rng) -> anyhow::Result<u64> {
     let mut messages = vec![feed_request::Message::Open(config(site, v1::PayloadKind::PcmS16le))];
     messages.extend(chunks(&site.audio, random).map(feed_request::Message::Chunk));
-    // A flush stands between two samples only if all chunks before it are whole; after the last one they are.
+    // A flush is between two samples only if all chunks before it are whole; after the last chunk they are.
     messages.push(feed_request::Message::Flush(v1::Flush { id: "flush".to_owned() }));
     messages.push(feed_request::Message::Chunk(site.audio.slice(..1_024)));
     let requests = stream::unfold(messages.into_iter(), after_a_beat);
@@ -62,7 +62,7 @@ pub(super) async fn feed_pcm(site: &Site, random: &mut fastrand::Rng) -> anyhow:
     Ok(items)
 }
 
-/// The next of the messages, and those after it.
+/// The next message, and those after it.
 async fn after_a_beat(
     mut messages: IntoIter<feed_request::Message>,
 ) -> Option<(v1::FeedRequest, IntoIter<feed_request::Message>)> {
@@ -72,7 +72,7 @@ async fn after_a_beat(
     Some((v1::FeedRequest { message }, messages))
 }
 
-/// One item, of any priority.
+/// One item, with any priority.
 pub(super) async fn predict(site: &Site, random: &mut fastrand::Rng) -> anyhow::Result<u64> {
     let payload = Some(predict_request::Payload::Item(site.workload.item.clone()));
     let model = site.workload.model.clone();
@@ -127,7 +127,7 @@ fn config(site: &Site, payload: v1::PayloadKind) -> v1::StreamConfig {
     v1::StreamConfig { model: site.workload.model.clone(), payload: payload.into(), ..v1::StreamConfig::default() }
 }
 
-/// The audio in pieces of any size, odd ones too.
+/// The audio in pieces of any size, even odd.
 fn chunks(audio: &Bytes, random: &mut fastrand::Rng) -> impl Iterator<Item = Bytes> {
     let mut left = audio.clone();
     std::iter::from_fn(move || {
@@ -145,7 +145,7 @@ fn outputs(result: &v1::ItemResult) -> anyhow::Result<u64> {
     }
 }
 
-/// Whether the server has counted as the client has.
+/// Checks that the server has counted what the client has.
 fn check(summary: &v1::Summary, items: u64, bytes: u64) -> anyhow::Result<()> {
     let v1::Summary { items: taken, ok, errors, samples, payload_bytes, .. } = *summary;
     ensure!(

@@ -20,7 +20,7 @@ use crate::workload::SILERO_VALUES;
 /// Requests on a stream, or on a connection.
 const REQUESTS: usize = 12;
 
-/// A request of one to four items.
+/// A request with one to four items.
 pub(super) async fn infer(site: &Site, random: &mut fastrand::Rng) -> anyhow::Result<u64> {
     let items = random.usize(1..=4);
     let request = request(site, items, BTreeMap::new());
@@ -42,7 +42,7 @@ pub(super) async fn infer_stream(site: &Site, sequence: Option<i64>) -> anyhow::
     while let Some(response) = inbound.message().await? {
         ensure!(response.error_message.is_empty(), "request {answered} failed: {}", response.error_message);
         let response = response.infer_response.context("an empty answer")?;
-        ensure!(response.id == answered.to_string(), "the answer to '{}' in place of {answered}", response.id);
+        ensure!(response.id == answered.to_string(), "the answer to '{}' instead of {answered}", response.id);
         check(&response, 1)?;
         answered += 1;
     }
@@ -50,7 +50,7 @@ pub(super) async fn infer_stream(site: &Site, sequence: Option<i64>) -> anyhow::
     Ok(answered as u64)
 }
 
-/// Requests one after the other on a connection of their own.
+/// Requests one after another on their own connection.
 pub(super) async fn http_infer(site: &Site, random: &mut fastrand::Rng) -> anyhow::Result<u64> {
     let data: Vec<f32> = std::iter::repeat_with(|| random.f32() - 0.5).take(SILERO_VALUES).collect();
     let input = serde_json::json!({"name": "input", "datatype": "FP32", "shape": [1, SILERO_VALUES], "data": data});
@@ -106,7 +106,7 @@ async fn post(stream: &mut BufReader<TcpStream>, path: &str, body: &str) -> anyh
     let (mut status, mut length) = (None, 0);
     loop {
         let mut line = String::new();
-        ensure!(stream.read_line(&mut line).await? > 0, "the connection was closed in place of an answer");
+        ensure!(stream.read_line(&mut line).await? > 0, "the connection was closed instead of an answer");
         let line = line.trim_end().to_ascii_lowercase();
         if line.is_empty() {
             break;

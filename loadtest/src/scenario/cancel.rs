@@ -1,4 +1,4 @@
-//! Clients that go away at any moment: whether anything of them stays, and how soon it is free.
+//! Clients that go away at any moment: whether anything of theirs is left behind, and how soon it is freed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,14 +19,14 @@ use crate::{
 };
 
 const LANES: usize = 4;
-/// Clients that go away at the same time.
+/// How many clients go away at the same time.
 const WORKERS: u32 = 64;
 /// Feeds on a connection that is closed.
 const FEEDS_PER_CONNECTION: u32 = 8;
 /// Items that a feed has sent when it goes.
 const ITEMS_MAX: u64 = 16;
 
-/// Measure what is left of calls, streams and connections that clients give up
+/// Measure what is left behind by calls, streams and connections that clients give up
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Calls, streams and streams of closed connections
@@ -85,7 +85,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     Ok(findings.report())
 }
 
-/// Gives up that many calls and streams, each in one of three ways and at a random moment.
+/// Gives up this many calls and streams, each in one of three ways and at a random moment.
 async fn give_up(stage: Arc<Stage>, channel: Channel, model: &'static str, cancels: u32, seed: u64) -> anyhow::Result<GivenUp> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut given_up = GivenUp::default();
@@ -109,7 +109,7 @@ async fn give_up(stage: Arc<Stage>, channel: Channel, model: &'static str, cance
                 let request = v1::PredictRequest { model: model.to_owned(), payload, ..v1::PredictRequest::default() };
                 let mut client = InferenceServiceClient::new(channel.clone());
                 let patience = Duration::from_micros(random.u64(0..5_000));
-                // Some are answered before; they are not counted.
+                // Some are answered first; they are not counted.
                 if tokio::time::timeout(patience, client.predict(request)).await.is_err() {
                     given_up.calls += 1;
                 }
@@ -130,7 +130,7 @@ async fn half_a_feed(channel: Channel, model: &str, mut random: fastrand::Rng) -
     Ok(feed)
 }
 
-/// Samples of a histogram, and the upper bound of the bucket in which the quantile lies.
+/// The samples of a histogram, and the upper bound of the bucket that the quantile is in.
 fn bucket_quantile(metrics: &str, name: &str, quantile: f64) -> (f64, f64) {
     let mut buckets: Vec<(f64, f64)> = Vec::new();
     for (labels, count) in series(metrics, &format!("{name}_bucket")) {

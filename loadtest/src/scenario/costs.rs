@@ -1,4 +1,4 @@
-//! A model whose calls become three times as slow under way, and fast again: how soon the learned cost follows.
+//! A model whose calls become three times as slow during the run, then fast again: how soon the learned cost follows.
 
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     Ok(findings.report())
 }
 
-/// When the learned cost came within the tolerance for good.
+/// When the learned cost came within the tolerance to stay.
 #[derive(Debug, Default)]
 struct Learning {
     settled: Option<(f64, u64)>,
@@ -93,7 +93,7 @@ impl Learning {
     }
 }
 
-/// The learned cost of a batch, linear between the sizes that are kept.
+/// The learned cost of a batch, linear between the recorded sizes.
 fn learned(curve: &tidemill::scheduler::CostCurve, size: usize) -> Duration {
     CostModel::new(curve, curve.largest()).call(size)
 }

@@ -1,4 +1,4 @@
-//! How soon a client hears that a deadline has passed while all lanes are held, on each of the ways on which it can.
+//! How soon a client learns that a deadline has passed while all lanes are held, in each of the ways in which it can.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -28,20 +28,20 @@ use crate::{
 const LANES: usize = 4;
 const SHORTEST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(5);
-/// Over which time the items are sent.
+/// The time over which the items are sent.
 const SPREAD: Duration = Duration::from_secs(1);
-/// Feeds that share the items with deadlines of their own.
+/// Feeds that share the items with their own deadlines.
 const FEEDS: usize = 5;
 
-/// Measure how long after their deadlines clients hear of them while all lanes are held
+/// Measure how long after their deadlines clients learn of them while all lanes are held
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Items on each of the four ways, with deadlines from 20 ms to 5 s
+    /// Items in each of the four ways, with deadlines from 20 ms to 5 s
     #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     items: u32,
 }
 
-/// How long after its deadline an error came, in milliseconds; negative if before.
+/// How long after its deadline an error came, in milliseconds; negative if it came before.
 type Lateness = f64;
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
@@ -85,7 +85,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let on_feeds: Vec<Vec<Lateness>> = on_feeds.into_iter().collect::<anyhow::Result<_>>()?;
     add(&mut findings, "feed, item's deadline", on_feeds.concat());
     add(&mut findings, "feed, grpc-timeout", whole_feeds.into_iter().collect::<anyhow::Result<_>>()?);
-    add(&mut findings, "a bare timer beside them", timers);
+    add(&mut findings, "a bare timer alongside", timers);
     findings.add("all", "expired_items_executed", executed as f64, Wanted::AtMost(0.0));
     Ok(findings.report())
 }
@@ -100,7 +100,7 @@ fn add(findings: &mut Findings, arm: &str, mut late_ms: Vec<Lateness>) {
     findings.add(arm, "late_max_ms", quantile(1.0), Wanted::Anything);
 }
 
-/// When an item is sent, and how long it has; short deadlines are as frequent as long ones of ten times their length.
+/// When an item is sent, and how long it has; short deadlines are as frequent as ones ten times as long.
 #[derive(Debug, Clone, Copy)]
 struct Draw {
     wait: Duration,

@@ -1,4 +1,4 @@
-//! What a bare tonic echo of the same messages reaches on this machine: the limit of the transport.
+//! What a bare tonic echo of the same messages achieves on this machine: the limit of the transport.
 
 use super::Effort;
 use crate::{
@@ -20,7 +20,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     effort: Effort,
 
-    /// Connections that the streams are spread over
+    /// Connections over which the streams are spread
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
 }

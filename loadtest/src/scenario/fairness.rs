@@ -1,4 +1,4 @@
-//! Whether streams, tenants and priorities have their shares, and whether a flood or a slow stream stands in the way of others.
+//! Whether streams, tenants and priorities get their shares, and whether a flood or a slow stream gets in the way of others.
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use crate::{
 
 const LANES: usize = 4;
 const TENANT_METADATA: &str = "x-tenant";
-/// Windows of the saturating streams whose shares must be equal all the same.
+/// Windows of the saturating streams, whose shares must still be equal.
 const WINDOWS: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// How long a priority that has work may be passed over.
 const STARVATION_MAX: Duration = tidemill::scheduler::STARVATION_MAX;
 
-/// Measure shares and latencies of streams, tenants and priorities beside each other
+/// Measure shares and latencies of streams, tenants and priorities alongside each other
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What to measure; all of it by default
@@ -42,11 +42,11 @@ pub(crate) struct Args {
 enum Part {
     /// Saturating streams with windows of 1 to 64
     Windows,
-    /// Slow live streams beside a flood
+    /// Slow live streams next to a flood
     Flood,
-    /// Live streams beside one whose items are a hundred times as slow
+    /// Live streams next to one whose items are a hundred times as slow
     Slow,
-    /// A tenant with one stream beside one with twenty
+    /// A tenant with one stream next to one with twenty
     Tenants,
     /// High, normal and low
     Priorities,
@@ -119,19 +119,19 @@ async fn flood(findings: &mut Findings, duration: Duration, rounds: u32) -> anyh
     let batch_ms = model.call(model.max_batch).as_secs_f64() * 1e3;
     let limit = 1.5 * alone.p99_ms() + batch_ms;
     add_latency(findings, "4 streams of 10 Hz alone", &alone, Wanted::Anything);
-    add_latency(findings, "beside a stream with a window of 1024", &beside, Wanted::AtMost(limit));
+    add_latency(findings, "next to a stream with a window of 1024", &beside, Wanted::AtMost(limit));
     Ok(())
 }
 
 async fn slow(findings: &mut Findings, duration: Duration, rounds: u32) -> anyhow::Result<()> {
     let waits = Blocker { values: None, max_batch: 4, per_call: Duration::ZERO, per_item: Duration::ZERO, ..Blocker::default() };
     slow_beside(findings, &waits, LANES, duration, rounds).await?;
-    // The system's scheduler has a part in it only where calls take cores from one another.
+    // The system's scheduler matters here only if calls take cores from one another.
     let lanes = std::thread::available_parallelism().map_or(1, usize::from);
     slow_beside(findings, &Blocker { name: "computing", computes: true, ..waits }, lanes, duration, rounds).await
 }
 
-/// Live streams of items of 2 ms beside a stream of items of 200 ms, on so many lanes, of which the former need a fifth.
+/// Live streams with items of 2 ms next to a stream with items of 200 ms, on this many lanes, of which the former need a fifth.
 async fn slow_beside(
     findings: &mut Findings,
     model: &Blocker,
@@ -161,15 +161,15 @@ async fn slow_beside(
     stage.finish().await?;
     let (name, wanted) = (model.name, Wanted::AtMost(1.25 * alone.p99_ms()));
     add_latency(findings, &format!("{name}: {streams} live streams on {lanes} lanes alone"), &alone, Wanted::Anything);
-    add_latency(findings, &format!("{name}: beside a stream of 100x items"), &beside, wanted);
-    findings.add(&format!("{name}: beside a stream of 100x items"), "long_items", long.ok as f64, Wanted::Anything);
+    add_latency(findings, &format!("{name}: next to a stream of 100x items"), &beside, wanted);
+    findings.add(&format!("{name}: next to a stream of 100x items"), "long_items", long.ok as f64, Wanted::Anything);
     Ok(())
 }
 
 async fn tenants(findings: &mut Findings, duration: Duration) -> anyhow::Result<()> {
     const ARM: &str = "a tenant of 20 streams, one of 1";
     let model = Blocker::default();
-    // As behind a proxy, which names the tenants of whatever it sends over each of its connections.
+    // As behind a proxy, which names the tenant of whatever it sends over each of its connections.
     let adjust = |config: &mut tidemill::config::Config| {
         config.session.tenant_metadata = TENANT_METADATA.to_owned();
         config.server.proxies = vec![std::net::Ipv4Addr::LOCALHOST.into()];
@@ -221,7 +221,7 @@ async fn priorities(findings: &mut Findings, duration: Duration, rounds: u32) ->
     let batch_ms = model.call(model.max_batch).as_secs_f64() * 1e3;
     let starvation_ms = STARVATION_MAX.as_secs_f64() * 1e3 + 2.0 * batch_ms;
     add_latency(findings, "high, 20 Hz, alone", &alone, Wanted::Anything);
-    add_latency(findings, "beside normal and low in plenty", &beside, Wanted::AtMost(1.5 * alone.p99_ms() + batch_ms));
+    add_latency(findings, "next to plenty of normal and low", &beside, Wanted::AtMost(1.5 * alone.p99_ms() + batch_ms));
     findings.add("normal, saturating", "items", normal_items as f64, Wanted::Anything);
     findings.add("low, saturating", "items", low.ok as f64, Wanted::AtLeast(1.0));
     findings.add("low, saturating", "longest_gap_ms", low.longest_gap.as_secs_f64() * 1e3, Wanted::AtMost(starvation_ms));

@@ -27,11 +27,11 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     streams: u16,
 
-    /// Age at which a result is of no use, in milliseconds
+    /// Age at which a result is no longer of use, in milliseconds
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     max_age_ms: u64,
 
-    /// Load as a multiple of the capacity that is measured first
+    /// Load as a multiple of the capacity, which is measured first
     #[arg(long, default_value_t = 2.0)]
     load: f64,
 }
@@ -81,7 +81,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     Ok(findings.report())
 }
 
-/// Room enough to saturate.
+/// Enough room to saturate.
 fn with_windows(plans: Vec<FeedPlan>) -> Vec<FeedPlan> {
     plans.into_iter().map(|plan| FeedPlan { open: v1::StreamConfig { window_items: 16, ..plan.open }, ..plan }).collect()
 }

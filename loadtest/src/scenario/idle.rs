@@ -19,14 +19,14 @@ const OPENING: usize = 256;
 /// Time for the server to come to rest.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Measure the memory and the processor time of open streams that say nothing
+/// Measure the memory and the processor time of open streams that are silent
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Streams, each opened and acknowledged
     #[arg(long, default_value_t = 10_000)]
     streams: usize,
 
-    /// Connections that they are spread over
+    /// Connections over which they are spread
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
 
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 10.0, value_parser = super::seconds)]
     seconds: f64,
 
-    /// The server's binary; by default the `tidemill` beside this one
+    /// The server's binary; by default the `tidemill` next to this one
     #[arg(long, value_name = "PATH", conflicts_with = "addr")]
     server: Option<PathBuf>,
 
@@ -42,7 +42,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "addr")]
     set: Vec<String>,
 
-    /// A running server in place of a new one; it must be let have that many streams (session.max_streams)
+    /// A running server instead of a new one; it must allow that many streams (session.max_streams)
     #[arg(long, value_name = "ADDR", requires = "pid")]
     addr: Option<SocketAddr>,
 
@@ -75,7 +75,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     tokio::time::sleep(Duration::from_secs_f64(args.seconds)).await;
     let after = Usage::of(pid)?;
     if feeds.len() != args.streams {
-        bail!("{} streams are open in place of {}", feeds.len(), args.streams);
+        bail!("{} streams are open instead of {}", feeds.len(), args.streams);
     }
     let kib = |bytes: u64| bytes as f64 / 1024.0;
     let (opening, idle) = (opened.since(&before), after.since(&resting));

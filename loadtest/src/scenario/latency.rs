@@ -1,4 +1,4 @@
-//! What the server adds to a lone item: its round trip, less the model call and a bare echo round trip of the same messages.
+//! What the server adds to a lone item: its round trip, minus the model call and a bare echo round trip of the same messages.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     workload::Workload,
 };
 
-/// Items before the count begins.
+/// Items before counting begins.
 const WARM_UP: usize = 50;
 
 /// Measure what the server adds to one item at a time of a speech model
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     engine: EngineArgs,
 
-    /// Rounds of all arms in turn; medians are given
+    /// Rounds of all arms in turn; medians are reported
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 
@@ -80,7 +80,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Round trips, and what the server says of its part in them.
+/// Round trips, and what the server reports about its part in them.
 struct Trips {
     whole: Durations,
     queue: Durations,

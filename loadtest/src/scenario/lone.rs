@@ -1,4 +1,4 @@
-//! A heavy call that comes alone, and may use all cores, against the same call on a busy machine.
+//! A heavy call that comes alone and may use all cores, against the same call on a busy machine.
 
 use std::{num::NonZeroUsize, path::PathBuf, thread::available_parallelism, time::Duration};
 
@@ -15,13 +15,13 @@ use crate::{
     workload::item_of,
 };
 
-/// Items before the count begins.
+/// Items before counting begins.
 const WARM_UP: usize = 3;
 
 /// Measure one heavy item at a time, on an idle server and on a busy one
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Folder of models; without it, a synthetic model that says it is faster on all lanes by nine tenths of their number
+    /// Folder of models; without it, a synthetic model that claims to be faster on all lanes by nine tenths of their number
     #[arg(long, value_name = "DIR", requires = "model")]
     models: Option<PathBuf>,
 
@@ -69,7 +69,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
             narrow_p50_ms = p50_ms;
             add("idle", &alone, Wanted::Anything);
         } else {
-            // A real model gains what it gains; a synthetic one says what it must.
+            // A real model gains what it gains; a synthetic one states what it must gain.
             let limit_ms = if synthetic { per_call.as_secs_f64() * 1e3 / speedup + 3.0 } else { 1.1 * narrow_p50_ms };
             add("idle", &alone, Wanted::AtMost(limit_ms));
             let plans = (0..2 * lanes).map(|_| plan(&name, item.clone(), 4)).collect();

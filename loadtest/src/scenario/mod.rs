@@ -24,10 +24,10 @@ use tidemill::proto::v1;
 
 use crate::{feed::FeedPlan, workload::item};
 
-/// How long and how often is measured.
+/// How long and how often to measure.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Effort {
-    /// Rounds of all arms in turn; medians are given
+    /// Rounds of all arms in turn; medians are reported
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 
@@ -56,7 +56,7 @@ fn live_plans(model: &str, streams: usize) -> Vec<FeedPlan> {
     (0..streams).map(|_| live_plan(model, item("x", 4))).collect()
 }
 
-/// The server's binary, which is built into the same folder.
+/// The server's binary, which the build puts into the same folder.
 fn beside_this_one() -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name("tidemill");
     if !path.is_file() {

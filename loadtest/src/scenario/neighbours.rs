@@ -13,7 +13,7 @@ use crate::{
     stage::{Blocker, Stage},
 };
 
-/// Measure the latency of a fast model beside a slow one that is saturated, and alone
+/// Measure the latency of a fast model next to a slow one that is saturated, and alone
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Seconds of load in each arm of a round
@@ -24,7 +24,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 
-    /// Lanes that both share
+    /// Lanes that they share
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..))]
     lanes: u8,
 }
@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     drop(channels);
     stage.finish().await?;
     let mut findings = Findings::new();
-    // The fast one's call and one of the slow one's that has begun, and 2 ms for the way.
+    // The fast one's call, one of the slow one's that has begun, and 2 ms for everything else.
     let limit_ms = (fast.call(1) + slow.call(1)).as_secs_f64() * 1e3 + 2.0;
     for (arm, latency, wanted) in [
         ("fast, 10 streams of 20 Hz, alone", &alone, Wanted::Anything),

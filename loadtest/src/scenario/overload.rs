@@ -1,4 +1,4 @@
-//! What is left of the goodput when more is offered than can be run, and how the rest is refused.
+//! How much goodput is left when more is offered than can be run, and how the rest is refused.
 
 use std::{
     sync::{
@@ -36,7 +36,7 @@ use crate::{
 const LANES: usize = 4;
 /// Loads as multiples of the capacity.
 const LOADS: [f64; 3] = [1.0, 2.0, 3.0];
-/// Live streams of the feeds' arms.
+/// Live streams in the arms with feeds.
 const FEEDS: usize = 64;
 
 /// Measure answers within their deadlines at one, two and three times the capacity
@@ -56,7 +56,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
-    // About a thousand items a second, so that three times as many calls leave the cores free.
+    // About a thousand items a second, so that even three times as many calls leave the cores free.
     let model = Blocker { per_call: Duration::from_millis(16), per_item: Duration::from_millis(2), ..Blocker::default() };
     let adjust = |config: &mut tidemill::config::Config| config.scheduler.max_queued_items_per_model = args.queue;
     let stage = Arc::new(Stage::start(LANES, std::slice::from_ref(&model), adjust).await?);
@@ -186,7 +186,7 @@ fn is_vague(status: &Status) -> bool {
     !(says_when && says_what && status.metadata().contains_key("grpc-retry-pushback-ms"))
 }
 
-/// Looks at the queue now and then, and keeps the longest that it saw.
+/// Looks at the queue now and then, and remembers the longest that it saw.
 struct QueueWatch {
     longest: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,

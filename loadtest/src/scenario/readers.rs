@@ -1,4 +1,4 @@
-//! Clients that never read: whether the server's memory stays, and whether those that do read notice.
+//! Clients that never read: whether the server's memory stays constant, and whether those that do read notice.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,17 +20,17 @@ use crate::{
 };
 
 const LANES: usize = 4;
-/// FP32 values of an item, so that unread answers fill a flow-control window of 256 KiB soon.
+/// FP32 values in an item, so that unread answers soon fill a flow-control window of 256 KiB.
 const VALUES: usize = 1024;
-/// How long those that never read may take until all that is taken of them is taken.
+/// How long it may take until everything that will be taken from those that never read has been taken.
 const SETTLE: Duration = Duration::from_secs(1);
 /// More than any flow control lets through.
 const ALL: u64 = 1 << 40;
 
-/// Measure memory, and the latency of healthy streams, beside streams that send and never read
+/// Measure memory, and the latency of healthy streams, next to streams that send and never read
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Seconds of load in all, over both arms of all rounds
+    /// Seconds of load in total, over both arms of all rounds
     #[arg(long, default_value_t = 20.0, value_parser = super::seconds)]
     seconds: f64,
 
@@ -52,7 +52,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let model = Blocker { values: Some(VALUES), per_call, per_item: Duration::from_micros(100), ..Blocker::default() };
     let stage = Stage::start(LANES, std::slice::from_ref(&model), |_| {}).await?;
     let mut findings = Findings::new();
-    // Four parts in five for the many, one for the streams of one connection.
+    // Four fifths for the many, one fifth for the streams of one connection.
     let arm = Duration::from_secs_f64(args.seconds / f64::from(2 * args.rounds));
     let bad = usize::from(args.streams) / 10;
     let healthy = usize::from(args.streams) - bad;
@@ -97,7 +97,7 @@ async fn measure(
     let plans = |streams: usize| (0..streams).map(|_| live_plan(model.name, item("x", VALUES))).collect::<Vec<_>>();
     let [mut without, mut with, mut ratio, mut first_mib, mut last_mib, mut grown] = std::array::from_fn(|_| Rounds::default());
     let (mut taken, mut reset) = (0, 0);
-    // All buffers reach their size before the count begins.
+    // All buffers reach their size before counting begins.
     let warm_up = open_silent(&channels, plans(bad)).await?;
     paced(&channels, plans(healthy), Beat { duration: SETTLE, ..beat }).await?;
     read_out(warm_up).await?;
@@ -129,7 +129,7 @@ async fn measure(
     Ok(())
 }
 
-/// Feeds that send all they can, and of whose answers nothing is read after the first.
+/// Feeds that send all they can, and of whose answers only the first is read.
 async fn open_silent(channels: &[Channel], plans: Vec<FeedPlan>) -> anyhow::Result<Vec<Feed>> {
     let opening = plans.into_iter().enumerate().map(|(stream, plan)| {
         let open = v1::StreamConfig { window_items: 64, ..plan.open };
@@ -142,7 +142,7 @@ async fn open_silent(channels: &[Channel], plans: Vec<FeedPlan>) -> anyhow::Resu
     Ok(feeds)
 }
 
-/// Reads all that was not read, and gives how many streams the server has ended meanwhile.
+/// Reads everything that was not read, and returns how many streams the server has ended by then.
 ///
 /// # Errors
 /// If an item of a stream that is still there is not answered.
@@ -157,7 +157,7 @@ async fn read_out(feeds: Vec<Feed>) -> anyhow::Result<u32> {
             }
         }
         let (sent, answered) = (feed.valve().sent(), feed.valve().answered());
-        ensure!(sent == answered, "a stream sent {sent} items and heard {answered} answers");
+        ensure!(sent == answered, "a stream sent {sent} items and got {answered} answers");
         Ok(0)
     });
     Ok(try_join_all(reading).await?.into_iter().sum())

@@ -19,13 +19,13 @@ use crate::{
     workload::Workload,
 };
 
-/// Lanes of the bare engine that the limit is composed of.
+/// Lanes of the bare engine that is part of the composed limit.
 const LANES: usize = 2;
-/// Streams and window of the saturated arms that the limit is composed of.
+/// Streams and window of the saturated arms that are part of the composed limit.
 const SATURATION: (usize, u32) = (64, 8);
-/// Time to open a stream, beside what there is for all.
+/// Time to open each stream, on top of what there is for all of them.
 const OPENING_EACH: Duration = Duration::from_micros(500);
-/// Steps of a search relative to the streams that it has found.
+/// Steps of a search, relative to the streams that it has found.
 const PRECISION: f64 = 0.04;
 
 /// Measure latency from the scheduled moment of each item, on streams at the pace of live audio
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 10.0, value_parser = super::seconds)]
     seconds: f64,
 
-    /// Find the largest number of streams whose p99 is within --p99-ms, beside the limit that engine and bare echo compose
+    /// Find the largest number of streams whose p99 is within --p99-ms, and compare it with the limit composed of engine and bare echo
     #[arg(long)]
     search: bool,
 
@@ -99,9 +99,9 @@ async fn search(args: &Args, subject: &Subject, server: &Target) -> anyhow::Resu
     let (mut good, mut bad) = (0, args.streams.max(1));
     while holds(bad).await? {
         (good, bad) = (bad, bad * 2);
-        // More than the machine can do by the limit is not looked at twice: the bound would not be one.
+        // If it holds far more than the limit says the machine can do, the limit is not a limit.
         if good as f64 > 2.0 * limit.streams(args.rate) {
-            bail!("{good} streams hold, twice what engine and echo can do one after the other; the limit is wrong");
+            bail!("{good} streams hold, twice what engine and echo can do one after another; the limit is wrong");
         }
     }
     while bad - good > ((good as f64 * PRECISION) as usize).max(1) {
@@ -171,7 +171,7 @@ impl Limit {
     }
 }
 
-/// What came of one number of streams.
+/// What came out for one number of streams.
 struct Heard {
     offered: u64,
     /// From each item's moment to its answer. A late send counts as latency.
@@ -180,7 +180,7 @@ struct Heard {
 }
 
 impl Heard {
-    /// Infinite if items were not even sent: a stream that falls behind is not read, and its last items stay with the client.
+    /// Infinite if some items were not even sent: a stream that falls behind is not read, and its last items stay with the client.
     fn p99_ms(&self) -> f64 {
         if self.latency.count() < self.offered { f64::INFINITY } else { self.latency.quantile_ms(0.99) }
     }
@@ -203,7 +203,7 @@ async fn step(args: &Args, server: &Target, streams: usize) -> anyhow::Result<He
         feeds.into_iter().zip(schedules).map(|(feed, schedule)| tokio::spawn(listen(feed, schedule))).collect();
     let pacing = {
         let valves = valves.clone();
-        // The runtime's timers tick in milliseconds, too coarse beside what is measured.
+        // The runtime's timers tick in milliseconds, too coarse for what is measured.
         tokio::task::spawn_blocking(move || pace(&agenda, &valves))
     };
     pacing.await?;

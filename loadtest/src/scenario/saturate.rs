@@ -11,7 +11,7 @@ use crate::{
     workload::{Workload, identity_models},
 };
 
-/// Measure items per second of many full streams, beside the bare engine and the bare echo
+/// Measure items per second of many full streams, next to the bare engine and the bare echo
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -35,8 +35,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2)]
     lanes: usize,
 
-    /// In place of a real model, one without cost that gives items back: it leaves only the server's own work. A server
-    /// at --addr must serve it under the name `identity`
+    /// Instead of a real model, one that costs nothing and returns items: it leaves only the server's own work. A server at --addr must
+    /// serve it under the name `identity`
     #[arg(long, conflicts_with = "models")]
     synthetic: bool,
 
@@ -110,7 +110,7 @@ async fn real(args: &Args, streams: usize, windows: &[u32]) -> anyhow::Result<Re
             engines.push(engine_rate);
             echoed.push(echo_rate);
             of_engine.push(rate / engine_rate);
-            // Engine and transport share the cores, so the time that an item takes of each adds up.
+            // Engine and transport share the cores, so the times that an item takes in each add up.
             of_limit.push(rate * (1.0 / engine_rate + 1.0 / echo_rate));
         }
         report.row(vec![

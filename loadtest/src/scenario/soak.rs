@@ -1,4 +1,4 @@
-//! Everything at once, for long: well-behaved clients of all modes beside clients that misbehave, and whether a trace of them stays.
+//! Everything at once, for a long time: well-behaved clients in all modes alongside misbehaving ones, and whether they leave any trace.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,35 +25,35 @@ use crate::{
 
 /// Streams that the server lets in.
 const STREAMS_MAX: usize = 10_000;
-/// Small, so that items beyond the limit can be many, so that what the allocator keeps of them does not hide a leak, and so that
-/// those who never read are soon held up. Without kept proofs, trial calls start all threads that the model will use before any are
+/// Small, so that there can be many items beyond the limit, so that what the allocator keeps of them does not hide a leak, and so that
+/// clients that never read are soon held up. Without kept proofs, trial calls start all threads that the model will use before any are
 /// counted.
 const SETTINGS: [&str; 3] = ["session.max_item_bytes=262144", "grpc.max_send_buffer_bytes=16384", "models.cache_dir="];
 const GIANT_BYTES: usize = 384 * 1024;
-/// How long the server may take to come to rest once nobody sends. Its runtime lets go of threads that it does not need after 10 s.
+/// How long the server may take to come to rest once nothing is sent. Its runtime lets go of threads that it does not need after 10 s.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Streams that are open when the server is told to stop, and items that each has sent.
+/// Streams that are open when the server is asked to stop, and items that each has sent.
 const STREAMS_AT_STOP: usize = 4;
 const ITEMS_AT_STOP: u64 = 8;
 /// How often memory is looked at.
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
-/// Growth that is allowed from the middle third to the last: a share, and never less than some bytes. The allocator keeps what a burst
-/// took and gives it to whoever comes next, in pages of up to 4 MiB, so memory moves up and down by one or two of them; a leak only
-/// goes up. Over thirds of some seconds, one burst decides; over longer ones, the median is that of many.
+/// Growth that is allowed from the middle third to the last: a share, but never less than some bytes. The allocator keeps what a burst took
+/// and reuses it, in pages of up to 4 MiB, so memory goes up and down by one or two of them; a leak only goes up. If thirds last only some
+/// seconds, a single burst decides; if they are longer, the median is over many.
 const GROWTH_SHARE: f64 = 0.02;
 const GROWTH_MIB: f64 = 4.0;
 const GROWTH_MIB_SHORT: f64 = 8.0;
-/// Below it, a run is short.
+/// Below this, a run is short.
 const SHORT: Duration = Duration::from_secs(300);
 
-/// Run all modes, churn and misbehaving clients for long, and fail if anything of them stays in the server
+/// Run all modes, churn and misbehaving clients for a long time, and fail if they leave anything in the server
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Seconds of load
     #[arg(long, default_value_t = 60.0, value_parser = soak_seconds)]
     seconds: f64,
 
-    /// The server's binary; by default the `tidemill` beside this one
+    /// The server's binary; by default the `tidemill` next to this one
     #[arg(long, value_name = "PATH")]
     server: Option<PathBuf>,
 
@@ -61,7 +61,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1.0, value_parser = pace)]
     pace: f64,
 
-    /// Seed of all that is random
+    /// Seed for everything random
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -110,7 +110,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let mut findings = Findings::new();
     report_clients(&mut findings, &mut reasons, &heard, &chaos);
     report_memory(&mut findings, &resident_mib, duration);
-    // The machine's own, which explains a load that is smaller than usual.
+    // The machine's own, which explains a smaller load than usual.
     findings.add("machine", "longest_standstill_s", standstill_s, Wanted::Anything);
     let (scrape, after) = rest(&server, before).await?;
     reasons.extend(scrape.unrest());
@@ -161,7 +161,7 @@ fn report_memory(findings: &mut Findings, resident_mib: &[f64], duration: Durati
     findings.add("memory", "resident_last_third_mib", last, Wanted::AtMost(most));
 }
 
-/// Medians of the three thirds. The first one is the warm-up: buffers reach their sizes, and those who never read fill theirs.
+/// Medians of the three thirds. The first one is the warm-up: buffers reach their sizes, and clients that never read fill theirs.
 fn thirds(samples: &[f64]) -> [f64; 3] {
     let third = samples.len() / 3;
     [0, 1, 2].map(|number| {
@@ -171,10 +171,10 @@ fn thirds(samples: &[f64]) -> [f64; 3] {
     })
 }
 
-/// What was seen of a process over time.
+/// What was observed about a process over time.
 struct Watched {
     resident_mib: Vec<f64>,
-    /// How much longer than wanted one pause between two looks was: for so long, this process did not run either.
+    /// How much longer than intended a pause between two looks was: for that long, this process did not run either.
     standstill_s: f64,
 }
 
@@ -192,7 +192,7 @@ async fn watch(pid: u32, duration: Duration) -> anyhow::Result<Watched> {
     Ok(watched)
 }
 
-/// Waits until nothing of the clients is left, at most [`PATIENCE`], and gives the last look.
+/// Waits, at most [`PATIENCE`], until nothing of the clients is left, and returns the last look.
 async fn rest(server: &ServerProcess, before: Footprint) -> anyhow::Result<(Scrape, Footprint)> {
     let deadline = clock::now() + PATIENCE;
     loop {
@@ -212,7 +212,7 @@ struct Stopped {
     complaints: crate::process::Complaints,
 }
 
-/// Stops the server under streams with items on the way, which are to hear that it drains.
+/// Stops the server under streams with items in flight, which must learn that it is draining.
 async fn stop(server: ServerProcess, channel: &Channel, model: &str) -> anyhow::Result<Stopped> {
     let workload = Workload::silero();
     let opening = (0..STREAMS_AT_STOP).map(|_| Feed::start(channel.clone(), live_plan(model, workload.item.clone()), None));

@@ -17,13 +17,13 @@ use crate::{
     workload::{Workload, identity_models},
 };
 
-/// Bytes of an item where metrics are the question.
+/// Bytes of an item when metrics are measured.
 const IDENTITY_BYTES: usize = 2_304;
 
 /// A part that can be left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// Counting for Prometheus, on a model without cost
+    /// Counting for Prometheus, on a model that costs nothing
     Metrics,
     /// Calls of more than one item, on the speech model
     Batching,
@@ -32,7 +32,7 @@ enum Part {
 /// Measure items per second of a server with and without one of its parts
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What is left out
+    /// What to leave out
     #[arg(value_enum)]
     part: Part,
 
@@ -42,7 +42,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     engine: EngineArgs,
 
-    /// Connections that the streams are spread over
+    /// Connections over which the streams are spread
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
 
@@ -101,7 +101,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     ]))
 }
 
-/// A folder with the speech model of the binary, which takes one item a call there.
+/// A folder with the binary's speech model, which takes one item a call there.
 fn one_by_one_models() -> anyhow::Result<tempfile::TempDir> {
     let found = Embedded::SILERO_VAD.scan().models.into_iter().next().context("the binary holds no model")?;
     let version = found.versions.first().context("the model of the binary has no version")?;
@@ -115,7 +115,7 @@ fn one_by_one_models() -> anyhow::Result<tempfile::TempDir> {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let folder = path.parent().context("a file lies in a folder")?;
+    let folder = path.parent().context("a file is in a folder")?;
     std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::write(path, bytes))
         .with_context(|| format!("cannot write {}", path.display()))

@@ -1,4 +1,4 @@
-//! What a call costs in the simulated world: the curve of a model, and what moves single calls away from it.
+//! What a call costs in the simulated world: a model's curve, and what makes single calls deviate from it.
 
 use clap::ValueEnum;
 
@@ -38,7 +38,7 @@ impl CurveName {
         }
     }
 
-    /// The true curve. CPU figures are measured ones; sizes between them lie on a straight line of logarithms.
+    /// The true curve. CPU figures are measured; sizes between them are interpolated linearly in logarithms.
     pub(crate) fn curve(self) -> Curve {
         match self {
             Self::Silero => Curve::through(&[(1, 0.22), (8, 0.95), (16, 1.9), (64, 6.6)]),
@@ -117,7 +117,7 @@ fn sizes() -> impl Iterator<Item = usize> {
     (0..=BATCH_MAX.ilog2()).map(|power| 1 << power)
 }
 
-/// What moves a call away from its curve.
+/// What makes a call deviate from its curve.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Conditions {
     /// Relative spread of single calls.
@@ -134,13 +134,13 @@ impl Conditions {
     pub(crate) const COUPLED: Self = Self { coupling: 0.25, ..Self::STEADY };
     pub(crate) const DRIFTING: Self = Self { drifts: true, ..Self::STEADY };
 
-    /// The factor on a curve at load, which is what a warm-up on all lanes measures.
+    /// The factor on a curve under load, which is what a warm-up on all lanes measures.
     pub(crate) fn at_load(&self, lanes: usize) -> f64 {
         if lanes > 1 { 1.0 + self.coupling } else { 1.0 }
     }
 }
 
-/// How long calls take: the n-th call of a run draws the same noise whoever forms it.
+/// How long calls take: the n-th call of a run draws the same noise whichever policy forms it.
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
     conditions: Conditions,

@@ -1,7 +1,7 @@
-//! Short items beside a stream of long ones, with and without long lanes, on cores that the system shares by weight.
+//! Short items next to a stream of long ones, with and without long lanes, on cores that the system shares by weight.
 //!
-//! Lanes are threads: as many calls run as there are lanes and long lanes, and each core gives what is wanted of it by weight. So a call on a
-//! long lane goes on at full speed while a core is free, and slowly while none is.
+//! Lanes are threads: as many calls run as there are lanes and long lanes, and each core is shared out by weight. So a call on a long lane
+//! goes on at full speed while a core is free, and slowly while none is.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -14,28 +14,28 @@ use tidemill::{
 
 use crate::random;
 
-/// A core's share of a thread with SCHED_IDLE, beside one without: Linux's weights.
+/// A core's share for a thread with SCHED_IDLE next to one without: Linux's weights.
 const LONG_LANE_WEIGHT: f64 = 3.0 / 1024.0;
 
 const SHORT_CALL: Duration = Duration::from_millis(2);
 const SHORT_BYTES: usize = 1_000;
-/// How much longer the others are.
+/// How many times longer the others are.
 const LONG_CALLS: usize = 100;
-/// Items of a short stream a second.
+/// Items per second of a short stream.
 const RATE_HZ: f64 = 20.0;
 /// Long items that always wait or run.
 const LONG_WINDOW: usize = 8;
 const SECONDS: f64 = 300.0;
-/// Not counted at the beginning.
+/// How much is not counted at the beginning.
 const WARM_UP_SECONDS: f64 = 5.0;
 
-/// Simulate short items beside long ones, with and without lanes for the latter
+/// Simulate short items next to long ones, with and without lanes for the latter
 #[derive(Debug, clap::Args)]
 pub(crate) struct LongArgs {
     /// Lanes, and cores
     #[arg(long, default_value_t = 4)]
     lanes: usize,
-    /// Streams of 20 items of 2 ms a second
+    /// Streams with 20 items of 2 ms a second
     #[arg(long, default_value_t = 20)]
     streams: usize,
     #[arg(long, default_value_t = crate::SEED)]
@@ -182,7 +182,7 @@ impl World {
         self.calls.iter().filter(|call| call.batch.lane == kind).count()
     }
 
-    /// Has the lanes that are idle take what there is.
+    /// Has the idle lanes take what there is.
     fn fill(&mut self) {
         let mut ended = Vec::new();
         loop {
@@ -220,13 +220,13 @@ impl World {
     }
 }
 
-/// Cores that each call on a lane has, and each on a long lane. None has more than one.
+/// How much of a core each call on a lane has, and each call on a long lane. None has more than one.
 fn rates(ordinary: usize, long: usize, cores: usize) -> [f64; 2] {
     let (ordinary, long, cores) = (ordinary as f64, long as f64, cores as f64);
     if ordinary + long <= cores {
         return [1.0, 1.0];
     }
-    // What is left to long lanes where the others have a core each, unless their weight is worth more.
+    // What is left for long lanes when the others have a core each, unless their weight gives them more.
     let left = (cores - ordinary) / long;
     if left >= LONG_LANE_WEIGHT {
         return [1.0, left];
@@ -239,7 +239,7 @@ fn timestamp(seconds: f64) -> Timestamp {
     Timestamp::from_nanos((seconds * 1e9) as u64)
 }
 
-/// When items come, and of which stream: each at its rate, from a moment of its own.
+/// When items come, and from which stream: each at its rate, starting at a moment of its own.
 fn arrivals(rng: &mut Rng, streams: usize) -> Vec<(f64, usize)> {
     let period = 1.0 / RATE_HZ;
     let of_stream = |stream| {
@@ -268,8 +268,8 @@ mod tests {
     fn long_lanes_spare_short_items_and_no_core_is_idle() {
         let arm = |long_lanes, long_window| Arm { lanes: 4, long_lanes, streams: 20, long_window, seed: 1 };
         let [alone, without, with] = [arm(0, 0), arm(0, LONG_WINDOW), arm(4, LONG_WINDOW)].map(|arm| Found::of(&arm));
-        assert!(without.p99_ms > 2.0 * alone.p99_ms, "{} beside {}", without.p99_ms, alone.p99_ms);
-        assert!(with.p99_ms <= 1.25 * alone.p99_ms, "{} beside {}", with.p99_ms, alone.p99_ms);
+        assert!(without.p99_ms > 2.0 * alone.p99_ms, "{} against {}", without.p99_ms, alone.p99_ms);
+        assert!(with.p99_ms <= 1.25 * alone.p99_ms, "{} against {}", with.p99_ms, alone.p99_ms);
         assert!(with.busy > 0.99 && with.long_per_s >= without.long_per_s, "{} {}", with.busy, with.long_per_s);
     }
 }

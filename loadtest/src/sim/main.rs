@@ -1,7 +1,7 @@
-//! `tidemill-sim`: runs the server's own scheduler in virtual time, beside hand-tuned batching and other policies.
+//! `tidemill-sim`: runs the server's own scheduler in virtual time, against hand-tuned batching and other policies.
 //!
-//! `point` draws what is offered, `world` lets time pass, `policy` holds who decides, `sweep` runs them all, `report` says what came
-//! out. Nothing here reads a clock for anything but progress, opens a socket or runs a model: equal seeds give equal files.
+//! `point` draws what is offered, `world` lets time pass, `policy` decides, `sweep` runs them all, `report` writes the results. Nothing
+//! here opens a socket, runs a model, or reads a clock except to show progress: equal seeds give equal files.
 
 mod curve;
 mod long;
@@ -61,7 +61,7 @@ enum Command {
 /// Run the whole study and write summary.json, points.csv, report.md and plots
 #[derive(Debug, Args)]
 struct SweepArgs {
-    /// Folder for the results, made if it is not there
+    /// Folder for the results, created if it is not there
     #[arg(long)]
     out: PathBuf,
     /// Only a fifth of the points
@@ -70,10 +70,10 @@ struct SweepArgs {
     /// Leave out the runs under other conditions
     #[arg(long)]
     study_only: bool,
-    /// What all draws depend on; 1 is the seed that constants are tuned on, so publish another
+    /// Seed of all draws; constants are tuned on seed 1, so publish another
     #[arg(long, default_value_t = SEED)]
     seed: u64,
-    /// Threads; results do not depend on it [default: all cores]
+    /// Threads; results do not depend on their number [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
 }
@@ -98,7 +98,7 @@ struct PointArgs {
     load: f64,
     #[arg(long)]
     slo: Slo,
-    /// What moves calls away from their curve
+    /// What makes calls deviate from their curve
     #[arg(long, default_value = "steady")]
     conditions: World,
     /// tidemill, aimd, least-squares, deferred, or batch=N,delay=D,expiry=never|deadline|timeout [default: all, and the best]

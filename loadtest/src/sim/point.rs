@@ -16,7 +16,7 @@ pub(crate) enum Arrivals {
     Poisson,
     /// Poisson at a rate that changes between three times and half the mean
     Bursts,
-    /// Streams of an item each 32 ms, with jitter, each with a phase of its own
+    /// Streams with an item every 32 ms, with jitter, each with its own phase
     Streams,
 }
 
@@ -72,7 +72,7 @@ pub(crate) const LOADS: [f64; 10] = [0.05, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.
 pub(crate) const ARRIVALS: [(Arrivals, bool); 4] =
     [(Arrivals::Poisson, false), (Arrivals::Bursts, false), (Arrivals::Streams, false), (Arrivals::Streams, true)];
 
-/// Streams that independent arrivals come on.
+/// Streams on which independent arrivals come.
 const POOL: usize = 64;
 /// Period of a paced stream: the window of a voice detector at 16 kHz.
 const PERIOD_NANOS: f64 = 32e6;
@@ -81,7 +81,7 @@ const JITTER: f64 = 0.25;
 /// Lower bounds on a run: items, and calls at the knee on each lane.
 const ITEMS_MIN: f64 = 4000.0;
 const CALLS_MIN: f64 = 100.0;
-/// Bursts come once in about fifteen calls, and enough of them have to come.
+/// Bursts come about once in fifteen calls, and there have to be enough of them.
 const CALLS_MIN_BURSTS: f64 = 300.0;
 
 /// One point.
@@ -130,7 +130,7 @@ impl Point {
         points
     }
 
-    /// Draws the workload and the cost of its calls. `seed` decides everything; it is mixed with what sets the point apart.
+    /// Draws the workload and the cost of its calls. `seed` decides everything; it is mixed with what identifies the point.
     pub(crate) fn draw(&self, conditions: Conditions, seed: u64) -> (Workload, Service) {
         let seed = random::rng(seed, &self.labels()).u64(..);
         let curve = self.curve.curve().stretched(conditions.at_load(self.lanes));
@@ -203,7 +203,7 @@ fn bursts(rng: &mut Rng, rate: f64, span: f64, call: f64) -> Vec<(f64, u32)> {
     moments
 }
 
-/// As many streams as come nearest to the rate; the period makes up for the rest, so that the load is what it should be.
+/// The number of streams that comes nearest to the rate; the period makes up the difference, so that the load is what it should be.
 fn paced(rng: &mut Rng, rate: f64, span: f64) -> (usize, Vec<(f64, u32)>) {
     let streams = (rate * PERIOD_NANOS).round().max(1.0);
     let period = streams / rate;

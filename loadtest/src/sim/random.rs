@@ -1,4 +1,4 @@
-//! Draws that depend on a seed alone.
+//! Draws that depend only on a seed.
 
 use fastrand::Rng;
 
@@ -8,7 +8,7 @@ pub(crate) fn rng(seed: u64, labels: &[u64]) -> Rng {
     Rng::with_seed(scramble(mixed))
 }
 
-/// Spreads neighbouring numbers over all of them (the finaliser of MurmurHash3).
+/// Spreads neighbouring numbers over the whole range (the finaliser of MurmurHash3).
 const fn scramble(value: u64) -> u64 {
     let value = (value ^ (value >> 33)).wrapping_mul(0xFF51_AFD7_ED55_8CCD);
     let value = (value ^ (value >> 33)).wrapping_mul(0xC4CE_B9FE_1A85_EC53);

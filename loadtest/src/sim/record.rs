@@ -1,4 +1,4 @@
-//! What a run amounts to: answers in time, waits, batch sizes, lane time; and, if asked, a line for each call.
+//! What a run amounts to: answers in time, waits, batch sizes, lane time and, on request, a line for each call.
 
 use std::fmt::Write as _;
 
@@ -29,7 +29,7 @@ pub(crate) struct Recorder<'a> {
     log: Option<&'a mut dyn FnMut(&str)>,
 }
 
-/// A run in numbers. Items that did not arrive in the counted time are left out.
+/// A run in numbers. Items that did not arrive within the counted time are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Outcome {
     /// Answers within their deadline, as a share of the items offered.
@@ -39,12 +39,12 @@ pub(crate) struct Outcome {
     pub(crate) wait_p50_ms: f64,
     pub(crate) wait_p99_ms: f64,
     pub(crate) mean_batch: f64,
-    /// Share of all lanes' time in which calls ran.
+    /// Share of all lanes' time during which calls ran.
     pub(crate) lane_time: f64,
 }
 
 impl<'a> Recorder<'a> {
-    /// Gives each call as a line to `log`.
+    /// Passes each call as a line to `log`.
     pub(crate) fn with_log(log: &'a mut dyn FnMut(&str)) -> Self {
         Self { log: Some(log), ..Self::default() }
     }

@@ -25,10 +25,10 @@ fn usual() -> impl Iterator<Item = Kind> {
     .into_iter()
 }
 
-/// A table of what each policy makes of the trace in `path`.
+/// A table of how each policy does on the trace in `path`.
 ///
 /// # Errors
-/// If the file cannot be read or is no trace, or the policy cannot run it.
+/// If the file cannot be read or is not a trace, or if the policy cannot run it.
 pub(crate) fn run(path: &Path, kind: Option<Kind>, seed: u64) -> anyhow::Result<String> {
     let named = || path.display().to_string();
     let file = BufReader::new(File::open(path).with_context(named)?);
@@ -36,7 +36,7 @@ pub(crate) fn run(path: &Path, kind: Option<Kind>, seed: u64) -> anyhow::Result<
     if let Some(kind) = kind {
         let models: Vec<_> = workload.models.iter().map(|model| model.name.as_str()).collect();
         let fits = kind.serves_many() || models.len() == 1;
-        anyhow::ensure!(fits, "{} serves one model alone, and the trace has {}", kind.label(), models.join(", "));
+        anyhow::ensure!(fits, "{} serves only one model, but the trace has {}", kind.label(), models.join(", "));
     }
     let kinds = kind.map_or_else(|| std::iter::once(Kind::Tidemill).chain(usual()).collect(), |kind| vec![kind]);
     let table = report::outcomes(kinds.into_iter().map(|kind| (kind.label(), replay(&workload, kind, seed))));
@@ -54,7 +54,7 @@ mod tests {
 
     use super::*;
 
-    /// Two models on one lane: items of `a` every 100 ms, of `b` every 70 ms, all with time enough.
+    /// Two models on one lane: items of `a` every 100 ms, of `b` every 70 ms, all with enough time.
     fn recorded() -> String {
         let mut text = String::from("{\"trace\":{\"version\":1,\"lanes\":1}}\n");
         for (id, name) in ["a", "b"].into_iter().enumerate() {
@@ -83,7 +83,7 @@ mod tests {
         for kind in std::iter::once(Kind::Tidemill).chain(usual()) {
             let outcome = replay(&workload, kind, 1);
             assert!(outcome.goodput > 0.999, "{}: {outcome:?}", kind.label());
-            // 100 items that take twice the curve's 1 ms each, one at a time, in 5 s.
+            // 100 items that each take twice the curve's 1 ms, one at a time, in 5 s.
             assert!((0.035..0.045).contains(&outcome.lane_time), "{}: {outcome:?}", kind.label());
         }
     }
@@ -96,7 +96,7 @@ mod tests {
         let table = run(&path, None, 1).expect("a table");
         assert_eq!(table.lines().count(), 1 + 1 + usual().count());
         let refused = run(&path, Some(Kind::Aimd), 1).expect_err("two models");
-        assert!(refused.to_string().contains("one model alone"), "{refused}");
+        assert!(refused.to_string().contains("only one model"), "{refused}");
         let absent = run(&folder.path().join("none"), None, 1).expect_err("no file");
         assert!(format!("{absent:#}").contains("none"));
     }

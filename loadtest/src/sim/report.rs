@@ -1,4 +1,4 @@
-//! What came out, in files: a summary for programs, a table of all points, a report to read.
+//! The results, in files: a summary for programs, a table of all points, a report to read.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -12,7 +12,7 @@ use crate::{
     sweep::{self, OTHERS, Row, ratio},
 };
 
-/// A point, as programs read it.
+/// A point, in the form that programs read.
 #[derive(Debug, Serialize)]
 struct PointRow {
     curve: &'static str,
@@ -152,17 +152,17 @@ pub(crate) struct Extra {
     rows: Vec<Row>,
 }
 
-/// The runs that are reported beside the study, on a part of its points.
+/// The runs that are reported along with the study, on some of its points.
 pub(crate) fn extras(quick: bool, seed: u64, threads: usize) -> Vec<Extra> {
     let points: Vec<Point> = Point::few().into_iter().filter(|point| point.lanes == 4 && (!quick || point.load == 0.8)).collect();
     let run = |points: &[Point], conditions| sweep::run(points, conditions, seed, threads, |_| {});
     let stateful = points.iter().filter(|point| point.stateful);
     let blocking: Vec<Point> = stateful.map(|point| Point { sheds: false, ..*point }).collect();
     vec![
-        Extra { name: "noisy", what: "calls vary by 25 % in place of 10 %", rows: run(&points, Conditions::NOISY) },
+        Extra { name: "noisy", what: "calls vary by 25 % instead of 10 %", rows: run(&points, Conditions::NOISY) },
         Extra {
             name: "coupled",
-            what: "a call takes up to 25 % longer, the more other lanes are busy; the curve is the one at load",
+            what: "a call takes up to 25 % longer, depending on how many other lanes are busy; the curve is the one at load",
             rows: run(&points, Conditions::COUPLED),
         },
         Extra {
@@ -172,7 +172,7 @@ pub(crate) fn extras(quick: bool, seed: u64, threads: usize) -> Vec<Extra> {
         },
         Extra {
             name: "blocking",
-            what: "stateful streams that keep late items in place of dropping them",
+            what: "stateful streams that keep late items instead of dropping them",
             rows: run(&blocking, Conditions::STEADY),
         },
     ]
@@ -197,15 +197,15 @@ pub(crate) fn outcomes(runs: impl Iterator<Item = (String, Outcome)>) -> String 
 pub(crate) fn markdown(summary: &Summary, rows: &[Row], extras: &[Extra]) -> String {
     let mut text = format!(
         "# Batching by deadline, simulated\n\n\
-         Made by `tidemill-sim sweep --seed {}`; the constants of the scheduler were chosen on seed 1. The scheduler is the one that \
-         serves, given virtual time and no setting; it measures its cost curve from noisy calls and learns from each further call.\n\n\
+         Made by `tidemill-sim sweep --seed {}`; the scheduler's constants were chosen on seed 1. The scheduler is the one that \
+         serves, given virtual time and no settings; it measures its cost curve from noisy calls and learns from each call after that.\n\n\
          - A point is a cost curve, a number of lanes, a kind of arrivals, a load and a deadline: {} points.\n\
          - Load is relative to all lanes running calls at the knee ℓ(knee), the smallest batch with 99 % of the best throughput.\n\
          - Goodput is the share of offered items that are answered within their deadline, so at a load of 3 it is at most a third.\n\
-         - The ratio is Tidemill's goodput by that of the best of {} hand-set settings (largest batch, longest delay, expiry or a \
-         queue timeout that knows the true ℓ), found for each point on the very trace and noise that Tidemill has. Means take ratios \
-         above 1 as 1.\n\
-         - Delays of settings are relative to ℓ(knee), so that one setting means alike on all curves.\n\n",
+         - The ratio is Tidemill's goodput over that of the best of {} hand-set settings (largest batch, longest delay, expiry or a \
+         queue timeout that knows the true ℓ), found for each point on the very trace and noise that Tidemill gets. Means count \
+         ratios above 1 as 1.\n\
+         - Delays in settings are relative to ℓ(knee), so that a setting means the same on all curves.\n\n",
         summary.seed,
         summary.count,
         Setting::grid().len(),
@@ -227,7 +227,7 @@ pub(crate) fn markdown(summary: &Summary, rows: &[Row], extras: &[Extra]) -> Str
     breakdown(&mut text, "deadline", rows, |point| point.slo.label().to_owned());
     worst(&mut text, rows);
     latency(&mut text, rows);
-    text += "\n## Other conditions\n\nOn a part of the points.\n\n\
+    text += "\n## Other conditions\n\nOn some of the points.\n\n\
              | conditions | points | mean goodput | best setting | ratio, mean | ratio, worst | points ≥ 0.97 |\n|---|---|---|---|---|---|---|\n";
     for Extra { name, what, rows } in extras {
         let row = PolicyRow::new(String::new(), rows, |row| row.tidemill.goodput);

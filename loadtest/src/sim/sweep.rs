@@ -1,4 +1,4 @@
-//! All points, all policies. Points are shared out to threads; each depends on the seed and itself alone.
+//! All points, all policies. Points are shared out to threads; each depends only on the seed and itself.
 
 use std::{
     sync::{
@@ -15,10 +15,10 @@ use crate::{
     record::{Outcome, Recorder},
 };
 
-/// Others than Tidemill and hand-set numbers.
+/// The policies other than Tidemill and hand-set numbers.
 pub(crate) const OTHERS: [Kind; 3] = [Kind::Aimd, Kind::LeastSquares, Kind::Deferred];
 
-/// What came out at a point.
+/// The results at a point.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) point: Point,
@@ -38,7 +38,7 @@ impl Row {
     }
 }
 
-/// Where nothing can be done, whatever is done is as good.
+/// Where nothing can be done, every policy is equally good.
 pub(crate) fn ratio(goodput: f64, best: f64) -> f64 {
     if best > 0.0 { goodput / best } else { 1.0 }
 }
@@ -60,7 +60,7 @@ pub(crate) fn run_point(point: Point, conditions: Conditions, seed: u64, setting
     }
 }
 
-/// Runs `points` on `threads` threads. `progress` is told how many are done.
+/// Runs `points` on `threads` threads. `progress` gets the number of points done.
 pub(crate) fn run(
     points: &[Point],
     conditions: Conditions,

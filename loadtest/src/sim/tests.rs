@@ -71,7 +71,7 @@ fn expiry_and_timeouts_drop_what_is_late() {
     let sizes = |expiry| calls(Kind::Fixed(fixed(2, 0.0, expiry)), &work).join("\n");
     assert!(sizes(Expiry::Never).contains("at_ns=20 size=2 took_ns=30 late=1 items=1,2"));
     assert!(sizes(Expiry::Deadline).contains("at_ns=20 size=2 took_ns=30 late=0 items=2,3"));
-    // A call of two takes 30, and a tenth more is 33: the first is dropped at once, and the third once its 60 are too near.
+    // A call with two takes 30, and a tenth more is 33: the first is dropped at once, and the third once its 60 are too near.
     let timeout = calls(Kind::Fixed(fixed(2, 0.0, Expiry::Timeout)), &work);
     assert_eq!(timeout, ["at_ns=2 size=1 took_ns=20 late=0 items=2", "at_ns=22 size=1 took_ns=20 late=0 items=3"]);
 }

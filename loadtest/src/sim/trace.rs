@@ -1,6 +1,6 @@
-//! A recorded trace: JSON Lines of what came to a server and when, without what was in it.
+//! A recorded trace: JSON Lines of what came to a server and when, but not of its content.
 //!
-//! Unknown fields and unknown kinds of lines are passed over, so that newer servers may record more.
+//! Unknown fields and unknown kinds of lines are ignored, so that newer servers may record more.
 
 use std::{collections::HashMap, io::BufRead};
 
@@ -12,9 +12,9 @@ use crate::{
     workload::{Item, Model, NEVER, Stream, Urgency, Workload},
 };
 
-/// The version that is understood.
+/// The version that this program understands.
 const VERSION: u32 = 1;
-/// Lanes and grid points beyond this are no real trace.
+/// No real trace has more lanes or grid points than this.
 const LANES_MAX: usize = 1024;
 const GRID_MAX: usize = 16;
 
@@ -37,7 +37,7 @@ pub(crate) struct Header {
     pub(crate) lanes: usize,
 }
 
-/// A model, before the first stream of it.
+/// A model, before its first stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ModelLine {
     pub(crate) id: u64,
@@ -45,7 +45,7 @@ pub(crate) struct ModelLine {
     pub(crate) version: String,
     pub(crate) stateful: bool,
     pub(crate) max_batch: usize,
-    /// Of calls with 1, 2, 4, … items.
+    /// For calls with 1, 2, 4, … items.
     pub(crate) curve_ns: Vec<u64>,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct ItemLine {
     pub(crate) bytes: usize,
     #[serde(default)]
     pub(crate) shape: u64,
-    /// Expected time of a call with this item alone.
+    /// Expected time of a call with only this item.
     pub(crate) cost_ns: u64,
 }
 
@@ -94,10 +94,10 @@ pub(crate) struct Recording {
     pub(crate) lost: u64,
 }
 
-/// Reads a trace. Items that were cancelled by their stream's end are replayed as any others.
+/// Reads a trace. Items that were cancelled by the end of their stream are replayed like any others.
 ///
 /// # Errors
-/// The first line that is broken, by its number.
+/// The first broken line, by its number.
 pub(crate) fn read(lines: impl BufRead) -> anyhow::Result<Recording> {
     let mut reading = Reading::default();
     for (index, line) in lines.lines().enumerate() {
@@ -134,7 +134,7 @@ impl Reading {
         let kinds = value.into_iter().filter(|(key, _)| known.contains(&key.as_str())).collect();
         let line: Line = serde_json::from_value(serde_json::Value::Object(kinds))?;
         if let Line::Trace(header) = &line {
-            ensure!(self.lanes.is_none(), "`trace` came before");
+            ensure!(self.lanes.is_none(), "`trace` came already");
             ensure!(header.version == VERSION, "version {} is not understood; this program reads {VERSION}", header.version);
             ensure!((1..=LANES_MAX).contains(&header.lanes), "lanes must be 1 to {LANES_MAX}, not {}", header.lanes);
             self.lanes = Some(header.lanes);
@@ -166,7 +166,7 @@ impl Reading {
         let curve = Curve::of_grid(curve_ns.into_iter().map(|nanos| nanos as f64).collect());
         let batch_max = max_batch.min(curve.largest());
         let before = self.model_ids.insert(id, self.models.len());
-        ensure!(before.is_none(), "model {id} came before");
+        ensure!(before.is_none(), "model {id} came already");
         self.models.push(Model { name, curve, stateful, batch_max, item_bytes: 0 });
         Ok(())
     }
@@ -190,7 +190,7 @@ impl Reading {
         let model = &mut self.models[self.streams[*index].model];
         let scale = cost_ns as f64 / model.curve.call(1);
         if model.item_bytes == 0 {
-            // Costs are taken to go with bytes, as the server takes them before it has seen a call.
+            // Costs are assumed to be proportional to bytes, as the server does before it has seen a call.
             model.item_bytes = ((bytes as f64 / scale) as usize).max(1);
         }
         let deadline = deadline_ns.unwrap_or(NEVER);
@@ -201,7 +201,12 @@ impl Reading {
     fn workload(self) -> anyhow::Result<Workload> {
         let Some(lanes) = self.lanes else { bail!("the trace is empty") };
         ensure!(!self.items.is_empty(), "the trace holds no item");
-        ensure!(self.items.len() < u32::MAX as usize, "the trace holds {} items, {} are too many", self.items.len(), u32::MAX);
+        ensure!(
+            self.items.len() < u32::MAX as usize,
+            "the trace holds {} items, but {} are too many",
+            self.items.len(),
+            u32::MAX
+        );
         Ok(Workload::new(lanes, self.models, self.streams, self.items, NEVER))
     }
 }
@@ -237,14 +242,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_server_adds_is_passed_over() {
+    fn what_a_newer_server_adds_is_ignored() {
         let more =
             TRACE.replace(r#""lanes":2"#, r#""lanes":2,"cores":8"#).replace(r#"{"item""#, "{\"mood\":3}\n{\"x\":1,\"item\"");
         assert_eq!(read(more.as_bytes()).expect("a trace").workload.items.len(), 1);
     }
 
     #[test]
-    fn streams_whose_opening_was_lost_are_passed_over() {
+    fn streams_whose_opening_was_lost_are_ignored() {
         let stranger = TRACE.lines().nth(3).expect("the item").replace("17", "99");
         assert!(read(format!("{TRACE}{stranger}").as_bytes()).is_err());
         let recording = read(format!("{TRACE}{{\"lost\":{{\"lines\":3}}}}\n{stranger}").as_bytes()).expect("a trace");

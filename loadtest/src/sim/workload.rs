@@ -1,4 +1,4 @@
-//! What is offered to a policy: models, streams, and each item with its moment and its deadline. Known in full beforehand.
+//! What is offered to a policy: models, streams, and each item with its moment and its deadline. Fully known in advance.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     pub(crate) name: String,
-    /// The true curve at load.
+    /// The true curve under load.
     pub(crate) curve: Curve,
     pub(crate) stateful: bool,
     pub(crate) batch_max: usize,
@@ -20,7 +20,7 @@ pub(crate) struct Model {
     pub(crate) item_bytes: usize,
 }
 
-/// How soon a stream's items are run, beside their deadlines.
+/// How soon a stream's items are run, apart from their deadlines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Urgency {
@@ -63,7 +63,7 @@ pub(crate) struct Workload {
     pub(crate) streams: Vec<Stream>,
     /// In order of arrival.
     pub(crate) items: Vec<Item>,
-    /// Items that arrive within count; the rest is there so that the beginning and the end do not.
+    /// Items that arrive within this count; the rest is there so that the beginning and the end do not.
     pub(crate) counted: Range<u64>,
     /// When the run ends.
     pub(crate) end: u64,
@@ -71,7 +71,7 @@ pub(crate) struct Workload {
 }
 
 impl Workload {
-    /// `items` in any order; those of a stream keep theirs when they arrive at once.
+    /// `items` in any order; those of one stream keep their order if they arrive at once.
     pub(crate) fn new(lanes: usize, models: Vec<Model>, streams: Vec<Stream>, mut items: Vec<Item>, end: u64) -> Self {
         items.sort_by_key(|item| (item.at, item.stream));
         let mut next_of = vec![NONE; items.len()];

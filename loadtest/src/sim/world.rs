@@ -1,7 +1,7 @@
 //! The event loop: virtual time, lanes that run calls, and a policy that is asked whenever a lane is idle.
 //!
-//! Events at one moment happen in a fixed order: calls end (lane by lane), items arrive, the policy's timer fires, idle lanes ask.
-//! Knows nothing of how a policy chooses.
+//! Events at the same moment happen in a fixed order: calls end (lane by lane), items arrive, the policy's timer fires, idle lanes ask.
+//! Knows nothing about how a policy chooses.
 
 use crate::{
     curve::Service,
@@ -40,7 +40,7 @@ pub(crate) fn run(workload: &Workload, service: &Service, policy: &mut impl Poli
     let (mut busy, mut calls, mut arrived, mut now) = (0, 0, 0, 0);
     loop {
         let wakeup = policy.next_wakeup(now, busy < lanes.len());
-        // A timer that fired already has been heard.
+        // A timer that has already fired has been handled.
         let wakeup = if wakeup > now { wakeup } else { NEVER };
         let arrival = workload.items.get(arrived).map_or(NEVER, |item| item.at);
         let end = lanes.iter().map(|lane| lane.ends).min().unwrap_or(NEVER);

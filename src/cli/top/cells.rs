@@ -1,4 +1,4 @@
-//! Figures as people read them: short, with a unit, and a dash where there is none.
+//! Figures as people read them: short, with a unit, and a dash if there is none.
 //!
 //! Knows how a number looks and how columns line up; does not know where on a screen they stand.
 
@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 
 use super::report::{ByLabel, CostFigures, ModelFigures, Quantiles};
 
-/// What stands where a number is not known.
+/// What stands in for a number that is not known.
 pub(super) const NONE: &str = "–";
 
 /// Between two columns.
@@ -16,7 +16,7 @@ const GAP: usize = 2;
 pub(super) struct Column {
     pub(super) title: &'static str,
     pub(super) help: &'static str,
-    /// Where there is no room for all columns, those of the highest rank go first.
+    /// If there is no room for all columns, those of the highest rank are left out first.
     rank: u8,
     cell: fn(&ModelFigures) -> String,
 }
@@ -39,7 +39,7 @@ pub(super) static COLUMNS: [Column; 19] = [
     column(5, "batch", "items in a call, on average", |model| number(model.batch_size.mean)),
     column(16, "b50", "items in a call, median", |model| number(model.batch_size.p50)),
     column(18, "bmax", "no call had more items", |model| number(model.batch_size.at_most)),
-    column(14, "fill", "share of the largest batch that calls were filled to", |model| share(model.occupancy_share)),
+    column(14, "fill", "how much of the largest batch calls filled", |model| share(model.occupancy_share)),
     column(9, "cap", "largest batch in use", |model| count(model.batch_cap)),
     column(12, "wait50", "time from arrival to the first call, median", |model| seconds(model.queue_s.p50)),
     column(3, "wait99", "the same, 99th percentile", |model| seconds(model.queue_s.p99)),
@@ -116,7 +116,7 @@ impl Grid {
     }
 }
 
-/// What is said of one model besides its row: labels, and what there is to list under each.
+/// What is shown about one model besides its row: labels, and what to list under each.
 pub(super) fn details(model: &ModelFigures) -> Vec<(&'static str, Vec<String>)> {
     let pair = |quantiles: &Quantiles| format!("p50 {} p99 {}", seconds(quantiles.p50), seconds(quantiles.p99));
     let waits = model.queue_by_priority_s.iter().map(|(priority, quantiles)| format!("{priority} {}", pair(quantiles)));
@@ -162,7 +162,7 @@ pub(super) fn wrapped(label: &str, entries: &[String], width: usize) -> Vec<Stri
     lines
 }
 
-/// A second's growth.
+/// Growth per second.
 pub(super) fn rate(per_s: Option<f64>) -> String {
     number(per_s)
 }

@@ -1,6 +1,6 @@
 //! What happened between two scrapes: growth of counters, rates, distributions.
 //!
-//! Knows that counters start anew with their process, and never gives a negative number. Does not know which metrics there are.
+//! Knows that counters start over with their process, and never gives a negative number. Does not know which metrics there are.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,13 +20,13 @@ const START: &str = "process_start_time_seconds";
 /// Labels that a series must have, with their values.
 pub(super) type Wanted<'a> = &'a [(&'a str, &'a str)];
 
-/// What a server said, and when.
+/// What a server reported, and when.
 #[derive(Debug, Clone)]
 pub(super) struct Scrape {
     pub(super) exposition: Exposition,
     /// When its answer came, by this process's clock.
     pub(super) taken: Instant,
-    /// When it answered by its own clock, if it said so.
+    /// When it answered by its own clock, if it said.
     pub(super) server_time: Option<SystemTime>,
 }
 
@@ -45,15 +45,15 @@ impl Scrape {
 /// A scrape, seen from an earlier one.
 #[derive(Debug)]
 pub(super) struct Change<'a> {
-    /// `None` where all counters began at zero.
+    /// `None` if all counters began at zero.
     before: Option<&'a Exposition>,
     after: &'a Exposition,
-    /// `None` where there was no earlier scrape, and so no rate.
+    /// `None` if there was no earlier scrape, and so no rate.
     elapsed: Option<Duration>,
 }
 
 impl<'a> Change<'a> {
-    /// From `before` to `after`. If the server was started anew in between, everything that `after` counts happened since.
+    /// From `before` to `after`. If the server was restarted in between, everything that `after` counts has happened since.
     pub(super) fn new(before: Option<&'a Scrape>, after: &'a Scrape) -> Self {
         Self {
             before: before.filter(|before| before.start() == after.start()).map(|before| &before.exposition),
@@ -77,7 +77,7 @@ impl<'a> Change<'a> {
         self.series(name, wanted).map(|(_, value)| value).reduce(|sum, value| sum + value)
     }
 
-    /// A second's growth of a counter, summed over its series.
+    /// The growth of a counter per second, summed over its series.
     pub(super) fn rate(&self, name: &str, wanted: Wanted<'_>) -> Option<f64> {
         let growth = self.growth(name, wanted)?;
         self.elapsed_s().map(|elapsed_s| growth / elapsed_s)
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(change.elapsed_s(), Some(2.0));
         assert_eq!(change.rate("a", &[("m", "x")]), Some(2.0));
         assert_eq!(change.rate("a", &[("m", "x"), ("r", "2")]), Some(0.0));
-        assert_eq!(change.rate("a", &[("m", "y")]), Some(3.0), "a series that is new began at zero");
+        assert_eq!(change.rate("a", &[("m", "y")]), Some(3.0), "a new series began at zero");
         assert_eq!(change.growth("a", &[]), Some(10.0));
         assert_eq!((change.rate("a", &[("m", "z")]), change.rate("b", &[])), (None, None));
         assert_eq!(change.sum("a", &[("m", "x")]), Some(19.0));
@@ -169,14 +169,14 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_that_fell_began_anew() {
+    fn a_counter_that_fell_started_over() {
         let [before, after] = scrapes("a 100\nb 100", "a 6\nb 104");
         let change = Change::new(Some(&before), &after);
         assert_eq!((change.rate("a", &[]), change.rate("b", &[])), (Some(3.0), Some(2.0)));
     }
 
     #[test]
-    fn a_server_that_was_started_anew_counts_from_zero_even_where_it_has_overtaken() {
+    fn a_restarted_server_counts_from_zero_even_where_it_has_overtaken() {
         let [before, after] = scrapes("process_start_time_seconds 1\na 4", "process_start_time_seconds 2\na 6");
         assert_eq!(Change::new(Some(&before), &after).rate("a", &[]), Some(3.0));
     }
@@ -196,8 +196,8 @@ mod tests {
         assert_eq!(grown.quantile(0.5, Grain::Fine), Some(1.5));
 
         let [before, after] = scrapes(&text([1000, 1000, 1000], 10.0), &text([2, 2, 4], 7.0));
-        let anew = Change::new(Some(&before), &after).distribution("h", &[]).expect("it is there");
-        assert_eq!((anew.count(), anew.sum()), (4.0, 7.0));
+        let fresh = Change::new(Some(&before), &after).distribution("h", &[]).expect("it is there");
+        assert_eq!((fresh.count(), fresh.sum()), (4.0, 7.0));
         assert_eq!(Change::new(Some(&before), &after).distribution("h", &[("m", "y")]), None);
     }
 

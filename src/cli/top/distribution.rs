@@ -1,4 +1,4 @@
-//! Samples that a histogram counted in buckets, and what can still be said of them: count, mean, quantiles, the largest.
+//! Samples that a histogram counted in buckets, and what can still be said about them: count, mean, quantiles, the largest.
 //!
 //! Does not know where the counts come from. A sample above the last bound counts as that bound.
 
@@ -7,7 +7,7 @@
 pub(super) enum Grain {
     /// Any number.
     Fine,
-    /// Whole numbers alone: the bucket from 2 to 4 holds threes and fours.
+    /// Only whole numbers: the bucket from 2 to 4 holds threes and fours.
     Whole,
 }
 

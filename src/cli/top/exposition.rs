@@ -1,6 +1,6 @@
-//! The Prometheus text format, version 0.0.4: what a scrape's text says, as numbers by name and labels.
+//! The Prometheus text format, version 0.0.4: a scrape's text as numbers by name and labels.
 //!
-//! Knows the grammar; does not know which metrics there are. Help and types are skipped: whoever asks for a metric knows them.
+//! Knows the grammar; does not know which metrics there are. Help and types are skipped: the code that asks for a metric knows them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,7 +18,7 @@ pub(super) struct Exposition {
 
 /// A line that the format does not allow.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line} is no sample in the Prometheus text format: {text:?}")]
+#[error("line {line} is not a sample in the Prometheus text format: {text:?}")]
 pub(super) struct SyntaxFault {
     line: usize,
     text: String,
@@ -137,13 +137,13 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_no_numbers_are_left_out() {
+    fn values_that_are_not_numbers_are_left_out() {
         let read = Exposition::parse("a{x=\"1\"} NaN\na{x=\"2\"} +Inf\na{x=\"3\"} 3").expect("it is well-formed");
         assert_eq!(read.series("a").map(|(_, value)| value).collect::<Vec<_>>(), [3.0]);
     }
 
     #[test]
-    fn a_line_that_is_no_sample_is_named() {
+    fn a_line_that_is_not_a_sample_is_named() {
         for line in
             ["a", "a b", "{x=\"1\"} 1", "a{x=1} 1", "a{x=\"1} 1", "a{x=\"1\" y=\"2\"} 1", "a{x=\"1\"", "a 1 now", "a 1 2 3", "é"]
         {

@@ -1,6 +1,6 @@
-//! The full screen: scrapes, keys and resizes, until somebody quits.
+//! The full screen: scrapes, keys and resizes, until the user quits.
 //!
-//! Decides nothing by itself; `view` does. The terminal is given back as it was found, however this ends.
+//! Decides nothing itself; `view` does. The terminal is left as it was found, however this ends.
 
 use std::{io, pin::Pin, time::Duration};
 
@@ -25,10 +25,10 @@ use super::{
 
 type Scraping<'a> = Pin<Box<dyn Future<Output = Result<Scrape, ScrapeFault>> + Send + 'a>>;
 
-/// Shows the server of which `first` is the first scrape.
+/// Shows the server that `first` is the first scrape of.
 ///
 /// # Errors
-/// [`Failure::Output`] if the terminal fails, [`Failure::Interrupted`] on Ctrl-C and SIGTERM. A server that is gone is none.
+/// [`Failure::Output`] if the terminal fails, [`Failure::Interrupted`] on Ctrl-C and SIGTERM. A server that is gone is not an error.
 pub(super) async fn run(
     admin: &AdminAddress,
     interval: Duration,
@@ -51,7 +51,7 @@ pub(super) async fn run(
                     Step::Quit => return Ok(Ending::Ok),
                     Step::Interrupt => return Err(Failure::Interrupted),
                 },
-                // A resize, at most: the next drawing looks at the size anew.
+                // A resize, at most: the next drawing looks at the size again.
                 Some(_) => {}
                 None => return Ok(Ending::Ok),
             },
@@ -87,7 +87,7 @@ struct Screen {
 
 impl Screen {
     fn take() -> io::Result<Self> {
-        // Half of the taking may have been done when it fails.
+        // It may be half taken over when this fails.
         ratatui::try_init().map(|terminal| Self { terminal }).inspect_err(|_| ratatui::restore())
     }
 }

@@ -1,7 +1,7 @@
 //! `tidemill top`: what a server is doing, from its metrics.
 //!
-//! Sees the admin port's `/metrics` and nothing else, so it costs the server one scrape an interval. A full screen on a terminal
-//! ([`live`]), one plain report elsewhere, JSON for programs; all three are one [`Report`].
+//! Sees only the admin port's `/metrics`, so it costs the server one scrape per interval. A full screen on a terminal ([`live`]), one plain
+//! report elsewhere, JSON for programs; all three are one [`Report`].
 
 mod cells;
 mod change;
@@ -46,8 +46,8 @@ Examples:
 
 /// Watch what a server is doing: rates, queues, batches, waits, lanes, streams
 ///
-/// Reads the metrics of the admin port. Shows a full screen on a terminal and prints one report elsewhere. Rates, shares and
-/// quantiles are those of the last interval; a dash stands for what the server does not say.
+/// Reads the metrics of the admin port. Shows a full screen on a terminal and prints one report otherwise. Rates, shares and quantiles are
+/// those of the last interval; a dash stands for what the server does not report.
 #[derive(Debug, Args)]
 #[command(after_long_help = HELP)]
 pub struct TopArgs {
@@ -63,7 +63,7 @@ pub struct TopArgs {
     #[arg(long)]
     once: bool,
 
-    /// Print one JSON object an interval on standard output, errors included
+    /// Print one JSON object per interval on standard output, errors included
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -107,7 +107,7 @@ fn interval(text: &str) -> Result<Duration, String> {
         .or_else(|| in_unit("s", 1.0))
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .filter(|interval| (INTERVAL_MIN..=INTERVAL_MAX).contains(interval))
-        .ok_or_else(|| format!("'{text}' is no time from {INTERVAL_MIN:?} to {INTERVAL_MAX:?}, such as 500ms or 2s"))
+        .ok_or_else(|| format!("'{text}' is not a time from {INTERVAL_MIN:?} to {INTERVAL_MAX:?}, such as 500ms or 2s"))
 }
 
 #[cfg(test)]

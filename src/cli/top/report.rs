@@ -1,7 +1,7 @@
 //! What one refresh shows, in numbers: the server, its models, lanes and methods. `--json` prints it as it is.
 //!
-//! The one file of this command that names metrics. A metric that the server does not have, or a rate of which there is no
-//! earlier scrape, is `None` and never zero.
+//! The only file of this command that names metrics. A metric that the server does not have, or a rate without an earlier scrape, is `None`
+//! and never zero.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ pub(super) type ByLabel<T> = BTreeMap<String, T>;
 pub(super) struct Report {
     /// HOST:PORT of the admin port.
     pub(super) admin: String,
-    /// Time between the two scrapes that rates and quantiles speak of.
+    /// Time between the two scrapes that rates and quantiles refer to.
     pub(super) interval_s: Option<f64>,
     pub(super) server: ServerFigures,
     /// By name and version.
@@ -64,11 +64,11 @@ pub(super) struct ModelFigures {
     pub(super) running_items: Option<u64>,
     pub(super) batch_cap: Option<u64>,
     pub(super) batch_size: BatchFigures,
-    /// Mean share of the largest batch that calls were filled to.
+    /// How much of the largest batch calls filled, on average.
     pub(super) occupancy_share: Option<f64>,
     /// Share of the elements of padded inputs that were padding.
     pub(super) padding_share: Option<f64>,
-    /// Share of calls by the reason why their batch was closed; only those that there were.
+    /// Share of calls by the reason why their batch was closed; only reasons that occurred.
     pub(super) closed_share: ByLabel<f64>,
     pub(super) queue_s: Quantiles,
     pub(super) queue_by_priority_s: ByLabel<Quantiles>,
@@ -151,7 +151,7 @@ fn by_number(text: &str) -> (u64, &str) {
 
 fn server(change: &Change<'_>, after: &Scrape, lanes: &[LaneFigures]) -> ServerFigures {
     let versions = change.values("tidemill_build_info", &[], "version");
-    // Long lanes are busy with what the others leave.
+    // Long lanes only get what the others leave.
     let busy = lanes.iter().filter(|lane| lane.lane.parse::<u64>().is_ok());
     let busy: Vec<f64> = busy.filter_map(|lane| lane.busy_share).collect();
     ServerFigures {
@@ -241,7 +241,7 @@ fn lanes(change: &Change<'_>) -> Vec<LaneFigures> {
     names.sort_unstable();
     let lane = |(_, name): (u64, &str)| {
         let calls = change.distribution(metric, &[("lane", name)]);
-        // A call that began before the interval is counted in it whole.
+        // A call that began before the interval counts in full.
         let busy_share = ratio(calls.as_ref().map(Distribution::sum), change.elapsed_s()).map(|share| share.min(1.0));
         let calls_per_s = ratio(calls.as_ref().map(Distribution::count), change.elapsed_s());
         LaneFigures { lane: name.to_owned(), busy_share, calls_per_s }
@@ -264,7 +264,7 @@ fn methods(change: &Change<'_>) -> Vec<MethodFigures> {
     change.values("tidemill_streams_open", &[], "method").into_iter().map(figures).collect()
 }
 
-/// A figure for each value that a label of a metric has.
+/// A figure for each value of a metric's label.
 fn by_label<T>(
     change: &Change<'_>,
     metric: &str,
@@ -300,7 +300,7 @@ pub(super) mod tests {
 
     use super::{super::exposition::Exposition, *};
 
-    /// A server with two models, one of them busy, as two scrapes see it one after the other.
+    /// A server with two models, one of them busy, as seen by two scrapes, one after another.
     const BEFORE: &str = "\
 # HELP tidemill_build_info The server's version and the compiler that built it.
 # TYPE tidemill_build_info gauge

@@ -1,6 +1,6 @@
 //! Asks a server's admin port for its metrics, over HTTP/1.1 without TLS.
 //!
-//! Bounds what it waits for and what it reads; does not know what the metrics mean, save that a Tidemill server names itself.
+//! Bounds how long it waits and how much it reads; does not know what the metrics mean, except that a Tidemill server names itself.
 
 use std::{error::Error, fmt, pin::pin, str::FromStr, time::Duration};
 
@@ -23,7 +23,7 @@ const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A thousand models take about 10 MiB.
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The metric by which a Tidemill server is known.
+/// The metric by which a Tidemill server is recognised.
 const BUILD_INFO: &str = "tidemill_build_info";
 
 /// Where a server's admin port is.
@@ -52,11 +52,11 @@ impl FromStr for AdminAddress {
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         let uri: Uri = format!("http://{authority}/metrics")
             .parse()
-            .map_err(|error| format!("'{text}' is no HOST:PORT or http://HOST:PORT: {error}"))?;
+            .map_err(|error| format!("'{text}' is not HOST:PORT or http://HOST:PORT: {error}"))?;
         match uri.authority().filter(|found| found.as_str() == authority && !authority.contains('@')) {
             Some(found) if found.port_u16().is_some() => Ok(Self { authority: authority.to_owned() }),
             Some(_) => Err(format!("'{text}' names no port; the server's default is 9464")),
-            None => Err(format!("'{text}' is no HOST:PORT or http://HOST:PORT")),
+            None => Err(format!("'{text}' is not HOST:PORT or http://HOST:PORT")),
         }
     }
 }
@@ -102,7 +102,7 @@ impl AdminAddress {
         select! {
             biased;
             scrape = &mut asking => scrape,
-            // Why it ended, `asking` says better; and what came before the end is still to be read.
+            // `asking` knows better why it ended; and what came before the end is still to be read.
             _ = &mut connection => asking.await,
         }
     }
@@ -125,7 +125,7 @@ fn read(body: &[u8]) -> Result<Exposition, ScrapeFault> {
     let text = str::from_utf8(body).map_err(|error| unexpected(&error))?;
     let exposition = Exposition::parse(text).map_err(|error| unexpected(&error))?;
     if exposition.series(BUILD_INFO).next().is_none() {
-        return Err(unexpected(&format_args!("there is no {BUILD_INFO}, so this is no Tidemill server")));
+        return Err(unexpected(&format_args!("there is no {BUILD_INFO}, so this is not a Tidemill server")));
     }
     Ok(exposition)
 }
@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// What is made of an answer of these bytes.
+    /// What becomes of an answer with these bytes.
     async fn scrape_of(answer: Vec<u8>) -> Result<Scrape, ScrapeFault> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address: AdminAddress = listener.local_addr().expect("bound").to_string().parse().expect("an address");
@@ -149,7 +149,7 @@ mod tests {
             while !request.ends_with(b"\r\n\r\n") {
                 request.push(stream.read_u8().await.expect("a request"));
             }
-            // A client that has read enough may be gone.
+            // A client that has read enough may have gone.
             let _ = stream.write_all(&answer).await;
             String::from_utf8(request).expect("text")
         };
@@ -178,11 +178,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_a_servers_metrics_is_said() {
+    async fn what_is_not_a_servers_metrics_is_named() {
         let cases = [
             (page("404 Not Found", ""), "/metrics is answered with 404 Not Found"),
             (page("200 OK", "up 1\n"), "no tidemill_build_info"),
-            (page("200 OK", "<html>\n"), "line 1 is no sample"),
+            (page("200 OK", "<html>\n"), "line 1 is not a sample"),
             (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n\xff\n".to_vec(), "invalid utf-8"),
         ];
         for (answer, reason) in cases {

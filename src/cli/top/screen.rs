@@ -1,6 +1,6 @@
-//! Draws the view on a terminal of any size: what there is no room for is left out, and nothing overlaps.
+//! Draws the view on a terminal of any size: what does not fit is left out, and nothing overlaps.
 //!
-//! Knows where things stand; the texts come from `cells` and `text`, which the plain report shares.
+//! Knows where things go; the texts come from `cells` and `text`, which the plain report uses too.
 
 use ratatui::{
     Frame,
@@ -51,7 +51,7 @@ fn alarm(view: &View, Outage { lasted, reason }: &Outage) -> String {
 }
 
 fn key_line(view: &View) -> String {
-    let pause = if view.is_paused() { "PAUSED, p to go on" } else { "p pause" };
+    let pause = if view.is_paused() { "PAUSED, p to resume" } else { "p pause" };
     let help = if view.shows_help() { "? back" } else { "? help" };
     format!("q quit   ↑↓ jk model   {pause}   {help}")
 }
@@ -60,7 +60,7 @@ fn draw_models(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let grid = Grid::of_models(&view.report().models, area.width.into());
     let selected = view.selected().unwrap_or(0);
     let rows = usize::from(area.height.saturating_sub(1));
-    // As far down as shows the selected one in the last row.
+    // Scrolled just far enough to show the selected one in the last row.
     let first = (selected + 1).saturating_sub(rows);
     let models = grid.lines().enumerate().skip(first).map(|(index, text)| {
         let style = if index == selected { SELECTED } else { Style::new() };
@@ -69,7 +69,7 @@ fn draw_models(frame: &mut Frame<'_>, area: Rect, view: &View) {
     draw_lines(frame, area, [Line::styled(grid.title_line(), TITLE.patch(QUIET))].into_iter().chain(models));
 }
 
-/// The selected model to the left, methods and lanes to the right.
+/// The selected model on the left, methods and lanes on the right.
 fn draw_below(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let [left, _, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Length(2), Constraint::Fill(1)]).areas(area);
     draw_lines(frame, left, model_lines(view, left.width.into()));
@@ -182,7 +182,7 @@ mod tests {
         assert!(!rows[2].contains("pad"), "{}", rows[2]);
         assert!(rows[4].starts_with("vad 6 ") && rows[4].contains(" 500  "), "{}", rows[4]);
         assert!(buffer[(0, 4)].modifier.contains(Modifier::REVERSED) && !buffer[(0, 3)].modifier.contains(Modifier::REVERSED));
-        // The selected model to the left of the gap, methods and lanes to the right.
+        // The selected model is on the left of the gap, methods and lanes are on the right.
         assert_eq!(find(&rows, "closed   knee 80%, lane_free 20%").1, 0);
         assert_eq!(find(&rows, "16      2.0ms     8000").1, 0);
         assert_eq!((find(&rows, "method").1, find(&rows, "lane  ").1), (41, 41));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_gone_is_said_in_red_over_the_last_report() {
+    fn a_server_that_is_gone_shows_in_red_over_the_last_report() {
         let mut view = view(&[]);
         view.fault(ScrapeFault::NoAnswer("Connection refused".to_owned()), Instant::now() + Duration::from_secs(12));
         let buffer = drawn(&view, 80, 24);

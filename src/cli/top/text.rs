@@ -15,7 +15,7 @@ impl Record for Report {
     const KIND: &'static str = "top";
 }
 
-/// What is said of the server, in two lines.
+/// The server, in two lines.
 pub(super) fn summary(report: &Report) -> [String; 2] {
     let ServerFigures {
         version,
@@ -135,7 +135,7 @@ mod tests {
         let row = text.lines().find(|line| line.starts_with("vad 6  ")).expect("the model's row");
         let cells: Vec<_> = row.split_whitespace().skip(2).collect();
         assert_eq!(cells.join(" "), "500 450 25.0 10.0 – – 40 16 11.0 12.5 16.0 50% 32 10.0ms 19.8ms 2.0ms 4.0ms 25%");
-        assert!(!text.contains("\nmagika 1\n"), "nothing is said of a model that has nothing but its row\n{text}");
+        assert!(!text.contains("\nmagika 1\n"), "nothing is shown for a model that has only its row\n{text}");
         assert!(!text.ends_with('\n') && !text.contains(" \n"), "{text}");
     }
 

@@ -1,6 +1,6 @@
 //! What the full screen is showing: the last report, which model is selected, and whether the server still answers.
 //!
-//! A value that is told what happened; draws nothing, waits for nothing and reads no clock.
+//! A plain value that is notified of what happens; draws nothing, waits for nothing and reads no clock.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use super::{
     scrape::ScrapeFault,
 };
 
-/// What a key asks of the one who runs the screen.
+/// What a key asks of the code that runs the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// To go on.
+    /// To carry on.
     Stay,
     /// To end.
     Quit,
@@ -76,7 +76,7 @@ impl View {
         self.outage.as_ref()
     }
 
-    /// The server answered. The same model stays selected where there are others now.
+    /// The server answered. The same model stays selected even if there are others now.
     pub(super) fn answer(&mut self, report: Report, now: Instant) {
         (self.answered, self.outage) = (now, None);
         let selected = self.selected_model().map(|model| (model.name.clone(), model.version.clone()));

@@ -9,7 +9,7 @@ use super::{
     values::{Fit, Origin, Value},
 };
 
-/// The constants of a graph and of those around it, by name.
+/// The constants of a graph and of the graphs around it, by name.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Constants<'a, 'f> {
     tensors: HashMap<&'f str, Constant<'a, 'f>>,
@@ -18,9 +18,9 @@ pub(super) struct Constants<'a, 'f> {
 /// What a node without inputs, or an initializer, holds.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Constant<'a, 'f> {
-    /// A tensor of the file.
+    /// A tensor in the file.
     Tensor(&'a Tensor<'f>),
-    /// Whole numbers of a node's attribute.
+    /// Whole numbers from a node's attribute.
     Ints(&'a [i64]),
 }
 
@@ -51,7 +51,7 @@ impl<'a, 'f> Constants<'a, 'f> {
     }
 }
 
-/// What a node `Constant` holds; `None` for numbers with a fraction and strings that are no tensor.
+/// What a node `Constant` holds; `None` for fractions and strings that are not tensors.
 fn constant<'a, 'f>(node: &'a Node<'f>) -> Option<Constant<'a, 'f>> {
     node.attributes.iter().find_map(|attribute| match (attribute.name, &attribute.tensor, &attribute.int) {
         ("value", Some(tensor), _) => Some(Constant::Tensor(tensor)),
@@ -61,11 +61,11 @@ fn constant<'a, 'f>(node: &'a Node<'f>) -> Option<Constant<'a, 'f>> {
     })
 }
 
-/// Most elements of a weight that are looked at if they say little.
+/// How many elements of a weight are looked at, at most, if they say little.
 const LOOKED_AT_MAX: usize = 1_024;
 
 impl Constant<'_, '_> {
-    /// The bounds of its numbers; none, if there are too many to look at or they lie in another file.
+    /// The bounds of its numbers; none if there are too many to look at, or if they are in another file.
     pub(super) fn value(self) -> Value {
         let tensor = match self {
             Self::Ints(ints) => return Value::constant(DataType::INT64, ints.iter().map(|int| *int as f64)),
@@ -84,7 +84,7 @@ impl Constant<'_, '_> {
     }
 }
 
-/// The elements of a small tensor of FP32, or of any of FP64; none of others.
+/// The elements of a small FP32 tensor, or of any FP64 tensor; nothing for others.
 fn fractions(tensor: &Tensor<'_>) -> Vec<f64> {
     let single = |bytes: &[u8]| bytes.try_into().map_or(f64::NAN, |bytes| f64::from(f32::from_le_bytes(bytes)));
     let double = |bytes: &[u8]| bytes.try_into().map_or(f64::NAN, f64::from_le_bytes);
@@ -98,7 +98,7 @@ fn fractions(tensor: &Tensor<'_>) -> Vec<f64> {
     }
 }
 
-/// The elements of a tensor of INT64, INT32, INT8, UINT8 or BOOL that is in the file.
+/// The elements of a tensor of INT64, INT32, INT8, UINT8 or BOOL, if they are in the file.
 fn integers(tensor: &Tensor<'_>) -> Option<Vec<i64>> {
     if tensor.is_elsewhere() {
         return None;
@@ -109,7 +109,7 @@ fn integers(tensor: &Tensor<'_>) -> Option<Vec<i64>> {
         (DataType::INT64, Some(raw)) => Some(raw.chunks_exact(8).map(wide).collect()),
         (DataType::INT64, None) => Some(tensor.longs.clone()),
         (DataType::INT32, Some(raw)) => Some(raw.chunks_exact(4).map(narrow).collect()),
-        // Quantized weights are of no interest here, and many.
+        // Quantized weights do not matter here, and there are many.
         (DataType::UINT8 | DataType::INT8, Some(raw)) if raw.len() > LOOKED_AT_MAX => None,
         (DataType::UINT8, Some(raw)) => Some(raw.iter().map(|byte| i64::from(*byte)).collect()),
         (DataType::INT8, Some(raw)) => Some(raw.iter().map(|byte| i64::from(byte.cast_signed())).collect()),

@@ -1,6 +1,6 @@
 //! The inputs and outputs that an ONNX file declares.
 //!
-//! What engines say about a loaded model is not enough: rten reports INT64 and BOOL as the 32-bit integers that it runs them as, and
+//! What engines say about a loaded model is not enough: rten reports INT64 and BOOL as the 32-bit integers that it uses for them, and
 //! onnxruntime does not distinguish a scalar from a tensor of unknown shape.
 
 use std::collections::HashSet;
@@ -13,7 +13,7 @@ use crate::{
     engine::{Contract, DeclaredTensor},
 };
 
-/// The first version of the format in which an initializer of an input is a default; before that, all weights were inputs.
+/// The first version of the format in which an input's initializer is a default; before that, all weights were inputs.
 const DEFAULTS_SINCE: i64 = 4;
 
 /// The inputs, without weights, and the outputs of `graph`.
@@ -30,7 +30,7 @@ pub(super) fn of(graph: &Graph<'_>, ir_version: i64) -> Contract {
 
 fn declared(value: &Value<'_>, has_default: bool) -> DeclaredTensor {
     let dims = value.dims.as_ref().map(|dims| {
-        // A size below zero is how some exporters write a dynamic dimension.
+        // Some exporters write a dynamic dimension as a negative size.
         dims.iter().map(|dim| dim.size.and_then(|size| usize::try_from(size).ok())).collect()
     });
     DeclaredTensor {

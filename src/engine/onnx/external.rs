@@ -1,7 +1,7 @@
-//! Weights that lie in other files than the model's own.
+//! Weights in files other than the model's own.
 //!
-//! The caller decides which files those are and opens them. Here the places are read from the model, checked against the files, and
-//! rewritten so that no engine is led elsewhere: an engine gets names that are not files, and the bytes.
+//! The caller decides which files those are, and opens them. Here the places are read from the model, checked against the files, and
+//! rewritten so that no engine can be led elsewhere: an engine gets names that are not files, and the bytes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,23 +13,23 @@ use rten_onnx::onnx::DataType;
 
 use super::proto::{Graph, Model, Node, Tensor};
 
-/// Opens the file at this place next to the model's own, or says why not.
+/// Opens the file at this place, relative to the model's own, or says why not.
 pub type OpenBeside<'a> = &'a dyn Fn(&str) -> Result<File, String>;
 
-/// Most bytes of weights that are moved into the model itself, because engines cannot read them from another file. A Protobuf message
-/// has at most 2 GiB.
+/// How many bytes of weights may be moved into the model itself because engines cannot read them from another file. A Protobuf message has
+/// at most 2 GiB.
 const INLINE_BYTES_MAX: u64 = 1 << 30;
-/// Most files that a model's weights may be spread over.
+/// How many files a model's weights may be spread over.
 const FILES_MAX: usize = 1_024;
-/// Largest tensor whose numbers are looked at if only small ones mean something, in bytes.
+/// Largest tensor whose numbers are looked at where only small tensors matter, in bytes.
 const SMALL_BYTES: u64 = 64 << 10;
 
-/// A file of weights, open, so that it stays the one that was checked.
+/// A file of weights, kept open so that it stays the one that was checked.
 #[derive(Debug)]
 pub(in crate::engine) struct WeightFile {
-    /// Its name in the model that was rewritten.
+    /// Its name in the rewritten model.
     pub(in crate::engine) name: String,
-    /// Its name in the model's own file, for people.
+    /// Its name in the model's own file, for messages.
     location: String,
     file: File,
     /// How many of its bytes are weights, counted from the first.
@@ -37,7 +37,7 @@ pub(in crate::engine) struct WeightFile {
 }
 
 impl WeightFile {
-    /// Reads it into `buffer`, which is as long as its weights.
+    /// Reads it into `buffer`, which must be as long as its weights.
     pub(in crate::engine) fn read(&self, buffer: &mut [u8]) -> Result<(), String> {
         self.file.read_exact_at(buffer, 0).map_err(|error| format!("the weights in '{}' cannot be read: {error}", self.location))
     }
@@ -55,7 +55,7 @@ impl WeightFile {
     }
 }
 
-/// Where a tensor's bytes lie.
+/// Where a tensor's bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     /// Which of the files.
@@ -68,9 +68,9 @@ pub(super) struct Place {
 #[derive(Debug, Default)]
 pub(super) struct External {
     pub(super) files: Vec<WeightFile>,
-    /// By location as the model gives it, normalized.
+    /// By location as given in the model, normalized.
     numbers: BTreeMap<String, usize>,
-    /// What is to be moved into the model.
+    /// How much is to be moved into the model.
     inline_bytes: u64,
 }
 
@@ -84,9 +84,9 @@ impl External {
                 external.inline_bytes = external.inline_bytes.saturating_add(place.length);
                 if external.inline_bytes > INLINE_BYTES_MAX {
                     return Err(format!(
-                        "{} lies at byte {} of '{}', which is no multiple of its element's size, or belongs to an operator, so it \
-                         must be moved into the model; all such tensors together are larger than the {INLINE_BYTES_MAX} bytes that \
-                         can be: export the model again",
+                        "{} lies at byte {} of '{}', which is not a multiple of its element's size, or belongs to an operator, so it must \
+                         be moved into the model; all such tensors together are larger than the {INLINE_BYTES_MAX} bytes that can be \
+                         moved: export the model again",
                         named(tensor),
                         place.offset,
                         external.files[place.file].location
@@ -97,18 +97,18 @@ impl External {
         Ok(external)
     }
 
-    /// Where `tensor` lies. The file is opened if it is a new one.
+    /// Where `tensor` is. If the file is a new one, it is opened.
     fn enter(&mut self, tensor: &Tensor<'_>, open: OpenBeside<'_>) -> Result<Place, String> {
         let (location, offset, length) = told(tensor)?;
         let number = match self.numbers.get(&location) {
             Some(number) => *number,
             None if self.files.len() == FILES_MAX => {
-                return Err(format!("its weights lie in more than {FILES_MAX} files: save the model with all of them in one"));
+                return Err(format!("its weights are in more than {FILES_MAX} files: save the model with all of them in one"));
             }
             None => {
                 let file = open(&location).map_err(|cause| {
                     format!(
-                        "{} lies in '{location}', which {cause}: put that file next to model.onnx, or write the weights into \
+                        "{} is in '{location}', which {cause}: put that file next to model.onnx, or write the weights into \
                          model.onnx itself: onnx.save(onnx.load('model.onnx'), 'model.onnx')",
                         named(tensor)
                     )
@@ -134,7 +134,7 @@ impl External {
         Ok(Place { file: number, offset, length })
     }
 
-    /// Where `tensor` lies, once it has been entered.
+    /// Where `tensor` is, once it has been entered.
     pub(super) fn place(&self, tensor: &Tensor<'_>) -> Option<Place> {
         let (location, offset, length) = told(tensor).ok()?;
         let file = *self.numbers.get(&location)?;
@@ -183,13 +183,13 @@ impl External {
     }
 }
 
-/// Whether an engine can read the tensor where it lies: one of the graph itself, where its elements may begin.
+/// Whether an engine can read the tensor where it is: it belongs to the graph itself, and is aligned for its elements.
 pub(super) fn is_shared(tensor: &Tensor<'_>, place: Place, is_top: bool) -> bool {
     let bits = bits_of(tensor.datatype()).unwrap_or(128);
     is_top && place.offset.is_multiple_of((bits / 8).max(1))
 }
 
-/// All tensors that lie in other files, and whether they are weights of the outermost graph.
+/// All tensors in other files, and whether they are weights of the outermost graph.
 fn outside<'a, 'f>(model: &'a Model<'f>) -> impl Iterator<Item = (&'a Tensor<'f>, bool)> {
     let mut tensors = Vec::new();
     if let Some(graph) = &model.graph {
@@ -213,7 +213,7 @@ fn of_node<'a, 'f>(node: &'a Node<'f>, found: &mut Vec<(&'a Tensor<'f>, bool)>) 
     }
 }
 
-/// Location, offset and length as the model says them.
+/// Location, offset and length as stated in the model.
 fn told(tensor: &Tensor<'_>) -> Result<(String, u64, Option<u64>), String> {
     let find = |key: &str| tensor.external.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
     let number = |key: &str| {
@@ -226,8 +226,8 @@ fn told(tensor: &Tensor<'_>) -> Result<(String, u64, Option<u64>), String> {
             .transpose()
     };
     let location = find("location")
-        .ok_or_else(|| format!("{} lies in another file, but the model does not say in which one", named(tensor)))?;
-    // Different spellings of one place are one file.
+        .ok_or_else(|| format!("{} is in another file, but the model does not say in which one", named(tensor)))?;
+    // Different spellings of a place are the same file.
     let location = location.split('/').filter(|part| *part != ".").collect::<Vec<_>>().join("/");
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
     let needed = needed(tensor)?;
@@ -368,11 +368,11 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_read_from_where_they_lie() {
+    fn weights_are_read_from_where_they_are() {
         let numbers: Vec<u8> = [0.0_f32, 10.0, 100.0].iter().flat_map(|number| number.to_le_bytes()).collect();
         let whole = [("location", "w.data"), ("offset", "4"), ("length", "8")];
         assert_answers(|| graph(outside("w", DataType::FLOAT, &[2], &whole)), &numbers, [20.0, 300.0]);
-        // The places may be left out: from the first byte on, as many as there must be.
+        // Offset and length may be left out: then it is as many bytes as needed, from the first on.
         assert_answers(|| graph(outside("w", DataType::FLOAT, &[2], &[("location", "w.data")])), &numbers, [0.0, 30.0]);
         // Unknown keys, old and new, are no reason to stop.
         let with_more = [("location", "./w.data"), ("basepath", "/home"), ("checksum", "0"), ("offset", "4")];
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_lie_elsewhere_count_like_those_of_the_model() {
+    fn numbers_in_other_files_count_like_those_of_the_model() {
         let of = |number: i64| {
             let place = [("location", "k.data")];
             let graph = GraphProto {
@@ -446,7 +446,7 @@ mod tests {
             (at("0", "18446744073709551616"), "has the length '18446744073709551616', which is not a number of bytes"),
             (at("0", "many"), "has the length 'many', which is not a number of bytes"),
             (at("0", "4"), "takes 8 bytes as FLOAT of shape [2], but the model says that it has 4 in 'w.data'"),
-            (vec![("offset", "0")], "lies in another file, but the model does not say in which one"),
+            (vec![("offset", "0")], "is in another file, but the model does not say in which one"),
         ];
         for (entries, expected) in cases {
             let error = read(graph(outside("w", DataType::FLOAT, &[2], &entries)), &[0; 8]).expect_err("it lies");
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_opened_is_told_with_the_ways_on() {
+    fn a_file_that_cannot_be_opened_is_reported_with_what_to_do() {
         let asked = RefCell::new(Vec::new());
         let open = |name: &str| {
             asked.borrow_mut().push(name.to_owned());
@@ -467,9 +467,9 @@ mod tests {
         };
         let file = test_models::write(graph(outside("w", DataType::FLOAT, &[2], &[("location", "../w.data")])));
         let error = ModelFile::read_beside(file, &open).expect_err("there is none").to_string();
-        assert_eq!(*asked.borrow(), ["../w.data"], "it is up to the opener what such a name means");
+        assert_eq!(*asked.borrow(), ["../w.data"], "what such a name means is up to the opener");
         for part in
-            ["tensor 'w' lies in '../w.data', which is not there", "next to model.onnx", "onnx.save(onnx.load('model.onnx')"]
+            ["tensor 'w' is in '../w.data', which is not there", "next to model.onnx", "onnx.save(onnx.load('model.onnx')"]
         {
             assert!(error.contains(part), "{error} lacks {part}");
         }

@@ -1,4 +1,4 @@
-//! What the operators of a file can do to the items of a call.
+//! What a file's operators can do to the items of a call.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,16 +12,16 @@ use super::{
 /// What is known about a model before it has run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
-    /// Operators through which rows of a call can influence each other, each once and with the node's name where it has one:
-    /// `ReduceMean over axis 0 ('/pool')`.
+    /// Operators through which rows of a call can influence each other, each once, and with the node's name if it has one: `ReduceMean over
+    /// axis 0 ('/pool')`.
     pub coupling_operators: Vec<String>,
-    /// Whether something rounds, so that a difference in the last digit can become a step: quantization, FP16, BF16, Round.
+    /// Whether anything rounds, so that a difference in the last digit can become a step: quantization, FP16, BF16, Round.
     pub lossy: bool,
-    /// Operators that give other numbers in each call.
+    /// Operators that give different numbers in each call.
     pub random: Vec<String>,
-    /// Whether it multiplies matrices, of which the second may be a weight.
+    /// Whether it multiplies matrices, the second of which may be a weight.
     pub multiplies_matrices: bool,
-    /// Each input without a default, and the names of its dimensions where they have one.
+    /// Each input without a default, and the names of those dimensions that have one.
     pub batch_names: Vec<(String, Vec<Option<String>>)>,
 }
 
@@ -51,7 +51,7 @@ pub(super) fn opset(model: &Model<'_>) -> i64 {
     model.operator_sets.iter().find(|(domain, _)| domain.is_empty()).map_or(1, |(_, version)| *version)
 }
 
-/// Names of values that depend on what is sent, and not on its shape alone.
+/// Names of values that depend on the data that is sent, and not only on its shape.
 enum Moving<'f> {
     Only(HashSet<&'f str>),
     /// Nothing is known.
@@ -66,7 +66,7 @@ impl<'f> Moving<'f> {
         }
     }
 
-    /// Enters the outputs of a node; says whether its inputs are moving.
+    /// Enters a node's outputs, and says whether its inputs are moving.
     fn follow(&mut self, node: &Node<'f>) -> bool {
         let moves = node.inputs.iter().any(|name| self.holds(name)) || node.graphs().next().is_some();
         if let Self::Only(names) = self
@@ -81,7 +81,7 @@ impl<'f> Moving<'f> {
 
 struct Survey<'f> {
     opset: i64,
-    /// Numbers of dimensions, as far as the file says.
+    /// Numbers of dimensions, where the file states them.
     ranks: HashMap<&'f str, usize>,
     facts: Facts,
 }
@@ -186,7 +186,7 @@ fn is_lossy(datatype: i32) -> bool {
 fn is_random(node: &Node<'_>, constants: &Constants<'_, '_>) -> bool {
     match node.operator {
         "RandomNormal" | "RandomNormalLike" | "RandomUniform" | "RandomUniformLike" | "Multinomial" | "Bernoulli" => true,
-        // In training, if a third input says so; one that is computed may.
+        // It is in training if a third input says so; a computed one may.
         "Dropout" => node.input(2).is_some_and(|name| constants.ints(name).is_none_or(|is_training| is_training != [0])),
         _ => false,
     }
@@ -206,7 +206,7 @@ mod tests {
         ModelFile::read(test_models::write(graph)).expect("a graph").facts
     }
 
-    /// Of a graph of these nodes from `x` of FP32 [n, 2], with the INT64 constants `zero` and `one`, and an empty list.
+    /// The facts about a graph of these nodes from `x`, FP32 [n, 2], with the INT64 constants `zero` and `one`, and an empty list.
     fn facts_of(nodes: Vec<NodeProto>) -> Facts {
         facts(GraphProto {
             node: nodes,
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn graphs_inside_of_operators_are_looked_through() {
+    fn graphs_inside_operators_are_searched() {
         let inside = || GraphProto {
             node: vec![node("ReduceSum", &["x"], "t"), node("RandomNormalLike", &["x"], "r")],
             output: vec![value("t", DataType::FLOAT16, &[])],

@@ -1,6 +1,6 @@
 //! What an ONNX file says about itself, read once for all engines: inputs and outputs, and what its operators do.
 //!
-//! Knows bytes, and the files that it is handed; no engine, no folder, no manifest.
+//! Knows bytes, and the files that it is given; no engine, no folder, no manifest.
 
 mod constants;
 mod contract;
@@ -32,7 +32,7 @@ use self::{
 };
 use super::{Contract, EngineError, panic_message};
 
-/// An ONNX file that has been read, for an engine to load, and the files that its weights lie in.
+/// An ONNX file that has been read, for an engine to load, and the files that hold its weights.
 #[derive(Debug)]
 pub struct ModelFile {
     pub(super) bytes: Cow<'static, [u8]>,
@@ -40,7 +40,7 @@ pub struct ModelFile {
     pub(super) facts: Facts,
     /// The files that `bytes` refer to.
     pub(super) weights: Vec<WeightFile>,
-    /// Names of the operators that the file defines itself.
+    /// Names of the operators that the file itself defines.
     pub(super) functions: Vec<String>,
     narrowing: Narrowing,
     /// Whether there is nothing to tidy.
@@ -57,11 +57,11 @@ impl ModelFile {
         Self::read_beside(bytes, &|_| Err("is not there, as this model is in no folder".to_owned()))
     }
 
-    /// Reads a file of these bytes. `open` opens the files that it has its weights in.
+    /// Reads a file of these bytes. `open` opens the files that hold its weights.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if it is not an ONNX model, or its weights are not where it says. A file that could be read has
-    /// no wrong lengths in it for an engine to meet, and no name of another file.
+    /// [`EngineError::Load`] if it is not an ONNX model, or its weights are not where it says. A file that could be read has no wrong
+    /// lengths left for an engine to run into, and no names of other files.
     pub fn read_beside(bytes: impl Into<Cow<'static, [u8]>>, open: OpenBeside<'_>) -> Result<Self, EngineError> {
         let bytes = bytes.into();
         // Lengths that overflow may panic inside the decoder.
@@ -70,7 +70,7 @@ impl ModelFile {
         read.map_err(EngineError::Load)
     }
 
-    /// Bytes of the file and of those that its weights lie in.
+    /// Bytes of the file and of those that hold its weights.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.bytes.len() as u64 + self.weights.iter().map(|file| file.bytes).sum::<u64>()
@@ -82,7 +82,7 @@ impl ModelFile {
         &self.narrowing
     }
 
-    /// The same with a name for each node, that of its operator where it has none, and without inputs that are left out at the end.
+    /// The same with a name for each node (its operator's, if it has none), and without omitted inputs at the end.
     pub(super) fn tidied(mut self) -> Result<Self, EngineError> {
         if !self.is_tidy {
             let changes = Changes { external: &External::default(), tidy: true };
@@ -101,7 +101,7 @@ fn read(bytes: Cow<'static, [u8]>, open: OpenBeside<'_>) -> Result<ModelFile, St
     }
     let external = External::of(&model, open)?;
     let is_external = !external.files.is_empty();
-    // The numbers of some weights are asked for, and are read into their places in the model.
+    // The numbers of some weights are needed, and are read into their places in the model.
     let telling = if is_external { external.telling(&model)? } else { HashMap::new() };
     let mut model = model;
     if let Some(graph) = model.graph.as_mut().filter(|_| is_external) {
@@ -116,7 +116,7 @@ fn read(bytes: Cow<'static, [u8]>, open: OpenBeside<'_>) -> Result<ModelFile, St
 }
 
 fn all_tidy(graph: &Graph<'_>) -> bool {
-    // Constants are no operators to an engine, and cannot fail.
+    // To an engine, constants are not operators, and they cannot fail.
     let is_named = |node: &Node<'_>| !node.name.is_empty() || node.operator == "Constant";
     let is_short = |node: &Node<'_>| node.inputs.last().is_none_or(|last| !last.is_empty());
     graph.nodes.iter().all(|node| is_named(node) && is_short(node) && node.graphs().all(all_tidy))

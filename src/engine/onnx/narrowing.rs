@@ -1,6 +1,6 @@
-//! Whether an engine that computes in FP32 and 32-bit integers gives the results that a file means.
+//! Whether an engine that computes in FP32 and 32-bit integers gives the results that a file intends.
 //!
-//! Where that depends on how large the numbers are that clients send, it finds limits within which results are right.
+//! If that depends on how large the numbers that clients send are, it finds limits within which results are right.
 
 use rten_onnx::onnx::DataType;
 
@@ -10,14 +10,14 @@ use super::{
     values::Value,
 };
 
-/// Most reasons that are given.
+/// How many reasons are given at most.
 const REASONS_MAX: usize = 5;
 
 /// One more than the largest number of 32 bits: no limit. Its negative is the smallest.
 const UNLIMITED: i64 = 1 << 31;
-/// What is tried, from generous to tight. Ids, lengths and sampling rates are less than the last; moments in time are not.
+/// The limits that are tried, from generous to tight. Ids, lengths and sampling rates are below the last one; timestamps are not.
 const LIMITS: [i64; 4] = [i32::MAX as i64, (1 << 30) - 1, (1 << 28) - 1, (1 << 24) - 1];
-/// What is also tried for an input whose name says that it is a mask.
+/// Those that are also tried for an input whose name says that it is a mask.
 const MASK_LIMITS: [i64; 2] = [63, 1];
 
 /// What happens to a file's numbers in FP32 and 32 bits.
@@ -25,11 +25,11 @@ const MASK_LIMITS: [i64; 2] = [63, 1];
 pub enum Narrowing {
     /// Nothing.
     None,
-    /// Nothing, as long as inputs keep to these limits.
+    /// Nothing, as long as inputs stay within these limits.
     Limited {
-        /// Largest number, without its sign, by the inputs' names.
+        /// Largest absolute value, by the inputs' names.
         limits: Vec<(String, i64)>,
-        /// What is wrong beyond them.
+        /// What goes wrong beyond them.
         reasons: Vec<String>,
     },
     /// Results can be wrong.
@@ -51,7 +51,7 @@ impl Narrowing {
             Some(found) => limits = found,
             None => return Self::Possible { reasons: reasons_of_some },
         }
-        // An input that the limits are not for may bring any number.
+        // An input without a limit may bring any number.
         for at in 0..limits.len() {
             let limit = std::mem::replace(&mut limits[at], UNLIMITED);
             if !within(graph, &limits).is_empty() {
@@ -62,7 +62,7 @@ impl Narrowing {
         Self::Limited { limits: limits.map(|(input, limit)| (input.name.to_owned(), limit)).collect(), reasons: reasons_of_some }
     }
 
-    /// The largest number, without its sign, that an input may bring; `None` for all that 32 bits hold.
+    /// The largest absolute value that an input may bring; `None` for everything that 32 bits hold.
     #[must_use]
     pub fn limit(&self, input: &str) -> Option<i64> {
         match self {
@@ -85,7 +85,7 @@ fn candidates(graph: &Graph<'_>) -> impl Iterator<Item = Vec<i64>> {
     limits.map(|(limit, mask)| graph.inputs.iter().map(|input| if is_mask(input) { mask } else { limit }).collect())
 }
 
-/// Why results can be wrong although inputs keep to their limits.
+/// Why results can be wrong although inputs stay within their limits.
 fn within(graph: &Graph<'_>, limits: &[i64]) -> Vec<String> {
     survey(graph, |at, input| {
         let limit = limits.get(at).copied().unwrap_or(UNLIMITED) as f64;
@@ -99,7 +99,7 @@ fn shortened(mut reasons: Vec<String>) -> Vec<String> {
     let left_out = reasons.len().saturating_sub(REASONS_MAX);
     reasons.truncate(REASONS_MAX);
     if left_out > 0 {
-        reasons.push(format!("{left_out} more of the kind"));
+        reasons.push(format!("{left_out} more like these"));
     }
     reasons
 }
@@ -226,7 +226,7 @@ mod tests {
             (vec![node("Identity", &["big"], "y")], "output 'y' is INT64 that may not fit in 32 bits".to_owned()),
             (
                 vec![cast("big", DataType::FLOAT, "f"), node("Mul", &["f", "f"], "y")],
-                "operator Cast makes FP32 of INT64 that may not fit in 32 bits".to_owned(),
+                "operator Cast makes FP32 from INT64 that may not fit in 32 bits".to_owned(),
             ),
             (
                 vec![node("Div", &["big", "thousand"], "k"), node("Equal", &["x", "k"], "y")],
@@ -280,8 +280,8 @@ mod tests {
         assert_eq!(of(DataType::INT16, "Add"), leaves("INT16"));
         assert_eq!(of(DataType::UINT16, "Add"), leaves("UINT16"));
         assert_eq!(of(DataType::INT16, "Max"), Narrowing::None);
-        assert_eq!(of(DataType::INT32, "Mul"), Narrowing::None, "it wraps there as it should");
-        assert!(matches!(of(DataType::UINT32, "Sub"), Narrowing::Possible { .. }), "less than nothing is a large number");
+        assert_eq!(of(DataType::INT32, "Mul"), Narrowing::None, "there it wraps as it should");
+        assert!(matches!(of(DataType::UINT32, "Sub"), Narrowing::Possible { .. }), "below zero is a large number");
     }
 
     #[test]
@@ -289,13 +289,13 @@ mod tests {
         let of = |nodes| narrowing(graph(DataType::FLOAT, nodes, DataType::INT64));
         assert_eq!(
             of(vec![cast("x", DataType::INT64, "y")]),
-            Narrowing::Possible { reasons: vec!["operator Cast makes INT64 of FP32 that may not fit in 32 bits".to_owned()] }
+            Narrowing::Possible { reasons: vec!["operator Cast makes INT64 from FP32 that may not fit in 32 bits".to_owned()] }
         );
         assert_eq!(of(vec![node("Sigmoid", &["x"], "p"), cast("p", DataType::INT64, "y")]), Narrowing::None);
         assert_eq!(of(vec![cast("x", DataType::INT32, "y")]), Narrowing::None);
         assert_eq!(
             of(vec![cast("x", DataType::BOOL, "y")]),
-            Narrowing::Possible { reasons: vec!["operator Cast makes BOOL of FP32, which may have a fraction".to_owned()] }
+            Narrowing::Possible { reasons: vec!["operator Cast makes BOOL from FP32, which may have a fraction".to_owned()] }
         );
         assert_eq!(
             of(vec![
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn graphs_inside_of_operators_are_followed() {
+    fn graphs_inside_operators_are_followed() {
         let branch = |operator: &str| GraphProto {
             node: vec![node(operator, &["x", "x"], "r")],
             output: vec![value("r", DataType::INT64, ANY)],
@@ -358,11 +358,11 @@ mod tests {
     }
 
     #[test]
-    fn reasons_are_not_told_without_end() {
+    fn reasons_are_not_listed_without_end() {
         let name = |at: usize| format!("v{at}");
         let nodes = (0..9).map(|at| NodeProto { name: Some(name(at)), ..node("Mul", &["x", "x"], &name(at)) });
         let Narrowing::Possible { reasons } = of_longs(nodes.collect()) else { panic!("it multiplies") };
-        assert_eq!((reasons.len(), reasons[5].as_str()), (6, "4 more of the kind"));
+        assert_eq!((reasons.len(), reasons[5].as_str()), (6, "4 more like these"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! The messages of an ONNX file, as far as anything here asks for them, as slices of the file.
+//! The messages of an ONNX file, as slices of the file, as far as anything here needs them.
 //!
-//! Weights are not copied. All that rten's own decoder reads is read here too, even if nothing needs it, because reading it is what
-//! finds wrong lengths; see [`reader`](super::reader).
+//! Weights are not copied. Everything that rten's own decoder reads is read here too, even if nothing needs it, because reading it is how
+//! wrong lengths are found; see [`reader`](super::reader).
 
 use rten_onnx::{
     onnx::DataType,
@@ -10,7 +10,7 @@ use rten_onnx::{
 
 use super::slices::Slices;
 
-/// How deeply graphs and types may be nested. Limited, because each level takes stack.
+/// How deeply graphs and types may be nested. There is a limit because each level uses stack.
 const NESTING_MAX: usize = 32;
 
 type Result<T> = std::result::Result<T, ProtobufError>;
@@ -30,15 +30,15 @@ pub(in crate::engine) struct Model<'a> {
 pub(in crate::engine) struct Graph<'a> {
     pub(in crate::engine) nodes: Vec<Node<'a>>,
     pub(in crate::engine) initializers: Vec<Tensor<'a>>,
-    /// Of each initializer that is written as sparse: its values, which have its name, and where they stand.
+    /// For each initializer that is written as sparse: its values, which have its name, and their positions.
     pub(in crate::engine) sparse_initializers: Vec<Vec<Tensor<'a>>>,
     pub(in crate::engine) inputs: Vec<Value<'a>>,
     pub(in crate::engine) outputs: Vec<Value<'a>>,
-    /// What the file says of values in between.
+    /// What the file says about intermediate values.
     pub(in crate::engine) values: Vec<Value<'a>>,
 }
 
-/// `FunctionProto`: an operator made of others.
+/// `FunctionProto`: an operator composed of others.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Function<'a> {
     pub(in crate::engine) name: &'a str,
@@ -55,7 +55,7 @@ pub(in crate::engine) struct Node<'a> {
     pub(in crate::engine) domain: &'a str,
     /// Empty for a node without one.
     pub(in crate::engine) name: &'a str,
-    /// An input that is left out has an empty name.
+    /// An omitted input has an empty name.
     pub(in crate::engine) inputs: Vec<&'a str>,
     pub(in crate::engine) outputs: Vec<&'a str>,
     pub(in crate::engine) attributes: Vec<Attribute<'a>>,
@@ -69,13 +69,13 @@ pub(in crate::engine) struct Attribute<'a> {
     pub(in crate::engine) int: Option<i64>,
     pub(in crate::engine) text: Option<&'a [u8]>,
     pub(in crate::engine) tensor: Option<Tensor<'a>>,
-    /// Of a list of tensors, and of sparse ones.
+    /// For a list of tensors, or of sparse ones.
     pub(in crate::engine) tensors: Vec<Tensor<'a>>,
     pub(in crate::engine) floats: Vec<f32>,
     pub(in crate::engine) ints: Vec<i64>,
     /// Its graph, or its graphs.
     pub(in crate::engine) graphs: Vec<Graph<'a>>,
-    /// Inside of a function: the attribute of the call that it stands for.
+    /// Inside a function: the attribute of the call that this one stands for.
     pub(in crate::engine) reference: &'a str,
 }
 
@@ -84,19 +84,19 @@ pub(in crate::engine) struct Attribute<'a> {
 pub(in crate::engine) struct Tensor<'a> {
     pub(in crate::engine) name: &'a str,
     pub(in crate::engine) dims: Vec<i64>,
-    /// As the file has it.
+    /// As in the file.
     pub(in crate::engine) datatype: i32,
     pub(in crate::engine) raw: Option<&'a [u8]>,
-    /// `float_data` and `double_data`, as they lie in the file.
+    /// `float_data` and `double_data`, as they are in the file.
     pub(in crate::engine) floats: &'a [u8],
     pub(in crate::engine) doubles: &'a [u8],
     /// `int32_data`, which holds the smaller integers too.
     pub(in crate::engine) ints: Vec<i32>,
     pub(in crate::engine) longs: Vec<i64>,
     pub(in crate::engine) unsigned_longs: Vec<u64>,
-    /// Whether the data lie in another file.
+    /// Whether the data is in another file.
     pub(in crate::engine) is_external: bool,
-    /// Where they lie there: keys and values.
+    /// Where it is there, as keys and values.
     pub(in crate::engine) external: Vec<(&'a str, &'a str)>,
 }
 
@@ -104,7 +104,7 @@ pub(in crate::engine) struct Tensor<'a> {
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Value<'a> {
     pub(in crate::engine) name: &'a str,
-    /// `None` if the file does not say, or it is no tensor.
+    /// `None` if the file does not say, or if it is not a tensor.
     pub(in crate::engine) datatype: Option<i32>,
     pub(in crate::engine) dims: Option<Vec<Dimension<'a>>>,
 }
@@ -117,7 +117,7 @@ pub(in crate::engine) struct Dimension<'a> {
 }
 
 impl Tensor<'_> {
-    /// Whether its numbers lie in another file, and have not been read from there.
+    /// Whether its numbers are in another file and have not been read from there.
     pub(in crate::engine) const fn is_elsewhere(&self) -> bool {
         self.is_external && self.raw.is_none()
     }
@@ -139,12 +139,12 @@ impl<'a> Node<'a> {
         self.attribute(name)?.int
     }
 
-    /// The name of the input at this place; `None` if it is left out.
+    /// The name of the input at this place; `None` if it is omitted.
     pub(in crate::engine) fn input(&self, at: usize) -> Option<&'a str> {
         self.inputs.get(at).copied().filter(|name| !name.is_empty())
     }
 
-    /// The graphs inside of it.
+    /// The graphs inside it.
     pub(in crate::engine) fn graphs(&self) -> impl Iterator<Item = &Graph<'a>> {
         self.attributes.iter().flat_map(|attribute| &attribute.graphs)
     }
@@ -294,7 +294,7 @@ fn value<'a>(mut fields: Fields<'_, impl Source<'a>>) -> Result<Value<'a>> {
 
 type Kind<'a> = (Option<i32>, Option<Vec<Dimension<'a>>>);
 
-/// What a `TypeProto` says of a tensor; nothing if it is the type of something else.
+/// What a `TypeProto` says about a tensor; nothing if it is the type of something else.
 fn kind<'a>(mut fields: Fields<'_, impl Source<'a>>, depth: usize) -> Result<Kind<'a>> {
     let depth = deeper(depth)?;
     let mut found = (None, None);
@@ -376,7 +376,7 @@ fn entry<'a>(field: &mut Field<'_, impl Source<'a>>) -> Result<(&'a str, &'a str
     Ok(entry)
 }
 
-/// Numbers of `size` bytes as they lie in the file, where they lie together, as all known writers have it.
+/// Numbers of `size` bytes as they are in the file, where they are contiguous, as with all known writers.
 fn packed<'a>(field: &mut Field<'_, impl Source<'a>>, size: usize) -> Result<&'a [u8]> {
     if !matches!(field.value(), FieldValue::Len(_)) {
         return Ok(&[]);

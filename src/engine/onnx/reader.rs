@@ -1,7 +1,7 @@
 //! Reads a protobuf file from memory and believes none of its lengths.
 //!
-//! rten's own reader allocates what a length says before it looks whether the file is that long, spins on a number without an
-//! end, and takes a file that is cut short for a smaller one. A file that this reader has read through is safe to hand on.
+//! rten's own reader allocates what a length says before it checks whether the file is that long, spins on an endless number, and takes a
+//! file that is cut short for a smaller one. A file that this reader has read to the end is safe to pass on.
 
 use rten_onnx::protobuf::{ErrorKind, Fields, ProtobufError, ReadValue};
 
@@ -17,7 +17,7 @@ const VARINT_BYTES_MAX: usize = 10;
 pub(super) fn decode(file: &[u8]) -> Result<Model<'_>, ProtobufError> {
     let mut reader = BoundedReader::new(file);
     let message = proto::model(Fields::new(&mut reader, Some("ModelProto")))?;
-    // The outermost message ends with the file; one inside that does so was meant to be longer.
+    // The outermost message ends with the file; an inner one that does so too was meant to be longer.
     if reader.ends > 1 {
         return Err(ProtobufError::new(ErrorKind::Eof));
     }
@@ -28,7 +28,7 @@ pub(super) fn decode(file: &[u8]) -> Result<Model<'_>, ProtobufError> {
 pub(super) struct BoundedReader<'a> {
     file: &'a [u8],
     position: usize,
-    /// How often a message ended where the file does.
+    /// How many messages ended where the file does.
     ends: usize,
 }
 
@@ -132,10 +132,10 @@ mod tests {
     }
 
     #[test]
-    fn graphs_nested_without_end_are_refused_before_the_stack_is_used_up() {
+    fn endlessly_nested_graphs_are_refused_before_the_stack_is_used_up() {
         let mut file = Vec::new();
         for level in 0..10_000 {
-            // A graph's node, its attribute, and that one's graph, around what there is.
+            // A graph's node, its attribute, and the attribute's graph, around what there is.
             for tag in [0x32, 0x2a, 0x0a] {
                 let mut outer = vec![if level == 9_999 && tag == 0x0a { 0x0a } else { tag }];
                 let mut len = file.len();

@@ -1,4 +1,4 @@
-//! Rewrites a file with a few changes: everything else is copied as it is, whether it is known here or not.
+//! Rewrites a file with a few changes: everything else is copied as it is, whether known here or not.
 
 use rten_onnx::protobuf::Fields;
 
@@ -8,10 +8,10 @@ use super::{
     reader::BoundedReader,
 };
 
-/// Bytes that are kept for the length of a message before it is known: numbers up to 2^35.
+/// Bytes that are reserved for the length of a message before it is known: numbers up to 2^35.
 const LENGTH_BYTES: usize = 5;
 
-/// Numbers of the fields that lead to what is changed, as `onnx.proto` has them.
+/// Numbers, from `onnx.proto`, of the fields that lead to what is changed.
 mod field {
     pub(super) const MODEL_GRAPH: u64 = 7;
     pub(super) const MODEL_FUNCTIONS: u64 = 25;
@@ -35,17 +35,16 @@ mod field {
 
 /// What is changed.
 pub(super) struct Changes<'a> {
-    /// Where weights lie: they get names that mean no file, or move into the model.
+    /// Where weights are: they get names that are no file's, or move into the model.
     pub(super) external: &'a External,
-    /// Whether nodes without a name get that of their operator, for messages, and lose the inputs that are left out at the end, which
-    /// some writers count.
+    /// Whether nodes without a name get that of their operator, for messages, and lose omitted inputs at the end, which some writers count.
     pub(super) tidy: bool,
 }
 
 type Result<T> = std::result::Result<T, String>;
 
 impl Changes<'_> {
-    /// `file` with the changes; it has been read before.
+    /// `file` with the changes applied; it has been read before.
     pub(super) fn model(&self, file: &[u8]) -> Result<Vec<u8>> {
         let mut out = Vec::with_capacity(file.len());
         each(file, |number, whole, inner| match (number, inner) {
@@ -178,7 +177,7 @@ fn read_varint(rest: &mut &[u8]) -> Result<u64> {
             return Ok(value);
         }
     }
-    Err("it holds a number without an end".to_owned())
+    Err("it holds an endless number".to_owned())
 }
 
 fn varint(out: &mut Vec<u8>, mut value: u64) {
@@ -211,7 +210,7 @@ fn nested(out: &mut Vec<u8>, number: u64, write: impl FnOnce(&mut Vec<u8>) -> Re
     if length >> (7 * LENGTH_BYTES) != 0 {
         return Err("it is too large".to_owned());
     }
-    // Written with all its bytes, however small it is, so that what follows need not be moved.
+    // Written with all its bytes, however small it is, so that what follows does not have to move.
     for (index, byte) in out[start..start + LENGTH_BYTES].iter_mut().enumerate() {
         let more = if index + 1 < LENGTH_BYTES { 0x80 } else { 0 };
         *byte = more | (length >> (7 * index) & 0x7f) as u8;
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_without_a_name_get_that_of_their_operator_and_nothing_else_changes() {
+    fn nodes_without_a_name_get_their_operators_and_nothing_else_changes() {
         let file = test_models::masked_mean();
         let model = test_models::parse(&tidied(&file));
         let names: Vec<_> =
@@ -256,9 +255,9 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_is_written_anew_reads_as_before() {
-        let anew = Changes { external: &External::default(), tidy: false }.model(silero::FILE).expect("it has been read");
-        let (before, after) = (reader::decode(silero::FILE).expect("a model"), reader::decode(&anew).expect("a model"));
+    fn a_model_that_is_rewritten_reads_as_before() {
+        let again = Changes { external: &External::default(), tidy: false }.model(silero::FILE).expect("it has been read");
+        let (before, after) = (reader::decode(silero::FILE).expect("a model"), reader::decode(&again).expect("a model"));
         assert!(format!("{before:?}") == format!("{after:?}"));
     }
 

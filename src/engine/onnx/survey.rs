@@ -1,4 +1,4 @@
-//! Follows the bounds of numbers through a graph, and finds where an engine that computes in 32 bits would have other numbers.
+//! Follows the bounds of numbers through a graph, and finds where an engine that computes in 32 bits would get different numbers.
 
 use std::collections::HashMap;
 
@@ -15,13 +15,13 @@ pub(super) struct Survey<'a, 'f> {
     values: HashMap<&'f str, Value>,
     dims: HashMap<&'f str, Vec<Option<i64>>>,
     constants: Constants<'a, 'f>,
-    /// Datatypes that the file gives for values in between.
+    /// Datatypes that the file gives for intermediate values.
     datatypes: HashMap<&'f str, DataType>,
     /// Where numbers may be wrong, each once.
     reasons: Vec<String>,
 }
 
-/// Follows `graph`, whose inputs can bring what `inputs` says, and finds where numbers may not be what they should.
+/// Follows `graph`, whose inputs can bring what `inputs` says, and finds where numbers may not be what they should be.
 pub(super) fn survey<'f>(graph: &Graph<'f>, inputs: impl Fn(usize, &proto::Value<'f>) -> Value) -> Vec<String> {
     let mut survey = Survey {
         values: HashMap::new(),
@@ -67,7 +67,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         }
     }
 
-    /// What is known of the value of this name.
+    /// What is known about the value with this name.
     fn value(&self, name: &str) -> Value {
         if let Some(value) = self.values.get(name) {
             return *value;
@@ -84,7 +84,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         }
     }
 
-    /// The values of a node's outputs, from those of its inputs.
+    /// The values of a node's outputs, given those of its inputs.
     fn node(&mut self, node: &'a Node<'f>) {
         if matches!(node.operator, "If" | "Loop") {
             return self.control(node);
@@ -105,13 +105,13 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         }
     }
 
-    /// Graphs inside of a node see all values around them.
+    /// Graphs inside a node see all values around them.
     fn control(&mut self, node: &'a Node<'f>) {
         let mut outputs: Vec<Value> = Vec::new();
         for graph in node.graphs() {
             let carried = if node.operator == "Loop" { self.enter_loop(node, graph) } else { Vec::new() };
             self.graph(graph);
-            // A body's first output says whether it goes on.
+            // A body's first output says whether to go on.
             let skipped = usize::from(node.operator == "Loop");
             for (at, output) in graph.outputs.iter().skip(skipped).enumerate() {
                 let value = self.value(output.name);
@@ -126,7 +126,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         self.values.extend(named.filter(|(name, _)| !name.is_empty()));
     }
 
-    /// What the inputs of a loop's body can be in any of its turns.
+    /// What the inputs of a loop's body can be in any iteration.
     fn enter_loop(&mut self, node: &Node<'f>, body: &Graph<'f>) -> Vec<Value> {
         let carried: Vec<Value> = node.inputs.iter().skip(2).map(|name| self.value(name)).collect();
         let carried: Vec<Value> = carried.into_iter().map(|value| value.or(Value::any(value.datatype))).collect();
@@ -180,7 +180,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         Some(std::iter::once(moved).chain(std::iter::repeat_n(second, node.outputs.len().saturating_sub(1))).collect())
     }
 
-    /// For operators whose results have bounds of their own.
+    /// For operators whose results have their own bounds.
     fn told(&mut self, node: &Node<'f>, inputs: &[Value]) -> Option<Vec<Value>> {
         let first = inputs.first().copied();
         let single = |low: f64, high: f64| first.map(|it| Value { whole: false, ..Value::computed(&[it], low, high) });
@@ -226,7 +226,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
                 }
                 Value { exact: true, ..made }
             }
-            // Those below give fractions; what they give of FP64 is arithmetic.
+            // Those below give fractions; for FP64, what they give is arithmetic.
             _ if first.is_some_and(|it| it.datatype == DataType::DOUBLE) => return None,
             "QuantizeLinear" => {
                 let told = node.int("output_dtype").filter(|it| *it != 0).and_then(|it| i32::try_from(it).ok()).map(DataType);
@@ -247,7 +247,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         Some(vec![found; node.outputs.len()])
     }
 
-    /// For all others: of the first input's type.
+    /// For all others: the result has the first input's type.
     fn arithmetic(&mut self, node: &Node<'f>, inputs: &[Value]) -> Value {
         let Some(first) = inputs.first().copied() else {
             return Value::any(DataType::FLOAT);
@@ -313,7 +313,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
                 ..given().fold(unknown, |all, it| Value { low: unknown.low, high: unknown.high, ..all.or(it) })
             },
         };
-        // These give of a rounded number the rounded result.
+        // Given a rounded number, these give the rounded result.
         let is_exact = matches!(node.operator, "Neg" | "Abs" | "Relu" | "Max" | "Min" | "Clip")
             || (matches!(node.operator, "Floor" | "Ceil" | "Round") && found.exact);
         let datatypes = inputs.iter().zip(&node.inputs).filter(|(_, name)| !name.is_empty()).map(|(value, _)| value.datatype);
@@ -351,13 +351,13 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         let mut made = Value { datatype: to, exact: true, ..from };
         if from.datatype == DataType::BOOL {
             if from.low < 0.0 || from.high > 1.0 {
-                self.reason(format!("{} makes {new} of BOOL that can be a number other than 0 and 1", label(node)));
+                self.reason(format!("{} makes {new} from BOOL that can be a number other than 0 and 1", label(node)));
             }
             return Value { fit: Fit::Held, low: from.low.clamp(0.0, 1.0), high: from.high.clamp(0.0, 1.0), ..made };
         }
         if from.datatype == DataType::DOUBLE && !from.exact {
             if to != DataType::FLOAT {
-                self.reason(format!("{} makes {new} of FP64", label(node)));
+                self.reason(format!("{} makes {new} from FP64", label(node)));
             }
             return Value { low: made.low.max(f64::from(f32::MIN)), high: made.high.min(f64::from(f32::MAX)), ..made }.clamped();
         }
@@ -366,7 +366,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         }
         if to == DataType::BOOL {
             if is_float(from.datatype) && (!from.whole || from.overflows_as_integer()) {
-                self.reason(format!("{} makes BOOL of {old}, which may have a fraction", label(node)));
+                self.reason(format!("{} makes BOOL from {old}, which may have a fraction", label(node)));
                 return Value::truth();
             }
             return made;
@@ -375,7 +375,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
             made.whole = true;
             if made.overflows_as_integer() {
                 if made.origin == Origin::Data && made.is_narrowed() {
-                    self.reason(format!("{} makes {new} of {old} that may not fit in 32 bits", label(node)));
+                    self.reason(format!("{} makes {new} from {old} that may not fit in 32 bits", label(node)));
                 } else if made.origin != Origin::Data {
                     (made.low, made.high) = (-ELEMENTS_MAX, ELEMENTS_MAX);
                 }
@@ -386,19 +386,19 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
             return made.clamped();
         }
         if from.fit != Fit::Held {
-            self.reason(format!("{} makes {new} of {old} that may not fit in 32 bits", label(node)));
+            self.reason(format!("{} makes {new} from {old} that may not fit in 32 bits", label(node)));
             made.fit = Fit::Held;
         }
         made.whole = true;
-        // FP32 made from anything but FP64 is right as it is. FP64 has all numbers that 32 bits hold, and FP32 does not.
+        // FP32 made from anything but FP64 is right as it is. FP64 can represent every number that 32 bits hold; FP32 cannot.
         made.exact = to != DataType::DOUBLE || made.magnitude() <= f64::from(1 << f32::MANTISSA_DIGITS);
         if made.is_narrowed() && made.is_outside() {
-            self.reason(format!("{} makes {new} of {old}, which {new} cannot hold", label(node)));
+            self.reason(format!("{} makes {new} from {old}, which {new} cannot hold", label(node)));
         }
         made.clamped()
     }
 
-    /// Inputs from this one on say shapes, places and the like. One that wrapped from constants alone could be any.
+    /// Inputs from this one on are shapes, positions and the like. One that wrapped, from constants alone, could be anything.
     fn check_shapes(&mut self, node: &Node<'f>, inputs: &[Value], from: usize) {
         let wrapped = |value: &Value| value.is_narrowed() && value.fit == Fit::Wrapped && value.origin == Origin::Constant;
         if inputs.iter().skip(from).any(wrapped) {
@@ -418,7 +418,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         }
     }
 
-    /// Numbers that are rounded may be equal where they should not.
+    /// Rounded numbers may be equal where they should not be.
     fn check_order(&mut self, node: &Node<'f>, value: Value) {
         if value.datatype == DataType::DOUBLE && !value.exact {
             self.reason(format!("{} compares FP64", label(node)));
@@ -448,7 +448,8 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
     }
 }
 
-/// One of `given`: what is beyond 32 bits is the nearest number there, which is chosen or not like the number itself.
+/// One of `given`: what is beyond 32 bits becomes the nearest number within them, which is chosen, or not, just as the number itself would
+/// be.
 fn chosen(given: &[Value], low: f64, high: f64) -> Value {
     let worst = given.iter().map(|it| it.fit).max().unwrap_or(Fit::Held);
     let held: Vec<Value> = given.iter().map(|it| Value { fit: Fit::Held, ..*it }).collect();

@@ -1,35 +1,35 @@
-//! What can be said about a value of a graph before it has run: its type, its bounds, and whether an engine that has only 32-bit
+//! What can be said about a value in a graph before the graph has run: its type, its bounds, and whether an engine that has only 32-bit
 //! integers and FP32 can hold it.
 
 use rten_onnx::onnx::DataType;
 
-/// Most elements that one dimension is assumed to have.
+/// How many elements a dimension is assumed to have at most.
 pub(super) const LENGTH_MAX: f64 = (1_u64 << 24) as f64;
-/// Most elements that a tensor is assumed to have, and so the largest product of sizes.
+/// How many elements a tensor is assumed to have at most, and so the largest product of sizes.
 pub(super) const ELEMENTS_MAX: f64 = (1_u64 << 28) as f64;
 
 const I32_MIN: f64 = i32::MIN as f64;
 const I32_MAX: f64 = i32::MAX as f64;
 
-/// Where a value comes from; of two, the later prevails.
+/// Where a value comes from; of two origins, the later one prevails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Origin {
-    /// From the file alone.
+    /// Only from the file.
     Constant,
     /// From sizes of tensors, and constants.
     Shape,
-    /// From what clients send, too.
+    /// Also from what clients send.
     Data,
 }
 
-/// Whether 32 bits hold a whole number; of two, the later prevails.
+/// Whether 32 bits hold a whole number; of two answers, the later one prevails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fit {
     /// They do.
     Held,
-    /// It is a constant beyond them, which the engine replaces by the nearest number.
+    /// It is a constant beyond them, which the engine replaces with the nearest number.
     Saturated,
-    /// Arithmetic left them, or began with a number that was beyond.
+    /// Arithmetic went beyond them, or began with a number that was beyond.
     Wrapped,
 }
 
@@ -37,15 +37,15 @@ pub(super) enum Fit {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Value {
     pub(super) datatype: DataType,
-    /// It is never less.
+    /// It is never less than this.
     pub(super) low: f64,
-    /// It is never more.
+    /// It is never more than this.
     pub(super) high: f64,
     /// Whether it is a whole number, if its type has fractions.
     pub(super) whole: bool,
     pub(super) fit: Fit,
     pub(super) origin: Origin,
-    /// Of FP64: whether FP32 has the same number.
+    /// For FP64: whether FP32 has the same number.
     pub(super) exact: bool,
 }
 
@@ -55,7 +55,7 @@ impl Value {
         Self { datatype, low, high, whole: is_integer(datatype), fit: Fit::Held, origin: Origin::Data, exact: true }
     }
 
-    /// Any value that the datatype has, or that an engine of 32 bits can be given of it.
+    /// Any value of the datatype, or any that a 32-bit engine can be given for it.
     pub(super) fn any(datatype: DataType) -> Self {
         let (low, high) = held(datatype).or_else(|| native(datatype)).unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
         Self { exact: datatype != DataType::DOUBLE, ..Self::between(datatype, low, high) }
@@ -103,18 +103,18 @@ impl Value {
         }
     }
 
-    /// What comes of `operands` and lies between these; of the type of the first.
+    /// What is computed from `operands` and lies between these bounds; it has the type of the first.
     pub(super) fn computed(operands: &[Self], low: f64, high: f64) -> Self {
         let first = operands.first().copied().unwrap_or_else(|| Self::any(DataType::FLOAT));
         let all = operands.iter().fold(first, |all, operand| all.or(*operand));
-        // A bound that is not a number, such as infinity less infinity, is none.
+        // A bound that is not a number, such as infinity minus infinity, is no bound.
         let low = if low.is_nan() { f64::NEG_INFINITY } else { low };
         let high = if high.is_nan() { f64::INFINITY } else { high };
         let fit = if all.fit == Fit::Held { Fit::Held } else { Fit::Wrapped };
         Self { low, high, fit, ..all }
     }
 
-    /// The largest number without its sign.
+    /// The largest absolute value.
     pub(super) fn magnitude(&self) -> f64 {
         self.low.abs().max(self.high.abs())
     }
@@ -124,7 +124,7 @@ impl Value {
         held(self.datatype).is_some_and(|(low, high)| self.low < low || self.high > high)
     }
 
-    /// Whether its type is one that the engine has by itself, or holds all numbers of.
+    /// Whether the engine uses 32-bit integers in place of its type.
     pub(super) fn is_narrowed(&self) -> bool {
         held(self.datatype).is_some()
     }
@@ -134,7 +134,7 @@ impl Value {
         !(f64::from(self.low as f32) >= I32_MIN && f64::from(self.high as f32) <= I32_MAX)
     }
 
-    /// As near as its type has it.
+    /// As near as its type allows.
     pub(super) fn clamped(self) -> Self {
         match held(self.datatype).or_else(|| native(self.datatype)) {
             Some((low, high)) if self.low < low || self.high > high => {
@@ -146,8 +146,8 @@ impl Value {
     }
 }
 
-/// The numbers that a type and the engine's 32-bit integers in its place have in common. `None` for a type that the
-/// engine has itself.
+/// The numbers that a type has in common with the 32-bit integers that the engine uses for it. `None` for a type that the engine itself
+/// has.
 fn held(datatype: DataType) -> Option<(f64, f64)> {
     Some(match datatype {
         DataType::INT64 => (I32_MIN, I32_MAX),
@@ -158,7 +158,7 @@ fn held(datatype: DataType) -> Option<(f64, f64)> {
     })
 }
 
-/// The numbers of an integer type that the engine has itself; they wrap there as they should.
+/// The numbers of an integer type that the engine itself has; there they wrap as they should.
 fn native(datatype: DataType) -> Option<(f64, f64)> {
     Some(match datatype {
         DataType::INT32 => (I32_MIN, I32_MAX),
@@ -174,12 +174,12 @@ pub(super) fn is_integer(datatype: DataType) -> bool {
     held(datatype).or_else(|| native(datatype)).is_some()
 }
 
-/// A product of bounds; nothing times infinity is nothing.
+/// A product of bounds; zero times infinity is zero.
 fn times(left: f64, right: f64) -> f64 {
     if left == 0.0 || right == 0.0 { 0.0 } else { left * right }
 }
 
-/// The least and the most of these.
+/// The smallest and the largest of these.
 fn extremes(numbers: [f64; 4]) -> (f64, f64) {
     let any_nan = numbers.iter().any(|number| number.is_nan());
     let low = numbers.iter().copied().fold(f64::INFINITY, f64::min);
@@ -195,7 +195,7 @@ pub(super) fn product(left: Value, right: Value) -> (f64, f64) {
 
 /// Bounds of a quotient.
 pub(super) fn quotient(left: Value, right: Value) -> (f64, f64) {
-    // Nothing is divided by 0, save by a fraction that happens to be; sizes are not it.
+    // Nothing is divided by 0, except by a fraction that happens to be 0; sizes are not.
     let is_none = right.whole && right.low == 0.0 && (is_integer(right.datatype) || right.origin < Origin::Data);
     let right_low = if is_none { 1.0 } else { right.low };
     if right_low > 0.0 {

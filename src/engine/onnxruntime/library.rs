@@ -1,7 +1,7 @@
-//! Loads the onnxruntime library, once per process and from the named file alone.
+//! Loads the onnxruntime library, once per process and only from the named file.
 //!
-//! The crate `ort` would search for a library on its own at the first use of its API, and panic if there is none. Nothing here
-//! touches that API before a library is in place.
+//! The crate `ort` would search for a library on its own when its API is first used, and panic if there is none. Nothing here touches that
+//! API before a library is in place.
 
 use std::{
     fmt, fs,
@@ -53,7 +53,7 @@ pub(super) fn load(path: &Path) -> Result<(), EngineError> {
     outcome
 }
 
-/// The environment of the loaded library, in which sessions are made.
+/// The loaded library's environment, in which sessions are made.
 pub(super) fn environment() -> Result<Environment, EngineError> {
     match &*LOADED.lock() {
         Some(Loaded { environment: Ok(environment), .. }) => Ok(environment.clone()),
@@ -71,14 +71,14 @@ pub(super) fn version() -> String {
 }
 
 pub(super) const REMEDY: &str = "get it with `pip install onnxruntime`, where it is the file `capi/libonnxruntime.so.*` of the \
-                                 package, and have it found with --onnxruntime auto, or name it with --onnxruntime PATH or \
+                                 package, and let --onnxruntime auto find it, or name it with --onnxruntime PATH or \
                                  ORT_DYLIB_PATH";
 
 fn unusable(path: &Path, cause: &dyn fmt::Display) -> EngineError {
     EngineError::Library(format!("cannot load the onnxruntime library '{}': {cause}; {REMEDY}", path.display()))
 }
 
-/// What goes wrong comes back as an error too, and is logged where it is handled; this is for whoever wants to know more.
+/// Whatever goes wrong also comes back as an error, and is logged where it is handled; this is for those who want to know more.
 fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str) {
     tracing::debug!(?level, category, location, "onnxruntime: {message}");
 }
@@ -107,11 +107,11 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_library_is_refused_by_name() {
+    fn a_file_that_is_not_a_library_is_refused_by_name() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("text.so");
         fs::write(&path, "not a library").expect("it can be written");
-        // Another test may have loaded a real one by now, which is a reason too.
+        // Another test may have loaded a real one by now, which is also a reason.
         let message = refused(&path);
         assert!(message.contains(&format!("'{}'", path.display())), "{message}");
     }

@@ -1,11 +1,11 @@
-//! The engine on the onnxruntime library, which is loaded at run time: all datatypes, one session for each lane.
+//! The engine based on the onnxruntime library, which is loaded at run time: all datatypes, one session for each lane.
 //!
-//! Inputs are read where they were gathered, and outputs are handed on where onnxruntime wrote them. Strings are copied.
+//! Inputs are read where they were gathered, and outputs are passed on where onnxruntime wrote them. Strings are copied.
 //!
 //! # Settings
-//! A session computes on the lane that calls it and has no threads of its own, so nothing spins. Memory patterns are off: they
-//! are plans for one set of shapes, and batch sizes change from call to call. The arena keeps the memory of the largest batch.
-//! Each session holds its own copy of the weights.
+//! A session computes on the lane that calls it and has no threads of its own, so nothing spins. Memory patterns are off: they are plans
+//! for a fixed set of shapes, and batch sizes change from call to call. The arena keeps the memory of the largest batch. Each session holds
+//! its own copy of the weights.
 
 mod library;
 mod search;
@@ -85,7 +85,7 @@ impl FileEngine for Factory {
 /// A model for onnxruntime.
 pub(crate) struct OnnxRuntime {
     file: Cow<'static, [u8]>,
-    /// What the file has its weights in.
+    /// The files that hold its weights.
     weights: Vec<WeightFile>,
     contract: Contract,
     facts: Facts,
@@ -158,7 +158,7 @@ impl Engine for OnnxRuntime {
 
 struct OnnxRuntimeInstance {
     plan: CallPlan,
-    /// Where our inputs are: in the memory of the processor.
+    /// Where our inputs are: in the processor's memory.
     memory: MemoryInfo<'static>,
     options: RunOptions<HasSelectedOutputs>,
     session: Session,
@@ -170,8 +170,8 @@ impl Instance for OnnxRuntimeInstance {
         let failed = |kind: &str, name: &str, cause: String| EngineError::Run(format!("onnxruntime: {kind} '{name}': {cause}"));
         let mut inputs = Vec::with_capacity(call.inputs.len());
         for (name, view) in self.plan.inputs.iter().zip(call.inputs) {
-            // SAFETY: the value goes into the run and is dropped with `inputs`, while `call` still borrows the memory. Outputs
-            // that refer to it are copied by `value::take`.
+            // SAFETY: the value goes into the run and is dropped with `inputs`, while `call` still borrows the memory. Outputs that refer
+            // to it are copied by `value::take`.
             let value = unsafe { value::borrow(view, &self.memory, &self.session) };
             let value = value.map_err(|cause| failed("input", name, cause))?;
             inputs.push((Cow::Borrowed(&**name), SessionInputValue::Owned(value)));
@@ -204,8 +204,8 @@ fn make_session(file: &[u8], weights: &[WeightFile]) -> Result<Session, EngineEr
     made.unwrap_or_else(|panic| Err(load_error(&panic_message(&*panic))))
 }
 
-/// The weights of a file, to be copied by a session from there. Given a path instead, the library would map the file, and the
-/// process would crash if the file were truncated.
+/// The weights in a file, for a session to copy from memory. Given a path instead, the library would map the file, and the process would
+/// crash if the file were truncated.
 fn in_memory(weights: &WeightFile) -> Result<Arc<[u8]>, String> {
     let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, weights.len()?).collect();
     weights.read(Arc::get_mut(&mut bytes).ok_or("the buffer is shared")?)?;
@@ -237,7 +237,7 @@ fn check_names(kind: &str, names: &[Arc<str>], declared: &[DeclaredTensor]) -> R
     }
 }
 
-/// Adds what the session has found out to what the file declares: types and shapes that follow from operators.
+/// Adds what the session has found out, types and shapes that follow from operators, to what the file declares.
 fn complete<'a>(
     kind: &str,
     declared: impl Iterator<Item = &'a mut DeclaredTensor>,
@@ -260,7 +260,7 @@ fn complete<'a>(
             Some(dims) if dims.len() == found.len() => {
                 dims.iter_mut().zip(found).for_each(|(dim, found)| *dim = found.or(*dim));
             }
-            // It reports no dimensions for a scalar, and also if it does not know them.
+            // It reports no dimensions for a scalar, but also if it does not know them.
             None if !found.is_empty() => tensor.dims = Some(found),
             _ => {}
         }
@@ -285,7 +285,7 @@ mod tests {
         },
     };
 
-    /// Loads the library that the build names, and says whether there is one. In continuous integration there must be.
+    /// Loads the library named at build time, and says whether there is one. In continuous integration there must be.
     fn library() -> Option<PathBuf> {
         let Some(path) = option_env!("TIDEMILL_TEST_ONNXRUNTIME").map(PathBuf::from) else {
             assert_ne!(option_env!("CI"), Some("true"), "TIDEMILL_TEST_ONNXRUNTIME must name an onnxruntime library here");
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_hands_its_strings_through_keeps_them_when_the_next_call_comes() {
+    fn a_model_that_passes_its_strings_through_keeps_them_when_the_next_call_comes() {
         let Some(_) = library() else { return };
         let model = executable(load(test_models::no_operator(DataType::STRING, &[None, Some(2)])), Datatype::Bytes, "x");
         let first = run_strings(&model, &[&[b"a", b"bc"]]).expect("it runs");
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_become_numbers_and_one_that_is_none_fails_the_call() {
+    fn strings_become_numbers_and_one_that_is_not_a_number_fails_the_call() {
         let Some(_) = library() else { return };
         let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, dims: vec![Some(2)], batch_axis: Some(0) };
         let signature = Signature {

@@ -1,4 +1,4 @@
-//! Finds the library where the Python package `onnxruntime`, or a package of the system, has put it. Runs nothing.
+//! Finds the library where the Python package `onnxruntime`, or a system package, has put it. Runs nothing.
 
 use std::{
     env,
@@ -11,14 +11,14 @@ use super::library::REMEDY;
 use crate::engine::EngineError;
 
 const FILE_NAME: &str = "libonnxruntime.so";
-/// Folders of libraries of the system.
+/// The system's library folders.
 const LIBRARY_FOLDERS: [&str; 6] =
     ["usr/local/lib", "usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu", "usr/lib64", "usr/lib", "opt/onnxruntime/lib"];
-/// Most folders that an error names.
+/// How many folders an error names at most.
 const NAMED_MAX: usize = 24;
 
-/// The library to load, below `root`: the one that `ORT_DYLIB_PATH` names, else the newest that is found. `variable` gives the process's
-/// environment.
+/// The library to load, below `root`: the one that `ORT_DYLIB_PATH` names, otherwise the newest one found. `variable` looks things up in
+/// the process's environment.
 pub(super) fn find(root: &Path, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, EngineError> {
     let path_in = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(named) = path_in("ORT_DYLIB_PATH") {
@@ -58,7 +58,7 @@ fn prefixes(root: &Path, variable: &dyn Fn(&str) -> Option<OsString>, path_in: &
     let path = variable("PATH").unwrap_or_default();
     for folder in env::split_paths(&path).filter(|folder| folder.is_absolute()) {
         for program in ["python3", "python"].map(|name| folder.join(name)).into_iter().filter(|program| program.is_file()) {
-            // The prefix of a virtual environment is where its link to Python lies; that of an installation is where the link leads.
+            // The prefix of a virtual environment is where its link to Python is; that of an installation is where the link leads.
             let real = program.canonicalize().ok();
             let of = |program: &Path| Some(program.parent()?.parent()?.to_owned());
             prefixes.extend([of(&program), real.as_deref().and_then(of)].into_iter().flatten());
@@ -73,7 +73,7 @@ fn prefixes(root: &Path, variable: &dyn Fn(&str) -> Option<OsString>, path_in: &
     prefixes
 }
 
-/// The folders of the package in an installation of Python, whether or not it is there.
+/// The folders of the package in a Python installation, whether or not they exist.
 fn packages_of(prefix: &Path, folders: &mut Vec<PathBuf>) {
     for library in ["lib", "lib64"] {
         for python in entries(&prefix.join(library), "python3") {
@@ -92,10 +92,10 @@ fn entries(folder: &Path, start: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The libraries in `folder`, with the numbers of their versions.
+/// The libraries in `folder`, with their version numbers.
 fn libraries_in(folder: &Path) -> Vec<(Vec<u64>, PathBuf)> {
     let version = |file: PathBuf| {
-        // What a link leads to has the whole version in its name.
+        // The file that a link leads to has the full version in its name.
         let real = file.canonicalize().ok().filter(|real| real.is_file())?;
         let name = real.file_name()?.to_string_lossy().into_owned();
         let numbers = name.strip_prefix(FILE_NAME)?.split('.').filter_map(|part| part.parse().ok()).collect();
@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// What is found in a tree with these files and these variables, whose values are places below it.
+    /// What is found in a tree with these files, given these variables, whose values are places below it.
     fn found(files: &[&str], variables: &[(&str, &str)]) -> Result<String, String> {
         let root = tempfile::tempdir().expect("a temporary folder");
         for file in files {
@@ -128,7 +128,7 @@ mod tests {
     const NEW: &str = "usr/lib/python3/dist-packages/onnxruntime/capi/libonnxruntime.so.1.31.1";
 
     #[test]
-    fn the_newest_library_is_taken_wherever_it_lies() {
+    fn the_newest_library_is_taken_wherever_it_is() {
         let beside = "usr/lib/python3/dist-packages/onnxruntime/capi/libonnxruntime_providers_shared.so";
         assert_eq!(found(&[OLD, NEW, beside], &[("VIRTUAL_ENV", "venv")]), Ok(NEW.to_owned()));
         assert_eq!(found(&[OLD], &[("VIRTUAL_ENV", "venv")]), Ok(OLD.to_owned()));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_comes_first_and_nothing_found_says_where_it_was_looked_for() {
+    fn what_is_named_comes_first_and_finding_nothing_says_where_it_was_searched_for() {
         assert_eq!(found(&[NEW], &[("ORT_DYLIB_PATH", "mine.so")]), Ok("mine.so".to_owned()));
         let error = found(&["venv/lib/python3.11/site-packages/numpy/x"], &[("VIRTUAL_ENV", "venv")]).expect_err("nothing");
         for part in ["venv/lib/python3.11/site-packages/onnxruntime/capi", "usr/local/lib", "pip install onnxruntime"] {

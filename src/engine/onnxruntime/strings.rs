@@ -1,7 +1,7 @@
 //! Between BYTES tensors and onnxruntime's strings, which live in its own memory: copies both ways.
 //!
-//! Any bytes go through, also those that are no text. An operator that wants text, such as one that changes its case, may fail on
-//! them; to others they are bytes.
+//! Any bytes pass through, even those that are not text. An operator that needs text, such as one that changes its case, may fail on them;
+//! to others they are just bytes.
 
 use std::{ptr, slice};
 
@@ -17,7 +17,7 @@ use crate::{
     engine::TensorView,
 };
 
-/// The elements of `view` as a value of its own; or why onnxruntime refuses.
+/// The elements of `view` as a separate value, or why onnxruntime refuses.
 pub(super) fn make(view: &TensorView<'_>, dims: &[i64], session: &Session) -> Result<DynValue, String> {
     let tensor = DynTensor::new(session.allocator(), TensorElementType::String, dims);
     let mut tensor = tensor.map_err(|error| error.to_string())?;
@@ -30,10 +30,10 @@ pub(super) fn make(view: &TensorView<'_>, dims: &[i64], session: &Session) -> Re
 #[expect(unsafe_code, reason = "`ort` has no way to strings but the library's C functions")]
 fn fill(tensor: &mut DynTensor, index: usize, element: &[u8]) -> Result<(), String> {
     let mut place = ptr::null_mut();
-    // SAFETY: the tensor is valid and of strings, and nobody else uses it. onnxruntime checks the index.
+    // SAFETY: the tensor is valid and holds strings, and nothing else uses it. onnxruntime checks the index.
     checked(unsafe { (ort::api().GetResizedStringTensorElementBuffer)(tensor.ptr_mut(), index, element.len(), &mut place) })?;
     if !place.is_null() {
-        // SAFETY: onnxruntime has made room for this many bytes there, which the tensor owns and the element does not share.
+        // SAFETY: onnxruntime has made room for this many bytes there, which the tensor owns and no other element shares.
         unsafe { slice::from_raw_parts_mut(place.cast(), element.len()) }.copy_from_slice(element);
     }
     Ok(())
@@ -44,10 +44,10 @@ fn fill(tensor: &mut DynTensor, index: usize, element: &[u8]) -> Result<(), Stri
 pub(super) fn read(tensor: &DynTensor) -> Result<Vec<u8>, String> {
     let count = tensor.shape().num_elements();
     let mut bytes = 0;
-    // SAFETY: the tensor is valid and of strings.
+    // SAFETY: the tensor is valid and holds strings.
     checked(unsafe { (ort::api().GetStringTensorDataLength)(tensor.ptr(), &mut bytes) })?;
     let (mut content, mut starts) = (vec![0_u8; bytes], vec![0; count]);
-    // SAFETY: the tensor is valid and of strings, and the lengths are those of the buffers.
+    // SAFETY: the tensor is valid and holds strings, and the lengths are those of the buffers.
     let status = unsafe {
         let (content, starts) = (content.as_mut_ptr().cast(), starts.as_mut_ptr());
         (ort::api().GetStringTensorContent)(tensor.ptr(), content, bytes, starts, count)
@@ -64,6 +64,6 @@ pub(super) fn read(tensor: &DynTensor) -> Result<Vec<u8>, String> {
 
 #[expect(unsafe_code, reason = "a status of the C functions is a pointer that must be freed once")]
 fn checked(status: sys::OrtStatusPtr) -> Result<(), String> {
-    // SAFETY: each caller hands on a status that the API has just returned, once.
+    // SAFETY: each caller passes on a status that the API has just returned, once.
     unsafe { ort::Error::result_from_status(status) }.map_err(|error| error.to_string())
 }

@@ -1,4 +1,4 @@
-//! Between our bytes and onnxruntime's values, without copies; those of strings are in `strings`.
+//! Between our bytes and onnxruntime's values, without copies; `strings` has those for strings.
 
 use std::{ops::Range, ptr, slice, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
     engine::TensorView,
 };
 
-/// A value over the memory of `view`, or of its own if it holds strings; or why onnxruntime refuses.
+/// A value over the memory of `view`, or with memory of its own if it holds strings, or why onnxruntime refuses.
 ///
 /// # Safety
 /// The value must be dropped before the memory of `view` is freed or written to.
@@ -30,8 +30,8 @@ pub(super) unsafe fn borrow(view: &TensorView<'_>, memory: &MemoryInfo<'_>, sess
         return strings::make(view, &dims, session);
     }
     let mut value = ptr::null_mut();
-    // SAFETY: the pointers are valid for the call, and the lengths are theirs. onnxruntime checks that the data hold as much as
-    // the dimensions say. It takes a mutable pointer, but does not write to the inputs of a run.
+    // SAFETY: the pointers are valid for the call, and the lengths are theirs. onnxruntime checks that the data holds as much as the
+    // dimensions say. It takes a mutable pointer, but does not write to the inputs of a run.
     let status = unsafe {
         (ort::api().CreateTensorWithDataAsOrtValue)(
             memory.ptr(),
@@ -46,13 +46,13 @@ pub(super) unsafe fn borrow(view: &TensorView<'_>, memory: &MemoryInfo<'_>, sess
     // SAFETY: the status was just returned by the API and is used once.
     unsafe { ort::Error::result_from_status(status) }.map_err(|error| error.to_string())?;
     let value: ptr::NonNull<sys::OrtValue> = ptr::NonNull::new(value).ok_or("it made no value")?;
-    // SAFETY: the value is valid and owned by nobody else. It frees none of our memory when it is dropped.
+    // SAFETY: the value is valid and has no other owner. It frees none of our memory when it is dropped.
     Ok(unsafe { DynValue::from_ptr(value, Some(session.allocator())) })
 }
 
-/// An output as a tensor over onnxruntime's own memory, or a copy if it holds strings; or why it is none.
+/// An output as a tensor over onnxruntime's own memory, or as a copy if it holds strings, or why it is not a tensor.
 ///
-/// An output that lies in one of `inputs`, as that of a model which hands an input through may, is copied: those buffers are
+/// An output that shares memory with one of `inputs`, as may happen if a model passes an input through, is copied: those buffers are
 /// overwritten by the next call.
 pub(super) fn take(value: DynValue, session: &Arc<SharedSessionInner>, inputs: &[TensorView<'_>]) -> Result<Tensor, String> {
     let tensor: DynTensor = value.downcast::<DynTensorValueType>().map_err(|error| error.to_string())?;
@@ -99,8 +99,8 @@ impl AsRef<[u8]> for OutputMemory {
         if self.bytes == 0 || self.start.is_null() {
             return &[];
         }
-        // SAFETY: onnxruntime says that the tensor holds this many bytes from here on. They are initialised, nobody writes to
-        // an output after the run, and the tensor lives as long as `self`.
+        // SAFETY: onnxruntime says that the tensor holds this many bytes from here on. They are initialised, nothing writes to an output
+        // after the run, and the tensor lives as long as `self`.
         unsafe { slice::from_raw_parts(self.start, self.bytes) }
     }
 }

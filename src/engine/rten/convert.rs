@@ -1,8 +1,8 @@
-//! Between the datatypes of a signature and the four that rten computes in.
+//! Converts between a signature's datatypes and the four that rten computes in.
 //!
 //! FP32, INT32, INT8 and UINT8 pass without a copy. The other integers and BOOL travel as 32-bit integers, FP16 and FP64 as
-//! FP32. A number that does not fit is an error, never a wrong number; FP64 loses digits, so a model that computes with them is
-//! not loaded (see [`Narrowing`](crate::engine::onnx::Narrowing)).
+//! FP32. A number that does not fit is an error, never a wrong number; FP64 loses digits, so a model that computes in it is not loaded (see
+//! [`Narrowing`](crate::engine::onnx::Narrowing)).
 
 use bytemuck::Pod;
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use crate::{
     engine::TensorView,
 };
 
-/// `view` as rten takes it; or why it cannot. With a `limit`, whole numbers must not be larger, with or without their sign.
+/// `view` in the form that rten takes, or why it cannot be taken. With a `limit`, the absolute values of whole numbers must not exceed it.
 pub(super) fn input<'a>(view: &TensorView<'a>, limit: Option<i64>) -> Result<ValueOrView<'a>, String> {
     if let Some(limit) = limit {
         check_limit(view, limit)?;
@@ -100,9 +100,9 @@ fn converted<T: Pod + std::fmt::Display, U>(
     data.iter().enumerate().map(|(at, x)| convert(*x).ok_or_else(|| refused(at, *x))).collect()
 }
 
-/// An output of rten as the file declares it, or as it is if the file does not say; or why it is neither.
+/// An output of rten as the file declares it, or as it is if the file does not say, or why neither is possible.
 pub(super) fn output(value: Value, declared: Option<Datatype>) -> Result<Tensor, String> {
-    let mismatch = |given: Datatype| format!("it came as {given}, which is no form of the declared datatype");
+    let mismatch = |given: Datatype| format!("it came as {given}, which is not a form of the declared datatype");
     match value {
         Value::FloatTensor(tensor) => match declared.unwrap_or(Datatype::Fp32) {
             Datatype::Fp32 => moved(Datatype::Fp32, tensor),
@@ -128,7 +128,7 @@ pub(super) fn output(value: Value, declared: Option<Datatype>) -> Result<Tensor,
     }
 }
 
-/// Hands the elements over without a copy.
+/// Passes the elements on without a copy.
 fn moved<T: Pod + Send>(datatype: Datatype, tensor: RtenTensor<T>) -> Result<Tensor, String> {
     let shape = Shape::from_slice(tensor.shape());
     Tensor::new(datatype, shape, Bytes::from_owner(Elements(tensor.into_data()))).map_err(|error| error.to_string())
@@ -208,8 +208,8 @@ mod tests {
             output(numbers(), Some(Datatype::Uint16)),
             Err("it holds 70000, which does not fit the declared UINT16".to_owned())
         );
-        let error = output(numbers(), Some(Datatype::Fp32)).expect_err("integers are no floats");
-        assert_eq!(error, "it came as INT32, which is no form of the declared datatype");
+        let error = output(numbers(), Some(Datatype::Fp32)).expect_err("integers are not floats");
+        assert_eq!(error, "it came as INT32, which is not a form of the declared datatype");
         assert_eq!(output(numbers(), None).map(|tensor| tensor.datatype()), Ok(Datatype::Int32));
     }
 }

@@ -1,4 +1,4 @@
-//! FP16 to FP32 and back, for the models that rten runs in FP32.
+//! FP16 to FP32 and back, for models that rten runs in FP32.
 
 /// The value of the half float with these bits; exact.
 pub(super) fn to_f32(bits: u16) -> f32 {
@@ -6,14 +6,14 @@ pub(super) fn to_f32(bits: u16) -> f32 {
     let exponent = u32::from(bits >> 10 & 0x1f);
     let fraction = u32::from(bits & 0x3ff);
     match exponent {
-        // Zero and subnormals count in steps of 2^-24.
+        // Zero and subnormals are multiples of 2^-24.
         0 => f32::from_bits(sign | (f32::from(bits & 0x3ff) * 2_f32.powi(-24)).to_bits()),
         31 => f32::from_bits(sign | 0x7f80_0000 | fraction << 13),
         _ => f32::from_bits(sign | (exponent + 112) << 23 | fraction << 13),
     }
 }
 
-/// The bits of the half float nearest to `value`, ties to even; too large is infinite.
+/// The bits of the half float nearest to `value`, ties to even; what is too large becomes infinite.
 pub(super) fn from_f32(value: f32) -> u16 {
     let bits = value.to_bits();
     let sign = (bits >> 16 & 0x8000) as u16;
@@ -25,7 +25,7 @@ pub(super) fn from_f32(value: f32) -> u16 {
         return sign | 0x7c00;
     }
     if magnitude < 2_f32.powi(-14) {
-        // Adding 0.5 leaves exactly the steps of 2^-24 in the fraction, rounded by the processor.
+        // Adding 0.5 leaves exactly the multiples of 2^-24 in the fraction, rounded by the processor.
         return sign | ((magnitude + 0.5).to_bits() - 0.5_f32.to_bits()) as u16;
     }
     let rebased = magnitude.to_bits() - (112 << 23);
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_half_float_survives_the_way_there_and_back() {
+    fn every_half_float_survives_the_round_trip() {
         for bits in 0..=u16::MAX {
             let value = to_f32(bits);
             if value.is_nan() {

@@ -1,11 +1,11 @@
-//! Why rten cannot load a model, for people: what is lacking, where, and what to do.
+//! Why rten cannot load a model, in words for people: what is lacking, where, and what to do.
 //!
-//! rten's own texts name build features, which the operator of a server cannot set.
+//! rten's own messages name build features, which the operator of a server cannot set.
 
 use crate::engine::ONNXRUNTIME_WAY;
 
-/// Operators of ONNX that rten lacks, or supports only in part, and onnxruntime has. Those that rten has behind features of its build are
-/// among them: they are not built in. Tests compare this list with rten, and `docs/models.md` with this list.
+/// ONNX operators that rten lacks, or supports only in part, and that onnxruntime has. They include those that rten has behind build
+/// features, which are not built in. Tests compare this list with rten, and `docs/models.md` with this list.
 const LACKING: [&str; 60] = [
     "AffineGrid",
     "Bernoulli",
@@ -69,16 +69,16 @@ const LACKING: [&str; 60] = [
     "Unique",
 ];
 
-/// Sets of operators besides ONNX's own, of which onnxruntime has many and rten none.
+/// Operator sets other than ONNX's own. onnxruntime has many of their operators, rten has none.
 const OTHER_SETS: [&str; 2] = ["com.microsoft", "ai.onnx.ml"];
 
 /// What an error from rten means, in our words. `functions` are operators that the file itself defines.
 pub(super) fn explained(error: &str, functions: &[String]) -> String {
     let (node, cause) = node_and_cause(error);
-    // Before these words there are only names of operators.
+    // Only operator names come before these words.
     let operator = cause.split_once(" operator not ").map(|(before, _)| before).filter(|name| !name.contains(' '));
     match operator {
-        // Operators that the build leaves out are ONNX's or onnxruntime's own.
+        // Operators that the build leaves out are either ONNX's own or onnxruntime's.
         Some(operator) if cause.contains("not enabled because") => {
             lacks(operator.strip_suffix("Microsoft").unwrap_or(operator), node, functions, true)
         }
@@ -105,10 +105,10 @@ fn lacks(operator: &str, node: Option<&str>, functions: &[String], is_known: boo
     format!("rten lacks the operator {operator}{place}, and onnxruntime is not known to have it either")
 }
 
-/// The innermost node that is named, and what is wrong with it.
+/// The innermost named node, and what is wrong with it.
 fn node_and_cause(error: &str) -> (Option<&str>, &str) {
     let (mut node, mut cause) = (None, error);
-    // One such prefix for each graph that an operator contains.
+    // There is one such prefix for each graph that an operator contains.
     while let Some((before, rest)) = cause.split_once("in node \"")
         && let Some((name, inner)) = rest.split_once("\": ")
         && before.split(": ").all(|part| part.is_empty() || part.ends_with("error"))
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn each_operator_that_is_said_to_lack_does() {
+    fn each_operator_that_is_listed_as_lacking_is_lacking() {
         assert!(LACKING.is_sorted());
         for operator in LACKING {
             let way = "onnxruntime has it (pip install onnxruntime, then --onnxruntime auto)";
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_of_another_set_or_of_none_is_named_with_what_there_is_to_do() {
+    fn an_operator_of_another_set_or_of_none_is_named_with_what_to_do() {
         let has_it = "onnxruntime has it (pip install onnxruntime, then --onnxruntime auto)";
         assert_eq!(
             of_operator("DynamicQuantizeLSTM", "com.microsoft", "/lstm"),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_inside_of_an_operator_is_named() {
+    fn a_node_inside_an_operator_is_named() {
         let branch = || rten_onnx::onnx::GraphProto {
             node: vec![NodeProto { name: Some("/inner".to_owned()), ..node("Unique", &["x"], "r") }],
             output: vec![value("r", DataType::FLOAT, &[])],
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn other_causes_keep_their_words_and_name_the_way_on() {
+    fn other_causes_keep_their_words_and_say_what_to_do() {
         let cases = [
             (
                 "in node \"/a\": operator error: error in attribute \"direction\": unsupported",

@@ -1,8 +1,8 @@
 //! The embedded engine: rten, pure Rust, one model shared by all lanes.
 //!
-//! Weights are held once, or twice: as the file has them, and packed as products of matrices read them, so that calls need not convert
-//! them. A call computes in the pool of its lane, or in that of all lanes, and borrows the gathered inputs where the datatype allows (see
-//! [`convert`]). A run cannot be stopped.
+//! Weights are held once, or twice: as they are in the file, and packed in the form that matrix products read, so that calls need not
+//! convert them. A call computes in the pool of its lane, or in that of all lanes, and borrows the gathered inputs where the datatype
+//! allows it (see [`convert`]). A run cannot be stopped.
 //!
 //! Knows ONNX files as bytes; no paths, no manifests, no state.
 
@@ -95,13 +95,13 @@ pub(crate) struct Rten {
     model: Arc<Model>,
     contract: Contract,
     facts: Facts,
-    /// The limits that inputs must keep, so that 32 bits hold all that is computed.
+    /// The limits that inputs must stay within, so that 32 bits hold everything that is computed.
     narrowing: Narrowing,
     packs_weights: bool,
 }
 
 impl Rten {
-    /// Loads the ONNX file with these bytes, if 32 bits hold all that it computes.
+    /// Loads the ONNX file with these bytes, if 32 bits hold everything that it computes.
     ///
     /// # Errors
     /// As [`ModelFile::read`] and [`Rten::open`].
@@ -188,7 +188,7 @@ impl Engine for Rten {
     }
 }
 
-/// Why a model is not served here, and what to do.
+/// Why a model is not served on rten, and what to do.
 fn narrows(reasons: &[String]) -> String {
     format!(
         "rten has only 32-bit integers and FP32, so results can be wrong: {}; serve the model on onnxruntime, which computes as the file \

@@ -7,10 +7,9 @@ use crate::{
     engine::TensorView,
 };
 
-/// Writes twice `data` to `out`, which is as long: floats by IEEE rules, integers saturating, truth values unchanged.
+/// Writes `data` doubled to `out`, which has the same length: floats by IEEE rules, integers saturating, booleans unchanged.
 ///
-/// Both start on a 64-byte border. FP16, BF16 and BYTES are refused when the engine is made; here they are
-/// copied.
+/// Both start on a 64-byte boundary. FP16, BF16 and BYTES are refused when the engine is made; here they are copied.
 pub(super) fn double(datatype: Datatype, data: &[u8], out: &mut [u8]) -> Result<(), PodCastError> {
     match_datatype!(datatype, {
         Int => map(data, out, |x: Int| x.saturating_mul(2)),
@@ -32,7 +31,7 @@ fn map<T: Pod>(data: &[u8], out: &mut [u8], f: impl Fn(T) -> T) -> Result<(), Po
     Ok(())
 }
 
-/// The number that `bytes`, one element, hold; `None` for FP16, BF16 and BYTES.
+/// The number that `bytes`, which are one element, hold; `None` for FP16, BF16 and BYTES.
 #[expect(clippy::cast_precision_loss, reason = "planned values are small whole numbers")]
 pub(super) fn element_as_f64(datatype: Datatype, bytes: &[u8]) -> Option<f64> {
     fn read<T: Pod>(bytes: &[u8]) -> Option<T> {

@@ -1,4 +1,4 @@
-//! The handle by which a test or bench steers a running synthetic engine: its costs, its call count and its gate.
+//! The handle with which a test or bench controls a running synthetic engine: its costs, its call count and its gate.
 
 use std::{
     hint, io,
@@ -29,14 +29,14 @@ pub(super) fn enter(signature: &Arc<Signature>, control: &Arc<SyntheticControl>)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CostMode {
-    /// Computing, like a model on this processor.
+    /// By computing, like a model on this processor.
     #[default]
     Busy,
-    /// Waiting, like a model on another device.
+    /// By waiting, like a model on another device.
     Blocked,
 }
 
-/// Steers all instances of one synthetic engine while they run.
+/// Controls all instances of one synthetic engine while they run.
 #[derive(Debug, Default)]
 pub struct SyntheticControl {
     cost_per_call_ns: AtomicU64,
@@ -136,8 +136,8 @@ impl SyntheticControl {
         }
     }
 
-    /// Spends the cost of a call, whose first input has `elements` elements in all. It is `speedup` times as fast as it would be
-    /// on one thread.
+    /// Spends the cost of a call whose first input has `elements` elements in all. It is `speedup` times as fast as it would be on one
+    /// thread.
     pub(super) fn spend(&self, mode: CostMode, batch_size: usize, elements: usize, speedup: f64) {
         let per_call = self.cost_per_call_ns.load(Ordering::Relaxed);
         let per_item = self.cost_per_item_ns.load(Ordering::Relaxed);

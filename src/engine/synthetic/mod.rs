@@ -2,7 +2,8 @@
 //!
 //! Output number k is input number k, doubled or copied. With a state, which must be FP32, the engine accumulates: each element
 //! of an item's state grows by the sum of the item's first input, and each element of its FP32 outputs by the first element of
-//! that new state. So a test can tell from one result which items its stream has had, and in whose company nothing changes.
+//! that new state. So a test can tell from a single result which items its stream has had, and that the company they were in changes
+//! nothing.
 //!
 //! Knows no wire, no queue and no stream.
 
@@ -97,7 +98,7 @@ impl SyntheticEngine {
         Ok(Self { shared: Arc::new(Shared { signature, script, control, pool }), contract })
     }
 
-    /// The handle that steers the engine while it runs.
+    /// The handle that controls the engine while it runs.
     #[must_use]
     pub fn control(&self) -> Arc<SyntheticControl> {
         Arc::clone(&self.shared.control)
@@ -154,9 +155,9 @@ enum Source {
 
 struct SyntheticInstance {
     shared: Arc<Shared>,
-    /// Where the signature's inputs stand in the plan.
+    /// Where the signature's inputs are in the plan.
     inputs: SmallVec<[usize; 2]>,
-    /// Where its states stand.
+    /// Where its states are.
     states: SmallVec<[usize; 2]>,
     outputs: SmallVec<[Source; 2]>,
 }
@@ -305,7 +306,7 @@ fn check(signature: &Signature, kind: SyntheticKind) -> Result<(), String> {
         let states = signature.states.iter().map(|state| (&state.input, state.datatype));
         let outputs = signature.inputs.first().into_iter().chain(&signature.outputs).map(|spec| (&spec.name, spec.datatype));
         if let Some((name, datatype)) = states.chain(outputs).find(|(_, datatype)| *datatype != Datatype::Fp32) {
-            return Err(format!("'{name}' is {datatype}, but a state is accumulated in FP32 alone"));
+            return Err(format!("'{name}' is {datatype}, but a state is accumulated only in FP32"));
         }
     }
     Ok(())
@@ -371,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_saturate_and_floats_go_on() {
+    fn integers_saturate_and_floats_do_not() {
         assert_eq!(doubled(Datatype::Uint8, &[1_u8, 200]), [2, 255]);
         assert_eq!(doubled(Datatype::Uint16, &[1_u16, 40_000]), [2, u16::MAX]);
         assert_eq!(doubled(Datatype::Uint32, &[1, u32::MAX]), [2, u32::MAX]);

@@ -19,7 +19,7 @@ const PARTS_MAX: u32 = 1 << 16;
 /// How much faster a call on all threads may claim to be.
 const WIDE_SPEEDUP: RangeInclusive<f64> = 1.0..=1024.0;
 
-/// What the engine makes of an input.
+/// What the engine turns an input into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SyntheticKind {
@@ -61,16 +61,16 @@ pub struct PlannedFault {
     pub what: Misbehaviour,
 }
 
-/// All that a synthetic engine does. The default doubles, costs nothing and never fails.
+/// Everything that a synthetic engine does. The default doubles, costs nothing and never fails.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Script {
     /// What it computes.
     pub kind: SyntheticKind,
     /// Cost of each call.
     pub cost_per_call: Duration,
-    /// Cost of each item in a call, on top.
+    /// Additional cost of each item in a call.
     pub cost_per_item: Duration,
-    /// Cost of each element of the first input in a call, padding included, on top.
+    /// Additional cost of each element of the first input in a call, padding included.
     pub cost_per_element: Duration,
     /// How the cost is spent.
     pub cost_mode: CostMode,
@@ -90,13 +90,13 @@ pub struct SyntheticConfig {
     pub kind: SyntheticKind,
     /// Microseconds for each call.
     pub cost_per_call_us: u64,
-    /// Microseconds for each item in a call, on top.
+    /// Additional microseconds for each item in a call.
     pub cost_per_item_us: u64,
-    /// Nanoseconds for each element of the first input in a call, on top.
+    /// Additional nanoseconds for each element of the first input in a call.
     pub cost_per_element_ns: u64,
     /// `"busy"` or `"blocked"`.
     pub cost_mode: CostMode,
-    /// How many times as fast a call is on all threads; without it, it cannot use them.
+    /// How many times as fast a call is on all threads; without this, calls cannot use them.
     pub wide_speedup: Option<f64>,
     /// How many answers an item gets, 1 to 65536; each of them costs as much as one.
     pub parts: u32,

@@ -1,9 +1,9 @@
-//! Couplings that are weak, that reach from one place to one other, that set in on a condition, or that act on a state alone; and models
-//! that look coupled because they make much of rounding.
+//! Couplings that are weak, that reach only from one place to another, that set in on a condition, or that act only on a state; and models
+//! that look coupled because they amplify rounding.
 
 use super::*;
 
-/// What the output of [`bounded`] models is made of: `z` lies between 0 and 1, and `c` is what is coupled.
+/// What the output of [`bounded`] models is made from: `z` lies between 0 and 1, and `c` is what is coupled.
 fn bounded_nodes(coupling: Vec<NodeProto>) -> Vec<NodeProto> {
     let mut nodes = vec![node("Sigmoid", &["x"], "z")];
     nodes.extend(coupling);
@@ -40,7 +40,7 @@ fn largest_of_items(input: &str, output: &str) -> NodeProto {
     with_ints(node("ReduceMax", &[input], output), &[("axes", &[0])])
 }
 
-/// Rows that come so many places later.
+/// Rows moved by this many places.
 fn rolled(places: &str) -> Vec<NodeProto> {
     vec![
         node("Slice", &["z", places, "end", "c0"], "tail"),
@@ -96,7 +96,7 @@ fn a_rule_that_sets_in_when_some_row_is_zero_negative_or_large_is_found() {
 
 #[test]
 fn what_only_large_rows_do_to_each_other_is_found() {
-    // Zero but for rows with numbers above 50, which share their mean.
+    // Zero except for rows with numbers above 50, which share their mean.
     let coupling = vec![
         node("Sub", &["x", "large"], "above"),
         node("Relu", &["above"], "kept"),
@@ -109,7 +109,7 @@ fn what_only_large_rows_do_to_each_other_is_found() {
 
 #[test]
 fn a_vote_of_all_items_is_found_with_any_seed() {
-    // Which sign their sums have on the whole: large items and their opposites cancel out.
+    // The sign that most of their sums have: large items and their opposites cancel out.
     let coupling = vec![
         node("ReduceSum", &["x", "c1"], "sums"),
         node("Sign", &["sums"], "votes"),
@@ -217,7 +217,7 @@ fn a_flag_of_any_item_that_reaches_all_is_found_with_any_seed() {
 }
 
 #[test]
-fn the_largest_of_the_lengths_that_items_tell_is_found() {
+fn the_largest_of_the_lengths_that_items_state_is_found() {
     let file = write(GraphProto {
         node: vec![
             with_ints(node("ReduceMean", &["x"], "z"), &[("axes", &[1]), ("keepdims", &[0])]),
@@ -316,7 +316,7 @@ fn padding_that_reaches_only_the_shortest_items_is_found() {
     let leaking = |buckets: &[usize]| {
         let padded = PaddedInput { position: 0, axis: 0, value: ElementBytes::from_slice(&0_f32.to_le_bytes()) };
         let rule = PaddingRule { inputs: vec![padded], mask: None, buckets: buckets.to_vec(), pad_to_bucket: false };
-        // Only calls of items that are less than seven long have their length in their answers.
+        // Only calls with items less than seven long have their length in their answers.
         let file = write(GraphProto {
             node: vec![
                 node("Abs", &["x"], "size"),
@@ -349,8 +349,8 @@ fn padding_that_reaches_only_the_shortest_items_is_found() {
 }
 
 #[test]
-fn a_model_that_makes_much_of_rounding_is_not_accused() {
-    // The sum of 512 numbers less the same sum in another order: rounding alone decides about its sign.
+fn a_model_that_amplifies_rounding_is_not_accused() {
+    // The sum of 512 numbers minus the same sum in another order: rounding alone decides its sign.
     let weights: Vec<f32> = (0..512 * 8).map(|at| ((at * 37 % 101) as f32 - 50.0) / 71.0).collect();
     let order: Vec<i64> = (0..512).map(|at| at * 77 % 512).collect();
     let turned: Vec<f32> = order.iter().flat_map(|row| weights[*row as usize * 8..][..8].to_vec()).collect();
@@ -409,7 +409,7 @@ fn what_the_file_calls_a_batch_is_not_refused_though_its_items_mean_nothing_alon
 }
 
 #[test]
-fn single_numbers_whose_place_matters_are_no_batch_unless_the_file_names_one() {
+fn single_numbers_whose_place_matters_are_not_a_batch_unless_the_file_names_one() {
     let summed = || {
         let file = write(GraphProto {
             node: vec![node("CumSum", &["x", "axis"], "y")],

@@ -67,11 +67,11 @@ def bodies_that_stop_a_byte_short(target: Target) -> Report:
         client.send(request("POST", INFER, headers={"content-length": str(16 * MIB)}) + body)
         clients.append(client)
     small = once(target.http, "POST", GENERATE, b'{"inputs": [1]}', source="127.0.0.3")
-    expect(small.status == 200, f"a small request of another client is answered {small.status} {small.error}")
+    expect(small.status == 200, f"a small request from another client is answered {small.status} {small.error}")
     for client in clients:
         client.close()
     return Report(
-        f"{len(clients)} bodies of 16 MiB less a byte", "a small request of another client is served", units=8 * len(clients)
+        f"{len(clients)} bodies of 16 MiB less a byte", "a small request from another client is served", units=8 * len(clients)
     )
 
 
@@ -119,7 +119,7 @@ def a_chunk_size_of_endless_zeros(target: Target) -> Report:
 
 @attack(SECTION)
 def lengths_and_smuggling(target: Target) -> Report:
-    """No request hides in another: one answer, or a refusal and the end of the connection."""
+    """No request can hide in another: one answer, or a refusal and the end of the connection."""
     hidden = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
     def head(*lines: bytes, verb: bytes = b"POST " + GENERATE.encode() + b" HTTP/1.1") -> bytes:
@@ -159,7 +159,7 @@ def lengths_and_smuggling(target: Target) -> Report:
         "101 headers": head(*(b"x-%d: 1" % index for index in range(101)), verb=b"GET /v2 HTTP/1.1"),
         "a header of 20 KB": head(b"x: " + b"a" * 20_000, verb=b"GET /v2 HTTP/1.1"),
     }
-    # Chunked in any other words: what follows is a request of its own.
+    # Chunked in other words: what follows is a separate request.
     plain = {"chunked twice", "gzip, chunked"}
     refused = {"two hosts", "no host", "two lengths", "a list of lengths", "length -1", "length 2^64"}
     found = collections.Counter()
@@ -169,7 +169,7 @@ def lengths_and_smuggling(target: Target) -> Report:
         first = client.answer(3)
         second = client.answer(0.3) if first.status > 0 else first
         smuggled = second.status == 200 and hidden in sent and first.status >= 400 and name not in plain
-        expect(not smuggled, f"{name}: {first.status}, and the request behind it was answered")
+        expect(not smuggled, f"{name}: {first.status}, and the request hidden behind it was answered")
         if name in refused:
             expect(first.status in (0, 400), f"{name}: {first.status}")
         found[first.status] += 1
@@ -225,7 +225,7 @@ def compressed_bodies(target: Target) -> Report:
 
 @attack(SECTION, patience_s=120)
 def inflating_for_its_own_sake(target: Target) -> Report:
-    """Bodies within every limit, 15 MiB out of 15 KB, as fast as they are answered."""
+    """Bodies within every limit, 15 MiB from 15 KB, as fast as they are answered."""
     body = wire.gzipped(b"[" + b" " * (15 * MIB) + b"]")
     clients = [Client(target.http, source="127.0.0.2") for _ in range(4)]
     one = request("POST", INFER, body, {"content-encoding": "gzip"})
@@ -269,7 +269,7 @@ def documents(target: Target) -> dict[str, bytes]:
         "shape overflows": of(shape=[2**62, 2**62]),
         "shape negative": of(shape=[-1]),
         "shape of 100,000": of(shape=[1] * 100_000),
-        "data of another length": of(data=[1]),
+        "data of the wrong length": of(data=[1]),
         "data nested 10,000 deep": b'{"inputs":[{"name":"inputs","datatype":"FP64","shape":[1],"data":'
         + b"[" * 10_000
         + b"1"
@@ -292,7 +292,7 @@ def documents(target: Target) -> dict[str, bytes]:
 def json_documents(target: Target) -> Report:
     found = collections.Counter()
     for path in (INFER, GENERATE):
-        # No inputs at all are inputs of no element to `generate`.
+        # To `generate`, no inputs at all are inputs without elements.
         allowed = (400, 413) if path == INFER else (200, 400, 413)
         for name, body in documents(target).items():
             answer = once(target.http, "POST", path, body, {"content-type": "application/json"}, patience=20)
@@ -320,7 +320,7 @@ def events_that_nobody_reads(target: Target) -> Report:
 
 @attack(SECTION, held_max=512 * MIB)
 def answers_that_nobody_reads(target: Target) -> Report:
-    """Large answers in JSON to clients that do not take them: counted as unread, and within one budget for all."""
+    """Large JSON answers to clients that do not take them: counted as unread, within one budget for all."""
     count = 600_000
     body = (
         b'{"inputs":[{"name":"inputs","datatype":"FP64","shape":[%d],"data":[' % count
@@ -380,7 +380,7 @@ def paths_and_names(target: Target) -> Report:
 
 @attack(SECTION)
 def binary_tensors(target: Target) -> Report:
-    """Lengths of the binary extension that do not fit each other."""
+    """Lengths of the binary extension that contradict each other."""
     head = json.dumps(
         {"inputs": [{"name": "inputs", "datatype": "FP64", "shape": [2], "parameters": {"binary_data_size": 16}}]}
     ).encode()
@@ -395,12 +395,12 @@ def binary_tensors(target: Target) -> Report:
         "size 2^63-1": sized(2**63 - 1),
         "size -1": sized(-1),
         "size 2^64": sized(2**64),
-        "size a text": sized("16"),
+        "size as text": sized("16"),
         "too little": sized(16, bytes(8)),
         "too much": sized(16, bytes(24)),
         "length beyond the body": sized(16, length=10_000),
         "length -1": sized(16, length=-1),
-        "length a word": sized(16, length="many"),
+        "length as a word": sized(16, length="many"),
         "length within the JSON": sized(16, length=5),
         "length twice": (head + bytes(16), f"{len(head)}, {len(head)}"),
         "elements of BYTES": (
@@ -428,7 +428,7 @@ def binary_tensors(target: Target) -> Report:
 
 @attack(SECTION)
 def trailers_of_chunked_bodies(target: Target) -> Report:
-    """Trailers behind a good body: at most as much as a head."""
+    """Trailers after a good body: at most as much as a head."""
     body = b'{"inputs": [1, 2]}'
     head = request("POST", GENERATE, headers={"transfer-encoding": "chunked"})
     found = collections.Counter()
@@ -446,7 +446,7 @@ def trailers_of_chunked_bodies(target: Target) -> Report:
 
 @attack(SECTION, "http.max_connections=60")
 def idle_http_connections(target: Target) -> Report:
-    """As many as may be, silent: another address is let in within the time of a head."""
+    """As many as allowed, all silent: another address is let in within the time of a head."""
     kept = []
     for _ in range(70):
         try:
@@ -462,7 +462,7 @@ def idle_http_connections(target: Target) -> Report:
 
 @attack(SECTION)
 def nested_json_of_generate(target: Target) -> Report:
-    """Lists in lists, each level one element: depth is dimensions."""
+    """Lists within lists, one element at each level: the depth is the number of dimensions."""
     found = collections.Counter()
     for depth in (10, 64, 200, 1_000, 100_000):
         answer = once(target.http, "POST", GENERATE, b'{"inputs":' + b"[" * depth + b"1" + b"]" * depth + b"}", patience=20)
@@ -476,7 +476,7 @@ def nested_json_of_generate(target: Target) -> Report:
 
 @attack(SECTION, held_max=384 * MIB)
 def large_bodies_of_events(target: Target) -> Report:
-    """Server-sent events of large bodies that are read a byte at a time."""
+    """Server-sent events for large bodies, read a byte at a time."""
     body = numbers_document(target.times(1_000, 100), 500)
     clients = [http1.Client(target.http, receive_buffer=4_096) for _ in range(target.times(40, 6))]
     for client in clients:

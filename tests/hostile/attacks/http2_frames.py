@@ -14,8 +14,8 @@ CALL = http2.header_block(http2.call_fields(EXAMPLE))
 
 
 def flood(target: Target, block, rounds: int, must_end: bool = False) -> tuple[int, int, collections.Counter]:
-    """Sends what `block(connection)` makes until the server ends the connection, then on the next one, `rounds` times in all. Rounds,
-    connections and how they ended. A flood that is short may not be noticed, unless it `must_end`."""
+    """Sends what `block(connection)` makes until the server ends the connection, then on the next one, `rounds` times in all. Returns
+    the rounds, the connections and how they ended. A short flood may go unnoticed, unless it `must_end`."""
     ends: collections.Counter = collections.Counter()
     done = 0
     until = time.monotonic() + target.seconds
@@ -60,7 +60,7 @@ def calls_and_resets_fifteen_at_a_time(target: Target) -> Report:
 
 @attack(SECTION)
 def made_you_reset(target: Target) -> Report:
-    """The client breaks a rule of the stream, so that the server resets it."""
+    """The client breaks a rule of the stream, so the server resets it."""
 
     def block(connection: Connection) -> bytes:
         streams = [connection.new_stream() for _ in range(50)]
@@ -92,7 +92,7 @@ def full_continuations(target: Target) -> Report:
 
 
 def harmless(target: Target, one: bytes, count: int, reads: bool) -> Report:
-    """Frames that need no more than an answer: no connection must be lost for them, and nothing piles up."""
+    """Frames that need at most an answer: no connection may be lost over them, and nothing piles up."""
     block = one * 1_000
     connection = Connection(target.grpc)
     until, sent = time.monotonic() + target.seconds, 0
@@ -102,7 +102,7 @@ def harmless(target: Target, one: bytes, count: int, reads: bool) -> Report:
             connection.send(block)
             connection.pump()
         elif connection.wire.send_what_fits(block) < len(block):
-            # Half a frame may be left: this connection says nothing more.
+            # Half a frame may be left over: this connection sends nothing more.
             blocked = True
             break
         sent += 1_000
@@ -144,14 +144,14 @@ def priorities(target: Target) -> Report:
 def window_updates(target: Target) -> Report:
     connection = Connection(target.grpc, grows_window=False)
     until, sent = time.monotonic() + target.seconds, 0
-    # As many as the connection's window has room for.
+    # As many as fit in the connection's window.
     while sent < target.times(3_000_000) and time.monotonic() < until and not connection.closed:
         connection.send(http2.window_update(0, 1) * 1_000)
         connection.pump()
         sent += 1_000
     expect(connection.call(EXAMPLE, example(1.0)).code == "0", "the connection is lost")
     connection.close()
-    return Report(f"{sent:,} frames", "passed over")
+    return Report(f"{sent:,} frames", "ignored")
 
 
 @attack(SECTION)
@@ -161,7 +161,7 @@ def unknown_frames(target: Target) -> Report:
 
 def data_flood(target: Target, one: bytes, count: int) -> Report:
     """DATA frames that carry little or nothing on a stream that stays open. The server may end a connection for frames without content,
-    but never for what flow control holds back."""
+    but never because of what flow control holds back."""
     sent, ends = 0, collections.Counter()
     until = time.monotonic() + target.seconds
     while sent < target.times(count) and time.monotonic() < until:
@@ -177,7 +177,7 @@ def data_flood(target: Target, one: bytes, count: int) -> Report:
         connection.drain_input()
         ends["lives" if connection.goaway is None else f"GOAWAY {connection.goaway} {connection.goaway_text}"] += 1
         connection.close()
-    # Padding takes of the window, and this client does not ask whether there is any left.
+    # Padding uses up the window, and this client does not ask whether any is left.
     expect(all(end == "lives" or end.startswith(("GOAWAY 11", "GOAWAY 3")) for end in ends), told(ends))
     return Report(f"{sent:,} frames", told(ends))
 
@@ -194,7 +194,7 @@ def data_that_is_padding(target: Target) -> Report:
 
 @attack(SECTION)
 def hpack_bomb(target: Target) -> Report:
-    """One entry of 4 KB in the table, then a block of references to it: 62 MB out of 16 KB."""
+    """One entry of 4 KB in the table, then a block of references to it: 62 MB from 16 KB."""
     entry = b"\x40" + http2.prefixed(1, 7) + b"a" + http2.prefixed(4_000, 7) + b"b" * 4_000
     sent, ends = 0, collections.Counter()
     for _ in range(target.times(50, 3)):
@@ -212,7 +212,7 @@ def hpack_bomb(target: Target) -> Report:
 
 @attack(SECTION)
 def hpack_table_grown(target: Target) -> Report:
-    """The table is filled with new entries again and again, on many connections: what each keeps is the table's limit."""
+    """The table is filled with new entries again and again, on many connections: each keeps at most the table's limit."""
     kept = []
     for index in range(target.times(400, 40)):
         connection = Connection(target.grpc)
@@ -256,7 +256,7 @@ def hpack_broken(target: Target) -> Report:
 
 @attack(SECTION)
 def odd_frames(target: Target) -> Report:
-    """Frames that the RFC forbids: each has its code, or one of the two that it allows."""
+    """Frames that the RFC forbids: each gets its code, or one of the two that it allows."""
     call = http2.headers(1, CALL)
     ended = http2.headers(1, CALL, True)
     kinds: dict[str, tuple[bytes, tuple[str, ...]]] = {
@@ -306,7 +306,7 @@ def odd_frames(target: Target) -> Report:
             got = str(connection.goaway)
         else:
             got = f"stream {connection.streams[1].reset}" if connection.streams[1].reset is not None else "none"
-        # A wrong size may be told as a wrong frame.
+        # A wrong size may be reported as a wrong frame.
         expect(got in allowed or got == "1" and "6" in allowed, f"{name}: {got}, allowed: {allowed}")
         found[got] += 1
         connection.close()
@@ -315,7 +315,7 @@ def odd_frames(target: Target) -> Report:
 
 @attack(SECTION)
 def goaway_games(target: Target) -> Report:
-    """A client that says GOAWAY still gets the answer to what it asked before."""
+    """A client that says GOAWAY still gets answers to what it asked before."""
     connection = Connection(target.grpc)
     stream = connection.open(EXAMPLE)
     connection.message(stream, example(1.0), True)
@@ -331,7 +331,7 @@ def goaway_games(target: Target) -> Report:
 
 @attack(SECTION)
 def streams_beyond_the_limit(target: Target) -> Report:
-    """10,000 streams are allowed; the next are refused, not the connection."""
+    """10,000 streams are allowed; the next ones are refused, but the connection stays."""
     connection = Connection(target.grpc)
     block = http2.header_block(http2.call_fields(PREDICT))
     count = 10_500

@@ -22,7 +22,7 @@ METHODS = [
     wire.open_inference("RepositoryIndex"),
     wire.GET_MODEL,
 ]
-# Codes of a call that was given up because its client did not go on: its time is over, or there are too many of its kind.
+# Codes of a call that was given up because its client did not go on: its time ran out, or there are too many of its kind.
 GIVEN_UP = ("4", "8", "reset 8", "reset 7", "reset 11")
 
 
@@ -83,14 +83,14 @@ def feeds_that_never_open(target: Target) -> Report:
 
 @attack(SECTION, patience_s=120)
 def calls_that_never_send(target: Target) -> Report:
-    """Every method, headers alone: each has a clock from its headers on."""
+    """Every method, only headers: a clock runs for each from its headers on."""
     count = target.times(900, 20)
     connection = Connection(target.grpc)
     for path in METHODS:
         block = http2.header_block(http2.call_fields(path))
         connection.send(b"".join(http2.headers(connection.new_stream(), block) for _ in range(count)))
         connection.pump()
-    # A stream of inferences that says nothing is idle.
+    # A silent stream of inferences is idle.
     codes = given_up(connection, max(target.clocks["arrival"], target.clocks["idle"]) + 10)
     connection.close()
     return Report(f"{count} calls of each of {len(METHODS)} methods", expect_given_up(codes), units=3 * count * len(METHODS))
@@ -98,7 +98,7 @@ def calls_that_never_send(target: Target) -> Report:
 
 @attack(SECTION, patience_s=120)
 def half_messages(target: Target) -> Report:
-    """A message that announces 1,000 bytes and stops after one."""
+    """A message of 1,000 announced bytes that stops after one."""
     count = target.times(200, 10)
     connection = Connection(target.grpc)
     for path in METHODS:
@@ -111,7 +111,7 @@ def half_messages(target: Target) -> Report:
 
 @attack(SECTION, patience_s=120)
 def a_byte_now_and_then(target: Target) -> Report:
-    """Messages that announce 16 MiB and go on with a byte a second: progress does not reset the clock."""
+    """Messages of 16 MiB that go on at a byte a second: progress does not reset the clock."""
     count = target.times(25, 3)
     connection = Connection(target.grpc)
     for path in METHODS:
@@ -130,7 +130,7 @@ def a_byte_now_and_then(target: Target) -> Report:
 
 @attack(SECTION)
 def deadlines_of_calls_that_stop(target: Target) -> Report:
-    """`grpc-timeout` ends a call whose message never comes, of every method."""
+    """`grpc-timeout` ends a call whose message never comes, whatever the method."""
     connection = Connection(target.grpc)
     for path in METHODS:
         stream = connection.open(path, (("grpc-timeout", "500m"),))
@@ -165,7 +165,7 @@ def prefaces_that_drip(target: Target) -> Report:
 
 @attack(SECTION, in_short=False, patience_s=120)
 def half_a_frame_then_silence(target: Target) -> Report:
-    """A peer that answers no ping is gone."""
+    """A peer that answers no pings is gone."""
     kept = [Connection(target.grpc, answers_pings=False) for _ in range(target.times(300, 20))]
     for connection in kept:
         connection.send(http2.headers(1, http2.header_block(http2.call_fields(wire.PREDICT)))[:20])
@@ -181,7 +181,7 @@ def half_a_frame_then_silence(target: Target) -> Report:
 
 @attack(SECTION, "grpc.max_connections=60", patience_s=90)
 def idle_connections_that_answer_pings(target: Target) -> Report:
-    """As many idle connections as may be: somebody from elsewhere is let in all the same."""
+    """As many idle connections as allowed: a client from elsewhere is let in all the same."""
     kept = []
     for _ in range(70):
         try:
@@ -201,7 +201,7 @@ def idle_connections_that_answer_pings(target: Target) -> Report:
 
 @attack(SECTION)
 def odd_heads_of_requests(target: Target) -> Report:
-    """Pseudo-headers, methods, paths and content types that no library sends: an answer each, and no connection but the culprit's."""
+    """Pseudo-headers, methods, paths and content types that no library sends: each gets an answer, and no connection is lost but its own."""
     plain = dict(http2.call_fields(wire.EXAMPLE))
 
     def changed(**fields: str | None) -> list[tuple[str, str]]:
@@ -283,12 +283,12 @@ def too_large_headers(target: Target) -> Report:
     connection.message(feed, wire.feed_chunk(bytes(wire.WINDOW_BYTES)), True)
     expect(connection.wait(feed).code == "0", "the other stream was lost")
     connection.close()
-    return Report("metadata of 17 to 200 KiB beside a feed", told(found))
+    return Report("metadata of 17 to 200 KiB next to a feed", told(found))
 
 
 @attack(SECTION)
 def message_frames(target: Target) -> Report:
-    """Prefixes and lengths of gRPC messages that are not as they must be."""
+    """Prefixes and lengths of gRPC messages that are wrong."""
     half = wire.example(1.0)
     kinds: dict[str, tuple[bytes, tuple, tuple[str, ...]]] = {
         "compressed without an encoding": (wire.framed(half, True), (), ("13", "3", "12")),
@@ -301,7 +301,7 @@ def message_frames(target: Target) -> Report:
         "two messages": (wire.framed(half) * 2, (), ("13", "3", "0", "12")),
         "broken gzip": (wire.framed(b"not gzip", True), (("grpc-encoding", "gzip"),), ("13", "3")),
         "broken zstd": (wire.framed(b"not zstd", True), (("grpc-encoding", "zstd"),), ("13", "3")),
-        "no protobuf": (wire.framed(b"\xff" * 40), (), ("3",)),
+        "not protobuf": (wire.framed(b"\xff" * 40), (), ("3",)),
         "a field that is cut": (wire.framed(b"\x0a\x7fabc"), (), ("3",)),
     }
     found = collections.Counter()

@@ -1,4 +1,4 @@
-"""The repository, shared memory, connections and the admin port: what reaches beyond a client's own streams."""
+"""The repository, shared memory, connections and the admin port: whatever reaches beyond a client's own streams."""
 
 import collections
 import contextlib
@@ -46,7 +46,7 @@ def unregister_all(target: Target) -> None:
 
 @attack(SECTION)
 def names_of_shared_memory(target: Target) -> Report:
-    """Nothing but objects of /dev/shm may be reached by a key."""
+    """A key may reach nothing but objects in /dev/shm."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tidemill-hostile-", dir="/dev/shm"))
     link = folder.parent / (folder.name + "-link")
     fifo = folder.parent / (folder.name + "-fifo")
@@ -103,7 +103,7 @@ def regions_registered_in_a_loop(target: Target) -> Report:
             again[register(target, f"r{number % 64}", key, 8).status] += 1
         unregister_all(target)
     expect(set(statuses) <= {200, 403, 429} and set(again) <= {200, 403}, f"{told(statuses)}; {told(again)}")
-    return Report(f"1,030 regions, 1,024 allowed; {again.total()} more one after the other", told(statuses), units=1_030)
+    return Report(f"1,030 regions, 1,024 allowed; {again.total()} more one after another", told(statuses), units=1_030)
 
 
 def memory_request(model: str, region: str, size: int) -> bytes:
@@ -142,7 +142,7 @@ def large_regions_for_small_models(target: Target) -> Report:
 
 @attack(SECTION)
 def objects_that_shrink(target: Target) -> Report:
-    """An object is truncated and grown while requests read it: an answer each, no SIGBUS."""
+    """An object is truncated and grown while requests read it: each gets an answer, and there is no SIGBUS."""
     found = collections.Counter()
     with shared_object(MIB) as key:
         path = pathlib.Path("/dev/shm") / key[1:]
@@ -176,22 +176,22 @@ def floods_of_the_index(target: Target) -> Report:
 
 @attack(SECTION, patience_s=120)
 def load_calls_that_queue(target: Target) -> Report:
-    """Loads of one client wait within a bound; a load of another is not behind all of them."""
+    """One client's loads wait within a bound; another client's load is not behind all of them."""
     clients = [Client(target.http, source="127.0.0.2") for _ in range(100)]
     for client in clients:
         client.send(http1.request("POST", "/v2/repository/models/example_model/load", b"{}", JSON))
     other = once(target.http, "POST", "/v2/repository/models/example_model/load", b"{}", JSON, source="127.0.0.3", patience=60)
-    expect(other.status in (200, 403), f"a load of another client: {other.status} {other.error}")
+    expect(other.status in (200, 403), f"another client's load: {other.status} {other.error}")
     found = collections.Counter(client.answer(60).status for client in clients)
     for client in clients:
         client.close()
     expect(set(found) <= {200, 403, 429} and (found[429] or found[403]), f"100 loads at once: {told(found)}")
-    return Report("100 loads at once, one of another client", told(found))
+    return Report("100 loads at once, one from another client", told(found))
 
 
 @attack(SECTION)
 def a_storm_of_connections(target: Target) -> Report:
-    """2,000 connects at once: none of them has to send its SYN again."""
+    """2,000 connects at once: none of them has to resend its SYN."""
     count = target.times(2_000, 400)
     selector = selectors.DefaultSelector()
     began = time.monotonic()
@@ -207,7 +207,7 @@ def a_storm_of_connections(target: Target) -> Report:
             selector.unregister(key.fileobj)
             key.fileobj.close()
             connected += 1
-            # A second is what the system waits before it sends a SYN again: this is its clock, not the server's.
+            # The system waits a second before it resends a SYN: this is its clock, not the server's.
             late += time.monotonic() - began > 0.95
     expect(
         connected == count and not late, f"{connected} of {count} connected, {late} of them only after their SYN was sent again"
@@ -217,7 +217,7 @@ def a_storm_of_connections(target: Target) -> Report:
 
 @attack(SECTION)
 def silent_scrapers(target: Target) -> Report:
-    """Connections to the admin port that say nothing, and some that ask and do not read: probes are answered all the same."""
+    """Connections to the admin port that say nothing, and some that ask but do not read: probes are answered all the same."""
     kept = [Client(target.admin, source="127.0.0.2") for _ in range(target.times(1_000, 150))]
     unread = [Client(target.admin, source="127.0.0.2", receive_buffer=4_096) for _ in range(64)]
     for client in unread:

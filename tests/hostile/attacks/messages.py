@@ -1,4 +1,4 @@
-"""gRPC messages that take far more memory or time than bytes: compressed, counted, nested, long."""
+"""gRPC messages that cost far more memory or time than bytes: compressed, counted, nested, long."""
 
 import collections
 import time
@@ -11,12 +11,12 @@ from wire import part, varint, zstd_repeated
 
 SECTION = "gRPC messages"
 ZSTD = (("grpc-encoding", "zstd"),)
-# What a message of these may be cut short to, so that it stays below grpc.max_message_bytes with all that is around it.
+# How much shorter such a message is, so that with everything around it it stays below grpc.max_message_bytes.
 ROOM = 400
 
 
 def nested(*fields: int, pattern: bytes, count: int, before: bytes = b"", inside: bytes = b"") -> bytes:
-    """zstd of a message that repeats `pattern` inside a member inside a member, after `before`."""
+    """Zstandard of a message that repeats `pattern` inside a member inside a member, after `before`."""
     head, length = inside, len(pattern) * count
     for field in reversed(fields):
         head = varint(field << 3 | 2) + varint(len(head) + length) + head
@@ -24,7 +24,7 @@ def nested(*fields: int, pattern: bytes, count: int, before: bytes = b"", inside
 
 
 def empty_items(count: int) -> bytes:
-    """A Scan of so many items without anything in them: two bytes each, compressed to next to nothing."""
+    """A Scan of this many empty items: two bytes each, compressed to almost nothing."""
     return nested(2, pattern=b"\x0a\0", count=count, before=part(1, wire.stream_config(wire.NUMBERS, wire.TENSORS)))
 
 
@@ -83,8 +83,8 @@ def kinds(size: int) -> dict[str, tuple[str, tuple[bytes, int]]]:
         "Predict: an id of 16 MiB": (wire.PREDICT, rep(size, b"a", 3, 1, before=NUMBERS_NAME)),
         "Predict: a model of 16 MiB": (wire.PREDICT, rep(size, b"a", 1)),
         "Predict: a tensor's name of 16 MiB": (wire.PREDICT, rep(size, b"a", 3, 2, 1, before=NUMBERS_NAME)),
-        "Predict: 16 M groups, one in the other": (wire.PREDICT, rep(size, b"\x7b")),
-        "Predict: 8 M fields that nobody knows": (wire.PREDICT, rep(size // 2, b"\x78\1", before=NUMBERS_NAME)),
+        "Predict: 16 M groups, one inside the other": (wire.PREDICT, rep(size, b"\x7b")),
+        "Predict: 8 M unknown fields": (wire.PREDICT, rep(size // 2, b"\x78\1", before=NUMBERS_NAME)),
         "Scan: 16 MiB of audio": (wire.SCAN, rep(size, b"\0", 3, before=part(1, wire.stream_config()))),
         "Scan: one item of 8 M tensors": (
             wire.SCAN,
@@ -112,7 +112,7 @@ def kinds(size: int) -> dict[str, tuple[str, tuple[bytes, int]]]:
 
 @attack(SECTION, held_max=384 * MIB, patience_s=180)
 def messages_of_sixteen_mib(target: Target) -> Report:
-    """Each kind of member, as often as 16 MiB hold it, in some 600 to 1,800 bytes."""
+    """Each kind of member, as often as it fits in 16 MiB, in some 600 to 1,800 bytes."""
     found = collections.Counter()
     asked = kinds(target.times(wire.MESSAGE_BYTES_MAX - ROOM, 3 * MIB))
     for name, (path, (body, _)) in asked.items():
@@ -156,7 +156,7 @@ def a_gigabyte_behind_a_megabyte(target: Target) -> Report:
             stream = connection.open(path, (("grpc-encoding", encoding),))
             connection.message(stream, bomb, True, True)
             code = connection.wait(stream, 15).code
-            # Deflate is not for the native API: it says so.
+            # The native API does not take deflate and says so.
             expect(code in ("8", "12"), f"{encoding} to {path}: {code} {connection.streams[stream].message}")
             found[code] += 1
             connection.close()
@@ -196,7 +196,7 @@ def zstd_windows(target: Target) -> Report:
 
 @attack(SECTION)
 def nested_gzip(target: Target) -> Report:
-    """gzip within gzip within gzip: inflated once, it is a small message that is none."""
+    """gzip within gzip within gzip: inflated once, it is small and not a message."""
     body = wire.gzipped(wire.gzipped(wire.zeros(64 * MIB, "gzip")))
     found = collections.Counter()
     for path in (wire.PREDICT, wire.SCAN, wire.INFER):
@@ -210,7 +210,7 @@ def nested_gzip(target: Target) -> Report:
 
 @attack(SECTION, patience_s=120)
 def many_small_bombs(target: Target) -> Report:
-    """Each within every limit, 1 MiB out of 60 bytes; together they are what one client makes the server inflate."""
+    """Each within every limit, 1 MiB from 60 bytes; together they are what one client makes the server inflate."""
     connection = Connection(target.grpc, source="127.0.0.2")
     body = nested(4, pattern=b"\0", count=MIB - 64, before=part(1, "nobody"))
     count = target.times(5_000, 200)
@@ -228,10 +228,10 @@ def many_small_bombs(target: Target) -> Report:
     )
 
 
-# A setting of its own gives it a server that has not held much before: memory that was used once and kept would hide what this takes.
+# A special setting gives it a server that has not held much before: memory that was once used and kept would hide what this takes.
 @attack(SECTION, "grpc.max_streams_per_connection=9999", held_max=256 * MIB)
 def prefixes_alone(target: Target) -> Report:
-    """A unary call that announces 16 MiB and sends one byte: nothing is set aside for what has only been announced."""
+    """Unary calls that announce 16 MiB and send one byte: nothing is set aside for what is only announced."""
     count = target.times(2_000, 200)
     connection = Connection(target.grpc)
     block = http2.header_block(http2.call_fields(wire.PREDICT))
@@ -248,17 +248,17 @@ def prefixes_alone(target: Target) -> Report:
 
 @attack(SECTION, held_max=640 * MIB, patience_s=120)
 def large_messages_that_stop(target: Target) -> Report:
-    """All but the last byte of 16 MiB, on 100 calls of one connection."""
+    """All but the last byte of 16 MiB, in 100 calls on one connection."""
     connection = Connection(target.grpc, source="127.0.0.2")
     almost = wire.framed(bytes(wire.MESSAGE_BYTES_MAX - 1), announced=wire.MESSAGE_BYTES_MAX)
     count = target.times(100, 20)
     sent = 0
     for _ in range(count):
         sent += connection.data(connection.open(wire.PREDICT), almost, patience=0.5)
-    # A small request of somebody else has a share that was kept for it.
+    # A small request from another client has a share reserved for it.
     other = Connection(target.grpc, source="127.0.0.3")
     code = other.call(wire.EXAMPLE, wire.example(1.0)).code
-    expect(code == "0", f"a small call of another client ends with {code}")
+    expect(code == "0", f"another client's small call ends with {code}")
     other.close()
     connection.wait_until(lambda: all(stream.ended for stream in connection.streams.values()), target.clocks["arrival"] + 15)
     codes = connection.codes()
@@ -269,7 +269,7 @@ def large_messages_that_stop(target: Target) -> Report:
 
 @attack(SECTION, held_max=512 * MIB)
 def inflated_buffers(target: Target) -> Report:
-    """Feeds that are sent one message of 543 bytes that inflates to 16 MiB, and keepalives from then on: the buffer shrinks again."""
+    """Feeds that get one message of 543 bytes that inflates to 16 MiB, then only keepalives: the buffer shrinks again."""
     count = target.times(100, 30)
     body = zstd_repeated(
         b"\0", wire.MESSAGE_BYTES_MAX - 64, wire.KEEPALIVE + varint(100 << 3 | 2) + varint(wire.MESSAGE_BYTES_MAX - 64)
@@ -292,7 +292,7 @@ def inflated_buffers(target: Target) -> Report:
 
 @attack(SECTION, held_max=1024 * MIB, patience_s=120)
 def uploads_that_gather(target: Target) -> Report:
-    """Uploads whose results are gathered: as large as what came in, up to a limit."""
+    """Uploads whose results are collected: as large as what came in, up to a limit."""
     connection = Connection(target.grpc)
     stream = connection.open(wire.UPLOAD)
     config = part(1, part(1, wire.stream_config(wire.NUMBERS, wire.TENSORS)) + wire.number(3, 1))
@@ -331,7 +331,7 @@ def long_ids(target: Target) -> Report:
 
 @attack(SECTION, held_max=384 * MIB)
 def small_items_in_large_messages(target: Target) -> Report:
-    """Items of 2 KB in messages of 8 MiB: what is queued must not hold the rest."""
+    """Items of 2 KB in messages of 8 MiB: what is queued must not keep the rest in memory."""
     rest = varint(100 << 3 | 2) + varint(8 * MIB) + bytes(8 * MIB)
     connection = Connection(target.grpc)
     stream = connection.open(wire.FEED)
@@ -345,7 +345,7 @@ def small_items_in_large_messages(target: Target) -> Report:
     for _ in range(target.times(30, 8)):
         feed = waiting.open(wire.FEED)
         waiting.message(feed, wire.feed_open())
-        # Less than a window: it waits for more.
+        # Less than a window, so it waits for more.
         waiting.message(feed, wire.feed_chunk(bytes(600)) + rest, patience=5)
     waiting.pump(0.5)
     waiting.close()
@@ -480,7 +480,7 @@ def openings_at_the_extremes(target: Target) -> Report:
 
 @attack(SECTION)
 def one_byte_of_data_and_a_late_end(target: Target) -> Report:
-    """Each byte of a message in a DATA frame of its own, and the end of the stream in an empty one, a moment later."""
+    """Each byte of a message in its own DATA frame, and the end of the stream in an empty one a moment later."""
     connection = Connection(target.grpc)
     message = wire.framed(wire.example(1.0))
     streams = [connection.open(wire.EXAMPLE) for _ in range(target.times(300, 20))]
@@ -497,7 +497,7 @@ def one_byte_of_data_and_a_late_end(target: Target) -> Report:
 
 @attack(SECTION)
 def trailers_in_requests(target: Target) -> Report:
-    """Trailers of a request are not read: they cost no more than their bytes and end the stream."""
+    """A request's trailers are not read: they cost no more than their bytes, and end the stream."""
     connection = Connection(target.grpc)
     trailer = http2.header_block([("grpc-status", "0"), ("x-trailer", "t" * 4_000)])
     count = target.times(1_000, 50)

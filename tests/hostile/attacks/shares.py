@@ -1,4 +1,4 @@
-"""One client that takes what all share: streams, sequences, the queue, tenants. Others come from another address and are served."""
+"""One client uses up what everybody shares: streams, sequences, the queue, tenants. Others come from another address and are served."""
 
 import collections
 import json
@@ -16,17 +16,17 @@ ATTACKER, OTHER = "127.0.0.2", "127.0.0.3"
 
 
 def others_are_served(target: Target, rounds: int = 10) -> str:
-    """Unary calls and a feed of somebody else while an attack holds what it holds."""
+    """Another client's unary calls and feed, while an attack holds what it holds."""
     connection = Connection(target.grpc, source=OTHER)
     codes = collections.Counter(connection.call(wire.EXAMPLE, wire.example(1.0)).code for _ in range(rounds))
-    expect(codes == {"0": rounds}, f"calls of another client ended with {told(codes)}")
+    expect(codes == {"0": rounds}, f"another client's calls ended with {told(codes)}")
     feed = connection.open(wire.FEED)
     connection.message(feed, wire.feed_open())
     connection.message(feed, wire.feed_chunk(bytes(4 * wire.WINDOW_BYTES)), True)
     state = connection.wait(feed)
-    expect(state.code == "0", f"a feed of another client ended with {state.code} {state.message}")
+    expect(state.code == "0", f"another client's feed ended with {state.code} {state.message}")
     connection.close()
-    return f"{rounds} calls and a feed of another client are served"
+    return f"another client's {rounds} calls and feed are served"
 
 
 @attack(SECTION, "session.max_streams=2000", "sequence.idle_timeout_s=60", rest_s=30, patience_s=120)
@@ -46,7 +46,7 @@ def unary_sequences_that_never_end(target: Target) -> Report:
 
 @attack(SECTION, "session.max_streams=2000", "sequence.idle_timeout_s=60", rest_s=30)
 def sequences_of_many_connections(target: Target) -> Report:
-    """Begun on one connection each, which then closes: `Connection: close` between the steps is allowed, abandoning them is not."""
+    """Each begins on its own connection, which then closes: `Connection: close` between the steps is allowed, abandoning them is not."""
 
     def step(sequence: int, **marks: bool) -> int:
         parameters = {"sequence_id": sequence} | {f"sequence_{name}": value for name, value in marks.items()}
@@ -65,7 +65,7 @@ def sequences_of_many_connections(target: Target) -> Report:
         ).status
 
     kept = [step(1, start=True), step(1), step(1, end=True)]
-    expect(kept == [200, 200, 200], f"a sequence whose steps each have a connection of their own: {kept}")
+    expect(kept == [200, 200, 200], f"a sequence whose steps each have their own connection: {kept}")
     codes = collections.Counter(step(number, start=True) for number in range(2, target.times(400, 60)))
     expect(set(codes) <= {200, 429}, told(codes))
     return Report(
@@ -94,12 +94,12 @@ def sequences_of_one_stream(target: Target) -> Report:
     refused = [message for message in connection.streams[stream].messages if b"sequence.max_per_stream" in message]
     expect(len(refused) == 76, f"{len(refused)} of 1,100 were refused by sequence.max_per_stream (1,024)")
     connection.close()
-    return Report("1,100 sequences", "1,024, then the limit by its name", units=8 * 1_100)
+    return Report("1,100 sequences", "1,024, then the limit by name", units=8 * 1_100)
 
 
 @attack(SECTION, "session.max_streams=2000")
 def silent_feeds(target: Target) -> Report:
-    """Feeds that open and say nothing more, more than there may be."""
+    """More feeds than allowed, which open and say nothing more."""
     connections = [Connection(target.grpc, source=ATTACKER) for _ in range(3)]
     block = http2.header_block(http2.call_fields(wire.FEED))
     opening = wire.framed(wire.feed_open())
@@ -124,7 +124,7 @@ def silent_feeds(target: Target) -> Report:
 
 @attack(SECTION, "session.max_streams=2000", "session.tenant_metadata=x-tenant")
 def feeds_of_many_tenants(target: Target) -> Report:
-    """A name for each stream gains no share."""
+    """A name for each stream does not gain a bigger share."""
     connection = Connection(target.grpc, source=ATTACKER)
     opening = wire.framed(wire.feed_open())
     for number in range(2_100):
@@ -159,7 +159,7 @@ def tenants_without_number(target: Target) -> Report:
 
 
 def fill_the_queue(target: Target, priority: int) -> Report:
-    """80 feeds of one connection with windows of 1,024: more than the queue holds. Calls of another model by others succeed."""
+    """80 feeds of one connection with windows of 1,024: more than the queue holds. Other clients' calls to another model succeed."""
     connection = Connection(target.grpc, source=ATTACKER, keeps_messages=False)
     feeds = []
     for _ in range(80):
@@ -178,8 +178,8 @@ def fill_the_queue(target: Target, priority: int) -> Report:
     expect(connection.goaway is None, f"GOAWAY {connection.goaway} {connection.goaway_text}")
     connection.close()
     other.close()
-    expect(set(codes) == {"0"}, f"calls of another client and model: {told(codes)}")
-    return Report("80 feeds with windows of 1,024", f"{codes.total()} calls of another client are served", units=65_536 + 8 * 80)
+    expect(set(codes) == {"0"}, f"another client's calls to another model: {told(codes)}")
+    return Report("80 feeds with windows of 1,024", f"{codes.total()} calls from another client are served", units=65_536 + 8 * 80)
 
 
 QUEUE = "scheduler.max_queued_items=2048", "scheduler.max_queued_items_per_model=2048"
@@ -233,7 +233,7 @@ def large_items(target: Target) -> Report:
 
 @attack(SECTION)
 def small_messages_of_a_client_that_keeps_all_rules(target: Target) -> Report:
-    """Messages of 30 to 700 bytes, each in a frame of its own, within all windows, by a client that does not read yet: the connection stays."""
+    """Messages of 30 to 700 bytes, each in its own frame, within all windows; the client does not read yet: the connection stays."""
     done = []
     for feeds, size in ((5, 30), (60, 700)):
         connection = Connection(target.grpc, window=0, source=ATTACKER)
@@ -258,12 +258,12 @@ def small_messages_of_a_client_that_keeps_all_rules(target: Target) -> Report:
             )
         done.append(f"{feeds} x {sent // feeds:,} of {len(one)} bytes")
         connection.close()
-    return Report("; ".join(done), "held back, and nothing lost", units=64 * 64)
+    return Report("; ".join(done), "held back, nothing lost", units=64 * 64)
 
 
 @attack(SECTION)
 def many_stalled_streams_read_all_the_time(target: Target) -> Report:
-    """64 feeds of small messages on one connection whose client reads everything, as grpcio does."""
+    """64 feeds of small messages on one connection, whose client reads everything, as grpcio does."""
     connection = Connection(target.grpc, source=ATTACKER)
     streams = []
     for _ in range(64):
@@ -295,7 +295,7 @@ def many_stalled_streams_read_all_the_time(target: Target) -> Report:
 
 @attack(SECTION, patience_s=90)
 def silent_reflection_and_watches(target: Target) -> Report:
-    """Streams that are not feeds are counted too, and each has an end."""
+    """Streams other than feeds are counted too, and each of them ends."""
     count = target.times(5_000, 200)
     connection = Connection(target.grpc, source=ATTACKER)
     for path in (wire.REFLECTION, wire.HEALTH_WATCH):
@@ -371,14 +371,14 @@ def watches_that_come_and_go(target: Target) -> Report:
             break
     expect(connection.goaway in (None, http2.ENHANCE_YOUR_CALM), connection.goaway)
     connection.close()
-    return Report(f"{rounds:,} watches", "told and dropped", units=64)
+    return Report(f"{rounds:,} watches", "answered and dropped", units=64)
 
 
 @attack(SECTION)
 def unknown_names(target: Target) -> Report:
-    """Names that clients make up are labels of no metric."""
+    """Names that clients make up become labels of no metric."""
     connection = Connection(target.grpc, source=ATTACKER)
-    # Series that begin with their first value are there from now on.
+    # Series that begin with their first value exist from now on.
     connection.call(wire.PREDICT, wire.predict_audio(model="nobody"))
     connection.call(wire.INFER, wire.infer("nobody", [1], bytes(4)))
     connection.call("/nobody.Service/Nothing", b"")
@@ -432,7 +432,7 @@ def floods_of_feeds(target: Target, priority: int) -> Report:
     return Report("64 feeds at full speed", f"{rounds} rounds", units=65_536)
 
 
-# 64 of 68 streams are the attacker's, and so is their share of the lanes.
+# The attacker has 64 of 68 streams, and the matching share of the lanes.
 @attack(SECTION, timed=False)
 def a_flood_at_normal(target: Target) -> Report:
     return floods_of_feeds(target, wire.NORMAL)
@@ -445,7 +445,7 @@ def a_flood_at_high(target: Target) -> Report:
 
 @attack(SECTION)
 def huge_windows_that_are_never_read(target: Target) -> Report:
-    """Feeds with the largest HTTP/2 windows, from a client that takes nothing off its socket."""
+    """Feeds with the largest HTTP/2 windows, from a client that never reads its socket."""
     connection = Connection(target.grpc, source=ATTACKER, receive_buffer=4_096)
     feeds = []
     for _ in range(target.times(64, 12)):
@@ -469,7 +469,7 @@ def huge_windows_that_are_never_read(target: Target) -> Report:
 
 @attack(SECTION)
 def uploads_that_stop(target: Target) -> Report:
-    """Half an upload, then silence; the stream has an idle limit, and what it holds is little."""
+    """Half an upload, then silence; the stream has an idle limit and holds little."""
     connection = Connection(target.grpc, source=ATTACKER)
     for _ in range(target.times(400, 40)):
         stream = connection.open(wire.UPLOAD)

@@ -1,4 +1,4 @@
-"""What a web page in a browser on this machine can send, and what a name that was pointed at loopback can read."""
+"""What a web page in a browser on this machine can send, and what a name pointed at loopback can read."""
 
 import collections
 import json
@@ -22,7 +22,7 @@ def still_there(target: Target) -> None:
 
 @attack(SECTION)
 def requests_of_another_site(target: Target) -> Report:
-    """`Origin` or `Sec-Fetch-Site` says that another site sends this: refused, whatever it asks."""
+    """`Origin` or `Sec-Fetch-Site` says that this comes from another site: refused, whatever it asks."""
     origins = [
         {"origin": "http://evil.example"},
         {"origin": "null"},
@@ -51,7 +51,7 @@ def requests_of_another_site(target: Target) -> Report:
 
 @attack(SECTION)
 def forms(target: Target) -> Report:
-    """Types that a form sends without asking first change nothing, even without an origin; no type at all is a program."""
+    """Types that a form sends without asking first change nothing, even without an origin; no type at all means a program."""
     found = collections.Counter()
     for path in CHANGES:
         for content_type in (
@@ -105,7 +105,7 @@ def names_that_lead_here(target: Target) -> Report:
 
 @attack(SECTION)
 def same_site_pages(target: Target) -> Report:
-    """A page that this server's own address served, and a program that sends Origin of it, are not another site."""
+    """A page served from this server's own address, and a program that sends its Origin, are not another site."""
     origin = f"http://{target.http}"
     answer = once(
         target.http,

@@ -1,4 +1,4 @@
-//! What happens again and again: streams and connections that break off, connections for one call, items that are too large.
+//! What happens repeatedly: streams and connections that break off, connections for one call, items that are too large.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ const STREAMS_MAX: usize = 8;
 /// Longest life of a stream that breaks off, after it has sent its items.
 const LIFE_MAX_MS: u64 = 100;
 
-/// A stream that is reset while its items are queued, in a model call, or answered and unread.
+/// A stream that is reset while its items are queued, in a model call, or answered but unread.
 pub(super) async fn reset(crew: Crew, mut random: fastrand::Rng, notes: Notes) {
     let channel = crew.channel(random.usize(..));
     let Some(feed) = half_a_feed(channel, &crew.place, random, &notes).await else { return };
@@ -31,7 +31,7 @@ pub(super) async fn reset(crew: Crew, mut random: fastrand::Rng, notes: Notes) {
     notes.done();
 }
 
-/// A connection of several such streams that is gone without a word.
+/// A connection with several such streams that vanishes without notice.
 pub(super) async fn cut(crew: Crew, mut random: fastrand::Rng, notes: Notes) {
     let connection = match within(PATIENCE, CutConnection::open(crew.place.grpc)).await {
         Some(Ok(connection)) => connection,
@@ -69,7 +69,7 @@ pub(super) fn giant(item: &v1::Item, bytes: usize) -> v1::Item {
     giant
 }
 
-/// An item that is too large, by a call or in a stream between two that are not.
+/// An item that is too large, in a call, or in a stream between two that are not.
 pub(super) async fn send_giant(crew: Crew, mut random: fastrand::Rng, giant: v1::Item, notes: Notes) {
     let channel = crew.channel(random.usize(..));
     let sending = async {
@@ -112,7 +112,7 @@ async fn between_two(channel: Channel, place: &Place, giant: v1::Item, notes: &N
             (1, Some(item_result::Outcome::Error(status))) => judge(Code::from(status.code), notes),
             (1, _) => notes.unexpected("it was taken"),
             (_, Some(item_result::Outcome::Outputs(_))) => {}
-            (_, Some(item_result::Outcome::Error(status))) => notes.failed("an item beside it", Code::from(status.code)),
+            (_, Some(item_result::Outcome::Error(status))) => notes.failed("an item next to it", Code::from(status.code)),
             (_, None) => notes.unexpected("an empty answer"),
         }
     }
@@ -124,7 +124,7 @@ async fn between_two(channel: Channel, place: &Place, giant: v1::Item, notes: &N
     Ok(())
 }
 
-/// Refusals are to say whose fault it is.
+/// Refusals must say whose fault it is.
 fn judge(code: Code, notes: &Notes) {
     notes.error(code);
     match code {
@@ -136,7 +136,7 @@ fn judge(code: Code, notes: &Notes) {
 async fn predict(channel: Channel, place: &Place, item: v1::Item) -> Result<(), Status> {
     let payload = Some(predict_request::Payload::Item(item));
     let request = v1::PredictRequest { model: place.model.clone(), payload, ..v1::PredictRequest::default() };
-    // A message larger than what a server takes is to be sent all the same.
+    // A message larger than the server accepts must still be sent.
     InferenceServiceClient::new(channel).max_encoding_message_size(usize::MAX).predict(request).await.map(drop)
 }
 
@@ -152,7 +152,7 @@ pub(super) fn not_opened(error: &anyhow::Error, notes: &Notes) {
     }
 }
 
-/// A stream with items on the way, some of whose answers may have been read.
+/// A stream with items in flight, some of whose answers may have been read.
 async fn half_a_feed(channel: Channel, place: &Place, mut random: fastrand::Rng, notes: &Notes) -> Option<Feed> {
     let items = random.u64(1..=ITEMS_MAX);
     let (reads, life) = (random.u64(0..items), Duration::from_millis(random.u64(0..=LIFE_MAX_MS)));
@@ -174,7 +174,7 @@ async fn half_a_feed(channel: Channel, place: &Place, mut random: fastrand::Rng,
         }
         Ok::<(), Status>(())
     };
-    // It goes at its moment, however slow the server is: else those that wait to go would pile up.
+    // It goes at its moment, however slow the server is; otherwise those that wait to go would pile up.
     if let Ok(Err(status)) = timeout(life, reading).await {
         notes.failed("a stream ended early", status.code());
         return None;

@@ -1,4 +1,4 @@
-//! Connections that do not speak the protocol: rubbish, broken frames, half a greeting, the wrong protocol, messages that cannot be read.
+//! Connections that do not speak the protocol: rubbish, broken frames, half a preface, the wrong protocol, messages that cannot be read.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::patience::within;
 const LISTEN: Duration = Duration::from_millis(500);
 const RUBBISH_BYTES_MAX: usize = 16 * 1024;
 
-/// With which every HTTP/2 connection begins, and a frame of settings that names none.
+/// The beginning of every HTTP/2 connection, and an empty settings frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// Types and flags of HTTP/2 frames.
 const DATA: u8 = 0;
@@ -40,32 +40,32 @@ pub(super) async fn throw(crew: Crew, mut random: fastrand::Rng, notes: Notes) {
     match timeout(LISTEN, talk).await {
         // It hung up, politely or not.
         Ok(_) => notes.refused(),
-        // It waits for more, or has answered within the connection.
+        // It is waiting for more, or has answered within the connection.
         Err(_) => notes.done(),
     }
 }
 
-/// Bytes that are no conversation, of one of seven kinds.
+/// Bytes that are not a conversation, of one of seven kinds.
 fn rubbish(random: &mut fastrand::Rng) -> Vec<u8> {
     let length = random.usize(1..=RUBBISH_BYTES_MAX);
     let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
     let begun = |rest: &[u8]| [PREFACE, rest].concat();
     match random.u8(0..7) {
         0 => noise,
-        // Half a greeting.
+        // Half a preface.
         1 => PREFACE[..random.usize(1..PREFACE.len())].to_vec(),
-        // A frame of some type and a length of its own, and of fewer bytes than it says.
+        // A frame of some type, with a made-up length and fewer bytes than that.
         2 => {
             let (kind, flags, stream) = (random.u8(..), random.u8(..), random.u32(..));
             begun(&frame(kind, flags, stream, &noise)[..random.usize(1..9 + length)])
         }
-        // Headers that are not compressed as they say.
+        // Headers that are not compressed in the way they claim.
         3 => begun(&frame(HEADERS, END_HEADERS, 1, &noise)),
         // A call whose message is noise.
         4 => begun(&[frame(HEADERS, END_HEADERS, 1, &call()), frame(DATA, 0, 1, &message(&noise))].concat()),
-        // A call that sends nothing, of a client that is gone.
+        // A call that sends nothing, from a client that is gone.
         5 => begun(&frame(HEADERS, END_HEADERS, 1, &call())),
-        // HTTP/1.1, with a head or a body that is none.
+        // HTTP/1.1, with an invalid head or body.
         _ => [b"POST /v2/models/x/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: ".as_slice(), &noise].concat(),
     }
 }
@@ -80,7 +80,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The headers of a `Feed` call, uncompressed but for the indices of the static table.
+/// The headers of a `Feed` call, uncompressed except for indices into the static table.
 fn call() -> Vec<u8> {
     const METHOD_POST: u8 = 0x83;
     const SCHEME_HTTP: u8 = 0x86;
@@ -99,7 +99,7 @@ fn call() -> Vec<u8> {
     headers
 }
 
-/// As gRPC frames it: not compressed, and a length.
+/// In gRPC's framing: not compressed, and a length.
 fn message(bytes: &[u8]) -> Vec<u8> {
     let bytes = &bytes[..bytes.len().min(16_000)];
     [&[0][..], &(bytes.len() as u32).to_be_bytes(), bytes].concat()

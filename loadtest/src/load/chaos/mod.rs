@@ -1,8 +1,8 @@
-//! Clients that misbehave on purpose, beside those that are measured: what a server must bear without harm to the others.
+//! Clients that misbehave on purpose, alongside those that are measured: what a server must withstand without harm to the others.
 //!
-//! [`ChaosPlan`] says how many and how often, [`Chaos::start`] lets them loose, [`ChaosHandle::finish`] calls them back and gives what
-//! they met. Moments, sizes and kinds of rubbish follow from the seed alone; what the network makes of them does not. Every act has
-//! an end: nothing waits for an answer longer than [`PATIENCE`]. Knows nothing of who is measured.
+//! [`ChaosPlan`] says how many and how often, [`Chaos::start`] lets them loose, [`ChaosHandle::finish`] calls them back and returns what
+//! they met. Moments, sizes and kinds of rubbish follow only from the seed; what the network makes of them does not. Every act has an end:
+//! nothing waits for an answer longer than [`PATIENCE`]. Knows nothing about the clients that are measured.
 
 mod acts;
 mod garbage;
@@ -29,20 +29,20 @@ pub(crate) use self::{
 
 /// Longest wait for an answer that must come.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Acts of one kind at the same time; beyond it, the next one is late.
+/// Acts of one kind at the same time; beyond that, the next one is late.
 const ACTS_AT_ONCE: usize = 64;
 /// Connections that the streams without one of their own share.
 const SHARED_CONNECTIONS: usize = 4;
-/// HTTP/2 window of their streams, so that what is not read is soon felt by the server.
+/// HTTP/2 window of their streams, so that the server soon notices what is not read.
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024;
-/// Wide, so that those who do not read hold up nobody on their connection.
+/// Wide, so that clients that do not read hold up nobody else on their connection.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// Where the misbehaving clients go, and what they send.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) grpc: SocketAddr,
-    /// For every other connection of rubbish; without it, all go to the gRPC port.
+    /// For every other connection with rubbish; without this, all go to the gRPC port.
     pub(crate) http: Option<SocketAddr>,
     pub(crate) model: String,
     /// An item that the model takes.
@@ -54,10 +54,10 @@ pub(crate) struct Place {
 pub(crate) struct Chaos;
 
 impl Chaos {
-    /// Opens the streams that stay, and begins with what happens again and again.
+    /// Opens the streams that stay, and begins with what happens repeatedly.
     ///
     /// # Errors
-    /// If the plan has a fault, or nobody listens at the address. What happens later is part of the result.
+    /// If the plan has a fault, or if nothing listens at the address. What happens later is part of the result.
     pub(crate) async fn start(plan: &ChaosPlan, place: Place, seed: u64) -> anyhow::Result<ChaosHandle> {
         let faults = plan.faults();
         if !faults.is_empty() {
@@ -102,12 +102,12 @@ pub(crate) struct ChaosHandle {
 }
 
 impl ChaosHandle {
-    /// Begins nothing new, ends the streams that stayed, waits for what is under way, and gives what they met.
+    /// Begins nothing new, ends the streams that stayed, waits for what is under way, and returns what they met.
     ///
     /// # Errors
     /// If a client ended by a panic.
     pub(crate) async fn finish(mut self) -> anyhow::Result<ChaosResult> {
-        // Nobody listens if there are no clients.
+        // If there are no clients, nothing listens.
         let _ = self.stop.send(true);
         while let Some(ended) = self.tasks.join_next().await {
             ended.context("a client of the chaos ended by a panic")?;
@@ -143,7 +143,7 @@ impl Crew {
     /// Returns when it is over.
     async fn over(&self) {
         let mut stopped = self.stopped.clone();
-        // An error says that the handle is gone: it is over then too.
+        // An error means that the handle is gone: then it is over too.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     }
 }

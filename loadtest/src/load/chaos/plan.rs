@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ChaosPlan {
-    /// Streams that read one answer every `slow_reader_ms` and have one item on the way all the time.
+    /// Streams that read one answer every `slow_reader_ms` and always have one item in flight.
     pub(crate) slow_readers: u32,
     /// Time between two answers that a slow reader takes, in milliseconds.
     pub(crate) slow_reader_ms: u64,
-    /// Streams that send all that they may and read nothing.
+    /// Streams that send as much as they may and read nothing.
     pub(crate) never_readers: u32,
-    /// Streams a second that are reset while items are on the way.
+    /// Streams a second that are reset while items are in flight.
     pub(crate) resets_hz: f64,
-    /// Connections a second that are reset (TCP RST) while items of several streams are on the way.
+    /// Connections a second that are reset (TCP RST) while items of several streams are in flight.
     pub(crate) cuts_hz: f64,
     /// Connections a second that are opened, used for one call and closed.
     pub(crate) churn_hz: f64,
@@ -24,7 +24,7 @@ pub(crate) struct ChaosPlan {
     pub(crate) giant_bytes: usize,
     /// Connections a second that do not speak the protocol.
     pub(crate) garbage_hz: f64,
-    /// Streams that are opened at the start and say nothing until the end but that they are alive.
+    /// Streams that are opened at the start and send only signs of life until the end.
     pub(crate) idle_streams: u32,
 }
 
@@ -47,7 +47,7 @@ impl Default for ChaosPlan {
 }
 
 impl ChaosPlan {
-    /// What is wrong with it, each with the key, the value and what is accepted.
+    /// What is wrong with it, each fault with the key, the value and what is accepted.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for (key, streams) in
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn all_faults_are_told_at_once() {
+    fn all_faults_are_reported_at_once() {
         let plan = ChaosPlan { cuts_hz: f64::NAN, idle_streams: 10_001, slow_reader_ms: 0, ..ChaosPlan::default() };
         let faults = plan.faults();
         assert_eq!(faults.len(), 3, "{faults:?}");

@@ -1,4 +1,4 @@
-//! Streams that stay for the whole run: read slowly, never read, or say nothing.
+//! Streams that stay for the whole run: they read slowly, never read, or send nothing.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use crate::{
     patience::within,
 };
 
-/// Items that one that does not read may send: more than any flow control lets through.
+/// How many items a stream that does not read may send: more than any flow control lets through.
 const ALL: u64 = 1 << 40;
-/// A slow reader has no more than this on the way, so that it measures the server's patience and not its speed.
+/// A slow reader has no more than this in flight, so that it tests the server's patience and not its speed.
 const AHEAD: u64 = 2;
 
 /// Stays until it is over.
@@ -56,14 +56,14 @@ async fn read_slowly(crew: Crew, mut feed: Feed, pause: Duration, notes: Notes) 
     read_out(feed, notes).await;
 }
 
-/// The server may cut one off that takes nothing for long (`session.unread_timeout_s`).
+/// The server may cut it off if it takes nothing for long (`session.unread_timeout_s`).
 async fn read_nothing(crew: Crew, feed: Feed, notes: Notes) {
     feed.valve().let_through(ALL);
     crew.over().await;
     read_out(feed, notes).await;
 }
 
-/// Sends no more, and reads all that is owed.
+/// Sends no more, and reads everything that is owed.
 async fn read_out(mut feed: Feed, notes: Notes) {
     feed.valve().close();
     let reading = async {
@@ -92,7 +92,7 @@ fn look(result: &v1::ItemResult, notes: &Notes) {
     }
 }
 
-/// A stream without an item. A third of the way to the server's idle timeout it says that it is alive.
+/// A stream without items. It gives a sign of life after each third of the server's idle timeout.
 async fn idle(crew: Crew, number: usize, notes: Notes) {
     let (speak, spoken) = mpsc::channel::<v1::FeedRequest>(1);
     let opened = within(PATIENCE, open_idle(&crew, number, &speak, spoken)).await;
@@ -105,7 +105,7 @@ async fn idle(crew: Crew, number: usize, notes: Notes) {
         tokio::select! {
             () = sleep(keepalive) => {
                 let alive = feed_request::Message::Keepalive(v1::KeepAlive {});
-                // A stream that has ended says so itself.
+                // If the stream has ended, it says so itself.
                 let _ = speak.try_send(v1::FeedRequest { message: Some(alive) });
             }
             message = inbound.message() => return match message {

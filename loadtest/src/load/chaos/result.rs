@@ -46,17 +46,17 @@ impl Kind {
 /// What clients of one kind met.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KindResult {
-    /// Acts that were carried through: streams held to the end, streams and connections broken off, calls answered, rubbish sent.
+    /// Completed acts: streams held to the end, streams and connections broken off, calls answered, rubbish sent.
     pub(crate) done: u64,
     /// Acts that the server turned away as it should: items too large, connections of rubbish closed, streams beyond a limit.
     pub(crate) refused: u64,
-    /// Errors that clients were told, by gRPC code.
+    /// Errors that clients got, by gRPC code.
     pub(crate) errors: BTreeMap<String, u64>,
-    /// What must not happen, by what it is. Nothing here is as it should be.
+    /// What must not happen, by what it is. Ideally this is empty.
     pub(crate) unexpected: BTreeMap<String, u64>,
 }
 
-/// What all of them met; kinds that the plan does without are left out.
+/// What all of them met; kinds that the plan does not use are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ChaosResult {
     pub(crate) kinds: BTreeMap<Kind, KindResult>,
@@ -68,7 +68,7 @@ impl ChaosResult {
         self.kinds.values().flat_map(|kind| kind.unexpected.values()).sum()
     }
 
-    /// The same in words, one line for each thing.
+    /// The same in words, one line for each.
     pub(crate) fn surprises(&self) -> Vec<String> {
         let of_kind = |(kind, result): (&Kind, &KindResult)| {
             let label = kind.label();
@@ -78,7 +78,7 @@ impl ChaosResult {
     }
 }
 
-/// Where the clients of one kind write down what they met. Some acts a second: a lock is no cost here.
+/// Where the clients of one kind record what they met. There are only a few acts a second, so a lock costs nothing here.
 #[derive(Debug, Clone)]
 pub(super) struct Notes {
     result: Arc<Mutex<ChaosResult>>,
@@ -104,12 +104,12 @@ impl Notes {
         self.with(|result| *result.errors.entry(code_name(code).to_owned()).or_default() += 1);
     }
 
-    /// Something that must not happen, of a few that have names.
+    /// Records something that must not happen; there are only a few names for such things.
     pub(super) fn unexpected(&self, what: impl Into<String>) {
         self.with(|result| *result.unexpected.entry(what.into()).or_default() += 1);
     }
 
-    /// An error at a moment when all is well on the client's side: only that of a server that is full is not a surprise.
+    /// Records an error although all is well on the client's side: it is a surprise, unless the server is full.
     pub(super) fn failed(&self, at: &str, code: Code) {
         self.error(code);
         match code {

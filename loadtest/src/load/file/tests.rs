@@ -59,7 +59,7 @@ fn each_fault_names_the_key_and_what_is_allowed() {
 }
 
 #[test]
-fn a_deadline_that_nobody_would_hear_of_is_refused() {
+fn a_deadline_that_nobody_would_learn_of_is_refused() {
     let post = ["loads.0.protocol=http_post", "loads.0.http={path='/x'}", "loads.0.deadline_ms=20"];
     let found = complaint(&post);
     assert!(found.contains("loads.0.deadline_ms = 20") && found.contains("http_post"), "{found}");
@@ -73,7 +73,7 @@ fn audio_takes_the_place_of_inputs_where_chunks_are_taken() {
     let scenario = Scenario::parse(MINIMAL, &[audio, "loads.0.inputs=[]"].map(str::to_owned)).expect("sound");
     assert_eq!(scenario.loads[0].pcm.expect("it is there").chunk_bytes(), 640);
     for (changes, part) in [
-        (&[audio][..], "one of them"),
+        (&[audio][..], "only one of them"),
         (&[audio, "loads.0.inputs=[]", "loads.0.protocol=predict"], "feed, scan and upload"),
         (&[audio, "loads.0.inputs=[]", "loads.0.pcm.chunk_bytes=640"], "one of them is needed"),
         (&["loads.0.pcm={}", "loads.0.inputs=[]"], "one of them is needed"),
@@ -92,7 +92,7 @@ fn audio_takes_the_place_of_inputs_where_chunks_are_taken() {
 }
 
 #[test]
-fn faults_are_told_all_at_once() {
+fn faults_are_reported_all_at_once() {
     let found = complaint(&["connections=0", "loads.0.streams=0", "slo_ms=0"]);
     assert_eq!(found.matches("is allowed").count(), 3, "{found}");
 }
@@ -107,7 +107,7 @@ fn a_fault_of_an_unchanged_file_comes_with_its_line() {
 fn ramp_and_search_exclude_each_other_and_closed_loops_have_no_rate() {
     let ramp = "ramp={of='rate', factors=[1, 2]}";
     let search = "search={of='streams', p99_ms_max=5, to=4}";
-    assert!(complaint(&[ramp, search]).contains("a file has one of them"));
+    assert!(complaint(&[ramp, search]).contains("a file has only one of them"));
     assert!(complaint(&[ramp, "loads.0.arrivals={process='closed'}"]).contains("has no rate"));
 }
 
@@ -118,7 +118,7 @@ fn chaos_needs_a_native_load() {
 }
 
 #[test]
-fn calls_of_a_sequence_go_one_after_the_other() {
+fn calls_of_a_sequence_go_one_after_another() {
     let found = complaint(&["loads.0.protocol=infer", "loads.0.sequence=true"]);
     assert!(found.contains("needs 1"), "{found}");
     let changes = ["loads.0.protocol=infer", "loads.0.sequence=true", "loads.0.in_flight=1"].map(str::to_owned);

@@ -9,7 +9,7 @@ use tidemill::domain::Datatype;
 
 use crate::load::file::{Input, Load};
 
-/// The JSON that binary data follows, as the binary data extension of the Open Inference Protocol has it.
+/// The JSON that precedes binary data, according to the binary data extension of the Open Inference Protocol.
 #[derive(Serialize)]
 struct InferHead<'a> {
     inputs: Vec<InferInput<'a>>,
@@ -37,7 +37,7 @@ struct InferParameters {
     timeout: Option<u64>,
 }
 
-/// The JSON of a request of `load`, given the data of its inputs. Outputs are asked for in binary, too.
+/// The JSON of a request of `load`, given the data of its inputs. Outputs are requested as binary data too.
 ///
 /// # Errors
 /// None: what is written here can always be written as JSON.
@@ -55,13 +55,13 @@ pub(super) fn infer_head(load: &Load, tensors: &[Bytes]) -> anyhow::Result<Vec<u
     Ok(serde_json::to_vec(&InferHead { inputs, parameters })?)
 }
 
-/// A head, and the data that it tells of.
+/// A head, and the data that it describes.
 pub(super) fn infer(head: &[u8], tensors: &[Bytes]) -> Bytes {
     let parts = std::iter::once(head).chain(tensors.iter().map(|data| &data[..]));
     parts.collect::<Vec<_>>().concat().into()
 }
 
-/// The data of all tensors, one after the other.
+/// The data of all tensors, one after another.
 pub(super) fn binary(tensors: &[Bytes]) -> Bytes {
     infer(&[], tensors)
 }
@@ -119,7 +119,7 @@ fn each<const SIZE: usize, T: ToString>(data: &[u8], from: fn([u8; SIZE]) -> T) 
     chunks.iter().map(|chunk| from(*chunk).to_string()).collect()
 }
 
-/// Strings of bytes, each after its length in four bytes. What is not Unicode in them is replaced: JSON has no way to write it.
+/// Strings of bytes, each after its length in four bytes. Anything in them that is not Unicode is replaced: JSON has no way to write it.
 fn texts(mut data: &[u8]) -> Vec<String> {
     let mut texts = Vec::new();
     while let Some((length, rest)) = data.split_first_chunk() {

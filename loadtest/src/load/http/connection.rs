@@ -20,7 +20,7 @@ pub(super) enum Fault {
     BrokenOff,
 }
 
-/// A connection and the task that reads and writes it. Dropping it closes it, whatever goes on.
+/// A connection and the task that reads and writes it. Dropping it closes it, whatever is going on.
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     task: JoinHandle<()>,
@@ -31,7 +31,7 @@ impl Connection {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        // What ends a connection is seen by the call that it carries.
+        // The call that a connection carries sees what ends it.
         let task = tokio::spawn(async move { drop(connection.await) });
         Ok(Self { sender, task })
     }
@@ -43,7 +43,7 @@ impl Drop for Connection {
     }
 }
 
-/// The connections to one server that carry no call. There are never more than there were calls at once.
+/// The connections to one server that carry no call. There are never more of them than there were calls at once.
 pub(super) struct Pool {
     address: SocketAddr,
     idle: Mutex<Vec<Connection>>,
@@ -61,7 +61,7 @@ impl Pool {
 
     /// Sends a request and reads its answer to the end. Dropping the future closes the connection.
     pub(super) async fn exchange(&self, mut request: Request<Full<Bytes>>) -> Result<StatusCode, Fault> {
-        // The latest first: the others may rest until the server closes them.
+        // The most recent first: the others may idle until the server closes them.
         while let Some(mut connection) = self.take() {
             if connection.sender.ready().await.is_err() {
                 continue;

@@ -1,7 +1,7 @@
 //! Calls over HTTP/1.1: `http_infer` in the REST form of the Open Inference Protocol, and `http_post` to any path of any server.
 //!
-//! `body` makes the bodies once, and a call takes a reference to one. Connections are kept alive and each carries one call at a time,
-//! so there are as many of them as calls at once. Knows nothing of when calls are due.
+//! `body` makes the bodies once, and a call takes a reference to one. Connections are kept alive and each carries one call at a time, so
+//! there are as many as there are calls at once. Knows nothing about when calls are due.
 
 mod body;
 mod connection;
@@ -25,7 +25,7 @@ use connection::{Fault, Pool};
 /// Opens `count` callers of a load, with one connection for the first call.
 ///
 /// # Errors
-/// If the server cannot be reached, or the load's path or content type cannot stand in a request.
+/// If the server cannot be reached, or if the load's path or content type cannot be used in a request.
 pub(crate) async fn open(load: &Load, address: SocketAddr, count: usize, seed: u64) -> anyhow::Result<Callers> {
     let template = Arc::new(Template::new(load, address, seed)?);
     let pool = Pool::open(address).await.with_context(|| format!("cannot connect to {address}"))?;
@@ -34,7 +34,7 @@ pub(crate) async fn open(load: &Load, address: SocketAddr, count: usize, seed: u
     Ok((0..count).map(|_| caller()).collect())
 }
 
-/// All requests of a load, but for which body each has.
+/// All requests of a load, apart from which body each has.
 struct Template {
     uri: Uri,
     headers: HeaderMap,
@@ -66,7 +66,7 @@ impl Template {
         };
         let value = HeaderValue::from_str(content_type);
         headers.insert(header::CONTENT_TYPE, value.with_context(|| format!("content type {content_type:?}"))?);
-        let uri = path.parse().with_context(|| format!("the path {path:?} cannot stand in a request"))?;
+        let uri = path.parse().with_context(|| format!("the path {path:?} cannot be used in a request"))?;
         Ok(Self { uri, headers, bodies, items: u32::try_from(load.batch).unwrap_or(u32::MAX) })
     }
 
@@ -80,7 +80,7 @@ impl Template {
     }
 }
 
-/// One of the independent callers of a load. They are all alike, and share their connections.
+/// One of a load's independent callers. They are all alike, and share connections.
 struct HttpCaller {
     pool: Arc<Pool>,
     template: Arc<Template>,
@@ -93,7 +93,7 @@ impl Caller for HttpCaller {
     }
 }
 
-/// Statuses are counted by number; what came before one, by what failed.
+/// Statuses are counted by number; failures before a status, by what failed.
 fn end(status: Result<StatusCode, Fault>) -> End {
     match status {
         Ok(status) if status.is_success() => End::Outputs,

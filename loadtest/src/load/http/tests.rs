@@ -1,4 +1,4 @@
-//! Calls to a real server of the project, and to one that is as rude as a test wants.
+//! Calls to a real server from this project, and to one that is as rude as a test wants.
 
 use std::{
     net::Ipv4Addr,
@@ -60,7 +60,7 @@ async fn calls_of_the_open_inference_protocol_are_answered() {
 }
 
 #[tokio::test]
-async fn one_connection_serves_calls_one_after_the_other_and_more_serve_those_at_once() {
+async fn one_connection_serves_calls_in_turn_and_more_serve_those_at_once() {
     let server = Rude::start(|_| Some("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")).await;
     let template = Arc::new(Template::new(&post("{ path = '/' }"), server.address, 1).expect("sound"));
     let caller = HttpCaller { pool: Arc::new(Pool::open(server.address).await.expect("it opens")), template };
@@ -74,7 +74,7 @@ async fn one_connection_serves_calls_one_after_the_other_and_more_serve_those_at
 }
 
 #[tokio::test]
-async fn a_connection_that_the_server_closes_is_made_anew() {
+async fn a_connection_that_the_server_closes_is_replaced() {
     let server = Rude::start(|_| Some("HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")).await;
     let callers = open(&post("{ path = '/' }"), server.address, 1, 1).await.expect("it opens");
     for seq in 0..3 {
@@ -126,16 +126,16 @@ async fn bodies_are_as_the_file_says() {
 }
 
 #[test]
-fn what_cannot_stand_in_a_request_is_named() {
+fn what_cannot_be_used_in_a_request_is_named() {
     let address = (Ipv4Addr::LOCALHOST, 1).into();
     for (http, named) in [("{ path = '/a b' }", "/a b"), (r#"{ path = '/', content_type = "a\nb" }"#, "content type")] {
-        let Err(error) = Template::new(&post(http), address, 1) else { panic!("{http} is no request") };
+        let Err(error) = Template::new(&post(http), address, 1) else { panic!("{http} is not a request") };
         assert!(error.to_string().contains(named), "{error}");
     }
     assert_eq!(percent_encoded("a b/c-1.0_~é"), "a%20b%2Fc-1.0_~%C3%A9");
 }
 
-/// A server that answers each request with whatever `answer` says, and closes the connection at `None`.
+/// A server that answers each request with whatever `answer` gives, and closes the connection at `None`.
 struct Rude {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -157,7 +157,7 @@ impl Rude {
         Self { address, connections, task }
     }
 
-    /// Those that have carried a request.
+    /// How many connections have carried a request.
     fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }

@@ -14,7 +14,7 @@ pub(crate) struct Aimd<'a> {
 }
 
 impl<'a> Aimd<'a> {
-    /// For a workload of one model.
+    /// For a workload with one model.
     pub(crate) fn new(workload: &'a Workload) -> Self {
         Self { workload, ready: Ready::new(workload, 0, Order::Arrival), arrived: 0, limit: 1.0 }
     }

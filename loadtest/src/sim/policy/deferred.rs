@@ -1,4 +1,4 @@
-//! Batches held back until they can grow no more without losing their head, as in Symphony. Knows the true curve.
+//! Batches are held back until they cannot grow any more without losing their head, as in Symphony. Knows the true curve.
 
 use super::ready::{Order, Ready};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     world::Policy,
 };
 
-/// Kept free for noise, relative to a call.
+/// Margin for noise, relative to a call.
 const MARGIN: f64 = 1.1;
 
 pub(crate) struct Deferred<'a> {
@@ -16,7 +16,7 @@ pub(crate) struct Deferred<'a> {
 }
 
 impl<'a> Deferred<'a> {
-    /// For a workload of one model.
+    /// For a workload with one model.
     pub(crate) fn new(workload: &'a Workload) -> Self {
         Self { workload, ready: Ready::new(workload, 0, Order::Deadline), arrived: 0 }
     }
@@ -25,7 +25,7 @@ impl<'a> Deferred<'a> {
         (self.workload.models[0].curve.call(batch) * MARGIN) as u64
     }
 
-    /// From when on one more item would cost the head its deadline.
+    /// When one more item would begin to cost the head its deadline.
     fn starts(&self, deadline: u64) -> u64 {
         let more = self.ready.len() + 1;
         if more > self.workload.models[0].batch_max { 0 } else { deadline.saturating_sub(self.nanos(more)) }

@@ -25,13 +25,13 @@ pub(crate) enum Expiry {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Setting {
     pub(crate) batch_max: usize,
-    /// Relative to a call at the knee, so that one setting means alike on all curves.
+    /// Relative to a call at the knee, so that a setting means the same on all curves.
     pub(crate) delay: f64,
     pub(crate) expiry: Expiry,
 }
 
 impl Setting {
-    /// All that are tried: 37 of batch and delay, each with the three kinds of expiry.
+    /// All those that are tried: 37 of batch and delay, each with the three kinds of expiry.
     pub(crate) fn grid() -> Vec<Self> {
         let batches = [2, 4, 8, 16, 32, 64];
         let delays = [0.0, 0.05, 0.1, 0.25, 0.5, 1.0];
@@ -76,14 +76,14 @@ impl std::str::FromStr for Setting {
         for part in text.split_whitespace() {
             match part.split_once('=') {
                 Some(("batch", size)) => {
-                    setting.batch_max = size.parse().with_context(|| format!("'{size}' is no batch size"))?;
+                    setting.batch_max = size.parse().with_context(|| format!("'{size}' is not a batch size"))?;
                 }
-                Some(("delay", delay)) => setting.delay = delay.parse().with_context(|| format!("'{delay}' is no delay"))?,
+                Some(("delay", delay)) => setting.delay = delay.parse().with_context(|| format!("'{delay}' is not a delay"))?,
                 Some(("expiry", "never")) => setting.expiry = Expiry::Never,
                 Some(("expiry", "deadline")) => setting.expiry = Expiry::Deadline,
                 Some(("expiry", "timeout")) => setting.expiry = Expiry::Timeout,
                 _ => bail!(
-                    "'{part}' is no part of a policy: give tidemill, aimd, least-squares, deferred, or \
+                    "'{part}' is not part of a policy: give tidemill, aimd, least-squares, deferred, or \
                      batch=N,delay=D,expiry=never|deadline|timeout with the delay in calls at the knee"
                 ),
             }

@@ -1,7 +1,7 @@
 //! The hand-set policies on one stateless model, without an event loop: a queue in order of arrival is a range of items.
 //!
-//! Gives what [`Fixed`](super::fixed::Fixed) gives in the event loop, some ten times faster, so that a hundred settings a point can
-//! be tried.
+//! Gives what [`Fixed`](super::fixed::Fixed) gives in the event loop, about ten times faster, so that a hundred settings can be tried at
+//! each point.
 
 use super::fixed::Setting;
 use crate::{

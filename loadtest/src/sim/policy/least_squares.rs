@@ -1,4 +1,4 @@
-//! A straight line through the latest calls by least squares, and the largest batch that its head survives, as in BentoML.
+//! A straight line through the latest calls by least squares, and the largest batch that the head survives, as in BentoML.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use crate::{
     world::Policy,
 };
 
-/// Calls that the line is drawn through.
+/// Calls through which the line is drawn.
 const CALLS: usize = 50;
 
 pub(crate) struct LeastSquares<'a> {
@@ -21,7 +21,7 @@ pub(crate) struct LeastSquares<'a> {
 }
 
 impl<'a> LeastSquares<'a> {
-    /// For a workload of one model. Starts from the true curve's ends, as after a warm-up.
+    /// For a workload with one model. Starts from the true curve's ends, as after a warm-up.
     pub(crate) fn new(workload: &'a Workload) -> Self {
         let model = &workload.models[0];
         let largest = model.batch_max;

@@ -1,4 +1,4 @@
-//! The policies that are compared, and how a run of one is started.
+//! The policies that are compared, and how to start a run of one.
 
 mod aimd;
 mod deferred;
@@ -49,7 +49,7 @@ impl Kind {
 impl std::str::FromStr for Kind {
     type Err = anyhow::Error;
 
-    /// A label, as [`Kind::label`] gives it but with commas for its spaces.
+    /// A label as [`Kind::label`] gives it, but with commas for spaces.
     fn from_str(text: &str) -> anyhow::Result<Self> {
         match text {
             "tidemill" => Ok(Self::Tidemill),
@@ -81,7 +81,7 @@ pub(crate) fn run(
     recorder.outcome(workload)
 }
 
-/// Goodput of hand-set numbers, by the fastest way there is.
+/// Goodput of hand-set numbers, found in the fastest way.
 pub(crate) fn goodput(setting: Setting, workload: &Workload, service: &Service, conditions: Conditions) -> f64 {
     let kind = Kind::Fixed(setting);
     if workload.models.iter().any(|model| model.stateful) {

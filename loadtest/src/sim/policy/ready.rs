@@ -1,4 +1,4 @@
-//! Items that may run, in the order of a key: all that have arrived, or one of each stateful stream.
+//! Items that may run, ordered by a key: all those that have arrived, or one of each stateful stream.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -17,7 +17,7 @@ pub(crate) struct Ready<'a> {
     order: Order,
     stateful: bool,
     heap: BinaryHeap<Reverse<(u64, u32)>>,
-    /// By stream: an item of it is ready or runs. Only stateful streams are looked at.
+    /// By stream: whether one of its items is ready or running. Only stateful streams are looked at.
     engaged: Vec<bool>,
 }
 
@@ -58,7 +58,7 @@ impl<'a> Ready<'a> {
         self.heap.pop().map(|Reverse((_, item))| item)
     }
 
-    /// An item that was taken is done with, of the first `arrived` of the workload: its stream's next one may run.
+    /// An item that was taken is done; the first `arrived` of the workload have arrived. Its stream's next one may run.
     pub(crate) fn done(&mut self, item: u32, arrived: u32) {
         if !self.stateful {
             return;

@@ -18,10 +18,10 @@ use crate::{
     world::Policy,
 };
 
-/// Calls on each lane of which the warm-up takes the median, at each size.
+/// Calls on each lane, at each size; the warm-up takes their median.
 const CALLS_MEASURED: usize = 9;
 
-/// Items that a stream which sheds may have waiting.
+/// How many items a stream that sheds may have waiting.
 const QUEUED_MAX: usize = 64;
 
 /// Why a stream can always be opened.
@@ -32,7 +32,7 @@ pub(crate) struct Tidemill<'a> {
     queue: Queue<(), u32>,
     options: Vec<StreamOptions>,
     streams: Vec<StreamKey>,
-    /// By item: the stream of a call of its own.
+    /// By item: the stream of an item that is a separate call.
     calls: Vec<StreamKey>,
     /// By lane: the call that runs there.
     running: Vec<Option<CallReport>>,
