@@ -99,7 +99,7 @@ def row(one: Attack, server: Server, options: argparse.Namespace) -> tuple[str, 
 
 
 class Rows:
-    """Rows of this binary and these options that held, in a file, so that the two hours can be spread over several runs."""
+    """Rows of this binary and these options that held, in a file, so that the hour can be spread over several runs."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         digest = hashlib.sha256(pathlib.Path(places.SERVER).read_bytes()).hexdigest()[:16]
