@@ -61,29 +61,33 @@ impl After {
     }
 
     /// Does it all. Threads are woken first, as they take longest to be there; a call for this thread comes last.
-    fn carry_out(self, device: &Device) {
-        let Self { wake, wake_long, kick, rearm, ended, nudged, repaired, gone, cancelled, loan } = self;
-        if let Some(lane) = wake {
+    ///
+    /// Things are taken out where they lie: most of these values hold nothing, and to move them costs more than all else here.
+    fn carry_out(&mut self, device: &Device) {
+        if let Some(lane) = self.wake.take() {
             device.lane_wakes[lane].notify_one();
         }
-        if let Some(lane) = wake_long {
+        if let Some(lane) = self.wake_long.take() {
             device.long_lane_wakes[lane].notify_one();
         }
-        if kick {
+        if std::mem::take(&mut self.kick) {
             device.kick.set();
         }
-        if rearm {
+        if std::mem::take(&mut self.rearm) {
             device.rearm.ring();
         }
-        if let Some(repaired) = repaired {
+        if let Some(repaired) = self.repaired.take() {
             repaired.report();
         }
-        if !ended.is_empty() {
-            answer(ended);
+        if !self.ended.is_empty() {
+            answer(std::mem::take(&mut self.ended));
         }
-        wake_all(nudged.into_iter().filter_map(|mailbox| mailbox.nudge()));
-        drop((gone, cancelled));
-        if let Some(loan) = loan {
+        if !self.nudged.is_empty() {
+            wake_all(self.nudged.drain(..).filter_map(|mailbox| mailbox.nudge()));
+        }
+        drop(self.gone.take());
+        drop(self.cancelled.take());
+        if let Some(loan) = self.loan.take() {
             device.run_loan(loan);
         }
     }

@@ -18,6 +18,8 @@ pub(super) struct Delivery<'a> {
     started: Timestamp,
     /// For each item, what has been delivered; empty before the first, as most calls never give any.
     items: Vec<Delivered>,
+    /// Whether the engine was told to end the call early.
+    broken_off: bool,
 }
 
 /// What has been delivered of one item's answers.
@@ -30,12 +32,17 @@ struct Delivered {
 
 impl<'a> Delivery<'a> {
     pub(super) const fn new(entries: &'a [LiveEntry], started: Timestamp) -> Self {
-        Self { entries, started, items: Vec::new() }
+        Self { entries, started, items: Vec::new(), broken_off: false }
     }
 
     /// Whether any item has had an answer.
     pub(super) fn has_begun(&self) -> bool {
         self.items.iter().any(|item| item.count > 0)
+    }
+
+    /// Whether the call ended before its time, so that what it took says nothing of the model.
+    pub(super) const fn was_broken_off(&self) -> bool {
+        self.broken_off
     }
 
     /// What the last answer to an item is, after those that were delivered.
@@ -77,7 +84,11 @@ impl ItemParts for Delivery<'_> {
             }
         }
         let goes_on = |(entry, item): (&LiveEntry, &Delivered)| item.over.is_none() && !entry.handle.is_closed();
-        if self.entries.iter().zip(&self.items).any(goes_on) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if self.entries.iter().zip(&self.items).any(goes_on) {
+            return ControlFlow::Continue(());
+        }
+        self.broken_off = true;
+        ControlFlow::Break(())
     }
 }
 

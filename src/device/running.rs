@@ -98,7 +98,7 @@ impl<'a> Taken<'a> {
         let mut learned = None;
         match outcome {
             Ok(Results { outputs, times }) => {
-                learned = Some(timing.finished.since(timing.started));
+                learned = (!delivery.was_broken_off()).then(|| timing.finished.since(timing.started));
                 answers.account(ModelCall { items: size, waited, times }, timing.finished);
                 for (index, (entry, outputs)) in batch.entries.iter().zip(outputs).enumerate() {
                     answers.add(entry, delivery.last(index, Ok(outputs)), timing);

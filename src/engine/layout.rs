@@ -11,9 +11,12 @@ pub(super) fn layout(
     element_bytes: usize,
     batch_size: usize,
 ) -> Result<Strips, RunError> {
-    Strips::new(dims, batch_axis.unwrap_or_default(), element_bytes, batch_size).ok_or_else(|| {
-        RunError::BadBatch(format!("'{name}': {batch_size} items of shape {dims:?} are larger than can be addressed"))
-    })
+    Strips::new(dims, batch_axis.unwrap_or_default(), element_bytes, batch_size).ok_or_else(|| too_large(name, dims, batch_size))
+}
+
+/// That so many items of the shape `dims` cannot be one tensor.
+pub(super) fn too_large(name: &str, dims: &[usize], batch_size: usize) -> RunError {
+    RunError::BadBatch(format!("'{name}': {batch_size} items of shape {dims:?} are larger than can be addressed"))
 }
 
 /// The shape of the batch.

@@ -6,7 +6,12 @@ use std::{any::Any, ops::Range};
 
 use smallvec::SmallVec;
 
-use super::{EngineError, ItemCall, RunError, StreamState, buffer::AlignedBuffer, layout::layout, strips::Strips};
+use super::{
+    EngineError, ItemCall, RunError, StreamState,
+    buffer::AlignedBuffer,
+    layout::{layout, too_large},
+    strips::Strips,
+};
 use crate::domain::{StateSpec, Tensor};
 
 /// Keeps the states of the streams of one model, in a form of the engine's own.
@@ -45,7 +50,8 @@ pub(super) struct HostStates {
 /// One of the signature's states.
 struct Place {
     spec: StateSpec,
-    element_bytes: usize,
+    /// How it lies in a batch of one.
+    alone: Strips,
     /// Where it lies among a stream's bytes.
     range: Range<usize>,
 }
@@ -62,11 +68,11 @@ impl HostStates {
             let element_bytes = spec.datatype.fixed_size().ok_or_else(|| {
                 EngineError::Load(format!("'{}' is {}, which has no size that a state could have", spec.input, spec.datatype))
             })?;
-            let strips = layout(&spec.input, &spec.dims, spec.batch_axis, element_bytes, 1);
-            let size = strips.map_err(|error| EngineError::Load(error.to_string()))?.item_bytes();
-            let range = bytes..bytes.saturating_add(size);
+            let alone = layout(&spec.input, &spec.dims, spec.batch_axis, element_bytes, 1);
+            let alone = alone.map_err(|error| EngineError::Load(error.to_string()))?;
+            let range = bytes..bytes.saturating_add(alone.item_bytes());
             bytes = range.end;
-            Ok(Place { spec: spec.clone(), element_bytes, range })
+            Ok(Place { spec: spec.clone(), alone, range })
         };
         let places = states.iter().map(place).collect::<Result<_, _>>()?;
         Ok(Self { places, bytes })
@@ -74,9 +80,8 @@ impl HostStates {
 
     /// How each state lies in a batch.
     fn layouts(&self, batch_size: usize) -> Result<SmallVec<[Strips; 2]>, RunError> {
-        let layout_of = |place: &Place| {
-            let Place { spec, element_bytes, .. } = place;
-            layout(&spec.input, &spec.dims, spec.batch_axis, *element_bytes, batch_size)
+        let layout_of = |Place { spec, alone, .. }: &Place| {
+            alone.of_batch(batch_size).ok_or_else(|| too_large(&spec.input, &spec.dims, batch_size))
         };
         self.places.iter().map(layout_of).collect()
     }

@@ -37,6 +37,12 @@ impl Strips {
         Some(Self { count, bytes, batch_size })
     }
 
+    /// The same for a batch of this size; `None` if that is larger than can be addressed.
+    pub(super) fn of_batch(self, batch_size: usize) -> Option<Self> {
+        self.item_bytes().checked_mul(batch_size)?;
+        Some(Self { batch_size, ..self })
+    }
+
     /// Bytes of one item.
     pub(super) const fn item_bytes(self) -> usize {
         self.count * self.bytes

@@ -38,6 +38,8 @@ use crate::{
 
 /// Answers to one request, before its last, that wait for their turn.
 const PARTS_WAITING_MAX: usize = 1_024;
+/// Bytes of output in all such answers of a stream.
+const PART_BYTES_WAITING_MAX: usize = 64 << 20;
 
 /// An answer to a request.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub struct Reply<T> {
     pub tag: T,
     /// Which of the request's answers it is.
     pub part: AnswerPart,
+    /// Whether the model may give several answers to a request.
+    pub decoupled: bool,
     /// The response, or why there is none.
     pub result: Result<InferResponse, Fault>,
 }
@@ -64,6 +68,7 @@ pub struct Conversation<T> {
     first: u64,
     /// What all exchanges weigh.
     in_flight: Weight,
+    part_room: PartRoom,
 }
 
 new_key_type! {
@@ -163,6 +168,7 @@ impl<T: Clone> Conversation<T> {
             exchanges: VecDeque::new(),
             first: 0,
             in_flight: Weight::default(),
+            part_room: PartRoom::default(),
         }
     }
 
@@ -231,9 +237,10 @@ impl<T: Clone> Conversation<T> {
         let Exchange { tag, state, .. } = self.exchanges.front_mut()?;
         let ExchangeState::Running { plan, parts, parts_given, .. } = state else { return None };
         let outputs = parts.pop_front()?;
+        self.part_room.give_back(&outputs);
         let part = AnswerPart { number: *parts_given, last: false };
         *parts_given += 1;
-        Some(Reply { tag: tag.clone(), part, result: plan.clone().response(&[outputs]) })
+        Some(Reply { tag: tag.clone(), part, decoupled: true, result: plan.clone().response(&[outputs]) })
     }
 
     fn pop_done(&mut self) -> Option<Reply<T>> {
@@ -244,15 +251,15 @@ impl<T: Clone> Conversation<T> {
         self.first += 1;
         self.in_flight.items -= weight.items;
         self.in_flight.bytes -= weight.bytes;
-        let number = match &state {
-            ExchangeState::Running { parts_given, .. } => *parts_given,
-            ExchangeState::Refused(_) => 0,
+        let (number, decoupled) = match &state {
+            ExchangeState::Running { parts_given, plan, .. } => (*parts_given, plan.model.is_decoupled()),
+            ExchangeState::Refused(_) => (0, false),
         };
         let result = match state {
             ExchangeState::Refused(fault) | ExchangeState::Running { fault: Some(fault), .. } => Err(fault),
             ExchangeState::Running { plan, outputs, .. } => plan.response(&outputs.into_iter().flatten().collect::<Vec<_>>()),
         };
-        Some(Reply { tag, part: AnswerPart { number, last: true }, result })
+        Some(Reply { tag, part: AnswerPart { number, last: true }, decoupled, result })
     }
 
     /// Sends a request's items on their way; beside it, how many bytes were read from shared memory.
@@ -441,12 +448,13 @@ impl<T: Clone> Conversation<T> {
         if fault.is_some() {
             return;
         }
-        if parts.len() < PARTS_WAITING_MAX {
+        if self.part_room.take(parts.len(), &found) {
             parts.push_back(found);
             return;
         }
         let message = format!(
-            "{PARTS_WAITING_MAX} answers to the request wait for those to the requests before it, and more came; send it on a stream of its own"
+            "more answers came than may wait for those to earlier requests, {PARTS_WAITING_MAX} to a request and {PART_BYTES_WAITING_MAX} bytes \
+             of a stream; send the request on its own stream"
         );
         *fault = Some(Fault::new(FaultKind::Overloaded, message));
     }
@@ -463,6 +471,30 @@ impl<T: Clone> Conversation<T> {
         }
         *left -= 1;
     }
+}
+
+/// Bytes of output in a stream's answers that wait for their requests' turns, other than the requests' last.
+#[derive(Debug, Default)]
+struct PartRoom(usize);
+
+impl PartRoom {
+    /// Takes room for one more answer to a request of which so many wait, if there is any.
+    fn take(&mut self, waiting: usize, answer: &ItemOutputs) -> bool {
+        let bytes = self.0.saturating_add(output_bytes(answer));
+        let fits = waiting < PARTS_WAITING_MAX && (self.0 == 0 || bytes <= PART_BYTES_WAITING_MAX);
+        if fits {
+            self.0 = bytes;
+        }
+        fits
+    }
+
+    fn give_back(&mut self, answer: &ItemOutputs) {
+        self.0 -= output_bytes(answer);
+    }
+}
+
+fn output_bytes(outputs: &ItemOutputs) -> usize {
+    outputs.iter().map(|tensor| tensor.data().len()).sum()
 }
 
 /// Where a step of a sequence goes.
@@ -557,5 +589,35 @@ impl Stream for Inbox {
         }
         state.waker = Some(cx.waker().clone());
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Datatype, Shape, Tensor};
+
+    fn answer(bytes: usize) -> ItemOutputs {
+        let tensor = Tensor::new(Datatype::Uint8, Shape::from_slice(&[bytes]), vec![0; bytes].into());
+        ItemOutputs::from_iter([tensor.expect("as long as it must be")])
+    }
+
+    #[test]
+    fn answers_that_wait_have_room_for_so_many_of_a_request_and_so_many_bytes_of_the_stream() {
+        let mut room = PartRoom::default();
+        let quarter = answer(PART_BYTES_WAITING_MAX / 4);
+        assert_eq!([0, 1, 0, 1, 2].map(|waiting| room.take(waiting, &quarter)), [true, true, true, true, false]);
+        room.give_back(&quarter);
+        assert!(!room.take(PARTS_WAITING_MAX, &quarter), "it is too many of one request");
+        assert!(room.take(PARTS_WAITING_MAX - 1, &quarter));
+    }
+
+    #[test]
+    fn one_answer_may_be_larger_than_all_that_wait() {
+        let (mut room, large) = (PartRoom::default(), answer(PART_BYTES_WAITING_MAX + 1));
+        assert!(room.take(0, &large));
+        assert!(!room.take(0, &answer(1)));
+        room.give_back(&large);
+        assert!(room.take(0, &answer(1)));
     }
 }

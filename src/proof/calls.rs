@@ -1,6 +1,6 @@
 //! Trial calls: runs and times them, within the model's time.
 
-use std::{cell::Cell, sync::Arc, time::Duration};
+use std::{cell::Cell, ops::ControlFlow, sync::Arc, time::Duration};
 
 use super::{
     Company,
@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     clock,
-    domain::{Tensor, Timestamp},
-    engine::{CallThreads, Executable, ItemCall, RunError, StreamState},
+    domain::{ItemOutputs, Tensor, Timestamp},
+    engine::{CallThreads, Executable, ItemCall, ItemParts, RunError, StreamState},
 };
 
 /// At least this part of the time that passes counts as spent, even if calls have taken less.
@@ -25,6 +25,17 @@ pub(super) enum Ground<'a> {
     /// While lanes serve; the calling thread is the one of these two that takes its share of the cores. The number says how many times as
     /// long as on a core of its own work that gives way took before.
     Aside(&'a Aside, f64),
+}
+
+/// Takes the answers of a call that are not its items' last, and wants all of them that come in the model's time.
+struct Unread {
+    until: Timestamp,
+}
+
+impl ItemParts for Unread {
+    fn give(&mut self, _outputs: Vec<ItemOutputs>) -> ControlFlow<()> {
+        if clock::now() < self.until { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
 }
 
 /// Makes calls of one model.
@@ -90,7 +101,15 @@ impl<'a> Caller<'a> {
         let calls: Vec<ItemCall<'_>> =
             items.iter().zip(&streams).map(|(item, state)| ItemCall { inputs: &item.inputs, state: Some(state) }).collect();
         let mut taken = self.taken.get();
-        let run = |lane| self.executable.run(lane, &calls, CallThreads::One);
+        // A call of a model that gives an item several answers takes as long as all of them; the last are compared.
+        let (executable, until) = (self.executable, clock::now() + self.left());
+        let run = |lane| {
+            if executable.is_decoupled() {
+                executable.run_in_parts(lane, &calls, CallThreads::One, &mut Unread { until })
+            } else {
+                executable.run(lane, &calls, CallThreads::One)
+            }
+        };
         // What a call takes is the time for which its thread is not waiting for a core.
         let (ran, took) = match self.ground {
             Ground::Aside(aside, slowness) if taken.stands_back(slowness, self.budget) => {

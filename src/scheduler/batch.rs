@@ -110,7 +110,7 @@ pub struct CallReport {
     pub call: CallNumber,
     /// Its model.
     pub model: ModelKey,
-    /// How long it took, if it succeeded.
+    /// How long it took, if it succeeded and ran to its end.
     pub took: Option<Duration>,
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     codec::{Segment, WindowPosition},
-    domain::{AnswerPart, Fault, ItemInputs, ItemOutputs, ItemTiming, NamedTensor},
+    domain::{Answer, AnswerPart, Fault, ItemInputs, ItemOutputs, ItemTiming, NamedTensor},
 };
 
 /// A message of the client.
@@ -93,6 +93,15 @@ pub struct ItemResult {
     pub timing: ItemTiming,
     /// From its arrival until now, when it is handed to the front end.
     pub age: Duration,
+}
+
+impl ItemResult {
+    /// A model's answer to the item with this id and place. Its age is set when it is handed out.
+    #[inline]
+    pub(super) fn new(id: String, window: Option<WindowPosition>, answer: Answer) -> Self {
+        let Answer { seq, part, outcome, timing } = answer;
+        Self { seq, part, id, window, outcome, timing, age: Duration::ZERO }
+    }
 }
 
 /// What a session has done.

@@ -1,6 +1,6 @@
 //! Items between arrival and answer, in the order of the stream.
 
-use std::{collections::VecDeque, time::Duration};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::event::ItemResult;
 use crate::{codec::WindowPosition, domain::Answer};
@@ -11,18 +11,7 @@ pub(super) struct PendingItem {
     pub(super) id: String,
     pub(super) window: Option<WindowPosition>,
     pub(super) bytes: usize,
-    /// Answers before its last that wait for its turn.
-    pub(super) parts: Vec<Answer>,
     pub(super) answer: PendingAnswer,
-}
-
-impl PendingItem {
-    /// An answer to it as its client gets it. The last takes the id along.
-    pub(super) fn result(&mut self, answer: Answer) -> ItemResult {
-        let Answer { seq, part, outcome, timing } = answer;
-        let id = if part.last { std::mem::take(&mut self.id) } else { self.id.clone() };
-        ItemResult { seq, part, id, window: self.window, outcome, timing, age: Duration::ZERO }
-    }
 }
 
 /// Whether its last answer is there.
@@ -42,6 +31,8 @@ pub(super) struct PendingItems {
     ring: VecDeque<PendingItem>,
     first_seq: u64,
     bytes: usize,
+    /// Answers before their items' last that wait for the items' turns, by item. Few streams ever have any.
+    parts: BTreeMap<u64, Vec<Answer>>,
 }
 
 impl PendingItems {
@@ -72,23 +63,36 @@ impl PendingItems {
         self.ring.push_back(item);
     }
 
-    /// An item's inputs are held no longer.
-    pub(super) fn release_bytes(&mut self, seq: u64) {
-        let bytes = self.get_mut(seq).map_or(0, |item| std::mem::take(&mut item.bytes));
-        self.bytes -= bytes;
+    pub(super) fn get(&self, seq: u64) -> Option<&PendingItem> {
+        self.ring.get(self.index_of(seq)?)
     }
 
-    pub(super) fn get_mut(&mut self, seq: u64) -> Option<&mut PendingItem> {
-        let index = usize::try_from(seq.checked_sub(self.first_seq)?).ok()?;
-        self.ring.get_mut(index)
+    fn index_of(&self, seq: u64) -> Option<usize> {
+        usize::try_from(seq.checked_sub(self.first_seq)?).ok()
     }
 
-    /// What the oldest item has of answers before its last.
-    pub(super) fn take_first_parts(&mut self) -> impl Iterator<Item = ItemResult> {
-        self.ring.front_mut().into_iter().flat_map(|item| {
-            let parts = std::mem::take(&mut item.parts).into_iter();
-            parts.map(|part| item.result(part))
-        })
+    /// Notes what has become of an item's last answer.
+    pub(super) fn settle(&mut self, seq: u64, failed: bool, answer: PendingAnswer) -> Option<&mut PendingItem> {
+        let index = self.index_of(seq)?;
+        let item = self.ring.get_mut(index)?;
+        item.answer = answer;
+        if failed {
+            // Its inputs are gone already.
+            self.bytes -= std::mem::take(&mut item.bytes);
+        }
+        Some(item)
+    }
+
+    /// Keeps an answer that is not its item's last until the item's turn.
+    pub(super) fn keep_part(&mut self, part: Answer) {
+        self.parts.entry(part.seq).or_default().push(part);
+    }
+
+    /// The answers kept for the oldest item.
+    pub(super) fn take_first_parts(&mut self) -> Vec<ItemResult> {
+        let Some(parts) = self.parts.first_entry().filter(|first| *first.key() == self.first_seq) else { return Vec::new() };
+        let Some(item) = self.ring.front() else { return Vec::new() };
+        parts.remove().into_iter().map(|part| ItemResult::new(item.id.clone(), item.window, part)).collect()
     }
 
     /// Takes the oldest item if it has been answered.
@@ -96,6 +100,11 @@ impl PendingItems {
         if matches!(self.ring.front()?.answer, PendingAnswer::Waiting) {
             return None;
         }
+        self.pop_first()
+    }
+
+    /// Takes the oldest item.
+    pub(super) fn pop_first(&mut self) -> Option<PendingItem> {
         let item = self.ring.pop_front()?;
         self.bytes -= item.bytes;
         self.first_seq += 1;

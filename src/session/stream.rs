@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::{self, Due, Moment, Patience},
-    codec::{SegmentEvent, SegmentFinder},
+    codec::{SegmentEvent, SegmentFinder, WindowPosition},
     device::{StreamHandle, Submitted},
     domain::{Answer, AnswerPart, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
     drain::Drain,
@@ -263,7 +263,7 @@ where
         let seq = self.pending.next_seq();
         self.summary.items += 1;
         let bytes = inputs.as_ref().map_or(0, item_bytes);
-        self.pending.push(PendingItem { id, window, bytes, parts: Vec::new(), answer: PendingAnswer::Waiting });
+        self.pending.push(PendingItem { id, window, bytes, answer: PendingAnswer::Waiting });
         match inputs {
             Ok(inputs) => {
                 let allowed = deadline.or(self.options.default_deadline);
@@ -322,57 +322,77 @@ where
 
     /// Turns answers into events.
     fn absorb_answers(&mut self) {
+        self.pass_marks();
         while let Some(answer) = self.answers.pop_front() {
             if !answer.part.last {
                 self.absorb_part(answer);
                 continue;
             }
-            let share = answer.timing.finished.since(answer.timing.started).checked_div(answer.timing.batch_size);
-            self.summary.compute += share.unwrap_or_default();
-            self.summary.queue += answer.timing.started.since(answer.timing.arrived);
-            let seq = answer.seq;
-            let given = (self.options.order == Order::AsReady).then(|| self.post_processed(&answer));
-            if answer.outcome.is_err() {
-                // Its inputs are gone already.
-                self.pending.release_bytes(seq);
+            self.count_call(&answer.timing);
+            if self.options.order == Order::AsReady {
+                self.give_early(answer);
+            } else if answer.seq == self.pending.first_seq() {
+                let Some(PendingItem { id, window, .. }) = self.pending.pop_first() else { continue };
+                self.give(id, window, answer);
+            } else {
+                self.pending.settle(answer.seq, answer.outcome.is_err(), PendingAnswer::Ready(answer));
+                continue;
             }
-            let Some(item) = self.pending.get_mut(seq) else { continue };
-            item.answer = match given {
-                None => PendingAnswer::Ready(answer),
-                Some(value) => {
-                    self.events.push_back(Event::Result(item.result(answer)));
-                    PendingAnswer::Given(value)
-                }
-            };
+            self.give_kept();
+        }
+    }
+
+    fn count_call(&mut self, timing: &ItemTiming) {
+        let share = timing.finished.since(timing.started).checked_div(timing.batch_size);
+        self.summary.compute += share.unwrap_or_default();
+        self.summary.queue += timing.started.since(timing.arrived);
+    }
+
+    /// Gives out the last answer to the item whose turn it was.
+    #[inline]
+    fn give(&mut self, id: String, window: Option<WindowPosition>, answer: Answer) {
+        let value = self.post_processed(&answer);
+        self.events.push_back(Event::Result(ItemResult::new(id, window, answer)));
+        self.end_turn(window, value);
+    }
+
+    /// Gives out an item's last answer whether or not it is the item's turn, which comes when those before it have been answered.
+    fn give_early(&mut self, answer: Answer) {
+        let value = self.post_processed(&answer);
+        let Some(item) = self.pending.settle(answer.seq, answer.outcome.is_err(), PendingAnswer::Given(value)) else { return };
+        let id = std::mem::take(&mut item.id);
+        self.events.push_back(Event::Result(ItemResult::new(id, item.window, answer)));
+    }
+
+    /// Goes on through the oldest items for as long as these were answered before.
+    fn give_kept(&mut self) {
+        while let Some(PendingItem { id, window, answer, .. }) = self.pending.pop_answered() {
+            match answer {
+                PendingAnswer::Ready(answer) => self.give(id, window, answer),
+                PendingAnswer::Given(value) => self.end_turn(window, value),
+                PendingAnswer::Waiting => {}
+            }
+        }
+    }
+
+    /// An item has been given out, and so have all before it.
+    fn end_turn(&mut self, window: Option<WindowPosition>, value: Option<f32>) {
+        self.events.extend(self.pending.take_first_parts().into_iter().map(Event::Result));
+        if let (Some(finder), Some(window)) = (&mut self.segments, window) {
+            let found = finder.push(value, &window);
+            self.events.extend(found.into_iter().map(segment_event));
         }
         self.pass_marks();
-        while let Some(mut item) = self.pending.pop_answered() {
-            let value = match std::mem::replace(&mut item.answer, PendingAnswer::Waiting) {
-                PendingAnswer::Waiting => None,
-                PendingAnswer::Given(value) => value,
-                PendingAnswer::Ready(answer) => {
-                    let value = self.post_processed(&answer);
-                    self.events.push_back(Event::Result(item.result(answer)));
-                    value
-                }
-            };
-            self.events.extend(self.pending.take_first_parts().map(Event::Result));
-            if let (Some(finder), Some(window)) = (&mut self.segments, item.window) {
-                let found = finder.push(value, &window);
-                self.events.extend(found.into_iter().map(segment_event));
-            }
-            self.pass_marks();
-        }
     }
 
     /// An answer that is not its item's last: it goes out if the item's turn has come, and waits for that otherwise.
     fn absorb_part(&mut self, answer: Answer) {
         let is_its_turn = self.options.order == Order::AsReady || answer.seq == self.pending.first_seq();
-        let Some(item) = self.pending.get_mut(answer.seq) else { return };
+        let Some(item) = self.pending.get(answer.seq) else { return };
         if is_its_turn {
-            self.events.push_back(Event::Result(item.result(answer)));
+            self.events.push_back(Event::Result(ItemResult::new(item.id.clone(), item.window, answer)));
         } else {
-            item.parts.push(answer);
+            self.pending.keep_part(answer);
         }
     }
 

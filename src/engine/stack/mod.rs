@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     clock,
-    domain::{Shape, Signature, Tensor},
+    domain::{Shape, Signature, StateSpec, Tensor, TensorSpec},
 };
 
 /// Unused buffers that a model keeps for outputs that cannot be slices of a call's.
@@ -53,6 +53,8 @@ pub struct Executable {
     /// The shared inputs' values, aligned.
     shared: Vec<AlignedBuffer>,
     states: Box<dyn StateKeeper>,
+    /// The outputs that are the next states.
+    next_states: Vec<TensorSpec>,
     instances: Instances,
     pool: Arc<BufferPool>,
 }
@@ -72,9 +74,10 @@ impl Executable {
         let scratch_count = signature.inputs.len() + signature.states.len();
         let shared = signature.shared.iter().map(|shared| aligned(shared.value.data())).collect();
         let states = engine.state_keeper(&signature.states)?;
+        let next_states = signature.states.iter().map(next_state).collect();
         let instances = Instances::new(engine, plan, lanes, scratch_count)?;
         let pool = BufferPool::new(POOLED_BUFFERS_MAX, POOLED_BYTES_MAX);
-        Ok(Self { signature, output_positions, shared, states, instances, pool })
+        Ok(Self { signature, output_positions, shared, states, next_states, instances, pool })
     }
 
     /// What the model takes and gives.
@@ -259,6 +262,12 @@ fn plan_call(signature: &Signature) -> (CallPlan, Vec<usize>) {
         positions.push(position);
     }
     (plan, positions)
+}
+
+/// A state as it comes out of a call.
+fn next_state(spec: &StateSpec) -> TensorSpec {
+    let dims = spec.dims.iter().map(|size| Some(*size)).collect();
+    TensorSpec { name: Arc::clone(&spec.output), datatype: spec.datatype, dims, batch_axis: spec.batch_axis }
 }
 
 fn aligned(bytes: &[u8]) -> AlignedBuffer {

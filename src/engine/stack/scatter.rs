@@ -1,6 +1,6 @@
 //! What a call gave, to the items.
 
-use std::{fmt::Display, sync::Arc};
+use std::fmt::Display;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -21,10 +21,8 @@ impl Executable {
     ) -> Result<Vec<ItemOutputs>, RunError> {
         let results = self.item_outputs(items, lengths, tensors)?;
         let state_positions = &self.output_positions[self.signature.outputs.len()..];
-        for (spec, position) in self.signature.states.iter().zip(state_positions) {
-            let dims = spec.dims.iter().map(|size| Some(*size)).collect();
-            let spec = TensorSpec { name: Arc::clone(&spec.output), datatype: spec.datatype, dims, batch_axis: spec.batch_axis };
-            check_output(&spec, &tensors[*position], items.len())?;
+        for (spec, position) in self.next_states.iter().zip(state_positions) {
+            check_output(spec, &tensors[*position], items.len())?;
         }
         if !state_positions.is_empty() {
             let next: SmallVec<[&Tensor; 2]> = state_positions.iter().map(|position| &tensors[*position]).collect();

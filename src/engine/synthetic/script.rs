@@ -98,7 +98,7 @@ pub struct SyntheticConfig {
     pub cost_mode: CostMode,
     /// How many times as fast a call is on all threads; without this, calls cannot use them.
     pub wide_speedup: Option<f64>,
-    /// How many answers an item gets, 1 to 65536; each of them costs as much as one.
+    /// How many answers an item gets, at most 65536; each of them costs as much as one. 0 stands for 1.
     pub parts: u32,
     /// A call fails if the first element of any of its items equals this.
     pub fail_value: Option<f64>,

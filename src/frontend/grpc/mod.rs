@@ -17,6 +17,7 @@ mod open_inference;
 mod reader;
 mod responses;
 mod server;
+mod services;
 mod shapes;
 mod status;
 pub mod wire;

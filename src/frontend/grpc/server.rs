@@ -17,6 +17,7 @@ use super::{
     native::NativeGrpc,
     open_inference::OpenInferenceGrpc,
     reader::{Reader, WatchedBody},
+    services::Services,
     wire::{
         inference_service_server::InferenceServiceServer,
         open_inference::grpc_inference_service_server::GrpcInferenceServiceServer,
@@ -43,7 +44,7 @@ const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 /// A gRPC server on a socket that is bound already.
 pub struct GrpcServer<A> {
     listener: Listener<A, Clients>,
-    routes: Routes,
+    services: Services,
     arrivals: Arrivals,
     config: GrpcConfig,
     unread_timeout: Duration,
@@ -66,7 +67,7 @@ impl<A: Accept> GrpcServer<A> {
         let (service, reflection) = (open_inference.service().clone(), open_inference.access().reflection);
         let limit = config.max_message_bytes;
         let unread_timeout = service.config().unread_timeout();
-        let inference = InferenceServiceServer::new(NativeGrpc::new(service.clone(), limit, bounds.clone()))
+        let native = InferenceServiceServer::new(NativeGrpc::new(service.clone(), limit, bounds.clone()))
             .max_decoding_message_size(limit)
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)
@@ -87,18 +88,17 @@ impl<A: Accept> GrpcServer<A> {
             .accept_compressed(CompressionEncoding::Zstd);
         let keeper = HealthKeeper::new(service.clone());
         let health = HealthServer::new(keeper.board());
-        let mut routes =
-            Routes::new(inference).add_service(models).add_service(open_inference).add_service(example).add_service(health);
+        let mut others = Routes::new(models).add_service(example).add_service(health);
         if reflection {
             let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
-            routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+            others = others.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
         }
-        let routes = routes.prepare();
+        let services = Services { native, open_inference, others: others.prepare() };
         let (metrics, places) = (bounds.metrics.clone(), service.connections());
         let port = places.port(config.max_connections, metrics.clone());
         let listener = Listener::for_clients(socket, Part::GrpcPort, port, metrics, shutdown.clone());
         let arrivals = Arrivals::new(&config, bounds)?;
-        Ok((Self { listener, routes, arrivals, config, unread_timeout, web: WebRules::default(), shutdown }, keeper))
+        Ok((Self { listener, services, arrivals, config, unread_timeout, web: WebRules::default(), shutdown }, keeper))
     }
 
     /// The same with rules for web pages that settings have made; without, only the server's own pages and names are answered.
@@ -116,12 +116,12 @@ impl<A: Accept> GrpcServer<A> {
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
-        let Self { listener, routes, arrivals, config, unread_timeout, web, shutdown } = self;
+        let Self { listener, services, arrivals, config, unread_timeout, web, shutdown } = self;
         let plug = plug(&config, unread_timeout);
         listener
             .serve(|io, client| {
                 let entrance = Entrance { header_bytes_max: config.max_header_bytes, web: web.on(io.local_ip()) };
-                let services = entrance.layer(arrivals.connection(client.peer()).layer(routes.clone()));
+                let services = entrance.layer(arrivals.connection(client.peer()).layer(services.clone()));
                 let services = services.map_response(|response: http::Response<_>| response.map(WatchedBody::new));
                 converse::<Reader, _, _, _>(io, client, services, plug, shutdown.clone())
             })

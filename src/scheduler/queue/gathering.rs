@@ -90,17 +90,19 @@ impl<H: Clone, P> Queue<H, P> {
         let Gathered { entries, work, .. } = gathered;
         let model = &mut self.models[key];
         model.running += entries.len();
-        let leaving = ended.iter().map(|late| late.item.shape);
-        for shape in leaving.chain(entries.iter().map(|entry| entry.item.shape)) {
-            model.costs.pop(shape);
+        let mut taken_of = [0; CLASSES];
+        for entry in entries {
+            model.costs.pop(entry.item.shape);
+            taken_of[entry.priority as usize] += 1;
         }
         for late in ended {
+            self.models[key].costs.pop(late.item.shape);
             self.count_end(key, &late.item, late.reason, now);
         }
         let mut higher = Higher::default();
         for priority in Priority::ALL {
             let class = priority as usize;
-            let taken = entries.iter().filter(|entry| entry.priority == priority).count() as Work;
+            let taken: Work = taken_of[class];
             let flow = &mut self.models[key].flows[class];
             let moves = taken > 0 || flow.is_placed();
             if taken > 0 {
@@ -283,9 +285,10 @@ impl Forming {
         if self.bytes.saturating_add(bytes) > self.bytes_max {
             return Fit::TooManyBytes;
         }
+        let Some(waste_max) = self.waste_max else { return Fit::Fits };
         let padded = (self.items as u64 + 1) * u64::from(self.longest.max(length));
         let waste = 1.0 - (self.elements + u64::from(length)) as f64 / padded.max(1) as f64;
-        if padded > 0 && self.waste_max.is_some_and(|waste_max| waste > waste_max) { Fit::OtherShape } else { Fit::Fits }
+        if padded > 0 && waste > waste_max { Fit::OtherShape } else { Fit::Fits }
     }
 
     fn add(&mut self, bytes: usize, length: u32) {

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     clock::{self, Due, Moment, Patience},
-    domain::{AnswerPart, Fault, FaultKind, Timestamp},
+    domain::{Fault, FaultKind, Timestamp},
     frontend::grpc::wire::InferRequestBytes,
     open_inference::{Conversation, OpenInference, Reply},
     proto::inference::{ModelInferResponse, ModelStreamInferResponse},
@@ -161,11 +161,14 @@ impl InferStream {
         self.conversation.finish();
     }
 
-    fn message(&self, Reply { tag: form, part, result }: Reply<ReplyForm>) -> Result<ModelStreamInferResponse, Status> {
+    fn message(
+        &self,
+        Reply { tag: form, part, decoupled, result }: Reply<ReplyForm>,
+    ) -> Result<ModelStreamInferResponse, Status> {
         match result {
             Ok(response) => {
                 let mut message = wire::encode(response, &form);
-                if part != AnswerPart::ONLY {
+                if decoupled {
                     wire::set_final(&mut message, part.last);
                 }
                 Ok(ModelStreamInferResponse { infer_response: Some(message), ..ModelStreamInferResponse::default() })

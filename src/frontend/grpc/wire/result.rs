@@ -8,7 +8,7 @@ use prost::{
     encoding::{DecodeContext, WireType, encoded_len_varint, skip_field},
 };
 
-use super::writer::Writer;
+use super::writer::{KEY_BYTES, Writer};
 use crate::{
     codec::WindowPosition,
     domain::{Signature, Tensor, TensorSpec},
@@ -75,7 +75,7 @@ impl Answered {
             + framed_bytes(outcome_bytes)
             + self.timing().map_or(0, |timing| framed_bytes(numbers_bytes(&timing)))
             + number_bytes(self.result.part.number.into())
-            + number_bytes(self.result.part.last.into())
+            + flag_bytes(self.result.part.last)
     }
 
     fn write(&self, to: &mut Writer<'_, impl BufMut>) {
@@ -100,7 +100,7 @@ impl Answered {
             to.numbers(&timing);
         }
         to.number(7, self.result.part.number.into());
-        to.number(8, self.result.part.last.into());
+        to.flag(8, self.result.part.last);
     }
 }
 
@@ -157,9 +157,6 @@ fn sizes_bytes(shape: &[usize]) -> usize {
     shape.iter().map(|size| encoded_len_varint(*size as u64)).sum()
 }
 
-/// Bytes of a key: no field here has a number above 15.
-const KEY_BYTES: usize = 1;
-
 /// Of a field that holds so many bytes of a message.
 const fn framed_bytes(bytes: usize) -> usize {
     KEY_BYTES + encoded_len_varint(bytes as u64) + bytes
@@ -173,6 +170,11 @@ const fn text_bytes(bytes: usize) -> usize {
 /// Of a field that is a number; zero is left out.
 const fn number_bytes(number: u64) -> usize {
     if number == 0 { 0 } else { KEY_BYTES + encoded_len_varint(number) }
+}
+
+/// Of a field that is a flag; one that is not set is left out.
+const fn flag_bytes(flag: bool) -> usize {
+    if flag { KEY_BYTES + 1 } else { 0 }
 }
 
 fn numbers_bytes(numbers: &[u64]) -> usize {

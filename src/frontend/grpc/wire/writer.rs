@@ -7,6 +7,8 @@ use prost::{Message, encoding::WireType};
 const SMALL_BYTES: usize = 128;
 /// Longest number on the wire, in bytes.
 const VARINT_BYTES_MAX: usize = 10;
+/// A key: no field here has a number above 15.
+pub(super) const KEY_BYTES: usize = 1;
 
 /// Writes fields with numbers up to 15. Small ones are gathered: a buffer that grows checks its room at each byte that it is given.
 pub(super) struct Writer<'a, B> {
@@ -35,8 +37,18 @@ impl<'a, B: BufMut> Writer<'a, B> {
     /// A field that is a number; zero is left out.
     pub(super) fn number(&mut self, field: u8, number: u64) {
         if number != 0 {
-            self.key(field, WireType::Varint);
-            self.varint(number);
+            self.make_room(KEY_BYTES + VARINT_BYTES_MAX);
+            self.push_key(field, WireType::Varint);
+            self.push_varint(number);
+        }
+    }
+
+    /// A field that is a flag; one that is not set is left out.
+    pub(super) fn flag(&mut self, field: u8, flag: bool) {
+        if flag {
+            self.make_room(KEY_BYTES + 1);
+            self.push_key(field, WireType::Varint);
+            self.push(1);
         }
     }
 
@@ -57,8 +69,9 @@ impl<'a, B: BufMut> Writer<'a, B> {
 
     /// A field of which so many bytes are to follow.
     pub(super) fn frame(&mut self, field: u8, bytes: usize) {
-        self.key(field, WireType::LengthDelimited);
-        self.varint(bytes as u64);
+        self.make_room(KEY_BYTES + VARINT_BYTES_MAX);
+        self.push_key(field, WireType::LengthDelimited);
+        self.push_varint(bytes as u64);
     }
 
     /// What follows a frame.
@@ -68,8 +81,19 @@ impl<'a, B: BufMut> Writer<'a, B> {
     }
 
     /// A number of a packed field.
-    pub(super) fn varint(&mut self, mut number: u64) {
+    pub(super) fn varint(&mut self, number: u64) {
         self.make_room(VARINT_BYTES_MAX);
+        self.push_varint(number);
+    }
+
+    /// Makes sure that so many bytes can be pushed.
+    fn make_room(&mut self, bytes: usize) {
+        if bytes > SMALL_BYTES - self.used {
+            self.flush();
+        }
+    }
+
+    fn push_varint(&mut self, mut number: u64) {
         while number > 0x7f {
             self.push(number as u8 | 0x80);
             number >>= 7;
@@ -77,15 +101,8 @@ impl<'a, B: BufMut> Writer<'a, B> {
         self.push(number as u8);
     }
 
-    fn key(&mut self, field: u8, wire_type: WireType) {
-        self.make_room(1);
+    fn push_key(&mut self, field: u8, wire_type: WireType) {
         self.push(field << 3 | wire_type as u8);
-    }
-
-    fn make_room(&mut self, bytes: usize) {
-        if bytes > SMALL_BYTES - self.used {
-            self.flush();
-        }
     }
 
     fn push(&mut self, byte: u8) {
