@@ -85,8 +85,8 @@ impl After {
         if !self.nudged.is_empty() {
             wake_all(self.nudged.drain(..).filter_map(|mailbox| mailbox.nudge()));
         }
-        drop(self.gone.take());
-        drop(self.cancelled.take());
+        self.gone = None;
+        self.cancelled = None;
         if let Some(loan) = self.loan.take() {
             device.run_loan(loan);
         }

@@ -56,6 +56,8 @@ pub struct Executable {
     /// The outputs that are the next states.
     next_states: Vec<TensorSpec>,
     instances: Instances,
+    /// Whether an item may get several answers; kept, because each call asks.
+    is_decoupled: bool,
     pool: Arc<BufferPool>,
 }
 
@@ -73,11 +75,12 @@ impl Executable {
         let (plan, output_positions) = plan_call(&signature);
         let scratch_count = signature.inputs.len() + signature.states.len();
         let shared = signature.shared.iter().map(|shared| aligned(shared.value.data())).collect();
+        let is_decoupled = engine.is_decoupled();
         let states = engine.state_keeper(&signature.states)?;
         let next_states = signature.states.iter().map(next_state).collect();
         let instances = Instances::new(engine, plan, lanes, scratch_count)?;
         let pool = BufferPool::new(POOLED_BUFFERS_MAX, POOLED_BYTES_MAX);
-        Ok(Self { signature, output_positions, shared, states, next_states, instances, pool })
+        Ok(Self { signature, output_positions, shared, states, next_states, instances, is_decoupled, pool })
     }
 
     /// What the model takes and gives.
@@ -106,8 +109,8 @@ impl Executable {
 
     /// Whether an item may get several answers.
     #[must_use]
-    pub fn is_decoupled(&self) -> bool {
-        self.engine().is_decoupled()
+    pub const fn is_decoupled(&self) -> bool {
+        self.is_decoupled
     }
 
     /// Instances made again because a call panicked.

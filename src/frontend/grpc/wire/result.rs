@@ -79,11 +79,11 @@ impl Answered {
     }
 
     fn write(&self, to: &mut Writer<'_, impl BufMut>) {
-        to.numbers(&[self.result.seq]);
+        to.numbers(1, &[self.result.seq]);
         to.text(2, self.result.id.as_bytes());
         if let Some(window) = self.window() {
             to.frame(3, numbers_bytes(&window));
-            to.numbers(&window);
+            to.numbers(1, &window);
         }
         match &self.error {
             None => {
@@ -97,9 +97,11 @@ impl Answered {
         }
         if let Some(timing) = self.timing() {
             to.frame(6, numbers_bytes(&timing));
-            to.numbers(&timing);
+            to.numbers(1, &timing);
         }
-        to.number(7, self.result.part.number.into());
+        if self.result.part.number > 0 {
+            to.numbers(7, &[self.result.part.number.into()]);
+        }
         to.flag(8, self.result.part.last);
     }
 }

@@ -29,26 +29,25 @@ impl<'a, B: BufMut> Writer<'a, B> {
         self.used = 0;
     }
 
-    /// Fields 1 and so on, which are numbers; zeros are left out.
-    pub(super) fn numbers(&mut self, numbers: &[u64]) {
-        (1..).zip(numbers).for_each(|(field, number)| self.number(field, *number));
-    }
-
-    /// A field that is a number; zero is left out.
-    pub(super) fn number(&mut self, field: u8, number: u64) {
-        if number != 0 {
-            self.make_room(KEY_BYTES + VARINT_BYTES_MAX);
-            self.push_key(field, WireType::Varint);
-            self.push_varint(number);
-        }
+    /// Fields `first` and so on, which are numbers; zeros are left out.
+    pub(super) fn numbers(&mut self, first: u8, numbers: &[u64]) {
+        (first..).zip(numbers).for_each(|(field, number)| self.number(field, *number));
     }
 
     /// A field that is a flag; one that is not set is left out.
     pub(super) fn flag(&mut self, field: u8, flag: bool) {
         if flag {
             self.make_room(KEY_BYTES + 1);
-            self.push_key(field, WireType::Varint);
+            self.push(field << 3 | WireType::Varint as u8);
             self.push(1);
+        }
+    }
+
+    /// A field that is a number; zero is left out.
+    pub(super) fn number(&mut self, field: u8, number: u64) {
+        if number != 0 {
+            self.key(field, WireType::Varint);
+            self.varint(number);
         }
     }
 
@@ -69,9 +68,8 @@ impl<'a, B: BufMut> Writer<'a, B> {
 
     /// A field of which so many bytes are to follow.
     pub(super) fn frame(&mut self, field: u8, bytes: usize) {
-        self.make_room(KEY_BYTES + VARINT_BYTES_MAX);
-        self.push_key(field, WireType::LengthDelimited);
-        self.push_varint(bytes as u64);
+        self.key(field, WireType::LengthDelimited);
+        self.varint(bytes as u64);
     }
 
     /// What follows a frame.
@@ -81,19 +79,8 @@ impl<'a, B: BufMut> Writer<'a, B> {
     }
 
     /// A number of a packed field.
-    pub(super) fn varint(&mut self, number: u64) {
+    pub(super) fn varint(&mut self, mut number: u64) {
         self.make_room(VARINT_BYTES_MAX);
-        self.push_varint(number);
-    }
-
-    /// Makes sure that so many bytes can be pushed.
-    fn make_room(&mut self, bytes: usize) {
-        if bytes > SMALL_BYTES - self.used {
-            self.flush();
-        }
-    }
-
-    fn push_varint(&mut self, mut number: u64) {
         while number > 0x7f {
             self.push(number as u8 | 0x80);
             number >>= 7;
@@ -101,8 +88,15 @@ impl<'a, B: BufMut> Writer<'a, B> {
         self.push(number as u8);
     }
 
-    fn push_key(&mut self, field: u8, wire_type: WireType) {
+    fn key(&mut self, field: u8, wire_type: WireType) {
+        self.make_room(1);
         self.push(field << 3 | wire_type as u8);
+    }
+
+    fn make_room(&mut self, bytes: usize) {
+        if bytes > SMALL_BYTES - self.used {
+            self.flush();
+        }
     }
 
     fn push(&mut self, byte: u8) {
