@@ -1,4 +1,4 @@
-//! What the protocol tells about models, as messages.
+//! What the protocol says about models, as messages.
 
 use crate::{
     open_inference::{
