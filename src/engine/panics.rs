@@ -1,4 +1,4 @@
-//! What a panic said, for those who catch one.
+//! What a panic said, for code that catches it.
 
 use std::any::Any;
 

@@ -61,7 +61,7 @@ fn constant<'a, 'f>(node: &'a Node<'f>) -> Option<Constant<'a, 'f>> {
     })
 }
 
-/// How many elements of a weight are looked at, at most, if they say little.
+/// How many elements of a weight are looked at, at most.
 const LOOKED_AT_MAX: usize = 1_024;
 
 impl Constant<'_, '_> {

@@ -213,7 +213,7 @@ fn of_node<'a, 'f>(node: &'a Node<'f>, found: &mut Vec<(&'a Tensor<'f>, bool)>) 
     }
 }
 
-/// Location, offset and length as stated in the model.
+/// Location, offset and length as given in the model.
 fn told(tensor: &Tensor<'_>) -> Result<(String, u64, Option<u64>), String> {
     let find = |key: &str| tensor.external.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
     let number = |key: &str| {

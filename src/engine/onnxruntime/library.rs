@@ -78,7 +78,7 @@ fn unusable(path: &Path, cause: &dyn fmt::Display) -> EngineError {
     EngineError::Library(format!("cannot load the onnxruntime library '{}': {cause}; {REMEDY}", path.display()))
 }
 
-/// Whatever goes wrong also comes back as an error, and is logged where it is handled; this is for those who want to know more.
+/// Every failure is also returned as an error and logged where it is handled; this is for more detail.
 fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str) {
     tracing::debug!(?level, category, location, "onnxruntime: {message}");
 }

@@ -1,4 +1,4 @@
-//! Why rten cannot load a model, in words for people: what is lacking, where, and what to do.
+//! Why rten cannot load a model, in plain words: what is missing, where, and what to do.
 //!
 //! rten's own messages name build features, which the operator of a server cannot set.
 

@@ -89,7 +89,7 @@ fn each_stream_has_its_own_state_however_batches_interleave() {
     }
 }
 
-/// Keeps a stream's one number in a form of its own.
+/// Keeps a stream's one number in its own form.
 struct Thousandths;
 
 impl StateKeeper for Thousandths {
@@ -370,7 +370,7 @@ fn an_axis_that_is_not_there_is_refused_at_once() {
     assert_eq!(error.to_string(), "tensor 'x' has its batch on axis 2, but its last axis is 1");
 }
 
-/// Hands back prepared outputs, panics or refuses to start again, and keeps what it was given.
+/// Returns prepared outputs, panics or refuses to start again, and keeps its inputs.
 #[derive(Default)]
 struct Puppet {
     contract: Contract,
