@@ -64,7 +64,7 @@ impl Unusable {
         whole(self.path.display().to_string(), self.reason.clone())
     }
 
-    /// Whether nothing can be said of what was at `folder`.
+    /// Whether nothing can be said about what was at `folder`.
     pub(super) fn hides(&self, folder: &Path) -> bool {
         folder.starts_with(&self.path)
     }
@@ -110,7 +110,7 @@ impl Candidate<'_> {
     }
 }
 
-/// The versions that a model's manifest wants to be served; at least one, if only to say what is wrong.
+/// The versions that a model's manifest wants served; at least one, if only to say what is wrong.
 pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
     let Found { source, model, .. } = found;
     let folder = model.folder.display().to_string();

@@ -143,7 +143,7 @@ impl Listing {
         let versions = self.versions();
         if self.has_model && !versions.is_empty() {
             reasons.push(format!(
-                "'{MODEL_FILE}' is passed over because there are folders of versions; move it into one of its own"
+                "'{MODEL_FILE}' is passed over because there are folders of versions; move it into its own folder"
             ));
         }
         let mut taken: BTreeSet<u64> = versions.into_iter().map(|(number, _)| number).collect();
@@ -181,7 +181,7 @@ fn kind_of(entry: &DirEntry) -> io::Result<FileType> {
     if kind.is_symlink() { Ok(fs::metadata(entry.path())?.file_type()) } else { Ok(kind) }
 }
 
-/// Whether there is anything under this name, be it a link to nothing.
+/// Whether there is anything under this name, even a dangling link.
 pub(super) fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }

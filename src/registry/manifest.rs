@@ -20,7 +20,7 @@ use crate::{
     engine::{ENGINES, EngineChoice, Runs, ScriptEngine, engine_named},
 };
 
-/// Largest batch of a model whose manifest names none, and the most that one may name.
+/// Largest batch of a model whose manifest gives none, and the most that one may give.
 pub const MAX_BATCH_DEFAULT: usize = 64;
 
 const MAX_BATCH_RANGE: RangeInclusive<usize> = 1..=MAX_BATCH_DEFAULT;
@@ -38,7 +38,7 @@ pub struct Manifest {
     pub description: String,
     /// What runs it.
     pub engine: EngineChoice,
-    /// Whether an engine of 32 bits may compute what the model computes in 64.
+    /// Whether a 32-bit engine may compute what the model computes in 64 bits.
     pub allow_narrowing: bool,
     /// Whether an engine that can holds its weights in packed form too; if left out, that is tried.
     pub prepack_weights: Option<bool>,
@@ -190,7 +190,7 @@ pub struct PaddingEntry {
     pub values: BTreeMap<String, Value>,
     /// Inputs that are not padded.
     pub unpadded: Vec<String>,
-    /// The input that tells real elements from padding.
+    /// The input that marks real elements, as opposed to padding.
     pub mask: Option<String>,
     /// Rising lengths; only items of one bucket meet.
     pub buckets: Vec<u32>,
@@ -228,7 +228,7 @@ impl Manifest {
         match Self::deserialize(readable) {
             Ok(manifest) => {
                 let manifest = Self { scripts, ..manifest };
-                // What was taken out for its fault is not missing as well.
+                // A key that was taken out for its fault is not reported as missing too.
                 let is_new = |found: &KeyFault| !faults.iter().any(|known| known.key == found.key);
                 let more: Vec<KeyFault> = manifest.check().into_iter().filter(is_new).collect();
                 faults.extend(more);

@@ -1,4 +1,4 @@
-//! The models that there are, and where each is in its life.
+//! The models, and where each is in its life.
 //!
 //! Knows names, versions and what a loaded version offers. Knows no protocol, no stream and no queue: the scheduler's key of a
 //! model is kept here, and means nothing here.
@@ -65,9 +65,10 @@ pub use source::{
 };
 pub use watch::{WatchError, Watcher, refresh};
 
-/// Names in an error message.
+/// How many names go into an error message.
 const LISTED_MAX: usize = 20;
-/// Letters of a name or reason in an error message; messages travel in headers, which are small.
+/// How many letters of a name or reason go into an error message; messages travel in headers, which are
+/// small.
 const EXCERPT_LETTERS: usize = 400;
 /// When to ask again for a model that is being loaded.
 const LOADING_RETRY: Duration = Duration::from_secs(1);
@@ -199,7 +200,7 @@ pub struct ModelStatus {
 #[derive(Default)]
 pub struct Registry {
     catalog: RwLock<Arc<Catalog>>,
-    /// Held by whoever makes the next catalog, so that no change is lost; readers never wait for it.
+    /// Held while the next catalog is made, so that no change is lost; readers never wait for it.
     change: Mutex<()>,
     /// How many changes there were.
     changes: watched::Sender<u64>,
@@ -328,7 +329,7 @@ impl Registry {
         entries.map(|(name, entry)| status(name, entry)).collect()
     }
 
-    /// Whether there is a model and every version of every model serves.
+    /// Whether there is a model, and every version of every model serves.
     #[must_use]
     #[cfg(test)]
     fn all_ready(&self) -> bool {
@@ -427,7 +428,7 @@ impl Registry {
         })
     }
 
-    /// Notes why the versions of a model that serve could not be loaded anew.
+    /// Notes why a model's serving versions could not be reloaded.
     fn note_failure(&self, name: &str, reason: &Arc<str>) {
         self.update(|catalog| {
             let entries = catalog.get_mut(name).into_iter().flat_map(BTreeMap::values_mut);
@@ -464,7 +465,7 @@ fn status(name: &Arc<str>, entry: &Entry) -> ModelStatus {
     }
 }
 
-/// Versions are numbers from 1; 0 stands for none known.
+/// Versions are numbers from 1; 0 means that none is known.
 fn version_text(number: u64) -> Arc<str> {
     if number == 0 { "".into() } else { number.to_string().into() }
 }

@@ -18,7 +18,7 @@ pub struct LoadOptions<'a> {
     pub proofs: &'a Store,
     /// Whether to prove models that earlier starts have proven.
     pub proves_anew: bool,
-    /// What made-up items are drawn from.
+    /// The seed that made-up items are drawn from.
     pub seed: u64,
 }
 

@@ -22,7 +22,7 @@ const BESIDE_MAX: usize = 1_024;
 /// How deep folders next to it are looked into.
 const BESIDE_DEPTH_MAX: usize = 4;
 
-/// What the system says of a file without reading it. Moments are seconds and nanoseconds.
+/// What the system says about a file without reading it. Moments are seconds and nanoseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     device: u64,

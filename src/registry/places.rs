@@ -13,7 +13,7 @@ use std::{
 
 use super::layout::{ENTRIES_MAX, version_number};
 
-/// Links that one path may lead through; Linux follows no more.
+/// How many links one path may lead through; Linux follows no more.
 const LINKS_MAX: usize = 40;
 
 /// What to watch.

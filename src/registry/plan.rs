@@ -1,4 +1,4 @@
-//! A version that is to be served: its file is read and bound to an engine.
+//! A version to be served: its file is read and bound to an engine.
 //!
 //! Knows what an engine offers, and no engine by name. Changes nothing: what comes of it is for the loader and the repository.
 
@@ -154,7 +154,7 @@ impl Plan<'_> {
         })
     }
 
-    /// A manifest is one for all versions, and may fit some of them.
+    /// All versions share one manifest, which may fit only some of them.
     fn of_this_version(&self, faults: Vec<KeyFault>) -> Vec<KeyFault> {
         let version = self.version.number;
         let named = |fault: KeyFault| KeyFault { reason: format!("{} (version {version})", fault.reason), ..fault };
@@ -291,7 +291,7 @@ fn fingerprint_of(mut digest: Sha256, weights: &[File]) -> io::Result<Fingerprin
     Ok(digest.finalize().into())
 }
 
-/// Runs what reads a file of unknown origin; a parser that panics has met a bad file.
+/// Runs `read` on a file of unknown origin; if it panics, the file is bad.
 fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let message = panic_message(&*panic);

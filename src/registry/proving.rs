@@ -1,4 +1,4 @@
-//! Models between being loaded and being installed: each is proven and measured, or what is known of it is looked up.
+//! Models between being loaded and being installed: each is proven and measured, unless an earlier proof is kept.
 //!
 //! Decides which models are proven and where. How is up to [`crate::proof`], and to the host, which has the lanes.
 
@@ -61,7 +61,7 @@ impl Measured {
     }
 }
 
-/// What proves models and puts them where they will run.
+/// Proves models and puts them where they will run.
 pub trait Installer: Sync {
     /// Proves and measures a model, which may be given a faster form first. Blocks. Called on several threads at once, for different
     /// lanes.
@@ -137,7 +137,7 @@ pub(super) fn prove_all(
     let nobody = || Err(Fault::new(FaultKind::Failed, "the model was not measured: the lane that should have done it ended"));
     let results = models.iter_mut().zip(results).map(|(model, measured)| {
         let mut measured = measured.unwrap_or_else(nobody)?;
-        // A model that was last proven while the lanes served has none yet.
+        // A model that was last proven while the lanes served was not measured.
         let gain = if measured.wide.is_none() { installer.wide_gain(model) } else { None };
         let is_new = !measured.is_remembered || gain.is_some();
         measured.wide = measured.wide.or(gain);
@@ -191,7 +191,7 @@ fn settle(model: &mut LoadedModel, measured: &Measured) {
 
 /// Keeps the proof for the next start.
 fn keep(model: &LoadedModel, measured: &Measured, options: &LoadOptions<'_>) {
-    // The next start may have the time, or the items, that this one lacked.
+    // The next start may have the time or the items that this one lacked.
     let is_final = measured.proof.batching.verdict != Verdict::Unproven;
     let Some(subject) = model.subject.as_ref().filter(|_| is_final) else { return };
     if let Err(error) = options.proofs.put(subject, &measured.kept(model)) {
