@@ -288,7 +288,7 @@ impl<'a> Maker<'a> {
         Some(TrialItem { state: self.state(character), ..item })
     }
 
-    /// An item, as its stream would bring it at a step. It has no state of its own.
+    /// An item, as its stream would bring it at a step. It has no state.
     pub(super) fn item(&self, character: Character, step: u64) -> Option<TrialItem> {
         let inputs = if self.examples.is_empty() {
             let specs = self.signature.inputs.iter().enumerate();

@@ -49,7 +49,7 @@ use crate::{
 
 /// Changes whenever the same model could get a different verdict or different costs.
 pub const PROOF_VERSION: u32 = 3;
-/// What items are drawn from unless another seed is given.
+/// The seed that items are drawn from unless another is given.
 pub const SEED_DEFAULT: u64 = 0x7469_6465;
 /// Time for a model's trial calls unless its manifest gives another.
 pub const BUDGET_DEFAULT: Duration = Duration::from_secs(2);
@@ -68,7 +68,7 @@ pub enum ProofError {
     /// What the model gives is not what its signature says, even for one item.
     #[error("a trial call with one item failed: {0}")]
     Outputs(String),
-    /// What was taken for the batch is not one.
+    /// The dimension taken for the batch is not one.
     #[error(
         "its first dimension is not a batch: {0}; set batch = false in the manifest to run each request as one call with tensors as they \
          are, or batching = \"off\" to run one element along that dimension in each call"

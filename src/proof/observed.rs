@@ -21,10 +21,10 @@ impl Worst {
     }
 }
 
-/// What is known of rows beside what their items get alone.
+/// How rows compare with what their items get alone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Far {
-    /// Each row: its item, how far its numbers were off, and whether a label was another one.
+    /// Each row: its item, how far its numbers were off, and whether a label differed.
     pub(super) rows: Vec<(usize, f64, bool)>,
     pub(super) worst: Worst,
 }
@@ -56,7 +56,7 @@ pub(super) struct Observed {
     pub(super) order_holds: bool,
     /// A call that failed although its items run alone: its size, and why.
     pub(super) failed: Option<(usize, RunError)>,
-    /// The same, where calls of fewer items run: its size is too large.
+    /// The same, if calls of fewer items run, so that its size is too large.
     pub(super) limit: Option<(usize, RunError)>,
     /// Largest power of two, and largest size at all, in which items were compared.
     pub(super) largest: usize,

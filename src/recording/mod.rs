@@ -1,8 +1,8 @@
 //! Recordings: bytes in any common format in, mono 16-bit samples at the wanted rate out.
 //!
-//! A recording is what its first bytes say, never what its name says. It is read forwards and once, so a pipe is as good as a file. If it
-//! is cut off, what is there is read up to the last whole sample. WAV and its successors, AIFF, CAF and AU are read here; symphonia decodes
-//! FLAC, MP3, AAC and Vorbis, and rubato resamples. Blocks its thread; knows no server and no model.
+//! The format is recognised by the first bytes, never by the name. A recording is read once and forwards, so a pipe works as well
+//! as a file. One that is cut off is read up to the last whole sample. WAV and its successors, AIFF, CAF and AU are read here;
+//! symphonia decodes FLAC, MP3, AAC and Vorbis, and rubato resamples. Blocks its thread; knows no server and no model.
 
 mod aac;
 mod big_endian;
@@ -76,7 +76,7 @@ pub enum RecordingError {
          {limit_bytes} bytes that this may take; give the file's name instead of the pipe"
     )]
     TooLongForAPipe {
-        /// Most that is read into memory.
+        /// The most that is read into memory.
         limit_bytes: usize,
     },
 }

@@ -123,7 +123,7 @@ impl PcmReader {
             let count = *read.as_ref().unwrap_or(&0);
             filled += count;
             let whole = filled - filled % frame_bytes;
-            // What is there is passed on at once: it may come from a microphone.
+            // Bytes that have come are passed on at once: they may come from a microphone.
             if count == 0 || whole > 0 {
                 self.bytes.truncate(filled);
                 read?;

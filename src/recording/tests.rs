@@ -1,4 +1,4 @@
-//! Recordings as programs write them, whole and cut, and what becomes of them after random changes.
+//! Recordings as programs write them, whole and cut, and how they fare after random changes.
 
 use std::io::{Cursor, Seek as _, Write as _};
 
