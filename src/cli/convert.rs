@@ -1,4 +1,4 @@
-//! The command that turns a recording that cannot be read into one that can, with a program that the user's system has.
+//! The command that makes an unreadable recording readable, with a program from the user's system.
 
 use std::{
     path::Path,

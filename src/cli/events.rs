@@ -28,7 +28,7 @@ pub(super) enum StreamEvent {
     Segment(Segment),
     Skipped(Skipped),
     Completed(Summary),
-    /// A kind that this client does not ask for or does not know; newer servers may send some.
+    /// A kind that this client does not ask for or does not know; newer servers may send more.
     Other,
 }
 
@@ -136,7 +136,7 @@ pub(super) fn stream_config(args: &StreamArgs) -> StreamConfig {
         default_deadline: args.deadline_ms.map(duration_from_ms),
         max_age: args.max_age_ms.map(duration_from_ms),
         priority: args.priority.wire().into(),
-        // What begins like a file has already been read as one.
+        // Input that begins like a file has already been read as one.
         accept_container_bytes: true,
         ..StreamConfig::default()
     }

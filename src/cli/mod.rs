@@ -130,7 +130,7 @@ struct AudioInput {
 }
 
 impl AudioInput {
-    /// What to call it in a command.
+    /// Its name in a command line.
     fn name(&self) -> String {
         self.file.as_ref().map_or_else(|| "--sample".to_owned(), |file| format!("'{}'", file.display()))
     }
@@ -148,14 +148,14 @@ struct RawArgs {
     rate: Option<u32>,
 }
 
-/// Which others a stream or call goes ahead of.
+/// How urgent a stream or call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum PriorityArg {
     /// Ahead of all others
     High,
     #[default]
     Normal,
-    /// When there is nothing else to do
+    /// Only when there is nothing else to do
     Low,
 }
 
@@ -192,7 +192,7 @@ struct StreamArgs {
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     max_age_ms: Option<u32>,
 
-    /// Which other streams this one goes ahead of
+    /// How urgent the stream is
     #[arg(long, value_enum, default_value_t)]
     priority: PriorityArg,
 

@@ -16,7 +16,7 @@ use crate::proto::{
     v1::{ItemResult, Opened, Segment, SegmentStarted, Skipped, Summary, Timing, item_result},
 };
 
-/// The server's first word on a stream.
+/// The server's first message on a stream.
 #[derive(Debug, Serialize)]
 pub(super) struct OpenedRecord {
     model: String,

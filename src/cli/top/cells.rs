@@ -116,7 +116,7 @@ impl Grid {
     }
 }
 
-/// What is shown about one model besides its row: labels, and what to list under each.
+/// What is shown about a model below its row: labels, and what to list under each.
 pub(super) fn details(model: &ModelFigures) -> Vec<(&'static str, Vec<String>)> {
     let pair = |quantiles: &Quantiles| format!("p50 {} p99 {}", seconds(quantiles.p50), seconds(quantiles.p99));
     let waits = model.queue_by_priority_s.iter().map(|(priority, quantiles)| format!("{priority} {}", pair(quantiles)));
