@@ -120,7 +120,7 @@ def main(address: str) -> None:
     # Without a buffer, a read gives what there is, and the program may end during one.
     source = open(0, "rb", buffering=0)
     threading.Thread(target=audio.read, args=(source,), daemon=True).start()
-    # A list of addresses is no name that a server could be called by.
+    # A list of addresses is not a name that a server could have.
     authority = address.removeprefix("ipv4:").split(",")[0]
     with grpc.insecure_channel(address, [*OPTIONS, ("grpc.default_authority", authority)]) as channel:
         stub = rpc.InferenceServiceStub(channel)

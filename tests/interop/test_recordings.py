@@ -108,7 +108,7 @@ def sox(arguments: str, target: str, **options) -> subprocess.CompletedProcess:
 
 
 class Sent:
-    """What a client command made of a recording."""
+    """How a client command handled a recording."""
 
     def __init__(self, server, command: str, source, piped: bytes | None = None, stdin=subprocess.DEVNULL) -> None:
         arguments = [places.SERVER, command, source, "--json", "--addr", server.address]

@@ -1,5 +1,5 @@
-//! Models whose items may change each other's answers: what the server finds out before they serve, where it reports that, how they are
-//! then served, and what it keeps.
+//! Models whose items may change each other's answers: what the server finds out before they serve, where it reports that, how it
+//! then serves them, and what it keeps.
 
 use std::{
     fs,

@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// A way of asking for one result.
+/// A way to ask for one result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Door {
     Native,
@@ -38,7 +38,7 @@ enum Door {
     Rest,
 }
 
-/// The addresses of the doors.
+/// The servers' addresses.
 #[derive(Debug, Clone, Copy)]
 struct Doors {
     grpc: SocketAddr,
@@ -515,7 +515,7 @@ async fn post(address: SocketAddr, path: &str, json_length: usize, body: &[u8]) 
 }
 
 /// The code of a kind of fault at a door: what clients of each protocol act on. `None` for kinds that a single result never fails with: a
-/// digest is sent with an upload, items are dropped only on streams, and nobody is left to hear of a cancelled call.
+/// digest is sent with an upload, items are dropped only on streams, and nobody is left to see a cancelled call's answer.
 fn code_of(door: Door, kind: FaultKind) -> Option<String> {
     let (grpc, http) = match kind {
         FaultKind::Invalid => (Code::InvalidArgument, 400),

@@ -569,7 +569,7 @@ async fn shared_memory_is_not_read_for_what_cannot_be_an_input() {
     let registered = http.post("/v2/systemsharedmemory/region/large/register", register).await;
     shm::unlink(&key).expect("it is there");
     assert_eq!(registered.status.as_u16(), 200);
-    // Whoever reads it now hears that it was made shorter.
+    // A reader now learns that it was made shorter.
     object.set_len(0).expect("shorter");
     let infer = |shape: &[i64], bytes: u64| {
         let parameters = serde_json::json!({"shared_memory_region": "large", "shared_memory_byte_size": bytes});

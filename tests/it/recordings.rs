@@ -17,7 +17,7 @@ use crate::serving::{Client, DOUBLER, Feed, connect, fields, patiently, pcm_of, 
 
 const MODEL: &str = "silero-vad";
 
-/// What becomes of this audio, cut into these chunks, in each of the four modes.
+/// The outcome for this audio, cut into these chunks, in each of the four modes.
 async fn in_every_mode(client: &mut Client, config: &StreamConfig, chunks: &[Bytes]) -> Vec<(&'static str, Result<(), Status>)> {
     let whole = Bytes::from(chunks.concat());
     let mut feed = Feed::call(client).await;

@@ -87,7 +87,7 @@ fn version(server: &Server, model: &str) -> String {
     server.registry().get(model, None).map(|model| model.loaded.version.to_string()).unwrap_or_default()
 }
 
-/// Sends ones until told to stop, and checks each result. Returns how many there were.
+/// Sends ones until asked to stop, and checks each result. Returns how many there were.
 async fn endless_feed(mut client: Client, config: StreamConfig, stop: Arc<AtomicBool>, counts: bool) -> u64 {
     let (mut feed, _) = Feed::open(&mut client, config).await;
     let sender = feed.sender();

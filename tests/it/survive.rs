@@ -94,7 +94,7 @@ impl Mute {
         metric(&patiently(page(self.admin, "/metrics")).await.1, name, "")
     }
 
-    /// Tells it to stop, and returns its exit code.
+    /// Asks it to stop, and returns its exit code.
     async fn stop(mut self) -> i32 {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
