@@ -1,4 +1,4 @@
-//! One `Feed` call of the client, at the lowest cost per item that the client can have: no channel and no task of its own.
+//! One `Feed` call of the client, at the lowest cost per item that the client can have: no channel and no task.
 
 use std::{
     pin::Pin,

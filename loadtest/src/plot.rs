@@ -180,7 +180,7 @@ pub struct Chart {
 }
 
 impl Chart {
-    /// A file of its own.
+    /// As a separate file.
     #[must_use]
     pub fn file(&self) -> String {
         self.svg(&format!("<style>{STYLE}</style>\n"))

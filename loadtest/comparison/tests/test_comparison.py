@@ -1,4 +1,4 @@
-"""What the comparison makes of figures; nothing is measured here. `pytest loadtest/comparison`."""
+"""How the comparison handles figures; nothing is measured here. `pytest loadtest/comparison`."""
 
 import argparse
 import contextlib

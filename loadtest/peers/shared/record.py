@@ -1,7 +1,7 @@
 """The settings with which each peer runs each model, and the record of the search that found them (`loadtest/peers/search`).
 
-A record counts on the machine that it was made on: another one has other best settings. Knows nothing of how anything is measured,
-and needs nothing but Python.
+A record applies to the machine that it was made on: another has other best settings. Knows nothing about how anything is measured,
+and needs only Python.
 """
 
 import dataclasses

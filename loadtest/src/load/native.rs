@@ -219,7 +219,7 @@ impl Caller for NativeCaller {
     }
 }
 
-/// How a call went; [`answered`] fills in its number.
+/// The outcome of a call; [`answered`] fills in its number.
 struct Went {
     end: End,
     timing: Option<Timing>,

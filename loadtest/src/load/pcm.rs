@@ -37,7 +37,7 @@ pub(crate) struct Pcm {
     pub(crate) sample_rate_hz: u32,
 }
 
-/// What there is to hear.
+/// What the audio sounds like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Sound {
@@ -56,7 +56,7 @@ impl Pcm {
     pub(crate) fn chunk_bytes(&self) -> usize {
         match (self.chunk_bytes, self.chunk_ms) {
             (Some(bytes), _) => bytes,
-            // What is not a number, or too large, is checked as what the cast makes of it.
+            // Values that are not numbers, or too large, are checked after the cast.
             (None, Some(millis)) => (millis * f64::from(self.sample_rate_hz) / 1e3).round() as usize * size_of::<i16>(),
             (None, None) => 0,
         }

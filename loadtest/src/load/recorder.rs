@@ -51,7 +51,8 @@ pub(crate) struct Answer {
     pub(crate) end: End,
     /// As the server gives it, if it does.
     pub(crate) timing: Option<Timing>,
-    /// How many items it is for: 1, except for calls with a batch; and 0 for a send that has no answer of its own, and so no latency.
+    /// How many items it is for: 1, except for calls with a batch; and 0 for a send without its own answer, and so without a
+    /// latency.
     pub(crate) items: u32,
 }
 
@@ -72,7 +73,7 @@ pub(crate) struct Timing {
     pub(crate) batch_size: u32,
 }
 
-/// How many were offered, and what became of them.
+/// How many were offered, and how they ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) offered: u64,

@@ -116,7 +116,7 @@ pub(crate) struct LoadResult {
     pub(crate) goodput_share: f64,
     /// From the scheduled moment to the ok answer; none if no answer was ok.
     pub(crate) latency_us: Option<Percentiles>,
-    /// As reported by the server: from an item's arrival until its answer was handed to the connection.
+    /// As reported by the server: from an item's arrival until its answer was passed to the connection.
     pub(crate) age_us: Option<Percentiles>,
     /// As reported by the server: from an item's arrival to the start of its model call.
     pub(crate) queue_us: Option<Percentiles>,

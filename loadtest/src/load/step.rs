@@ -109,7 +109,7 @@ impl Shards {
             let (start, is_started) = oneshot::channel();
             let (end, is_ended) = oneshot::channel();
             thread::Builder::new().name(format!("load-{number}")).spawn(move || {
-                // What is due goes at its moment, whatever the server is computing.
+                // An item is sent when it is due, whatever the server is computing.
                 threads::take_cores();
                 // If the run has been given up, nothing waits any more.
                 let _ = end.send(shard::run(plan, opened, is_started));

@@ -171,7 +171,7 @@ impl Limit {
     }
 }
 
-/// What came out for one number of streams.
+/// The result for one number of streams.
 struct Heard {
     offered: u64,
     /// From each item's moment to its answer. A late send counts as latency.

@@ -110,7 +110,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let mut findings = Findings::new();
     report_clients(&mut findings, &mut reasons, &heard, &chaos);
     report_memory(&mut findings, &resident_mib, duration);
-    // The machine's own, which explains a smaller load than usual.
+    // The machine's own pauses, which explain a smaller load than usual.
     findings.add("machine", "longest_standstill_s", standstill_s, Wanted::Anything);
     let (scrape, after) = rest(&server, before).await?;
     reasons.extend(scrape.unrest());

@@ -38,7 +38,7 @@ pub(crate) struct Stream {
     pub(crate) tenant: u64,
     /// Whether late items may make room for newer ones.
     pub(crate) sheds: bool,
-    /// Whether these are calls of one item each, from clients of their own, rather than the items of one stream.
+    /// Whether these are calls of one item each, from separate clients, rather than the items of one stream.
     pub(crate) calls: bool,
 }
 
