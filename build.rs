@@ -123,8 +123,7 @@ fn generate_raw(all: &FileDescriptorSet, service: &RawService, out_dir: &Path) -
     Ok(builder.compile_fds(descriptors)?)
 }
 
-/// Messages of the native API that the server reads straight into the domain, or writes from it, and the types
-/// that do so.
+/// Messages of the native API that the server reads straight into the domain, or writes from it, and the types that do so.
 const SERVING_TYPES: [(&str, &str); 4] = [
     (".tidemill.v1.Item", "crate::frontend::grpc::wire::ItemMessage"),
     (".tidemill.v1.ItemList", "crate::frontend::grpc::wire::ItemListMessage"),

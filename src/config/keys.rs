@@ -122,8 +122,7 @@ const SWITCH: &str = "`true` or `false`";
 const PATH: &str = "a path; empty for none";
 /// HTTP/2's largest flow-control window.
 const WINDOW_MAX: i64 = (1 << 31) - 1;
-/// An upper bound for sizes in memory, beyond any real machine, so that sums of a few of them cannot
-/// overflow.
+/// An upper bound for sizes in memory, beyond any real machine, so that sums of a few of them cannot overflow.
 const MEMORY_MAX: i64 = 1 << 46;
 
 pub(super) const KEYS: &[Key] = &[

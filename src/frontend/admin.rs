@@ -147,7 +147,7 @@ impl AdminHandle {
     }
 }
 
-/// Serves up to `connections` at once on `listener`, from its own thread.
+/// Serves up to `connections_max` connections at once on `listener`, from its own thread.
 ///
 /// # Errors
 /// If the listener, the runtime or the thread cannot be set up.

@@ -1,7 +1,7 @@
 //! What the server says about itself and its models' tensors.
 //!
-//! The structs here and in the neighbouring files serialize to the JSON of the protocol's REST form; its gRPC
-//! form has the same fields.
+//! The structs here and in the neighbouring files serialize to the JSON of the protocol's REST form; its gRPC form has the same
+//! fields.
 
 use serde::Serialize;
 

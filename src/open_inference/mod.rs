@@ -104,7 +104,7 @@ impl OpenInference {
         Self { side, ..self }
     }
 
-    /// The same, allowing up to `calls` calls at once that change models, running or waiting.
+    /// The same, allowing up to `calls_max` calls at once that change models, running or waiting.
     #[must_use]
     pub fn with_load_calls(self, calls_max: usize) -> Self {
         Self { changes: Changes::at_most(calls_max), ..self }

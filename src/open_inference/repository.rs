@@ -28,8 +28,7 @@ impl OpenInference {
         self.service().repository().index(ready_only).await.into_iter().map(entry).collect()
     }
 
-    /// Loads or reloads a model as it is in its folder; `parameters` are the names of the request's
-    /// parameters.
+    /// Loads or reloads a model as it is in its folder; `parameters` are the names of the request's parameters.
     ///
     /// # Errors
     /// Those of [`Repository::load`](crate::registry::Repository::load), [`FaultKind::Denied`] if clients may not,

@@ -86,7 +86,7 @@ impl StepAnswer {
 }
 
 impl Sequences {
-    /// Sequences over `service`, freed as `config` says.
+    /// No sequences yet; they are freed as `config` says, and after their connections only so many of `streams_max` are kept.
     pub(super) fn new(config: &SequenceConfig, streams_max: usize) -> Self {
         let orphans = Orphans::at_most(streams_max / STREAMS_PER_ORPHAN);
         Self { book: Arc::default(), idle_timeout: config.idle_timeout(), grace: config.grace(), orphans }
@@ -222,8 +222,7 @@ struct SequenceTask {
 }
 
 impl SequenceTask {
-    /// Runs until the sequence ends, and then takes it out of the book, unless another of its name is there
-    /// by now.
+    /// Runs until the sequence ends, and then takes it out of the book, unless another of its name is there by now.
     async fn run(self, key: Key, id: ParkedId) {
         let Self { mut parking, users, sequences } = self;
         let Sequences { book, idle_timeout, grace, orphans } = sequences;

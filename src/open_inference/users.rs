@@ -71,7 +71,7 @@ impl Users {
         }
     }
 
-    /// Ends with one of the open connections; never, if there is a user without one.
+    /// The end of one of the open connections; one that never comes, if there is a user without a connection.
     fn any_open(&self) -> Option<CancellationToken> {
         let mut state = self.state.lock();
         if state.is_own {

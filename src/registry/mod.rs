@@ -67,8 +67,7 @@ pub use watch::{WatchError, Watcher, refresh};
 
 /// How many names go into an error message.
 const LISTED_MAX: usize = 20;
-/// How many letters of a name or reason go into an error message; messages travel in headers, which are
-/// small.
+/// How many letters of a name or reason go into an error message; messages travel in headers, which are small.
 const EXCERPT_LETTERS: usize = 400;
 /// When to ask again for a model that is being loaded.
 const LOADING_RETRY: Duration = Duration::from_secs(1);

@@ -558,8 +558,7 @@ where
                     }
                     Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                         Ok(data) => {
-                            // A clock that ran out while nobody polled says nothing about a client that
-                            // sends.
+                            // A clock that ran out while nobody polled says nothing about a client that sends.
                             if !this.call.is_whole {
                                 this.timer.take_if(|timer| timer.is_elapsed() || matches!(this.state, State::Between));
                             }

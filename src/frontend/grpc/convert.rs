@@ -1,5 +1,4 @@
-//! Converts between the messages of `tidemill.v1` and the domain. Nothing here panics on anything a client
-//! can send.
+//! Converts between the messages of `tidemill.v1` and the domain. Nothing here panics on anything a client can send.
 
 use std::time::Duration;
 

@@ -22,8 +22,7 @@ use crate::{
     frontend::web::WebCheck,
 };
 
-/// The fewest bytes of headers that the transport is set to take. Four times what it takes end the
-/// connection.
+/// The fewest bytes of headers that the transport is set to take. Four times what it takes end the connection.
 const TRANSPORT_HEADER_BYTES_MIN: u32 = 256 << 10;
 
 /// What a header takes up on top of its name and value, as HTTP/2 counts.

@@ -19,8 +19,7 @@ use super::{
 };
 use crate::{domain::Fault, open_inference::InferRequest, service::Caller, transport::Charge};
 
-/// An event of up to this length is written where it is sent. There may be many at once, so all of them
-/// count.
+/// An event of up to this length is written where it is sent. There may be many at once, so all of them count.
 const EVENT_BYTES_HERE: usize = 4 << 10;
 
 /// How much of the answers is written before others get their turn.

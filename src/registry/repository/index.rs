@@ -1,5 +1,4 @@
-//! The list of all versions: those that were loaded, those that still have streams, and whatever else the
-//! sources have.
+//! The list of all versions: those that were loaded, those that still have streams, and whatever else the sources have.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -41,8 +41,8 @@ use crate::{
 
 pub use index::{IndexEntry, IndexState};
 
-/// Files of at most this many bytes in all are loaded only in spare time, without taking a core from the lanes: they load quickly
-/// even once there is none.
+/// Files of at most this many bytes in all are loaded in spare time, if there is any, without taking a core from the lanes: they
+/// load quickly even once there is none.
 const STANDING_BYTES_MAX: u64 = 32 << 20;
 
 /// The reason in the list for a model that was taken out of service by hand.

@@ -323,7 +323,7 @@ async fn what_no_source_has_cannot_be_loaded_or_unloaded() {
     assert!(fault.kind() == FaultKind::Failed && fault.message().contains("its name holds ' '"), "{fault}");
     fixture.remove("m");
     assert_eq!(fixture.repository.load("m").await.expect_err("it is gone").kind(), FaultKind::NotFound);
-    assert_eq!(fixture.serving(), ["m 1"], "it was not asked to go on without it");
+    assert_eq!(fixture.serving(), ["m 1"], "a load that fails takes nothing out of service");
 }
 
 #[tokio::test]

@@ -66,8 +66,7 @@ pub(super) struct StreamRules {
     pub(super) ends_on_fault: bool,
 }
 
-/// A request, and the bytes of it that are kept until it is answered: not its tensors alone, as an id may be just
-/// as long.
+/// A request, and the bytes of it that are kept until it is answered: not its tensors alone, as an id may be just as long.
 struct Arrived {
     bytes: usize,
     request: DecodedRequest,
