@@ -49,7 +49,7 @@ use scrapes::Scrapes;
 
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 
-/// Whether the server should be sent work, as `/readyz` says it.
+/// Whether the server should be sent work, as `/readyz` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum Readiness {
@@ -75,7 +75,7 @@ pub enum Readiness {
     Lost {
         /// Which part.
         part: String,
-        /// What became of it.
+        /// How it ended.
         reason: String,
     },
     /// It is shutting down.
@@ -447,7 +447,7 @@ mod tests {
         assert!(response.starts_with("HTTP/1.1 431 "), "{response}");
     }
 
-    /// Whether the server closes the connection, without a word or after some.
+    /// Whether the server closes the connection, with or without an answer.
     async fn is_closed(mut stream: TcpStream) -> bool {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.is_ok()

@@ -38,7 +38,7 @@ use crate::{
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The media types that an HTML form can send to any site without that site's leave.
+/// The media types that an HTML form can send to any site without its permission.
 const FORM_TYPES: [&str; 3] = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
 
 /// How the user agent of Triton's C++ client begins. It leaves the content type of its JSON to libcurl, which says that of a form.
@@ -114,7 +114,8 @@ impl WebCheck {
         checked
     }
 
-    /// The same service, which is asked only what the rules let through; the rest is answered with the error as JSON.
+    /// The same service, which gets only what the rules let through; anything else is answered with the error as
+    /// JSON.
     pub(super) fn guard<S>(self, service: S) -> Guarded<S> {
         Guarded { service, check: self }
     }

@@ -75,7 +75,7 @@ pub struct ModelInput {
     /// Without the batch; -1 where items may differ.
     pub dims: Vec<i64>,
     pub is_shape_tensor: bool,
-    /// Whether items of different lengths meet in a batch.
+    /// Whether items of different lengths share a batch.
     pub allow_ragged_batch: bool,
     /// Whether it may be left out: a mask is made up then.
     pub optional: bool,
@@ -121,7 +121,7 @@ pub struct ResponseCache {
     pub enable: bool,
 }
 
-/// How items come together in calls.
+/// How items are combined into calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheduling {
@@ -194,7 +194,7 @@ pub struct InitialState {
 }
 
 impl OpenInference {
-    /// The configuration of a model; no version is the newest that is ready.
+    /// The configuration of a model; no version means the newest that is ready.
     ///
     /// # Errors
     /// [`FaultKind::NotFound`](crate::domain::FaultKind::NotFound) or

@@ -166,7 +166,7 @@ impl<T: Clone> Conversation<T> {
         }
     }
 
-    /// Whether the stream's window has room for a request; else wait for a reply first.
+    /// Whether the stream's window has room for a request; if not, wait for a reply first.
     #[must_use]
     pub fn has_room(&self) -> bool {
         let limits = self.door.service.limits(u32::MAX);

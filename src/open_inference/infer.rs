@@ -88,8 +88,7 @@ impl OpenInference {
     ///
     /// # Errors
     /// Those of [`Service::open`](crate::service::Service::open) and of the request's first item that fails, and
-    /// [`FaultKind::Invalid`] with the field for whatever does not fit the model, or the rule
-    /// of sequences that the request breaks.
+    /// [`FaultKind::Invalid`] with the field that does not fit the model, or the rule of sequences that the request breaks.
     pub async fn infer(&self, method: &Method, request: InferRequest, caller: Caller) -> Result<InferResponse, Fault> {
         let replies = Replies::One;
         let request = self.fetch(request).await.map_err(|fault| method.refuse(fault))?;
@@ -121,7 +120,7 @@ impl OpenInference {
         Self::shared_bytes(request) > COPIED_HERE_MAX as u64 && !is_step()
     }
 
-    /// How much of a request lies in shared memory, as it says.
+    /// How much of a request lies in shared memory, according to the request.
     #[must_use]
     pub fn shared_bytes(request: &InferRequest) -> u64 {
         request.inputs.iter().map(|input| Placement::claimed_bytes(&input.parameters)).fold(0, u64::saturating_add)

@@ -1,8 +1,9 @@
 //! Sequences over unary calls: each is a stream inside the server, whose items come from whichever call names it.
 //!
 //! They are known by tenant, model and id, wherever the calls come from. A sequence is one task that drives one session; it ends
-//! with END, when the idle limit passes, when no connection that used it has been open for a time of grace, or when the server drains, and
-//! its state goes with it. A cancelled call leaves its step in the sequence: it was sent, and the steps after it count on it.
+//! with END, when the idle limit passes, when no connection that used it has been open for the grace period, or when the server
+//! drains, and its state goes with it. A cancelled call leaves its step in the sequence: it was sent, and the steps after it count
+//! on it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -95,8 +96,8 @@ impl Sequences {
     /// The model that a step runs on; `None` if that model keeps no state, so that sequences mean nothing to it.
     ///
     /// # Errors
-    /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`] for a model that cannot be had; [`FaultKind::Invalid`] if the
-    /// sequence runs on another version than the request names.
+    /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`] for a model that is not available; [`FaultKind::Invalid`] if
+    /// the sequence runs on a version other than the one that the request names.
     pub(super) fn model_for(
         &self,
         request: &InferRequest,

@@ -123,7 +123,7 @@ impl SharedMemory {
     ///
     /// # Errors
     /// [`FaultKind::Denied`] if it is turned off; [`FaultKind::Invalid`] with the field if the name is taken, empty or too long,
-    /// the key is no name of an object, the object cannot be opened for reading and writing, or is too short;
+    /// the key is not the name of an object, the object cannot be opened for reading and writing, or is too short;
     /// [`FaultKind::NotFound`] if there is no such object; [`FaultKind::Overloaded`] at `shared_memory.max_regions`, at the peer's
     /// share of them, or if the process has no descriptor left for clients.
     pub fn register(&self, name: &str, key: &str, offset: u64, byte_size: u64) -> Result<(), Fault> {

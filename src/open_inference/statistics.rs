@@ -1,7 +1,7 @@
 //! What a model's items and calls took, in Triton's shape.
 //!
 //! # What adds up
-//! All numbers of a model version are of one moment. Counts are of items, so a request of 8 items counts 8.
+//! All numbers of a model version are taken at one moment. Counts are of items, so a request of 8 items counts 8.
 //!
 //! - `success.count` = `inference_count` = the counts of `queue` and of the three `compute_*`.
 //! - `success.ns` = `queue.ns` + the three `compute_*.ns`: each item adds the whole time of its call, as it waited that
@@ -30,7 +30,7 @@ use crate::{
 pub struct ModelStatistics {
     pub name: String,
     pub version: String,
-    /// When its last call was over, in milliseconds since 1970; 0 if there has been none.
+    /// When its last call ended, in milliseconds since 1970; 0 if there has been none.
     pub last_inference: u64,
     /// Items that got results.
     pub inference_count: u64,

@@ -1,7 +1,7 @@
 //! The connections that use a sequence over unary calls, and sequences whose connections are gone.
 //!
 //! A sequence outlives its calls, so that its steps may come over any connection, and connections may be closed between them. It does not
-//! outlive its client: when no connection that has used it is open, it has a time of grace for the next one.
+//! outlive its client: when no connection that has used it is open, it waits for the next one for a grace period.
 
 use std::{
     cmp::Reverse,

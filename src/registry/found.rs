@@ -1,6 +1,6 @@
 //! What sources hold, on its way to be loaded: found, and chosen by the model's policy.
 //!
-//! Changes nothing: what comes of it is for the loader and the repository.
+//! Changes nothing: that is for the loader and the repository.
 
 use std::{
     collections::BTreeMap,
@@ -92,7 +92,7 @@ pub(super) fn discover<'a>(sources: impl IntoIterator<Item = &'a dyn ModelSource
     found
 }
 
-/// A version on its way: what to do, or why nothing can be done.
+/// A version to be loaded: what to do, or why nothing can be done.
 pub(super) struct Candidate<'a> {
     pub(super) name: Arc<str>,
     pub(super) number: u64,

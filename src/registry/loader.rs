@@ -100,7 +100,7 @@ pub(super) fn load_found(
     Ok(())
 }
 
-/// What came of reading one version.
+/// The result of reading one version.
 struct Outcome {
     name: Arc<str>,
     number: u64,

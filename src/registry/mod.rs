@@ -211,7 +211,7 @@ type Versions = BTreeMap<u64, Entry>;
 /// Of versions.
 type Numbers = BTreeSet<u64>;
 
-/// What came of loading a version.
+/// The result of loading a version.
 type Loaded = Result<Arc<Model>, Arc<str>>;
 
 #[derive(Clone)]

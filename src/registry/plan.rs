@@ -1,6 +1,6 @@
 //! A version to be served: its file is read and bound to an engine.
 //!
-//! Knows what an engine offers, and no engine by name. Changes nothing: what comes of it is for the loader and the repository.
+//! Knows what an engine offers, and no engine by name. Changes nothing: that is for the loader and the repository.
 
 use std::{
     cell::RefCell,

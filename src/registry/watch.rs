@@ -190,7 +190,7 @@ fn is_gone(error: &notify::Error) -> bool {
     }
 }
 
-/// Looks through the sources once, and logs what came of it.
+/// Looks through the sources once, and logs the result.
 pub async fn refresh(repository: &Repository) {
     match repository.refresh().await {
         Ok(Refreshed { loaded, failed, retired }) => info!(loaded, failed, retired, "looked through the models"),

@@ -1,4 +1,4 @@
-//! Models of the synthetic engine, and of one that hands back what the test prepares.
+//! Models of the synthetic engine, and of one that returns what the test prepares.
 
 use std::time::Duration;
 

@@ -109,7 +109,7 @@ impl NativeGrpc {
         let parts = UploadParts::new(messages.map(|message| message.and_then(upload_part)), &options);
         let Opened { model, session, .. } = self.native.open(&self.upload, request, parts)?;
         let upload = collect_upload(session, &options).await?;
-        // A result costs as much as a KiB more would.
+        // A result costs as much as another KiB would.
         let work = upload.result_bytes + ((upload.results.len() + upload.segments.len()) << 10);
         let encoded = self.bounds.side.run_long(work, move || Ok(encode_upload(upload, &model))).await;
         encoded.map_err(|fault| self.upload.refuse(fault))
@@ -204,7 +204,7 @@ impl Iterator for ScanInput {
     }
 }
 
-/// A client's messages, with faults in place of statuses.
+/// A client's messages, with faults instead of statuses.
 pub(super) struct Messages<M> {
     messages: Streaming<M>,
     max_message_bytes: usize,

@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn the_ends_of_each_range_are_held_and_what_lies_beyond_is_refused() {
         let two_to = |power| 2_f64.powi(power);
-        // Least, greatest that is a double, and the numbers next to them outside.
+        // The least, the greatest that is a double, and their neighbours out of range.
         let integers = [
             (Datatype::Uint8, 0.0, 255.0, -1.0, 256.0),
             (Datatype::Uint16, 0.0, 65_535.0, -1.0, 65_536.0),

@@ -1,4 +1,4 @@
-//! What is known of a call in the task of its stream: whether its client reads, what it holds, and why it ended.
+//! What the task of a stream knows about its call: whether the client reads, what the call holds, and why it ended.
 //!
 //! [`WatchedBody`] notes in the stream's [`Reader`] what the transport does with the response. [`Reading`] is the transport's half of it.
 
@@ -177,7 +177,7 @@ impl WatchedBody {
         self.charge.as_mut().map_or(Ok(()), |charge| charge.grow(self.rest.len()))
     }
 
-    /// There is no room for the answer, so its status is all of it.
+    /// There is no room for the answer, so only its status is sent.
     fn give_up(&mut self, fault: &Fault) -> Result<Frame<Bytes>, Status> {
         (self.rest, self.charge, self.is_over) = (Bytes::new(), None, true);
         self.body = tonic::body::Body::empty();

@@ -1,4 +1,4 @@
-//! What a message holds, counted on the wire before anything of it is decoded.
+//! Counts what a message holds, on the wire, before any of it is decoded.
 //!
 //! A member of a message can take two bytes on the wire and a hundred times as many in memory. So messages are walked over first, as
 //! their descriptors say, and each kind of member is counted against its own limit. Anything that is not such a message is left for
@@ -86,7 +86,7 @@ impl Shapes {
     /// The messages of an encoded `FileDescriptorSet`.
     ///
     /// # Errors
-    /// If it is none.
+    /// If it is not one.
     pub(super) fn new(descriptors: &[u8]) -> Result<Self, DecodeError> {
         let files = FileDescriptorSet::decode(descriptors)?.file;
         let mut names = HashMap::new();

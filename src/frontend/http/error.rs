@@ -104,7 +104,7 @@ mod tests {
         }
     }
 
-    /// Those that a request over HTTP can end with are tested at the server's door.
+    /// The statuses that a request over HTTP can end with are tested on the port.
     #[test]
     fn kinds_that_only_streams_have_over_grpc_have_a_status_of_the_same_meaning() {
         assert_eq!([FaultKind::DataLoss, FaultKind::Dropped, FaultKind::Cancelled].map(status), [400, 409, 499]);

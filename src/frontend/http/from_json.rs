@@ -58,7 +58,7 @@ pub(super) fn read(json: &str, datatype: Datatype, layout: Layout<'_>) -> Result
     walk(json, datatype, layout, read_element)
 }
 
-/// Appends an element's bytes, or says why it is none.
+/// Appends an element's bytes, or says what is wrong with it.
 type ReadElement = fn(&str, &mut Vec<u8>) -> Result<(), Bad>;
 
 /// What is wrong with an element.

@@ -44,7 +44,7 @@ const BINARY_OUTPUT: &str = "binary_data";
 /// Parameter of an input: how many bytes of the binary part are its own.
 const BINARY_SIZE: &str = "binary_data_size";
 
-/// A request, and in which form its outputs are wanted.
+/// A request, and the form in which its outputs are wanted.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Decoded {
     pub(super) request: InferRequest,
@@ -125,7 +125,7 @@ pub(super) fn decode(body: &Bytes, json_length: Option<usize>) -> Result<Decoded
     Ok(Decoded { request, binary })
 }
 
-/// Reads JSON, and says where it is broken if it is.
+/// Reads JSON; an error says where it is broken.
 ///
 /// # Errors
 /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid).

@@ -64,7 +64,7 @@ pub(super) fn router(api: Api) -> Router {
     router
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_verb)
-        // One layer, as axum boxes each of them for each request.
+        // One layer, because axum boxes every layer for every request.
         .layer(
             ServiceBuilder::new()
                 .layer(middleware::from_fn_with_state(api.clone(), around))

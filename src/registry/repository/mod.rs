@@ -121,7 +121,7 @@ struct Retired {
     key: ModelKey,
 }
 
-/// What came of looking through the sources.
+/// The result of looking through the sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Refreshed {
     /// Versions that now serve as the sources have them.
