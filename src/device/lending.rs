@@ -1,8 +1,8 @@
 //! Short calls may run on the thread that pushes their items.
 //!
-//! Waking a lane and being woken by it costs a lone item about as much as the call of a small model, and items that cost next to
-//! nothing more than their calls. So a pusher borrows an idle lane, its engine instance and its place in the account, for one short
-//! call, and lets the lane's own thread sleep. A session that pushes in that time finds one lane fewer.
+//! Waking a lane and being woken by it costs a lone item about as much as running a small model, and costs very cheap items more
+//! than their call. So a pusher borrows an idle lane, with its engine instance and its place in the account, for one short call,
+//! and lets the lane's own thread sleep. A session that pushes in that time finds one lane fewer.
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ use crate::{
     scheduler::{CostModel, ModelKey, WAKE_UP},
 };
 
-/// Longest call of a lone item, as learned, for which the pusher's own other work may wait.
+/// Longest learned call of a lone item that the pusher's other work can wait for.
 const CALL_MAX: Duration = Duration::from_micros(300);
 
-/// About what it takes of a core to switch to a lane's thread and back. A batch that would gain less by waiting for more items
-/// does not wait.
+/// Roughly what switching to a lane's thread and back costs a core. A batch that would gain less than this by waiting for more
+/// items does not wait.
 const SWITCHES: Duration = Duration::from_micros(5);
 
 impl Shared {
-    /// Takes what is queued, of a stream of `model`, for the caller's thread to run. `None` if lanes are to run it.
+    /// Takes what is queued, from a stream of `model`, to run on the caller's thread. `None` if it should be left to the lanes.
     pub(super) fn borrow_lane(&mut self, model: ModelKey, after: &mut After) -> Option<Loan> {
         if !self.lends || self.idle.is_empty() || self.closed {
             return None;
@@ -45,12 +45,12 @@ impl Shared {
 }
 
 impl Device {
-    /// From now on idle lanes are lent: their threads are about to be there.
+    /// From now on idle lanes are lent: their threads are about to start.
     pub(super) fn lend_lanes(&self) {
         self.shared.lock().lends = true;
     }
 
-    /// Runs a call on this thread, and gives the lane back.
+    /// Runs a call on this thread, then gives the lane back.
     pub(super) fn run_loan(&self, loan: Loan) {
         let Loan { lane, job } = loan;
         let _back = Back { device: self, lane };
@@ -70,7 +70,7 @@ impl Device {
     }
 }
 
-/// Whether a call with so many items is over before a lane would be awake, and a fuller one would gain next to nothing.
+/// Whether a call with this many items ends before a lane would be awake, and a fuller one would gain next to nothing.
 fn is_cheap(cost: &CostModel, items: usize) -> bool {
     let (cap, items) = (cost.cap(), items.clamp(1, cost.cap()));
     let call = cost.call(items);
@@ -112,7 +112,7 @@ mod tests {
         vitals::Vitals,
     };
 
-    /// Gives its input back, says on which thread, and waits for leave.
+    /// Echoes its input, reports its thread, and waits for permission.
     struct Told {
         contract: Contract,
         calls: mpsc::SyncSender<ThreadId>,
@@ -146,7 +146,7 @@ mod tests {
     impl Instance for ToldInstance {
         fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError> {
             self.calls.send(thread::current().id()).expect("the test listens");
-            self.leave.lock().recv().expect("the test gives leave");
+            self.leave.lock().recv().expect("the test permits it");
             let input = call.inputs[0];
             let shape = Shape::from_slice(input.shape);
             Ok(vec![Tensor::new(input.datatype, shape, input.data.to_vec().into()).expect("as long as the input")])
@@ -161,7 +161,7 @@ mod tests {
         _lanes: Lanes,
     }
 
-    /// A server of idle lanes, and a model whose call takes `call`, as far as anybody knows.
+    /// A server with idle lanes, and a model whose call is known to take `call`.
     fn world(lanes: usize, call: Duration, anywhere: bool) -> World {
         let spec =
             |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(1)], batch_axis: Some(0) };
@@ -267,7 +267,7 @@ mod tests {
         let cost = |micros: [u64; 4]| CostModel::new(&CostCurve::new(micros.map(Duration::from_micros).to_vec()), 8);
         let steep = cost([30, 31, 32, 34]);
         assert_eq!([1, 4, 7, 8].map(|items| is_cheap(&steep, items)), [false, false, true, true]);
-        assert!(is_cheap(&steep, 100), "more than fits is as many as fit");
+        assert!(is_cheap(&steep, 100), "more than fit counts as a full call");
         let small = cost([2, 2, 3, 4]);
         assert!((1..=8).all(|items| is_cheap(&small, items)));
         assert!(!is_cheap(&cost([60, 60, 60, 60]), 8), "a lane is awake sooner");
