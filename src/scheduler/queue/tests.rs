@@ -179,7 +179,7 @@ fn a_head_that_not_even_a_call_of_its_own_would_save_is_answered_at_once() {
     assert_eq!(queue.next_wakeup(at(0)), None);
 }
 
-/// An item that is due in 2 ms, and eight that have no deadline.
+/// An item due in 2 ms, and eight without a deadline.
 fn one_tight_among_calm(lanes: usize) -> TestQueue {
     let (mut queue, model) = one_model(lanes, options(false));
     let tight = open(&mut queue, StreamOptions::of(model), "tight");
@@ -344,7 +344,7 @@ fn a_priority_is_never_passed_over_for_longer_than_the_bound() {
         push(&mut queue, streams[class], item(ticket, now));
         for (class, last) in last.iter().enumerate() {
             let waited = now.since(*last);
-            assert!(waited <= STARVATION_MAX + 3 * MS * step as u32, "{class} waits for {waited:?}");
+            assert!(waited <= STARVATION_MAX + 3 * MS * step as u32, "{class} has waited for {waited:?}");
         }
     }
     assert!(runs[0] > 480, "the bound costs the others little: {runs:?}");
@@ -400,7 +400,7 @@ fn tenants_have_equal_shares_however_many_streams_they_open() {
 fn saturating_streams_have_equal_lane_time_whatever_their_items_cost() {
     let (mut queue, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
     let streams: Vec<_> = (0..5).map(|_| open(&mut queue, StreamOptions::of(model), "")).collect();
-    // Items of stream n are of shape n and have n times the bytes, and so by the first guess n times the cost.
+    // Items of stream n have shape n and n times the bytes, and so by the first guess n times the cost.
     let bytes = |stream: usize| 100 * (stream + 1);
     let shaped = |stream: usize, ticket| Item { bytes: bytes(stream), shape: ShapeKey(stream as u64 + 1), ..item(ticket, at(0)) };
     for (stream, key) in streams.iter().enumerate() {
@@ -449,7 +449,7 @@ fn a_stream_that_drops_makes_its_own_room_in_a_full_queue() {
     assert_eq!((ended.len(), queue.queued()), (1, 2));
     let late_comer = open(&mut queue, StreamOptions { overflow, ..StreamOptions::of(model) }, "late");
     let refused = queue.push(late_comer, item(0, at(0)), &mut ended);
-    assert!(refused.is_err(), "it has nothing of its own to give");
+    assert!(refused.is_err(), "it has nothing of its own to give up");
 }
 
 #[test]
@@ -489,7 +489,7 @@ fn a_late_head_gives_way_to_its_successor_where_the_stream_allows_it() {
     assert_eq!(ended, [("late", 0, EndReason::Dropped(DropReason::Late))]);
 }
 
-/// Two models, the second of which costs a hundred times as much as the first.
+/// Two models, the second a hundred times as expensive as the first.
 fn fast_and_slow(lanes: usize) -> (TestQueue, ModelKey, ModelKey) {
     let mut queue = Queue::new(lanes, LOTS);
     let fast = queue.add_model(options(false));

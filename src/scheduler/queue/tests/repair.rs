@@ -1,8 +1,8 @@
-//! What becomes of a queue that contradicts itself.
+//! What happens to a queue that contradicts itself.
 
 use super::*;
 
-/// A broken invariant must end in a repair, not in a lane that looks for ever.
+/// A broken invariant must end in a repair, not in a lane that searches for ever.
 #[test]
 fn a_model_with_a_turn_and_no_ready_stream_is_repaired_and_loses_nothing() {
     let mut queue = Queue::new(1, LOTS);
