@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-/// Tells ports to stop. Clones tell the same ones.
+/// Tells ports to stop. Clones reach the same ports.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     graceful: CancellationToken,
@@ -16,7 +16,7 @@ impl Shutdown {
         self.graceful.cancel();
     }
 
-    /// No new connections; all that are open are told to go away.
+    /// Accepts no new connections; all open ones are told to go away.
     pub fn close(&self) {
         self.graceful.cancel();
         self.close.cancel();
@@ -28,12 +28,12 @@ impl Shutdown {
         self.abort.cancel();
     }
 
-    /// When a connection that is new now must go away: one that comes while the server drains is there to be told so.
+    /// When a connection made now must go away: one that arrives while the server drains only comes to be told so.
     pub(super) fn go_away(&self) -> &CancellationToken {
         if self.graceful.is_cancelled() { &self.close } else { &self.graceful }
     }
 
-    /// When no further connection is accepted.
+    /// When the port stops accepting connections.
     pub(super) const fn closed(&self) -> &CancellationToken {
         &self.close
     }

@@ -90,7 +90,7 @@ impl Accept for UnixListener {
     }
 }
 
-/// Ends of pipes as the test makes them.
+/// The server's ends of the pipes that the test opens.
 struct Pipes(Mutex<mpsc::Receiver<DuplexStream>>);
 
 impl Accept for Pipes {
@@ -153,7 +153,7 @@ impl Kind for OnThisMachine {
     }
 }
 
-/// A port that is served.
+/// A port being served.
 struct Served<K> {
     kind: K,
     shutdown: Shutdown,
@@ -190,14 +190,14 @@ impl<K: Kind> Served<K> {
         })
     }
 
-    /// The port closes, and is done once its connections are.
+    /// Closes the port, and returns once its connections have ended.
     async fn close(self) {
         self.shutdown.close();
         self.serving.await.expect("no panic");
     }
 }
 
-/// What came, and who sent it.
+/// Sends back what came, and who sent it.
 async fn echo<B: Body<Data = Bytes, Error: Debug>>(request: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
     let peer = connections::peer();
     assert_eq!((peer.connection > 0, peer.address), (true, Address::Local));
@@ -287,7 +287,7 @@ async fn the_longest_silent_connection_makes_room_for_a_probe<K: Kind>() {
     connection.await.expect("no panic").expect("it closes in order");
 }
 
-/// Each of them over each kind of connection.
+/// Runs each of these over each kind of connection.
 macro_rules! over_each_kind {
     ($($what:ident),* $(,)?) => {
         mod in_memory {
@@ -308,7 +308,7 @@ over_each_kind!(
     the_longest_silent_connection_makes_room_for_a_probe,
 );
 
-/// What no socket could: time stands still in the test, and goes on as it waits.
+/// What no socket could do: time stands still in the test, and advances as the test waits.
 #[tokio::test(start_paused = true)]
 async fn clients_in_memory_have_the_same_time_as_any() {
     let begun = tokio::time::Instant::now();
