@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_of_more_threads_than_there_are_cores_waits() {
+    fn with_more_threads_than_cores_one_waits() {
         if waited() == Duration::ZERO && TURNS.with(Option::is_none) {
             eprintln!("this system does not tell how long threads wait for a core");
             return;
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_day_goes_with_the_monotonic_clock() {
+    fn the_time_of_day_follows_the_monotonic_clock() {
         let moment = now();
         assert!(since_epoch(moment) > Duration::from_secs(1_500_000_000), "this century");
         assert_eq!(since_epoch(moment + Duration::from_nanos(7)), since_epoch(moment) + Duration::from_nanos(7));

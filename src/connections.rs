@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_all_have_calls_a_newcomer_waits_for_the_first_that_has_none() {
+    async fn if_all_have_calls_a_newcomer_waits_for_the_first_to_have_none() {
         let (_, port) = port(2);
         let connections = [(); 2].map(|()| admitted(&port, HERE));
         let mut calls = connections.each_ref().map(|connection| Some(connection.calls().begin()));
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_the_place_of_one_that_has_less() {
+    fn nobody_takes_the_place_of_an_owner_that_has_less() {
         let (_, port) = port(80);
         let modest = admitted(&port, "127.0.0.3");
         let crowd: Vec<_> = (0..70).map_while(|_| admit(&port, "127.0.0.2").expect("without waiting").ok()).collect();
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn places_come_back_and_ends_are_told() {
+    fn places_come_back_and_ends_are_signalled() {
         let (connections, port) = port(2);
         let connection = admitted(&port, HERE);
         let number = connection.peer().connection;
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_places_are_given_out_before_their_owners_have_left_and_no_more() {
+    fn only_some_places_are_reassigned_before_their_owners_have_left() {
         let (_, port) = port(8);
         let idle: Vec<_> = (0..8).map(|_| admitted(&port, HERE)).collect();
         let newcomers: Vec<_> = (0..8).map_while(|_| admit(&port, HERE).map(|admitted| admitted.expect("a place"))).collect();

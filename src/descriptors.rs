@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_few_are_refused_with_the_number_that_is_needed() {
+    fn too_few_are_refused_with_the_number_needed() {
         let error = Descriptors::within(40, 20, 2).expect_err("too few");
         assert_eq!(error, TooFew { limit: 40, needed: 20 + 14 + 4 + 16 });
         assert!(error.to_string().contains("at least 54"), "{error}");

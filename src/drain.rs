@@ -51,7 +51,7 @@ pub struct SessionGuard {
     _token: TaskTrackerToken,
 }
 
-/// The time was up and this many sessions were still open.
+/// This many sessions were still open when the time was up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} sessions were still open when the time to drain was up")]
 pub struct SessionsLeft(pub usize);

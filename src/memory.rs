@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_the_first_version_of_groups_are_read_too() {
+    fn limits_of_cgroups_version_one_are_read_too() {
         let root = tempfile::tempdir().expect("a temporary folder");
         write(root.path(), "memory/memory.limit_in_bytes", "9223372036854771712\n");
         write(root.path(), "memory/pod/memory.limit_in_bytes", "1000\n");

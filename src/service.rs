@@ -201,8 +201,7 @@ impl Service {
         }
         let terms = method.terms();
         if request.unread != Unread::Block && !terms.may_skip {
-            let message =
-                "unread results are skipped only on a live feed; here all of them are kept, so leave it unset";
+            let message = "unread results are skipped only on a live feed; here all of them are kept, so leave it unset";
             return Err(Fault::invalid("unread", message));
         }
         if terms.opens_within_memory {

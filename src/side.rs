@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn no_more_is_done_at_once_than_there_are_threads() {
+    async fn no_more_runs_at_once_than_there_are_threads() {
         let side = SideThreads::new(2);
         let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         // The first two meet, which shows that two run at once.
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_short_is_done_at_once() {
+    async fn short_work_is_done_at_once() {
         let here = std::thread::current().id();
         let side = SideThreads::new(1);
         let where_is = |bytes| side.run_long(bytes, || Ok(std::thread::current().id()));

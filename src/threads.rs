@@ -80,7 +80,7 @@ pub fn wake_on_time() {
     #[cfg(target_os = "linux")]
     {
         let nanos: libc::c_ulong = 1;
-        // SAFETY: this changes a number of the calling thread, and nothing is handed over.
+        // SAFETY: this changes a number belonging to the calling thread, and passes no pointer.
         let _refused = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, nanos) };
     }
 }
@@ -122,7 +122,7 @@ mod tests {
 
     #[expect(unsafe_code, reason = "no safe call tells a thread's policy")]
     fn policy() -> i32 {
-        // SAFETY: 0 is the calling thread; nothing is handed over.
+        // SAFETY: 0 is the calling thread; no pointer is passed.
         unsafe { libc::sched_getscheduler(0) }
     }
 

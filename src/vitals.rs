@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_was_asked_to_end_is_no_loss() {
+    fn a_part_that_was_asked_to_end_is_not_a_loss() {
         let vitals = vitals();
         vitals.watch(Part::Timekeeper).end();
         assert_eq!(vitals.loss(), None);
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_panics_again_and_again_is_lost() {
+    async fn a_task_that_keeps_panicking_is_lost() {
         let (vitals, rounds) = (vitals(), Arc::<AtomicU32>::default());
         let kept = vitals.clone().keep(Part::Watcher, Arc::clone(&rounds), |rounds: &mut Arc<AtomicU32>| {
             rounds.fetch_add(1, Ordering::Relaxed);

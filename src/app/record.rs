@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_regular_file_and_a_device_of_characters_are_recorded_in_and_nothing_else_is() {
+    fn only_regular_files_and_character_devices_are_recorded_in() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| folder.path().join(name);
         mknodat(CWD, path("fifo"), NodeType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_nothing_is_waited_for_only_a_timer_that_still_runs_is_kept() {
+    async fn with_nothing_to_wait_for_only_a_running_timer_is_kept() {
         let (mut patience, end) = (Patience::new(), Cell::new(Moment::now() + LIMIT));
         assert!(timeout(LIMIT / 2, waits(&mut patience, &end)).await.is_err());
         let never = |patience: &mut Patience| {

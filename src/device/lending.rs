@@ -113,21 +113,21 @@ mod tests {
     };
 
     /// Echoes its input, reports its thread, and waits for permission.
-    struct Told {
+    struct Echo {
         contract: Contract,
         calls: mpsc::SyncSender<ThreadId>,
         leave: Arc<Mutex<mpsc::Receiver<()>>>,
         anywhere: bool,
     }
 
-    struct ToldInstance {
+    struct EchoInstance {
         calls: mpsc::SyncSender<ThreadId>,
         leave: Arc<Mutex<mpsc::Receiver<()>>>,
     }
 
-    impl Engine for Told {
+    impl Engine for Echo {
         fn name(&self) -> &'static str {
-            "told"
+            "echo"
         }
 
         fn runs_on_any_thread(&self) -> bool {
@@ -139,11 +139,11 @@ mod tests {
         }
 
         fn instance(&self, _: &CallPlan, _: &LaneThreads) -> Result<Box<dyn Instance>, EngineError> {
-            Ok(Box::new(ToldInstance { calls: self.calls.clone(), leave: Arc::clone(&self.leave) }))
+            Ok(Box::new(EchoInstance { calls: self.calls.clone(), leave: Arc::clone(&self.leave) }))
         }
     }
 
-    impl Instance for ToldInstance {
+    impl Instance for EchoInstance {
         fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError> {
             self.calls.send(thread::current().id()).expect("the test listens");
             self.leave.lock().recv().expect("the test permits it");
@@ -173,8 +173,8 @@ mod tests {
         };
         let contract = Contract { inputs: vec![declared("x")], outputs: vec![declared("y")] };
         let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
-        let ((told, calls), (leave, leaves)) = (mpsc::sync_channel(8), mpsc::sync_channel(8));
-        let engine = Told { contract, calls: told, leave: Arc::new(Mutex::new(leaves)), anywhere };
+        let ((sender, calls), (leave, leaves)) = (mpsc::sync_channel(8), mpsc::sync_channel(8));
+        let engine = Echo { contract, calls: sender, leave: Arc::new(Mutex::new(leaves)), anywhere };
         let compute = LaneThreads::device(lanes);
         let executable = Arc::new(Executable::new(Arc::new(engine), signature, &compute).expect("a sound model"));
         let limit = 1 << 20;
@@ -191,8 +191,8 @@ mod tests {
             padding_waste_max: None,
             wide_ratio: None,
         };
-        let runtime = ModelRuntime { executable, metrics: telemetry.model("told", "1"), costs: Vec::new() };
-        let model = device.add_model(("told", "1"), options, runtime);
+        let runtime = ModelRuntime { executable, metrics: telemetry.model("echo", "1"), costs: Vec::new() };
+        let model = device.add_model(("echo", "1"), options, runtime);
         let started = Lanes::start(&device, &compute, &Vitals::new(&telemetry)).expect("threads");
         while device.shared.lock().idle.len() < lanes {
             thread::yield_now();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_item_of_a_short_call_runs_on_the_thread_that_brings_it() {
+    fn a_lone_item_with_a_short_call_runs_on_the_thread_that_pushes_it() {
         let world = world(2, Duration::from_micros(10), true);
         for ticket in 0..3 {
             world.leave.send(()).expect("the engine listens");
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_call_and_an_engine_with_threads_of_its_own_are_left_to_the_lanes() {
+    fn long_calls_and_engines_with_their_own_threads_are_left_to_the_lanes() {
         for (call, anywhere) in [(CALL_MAX + Duration::from_nanos(1), true), (Duration::from_micros(10), false)] {
             let world = world(1, call, anywhere);
             submit(&world.stream, 0);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_cost_next_to_nothing_run_where_their_items_come_as_long_as_a_lane_is_idle() {
+    fn calls_that_cost_next_to_nothing_run_where_their_items_arrive_while_a_lane_is_idle() {
         let world = world(2, Duration::from_micros(1), true);
         let (device, model) = (Arc::clone(&world.device), world.stream.model);
         let pusher = thread::spawn(move || {
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_during_the_call_is_run_by_another_lane_or_by_this_one_afterwards() {
+    fn items_that_arrive_during_the_call_run_on_another_lane_or_on_this_one_afterwards() {
         for lanes in [1, 2] {
             let world = world(lanes, Duration::from_micros(100), true);
             let (device, model) = (Arc::clone(&world.device), world.stream.model);

@@ -51,8 +51,7 @@ impl<'a> Delivery<'a> {
         let number = self.items[item].count;
         if entry.item.deadline <= now {
             let allowed = entry.item.deadline.since(arrived);
-            let message =
-                format!("the item's deadline of {allowed:.1?} passed after {number} answers; the rest were not made");
+            let message = format!("the item's deadline of {allowed:.1?} passed after {number} answers; the rest were not made");
             return Err(Fault::new(FaultKind::Expired, message));
         }
         let batch_size = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_shapes_have_one_key_and_others_another() {
+    fn equal_shapes_share_a_key_and_others_do_not() {
         let shapes = Shapes::default();
         let keys = [&[3, 2][..], &[2, 3], &[3], &[3, 2, 0], &[]].map(|sizes| shapes.key(sizes));
         for (at, key) in keys.iter().enumerate() {
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_that_keeps_coming_keeps_its_key_and_what_is_forgotten_gets_a_new_one() {
+    fn a_shape_in_use_keeps_its_key_and_a_forgotten_one_gets_a_new_one() {
         let shapes = Shapes::default();
         let (kept, left) = (shapes.key(&[0, 0]), shapes.key(&[0, 1]));
         for size in 0..3 * SHAPES_KEPT {

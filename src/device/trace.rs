@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_is_an_object_of_its_own() {
+    fn each_line_is_one_object() {
         let (mut trace, writer) = Trace::begin(Timestamp::from_nanos(100), 2);
         for deadline in [Timestamp::NEVER, Timestamp::from_nanos(400)] {
             let line = trace.item(StreamKey::null(), &item(150, deadline), Duration::from_nanos(9));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted_and_reported() {
+    fn lines_that_find_no_room_are_counted_and_reported() {
         let (mut trace, writer) = Trace::begin(Timestamp::ZERO, 1);
         for _ in 0..LINES_MAX + 9 {
             trace.close(Timestamp::ZERO, StreamKey::null());

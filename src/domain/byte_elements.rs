@@ -108,7 +108,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn elements_come_back_as_they_went(elements in vec(vec(any::<u8>(), 0..9), 0..9)) {
+        fn elements_come_back_as_they_were_put_in(elements in vec(vec(any::<u8>(), 0..9), 0..9)) {
             let data = encoded(&elements);
             prop_assert_eq!(check(&data, elements.len()), Ok(()));
             prop_assert!(check(&data, elements.len() + 1).is_err());

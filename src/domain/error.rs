@@ -14,7 +14,7 @@ pub enum FaultKind {
     NotFound,
     /// The request is well-formed but larger than a limit; the caller sends less.
     TooLarge,
-    /// A limit shared with others is reached; the caller comes back later.
+    /// A limit shared with others is reached; the caller tries again later.
     Overloaded,
     /// The deadline passed, or could no longer be met; the model did not run.
     Expired,
@@ -22,7 +22,7 @@ pub enum FaultKind {
     Dropped,
     /// The caller went away or cancelled.
     Cancelled,
-    /// The model is not ready, or the server is shutting down; the caller goes elsewhere or comes back.
+    /// The model is not ready, or the server is shutting down; the caller goes elsewhere or tries again later.
     Unavailable,
     /// The server is set up not to do this for the caller; the operator decides.
     Denied,
@@ -30,7 +30,7 @@ pub enum FaultKind {
     DataLoss,
     /// The server or the chosen model cannot do this; another might.
     Unsupported,
-    /// The model call failed, or the model cannot be loaded; the operator looks.
+    /// The model call failed, or the model cannot be loaded; the operator investigates.
     Failed,
 }
 

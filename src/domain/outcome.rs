@@ -74,7 +74,7 @@ pub enum CloseReason {
     Bytes,
     /// More items per call would gain no throughput.
     Knee,
-    /// More items would have broken the deadline of one in the batch.
+    /// More items would have made one in the batch miss its deadline.
     Deadline,
     /// The model's `max_delay` ran out.
     Delay,

@@ -71,8 +71,7 @@ impl PaddingRule {
             let Some(tensor) = &slots[*position] else { continue };
             let (name, length) = (&*specs[*position].name, tensor.shape()[*axis]);
             if length == 0 {
-                let message =
-                    format!("input '{name}' has length 0; padded inputs need at least one element in each item");
+                let message = format!("input '{name}' has length 0; padded inputs need at least one element in each item");
                 return Err(Fault::invalid("inputs", message));
             }
             match known {
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs_of_an_item_have_one_length() {
+    fn inputs_of_an_item_have_the_same_length() {
         let item = vec![tensor("speaker", 1, 1), tensor("tokens", 3, 4), tensor("mask", 4, 8)];
         let fault = signature(&[]).check(item).expect_err("3 is not 4");
         assert_eq!((fault.kind(), fault.field()), (FaultKind::Invalid, Some("inputs")));
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_of_no_length_is_refused() {
+    fn an_item_of_length_zero_is_refused() {
         let fault = signature(&[]).check(vec![tensor("speaker", 1, 1), tensor("tokens", 0, 4)]).expect_err("nothing to pad");
         assert_eq!((fault.kind(), fault.field()), (FaultKind::Invalid, Some("inputs")));
         assert!(fault.message().starts_with("input 'tokens' has length 0"), "{fault}");

@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_and_proxies_are_no_address_and_others_are() {
+    fn this_machine_and_proxies_do_not_count_as_addresses_and_others_do() {
         for local in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
             assert_eq!(address(local), Address::Local, "{local}");
         }

@@ -120,7 +120,7 @@ fn loss_line(lost: u64, format: LogFormat) -> Vec<u8> {
     )
 }
 
-/// A line from the log itself, in the form that `tracing` gives the others.
+/// A line from the log itself, in the format `tracing` uses for the others.
 fn line(format: LogFormat, message: &str) -> Vec<u8> {
     let mut time = String::new();
     // Writing to a string cannot fail.

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_that_ends_is_taken_out_and_not_one_that_should_end_at_the_same_moment() {
+    fn a_call_that_ends_is_taken_out_but_not_another_due_to_end_at_the_same_moment() {
         let mut calls = Calls::default();
         let call = |number, items, lane| Call {
             number,

@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_that_comes_goes_before_one_that_has_flooded() {
+    fn a_newcomer_goes_before_a_flow_that_has_flooded() {
         let mut queue = FairQueue::default();
         let mut flows = [Flow::default(), Flow::default()];
         queue.enter(&mut flows[0], 0, claim(1));
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn time_without_work_saves_nothing_up() {
+    fn idle_time_earns_nothing() {
         let mut queue = FairQueue::default();
         let mut flows = [Flow::default(), Flow::default()];
         let claims = [claim(1), claim(2)];
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn new_flows_without_end_do_not_starve_one_that_is_ahead() {
+    fn an_endless_stream_of_new_flows_does_not_starve_one_that_is_ahead() {
         let mut queue = FairQueue::default();
         let mut old = Flow::default();
         queue.enter(&mut old, 0, claim(0));
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_are_due_too_early_are_passed_over_and_counted_out() {
+    fn flows_due_too_early_are_passed_over_and_not_counted() {
         let mut queue = FairQueue::default();
         let mut flows: Vec<Flow> = (0..5).map(|_| Flow::default()).collect();
         for (key, flow) in flows.iter_mut().enumerate() {
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn flows_that_are_idle_for_moments_get_no_more_than_their_share() {
+    fn flows_that_are_briefly_idle_get_no_more_than_their_share() {
         // Ten flows bring one item each, one after another, twice as fast as they are served: those of the first half are served
         // before the second half arrives, and would be so for ever if only waiting flows counted.
         let mut queue = FairQueue::default();

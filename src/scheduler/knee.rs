@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn one_point_that_sticks_out_is_drawn_in_the_more_the_less_is_known_of_it() {
+    fn the_less_is_known_of_an_outlier_the_more_it_is_drawn_in() {
         let mut grid = [100.0, 200.0, 400.0, 800.0, 1600.0];
         grid[2] *= 1.1;
         let pulled = |seen: f64, spread: f64| {

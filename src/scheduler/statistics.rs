@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_failed_is_no_call() {
+    fn a_failed_batch_does_not_count_as_a_call() {
         let mut statistics = Statistics::default();
         let failed = Spent { count: 3, time: nanos(30) };
         statistics.add(&Executed { calls: SmallVec::new(), failed, finished: Timestamp::from_nanos(9) });

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tenants_are_known_by_the_metadata_that_the_settings_name_and_by_nothing_else() {
+    fn tenants_are_recognised_only_by_the_metadata_named_in_the_settings() {
         let tenants = Tenants::named_by("x-tenant".to_owned());
         let of = |value: Option<&'static str>| {
             tenants.find(|name| {

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_was_taken_grows_no_more() {
+    fn a_record_already_taken_no_longer_grows() {
         let mut outbox = Outbox::default();
         [result(0), result(1), result(2)].into_iter().for_each(|event| outbox.push(event));
         assert!(outbox.skip_oldest().is_some());

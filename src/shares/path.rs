@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_those_that_tell_clients_apart() {
+    fn only_levels_that_distinguish_clients_count() {
         let (connection, tenant) = (Owner::Connection(5), Owner::Tenant(7));
         let far = Address::V4(9);
         assert_eq!(path(Address::Local, 0), [connection]);

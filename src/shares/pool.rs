@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::{HolderKey, Path, Shares};
 use crate::domain::{Fault, FaultKind};
 
-/// When to try again, as a refused client is told.
+/// When a refused client should try again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A limited amount of something, for everyone. Clones share it.
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_takes_all_it_can_leaves_an_eighth_and_what_is_dropped_comes_back() {
+    fn a_greedy_owner_leaves_an_eighth_and_what_is_dropped_comes_back() {
         let pool = Pool::new("a.limit", 80);
         let greedy = taken(&pool, 1);
         assert_eq!(greedy.len(), 70);

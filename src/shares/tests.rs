@@ -39,7 +39,7 @@ fn held(shares: &Shares<1>, holder: HolderKey) -> usize {
 }
 
 #[test]
-fn those_that_want_all_hold_the_same_and_something_is_left() {
+fn owners_that_want_everything_get_equal_shares_and_something_is_left() {
     for greedy in 1..=20 {
         let mut shares = Shares::new([CAPACITY]);
         let holders: Vec<_> = (1..=greedy).map(|connection| shares.enter(&local(connection))).collect();
@@ -57,7 +57,7 @@ fn those_that_want_all_hold_the_same_and_something_is_left() {
 }
 
 #[test]
-fn one_that_came_first_and_took_all_it_could_leaves_room_for_the_others() {
+fn an_owner_that_came_first_and_took_all_it_could_leaves_room_for_others() {
     let mut shares = Shares::new([CAPACITY]);
     let first = shares.enter(&local(1));
     fill(&mut shares, &[first]);
@@ -78,8 +78,8 @@ fn many_connections_of_an_address_and_many_tenants_of_a_connection_gain_nothing(
     fill(&mut shares, &in_turn);
     let held_in = |holders: &[HolderKey]| holders.iter().map(|holder| held(&shares, *holder)).sum::<usize>();
     let (crowd_held, single_held, names_held) = (held_in(&crowd), held(&shares, single), held_in(&names));
-    assert!(crowd_held.abs_diff(single_held) <= single_held / 5, "{crowd_held} beside {single_held}");
-    assert!(names_held.abs_diff(single_held) <= single_held / 5, "{names_held} beside {single_held}");
+    assert!(crowd_held.abs_diff(single_held) <= single_held / 5, "{crowd_held} and {single_held}");
+    assert!(names_held.abs_diff(single_held) <= single_held / 5, "{names_held} and {single_held}");
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn any_measure_may_be_the_one_that_is_scarce() {
 }
 
 #[test]
-fn work_without_a_client_has_no_share_to_keep_to() {
+fn work_without_a_client_is_not_limited_to_a_share() {
     let mut shares = Shares::new([80]);
     let own = shares.enter(&Path::default());
     shares.add(own, [79]);

@@ -58,11 +58,11 @@ pub struct ModelMetrics {
     pub item_time: Histogram,
     /// Items in each model call.
     pub batch_size: Histogram,
-    /// The same as a share of the largest batch in use.
+    /// The same as a fraction of the largest batch in use.
     pub batch_occupancy: Histogram,
     /// Seconds from the end of a stream until everything it held was freed.
     pub cancel_release: Histogram,
-    /// Elements of padded inputs in model calls, padding included.
+    /// Elements of padded inputs in model calls, including padding.
     pub input_elements: Counter,
     /// How many of them are padding.
     pub padding_elements: Counter,
@@ -167,7 +167,7 @@ pub struct LaneMetrics {
     pub busy: Histogram,
 }
 
-/// Calls of gRPC by what they may wait for.
+/// gRPC calls, by what they may wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CallKind {
     /// One request, one response.

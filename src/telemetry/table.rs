@@ -83,8 +83,7 @@ pub(super) static ITEMS_ENDED: Metric = counter(
     "Items by how each ended; the sum over outcomes is everything received that is no longer in the server.",
 );
 pub(super) static ITEMS_QUEUED: Metric = gauge("tidemill_items_queued", "items", MODEL, "Items waiting for a lane.");
-pub(super) static ITEMS_IN_FLIGHT: Metric =
-    gauge("tidemill_items_in_flight", "items", MODEL, "Items in running model calls.");
+pub(super) static ITEMS_IN_FLIGHT: Metric = gauge("tidemill_items_in_flight", "items", MODEL, "Items in running model calls.");
 pub(super) static ITEMS_DROPPED: Metric = counter(
     "tidemill_items_dropped_total",
     "items",
@@ -182,8 +181,12 @@ pub(super) static WINDOW_STALLS: Metric = counter(
 );
 pub(super) static STREAMS_STALLED: Metric =
     gauge("tidemill_streams_stalled", "streams", METHOD, "Streams that are not reading because their window is full.");
-pub(super) static STREAMS_UNREAD: Metric =
-    gauge("tidemill_streams_unread", "streams", METHOD, "Streams and calls whose client does not take what waits to be sent to it.");
+pub(super) static STREAMS_UNREAD: Metric = gauge(
+    "tidemill_streams_unread",
+    "streams",
+    METHOD,
+    "Streams and calls whose client does not take what waits to be sent to it.",
+);
 pub(super) static RESULTS_SKIPPED: Metric = counter(
     "tidemill_results_skipped_total",
     "results",

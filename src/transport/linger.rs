@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_without_a_pause_for_long_lets_others_go_first() {
+    fn a_long_read_without_a_pause_lets_others_go_first() {
         let (mut reading, begun) = (Reading::default(), Timestamp::from_nanos(1));
         let (soon, later) = (begun + TURN / 2, begun + TURN);
         reading.note(true, || begun);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_does_not_close_is_not_waited_for_for_ever() {
+    async fn the_wait_for_a_client_that_does_not_close_ends() {
         let (mut server, _client) = connected().await;
         let begun = tokio::time::Instant::now();
         server.shutdown().await.expect("closed");

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_piece_has_room_for_what_is_left_alone() {
+    fn the_last_piece_has_room_only_for_what_is_left() {
         let (transfer, mut pieces) = pieces(64 << 20);
         pieces.push(&[1; 100], 110).expect("room");
         assert_eq!(transfer.bytes(), 110);
@@ -130,7 +130,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_comes_in_parts_is_what_was_sent(parts in vec(vec(any::<u8>(), 0..3_000), 0..40), announced in any::<bool>()) {
+        fn parts_join_to_what_was_sent(parts in vec(vec(any::<u8>(), 0..3_000), 0..40), announced in any::<bool>()) {
             let (transfer, mut pieces) = pieces(1 << 30);
             let sent = parts.concat();
             let mut left = sent.len();

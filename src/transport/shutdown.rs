@@ -11,7 +11,7 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Tells the open connections to go away once their calls are over.
+    /// Tells the open connections to go away once their calls have ended.
     pub fn graceful(&self) {
         self.graceful.cancel();
     }
@@ -28,7 +28,7 @@ impl Shutdown {
         self.abort.cancel();
     }
 
-    /// When a connection made now must go away: one that arrives while the server drains only comes to be told so.
+    /// When a connection made now must go away: during a drain, new ones are accepted only to be told to leave.
     pub(super) fn go_away(&self) -> &CancellationToken {
         if self.graceful.is_cancelled() { &self.close } else { &self.graceful }
     }

@@ -218,7 +218,7 @@ async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(body.to_vec()).expect("text")
 }
 
-/// All that is read until the server closes its side.
+/// Everything read until the server closes its side.
 async fn heard(io: &mut (impl AsyncRead + Unpin)) -> String {
     let mut heard = String::new();
     io.read_to_string(&mut heard).await.expect("it closes in order");
@@ -260,7 +260,7 @@ async fn streams_over_http2_are_answered<K: Kind>() {
     poll_fn(|cx| client.poll_ready(cx)).await.expect_err("it was told to go away");
 }
 
-async fn http1_where_http2_is_spoken_is_told_so<K: Kind>() {
+async fn http1_on_an_http2_port_is_told_so<K: Kind>() {
     let served = Served::<K>::http2();
     let mut client = served.kind.connect().await;
     client.write_all(b"GET / HTTP/1.1\r\nhost: here\r\n\r\n").await.expect("it fits");
@@ -304,7 +304,7 @@ over_each_kind!(
     requests_over_http1_are_answered,
     a_breach_of_http1_is_answered_and_ends_the_connection,
     streams_over_http2_are_answered,
-    http1_where_http2_is_spoken_is_told_so,
+    http1_on_an_http2_port_is_told_so,
     the_longest_silent_connection_makes_room_for_a_probe,
 );
 

@@ -15,7 +15,7 @@ use crate::{
     telemetry::Gauge,
 };
 
-/// Largest message for which a share is kept.
+/// Largest message that counts as small.
 pub(crate) const SMALL_BYTES_MAX: usize = 64 << 10;
 
 /// The part of the budget kept for small messages: an eighth.
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn more_connections_of_one_address_gain_nothing() {
+    fn more_connections_from_one_address_gain_nothing() {
         let transfer = budget(16 * MIB);
         let far = |connection| transfer.connection(Peer { connection, address: Address::V4(9) });
         let held: Vec<_> = (1..200).filter_map(|connection| charged(&far(connection), MIB / 8).ok()).collect();

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_is_stalled_from_when_it_was_first_seen_in_the_same_poll() {
+    async fn a_worker_is_stalled_since_it_was_first_seen_in_the_same_poll() {
         let world = World::new();
         let hangs = at_work(5);
         assert_eq!(world.stalled(1_000, &[asleep(), hangs]), None);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_part_that_has_ended_is_no_stall() {
+    async fn a_part_that_has_ended_is_not_a_stall() {
         let mut world = World::new();
         let (pulse, vital) = world.lanes.remove(0);
         pulse.begin(at(1));

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_with_a_head_and_is_not_of_it_is_counted() {
+    fn bytes_that_come_with_a_head_but_are_not_part_of_it_are_counted() {
         let mut lines = Lines::default();
         assert!(!lines.end_bare(b"GET /\r\n\r"));
         assert_eq!(lines.beyond(), None);
@@ -104,7 +104,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_does_not_matter_how_a_head_is_cut(text in vec(select(b"a\r\n".to_vec()), 0..40), cuts in vec(0..40_usize, 0..6)) {
+        fn the_way_a_head_is_cut_does_not_matter(text in vec(select(b"a\r\n".to_vec()), 0..40), cuts in vec(0..40_usize, 0..6)) {
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).chain([0, text.len()]).collect();
             cuts.sort_unstable();
             let mut lines = Lines::default();

@@ -179,7 +179,7 @@ mod tests {
     };
 
     #[test]
-    fn the_lines_of_a_head_are_looked_at_if_it_is_known_where_it_begins() {
+    fn the_lines_of_a_head_are_checked_if_its_beginning_is_known() {
         let head = b"POST / HTTP/1.1\r\n\r\n";
         let read = |progress: &Progress, bytes: &[u8]| {
             let goes_on = progress.note_head(bytes);

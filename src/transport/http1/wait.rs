@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_that_trickles_has_its_time_once() {
+    async fn a_trickling_head_has_its_time_only_once() {
         let mut bench = Bench::new();
         bench.progress.note_read(1);
         for _ in 0..3 {
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_rest_of_a_request_that_was_answered_early_is_no_head() {
+    async fn the_rest_of_a_request_answered_early_is_not_taken_for_a_head() {
         let mut bench = Bench::new();
         bench.progress.note_read(10);
         bench.progress.note_request(false);

@@ -9,7 +9,7 @@ pub(crate) trait Exchange: Default + Send + Sync + 'static {
     /// The future of a stream, inside which the front end finds this.
     type Within<F: Future<Output = ()> + Send + 'static>: Future<Output = ()> + Send + 'static;
 
-    /// Puts it around the future of its stream.
+    /// Wraps the future of its stream in it.
     fn around<F: Future<Output = ()> + Send + 'static>(self: Arc<Self>, stream: F) -> Self::Within<F>;
 
     /// Whether the client reads; the response body records it here.

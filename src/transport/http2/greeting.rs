@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_greeting_is_not_waited_for() {
+    async fn a_wrong_greeting_is_recognised_at_once() {
         let (mut client, mut server) = duplex(64);
         client.write_all(b"GET / HTTP/1.1\r\n").await.expect("it fits");
         assert_eq!(greeting(&mut server, PATIENCE).await.as_deref(), Some(b"GET / HTTP/1.1\r\n".as_slice()));
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn half_a_greeting_keeps_nobody_for_long() {
+    async fn half_a_greeting_holds_a_connection_only_briefly() {
         let (mut client, mut server) = duplex(64);
         client.write_all(&GREETING[..9]).await.expect("it fits");
         assert_eq!(greeting(&mut server, PATIENCE).await, None);

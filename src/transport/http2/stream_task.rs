@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_frame_taken_puts_the_end_off() {
+    async fn each_frame_taken_postpones_the_end() {
         let (sender, taken, reading, task) = task();
         for _ in 0..4 {
             sender.try_send(Data).expect("room");
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_that_is_read_again_has_all_its_time_again() {
+    async fn a_stream_that_is_read_again_gets_its_full_time_again() {
         let (sender, taken, reading, task) = task();
         let task = tokio::spawn(task);
         for _ in 0..20 {
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_the_call_is_kept() {
+    async fn the_deadline_of_the_call_still_applies() {
         let (sender, _taken, reading, task) = task();
         reading.begin_call(&Arc::new(Telemetry::new().method("feed")), clock::now());
         sender.try_send(Data).expect("room");

@@ -232,7 +232,7 @@ mod tests {
         })
     }
 
-    /// A stream that says on its connection what it hears.
+    /// A stream that repeats on its connection what it hears.
     fn stream(mut hears: mpsc::Receiver<u32>, says: mpsc::Sender<u32>) -> impl Future<Output = ()> {
         poll_fn(move |cx| {
             while let Some(word) = ready!(hears.poll_recv(cx)) {

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn answers_that_never_come_to_be_do_not_keep_others_out() {
+    async fn answers_that_never_come_do_not_keep_others_out() {
         let places = Arc::new(Places::new(2));
         let answered: Vec<_> = (0..4).map(|_| places.enter()).inspect(|place| place.note.answers()).collect();
         assert_eq!(answered.iter().filter(|place| leaves(place)).count(), 0, "twice as many as there should be");

@@ -36,7 +36,7 @@ fn runs(queue: &mut TestQueue, calls: u64) -> BTreeMap<&'static str, u64> {
 }
 
 #[test]
-fn a_connection_that_fills_the_queue_leaves_room_for_another_and_waits_although_there_is_some() {
+fn a_connection_that_fills_the_queue_leaves_room_for_another_and_waits_in_spite_of_it() {
     let limits = Admission { items: 80, ..LOTS };
     let mut queue: TestQueue = Queue::new(1, limits);
     let model = queue.add_model(options(false));
@@ -62,7 +62,7 @@ fn finish_next(queue: &mut TestQueue) {
 }
 
 #[test]
-fn a_share_is_counted_in_bytes_and_of_a_model_too() {
+fn shares_are_also_counted_in_bytes_and_by_model() {
     let model_limits = Admission { model_items: 80, ..LOTS };
     let byte_limits = Admission { bytes: 8_000, ..LOTS };
     for (limits, name) in [(model_limits, "scheduler.max_queued_items_per_model"), (byte_limits, "scheduler.max_queued_bytes")] {
@@ -80,7 +80,7 @@ fn a_share_is_counted_in_bytes_and_of_a_model_too() {
 }
 
 #[test]
-fn those_that_wait_are_woken_by_priority_and_then_one_connection_after_the_other() {
+fn waiters_are_woken_by_priority_and_then_one_connection_after_another() {
     let mut queue: TestQueue = Queue::new(1, Admission { items: 7, ..LOTS });
     let model = queue.add_model(options(false));
     let filler = open(&mut queue, StreamOptions::of(model), "filler");
@@ -108,7 +108,7 @@ fn those_that_wait_are_woken_by_priority_and_then_one_connection_after_the_other
 }
 
 #[test]
-fn whoever_waited_until_its_time_was_over_keeps_its_place_in_the_line() {
+fn an_owner_that_waited_until_its_time_was_up_keeps_its_place_in_line() {
     let mut queue: TestQueue = Queue::new(1, Admission { items: 7, ..LOTS });
     let model = queue.add_model(options(false));
     let filler = open(&mut queue, StreamOptions::of(model), "filler");

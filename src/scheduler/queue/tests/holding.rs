@@ -51,7 +51,7 @@ fn a_full_batch_goes_at_once_and_whole_though_other_lanes_are_free() {
 }
 
 #[test]
-fn what_has_come_while_the_oldest_item_waited_goes_with_it_whichever_is_first() {
+fn items_that_arrive_while_the_oldest_waits_go_with_it_whichever_is_first() {
     let (mut queue, model) = one_model(2, patient());
     let [old, new] = ["old", "new"].map(|name| open(&mut queue, StreamOptions::of(model), name));
     push(&mut queue, old, item(0, at(0)));
@@ -65,7 +65,7 @@ fn what_has_come_while_the_oldest_item_waited_goes_with_it_whichever_is_first() 
 }
 
 #[test]
-fn what_fits_no_batch_that_is_due_has_a_wakeup_of_its_own() {
+fn an_item_that_fits_no_due_batch_has_its_own_wakeup() {
     let (mut queue, model) = one_model(2, patient());
     let [a, b] = ["a", "b"].map(|name| open(&mut queue, StreamOptions::of(model), name));
     push(&mut queue, a, item(0, at(0)));
@@ -125,7 +125,7 @@ proptest! {
     /// queued items run at once or have a wake-up, at which something runs or ends. No free lane keeps an item longer than the
     /// delay.
     #[test]
-    fn whoever_asks_when_told_to_misses_nothing(
+    fn lanes_that_look_when_they_should_miss_nothing(
         stateful: bool, lanes in 1_usize..4, long_lanes in 0_usize..3, delay_ms in 0_u32..8, draining: bool, arrivals in arrivals()
     ) {
         let delay = MS * delay_ms;

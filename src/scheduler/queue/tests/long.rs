@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn long_calls_leave_a_lane_to_short_ones_while_those_come() {
+fn long_calls_leave_a_lane_to_short_ones_while_those_keep_coming() {
     let (mut queue, fast, slow) = fast_and_slow(2);
     let flood = open(&mut queue, StreamOptions::of(slow), "slow");
     let calm = open(&mut queue, StreamOptions::of(fast), "fast");
@@ -90,7 +90,7 @@ fn long_calls_left_too_little_by_lanes_that_are_never_idle_take_one_in_turn() {
 }
 
 #[test]
-fn a_long_call_that_has_waited_for_too_long_is_left_a_core() {
+fn a_long_call_that_has_waited_too_long_gets_a_core() {
     for lanes in [1, 2] {
         let (queue, fast, slow) = fast_and_slow(lanes);
         let mut queue = queue.with_long_lanes(1);
@@ -127,7 +127,7 @@ fn a_long_call_that_has_waited_for_too_long_is_left_a_core() {
 }
 
 #[test]
-fn what_a_call_costs_is_not_learned_where_others_took_its_core() {
+fn a_calls_cost_is_not_learned_if_others_took_its_core() {
     let learned = |took: u32| {
         let (mut queue, slow, _) = flood_and_calm();
         let long = std::iter::from_fn(|| queue.next_batch_of_two(at(0), &mut Vec::new())).find(|batch| batch.model == slow);
@@ -162,7 +162,7 @@ fn short_items_do_not_wait_behind_long_ones_of_their_model() {
 }
 
 #[test]
-fn what_runs_on_long_lanes_does_not_make_lanes_share_what_is_short() {
+fn items_on_long_lanes_do_not_make_lanes_share_short_work() {
     let mut queue = TestQueue::new(2, LOTS).with_long_lanes(2);
     let model = queue.add_model(options(false));
     let shaped = |ticket, shape, bytes| Item { shape: ShapeKey(shape), bytes, ..item(ticket, at(0)) };

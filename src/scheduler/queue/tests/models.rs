@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn a_retired_model_takes_no_stream_and_goes_with_its_last() {
+fn a_retired_model_takes_no_new_stream_and_goes_with_its_last() {
     let (mut queue, model) = one_model(1, options(false));
     let a = open(&mut queue, StreamOptions::of(model), "a");
     push(&mut queue, a, item(0, at(0)));

@@ -40,7 +40,7 @@ fn a_ready_stream_without_items_is_taken_out_and_others_go_on() {
 }
 
 #[test]
-fn a_defect_that_comes_back_is_reported_ever_more_seldom() {
+fn a_bug_that_recurs_is_reported_less_and_less_often() {
     let (mut queue, model) = one_model(1, options(false));
     let stream = open(&mut queue, StreamOptions::of(model), "a");
     push(&mut queue, stream, item(0, at(0)));
