@@ -428,7 +428,7 @@ mod tests {
             (vec![a(&[1, 1, 2], 4)], "inputs[0].shape", "does not fit"),
             (vec![a(&[0, 2], 0)], "inputs[0].shape", "shape [0, 2] holds 0 items; a request holds at least 1"),
             (vec![a(&[2, 0], 0)], "inputs[0].shape", "shape [2, 0] does not fit the model's [-1, 2] (-1: batch or dynamic)"),
-            (vec![a(&[-1, 2], 4)], "inputs[0].shape", "dimension 0 of shape [-1, 2] is -1; dimensions are numbers from 0"),
+            (vec![a(&[-1, 2], 4)], "inputs[0].shape", "dimension 0 of shape [-1, 2] is -1; dimensions must be 0 or more"),
             (vec![a(&[2, 2], 7)], "inputs[0].data", "7 bytes of data, but shape [2, 2] of UINT16 takes 8"),
             (vec![a(&[i64::MAX, 2], 8)], "", "more than the 4 that session.window_items_max allows"),
             (

@@ -11,13 +11,13 @@ pub(super) struct PendingItem {
     pub(super) id: String,
     pub(super) window: Option<WindowPosition>,
     pub(super) bytes: usize,
-    /// Answers before its last that wait for its turn.
+    /// Answers before its last, waiting for its turn.
     pub(super) parts: Vec<Answer>,
     pub(super) answer: PendingAnswer,
 }
 
 impl PendingItem {
-    /// An answer to it as its client gets it. The last takes the id along.
+    /// An answer to it, as its client gets it. The last answer takes the id with it.
     pub(super) fn result(&mut self, answer: Answer) -> ItemResult {
         let Answer { seq, part, outcome, timing } = answer;
         let id = if part.last { std::mem::take(&mut self.id) } else { self.id.clone() };
@@ -25,18 +25,18 @@ impl PendingItem {
     }
 }
 
-/// Whether its last answer is there.
+/// Whether the last answer is ready.
 #[derive(Debug)]
 pub(super) enum PendingAnswer {
     /// Not yet.
     Waiting,
     /// Yes, and it waits for its turn.
     Ready(Answer),
-    /// Yes, and the client has it already; kept for its place in the order, with its post-processing value.
+    /// Yes, and the client already has it; kept for its place in the order, with its post-processing value.
     Given(Option<f32>),
 }
 
-/// The window: a ring from the oldest item whose turn has not come to the newest.
+/// The window: a ring from the oldest item whose turn has not come up to the newest.
 #[derive(Debug, Default)]
 pub(super) struct PendingItems {
     ring: VecDeque<PendingItem>,
@@ -57,12 +57,12 @@ impl PendingItems {
         self.bytes
     }
 
-    /// Number that the oldest item in the ring has, or the next one will have.
+    /// Number of the oldest item in the ring, or else of the next one.
     pub(super) const fn first_seq(&self) -> u64 {
         self.first_seq
     }
 
-    /// Number that the next item will have.
+    /// Number of the next item.
     pub(super) fn next_seq(&self) -> u64 {
         self.first_seq + self.ring.len() as u64
     }
@@ -72,7 +72,7 @@ impl PendingItems {
         self.ring.push_back(item);
     }
 
-    /// An item's inputs are held no longer.
+    /// Stops counting the bytes of an item's inputs.
     pub(super) fn release_bytes(&mut self, seq: u64) {
         let bytes = self.get_mut(seq).map_or(0, |item| std::mem::take(&mut item.bytes));
         self.bytes -= bytes;
@@ -83,7 +83,7 @@ impl PendingItems {
         self.ring.get_mut(index)
     }
 
-    /// What the oldest item has of answers before its last.
+    /// Takes the oldest item's answers before its last.
     pub(super) fn take_first_parts(&mut self) -> impl Iterator<Item = ItemResult> {
         self.ring.front_mut().into_iter().flat_map(|item| {
             let parts = std::mem::take(&mut item.parts).into_iter();

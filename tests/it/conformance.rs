@@ -267,7 +267,7 @@ fn scenarios() -> Vec<Scenario> {
             "a long row",
             ask("rows", vec![tensor("x", &[9], &[0.0; 9])]),
             TooLarge,
-            "input 'x' is 9 long, more than the 8 of the last of padding.buckets",
+            "input 'x' is 9 long, more than 8, the last of padding.buckets",
         ),
         scenario(
             "a large message",
@@ -291,7 +291,7 @@ fn scenarios() -> Vec<Scenario> {
             "a priority that is switched off",
             Ask { parameter: HIGH, ..good() },
             Denied,
-            "priority HIGH is not for clients of this server (control.priority_high)",
+            "clients of this server may not ask for priority HIGH (control.priority_high)",
         ),
         scenario(
             "a negative timeout",

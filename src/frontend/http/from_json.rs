@@ -430,7 +430,7 @@ mod tests {
     fn a_shape_that_is_none_is_refused_before_anything_is_set_aside() {
         let of = |shape: &[i64]| read("[1]", Datatype::Fp64, Layout::Of(shape)).expect_err("no shape");
         assert_eq!(of(&[1, 0]), "there are more than the 0 elements that shape [1, 0] takes");
-        assert_eq!(of(&[-1]), "dimension 0 of shape [-1] is -1; dimensions are numbers from 0");
+        assert_eq!(of(&[-1]), "dimension 0 of shape [-1] is -1; dimensions must be 0 or more");
         assert!(of(&[i64::MAX, 3]).contains("more elements than can be addressed"));
         assert!(of(&[i64::MAX]).contains("there are 1 elements"));
     }
