@@ -47,7 +47,7 @@ pub use crate::{
 /// What is known about a call apart from its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
-    /// Who makes it.
+    /// The caller, with its tenant.
     pub principal: Principal,
     /// When the whole call ends.
     pub ends_at: Timestamp,
@@ -332,7 +332,7 @@ impl Service {
         }
     }
 
-    /// Who makes a call over this task's connection. `metadata` looks up the call's metadata by name.
+    /// The caller over this task's connection. `metadata` looks up the call's metadata by name.
     #[must_use]
     pub fn principal<'a>(&self, metadata: impl FnOnce(&str) -> Option<&'a [u8]>) -> Principal {
         Principal { peer: connections::peer(), tenant: self.inner.tenants.find(metadata) }

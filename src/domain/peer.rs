@@ -1,4 +1,4 @@
-//! Who is at the other end, as far as the connection shows.
+//! The peer of a connection, as far as the connection shows.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Who makes a call.
+//! The caller, as far as shares and tenants are concerned.
 
 use std::hash::{BuildHasher as _, RandomState};
 
