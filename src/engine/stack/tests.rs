@@ -327,8 +327,8 @@ fn an_output_that_does_not_follow_the_length_is_refused() {
     assert_eq!(
         error.to_string(),
         "the model's outputs are not what its signature says: 'y' came with shape [2, 2] for items padded to a length of 4; \
-         the dynamic dimensions of its declared shape [-1, -1] must come out with that length, so give a dimension that does \
-         not follow it its size in [[outputs]]"
+         the dynamic dimensions of its declared shape [-1, -1] must come out with that length, so for a dimension that does \
+         not follow it, give its size in [[outputs]]"
     );
     assert!(run(&[None, None], &[2, 4, 3]).is_err(), "one of two");
 }
