@@ -153,7 +153,7 @@ fn a_pointer_in_place_of_a_file_is_known_whatever_the_engine() {
         let told = Told::of(&models, &[]);
         assert_eq!(told.code, 2, "{}", told.log);
         assert!(
-            told.log.contains("m/1/model.onnx: is a Git LFS pointer in place of the file; run `git lfs pull`"),
+            told.log.contains("m/1/model.onnx: is a Git LFS pointer, not the file itself; run `git lfs pull`"),
             "{}",
             told.log
         );
