@@ -639,7 +639,7 @@ mod tests {
                 "[[inputs]]\nname='x'\ndatatype='INT8'".to_owned(),
                 "inputs[0].datatype: input 'x' is FP32 in the model file, not INT8",
             ),
-            ("[[outputs]]\nname='y'\nomit=true".to_owned(), "outputs: all are states or left out (omit), so that clients have"),
+            ("[[outputs]]\nname='y'\nomit=true".to_owned(), "outputs: all are states or left out (omit), so clients have"),
             ("[[outputs]]\nname='z'\nomit=true".to_owned(), "outputs[0].name: the model has no output 'z'; it has 'y'"),
             (
                 "[[inputs]]\nname='x'\ndims=[-1, 5]".to_owned(),
