@@ -20,7 +20,7 @@ pub enum EngineChoice {
 }
 
 impl EngineChoice {
-    /// What manifests and settings call it.
+    /// Its name in manifests and settings.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,4 +1,5 @@
-//! What the server knows of an engine before it has a model: its name, what it needs, and how it makes an [`Engine`] of a model.
+//! What the server knows about an engine before it has a model: its name, its needs, and how it makes an [`Engine`] from a
+//! model.
 
 use std::{
     ffi::OsString,
@@ -30,7 +31,7 @@ pub trait EngineFactory: Sync {
         None
     }
 
-    /// What it makes models of.
+    /// The source of its models.
     fn runs(&self) -> Runs<'_>;
 
     /// What it keeps for each lane of a device of `lanes` lanes, followed by the long ones; nothing for most engines.
@@ -54,7 +55,7 @@ impl fmt::Debug for dyn EngineFactory {
     }
 }
 
-/// What an engine makes models of.
+/// The source of an engine's models.
 #[derive(Clone, Copy)]
 pub enum Runs<'a> {
     /// Model files.
@@ -84,7 +85,7 @@ pub trait EngineLibrary: Sync {
     fn check(&self) -> Result<(), EngineError>;
 }
 
-/// What a manifest wants of the engine that its file runs on.
+/// A manifest's wishes for the engine that runs its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wishes {
     /// Whether the engine may compute in fewer bits than the file says.

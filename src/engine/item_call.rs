@@ -12,7 +12,7 @@ pub struct ItemCall<'a> {
     pub state: Option<&'a StreamState>,
 }
 
-/// What a model call gave.
+/// The result of a model call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ran {
     /// The items' outputs, in their order.

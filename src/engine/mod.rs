@@ -152,7 +152,8 @@ pub trait Engine: Send + Sync {
         None
     }
 
-    /// What keeps the states of the model's streams: bytes in this machine's memory, unless the engine has its own form.
+    /// The keeper of the states of the model's streams: bytes in this machine's memory, unless the engine has its own
+    /// form.
     ///
     /// # Errors
     /// [`EngineError::Load`] if it cannot keep one of them.
@@ -185,11 +186,11 @@ pub struct Call<'a> {
     pub inputs: &'a [TensorView<'a>],
     /// Items in the batch.
     pub batch_size: usize,
-    /// What to compute on.
+    /// The threads to compute on.
     pub threads: CallThreads,
 }
 
-/// What a lane keeps to run a model.
+/// A lane's instance of a model.
 pub trait Instance: Send {
     /// Runs one call and returns the outputs in the plan's order.
     ///

@@ -1,4 +1,4 @@
-//! What a panic said, for code that catches it.
+//! Reads the message of a caught panic.
 
 use std::any::Any;
 

@@ -1,4 +1,4 @@
-//! What streams keep from one model call to the next, and how it gets into a call and out again.
+//! The states that streams keep from one model call to the next, and how they get into a call and out again.
 //!
 //! [`StateKeeper`] is what an engine does with the states of one model; [`HostStates`] keeps them as bytes in this machine's memory.
 

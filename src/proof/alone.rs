@@ -29,7 +29,7 @@ pub(super) struct Alone<'a> {
     pub(super) items: Vec<TrialItem>,
     /// Items that were made up, including those that the model does not take.
     pub(super) made: usize,
-    /// What each item got, in the items' order.
+    /// Each item's answer, in the items' order.
     pub(super) answers: Vec<Answer>,
     /// The time of a call.
     pub(super) took: Duration,

@@ -34,7 +34,7 @@ pub struct Aside {
     crowded: Mutex<Option<Timestamp>>,
 }
 
-/// What the trial calls of a model have taken so far.
+/// The time that a model's trial calls have taken so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Taken {
     /// Computing.

@@ -36,7 +36,7 @@ pub(super) struct Caller<'a> {
     taken: Cell<Taken>,
 }
 
-/// What a call gave.
+/// The result of a call.
 pub(super) struct Reply {
     /// The items' outputs, then their next states as tensors, in the items' order.
     pub(super) answers: Vec<Answer>,
@@ -67,7 +67,7 @@ impl<'a> Caller<'a> {
         expected <= self.left()
     }
 
-    /// What its calls have taken so far.
+    /// The time that its calls have taken so far.
     pub(super) fn took(&self) -> Duration {
         self.taken.get().calls
     }

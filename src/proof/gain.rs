@@ -24,7 +24,7 @@ const SHARE: u32 = 8;
 /// Answers of the two forms may be this far apart.
 const FAR: f64 = 1e-3;
 
-/// What comparing two forms of a model showed.
+/// The result of comparing two forms of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gain {
     /// How many times as fast calls of the other form are: the mean over the sizes that were tried. 0 if that could not be found out, or if

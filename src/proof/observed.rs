@@ -1,4 +1,4 @@
-//! What trial calls have shown, in figures; what it means is up to [`verdict`](super::verdict).
+//! The results of trial calls, in figures; [`verdict`](super::verdict) decides what they mean.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -39,7 +39,7 @@ impl Far {
 /// How far rounding can move the answers to items that were found to be off, by item.
 pub(super) type Fragile = BTreeMap<usize, Distance>;
 
-/// What calls of several items have shown.
+/// The results of calls with several items.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     /// How far rows moved when only their neighbours changed.
@@ -64,7 +64,7 @@ pub(super) struct Observed {
     pub(super) medians: Vec<Duration>,
 }
 
-/// What the steps have shown.
+/// The results of the steps.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
     /// How far a stream moved when only its neighbours changed.

@@ -55,7 +55,7 @@ pub struct Store {
     folder: Option<PathBuf>,
 }
 
-/// What was measured and proven, in the form in which it is kept.
+/// The measurements and the proof, in the form in which they are kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kept {
     /// The proof.
@@ -221,7 +221,7 @@ fn name_of(subject: &Subject) -> String {
     hex(&digest.finalize()) + SUFFIX
 }
 
-/// What the system says about the processor: its model and its features, on which kernels, and so results, depend.
+/// The system's description of the processor: its model and its features, on which kernels, and so results, depend.
 static PROCESSOR: LazyLock<String> = LazyLock::new(|| {
     let mut described = std::env::consts::ARCH.to_owned();
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

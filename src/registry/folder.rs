@@ -93,7 +93,7 @@ struct Inside<'a> {
     held: Result<Listing, String>,
 }
 
-/// What a folder in the folder may be.
+/// The possible roles of a folder in the folder.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     /// A version of the model whose own folder is looked at.

@@ -1,4 +1,4 @@
-//! What sources hold, on its way to be loaded: found, and chosen by the model's policy.
+//! The models and versions of the sources, as found and as chosen by the models' policies.
 //!
 //! Changes nothing: that is for the loader and the repository.
 

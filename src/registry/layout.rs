@@ -33,7 +33,7 @@ const LITTER: [&str; 9] = [
     "#snapshot",
 ];
 
-/// What lies in a folder, hidden entries aside.
+/// The contents of a folder, apart from hidden entries.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     /// The folders, and links to folders, by name.
@@ -53,7 +53,7 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// What lies in `folder`.
+    /// The contents of `folder`.
     ///
     /// # Errors
     /// Why it cannot be listed.
@@ -175,7 +175,7 @@ impl Listing {
     }
 }
 
-/// What an entry is, or what it leads to if it is a link.
+/// The kind of an entry, or of the link's target if it is a link.
 fn kind_of(entry: &DirEntry) -> io::Result<FileType> {
     let kind = entry.file_type()?;
     if kind.is_symlink() { Ok(fs::metadata(entry.path())?.file_type()) } else { Ok(kind) }

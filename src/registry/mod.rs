@@ -90,7 +90,7 @@ pub struct LoadedModel {
     pub version: Arc<str>,
     /// One sentence about it; may be empty.
     pub description: Arc<str>,
-    /// What the lanes run.
+    /// The executable that the lanes run.
     pub executable: Arc<Executable>,
     /// How raw payloads become items; `None` if it takes tensors only. The item's tensor is the signature's only input.
     pub framing: Option<FramingRule>,
@@ -104,7 +104,7 @@ pub struct LoadedModel {
     pub terms: Arc<Terms>,
     /// What its proof depends on; `None` if that is not kept.
     pub subject: Option<Subject>,
-    /// What an earlier start found out about it.
+    /// The findings of an earlier start.
     pub kept: Option<Kept>,
     /// Packed weights that are to be tried; `None` if they cannot gain anything, or it is known whether they do.
     pub repack: Option<Repack>,
@@ -121,14 +121,14 @@ pub struct LoadedModel {
 /// A model version that serves; what streams hold.
 #[derive(Clone)]
 pub struct Model {
-    /// What was loaded.
+    /// The loaded model.
     pub loaded: LoadedModel,
     /// The scheduler's name for it.
     pub key: ModelKey,
 }
 
 impl Model {
-    /// What it takes and gives.
+    /// Its inputs and outputs.
     #[must_use]
     pub fn signature(&self) -> &Arc<Signature> {
         self.loaded.executable.signature()
@@ -480,7 +480,7 @@ fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
     }
 }
 
-/// What a client sent, short enough for a message.
+/// A client's text, short enough for a message.
 fn excerpt(text: &str) -> String {
     match text.char_indices().nth(EXCERPT_LETTERS) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -25,7 +25,7 @@ pub struct LoadOptions<'a> {
 static NO_PROOFS: Store = Store::none();
 
 impl<'a> LoadOptions<'a> {
-    /// What an earlier start found out, unless that is to be found out again.
+    /// The findings of an earlier start, unless they are to be found out again.
     pub(super) fn kept(&self, subject: &Subject) -> Option<Kept> {
         if self.proves_anew { None } else { self.proofs.get(subject) }
     }

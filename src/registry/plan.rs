@@ -44,13 +44,13 @@ pub(super) struct Plan<'a> {
     /// The model's folder.
     pub(super) folder: PathBuf,
     pub(super) manifest: Arc<Manifest>,
-    /// What the manifest was read from.
+    /// The text that the manifest was read from.
     pub(super) manifest_text: Arc<str>,
     pub(super) manifest_file: String,
     pub(super) version: FoundVersion,
 }
 
-/// What a version is loaded for.
+/// A version to load, and how.
 struct Task<'a> {
     name: &'a str,
     options: &'a LoadOptions<'a>,
@@ -70,7 +70,7 @@ struct Opened {
     engine: Arc<dyn Engine>,
     /// What its proof depends on; `None` if that is not kept.
     subject: Option<Subject>,
-    /// What an earlier start found out about it.
+    /// The findings of an earlier start.
     kept: Option<Kept>,
     /// What it takes to load it once more with packed weights, if these may gain something and nobody knows yet whether they do.
     packing: Option<Packing>,

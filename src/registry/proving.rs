@@ -33,10 +33,10 @@ pub enum Place<'a> {
     Beside(&'a Aside),
 }
 
-/// What is known about a model before it is installed.
+/// The findings about a model before it is installed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
-    /// What its trial calls showed, and took.
+    /// The results and the costs of its trial calls.
     pub proof: Proof,
     /// The time of a call on all threads over that on one; `None` if it cannot use them, or that is still to be measured.
     pub wide: Option<f64>,
@@ -55,7 +55,7 @@ impl Measured {
         Self { proof, wide: None, is_remembered: false, took: Duration::ZERO }
     }
 
-    /// What is kept of it.
+    /// The part of it that is kept.
     fn kept(&self, model: &LoadedModel) -> Kept {
         Kept { proof: self.proof.clone(), wide: self.wide, packs_weights: model.executable.engine().packs_weights() }
     }
@@ -70,7 +70,7 @@ pub trait Installer: Sync {
     /// Why it cannot run.
     fn prove(&self, model: &mut LoadedModel, place: Place<'_>) -> Result<Measured, Fault>;
 
-    /// What a call gains from all threads, for a model that could use them; measured with all lanes idle.
+    /// The gain of a call from all threads, for a model that could use them; measured with all lanes idle.
     fn wide_gain(&self, model: &LoadedModel) -> Option<f64>;
 
     /// Puts a model where it will run, and returns its key.

@@ -558,7 +558,7 @@ mod tests {
         DeclaredTensor { name: name.to_owned(), datatype: Some(datatype), dims: Some(dims), has_default: false }
     }
 
-    /// What Silero VAD's file declares.
+    /// The declarations in Silero VAD's file.
     fn silero() -> Contract {
         Contract {
             inputs: vec![

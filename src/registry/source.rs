@@ -51,7 +51,7 @@ pub trait ModelSource: Send + Sync {
     }
 }
 
-/// What a source holds.
+/// The contents of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Scan {
     /// Its models.
@@ -84,7 +84,7 @@ pub struct FoundModel {
     pub manifest: Result<Cow<'static, str>, String>,
     /// Versions in rising order.
     pub versions: Vec<FoundVersion>,
-    /// What seems meant to be served in its folder and is not, and what to do; empty if there is nothing of the kind.
+    /// Anything in its folder that seems meant to be served and is not, and what to do; empty if there is none.
     pub passed_over: String,
 }
 
@@ -127,7 +127,7 @@ impl Embedded {
         self.name
     }
 
-    /// What is served of the file, and how.
+    /// Which part of the file is served, and how.
     #[must_use]
     pub const fn manifest(&self) -> &'static str {
         self.manifest

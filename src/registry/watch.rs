@@ -94,7 +94,7 @@ impl Watcher {
     }
 }
 
-/// What the system watches.
+/// The folders that the system watches.
 struct Watch {
     places: Places,
     /// Watches for as long as it lives.

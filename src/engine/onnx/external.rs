@@ -346,7 +346,7 @@ mod tests {
         ran.outputs[0][0].iter_f32().expect("FP32").collect()
     }
 
-    /// What each available engine computes from 1 and 2.
+    /// Each available engine's results for 1 and 2.
     fn answers(graph: impl Fn() -> GraphProto, content: &[u8]) -> Vec<Vec<f32>> {
         let mut answers = Vec::new();
         answers.push(computed(

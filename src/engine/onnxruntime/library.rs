@@ -17,7 +17,7 @@ use crate::engine::{EngineError, panic_message};
 
 static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 
-/// What this process has loaded; a library cannot be unloaded, not even one that does not work.
+/// The library that this process has loaded; it cannot be unloaded, not even if it does not work.
 struct Loaded {
     path: PathBuf,
     environment: Result<Environment, String>,
@@ -62,7 +62,7 @@ pub(super) fn environment() -> Result<Environment, EngineError> {
     }
 }
 
-/// What the loaded library says about its build; empty if none is loaded.
+/// The loaded library's description of its build; empty if none is loaded.
 pub(super) fn version() -> String {
     match &*LOADED.lock() {
         Some(Loaded { environment: Ok(_), .. }) => ort::info().to_owned(),

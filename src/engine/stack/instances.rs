@@ -15,7 +15,7 @@ use crate::{
     engine::{Call, CallPlan, Engine, EngineError, Instance, LaneThreads, Parts, RunError, buffer::AlignedBuffer, panic_message},
 };
 
-/// What the lanes need to run one model.
+/// The lanes' instances of one model.
 pub(super) struct Instances {
     engine: Arc<dyn Engine>,
     plan: CallPlan,
@@ -31,7 +31,7 @@ pub(super) struct Lane {
     pub(super) slot: Mutex<LaneSlot>,
 }
 
-/// What one lane needs for a call. The lane is its only user, so the lock around it is free.
+/// One lane's instance and buffers. The lane is the only user, so the lock around them is free.
 pub(super) struct LaneSlot {
     pub(super) instance: Option<Box<dyn Instance>>,
     /// Whether it was ever made: a long lane's is made for its first call.

@@ -79,7 +79,7 @@ impl Executable {
         Ok(Self { signature, output_positions, shared, states, instances, pool })
     }
 
-    /// What the model takes and gives.
+    /// The model's inputs and outputs.
     #[must_use]
     pub const fn signature(&self) -> &Arc<Signature> {
         &self.signature
@@ -222,7 +222,7 @@ struct Cutter<'a> {
     items: &'a [ItemCall<'a>],
     lengths: Option<&'a Lengths>,
     parts: &'a mut dyn ItemParts,
-    /// What was wrong with one of them.
+    /// The fault in one of them.
     fault: Option<RunError>,
 }
 
@@ -238,7 +238,7 @@ impl Parts for Cutter<'_> {
     }
 }
 
-/// What has been gathered for a call.
+/// The gathered inputs of a call.
 struct Gathered {
     /// The batch shapes of the inputs, then of the states.
     shapes: Shapes,

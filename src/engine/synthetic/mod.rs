@@ -75,7 +75,7 @@ pub struct SyntheticEngine {
     contract: Contract,
 }
 
-/// What the instances share.
+/// The part that the instances share.
 #[derive(Debug)]
 struct Shared {
     signature: Arc<Signature>,

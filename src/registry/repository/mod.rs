@@ -48,7 +48,7 @@ const STANDING_BYTES_MAX: u64 = 32 << 20;
 /// The reason in the list for a model that was taken out of service by hand.
 const UNLOADED: &str = "unloaded";
 
-/// What runs models that are loaded.
+/// Runs loaded models.
 pub trait Host: Installer + Send {
     /// Threads to load and try a model on while others serve; by default they take their share of the cores.
     fn aside(&self) -> Aside {
@@ -89,7 +89,7 @@ struct Inner {
     listing: tokio::sync::Mutex<()>,
 }
 
-/// What is known of the sources, from when they were last looked through.
+/// The sources' contents, from when they were last looked through.
 #[derive(Default)]
 struct Books {
     models: BTreeMap<Arc<str>, Book>,
@@ -105,7 +105,7 @@ impl Books {
     }
 }
 
-/// What one model was made of when it was last loaded, or should have been.
+/// The files of a model as they were when it was last loaded, or should have been.
 #[derive(Default)]
 struct Book {
     folder: PathBuf,
