@@ -46,7 +46,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const HTTP2_GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// The fourth byte of the frame that answers it.
 const SETTINGS_FRAME: u8 = 4;
-/// What any HTTP/1 server answers.
+/// The beginning of any HTTP/1 server's answer.
 const HTTP1_QUESTION: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 
 /// Which server to talk to, and in which form to print; the same for all client commands.

@@ -19,7 +19,7 @@ use crate::proto::v1::{
     StreamConfig, Summary, feed_response, item_result, scan_response,
 };
 
-/// What Feed and Scan have in common.
+/// The events that Feed and Scan share.
 #[derive(Debug)]
 pub(super) enum StreamEvent {
     Opened(Opened),
@@ -125,7 +125,7 @@ pub(super) fn usable_framing(framing: Option<Framing>, model: &str) -> Result<Fr
     }
 }
 
-/// What a stream of audio asks for.
+/// The configuration of a stream of audio.
 pub(super) fn stream_config(args: &StreamArgs) -> StreamConfig {
     StreamConfig {
         model: args.model.clone(),

@@ -3,7 +3,7 @@
 //! They talk to a server only through its public API and its metrics, and know nothing about how it works inside; `models export` writes
 //! what the binary itself holds. Results go to standard output, notes and progress to standard error.
 
-/// What every command's help ends with.
+/// The end of every command's help.
 macro_rules! exit_codes {
     () => {
         "\
@@ -68,7 +68,7 @@ pub use self::{
 };
 use crate::proto::v1::Priority;
 
-/// What the help of the binary says about all client commands; meant for its `after_long_help`.
+/// The binary's help about all client commands, for its `after_long_help`.
 pub const CLIENT_HELP: &str = concat!(
     exit_codes!(),
     "\n
@@ -169,7 +169,7 @@ impl PriorityArg {
     }
 }
 
-/// What a stream of audio asks for.
+/// The options of a stream of audio.
 #[derive(Debug, Args)]
 struct StreamArgs {
     /// Name of the model

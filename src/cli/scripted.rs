@@ -68,7 +68,7 @@ impl Default for Script {
     }
 }
 
-/// What the server received.
+/// The requests that the server received.
 #[derive(Default)]
 pub(super) struct Seen {
     pub(super) config: Option<StreamConfig>,

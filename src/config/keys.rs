@@ -70,7 +70,7 @@ Variables that begin with `TIDEMILL_` but are not settings are refused too, exce
 clients') and those that Kubernetes sets for a service called `tidemill` (`TIDEMILL_SERVICE_HOST`, `TIDEMILL_PORT` and the like).
 ";
 
-/// What a key accepts beyond its type.
+/// Limits on the values of a key beyond its type.
 pub(super) enum Accepts {
     Range(RangeInclusive<i64>),
     Words(&'static str),

@@ -82,7 +82,7 @@ pub enum Readiness {
     Draining,
 }
 
-/// What the admin server reports on.
+/// The sources of the admin server's reports.
 #[derive(Clone)]
 pub struct AdminSource {
     /// The metrics to serve.
@@ -201,7 +201,7 @@ async fn serve(socket: tokio::net::TcpListener, source: AdminSource, connections
         .await;
 }
 
-/// What handlers share.
+/// The state that handlers share.
 #[derive(Clone)]
 struct Api {
     source: AdminSource,

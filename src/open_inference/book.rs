@@ -41,7 +41,7 @@ impl<K, V> Default for SequenceBook<K, V> {
 }
 
 impl<K: Eq + Hash + Clone, V> SequenceBook<K, V> {
-    /// What belongs to a live sequence.
+    /// The value of a live sequence.
     pub(super) fn get(&self, key: &K) -> Option<&V> {
         self.alive.get(key)
     }

@@ -92,7 +92,7 @@ pub struct ModelOutput {
     pub is_shape_tensor: bool,
 }
 
-/// What runs the model: the lanes, which all models share.
+/// The lanes that run the model, which all models share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InstanceGroup {
     pub name: String,
@@ -174,7 +174,7 @@ pub struct OldestFirst {
     pub preserve_ordering: bool,
 }
 
-/// What is kept of a sequence from one item to the next.
+/// The state of a sequence that is kept from one item to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SequenceState {
     pub input_name: String,
@@ -184,7 +184,7 @@ pub struct SequenceState {
     pub initial_state: [InitialState; 1],
 }
 
-/// What a sequence begins with: zeros.
+/// The initial value: zeros.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InitialState {
     pub name: String,

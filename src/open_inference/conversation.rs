@@ -42,7 +42,7 @@ const PARTS_WAITING_MAX: usize = 1_024;
 /// An answer to a request.
 #[derive(Debug)]
 pub struct Reply<T> {
-    /// What was pushed with the request.
+    /// The tag that was pushed with the request.
     pub tag: T,
     /// Which of the request's answers it is.
     pub part: AnswerPart,
@@ -62,7 +62,7 @@ pub struct Conversation<T> {
     exchanges: VecDeque<Exchange<T>>,
     /// Number of the first exchange.
     first: u64,
-    /// What all exchanges weigh.
+    /// The weight of all exchanges.
     in_flight: Weight,
 }
 
@@ -123,7 +123,7 @@ struct Exchange<T> {
     state: ExchangeState,
 }
 
-/// What the stream's window is counted in.
+/// The units of the stream's window.
 #[derive(Debug, Clone, Copy, Default)]
 struct Weight {
     items: usize,
@@ -478,7 +478,7 @@ fn running(plan: ReplyPlan, items: usize, left: usize, fault: Option<Fault>) -> 
     ExchangeState::Running { plan, outputs: vec![None; items], parts: VecDeque::new(), parts_given: 0, left, fault }
 }
 
-/// What a flow's session reports.
+/// A report of a flow's session.
 enum Happened {
     Result(ItemResult),
     Fault(Fault),
@@ -512,8 +512,8 @@ impl Stream for FlowSession {
     }
 }
 
-/// What a conversation puts in and a flow's session takes out. Both are polled by the stream's one task; the conversation bounds
-/// what is in it.
+/// The items that a conversation puts in and a flow's session takes out. Both are polled by the stream's one task; the
+/// conversation bounds what is in it.
 #[derive(Clone, Default)]
 struct Inbox(Arc<Mutex<InboxState>>);
 

@@ -1,4 +1,4 @@
-//! What the server says about itself and its models' tensors.
+//! Descriptions of the server and of its models' tensors.
 //!
 //! The structs here and in the neighbouring files serialize to the JSON of the protocol's REST form; its gRPC form has the same
 //! fields.
@@ -23,7 +23,7 @@ const EXTENSIONS: [&str; 8] = [
     "generate",
 ];
 
-/// What the server says about itself.
+/// The server's description.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServerMetadata {
     /// `tidemill`.
@@ -34,7 +34,7 @@ pub struct ServerMetadata {
     pub extensions: Vec<&'static str>,
 }
 
-/// What a model takes and gives.
+/// A model's inputs and outputs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ModelMetadata {
     /// Its name.
@@ -43,9 +43,9 @@ pub struct ModelMetadata {
     pub versions: Vec<String>,
     /// The engine of the version that was asked for, and the model's format.
     pub platform: &'static str,
-    /// What requests bring.
+    /// The tensors of a request.
     pub inputs: Vec<TensorMetadata>,
-    /// What responses bring.
+    /// The tensors of a response.
     pub outputs: Vec<TensorMetadata>,
 }
 
@@ -62,7 +62,7 @@ pub struct TensorMetadata {
 }
 
 impl OpenInference {
-    /// What the server says about itself.
+    /// The server's description.
     #[must_use]
     pub fn server_metadata(&self) -> ServerMetadata {
         let mut extensions = EXTENSIONS.to_vec();
@@ -87,7 +87,7 @@ impl OpenInference {
         self.service().is_serving() && self.service().find(name, version).is_ok()
     }
 
-    /// What a model takes and gives; no version means the newest that is ready. State, and inputs that the manifest fixes, are
+    /// A model's inputs and outputs; no version means the newest that is ready. State, and inputs that the manifest fixes, are
     /// the server's own and are left out.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ pub(super) struct Prepared {
     pub(super) shared_bytes: usize,
 }
 
-/// What turns items' outputs into a response.
+/// Turns items' outputs into a response.
 #[derive(Debug, Clone)]
 pub(super) struct ReplyPlan {
     pub(super) model: Arc<Model>,

@@ -138,7 +138,7 @@ fn check_count(count: usize, items_max: usize) -> Result<(), Fault> {
     Err(Fault::new(FaultKind::TooLarge, message).with_limit("session.window_items_max", items_max as u64))
 }
 
-/// What an item may hold, and a request of items.
+/// The limits on an item, and on a request of items.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SizeLimits {
     pub(super) items_max: usize,

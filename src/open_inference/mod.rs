@@ -116,7 +116,7 @@ impl OpenInference {
         &self.service
     }
 
-    /// What clients have registered.
+    /// The regions that clients have registered.
     #[must_use]
     pub const fn shared_memory(&self) -> &SharedMemory {
         &self.shared_memory

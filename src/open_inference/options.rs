@@ -1,4 +1,4 @@
-//! What a request's parameters ask for.
+//! The options in a request's parameters.
 
 use std::{fmt, time::Duration};
 
@@ -19,7 +19,7 @@ const RESERVED_PREFIX: &str = "triton_";
 /// Asks for the last response to a request to be marked as the last.
 pub const ENABLE_FINAL_RESPONSE: &str = "triton_enable_empty_final_response";
 
-/// What a request's parameters ask for.
+/// The options in a request's parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Options {
     /// The request's step in a sequence; `None` if it belongs to none.
@@ -57,7 +57,7 @@ impl fmt::Display for SequenceId {
 }
 
 impl Options {
-    /// What opens a session for `items` items of a request.
+    /// The options of a session for `items` items of a request.
     pub(super) fn open_request(&self, model: &Model, version: String, caller: Caller, items: usize) -> OpenRequest {
         OpenRequest {
             model: String::from(&*model.loaded.name),

@@ -1,4 +1,4 @@
-//! What a model's items and calls took, in Triton's shape.
+//! The times and counts of a model's items and calls, in Triton's shape.
 //!
 //! # What adds up
 //! All numbers of a model version are taken at one moment. Counts are of items, so a request of 8 items counts 8.

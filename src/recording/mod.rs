@@ -54,7 +54,7 @@ pub enum RecordingError {
     /// It is not what its beginning suggests.
     #[error("cannot be read as {kind}: {reason}")]
     Damaged {
-        /// What it seems to be.
+        /// The format that it seems to have.
         kind: &'static str,
         /// What is wrong.
         reason: String,
@@ -99,7 +99,7 @@ impl RecordingError {
     }
 }
 
-/// What is wrong with a recording that could still be read.
+/// A flaw in a recording that could still be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flaw {
     /// It ends before its header says, or in the middle of something that must be whole.
@@ -154,7 +154,7 @@ impl fmt::Display for Flaw {
     }
 }
 
-/// What an input holds.
+/// The contents of an input.
 #[derive(Debug)]
 pub enum Opened {
     /// A recording in a format that can be read.
@@ -340,7 +340,7 @@ impl Recording {
         Ok(())
     }
 
-    /// What was wrong, once everything has been read.
+    /// The flaw that was found, once everything has been read.
     #[must_use]
     pub fn flaw(&self) -> Option<Flaw> {
         match &self.reader {

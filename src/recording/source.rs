@@ -21,7 +21,7 @@ pub enum Input {
 }
 
 impl Input {
-    /// What an open file is.
+    /// The kind of an open file.
     ///
     /// # Errors
     /// Those from asking the system.

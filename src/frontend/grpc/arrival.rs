@@ -68,7 +68,7 @@ const INFLATED_HERE_MAX: usize = 128 << 10;
 /// Services whose messages are small: nobody needs more than a few words of them.
 const SMALL_SERVICES: [&str; 3] = ["/grpc.health.v1.", "/grpc.reflection.v1", "/tidemill.v1.ModelService/"];
 
-/// What all connections share.
+/// The part that all connections share.
 pub(super) struct Arrivals {
     shared: Arc<Shared>,
 }
@@ -204,7 +204,7 @@ fn encoding(headers: &HeaderMap) -> Option<Encoding> {
     }
 }
 
-/// What is known of a call before its body comes.
+/// What is known about a call before its body arrives.
 struct Call {
     shared: Arc<Shared>,
     account: Account,

@@ -1,4 +1,4 @@
-//! What a request must be to reach a service: a gRPC call, with headers within the limit, and not sent by a foreign web
+//! Lets a request reach a service if it is a gRPC call, has headers within the limit, and was not sent by a foreign web
 //! page.
 //!
 //! Knows headers, but neither methods nor messages. hyper limits headers too, for a whole connection: it answers what is over its

@@ -60,7 +60,7 @@ struct Shape {
     is_item: bool,
 }
 
-/// What a field is.
+/// The kind of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Field {
     /// Not a field of this message, or a single number.
@@ -191,7 +191,7 @@ struct Counts<'a> {
     held: Held,
 }
 
-/// What a message, or one item of several, holds.
+/// The contents of a message, or of one item of several.
 #[derive(Debug, Clone, Copy, Default)]
 struct Held {
     members: usize,

@@ -148,7 +148,7 @@ async fn collect(
     }
 }
 
-/// What a compressed body holds.
+/// The contents of a compressed body.
 async fn inflated(
     encoding: Encoding,
     arrived: Charged,

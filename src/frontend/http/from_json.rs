@@ -177,7 +177,7 @@ fn complaint(index: usize, token: &str, datatype: Datatype, bad: &Bad) -> String
     }
 }
 
-/// What a datatype takes, in words.
+/// The values that a datatype takes, in words.
 fn accepted(datatype: Datatype) -> Accepted {
     Accepted(datatype)
 }

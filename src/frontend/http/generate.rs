@@ -86,7 +86,7 @@ fn to_first_error(answers: impl Stream<Item = Result<String, Fault>>) -> impl St
     })
 }
 
-/// What is asked for.
+/// The request.
 struct Asked {
     request: InferRequest,
     caller: Caller,

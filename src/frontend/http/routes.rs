@@ -1,4 +1,4 @@
-//! What is served at which path, and the rules for all of them.
+//! The paths of the API, and the rules for all of them.
 
 use axum::{
     Router,

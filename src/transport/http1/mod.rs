@@ -11,10 +11,9 @@
 //!  idle_timeout:         header_timeout: refused    the server's turn
 //!  closed                header_bytes_max: refused
 //!
-//!  Reader, whenever a write has to wait: unread_timeout, cut off
-//!  Nothing, while a body arrives without any content: refused, see FRAMING_BYTES_MAX
-//!  Request and Head, at a line that ends with a line feed alone: refused
-//!  Rest, when a response ends before its request: hyper reads what is there and closes, or goes on
+//!  Reader, whenever a write has to wait: unread_timeout, cut off Nothing, while a body arrives without any content: refused, see
+//!  FRAMING_BYTES_MAX Request and Head, at a line that ends with a line feed alone: refused Rest, when a response ends before its
+//!  request: hyper reads what is there and closes, or goes on
 //! ```
 //!
 //! The front end decides what a refusal says, for each [`Breach`].

@@ -57,7 +57,7 @@ pub(in super::super) struct InferStream {
     _place: Place,
 }
 
-/// What holds for one stream.
+/// The settings of one stream.
 pub(super) struct StreamRules {
     pub(super) side: SideThreads,
     /// `grpc.max_message_bytes`.

@@ -59,7 +59,7 @@ impl Answered {
         self.result.window.map(|WindowPosition { index, start_sample, end_sample }| [index, start_sample, end_sample])
     }
 
-    /// What the model's call took, if there was one.
+    /// The timing of the model's call, if there was one.
     fn timing(&self) -> Option<[u64; 4]> {
         (self.result.timing.batch_size > 0).then(|| {
             let v1::Timing { queue_ns, compute_ns, age_ns, batch_size } = convert::timing(&self.result);
