@@ -220,7 +220,7 @@ impl std::fmt::LowerHex for HexDigest<'_> {
     }
 }
 
-/// What `rustc --version` prints, for the build information metric; `unknown` if it cannot be asked.
+/// The output of `rustc --version`, for the build information metric; `unknown` if it cannot be asked.
 fn rustc_version() -> String {
     let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     std::process::Command::new(rustc)

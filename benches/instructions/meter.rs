@@ -121,7 +121,7 @@ impl<F: Future> Future for LeftOut<F> {
     }
 }
 
-/// What a program can ask of the callgrind that it runs under. Without callgrind, nothing happens.
+/// Requests from a program to the callgrind that it runs under. Without callgrind, nothing happens.
 mod callgrind {
     use std::{arch::asm, ffi::CString};
 

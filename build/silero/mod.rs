@@ -207,7 +207,7 @@ fn write_convolutions(writer: &mut Writer, weights: &Weights, spectrum: &str) ->
     let seen = writer.concat("conv0/seen", &[&seen[0], &seen[1], &seen[2]], 2);
     let seen = writer.reshape("conv0/rows", &seen, &[-1, 3 * inputs as i64]);
     let taps = Matrix::of(3 * inputs, WIDE, |row, output| first.tap(output, row % inputs, row / inputs));
-    // What silence gives is max(bias, 0). max(sum + bias, 0), less that, is the larger of sum + min(bias, 0) and -max(bias, 0).
+    // Silence gives max(bias, 0). max(sum + bias, 0), less that, is the larger of sum + min(bias, 0) and -max(bias, 0).
     let silence: Vec<f64> = first_bias.iter().map(|bias| bias.max(0.0)).collect();
     let sum = writer.linear("conv0/sum", &seen, &taps, first_bias.iter().map(|bias| bias.min(0.0)));
     let floor = writer.floats("conv0/silence", &[WIDE], silence.iter().map(|value| -value));

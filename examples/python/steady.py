@@ -14,7 +14,7 @@ from tidemill.v1 import inference_pb2 as pb
 from tidemill.v1 import inference_pb2_grpc as rpc
 
 SAMPLE_BYTES, BYTES_PER_MS = 2, 32
-# What is read ahead of the answers: half a minute.
+# How much is read ahead of the answers: half a minute.
 KEPT_BYTES_MAX = 30_000 * BYTES_PER_MS
 CHUNK_BYTES_MAX = 1_000 * BYTES_PER_MS
 # A sign of life after this much silence; a stream without one ends after 300 s, by default.

@@ -22,7 +22,7 @@ use crate::{
 /// How long load runs before counting begins.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(500);
 
-/// What one feed, or several, got.
+/// The answers to one feed, or to several.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tally {
     pub(crate) sent: u64,

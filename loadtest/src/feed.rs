@@ -60,7 +60,7 @@ impl Valve {
     }
 }
 
-/// What a feed asks for, and what it sends.
+/// A feed's configuration, and its items.
 pub(crate) struct FeedPlan {
     pub(crate) open: v1::StreamConfig,
     /// Makes item number n when it is sent.

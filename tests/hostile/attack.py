@@ -9,7 +9,8 @@ import attacks
 
 MIB = 1 << 20
 
-# What a request may make the server hold for each byte that arrived or was inflated, and for each counted unit.
+# How much a request may make the server hold for each byte that arrived or was inflated, and for each counted
+# unit.
 HELD_FOR_A_BYTE = 8
 HELD_FOR_A_UNIT = 2_048
 # Threads, buffers of connections, and what the allocator keeps: not the attack's.

@@ -31,7 +31,7 @@ ROUNDS = 3
 ITEMS_OF_A_STREAM = 4
 
 READY = model_pb2.MODEL_STATE_READY
-# What is served in addition to the specimens, and how.
+# The model that is served in addition to the specimens, and how.
 SENT = {
     dependent.WAVE: "",
     "wave-whole": dependent.WHOLE,

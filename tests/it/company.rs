@@ -227,7 +227,7 @@ async fn list(server: &Server) -> Vec<ModelSummary> {
     patiently(model_client(server).await.list_models(ListModelsRequest {})).await.expect("a list").into_inner().models
 }
 
-/// What the index of the Open Inference Protocol says about a model, over gRPC; the states are given by name.
+/// A model's entries in the index of the Open Inference Protocol, over gRPC; the states are given by name.
 async fn index(server: &Server, model: &str) -> (String, String) {
     let request = RepositoryIndexRequest::default();
     let response = patiently(infer_client(server).await.repository_index(request)).await.expect("an index").into_inner();
@@ -259,7 +259,7 @@ struct Crowd {
     progress: watch::Receiver<Progress>,
 }
 
-/// What all streams of a crowd have received.
+/// The results that all streams of a crowd have received.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     results: usize,

@@ -61,7 +61,7 @@ const HIGH: Option<(&str, i64)> = Some(("priority", 1));
 /// The two forms of the Open Inference Protocol.
 const OPEN: &[Door] = &[Door::Grpc, Door::Rest];
 
-/// What is asked, whatever the protocol.
+/// A question, whatever the protocol.
 #[derive(Debug, Clone, Default)]
 struct Ask {
     model: &'static str,

@@ -233,7 +233,7 @@ fn infer_of(contents: InferTensorContents) -> ModelInferRequest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_takes_more_memory_than_bytes_is_counted_before_it_is_decoded() {
     let mut config = bare_config();
-    // What should be counted must not be refused for its density.
+    // Contents that are to be counted must not be refused for their density.
     config.message.max_inflate_ratio = 1_000_000;
     let server = serve(config, &[("m", DOUBLER)]).await;
     let raw = Raw::connect(&server).await;

@@ -7,8 +7,8 @@ use std::{collections::HashMap, fs, path::Path};
 
 use crate::tidy::{assert_none, root};
 
-/// What to avoid, and what to write instead. A turn is a sequence of words: `a|b` is either of two, `*` any one, `!a` none or any
-/// other than `a`, and `^` the beginning of a sentence.
+/// Turns to avoid, and what to write instead. A turn is a sequence of words: `a|b` is either of two, `*` any one, `!a` none or
+/// any other than `a`, and `^` the beginning of a sentence.
 const TURNS: [(&str, &str); 37] = [
     ("hold|holds|held|holding against", "check against, compare with"),
     ("hold|holds|held|holding * against", "check against, compare with"),
@@ -146,7 +146,7 @@ impl Words {
         }
     }
 
-    /// What follows has nothing to do with what was before.
+    /// Begins a text that has nothing to do with the one before.
     fn end_text(&mut self) {
         self.end_word();
         self.begins = true;

@@ -50,7 +50,7 @@ async fn predict(client: &mut Client, model: &str, values: &[f32]) -> Result<Pre
     patiently(client.predict(request)).await.map(tonic::Response::into_inner)
 }
 
-/// What a model makes of four ones.
+/// A model's result for four ones.
 async fn made_of_ones(client: &mut Client, model: &str) -> f32 {
     let response = predict(client, model, &[1.0; 4]).await.expect("the model serves");
     values(&response.outputs.expect("outputs").tensors)[0]

@@ -220,7 +220,7 @@ fn with_model(models: &TempDir) -> [&str; 6] {
     ["--models", in_unicode(models.path()), "--set", "models.embedded=false", "--set", "scheduler.lanes=2"]
 }
 
-/// What the server says about itself, as long as it says anything.
+/// The server's account of itself, for as long as it gives one.
 async fn readiness(admin: SocketAddr) -> (u16, String) {
     patiently(page(admin, "/readyz")).await
 }

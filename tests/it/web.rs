@@ -48,7 +48,7 @@ async fn say(server: &Server, verb: &str, path: &str, fields: &[&str], body: &st
     (heard.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default(), heard)
 }
 
-/// What the admin port answers.
+/// The admin port's answer.
 async fn ask_admin(server: &Server, fields: &str) -> String {
     let mut stream = TcpStream::connect(server.admin_addr()).await.expect("the admin port accepts");
     let request = format!("GET /readyz HTTP/1.1\r\n{fields}connection: close\r\n\r\n");

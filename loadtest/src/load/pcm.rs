@@ -37,7 +37,7 @@ pub(crate) struct Pcm {
     pub(crate) sample_rate_hz: u32,
 }
 
-/// What the audio sounds like.
+/// The kind of sound.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Sound {
@@ -62,7 +62,7 @@ impl Pcm {
         }
     }
 
-    /// What is wrong with it, each fault with its key.
+    /// The faults in it, each with its key.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if self.chunk_ms.is_some() == self.chunk_bytes.is_some() {

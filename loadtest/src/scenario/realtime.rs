@@ -142,7 +142,7 @@ async fn search(args: &Args, subject: &Subject, server: &Target) -> anyhow::Resu
     ]))
 }
 
-/// What engine and transport can do on the same cores.
+/// The rate that engine and transport can reach on the same cores.
 struct Limit {
     batch: usize,
     engine: Rounds,

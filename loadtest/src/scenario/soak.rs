@@ -171,7 +171,7 @@ fn thirds(samples: &[f64]) -> [f64; 3] {
     })
 }
 
-/// What was observed about a process over time.
+/// Observations of a process over time.
 struct Watched {
     resident_mib: Vec<f64>,
     /// How much longer than intended a pause between two looks was: for that long, this process did not run either.

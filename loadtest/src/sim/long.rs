@@ -226,7 +226,7 @@ fn rates(ordinary: usize, long: usize, cores: usize) -> [f64; 2] {
     if ordinary + long <= cores {
         return [1.0, 1.0];
     }
-    // What is left for long lanes when the others have a core each, unless their weight gives them more.
+    // The rest is for long lanes, once the others have a core each, unless their weight gives them more.
     let left = (cores - ordinary) / long;
     if left >= LONG_LANE_WEIGHT {
         return [1.0, left];

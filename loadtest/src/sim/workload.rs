@@ -1,4 +1,5 @@
-//! What is offered to a policy: models, streams, and each item with its moment and its deadline. Fully known in advance.
+//! The load that is offered to a policy: models, streams, and each item with its moment and its deadline. Fully known in
+//! advance.
 
 use std::ops::Range;
 

@@ -116,7 +116,7 @@ impl ChaosHandle {
     }
 }
 
-/// What all clients have in common.
+/// The state that all clients share.
 #[derive(Debug, Clone)]
 struct Crew {
     place: Arc<Place>,
