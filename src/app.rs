@@ -429,7 +429,7 @@ fn readiness(registry: &Registry, phase: Phase, allow_partial: bool) -> Readines
     })
 }
 
-/// The models in the binary and in the folder; if both have a name, the folder's model counts.
+/// The models in the binary and in the folder; of two with the same name, the folder's counts.
 fn repository(config: &Config, host: ModelHost) -> Repository {
     let engine_default = config.engine.default.or_named_library(|engine| config.engine.library(engine).is_some());
     let models = [(config.models.embedded, Embedded::SILERO_VAD), (config.models.embedded_8khz, Embedded::SILERO_VAD_8K)];

@@ -5,9 +5,9 @@
 //!
 //! # Room
 //! Places are shared by address, as [`crate::shares`] describes. A connection that finds the port full, or whose address has used
-//! up its share, takes the place of one without a call: the one that has been without for longest, of the owner with the most
-//! places, but never of an owner with fewer than the newcomer's. If there is none, it waits for one; but if its address has used
-//! up its share, it is closed.
+//! up its share, takes the place of one without a call: the one that has been without for longest, from the owner with the most
+//! places, but never from an owner with fewer places than the newcomer's. If there is none, it waits for one; but if its address
+//! has used up its share, it is closed.
 //!
 //! # Whose work it is
 //! The task of a connection knows its [`peer`], so that no front end has to pass it on.

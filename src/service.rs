@@ -145,7 +145,7 @@ impl Service {
         Self { memory, ..self }
     }
 
-    /// The memory that it observes.
+    /// The memory limit that it observes.
     #[must_use]
     pub const fn memory(&self) -> &Memory {
         &self.memory

@@ -1,4 +1,4 @@
-//! Threads for work that takes longer than the streams served next to it can wait.
+//! Threads for work that takes too long for the streams that would have to wait for it.
 //!
 //! A thread of the runtime serves thousands of streams in turn. Anything that takes a millisecond there makes all of them a
 //! millisecond late, so it is done here, on a few threads set aside for it, and work beyond what they can do waits its turn.

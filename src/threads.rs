@@ -62,7 +62,7 @@ fn refusable<R>(start: impl FnOnce() -> R) -> thread::Result<R> {
     started
 }
 
-/// From now on this thread takes a core only if it is idle, or in its turn. Threads it starts begin the same way.
+/// From now on this thread takes a core only if the core is idle, or in its turn. Threads it starts begin the same way.
 pub fn give_way() {
     set_policy(Policy::Batch);
 }

@@ -43,7 +43,7 @@ impl Add<Duration> for Moment {
 pub enum Due<T> {
     /// Now, with this outcome.
     Now(T),
-    /// At that moment, unless put off until then. It lies in the future.
+    /// At that moment, unless it is put off by then. It lies in the future.
     At(Moment),
     /// There is nothing to wait for.
     Never,

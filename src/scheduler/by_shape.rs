@@ -14,7 +14,7 @@ use super::{
 const IDLE_SHAPES_MAX: usize = 256;
 /// A lone call uses all cores if that takes less than this fraction of its time on one.
 const WIDE_WORTH: f64 = 0.9;
-/// Weight of the newest lone call when the two are compared.
+/// Weight of the newest lone call in comparing all cores with one.
 const LONE_GAIN: f64 = 0.1;
 /// One in this many lone calls is made the other way, to learn whether the comparison still holds.
 const CALLS_PER_LONE_TRIAL: u32 = 64;

@@ -143,7 +143,7 @@ impl CostModel {
         self.peak
     }
 
-    /// Largest batch to form when `ready` items are ready: the cap, or now and then a trial beyond it.
+    /// Largest batch to form from `ready` items: the cap, or now and then a trial beyond it.
     #[must_use]
     pub fn cap_for(&self, ready: usize) -> usize {
         let trial = (self.cap * 2).min(self.limit);

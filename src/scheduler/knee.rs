@@ -1,9 +1,9 @@
 //! A cost curve freed of noise, for finding its knee.
 //!
-//! At the knee, throughput is within 1 % of its best, while a point of the curve is known to a few percent at most: taken as they
-//! are, the points would let the knee wander between half and twice its place.
+//! At the knee, throughput comes within 1 % of its best, but a point of the curve is known to within a few percent at best: taken
+//! as they are, the points would let the knee wander between half and twice its place.
 
-/// How stiff the curve is, per call seen at a point, relative to the variance of those calls.
+/// How stiff the curve is: the weight of the penalty per unit of the calls' variance, where each call seen at a point weighs 1.
 const STIFFNESS: f64 = 1000.0;
 
 /// Durations at batch sizes 1, 2, 4, … that stay near those of `grid` (the nearer, the more calls were `seen` there), while the

@@ -266,7 +266,7 @@ mod tests {
                 Step::Pop => given.extend(outbox.pop()),
             }
             assert!(outbox.results() <= limit);
-            // The most records for each stretch between two other events, if there are no gaps in the middle.
+            // For each stretch between two other events; there are no gaps in the middle.
             let records_max = (outbox.others() + 1) * (2 * usize::try_from(shuffle).expect("small") - 1);
             assert!(outbox.head.len() <= outbox.others() + records_max);
         }

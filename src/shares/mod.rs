@@ -56,7 +56,7 @@ struct Holder<const N: usize> {
 }
 
 impl<const N: usize> Shares<N> {
-    /// A limited amount of which nobody holds anything.
+    /// A limited amount, of which nobody holds anything yet.
     #[must_use]
     pub fn new(limits: [usize; N]) -> Self {
         Self { limits, held: [0; N], holders: SlotMap::with_key(), names: HashMap::default() }

@@ -40,7 +40,7 @@ pub(super) struct Lingering<I> {
     closing: Option<Pin<Box<Sleep>>>,
 }
 
-/// Reads since one last found nothing. Most find nothing the second time, so those are not timed.
+/// Reads since one last found nothing. Usually the second finds nothing, so these are not timed.
 #[derive(Debug, Default)]
 struct Reading {
     has_begun: bool,

@@ -28,7 +28,8 @@ impl Shutdown {
         self.abort.cancel();
     }
 
-    /// When a connection made now must go away: during a drain, new ones are accepted only to be told to leave.
+    /// When a connection made now must go away: one that arrives during a drain is served until the port closes, so that its
+    /// client learns of the drain.
     pub(super) fn go_away(&self) -> &CancellationToken {
         if self.graceful.is_cancelled() { &self.close } else { &self.graceful }
     }

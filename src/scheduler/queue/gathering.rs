@@ -45,7 +45,7 @@ pub(super) struct Gathered<H, P> {
     pub(super) shape: ShapeKey,
     /// At least one.
     pub(super) entries: Vec<Entry<H, P>>,
-    /// Why it has fewer items than intended, unless because of time.
+    /// Why it has fewer items than intended, if time is not the reason.
     pub(super) ended_by: Option<CloseReason>,
     /// Lane time of each item.
     work: Work,
@@ -296,7 +296,7 @@ impl Forming {
         self.longest = self.longest.max(length);
     }
 
-    /// Why the batch has fewer items than were chosen, unless because of time.
+    /// Why the batch has fewer items than were chosen, if time is not the reason.
     const fn reason(&self, items: usize) -> Option<CloseReason> {
         if self.bytes_end {
             Some(CloseReason::Bytes)

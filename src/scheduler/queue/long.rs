@@ -7,7 +7,7 @@ use crate::domain::{Priority, Timestamp};
 use super::{Queue, STARVATION_MAX, model::ModelQueue};
 use crate::scheduler::keys::{ModelKey, StreamKey};
 
-/// A call is long if others take less than this fraction of its time, as a divisor.
+/// A call is long if others take less than its own time divided by this.
 const LONG_CALL: u32 = 10;
 
 /// How long after a short call's item the lanes are kept from all being given to long calls.

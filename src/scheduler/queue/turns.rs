@@ -13,7 +13,7 @@ use crate::{
     shares::Owner,
 };
 
-/// The fraction of higher priorities' lane time owed to lower ones of other clients, as a divisor.
+/// Lower priorities of other clients are owed the lane time of higher ones divided by this.
 const OWED_PART: Work = 8;
 
 /// Models that one search for work of others looks at. Bounds its time.

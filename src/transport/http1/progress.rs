@@ -134,7 +134,7 @@ impl Progress {
         state.call = None;
     }
 
-    /// What the server is waiting for, and the turn in which that began.
+    /// What the server is waiting for, and how many turns there have been.
     pub(super) fn look(&self) -> (Awaited, u64) {
         let state = self.state.lock();
         (if state.blocked { Awaited::Reader } else { state.awaited }, state.turns)
