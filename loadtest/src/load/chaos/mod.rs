@@ -105,12 +105,12 @@ impl ChaosHandle {
     /// Begins nothing new, ends the streams that stayed, waits for what is under way, and returns what they met.
     ///
     /// # Errors
-    /// If a client ended by a panic.
+    /// If a client panicked.
     pub(crate) async fn finish(mut self) -> anyhow::Result<ChaosResult> {
         // If there are no clients, nothing listens.
         let _ = self.stop.send(true);
         while let Some(ended) = self.tasks.join_next().await {
-            ended.context("a client of the chaos ended by a panic")?;
+            ended.context("a misbehaving client panicked")?;
         }
         Ok(self.result.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
