@@ -136,7 +136,7 @@ fn the_folder_of_one_model_is_served_under_its_name_or_the_one_that_it_is_given(
     }
     let (_root, models) = laid_out(&[("model.onnx", "Neg"), ("m/1/model.onnx", "Neg")]);
     let told = Told::of(&models, &[]);
-    assert!(told.code == 2 && told.log.contains("and folders of models: m; move model.onnx into a folder"), "{}", told.log);
+    assert!(told.code == 2 && told.log.contains("and folders of models: m; move model.onnx into its own folder"), "{}", told.log);
     let (_root, models) = laid_out(&[("m/model.onnx", "Neg")]);
     let told = Told::of(&models, &[]);
     assert_eq!((told.code, told.ready.as_slice()), (0, ["m 1".to_owned()].as_slice()), "{}", told.log);
