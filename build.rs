@@ -3,7 +3,7 @@
 //! Nothing is downloaded: the protos are this repository's own, and the file lies in the crate
 //! `silero` that cargo has already fetched as a build dependency.
 
-#![expect(clippy::disallowed_methods, reason = "a build script is told what it needs in the environment")]
+#![expect(clippy::disallowed_methods, reason = "a build script gets what it needs from the environment")]
 
 #[path = "build/silero/mod.rs"]
 mod silero;
@@ -77,14 +77,14 @@ fn compile_protos() -> BuildResult<()> {
     generate_serving(&descriptors, &serving)
 }
 
-/// A service of which the server takes a request as its bytes, and decodes it where that does not keep others waiting.
+/// A service with a request that the server takes as bytes, and decodes where that does not keep others waiting.
 struct RawService {
     file: &'static str,
     package: &'static str,
-    /// Where the messages of the package are.
+    /// The module of the package's messages.
     module: &'static str,
     codec: &'static str,
-    /// Messages, and the types that stand in their places.
+    /// Messages, and the types that replace them.
     types: &'static [(&'static str, &'static str)],
 }
 
@@ -123,7 +123,7 @@ fn generate_raw(all: &FileDescriptorSet, service: &RawService, out_dir: &Path) -
     Ok(builder.compile_fds(descriptors)?)
 }
 
-/// Messages of the native API that the server reads into the domain, or writes from it, and the types that do so.
+/// Messages of the native API that the server reads straight into the domain, or writes from it, and the types that do so.
 const SERVING_TYPES: [(&str, &str); 4] = [
     (".tidemill.v1.Item", "crate::frontend::grpc::wire::ItemMessage"),
     (".tidemill.v1.ItemList", "crate::frontend::grpc::wire::ItemListMessage"),
@@ -131,8 +131,8 @@ const SERVING_TYPES: [(&str, &str); 4] = [
     (".tidemill.v1.UploadResponse", "crate::frontend::grpc::wire::EncodedUploadResponse"),
 ];
 
-/// Generates the native service as the server serves it: with our own types in place of those messages, and with the messages
-/// that hold them generated anew. All others are those that everybody has.
+/// Generates the native service as the server serves it: with our own types instead of those messages, and with the messages
+/// that hold them generated again. All others are the common ones.
 fn generate_serving(all: &FileDescriptorSet, out_dir: &Path) -> BuildResult<()> {
     let is_native = |file: &&FileDescriptorProto| file.name() == PROTOS[0];
     let file = all.file.iter().find(is_native).ok_or("the native service is not among the protos")?;
@@ -176,8 +176,8 @@ fn package<'a>(metadata: &'a Metadata, name: &str) -> BuildResult<&'a Package> {
     Ok(found.ok_or_else(|| format!("the crate `{name}` is not among the dependencies"))?)
 }
 
-/// Finds the official model file in the crate `silero`, checks its hash, and writes a file for each sampling rate. The official one is
-/// what tests compare these with.
+/// Finds the official model file in the crate `silero`, checks its hash, and writes a file for each sampling rate. Tests compare
+/// these with the official one.
 fn make_models(metadata: &Metadata) -> BuildResult<()> {
     let package = package(metadata, "silero")?;
     let folder = package.manifest_path.parent().ok_or("the crate `silero` has no folder")?.as_std_path();
@@ -220,7 +220,7 @@ impl std::fmt::LowerHex for HexDigest<'_> {
     }
 }
 
-/// What `rustc --version` prints, for the build information metric; `unknown` if it cannot be asked.
+/// The output of `rustc --version`, for the build information metric; `unknown` if it cannot be asked.
 fn rustc_version() -> String {
     let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     std::process::Command::new(rustc)

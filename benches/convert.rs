@@ -1,4 +1,4 @@
-//! From bytes on the wire to items and back: what protobuf and the check against the signature cost.
+//! The cost of protobuf and of the check against the signature, from bytes on the wire to items and back.
 
 use std::{hint::black_box, time::Duration};
 

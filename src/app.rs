@@ -1,18 +1,18 @@
 //! The composition root: the only file that knows all the parts.
 //!
 //! # START
-//! All ports are bound first, so that a port in use is known before any model is loaded. The admin port answers from then on;
-//! the gRPC and HTTP ports accept once every model is ready. The models' folder is watched before it is read, so that no change is
-//! missed.
+//! All ports are bound first, so that a port in use is noticed before any model is loaded. The admin port answers from then on;
+//! the gRPC and HTTP ports accept once every model is ready. The models' folder is watched before it is read, so that no change
+//! is missed.
 //!
 //! # LOSS
-//! A lane, the timekeeper or another part that the server cannot do without may end by a panic. From that moment on the server is not
-//! ready, and takes no new sessions; [`Server::lost`] tells whoever runs it, who drains it, for [`LOSS_DEADLINE`] at most.
+//! A panic may end a lane, the timekeeper or another part that the server cannot do without. From that moment on the server is
+//! not ready and takes no new sessions; [`Server::lost`] tells its owner, which drains it, for [`LOSS_DEADLINE`] at most.
 //!
 //! # SHUTDOWN
-//! [`Server::drain`], in this order, each step with its budget: readiness and health off, no new sessions, GOAWAY; sessions finish
-//! what is in flight (`drain.deadline_s`); the gRPC and HTTP ports close, then their connections ([`CONNECTIONS_GRACE`]); lanes
-//! end; the admin port closes last.
+//! [`Server::drain`] does these in order, each within its own budget: readiness and health off, no new sessions, GOAWAY; sessions
+//! finish what is in flight (`drain.deadline_s`); the gRPC and HTTP ports close, then their connections ([`CONNECTIONS_GRACE`]);
+//! lanes end; the admin port closes last.
 
 mod ports;
 mod record;
@@ -63,13 +63,13 @@ use crate::{
 /// Input bytes in one model call; a single larger item still runs.
 const MAX_CALL_BYTES: usize = 64 << 20;
 
-/// Time in which connections without sessions, such as those that watch health, may close by themselves.
+/// How long connections without sessions, such as those that watch health, may take to close by themselves.
 const CONNECTIONS_GRACE: Duration = Duration::from_secs(1);
 
-/// The longest drain of a server that has lost a part: what is left of it may answer nothing any more.
+/// The longest drain of a server that has lost a part: the rest of it may never answer again.
 const LOSS_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Time in which the record of arrivals may write down what is left of it. It may be on a file that takes nothing.
+/// How long the recording of arrivals may take to write what is left of it. It may be writing to a file that accepts nothing.
 const RECORD_GRACE: Duration = Duration::from_secs(1);
 
 /// Why the server did not start.
@@ -85,7 +85,7 @@ pub enum StartError {
         /// The system's error.
         error: io::Error,
     },
-    /// The file to record in cannot be made.
+    /// The file to record in cannot be created.
     #[error("cannot record in {path} (scheduler.record): {error}")]
     Record {
         /// The file.
@@ -93,9 +93,9 @@ pub enum StartError {
         /// The system's error.
         error: io::Error,
     },
-    /// What is to be recorded in is no file.
+    /// What should be recorded in is not a regular file.
     #[error(
-        "cannot record in {path} (scheduler.record): it is {kind}, which may take nothing or hold up whoever writes; name a regular file"
+        "cannot record in {path} (scheduler.record): it is {kind}, which may take nothing or block the writer; name a regular file"
     )]
     RecordKind {
         /// What is there.
@@ -117,7 +117,7 @@ pub enum StartError {
     Watch {
         /// The folder.
         path: PathBuf,
-        /// What keeps it from being watched.
+        /// Why it cannot be watched.
         error: registry::WatchError,
     },
     /// There is no folder to watch.
@@ -140,7 +140,7 @@ pub struct Server {
     devices: Devices,
     telemetry: Telemetry,
     shutdown: Shutdown,
-    /// The servers of the ports for clients.
+    /// The servers of the client ports.
     ports: JoinHandle<()>,
     background: Vec<JoinHandle<Option<()>>>,
     lanes: Lanes,
@@ -155,7 +155,7 @@ impl Server {
     /// Binds, loads, measures and serves.
     ///
     /// # Errors
-    /// [`StartError`]; nothing is left running then.
+    /// [`StartError`]; in that case nothing is left running.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let grpc_listener = ports::bind("server.grpc_addr", config.server.grpc_addr)?;
         let http_listener = ports::bind("server.http_addr", config.server.http_addr)?;
@@ -239,7 +239,7 @@ impl Server {
         })
     }
 
-    /// Which phase of its life the server is in.
+    /// The phase of its life that the server is in.
     #[must_use]
     pub fn phase(&self) -> Drain {
         self.drain.clone()
@@ -257,7 +257,7 @@ impl Server {
         self.http_addr
     }
 
-    /// Where metrics and probes are.
+    /// Where metrics and probes are served.
     #[must_use]
     pub const fn admin_addr(&self) -> SocketAddr {
         self.admin.address()
@@ -269,38 +269,38 @@ impl Server {
         self.devices.lanes()
     }
 
-    /// The metrics as a scrape gives them; empty if they are off.
+    /// The metrics, as a scrape would see them; empty if they are off.
     #[must_use]
     pub fn metrics(&self) -> String {
         self.devices.publish_metrics();
         self.telemetry.render()
     }
 
-    /// The models, and under which keys the queue knows them.
+    /// The models, and the queue's keys for them.
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         self.repository.registry()
     }
 
-    /// The ways to load and unload models.
+    /// The means to load and unload models.
     #[must_use]
     pub const fn repository(&self) -> &Repository {
         &self.repository
     }
 
-    /// Begins to make the models what they are in their folder now; the log says what came of it.
+    /// Starts bringing the models in line with their folder; the log reports the outcome.
     pub fn refresh_models(&self) {
         let repository = self.repository.clone();
         tokio::spawn(async move { registry::refresh(&repository).await });
     }
 
-    /// The devices, for a look at their queues.
+    /// The devices, for looking at their queues.
     #[must_use]
     pub const fn devices(&self) -> &Devices {
         &self.devices
     }
 
-    /// Waits until a part is lost that the server cannot do without.
+    /// Waits until a part that the server cannot do without is lost.
     pub async fn lost(&self) {
         self.vitals.lost().await;
     }
@@ -325,14 +325,14 @@ impl Server {
         match drain.wait_idle_for(deadline).await {
             Ok(()) => tracing::info!("all sessions have ended"),
             Err(left) => {
-                tracing::warn!("drain.deadline_s is over: {left}; they are cut off");
+                tracing::warn!("drain.deadline_s has passed: {left}; they are cut off");
                 shutdown.abort();
             }
         }
         shutdown.close();
         if tokio::time::timeout(CONNECTIONS_GRACE, &mut ports).await.is_err() {
             shutdown.abort();
-            // It ends by itself now; an error could only be a panic, which tokio has reported.
+            // It ends by itself now; the only possible error is a panic, which tokio has reported.
             let _ = ports.await;
         }
         drain.close();
@@ -341,21 +341,21 @@ impl Server {
         }
         drop(timekeeper);
         devices.record(None);
-        // Its own errors are told. A file that takes nothing does not hold up the end.
+        // It reports its own errors. A file that accepts nothing does not hold up the shutdown.
         if let Some(recording) = recording
             && tokio::time::timeout(RECORD_GRACE, recording).await.is_err()
         {
-            tracing::warn!("the end of the record of arrivals (scheduler.record) could not be written in time");
+            tracing::warn!("the end of the recording of arrivals (scheduler.record) could not be written in time");
         }
         if let Err(error) = threads::aside(move || lanes.join()).await {
-            tracing::error!(%error, "the lanes did not end in order");
+            tracing::error!(%error, "the lanes did not stop cleanly");
         }
         admin.close().await;
         tracing::info!("closed");
     }
 }
 
-/// The end of a server that has lost a part begins by itself, before anybody has been told.
+/// A server that has lost a part starts to shut down by itself, without waiting for its owner.
 async fn drain_when_lost(vitals: Vitals, drain: Drain) -> Option<()> {
     vitals.lost().await;
     drain.begin();
@@ -407,9 +407,9 @@ fn admin_source(
     }
 }
 
-/// While the server starts, every model counts. Later it is sent work whatever is loaded, fails to load or is unloaded beside what
-/// serves; only a lost engine takes it out, or having no model that could be loaded. With `models.allow_partial`, a model that failed
-/// or lost its engine never takes it out, unless no other model is left.
+/// While the server starts, every model counts. Later it is sent work whatever is loaded, fails to load or is unloaded among its
+/// models; only a lost engine takes it out, or having no model that could be loaded. With `models.allow_partial`, a model that
+/// failed or lost its engine never takes it out, unless no other model is left.
 fn readiness(registry: &Registry, phase: Phase, allow_partial: bool) -> Readiness {
     let hindrance = if phase == Phase::Starting {
         let hinders = |state| state == ModelState::Loading || (state == ModelState::Failed && !allow_partial);
@@ -429,7 +429,7 @@ fn readiness(registry: &Registry, phase: Phase, allow_partial: bool) -> Readines
     })
 }
 
-/// The models of the binary and of the folder; of two with one name, that of the folder counts.
+/// The models in the binary and in the folder; of two with the same name, the folder's counts.
 fn repository(config: &Config, host: ModelHost) -> Repository {
     let engine_default = config.engine.default.or_named_library(|engine| config.engine.library(engine).is_some());
     let models = [(config.models.embedded, Embedded::SILERO_VAD), (config.models.embedded_8khz, Embedded::SILERO_VAD_8K)];
@@ -441,11 +441,11 @@ fn repository(config: &Config, host: ModelHost) -> Repository {
     Repository::new(sources, engine_default, host.compute.clone(), Box::new(host), proofs(config))
 }
 
-/// Proofs of earlier starts. Without a folder that can be used, each start proves all models.
+/// Proofs from earlier starts. Without a usable folder, each start proves all models.
 fn proofs(config: &Config) -> Store {
     let Some(path) = config.models.cache_dir.as_deref() else { return Store::none() };
     Store::open(path).unwrap_or_else(|error| {
-        tracing::info!(folder = %path.display(), %error, "proofs of models are not kept; models.cache_dir names another folder");
+        tracing::info!(folder = %path.display(), %error, "proofs of models are not kept; set models.cache_dir to another folder");
         Store::none()
     })
 }
@@ -535,7 +535,7 @@ impl Installer for ModelHost {
     }
 }
 
-/// Calls the model's instances of all lanes but one, which has run already.
+/// Calls the model's instances on all lanes except one, which has already run.
 fn warm_up(loaded: &LoadedModel, lane: usize) {
     let LoadedModel { executable, terms, .. } = loaded;
     let others = (0..executable.lanes()).filter(|other| *other != lane);

@@ -18,7 +18,7 @@ pub use patience::{Due, Moment, Patience};
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 static ORIGIN: LazyLock<(u64, SystemTime)> = LazyLock::new(|| (monotonic_nanos(), SystemTime::now()));
 
-/// The present moment; the origin is the first call in this process.
+/// The current time; the origin is the first call in this process.
 #[must_use]
 pub fn now() -> Timestamp {
     let (origin, _) = *ORIGIN;
@@ -33,8 +33,8 @@ fn monotonic_nanos() -> u64 {
     tv_sec.unsigned_abs() * 1_000_000_000 + tv_nsec.unsigned_abs()
 }
 
-/// The time of day of a moment, since 1970. It follows from the one at the origin, so it is the same whenever it is asked for, and
-/// does not follow a clock that is set.
+/// A moment as time of day, since 1970. It is computed from the time of day at the origin, so it is the same whenever it is asked
+/// for, and does not change when the clock is set.
 #[must_use]
 pub fn since_epoch(at: Timestamp) -> Duration {
     let (_, origin) = *ORIGIN;
@@ -42,11 +42,11 @@ pub fn since_epoch(at: Timestamp) -> Duration {
 }
 
 thread_local! {
-    /// What Linux tells of this thread's turns on the cores.
+    /// What Linux reports about this thread's time on the cores.
     static TURNS: Option<File> = File::open("/proc/thread-self/schedstat").ok();
 }
 
-/// How long this thread has been ready to compute while others had the cores, since it began. Zero where the system does not tell.
+/// How long this thread has been ready to run while others had the cores, since it began. Zero if the system does not report it.
 #[must_use]
 pub fn waited() -> Duration {
     TURNS
@@ -60,10 +60,10 @@ pub fn waited() -> Duration {
         .unwrap_or_default()
 }
 
-/// What some work took.
+/// What a piece of work took.
 #[derive(Debug, Clone, Copy)]
 pub struct Spent {
-    /// From its beginning to its end.
+    /// From beginning to end.
     pub passed: Duration,
     /// Of that, waiting for a core; see [`waited`].
     pub waited: Duration,
@@ -77,7 +77,7 @@ impl Spent {
     }
 }
 
-/// Does some work on this thread, and says what it took.
+/// Does a piece of work on this thread, and returns what it took.
 pub fn timed<R>(work: impl FnOnce() -> R) -> (R, Spent) {
     let (waited_before, begun) = (waited(), now());
     let result = work();
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_of_more_threads_than_there_are_cores_waits() {
+    fn with_more_threads_than_cores_one_waits() {
         if waited() == Duration::ZERO && TURNS.with(Option::is_none) {
             eprintln!("this system does not tell how long threads wait for a core");
             return;
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_day_goes_with_the_monotonic_clock() {
+    fn the_time_of_day_follows_the_monotonic_clock() {
         let moment = now();
         assert!(since_epoch(moment) > Duration::from_secs(1_500_000_000), "this century");
         assert_eq!(since_epoch(moment + Duration::from_nanos(7)), since_epoch(moment) + Duration::from_nanos(7));

@@ -1,12 +1,13 @@
-//! The connections of the ports for clients: whose they are, which of them have a call, and which make room when a port is full.
+//! The connections of the client ports: whose they are, which of them have a call, and which make room when a port is full.
 //!
-//! Knows no protocol. A port asks for a place for each connection that it accepts; the [`Connection`] is that place, and whoever
-//! converses on it counts its calls and closes it when it is asked to.
+//! Knows no protocol. A port asks for a place for each connection it accepts; the [`Connection`] is that place. The code that
+//! serves it counts its calls, and closes it when asked to.
 //!
 //! # Room
-//! Places are shared by address, as [`crate::shares`] says. A connection that comes to a full port, or from an address that has its share,
-//! takes the place of one without a call: the one that has been so for longest, of whoever has most, but never of one that has less than
-//! the newcomer. If there is none, it waits for one, unless it has its share: then it is closed.
+//! Places are shared by address, as [`crate::shares`] describes. A connection that finds the port full, or whose address has used
+//! up its share, takes the place of one without a call: the one that has been without for longest, from the owner with the most
+//! places, but never from an owner with fewer places than the newcomer's. If there is none, it waits for one; but if its address
+//! has used up its share, it is closed.
 //!
 //! # Whose work it is
 //! The task of a connection knows its [`peer`], so that no front end has to pass it on.
@@ -33,23 +34,23 @@ use crate::{
     telemetry::{ConnectionClose, ServerMetrics},
 };
 
-/// Of how many places one may be given out while whoever had it is still leaving.
+/// One in this many places may be reassigned while its previous owner is still leaving.
 const PLACES_PER_LEAVING: usize = 8;
 
-/// Instead of a moment: there is a call.
+/// In place of a moment: there is a call.
 const BUSY: u64 = u64::MAX;
 
 tokio::task_local! {
     static PEER: Peer;
 }
 
-/// The connection whose task this is; none outside of any.
+/// The connection whose task this is; none outside such a task.
 #[must_use]
 pub fn peer() -> Peer {
     PEER.try_get().unwrap_or_default()
 }
 
-/// A future in which [`peer`] gives this one.
+/// A future in which [`peer`] returns this one.
 pub fn with_peer<F: Future>(peer: Peer, future: F) -> TaskLocalFuture<Peer, F> {
     PEER.scope(peer, future)
 }
@@ -64,17 +65,17 @@ pub struct Connections {
 struct All {
     proxies: OnceLock<Vec<IpAddr>>,
     made: AtomicU64,
-    /// Cancelled when the connection of this number ends.
+    /// Cancelled when the connection with this number ends.
     ends: Mutex<HashMap<u64, CancellationToken>>,
 }
 
 impl Connections {
-    /// Takes connections from there for those of many clients. To be called once, before there are any.
+    /// Treats connections from `proxies` as those of many clients. Call it once, before there are any.
     pub fn trust(&self, proxies: &[IpAddr]) {
         self.all.proxies.get_or_init(|| proxies.iter().map(IpAddr::to_canonical).collect());
     }
 
-    /// A port with so many places.
+    /// A port with `connections_max` places.
     #[must_use]
     pub fn port(&self, connections_max: usize, metrics: ServerMetrics) -> Port {
         let book = Mutex::new(Book { shares: Shares::new([connections_max]), open: HashMap::new(), leaving: 0 });
@@ -99,7 +100,7 @@ pub struct Port {
 #[derive(Debug)]
 struct Places {
     book: Mutex<Book>,
-    /// Told when a place is free, or when a connection has no call any more while somebody waits for that.
+    /// Notified when a place is free, or when a connection has had its last call while another waits for that.
     changed: Notify,
     awaited: AtomicBool,
     metrics: ServerMetrics,
@@ -109,11 +110,11 @@ struct Places {
 struct Book {
     shares: Shares<1>,
     open: HashMap<u64, Arc<Presence>>,
-    /// Connections that were asked to leave and have not yet.
+    /// Connections that were asked to leave and have not left yet.
     leaving: usize,
 }
 
-/// What is known of a connection while it is there.
+/// What is known about an open connection.
 #[derive(Debug)]
 struct Presence {
     peer: Peer,
@@ -121,12 +122,12 @@ struct Presence {
     calls: AtomicUsize,
     /// In nanoseconds; [`BUSY`] while there is a call.
     idle_since: AtomicU64,
-    /// Its place is wanted.
+    /// Cancelled when its place is wanted.
     wanted: CancellationToken,
     places: Arc<Places>,
 }
 
-/// Why a connection is to be closed.
+/// Why a connection should close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
     /// It had no call for too long.
@@ -135,7 +136,7 @@ pub enum Leave {
     Room,
 }
 
-/// The port has no place for a connection: its address has its share.
+/// The port has no place for a connection: its address has used up its share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoPlace;
 
@@ -146,21 +147,21 @@ enum Verdict {
 }
 
 impl Port {
-    /// A place for a connection from `ip`, waited for if all have calls. One without an address comes from this machine.
+    /// A place for a connection from `ip`, after a wait if all have calls. One without an address comes from this machine.
     ///
     /// # Errors
-    /// [`NoPlace`] if the address has its share.
+    /// [`NoPlace`] if the address has used up its share.
     pub async fn admit(&self, ip: Option<IpAddr>) -> Result<Connection, NoPlace> {
         let proxies = self.all.proxies.get().map_or(&[][..], Vec::as_slice);
         let address = ip.map_or(Address::Local, |ip| Address::of(ip, proxies));
         let peer = Peer { connection: self.all.made.fetch_add(1, Ordering::Relaxed) + 1, address };
-        // Before the look at who is idle, in the order that all see, so that whoever becomes idle after it sees this.
+        // Stored before looking for idle connections, in an order all threads agree on, so that one becoming idle later sees it.
         self.places.awaited.store(true, Ordering::SeqCst);
         let admitted = loop {
             match self.try_admit(peer) {
                 Verdict::In(connection) => break Ok(connection),
                 Verdict::No => break Err(NoPlace),
-                // A change since then has left its mark.
+                // A change since then is remembered.
                 Verdict::Wait => self.places.changed.notified().await,
             }
         };
@@ -203,7 +204,7 @@ impl Port {
 }
 
 impl Book {
-    /// Whose place a newcomer may take.
+    /// The connection whose place a newcomer may take.
     fn replaceable(&self, newcomer: HolderKey) -> Option<u64> {
         let [places] = self.shares.limits();
         if self.leaving > places / PLACES_PER_LEAVING {
@@ -233,7 +234,7 @@ impl Book {
     }
 }
 
-/// A connection's place on its port; dropping it says that the connection has ended.
+/// A connection's place on its port; dropping it means that the connection has ended.
 #[derive(Debug)]
 #[must_use = "the connection counts as ended when this is dropped"]
 pub struct Connection {
@@ -242,7 +243,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Whose it is.
+    /// Which client it is.
     #[must_use]
     pub fn peer(&self) -> Peer {
         self.presence.peer
@@ -260,8 +261,8 @@ impl Connection {
         self.presence.calls.load(Ordering::Acquire) == 0
     }
 
-    /// Waits until the connection is to be closed: its place is wanted, or it has had no call for `idle_timeout`. There may be a call by
-    /// then, which is to be answered.
+    /// Waits until the connection should close: its place is wanted, or it has had no call for `idle_timeout`. There may be a
+    /// call by then; it must be answered.
     pub async fn asked_to_leave(&self, idle_timeout: Option<Duration>) -> Leave {
         let idle = async {
             let Some(timeout) = idle_timeout else { return std::future::pending().await };
@@ -276,7 +277,7 @@ impl Connection {
         }
     }
 
-    /// How long it may go on without a call; `None` if that is over.
+    /// How much longer it may go on without a call; `None` if that time is up.
     fn left(&self, timeout: Duration) -> Option<Duration> {
         let since = self.presence.idle_since.load(Ordering::Acquire);
         if since == BUSY {
@@ -313,7 +314,7 @@ pub struct Calls(Option<Arc<Presence>>);
 pub struct Call(Option<Arc<Presence>>);
 
 impl Calls {
-    /// Counts a call that begins.
+    /// Counts a call that is starting.
     pub fn begin(&self) -> Call {
         if let Some(presence) = &self.0
             && presence.calls.fetch_add(1, Ordering::AcqRel) == 0
@@ -380,7 +381,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_all_have_calls_a_newcomer_waits_for_the_first_that_has_none() {
+    async fn if_all_have_calls_a_newcomer_waits_for_the_first_to_have_none() {
         let (_, port) = port(2);
         let connections = [(); 2].map(|()| admitted(&port, HERE));
         let mut calls = connections.each_ref().map(|connection| Some(connection.calls().begin()));
@@ -414,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_the_place_of_one_that_has_less() {
+    fn nobody_takes_the_place_of_an_owner_that_has_less() {
         let (_, port) = port(80);
         let modest = admitted(&port, "127.0.0.3");
         let crowd: Vec<_> = (0..70).map_while(|_| admit(&port, "127.0.0.2").expect("without waiting").ok()).collect();
@@ -425,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn places_come_back_and_ends_are_told() {
+    fn places_come_back_and_ends_are_signalled() {
         let (connections, port) = port(2);
         let connection = admitted(&port, HERE);
         let number = connection.peer().connection;
@@ -440,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_places_are_given_out_before_their_owners_have_left_and_no_more() {
+    fn only_some_places_are_reassigned_before_their_owners_have_left() {
         let (_, port) = port(8);
         let idle: Vec<_> = (0..8).map(|_| admitted(&port, HERE)).collect();
         let newcomers: Vec<_> = (0..8).map_while(|_| admit(&port, HERE).map(|admitted| admitted.expect("a place"))).collect();

@@ -1,7 +1,7 @@
-//! The file descriptors that clients may take: as many as the system gives, less what the server keeps for itself.
+//! The file descriptors that clients may take: as many as the system allows, less those the server keeps for itself.
 //!
-//! A process that has none left can neither answer a probe, nor read a model, nor say why. So each connection of a client and each region
-//! of shared memory takes one out of a budget that is made at the start, and beyond it clients wait in the backlog of their port.
+//! A process with none left can neither answer a probe, nor read a model, nor say why. So each client connection and each region
+//! of shared memory takes one from a budget set at the start; beyond it, clients wait in their port's backlog.
 
 use std::{fs, future::pending, sync::Arc};
 
@@ -10,18 +10,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{clock, telemetry::Seldom};
 
-/// The most and the least that the admin port keeps, for its connections; in between an eighth of all.
+/// The most the admin port keeps for its connections, and the least; in between, an eighth of all.
 const ADMIN_MAX: u64 = 64;
 const ADMIN_MIN: u64 = 8;
-/// For reading models, watching their folder, records and the cache of proofs.
+/// For reading models, watching their folder, recordings and the cache of proofs.
 const MODELS: u64 = 8;
-/// For the log, the sizes of this process and what libraries open by themselves.
+/// For the log, for reading the size of this process, and for what libraries open by themselves.
 const SYSTEM: u64 = 6;
-/// For each lane: its thread has the system's account of its turns open, and so has that of its trial calls.
+/// Per lane: its thread keeps open the system's account of its time on the cores, and so does that of its trial calls.
 const LANE: u64 = 2;
-/// Below this it is not worth serving.
+/// With fewer, serving is not worthwhile.
 const CLIENTS_MIN: u64 = 8;
-/// What is assumed to be open where the system does not tell.
+/// How many are assumed to be open if the system does not say.
 const OPEN_GUESS: u64 = 32;
 
 /// The system lets the process open too few files to serve.
@@ -32,7 +32,7 @@ const OPEN_GUESS: u64 = 32;
 pub struct TooFew {
     /// Files that may be open.
     pub limit: u64,
-    /// The least that the server can do with.
+    /// The least the server can work with.
     pub needed: u64,
 }
 
@@ -46,7 +46,7 @@ pub struct Descriptors {
 struct Inner {
     free: Arc<Semaphore>,
     clients: usize,
-    /// Of the process, as `ulimit -n` has it; `None` if there is none.
+    /// The limit of the process, as in `ulimit -n`; `None` if there is none.
     limit: Option<u64>,
     /// Connections that the admin port may have.
     admin: usize,
@@ -61,19 +61,19 @@ pub struct Descriptor {
 }
 
 impl Descriptors {
-    /// As many as anybody wants.
+    /// A budget without a limit.
     #[must_use]
     pub fn unlimited() -> Self {
         Self::of(None, ADMIN_MAX, Semaphore::MAX_PERMITS)
     }
 
-    /// What this process may still open, for a server with so many lanes.
+    /// What this process may still open, for a server with `lanes` lanes.
     ///
     /// # Errors
     /// [`TooFew`].
     pub fn at_start(lanes: usize) -> Result<Self, TooFew> {
         let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(Self::unlimited()) };
-        // Less the folder that tells of them.
+        // Not counting the one for listing them.
         let open = fs::read_dir("/proc/self/fd").map_or(OPEN_GUESS, |open| (open.count() as u64).saturating_sub(1));
         Self::within(limit, open, lanes as u64)
     }
@@ -103,26 +103,27 @@ impl Descriptors {
         self.inner.admin
     }
 
-    /// Connections that a port for clients may have open, if it wants so many: seven sixteenths of the budget, so that two full ports leave
-    /// an eighth to shared memory. A port that is full can still tell whose connection is to make room; one without descriptors cannot.
+    /// Connections that a client port may have open, out of the `wanted`: at most seven sixteenths of the budget, so that two
+    /// full ports leave an eighth to shared memory. A full port can still choose which connection makes room; one without
+    /// descriptors cannot.
     #[must_use]
     pub fn connections(&self, wanted: usize) -> usize {
         wanted.min(self.inner.clients.saturating_mul(7) / 16).max(1)
     }
 
-    /// The limit of the process, which a refusal names.
+    /// The limit of the process, as named in refusals.
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.inner.limit.unwrap_or(u64::MAX)
     }
 
-    /// One of those that are free.
+    /// Takes one if any is free.
     #[must_use]
     pub fn try_take(&self) -> Option<Descriptor> {
         Arc::clone(&self.inner.free).try_acquire_owned().ok().map(|permit| Descriptor { _permit: permit })
     }
 
-    /// One for a connection; waits while none is free, and says so in the log.
+    /// One for a connection; waits while none is free, and logs that.
     pub async fn take(&self) -> Descriptor {
         if let Some(descriptor) = self.try_take() {
             return descriptor;
@@ -131,13 +132,13 @@ impl Descriptors {
             tracing::warn!(
                 limit = self.limit(),
                 left_out,
-                "no further connection is accepted until another is closed: as many files are open as ulimit -n allows beside those kept \
-                 for probes, models and the log"
+                "no more connections are accepted until one closes: as many files are open as ulimit -n allows, apart from \
+                 those kept for probes, models and the log"
             );
         }
         match Arc::clone(&self.inner.free).acquire_owned().await {
             Ok(permit) => Descriptor { _permit: permit },
-            // Nobody closes it.
+            // It is never closed.
             Err(_) => pending().await,
         }
     }
@@ -150,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_few_are_refused_with_the_number_that_is_needed() {
+    fn too_few_are_refused_with_the_number_needed() {
         let error = Descriptors::within(40, 20, 2).expect_err("too few");
         assert_eq!(error, TooFew { limit: 40, needed: 20 + 14 + 4 + 16 });
         assert!(error.to_string().contains("at least 54"), "{error}");

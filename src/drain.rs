@@ -1,10 +1,10 @@
-//! The phases of the server's life, and the wait for the last session to end.
+//! The phases of the server's life, and waiting for the last session to end.
 //!
-//! Knows no protocol and no listener: it says in which phase the server is, and others act on it.
+//! Knows no protocol and no listener: it says which phase the server is in, and others act on it.
 //!
 //! # SHUTDOWN
-//! [`Drain::begin`] makes readiness fail, refuses new sessions and cancels [`Drain::token`], on which open sessions finish what
-//! is in flight and end. [`Drain::wait_idle_for`] returns when the last has ended or the time is up; [`Drain::close`] says that
+//! [`Drain::begin`] makes readiness fail, refuses new sessions and cancels [`Drain::token`]; open sessions then finish what is in
+//! flight and end. [`Drain::wait_idle_for`] returns when the last has ended or the time is up; [`Drain::close`] says that
 //! whatever is left is cut off.
 
 use std::{
@@ -30,7 +30,7 @@ pub enum Phase {
     Serving,
     /// No new sessions; open ones finish what is in flight.
     Draining,
-    /// Over; what has not ended is cut off.
+    /// Over; anything that has not ended is cut off.
     Closed,
 }
 
@@ -38,20 +38,20 @@ pub enum Phase {
 #[derive(Debug, Clone)]
 pub struct Drain {
     phase: Arc<watch::Sender<Phase>>,
-    /// Whether draining has begun, for those who ask with every item.
+    /// Whether draining has begun, for callers that ask with every item.
     begun: Arc<AtomicBool>,
     token: CancellationToken,
     sessions: TaskTracker,
 }
 
-/// One open session; dropping it says that the session has ended.
+/// One open session; dropping it means that the session has ended.
 #[derive(Debug)]
 #[must_use = "the session counts as ended when the guard is dropped"]
 pub struct SessionGuard {
     _token: TaskTrackerToken,
 }
 
-/// The time was up and this many sessions were still open.
+/// This many sessions were still open when the time was up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} sessions were still open when the time to drain was up")]
 pub struct SessionsLeft(pub usize);
@@ -68,12 +68,12 @@ impl Drain {
         }
     }
 
-    /// Opens for business, unless draining has begun already.
+    /// Opens for business, unless draining has already begun.
     pub fn serve(&self) {
         self.advance(Phase::Serving);
     }
 
-    /// Begins to drain. Later calls do nothing.
+    /// Starts draining. Later calls do nothing.
     pub fn begin(&self) {
         if self.advance(Phase::Draining) {
             self.begun.store(true, Ordering::Release);
@@ -88,7 +88,7 @@ impl Drain {
         self.advance(Phase::Closed);
     }
 
-    /// The present phase.
+    /// The current phase.
     #[must_use]
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
@@ -115,7 +115,7 @@ impl Drain {
     /// Counts a new session; `None` once draining has begun.
     #[must_use]
     pub fn session(&self) -> Option<SessionGuard> {
-        // Counted first and checked after: a drain that begins in between waits for this guard to go, and so misses no session.
+        // Counted first and checked afterwards: a drain that begins in between waits for this guard, so it misses no session.
         let guard = SessionGuard { _token: self.sessions.token() };
         (self.phase() < Phase::Draining).then_some(guard)
     }
@@ -139,7 +139,7 @@ impl Drain {
         tokio::time::timeout(limit, self.wait_idle()).await.map_err(|_| SessionsLeft(self.sessions_open()))
     }
 
-    /// Whether this call was the one that advanced to `phase`.
+    /// Whether this call is the one that advanced to `phase`.
     fn advance(&self, phase: Phase) -> bool {
         self.phase.send_if_modified(|present| {
             let later = *present < phase;

@@ -1,6 +1,6 @@
 //! Tidemill: a streaming-first, real-time inference server.
 //!
-//! Knowledge points one way; `docs/architecture.md` has the layer table and a test holds the code to it.
+//! Knowledge points one way; `docs/architecture.md` has the layer table, and a test enforces it.
 
 pub mod app;
 pub mod cli;

@@ -1,11 +1,11 @@
-//! The log on standard error, which never holds up or ends the code that writes to it.
+//! The log on standard error, which never blocks or ends the code that writes to it.
 //!
-//! The thread that logs formats a line, puts it into a bounded [`Queue`] and goes on. Another thread writes the lines out, and may wait for
-//! as long as the reader of a pipe, or a full disk, makes it. What finds no room in the queue, or cannot be written, is lost and counted;
-//! as soon as lines can be written again, one of them says how many were lost.
+//! The thread that logs formats a line, puts it into a bounded [`Queue`] and goes on. Another thread writes the lines out, and
+//! may wait for as long as the reader of a pipe, or a full disk, takes. Lines that find no room in the queue, or cannot be
+//! written, are lost and counted; as soon as lines can be written again, one of them says how many were lost.
 //!
-//! `tracing-appender` would do half of this: it does not count lines that could not be written, and when the process ends it waits for more
-//! than a second, then prints to standard output.
+//! `tracing-appender` would do half of this: it does not count lines that could not be written, and when the process ends it
+//! waits for more than a second and then prints to standard output.
 //!
 //! Panics are written the same way, at most one a second ([`log_panics`]).
 
@@ -36,7 +36,7 @@ use writer::{Stderr, Writer};
 
 pub use queue::lines_lost;
 
-/// How long the end of the process waits for lines to be written.
+/// How long the exiting process waits for lines to be written.
 const FINISH_WITHIN: Duration = Duration::from_secs(1);
 
 /// The log of this process.
@@ -45,20 +45,21 @@ pub struct Log {
     queue: Arc<Queue>,
 }
 
-/// Begins to log to standard error, panics included. To be called once in a process.
+/// Starts logging to standard error, panics included. Call it once in a process.
 ///
 /// # Errors
-/// The system's, if it refuses the thread.
+/// The system's error if it refuses the thread.
 pub fn start(config: &LogConfig) -> io::Result<Log> {
     let queue = Arc::new(Queue::default());
     let written = Arc::clone(&queue);
     let mut writer = Writer::new(Stderr, config.format);
     let write = move || {
-        // A panic here would be a defect of the writer itself; the line that caused it is lost, the next ones are not.
+        // A panic here would be a bug in the writer itself; the line that caused it is lost, the next ones are not.
         while catch_unwind(AssertUnwindSafe(|| writer.work(&written))).is_err() {}
     };
     thread::Builder::new().name("log".to_owned()).spawn(write)?;
-    // h2 warns of each connection that resets too many streams, as often as clients please. If the user has a directive for it, that wins.
+    // h2 warns about each connection that resets too many streams, as often as clients please. A directive for it from the user
+    // wins.
     let filter = EnvFilter::new(format!("h2=error,{}", config.filter));
     let (format, lines) = (config.format, Arc::clone(&queue));
     let builder = tracing_subscriber::fmt()
@@ -75,18 +76,18 @@ pub fn start(config: &LogConfig) -> io::Result<Log> {
 }
 
 impl Log {
-    /// Waits until all lines are written, for a second at most.
+    /// Waits until all lines are written, but no longer than a second.
     pub fn finish(&self) {
         self.queue.wait_written(FINISH_WITHIN);
     }
 }
 
-/// Says something on standard error before there is a log, or when there is none. That standard error is gone is no reason to fail.
+/// Prints to standard error before there is a log, or when there is none. A missing standard error is no reason to fail.
 pub fn complain(text: &str) {
     let _ = writeln!(stderr(), "{text}");
 }
 
-/// A line being written; `tracing` writes each in one piece.
+/// A line being written; `tracing` writes each line in one go.
 struct Line {
     queue: Arc<Queue>,
     format: LogFormat,
@@ -103,7 +104,7 @@ impl Write for Line {
     }
 }
 
-/// From now on panics are logged: one a second, with a backtrace if `RUST_BACKTRACE` asks for it.
+/// From now on, panics are logged: one a second, with a backtrace if `RUST_BACKTRACE` asks for it.
 fn log_panics() {
     let seldom = Seldom::default();
     set_hook(Box::new(move |panic| {

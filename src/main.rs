@@ -21,12 +21,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The server could not start: bad settings, a port in use, a broken model.
 const EXIT_START: u8 = 2;
-/// A second signal came while the server drained.
+/// A second signal arrived while the server was draining.
 const EXIT_FORCED: u8 = 1;
 /// The server lost a part that it cannot do without.
 const EXIT_LOST: u8 = 3;
 
-/// How long a server that has lost a part may take to end: its drain, and what follows it.
+/// How long a server that has lost a part may take to end, including its drain.
 const LOST_WITHIN: Duration = Duration::from_secs(10);
 
 /// A streaming-first, real-time inference server, and its clients.
@@ -179,14 +179,15 @@ async fn serve(args: &ServeArgs) -> ExitCode {
     exit_code
 }
 
-/// Ends the process. Returning would not do: the lanes would first finish what is queued, or we would wait for whatever hangs.
+/// Ends the process. Returning would not do: the lanes would first finish what is queued, or we would wait for whatever is
+/// hanging.
 fn exit(log: &Log, exit_code: u8) -> ! {
     log.finish();
     std::process::exit(exit_code.into())
 }
 
-/// Lets the process open as many files as it may. Each connection and each region of shared memory is one, and the usual soft limit, 1,024,
-/// is there for programs that still call `select`.
+/// Lets the process open as many files as it may. Each connection and each region of shared memory takes one; the usual soft
+/// limit, 1,024, exists for programs that still call `select`.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
@@ -197,10 +198,10 @@ fn raise_file_limit() {
     }
 }
 
-/// Has the system give this process memory in pages of the usual size. With huge pages, a few isolated bytes can hold two megabytes, and
-/// the memory that a client can make the server hold is no longer in proportion to what it sends.
+/// Makes the system give this process memory in pages of the usual size. With huge pages, a few isolated bytes can hold two
+/// megabytes, and the memory that a client can make the server hold is no longer proportional to what it sends.
 fn keep_pages_small() {
-    // Where there are no huge pages, no harm is done.
+    // If there are no huge pages, this does no harm.
     let _unsupported = rustix::thread::disable_transparent_huge_pages(true);
 }
 
@@ -227,7 +228,7 @@ async fn run(config: Config, log: &Log) -> Result<ExitCode, StartError> {
     let mut drained = pin!(server.drain());
     let lost = async {
         vitals.lost().await;
-        // The parts that are left may be waiting for the one that is gone.
+        // The remaining parts may be waiting for the one that is gone.
         sleep(LOST_WITHIN).await;
     };
     tokio::select! {
@@ -270,7 +271,7 @@ A setting that has a flag here may also come from a file or the environment; [co
 which place wins.
 ";
 
-    /// What stands in brackets at the end of an argument's help.
+    /// What the brackets at the end of an argument's help contain.
     #[derive(Default)]
     struct Notes {
         default: Option<String>,
@@ -278,7 +279,7 @@ which place wins.
     }
 
     impl Notes {
-        /// Takes them off the help.
+        /// Removes them from the help.
         fn of(help: &mut String) -> Self {
             let mut notes = Self::default();
             while let Some((rest, note)) = help.strip_suffix(']').and_then(|help| help.rsplit_once(" [")) {
@@ -344,7 +345,7 @@ which place wins.
         if let Some(variable) = arg.get_env() {
             let _ = write!(help, "; also `{}`", variable.to_string_lossy());
         }
-        // A bar ends a cell, in code as well.
+        // A bar ends a cell, even in code.
         let cells = [format!("`{name}`"), default, help].map(|cell| cell.replace('\n', " ").replace('|', "\\|"));
         format!("| {} |", cells.join(" | "))
     }

@@ -1,9 +1,10 @@
-//! How much memory the process may have, and whether so much of it is taken that no new work is let in.
+//! How much memory the process may have, and whether so much is taken that no new work is let in.
 //!
-//! The kernel kills a process that goes beyond the limit of its cgroup, and an allocation that an address space has no room for ends it.
-//! So above [`SHARE_MAX`] of the limit whoever brings much is told to come back; streams that are open go on, and small calls too.
+//! The kernel kills a process that goes beyond its cgroup's limit, and an allocation that does not fit into the address space
+//! ends it. So above [`SHARE_MAX`] of the limit, clients that bring a lot are asked to come back later; open streams go on, and
+//! so do small calls.
 //!
-//! Nothing watches: [`Memory::admit`] looks when somebody asks, every [`LOOK_EVERY`] at most.
+//! Nothing watches: [`Memory::admit`] looks when it is called, at most once every [`LOOK_EVERY`].
 
 use std::{
     fs::{self, File},
@@ -29,13 +30,13 @@ use crate::{
 
 /// The configuration key that names the limit.
 const LIMIT_KEY: &str = "memory.limit_bytes";
-/// Share of the limit, in per cent, beyond which no new work is let in.
+/// Fraction of the limit, in per cent, beyond which no new work is let in.
 const SHARE_MAX: u64 = 90;
-/// Least time between two looks.
+/// Shortest time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// When to come back.
+/// When to try again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// What a unary call may bring in any case.
+/// What a unary call may always bring.
 const SMALL_BYTES: usize = 256 << 10;
 
 /// Where a limit comes from, and so what counts towards it.
@@ -43,7 +44,7 @@ const SMALL_BYTES: usize = 256 << 10;
 enum Source {
     Setting,
     Cgroup,
-    /// `RLIMIT_AS`: the address space counts, used or not.
+    /// `RLIMIT_AS`: all of the address space counts, used or not.
     AddressSpace,
     Machine,
 }
@@ -65,7 +66,7 @@ struct Limit {
     source: Source,
 }
 
-/// The memory of this process. Clones share what was seen of it.
+/// The memory of this process. Clones share what was last seen of it.
 #[derive(Debug, Clone)]
 pub struct Memory {
     /// `None` if there is no limit.
@@ -90,7 +91,7 @@ impl Memory {
         Self { inner: None }
     }
 
-    /// Memory within so many bytes; with 0, within what the cgroup, the address space or the machine has.
+    /// Memory limited to `limit_bytes`; if 0, to what the cgroup, the address space or the machine allows.
     #[must_use]
     pub fn within(limit_bytes: u64, metrics: &ServerMetrics) -> Self {
         let set = (limit_bytes > 0).then_some(Limit { bytes: limit_bytes, source: Source::Setting });
@@ -108,7 +109,7 @@ impl Memory {
         Self { inner: Some(Arc::new(inner)) }
     }
 
-    /// Whether something new may begin that can come to hold much: a stream, an upload.
+    /// Whether new work that may come to hold a lot can begin: a stream, an upload.
     ///
     /// # Errors
     /// [`FaultKind::Overloaded`] while memory is short.
@@ -119,10 +120,10 @@ impl Memory {
         }
     }
 
-    /// Whether a call that brings so many bytes may begin.
+    /// Whether a call that brings this many bytes may begin.
     ///
     /// # Errors
-    /// [`FaultKind::Overloaded`] while memory is short, unless they are few.
+    /// [`FaultKind::Overloaded`] while memory is short, unless there are few.
     pub fn admit_bytes(&self, bytes: usize) -> Result<(), Fault> {
         if bytes <= SMALL_BYTES { Ok(()) } else { self.admit() }
     }
@@ -139,13 +140,13 @@ impl Inner {
             tracing::warn!(
                 limit = bytes,
                 left_out,
-                "memory is short: more than {SHARE_MAX} % of {LIMIT_KEY} ({}) is taken; new streams, uploads and large calls are refused",
+                "memory is running out: more than {SHARE_MAX} % of {LIMIT_KEY} ({}) is taken; new streams, uploads and large calls are refused",
                 source.label()
             );
         }
         let message = format!(
-            "the server's memory is short: more than {SHARE_MAX} % of the {bytes} bytes that {LIMIT_KEY} ({}) allows are taken; \
-             streams that are open go on, come back later with a new one",
+            "the server is running out of memory: more than {SHARE_MAX} % of the {bytes} bytes that {LIMIT_KEY} ({}) allows is taken; \
+             open streams go on; try again later with a new one",
             source.label()
         );
         Err(Fault::new(FaultKind::Overloaded, message).with_limit(LIMIT_KEY, bytes).with_retry_after(RETRY_AFTER))
@@ -154,7 +155,7 @@ impl Inner {
     fn is_short(&self, now: Timestamp) -> bool {
         let looked_at = self.looked_at.load(Ordering::Relaxed);
         let is_recent = now.since(Timestamp::from_nanos(looked_at)) < LOOK_EVERY && looked_at > 0;
-        // One looks, and the others take what was seen before.
+        // One caller looks; the others use what was last seen.
         if !is_recent
             && self.looked_at.compare_exchange(looked_at, now.as_nanos(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
             && let Some(taken) = self.taken()
@@ -164,7 +165,7 @@ impl Inner {
         self.is_short.load(Ordering::Relaxed)
     }
 
-    /// Bytes that count towards the limit. `None` where the system does not tell.
+    /// Bytes that count towards the limit. `None` if the system does not say.
     fn taken(&self) -> Option<u64> {
         let mut text = [0; 128];
         let length = self.sizes.as_ref()?.read_at(&mut text, 0).ok()?;
@@ -179,11 +180,11 @@ fn taken_of(sizes: &str, source: Source) -> Option<u64> {
     Some(pages * page_size() as u64)
 }
 
-/// What the system lets the process have.
+/// What the system allows the process.
 fn limit_of_system() -> Option<Limit> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| machine_bytes(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    // A limit that is larger than the machine is none.
+    // A limit larger than the machine is no limit.
     let cgroup =
         cgroup_bytes(&groups, Path::new("/sys/fs/cgroup")).filter(|bytes| machine.is_none_or(|machine| *bytes < machine));
     let limit = |source| move |bytes| Limit { bytes, source };
@@ -193,7 +194,8 @@ fn limit_of_system() -> Option<Limit> {
         .or_else(|| machine.map(limit(Source::Machine)))
 }
 
-/// The smallest limit of the groups that `groups` (of `/proc/self/cgroup`) names, and of those around them; `root` is where they are seen.
+/// The smallest limit of the groups named in `groups` (`/proc/self/cgroup`), and of those around them; `root` is where they are
+/// mounted.
 fn cgroup_bytes(groups: &str, root: &Path) -> Option<u64> {
     let limits = groups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -203,7 +205,7 @@ fn cgroup_bytes(groups: &str, root: &Path) -> Option<u64> {
             list if list.split(',').any(|controller| controller == "memory") => (root.join("memory"), "memory.limit_in_bytes"),
             _ => return None,
         };
-        // In a container the path may be the host's, of which nothing is seen but the root.
+        // In a container the path may be the host's, of which only the root is visible.
         let groups = Path::new(path.trim_start_matches('/')).ancestors();
         // A group without a limit says `max`.
         groups.filter_map(|group| fs::read_to_string(folder.join(group).join(file)).ok()?.trim().parse::<u64>().ok()).min()
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_the_first_version_of_groups_are_read_too() {
+    fn limits_of_cgroups_version_one_are_read_too() {
         let root = tempfile::tempdir().expect("a temporary folder");
         write(root.path(), "memory/memory.limit_in_bytes", "9223372036854771712\n");
         write(root.path(), "memory/pod/memory.limit_in_bytes", "1000\n");

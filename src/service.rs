@@ -1,7 +1,7 @@
-//! The one door for all front ends: models are looked up, streams are opened, limits are set here and nowhere else.
+//! The one door for all front ends: models are looked up, streams opened and limits set here and nowhere else.
 //!
-//! Knows no protocol. A front end calls [`Service::open`], puts its messages on the [`OpenStream`] it gets, and encodes what the
-//! session gives.
+//! Knows no protocol. A front end calls [`Service::open`], feeds its messages to the [`OpenStream`] it gets, and encodes what the
+//! session returns.
 
 mod principal;
 mod terms;
@@ -38,16 +38,16 @@ pub use principal::Principal;
 use principal::Tenants;
 pub use terms::{Method, Terms};
 
-/// What the door hands out as it gets it, so that a front end need know nothing behind it.
+/// What the door hands out unchanged, so that a front end need not know anything behind it.
 pub use crate::{
     device::QueueStatus,
     scheduler::{CallTimes, CostCurve, Statistics, TenantKey},
 };
 
-/// What is known of a call apart from its messages.
+/// What is known about a call apart from its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
-    /// Who makes it.
+    /// The caller, with its tenant.
     pub principal: Principal,
     /// When the whole call ends.
     pub ends_at: Timestamp,
@@ -62,21 +62,21 @@ pub struct OpenRequest {
     pub version: String,
     /// How items are sent.
     pub payload: PayloadKind,
-    /// What the client says of its raw audio.
+    /// What the client says about its raw audio.
     pub pcm: PcmOptions,
     /// Order of results.
     pub order: Order,
-    /// Wanted window; 0 for the default.
+    /// Requested window; 0 for the default.
     pub window_items: u32,
     /// What gives way when the client does not read.
     pub unread: Unread,
-    /// Deadline of items that name none.
+    /// Deadline for items that name none.
     pub default_deadline: Option<Duration>,
-    /// What gives way when items come faster than they are run; only a live feed may drop.
+    /// What gives way when items arrive faster than they are run; only a live feed may drop.
     pub overflow: OverflowPolicy,
-    /// Age at which a result is of no use any more.
+    /// Age at which a result is no longer of use.
     pub max_age: Option<Duration>,
-    /// Before which others the stream goes.
+    /// Which other streams it goes before.
     pub priority: Priority,
     /// When the call ends, and who makes it.
     pub caller: Caller,
@@ -91,7 +91,7 @@ pub struct StreamLimits {
     pub window_bytes: usize,
     /// Largest item.
     pub max_item_bytes: usize,
-    /// Longest silence.
+    /// Longest silence allowed.
     pub idle_timeout: Duration,
 }
 
@@ -111,11 +111,11 @@ struct Inner {
     streams: Pool,
     telemetry: Telemetry,
     tenants: Tenants,
-    /// No stream opens at priority HIGH.
+    /// Whether streams at priority HIGH are refused.
     refuses_high: AtomicBool,
 }
 
-/// A stream that has been let in; [`OpenStream::session`] puts the client's messages on it.
+/// A stream that has been let in; [`OpenStream::session`] feeds it the client's messages.
 pub struct OpenStream {
     model: Arc<Model>,
     limits: StreamLimits,
@@ -139,13 +139,13 @@ impl Service {
         Self { inner: Arc::new(inner), memory: Memory::unlimited() }
     }
 
-    /// The same door, which lets no new streams and large calls in while memory is short.
+    /// The same door, which lets in no new streams or large calls while memory is short.
     #[must_use]
     pub fn within(self, memory: Memory) -> Self {
         Self { memory, ..self }
     }
 
-    /// The memory that it keeps to.
+    /// The memory limit that it observes.
     #[must_use]
     pub const fn memory(&self) -> &Memory {
         &self.memory
@@ -160,8 +160,9 @@ impl Service {
     ///
     /// # Errors
     /// [`FaultKind::NotFound`] for an unknown model or version, [`FaultKind::Unavailable`] if it is not ready or the server is
-    /// draining, [`FaultKind::Overloaded`] if `session.max_streams` are open, or the caller's share of them, [`FaultKind::Denied`] if it
-    /// is to go before others and none may, [`FaultKind::Invalid`] if the model does not take this kind of payload.
+    /// draining, [`FaultKind::Overloaded`] if `session.max_streams` are open or the caller's share of them is,
+    /// [`FaultKind::Denied`] if it asks for priority HIGH and none may, [`FaultKind::Invalid`] if the model does not take this
+    /// kind of payload.
     pub fn open(&self, method: &Method, request: OpenRequest) -> Result<OpenStream, Fault> {
         self.try_open(method, request).map_err(|fault| method.refuse(fault))
     }
@@ -174,11 +175,11 @@ impl Service {
         self.open_found(method, model, request)
     }
 
-    /// Counts one more stream of `caller`'s, for as long as its place is kept.
+    /// Counts one more stream of `caller`, for as long as the place is kept.
     ///
     /// # Errors
-    /// [`FaultKind::Unavailable`] if the server is draining, [`FaultKind::Overloaded`] if `session.max_streams` are open, or the
-    /// caller's share of them.
+    /// [`FaultKind::Unavailable`] if the server is draining, [`FaultKind::Overloaded`] if `session.max_streams` are open or the
+    /// caller's share of them is.
     pub(crate) fn admit(&self, caller: &Caller) -> Result<Place, Fault> {
         let Inner { streams, drain, .. } = &*self.inner;
         let session = drain.session().ok_or_else(draining)?;
@@ -195,13 +196,12 @@ impl Service {
     pub(crate) fn open_found(&self, method: &Method, model: Arc<Model>, request: OpenRequest) -> Result<OpenStream, Fault> {
         let Inner { repository, devices, drain, refuses_high, .. } = &*self.inner;
         if request.priority == Priority::High && refuses_high.load(Ordering::Relaxed) {
-            let message = "priority HIGH is not for clients of this server (control.priority_high); ask for NORMAL or LOW";
+            let message = "clients of this server may not ask for priority HIGH (control.priority_high); ask for NORMAL or LOW";
             return Err(Fault::new(FaultKind::Denied, message).with_field("priority"));
         }
         let terms = method.terms();
         if request.unread != Unread::Block && !terms.may_skip {
-            let message =
-                "results that are not read are skipped on a live feed only; here all of them are kept, so leave it unset";
+            let message = "unread results are skipped only on a live feed; here all of them are kept, so leave it unset";
             return Err(Fault::invalid("unread", message));
         }
         if terms.opens_within_memory {
@@ -212,7 +212,7 @@ impl Service {
         if request.overflow != OverflowPolicy::Block && !terms.may_drop {
             return Err(Fault::invalid(
                 "overflow",
-                "items are dropped on a live feed only; here all of them are run, so leave it unset",
+                "items are dropped only on a live feed; here all of them are run, so leave it unset",
             ));
         }
         let limits = self.limits(request.window_items);
@@ -222,7 +222,7 @@ impl Service {
         let open = |model: &Model| devices.open(stream(model.key));
         let (model, handle) = match open(&model) {
             Some(handle) => (model, handle),
-            // Another copy has taken its place since it was found.
+            // Another copy has replaced it since it was found.
             None => repository.registry().get_with(&request.model, Some(&request.version), open)?,
         };
         let options = SessionOptions {
@@ -244,7 +244,7 @@ impl Service {
         Ok(OpenStream { model, limits, unread: request.unread, options, handle, metrics, drain: drain.clone(), place })
     }
 
-    /// Runs one item, for a method that is unary.
+    /// Runs one item, for a unary method.
     ///
     /// # Errors
     /// Those of [`Service::open`], and the item's own.
@@ -256,7 +256,7 @@ impl Service {
     ) -> Result<(Arc<Model>, ItemResult), Fault> {
         let (model, mut session) = self.open_prediction(method, request, input).map_err(|fault| method.refuse(fault))?;
         let mut answer = None;
-        // To its end, so that it counts as finished; what it answers with, it counts too.
+        // Read to its end, so that it counts as finished; the session also counts its answer.
         while let Some(event) = session.next().await {
             if let Event::Result(result) = event? {
                 answer = Some(result);
@@ -296,7 +296,7 @@ impl Service {
         self.inner.repository.registry().list()
     }
 
-    /// One model; no version, or an empty one, is the newest that is ready.
+    /// One model; no version, or an empty one, means the newest that is ready.
     ///
     /// # Errors
     /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
@@ -313,7 +313,7 @@ impl Service {
         repository.registry().get_with(name, Some(version), |model| devices.status(model.key))
     }
 
-    /// The repository of models: what it holds, and ways to load and unload.
+    /// The repository of models: what it holds, and ways to load and unload them.
     #[must_use]
     pub fn repository(&self) -> &Repository {
         &self.inner.repository
@@ -332,19 +332,19 @@ impl Service {
         }
     }
 
-    /// Who makes a call over this task's connection. `metadata` gives the values of the call's metadata by their names.
+    /// The caller over this task's connection. `metadata` looks up the call's metadata by name.
     #[must_use]
     pub fn principal<'a>(&self, metadata: impl FnOnce(&str) -> Option<&'a [u8]>) -> Principal {
         Principal { peer: connections::peer(), tenant: self.inner.tenants.find(metadata) }
     }
 
-    /// The connections of the ports for clients.
+    /// The connections of the client ports.
     #[must_use]
     pub fn connections(&self) -> &Connections {
         &self.inner.connections
     }
 
-    /// What else limits sessions.
+    /// The other limits of sessions.
     #[must_use]
     pub fn config(&self) -> &SessionConfig {
         &self.inner.config
@@ -356,13 +356,13 @@ impl Service {
         &self.inner.drain
     }
 
-    /// Whether new calls are let in.
+    /// Whether new calls are accepted.
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.inner.drain.phase() == Phase::Serving
     }
 
-    /// A method on these terms; those with one label are counted together. A front end asks once for each of its methods.
+    /// A method on these terms; methods with the same label are counted together. A front end asks once for each of its methods.
     #[must_use]
     pub fn method(&self, terms: Terms) -> Method {
         Method::new(terms, self.inner.telemetry.method(terms.label))
@@ -398,7 +398,7 @@ impl PredictInput {
 }
 
 impl OpenStream {
-    /// The model that the stream is pinned to.
+    /// The model that the stream stays on.
     #[must_use]
     pub const fn model(&self) -> &Arc<Model> {
         &self.model
@@ -422,21 +422,21 @@ impl OpenStream {
         (self.options.payload != PayloadKind::Tensors).then_some(self.model.loaded.framing).flatten()
     }
 
-    /// Ends the stream after this silence, or never, rather than after `session.idle_timeout_s`.
+    /// Ends the stream after this much silence, or never, in place of `session.idle_timeout_s`.
     #[must_use]
     pub(crate) fn idle_after(mut self, timeout: Option<Duration>) -> Self {
         self.options.idle_timeout = timeout;
         self
     }
 
-    /// Ends the stream when the server drains, whatever of its input is still to come.
+    /// Ends the stream when the server drains, even if more of its input is still to come.
     #[must_use]
     pub(crate) fn ended_by_drain(mut self) -> Self {
         self.options.on_drain = OnDrain::Stop;
         self
     }
 
-    /// Puts the client's messages on the stream.
+    /// Feeds the client's messages to the stream.
     ///
     /// # Errors
     /// [`FaultKind::Invalid`] if the model does not take this kind of payload.
@@ -448,7 +448,7 @@ impl OpenStream {
     }
 }
 
-/// The policy as the queue keeps it.
+/// The policy as the queue sees it.
 const fn overflow(policy: OverflowPolicy, limits: StreamLimits) -> Overflow {
     let bytes_max = limits.window_bytes;
     match policy {
@@ -464,7 +464,7 @@ fn check_one_window(samples: &[u8], framing: Option<FramingRule>) -> Result<(), 
     let message = if bytes == 0 {
         "there are no samples".to_owned()
     } else if bytes % 2 == 1 {
-        format!("{bytes} bytes are an odd number, but a sample has 2")
+        format!("{bytes} bytes is an odd number, but a sample takes 2")
     } else if count > window {
         format!("{count} samples are more than the window of {window} that Predict takes; use Scan or Feed")
     } else {
@@ -473,7 +473,7 @@ fn check_one_window(samples: &[u8], framing: Option<FramingRule>) -> Result<(), 
     Err(Fault::invalid("pcm_s16le", message))
 }
 
-/// What a client hears that comes while the server drains.
+/// The fault for a client that arrives while the server is draining.
 #[must_use]
 pub fn draining() -> Fault {
     Fault::new(FaultKind::Unavailable, "the server is draining before it shuts down; connect elsewhere")

@@ -1,10 +1,11 @@
-//! Threads for work that takes longer than those can wait who are served beside it.
+//! Threads for work that takes too long for the streams that would have to wait for it.
 //!
-//! A thread of the runtime serves thousands of streams in turn. What takes a millisecond there is a millisecond late for all of them,
-//! so it is done here, on a few threads of its own, and whatever is more than they can do waits its turn.
+//! A thread of the runtime serves thousands of streams in turn. Anything that takes a millisecond there makes all of them a
+//! millisecond late, so it is done here, on a few threads set aside for it, and work beyond what they can do waits its turn.
 //!
 //! # CANCELLATION
-//! Work that waits for its turn is called off when its future is dropped. Work that has begun goes on to its end, and counts until then.
+//! Work waiting for its turn is called off when its future is dropped. Work that has begun runs to its end, and counts until
+//! then.
 
 use std::{num::NonZeroUsize, sync::Arc, thread::available_parallelism};
 
@@ -15,10 +16,10 @@ use crate::{
     threads::{self, AsideError},
 };
 
-/// Bytes that can be decoded, encoded or copied where they are needed: that takes a good part of a millisecond at the most.
+/// How many bytes may be decoded, encoded or copied in place: that takes most of a millisecond at worst.
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
 
-/// Cores for each thread, if the settings leave their number open.
+/// Cores for each thread, if the settings do not give a number.
 const CORES_PER_THREAD: usize = 4;
 
 /// Runs long work on a bounded number of threads. Clones share them.
@@ -28,7 +29,7 @@ pub struct SideThreads {
 }
 
 impl SideThreads {
-    /// As many threads as that at once; 0 for a quarter as many as there are cores, and at least one.
+    /// As many threads at once as `threads`; 0 means a quarter as many as there are cores, and at least one.
     #[must_use]
     pub fn new(threads: usize) -> Self {
         let cores = || available_parallelism().map_or(1, NonZeroUsize::get);
@@ -36,18 +37,18 @@ impl SideThreads {
         Self { permits: Arc::new(Semaphore::new(threads)) }
     }
 
-    /// Does `work` once it has its turn.
+    /// Does `work` when its turn comes.
     ///
     /// # Errors
-    /// Those of `work`; [`FaultKind::Overloaded`] if the system refuses a thread, [`FaultKind::Failed`] if it panics, or the runtime ends
-    /// before it began.
+    /// Those of `work`; [`FaultKind::Overloaded`] if the system refuses a thread, [`FaultKind::Failed`] if it panics, or if the
+    /// runtime ends before it began.
     pub async fn run<T, F>(&self, work: F) -> Result<T, Fault>
     where
         T: Send + 'static,
         F: FnOnce() -> Result<T, Fault> + Send + 'static,
     {
         let fault =
-            |kind, error: &dyn std::fmt::Display| Fault::new(kind, format!("the request could not be worked on: {error}"));
+            |kind, error: &dyn std::fmt::Display| Fault::new(kind, format!("the request could not be processed: {error}"));
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|error| fault(FaultKind::Failed, &error))?;
         let working = threads::aside(move || {
             let done = work();
@@ -56,7 +57,7 @@ impl SideThreads {
         });
         working.await.unwrap_or_else(|error| {
             let kind = match error {
-                // A thread may be had later.
+                // There may be a thread later.
                 AsideError::Refused => FaultKind::Overloaded,
                 AsideError::Panicked => FaultKind::Failed,
             };
@@ -64,7 +65,7 @@ impl SideThreads {
         })
     }
 
-    /// Does `work` on something of `bytes`: here, or on a thread of its own if that is too long for here.
+    /// Does `work` on something of `bytes` bytes: in place, or on one of the threads if that would take too long.
     ///
     /// # Errors
     /// As [`SideThreads::run`].
@@ -95,10 +96,10 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn no_more_is_done_at_once_than_there_are_threads() {
+    async fn no_more_runs_at_once_than_there_are_threads() {
         let side = SideThreads::new(2);
         let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        // The first two meet, so that two are seen to run at once.
+        // The first two meet, which shows that two run at once.
         let meeting = Arc::new((Mutex::new(0), Condvar::new()));
         let work = |_| {
             let (now, most, meeting) = (Arc::clone(&now), Arc::clone(&most), Arc::clone(&meeting));
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_short_is_done_at_once() {
+    async fn short_work_is_done_at_once() {
         let here = std::thread::current().id();
         let side = SideThreads::new(1);
         let where_is = |bytes| side.run_long(bytes, || Ok(std::thread::current().id()));

@@ -1,4 +1,4 @@
-//! Signals that would end the process by surprise, though they ask for nothing that the server knows.
+//! Signals that would unexpectedly end the process, though they ask for nothing the server offers.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{clock, telemetry::Seldom};
 
-/// What is passed over. SIGXFSZ comes when a file has grown to `ulimit -f`: writing fails then, which whoever writes copes with.
+/// The signals to ignore. SIGXFSZ arrives when a file has grown to `ulimit -f`: writing then fails, and the writer handles that.
 const PASSED_OVER: [(&str, i32); 8] = [
     ("SIGUSR1", libc::SIGUSR1),
     ("SIGUSR2", libc::SIGUSR2),
@@ -18,10 +18,10 @@ const PASSED_OVER: [(&str, i32); 8] = [
     ("SIGXFSZ", libc::SIGXFSZ),
 ];
 
-/// From now on these signals do nothing but say in the log what to send instead. For a runtime to be in.
+/// From now on these signals only make the log say what to send instead. Must be called within a runtime.
 ///
 /// # Errors
-/// The system's, if it refuses the handlers.
+/// The system's error if it refuses the handlers.
 pub fn pass_over() -> io::Result<()> {
     for (name, number) in PASSED_OVER {
         let mut signal = signal(SignalKind::from_raw(number))?;
@@ -31,8 +31,8 @@ pub fn pass_over() -> io::Result<()> {
                 if let Some(left_out) = seldom.due(clock::now()) {
                     tracing::info!(
                         left_out,
-                        "{name} does nothing here: send SIGTERM or SIGINT to drain and stop, twice to stop at once, SIGHUP to look through \
-                         the models"
+                        "{name} does nothing here: send SIGTERM or SIGINT to drain and stop, twice to stop at once, SIGHUP to \
+                         rescan the models"
                     );
                 }
             }

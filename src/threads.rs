@@ -1,10 +1,10 @@
-//! Which threads may take a core from which.
+//! Which threads may take a core from which others.
 //!
-//! A lane computes for as long as it may. A thread of the runtime has a few microseconds of work, some thousand times a second under
-//! load. By Linux's default policy each time it wakes it takes the core from a lane, finds the caches full of the model, does that
-//! work, and leaves them empty for the lane. With SCHED_BATCH it takes an idle core just as fast, but where all cores compute, it
-//! waits for the lane's turn to end (a millisecond or two), and then has more to do at once. On two cores, with Silero VAD saturated,
-//! that made a tenth of the context switches, and a quarter more items.
+//! A lane computes for as long as it may. A thread of the runtime has a few microseconds of work, a few thousand times a second
+//! under load. Under Linux's default policy, each time it wakes it takes the core from a lane, finds the caches full of the
+//! model, does that work, and leaves them empty for the lane. With SCHED_BATCH it takes an idle core just as fast, but where all
+//! cores are computing, it waits for the lane's turn to end (a millisecond or two), and then has more to do at once. On two
+//! cores, with Silero VAD saturated, this gave a tenth of the context switches, and a quarter more items.
 
 use std::{
     cell::Cell,
@@ -15,30 +15,30 @@ use std::{
 
 use tokio::runtime::{Builder, Runtime};
 
-/// A runtime whose threads let those that compute finish their turns.
+/// A runtime whose threads let computing threads finish their turns.
 ///
 /// # Errors
-/// The system's, if it refuses threads.
+/// The system's error if it refuses threads.
 pub fn runtime() -> io::Result<Runtime> {
     refusable(|| Builder::new_multi_thread().enable_all().on_thread_start(give_way).build())
         .unwrap_or_else(|_| Err(io::Error::other("it lets the process have too few (ulimit -u, or pids.max of its cgroup)")))
 }
 
-/// Why work was not done aside.
+/// Why work was not done on another thread.
 #[derive(Debug, thiserror::Error)]
 pub enum AsideError {
     /// There is no thread for it.
     #[error("the system refuses a thread (ulimit -u, ulimit -v, or pids.max of the cgroup)")]
     Refused,
     /// It panicked.
-    #[error("it broke off")]
+    #[error("the work panicked")]
     Panicked,
 }
 
-/// Does work that blocks, or takes long, on a thread for such work of the present runtime.
+/// Does work that blocks or takes long, on one of the current runtime's threads for such work.
 ///
 /// # Errors
-/// [`AsideError`]; nothing is begun if the system refuses a thread.
+/// [`AsideError`]; if the system refuses a thread, nothing was started.
 pub async fn aside<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R, AsideError> {
     let started = refusable(|| tokio::task::spawn_blocking(work));
     started.map_err(|_| AsideError::Refused)?.await.map_err(|_| AsideError::Panicked)
@@ -48,12 +48,13 @@ thread_local! {
     static MAY_BE_REFUSED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic of this thread is how tokio says that the system refuses it a thread: then it is an error, and not to be reported as a panic.
+/// Whether a panic of this thread is tokio's way of saying that the system refuses a thread: then it is an error, not to be
+/// reported as a panic.
 pub fn may_be_refused() -> bool {
     MAY_BE_REFUSED.get()
 }
 
-/// Has tokio start threads, which panics if it gets none.
+/// Makes tokio start threads; it panics if it gets none.
 fn refusable<R>(start: impl FnOnce() -> R) -> thread::Result<R> {
     MAY_BE_REFUSED.set(true);
     let started = catch_unwind(AssertUnwindSafe(start));
@@ -61,7 +62,7 @@ fn refusable<R>(start: impl FnOnce() -> R) -> thread::Result<R> {
     started
 }
 
-/// From now on this thread takes a core only from an idle one, or in its turn. Threads that it starts begin so, too.
+/// From now on this thread takes a core only if the core is idle, or in its turn. Threads it starts begin the same way.
 pub fn give_way() {
     set_policy(Policy::Batch);
 }
@@ -71,21 +72,21 @@ pub fn take_cores() {
     set_policy(Policy::Other);
 }
 
-/// From now on this thread takes a core as soon as it wakes, and wakes when its time has come: by default the system may let a sleep
-/// last 50 µs longer, to end several at once.
+/// From now on this thread takes a core as soon as it wakes, and wakes when its time has come: by default the system may prolong
+/// a sleep by 50 µs, to end several at once.
 #[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "no safe call sets the slack of a thread's timers"))]
 pub fn wake_on_time() {
     take_cores();
     #[cfg(target_os = "linux")]
     {
         let nanos: libc::c_ulong = 1;
-        // SAFETY: this changes a number of the calling thread, and nothing is handed over.
+        // SAFETY: this changes a number belonging to the calling thread, and passes no pointer.
         let _refused = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, nanos) };
     }
 }
 
-/// From now on this thread computes only while a core has nothing else to do, and leaves it to any thread that wakes. For good: the
-/// system does not let every process return.
+/// From now on this thread computes only while a core has nothing else to do, and leaves it to any thread that wakes. This is
+/// permanent: the system does not let every process undo it.
 pub fn stand_back() {
     set_policy(Policy::Idle);
 }
@@ -97,7 +98,7 @@ enum Policy {
     Idle,
 }
 
-/// Does nothing where the system refuses (a sandbox may) or knows no such policy: then all threads are alike, as they were.
+/// Does nothing if the system refuses (a sandbox may) or knows no such policy: then all threads stay alike.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "no safe call sets the policy by which a thread is given cores")]
 fn set_policy(policy: Policy) {
@@ -121,7 +122,7 @@ mod tests {
 
     #[expect(unsafe_code, reason = "no safe call tells a thread's policy")]
     fn policy() -> i32 {
-        // SAFETY: 0 is the calling thread; nothing is handed over.
+        // SAFETY: 0 is the calling thread; no pointer is passed.
         unsafe { libc::sched_getscheduler(0) }
     }
 

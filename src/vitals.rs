@@ -3,15 +3,15 @@
 //! Knows the parts by name, and nothing about what they do.
 //!
 //! # A part that ends
-//! A thread holds a [`Vital`]. If a panic, or a return that nobody asked for, drops it, that is a [`Loss`]: from that moment on the server
-//! is not ready, drains, and its process exits with the reason, for a supervisor to start it again. A lane that panicked may have left the
-//! queue in any state, so nothing here starts it again.
+//! A thread holds a [`Vital`]. If that is dropped by a panic, or by a return that nobody asked for, it is a [`Loss`]: from that
+//! moment on the server is not ready, drains, and exits with the reason, for a supervisor to restart it. A lane that panicked may
+//! have left the queue in any state, so nothing here restarts it.
 //!
-//! A task whose state cannot be half changed is started again by [`Vitals::keep`] or [`Restarts`], and counted. One that keeps panicking is
-//! a loss too.
+//! A task whose state cannot be half changed is restarted by [`Vitals::keep`] or [`Restarts`], and the restart is counted. A task
+//! that keeps panicking is a loss too.
 //!
 //! # A part that hangs
-//! A part that works in steps notes them in a [`Pulse`]; [`Liveness`] says, when asked, which step is taking too long.
+//! A part that works in steps marks them in a [`Pulse`]; [`Liveness`] says, when asked, which step is taking too long.
 
 mod liveness;
 
@@ -37,7 +37,7 @@ use crate::{clock, domain::Timestamp, telemetry::Telemetry};
 
 pub use liveness::{Liveness, Stall};
 
-/// A part that panics more often than this within [`RESTARTS_WINDOW`] is not started again.
+/// A part that panics more often than this within [`RESTARTS_WINDOW`] is not restarted.
 const RESTARTS_MAX: u32 = 5;
 const RESTARTS_WINDOW: Duration = Duration::from_secs(60);
 
@@ -54,7 +54,7 @@ pub enum Part {
     Kicker,
     /// The task that keeps the health service in step.
     Health,
-    /// The task that follows the models' folder.
+    /// The task that follows changes in the models' folder.
     Watcher,
     /// The accept loop of the gRPC port.
     GrpcPort,
@@ -63,10 +63,10 @@ pub enum Part {
 }
 
 impl Part {
-    /// Those that are started again after a panic.
+    /// Those that are restarted after a panic.
     pub const RESTARTED: [Self; 6] = [Self::Admin, Self::Kicker, Self::Health, Self::Watcher, Self::GrpcPort, Self::HttpPort];
 
-    /// Metric label, and the name of the place where tests make the part fail.
+    /// Metric label, and the name of the fail point where tests make the part fail.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -96,7 +96,7 @@ impl fmt::Display for Part {
     }
 }
 
-/// A part that has ended before the server.
+/// A part that ended before the server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{part} {how}")]
 pub struct Loss {
@@ -137,18 +137,18 @@ impl Vitals {
         Self { inner: Arc::new(inner) }
     }
 
-    /// A part that begins now.
+    /// Watches a part that starts now.
     pub fn watch(&self, part: Part) -> Vital {
         Vital { vitals: self.clone(), part, in_order: false }
     }
 
-    /// A part that begins now and works in steps.
+    /// Watches a part that starts now and works in steps.
     pub fn watch_steps(&self, part: Part, pulse: &Arc<Pulse>) -> Vital {
         self.inner.pulses.lock().push((part, Arc::clone(pulse)));
         self.watch(part)
     }
 
-    /// The part that was lost first.
+    /// The first part that was lost.
     #[must_use]
     pub fn loss(&self) -> Option<&Loss> {
         self.inner.loss.get()
@@ -159,7 +159,7 @@ impl Vitals {
         self.inner.lost.cancelled().await;
     }
 
-    /// Runs a task, and runs it again whenever it panics, on the state that it left. `None` if it panicked too often.
+    /// Runs a task, and runs it again whenever it panics, on the state it left. `None` if it panicked too often.
     pub async fn keep<S, T>(self, part: Part, mut state: S, work: impl for<'a> Fn(&'a mut S) -> BoxFuture<'a, T>) -> Option<T> {
         let mut restarts = self.restarts(part);
         loop {
@@ -176,7 +176,7 @@ impl Vitals {
         }
     }
 
-    /// For a task that catches its panics itself.
+    /// For a task that catches its own panics.
     #[must_use]
     pub fn restarts(&self, part: Part) -> Restarts {
         Restarts { vitals: self.clone(), part, recent: 0, since: Timestamp::ZERO }
@@ -191,7 +191,7 @@ impl Vitals {
     }
 }
 
-/// A part for as long as it runs.
+/// A part, for as long as it runs.
 #[must_use = "a part is lost when this is dropped"]
 pub struct Vital {
     vitals: Vitals,
@@ -208,7 +208,7 @@ impl Vital {
 
 impl Drop for Vital {
     fn drop(&mut self) {
-        // Its last step is over, however it ended.
+        // Its last step has ended, one way or the other.
         self.vitals.inner.pulses.lock().retain(|(part, _)| *part != self.part);
         if !self.in_order {
             self.vitals.lose(self.part, if thread::panicking() { "panicked" } else { "ended" });
@@ -216,7 +216,7 @@ impl Drop for Vital {
     }
 }
 
-/// How often a part was started again.
+/// How often a part has been restarted.
 #[derive(Debug)]
 pub struct Restarts {
     vitals: Vitals,
@@ -226,7 +226,7 @@ pub struct Restarts {
 }
 
 impl Restarts {
-    /// Notes that the part panicked, and says whether to start it again. If not, it is lost.
+    /// Notes that the part panicked, and returns whether to restart it. If not, it is lost.
     pub fn again(&mut self, now: Timestamp) -> bool {
         if now.since(self.since) > RESTARTS_WINDOW {
             (self.since, self.recent) = (now, 0);
@@ -237,7 +237,7 @@ impl Restarts {
             return false;
         }
         self.vitals.inner.telemetry.part_restarts(self.part.label()).increment(1);
-        tracing::error!(part = %self.part, "a part of the server panicked; it is started again");
+        tracing::error!(part = %self.part, "a part of the server panicked and is restarted");
         true
     }
 }
@@ -260,7 +260,7 @@ impl Pulse {
         self.since.store(0, Ordering::Relaxed);
     }
 
-    /// There is nothing to do until then, or for ever if that is [`Timestamp::NEVER`].
+    /// There is nothing to do until `due`, or ever again if that is [`Timestamp::NEVER`].
     pub fn rest_until(&self, due: Timestamp) {
         if due == Timestamp::NEVER { self.rest() } else { self.begin(due) }
     }
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_was_asked_to_end_is_no_loss() {
+    fn a_part_that_was_asked_to_end_is_not_a_loss() {
         let vitals = vitals();
         vitals.watch(Part::Timekeeper).end();
         assert_eq!(vitals.loss(), None);
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_panics_again_and_again_is_lost() {
+    async fn a_task_that_keeps_panicking_is_lost() {
         let (vitals, rounds) = (vitals(), Arc::<AtomicU32>::default());
         let kept = vitals.clone().keep(Part::Watcher, Arc::clone(&rounds), |rounds: &mut Arc<AtomicU32>| {
             rounds.fetch_add(1, Ordering::Relaxed);

@@ -47,7 +47,7 @@ EMBEDDED = {16_000: "silero-vad", 8_000: "silero-vad-8k"}
 TEXTS = (
     "The tide turns twice a day, and with it turns the mill.",
     "Seventy-three, four hundred and eleven, zero point five; and so on.",
-    "Whoever speaks in this room is heard in the next one!",
+    "Anyone speaking in this room is heard in the next one!",
     "Fish, chips, shoes, thieves, judges: hissing sounds and stops.",
 )
 LANGUAGES = "en-us en-gb de fr es it pt pl ru tr fi hu el cs nl sv hi vi ar sw".split()

@@ -1,4 +1,4 @@
-//! What an item costs in each case: what is stored, what was measured, and whether the two agree.
+//! The cost of an item in each case: the stored one, the measured one, and whether the two agree.
 //!
 //! Pure: knows neither valgrind nor the cases.
 
@@ -12,7 +12,7 @@ pub(crate) const BAND: f64 = 0.05;
 /// What to do about an intended difference.
 pub(crate) const ADVICE: &str = "if this is intended, store the new counts with `tests/run store_instructions` and commit them";
 
-/// What one item costs.
+/// The cost of one item.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Count {
@@ -42,7 +42,7 @@ pub(crate) struct Measured {
 /// Stored counts by case.
 pub(crate) type Stored = BTreeMap<String, Count>;
 
-/// What a comparison shows.
+/// The result of a comparison.
 #[derive(Debug)]
 pub(crate) struct Comparison {
     /// One line per case, with a header.

@@ -17,8 +17,8 @@ use crate::{
     identity::{ADMISSION, install, signature},
 };
 
-/// What a call smaller than a batch is assumed to take, and a whole batch. The scheduler learns what calls really take from the clock, and
-/// that differs from run to run. Starting with these, it never comes to prefer smaller batches.
+/// The assumed times of a call smaller than a batch, and of a whole batch. The scheduler learns what calls really take from the
+/// clock, and that differs from run to run. Starting with these, it never comes to prefer smaller batches.
 const SMALL_CALL: Duration = Duration::from_secs(1);
 pub(crate) const FULL_CALL: Duration = Duration::from_millis(1);
 

@@ -1,10 +1,11 @@
-//! Instructions and allocations of one item at each stage of its path, checked against those in `benches/instructions.toml`.
+//! Counts the instructions and allocations of one item at each stage of its path, and checks them against
+//! `benches/instructions.toml`.
 //!
 //! `tests/run instructions` checks them, `tests/run store_instructions` stores them again. This program runs itself under valgrind's
 //! callgrind, and that run, on one thread and with a lane that works only when asked to, is the same each time. It is not a criterion
-//! bench, because times on a shared machine vary by more than what is looked for here; nor does it use one of the harnesses around
-//! callgrind, because they need a runner installed, and compare with the last run on the same machine rather than with counts in the
-//! repository.
+//! bench, because times on a shared machine vary by more than the differences looked for here; nor does it use one of the harnesses
+//! around callgrind, because they need a runner installed, and compare with the last run on the same machine rather than with
+//! counts in the repository.
 
 mod counts;
 mod device;

@@ -1,4 +1,4 @@
-//! Between bytes on the wire and messages: the codec, as tonic uses it.
+//! The codec between bytes on the wire and messages, as tonic uses it.
 
 use std::{collections::VecDeque, convert::Infallible, pin::pin, time::Duration};
 
@@ -77,7 +77,7 @@ pub(crate) fn decode() {
     });
 }
 
-/// From answers to the bytes of a stream, with as many in a frame as the codec likes.
+/// From answers to the bytes of a stream, with as many in a frame as the codec puts there.
 pub(crate) fn encode() {
     let signature = signature(Vec::new());
     case("feed_response_encode", BATCH, TURNS, || {

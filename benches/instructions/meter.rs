@@ -16,7 +16,7 @@ use mimalloc::MiMalloc;
 const WARM_UP_TURNS: usize = 32;
 
 thread_local! {
-    /// For this thread, as with callgrind: what another one allocates now and then belongs to no item.
+    /// Per thread, as with callgrind: another thread's occasional allocations belong to no item.
     static COUNTING: Cell<bool> = const { Cell::new(false) };
 }
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -33,7 +33,7 @@ fn count(bytes: usize) {
 }
 
 #[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
-// SAFETY: every call is handed on to an allocator as it is; counting allocates nothing.
+// SAFETY: every call is passed on to an allocator unchanged; counting allocates nothing.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
@@ -121,7 +121,7 @@ impl<F: Future> Future for LeftOut<F> {
     }
 }
 
-/// What a program can ask of the callgrind that it runs under. Without callgrind, nothing happens.
+/// Requests from a program to the callgrind that it runs under. Without callgrind, nothing happens.
 mod callgrind {
     use std::{arch::asm, ffi::CString};
 

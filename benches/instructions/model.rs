@@ -120,7 +120,7 @@ fn model_call(name: &str, items: usize, stateful: bool) {
     });
 }
 
-/// What is counted about a batch and its items along the way.
+/// The counters kept about a batch and its items along the way.
 fn metrics() {
     fn record(metrics: &ModelMetrics, items: usize) {
         metrics.batch(tidemill::domain::CloseReason::Full).increment(1);

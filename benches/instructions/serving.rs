@@ -185,7 +185,7 @@ fn feeds_of(runtime: &Runtime, name: &str, feeds: usize, each: usize) {
     });
 }
 
-/// `ModelInfer`, a call an item, so many calls at once on one connection.
+/// `ModelInfer`, one call for each item, `each` calls at once on one connection.
 fn model_infer(runtime: &Runtime, name: &str, calls: usize) {
     let server = Server::start(runtime);
     let client = GrpcInferenceServiceClient::new(runtime.block_on(server.connect()));

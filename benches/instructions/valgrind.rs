@@ -47,7 +47,7 @@ pub(crate) fn measure() -> io::Result<Vec<Measured>> {
     printed.lines().map(|line| measured(line, &instructions).ok_or_else(|| broken(line))).collect()
 }
 
-/// What the cases took in total, by name: each has its own dump.
+/// The totals of the cases, by name: each has its own dump.
 fn read_dumps(folder: &Path) -> io::Result<BTreeMap<String, u64>> {
     let mut instructions = BTreeMap::new();
     for entry in fs::read_dir(folder)? {

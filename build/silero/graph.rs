@@ -4,12 +4,12 @@ use super::onnx::{
     Attribute, Dimension, Entry, FLOAT, Graph, INT, Kind, LONG, Model, Node, OperatorSet, Shape, TEXT, Tensor, TensorKind, Value,
 };
 
-/// Versions of the format and of its operators: those of the file that is rewritten, so that whatever runs that one runs this one.
+/// Versions of the format and of its operators: those of the original file, so that whatever runs that runs this too.
 const IR_VERSION: i64 = 8;
 const OPERATORS_VERSION: i64 = 16;
 
-/// A graph that is being written. An operator is named by what it gives and its kind, because rten confuses an operator and a value of one
-/// name.
+/// A graph that is being written. An operator is named by its output and its kind, because rten confuses an operator with a value
+/// of the same name.
 #[derive(Default)]
 pub(super) struct Writer {
     nodes: Vec<Node>,
@@ -24,7 +24,7 @@ impl Writer {
         self.weight(name.to_owned(), FLOAT, dims, raw)
     }
 
-    /// A list of whole numbers, which is there once however often it is used.
+    /// A list of whole numbers, stored once however often it is used.
     pub(super) fn ints(&mut self, numbers: &[i64]) -> String {
         let raw = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         self.weight(format!("{numbers:?}"), LONG, &[numbers.len()], raw)
@@ -43,7 +43,7 @@ impl Writer {
         name
     }
 
-    /// An operator that gives one value, of this name.
+    /// An operator with one output, of this name.
     pub(super) fn op(&mut self, name: &str, operator: &str, inputs: &[&str]) -> String {
         self.op_with(name, operator, inputs, vec![])
     }
@@ -78,7 +78,7 @@ impl Writer {
         self.op(name, "Slice", &[input, &from, &to, &axis, &step])
     }
 
-    /// -1 is whatever is left, 0 what it is in the input.
+    /// -1 means whatever is left, 0 the size in the input.
     pub(super) fn reshape(&mut self, name: &str, input: &str, dims: &[i64]) -> String {
         let dims = self.ints(dims);
         self.op(name, "Reshape", &[input, &dims])
@@ -130,7 +130,7 @@ impl Matrix {
         Self { columns, numbers }
     }
 
-    /// What rows that are all `row` give.
+    /// The result for rows that are all `row`.
     pub(super) fn times(&self, row: &[f64]) -> Vec<f64> {
         let mut sums = vec![0.0; self.columns];
         for (factor, numbers) in row.iter().zip(self.numbers.chunks_exact(self.columns)) {

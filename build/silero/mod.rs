@@ -11,8 +11,8 @@
 //!   that would see nothing but padding are left out.
 //! - **The recurrent cell** becomes one matrix over its input and state, with the three gates that share a function side by side.
 //!
-//! After the first convolution, values are kept as their distance from those of silence, which are far from 0: else the next layer's long
-//! sums would lose digits to them.
+//! After the first convolution, values are kept as their distance from those of silence, which are far from 0 and would cost the
+//! next layer's long sums digits.
 //!
 //! A file keeps the inputs of the original. A call whose `sr` is not the file's own fails at an operator whose name says so.
 
@@ -153,7 +153,7 @@ fn write(writer: &mut Writer, weights: &Weights, rate: &Rate) -> BuildResult<()>
     Ok(())
 }
 
-/// The last bias, which is looked up in a list of one at 0, or beyond the list's end if the rate is another.
+/// The last bias, looked up in a list of one: at 0, or beyond the list's end if the rate is wrong.
 fn write_checked_bias(writer: &mut Writer, bias: f64, rate: &Rate) -> String {
     let [right, zero, one] = [rate.hz.into(), 0, 1].map(|number| writer.int(number));
     let is_right = writer.op("sr_is_right", "Equal", &["sr", &right]);
@@ -162,7 +162,7 @@ fn write_checked_bias(writer: &mut Writer, bias: f64, rate: &Rate) -> String {
     writer.op(&format!("sr_must_be_{}", rate.hz), "Gather", &[&bias, &index])
 }
 
-/// How loud each frequency is in each frame, as `[batch, frame, frequency]`.
+/// The loudness of each frequency in each frame, as `[batch, frame, frequency]`.
 fn write_spectrum(writer: &mut Writer, weights: &Weights) -> BuildResult<String> {
     let (basis, hop) = (&weights.basis, weights.hop());
     let (middle, frequencies) = (hop, hop + 1);
@@ -207,7 +207,7 @@ fn write_convolutions(writer: &mut Writer, weights: &Weights, spectrum: &str) ->
     let seen = writer.concat("conv0/seen", &[&seen[0], &seen[1], &seen[2]], 2);
     let seen = writer.reshape("conv0/rows", &seen, &[-1, 3 * inputs as i64]);
     let taps = Matrix::of(3 * inputs, WIDE, |row, output| first.tap(output, row % inputs, row / inputs));
-    // What silence gives is max(bias, 0). max(sum + bias, 0), less that, is the larger of sum + min(bias, 0) and -max(bias, 0).
+    // Silence gives max(bias, 0). max(sum + bias, 0), less that, is the larger of sum + min(bias, 0) and -max(bias, 0).
     let silence: Vec<f64> = first_bias.iter().map(|bias| bias.max(0.0)).collect();
     let sum = writer.linear("conv0/sum", &seen, &taps, first_bias.iter().map(|bias| bias.min(0.0)));
     let floor = writer.floats("conv0/silence", &[WIDE], silence.iter().map(|value| -value));

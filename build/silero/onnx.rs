@@ -1,4 +1,4 @@
-//! The messages of an ONNX file that the rewriting reads or writes, with the field numbers of the format. Other fields are passed over.
+//! The messages of an ONNX file that the rewriting reads or writes, with the field numbers of the format. Other fields are skipped.
 
 use prost::Message;
 

@@ -14,7 +14,7 @@ from tidemill.v1 import inference_pb2 as pb
 from tidemill.v1 import inference_pb2_grpc as rpc
 
 SAMPLE_BYTES, BYTES_PER_MS = 2, 32
-# What is read ahead of the answers: half a minute.
+# How much is read ahead of the answers: half a minute.
 KEPT_BYTES_MAX = 30_000 * BYTES_PER_MS
 CHUNK_BYTES_MAX = 1_000 * BYTES_PER_MS
 # A sign of life after this much silence; a stream without one ends after 300 s, by default.
@@ -120,7 +120,7 @@ def main(address: str) -> None:
     # Without a buffer, a read gives what there is, and the program may end during one.
     source = open(0, "rb", buffering=0)
     threading.Thread(target=audio.read, args=(source,), daemon=True).start()
-    # A list of addresses is no name that a server could be called by.
+    # A list of addresses is not a name that a server could have.
     authority = address.removeprefix("ipv4:").split(",")[0]
     with grpc.insecure_channel(address, [*OPTIONS, ("grpc.default_authority", authority)]) as channel:
         stub = rpc.InferenceServiceStub(channel)

@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Whatever has no answer by then hangs.
+/// A request without an answer by then hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Takes several tensors of every kind of element.

@@ -15,7 +15,7 @@ EQUAL_SHARE = 0.5
 # Servers that speak this protocol; plain HTTP servers are not among them.
 GRPC = ("triton", "mlserver")
 PROTOCOLS_OF = {OURS: ("feed", "infer", "http_infer"), CANNED: ("infer", "http_post")} | {name: ("infer",) for name in GRPC}
-# How this server is called when it is compared with another, and how its limit is.
+# The names of this server when it is compared with another, and of its limit.
 BESIDE = {"infer": "infer", "http_post": "http_infer"}
 LIMIT = {"infer": "infer", "http_post": "http_post", "http_infer": "http_post"}
 

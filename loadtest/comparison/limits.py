@@ -140,7 +140,7 @@ def _without(part: str, engine: Callable[[], list[str]] = list) -> Measure:
     return measure
 
 
-# What is measured together.
+# The lines that are measured together.
 GROUPS = {"idle": ("idle-cpu", "idle-memory")}
 
 # By the name of the line or of the group.

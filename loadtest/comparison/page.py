@@ -43,7 +43,7 @@ All servers run the same model files on the CPU with onnxruntime, on one machine
 `silero-vad-rewritten` the same model as it is inside this server (`tidemill models export silero-vad FILE`). With these two the server
 keeps the state of each sequence: an item has 2,304 bytes, and its result 4. With the two `-stateless` ones, for servers that keep none,
 the state comes and goes with each item: 3,328 bytes, and 1,028 in its result; every request brings a state of zeros. This server does
-the same work as the one it is compared with: it is called with the same tensors, and returns the same.
+the same work as the one it is compared with: it gets the same tensors, and returns the same.
 
 Besides this server only the one being measured is up. Processor time and memory are those of all processes of a server; pages that
 processes share count once for each. `cores` is processor time divided by time. `{canned}` runs no model: it is the limit of the client,

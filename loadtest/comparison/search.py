@@ -1,7 +1,7 @@
 """Which settings make each peer fastest with each model on this machine: tried under the load of the table, and recorded.
 
 Settings are varied one after another, starting from the best so far: workers and threads together, then the largest batch, then the
-delay, and then workers and threads again if one of those has changed. A peer is started afresh for each setting.
+delay, and then workers and threads again if one of those has changed. A peer is restarted for each setting.
 """
 
 import argparse

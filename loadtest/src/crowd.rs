@@ -19,10 +19,10 @@ use crate::{
     stats::{Rounds, Samples},
 };
 
-/// Load before counting begins.
+/// How long load runs before counting begins.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(500);
 
-/// What one feed, or several, got.
+/// The answers to one feed, or to several.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tally {
     pub(crate) sent: u64,
@@ -126,7 +126,7 @@ pub(crate) struct Beat {
     pub(crate) duration: Duration,
     /// Items before this are answered and counted, but their latencies are not.
     pub(crate) warm_up: Duration,
-    /// What counts as in time.
+    /// The limit that counts as in time.
     pub(crate) limit: Duration,
 }
 

@@ -18,12 +18,12 @@ use crate::{
     workload::{Workload, item_of},
 };
 
-/// Batch sizes among which the best is sought. Large models gain nothing from a batch, and some lose.
+/// Batch sizes to find the best among. Large models gain nothing from a batch, and some lose.
 const BATCH_SIZES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// How long each is tried.
 const TRIAL: Duration = Duration::from_millis(400);
 
-/// A model on lanes of its own. Clones share the model.
+/// A model on its own lanes. Clones share the model.
 #[derive(Clone)]
 pub(crate) struct BareEngine {
     executable: Arc<Executable>,
@@ -54,7 +54,7 @@ impl BareEngine {
         Ok(Self { executable, lanes, inputs, workload })
     }
 
-    /// The items that it is called with, and that a server of the model is sent.
+    /// The items that it is called with, and that are sent to a server of the model.
     pub(crate) const fn workload(&self) -> &Workload {
         &self.workload
     }

@@ -1,4 +1,4 @@
-//! One `Feed` call of the client, at the lowest cost per item that the client can have: no channel and no task of its own.
+//! One `Feed` call of the client, at the lowest cost per item that the client can have: no channel and no task.
 
 use std::{
     pin::Pin,
@@ -60,7 +60,7 @@ impl Valve {
     }
 }
 
-/// What a feed asks for, and what it sends.
+/// A feed's configuration, and its items.
 pub(crate) struct FeedPlan {
     pub(crate) open: v1::StreamConfig,
     /// Makes item number n when it is sent.

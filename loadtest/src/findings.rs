@@ -2,7 +2,7 @@
 
 use crate::report::{Cell, Report};
 
-/// What a figure should be.
+/// The wanted value of a figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Wanted {
     AtMost(f64),

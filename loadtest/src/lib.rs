@@ -1,3 +1,3 @@
-//! What the tools of this package share.
+//! Code that the tools of this package share.
 
 pub mod plot;

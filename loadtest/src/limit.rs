@@ -27,7 +27,7 @@ use tonic::{
 
 use crate::engine::BareEngine;
 
-/// What each item is answered with.
+/// The answer to each item.
 #[derive(Clone)]
 pub(crate) enum Reply {
     /// Its own tensors.

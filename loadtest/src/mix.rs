@@ -66,7 +66,7 @@ impl Mode {
     }
 }
 
-/// What the clients of one mode got.
+/// The results of one mode's clients.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Heard {
     pub(crate) conversations: u64,
@@ -102,7 +102,7 @@ impl Heard {
     }
 }
 
-/// Where clients talk, and what about.
+/// Where clients connect, and what they send.
 #[derive(Debug, Clone)]
 struct Site {
     channel: Channel,

@@ -36,7 +36,7 @@ pub(crate) fn pace(agenda: &[(Timestamp, usize)], valves: &[Arc<Valve>]) {
         }
         valves[*stream].let_through(1);
     }
-    // What has been released may not have been sent yet.
+    // A released item may not have been sent yet.
     wait_until(clock::now() + LEAD);
     for valve in valves {
         valve.close();

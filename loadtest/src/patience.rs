@@ -10,7 +10,7 @@ use tokio::time::sleep;
 /// The most that one standstill counts.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What the future gives, unless it takes longer than `limit`, to the nearest second.
+/// The future's result, unless it takes longer than `limit`, to the nearest second.
 pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = limit;

@@ -23,7 +23,8 @@ const LABEL_CHARS: usize = 22;
 /// How many steps an axis is divided into, at most.
 const STEPS_MAX: f64 = 6.0;
 
-/// What a page needs once for its charts. Colour-blind readers can distinguish the colours too (after Okabe and Ito).
+/// The style that a page needs once for its charts. Colour-blind readers can distinguish the colours too (after Okabe
+/// and Ito).
 pub const STYLE: &str = "\
 .plot{--c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#cc79a7;--c4:#b98600;--c5:#56b4e9;--c6:#7d5fb2;--c7:#666;\
 --paper:#fff;--ink:#222;--grid:#e5e5e5;background:var(--paper);font-family:system-ui,sans-serif;font-size:12px}\
@@ -180,7 +181,7 @@ pub struct Chart {
 }
 
 impl Chart {
-    /// A file of its own.
+    /// As a separate file.
     #[must_use]
     pub fn file(&self) -> String {
         self.svg(&format!("<style>{STYLE}</style>\n"))

@@ -112,7 +112,7 @@ async fn find_addresses(
     bail!("the server ended before it listened:\n{}", seen.join("\n"))
 }
 
-/// What a process holds.
+/// The resources that a process holds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Footprint {
     pub(crate) resident_bytes: u64,
@@ -130,14 +130,14 @@ impl Footprint {
     }
 }
 
-/// What a process has used, thread by thread: a thread that ends takes its counts with it.
+/// The use by a process, thread by thread: a thread that ends takes its counts with it.
 #[derive(Debug, Clone)]
 pub(crate) struct Usage {
     pub(crate) resident_bytes: u64,
     threads: BTreeMap<OsString, Spent>,
 }
 
-/// What one thread, or several, have used.
+/// The use by one thread, or by several.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Spent {
     /// Time on a core.
@@ -180,7 +180,7 @@ impl Usage {
         Ok(Self { resident_bytes, threads })
     }
 
-    /// What the threads that are alive now have used since `earlier`.
+    /// The use since `earlier` by the threads that are alive now.
     pub(crate) fn since(&self, earlier: &Self) -> Spent {
         let mut sum = Spent::default();
         for (thread, now) in &self.threads {

@@ -1,4 +1,4 @@
-//! What a scenario found, as a table for people or as JSON lines for programs.
+//! The results of a scenario, as a table for people or as JSON lines for programs.
 
 use std::fmt::Write as _;
 

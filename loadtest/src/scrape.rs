@@ -1,4 +1,4 @@
-//! What a server in another process says about itself on its admin port, and whether its account balances.
+//! Reads another process's metrics from its admin port, and checks that its account balances.
 
 use std::net::SocketAddr;
 
@@ -51,7 +51,7 @@ impl Scrape {
         self.sum("tidemill_items_received_total") - self.sum("tidemill_items_ended_total")
     }
 
-    /// What is still there although no client is, in words.
+    /// In words, anything that is left although no client is.
     pub(crate) fn unrest(&self) -> Vec<String> {
         let gauges = GAUGES.into_iter().map(|gauge| (gauge, self.sum(gauge)));
         let open = ("items received but not ended", self.items_open());

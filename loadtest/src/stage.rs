@@ -54,7 +54,7 @@ impl Default for Blocker {
 }
 
 impl Blocker {
-    /// What a call with `items` items takes, not counting what elements cost.
+    /// The time of a call with `items` items, not counting the cost of elements.
     pub(crate) fn call(&self, items: usize) -> Duration {
         self.per_call + self.per_item * u32::try_from(items).unwrap_or(u32::MAX)
     }
@@ -187,7 +187,7 @@ impl Stage {
         }
     }
 
-    /// What is still there, in words.
+    /// In words, anything that is left.
     fn unrest(&self) -> anyhow::Result<Option<String>> {
         let streams = self.server.devices().streams();
         if streams > 0 {

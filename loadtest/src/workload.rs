@@ -1,4 +1,4 @@
-//! What is sent: a model's name and one item for it.
+//! The items that are sent: a model's name and one item for it.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! The ports of a server: bound, and within what the process may have open.
+//! The ports of a server: bound, and limited to what the process may have open.
 
 use std::{
     io,
@@ -11,20 +11,20 @@ use crate::{
     descriptors::Descriptors,
 };
 
-/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`). The usual 128 are too few for clients
-/// that all come back at once: one that finds no room tries again after a second.
+/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`). The usual 128 are too few when
+/// all clients come back at once: one that finds no room tries again after a second.
 const BACKLOG: i32 = 4_096;
 
 pub(super) fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let bound = TcpListener::bind(address).and_then(|listener| {
-        // It listens already; this changes how many may wait.
+        // It is already listening; this changes how many may wait.
         rustix::net::listen(&listener, BACKLOG)?;
         Ok(listener)
     });
     bound.map_err(|error| StartError::Bind { key, address, error })
 }
 
-/// The same listener for the runtime, and where it listens.
+/// The same listener for the runtime, and the address it listens on.
 pub(super) fn nonblocking(listener: TcpListener) -> io::Result<(tokio::net::TcpListener, SocketAddr)> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -32,7 +32,7 @@ pub(super) fn nonblocking(listener: TcpListener) -> io::Result<(tokio::net::TcpL
     Ok((listener, address))
 }
 
-/// The ports' settings, with no more connections than the process may have files open.
+/// The ports' settings, with no more connections than the process may have open files.
 pub(super) fn settings(config: &Config, descriptors: &Descriptors) -> (GrpcConfig, HttpConfig) {
     let fit = |key, wanted: usize| {
         let places = descriptors.connections(wanted);

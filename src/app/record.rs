@@ -1,6 +1,6 @@
-//! The record of arrivals (`scheduler.record`): where it goes, and the thread that writes it.
+//! The recording of arrivals (`scheduler.record`): where it goes, and the thread that writes it.
 //!
-//! The queue never waits for it, and a file that takes nothing holds up neither serving nor the end.
+//! The queue never waits for it, and a file that accepts nothing holds up neither serving nor shutdown.
 
 use std::{
     fs::{self, File, FileType, OpenOptions},
@@ -18,7 +18,7 @@ use crate::{
     threads,
 };
 
-/// Records what comes to the queue; the task ends once the record does.
+/// Records what arrives at the queue; the task ends when the recording does.
 pub(super) fn start(path: &Path, devices: &Devices) -> Result<JoinHandle<()>, StartError> {
     let file = open(path)?;
     let (trace, writer) = Trace::begin(clock::now(), devices.lanes());
@@ -27,12 +27,12 @@ pub(super) fn start(path: &Path, devices: &Devices) -> Result<JoinHandle<()>, St
     Ok(tokio::spawn(async move {
         let written = threads::aside(move || writer.write(BufWriter::new(file))).await;
         if let Err(error) = written.map_err(io::Error::other).flatten() {
-            tracing::error!(path = %path.display(), %error, "the record of arrivals breaks off");
+            tracing::error!(path = %path.display(), %error, "the recording of arrivals stopped");
         }
     }))
 }
 
-/// Opens the file to record in, anew. It must be one that takes what is written: to open a FIFO would wait for somebody to read it.
+/// Creates or empties the file to record in. It must accept what is written: opening a FIFO would wait for a reader.
 fn open(path: &Path) -> Result<File, StartError> {
     let fault = |error| StartError::Record { path: path.to_owned(), error };
     let check = |kind: FileType| match kind_of(kind) {
@@ -50,12 +50,12 @@ fn open(path: &Path) -> Result<File, StartError> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .map_err(fault)?;
-    // Another may have come into its place.
+    // Another may have taken its place.
     check(file.metadata().map_err(fault)?.file_type())?;
     Ok(file)
 }
 
-/// What a file is that cannot be recorded in; `None` for one that can.
+/// The kind of a file that cannot be recorded in; `None` for one that can.
 fn kind_of(kind: FileType) -> Option<&'static str> {
     if kind.is_file() || kind.is_char_device() {
         None
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_regular_file_and_a_device_of_characters_are_recorded_in_and_nothing_else_is() {
+    fn only_regular_files_and_character_devices_are_recorded_in() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| folder.path().join(name);
         mknodat(CWD, path("fifo"), NodeType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
@@ -88,7 +88,7 @@ mod tests {
         for good in [path("new"), path("old"), "/dev/null".into()] {
             assert!(open(&good).is_ok(), "{}", good.display());
         }
-        assert_eq!(fs::metadata(path("old")).expect("it is there").len(), 0, "it is written anew");
+        assert_eq!(fs::metadata(path("old")).expect("it is there").len(), 0, "it is emptied first");
         for (bad, kind) in [(path("fifo"), "a FIFO"), (path("socket"), "a socket"), (folder.path().to_owned(), "a folder")] {
             let error = open(&bad).expect_err("no file").to_string();
             assert!(error.contains(kind) && error.contains("scheduler.record"), "{error}");

@@ -33,9 +33,9 @@ pub(super) const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
-/// HTTP/2's flow-control windows. They are fixed because of how the HTTP/2 library here treats small frames that wait to be read: each
-/// counts as 256 bytes less its own, and when together they reach half the connection's window, it gives up the connection. Adaptive
-/// windows begin so small that a command whose output stands still for a moment would be cut off.
+/// HTTP/2's flow-control windows. They are fixed because the HTTP/2 library counts each small frame that waits to be read as 256
+/// bytes less its own, and gives up the connection when together they reach half its window. Adaptive windows begin so small that a
+/// command whose output pauses for a moment would be cut off.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 128 << 20;
 
@@ -46,7 +46,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const HTTP2_GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// The fourth byte of the frame that answers it.
 const SETTINGS_FRAME: u8 = 4;
-/// What any HTTP/1 server answers.
+/// The beginning of any HTTP/1 server's answer.
 const HTTP1_QUESTION: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 
 /// Which server to talk to, and in which form to print; the same for all client commands.
@@ -80,19 +80,19 @@ impl FromStr for ServerAddress {
 }
 
 impl ConnectionArgs {
-    /// Explains a connection that was lost, if it can: what listens at the address may speak HTTP/1 and not gRPC, as the server's other ports
-    /// do.
+    /// Explains a lost connection, if it can: the listener at the address may speak HTTP/1 and not gRPC, as the server's other
+    /// ports do.
     pub(super) async fn explained(&self, failure: Failure) -> Failure {
         if !matches!(failure, Failure::ConnectionLost(_)) {
             return failure;
         }
-        // A port that greets as HTTP/2 does is the right one, whatever it makes of HTTP/1.
+        // A port with an HTTP/2 greeting is the right one, however it reacts to HTTP/1.
         let is_http2 = self.answer(HTTP2_GREETING).await.is_some_and(|answer| answer[3] == SETTINGS_FRAME);
         let is_http1 = !is_http2 && self.answer(HTTP1_QUESTION).await.is_some_and(|answer| answer.starts_with(b"HTTP/1"));
         if is_http1 { Failure::NotGrpc { address: self.addr.0.to_string() } } else { failure }
     }
 
-    /// The first bytes of what is sent back.
+    /// The first bytes of the answer.
     async fn answer(&self, question: &[u8]) -> Option<[u8; 9]> {
         let address = (self.addr.0.host()?.trim_matches(['[', ']']), self.addr.0.port_u16()?);
         let asking = async {
@@ -143,10 +143,10 @@ pub(super) fn models(channel: Channel) -> ModelServiceClient<Channel> {
 pub(super) async fn model_detail(channel: Channel, name: &str, version: &str) -> Result<ModelDetail, Failure> {
     let request = question(GetModelRequest { name: name.to_owned(), version: version.to_owned() });
     let response = models(channel).get_model(request).await?.into_inner();
-    response.model.ok_or_else(|| Failure::UnexpectedAnswer("GetModel was answered without a model".to_owned()))
+    response.model.ok_or_else(|| Failure::UnexpectedAnswer("the answer to GetModel holds no model".to_owned()))
 }
 
-/// A request that a server answers from memory; if it does not, something is wrong with it.
+/// A request that a server answers from memory; if no answer comes, something is wrong with the server.
 pub(super) fn question<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(QUESTION_TIMEOUT);

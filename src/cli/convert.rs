@@ -1,15 +1,15 @@
-//! The command that turns a recording that cannot be read into one that can, with a program that the user's system has.
+//! The command that makes an unreadable recording readable, with a program from the user's system.
 
 use std::{
     path::Path,
     process::{Command, Stdio},
 };
 
-/// What the user's system has.
+/// The converters on the user's system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Converter {
     Ffmpeg,
-    /// It is there, and reads files with this extension.
+    /// It is installed, and reads files with this extension.
     Sox,
     /// Neither.
     None,
@@ -29,7 +29,7 @@ pub(super) fn command(path: &Path, rate_hz: Option<u32>) -> String {
     command_with(converter, path, rate_hz)
 }
 
-/// What a program prints, if it is there.
+/// The output of a program, if it is installed.
 fn output_of(program: &str, argument: &str) -> Option<String> {
     let output = Command::new(program).arg(argument).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -19,7 +19,7 @@ use crate::proto::v1::{
     StreamConfig, Summary, feed_response, item_result, scan_response,
 };
 
-/// What Feed and Scan have in common.
+/// The events that Feed and Scan share.
 #[derive(Debug)]
 pub(super) enum StreamEvent {
     Opened(Opened),
@@ -28,7 +28,7 @@ pub(super) enum StreamEvent {
     Segment(Segment),
     Skipped(Skipped),
     Completed(Summary),
-    /// A kind that this client does not ask for or does not know; newer servers may send some.
+    /// A kind that this client does not ask for or does not know; newer servers may send more.
     Other,
 }
 
@@ -125,7 +125,7 @@ pub(super) fn usable_framing(framing: Option<Framing>, model: &str) -> Result<Fr
     }
 }
 
-/// What a stream of audio asks for.
+/// The configuration of a stream of audio.
 pub(super) fn stream_config(args: &StreamArgs) -> StreamConfig {
     StreamConfig {
         model: args.model.clone(),
@@ -136,7 +136,7 @@ pub(super) fn stream_config(args: &StreamArgs) -> StreamConfig {
         default_deadline: args.deadline_ms.map(duration_from_ms),
         max_age: args.max_age_ms.map(duration_from_ms),
         priority: args.priority.wire().into(),
-        // What begins like a file has already been read as one.
+        // Input that begins like a file has already been read as one.
         accept_container_bytes: true,
         ..StreamConfig::default()
     }

@@ -47,7 +47,7 @@ pub(super) struct ExportArgs {
     pub(super) json: bool,
 }
 
-/// What was written: `{"exported":{..}}`.
+/// The exported file: `{"exported":{..}}`.
 #[derive(Debug, Serialize)]
 struct ExportRecord {
     model: &'static str,
@@ -104,7 +104,7 @@ fn write(path: &Path, bytes: &[u8], force: bool) -> Result<(), Failure> {
     })
 }
 
-/// What the system said; the library puts the name of its temporary file in front.
+/// The system's message; the library puts the name of its temporary file in front.
 fn innermost(error: &io::Error) -> String {
     error.get_ref().and_then(|named| named.source()).map_or_else(|| error.to_string(), ToString::to_string)
 }

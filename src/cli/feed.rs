@@ -32,7 +32,7 @@ const QUEUED_REQUESTS: usize = 4;
 /// Room that a message's other fields take besides its chunk.
 const MESSAGE_OVERHEAD_BYTES: u64 = 64;
 
-/// How often a silent client gives a sign of life if the server names no idle timeout.
+/// How often a silent client sends a keepalive if the server states no idle timeout.
 const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(15);
 
 const HELP: &str = help!(
@@ -68,11 +68,11 @@ pub struct FeedArgs {
     #[arg(long)]
     realtime: bool,
 
-    /// What gives way when audio comes faster than the model runs
+    /// What to give up when audio comes faster than the model runs
     #[arg(long, value_enum, default_value_t)]
     overflow: OverflowArg,
 
-    /// What gives way when results come faster than they are read; gaps are printed as `skipped`
+    /// What to give up when results come faster than they are read; gaps are printed as `skipped`
     #[arg(long, value_enum, default_value_t)]
     unread: UnreadArg,
 
@@ -84,10 +84,10 @@ pub struct FeedArgs {
     pub(super) connection: ConnectionArgs,
 }
 
-/// What gives way when audio comes faster than the model runs.
+/// What to give up when audio comes faster than the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum OverflowArg {
-    /// The sending waits
+    /// Nothing: sending waits
     #[default]
     Block,
     /// The oldest waiting window of audio
@@ -106,15 +106,15 @@ impl OverflowArg {
     }
 }
 
-/// What gives way when results come faster than they are read.
+/// What to give up when results come faster than they are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum UnreadArg {
-    /// The server waits, and reads no more audio
+    /// Nothing: the server waits, and reads no more audio
     #[default]
     Block,
     /// The oldest result, once a window of them waits
     DropOldest,
-    /// All results that wait but the newest
+    /// All waiting results but the newest
     Latest,
     /// The stream, once a window of results waits
     Disconnect,
@@ -196,8 +196,8 @@ impl SendPlan {
     }
 }
 
-/// Sends the whole source, then half-closes by dropping `requests`; Ctrl-C makes it do so earlier. A server that has gone away ends it too:
-/// the receiving half knows why.
+/// Sends the whole source, then half-closes by dropping `requests`; Ctrl-C makes it do so earlier. A lost server ends it too: the
+/// receiving half knows why.
 async fn send(
     source: &mut AudioSource,
     requests: mpsc::Sender<FeedRequest>,
@@ -264,7 +264,7 @@ mod tests {
             let mut seen = Vec::new();
             while let Some(FeedRequest { message: Some(Message::Chunk(chunk)) }) = receiver.recv().await {
                 seen.push((chunk.len(), start.elapsed()));
-                // A slow consumer must not shift what follows.
+                // A slow consumer must not delay what follows.
                 sleep(Duration::from_millis(30)).await;
             }
             seen

@@ -3,7 +3,7 @@
 //! They talk to a server only through its public API and its metrics, and know nothing about how it works inside; `models export` writes
 //! what the binary itself holds. Results go to standard output, notes and progress to standard error.
 
-/// What every command's help ends with.
+/// The end of every command's help.
 macro_rules! exit_codes {
     () => {
         "\
@@ -68,7 +68,7 @@ pub use self::{
 };
 use crate::proto::v1::Priority;
 
-/// What the help of the binary says about all client commands; meant for its `after_long_help`.
+/// The binary's help about all client commands, for its `after_long_help`.
 pub const CLIENT_HELP: &str = concat!(
     exit_codes!(),
     "\n
@@ -130,7 +130,7 @@ struct AudioInput {
 }
 
 impl AudioInput {
-    /// What to call it in a command.
+    /// Its name in a command line.
     fn name(&self) -> String {
         self.file.as_ref().map_or_else(|| "--sample".to_owned(), |file| format!("'{}'", file.display()))
     }
@@ -148,14 +148,14 @@ struct RawArgs {
     rate: Option<u32>,
 }
 
-/// Which others a stream or call goes ahead of.
+/// How urgent a stream or call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum PriorityArg {
     /// Ahead of all others
     High,
     #[default]
     Normal,
-    /// When there is nothing else to do
+    /// Only when there is nothing else to do
     Low,
 }
 
@@ -169,7 +169,7 @@ impl PriorityArg {
     }
 }
 
-/// What a stream of audio asks for.
+/// The options of a stream of audio.
 #[derive(Debug, Args)]
 struct StreamArgs {
     /// Name of the model
@@ -192,7 +192,7 @@ struct StreamArgs {
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     max_age_ms: Option<u32>,
 
-    /// Which other streams this one goes ahead of
+    /// How urgent the stream is
     #[arg(long, value_enum, default_value_t)]
     priority: PriorityArg,
 

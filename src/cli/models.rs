@@ -29,7 +29,7 @@ const HELP: &str = help!(
 Examples:
   tidemill models                                  all models, ready or not
   tidemill models silero-vad                       one in full: inputs, outputs, limits, measured cost
-  tidemill models prove my-model                   find out again whether its items may share calls
+  tidemill models prove my-model                   repeat the test of whether its items may share calls
   tidemill models export silero-vad vad.onnx       the file of a model inside the binary, for other programs
   tidemill models --json | jq -r .model.name       their names"
 );

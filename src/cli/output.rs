@@ -77,13 +77,13 @@ impl Printer {
         Ok(())
     }
 
-    /// Says on standard error what went wrong with standard output, which is not tried again.
+    /// Reports on standard error what went wrong with standard output, which is not tried again.
     pub(super) fn complain(&mut self, record: &impl fmt::Display) {
         // If standard error is gone too, the exit code has to say it.
         writeln!(self.notes, "{record}").and_then(|()| self.notes.flush()).ok();
     }
 
-    /// Prints a note to people, on standard error whatever the form: standard output is for records.
+    /// Prints a note to people, on standard error in either form: standard output is for records.
     pub(super) fn note(&mut self, note: &str) {
         let Self { results, notes, bar, .. } = self;
         // As with records, a standard error or output that is gone leaves nowhere to say so.

@@ -77,7 +77,7 @@ pub struct PredictArgs {
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(1..))]
     deadline_ms: u32,
 
-    /// Which other calls this one goes ahead of
+    /// How urgent the call is
     #[arg(long, value_enum, default_value_t)]
     priority: PriorityArg,
 

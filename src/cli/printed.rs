@@ -1,4 +1,4 @@
-//! What client commands print: records, each with a text form and a JSON form.
+//! The output of client commands: records, each with a text form and a JSON form.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What streams print: the opening, results, segments and the summary, each as text and as JSON.
+//! The output of streams: the opening, results, segments and the summary, each as text and as JSON.
 //!
 //! Knows the wire's messages; does not know in which order they come.
 
@@ -16,7 +16,7 @@ use crate::proto::{
     v1::{ItemResult, Opened, Segment, SegmentStarted, Skipped, Summary, Timing, item_result},
 };
 
-/// The server's first word on a stream.
+/// The server's first message on a stream.
 #[derive(Debug, Serialize)]
 pub(super) struct OpenedRecord {
     model: String,
@@ -234,7 +234,7 @@ impl Record for SkippedRecord {
     }
 }
 
-/// What was done. Without the server's own summary, it holds what this client has seen.
+/// A summary. Without the server's own, it holds what this client has seen.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct SummaryRecord {
     /// Whether the server said that everything has been answered.

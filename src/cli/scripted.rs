@@ -1,4 +1,4 @@
-//! A small server that follows a script, over real sockets: what the client commands are tested against.
+//! A small server that follows a script, over real sockets, to test the client commands.
 
 use std::{
     net::SocketAddr,
@@ -68,7 +68,7 @@ impl Default for Script {
     }
 }
 
-/// What the server was sent.
+/// The requests that the server received.
 #[derive(Default)]
 pub(super) struct Seen {
     pub(super) config: Option<StreamConfig>,

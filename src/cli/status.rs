@@ -54,7 +54,7 @@ pub(super) enum Failure {
     /// The connection was lost before the server had answered.
     #[error("lost the connection: {0}")]
     ConnectionLost(String),
-    /// The server said no.
+    /// The server refused.
     #[error("{0}")]
     Refused(Box<Refusal>),
     /// The server's answer makes no sense.
@@ -69,7 +69,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// The process's exit code. A reader that closed our pipe, such as `head`, has had what it wanted: that is not a failure.
+    /// The process's exit code. A reader that closed our pipe, such as `head`, has what it wanted: that is not a failure.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -80,7 +80,7 @@ impl Failure {
         }
     }
 
-    /// Whether there is nothing left to say: the user knows, or the reader of our results has had what it wanted.
+    /// Whether there is nothing left to say: the user knows, or the reader of our results has what it wanted.
     pub(super) fn is_silent(&self) -> bool {
         match self {
             Self::Output(error) => error.kind() == io::ErrorKind::BrokenPipe,

@@ -17,7 +17,7 @@ use crate::{
 /// How many elements a tensor's text form shows; the JSON form has them all.
 const SHOWN_ELEMENTS_MAX: usize = 16;
 
-/// What `--tensor` was given: `NAME=VALUE`, where the name may end in a shape such as `:2x3`.
+/// The argument of `--tensor`: `NAME=VALUE`, where the name may end in a shape such as `:2x3`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TensorArgument {
     name: String,
@@ -203,7 +203,7 @@ pub(super) struct TensorRecord {
     data: Vec<Element>,
 }
 
-/// One number, text or string of bytes, in the form that loses nothing.
+/// One number, text or string of bytes, in a lossless form.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 enum Element {

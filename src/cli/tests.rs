@@ -30,7 +30,7 @@ struct CommandLine {
     command: ClientCommand,
 }
 
-/// What a command printed, and its exit code.
+/// The output of a command, and its exit code.
 #[derive(Debug, PartialEq)]
 struct Ended {
     exit_code: u8,

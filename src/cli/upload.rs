@@ -103,12 +103,12 @@ async fn exchange(
             Ok((declared, answering.await?.into_inner()))
         }
         Either::Right((Err(status), _)) => Err(status.into()),
-        Either::Right((Ok(_), _)) => Err(Failure::UnexpectedAnswer("the upload was answered before it ended".to_owned())),
+        Either::Right((Ok(_), _)) => Err(Failure::UnexpectedAnswer("the answer came before the upload had ended".to_owned())),
     }
 }
 
-/// Sends the recording and its digest, then half-closes by dropping `requests`. A server that has gone away ends it too: the
-/// answer says why.
+/// Sends the recording and its digest, then half-closes by dropping `requests`. A lost server ends it too: the answer says
+/// why.
 async fn send(
     source: &mut AudioSource,
     requests: mpsc::Sender<UploadRequest>,
@@ -166,7 +166,7 @@ fn print_response(response: &UploadResponse, tally: &mut Tally, printer: &mut Pr
     Ok(())
 }
 
-/// Compares what was sent with what the server says it received; it should have refused on its own, but it costs nothing to look.
+/// Compares what was sent with what the server says it received; the server should have refused, but checking costs nothing.
 fn verify(declared: &PayloadDigest, response: &UploadResponse) -> Result<(), Failure> {
     let differs = response.received.as_ref().is_none_or(|received| {
         received.total_bytes != declared.total_bytes

@@ -1,7 +1,7 @@
-//! The one timer for waits that are put off again and again: a client that is silent, does not read, or does not get on.
+//! The one timer for waits that are put off again and again: for a client that is silent, does not read, or makes no progress.
 //!
-//! It goes by the runtime's clock, which tests may pause, and this file alone reads that. What is waited for, and until when, is the
-//! caller's to say: a function of the present moment, asked whenever the caller is polled.
+//! It uses the runtime's clock, which tests may pause; no other file reads that clock. What to wait for, and until when, is up to
+//! the caller: a function of the current moment, called whenever the caller is polled.
 
 use std::{
     ops::Add,
@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub struct Moment(Instant);
 
 impl Moment {
-    /// The present moment.
+    /// The current moment.
     #[must_use]
     pub fn now() -> Self {
         Self(Instant::now())
@@ -38,25 +38,25 @@ impl Add<Duration> for Moment {
     }
 }
 
-/// When a wait is over.
+/// When a wait ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due<T> {
-    /// It is, and this comes of it.
+    /// Now, with this outcome.
     Now(T),
-    /// Then, unless it is put off until that moment. It lies in the future.
+    /// At that moment, unless it is put off by then. It lies in the future.
     At(Moment),
-    /// Nothing is waited for.
+    /// There is nothing to wait for.
     Never,
 }
 
 impl<T> Due<T> {
-    /// At this moment, with `outcome`, as it is seen at `now`.
+    /// At this moment, with `outcome`, seen from `now`.
     pub fn at(moment: Moment, now: Moment, outcome: impl FnOnce() -> T) -> Self {
         if moment <= now { Self::Now(outcome()) } else { Self::At(moment) }
     }
 }
 
-/// The timer of one such wait. It takes no room beyond a pointer until there is something to wait for.
+/// The timer of one such wait. It takes only a pointer's room until there is something to wait for.
 #[derive(Debug, Default)]
 pub struct Patience {
     timer: Option<Pin<Box<Sleep>>>,
@@ -69,7 +69,7 @@ impl Patience {
         Self { timer: None }
     }
 
-    /// `Ready` when the wait is over, of which `due` tells for the present moment.
+    /// `Ready` when the wait is over; `due` says when that is, given the current moment.
     pub fn poll<T>(&mut self, cx: &mut Context<'_>, mut due: impl FnMut(Moment) -> Due<T>) -> Poll<T> {
         loop {
             let Moment(until) = match due(Moment::now()) {
@@ -81,7 +81,7 @@ impl Patience {
                 }
             };
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
-            // An earlier timer stays: when it fires, the loop sets it again. So to put a wait off costs no timer operation.
+            // An earlier timer stays: when it fires, the loop sets it again. So putting off a wait costs no timer operation.
             if timer.is_elapsed() || timer.deadline() > until {
                 timer.as_mut().reset(until);
             }
@@ -89,7 +89,7 @@ impl Patience {
         }
     }
 
-    /// Nothing is waited for. A timer that still runs is left alone: mostly it will be wanted again.
+    /// There is nothing to wait for. A timer still running is left alone: usually it will be needed again.
     pub fn rest(&mut self) {
         self.timer.take_if(|timer| timer.is_elapsed());
     }
@@ -105,7 +105,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(10);
 
-    /// How long it takes until the wait that ends at `end` is over.
+    /// How long the wait until `end` takes.
     async fn waits(patience: &mut Patience, end: &Cell<Moment>) -> Duration {
         let begun = Moment::now();
         poll_fn(|cx| patience.poll(cx, |now| Due::at(end.get(), now, || ()))).await;
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_nothing_is_waited_for_only_a_timer_that_still_runs_is_kept() {
+    async fn with_nothing_to_wait_for_only_a_running_timer_is_kept() {
         let (mut patience, end) = (Patience::new(), Cell::new(Moment::now() + LIMIT));
         assert!(timeout(LIMIT / 2, waits(&mut patience, &end)).await.is_err());
         let never = |patience: &mut Patience| {

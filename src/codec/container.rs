@@ -1,4 +1,4 @@
-//! What kind of file a stream of raw samples is, if it is a file by mistake, judging by its first bytes.
+//! Recognises a file that was sent as raw samples by mistake, from its first bytes.
 //!
 //! Whole headers are not checked, so the table holds only signatures of at least four bytes: by chance, one stream in four billion begins
 //! with one of them. Knows nothing about how such files are read.
@@ -81,7 +81,7 @@ impl Container {
         found.map(|(container, _)| *container).or_else(|| is_id3(beginning).then_some(Self::Id3))
     }
 
-    /// What people call it, with its article.
+    /// Its usual name, with its article.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

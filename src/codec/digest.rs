@@ -10,7 +10,7 @@ const TOTAL_BYTES: &str = "total_bytes";
 const CRC32C: &str = "crc32c";
 const SHA256: &str = "sha256";
 
-/// What the client declared about its payload; `None` for what it left out.
+/// The client's declarations about its payload; `None` for those that it left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PayloadExpectation {
     /// Number of bytes.

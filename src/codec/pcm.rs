@@ -221,7 +221,7 @@ impl PcmFramer {
 #[derive(Debug, Default)]
 struct ByteQueue {
     chunks: VecDeque<Bytes>,
-    /// What came after the last of `chunks`.
+    /// The bytes after the last of `chunks`.
     tail: BytesMut,
     bytes: usize,
 }

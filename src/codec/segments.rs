@@ -96,7 +96,7 @@ impl Segment {
     }
 }
 
-/// What has become certain. Each segment gives one `Started`, then one `Ended` with the same index and start.
+/// A certain beginning or end. Each segment gives one `Started`, then one `Ended` with the same index and start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SegmentEvent {
     /// A segment is long enough to be kept, and still goes on.

@@ -1,4 +1,4 @@
-//! What a port offers to whoever reaches it; this depends on the address that it is bound to.
+//! What a port lets its clients do, which depends on the address that it is bound to.
 
 use std::{
     fmt,
@@ -7,7 +7,7 @@ use std::{
 
 use super::Config;
 
-/// What clients of one port may do besides asking for results.
+/// What clients of one port may do, apart from asking for results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Access {
     /// Load and unload models.
@@ -30,7 +30,7 @@ pub struct Exposure {
     pub key: &'static str,
     /// The address.
     pub address: SocketAddr,
-    /// What whoever reaches it may do.
+    /// What anyone who reaches it may do.
     pub open: Vec<&'static str>,
 }
 
@@ -38,7 +38,7 @@ impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, address, open } = self;
         write!(f, "{key} = {address} is open to other machines, with neither authentication nor encryption; ")?;
-        write!(f, "whoever reaches it may {}", open.join(", "))
+        write!(f, "anyone who reaches it may {}", open.join(", "))
     }
 }
 
@@ -141,9 +141,9 @@ mod tests {
         assert_eq!(
             told(&config),
             [
-                "server.grpc_addr = 0.0.0.0:50051 is open to other machines, with neither authentication nor encryption; whoever reaches it may \
+                "server.grpc_addr = 0.0.0.0:50051 is open to other machines, with neither authentication nor encryption; anyone who reaches it may \
                  run and list models, ask for priority HIGH (control.priority_high), ask for the API (control.reflection)",
-                "server.admin_addr = [::]:9464 is open to other machines, with neither authentication nor encryption; whoever reaches it may \
+                "server.admin_addr = [::]:9464 is open to other machines, with neither authentication nor encryption; anyone who reaches it may \
                  read the names of models and why some could not be loaded, read metrics (metrics.enabled)",
             ]
         );
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(
             told(&config),
             [
-                "server.grpc_addr = 0.0.0.0:50051 is open to other machines, with neither authentication nor encryption; whoever reaches it may \
+                "server.grpc_addr = 0.0.0.0:50051 is open to other machines, with neither authentication nor encryption; anyone who reaches it may \
               run and list models, load and unload models (control.repository), \
               read and write this machine's shared memory (shared_memory.enabled)"
             ]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 /// Longest host name.
 const NAME_BYTES_MAX: usize = 253;
 
-/// What an authority says: a host, and a port if it names one.
+/// An authority: a host, and a port if it names one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Authority<'a> {
     /// A name or an address, without brackets and without a dot at the end.

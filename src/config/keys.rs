@@ -70,13 +70,13 @@ Variables that begin with `TIDEMILL_` but are not settings are refused too, exce
 clients') and those that Kubernetes sets for a service called `tidemill` (`TIDEMILL_SERVICE_HOST`, `TIDEMILL_PORT` and the like).
 ";
 
-/// What a key accepts beyond its type.
+/// Limits on the values of a key beyond its type.
 pub(super) enum Accepts {
     Range(RangeInclusive<i64>),
     Words(&'static str),
     /// A choice among the engines that run model files.
     Engine,
-    /// `auto`, `on` or `off`; `true` and `false` are taken too.
+    /// `auto`, `on` or `off`; `true` and `false` work too.
     Switch,
 }
 
@@ -122,7 +122,7 @@ const SWITCH: &str = "`true` or `false`";
 const PATH: &str = "a path; empty for none";
 /// HTTP/2's largest flow-control window.
 const WINDOW_MAX: i64 = (1 << 31) - 1;
-/// A bound for sizes in memory, beyond reason on any machine, so that sums of a few of them cannot overflow.
+/// An upper bound for sizes in memory, beyond any real machine, so that sums of a few of them cannot overflow.
 const MEMORY_MAX: i64 = 1 << 46;
 
 pub(super) const KEYS: &[Key] = &[
@@ -139,7 +139,7 @@ pub(super) const KEYS: &[Key] = &[
     words(
         "server.allowed_hosts",
         "names such as `example.com` and `*.example.com`, or `*` for any; as text, with commas between them",
-        "names by which clients may call the server; `localhost`, the machine's own name and addresses need not be listed. Empty: other \
+        "names that clients may use for the server; `localhost`, the machine's own name and addresses need not be listed. Empty: other \
          names are refused, but only on connections over loopback. See [web pages](hardening.md#web-pages)",
     ),
     words(
@@ -150,15 +150,15 @@ pub(super) const KEYS: &[Key] = &[
     words(
         "server.proxies",
         "IP addresses with commas between them; empty for none",
-        "proxies in front of the server: their connections carry many clients, so their address has no \
-         [share](scheduling.md#shares-of-what-is-bounded) of its own; the tenants that they name are believed",
+        "proxies in front of the server: their connections carry many clients, so [shares](scheduling.md#shares-of-what-is-bounded) \
+         do not apply to their address; the tenants that they name are trusted",
     ),
     switch(
         "control.repository",
         "let clients load, prove and unload models; `auto`: on ports that are bound to a loopback address",
     ),
     switch("control.reflection", "let gRPC clients ask for the API by reflection; `auto`: yes"),
-    switch("control.priority_high", "let clients ask for priority HIGH, which goes before all others; `auto`: yes"),
+    switch("control.priority_high", "let clients ask for priority HIGH, which goes ahead of all others; `auto`: yes"),
     number("grpc.max_message_bytes", "bytes", 1_024..=WINDOW_MAX, "largest message, after inflating"),
     number(
         "grpc.max_small_message_bytes",
@@ -178,8 +178,8 @@ pub(super) const KEYS: &[Key] = &[
         "grpc.body_timeout_s",
         "seconds",
         1..=86_400,
-        "time within which a request must have arrived whole, and a message of a stream, counted from its first byte, and the next \
-         question on a stream of reflection",
+        "time within which a request must arrive in full, a message of a stream, counted from its first byte, and the next question \
+         on a reflection stream",
     ),
     number("grpc.stream_window_bytes", "bytes", 65_535..=WINDOW_MAX, "HTTP/2 flow-control window of a stream"),
     number(
@@ -193,7 +193,7 @@ pub(super) const KEYS: &[Key] = &[
         "grpc.max_send_buffer_bytes",
         "bytes",
         16_384..=WINDOW_MAX,
-        "bytes of one stream that wait in HTTP/2 for the client to take them; beyond it no more messages are made",
+        "bytes of one stream that wait in HTTP/2 for the client to take them; once there are more, no further messages are encoded",
     ),
     number("grpc.max_streams_per_connection", "streams", 1..=1_000_000, "RPCs open at once on one connection"),
     number("grpc.max_connections", "connections", 1..=1_000_000, "connections open at once"),
@@ -258,7 +258,7 @@ pub(super) const KEYS: &[Key] = &[
         "session.unread_timeout_s",
         "seconds",
         1..=86_400,
-        "a stream or call whose client takes nothing of what is waiting to be sent for this long is reset",
+        "a stream or call whose client takes nothing for this long, while there is something to send, is reset",
     ),
     number("session.open_timeout_s", "seconds", 1..=3_600, "time within which a stream must send its first message"),
     number("session.upload_max_bytes", "bytes", 1..=MEMORY_MAX, "largest upload; it is processed as it arrives, not held"),
@@ -299,7 +299,7 @@ pub(super) const KEYS: &[Key] = &[
     number("scheduler.max_queued_bytes", "bytes", 1_024..=MEMORY_MAX, "input bytes of the admitted items of all models"),
     number("scheduler.max_queued_items_per_model", "items", 1..=100_000_000, "admitted items of one model"),
     number("scheduler.max_queued_bytes_per_model", "bytes", 1_024..=MEMORY_MAX, "input bytes of the admitted items of one model"),
-    words("scheduler.record", PATH, "file in which to record what arrives and when, without payloads, for `tidemill-sim replay`"),
+    words("scheduler.record", PATH, "file for recording what arrives and when, without payloads, for `tidemill-sim replay`"),
     words("models.dir", PATH, "folder of models, one folder each, or the folder of one model; see [models](models.md)"),
     words(
         "models.name",
@@ -320,8 +320,8 @@ pub(super) const KEYS: &[Key] = &[
     words(
         "models.cache_dir",
         PATH,
-        "folder where [proofs](models.md#what-the-server-finds-out) of models are kept from one start to the next; closed to other users; if \
-         not set, `$CACHE_DIRECTORY/proofs`, `$XDG_CACHE_HOME/tidemill/proofs` or `$HOME/.cache/tidemill/proofs`",
+        "folder that keeps [proofs](models.md#what-the-server-finds-out) of models from one start to the next; closed to other users; if not \
+         set, `$CACHE_DIRECTORY/proofs`, `$XDG_CACHE_HOME/tidemill/proofs` or `$HOME/.cache/tidemill/proofs`",
     ),
     Key {
         name: "engine.default",
@@ -354,7 +354,7 @@ pub(super) const KEYS: &[Key] = &[
         "bytes",
         1 << 20..=MEMORY_MAX,
         "bytes of all arriving messages and bodies and of all large answers that clients have yet to take, over all ports; an eighth is \
-         kept for messages of at most 64 KiB, and clients have their [shares](scheduling.md#shares-of-what-is-bounded)",
+         reserved for messages of at most 64 KiB, and clients have their [shares](scheduling.md#shares-of-what-is-bounded)",
     ),
     number(
         "drain.deadline_s",
@@ -367,9 +367,9 @@ pub(super) const KEYS: &[Key] = &[
     words("log.filter", "directives such as `info,tidemill=debug`", "which log lines are written"),
 ];
 
-/// Pairs of keys of which the first must not exceed the second, and why.
+/// Pairs of keys, the first of which must not exceed the second, and why.
 pub(super) const ORDERED: &[(&str, &str, &str)] = &[
-    ("session.window_items", "session.window_items_max", "a stream cannot get by default what it may not ask for"),
+    ("session.window_items", "session.window_items_max", "the default must not exceed what a stream may ask for"),
     ("session.max_item_bytes", "grpc.max_message_bytes", "an item arrives in one message"),
     ("session.max_item_bytes", "http.max_body_bytes", "an item arrives in one body"),
     ("grpc.max_message_bytes", "memory.transfer_bytes", "a message must have room to arrive in"),

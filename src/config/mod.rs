@@ -1,6 +1,7 @@
 //! Settings: file < environment < flags, resolved once at start-up, checked as a whole, then passed down.
 //!
-//! The only part that reads the environment. Knows the names and ranges of settings, and nothing of the parts that they configure.
+//! The only part that reads the environment. Knows the names and ranges of settings, and nothing about the parts that they
+//! configure.
 
 mod access;
 mod forms;

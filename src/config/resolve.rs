@@ -20,7 +20,7 @@ use super::{
     keys::{Accepts, KEYS, Key, ORDERED, default_value, nearest},
 };
 
-/// What our variables begin with.
+/// The prefix of our variables.
 const PREFIX: &str = "TIDEMILL_";
 /// Names the file itself; the command line reads it.
 const CONFIG_VARIABLE: &str = "TIDEMILL_CONFIG";
@@ -33,7 +33,7 @@ const ONNXRUNTIME_KEY: &str = "engine.onnxruntime";
 const CACHE_VARIABLES: [(&str, &str); 3] =
     [("CACHE_DIRECTORY", "proofs"), ("XDG_CACHE_HOME", "tidemill/proofs"), ("HOME", ".cache/tidemill/proofs")];
 const CACHE_KEY: &str = "models.cache_dir";
-/// In place of a path: search for the library.
+/// Instead of a path: search for the library.
 pub const FIND_LIBRARY: &str = "auto";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -125,7 +125,7 @@ pub fn process_variable(name: &str) -> Option<OsString> {
 }
 
 impl Config {
-    /// Puts the settings together; a later source wins: defaults, `file`, `environment`, `flags`.
+    /// Merges the settings; a later source wins: defaults, `file`, `environment`, `flags`.
     ///
     /// `environment` holds names and values as the process has them; `flags` holds dotted keys and values.
     ///
@@ -149,7 +149,7 @@ impl Config {
     }
 }
 
-/// A value as its source gives it.
+/// A value as its source states it.
 enum Given {
     /// Of a type that the source has chosen.
     Typed(Value),
@@ -308,7 +308,7 @@ impl Read for Patient {
         let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
         if poll(&mut polled, Some(&limit))? == 0 {
             let seconds = SILENCE_MAX.as_secs();
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing has come out of it for {seconds} s")));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing could be read from it for {seconds} s")));
         }
         self.0.read(buffer)
     }
@@ -637,7 +637,7 @@ mod tests {
         assert!(found[0].starts_with(expected), "{found:?}");
         let large = [("session.max_item_bytes", "33000000"), ("http.max_body_bytes", "33000000")];
         let found = faults("", &[], &[large.as_slice(), &[("grpc.max_message_bytes", "junk")]].concat());
-        assert_eq!(found.len(), 1, "no contradiction is sought with a value that is broken: {found:?}");
+        assert_eq!(found.len(), 1, "a broken value is not checked for contradictions: {found:?}");
     }
 
     #[test]

@@ -51,9 +51,9 @@ pub struct ServerConfig {
     pub allowed_hosts: Vec<HostPattern>,
     /// Origins of web pages that may send requests, besides the server's own.
     pub allowed_origins: Vec<OriginPattern>,
-    /// Threads for work that takes long; 0 for a quarter as many as there are cores.
+    /// Threads for long work; 0 for a quarter as many as there are cores.
     pub side_threads: usize,
-    /// Proxies, behind each of which there are many clients.
+    /// Proxies, each with many clients behind it.
     #[serde(with = "addresses")]
     pub proxies: Vec<IpAddr>,
 }
@@ -90,7 +90,7 @@ pub struct ControlConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Switch {
-    /// As the server sees fit.
+    /// The server decides.
     #[default]
     Auto,
     /// Always.
@@ -100,7 +100,7 @@ pub enum Switch {
 }
 
 impl Switch {
-    /// Whether it is on, where `auto` is what the server sees fit.
+    /// Whether it is on, given the server's choice for `auto`.
     #[must_use]
     pub const fn is_on(self, auto: bool) -> bool {
         match self {
@@ -119,7 +119,7 @@ pub struct GrpcConfig {
     pub max_message_bytes: usize,
     /// Largest message of health, reflection and `ModelService`.
     pub max_small_message_bytes: usize,
-    /// Calls open at once, on all connections, whatever they are.
+    /// Calls of every kind open at once, on all connections.
     pub max_calls: usize,
     /// Of them, streams of health and reflection.
     pub max_watches: usize,
@@ -288,7 +288,7 @@ pub struct SessionConfig {
     pub max_item_bytes: usize,
     /// Seconds after which a stream with nothing in flight and nothing sent ends.
     pub idle_timeout_s: u64,
-    /// Seconds after which a stream whose client takes nothing of what is waiting to be sent is reset.
+    /// Seconds after which a stream is reset whose client takes nothing although there is something to send.
     pub unread_timeout_s: u64,
     /// Seconds within which a stream must send its first message.
     pub open_timeout_s: u64,
@@ -331,7 +331,7 @@ impl SessionConfig {
         Duration::from_secs(self.idle_timeout_s)
     }
 
-    /// Time after which a stream whose client takes nothing of what is waiting to be sent is reset.
+    /// Time after which a stream is reset whose client takes nothing although there is something to send.
     #[must_use]
     pub const fn unread_timeout(&self) -> Duration {
         Duration::from_secs(self.unread_timeout_s)
@@ -344,7 +344,7 @@ impl SessionConfig {
     }
 }
 
-/// Limits of sequences, the streams of the Open Inference Protocol's stateful models.
+/// Limits on sequences, the streams of stateful models in the Open Inference Protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SequenceConfig {
@@ -494,7 +494,7 @@ impl Default for SharedMemoryConfig {
     }
 }
 
-/// The memory of the process, and of what is under way.
+/// The memory of the process, and of messages in transfer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MemoryConfig {

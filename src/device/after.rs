@@ -1,4 +1,4 @@
-//! What a decision under the lock asks for once the lock is released, and the one place where that is done.
+//! What a decision made under the lock wants done after the lock is released, and the one place that does it.
 
 use std::{sync::Arc, task::Waker};
 
@@ -13,29 +13,29 @@ use super::{
 };
 use crate::{clock, domain::ItemInputs, scheduler::Cancelled};
 
-/// What is to be done once the lock is released. While there is nothing, it allocates nothing.
+/// What to do after the lock is released. Allocates nothing while it is empty.
 #[derive(Default)]
 #[must_use = "a decision is nothing until it is carried out"]
 pub(super) struct After {
-    /// An idle lane that is to look for work.
+    /// An idle lane to wake.
     pub(super) wake: Option<usize>,
-    /// A long lane that was given a batch.
+    /// A long lane that has been given a batch.
     pub(super) wake_long: Option<usize>,
-    /// Whether the kicker is to wake a lane, after others have had time to push.
+    /// Whether the kicker should wake a lane once others have had time to push.
     pub(super) kick: bool,
-    /// Whether the timekeeper sleeps for too long.
+    /// Whether the timekeeper would sleep too long.
     pub(super) rearm: bool,
     /// Items that ended without a call.
     pub(super) ended: Vec<LiveEnded>,
-    /// Sessions that are to look again.
+    /// Sessions that have to look again.
     pub(super) nudged: Vec<Arc<Mailbox>>,
     /// A queue that contradicted itself.
     pub(super) repaired: Option<Repaired>,
-    /// A model that was dropped: to free its weights takes time.
+    /// A model to drop: freeing its weights takes time.
     pub(super) gone: Option<Hosted>,
-    /// Items of a stream that was closed: to free their tensors takes time.
+    /// Items of a closed stream: freeing their tensors takes time.
     pub(super) cancelled: Option<Cancelled<ItemInputs>>,
-    /// A call for this very thread.
+    /// A call to run on this very thread.
     pub(super) loan: Option<Loan>,
 }
 
@@ -60,9 +60,9 @@ impl After {
             && self.loan.is_none()
     }
 
-    /// Does it all. Threads are woken first, as they take longest to be there; a call for this thread comes last.
+    /// Does all of it. Threads are woken first, because they take longest to start; a call for this thread comes last.
     ///
-    /// Things are taken out where they lie: most of these values hold nothing, and to move them costs more than all else here.
+    /// Takes each thing out in place: most are empty, and moving the whole value would cost more than everything else here.
     fn carry_out(&mut self, device: &Device) {
         if let Some(lane) = self.wake.take() {
             device.lane_wakes[lane].notify_one();
@@ -94,7 +94,7 @@ impl After {
 }
 
 impl Device {
-    /// Decides something under the lock, and carries out what it asks for.
+    /// Makes a decision under the lock, then carries it out.
     pub(super) fn act<R>(&self, decide: impl FnOnce(&mut Shared, &mut After) -> R) -> R {
         let mut after = After::default();
         let decided = decide(&mut self.shared.lock(), &mut after);
@@ -102,7 +102,7 @@ impl Device {
         decided
     }
 
-    /// The same under a lock that is held, and released only to carry out what there is.
+    /// The same under a lock already held, which is released only if there is something to carry out.
     pub(super) fn act_within<R>(
         &self,
         shared: &mut MutexGuard<'_, Shared>,
@@ -125,7 +125,7 @@ fn answer(ended: Vec<LiveEnded>) {
     wake_all(ended.iter().filter_map(deliver).collect::<Vec<_>>());
 }
 
-/// Wakes the sessions that wait for an answer.
+/// Wakes the sessions that are waiting for an answer.
 pub(super) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     wakers.into_iter().for_each(Waker::wake);
 }

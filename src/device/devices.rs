@@ -1,24 +1,24 @@
-//! The devices of a server, and which of them runs a model.
+//! The devices of a server, and which of them runs a given model.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{hosted::QueueStatus, state::Device, stream::StreamHandle, trace::Trace};
 use crate::scheduler::{ModelKey, StreamOptions};
 
-/// All devices. There is one, the CPU; whatever asks for a model's device asks here. Clones share them.
+/// All devices. There is one, the CPU; code that needs a model's device asks here. Clones share the devices.
 #[derive(Clone)]
 pub struct Devices {
     cpu: Arc<Device>,
 }
 
 impl Devices {
-    /// A server with this device alone.
+    /// A server with only this device.
     #[must_use]
     pub const fn new(cpu: Arc<Device>) -> Self {
         Self { cpu }
     }
 
-    /// The device that a new model is put on.
+    /// The device to put a new model on.
     #[must_use]
     pub const fn for_new_model(&self) -> &Arc<Device> {
         &self.cpu
@@ -48,19 +48,19 @@ impl Devices {
         self.all().map(|device| device.lanes()).sum()
     }
 
-    /// Streams that are open, or whose last items still run.
+    /// Streams that are open or still have items running.
     #[must_use]
     pub fn streams(&self) -> usize {
         self.all().map(|device| device.streams()).sum()
     }
 
-    /// Models that are there, retired ones that still have streams included.
+    /// Models present, including retired ones that still have streams.
     #[must_use]
     pub fn models(&self) -> usize {
         self.all().map(|device| device.models()).sum()
     }
 
-    /// The longest call that any model may take, as far as is learned; `None` if that cannot be found out without waiting.
+    /// The longest call any model may take, as far as is known; `None` if finding out would mean waiting.
     #[must_use]
     pub fn longest_call(&self) -> Option<Duration> {
         self.all().map(|device| device.longest_call()).try_fold(Duration::ZERO, |longest, call| Some(longest.max(call?)))
@@ -71,12 +71,12 @@ impl Devices {
         self.all().for_each(|device| device.publish_metrics());
     }
 
-    /// Records what comes from now on; to be called before any model is added. `None` ends a record.
+    /// Records everything from now on; call it before adding any model. `None` ends a recording.
     pub fn record(&self, trace: Option<Trace>) {
         self.cpu.record(trace);
     }
 
-    /// From now on no batch waits for more items.
+    /// From now on, no batch waits for more items.
     pub fn drain(&self) {
         self.all().for_each(|device| device.drain());
     }

@@ -1,4 +1,4 @@
-//! What a device holds of a model apart from its queue, and what can be asked about it.
+//! What a device keeps for a model besides its queue, and what can be asked about it.
 
 use std::sync::Arc;
 
@@ -10,34 +10,34 @@ use crate::{
     telemetry::{Gauge, ModelMetrics},
 };
 
-/// What a lane needs to run a model, and to count what it does.
+/// What a lane needs to run a model and to count its work.
 pub struct ModelRuntime {
     /// Runs calls.
     pub executable: Arc<Executable>,
     /// Where calls are counted.
     pub metrics: ModelMetrics,
-    /// Where the learned cost is shown, at batch sizes 1, 2, 4, …
+    /// Where the learned cost is published, at batch sizes 1, 2, 4, …
     pub costs: Vec<Gauge>,
 }
 
 /// What can be asked about a model's queue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueueStatus {
-    /// Cost as learned so far.
+    /// The cost learned so far.
     pub curve: CostCurve,
-    /// The same for items of other shapes, each with the input bytes of an item.
+    /// The same for items of other shapes, each with an item's input bytes.
     pub shape_curves: Vec<(usize, CostCurve)>,
-    /// Largest batch that is formed.
+    /// Largest batch that will be formed.
     pub batch_cap: usize,
     /// Items queued.
     pub queued: usize,
-    /// Items that may be.
+    /// How many may be queued.
     pub queued_max: usize,
-    /// Items in running calls.
+    /// Items in calls now running.
     pub running: usize,
     /// The account of items.
     pub ledger: Ledger,
-    /// What calls and items took, of the same moment.
+    /// What calls and items took, as of the same moment.
     pub statistics: Statistics,
 }
 
@@ -51,9 +51,9 @@ pub(super) struct Job {
 pub(super) struct Hosted {
     pub(super) runtime: Arc<ModelRuntime>,
     pub(super) shapes: Arc<Shapes>,
-    /// Name and version, which are its series too.
+    /// Name and version, which also label its series.
     pub(super) labels: (Box<str>, Box<str>),
-    /// What its metrics show.
+    /// What its metrics currently show.
     pub(super) shown: Account,
 }
 
@@ -68,7 +68,7 @@ impl Hosted {
     }
 }
 
-/// What counters and gauges of items show.
+/// What the item counters and gauges show.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Account {
     pub(super) ledger: Ledger,
@@ -80,7 +80,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Adds to the metrics what this account has and the one that they show has not.
+    /// Adds to the metrics whatever this account has beyond `shown`, the one they show.
     pub(super) fn show(&self, shown: &Self, metrics: &ModelMetrics) {
         metrics.rebuilds.increment(self.rebuilds - shown.rebuilds);
         metrics.queue_repairs.increment(self.repairs - shown.repairs);
@@ -96,22 +96,22 @@ impl Account {
     }
 }
 
-/// A model whose queue contradicted itself: what the log says of it.
+/// A model whose queue contradicted itself, as the log reports it.
 pub(super) struct Repaired {
     pub(super) labels: (Box<str>, Box<str>),
     pub(super) times: u64,
 }
 
 impl Repaired {
-    /// To be called outside the lock.
+    /// Call it outside the lock.
     pub(super) fn report(self) {
         let Self { labels: (model, version), times } = self;
         tracing::error!(
             %model,
             %version,
             times,
-            "the model's queue contradicted itself and was made again from its streams, without loss: a defect of the server, \
-             please report it (tidemill_queue_repairs_total counts these)"
+            "the model's queue contradicted itself and was rebuilt from its streams without losing any item; \
+             this is a bug in the server, please report it (tidemill_queue_repairs_total counts these)"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What a lane has apart from its thread, and how it makes a model call. Knows no queue.
+//! A lane apart from its thread, and how it makes a model call. Knows nothing of queues.
 
 use std::sync::Arc;
 
@@ -12,17 +12,17 @@ use crate::{
     vitals::Pulse,
 };
 
-/// A place to run calls: one instance of each model's engine belongs to it.
+/// A place to run calls; it has its own instance of each model's engine.
 pub(super) struct Lane {
     pub(super) index: usize,
     metrics: LaneMetrics,
-    /// Which failures are logged; all of them are counted.
+    /// Decides which failures are logged; all are counted.
     failures: Seldom,
-    /// Its steps: model calls, and whatever it does from when it is woken until it waits again.
+    /// Its steps: model calls, and everything it does between being woken and waiting again.
     pub(super) pulse: Arc<Pulse>,
 }
 
-/// When a call ran, and with how many items.
+/// When a call ran, and how many items it had.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CallTiming {
     pub(super) started: Timestamp,
@@ -30,7 +30,7 @@ pub(super) struct CallTiming {
     pub(super) batch_size: u32,
 }
 
-/// What a call gave, and what it took.
+/// What a call returned, and what it took.
 pub(super) struct Results {
     pub(super) outputs: Vec<ItemOutputs>,
     pub(super) times: CallTimes,
@@ -40,7 +40,7 @@ pub(super) struct Results {
 pub(super) struct Made<'a> {
     pub(super) outcome: Result<Results, RunError>,
     pub(super) timing: CallTiming,
-    /// What its items were given before its end.
+    /// What its items were given before the call ended.
     pub(super) delivery: Delivery<'a>,
 }
 
@@ -77,9 +77,9 @@ impl Lane {
         Made { outcome, timing, delivery }
     }
 
-    /// Logs that a call with so many items failed, now and then, and unless the client that sent them is the cause.
+    /// Logs a failed call of `items` items, now and then, unless the client that sent them is the cause.
     pub(super) fn warn_of(&self, error: &RunError, items: usize, at: Timestamp) {
-        // What a client sent is not the operator's concern.
+        // What a client sends is not the operator's concern.
         if matches!(error, RunError::Engine(EngineError::Input(_))) {
             return;
         }

@@ -8,18 +8,18 @@ use crate::{
     vitals::{Part, Vitals},
 };
 
-/// The threads that run model calls. Dropping them lets them finish what is queued, and waits for them.
+/// The threads that run model calls. Dropping this lets them finish what is queued, and waits for them.
 pub struct Lanes {
     device: Arc<Device>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl Lanes {
-    /// Starts a thread for each lane of `device`, with the compute threads in `compute`, of which those of long lanes come last; from
-    /// then on idle lanes are lent. `vitals` learns if one ends.
+    /// Starts a thread for each lane of `device`, with the compute threads in `compute`, where those of long lanes come last;
+    /// from then on, idle lanes are lent. `vitals` learns when a thread ends.
     ///
     /// # Errors
-    /// The system's, if a thread cannot be started.
+    /// The system's error if a thread cannot be started.
     pub fn start(device: &Arc<Device>, compute: &[LaneThreads], vitals: &Vitals) -> io::Result<Self> {
         let mut started = Self { device: Arc::clone(device), threads: Vec::new() };
         device.lend_lanes();
@@ -56,7 +56,7 @@ impl Lanes {
         self.device.close();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                tracing::error!("a lane ended by a panic");
+                tracing::error!("a lane's thread panicked");
             }
         }
     }

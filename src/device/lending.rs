@@ -1,8 +1,8 @@
 //! Short calls may run on the thread that pushes their items.
 //!
-//! Waking a lane and being woken by it costs a lone item about as much as the call of a small model, and items that cost next to
-//! nothing more than their calls. So a pusher borrows an idle lane, its engine instance and its place in the account, for one short
-//! call, and lets the lane's own thread sleep. A session that pushes in that time finds one lane fewer.
+//! Waking a lane and being woken by it costs a lone item about as much as running a small model, and costs very cheap items more
+//! than their call. So a pusher borrows an idle lane, with its engine instance and its place in the account, for one short call,
+//! and lets the lane's own thread sleep. A session that pushes in that time finds one lane fewer.
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ use crate::{
     scheduler::{CostModel, ModelKey, WAKE_UP},
 };
 
-/// Longest call of a lone item, as learned, for which the pusher's own other work may wait.
+/// Longest learned call of a lone item that the pusher's other work can wait for.
 const CALL_MAX: Duration = Duration::from_micros(300);
 
-/// About what it takes of a core to switch to a lane's thread and back. A batch that would gain less by waiting for more items
-/// does not wait.
+/// Roughly what switching to a lane's thread and back costs a core. A batch that would gain less than this by waiting for more
+/// items does not wait.
 const SWITCHES: Duration = Duration::from_micros(5);
 
 impl Shared {
-    /// Takes what is queued, of a stream of `model`, for the caller's thread to run. `None` if lanes are to run it.
+    /// Takes what is queued, from a stream of `model`, to run on the caller's thread. `None` if it should be left to the lanes.
     pub(super) fn borrow_lane(&mut self, model: ModelKey, after: &mut After) -> Option<Loan> {
         if !self.lends || self.idle.is_empty() || self.closed {
             return None;
@@ -45,12 +45,12 @@ impl Shared {
 }
 
 impl Device {
-    /// From now on idle lanes are lent: their threads are about to be there.
+    /// From now on idle lanes are lent: their threads are about to start.
     pub(super) fn lend_lanes(&self) {
         self.shared.lock().lends = true;
     }
 
-    /// Runs a call on this thread, and gives the lane back.
+    /// Runs a call on this thread, then gives the lane back.
     pub(super) fn run_loan(&self, loan: Loan) {
         let Loan { lane, job } = loan;
         let _back = Back { device: self, lane };
@@ -70,7 +70,7 @@ impl Device {
     }
 }
 
-/// Whether a call with so many items is over before a lane would be awake, and a fuller one would gain next to nothing.
+/// Whether a call with this many items ends before a lane would be awake, and a fuller one would gain next to nothing.
 fn is_cheap(cost: &CostModel, items: usize) -> bool {
     let (cap, items) = (cost.cap(), items.clamp(1, cost.cap()));
     let call = cost.call(items);
@@ -112,22 +112,22 @@ mod tests {
         vitals::Vitals,
     };
 
-    /// Gives its input back, says on which thread, and waits for leave.
-    struct Told {
+    /// Echoes its input, reports its thread, and waits for permission.
+    struct Echo {
         contract: Contract,
         calls: mpsc::SyncSender<ThreadId>,
         leave: Arc<Mutex<mpsc::Receiver<()>>>,
         anywhere: bool,
     }
 
-    struct ToldInstance {
+    struct EchoInstance {
         calls: mpsc::SyncSender<ThreadId>,
         leave: Arc<Mutex<mpsc::Receiver<()>>>,
     }
 
-    impl Engine for Told {
+    impl Engine for Echo {
         fn name(&self) -> &'static str {
-            "told"
+            "echo"
         }
 
         fn runs_on_any_thread(&self) -> bool {
@@ -139,14 +139,14 @@ mod tests {
         }
 
         fn instance(&self, _: &CallPlan, _: &LaneThreads) -> Result<Box<dyn Instance>, EngineError> {
-            Ok(Box::new(ToldInstance { calls: self.calls.clone(), leave: Arc::clone(&self.leave) }))
+            Ok(Box::new(EchoInstance { calls: self.calls.clone(), leave: Arc::clone(&self.leave) }))
         }
     }
 
-    impl Instance for ToldInstance {
+    impl Instance for EchoInstance {
         fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>, EngineError> {
             self.calls.send(thread::current().id()).expect("the test listens");
-            self.leave.lock().recv().expect("the test gives leave");
+            self.leave.lock().recv().expect("the test permits it");
             let input = call.inputs[0];
             let shape = Shape::from_slice(input.shape);
             Ok(vec![Tensor::new(input.datatype, shape, input.data.to_vec().into()).expect("as long as the input")])
@@ -161,7 +161,7 @@ mod tests {
         _lanes: Lanes,
     }
 
-    /// A server of idle lanes, and a model whose call takes `call`, as far as anybody knows.
+    /// A server with idle lanes, and a model whose call is known to take `call`.
     fn world(lanes: usize, call: Duration, anywhere: bool) -> World {
         let spec =
             |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(1)], batch_axis: Some(0) };
@@ -173,8 +173,8 @@ mod tests {
         };
         let contract = Contract { inputs: vec![declared("x")], outputs: vec![declared("y")] };
         let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
-        let ((told, calls), (leave, leaves)) = (mpsc::sync_channel(8), mpsc::sync_channel(8));
-        let engine = Told { contract, calls: told, leave: Arc::new(Mutex::new(leaves)), anywhere };
+        let ((sender, calls), (leave, leaves)) = (mpsc::sync_channel(8), mpsc::sync_channel(8));
+        let engine = Echo { contract, calls: sender, leave: Arc::new(Mutex::new(leaves)), anywhere };
         let compute = LaneThreads::device(lanes);
         let executable = Arc::new(Executable::new(Arc::new(engine), signature, &compute).expect("a sound model"));
         let limit = 1 << 20;
@@ -191,8 +191,8 @@ mod tests {
             padding_waste_max: None,
             wide_ratio: None,
         };
-        let runtime = ModelRuntime { executable, metrics: telemetry.model("told", "1"), costs: Vec::new() };
-        let model = device.add_model(("told", "1"), options, runtime);
+        let runtime = ModelRuntime { executable, metrics: telemetry.model("echo", "1"), costs: Vec::new() };
+        let model = device.add_model(("echo", "1"), options, runtime);
         let started = Lanes::start(&device, &compute, &Vitals::new(&telemetry)).expect("threads");
         while device.shared.lock().idle.len() < lanes {
             thread::yield_now();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_item_of_a_short_call_runs_on_the_thread_that_brings_it() {
+    fn a_lone_item_with_a_short_call_runs_on_the_thread_that_pushes_it() {
         let world = world(2, Duration::from_micros(10), true);
         for ticket in 0..3 {
             world.leave.send(()).expect("the engine listens");
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_call_and_an_engine_with_threads_of_its_own_are_left_to_the_lanes() {
+    fn long_calls_and_engines_with_their_own_threads_are_left_to_the_lanes() {
         for (call, anywhere) in [(CALL_MAX + Duration::from_nanos(1), true), (Duration::from_micros(10), false)] {
             let world = world(1, call, anywhere);
             submit(&world.stream, 0);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_cost_next_to_nothing_run_where_their_items_come_as_long_as_a_lane_is_idle() {
+    fn calls_that_cost_next_to_nothing_run_where_their_items_arrive_while_a_lane_is_idle() {
         let world = world(2, Duration::from_micros(1), true);
         let (device, model) = (Arc::clone(&world.device), world.stream.model);
         let pusher = thread::spawn(move || {
@@ -267,14 +267,14 @@ mod tests {
         let cost = |micros: [u64; 4]| CostModel::new(&CostCurve::new(micros.map(Duration::from_micros).to_vec()), 8);
         let steep = cost([30, 31, 32, 34]);
         assert_eq!([1, 4, 7, 8].map(|items| is_cheap(&steep, items)), [false, false, true, true]);
-        assert!(is_cheap(&steep, 100), "more than fits is as many as fit");
+        assert!(is_cheap(&steep, 100), "more than fit counts as a full call");
         let small = cost([2, 2, 3, 4]);
         assert!((1..=8).all(|items| is_cheap(&small, items)));
         assert!(!is_cheap(&cost([60, 60, 60, 60]), 8), "a lane is awake sooner");
     }
 
     #[test]
-    fn what_comes_during_the_call_is_run_by_another_lane_or_by_this_one_afterwards() {
+    fn items_that_arrive_during_the_call_run_on_another_lane_or_on_this_one_afterwards() {
         for lanes in [1, 2] {
             let world = world(lanes, Duration::from_micros(100), true);
             let (device, model) = (Arc::clone(&world.device), world.stream.model);

@@ -1,8 +1,8 @@
 //! Long lanes: threads for calls that are long compared with others.
 //!
-//! A call cannot be interrupted, but the system can take its core away. A lane that comes upon a long call gives it to an idle long lane,
-//! whose thread leaves its core to whatever else wants it, and looks on for work of its own. A long lane that has ended a call
-//! looks for the next one by itself.
+//! A call cannot be interrupted, but the system can take its core away. A lane that takes a long call hands it to an idle long
+//! lane, whose thread yields its core to anything else that wants it, and goes on looking for work of its own. A long lane that
+//! finishes a call looks for the next one itself.
 
 use parking_lot::MutexGuard;
 
@@ -14,7 +14,7 @@ use super::{
 use crate::{clock, domain::Timestamp};
 
 impl Shared {
-    /// As [`Shared::take_batch`], but the batch may be for a long lane, if one is idle.
+    /// As [`Shared::take_batch`], except that the batch may be for a long lane if one is idle.
     pub(super) fn take_batch_of_two(&mut self, now: Timestamp, after: &mut After) -> Option<Job> {
         // Once the queue is closed, long lanes end as soon as they are idle.
         if self.long_lanes.idle.is_empty() || self.closed {
@@ -24,7 +24,7 @@ impl Shared {
         self.job_of(batch, after)
     }
 
-    /// Passes a batch that is for a long lane on to an idle one. Any other comes back.
+    /// Passes a batch meant for a long lane on to an idle one. Any other is returned.
     pub(super) fn pass_on(&mut self, job: Job, after: &mut After) -> Option<Job> {
         match self.long_lanes.give(job) {
             Ok(lane) => {
@@ -45,7 +45,7 @@ impl Device {
     /// Waits for a long call and takes it. `None` once the queue is closed.
     pub(super) fn next_long_batch(&self, lane: usize) -> Option<Job> {
         let mut shared = self.shared.lock();
-        // A lane may have left its core to the call that is over now.
+        // A lane may have left its core to the call that has just ended.
         self.act_within(&mut shared, |shared, after| after.wake = shared.lane_to_wake(1));
         loop {
             if let Some(job) = self.look_for_long(&mut shared, clock::now()) {

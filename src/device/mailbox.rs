@@ -1,4 +1,4 @@
-//! Where a stream's answers lie until its session fetches them, and where its state is kept.
+//! Holds a stream's answers until its session fetches them, and keeps the stream's state.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Shared by one session, which reads, and the lanes, which write. Delivery neither waits nor fails: a session never has more
-/// items in flight than its window, so neither has the mailbox. Answers before an item's last have a limit of their own.
+/// items in flight than its window, so the mailbox never holds more either. Answers before an item's last have their own limit.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
     inner: Mutex<Inner>,
@@ -23,42 +23,43 @@ pub(super) struct Mailbox {
     pub(super) state: StreamState,
 }
 
-/// Answers of one stream, other than their items' last, that may wait for its client at once. An item that would bring one more ends.
+/// How many of one stream's answers, not counting each item's last, may wait for its client at once. An item that would add one
+/// more ends.
 pub(super) const PARTS_WAITING_MAX: usize = 16_384;
-/// Bytes of output in them; one answer may be larger.
+/// Their output bytes; a single answer may be larger.
 pub(super) const PART_BYTES_WAITING_MAX: usize = 64 << 20;
 
 fn output_bytes(outcome: &Result<ItemOutputs, Fault>) -> usize {
     outcome.iter().flatten().map(|tensor| tensor.data().len()).sum()
 }
 
-/// As many answers wait as may.
+/// As many answers are waiting as may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoRoom;
 
 #[derive(Debug, Default)]
 struct Inner {
     answers: VecDeque<Answer>,
-    /// Answers before an item's last that were put in and have not left for the client yet.
+    /// Answers before an item's last that were put in and have not yet left for the client.
     parts: usize,
-    /// Bytes of output in them.
+    /// Their output bytes.
     part_bytes: usize,
     nudged: bool,
     waker: Option<Waker>,
 }
 
 impl Mailbox {
-    /// Puts answers in. The waker, if the session waits, is for the caller to wake once all answers are in place.
+    /// Puts answers in. Returns the waker of a waiting session, for the caller to wake once all answers are in place.
     pub(super) fn deliver(&self, answers: impl IntoIterator<Item = Answer>) -> Option<Waker> {
         let mut inner = self.inner.lock();
         inner.answers.extend(answers);
         inner.waker.take()
     }
 
-    /// Puts in an answer that is not its item's last, unless too much of such waits to be read: then it is dropped.
+    /// Puts in an answer that is not its item's last, or drops it if too many of these are waiting to be read.
     ///
     /// # Errors
-    /// That there is no room.
+    /// If there is no room.
     pub(super) fn deliver_part(&self, answer: Answer) -> Result<Option<Waker>, NoRoom> {
         let bytes = output_bytes(&answer.outcome);
         let mut inner = self.inner.lock();
@@ -71,31 +72,31 @@ impl Mailbox {
         Ok(inner.waker.take())
     }
 
-    /// Such an answer has left for the client, or was given up.
+    /// One of these answers has left for the client, or was given up.
     pub(super) fn part_taken(&self, outcome: &Result<ItemOutputs, Fault>) {
         let mut inner = self.inner.lock();
         inner.parts -= 1;
         inner.part_bytes -= output_bytes(outcome);
     }
 
-    /// Nobody fetches anything any more.
+    /// Nobody will fetch anything from now on.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether nobody does.
+    /// Whether it was closed.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Makes the session look again, without an answer.
+    /// Makes the session look again, though there is no answer.
     pub(super) fn nudge(&self) -> Option<Waker> {
         let mut inner = self.inner.lock();
         inner.nudged = true;
         inner.waker.take()
     }
 
-    /// Moves all answers to the end of `answers`; `Ready` if there were any, or the session was nudged.
+    /// Moves all answers to the end of `answers`; `Ready` if there were any, or if the session was nudged.
     pub(super) fn poll_take(&self, cx: &mut Context<'_>, answers: &mut VecDeque<Answer>) -> Poll<()> {
         let mut inner = self.inner.lock();
         let nudged = std::mem::take(&mut inner.nudged);

@@ -1,11 +1,11 @@
-//! What runs models: lanes, and the queue that they take their batches from.
+//! What runs models: lanes, and the queue they take their batches from.
 //!
-//! [`Device`] is one queue behind one lock, between the sessions, which push, and its lanes, which pull. What is decided under the lock
-//! is one value, `After`, which is carried out once the lock is released: no session is woken, no answer is delivered and no model is
-//! dropped under it. [`Lanes`] are the threads that run model calls; a session's own thread may borrow an idle lane for a short one.
-//! [`Timekeeper`] is the thread that wakes when something is due. [`Devices`] knows which device runs a model.
+//! [`Device`] is one queue behind one lock: sessions push to it and its lanes pull from it. Each decision under the lock yields
+//! one value, `After`, which is carried out once the lock is released: no session is woken, no answer delivered and no model
+//! dropped while it is held. [`Lanes`] are the threads that run model calls; a session's own thread may borrow an idle lane for a
+//! short one. [`Timekeeper`] is the thread that wakes when something is due. [`Devices`] knows which device runs which model.
 //!
-//! Nothing here knows a protocol, or what a model is for. Which items run next is up to [`crate::scheduler`].
+//! Nothing here knows a protocol, or what a model is for. [`crate::scheduler`] decides which items run next.
 
 mod after;
 mod ahead;

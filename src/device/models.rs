@@ -1,11 +1,11 @@
 //! The models of a device: how they come and go, and what their metrics show.
 //!
-//! A model that is retired is dropped with its last stream, outside the lock: freeing weights takes time.
+//! A retired model is dropped together with its last stream, outside the lock: freeing weights takes time.
 //!
 //! # Metrics
-//! Copies of one model version, of which a reload makes a new one while the old one still has streams, share their series.
-//! Counters and the gauges of items are moved by what has changed since they were last published, so that they are sums over the
-//! copies. A gauge that can show one copy only shows the one that takes streams, and 0 where none does.
+//! A reload makes a new copy of a model version while the old copy still has streams; both share the version's series. Counters
+//! and item gauges move by what has changed since they were last published, so they are sums over the copies. A gauge that can
+//! show only one copy shows the one that takes streams, and 0 if none does.
 
 use super::{
     hosted::{Account, Hosted, ModelRuntime, QueueStatus, Repaired},
@@ -30,7 +30,7 @@ impl Device {
         key
     }
 
-    /// Lets no further stream of a model open. Open ones go on; with the last of them the model is dropped.
+    /// Lets no more streams of a model open. Open ones go on; the model is dropped with the last of them.
     pub fn retire_model(&self, key: ModelKey) {
         self.act(|shared, after| {
             shared.queue.retire_model(key);
@@ -93,7 +93,7 @@ impl Shared {
         }
     }
 
-    /// Sets the gauges to 0 that show a retired model and that no other copy of it will set.
+    /// Zeroes the gauges of a retired model that no other copy of it will set.
     fn clear_gauges(&self, key: ModelKey) {
         let Some(Hosted { runtime, labels, .. }) = self.models.get(key) else { return };
         let copies = self.models.iter().filter(|(copy, hosted)| hosted.labels == *labels && !self.queue.is_retired(*copy));
@@ -107,14 +107,14 @@ impl Shared {
         }
     }
 
-    /// What is to be reported of the decision before, if it found a queue that contradicted itself.
+    /// What there is to report about the last decision, if it found a queue that contradicted itself.
     pub(super) fn take_repaired(&mut self) -> Option<Repaired> {
         let Repair { model, times } = self.queue.take_repair()?;
         let labels = self.models.get(model)?.labels.clone();
         Some(Repaired { labels, times })
     }
 
-    /// Takes out a retired model without streams. It is to be dropped outside the lock.
+    /// Takes out a retired model without streams. Drop it outside the lock.
     pub(super) fn remove_spent(&mut self, key: ModelKey) -> Option<Hosted> {
         if !self.queue.is_spent(key) {
             return None;
@@ -160,7 +160,7 @@ mod tests {
             Self { device: Device::new(1, ADMISSION, &telemetry), telemetry }
         }
 
-        /// A copy of the same version of the same model, with costs for so many batch sizes.
+        /// A copy of the same version of the same model, with costs for `sizes` batch sizes.
         fn add(&self, sizes: usize) -> (ModelKey, Weak<Executable>) {
             let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![], batch_axis: Some(0) };
             let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() };
@@ -187,7 +187,7 @@ mod tests {
             self.device.open(StreamOptions::of(model))
         }
 
-        /// The sum of a metric's series whose labels contain `labels`.
+        /// The sum of a metric over the series whose labels contain `labels`.
         fn metric(&self, name: &str, labels: &str) -> f64 {
             self.device.publish_metrics();
             let text = self.telemetry.render();

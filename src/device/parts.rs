@@ -1,4 +1,4 @@
-//! Answers of a running call that are not their items' last: each goes to its session while the engine goes on.
+//! Answers of a running call before each item's last: they reach their sessions while the engine goes on.
 
 use std::ops::ControlFlow;
 
@@ -12,11 +12,11 @@ use crate::{
     engine::ItemParts,
 };
 
-/// Delivers such answers to the items of a call.
+/// Delivers them to the items of a call.
 pub(super) struct Delivery<'a> {
     entries: &'a [LiveEntry],
     started: Timestamp,
-    /// For each item, what has been delivered; empty before the first, as most calls never give any.
+    /// What has been delivered, by item; empty until the first delivery, since most calls make none.
     items: Vec<Delivered>,
     /// Whether the engine was told to end the call early.
     broken_off: bool,
@@ -26,7 +26,7 @@ pub(super) struct Delivery<'a> {
 #[derive(Debug, Clone, Default)]
 struct Delivered {
     count: u32,
-    /// Why there will be no more, other than that the last is there.
+    /// Why no more will come, other than that the last was delivered.
     over: Option<Fault>,
 }
 
@@ -40,12 +40,12 @@ impl<'a> Delivery<'a> {
         self.items.iter().any(|item| item.count > 0)
     }
 
-    /// Whether the call ended before its time, so that what it took says nothing of the model.
+    /// Whether the call ended early, so that its duration says nothing about the model.
     pub(super) const fn was_broken_off(&self) -> bool {
         self.broken_off
     }
 
-    /// What the last answer to an item is, after those that were delivered.
+    /// The last answer to an item, given those already delivered.
     pub(super) fn last<T>(&self, item: usize, outcome: Result<T, Fault>) -> (AnswerPart, Result<T, Fault>) {
         let Some(Delivered { count, over }) = self.items.get(item) else { return (AnswerPart::ONLY, outcome) };
         let outcome = over.clone().map_or(outcome, Err);
@@ -58,8 +58,7 @@ impl<'a> Delivery<'a> {
         let number = self.items[item].count;
         if entry.item.deadline <= now {
             let allowed = entry.item.deadline.since(arrived);
-            let message =
-                format!("the item's deadline of {allowed:.1?} passed after {number} answers; the last of them were not made");
+            let message = format!("the item's deadline of {allowed:.1?} passed after {number} answers; the rest were not made");
             return Err(Fault::new(FaultKind::Expired, message));
         }
         let batch_size = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
@@ -94,7 +93,7 @@ impl ItemParts for Delivery<'_> {
 
 fn unread() -> Fault {
     let message = format!(
-        "the item gave one more answer than may wait to be read, {PARTS_WAITING_MAX} of a stream with {PART_BYTES_WAITING_MAX} bytes; read them as they come"
+        "the item gave more answers than may wait to be read: {PARTS_WAITING_MAX} or {PART_BYTES_WAITING_MAX} bytes a stream; read answers as they arrive"
     );
     Fault::new(FaultKind::Overloaded, message)
 }

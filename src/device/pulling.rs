@@ -1,4 +1,4 @@
-//! How a lane comes by its batches, and gives them back.
+//! How a lane gets its batches, and gives them back.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl Shared {
         self.job_of(batch, after)
     }
 
-    /// A batch that the queue has given, or has not, with what runs it; and what else came of the decision.
+    /// What the queue gave, if anything, with what runs it; and what else the decision calls for.
     pub(super) fn job_of(&mut self, batch: Option<LiveBatch>, after: &mut After) -> Option<Job> {
         self.queue.take_unblocked(&mut after.nudged);
         after.repaired = self.take_repaired();
@@ -41,7 +41,7 @@ impl Shared {
         Some(Job { batch, runtime })
     }
 
-    /// Looks for work for a lane, once. `None` if it is to look again when what this has found is done.
+    /// Looks for work for a lane, once. `None` if it should look again after what this has found is done.
     fn look(&mut self, lane: usize, now: Timestamp, after: &mut After) -> Option<Look> {
         let job = self.take_batch_of_two(now, after);
         if let Some(job) = job.and_then(|job| self.pass_on(job, after)) {
@@ -60,7 +60,7 @@ impl Shared {
         Some(Look::Idle)
     }
 
-    /// Notes that a lane is awake and looks.
+    /// Notes that a lane is awake and looking.
     fn arrive(&mut self, lane: usize) {
         match self.lanes[lane] {
             LaneState::Waking => self.waking -= 1,
@@ -90,7 +90,7 @@ impl Device {
         }
     }
 
-    /// Takes work that is there. `None` if nothing may run now.
+    /// Takes work without waiting. `None` if nothing may run now.
     pub(super) fn try_batch(&self, lane: usize) -> Option<Job> {
         match self.look(&mut self.shared.lock(), lane, clock::now()) {
             Look::Found(job) => Some(job),
@@ -98,7 +98,7 @@ impl Device {
         }
     }
 
-    /// Takes work for a lane, or notes that it is idle, and makes sure that it is woken when what is held back may run.
+    /// Takes work for a lane, or notes that it is idle and ensures that it is woken when anything held back may run.
     pub(super) fn look(&self, shared: &mut MutexGuard<'_, Shared>, lane: usize, now: Timestamp) -> Look {
         shared.arrive(lane);
         loop {
@@ -108,10 +108,10 @@ impl Device {
         }
     }
 
-    /// Takes the items of a call back, learns from it, and adds what it took to the model's statistics.
+    /// Gives the items of a call back to the queue, learns from the call, and adds what it took to the model's statistics.
     pub(super) fn finish(&self, report: &CallReport, items: impl Iterator<Item = (StreamKey, Outcome)>, executed: &Executed) {
         self.act(|shared, after| {
-            // Before the last of its streams may take the model along.
+            // Before the model may go with its last stream.
             shared.queue.account(report.model, executed);
             shared.queue.finish(report, items);
             after.gone = shared.remove_spent(report.model);

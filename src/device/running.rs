@@ -1,9 +1,10 @@
 //! Runs batches, and answers their items.
 //!
 //! # Errors
-//! A batch that fails is run again item by item, once, so that a bad item fails alone and its neighbours get their results. A
-//! panic inside an engine is caught and its instance rebuilt by [`Executable`](crate::engine::Executable). A panic anywhere else ends the
-//! lane, which [`Vitals`](crate::vitals::Vitals) notices; the items of its batch are answered as failed first.
+//! If a batch fails, its items are run again one by one, once, so that a bad item fails alone and its neighbours get their
+//! results. If an engine panics, [`Executable`](crate::engine::Executable) catches the panic and rebuilds the instance. A panic
+//! anywhere else ends the lane, which [`Vitals`](crate::vitals::Vitals) notices; the items of its batch are first answered as
+//! failed.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -28,8 +29,8 @@ use crate::{
 };
 
 impl Device {
-    /// Runs one batch on this thread as lane `lane`, as which no other thread works, and says whether there was one; does not wait for
-    /// any.
+    /// Runs one batch on this thread as lane `lane`, which no other thread may be using, and says whether there was one. Does not
+    /// wait for one.
     pub fn turn(&self, lane: usize) -> bool {
         let job = self.try_batch(lane);
         job.map(|job| self.run(&self.lanes[lane], job)).is_some()
@@ -59,19 +60,19 @@ impl Device {
     }
 }
 
-/// A batch that a lane has taken: its items are answered, whatever happens to the lane.
+/// A batch that a lane has taken: its items get answers, whatever happens to the lane.
 struct Taken<'a> {
     device: &'a Device,
     batch: LiveBatch,
     owed: Owed,
 }
 
-/// What is still to be done for a batch.
+/// What still has to be done for a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owed {
-    /// To settle its account, and to answer.
+    /// Settle its account, and answer.
     Account,
-    /// To answer.
+    /// Answer.
     Answers,
     Nothing,
 }
@@ -118,11 +119,11 @@ impl<'a> Taken<'a> {
         self.settle(answers, learned);
     }
 
-    /// The account is settled before any session can see its answer, so that both agree whenever somebody looks.
+    /// The account is settled before any session can see its answer, so the two always agree.
     fn settle(&mut self, answers: Answers, took: Option<Duration>) {
         let Self { device, batch, owed } = self;
         if *owed == Owed::Account {
-            // First, so that nothing is settled twice if this panics.
+            // Set first, so that nothing is settled twice if this panics.
             *owed = Owed::Answers;
             let outcomes = batch.entries.iter().map(|entry| entry.stream).zip(answers.outcomes);
             device.finish(&batch.report(took), outcomes, &answers.executed);
@@ -135,13 +136,13 @@ impl<'a> Taken<'a> {
         wake_all(wakers);
     }
 
-    /// Answers items that nobody will run any more.
+    /// Answers items that will not be run any more.
     fn give_up(&mut self) {
         let now = clock::now();
         let mut answers = Answers::with_capacity(self.batch.entries.len());
         let timing = CallTiming { started: now, finished: now, batch_size: 0 };
         for entry in &self.batch.entries {
-            let fault = Fault::new(FaultKind::Failed, "the lane that was to run the item broke down; the server is about to end");
+            let fault = Fault::new(FaultKind::Failed, "the lane running the item failed; the server is about to stop");
             answers.add(entry, (AnswerPart::ONLY, Err(fault)), timing);
         }
         self.settle(answers, None);
@@ -151,7 +152,7 @@ impl<'a> Taken<'a> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         if self.owed != Owed::Nothing {
-            // The lane is about to end by a panic already; if the queue cannot be settled either, nothing more can be done.
+            // A panic is already ending the lane; if the queue cannot be settled either, nothing more can be done.
             let _ = catch_unwind(AssertUnwindSafe(|| self.give_up()));
         }
     }
@@ -181,7 +182,7 @@ fn run_one_by_one(lane: &Lane, runtime: &ModelRuntime, entries: &[LiveEntry], an
     }
 }
 
-/// Answers of one batch, delivered together so that each session is woken once.
+/// The answers of one batch, delivered together so that each session is woken once.
 struct Answers {
     answers: Vec<Answer>,
     outcomes: Vec<Outcome>,
@@ -198,7 +199,7 @@ impl Answers {
         self.executed.finished = finished;
     }
 
-    /// The last answer to an item, which ends it.
+    /// Adds the last answer to an item, which ends it.
     fn add(&mut self, entry: &LiveEntry, (part, outcome): (AnswerPart, Result<ItemOutputs, Fault>), timing: CallTiming) {
         let CallTiming { started, finished, batch_size } = timing;
         if outcome.is_err() {
@@ -220,10 +221,10 @@ impl Answers {
     }
 }
 
-/// How an item counts whose call gave it a fault of this kind.
+/// How an item counts when its call gives it a fault of this kind.
 const fn outcome_of(kind: FaultKind) -> Outcome {
     match kind {
-        // The latter of a client that does not read.
+        // Overloaded: the client does not read its answers.
         FaultKind::Invalid | FaultKind::Overloaded => Outcome::Refused,
         FaultKind::Expired => Outcome::Expired,
         _ => Outcome::Failed,

@@ -1,7 +1,7 @@
-//! Numbers for the shapes of a model's items, so that the queue compares numbers.
+//! Numbers the shapes of a model's items, so that the queue compares numbers.
 //!
-//! No number is given twice, so equal numbers mean equal shapes. A shape that has not come for long is forgotten and numbered again when
-//! it does: then its items only do not share calls with those that were queued before.
+//! No number is given twice, so equal numbers mean equal shapes. A shape that has not been seen for long is forgotten and gets a
+//! new number when it returns; the only effect is that its items do not share calls with those queued before.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::{domain::Shape, scheduler::ShapeKey};
 
-/// Shapes that are remembered at least, and half of those that are at most. Clients choose shapes.
+/// The fewest shapes remembered, and half of the most. Clients choose shapes.
 const SHAPES_KEPT: usize = 1024;
 
 /// The shapes of one model.
@@ -20,14 +20,14 @@ pub(super) struct Shapes {
 
 #[derive(Debug, Default)]
 struct Numbers {
-    /// Those that have come since the others became old.
+    /// Those seen since the others became old.
     young: HashMap<Shape, u64>,
     old: HashMap<Shape, u64>,
     given: u64,
 }
 
 impl Shapes {
-    /// The key of a shape, as sizes that have to be equal.
+    /// The key of a shape, given as sizes that must be equal.
     pub(super) fn key(&self, sizes: &[usize]) -> ShapeKey {
         ShapeKey(self.numbers.lock().of(sizes))
     }
@@ -39,7 +39,7 @@ impl Numbers {
             return *number;
         }
         let number = self.old.get(sizes).copied().unwrap_or_else(|| {
-            // 0 is the key of models with one shape only.
+            // 0 is the key for models with only one shape.
             self.given += 1;
             self.given
         });
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_shapes_have_one_key_and_others_another() {
+    fn equal_shapes_share_a_key_and_others_do_not() {
         let shapes = Shapes::default();
         let keys = [&[3, 2][..], &[2, 3], &[3], &[3, 2, 0], &[]].map(|sizes| shapes.key(sizes));
         for (at, key) in keys.iter().enumerate() {
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_that_keeps_coming_keeps_its_key_and_what_is_forgotten_gets_a_new_one() {
+    fn a_shape_in_use_keeps_its_key_and_a_forgotten_one_gets_a_new_one() {
         let shapes = Shapes::default();
         let (kept, left) = (shapes.key(&[0, 0]), shapes.key(&[0, 1]));
         for size in 0..3 * SHAPES_KEPT {

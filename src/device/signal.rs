@@ -1,4 +1,4 @@
-//! Flags: one that a task waits for, and one that a thread does.
+//! Two flags: one that a task waits for, and one that a thread waits for.
 
 use std::{
     future::poll_fn,
@@ -35,7 +35,7 @@ impl Signal {
     }
 }
 
-/// Rung by anyone; one thread sleeps until it is. Ringing it twice before it is heard counts once.
+/// Rung by anyone; one thread sleeps until then. Ringing it twice before it is heard counts once.
 #[derive(Debug, Default)]
 pub(super) struct Bell {
     rung: Mutex<bool>,
@@ -50,13 +50,13 @@ impl Bell {
         }
     }
 
-    /// Whether it was rung since it was last heard.
+    /// Whether it has rung since it was last heard.
     #[cfg(test)]
     pub(super) fn heard(&self) -> bool {
         std::mem::take(&mut *self.rung.lock())
     }
 
-    /// Sleeps until it is rung, or until this moment at the latest.
+    /// Sleeps until it rings, or until `until` at the latest.
     pub(super) fn sleep_until(&self, until: Timestamp) {
         let mut rung = self.rung.lock();
         while !*rung {
@@ -73,7 +73,7 @@ impl Bell {
     }
 }
 
-/// Lets the other tasks that are ready run first, once.
+/// Lets the other ready tasks run first, once.
 pub(super) async fn yield_once() {
     let mut yielded = false;
     poll_fn(|cx| {

@@ -1,4 +1,4 @@
-//! What a device is: its queue behind one lock, its lanes, and what they sleep on.
+//! What makes up a device: its queue behind one lock, its lanes, and what they sleep on.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,14 +21,14 @@ use crate::{
 /// Queue and lanes of one device. Sessions push, lanes pull; see the module's text.
 pub struct Device {
     pub(super) shared: Mutex<Shared>,
-    /// On which each lane sleeps.
+    /// What each lane sleeps on.
     pub(super) lane_wakes: Box<[Condvar]>,
     pub(super) long_lane_wakes: Box<[Condvar]>,
     /// Wakes the kicker.
     pub(super) kick: Signal,
     /// Wakes the timekeeper.
     pub(super) rearm: Bell,
-    /// The long ones come last.
+    /// Long ones come last.
     pub(super) lanes: Box<[Lane]>,
 }
 
@@ -36,44 +36,44 @@ pub struct Device {
 pub(super) struct Shared {
     pub(super) queue: LiveQueue,
     pub(super) models: SecondaryMap<ModelKey, Hosted>,
-    /// The ordinary ones.
+    /// Ordinary lanes.
     pub(super) lanes: Vec<LaneState>,
     pub(super) idle: Vec<usize>,
     pub(super) long_lanes: LongLanes,
-    /// Lanes that were woken and have not looked yet.
+    /// Lanes that have been woken and have not looked yet.
     pub(super) waking: usize,
-    /// Items of the batch that was formed last.
+    /// Items in the last batch formed.
     pub(super) last_batch: usize,
-    /// Whether the kicker was signalled and has not woken a lane yet.
+    /// Whether the kicker has been signalled and has not woken a lane yet.
     pub(super) kicked: bool,
-    /// Until when the timekeeper sleeps.
+    /// When the timekeeper's sleep ends.
     pub(super) armed: Timestamp,
-    /// Whether the lanes' threads are there, so that an idle lane may be lent.
+    /// Whether the lanes' threads are running, so that an idle lane may be lent.
     pub(super) lends: bool,
     pub(super) closed: bool,
     pub(super) trace: Option<Trace>,
 }
 
-/// What a lane does.
+/// What a lane is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LaneState {
     Busy,
     Idle,
-    /// It was woken, and has not looked yet.
+    /// Woken, and has not looked yet.
     Waking,
-    /// Its thread sleeps, and its instance runs a call on another.
+    /// Its thread sleeps while its instance runs a call on another.
     Lent,
 }
 
 /// What the long lanes are given.
 pub(super) struct LongLanes {
     pub(super) idle: Vec<usize>,
-    /// By lane: what it was given and has not taken.
+    /// By lane: what it was given and has not yet taken.
     pub(super) given: Box<[Option<Job>]>,
 }
 
 impl LongLanes {
-    /// Gives a batch that is for a long lane to an idle one, and says which. Any other batch comes back.
+    /// Gives a batch meant for a long lane to an idle one, and returns that lane. Any other batch is returned.
     pub(super) fn give(&mut self, job: Job) -> Result<usize, Job> {
         if job.batch.lane == LaneKind::Ordinary {
             return Err(job);
@@ -85,13 +85,13 @@ impl LongLanes {
 }
 
 impl Device {
-    /// A device with `lanes` lanes, which count in `telemetry`.
+    /// A device with `lanes` lanes, counting in `telemetry`.
     #[must_use]
     pub fn new(lanes: usize, admission: Admission, telemetry: &Telemetry) -> Arc<Self> {
         Self::with_long_lanes(lanes, 0, admission, telemetry)
     }
 
-    /// The same, with so many further lanes for calls that are long compared with others.
+    /// The same, with `long_lanes` more for calls that are long compared with others.
     #[must_use]
     pub fn with_long_lanes(lanes: usize, long_lanes: usize, admission: Admission, telemetry: &Telemetry) -> Arc<Self> {
         let lanes = lanes.max(1);
@@ -126,30 +126,30 @@ impl Device {
         self.lane_wakes.len()
     }
 
-    /// Records what comes from now on; to be called before any model is added. `None` ends a record.
+    /// Records everything from now on; call it before adding any model. `None` ends a recording.
     pub fn record(&self, trace: Option<Trace>) {
         self.shared.lock().trace = trace;
     }
 
-    /// Streams that are open, or whose last items still run.
+    /// Streams that are open or still have items running.
     #[must_use]
     pub fn streams(&self) -> usize {
         self.shared.lock().queue.streams()
     }
 
-    /// Models that are there, retired ones that still have streams included.
+    /// Models present, including retired ones that still have streams.
     #[must_use]
     pub fn models(&self) -> usize {
         self.shared.lock().queue.models()
     }
 
-    /// Whether a model is there, if only for its last streams.
+    /// Whether a model is present, even if only for its last streams.
     #[must_use]
     pub fn holds(&self, key: ModelKey) -> bool {
         self.shared.lock().models.contains_key(key)
     }
 
-    /// The longest call that any model may take, as far as is learned; `None` while the lock is taken, as whatever asks must not wait.
+    /// The longest call any model may take, as far as is known; `None` while the lock is taken, since callers must not wait.
     #[must_use]
     pub fn longest_call(&self) -> Option<Duration> {
         Some(self.shared.try_lock()?.queue.longest_call())

@@ -1,7 +1,7 @@
 //! A session's end of a stream.
 //!
 //! # Cancellation
-//! Dropping a [`StreamHandle`] closes its stream: what is queued is cancelled at once, what runs is cancelled when it finishes.
+//! Dropping a [`StreamHandle`] closes its stream: queued items are cancelled at once, running ones when their call finishes.
 
 use std::{
     collections::VecDeque,
@@ -25,12 +25,12 @@ use crate::{
     telemetry::ModelMetrics,
 };
 
-/// What became of a [`StreamHandle::submit`].
+/// The outcome of a [`StreamHandle::submit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Submitted {
     /// All items are queued.
     All,
-    /// A shared limit is reached; the rest stays with the caller.
+    /// A shared limit is reached; the caller keeps the rest.
     Full(Refusal),
 }
 
@@ -59,7 +59,7 @@ impl Shared {
     }
 }
 
-/// A session's end of a stream. Dropping it cancels what is in flight.
+/// A session's end of a stream. Dropping it cancels everything in flight.
 pub struct StreamHandle {
     device: Arc<Device>,
     pub(super) key: StreamKey,
@@ -76,17 +76,17 @@ impl StreamHandle {
         &self.runtime.metrics
     }
 
-    /// Which items of the model may share a batch, by sizes that have to be equal.
+    /// Which items of the model may share a batch, given as sizes that must be equal.
     #[must_use]
     pub fn shape_key(&self, sizes: &[usize]) -> ShapeKey {
         self.shapes.key(sizes)
     }
 
-    /// Queues items from the front of `staged`, until all are or a limit is reached. Items of a model whose calls are short may have
-    /// been run by the time this returns. With `wait`, reaching a limit also asks for a nudge when there is room, or when the
+    /// Queues items from the front of `staged` until all are queued or a limit is reached. Items of a model with short calls may
+    /// already have run when this returns. With `wait`, reaching a limit also asks for a nudge when there is room, or when the
     /// earliest deadline among the rest passes.
     pub fn submit(&self, staged: &mut VecDeque<Item<ItemInputs>>, wait: bool) -> Submitted {
-        // It is no earlier than this; to read the clock would cost more than to set the timer once too often.
+        // Now is no earlier than this; reading the clock would cost more than setting the timer once too often.
         let now = staged.back().map_or(Timestamp::ZERO, |newest| newest.arrived);
         self.device.act(|shared, after| {
             let staged_before = staged.len();
@@ -118,7 +118,7 @@ impl StreamHandle {
         Submitted::All
     }
 
-    /// Counts an item that was never queued, after it had waited for so long. If that was for room, the turn goes to the next.
+    /// Counts an item that was never queued, having waited `waited`. If it waited for room, the next in line may try.
     pub fn end_unqueued(&self, outcome: Outcome, waited: Duration) {
         self.device.act(|shared, after| {
             shared.queue.end_unqueued(self.model, outcome, waited);
@@ -126,12 +126,12 @@ impl StreamHandle {
         });
     }
 
-    /// An answer that is not its item's last has left for the client, or was given up.
+    /// An answer before its item's last has left for the client, or was given up.
     pub fn part_taken(&self, outcome: &Result<ItemOutputs, Fault>) {
         self.mailbox.part_taken(outcome);
     }
 
-    /// Moves the answers that have come to the end of `answers`. `Ready` if there were any, or there is room for what was
+    /// Moves the answers that have arrived to the end of `answers`. `Ready` if there were any, or if there is room for what was
     /// held back.
     pub fn poll_answers(&self, cx: &mut Context<'_>, answers: &mut VecDeque<Answer>) -> Poll<()> {
         self.mailbox.poll_take(cx, answers)

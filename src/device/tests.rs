@@ -1,4 +1,4 @@
-//! A device in virtual time: no thread and no runtime, its lanes, kicker and timekeeper are moved by hand.
+//! A device in virtual time, without threads or a runtime: lanes, kicker and timekeeper are moved by hand.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -28,7 +28,7 @@ const MS: Duration = Duration::from_millis(1);
 const LOTS: Admission = Admission { items: 1000, bytes: 1 << 30, model_items: 1000, model_bytes: 1 << 30 };
 const STREAMS: usize = 4;
 
-/// Has to be there, and is never called.
+/// Required, but never called.
 static EXECUTABLE: LazyLock<Arc<Executable>> = LazyLock::new(|| {
     let spec = |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Fp32, dims: vec![Some(1)], batch_axis: Some(0) };
     let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
@@ -55,12 +55,12 @@ struct World {
     device: Arc<Device>,
     kicker: BoxFuture<'static, ()>,
     streams: Vec<StreamHandle>,
-    /// What each lane runs.
+    /// What each lane is running.
     lanes: Vec<Option<LiveBatch>>,
-    /// When the timekeeper wakes up by itself.
+    /// When the timekeeper wakes on its own.
     timer: Timestamp,
     now: Timestamp,
-    /// Items that are queued, by stream and ticket.
+    /// Queued items, by stream and ticket.
     waiting: BTreeMap<(usize, u64), Item<ItemInputs>>,
 }
 
@@ -105,7 +105,7 @@ impl World {
         }
     }
 
-    /// Ends the calls that are over, and has everybody do what they were woken for.
+    /// Ends the calls whose time has come, and lets everyone woken do their part.
     fn settle(&mut self) {
         for lane in 0..self.lanes.len() {
             if let Some(batch) = self.lanes[lane].take_if(|batch| batch.ends_at <= self.now) {
@@ -116,7 +116,7 @@ impl World {
             }
         }
         let mut cx = Context::from_waker(Waker::noop());
-        // Once to see the signal, and once more after it has let the others go first.
+        // Once to see the signal, and once after letting the others go first.
         assert!((0..2).all(|_| self.kicker.poll_unpin(&mut cx).is_pending()));
         loop {
             let fires = self.device.rearm.heard() || self.timer <= self.now;
@@ -141,20 +141,20 @@ impl World {
         }
     }
 
-    /// The streams of which an item runs.
+    /// The streams with an item running.
     fn running(&self) -> BTreeSet<StreamKey> {
         self.lanes.iter().flatten().flat_map(|batch| &batch.entries).map(|entry| entry.stream).collect()
     }
 
-    /// When something happens by itself.
+    /// When something happens on its own.
     fn next_event(&self) -> Timestamp {
         self.lanes.iter().flatten().map(|batch| batch.ends_at).chain([self.timer]).min().unwrap_or(Timestamp::NEVER)
     }
 }
 
 proptest! {
-    /// Nobody comes and looks unless somebody was woken. Still each item runs or ends, within a step of its deadline at the latest, and
-    /// while a lane is idle none waits for longer than the delay, to the nanosecond.
+    /// Nothing looks unless it was woken. Still, each item runs, or ends no later than a step after its deadline; and while a
+    /// lane is idle no item waits longer than the delay, to the nanosecond.
     #[test]
     fn no_wake_up_is_lost(lanes in 1_usize..4, delay_us in prop_oneof![Just(0), 1_u64..8_000], stateful: bool, arrivals in arrivals()) {
         let delay = Duration::from_micros(delay_us);
@@ -179,9 +179,9 @@ proptest! {
             for ((stream, ticket), item) in &world.waiting {
                 prop_assert!(item.due() + EXPIRY_STEP > now, "{ticket} has no answer at {now}, though it was due at {}", item.due());
                 let waits_for_lane = !idle || stateful && running.contains(&world.streams[*stream].key);
-                prop_assert!(waits_for_lane || item.arrived + delay > now, "{ticket} waits since {} at {now}", item.arrived);
+                prop_assert!(waits_for_lane || item.arrived + delay > now, "{ticket} has waited since {} at {now}", item.arrived);
             }
         }
-        prop_assert!(world.waiting.is_empty(), "nothing more happens, and these wait: {:?}", world.waiting.keys());
+        prop_assert!(world.waiting.is_empty(), "nothing more happens, yet these wait: {:?}", world.waiting.keys());
     }
 }

@@ -1,7 +1,7 @@
-//! The one timer, which answers expired items while all lanes are busy and ends what holds batches back.
+//! The one timer: it answers expired items while all lanes are busy, and ends the wait of batches held back.
 //!
-//! A thread of its own and no task: the runtime's timers count whole milliseconds, and a batch may be held back for less than one. It
-//! sleeps until there is something to do.
+//! A thread rather than a task: the runtime's timers count whole milliseconds, and a batch may be held back for less. It sleeps
+//! until there is something to do.
 
 use std::{
     io,
@@ -26,10 +26,10 @@ pub struct Timekeeper {
 }
 
 impl Timekeeper {
-    /// Starts the thread; `vitals` learns of its end.
+    /// Starts the thread; `vitals` learns when it ends.
     ///
     /// # Errors
-    /// The system's, if it cannot be started.
+    /// The system's error if it cannot be started.
     pub fn start(device: &Arc<Device>, vitals: &Vitals) -> io::Result<Self> {
         let ends = Arc::new(AtomicBool::new(false));
         let thread = {
@@ -59,7 +59,7 @@ impl Drop for Timekeeper {
         self.ends.store(true, Ordering::Release);
         self.device.rearm.ring();
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the timekeeper ended by a panic");
+            tracing::error!("the timekeeper's thread panicked");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! A record of what came to the queue and when, without what was in it, for `tidemill-sim replay`.
+//! Records what reached the queue and when, without its contents, for `tidemill-sim replay`.
 //!
-//! JSON Lines. The queue puts lines into a bounded channel and never waits for the file: what finds no room is counted,
-//! and the last line says how much that was.
+//! JSON Lines. The queue puts lines into a bounded channel and never waits for the file: lines that find no room are counted, and
+//! the last line gives their number.
 
 use std::{
     io::{self, Write},
@@ -17,13 +17,13 @@ use crate::{
     scheduler::{Item, ModelKey, ModelOptions, StreamKey, StreamOptions},
 };
 
-/// Of the format; in the first line.
+/// Version of the format, in the first line.
 const VERSION: u32 = 1;
 
 /// Lines on their way to the file.
 const LINES_MAX: usize = 1 << 16;
 
-/// The queue's end of a record.
+/// The queue's end of a recording.
 #[derive(Debug)]
 pub struct Trace {
     lines: SyncSender<Line>,
@@ -31,13 +31,13 @@ pub struct Trace {
     lost: u64,
 }
 
-/// The file's end of a record.
+/// The file's end of a recording.
 #[derive(Debug)]
 pub struct TraceWriter {
     lines: Receiver<Line>,
 }
 
-/// Times are nanoseconds since the recording began.
+/// Times are in nanoseconds since the recording began.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Line {
@@ -50,7 +50,7 @@ pub(super) enum Line {
 }
 
 impl Trace {
-    /// A record that begins now, of a device with `lanes` lanes.
+    /// A recording that begins now, for a device with `lanes` lanes.
     #[must_use]
     pub fn begin(now: Timestamp, lanes: usize) -> (Self, TraceWriter) {
         let (sender, receiver) = sync_channel(LINES_MAX);
@@ -77,7 +77,7 @@ impl Trace {
         self.put(Line::Open { at_ns: self.at(now), stream, model, priority: priority.label(), tenant: tenant.0 });
     }
 
-    /// The line of an item, to be put once the item is queued. `cost` is the expected time of a call with it alone.
+    /// The line for an item, to write once the item is queued. `cost` is the expected time of a call with this item alone.
     pub(super) fn item<P>(&self, stream: StreamKey, item: &Item<P>, cost: Duration) -> Line {
         Line::Item {
             at_ns: self.at(item.arrived),
@@ -106,10 +106,10 @@ impl Trace {
 }
 
 impl TraceWriter {
-    /// Writes lines as they come, until the record ends. Blocks.
+    /// Writes lines as they arrive, until the recording ends. Blocks.
     ///
     /// # Errors
-    /// Those of `file`; the record ends there.
+    /// Those of `file`; the recording ends there.
     pub fn write(self, mut file: impl Write) -> io::Result<()> {
         while let Ok(line) = self.lines.recv() {
             let mut next = Some(line);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_is_an_object_of_its_own() {
+    fn each_line_is_one_object() {
         let (mut trace, writer) = Trace::begin(Timestamp::from_nanos(100), 2);
         for deadline in [Timestamp::NEVER, Timestamp::from_nanos(400)] {
             let line = trace.item(StreamKey::null(), &item(150, deadline), Duration::from_nanos(9));
@@ -151,7 +151,7 @@ mod tests {
         }
         drop(trace);
         let mut file = Vec::new();
-        writer.write(&mut file).expect("memory takes all");
+        writer.write(&mut file).expect("memory accepts everything");
         let text = String::from_utf8(file).expect("text");
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         assert_eq!(lines[0], serde_json::json!({"trace": {"version": 1, "lanes": 2}}));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted_and_reported() {
+    fn lines_that_find_no_room_are_counted_and_reported() {
         let (mut trace, writer) = Trace::begin(Timestamp::ZERO, 1);
         for _ in 0..LINES_MAX + 9 {
             trace.close(Timestamp::ZERO, StreamKey::null());

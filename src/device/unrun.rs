@@ -1,4 +1,4 @@
-//! What an item is answered that ended without a model call.
+//! What is answered for an item that ended without a model call.
 
 use crate::{
     domain::{Answer, AnswerPart, DropReason, Fault, FaultKind, ItemInputs, ItemTiming, Timestamp},
@@ -21,21 +21,21 @@ fn fault_of(item: &Item<ItemInputs>, reason: EndReason, now: Timestamp) -> Fault
         EndReason::Expired => {
             let allowed = item.deadline.since(item.arrived);
             let message = format!(
-                "after {waited:.1?} the item could not meet its deadline of {allowed:.1?} any more; the model did not run on it"
+                "after {waited:.1?} the item could no longer meet its deadline of {allowed:.1?}; the model did not run on it"
             );
             Fault::new(FaultKind::Expired, message)
         }
         EndReason::Dropped(DropReason::MaxAge) => {
             let allowed = item.stale_at.since(item.arrived);
             let message = format!(
-                "after {waited:.1?} the item's result could not be there within the stream's max_age of {allowed:.1?} any more; the model did not run on it"
+                "after {waited:.1?} the item's result could no longer arrive within the stream's max_age of {allowed:.1?}; the model did not run on it"
             );
             Fault::new(FaultKind::Dropped, message)
         }
         EndReason::Dropped(reason) => {
             let why = match reason {
-                DropReason::Late => "it was too late for the model's next call, and a newer item of the stream is not",
-                _ => "newer items of the stream took its place, as its overflow policy says",
+                DropReason::Late => "it was too late for the model's next call, and a newer item of the stream was not",
+                _ => "newer items of the stream took its place, as its overflow policy asks",
             };
             Fault::new(FaultKind::Dropped, format!("the item was dropped after {waited:.1?}: {why}; the model did not run on it"))
         }

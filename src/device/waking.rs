@@ -1,9 +1,9 @@
 //! Which threads are woken, and when.
 //!
-//! A push wakes a lane only if one is idle, and a further one only if there is more than the lanes being woken will take. While batches
-//! are forming (the last had more than two items) the wake goes through the kicker, a task that first lets the other ready sessions push:
-//! batches grow by a fifth. A lone item is not held back by it. A lane that leaves work behind wakes the next. One that becomes idle while
-//! something is held back makes sure that the timekeeper wakes a lane when that is over.
+//! A push wakes a lane only if one is idle, and another only if more is queued than the waking lanes will take. While batches are
+//! forming (the last had more than two items), the wake goes through the kicker, a task that first lets the other ready sessions
+//! push: that makes batches a fifth larger. A lone item is not delayed by it. A lane that leaves work behind wakes the next. One
+//! that becomes idle while something is held back makes sure that the timekeeper wakes a lane when the hold ends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,15 +17,15 @@ use crate::{
     scheduler::{CostModel, ModelKey},
 };
 
-/// Batches larger than this show that items are flowing, so that a delayed wake pays.
+/// Batches larger than this show that items keep arriving, so that delaying a wake pays.
 pub(super) const FLOWING_BATCH: usize = 2;
 
-/// What expires within so long of each other is answered at once. Under overload that is much, and each time the timekeeper wakes it
-/// takes a core from a lane. What ends a hold is not put off.
+/// Items that expire within this long of each other are answered together. Under overload many expire, and each time the
+/// timekeeper wakes it takes a core from a lane. The end of a hold is never delayed.
 pub(super) const EXPIRY_STEP: Duration = Duration::from_millis(1);
 
 impl Shared {
-    /// Has something done about items of a model that have just been queued, if a lane is idle.
+    /// Gets newly queued items of a model run, if a lane is idle.
     pub(super) fn call_lane(&mut self, model: ModelKey, after: &mut After) {
         if self.idle.is_empty() {
             return;
@@ -42,7 +42,7 @@ impl Shared {
         }
     }
 
-    /// Chooses an idle lane to wake if more is queued than the lanes being woken will take, `cap` items each.
+    /// Chooses an idle lane to wake if more is queued than the waking lanes will take, at `cap` items each.
     pub(super) fn lane_to_wake(&mut self, cap: usize) -> Option<usize> {
         if self.idle.is_empty() || self.queue.queued() <= cap * self.waking || !self.queue.has_ready() {
             return None;
@@ -53,7 +53,7 @@ impl Shared {
         Some(lane)
     }
 
-    /// Whether the timekeeper has to be woken: its sleep is for later than what there is to wait for.
+    /// Whether the timekeeper must be woken, because something is due before its sleep ends.
     pub(super) fn wakes_earlier(&self, now: Timestamp) -> bool {
         self.next_wakeup(now) < self.armed
     }
@@ -68,7 +68,7 @@ impl Shared {
 impl Device {
     /// The kicker: run it as one task for as long as the server lives, and again if it panics.
     pub async fn kick_lanes(self: Arc<Self>) {
-        // What one before this has heard and not done.
+        // A signal that an earlier run took and did not act on.
         if std::mem::take(&mut self.shared.lock().kicked) {
             self.kick.set();
         }
@@ -82,7 +82,7 @@ impl Device {
         }
     }
 
-    /// Answers what has expired by `now`, wakes a lane for batches that were held back, and returns when to call again;
+    /// Answers what has expired by `now`, wakes a lane for batches whose hold has ended, and returns when to call again;
     /// [`Timestamp::NEVER`] if only after a push.
     pub(super) fn expire(&self, now: Timestamp) -> Timestamp {
         self.act(|shared, after| {
@@ -96,12 +96,12 @@ impl Device {
         })
     }
 
-    /// Makes every session look again, without an answer.
+    /// Makes every session look again, though there is no answer.
     pub fn nudge_all(&self) {
         self.act(|shared, after| after.nudged.extend(shared.queue.handles().cloned()));
     }
 
-    /// From now on no batch waits for more items.
+    /// From now on, no batch waits for more items.
     pub fn drain(&self) {
         self.act(|shared, after| {
             shared.queue.drain();
@@ -109,7 +109,7 @@ impl Device {
         });
     }
 
-    /// Lanes end once nothing is queued; no batch waits for more items.
+    /// Lanes end once nothing is queued, and no batch waits for more items.
     pub(super) fn close(&self) {
         {
             let mut shared = self.shared.lock();

@@ -1,4 +1,4 @@
-//! Whether the items of a model may share its calls, and how that is known.
+//! Whether the items of a model may share its calls, and how this was found out.
 
 use std::{fmt, sync::Arc};
 
@@ -9,7 +9,7 @@ pub enum Verdict {
     Independent,
     /// An item's answer depends on the other items of its call.
     Dependent,
-    /// The dimension that was taken for the batch is not one: elements along it belong together.
+    /// The dimension taken for the batch is not one: elements along it belong together.
     NotABatch,
     /// Items of equal length do not change each other, but padding changes answers.
     PaddingLeaks,
@@ -17,7 +17,7 @@ pub enum Verdict {
     Random,
     /// The trial calls failed, showed nothing, or took too long.
     Unproven,
-    /// Items share no calls by the manifest, so there is nothing to prove.
+    /// The manifest rules out shared calls, so there is nothing to prove.
     Off,
 }
 
@@ -55,27 +55,27 @@ pub enum BatchingRule {
     Proven,
     /// They also share calls if nothing can be proven, but not if a dependence is found.
     Assumed,
-    /// One item a call.
+    /// One item per call.
     Off,
 }
 
-/// How the items of a model that serves are batched, and why.
+/// How the items of a model being served are batched, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batching {
     /// What the trial calls showed.
     pub verdict: Verdict,
     /// Whether items share calls.
     pub shares_calls: bool,
-    /// What was found, in a sentence for people; may be empty.
+    /// What was found, as a sentence for people; may be empty.
     pub detail: Arc<str>,
-    /// Largest call in which items were compared; 1 if none was.
+    /// Largest call in which items were compared; 1 if there was none.
     pub proven_batch: usize,
     /// Seed of the made-up items.
     pub seed: u64,
 }
 
 impl Batching {
-    /// Batching that was not looked at.
+    /// Batching that was not examined.
     #[must_use]
     pub fn off(detail: impl Into<Arc<str>>) -> Self {
         Self { verdict: Verdict::Off, shares_calls: false, detail: detail.into(), proven_batch: 1, seed: 0 }

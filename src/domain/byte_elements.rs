@@ -1,10 +1,10 @@
-//! The elements of BYTES tensors: each a length, 4 bytes little-endian, and as many bytes, one after the other.
+//! The elements of BYTES tensors: for each, its length in 4 bytes, little-endian, then that many bytes.
 //!
-//! Knows no shapes: how many elements there should be is for [`Tensor::new`](super::Tensor::new) to say.
+//! Knows no shapes: [`Tensor::new`](super::Tensor::new) decides how many elements there should be.
 
 use super::datatype::{LENGTH_BYTES, TensorError};
 
-/// The elements that BYTES data hold. Ends with the data, or before the first element that the data do not hold whole.
+/// The elements that BYTES data hold. Ends with the data, or before the first element that they do not hold whole.
 #[derive(Debug, Clone)]
 pub struct ByteElements<'a> {
     rest: &'a [u8],
@@ -23,7 +23,7 @@ impl<'a> ByteElements<'a> {
         self.rest
     }
 
-    /// The length that the next element claims to have and what comes after; `None` if the data end before.
+    /// The length that the next element claims, and what comes after it; `None` if the data end first.
     fn claimed(&self) -> Option<(u32, &'a [u8])> {
         let (length, after) = self.rest.split_first_chunk::<LENGTH_BYTES>()?;
         Some((u32::from_le_bytes(*length), after))
@@ -44,7 +44,7 @@ impl<'a> Iterator for ByteElements<'a> {
 /// Appends an element to BYTES data.
 ///
 /// # Errors
-/// [`TensorError::LongElement`] if its length does not fit into 32 bits; nothing is appended then.
+/// [`TensorError::LongElement`] if its length does not fit into 32 bits; in that case nothing is appended.
 pub fn push_element(data: &mut Vec<u8>, element: &[u8]) -> Result<(), TensorError> {
     let length = u32::try_from(element.len()).map_err(|_| TensorError::LongElement { bytes: element.len() })?;
     data.extend_from_slice(&length.to_le_bytes());
@@ -52,7 +52,7 @@ pub fn push_element(data: &mut Vec<u8>, element: &[u8]) -> Result<(), TensorErro
     Ok(())
 }
 
-/// Checks that `data` are exactly `count` elements. Takes no longer than the data are long, however many should be there.
+/// Checks that `data` is exactly `count` elements. The time depends on the length of the data, however large `count` is.
 pub(super) fn check(data: &[u8], count: usize) -> Result<(), TensorError> {
     let mut elements = ByteElements::new(data);
     let found = elements.by_ref().take(count).count();
@@ -92,7 +92,7 @@ mod tests {
             (b"\x01\0\0\0a\0\0\0\0", 3, "the data hold 2 of the 3 elements that the shape takes"),
             (b"\0\0\0\0\x01\0", 2, "element 1 has 2 bytes left for its length, which takes 4"),
             (b"\0\0\0\0\xff\xff\xff\xffab", 2, "element 1 claims to have 4294967295 bytes, but 2 are left"),
-            (b"\0\0\0\0abc", 1, "3 bytes are left over after as many elements as the shape takes, 1"),
+            (b"\0\0\0\0abc", 1, "3 bytes are left over after the last element; the shape takes 1"),
         ];
         for (data, count, message) in cases {
             assert_eq!(check(data, count).map_err(|error| error.to_string()), Err(message.to_owned()), "{data:?}");
@@ -108,7 +108,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn elements_come_back_as_they_went(elements in vec(vec(any::<u8>(), 0..9), 0..9)) {
+        fn elements_come_back_as_they_were_put_in(elements in vec(vec(any::<u8>(), 0..9), 0..9)) {
             let data = encoded(&elements);
             prop_assert_eq!(check(&data, elements.len()), Ok(()));
             prop_assert!(check(&data, elements.len() + 1).is_err());

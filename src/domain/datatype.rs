@@ -1,12 +1,12 @@
-//! The element types of tensors, and what can be wrong with a tensor of one.
+//! The element types of tensors, and what can be wrong with a tensor.
 
 use std::{fmt, str::FromStr};
 
-/// Bytes of the length of an element of BYTES, which comes before its own.
+/// Bytes of the length that precedes each element of BYTES.
 pub const LENGTH_BYTES: usize = 4;
 
-/// A `match` over a datatype in which the first arm stands for all integers, with a name for the type of their elements. The arms after it
-/// are those of the other datatypes.
+/// A `match` over a datatype whose first arm stands for all integers, with a name for the type of their elements. The arms after
+/// it are for the other datatypes.
 macro_rules! match_datatype {
     ($datatype:expr, { $Int:ident => $integer:expr, $($others:tt)* }) => {
         $crate::domain::match_datatype!(@match $datatype, $Int, $integer, [
@@ -65,7 +65,7 @@ impl Datatype {
         Self::Bytes,
     ];
 
-    /// Bytes of one element; `None` for [`Datatype::Bytes`], whose elements differ in length.
+    /// Bytes of one element; `None` for [`Datatype::Bytes`], whose elements vary in length.
     #[must_use]
     pub const fn fixed_size(self) -> Option<usize> {
         match self {
@@ -77,7 +77,7 @@ impl Datatype {
         }
     }
 
-    /// Bytes that one element takes at the least: its size, or an empty one's length.
+    /// The fewest bytes one element takes: its size, or the length of an empty one.
     #[must_use]
     pub const fn least_size(self) -> usize {
         match self.fixed_size() {
@@ -141,7 +141,7 @@ impl FromStr for Datatype {
     }
 }
 
-/// Why a tensor is not one.
+/// Why data do not make a tensor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TensorError {
     /// The name is not in the table of [`Datatype`].
@@ -150,14 +150,14 @@ pub enum TensorError {
     /// The shape's product does not fit the address space.
     #[error("shape {0:?} has more elements than can be addressed")]
     TooManyElements(Vec<i64>),
-    /// The data are not as long as shape and datatype say.
+    /// The data are not as long as shape and datatype require.
     #[error("{bytes} bytes of data, but shape {shape:?} of {datatype} takes {expected}")]
     WrongLength { bytes: usize, shape: Vec<usize>, datatype: Datatype, expected: usize },
-    /// BYTES data hold fewer elements than the shape says.
+    /// BYTES data hold fewer elements than the shape takes.
     #[error("the data hold {elements} of the {expected} elements that the shape takes")]
     TooFewElements { elements: usize, expected: usize },
     /// BYTES data go on after the last element.
-    #[error("{bytes} bytes are left over after as many elements as the shape takes, {elements}")]
+    #[error("{bytes} bytes are left over after the last element; the shape takes {elements}")]
     ExcessBytes { elements: usize, bytes: usize },
     /// BYTES data end inside an element's length.
     #[error("element {element} has {bytes} bytes left for its length, which takes 4")]
@@ -165,7 +165,7 @@ pub enum TensorError {
     /// BYTES data end inside an element.
     #[error("element {element} claims to have {length} bytes, but {bytes} are left")]
     CutElement { element: usize, length: u32, bytes: usize },
-    /// An element is longer than BYTES data can say.
+    /// An element is longer than BYTES data can express.
     #[error("an element has {bytes} bytes; at most {} are allowed", u32::MAX)]
     LongElement { bytes: usize },
 }

@@ -5,32 +5,32 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-/// What kind of fault, and so who has to act.
+/// What kind of fault it is, and so who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FaultKind {
     /// The request is wrong; the caller fixes it.
     Invalid,
     /// There is no such thing; the caller fixes the name.
     NotFound,
-    /// The request is well-formed and larger than a limit; the caller sends less.
+    /// The request is well-formed but larger than a limit; the caller sends less.
     TooLarge,
-    /// A limit shared with others is reached; the caller comes back later.
+    /// A limit shared with others is reached; the caller tries again later.
     Overloaded,
-    /// The deadline passed, or could not be met any more; the model did not run.
+    /// The deadline passed, or could no longer be met; the model did not run.
     Expired,
-    /// The item was given up in favour of newer ones, as the stream's overflow policy says.
+    /// The item was given up in favour of newer ones, as the stream's overflow policy asks.
     Dropped,
-    /// The caller went away or called it off.
+    /// The caller went away or cancelled.
     Cancelled,
-    /// The model is not ready, or the server is shutting down; the caller goes elsewhere or comes back.
+    /// The model is not ready, or the server is shutting down; the caller goes elsewhere or tries again later.
     Unavailable,
     /// The server is set up not to do this for the caller; the operator decides.
     Denied,
-    /// The bytes that arrived are not those that the caller declared.
+    /// The bytes that arrived are not the ones the caller declared.
     DataLoss,
     /// The server or the chosen model cannot do this; another might.
     Unsupported,
-    /// The model call failed, or the model cannot be loaded; the operator looks.
+    /// The model call failed, or the model cannot be loaded; the operator investigates.
     Failed,
 }
 
@@ -120,8 +120,8 @@ struct Details {
 }
 
 impl Fault {
-    /// A fault with a sentence for a developer: lower case, no full stop. It may quote what a client sent; what is longer than
-    /// 1 KiB is cut, because statuses travel in headers, and those are limited.
+    /// A fault with a sentence for a developer: lower case, no full stop. It may quote what a client sent; anything beyond 1 KiB
+    /// is cut off, because statuses travel in headers, whose size is limited.
     pub fn new(kind: FaultKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, message: shortened(message.into(), MESSAGE_BYTES_MAX), details: None }
     }
@@ -131,7 +131,7 @@ impl Fault {
         Self::new(FaultKind::Invalid, message).with_field(field)
     }
 
-    /// Names the request field at fault. It may be a name of the client's own; what is longer than 256 bytes is cut.
+    /// Names the request field at fault. This may be a name chosen by the client; anything beyond 256 bytes is cut off.
     #[must_use]
     pub fn with_field(mut self, field: impl Into<Cow<'static, str>>) -> Self {
         self.details.get_or_insert_default().field = Some(shortened(field.into(), FIELD_BYTES_MAX));
@@ -152,7 +152,7 @@ impl Fault {
         self
     }
 
-    /// Says which of a request's `items` it is about, counted from 0, if there are several.
+    /// Says which of a request's `items` it is about, counting from 0, if there are several.
     #[must_use]
     pub fn in_item(mut self, item: u64, items: usize) -> Self {
         if items <= 1 {

@@ -4,36 +4,36 @@ use smallvec::SmallVec;
 
 use super::{Fault, Tensor, Timestamp};
 
-/// The tensors of one item, in the order of the signature's inputs, without batch dimension.
+/// The tensors of one item, in the order of the signature's inputs, without a batch dimension.
 pub type ItemInputs = SmallVec<[Tensor; 1]>;
 
-/// The model's outputs for one item, in the order of the signature's outputs, without batch dimension.
+/// The model's outputs for one item, in the order of the signature's outputs, without a batch dimension.
 pub type ItemOutputs = SmallVec<[Tensor; 1]>;
 
-/// When an item was where.
+/// When an item reached each stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ItemTiming {
-    /// When it was complete on the server.
+    /// When all of it had reached the server.
     pub arrived: Timestamp,
     /// When its model call began; equal to `finished` if there was none.
     pub started: Timestamp,
-    /// When its model call, or the decision against one, was over.
+    /// When its model call ended, or the decision not to make one was taken.
     pub finished: Timestamp,
     /// Items in its model call; 0 if there was none.
     pub batch_size: u32,
 }
 
-/// Which of an item's answers one is.
+/// Which of an item's answers this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AnswerPart {
     /// Its number, from 0.
     pub number: u32,
-    /// Whether none follows it, so that the item has ended.
+    /// Whether it is the last, with which the item ends.
     pub last: bool,
 }
 
 impl AnswerPart {
-    /// The one answer of an item that has one.
+    /// The answer of an item that has only one.
     pub const ONLY: Self = Self { number: 0, last: true };
 }
 
@@ -46,6 +46,6 @@ pub struct Answer {
     pub part: AnswerPart,
     /// Outputs, or why there are none.
     pub outcome: Result<ItemOutputs, Fault>,
-    /// When it was where.
+    /// When the item reached each stage.
     pub timing: ItemTiming,
 }

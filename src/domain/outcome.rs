@@ -1,16 +1,17 @@
 //! How items end and why batches close: closed sets, for ledgers and metric labels.
 
-/// The one way in which an item ended.
+/// The one way an item ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// Answered with outputs.
     Ok,
-    /// Never admitted: the request was wrong, too large, or a shared limit was reached. Or the model's engine cannot compute with its
-    /// numbers, which shows only when the call is put together.
+    /// Never admitted: the request was wrong or too large, or a shared limit was reached. Or the model's engine cannot compute
+    /// with its numbers, which shows only when the call is assembled.
     Refused,
-    /// Given up for newer items of its stream, as its overflow policy says.
+    /// Given up for newer items of its stream, as its overflow policy asks.
     Dropped,
-    /// Its deadline passed, or could not be met any more, before its model call began; or, if it gets several answers, before its last.
+    /// Its deadline passed, or could no longer be met, before its model call began; or, if it gets several answers, before the
+    /// last.
     Expired,
     /// Its stream ended first.
     Cancelled,
@@ -39,11 +40,11 @@ impl Outcome {
 /// Why an item was given up in favour of others of its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DropReason {
-    /// A newer item came, and the stream keeps only so many waiting.
+    /// A newer item arrived, and the stream keeps only a limited number waiting.
     Overflow,
     /// Its result would have been older than the stream's `max_age`.
     MaxAge,
-    /// It could not make the next call of its model, and its successor can.
+    /// It could not be in its model's next call in time, but its successor can.
     Late,
 }
 
@@ -65,7 +66,7 @@ impl DropReason {
 /// Why a batch was closed at the size it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CloseReason {
-    /// A lane was free and took all there was.
+    /// A lane was free and took everything ready.
     LaneFree,
     /// The manifest's largest batch.
     Full,
@@ -73,11 +74,11 @@ pub enum CloseReason {
     Bytes,
     /// More items per call would gain no throughput.
     Knee,
-    /// More items would have broken the deadline of one in the batch.
+    /// More items would have made one in the batch miss its deadline.
     Deadline,
     /// The model's `max_delay` ran out.
     Delay,
-    /// The next item has other shapes.
+    /// The next item has a different shape.
     Shape,
     /// A fair share, so that the other lanes have work too.
     Share,

@@ -1,22 +1,22 @@
-//! How items of different lengths meet in a batch: what is padded, with what, and who meets whom.
+//! How items of different lengths meet in a batch: what is padded, with what, and which items meet.
 
 use smallvec::SmallVec;
 
 use super::{Fault, FaultKind, Shape, Tensor, TensorSpec, element_count};
 
-/// One element of any datatype of fixed size, little-endian.
+/// One element of any fixed-size datatype, little-endian.
 pub type ElementBytes = SmallVec<[u8; 8]>;
 
-/// What makes items of different lengths equally long. An item's padded inputs all have the same length.
+/// How items of different lengths are made equally long. All padded inputs of an item have the same length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaddingRule {
-    /// The padded inputs, at least one, with rising positions. None is of BYTES, which has no element to pad with.
+    /// The padded inputs, at least one, by rising position. None is of BYTES, which has no element to pad with.
     pub inputs: Vec<PaddedInput>,
-    /// The input that tells real elements from padding, by its position in the signature's inputs. It is one of the padded
-    /// inputs, its other dimensions are fixed, and an item that comes without it gets one that is all ones.
+    /// The input that marks which elements are real and which padding, by its position in the signature's inputs. It is one of
+    /// the padded inputs, its other dimensions are fixed, and an item sent without it gets one that is all ones.
     pub mask: Option<usize>,
-    /// Rising lengths; an item belongs to the first that it does not exceed, and only items of one bucket meet. Without buckets
-    /// all items meet, and there is no greatest length.
+    /// Rising lengths; an item belongs to the first that it does not exceed, and only items of the same bucket meet. Without
+    /// buckets all items meet, and no length is too great.
     pub buckets: Vec<usize>,
     /// Whether a batch is padded to its bucket's length rather than to its longest item's.
     pub pad_to_bucket: bool,
@@ -27,9 +27,9 @@ pub struct PaddingRule {
 pub struct PaddedInput {
     /// Its position in the signature's inputs.
     pub position: usize,
-    /// The dimension that is padded, the batch not counted.
+    /// The padded dimension, not counting the batch.
     pub axis: usize,
-    /// The element that it is padded with.
+    /// The element to pad with.
     pub value: ElementBytes,
 }
 
@@ -40,28 +40,28 @@ impl PaddingRule {
         self.inputs.iter().find(|input| input.position == position)
     }
 
-    /// The length of an item; 0 if it lacks the tensors.
+    /// The length of an item; 0 if its tensors are missing.
     #[must_use]
     pub fn length(&self, item: &[Tensor]) -> usize {
         let first = self.inputs.first().and_then(|input| item.get(input.position)?.shape().get(input.axis));
         first.copied().unwrap_or_default()
     }
 
-    /// The number of the bucket that holds items of this length; `None` if they exceed the last.
+    /// The number of the bucket for items of this length; `None` if they exceed the last.
     #[must_use]
     pub fn bucket(&self, length: usize) -> Option<usize> {
         let bucket = self.buckets.partition_point(|limit| *limit < length);
         (self.buckets.is_empty() || bucket < self.buckets.len()).then_some(bucket)
     }
 
-    /// The length to which a batch is padded whose longest item has the length `longest`.
+    /// The length to which a batch is padded if its longest item has the length `longest`.
     #[must_use]
     pub fn padded_length(&self, longest: usize) -> usize {
         let limit = self.bucket(longest).and_then(|bucket| self.buckets.get(bucket).copied());
         limit.filter(|_| self.pad_to_bucket).unwrap_or(longest)
     }
 
-    /// Checks the lengths of an item's tensors, which are in the order of `specs`, and makes up the mask if it is left out.
+    /// Checks the lengths of an item's tensors, which are in the order of `specs`, and fills in the mask if it was left out.
     ///
     /// # Errors
     /// [`FaultKind::Invalid`] if the lengths differ or are 0, [`FaultKind::TooLarge`] if they exceed the last bucket.
@@ -71,15 +71,14 @@ impl PaddingRule {
             let Some(tensor) = &slots[*position] else { continue };
             let (name, length) = (&*specs[*position].name, tensor.shape()[*axis]);
             if length == 0 {
-                let message =
-                    format!("input '{name}' has length 0; inputs that are padded need at least one element in each item");
+                let message = format!("input '{name}' has length 0; padded inputs need at least one element in each item");
                 return Err(Fault::invalid("inputs", message));
             }
             match known {
                 Some((first, wanted)) if wanted != length => {
                     let message = format!(
                         "input '{name}' is {length} long, but input '{first}' is {wanted}; \
-                         the inputs that the model's [padding] names have one length in an item"
+                         the inputs named in the model's [padding] must have the same length in an item"
                     );
                     return Err(Fault::invalid("inputs", message));
                 }
@@ -89,7 +88,7 @@ impl PaddingRule {
         let Some((name, length)) = known else { return Ok(()) };
         if let (None, Some(limit)) = (self.bucket(length), self.buckets.last()) {
             let message = format!(
-                "input '{name}' is {length} long, more than the {limit} of the last of padding.buckets in the model's manifest"
+                "input '{name}' is {length} long, more than {limit}, the last of padding.buckets in the model's manifest"
             );
             return Err(Fault::new(FaultKind::TooLarge, message)
                 .with_field("inputs")
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs_of_an_item_have_one_length() {
+    fn inputs_of_an_item_have_the_same_length() {
         let item = vec![tensor("speaker", 1, 1), tensor("tokens", 3, 4), tensor("mask", 4, 8)];
         let fault = signature(&[]).check(item).expect_err("3 is not 4");
         assert_eq!((fault.kind(), fault.field()), (FaultKind::Invalid, Some("inputs")));
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_of_no_length_is_refused() {
+    fn an_item_of_length_zero_is_refused() {
         let fault = signature(&[]).check(vec![tensor("speaker", 1, 1), tensor("tokens", 0, 4)]).expect_err("nothing to pad");
         assert_eq!((fault.kind(), fault.field()), (FaultKind::Invalid, Some("inputs")));
         assert!(fault.message().starts_with("input 'tokens' has length 0"), "{fault}");
@@ -191,7 +190,7 @@ mod tests {
         assert_eq!(fault.limit().map(|limit| (limit.name, limit.value)), Some(("padding.buckets", 32)));
         assert_eq!(
             fault.message(),
-            "input 'tokens' is 33 long, more than the 32 of the last of padding.buckets in the model's manifest"
+            "input 'tokens' is 33 long, more than 32, the last of padding.buckets in the model's manifest"
         );
     }
 

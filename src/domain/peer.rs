@@ -1,23 +1,23 @@
-//! Who is at the other end, as far as a connection tells.
+//! The peer of a connection, as far as the connection shows.
 
 use std::net::IpAddr;
 
-/// Where a connection comes from, if that tells clients apart.
+/// Where a connection comes from, if this distinguishes clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Address {
-    /// This machine, where the address says nothing: each connection counts by itself.
+    /// This machine, where the address says nothing: each connection counts separately.
     #[default]
     Local,
-    /// A proxy that the operator has named: many clients behind one address, and what it says of tenants is believed.
+    /// A proxy named by the operator: many clients share its address, and it is trusted on tenants.
     Proxy,
     /// An address of IPv4.
     V4(u32),
-    /// The first half of an address of IPv6: whoever has one address of a network of 64 bits has all of them.
+    /// The first half of an IPv6 address: whoever has one address in a 64-bit network has all of them.
     V6(u64),
 }
 
 impl Address {
-    /// What `ip` says of who is there; `proxies` are those that the operator has named.
+    /// What `ip` says about the client; `proxies` are those named by the operator.
     #[must_use]
     pub fn of(ip: IpAddr, proxies: &[IpAddr]) -> Self {
         let ip = ip.to_canonical();
@@ -33,10 +33,10 @@ impl Address {
     }
 }
 
-/// A client's connection. The default is none: work of the server's own.
+/// A client's connection. The default is none: the server's own work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Peer {
-    /// Number of the connection among all since the start; 0 for none.
+    /// Number of the connection, counted from the start of the server; 0 for none.
     pub connection: u64,
     /// Where it comes from.
     pub address: Address,
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_and_proxies_are_no_address_and_others_are() {
+    fn this_machine_and_proxies_do_not_count_as_addresses_and_others_do() {
         for local in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
             assert_eq!(address(local), Address::Local, "{local}");
         }

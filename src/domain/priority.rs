@@ -1,14 +1,14 @@
 //! Which streams go first.
 
-/// Which streams go first, strictly, but for the bound on starvation.
+/// Which streams go first, strictly, except for the bound on starvation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Priority {
     /// Before all others.
     High,
-    /// Where nothing is said.
+    /// Unless something else is asked for.
     #[default]
     Normal,
-    /// When nothing else is to be done.
+    /// When there is nothing else to do.
     Low,
 }
 

@@ -7,30 +7,30 @@ use smallvec::SmallVec;
 
 use super::{Datatype, Fault, ItemInputs, PaddingRule, Shape, Tensor, TensorSpec, TensorSpecs, element_count};
 
-/// A state tensor: an input of each call, whose next value is one of the call's outputs.
+/// A state tensor: an input of each call; its next value is one of the call's outputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateSpec {
     /// The model's input.
     pub input: Arc<str>,
-    /// The model's output that gives the next value.
+    /// The model's output for the next value.
     pub output: Arc<str>,
     /// Element type.
     pub datatype: Datatype,
     /// Dimensions without the batch.
     pub dims: Shape,
-    /// Where the batch dimension stands; `None` if there is none.
+    /// Where the batch dimension is; `None` if there is none.
     pub batch_axis: Option<usize>,
 }
 
 impl StateSpec {
-    /// Bytes of one stream's state; `None` if they are more than can be addressed, or differ from state to state.
+    /// Bytes of one stream's state; `None` if there are more than can be addressed, or if they vary from state to state.
     #[must_use]
     pub fn bytes(&self) -> Option<usize> {
         element_count(&self.dims)?.checked_mul(self.datatype.fixed_size()?)
     }
 }
 
-/// An input that has one value for the whole batch, fixed by the manifest; clients do not send it.
+/// An input with one value for the whole batch, fixed by the manifest; clients do not send it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedInput {
     /// The model's input.
@@ -39,7 +39,7 @@ pub struct SharedInput {
     pub value: Tensor,
 }
 
-/// All inputs and outputs of a model, by their part in a call.
+/// All inputs and outputs of a model, by their role in a call.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Signature {
     /// What each item brings.
@@ -50,9 +50,9 @@ pub struct Signature {
     pub states: Vec<StateSpec>,
     /// What the whole batch shares.
     pub shared: Vec<SharedInput>,
-    /// Names of inputs that clients do not send, because the model file has a default for each.
+    /// Names of inputs that clients do not send because the model file has a default for each.
     pub defaults: Vec<Arc<str>>,
-    /// How items of different lengths meet in a batch; without it they do not.
+    /// How items of different lengths meet in a batch; without this they do not.
     pub padding: Option<PaddingRule>,
 }
 
@@ -63,13 +63,13 @@ pub struct NamedTensor {
     pub name: String,
     /// `None` means the model's own.
     pub datatype: Option<Datatype>,
-    /// With or without a batch dimension of 1, if the model has one; empty means the model's own.
+    /// With or without a batch dimension of 1, if the model has one; empty means the model's own shape.
     pub shape: Vec<i64>,
-    /// The elements, as in a [`Tensor`].
+    /// The elements, laid out as in a [`Tensor`].
     pub data: Bytes,
 }
 
-/// An item's tensors in their signature's order, those that are there already.
+/// An item's tensors so far, in their signature's order.
 pub type ItemSlots = SmallVec<[Option<Tensor>; 4]>;
 
 impl Signature {
@@ -79,7 +79,7 @@ impl Signature {
         !self.states.is_empty()
     }
 
-    /// Whether the model has a batch dimension. Without one a call takes one item, in the model's own shapes.
+    /// Whether the model has a batch dimension. Without one, a call takes one item, in the model's own shapes.
     #[must_use]
     pub fn has_batch(&self) -> bool {
         self.inputs.first().is_none_or(|input| input.batch_axis.is_some())
@@ -91,14 +91,15 @@ impl Signature {
         self.inputs.iter().all(|input| input.dims.iter().all(Option::is_some))
     }
 
-    /// Checks one item's tensors and puts them into the signature's order.
+    /// Checks one item's tensors and puts them in the signature's order.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`](super::FaultKind::Invalid) with the field at fault: an unknown, missing or repeated name, another datatype, a shape that
-    /// does not fit, data of another length than shape and datatype take, or padded inputs of different lengths or without an
-    /// element; [`FaultKind::TooLarge`](super::FaultKind::TooLarge) if the item exceeds the last bucket of the padding.
+    /// [`FaultKind::Invalid`](super::FaultKind::Invalid) with the field at fault: an unknown, missing or repeated name, a wrong
+    /// datatype, a shape that does not fit, data whose length does not match shape and datatype, or padded inputs that differ in
+    /// length or are empty; [`FaultKind::TooLarge`](super::FaultKind::TooLarge) if the item exceeds the last bucket of the
+    /// padding.
     pub fn check(&self, mut tensors: Vec<NamedTensor>) -> Result<ItemInputs, Fault> {
-        // One tensor, as most models have it, without the places that several would be sorted into.
+        // A single tensor, the usual case, skips the slots that several would be sorted into.
         if let ([spec], None, 1) = (&*self.inputs, &self.padding, tensors.len())
             && let Some(tensor) = tensors.pop()
         {
@@ -117,17 +118,17 @@ impl Signature {
         self.complete(slots)
     }
 
-    /// A place for each of an item's tensors, in the signature's order.
+    /// A slot for each of an item's tensors, in the signature's order.
     #[must_use]
     pub fn slots(&self) -> ItemSlots {
         SmallVec::from_elem(None, self.inputs.len())
     }
 
-    /// The item of tensors that each fit their input.
+    /// The item made of tensors that each fit their input.
     ///
     /// # Errors
-    /// As [`Signature::check`], for what concerns the item as a whole: a missing tensor, padded inputs of different lengths or without an
-    /// element, a length beyond the last bucket of the padding.
+    /// As [`Signature::check`], for faults of the item as a whole: a missing tensor, padded inputs that differ in length or are
+    /// empty, a length beyond the last bucket of the padding.
     pub fn complete(&self, mut slots: ItemSlots) -> Result<ItemInputs, Fault> {
         if let Some(padding) = &self.padding {
             padding.complete(&self.inputs, &mut slots)?;
@@ -139,10 +140,10 @@ impl Signature {
         Ok(inputs)
     }
 
-    /// Position of the output of this name. `position` is its place in the request.
+    /// Position of the output with this name. `position` is its place in the request.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`](super::FaultKind::Invalid) with the names that there are.
+    /// [`FaultKind::Invalid`](super::FaultKind::Invalid) with the names that exist.
     pub fn find_output(&self, name: &str, position: usize) -> Result<usize, Fault> {
         self.outputs.iter().position(|output| &*output.name == name).ok_or_else(|| {
             let known = quoted_list(self.outputs.iter().map(|output| &*output.name));
@@ -151,10 +152,10 @@ impl Signature {
         })
     }
 
-    /// Position of the input of this name; no name is that of an only input. `position` is the tensor's in the request.
+    /// Position of the input with this name; an empty name means the only input. `position` is the tensor's place in the request.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`](super::FaultKind::Invalid) with the names that there are.
+    /// [`FaultKind::Invalid`](super::FaultKind::Invalid) with the names that exist.
     pub fn find_input(&self, name: &str, position: usize) -> Result<usize, Fault> {
         if name.is_empty() && self.inputs.len() == 1 {
             return Ok(0);
@@ -168,7 +169,7 @@ impl Signature {
         let why = if name.is_empty() {
             "the tensor has no name, and the model has several inputs".to_owned()
         } else if kept {
-            format!("input '{name}' is the server's own (state or shared by the batch) and is not sent by clients")
+            format!("input '{name}' belongs to the server (state, or shared by the batch) and is not sent by clients")
         } else if self.defaults.iter().any(|default| **default == *name) {
             format!(
                 "input '{name}' has a default in the model file and is not sent by clients, unless [[inputs]] in the model's \
@@ -181,7 +182,7 @@ impl Signature {
     }
 }
 
-/// That the tensor at `position` of a request is the input `name` once more.
+/// The fault that the tensor at `position` of a request gives the input `name` a second time.
 #[must_use]
 pub fn given_twice(name: &str, position: usize) -> Fault {
     Fault::invalid(format!("inputs[{position}].name"), format!("input '{name}' is given twice"))
@@ -228,7 +229,7 @@ fn item_shape(spec: &TensorSpec, given: &[i64]) -> Result<Shape, String> {
         let batch = sizes.remove(axis.min(spec.dims.len()));
         if batch != 1 {
             return Err(format!(
-                "shape {given:?} holds {batch} items; an item is one: send them one by one, the server batches them"
+                "shape {given:?} holds {batch} items; an item must be one; send them one by one, and the server will batch them"
             ));
         }
     }
@@ -243,11 +244,11 @@ fn item_shape(spec: &TensorSpec, given: &[i64]) -> Result<Shape, String> {
     Ok(sizes)
 }
 
-/// The message that a dimension of `shape` is not a size.
+/// Says that a dimension of `shape` is not a size.
 #[must_use]
 pub fn bad_dimension(shape: &[i64], axis: usize) -> String {
     format!(
-        "dimension {axis} of shape {shape:?} is {}; dimensions are numbers from 0",
+        "dimension {axis} of shape {shape:?} is {}; dimensions must be 0 or more",
         shape.get(axis).copied().unwrap_or_default()
     )
 }
@@ -301,7 +302,7 @@ mod tests {
             (check(vec![tensor("audio", &[2, 4], 32)]), "inputs[0].shape", "holds 2 items"),
             (check(vec![tensor("audio", &[0], 0)]), "inputs[0].shape", "shape [0] does not fit the model's [-1, 4]"),
             (check(vec![tensor("audio", &[0, 4], 0)]), "inputs[0].shape", "shape [0, 4] holds 0 items"),
-            (check(vec![tensor("audio", &[-4], 16)]), "inputs[0].shape", "is -4; dimensions are numbers from 0"),
+            (check(vec![tensor("audio", &[-4], 16)]), "inputs[0].shape", "is -4; dimensions must be 0 or more"),
             (check(vec![tensor("text", &[0, 3], 0)]), "inputs[0].shape", "does not fit"),
             (check(vec![tensor("text", &[0, 2], 8)]), "inputs[0].data", "8 bytes of data, but shape [0, 2] of FP32 takes 0"),
             (check(vec![tensor("text", &[i64::MAX, 2], 16)]), "inputs[0].shape", "more elements"),
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_empty_tensor_says_of_its_other_dimensions_is_bounded() {
+    fn the_other_dimensions_of_an_empty_tensor_are_bounded() {
         let spec = TensorSpec { name: "x".into(), datatype: Datatype::Uint8, dims: vec![None, None], batch_axis: None };
         let signature = Signature { inputs: vec![spec], ..Signature::default() };
         let check = |shape: &[i64]| signature.check(vec![tensor("x", shape, 0)]);

@@ -19,10 +19,10 @@ pub fn element_count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |product, size| product.checked_mul(*size))
 }
 
-/// Most elements that a message shows.
+/// The most elements a message shows.
 const SHOWN_ELEMENTS_MAX: usize = 8;
 
-/// Elements for a message, such as `INT64 [1, 2]` or `INT64 16000`; of BYTES and half floats only the datatype.
+/// Elements as a message shows them, such as `INT64 [1, 2]` or `INT64 16000`; for BYTES and half floats, only the datatype.
 #[must_use]
 pub fn elements_text(datatype: Datatype, data: &[u8]) -> String {
     fn each<T: fmt::Display, const N: usize>(data: &[u8], element: fn([u8; N]) -> T) -> Vec<String> {
@@ -46,7 +46,7 @@ pub fn elements_text(datatype: Datatype, data: &[u8]) -> String {
 }
 
 /// A dense, row-major, little-endian array whose data are shared, never copied. An element of BYTES is its length, 4 bytes, and
-/// as many bytes.
+/// that many bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
     datatype: Datatype,
@@ -59,7 +59,7 @@ impl Tensor {
     ///
     /// # Errors
     /// [`TensorError::WrongLength`] if `data` is not exactly `product(shape)` elements of the datatype's size,
-    /// [`TensorError::TooManyElements`] if that is more than can be addressed. Of BYTES, the first fault in the elements.
+    /// [`TensorError::TooManyElements`] if that is more than can be addressed. For BYTES, the first fault in the elements.
     pub fn new(datatype: Datatype, shape: Shape, data: Bytes) -> Result<Self, TensorError> {
         let count = element_count(&shape);
         let least = count.and_then(|count| count.checked_mul(datatype.least_size()));
@@ -85,16 +85,16 @@ impl Tensor {
     /// The same elements in another shape.
     ///
     /// # Errors
-    /// Those of [`Tensor::new`], if the shape is not one of as many elements.
+    /// Those of [`Tensor::new`], if the shape takes a different number of elements.
     pub fn reshaped(self, shape: &[usize]) -> Result<Self, TensorError> {
         Self::new(self.datatype, Shape::from_slice(shape), self.data)
     }
 
-    /// What lies along the leading dimension, each without that dimension; a scalar is one. The data are shared.
+    /// The slices along the leading dimension, each without that dimension; a scalar is one slice. The data are shared.
     pub fn rows(&self) -> impl Iterator<Item = Self> {
         let (count, shape) = self.shape.split_first().map_or((1, &self.shape[..]), |(count, row)| (*count, row));
         let row_bytes = self.data.len() / count.max(1);
-        // Strings differ in length, so that a row ends where its elements do.
+        // Strings vary in length, so a row ends where its elements do.
         let row_elements = element_count(shape).unwrap_or_default();
         let mut elements = self.byte_elements();
         let mut begin = 0;

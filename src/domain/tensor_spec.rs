@@ -1,10 +1,10 @@
-//! What a model says of a tensor that each item brings or gets.
+//! What a model says about a tensor that each item brings or gets.
 
 use std::sync::Arc;
 
 use super::{datatype::Datatype, tensor::Shape};
 
-/// Largest product of the dynamic dimensions of a tensor without elements, leaving out those that are 0.
+/// Largest product of the dynamic dimensions of a tensor without elements, not counting those that are 0.
 const EMPTY_EXTENT_MAX: usize = 1 << 20;
 
 /// A tensor that each item brings or gets.
@@ -16,12 +16,12 @@ pub struct TensorSpec {
     pub datatype: Datatype,
     /// Dimensions without the batch; `None` is dynamic.
     pub dims: Vec<Option<usize>>,
-    /// Where the batch dimension stands in the model's own shape; `None` if there is none, so that `dims` are all.
+    /// Where the batch dimension is in the model's own shape; `None` if there is none, in which case `dims` are all.
     pub batch_axis: Option<usize>,
 }
 
 impl TensorSpec {
-    /// The shape as a client reads it: -1 for the batch, in its place if there is one, and for dynamic dimensions.
+    /// The shape as clients read it: -1 for the batch, where the model has it, and for dynamic dimensions.
     #[must_use]
     pub fn shape_with_batch(&self) -> Vec<i64> {
         let mut shape: Vec<i64> =
@@ -32,7 +32,7 @@ impl TensorSpec {
         shape
     }
 
-    /// What -1 stands for in a shape of this tensor, for messages.
+    /// What -1 means in a shape of this tensor, for messages.
     #[must_use]
     pub const fn legend(&self) -> &'static str {
         match self.batch_axis {
@@ -41,8 +41,8 @@ impl TensorSpec {
         }
     }
 
-    /// A tensor without elements costs its sender nothing, however large its other dimensions are. The model may compute something
-    /// large from these, so they are bounded. `sizes` have no batch dimension, and fit.
+    /// A tensor without elements costs its sender nothing, however large its other dimensions are. The model may compute
+    /// something large from them, so they are bounded. `sizes` have no batch dimension, and fit.
     ///
     /// # Errors
     /// What is wrong, and the limit.

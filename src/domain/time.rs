@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-/// A moment on a monotonic clock: nanoseconds since an origin that the clock's owner chose.
+/// A moment on a monotonic clock: nanoseconds since an origin chosen by the clock's owner.
 ///
-/// The scheduler and the sessions never read a clock; they are handed timestamps, so that tests and simulations can choose them.
+/// The scheduler and the sessions never read a clock; they are given timestamps, so that tests and simulations can choose them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(u64);
 
@@ -37,7 +37,7 @@ impl Timestamp {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// The first moment at or after this one that is a whole number of steps after the origin; [`Timestamp::NEVER`] stays.
+    /// The first moment, at or after this one, that is a whole number of steps after the origin; [`Timestamp::NEVER`] stays.
     #[must_use]
     pub fn round_up(self, step: Duration) -> Self {
         let step = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX).max(1);

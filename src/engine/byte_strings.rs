@@ -1,7 +1,6 @@
-//! Batches of BYTES tensors, whose elements differ in length: gathered by putting the items one after another, scattered by walking the
-//! elements.
+//! Batches of BYTES tensors, whose elements differ in length: gathered by appending the items, scattered by walking the elements.
 //!
-//! So the batch is on the first axis, where an item's elements lie together. Whatever is laid out from shapes alone cannot be BYTES: a
+//! So the batch is on the first axis, where an item's elements lie together. Tensors laid out from shapes alone cannot be BYTES: a
 //! state, a padded input, an output that is cut back to an item's own length. Knows no engine.
 
 use bytes::Bytes;

@@ -12,7 +12,7 @@ use super::{
 /// What runs a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EngineChoice {
-    /// What the server thinks fit: an engine whose library is loaded, else one that is always there.
+    /// The server's choice: an engine whose library is loaded, else one that is always there.
     #[default]
     Auto,
     /// This engine.
@@ -20,7 +20,7 @@ pub enum EngineChoice {
 }
 
 impl EngineChoice {
-    /// What manifests and settings call it.
+    /// Its name in manifests and settings.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -42,8 +42,8 @@ impl EngineChoice {
         find(&String::deserialize(deserializer)?, Self::for_files()).map_err(D::Error::custom)
     }
 
-    /// The same, but an engine whose library somebody has named, if any, in place of [`EngineChoice::Auto`]: it was named to be used.
-    /// `is_named` says so of an engine's name.
+    /// The same, but an engine whose library was named explicitly, if any, replaces [`EngineChoice::Auto`]: it was named to be
+    /// used. `is_named` takes an engine's name.
     #[must_use]
     pub fn or_named_library(self, is_named: impl Fn(&str) -> bool) -> Self {
         let named = || file_engines().find(|engine| engine.library().is_some() && is_named(engine.name()));
@@ -53,7 +53,7 @@ impl EngineChoice {
         }
     }
 
-    /// The engine of this choice, or of `default` if it is left open, or of none of them: then the first one that needs no library.
+    /// The engine of this choice, or of `default` if it is left open, or else the first one that needs no library.
     #[must_use]
     pub fn engine_or(self, default: Self) -> &'static dyn EngineFactory {
         let always_there = || file_engines().find(|engine| engine.library().is_none());

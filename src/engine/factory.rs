@@ -1,4 +1,5 @@
-//! What the server knows of an engine before it has a model: its name, what it needs, and how it makes an [`Engine`] of a model.
+//! What the server knows about an engine before it has a model: its name, its needs, and how it makes an [`Engine`] from a
+//! model.
 
 use std::{
     ffi::OsString,
@@ -20,7 +21,7 @@ pub trait EngineFactory: Sync {
     /// Its name in manifests, settings, messages and metrics.
     fn name(&self) -> &'static str;
 
-    /// Its version, if another one might compute other numbers; else empty.
+    /// Its version, if another one might compute different numbers; else empty.
     fn version(&self) -> String {
         String::new()
     }
@@ -30,10 +31,10 @@ pub trait EngineFactory: Sync {
         None
     }
 
-    /// What it makes models of.
+    /// The source of its models.
     fn runs(&self) -> Runs<'_>;
 
-    /// What it keeps for each lane of a device of `lanes` lanes, and behind them for the long ones; nothing for most engines.
+    /// What it keeps for each lane of a device of `lanes` lanes, followed by the long ones; nothing for most engines.
     fn lane_hosts(&self, _lanes: usize, _long_lanes: usize) -> Vec<Arc<dyn LaneHost>> {
         Vec::new()
     }
@@ -54,7 +55,7 @@ impl fmt::Debug for dyn EngineFactory {
     }
 }
 
-/// What an engine makes models of.
+/// The source of an engine's models.
 #[derive(Clone, Copy)]
 pub enum Runs<'a> {
     /// Model files.
@@ -74,17 +75,17 @@ pub trait EngineLibrary: Sync {
     /// Loads the library at `path`; does nothing if it is loaded already. Comes before any model.
     ///
     /// # Errors
-    /// [`EngineError::Library`] if the file is missing or no usable library, or another one is loaded.
+    /// [`EngineError::Library`] if the file is missing or not a usable library, or another one is loaded.
     fn load(&self, path: &Path) -> Result<(), EngineError>;
 
-    /// Whether one is loaded that works.
+    /// Whether a working one is loaded.
     ///
     /// # Errors
     /// [`EngineError::Library`], which says how to get one.
     fn check(&self) -> Result<(), EngineError>;
 }
 
-/// What a manifest wants of the engine that its file runs on.
+/// A manifest's wishes for the engine that runs its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wishes {
     /// Whether the engine may compute in fewer bits than the file says.
@@ -95,7 +96,8 @@ pub struct Wishes {
 
 /// An engine that runs model files.
 pub trait FileEngine: Sync {
-    /// What it lacks, in words that go on from its name, if it is an engine that can be told to compute in fewer bits than a file says.
+    /// What it lacks, in words that follow its name, if it is an engine that may be allowed to compute in fewer bits than a file
+    /// says.
     fn narrows(&self) -> Option<&'static str> {
         None
     }
@@ -105,10 +107,10 @@ pub trait FileEngine: Sync {
         None
     }
 
-    /// Tells the log what there is to know of a model whose file computes so, and which it has loaded.
+    /// Logs what there is to know about a loaded model whose file computes so.
     fn announce(&self, _model: &str, _narrowing: &Narrowing, _allow_narrowing: bool) {}
 
-    /// Whether it can hold weights a second time, in the form that calls are fastest with.
+    /// Whether it can hold weights a second time, in the form that makes calls fastest.
     fn packs_weights(&self) -> bool {
         false
     }
@@ -122,13 +124,13 @@ pub trait FileEngine: Sync {
 
 /// An engine that runs what a manifest's table says.
 pub trait ScriptEngine: Sync {
-    /// Whether `script`, the table or a part of it, can be read.
+    /// Checks that `script`, the table or a part of it, can be read.
     ///
     /// # Errors
     /// What is wrong with a key or the type of a value.
     fn read(&self, script: &Value) -> Result<(), String>;
 
-    /// Whether the values of the whole table make sense.
+    /// Checks that the values of the whole table make sense.
     ///
     /// # Errors
     /// [`EngineError::Load`] if one does not.

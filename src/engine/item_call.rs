@@ -1,4 +1,4 @@
-//! A model call as those who ask for it see it: its items, what it gave, and why it gave nothing.
+//! A model call as its caller sees it: its items, what it gave, and why it gave nothing.
 
 use super::{EngineError, StreamState};
 use crate::domain::{ItemOutputs, Tensor, Timestamp};
@@ -12,7 +12,7 @@ pub struct ItemCall<'a> {
     pub state: Option<&'a StreamState>,
 }
 
-/// What a model call gave.
+/// The result of a model call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ran {
     /// The items' outputs, in their order.
@@ -23,7 +23,7 @@ pub struct Ran {
     pub milestones: Milestones,
 }
 
-/// When a call had done what: between the two, the engine ran.
+/// Moments of a call: between the two, the engine ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Milestones {
     /// The items had been put together.
@@ -37,7 +37,7 @@ pub struct Milestones {
 pub struct PaddingCount {
     /// Elements of the padded inputs, padding included; 0 for a model without padding.
     pub elements: usize,
-    /// Those of them that are padding.
+    /// How many of them are padding.
     pub padded: usize,
 }
 

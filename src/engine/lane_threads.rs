@@ -1,6 +1,6 @@
 //! The threads that the lanes of a device work on.
 //!
-//! Knows that an engine may have threads of its own for lanes to work on; not what an engine does there.
+//! Knows that an engine may have its own threads for lanes to work on, but not what it does there.
 
 use std::{any::Any, fmt::Debug, sync::Arc};
 
@@ -22,12 +22,12 @@ pub struct LaneThreads {
 }
 
 impl LaneThreads {
-    /// The threads of a lane that works inside these hosts, the first of which is the outermost.
+    /// The threads of a lane that works inside these hosts, outermost first.
     pub(super) fn within(hosts: Vec<Arc<dyn LaneHost>>, is_long_lane: bool) -> Self {
         Self { hosts: hosts.into(), is_long_lane }
     }
 
-    /// Whether they are those of a lane only for long calls.
+    /// Whether they belong to a lane for long calls only.
     #[must_use]
     pub const fn is_long_lane(&self) -> bool {
         self.is_long_lane
@@ -37,7 +37,7 @@ impl LaneThreads {
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         let (mut work, mut result) = (Some(work), None);
         run_within(&self.hosts, &mut || result = work.take().map(|work| work()));
-        result.unwrap_or_else(|| unreachable!("a host runs what it is given"))
+        result.unwrap_or_else(|| unreachable!("a host runs its work"))
     }
 
     /// What the engine with hosts of this type keeps for the lane.
@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    /// Notes its name, and hosts the lane on a thread of its own.
+    /// Notes its name, and hosts the lane on a new thread.
     #[derive(Debug)]
     struct Inn<const NUMBER: u8>(Arc<Mutex<Vec<u8>>>);
 

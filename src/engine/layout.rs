@@ -1,4 +1,4 @@
-//! How the items of a call lie in a tensor of the batch.
+//! Where the items of a call lie in a tensor of the batch.
 
 use super::{item_call::RunError, strips::Strips};
 use crate::domain::Shape;

@@ -60,7 +60,7 @@ impl Lengths {
         }
         Err(RunError::WrongOutput(format!(
             "'{}' came with shape {:?} for items padded to a length of {}; the dynamic dimensions of its declared shape {:?} must \
-             come out with that length, so give a dimension that does not follow it its size in [[outputs]]",
+             come out with that length, so for a dimension that does not follow it, give its size in [[outputs]]",
             spec.name,
             tensor.shape(),
             self.padded,

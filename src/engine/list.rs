@@ -1,4 +1,4 @@
-//! The engines that this server has. A further one costs a line here, and its own module.
+//! The engines that this server has. Another one takes a line here and its own module.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl LaneThreads {
         Self::device_with_long_lanes(lanes, 0)
     }
 
-    /// The same, and behind them those of long lanes.
+    /// The same, followed by those of long lanes.
     #[must_use]
     pub fn device_with_long_lanes(lanes: usize, long_lanes: usize) -> Vec<Self> {
         let mut hosts: Vec<Vec<Arc<dyn LaneHost>>> = vec![Vec::new(); lanes + long_lanes];

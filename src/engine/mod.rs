@@ -1,8 +1,8 @@
 //! Engines: what runs a model call.
 //!
-//! An engine is blocking and has no queue: it is handed one contiguous tensor per input and gives one per output. It knows no
-//! runtime, no protocol, no stream and no metrics, and uses the threads it is given. [`Executable`] turns items into such a call
-//! and its outputs back into items.
+//! An engine blocks and has no queue: it gets one contiguous tensor per input and returns one per output. It knows no runtime,
+//! no protocol, no stream and no metrics, and uses the threads it is given. [`Executable`] turns items into such a call and its
+//! outputs back into items.
 //!
 //! An [`EngineFactory`] is an engine without a model, and makes an [`Engine`] of one. [`ENGINES`] lists them; nothing above this module
 //! names one.
@@ -40,7 +40,7 @@ use crate::domain::{Datatype, ItemOutputs, StateSpec, Tensor};
 use states::HostStates;
 
 #[cfg(target_endian = "big")]
-compile_error!("tensors are little-endian on the wire and are handed to engines as they are; this processor is big-endian");
+compile_error!("tensors are little-endian on the wire and go to engines as they are; this processor is big-endian");
 
 pub use choice::EngineChoice;
 pub use factory::{EngineFactory, EngineLibrary, FileEngine, Runs, ScriptEngine, Wishes};
@@ -58,7 +58,7 @@ const ONNXRUNTIME_WAY: &str = "pip install onnxruntime, then --onnxruntime auto"
 /// Why a model cannot be loaded, bound or run. The text names the engine, the thing and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// The model file is not one, or uses something that the engine lacks.
+    /// The file is not a model, or uses something that the engine lacks.
     #[error("{0}")]
     Load(String),
     /// The engine's library is missing or unusable; the text says how to get it.
@@ -152,7 +152,8 @@ pub trait Engine: Send + Sync {
         None
     }
 
-    /// What keeps the states of the model's streams: bytes in this machine's memory, unless the engine has a form of its own.
+    /// The keeper of the states of the model's streams: bytes in this machine's memory, unless the engine has its own
+    /// form.
     ///
     /// # Errors
     /// [`EngineError::Load`] if it cannot keep one of them.
@@ -185,11 +186,11 @@ pub struct Call<'a> {
     pub inputs: &'a [TensorView<'a>],
     /// Items in the batch.
     pub batch_size: usize,
-    /// What to compute on.
+    /// The threads to compute on.
     pub threads: CallThreads,
 }
 
-/// What a lane keeps to run a model.
+/// A lane's instance of a model.
 pub trait Instance: Send {
     /// Runs one call and returns the outputs in the plan's order.
     ///

@@ -1,4 +1,4 @@
-//! What a panic said, for those who catch one.
+//! Reads the message of a caught panic.
 
 use std::any::Any;
 

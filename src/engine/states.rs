@@ -1,4 +1,4 @@
-//! What streams keep from one model call to the next, and how it goes into a call and comes out of it.
+//! The states that streams keep from one model call to the next, and how they get into a call and out again.
 //!
 //! [`StateKeeper`] is what an engine does with the states of one model; [`HostStates`] keeps them as bytes in this machine's memory.
 
@@ -14,13 +14,13 @@ use super::{
 };
 use crate::domain::{StateSpec, Tensor};
 
-/// Keeps the states of the streams of one model, in a form of the engine's own.
+/// Keeps the states of one model's streams, in a form that the engine chooses.
 pub trait StateKeeper: Send + Sync {
     /// Puts the items' states into `batch`, which has a buffer for each of the signature's states. An item without a state, or with an
     /// empty one, brings zeros. Changes no state.
     ///
     /// # Errors
-    /// [`RunError::BadBatch`] if a state is not of this keeper's making.
+    /// [`RunError::BadBatch`] if a state was not made by this keeper.
     fn gather(&self, items: &[ItemCall<'_>], batch: &mut [AlignedBuffer]) -> Result<(), RunError>;
 
     /// Takes the items' next states out of `next`, which has a tensor for each of the signature's states. The tensors are what the
@@ -40,7 +40,7 @@ pub trait StateKeeper: Send + Sync {
     fn read(&self, state: &StreamState) -> Option<Vec<Tensor>>;
 }
 
-/// States as bytes in this machine's memory: what engines take that have no memory of their own.
+/// States as bytes in this machine's memory: for engines without memory of their own.
 pub(super) struct HostStates {
     places: Vec<Place>,
     /// Bytes of all states of one stream.
@@ -133,7 +133,7 @@ impl StateKeeper for HostStates {
             let Some(state) = item.state else { continue };
             state.with(|state| {
                 let state = state.get_or_insert_with(|| Box::new(HostState(vec![0; self.bytes].into())));
-                // Its memory is used again. What another keeper made was refused when it was gathered.
+                // Its memory is reused. States of another keeper were refused when they were gathered.
                 let Some(HostState(bytes)) = state.downcast_mut() else { return };
                 for ((strips, tensor), place) in layouts.iter().zip(next).zip(&self.places) {
                     strips.get(tensor.data(), index, &mut bytes[place.range.clone()]);

@@ -1,4 +1,4 @@
-//! The handle of a stream's state: whoever holds the stream holds it, and only the engine that made it looks inside.
+//! The handle of a stream's state: the stream's owner holds it, and only the engine that made it looks inside.
 
 use std::{any::Any, fmt};
 

@@ -288,7 +288,8 @@ pub(super) mod silero {
         }
     }
 
-    /// Batches of 1, 3, 8 and 16 with changing company give each of 16 streams what it gets alone, both results and state.
+    /// Batches of 1, 3, 8 and 16 in changing compositions give each of 16 streams what it gets alone, both results and
+    /// state.
     pub(in crate::engine) fn check_batches(model: &Executable) {
         let together: Vec<StreamState> = (0..16).map(|_| StreamState::default()).collect();
         let alone: Vec<StreamState> = (0..16).map(|_| StreamState::default()).collect();

@@ -1,10 +1,10 @@
 //! The operator's door: `/metrics`, `/livez`, `/readyz` over HTTP/1.1.
 //!
-//! It runs on an OS thread and a runtime of its own, so that it answers while the data plane is saturated, and it is the last to
-//! close. It knows no model and no client; whether the models are ready is for its owner to say.
+//! It runs on its own OS thread and runtime, so that it answers while the data plane is saturated, and it is the last to close.
+//! It knows no model and no client; its owner says whether the models are ready.
 //!
-//! Probes are answered whoever else is connected ([`probes`]). What takes long, the page of metrics, is made on another thread
-//! ([`Scrapes`]).
+//! Probes are answered however many others are connected ([`probes`]). The page of metrics, which takes a while, is made
+//! on another thread ([`Scrapes`]).
 //!
 //! # SHUTDOWN
 //! [`AdminHandle::close`] stops accepting, lets each connection finish the response that it is writing, for at most two seconds, and
@@ -49,7 +49,7 @@ use scrapes::Scrapes;
 
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 
-/// Whether the server should be sent work, as `/readyz` says it.
+/// Whether the server should be sent work, as `/readyz` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum Readiness {
@@ -71,18 +71,18 @@ pub enum Readiness {
     },
     /// It has started, but has no model to serve.
     NoModel,
-    /// A part of it that it cannot do without has ended; it is about to end too.
+    /// A part that it cannot do without has ended; it is about to end too.
     Lost {
         /// Which part.
         part: String,
-        /// What became of it.
+        /// How it ended.
         reason: String,
     },
     /// It is shutting down.
     Draining,
 }
 
-/// What the admin server reports on.
+/// The sources of the admin server's reports.
 #[derive(Clone)]
 pub struct AdminSource {
     /// The metrics to serve.
@@ -93,7 +93,7 @@ pub struct AdminSource {
     pub vitals: Vitals,
     /// Whether anything hangs.
     pub liveness: Arc<Liveness>,
-    /// Brings up to date what is not counted as it happens; called before each scrape, on the thread that makes the page.
+    /// Updates whatever is not counted as it happens; called before each scrape, on the thread that makes the page.
     pub refresh: Arc<dyn Fn() + Send + Sync>,
     /// Whether the models are ready; asked for each `/readyz`, on the admin thread.
     pub models: Arc<dyn Fn() -> Readiness + Send + Sync>,
@@ -147,7 +147,7 @@ impl AdminHandle {
     }
 }
 
-/// Serves on `listener` from a thread of its own, to so many connections at once.
+/// Serves up to `connections_max` connections at once on `listener`, from its own thread.
 ///
 /// # Errors
 /// If the listener, the runtime or the thread cannot be set up.
@@ -158,7 +158,7 @@ pub fn spawn(listener: TcpListener, source: AdminSource, connections_max: usize)
     let shutdown = stop.0.clone();
     let (running, done) = oneshot::channel();
     let (preparing, prepared) = mpsc::sync_channel(1);
-    // Besides the lanes and the log this is the one thread that is not the runtime's: its answers must not wait for the data plane.
+    // Apart from the lanes and the log, this is the only thread outside the runtime: its answers must not wait for the data plane.
     thread::Builder::new().name("admin".to_owned()).spawn(move || {
         let (runtime, listener) = match prepare(listener) {
             Ok(prepared) => prepared,
@@ -170,7 +170,7 @@ pub fn spawn(listener: TcpListener, source: AdminSource, connections_max: usize)
         let vital = source.vitals.clone().watch(Part::Admin);
         runtime.block_on(serve(listener, source, connections_max, shutdown));
         vital.end();
-        // Not by dropping it, which would wait for a page of metrics that never comes to be.
+        // Not by dropping it, which would wait for a page of metrics that may never be finished.
         runtime.shutdown_background();
         drop(running);
     })?;
@@ -178,7 +178,7 @@ pub fn spawn(listener: TcpListener, source: AdminSource, connections_max: usize)
     Ok(AdminHandle { address, stop, done })
 }
 
-/// The runtime, and the listener as one of its own. To be called where no other runtime is: dropping one within another panics.
+/// The runtime, and the listener registered with it. Call it outside any other runtime: dropping one within another panics.
 fn prepare(listener: TcpListener) -> io::Result<(Runtime, tokio::net::TcpListener)> {
     let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let context = runtime.enter();
@@ -187,7 +187,7 @@ fn prepare(listener: TcpListener) -> io::Result<(Runtime, tokio::net::TcpListene
     Ok((runtime, listener))
 }
 
-/// Serves until it is told to stop, and all connections have ended.
+/// Serves until it is asked to stop and all connections have ended.
 async fn serve(socket: tokio::net::TcpListener, source: AdminSource, connections_max: usize, shutdown: Shutdown) {
     let (web, vitals, places) = (source.web.clone(), source.vitals.clone(), Arc::new(Places::new(connections_max)));
     let scrapes = Arc::new(Scrapes::new(source.telemetry.clone(), Arc::clone(&source.refresh), Arc::clone(&places)));
@@ -201,7 +201,7 @@ async fn serve(socket: tokio::net::TcpListener, source: AdminSource, connections
         .await;
 }
 
-/// What handlers share.
+/// The state that handlers share.
 #[derive(Clone)]
 struct Api {
     source: AdminSource,
@@ -290,7 +290,7 @@ mod tests {
     /// Few, so that a test can fill them.
     const CONNECTIONS_MAX: usize = 8;
 
-    /// For ever, as a runtime must not end within another.
+    /// Leaked, as a runtime must not end within another.
     static WORKERS: LazyLock<Runtime> = LazyLock::new(|| runtime::Builder::new_current_thread().build().expect("a runtime"));
 
     fn source(phase: Phase, models: Readiness) -> AdminSource {
@@ -447,7 +447,7 @@ mod tests {
         assert!(response.starts_with("HTTP/1.1 431 "), "{response}");
     }
 
-    /// Whether the server closes the connection, without a word or after some.
+    /// Whether the server closes the connection, with or without an answer.
     async fn is_closed(mut stream: TcpStream) -> bool {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.is_ok()

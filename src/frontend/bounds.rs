@@ -1,4 +1,4 @@
-//! What bounds the ports for clients together, whatever they speak.
+//! The limits that all client ports share, whatever protocol they speak.
 
 use crate::{
     config::{Config, MessageConfig},
@@ -7,7 +7,7 @@ use crate::{
     transport::Transfer,
 };
 
-/// The budget, the threads and the limits that the ports share, and what is counted for them. Clones are the same.
+/// The budget, threads, limits and counts that the ports share. Clones share them too.
 #[derive(Debug, Clone)]
 pub struct Bounds {
     pub(super) metrics: ServerMetrics,
@@ -24,7 +24,7 @@ impl Bounds {
         Self { metrics, transfer, side: SideThreads::new(config.server.side_threads), message: config.message.clone() }
     }
 
-    /// The threads for work that takes long.
+    /// The threads for long work.
     #[must_use]
     pub const fn side(&self) -> &SideThreads {
         &self.side

@@ -1,7 +1,7 @@
 //! Compressed messages: inflated into room that grows with what comes out, up to limits.
 //!
-//! Knows neither gRPC nor HTTP. It takes its time, so whoever has much to inflate does so on a
-//! [side thread](crate::side::SideThreads).
+//! Knows neither gRPC nor HTTP. It is slow, so large messages are inflated on a [side
+//! thread](crate::side::SideThreads).
 
 use std::io::{self, Read};
 
@@ -13,20 +13,20 @@ use crate::{
     transport::{Account, Charge, Pieces},
 };
 
-/// From so many inflated bytes on, there may not be too many for a compressed one.
+/// From this many inflated bytes on, the ratio to the compressed bytes is limited.
 const RATIO_BYTES_MIN: usize = 1 << 20;
 
-/// What comes out at once.
+/// How much is inflated in one step.
 const STEP_BYTES: usize = 16 << 10;
 
-/// Smallest window of zstd that is allowed, as a power of two: what its format asks each decoder to have, 8 MiB.
+/// Smallest limit on a zstd window, as a power of two: 8 MiB, which the format asks every decoder to support.
 const WINDOW_LOG_MIN: u32 = 23;
 
 /// How a message is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Gzip,
-    /// With the head of zlib, as HTTP and gRPC mean it.
+    /// With a zlib header, which is what HTTP and gRPC mean by it.
     Deflate,
     Zstd,
 }
@@ -34,7 +34,7 @@ pub(super) enum Encoding {
 /// How much may come out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct InflateLimits {
-    /// What it is that is inflated, for errors: `message` or `body`.
+    /// What is being inflated, for errors: `message` or `body`.
     pub(super) what: &'static str,
     pub(super) bytes_max: usize,
     /// The key that sets it.
@@ -43,7 +43,7 @@ pub(super) struct InflateLimits {
     pub(super) ratio_max: usize,
 }
 
-/// Why nothing came of it.
+/// Why it was not inflated.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NotInflated {
     /// It is longer than the caller wanted to inflate here and now.
@@ -79,7 +79,7 @@ pub(super) fn inflate(
     }
 }
 
-/// A stream of zlib. flate2's own reader takes one that breaks off for one that is over.
+/// A zlib stream. flate2's own reader takes a truncated one for a complete one.
 struct Zlib<'a> {
     state: Decompress,
     rest: &'a [u8],
@@ -104,7 +104,7 @@ impl Read for Zlib<'_> {
         self.rest = &self.rest[taken..];
         self.ended = status == Status::StreamEnd;
         if given == 0 && !self.ended {
-            // With room to write into, it is input that is missing.
+            // There is room to write, so what is missing is input.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(given)
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_window_that_is_announced_is_not_made() {
-        // A frame of zstd whose window is 2^31 bytes.
+        // A zstd frame whose window is 2^31 bytes.
         let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 0x01, 0x00, 0x00];
         match inflated(Encoding::Zstd, &frame, limits(16 << 20, 200)) {
             Err(NotInflated::Refused(fault)) => assert_eq!(fault.kind(), FaultKind::Invalid, "{fault}"),

@@ -1,7 +1,7 @@
 //! The front ends: the only code that knows protocols. Each decodes, calls the one service, and encodes.
 //!
-//! They stand on [`transport`](crate::transport), which knows none. They never call one another, hold no queue and decide nothing that
-//! another would have to decide again.
+//! They are built on [`transport`](crate::transport), which knows none. They never call one another, hold no queue and decide
+//! nothing that another would have to decide again.
 
 pub mod admin;
 mod bounds;

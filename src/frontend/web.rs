@@ -1,17 +1,17 @@
-//! Which requests a port answers, as far as web pages are concerned: a browser on this machine, or on one that reaches it, sends what
-//! any page asks it to send, and has passwords and firewalls behind it.
+//! Which requests a port answers, as far as web pages are concerned: a browser on this machine, or on one that reaches it, sends
+//! whatever any page asks it to, from inside the firewall and with saved passwords.
 //!
-//! Knows headers, and neither paths nor protocols. [`WebRules`] holds what was configured, a [`WebCheck`] is the same for one connection,
-//! and [`Guarded`] puts it in front of a service. The check is pure: headers in, a fault or nothing out.
+//! Knows headers, but neither paths nor protocols. [`WebRules`] holds what was configured, a [`WebCheck`] is the same for one
+//! connection, and [`Guarded`] puts it in front of a service. The check is pure: headers in, a fault or nothing out.
 //!
 //! # What is refused
 //! - Another site's page: `origin` is neither the server's own nor one of `server.allowed_origins`, or `sec-fetch-site` is neither
 //!   `same-origin` nor `none` and no allowed origin vouches for it. Programs send neither header.
-//! - A page whose own name was made to lead here (DNS rebinding), which looks like the server's own: the host that it names is none that
-//!   the server has. Only the owner of a name can make it lead elsewhere, so addresses, `localhost` and the machine's own name are safe.
-//!   Checked on connections over loopback, and on all of them once `server.allowed_hosts` lists names: elsewhere a server cannot know
-//!   the names that proxies and services call it by.
-//! - A host that is missing where HTTP asks for one, said twice, or none.
+//! - A page whose own name was made to lead here (DNS rebinding), which looks like the server's own: the host that it names is not
+//!   one of the server's. Only the owner of a name can make it lead elsewhere, so addresses, `localhost` and the machine's own name
+//!   are safe. Checked on connections over loopback, and on all of them once `server.allowed_hosts` lists names: elsewhere a server
+//!   cannot know the names that proxies and services call it by.
+//! - A host that is missing where HTTP requires one, given twice, or malformed.
 
 use std::{
     convert::Infallible,
@@ -38,14 +38,14 @@ use crate::{
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The media types that an HTML form can send to any site without that site's leave.
+/// The media types that an HTML form can send to any site without its permission.
 const FORM_TYPES: [&str; 3] = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
 
-/// How Triton's C++ client begins to call itself. It leaves the type of its JSON to libcurl, which says that of a form. No page can have a
-/// browser call itself so.
+/// How the user agent of Triton's C++ client begins. It leaves the content type of its JSON to libcurl, which says that of a form.
+/// No page can make a browser send this user agent.
 const TRITON_AGENT: &[u8] = b"libcurl-agent/";
 
-/// Bytes of a header that a refusal repeats.
+/// How many bytes of a header a refusal quotes.
 const SHOWN_BYTES_MAX: usize = 100;
 
 /// Which requests the ports answer. Clones share it.
@@ -64,7 +64,7 @@ struct Inner {
 }
 
 impl WebRules {
-    /// The rules of these settings.
+    /// The rules from these settings.
     #[must_use]
     pub fn new(config: &ServerConfig) -> Self {
         let own_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -76,9 +76,9 @@ impl WebRules {
         Self { inner: Arc::new(Inner { hosts, origins, own_name, refusals: Seldom::default() }) }
     }
 
-    /// The rules for what comes on a connection that arrived at this address.
+    /// The rules for a connection that arrived at this address.
     pub(super) fn on(&self, local_ip: Option<IpAddr>) -> WebCheck {
-        // What arrives without an address comes from this machine, or its connection has ended already.
+        // A connection without an address comes from this machine, or has already ended.
         self.over(local_ip.is_none_or(is_loopback))
     }
 
@@ -93,7 +93,7 @@ impl WebRules {
 pub(super) struct WebCheck {
     rules: Arc<Inner>,
     checks_host: bool,
-    /// What the connection's first request that was let through was for: nearly always, all others are for the same.
+    /// The host of the connection's first accepted request: nearly always the others name the same.
     known_host: Arc<OnceLock<Box<[u8]>>>,
 }
 
@@ -101,27 +101,28 @@ impl WebCheck {
     /// Whether the request is to be answered.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`] if it does not say once and clearly which host it is for; [`FaultKind::Denied`] with the header's name if a
-    /// web page sent it that has no business here.
+    /// [`FaultKind::Invalid`] if it does not say once and clearly which host it is for; [`FaultKind::Denied`] with the header's
+    /// name if it comes from a web page that has no business here.
     pub(super) fn check<B>(&self, request: &Request<B>) -> Result<(), Fault> {
         let checked = self.check_head(request.version(), request.uri(), request.headers());
         if let Err(fault) = &checked
             && let Some(left_out) = self.rules.refusals.due(clock::now())
         {
-            // Of what the request says, the header's name alone: the log is no place for what clients choose.
-            tracing::info!(header = fault.field(), left_out, "a request was refused for what it says of its host or origin");
+            // Only the header's name: text that clients choose does not belong in the log.
+            tracing::info!(header = fault.field(), left_out, "a request was refused for its host or origin");
         }
         checked
     }
 
-    /// The same service, which is asked only what the rules let through; the rest is answered with the error as JSON.
+    /// The same service, which gets only what the rules let through; anything else is answered with the error as
+    /// JSON.
     pub(super) fn guard<S>(self, service: S) -> Guarded<S> {
         Guarded { service, check: self }
     }
 
     fn check_head(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Fault> {
         let host = self.host(version, uri, headers)?;
-        // Programs, which set neither, are told from pages in one go.
+        // The quick way for programs, which set neither.
         if !headers.keys().any(|name| *name == header::ORIGIN || *name == SEC_FETCH_SITE) {
             return Ok(());
         }
@@ -136,7 +137,7 @@ impl WebCheck {
         }
     }
 
-    /// What the client calls the server, if it says so: a name and port that it may be called.
+    /// The name that the client uses for the server, if it gives one.
     fn host<'a>(&self, version: Version, uri: &'a Uri, headers: &'a HeaderMap) -> Result<Option<&'a [u8]>, Fault> {
         let mut named = headers.get_all(header::HOST).iter();
         let in_header = named.next();
@@ -144,9 +145,9 @@ impl WebCheck {
             return Err(Fault::invalid("host", "the request has more than one `host` header"));
         }
         if version == Version::HTTP_11 && in_header.is_none() {
-            return Err(Fault::invalid("host", "the request has no `host` header, which HTTP/1.1 asks for"));
+            return Err(Fault::invalid("host", "the request has no `host` header, which HTTP/1.1 requires"));
         }
-        // The one in the request's first line goes before the header.
+        // The host in the request line takes precedence over the header.
         let in_uri = uri.authority().map(|authority| authority.as_str().as_bytes());
         let mut host = None;
         for text in in_uri.into_iter().chain(in_header.map(HeaderValue::as_bytes)) {
@@ -161,7 +162,7 @@ impl WebCheck {
             return Ok(());
         }
         let authority = authority(text).ok_or_else(|| {
-            Fault::invalid("host", format!("the request is for the host {}, which is no host and port", Shown(text)))
+            Fault::invalid("host", format!("the request is for the host {}, which is not a host and port", Shown(text)))
         })?;
         let Inner { hosts, own_name, .. } = &*self.rules;
         let is_ours = || {
@@ -203,7 +204,7 @@ impl WebCheck {
 
 /// # Errors
 /// [`FaultKind::Invalid`] if the body is of a type that a form on any web page can send, and not of JSON's: for requests that change the
-/// server. No type at all is a program's; browsers say one, or where the request comes from.
+/// server. A request without a type comes from a program; browsers give one, or say where the request comes from.
 pub(super) fn refuse_forms(headers: &HeaderMap) -> Result<(), Fault> {
     let is_form = |value: &&HeaderValue| {
         let types = value.as_bytes().split(|byte| *byte == b',');
@@ -240,7 +241,7 @@ fn foreign(name: &HeaderName, value: &HeaderValue) -> Fault {
     Fault::new(FaultKind::Denied, message).with_field(name.as_str().to_owned())
 }
 
-/// The beginning of what a client sent, in quotes, without anything that a terminal or a page would act on.
+/// The beginning of what a client sent, quoted, without anything that a terminal or a page would interpret.
 struct Shown<'a>(&'a [u8]);
 
 impl std::fmt::Display for Shown<'_> {
@@ -257,7 +258,7 @@ fn refusal(fault: &Fault) -> Response {
     let body = serde_json::json!({ "error": fault.message() }).to_string();
     let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
     if status == StatusCode::BAD_REQUEST {
-        // Where the next request of such a client begins is not to be trusted either.
+        // Nor can such a client be trusted about where its next request begins.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -365,7 +366,7 @@ mod tests {
         for (fields, says) in [
             (&[][..], "no `host` header"),
             (&[LOCAL, LOCAL], "more than one"),
-            (&[("host", "")], "\"\", which is no host and port"),
+            (&[("host", "")], "\"\", which is not a host and port"),
             (&[("host", "a b")], "\"a b\""),
             (&[("host", "user@localhost")], "\"user@localhost\""),
             (&[("host", "é")], "\\xc3\\xa9"),

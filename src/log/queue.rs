@@ -1,4 +1,4 @@
-//! Lines that wait to be written: bounded, and putting one in never waits for the writer's file.
+//! Lines waiting to be written: bounded, and putting one in never waits for the writer's file.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ pub(super) const LINES_MAX: usize = 4_096;
 /// Bytes that may wait.
 const BYTES_MAX: usize = 4 << 20;
 
-/// For all logs of the process, for the metric.
+/// For all logs in the process, for the metric.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// Lines that have been lost since the process began.
@@ -22,7 +22,7 @@ pub fn lines_lost() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
-/// What is on its way to the file.
+/// The lines on their way to the file.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     state: Mutex<State>,
@@ -34,18 +34,18 @@ pub(super) struct Queue {
 struct State {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// Lost lines that no line has reported yet.
+    /// Lost lines that have not been reported yet.
     lost: u64,
-    /// A line was taken and is not written yet.
+    /// A line was taken and has not been written yet.
     writing: bool,
 }
 
 /// What the writer has to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Job {
-    /// Lost lines that are to be reported.
+    /// Lost lines to report.
     pub(super) lost: u64,
-    /// The next line. `None` if there is none, but lost ones are to be reported.
+    /// The next line. `None` if there is none, but lost ones have to be reported.
     pub(super) line: Option<Vec<u8>>,
 }
 
@@ -64,8 +64,8 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Waits for something to write. Lost lines are reported when there are others to write, or when `reports` says that they can be: where
-    /// writing fails, reporting that would only fail too.
+    /// Waits for something to write. Lost lines are reported when there are others to write, or when `reports` says that they can
+    /// be: while writing fails, the report would only fail too.
     pub(super) fn take(&self, reports: bool) -> Job {
         let mut state = self.state.lock();
         state.writing = false;
@@ -90,12 +90,12 @@ impl Queue {
         LOST.fetch_add(lines, Ordering::Relaxed);
     }
 
-    /// Puts back lost lines that are already counted but could not be reported.
+    /// Puts back lost lines that were counted but could not be reported.
     pub(super) fn report_later(&self, lost: u64) {
         self.state.lock().lost += lost;
     }
 
-    /// Waits until nothing is left to be written, or the time is up.
+    /// Waits until nothing is left to write, or the time is up.
     pub(super) fn wait_written(&self, limit: Duration) {
         let mut state = self.state.lock();
         self.written.wait_while_for(&mut state, |state| state.writing || !state.lines.is_empty(), limit);

@@ -1,4 +1,4 @@
-//! Writes lines out, one after another, and keeps count of those that cannot be written.
+//! Writes lines out, one after another, and counts those that cannot be written.
 
 use std::io::{self, Write};
 
@@ -15,13 +15,13 @@ use tracing_subscriber::fmt::{
 use super::queue::{Job, Queue};
 use crate::config::LogFormat;
 
-/// Longest line; longer ones are cut.
+/// Longest line; longer ones are truncated.
 pub(super) const LINE_BYTES_MAX: usize = 16 << 10;
 
-/// How often in a row a file may say that it is ready and then take nothing.
+/// How many times in a row a file may report that it is ready and then accept nothing.
 const BLOCKED_MAX: u32 = 8;
 
-/// Standard error itself: a write to it holds no lock that others could wait for.
+/// Standard error itself: writing to it holds no lock that others might wait for.
 pub(super) struct Stderr;
 
 impl Write for Stderr {
@@ -29,7 +29,7 @@ impl Write for Stderr {
         for _ in 0..BLOCKED_MAX {
             match rustix::io::write(stdio::stderr(), bytes) {
                 Err(Errno::INTR) => {}
-                // Some other process that shares the terminal or pipe has made it non-blocking. This thread may wait.
+                // Another process sharing the terminal or pipe has made it non-blocking. This thread may wait.
                 Err(Errno::AGAIN) => wait_for_room(),
                 written => return Ok(written?),
             }
@@ -45,7 +45,7 @@ impl Write for Stderr {
 fn wait_for_room() {
     let error = stdio::stderr();
     let mut polled = [PollFd::new(&error, PollFlags::OUT)];
-    // Whatever it says, the next write will show.
+    // Whatever this returns, the next write will tell.
     let _ = poll(&mut polled, None);
 }
 
@@ -53,9 +53,9 @@ fn wait_for_room() {
 pub(super) struct Writer<W> {
     file: W,
     format: LogFormat,
-    /// The last line was not written, or not to its end.
+    /// The last line was not written, or not completely.
     fails: bool,
-    /// The file ends within a line.
+    /// The file ends in the middle of a line.
     within_line: bool,
 }
 
@@ -64,7 +64,7 @@ impl<W: Write> Writer<W> {
         Self { file, format, fails: false, within_line: false }
     }
 
-    /// Writes what comes, for ever.
+    /// Writes lines as they come, for ever.
     pub(super) fn work(&mut self, queue: &Queue) {
         loop {
             let job = queue.take(!self.fails);
@@ -94,7 +94,7 @@ impl<W: Write> Writer<W> {
 
     fn write_bytes(&mut self, line: &[u8]) -> io::Result<()> {
         if self.within_line {
-            // What was written of the previous line stays a separate line.
+            // Whatever was written of the previous line stays on its own line.
             self.file.write_all(b"\n")?;
             self.within_line = false;
         }
@@ -120,7 +120,7 @@ fn loss_line(lost: u64, format: LogFormat) -> Vec<u8> {
     )
 }
 
-/// A line from the log itself, in the form that `tracing` gives the others.
+/// A line from the log itself, in the format `tracing` uses for the others.
 fn line(format: LogFormat, message: &str) -> Vec<u8> {
     let mut time = String::new();
     // Writing to a string cannot fail.
@@ -136,11 +136,11 @@ fn line(format: LogFormat, message: &str) -> Vec<u8> {
     }
 }
 
-/// How a message continues after a line feed inside it. Whatever a file's name or a client's text contains, nothing in it looks like the
+/// Continues a message after a line feed in it. Whatever a file's name or a client's text contains, nothing in it looks like the
 /// beginning of another message.
 const CONTINUATION: &str = "\n    | ";
 
-/// The message as it is written: whole, or its beginning with a mark. A JSON message stays an object.
+/// The message as it is written: whole, or its beginning with a mark. A JSON message remains an object.
 pub(super) fn shortened(bytes: &[u8], format: LogFormat) -> Vec<u8> {
     if bytes.len() <= LINE_BYTES_MAX {
         return match format {
@@ -162,7 +162,7 @@ pub(super) fn shortened(bytes: &[u8], format: LogFormat) -> Vec<u8> {
     }
 }
 
-/// The same, with line ends inside it written in such a way that they do not begin another line.
+/// The same, with line breaks inside it written so that they do not begin another line.
 fn continued(bytes: &[u8]) -> Vec<u8> {
     let (text, end) = bytes.strip_suffix(b"\n").map_or((bytes, &b""[..]), |text| (text, &b"\n"[..]));
     if !text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use crate::log::queue::LINES_MAX;
 
-    /// A file that takes this many more bytes and then fails, until there is room again.
+    /// A file that accepts this many more bytes and then fails, until there is room again.
     #[derive(Clone, Default)]
     struct Disk(Rc<RefCell<(Vec<u8>, usize)>>);
 
@@ -223,7 +223,7 @@ mod tests {
             Self { queue: Queue::default(), writer: Writer::new(disk.clone(), LogFormat::Text), disk }
         }
 
-        /// Logs a line, and has it written.
+        /// Logs a line and gets it written.
         fn log(&mut self, line: &str) {
             self.queue.push(line.as_bytes().to_vec());
             self.write();
@@ -235,7 +235,7 @@ mod tests {
         }
     }
 
-    /// Lines, without the time in front of those that the log itself writes.
+    /// Lines, with the time removed from those that the log writes itself.
     fn lines(text: &str) -> Vec<String> {
         text.lines().map(|line| line.split_once("  WARN ").map_or(line, |(_, message)| message).to_owned()).collect()
     }

@@ -1,13 +1,13 @@
-//! What messages may hold, beyond what their types say.
+//! What messages may hold, beyond what their types enforce.
 
 use std::time::Duration;
 
 use crate::{domain::Fault, session::PayloadKind};
 
-/// Longest id of an item or flush: ids are kept until they are echoed, and the window does not count them.
+/// Longest id of an item or flush: ids are kept until they are echoed, and do not count towards the window.
 pub const ID_BYTES_MAX: usize = 256;
 
-/// Longest deadline or age: a year, and the day that leap years have more.
+/// Longest deadline or age: a year, plus the extra day of a leap year.
 pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// # Errors
@@ -19,11 +19,11 @@ pub fn check_id(field: &'static str, id: String) -> Result<String, Fault> {
     Err(Fault::invalid(field, format!("the id has {} bytes; at most {ID_BYTES_MAX} are allowed", id.len())))
 }
 
-/// The duration of so many seconds and nanoseconds.
+/// The duration of `seconds` and `nanos`.
 ///
 /// # Errors
-/// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) if it is negative, is longer than [`DURATION_MAX`], or has `nanos` that make a
-/// second or more.
+/// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) if it is negative or longer than [`DURATION_MAX`], or if `nanos`
+/// make a second or more.
 pub fn duration(field: &'static str, seconds: i64, nanos: i32) -> Result<Duration, Fault> {
     let sound = || {
         let (seconds, nanos) = (u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?);
@@ -34,10 +34,10 @@ pub fn duration(field: &'static str, seconds: i64, nanos: i32) -> Result<Duratio
     })
 }
 
-/// The kind of payload of a request that holds all of it.
+/// The payload kind of a request that holds the whole payload.
 ///
 /// # Errors
-/// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) if the request states another than it holds.
+/// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) if the request states another kind than it holds.
 pub fn payload(field: &'static str, stated: Option<PayloadKind>, held: PayloadKind) -> Result<PayloadKind, Fault> {
     match stated {
         Some(stated) if stated != held => {
@@ -52,10 +52,10 @@ pub fn payload(field: &'static str, stated: Option<PayloadKind>, held: PayloadKi
     }
 }
 
-/// That a message opens a stream which is open already.
+/// The fault that a message opens a stream already open.
 #[must_use]
 pub fn open_twice() -> Fault {
-    Fault::invalid("open", "the stream is open already; `open` is for the first message only")
+    Fault::invalid("open", "the stream is already open; only the first message may be `open`")
 }
 
 #[cfg(test)]

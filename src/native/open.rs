@@ -13,14 +13,14 @@ use crate::{
     session::{Inbound, Session, Unread},
 };
 
-/// The native API over the one door. Clones share everything.
+/// The native API in front of the one door. Clones share everything.
 #[derive(Clone)]
 pub struct Native {
     service: Service,
     max_message_bytes: usize,
 }
 
-/// The limits of a stream, and of the way on which its messages come.
+/// The limits of a stream, and on its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Those of the stream.
@@ -29,9 +29,9 @@ pub struct Limits {
     pub max_message_bytes: usize,
 }
 
-/// A stream that has opened, and what its client hears of it first.
+/// A stream that has opened, and what its client learns about it first.
 pub struct Opened<I> {
-    /// The model that the stream is pinned to.
+    /// The model that the stream stays on.
     pub model: Arc<Model>,
     /// The limits in force.
     pub limits: Limits,
@@ -44,7 +44,7 @@ pub struct Opened<I> {
 }
 
 impl Native {
-    /// The API for clients whose messages have at most so many bytes.
+    /// The API for clients whose messages have at most `max_message_bytes` bytes.
     #[must_use]
     pub const fn new(service: Service, max_message_bytes: usize) -> Self {
         Self { service, max_message_bytes }
@@ -71,11 +71,12 @@ impl Native {
         Ok(Opened { model, limits, framing, session, unread })
     }
 
-    /// A stream's first message, which opens it. `opens` says what it opens with; any other message is none.
+    /// A stream's first message, which opens it. `opens` returns what it opens with, or nothing for any other message.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`] if the first message is another, or there is none; [`FaultKind::Expired`] if none comes within
-    /// `session.open_timeout_s`, or before the call ends; [`FaultKind::Unavailable`] once the server drains; those of `messages`.
+    /// [`FaultKind::Invalid`] if the first message is not one that opens, or there is none; [`FaultKind::Expired`] if none comes
+    /// within `session.open_timeout_s`, or before the call ends; [`FaultKind::Unavailable`] once the server drains; those of
+    /// `messages`.
     pub async fn first<M, O>(
         &self,
         method: &Method,

@@ -1,4 +1,4 @@
-//! Which sequences are alive, and how the last of the others ended, so that a request that comes too late hears why.
+//! Which sequences are alive, and how those that ended last came to end, so that a late request learns why.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,19 +9,19 @@ use std::{
 
 use crate::domain::{Fault, FaultKind};
 
-/// Ended sequences that are remembered.
+/// How many ended sequences are remembered.
 const ENDED_MAX: usize = 1_024;
 
 /// How a sequence came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SequenceEnd {
-    /// Its client said so.
+    /// Its client ended it.
     Asked,
-    /// No request came for so long.
+    /// No request came for this long.
     Idle(Duration),
-    /// No connection that used it was open for so long.
+    /// No connection that used it was open for this long.
     Left(Duration),
-    /// The server had to.
+    /// The server had to end it.
     Lost,
 }
 
@@ -30,7 +30,7 @@ pub(super) enum SequenceEnd {
 pub(super) struct SequenceBook<K, V> {
     alive: HashMap<K, V>,
     ended: HashMap<K, SequenceEnd>,
-    /// Keys of `ended`, oldest first; a key may be here that has begun again.
+    /// Keys of `ended`, oldest first; some may have begun again.
     ended_order: VecDeque<K>,
 }
 
@@ -41,17 +41,17 @@ impl<K, V> Default for SequenceBook<K, V> {
 }
 
 impl<K: Eq + Hash + Clone, V> SequenceBook<K, V> {
-    /// What belongs to a sequence that is alive.
+    /// The value of a live sequence.
     pub(super) fn get(&self, key: &K) -> Option<&V> {
         self.alive.get(key)
     }
 
-    /// Sequences that are alive.
+    /// How many sequences are alive.
     pub(super) fn len(&self) -> usize {
         self.alive.len()
     }
 
-    /// Begins a sequence; what belonged to one of the same name comes back.
+    /// Begins a sequence; returns what belonged to an earlier one of the same name.
     pub(super) fn start(&mut self, key: K, value: V) -> Option<V> {
         self.ended.remove(&key);
         self.alive.insert(key, value)
@@ -75,18 +75,18 @@ impl<K: Eq + Hash + Clone, V> SequenceBook<K, V> {
         let fault = |why: String| Fault::invalid("parameters.sequence_start", format!("sequence {id} of model '{model}' {why}"));
         match self.ended.get(key) {
             None => fault(format!("has not begun {scope}; its first request must have sequence_start")),
-            Some(SequenceEnd::Asked) => fault("has ended by sequence_end; begin it anew with sequence_start".to_owned()),
+            Some(SequenceEnd::Asked) => fault("has ended by sequence_end; begin it again with sequence_start".to_owned()),
             Some(SequenceEnd::Lost) => {
                 let message =
-                    format!("sequence {id} of model '{model}' was ended by the server; begin it anew with sequence_start");
+                    format!("sequence {id} of model '{model}' was ended by the server; begin it again with sequence_start");
                 Fault::new(FaultKind::Unavailable, message)
             }
             Some(SequenceEnd::Idle(limit)) => fault(format!(
-                "was freed after {limit:?} without a request (sequence.idle_timeout_s); begin it anew with sequence_start"
+                "was freed after {limit:?} without a request (sequence.idle_timeout_s); begin it again with sequence_start"
             ))
             .with_limit("sequence.idle_timeout_s", limit.as_secs()),
             Some(SequenceEnd::Left(grace)) => fault(format!(
-                "was freed because the connections that used it had been closed, after {grace:?} (sequence.grace_s) or sooner where many were left so; begin it anew with sequence_start"
+                "was freed because the connections that used it had been closed, after {grace:?} (sequence.grace_s) or sooner if many were abandoned; begin it again with sequence_start"
             ))
             .with_limit("sequence.grace_s", grace.as_secs()),
         }

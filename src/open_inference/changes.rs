@@ -1,4 +1,4 @@
-//! Clients' calls that load and unload models: how many may wait, and whose turn is next. They are made one at a time.
+//! Clients' calls that load and unload models: how many may wait, and whose turn is next. They run one at a time.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     shares::{Claim, Owner, Path, Pool, Turns},
 };
 
-/// The line. Clones share it.
+/// The queue of calls. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Changes {
     places: Pool,
@@ -24,20 +24,20 @@ struct Line {
     waiting: Turns<Option<Owner>, oneshot::Sender<Turn>>,
 }
 
-/// A call's turn; dropping it gives it to the next.
+/// A call's turn; dropping it passes it to the next.
 #[derive(Debug)]
 #[must_use = "the turn is over when this is dropped"]
 pub(super) struct Turn {
     line: Arc<Mutex<Line>>,
 }
 
-/// What becomes of a call that comes.
+/// What happens to a new call.
 enum Joined {
     Goes(Turn),
     Waits(Waiter, oneshot::Receiver<Turn>),
 }
 
-/// A call in the line; dropping it takes it out.
+/// A call in the queue; dropping it takes it out.
 struct Waiter {
     line: Arc<Mutex<Line>>,
     owner: Option<Owner>,
@@ -45,12 +45,12 @@ struct Waiter {
 }
 
 impl Changes {
-    /// At most so many calls at once, running or waiting.
+    /// Allows up to this many calls at once, running or waiting.
     pub(super) fn at_most(calls_max: usize) -> Self {
         Self { places: Pool::new("models.max_load_calls", calls_max), line: Arc::default() }
     }
 
-    /// Waits for the turn of a call of `peer`'s.
+    /// Waits for the turn of a call from `peer`.
     ///
     /// # Errors
     /// [`FaultKind::Overloaded`](crate::domain::FaultKind::Overloaded) if too many wait, or the peer's share of them.
@@ -91,7 +91,7 @@ impl Drop for Turn {
         line.busy = next.is_some();
         drop(line);
         if let Some(next) = next {
-            // Whoever went away at this very moment gives it on in turn.
+            // A caller that went away at this very moment passes it on in turn.
             drop(next.send(Self { line: Arc::clone(&self.line) }));
         }
     }

@@ -1,6 +1,6 @@
-//! A model's configuration, in the shape that Triton gives to it.
+//! A model's configuration, in Triton's shape.
 //!
-//! It tells what is in force now and not what a file says: the largest batch is the one that pays, as measured and learned.
+//! It says what is in force now, not what a file says: the largest batch is the one that pays, as measured and learned.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
 
 /// Numbers of the protocol's priorities: 1 goes first, 3 last.
 const PRIORITY_LEVELS: u64 = 3;
-/// The one of requests that name none.
+/// The priority of requests that name none.
 const DEFAULT_PRIORITY_LEVEL: u64 = 2;
 
 /// A model's configuration.
@@ -37,7 +37,7 @@ pub struct ModelConfig {
     pub instance_group: Vec<InstanceGroup>,
     /// Name of the model's file; empty if it has none.
     pub default_model_filename: &'static str,
-    /// Whatever else there is to say, by name.
+    /// Everything else, by name.
     pub parameters: BTreeMap<&'static str, ModelParameter>,
     pub model_transaction_policy: TransactionPolicy,
     pub response_cache: ResponseCache,
@@ -50,7 +50,7 @@ pub struct ModelConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VersionChoice {
-    /// All that are there.
+    /// All of them.
     All {},
     /// The highest.
     Latest {
@@ -75,7 +75,7 @@ pub struct ModelInput {
     /// Without the batch; -1 where items may differ.
     pub dims: Vec<i64>,
     pub is_shape_tensor: bool,
-    /// Whether items of different lengths meet in a batch.
+    /// Whether items of different lengths share a batch.
     pub allow_ragged_batch: bool,
     /// Whether it may be left out: a mask is made up then.
     pub optional: bool,
@@ -92,7 +92,7 @@ pub struct ModelOutput {
     pub is_shape_tensor: bool,
 }
 
-/// What runs the model: the lanes, which all models share.
+/// The lanes that run the model, which all models share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InstanceGroup {
     pub name: String,
@@ -121,7 +121,7 @@ pub struct ResponseCache {
     pub enable: bool,
 }
 
-/// How items come together in calls.
+/// How items are combined into calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheduling {
@@ -135,7 +135,7 @@ pub enum Scheduling {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DynamicBatching {
     pub max_queue_delay_microseconds: u64,
-    /// Whether responses to different requests come in the order of these.
+    /// Whether responses come in the order of their requests.
     pub preserve_ordering: bool,
     /// How many priorities there are, 1 the first.
     pub priority_levels: u64,
@@ -146,9 +146,9 @@ pub struct DynamicBatching {
 /// What happens to items that wait.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct QueuePolicy {
-    /// `REJECT`: what is too late is not run.
+    /// `REJECT`: items that are too late are not run.
     pub timeout_action: &'static str,
-    /// 0: none.
+    /// 0, for none.
     pub default_timeout_microseconds: u64,
     /// Whether requests may name a timeout.
     pub allow_timeout_override: bool,
@@ -174,7 +174,7 @@ pub struct OldestFirst {
     pub preserve_ordering: bool,
 }
 
-/// What is kept of a sequence from one item to the next.
+/// The state of a sequence that is kept from one item to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SequenceState {
     pub input_name: String,
@@ -184,7 +184,7 @@ pub struct SequenceState {
     pub initial_state: [InitialState; 1],
 }
 
-/// What a sequence begins with: zeros.
+/// The initial value: zeros.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InitialState {
     pub name: String,
@@ -194,7 +194,7 @@ pub struct InitialState {
 }
 
 impl OpenInference {
-    /// The configuration of a model; no version is the newest that is ready.
+    /// The configuration of a model; no version means the newest that is ready.
     ///
     /// # Errors
     /// [`FaultKind::NotFound`](crate::domain::FaultKind::NotFound) or

@@ -1,7 +1,7 @@
 //! Requests of one stream: answered in the order in which they came, and run as they can be.
 //!
-//! A stream's requests fall into flows, each of which is a session. Requests to one model share a flow; each sequence is a flow of
-//! its own, which keeps the state; a request that belongs to no sequence, of a model that keeps state, has a flow for each item. So
+//! A stream's requests fall into flows, each of which is a session. Requests to one model share a flow; each sequence has its own
+//! flow, which keeps the state; a request that belongs to no sequence, of a model that keeps state, has a flow for each item. So
 //! sequences overtake each other on the way through the model, and the replies are put in order here.
 //!
 //! # Cancellation
@@ -36,7 +36,7 @@ use crate::{
     telemetry::StreamEnd,
 };
 
-/// Answers to one request, before its last, that wait for their turn.
+/// How many answers to one request, before its last, may wait for their turn.
 const PARTS_WAITING_MAX: usize = 1_024;
 /// Bytes of output in all such answers of a stream.
 const PART_BYTES_WAITING_MAX: usize = 64 << 20;
@@ -44,7 +44,7 @@ const PART_BYTES_WAITING_MAX: usize = 64 << 20;
 /// An answer to a request.
 #[derive(Debug)]
 pub struct Reply<T> {
-    /// What was pushed with the request.
+    /// The tag that was pushed with the request.
     pub tag: T,
     /// Which of the request's answers it is.
     pub part: AnswerPart,
@@ -66,7 +66,7 @@ pub struct Conversation<T> {
     exchanges: VecDeque<Exchange<T>>,
     /// Number of the first exchange.
     first: u64,
-    /// What all exchanges weigh.
+    /// The weight of all exchanges.
     in_flight: Weight,
     part_room: PartRoom,
 }
@@ -95,12 +95,12 @@ struct Flow {
     model: Arc<Model>,
     /// The items that it has, in order.
     waiting: VecDeque<ItemPlace>,
-    /// Under what name it is known, so that it can be forgotten.
+    /// The name that it is known by, so that it can be forgotten.
     name: FlowName,
 }
 
 impl Flow {
-    /// Takes nothing more in, and ends once it has answered what it has. Gives the name back under which it may still be known.
+    /// Takes in nothing more, and ends once it has answered what it has. Returns the name that it may still be known by.
     fn retire(&mut self) -> FlowName {
         self.inbox.close();
         std::mem::replace(&mut self.name, FlowName::None)
@@ -115,20 +115,20 @@ struct ItemPlace {
 }
 
 enum FlowName {
-    /// None, or none any more.
+    /// None, or no longer any.
     None,
     Shared(SharedKey),
     Sequence(SequenceKey),
 }
 
-/// A request and what there is of its answer.
+/// A request, and its answer so far.
 struct Exchange<T> {
     tag: T,
     weight: Weight,
     state: ExchangeState,
 }
 
-/// What the stream's window is counted in.
+/// The units of the stream's window.
 #[derive(Debug, Clone, Copy, Default)]
 struct Weight {
     items: usize,
@@ -142,14 +142,14 @@ enum ExchangeState {
         outputs: Vec<Option<ItemOutputs>>,
         /// Answers of its one item before the last, which wait for the request's turn.
         parts: VecDeque<ItemOutputs>,
-        /// Such answers that the client has.
+        /// How many such answers the client has.
         parts_given: u32,
-        /// Items that are yet to be answered.
+        /// Items yet to be answered.
         left: usize,
-        /// The first one that there was.
+        /// The first fault.
         fault: Option<Fault>,
     },
-    /// None ever were.
+    /// There never were any.
     Refused(Fault),
 }
 
@@ -172,7 +172,7 @@ impl<T: Clone> Conversation<T> {
         }
     }
 
-    /// Whether the stream's window has room for a request; else wait for a reply first.
+    /// Whether the stream's window has room for a request; if not, wait for a reply first.
     #[must_use]
     pub fn has_room(&self) -> bool {
         let limits = self.door.service.limits(u32::MAX);
@@ -185,7 +185,7 @@ impl<T: Clone> Conversation<T> {
         self.exchanges.is_empty()
     }
 
-    /// Takes in a request whose message has `bytes` bytes, or what is wrong with it, which becomes its answer.
+    /// Takes in a request whose message has `bytes` bytes, or the fault in it, which becomes its answer.
     pub fn push(&mut self, tag: T, bytes: usize, request: Result<InferRequest, Fault>) {
         let number = self.first + self.exchanges.len() as u64;
         let begun = request.and_then(|request| self.begin(number, request));
@@ -195,7 +195,7 @@ impl<T: Clone> Conversation<T> {
         });
         let items = match &state {
             ExchangeState::Running { outputs, .. } => outputs.len(),
-            // Its answer takes room too.
+            // Its answer takes up room too.
             ExchangeState::Refused(_) => 1,
         };
         let weight = Weight { items, bytes: bytes + shared_bytes };
@@ -218,7 +218,7 @@ impl<T: Clone> Conversation<T> {
         }
     }
 
-    /// The next reply. `None` if there is nothing to wait for now.
+    /// The next reply. `None` if there is nothing to wait for.
     pub fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Option<Reply<T>>> {
         loop {
             if let Some(reply) = self.pop_part().or_else(|| self.pop_done()) {
@@ -262,7 +262,7 @@ impl<T: Clone> Conversation<T> {
         Some(Reply { tag, part: AnswerPart { number, last: true }, decoupled, result })
     }
 
-    /// Sends a request's items on their way; beside it, how many bytes were read from shared memory.
+    /// Sends a request's items on their way; also returns how many bytes were read from shared memory.
     fn begin(&mut self, exchange: u64, mut request: InferRequest) -> Result<(ExchangeState, usize), Fault> {
         let options = Options::of(&request.parameters)?;
         let known = match &options.step {
@@ -305,7 +305,7 @@ impl<T: Clone> Conversation<T> {
                 self.send(flow, place, item, &options);
                 continue;
             }
-            // Without a sequence nothing is remembered: each item of a stateful model begins afresh.
+            // Without a sequence nothing is remembered: each item of a stateful model starts from scratch.
             match self.open(FlowName::None, Arc::clone(&model), version.clone(), &options, 1) {
                 Ok(flow) => {
                     self.send(flow, place, item, &options);
@@ -318,7 +318,7 @@ impl<T: Clone> Conversation<T> {
         Ok((running(reply, count, count, None), shared_bytes))
     }
 
-    /// What a step runs on; `None` if sequences mean nothing to the model.
+    /// The model that a step runs on; `None` if sequences mean nothing to it.
     fn step_of(&self, request: &InferRequest, step: &SequenceStep) -> Result<Option<Known>, Fault> {
         let key = SequenceKey { model: request.model.clone(), id: step.id.clone() };
         if !step.starts
@@ -359,7 +359,7 @@ impl<T: Clone> Conversation<T> {
         Ok(flow)
     }
 
-    /// The flow of this name, on `model`: a newer version of it takes the place of an older.
+    /// The flow of this name on `model`; a newer version of the model replaces an older one's flow.
     fn shared_flow(&mut self, key: SharedKey, model: Arc<Model>, options: &Options) -> Result<FlowKey, Fault> {
         let known = self.shared.get(&key).copied();
         let same = |flow: &FlowKey| self.flows[*flow].model.key == model.key;
@@ -440,7 +440,7 @@ impl<T: Clone> Conversation<T> {
         }
     }
 
-    /// Keeps an answer that is not its item's last, as long as there is room: if there is none, the request ends with that.
+    /// Keeps an answer that is not its item's last while there is room; once there is none, the request fails.
     fn keep_part(&mut self, place: ItemPlace, found: ItemOutputs) {
         let index = place.exchange.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
         let Some(exchange) = index.and_then(|index| self.exchanges.get_mut(index)) else { return };
@@ -459,8 +459,8 @@ impl<T: Clone> Conversation<T> {
         *fault = Some(Fault::new(FaultKind::Overloaded, message));
     }
 
-    /// Enters the outcome of an item. The first fault is the request's. It waits for the items behind it: they take their room in
-    /// the stream's window until they have left the flow.
+    /// Records the outcome of an item. The first fault becomes the request's, but waits for the items after it: they take up room
+    /// in the stream's window until they have left the flow.
     fn answer(&mut self, place: ItemPlace, outcome: Result<ItemOutputs, Fault>) {
         let index = place.exchange.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
         let Some(exchange) = index.and_then(|index| self.exchanges.get_mut(index)) else { return };
@@ -510,14 +510,14 @@ fn running(plan: ReplyPlan, items: usize, left: usize, fault: Option<Fault>) -> 
     ExchangeState::Running { plan, outputs: vec![None; items], parts: VecDeque::new(), parts_given: 0, left, fault }
 }
 
-/// What a flow's session tells.
+/// A report of a flow's session.
 enum Happened {
     Result(ItemResult),
     Fault(Fault),
     End,
 }
 
-/// A flow's session as one of many: its end is told too.
+/// A flow's session as one of many: it reports its end too.
 struct FlowSession {
     flow: FlowKey,
     session: Option<Box<Session<Inbox>>>,
@@ -544,8 +544,8 @@ impl Stream for FlowSession {
     }
 }
 
-/// What a conversation puts in and a flow's session takes out. Both are polled by the stream's one task; the conversation bounds
-/// what is in it.
+/// The items that a conversation puts in and a flow's session takes out. Both are polled by the stream's one task; the
+/// conversation bounds what is in it.
 #[derive(Clone, Default)]
 struct Inbox(Arc<Mutex<InboxState>>);
 

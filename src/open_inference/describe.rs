@@ -1,6 +1,7 @@
-//! What the server says of itself and of its models' tensors.
+//! Descriptions of the server and of its models' tensors.
 //!
-//! Structs here and beside serialize to the JSON of the protocol's REST form; its gRPC form has the same fields.
+//! The structs here and in the neighbouring files serialize to the JSON of the protocol's REST form; its gRPC form has the same
+//! fields.
 
 use serde::Serialize;
 
@@ -22,7 +23,7 @@ const EXTENSIONS: [&str; 8] = [
     "generate",
 ];
 
-/// What the server says of itself.
+/// The server's description.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServerMetadata {
     /// `tidemill`.
@@ -33,18 +34,18 @@ pub struct ServerMetadata {
     pub extensions: Vec<&'static str>,
 }
 
-/// What a model takes and gives.
+/// A model's inputs and outputs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ModelMetadata {
     /// Its name.
     pub name: String,
     /// Its versions that are ready, lowest first.
     pub versions: Vec<String>,
-    /// What runs the version that was asked for, and of which format the model is.
+    /// The engine of the version that was asked for, and the model's format.
     pub platform: &'static str,
-    /// What requests bring.
+    /// The tensors of a request.
     pub inputs: Vec<TensorMetadata>,
-    /// What responses bring.
+    /// The tensors of a response.
     pub outputs: Vec<TensorMetadata>,
 }
 
@@ -61,7 +62,7 @@ pub struct TensorMetadata {
 }
 
 impl OpenInference {
-    /// What the server says of itself.
+    /// The server's description.
     #[must_use]
     pub fn server_metadata(&self) -> ServerMetadata {
         let mut extensions = EXTENSIONS.to_vec();
@@ -79,15 +80,15 @@ impl OpenInference {
         self.service().is_serving() && !registry.serves_nothing() && registry.first_lost().is_none()
     }
 
-    /// Whether a model takes calls; no version is any version. A model that there is not is not ready: clients wait for a model by
-    /// asking this.
+    /// Whether a model takes calls; no version means any version. A model that does not exist is not ready: clients wait for a
+    /// model by asking this.
     #[must_use]
     pub fn is_model_ready(&self, name: &str, version: &str) -> bool {
         self.service().is_serving() && self.service().find(name, version).is_ok()
     }
 
-    /// What a model takes and gives; no version is the newest that is ready. State, and inputs that the manifest fixes, are the
-    /// server's own and not among it.
+    /// A model's inputs and outputs; no version means the newest that is ready. State, and inputs that the manifest fixes, are
+    /// the server's own and are left out.
     ///
     /// # Errors
     /// [`FaultKind::NotFound`](crate::domain::FaultKind::NotFound) or

@@ -29,22 +29,23 @@ use crate::{
 /// Longest id of a request: ids are kept until they are echoed.
 const ID_BYTES_MAX: usize = 256;
 
-/// What is copied from shared memory, or into a response, where the request is served. It takes a good part of a millisecond.
+/// How much is copied from shared memory, or into a response, where the request is served. It takes a good part of a
+/// millisecond.
 const COPIED_HERE_MAX: usize = 1 << 20;
 
-/// Parameter of an output of which the best classes are wanted in place of the tensor.
+/// Parameter of an output that asks for the best classes instead of the tensor.
 const CLASSIFICATION: &str = "classification";
 
-/// A request held against its model.
+/// A request that has been checked against its model.
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) items: Items,
     pub(super) reply: ReplyPlan,
-    /// Bytes of it that were read from shared memory.
+    /// How many of its bytes were read from shared memory.
     pub(super) shared_bytes: usize,
 }
 
-/// What makes a response of items' outputs.
+/// Turns items' outputs into a response.
 #[derive(Debug, Clone)]
 pub(super) struct ReplyPlan {
     pub(super) model: Arc<Model>,
@@ -58,7 +59,7 @@ pub(super) struct ReplyPlan {
 struct Wanted {
     /// Its position in the signature.
     position: usize,
-    /// Where it goes, if not into the response.
+    /// Where it goes if it is not in the response.
     place: Option<Placement>,
 }
 
@@ -87,12 +88,11 @@ impl OpenInference {
     ///
     /// # Errors
     /// Those of [`Service::open`](crate::service::Service::open) and of the request's first item that fails, and
-    /// [`FaultKind::Invalid`] with the field for whatever does not fit the model, or the rule
-    /// of sequences that the request breaks.
+    /// [`FaultKind::Invalid`] with the field that does not fit the model, or the rule of sequences that the request breaks.
     pub async fn infer(&self, method: &Method, request: InferRequest, caller: Caller) -> Result<InferResponse, Fault> {
         let replies = Replies::One;
         let request = self.fetch(request).await.map_err(|fault| method.refuse(fault))?;
-        // Strings are looked at one by one; whatever else there is is not.
+        // Strings are looked at one by one; nothing else is.
         let strings_bytes: usize = request.inputs.iter().map(strings_bytes).sum();
         let (plan, running) = if strings_bytes <= INLINE_BYTES_MAX {
             self.begin(method, request, caller, replies)?
@@ -115,22 +115,22 @@ impl OpenInference {
     /// Whether [`OpenInference::fetch`] has anything to do.
     #[must_use]
     pub fn is_long(request: &InferRequest) -> bool {
-        // A step is one item, and so never long; which version it is for is known to its sequence alone.
+        // A step is one item, and so never long; only its sequence knows which version it is for.
         let is_step = || Options::of(&request.parameters).is_ok_and(|options| options.step.is_some());
         Self::shared_bytes(request) > COPIED_HERE_MAX as u64 && !is_step()
     }
 
-    /// How much of a request lies in shared memory, as it says.
+    /// How much of a request lies in shared memory, according to the request.
     #[must_use]
     pub fn shared_bytes(request: &InferRequest) -> u64 {
         request.inputs.iter().map(|input| Placement::claimed_bytes(&input.parameters)).fold(0, u64::saturating_add)
     }
 
-    /// The request with all that it has in shared memory, if that is too much to be read while others wait; else as it is. Whatever
-    /// is wrong with it is left for when it is held against its model.
+    /// The request with everything that it has in shared memory, if that is too much to read while others wait; otherwise
+    /// unchanged. Faults are found later, when it is checked against its model.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`] with the field for what does not fit the model or does not lie in its region,
+    /// [`FaultKind::Invalid`] with the field for what does not fit the model or lie in its region,
     /// [`FaultKind::TooLarge`] for what no item may have; those of the system.
     pub async fn fetch(&self, request: InferRequest) -> Result<InferRequest, Fault> {
         if !Self::is_long(&request) {
@@ -188,7 +188,7 @@ impl OpenInference {
         if let Some(step) = &options.step
             && let Some(model) = self.sequences.model_for(&request, step, caller.principal.tenant, &self.service)?
         {
-            // What answers a step is one response.
+            // A step is answered by one response.
             model.gives_one_answer("model_name")?;
             let Prepared { items, reply, .. } = self.prepare(request, model)?;
             let step = StepRequest { item: single(items)?, options: &options, step, caller, model: &reply.model };
@@ -210,7 +210,8 @@ impl OpenInference {
             opened.session(stream::iter(inbound))
         };
         check_lone(&reply.model, items.len())?;
-        // Without a sequence nothing is remembered: each item of a stateful model begins afresh, on a stream of its own.
+        // Without a sequence nothing is remembered: each item of a stateful model starts from scratch, on its own
+        // stream.
         let running = if reply.model.is_stateful() && items.len() > 1 {
             Running::Apart(items.into_iter().map(|item| open(vec![item])).collect::<Result<_, _>>()?)
         } else {
@@ -220,7 +221,7 @@ impl OpenInference {
         Ok((reply, running))
     }
 
-    /// Holds a request against `model`.
+    /// Checks a request against `model`.
     ///
     /// # Errors
     /// [`FaultKind::Invalid`] with the field at fault.
@@ -240,8 +241,8 @@ impl OpenInference {
         Ok(Prepared { items, reply: ReplyPlan { model, id, batched, wanted }, shared_bytes })
     }
 
-    /// Puts in place of what lies in shared memory what is there, and says how many bytes that is. Nothing is read that could not be
-    /// an input of the model.
+    /// Replaces inputs in shared memory with their contents, and returns how many bytes those are. Nothing is read that could not
+    /// be an input of the model.
     fn read_shared(&self, inputs: &mut [InputTensor], places: &[Place], signature: &Signature) -> Result<usize, Fault> {
         let limits = SizeLimits { items_max: self.items_max(), item_bytes_max: self.service.config().max_item_bytes };
         let mut bytes = 0;
@@ -262,7 +263,7 @@ impl OpenInference {
         Ok(bytes)
     }
 
-    /// Items that a request may hold.
+    /// How many items a request may hold.
     pub(super) fn items_max(&self) -> usize {
         self.service.config().window_items_max as usize
     }
@@ -276,19 +277,19 @@ enum Replies {
 }
 
 /// # Errors
-/// [`FaultKind::Invalid`] for several items in one request to a model that gives each of them several answers.
+/// [`FaultKind::Invalid`] for several items in one request to a model that gives several answers to each.
 pub(super) fn check_lone(model: &Model, items: usize) -> Result<(), Fault> {
     if items <= 1 || !model.is_decoupled() {
         return Ok(());
     }
     let message = format!(
-        "model '{}' gives several answers to an item, so that a request holds one; this one holds {items}: send one at a time",
+        "model '{}' gives several answers to an item, so a request may hold only one; this one holds {items}: send one at a time",
         model.loaded.name
     );
     Err(Fault::invalid("inputs[0].shape", message))
 }
 
-/// Where the items of a request are.
+/// Where a request's items are.
 enum Running {
     Together(Box<RequestSession>, usize),
     Apart(Vec<RequestSession>),
@@ -336,7 +337,7 @@ fn wanted(outputs: &[RequestedOutput], signature: &Signature, memory: &SharedMem
     Ok(wanted)
 }
 
-/// Bytes of an input that holds strings.
+/// How many bytes an input of strings has.
 fn strings_bytes(input: &InputTensor) -> usize {
     if input.datatype == Datatype::Bytes { input.data.as_ref().map_or(0, Bytes::len) } else { 0 }
 }
@@ -348,7 +349,8 @@ fn with_data((index, mut input): (usize, InputTensor)) -> Result<(InputTensor, B
     }
 }
 
-/// The outputs of a session's items, in order. Read to its end it counts as finished; dropped before, it cancels what is left.
+/// The outputs of a session's items, in order. Once read to its end it counts as finished; dropped before that, it cancels the
+/// rest.
 fn outputs_of<S>(session: S, items: usize) -> impl Stream<Item = Result<ItemOutputs, Fault>> + Send
 where
     S: Stream<Item = Result<Event, Fault>> + Send,
@@ -367,7 +369,7 @@ fn outputs_apart(sessions: Vec<RequestSession>) -> impl Stream<Item = Result<Ite
     let items = sessions.len();
     let outputs = move |(item, session)| async move {
         let found: Result<Vec<_>, Fault> = outputs_of(session, 1).try_collect().await;
-        let lost = || Fault::new(FaultKind::Failed, "the item was given no answer");
+        let lost = || Fault::new(FaultKind::Failed, "the item got no answer");
         found.and_then(|mut outputs| outputs.pop().ok_or_else(lost)).map_err(|fault| fault.in_item(item, items))
     };
     stream::iter((0..).zip(sessions)).map(outputs).buffered(items)

@@ -1,7 +1,7 @@
 //! A request's tensors as items, and items' outputs as a response's tensors.
 //!
 //! Items lie along the leading dimension, wherever the model itself has its batch. A request whose shapes are the model's without
-//! a batch is one item, and its response has none either; of a model without a batch dimension each request is one.
+//! a batch is one item, and its response has no batch either; for a model without a batch dimension each request is one item.
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
@@ -21,13 +21,13 @@ pub(super) struct Items {
     pub(super) batched: bool,
 }
 
-/// An item as the model takes it, or why it is none, which is its answer.
+/// An item as the model takes it, or the fault in it, which is its answer.
 pub(super) type SplitItem = Result<ItemInputs, Fault>;
 
-/// Which of the model's inputs a request's inputs are, in the request's order.
+/// Which of the model's inputs a request brings, in the request's order.
 pub(super) type Places = SmallVec<[Place; 4]>;
 
-/// What a tensor of a request is, by its name.
+/// What a request's tensor is, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// The input at this position of the signature.
@@ -60,11 +60,11 @@ pub(super) fn places(inputs: &[InputTensor], signature: &Signature) -> Result<Pl
     Ok(places)
 }
 
-/// Splits a request's tensors, which are at these places of the signature; the data are shared, not copied.
+/// Splits a request's tensors, whose places in the signature are given; the data are shared, not copied.
 ///
 /// # Errors
-/// [`FaultKind::Invalid`] with the field at fault: a shape that does not fit, data of another length than the shape takes, inputs that hold
-/// different numbers of items; [`FaultKind::TooLarge`] for more than `items_max` items.
+/// [`FaultKind::Invalid`] with the field at fault: a shape that does not fit, data whose length does not match the shape, inputs
+/// that hold different numbers of items; [`FaultKind::TooLarge`] for more than `items_max` items.
 pub(super) fn split(
     inputs: Vec<(InputTensor, Bytes)>,
     places: &[Place],
@@ -109,7 +109,7 @@ pub(super) fn split(
     }
     let batched = batch.is_some_and(|(count, _)| count.is_some());
     if items.is_empty() {
-        // What it lacks is for the signature to say.
+        // The signature says what is missing.
         items.push(signature.slots());
     }
     Ok(Items { items: items.into_iter().map(|slots| signature.complete(slots)).collect(), batched })
@@ -119,7 +119,7 @@ fn in_field(spec: &TensorSpec, position: usize, part: &str, message: &str) -> Fa
     Fault::invalid(format!("inputs[{position}].{part}"), format!("input '{}'{message}", spec.name))
 }
 
-/// How many items an input holds that could be the model's, by its datatype and shape; `None` if it is one without a batch dimension.
+/// How many items an input holds, if its datatype and shape fit the model; `None` if it is one item without a batch dimension.
 fn count_items(spec: &TensorSpec, position: usize, input: &InputTensor) -> Result<Option<usize>, Fault> {
     if input.datatype != spec.datatype {
         let message = format!(" is {}, but the model takes {}", input.datatype, spec.datatype);
@@ -138,14 +138,14 @@ fn check_count(count: usize, items_max: usize) -> Result<(), Fault> {
     Err(Fault::new(FaultKind::TooLarge, message).with_limit("session.window_items_max", items_max as u64))
 }
 
-/// What an item may hold, and a request of items.
+/// The limits on an item, and on a request of items.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SizeLimits {
     pub(super) items_max: usize,
     pub(super) item_bytes_max: usize,
 }
 
-/// Whether `bytes` that are yet to be read could be the input at `position`: by its datatype, its shape and the limits of an item.
+/// Whether `bytes` yet to be read could be the input at `position`: by its datatype, its shape and the limits on an item.
 ///
 /// # Errors
 /// [`FaultKind::Invalid`] with the field at fault; [`FaultKind::TooLarge`] for more items, or larger ones, than are allowed.
@@ -195,14 +195,15 @@ fn check_shared_size(shared: &SharedInput, position: usize, bytes: u64, items_ma
         return Ok(());
     }
     let message = format!(
-        "input '{}' has {bytes} bytes, but the model's manifest sets it for all requests, to a value that has {bytes_max} even for as \
-         many items as a request may hold; leave the input out",
+        "input '{}' has {bytes} bytes, but the model's manifest sets it for all requests, to a value that has {bytes_max} even for the \
+         most items that a request may hold; leave the input out",
         shared.name
     );
     Err(Fault::invalid(format!("inputs[{position}].data"), message))
 }
 
-/// Lets an input pass that has the value which the manifest fixes, as often as the client likes: clients of other servers send it.
+/// Accepts an input that the manifest fixes if it has that value, repeated as often as the client likes: clients of other servers
+/// send it.
 fn check_shared(shared: &SharedInput, input: &InputTensor, data: &[u8]) -> Result<(), Fault> {
     let value = shared.value.data();
     let equal =
@@ -222,7 +223,7 @@ fn described(items: Option<usize>) -> String {
     items.map_or_else(|| "one item without a batch dimension".to_owned(), |items| format!("{items} items"))
 }
 
-/// How many items a tensor of this shape holds; `None` if it is one without a batch dimension.
+/// How many items a tensor of this shape holds; `None` if it is one item without a batch dimension.
 fn leading_items(spec: &TensorSpec, shape: &[i64]) -> Result<Option<usize>, String> {
     if let Some(axis) = shape.iter().position(|size| *size < 0) {
         return Err(bad_dimension(shape, axis));
@@ -246,7 +247,7 @@ fn does_not_fit(spec: &TensorSpec, shape: &[i64]) -> String {
     format!("shape {shape:?} does not fit the model's {:?} ({})", leading_batch(spec), spec.legend())
 }
 
-/// Puts an output of a request's items together: the one at `position` of the signature.
+/// Joins an output of a request's items: the one at `position` in the signature.
 ///
 /// # Errors
 /// [`FaultKind::Unsupported`] if the items' outputs differ in shape, so that they make no tensor.
@@ -262,7 +263,7 @@ pub(super) fn join(items: &[ItemOutputs], batched: bool, position: usize, spec: 
             let tensor = tensor.ok_or_else(lacks)?;
             if tensor.shape() != first.shape() {
                 let message = format!(
-                    "output '{}' has shape {:?} for item 0 and {:?} for item {}, which make no tensor; send such items in requests of their own",
+                    "output '{}' has shape {:?} for item 0 and {:?} for item {}, which make no tensor; send such items in separate requests",
                     spec.name,
                     first.shape(),
                     tensor.shape(),
@@ -427,7 +428,7 @@ mod tests {
             (vec![a(&[1, 1, 2], 4)], "inputs[0].shape", "does not fit"),
             (vec![a(&[0, 2], 0)], "inputs[0].shape", "shape [0, 2] holds 0 items; a request holds at least 1"),
             (vec![a(&[2, 0], 0)], "inputs[0].shape", "shape [2, 0] does not fit the model's [-1, 2] (-1: batch or dynamic)"),
-            (vec![a(&[-1, 2], 4)], "inputs[0].shape", "dimension 0 of shape [-1, 2] is -1; dimensions are numbers from 0"),
+            (vec![a(&[-1, 2], 4)], "inputs[0].shape", "dimension 0 of shape [-1, 2] is -1; dimensions must be 0 or more"),
             (vec![a(&[2, 2], 7)], "inputs[0].data", "7 bytes of data, but shape [2, 2] of UINT16 takes 8"),
             (vec![a(&[i64::MAX, 2], 8)], "", "more than the 4 that session.window_items_max allows"),
             (

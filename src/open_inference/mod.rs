@@ -1,9 +1,8 @@
 //! The Open Inference Protocol, as its gRPC and REST forms share it: requests of several items, sequences, shared memory, and what
-//! is told about models.
+//! is said about models.
 //!
-//! Knows what the protocol means, and neither protobuf nor JSON: front ends decode into [`InferRequest`] and encode an
-//! [`InferResponse`]. Items go through the one [`Service`], so that they meet those of native streams in
-//! the same batches.
+//! Knows what the protocol means, but neither protobuf nor JSON: front ends decode into [`InferRequest`] and encode an
+//! [`InferResponse`]. Items go through the one [`Service`], so that they share batches with those of native streams.
 
 mod book;
 mod changes;
@@ -63,7 +62,7 @@ pub struct OpenInference {
 const LOAD_CALLS_MAX: usize = 64;
 
 impl OpenInference {
-    /// The protocol over `service`, for clients that may do everything that is not switched off.
+    /// The protocol over `service`, for clients that may do everything that is turned on.
     #[must_use]
     pub fn new(service: Service, config: SequenceConfig, shared_memory: SharedMemoryConfig) -> Self {
         let shared_memory = SharedMemory::new(shared_memory);
@@ -72,7 +71,7 @@ impl OpenInference {
         Self { service, sequences, shared_memory, changes, config, access: Access::FULL, side }
     }
 
-    /// The same for clients that may do no more than this.
+    /// The same for clients with these permissions.
     #[must_use]
     pub fn for_clients(&self, access: Access) -> Self {
         Self { shared_memory: self.shared_memory.for_clients(access.shared_memory), access, ..self.clone() }
@@ -93,19 +92,19 @@ impl OpenInference {
         Err(Fault::new(FaultKind::Denied, "clients may not load and unload models on this port (control.repository)"))
     }
 
-    /// The same, whose regions of shared memory each take one of these descriptors.
+    /// The same, taking one of these descriptors for each region of shared memory.
     #[must_use]
     pub fn within(self, descriptors: Descriptors) -> Self {
         Self { shared_memory: self.shared_memory.within(descriptors), ..self }
     }
 
-    /// The same, with these threads for what takes long.
+    /// The same, with these threads for long work.
     #[must_use]
     pub fn with_side_threads(self, side: SideThreads) -> Self {
         Self { side, ..self }
     }
 
-    /// The same, in which so many calls may change models at once, running or waiting.
+    /// The same, allowing up to `calls_max` calls at once that change models, running or waiting.
     #[must_use]
     pub fn with_load_calls(self, calls_max: usize) -> Self {
         Self { changes: Changes::at_most(calls_max), ..self }
@@ -117,7 +116,7 @@ impl OpenInference {
         &self.service
     }
 
-    /// What clients have registered.
+    /// The regions that clients have registered.
     #[must_use]
     pub const fn shared_memory(&self) -> &SharedMemory {
         &self.shared_memory

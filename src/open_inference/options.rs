@@ -1,4 +1,4 @@
-//! What a request's parameters ask for.
+//! The options in a request's parameters.
 
 use std::{fmt, time::Duration};
 
@@ -16,17 +16,17 @@ const SEQUENCE_ID_BYTES_MAX: usize = 256;
 /// Prefix of the parameters that the protocol keeps for itself.
 const RESERVED_PREFIX: &str = "triton_";
 
-/// Asks that the last response to a request says that it is the last.
+/// Asks for the last response to a request to be marked as the last.
 pub const ENABLE_FINAL_RESPONSE: &str = "triton_enable_empty_final_response";
 
-/// What a request's parameters ask for.
+/// The options in a request's parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Options {
-    /// The step of a sequence that the request is; `None` if it belongs to none.
+    /// The request's step in a sequence; `None` if it belongs to none.
     pub(super) step: Option<SequenceStep>,
-    /// Before which others it goes.
+    /// How urgent it is.
     pub(super) priority: Priority,
-    /// Time from its arrival in which its result must be computed.
+    /// Time from its arrival within which its result must be computed.
     pub(super) timeout: Option<Duration>,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct SequenceStep {
     pub(super) ends: bool,
 }
 
-/// What a client calls a sequence by.
+/// A client's id for a sequence.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum SequenceId {
     Number(u64),
@@ -57,7 +57,7 @@ impl fmt::Display for SequenceId {
 }
 
 impl Options {
-    /// What a session is opened with that runs `items` items of a request.
+    /// The options of a session for `items` items of a request.
     pub(super) fn open_request(&self, model: &Model, version: String, caller: Caller, items: usize) -> OpenRequest {
         OpenRequest {
             model: String::from(&*model.loaded.name),
@@ -77,7 +77,7 @@ impl Options {
 
     /// # Errors
     /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) with the parameter's name: a value of the wrong kind, or a
-    /// reserved name that means nothing here. Other names are the client's own, and are passed over.
+    /// reserved name that means nothing here. Other names are the client's own, and are ignored.
     pub(super) fn of(parameters: &Parameters) -> Result<Self, Fault> {
         let mut options = Self::default();
         let (mut id, mut starts, mut ends) = (None, false, false);
@@ -103,7 +103,7 @@ impl Options {
     }
 }
 
-/// Triton's numbers, of which 1 is the most urgent and 0 means what is usual.
+/// Triton's numbers: 1 is the most urgent, and 0 means the default.
 const fn priority(number: u64) -> Priority {
     match number {
         0 | 2 => Priority::Normal,

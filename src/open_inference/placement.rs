@@ -1,4 +1,4 @@
-//! Where in shared memory a tensor lies, as its parameters say.
+//! Where a tensor lies in shared memory, by its parameters.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::domain::Fault;
 
-/// A tensor's place. It keeps the region open, even if that is unregistered meanwhile.
+/// A tensor's place. It keeps the region open, even if that has since been unregistered.
 #[derive(Debug, Clone)]
 pub(super) struct Placement {
     region: Arc<Region>,
@@ -24,7 +24,7 @@ impl Placement {
     ///
     /// # Errors
     /// Those of [`SharedMemory::region`]; [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) for a size or offset that is
-    /// missing or no number.
+    /// missing or not a number.
     pub(super) fn of(parameters: &Parameters, field: &str, memory: &SharedMemory) -> Result<Option<Self>, Fault> {
         let in_field = |name: &str| format!("{field}.parameters.{name}");
         let region = match parameters.get(SHARED_MEMORY_REGION) {
@@ -58,7 +58,7 @@ impl Placement {
         }))
     }
 
-    /// How many bytes parameters say to be there; 0 if they say nothing of the kind.
+    /// How many bytes the parameters say are there; 0 if they do not say.
     pub(super) fn claimed_bytes(parameters: &Parameters) -> u64 {
         if !parameters.contains_key(SHARED_MEMORY_REGION) {
             return 0;
@@ -70,14 +70,14 @@ impl Placement {
         }
     }
 
-    /// Makes parameters name no place any more.
+    /// Removes the place from the parameters.
     pub(super) fn forget(parameters: &mut Parameters) {
         for name in [SHARED_MEMORY_REGION, SHARED_MEMORY_BYTE_SIZE, SHARED_MEMORY_OFFSET] {
             parameters.remove(name);
         }
     }
 
-    /// Whether the tensor lies in its region, and may be as large as it is. Nothing is read.
+    /// Whether the tensor lies in its region and is not too large. Nothing is read.
     ///
     /// # Errors
     /// Those of [`Region::check`].
@@ -85,7 +85,7 @@ impl Placement {
         self.region.check(self.offset, self.bytes)
     }
 
-    /// Bytes that the tensor has there.
+    /// How many bytes the tensor has there.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -18,7 +18,7 @@ pub struct RepositoryEntry {
     pub version: String,
     /// `READY`, `LOADING`, `UNLOADING` or `UNAVAILABLE`.
     pub state: &'static str,
-    /// Why it does not serve; of one that does, why its last reload failed, if it did. Else empty.
+    /// Why it does not serve; for one that does, why its last reload failed, if it did. Else empty.
     pub reason: String,
 }
 
@@ -28,7 +28,7 @@ impl OpenInference {
         self.service().repository().index(ready_only).await.into_iter().map(entry).collect()
     }
 
-    /// Loads a model, or loads it anew, as it is in its folder; `parameters` are the names of the request's.
+    /// Loads or reloads a model as it is in its folder; `parameters` are the names of the request's parameters.
     ///
     /// # Errors
     /// Those of [`Repository::load`](crate::registry::Repository::load), [`FaultKind::Denied`] if clients may not,
@@ -45,7 +45,7 @@ impl OpenInference {
         self.service().repository().load(name).await
     }
 
-    /// Loads a model anew and proves it again, with items drawn from `seed`, whatever was proven of it before.
+    /// Reloads a model and proves it again, with items drawn from `seed`, whatever was proven before.
     ///
     /// # Errors
     /// Those of [`Repository::prove`](crate::registry::Repository::prove); [`FaultKind::Denied`] and [`FaultKind::Overloaded`] as for a

@@ -1,4 +1,4 @@
-//! A request, decoded and not yet held against a model.
+//! A request, decoded but not yet checked against a model.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -55,8 +55,8 @@ pub struct InputTensor {
     pub name: String,
     /// Element type.
     pub datatype: Datatype,
-    /// The model's dimensions without the batch: one item; with one more in front, if the model has a batch dimension: as many items
-    /// as that says.
+    /// The model's dimensions without the batch, for one item; if the model has a batch dimension, with one more in front: the
+    /// number of items.
     pub shape: Vec<i64>,
     /// Its parameters: where it lies in shared memory.
     pub parameters: Parameters,

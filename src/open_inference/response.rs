@@ -15,7 +15,7 @@ pub struct InferResponse {
     pub version: Arc<str>,
     /// The request's id.
     pub id: String,
-    /// Outputs in the order that was asked for, or in the model's.
+    /// Outputs in the order asked for, or in the model's.
     pub outputs: Vec<OutputTensor>,
 }
 

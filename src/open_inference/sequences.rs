@@ -1,8 +1,9 @@
-//! Sequences over unary calls: each is a stream of the server's own, whose items come from whichever call names it.
+//! Sequences over unary calls: each is a stream inside the server, whose items come from whichever call names it.
 //!
 //! They are known by tenant, model and id, wherever the calls come from. A sequence is one task that drives one session; it ends
-//! with END, when the idle limit passes, when no connection that used it has been open for a time of grace, or when the server drains, and
-//! its state goes with it. A call that is cancelled leaves its step in the sequence: it was sent, and the steps after it count on it.
+//! with END, when the idle limit passes, when no connection that used it has been open for the grace period, or when the server
+//! drains, and its state goes with it. A cancelled call leaves its step in the sequence: it was sent, and the steps after it count
+//! on it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,10 +26,11 @@ use crate::{
     telemetry::StreamEnd,
 };
 
-/// Requests of one sequence that wait for their turn.
+/// How many requests of one sequence may wait for their turn.
 const STEPS_WAITING_MAX: usize = 64;
 
-/// Of how many streams one may be a sequence whose connections are gone. So nobody keeps more by closing connections than by holding them.
+/// One in this many streams may be a sequence whose connections are gone. So nobody can keep more by closing connections than by
+/// holding them.
 const STREAMS_PER_ORPHAN: usize = 8;
 
 /// The sequences of all unary calls.
@@ -77,7 +79,7 @@ pub(super) struct StepAnswer {
 
 impl StepAnswer {
     /// # Errors
-    /// The item's own fault; [`FaultKind::Invalid`] if the sequence ended before it was the step's turn.
+    /// The item's own fault; [`FaultKind::Invalid`] if the sequence ended before the step's turn came.
     pub(super) async fn outputs(self) -> Result<ItemOutputs, Fault> {
         let Self { answer, book, key } = self;
         answer.outcome().await.unwrap_or_else(|| Err(missing(&book.lock(), &key)))
@@ -85,7 +87,7 @@ impl StepAnswer {
 }
 
 impl Sequences {
-    /// Sequences that are freed as `config` says, of at most so many streams.
+    /// No sequences yet; they are freed as `config` says, and after their connections only so many of `streams_max` are kept.
     pub(super) fn new(config: &SequenceConfig, streams_max: usize) -> Self {
         let orphans = Orphans::at_most(streams_max / STREAMS_PER_ORPHAN);
         Self { book: Arc::default(), idle_timeout: config.idle_timeout(), grace: config.grace(), orphans }
@@ -94,8 +96,8 @@ impl Sequences {
     /// The model that a step runs on; `None` if that model keeps no state, so that sequences mean nothing to it.
     ///
     /// # Errors
-    /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`] for a model that cannot be had; [`FaultKind::Invalid`] if the
-    /// sequence runs on another version than the request names.
+    /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`] for a model that is not available; [`FaultKind::Invalid`] if
+    /// the sequence runs on a version other than the one that the request names.
     pub(super) fn model_for(
         &self,
         request: &InferRequest,
@@ -114,11 +116,11 @@ impl Sequences {
         Ok(model.is_stateful().then_some(model))
     }
 
-    /// Hands a step to its sequence, which it begins or ends as it says.
+    /// Passes a step to its sequence, which it may begin or end.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`] if the sequence has not begun or has ended; [`FaultKind::Overloaded`] if too many of its steps wait, or too much;
-    /// those of [`Service::open`] if it begins, and while memory is short.
+    /// [`FaultKind::Invalid`] if the sequence has not begun or has ended; [`FaultKind::Overloaded`] if too many of its steps wait,
+    /// or too many bytes; those of [`Service::open`] if it begins, and while memory is short.
     pub(super) fn advance(&self, method: &Method, request: StepRequest<'_>, service: &Service) -> Result<StepAnswer, Fault> {
         if service.drain().is_draining() {
             return Err(draining());
@@ -136,7 +138,7 @@ impl Sequences {
             let (answer, id) = (parked.push(item).map_err(refused)?, parked.id());
             let task = SequenceTask { parking, users: Arc::clone(&users), sequences: self.clone() };
             let mut book = self.book.lock();
-            // One that is alive ends with the steps that it has.
+            // A live one ends with the steps that it has.
             book.start(key.clone(), Alive { parked, model: Arc::clone(model), users });
             if step.ends {
                 book.end(&key, SequenceEnd::Asked);
@@ -170,7 +172,7 @@ impl Sequences {
         service: &Service,
     ) -> Result<(Parked, Parking), Fault> {
         let version = String::from(&*model.loaded.version);
-        // The call's own deadline is its steps'; the sequence outlives the call.
+        // The call's deadline applies to its steps; the sequence outlives the call.
         let caller = Caller { ends_at: Timestamp::NEVER, ..caller };
         let request = options.open_request(model, version, caller, STEPS_WAITING_MAX);
         let opened = service.open_found(method, Arc::clone(model), request)?;
@@ -180,7 +182,7 @@ impl Sequences {
 }
 
 /// # Errors
-/// [`FaultKind::Invalid`] if `version` names another than that of the sequence's model.
+/// [`FaultKind::Invalid`] if `version` is not that of the sequence's model.
 pub(super) fn check_version(model: &Model, version: &str, id: &SequenceId) -> Result<(), Fault> {
     if version.is_empty() || *version == *model.loaded.version {
         return Ok(());
@@ -213,7 +215,7 @@ fn left_until(ends_at: Timestamp) -> Option<Duration> {
     (ends_at != Timestamp::NEVER).then(|| ends_at.since(clock::now()))
 }
 
-/// What drives a sequence.
+/// Drives a sequence.
 struct SequenceTask {
     parking: Parking,
     users: Arc<Users>,
@@ -221,7 +223,7 @@ struct SequenceTask {
 }
 
 impl SequenceTask {
-    /// Runs until the sequence ends; then it is no longer in the book, if it is still the one of its name.
+    /// Runs until the sequence ends, and then takes it out of the book, unless another of its name is there by now.
     async fn run(self, key: Key, id: ParkedId) {
         let Self { mut parking, users, sequences } = self;
         let Sequences { book, idle_timeout, grace, orphans } = sequences;
@@ -242,7 +244,7 @@ impl SequenceTask {
         if book.get(&key).is_some_and(|alive| id.is_of(&alive.parked)) {
             book.end(&key, end);
         }
-        // Under the lock, so that a step which came too late to be taken finds why in the book.
+        // Under the lock, so that a step that came too late finds the reason in the book.
         drop(parking);
     }
 }

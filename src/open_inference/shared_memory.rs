@@ -1,18 +1,17 @@
 //! System shared memory that clients have registered: inputs are read from it, outputs are put into it.
 //!
 //! Objects are never mapped. They are read and written as files, so a client that truncates its own object gets an error, where a
-//! mapping would end the server with SIGBUS. That needs a system whose shared memory can be read as a file, which Linux's can.
+//! mapping would kill the server with SIGBUS. That needs a system, such as Linux, whose shared memory can be read as a file.
 //!
-//! Knows neither models nor requests. Reading and writing are copies within memory; who has much of it to copy does so where nobody
-//! waits.
+//! Knows neither models nor requests. Reading and writing are copies within memory; long ones are made where nobody has to wait.
 //!
 //! # What a client can reach
-//! Any object of this machine's shared memory that the server's user may open for reading and writing, and nothing else: names lead
-//! nowhere out of it, and symbolic links are not followed. `shared_memory.enabled` says on which ports.
+//! Any object of this machine's shared memory that the server's user may open for reading and writing, and nothing else: no name
+//! leads out of it, and symbolic links are not followed. `shared_memory.enabled` says on which ports.
 //!
 //! # Unregistering
-//! A request holds its [`Region`]s from when it is decoded until its outputs are written, so what is unregistered meanwhile stays
-//! open for it.
+//! A request holds its [`Region`]s from when it is decoded until its outputs are written, so a region unregistered in between
+//! stays open for it.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -48,7 +47,7 @@ pub const SHARED_MEMORY_OFFSET: &str = "shared_memory_offset";
 
 /// Longest name of a region.
 const NAME_BYTES_MAX: usize = 255;
-/// Longest key without its slash; with it, what a file's name may have.
+/// Longest key without its slash; with it, the longest that a file's name may be.
 const KEY_BYTES_MAX: usize = 254;
 
 /// A registered region, as a client asks for it.
@@ -69,7 +68,7 @@ pub struct RegionStatus {
 pub struct SharedMemory {
     inner: Arc<Inner>,
     descriptors: Descriptors,
-    /// Whether those who hold this clone may use them.
+    /// Whether the holders of this clone may use them.
     is_enabled: bool,
 }
 
@@ -91,7 +90,7 @@ pub struct Region {
 }
 
 impl SharedMemory {
-    /// No regions, and limits for them.
+    /// No regions yet, and the limits for them.
     #[must_use]
     pub fn new(config: SharedMemoryConfig) -> Self {
         let is_enabled = config.enabled.is_on(true);
@@ -103,7 +102,7 @@ impl SharedMemory {
         }
     }
 
-    /// The same, each region with one of these descriptors.
+    /// The same, taking one of these descriptors for each region.
     #[must_use]
     pub(super) fn within(self, descriptors: Descriptors) -> Self {
         Self { descriptors, ..self }
@@ -124,9 +123,9 @@ impl SharedMemory {
     ///
     /// # Errors
     /// [`FaultKind::Denied`] if it is turned off; [`FaultKind::Invalid`] with the field if the name is taken, empty or too long,
-    /// the key is no name of an object, the object cannot be opened for reading and writing, or is shorter than that;
-    /// [`FaultKind::NotFound`] if there is no such object; [`FaultKind::Overloaded`] at `shared_memory.max_regions`, at the peer's share of
-    /// them, or if the process has no descriptor left for clients.
+    /// the key is not the name of an object, the object cannot be opened for reading and writing, or is too short;
+    /// [`FaultKind::NotFound`] if there is no such object; [`FaultKind::Overloaded`] at `shared_memory.max_regions`, at the peer's
+    /// share of them, or if the process has no descriptor left for clients.
     pub fn register(&self, name: &str, key: &str, offset: u64, byte_size: u64) -> Result<(), Fault> {
         let Inner { config, places, regions } = self.enabled()?;
         check_name(name)?;
@@ -148,7 +147,7 @@ impl SharedMemory {
         }
     }
 
-    /// Forgets a region. It is no fault if there is none of this name.
+    /// Forgets a region. A name without one is not a fault.
     ///
     /// # Errors
     /// [`FaultKind::Denied`] if it is turned off.
@@ -197,7 +196,7 @@ impl SharedMemory {
 }
 
 impl Region {
-    /// What was registered.
+    /// The region as it was registered.
     #[must_use]
     pub const fn status(&self) -> &RegionStatus {
         &self.status
@@ -247,7 +246,7 @@ impl Region {
         self.object.write_all_at(data, position).map_err(|error| self.failed("write", &error))
     }
 
-    /// Where this part of the region lies in the object, and its length as one of memory.
+    /// Where this part of the region lies in the object, and its length.
     fn place(&self, offset: u64, bytes: u64) -> Result<(u64, usize), Fault> {
         let RegionStatus { name, byte_size, .. } = &self.status;
         if offset.checked_add(bytes).is_none_or(|end| end > *byte_size) {
@@ -271,9 +270,8 @@ impl Region {
 
     fn truncated(&self) -> Fault {
         let RegionStatus { name, key, .. } = &self.status;
-        let message = format!(
-            "shared memory region '{name}' is not all there any more: its object '{key}' was made shorter since it was registered"
-        );
+        let message =
+            format!("shared memory region '{name}' is incomplete: its object '{key}' was made shorter since it was registered");
         Fault::invalid(SHARED_MEMORY_REGION, message)
     }
 
@@ -285,7 +283,7 @@ impl Region {
 fn no_descriptor(descriptors: &Descriptors) -> Fault {
     let limit = descriptors.limit();
     let message = format!(
-        "no further file can be opened: the process may have {limit} open (ulimit -n), and clients have all but those that the server keeps \
+        "no more files can be opened: the process may have {limit} open (ulimit -n), and clients use all but those that the server keeps \
          for itself; unregister regions or close connections"
     );
     Fault::new(FaultKind::Overloaded, message).with_limit("ulimit -n", limit)
@@ -307,7 +305,7 @@ fn check_name(name: &str) -> Result<(), Fault> {
     }
 }
 
-/// Opens an object. As elsewhere, slashes in front of its name do not matter.
+/// Opens an object. As elsewhere, leading slashes in its name do not matter.
 fn open(key: &str) -> Result<File, Fault> {
     let name = key.trim_start_matches('/');
     if name.is_empty() || name.len() > KEY_BYTES_MAX || name.contains(['/', '\0']) || [".", ".."].contains(&name) {
@@ -316,7 +314,7 @@ fn open(key: &str) -> Result<File, Fault> {
         );
         return Err(Fault::invalid("key", message));
     }
-    // A link could lead to any file of the server's user.
+    // A link could lead to any file that the server's user can open.
     let flags = shm::OFlags::RDWR | shm::OFlags::from_bits_retain(OFlags::NOFOLLOW.bits());
     let object = shm::open(format!("/{name}"), flags, Mode::empty()).map_err(|error| cannot_open(key, error))?;
     let object = File::from(object);
@@ -553,7 +551,7 @@ mod tests {
             for _ in 0..200 {
                 assert_eq!(held.read(0, 4096).as_deref(), Ok(&[7; 4096][..]));
                 held.write(0, &[7; 8]).expect("it is still open");
-                // Whoever comes in between finds all of it or no region.
+                // A reader in between finds all of it or no region.
                 match memory.region("region").and_then(|region| region.read(0, 4096)) {
                     Ok(data) => assert_eq!(data, [7; 4096][..]),
                     Err(fault) => assert_eq!(fault.kind(), FaultKind::NotFound),

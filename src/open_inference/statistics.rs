@@ -1,16 +1,17 @@
-//! What a model's items and calls took, in the shape that Triton gives to it.
+//! The times and counts of a model's items and calls, in Triton's shape.
 //!
 //! # What adds up
-//! All numbers of a model version are of one moment. An item is what one model call takes one of, so a request of 8 items counts 8.
+//! All numbers of a model version are taken at one moment. Counts are of items, so a request of 8 items counts 8.
 //!
 //! - `success.count` = `inference_count` = the counts of `queue` and of the three `compute_*`.
-//! - `success.ns` = `queue.ns` + the three `compute_*.ns`: each item adds all of its call, whose time it has waited for.
+//! - `success.ns` = `queue.ns` + the three `compute_*.ns`: each item adds the whole time of its call, as it waited that
+//!   long.
 //! - `execution_count` = the sum of the batches' counts, and `inference_count` = that of counts times `batch_size`. A batch adds its
 //!   call's time once.
 //! - `fail` counts items that were refused, expired or dropped, or whose call failed, each with its time from arrival to end.
 //!
-//! A batch that fails is in none of it; of its items, which are run again one by one, those that succeed are batches of 1 that were
-//! queued until then. Items whose client left count by how their call ended, and not at all if they had none.
+//! A failed batch counts nowhere; its items are run again one by one, and those that succeed are batches of 1 that were queued
+//! until then. Items whose client left count by how their call ended, and not at all if they had no call.
 
 use std::time::Duration;
 
@@ -29,14 +30,14 @@ use crate::{
 pub struct ModelStatistics {
     pub name: String,
     pub version: String,
-    /// When its last call was over, in milliseconds since 1970; 0 if there has been none.
+    /// When its last call ended, in milliseconds since 1970; 0 if there has been none.
     pub last_inference: u64,
     /// Items that got results.
     pub inference_count: u64,
     /// Calls that gave them.
     pub execution_count: u64,
     pub inference_stats: InferStatistics,
-    /// Of models that answer a request with several responses, which there are none of.
+    /// For models that answer a request with several responses; always empty.
     pub response_stats: ResponseStatistics,
     /// By batch size, smallest first.
     pub batch_stats: Vec<BatchStatistics>,
@@ -95,7 +96,7 @@ impl OpenInference {
         }
         let models = self.service().models().into_iter().filter(|model| model.state == ModelState::Ready);
         let named = models.filter(|model| name.is_empty() || *model.name == *name);
-        // What has been unloaded since it was listed is not there, as it would not be had it been listed later.
+        // Models unloaded since they were listed are left out, as if they had been listed later.
         let found: Vec<_> = named.filter_map(|model| self.version_statistics(&model.name, &model.version).ok()).collect();
         if found.is_empty() && !name.is_empty() {
             return Ok(vec![self.version_statistics(name, version)?]);

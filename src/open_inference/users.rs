@@ -1,7 +1,7 @@
 //! The connections that use a sequence over unary calls, and sequences whose connections are gone.
 //!
 //! A sequence outlives its calls, so that its steps may come over any connection, and connections may be closed between them. It does not
-//! outlive its client: when no connection that has used it is open, it has a time of grace for the next one.
+//! outlive its client: when no connection that has used it is open, it waits for the next one for a grace period.
 
 use std::{
     cmp::Reverse,
@@ -19,7 +19,7 @@ use crate::{
     domain::{Address, Peer},
 };
 
-/// Who uses one sequence.
+/// The users of one sequence.
 #[derive(Debug, Default)]
 pub(super) struct Users {
     state: Mutex<State>,
@@ -32,7 +32,7 @@ struct State {
     connections: HashMap<u64, CancellationToken>,
     /// Where the last of them came from.
     address: Address,
-    /// Somebody uses it who has no connection.
+    /// A user without a connection has it.
     is_own: bool,
 }
 
@@ -55,7 +55,7 @@ impl Users {
         self.came.notify_one();
     }
 
-    /// Waits until no connection that used the sequence has been open for `grace`, or too many other sequences are left since then.
+    /// Waits until no connection that used the sequence has been open for `grace`, or too many others have been abandoned since.
     pub(super) async fn deserted(&self, grace: Duration, orphans: &Orphans) {
         loop {
             if let Some(end) = self.any_open() {
@@ -71,7 +71,7 @@ impl Users {
         }
     }
 
-    /// When a connection ends that is open; one that never does, if that is needed.
+    /// The end of one of the open connections; one that never comes, if there is a user without a connection.
     fn any_open(&self) -> Option<CancellationToken> {
         let mut state = self.state.lock();
         if state.is_own {
@@ -91,7 +91,7 @@ pub(super) struct Orphans {
 
 #[derive(Debug, Default)]
 struct Left {
-    /// By address, in the order in which they were left. No address is without any.
+    /// By address, in the order in which they were abandoned. No address has an empty list.
     ends: HashMap<Address, BTreeMap<u64, CancellationToken>>,
     count: usize,
     came: u64,
@@ -107,7 +107,7 @@ struct Orphan {
 }
 
 impl Orphans {
-    /// At most so many at once; beyond it, of those of the address that has most the one ends that has been left for longest.
+    /// At most this many at once; beyond that, the address with the most loses the one that was abandoned first.
     pub(super) fn at_most(max: usize) -> Self {
         Self { max, left: Arc::default() }
     }

@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{domain::ItemInputs, engine::RunError};
 
-/// An answer that is repeated is the same to within this, unless the model is random.
+/// A repeated answer is the same to within this, unless the model is random.
 const REPEAT: f64 = 1e-5;
 /// Answers that are no further apart are the same answer.
 const SAME: f64 = 1e-6;
-/// Items of the smallest calls in company that prove anything.
+/// How many items the smallest calls that prove anything about neighbours have.
 const LEAST: u32 = 16;
 /// At most this many calls with one item count towards its time.
 const CALLS: usize = 11;
@@ -29,7 +29,7 @@ pub(super) struct Alone<'a> {
     pub(super) items: Vec<TrialItem>,
     /// Items that were made up, including those that the model does not take.
     pub(super) made: usize,
-    /// What each item got, in the items' order.
+    /// Each item's answer, in the items' order.
     pub(super) answers: Vec<Answer>,
     /// The time of a call.
     pub(super) took: Duration,

@@ -1,7 +1,7 @@
 //! Streams step by step: the state that one item leaves is what the stream's next one begins with.
 //!
-//! A coupling too weak to see in one call may add up in a state, act on the state alone, or set in only after some steps. From step to
-//! step, calls vary in size and streams in their place.
+//! A coupling too weak to see in one call may add up in a state, act on the state alone, or begin only after some steps. From step
+//! to step, calls vary in size and streams in their place.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Threads for models that are loaded and tried while lanes serve others.
+//! Threads for loading and trying models while lanes serve others.
 
 use std::{hint::black_box, time::Duration};
 
@@ -14,10 +14,10 @@ use crate::{
 const STANDING_SHARE: f64 = 0.5;
 /// After this many calls that gave way, they show better how much time the cores have than what was found before.
 const CALLS_KNOWN: u32 = 8;
-/// Cores have time to spare if work that gives way takes at most this many times as long as on a core of its own. If all cores are at work
-/// it takes some hundreds of times as long, and nothing can call it back.
+/// Cores have time to spare if work that gives way takes at most this many times as long as on a free core. If all cores are at
+/// work it takes some hundreds of times as long, and nothing can call it back.
 const SLOWNESS_SPARE: f64 = 8.0;
-/// Steps of the work that shows how much time there is: a quarter of a millisecond on a core of its own.
+/// Steps of the work that shows how much time there is: a quarter of a millisecond on a free core.
 const PROBE_STEPS: u64 = 1 << 18;
 /// Work that takes at least this long, and waits for most of it, was not merely unlucky: the cores have no time to spare.
 const CROWDED_LEAST: Duration = Duration::from_millis(250);
@@ -34,7 +34,7 @@ pub struct Aside {
     crowded: Mutex<Option<Timestamp>>,
 }
 
-/// What the trial calls of a model have taken so far.
+/// The time that a model's trial calls have taken so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Taken {
     /// Computing.
@@ -63,7 +63,7 @@ impl Aside {
         self.slowness() <= SLOWNESS_SPARE
     }
 
-    /// How many times as long as on a core of its own work that gives way takes now.
+    /// How many times as long as on a free core work that gives way takes now.
     pub(super) fn slowness(&self) -> f64 {
         let crowded = *self.crowded.lock();
         if crowded.is_some_and(|at| clock::now().since(at) < CROWDED_FOR) {

@@ -23,7 +23,7 @@ pub(super) enum Ground<'a> {
     /// On the calling thread, which is this lane's, perhaps with company on lanes that have nothing to do.
     Lane(usize, Option<&'a Company>),
     /// While lanes serve; the calling thread is the one of these two that takes its share of the cores. The number says how many times as
-    /// long as on a core of its own work that gives way took before.
+    /// long as on a free core work that gives way took before.
     Aside(&'a Aside, f64),
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Caller<'a> {
     taken: Cell<Taken>,
 }
 
-/// What a call gave.
+/// The result of a call.
 pub(super) struct Reply {
     /// The items' outputs, then their next states as tensors, in the items' order.
     pub(super) answers: Vec<Answer>,
@@ -78,7 +78,7 @@ impl<'a> Caller<'a> {
         expected <= self.left()
     }
 
-    /// What its calls have taken so far.
+    /// The time that its calls have taken so far.
     pub(super) fn took(&self) -> Duration {
         self.taken.get().calls
     }

@@ -50,7 +50,7 @@ impl Company {
             drop(shared);
             let (executable, items) = &*call;
             let items: Vec<ItemCall<'_>> = items.iter().map(|item| ItemCall { inputs: &item.inputs, state: None }).collect();
-            // What fails here also fails on the lane that measures, and is dealt with there.
+            // A call that fails here also fails on the lane that measures, which deals with it.
             if executable.run(lane, &items, CallThreads::One).is_err() {
                 let mut shared = self.shared.lock();
                 if shared.call.as_ref().is_some_and(|current| Arc::ptr_eq(current, &call)) {

@@ -9,7 +9,7 @@ use crate::domain::Tensor;
 /// answers.
 pub(super) const FAR_FLOOR: f64 = 1e-2;
 
-/// What an item got: its outputs, then its stream's next states.
+/// An item's answer: its outputs, then its stream's next states.
 pub(super) type Answer = Vec<Tensor>;
 
 /// How far one answer is from another. Numbers are relative to the larger one's greatest value, so that what happens to a quiet item is not

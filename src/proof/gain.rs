@@ -19,12 +19,12 @@ const SIZES: [usize; 2] = [1, 8];
 const ROUNDS: u32 = 9;
 /// No fewer than this.
 const ROUNDS_LEAST: u32 = 3;
-/// All calls together take at most this part of the model's time, not counting those that find out what items it takes.
+/// All calls together take at most this part of the model's time, not counting those that find items that it takes.
 const SHARE: u32 = 8;
 /// Answers of the two forms may be this far apart.
 const FAR: f64 = 1e-3;
 
-/// What comparing two forms of a model showed.
+/// The result of comparing two forms of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gain {
     /// How many times as fast calls of the other form are: the mean over the sizes that were tried. 0 if that could not be found out, or if
@@ -32,7 +32,7 @@ pub struct Gain {
     pub factor: f64,
     /// Time that it took to find out.
     pub took: Duration,
-    /// What items the model was found to take.
+    /// The kind of items that the model was found to take.
     pub ranges: Option<Ranges>,
 }
 

@@ -1,4 +1,4 @@
-//! What a model's file suggests about how its items may depend on each other.
+//! Hints in a model's file about how its items may depend on each other.
 
 use crate::{domain::Signature, engine::Engine};
 
@@ -22,7 +22,7 @@ const ORDERED: [&str; 14] = [
 /// The same as whole words.
 const ORDERED_WORDS: [&str; 2] = ["t", "l"];
 
-/// What is known about a model before it has run. Nothing here overrules what its calls show.
+/// Hints about a model that has not run yet. None of them overrules what its calls show.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hints {
     /// Whether the model rounds coarsely inside: it computes in 8 bits or in half precision.
@@ -41,7 +41,7 @@ pub struct Hints {
 }
 
 impl Hints {
-    /// What the file of `engine` suggests about a model with this signature.
+    /// The hints in the file of `engine` about a model with this signature.
     #[must_use]
     pub fn of(engine: &dyn Engine, signature: &Signature) -> Self {
         let apart_by_construction = engine.computes_items_apart();

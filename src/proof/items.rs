@@ -50,7 +50,7 @@ impl Character {
     pub(super) const ALL: [Self; 9] =
         [Self::Unit, Self::Loud, Self::Zero, Self::Mirror, Self::Quiet, Self::Offset, Self::Positive, Self::Tiny, Self::Opposite];
 
-    /// What the values are drawn from: a mirror has the values of what it mirrors.
+    /// The character that the values are drawn from: a mirror has the values of the one that it mirrors.
     const fn source(self) -> u64 {
         match self {
             Self::Mirror => Self::Loud as u64,
@@ -177,7 +177,7 @@ pub(super) const RECIPES: [Recipe; 4] = [
 pub(super) struct TrialItem {
     pub(super) character: Character,
     pub(super) inputs: ItemInputs,
-    /// What its stream is taken to have kept; `None` for the zeros that a stream begins with.
+    /// The state that its stream is assumed to have; `None` for the zeros that a stream begins with.
     pub(super) state: Option<Vec<Tensor>>,
 }
 
@@ -288,7 +288,7 @@ impl<'a> Maker<'a> {
         Some(TrialItem { state: self.state(character), ..item })
     }
 
-    /// An item, as its stream would bring it at a step. It has no state of its own.
+    /// An item, as its stream would bring it at a step. It has no state.
     pub(super) fn item(&self, character: Character, step: u64) -> Option<TrialItem> {
         let inputs = if self.examples.is_empty() {
             let specs = self.signature.inputs.iter().enumerate();

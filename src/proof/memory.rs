@@ -14,7 +14,7 @@ pub fn available_memory() -> Option<u64> {
     left.into_iter().chain([legacy]).flatten().chain([machine]).min()
 }
 
-/// What the cgroup at `folder` may still use. Pages of files that nobody uses count as free.
+/// The memory that the cgroup at `folder` may still use. Pages of files that nobody uses count as free.
 fn group_left(folder: &str, limit: &str, usage: &str, unused: &str) -> Option<u64> {
     let number = |file: &str| read(&format!("{folder}/{file}"))?.trim().parse::<u64>().ok();
     let limit = number(limit)?;
@@ -22,7 +22,7 @@ fn group_left(folder: &str, limit: &str, usage: &str, unused: &str) -> Option<u6
     Some(limit.saturating_sub(number(usage)?.saturating_sub(cached)))
 }
 
-/// What the limit of this process's own address space leaves.
+/// The memory that the limit on this process's own address space leaves.
 fn own_left() -> Option<u64> {
     let limit = getrlimit(Resource::As).current?;
     Some(limit.saturating_sub(bytes_of(&read("/proc/self/status")?, "VmSize")?))

@@ -49,7 +49,7 @@ use crate::{
 
 /// Changes whenever the same model could get a different verdict or different costs.
 pub const PROOF_VERSION: u32 = 3;
-/// What items are drawn from unless another seed is given.
+/// The seed that items are drawn from unless another is given.
 pub const SEED_DEFAULT: u64 = 0x7469_6465;
 /// Time for a model's trial calls unless its manifest gives another.
 pub const BUDGET_DEFAULT: Duration = Duration::from_secs(2);
@@ -65,10 +65,10 @@ const WIDE_SHARE: u32 = 8;
 /// Why a model cannot serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
-    /// What the model gives is not what its signature says, even for one item.
+    /// The model's outputs are not what its signature says, even for one item.
     #[error("a trial call with one item failed: {0}")]
     Outputs(String),
-    /// What was taken for the batch is not one.
+    /// The dimension taken for the batch is not one.
     #[error(
         "its first dimension is not a batch: {0}; set batch = false in the manifest to run each request as one call with tensors as they \
          are, or batching = \"off\" to run one element along that dimension in each call"
@@ -81,17 +81,17 @@ pub enum ProofError {
 pub struct Terms {
     /// Most items in a call, by the manifest.
     pub max_batch: usize,
-    /// What the manifest wants.
+    /// The manifest's wish.
     pub rule: BatchingRule,
     /// Time for the model's trial calls.
     pub budget: Duration,
     /// Items from the manifest. If there are none, made-up ones take their place.
     pub examples: Vec<ItemInputs>,
-    /// What made-up items are drawn from.
+    /// The seed of made-up items.
     pub seed: u64,
-    /// What items the model takes, if that is known already.
+    /// The kind of items that the model takes, if that is known already.
     pub ranges: Option<Ranges>,
-    /// What the model's file suggests.
+    /// The hints in the model's file.
     pub hints: Hints,
 }
 
@@ -109,7 +109,7 @@ impl Default for Terms {
     }
 }
 
-/// What the trial calls showed.
+/// The result of the trial calls.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Proof {
     /// Whether items share calls, and why.

@@ -1,4 +1,4 @@
-//! What trial calls have shown, in figures; what it means is up to [`verdict`](super::verdict).
+//! The results of trial calls, in figures; [`verdict`](super::verdict) decides what they mean.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,10 +21,10 @@ impl Worst {
     }
 }
 
-/// What is known of rows beside what their items get alone.
+/// How rows compare with what their items get alone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Far {
-    /// Each row: its item, how far its numbers were off, and whether a label was another one.
+    /// Each row: its item, how far its numbers were off, and whether a label differed.
     pub(super) rows: Vec<(usize, f64, bool)>,
     pub(super) worst: Worst,
 }
@@ -39,7 +39,7 @@ impl Far {
 /// How far rounding can move the answers to items that were found to be off, by item.
 pub(super) type Fragile = BTreeMap<usize, Distance>;
 
-/// What calls of several items have shown.
+/// The results of calls with several items.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     /// How far rows moved when only their neighbours changed.
@@ -56,7 +56,7 @@ pub(super) struct Observed {
     pub(super) order_holds: bool,
     /// A call that failed although its items run alone: its size, and why.
     pub(super) failed: Option<(usize, RunError)>,
-    /// The same, where calls of fewer items run: its size is too large.
+    /// The same, if calls of fewer items run, so that its size is too large.
     pub(super) limit: Option<(usize, RunError)>,
     /// Largest power of two, and largest size at all, in which items were compared.
     pub(super) largest: usize,
@@ -64,7 +64,7 @@ pub(super) struct Observed {
     pub(super) medians: Vec<Duration>,
 }
 
-/// What the steps have shown.
+/// The results of the steps.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
     /// How far a stream moved when only its neighbours changed.

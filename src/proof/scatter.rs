@@ -51,7 +51,7 @@ fn apart(left: &[Answer], right: &[Answer]) -> Option<usize> {
     })
 }
 
-/// The smallest and the largest value of a number; the other way round if it never was a number.
+/// The smallest and the largest value of a number; swapped if it was never a number.
 #[derive(Clone, Copy)]
 struct Range {
     least: f64,

@@ -2,7 +2,7 @@
 //!
 //! A forged or outdated proof means wrong numbers, so nothing in the folder is believed except what this user wrote, whole, for exactly
 //! this model: the folder must belong to the user and be closed to all others, each file carries a checksum, and its name is the digest of
-//! everything that the proof depends on. What cannot be believed is treated as missing.
+//! everything that the proof depends on. A proof that cannot be trusted is treated as missing.
 //!
 //! # Two servers
 //! A file is written under another name and then renamed, so that no reader sees half of it, and the last of two writers wins.
@@ -37,7 +37,7 @@ pub type Fingerprint = [u8; 32];
 /// What a proof depends on besides the processor and the version of the proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
-    /// Of the model's file and everything that it refers to.
+    /// Digest of the model's file and of everything that it refers to.
     pub model: Fingerprint,
     /// The engine that runs it.
     pub engine: &'static str,
@@ -55,7 +55,7 @@ pub struct Store {
     folder: Option<PathBuf>,
 }
 
-/// What was measured and proven, in the form in which it is kept.
+/// The measurements and the proof, in the form in which they are kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kept {
     /// The proof.
@@ -221,7 +221,7 @@ fn name_of(subject: &Subject) -> String {
     hex(&digest.finalize()) + SUFFIX
 }
 
-/// What the system says about the processor: its model and its features, on which kernels, and so results, depend.
+/// The system's description of the processor: its model and its features, on which kernels, and so results, depend.
 static PROCESSOR: LazyLock<String> = LazyLock::new(|| {
     let mut described = std::env::consts::ARCH.to_owned();
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

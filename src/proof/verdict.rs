@@ -1,4 +1,4 @@
-//! What the trial calls mean.
+//! Interprets the trial calls.
 //!
 //! Pure. Limits and their evidence: with 52 real and hand-made independent models on two engines, a row whose neighbours changed never
 //! moved at all, and a row in company was at most 2.4e-4 from the same item alone; of 37 dependent ones, the smallest move was 1.2e-3.

@@ -1,13 +1,13 @@
-//! A protobuf codec with small buffers, and with an error that says whose fault a broken message is.
+//! A protobuf codec with small buffers, and with errors that say whose fault a broken message is.
 //!
 //! tonic's own takes two 8 KiB buffers for each call, which is most of what an idle stream costs. Buffers grow on demand, so a
 //! stream of large messages loses nothing.
 //!
-//! What a client takes in of the Open Inference Protocol is counted before it is decoded. An empty tensor takes two bytes on the wire and
-//! some 300 in memory, so that one answer of a few megabytes could take gigabytes. A server counts what it takes in before it comes here,
+//! A client of the Open Inference Protocol counts what it receives before decoding it. An empty tensor takes two bytes on the wire
+//! and some 300 in memory, so an answer of a few megabytes could take gigabytes. A server counts messages before they come here,
 //! with a limit for each kind of member.
 //!
-//! A large message does not come through tonic's buffers, but as a [parcel].
+//! A large message bypasses tonic's buffers, as a [parcel].
 
 use std::marker::PhantomData;
 
@@ -37,10 +37,10 @@ const FEW_FIELDS_MAX: usize = 65_536;
 #[derive(Debug, Clone)]
 pub struct BoundedCodec<Encode, Decode, const FIELDS_MAX: usize>(PhantomData<(Encode, Decode)>);
 
-/// The codec of what has been counted, or comes from a server of our own.
+/// The codec for messages that have been counted, or come from one of our own servers.
 pub type SmallBufferCodec<Encode, Decode> = BoundedCodec<Encode, Decode, { usize::MAX }>;
 
-/// The codec of clients of the Open Inference Protocol.
+/// The codec for clients of the Open Inference Protocol.
 pub type FewFieldsCodec<Encode, Decode> = BoundedCodec<Encode, Decode, FEW_FIELDS_MAX>;
 
 /// What can be read from the bytes of a message.
@@ -48,7 +48,7 @@ pub trait FromWire: Sized {
     /// Reads all of `buffer`.
     ///
     /// # Errors
-    /// If the bytes are no such message.
+    /// If the bytes are not such a message.
     fn from_wire(buffer: impl Buf) -> Result<Self, DecodeError>;
 }
 
@@ -58,7 +58,7 @@ impl<M: Message + Default> FromWire for M {
     }
 }
 
-/// A message that has arrived, and is decoded where that does not keep others waiting.
+/// A message that has arrived, to be decoded where that does not keep others waiting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Raw<M> {
     bytes: Bytes,
@@ -117,7 +117,7 @@ where
     }
 }
 
-/// Encodes one message, for which it makes room beforehand.
+/// Encodes one message, reserving room beforehand.
 #[derive(Debug, Clone)]
 pub struct RoomyEncoder<Encode>(PhantomData<Encode>);
 
@@ -159,7 +159,7 @@ impl<Decode: FromWire, const FIELDS_MAX: usize> Decoder for BoundedDecoder<Decod
     }
 }
 
-/// `buffer` is in one piece; of another, the first piece would be counted.
+/// `buffer` is in one piece; otherwise only the first piece would be counted.
 fn read<Decode: FromWire, const FIELDS_MAX: usize>(buffer: impl Buf) -> Result<Option<Decode>, Status> {
     if FIELDS_MAX < usize::MAX && has_more_fields(buffer.chunk(), FIELDS_MAX) {
         return Err(Status::invalid_argument(format!("the message has more than {FIELDS_MAX} tensors, parameters and the like")));
@@ -167,7 +167,7 @@ fn read<Decode: FromWire, const FIELDS_MAX: usize>(buffer: impl Buf) -> Result<O
     Decode::from_wire(buffer).map(Some).map_err(|error| broken(&error))
 }
 
-/// Whether the message has more members of a length of their own than that, as far as it is one.
+/// Whether the message has more length-delimited members than that, as far as it can be read.
 fn has_more_fields(mut message: &[u8], fields_max: usize) -> bool {
     let mut fields = 0;
     while !message.is_empty() {

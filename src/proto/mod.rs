@@ -1,7 +1,7 @@
 //! The wire types: messages, services and clients generated from `proto/`, and the codec they run over.
 //!
-//! Knows nothing of the domain: conversion is the front ends' business. What needs only the wire is here, once for server, command
-//! line and load tools.
+//! Knows nothing about the domain: conversion is the front ends' business. Code that needs only the wire is here, once for server,
+//! command line and load tools.
 
 pub mod codec;
 pub mod parcel;
@@ -43,9 +43,9 @@ pub use tonic_types::pb as rpc;
 
 use tonic::Code;
 
-/// A duration of the wire; `None` if it is negative or breaks the format.
+/// A duration from the wire; `None` if it is negative or malformed.
 ///
-/// By hand: the conversion of prost-types overflows at the smallest number of seconds, and panics where overflow is checked.
+/// By hand: prost-types' conversion overflows at the smallest number of seconds, and panics where overflow is checked.
 #[must_use]
 pub fn duration_from_wire(duration: prost_types::Duration) -> Option<std::time::Duration> {
     let seconds = u64::try_from(duration.seconds).ok()?;
@@ -53,7 +53,7 @@ pub fn duration_from_wire(duration: prost_types::Duration) -> Option<std::time::
     Some(std::time::Duration::new(seconds, nanos))
 }
 
-/// A duration as the wire has it; at most the largest number of seconds that it holds.
+/// A duration for the wire; at most the largest number of seconds that it holds.
 #[must_use]
 pub fn duration_to_wire(duration: std::time::Duration) -> prost_types::Duration {
     prost_types::Duration {
@@ -62,7 +62,7 @@ pub fn duration_to_wire(duration: std::time::Duration) -> prost_types::Duration 
     }
 }
 
-/// The name of a code as the documents of gRPC write it, such as `RESOURCE_EXHAUSTED`.
+/// The name of a code as gRPC's documents write it, such as `RESOURCE_EXHAUSTED`.
 #[must_use]
 pub const fn code_name(code: Code) -> &'static str {
     match code {

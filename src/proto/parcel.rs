@@ -1,12 +1,12 @@
-//! Large messages past tonic's buffers.
+//! Carries large messages past tonic's buffers.
 //!
-//! tonic gathers each message in a buffer of its stream, which stays as large as the largest message that was ever in it, and copies it
-//! there in one go. So whoever has a large message in hand already puts it here, and gives tonic a ticket in its place: a message of
-//! eight bytes. The codec, at the other end of tonic, takes the message for the ticket.
+//! tonic copies each message in one go into a buffer of its stream, which stays as large as the largest message that was ever in
+//! it. So code that already has a large message puts it here, and gives tonic a ticket instead: a message of eight bytes. The
+//! codec, at the other end of tonic, exchanges the ticket for the message.
 //!
-//! Between the two, tonic does nothing but to copy the ticket, in the same poll and so on the same thread: it asks for bytes only when it
-//! has no whole message, and decodes a message as soon as it is whole. So there is one place for a parcel on each thread, and what
-//! a peer sends as a message of eight bytes is never taken for a ticket: that place is empty then.
+//! Between the two, tonic only copies the ticket, in the same poll and so on the same thread: it asks for bytes only when it has no
+//! complete message, and decodes a message as soon as it is complete. So each thread has one place for a parcel, and a peer's
+//! message of eight bytes is never taken for a ticket: that place is then empty.
 
 use std::{
     cell::Cell,
@@ -22,7 +22,7 @@ thread_local! {
     static PLACE: Cell<Option<(u64, Bytes)>> = const { Cell::new(None) };
 }
 
-/// Puts a message in its place on this thread, and gives the ticket for it.
+/// Puts a message in this thread's place, and returns its ticket.
 #[must_use]
 pub fn send(message: Bytes) -> [u8; TICKET_BYTES] {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -31,11 +31,11 @@ pub fn send(message: Bytes) -> [u8; TICKET_BYTES] {
     ticket.to_be_bytes()
 }
 
-/// The message that was put in its place for this ticket; `None` if it is none, but a message itself.
+/// The message for this ticket; `None` if it is not a ticket but a message itself.
 #[must_use]
 pub fn receive(ticket: &[u8]) -> Option<Bytes> {
     let ticket = ticket.try_into().map(u64::from_be_bytes).ok()?;
-    // What is not asked for by its ticket at once never will be.
+    // A parcel that is not collected at once never will be.
     PLACE.take().and_then(|(expected, message)| (expected == ticket).then_some(message))
 }
 
@@ -51,7 +51,7 @@ mod tests {
         let old = send(Bytes::from_static(b"two"));
         let new = send(Bytes::from_static(b"three"));
         assert_eq!(receive(&old), None);
-        assert_eq!(receive(&new), None, "what was asked for wrongly is gone");
+        assert_eq!(receive(&new), None, "a parcel asked for wrongly is gone");
         assert_eq!(receive(b"seven.."), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Kinds of AAC that cannot be read, recognised before they are half decoded.
 //!
-//! HE-AAC is AAC at half the rate, with the upper half of the spectrum described separately. An old decoder plays the lower half and knows
-//! no better, so a file may say that it is plain AAC and still be HE-AAC.
+//! HE-AAC is AAC at half the rate, with the upper half of the spectrum described separately. An old decoder plays the lower half
+//! without noticing, so a file may say that it is plain AAC and still be HE-AAC.
 
 /// Reads bits, the most significant first; beyond the end there are zeros.
 struct Bits<'a> {

@@ -142,7 +142,7 @@ fn extended(bytes: [u8; 10]) -> f64 {
 /// The bytes of a CAF file that say how its samples are stored: the header and the first chunk.
 const CAF_DESCRIPTION_BYTES: usize = 52;
 
-/// What a CAF file says about its samples.
+/// A CAF file's description of its samples.
 #[derive(Debug)]
 pub(super) enum CafSamples {
     /// They are uncompressed; the search for them begins after the description.

@@ -1,4 +1,4 @@
-//! The walk over the chunks of RIFF and its successors, of which samples may take several.
+//! The walk over the chunks of RIFF and its successors; samples may take up several.
 
 use std::io;
 
@@ -16,7 +16,7 @@ const KNOWN_IDS: [&[u8; 4]; 16] = [
 /// The rest of Wave64's GUIDs of chunks, after four letters.
 const WAVE64_TAIL: [u8; 12] = [0xf3, 0xac, 0xd3, 0x11, 0x8c, 0xd1, 0, 0xc0, 0x4f, 0x8e, 0xdb, 0x8a];
 
-/// Where a walk over the chunks of a file stands: after a chunk's content, before what pads it.
+/// The position of a walk over a file's chunks: after a chunk's content, before its padding.
 #[derive(Debug)]
 pub(super) struct Chunks {
     is_wave64: bool,
@@ -34,7 +34,7 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// As it is stated.
+    /// As stated.
     pub(super) const fn bytes(self) -> u64 {
         match self.length {
             Length::Stated(bytes) | Length::Placeholder(bytes) => bytes,

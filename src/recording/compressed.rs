@@ -189,7 +189,7 @@ pub(super) fn open_caf(mut source: Source, codec: [u8; 4]) -> Result<Compressed,
     })
 }
 
-/// What an edit list leaves of a track.
+/// The part of a track that an edit list leaves.
 fn of_edit(edit: Edit, rate_hz: u32) -> Trim {
     let samples = |time: u64, scale: u32| u128::from(time) * u128::from(rate_hz) / u128::from(scale.max(1));
     let skip = u64::try_from(samples(edit.start, edit.scale)).unwrap_or(u64::MAX);
@@ -232,7 +232,7 @@ const fn unread_codec(code: &[u8; 4]) -> Option<&'static str> {
     })
 }
 
-/// What people call a codec.
+/// The usual name of a codec.
 const fn codec_name(codec: AudioCodecId) -> &'static str {
     match codec {
         CODEC_ID_AAC => "AAC",
@@ -333,7 +333,7 @@ impl Compressed {
         left.or_else(|| total.map(|total| total.saturating_sub(skip + *padding as u64)))
     }
 
-    /// What was wrong, once everything has been read.
+    /// The flaw that was found, once everything has been read.
     pub(super) fn flaw(&self) -> Option<Flaw> {
         let missing = |frames: u64| std::time::Duration::from_secs_f64(frames as f64 / f64::from(self.rate_hz));
         self.flaw

@@ -1,22 +1,22 @@
-//! How long a payload is, as headers say it and as far as they can be believed.
+//! How long a payload is, according to headers, as far as they can be trusted.
 
 /// How long a payload is, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Length {
     /// As long as its header says.
     Stated(u64),
-    /// Its header says this, as programs do that cannot go back to write what came of it.
+    /// Its header says this, but may come from a program that cannot go back and write the real length.
     Placeholder(u64),
     /// To the end of the input.
     ToTheEnd,
 }
 
 impl Length {
-    /// From here on a 32-bit length is one that no program has measured: sox writes this one to a pipe, arecord 0x80000000, ffmpeg 0xFFFFFFFF.
+    /// From here on, a 32-bit length has not been measured: sox writes this one to a pipe, arecord 0x80000000, ffmpeg 0xFFFFFFFF.
     const PLACEHOLDER_32_MIN: u64 = 0x7fff_f000;
     /// The same for 64-bit lengths.
     const PLACEHOLDER_64_MIN: u64 = 1 << 62;
-    /// What writers of 64-bit lengths put there that reckon in 32 bits, headers included.
+    /// What writers of 64-bit lengths that compute in 32 bits put there, headers included.
     const PLACEHOLDER_32_WRITTEN_AS_64: [std::ops::RangeInclusive<u64>; 2] =
         [0x7fff_f000..=0x7fff_f080, 0xffff_ff00..=0xffff_ffff];
 

@@ -1,8 +1,8 @@
 //! Recordings: bytes in any common format in, mono 16-bit samples at the wanted rate out.
 //!
-//! A recording is what its first bytes say, never what its name says. It is read forwards and once, so a pipe is as good as a file. If it
-//! is cut off, what is there is read up to the last whole sample. WAV and its successors, AIFF, CAF and AU are read here; symphonia decodes
-//! FLAC, MP3, AAC and Vorbis, and rubato resamples. Blocks its thread; knows no server and no model.
+//! The format is recognised by the first bytes, never by the name. A recording is read once and forwards, so a pipe works as well
+//! as a file. One that is cut off is read up to the last whole sample. WAV and its successors, AIFF, CAF and AU are read here;
+//! symphonia decodes FLAC, MP3, AAC and Vorbis, and rubato resamples. Blocks its thread; knows no server and no model.
 
 mod aac;
 mod big_endian;
@@ -54,7 +54,7 @@ pub enum RecordingError {
     /// It is not what its beginning suggests.
     #[error("cannot be read as {kind}: {reason}")]
     Damaged {
-        /// What it seems to be.
+        /// The format that it seems to have.
         kind: &'static str,
         /// What is wrong.
         reason: String,
@@ -76,7 +76,7 @@ pub enum RecordingError {
          {limit_bytes} bytes that this may take; give the file's name instead of the pipe"
     )]
     TooLongForAPipe {
-        /// Most that is read into memory.
+        /// The most that is read into memory.
         limit_bytes: usize,
     },
 }
@@ -99,7 +99,7 @@ impl RecordingError {
     }
 }
 
-/// What is wrong with a recording that could still be read.
+/// A flaw in a recording that could still be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flaw {
     /// It ends before its header says, or in the middle of something that must be whole.
@@ -154,7 +154,7 @@ impl fmt::Display for Flaw {
     }
 }
 
-/// What an input holds.
+/// The contents of an input.
 #[derive(Debug)]
 pub enum Opened {
     /// A recording in a format that can be read.
@@ -340,7 +340,7 @@ impl Recording {
         Ok(())
     }
 
-    /// What was wrong, once everything has been read.
+    /// The flaw that was found, once everything has been read.
     #[must_use]
     pub fn flaw(&self) -> Option<Flaw> {
         match &self.reader {

@@ -1,4 +1,4 @@
-//! What the decoder of an MP4 file needs to know: from where it can be read, and which of its samples are to be heard.
+//! Prepares an MP4 file for its decoder: from where it can be read, and which of its samples are to be heard.
 //!
 //! An index (`moov`) says where the packets are. Where it comes first, a pipe can be read as it arrives; where it comes last, the pipe has to
 //! be read to its end before the first packet can be found. Edit lists say how many samples an encoder put before the first of the recording.

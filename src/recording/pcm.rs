@@ -16,7 +16,7 @@ pub(super) struct Payload {
     /// What may follow these bytes, in a format where more of them can.
     chunks: Option<Chunks>,
     length: Length,
-    /// What is left of the stated length.
+    /// The rest of the stated length.
     left: u64,
     ended: bool,
 }
@@ -123,7 +123,7 @@ impl PcmReader {
             let count = *read.as_ref().unwrap_or(&0);
             filled += count;
             let whole = filled - filled % frame_bytes;
-            // What is there is passed on at once: it may come from a microphone.
+            // Bytes that have come are passed on at once: they may come from a microphone.
             if count == 0 || whole > 0 {
                 self.bytes.truncate(filled);
                 read?;
@@ -136,7 +136,7 @@ impl PcmReader {
         Ok(())
     }
 
-    /// What was wrong with the end, once everything has been read.
+    /// The flaw at the end, once everything has been read.
     pub(super) fn flaw(&self) -> Option<Flaw> {
         if let Some(bytes) = self.payload.missing() {
             let frames = bytes.div_ceil(self.layout.frame_bytes() as u64);

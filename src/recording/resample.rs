@@ -14,7 +14,7 @@ const BLOCKS_PER_SECOND: usize = 32;
 pub(super) struct Resampler {
     fft: Fft<f32>,
     rates_hz: (u32, u32),
-    /// What is not enough for a block yet.
+    /// Samples that do not fill a block yet.
     input: Vec<f32>,
     output: Vec<f32>,
     /// Samples of the filter's delay that are still to come.

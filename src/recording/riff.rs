@@ -1,7 +1,7 @@
 //! WAV and its successors: RIFF, RF64, BW64 and Wave64, read chunk by chunk and never backwards.
 //!
-//! Believes no impossible length: what programs that cannot go back write is taken to be unknown, and the form's own length is ignored.
-//! Knows nothing about what samples mean.
+//! Trusts no impossible length: those written by programs that cannot go back count as unknown, and the form's own length is
+//! ignored. Knows nothing about what samples mean.
 
 use std::io;
 

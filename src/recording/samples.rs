@@ -1,4 +1,4 @@
-//! What the bytes of a sample mean: integers and floats of any width and byte order, and G.711.
+//! Decodes samples: integers and floats of any width and byte order, and G.711.
 //!
 //! Pure. Full scale is 1.0; what lies beyond it is clipped, and what is not a number is silence.
 
@@ -39,7 +39,7 @@ impl Layout {
         self.sample_bytes * self.channels
     }
 
-    /// What people call it.
+    /// Its usual name.
     pub(super) fn describe(&self) -> String {
         let bits = self.sample_bytes * 8;
         match self.encoding {

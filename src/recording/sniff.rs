@@ -1,4 +1,4 @@
-//! What a recording is, judging by its first bytes and never by its name.
+//! Recognises a recording's format by its first bytes, never by its name.
 //!
 //! MP3 and AAC have no signature, only frames that follow each other: two in a row that agree in everything that stays the same in a stream
 //! are taken for one. Of streams of random bytes, one in 200 million passes.
@@ -9,7 +9,7 @@ use crate::codec::Container;
 
 use super::source::Source;
 
-/// What can read a recording.
+/// The reader for a recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     /// WAV, RF64, BW64, Wave64.
@@ -31,7 +31,7 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// What it is called, next to its rate and channels.
+    /// Its name, shown with its rate and channels.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Riff => "WAV",

@@ -1,6 +1,6 @@
 //! Bytes that can be looked at before they are read.
 //!
-//! Everything is read forwards and once, so that a pipe is as good as a file. Knows no format.
+//! Everything is read forwards and once, so that a pipe works as well as a file. Knows no format.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ pub enum Input {
 }
 
 impl Input {
-    /// What an open file is.
+    /// The kind of an open file.
     ///
     /// # Errors
     /// Those from asking the system.
@@ -39,7 +39,7 @@ impl Read for Input {
     }
 }
 
-/// An input with some of its next bytes in hand.
+/// An input, and some of its next bytes, already read.
 #[derive(Debug)]
 pub(super) struct Source {
     input: Input,

@@ -1,4 +1,4 @@
-//! Recordings as programs write them, whole and cut, and what becomes of them after random changes.
+//! Recordings as programs write them, whole and cut, and how they fare after random changes.
 
 use std::io::{Cursor, Seek as _, Write as _};
 
@@ -301,7 +301,7 @@ fn a_recording_says_what_it_is_and_how_long() {
     let stereo = riff(&[format(1, 2, 44_100, 16, &[]), chunk(b"data", &pcm)]);
     let done = "WAV 16-bit, 44100 Hz, 2 channels: mixed to mono and resampled to 16000 Hz";
     assert_eq!(described(pipe(stereo)), (Some(done.to_owned()), Some(725)));
-    // What is there counts, not what is stated.
+    // The actual length counts, not the stated one.
     assert_eq!(described(file(&mono[..44 + 200])), (None, Some(100)));
     let unknown = riff(&[plain(), stated(b"data", &pcm, u32::MAX)]);
     assert_eq!(described(file(&unknown)), (None, Some(4_000)));

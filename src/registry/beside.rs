@@ -1,8 +1,8 @@
 //! Opens a file next to a model's own, by a name from the model's file, which is not to be trusted.
 //!
-//! What is opened lies below the model's folder, or a link there leads to it inside the folder of all models: Kubernetes shows the
-//! files of a volume as links into another folder of it. No name leads out of that, not even through a link that is swapped at the
-//! same time, and only plain files are opened.
+//! A file that is opened lies below the model's folder, or a link there leads to it inside the folder of all models: Kubernetes
+//! shows the files of a volume as links into another folder of it. No name leads out of that, not even through a link that is
+//! swapped at the same time, and only plain files are opened.
 
 use std::{
     fs::{self, File},

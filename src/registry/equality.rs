@@ -1,4 +1,4 @@
-//! The embedded models give what the file gives that they are made of, on each engine there is.
+//! The embedded models give the same results as the file that they are made from, on every engine.
 
 use std::{f32::consts::TAU, sync::Arc};
 
@@ -19,7 +19,7 @@ const STATE_TOLERANCE: f32 = 5e-4;
 const STEPS: usize = 120;
 const STREAMS: usize = 64;
 
-/// An engine, by what its results are called.
+/// An engine, by the name of its results.
 type Loaded = (&'static str, Arc<dyn Engine>);
 
 fn packed(pack_weights: bool) -> Wishes {
@@ -38,7 +38,7 @@ fn on_all_engines(file: &'static [u8]) -> Vec<Loaded> {
     engines
 }
 
-/// A model as it is served, but for streams that the test keeps.
+/// A model as it is served, but with streams that the test keeps.
 struct Model {
     executable: Executable,
     states: Vec<StreamState>,
@@ -147,8 +147,8 @@ fn assert_close(left: &[f32], right: &[f32], tolerance: f32, what: &dyn Fn() -> 
     }
 }
 
-/// Each engine that there is with the official file, beside each with the rewritten one; in calls of every size, with other company in
-/// each step.
+/// Every engine with the official file, compared with every engine with the rewritten one; in calls of every size, with different
+/// neighbours in each step.
 fn check_all_sizes(embedded: Embedded, rate: u32) {
     let windows = windows(rate, STREAMS, STEPS);
     let order = |step: usize| (0..STREAMS).map(|at| (at * 5 + step * 3) % STREAMS).collect::<Vec<_>>();
@@ -208,7 +208,7 @@ fn a_stream_of_minutes_never_comes_to_another_decision() {
     }
 }
 
-/// A file that is given to other programs must not compute with the weights of another rate.
+/// A file made for other programs must not compute with the weights of another rate.
 #[test]
 fn another_rate_than_the_files_own_fails_by_name() {
     for (embedded, rate, other) in [(Embedded::SILERO_VAD, 16_000, 8_000), (Embedded::SILERO_VAD_8K, 8_000, 16_000)] {

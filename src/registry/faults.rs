@@ -1,4 +1,4 @@
-//! What keeps models from being loaded, in words for their owners.
+//! The reasons why models cannot be loaded, in words meant for their owners.
 
 use std::{fmt, io, sync::Arc};
 
@@ -68,7 +68,7 @@ pub(super) fn no_threads(error: io::Error) -> LoadFaults {
     LoadFaults(vec![LoadFault { file: "models".to_owned(), key: String::new(), reason }])
 }
 
-/// What keeps a model that is loaded from being installed.
+/// The reason why a loaded model cannot be installed.
 pub(super) fn not_installed(folder: String, fault: &Fault) -> LoadFault {
     LoadFault { file: folder, key: String::new(), reason: fault.message().to_owned() }
 }

@@ -1,6 +1,6 @@
 //! Distinguishes a folder of models from the folder of one model, and models from whatever else lies next to them.
 //!
-//! Anything in a folder that may have been meant to be served is not passed over silently, and nothing that cannot be a model keeps
+//! Nothing in a folder that may have been meant to be served is passed over silently, and nothing that cannot be a model keeps
 //! models from being served.
 
 use std::{
@@ -93,7 +93,7 @@ struct Inside<'a> {
     held: Result<Listing, String>,
 }
 
-/// What a folder in the folder may be.
+/// The possible roles of a folder in the folder.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     /// A version of the model whose own folder is looked at.
@@ -131,7 +131,7 @@ fn one_model(path: &Path, name: &str, listing: &Listing, inside: &[Inside<'_>]) 
             _ => listing.versions().first().map(|(number, _)| format!("{number}/{MODEL_FILE}")).unwrap_or_default(),
         };
         return Err(format!(
-            "holds {sign}, as the folder of one model does, and folders of models: {}; move {sign} into a folder of its own",
+            "holds {sign}, as the folder of one model does, and folders of models: {}; move {sign} into its own folder",
             named(&others)
         ));
     }
@@ -152,7 +152,7 @@ fn many_models(path: &Path, name: &str, listing: &Listing, inside: &[Inside<'_>]
     let litter = listing.folders.iter().map(|(name, _)| name).filter(|name| is_litter(name)).cloned();
     let broken = listing.broken.iter().map(|(name, _, reason)| format!("{name} ({reason})"));
     let files =
-        listing.onnx_files.iter().map(|file| format!("{file} (a model's file is called {MODEL_FILE}, in a folder of its own)"));
+        listing.onnx_files.iter().map(|file| format!("{file} (a model's file is called {MODEL_FILE}, in its own folder)"));
     let mut passed_over: Vec<String> = litter.chain(broken).chain(files).collect();
     for Inside { name, path, held } in inside {
         let unusable = match held {
@@ -386,7 +386,7 @@ mod tests {
         assert_eq!(found.models, ["m: 3=m/3/model.onnx"]);
         assert_eq!(
             found.warnings,
-            ["'model.onnx' is passed over because there are folders of versions; move it into one of its own"]
+            ["'model.onnx' is passed over because there are folders of versions; move it into its own folder"]
         );
     }
 
@@ -433,7 +433,7 @@ mod tests {
         for (file, sign) in [("model.onnx", "model.onnx"), ("model.toml", "model.toml"), ("2/model.onnx", "2/model.onnx")] {
             let found = seen(&[file, "a/1/model.onnx", "b/model.onnx"]);
             let expected = format!(
-                ": holds {sign}, as the folder of one model does, and folders of models: a, b; move {sign} into a folder of its own"
+                ": holds {sign}, as the folder of one model does, and folders of models: a, b; move {sign} into its own folder"
             );
             assert_eq!((found.faults, found.models.len()), (vec![expected], 0));
         }
@@ -484,7 +484,7 @@ mod tests {
             assert_eq!(found.warnings.len(), 1 + usize::from(!files.is_empty()), "{files:?}");
         }
         let found = seen(&["yolo.onnx"]);
-        let list = "yolo.onnx (a model's file is called model.onnx, in a folder of its own)";
+        let list = "yolo.onnx (a model's file is called model.onnx, in its own folder)";
         assert_eq!(found.warnings[0], format!("{PASSED_OVER}{list}"));
     }
 }

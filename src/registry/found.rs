@@ -1,6 +1,6 @@
-//! What sources hold, on its way to be loaded: found, and chosen by the model's policy.
+//! The models and versions of the sources, as found and as chosen by the models' policies.
 //!
-//! Changes nothing: what comes of it is for the loader and the repository.
+//! Changes nothing: that is for the loader and the repository.
 
 use std::{
     collections::BTreeMap,
@@ -64,7 +64,7 @@ impl Unusable {
         whole(self.path.display().to_string(), self.reason.clone())
     }
 
-    /// Whether nothing can be said of what was at `folder`.
+    /// Whether nothing can be said about what was at `folder`.
     pub(super) fn hides(&self, folder: &Path) -> bool {
         folder.starts_with(&self.path)
     }
@@ -92,7 +92,7 @@ pub(super) fn discover<'a>(sources: impl IntoIterator<Item = &'a dyn ModelSource
     found
 }
 
-/// A version on its way: what to do, or why nothing can be done.
+/// A version to be loaded: what to do, or why nothing can be done.
 pub(super) struct Candidate<'a> {
     pub(super) name: Arc<str>,
     pub(super) number: u64,
@@ -110,7 +110,7 @@ impl Candidate<'_> {
     }
 }
 
-/// The versions that a model's manifest wants to be served; at least one, if only to say what is wrong.
+/// The versions that a model's manifest wants served; at least one, if only to say what is wrong.
 pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
     let Found { source, model, .. } = found;
     let folder = model.folder.display().to_string();

@@ -33,7 +33,7 @@ const LITTER: [&str; 9] = [
     "#snapshot",
 ];
 
-/// What lies in a folder, hidden entries aside.
+/// The contents of a folder, apart from hidden entries.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     /// The folders, and links to folders, by name.
@@ -53,7 +53,7 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// What lies in `folder`.
+    /// The contents of `folder`.
     ///
     /// # Errors
     /// Why it cannot be listed.
@@ -143,7 +143,7 @@ impl Listing {
         let versions = self.versions();
         if self.has_model && !versions.is_empty() {
             reasons.push(format!(
-                "'{MODEL_FILE}' is passed over because there are folders of versions; move it into one of its own"
+                "'{MODEL_FILE}' is passed over because there are folders of versions; move it into its own folder"
             ));
         }
         let mut taken: BTreeSet<u64> = versions.into_iter().map(|(number, _)| number).collect();
@@ -175,13 +175,13 @@ impl Listing {
     }
 }
 
-/// What an entry is, or what it leads to if it is a link.
+/// The kind of an entry, or of the link's target if it is a link.
 fn kind_of(entry: &DirEntry) -> io::Result<FileType> {
     let kind = entry.file_type()?;
     if kind.is_symlink() { Ok(fs::metadata(entry.path())?.file_type()) } else { Ok(kind) }
 }
 
-/// Whether there is anything under this name, be it a link to nothing.
+/// Whether there is anything under this name, even a dangling link.
 pub(super) fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }

@@ -1,4 +1,4 @@
-//! Where a model version is in its life. Pure: who loads it, and from where, is the repository's business.
+//! Where a model version is in its life. Pure: loading, and where from, is the repository's business.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl ModelState {
 /// A state and what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lifecycle<T> {
-    /// Being loaded, and nothing of it serves meanwhile.
+    /// Being loaded, while nothing of it serves.
     Loading,
     /// Serving.
     Ready {

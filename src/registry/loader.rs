@@ -1,7 +1,7 @@
 //! Loads models: from sources, through engines, into the registry.
 //!
-//! All that can be wrong with all models is found before anything is said. Knows no scheduler: whoever calls it installs each
-//! model there, and hands back a key.
+//! All faults of all models are found before any is reported. Knows no scheduler: the caller installs each model there, and
+//! returns a key.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -32,8 +32,8 @@ pub fn load_all(
     Ok(registry)
 }
 
-/// Loads all models of `sources` into `registry`, which shows them as loading meanwhile. Of two models with one name, that of the
-/// later source counts. Blocks for as long as the engines and the trial calls take.
+/// Loads all models of `sources` into `registry`, which shows them as loading in the meantime. Of two models with one name, that
+/// of the later source counts. Blocks for as long as the engines and the trial calls take.
 ///
 /// # Errors
 /// Every fault of every model at once. Nothing is installed unless all models can be loaded, and nothing serves unless all can be
@@ -48,7 +48,7 @@ pub fn load_into(
     load_found(registry, &discover(sources.iter().copied()), options, installer)
 }
 
-/// The same with what was found in the sources.
+/// The same, given what was found in the sources.
 pub(super) fn load_found(
     registry: &Registry,
     found: &Discovery<'_>,
@@ -100,7 +100,7 @@ pub(super) fn load_found(
     Ok(())
 }
 
-/// What came of reading one version.
+/// The result of reading one version.
 struct Outcome {
     name: Arc<str>,
     number: u64,

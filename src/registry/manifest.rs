@@ -20,7 +20,7 @@ use crate::{
     engine::{ENGINES, EngineChoice, Runs, ScriptEngine, engine_named},
 };
 
-/// Largest batch of a model whose manifest names none, and the most that one may name.
+/// Largest batch of a model whose manifest gives none, and the most that one may give.
 pub const MAX_BATCH_DEFAULT: usize = 64;
 
 const MAX_BATCH_RANGE: RangeInclusive<usize> = 1..=MAX_BATCH_DEFAULT;
@@ -30,7 +30,7 @@ const BUCKETS_MAX: usize = 64;
 const WASTE_MAX_RANGE: RangeInclusive<f64> = 0.0..=1.0;
 const WASTE_MAX_DEFAULT: f64 = 0.5;
 
-/// What `model.toml` says. Every key may be left out; `docs/models.md` describes them.
+/// The contents of `model.toml`. Every key may be left out; `docs/models.md` describes them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Manifest {
@@ -38,7 +38,7 @@ pub struct Manifest {
     pub description: String,
     /// What runs it.
     pub engine: EngineChoice,
-    /// Whether an engine of 32 bits may compute what the model computes in 64.
+    /// Whether a 32-bit engine may compute what the model computes in 64 bits.
     pub allow_narrowing: bool,
     /// Whether an engine that can holds its weights in packed form too; if left out, that is tried.
     pub prepack_weights: Option<bool>,
@@ -55,11 +55,11 @@ pub struct Manifest {
     pub trial: TrialEntry,
     /// Time that a lane may wait for a fuller batch.
     pub max_delay_us: u64,
-    /// What the model file leaves open about its inputs.
+    /// Anything that the model file leaves open about its inputs.
     pub inputs: Vec<TensorEntry>,
-    /// What the model file leaves open about its outputs.
+    /// Anything that the model file leaves open about its outputs.
     pub outputs: Vec<TensorEntry>,
-    /// What each stream keeps from one call to the next.
+    /// The tensors that each stream keeps from one call to the next.
     pub states: Vec<StateEntry>,
     /// How raw payloads become items.
     pub framing: Option<FramingEntry>,
@@ -96,7 +96,7 @@ impl Default for Manifest {
     }
 }
 
-/// What a manifest says about one input or output.
+/// A manifest's entry for one input or output.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TensorEntry {
@@ -142,7 +142,7 @@ pub struct StateEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FramingEntry {
-    /// What the payload is.
+    /// The kind of payload.
     pub kind: Option<FramingKind>,
     /// The input that takes a window; may be left out, since there can be but one.
     pub input: Option<String>,
@@ -154,7 +154,7 @@ pub struct FramingEntry {
     pub context_samples: u32,
 }
 
-/// What a raw payload is.
+/// The kind of a raw payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FramingKind {
@@ -190,7 +190,7 @@ pub struct PaddingEntry {
     pub values: BTreeMap<String, Value>,
     /// Inputs that are not padded.
     pub unpadded: Vec<String>,
-    /// The input that tells real elements from padding.
+    /// The input that marks real elements, as opposed to padding.
     pub mask: Option<String>,
     /// Rising lengths; only items of one bucket meet.
     pub buckets: Vec<u32>,
@@ -228,7 +228,7 @@ impl Manifest {
         match Self::deserialize(readable) {
             Ok(manifest) => {
                 let manifest = Self { scripts, ..manifest };
-                // What was taken out for its fault is not missing as well.
+                // A key that was taken out for its fault is not reported as missing too.
                 let is_new = |found: &KeyFault| !faults.iter().any(|known| known.key == found.key);
                 let more: Vec<KeyFault> = manifest.check().into_iter().filter(is_new).collect();
                 faults.extend(more);

@@ -1,4 +1,4 @@
-//! The models that there are, and where each is in its life.
+//! The models, and where each is in its life.
 //!
 //! Knows names, versions and what a loaded version offers. Knows no protocol, no stream and no queue: the scheduler's key of a
 //! model is kept here, and means nothing here.
@@ -65,9 +65,9 @@ pub use source::{
 };
 pub use watch::{WatchError, Watcher, refresh};
 
-/// Names in an error message.
+/// How many names go into an error message.
 const LISTED_MAX: usize = 20;
-/// Letters of a name or reason in an error message; messages travel in headers, which are small.
+/// How many letters of a name or reason go into an error message; messages travel in headers, which are small.
 const EXCERPT_LETTERS: usize = 400;
 /// When to ask again for a model that is being loaded.
 const LOADING_RETRY: Duration = Duration::from_secs(1);
@@ -90,7 +90,7 @@ pub struct LoadedModel {
     pub version: Arc<str>,
     /// One sentence about it; may be empty.
     pub description: Arc<str>,
-    /// What the lanes run.
+    /// The executable that the lanes run.
     pub executable: Arc<Executable>,
     /// How raw payloads become items; `None` if it takes tensors only. The item's tensor is the signature's only input.
     pub framing: Option<FramingRule>,
@@ -104,7 +104,7 @@ pub struct LoadedModel {
     pub terms: Arc<Terms>,
     /// What its proof depends on; `None` if that is not kept.
     pub subject: Option<Subject>,
-    /// What an earlier start found out about it.
+    /// The findings of an earlier start.
     pub kept: Option<Kept>,
     /// Packed weights that are to be tried; `None` if they cannot gain anything, or it is known whether they do.
     pub repack: Option<Repack>,
@@ -121,14 +121,14 @@ pub struct LoadedModel {
 /// A model version that serves; what streams hold.
 #[derive(Clone)]
 pub struct Model {
-    /// What was loaded.
+    /// The loaded model.
     pub loaded: LoadedModel,
     /// The scheduler's name for it.
     pub key: ModelKey,
 }
 
 impl Model {
-    /// What it takes and gives.
+    /// Its inputs and outputs.
     #[must_use]
     pub fn signature(&self) -> &Arc<Signature> {
         self.loaded.executable.signature()
@@ -199,7 +199,7 @@ pub struct ModelStatus {
 #[derive(Default)]
 pub struct Registry {
     catalog: RwLock<Arc<Catalog>>,
-    /// Held by whoever makes the next catalog, so that no change is lost; readers never wait for it.
+    /// Held while the next catalog is made, so that no change is lost; readers never wait for it.
     change: Mutex<()>,
     /// How many changes there were.
     changes: watched::Sender<u64>,
@@ -211,7 +211,7 @@ type Versions = BTreeMap<u64, Entry>;
 /// Of versions.
 type Numbers = BTreeSet<u64>;
 
-/// What came of loading a version.
+/// The result of loading a version.
 type Loaded = Result<Arc<Model>, Arc<str>>;
 
 #[derive(Clone)]
@@ -328,7 +328,7 @@ impl Registry {
         entries.map(|(name, entry)| status(name, entry)).collect()
     }
 
-    /// Whether there is a model and every version of every model serves.
+    /// Whether there is a model, and every version of every model serves.
     #[must_use]
     #[cfg(test)]
     fn all_ready(&self) -> bool {
@@ -427,7 +427,7 @@ impl Registry {
         })
     }
 
-    /// Notes why the versions of a model that serve could not be loaded anew.
+    /// Notes why a model's serving versions could not be reloaded.
     fn note_failure(&self, name: &str, reason: &Arc<str>) {
         self.update(|catalog| {
             let entries = catalog.get_mut(name).into_iter().flat_map(BTreeMap::values_mut);
@@ -464,7 +464,7 @@ fn status(name: &Arc<str>, entry: &Entry) -> ModelStatus {
     }
 }
 
-/// Versions are numbers from 1; 0 stands for none known.
+/// Versions are numbers from 1; 0 means that none is known.
 fn version_text(number: u64) -> Arc<str> {
     if number == 0 { "".into() } else { number.to_string().into() }
 }
@@ -480,7 +480,7 @@ fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
     }
 }
 
-/// What a client sent, short enough for a message.
+/// A client's text, short enough for a message.
 fn excerpt(text: &str) -> String {
     match text.char_indices().nth(EXCERPT_LETTERS) {
         Some((end, _)) => format!("{}…", &text[..end]),

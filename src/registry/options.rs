@@ -18,14 +18,14 @@ pub struct LoadOptions<'a> {
     pub proofs: &'a Store,
     /// Whether to prove models that earlier starts have proven.
     pub proves_anew: bool,
-    /// What made-up items are drawn from.
+    /// The seed that made-up items are drawn from.
     pub seed: u64,
 }
 
 static NO_PROOFS: Store = Store::none();
 
 impl<'a> LoadOptions<'a> {
-    /// What an earlier start found out, unless that is to be found out again.
+    /// The findings of an earlier start, unless they are to be found out again.
     pub(super) fn kept(&self, subject: &Subject) -> Option<Kept> {
         if self.proves_anew { None } else { self.proofs.get(subject) }
     }

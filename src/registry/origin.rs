@@ -1,4 +1,4 @@
-//! What the files of a version look like from outside, so that a change of them shows without reading them.
+//! The outside of a version's files, so that a change shows without reading them.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a version is made of, besides the manifest. Differs if the file, or one next to it, was written or replaced.
+/// The files of a version, apart from the manifest. Differs if the file, or one next to it, was written or replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Origin {
     file: PathBuf,
@@ -22,7 +22,7 @@ const BESIDE_MAX: usize = 1_024;
 /// How deep folders next to it are looked into.
 const BESIDE_DEPTH_MAX: usize = 4;
 
-/// What the system says of a file without reading it. Moments are seconds and nanoseconds.
+/// What the system says about a file without reading it. Moments are seconds and nanoseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     device: u64,

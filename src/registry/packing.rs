@@ -12,10 +12,10 @@ use crate::{
     proof::{Gain, Terms, available_memory},
 };
 
-/// Calls with packed weights must be so many times as fast for them to be kept.
+/// How many times as fast calls with packed weights must be for these to be kept.
 const GAIN_LEAST: f64 = 1.05;
-/// Memory that must be available for a trial, in sizes of the model's file: what is read of it, its weights, those that are packed, and as
-/// much again to spare. Every lane may be trying a model.
+/// Memory that must be available for a trial, in multiples of the model file's size: what is read of it, its weights, the packed
+/// ones, and as much again to spare. Every lane may be trying a model.
 const MEMORY_SIZES: u64 = 4;
 /// Loading may take at most this part of the time for trial calls, as it is done once more.
 const LOAD_SHARE: u32 = 4;
@@ -36,7 +36,7 @@ impl fmt::Debug for Repack {
 
 impl LoadedModel {
     /// Makes the model run with packed weights if that is still to be tried, time and memory allow it, and calls become at least 5 % faster.
-    /// `measure` is given the model as it is, as it would be, and how much time there is; what it takes is taken off that time.
+    /// `measure` gets the model as it is, as it would be, and how much time there is; the time that it takes is subtracted.
     pub fn try_packing(&mut self, measure: impl FnOnce(&Arc<Executable>, &Arc<Executable>, &Terms) -> Gain) {
         let Some(repack) = self.repack.take() else { return };
         let Self { name, version, executable, terms, load_duration, .. } = self;
@@ -175,7 +175,7 @@ mod tests {
             let model = loaded(root.path(), &proofs, false);
             assert_eq!((packs(&model), model.repack.is_some()), (packs_weights, false));
         }
-        assert!(loaded(root.path(), &proofs, true).repack.is_some(), "unless it is to be found out anew");
+        assert!(loaded(root.path(), &proofs, true).repack.is_some(), "unless it is to be found out again");
     }
 
     #[test]

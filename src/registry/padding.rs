@@ -1,6 +1,6 @@
 //! Fits the manifest's `[padding]` to a model's inputs.
 //!
-//! Pure, as is [`super::signature`], whose signature it completes. What the outputs do with a length only a call can tell; the
+//! Pure, as is [`super::signature`], whose signature it completes. Only a call can show what the outputs do with a length; the
 //! trial calls before a model serves do.
 
 use toml::Value;
@@ -51,7 +51,7 @@ impl PaddingEntry {
     }
 }
 
-/// Faults of names that are no inputs of items, or that are called unpadded and described as padded.
+/// Faults of names that are not inputs of items, or that are named unpadded but described as padded.
 fn unknown_names(entry: &PaddingEntry, inputs: &[TensorSpec]) -> Vec<KeyFault> {
     let known: Vec<String> = inputs.iter().map(|spec| format!("'{}'", spec.name)).collect();
     let padded = (entry.axes.keys().map(|name| (format!("padding.axes.{name}"), name)))
@@ -128,10 +128,10 @@ fn output_fault(TensorSpec { name, datatype, dims, .. }: &TensorSpec) -> Option<
     })
 }
 
-/// What keeps the input at `position` from being made up where a client leaves it out.
+/// What keeps the input at `position` from being made up when a client leaves it out.
 fn mask_fault(position: usize, inputs: &[TensorSpec], padded: &[PaddedInput]) -> Option<KeyFault> {
     let TensorSpec { name, dims, .. } = &inputs[position];
-    // An input with a fault of its own has been complained of.
+    // An input that is itself at fault has already been reported.
     padded.iter().find(|input| input.position == position)?;
     let reason = if padded.len() == 1 {
         format!("is '{name}', the only padded input; its length must follow from another one where it is left out")

@@ -13,10 +13,10 @@ use std::{
 
 use super::layout::{ENTRIES_MAX, version_number};
 
-/// Links that one path may lead through; Linux follows no more.
+/// How many links one path may lead through; Linux follows no more.
 const LINKS_MAX: usize = 40;
 
-/// What to watch.
+/// The places to watch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Places {
     /// Folders in which any change matters, and in those below. No link leads to them.
@@ -26,7 +26,8 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// What to watch for the models in `folder`. If there is no such folder, the place is watched where it would be.
+    /// The places to watch for the models in `folder`. If there is no such folder, the place is watched where it
+    /// would be.
     pub(super) fn of(folder: &Path) -> Self {
         let mut places = Self::default();
         if let Some(root) = absolute(folder).ok().and_then(|path| places.follow(&path)) {
@@ -89,7 +90,7 @@ impl Places {
 
     /// Follows those links in a folder through which the models' files may be reached.
     fn look_into(&mut self, folder: &Path, depth: Depth, entries_left: &mut usize) {
-        // What cannot be listed holds no model either.
+        // A folder that cannot be listed holds no model either.
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let Ok(kind) = entry.file_type() else { continue };
             if !kind.is_dir() && !kind.is_symlink() {

@@ -1,6 +1,6 @@
-//! A version that is to be served: its file is read and bound to an engine.
+//! A version to be served: its file is read and bound to an engine.
 //!
-//! Knows what an engine offers, and no engine by name. Changes nothing: what comes of it is for the loader and the repository.
+//! Knows what an engine offers, and no engine by name. Changes nothing: that is for the loader and the repository.
 
 use std::{
     cell::RefCell,
@@ -44,13 +44,13 @@ pub(super) struct Plan<'a> {
     /// The model's folder.
     pub(super) folder: PathBuf,
     pub(super) manifest: Arc<Manifest>,
-    /// What the manifest was read from.
+    /// The text that the manifest was read from.
     pub(super) manifest_text: Arc<str>,
     pub(super) manifest_file: String,
     pub(super) version: FoundVersion,
 }
 
-/// What a version is loaded for.
+/// A version to load, and how.
 struct Task<'a> {
     name: &'a str,
     options: &'a LoadOptions<'a>,
@@ -70,7 +70,7 @@ struct Opened {
     engine: Arc<dyn Engine>,
     /// What its proof depends on; `None` if that is not kept.
     subject: Option<Subject>,
-    /// What an earlier start found out about it.
+    /// The findings of an earlier start.
     kept: Option<Kept>,
     /// What it takes to load it once more with packed weights, if these may gain something and nobody knows yet whether they do.
     packing: Option<Packing>,
@@ -154,7 +154,7 @@ impl Plan<'_> {
         })
     }
 
-    /// A manifest is one for all versions, and may fit some of them.
+    /// All versions share one manifest, which may fit only some of them.
     fn of_this_version(&self, faults: Vec<KeyFault>) -> Vec<KeyFault> {
         let version = self.version.number;
         let named = |fault: KeyFault| KeyFault { reason: format!("{} (version {version})", fault.reason), ..fault };
@@ -291,7 +291,7 @@ fn fingerprint_of(mut digest: Sha256, weights: &[File]) -> io::Result<Fingerprin
     Ok(digest.finalize().into())
 }
 
-/// Runs what reads a file of unknown origin; a parser that panics has met a bad file.
+/// Runs `read` on a file of unknown origin; if it panics, the file is bad.
 fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let message = panic_message(&*panic);

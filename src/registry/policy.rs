@@ -1,4 +1,4 @@
-//! Which versions of a model are served, of those that are there.
+//! Which of a model's versions are served.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -18,7 +18,7 @@ pub enum VersionPolicy {
     /// All of them.
     #[default]
     All,
-    /// So many of the highest numbers.
+    /// This many of the highest numbers.
     Latest(usize),
     /// These.
     Listed(BTreeSet<u64>),
@@ -35,7 +35,7 @@ impl VersionPolicy {
         }
     }
 
-    /// Versions that are listed and not there.
+    /// Versions that are listed but not there.
     pub fn missing<'a>(&'a self, found: &'a [u64]) -> impl Iterator<Item = u64> + 'a {
         let listed = if let Self::Listed(listed) = self { Some(listed) } else { None };
         listed.into_iter().flatten().copied().filter(|number| !found.contains(number))
@@ -76,7 +76,7 @@ impl<'de> Visitor<'de> for PolicyVisitor {
         match latest {
             Some(count) if (1..=VERSIONS_MAX).contains(&count) => Ok(VersionPolicy::Latest(count)),
             Some(count) => Err(de::Error::custom(format!("is {count}; accepted are 1 to {VERSIONS_MAX} versions"))),
-            // The manifest's reader takes faulty keys out, and tells them by itself.
+            // The manifest's reader takes faulty keys out, and recognises them by itself.
             None => Ok(VersionPolicy::All),
         }
     }

@@ -1,4 +1,4 @@
-//! Models between being loaded and being installed: each is proven and measured, or what is known of it is looked up.
+//! Models between being loaded and being installed: each is proven and measured, unless an earlier proof is kept.
 //!
 //! Decides which models are proven and where. How is up to [`crate::proof`], and to the host, which has the lanes.
 
@@ -33,10 +33,10 @@ pub enum Place<'a> {
     Beside(&'a Aside),
 }
 
-/// What is known about a model before it is installed.
+/// The findings about a model before it is installed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
-    /// What its trial calls showed, and took.
+    /// The results and the costs of its trial calls.
     pub proof: Proof,
     /// The time of a call on all threads over that on one; `None` if it cannot use them, or that is still to be measured.
     pub wide: Option<f64>,
@@ -55,13 +55,13 @@ impl Measured {
         Self { proof, wide: None, is_remembered: false, took: Duration::ZERO }
     }
 
-    /// What is kept of it.
+    /// The part of it that is kept.
     fn kept(&self, model: &LoadedModel) -> Kept {
         Kept { proof: self.proof.clone(), wide: self.wide, packs_weights: model.executable.engine().packs_weights() }
     }
 }
 
-/// What proves models and puts them where they will run.
+/// Proves models and puts them where they will run.
 pub trait Installer: Sync {
     /// Proves and measures a model, which may be given a faster form first. Blocks. Called on several threads at once, for different
     /// lanes.
@@ -70,7 +70,7 @@ pub trait Installer: Sync {
     /// Why it cannot run.
     fn prove(&self, model: &mut LoadedModel, place: Place<'_>) -> Result<Measured, Fault>;
 
-    /// What a call gains from all threads, for a model that could use them; measured with all lanes idle.
+    /// The gain of a call from all threads, for a model that could use them; measured with all lanes idle.
     fn wide_gain(&self, model: &LoadedModel) -> Option<f64>;
 
     /// Puts a model where it will run, and returns its key.
@@ -137,7 +137,7 @@ pub(super) fn prove_all(
     let nobody = || Err(Fault::new(FaultKind::Failed, "the model was not measured: the lane that should have done it ended"));
     let results = models.iter_mut().zip(results).map(|(model, measured)| {
         let mut measured = measured.unwrap_or_else(nobody)?;
-        // A model that was last proven while the lanes served has none yet.
+        // A model that was last proven while the lanes served was not measured.
         let gain = if measured.wide.is_none() { installer.wide_gain(model) } else { None };
         let is_new = !measured.is_remembered || gain.is_some();
         measured.wide = measured.wide.or(gain);
@@ -191,7 +191,7 @@ fn settle(model: &mut LoadedModel, measured: &Measured) {
 
 /// Keeps the proof for the next start.
 fn keep(model: &LoadedModel, measured: &Measured, options: &LoadOptions<'_>) {
-    // The next start may have the time, or the items, that this one lacked.
+    // The next start may have the time or the items that this one lacked.
     let is_final = measured.proof.batching.verdict != Verdict::Unproven;
     let Some(subject) = model.subject.as_ref().filter(|_| is_final) else { return };
     if let Err(error) = options.proofs.put(subject, &measured.kept(model)) {

@@ -1,6 +1,6 @@
 //! From a manifest and what the model file declares to a signature, or to everything that does not fit.
 //!
-//! Pure: knows no file and no engine, only what they said.
+//! Pure: knows no file and no engine, only what they declare.
 
 use std::sync::Arc;
 
@@ -94,10 +94,10 @@ pub fn fit(manifest: &Manifest, contract: &Contract) -> Result<Interface, Vec<Ke
         signature.outputs.extend(fitting.spec(output));
     }
     if !inputs.iter().any(Merged::is_for_items) {
-        fitting.fault("inputs", "all are states or shared or have a default, so that clients have nothing to send");
+        fitting.fault("inputs", "all are states or shared or have a default, so clients have nothing to send");
     }
     if !outputs.iter().any(Merged::is_for_items) {
-        fitting.fault("outputs", "all are states or left out (omit), so that clients have nothing to get");
+        fitting.fault("outputs", "all are states or left out (omit), so clients have nothing to receive");
     }
     // A tensor with a fault is not in the signature: then framing, segments and padding cannot be judged.
     let is_whole = fitting.faults.is_empty();
@@ -127,7 +127,7 @@ struct Merged<'a> {
     name: &'a str,
     datatype: Option<Datatype>,
     dims: Option<Dims>,
-    /// Where the manifest sees the batch dimension.
+    /// Where the manifest puts the batch dimension.
     batch_axis: Option<usize>,
     entry: Option<(usize, &'a TensorEntry)>,
     has_default: bool,
@@ -135,7 +135,7 @@ struct Merged<'a> {
 }
 
 impl Merged<'_> {
-    /// The key at which the manifest does, or could, say `field` of this tensor.
+    /// The key at which the manifest gives, or could give, `field` for this tensor.
     fn key(&self, field: &str) -> String {
         self.entry.map_or_else(|| format!("{}s", self.kind), |(index, _)| format!("{}s[{index}].{field}", self.kind))
     }
@@ -451,7 +451,7 @@ impl Fitting {
     }
 }
 
-/// Whether these dimensions hold a window of so many samples: one of them does, and the others are 1.
+/// Whether these dimensions hold a window of this many samples: one of them does, and the others are 1.
 fn is_window(dims: &[Option<usize>], samples: u64) -> bool {
     let long = dims.iter().filter(|dim| **dim != Some(1)).count();
     let elements = dims.iter().try_fold(1_u64, |product, dim| product.checked_mul((*dim)? as u64));
@@ -498,7 +498,7 @@ fn no_batch(tensor: &Merged<'_>, dims: &[Option<usize>], axis: usize) -> (&'stat
     }
 }
 
-/// What a manifest says of dimensions, as sizes.
+/// What a manifest says about dimensions, as sizes.
 fn sizes(dims: &[DimEntry]) -> Dims {
     dims.iter().map(size).collect()
 }
@@ -558,7 +558,7 @@ mod tests {
         DeclaredTensor { name: name.to_owned(), datatype: Some(datatype), dims: Some(dims), has_default: false }
     }
 
-    /// What Silero VAD's file declares.
+    /// The declarations in Silero VAD's file.
     fn silero() -> Contract {
         Contract {
             inputs: vec![
@@ -639,7 +639,7 @@ mod tests {
                 "[[inputs]]\nname='x'\ndatatype='INT8'".to_owned(),
                 "inputs[0].datatype: input 'x' is FP32 in the model file, not INT8",
             ),
-            ("[[outputs]]\nname='y'\nomit=true".to_owned(), "outputs: all are states or left out (omit), so that clients have"),
+            ("[[outputs]]\nname='y'\nomit=true".to_owned(), "outputs: all are states or left out (omit), so clients have"),
             ("[[outputs]]\nname='z'\nomit=true".to_owned(), "outputs[0].name: the model has no output 'z'; it has 'y'"),
             (
                 "[[inputs]]\nname='x'\ndims=[-1, 5]".to_owned(),
@@ -889,7 +889,7 @@ mod tests {
         contract.inputs.push(DeclaredTensor { has_default: true, ..declared("limit", Datatype::Int64, &[]) });
         let names =
             |signature: &Signature| -> Vec<String> { signature.inputs.iter().map(|input| input.name.to_string()).collect() };
-        let hidden = fit_text("", &contract).expect("nobody need send it").signature;
+        let hidden = fit_text("", &contract).expect("nobody needs to send it").signature;
         assert_eq!((names(&hidden), &hidden.defaults[..]), (vec!["x".to_owned()], &["limit".into()][..]));
         let set = fit_text("[[inputs]]\nname='limit'\nshared=5", &contract).expect("a scalar").signature;
         assert_eq!((set.shared[0].value.data().as_ref(), set.defaults.len()), (&5_i64.to_le_bytes()[..], 0));

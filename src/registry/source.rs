@@ -1,6 +1,6 @@
 //! Where models come from, and the models of the binary itself.
 //!
-//! Knows names, versions and bytes; what is in the bytes is for others.
+//! Knows names, versions and bytes, but not what is in the bytes.
 
 use std::{
     borrow::Cow,
@@ -25,7 +25,7 @@ pub const EXAMPLE_NAME: &str = "example_model";
 
 const EXAMPLE_MANIFEST: &str = include_str!("example-model.toml");
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
-/// What protobuf, and so ONNX, allows in one file.
+/// The most that protobuf, and so ONNX, allows in one file.
 pub(super) const MODEL_BYTES_MAX: u64 = 2 << 30;
 
 /// A place that holds models.
@@ -33,7 +33,7 @@ pub trait ModelSource: Send + Sync {
     /// All that is there. What cannot be used is reported with it, not left out.
     fn scan(&self) -> Scan;
 
-    /// The same source for whoever may outlive this one.
+    /// The same source, for users that may outlive this one.
     fn shared(&self) -> Arc<dyn ModelSource>;
 
     /// The model file of a version that [`ModelSource::scan`] found.
@@ -45,13 +45,13 @@ pub trait ModelSource: Send + Sync {
     /// A file next to that model file, by the name that it has there: never one from elsewhere.
     ///
     /// # Errors
-    /// Why it is not opened, to be said after its name.
+    /// Why it is not opened, worded to follow its name.
     fn open_beside(&self, version: &FoundVersion, name: &str) -> Result<File, String> {
-        Err(format!("is not there, as version {} is no folder ('{name}')", version.number))
+        Err(format!("is not there, as version {} is not a folder ('{name}')", version.number))
     }
 }
 
-/// What a source holds.
+/// The contents of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Scan {
     /// Its models.
@@ -84,7 +84,7 @@ pub struct FoundModel {
     pub manifest: Result<Cow<'static, str>, String>,
     /// Versions in rising order.
     pub versions: Vec<FoundVersion>,
-    /// What seems meant to be served in its folder and is not, and what to do; empty if there is nothing of the kind.
+    /// Anything in its folder that seems meant to be served and is not, and what to do; empty if there is none.
     pub passed_over: String,
 }
 
@@ -127,7 +127,7 @@ impl Embedded {
         self.name
     }
 
-    /// What is served of the file, and how.
+    /// Which part of the file is served, and how.
     #[must_use]
     pub const fn manifest(&self) -> &'static str {
         self.manifest
@@ -190,16 +190,16 @@ impl ModelSource for Example {
 
 /// Placeholders for files that were not fetched, and how to fetch them.
 pub(super) fn placeholder(bytes: &[u8]) -> Option<&'static str> {
-    const LFS: &str = "is a Git LFS pointer in place of the file; run `git lfs pull` in the repository that it comes from";
+    const LFS: &str = "is a Git LFS pointer, not the file itself; run `git lfs pull` in the repository that it comes from";
     let beginnings = [
         ("version https://git-lfs.github.com/spec/", LFS),
         ("version https://hawser.github.com/spec/", LFS),
         (
             "/annex/objects/",
-            "is a pointer of git-annex in place of the file; run `git annex get` in the repository that it comes from",
+            "is a git-annex pointer, not the file itself; run `git annex get` in the repository that it comes from",
         ),
-        ("<!DOCTYPE", "is a web page in place of the file; download the file itself, not the page that shows it"),
-        ("<html", "is a web page in place of the file; download the file itself, not the page that shows it"),
+        ("<!DOCTYPE", "is a web page, not the file itself; download the file, not the page that shows it"),
+        ("<html", "is a web page, not the file itself; download the file, not the page that shows it"),
     ];
     let begins = |text: &str| bytes.get(..text.len()).is_some_and(|start| start.eq_ignore_ascii_case(text.as_bytes()));
     beginnings.into_iter().find(|(text, _)| begins(text)).map(|(_, reason)| reason)
@@ -221,14 +221,14 @@ pub(super) fn read_manifest(file: &Path) -> Result<Cow<'static, str>, String> {
 pub(super) fn read_limited(file: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
     let explain = |error: std::io::Error| std::io::Error::new(error.kind(), format!("cannot be read: {error}"));
     let mut bytes = Vec::new();
-    // To open or to read a pipe would wait for its other end, and all changes of models with it.
+    // Opening or reading a pipe would wait for its other end, and hold up all changes of models.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let opened = File::options().read(true).custom_flags(flags).open(file).map_err(explain)?;
     let metadata = opened.metadata().map_err(explain)?;
     if !metadata.is_file() {
         return Err(explain(std::io::Error::new(ErrorKind::InvalidInput, "it is not a file")));
     }
-    // A size that is known spares the vector its growing; it is no promise, hence the limit on the reader too.
+    // A known size saves the vector from growing; it is not a promise, hence the limit on the reader too.
     let size = metadata.len();
     if size <= bytes_max {
         bytes.reserve_exact(usize::try_from(size).unwrap_or(0));

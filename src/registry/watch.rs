@@ -1,7 +1,7 @@
 //! Watches a folder of models, and looks through it when it has come to rest after a change.
 //!
-//! The system tells of changes; nothing here asks for them. File systems that tell nothing, such as most network ones, need a signal
-//! or a call instead.
+//! The system reports changes; nothing here asks for them. File systems that report nothing, such as most network ones, need a
+//! signal or a call instead.
 //!
 //! The system watches folders, not names, so after each change everything is watched from scratch: another folder may be in the
 //! place of one that was watched, or a link may lead elsewhere. [`Places`] says which folders those are.
@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 use super::{Refreshed, Repository, places::Places};
 use crate::threads;
 
-/// A folder is at rest if nothing in it has changed for so long: a copy of files into it is over.
+/// A folder is at rest if nothing in it has changed for this long: files copied into it are then complete.
 const REST: Duration = Duration::from_millis(500);
 /// After a change, the longest wait for the folder to come to rest.
 const REST_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ pub struct Watcher {
     folder: PathBuf,
     watch: Watch,
     changed: Arc<Notify>,
-    /// A change was heard of, and is not followed yet.
+    /// A change was noticed, but not followed yet.
     owes: bool,
 }
 
@@ -75,7 +75,7 @@ impl Watcher {
     /// Waits for a change, and until the folder has come to rest after it.
     async fn heard(&mut self) {
         self.changed.notified().await;
-        // From now on, nothing but this says that there was one.
+        // From now on, only this says that there was one.
         self.owes = true;
         rested(&self.changed).await;
     }
@@ -94,7 +94,7 @@ impl Watcher {
     }
 }
 
-/// What the system watches.
+/// The folders that the system watches.
 struct Watch {
     places: Places,
     /// Watches for as long as it lives.
@@ -181,7 +181,7 @@ fn is_forbidden(error: &notify::Error) -> bool {
     matches!(&error.kind, notify::ErrorKind::Io(error) if error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Then its own folder tells if it comes back.
+/// Then the folder that holds it reports if it comes back.
 fn is_gone(error: &notify::Error) -> bool {
     match &error.kind {
         notify::ErrorKind::PathNotFound => true,
@@ -190,7 +190,7 @@ fn is_gone(error: &notify::Error) -> bool {
     }
 }
 
-/// Looks through the sources once, and logs what came of it.
+/// Looks through the sources once, and logs the result.
 pub async fn refresh(repository: &Repository) {
     match repository.refresh().await {
         Ok(Refreshed { loaded, failed, retired }) => info!(loaded, failed, retired, "looked through the models"),

@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::cost::CostModel;
 use crate::shares::{HolderKey, Path, Shares};
 
-/// Limits on what may be queued, all models together.
+/// Limits on what may be queued, over all models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
-    /// Items, all models together.
+    /// Items, over all models.
     pub items: usize,
-    /// Input bytes, all models together.
+    /// Input bytes, over all models.
     pub bytes: usize,
     /// Items of one model.
     pub model_items: usize,
@@ -25,14 +25,14 @@ pub struct Refusal {
     pub limit: &'static str,
     /// Its value.
     pub value: usize,
-    /// Whether there is room, but for others: the stream's connection, address or tenant has its share of it.
+    /// Whether there is still room, but only for others: the stream's connection, address or tenant has used up its share.
     pub by_share: bool,
-    /// When there should be room, from the cost of what is queued.
+    /// When there should be room, judging by the cost of what is queued.
     pub retry_after: Duration,
 }
 
-/// What is queued already, all models together or of one. Its owners are counted only while more than half may be held, or has been:
-/// before that nobody has had its share, see [`crate::shares`].
+/// What is queued already, of all models or of one. Its owners are counted only once more than half of a limit is taken, until
+/// less than a quarter is: before that nobody can have used up a share, see [`crate::shares`].
 #[derive(Debug)]
 pub(super) struct Held {
     held: [usize; 2],
@@ -57,13 +57,13 @@ impl Held {
         }
     }
 
-    /// Makes that change. Says whether all owners are to be counted now, by [`Held::enter`] and [`Held::count`].
+    /// Makes that change. Returns whether all owners must now be counted, by [`Held::enter`] and [`Held::count`].
     pub(super) fn change(&mut self) -> bool {
         self.shares = if self.shares.is_some() { None } else { Some(Box::new(Shares::new(self.limits))) };
         self.shares.is_some()
     }
 
-    /// The account of the owner that `path` names; null while there are none.
+    /// The account of the owner that `path` names; null while owners are not counted.
     pub(super) fn enter(&mut self, path: &Path) -> HolderKey {
         self.shares.as_mut().map(|shares| shares.enter(path)).unwrap_or_default()
     }
@@ -81,7 +81,7 @@ impl Held {
         }
     }
 
-    /// Counts one more item. Says whether owners are to be counted from now on, or no longer.
+    /// Counts one more item. Returns whether counting owners should now start or stop.
     pub(super) fn add(&mut self, holder: HolderKey, bytes: usize) -> bool {
         self.held[0] += 1;
         self.held[1] += bytes;
@@ -99,15 +99,16 @@ impl Held {
         }
     }
 
-    /// Whether there is room for one more item of `bytes` bytes, whichever owner asks. If not, [`Admission::refuses`] says for which.
+    /// Whether there is room for one more item of `bytes` bytes from any owner. If not, [`Admission::refuses`] says who may still
+    /// queue one.
     #[inline]
     pub(super) const fn has_room(&self, bytes: usize) -> bool {
         let ([items, queued_bytes], [items_max, bytes_max]) = (self.held, self.limits);
         self.shares.is_none() && items < items_max && queued_bytes.saturating_add(bytes) <= bytes_max
     }
 
-    /// Whether one more item of `bytes` bytes would break a limit, and for whom: the index of the measure. An item of any size fits an
-    /// empty queue.
+    /// Whether one more item of `bytes` bytes would break a limit: the index of the measure, and whether only the owner's share
+    /// is used up. An item of any size fits an empty queue.
     fn refuses(&self, holder: HolderKey, bytes: usize) -> Option<(usize, bool)> {
         let ([items, queued_bytes], [items_max, bytes_max]) = (self.held, self.limits);
         if items >= items_max {
@@ -129,17 +130,17 @@ pub(super) struct Reached {
 }
 
 impl Admission {
-    /// All that may be queued.
+    /// The limits on everything queued.
     pub(super) const fn of_all(&self) -> Held {
         Held::within(self.items, self.bytes)
     }
 
-    /// What may be queued of one model.
+    /// The limits on what is queued of one model.
     pub(super) const fn of_model(&self) -> Held {
         Held::within(self.model_items, self.model_bytes)
     }
 
-    /// The limit that one more item of `bytes` bytes would break; `holders` are its owner's in `all` and in `model`.
+    /// The limit that one more item of `bytes` bytes would break; `holders` are its owner's accounts in `all` and in `model`.
     pub(super) fn refuses(&self, all: &Held, model: &Held, holders: [HolderKey; 2], bytes: usize) -> Option<Reached> {
         const ALL: [&str; 2] = ["scheduler.max_queued_items", "scheduler.max_queued_bytes"];
         const MODEL: [&str; 2] = ["scheduler.max_queued_items_per_model", "scheduler.max_queued_bytes_per_model"];
@@ -154,12 +155,12 @@ impl Admission {
         })
     }
 
-    /// Why an owner that waits for room may not queue anything yet.
+    /// Why an owner waiting for room may not queue anything yet.
     pub(super) const fn waits(&self) -> Reached {
         Reached { limit: "scheduler.max_queued_items", value: self.items, by_share: false }
     }
 
-    /// How many of those that wait may try again.
+    /// How many of those waiting may try again.
     pub(super) const fn room(&self, all: &Held) -> usize {
         let [items, bytes] = all.held;
         if bytes >= self.bytes { 0 } else { self.items.saturating_sub(items) }

@@ -1,4 +1,4 @@
-//! Items on their way through the queue, and the ways in which they leave it.
+//! Items on their way through the queue, and how they leave it.
 
 use std::time::Duration;
 
@@ -11,30 +11,30 @@ use super::keys::{ModelKey, ShapeKey, StreamKey};
 pub struct Item<P> {
     /// The owner's number for it.
     pub ticket: u64,
-    /// When it was complete.
+    /// When all of it had arrived.
     pub arrived: Timestamp,
     /// When its result must be there; [`Timestamp::NEVER`] for no deadline.
     pub deadline: Timestamp,
-    /// When its result is too old to be of use, as the stream's `max_age` says; [`Timestamp::NEVER`] for never.
+    /// When its result is too old to be of use, by the stream's `max_age`; [`Timestamp::NEVER`] for never.
     pub stale_at: Timestamp,
     /// Input bytes.
     pub bytes: usize,
     /// Elements along the padded dimension; 0 where nothing is padded.
     pub length: u32,
-    /// Which items it may share a batch with.
+    /// Which items may share a batch with it.
     pub shape: ShapeKey,
     /// What is needed to run it.
     pub payload: P,
 }
 
 impl<P> Item<P> {
-    /// Until when its result must be there, for whichever reason.
+    /// When its result must be there at the latest, for either reason.
     #[must_use]
     pub fn due(&self) -> Timestamp {
         self.deadline.min(self.stale_at)
     }
 
-    /// Why it ends when its time is over.
+    /// Why it ends when its time is up.
     #[must_use]
     pub fn lateness(&self) -> EndReason {
         if self.deadline <= self.stale_at { EndReason::Expired } else { EndReason::Dropped(DropReason::MaxAge) }
@@ -60,11 +60,11 @@ pub enum LaneKind {
     /// On one of the device's lanes.
     #[default]
     Ordinary,
-    /// On a long lane, which leaves the cores to the others whenever they want them.
+    /// On a long lane, which leaves the cores to the others whenever they need them.
     Long,
 }
 
-/// The number of a call: no two calls of a queue have the same.
+/// The number of a call, unique within a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CallNumber(pub(super) u64);
 
@@ -75,7 +75,7 @@ pub struct Batch<H, P> {
     pub call: CallNumber,
     /// The model to run.
     pub model: ModelKey,
-    /// Which items these are; equal for all of them.
+    /// The shape of its items, the same for all of them.
     pub shape: ShapeKey,
     /// At least one item.
     pub entries: Vec<Entry<H, P>>,
@@ -83,27 +83,27 @@ pub struct Batch<H, P> {
     pub reason: CloseReason,
     /// Largest batch that could have been formed, in items.
     pub cap: usize,
-    /// Whether nothing else ran or waited when it was formed.
+    /// Whether nothing else was running or waiting when it was formed.
     pub lone: bool,
     /// Whether the call may use all cores; only a lone one does.
     pub wide: bool,
-    /// Whether it is long compared with other calls that are asked for.
+    /// Whether it is long compared with other calls in demand.
     pub long: bool,
-    /// Where it is to run.
+    /// Where to run it.
     pub lane: LaneKind,
-    /// When the call should be over.
+    /// When the call should end.
     pub ends_at: Timestamp,
 }
 
 impl<H, P> Batch<H, P> {
-    /// What to tell the queue when the call is over; `took` is `None` if it failed.
+    /// What to report to the queue when the call has ended; `took` is `None` if it failed.
     #[must_use]
     pub const fn report(&self, took: Option<Duration>) -> CallReport {
         CallReport { call: self.call, model: self.model, took }
     }
 }
 
-/// A call that is over.
+/// A call that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallReport {
     /// Which one.
@@ -117,7 +117,7 @@ pub struct CallReport {
 /// Why an item left the queue without a model call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EndReason {
-    /// Its deadline passed, or could not be met any more.
+    /// Its deadline passed, or could no longer be met.
     Expired,
     /// The stream's policy gave it up.
     Dropped(DropReason),

@@ -10,24 +10,24 @@ use super::{
     keys::ShapeKey,
 };
 
-/// Shapes with nothing queued whose cost is remembered.
+/// How many shapes with nothing queued keep their remembered cost.
 const IDLE_SHAPES_MAX: usize = 256;
-/// A lone call uses all cores if that takes less than this share of the time that it takes on one.
+/// A lone call uses all cores if that takes less than this fraction of its time on one.
 const WIDE_WORTH: f64 = 0.9;
-/// Weight of the newest lone call in the comparison of the two.
+/// Weight of the newest lone call in comparing all cores with one.
 const LONE_GAIN: f64 = 0.1;
-/// Of so many lone calls, one is made the other way, to learn whether the comparison still holds.
+/// One in this many lone calls is made the other way, to learn whether the comparison still holds.
 const CALLS_PER_LONE_TRIAL: u32 = 64;
 
 /// Costs of one model.
 #[derive(Debug)]
 pub(super) struct CostsByShape {
-    /// Of the shape that was measured at load, and of models with one shape only.
+    /// For the shape measured at load, and for models with only one shape.
     base: CostModel,
     item_bytes: usize,
     shapes: HashMap<ShapeKey, ShapeCost>,
     lone: Option<LoneCalls>,
-    /// When an item last came.
+    /// When an item last arrived.
     pushed_at: Option<Timestamp>,
 }
 
@@ -39,7 +39,7 @@ struct ShapeCost {
     pushed_at: Timestamp,
 }
 
-/// Lone calls: durations relative to the learned cost, which is that of a busy machine.
+/// Lone calls: durations relative to the learned cost, which was learned on a busy machine.
 #[derive(Debug)]
 struct LoneCalls {
     narrow: f64,
@@ -70,7 +70,7 @@ impl CostsByShape {
         self.shapes.get(&shape).map_or(&self.base, |shape| &shape.cost)
     }
 
-    /// Items of this shape that are queued; `None` if the model has one shape only.
+    /// Queued items of this shape; `None` if the model has only one.
     pub(super) fn queued(&self, shape: ShapeKey) -> Option<usize> {
         if self.shapes.is_empty() {
             return None;
@@ -78,12 +78,12 @@ impl CostsByShape {
         self.shapes.get(&shape).map(|shape| shape.queued)
     }
 
-    /// Every shape's input bytes of an item and cost, if there are several.
+    /// For every shape, an item's input bytes and the cost, if there are several shapes.
     pub(super) fn by_shape(&self) -> impl Iterator<Item = (usize, &CostModel)> {
         self.shapes.values().map(|shape| (shape.item_bytes, &shape.cost))
     }
 
-    /// Shortest call with one item among the shapes that have come since `since`.
+    /// Shortest call with one item, among the shapes seen since `since`.
     pub(super) fn shortest_since(&self, since: Timestamp) -> Option<Duration> {
         if self.shapes.is_empty() {
             return self.pushed_at.filter(|at| *at >= since).map(|_| self.base.call(1));
@@ -91,7 +91,7 @@ impl CostsByShape {
         self.shapes.values().filter(|shape| shape.pushed_at >= since).map(|shape| shape.cost.call(1)).min()
     }
 
-    /// Notes an item that is queued.
+    /// Notes that an item was queued.
     pub(super) fn push(&mut self, shape: ShapeKey, item_bytes: usize, at: Timestamp) {
         self.pushed_at = Some(at);
         if shape == ShapeKey::default() {
@@ -112,7 +112,7 @@ impl CostsByShape {
         entry.pushed_at = at;
     }
 
-    /// Notes an item that is queued no longer.
+    /// Notes that an item is no longer queued.
     pub(super) fn pop(&mut self, shape: ShapeKey) {
         if shape != ShapeKey::default()
             && let Some(shape) = self.shapes.get_mut(&shape)
@@ -147,7 +147,7 @@ impl CostsByShape {
             let learned = if call.wide { &mut lone.wide } else { &mut lone.narrow };
             *learned += LONE_GAIN * (ratio - *learned);
         }
-        // The curve is that of calls on a lane's own core.
+        // The curve describes calls on a lane's own core.
         if !call.wide {
             cost.observe(call.items, took);
         }

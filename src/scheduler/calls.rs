@@ -1,4 +1,4 @@
-//! The calls that run, each by its number.
+//! The running calls, each by its number.
 
 use std::time::Duration;
 
@@ -8,21 +8,21 @@ use super::{
 };
 use crate::domain::Timestamp;
 
-/// A call that runs.
+/// A running call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call {
     pub(super) number: CallNumber,
     pub(super) model: ModelKey,
     pub(super) shape: ShapeKey,
     pub(super) items: usize,
-    /// Whether nothing else ran or waited when it began.
+    /// Whether nothing else was running or waiting when it began.
     pub(super) lone: bool,
     /// Whether it may use all cores.
     pub(super) wide: bool,
-    /// Whether it is long compared with other calls that are asked for.
+    /// Whether it is long compared with other calls in demand.
     pub(super) long: bool,
     pub(super) lane: LaneKind,
-    /// When it should be over.
+    /// When it should end.
     pub(super) ends_at: Timestamp,
     /// How long it should take.
     pub(super) takes: Duration,
@@ -34,18 +34,18 @@ impl Call {
         self.ends_at + self.takes
     }
 
-    /// When it has taken ten times as long.
+    /// When it has taken ten times as long as it should.
     pub(super) fn overdue_at(&self) -> Timestamp {
         self.ends_at + 9 * self.takes
     }
 }
 
-/// All calls that run.
+/// All running calls.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     on_lanes: Vec<Call>,
     on_long_lanes: Vec<Call>,
-    /// How many have begun: the number of the last one.
+    /// How many have begun, which is also the last one's number.
     begun: u64,
 }
 
@@ -63,7 +63,7 @@ impl Calls {
         }
     }
 
-    /// Takes out a call that is over. `None` if no such call runs.
+    /// Takes out a call that has ended. `None` if no such call is running.
     pub(super) fn end(&mut self, number: CallNumber) -> Option<Call> {
         [&mut self.on_lanes, &mut self.on_long_lanes].into_iter().find_map(|calls| {
             let at = calls.iter().position(|call| call.number == number)?;
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_that_ends_is_taken_out_and_not_one_that_should_end_at_the_same_moment() {
+    fn a_call_that_ends_is_taken_out_but_not_another_due_to_end_at_the_same_moment() {
         let mut calls = Calls::default();
         let call = |number, items, lane| Call {
             number,

@@ -1,7 +1,7 @@
-//! What a model call costs at each batch size: measured at load, learned from every call since.
+//! What a model call costs at each batch size: measured at load, then learned from every call.
 //!
-//! The rule and its constants come from a simulation of 3,840 combinations of cost curve, load and deadline: under-estimating
-//! the cost is the dangerous side, and one call's noise must not move the curve.
+//! The rule and its constants come from a simulation of 3,840 combinations of cost curve, load and deadline: underestimating the
+//! cost is the dangerous side, and one noisy call must not move the curve.
 
 use std::time::Duration;
 
@@ -9,34 +9,34 @@ use super::knee;
 
 /// Weight of the newest call in the running estimate of the relative spread.
 const SPREAD_GAIN: f64 = 0.02;
-/// A single call counts as at most this squared relative error, so that one stall is not taken for noise.
+/// A single call counts as at most this squared relative error, so that one stall is not mistaken for noise.
 const SQUARED_ERROR_MAX: f64 = 0.25;
-/// A single call counts as at most this much longer than expected. A thread that lost its core for a few milliseconds makes a call
-/// of some microseconds a thousand times as long, which says nothing of the next one; a machine that is slower by more than this
-/// is followed in several steps.
+/// A single call counts as at most this much longer than expected. A thread that loses its core for a few milliseconds makes a
+/// call of a few microseconds a thousand times as long, which says nothing about the next one; if the machine really slowed down
+/// by more than this, the curve follows in several steps.
 const ERROR_MAX: f64 = 2.0;
-/// Relative spread before any call was seen.
+/// Relative spread before any call has been seen.
 const SPREAD_START: f64 = 0.1;
 /// No machine is steadier than this.
 const SPREAD_MIN: f64 = 0.02;
 /// A grid point averages over about this many calls.
 const CALLS_AVERAGED: f64 = 40.0;
-/// Calls behind a measured point when serving begins.
+/// How many calls a measured point counts for when serving begins.
 const CALLS_MEASURED: f64 = 9.0;
-/// How far one call moves the whole curve, which follows a machine that gets slower or faster.
+/// How far one call moves the whole curve, so that it follows a machine that gets slower or faster.
 const DRIFT_GAIN: f64 = 0.03;
-/// The cap is the smallest batch with this share of the best throughput. At 0.95, capacity would be given away.
+/// The cap is the smallest batch with this fraction of the best throughput. At 0.95, capacity would be given away.
 const KNEE: f64 = 0.99;
-/// As good as the best throughput.
+/// Counts as the best throughput.
 const PEAK: f64 = 0.999;
-/// Calls between two looks for the knee.
+/// Calls from one search for the knee to the next.
 const CALLS_PER_KNEE: u32 = 16;
-/// Of so many calls, one may be twice the cap if there is work enough: sizes beyond the cap would else never be measured again,
-/// and a cap that a busy start set too low would stay.
+/// One in this many calls may be twice the cap if there is enough work: otherwise sizes beyond the cap would never be measured
+/// again, and a cap set too low by a busy start would stay there.
 const CALLS_PER_TRIAL: u32 = 64;
-/// What a point beyond the cap is taken to average over when a trial has measured it.
+/// How many calls a point beyond the cap counts for once a trial has measured it.
 const CALLS_BEHIND_TRIAL: f64 = 2.0;
-/// What a curve that was scaled from another shape's is taken to average over.
+/// How many calls a curve scaled from another shape's counts for.
 const CALLS_BEHIND_GUESS: f64 = 1.0;
 
 /// Durations of a call at batch sizes 1, 2, 4, …, as measured.
@@ -73,7 +73,7 @@ impl CostCurve {
 pub struct CostModel {
     /// Nanoseconds at batch sizes 1, 2, 4, …
     grid: Vec<f64>,
-    /// Calls that each grid point has seen, up to [`CALLS_AVERAGED`].
+    /// Calls seen at each grid point, up to [`CALLS_AVERAGED`].
     seen: Vec<f64>,
     squared_spread: f64,
     limit: usize,
@@ -102,7 +102,7 @@ impl CostModel {
         model
     }
 
-    /// The same curve with all durations `factor` times as long, hardly trusted yet.
+    /// The same curve with all durations `factor` times as long, and barely trusted yet.
     pub(super) fn scaled(&self, factor: f64) -> Self {
         let mut scaled = self.clone();
         for nanos in &mut scaled.grid {
@@ -137,26 +137,26 @@ impl CostModel {
         self.cap
     }
 
-    /// Batch with the best throughput: worth its longer calls when there is far more to do than can be done.
+    /// The batch with the best throughput: worth its longer calls when there is far more work than can be done.
     #[must_use]
     pub const fn peak(&self) -> usize {
         self.peak
     }
 
-    /// Largest batch to form when `ready` items are there: the cap, or now and then a trial beyond it.
+    /// Largest batch to form from `ready` items: the cap, or now and then a trial beyond it.
     #[must_use]
     pub fn cap_for(&self, ready: usize) -> usize {
         let trial = (self.cap * 2).min(self.limit);
         if self.calls_since_trial >= CALLS_PER_TRIAL && ready >= trial { trial } else { self.cap }
     }
 
-    /// Whether the cap is the manifest's (or the measured grid's end) rather than the knee.
+    /// Whether the cap comes from the manifest (or the end of the measured grid) rather than the knee.
     #[must_use]
     pub const fn cap_is_limit(&self) -> bool {
         self.cap == self.limit
     }
 
-    /// The curve as it is now.
+    /// The curve as it stands.
     #[must_use]
     pub fn curve(&self) -> CostCurve {
         CostCurve::new(self.grid.iter().map(|nanos| Duration::from_nanos(*nanos as u64)).collect())
@@ -169,7 +169,7 @@ impl CostModel {
         self.squared_spread += SPREAD_GAIN * ((error * error).min(SQUARED_ERROR_MAX) - self.squared_spread);
         let (lower, share) = self.position(batch);
         if batch > self.cap {
-            // What is known of sizes that are hardly ever run is old: a trial counts for more.
+            // What is known of sizes that are hardly ever run is old, so a trial counts for more.
             for seen in &mut self.seen[lower..] {
                 *seen = seen.min(CALLS_BEHIND_TRIAL);
             }
@@ -193,7 +193,7 @@ impl CostModel {
         self.grid[index] = (self.grid[index] * (weight * error / self.seen[index] + 1.0)).max(1.0);
     }
 
-    /// Grid index at or below `batch`, and how far towards the next one it lies. Beyond the grid: its end.
+    /// Grid index at or below `batch`, and how far it lies towards the next one. Beyond the grid, its end.
     fn position(&self, batch: usize) -> (usize, f64) {
         let batch = batch.max(1);
         let lower = batch.ilog2() as usize;
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_cap_that_a_busy_start_set_too_low_rises_again() {
-        // Measured while the machine was disturbed: larger batches looked useless.
+        // Measured while the machine was busy: larger batches looked useless.
         let mut model = CostModel::new(&curve(&[100, 400, 900, 2000]), 8);
         assert_eq!(model.cap(), 1);
         let truth = |batch: usize| Duration::from_micros(80 + 20 * batch as u64);

@@ -1,7 +1,7 @@
-//! How many items the next batch takes, and whether it passes over heads that cannot make it.
+//! How many items the next batch takes, and whether it passes over heads that would be late in it.
 //!
-//! A batch is never cut down to save one tight item: that lowers throughput, so that every next head is tight, and goodput
-//! collapses. Heads that cannot make the chosen batch are skipped instead, and stay queued for a smaller one.
+//! A batch is never cut down to save one tight item: that lowers throughput, so that every following head is tight too and
+//! goodput collapses. Instead, heads that would be late in the chosen batch are skipped and stay queued for a smaller one.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::domain::{CloseReason, Timestamp};
 
 use super::cost::CostModel;
 
-/// To wake an idle lane takes about as long. A call that is over sooner is not cut up for it.
+/// Roughly how long waking an idle lane takes. A call that ends sooner is not split for it.
 pub(crate) const WAKE_UP: Duration = Duration::from_micros(50);
 
-/// What there is to choose from. `ready` and `running` count items of one model; a stateful stream counts one ready item.
+/// What there is to choose from. `ready` and `running` count items of one model; a stateful stream counts as one ready item.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Situation<'a> {
     pub(super) now: Timestamp,
@@ -32,7 +32,7 @@ pub(super) struct Choice {
     pub(super) not_before: Timestamp,
     /// Why this size.
     pub(super) reason: CloseReason,
-    /// Whether so much is ready that what is passed over now would be passed over again.
+    /// Whether so much is ready that anything passed over now would be passed over again.
     pub(super) overloaded: bool,
 }
 
@@ -43,14 +43,14 @@ impl Choice {
     }
 }
 
-/// Chooses for a lane that is idle. `at_least(n, deadline)` says whether `n` ready items have that deadline or a later one.
+/// Chooses for an idle lane. `at_least(n, deadline)` says whether `n` ready items have that deadline or a later one.
 pub(super) fn choose(situation: &Situation<'_>, mut at_least: impl FnMut(usize, Timestamp) -> bool) -> Choice {
     let Situation { now, cost, lanes, ready, running, earliest_deadline } = *situation;
     let cap = cost.cap_for(ready);
     let plenty = cap.max(lanes);
     let overloaded = ready > 2 * plenty;
     let cap = if overloaded { cap.max(cost.peak()) } else { cap };
-    // The more there is to choose from, the less it costs to leave out what might come late, and a late call loses all its items.
+    // The more there is to choose from, the less it costs to leave out what might be late, and a late call loses all its items.
     let spreads = if overloaded {
         3.0
     } else if ready > plenty {
@@ -80,12 +80,12 @@ pub(super) fn choose(situation: &Situation<'_>, mut at_least: impl FnMut(usize, 
     Choice { size, not_before: if skips { done_at(size) } else { Timestamp::ZERO }, reason, overloaded }
 }
 
-/// Why a batch has as many items as a call takes.
+/// The reason for a batch with as many items as a call takes.
 pub(super) fn when_full(cost: &CostModel) -> CloseReason {
     if cost.cap_is_limit() { CloseReason::Full } else { CloseReason::Knee }
 }
 
-/// Before this moment a deadline is hopeless: not even a call with one item would make it.
+/// A deadline before this moment is hopeless: not even a call with one item would meet it.
 pub(super) fn hopeless_before(now: Timestamp, cost: &CostModel) -> Timestamp {
     now + cost.call_with_margin(1, -1.0)
 }

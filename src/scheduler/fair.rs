@@ -1,17 +1,17 @@
-//! Fair shares by virtual time, and the earliest due first among those within their share.
+//! Fair shares by virtual time, and among flows within their share, the earliest due first.
 //!
-//! A flow (a stream, a tenant, a model) carries a tag: the lane time that it has had. The queue's clock is the lane time that a
-//! flow with a fair share has had. Flows at or behind the clock are *eligible* and go by their due time; the others are *ahead*,
-//! and go when no eligible flow is left, least served first, so that no lane is kept idle for fairness. This is weighted fair
+//! A flow (a stream, a tenant, a model) carries a tag: the lane time it has had. The queue's clock is the lane time that a flow
+//! with a fair share has had. Flows at or behind the clock are *eligible* and go by their due time; the others are *ahead*, and
+//! go when no eligible flow is left, least served first, so that no lane is kept idle for fairness. This is weighted fair
 //! queueing with deadlines inside (as in EEVDF) rather than plain deficit round robin, which has no place for deadlines.
 //!
-//! A flow whose head has a deadline may be ahead by the slack and still count as eligible: a short burst is served in time, a
-//! lasting flood only at its fair share.
+//! A flow whose head has a deadline counts as eligible while it is ahead by no more than the slack: a short burst is served in
+//! time, a lasting flood only at its fair share.
 //!
-//! A *strict* flow has no slack, and what it lacks of its share is kept, up to the slack, while it has nothing to run for a moment. A
-//! stream that drops is one while its items have no deadlines of their own: they are replaced before they run or run before the next one
-//! comes, so that it keeps leaving and coming back, and which is due first depends on nothing but the moments at which items come and
-//! those at which lanes are free. With slack and without memory the same streams would lose each time.
+//! A *strict* flow has no slack; but while it briefly has nothing to run, what it lacks of its share is remembered, up to the
+//! slack. A stream that drops is strict while its items have no deadlines of their own: they are replaced before they run, or run
+//! before the next one arrives, so the stream keeps leaving and coming back, and which one is due first depends only on when
+//! items arrive and when lanes become free. With slack and without memory, the same streams would lose every time.
 
 use super::front::FrontMap;
 use crate::domain::Timestamp;
@@ -19,31 +19,31 @@ use crate::domain::Timestamp;
 /// Lane time, in nanoseconds.
 pub(super) type Work = u64;
 
-/// Flows ahead of their share that one look takes in. Bounds its time.
+/// Flows ahead of their share that one pass looks at. Bounds its time.
 const AHEAD_LOOKED_AT: usize = 512;
 
-/// What the head of a flow asks for, most urgent first. No two heads of a queue claim the same, because arrivals differ.
+/// What the head of a flow asks for, most urgent first. No two heads of a queue make the same claim, because arrivals differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claim {
-    /// By when the head would like to run at the latest.
+    /// When the head should run at the latest.
     pub(super) due: Timestamp,
     /// Order of arrival at the scheduler.
     pub(super) arrival: u64,
     /// Whether the head has a deadline of its own.
     pub(super) urgent: bool,
-    /// Whether its flow is to be kept to its share; see the module's text.
+    /// Whether its flow is held to its share; see the module's text.
     pub(super) strict: bool,
 }
 
-/// A flow's account. It stays with the flow's owner, also while the flow has nothing to run.
+/// A flow's account. It stays with the flow's owner even while the flow has nothing to run.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
-    /// Lane time had, on the clock of its queue.
+    /// Lane time it has had, on its queue's clock.
     tag: Work,
     place: Option<Place>,
-    /// The tag under which it stands among those that departed ahead.
+    /// The tag it is listed under among the flows that departed ahead.
     departed: Option<Work>,
-    /// Whether it is kept to its share; see the module's text.
+    /// Whether it is held to its share; see the module's text.
     strict: bool,
     /// How far a strict flow was behind the clock when it last had nothing to run.
     owed: Work,
@@ -56,7 +56,7 @@ enum Place {
 }
 
 impl Claim {
-    /// Not after any claim that is due then.
+    /// Sorts no later than any claim due at `due`.
     const fn earliest(due: Timestamp) -> Self {
         Self { due, arrival: 0, urgent: false, strict: false }
     }
@@ -72,7 +72,7 @@ impl Flow {
         self.place.is_some()
     }
 
-    /// To be called for a flow that [`FairQueue::pop_first`] gave out.
+    /// Call for a flow that [`FairQueue::pop_first`] has handed out.
     pub(super) const fn set_out(&mut self) {
         self.place = None;
     }
@@ -85,19 +85,19 @@ impl Flow {
     }
 }
 
-/// Flows that share something.
+/// Flows that share one resource.
 #[derive(Debug)]
 pub(super) struct FairQueue<K> {
     /// Eligible flows whose head has a deadline.
     urgent: FrontMap<Claim, K>,
-    /// Eligible flows whose head has none.
+    /// Eligible flows whose head has no deadline.
     patient: FrontMap<Claim, K>,
     ahead: FrontMap<(Work, Claim), K>,
-    /// Flows that have nothing to run and have had more than their share. They count among those that share until the clock has
-    /// caught up, or it would run too fast whenever many are being served.
+    /// Flows that have nothing to run and have had more than their share. They count as sharing until the clock has caught up;
+    /// otherwise it would run too fast whenever many flows are in service.
     departed: FrontMap<(Work, K), ()>,
     clock: Work,
-    /// Work that is less than one step of the clock for each flow.
+    /// Work too small for one step of the clock for each flow.
     carry: Work,
     slack: Work,
 }
@@ -117,7 +117,7 @@ impl<K> Default for FairQueue<K> {
 }
 
 impl<K: Ord + Copy> FairQueue<K> {
-    /// How far ahead a flow may be whose head has a deadline.
+    /// Sets how far ahead a flow may be when its head has a deadline.
     pub(super) const fn set_slack(&mut self, slack: Work) {
         self.slack = slack;
     }
@@ -138,13 +138,13 @@ impl<K: Ord + Copy> FairQueue<K> {
         if claim.urgent { &mut self.urgent } else { &mut self.patient }
     }
 
-    /// Places a flow that had nothing to run. What it did not use of its share in that time is not kept.
+    /// Places a flow that had nothing to run. What it left unused of its share in that time is lost.
     pub(super) fn enter(&mut self, flow: &mut Flow, key: K, claim: Claim) {
         flow.tag = flow.tag.max(self.clock.saturating_sub(flow.owed));
         self.place(flow, key, claim);
     }
 
-    /// Places a flow, or moves it, by what its head claims now.
+    /// Places a flow, or moves it, according to what its head claims now.
     pub(super) fn place(&mut self, flow: &mut Flow, key: K, claim: Claim) {
         flow.strict = claim.strict;
         if flow.is_placed() {
@@ -182,7 +182,7 @@ impl<K: Ord + Copy> FairQueue<K> {
 
     fn take_out(&mut self, flow: &mut Flow) {
         match flow.place.take() {
-            // A flow that was placed ahead becomes eligible as the clock goes on, and its own account does not say so.
+            // A flow that was placed ahead becomes eligible as the clock advances, without its own account being updated.
             Some(Place::Ahead(from, claim)) if self.ahead.remove(&(from, claim)).is_some() => {}
             Some(Place::Ahead(_, claim) | Place::Eligible(claim)) => {
                 self.eligible(claim).remove(&claim);
@@ -191,7 +191,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         }
     }
 
-    /// Takes a flow out wherever it stands, whatever its account says of that. Looks at all flows.
+    /// Takes a flow out wherever it stands, whatever its account says. Looks at all flows.
     pub(super) fn expel(&mut self, flow: &mut Flow, key: K) {
         flow.place = None;
         self.urgent.retain(|other| other != key);
@@ -199,10 +199,10 @@ impl<K: Ord + Copy> FairQueue<K> {
         self.ahead.retain(|other| other != key);
     }
 
-    /// Notes that a flow which was given out has nothing to run.
+    /// Notes that a flow handed out has nothing to run.
     pub(super) fn depart(&mut self, flow: &mut Flow, key: K) {
         self.note_owed(flow);
-        // One that is kept to its share mostly comes back at once.
+        // A flow held to its share usually comes back at once.
         let until = if flow.strict { flow.tag.max(self.clock) + self.slack } else { flow.tag };
         if until > self.clock && flow.departed.is_none() {
             flow.departed = Some(until);
@@ -210,7 +210,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         }
     }
 
-    /// Forgets a flow that does not come back.
+    /// Forgets a flow that will not come back.
     pub(super) fn forget(&mut self, flow: &mut Flow, key: K) {
         self.leave(flow);
         if let Some(until) = flow.departed.take() {
@@ -218,8 +218,8 @@ impl<K: Ord + Copy> FairQueue<K> {
         }
     }
 
-    /// The flow whose turn it is, taken out; flows whose head is due before `not_before` are passed over. The caller notes that
-    /// in the flow by [`Flow::set_out`].
+    /// Takes out the flow next in turn, passing over flows whose head is due before `not_before`. The caller then calls
+    /// [`Flow::set_out`] on it.
     pub(super) fn pop_first(&mut self, not_before: Timestamp) -> Option<K> {
         let urgent = self.urgent.first_from(Claim::earliest(not_before)).map(|(claim, _)| claim);
         match (urgent, self.patient.first()) {
@@ -231,13 +231,13 @@ impl<K: Ord + Copy> FairQueue<K> {
         let (place, key) = self.ahead.iter().take(AHEAD_LOOKED_AT).find(|((_, claim), _)| makes_it(claim))?;
         self.ahead.remove(&place);
         if self.nobody_is_eligible() {
-            // All that are left are at least as far ahead as the first was.
+            // All those left are at least as far ahead as the first was.
             self.advance_to(self.ahead.first().map_or(place.0, |((from, _), _)| place.0.min(from)));
         }
         Some(key)
     }
 
-    /// Flows whose head has no deadline or one that is not before `due`, in no particular order, as far as one look goes.
+    /// Flows whose head has no deadline or is due at `due` or later, in no particular order, as far as one pass looks.
     pub(super) fn not_due_before(&self, due: Timestamp) -> impl Iterator<Item = K> + '_ {
         let urgent = self.urgent.iter_from(Claim::earliest(due)).rev();
         let ahead = self.ahead.iter().take(AHEAD_LOOKED_AT);
@@ -245,7 +245,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         self.patient.iter().chain(urgent).map(|(_, key)| key).chain(ahead.map(|(_, key)| key))
     }
 
-    /// The first flow whose head has no deadline or one that is not before `not_before`; it stays where it is.
+    /// The first flow whose head has no deadline or is due at `not_before` or later; it stays where it is.
     pub(super) fn first_not_before(&self, not_before: Timestamp) -> Option<K> {
         let urgent = self.urgent.first_from(Claim::earliest(not_before));
         let eligible = urgent.into_iter().chain(self.patient.first()).min_by_key(|(claim, _)| *claim);
@@ -254,7 +254,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         eligible.map(|(_, key)| key).or_else(ahead)
     }
 
-    /// The flow whose turn it is, and what it claims.
+    /// The flow next in turn, and what it claims.
     pub(super) fn first(&self) -> Option<(Claim, K)> {
         let first = match (self.urgent.first(), self.patient.first()) {
             (Some(urgent), Some(patient)) => Some(if urgent.0 < patient.0 { urgent } else { patient }),
@@ -263,12 +263,12 @@ impl<K: Ord + Copy> FairQueue<K> {
         first.or_else(|| self.ahead.first().map(|((_, claim), key)| (claim, key)))
     }
 
-    /// Whether it is this flow's turn.
+    /// Whether this flow is next in turn.
     pub(super) fn leads(&self, key: K) -> bool {
         self.first().is_some_and(|(_, first)| first == key)
     }
 
-    /// All flows in the order of their turns, as things are now.
+    /// All flows in turn, as things stand.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Claim, K)> + '_ {
         let (mut urgent, mut patient) = (self.urgent.iter().peekable(), self.patient.iter().peekable());
         let eligible = std::iter::from_fn(move || {
@@ -281,8 +281,8 @@ impl<K: Ord + Copy> FairQueue<K> {
         eligible.chain(self.ahead.iter().map(|((_, claim), key)| (claim, key)))
     }
 
-    /// Books lane time that the only flow is given. It keeps its place, also if it is not ahead any more: [`FairQueue::replace`] is for when
-    /// it is no longer alone.
+    /// Books lane time given to the only flow. It keeps its place even if it is no longer ahead: [`FairQueue::replace`] moves it
+    /// once it is no longer alone.
     pub(super) fn charge_alone(&mut self, flow: &mut Flow, work: Work) {
         self.clock = self.clock.max(flow.tag);
         self.forget_caught_up();
@@ -295,7 +295,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         self.place(flow, key, claim);
     }
 
-    /// Books lane time that a flow is given.
+    /// Books lane time given to a flow.
     pub(super) fn charge(&mut self, flow: &mut Flow, key: K, work: Work) {
         let claim = flow.claim();
         self.take_charged(flow, work);
@@ -304,7 +304,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         }
     }
 
-    /// Takes a flow out, wherever it stands, and books lane time that it is given.
+    /// Takes a flow out, wherever it stands, and books the lane time it is given.
     pub(super) fn take_charged(&mut self, flow: &mut Flow, work: Work) {
         if let Some(Place::Ahead(from, _)) = flow.place
             && self.nobody_is_eligible()
@@ -313,7 +313,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         }
         self.take_out(flow);
         flow.tag += work;
-        // A flow that is alone gains on the clock, so that it stays ahead of one that comes.
+        // A flow that is alone gains on the clock, so that it is still ahead of one that arrives later.
         let flows = ((self.len() + self.departed.len()) as Work + 1).max(2);
         self.carry += work;
         self.advance_to(self.clock + self.carry / flows);
@@ -331,7 +331,7 @@ impl<K: Ord + Copy> FairQueue<K> {
         self.forget_caught_up();
     }
 
-    /// Forgets flows that have nothing to run and are ahead no longer.
+    /// Forgets flows that have nothing to run and are no longer ahead.
     fn forget_caught_up(&mut self) {
         while self.departed.first().is_some_and(|((tag, _), ())| tag <= self.clock) {
             self.departed.pop_first();
@@ -349,7 +349,7 @@ mod tests {
         Claim { due: Timestamp::from_nanos(due), arrival: due, urgent: false, strict: false }
     }
 
-    /// Serves the flow whose turn it is, `work` for each, and counts how often each was served.
+    /// Serves the flow next in turn, `work` each time, and counts how often each was served.
     fn serve(queue: &mut FairQueue<usize>, flows: &mut [Flow], claims: &[Claim], works: &[Work], turns: usize) -> Vec<Work> {
         let mut had = vec![0; flows.len()];
         for _ in 0..turns {
@@ -387,17 +387,17 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_that_comes_goes_before_one_that_has_flooded() {
+    fn a_newcomer_goes_before_a_flow_that_has_flooded() {
         let mut queue = FairQueue::default();
         let mut flows = [Flow::default(), Flow::default()];
         queue.enter(&mut flows[0], 0, claim(1));
         serve(&mut queue, &mut flows, &[claim(1), claim(1)], &[50, 0], 100);
         queue.enter(&mut flows[1], 1, claim(1_000_000));
-        assert_eq!(queue.pop_first(Timestamp::ZERO), Some(1), "though what floods is due earlier");
+        assert_eq!(queue.pop_first(Timestamp::ZERO), Some(1), "though the flood is due earlier");
     }
 
     #[test]
-    fn time_without_work_saves_nothing_up() {
+    fn idle_time_earns_nothing() {
         let mut queue = FairQueue::default();
         let mut flows = [Flow::default(), Flow::default()];
         let claims = [claim(1), claim(2)];
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn new_flows_without_end_do_not_starve_one_that_is_ahead() {
+    fn an_endless_stream_of_new_flows_does_not_starve_one_that_is_ahead() {
         let mut queue = FairQueue::default();
         let mut old = Flow::default();
         queue.enter(&mut old, 0, claim(0));
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_are_due_too_early_are_passed_over_and_counted_out() {
+    fn flows_due_too_early_are_passed_over_and_not_counted() {
         let mut queue = FairQueue::default();
         let mut flows: Vec<Flow> = (0..5).map(|_| Flow::default()).collect();
         for (key, flow) in flows.iter_mut().enumerate() {
@@ -462,9 +462,9 @@ mod tests {
     }
 
     #[test]
-    fn flows_that_are_idle_for_moments_get_no_more_than_their_share() {
-        // Ten flows bring one item each, one after the other, twice as fast as they are served: those of the first half are served
-        // before the second half comes, and would be so for ever if only those that wait counted.
+    fn flows_that_are_briefly_idle_get_no_more_than_their_share() {
+        // Ten flows bring one item each, one after another, twice as fast as they are served: those of the first half are served
+        // before the second half arrives, and would be so for ever if only waiting flows counted.
         let mut queue = FairQueue::default();
         queue.set_slack(100);
         let mut flows: Vec<Flow> = (0..10).map(|_| Flow::default()).collect();

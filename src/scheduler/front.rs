@@ -1,7 +1,7 @@
-//! A sorted map whose first entry is at hand.
+//! A sorted map whose first entry is always at hand.
 //!
-//! Most of the scheduler's queues hold one flow or none, and of those that hold more the first is asked for several times before it changes.
-//! So it is kept apart from the others, which stand in a tree.
+//! Most of the scheduler's queues hold one flow or none; in those that hold more, the first is read several times before it
+//! changes. So it is kept apart from the others, which are in a tree.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ impl<K: Ord + Copy, V: Copy> FrontMap<K, V> {
         self.first
     }
 
-    /// Puts an entry in, or in the place of the one with its key.
+    /// Inserts an entry, replacing the one with the same key.
     pub(super) fn insert(&mut self, key: K, value: V) {
         match &mut self.first {
             Some(first) if first.0 < key => _ = self.rest.insert(key, value),
@@ -59,23 +59,23 @@ impl<K: Ord + Copy, V: Copy> FrontMap<K, V> {
         Some(first)
     }
 
-    /// All entries by key.
+    /// All entries, by key.
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (K, V)> + '_ {
         self.first.into_iter().chain(self.rest.iter().map(|(key, value)| (*key, *value)))
     }
 
-    /// Those from `least` on.
+    /// Entries from `least` on.
     pub(super) fn iter_from(&self, least: K) -> impl DoubleEndedIterator<Item = (K, V)> + '_ {
         let first = self.first.filter(|(first, _)| *first >= least);
         first.into_iter().chain(self.rest.range(least..).map(|(key, value)| (*key, *value)))
     }
 
-    /// The first of them.
+    /// The first of these.
     pub(super) fn first_from(&self, least: K) -> Option<(K, V)> {
         self.first.filter(|(first, _)| *first >= least).or_else(|| self.iter_from(least).next())
     }
 
-    /// Leaves only entries with such values.
+    /// Keeps only entries whose values pass the test.
     pub(super) fn retain(&mut self, stays: impl Fn(V) -> bool) {
         self.rest.retain(|_, value| stays(*value));
         if self.first.is_some_and(|(_, value)| !stays(value)) {

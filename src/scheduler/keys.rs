@@ -1,4 +1,4 @@
-//! By what the models, streams and shapes of a queue are known.
+//! The keys of a queue's models, streams and shapes.
 
 slotmap::new_key_type! {
     /// A model version that has a queue.
@@ -7,8 +7,9 @@ slotmap::new_key_type! {
     pub struct StreamKey;
 }
 
-/// Marks items of a model that may meet in a batch: equal keys mean equal shapes of all inputs, or one bucket of a padded model.
+/// Says which items of a model may share a batch: equal keys mean equal shapes of all inputs, or one bucket of a padded model.
 ///
-/// The queue compares keys and never shapes. Whatever makes them numbers the shapes of a model, and never gives two of them one number.
+/// The queue compares keys, never shapes. The maker of the keys numbers the shapes of a model and never gives two of them the
+/// same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct ShapeKey(pub u64);

@@ -1,14 +1,14 @@
-//! A cost curve freed of noise, to find its knee on.
+//! A cost curve freed of noise, for finding its knee.
 //!
-//! The knee is where the throughput is within 1 % of its best, and a point of the curve is known to a few percent at most: taken as
-//! they are, the points would have the knee wander between twice and half its place.
+//! At the knee, throughput comes within 1 % of its best, but a point of the curve is known to within a few percent at best: taken
+//! as they are, the points would let the knee wander between half and twice its place.
 
-/// How stiff the curve is, for each call seen at a point, by the variance of those calls.
+/// How stiff the curve is: the weight of the penalty per unit of the calls' variance, where each call seen at a point weighs 1.
 const STIFFNESS: f64 = 1000.0;
 
-/// The durations at batch sizes 1, 2, 4, … that are near those of `grid` (the nearer, the more calls were `seen` there), and whose
+/// Durations at batch sizes 1, 2, 4, … that stay near those of `grid` (the nearer, the more calls were `seen` there), while the
 /// cost per item changes as evenly as possible from size to size: a least-squares fit of its logarithm with a penalty on second
-/// differences (Whittaker's smoother). The penalty goes with the square of `spread`, the relative spread of a call.
+/// differences (Whittaker's smoother). The penalty grows with the square of `spread`, the relative spread of a call.
 pub(super) fn smoothed(grid: &[f64], seen: &[f64], spread: f64) -> Vec<f64> {
     const DIFFERENCE: [f64; 3] = [1.0, -2.0, 1.0];
     let (size, stiffness) = (grid.len(), STIFFNESS * spread * spread);
@@ -34,7 +34,7 @@ fn items(index: usize) -> f64 {
     (1_u64 << index.min(63)) as f64
 }
 
-/// Puts the solution of a positive definite system into `values`.
+/// Solves a positive definite system, leaving the solution in `values`.
 fn solve(matrix: &mut [Vec<f64>], values: &mut [f64]) {
     let size = values.len();
     for pivot in 0..size {
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn one_point_that_sticks_out_is_drawn_in_the_more_the_less_is_known_of_it() {
+    fn the_less_is_known_of_an_outlier_the_more_it_is_drawn_in() {
         let mut grid = [100.0, 200.0, 400.0, 800.0, 1600.0];
         grid[2] *= 1.1;
         let pulled = |seen: f64, spread: f64| {

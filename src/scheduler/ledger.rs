@@ -1,8 +1,8 @@
-//! The account of items: what came in, and how each ended.
+//! The account of items: what came in, and how each item ended.
 
 use crate::domain::Outcome;
 
-/// Counts of one model version. Each item that was received is waiting, running, or has ended in exactly one outcome.
+/// Counts for one model version. Each item received is waiting, running, or has ended in exactly one outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ledger {
     received: u64,
@@ -10,7 +10,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Items that sessions brought, refused ones included.
+    /// Items brought by sessions, including refused ones.
     #[must_use]
     pub const fn received(&self) -> u64 {
         self.received
@@ -28,7 +28,7 @@ impl Ledger {
         self.outcomes.iter().sum()
     }
 
-    /// Items that have not.
+    /// Items that have not ended.
     #[must_use]
     pub fn open(&self) -> u64 {
         self.received - self.ended()

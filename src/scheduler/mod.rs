@@ -1,7 +1,7 @@
 //! Which items run next, in which batch, on which lane.
 //!
-//! Pure: [`Queue`] is a plain value that is given `now` with each call and returns what is to be done. It knows no clock, thread, lock,
-//! channel or engine, no protocol, and not what a model is for. The module `device` puts it between the sessions, which push, and the
+//! Pure: [`Queue`] is a plain value that is given `now` with each call and returns what to do. It knows no clock, thread, lock,
+//! channel, engine or protocol, nor what a model is for. The module `device` puts it between the sessions, which push, and the
 //! lanes, which pull.
 
 mod admission;

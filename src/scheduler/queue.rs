@@ -1,17 +1,17 @@
-//! The queue: streams that have work, and the batches that lanes take from it.
+//! The queue: streams with work, and the batches that lanes take from it.
 //!
 //! A plain value. It reads no clock, starts nothing and waits for nothing: each call is given `now` and returns what has to be
-//! done. `H` is what the caller needs to reach a stream's owner, `P` what it needs to run an item; neither is looked at.
+//! done. `H` is what the caller needs to reach a stream's owner, `P` what it needs to run an item; the queue looks at neither.
 //!
 //! # Invariants
-//! - Items of a stream leave in the order in which they came, unless they end first.
+//! - Items of a stream leave in the order they arrived, unless they end first.
 //! - At most one item of a stateful stream is in a batch or running.
 //! - Each item leaves exactly once: in a batch, as [`Ended`], or with its closed stream.
-//! - A model is there for as long as it has a stream.
-//! - A model that has its turn has something to run or to end. Where this does not hold, its turn and its ready streams are made
-//!   again from what its streams hold ([`Queue::take_repair`]), once a decision: a lane never looks for ever.
-//! - A priority that has work is passed over for at most [`STARVATION_MAX`] at a time, or for one call if that takes longer.
-//! - An owner that has its share of the queue leaves room for those that have not; see [`crate::shares`].
+//! - A model is present for as long as it has a stream.
+//! - A model that gets a turn has something to run or to end. If this fails, its turn and its ready streams are rebuilt from what
+//!   its streams hold ([`Queue::take_repair`]), once per decision, so that no lane searches for ever.
+//! - A priority with work is passed over for at most [`STARVATION_MAX`] at a time, or for one call if that takes longer.
+//! - An owner that has used up its share of the queue leaves room for those that have not; see [`crate::shares`].
 
 mod forming;
 mod gathering;
@@ -53,7 +53,7 @@ use super::{
     statistics::Executed,
 };
 
-/// How long a priority that has work may be passed over.
+/// How long a priority with work may be passed over.
 pub const STARVATION_MAX: Duration = Duration::from_secs(1);
 
 /// A queue that contradicted itself and was repaired.
@@ -61,7 +61,7 @@ pub const STARVATION_MAX: Duration = Duration::from_secs(1);
 pub struct Repair {
     /// Whose queue it was.
     pub model: ModelKey,
-    /// How often that has happened to it.
+    /// How often it has happened to that model.
     pub times: u64,
 }
 
@@ -71,25 +71,25 @@ pub struct Queue<H, P> {
     admission: Admission,
     models: SlotMap<ModelKey, ModelQueue>,
     streams: SlotMap<StreamKey, StreamQueue<H, P>>,
-    /// Models that have ready streams, by the streams' priority.
+    /// Models with ready streams, by the streams' priority.
     turns: [FairQueue<ModelKey>; CLASSES],
-    /// Since when a priority that has work has seen higher ones go first; `NEVER` if none has since its own last turn.
+    /// Since when higher priorities have gone before one that has work; `NEVER` if none has since its own last turn.
     passed_over_since: [Timestamp; CLASSES],
-    /// Lane time that a priority is owed for that of others' higher ones; see [`turns`].
+    /// Lane time owed to a priority for what others' higher priorities took; see [`turns`].
     owed: [i64; CLASSES],
     alarms: BTreeSet<(Timestamp, StreamKey)>,
-    /// Streams whose owners wait for room, by priority.
+    /// Streams whose owners are waiting for room, by priority.
     waiting: [Turns<Path, StreamKey>; CLASSES],
     held: Held,
     arrivals: u64,
     calls: Calls,
-    /// Lanes that run long calls alone, and leave the cores to the others.
+    /// Lanes that run only long calls, and leave the cores to the others.
     long_lanes: usize,
-    /// When the lanes last left nothing short waiting, as far as that matters: since there are calls on long lanes.
+    /// When the lanes last left no short call waiting; it matters only while calls run on long lanes.
     idle_at: Timestamp,
     /// Set while a lane is kept free for short calls: when to look again.
     kept_free_until: Option<Timestamp>,
-    /// The model whose queue was repaired last, until that is reported.
+    /// The model whose queue was repaired last, until this is reported.
     repaired: Option<ModelKey>,
     draining: bool,
 }
@@ -119,13 +119,13 @@ impl<H: Clone, P> Queue<H, P> {
         }
     }
 
-    /// The same, with so many long lanes, which are for calls that are long compared with others.
+    /// The same, with `long_lanes` long lanes, for calls that are long compared with others.
     #[must_use]
     pub fn with_long_lanes(self, long_lanes: usize) -> Self {
         Self { long_lanes, ..self }
     }
 
-    /// From now on there are none; what is left is for ordinary lanes.
+    /// From now on there are no long lanes; what is left goes to ordinary lanes.
     pub const fn end_long_lanes(&mut self) {
         self.long_lanes = 0;
     }
@@ -151,10 +151,10 @@ impl<H: Clone, P> Queue<H, P> {
         }))
     }
 
-    /// Queues an item. What its stream gives up for it is put into `ended`.
+    /// Queues an item. Whatever its stream gives up for it is put into `ended`.
     ///
     /// # Errors
-    /// Gives the item back with the limit that is reached. Nothing is counted then: the owner waits
+    /// Returns the item with the limit that was reached. Nothing is counted in that case: the owner either waits
     /// ([`Queue::wait_for_room`]) or refuses it for good ([`Queue::end_unqueued`]).
     pub fn push(&mut self, key: StreamKey, item: Item<P>, ended: &mut Vec<Ended<H, P>>) -> Result<(), (Item<P>, Refusal)> {
         let Some(stream) = self.streams.get(key) else {
@@ -162,9 +162,9 @@ impl<H: Clone, P> Queue<H, P> {
             return Err((item, gone));
         };
         let (model_key, drops) = (stream.options.model, stream.drops());
-        // An owner that waits for room does not overtake those that have waited longer.
+        // An owner waiting for room does not overtake those that have waited longer.
         let (waits, holders) = (stream.waits_until.is_some(), stream.holders);
-        // What makes room has waited until the newer item came.
+        // Items dropped to make room have waited until the newer item arrived.
         let now = item.arrived;
         if let Overflow::DropOldest { items_max, bytes_max } = stream.options.overflow {
             while self.streams[key].overflows(item.bytes, items_max, bytes_max) {
@@ -177,7 +177,7 @@ impl<H: Clone, P> Queue<H, P> {
             let Some(Reached { limit, value, by_share }) = reached.or_else(|| waits.then(|| self.admission.waits())) else {
                 break;
             };
-            // A stream that may drop gives its own oldest for the newest before it asks for room that others have.
+            // A stream that may drop gives up its own oldest item for its newest before asking for room that others hold.
             if !drops || self.streams[key].items.is_empty() {
                 let retry_after = time_to_drain(self.held.items(), model.costs.base(), self.lanes);
                 return Err((item, Refusal { limit, value, by_share, retry_after }));
@@ -210,23 +210,23 @@ impl<H: Clone, P> Queue<H, P> {
         Ok(())
     }
 
-    /// Counts an item that was refused, expired or dropped before it could be queued, after it had waited for so long.
+    /// Counts an item that was refused, expired or dropped before it could be queued, having waited `waited`.
     pub fn end_unqueued(&mut self, model: ModelKey, outcome: Outcome, waited: Duration) {
         if let Some(model) = self.models.get_mut(model) {
             model.ledger.receive();
             model.ledger.end(outcome, 1);
             model.statistics.add_failed(waited);
-            // Only its age makes a stream drop what it has not queued.
+            // A stream drops what it has not queued only because of its age.
             model.drops[DropReason::MaxAge as usize] += u64::from(outcome == Outcome::Dropped);
         }
     }
 
     /// Takes back the items of a call, with how each ended: [`Outcome::Ok`], [`Outcome::Failed`] or [`Outcome::Expired`], and
-    /// learns from it. Items whose stream has been closed since count as cancelled. A call ends once.
+    /// learns from the call. Items whose stream has since been closed count as cancelled. A call ends once.
     pub fn finish(&mut self, report: &CallReport, entries: impl IntoIterator<Item = (StreamKey, Outcome)>) {
         let Some(call) = self.calls.end(report.call) else { return };
         let Some(model) = self.models.get_mut(call.model) else { return };
-        // A call that short ones kept from the cores says nothing of what it costs.
+        // A call kept from the cores by short ones says nothing about its cost.
         let is_telling =
             |took: &Duration| call.lane == LaneKind::Ordinary || *took <= 2 * model.costs.of(call.shape).call(call.items);
         if let Some(took) = report.took.filter(is_telling) {
@@ -241,7 +241,7 @@ impl<H: Clone, P> Queue<H, P> {
             model.running -= 1;
             let outcome = if closed { Outcome::Cancelled } else { outcome };
             model.ledger.end(outcome, 1);
-            // What ends between a failed batch and its own retry can only be too old.
+            // An item that ends between a failed batch and its own retry can only be too old.
             model.drops[DropReason::MaxAge as usize] += u64::from(outcome == Outcome::Dropped);
             if closed && idle {
                 model.streams -= 1;
@@ -259,7 +259,7 @@ impl<H: Clone, P> Queue<H, P> {
         }
     }
 
-    /// Closes a stream: its queued items are cancelled and given back, those that run are cancelled when they finish.
+    /// Closes a stream: queued items are cancelled and returned, running ones are cancelled when they finish.
     pub fn close(&mut self, key: StreamKey) -> Cancelled<P> {
         let mut items = VecDeque::new();
         if let Some(stream) = self.streams.get_mut(key) {
@@ -287,7 +287,7 @@ impl<H: Clone, P> Queue<H, P> {
         Cancelled(items.into_iter())
     }
 
-    /// Takes out the items whose time is over, and the owners that waited for room until now.
+    /// Takes out items whose time is up, and owners that would wait for room only until now.
     pub fn expire(&mut self, now: Timestamp, ended: &mut Vec<Ended<H, P>>, wake: &mut Vec<H>) {
         while let Some(&(alarm, key)) = self.alarms.first()
             && alarm <= now
@@ -302,7 +302,7 @@ impl<H: Clone, P> Queue<H, P> {
         }
     }
 
-    /// From now on no batch waits for more items.
+    /// From now on, no batch waits for more items.
     pub const fn drain(&mut self) {
         self.draining = true;
     }
@@ -330,7 +330,7 @@ impl<H: Clone, P> Queue<H, P> {
         self.streams.values().filter(|stream| !stream.closed).map(|stream| &stream.handle)
     }
 
-    /// Whether a model has something that a lane could run now or, if it is held back, later.
+    /// Whether a model has something that a lane could run now or, if held back, later.
     #[must_use]
     pub fn has_ready(&self) -> bool {
         self.turns.iter().any(|turns| !turns.is_empty())
@@ -374,7 +374,7 @@ impl<H: Clone, P> Queue<H, P> {
         self.reseat(key);
     }
 
-    /// Counts the end of an item that is not queued any more.
+    /// Counts the end of an item that is no longer queued.
     fn count_end(&mut self, model: ModelKey, item: &Item<P>, reason: EndReason, now: Timestamp) {
         let model = &mut self.models[model];
         model.ledger.end(reason.outcome(), 1);
@@ -384,7 +384,7 @@ impl<H: Clone, P> Queue<H, P> {
         }
     }
 
-    /// Gives back the place of an item that leaves the queue.
+    /// Frees the room of an item that leaves the queue.
     fn release(&mut self, key: StreamKey, item: &Item<P>) {
         let stream = &self.streams[key];
         let model = &mut self.models[stream.options.model];
@@ -394,7 +394,7 @@ impl<H: Clone, P> Queue<H, P> {
         model.costs.pop(item.shape);
     }
 
-    /// Puts a stream that had nothing queued among the ready ones.
+    /// Puts a stream that had nothing queued among the ready streams.
     fn seat(&mut self, key: StreamKey) {
         let stream = &mut self.streams[key];
         let (model_key, priority) = (stream.options.model, stream.options.priority);
@@ -416,7 +416,7 @@ impl<H: Clone, P> Queue<H, P> {
         self.follow(model_key, priority, true);
     }
 
-    /// Moves a stream to where its head belongs, after the head has changed or has become runnable.
+    /// Moves a stream to where its head belongs, once the head has changed or become runnable.
     fn reseat(&mut self, key: StreamKey) {
         let stream = &mut self.streams[key];
         let (model_key, priority) = (stream.options.model, stream.options.priority);
@@ -438,7 +438,7 @@ impl<H: Clone, P> Queue<H, P> {
         let (flow, turns) = (&mut model.flows[class], &mut self.turns[class]);
         turns.set_slack(slack);
         match model.ready.first(priority) {
-            // Models are kept to their shares as any, whatever the stream at their head asks for.
+            // Models are held to their shares like any flow, whatever their first stream asks for.
             Some((claim, _)) if enters && !flow.is_placed() => turns.enter(flow, key, Claim { strict: false, ..claim }),
             Some((claim, _)) => turns.place(flow, key, Claim { strict: false, ..claim }),
             None => turns.leave(flow),

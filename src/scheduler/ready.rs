@@ -1,7 +1,7 @@
 //! The ready streams of one model: by priority, then fairly by owner, level by level, then fairly by stream.
 //!
-//! The levels are those of a [`Path`]: address, connection, tenant. Each is a group of a [`FairQueue`], whose members are groups or
-//! streams, never both. A group claims what its first stream claims.
+//! The levels are those of a [`Path`]: address, connection, tenant. Each is a group in a [`FairQueue`]; its members are either
+//! all groups or all streams. A group claims what its first stream claims.
 
 use std::collections::BTreeMap;
 
@@ -17,11 +17,11 @@ use super::{
     keys::StreamKey,
 };
 
-/// Groups that a model remembers at least, so that leaving and coming back pays off no debt. Beyond it, those without a ready stream are
-/// forgotten whenever there are twice as many as were left the last time.
+/// The fewest groups a model remembers, so that leaving and coming back does not clear a debt. Beyond this, groups without a
+/// ready stream are forgotten whenever there are twice as many groups as were left the last time.
 const GROUPS_KEPT: usize = 1024;
 
-/// Groups of one level that one look takes in if none of those that claim to have something has it. Bounds its time.
+/// Groups of one level that one pass looks at if none of those claiming to have something has it. Bounds its time.
 const GROUPS_LOOKED_AT: usize = 512;
 
 /// The owner of streams that belong to no one in particular.
@@ -39,19 +39,19 @@ pub(super) struct ReadyStreams {
     streams: usize,
 }
 
-/// Where a stream stands.
+/// Identifies a stream among the ready ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seat {
     pub(super) stream: StreamKey,
     pub(super) priority: Priority,
 }
 
-/// A stream's account, and where it belongs. It stays with the stream, also while that has nothing to run.
+/// A stream's account, and where it belongs. It stays with the stream even while the stream has nothing to run.
 #[derive(Debug)]
 pub(super) struct Standing {
     flow: Flow,
     path: Path,
-    /// The group that it was in last.
+    /// The group it was in last.
     group: GroupKey,
 }
 
@@ -60,12 +60,12 @@ impl Standing {
         Self { flow: Flow::default(), path, group: GroupKey::null() }
     }
 
-    /// To be called for a stream that [`ReadyStreams::pop`] gave out.
+    /// Call for a stream that [`ReadyStreams::pop`] has handed out.
     pub(super) const fn set_out(&mut self) {
         self.flow.set_out();
     }
 
-    /// The outermost of those that it belongs to.
+    /// The outermost owner it belongs to.
     pub(super) fn owner(&self) -> Owner {
         self.path.outermost().unwrap_or(NOBODY)
     }
@@ -75,26 +75,27 @@ impl Standing {
 #[derive(Debug)]
 struct Class {
     groups: SlotMap<GroupKey, Group>,
-    /// The accounts of the groups, apart from them so that a group and its members can be looked at together.
+    /// The accounts of the groups, kept apart so that a group and its members can be borrowed together.
     flows: SecondaryMap<GroupKey, Flow>,
     names: BTreeMap<(GroupKey, Owner, bool), GroupKey>,
     /// The group around all others.
     all: GroupKey,
-    /// With how many groups those that are idle are forgotten.
+    /// At this many groups, idle ones are forgotten.
     tidy_at: usize,
 }
 
 #[derive(Debug)]
 struct Group {
-    /// Null for the one around all.
+    /// Null for the group around all.
     above: GroupKey,
     owner: Owner,
-    /// Whether its members are streams, and not groups.
+    /// Whether its members are streams rather than groups.
     is_innermost: bool,
     members: FairQueue<Member>,
 }
 
-/// The key of a member: a stream's in an innermost group, a group's in others. In one word, as queues compare it again and again.
+/// The key of a member: a stream's in an innermost group, a group's in others. One word, because queues compare it again and
+/// again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Member(KeyData);
 
@@ -103,17 +104,18 @@ impl ReadyStreams {
         self.streams
     }
 
-    /// Puts a stream in that had nothing to run. Says whether another may be the first of its priority now, or claim something else.
+    /// Adds a stream that had nothing to run. Returns whether its priority's first stream, or that stream's claim, may have
+    /// changed.
     pub(super) fn enter(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) -> bool {
         self.put(standing, seat, claim, slack, true)
     }
 
-    /// Puts a stream back, or moves it, by what its head claims now. Says the same.
+    /// Puts a stream back, or moves it, according to what its head claims now. Returns the same.
     pub(super) fn place(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) -> bool {
         self.put(standing, seat, claim, slack, false)
     }
 
-    /// Puts a stream back that [`ReadyStreams::pop`] gave out, by what its head claims now.
+    /// Puts back a stream that [`ReadyStreams::pop`] handed out, according to what its head claims now.
     pub(super) fn put_back(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) {
         self.streams += 1;
         let class = &mut self.classes[seat.priority as usize];
@@ -124,7 +126,7 @@ impl ReadyStreams {
         class.rise(group, Some(slack), false);
     }
 
-    /// Notes that a stream which was given out comes back later, and is not to be looked at until then.
+    /// Notes that a stream handed out comes back later, and must not be looked at until then.
     pub(super) fn pass_over(&mut self, standing: &Standing, seat: Seat) {
         self.classes[seat.priority as usize].rise(standing.group, None, false);
     }
@@ -143,7 +145,8 @@ impl ReadyStreams {
         } else {
             members.place(&mut standing.flow, member, claim);
         }
-        // A group claims what its first stream claims, so while that is another one and stays as it is, nothing around it moves.
+        // A group claims what its first stream claims; so while another stream is first and does not change, nothing around the
+        // group moves.
         let moves = led || members.leads(member);
         if moves {
             class.rise(group, Some(slack), group_enters);
@@ -151,7 +154,7 @@ impl ReadyStreams {
         moves
     }
 
-    /// Notes that a stream which was given out has nothing that may run.
+    /// Notes that a stream handed out has nothing that may run.
     pub(super) fn depart(&mut self, standing: &mut Standing, seat: Seat) {
         let class = &mut self.classes[seat.priority as usize];
         let mut at = standing.group;
@@ -176,16 +179,16 @@ impl ReadyStreams {
         }
     }
 
-    /// Notes that a stream, which is not among the ready ones, does not come back.
+    /// Notes that a stream, which is not among the ready ones, will not come back.
     pub(super) fn forget(&mut self, standing: &mut Standing, seat: Seat) {
         if let Some(group) = self.classes[seat.priority as usize].groups.get_mut(standing.group) {
             group.members.forget(&mut standing.flow, Member(seat.stream.data()));
         }
     }
 
-    /// The stream of this priority whose turn it is, given out; those whose head is due before `not_before` are passed over. The caller
-    /// notes that by [`Standing::set_out`], and gives it to [`ReadyStreams::put_back`], [`ReadyStreams::depart`] or
-    /// [`ReadyStreams::pass_over`] before the next one: what its group claims waits for that.
+    /// Hands out the next stream in turn of this priority, passing over those whose head is due before `not_before`. The caller
+    /// then calls [`Standing::set_out`] and gives the stream to [`ReadyStreams::put_back`], [`ReadyStreams::depart`] or
+    /// [`ReadyStreams::pass_over`] before taking the next one: what its group claims depends on it.
     pub(super) fn pop(&mut self, priority: Priority, not_before: Timestamp) -> Option<StreamKey> {
         let class = &mut self.classes[priority as usize];
         let stream = class.pop(class.all, not_before)?;
@@ -193,7 +196,7 @@ impl ReadyStreams {
         Some(stream)
     }
 
-    /// Books lane time on a stream that is taken out, and on all that it belongs to.
+    /// Books lane time on a stream that is taken out, and on everything it belongs to.
     pub(super) fn charge(&mut self, standing: &mut Standing, seat: Seat, work: Work) {
         let class = &mut self.classes[seat.priority as usize];
         let mut at = standing.group;
@@ -216,23 +219,23 @@ impl ReadyStreams {
         class.first(class.all)
     }
 
-    /// Whether streams of this priority are ready that belong to another than `owner`.
+    /// Whether streams of this priority are ready that belong to someone other than `owner`.
     pub(super) fn has_others(&self, priority: Priority, owner: Owner) -> bool {
         let class = &self.classes[priority as usize];
         class.groups[class.all].groups().any(|group| class.groups[group].owner != owner)
     }
 
-    /// All ready streams, group by group; within a group in the order of their turns.
+    /// All ready streams, group by group; in turn within a group.
     pub(super) fn iter(&self) -> impl Iterator<Item = StreamKey> + '_ {
         self.innermost().flat_map(|group| group.members.iter().map(|(_, member)| member.stream()))
     }
 
-    /// Streams whose head has no deadline or one that is not before `due`.
+    /// Streams whose head has no deadline or is due at `due` or later.
     pub(super) fn not_due_before(&self, due: Timestamp) -> impl Iterator<Item = StreamKey> + '_ {
         self.innermost().flat_map(move |group| group.members.not_due_before(due).map(Member::stream))
     }
 
-    /// The groups that hold streams, in the order of their turns. A path has three levels at most.
+    /// The groups that hold streams, in turn. A path has at most three levels.
     fn innermost(&self) -> impl Iterator<Item = &Group> + '_ {
         self.classes.iter().flat_map(|class| {
             let outermost = class.opened(&class.groups[class.all]);
@@ -256,7 +259,7 @@ impl Group {
         Self { above, owner, is_innermost, members: FairQueue::default() }
     }
 
-    /// The groups in it, in the order of their turns.
+    /// The groups in it, in turn.
     fn groups(&self) -> impl Iterator<Item = GroupKey> + '_ {
         self.members.iter().take(if self.is_innermost { 0 } else { usize::MAX }).map(|(_, member)| member.group())
     }
@@ -271,7 +274,7 @@ impl Default for Class {
 }
 
 impl Class {
-    /// The group that a stream stands in, made if it is not there any more.
+    /// The group that a stream stands in, created if it is gone.
     fn group_of(&mut self, standing: &mut Standing) -> GroupKey {
         if self.groups.contains_key(standing.group) {
             return standing.group;
@@ -284,7 +287,7 @@ impl Class {
         let mut next = owners.next().unwrap_or(NOBODY);
         loop {
             let inner = owners.next();
-            // One that holds streams is another than one of the same name that holds groups.
+            // A group of streams and a group of groups with the same name are different groups.
             let name = (at, next, inner.is_none());
             at = *self.names.entry(name).or_insert_with(|| {
                 let made = self.groups.insert(Group::new(at, next, inner.is_none()));
@@ -309,7 +312,8 @@ impl Class {
 
     /// Moves a group, and those around it, to where their first streams belong.
     ///
-    /// One that is alone in the group around it is not moved with its streams; before another joins it, it is put where it belongs.
+    /// A group that is alone in the group around it does not move with its streams; before another joins it, it is put where it
+    /// belongs.
     fn rise(&mut self, group: GroupKey, slack: Option<Work>, enters: bool) {
         let (mut at, mut enters) = (group, enters);
         loop {
@@ -342,7 +346,7 @@ impl Class {
         }
     }
 
-    /// A group that holds streams, or else the groups that it holds.
+    /// The group itself if it holds streams, otherwise the groups it holds.
     fn opened<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = &'a Group> + 'a {
         let inner = group.groups().filter_map(|inner| self.groups.get(inner));
         group.is_innermost.then_some(group).into_iter().chain(inner)
@@ -382,7 +386,7 @@ impl Class {
         if let Some(found) = self.pop(first.group(), not_before) {
             return Some(found);
         }
-        // What a group claims is its first stream's; one of which that is due too early may have others that are not.
+        // What a group claims is its first stream's claim; a group whose first is due too early may have others that are not.
         let second = self.groups[group].members.first_not_before(not_before);
         if let Some(second) = second.filter(|second| *second != first)
             && let Some(found) = self.pop(second.group(), not_before)

@@ -1,11 +1,12 @@
 //! What a model's calls and items took: counts and times that add up.
 //!
-//! Plain data next to the [`Ledger`](super::ledger::Ledger), which says how items ended for their clients. Here they count by what was done
-//! with them: an item whose client left while it ran has still cost its part of a call. Knows no clock and no protocol.
+//! Plain data next to the [`Ledger`](super::ledger::Ledger), which says how items ended for their clients. Here they count by
+//! what was done with them: an item whose client left while it ran still cost its part of a call. Knows no clock and no protocol.
 //!
 //! # What adds up
-//! Only calls that gave results are kept, by their size, so everything about them follows from one table: their number, their items
-//! and their times. A batch that fails is no call here, and each of its items that is run again and succeeds is one of size 1.
+//! Only calls that gave results are kept, by their size, so everything about them follows from one table: their number, their
+//! items and their times. A batch that fails is not a call here, and each of its items that is run again and succeeds is one of
+//! size 1.
 
 use std::{ops::AddAssign, time::Duration};
 
@@ -67,7 +68,7 @@ impl AddAssign for Spent {
 pub struct ModelCall {
     /// Its items; at least one.
     pub items: usize,
-    /// Sum of the times that they had waited for it.
+    /// Total time they had waited for it.
     pub waited: Duration,
     /// Its parts.
     pub times: CallTimes,
@@ -78,9 +79,9 @@ pub struct ModelCall {
 pub struct Executed {
     /// The calls that gave results: the batch, or those of its items that were run again alone.
     pub calls: SmallVec<[ModelCall; 1]>,
-    /// Items without a result, each with its time from arrival to end.
+    /// Items without a result, with their times from arrival to end.
     pub failed: Spent,
-    /// When the last of the calls was over.
+    /// When the last of the calls ended.
     pub finished: Timestamp,
 }
 
@@ -91,14 +92,14 @@ pub struct SizeStatistics {
     pub size: usize,
     /// How many there were.
     pub calls: u64,
-    /// Their parts, once a call.
+    /// Their parts, counted once a call.
     pub times: CallTimes,
 }
 
 /// What one model's calls and items took, since it was loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Statistics {
-    /// By size, from 1; as long as the largest call so far.
+    /// By size, from 1 up to the largest call so far.
     sizes: Vec<SizeStatistics>,
     waited: Duration,
     failed: Spent,
@@ -106,24 +107,24 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Calls of each size that there has been, smallest first.
+    /// The calls so far by size, smallest first.
     pub fn sizes(&self) -> impl Iterator<Item = &SizeStatistics> {
         self.sizes.iter().filter(|size| size.calls > 0)
     }
 
-    /// Calls.
+    /// Number of calls.
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.sizes().map(|size| size.calls).sum()
     }
 
-    /// Items of these calls.
+    /// Items in these calls.
     #[must_use]
     pub fn items(&self) -> u64 {
         self.sizes().map(|size| size.calls * size.size as u64).sum()
     }
 
-    /// Parts of the calls as their items saw them: each item adds the whole of its call.
+    /// Parts of the calls as their items saw them: each item adds its whole call.
     #[must_use]
     pub fn item_times(&self) -> CallTimes {
         let mut sum = CallTimes::default();
@@ -133,19 +134,19 @@ impl Statistics {
         sum
     }
 
-    /// Sum of the times that the items waited for their call.
+    /// Total time that the items waited for their call.
     #[must_use]
     pub const fn waited(&self) -> Duration {
         self.waited
     }
 
-    /// Items that were refused, expired or dropped, or whose call failed, each with its time from arrival to end.
+    /// Items that were refused, expired or dropped, or whose call failed, with their times from arrival to end.
     #[must_use]
     pub const fn failed(&self) -> Spent {
         self.failed
     }
 
-    /// When the last call was over.
+    /// When the last call ended.
     #[must_use]
     pub const fn last_call(&self) -> Option<Timestamp> {
         self.last_call
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_failed_is_no_call() {
+    fn a_failed_batch_does_not_count_as_a_call() {
         let mut statistics = Statistics::default();
         let failed = Spent { count: 3, time: nanos(30) };
         statistics.add(&Executed { calls: SmallVec::new(), failed, finished: Timestamp::from_nanos(9) });

@@ -1,10 +1,10 @@
-//! Who calls.
+//! The caller, as far as shares and tenants are concerned.
 
 use std::hash::{BuildHasher as _, RandomState};
 
 use crate::{domain::Peer, scheduler::TenantKey, shares::Path};
 
-/// In whose name, and over which connection, a call is made. Shares, turns and sequences go by it.
+/// On whose behalf, and over which connection, a call is made. Shares, turns and sequences depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Principal {
     /// The connection's other end.
@@ -14,19 +14,19 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// For whom its shares are counted.
+    /// Whose shares it counts towards.
     #[must_use]
     pub fn path(&self) -> Path {
         Path::of(self.peer, self.tenant.0)
     }
 }
 
-/// How tenants are known.
+/// How tenants are recognised.
 #[derive(Debug)]
 pub(super) struct Tenants {
-    /// Name of the request metadata that names them; empty if all streams are one tenant's.
+    /// Name of the request metadata that names them; empty if all streams belong to one tenant.
     metadata: String,
-    /// Seeded, so that nobody can choose a name that falls together with another's.
+    /// Seeded, so that nobody can choose a name that collides with another's.
     names: RandomState,
 }
 
@@ -35,7 +35,7 @@ impl Tenants {
         Self { metadata, names: RandomState::new() }
     }
 
-    /// The tenant whom a call's metadata name. Calls that name none are a tenant of their own.
+    /// The tenant named by a call's metadata. Calls that name none form a tenant of their own.
     pub(super) fn find<'a>(&self, metadata: impl FnOnce(&str) -> Option<&'a [u8]>) -> TenantKey {
         if self.metadata.is_empty() {
             return TenantKey::default();
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tenants_are_known_by_the_metadata_that_the_settings_name_and_by_nothing_else() {
+    fn tenants_are_recognised_only_by_the_metadata_named_in_the_settings() {
         let tenants = Tenants::named_by("x-tenant".to_owned());
         let of = |value: Option<&'static str>| {
             tenants.find(|name| {

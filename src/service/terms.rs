@@ -8,28 +8,28 @@ use crate::{
     telemetry::MethodMetrics,
 };
 
-/// What a method allows and does: a constant of the front end that has the method.
+/// What a method allows and does: a constant in the front end that offers the method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// The method's value of the metrics' label `method`.
+    /// The method's value for the metric label `method`.
     pub label: &'static str,
-    /// Whether clients may have items dropped that come faster than they are run.
+    /// Whether clients may ask for items to be dropped when they arrive faster than they are run.
     pub may_drop: bool,
-    /// Whether clients may have results skipped that they do not read.
+    /// Whether clients may ask for unread results to be skipped.
     pub may_skip: bool,
-    /// What becomes of an item for which the model's queue has no room.
+    /// What happens to an item when the model's queue has no room.
     pub when_full: WhenFull,
-    /// What becomes of a stream's input when the server drains.
+    /// What happens to a stream's input when the server drains.
     pub on_drain: OnDrain,
     /// Whether a stream ends once nothing has arrived for `session.idle_timeout_s`.
     pub ends_when_idle: bool,
-    /// Whether no stream opens while memory is short. Methods without it ask for the memory of each request.
+    /// Whether streams are refused while memory is short. Methods without it ask for the memory of each request.
     pub opens_within_memory: bool,
 }
 
 impl Terms {
-    /// Of a call whose input is all there when it opens, and whose caller waits for the one answer: nothing is gained by waiting for room,
-    /// and no silence means anything.
+    /// For a call whose input is complete when it opens, and whose caller waits for the one answer: nothing is gained by waiting
+    /// for room, and silence means nothing.
     #[must_use]
     pub const fn unary(label: &'static str) -> Self {
         Self {
@@ -43,7 +43,7 @@ impl Terms {
         }
     }
 
-    /// Of a stream on which every item is run, and every result kept until it is read.
+    /// For a stream on which every item is run, and every result is kept until it is read.
     #[must_use]
     pub const fn stream(label: &'static str) -> Self {
         Self {
@@ -57,14 +57,14 @@ impl Terms {
         }
     }
 
-    /// Of a stream of something that happens now, so that what is late may be of no use.
+    /// For a stream of live data, where late results may be of no use.
     #[must_use]
     pub const fn live(label: &'static str) -> Self {
         Self { may_drop: true, may_skip: true, ..Self::stream(label) }
     }
 }
 
-/// A method that the door knows: [`Terms`], and what is counted for it. Clones share the counts.
+/// A method known to the door: its [`Terms`], and what is counted for it. Clones share the counts.
 #[derive(Debug, Clone)]
 pub struct Method {
     terms: Terms,
@@ -93,7 +93,7 @@ impl Method {
         self.metrics.fault(fault.kind()).increment(1);
     }
 
-    /// The same, and hands the error on.
+    /// The same, and returns the error.
     #[must_use]
     pub fn refuse(&self, fault: Fault) -> Fault {
         self.count_fault(&fault);

@@ -1,4 +1,4 @@
-//! What goes into a session and what comes out.
+//! What goes into a session, and what comes out.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     domain::{Answer, AnswerPart, Fault, ItemInputs, ItemOutputs, ItemTiming, NamedTensor},
 };
 
-/// A message of the client.
+/// A message from the client.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Inbound {
     /// An item of tensors.
@@ -18,40 +18,40 @@ pub enum Inbound {
     Checked(CheckedItem),
     /// A piece of a raw payload.
     Chunk(Bytes),
-    /// Finish what is in hand, and say so with this id.
+    /// Finish the work at hand, then confirm with this id.
     Flush(String),
-    /// A sign of life.
+    /// Says only that the client is still there.
     KeepAlive,
 }
 
-/// An item as it came, not yet held against the model's signature.
+/// An item as it arrived, not yet checked against the model's signature.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ItemRequest {
     /// Echoed.
     pub id: String,
     /// Its tensors, or why the front end could not read them.
     pub tensors: Result<Vec<NamedTensor>, Fault>,
-    /// Time from its arrival in which its result must be computed.
+    /// Time from its arrival within which its result must be computed.
     pub deadline: Option<Duration>,
 }
 
 /// An item as the model takes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckedItem {
-    /// Its tensors, which fit the model's signature and are in its order, or why they are no item.
+    /// Its tensors, which fit the model's signature and are in its order, or why they do not make an item.
     pub inputs: Result<ItemInputs, Fault>,
-    /// Time from its arrival in which its result must be computed.
+    /// Time from its arrival within which its result must be computed.
     pub deadline: Option<Duration>,
 }
 
-/// What a session tells its client.
+/// What a session reports to its client.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// An answer to an item.
     Result(ItemResult),
     /// A segment has begun.
     SegmentStarted {
-        /// Number that the segment will have.
+        /// Number the segment will have.
         index: u64,
         /// Its first sample.
         start_sample: u64,
@@ -62,7 +62,7 @@ pub enum Event {
     Skipped {
         /// Number of the first item whose result is missing.
         first_seq: u64,
-        /// How many are missing, of this item and those after it.
+        /// How many are missing, counting from this item.
         results: u64,
     },
     /// Everything before the flush with this id is answered.
@@ -72,7 +72,7 @@ pub enum Event {
         /// Items answered so far.
         items: u64,
     },
-    /// Everything is answered, and the client sends no more. The last event.
+    /// Everything is answered, and the client will send no more. The last event.
     Completed(Summary),
 }
 
@@ -85,13 +85,13 @@ pub struct ItemResult {
     pub part: AnswerPart,
     /// The client's id.
     pub id: String,
-    /// Where it lies in a raw payload.
+    /// Its position in a raw payload.
     pub window: Option<WindowPosition>,
-    /// Outputs, or why there are none.
+    /// Outputs, or the reason there are none.
     pub outcome: Result<ItemOutputs, Fault>,
-    /// When it was where.
+    /// When it reached each stage.
     pub timing: ItemTiming,
-    /// From its arrival until now, when it is handed to the front end.
+    /// From its arrival until now, when the front end gets it.
     pub age: Duration,
 }
 
@@ -109,7 +109,7 @@ impl ItemResult {
 pub struct Summary {
     /// Items taken in.
     pub items: u64,
-    /// Items answered with outputs. Results that were skipped count neither here nor as errors.
+    /// Items answered with outputs. Skipped results count neither here nor as errors.
     pub ok: u64,
     /// Items answered with a fault.
     pub errors: u64,
@@ -119,8 +119,8 @@ pub struct Summary {
     pub payload_bytes: u64,
     /// Since the session opened.
     pub elapsed: Duration,
-    /// Sum of the times that items waited for their call.
+    /// Total time that items waited for their calls.
     pub queue: Duration,
-    /// Sum of the items' shares of their calls.
+    /// Total of the items' shares of their calls.
     pub compute: Duration,
 }

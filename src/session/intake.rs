@@ -28,9 +28,9 @@ pub(super) struct Arrival {
 pub(super) struct Intake {
     signature: Arc<Signature>,
     framer: Option<PcmFramer>,
-    /// The first bytes of a raw payload, until it is certain that no file begins with them.
+    /// The first bytes of a raw payload, until it is certain that they do not begin a file.
     beginning: Option<Beginning>,
-    /// The shape of a window, if the model takes it in more than one dimension.
+    /// The shape of a window, if the model takes windows in more than one dimension.
     window_shape: Option<Shape>,
     fixed_shapes: bool,
     max_item_bytes: usize,
@@ -38,7 +38,7 @@ pub(super) struct Intake {
 
 impl Intake {
     /// # Errors
-    /// [`FaultKind::Invalid`] if the model has no framing for this kind of payload, or one for another rate.
+    /// [`FaultKind::Invalid`] if the model has no framing for this kind of payload, or has one for another rate.
     pub(super) fn new(model: &Model, payload: PayloadKind, pcm: PcmOptions, max_item_bytes: usize) -> Result<Self, Fault> {
         let framer = match payload {
             PayloadKind::Tensors if pcm.sample_rate_hz.is_some() => {
@@ -54,7 +54,7 @@ impl Intake {
                 if let Some(stated) = pcm.sample_rate_hz.filter(|stated| *stated != rule.sample_rate_hz) {
                     let (name, wanted) = (&model.loaded.name, rule.sample_rate_hz);
                     let message = format!(
-                        "sample_rate_hz is {stated}, but model '{name}' takes {wanted}; resample the audio before it is sent"
+                        "sample_rate_hz is {stated}, but model '{name}' takes {wanted}; resample the audio before sending it"
                     );
                     return Err(Fault::invalid("sample_rate_hz", message));
                 }
@@ -73,10 +73,11 @@ impl Intake {
         self.framer.as_ref().map_or(0, PcmFramer::samples)
     }
 
-    /// An item; what is wrong with its tensors becomes its answer.
+    /// Takes an item; if its tensors are wrong, that becomes its answer.
     ///
     /// # Errors
-    /// [`FaultKind::Invalid`] if the stream was opened for raw chunks; ends the stream, as its client mixes up two contracts.
+    /// [`FaultKind::Invalid`] if the stream was opened for raw chunks; this ends the stream, because its client mixes up two
+    /// contracts.
     pub(super) fn item(&self, request: ItemRequest) -> Result<Arrival, Fault> {
         self.takes_tensors()?;
         let ItemRequest { id, tensors, deadline } = request;
@@ -87,7 +88,7 @@ impl Intake {
         Ok(Arrival { id, window: None, inputs: tensors.and_then(checked), deadline })
     }
 
-    /// The same, of tensors that fit.
+    /// The same, for tensors that already fit.
     ///
     /// # Errors
     /// As [`Intake::item`].
@@ -106,8 +107,8 @@ impl Intake {
     }
 
     /// # Errors
-    /// [`FaultKind::Invalid`] if the stream was opened for tensors, or begins like a file; ends the stream, because a lost chunk cannot be
-    /// answered.
+    /// [`FaultKind::Invalid`] if the stream was opened for tensors, or begins like a file; this ends the stream, because a lost
+    /// chunk cannot be answered.
     pub(super) fn chunk(&mut self, chunk: Bytes) -> Result<(), Fault> {
         let framer = self.framer.as_mut().ok_or_else(|| {
             Fault::invalid(
@@ -118,7 +119,7 @@ impl Intake {
         if let Some(beginning) = &mut self.beginning {
             if let Some(container) = beginning.push(&chunk) {
                 let message = format!(
-                    "the raw audio begins like {container}: send its samples alone (mono, signed, 16-bit, little-endian), or set \
+                    "the raw audio begins like {container}: send only its samples (mono, signed, 16-bit, little-endian), or set \
                      accept_container_bytes if these are samples"
                 );
                 return Err(Fault::invalid("chunk", message));
@@ -137,7 +138,7 @@ impl Intake {
         Some(self.window_arrival(window))
     }
 
-    /// The rest, padded, if there is one.
+    /// The rest, padded, if anything is left.
     pub(super) fn flush(&mut self) -> Option<Arrival> {
         let window = self.framer.as_mut()?.flush()?;
         Some(self.window_arrival(window))
@@ -149,15 +150,15 @@ impl Intake {
         self.framer.as_ref().map_or(Ok(()), PcmFramer::finish)
     }
 
-    /// What has to be equal of items that share a batch: their shapes, or, along what is padded, their bucket. `None` where all items of
-    /// the model are alike.
+    /// What must be equal among items that share a batch: their shapes or, along the padded dimension, their bucket. `None` if
+    /// all items of the model are alike.
     pub(super) fn batch_sizes(&self, inputs: &ItemInputs) -> Option<Shape> {
         if self.fixed_shapes {
             return None;
         }
         let padding = self.signature.padding.as_ref();
         let bucket = padding.and_then(|rule| rule.bucket(rule.length(inputs)));
-        // Each input has as many dimensions as the signature says, so that no two items have the same list for other reasons.
+        // Each input has as many dimensions as the signature says, so two items have the same list only if they match.
         let mut batch_sizes = Shape::from_slice(&[bucket.map_or(0, |bucket| bucket + 1)]);
         for (position, input) in inputs.iter().enumerate() {
             let padded_axis = padding.and_then(|rule| rule.input(position)).map(|padded| padded.axis);
@@ -167,7 +168,7 @@ impl Intake {
         Some(batch_sizes)
     }
 
-    /// The item's elements along the dimension that is padded; 0 where nothing is padded.
+    /// The item's elements along the padded dimension; 0 where nothing is padded.
     pub(super) fn length(&self, inputs: &ItemInputs) -> u32 {
         self.signature.padding.as_ref().map_or(0, |rule| u32::try_from(rule.length(inputs)).unwrap_or(u32::MAX))
     }
@@ -176,7 +177,7 @@ impl Intake {
         let shaped = match &self.window_shape {
             None => Ok(tensor),
             Some(shape) => {
-                tensor.reshaped(shape).map_err(|error| Fault::invalid("inputs", format!("a window is no item: {error}")))
+                tensor.reshaped(shape).map_err(|error| Fault::invalid("inputs", format!("a window is not an item: {error}")))
             }
         };
         let inputs = shaped.map(|tensor| ItemInputs::from_buf([tensor]));
@@ -205,7 +206,7 @@ mod tests {
     use super::*;
     use crate::domain::{Datatype, ElementBytes, PaddedInput, PaddingRule, Shape, Tensor, TensorSpec};
 
-    /// Frames of any number of features, padded in the first dimension if there are `buckets`.
+    /// Frames with any number of features, padded in the first dimension if there are `buckets`.
     fn intake(buckets: Option<&[usize]>) -> Intake {
         let spec = TensorSpec { name: "x".into(), datatype: Datatype::Uint8, dims: vec![None, None], batch_axis: Some(0) };
         let padding = buckets.map(|buckets| PaddingRule {

@@ -1,15 +1,15 @@
 //! One client stream: from messages to items, from answers to events.
 //!
-//! A [`Session`] is a future that its connection drives; it starts no task, and dropping it cancels what is in flight. It knows
-//! no protocol: front ends feed it [`Inbound`] messages and encode its [`Event`]s.
+//! A [`Session`] is a future driven by its connection; it starts no task, and dropping it cancels what is in flight. It knows no
+//! protocol: front ends feed it [`Inbound`] messages and encode its [`Event`]s.
 //!
 //! # Window
-//! Items between arrival and the event that answers them fill the window, whatever their outcome. At a full window the session
-//! stops reading, so that the transport holds the sender back: what a client can make the server keep is its window and one
-//! message.
+//! From its arrival until the event that answers it, each item takes up room in the window, whatever its outcome. When the window
+//! is full, the session stops reading, so that the transport holds the sender back: all that a client can make the server keep is
+//! its window and one message.
 //!
 //! # Errors
-//! A fault of an item is its answer. A fault of the stream ends it, as the last element.
+//! A fault of an item is its answer. A fault of the stream ends it, as its last element.
 
 mod event;
 mod intake;

@@ -1,4 +1,4 @@
-//! How a session behaves, and where it counts.
+//! How a session behaves, and where it is counted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,13 +10,13 @@ use crate::{
     telemetry::{GaugeGuard, MethodMetrics, StreamEnd},
 };
 
-/// In which order results are given out.
+/// The order in which results are delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Order {
-    /// As the items came.
+    /// The order in which the items arrived.
     #[default]
     InOrder,
-    /// As they are computed.
+    /// The order in which they are computed.
     AsReady,
 }
 
@@ -29,16 +29,16 @@ pub enum WhenFull {
     Refuse,
 }
 
-/// What becomes of a session's input when the server drains.
+/// What happens to a session's input when the server drains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDrain {
-    /// It is read to its end: all of it is here, or the front end ends it.
+    /// It is read to its end: either all of it is here, or the front end ends it.
     ReadToEnd,
-    /// Nothing more is read; items that were read are answered.
+    /// No more is read; items already read are answered.
     Stop,
 }
 
-/// What gives way when items come faster than they are run.
+/// What gives way when items arrive faster than they are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OverflowPolicy {
     /// The sender waits.
@@ -46,7 +46,7 @@ pub enum OverflowPolicy {
     Block,
     /// The oldest waiting item, once a window of them waits.
     DropOldest,
-    /// All waiting items but the newest.
+    /// All waiting items except the newest.
     Latest,
 }
 
@@ -55,33 +55,33 @@ pub enum OverflowPolicy {
 pub struct SessionOptions {
     /// How items are sent.
     pub payload: PayloadKind,
-    /// What the client says of its raw audio.
+    /// What the client says about its raw audio.
     pub pcm: PcmOptions,
     /// Order of results.
     pub order: Order,
     /// Items in flight.
     pub window_items: usize,
-    /// Input bytes in flight; one item is always let in.
+    /// Input bytes in flight; a single item is always let in.
     pub window_bytes: usize,
     /// Largest item.
     pub max_item_bytes: usize,
     /// Silence after which the session ends; `None` for none.
     pub idle_timeout: Option<Duration>,
-    /// Deadline of items that name none.
+    /// Deadline for items that name none.
     pub default_deadline: Option<Duration>,
-    /// What gives way when items come faster than they are run.
+    /// What gives way when items arrive faster than they are run.
     pub overflow: OverflowPolicy,
-    /// Age at which a result is of no use any more.
+    /// Age at which a result is no longer of use.
     pub max_age: Option<Duration>,
-    /// When the whole session ends; no item's deadline is later.
+    /// When the whole session ends; no item's deadline is later than that.
     pub ends_at: Timestamp,
-    /// What to do at a shared limit.
+    /// What to do when a shared limit is reached.
     pub when_full: WhenFull,
-    /// What becomes of its input when the server drains.
+    /// What happens to its input when the server drains.
     pub on_drain: OnDrain,
 }
 
-/// A stream's place among all that are open; dropping it gives the place to others.
+/// A stream's place among all open ones; dropping it frees the place for others.
 #[derive(Debug)]
 pub struct Place {
     _session: SessionGuard,
@@ -90,7 +90,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// A place of those that may be open at once.
+    /// A place among those that may be open at once.
     pub const fn new(session: SessionGuard, share: Claim) -> Self {
         Self { _session: session, _share: Some(share) }
     }
@@ -102,7 +102,7 @@ impl From<SessionGuard> for Place {
     }
 }
 
-/// Where a session counts. Dropping it counts the session's end: cancelled, unless the session came to another.
+/// Where a session is counted. Dropping it counts the session's end: cancelled, unless it ended otherwise.
 pub struct SessionMetrics {
     pub(super) method: Arc<MethodMetrics>,
     pub(super) end: StreamEnd,
@@ -110,7 +110,7 @@ pub struct SessionMetrics {
 }
 
 impl SessionMetrics {
-    /// Counts a stream that opens.
+    /// Counts a stream that is opening.
     #[must_use]
     pub fn open(method: Arc<MethodMetrics>) -> Self {
         method.streams_opened.increment(1);

@@ -1,31 +1,31 @@
-//! Events that wait for a client that does not read.
+//! Events that wait for a client that is not reading.
 //!
-//! Pure: it is told when to give up the oldest result, and does not know why.
+//! Pure: it gives up the oldest result on request, without knowing why.
 
 use std::collections::VecDeque;
 
 use super::event::{Event, ItemResult};
 
-/// Events in the order in which the client gets them. Where results were given up, one [`Event::Skipped`] stands for all those
-/// next to each other, so that what is kept does not grow with the time for which nobody reads.
+/// Events in the order the client will get them. Where results were given up, one [`Event::Skipped`] stands for each run of
+/// neighbours, so that what is kept does not grow with the time the client spends not reading.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    /// What precedes the oldest result that is kept; holds no result.
+    /// What comes before the oldest result kept; contains no result.
     head: VecDeque<Event>,
-    /// From the oldest result that is kept to the newest event; begins with a result, or is empty.
+    /// From the oldest result kept to the newest event; begins with a result, or is empty.
     tail: VecDeque<Event>,
     results: usize,
-    /// Events that are neither results nor stand for any.
+    /// Events that are not results and stand for none.
     others: usize,
 }
 
 impl Outbox {
-    /// Results that wait.
+    /// Results waiting.
     pub(super) const fn results(&self) -> usize {
         self.results
     }
 
-    /// Events that wait, and can neither be given up nor merged.
+    /// Events waiting that can be neither given up nor merged.
     pub(super) const fn others(&self) -> usize {
         self.others
     }
@@ -60,8 +60,8 @@ impl Outbox {
         Some(result)
     }
 
-    /// Adds a number to the skipped ones at the end of the head. They are sorted, and only neighbours are merged: results that
-    /// come as they are computed leave gaps at either end, no more of them than items are in flight.
+    /// Adds a number to the skipped ones at the end of the head. They are sorted, and only neighbours are merged: results
+    /// delivered as they are computed leave gaps at either end, but no more than there are items in flight.
     fn note_skipped(&mut self, seq: u64) {
         let first_of = |event: Option<&Event>| match event {
             Some(Event::Skipped { first_seq, .. }) => Some(*first_seq),
@@ -76,7 +76,7 @@ impl Outbox {
         let joins_next = first_of(self.head.get(index)) == Some(seq + 1);
         let previous = index.checked_sub(1).and_then(|previous| self.head.get_mut(previous));
         let joined = match previous {
-            // Several of an item's answers are one result that is missing.
+            // Several answers to one item are one missing result.
             Some(Event::Skipped { first_seq, results }) if (*first_seq..*first_seq + *results).contains(&seq) => return,
             Some(Event::Skipped { first_seq, results }) if *first_seq + *results == seq => {
                 *results += 1;
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_was_taken_grows_no_more() {
+    fn a_record_already_taken_no_longer_grows() {
         let mut outbox = Outbox::default();
         [result(0), result(1), result(2)].into_iter().for_each(|event| outbox.push(event));
         assert!(outbox.skip_oldest().is_some());
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn answers_to_one_item_that_are_skipped_are_one_result() {
         let part = |seq, number, last| {
-            let Event::Result(result) = result(seq) else { unreachable!("it is one") };
+            let Event::Result(result) = result(seq) else { unreachable!("it is a result") };
             Event::Result(ItemResult { part: AnswerPart { number, last }, ..result })
         };
         let mut outbox = Outbox::default();
@@ -244,7 +244,7 @@ mod tests {
         prop::collection::vec(step, 0..400)
     }
 
-    /// Runs `steps` with at most `limit` results waiting, and reads the rest. Results come out of order by at most `shuffle`.
+    /// Runs `steps` with at most `limit` results waiting, then reads the rest. Results come out of order by at most `shuffle`.
     fn run(steps: &[Step], limit: usize, shuffle: u64) -> (Vec<Event>, u64) {
         let (mut outbox, mut given) = (Outbox::default(), Vec::new());
         let (mut next, mut others) = (0, 0);
@@ -266,7 +266,7 @@ mod tests {
                 Step::Pop => given.extend(outbox.pop()),
             }
             assert!(outbox.results() <= limit);
-            // Without gaps in the middle, for each stretch between two other events.
+            // For each stretch between two other events; there are no gaps in the middle.
             let records_max = (outbox.others() + 1) * (2 * usize::try_from(shuffle).expect("small") - 1);
             assert!(outbox.head.len() <= outbox.others() + records_max);
         }

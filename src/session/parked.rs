@@ -1,7 +1,7 @@
-//! A stream that belongs to no connection: its input, its state and its answers are there while its clients come and go.
+//! A stream that belongs to no connection: its input, state and answers stay while its clients come and go.
 //!
-//! [`park`] makes its two ends. Whoever holds the [`Parked`] puts items in, from whichever call they came, and may keep each
-//! [`ParkedAnswer`] for as long as it likes. The [`Parking`] is the session, to be driven by a task of its own: nothing here starts one.
+//! [`park`] creates its two ends. The holder of the [`Parked`] puts items in, from any call, and may keep each [`ParkedAnswer`]
+//! for as long as it likes. The [`Parking`] is the session, to be driven by its own task: nothing here starts one.
 
 use std::{
     collections::VecDeque,
@@ -26,27 +26,27 @@ use crate::{
     telemetry::StreamEnd,
 };
 
-/// What may wait for its turn at a parked stream.
+/// How much may wait in a parked stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParkedLimits {
     /// Items.
     pub items: usize,
-    /// Bytes of input; one item more may bring them above it.
+    /// Bytes of input; the last item may exceed it.
     pub bytes: usize,
 }
 
-/// Why a parked stream takes no item.
+/// Why a parked stream does not take an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotParked {
-    /// [`ParkedLimits::items`] wait.
+    /// [`ParkedLimits::items`] are waiting.
     TooMany,
-    /// [`ParkedLimits::bytes`] wait.
+    /// [`ParkedLimits::bytes`] are waiting.
     TooMuch,
     /// It has ended.
     Ended,
 }
 
-/// The input of a stream that outlives calls. The stream ends when this is dropped, once everything in it is answered.
+/// The input of a stream that outlives calls. Once this is dropped, the stream ends as soon as everything in it is answered.
 #[derive(Debug)]
 pub struct Parked {
     entries: mpsc::Sender<Entry>,
@@ -65,23 +65,23 @@ struct Entry {
 
 type Answer = oneshot::Sender<Result<ItemOutputs, Fault>>;
 
-/// The answer to an item, which may be there before anybody asks for it.
+/// The answer to an item; it may be ready before anyone asks for it.
 #[derive(Debug)]
 pub struct ParkedAnswer(oneshot::Receiver<Result<ItemOutputs, Fault>>);
 
 impl ParkedAnswer {
-    /// Waits for it. `None` if the stream ended before it was the item's turn.
+    /// Waits for it. `None` if the stream ended before it reached the item.
     pub async fn outcome(self) -> Option<Result<ItemOutputs, Fault>> {
         self.0.await.ok()
     }
 }
 
-/// Names a parked stream for as long as it takes items.
+/// Identifies a parked stream for as long as it takes items.
 #[derive(Debug, Clone)]
 pub struct ParkedId(mpsc::WeakSender<Entry>);
 
 impl ParkedId {
-    /// Whether this is the stream.
+    /// Whether this identifies that stream.
     #[must_use]
     pub fn is_of(&self, parked: &Parked) -> bool {
         self.0.upgrade().is_some_and(|own| own.same_channel(&parked.entries))
@@ -89,7 +89,7 @@ impl ParkedId {
 }
 
 impl Parked {
-    /// Puts an item behind those that are there.
+    /// Puts an item behind those already there.
     ///
     /// # Errors
     /// [`NotParked`]; the item is gone.
@@ -103,13 +103,13 @@ impl Parked {
         })?;
         let (answer, receiver) = oneshot::channel();
         let bytes = item.inputs.iter().flatten().map(|input| input.data().len()).sum();
-        // Before it can be taken, so that the count never falls below zero.
+        // Counted before the session can take it, so that the count never falls below zero.
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         place.send(Entry { item, bytes, answer });
         Ok(ParkedAnswer(receiver))
     }
 
-    /// What this stream is known by.
+    /// What identifies this stream.
     #[must_use]
     pub fn id(&self) -> ParkedId {
         ParkedId(self.entries.downgrade())
@@ -121,7 +121,7 @@ impl Parked {
 pub struct ParkedInput {
     entries: mpsc::Receiver<Entry>,
     bytes: Arc<AtomicUsize>,
-    /// Where the answers to items go that the session has taken, in order.
+    /// Where to send the answers to items that the session has taken, in order.
     waiting: Arc<Mutex<VecDeque<Answer>>>,
 }
 
@@ -143,14 +143,14 @@ pub struct Parking {
 }
 
 impl Parking {
-    /// Drives the session to its end: `None` in good order, else why it ended.
+    /// Drives the session to its end: `None` if it ended normally, otherwise why it ended.
     pub async fn drive(&mut self) -> Option<Fault> {
         let mut ended = None;
         while let Some(event) = self.session.next().await {
             match event {
                 Ok(Event::Result(result)) if result.part.last => {
                     if let Some(answer) = self.waiting.lock().pop_front() {
-                        // If nobody waits any more, the item counts all the same.
+                        // The item counts even if no one is waiting any more.
                         let _ = answer.send(result.outcome);
                     }
                 }
@@ -161,13 +161,13 @@ impl Parking {
         ended
     }
 
-    /// Says why the session ends before its time.
+    /// Says why the session ends early.
     pub fn abandon(&mut self, end: StreamEnd) {
         self.session.abandon(end);
     }
 }
 
-/// A stream that takes items from wherever they come; `open` opens its session, whose results are in order.
+/// Makes a stream that takes items from anywhere; `open` opens its session, whose results must be in order.
 ///
 /// # Errors
 /// Those of `open`.

@@ -1,4 +1,4 @@
-//! What a client says of its payload when a stream opens.
+//! What a client says about its payload when a stream opens.
 
 /// How a stream's items are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub enum PayloadKind {
 }
 
 impl PayloadKind {
-    /// The name by which clients know it.
+    /// The name that clients use for it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -20,11 +20,11 @@ impl PayloadKind {
     }
 }
 
-/// What a client says of its raw audio.
+/// What a client says about its raw audio.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PcmOptions {
-    /// Samples a second; `None` if it does not say.
+    /// Samples per second; `None` if it does not say.
     pub sample_rate_hz: Option<u32>,
-    /// Whether it means what begins like a file to be samples.
+    /// Whether bytes that begin like a file are to be taken as samples.
     pub accept_container_bytes: bool,
 }

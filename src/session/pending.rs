@@ -14,18 +14,18 @@ pub(super) struct PendingItem {
     pub(super) answer: PendingAnswer,
 }
 
-/// Whether its last answer is there.
+/// Whether the last answer is ready.
 #[derive(Debug)]
 pub(super) enum PendingAnswer {
     /// Not yet.
     Waiting,
     /// Yes, and it waits for its turn.
     Ready(Answer),
-    /// Yes, and the client has it already; kept for its place in the order, with its post-processing value.
+    /// Yes, and the client already has it; kept for its place in the order, with its post-processing value.
     Given(Option<f32>),
 }
 
-/// The window: a ring from the oldest item whose turn has not come to the newest.
+/// The window: a ring from the oldest item whose turn has not come up to the newest.
 #[derive(Debug, Default)]
 pub(super) struct PendingItems {
     ring: VecDeque<PendingItem>,
@@ -48,12 +48,12 @@ impl PendingItems {
         self.bytes
     }
 
-    /// Number that the oldest item in the ring has, or the next one will have.
+    /// Number of the oldest item in the ring, or else of the next one.
     pub(super) const fn first_seq(&self) -> u64 {
         self.first_seq
     }
 
-    /// Number that the next item will have.
+    /// Number of the next item.
     pub(super) fn next_seq(&self) -> u64 {
         self.first_seq + self.ring.len() as u64
     }

@@ -28,10 +28,10 @@ use crate::{
     telemetry::{GaugeGuard, StreamEnd},
 };
 
-/// Answers of dropped items that a stream holds until their turn comes, in windows.
+/// How many answers of dropped items a stream keeps until their turn comes, in windows.
 const DROPPED_PER_WINDOW: usize = 8;
 
-/// A point in the stream at which something happens once all items before it are answered.
+/// A point in the stream at which something happens once all items before it have been answered.
 #[derive(Debug)]
 struct Mark {
     /// Number of the first item after it.
@@ -42,14 +42,14 @@ struct Mark {
     flush: Option<String>,
 }
 
-/// What the session does with its input.
+/// What the session is doing with its input.
 #[derive(Debug)]
 enum Input {
     /// Reads messages.
     Open,
-    /// Has a flush in hand, or the end of the input (`None`).
+    /// Has a flush to finish, or the end of the input (`None`).
     Flushing(Option<String>),
-    /// Reads no more; the fault, if any, is told after the last answer.
+    /// Reads no more; the fault, if any, follows the last answer.
     Ended(Option<Fault>),
 }
 
@@ -79,7 +79,7 @@ pub struct Session<I> {
 }
 
 impl<I> Session<I> {
-    /// Says why the session ends before its time.
+    /// Says why the session ends early.
     pub fn abandon(&mut self, end: StreamEnd) {
         self.metrics.end = end;
     }
@@ -89,7 +89,7 @@ impl<I> Session<I>
 where
     I: Stream<Item = Result<Inbound, Fault>> + Unpin,
 {
-    /// Puts a session on an open stream of `model`.
+    /// Opens a session on a stream of `model` that is already open.
     ///
     /// # Errors
     /// [`FaultKind::Invalid`] if the model cannot take this kind of payload.
@@ -132,17 +132,17 @@ where
         })
     }
 
-    /// Gives back the input, and what the end is counted with. Cancels what is in flight.
+    /// Returns the input, and what the end is counted with. Cancels what is in flight.
     pub(super) fn into_parts(self) -> (I, SessionMetrics) {
         (self.inbound, self.metrics)
     }
 
-    /// Flushes that wait for their turn count like items, or a client could pile them up.
+    /// Flushes waiting for their turn count like items; otherwise a client could pile them up.
     fn has_room(&self) -> bool {
         let (pending, options) = (&self.pending, &self.options);
         let items_fit = match options.overflow {
             OverflowPolicy::Block => pending.len() < options.window_items && pending.bytes() < options.window_bytes,
-            // The queue keeps to the window; here are also the answers of dropped items, which wait for their turn.
+            // The queue keeps to the window; this also counts the answers of dropped items, which wait for their turn.
             OverflowPolicy::DropOldest | OverflowPolicy::Latest => {
                 let staged_bytes: usize = self.staged.iter().map(|item| item.bytes).sum();
                 pending.len() < options.window_items.saturating_mul(DROPPED_PER_WINDOW) && staged_bytes < options.window_bytes
@@ -151,9 +151,9 @@ where
         (pending.is_empty() || items_fit) && self.marks.len() < options.window_items
     }
 
-    /// Takes in as much as the window allows, and queues it under one lock.
+    /// Takes in as much as the window allows, and queues it under a single lock.
     fn take_in(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
-        // Also while what is staged waits for room: an item's deadline counts from when it is read.
+        // Reads even while staged items wait for room: an item's deadline counts from when it is read.
         self.read(cx)?;
         if self.staged.is_empty() {
             return Ok(());
@@ -166,7 +166,7 @@ where
                 let (limit, value) = (refusal.limit, refusal.value);
                 let message = if refusal.by_share {
                     format!(
-                        "this client has its share of the {value} that {limit} lets wait, counted by connection, address and tenant; the rest is kept for others; try again later"
+                        "this client has used up its share of the {value} that {limit} allows to wait, counted by connection, address and tenant; the rest is kept for others; try again later"
                     )
                 } else {
                     format!("{limit} = {value} items or bytes are queued already; try again later")
@@ -247,7 +247,7 @@ where
         self.metrics.method.bytes_in.increment(bytes as u64);
     }
 
-    /// Runs the padded rest of a raw payload, and marks the place of the flush or of the end.
+    /// Runs the padded rest of a raw payload, and marks the place of the flush or the end.
     fn finish_flush(&mut self, flush: Option<String>, now: Timestamp) {
         if let Some(arrival) = self.intake.flush() {
             self.admit(arrival, now);
@@ -315,7 +315,7 @@ where
                 EndReason::Dropped(_) => (FaultKind::Dropped, "the stream's max_age"),
             };
             let message =
-                format!("the item waited {waited:.1?} for room in the queue, and {limit} passed; the model did not run on it");
+                format!("the item waited {waited:.1?} for room in the queue until {limit} passed; the model did not run on it");
             self.answer_unqueued(item.ticket, item.arrived, item.lateness().outcome(), Fault::new(kind, message));
         }
     }
@@ -385,7 +385,7 @@ where
         self.pass_marks();
     }
 
-    /// An answer that is not its item's last: it goes out if the item's turn has come, and waits for that otherwise.
+    /// Handles an answer that is not its item's last: it goes out if it is the item's turn, and otherwise waits for that.
     fn absorb_part(&mut self, answer: Answer) {
         let is_its_turn = self.options.order == Order::AsReady || answer.seq == self.pending.first_seq();
         let Some(item) = self.pending.get(answer.seq) else { return };
@@ -426,7 +426,7 @@ where
         }
     }
 
-    /// The end, if there is nothing left to do.
+    /// The end, if nothing is left to do.
     fn end(&mut self) -> Option<Result<Event, Fault>> {
         let Input::Ended(fault) = &mut self.input else { return None };
         if !self.pending.is_empty() {
@@ -446,7 +446,7 @@ where
         Some(Ok(Event::Completed(self.summary)))
     }
 
-    /// How the session ends if its time is over or its client is silent.
+    /// How the session ends when its time is up or its client is silent.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<(StreamEnd, Fault)> {
         let Self { patience, options, input, pending, heard, .. } = self;
         let silent = matches!(input, Input::Open) && pending.is_empty();
@@ -466,7 +466,7 @@ where
         })
     }
 
-    /// The next event, not handed out yet: who takes it says so by [`Session::hand_out`] when it leaves.
+    /// The next event, not yet handed out: the caller calls [`Session::hand_out`] when it leaves.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, Fault>>> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -518,7 +518,7 @@ where
                     }
                 }
             }
-            // It may have waited together with the results that it counts.
+            // The summary may have waited along with the results that it counts.
             Event::Completed(summary) => (summary.ok, summary.errors) = (self.summary.ok, self.summary.errors),
             _ => {}
         }
@@ -557,7 +557,7 @@ where
 
 fn silent_for(timeout: Duration) -> Fault {
     let message = format!(
-        "no message for {timeout:?} (session.idle_timeout_s); a quiet stream needs a sign of life now and then: a keepalive, or an empty chunk"
+        "no message for {timeout:?} (session.idle_timeout_s); to keep a quiet stream open, send a keepalive or an empty chunk now and then"
     );
     Fault::new(FaultKind::Expired, message).with_limit("session.idle_timeout_s", timeout.as_secs())
 }
@@ -567,7 +567,7 @@ fn call_expired() -> Fault {
 }
 
 fn draining() -> Fault {
-    Fault::new(FaultKind::Unavailable, "the server is draining; everything that it had taken in is answered; connect elsewhere")
+    Fault::new(FaultKind::Unavailable, "the server is draining; everything it had accepted has been answered; connect elsewhere")
 }
 
 fn segment_event(event: SegmentEvent) -> Event {

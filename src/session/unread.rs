@@ -1,7 +1,7 @@
 //! What gives way when a client does not read its results.
 //!
-//! A session whose events nobody takes is not polled, so by itself it stops reading and waits: [`Unread::Block`]. The other
-//! policies need somebody who goes on polling it while the transport is blocked; a [`Backlog`] is what that somebody polls.
+//! A session whose events are not taken is not polled either, so on its own it stops reading and waits: [`Unread::Block`]. The
+//! other policies need something that goes on polling it while the transport is blocked; it polls a [`Backlog`].
 
 use std::{
     pin::Pin,
@@ -18,32 +18,32 @@ use super::{
 };
 use crate::{domain::Fault, telemetry::StreamEnd};
 
-/// Segments, flushes and their like that wait for a client that does not read: they are never given up, so at this many the
-/// session waits.
+/// Segments, flushes and the like waiting for a client that does not read: they are never given up, so at this many the session
+/// waits.
 const OTHERS_MAX: usize = 1_024;
 
 /// What gives way when results come faster than the client reads them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Unread {
-    /// Unread results fill the window, so that the session stops reading.
+    /// Unread results fill the window, so the session stops reading.
     #[default]
     Block,
-    /// At most a window of results waits; the oldest makes room.
+    /// At most a window of results waits; the oldest make room.
     DropOldest,
     /// Only the newest result waits.
     Latest,
-    /// The stream is reset when a window of results waits.
+    /// The stream is reset once a window of results is waiting.
     Disconnect,
 }
 
-/// A session that goes on while its client does not read.
+/// A session that goes on while its client is not reading.
 ///
-/// Whoever hands events to the transport takes them from the stream, and calls [`Backlog::poll_unread`] while the transport takes
-/// nothing. A result counts as given when it leaves the stream.
+/// The code that hands events to the transport takes them from the stream, and calls [`Backlog::poll_unread`] while the transport
+/// takes nothing. A result counts as delivered when it leaves the stream.
 pub struct Backlog<I> {
     session: Box<Session<I>>,
     outbox: Outbox,
-    /// How the session ended, to be told after what waits.
+    /// How the session ended, to be reported after what is waiting.
     fault: Option<Fault>,
     ended: bool,
     results_max: usize,
@@ -51,7 +51,7 @@ pub struct Backlog<I> {
 }
 
 impl<I> Backlog<I> {
-    /// Says why the session ends before its time.
+    /// Says why the session ends early.
     pub fn abandon(&mut self, end: StreamEnd) {
         self.session.abandon(end);
     }
@@ -61,7 +61,7 @@ impl<I> Backlog<I>
 where
     I: Stream<Item = Result<Inbound, Fault>> + Unpin,
 {
-    /// Puts a backlog behind a session that was opened with `policy`; gives the session back if the policy needs none.
+    /// Puts a backlog behind a session that was opened with `policy`; returns the session if the policy needs none.
     ///
     /// # Errors
     /// The session, for [`Unread::Block`].
@@ -75,7 +75,7 @@ where
         Ok(Self { session, outbox: Outbox::default(), fault: None, ended: false, results_max, disconnects })
     }
 
-    /// Lets the session go on, and keeps what comes of it as the policy says. `Ready` if the policy wants the stream reset.
+    /// Lets the session go on, and keeps its results as the policy says. `Ready` if the policy wants the stream reset.
     pub fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.ended && self.outbox.others() < OTHERS_MAX {
             let Poll::Ready(budget) = coop::poll_proceed(cx) else { return Poll::Pending };

@@ -18,7 +18,7 @@ use crate::{
     telemetry::StreamEnd,
 };
 
-/// Errors of items that are kept for the response; all are counted.
+/// How many errors of items are kept for the response; all are counted.
 const ERRORS_KEPT: usize = 16;
 
 /// A part of an upload.
@@ -28,26 +28,26 @@ pub enum UploadPart {
     Chunk(Bytes),
     /// An item of tensors.
     Item(ItemRequest),
-    /// The last part: what the client knows of the payload.
+    /// The last part: what the client knows about the payload.
     Finish(PayloadExpectation),
 }
 
 /// What an upload asks for, and its limits.
 #[derive(Debug, Clone)]
 pub struct UploadOptions {
-    /// What the client declared beforehand.
+    /// What the client declared in advance.
     pub expect: PayloadExpectation,
     /// Whether to keep the result of every item.
     pub include_results: bool,
-    /// How many results at most.
+    /// The most results to keep.
     pub max_results: usize,
-    /// How many bytes of them at most.
+    /// The most bytes of them.
     pub max_result_bytes: usize,
-    /// Payload bytes at most.
+    /// The most payload bytes.
     pub max_bytes: u64,
 }
 
-/// What came of an upload.
+/// The outcome of an upload.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Upload {
     /// All segments, in order.
@@ -58,13 +58,13 @@ pub struct Upload {
     pub received: Received,
     /// All results in order, if asked for.
     pub results: Vec<ItemResult>,
-    /// Bytes that they hold.
+    /// Bytes they take.
     pub result_bytes: usize,
     /// The first faults of items.
     pub errors: Vec<ItemResult>,
 }
 
-/// The parts of an upload as a session's input; sums them up on the way.
+/// The parts of an upload as a session's input; adds them up on the way.
 #[derive(Debug)]
 pub struct UploadParts<I> {
     parts: I,
@@ -75,11 +75,11 @@ pub struct UploadParts<I> {
 }
 
 impl<I> UploadParts<I> {
-    /// Parts that are held against `options`.
+    /// Parts to be checked against `options`.
     pub fn new(parts: I, options: &UploadOptions) -> Self {
         Self {
             parts,
-            // Always with SHA-256: the client may name one as late as in its last part.
+            // Always with SHA-256: the client may give one as late as in its last part.
             digest: PayloadDigest::new(true),
             expect: options.expect,
             max_bytes: options.max_bytes,
@@ -89,7 +89,7 @@ impl<I> UploadParts<I> {
 
     fn take_part(&mut self, part: UploadPart) -> Result<Option<Inbound>, Fault> {
         if self.finished {
-            return Err(Fault::invalid("part", "a part came after `finish`, which is the last"));
+            return Err(Fault::invalid("part", "a part came after `finish`, which must be the last"));
         }
         let inbound = match part {
             UploadPart::Chunk(chunk) => {
@@ -142,8 +142,8 @@ where
 /// Runs an upload to its end.
 ///
 /// # Errors
-/// What ends the session; [`FaultKind::DataLoss`] if the payload is not what the client declared; [`FaultKind::TooLarge`] if it
-/// has more results than the response may hold.
+/// The fault that ended the session; [`FaultKind::DataLoss`] if the payload is not what the client declared;
+/// [`FaultKind::TooLarge`] if it has more results than the response may hold.
 pub async fn collect_upload<I>(mut session: Session<UploadParts<I>>, options: &UploadOptions) -> Result<Upload, Fault>
 where
     I: Stream<Item = Result<UploadPart, Fault>> + Unpin,
@@ -176,13 +176,13 @@ where
     Ok(Upload { segments, summary, received, results, result_bytes, errors })
 }
 
-/// What a result holds.
+/// Bytes that a result takes.
 fn bytes_of(result: &ItemResult) -> usize {
     let outputs = result.outcome.iter().flatten().map(|tensor| tensor.data().len());
     size_of::<ItemResult>() + result.id.len() + outputs.sum::<usize>()
 }
 
-/// The limit of results that the response would not keep.
+/// The limit on results that the response would exceed.
 fn over(options: &UploadOptions, results: usize, bytes: usize) -> Option<Fault> {
     let (what, limit, key) = if results > options.max_results {
         ("", options.max_results, "session.upload_max_results")

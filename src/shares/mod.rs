@@ -1,16 +1,18 @@
-//! Who may hold how much of something that is bounded, and whose turn it is to wait for.
+//! Who may hold how much of something limited, and who is next to get some.
 //!
 //! Pure: no clock, no thread, no protocol; [`Pool`] puts a lock around it.
 //!
 //! # The rule
-//! Whoever holds less than seven times what is still free may take more. So one alone may hold seven eighths, two may hold seven
-//! fifteenths each, and so on: those who want much hold the same, those who want little have what they want, and something is always
-//! left for whoever comes next. Nobody knows how many will come, so a share that was fixed beforehand would be too small or too large.
+//! Whoever holds less than seven times what is still free may take more. So one holder alone may have seven eighths, two may have
+//! seven fifteenths each, and so on: those who want a lot get equal amounts, those who want little get what they want, and
+//! something is always left for whoever comes next. Nobody knows how many will come, so a share fixed in advance would be too
+//! small or too large.
 //!
-//! Holders are nested ([`Path`]): the connections of an address share what the address may hold, by the same rule, and the tenants of
-//! a connection what the connection may hold. More connections from one address, or more tenants named on one connection, gain nothing.
+//! Holders are nested ([`Path`]): the connections of an address share what the address may hold, by the same rule, and the
+//! tenants of a connection share what the connection may hold. More connections from one address, or more tenants named on one
+//! connection, gain nothing.
 //!
-//! As long as half is free the rule refuses nobody, so that it need not be asked.
+//! As long as half is free the rule refuses nobody, so it need not be consulted.
 
 mod path;
 mod pool;
@@ -29,17 +31,17 @@ pub use turns::Turns;
 const TIMES_FREE: usize = 7;
 
 slotmap::new_key_type! {
-    /// Whoever holds something, at one level.
+    /// A holder, at one level.
     pub struct HolderKey;
 }
 
-/// A bounded thing in `N` measures, such as items and bytes, and who holds how much of it.
+/// Something limited in `N` measures, such as items and bytes, and who holds how much of it.
 #[derive(Debug)]
 pub struct Shares<const N: usize> {
     limits: [usize; N],
     held: [usize; N],
     holders: SlotMap<HolderKey, Holder<N>>,
-    /// Looked up for each call, by names that clients do not choose freely: addresses and numbers.
+    /// Looked up for each call, by names that clients cannot choose freely: addresses and numbers.
     names: HashMap<(HolderKey, Owner), HolderKey, RandomState>,
 }
 
@@ -49,43 +51,43 @@ struct Holder<const N: usize> {
     above: HolderKey,
     owner: Owner,
     held: [usize; N],
-    /// Users of this very level, and levels inside it.
+    /// Users of this level itself, and levels inside it.
     users: usize,
 }
 
 impl<const N: usize> Shares<N> {
-    /// Nobody holds anything of so much.
+    /// A limited amount, of which nobody holds anything yet.
     #[must_use]
     pub fn new(limits: [usize; N]) -> Self {
         Self { limits, held: [0; N], holders: SlotMap::with_key(), names: HashMap::default() }
     }
 
-    /// All that there is.
+    /// The whole amount.
     #[must_use]
     pub const fn limits(&self) -> [usize; N] {
         self.limits
     }
 
-    /// What all hold together.
+    /// What everyone holds together.
     #[must_use]
     pub const fn held(&self) -> [usize; N] {
         self.held
     }
 
-    /// What a holder has, with all inside it. Null holds nothing.
+    /// What a holder has, including everything inside it. Null holds nothing.
     #[must_use]
     pub fn held_by(&self, holder: HolderKey) -> [usize; N] {
         self.holders.get(holder).map_or([0; N], |holder| holder.held)
     }
 
-    /// Levels of holders that are remembered.
+    /// The number of holders remembered, on all levels.
     #[must_use]
     pub fn holders(&self) -> usize {
         self.holders.len()
     }
 
-    /// The holder at the inner end of `path`, which is remembered until it has been left as often. Null, which the rule does not bind, for
-    /// an empty path.
+    /// The holder at the inner end of `path`, remembered until it has been left as often as it was entered. Null, which the rule
+    /// does not bind, for an empty path.
     pub fn enter(&mut self, path: &Path) -> HolderKey {
         let mut at = HolderKey::null();
         for owner in path.owners() {
@@ -103,7 +105,7 @@ impl<const N: usize> Shares<N> {
         at
     }
 
-    /// Undoes one [`Shares::enter`], after which whoever entered holds nothing any more.
+    /// Undoes one [`Shares::enter`]; by then its caller must hold nothing.
     pub fn leave(&mut self, holder: HolderKey) {
         let mut at = holder;
         while let Some(holder) = self.holders.get_mut(at) {
@@ -118,12 +120,12 @@ impl<const N: usize> Shares<N> {
         }
     }
 
-    /// Books what a holder takes. Whether it may is asked before.
+    /// Books what a holder takes. Whether it may is checked beforehand.
     pub fn add(&mut self, holder: HolderKey, amounts: [usize; N]) {
         self.each_up(holder, |held| held.iter_mut().zip(amounts).for_each(|(held, amount)| *held += amount));
     }
 
-    /// Books what a holder gives back, of what it has.
+    /// Books what a holder gives back.
     pub fn remove(&mut self, holder: HolderKey, amounts: [usize; N]) {
         self.each_up(holder, |held| held.iter_mut().zip(amounts).for_each(|(held, amount)| *held -= amount));
     }
@@ -137,7 +139,7 @@ impl<const N: usize> Shares<N> {
         }
     }
 
-    /// In which measure a holder has its share already, or one around it has; `None` if it may take more.
+    /// The measure in which a holder, or one around it, has used up its share; `None` if it may take more.
     #[must_use]
     pub fn over_share(&self, holder: HolderKey) -> Option<usize> {
         (0..N).find(|measure| self.held[*measure] > self.limits[*measure] / 2 && self.has_share(holder, *measure))
@@ -156,7 +158,7 @@ impl<const N: usize> Shares<N> {
         for level in levels[..depth].iter().rev() {
             allowed = allowed.saturating_sub(held).saturating_mul(TIMES_FREE);
             held = *level;
-            // Where nothing is left for anybody, whoever has nothing has not had its share.
+            // When nothing is left for anyone, a holder of nothing has still not used up its share.
             if held > 0 && held >= allowed {
                 return true;
             }

@@ -1,30 +1,31 @@
-//! For whom shares are counted, from the outside in.
+//! Whose shares something counts towards, from the outside in.
 
 use crate::domain::{Address, Peer};
 
-/// Whoever has a share, at one level.
+/// The owner of a share, at one level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
-    /// All connections from there.
+    /// All connections from that address.
     Address(Address),
     /// One connection, by its number.
     Connection(u64),
-    /// What is done in one tenant's name.
+    /// Everything done on behalf of one tenant.
     Tenant(u64),
 }
 
-/// The owners of a share, outermost first: address, connection, tenant, as far as they tell clients apart. Connections from this machine
-/// and from proxies have no address. A proxy's word on tenants is believed, so there a tenant is outside, over all of its connections.
+/// The owners of a share, outermost first: address, connection, tenant, as far as these distinguish clients. Connections from
+/// this machine and from proxies have no address. A proxy is trusted on tenants, so there the tenant is outermost, over all of
+/// the proxy's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Path {
     owners: [Option<Owner>; Self::LEVELS],
 }
 
 impl Path {
-    /// Levels at most.
+    /// The most levels.
     pub(super) const LEVELS: usize = 3;
 
-    /// The path of what `peer` does in a tenant's name; 0 where tenants are not told apart.
+    /// The path of what `peer` does on behalf of `tenant`; 0 where tenants are not distinguished.
     #[must_use]
     pub fn of(peer: Peer, tenant: u64) -> Self {
         let tenant = (tenant != 0).then_some(Owner::Tenant(tenant));
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_those_that_tell_clients_apart() {
+    fn only_levels_that_distinguish_clients_count() {
         let (connection, tenant) = (Owner::Connection(5), Owner::Tenant(7));
         let far = Address::V4(9);
         assert_eq!(path(Address::Local, 0), [connection]);
@@ -66,7 +67,7 @@ mod tests {
         assert_eq!(path(far, 0), [Owner::Address(far), connection]);
         assert_eq!(path(far, 7), [Owner::Address(far), connection, tenant]);
         assert_eq!(path(Address::Proxy, 0), [connection]);
-        assert_eq!(path(Address::Proxy, 7), [tenant, connection], "a proxy is believed");
+        assert_eq!(path(Address::Proxy, 7), [tenant, connection], "a proxy is trusted");
         assert_eq!(Path::of(Peer::default(), 0).owners().count(), 0);
         assert_eq!(Path::of(Peer::default(), 7).outermost(), Some(tenant));
     }

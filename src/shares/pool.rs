@@ -1,4 +1,4 @@
-//! Shares of one thing behind a lock, and what is held of it as a guard.
+//! Shares of one thing behind a lock, with guards for what is held.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 use super::{HolderKey, Path, Shares};
 use crate::domain::{Fault, FaultKind};
 
-/// When to ask again, as whoever is refused is told.
+/// When a refused client should try again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// So much of something, for all. Clones share it.
+/// A limited amount of something, for everyone. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Pool {
     inner: Arc<Inner>,
@@ -22,7 +22,7 @@ struct Inner {
     shares: Mutex<Shares<1>>,
 }
 
-/// Part of a pool; dropping it gives it back.
+/// A part of a pool; dropping it gives the part back.
 #[derive(Debug)]
 #[must_use = "what is held is given back when the claim is dropped"]
 pub struct Claim {
@@ -31,8 +31,8 @@ pub struct Claim {
     amount: usize,
 }
 
-/// One that takes of a pool and gives back all the time, such as a connection; it is looked up once. Clones are the same one. What it
-/// has taken and not given back stays taken.
+/// Something that keeps taking from a pool and giving back, such as a connection; it is looked up once. Clones are the same
+/// member. What it has taken and not given back stays taken.
 #[derive(Debug, Clone)]
 pub struct Member {
     inner: Arc<Membership>,
@@ -44,28 +44,28 @@ struct Membership {
     holder: HolderKey,
 }
 
-/// Why there is no more of a pool.
+/// Why a pool has no more to give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full {
     /// Configuration key of the limit.
     pub limit: &'static str,
     /// Its value.
     pub value: usize,
-    /// Whether there is some, but for others: whoever asked has its share.
+    /// Whether there is some left, but only for others: the one asking has used up its share.
     pub by_share: bool,
 }
 
 impl Pool {
-    /// As much as the setting `limit` says.
+    /// As much as the setting `limit` allows.
     #[must_use]
     pub fn new(limit: &'static str, value: usize) -> Self {
         Self { inner: Arc::new(Inner { limit, shares: Mutex::new(Shares::new([value])) }) }
     }
 
-    /// Takes `amount` for whoever `path` says.
+    /// Takes `amount` on behalf of `path`.
     ///
     /// # Errors
-    /// [`Full`] if there is not so much left, or not for this one.
+    /// [`Full`] if too little is left, or this owner may not take it.
     pub fn claim(&self, path: &Path, amount: usize) -> Result<Claim, Full> {
         let mut shares = self.inner.shares.lock();
         let holder = shares.enter(path);
@@ -77,21 +77,21 @@ impl Pool {
         Ok(Claim { pool: Arc::clone(&self.inner), holder, amount })
     }
 
-    /// Whoever `path` says, as one of those that share the pool.
+    /// The member of the pool that `path` names.
     #[must_use]
     pub fn member(&self, path: &Path) -> Member {
         let holder = self.inner.shares.lock().enter(path);
         Member { inner: Arc::new(Membership { pool: Arc::clone(&self.inner), holder }) }
     }
 
-    /// What all hold together.
+    /// What everyone holds together.
     #[must_use]
     pub fn held(&self) -> usize {
         let [held] = self.inner.shares.lock().held();
         held
     }
 
-    /// All that there is.
+    /// The whole amount.
     #[must_use]
     pub fn limit(&self) -> usize {
         let [limit] = self.inner.shares.lock().limits();
@@ -104,7 +104,7 @@ impl Inner {
         let ([held], [value]) = (shares.held(), shares.limits());
         let by_share = shares.over_share(holder).is_some();
         if by_share || held.saturating_add(amount) > value {
-            // Where nothing is left for anybody, that is the reason.
+            // If nothing is left for anyone, that is the reason.
             return Err(Full { limit: self.limit, value, by_share: by_share && held < value });
         }
         shares.add(holder, [amount]);
@@ -119,17 +119,17 @@ impl Claim {
         self.amount
     }
 
-    /// Takes more.
+    /// Takes `more`.
     ///
     /// # Errors
-    /// [`Full`]; what is held already stays.
+    /// [`Full`]; what is already held stays.
     pub fn grow(&mut self, more: usize) -> Result<(), Full> {
         self.pool.take(&mut self.pool.shares.lock(), self.holder, more)?;
         self.amount += more;
         Ok(())
     }
 
-    /// Gives some of it back; all of it, if it is less than that.
+    /// Gives back `less`, or everything if that is less.
     pub fn shrink(&mut self, less: usize) {
         let less = less.min(self.amount);
         self.amount -= less;
@@ -138,10 +138,10 @@ impl Claim {
 }
 
 impl Member {
-    /// Takes so much.
+    /// Takes `amount`.
     ///
     /// # Errors
-    /// [`Full`] if there is not so much left, or not for this one.
+    /// [`Full`] if too little is left, or this member may not take it.
     pub fn take(&self, amount: usize) -> Result<(), Full> {
         let Membership { pool, holder } = &*self.inner;
         pool.take(&mut pool.shares.lock(), *holder, amount)
@@ -169,13 +169,13 @@ impl Drop for Claim {
 }
 
 impl Full {
-    /// The refusal that a client hears; `things` are what is counted, such as "streams are open".
+    /// The refusal for a client; `things` says what is counted, such as "streams are open".
     #[must_use]
     pub fn fault(self, things: &str) -> Fault {
         let Self { limit, value, by_share } = self;
         let message = if by_share {
             format!(
-                "this client has its share of the {value} that {limit} allows, counted by connection, address and tenant; the rest is kept for others"
+                "this client has used up its share of the {value} that {limit} allows, counted by connection, address and tenant; the rest is kept for others"
             )
         } else {
             format!("{value} {things}, as many as {limit} allows")
@@ -198,11 +198,11 @@ mod tests {
     }
 
     #[test]
-    fn one_that_takes_all_it_can_leaves_an_eighth_and_what_is_dropped_comes_back() {
+    fn a_greedy_owner_leaves_an_eighth_and_what_is_dropped_comes_back() {
         let pool = Pool::new("a.limit", 80);
         let greedy = taken(&pool, 1);
         assert_eq!(greedy.len(), 70);
-        let refused = pool.claim(&from(1), 1).expect_err("it has its share");
+        let refused = pool.claim(&from(1), 1).expect_err("its share is used up");
         assert_eq!(refused, Full { limit: "a.limit", value: 80, by_share: true });
         let fault = refused.fault("things are open");
         assert_eq!(fault.limit().map(|limit| (limit.name, limit.value)), Some(("a.limit", 80)));

@@ -1,4 +1,4 @@
-//! The rule against a naive account, and what it promises.
+//! The rule, checked against a naive account, and what it promises.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::domain::{Address, Peer};
 const CAPACITY: usize = 5_600;
 
 fn path(address: u32, connection: u64, tenant: u64) -> Path {
-    // Connections of an address have numbers of their own.
+    // Each address has its own connection numbers.
     Path::of(Peer { connection: (u64::from(address) << 32) | connection, address: Address::V4(address) }, tenant)
 }
 
@@ -18,7 +18,7 @@ fn local(connection: u64) -> Path {
     Path::of(Peer { connection, address: Address::Local }, 0)
 }
 
-/// Takes one after the other for each holder in turn, until nobody may take any more.
+/// Takes one at a time for each holder in turn, until nobody may take more.
 fn fill(shares: &mut Shares<1>, holders: &[HolderKey]) {
     loop {
         let before = shares.held();
@@ -39,7 +39,7 @@ fn held(shares: &Shares<1>, holder: HolderKey) -> usize {
 }
 
 #[test]
-fn those_that_want_all_hold_the_same_and_something_is_left() {
+fn owners_that_want_everything_get_equal_shares_and_something_is_left() {
     for greedy in 1..=20 {
         let mut shares = Shares::new([CAPACITY]);
         let holders: Vec<_> = (1..=greedy).map(|connection| shares.enter(&local(connection))).collect();
@@ -57,7 +57,7 @@ fn those_that_want_all_hold_the_same_and_something_is_left() {
 }
 
 #[test]
-fn one_that_came_first_and_took_all_it_could_leaves_room_for_the_others() {
+fn an_owner_that_came_first_and_took_all_it_could_leaves_room_for_others() {
     let mut shares = Shares::new([CAPACITY]);
     let first = shares.enter(&local(1));
     fill(&mut shares, &[first]);
@@ -73,13 +73,13 @@ fn many_connections_of_an_address_and_many_tenants_of_a_connection_gain_nothing(
     let crowd: Vec<_> = (1..=50).map(|connection| shares.enter(&path(1, connection, 0))).collect();
     let single = shares.enter(&path(2, 1, 0));
     let names: Vec<_> = (1..=50).map(|tenant| shares.enter(&path(3, 1, tenant))).collect();
-    // Each of the three asks as often as the others.
+    // Each of the three asks equally often.
     let in_turn: Vec<_> = crowd.iter().zip(&names).flat_map(|(one, name)| [*one, single, *name]).collect();
     fill(&mut shares, &in_turn);
     let held_in = |holders: &[HolderKey]| holders.iter().map(|holder| held(&shares, *holder)).sum::<usize>();
     let (crowd_held, single_held, names_held) = (held_in(&crowd), held(&shares, single), held_in(&names));
-    assert!(crowd_held.abs_diff(single_held) <= single_held / 5, "{crowd_held} beside {single_held}");
-    assert!(names_held.abs_diff(single_held) <= single_held / 5, "{names_held} beside {single_held}");
+    assert!(crowd_held.abs_diff(single_held) <= single_held / 5, "{crowd_held} and {single_held}");
+    assert!(names_held.abs_diff(single_held) <= single_held / 5, "{names_held} and {single_held}");
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn any_measure_may_be_the_one_that_is_scarce() {
 }
 
 #[test]
-fn work_without_a_client_has_no_share_to_keep_to() {
+fn work_without_a_client_is_not_limited_to_a_share() {
     let mut shares = Shares::new([80]);
     let own = shares.enter(&Path::default());
     shares.add(own, [79]);
@@ -116,8 +116,8 @@ fn work_without_a_client_has_no_share_to_keep_to() {
 }
 
 proptest! {
-    /// Sums agree with a naive account at each level; nobody is refused while half is free; whoever holds nothing, and whose levels hold
-    /// nothing, may take as long as there is any; what nobody uses is forgotten.
+    /// Sums agree with a naive account at each level; nobody is refused while half is free; a holder that holds nothing, on any
+    /// of its levels, may take as long as anything is left; what nobody uses is forgotten.
     #[test]
     fn the_account_adds_up(steps in proptest::collection::vec((0..4_u32, 0..3_u64, 0..3_u64, 0..30_usize, any::<bool>()), 0..200)) {
         let mut shares = Shares::new([100]);

@@ -1,14 +1,14 @@
-//! Who waits, and who is next: the claimants take turns, however many each of them has waiting.
+//! Who is waiting, and who is next: the claimants take turns, however many waiters each of them has.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     hash::Hash,
 };
 
-/// Those that wait for one thing. Of one claimant, whoever came first is first.
+/// Everyone waiting for one thing. Within a claimant, first come is first served.
 #[derive(Debug)]
 pub struct Turns<C, T> {
-    /// Claimants with somebody waiting, each once, in the order of their turns.
+    /// Claimants that have someone waiting, each once, in turn.
     order: VecDeque<C>,
     lines: HashMap<C, BTreeMap<u64, T>>,
     came: u64,
@@ -22,19 +22,19 @@ impl<C, T> Default for Turns<C, T> {
 }
 
 impl<C: Copy + Eq + Hash, T> Turns<C, T> {
-    /// How many wait.
+    /// How many are waiting.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.waiting
     }
 
-    /// Whether nobody waits.
+    /// Whether nobody is waiting.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.waiting == 0
     }
 
-    /// Lets one wait; the number is what [`Turns::remove`] finds it by.
+    /// Adds a waiter; the number returned identifies it to [`Turns::remove`].
     pub fn push(&mut self, claimant: C, waiter: T) -> u64 {
         self.came += 1;
         self.waiting += 1;
@@ -46,7 +46,7 @@ impl<C: Copy + Eq + Hash, T> Turns<C, T> {
         self.came
     }
 
-    /// Takes one out that waits no longer.
+    /// Removes one that no longer waits.
     pub fn remove(&mut self, claimant: C, number: u64) -> Option<T> {
         let line = self.lines.get_mut(&claimant)?;
         let waiter = line.remove(&number)?;
@@ -58,7 +58,7 @@ impl<C: Copy + Eq + Hash, T> Turns<C, T> {
         Some(waiter)
     }
 
-    /// The next whom `may` lets go, of the first `looks` claimants. Each that was looked at is last from then on.
+    /// The next waiter that `may` lets go, among the first `looks` claimants. Each claimant looked at moves to the end.
     pub fn pop(&mut self, looks: usize, mut may: impl FnMut(&T) -> bool) -> Option<T> {
         for _ in 0..looks.min(self.order.len()) {
             let claimant = self.order.pop_front()?;
@@ -127,7 +127,7 @@ mod tests {
     }
 
     proptest! {
-        /// Each waiter leaves once, in the order of its claimant; whoever may go is found by looking at all claimants.
+        /// Each waiter leaves once, in its claimant's order; looking at all claimants finds any that may go.
         #[test]
         fn nobody_is_lost_and_nobody_leaves_twice(deeds in deeds()) {
             let mut turns = Turns::default();

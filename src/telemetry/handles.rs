@@ -1,4 +1,4 @@
-//! The metrics of one model, method, lane or server, looked up once and kept, so that counting takes no lookup.
+//! The metrics of one model, method, lane or server, looked up once and kept, so that counting needs no lookup.
 
 use metrics::{Counter, Gauge};
 
@@ -8,7 +8,7 @@ use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority, Verdi
 /// Why a stream or call ended, whatever the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StreamEnd {
-    /// The client sent all it had and was given all its answers.
+    /// The client sent everything it had and got all its answers.
     Finished,
     /// The client went away or cancelled.
     Cancelled,
@@ -50,7 +50,7 @@ impl StreamEnd {
 /// What is counted for one version of a model.
 #[derive(Debug, Clone)]
 pub struct ModelMetrics {
-    /// Items that arrived, refused ones included.
+    /// Items that arrived, including refused ones.
     pub received: Counter,
     /// Seconds of each model call.
     pub compute: Histogram,
@@ -58,17 +58,17 @@ pub struct ModelMetrics {
     pub item_time: Histogram,
     /// Items in each model call.
     pub batch_size: Histogram,
-    /// The same as a share of the largest batch in use.
+    /// The same as a fraction of the largest batch in use.
     pub batch_occupancy: Histogram,
-    /// Seconds from the end of a stream until all that it held was free.
+    /// Seconds from the end of a stream until everything it held was freed.
     pub cancel_release: Histogram,
-    /// Elements of padded inputs in model calls, padding included.
+    /// Elements of padded inputs in model calls, including padding.
     pub input_elements: Counter,
-    /// Those of them that are padding.
+    /// How many of them are padding.
     pub padding_elements: Counter,
-    /// Items that wait for a lane. Set by whichever thread holds the queue, from its length.
+    /// Items waiting for a lane. Set from the queue's length by whichever thread holds the queue.
     pub queued_items: Gauge,
-    /// Items in model calls that are running.
+    /// Items in running model calls.
     pub in_flight_items: Gauge,
     /// Seconds that loading and warming up took.
     pub load_seconds: Gauge,
@@ -88,7 +88,7 @@ pub struct ModelMetrics {
 }
 
 impl ModelMetrics {
-    /// Items that ended in this way.
+    /// Items that ended this way.
     pub fn outcome(&self, outcome: Outcome) -> &Counter {
         &self.outcomes[outcome as usize]
     }
@@ -136,7 +136,7 @@ pub struct MethodMetrics {
     pub window_stalls: Counter,
     /// Streams that are not reading because their window is full; hold a [`GaugeGuard`] while it lasts.
     pub windows_stalled: Gauge,
-    /// Streams and calls whose client takes nothing; hold a [`GaugeGuard`] while it lasts.
+    /// Streams and calls whose client takes nothing; hold a [`GaugeGuard`] for as long as that lasts.
     pub streams_unread: Gauge,
     /// Results that were given up because the client did not read.
     pub results_skipped: Counter,
@@ -149,12 +149,12 @@ pub struct MethodMetrics {
 }
 
 impl MethodMetrics {
-    /// Errors of this kind that clients were sent.
+    /// Errors of this kind sent to clients.
     pub fn fault(&self, kind: FaultKind) -> &Counter {
         &self.faults[kind as usize]
     }
 
-    /// Streams and calls that ended in this way.
+    /// Streams and calls that ended this way.
     pub fn ended(&self, end: StreamEnd) -> &Counter {
         &self.ends[end as usize]
     }
@@ -163,11 +163,11 @@ impl MethodMetrics {
 /// What is counted for one lane.
 #[derive(Debug, Clone)]
 pub struct LaneMetrics {
-    /// Seconds spent on each batch. Its sum is the busy time and its count the calls, so that neither needs a counter.
+    /// Seconds spent on each batch. The sum is the busy time and the count is the number of calls, so neither needs a counter.
     pub busy: Histogram,
 }
 
-/// Calls of gRPC by what they may wait for.
+/// gRPC calls, by what they may wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CallKind {
     /// One request, one response.
@@ -211,15 +211,15 @@ pub struct ServerMetrics {
     pub connections: Counter,
     /// Connections that are open; hold a [`GaugeGuard`] for each.
     pub connections_open: Gauge,
-    /// Memory that the process may use.
+    /// Memory the process may use.
     pub memory_limit: Gauge,
     /// Calls that were refused because memory was short.
     pub memory_refusals: Counter,
-    /// Lines of the log that were lost. Set from the process's own count of them.
+    /// Log lines that were lost. Set from the process's own count.
     pub log_lines_lost: Counter,
-    /// Calls of gRPC that are open, by [`CallKind`].
+    /// Open gRPC calls, by [`CallKind`].
     pub calls_open: [Gauge; CallKind::ALL.len()],
-    /// Arriving bytes, and those of answers that have not been taken.
+    /// Bytes arriving, and bytes of answers not yet taken.
     pub transfer_bytes: Gauge,
     pub(super) closed: [Counter; ConnectionClose::ALL.len()],
 }
@@ -238,7 +238,7 @@ pub enum ConnectionClose {
     Idle,
     /// Another one needed its place.
     Room,
-    /// Its address had its share already.
+    /// Its address had used up its share.
     Share,
 }
 
@@ -257,7 +257,7 @@ impl ConnectionClose {
     }
 }
 
-/// Adds one to a gauge for as long as it lives: the only pair of increment and decrement anywhere.
+/// Adds one to a gauge for as long as it lives: the only place that pairs an increment with a decrement.
 #[derive(Debug)]
 #[must_use = "the gauge goes down again when the guard is dropped"]
 pub struct GaugeGuard(Gauge);

@@ -1,8 +1,8 @@
-//! Samples, counted in buckets right away.
+//! Samples, counted in buckets as they come.
 //!
-//! The recorder's own histograms keep each sample along with its time until somebody sorts them, which costs an item more than all its
-//! other metrics and takes memory for as long as nobody does. Here a sample is three additions to what is there already, and those of a
-//! batch are added up first.
+//! The recorder's own histograms keep each sample and its time until someone sorts them, which costs an item more than all its
+//! other metrics, and takes memory until someone does. Here a sample is three additions to existing numbers, and those of a batch
+//! are summed first.
 
 use std::sync::{
     Arc,
@@ -58,11 +58,11 @@ impl Histogram {
 
 #[derive(Debug)]
 struct Buckets {
-    /// Upper bounds, rising.
+    /// Upper bounds, ascending.
     bounds: &'static [f64],
-    /// Samples that are within the bound of the same index and beyond the one before; the entry after the last bound has the rest.
+    /// Samples within the bound at the same index and above the one before; the entry after the last bound counts the rest.
     counts: Box<[AtomicU64]>,
-    /// Of all samples, as the bits of a float.
+    /// Sum of all samples, as the bits of a float.
     sum: AtomicU64,
 }
 
@@ -108,7 +108,7 @@ struct Family {
 }
 
 impl Histograms {
-    /// The series with the labels of `key`; the same for the same labels.
+    /// The series with the labels of `key`; the same labels give the same series.
     pub(super) fn series(&self, metric: &'static Metric, key: Key) -> Histogram {
         let mut families = self.0.lock();
         let family = families.entry(metric.name).or_insert_with(|| Family { metric, series: IndexMap::new() });

@@ -1,9 +1,10 @@
 //! Metrics: one table that lists them ([`METRICS`]), handles to count with, and the text that Prometheus scrapes.
 //!
-//! A leaf: it imports the domain's closed sets for their labels, and none of the parts that it measures. There is no global recorder;
+//! A leaf: it imports the domain's closed sets for their labels, and none of the parts it measures. There is no global recorder;
 //! servers in one process share nothing, except what the operating system says about the process.
 //!
-//! Metrics may be off as a whole ([`Telemetry::off`]): the handles then exist but count nothing, so that no caller has to check.
+//! Metrics may be switched off altogether ([`Telemetry::off`]): the handles then exist but count nothing, so that no caller has
+//! to check.
 
 mod handles;
 mod histogram;
@@ -64,7 +65,7 @@ impl Telemetry {
         text + &cpu_seconds
     }
 
-    /// The metrics of one version of a model. Both names are the registry's, never a client's: each pair is a series for good.
+    /// The metrics of one version of a model. Both names are the registry's, never a client's: each pair is a permanent series.
     #[must_use]
     pub fn model(&self, name: &str, version: &str) -> ModelMetrics {
         let registrar = &*self.registrar;
@@ -111,7 +112,8 @@ impl Telemetry {
         (0..sizes).map(gauge).collect()
     }
 
-    /// The metrics of one method, by its label. Labels are front ends' constants, never a client's words: each is a series for good.
+    /// The metrics of one method, by its label. Labels are constants of front ends, never a client's words: each is a permanent
+    /// series.
     #[must_use]
     pub fn method(&self, method: &'static str) -> MethodMetrics {
         let registrar = &*self.registrar;
@@ -160,7 +162,7 @@ impl Telemetry {
         }
     }
 
-    /// How often a part of the server has been started again.
+    /// How often a part of the server has been restarted.
     pub fn part_restarts(&self, part: &str) -> Counter {
         self.registrar.counter(&table::PART_RESTARTS, &[part])
     }
@@ -183,7 +185,7 @@ struct Registrar {
 struct Prometheus {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    /// What the recorder would otherwise keep sample by sample.
+    /// Replaces what the recorder would keep sample by sample.
     histograms: Histograms,
 }
 

@@ -1,14 +1,14 @@
 //! What the operating system says about this process: memory, CPU time, descriptors, threads, start.
 //!
-//! Read when somebody asks, on the thread that asks: counting descriptors takes milliseconds if ten thousand are open. Figures that the
+//! Read on request, on the requesting thread: counting descriptors takes milliseconds if ten thousand are open. Figures that the
 //! platform does not provide are left out.
 
 use metrics_process::collector;
 
 use super::{Registrar, table};
 
-/// Sets the gauges, and returns the text of the one metric that the recorder cannot hold: its counters are whole numbers, and CPU
-/// time in whole seconds is too coarse.
+/// Sets the gauges, and returns the text of the one metric the recorder cannot hold: its counters are whole numbers, and whole
+/// seconds of CPU time are too coarse.
 pub(super) fn collect(registrar: &Registrar) -> String {
     let process = collector::collect();
     let gauges = [

@@ -1,6 +1,6 @@
 //! Log lines that clients can cause as often as they like: one a second is written, and the next one says how many were left out.
 //!
-//! Reads no clock: the moment is given.
+//! Reads no clock: the caller gives the moment.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 
 use crate::domain::Timestamp;
 
-/// Least time between two lines.
+/// Shortest time between two lines.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Whether a line is due.
+/// Decides whether a line is due.
 #[derive(Debug, Default)]
 pub struct Seldom {
     state: Mutex<State>,

@@ -35,13 +35,13 @@ pub struct Metric {
     pub name: &'static str,
     /// What it does over time.
     pub kind: Kind,
-    /// What one unit of its value is.
+    /// The unit its value counts.
     pub unit: &'static str,
     /// What it shows, in one sentence.
     pub help: &'static str,
-    /// Names of its labels, in the order in which their values are given.
+    /// Names of its labels, in the order their values are given.
     pub labels: &'static [&'static str],
-    /// Upper bounds of the buckets of a histogram, rising; empty otherwise.
+    /// Upper bounds of a histogram's buckets, ascending; empty otherwise.
     pub buckets: &'static [f64],
 }
 
@@ -55,7 +55,7 @@ const METHOD: &[&str] = &["method"];
 const REASON: &[&str] = &["reason"];
 const METHOD_REASON: &[&str] = &["method", "reason"];
 
-/// From below the cost of a hand-off to far above any deadline that a live feed has.
+/// From below the cost of a hand-off to far above the deadline of any live feed.
 const SECONDS: &[f64] = &[
     50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 100e-3, 200e-3, 500e-3, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0,
 ];
@@ -75,16 +75,15 @@ const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'st
 }
 
 pub(super) static ITEMS_RECEIVED: Metric =
-    counter("tidemill_items_received_total", "items", MODEL, "Items that arrived for the model, refused ones included.");
+    counter("tidemill_items_received_total", "items", MODEL, "Items that arrived for the model, including refused ones.");
 pub(super) static ITEMS_ENDED: Metric = counter(
     "tidemill_items_ended_total",
     "items",
     MODEL_OUTCOME,
-    "Items by the one way in which each ended; the sum over outcomes is what was received and is no longer in the server.",
+    "Items by how each ended; the sum over outcomes is everything received that is no longer in the server.",
 );
-pub(super) static ITEMS_QUEUED: Metric = gauge("tidemill_items_queued", "items", MODEL, "Items that wait for a lane.");
-pub(super) static ITEMS_IN_FLIGHT: Metric =
-    gauge("tidemill_items_in_flight", "items", MODEL, "Items in a model call that is running.");
+pub(super) static ITEMS_QUEUED: Metric = gauge("tidemill_items_queued", "items", MODEL, "Items waiting for a lane.");
+pub(super) static ITEMS_IN_FLIGHT: Metric = gauge("tidemill_items_in_flight", "items", MODEL, "Items in running model calls.");
 pub(super) static ITEMS_DROPPED: Metric = counter(
     "tidemill_items_dropped_total",
     "items",
@@ -99,7 +98,7 @@ pub(super) static ITEM_QUEUE: Metric = seconds(
 pub(super) static CANCEL_RELEASE: Metric = seconds(
     "tidemill_cancel_release_seconds",
     MODEL,
-    "Time from the end of a stream until its queued items, its window and its state were free.",
+    "Time from the end of a stream until its queued items, its window and its state were freed.",
 );
 pub(super) static ITEM_TIME: Metric =
     seconds("tidemill_item_seconds", MODEL, "Time from an item's arrival until its result was handed to the connection.");
@@ -128,9 +127,9 @@ pub(super) static MODEL_COST: Metric = gauge(
     "Running estimate of the time of a model call at a batch size, on one lane of a busy machine.",
 );
 pub(super) static BATCHES: Metric =
-    counter("tidemill_batches_total", "calls", MODEL_REASON, "Model calls by the reason why the batch was closed at its size.");
+    counter("tidemill_batches_total", "calls", MODEL_REASON, "Model calls by the reason the batch was closed at its size.");
 pub(super) static INPUT_ELEMENTS: Metric =
-    counter("tidemill_input_elements_total", "elements", MODEL, "Elements of padded inputs in model calls, padding included.");
+    counter("tidemill_input_elements_total", "elements", MODEL, "Elements of padded inputs in model calls, including padding.");
 pub(super) static PADDING_ELEMENTS: Metric =
     counter("tidemill_padding_elements_total", "elements", MODEL, "Elements of padded inputs in model calls that are padding.");
 pub(super) static BATCH_CAP: Metric = gauge(
@@ -160,20 +159,20 @@ pub(super) static QUEUE_REPAIRS: Metric = counter(
     "tidemill_queue_repairs_total",
     "times",
     MODEL,
-    "Times that the model's queue contradicted itself and was repaired; above 0, please report it as a defect of the server.",
+    "Times that the model's queue contradicted itself and was repaired; above 0, please report it as a bug in the server.",
 );
 
 pub(super) static LANE_BUSY: Metric = seconds(
     "tidemill_lane_busy_seconds",
     &["lane"],
-    "Time that a lane spent on one batch; the rate of its sum is the share of time for which the lane is busy. Long lanes are `long-0` and so on.",
+    "Time that a lane spent on one batch; the rate of its sum is the fraction of time for which the lane is busy. Long lanes are `long-0` and so on.",
 );
 
 pub(super) static STREAMS_OPENED: Metric =
     counter("tidemill_streams_opened_total", "streams", METHOD, "Streams and calls that clients opened.");
 pub(super) static STREAMS_OPEN: Metric = gauge("tidemill_streams_open", "streams", METHOD, "Streams and calls that are open.");
 pub(super) static STREAMS_ENDED: Metric =
-    counter("tidemill_streams_ended_total", "streams", METHOD_REASON, "Streams and calls by the reason why they ended.");
+    counter("tidemill_streams_ended_total", "streams", METHOD_REASON, "Streams and calls by the reason they ended.");
 pub(super) static WINDOW_STALLS: Metric = counter(
     "tidemill_stream_stalls_total",
     "times",
@@ -182,13 +181,17 @@ pub(super) static WINDOW_STALLS: Metric = counter(
 );
 pub(super) static STREAMS_STALLED: Metric =
     gauge("tidemill_streams_stalled", "streams", METHOD, "Streams that are not reading because their window is full.");
-pub(super) static STREAMS_UNREAD: Metric =
-    gauge("tidemill_streams_unread", "streams", METHOD, "Streams and calls whose client does not take what is to be sent to it.");
+pub(super) static STREAMS_UNREAD: Metric = gauge(
+    "tidemill_streams_unread",
+    "streams",
+    METHOD,
+    "Streams and calls whose client does not take what waits to be sent to it.",
+);
 pub(super) static RESULTS_SKIPPED: Metric = counter(
     "tidemill_results_skipped_total",
     "results",
     METHOD,
-    "Results that were given up because the client did not read, as its stream's unread policy says.",
+    "Results that were given up because the client did not read, as its stream's unread policy asks.",
 );
 pub(super) static RECEIVED_BYTES: Metric =
     counter("tidemill_received_bytes_total", "bytes", METHOD, "Payload that arrived from clients, without framing.");
@@ -208,19 +211,19 @@ pub(super) static PART_RESTARTS: Metric = counter(
     "tidemill_part_restarts_total",
     "restarts",
     &["part"],
-    "Times that a lasting task of the server panicked and was started again; each is a defect of the server.",
+    "Times that a long-lived task of the server panicked and was restarted; each is a bug in the server.",
 );
 pub(super) static LOG_LINES_LOST: Metric = counter(
     "tidemill_log_lines_lost_total",
     "lines",
     &[],
-    "Lines of the log that could not be written, or found no room among those that wait to be.",
+    "Log lines that could not be written, or found no room among those waiting to be written.",
 );
 pub(super) static MEMORY_LIMIT: Metric = gauge(
     "tidemill_memory_limit_bytes",
     "bytes",
     &[],
-    "Memory that the process may have, as `memory.limit_bytes` or the system says; 0 if nothing limits it.",
+    "Memory that the process may use, by `memory.limit_bytes` or the system's own limit; 0 if unlimited.",
 );
 pub(super) static MEMORY_REFUSALS: Metric = counter(
     "tidemill_memory_refusals_total",
@@ -232,19 +235,19 @@ pub(super) static CALLS_OPEN: Metric = gauge(
     "tidemill_calls_open",
     "calls",
     &["kind"],
-    "gRPC calls that are open, counted from their headers on, whether or not anything else has come.",
+    "gRPC calls that are open, counted from their headers on, whether or not anything else has arrived.",
 );
 pub(super) static TRANSFER_BYTES: Metric = gauge(
     "tidemill_transfer_bytes",
     "bytes",
     &[],
-    "Bytes of messages and bodies that are in arrival, and of large answers that clients have yet to take.",
+    "Bytes of arriving messages and bodies, and of large answers that clients have yet to take.",
 );
 pub(super) static CONNECTIONS_CLOSED: Metric = counter(
     "tidemill_connections_closed_total",
     "connections",
     REASON,
-    "Connections that the server closed: without a call for `grpc.idle_timeout_s` (`idle`), to make room for another (`room`), or because their address had its share already (`share`).",
+    "Connections that the server closed: without a call for `grpc.idle_timeout_s` (`idle`), to make room for another (`room`), or because their address had used up its share (`share`).",
 );
 pub(super) static BUILD_INFO: Metric =
     gauge("tidemill_build_info", "always 1", &["version", "rustc"], "The server's version and the compiler that built it.");
@@ -260,7 +263,7 @@ pub(super) static PROCESS_THREADS: Metric = gauge("process_threads", "threads", 
 pub(super) static PROCESS_START: Metric =
     gauge("process_start_time_seconds", "seconds", &[], "When the process started, since the Unix epoch.");
 
-/// All of them, in the order in which docs/metrics.md lists them.
+/// All of them, in the order docs/metrics.md lists them.
 pub static METRICS: &[&Metric] = &[
     &ITEMS_RECEIVED,
     &ITEMS_ENDED,
@@ -317,7 +320,7 @@ pub static METRICS: &[&Metric] = &[
 /// The table of docs/metrics.md, in Markdown.
 #[must_use]
 pub fn markdown() -> String {
-    let mut text = String::from("| name | kind | unit | labels | what it tells |\n|---|---|---|---|---|\n");
+    let mut text = String::from("| name | kind | unit | labels | what it shows |\n|---|---|---|---|---|\n");
     for metric in METRICS {
         let Metric { name, unit, help, .. } = metric;
         let kind = metric.kind.label();

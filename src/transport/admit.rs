@@ -1,25 +1,26 @@
-//! Which connections a port takes.
+//! Which connections a port accepts.
 
 use std::net::IpAddr;
 
 use crate::domain::Peer;
 
-/// The rule of a port, as its accept loop follows it.
+/// A port's rule, as its accept loop applies it.
 pub(crate) trait Admit: Send + Sync + 'static {
-    /// What a connection takes of the process before it is accepted: without it, connections wait where the system keeps them.
+    /// What a connection takes from the process before it is accepted; until there is one, connections wait in the system's
+    /// backlog.
     type Permit: Send;
-    /// Its place on the port, for as long as it is there.
+    /// Its place on the port, held for as long as it is open.
     type Place: Send + 'static;
 
     /// Waits until another connection may be accepted.
     fn permit(&self) -> impl Future<Output = Self::Permit> + Send;
 
-    /// The place of a connection from that address, waited for if another has to leave first. `None` if it is to be closed.
+    /// The place of a connection from that address, after waiting if another has to leave first. `None` if it must be closed.
     fn admit(&self, permit: Self::Permit, ip: Option<IpAddr>) -> impl Future<Output = Option<Self::Place>> + Send;
 
     /// A connection could not be accepted, perhaps because too many are open.
     fn not_accepted(&self) {}
 
-    /// The client that has this place.
+    /// The client that holds this place.
     fn peer(place: &Self::Place) -> Peer;
 }

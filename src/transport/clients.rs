@@ -1,4 +1,4 @@
-//! The rule of the ports for clients: as many connections as there are places and descriptors.
+//! The rule for client ports: as many connections as there are places and descriptors.
 
 use std::net::IpAddr;
 
@@ -14,20 +14,20 @@ use crate::{
 /// What a port shares with the rest of its process.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
-    /// Of which each connection takes one.
+    /// Each connection takes one of these.
     pub descriptors: Descriptors,
     /// Where an accept loop that panics is reported.
     pub vitals: Vitals,
 }
 
-/// The places of a port for clients. One connection waits for a place, and more wait in the system's backlog.
+/// The places of a client port. One connection waits for a place; more wait in the system's backlog.
 pub(crate) struct Clients {
     port: Port,
     descriptors: Descriptors,
     metrics: ServerMetrics,
 }
 
-/// A client's connection, for as long as it is there.
+/// A client's connection, for as long as it is open.
 pub(crate) struct Client {
     pub(super) connection: Connection,
     _descriptor: Descriptor,
@@ -35,7 +35,7 @@ pub(crate) struct Client {
 }
 
 impl<A> Listener<A, Clients> {
-    /// A port with these places, in a process that has nothing else to do.
+    /// A port with these places, alone in its process.
     pub(crate) fn for_clients(socket: A, part: Part, port: Port, metrics: ServerMetrics, shutdown: Shutdown) -> Self {
         let places = Clients { port, descriptors: Descriptors::unlimited(), metrics };
         Self { socket, part, places, vitals: Vitals::new(&Telemetry::off()), shutdown }
@@ -69,7 +69,7 @@ impl Admit for Clients {
 }
 
 impl Client {
-    /// Which client it is.
+    /// Which client this is.
     pub(crate) fn peer(&self) -> Peer {
         self.connection.peer()
     }

@@ -1,4 +1,4 @@
-//! The body of a response whose end has a consequence.
+//! The body of a response whose end matters.
 
 use std::{
     pin::Pin,

@@ -1,4 +1,4 @@
-//! What the transport asks of a connection, whatever carries its bytes.
+//! What the transport needs of a connection, whatever carries its bytes.
 
 use std::{io, net::IpAddr};
 
@@ -9,28 +9,28 @@ use tokio::{
 
 /// A connection: bytes in two directions.
 ///
-/// To shut it down, as [`AsyncWrite`] has it, ends the direction in which the server writes, and leaves the other one open.
+/// Shutting it down, in the sense of [`AsyncWrite`], ends the direction in which the server writes and leaves the other open.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// The address at which it arrived. `None` if it has none: no network carries it, or it has ended already.
+    /// The address at which it arrived. `None` if it has none: no network carries it, or it has already ended.
     fn local_ip(&self) -> Option<IpAddr>;
 
-    /// Sets the options that a conversation with frames of its own needs.
+    /// Sets the options suited to a protocol with its own frames.
     ///
     /// # Errors
-    /// If it has ended already.
+    /// If it has already ended.
     fn set_up(&self) -> io::Result<()>;
 }
 
 /// Where connections come from.
 pub trait Accept: Send + Sync + 'static {
-    /// Such a connection.
+    /// The connections it yields.
     type Io: Io;
 
-    /// The next one, and the address of its client; `None` for a client on this machine that needs none. To drop this before it is
-    /// ready loses no connection.
+    /// The next connection, and its client's address; `None` for a client on this machine that needs none. Dropping this before
+    /// it is ready loses no connection.
     ///
     /// # Errors
-    /// If the system has no room for another connection, or the connection has ended already.
+    /// If the system has no room for another connection, or the connection has already ended.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, Option<IpAddr>)>> + Send;
 }
 
@@ -39,7 +39,7 @@ impl Io for TcpStream {
         self.local_addr().ok().map(|address| address.ip())
     }
 
-    /// What is written leaves at once: it is written in one go already.
+    /// Sends what is written at once: it is already written in one go.
     fn set_up(&self) -> io::Result<()> {
         self.set_nodelay(true)
     }

@@ -1,11 +1,11 @@
 //! A connection that is read in turns, and to its end before it is closed.
 //!
-//! A socket that is closed while bytes of its peer are unread is reset by the kernel, and the peer then loses what it had received
-//! and not yet read: the last results of a drain, and the status that says why the stream ended. So the server says that it writes
-//! no more, and drops what a client still sends, until the client closes too.
+//! If a socket is closed while bytes of its peer are unread, the kernel resets it, and the peer then loses what it had received
+//! and not yet read: the last results of a drain, and the status that says why the stream ended. So the server signals that it
+//! will write no more, and discards what the client still sends until the client closes too.
 //!
-//! What reads a connection goes on for as long as there is anything, and tiny frames come as fast as they can be looked at. So after
-//! [`TURN`] it finds nothing, and is woken at once: whatever else the thread has to do comes first.
+//! A reader goes on for as long as there is anything to read, and tiny frames arrive as fast as they can be looked at. So after
+//! [`TURN`] it finds nothing and is woken at once: whatever else the thread has to do comes first.
 
 use std::{
     io,
@@ -28,28 +28,28 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Bytes dropped in one read.
 const DROPPED_BYTES: usize = 4 * 1024;
 
-/// How long a connection may be read without a pause.
+/// How long a connection may be read without a break.
 const TURN: Duration = Duration::from_micros(300);
 
-/// A stream whose shutdown is over when the client has closed its side, or [`LINGER`] has passed.
+/// A stream whose shutdown ends when the client has closed its side, or [`LINGER`] has passed.
 pub(super) struct Lingering<I> {
-    /// What was read before, and is to be read once more.
+    /// What was read earlier and has to be read once more.
     read: Bytes,
     stream: I,
     reading: Reading,
     closing: Option<Pin<Box<Sleep>>>,
 }
 
-/// Reads since there was nothing to be read. Most find nothing at the second, so that they are not timed.
+/// Reads since one last found nothing. Usually the second finds nothing, so these are not timed.
 #[derive(Debug, Default)]
 struct Reading {
     has_begun: bool,
-    /// When the second was over.
+    /// When the second read ended.
     since: Option<Timestamp>,
 }
 
 impl Reading {
-    /// Whether it is others' turn. If so, the next turn begins.
+    /// Whether others should go first. If so, the next turn begins.
     fn takes_long(&mut self, now: impl Fn() -> Timestamp) -> bool {
         let takes_long = self.since.is_some_and(|since| now().since(since) >= TURN);
         if takes_long {
@@ -74,7 +74,7 @@ impl<I> Lingering<I> {
         Self::after(Bytes::new(), stream)
     }
 
-    /// A stream of which `read` has been read already.
+    /// A stream from which `read` has been read already.
     pub(super) const fn after(read: Bytes, stream: I) -> Self {
         Self { read, stream, reading: Reading { has_begun: false, since: None }, closing: None }
     }
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_without_a_pause_for_long_lets_others_go_first() {
+    fn a_long_read_without_a_pause_lets_others_go_first() {
         let (mut reading, begun) = (Reading::default(), Timestamp::from_nanos(1));
         let (soon, later) = (begun + TURN / 2, begun + TURN);
         reading.note(true, || begun);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_does_not_close_is_not_waited_for_for_ever() {
+    async fn the_wait_for_a_client_that_does_not_close_ends() {
         let (mut server, _client) = connected().await;
         let begun = tokio::time::Instant::now();
         server.shutdown().await.expect("closed");

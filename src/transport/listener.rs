@@ -1,10 +1,11 @@
 //! The accept loop of a port: takes connections as its [`Admit`] allows, until told to stop. Knows no protocol.
 //!
-//! A panic while a connection is accepted ends neither the port nor its connections: accepting begins again.
+//! If accepting a connection panics, neither the port nor its connections end: accepting starts over.
 //!
 //! # SHUTDOWN
-//! [`Shutdown::graceful`] tells the open connections to finish: their calls go on. New connections are still served, so that clients
-//! that ask hear that the server drains, until [`Shutdown::close`] closes the port. [`Shutdown::abort`] drops what is left.
+//! [`Shutdown::graceful`] tells the open connections to finish: their calls go on. New connections are still served, so that
+//! clients that ask learn that the server is draining, until [`Shutdown::close`] closes the port. [`Shutdown::abort`] drops what
+//! is left.
 
 use std::{net::IpAddr, panic::AssertUnwindSafe, time::Duration};
 
@@ -19,10 +20,10 @@ use crate::{
     vitals::{Part, Vitals},
 };
 
-/// Accepting fails when descriptors run out; trying again at once would spin, and waiting lets others be closed.
+/// Accepting fails when descriptors run out; retrying at once would spin, while waiting lets other connections close.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// A port that is bound already.
+/// A port that is already bound.
 pub(crate) struct Listener<A, P> {
     /// Where its connections come from. More wait in the system's backlog.
     pub(crate) socket: A,
@@ -30,14 +31,14 @@ pub(crate) struct Listener<A, P> {
     pub(crate) part: Part,
     /// Which connections it takes.
     pub(crate) places: P,
-    /// Where a panic of the loop is reported.
+    /// Where a panic in the loop is reported.
     pub(crate) vitals: Vitals,
     pub(crate) shutdown: Shutdown,
 }
 
 impl<A: Accept, P: Admit> Listener<A, P> {
-    /// Gives each connection with its place to `converse`, in a task of its own. Returns when all have ended after [`Shutdown::close`],
-    /// or at once after [`Shutdown::abort`].
+    /// Gives each connection with its place to `converse`, in its own task. Returns when all have ended after
+    /// [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub(crate) async fn serve<F>(self, converse: impl Fn(A::Io, P::Place) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -75,7 +76,7 @@ impl<A: Accept, P: Admit> Listener<A, P> {
                 next = next => next,
                 () = self.shutdown.closed().cancelled() => return,
             };
-            // One without a place is closed.
+            // Without a place, the connection is closed.
             let Some(place) = admitted else { continue };
             tasks.spawn(with_peer(P::peer(&place), converse(io, place)));
         }

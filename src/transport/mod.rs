@@ -1,15 +1,15 @@
-//! How bytes come and go: ports, connections, the loops that HTTP/1.1 and HTTP/2 are spoken in, and the limits that hold there.
+//! How bytes come and go: ports, connections, the loops that speak HTTP/1.1 and HTTP/2, and the limits that apply there.
 //!
-//! Knows no messages: neither protobuf nor JSON, no path, no session and no model. A front end plugs in a tower service, and what it
-//! has to say where HTTP has no server behind it any more, as bytes.
+//! Knows no messages: neither protobuf nor JSON, no path, no session and no model. A front end plugs in a tower service and, as
+//! bytes, what to answer where there is no longer an HTTP server to answer.
 //!
 //! ```text
 //!  Accept ──► Listener ── Admit: its place ──► http1 or http2 ─► the front end's service
-//!  a socket   one loop    or the one that     both read through Lingering, keep a client that does
-//!  or a pipe  a port      makes room          nothing waiting for as long as is allowed, and end it
+//!  a socket   one loop    or the one that     both read through Lingering, wait for a client
+//!  or a pipe  a port      makes room          only as long as is allowed, and then end it
 //! ```
 //!
-//! A connection is whatever is an [`Io`]; nothing below the ports' own sockets says TCP.
+//! Anything that is an [`Io`] is a connection; only the ports' own sockets know of TCP.
 
 mod admit;
 mod clients;

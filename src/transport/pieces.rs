@@ -1,4 +1,5 @@
-//! The bytes of a message as they come, in pieces: room is made for what has come, never for what is announced, and is charged.
+//! The bytes of a message, in pieces as they arrive: room is made, and charged, for what has arrived, never for what is
+//! announced.
 
 use bytes::Bytes;
 
@@ -7,10 +8,10 @@ use crate::domain::{Fault, FaultKind};
 
 /// Smallest piece.
 const PIECE_BYTES_MIN: usize = 1 << 10;
-/// Largest piece: so much is copied, or found to be missing, at once.
+/// Largest piece: this much is copied, or found not to fit, at once.
 pub(crate) const PIECE_BYTES_MAX: usize = 256 << 10;
 
-/// A message, as far as it has come.
+/// A message, as far as it has arrived.
 #[derive(Debug)]
 pub(crate) struct Pieces {
     pieces: Vec<Vec<u8>>,
@@ -23,12 +24,12 @@ impl Pieces {
         Self { pieces: Vec::new(), bytes: 0, charge }
     }
 
-    /// Bytes that have come.
+    /// Bytes that have arrived.
     pub(crate) const fn len(&self) -> usize {
         self.bytes
     }
 
-    /// Puts `data` behind the rest. Room for more is made as far as `left`, `data` included, may still come.
+    /// Appends `data`. Makes room for more only as far as `left` bytes, `data` included, may still arrive.
     ///
     /// # Errors
     /// [`FaultKind::Overloaded`] if the charge, or the machine, has no room.
@@ -37,7 +38,7 @@ impl Pieces {
         while !data.is_empty() {
             let spare = self.pieces.last().map_or(0, |piece| piece.capacity() - piece.len());
             if spare == 0 {
-                // Twice as much each time, up to a piece's limit.
+                // Twice as much each time, up to the limit for a piece.
                 let wanted = data.len().max(self.bytes).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX);
                 self.add_piece(wanted.min(left))?;
                 continue;
@@ -57,7 +58,7 @@ impl Pieces {
         Ok(())
     }
 
-    /// All that has come, in one piece, and its charge. Several pieces are copied.
+    /// Everything that has arrived, in one piece, and its charge. Several pieces are copied.
     ///
     /// # Errors
     /// [`FaultKind::Overloaded`] if the charge, or the machine, has no room for the copy.
@@ -80,7 +81,7 @@ fn room_for(bytes: usize) -> Result<Vec<u8>, Fault> {
     match room.try_reserve_exact(bytes) {
         Ok(()) => Ok(room),
         Err(error) => {
-            Err(Fault::new(FaultKind::Overloaded, format!("the machine has no memory for {bytes} bytes more: {error}")))
+            Err(Fault::new(FaultKind::Overloaded, format!("the machine has no memory for {bytes} more bytes: {error}")))
         }
     }
 }
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_piece_has_room_for_what_is_left_alone() {
+    fn the_last_piece_has_room_only_for_what_is_left() {
         let (transfer, mut pieces) = pieces(64 << 20);
         pieces.push(&[1; 100], 110).expect("room");
         assert_eq!(transfer.bytes(), 110);
@@ -129,7 +130,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_comes_in_parts_is_what_was_sent(parts in vec(vec(any::<u8>(), 0..3_000), 0..40), announced in any::<bool>()) {
+        fn parts_join_to_what_was_sent(parts in vec(vec(any::<u8>(), 0..3_000), 0..40), announced in any::<bool>()) {
             let (transfer, mut pieces) = pieces(1 << 30);
             let sent = parts.concat();
             let mut left = sent.len();

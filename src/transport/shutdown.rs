@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-/// Tells ports to stop. Clones tell the same ones.
+/// Tells ports to stop. Clones reach the same ports.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     graceful: CancellationToken,
@@ -11,12 +11,12 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Tells the open connections to go away once their calls are over.
+    /// Tells the open connections to go away once their calls have ended.
     pub fn graceful(&self) {
         self.graceful.cancel();
     }
 
-    /// No new connections; all that are open are told to go away.
+    /// Accepts no new connections; all open ones are told to go away.
     pub fn close(&self) {
         self.graceful.cancel();
         self.close.cancel();
@@ -28,12 +28,13 @@ impl Shutdown {
         self.abort.cancel();
     }
 
-    /// When a connection that is new now must go away: one that comes while the server drains is there to be told so.
+    /// When a connection made now must go away: one that arrives during a drain is served until the port closes, so that its
+    /// client learns of the drain.
     pub(super) fn go_away(&self) -> &CancellationToken {
         if self.graceful.is_cancelled() { &self.close } else { &self.graceful }
     }
 
-    /// When no further connection is accepted.
+    /// When the port stops accepting connections.
     pub(super) const fn closed(&self) -> &CancellationToken {
         &self.close
     }

@@ -90,7 +90,7 @@ impl Accept for UnixListener {
     }
 }
 
-/// Ends of pipes as the test makes them.
+/// The server's ends of the pipes that the test opens.
 struct Pipes(Mutex<mpsc::Receiver<DuplexStream>>);
 
 impl Accept for Pipes {
@@ -153,7 +153,7 @@ impl Kind for OnThisMachine {
     }
 }
 
-/// A port that is served.
+/// A port being served.
 struct Served<K> {
     kind: K,
     shutdown: Shutdown,
@@ -190,14 +190,14 @@ impl<K: Kind> Served<K> {
         })
     }
 
-    /// The port closes, and is done once its connections are.
+    /// Closes the port, and returns once its connections have ended.
     async fn close(self) {
         self.shutdown.close();
         self.serving.await.expect("no panic");
     }
 }
 
-/// What came, and who sent it.
+/// Sends back what came, and who sent it.
 async fn echo<B: Body<Data = Bytes, Error: Debug>>(request: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
     let peer = connections::peer();
     assert_eq!((peer.connection > 0, peer.address), (true, Address::Local));
@@ -218,7 +218,7 @@ async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(body.to_vec()).expect("text")
 }
 
-/// All that is read until the server closes its side.
+/// Everything read until the server closes its side.
 async fn heard(io: &mut (impl AsyncRead + Unpin)) -> String {
     let mut heard = String::new();
     io.read_to_string(&mut heard).await.expect("it closes in order");
@@ -260,7 +260,7 @@ async fn streams_over_http2_are_answered<K: Kind>() {
     poll_fn(|cx| client.poll_ready(cx)).await.expect_err("it was told to go away");
 }
 
-async fn http1_where_http2_is_spoken_is_told_so<K: Kind>() {
+async fn http1_on_an_http2_port_is_told_so<K: Kind>() {
     let served = Served::<K>::http2();
     let mut client = served.kind.connect().await;
     client.write_all(b"GET / HTTP/1.1\r\nhost: here\r\n\r\n").await.expect("it fits");
@@ -287,7 +287,7 @@ async fn the_longest_silent_connection_makes_room_for_a_probe<K: Kind>() {
     connection.await.expect("no panic").expect("it closes in order");
 }
 
-/// Each of them over each kind of connection.
+/// Runs each of these over each kind of connection.
 macro_rules! over_each_kind {
     ($($what:ident),* $(,)?) => {
         mod in_memory {
@@ -304,11 +304,11 @@ over_each_kind!(
     requests_over_http1_are_answered,
     a_breach_of_http1_is_answered_and_ends_the_connection,
     streams_over_http2_are_answered,
-    http1_where_http2_is_spoken_is_told_so,
+    http1_on_an_http2_port_is_told_so,
     the_longest_silent_connection_makes_room_for_a_probe,
 );
 
-/// What no socket could: time stands still in the test, and goes on as it waits.
+/// What no socket could do: time stands still in the test, and advances as the test waits.
 #[tokio::test(start_paused = true)]
 async fn clients_in_memory_have_the_same_time_as_any() {
     let begun = tokio::time::Instant::now();

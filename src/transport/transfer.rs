@@ -1,11 +1,11 @@
-//! One budget, in bytes, for all that is in arrival, and for all answers that clients have yet to take.
+//! One budget, in bytes, for everything that is arriving, and for all answers that clients have yet to take.
 //!
-//! Knows neither protocols nor sockets: whoever holds bytes of a message charges them to its connection as they appear.
+//! Knows neither protocols nor sockets: whatever holds bytes of a message charges them to its connection as they appear.
 //!
 //! # SHARES
-//! - A message of at most [`SMALL_BYTES_MAX`] may use all of the budget. Larger ones leave [`SMALL_SHARE`] of it to such.
-//! - Both are shared out as [`crate::shares`] says: one address or connection alone leaves an eighth to whoever comes next, and those that
-//!   want more than there is hold the same.
+//! - A message of at most [`SMALL_BYTES_MAX`] may use all of the budget. Larger ones leave [`SMALL_SHARE`] of it to small ones.
+//! - Both are shared out as [`crate::shares`] describes: one address or connection alone leaves an eighth to whoever comes next,
+//!   and all that want more than there is get the same amount.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::{
     telemetry::Gauge,
 };
 
-/// Largest message for which a share is kept.
+/// Largest message that counts as small.
 pub(crate) const SMALL_BYTES_MAX: usize = 64 << 10;
 
-/// Part of the budget that is kept for such: an eighth.
+/// The part of the budget kept for small messages: an eighth.
 const SMALL_SHARE: usize = 8;
 
 /// The key that sets the budget.
@@ -33,7 +33,7 @@ pub(crate) struct Transfer {
 }
 
 impl Transfer {
-    /// A budget that nothing has been taken from; the gauge tells how much is.
+    /// A budget from which nothing has been taken; the gauge shows how much has.
     #[must_use]
     pub(crate) fn new(bytes_max: usize, gauge: Gauge) -> Self {
         let large = Pool::new(KEY, bytes_max - bytes_max / SMALL_SHARE);
@@ -48,20 +48,20 @@ impl Transfer {
         Account { inner: Arc::new(inner) }
     }
 
-    /// Bytes that are charged.
+    /// Bytes charged.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.all.held()
     }
 
-    /// Those of them that are of messages that are not small.
+    /// Those that belong to messages that are not small.
     #[cfg(test)]
     fn large_bytes(&self) -> usize {
         self.large.held()
     }
 }
 
-/// What one connection has in transfer. Clones are the same connection's.
+/// What one connection has in transfer. Clones belong to the same connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Account {
     inner: Arc<Inner>,
@@ -70,13 +70,13 @@ pub(crate) struct Account {
 #[derive(Debug)]
 struct Inner {
     all: Member,
-    /// Of its messages that are not small.
+    /// For its messages that are not small.
     large: Member,
     gauge: Gauge,
 }
 
 impl Account {
-    /// The charge of a message that is about to come or to go.
+    /// The charge for a message that is about to arrive or leave.
     pub(crate) fn charge(&self) -> Charge {
         Charge { account: self.clone(), bytes: 0 }
     }
@@ -110,24 +110,24 @@ pub(crate) struct Charge {
 }
 
 impl Charge {
-    /// Takes more.
+    /// Takes `bytes` more.
     ///
     /// # Errors
-    /// [`FaultKind::Overloaded`](crate::domain::FaultKind::Overloaded) if there is not as much left, or this connection or its address has
-    /// its share; nothing is taken then.
+    /// [`FaultKind::Overloaded`](crate::domain::FaultKind::Overloaded) if not enough is left, or this connection or its address
+    /// has used up its share; in that case nothing is taken.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Fault> {
         if bytes == 0 {
             return Ok(());
         }
         let sum = self.bytes.saturating_add(bytes);
-        // What was small counts as large from the moment that it is.
+        // What was small counts as large from the moment it becomes large.
         let large = large_part(sum) - large_part(self.bytes);
         self.account.take(bytes, large).map_err(exhausted)?;
         self.bytes = sum;
         Ok(())
     }
 
-    /// Gives back what is above so many bytes.
+    /// Frees everything above `bytes`.
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
         if bytes >= self.bytes {
             return;
@@ -136,7 +136,7 @@ impl Charge {
         self.bytes = bytes;
     }
 
-    /// What it stands for.
+    /// The bytes it stands for.
     #[must_use]
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
@@ -149,13 +149,13 @@ impl Drop for Charge {
     }
 }
 
-/// What a message of so many bytes takes of the part for large ones.
+/// What a message of `bytes` bytes takes from the part for large ones.
 const fn large_part(bytes: usize) -> usize {
     if bytes > SMALL_BYTES_MAX { bytes } else { 0 }
 }
 
 fn exhausted(full: Full) -> Fault {
-    full.fault("bytes of messages in arrival and of answers that are not taken are held")
+    full.fault("bytes of arriving messages and of answers not yet taken are held")
 }
 
 #[cfg(test)]
@@ -198,7 +198,7 @@ mod tests {
     fn one_connection_leaves_an_eighth_to_whoever_comes_next() {
         let transfer = budget(16 * MIB);
         let one = transfer.connection(peer(1));
-        // 14 MiB are there for large messages.
+        // 14 MiB are available for large messages.
         let held: Vec<_> = std::iter::from_fn(|| charged(&one, MIB / 8).ok()).collect();
         assert_eq!(held.len(), 98);
         let fault = charged(&one, MIB / 8).expect_err("more than its share");
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn more_connections_of_one_address_gain_nothing() {
+    fn more_connections_from_one_address_gain_nothing() {
         let transfer = budget(16 * MIB);
         let far = |connection| transfer.connection(Peer { connection, address: Address::V4(9) });
         let held: Vec<_> = (1..200).filter_map(|connection| charged(&far(connection), MIB / 8).ok()).collect();

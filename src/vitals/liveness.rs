@@ -1,4 +1,4 @@
-//! Whether any part that has work hangs, found out when somebody asks. Nothing watches in between.
+//! Whether any part that has work is hanging, found out on request. Nothing watches in between.
 
 use std::{fmt, time::Duration};
 
@@ -10,28 +10,28 @@ use crate::domain::Timestamp;
 
 /// No step shorter than this is too long.
 const PATIENCE_MIN: Duration = Duration::from_secs(30);
-/// Nor is one shorter than this many times the longest call of a model, as far as known.
+/// Nor is one shorter than this many times the longest model call, as far as known.
 const CALLS_MAX: u32 = 10;
 
-/// Finds out which part hangs: a lane in a call, the timekeeper, or a thread of the runtime in one poll.
+/// Finds out which part is hanging: a lane in a call, the timekeeper, or a thread of the runtime in one poll.
 ///
-/// How busy the server is does not matter: lanes that are always at work still take one step after another.
+/// It does not matter how busy the server is: lanes that are always at work still take one step after another.
 pub struct Liveness {
     vitals: Vitals,
     runtime: RuntimeMetrics,
-    /// `None` if that cannot be determined now, without waiting.
+    /// `None` if that cannot be determined now without waiting.
     longest_call: Box<dyn Fn() -> Option<Duration> + Send + Sync>,
     seen: Mutex<Seen>,
 }
 
-/// What was seen the last time somebody asked.
+/// What was seen the last time this was asked.
 #[derive(Debug, Default)]
 struct Seen {
     longest_call: Duration,
     workers: Vec<(Signs, Timestamp)>,
 }
 
-/// What the runtime reports about one of its threads; it changes with each turn and with every few dozen polls.
+/// What the runtime reports about one of its threads; it changes with every turn and every few dozen polls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Signs {
     /// Odd while it sleeps.
@@ -39,14 +39,14 @@ struct Signs {
     busy: Duration,
 }
 
-/// Something that hangs.
+/// Something that is hanging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stall {
     /// Which part.
     pub part: String,
     /// For how long.
     pub lasts: Duration,
-    /// The longest that it may take.
+    /// The longest it may take.
     pub limit: Duration,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for Stall {
 }
 
 impl Liveness {
-    /// For these parts and the threads of this runtime; `longest_call` says how long a model's call may take, without waiting for anything.
+    /// For these parts and the threads of this runtime; `longest_call` says, without waiting, how long a model's call may take.
     #[must_use]
     pub fn new(
         vitals: Vitals,
@@ -67,7 +67,7 @@ impl Liveness {
         Self { vitals, runtime, longest_call: Box::new(longest_call), seen: Mutex::default() }
     }
 
-    /// What hangs now.
+    /// What is hanging now.
     #[must_use]
     pub fn stall(&self, now: Timestamp) -> Option<Stall> {
         let signs = |worker| Signs {
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_is_stalled_from_when_it_was_first_seen_in_the_same_poll() {
+    async fn a_worker_is_stalled_since_it_was_first_seen_in_the_same_poll() {
         let world = World::new();
         let hangs = at_work(5);
         assert_eq!(world.stalled(1_000, &[asleep(), hangs]), None);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_part_that_has_ended_is_no_stall() {
+    async fn a_part_that_has_ended_is_not_a_stall() {
         let mut world = World::new();
         let (pulse, vital) = world.lanes.remove(0);
         pulse.begin(at(1));

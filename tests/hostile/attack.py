@@ -9,7 +9,8 @@ import attacks
 
 MIB = 1 << 20
 
-# What a request may make the server hold for each byte that arrived or was inflated, and for each counted unit.
+# How much a request may make the server hold for each byte that arrived or was inflated, and for each counted
+# unit.
 HELD_FOR_A_BYTE = 8
 HELD_FOR_A_UNIT = 2_048
 # Threads, buffers of connections, and what the allocator keeps: not the attack's.
@@ -52,7 +53,7 @@ class Attack:
     run: Callable[[Target], Report]
     # Settings that it needs of the server; attacks with the same ones share a server.
     settings: tuple[str, ...]
-    # The most that may be held in all, however much was sent: the named limits, together.
+    # The most that may be held in all, however much was sent: the sum of the named limits.
     held_max: int
     # Whether the short form runs it too.
     in_short: bool
@@ -60,7 +61,8 @@ class Attack:
     patience_s: float
     # Connections and streams that may be left, such as those of sequences in their time of grace, are gone after this.
     rest_s: float
-    # Whether a bystander's time is bounded during it: not where the attacker has its fair share of the lanes that both use.
+    # Whether a bystander's time is bounded during it: not if the attacker merely has its fair share of the lanes that both
+    # use.
     timed: bool
 
 

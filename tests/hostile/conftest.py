@@ -1,6 +1,6 @@
 """The short form: one server for all attacks that need no special settings, and a small part of each flood.
 
-`--all` adds the faults that take long; the attacks in full are run by `run --all`, which also times the bystander."""
+`--all` adds the slow faults; the attacks in full are run by `run --all`, which also times the bystander."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ from server import Server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="also what takes long")
+    parser.addoption("--all", action="store_true", help="the slow ones too")
     parser.addoption("--verdicts", help="file for what each test found, as lines of JSON")
 
 

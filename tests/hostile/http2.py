@@ -1,7 +1,7 @@
 """An HTTP/2 client that lets its user break every rule: frames go out exactly as given, and what comes back is noted.
 
-One thread, no callbacks: whoever wants to know what came calls `pump` or one of the functions that wait. A connection keeps its
-windows open and answers SETTINGS and PING while it is pumped, unless it is told not to."""
+One thread, no callbacks: to learn what came, call `pump` or one of the functions that wait. A connection keeps its windows open
+and answers SETTINGS and PING while it is pumped, unless asked not to."""
 
 import collections
 import contextlib
@@ -78,7 +78,7 @@ def headers(stream: int, block: bytes, end: bool = False) -> bytes:
 
 @dataclasses.dataclass
 class Stream:
-    """What became of a stream."""
+    """How a stream fared."""
 
     window: int
     fields: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -7,7 +7,7 @@ import http1
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 _GAUGE = re.compile(r"^# TYPE (tidemill_\w+) gauge$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-# What exists because a client does, or did: the gauges with one of these words.
+# The gauges of things that exist because a client does, or did: those with one of these words.
 _OF_CLIENTS = re.compile(r"open|queued|in_flight|stalled|unread|waiting|arriv|inflat|pending|held|aside|sequence|transfer")
 
 

@@ -92,7 +92,7 @@ def feeds(server: Server, count: int, windows: int = 8, window: int = http2.WIND
     return connections
 
 
-# ---- Clients that hold something open when the server is to stop
+# ---- Clients that hold something open when the server is asked to stop
 
 
 def half_calls(server: Server) -> list:

@@ -1,5 +1,5 @@
-"""Queries a model on the server: alone, with several items in a request, and along with other clients at the same time. In any
-company, each answer must be the one that Python's onnxruntime gives for the item alone."""
+"""Queries a model on the server: alone, with several items in a request, and together with other clients. Whatever an item's
+neighbours, its answer must be the one that Python's onnxruntime gives for it alone."""
 
 import contextlib
 import dataclasses

@@ -104,7 +104,7 @@ class Value:
         return 1 + len(self.shape)
 
 
-# What goes between an input and an output. None of it lets one row influence another.
+# Blocks between an input and an output. None of them lets one row influence another.
 
 
 def affine(g: Graph, x: Value) -> Value:

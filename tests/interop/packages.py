@@ -15,7 +15,7 @@ INDEPENDENT, DEPENDENT, OFF = "INDEPENDENT", "DEPENDENT", "OFF"
 # How long a lane waits for company, so that the clients' items meet.
 MEET = "max_delay_us = 20000"
 # The large ones cannot be proven in the default two seconds, least of all on a busy machine; and since a proof goes up to the largest
-# allowed call, calls of many items would take long.
+# allowed call, calls of many items would be slow.
 FEW = f"{MEET}\nmax_batch = 4"
 TWO = f"{MEET}\nmax_batch = 2"
 TRIAL = "[trial]\nseconds = 120"

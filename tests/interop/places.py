@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
 ASSETS = pathlib.Path(os.environ.get("TIDEMILL_TEST_ASSETS", CACHE / "assets"))
 SERVER = pathlib.Path(os.environ.get("TIDEMILL_SERVER", ROOT / "target/debug/tidemill"))
-# What `cargo test` and `cargo build --examples` make of `examples/*.rs`.
+# The programs that `cargo test` and `cargo build --examples` make from `examples/*.rs`.
 RUST_EXAMPLES = pathlib.Path(os.environ.get("TIDEMILL_TEST_EXAMPLES", ROOT / "target/debug/examples"))
 # Models from packages that people install.
 MODELS = CACHE / "models"
@@ -20,7 +20,7 @@ PROMETHEUS = CACHE / "debian/prometheus/usr/bin/prometheus"
 PROMTOOL = CACHE / "debian/prometheus/usr/bin/promtool"
 KSERVE_PYTHON = CACHE / "kserve/bin/python"
 PERF_ANALYZER = CACHE / "perf_analyzer/perf_analyzer"
-# What the load generator links to and the machine does not have.
+# Libraries that the load generator links to and the machine does not have.
 PERF_ANALYZER_LIBRARIES = (CACHE / "perf_analyzer", CACHE / "debian/libb64-0d/usr/lib/x86_64-linux-gnu")
 
 

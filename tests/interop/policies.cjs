@@ -1,4 +1,4 @@
-// A client of Tidemill on grpc-js that makes live feeds overflow, expire and stay unread. Prints what became of each as one JSON object.
+// A client of Tidemill on grpc-js that makes live feeds overflow, expire and stay unread. Prints how each ended, as one JSON object.
 // Usage: node policies.cjs ADDRESS ADMIN_ADDRESS PROTO_FOLDER
 "use strict";
 

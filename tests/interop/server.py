@@ -42,7 +42,7 @@ class Server:
     def __init__(self, *arguments: str, start_s: float = PATIENCE_S, address: str = "127.0.0.1") -> None:
         # The tests' variables are not settings of the server, and it refuses what it does not know.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
-        # What a server finds out about a model is kept for the next server of this run, not for the user of this machine.
+        # A server's findings about a model are kept for the next server of this run, not for the user of this machine.
         environment["XDG_CACHE_HOME"] = CACHE.name
         command = [places.SERVER, "serve", *any_ports(address), *arguments]
         self.log: list[str] = []

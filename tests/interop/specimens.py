@@ -97,7 +97,8 @@ def whole_numbers(random: np.random.Generator, character: str, top: int, dtype, 
     return np.asarray(random.integers(0, reach, shape), dtype)
 
 
-# What clients send, and how it becomes numbers. Each adds its inputs to the graph and returns the value and how an item is drawn.
+# The clients' inputs, and how they become numbers. Each adds its inputs to the graph and returns the value and how an item is
+# drawn.
 
 
 class Inputs:

@@ -1,4 +1,4 @@
-"""Company changes no answer: small random graphs, some with a coupling between the items of a call, on both engines.
+"""Neighbours change no answer: small random graphs, some with a coupling between the items of a call, on both engines.
 
 Each model is built from a number. TIDEMILL_COMPANY_MODELS=560 and TIDEMILL_COMPANY_SEED=1000 try as many from that number on; one
 that fails can be rebuilt from the number in the test's name: TIDEMILL_COMPANY_MODELS=1 TIDEMILL_COMPANY_SEED=1234."""
@@ -31,7 +31,7 @@ ROUNDS = 3
 ITEMS_OF_A_STREAM = 4
 
 READY = model_pb2.MODEL_STATE_READY
-# What is served in addition to the specimens, and how.
+# The model that is served in addition to the specimens, and how.
 SENT = {
     dependent.WAVE: "",
     "wave-whole": dependent.WHOLE,

@@ -111,7 +111,7 @@ def test_python_reads_an_error(server, python):
 
 def test_typescript(server, clip, workshop):
     shutil.copy(EXAMPLES / "typescript/feed.ts", workshop)
-    # What npx would run, without its look at the registry.
+    # The command that npx would run, without its look at the registry.
     commands = part_of_the_page("stubs: typescript").replace("npx ", "node_modules/.bin/")
     in_workshop(workshop, "bash", "-euc", commands)
     assert_finds_both_utterances(in_workshop(workshop, "node", "feed.js", server.address, input=clip))

@@ -18,7 +18,7 @@ DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
 @pytest.fixture(scope="module")
 def told(one_lane) -> dict:
-    """What became of each feed."""
+    """How each feed ended."""
     printed = json.loads(run_node("policies.cjs", one_lane.address, one_lane.admin_address, places.PROTOS))
     await_rest(one_lane)
     return printed

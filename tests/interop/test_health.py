@@ -50,7 +50,7 @@ def settled(watch) -> int:
 
 
 def test_watch_of_a_model_that_comes_and_goes(tmp_path):
-    """An unknown name is not an error: the watcher hears that it is unknown, and hears again once there is a model of that name."""
+    """An unknown name is not an error: the watcher learns that it is unknown, and gets an update once there is a model of that name."""
     with running("--models", str(synthetic.write_models(tmp_path, synthetic.QUICK))) as server:
         health = health_pb2_grpc.HealthStub(server.channel)
         watches = [health.Watch(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE_S) for name in ("nope", synthetic.SLOW)]

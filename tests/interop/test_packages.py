@@ -1,4 +1,4 @@
-"""Models that people install: in company, calm or loud, each gives the answer that Python's onnxruntime gives for the item
+"""Models that people install: next to any neighbours, calm or loud, each gives the answer that Python's onnxruntime gives for the item
 alone, or is refused with the reason."""
 
 import company

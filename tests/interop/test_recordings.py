@@ -82,7 +82,7 @@ SOX = {
     "wav of 44.1 kHz, stereo": ("-t wav -r 44100 -c 2", 1),
 }
 
-# What is known but cannot be read: how it is made, and what it is called.
+# Formats that are known but cannot be read: how they are made, and what they are called.
 REFUSED = {
     "opus": ("-c:a libopus -ar 48000", "ogg", "Opus in Ogg"),
     "opus in webm": ("-c:a libopus -ar 48000", "webm", "Matroska or WebM"),
@@ -108,7 +108,7 @@ def sox(arguments: str, target: str, **options) -> subprocess.CompletedProcess:
 
 
 class Sent:
-    """What a client command made of a recording."""
+    """How a client command handled a recording."""
 
     def __init__(self, server, command: str, source, piped: bytes | None = None, stdin=subprocess.DEVNULL) -> None:
         arguments = [places.SERVER, command, source, "--json", "--addr", server.address]

@@ -27,7 +27,7 @@ pub(crate) fn bytes(samples: &[i16]) -> Bytes {
     samples.iter().flat_map(|sample| sample.to_le_bytes()).collect()
 }
 
-/// What the server's framing makes of `samples`: windows with their context in front, the last one padded.
+/// `samples` as the server's framing cuts them: windows with their context in front, the last one padded.
 pub(crate) fn windows(samples: &[i16]) -> Vec<Item> {
     let mut padded = vec![0.0_f32; CONTEXT];
     padded.extend(samples.iter().map(|sample| f32::from(*sample) / 32_768.0));

@@ -70,7 +70,7 @@ async fn thousands_that_leave_at_any_moment_leave_nothing_behind() {
         let visits = (0..VISITORS).map(|visitor| tokio::spawn(visit(shared.clone(), round * VISITORS + visitor)));
         let visits: Vec<_> = visits.collect();
         if round % 4 == 0 {
-            // The whole connection goes, with everything open on it, as soon as anything is.
+            // The whole connection closes, with everything open on it, as soon as anything is.
             until("somebody is served", || account.ledger().received() > 0).await;
             visits.iter().for_each(tokio::task::JoinHandle::abort);
             drop(shared);

@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// A way of asking for one result.
+/// A way to ask for one result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Door {
     Native,
@@ -38,7 +38,7 @@ enum Door {
     Rest,
 }
 
-/// The addresses of the doors.
+/// The servers' addresses.
 #[derive(Debug, Clone, Copy)]
 struct Doors {
     grpc: SocketAddr,
@@ -61,7 +61,7 @@ const HIGH: Option<(&str, i64)> = Some(("priority", 1));
 /// The two forms of the Open Inference Protocol.
 const OPEN: &[Door] = &[Door::Grpc, Door::Rest];
 
-/// What is asked, whatever the protocol.
+/// A question, whatever the protocol.
 #[derive(Debug, Clone, Default)]
 struct Ask {
     model: &'static str,
@@ -204,7 +204,7 @@ fn scenarios() -> Vec<Scenario> {
             "nothing to pad",
             ask("rows", vec![tensor("x", &[0], &[])]),
             Invalid,
-            "input 'x' has length 0; inputs that are padded",
+            "input 'x' has length 0; padded inputs need",
         ),
         scenario(
             "a large nothing",
@@ -255,7 +255,7 @@ fn scenarios() -> Vec<Scenario> {
             "the server's own input",
             ask("counter", vec![tensor("sum", &[1], &[1.0])]),
             Invalid,
-            "input 'sum' is the server's own",
+            "input 'sum' belongs to the server",
         ),
         scenario(
             "a large item",
@@ -267,7 +267,7 @@ fn scenarios() -> Vec<Scenario> {
             "a long row",
             ask("rows", vec![tensor("x", &[9], &[0.0; 9])]),
             TooLarge,
-            "input 'x' is 9 long, more than the 8 of the last of padding.buckets",
+            "input 'x' is 9 long, more than 8, the last of padding.buckets",
         ),
         scenario(
             "a large message",
@@ -291,7 +291,7 @@ fn scenarios() -> Vec<Scenario> {
             "a priority that is switched off",
             Ask { parameter: HIGH, ..good() },
             Denied,
-            "priority HIGH is not for clients of this server (control.priority_high)",
+            "clients of this server may not ask for priority HIGH (control.priority_high)",
         ),
         scenario(
             "a negative timeout",
@@ -515,7 +515,7 @@ async fn post(address: SocketAddr, path: &str, json_length: usize, body: &[u8]) 
 }
 
 /// The code of a kind of fault at a door: what clients of each protocol act on. `None` for kinds that a single result never fails with: a
-/// digest is sent with an upload, items are dropped only on streams, and nobody is left to hear of a cancelled call.
+/// digest is sent with an upload, items are dropped only on streams, and nobody is left to see a cancelled call's answer.
 fn code_of(door: Door, kind: FaultKind) -> Option<String> {
     let (grpc, http) = match kind {
         FaultKind::Invalid => (Code::InvalidArgument, 400),

@@ -81,7 +81,7 @@ async fn a_draining_server_refuses_new_clients_and_closes_its_ports_at_the_end()
             let mut newcomer = Client::connect(address.clone()).await.expect("the port is open while the feed lives");
             let payload = Some(Payload::Item(item("", &[1.0; 4])));
             let request = PredictRequest { model: "slow".to_owned(), payload, ..PredictRequest::default() };
-            // If a newcomer's connection meets the GOAWAY on its way, its own library says that the connection is gone.
+            // If a newcomer's connection runs into the GOAWAY, its own library reports that the connection is gone.
             match newcomer.predict(request).await {
                 Err(status) if status.code() == Code::Unavailable => break status,
                 Ok(_) | Err(_) => {}

@@ -136,7 +136,7 @@ fn the_folder_of_one_model_is_served_under_its_name_or_the_one_that_it_is_given(
     }
     let (_root, models) = laid_out(&[("model.onnx", "Neg"), ("m/1/model.onnx", "Neg")]);
     let told = Told::of(&models, &[]);
-    assert!(told.code == 2 && told.log.contains("and folders of models: m; move model.onnx into a folder"), "{}", told.log);
+    assert!(told.code == 2 && told.log.contains("and folders of models: m; move model.onnx into its own folder"), "{}", told.log);
     let (_root, models) = laid_out(&[("m/model.onnx", "Neg")]);
     let told = Told::of(&models, &[]);
     assert_eq!((told.code, told.ready.as_slice()), (0, ["m 1".to_owned()].as_slice()), "{}", told.log);
@@ -153,7 +153,7 @@ fn a_pointer_in_place_of_a_file_is_known_whatever_the_engine() {
         let told = Told::of(&models, &[]);
         assert_eq!(told.code, 2, "{}", told.log);
         assert!(
-            told.log.contains("m/1/model.onnx: is a Git LFS pointer in place of the file; run `git lfs pull`"),
+            told.log.contains("m/1/model.onnx: is a Git LFS pointer, not the file itself; run `git lfs pull`"),
             "{}",
             told.log
         );

@@ -23,7 +23,7 @@ use tidemill::{
 
 use crate::serving::{Account, Client, DOUBLER, bare_config, connect, item, patiently, serve, values};
 
-/// What `proto/` documents, and UNIMPLEMENTED for bodies that gRPC itself cannot read.
+/// The codes that `proto/` documents, and UNIMPLEMENTED for bodies that gRPC itself cannot read.
 const DOCUMENTED: [Code; 9] = [
     Code::Ok,
     Code::InvalidArgument,
@@ -272,7 +272,7 @@ fn config() -> impl Strategy<Value = StreamConfig> {
     })
 }
 
-/// What a client says about raw audio: its rate, and whether it may begin like a file.
+/// A client's statements about raw audio: its rate, and whether it may begin like a file.
 fn audio() -> impl Strategy<Value = (u32, bool)> {
     (prop_oneof![6 => Just(0), 2 => Just(16_000), 1 => any::<u32>()], any::<bool>())
 }

@@ -134,7 +134,7 @@ async fn a_request_that_fails_takes_its_room_until_all_its_items_are_over() {
     assert_eq!((ledger.received(), ledger.open()), (4, 0));
 }
 
-/// On one thread, so that no step is taken before all have arrived.
+/// On one thread, so that no step is taken up before all have arrived.
 #[tokio::test]
 async fn steps_of_a_sequence_wait_within_a_limit_of_bytes() {
     let server = serve(bare_config(), &[("counter", COUNTER)]).await;

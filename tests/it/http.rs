@@ -323,7 +323,7 @@ async fn each_error_has_its_status_and_says_why() {
     assert_eq!(http.send("PUT", INFER, &[], "").await.header("allow"), "POST");
     for length in ["-1", "1.5", "many", "99999999999999999999"] {
         let found = http.send("POST", INFER, &[("inference-header-content-length", length)], good.clone()).await.error();
-        assert_eq!((found.0, found.1.contains("is no number of bytes")), (400, true), "{length}: {found:?}");
+        assert_eq!((found.0, found.1.contains("is not a number of bytes")), (400, true), "{length}: {found:?}");
     }
     let past = http.send("POST", INFER, &[("inference-header-content-length", "100000")], good.clone()).await.error();
     assert_eq!((past.0, past.1.contains("but the body has")), (400, true), "{past:?}");

@@ -87,7 +87,7 @@ impl Reply {
         (self.status.as_u16(), json)
     }
 
-    /// What an error says, with its status.
+    /// The message of an error, with its status.
     pub(crate) fn error(&self) -> (u16, String) {
         let (status, json) = self.json();
         assert_eq!(self.header("content-type"), "application/json");

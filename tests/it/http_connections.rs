@@ -1,4 +1,5 @@
-//! Connections of the HTTP port: what clients may keep it waiting for, how they end, and bytes that are not requests.
+//! Connections to the HTTP port: how long clients may keep it waiting, how connections end, and bytes that are not
+//! requests.
 
 use std::fs;
 
@@ -114,8 +115,8 @@ async fn connections_beyond_the_limit_wait_until_another_has_no_request() {
     assert_eq!(&heard, b"HTTP/1.1 200");
 }
 
-/// The system completes connections before the server takes them. When its queue of them is full, a client is not heard and tries again a
-/// second later, then two, then four: if nobody took them, none of these would ever get through.
+/// The system completes connections before the server takes them. When its queue is full, a client gets no answer and tries again
+/// after one second, then two, then four: if nobody took connections, none of these would ever get through.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_connections_finds_room() {
     let mut config = bare_config();
@@ -140,7 +141,7 @@ async fn a_head_whose_lines_end_with_only_a_line_feed_is_refused() {
         let heard = exchange(&server, broken).await;
         assert!(heard.starts_with("HTTP/1.1 400 ") && heard.contains("line feed alone"), "{broken:?}: {heard}");
     }
-    // In a body they are as good as anything else.
+    // In a body they are content like any other.
     let body = infer_json(&[4], &[1.0; 4]).replace(',', ",\n") + "\n\n";
     let length = body.len();
     let head = format!("POST {INFER} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
@@ -157,7 +158,7 @@ async fn a_chunk_size_without_end_is_refused() {
         let heard = exchange(&server, format!("{head}{begun}{}", endless.repeat(300_000))).await;
         assert!(heard.starts_with("HTTP/1.1 400 ") && heard.contains("without any content"), "{endless:?}: {heard}");
     }
-    // Many small chunks are nothing but many small chunks.
+    // Many small chunks are no fault.
     let body = infer_json(&[4], &[1.0; 4]) + &" ".repeat(100_000);
     let chunks: String = body.chars().map(|letter| format!("0001\r\n{letter}\r\n")).collect();
     let heard =
@@ -322,7 +323,7 @@ async fn the_grpc_port_answers_http1_in_words_that_it_can_read() {
 
 // ---- Garbage ----------------------------------------------------------------------------------------------------------------
 
-/// What the documentation names, and what hyper itself answers to heads that are not heads.
+/// The documented statuses, and what hyper itself answers to malformed heads.
 const DOCUMENTED: [u16; 17] = [200, 400, 404, 405, 406, 408, 409, 413, 414, 415, 429, 431, 500, 501, 503, 504, 505];
 
 /// The status codes of the responses in what was heard; every response that began must be whole.

@@ -1,4 +1,4 @@
-//! What the HTTP port says about the server and its models, and how it changes them and the memory that clients share with it.
+//! How the HTTP port describes the server and its models, and changes them and the memory that clients share with it.
 
 use serde_json::{Value, json};
 

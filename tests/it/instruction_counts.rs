@@ -15,7 +15,7 @@ fn stored(cases: &[&str]) -> Stored {
     cases.iter().map(|case| ((*case).to_owned(), COUNT)).collect()
 }
 
-/// What is wrong with `count` if [`COUNT`] is stored.
+/// The complaints about `count` if [`COUNT`] is stored.
 fn faults(count: Count) -> Vec<String> {
     compare(&stored(&["push"]), &[measured("push", count)]).faults
 }

@@ -32,6 +32,7 @@ mod parts;
 mod predict;
 mod promtool;
 mod proportion;
+mod prose;
 mod readers;
 mod recordings;
 mod repository;

@@ -1,4 +1,4 @@
-//! What a scrape says: every documented metric, with bounded labels and the right numbers.
+//! The contents of a scrape: every documented metric, with bounded labels and the right numbers.
 
 use std::collections::BTreeSet;
 

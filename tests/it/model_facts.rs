@@ -1,4 +1,4 @@
-//! What the Open Inference Protocol says about the server, its models and their statistics.
+//! The Open Inference Protocol's descriptions of the server, its models and their statistics.
 
 use futures::future::join_all;
 use serde_json::{Value, json};

@@ -45,7 +45,7 @@ fn item(number: i64) -> Message {
     Message::Item(Item { inputs: vec![tensor], ..Item::default() })
 }
 
-/// What a model computes from numbers, through a feed.
+/// A model's results for these numbers, through a feed.
 async fn answers(server: &Server, model: &str, numbers: &[i64]) -> Vec<Result<i64, Code>> {
     let mut client = connect(server).await;
     let said = Feed::run(&mut client, tensors_of(model), numbers.iter().copied().map(item).collect()).await;

@@ -79,5 +79,5 @@ async fn an_item_longer_than_the_last_bucket_is_refused_by_the_limits_name() {
     let request = PredictRequest { model: "rows".to_owned(), payload, ..PredictRequest::default() };
     let error = patiently(client.predict(request)).await.expect_err("9 is above 8");
     assert_eq!(limits(&error), ["padding.buckets"]);
-    assert!(error.message().contains("input 'x' is 9 long, more than the 8"), "{error}");
+    assert!(error.message().contains("input 'x' is 9 long, more than 8"), "{error}");
 }

@@ -15,7 +15,7 @@ use crate::{
     serving::{Account, DOUBLER, Feed, bare_config, connect, fields, item, outcome, patiently, serve, tensors_of, until},
 };
 
-/// A doubler that gives so many answers to an item, each after so many microseconds.
+/// A doubler that gives `parts` answers to an item, each after `answer_us` microseconds.
 fn parts(parts: u32, answer_us: u64) -> String {
     format!("{DOUBLER}parts = {parts}\ncost_per_call_us = {answer_us}\ncost_mode = 'blocked'\n")
 }

@@ -233,7 +233,7 @@ fn infer_of(contents: InferTensorContents) -> ModelInferRequest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_takes_more_memory_than_bytes_is_counted_before_it_is_decoded() {
     let mut config = bare_config();
-    // What should be counted must not be refused for its density.
+    // Contents that are to be counted must not be refused for their density.
     config.message.max_inflate_ratio = 1_000_000;
     let server = serve(config, &[("m", DOUBLER)]).await;
     let raw = Raw::connect(&server).await;
@@ -569,7 +569,7 @@ async fn shared_memory_is_not_read_for_what_cannot_be_an_input() {
     let registered = http.post("/v2/systemsharedmemory/region/large/register", register).await;
     shm::unlink(&key).expect("it is there");
     assert_eq!(registered.status.as_u16(), 200);
-    // Whoever reads it now hears that it was made shorter.
+    // A reader now learns that it was made shorter.
     object.set_len(0).expect("shorter");
     let infer = |shape: &[i64], bytes: u64| {
         let parameters = serde_json::json!({"shared_memory_region": "large", "shared_memory_byte_size": bytes});

@@ -172,8 +172,8 @@ async fn a_stream_that_asks_to_be_reset_is_served_like_any_other_while_it_reads(
     assert!(said.results.iter().map(|result| result.seq).eq(0..500));
 }
 
-/// Sends `ITEMS` items for a client that does not read until the server has nothing more to do, and returns what it then hears: how many
-/// results came before the gap, the gap, and how many after it.
+/// Sends `ITEMS` items for a client that does not read until the server has nothing more to do, and returns what it then gets: how
+/// many results came before the gap, the gap, and how many after it.
 async fn results_around_a_gap(policy: UnreadPolicy, kept: u32) -> (u64, (u64, u64), u64) {
     const ITEMS: usize = 100;
     let server = serve(bare_config(), &[("m", &long_rows())]).await;

@@ -17,7 +17,7 @@ use crate::serving::{Client, DOUBLER, Feed, connect, fields, patiently, pcm_of, 
 
 const MODEL: &str = "silero-vad";
 
-/// What becomes of this audio, cut into these chunks, in each of the four modes.
+/// The outcome for this audio, cut into these chunks, in each of the four modes.
 async fn in_every_mode(client: &mut Client, config: &StreamConfig, chunks: &[Bytes]) -> Vec<(&'static str, Result<(), Status>)> {
     let whole = Bytes::from(chunks.concat());
     let mut feed = Feed::call(client).await;
@@ -83,7 +83,7 @@ async fn raw_audio_that_begins_like_a_file_is_refused_by_name_however_it_is_cut(
                     (Code::InvalidArgument, vec!["chunk".to_owned()]),
                     "{mode}, {each}: {error}"
                 );
-                let expected = format!("the raw audio begins like {name}: send its samples alone");
+                let expected = format!("the raw audio begins like {name}: send only its samples");
                 assert!(error.message().starts_with(&expected), "{mode}: {error}");
                 assert!(error.message().contains("accept_container_bytes"), "{mode}: {error}");
             }
@@ -118,7 +118,7 @@ async fn a_rate_that_is_stated_must_be_the_models() {
                 "{mode}: {error}"
             );
             let expected =
-                format!("sample_rate_hz is {wrong}, but model 'silero-vad' takes 16000; resample the audio before it is sent");
+                format!("sample_rate_hz is {wrong}, but model 'silero-vad' takes 16000; resample the audio before sending it");
             assert_eq!(error.message(), expected, "{mode}");
         }
     }

@@ -50,7 +50,7 @@ async fn predict(client: &mut Client, model: &str, values: &[f32]) -> Result<Pre
     patiently(client.predict(request)).await.map(tonic::Response::into_inner)
 }
 
-/// What a model makes of four ones.
+/// A model's result for four ones.
 async fn made_of_ones(client: &mut Client, model: &str) -> f32 {
     let response = predict(client, model, &[1.0; 4]).await.expect("the model serves");
     values(&response.outputs.expect("outputs").tensors)[0]
@@ -87,7 +87,7 @@ fn version(server: &Server, model: &str) -> String {
     server.registry().get(model, None).map(|model| model.loaded.version.to_string()).unwrap_or_default()
 }
 
-/// Sends ones until told to stop, and checks each result. Returns how many there were.
+/// Sends ones until asked to stop, and checks each result. Returns how many there were.
 async fn endless_feed(mut client: Client, config: StreamConfig, stop: Arc<AtomicBool>, counts: bool) -> u64 {
     let (mut feed, _) = Feed::open(&mut client, config).await;
     let sender = feed.sender();

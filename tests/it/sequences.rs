@@ -44,7 +44,7 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
 struct Reference(HashMap<(usize, i64), f32>);
 
 impl Reference {
-    /// What the step gives; `None` if the sequence is not alive.
+    /// The step's result; `None` if the sequence is not alive.
     fn step(&mut self, scope: usize, id: i64, starts: bool, ends: bool, value: f32) -> Option<f32> {
         if starts {
             self.0.insert((scope, id), 0.0);

@@ -98,7 +98,7 @@ async fn feeds_that_fill_the_queue_leave_room_for_the_calls_of_others_whatever_t
             }
         };
         assert_eq!((refused.code(), limits(&refused)), (Code::ResourceExhausted, vec!["scheduler.max_queued_items".to_owned()]));
-        assert!(refused.message().contains("this client has its share of the 800"), "{refused}");
+        assert!(refused.message().contains("this client has used up its share of the 800"), "{refused}");
         drop(flood);
         slow.settled().await;
     }

@@ -1,4 +1,4 @@
-//! What keeps the server from starting, and what it then says.
+//! Faults that keep the server from starting, and what it then says.
 
 use std::{fs, net::TcpListener};
 

@@ -94,7 +94,7 @@ impl Mute {
         metric(&patiently(page(self.admin, "/metrics")).await.1, name, "")
     }
 
-    /// Tells it to stop, and returns its exit code.
+    /// Asks it to stop, and returns its exit code.
     async fn stop(mut self) -> i32 {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
@@ -220,7 +220,7 @@ fn with_model(models: &TempDir) -> [&str; 6] {
     ["--models", in_unicode(models.path()), "--set", "models.embedded=false", "--set", "scheduler.lanes=2"]
 }
 
-/// What the server says about itself, as long as it says anything.
+/// The server's account of itself, for as long as it gives one.
 async fn readiness(admin: SocketAddr) -> (u16, String) {
     patiently(page(admin, "/readyz")).await
 }

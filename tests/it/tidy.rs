@@ -41,7 +41,7 @@ impl Source {
         self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
-    /// What comes before the test module at the end.
+    /// The text before the test module at the end.
     fn without_tests(&self) -> &str {
         let tests = self.text.rfind("\n#[cfg(test)]\nmod ").filter(|start| {
             let tests = &self.text[*start..];
@@ -51,7 +51,7 @@ impl Source {
     }
 }
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -83,7 +83,7 @@ fn sources(folder: &str) -> Vec<Source> {
     sources
 }
 
-fn assert_none(complaints: impl IntoIterator<Item = String>) {
+pub(crate) fn assert_none(complaints: impl IntoIterator<Item = String>) {
     let complaints: Vec<_> = complaints.into_iter().collect();
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
@@ -418,9 +418,7 @@ fn circles(sources: &[Source]) -> BTreeSet<Vec<String>> {
 #[test]
 fn no_files_import_each_other() {
     let found = circles(&sources("src")).into_iter();
-    assert_none(
-        found.map(|files| format!("{} import each other: what they share belongs in a file of its own", files.join(", "))),
-    );
+    assert_none(found.map(|files| format!("{} import each other: what they share belongs in a separate file", files.join(", "))));
 }
 
 #[test]
@@ -685,7 +683,7 @@ fn a_lint_exception_without_a_reason_is_found() {
 
 // ---- Threads ----------------------------------------------------------------------------------------------------------------
 
-/// What starts a thread; asking how many there may be, or parking the current one, does not.
+/// The names that start a thread; asking how many there may be, or parking the current one, does not.
 const STARTERS: [&str; 4] = ["spawn", "Builder", "scope", "*"];
 
 /// Whether a path starts a thread: in full (`std::thread::spawn`), imported (`use std::thread::spawn`), or through the imported
@@ -745,7 +743,7 @@ fn a_stray_thread_is_found() {
 
 // ---- Queue and device -------------------------------------------------------------------------------------------------------
 
-/// What the queue, which is given `now` and returns what is to be done, has no use for.
+/// Paths that the queue, which is given `now` and returns what is to be done, has no use for.
 const WAITING: [&str; 6] = ["tokio", "futures", "parking_lot", "thread", "sync", "time::Instant"];
 
 fn impurity_complaints(source: &Source) -> Vec<String> {
@@ -849,7 +847,7 @@ fn prose(page: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What leads to a heading: its words in lower case, with hyphens between them.
+/// The anchor of a heading: its words in lower case, with hyphens between them.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().to_lowercase();
     let kept = kept.chars().filter(|character| character.is_alphanumeric() || [' ', '-', '_'].contains(character));

@@ -48,7 +48,7 @@ async fn say(server: &Server, verb: &str, path: &str, fields: &[&str], body: &st
     (heard.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default(), heard)
 }
 
-/// What the admin port answers.
+/// The admin port's answer.
 async fn ask_admin(server: &Server, fields: &str) -> String {
     let mut stream = TcpStream::connect(server.admin_addr()).await.expect("the admin port accepts");
     let request = format!("GET /readyz HTTP/1.1\r\n{fields}connection: close\r\n\r\n");
@@ -206,7 +206,7 @@ async fn a_name_made_to_point_here_is_not_answered() {
         let (code, message) = status_of(&fields);
         assert!(code == Code::PermissionDenied && message.contains("server.allowed_hosts"), "{code}: {message}");
     }
-    // The host in the first line counts too, and goes before the header.
+    // The host in the first line counts too, and takes precedence over the header.
     let (status, heard) = say(&server, "GET", "http://evil.example/v2", &["host: localhost"], "").await;
     assert_eq!(status, 403, "{heard}");
     for host in ["localhost", "127.0.0.1:1", "[::1]", "models.localhost:8080"] {
@@ -236,8 +236,8 @@ async fn a_host_is_named_once_in_http11() {
     let cases: [(&[&str], &str); 4] = [
         (&[], "no `host` header"),
         (&["host: localhost", "Host: localhost"], "more than one `host` header"),
-        (&["host:"], "which is no host and port"),
-        (&["host: localhost/x"], "which is no host and port"),
+        (&["host:"], "which is not a host and port"),
+        (&["host: localhost/x"], "which is not a host and port"),
     ];
     for (fields, says) in cases {
         let (status, heard) = say(&server, "GET", "/v2", fields, "").await;
@@ -262,14 +262,14 @@ async fn a_form_cannot_change_the_server() {
             assert!(heard.contains("`content-type` is") && heard.contains("application/json"), "{heard}");
         }
     }
-    // curl calls whatever it posts urlencoded.
+    // curl labels whatever it posts as urlencoded.
     for form in forms {
         let named = format!("content-type: {form}");
         let fields = ["host: localhost", named.as_str()];
         let (status, heard) = say(&server, "POST", INFER, &fields, &infer_json(&[4], &[1.0; 4])).await;
         assert_eq!(status, 200, "{form}: {heard}");
     }
-    // What programs send: JSON, or nothing, for which tritonclient gives no type.
+    // What programs send: JSON, or nothing, to which tritonclient gives no type.
     for fields in [&["host: localhost"][..], &["host: localhost", "content-type: application/json"]] {
         for path in [UNLOAD, "/v2/repository/models/m/load"] {
             let (status, heard) = say(&server, "POST", path, fields, "{}").await;
@@ -387,7 +387,7 @@ async fn a_client_of_many_streams_that_is_held_back_keeps_its_connection() {
 
 // ---- Switches ---------------------------------------------------------------------------------------------------------------
 
-/// What each door to the models and to shared memory says if the server keeps it shut.
+/// What each way to the models and to shared memory answers if it is switched off.
 async fn assert_shut(server: &Server) {
     let fields = ["host: localhost", "content-type: application/json"];
     for (path, key) in [
@@ -418,7 +418,7 @@ async fn assert_shut(server: &Server) {
     }
     let metadata = patiently(infer.server_metadata(ServerMetadataRequest {})).await.expect("an answer").into_inner();
     assert!(!metadata.extensions.contains(&"system_shared_memory".to_owned()), "{:?}", metadata.extensions);
-    assert!(is_served(server).await, "what is asked of models is not shut");
+    assert!(is_served(server).await, "questions about models are still answered");
 }
 
 fn open_to_others() -> Config {

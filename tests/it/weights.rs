@@ -58,7 +58,7 @@ async fn start(folder: &Path) -> Result<Server, StartError> {
     Server::start(config).await
 }
 
-/// What a model computes from 3.
+/// A model's result for 3.
 async fn thrice(server: &Server, model: &str) -> f32 {
     let mut client = connect(server).await;
     let said = Feed::run(&mut client, tensors_of(model), vec![Message::Item(item("", &[3.0]))]).await;

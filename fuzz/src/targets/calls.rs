@@ -73,7 +73,7 @@ async fn ready<'a>(held: &'a mut Option<SendRequest<Bytes>>, serving: &Serving) 
         tokio::spawn(connection);
         *held = Some(sender);
     }
-    // This gives back the same connection, if it can still be used.
+    // This returns the same connection, if it can still be used.
     *held = held.take()?.ready().await.ok();
     held.as_mut()
 }

@@ -1,5 +1,5 @@
-//! What `tidemill top` reads from an admin port. The command takes a tenth of a second, so each input is cut at form feeds and many pieces
-//! are scraped at once; each is the body of two scrapes.
+//! The page that `tidemill top` reads from an admin port. The command takes a tenth of a second, so each input is cut at form feeds
+//! and many pieces are scraped at once; each is the body of two scrapes.
 
 use std::{net::SocketAddr, sync::OnceLock};
 

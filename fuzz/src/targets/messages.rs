@@ -66,7 +66,8 @@ fn is_read<E>(inbound: Result<Inbound, E>) -> bool {
     matches!(inbound, Ok(Inbound::Item(item)) if item.tensors.is_ok())
 }
 
-/// What is decoded can be encoded and decoded again. Only lengths are compared: maps have no order, and NaN is not itself.
+/// A decoded message can be encoded and decoded again. Only lengths are compared: maps have no order, and NaN is not
+/// itself.
 fn decoded<M: Message + Default>(bytes: &[u8]) {
     let Ok(message) = M::decode(bytes) else { return };
     let again = M::decode(&*message.encode_to_vec()).map(|decoded| decoded.encoded_len());

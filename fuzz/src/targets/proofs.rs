@@ -23,7 +23,7 @@ pub(crate) fn run(data: &[u8]) {
     let bytes = if form & 1 == 0 { content.to_vec() } else { signed(place, content) };
     fs::write(&place.file, bytes).expect("room");
     if let Some(kept) = place.store.get(&place.subject) {
-        // What is believed can be kept, and comes back the same.
+        // A proof that is accepted can be kept, and comes back the same.
         place.store.put(&place.subject, &kept).expect("room");
         let again = place.store.get(&place.subject).expect("just kept");
         assert_eq!(format!("{again:?}"), format!("{kept:?}"));

@@ -1,4 +1,4 @@
-"""What the comparison makes of figures; nothing is measured here. `pytest loadtest/comparison`."""
+"""How the comparison handles figures; nothing is measured here. `pytest loadtest/comparison`."""
 
 import argparse
 import contextlib
@@ -562,7 +562,7 @@ def test_a_peer_that_cannot_be_installed_does_not_end_the_search_for_others(tmp_
     assert search._run(bench(tmp_path), arguments) == 1
     assert "triton cannot be installed: no wheel" in capsys.readouterr().err
     assert list(Record.read(path).searches) == [("mosec", "magika")]
-    # What is recorded is not searched again.
+    # Recorded settings are not searched for again.
     monkeypatch.setattr(search, "tried", None)
     assert search._run(bench(tmp_path), argparse.Namespace(**vars(arguments) | {"peers": ["mosec"]})) == 0
 

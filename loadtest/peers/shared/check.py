@@ -23,7 +23,7 @@ KEEP_STATE = ("triton",)
 ITEMS = 3
 # Absolute: with other batch sizes, sums are added up in another order.
 TOLERANCE = 1e-4
-# One int8 scale for a whole batch: what an item gets depends on what else is in the batch.
+# One int8 scale for a whole batch: an item's result depends on what else is in the batch.
 TOLERANCE_IN_COMPANY = {"minilm": 0.25}
 
 # From one item's inputs to its outputs; all have a batch axis of one.
@@ -67,7 +67,7 @@ def check(peer: str, contract: Contract) -> str | None:
         return f"FAILED: processes {left} are left"
     allowed = TOLERANCE_IN_COMPANY.get(contract.name, TOLERANCE)
     if not (alone <= TOLERANCE and together <= allowed):
-        return f"FAILED: off by {alone:.2g} alone and {together:.2g} in company"
+        return f"FAILED: off by {alone:.2g} alone and {together:.2g} with others"
     return None
 
 

@@ -1,6 +1,6 @@
 """What each model takes and gives for one item, and how an item is laid out in the body of an HTTP request.
 
-Knows nothing of servers or engines.
+Knows nothing about servers or engines.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """The settings with which each peer runs each model, and the record of the search that found them (`loadtest/peers/search`).
 
-A record counts on the machine that it was made on: another one has other best settings. Knows nothing of how anything is measured,
-and needs nothing but Python.
+A record applies to the machine that it was made on: another has other best settings. Knows nothing about how anything is measured,
+and needs only Python.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ class Batching:
         return [f"--{name.replace('_', '-')}={value}" for name, value in dataclasses.asdict(self).items()]
 
 
-# What a peer is started with if no search was recorded, and where the search begins. For MLServer `workers` are the processes besides the
-# one that serves; without any, calls are made in that one.
+# The settings of a peer if no search was recorded; a search begins with them. For MLServer `workers` are the processes besides the one
+# that serves; without any, calls are made in that one.
 DEFAULTS = {
     "triton": Batching(max_batch=64, delay_us=0),
     "mlserver": Batching(max_batch=64, delay_us=1_000, workers=0),

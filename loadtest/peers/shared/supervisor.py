@@ -1,6 +1,6 @@
 """Runs a peer's server in the foreground: says when it is ready, and leaves no process behind.
 
-Knows nothing of models or protocols: the caller gives the command and a question that is answered when the server is ready.
+Knows nothing about models or protocols: the caller gives the command and a question that is answered when the server is ready.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-//! The only answer: what a real server gave to an item of zeros.
+//! The only answer: a real server's answer to an item of zeros.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

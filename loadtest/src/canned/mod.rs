@@ -1,9 +1,9 @@
 //! `canned`: the limit of what any server can do with a client that it does not choose.
 //!
 //! It speaks the Open Inference Protocol for one model, and answers each inference at once with an answer made in advance. What a client
-//! such as perf_analyzer gets out of this is the most it can get out of any server on these cores; only differences below that are the
-//! servers' own. Everything that clients ask about the model is passed on to a real server inside this process, which has nothing else to
-//! do. Knows no queue, no session and no engine.
+//! such as perf_analyzer gets out of this is the most that it can get out of any server on these cores; only differences below that
+//! are due to the servers. Everything that clients ask about the model is passed on to a real server inside this process, which has
+//! nothing else to do. Knows no queue, no session and no engine.
 
 mod answer;
 mod grpc;

@@ -146,7 +146,7 @@ fn log_millis(values: impl Iterator<Item = f64>) -> Axis {
 }
 
 fn millis(micros: u64) -> f64 {
-    // What is below the resolution of a histogram has no place on a log scale.
+    // Values below the resolution of a histogram have no place on a log scale.
     micros.max(1) as f64 / 1e3
 }
 

@@ -164,7 +164,7 @@ impl Input {
     }
 }
 
-/// What a tensor holds.
+/// The contents of a tensor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Fill {
@@ -177,7 +177,7 @@ pub(crate) enum Fill {
     Counter,
 }
 
-/// What `http_post` sends, and where to.
+/// The request of `http_post`, and its path.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HttpPost {
@@ -199,7 +199,7 @@ pub(crate) enum HttpBody {
     Json,
 }
 
-/// What a ramp or a search multiplies.
+/// The quantity that a ramp or a search multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Dimension {
@@ -237,7 +237,7 @@ pub(crate) struct Search {
     pub(crate) confirmations: u32,
 }
 
-/// What must be true at the end, for each step on its own.
+/// The bounds that must hold at the end, for each step on its own.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Expect {
@@ -486,7 +486,7 @@ impl Search {
     }
 }
 
-/// What is wrong with a file.
+/// The faults in a file.
 #[derive(Default)]
 struct Faults(Vec<String>);
 

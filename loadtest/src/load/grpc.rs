@@ -1,4 +1,4 @@
-//! What the gRPC protocols have in common: the client's side of a stream.
+//! The part that the gRPC protocols share: the client's side of a stream.
 
 use std::{
     pin::Pin,

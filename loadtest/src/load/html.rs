@@ -267,7 +267,7 @@ fn or_dash(value: Option<String>) -> String {
 mod tests {
     use super::{super::sample, *};
 
-    /// What is open at each end tag must be what it closes.
+    /// Each end tag must close the element that is open.
     fn assert_well_formed(page: &str) {
         const VOID: [&str; 1] = ["meta"];
         let mut open: Vec<&str> = Vec::new();

@@ -30,7 +30,7 @@ impl Book {
         Ok(())
     }
 
-    /// What has been counted; later events are not.
+    /// The counts; later events are not counted.
     pub(crate) fn close(&self) -> Option<Recorder> {
         self.0.lock().take()
     }

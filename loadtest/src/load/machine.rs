@@ -17,7 +17,7 @@ impl Machine {
     }
 }
 
-/// What follows `name` and a colon at the start of a line.
+/// The text after `name` and a colon at the start of a line.
 fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':')).map(str::trim)
 }

@@ -23,7 +23,7 @@ use super::{
     recorder::{Answer, End, Timing},
 };
 
-/// What the streams and callers of a load send.
+/// The messages that the streams and callers of a load send.
 pub(crate) struct Template {
     config: v1::StreamConfig,
     tensors: Vec<v1::Tensor>,
@@ -219,7 +219,7 @@ impl Caller for NativeCaller {
     }
 }
 
-/// How a call went; [`answered`] fills in its number.
+/// The outcome of a call; [`answered`] fills in its number.
 struct Went {
     end: End,
     timing: Option<Timing>,
@@ -303,7 +303,7 @@ mod tests {
     const AUDIO: &str = "version = 1\nname = 'x'\nduration_s = 0.5\nwarm_up_s = 0\nconnections = 1\n[[loads]]\nname = 'a'\n\
                          model = 'silero-vad'\nstreams = 1\n";
 
-    /// What came out of a load on the model inside the server.
+    /// The result of a load on the model inside the server.
     async fn run(load: &str) -> anyhow::Result<LoadResult> {
         let mut config = Config::default();
         for address in [&mut config.server.grpc_addr, &mut config.server.http_addr, &mut config.server.admin_addr] {

@@ -32,7 +32,7 @@ const STREAM_BITS: u32 = 24;
 /// Bits of it that count the loads of a file.
 const LOAD_BITS: u32 = 8;
 
-/// What the streams and callers of a load send.
+/// The requests that the streams and callers of a load send.
 pub(crate) struct Template {
     request: ModelInferRequest,
     payload: Payload,

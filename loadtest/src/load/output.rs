@@ -33,7 +33,7 @@ impl OutputArgs {
     /// Writes what was asked for.
     ///
     /// # Errors
-    /// What cannot be written, by its path. The other files are still written, so that a long run is not lost.
+    /// The paths that cannot be written. The other files are still written, so that a long run is not lost.
     pub(crate) fn write(&self, run: &RunResult) -> anyhow::Result<()> {
         let mut written = Ok(());
         for (path, text) in self.files(run)? {

@@ -23,7 +23,7 @@ pub(crate) fn apply(table: &mut Table, change: &str) -> anyhow::Result<()> {
 /// Read as TOML; what is not TOML is a string.
 fn value_of(text: &str) -> Value {
     let read = toml::from_str::<Table>(&format!("value = {text}")).ok();
-    // A text with a line break could bring in keys of its own.
+    // A text with a line break could bring in other keys.
     read.filter(|table| table.len() == 1)
         .and_then(|mut table| table.remove("value"))
         .unwrap_or_else(|| Value::String(text.to_owned()))

@@ -37,7 +37,7 @@ pub(crate) struct Pcm {
     pub(crate) sample_rate_hz: u32,
 }
 
-/// What there is to hear.
+/// The kind of sound.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Sound {
@@ -56,13 +56,13 @@ impl Pcm {
     pub(crate) fn chunk_bytes(&self) -> usize {
         match (self.chunk_bytes, self.chunk_ms) {
             (Some(bytes), _) => bytes,
-            // What is not a number, or too large, is checked as what the cast makes of it.
+            // Values that are not numbers, or too large, are checked after the cast.
             (None, Some(millis)) => (millis * f64::from(self.sample_rate_hz) / 1e3).round() as usize * size_of::<i16>(),
             (None, None) => 0,
         }
     }
 
-    /// What is wrong with it, each fault with its key.
+    /// The faults in it, each with its key.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if self.chunk_ms.is_some() == self.chunk_bytes.is_some() {

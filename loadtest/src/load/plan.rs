@@ -1,4 +1,4 @@
-//! What a run consists of: one step, the steps of a ramp, or the probes of a search.
+//! The steps of a run: a single one, those of a ramp, or the probes of a search.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -103,7 +103,7 @@ async fn start_chaos(scenario: &Scenario, place: Place) -> anyhow::Result<Option
     Ok(Some(Chaos::start(plan, place, scenario.seed).await?))
 }
 
-/// What the misbehaving clients met, in the form of the results.
+/// The misbehaving clients' results, in their written form.
 fn told(chaos: &chaos::ChaosResult) -> ChaosResult {
     let made = chaos.kinds.iter().map(|(kind, met)| (kind.label().to_owned(), met.done + met.refused)).collect();
     ChaosResult { made, findings: chaos.surprises() }

@@ -28,7 +28,7 @@ const TAILS: [f64; 10] = [1.0, 0.8, 0.65, 0.5, 0.4, 0.32, 0.25, 0.2, 0.16, 0.125
 pub(crate) struct RecorderPlan {
     /// End of the warm-up.
     pub(crate) counts_from: Timestamp,
-    /// What is due from here on is not counted.
+    /// Items due from here on are not counted.
     pub(crate) ends: Timestamp,
     pub(crate) slo: Duration,
 }
@@ -51,7 +51,8 @@ pub(crate) struct Answer {
     pub(crate) end: End,
     /// As the server gives it, if it does.
     pub(crate) timing: Option<Timing>,
-    /// How many items it is for: 1, except for calls with a batch; and 0 for a send that has no answer of its own, and so no latency.
+    /// How many items it is for: 1, except for calls with a batch; and 0 for a send without its own answer, and so without a
+    /// latency.
     pub(crate) items: u32,
 }
 
@@ -72,7 +73,7 @@ pub(crate) struct Timing {
     pub(crate) batch_size: u32,
 }
 
-/// How many were offered, and what became of them.
+/// How many were offered, and how they ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) offered: u64,
@@ -184,7 +185,7 @@ impl ServerTimes {
     }
 }
 
-/// What one task has seen of one load.
+/// One task's counts of one load.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
     plan: RecorderPlan,
@@ -238,7 +239,7 @@ impl Recorder {
         }
     }
 
-    /// What was due at `due` is sent at `at`.
+    /// The item due at `due` is sent at `at`.
     pub(crate) fn sent(&mut self, due: Timestamp, at: Timestamp) {
         self.tally.counts.sent += 1;
         if self.plan.counts(due) {
@@ -253,7 +254,7 @@ impl Recorder {
         }
     }
 
-    /// What was due at `due` is answered at `at`.
+    /// The item due at `due` is answered at `at`.
     pub(crate) fn answered(&mut self, due: Timestamp, at: Timestamp, answer: &Answer) {
         let latency = at.since(due);
         let is_ok = answer.end == End::Outputs;

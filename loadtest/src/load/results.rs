@@ -1,4 +1,4 @@
-//! What a run found, in the form in which it is written to files and read back.
+//! The results of a run, in the form in which they are written to files and read back.
 //!
 //! Knows nothing about how it was measured. Times are in the unit that their name ends with; counts are of scheduled sends, each of which
 //! is one item of a stream, or one call with any number of items.
@@ -29,7 +29,7 @@ pub(crate) struct RunResult {
     pub(crate) expectations: Vec<Expectation>,
 }
 
-/// What the scenario file says about the run as a whole.
+/// The scenario file's settings for the run as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ScenarioFacts {
     pub(crate) name: String,
@@ -69,7 +69,7 @@ pub(crate) struct ServerFacts {
 /// One load on the server for one length of time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StepResult {
-    /// What `streams` or the rate of the file was multiplied by.
+    /// The factor for `streams` or the rate of the file.
     pub(crate) factor: f64,
     /// Streams and callers of all loads together.
     pub(crate) streams: u64,
@@ -88,8 +88,9 @@ pub(crate) struct StepResult {
 
 /// One load of a step, or all of them.
 ///
-/// What was due within the counted time is followed to its end: `offered` = `answered` + `unanswered`, and `answered` = `ok` + the
-/// sum of `errors`. Only `throughput_hz` goes by when answers came, so that it is the server's pace even if the server falls behind.
+/// Items that were due within the counted time are followed to their end: `offered` = `answered` + `unanswered`, and `answered` =
+/// `ok` + the sum of `errors`. Only `throughput_hz` goes by when answers came, so that it is the server's pace even if the server
+/// falls behind.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LoadResult {
     pub(crate) name: String,
@@ -116,7 +117,7 @@ pub(crate) struct LoadResult {
     pub(crate) goodput_share: f64,
     /// From the scheduled moment to the ok answer; none if no answer was ok.
     pub(crate) latency_us: Option<Percentiles>,
-    /// As reported by the server: from an item's arrival until its answer was handed to the connection.
+    /// As reported by the server: from an item's arrival until its answer was passed to the connection.
     pub(crate) age_us: Option<Percentiles>,
     /// As reported by the server: from an item's arrival to the start of its model call.
     pub(crate) queue_us: Option<Percentiles>,
@@ -197,7 +198,7 @@ pub(crate) struct Probe {
     pub(crate) why: String,
 }
 
-/// What was done to the server besides the load.
+/// The trouble that was caused alongside the load.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ChaosResult {
     /// How often each kind of trouble was caused, by its name.

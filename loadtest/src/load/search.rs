@@ -1,6 +1,6 @@
 //! Finds the largest factor that holds: doubles until one does not, then halves the gap.
 //!
-//! Only decides, and waits for nothing: it is asked for the next factor and given the outcome.
+//! Only decides, and waits for nothing: its caller asks for the next factor and reports the outcome.
 
 /// A search in progress.
 #[derive(Debug, Clone)]

@@ -37,7 +37,7 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many items are released before answers are looked at again.
 const PACED_AT_ONCE: usize = 64;
 
-/// How many tasks run before the sockets are looked at again: few, so that a timer that is due does not wait for them.
+/// How many tasks run before the sockets are looked at again: few, so that a due timer does not wait for them.
 const TASKS_AT_ONCE: u32 = 16;
 
 /// A shard's part of a step.
@@ -81,7 +81,7 @@ pub(crate) fn run(
         let (shard, report) = match Shard::open(plan).await {
             Ok(open) => open,
             Err(error) => {
-                // Reported by whoever waits for this.
+                // Reported by the task that waits for this.
                 let _ = opened.send(Err(error));
                 return Ok(Vec::new());
             }

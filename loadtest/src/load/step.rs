@@ -109,7 +109,7 @@ impl Shards {
             let (start, is_started) = oneshot::channel();
             let (end, is_ended) = oneshot::channel();
             thread::Builder::new().name(format!("load-{number}")).spawn(move || {
-                // What is due goes at its moment, whatever the server is computing.
+                // An item is sent when it is due, whatever the server is computing.
                 threads::take_cores();
                 // If the run has been given up, nothing waits any more.
                 let _ = end.send(shard::run(plan, opened, is_started));
@@ -134,7 +134,7 @@ impl Shards {
 }
 
 impl Running {
-    /// What was counted, by shard and load.
+    /// The counts, by shard and load.
     async fn finish(self) -> anyhow::Result<Vec<Vec<Recorder>>> {
         try_join_all(self.ended).await.context("a shard broke off")?.into_iter().collect()
     }
@@ -154,7 +154,7 @@ fn complain_of_closed(loads: &[Load], opened: &[Opened]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the server and the client use.
+/// The server's and the client's use of the machine.
 struct Meters {
     client: Meter,
     server: Option<Meter>,

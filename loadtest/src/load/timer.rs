@@ -1,6 +1,6 @@
 //! A timer with the kernel's resolution: the runtime's tick in milliseconds, too coarse for what is measured.
 //!
-//! It wakes the thread that waits for sockets, so that pacing needs no thread of its own and no wake-up across threads.
+//! It wakes the thread that waits for sockets, so that pacing needs no separate thread and no wake-up across threads.
 
 use std::{io, os::fd::OwnedFd};
 
@@ -12,7 +12,7 @@ pub(crate) struct Timer(AsyncFd<OwnedFd>);
 
 impl Timer {
     /// For the runtime that it is called on.
-    #[expect(unsafe_code, reason = "the runtime polls descriptors that it does not know on their owner's word alone")]
+    #[expect(unsafe_code, reason = "for descriptors that it does not know, the runtime relies on their owner's word")]
     pub(crate) fn new() -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         // SAFETY: the descriptor is open and owned by the value that is registered, which lends it and never gives it away.

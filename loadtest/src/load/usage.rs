@@ -1,4 +1,4 @@
-//! What the server and this process use of the machine, second by second.
+//! The server's and this process's use of the machine, second by second.
 //!
 //! A server may be many processes: those that it has started count too, and so on. Knows nothing about what the server is.
 
@@ -9,7 +9,7 @@ use crate::process::Usage;
 /// How many processes of a server are counted.
 const PROCESSES_MAX: usize = 1_000;
 
-/// What a process, and those that it has started, have used since the last look.
+/// The use by a process, and by those that it has started, since the last look.
 pub(crate) struct Meter {
     root: u32,
     last: BTreeMap<u32, Usage>,

@@ -34,7 +34,7 @@ pub(crate) struct Args {
     cancels: u32,
 }
 
-/// What was given up.
+/// The thing that was given up.
 #[derive(Debug, Clone, Copy, Default)]
 struct GivenUp {
     calls: u32,

@@ -17,7 +17,7 @@ use tidemill::proto::v1;
 const LANES: usize = 4;
 /// How often the learned cost is looked at.
 const TICK: Duration = Duration::from_millis(20);
-/// What counts as learned.
+/// The tolerance that counts as learned.
 const TOLERANCE: f64 = 0.1;
 
 /// Measure how soon the learned cost follows a model that becomes slower, then faster

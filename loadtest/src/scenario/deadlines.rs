@@ -121,7 +121,7 @@ impl Draw {
     }
 }
 
-/// What this machine and runtime can do at best.
+/// The best that this machine and runtime can do.
 async fn bare_timer(draw: Draw) -> Lateness {
     tokio::time::sleep(draw.wait).await;
     let begun = clock::now();

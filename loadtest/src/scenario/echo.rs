@@ -1,4 +1,4 @@
-//! What a bare tonic echo of the same messages achieves on this machine: the limit of the transport.
+//! The rate of a bare tonic echo of the same messages on this machine: the limit of the transport.
 
 use super::Effort;
 use crate::{

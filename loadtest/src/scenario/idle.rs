@@ -1,4 +1,4 @@
-//! What open streams cost while nothing is sent on them.
+//! The cost of open streams while nothing is sent on them.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 

@@ -122,7 +122,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     Ok(findings.report())
 }
 
-/// What became of one arm's items.
+/// How one arm's items ended.
 struct Found {
     tally: Tally,
     /// Refusals that do not say what is full and when to come back.

@@ -75,7 +75,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     Ok(findings.report())
 }
 
-/// Who is there.
+/// Which clients there are.
 #[derive(Debug, Clone, Copy)]
 struct Crowd {
     healthy: usize,

@@ -142,7 +142,7 @@ async fn search(args: &Args, subject: &Subject, server: &Target) -> anyhow::Resu
     ]))
 }
 
-/// What engine and transport can do on the same cores.
+/// The rate that engine and transport can reach on the same cores.
 struct Limit {
     batch: usize,
     engine: Rounds,
@@ -171,7 +171,7 @@ impl Limit {
     }
 }
 
-/// What came out for one number of streams.
+/// The result for one number of streams.
 struct Heard {
     offered: u64,
     /// From each item's moment to its answer. A late send counts as latency.

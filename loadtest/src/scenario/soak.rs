@@ -110,7 +110,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let mut findings = Findings::new();
     report_clients(&mut findings, &mut reasons, &heard, &chaos);
     report_memory(&mut findings, &resident_mib, duration);
-    // The machine's own, which explains a smaller load than usual.
+    // The machine's own pauses, which explain a smaller load than usual.
     findings.add("machine", "longest_standstill_s", standstill_s, Wanted::Anything);
     let (scrape, after) = rest(&server, before).await?;
     reasons.extend(scrape.unrest());
@@ -171,7 +171,7 @@ fn thirds(samples: &[f64]) -> [f64; 3] {
     })
 }
 
-/// What was observed about a process over time.
+/// Observations of a process over time.
 struct Watched {
     resident_mib: Vec<f64>,
     /// How much longer than intended a pause between two looks was: for that long, this process did not run either.

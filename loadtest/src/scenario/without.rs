@@ -1,4 +1,4 @@
-//! What one part of the server costs or gains: the server as it is, against the same server without that part.
+//! The cost or gain of one part of the server: the server as it is, against the same server without that part.
 
 use std::path::Path;
 

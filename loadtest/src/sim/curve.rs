@@ -1,4 +1,4 @@
-//! What a call costs in the simulated world: a model's curve, and what makes single calls deviate from it.
+//! The cost of a call in the simulated world: a model's curve, and what makes single calls deviate from it.
 
 use clap::ValueEnum;
 

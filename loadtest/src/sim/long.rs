@@ -109,7 +109,7 @@ impl Found {
             let ends = world.calls.iter().map(|call| world.now + call.left / rate(call)).fold(f64::INFINITY, f64::min);
             let comes = arrivals.peek().map_or(SECONDS, |(at, _)| *at);
             let wakes = world.queue.next_wakeup(timestamp(world.now)).map_or(f64::INFINITY, |at| at.as_nanos() as f64 / 1e9);
-            // A nanosecond, lest rounding keep a call from its end for ever.
+            // A nanosecond, so that rounding cannot keep a call from ever ending.
             let next = ends.min(comes).min(wakes).max(world.now + 1e-9);
             for call in &mut world.calls {
                 let done = (next - world.now) * rates[usize::from(call.batch.lane == LaneKind::Long)];
@@ -182,7 +182,7 @@ impl World {
         self.calls.iter().filter(|call| call.batch.lane == kind).count()
     }
 
-    /// Has the idle lanes take what there is.
+    /// Makes the idle lanes take what is queued.
     fn fill(&mut self) {
         let mut ended = Vec::new();
         loop {
@@ -226,7 +226,7 @@ fn rates(ordinary: usize, long: usize, cores: usize) -> [f64; 2] {
     if ordinary + long <= cores {
         return [1.0, 1.0];
     }
-    // What is left for long lanes when the others have a core each, unless their weight gives them more.
+    // The rest is for long lanes, once the others have a core each, unless their weight gives them more.
     let left = (cores - ordinary) / long;
     if left >= LONG_LANE_WEIGHT {
         return [1.0, left];
@@ -239,7 +239,7 @@ fn timestamp(seconds: f64) -> Timestamp {
     Timestamp::from_nanos((seconds * 1e9) as u64)
 }
 
-/// When items come, and from which stream: each at its rate, starting at a moment of its own.
+/// When items come, and from which stream: each at its rate, starting at its own moment.
 fn arrivals(rng: &mut Rng, streams: usize) -> Vec<(f64, usize)> {
     let period = 1.0 / RATE_HZ;
     let of_stream = |stream| {

@@ -1,4 +1,4 @@
-//! What a run amounts to: answers in time, waits, batch sizes, lane time and, on request, a line for each call.
+//! The figures of a run: answers in time, waits, batch sizes, lane time and, on request, a line for each call.
 
 use std::fmt::Write as _;
 

@@ -86,7 +86,7 @@ pub(crate) struct LostLine {
     pub(crate) lines: u64,
 }
 
-/// What a trace holds.
+/// The contents of a trace.
 #[derive(Debug)]
 pub(crate) struct Recording {
     pub(crate) workload: Workload,

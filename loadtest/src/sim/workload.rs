@@ -1,4 +1,5 @@
-//! What is offered to a policy: models, streams, and each item with its moment and its deadline. Fully known in advance.
+//! The load that is offered to a policy: models, streams, and each item with its moment and its deadline. Fully known in
+//! advance.
 
 use std::ops::Range;
 
@@ -38,7 +39,7 @@ pub(crate) struct Stream {
     pub(crate) tenant: u64,
     /// Whether late items may make room for newer ones.
     pub(crate) sheds: bool,
-    /// Whether these are calls of one item each, from clients of their own, rather than the items of one stream.
+    /// Whether these are calls of one item each, from separate clients, rather than the items of one stream.
     pub(crate) calls: bool,
 }
 

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 
 use super::report::{ByLabel, CostFigures, ModelFigures, Quantiles};
 
-/// What stands in for a number that is not known.
+/// Shown instead of an unknown number.
 pub(super) const NONE: &str = "–";
 
 /// Between two columns.
@@ -116,7 +116,7 @@ impl Grid {
     }
 }
 
-/// What is shown about one model besides its row: labels, and what to list under each.
+/// The details of a model below its row: labels, and a list for each.
 pub(super) fn details(model: &ModelFigures) -> Vec<(&'static str, Vec<String>)> {
     let pair = |quantiles: &Quantiles| format!("p50 {} p99 {}", seconds(quantiles.p50), seconds(quantiles.p99));
     let waits = model.queue_by_priority_s.iter().map(|(priority, quantiles)| format!("{priority} {}", pair(quantiles)));
@@ -134,7 +134,7 @@ pub(super) fn cost_grid(model: &ModelFigures) -> Grid {
     Grid::new(["batch", "a call", "items/s"], model.costs.iter().map(row))
 }
 
-/// What is not zero, the largest first.
+/// The entries that are not zero, the largest first.
 pub(super) fn listed(figures: &ByLabel<f64>, format: fn(Option<f64>) -> String) -> Vec<String> {
     let mut figures: Vec<_> = figures.iter().filter(|(_, figure)| **figure > 0.0).collect();
     figures.sort_by(|(_, one), (_, other)| other.partial_cmp(one).unwrap_or(Ordering::Equal));

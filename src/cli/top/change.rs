@@ -1,4 +1,4 @@
-//! What happened between two scrapes: growth of counters, rates, distributions.
+//! Differences between two scrapes: growth of counters, rates, distributions.
 //!
 //! Knows that counters start over with their process, and never gives a negative number. Does not know which metrics there are.
 
@@ -20,7 +20,7 @@ const START: &str = "process_start_time_seconds";
 /// Labels that a series must have, with their values.
 pub(super) type Wanted<'a> = &'a [(&'a str, &'a str)];
 
-/// What a server reported, and when.
+/// A server's report, and its time.
 #[derive(Debug, Clone)]
 pub(super) struct Scrape {
     pub(super) exposition: Exposition,

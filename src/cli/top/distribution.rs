@@ -2,7 +2,7 @@
 //!
 //! Does not know where the counts come from. A sample above the last bound counts as that bound.
 
-/// What lies between the bounds of a bucket.
+/// The values that a bucket can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grain {
     /// Any number.

@@ -1,4 +1,4 @@
-//! What one refresh shows, in numbers: the server, its models, lanes and methods. `--json` prints it as it is.
+//! The numbers of one refresh: the server, its models, lanes and methods. `--json` prints them unchanged.
 //!
 //! The only file of this command that names metrics. A metric that the server does not have, or a rate without an earlier scrape, is `None`
 //! and never zero.
@@ -99,7 +99,7 @@ pub(super) struct Quantiles {
 pub(super) struct CostFigures {
     pub(super) batch_size: u64,
     pub(super) call_s: f64,
-    /// What one lane computes at this batch size.
+    /// The rate of one lane at this batch size.
     pub(super) items_per_s: f64,
 }
 
@@ -124,7 +124,7 @@ pub(super) struct MethodFigures {
 }
 
 impl Report {
-    /// What `after` says, and what happened since `before`.
+    /// The state in `after`, and the changes since `before`.
     pub(super) fn new(admin: String, before: Option<&Scrape>, after: &Scrape) -> Self {
         let change = Change::new(before, after);
         let lanes = lanes(&change);

@@ -102,7 +102,7 @@ impl AdminAddress {
         select! {
             biased;
             scrape = &mut asking => scrape,
-            // `asking` knows better why it ended; and what came before the end is still to be read.
+            // `asking` knows better why it ended, and whatever came before the end is still to be read.
             _ = &mut connection => asking.await,
         }
     }
@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of an answer with these bytes.
+    /// The result for an answer with these bytes.
     async fn scrape_of(answer: Vec<u8>) -> Result<Scrape, ScrapeFault> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address: AdminAddress = listener.local_addr().expect("bound").to_string().parse().expect("an address");

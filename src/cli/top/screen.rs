@@ -15,7 +15,7 @@ use super::{
     view::{Outage, View},
 };
 
-/// Lines of a screen that are not the table of models and not below it: the summary and the keys.
+/// Lines above the table of models and at the bottom: the summary and the keys.
 const FRAME_ROWS: u16 = 3;
 
 const TITLE: Style = Style::new().add_modifier(Modifier::BOLD);

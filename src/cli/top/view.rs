@@ -1,4 +1,4 @@
-//! What the full screen is showing: the last report, which model is selected, and whether the server still answers.
+//! The state of the full screen: the last report, the selected model, and whether the server still answers.
 //!
 //! A plain value that is notified of what happens; draws nothing, waits for nothing and reads no clock.
 
@@ -12,14 +12,14 @@ use super::{
     scrape::ScrapeFault,
 };
 
-/// What a key asks of the code that runs the screen.
+/// The next step of the code that runs the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// To carry on.
+    /// Carry on.
     Stay,
-    /// To end.
+    /// End.
     Quit,
-    /// To end as Ctrl-C does: in raw mode, the terminal gives it as a key.
+    /// End as Ctrl-C does: in raw mode, the terminal gives it as a key.
     Interrupt,
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Constants<'a, 'f> {
     tensors: HashMap<&'f str, Constant<'a, 'f>>,
 }
 
-/// What a node without inputs, or an initializer, holds.
+/// The value of a node without inputs, or of an initializer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Constant<'a, 'f> {
     /// A tensor in the file.
@@ -51,7 +51,7 @@ impl<'a, 'f> Constants<'a, 'f> {
     }
 }
 
-/// What a node `Constant` holds; `None` for fractions and strings that are not tensors.
+/// The value of a node `Constant`; `None` for fractions and strings that are not tensors.
 fn constant<'a, 'f>(node: &'a Node<'f>) -> Option<Constant<'a, 'f>> {
     node.attributes.iter().find_map(|attribute| match (attribute.name, &attribute.tensor, &attribute.int) {
         ("value", Some(tensor), _) => Some(Constant::Tensor(tensor)),
@@ -61,7 +61,7 @@ fn constant<'a, 'f>(node: &'a Node<'f>) -> Option<Constant<'a, 'f>> {
     })
 }
 
-/// How many elements of a weight are looked at, at most, if they say little.
+/// How many elements of a weight are looked at, at most.
 const LOOKED_AT_MAX: usize = 1_024;
 
 impl Constant<'_, '_> {

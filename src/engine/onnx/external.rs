@@ -213,7 +213,7 @@ fn of_node<'a, 'f>(node: &'a Node<'f>, found: &mut Vec<(&'a Tensor<'f>, bool)>) 
     }
 }
 
-/// Location, offset and length as stated in the model.
+/// Location, offset and length as given in the model.
 fn told(tensor: &Tensor<'_>) -> Result<(String, u64, Option<u64>), String> {
     let find = |key: &str| tensor.external.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
     let number = |key: &str| {
@@ -346,7 +346,7 @@ mod tests {
         ran.outputs[0][0].iter_f32().expect("FP32").collect()
     }
 
-    /// What each available engine computes from 1 and 2.
+    /// Each available engine's results for 1 and 2.
     fn answers(graph: impl Fn() -> GraphProto, content: &[u8]) -> Vec<Vec<f32>> {
         let mut answers = Vec::new();
         answers.push(computed(

@@ -1,4 +1,4 @@
-//! What a file's operators can do to the items of a call.
+//! The effects that a file's operators can have on the items of a call.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use super::{
     proto::{Graph, Model, Node},
 };
 
-/// What is known about a model before it has run.
+/// Facts about a model that has not run yet.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
     /// Operators through which rows of a call can influence each other, each once, and with the node's name if it has one: `ReduceMean over

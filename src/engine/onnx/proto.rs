@@ -1,4 +1,4 @@
-//! The messages of an ONNX file, as slices of the file, as far as anything here needs them.
+//! The messages of an ONNX file, as slices of it, as far as they are needed here.
 //!
 //! Weights are not copied. Everything that rten's own decoder reads is read here too, even if nothing needs it, because reading it is how
 //! wrong lengths are found; see [`reader`](super::reader).

@@ -1,4 +1,4 @@
-//! Reads a protobuf file from memory and believes none of its lengths.
+//! Reads a protobuf file from memory and trusts none of its lengths.
 //!
 //! rten's own reader allocates what a length says before it checks whether the file is that long, spins on an endless number, and takes a
 //! file that is cut short for a smaller one. A file that this reader has read to the end is safe to pass on.
@@ -24,7 +24,7 @@ pub(super) fn decode(file: &[u8]) -> Result<Model<'_>, ProtobufError> {
     Ok(message)
 }
 
-/// Reads no further than what it is given.
+/// Reads no further than its slice.
 pub(super) struct BoundedReader<'a> {
     file: &'a [u8],
     position: usize,

@@ -1,4 +1,4 @@
-//! What the messages of a file are made of: strings and bytes as slices of it.
+//! The building blocks of a file's messages: strings and bytes as slices of it.
 
 use std::marker::PhantomData;
 

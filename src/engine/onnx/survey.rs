@@ -10,7 +10,7 @@ use super::{
     values::{ELEMENTS_MAX, Fit, LENGTH_MAX, Origin, Value, is_integer, power, product, quotient, remainder},
 };
 
-/// What is known while a graph is followed.
+/// The state of following a graph.
 pub(super) struct Survey<'a, 'f> {
     values: HashMap<&'f str, Value>,
     dims: HashMap<&'f str, Vec<Option<i64>>>,
@@ -67,7 +67,7 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         }
     }
 
-    /// What is known about the value with this name.
+    /// The known facts about the value with this name.
     fn value(&self, name: &str) -> Value {
         if let Some(value) = self.values.get(name) {
             return *value;

@@ -1,5 +1,5 @@
-//! What can be said about a value in a graph before the graph has run: its type, its bounds, and whether an engine that has only 32-bit
-//! integers and FP32 can hold it.
+//! Facts about a value in a graph that has not run yet: its type, its bounds, and whether an engine that has only 32-bit integers
+//! and FP32 can hold it.
 
 use rten_onnx::onnx::DataType;
 
@@ -138,7 +138,7 @@ impl Value {
     pub(super) fn clamped(self) -> Self {
         match held(self.datatype).or_else(|| native(self.datatype)) {
             Some((low, high)) if self.low < low || self.high > high => {
-                // What wraps can be anything.
+                // A value that wraps can be anything.
                 Self { low, high, ..self }
             }
             _ => self,

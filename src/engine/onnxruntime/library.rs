@@ -17,7 +17,7 @@ use crate::engine::{EngineError, panic_message};
 
 static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 
-/// What this process has loaded; a library cannot be unloaded, not even one that does not work.
+/// The library that this process has loaded; it cannot be unloaded, not even if it does not work.
 struct Loaded {
     path: PathBuf,
     environment: Result<Environment, String>,
@@ -62,7 +62,7 @@ pub(super) fn environment() -> Result<Environment, EngineError> {
     }
 }
 
-/// What the loaded library says about its build; empty if none is loaded.
+/// The loaded library's description of its build; empty if none is loaded.
 pub(super) fn version() -> String {
     match &*LOADED.lock() {
         Some(Loaded { environment: Ok(_), .. }) => ort::info().to_owned(),
@@ -78,7 +78,7 @@ fn unusable(path: &Path, cause: &dyn fmt::Display) -> EngineError {
     EngineError::Library(format!("cannot load the onnxruntime library '{}': {cause}; {REMEDY}", path.display()))
 }
 
-/// Whatever goes wrong also comes back as an error, and is logged where it is handled; this is for those who want to know more.
+/// Every failure is also returned as an error and logged where it is handled; this is for more detail.
 fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str) {
     tracing::debug!(?level, category, location, "onnxruntime: {message}");
 }

@@ -3,9 +3,9 @@
 //! Inputs are read where they were gathered, and outputs are passed on where onnxruntime wrote them. Strings are copied.
 //!
 //! # Settings
-//! A session computes on the lane that calls it and has no threads of its own, so nothing spins. Memory patterns are off: they are plans
-//! for a fixed set of shapes, and batch sizes change from call to call. The arena keeps the memory of the largest batch. Each session holds
-//! its own copy of the weights.
+//! A session computes on the lane that calls it and has no threads, so nothing spins. Memory patterns are off: they are plans for a
+//! fixed set of shapes, and batch sizes change from call to call. The arena keeps the memory of the largest batch. Each session
+//! holds its own copy of the weights.
 
 mod library;
 mod search;
@@ -97,7 +97,7 @@ impl OnnxRuntime {
     /// Loads the library at `path` into this process; does nothing if it is loaded already. Comes before [`OnnxRuntime::load`].
     ///
     /// # Errors
-    /// [`EngineError::Library`] if the file is missing or no usable library, or another one is loaded.
+    /// [`EngineError::Library`] if the file is missing or not a usable library, or another one is loaded.
     #[cfg(test)]
     pub(crate) fn load_library(path: &Path) -> Result<(), EngineError> {
         library::load(path)

@@ -1,4 +1,4 @@
-//! Between BYTES tensors and onnxruntime's strings, which live in its own memory: copies both ways.
+//! Copies between BYTES tensors and onnxruntime's strings, which live in its own memory.
 //!
 //! Any bytes pass through, even those that are not text. An operator that needs text, such as one that changes its case, may fail on them;
 //! to others they are just bytes.

@@ -1,4 +1,4 @@
-//! Between our bytes and onnxruntime's values, without copies; `strings` has those for strings.
+//! Converts between our bytes and onnxruntime's values, without copies; `strings` does so for strings.
 
 use std::{ops::Range, ptr, slice, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
     engine::TensorView,
 };
 
-/// A value over the memory of `view`, or with memory of its own if it holds strings, or why onnxruntime refuses.
+/// A value over the memory of `view`, or with its own memory if it holds strings, or why onnxruntime refuses.
 ///
 /// # Safety
 /// The value must be dropped before the memory of `view` is freed or written to.
@@ -94,7 +94,7 @@ impl OutputMemory {
 }
 
 impl AsRef<[u8]> for OutputMemory {
-    #[expect(unsafe_code, reason = "outputs are handed on where the library wrote them")]
+    #[expect(unsafe_code, reason = "outputs are passed on where the library wrote them")]
     fn as_ref(&self) -> &[u8] {
         if self.bytes == 0 || self.start.is_null() {
             return &[];

@@ -1,4 +1,4 @@
-//! Why rten cannot load a model, in words for people: what is lacking, where, and what to do.
+//! Why rten cannot load a model, in plain words: what is missing, where, and what to do.
 //!
 //! rten's own messages name build features, which the operator of a server cannot set.
 
@@ -72,7 +72,7 @@ const LACKING: [&str; 60] = [
 /// Operator sets other than ONNX's own. onnxruntime has many of their operators, rten has none.
 const OTHER_SETS: [&str; 2] = ["com.microsoft", "ai.onnx.ml"];
 
-/// What an error from rten means, in our words. `functions` are operators that the file itself defines.
+/// Explains an error from rten in our words. `functions` are operators that the file itself defines.
 pub(super) fn explained(error: &str, functions: &[String]) -> String {
     let (node, cause) = node_and_cause(error);
     // Only operator names come before these words.

@@ -110,7 +110,7 @@ impl Rten {
         Self::open(ModelFile::read(file)?, Wishes::default())
     }
 
-    /// Loads a file that has been read. 32 bits must hold all that it computes, unless the wishes say otherwise; packed weights are
+    /// Loads a file that has been read. 32 bits must hold all that it computes, unless `wishes` allow otherwise; packed weights are
     /// matrices as products read them.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! rten's pools of threads: one of a single thread for each lane, in which the lane's own loop runs, and one that all lanes of a device
-//! share for a call that may have the whole device to itself. All models of a lane use the same.
+//! rten's thread pools: for each lane one of a single thread, in which the lane's own loop runs, and one that all lanes of a device
+//! share, for a call that may have the whole device to itself. All models of a lane use the same pools.
 //!
 //! rten computes inside a rayon pool, and entering a foreign pool costs two context switches a call. A lane that already runs inside its
 //! pool enters it for free; the shared pool is foreign to it, which only a call of some length is worth.
@@ -25,7 +25,7 @@ pub(super) struct Pools {
     shared: Arc<SharedPool>,
 }
 
-/// Threads as many as lanes, started when they are first needed.
+/// As many threads as lanes, started when they are first needed.
 #[derive(Debug)]
 struct SharedPool {
     lanes: usize,
@@ -33,7 +33,7 @@ struct SharedPool {
 }
 
 impl Pools {
-    /// Pools for the `lanes` lanes of one device, and behind them those of as many long lanes.
+    /// Pools for the `lanes` lanes of one device, followed by those of as many long lanes.
     pub(super) fn of_device(lanes: usize, long_lanes: usize) -> impl Iterator<Item = Self> {
         let shared = Arc::new(SharedPool { lanes, pool: OnceLock::new() });
         (0..lanes + long_lanes).map(move |_| {
@@ -42,7 +42,7 @@ impl Pools {
         })
     }
 
-    /// The pools of a lane: those that it works in. A lane that works in none is given some of its own.
+    /// The pools that a lane works in. A lane that works in none gets new ones.
     pub(super) fn of(threads: &LaneThreads) -> Arc<Self> {
         let lone = || Self {
             own: Arc::new(ThreadPool::with_num_threads(1)),
@@ -72,7 +72,7 @@ impl LaneHost for Pools {
     }
 }
 
-/// Takes back what [`HERE`] says, or the pool's thread would keep its own pool alive.
+/// Clears [`HERE`], or the pool's thread would keep its own pool alive.
 struct Here {
     before: Option<Arc<ThreadPool>>,
 }

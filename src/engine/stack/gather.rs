@@ -1,4 +1,4 @@
-//! Items into one call.
+//! Gathers items into one call.
 
 use super::{Executable, Gathered, Shapes};
 use crate::{

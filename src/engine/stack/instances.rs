@@ -15,12 +15,12 @@ use crate::{
     engine::{Call, CallPlan, Engine, EngineError, Instance, LaneThreads, Parts, RunError, buffer::AlignedBuffer, panic_message},
 };
 
-/// What the lanes need to run one model.
+/// The lanes' instances of one model.
 pub(super) struct Instances {
     engine: Arc<dyn Engine>,
     plan: CallPlan,
     pub(super) lanes: Vec<Lane>,
-    /// Instances made again.
+    /// How many instances were made again.
     rebuilds: AtomicU64,
     /// Why the last attempt to make one failed.
     lost: Mutex<Option<Arc<str>>>,
@@ -31,17 +31,17 @@ pub(super) struct Lane {
     pub(super) slot: Mutex<LaneSlot>,
 }
 
-/// What one lane needs for a call. The lane is its only user, so the lock around it is free.
+/// One lane's instance and buffers. The lane is the only user, so the lock around them is free.
 pub(super) struct LaneSlot {
     pub(super) instance: Option<Box<dyn Instance>>,
-    /// Whether there has been one: a long lane's is made for its first call.
+    /// Whether it was ever made: a long lane's is made for its first call.
     was_made: bool,
     /// One buffer for each input, then state. They keep the memory of the largest batch.
     pub(super) scratch: Vec<AlignedBuffer>,
 }
 
 impl Instances {
-    /// One for each of `lanes` but the long ones, with so many buffers each.
+    /// One for each of `lanes` except the long ones, with this many buffers each.
     pub(super) fn new(
         engine: Arc<dyn Engine>,
         plan: CallPlan,
@@ -87,8 +87,8 @@ impl Instances {
         self.lanes.iter().filter(|lane| !lane.threads.is_long_lane()).count()
     }
 
-    /// The lane with this number, for its only user. A long lane whose instance cannot be made, for which memory may be short, shares that
-    /// of an ordinary one.
+    /// The lane with this number, for its only user. A long lane whose instance cannot be made, perhaps for lack of memory, shares
+    /// that of an ordinary one.
     pub(super) fn occupy(&self, lane: usize) -> Option<(&Lane, MutexGuard<'_, LaneSlot>)> {
         let own = self.lanes.get(lane)?;
         let mut slot = own.slot.lock();
@@ -102,7 +102,7 @@ impl Instances {
             }
             Err(error) => {
                 drop(slot);
-                tracing::debug!(%error, lane, "a long lane shares the instance of another lane: it could not be given one");
+                tracing::debug!(%error, lane, "a long lane shares the instance of another lane: its own could not be made");
                 let other = self.lanes.get(lane % self.lanes().max(1))?;
                 Some((other, other.slot.lock()))
             }

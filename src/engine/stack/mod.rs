@@ -4,14 +4,15 @@
 //!
 //! # Padding
 //! Items of a padded model may differ in length. They are gathered into a batch of one length, and of each output every dynamic
-//! dimension must come out with that length, so that each item is given back its own. State is never padded.
+//! dimension must come out with that length, so that each item gets back its own length. State is never padded.
 //!
 //! # BYTES
 //! Their elements differ in length, so nothing about them can be computed from shapes alone; `byte_strings` has what they need.
 //!
 //! # State
 //! A call reads the items' states before it runs and writes them after everything that can fail: a call that returns an error has
-//! changed no state. What a state is, the engine knows; see [`StateKeeper`]. No two items of a call may share a [`StreamState`].
+//! changed no state. Only the engine knows what a state is; see [`StateKeeper`]. No two items of a call may share a
+//! [`StreamState`].
 //!
 //! # Panics of an engine
 //! They end the call with [`RunError::Panicked`]. The lane's instance is dropped, and the lane's next call makes a new one.
@@ -40,9 +41,9 @@ use crate::{
     domain::{Shape, Signature, StateSpec, Tensor, TensorSpec},
 };
 
-/// Unused buffers that a model keeps for outputs that cannot be slices of a call's.
+/// How many unused buffers a model keeps for outputs that cannot be slices of a call's.
 const POOLED_BUFFERS_MAX: usize = 16;
-/// Their bytes in all.
+/// Bytes of all these buffers.
 const POOLED_BYTES_MAX: usize = 16 << 20;
 
 /// A model that can be called: an engine, a signature, and one instance for each lane.
@@ -64,7 +65,8 @@ pub struct Executable {
 type Shapes = SmallVec<[Shape; 4]>;
 
 impl Executable {
-    /// Binds `engine` to `signature` and makes one instance for each of `lanes`, but for long ones: most models never run there.
+    /// Binds `engine` to `signature` and makes one instance for each of `lanes` except the long ones, where most models never
+    /// run.
     ///
     /// # Errors
     /// [`EngineError`] if a batch axis of the signature does not exist, only some of its tensors have one, a tensor of BYTES stands where none can, or the engine
@@ -83,7 +85,7 @@ impl Executable {
         Ok(Self { signature, output_positions, shared, states, next_states, instances, is_decoupled, pool })
     }
 
-    /// What the model takes and gives.
+    /// The model's inputs and outputs.
     #[must_use]
     pub const fn signature(&self) -> &Arc<Signature> {
         &self.signature
@@ -119,13 +121,14 @@ impl Executable {
         self.instances.rebuilds()
     }
 
-    /// Why an instance could not be made again after a panic, if so: the model cannot be relied on until one can.
+    /// Why an instance could not be made again after a panic, if that happened: until one can, the model is
+    /// unreliable.
     #[must_use]
     pub fn lost(&self) -> Option<Arc<str>> {
         self.instances.lost()
     }
 
-    /// How many lanes can run calls at the same time, besides the long ones, which come after them.
+    /// How many lanes can run calls at the same time, not counting the long ones, which come after them.
     #[must_use]
     pub fn lanes(&self) -> usize {
         self.instances.lanes()
@@ -225,7 +228,7 @@ struct Cutter<'a> {
     items: &'a [ItemCall<'a>],
     lengths: Option<&'a Lengths>,
     parts: &'a mut dyn ItemParts,
-    /// What was wrong with one of them.
+    /// The fault in one of them.
     fault: Option<RunError>,
 }
 
@@ -241,7 +244,7 @@ impl Parts for Cutter<'_> {
     }
 }
 
-/// What has been gathered for a call.
+/// The gathered inputs of a call.
 struct Gathered {
     /// The batch shapes of the inputs, then of the states.
     shapes: Shapes,

@@ -1,4 +1,4 @@
-//! What a call gave, to the items.
+//! Hands a call's outputs to its items.
 
 use std::fmt::Display;
 

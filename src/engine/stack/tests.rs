@@ -1,4 +1,4 @@
-//! Models of the synthetic engine, and of one that hands back what the test prepares.
+//! Models of the synthetic engine, and of one that returns what the test prepares.
 
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ fn each_stream_has_its_own_state_however_batches_interleave() {
     }
 }
 
-/// Keeps a stream's one number in a form of its own.
+/// Keeps a stream's one number in its own form.
 struct Thousandths;
 
 impl StateKeeper for Thousandths {
@@ -327,8 +327,8 @@ fn an_output_that_does_not_follow_the_length_is_refused() {
     assert_eq!(
         error.to_string(),
         "the model's outputs are not what its signature says: 'y' came with shape [2, 2] for items padded to a length of 4; \
-         the dynamic dimensions of its declared shape [-1, -1] must come out with that length, so give a dimension that does \
-         not follow it its size in [[outputs]]"
+         the dynamic dimensions of its declared shape [-1, -1] must come out with that length, so for a dimension that does \
+         not follow it, give its size in [[outputs]]"
     );
     assert!(run(&[None, None], &[2, 4, 3]).is_err(), "one of two");
 }
@@ -370,7 +370,7 @@ fn an_axis_that_is_not_there_is_refused_at_once() {
     assert_eq!(error.to_string(), "tensor 'x' has its batch on axis 2, but its last axis is 1");
 }
 
-/// Hands back prepared outputs, panics or refuses to start again, and keeps what it was given.
+/// Returns prepared outputs, panics or refuses to start again, and keeps its inputs.
 #[derive(Default)]
 struct Puppet {
     contract: Contract,
@@ -434,7 +434,7 @@ fn a_broken_instance_is_made_again_and_its_loss_is_told_apart() {
     assert_eq!((model.lost().as_deref(), model.rebuilds()), (Some("out of strings"), 0));
     assert_eq!(run(), Err(RunError::Panicked("the strings tore".to_owned())));
     assert_eq!((model.lost(), model.rebuilds()), (None, 1), "it was made again, though it broke again");
-    // What is left must not run its destructor.
+    // The remains must not run their destructor.
     model.instances.lanes[0].slot.lock().instance = None;
 }
 

@@ -15,10 +15,10 @@ use serde::Deserialize;
 
 use crate::{clock, domain::Signature};
 
-/// The handles of the engines that were made of manifests, by the signatures that they were made for.
+/// The handles of engines that were made from manifests, by the signatures that they were made for.
 static OF_MANIFESTS: Mutex<Vec<(Weak<Signature>, Weak<SyntheticControl>)>> = Mutex::new(Vec::new());
 
-/// Lets [`SyntheticControl::of`] find a handle for as long as its engine is there.
+/// Lets [`SyntheticControl::of`] find a handle for as long as its engine lives.
 pub(super) fn enter(signature: &Arc<Signature>, control: &Arc<SyntheticControl>) {
     let mut entered = OF_MANIFESTS.lock();
     entered.retain(|(_, control)| control.strong_count() > 0);
@@ -55,8 +55,8 @@ impl SyntheticControl {
         control
     }
 
-    /// The handle of the engine that was made of a manifest for exactly this signature: how a tool that has a server in its own process
-    /// steers a model of it.
+    /// The handle of the engine that was made from a manifest for exactly this signature: how a tool with a server in its own
+    /// process steers one of its models.
     #[must_use]
     pub fn of(signature: &Arc<Signature>) -> Option<Arc<Self>> {
         let entered = OF_MANIFESTS.lock();

@@ -2,8 +2,8 @@
 //!
 //! Output number k is input number k, doubled or copied. With a state, which must be FP32, the engine accumulates: each element
 //! of an item's state grows by the sum of the item's first input, and each element of its FP32 outputs by the first element of
-//! that new state. So a test can tell from a single result which items its stream has had, and that the company they were in changes
-//! nothing.
+//! that new state. So a test can tell from a single result which items its stream has had, and that the other items in the batch
+//! change nothing.
 //!
 //! Knows no wire, no queue and no stream.
 
@@ -28,9 +28,9 @@ pub use script::{Misbehaviour, PlannedFault, Script, SyntheticConfig, SyntheticK
 
 const NAME: &str = "synthetic";
 
-/// Unused output buffers that an engine keeps.
+/// How many unused output buffers an engine keeps.
 const POOLED_BUFFERS_MAX: usize = 64;
-/// Their bytes in all.
+/// Bytes of all these buffers.
 const POOLED_BYTES_MAX: usize = 64 << 20;
 
 /// The engine without a script.
@@ -75,7 +75,7 @@ pub struct SyntheticEngine {
     contract: Contract,
 }
 
-/// What the instances share.
+/// The part that the instances share.
 #[derive(Debug)]
 struct Shared {
     signature: Arc<Signature>,
@@ -180,7 +180,7 @@ impl Instance for SyntheticInstance {
 }
 
 impl SyntheticInstance {
-    /// Begins a call, and gives its number.
+    /// Begins a call, and returns its number.
     fn begin(&self, call: &Call<'_>) -> u64 {
         let control = &self.shared.control;
         let number = control.begin_call(call.batch_size);
@@ -246,7 +246,7 @@ impl SyntheticInstance {
         outputs.collect()
     }
 
-    /// For each item, the sum of its first input if the model has a state.
+    /// For each item, the sum of its first input, if the model has a state.
     fn sums(&self, call: &Call<'_>) -> Vec<f32> {
         let mut sums = vec![0.0; call.batch_size];
         if let (false, Some(position)) = (self.states.is_empty(), self.inputs.first()) {

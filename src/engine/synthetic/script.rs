@@ -13,7 +13,7 @@ const COST_US_MAX: u64 = 60_000_000;
 /// An element may cost at most this much: a millisecond.
 const COST_PER_ELEMENT_NS_MAX: u64 = 1_000_000;
 
-/// An item of a configured engine may get so many answers.
+/// An item of a configured engine may get at most this many answers.
 const PARTS_MAX: u32 = 1 << 16;
 
 /// How much faster a call on all threads may claim to be.
@@ -38,7 +38,7 @@ pub enum Misbehaviour {
     Error,
     /// It panics.
     Panic,
-    /// Its outputs have a dimension too many.
+    /// Its outputs have one dimension too many.
     WrongShape,
 }
 
@@ -76,7 +76,7 @@ pub struct Script {
     pub cost_mode: CostMode,
     /// How many times as fast a call is on all threads; `None` if it cannot use them.
     pub wide_speedup: Option<f64>,
-    /// How many answers an item gets; each of them costs as much as one. 0 is as good as 1.
+    /// How many answers an item gets; each of them costs as much as one. 0 means 1.
     pub parts: u32,
     /// How it misbehaves; the first that applies to a call counts.
     pub faults: Vec<PlannedFault>,
@@ -137,7 +137,7 @@ impl SyntheticConfig {
     }
 }
 
-/// A manifest that says nothing of it has 0.
+/// 0 if the manifest does not give it.
 fn parts(count: u32) -> Result<u32, EngineError> {
     if count <= PARTS_MAX {
         return Ok(count.max(1));

@@ -1,7 +1,7 @@
-//! The page of metrics: made on a thread for such work, once for all who ask while it is made.
+//! The page of metrics: made on a side thread, once for everyone who asks while it is being made.
 //!
-//! With a thousand models it has megabytes and takes a tenth of a second. Clients that do not read keep the pages that they were given, so
-//! where there are too many pages, the longest unread connection has to go.
+//! With a thousand models it is megabytes long and takes a tenth of a second. Clients that do not read hold on to their pages, so
+//! when there are too many, the connection that has been unread longest is closed.
 
 use std::{
     sync::{Arc, Weak},
@@ -20,7 +20,7 @@ use crate::{telemetry::Telemetry, threads, transport::probes::Places};
 
 /// Pages that may be held by connections at once.
 const PAGES_MAX: usize = 4;
-/// How long a page may take. What it waits for then is a defect of the server.
+/// How long a page may take. Anything that makes it wait longer is a defect of the server.
 const PAGE_WITHIN: Duration = Duration::from_secs(10);
 
 /// The page takes too long.
@@ -65,7 +65,7 @@ impl Scrapes {
         Self { telemetry, refresh, places, state: Mutex::default() }
     }
 
-    /// The metrics as they are now. For a runtime to be in.
+    /// The metrics as they are now. Call it within a runtime.
     ///
     /// # Errors
     /// [`Late`].
@@ -74,7 +74,7 @@ impl Scrapes {
         Ok(Bytes::from_owner(Held(made)))
     }
 
-    /// The page that is being made, or another.
+    /// The page that is being made, or a new one.
     fn join(self: &Arc<Self>) -> Made {
         let mut state = self.state.lock();
         if let Some(made) = &state.making
@@ -91,7 +91,7 @@ impl Scrapes {
             refresh();
             Arc::new(Page(telemetry.render()))
         };
-        // A page that cannot be made has nothing to tell; the reason is in the log.
+        // A page that cannot be made gives no answer; the reason is in the log.
         let made = async move { threads::aside(make).await.unwrap_or_default() }.boxed().shared();
         state.making = Some(made.clone());
         drop(state);

@@ -1,19 +1,20 @@
 //! How requests arrive, before tonic sees anything of them.
 //!
-//! tonic makes room for as many bytes as a message announces, keeps that room for as long as the stream lives, inflates on the spot, and
-//! waits for ever. So this stands between it and HTTP/2, and reads the frames of gRPC itself:
+//! tonic allocates as many bytes as a message announces, keeps them for as long as the stream lives, inflates on the spot, and
+//! waits for ever. So this stands between it and HTTP/2, and reads gRPC's frames itself:
 //!
 //! ```text
 //!  DATA frame ─► whole messages, not compressed, and the beginnings of small ones ───────────► tonic, untouched
 //!           └──► others ─► gathered as they come, charged ─► inflated, counted ─► a parcel ──► tonic, which gets a ticket
-//!                          clock: grpc.body_timeout_s        aside, if it takes long
+//!                          clock: grpc.body_timeout_s        aside, if it is slow
 //! ```
-//! A message is refused at its first five bytes if it announces more than is allowed, and when its time is over if it is not whole.
+//! A message is refused at its first five bytes if it announces more than is allowed, and when its time is up if it is not
+//! complete.
 //!
 //! # CLOCKS
-//! A request that is one message must be there whole within `grpc.body_timeout_s` of its headers, a message of a stream within as long of
-//! its first byte; a stream of reflection ends when it is silent for so long. `grpc-timeout` ends the wait for a request, too.
-//! What has arrived whole is the session's, which has clocks of its own.
+//! A request of one message must be complete within `grpc.body_timeout_s` of its headers, a message of a stream within that time of
+//! its first byte; a reflection stream ends when it is silent for that long. `grpc-timeout` also ends the wait for a request.
+//! Complete messages belong to the session, which has its own clocks.
 
 use std::{
     pin::Pin,
@@ -51,22 +52,23 @@ use crate::{
     transport::{Account, Charge, PIECE_BYTES_MAX, Pieces},
 };
 
-/// What goes before each message: whether it is compressed, and how long it is.
+/// Precedes each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
-/// Room in bytes that may be made for a stream, and beside that for each byte that has come.
+/// Bytes that may be allocated for a stream, and in addition for each byte that has arrived.
 const ROOM_FOR_A_STREAM: usize = 2 << 10;
 const ROOM_FOR_A_BYTE: usize = 8;
 
-/// What is inflated where it arrives. It takes up to a millisecond, and is inflated again elsewhere if it turns out to be more.
+/// How much is inflated where it arrives, which takes up to a millisecond. Whatever turns out to be longer is inflated again
+/// elsewhere.
 const INFLATED_HERE_MAX: usize = 128 << 10;
 
-/// Services whose messages are small, and of which one needs no more than a few words.
+/// Services whose messages are small: nobody needs more than a few words of them.
 const SMALL_SERVICES: [&str; 3] = ["/grpc.health.v1.", "/grpc.reflection.v1", "/tidemill.v1.ModelService/"];
 
-/// What all connections share.
+/// The part that all connections share.
 pub(super) struct Arrivals {
     shared: Arc<Shared>,
 }
@@ -105,7 +107,7 @@ impl Arrivals {
 }
 
 impl Shared {
-    /// Counts what a message holds; messages that are not ours hold a few words.
+    /// Counts what a message holds; messages of other services hold a few words.
     fn count(&self, input: Option<usize>, message: &[u8]) -> Result<(), Fault> {
         input.map_or(Ok(()), |input| self.shapes.count(input, message, &self.limits))
     }
@@ -182,7 +184,7 @@ impl ArrivalLayer {
     }
 }
 
-/// Which kind of call a path is; reflection is tonic's, and not among our own methods.
+/// Which kind of call a path is; reflection is tonic's and not one of our methods.
 fn kind(path: &str, method: Option<MethodShape>) -> CallKind {
     match method {
         Some(_) if path == "/grpc.health.v1.Health/Watch" => CallKind::Watch,
@@ -192,7 +194,7 @@ fn kind(path: &str, method: Option<MethodShape>) -> CallKind {
     }
 }
 
-/// How the messages of a call may be compressed; tonic refuses calls with an encoding that their service does not take.
+/// How the messages of a call may be compressed; tonic refuses encodings that the service does not take.
 fn encoding(headers: &HeaderMap) -> Option<Encoding> {
     match headers.get(ENCODING)?.as_bytes() {
         b"gzip" => Some(Encoding::Gzip),
@@ -202,15 +204,15 @@ fn encoding(headers: &HeaderMap) -> Option<Encoding> {
     }
 }
 
-/// What is known of a call before its body comes.
+/// What is known about a call before its body arrives.
 struct Call {
     shared: Arc<Shared>,
     account: Account,
-    /// None for streams of our own, whose reader may hold the session that holds this.
+    /// `None` for our own streams, whose reader may hold the session that holds this.
     reader: Option<Arc<Reader>>,
     /// The message that its method takes; `None` for methods that are not ours, which take no parcels either.
     input: Option<usize>,
-    /// One message is all that comes.
+    /// Only one message comes.
     is_whole: bool,
     kind: CallKind,
     bytes_max: usize,
@@ -218,14 +220,14 @@ struct Call {
     timeout: Option<Duration>,
 }
 
-/// The body of a request, of which tonic gets whole messages alone.
+/// The body of a request; tonic gets complete messages only.
 struct ArrivingBody<B> {
     body: B,
     call: Call,
     state: State,
-    /// What followed in a DATA frame.
+    /// The rest of a DATA frame.
     rest: Bytes,
-    /// Of the last message, as long as its receiver may be at it.
+    /// For the last message, as long as its receiver may be using it.
     handed_on: Option<Charge>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -233,13 +235,13 @@ struct ArrivingBody<B> {
 enum State {
     /// Between two messages.
     Between,
-    /// A message has begun that is handed on as it comes: nothing is to be done with it, and tonic keeps no more of it than has come.
+    /// A message has begun that is passed on as it comes: it needs no work, and tonic keeps no more of it than has come.
     Passing { announced: usize, left: usize },
     /// A message has begun.
     Gathering(Box<Gathering>),
-    /// It is there, and being inflated, joined and counted.
+    /// It is complete, and is being inflated, joined and counted.
     Working(BoxFuture<'static, Result<(Bytes, Charge), Fault>>),
-    /// Nothing more is to be said.
+    /// All is over.
     Over,
 }
 
@@ -266,7 +268,7 @@ impl<B> ArrivingBody<B> {
         Self { body, call, state: State::Between, rest: Bytes::new(), handed_on: None, timer: None }
     }
 
-    /// What tonic is to get of `data`, if that is anything yet.
+    /// The part of `data` that goes to tonic, if there is any yet.
     fn take(&mut self, mut data: Bytes) -> Result<Option<Bytes>, Fault> {
         match &mut self.state {
             State::Between => {
@@ -300,14 +302,14 @@ impl<B> ArrivingBody<B> {
         self.gather()
     }
 
-    /// The state in which the message that begins with `data` is handed on as it comes, if it may be.
+    /// The state for passing on the message that begins with `data` as it comes, if it may be.
     fn passing(&self, data: &[u8]) -> Option<State> {
         let ([0, length @ ..], rest) = data.split_first_chunk::<PREFIX_BYTES>()? else { return None };
         let announced = u32::from_be_bytes(*length) as usize;
         self.call.passes(announced, rest).then(|| State::Passing { announced, left: announced - rest.len() })
     }
 
-    /// Bytes of the messages at the beginning of `data` that need nothing to be done.
+    /// Bytes of the messages at the beginning of `data` that need no work.
     fn whole_messages(&self, data: &[u8]) -> Result<usize, Fault> {
         let mut at = 0;
         while let Some((prefix, rest)) = data[at..].split_first_chunk::<PREFIX_BYTES>() {
@@ -338,7 +340,7 @@ impl<B> ArrivingBody<B> {
             }
             let is_broken = message.prefix[0] > 1 || (message.is_compressed() && self.call.encoding.is_none());
             if is_broken {
-                // tonic knows what to say to that.
+                // tonic has its own error for that.
                 let prefix = Bytes::copy_from_slice(&message.prefix);
                 self.state = State::Over;
                 return Ok(Some(prefix));
@@ -363,7 +365,7 @@ impl<B> ArrivingBody<B> {
         self.finish(*message)
     }
 
-    /// All of a message has come: hands it on, or begins to make of it what is to be handed on.
+    /// A message is complete: passes it on, or starts the work that it needs first.
     fn finish(&mut self, message: Gathering) -> Result<Option<Bytes>, Fault> {
         let encoding = self.call.encoding.filter(|_| message.is_compressed());
         let is_long = message.pieces.len() > if encoding.is_some() { INLINE_BYTES_MAX } else { PIECE_BYTES_MAX };
@@ -399,10 +401,10 @@ impl<B> ArrivingBody<B> {
         Ok(None)
     }
 
-    /// What tonic gets in place of a message.
+    /// What tonic gets instead of a message.
     fn hand_on(&mut self, message: Bytes, charge: Charge) -> Bytes {
         if self.call.is_whole {
-            // The call has it until it ends.
+            // The call keeps it until it ends.
             if let Some(reader) = &self.call.reader {
                 reader.hold_request(charge);
             }
@@ -424,30 +426,30 @@ impl<B> ArrivingBody<B> {
         frame.freeze()
     }
 
-    /// A message of a stream has come whole, so the next one has all its time.
+    /// A message of a stream is complete, so the next one gets its full time.
     fn restart_clock(&mut self) {
         if !self.call.is_whole {
             self.timer = None;
         }
     }
 
-    /// Nothing more is there for now. `Ready` if the client has had its time.
+    /// No more data for now. `Ready` if the client's time is up.
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
         let Call { shared, is_whole, kind, timeout, .. } = &self.call;
         let waits = *is_whole || *kind == CallKind::Reflection || !matches!(self.state, State::Between | State::Over);
         if !waits {
             return Poll::Pending;
         }
-        // A stream's deadline is its session's, but for those that have none.
+        // A stream's deadline is its session's, except for streams without a session.
         let timeout = timeout.filter(|_| *is_whole || *kind == CallKind::Reflection);
         let limit = timeout.map_or(shared.body_timeout, |timeout| timeout.min(shared.body_timeout));
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(timer.as_mut().poll(cx));
         Poll::Ready(if timeout == Some(limit) {
-            Fault::new(FaultKind::Expired, "the deadline of the whole call (grpc-timeout) passed before its request was there")
+            Fault::new(FaultKind::Expired, "the deadline of the whole call (grpc-timeout) passed before its request arrived")
         } else {
             let seconds = limit.as_secs();
-            let what = if matches!(self.state, State::Between) { "no request" } else { "a message that was not whole" };
+            let what = if matches!(self.state, State::Between) { "no request" } else { "a message that was not complete" };
             let message = format!("{what} within the {seconds} s that grpc.body_timeout_s allows");
             Fault::new(FaultKind::Expired, message).with_limit("grpc.body_timeout_s", seconds)
         })
@@ -468,8 +470,8 @@ impl<B> ArrivingBody<B> {
 }
 
 impl Call {
-    /// Whether a message that is not compressed and begins so is handed on as it comes: it is small enough to be neither counted nor charged,
-    /// and so much of it is there that the room which tonic makes for all of it is in proportion.
+    /// Whether an uncompressed message that begins like this is passed on as it comes: it is small enough to be neither counted nor
+    /// charged, and enough of it has arrived that what tonic allocates for all of it is in proportion.
     fn passes(&self, announced: usize, begins: &[u8]) -> bool {
         let room = ROOM_FOR_A_STREAM + ROOM_FOR_A_BYTE * begins.len();
         announced <= UNCOUNTED_BYTES_MAX.min(self.bytes_max) && announced <= room
@@ -480,7 +482,7 @@ impl Call {
     }
 }
 
-/// What is to be done with a message that is there.
+/// What a complete message needs done.
 struct Work {
     shared: Arc<Shared>,
     account: Account,
@@ -490,7 +492,7 @@ struct Work {
 }
 
 impl Work {
-    /// [`NotInflated::Long`] if it takes too long for here.
+    /// [`NotInflated::Long`] if that takes too long to do here.
     fn do_here(&self, message: &Bytes, charge: Charge) -> Result<(Bytes, Charge), NotInflated> {
         let (message, charge) = match self.encoding {
             Some(encoding) => inflate(encoding, message, INFLATED_HERE_MAX, &self.limits, &self.account)?,
@@ -506,7 +508,7 @@ impl Work {
             Some(encoding) => match inflate(encoding, &message, usize::MAX, &self.limits, &self.account) {
                 Ok(inflated) => inflated,
                 Err(NotInflated::Refused(fault)) => return Err(fault),
-                // There is no limit that it could be longer than.
+                // Without a limit it cannot be too long.
                 Err(NotInflated::Long) => return Err(Fault::new(FaultKind::Failed, "the message was not inflated")),
             },
             None => (message, charge),
@@ -526,7 +528,7 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        // It is asked for more, so the last message has been taken in.
+        // More is asked for, so the last message has been used up.
         this.handed_on = None;
         loop {
             let taken = match &mut this.state {
@@ -556,7 +558,7 @@ where
                     }
                     Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                         Ok(data) => {
-                            // A clock that ran out while nobody asked says nothing of a client that sends.
+                            // A clock that ran out while nobody polled says nothing about a client that sends.
                             if !this.call.is_whole {
                                 this.timer.take_if(|timer| timer.is_elapsed() || matches!(this.state, State::Between));
                             }

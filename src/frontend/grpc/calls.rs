@@ -1,4 +1,4 @@
-//! The calls that are open, all of them, and how many there may be.
+//! All open calls, and how many there may be.
 //!
 //! Streams and calls that run models are counted by the service as well. This counts from the headers on, whatever the method, and
 //! whether or not anything else ever comes. Both limits are shared out as [`crate::shares`] says.
@@ -47,7 +47,7 @@ impl Calls {
 }
 
 impl ConnectionCalls {
-    /// Counts one more, for as long as the guard lives.
+    /// Counts one more call for as long as the guard lives.
     ///
     /// # Errors
     /// [`FaultKind::Overloaded`](crate::domain::FaultKind::Overloaded) if as many are open as `grpc.max_calls` or `grpc.max_watches` allow,

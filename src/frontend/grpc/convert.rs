@@ -1,4 +1,4 @@
-//! Between the messages of `tidemill.v1` and the domain. Nothing here panics on anything a client can send.
+//! Converts between the messages of `tidemill.v1` and the domain. Nothing here panics on anything a client can send.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     session::{self, Order, OverflowPolicy, PayloadKind, PcmOptions, Unread},
 };
 
-/// Who makes a call, and when it ends, by its metadata.
+/// The caller and the deadline of a call, from its metadata.
 pub(super) fn caller(metadata: &MetadataMap, service: &Service) -> Caller {
     let principal = service.principal(|name| metadata.get(name).map(MetadataValue::as_bytes));
     Caller { principal, ends_at: deadline::ends_at(metadata) }

@@ -9,7 +9,7 @@ use crate::{clock, domain::Timestamp};
 
 const HEADER: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// When the call ends; [`Timestamp::NEVER`] without the header, or with one that breaks its grammar, which gRPC servers ignore.
+/// When the call ends; [`Timestamp::NEVER`] without the header, or with a malformed one, which gRPC servers ignore.
 pub(super) fn ends_at(metadata: &MetadataMap) -> Timestamp {
     timeout(metadata.as_ref()).map_or(Timestamp::NEVER, |timeout| clock::now() + timeout)
 }
@@ -19,7 +19,7 @@ pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
     parse(headers.get(HEADER)?.to_str().ok()?)
 }
 
-/// One to eight digits and a unit, as the gRPC specification of HTTP/2 has it.
+/// One to eight digits and a unit, as in the specification of gRPC over HTTP/2.
 fn parse(value: &str) -> Option<Duration> {
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {

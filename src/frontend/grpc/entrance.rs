@@ -1,7 +1,8 @@
-//! What a request must be to reach a service: a gRPC call, with headers within the limit, that no foreign web page sent.
+//! Lets a request reach a service if it is a gRPC call, has headers within the limit, and was not sent by a foreign web
+//! page.
 //!
-//! Knows headers, and neither methods nor messages. hyper limits headers too, for a whole connection: what is beyond its limit it
-//! answers without a word, and what is far beyond it ends the connection with all its calls. So its limit is far above ours.
+//! Knows headers, but neither methods nor messages. hyper limits headers too, for a whole connection: it answers what is over its
+//! limit without giving a reason, and what is far over it ends the connection with all its calls. So its limit is far above ours.
 
 use std::{
     future::{Ready, ready},
@@ -21,15 +22,15 @@ use crate::{
     frontend::web::WebCheck,
 };
 
-/// Bytes of headers that the transport takes at least. Four times what it takes end the connection.
+/// The fewest bytes of headers that the transport is set to take. Four times what it takes end the connection.
 const TRANSPORT_HEADER_BYTES_MIN: u32 = 256 << 10;
 
-/// What a header takes up beside its name and its value, as HTTP/2 counts.
+/// What a header takes up on top of its name and value, as HTTP/2 counts.
 const FIELD_BYTES: usize = 32;
 
 const GRPC_TYPE: &[u8] = b"application/grpc";
 
-/// The transport's own limit of headers, for a limit of ours.
+/// The transport's own limit on headers, given ours.
 pub(super) const fn transport_header_bytes(header_bytes_max: u32) -> u32 {
     let twice = header_bytes_max.saturating_mul(2);
     if twice < TRANSPORT_HEADER_BYTES_MIN { TRANSPORT_HEADER_BYTES_MIN } else { twice }
@@ -43,7 +44,7 @@ pub(super) struct Entrance {
 }
 
 impl Entrance {
-    /// The answer to what may not come in.
+    /// The answer to a request that may not come in.
     fn refusal<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
         if request.method() != Method::POST {
             let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "gRPC calls are made with POST\n");

@@ -1,4 +1,5 @@
-//! The service `model.ModelInference`: a list of numbers in, a list of numbers out, for clients that know nothing of tensors.
+//! The service `model.ModelInference`: a list of numbers in, a list of numbers out, for clients that know nothing about
+//! tensors.
 
 use tonic::{Request, Response, Status};
 
@@ -53,7 +54,7 @@ impl Example {
         let (_, result) = self.service.predict(&self.predict, open, PredictInput::Item(item)).await?;
         let outputs = result.outcome?;
         let bytes = outputs.first().map_or(0, |tensor| tensor.data().len());
-        // Of a number of any size, eight bytes are made.
+        // A number of any size becomes eight bytes.
         let convert = move || {
             let strings = || Fault::new(FaultKind::Unsupported, "the model's first output holds strings (BYTES), not numbers");
             Ok(PredictResponse { outputs: outputs.first().and_then(numbers::from_elements).ok_or_else(strings)? })
@@ -68,7 +69,7 @@ impl Example {
         Ok(Read { model: request.model_id, version, item })
     }
 
-    /// The numbers as the model's one tensor, and the version that they were held against.
+    /// The numbers as the model's one tensor, and the version that they were checked against.
     fn item(&self, request: &PredictRequest) -> Result<(String, ItemRequest), Fault> {
         let PredictRequest { model_id, inputs } = request;
         if model_id.is_empty() {
@@ -117,7 +118,7 @@ fn only_input(model: &Model) -> Result<&TensorSpec, Fault> {
     Ok(input)
 }
 
-/// The shape of an item of `count` numbers, in which one dynamic dimension takes the size that is left for it.
+/// The shape of an item of `count` numbers: the one dynamic dimension, if any, takes whatever size is left.
 fn item_shape(spec: &TensorSpec, count: usize) -> Result<Vec<i64>, Fault> {
     let fixed = spec.dims.iter().flatten().try_fold(1_usize, |product, size| product.checked_mul(*size)).unwrap_or(usize::MAX);
     let dynamic = spec.dims.iter().filter(|dim| dim.is_none()).count();

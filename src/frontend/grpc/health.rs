@@ -28,10 +28,10 @@ use crate::{
 const SERVER_NAMES: [&str; 5] =
     ["", "tidemill.v1.InferenceService", "tidemill.v1.ModelService", "inference.GRPCInferenceService", "model.ModelInference"];
 
-/// Longest name that is looked up or followed; those that there are have at most as many, and each who follows one keeps it.
+/// Longest name that is looked up or watched. No existing name is longer, and each watcher keeps its name.
 const NAME_BYTES_MAX: usize = 1_024;
 
-/// Who takes calls, and who does not.
+/// Which names take calls, and which do not.
 type Board = Arc<BTreeMap<Arc<str>, bool>>;
 
 /// The service; it reads what a [`HealthKeeper`] writes.
@@ -74,7 +74,7 @@ impl Health for HealthBoard {
 }
 
 /// # Errors
-/// INVALID_ARGUMENT if the name is too long to be anybody's.
+/// INVALID_ARGUMENT if the name is too long to exist.
 fn checked(name: &str) -> Result<&str, Status> {
     if name.len() <= NAME_BYTES_MAX {
         return Ok(name);
@@ -83,7 +83,7 @@ fn checked(name: &str) -> Result<&str, Status> {
     Err(status_of(&Fault::invalid("service", message)))
 }
 
-/// The same, until the call is over by its deadline.
+/// The same, until the call's deadline.
 fn until<T: Send>(
     ends_at: Timestamp,
     statuses: impl Stream<Item = T> + Send + 'static,
@@ -131,13 +131,13 @@ impl HealthKeeper {
         Self { service, phase, changes, board: watch::Sender::default() }
     }
 
-    /// The service that tells what this keeper knows.
+    /// The service that reports what this keeper knows.
     pub(super) fn board(&self) -> HealthBoard {
         HealthBoard { board: self.board.subscribe() }
     }
 
-    /// Tells how things are, and each change from then on. Run it as one task, and again if it panics; it ends when the server is
-    /// closed, and with the keeper so do those who watch.
+    /// Publishes the current status, then each change. Run it as one task, and again if it panics; it ends when the server is
+    /// closed, and the watches end with the keeper.
     pub async fn keep(&mut self) {
         while self.tell() != Phase::Closed {
             let changed = tokio::select! {
@@ -150,7 +150,7 @@ impl HealthKeeper {
         }
     }
 
-    /// Tells how things are.
+    /// Publishes the current status.
     pub fn tell(&mut self) -> Phase {
         let phase = *self.phase.borrow_and_update();
         self.changes.mark_unchanged();
@@ -189,7 +189,7 @@ mod tests {
         heard.extend(future::poll_immediate(watched.next()).await.flatten().map(|response| response.status()));
         use ServingStatus::{NotServing, ServiceUnknown, Serving};
         assert_eq!(heard, [Serving, NotServing, ServiceUnknown, Serving]);
-        assert_eq!(unknown.next().await.map(|response| response.status()), Some(Serving), "the latest is what counts");
+        assert_eq!(unknown.next().await.map(|response| response.status()), Some(Serving), "only the latest counts");
         drop(sender);
         assert_eq!(watched.next().await, None);
     }

@@ -50,7 +50,7 @@ impl NativeGrpc {
         Self { native: Native::new(service, max_message_bytes), predict, scan, upload, feed, max_message_bytes, bounds }
     }
 
-    /// What the call's metadata say, and who reads its response.
+    /// What the call's metadata say, and the reader of its response.
     fn begin<M>(&self, method: &Method, request: &Request<M>) -> (Caller, Arc<Reader>) {
         let (caller, reader) = (convert::caller(request.metadata(), self.native.service()), Reader::current());
         reader.begin_call(method.metrics(), caller.ends_at);
@@ -82,7 +82,7 @@ impl NativeGrpc {
         })
     }
 
-    /// What a scan opens with, and what it runs over.
+    /// What opens a scan, and what it runs over.
     fn scanned(&self, caller: Caller, request: wire::ScanRequest) -> Result<(OpenRequest, ScanInput), Fault> {
         let wire::ScanRequest { config, payload } = request;
         let config = convert::stream_config("config", config)?;
@@ -109,7 +109,7 @@ impl NativeGrpc {
         let parts = UploadParts::new(messages.map(|message| message.and_then(upload_part)), &options);
         let Opened { model, session, .. } = self.native.open(&self.upload, request, parts)?;
         let upload = collect_upload(session, &options).await?;
-        // A result costs as much as a KiB more would.
+        // A result costs as much as another KiB would.
         let work = upload.result_bytes + ((upload.results.len() + upload.segments.len()) << 10);
         let encoded = self.bounds.side.run_long(work, move || Ok(encode_upload(upload, &model))).await;
         encoded.map_err(|fault| self.upload.refuse(fault))
@@ -169,7 +169,7 @@ impl InferenceService for NativeGrpc {
     }
 }
 
-/// All that is known of an upload, in the order of the proto.
+/// The status of an upload, its fields in the proto's order.
 fn encode_upload(upload: Upload, model: &Model) -> EncodedUploadResponse {
     let sample_rate_hz = model.loaded.framing.map_or(1, |framing| framing.sample_rate_hz);
     let signature = model.loaded.executable.signature();
@@ -204,7 +204,7 @@ impl Iterator for ScanInput {
     }
 }
 
-/// A client's messages, with faults in place of statuses.
+/// A client's messages, with faults instead of statuses.
 pub(super) struct Messages<M> {
     messages: Streaming<M>,
     max_message_bytes: usize,

@@ -1,7 +1,7 @@
 //! Doubles as the elements of any datatype, and back.
 //!
-//! A number that its datatype cannot hold is refused, not bent: whole numbers stay whole, nothing overflows, and NaN goes where
-//! there is one. Rounding to the nearest number of a smaller float is all that may happen to a value.
+//! A number that its datatype cannot hold is refused, never changed to fit: whole numbers stay whole, nothing overflows, and
+//! NaN is taken only by datatypes that have it. A value may at most be rounded to the nearest number of a smaller float.
 
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -11,7 +11,7 @@ use crate::domain::{Datatype, Tensor, match_datatype};
 /// The elements, little-endian.
 ///
 /// # Errors
-/// The position of the first number that is none of the datatype.
+/// The position of the first number that does not fit the datatype.
 pub(super) fn to_elements(datatype: Datatype, numbers: &[f64]) -> Result<Bytes, usize> {
     macro_rules! integers {
         ($integer:ty) => {
@@ -50,8 +50,8 @@ fn elements<const BYTES: usize>(numbers: &[f64], element: impl Fn(f64) -> Option
     Ok(bytes.into())
 }
 
-/// The number as a single, from which a half is rounded as from the number itself: what is cut off leaves an odd last bit, so that
-/// nothing looks like the middle between two halves that is not.
+/// The number as a single that rounds to the same half as the number itself: whatever is cut off leaves an odd last bit, so that
+/// only a true midpoint between two halves looks like one.
 fn to_odd(number: f64) -> f32 {
     let near = number as f32;
     let back = f64::from(near);
@@ -62,7 +62,7 @@ fn to_odd(number: f64) -> f32 {
     f32::from_bits(cut | 1)
 }
 
-/// What numbers a datatype holds, in words.
+/// The numbers that a datatype holds, in words.
 pub(super) fn range(datatype: Datatype) -> String {
     let whole = |least: &dyn std::fmt::Display, most: &dyn std::fmt::Display| format!("whole numbers from {least} to {most}");
     match_datatype!(datatype, {
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn the_ends_of_each_range_are_held_and_what_lies_beyond_is_refused() {
         let two_to = |power| 2_f64.powi(power);
-        // Least, greatest that is a double, and the numbers next to them outside.
+        // The least, the greatest that is a double, and their neighbours out of range.
         let integers = [
             (Datatype::Uint8, 0.0, 255.0, -1.0, 256.0),
             (Datatype::Uint16, 0.0, 65_535.0, -1.0, 65_536.0),

@@ -1,4 +1,4 @@
-//! What is known of a call in the task of its stream: whether its client reads, what it holds, and why it ended.
+//! What the task of a stream knows about its call: whether the client reads, what the call holds, and why it ended.
 //!
 //! [`WatchedBody`] notes in the stream's [`Reader`] what the transport does with the response. [`Reading`] is the transport's half of it.
 
@@ -40,7 +40,7 @@ pub(super) struct Reader {
     broken: OnceLock<Box<Fault>>,
 }
 
-/// What a call holds from its headers on, until nobody knows of it any more.
+/// What a call holds, from its headers until nothing refers to it any more.
 pub(super) struct Admitted {
     account: Account,
     request: OnceLock<Charge>,
@@ -76,12 +76,12 @@ impl Exchange for Reader {
 }
 
 impl Reader {
-    /// The reader of the stream that is being polled; one that nobody asks, outside of any.
+    /// The reader of the stream that is being polled; outside of any, one that is never read.
     pub(super) fn current() -> Arc<Self> {
         READER.try_get().unwrap_or_default()
     }
 
-    /// Says what the call holds. A second time changes nothing.
+    /// Sets what the call holds. A second call changes nothing.
     pub(super) fn admit(&self, admitted: Admitted) {
         self.admitted.get_or_init(|| admitted);
     }
@@ -93,22 +93,22 @@ impl Reader {
         }
     }
 
-    /// Says why the request ended, for a handler that takes it for a good end.
+    /// Sets why the request ended, for a handler that would take it for a normal end.
     pub(super) fn break_request(&self, fault: Fault) {
         self.broken.get_or_init(|| Box::new(fault));
     }
 
-    /// The charge of something that is to be sent; `None` for a stream of no connection.
+    /// The charge for something to be sent; `None` for a stream without a connection.
     fn charge(&self) -> Option<Charge> {
         self.admitted.get().map(|admitted| admitted.account.charge())
     }
 
-    /// Says which call this is, and when it ends. A second time changes nothing.
+    /// Sets which call this is, and when it ends. A second call changes nothing.
     pub(super) fn begin_call(&self, metrics: &Arc<MethodMetrics>, ends_at: Timestamp) {
         self.reading.begin_call(metrics, ends_at);
     }
 
-    /// Names the session that goes on while nobody reads.
+    /// Sets the session that goes on while nobody reads.
     pub(super) fn keep_polling(&self, backlog: Arc<dyn PollUnread>) {
         self.reading.keep_polling(backlog);
     }
@@ -119,20 +119,20 @@ impl Reader {
     }
 }
 
-/// Largest frame that the transport is given at once: it takes a frame whole or not at all, so with larger ones a slow client
-/// would seem not to read, and the limit of the send buffer would hold for small results alone.
+/// Largest frame that the transport gets at once. It takes a frame whole or not at all: with larger ones a slow client would
+/// seem not to read, and the limit of the send buffer would hold only for small results.
 const FRAME_BYTES_MAX: usize = 64 << 10;
 
-/// What comes before a message: a flag and its length.
+/// Precedes a message: a flag and its length.
 const PREFIX_BYTES: usize = 5;
 
 /// A response body whose reader learns what the transport does with it.
 ///
-/// A [parcel] in it takes the place of its ticket. What waits for the client beyond one frame is charged to its connection, and
-/// ends the call if there is no room for it.
+/// A [parcel] replaces its ticket in it. Whatever waits for the client beyond one frame is charged to its connection, and ends
+/// the call if there is no room for it.
 pub(super) struct WatchedBody {
     body: tonic::body::Body,
-    /// What is left of a frame that is too large.
+    /// The rest of a frame that was too large.
     rest: Bytes,
     charge: Option<Charge>,
     is_over: bool,
@@ -145,7 +145,7 @@ impl WatchedBody {
         Self { body, rest: Bytes::new(), charge: None, is_over: false, reader: Reader::current() }
     }
 
-    /// What goes out of `data`, which is new.
+    /// The part of `data`, a new frame, that goes out now.
     fn begin(&mut self, data: Bytes) -> Result<Frame<Bytes>, Status> {
         let parcel = (data.len() == PREFIX_BYTES + parcel::TICKET_BYTES).then(|| parcel::receive(&data[PREFIX_BYTES..]));
         if let Some(message) = parcel.flatten() {
@@ -163,7 +163,7 @@ impl WatchedBody {
         self.charge_rest().map_or_else(|fault| self.give_up(&fault), |()| Ok(piece))
     }
 
-    /// The beginning of `data`; what is over stays here.
+    /// The beginning of `data`; the rest stays here.
     fn piece_of(&mut self, mut data: Bytes) -> Frame<Bytes> {
         self.rest = data.split_off(data.len().min(FRAME_BYTES_MAX));
         if let Some(charge) = &mut self.charge {
@@ -177,7 +177,7 @@ impl WatchedBody {
         self.charge.as_mut().map_or(Ok(()), |charge| charge.grow(self.rest.len()))
     }
 
-    /// There is no room for the answer, so its status is all of it.
+    /// There is no room for the answer, so only its status is sent.
     fn give_up(&mut self, fault: &Fault) -> Result<Frame<Bytes>, Status> {
         (self.rest, self.charge, self.is_over) = (Bytes::new(), None, true);
         self.body = tonic::body::Body::empty();

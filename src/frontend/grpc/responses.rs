@@ -68,7 +68,7 @@ impl Response for wire::ScanResponse {
                 Wire::SegmentStarted(convert::segment_started(index, start_sample, sample_rate_hz(model)))
             }
             Event::Segment(segment) => Wire::Segment(convert::segment(&segment, sample_rate_hz(model))),
-            // One request has no flush in it, and its results always wait to be read.
+            // A single request has no flush in it, and its results always wait to be read.
             Event::Skipped { .. } | Event::Flushed { .. } => return None,
             Event::Completed(summary) => Wire::Completed(convert::summary(&summary)),
         };
@@ -96,14 +96,14 @@ pub(super) struct Responses<R, I> {
 enum State<I> {
     /// Waits for the first message.
     Opening(Opening<I>),
-    /// Serves; the session is boxed so that a stream that waits is small, the model is kept for names.
+    /// Serves; the session is boxed to keep a waiting stream small, the model is kept for its names.
     Open(Box<Session<I>>, Arc<Model>),
-    /// The same, shared with the stream's task, which polls it while the client does not read.
+    /// As above, but shared with the stream's task, which polls it while the client does not read.
     Backlogged(Arc<Mutex<Backlog<I>>>, Arc<Model>),
 }
 
 impl<R, I> Responses<R, I> {
-    /// Those of the stream that `reader` reads.
+    /// The responses of the stream that `reader` reads.
     pub(super) fn new(reader: Arc<Reader>, opening: impl Future<Output = Result<Opened<I>, Fault>> + Send + 'static) -> Self {
         Self { state: State::Opening(Box::pin(opening)), reader, ended: false, message: PhantomData }
     }

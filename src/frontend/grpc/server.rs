@@ -1,7 +1,8 @@
-//! The gRPC port: accepts connections and serves them until told to stop.
+//! The gRPC port: accepts connections and serves them until asked to stop.
 //!
-//! On hyper and the transport's own loops, because tonic's server has no deadline for its graceful shutdown, does not set the
-//! flow-control windows that many streams on one connection need, and cuts calls at their `grpc-timeout` with CANCELLED.
+//! It uses hyper and the transport's own loops, because tonic's server has no deadline for its graceful shutdown, does not
+//! set the flow-control windows that many streams on one connection need, and cuts calls off at their `grpc-timeout` with
+//! CANCELLED.
 
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ pub struct GrpcServer<A> {
 }
 
 impl<A: Accept> GrpcServer<A> {
-    /// Puts the services together. The keeper is to be run as well.
+    /// Builds the services. The caller runs the keeper too.
     ///
     /// # Errors
     /// If the descriptors for reflection are broken, which a build with a sound `proto/` never has.
@@ -101,7 +102,7 @@ impl<A: Accept> GrpcServer<A> {
         Ok((Self { listener, services, arrivals, config, unread_timeout, web: WebRules::default(), shutdown }, keeper))
     }
 
-    /// The same with rules for web pages that settings have made; without, only the server's own pages and names are answered.
+    /// The same with configured rules for web pages; without them, only the server's own pages and names are answered.
     #[must_use]
     pub fn with_web_rules(self, web: WebRules) -> Self {
         Self { web, ..self }

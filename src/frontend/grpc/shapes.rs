@@ -1,8 +1,8 @@
-//! What a message holds, counted on the wire before anything of it is decoded.
+//! Counts what a message holds, on the wire, before any of it is decoded.
 //!
 //! A member of a message can take two bytes on the wire and a hundred times as many in memory. So messages are walked over first, as
-//! their descriptors say, and each kind of member is counted against its own limit. What is no such message is left for the decoder
-//! to refuse: it stops at the same byte, having seen no more than was counted.
+//! their descriptors say, and each kind of member is counted against its own limit. Anything that is not such a message is left for
+//! the decoder to refuse: it stops at the same byte, having seen no more than was counted.
 //!
 //! ```text
 //! ScanRequest ── items ──► ItemList ── items ──► Item ── inputs ──► Tensor ── shape: dimensions, name: text
@@ -28,13 +28,13 @@ use crate::{
     domain::{Fault, FaultKind},
 };
 
-/// Messages of so many bytes hold less of anything than any limit allows, and are not walked over.
+/// Messages of up to this many bytes hold less of anything than any limit allows, and are not walked over.
 pub(super) const UNCOUNTED_BYTES_MAX: usize = 4 << 10;
 
-/// Messages in messages that are walked into.
+/// How deep nested messages are walked into.
 const DEPTH_MAX: usize = 8;
 
-/// The one message that is decoded by itself, whoever holds it.
+/// The one message that is decoded by itself, whatever holds it.
 const ITEM: &str = ".tidemill.v1.Item";
 
 /// The messages of all services, and which methods take which.
@@ -60,17 +60,17 @@ struct Shape {
     is_item: bool,
 }
 
-/// What a field is.
+/// The kind of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Field {
-    /// Not of this message, or a lone number.
+    /// Not a field of this message, or a single number.
     #[default]
     Other,
     /// A string.
     Text,
     /// One of several strings.
     Texts,
-    /// Bytes that are there once, and cost nothing: they are not copied.
+    /// Bytes that occur once and cost nothing, as they are not copied.
     Bytes,
     /// One of several of these.
     ManyBytes,
@@ -78,15 +78,15 @@ enum Field {
     Message(usize),
     /// Sizes of dimensions.
     Dimensions,
-    /// Numbers: so many bytes each, 0 for varints.
+    /// Numbers of this many bytes each, 0 for varints.
     Numbers(u8),
 }
 
 impl Shapes {
-    /// Those of an encoded `FileDescriptorSet`.
+    /// The messages of an encoded `FileDescriptorSet`.
     ///
     /// # Errors
-    /// If it is none.
+    /// If it is not one.
     pub(super) fn new(descriptors: &[u8]) -> Result<Self, DecodeError> {
         let files = FileDescriptorSet::decode(descriptors)?.file;
         let mut names = HashMap::new();
@@ -109,7 +109,7 @@ impl Shapes {
     /// Counts what a message of a method holds.
     ///
     /// # Errors
-    /// [`FaultKind::TooLarge`] with the limit that it does not keep.
+    /// [`FaultKind::TooLarge`] with the limit that it exceeds.
     pub(super) fn count(&self, input: usize, message: &[u8], limits: &MessageConfig) -> Result<(), Fault> {
         if message.len() <= UNCOUNTED_BYTES_MAX {
             return Ok(());
@@ -156,7 +156,7 @@ impl Shapes {
     }
 }
 
-/// How many numbers a packed field holds; of more than can be allowed, some number beyond.
+/// How many numbers a packed field holds; if more than can ever be allowed, some number above that.
 fn numbers(field: Field, packed: &[u8], counts: &Counts<'_>) -> usize {
     let bytes = match field {
         Field::Numbers(bytes) => usize::from(bytes),
@@ -165,14 +165,14 @@ fn numbers(field: Field, packed: &[u8], counts: &Counts<'_>) -> usize {
     if bytes > 0 {
         return packed.len().div_ceil(bytes);
     }
-    // A varint has at most ten bytes, of which the last one alone is below 128.
+    // A varint has at most ten bytes, and only the last is below 128.
     let enough = counts.most(field).saturating_add(1).saturating_mul(10);
     packed[..packed.len().min(enough)].iter().filter(|byte| **byte < 0x80).count()
 }
 
-/// Why the walk is over before the message is.
+/// Why the walk ends before the message does.
 enum Stop {
-    /// It is no message.
+    /// It is not a message.
     Broken,
     TooMany(Fault),
 }
@@ -191,7 +191,7 @@ struct Counts<'a> {
     held: Held,
 }
 
-/// What a message, or one item of several, holds.
+/// The contents of a message, or of one item of several.
 #[derive(Debug, Clone, Copy, Default)]
 struct Held {
     members: usize,
@@ -200,7 +200,7 @@ struct Held {
 }
 
 impl Counts<'_> {
-    /// Goes into a member; gives what is to be gone on with after it.
+    /// Goes into a member; returns what to continue with after it.
     fn enter(&mut self, is_item: bool) -> Result<Option<Held>, Stop> {
         if !is_item {
             self.members(1)?;
@@ -250,11 +250,11 @@ impl Counts<'_> {
         if is_one_of_many { self.strings(1) } else { self.members(1) }
     }
 
-    /// Numbers of a field; `dimensions` are those that its message has had so far.
+    /// Numbers of a field; `dimensions` are those of its message so far.
     fn number(&mut self, field: Field, count: usize, dimensions: &mut usize) -> Result<(), Stop> {
         let limits = self.limits;
         match field {
-            // An item is read with a limit of its own, and one that is beyond it is answered by itself.
+            // An item is read with its own limit, and one that exceeds it is answered by itself.
             Field::Dimensions if self.in_item => Ok(()),
             Field::Dimensions => {
                 *dimensions += count;
@@ -307,7 +307,7 @@ fn collect<'a>(
 fn shape(name: &str, message: &DescriptorProto, names: &HashMap<String, usize>) -> Shape {
     let mut fields = Vec::new();
     for descriptor in &message.field {
-        // Numbers that leave large gaps are those of no message here.
+        // No message here numbers its fields with large gaps.
         let Ok(number @ 0..=1_000) = usize::try_from(descriptor.number()) else { continue };
         if fields.len() <= number {
             fields.resize(number + 1, Field::Other);
@@ -465,7 +465,7 @@ mod tests {
         let long = InferTensorContents { int64_contents: vec![-1; 4_999], ..InferTensorContents::default() };
         assert_eq!(refused(INFER, &input(long)), None, "of ten bytes each");
         let strings = |count| InferTensorContents { bytes_contents: vec![Bytes::new(); count], ..InferTensorContents::default() };
-        assert_eq!(refused(INFER, &input(strings(1_299))), None, "with the raw contents, as many as may be");
+        assert_eq!(refused(INFER, &input(strings(1_299))), None, "with the raw contents, as many as are allowed");
         assert_eq!(refused(INFER, &input(strings(1_300))), Some("message.max_strings"));
         assert_eq!(refused(INFER, &input(strings(3_000))), Some("message.max_strings"));
         let mut parameters = infer(InferInputTensor::default());
@@ -516,7 +516,7 @@ mod tests {
             }
         }
 
-        /// Whatever is decoded has been counted.
+        /// Everything that is decoded has been counted.
         #[test]
         fn no_more_is_decoded_than_was_counted(pairs in vec((0_u8..64, 0_u8..4), 2_100..3_000)) {
             let bytes: Vec<u8> = pairs.into_iter().flat_map(|(key, value)| [key, value]).collect();

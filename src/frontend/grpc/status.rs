@@ -14,7 +14,7 @@ use crate::{
 /// `domain` of google.rpc.ErrorInfo.
 const ERROR_DOMAIN: &str = "tidemill";
 
-/// The code of each kind. Clients retry UNAVAILABLE, so nothing that retrying cannot help may have it.
+/// The code of each kind. Clients retry UNAVAILABLE, so it is only for what a retry can help.
 const fn code(kind: FaultKind) -> Code {
     match kind {
         FaultKind::Invalid => Code::InvalidArgument,
@@ -62,7 +62,7 @@ pub(super) fn item_status_of(fault: &Fault) -> rpc::Status {
     })
 }
 
-/// The same, for a body that breaks off with it: [`fault_of`] gives it back as it was.
+/// The same, for a body that breaks off with it: [`fault_of`] restores it.
 pub(super) fn status_with(fault: Fault) -> Status {
     let mut status = status_of(&fault);
     status.set_source(Arc::new(fault));
@@ -71,7 +71,7 @@ pub(super) fn status_with(fault: Fault) -> Status {
 
 /// The fault behind a status that tonic gives while it reads a request stream.
 pub(super) fn fault_of(status: &Status, max_message_bytes: usize) -> Fault {
-    // Below errors of the layers that the body came through.
+    // Beneath the errors of the layers that the body came through.
     let mut source = status.source();
     while let Some(error) = source {
         if let Some(fault) = error.downcast_ref::<Fault>() {
@@ -88,7 +88,7 @@ pub(super) fn fault_of(status: &Status, max_message_bytes: usize) -> Fault {
     }
 }
 
-/// A message over the limit; `found` is the library's sentence with its length.
+/// A message over the limit; `found` is the library's sentence, which states its length.
 pub(super) fn too_large(max_message_bytes: usize, found: &str) -> Fault {
     let message =
         format!("the message is larger than the {max_message_bytes} bytes that grpc.max_message_bytes allows ({found})");

@@ -1,4 +1,4 @@
-//! Large answers: compressed where nobody waits, and charged until the client has taken them.
+//! Large answers: compressed where nobody has to wait, and charged until the client has taken them.
 
 use std::{
     pin::Pin,
@@ -22,14 +22,14 @@ use crate::{
     transport::{Account, Charge, SMALL_BYTES_MAX},
 };
 
-/// Largest frame that hyper is given at once: it holds the one that it is writing.
+/// Largest frame that hyper gets at once: it holds the one that it is writing.
 const FRAME_BYTES_MAX: usize = 64 << 10;
 
 /// Length of an answer before it was compressed.
 #[derive(Debug, Clone, Copy)]
 struct Length(usize);
 
-/// The answer with a note of how long it is, before the layer that compresses it hides that.
+/// Notes the answer's length, before the layer that compresses it hides that.
 pub(super) fn with_length(mut response: Response) -> Response {
     if let Some(length) = response.body().size_hint().exact() {
         response.extensions_mut().insert(Length(usize::try_from(length).unwrap_or(usize::MAX)));
@@ -37,7 +37,7 @@ pub(super) fn with_length(mut response: Response) -> Response {
     response
 }
 
-/// The answer as it goes out. A large one is refused if its client leaves too much of others lying.
+/// The answer as it goes out. A large one is refused if its client has left too much of other answers unread.
 pub(super) async fn hand_out(bounds: &Bounds, account: &Account, response: Response) -> Response {
     match response.extensions().get() {
         Some(Length(bytes)) if *bytes > SMALL_BYTES_MAX => {
@@ -45,7 +45,7 @@ pub(super) async fn hand_out(bounds: &Bounds, account: &Account, response: Respo
             let charged = charged(bounds, account, bytes, response).await;
             charged.unwrap_or_else(|fault| Refusal::from(fault).into_response())
         }
-        // Small, or made as it is taken.
+        // Small, or produced as it is read.
         _ => response,
     }
 }
@@ -56,7 +56,7 @@ async fn charged(bounds: &Bounds, account: &Account, bytes: usize, response: Res
     let (mut parts, mut body) = response.into_parts();
     if parts.headers.contains_key(header::CONTENT_ENCODING) {
         let whole = bounds.side.run(move || compressed(body)).await?;
-        // What is compressed badly may be longer than it was.
+        // A body that compresses badly may become longer.
         charge.grow(whole.len().saturating_sub(bytes))?;
         charge.shrink_to(whole.len());
         parts.headers.insert(header::CONTENT_LENGTH, whole.len().into());
@@ -65,7 +65,7 @@ async fn charged(bounds: &Bounds, account: &Account, bytes: usize, response: Res
     Ok(Response::from_parts(parts, Body::new(Outgoing { body, rest: Bytes::new(), charge })))
 }
 
-/// All of a body that has everything that it is made of.
+/// All of a body whose parts are all there already.
 fn compressed(body: Body) -> Result<Bytes, Fault> {
     let whole = block_on(body.collect());
     whole
@@ -73,7 +73,7 @@ fn compressed(body: Body) -> Result<Bytes, Fault> {
         .map_err(|error| Fault::new(FaultKind::Failed, format!("the response cannot be compressed: {error}")))
 }
 
-/// A body that is charged for what has not been taken of it.
+/// A body that is charged for the part of it not yet taken.
 struct Outgoing {
     body: Body,
     rest: Bytes,

@@ -1,4 +1,4 @@
-//! What all handlers share, and what they find in a path.
+//! The state that all handlers share, and the parts of their paths.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
     service::{Caller, Method, Terms},
 };
 
-/// What handlers share. axum makes several clones for each request, which are one pointer each.
+/// The state that handlers share. axum makes several clones for each request, each of which is one pointer.
 #[derive(Clone)]
 pub(super) struct Api(Arc<Shared>);
 

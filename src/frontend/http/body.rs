@@ -21,7 +21,8 @@ use crate::{
     transport::{Account, Charge, PIECE_BYTES_MAX, Pieces},
 };
 
-/// What is inflated where it arrives. It takes up to a millisecond, and is inflated again elsewhere if it turns out to be more.
+/// How much is inflated where it arrives, which takes up to a millisecond. Whatever turns out to be longer is inflated again
+/// elsewhere.
 const INFLATED_HERE_MAX: usize = 128 << 10;
 
 /// A request whose body is yet to be read.
@@ -41,7 +42,7 @@ impl FromRequest<Api> for Sent {
     }
 }
 
-/// A request whose body is there, and is charged for as long as it may be held.
+/// A request whose body has arrived, and is charged for as long as it may be held.
 pub(super) struct Arrived {
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
@@ -98,7 +99,7 @@ async fn read(
     })
 }
 
-/// As it is written once it has been found to be known.
+/// In lower case, as the layer that checks encodings leaves it.
 fn encoding(headers: &HeaderMap) -> Option<Encoding> {
     match headers.get(header::CONTENT_ENCODING)?.as_bytes() {
         b"gzip" => Some(Encoding::Gzip),
@@ -128,7 +129,7 @@ async fn collect(
         if known + data.len() > config.max_body_bytes {
             return Err(too_large(config));
         }
-        // One that has said how long it is has been let in.
+        // A body with a known length has already been let in.
         if announced.is_none() {
             memory.admit_bytes(known + data.len()).map_err(no_room)?;
         }
@@ -147,7 +148,7 @@ async fn collect(
     }
 }
 
-/// What a compressed body holds.
+/// The contents of a compressed body.
 async fn inflated(
     encoding: Encoding,
     arrived: Charged,
@@ -172,13 +173,13 @@ async fn inflated(
     let work = move || match inflate(encoding, &arrived.0, usize::MAX, &limits, &account) {
         Ok(inflated) => Ok(inflated),
         Err(NotInflated::Refused(fault)) => Err(fault),
-        // There is no limit that it could be longer than.
+        // Without a limit it cannot be too long.
         Err(NotInflated::Long) => Err(Fault::new(FaultKind::Failed, "the body was not inflated")),
     };
     bounds.side.run(work).await
 }
 
-/// What is left of the request is not read.
+/// The rest of the request is not read.
 fn no_room(fault: Fault) -> Refusal {
     Refusal::from(fault).closing()
 }
@@ -189,7 +190,7 @@ fn too_large(config: &HttpConfig) -> Refusal {
     Refusal::from(Fault::new(FaultKind::TooLarge, message).with_limit("http.max_body_bytes", limit as u64)).closing()
 }
 
-/// What went wrong first: the errors around it only say that something did.
+/// The root cause: the errors around it only say that something went wrong.
 fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
     while let Some(source) = error.source() {
         error = source;

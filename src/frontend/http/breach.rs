@@ -1,4 +1,4 @@
-//! What a client hears that has not kept to HTTP, or to its time, before it has asked for anything.
+//! Answers to clients that broke HTTP's rules or ran out of time before they had asked for anything.
 
 use axum::http::StatusCode;
 

@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use crate::domain::{Fault, FaultKind};
 
-/// When a client that was refused for overload may try again, if nothing better is known.
+/// When a client refused for overload may try again, if nothing better is known.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
-/// The status of each kind. 499 is what proxies write down for a client that went away, and the one code here that no standard has.
+/// The status of each kind. 499 is what proxies log for a client that went away, and the only code here that is not in a standard.
 const fn status(kind: FaultKind) -> u16 {
     match kind {
         FaultKind::Invalid | FaultKind::DataLoss => 400,
@@ -30,7 +30,7 @@ const fn status(kind: FaultKind) -> u16 {
     }
 }
 
-/// Why a request is not answered with what it asked for.
+/// Why a request does not get what it asked for.
 #[derive(Debug, Clone)]
 pub(super) struct Refusal {
     pub(super) fault: Fault,
@@ -39,12 +39,12 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// HTTP has a status of its own for some faults that are its own.
+    /// Some faults are HTTP's own and have their own status.
     pub(super) fn with_status(fault: Fault, status: StatusCode) -> Self {
         Self { fault, status, closes: false }
     }
 
-    /// Ends the connection: what is left of the request is not read.
+    /// Ends the connection: the rest of the request is not read.
     pub(super) const fn closing(mut self) -> Self {
         self.closes = true;
         self
@@ -104,7 +104,7 @@ mod tests {
         }
     }
 
-    /// Those that a request over HTTP can end with are tested at the server's door.
+    /// The statuses that a request over HTTP can end with are tested on the port.
     #[test]
     fn kinds_that_only_streams_have_over_grpc_have_a_status_of_the_same_meaning() {
         assert_eq!([FaultKind::DataLoss, FaultKind::Dropped, FaultKind::Cancelled].map(status), [400, 409, 499]);

@@ -1,7 +1,7 @@
 //! JSON arrays of numbers, booleans and strings as the bytes of tensors.
 //!
-//! Works on text that is known to be JSON, in one pass, without a tree and without recursion: what it needs beside the result does
-//! not grow with the text. Each number is read as its own type straight from its digits, so none is rounded on the way.
+//! Works on text that is known to be JSON, in one pass, without a tree and without recursion: what it needs besides the result
+//! does not grow with the text. Each number is read as its own type straight from its digits, so none is rounded on the way.
 
 use std::{fmt, str::FromStr};
 
@@ -9,22 +9,22 @@ use bytes::Bytes;
 
 use crate::domain::{Datatype, bad_dimension, match_datatype, push_element};
 
-/// Levels of brackets; more than a tensor that means something has.
+/// Levels of brackets; more than any sensible tensor has.
 const NESTING_MAX: usize = 32;
 
 /// Characters of a value that are quoted in an error.
 const QUOTED_CHARS: usize = 40;
 
-/// How the elements of an array must lie.
+/// How the elements of an array must be nested.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Layout<'a> {
     /// In one flat list, or nested as this shape says.
     Of(&'a [i64]),
-    /// However they do: a lone value, or lists as long as one another on each level.
+    /// In any way: a lone value, or lists of equal length on each level.
     Any,
 }
 
-/// The elements, and how they lay.
+/// The elements, and how they were nested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Elements {
     /// Row-major, little-endian.
@@ -36,8 +36,8 @@ pub(super) struct Elements {
 /// Reads the elements of an array.
 ///
 /// # Errors
-/// A sentence with the index of the element, its value and what would be accepted: another kind of value, a number out of range,
-/// more or fewer elements than the layout takes, lists of other lengths, FP16 and BF16, which JSON does not have.
+/// A sentence with the index of the element, its value and what would be accepted: the wrong kind of value, a number out of
+/// range, more or fewer elements than the layout takes, lists of unequal length, FP16 and BF16, which JSON does not have.
 pub(super) fn read(json: &str, datatype: Datatype, layout: Layout<'_>) -> Result<Elements, String> {
     let read_element: ReadElement = match_datatype!(datatype, {
         Int => |token, data| integer(token, data, Int::to_le_bytes),
@@ -58,7 +58,7 @@ pub(super) fn read(json: &str, datatype: Datatype, layout: Layout<'_>) -> Result
     walk(json, datatype, layout, read_element)
 }
 
-/// Appends an element's bytes, or says why it is none.
+/// Appends an element's bytes, or says what is wrong with it.
 type ReadElement = fn(&str, &mut Vec<u8>) -> Result<(), Bad>;
 
 /// What is wrong with an element.
@@ -96,7 +96,7 @@ fn finite(is_finite: bool, data: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Bad> 
 }
 
 fn number<T: FromStr>(token: &str) -> Result<T, Bad> {
-    // Rust reads words such as `inf` too. The text is JSON, so whatever begins like a number is one.
+    // Rust's parser takes words such as `inf` too. The text is JSON, so whatever begins like a number is one.
     if token.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
         token.parse().map_err(|_| Bad::Kind)
     } else {
@@ -110,7 +110,7 @@ where
 {
     let value = match token.parse() {
         Ok(value) => value,
-        // `-0`, and what is out of range, which is not to be told from other things by the error of the quick way.
+        // `-0`, and numbers out of range: the quick way's error does not distinguish those from other faults.
         Err(_) => {
             let digits = token.strip_prefix('-').unwrap_or(token);
             if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -177,7 +177,7 @@ fn complaint(index: usize, token: &str, datatype: Datatype, bad: &Bad) -> String
     }
 }
 
-/// What a datatype takes, in words.
+/// The values that a datatype takes, in words.
 fn accepted(datatype: Datatype) -> Accepted {
     Accepted(datatype)
 }
@@ -199,15 +199,15 @@ impl fmt::Display for Accepted {
     }
 }
 
-/// Where the walk is, and how long the lists are.
+/// The position of the walk, and the lengths of the lists.
 struct Lists<'a> {
     layout: Layout<'a>,
     /// Elements in all, if the layout says.
     expected: Option<usize>,
     elements: usize,
-    /// Members so far of the lists that are open, outermost first.
+    /// Members so far of each open list, outermost first.
     open: Vec<usize>,
-    /// Length of the lists on each level, as soon as one of them has ended. Elements lie on the innermost level alone.
+    /// Length of the lists on each level, once one of them has ended. Elements lie on the innermost level only.
     lengths: Vec<Option<usize>>,
 }
 
@@ -238,7 +238,7 @@ impl<'a> Lists<'a> {
     fn element(&mut self) -> Result<(), String> {
         let (depth, depth_of_others) = (self.open.len(), self.lengths.len());
         if depth != depth_of_others {
-            return Err(format!("element {} lies in {depth} lists, but others beside it in {depth_of_others}", self.elements));
+            return Err(format!("element {} lies in {depth} lists, but those before it in {depth_of_others}", self.elements));
         }
         self.count_member();
         self.elements += 1;
@@ -256,7 +256,7 @@ impl<'a> Lists<'a> {
         match self.lengths[level] {
             Some(known) if known != length => {
                 let before = self.elements;
-                Err(format!("the list that ends before element {before} has {length} members, but others beside it {known}"))
+                Err(format!("the list that ends before element {before} has {length} members, but those before it {known}"))
             }
             _ => {
                 self.lengths[level] = Some(length);
@@ -279,7 +279,7 @@ impl<'a> Lists<'a> {
             let expected = self.expected.unwrap_or_default();
             return Err(format!("there are {} elements, but shape {shape:?} takes {expected}", self.elements));
         }
-        // Lists without members have nothing inside that could be nested further.
+        // Empty lists have nothing inside that could be nested further.
         let ends_empty = found.last() == Some(&0) && shape.starts_with(&found);
         if found.len() > 1 && found != shape && !ends_empty {
             return Err(format!("the lists are nested as {found:?}, but the shape is {shape:?}; nest them so, or not at all"));
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_number_is_rounded_once() {
-        // Just above the middle between two numbers of 32 bits. Rounded to 64 bits first it would be the middle, and go down.
+        // Just above the midpoint of two 32-bit numbers. Rounded to 64 bits first, it would be the midpoint and round down.
         let above = f32::from_bits(1.0_f32.to_bits() + 1);
         assert_eq!(data("[1.00000005960464477539062500001]", Datatype::Fp32), le(&[above], f32::to_le_bytes));
         assert_eq!(data("[7.2057594037927933e16]", Datatype::Fp64), le(&[72_057_594_037_927_936.0_f64], f64::to_le_bytes));
@@ -353,8 +353,8 @@ mod tests {
             ("[1,2,3,4,5,6,7]", "there are more than the 6 elements that shape [2, 3] takes"),
             ("[[1,2],[3,4],[5,6]]", "the lists are nested as [3, 2], but the shape is [2, 3]; nest them so, or not at all"),
             ("[[[1,2,3],[4,5,6]]]", "the lists are nested as [1, 2, 3], but"),
-            ("[[1,2,3],[4,5],[6]]", "the list that ends before element 5 has 2 members, but others beside it 3"),
-            ("[[1,2,3],4,5,6]", "element 3 lies in 1 lists, but others beside it in 2"),
+            ("[[1,2,3],[4,5],[6]]", "the list that ends before element 5 has 2 members, but those before it 3"),
+            ("[[1,2,3],4,5,6]", "element 3 lies in 1 lists, but those before it in 2"),
             ("[1,[2,3]]", "there is a list where element 1 should be"),
             ("[]", "there are 0 elements"),
             ("[[],[]]", "there are 0 elements"),
@@ -430,7 +430,7 @@ mod tests {
     fn a_shape_that_is_none_is_refused_before_anything_is_set_aside() {
         let of = |shape: &[i64]| read("[1]", Datatype::Fp64, Layout::Of(shape)).expect_err("no shape");
         assert_eq!(of(&[1, 0]), "there are more than the 0 elements that shape [1, 0] takes");
-        assert_eq!(of(&[-1]), "dimension 0 of shape [-1] is -1; dimensions are numbers from 0");
+        assert_eq!(of(&[-1]), "dimension 0 of shape [-1] is -1; dimensions must be 0 or more");
         assert!(of(&[i64::MAX, 3]).contains("more elements than can be addressed"));
         assert!(of(&[i64::MAX]).contains("there are 1 elements"));
     }

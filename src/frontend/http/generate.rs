@@ -19,10 +19,10 @@ use super::{
 };
 use crate::{domain::Fault, open_inference::InferRequest, service::Caller, transport::Charge};
 
-/// An event that is written where it is sent. There are many of them at once, so that all of them count.
+/// An event of up to this length is written where it is sent. There may be many at once, so all of them count.
 const EVENT_BYTES_HERE: usize = 4 << 10;
 
-/// What is written of answers before others have their turn.
+/// How much of the answers is written before others get their turn.
 const TURN_BYTES: usize = 16 << 10;
 
 pub(super) async fn generate(State(api): State<Api>, target: Target, sent: Sent) -> Result<Response, Refusal> {
@@ -34,7 +34,7 @@ pub(super) async fn generate(State(api): State<Api>, target: Target, sent: Sent)
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
-/// Until there is a first response, an error is the status. Afterwards the status is out, and an error is the last event.
+/// Before the first response, an error is the status. After it the status has been sent, so an error is the last event.
 pub(super) async fn generate_stream(State(api): State<Api>, target: Target, sent: Sent) -> Result<Response, Refusal> {
     let Asked { request, caller, charge } = ask(&api, &target, sent).await?;
     let responses = api.open_inference.infer_each(&api.generate, request, caller)?;
@@ -53,14 +53,14 @@ pub(super) async fn generate_stream(State(api): State<Api>, target: Target, sent
     }));
     let first = answers.next().await.unwrap_or_else(|| Err(Fault::invalid("inputs", "the request holds no item")))?;
     let answers = stream::once(future::ready(Ok(first))).chain(answers);
-    // The request is held until the last answer.
+    // The request is kept until the last answer.
     let answers = to_first_error(in_turns(answers)).inspect(move |_| {
         let _held = &charge;
     });
     Ok(Sse::new(answers).into_response())
 }
 
-/// Lets others have a turn each time that so many bytes of answers, which may all be there at once, have been written.
+/// Yields to others each time this many bytes of answers have been written, as they may all be ready at once.
 fn in_turns(answers: impl Stream<Item = Result<String, Fault>>) -> impl Stream<Item = Result<String, Fault>> {
     let mut written = 0;
     answers.then(move |answer| {
@@ -86,7 +86,7 @@ fn to_first_error(answers: impl Stream<Item = Result<String, Fault>>) -> impl St
     })
 }
 
-/// What is asked for.
+/// The request.
 struct Asked {
     request: InferRequest,
     caller: Caller,
@@ -99,7 +99,7 @@ async fn ask(api: &Api, target: &Target, sent: Sent) -> Result<Asked, Refusal> {
     let arrived = sent.read(api).await;
     let Arrived { headers, body, charge } = arrived.inspect_err(|refusal| api.generate.count_fault(&refusal.fault))?;
     let model = api.open_inference.service().find(&target.model, &target.version).map_err(count)?;
-    // The version that it was read for, whatever becomes the newest meanwhile.
+    // The version that it was read for, even if a newer one has since been loaded.
     let (name, version) = (model.loaded.name.to_string(), model.loaded.version.to_string());
     let bytes = body.len();
     let decode = move || plain::decode(&body, model.signature());

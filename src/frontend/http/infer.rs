@@ -30,7 +30,7 @@ async fn answer(api: &Api, target: Target, sent: Sent) -> Result<Response, Refus
     let count = |fault| api.infer.refuse(fault);
     let side = &api.bounds.side;
     let arrived = sent.read(api).await.inspect_err(|refusal| api.infer.count_fault(&refusal.fault))?;
-    // The request has it until it is answered.
+    // The request keeps it until it is answered.
     let Arrived { headers, body, charge: _charge } = arrived;
     let json_length = json_length(&headers).map_err(count)?;
     let decoded = match json_length {
@@ -45,16 +45,16 @@ async fn answer(api: &Api, target: Target, sent: Sent) -> Result<Response, Refus
     side.run_long(json_bytes, move || response::encode(&response, &binary)).await.map_err(|fault| count(fault).into())
 }
 
-/// Length of the JSON at the beginning of the body, if the client says that other things follow it.
+/// Length of the JSON at the beginning of the body, if the client says that something follows it.
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Fault> {
     let Some(value) = headers.get(HEADER_LENGTH) else { return Ok(None) };
     let length = value.to_str().ok().and_then(|text| text.parse().ok());
     length
         .map(Some)
-        .ok_or_else(|| Fault::invalid(HEADER_LENGTH, format!("{HEADER_LENGTH} is {value:?}, which is no number of bytes")))
+        .ok_or_else(|| Fault::invalid(HEADER_LENGTH, format!("{HEADER_LENGTH} is {value:?}, which is not a number of bytes")))
 }
 
-/// A request without JSON: the body is the one input of the model, for one item, and all outputs are wanted as binary data.
+/// A request without JSON: the body is the model's only input, for one item, and all outputs are wanted as binary data.
 fn raw(api: &Api, target: &Target, body: Bytes) -> Result<Decoded, Fault> {
     let model = api.open_inference.service().find(&target.model, &target.version)?;
     let [input] = model.signature().inputs.as_slice() else {

@@ -1,4 +1,4 @@
-//! Lists in JSON of which no more is kept than can mean something.
+//! Lists in JSON, of which no more is kept than is meaningful.
 
 use std::{fmt, marker::PhantomData};
 
@@ -7,7 +7,7 @@ use serde::{
     de::{Error as _, SeqAccess, Visitor},
 };
 
-/// A list of at most `MAX` members; a longer one is an error as soon as it is found to be.
+/// A list of at most `MAX` members; a longer one is an error as soon as the first member too many is seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Limited<T, const MAX: usize>(pub(super) Vec<T>);
 
@@ -53,7 +53,7 @@ mod tests {
         let read = |json: &str| serde_json::from_str::<Limited<i64, 3>>(json).map(|Limited(list)| list);
         assert_eq!(read("[]").expect("few"), Vec::<i64>::new());
         assert_eq!(read("[1,2,3]").expect("few"), [1, 2, 3]);
-        // What is wrong after the limit is never reached.
+        // The fault after the limit is never reached.
         let error = read("[1,2,3,4,x").expect_err("many").to_string();
         assert!(error.starts_with("the list has more than 3 members"), "{error}");
         assert!(read("7").expect_err("no list").to_string().contains("a list of at most 3 members"));

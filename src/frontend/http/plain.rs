@@ -22,10 +22,11 @@ use crate::{
 /// Members of a request; a model has a few inputs.
 const MEMBERS_MAX: usize = 1_024;
 
-/// Decodes a request for a model of this signature; model and version are left open, because they stand in the path.
+/// Decodes a request for a model of this signature; model and version are left empty, because they are in the path.
 ///
 /// # Errors
-/// [`FaultKind::Invalid`] with the member at fault: one that is no input, or elements that are not of the input's datatype.
+/// [`FaultKind::Invalid`] with the member at fault: one that is not an input, or elements that are not of the input's
+/// datatype.
 pub(super) fn decode(body: &[u8], signature: &Signature) -> Result<InferRequest, Fault> {
     let Members(members) = parse(body)?;
     let mut request = InferRequest::default();
@@ -39,9 +40,8 @@ pub(super) fn decode(body: &[u8], signature: &Signature) -> Result<InferRequest,
             request.parameters = parameters;
         } else {
             let known = quoted_list(signature.inputs.iter().map(|spec| &*spec.name));
-            let message = format!(
-                "the model has no input '{name}'; its inputs are {known}, and beside them there are 'id' and 'parameters'"
-            );
+            let message =
+                format!("the model has no input '{name}'; its inputs are {known}, and 'id' and 'parameters' are allowed too");
             return Err(Fault::invalid(name.into_owned(), message));
         }
     }
@@ -58,7 +58,7 @@ pub(super) fn encode(response: &InferResponse) -> Result<String, Fault> {
             let elements = JsonElements::new(&output.name, output.datatype, data);
             Some(elements.map(|elements| (&*output.name, elements.nested(&output.shape))))
         }
-        // Nobody can ask for it here.
+        // No request of this form can ask for it.
         OutputData::Shared(_) => None,
     });
     let answer = Answer { response, outputs: outputs.collect::<Result<_, _>>()? };
@@ -73,7 +73,7 @@ fn input_tensor(spec: &TensorSpec, value: &RawValue) -> Result<InputTensor, Faul
     // A lone value is one element, in as many dimensions of one as the model has.
     let lone = || spec.fixed_shape().filter(|shape| shape.iter().product::<usize>() == 1).map_or(1, |shape| shape.len());
     let mut shape = if elements.shape.is_empty() { vec![1; lone()] } else { elements.shape };
-    // An empty list ends the nesting, whatever there would be inside.
+    // An empty list ends the nesting, whatever the shape has inside it.
     if shape.last() == Some(&0) {
         let inner = spec.dims.iter().skip(shape.len()).map(|dim| dim.map_or(0, |size| i64::try_from(size).unwrap_or(i64::MAX)));
         shape.extend(inner);
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn each_fault_names_its_member() {
         for (json, field, message) in [
-            (r#"{"colour":1}"#, "colour", "the model has no input 'colour'; its inputs are 'count', 'free', 'grid', and beside"),
+            (r#"{"colour":1}"#, "colour", "the model has no input 'colour'; its inputs are 'count', 'free', 'grid', and 'id'"),
             (r#"{"count":256}"#, "count", "input 'count': element 0 is 256"),
             (r#"{"free":[[1],[2,3]]}"#, "free", "input 'free': the list"),
             (r#"{"id":7}"#, "id", "'id': invalid type: integer `7`, expected a string"),

@@ -6,8 +6,8 @@
 //! └──────────────────┴─────────┴─────────┘
 //!  ◄─ Inference-Header-Content-Length ─►
 //! ```
-//! Binary parts stay slices of the body. Elements in the JSON are found first and read second, when the datatype is known, wherever
-//! in the object it stands.
+//! Binary parts stay slices of the body. Elements in the JSON are located first and read later, once the datatype is known,
+//! wherever in the object that is.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
@@ -27,7 +27,7 @@ use crate::{
     open_inference::{InferRequest, InputTensor, Parameter, Parameters, RequestedOutput},
 };
 
-/// Tells where the JSON ends and the binary parts begin.
+/// Says where the JSON ends and the binary parts begin.
 pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
 
 /// Parameters of a request, an input or an output; each costs far more memory than its text.
@@ -41,10 +41,10 @@ const DIMS_MAX: usize = 64;
 const BINARY_OUTPUTS: &str = "binary_data_output";
 /// Parameter of an output: this one as binary data, or not.
 const BINARY_OUTPUT: &str = "binary_data";
-/// Parameter of an input: bytes that it has in the binary part.
+/// Parameter of an input: how many bytes of the binary part are its own.
 const BINARY_SIZE: &str = "binary_data_size";
 
-/// A request, and in which form its outputs are wanted.
+/// A request, and the form in which its outputs are wanted.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Decoded {
     pub(super) request: InferRequest,
@@ -65,12 +65,12 @@ impl BinaryOutputs {
     }
 }
 
-/// What is missing if nothing says where the JSON ends, for messages.
+/// For messages: what is missing if nothing says where the JSON ends.
 const HEADER_LENGTH_HINT: &str =
     "the header Inference-Header-Content-Length, which says how many bytes of the body are JSON, is missing";
 
-/// Decodes a body whose first `json_length` bytes are JSON; all of it if there is no such number. Model and version are left open:
-/// they stand in the path.
+/// Decodes a body whose first `json_length` bytes are JSON; all of it if there is no such number. Model and version are left
+/// empty: they are in the path.
 ///
 /// # Errors
 /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) with the field at fault.
@@ -82,7 +82,7 @@ pub(super) fn decode(body: &Bytes, json_length: Option<usize>) -> Result<Decoded
         return Err(Fault::invalid(HEADER_LENGTH, message));
     }
     let json: RequestJson<'_> = parse(&body[..json_length]).map_err(|fault| {
-        // A client that sends bytes after the JSON says so in it.
+        // A client that sends bytes after the JSON says so in the JSON.
         let follows = fault.message().contains(TRAILING) && says(body, BINARY_SIZE);
         if has_length || !follows {
             fault
@@ -125,7 +125,7 @@ pub(super) fn decode(body: &Bytes, json_length: Option<usize>) -> Result<Decoded
     Ok(Decoded { request, binary })
 }
 
-/// Reads JSON, and says where it is broken if it is.
+/// Reads JSON; an error says where it is broken.
 ///
 /// # Errors
 /// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid).
@@ -150,7 +150,7 @@ fn says(text: &[u8], word: &str) -> bool {
     text.windows(word.len()).any(|found| found == word.as_bytes())
 }
 
-/// What a body that is not JSON is, as far as its first bytes show.
+/// What a body that is not JSON seems to be, from its first bytes.
 fn no_json(body: &[u8]) -> Option<&'static str> {
     let begins = |bytes: &[u8]| body.starts_with(bytes);
     if body.trim_ascii().is_empty() {
@@ -168,7 +168,7 @@ fn no_json(body: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What may be left out may also be null; what is not known is passed over, as the protocol's extensions want it.
+/// Optional members may also be null; unknown ones are ignored, as the protocol's extensions require.
 #[derive(Deserialize)]
 struct RequestJson<'a> {
     id: Option<String>,
@@ -219,7 +219,7 @@ fn input_tensor(position: usize, input: InputJson<'_>, rest: &mut Bytes, has_len
             let elements = from_json::read(data.get(), datatype, Layout::Of(&shape));
             Some(elements.map_err(|message| Fault::invalid(at("data"), format!("input '{name}': {message}")))?.data)
         }
-        // In shared memory, or an error that both forms of the protocol share.
+        // In shared memory, or an error that both forms of the protocol report.
         (None, None) => None,
     };
     Ok(InputTensor { name, datatype, shape, parameters, data })
@@ -383,7 +383,7 @@ mod tests {
         let Decoded { request, binary } = decoded(json, &[]).expect("a request");
         assert_eq!(["a", "b", "c"].map(|name| binary.wants(name)), [true, false, true]);
         assert!(request.parameters.is_empty());
-        assert_eq!(request.outputs[2].parameters.len(), 1, "what is not this form's alone is passed on");
+        assert_eq!(request.outputs[2].parameters.len(), 1, "parameters that both forms share are passed on");
     }
 
     #[test]
@@ -460,7 +460,7 @@ mod tests {
             (b"--------7d3\r\nContent-Disposition: form-data", "it is a multipart form; send the JSON alone"),
             (b"\x1f\x8b\x08\0", "it is compressed with gzip; say so with the header Content-Encoding: gzip"),
             (&[json.as_bytes(), &1.5_f32.to_le_bytes()].concat(), missing),
-            // These four bytes are white space to a reader of JSON.
+            // A JSON parser takes these four bytes for white space.
             (&[json.as_bytes(), b"    "].concat(), missing),
             (&[json.as_bytes(), b"{}"].concat(), missing),
         ];

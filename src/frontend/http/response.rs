@@ -1,4 +1,4 @@
-//! An [`InferResponse`] as an HTTP response: JSON, and behind it the outputs that are wanted as binary data.
+//! An [`InferResponse`] as an HTTP response: JSON, followed by the outputs that are wanted as binary data.
 
 use std::{
     collections::VecDeque,
@@ -48,7 +48,7 @@ pub(super) fn encode(response: &InferResponse, binary: &BinaryOutputs) -> Result
     Ok((headers, Body::new(Parts(parts))).into_response())
 }
 
-/// Roughly how long the JSON of a response is.
+/// Rough length of a response's JSON.
 pub(super) fn json_bytes(response: &InferResponse, binary: &BinaryOutputs) -> usize {
     let bytes = |output: &OutputTensor| match &output.data {
         OutputData::Here(data) if !binary.wants(&output.name) => data.len() * 2,
@@ -58,7 +58,7 @@ pub(super) fn json_bytes(response: &InferResponse, binary: &BinaryOutputs) -> us
 }
 
 /// # Errors
-/// [`FaultKind::Failed`], which no value made here leads to.
+/// [`FaultKind::Failed`], which no value made here causes.
 pub(super) fn to_json(value: &impl Serialize) -> Result<Bytes, Fault> {
     let json = serde_json::to_vec(value);
     json.map(Bytes::from).map_err(|error| Fault::new(FaultKind::Failed, format!("the response cannot be written: {error}")))

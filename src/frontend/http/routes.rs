@@ -1,4 +1,4 @@
-//! What is served under which path, and what holds for all of it.
+//! The paths of the API, and the rules for all of them.
 
 use axum::{
     Router,
@@ -64,7 +64,7 @@ pub(super) fn router(api: Api) -> Router {
     router
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_verb)
-        // In one layer: axum boxes what is in each, for each request.
+        // One layer, because axum boxes every layer for every request.
         .layer(
             ServiceBuilder::new()
                 .layer(middleware::from_fn_with_state(api.clone(), around))
@@ -74,7 +74,7 @@ pub(super) fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// What holds for each request: only encodings that can be undone, and no further request on a connection while the server drains.
+/// The rules for each request: only encodings that can be decoded, and no further request on a connection while the server drains.
 async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let account =
         request.extensions().get::<Account>().cloned().unwrap_or_else(|| api.bounds.transfer.connection(Peer::default()));
@@ -85,7 +85,7 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
     if response.status() == StatusCode::NOT_ACCEPTABLE {
         let fault = Fault::invalid(
             "accept-encoding",
-            "the response can be encoded as gzip, deflate or identity, none of which is accepted",
+            "the response can be encoded as gzip, deflate or identity, and the request accepts none of them",
         );
         response = Refusal::with_status(fault, StatusCode::NOT_ACCEPTABLE).into_response();
     }
@@ -95,7 +95,7 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
     response
 }
 
-/// What changes the server is not asked for in a form that any web page can send.
+/// A request that changes the server must not have a form that any web page can send.
 async fn no_forms(request: Request, next: Next) -> Response {
     match refuse_forms(request.headers()) {
         Ok(()) => next.run(request).await,
@@ -103,7 +103,7 @@ async fn no_forms(request: Request, next: Next) -> Response {
     }
 }
 
-/// Writes the body's encoding as it is known where it is undone: in lower case, which HTTP does not ask for.
+/// Puts the body's encoding in lower case, the only form that the decoder knows; HTTP allows either.
 fn known_encoding(headers: &mut HeaderMap) -> Result<(), Refusal> {
     let Some(encoding) = headers.get(header::CONTENT_ENCODING) else { return Ok(()) };
     let known =

@@ -1,7 +1,7 @@
-//! The HTTP port: accepts connections and serves them until told to stop.
+//! The HTTP port: accepts connections and serves them until asked to stop.
 //!
 //! # SHUTDOWN
-//! As [`Shutdown`] says: requests that have begun are answered, with `connection: close`; connections without one are closed.
+//! As [`Shutdown`] says: requests that have begun are answered, with `connection: close`; idle connections are closed.
 
 use axum::{Router, http::Request};
 use tower::ServiceExt as _;
@@ -29,7 +29,7 @@ pub struct HttpServer<A> {
 }
 
 impl<A: Accept> HttpServer<A> {
-    /// Puts the routes together.
+    /// Builds the routes.
     #[must_use]
     pub fn new(socket: A, open_inference: OpenInference, config: HttpConfig, bounds: Bounds, shutdown: Shutdown) -> Self {
         let limits = Limits {
@@ -46,7 +46,7 @@ impl<A: Accept> HttpServer<A> {
         Self { listener, router, plug, transfer, web: WebRules::default(), shutdown }
     }
 
-    /// The same with rules for web pages that settings have made; without, only the server's own pages and names are answered.
+    /// The same with configured rules for web pages; without them, only the server's own pages and names are answered.
     #[must_use]
     pub fn with_web_rules(self, web: WebRules) -> Self {
         Self { web, ..self }

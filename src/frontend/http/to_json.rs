@@ -50,7 +50,7 @@ impl<'a> JsonElements<'a> {
         JsonTensor { elements: self, form: Form::Flat }
     }
 
-    /// In lists nested as `shape` says; a lone value if there is but one.
+    /// In lists nested as `shape` says; a lone value if there is only one.
     pub(super) fn nested(self, shape: &'a [i64]) -> JsonTensor<'a> {
         let form = if self.len() == 1 { Form::Nested(&[]) } else { Form::Nested(shape) };
         JsonTensor { elements: self, form }
@@ -63,7 +63,7 @@ impl<'a> JsonElements<'a> {
         }
     }
 
-    /// As many parts, of as many elements each.
+    /// That many parts, with equal numbers of elements.
     fn parts(self, count: usize) -> impl Iterator<Item = Self> {
         let elements = self.len() / count.max(1);
         let mut rest = self.data;
@@ -86,7 +86,7 @@ fn split_off_elements<'a>(rest: &mut &'a [u8], count: usize) -> &'a [u8] {
     taken
 }
 
-/// A tensor in the form that it is to have in JSON.
+/// A tensor in the form that it gets in JSON.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct JsonTensor<'a> {
     elements: JsonElements<'a>,
@@ -140,7 +140,7 @@ fn not_finite(values: impl Iterator<Item = f64>) -> Option<(usize, String)> {
 }
 
 fn strings(data: &[u8]) -> impl Iterator<Item = &str> {
-    // Held against UTF-8 before.
+    // Checked to be UTF-8 before.
     ByteElements::new(data).map(|element| str::from_utf8(element).unwrap_or_default())
 }
 
@@ -220,7 +220,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read_back(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             for datatype in Datatype::ALL {
-                // BYTES data may be cut anywhere: what the last element lacks is not there.
+                // BYTES data may be cut anywhere: what the last element lacks is simply missing.
                 let data = &bytes[..bytes.len() / datatype.least_size() * datatype.least_size()];
                 let Ok(elements) = JsonElements::new("y", datatype, data) else { continue };
                 let json = serde_json::to_string(&elements.flat()).expect("JSON");

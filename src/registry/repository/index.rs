@@ -1,4 +1,4 @@
-//! The list of all versions: what was loaded, what still has streams, and what the sources have besides.
+//! The list of all versions: those that were loaded, those that still have streams, and whatever else the sources have.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,13 +8,13 @@ use crate::{
     registry::{ModelState, found::candidates, version_text},
 };
 
-const NOT_LOADED: &str = "is there, and was not loaded";
-const LEFT_OUT: &str = "is there, and is left out by the manifest's versions";
+const NOT_LOADED: &str = "is in the folder but was not loaded";
+const LEFT_OUT: &str = "is in the folder but is left out by the manifest's versions";
 
 /// Where a version of the index is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IndexState {
-    /// Being loaded, and nothing of it serves meanwhile.
+    /// Being loaded, while nothing of it serves.
     Loading,
     /// Serving; also while a new copy of it is being loaded.
     Ready,

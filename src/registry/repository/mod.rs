@@ -3,13 +3,13 @@
 //! Knows the sources, the registry, and a [`Host`] that runs what is loaded. Knows no protocol, and no queue but by its keys.
 //!
 //! # Changes
-//! One at a time, on a thread that may block. A version is loaded and measured beside the one that serves. Then all versions of the
-//! model change places in one change of the registry, and only then are the old ones retired: no new stream finds them, and those
-//! that are open keep them until they end.
+//! One at a time, on a thread that may block. A version is loaded and measured while the old one serves. Then all versions of the
+//! model are exchanged in one change of the registry, and only then are the old ones retired: no new stream finds them, and open
+//! streams keep them until they end.
 //!
 //! # Failures
-//! What cannot be loaded takes no one's place. A version that the manifest no longer wants, or whose files are gone, serves until
-//! those that replace it do.
+//! A version that cannot be loaded replaces nothing. One that the manifest no longer wants, or whose files are gone, serves until
+//! its replacements do.
 
 mod index;
 
@@ -41,14 +41,14 @@ use crate::{
 
 pub use index::{IndexEntry, IndexState};
 
-/// Files of at most so many bytes altogether are loaded without taking a core from the lanes, if there is time to spare: they are soon
-/// loaded even if there is none any more.
+/// Files of at most this many bytes in all are loaded in spare time, if there is any, without taking a core from the lanes: they
+/// load quickly even once there is none.
 const STANDING_BYTES_MAX: u64 = 32 << 20;
 
-/// Why a model is in the list that was taken out of service by hand.
+/// The reason in the list for a model that was taken out of service by hand.
 const UNLOADED: &str = "unloaded";
 
-/// What runs models that are loaded.
+/// Runs loaded models.
 pub trait Host: Installer + Send {
     /// Threads to load and try a model on while others serve; by default they take their share of the cores.
     fn aside(&self) -> Aside {
@@ -58,7 +58,7 @@ pub trait Host: Installer + Send {
     /// Lets no further stream open on a model. It is freed when its last stream has ended.
     fn retire(&self, key: ModelKey);
 
-    /// Whether a model is there still.
+    /// Whether a model is still there.
     fn holds(&self, key: ModelKey) -> bool;
 
     /// Counts an attempt to load a version. `serves` says whether one of that number does now.
@@ -81,7 +81,7 @@ struct Inner {
     aside: OnceLock<Aside>,
     /// Proofs of earlier starts.
     proofs: Store,
-    /// Held by whoever makes a change.
+    /// Held while a change is made.
     books: Arc<tokio::sync::Mutex<Books>>,
     /// Copies that were retired and may still have streams.
     retired: Mutex<Vec<Retired>>,
@@ -89,7 +89,7 @@ struct Inner {
     listing: tokio::sync::Mutex<()>,
 }
 
-/// What is known of the sources, from when they were last looked through.
+/// The sources' contents, from when they were last looked through.
 #[derive(Default)]
 struct Books {
     models: BTreeMap<Arc<str>, Book>,
@@ -105,7 +105,7 @@ impl Books {
     }
 }
 
-/// What one model was made of when it was last loaded, or should have been.
+/// The files of a model as they were when it was last loaded, or should have been.
 #[derive(Default)]
 struct Book {
     folder: PathBuf,
@@ -121,10 +121,10 @@ struct Retired {
     key: ModelKey,
 }
 
-/// What came of looking through the sources.
+/// The result of looking through the sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Refreshed {
-    /// Versions that serve now as they are in the sources.
+    /// Versions that now serve as the sources have them.
     pub loaded: usize,
     /// Versions that could not be loaded.
     pub failed: usize,
@@ -169,7 +169,7 @@ impl Repository {
         }
     }
 
-    /// The models that there are.
+    /// The models.
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.inner.registry
@@ -183,18 +183,18 @@ impl Repository {
         self.inner.start(&mut self.inner.books.blocking_lock(), keep_going)
     }
 
-    /// Loads a model anew, or for the first time, as its source has it now: each version that its manifest wants. Versions that it
-    /// does not want any more, or that are gone, are taken out of service, unless those that should serve instead cannot be loaded.
+    /// Loads or reloads a model as its source has it now: each version that its manifest wants. Versions that it no longer wants,
+    /// or that are gone, are taken out of service, unless those that should serve instead cannot be loaded.
     ///
     /// # Errors
-    /// [`FaultKind::NotFound`] if no source has it; [`FaultKind::Failed`] with everything that is wrong with it. What served goes on
-    /// then. If the caller goes away meanwhile, the change is made all the same.
+    /// [`FaultKind::NotFound`] if no source has it; [`FaultKind::Failed`] with everything that is wrong with it. Then what served
+    /// goes on serving. If the caller goes away, the change is made all the same.
     pub async fn load(&self, name: &str) -> Result<(), Fault> {
         let name = name.to_owned();
         self.change(move |inner, books| inner.load(books, &name, None)).await?
     }
 
-    /// The same, but what earlier starts have proven of the model is proven again, with items drawn from `seed`.
+    /// The same, but proves the model again, whatever earlier starts have proven, with items drawn from `seed`.
     ///
     /// # Errors
     /// As [`Repository::load`].
@@ -213,7 +213,7 @@ impl Repository {
         self.change(move |inner, books| inner.unload(books, &name)).await?
     }
 
-    /// Looks through all sources and makes what has changed there so here: new and changed versions are loaded, others taken out of
+    /// Looks through all sources and follows their changes: new and changed versions are loaded, vanished ones taken out of
     /// service. Models that were unloaded by hand stay so. What cannot be loaded is logged.
     ///
     /// # Errors
@@ -304,7 +304,8 @@ impl Inner {
         }
     }
 
-    /// Keeps a model as it is that cannot be looked at. If its own folder is at fault, it says so, until all of it is loaded anew.
+    /// Keeps a model that cannot be looked at as it is. If its own folder is at fault, the model says so until all of it is
+    /// reloaded.
     fn hide(&self, name: &str, book: &mut Book, unusable: &Unusable) {
         if unusable.path == book.folder {
             self.registry.note_failure(name, &unusable.fault().to_string().into());
@@ -356,7 +357,7 @@ impl Inner {
         refreshed
     }
 
-    /// Makes one model here what it is in its source.
+    /// Brings one model in line with its source.
     fn apply(&self, book: &mut Book, found: &Found<'_>, extent: Extent, seed: Option<u64>) -> Applied {
         let name = &found.model.name;
         let candidates = candidates(found);
@@ -454,7 +455,7 @@ fn manifest_text<'a>(found: &'a Found<'_>) -> &'a str {
     }
 }
 
-/// What came of making a model what it is in its source.
+/// The result of bringing a model in line with its source.
 #[derive(Default)]
 struct Applied {
     loaded: usize,

@@ -1,4 +1,4 @@
-//! Folders that change, and a host that keeps the account.
+//! Folders that change, and a host that keeps count.
 
 use std::{collections::BTreeSet, fs, path::Path, sync::Weak};
 
@@ -186,7 +186,7 @@ async fn a_model_is_loaded_beside_itself_and_replaced_in_one_change() {
     assert!(changes.has_changed().expect("the registry lives"));
     assert_ne!(fixture.key("m"), old.key);
     assert_eq!(fixture.done(), done(&["m 1", "m 2"], &["m 1", "m 2"]));
-    assert_eq!(executable.strong_count(), 1, "only who opened it holds the old copy");
+    assert_eq!(executable.strong_count(), 1, "only the stream that opened it holds the old copy");
     drop(old);
     assert_eq!(executable.strong_count(), 0);
     assert_eq!(fixture.ledger.inner.lock().keys.len(), 2);
@@ -273,7 +273,7 @@ async fn a_version_goes_only_when_those_that_take_its_place_serve() {
     fixture.put("m/1", None);
     assert_eq!(fixture.refresh().await, (1, 1, 1));
     let index = fixture.index().await;
-    assert_eq!(index[0], "m 1 Unloaded is there, and is left out by the manifest's versions");
+    assert_eq!(index[0], "m 1 Unloaded is in the folder but is left out by the manifest's versions");
     assert!(index[2].starts_with("m 3 Failed m/model.toml: versions: lists version 3"), "{index:?}");
     fixture.put("m/3", None);
     assert_eq!(fixture.refresh().await, (1, 0, 0), "it was missing and has come");
@@ -289,7 +289,7 @@ async fn what_is_unloaded_stays_so_until_it_is_loaded_by_hand() {
     assert_eq!((fault.kind(), fault.message()), (FaultKind::Unavailable, "model 'm' was unloaded; load it again"));
     fixture.put("m/2", None);
     assert_eq!(fixture.refresh().await, (0, 0, 0));
-    assert_eq!(fixture.index().await, ["m 1 Unloaded unloaded", "m 2 Unloaded is there, and was not loaded", "n 1 Ready"]);
+    assert_eq!(fixture.index().await, ["m 1 Unloaded unloaded", "m 2 Unloaded is in the folder but was not loaded", "n 1 Ready"]);
     let ready: Vec<String> = fixture.repository.index(true).await.iter().map(|entry| fixture.line(entry)).collect();
     assert_eq!(ready, ["n 1 Ready"]);
     fixture.repository.load("m").await.expect("its folder is there");
@@ -323,7 +323,7 @@ async fn what_no_source_has_cannot_be_loaded_or_unloaded() {
     assert!(fault.kind() == FaultKind::Failed && fault.message().contains("its name holds ' '"), "{fault}");
     fixture.remove("m");
     assert_eq!(fixture.repository.load("m").await.expect_err("it is gone").kind(), FaultKind::NotFound);
-    assert_eq!(fixture.serving(), ["m 1"], "it was not asked to go");
+    assert_eq!(fixture.serving(), ["m 1"], "a load that fails takes nothing out of service");
 }
 
 #[tokio::test]
@@ -387,7 +387,7 @@ async fn changes_come_one_at_a_time_and_are_made_though_nobody_waits_for_them() 
     {
         let unload = fixture.repository.unload("m");
         tokio::pin!(unload);
-        // On a busy machine it may be over by now; if it is not, nobody waits for it.
+        // On a busy machine it may have ended by now; if not, nobody waits for it.
         let _ = futures::poll!(unload.as_mut());
     }
     seen.changed().await.expect("the registry lives");

@@ -1,4 +1,4 @@
-//! Which model a free lane runs, and which items.
+//! Which model a free lane runs, and which of its items.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::scheduler::{
     keys::{ModelKey, ShapeKey, StreamKey},
 };
 
-/// Streams with long calls that one decision looks behind.
+/// Streams with long calls that one decision may set aside to see those behind them.
 const ASIDE_MAX: usize = 16;
 
-/// What is idle and asks for work.
+/// What is idle and wants work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Idle {
     Lane,
@@ -28,10 +28,10 @@ enum Idle {
     Both,
 }
 
-/// What a look at all models came to.
+/// What came of looking at all models.
 enum Pick {
     Turn(Turn),
-    /// This stream hides others that may go.
+    /// This stream hides others that could run.
     Aside(StreamKey),
     Nothing,
 }
@@ -48,37 +48,37 @@ struct Turn {
 /// The batch to form, and which heads it leaves behind.
 struct Plan {
     choice: Choice,
-    /// A stateful stream that drops loses a head that is due before.
+    /// A stateful stream that drops loses a head due before this.
     late_before: Timestamp,
-    /// A head that is due before cannot make a call of its own on the next lane either.
+    /// A head due before this could not make a call of its own on the next lane either.
     doomed_before: Timestamp,
 }
 
 impl<H: Clone, P> Queue<H, P> {
-    /// Forms the next batch for an idle lane, and ends what is hopeless on the way.
+    /// Forms the next batch for an idle lane, ending hopeless items on the way.
     pub fn next_batch(&mut self, now: Timestamp, ended: &mut Vec<Ended<H, P>>) -> Option<Batch<H, P>> {
         self.next(now, Idle::Lane, ended)
     }
 
-    /// The same for a lane while a long lane is idle as well: [`Batch::lane`] says for which of them the batch is.
+    /// The same when both a lane and a long lane are idle: [`Batch::lane`] says which of them the batch is for.
     pub fn next_batch_of_two(&mut self, now: Timestamp, ended: &mut Vec<Ended<H, P>>) -> Option<Batch<H, P>> {
         self.next(now, Idle::Both, ended)
     }
 
-    /// The same for a long lane alone, if the next call of a model is a long one.
+    /// The same for a long lane alone, if a model's next call is a long one.
     pub fn next_long_batch(&mut self, now: Timestamp, ended: &mut Vec<Ended<H, P>>) -> Option<Batch<H, P>> {
         self.next(now, Idle::LongLane, ended)
     }
 
     fn next(&mut self, now: Timestamp, idle: Idle, ended: &mut Vec<Ended<H, P>>) -> Option<Batch<H, P>> {
         let mut aside = Vec::new();
-        let batch = self.next_beside(&mut aside, now, idle, ended);
+        let batch = self.next_past(&mut aside, now, idle, ended);
         aside.into_iter().for_each(|stream| self.reseat(stream));
         batch
     }
 
-    /// The same; streams that hide others because their next call is long are taken out, and left in `aside`.
-    fn next_beside(
+    /// The same; streams that hide others because their next call is long are taken out and left in `aside`.
+    fn next_past(
         &mut self,
         aside: &mut Vec<StreamKey>,
         now: Timestamp,
@@ -102,8 +102,8 @@ impl<H: Clone, P> Queue<H, P> {
             if batch.is_some() {
                 return batch;
             }
-            // Ending items brings the loop to its end. A model that has its turn and neither runs nor ends anything would have the
-            // next turn too, and so on, under the device's one lock: what says that it is ready is wrong.
+            // Ending items brings the loop to its end. A model that gets a turn but neither runs nor ends anything would get the
+            // next turn too, and so on, all under the device's one lock: the record that says it is ready is wrong.
             if ended.len() == before {
                 let again = repaired.contains(&key);
                 self.repair(key);
@@ -115,7 +115,7 @@ impl<H: Clone, P> Queue<H, P> {
         }
     }
 
-    /// Forms a batch of the model whose turn it is. `None` if what was looked at ended instead.
+    /// Forms a batch of the model next in turn. `None` if the items it looked at ended instead.
     fn form(&mut self, turn: Turn, now: Timestamp, ended: &mut Vec<Ended<H, P>>) -> Option<Batch<H, P>> {
         let key = turn.model;
         let (_, stream) = self.models[key].ready.first(turn.priority)?;
@@ -128,7 +128,7 @@ impl<H: Clone, P> Queue<H, P> {
             self.reset_alarm(stream);
             return None;
         }
-        // A model that lets items wait for a full call does not want it cut up, so that each lane has a part.
+        // A model whose items wait for a full call does not want that call split so that each lane gets a part.
         let waits = !model.options.max_delay.is_zero();
         let Plan { choice, late_before, doomed_before } = self.plan(key, shape, due, if waits { 1 } else { self.lanes }, now);
         if choice.skips()
@@ -140,7 +140,7 @@ impl<H: Clone, P> Queue<H, P> {
         let mut chosen = choice.reason;
         let mut batch = self.take(key, &aim, now, ended);
         if batch.is_none() {
-            // All heads that one decision looks at were passed over: that must not keep the lane idle.
+            // All heads that one decision looks at were passed over; that must not keep the lane idle.
             chosen = CloseReason::Deadline;
             batch = self.take(key, &Aim { size: 1, not_before: Timestamp::ZERO, ..aim }, now, ended);
         }
@@ -152,8 +152,8 @@ impl<H: Clone, P> Queue<H, P> {
         Some(self.begin(turn, batch, reason, now))
     }
 
-    /// How many items of this shape, of which the first is due then, make the next call of `lanes` lanes, and which of them cannot wait
-    /// for it.
+    /// How many items of this shape, the first of them due at `due`, make the next call of `lanes` lanes, and which of them
+    /// cannot wait for it.
     fn plan(&self, key: ModelKey, shape: ShapeKey, due: Timestamp, lanes: usize, now: Timestamp) -> Plan {
         let model = &self.models[key];
         let cost = model.costs.of(shape);
@@ -185,7 +185,7 @@ impl<H: Clone, P> Queue<H, P> {
         let long_lanes_rest = self.calls.on_long_lanes().is_empty();
         self.calls.begin(Call { number, model: key, shape, items, lone, wide, long, lane, ends_at, takes });
         let is_idle = match lane {
-            // Lanes that are lent, or sleep, do not ask when there is nothing.
+            // Lanes that are lent or asleep do not ask for work when there is none.
             LaneKind::Ordinary => !long_lanes_rest && !self.leaves_short(now),
             LaneKind::Long => long_lanes_rest,
         };
@@ -195,7 +195,7 @@ impl<H: Clone, P> Queue<H, P> {
         Batch { call: number, model: key, shape, entries, reason, cap, lone, wide, long, lane, ends_at }
     }
 
-    /// Why a batch that took all there was did not wait for more.
+    /// Why a batch that took everything ready did not wait for more.
     fn why_not_held(&self, key: ModelKey, batch: &Gathered<H, P>) -> CloseReason {
         let cost = self.models[key].costs.of(batch.shape);
         if batch.entries.len() >= cost.cap() {
@@ -207,7 +207,7 @@ impl<H: Clone, P> Queue<H, P> {
         }
     }
 
-    /// The model whose turn it is, with the priority of its most urgent stream, and which lane its call is for.
+    /// The model next in turn, with the priority of its most urgent stream, and which lane its call is for.
     fn pick(&mut self, now: Timestamp, idle: Idle, may_set_aside: bool) -> Pick {
         let (mut kept_free, mut picked) = (false, Pick::Nothing);
         if idle != Idle::LongLane && self.owes_a_core(now) {
@@ -247,7 +247,7 @@ impl<H: Clone, P> Queue<H, P> {
         picked
     }
 
-    /// Whether `count` ready items are not due before this moment.
+    /// Whether `count` ready items are due at `due` or later.
     fn has_later(&self, model: &ModelQueue, count: usize, due: Timestamp) -> bool {
         let mut found = 0;
         for stream in model.ready.not_due_before(due) {
@@ -259,7 +259,7 @@ impl<H: Clone, P> Queue<H, P> {
         false
     }
 
-    /// When another lane should be free, at the earliest, once a call that takes `call` has the idle one.
+    /// When another lane should be free, at the earliest, once a call taking `call` occupies the idle one.
     fn next_lane_free(&self, now: Timestamp, call: Duration) -> Timestamp {
         let running = self.calls.on_lanes();
         if running.len() + 1 < self.lanes {
@@ -269,8 +269,8 @@ impl<H: Clone, P> Queue<H, P> {
         others.chain([now + call]).min().unwrap_or(now)
     }
 
-    /// Ends heads that are passed over now and cannot make a call of their own on the next lane either. So they do not stand before
-    /// items of their streams that can. Says whether there were any.
+    /// Ends heads that are passed over now and could not make a call of their own on the next lane either, so that they do not
+    /// block items of their streams that can. Returns whether there were any.
     fn end_doomed(&mut self, key: ModelKey, due_before: Timestamp, now: Timestamp, ended: &mut Vec<Ended<H, P>>) -> bool {
         let first = ended.len();
         for priority in Priority::ALL {
@@ -285,10 +285,10 @@ impl<H: Clone, P> Queue<H, P> {
         ended.len() > first
     }
 
-    /// Ends heads that are passed over and stand before a successor of their stream that need not be. Says whether there were any.
+    /// Ends heads that are passed over and block a successor in their stream that need not be. Returns whether there were any.
     ///
-    /// Stateful streams lose theirs only where they allow it; otherwise such a stream would stay late for good. Others lose theirs when so
-    /// much is ready that they would be passed over until they expire.
+    /// Stateful streams lose theirs only where they allow it; the stream would otherwise stay late for good. Others lose theirs
+    /// when so much is ready that they would be passed over until they expire.
     fn give_way(
         &mut self,
         key: ModelKey,
@@ -327,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_priority_whose_turn_it_is_goes_first_and_the_rest_keep_their_order() {
+    fn the_chosen_priority_goes_first_and_the_rest_keep_their_order() {
         use Priority::{High, Low, Normal};
         assert_eq!(order_from(High), [High, Normal, Low]);
         assert_eq!(order_from(Normal), [Normal, High, Low]);

@@ -1,4 +1,4 @@
-//! The items of a batch: taken from the streams in the order of their turns, and booked.
+//! The items of a batch: taken from the streams in turn, and booked.
 
 use std::time::Duration;
 
@@ -20,23 +20,23 @@ use crate::scheduler::{
     keys::{ModelKey, ShapeKey, StreamKey},
 };
 
-/// Ready streams that one decision looks at beyond those it takes. Bounds the time under the lock.
+/// Ready streams that one decision looks at beyond those it takes from. Bounds the time under the lock.
 pub(super) const SCAN_MAX: usize = 512;
 
-/// Lane time that a stream is given in one turn, if its items take less. What waits together then runs together: its answers are
-/// one message to wake for and to write, which for cheap items is most of their cost.
+/// Lane time that a stream gets in one turn, if its items take less. Items that wait together then run together: their answers
+/// need one wake-up and one write, which for cheap items is most of the cost.
 const TURN_WORK: Work = 50_000;
 
-/// What a batch is to hold.
+/// What a batch should hold.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Aim {
-    /// From which priority to take first.
+    /// The priorities, in the order to take from them.
     pub(super) order: [Priority; CLASSES],
-    /// As many items at most.
+    /// The most items.
     pub(super) size: usize,
-    /// Items that are due before this are passed over.
+    /// Items due before this are passed over.
     pub(super) not_before: Timestamp,
-    /// Items that are due before this are ended.
+    /// Items due before this are ended.
     pub(super) hopeless: Timestamp,
 }
 
@@ -45,15 +45,15 @@ pub(super) struct Gathered<H, P> {
     pub(super) shape: ShapeKey,
     /// At least one.
     pub(super) entries: Vec<Entry<H, P>>,
-    /// Why it has fewer than it was to have, if that is no matter of time.
+    /// Why it has fewer items than intended, if time is not the reason.
     pub(super) ended_by: Option<CloseReason>,
     /// Lane time of each item.
     work: Work,
 }
 
 impl<H: Clone, P> Queue<H, P> {
-    /// Takes the items of a model that its next call is to have. What is hopeless on the way is ended, wherever it stands: it must never
-    /// run. `None` if there is nothing else.
+    /// Takes the items that a model's next call should have. Hopeless items met on the way are ended, wherever they stand: they
+    /// must never run. `None` if nothing else is found.
     pub(super) fn take(
         &mut self,
         key: ModelKey,
@@ -67,7 +67,7 @@ impl<H: Clone, P> Queue<H, P> {
         (!gathered.entries.is_empty()).then_some(gathered)
     }
 
-    /// Takes items, stream by stream. Their streams stand where they belong afterwards; all else is still to be booked.
+    /// Takes items, stream by stream. Afterwards their streams stand where they belong; everything else has yet to be booked.
     fn gather(&mut self, key: ModelKey, aim: &Aim, ended: &mut Vec<Ended<H, P>>) -> Gathered<H, P> {
         let Self { models, streams, alarms, held, .. } = self;
         let mut gathering = Gathering::new(&mut models[key], held, aim, ended);
@@ -85,7 +85,7 @@ impl<H: Clone, P> Queue<H, P> {
         gathering.end()
     }
 
-    /// Books the items that were taken and those that were ended: with the model, its costs, and the priorities.
+    /// Books the items taken and those ended: with the model, its costs, and the priorities.
     fn book(&mut self, key: ModelKey, gathered: &Gathered<H, P>, ended: &[Ended<H, P>], now: Timestamp) {
         let Gathered { entries, work, .. } = gathered;
         let model = &mut self.models[key];
@@ -124,13 +124,13 @@ struct Gathering<'a, H, P> {
     ended: &'a mut Vec<Ended<H, P>>,
     forming: Forming,
     entries: Vec<Entry<H, P>>,
-    /// The first item's, and so all items'.
+    /// The first item's, which all items share.
     shape: ShapeKey,
     /// Lane time of each item.
     work: Work,
-    /// Items that a stream may have in one turn.
+    /// Items that a stream may take in one turn.
     turn: usize,
-    /// Streams that come back once the batch is formed.
+    /// Streams to put back once the batch is formed.
     passed_over: Vec<StreamKey>,
 }
 
@@ -141,13 +141,13 @@ impl<'a, H: Clone, P> Gathering<'a, H, P> {
         Self { model, held, aim, ended, forming, entries, shape, work: 0, turn: 1, passed_over: Vec::new() }
     }
 
-    /// The stream of this priority whose turn it is, if there is room for more.
+    /// The next stream in turn of this priority, if there is room for more.
     fn next_stream(&mut self, priority: Priority) -> Option<StreamKey> {
         let goes_on = self.entries.len() < self.aim.size && self.passed_over.len() < SCAN_MAX && !self.forming.bytes_end;
         if goes_on { self.model.ready.pop(priority, self.aim.not_before) } else { None }
     }
 
-    /// Takes what fits from the front of a stream that was given out, and puts it where it belongs.
+    /// Takes what fits from the front of a stream that was handed out, and puts the stream where it belongs.
     fn visit(&mut self, key: StreamKey, stream: &mut StreamQueue<H, P>) {
         stream.flow.set_out();
         self.end_hopeless(stream);
@@ -172,7 +172,7 @@ impl<'a, H: Clone, P> Gathering<'a, H, P> {
         self.forming.bytes_end |= fit == Some(Fit::TooManyBytes);
     }
 
-    /// Ends the items at the front of a stream that would not be over in time.
+    /// Ends items at the front of a stream that would not finish in time.
     fn end_hopeless(&mut self, stream: &mut StreamQueue<H, P>) {
         while let Some(head) = stream.items.front()
             && head.item.due() < self.aim.hopeless
@@ -184,7 +184,8 @@ impl<'a, H: Clone, P> Gathering<'a, H, P> {
         }
     }
 
-    /// Takes items from the front of a stream for as long as it has its turn. Says how the last one fitted; `None` if none is left.
+    /// Takes items from the front of a stream for as long as its turn lasts. Returns how the last one fitted; `None` if none is
+    /// left.
     fn fill(&mut self, key: StreamKey, stream: &mut StreamQueue<H, P>) -> Option<Fit> {
         let (first, size) = (self.entries.len(), self.aim.size);
         loop {
@@ -212,7 +213,7 @@ impl<'a, H: Clone, P> Gathering<'a, H, P> {
             stream.running += 1;
             let (priority, handle) = (stream.options.priority, stream.handle.clone());
             self.entries.push(Entry { stream: key, priority, handle, item });
-            // Items with deadlines keep to their order among all streams.
+            // Items with deadlines keep their order among all streams.
             let goes_on = self.entries.len() < size.min(first + self.turn)
                 && stream.items.front().is_some_and(|next| next.item.due() == Timestamp::NEVER);
             if !goes_on {
@@ -221,13 +222,13 @@ impl<'a, H: Clone, P> Gathering<'a, H, P> {
         }
     }
 
-    /// Gives back the room of an item that is queued no longer.
+    /// Frees the room of an item that is no longer queued.
     fn let_go(&mut self, [of_all, of_model]: [HolderKey; 2], bytes: usize) {
         self.held.remove(of_all, bytes);
         self.model.held.remove(of_model, bytes);
     }
 
-    /// Puts a stream back that was passed over.
+    /// Puts back a stream that was passed over.
     fn seat_again(&mut self, key: StreamKey, stream: &mut StreamQueue<H, P>) {
         if let Some(claim) = claim_of(stream, self.model.options.stateful) {
             let seat = stream.seat(key);
@@ -246,7 +247,7 @@ fn work_of(call: &Duration, size: usize) -> Work {
     Work::try_from(call.as_nanos() / size.max(1) as u128).unwrap_or(Work::MAX)
 }
 
-/// Items that a stream may have in one turn, of a call of `size` items that take `work` each.
+/// How many items a stream may take in one turn, from a call of `size` items that take `work` each.
 fn turn_items(work: Work, size: usize) -> usize {
     usize::try_from(TURN_WORK / work.max(1)).unwrap_or(usize::MAX).clamp(1, size.max(1))
 }
@@ -298,7 +299,7 @@ impl Forming {
         self.longest = self.longest.max(length);
     }
 
-    /// Why the batch has fewer items than were chosen, if that is no matter of time.
+    /// Why the batch has fewer items than were chosen, if time is not the reason.
     const fn reason(&self, items: usize) -> Option<CloseReason> {
         if self.bytes_end {
             Some(CloseReason::Bytes)

@@ -39,7 +39,7 @@ impl<H: Clone, P> Queue<H, P> {
         key
     }
 
-    /// Lets no further stream of a model open. Those that are open go on; once they have ended, the model can be removed.
+    /// Lets no more streams of a model open. Open ones go on; once they have ended, the model can be removed.
     pub fn retire_model(&mut self, key: ModelKey) {
         if let Some(model) = self.models.get_mut(key) {
             model.retired = true;
@@ -52,24 +52,24 @@ impl<H: Clone, P> Queue<H, P> {
         self.models.get(key).is_some_and(|model| model.retired)
     }
 
-    /// Whether a model is retired and its last stream has ended, with all of its items.
+    /// Whether a model is retired and its last stream has ended, including all its items.
     #[must_use]
     pub fn is_spent(&self, key: ModelKey) -> bool {
         self.models.get(key).is_some_and(|model| model.retired && model.streams == 0)
     }
 
-    /// Removes a model if it is spent. Says whether it was.
+    /// Removes a model if it is spent. Returns whether it was.
     pub fn remove_spent(&mut self, key: ModelKey) -> bool {
         self.is_spent(key) && self.models.remove(key).is_some()
     }
 
-    /// Models that are there, retired ones that still have streams included.
+    /// Models present, including retired ones that still have streams.
     #[must_use]
     pub fn models(&self) -> usize {
         self.models.len()
     }
 
-    /// Items of one model that are queued, and that run.
+    /// One model's items: how many are queued, and how many are running.
     #[must_use]
     pub fn load(&self, model: ModelKey) -> (usize, usize) {
         self.models.get(model).map_or((0, 0), |model| (model.held.items(), model.running))
@@ -87,7 +87,7 @@ impl<H: Clone, P> Queue<H, P> {
         self.models.get(model).map(|model| model.statistics.clone()).unwrap_or_default()
     }
 
-    /// Items of one model that were given up in the queue, by reason.
+    /// Items of one model given up in the queue for this reason.
     #[must_use]
     pub fn dropped(&self, model: ModelKey, reason: DropReason) -> u64 {
         self.models.get(model).map_or(0, |model| model.drops[reason as usize])
@@ -99,7 +99,7 @@ impl<H: Clone, P> Queue<H, P> {
         self.models.get(model).map(|model| model.costs.base())
     }
 
-    /// Items of a model that could be in one batch, if they are all there is in the queue.
+    /// How many of a model's items could share a batch, if nothing else is in the queue.
     pub(crate) fn only_ready(&self, model: ModelKey) -> Option<usize> {
         let model = self.models.get(model)?;
         (model.held.items() == self.held.items()).then(|| model.ready_items(ShapeKey::default()))
@@ -111,7 +111,7 @@ impl<H: Clone, P> Queue<H, P> {
         self.models.get(model).map_or(Duration::ZERO, |model| model.costs.of(shape).call(1))
     }
 
-    /// The longest call of any model and shape, as far as is learned.
+    /// The longest call of any model and shape, as far as is known.
     pub(crate) fn longest_call(&self) -> Duration {
         let longest = |cost: &CostModel| cost.curve().points().map(|(_, duration)| duration).max();
         let costs = self.models.values().map(|model| &model.costs);
@@ -119,7 +119,7 @@ impl<H: Clone, P> Queue<H, P> {
         all.filter_map(longest).max().unwrap_or_default()
     }
 
-    /// The running cost estimates of a model's other shapes, each with the input bytes of an item.
+    /// The running cost estimates for a model's other shapes, each with an item's input bytes.
     #[must_use]
     pub fn costs_by_shape(&self, model: ModelKey) -> Vec<(usize, CostCurve)> {
         let costs = self.models.get(model).into_iter().flat_map(|model| model.costs.by_shape());

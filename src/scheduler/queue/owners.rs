@@ -1,11 +1,11 @@
-//! Whose the queued items are. No owner has had its share before more than half of a limit is taken, so they are counted only from then on,
-//! until less than a quarter is.
+//! Whose the queued items are. Nobody can have used up a share until more than half of a limit is taken, so owners are counted
+//! only from then until less than a quarter is taken.
 
 use super::Queue;
 use crate::scheduler::keys::ModelKey;
 
 impl<H: Clone, P> Queue<H, P> {
-    /// Begins or ceases to count what each owner holds of the queue.
+    /// Starts or stops counting what each owner has in the queue.
     #[cold]
     pub(super) fn count_all_owners(&mut self) {
         if self.held.change() {
@@ -16,7 +16,7 @@ impl<H: Clone, P> Queue<H, P> {
         }
     }
 
-    /// Begins or ceases to count what each owner holds of a model's queue.
+    /// Starts or stops counting what each owner has in a model's queue.
     #[cold]
     pub(super) fn count_owners_of(&mut self, model: ModelKey) {
         let held = &mut self.models[model].held;

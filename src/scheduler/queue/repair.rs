@@ -1,7 +1,7 @@
-//! What is done about a model that has its turn and nothing to run or to end.
+//! What is done about a model that gets a turn and has nothing to run or to end.
 //!
-//! That is a defect of the queue, and no reason to lose items or to keep a lane busy for nothing: what says which streams are ready
-//! is made again from what the streams hold, and the defect is reported.
+//! It is a bug in the queue, and no reason to lose items or to keep a lane busy for nothing: the record of which streams are
+//! ready is rebuilt from what the streams hold, and the bug is reported.
 
 use super::{Queue, Repair, stream::claim_of};
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl<H: Clone, P> Queue<H, P> {
-    /// Makes a model's ready streams and its turns again. Accounts of lane time within the model begin at nothing.
+    /// Rebuilds a model's ready streams and its turns. Lane time within the model is counted from zero again.
     pub(super) fn repair(&mut self, key: ModelKey) {
         let model = &mut self.models[key];
         model.repairs += 1;
@@ -39,15 +39,15 @@ impl<H: Clone, P> Queue<H, P> {
         self.models.get(model).map_or(0, |model| model.repairs)
     }
 
-    /// The last repair, if it has not been taken yet and is to be reported: the first of a model, and then ever more seldom, so that
-    /// a defect that comes back with each decision does not fill the log.
+    /// The last repair, if it has not been taken yet and should be reported: a model's first, then ever fewer, so that a bug that
+    /// recurs with every decision does not fill the log.
     pub fn take_repair(&mut self) -> Option<Repair> {
         let model = self.repaired.take()?;
         let times = self.repairs(model);
         times.is_power_of_two().then_some(Repair { model, times })
     }
 
-    /// Breaks the invariant on purpose: the model keeps its turn and forgets which of its streams are ready.
+    /// Breaks the invariant on purpose: the model keeps its turn but forgets which of its streams are ready.
     #[cfg(test)]
     pub(crate) fn forget_ready_streams(&mut self, model: ModelKey) {
         self.models[model].ready = ReadyStreams::default();

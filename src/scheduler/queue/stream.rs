@@ -1,4 +1,4 @@
-//! What the queue holds of a stream, and what the stream's head claims.
+//! What the queue keeps for a stream, and what the stream's head claims.
 
 use std::{
     collections::{BTreeSet, VecDeque, vec_deque},
@@ -17,10 +17,10 @@ use crate::{
     shares::HolderKey,
 };
 
-/// How long an item without a deadline lets items with one go first. Bounds its starvation.
+/// How long an item without a deadline lets items with one go first. Bounds how long it can starve.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// An item, and when it came among all.
+/// An item, and its place in the order of arrival.
 #[derive(Debug)]
 pub(super) struct QueuedItem<P> {
     pub(super) item: Item<P>,
@@ -32,17 +32,17 @@ pub(super) struct StreamQueue<H, P> {
     pub(super) options: StreamOptions,
     pub(super) handle: H,
     pub(super) items: VecDeque<QueuedItem<P>>,
-    /// Due times have not fallen from one queued item to the next, so the head has the earliest.
+    /// Each queued item was due no earlier than the one before it, so the head is due first.
     pub(super) monotone: bool,
     pub(super) running: usize,
     pub(super) flow: Standing,
-    /// Whose share its queued items are counted in, while they are: among all, and among those of its model.
+    /// The accounts that its queued items count in, while owners are counted: for all models, and for its own.
     pub(super) holders: [HolderKey; 2],
-    /// Under which moment the stream stands in the alarms; `NEVER` if it does not.
+    /// The moment it is listed under among the alarms; `NEVER` if it is not.
     pub(super) alarm: Timestamp,
-    /// Set while the stream's owner waits for room: when it wants to be woken at the latest.
+    /// When its waiting owner wants to be woken at the latest; `None` if the owner does not wait for room.
     pub(super) waits_until: Option<Timestamp>,
-    /// Its number among those that wait; it may be there still when its owner waits no longer.
+    /// Its number among those waiting; it may remain after its owner has stopped waiting.
     pub(super) waits_as: Option<u64>,
     pub(super) closed: bool,
 }
@@ -107,7 +107,7 @@ pub(super) fn claim_of<H, P>(stream: &StreamQueue<H, P>, stateful: bool) -> Opti
     Some(Claim { due: if urgent { item.due() } else { item.arrived + PATIENCE }, arrival: *arrival, urgent, strict })
 }
 
-/// Items that were queued when their stream was closed.
+/// Items still queued when their stream was closed.
 #[derive(Debug)]
 pub struct Cancelled<P>(pub(super) vec_deque::IntoIter<QueuedItem<P>>);
 

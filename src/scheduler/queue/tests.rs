@@ -90,7 +90,7 @@ fn finish(queue: &mut TestQueue, batch: &TestBatch) {
 }
 
 #[test]
-fn a_free_lane_takes_what_is_there_at_once() {
+fn a_free_lane_takes_what_is_ready_at_once() {
     let (mut queue, model) = one_model(1, options(false));
     let (a, b) = (open(&mut queue, StreamOptions::of(model), "a"), open(&mut queue, StreamOptions::of(model), "b"));
     push(&mut queue, a, item(0, at(0)));
@@ -102,7 +102,7 @@ fn a_free_lane_takes_what_is_there_at_once() {
 }
 
 #[test]
-fn cheap_items_of_a_stream_run_together_and_dear_ones_take_turns() {
+fn cheap_items_of_a_stream_run_together_and_expensive_ones_take_turns() {
     let batch_of = |options: ModelOptions, deadline_of: fn(u64) -> Timestamp| {
         let (mut queue, model) = one_model(1, options);
         for name in ["a", "b"] {
@@ -148,7 +148,7 @@ fn the_earliest_deadline_goes_first_and_items_without_one_do_not_starve() {
 }
 
 #[test]
-fn expired_items_are_given_out_when_their_time_comes_and_never_run() {
+fn expired_items_are_handed_out_when_their_time_comes_and_never_run() {
     let (mut queue, model) = one_model(1, options(false));
     let a = open(&mut queue, StreamOptions::of(model), "a");
     push(&mut queue, a, due(0, at(0), at(50)));
@@ -179,7 +179,7 @@ fn a_head_that_not_even_a_call_of_its_own_would_save_is_answered_at_once() {
     assert_eq!(queue.next_wakeup(at(0)), None);
 }
 
-/// An item that is due in 2 ms, and eight that have no deadline.
+/// An item due in 2 ms, and eight without a deadline.
 fn one_tight_among_calm(lanes: usize) -> TestQueue {
     let (mut queue, model) = one_model(lanes, options(false));
     let tight = open(&mut queue, StreamOptions::of(model), "tight");
@@ -201,7 +201,7 @@ fn a_tight_head_is_passed_over_and_goes_to_the_next_lane() {
 }
 
 #[test]
-fn one_that_is_passed_over_and_could_not_make_the_next_lane_either_is_answered_at_once() {
+fn an_item_passed_over_that_could_not_make_the_next_lane_either_is_answered_at_once() {
     let mut queue = one_tight_among_calm(1);
     let mut ended = Vec::new();
     let batch = queue.next_batch(at(0), &mut ended).expect("a batch");
@@ -210,7 +210,7 @@ fn one_that_is_passed_over_and_could_not_make_the_next_lane_either_is_answered_a
 }
 
 #[test]
-fn when_much_is_queued_a_tight_head_does_not_stand_before_its_successors() {
+fn when_much_is_queued_a_tight_head_does_not_block_its_successors() {
     let (mut queue, model) = one_model(2, options(false));
     for _ in 0..10 {
         let stream = open(&mut queue, StreamOptions::of(model), "");
@@ -344,7 +344,7 @@ fn a_priority_is_never_passed_over_for_longer_than_the_bound() {
         push(&mut queue, streams[class], item(ticket, now));
         for (class, last) in last.iter().enumerate() {
             let waited = now.since(*last);
-            assert!(waited <= STARVATION_MAX + 3 * MS * step as u32, "{class} waits for {waited:?}");
+            assert!(waited <= STARVATION_MAX + 3 * MS * step as u32, "{class} has waited for {waited:?}");
         }
     }
     assert!(runs[0] > 480, "the bound costs the others little: {runs:?}");
@@ -368,7 +368,7 @@ fn priorities_take_turns_where_each_call_is_longer_than_the_bound() {
 }
 
 #[test]
-fn a_priority_that_waits_for_a_lane_alone_is_not_passed_over() {
+fn a_priority_that_only_waits_for_a_lane_is_not_passed_over() {
     let (mut queue, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
     let [low, high] = [Priority::Low, Priority::High].map(|it| open(&mut queue, with(model, it, 0), it.label()));
     (0..3).for_each(|ticket| push(&mut queue, low, item(ticket, at(0))));
@@ -400,7 +400,7 @@ fn tenants_have_equal_shares_however_many_streams_they_open() {
 fn saturating_streams_have_equal_lane_time_whatever_their_items_cost() {
     let (mut queue, model) = one_model(1, ModelOptions { max_batch: 1, ..options(false) });
     let streams: Vec<_> = (0..5).map(|_| open(&mut queue, StreamOptions::of(model), "")).collect();
-    // Items of stream n are of shape n and have n times the bytes, and so by the first guess n times the cost.
+    // Items of stream n have shape n and n times the bytes, and so by the first guess n times the cost.
     let bytes = |stream: usize| 100 * (stream + 1);
     let shaped = |stream: usize, ticket| Item { bytes: bytes(stream), shape: ShapeKey(stream as u64 + 1), ..item(ticket, at(0)) };
     for (stream, key) in streams.iter().enumerate() {
@@ -449,7 +449,7 @@ fn a_stream_that_drops_makes_its_own_room_in_a_full_queue() {
     assert_eq!((ended.len(), queue.queued()), (1, 2));
     let late_comer = open(&mut queue, StreamOptions { overflow, ..StreamOptions::of(model) }, "late");
     let refused = queue.push(late_comer, item(0, at(0)), &mut ended);
-    assert!(refused.is_err(), "it has nothing of its own to give");
+    assert!(refused.is_err(), "it has nothing of its own to give up");
 }
 
 #[test]
@@ -489,7 +489,7 @@ fn a_late_head_gives_way_to_its_successor_where_the_stream_allows_it() {
     assert_eq!(ended, [("late", 0, EndReason::Dropped(DropReason::Late))]);
 }
 
-/// Two models, the second of which costs a hundred times as much as the first.
+/// Two models, the second a hundred times as expensive as the first.
 fn fast_and_slow(lanes: usize) -> (TestQueue, ModelKey, ModelKey) {
     let mut queue = Queue::new(lanes, LOTS);
     let fast = queue.add_model(options(false));
@@ -518,15 +518,15 @@ fn a_call_that_is_alone_may_use_all_cores_if_that_pays() {
         push(&mut queue, a, item(0, at(0)));
         let alone = next(&mut queue, at(0)).expect("a batch");
         push(&mut queue, a, item(1, at(0)));
-        let beside = next(&mut queue, at(0)).expect("a batch");
-        assert!(alone.lone && !beside.lone && !beside.wide);
+        let second = next(&mut queue, at(0)).expect("a batch");
+        assert!(alone.lone && !second.lone && !second.wide);
         alone.wide
     };
     assert_eq!([wide(None), wide(Some(0.95)), wide(Some(0.6))], [false, false, true]);
 }
 
 #[test]
-fn each_shape_has_a_cost_of_its_own() {
+fn each_shape_has_its_own_cost() {
     let (mut queue, model) = one_model(1, options(false));
     let a = open(&mut queue, StreamOptions::of(model), "a");
     let large = |ticket| Item { bytes: 1000, shape: ShapeKey(9), ..item(ticket, at(0)) };

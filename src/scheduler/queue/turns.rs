@@ -1,9 +1,10 @@
-//! Which priority goes first: the highest, unless a lower one has waited for too long or is owed lane time.
+//! Which priority goes first: the highest, unless a lower one has waited too long or is owed lane time.
 //!
-//! A higher priority goes before a lower one whichever client sends it, or it would mean nothing. So that no client can have all lanes by calling all
-//! of its work urgent, a lower priority with work of *others* is owed an eighth of the lane time that the higher ones are given. It goes
-//! first once as soon as it is owed anything, and pays with the lane time of its items in that call. Few items are hardly delayed by that;
-//! many have an eighth on top of what the higher priorities leave. Between the priorities of one connection or address nothing is owed.
+//! A higher priority goes before a lower one whichever client sends it; otherwise it would mean nothing. So that no client can
+//! take all lanes by calling all of its work urgent, a lower priority with work of *others* is owed an eighth of the lane time
+//! that the higher ones get. It goes first once as soon as it is owed anything, and pays with the lane time of its items in that
+//! call. A few items are hardly delayed by this; many get an eighth on top of what the higher priorities leave. Between the
+//! priorities of one connection or address nothing is owed.
 
 use super::{Queue, STARVATION_MAX, model::CLASSES};
 use crate::{
@@ -12,22 +13,22 @@ use crate::{
     shares::Owner,
 };
 
-/// Part of the lane time of higher priorities that lower ones of others are owed.
+/// Lower priorities of other clients are owed the lane time of higher ones divided by this.
 const OWED_PART: Work = 8;
 
-/// Models that one look for work of others takes in. Bounds its time.
+/// Models that one search for work of others looks at. Bounds its time.
 const MODELS_LOOKED_AT: usize = 64;
 
-/// What the priorities that were gone through so far had of a call, from the highest on.
+/// What the priorities seen so far took of a call, from the highest on.
 #[derive(Debug, Default)]
 pub(super) struct Higher {
     work: Work,
-    /// The owner of the first of it.
+    /// The owner of the first item taken.
     owner: Option<Owner>,
 }
 
 impl<H: Clone, P> Queue<H, P> {
-    /// The priority to look for work at first.
+    /// The priority to look at first for work.
     pub(super) fn first_priority(&self, now: Timestamp) -> Priority {
         let waits = |class: &usize| !self.turns[*class].is_empty();
         let overdue = |class: &usize| now.since(self.passed_over_since[*class]) > STARVATION_MAX && waits(class);
@@ -37,7 +38,7 @@ impl<H: Clone, P> Queue<H, P> {
         Priority::ALL[first.unwrap_or(0)]
     }
 
-    /// Books what `taken` items of a priority have of a call, `work` each, after those of higher ones.
+    /// Books the `taken` items that a priority has in a call, `work` each, after those of higher ones.
     pub(super) fn settle_turn(
         &mut self,
         priority: Priority,
@@ -54,7 +55,8 @@ impl<H: Clone, P> Queue<H, P> {
         if taken > 0 {
             self.passed_over_since[class] = Timestamp::NEVER;
         } else if higher.owner.is_some() && waits {
-            // Not since its own last turn: with calls longer than the bound, the lowest would be overdue whenever a lane is free.
+            // Not since its own last turn: if calls take longer than the bound, the lowest priority would be overdue whenever a
+            // lane is free.
             self.passed_over_since[class] = self.passed_over_since[class].min(now);
         }
         if let Some(owner) = higher.owner {
@@ -72,7 +74,7 @@ impl<H: Clone, P> Queue<H, P> {
         higher.work += work * taken;
     }
 
-    /// Whether work of this priority waits that is another's.
+    /// Whether work of this priority is waiting that belongs to someone else.
     fn has_others(&self, priority: Priority, owner: Owner) -> bool {
         let models = self.turns[priority as usize].iter().take(MODELS_LOOKED_AT);
         models.map(|(_, key)| &self.models[key]).any(|model| model.ready.has_others(priority, owner))

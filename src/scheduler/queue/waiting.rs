@@ -1,5 +1,5 @@
-//! Owners of streams that wait for room in the queue: by priority, and within a priority in turn, however many streams a connection has
-//! waiting. One that has its share goes on waiting, although there is room: that is kept for others.
+//! Owners of streams waiting for room in the queue: by priority, and within a priority in turn, however many streams a connection
+//! has waiting. An owner that has used up its share goes on waiting even if there is room: that room is kept for others.
 
 use super::Queue;
 use crate::{
@@ -8,12 +8,12 @@ use crate::{
     shares::Turns,
 };
 
-/// Owners that one look takes in beyond those that may try again. Those that it does not reach come first in the next one, and there is
-/// always a next one: once nothing is queued any more, nobody has its share.
+/// Owners that one pass looks at beyond those that may try again. Those it does not reach come first in the next pass, and there
+/// is always a next one: once nothing is queued, nobody has used up a share.
 const LOOKS_MAX: usize = 64;
 
 impl<H: Clone, P> Queue<H, P> {
-    /// Remembers that the owner of a stream waits for room, and wants to be woken at `until` at the latest.
+    /// Remembers that the owner of a stream is waiting for room, and wants to be woken at `until` at the latest.
     pub fn wait_for_room(&mut self, key: StreamKey, until: Timestamp) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.waits_until = Some(until);
@@ -26,7 +26,7 @@ impl<H: Clone, P> Queue<H, P> {
         }
     }
 
-    /// Forgets that the owner of a stream waits.
+    /// Forgets that the owner of a stream is waiting.
     pub(super) fn wait_no_longer(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.waits_until = None;
@@ -35,7 +35,7 @@ impl<H: Clone, P> Queue<H, P> {
         }
     }
 
-    /// Owners that waited for room and may try again, as many as there is room for items.
+    /// Owners that were waiting for room and may try again, as many as there is room for items.
     pub fn take_unblocked(&mut self, handles: &mut Vec<H>) {
         if self.waiting.iter().all(Turns::is_empty) {
             return;
@@ -55,7 +55,7 @@ impl<H: Clone, P> Queue<H, P> {
         }
     }
 
-    /// The next that waits and may try again, or waits no longer.
+    /// The next one waiting that may try again, or has stopped waiting.
     fn pop_waiting(&mut self, priority: Priority) -> Option<StreamKey> {
         let Self { waiting, streams, models, admission, held, .. } = self;
         waiting[priority as usize].pop(LOOKS_MAX, |key| {

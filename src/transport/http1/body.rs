@@ -11,7 +11,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::progress::Progress;
 
-/// A body that notes its content as it is read, and its end.
+/// A body that records its content as it is read, and its end.
 pub(crate) struct RequestBody {
     body: Incoming,
     progress: Arc<Progress>,

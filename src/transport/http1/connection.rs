@@ -23,14 +23,14 @@ use super::{
 };
 use crate::transport::{clients::Client, ending::EndingBody, io::Io, shutdown::Shutdown};
 
-/// Time to send a refusal in, which the connection's buffer takes at once unless the client has not read for long.
+/// How long sending a refusal may take; the connection's buffer takes it at once, unless the client has not read for a while.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a front end has to say, and for how long its clients may keep it waiting.
+/// What a front end answers, and how long its clients may keep it waiting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plug {
     pub(crate) limits: Limits,
-    /// The answer to a breach, in full: there is no HTTP server behind the connection any more.
+    /// The answer to a breach, in full: the connection no longer has an HTTP server behind it.
     pub(crate) refusal: fn(Breach, &Limits) -> Vec<u8>,
 }
 
@@ -56,7 +56,7 @@ where
         })
         .map_response(move |response: Response<B>| {
             let progress = Arc::clone(&ends);
-            // The beginning of the wait for another request.
+            // Dropping the body starts the wait for another request.
             response.map(|body| EndingBody::new(body, move || progress.note_response_over()))
         });
     let socket = TokioIo::new(Watched::new(io, Arc::clone(&progress)));
@@ -73,7 +73,7 @@ where
             lapsed = polled => break lapsed,
             () = shutdown.aborted().cancelled() => return,
             () = go_away.cancelled(), if !leaves => {}
-            // Without a request in hand there is nothing to be said.
+            // Without a request in hand there is nothing to say.
             _ = place.asked_to_leave(None), if !leaves => if place.is_idle() { return },
         }
         leaves = true;
@@ -90,7 +90,7 @@ where
     }
 }
 
-/// hyper's part, with limits that leave ours to be noticed first.
+/// hyper's part, with limits loose enough that ours apply first.
 fn builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
@@ -101,7 +101,7 @@ fn builder(limits: &Limits) -> http1::Builder {
     builder
 }
 
-/// Says why and closes; no response has begun, so nothing else is to be said before.
+/// Says why and closes. No response has begun, so nothing needs to be said first.
 async fn refuse<I: Io>(mut socket: Watched<I>, refusal: &[u8]) {
     let saying = async {
         socket.write_all(refusal).await?;

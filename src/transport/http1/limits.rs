@@ -1,16 +1,16 @@
-//! What is waited for, for how long, and what becomes of a client that takes longer.
+//! What the server waits for, for how long, and what happens to a client that takes longer.
 
 use std::time::Duration;
 
-/// hyper's own buffer. It and hyper's limit of the head are above ours, so that the refusal of a longer head is ours too; only
-/// requests that are sent before the last one is answered can get beyond it.
+/// hyper's own buffer. It and hyper's limit on heads are above ours, so that we also refuse longer heads; only requests sent
+/// before the last one is answered can get past ours.
 const BUFFER_BYTES_MIN: usize = 64 << 10;
 
-/// What may arrive of a body around its content before more content comes. hyper reads the size of a chunk for as long as it goes on,
-/// and zeros in front of a number go on for ever.
+/// How many bytes around a body's content may arrive before more content does. hyper goes on reading a chunk's size for as long
+/// as it lasts, and leading zeros can go on for ever.
 pub(crate) const FRAMING_BYTES_MAX: usize = 16 << 10;
 
-/// How long a client may take over what.
+/// How long a client may take, and for what.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Bytes of a request's head.
@@ -39,25 +39,25 @@ impl Limits {
     }
 }
 
-/// What is waited for that the client has to do.
+/// What the server is waiting for the client to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Awaited {
-    /// It is the server's turn, or the request's body is awaited by whatever reads it.
+    /// Nothing: the server is busy, or the reader of the request's body is waiting for it.
     Nothing,
-    /// The beginning of the first request.
+    /// To begin its first request.
     First,
-    /// The beginning of another one.
+    /// To begin another request.
     Request,
-    /// The rest of a request's head.
+    /// To send the rest of a request's head.
     Head,
-    /// The rest of a request that has been answered.
+    /// To send the rest of a request that has been answered.
     Rest,
-    /// Room to write into.
+    /// To make room for writing.
     Reader,
 }
 
 impl Awaited {
-    /// Whether what comes next belongs to the head of a request.
+    /// Whether the next bytes belong to a request's head.
     pub(super) const fn is_head(self) -> bool {
         matches!(self, Self::First | Self::Request | Self::Head)
     }
@@ -66,28 +66,28 @@ impl Awaited {
 /// Why the connection is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lapse {
-    /// The client has kept the server waiting for too long.
+    /// The client has kept the server waiting too long.
     Waited(Awaited),
     HeadTooLarge,
     BareLineFeed,
     BodyWithoutContent,
 }
 
-/// What a client has done wrong, and gets a refusal for before its connection is closed.
+/// What a client did wrong, for which it gets a refusal before its connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Breach {
     /// The head of its request took longer than [`Limits::header_timeout`].
     HeadTooLate,
-    /// It was larger than [`Limits::header_bytes_max`].
+    /// The head was larger than [`Limits::header_bytes_max`].
     HeadTooLarge,
-    /// A line of it ends with a line feed alone.
+    /// A line of the head ends with a line feed alone.
     BareLineFeed,
-    /// More than [`FRAMING_BYTES_MAX`] of a body were no content.
+    /// More than [`FRAMING_BYTES_MAX`] of a body were not content.
     BodyWithoutContent,
 }
 
 impl Lapse {
-    /// What is refused; nothing if the client has asked for nothing, or would not read the refusal.
+    /// What to refuse; nothing if the client has not asked for anything, or would not read the refusal.
     pub(super) const fn breach(self) -> Option<Breach> {
         match self {
             Self::Waited(Awaited::Head) => Some(Breach::HeadTooLate),

@@ -1,26 +1,27 @@
-//! Whether the lines of a request's head end as HTTP ends them.
+//! Whether the lines of a request's head end as HTTP requires.
 //!
-//! HTTP lets a server take a lone line feed for the end of a line, and hyper does; a proxy in front may not, and the two would disagree
-//! about where a header ends. Knows bytes and nothing of headers.
+//! HTTP lets a server accept a lone line feed as the end of a line, and hyper does; a proxy in front may not, and then the two
+//! disagree about where a header ends. Knows bytes, and nothing about headers.
 
 use memchr::memchr_iter;
 
-/// What was seen of a head so far.
+/// What has been seen of a head so far.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    /// Bytes of the line that is not over, and the last of them.
+    /// Bytes of the unfinished line, and the last of them.
     begun: usize,
     last: Option<u8>,
-    /// A line that holds something is over.
+    /// A line with content has ended.
     has_content: bool,
-    /// The empty line at the end of the head is over.
+    /// The empty line that ends the head has been seen.
     is_over: bool,
     /// Bytes that came after it.
     beyond: usize,
 }
 
 impl Lines {
-    /// Takes the next bytes. Whether a line of the head ends with a line feed alone; what follows the head does not count.
+    /// Takes the next bytes. Returns whether a line of the head ends with a line feed alone; what follows the head does not
+    /// count.
     pub(super) fn end_bare(&mut self, bytes: &[u8]) -> bool {
         if self.is_over {
             self.beyond += bytes.len();
@@ -33,7 +34,7 @@ impl Lines {
                 return true;
             }
             let length = self.begun + line.len();
-            // Empty lines in front of a head are passed over.
+            // Empty lines before a head are skipped.
             if length == 1 && self.has_content {
                 self.is_over = true;
                 self.beyond = bytes.len() - end - 1;
@@ -48,7 +49,7 @@ impl Lines {
         false
     }
 
-    /// Bytes that came with the head and are not of it. `None` if its end was not seen.
+    /// Bytes that came with the head but do not belong to it. `None` if its end was not seen.
     pub(super) fn beyond(&self) -> Option<usize> {
         self.is_over.then_some(self.beyond)
     }
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_with_a_head_and_is_not_of_it_is_counted() {
+    fn bytes_that_come_with_a_head_but_are_not_part_of_it_are_counted() {
         let mut lines = Lines::default();
         assert!(!lines.end_bare(b"GET /\r\n\r"));
         assert_eq!(lines.beyond(), None);
@@ -85,7 +86,7 @@ mod tests {
         assert_eq!(lines.beyond(), Some(4));
     }
 
-    /// Line by line, with the whole text in hand.
+    /// Line by line, with the whole text at hand.
     fn naive(text: &[u8]) -> bool {
         let mut has_content = false;
         let mut rest = text;
@@ -103,7 +104,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_does_not_matter_how_a_head_is_cut(text in vec(select(b"a\r\n".to_vec()), 0..40), cuts in vec(0..40_usize, 0..6)) {
+        fn the_way_a_head_is_cut_does_not_matter(text in vec(select(b"a\r\n".to_vec()), 0..40), cuts in vec(0..40_usize, 0..6)) {
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).chain([0, text.len()]).collect();
             cuts.sort_unstable();
             let mut lines = Lines::default();

@@ -1,4 +1,4 @@
-//! How far the client of a connection has come with its request, as its bytes and its service tell.
+//! How far a connection's client has got with its request, going by its bytes and its service.
 
 use parking_lot::Mutex;
 
@@ -8,10 +8,10 @@ use super::{
 };
 use crate::connections::{Call, Calls};
 
-/// Bytes around the content for each of its bytes: a chunk of one byte has five, and more if its size is written with zeros in front.
+/// Bytes around the content, for each byte of it: a one-byte chunk has five, and more if its size is written with leading zeros.
 const FRAMING_BYTES_PER_BYTE: usize = 16;
 
-/// How far the client has come.
+/// How far the client has got.
 pub(super) struct Progress {
     header_bytes_max: usize,
     calls: Calls,
@@ -22,24 +22,24 @@ struct State {
     awaited: Awaited,
     /// A write has to wait.
     blocked: bool,
-    /// Bytes of the head that have been read so far.
+    /// Bytes of the head read so far.
     head_bytes: usize,
-    /// Its lines, if it is known to begin with the bytes that are read next.
+    /// The lines of the head, if the next bytes to be read are known to begin one.
     lines: Option<Lines>,
     /// One of them ends with a line feed alone.
     ends_bare: bool,
-    /// Bytes that came after the head and are no content of the request, as far as is known: perhaps of the next one.
+    /// Bytes that came after the head and, as far as is known, are not content of the request: perhaps of the next one.
     surplus: usize,
-    /// Bytes of the body that have been read so far and were no content, as far as is known; and those of the last read.
+    /// Bytes of the body read so far that, as far as is known, were not content; then the bytes of the last read.
     framing_bytes: usize,
     last_bytes: usize,
-    /// The former are too many.
+    /// There are too many framing bytes.
     is_endless: bool,
     /// The request's body has been read to its end.
     request_over: bool,
-    /// Goes up with everything that the client does in time.
+    /// Grows with everything the client does in time.
     turns: u64,
-    /// The request that is being answered.
+    /// The request now being answered.
     call: Option<Call>,
 }
 
@@ -62,14 +62,14 @@ impl Progress {
         Self { header_bytes_max: limits.header_bytes_max, calls, state: Mutex::new(state) }
     }
 
-    /// Bytes that may be read now; `None` if only the body's own limit counts.
+    /// How many bytes may be read now; `None` if only the body's own limit applies.
     pub(super) fn head_room(&self) -> Option<usize> {
         let state = self.state.lock();
         state.awaited.is_head().then(|| self.header_bytes_max.saturating_sub(state.head_bytes))
     }
 
-    /// Whether these bytes of a head may go on to hyper. They always may once a request was sent before the last one was answered: where
-    /// its head began is not known, so neither is where it ends.
+    /// Whether these bytes of a head may go on to hyper. They always may once a request was sent before the last one was
+    /// answered: nobody knows where its head began, so nobody knows where it ends.
     pub(super) fn note_head(&self, bytes: &[u8]) -> bool {
         let state = &mut *self.state.lock();
         if state.awaited != Awaited::Head && state.surplus > 0 {
@@ -109,7 +109,7 @@ impl Progress {
         state.awaited = Awaited::Nothing;
         (state.head_bytes, state.framing_bytes, state.last_bytes) = (0, 0, 0);
         if let Some(lines) = &mut state.lines {
-            // A head that was not seen has come with an earlier one, and others may have as well.
+            // A head that was not seen came with an earlier one, and others may have too.
             state.surplus = std::mem::take(lines).beyond().unwrap_or(state.surplus);
         }
         state.request_over = is_over;
@@ -134,13 +134,13 @@ impl Progress {
         state.call = None;
     }
 
-    /// What is waited for, and since how many turns.
+    /// What the server is waiting for, and how many turns there have been.
     pub(super) fn look(&self) -> (Awaited, u64) {
         let state = self.state.lock();
         (if state.blocked { Awaited::Reader } else { state.awaited }, state.turns)
     }
 
-    /// Whether a head is not over yet after as many bytes as are allowed. Asked when hyper has looked at what was read.
+    /// Whether a head is unfinished after as many bytes as are allowed. Ask after hyper has looked at what was read.
     pub(super) fn head_is_too_large(&self) -> bool {
         let state = self.state.lock();
         state.awaited == Awaited::Head && state.head_bytes >= self.header_bytes_max
@@ -151,8 +151,8 @@ impl Progress {
         self.state.lock().ends_bare
     }
 
-    /// Whether more of a body may be read. hyper asks for more when it has looked at all that it has, and has handed on all content but that
-    /// of the last read.
+    /// Whether more of a body may be read. hyper asks for more once it has looked at everything it has, and has passed on all
+    /// content except that of the last read.
     pub(super) fn body_goes_on(&self) -> bool {
         let mut state = self.state.lock();
         let is_awaited = state.awaited == Awaited::Nothing && !state.request_over;
@@ -179,7 +179,7 @@ mod tests {
     };
 
     #[test]
-    fn the_lines_of_a_head_are_looked_at_if_it_is_known_where_it_begins() {
+    fn the_lines_of_a_head_are_checked_if_its_beginning_is_known() {
         let head = b"POST / HTTP/1.1\r\n\r\n";
         let read = |progress: &Progress, bytes: &[u8]| {
             let goes_on = progress.note_head(bytes);

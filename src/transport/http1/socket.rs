@@ -1,4 +1,4 @@
-//! A connection that notes what comes and goes.
+//! A connection that records what comes and goes.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use super::progress::Progress;
 use crate::transport::linger::Lingering;
 
-/// A connection that notes what comes and goes.
+/// A connection that records what comes and goes.
 pub(super) struct Watched<I> {
     stream: Lingering<I>,
     progress: Arc<Progress>,
@@ -29,8 +29,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
         let Self { stream, progress } = self.get_mut();
         let before = buffer.filled().len();
         match progress.head_room() {
-            // The task, which polls this, looks at the size of the head next and gives the connection up; or hyper has the whole head, and
-            // its service, which is called later in the same turn, will note it. Then the rest is read in the next turn.
+            // Either the task, which polls this, looks at the size of the head next and gives the connection up; or hyper has the
+            // whole head, and its service, called later in the same turn, will record it. The rest is then read in the next turn.
             Some(0) => {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

@@ -1,4 +1,4 @@
-//! How long the client of a connection has kept it waiting, and when that is long enough.
+//! How long the client of a connection has kept it waiting, and when that is too long.
 
 use std::task::{Context, Poll};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::clock::{Due, Moment, Patience};
 
-/// The wait for the client, whatever it is to do.
+/// The wait for the client, whatever it has to do.
 pub(super) struct Wait {
     limits: Limits,
     seen: (Awaited, u64),
@@ -21,7 +21,7 @@ impl Wait {
         Self { limits, seen: (Awaited::First, 0), since: Moment::now(), patience: Patience::new() }
     }
 
-    /// `Ready` when the connection is to be given up.
+    /// `Ready` when the connection should be given up.
     pub(super) fn poll_lapse(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<Lapse> {
         if progress.head_is_too_large() {
             return Poll::Ready(Lapse::HeadTooLarge);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_that_trickles_has_its_time_once() {
+    async fn a_trickling_head_has_its_time_only_once() {
         let mut bench = Bench::new();
         bench.progress.note_read(1);
         for _ in 0..3 {
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_rest_of_a_request_that_was_answered_early_is_no_head() {
+    async fn the_rest_of_a_request_answered_early_is_not_taken_for_a_head() {
         let mut bench = Bench::new();
         bench.progress.note_read(10);
         bench.progress.note_request(false);

@@ -1,7 +1,7 @@
 //! One connection, from its greeting to its last stream.
 //!
 //! # SHUTDOWN
-//! As [`Shutdown`] says; going away is GOAWAY here, and the calls that are open go on.
+//! As [`Shutdown`] describes; going away means GOAWAY here, and open calls go on.
 
 use std::{convert::Infallible, error::Error, pin::pin, time::Duration};
 
@@ -26,17 +26,17 @@ use super::{
 };
 use crate::transport::{clients::Client, io::Io, linger::Lingering, shutdown::Shutdown};
 
-/// Time to send a refusal and see the client close.
+/// How long sending a refusal and seeing the client close may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a front end has to say, and the limits of its clients.
+/// What a front end answers, and the limits of its clients.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plug {
-    /// Bytes of one stream that may be on their way.
+    /// Bytes of one stream that may be in flight.
     pub(crate) stream_window_bytes: u32,
-    /// Bytes of all streams of a connection that may be on their way.
+    /// Bytes of all streams of a connection that may be in flight.
     pub(crate) connection_window_bytes: u32,
-    /// Bytes of a stream that wait to be sent before its body is polled again.
+    /// Bytes of a stream that may wait to be sent before its body is polled again.
     pub(crate) send_buffer_bytes: usize,
     /// Streams of a connection.
     pub(crate) streams_max: u32,
@@ -52,7 +52,7 @@ pub(crate) struct Plug {
     pub(crate) keepalive_interval: Option<Duration>,
     /// For the answer to a ping.
     pub(crate) keepalive_timeout: Duration,
-    /// The answer to a client that speaks HTTP/1.1, in its own protocol: it could not read a frame.
+    /// The answer to a client that speaks HTTP/1.1, in that protocol, because the client could not read a frame.
     pub(crate) http1_answer: &'static [u8],
 }
 
@@ -72,7 +72,7 @@ impl Plug {
     }
 }
 
-/// Serves the streams of a connection until either side ends it. The front end finds its `X` in what it runs for each.
+/// Serves the streams of a connection until either side ends it. The front end finds its `X` in whatever it runs for each stream.
 pub(crate) async fn converse<X, I, S, B>(mut io: I, place: Client, service: S, plug: Plug, shutdown: Shutdown)
 where
     X: Exchange,
@@ -117,7 +117,7 @@ where
     }
 }
 
-/// Says what this port speaks, and closes once the client has read it.
+/// Says what this port speaks, and closes once the client has read that.
 async fn refuse_http1<I: Io>(io: I, answer: &[u8]) {
     let mut io = Lingering::new(io);
     let saying = async {

@@ -1,22 +1,22 @@
-//! What a front end keeps of a stream.
+//! What a front end keeps for a stream.
 
 use std::sync::Arc;
 
 use super::reading::Reading;
 
-/// A request and its response, as the front end knows them: one for each stream, made when it opens.
+/// A request and its response, as the front end knows them: one per stream, created when the stream opens.
 pub(crate) trait Exchange: Default + Send + Sync + 'static {
-    /// The future of a stream, within which the front end finds this.
+    /// The future of a stream, inside which the front end finds this.
     type Within<F: Future<Output = ()> + Send + 'static>: Future<Output = ()> + Send + 'static;
 
-    /// Puts it around the future of its stream.
+    /// Wraps the future of its stream in it.
     fn around<F: Future<Output = ()> + Send + 'static>(self: Arc<Self>, stream: F) -> Self::Within<F>;
 
-    /// Whether the client reads, which the body of the response notes here.
+    /// Whether the client reads; the response body records it here.
     fn reading(&self) -> &Reading;
 }
 
-/// That of tests, which need nothing else.
+/// For tests, which need nothing else.
 #[cfg(test)]
 impl Exchange for Reading {
     type Within<F: Future<Output = ()> + Send + 'static> = F;

@@ -1,4 +1,4 @@
-//! The bytes with which an HTTP/2 client begins, waited for with a deadline.
+//! The bytes that an HTTP/2 client sends first, awaited with a deadline.
 //!
 //! hyper pings a connection only after its handshake, and gives the client all the time it wants for that: a client that stops
 //! halfway would keep its place for as long as it likes. Knows nothing of what is said afterwards.
@@ -13,8 +13,8 @@ use tokio::{
 
 const GREETING: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What was read of the greeting: all of it, or as much as it took to see that it is something else. That is answered by hyper, unless
-/// [`is_http1`] says that it could not be. `None` if the client has closed, or has taken more than `patience`.
+/// What was read of the greeting: all of it, or enough to see that it is something else. hyper answers the latter, unless
+/// [`is_http1`] says that it could not. `None` if the client has closed, or has taken longer than `patience`.
 pub(super) async fn greeting(stream: &mut (impl AsyncRead + Unpin), patience: Duration) -> Option<Bytes> {
     let mut read = [0; GREETING.len()];
     let reading = async {
@@ -31,7 +31,7 @@ pub(super) async fn greeting(stream: &mut (impl AsyncRead + Unpin), patience: Du
     Some(Bytes::copy_from_slice(&read[..length]))
 }
 
-/// Whether what was read instead of a greeting begins an HTTP/1 request: a verb in capitals, and a path.
+/// Whether what was read in place of a greeting begins an HTTP/1 request: a verb in capitals, then a path.
 pub(super) fn is_http1(read: &[u8]) -> bool {
     let verb = read.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
     verb > 0 && read[verb..].starts_with(b" ") && read != GREETING
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_greeting_is_not_waited_for() {
+    async fn a_wrong_greeting_is_recognised_at_once() {
         let (mut client, mut server) = duplex(64);
         client.write_all(b"GET / HTTP/1.1\r\n").await.expect("it fits");
         assert_eq!(greeting(&mut server, PATIENCE).await.as_deref(), Some(b"GET / HTTP/1.1\r\n".as_slice()));
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn half_a_greeting_keeps_nobody_for_long() {
+    async fn half_a_greeting_holds_a_connection_only_briefly() {
         let (mut client, mut server) = duplex(64);
         client.write_all(&GREETING[..9]).await.expect("it fits");
         assert_eq!(greeting(&mut server, PATIENCE).await, None);

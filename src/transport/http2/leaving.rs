@@ -1,7 +1,7 @@
 //! When a connection is told to go away, and how long it has for that.
 //!
-//! A connection is told by GOAWAY, and ends once its client has answered the ping that goes with it and all calls are over. A client
-//! that answers nothing would keep its place until pings are overdue, so one without a call is given little time.
+//! The server sends GOAWAY; the connection ends once its client has answered the ping that goes with it and all calls have ended.
+//! A client that answers nothing would keep its place until its pings are overdue, so one without a call gets little time.
 
 use std::{future::pending, time::Duration};
 
@@ -10,22 +10,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connections::{Connection, Leave};
 
-/// Time for a client without a call to hear that it was idle for too long.
+/// Time for a client without a call to learn that it was idle too long.
 const IDLE_GRACE: Duration = Duration::from_secs(1);
 
-/// The same where another connection waits for its place.
+/// The same when another connection is waiting for its place.
 const ROOM_GRACE: Duration = Duration::from_millis(100);
 
 /// Why a connection is told to go away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leaves {
-    /// All are; calls have the time that a drain gives them.
+    /// All of them are; calls have the time that a drain gives them.
     WithAll,
     /// It has no call.
     Alone(Leave),
 }
 
-/// Waits until a connection is to be told: when `all` are, when it has had no call for `idle_timeout`, or when its place is wanted.
+/// Waits until a connection should leave: when `all` should, when it has had no call for `idle_timeout`, or when its place is
+/// wanted.
 pub(super) async fn told_to_leave(place: &Connection, idle_timeout: Duration, all: &CancellationToken) -> Leaves {
     tokio::select! {
         () = all.cancelled() => Leaves::WithAll,
@@ -33,7 +34,7 @@ pub(super) async fn told_to_leave(place: &Connection, idle_timeout: Duration, al
     }
 }
 
-/// Waits until a connection that was told has had its time. One with a call has all the time that the call takes.
+/// Waits until a connection that was told to leave has used its time. One with a call has all the time the call takes.
 pub(super) async fn has_left(place: &Connection, leaves: Leaves) {
     match leaves {
         Leaves::WithAll => pending().await,

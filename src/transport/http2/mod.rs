@@ -1,7 +1,7 @@
-//! HTTP/2 on a connection whose streams run in its one task, and end when their clients do not read.
+//! HTTP/2 on a connection whose streams run in its one task, and end if their clients do not read.
 //!
-//! Knows the transport and the clock, and neither methods nor messages. hyper has no timer for a client that stops halfway through its
-//! greeting, none for one that does not read a stream, and spawns streams as tasks of their own.
+//! Knows the transport and the clock, and neither methods nor messages. hyper has no timer for a client that stops halfway
+//! through its greeting, none for one that does not read a stream, and it spawns each stream as a task.
 
 mod connection;
 mod exchange;

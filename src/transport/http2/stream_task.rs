@@ -3,8 +3,8 @@
 //! Knows the transport and the clock, but neither messages nor sessions.
 //!
 //! # CANCELLATION
-//! A stream that is given up is dropped: h2 throws away what was not sent and resets the stream with CANCEL, and the session, which
-//! goes with it, cancels what is in flight.
+//! A stream that is given up is dropped: h2 discards what was not sent and resets the stream with CANCEL; the session is dropped
+//! with it and cancels everything in flight.
 
 use std::{
     pin::Pin,
@@ -23,7 +23,7 @@ use crate::{
 };
 
 pin_project! {
-    /// The future `S` of a stream, of which the front end keeps an `X`. See the module's text.
+    /// The future `S` of a stream, for which the front end keeps an `X`. See the module's text.
     pub(super) struct StreamTask<S, X> {
         #[pin]
         stream: S,
@@ -56,7 +56,7 @@ impl<S: Future<Output = ()>, X: Exchange> Future for StreamTask<S, X> {
     }
 }
 
-/// How long a client has not read, and when that is long enough.
+/// How long a client has not read, and when that is too long.
 struct Wait {
     unread_timeout: Duration,
     unread: Option<UnreadSince>,
@@ -70,7 +70,7 @@ struct UnreadSince {
 }
 
 impl Wait {
-    /// `Ready` when the stream is to be given up.
+    /// `Ready` when the stream should be given up.
     fn poll_end(&mut self, reading: &Reading, cx: &mut Context<'_>) -> Poll<StreamEnd> {
         let took = reading.took_anything();
         if !reading.is_unread() {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_frame_taken_puts_the_end_off() {
+    async fn each_frame_taken_postpones_the_end() {
         let (sender, taken, reading, task) = task();
         for _ in 0..4 {
             sender.try_send(Data).expect("room");
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_that_is_read_again_has_all_its_time_again() {
+    async fn a_stream_that_is_read_again_gets_its_full_time_again() {
         let (sender, taken, reading, task) = task();
         let task = tokio::spawn(task);
         for _ in 0..20 {
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_the_call_is_kept() {
+    async fn the_deadline_of_the_call_still_applies() {
         let (sender, _taken, reading, task) = task();
         reading.begin_call(&Arc::new(Telemetry::new().method("feed")), clock::now());
         sender.try_send(Data).expect("room");

@@ -1,14 +1,14 @@
 //! A connection and its streams as one task.
 //!
-//! hyper spawns a future for each stream of a connection. As tasks of their own they would be woken one by one, each would wake the
-//! connection's task to write its one frame, and all of them would meet at the connection's lock. Here the connection polls them
-//! itself: a lane that answers items of many streams wakes one task, and what they have to say goes out in one write.
+//! hyper spawns a future for each stream of a connection. As separate tasks they would be woken one by one, each would wake the
+//! connection's task to write its one frame, and all of them would contend for the connection's lock. Here the connection polls
+//! them itself: a lane that answers items of many streams wakes one task, and everything they have to say goes out in one write.
 //!
-//! Knows the transport, but neither messages nor sessions. One connection uses one core at a time; clients that need more for
-//! themselves open more connections.
+//! Knows the transport, but neither messages nor sessions. One connection uses one core at a time; a client that needs more opens
+//! more connections.
 //!
 //! # CANCELLATION
-//! Streams end with their connection, however it ends. A panic ends its stream alone.
+//! Streams end with their connection, however it ends. A panic ends only its own stream.
 
 use std::{
     marker::PhantomData,
@@ -29,16 +29,16 @@ use pin_project_lite::pin_project;
 use super::{exchange::Exchange, stream_task::StreamTask};
 use crate::connections::Calls;
 
-/// Rounds in one poll, after which other tasks have their turn.
+/// Rounds in one poll, after which other tasks get a turn.
 const ROUNDS_MAX: usize = 8;
 
-/// Streams that begin in one poll at most: what they begin with is most of what a short call takes.
+/// The most streams that begin in one poll: what they do at the start is most of the work of a short call.
 const OPENED_MAX: usize = 32;
 
-/// Puts the streams of a connection, of each of which the front end keeps an `X`, where [`Together`] finds them. Clones belong to the
+/// Puts a connection's streams, for each of which the front end keeps an `X`, where [`Together`] finds them. Clones belong to the
 /// same connection.
 pub(super) struct StreamExecutor<X> {
-    /// Time after which a stream that is not read is reset.
+    /// Time after which an unread stream is reset.
     unread_timeout: Duration,
     calls: Calls,
     opened: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
@@ -46,7 +46,7 @@ pub(super) struct StreamExecutor<X> {
 }
 
 impl<X> StreamExecutor<X> {
-    /// For one connection, whose calls are counted in `calls`.
+    /// For one connection, with its calls counted in `calls`.
     pub(super) fn new(unread_timeout: Duration, calls: Calls) -> Self {
         Self { unread_timeout, calls, opened: Arc::default(), exchange: PhantomData }
     }
@@ -92,7 +92,7 @@ impl<C> Together<C> {
         Self { connection, opened: Arc::clone(&executor.opened), streams: FuturesUnordered::new(), turn, wakers }
     }
 
-    /// Changes the connection itself, which is polled again after that.
+    /// Changes the connection itself, then has it polled again.
     pub(super) fn change(self: Pin<&mut Self>, change: impl FnOnce(Pin<&mut C>)) {
         let this = self.project();
         change(this.connection);
@@ -114,7 +114,7 @@ impl<C: Future> Future for Together<C> {
             {
                 return Poll::Ready(ended);
             }
-            // Woken by itself: it has had its turn, and goes on when others have had theirs.
+            // It woke itself: it has had its turn, and goes on after others have had theirs.
             let mut yields = this.turn.is_woken(CONNECTION);
             let opened = take_opened(this.opened);
             if woken & STREAMS != 0 || !opened.is_empty() {
@@ -135,7 +135,7 @@ impl<C: Future> Future for Together<C> {
     }
 }
 
-/// The streams that may begin now, in their order.
+/// The streams that may begin now, in order.
 fn take_opened(opened: &Mutex<Vec<BoxFuture<'static, ()>>>) -> Vec<BoxFuture<'static, ()>> {
     let mut opened = opened.lock();
     if opened.len() <= OPENED_MAX { std::mem::take(&mut *opened) } else { opened.drain(..OPENED_MAX).collect() }
@@ -148,7 +148,7 @@ const CONNECTION: u8 = 2;
 /// A stream was woken.
 const STREAMS: u8 = 4;
 
-/// Which part is to be polled, and whether the task has to be woken for it: it need not while it runs.
+/// Which part to poll, and whether the task has to be woken for that; while it runs, it does not.
 struct Turn {
     state: AtomicU8,
     task: AtomicWaker,
@@ -214,7 +214,7 @@ mod tests {
         }
     }
 
-    /// A connection that writes what its streams say, in one write a poll, and ends when nobody can say anything.
+    /// A connection that writes what its streams say, in one write a poll, and ends when no stream can say more.
     fn connection(mut said: mpsc::Receiver<u32>, writes: Arc<Mutex<Vec<Vec<u32>>>>) -> impl Future<Output = ()> {
         poll_fn(move |cx| {
             let mut written = Vec::new();
@@ -232,7 +232,7 @@ mod tests {
         })
     }
 
-    /// A stream that says on its connection what it hears.
+    /// A stream that repeats on its connection what it hears.
     fn stream(mut hears: mpsc::Receiver<u32>, says: mpsc::Sender<u32>) -> impl Future<Output = ()> {
         poll_fn(move |cx| {
             while let Some(word) = ready!(hears.poll_recv(cx)) {

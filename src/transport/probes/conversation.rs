@@ -23,10 +23,10 @@ use crate::{
     transport::{ending::EndingBody, io::Io, shutdown::Shutdown},
 };
 
-/// After which a connection is closed, so that one that reads slowly does not hold its place for ever.
+/// How long a connection may last, so that one that reads slowly does not hold its place for ever.
 const LIFETIME: Duration = Duration::from_secs(300);
 
-/// How long a connection that is to close may take to finish its response.
+/// How long a connection that has to close may take to finish its response.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Serves the requests of a connection, with heads of at most `header_bytes_max`, until either side ends it.
@@ -45,7 +45,7 @@ where
         })
         .map_response(move |response: Response<B>| {
             let note = Arc::clone(&ends);
-            // The beginning of the wait for another request.
+            // Dropping the body starts the wait for another request.
             response.map(|body| EndingBody::new(body, move || note.answered()))
         });
     let mut builder = http1::Builder::new();

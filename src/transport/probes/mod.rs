@@ -1,7 +1,7 @@
-//! Connections of those who look after the server, over HTTP/1.1: every one is accepted, whoever else is there.
+//! Connections of the server's operators, over HTTP/1.1: each one is accepted, whoever else is connected.
 //!
-//! Where there are too many, the one that has been silent or unread longest has to go ([`Places`]). They have no business with each
-//! other, so nothing is shared out, and no connection has more than a few minutes.
+//! When there are too many, the one that has been silent or unread longest has to go ([`Places`]). They compete for nothing, so
+//! nothing is shared out, and no connection lasts more than a few minutes.
 
 mod conversation;
 mod note;

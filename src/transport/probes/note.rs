@@ -1,6 +1,6 @@
-//! What a connection waits for, since when, and for how long it may.
+//! What a connection is waiting for, since when, and how long it may.
 //!
-//! All of a connection runs in its one task, which has the one timer.
+//! Everything about a connection runs in its one task, which has the one timer.
 
 use std::{
     io,
@@ -17,12 +17,12 @@ use crate::clock::{Due, Moment, Patience};
 
 /// For a first request to arrive, whole.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(5);
-/// For another one: longer than scrapers pause.
+/// For another one: longer than the pause between two scrapes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// For a client to take anything of an answer.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is waited for, and since when.
+/// What the connection is waiting for, and since when.
 #[derive(Debug)]
 pub(super) struct Note {
     state: Mutex<State>,
@@ -45,7 +45,7 @@ enum Awaited {
 }
 
 impl State {
-    /// Whether it is the server's turn.
+    /// Whether the server has to answer.
     fn is_answered(self) -> bool {
         self.awaited == Awaited::Answer && !self.blocked
     }
@@ -56,7 +56,7 @@ impl Note {
         Self { state: Mutex::new(State { awaited: Awaited::First, blocked: false, since: Moment::now() }) }
     }
 
-    /// A request is there.
+    /// A request has arrived.
     pub(super) fn answers(&self) {
         self.change(|state| state.awaited = Awaited::Answer);
     }
@@ -67,7 +67,7 @@ impl Note {
 
     pub(super) fn wrote(&self, waits: bool) {
         let mut state = self.state.lock();
-        // A write that goes on takes the clock back; one that waits still does not.
+        // A write that makes progress restarts the clock; one that still waits does not.
         if !waits || !state.blocked {
             state.since = Moment::now();
         }
@@ -80,18 +80,18 @@ impl Note {
         state.since = Moment::now();
     }
 
-    /// Whether it is the server's turn, and since when it is that or the client's.
+    /// Whether the server has to answer, and since when it or the client is the one to act.
     pub(super) fn turn(&self) -> (bool, Moment) {
         let state = *self.state.lock();
         (state.is_answered(), state.since)
     }
 
-    /// `Ready` when the client has had its time. To be polled after the connection, whenever that is.
+    /// `Ready` when the client's time is up. Poll it after the connection, every time.
     pub(super) fn poll_lapse(&self, patience: &mut Patience, cx: &mut Context<'_>) -> Poll<()> {
         patience.poll(cx, |now| self.lapses_at().map_or(Due::Never, |at| Due::at(at, now, || ())))
     }
 
-    /// When the client has had its time; `None` if it is the server's turn.
+    /// When the client's time is up; `None` if the server has to answer.
     fn lapses_at(&self) -> Option<Moment> {
         let State { awaited, blocked, since } = *self.state.lock();
         let limit = match awaited {
@@ -104,7 +104,7 @@ impl Note {
     }
 }
 
-/// A connection that notes when a write has to wait.
+/// A connection that records when a write has to wait.
 pub(super) struct Noted<I> {
     stream: I,
     note: Arc<Note>,

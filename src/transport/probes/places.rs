@@ -1,9 +1,9 @@
-//! Which connections there are, and which has to go when there are too many.
+//! Which connections there are, and which one goes when there are too many.
 //!
-//! A connection does one of three things: the client is to send a request (it is silent), the server is to answer one, or the client is to
-//! take an answer (it is unread). Of those that wait for their client, the one that has done so longest goes first. One that is answered
-//! stays, unless its answer takes so long that it may never come to be, or there are twice as many connections as there should be. Each wait
-//! for a client has a limit too.
+//! A connection is in one of three states: its client has to send a request (it is silent), the server has to answer one, or the
+//! client has to take an answer (it is unread). Of those waiting for their client, the one that has waited longest goes first.
+//! One being answered stays, unless its answer takes so long that it may never come, or there are twice as many connections as
+//! there should be. Each wait for a client also has a limit.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::note::Note;
 use crate::{clock::Moment, domain::Peer, transport::admit::Admit};
 
-/// An answer that takes longer gives its place to others.
+/// If an answer takes longer than this, its place may go to another connection.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// The connections of the port.
@@ -45,12 +45,12 @@ pub(crate) struct Place {
 }
 
 impl Places {
-    /// For so many connections.
+    /// For `max` connections.
     pub(crate) fn new(max: usize) -> Self {
         Self { max, all: Mutex::default() }
     }
 
-    /// Lets a connection in. If it is one too many, the one that has been silent or unread longest is told to leave.
+    /// Lets a connection in. If it is one too many, the connection that has been silent or unread longest is told to leave.
     fn enter(self: &Arc<Self>) -> Place {
         let mut all = self.all.lock();
         while all.open.len() >= self.max && all.close_longest(self.max) {}
@@ -62,7 +62,7 @@ impl Places {
         Place { places: Arc::clone(self), number, note, leave }
     }
 
-    /// Tells the connection to leave that has been silent or unread longest.
+    /// Tells the connection that has been silent or unread longest to leave.
     pub(crate) fn close_longest(&self) {
         self.all.lock().close_longest(self.max);
     }
@@ -85,7 +85,7 @@ impl Entries {
 }
 
 impl Place {
-    /// What the connection does.
+    /// What the connection is doing.
     pub(super) fn note(&self) -> Arc<Note> {
         Arc::clone(&self.note)
     }
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn answers_that_never_come_to_be_do_not_keep_others_out() {
+    async fn answers_that_never_come_do_not_keep_others_out() {
         let places = Arc::new(Places::new(2));
         let answered: Vec<_> = (0..4).map(|_| places.enter()).inspect(|place| place.note.answers()).collect();
         assert_eq!(answered.iter().filter(|place| leaves(place)).count(), 0, "twice as many as there should be");

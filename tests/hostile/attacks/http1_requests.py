@@ -159,7 +159,7 @@ def lengths_and_smuggling(target: Target) -> Report:
         "101 headers": head(*(b"x-%d: 1" % index for index in range(101)), verb=b"GET /v2 HTTP/1.1"),
         "a header of 20 KB": head(b"x: " + b"a" * 20_000, verb=b"GET /v2 HTTP/1.1"),
     }
-    # Chunked in other words: what follows is a separate request.
+    # Chunked, in other words: what follows is a separate request.
     plain = {"chunked twice", "gzip, chunked"}
     refused = {"two hosts", "no host", "two lengths", "a list of lengths", "length -1", "length 2^64"}
     found = collections.Counter()

@@ -1,4 +1,4 @@
-"""The repository, shared memory, connections and the admin port: whatever reaches beyond a client's own streams."""
+"""The repository, shared memory, connections and the admin port: everything that reaches beyond a client's own streams."""
 
 import collections
 import contextlib

@@ -1,4 +1,4 @@
-//! What happens repeatedly: streams and connections that break off, connections for one call, items that are too large.
+//! Acts that are repeated: streams and connections that break off, connections for one call, items that are too large.
 
 use std::time::Duration;
 

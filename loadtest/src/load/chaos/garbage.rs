@@ -38,14 +38,14 @@ pub(super) async fn throw(crew: Crew, mut random: fastrand::Rng, notes: Notes) {
         (&mut stream).take(1 << 20).read_to_end(&mut answer).await
     };
     match timeout(LISTEN, talk).await {
-        // It hung up, politely or not.
+        // It hung up, in good order or not.
         Ok(_) => notes.refused(),
         // It is waiting for more, or has answered within the connection.
         Err(_) => notes.done(),
     }
 }
 
-/// Bytes that are not a conversation, of one of seven kinds.
+/// Bytes that follow no protocol, of one of seven kinds.
 fn rubbish(random: &mut fastrand::Rng) -> Vec<u8> {
     let length = random.usize(1..=RUBBISH_BYTES_MAX);
     let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();

@@ -1,8 +1,8 @@
 //! Clients that misbehave on purpose, alongside those that are measured: what a server must withstand without harm to the others.
 //!
-//! [`ChaosPlan`] says how many and how often, [`Chaos::start`] lets them loose, [`ChaosHandle::finish`] calls them back and returns what
-//! they met. Moments, sizes and kinds of rubbish follow only from the seed; what the network makes of them does not. Every act has an end:
-//! nothing waits for an answer longer than [`PATIENCE`]. Knows nothing about the clients that are measured.
+//! [`ChaosPlan`] says how many and how often, [`Chaos::start`] starts them, [`ChaosHandle::finish`] ends them and returns what they
+//! met. Moments, sizes and kinds of rubbish follow only from the seed; what the network makes of them does not. Every act has an
+//! end: nothing waits for an answer longer than [`PATIENCE`]. Knows nothing about the clients that are measured.
 
 mod acts;
 mod garbage;
@@ -31,7 +31,7 @@ pub(crate) use self::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Acts of one kind at the same time; beyond that, the next one is late.
 const ACTS_AT_ONCE: usize = 64;
-/// Connections that the streams without one of their own share.
+/// How many connections are shared by the streams that do not have their own.
 const SHARED_CONNECTIONS: usize = 4;
 /// HTTP/2 window of their streams, so that the server soon notices what is not read.
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024;
@@ -49,7 +49,7 @@ pub(crate) struct Place {
     pub(crate) item: v1::Item,
 }
 
-/// Lets the clients loose.
+/// Starts the clients.
 #[derive(Debug)]
 pub(crate) struct Chaos;
 
@@ -93,7 +93,7 @@ impl Chaos {
     }
 }
 
-/// Clients on the loose. Dropping it ends them at once.
+/// The running clients. Dropping it ends them at once.
 #[derive(Debug)]
 pub(crate) struct ChaosHandle {
     tasks: JoinSet<()>,
@@ -105,18 +105,18 @@ impl ChaosHandle {
     /// Begins nothing new, ends the streams that stayed, waits for what is under way, and returns what they met.
     ///
     /// # Errors
-    /// If a client ended by a panic.
+    /// If a client panicked.
     pub(crate) async fn finish(mut self) -> anyhow::Result<ChaosResult> {
         // If there are no clients, nothing listens.
         let _ = self.stop.send(true);
         while let Some(ended) = self.tasks.join_next().await {
-            ended.context("a client of the chaos ended by a panic")?;
+            ended.context("a misbehaving client panicked")?;
         }
         Ok(self.result.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 
-/// What all clients have in common.
+/// The state that all clients share.
 #[derive(Debug, Clone)]
 struct Crew {
     place: Arc<Place>,
@@ -143,7 +143,7 @@ impl Crew {
     /// Returns when it is over.
     async fn over(&self) {
         let mut stopped = self.stopped.clone();
-        // An error means that the handle is gone: then it is over too.
+        // An error means that the handle is gone, which ends it as well.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     }
 }

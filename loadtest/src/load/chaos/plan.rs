@@ -47,7 +47,7 @@ impl Default for ChaosPlan {
 }
 
 impl ChaosPlan {
-    /// What is wrong with it, each fault with the key, the value and what is accepted.
+    /// The faults in it, each with the key, the value and what is accepted.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for (key, streams) in

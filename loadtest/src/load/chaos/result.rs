@@ -1,4 +1,4 @@
-//! What the misbehaving clients met, kind by kind.
+//! The results of the misbehaving clients, by kind.
 
 use std::{
     collections::BTreeMap,
@@ -43,7 +43,7 @@ impl Kind {
     }
 }
 
-/// What clients of one kind met.
+/// The results of clients of one kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KindResult {
     /// Completed acts: streams held to the end, streams and connections broken off, calls answered, rubbish sent.
@@ -52,11 +52,11 @@ pub(crate) struct KindResult {
     pub(crate) refused: u64,
     /// Errors that clients got, by gRPC code.
     pub(crate) errors: BTreeMap<String, u64>,
-    /// What must not happen, by what it is. Ideally this is empty.
+    /// Events that must not happen, by kind. Ideally this is empty.
     pub(crate) unexpected: BTreeMap<String, u64>,
 }
 
-/// What all of them met; kinds that the plan does not use are left out.
+/// The results of all of them; kinds that the plan does not use are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ChaosResult {
     pub(crate) kinds: BTreeMap<Kind, KindResult>,

@@ -1,4 +1,4 @@
-//! What the bodies of requests look like.
+//! The bodies of requests.
 
 use std::fmt::Write as _;
 

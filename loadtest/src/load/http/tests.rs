@@ -1,4 +1,4 @@
-//! Calls to a real server from this project, and to one that is as rude as a test wants.
+//! Calls to a real server from this project, and to one that misbehaves as a test wants.
 
 use std::{
     net::Ipv4Addr,

@@ -10,7 +10,7 @@ use crate::{
     world::Policy,
 };
 
-/// What happens to an item that is late.
+/// The treatment of a late item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expiry {
     /// It is run.
@@ -70,7 +70,7 @@ impl Setting {
 impl std::str::FromStr for Setting {
     type Err = anyhow::Error;
 
-    /// What [`Setting::label`] gives; `delay` and `expiry` may be left out.
+    /// Reads what [`Setting::label`] writes; `delay` and `expiry` may be left out.
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let mut setting = Self { batch_max: 0, delay: 0.0, expiry: Expiry::Never };
         for part in text.split_whitespace() {

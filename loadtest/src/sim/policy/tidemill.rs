@@ -96,7 +96,7 @@ impl<'a> Tidemill<'a> {
     }
 }
 
-/// What a warm-up finds: the median of a few noisy calls at each size.
+/// The result of a warm-up: the median of a few noisy calls at each size.
 fn measured(grid: &[f64], conditions: Conditions, calls: usize, labels: &[u64]) -> CostCurve {
     let mut rng = random::rng(0xCA11, labels);
     let mut median = |nanos: &f64| {

@@ -1,4 +1,4 @@
-//! Requests as clients send them, in whatever DATA frames, and what tonic is given of them.
+//! Requests as clients send them, in whatever DATA frames, and what tonic gets of them.
 
 use std::{convert::Infallible, io::Write as _};
 
@@ -35,13 +35,13 @@ impl HttpBody for Frames {
     }
 }
 
-/// One call: what its client sends, and what tonic is given.
+/// One call: what its client sends, and what tonic gets.
 struct Bench {
     frames: Option<mpsc::Sender<Bytes>>,
     body: ArrivingBody<Frames>,
     reader: Arc<Reader>,
     arrivals: Arrivals,
-    /// What tonic has of a message that is not whole yet.
+    /// What tonic has of a message that is not complete yet.
     read: BytesMut,
 }
 
@@ -377,7 +377,7 @@ async fn a_stream_may_be_silent_between_messages_and_not_within_one() {
     assert_eq!(
         (limit(&fault), begun.elapsed().as_secs()),
         (Some("grpc.body_timeout_s"), 60),
-        "a byte now and then gains nothing"
+        "sending a byte now and then does not help"
     );
 }
 

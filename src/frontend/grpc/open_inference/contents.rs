@@ -1,7 +1,7 @@
 //! Typed contents as raw data, and back.
 //!
-//! The protocol has one list for several datatypes, so that numbers are checked against the narrower one. It has none for FP16 and
-//! BF16, which travel raw only.
+//! The protocol has one list for several datatypes, so numbers are checked for the range of the narrower ones. It has none for
+//! FP16 and BF16, which travel only as raw data.
 
 use bytes::Bytes;
 
@@ -13,12 +13,12 @@ use crate::{
 /// The raw form of a tensor's contents.
 ///
 /// # Errors
-/// The rest of a sentence that begins with the input's name: another list than the datatype's, or a number out of its range.
+/// The rest of a sentence that begins with the input's name: the wrong list for the datatype, or a number out of its range.
 pub(super) fn to_raw(datatype: Datatype, contents: InferTensorContents) -> Result<Bytes, String> {
     let list =
         list_of(datatype).ok_or_else(|| format!(" is {datatype}, which has no typed contents; send it in raw_input_contents"))?;
     if let Some(other) = lists(&contents).into_iter().find(|(name, length)| *name != list && *length > 0) {
-        return Err(format!(" is {datatype}, whose contents belong into {list}, but {} holds {} values", other.0, other.1));
+        return Err(format!(" is {datatype}, whose contents belong in {list}, but {} holds {} values", other.0, other.1));
     }
     let InferTensorContents {
         bool_contents,
@@ -163,7 +163,7 @@ mod tests {
     fn another_datatypes_list_is_refused() {
         let contents = InferTensorContents { fp32_contents: vec![1.0], ..InferTensorContents::default() };
         let error = to_raw(Datatype::Fp64, contents.clone()).expect_err("the wrong list");
-        assert!(error.contains("belong into fp64_contents, but fp32_contents holds 1 values"), "{error}");
+        assert!(error.contains("belong in fp64_contents, but fp32_contents holds 1 values"), "{error}");
         let error = to_raw(Datatype::Fp16, contents).expect_err("no list");
         assert!(error.contains("raw_input_contents"), "{error}");
     }

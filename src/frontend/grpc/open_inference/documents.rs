@@ -1,4 +1,4 @@
-//! What the protocol tells about models, as messages.
+//! The protocol's descriptions of models, as messages.
 
 use crate::{
     open_inference::{

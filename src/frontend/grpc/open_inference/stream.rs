@@ -4,7 +4,8 @@
 //! the status that ends it. A draining server reads no more, answers what it has, and ends the stream. So does a stream with nothing in
 //! flight that is silent for `session.idle_timeout_s`.
 //!
-//! A request that takes long to decode, or to read out of shared memory, is worked on elsewhere, and those behind it wait.
+//! A request that is slow to decode, or to read from shared memory, is handled on another thread while those behind it
+//! wait.
 
 use std::{
     pin::Pin,
@@ -42,7 +43,7 @@ pub(in super::super) struct InferStream {
     door: OpenInference,
     conversation: Conversation<ReplyForm>,
     reading: bool,
-    /// The request that is next, while it is worked on elsewhere.
+    /// The next request, while another thread works on it.
     working: Option<BoxFuture<'static, Result<Arrived, Fault>>>,
     /// When anything last came or went.
     heard: Moment,
@@ -56,7 +57,7 @@ pub(in super::super) struct InferStream {
     _place: Place,
 }
 
-/// What holds for one stream.
+/// The settings of one stream.
 pub(super) struct StreamRules {
     pub(super) side: SideThreads,
     /// `grpc.max_message_bytes`.
@@ -65,7 +66,7 @@ pub(super) struct StreamRules {
     pub(super) ends_on_fault: bool,
 }
 
-/// A request, and the bytes that are kept of it until it is answered: more than its tensors, an id may be as long.
+/// A request, and the bytes of it that are kept until it is answered: not its tensors alone, as an id may be just as long.
 struct Arrived {
     bytes: usize,
     request: DecodedRequest,
@@ -82,7 +83,7 @@ impl InferStream {
         messages: Streaming<InferRequestBytes>,
         rules: StreamRules,
     ) -> Result<Self, Fault> {
-        // A stream costs memory before its first request, too, and its flows are counted beside it.
+        // A stream costs memory even before its first request, and its flows are counted separately.
         door.service().memory().admit()?;
         let place = door.service().admit(&caller)?;
         let drain = door.service().drain();
@@ -123,7 +124,7 @@ impl InferStream {
         }
     }
 
-    /// The next request; a fault is one of the stream.
+    /// The next request; a fault is the stream's.
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arrived, Fault>>> {
         loop {
             if let Some(working) = &mut self.working {
@@ -199,7 +200,7 @@ impl InferStream {
     }
 }
 
-/// Reads what a request has in shared memory, if that is much.
+/// Reads what a request has in shared memory, if that is a lot.
 async fn fetch(door: &OpenInference, bytes: usize, (form, request): DecodedRequest) -> Arrived {
     let request = match request {
         Ok(request) if OpenInference::is_long(&request) => {

@@ -1,4 +1,4 @@
-//! Between the messages of a `ModelInfer` and the protocol's own types.
+//! Converts between the messages of a `ModelInfer` and the protocol's own types.
 
 use bytes::Bytes;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Says of a response that it is the last to its request.
+/// Marks a response as the last to its request.
 const FINAL_RESPONSE: &str = "triton_final_response";
 
 /// How a request wants to be answered.
@@ -35,11 +35,11 @@ pub(super) struct ReplyForm {
 /// Number of the field that holds the inputs, and with them their typed contents.
 const INPUTS_FIELD: u32 = 5;
 
-/// Typed contents of this length take a good part of a millisecond to read or to write.
+/// Typed contents of this length take a good part of a millisecond to read or write.
 const TYPED_HERE_MAX: usize = 64 << 10;
 
-/// Whether it would keep others waiting to decode a request here: for typed contents, of which each number is read. Raw contents stay
-/// where they are.
+/// Whether decoding a request here would keep others waiting. Of typed contents each number is read; raw contents stay where they
+/// are.
 pub(super) fn is_long(request: &InferRequestBytes) -> bool {
     let mut message = &request.bytes()[..];
     if message.len() <= TYPED_HERE_MAX {
@@ -47,7 +47,7 @@ pub(super) fn is_long(request: &InferRequestBytes) -> bool {
     }
     let mut inputs_bytes = 0;
     while !message.is_empty() && inputs_bytes <= TYPED_HERE_MAX {
-        // What is broken is soon found to be.
+        // Broken messages are found out soon.
         let Ok((tag, wire_type)) = decode_key(&mut message) else { return false };
         let mut length = message;
         if tag == INPUTS_FIELD && wire_type == WireType::LengthDelimited {
@@ -60,24 +60,24 @@ pub(super) fn is_long(request: &InferRequestBytes) -> bool {
     inputs_bytes > TYPED_HERE_MAX
 }
 
-/// How much there is to encode of a response.
+/// How much of a response there is to encode.
 pub(super) fn response_bytes(response: &InferResponse, form: &ReplyForm) -> usize {
     let bytes = |output: &OutputTensor| match &output.data {
         OutputData::Here(data) if form.typed => data.len() * 2,
-        // Bytes are copied, of which much more can be done at once.
+        // Raw bytes are only copied, so many more of them can be done at once.
         OutputData::Here(data) => data.len() / 16,
         OutputData::Shared(_) => 0,
     };
     response.outputs.iter().map(bytes).sum()
 }
 
-/// What became of a message: how it is to be answered, and its request, or what is wrong with it.
+/// A decoded message: how to answer it, and its request, or what is wrong with it.
 pub(super) type DecodedRequest = (ReplyForm, Result<InferRequest, Fault>);
 
 /// Decodes a message.
 ///
 /// # Errors
-/// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) if its bytes are none.
+/// [`FaultKind::Invalid`](crate::domain::FaultKind::Invalid) if its bytes are not a message.
 pub(super) fn decode(request: InferRequestBytes) -> Result<DecodedRequest, Fault> {
     request.decode().map(decoded).map_err(|status| fault_of(&status, 0))
 }
@@ -191,7 +191,7 @@ pub(super) fn encode(response: InferResponse, form: &ReplyForm) -> ModelInferRes
     message
 }
 
-/// Says of a response whether it is the last to its request.
+/// Says whether a response is the last to its request.
 pub(super) fn set_final(message: &mut ModelInferResponse, last: bool) {
     message.parameters.insert(FINAL_RESPONSE.to_owned(), choice(ParameterChoice::BoolParam(last)));
 }

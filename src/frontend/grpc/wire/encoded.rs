@@ -9,13 +9,14 @@ use prost::{
 use super::ResultMessage;
 use crate::proto::{parcel, v1};
 
-/// A unary response: as it is, or encoded already, because that took longer than those can wait who are served beside it.
+/// A unary response: as it is, or already encoded, because encoding it would keep the others on its thread waiting too
+/// long.
 ///
-/// What is encoded already goes past tonic's buffers, as a [parcel]: to tonic it is a message of a ticket's length.
-/// In a stream of responses, several of which tonic gathers, it has no place.
+/// An encoded response goes past tonic's buffers, as a [parcel]: to tonic it is a message of a ticket's length. It
+/// must not be used in a stream of responses, as tonic gathers several of those.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Encoded<M> {
-    /// To be encoded where it is sent.
+    /// To be encoded as it is sent.
     Here(M),
     /// Its bytes.
     Already(Bytes),
@@ -64,7 +65,7 @@ impl<M: Message + Default> Message for Encoded<M> {
 const RESULTS_FIELD: u32 = 6;
 const ERRORS_FIELD: u32 = 7;
 
-/// `UploadResponse`, of which `head` is all but the lists of results.
+/// `UploadResponse`; `head` is all of it but the lists of results.
 #[must_use]
 pub fn upload_response(head: &v1::UploadResponse, results: &[ResultMessage], errors: &[ResultMessage]) -> Bytes {
     let list_bytes = |list: &[ResultMessage]| {

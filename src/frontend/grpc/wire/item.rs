@@ -15,27 +15,27 @@ use crate::{
     session::ItemRequest,
 };
 
-/// Tensors of an item that are read: an empty one takes two bytes on the wire and some ninety in memory.
+/// How many tensors of an item are read: an empty one takes two bytes on the wire and some ninety in memory.
 const TENSORS_MAX: usize = 1024;
 
-/// Dimensions of a tensor that are read: each takes a byte on the wire and eight in memory.
+/// How many dimensions of a tensor are read: each takes a byte on the wire and eight in memory.
 const DIMS_MAX: usize = 64;
 
 /// Longest number on the wire, in bytes.
 const VARINT_BYTES_MAX: u64 = 10;
 
-/// `tidemill.v1.Item`, read into the domain. A server writes none: as a message to be sent, it is empty.
+/// `tidemill.v1.Item`, read into the domain. A server never sends one: encoded, it is empty.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ItemMessage {
     id: String,
     tensors: Vec<NamedTensor>,
-    /// What is wrong with the tensors, though they could be read.
+    /// What is wrong with the tensors, if they could be read at all.
     fault: Option<Fault>,
     deadline: Option<Duration>,
 }
 
 impl ItemMessage {
-    /// The item; what is wrong with it, short of broken bytes, becomes its answer.
+    /// The item; anything wrong with it, short of broken bytes, becomes its answer.
     #[must_use]
     pub fn into_request(self) -> ItemRequest {
         let Self { id, tensors, fault, deadline } = self;
@@ -114,7 +114,7 @@ struct Read {
     tensor: NamedTensor,
     /// Its number.
     datatype: i32,
-    /// Else there are more than are read.
+    /// `false` if there are more than are read.
     has_all_dims: bool,
 }
 
@@ -143,7 +143,8 @@ fn read_tensor(mut message: Bytes, context: &DecodeContext) -> Result<Read, Deco
     Ok(Read { tensor, datatype, has_all_dims })
 }
 
-/// Whether a field of dimensions can be read behind `known` others: there may be too many of them, but not very many.
+/// Whether a field of dimensions can be read after `known` others: there may be too many of them, but not far too
+/// many.
 fn has_room(wire_type: WireType, mut field: &[u8], known: usize) -> bool {
     let bytes_max = VARINT_BYTES_MAX * DIMS_MAX as u64;
     known <= DIMS_MAX

@@ -1,4 +1,4 @@
-//! `ItemList`: the items of a `Scan`, of which one at a time is decoded.
+//! `ItemList`: the items of a `Scan`, decoded one at a time.
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::{
@@ -12,10 +12,10 @@ use crate::{
     session::Inbound,
 };
 
-/// `tidemill.v1.ItemList`, the items yet to be read. A server writes none: as a message to be sent, it is empty.
+/// `tidemill.v1.ItemList`, the items yet to be read. A server never sends one: encoded, it is empty.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ItemListMessage {
-    /// Each a slice of the message that came.
+    /// Each a slice of the message that arrived.
     items: Vec<Bytes>,
 }
 

@@ -1,13 +1,12 @@
 //! The native service as the server serves it: tensors are read from the wire into the domain, and written from the domain.
 //!
-//! The generated messages of [`proto`](crate::proto) hold a tensor's name, shape and data in structs of their own, which would be
-//! filled, taken apart and dropped for each item; that was a quarter of what an item without a model cost. Here
-//! [`ItemMessage`] stands in the place of `Item` and [`ResultMessage`] in that of `ItemResult`. What is generated are the messages
-//! around the two; all others are those of [`proto`](crate::proto). On the wire nothing differs, and the tests hold either
-//! against the generated form.
+//! The generated messages of [`proto`](crate::proto) hold a tensor's name, shape and data in separate structs, which would be
+//! filled, taken apart and dropped for each item; that was a quarter of what an item without a model cost. Here [`ItemMessage`]
+//! replaces `Item` and [`ResultMessage`] replaces `ItemResult`. The messages around the two are generated; all others are those
+//! of [`proto`](crate::proto). Nothing differs on the wire, and tests compare both with the generated form.
 //!
-//! Requests that take long to decode come as their bytes, and responses that take long to encode are encoded beforehand, so that
-//! either is done where nobody waits beside it; the services that have such are generated anew, too.
+//! Requests that are slow to decode come as bytes, and responses that are slow to encode are encoded beforehand, so that both
+//! happen where nobody else has to wait; the services with such messages are generated again, too.
 
 mod encoded;
 mod item;
@@ -73,7 +72,7 @@ mod tests {
     };
 
     prop_compose! {
-        /// Also with numbers that are no datatype.
+        /// Also with numbers that are not a datatype.
         fn tensor()(
             name in "[a-z]{0,3}",
             datatype in -1_i32..17,
@@ -98,7 +97,7 @@ mod tests {
         v1::FeedRequest { message: Some(v1::feed_request::Message::Item(item)) }
     }
 
-    /// The item, as it is by its generated form.
+    /// The item, read from its generated form.
     fn expected(item: v1::Item) -> ItemRequest {
         let known = |tensor: &v1::Tensor| v1::Datatype::try_from(tensor.datatype).ok();
         let unknown = item.inputs.iter().enumerate().find(|(_, tensor)| known(tensor).is_none());
@@ -176,7 +175,7 @@ mod tests {
             assert_eq!(fault.field(), Some("inputs[0].shape"), "{fault}");
             assert!(fault.message().contains("more than 64 dimensions"), "{fault}");
         }
-        // The same, each in a field of its own.
+        // The same, each in a separate field.
         let single = [0x18, 1].repeat(65);
         let tensor = [&[0x12, u8::try_from(single.len()).expect("short, but of two bytes") | 0x80, 1][..], &single].concat();
         let bytes = [&[0x12, u8::try_from(tensor.len() - 128).expect("short") | 0x80, 1][..], &tensor].concat();

@@ -17,10 +17,10 @@ use crate::{
     session::ItemResult,
 };
 
-/// `tidemill.v1.ItemResult`, written from the domain: outputs go into the frame from the slices of the batch that they are.
-/// A server reads none: what comes in as one is passed over.
+/// `tidemill.v1.ItemResult`, written from the domain: outputs are slices of the batch and go straight into the frame. A
+/// server never reads one: a received one is skipped.
 ///
-/// Boxed, as it passes through half a dozen hands on its way into the frame.
+/// Boxed, as it is moved half a dozen times on its way into the frame.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ResultMessage(Option<Box<Answered>>);
 
@@ -29,7 +29,7 @@ struct Answered {
     result: ItemResult,
     /// Has the names of the outputs.
     signature: Arc<Signature>,
-    /// The fault as it is told, if there is one.
+    /// The fault as it is sent, if there is one.
     error: Option<Box<rpc::Status>>,
     /// Body of the field `outputs`, in bytes.
     outputs_bytes: usize,
@@ -38,7 +38,7 @@ struct Answered {
 }
 
 impl ResultMessage {
-    /// An item's answer; the signature is that of the model that gave it.
+    /// An item's answer; the signature is that of its model.
     #[must_use]
     pub fn new(result: ItemResult, signature: &Arc<Signature>) -> Self {
         let error = result.outcome.as_ref().err().map(|fault| Box::new(item_status_of(fault)));
@@ -59,7 +59,7 @@ impl Answered {
         self.result.window.map(|WindowPosition { index, start_sample, end_sample }| [index, start_sample, end_sample])
     }
 
-    /// What the model's call took, if there was one.
+    /// The timing of the model's call, if there was one.
     fn timing(&self) -> Option<[u64; 4]> {
         (self.result.timing.batch_size > 0).then(|| {
             let v1::Timing { queue_ns, compute_ns, age_ns, batch_size } = convert::timing(&self.result);
@@ -159,7 +159,7 @@ fn sizes_bytes(shape: &[usize]) -> usize {
     shape.iter().map(|size| encoded_len_varint(*size as u64)).sum()
 }
 
-/// Of a field that holds so many bytes of a message.
+/// Of a field that holds a message of this many bytes.
 const fn framed_bytes(bytes: usize) -> usize {
     KEY_BYTES + encoded_len_varint(bytes as u64) + bytes
 }

@@ -3,14 +3,14 @@
 use bytes::BufMut;
 use prost::{Message, encoding::WireType};
 
-/// What is gathered before it goes into the buffer, in bytes: the fields of a result around its data.
+/// Bytes that are gathered before they go into the buffer: the fields of a result around its data.
 const SMALL_BYTES: usize = 128;
 /// Longest number on the wire, in bytes.
 const VARINT_BYTES_MAX: usize = 10;
 /// A key: no field here has a number above 15.
 pub(super) const KEY_BYTES: usize = 1;
 
-/// Writes fields with numbers up to 15. Small ones are gathered: a buffer that grows checks its room at each byte that it is given.
+/// Writes fields with numbers up to 15. Small ones are gathered: a growing buffer checks its capacity for each byte put into it.
 pub(super) struct Writer<'a, B> {
     buf: &'a mut B,
     small: [u8; SMALL_BYTES],
@@ -18,12 +18,12 @@ pub(super) struct Writer<'a, B> {
 }
 
 impl<'a, B: BufMut> Writer<'a, B> {
-    /// [`Writer::flush`] ends it.
+    /// End it with [`Writer::flush`].
     pub(super) const fn new(buf: &'a mut B) -> Self {
         Self { buf, small: [0; SMALL_BYTES], used: 0 }
     }
 
-    /// Hands over what is left.
+    /// Writes out what is left.
     pub(super) fn flush(&mut self) {
         self.buf.put_slice(&self.small[..self.used]);
         self.used = 0;
@@ -66,7 +66,7 @@ impl<'a, B: BufMut> Writer<'a, B> {
         }
     }
 
-    /// A field of which so many bytes are to follow.
+    /// The head of a field; its bytes follow.
     pub(super) fn frame(&mut self, field: u8, bytes: usize) {
         self.key(field, WireType::LengthDelimited);
         self.varint(bytes as u64);

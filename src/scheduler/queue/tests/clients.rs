@@ -1,4 +1,4 @@
-//! Shares of connections and addresses: of the queue, and of the lanes.
+//! Shares of connections and addresses, in the queue and of the lanes.
 
 use super::*;
 use crate::domain::{Address, Peer};
@@ -11,7 +11,7 @@ fn from(model: ModelKey, address: u32, connection: u64) -> StreamOptions {
     StreamOptions { peer: Peer { connection, address: Address::V4(address) }, ..StreamOptions::of(model) }
 }
 
-/// Pushes until the queue takes no more of this stream's; gives the last refusal.
+/// Pushes until the queue takes no more from this stream; returns the last refusal.
 fn fill(queue: &mut TestQueue, stream: StreamKey) -> Refusal {
     for ticket in 0.. {
         if let Err((_, refusal)) = queue.push(stream, item(ticket, at(0)), &mut Vec::new()) {
@@ -21,7 +21,7 @@ fn fill(queue: &mut TestQueue, stream: StreamKey) -> Refusal {
     unreachable!("the queue is bounded")
 }
 
-/// Items by name that `calls` calls take of a queue that is always kept full.
+/// How many items of each name `calls` calls take from a queue that is always full.
 fn runs(queue: &mut TestQueue, calls: u64) -> BTreeMap<&'static str, u64> {
     let mut runs = BTreeMap::new();
     for call in 0..calls {
@@ -36,7 +36,7 @@ fn runs(queue: &mut TestQueue, calls: u64) -> BTreeMap<&'static str, u64> {
 }
 
 #[test]
-fn a_connection_that_fills_the_queue_leaves_room_for_another_and_waits_although_there_is_some() {
+fn a_connection_that_fills_the_queue_leaves_room_for_another_and_waits_in_spite_of_it() {
     let limits = Admission { items: 80, ..LOTS };
     let mut queue: TestQueue = Queue::new(1, limits);
     let model = queue.add_model(options(false));
@@ -62,7 +62,7 @@ fn finish_next(queue: &mut TestQueue) {
 }
 
 #[test]
-fn a_share_is_counted_in_bytes_and_of_a_model_too() {
+fn shares_are_also_counted_in_bytes_and_by_model() {
     let model_limits = Admission { model_items: 80, ..LOTS };
     let byte_limits = Admission { bytes: 8_000, ..LOTS };
     for (limits, name) in [(model_limits, "scheduler.max_queued_items_per_model"), (byte_limits, "scheduler.max_queued_bytes")] {
@@ -75,12 +75,12 @@ fn a_share_is_counted_in_bytes_and_of_a_model_too() {
         push(&mut queue, modest, item(0, at(0)));
         assert_eq!(queue.close(greedy).count(), 70);
         assert!(fill(&mut queue, modest).by_share);
-        assert_eq!(queue.queued(), 70, "the first has given its share back");
+        assert_eq!(queue.queued(), 70, "the first has freed its share");
     }
 }
 
 #[test]
-fn those_that_wait_are_woken_by_priority_and_then_one_connection_after_the_other() {
+fn waiters_are_woken_by_priority_and_then_one_connection_after_another() {
     let mut queue: TestQueue = Queue::new(1, Admission { items: 7, ..LOTS });
     let model = queue.add_model(options(false));
     let filler = open(&mut queue, StreamOptions::of(model), "filler");
@@ -108,7 +108,7 @@ fn those_that_wait_are_woken_by_priority_and_then_one_connection_after_the_other
 }
 
 #[test]
-fn whoever_waited_until_its_time_was_over_keeps_its_place_in_the_line() {
+fn an_owner_that_waited_until_its_time_was_up_keeps_its_place_in_line() {
     let mut queue: TestQueue = Queue::new(1, Admission { items: 7, ..LOTS });
     let model = queue.add_model(options(false));
     let filler = open(&mut queue, StreamOptions::of(model), "filler");
@@ -154,8 +154,8 @@ fn addresses_have_equal_shares_of_the_lanes_however_many_connections_they_open()
     assert!((share("one of two") - share("the other of two")).abs() < 0.02, "{runs:?}");
 }
 
-/// Two streams of high priority that always have items waiting, and one of normal priority with an item now and then.
-fn beside_urgent_work(of: impl Fn(ModelKey) -> StreamOptions, items: u64) -> Option<u64> {
+/// Two high-priority streams that always have items waiting, and a normal one with an item now and then.
+fn amid_urgent_work(of: impl Fn(ModelKey) -> StreamOptions, items: u64) -> Option<u64> {
     let (mut queue, model) = one_model(1, ModelOptions { max_batch: 4, ..options(false) });
     for _ in 0..2 {
         let stream = open(&mut queue, by(model, Priority::High, 1), "urgent");
@@ -181,17 +181,17 @@ fn beside_urgent_work(of: impl Fn(ModelKey) -> StreamOptions, items: u64) -> Opt
 
 #[test]
 fn urgent_work_of_one_connection_does_not_keep_another_waiting() {
-    assert_eq!(beside_urgent_work(|model| by(model, Priority::Normal, 2), 1), Some(1), "in the second call");
-    let calls = beside_urgent_work(|model| by(model, Priority::Low, 2), 40).expect("within 200 calls");
+    assert_eq!(amid_urgent_work(|model| by(model, Priority::Normal, 2), 1), Some(1), "in the second call");
+    let calls = amid_urgent_work(|model| by(model, Priority::Low, 2), 40).expect("within 200 calls");
     assert!((60..=100).contains(&calls), "an eighth of the lane time: {calls} calls for 40 items, 4 a call");
 }
 
 #[test]
 fn between_the_priorities_of_one_connection_nothing_is_owed() {
-    assert_eq!(beside_urgent_work(|model| by(model, Priority::Normal, 1), 1), None);
+    assert_eq!(amid_urgent_work(|model| by(model, Priority::Normal, 1), 1), None);
 }
 
-/// Each on a connection of its own, so that connections are what is shared among.
+/// Each stream has its own connection, so that connections are what is shared among.
 #[test]
 fn streams_of_many_connections_that_drop_have_equal_shares() {
     for load in shares::loads().filter(|load| load.jitter > 0.0) {

@@ -1,10 +1,10 @@
-//! Batches that are held back, and how that ends.
+//! Batches that are held back, and how the hold ends.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Four items fill a call, for which a lane waits 5 ms.
+/// Four items fill a call; a lane waits 5 ms for them.
 fn patient() -> ModelOptions {
     ModelOptions { max_batch: 4, max_delay: 5 * MS, ..options(false) }
 }
@@ -51,7 +51,7 @@ fn a_full_batch_goes_at_once_and_whole_though_other_lanes_are_free() {
 }
 
 #[test]
-fn what_has_come_while_the_oldest_item_waited_goes_with_it_whichever_is_first() {
+fn items_that_arrive_while_the_oldest_waits_go_with_it_whichever_is_first() {
     let (mut queue, model) = one_model(2, patient());
     let [old, new] = ["old", "new"].map(|name| open(&mut queue, StreamOptions::of(model), name));
     push(&mut queue, old, item(0, at(0)));
@@ -65,7 +65,7 @@ fn what_has_come_while_the_oldest_item_waited_goes_with_it_whichever_is_first() 
 }
 
 #[test]
-fn what_fits_no_batch_that_is_due_has_a_wakeup_of_its_own() {
+fn an_item_that_fits_no_due_batch_has_its_own_wakeup() {
     let (mut queue, model) = one_model(2, patient());
     let [a, b] = ["a", "b"].map(|name| open(&mut queue, StreamOptions::of(model), name));
     push(&mut queue, a, item(0, at(0)));
@@ -121,11 +121,11 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
 }
 
 proptest! {
-    /// Lanes that ask when a call ends, an item comes, or [`Queue::next_wakeup`] says so, miss nothing. While no lane is busy,
-    /// what is queued runs at once or has a wake-up, at which something runs or ends. No free lane keeps an item for longer than
-    /// the delay.
+    /// Lanes that look when a call ends, an item arrives, or [`Queue::next_wakeup`] says so, miss nothing. While no lane is busy,
+    /// queued items run at once or have a wake-up, at which something runs or ends. No free lane keeps an item longer than the
+    /// delay.
     #[test]
-    fn whoever_asks_when_told_to_misses_nothing(
+    fn lanes_that_look_when_they_should_miss_nothing(
         stateful: bool, lanes in 1_usize..4, long_lanes in 0_usize..3, delay_ms in 0_u32..8, draining: bool, arrivals in arrivals()
     ) {
         let delay = MS * delay_ms;
@@ -141,7 +141,7 @@ proptest! {
                 queue.finish(&over.report(Some(MS)), over.entries.iter().map(|entry| (entry.stream, Outcome::Ok)));
             }
             while let Some((ticket, Arrival { stream, deadline_ms, long, .. })) = arrivals.next_if(|_| comes_at <= now) {
-                // The long ones are long enough for a lane to be kept free from them.
+                // The long ones are long enough for a lane to be kept free of them.
                 let (shape, bytes) = if long { (ShapeKey(2), 10_000) } else { (ShapeKey(1), 100) };
                 let deadline = deadline_ms.map_or(Timestamp::NEVER, |millis| now + Duration::from_millis(millis));
                 let item = Item { shape, bytes, deadline, ..item(ticket, now) };
@@ -182,7 +182,7 @@ proptest! {
                 let runs = |stream: usize| running.iter().flat_map(|batch| &batch.entries).any(|entry| entry.handle == stream);
                 for ((stream, ticket), arrived) in &waiting {
                     let may_run = !stateful || !runs(*stream);
-                    prop_assert!(!may_run || *arrived + delay > now, "{ticket} of {stream} waits since {arrived}, at {now}");
+                    prop_assert!(!may_run || *arrived + delay > now, "{ticket} of {stream} has waited since {arrived}, at {now}");
                 }
             }
             let wakeup = queue.next_wakeup(now);

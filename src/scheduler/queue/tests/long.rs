@@ -1,9 +1,9 @@
-//! Calls that are long beside others.
+//! Calls that are long compared with others.
 
 use super::*;
 
 #[test]
-fn long_calls_leave_a_lane_to_short_ones_while_those_come() {
+fn long_calls_leave_a_lane_to_short_ones_while_those_keep_coming() {
     let (mut queue, fast, slow) = fast_and_slow(2);
     let flood = open(&mut queue, StreamOptions::of(slow), "slow");
     let calm = open(&mut queue, StreamOptions::of(fast), "fast");
@@ -24,8 +24,8 @@ fn long_calls_leave_a_lane_to_short_ones_while_those_come() {
     assert!(next(&mut queue, at(1100)).is_some_and(|batch| batch.model == slow), "nothing short has come for a second");
 }
 
-/// A flood of long calls beside a short one, on two lanes and two long ones.
-fn flood_beside_calm() -> (TestQueue, ModelKey, StreamKey) {
+/// A flood of long calls next to short ones, on two lanes and two long ones.
+fn flood_and_calm() -> (TestQueue, ModelKey, StreamKey) {
     let (queue, fast, slow) = fast_and_slow(2);
     let mut queue = queue.with_long_lanes(2);
     let flood = open(&mut queue, StreamOptions::of(slow), "slow");
@@ -37,7 +37,7 @@ fn flood_beside_calm() -> (TestQueue, ModelKey, StreamKey) {
 
 #[test]
 fn long_calls_go_to_long_lanes_and_leave_all_others_to_short_ones() {
-    let (mut queue, slow, calm) = flood_beside_calm();
+    let (mut queue, slow, calm) = flood_and_calm();
     let first = [(); 2].map(|()| queue.next_batch_of_two(at(0), &mut Vec::new()).expect("a batch"));
     for batch in &first {
         assert_eq!(batch.lane == LaneKind::Long, batch.model == slow);
@@ -45,7 +45,7 @@ fn long_calls_go_to_long_lanes_and_leave_all_others_to_short_ones() {
     }
     assert!(first[0].model != first[1].model);
     first.iter().filter(|batch| batch.model != slow).for_each(|batch| finish(&mut queue, batch));
-    assert_eq!(next(&mut queue, at(2)), None, "both lanes are for short calls");
+    assert_eq!(next(&mut queue, at(2)), None, "both lanes are kept for short calls");
     assert_eq!(queue.next_wakeup(at(2)), Some(at(1002)));
     let second = queue.next_long_batch(at(2), &mut Vec::new()).expect("the next long call");
     assert_eq!((second.model, second.lane), (slow, LaneKind::Long));
@@ -59,9 +59,9 @@ fn long_calls_go_to_long_lanes_and_leave_all_others_to_short_ones() {
 }
 
 #[test]
-fn long_calls_that_are_left_too_little_beside_lanes_that_are_never_idle_take_one_in_their_turn() {
+fn long_calls_left_too_little_by_lanes_that_are_never_idle_take_one_in_turn() {
     let run = |idles: bool| {
-        let (mut queue, slow, calm) = flood_beside_calm();
+        let (mut queue, slow, calm) = flood_and_calm();
         let first = [(); 2].map(|()| queue.next_batch_of_two(at(0), &mut Vec::new()).expect("a batch"));
         let long = first.iter().find(|batch| batch.model == slow).expect("one of the two");
         first.iter().filter(|batch| batch.model != slow).for_each(|batch| finish(&mut queue, batch));
@@ -70,7 +70,7 @@ fn long_calls_that_are_left_too_little_beside_lanes_that_are_never_idle_take_one
         for millis in 1..3_000 {
             let now = at(millis);
             (0..2).for_each(|number| push(&mut queue, calm, item(2 * millis + number, now)));
-            // A flood of short items, or as many as two lanes run with time to spare.
+            // A flood of short items, or as many as two lanes can run with time to spare.
             let asks = if idles { 3 } else { 1 };
             for batch in (0..asks).map_while(|_| next(&mut queue, now)).collect::<Vec<_>>() {
                 if batch.model == slow {
@@ -84,13 +84,13 @@ fn long_calls_that_are_left_too_little_beside_lanes_that_are_never_idle_take_one
     };
     assert_eq!(run(true), [], "there is time to spare");
     let on_lanes = run(false);
-    assert!(on_lanes.len() == 1, "the other lane is for short calls: {on_lanes:?}");
+    assert!(on_lanes.len() == 1, "the other lane is kept for short calls: {on_lanes:?}");
     let (millis, lane, long) = on_lanes[0];
     assert!((1_001..1_100).contains(&millis) && long && lane == LaneKind::Ordinary, "{on_lanes:?}");
 }
 
 #[test]
-fn a_long_call_that_has_waited_for_too_long_is_left_a_core() {
+fn a_long_call_that_has_waited_too_long_gets_a_core() {
     for lanes in [1, 2] {
         let (queue, fast, slow) = fast_and_slow(lanes);
         let mut queue = queue.with_long_lanes(1);
@@ -127,9 +127,9 @@ fn a_long_call_that_has_waited_for_too_long_is_left_a_core() {
 }
 
 #[test]
-fn what_a_call_costs_is_not_learned_where_others_took_its_core() {
+fn a_calls_cost_is_not_learned_if_others_took_its_core() {
     let learned = |took: u32| {
-        let (mut queue, slow, _) = flood_beside_calm();
+        let (mut queue, slow, _) = flood_and_calm();
         let long = std::iter::from_fn(|| queue.next_batch_of_two(at(0), &mut Vec::new())).find(|batch| batch.model == slow);
         let long = long.expect("one of the two");
         let before = queue.cost_of(slow, ShapeKey::default());
@@ -154,7 +154,7 @@ fn short_items_do_not_wait_behind_long_ones_of_their_model() {
     assert_eq!((taken(Some(&on_long)), on_long.lane), (vec![("long", 0)], LaneKind::Long));
     let short = next(&mut queue, at(0)).expect("the lane has nothing else");
     assert_eq!((taken(Some(&short)), short.lane), (vec![("short", 0)], LaneKind::Ordinary));
-    assert_eq!(next(&mut queue, at(0)), None, "what is long waits for its lane");
+    assert_eq!(next(&mut queue, at(0)), None, "a long call waits for its lane");
     assert_eq!((queue.queued(), queue.has_ready()), (3, true));
     finish(&mut queue, &on_long);
     let second = queue.next_long_batch(at(1), &mut Vec::new()).expect("its lane is free");
@@ -162,7 +162,7 @@ fn short_items_do_not_wait_behind_long_ones_of_their_model() {
 }
 
 #[test]
-fn what_runs_on_long_lanes_does_not_make_lanes_share_what_is_short() {
+fn items_on_long_lanes_do_not_make_lanes_share_short_work() {
     let mut queue = TestQueue::new(2, LOTS).with_long_lanes(2);
     let model = queue.add_model(options(false));
     let shaped = |ticket, shape, bytes| Item { shape: ShapeKey(shape), bytes, ..item(ticket, at(0)) };
@@ -191,7 +191,7 @@ fn a_lane_that_is_lent_or_asleep_owes_no_core() {
     push(&mut queue, flood, item(0, at(1)));
     let long = queue.next_batch_of_two(at(1), &mut Vec::new()).expect("a batch");
     assert_eq!(long.lane, LaneKind::Long);
-    // Nobody asks and finds nothing: each item is taken as it comes, long after the call should have been over.
+    // No lane looks and finds nothing: each item is taken as it arrives, long after the call should have ended.
     for millis in 1..100 {
         let now = at(100 * millis);
         push(&mut queue, calm, item(millis, now));
@@ -203,7 +203,7 @@ fn a_lane_that_is_lent_or_asleep_owes_no_core() {
 
 #[test]
 fn once_long_lanes_end_lanes_run_what_is_left() {
-    let (mut queue, slow, _) = flood_beside_calm();
+    let (mut queue, slow, _) = flood_and_calm();
     let first = [(); 2].map(|()| queue.next_batch_of_two(at(0), &mut Vec::new()).expect("a batch"));
     first.iter().filter(|batch| batch.model != slow).for_each(|batch| finish(&mut queue, batch));
     assert_eq!(next(&mut queue, at(1)), None);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn a_retired_model_takes_no_stream_and_goes_with_its_last() {
+fn a_retired_model_takes_no_new_stream_and_goes_with_its_last() {
     let (mut queue, model) = one_model(1, options(false));
     let a = open(&mut queue, StreamOptions::of(model), "a");
     push(&mut queue, a, item(0, at(0)));
@@ -22,7 +22,7 @@ fn a_retired_model_takes_no_stream_and_goes_with_its_last() {
 }
 
 #[test]
-fn a_model_that_serves_is_not_removed_and_one_that_is_gone_is_told_apart_from_its_successor() {
+fn a_model_that_serves_is_not_removed_and_one_that_is_gone_is_not_mistaken_for_its_successor() {
     let (mut queue, old) = one_model(1, options(false));
     assert!(!queue.remove_spent(old), "it was not retired");
     queue.retire_model(old);
@@ -61,14 +61,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..150)
 }
 
-/// A model as an account outside sees it.
+/// A model, as tracked from outside.
 struct Known {
     key: ModelKey,
     retired: bool,
     open: usize,
 }
 
-/// A stream as its client sees it.
+/// A stream, as its client sees it.
 struct Opened {
     key: StreamKey,
     model: usize,
@@ -77,7 +77,7 @@ struct Opened {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: a model is there until it is retired and its last stream has ended, and not longer; each
+    /// Whatever happens in whatever order: a model stays until it is retired and its last stream has ended, and no longer; each
     /// item leaves exactly once; nothing is left at the end.
     #[test]
     fn models_go_with_their_last_stream_and_take_no_item_along(steps in steps()) {

@@ -1,4 +1,4 @@
-//! Properties, against a naive account of every item.
+//! Properties, checked against a naive account of every item.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,22 +34,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..120)
 }
 
-/// What a lane tells of a batch that gave results.
+/// What a lane reports of a batch that gave results.
 fn success(batch: &Batch<usize, ()>, now: Timestamp) -> Executed {
     let waited = batch.entries.iter().map(|entry| now.since(entry.item.arrived)).sum();
     let call = ModelCall { items: batch.entries.len(), waited, times: CallTimes { compute: MS, ..CallTimes::default() } };
     Executed { calls: [call].into_iter().collect(), failed: Spent::default(), finished: now }
 }
 
-/// What a lane tells of a batch of which no item gave results.
+/// What a lane reports of a batch in which no item gave results.
 fn failure(batch: &Batch<usize, ()>, now: Timestamp) -> Executed {
     let time = batch.entries.iter().map(|entry| now.since(entry.item.arrived)).sum();
     Executed { failed: Spent { count: batch.entries.len() as u64, time }, ..Executed::default() }
 }
 
 proptest! {
-    /// Against a naive account of every item: each leaves exactly once, in the order of its stream; batches keep their limits;
-    /// expired items do not run; wake-ups are never in the past; the ledger adds up, and the statistics with it.
+    /// Checked against a naive account of every item: each leaves exactly once, in its stream's order; batches keep their limits;
+    /// expired items do not run; wake-ups are never in the past; the ledger adds up, and so do the statistics.
     #[test]
     fn holds_its_invariants_whatever_happens(stateful: bool, lanes in 1_usize..4, steps in steps()) {
         let limits = Admission { items: 12, ..LOTS };
@@ -88,7 +88,8 @@ proptest! {
                     let own = waiting.range((stream, 0)..=(stream, u64::MAX)).count();
                     let (full, crowded) = (waiting.len() >= limits.items, waiting.len() > limits.items / 2);
                     let pushed = queue.push(key, item, &mut expired);
-                    // A tenant may have its share once more than half is taken; a stream that drops gives up all it has before.
+                    // A tenant may have used up its share once more than half is taken; a stream that drops first gives up
+                    // everything it has.
                     let gives_way = drops && own > 0;
                     match &pushed {
                         Ok(()) => prop_assert!(!full || gives_way),

@@ -1,8 +1,8 @@
-//! What becomes of a queue that contradicts itself.
+//! What happens to a queue that contradicts itself.
 
 use super::*;
 
-/// A broken invariant must end in a repair, not in a lane that looks for ever.
+/// A broken invariant must end in a repair, not in a lane that searches for ever.
 #[test]
 fn a_model_with_a_turn_and_no_ready_stream_is_repaired_and_loses_nothing() {
     let mut queue = Queue::new(1, LOTS);
@@ -40,7 +40,7 @@ fn a_ready_stream_without_items_is_taken_out_and_others_go_on() {
 }
 
 #[test]
-fn a_defect_that_comes_back_is_reported_ever_more_seldom() {
+fn a_bug_that_recurs_is_reported_less_and_less_often() {
     let (mut queue, model) = one_model(1, options(false));
     let stream = open(&mut queue, StreamOptions::of(model), "a");
     push(&mut queue, stream, item(0, at(0)));

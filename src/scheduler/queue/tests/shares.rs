@@ -13,15 +13,15 @@ const LENGTH: Duration = Duration::from_secs(4);
 pub(super) struct Load {
     stateful: bool,
     items_max: usize,
-    /// Of each stream, relative to the time in which all lanes run an item of each.
+    /// Each stream's period, relative to the time in which all lanes run one item of each stream.
     period: f64,
-    /// How much of a period items come late, at random.
+    /// How late items arrive, at random, as a fraction of a period.
     pub(super) jitter: f64,
     /// Whether the first stream floods instead: it drops nothing, and always has items waiting.
     flood: bool,
 }
 
-/// A call of 8 ms and 1 ms an item, so that eight items take 16 ms.
+/// A call takes 8 ms plus 1 ms an item, so eight items take 16 ms.
 fn slow_options(stateful: bool) -> ModelOptions {
     let curve = CostCurve::new([1_u32, 2, 4, 8, 16].map(|batch| MS * 8 + MS * batch).to_vec());
     ModelOptions { curve, max_batch: 8, ..options(stateful) }
@@ -31,7 +31,7 @@ fn call(items: usize) -> Duration {
     MS * 8 + MS * items as u32
 }
 
-/// Numbers that look random, from 0 to 1.
+/// Numbers between 0 and 1 that look random.
 fn random(state: &mut u64) -> f64 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     (*state >> 33) as f64 / (1_u64 << 31) as f64
@@ -39,9 +39,9 @@ fn random(state: &mut u64) -> f64 {
 
 /// What was run.
 struct Served {
-    /// Of each stream.
+    /// By stream.
     items: Vec<u64>,
-    /// Of all, before they were too old.
+    /// In all, before they were too old.
     in_time: u64,
 }
 
@@ -109,12 +109,13 @@ fn serve(load: Load, peer_of: impl Fn(usize) -> Peer) -> Served {
     }
 }
 
-/// Asserts that each stream has at least `least` of an even share, that Jain's index is at least `jain`, and that what is run is worth it.
+/// Asserts that each stream gets at least `least` of an even share, that Jain's index is at least `jain`, and that what runs is
+/// worth running.
 fn assert_shared(load: Load, least: f64, jain: f64) -> Vec<f64> {
     assert_shared_by(load, least, jain, |_| Peer::default())
 }
 
-/// The same, where a stream belongs to this peer.
+/// The same, with streams belonging to these peers.
 pub(super) fn assert_shared_by(load: Load, least: f64, jain: f64, peer_of: impl Fn(usize) -> Peer) -> Vec<f64> {
     let Served { items, in_time } = serve(load, peer_of);
     let sum = items.iter().sum::<u64>() as f64;
@@ -127,11 +128,11 @@ pub(super) fn assert_shared_by(load: Load, least: f64, jain: f64, peer_of: impl 
         fewest >= least && index >= jain,
         "{load:?}: the least share is {fewest:.3} of an even one, and Jain's index {index:.3}"
     );
-    assert!(useful >= 0.95, "{load:?}: only {useful:.3} of the capacity went into results that were there in time");
+    assert!(useful >= 0.95, "{load:?}: only {useful:.3} of the capacity went into results delivered in time");
     shares
 }
 
-/// At twice the capacity, about as much, and at 1.7 and 2.5 times, with `latest` and two windows of `drop_oldest`.
+/// At twice the capacity or close to it, and at 1.7 and 2.5 times, with `latest` and two windows of `drop_oldest`.
 pub(super) fn loads() -> impl Iterator<Item = Load> {
     let kinds = [false, true].into_iter().flat_map(|stateful| [1, 8, 32].map(|items_max| (stateful, items_max)));
     let times = [0.4, 0.48, 0.5, 0.51, 0.6].into_iter().flat_map(|period| [0.0, 0.2].map(|jitter| (period, jitter)));
@@ -141,8 +142,8 @@ pub(super) fn loads() -> impl Iterator<Item = Load> {
     })
 }
 
-/// Where the period of the streams is that of the calls, some streams come just after each batch was formed; and where several items
-/// of a stream wait, all of them are late. Neither may decide who is served.
+/// Where the streams' period equals that of the calls, some streams always arrive just after a batch was formed; and where
+/// several items of a stream wait, all of them are late. Neither may decide who is served.
 #[test]
 fn streams_that_drop_have_equal_shares_of_what_can_be_run() {
     for load in loads() {
@@ -151,7 +152,7 @@ fn streams_that_drop_have_equal_shares_of_what_can_be_run() {
 }
 
 #[test]
-fn one_that_floods_beside_them_takes_little_more_than_its_share() {
+fn one_that_floods_takes_little_more_than_its_share() {
     for load in loads().filter(|load| load.jitter > 0.0) {
         let shares = assert_shared(Load { flood: true, ..load }, 0.85, 0.99);
         assert!((0.9..1.6).contains(&shares[0]), "{load:?}: {:.3} of an even share", shares[0]);
