@@ -6,31 +6,22 @@ use std::{
     fs::File,
     os::unix::fs::FileExt as _,
     sync::LazyLock,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
-
-use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::domain::Timestamp;
 
 pub use patience::{Due, Moment, Patience};
 
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
-static ORIGIN: LazyLock<(u64, SystemTime)> = LazyLock::new(|| (monotonic_nanos(), SystemTime::now()));
+static ORIGIN: LazyLock<(Instant, SystemTime)> = LazyLock::new(|| (Instant::now(), SystemTime::now()));
 
 /// The current time; the origin is the first call in this process.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn now() -> Timestamp {
     let (origin, _) = *ORIGIN;
-    Timestamp::from_nanos(monotonic_nanos().saturating_sub(origin))
-}
-
-/// The machine's monotonic clock as one number: an item's path reads it a dozen times, and an `Instant` would have to be taken apart each
-/// time.
-fn monotonic_nanos() -> u64 {
-    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Monotonic);
-    // It counts from the machine's start, so that neither is negative and 64 bits last for 500 years.
-    tv_sec.unsigned_abs() * 1_000_000_000 + tv_nsec.unsigned_abs()
+    Timestamp::ZERO + Instant::now().duration_since(origin)
 }
 
 /// A moment as time of day, since 1970. It is computed from the time of day at the origin, so it is the same whenever it is asked
