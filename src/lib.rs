@@ -19,7 +19,6 @@ pub mod memory;
 pub mod native;
 pub mod open_inference;
 pub mod proof;
-pub mod proto;
 pub mod recording;
 pub mod registry;
 pub mod scheduler;
@@ -32,3 +31,5 @@ pub mod telemetry;
 pub mod threads;
 pub mod transport;
 pub mod vitals;
+
+pub use tidemill_wire as proto;

@@ -6,13 +6,16 @@ use prost::{
     encoding::{self, DecodeContext, WireType},
 };
 
-use super::{ItemMessage, item::in_field};
+use super::{
+    ItemMessage,
+    item::{ONLY_READ, in_field},
+};
 use crate::{
     domain::{Fault, FaultKind},
     session::Inbound,
 };
 
-/// `tidemill.v1.ItemList`, the items yet to be read. A server writes none: as a message to be sent, it is empty.
+/// `tidemill.v1.ItemList`, the items yet to be read. A server writes none.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ItemListMessage {
     /// Each a slice of the message that came.
@@ -20,9 +23,12 @@ pub struct ItemListMessage {
 }
 
 impl Message for ItemListMessage {
-    fn encode_raw(&self, _buf: &mut impl BufMut) {}
+    fn encode_raw(&self, _buf: &mut impl BufMut) {
+        debug_assert!(false, "{ONLY_READ}");
+    }
 
     fn encoded_len(&self) -> usize {
+        debug_assert!(false, "{ONLY_READ}");
         0
     }
 

@@ -21,7 +21,7 @@ use tonic::{
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-use super::parcel;
+use crate::parcel;
 
 /// First allocation of a stream's encode and decode buffers, in bytes.
 const BUFFER_BYTES: usize = 512;
@@ -188,7 +188,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
+    use crate::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
 
     #[test]
     fn members_of_a_message_are_counted_and_not_what_is_in_them() {

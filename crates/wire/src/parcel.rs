@@ -24,6 +24,7 @@ thread_local! {
 
 /// Puts a message in its place on this thread, and gives the ticket for it.
 #[must_use]
+#[inline]
 pub fn send(message: Bytes) -> [u8; TICKET_BYTES] {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let ticket = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -33,6 +34,7 @@ pub fn send(message: Bytes) -> [u8; TICKET_BYTES] {
 
 /// The message that was put in its place for this ticket; `None` if it is none, but a message itself.
 #[must_use]
+#[inline]
 pub fn receive(ticket: &[u8]) -> Option<Bytes> {
     let ticket = ticket.try_into().map(u64::from_be_bytes).ok()?;
     // What is not asked for by its ticket at once never will be.
