@@ -2,11 +2,9 @@
 //!
 //! Knows the order of events on a stream; does not know how the audio is sent.
 
-use std::pin::Pin;
-
-use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
+use futures::FutureExt as _;
 use prost_types::Duration;
-use tonic::{Status, Streaming};
+use tidemill_client::{Event, Events, outputs};
 
 use super::{
     StreamArgs,
@@ -14,114 +12,25 @@ use super::{
     records::{OpenedRecord, ResultRecord, SegmentRecord, SegmentStartedRecord, SkippedRecord, SummaryRecord, seconds},
     status::{Ending, Failure},
 };
-use crate::proto::v1::{
-    FeedResponse, Framing, ItemResult, Opened, PayloadKind, ResultOrder, ScanResponse, Segment, SegmentStarted, Skipped,
-    StreamConfig, Summary, feed_response, item_result, scan_response,
-};
+use crate::proto::v1::{ItemResult, Opened, PayloadKind, ResultOrder, Segment, StreamConfig};
 
-/// What Feed and Scan have in common.
-#[derive(Debug)]
-pub(super) enum StreamEvent {
-    Opened(Opened),
-    Result(ItemResult),
-    SegmentStarted(SegmentStarted),
-    Segment(Segment),
-    Skipped(Skipped),
-    Completed(Summary),
-    /// A kind that this client does not ask for or does not know; newer servers may send some.
-    Other,
-}
-
-impl From<FeedResponse> for StreamEvent {
-    fn from(response: FeedResponse) -> Self {
-        match response.event {
-            Some(feed_response::Event::Opened(opened)) => Self::Opened(opened),
-            Some(feed_response::Event::Result(result)) => Self::Result(result),
-            Some(feed_response::Event::SegmentStarted(started)) => Self::SegmentStarted(started),
-            Some(feed_response::Event::Segment(segment)) => Self::Segment(segment),
-            Some(feed_response::Event::Completed(summary)) => Self::Completed(summary),
-            Some(feed_response::Event::Skipped(skipped)) => Self::Skipped(skipped),
-            Some(feed_response::Event::Flushed(_)) | None => Self::Other,
-        }
-    }
-}
-
-impl From<ScanResponse> for StreamEvent {
-    fn from(response: ScanResponse) -> Self {
-        match response.event {
-            Some(scan_response::Event::Opened(opened)) => Self::Opened(opened),
-            Some(scan_response::Event::Result(result)) => Self::Result(result),
-            Some(scan_response::Event::SegmentStarted(started)) => Self::SegmentStarted(started),
-            Some(scan_response::Event::Segment(segment)) => Self::Segment(segment),
-            Some(scan_response::Event::Completed(summary)) => Self::Completed(summary),
-            None => Self::Other,
-        }
-    }
-}
-
-/// The events of one stream, as they arrive.
-pub(super) struct Events {
-    stream: Pin<Box<dyn Stream<Item = Result<StreamEvent, Status>> + Send>>,
-}
-
-impl Events {
-    /// The events of a response stream.
-    pub(super) fn new<T>(responses: Streaming<T>) -> Self
-    where
-        T: Into<StreamEvent> + Send + 'static,
-    {
-        Self { stream: Box::pin(responses.map_ok(Into::into)) }
-    }
-
-    /// Waits for `opened`, with which every stream begins, and returns it with its framing.
-    ///
-    /// # Errors
-    /// [`Failure::Refused`] if the server does not open the stream, [`Failure::UnexpectedAnswer`] if it says something else first, or names
-    /// no usable framing.
-    pub(super) async fn opened(&mut self) -> Result<(Opened, Framing), Failure> {
-        let opened = match self.stream.next().await {
-            Some(Ok(StreamEvent::Opened(opened))) => opened,
-            Some(Ok(_)) => return Err(Failure::UnexpectedAnswer("the stream did not begin with 'opened'".to_owned())),
-            Some(Err(status)) => return Err(status.into()),
-            None => return Err(Failure::UnexpectedAnswer("the stream ended before it was opened".to_owned())),
-        };
-        let framing = usable_framing(opened.framing, &opened.model)?;
-        Ok((opened, framing))
-    }
-
-    /// Prints events until the server says that everything is answered.
-    ///
-    /// # Errors
-    /// [`Failure::Refused`] if the server ends the stream with an error, [`Failure::UnexpectedAnswer`] if it ends without
-    /// `completed`, [`Failure::Output`] if printing fails.
-    pub(super) async fn print(&mut self, printer: &mut Printer, tally: &mut Tally) -> Result<(), Failure> {
-        loop {
-            let event = match self.stream.next().now_or_never() {
-                Some(event) => event,
-                None => {
-                    printer.flush()?;
-                    self.stream.next().await
-                }
-            };
-            match event {
-                Some(Ok(event)) => tally.take(event, printer)?,
-                Some(Err(status)) => return Err(status.into()),
-                None if tally.summary.completed => return Ok(()),
-                None => return Err(Failure::UnexpectedAnswer("the stream ended without 'completed'".to_owned())),
-            }
-        }
-    }
-}
-
-/// The framing of a model that takes raw audio.
+/// Prints events until the server says that everything is answered.
 ///
 /// # Errors
-/// [`Failure::BadInput`] if the model takes only tensors, [`Failure::UnexpectedAnswer`] for a rate or window of zero.
-pub(super) fn usable_framing(framing: Option<Framing>, model: &str) -> Result<Framing, Failure> {
-    match framing {
-        Some(framing) if framing.sample_rate_hz > 0 && framing.window_samples > 0 => Ok(framing),
-        Some(_) => Err(Failure::UnexpectedAnswer(format!("the framing of model '{model}' has no rate or no window"))),
-        None => Err(Failure::BadInput(format!("model '{model}' takes no audio; send tensors: tidemill predict --tensor"))),
+/// [`Failure::Server`] if the server ends the stream with an error, or without `completed`, [`Failure::Output`] if printing fails.
+pub(super) async fn print_events(events: &mut Events, printer: &mut Printer, tally: &mut Tally) -> Result<(), Failure> {
+    loop {
+        let event = match events.next().now_or_never() {
+            Some(event) => event,
+            None => {
+                printer.flush()?;
+                events.next().await
+            }
+        };
+        match event? {
+            Some(event) => tally.take(event, printer)?,
+            None => return Ok(()),
+        }
     }
 }
 
@@ -162,25 +71,25 @@ impl Tally {
     }
 
     /// Counts and prints one event.
-    fn take(&mut self, event: StreamEvent, printer: &mut Printer) -> Result<(), Failure> {
+    fn take(&mut self, event: Event, printer: &mut Printer) -> Result<(), Failure> {
         match event {
-            StreamEvent::Result(result) => self.take_result(&result, printer)?,
-            StreamEvent::SegmentStarted(started) => {
+            Event::Result(result) => self.take_result(&result, printer)?,
+            Event::SegmentStarted(started) => {
                 let started = SegmentStartedRecord::from(&started);
                 printer.print(&started)?;
                 self.open_segment = Some(started);
             }
-            StreamEvent::Segment(segment) => {
+            Event::Segment(segment) => {
                 self.open_segment = None;
                 self.take_segment(&segment, printer)?;
             }
-            StreamEvent::Skipped(skipped) => {
+            Event::Skipped(skipped) => {
                 self.summary.items += skipped.results;
                 self.summary.skipped += skipped.results;
                 printer.print(&SkippedRecord::from(&skipped))?;
             }
-            StreamEvent::Completed(summary) => self.summary.complete(&summary),
-            StreamEvent::Opened(_) | StreamEvent::Other => {}
+            Event::Completed(summary) => self.summary.complete(&summary),
+            Event::Opened(_) | Event::Flushed(_) | Event::Other => {}
         }
         Ok(())
     }
@@ -193,7 +102,7 @@ impl Tally {
 
     /// Counts an answer, and prints it if it is an error or the user wants to see them all.
     pub(super) fn take_result(&mut self, result: &ItemResult, printer: &mut Printer) -> Result<(), Failure> {
-        let is_ok = matches!(result.outcome, Some(item_result::Outcome::Outputs(_)));
+        let is_ok = outputs(result).is_ok();
         if result.last {
             self.summary.items += 1;
             *(if is_ok { &mut self.summary.ok } else { &mut self.summary.errors }) += 1;

@@ -6,34 +6,22 @@ use std::{pin::pin, time::Duration};
 
 use clap::{Args, ValueEnum};
 use futures::future::{Either, select};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, sleep_until},
-};
-use tokio_stream::wrappers::ReceiverStream;
+use tidemill_client::{Error, Feed, FeedSender, audio_framing, keepalive_interval};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     AudioInput, StreamArgs,
     audio::{AudioSource, SAMPLE_BYTES},
-    connection::{ConnectionArgs, inference, unless_interrupted},
-    events::{Events, Tally, print_opened, stream_config},
+    connection::{ConnectionArgs, unless_interrupted},
+    events::{Tally, print_events, print_opened, stream_config},
     output::Printer,
     status::{Ending, Failure},
 };
-use crate::proto::{
-    duration_from_wire,
-    v1::{FeedRequest, Framing, KeepAlive, Opened, OverflowPolicy, StreamConfig, UnreadPolicy, feed_request::Message},
-};
-
-/// Requests between the reader of the audio and the connection: enough to keep the connection busy, too few to hide its pace.
-const QUEUED_REQUESTS: usize = 4;
+use crate::proto::v1::{Framing, Opened, OverflowPolicy, StreamConfig, UnreadPolicy};
 
 /// Room that a message's other fields take besides its chunk.
 const MESSAGE_OVERHEAD_BYTES: u64 = 64;
-
-/// How often a silent client gives a sign of life if the server names no idle timeout.
-const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(15);
 
 const HELP: &str = help!(
     "\
@@ -133,19 +121,14 @@ impl UnreadArg {
 
 pub(super) async fn run(args: &FeedArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
     let mut source = AudioSource::of(&args.input).await?;
-    let (requests, receiver) = mpsc::channel(QUEUED_REQUESTS);
     let opening = async {
-        let channel = args.connection.connect().await?;
+        let client = args.connection.connect().await?;
         let (overflow, unread) = (args.overflow.wire().into(), args.unread.wire().into());
-        let config = StreamConfig { overflow, unread, ..stream_config(&args.stream) };
-        let open = request(Message::Open(config));
-        requests.send(open).await.map_err(|_| Failure::ConnectionLost("the stream ended before it began".to_owned()))?;
-        let responses = inference(channel).feed(ReceiverStream::new(receiver)).await?;
-        let mut events = Events::new(responses.into_inner());
-        let (opened, framing) = events.opened().await?;
-        Ok((events, opened, framing))
+        let feed = client.feed(StreamConfig { overflow, unread, ..stream_config(&args.stream) }).await?;
+        let framing = audio_framing(feed.opened.framing, &feed.opened.model)?;
+        Ok((feed, framing))
     };
-    let (mut events, opened, framing) = unless_interrupted(interrupt, opening).await?;
+    let (Feed { opened, sender, mut events }, framing) = unless_interrupted(interrupt, opening).await?;
     source.set_rate(framing.sample_rate_hz, printer).await?;
     let plan = SendPlan::new(args, &opened, framing)?;
     print_opened(&opened, printer)?;
@@ -153,13 +136,13 @@ pub(super) async fn run(args: &FeedArgs, printer: &mut Printer, interrupt: &Canc
     printer.start_progress(source.samples_total());
 
     let outcome = {
-        let sending = pin!(send(&mut source, requests, plan, interrupt));
-        let receiving = pin!(events.print(printer, &mut tally));
+        let sending = pin!(send(&mut source, sender, plan, interrupt));
+        let receiving = pin!(print_events(&mut events, printer, &mut tally));
         // An answer that ends the stream ends the sending too, even while that waits for a microphone.
         match select(sending, receiving).await {
             Either::Left((sent, receiving)) => receiving.await.and(sent),
             Either::Right((received, _)) => received
-                .and(Err(Failure::UnexpectedAnswer("the server completed the stream before all audio was sent".to_owned()))),
+                .and(Err(Error::UnexpectedAnswer("the server completed the stream before all audio was sent".to_owned()).into())),
         }
     };
     tally.finish(outcome, interrupt.is_cancelled(), printer).map(|ending| source.ending(ending, printer))
@@ -185,22 +168,19 @@ impl SendPlan {
             let reason = format!("makes messages of {message_bytes} bytes, but the server takes {limit} at most");
             return Err(Failure::BadInput(format!("--chunk-ms {chunk_ms} {reason}")));
         }
-        let idle_timeout = limits.idle_timeout.and_then(duration_from_wire);
-        let keepalive_interval =
-            idle_timeout.filter(|timeout| !timeout.is_zero()).map_or(KEEPALIVE_DEFAULT, |timeout| timeout / 3);
         Ok(Self {
             chunk_samples: usize::try_from(chunk_samples).unwrap_or(usize::MAX / SAMPLE_BYTES),
             pace_hz: args.realtime.then_some(rate_hz),
-            keepalive_interval,
+            keepalive_interval: keepalive_interval(opened),
         })
     }
 }
 
-/// Sends the whole source, then half-closes by dropping `requests`; Ctrl-C makes it do so earlier. A server that has gone away ends it too:
+/// Sends the whole source, then half-closes by dropping `sender`; Ctrl-C makes it do so earlier. A server that has gone away ends it too:
 /// the receiving half knows why.
 async fn send(
     source: &mut AudioSource,
-    requests: mpsc::Sender<FeedRequest>,
+    sender: FeedSender,
     plan: SendPlan,
     interrupt: &CancellationToken,
 ) -> Result<(), Failure> {
@@ -222,11 +202,11 @@ async fn send(
                 tokio::select! {
                     biased;
                     chunk = &mut next => break chunk?,
-                    () = sleep(plan.keepalive_interval) => drop(requests.send(request(Message::Keepalive(KeepAlive {}))).await),
+                    () = sleep(plan.keepalive_interval) => drop(sender.keep_alive().await),
                 }
             };
             let Some(chunk) = chunk else { return Ok(false) };
-            Ok(requests.send(request(Message::Chunk(chunk))).await.is_ok())
+            Ok(sender.send_chunk(chunk).await.is_ok())
         };
         match interrupt.run_until_cancelled(sending_next).await {
             Some(Ok(true)) => {}
@@ -234,10 +214,6 @@ async fn send(
             Some(Err(failure)) => return Err(failure),
         }
     }
-}
-
-const fn request(message: Message) -> FeedRequest {
-    FeedRequest { message: Some(message) }
 }
 
 /// How long this many samples take to record.
@@ -250,7 +226,10 @@ fn duration_of(samples: u64, rate_hz: u32) -> Duration {
 mod tests {
     use std::io::Cursor;
 
+    use tokio::sync::mpsc;
+
     use super::*;
+    use crate::proto::v1::{FeedRequest, KeepAlive, feed_request::Message};
 
     const PLAN: SendPlan = SendPlan { chunk_samples: 1_600, pace_hz: Some(16_000), keepalive_interval: Duration::from_secs(5) };
 
@@ -269,7 +248,7 @@ mod tests {
             }
             seen
         };
-        let (sent, seen) = tokio::join!(send(&mut source, requests, PLAN, &interrupt), receiving);
+        let (sent, seen) = tokio::join!(send(&mut source, FeedSender::new(requests), PLAN, &interrupt), receiving);
         sent.expect("all sent");
         let due = [(3_200, 100), (3_200, 200), (1_600, 250)].map(|(bytes, due_ms)| (bytes, Duration::from_millis(due_ms)));
         assert_eq!(seen, due);
@@ -290,7 +269,7 @@ mod tests {
             drop(microphone);
             receiver.recv().await.and_then(|request: FeedRequest| request.message)
         };
-        let (sent, last) = tokio::join!(send(&mut source, requests, PLAN, &interrupt), receiving);
+        let (sent, last) = tokio::join!(send(&mut source, FeedSender::new(requests), PLAN, &interrupt), receiving);
         sent.expect("all sent");
         assert_eq!(last, Some(Message::Chunk(vec![1; 1_000].into())));
     }

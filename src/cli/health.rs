@@ -6,14 +6,11 @@ use std::fmt;
 
 use clap::Args;
 use serde::Serialize;
+use tidemill_client::{Client, wire::health::health_check_response::ServingStatus};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
-use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
-};
 
 use super::{
-    connection::{ConnectionArgs, question, unless_interrupted},
+    connection::{ConnectionArgs, unless_interrupted},
     output::Printer,
     printed::Record,
     status::{Ending, Failure},
@@ -47,30 +44,27 @@ pub struct HealthArgs {
 
 pub(super) async fn run(args: &HealthArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
     unless_interrupted(interrupt, async {
-        let channel = args.connection.connect().await?;
-        let client = HealthClient::new(channel);
-        if args.watch { watch(args, client, printer).await } else { check(args, client, printer).await }
+        let client = args.connection.connect().await?;
+        if args.watch { watch(args, &client, printer).await } else { check(args, &client, printer).await }
     })
     .await
 }
 
-async fn check(args: &HealthArgs, mut client: HealthClient<Channel>, printer: &mut Printer) -> Result<Ending, Failure> {
-    let response = client.check(question(HealthCheckRequest { service: args.model.clone() })).await?.into_inner();
-    print(args, &response, printer)
+async fn check(args: &HealthArgs, client: &Client, printer: &mut Printer) -> Result<Ending, Failure> {
+    print(args, client.health(&args.model).await?, printer)
 }
 
-async fn watch(args: &HealthArgs, mut client: HealthClient<Channel>, printer: &mut Printer) -> Result<Ending, Failure> {
-    let mut changes = client.watch(HealthCheckRequest { service: args.model.clone() }).await?.into_inner();
+async fn watch(args: &HealthArgs, client: &Client, printer: &mut Printer) -> Result<Ending, Failure> {
+    let mut changes = client.watch_health(&args.model).await?;
     let mut ending = Ending::SomeFailed;
-    while let Some(response) = changes.message().await? {
-        ending = print(args, &response, printer)?;
+    while let Some(status) = changes.next().await? {
+        ending = print(args, status, printer)?;
         printer.flush()?;
     }
     Ok(ending)
 }
 
-fn print(args: &HealthArgs, response: &HealthCheckResponse, printer: &mut Printer) -> Result<Ending, Failure> {
-    let status = response.status();
+fn print(args: &HealthArgs, status: ServingStatus, printer: &mut Printer) -> Result<Ending, Failure> {
     printer.print(&HealthRecord { model: args.model.clone(), status: status.as_str_name() })?;
     Ok(if status == ServingStatus::Serving { Ending::Ok } else { Ending::SomeFailed })
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connection::{ConnectionArgs, model_detail, models, question, unless_interrupted},
+    connection::{ConnectionArgs, unless_interrupted},
     export::{self, ExportArgs},
     output::{Printer, table},
     printed::{Place, Record},
@@ -19,8 +19,8 @@ use super::{
 use crate::proto::{
     duration_from_wire,
     v1::{
-        BatchCost, Batching, BatchingVerdict, Framing, ListModelsRequest, ModelDetail, ModelState, ModelSummary, Padding,
-        PayloadKind, ProveModelRequest, SegmentRules, ShapeCost, StateSpec, StreamLimits, TensorSpec,
+        BatchCost, Batching, BatchingVerdict, Framing, ModelDetail, ModelState, ModelSummary, Padding, PayloadKind, SegmentRules,
+        ShapeCost, StateSpec, StreamLimits, TensorSpec,
     },
 };
 
@@ -101,22 +101,16 @@ pub(super) async fn run(args: &ModelsArgs, printer: &mut Printer, interrupt: &Ca
         None => &args.connection,
     };
     unless_interrupted(interrupt, async {
-        let channel = connection.connect().await?;
+        let client = connection.connect().await?;
         if let Some(ModelsAction::Prove(ProveArgs { name, seed, .. })) = &args.action {
-            // This takes as long as the model's trial calls do, so there is no deadline.
-            let request = ProveModelRequest { name: name.clone(), seed: *seed };
-            let response = models(channel).prove_model(request).await?.into_inner();
-            return print_list(&response.models, printer);
+            return print_list(&client.prove_model(name, *seed).await?, printer);
         }
         match &args.name {
             Some(name) => {
-                let detail = model_detail(channel, name, &args.model_version).await?;
+                let detail = client.model(name, &args.model_version).await?;
                 printer.print(&DetailRecord::from(&detail))
             }
-            None => {
-                let response = models(channel).list_models(question(ListModelsRequest {})).await?.into_inner();
-                print_list(&response.models, printer)
-            }
+            None => print_list(&client.list_models().await?, printer),
         }
     })
     .await?;

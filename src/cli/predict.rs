@@ -7,14 +7,13 @@ use std::{fmt, path::PathBuf, time::Duration};
 use bytes::Bytes;
 use clap::Args;
 use serde::Serialize;
+use tidemill_client::audio_framing;
 use tokio_util::sync::CancellationToken;
-use tonic::Request;
 
 use super::{
     AudioInput, PriorityArg, RawArgs,
     audio::AudioSource,
-    connection::{ConnectionArgs, inference, model_detail, unless_interrupted},
-    events::usable_framing,
+    connection::{ConnectionArgs, unless_interrupted},
     output::Printer,
     printed::Record,
     records::TimingRecord,
@@ -95,13 +94,13 @@ pub(super) async fn run(args: &PredictArgs, printer: &mut Printer, interrupt: &C
     let asking = async {
         let input = AudioInput { file: args.file.clone(), sample: args.sample, raw: args.raw };
         let source = if input.file.is_some() || input.sample { Some(AudioSource::of(&input).await?) } else { None };
-        let channel = args.connection.connect().await?;
-        let detail = model_detail(channel.clone(), &args.model, &args.model_version).await?;
+        let client = args.connection.connect().await?;
+        let detail = client.model(&args.model, &args.model_version).await?;
         let payload = match source {
             Some(source) => Payload::PcmS16le(window(args, source, &detail, printer).await?),
             None => Payload::Item(item(args, &detail).await?),
         };
-        let message = PredictRequest {
+        let request = PredictRequest {
             model: args.model.clone(),
             version: args.model_version.clone(),
             payload: Some(payload),
@@ -109,9 +108,7 @@ pub(super) async fn run(args: &PredictArgs, printer: &mut Printer, interrupt: &C
             accept_container_bytes: true,
             ..PredictRequest::default()
         };
-        let mut request = Request::new(message);
-        request.set_timeout(Duration::from_millis(args.deadline_ms.into()));
-        Ok(inference(channel).predict(request).await?.into_inner())
+        Ok(client.predict(request, Duration::from_millis(args.deadline_ms.into())).await?)
     };
     let response = unless_interrupted(interrupt, asking).await?;
     printer.print(&PredictionRecord::from(&response))?;
@@ -125,7 +122,7 @@ async fn window(
     detail: &ModelDetail,
     printer: &mut Printer,
 ) -> Result<Bytes, Failure> {
-    let framing = usable_framing(detail.framing, &args.model)?;
+    let framing = audio_framing(detail.framing, &args.model)?;
     source.set_rate(framing.sample_rate_hz, printer).await?;
     source.skip((args.at * f64::from(framing.sample_rate_hz)).round() as u64).await?;
     let samples = usize::try_from(framing.window_samples).unwrap_or(usize::MAX);

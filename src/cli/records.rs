@@ -5,15 +5,15 @@
 use std::{fmt, time::Duration};
 
 use serde::Serialize;
+use tidemill_client::{ItemError, Refusal, outputs};
 
 use super::{
     printed::{Place, Record},
-    status::Refusal,
     tensors::TensorRecord,
 };
 use crate::proto::{
     duration_from_wire,
-    v1::{ItemResult, Opened, Segment, SegmentStarted, Skipped, Summary, Timing, item_result},
+    v1::{ItemResult, Opened, Segment, SegmentStarted, Skipped, Summary, Timing},
 };
 
 /// The server's first word on a stream.
@@ -82,12 +82,10 @@ pub(super) struct ResultRecord {
 impl ResultRecord {
     /// A result of a stream with this many samples a second.
     pub(super) fn new(result: &ItemResult, rate_hz: u32) -> Self {
-        let (outputs, error) = match &result.outcome {
-            Some(item_result::Outcome::Outputs(outputs)) => {
-                (Some(outputs.tensors.iter().map(TensorRecord::from).collect()), None)
-            }
-            Some(item_result::Outcome::Error(status)) => (None, Some(Refusal::from(status))),
-            None => (None, None),
+        let (outputs, error) = match outputs(result) {
+            Ok(outputs) => (Some(outputs.iter().map(TensorRecord::from).collect()), None),
+            Err(ItemError::Answered(status)) => (None, Some(Refusal::from(status))),
+            Err(ItemError::Empty) => (None, None),
         };
         Self {
             seq: result.seq,

@@ -4,13 +4,14 @@
 
 use bytes::{Bytes, BytesMut};
 use clap::Args;
+use tidemill_client::audio_framing;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     AudioInput, StreamArgs,
     audio::{AudioSource, SAMPLE_BYTES},
-    connection::{ConnectionArgs, inference, model_detail, unless_interrupted},
-    events::{Events, Tally, print_opened, stream_config, usable_framing},
+    connection::{ConnectionArgs, unless_interrupted},
+    events::{Tally, print_events, print_opened, stream_config},
     output::Printer,
     status::{Ending, Failure},
 };
@@ -54,17 +55,17 @@ pub struct ScanArgs {
 pub(super) async fn run(args: &ScanArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
     let mut source = AudioSource::of(&args.input).await?;
     let opening = async {
-        let channel = args.connection.connect().await?;
-        let detail = model_detail(channel.clone(), &args.stream.model, &args.stream.model_version).await?;
-        let framing = usable_framing(detail.framing, &args.stream.model)?;
+        let client = args.connection.connect().await?;
+        let detail = client.model(&args.stream.model, &args.stream.model_version).await?;
+        let framing = audio_framing(detail.framing, &args.stream.model)?;
         source.set_rate(framing.sample_rate_hz, printer).await?;
         let message_limit = detail.default_limits.map(|limits| limits.max_message_bytes).filter(|limit| *limit > 0);
         let bytes_max = message_limit.map_or(RECORDING_BYTES_DEFAULT, |limit| limit.saturating_sub(REQUEST_OVERHEAD_BYTES));
         let recording = read_whole(&mut source, bytes_max, args).await?;
         let samples = (recording.len() / SAMPLE_BYTES) as u64;
         let request = ScanRequest { config: Some(stream_config(&args.stream)), payload: Some(Payload::PcmS16le(recording)) };
-        let mut events = Events::new(inference(channel).scan(request).await?.into_inner());
-        let (opened, framing) = events.opened().await?;
+        let (opened, events) = client.scan(request).await?;
+        let framing = audio_framing(opened.framing, &opened.model)?;
         Ok((events, opened, framing, samples))
     };
     let (mut events, opened, framing, samples) = unless_interrupted(interrupt, opening).await?;
@@ -72,7 +73,7 @@ pub(super) async fn run(args: &ScanArgs, printer: &mut Printer, interrupt: &Canc
     let mut tally = Tally::new(framing.sample_rate_hz, Some(samples), args.stream.results);
     printer.start_progress(Some(samples));
     // There is nothing left to send, so an interrupt can only give up on the answers.
-    let outcome = interrupt.run_until_cancelled(events.print(printer, &mut tally)).await;
+    let outcome = interrupt.run_until_cancelled(print_events(&mut events, printer, &mut tally)).await;
     let interrupted = outcome.is_none();
     tally.finish(outcome.unwrap_or(Ok(())), interrupted, printer).map(|ending| source.ending(ending, printer))
 }

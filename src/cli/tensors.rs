@@ -7,6 +7,7 @@ use std::{fmt, str::FromStr};
 
 use bytes::Bytes;
 use serde::Serialize;
+use tidemill_client::Error;
 
 use super::{printed::Record, status::Failure};
 use crate::{
@@ -47,7 +48,7 @@ impl TensorArgument {
         let (spec, asked_shape) = self.find_spec(inputs)?;
         let dims = item_dims(spec, has_batch);
         let datatype = domain_datatype(spec.datatype)
-            .ok_or_else(|| Failure::UnexpectedAnswer(format!("input '{}' has datatype {}", spec.name, spec.datatype)))?;
+            .ok_or_else(|| Error::UnexpectedAnswer(format!("input '{}' has datatype {}", spec.name, spec.datatype)))?;
         let (data, elements) =
             self.read(asked_shape.as_deref().unwrap_or(dims), datatype).await.map_err(|reason| self.bad(&reason))?;
         let shape = match asked_shape {

@@ -7,16 +7,16 @@ use std::pin::pin;
 use clap::Args;
 use futures::future::{Either, select};
 use sha2::{Digest as _, Sha256};
+use tidemill_client::{Client, Error, audio_framing};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use super::{
     AudioInput, StreamArgs,
     audio::{AudioSource, SAMPLE_BYTES},
-    connection::{ConnectionArgs, inference, model_detail, unless_interrupted},
-    events::{Tally, stream_config, usable_framing},
+    connection::{ConnectionArgs, unless_interrupted},
+    events::{Tally, stream_config},
     output::Printer,
     records::DigestRecord,
     status::{Ending, Failure},
@@ -64,17 +64,17 @@ pub struct UploadArgs {
 pub(super) async fn run(args: &UploadArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
     let mut source = AudioSource::of(&args.input).await?;
     let asking = async {
-        let channel = args.connection.connect().await?;
-        let detail = model_detail(channel.clone(), &args.stream.model, &args.stream.model_version).await?;
-        Ok((channel, detail))
+        let client = args.connection.connect().await?;
+        let detail = client.model(&args.stream.model, &args.stream.model_version).await?;
+        Ok((client, detail))
     };
-    let (channel, detail) = unless_interrupted(interrupt, asking).await?;
-    let framing = usable_framing(detail.framing, &args.stream.model)?;
+    let (client, detail) = unless_interrupted(interrupt, asking).await?;
+    let framing = audio_framing(detail.framing, &args.stream.model)?;
     source.set_rate(framing.sample_rate_hz, printer).await?;
     let message_bytes_max = detail.default_limits.map_or(0, |limits| limits.max_message_bytes);
     printer.start_progress(source.samples_total());
     let mut tally = Tally::new(framing.sample_rate_hz, None, args.stream.results);
-    let exchanged = exchange(args, channel, &mut source, chunk_samples(message_bytes_max), printer, interrupt).await;
+    let exchanged = exchange(args, &client, &mut source, chunk_samples(message_bytes_max), printer, interrupt).await;
     printer.end_progress();
     let (declared, response) = exchanged?;
     let outcome = print_response(&response, &mut tally, printer).and_then(|()| verify(&declared, &response));
@@ -85,7 +85,7 @@ pub(super) async fn run(args: &UploadArgs, printer: &mut Printer, interrupt: &Ca
 /// for a whole one.
 async fn exchange(
     args: &UploadArgs,
-    channel: Channel,
+    client: &Client,
     source: &mut AudioSource,
     chunk_samples: usize,
     printer: &Printer,
@@ -94,16 +94,15 @@ async fn exchange(
     let (requests, receiver) = mpsc::channel(QUEUED_REQUESTS);
     let config = UploadConfig { stream: Some(stream_config(&args.stream)), expect: None, include_results: args.stream.results };
     let sha256 = args.sha256.then(Sha256::new);
-    let mut client = inference(channel);
     let answering = pin!(client.upload(ReceiverStream::new(receiver)));
     let sending = pin!(send(source, requests, config, chunk_samples, sha256, printer, interrupt));
     match select(sending, answering).await {
         Either::Left((sent, answering)) => {
             let declared = sent?;
-            Ok((declared, answering.await?.into_inner()))
+            Ok((declared, answering.await?))
         }
-        Either::Right((Err(status), _)) => Err(status.into()),
-        Either::Right((Ok(_), _)) => Err(Failure::UnexpectedAnswer("the upload was answered before it ended".to_owned())),
+        Either::Right((Err(error), _)) => Err(error.into()),
+        Either::Right((Ok(_), _)) => Err(Error::UnexpectedAnswer("the upload was answered before it ended".to_owned()).into()),
     }
 }
 
@@ -173,8 +172,8 @@ fn verify(declared: &PayloadDigest, response: &UploadResponse) -> Result<(), Fai
             || received.crc32c != declared.crc32c
             || (!declared.sha256.is_empty() && received.sha256 != declared.sha256)
     });
-    let complaint = || Failure::UnexpectedAnswer("the server did not receive the bytes that were sent".to_owned());
-    if differs { Err(complaint()) } else { Ok(()) }
+    let complaint = || Error::UnexpectedAnswer("the server did not receive the bytes that were sent".to_owned());
+    if differs { Err(complaint().into()) } else { Ok(()) }
 }
 
 #[cfg(test)]

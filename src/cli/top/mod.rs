@@ -20,6 +20,7 @@ use std::{
 };
 
 use clap::Args;
+use tidemill_client::Error;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -95,7 +96,7 @@ impl TopArgs {
         let address = || self.admin.to_string();
         self.admin.scrape().await.map_err(|fault| match fault {
             ScrapeFault::NoAnswer(reason) => Failure::NoMetrics { address: address(), reason },
-            ScrapeFault::UnexpectedAnswer(reason) => Failure::UnexpectedAnswer(format!("from {}: {reason}", address())),
+            ScrapeFault::UnexpectedAnswer(reason) => Error::UnexpectedAnswer(format!("from {}: {reason}", address())).into(),
         })
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{super::status::root_cause, change::Scrape, exposition::Exposition};
+use super::{change::Scrape, exposition::Exposition};
 
 /// For connecting, asking and reading together.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -108,8 +108,13 @@ impl AdminAddress {
     }
 }
 
+/// The innermost error says what the operating system or the peer said.
 fn no_answer(error: &dyn Error) -> ScrapeFault {
-    ScrapeFault::NoAnswer(root_cause(error))
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    ScrapeFault::NoAnswer(innermost.to_string())
 }
 
 fn body_fault(error: &(dyn Error + 'static)) -> ScrapeFault {
