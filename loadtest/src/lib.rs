@@ -1,3 +1,0 @@
-//! What the tools of this package share.
-
-pub mod plot;
