@@ -584,6 +584,60 @@ fn a_long_file_is_found_and_its_tests_do_not_count() {
     assert!(complaint(tests + &lines(FILE_LINES_MAX)).is_some(), "a test module that is not last counts");
 }
 
+/// Folders whose functions are short.
+const SHORT_FUNCTIONS: [&str; 3] = ["src/cli", "crates", "loadtest"];
+
+const FUNCTION_LINES_MAX: usize = 60;
+
+/// Functions that are too long, with their signatures; those of the tests at the end of a file do not count.
+fn function_complaints(source: &Source) -> Vec<String> {
+    if source.is_tests() {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    collect_functions(&Source::new(&source.path, source.without_tests()).tokens, &mut found);
+    found.retain(|(_, lines)| *lines > FUNCTION_LINES_MAX);
+    let complaint = |(name, lines)| format!("{}: `{name}` has {lines} lines, {FUNCTION_LINES_MAX} allowed", source.path);
+    found.into_iter().map(complaint).collect()
+}
+
+/// The names of all functions, and how many lines each has.
+fn collect_functions(tokens: &TokenStream, found: &mut Vec<(String, usize)>) {
+    let tokens: Vec<_> = tokens.clone().into_iter().collect();
+    for (at, token) in tokens.iter().enumerate() {
+        if let (TokenTree::Ident(word), Some(TokenTree::Ident(name))) = (token, tokens.get(at + 1))
+            && word == "fn"
+        {
+            let body = tokens[at..].iter().find_map(|token| match token {
+                TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => Some(Some(group)),
+                TokenTree::Punct(punct) if punct.as_char() == ';' => Some(None),
+                _ => None,
+            });
+            if let Some(Some(body)) = body {
+                found.push((name.to_string(), body.span_close().end().line - word.span().start().line + 1));
+            }
+        }
+        if let TokenTree::Group(group) = token {
+            collect_functions(&group.stream(), found);
+        }
+    }
+}
+
+#[test]
+fn functions_are_short() {
+    assert_none(SHORT_FUNCTIONS.iter().flat_map(|folder| sources(folder)).flat_map(|source| function_complaints(&source)));
+}
+
+#[test]
+fn a_long_function_is_found_wherever_it_is() {
+    let function = |lines: usize| format!("fn f(a: [u8; 3]) -> u8 {{\n{}}}\n", "g();\n".repeat(lines - 2));
+    let found = |text: &str| function_complaints(&Source::new("src/a.rs", text)).len();
+    assert_eq!(found(&function(FUNCTION_LINES_MAX)), 0);
+    assert_eq!(found(&function(FUNCTION_LINES_MAX + 1)), 1);
+    assert_eq!(found(&format!("impl A {{\nfn b(&self);\n{}}}\n", function(FUNCTION_LINES_MAX + 1))), 1);
+    assert_eq!(found(&format!("fn f() {{}}\n\n#[cfg(test)]\nmod tests {{\n{}}}\n", function(100))), 0);
+}
+
 fn opening_complaint(source: &Source) -> Option<String> {
     (!source.text.starts_with("//! ")).then(|| format!("{}: does not open with a `//!` doc", source.path))
 }
@@ -619,7 +673,7 @@ fn loose_ends(source: &Source) -> Vec<String> {
 
 #[test]
 fn nothing_is_left_for_later() {
-    let folders = ["src", "tests", "loadtest/src"];
+    let folders = ["src", "tests", "crates", "loadtest"];
     assert_none(folders.into_iter().flat_map(sources).flat_map(|source| loose_ends(&source)));
 }
 
@@ -788,7 +842,7 @@ fn cases_that_a_property_test_failed_on_stay_in_the_tree() {
         !ignored.contains("proptest-regressions"),
         ".gitignore: failed cases are committed, so that they are tried first from then on"
     );
-    let files = ["src", "tests/it", "loadtest/src"].iter().flat_map(|folder| sources(folder));
+    let files = ["src", "tests/it", "crates", "loadtest"].iter().flat_map(|folder| sources(folder));
     let forgetful: Vec<_> = files.filter(|source| has_ident(&source.tokens, PERSISTENCE)).map(|source| source.path).collect();
     assert_eq!(
         forgetful,
