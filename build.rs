@@ -44,7 +44,6 @@ fn main() -> BuildResult<()> {
     compile_protos()?;
     let metadata = dependencies()?;
     make_models(&metadata)?;
-    println!("cargo::rustc-env=TIDEMILL_RTEN={}", package(&metadata, "rten")?.version);
     println!("cargo::rustc-env=TIDEMILL_RUSTC={}", rustc_version());
     Ok(())
 }

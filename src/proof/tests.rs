@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     domain::{Datatype, ElementBytes, PaddedInput, PaddingRule, Signature, StateSpec, Tensor, TensorSpec},
     engine::{
-        rten::Rten,
+        Wishes,
         synthetic::{CostMode, Misbehaviour, PlannedFault, Script, SyntheticControl, SyntheticEngine, SyntheticKind, Trigger},
         test_models::{self, longs, node, value, with_graph, with_ints, write},
     },
@@ -57,8 +57,8 @@ fn rows(nodes: Vec<NodeProto>, weights: Vec<TensorProto>) -> Arc<Executable> {
 }
 
 fn bind(file: Vec<u8>, signature: Signature) -> Arc<Executable> {
-    let engine = Rten::load(file).expect("rten knows its operators");
-    Arc::new(Executable::new(Arc::new(engine), Arc::new(signature), &[LaneThreads::new()]).expect("the signature fits"))
+    let engine = test_models::loaded("rten", file, Wishes::default()).expect("rten knows its operators");
+    Arc::new(Executable::new(engine, Arc::new(signature), &[LaneThreads::new()]).expect("the signature fits"))
 }
 
 /// Enough time for any of these models on a machine under load.
