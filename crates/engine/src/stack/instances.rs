@@ -17,14 +17,15 @@ use crate::{Call, CallPlan, Engine, EngineError, Instance, LaneThreads, Parts, R
 pub(super) struct Instances {
     engine: Arc<dyn Engine>,
     plan: CallPlan,
-    pub(super) lanes: Vec<Lane>,
+    pub(super) by_lane: Vec<LaneInstance>,
     /// Instances made again.
     rebuilds: AtomicU64,
     /// Why the last attempt to make one failed.
     lost: Mutex<Option<Arc<str>>>,
 }
 
-pub(super) struct Lane {
+/// A model's instance for one lane, and the threads that it computes on.
+pub(super) struct LaneInstance {
     threads: LaneThreads,
     pub(super) slot: Mutex<LaneSlot>,
 }
@@ -46,16 +47,16 @@ impl Instances {
         lanes: &[LaneThreads],
         scratch_count: usize,
     ) -> Result<Self, EngineError> {
-        let lanes = lanes
+        let by_lane = lanes
             .iter()
             .map(|threads| {
                 let was_made = !threads.is_long_lane();
                 let instance = was_made.then(|| make_instance(&*engine, &plan, threads)).transpose()?;
                 let scratch = (0..scratch_count).map(|_| AlignedBuffer::default()).collect();
-                Ok(Lane { threads: threads.clone(), slot: Mutex::new(LaneSlot { instance, was_made, scratch }) })
+                Ok(LaneInstance { threads: threads.clone(), slot: Mutex::new(LaneSlot { instance, was_made, scratch }) })
             })
             .collect::<Result<_, EngineError>>()?;
-        Ok(Self { engine, plan, lanes, rebuilds: AtomicU64::new(0), lost: Mutex::new(None) })
+        Ok(Self { engine, plan, by_lane, rebuilds: AtomicU64::new(0), lost: Mutex::new(None) })
     }
 
     pub(super) fn engine(&self) -> &dyn Engine {
@@ -77,18 +78,18 @@ impl Instances {
 
     /// All lanes, long ones included.
     pub(super) const fn count(&self) -> usize {
-        self.lanes.len()
+        self.by_lane.len()
     }
 
     /// The lanes that are not long ones.
     pub(super) fn lanes(&self) -> usize {
-        self.lanes.iter().filter(|lane| !lane.threads.is_long_lane()).count()
+        self.by_lane.iter().filter(|lane| !lane.threads.is_long_lane()).count()
     }
 
     /// The lane with this number, for its only user. A long lane whose instance cannot be made, for which memory may be short, shares that
     /// of an ordinary one.
-    pub(super) fn occupy(&self, lane: usize) -> Option<(&Lane, MutexGuard<'_, LaneSlot>)> {
-        let own = self.lanes.get(lane)?;
+    pub(super) fn occupy(&self, lane: usize) -> Option<(&LaneInstance, MutexGuard<'_, LaneSlot>)> {
+        let own = self.by_lane.get(lane)?;
         let mut slot = own.slot.lock();
         if slot.was_made {
             return Some((own, slot));
@@ -101,7 +102,7 @@ impl Instances {
             Err(error) => {
                 drop(slot);
                 tracing::debug!(%error, lane, "a long lane shares the instance of another lane: it could not be given one");
-                let other = self.lanes.get(lane % self.lanes().max(1))?;
+                let other = self.by_lane.get(lane % self.lanes().max(1))?;
                 Some((other, other.slot.lock()))
             }
         }
@@ -110,7 +111,7 @@ impl Instances {
     /// Makes a call with the instance of `lane`, or with a new one if that was lost.
     pub(super) fn call(
         &self,
-        lane: &Lane,
+        lane: &LaneInstance,
         instance: &mut Option<Box<dyn Instance>>,
         call: &Call<'_>,
         parts: Option<&mut dyn Parts>,

@@ -433,7 +433,7 @@ fn a_broken_instance_is_made_again_and_its_loss_is_told_apart() {
     assert_eq!(run(), Err(RunError::Panicked("the strings tore".to_owned())));
     assert_eq!((model.lost(), model.rebuilds()), (None, 1), "it was made again, though it broke again");
     // What is left must not run its destructor.
-    model.instances.lanes[0].slot.lock().instance = None;
+    model.instances.by_lane[0].slot.lock().instance = None;
 }
 
 #[test]
