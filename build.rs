@@ -36,7 +36,6 @@ fn main() -> BuildResult<()> {
     generate_services()?;
     let metadata = dependencies()?;
     make_models(&metadata)?;
-    println!("cargo::rustc-env=TIDEMILL_RTEN={}", package(&metadata, "rten")?.version);
     println!("cargo::rustc-env=TIDEMILL_RUSTC={}", rustc_version());
     Ok(())
 }

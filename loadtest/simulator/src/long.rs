@@ -7,10 +7,8 @@ use std::{fmt::Write as _, time::Duration};
 
 use anyhow::ensure;
 use fastrand::Rng;
-use tidemill::{
-    domain::{Outcome, Timestamp},
-    scheduler::{Admission, Batch, CostCurve, Item, LaneKind, ModelOptions, Queue, ShapeKey, StreamKey, StreamOptions},
-};
+use tidemill_domain::{Outcome, Timestamp};
+use tidemill_scheduler::{Admission, Batch, CostCurve, Item, LaneKind, ModelOptions, Queue, ShapeKey, StreamKey, StreamOptions};
 
 use crate::random;
 

@@ -160,11 +160,11 @@ fn main() -> ExitCode {
 
 fn sweep(args: &SweepArgs) -> anyhow::Result<()> {
     let threads = args.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
-    let started = tidemill::clock::now();
+    let started = tidemill_clock::now();
     let points = if args.quick { Point::few() } else { Point::all() };
     let told = |done: usize| {
         if done.is_multiple_of(100) {
-            eprintln!("{done} of {} points, {:.0?}", points.len(), tidemill::clock::now().since(started));
+            eprintln!("{done} of {} points, {:.0?}", points.len(), tidemill_clock::now().since(started));
         }
     };
     let rows = sweep::run(&points, Conditions::STEADY, args.seed, threads, told);
@@ -182,7 +182,7 @@ fn sweep(args: &SweepArgs) -> anyhow::Result<()> {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     println!("{}", summary.line());
-    eprintln!("{:.0?}", tidemill::clock::now().since(started));
+    eprintln!("{:.0?}", tidemill_clock::now().since(started));
     Ok(())
 }
 

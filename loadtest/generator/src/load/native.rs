@@ -39,7 +39,7 @@ impl Template {
     pub(crate) fn new(load: &Load, seed: u64) -> Self {
         let tensor = |input: &super::file::Input| v1::Tensor {
             name: input.name.clone(),
-            datatype: v1::Datatype::from(input.datatype).into(),
+            datatype: v1::Datatype::from_str_name(&format!("DATATYPE_{}", input.datatype)).unwrap_or_default().into(),
             shape: input.shape.iter().map(|axis| *axis as i64).collect(),
             ..v1::Tensor::default()
         };

@@ -4,11 +4,9 @@
 
 use std::time::Duration;
 
-use tidemill::{
-    domain::{Outcome, Peer, Priority, Timestamp},
-    scheduler::{
-        Admission, CallReport, CostCurve, Item, ModelOptions, Overflow, Queue, ShapeKey, StreamKey, StreamOptions, TenantKey,
-    },
+use tidemill_domain::{Outcome, Peer, Priority, Timestamp};
+use tidemill_scheduler::{
+    Admission, CallReport, CostCurve, Item, ModelOptions, Overflow, Queue, ShapeKey, StreamKey, StreamOptions, TenantKey,
 };
 
 use crate::{
@@ -36,7 +34,7 @@ pub(crate) struct Tidemill<'a> {
     calls: Vec<StreamKey>,
     /// By lane: the call that runs there.
     running: Vec<Option<CallReport>>,
-    ended: Vec<tidemill::scheduler::Ended<(), u32>>,
+    ended: Vec<tidemill_scheduler::Ended<(), u32>>,
 }
 
 impl<'a> Tidemill<'a> {
