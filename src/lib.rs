@@ -8,7 +8,6 @@ pub use {
 };
 
 pub mod app;
-pub mod cli;
 pub mod config;
 pub mod connections;
 pub mod descriptors;
@@ -21,7 +20,6 @@ pub mod native;
 pub mod open_inference;
 pub mod patience;
 pub mod proof;
-pub mod recording;
 pub mod registry;
 pub mod service;
 pub mod session;

@@ -10,10 +10,8 @@ use serde::Serialize;
 use tidemill_client::Error;
 
 use super::{printed::Record, status::Failure};
-use crate::{
-    domain::{self, match_datatype},
-    proto::v1::{Datatype, Tensor, TensorSpec},
-};
+use tidemill_domain::{self as domain, match_datatype};
+use tidemill_wire::v1::{Datatype, Tensor, TensorSpec};
 
 /// How many elements a tensor's text form shows; the JSON form has them all.
 const SHOWN_ELEMENTS_MAX: usize = 16;

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use crate::codec::Container;
+use tidemill_codec::Container;
 
 use super::source::Source;
 

@@ -12,8 +12,7 @@ use clap::Args;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{output::Printer, printed::Record, status::Failure};
-use crate::registry::Embedded;
+use super::{ModelFile, output::Printer, printed::Record, status::Failure};
 
 const HELP: &str = help!(
     "\
@@ -56,22 +55,22 @@ struct ExportRecord {
     sha256: String,
 }
 
-pub(super) fn run(args: &ExportArgs, printer: &mut Printer) -> Result<(), Failure> {
+pub(super) fn run(args: &ExportArgs, files: &[ModelFile], printer: &mut Printer) -> Result<(), Failure> {
     let ExportArgs { name, file, force, .. } = args;
-    let Some(embedded) = Embedded::ALL.into_iter().find(|embedded| embedded.name() == *name) else {
-        let known = Embedded::ALL.map(|embedded| embedded.name()).join(" and ");
+    let Some(ModelFile { name: model, bytes }) = files.iter().find(|file| file.name == *name) else {
+        let known = files.iter().map(|file| file.name).collect::<Vec<_>>().join(" and ");
         return Err(Failure::BadInput(format!(
             "there is no model file '{name}' inside this binary, which holds {known}; a model in a folder has its file there, as \
              {name}/VERSION/model.onnx"
         )));
     };
-    write(file, embedded.file(), *force)?;
-    let sha256 = Sha256::digest(embedded.file()).iter().fold(String::new(), |mut text, byte| {
+    write(file, bytes, *force)?;
+    let sha256 = Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     });
     let file = file.display().to_string();
-    printer.print(&ExportRecord { model: embedded.name(), file, bytes: embedded.file().len(), sha256 })
+    printer.print(&ExportRecord { model, file, bytes: bytes.len(), sha256 })
 }
 
 /// Writes the whole file or leaves what was there: it is written under another name first.

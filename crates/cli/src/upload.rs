@@ -21,7 +21,7 @@ use super::{
     records::DigestRecord,
     status::{Ending, Failure},
 };
-use crate::proto::v1::{PayloadDigest, UploadConfig, UploadRequest, UploadResponse, upload_request::Part};
+use tidemill_wire::v1::{PayloadDigest, UploadConfig, UploadRequest, UploadResponse, upload_request::Part};
 
 /// Largest chunk, in samples; a server with a lower limit on messages gets smaller ones.
 const CHUNK_SAMPLES_MAX: u64 = 32 * 1024;

@@ -14,15 +14,16 @@ use tonic_health::ServingStatus;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{
-    ClientCommand,
+    ClientCommand, ModelFile,
     output::Printer,
     run_with,
     scripted::{Script, ScriptedServer, WINDOW_SAMPLES},
 };
-use crate::{
-    proto::v1::{Skipped, UnreadPolicy, predict_request::Payload},
-    registry::Embedded,
-};
+use tidemill_wire::v1::{Skipped, UnreadPolicy, predict_request::Payload};
+
+/// What the binary holds, as far as these tests know.
+const FILES: [ModelFile; 2] =
+    [ModelFile { name: "silero-vad", bytes: b"for 16 kHz" }, ModelFile { name: "silero-vad-8k", bytes: b"for 8 kHz" }];
 
 #[derive(Parser)]
 struct CommandLine {
@@ -85,7 +86,7 @@ async fn run_at(server: &str, arguments: &[&str], interrupt: &CancellationToken)
 async fn ended(command: &ClientCommand, interrupt: &CancellationToken) -> Ended {
     let (results, notes) = (Page::default(), Page::default());
     let mut printer = Printer::new(command.wants_json(), Box::new(results.clone()), Box::new(notes.clone()), false);
-    let exit_code = run_with(command, &mut printer, interrupt).await;
+    let exit_code = run_with(command, &FILES, &mut printer, interrupt).await;
     Ended { exit_code, results: results.text(), notes: notes.text() }
 }
 
@@ -338,7 +339,7 @@ async fn a_closed_pipe_ends_a_command_quietly() {
         let command = parse(&server.address.to_string(), &[command, text(&file), "--raw", "--results"]);
         let notes = Page::default();
         let mut printer = Printer::new(false, Box::new(ClosedPipe), Box::new(notes.clone()), false);
-        let exit_code = run_with(&command, &mut printer, &CancellationToken::new()).await;
+        let exit_code = run_with(&command, &FILES, &mut printer, &CancellationToken::new()).await;
         assert_eq!((exit_code, notes.text()), (0, String::new()), "{command:?}");
     }
 }
@@ -527,7 +528,7 @@ async fn export_writes_a_model_of_the_binary_and_replaces_no_file_unasked() {
     };
     let written = export(&["silero-vad", text(&file)]).await;
     let bytes = std::fs::read(&file).expect("it was written");
-    assert_eq!(bytes, Embedded::SILERO_VAD.file());
+    assert_eq!(bytes, FILES[0].bytes);
     let expected = format!("silero-vad: {} bytes written to {}, sha256 ", bytes.len(), file.display());
     assert!(written.exit_code == 0 && written.results.starts_with(&expected), "{written:?}");
 
@@ -536,7 +537,7 @@ async fn export_writes_a_model_of_the_binary_and_replaces_no_file_unasked() {
     assert_eq!((refused.exit_code, refused.notes), (2, expected));
     assert_eq!(std::fs::read(&file).expect("untouched"), bytes);
     let replaced = export(&["silero-vad-8k", text(&file), "--force", "--json"]).await;
-    assert_eq!(std::fs::read(&file).expect("replaced"), Embedded::SILERO_VAD_8K.file());
+    assert_eq!(std::fs::read(&file).expect("replaced"), FILES[1].bytes);
     assert!(replaced.results.starts_with(r#"{"exported":{"model":"silero-vad-8k","file":""#), "{replaced:?}");
     let others: Vec<_> =
         std::fs::read_dir(folder.path()).expect("it is there").flatten().map(|entry| entry.file_name()).collect();

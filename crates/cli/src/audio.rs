@@ -1,6 +1,6 @@
 //! Where the audio comes from: a file or standard input, read piece by piece as mono signed 16-bit samples at the model's rate.
 //!
-//! Knows raw samples; [`crate::recording`] reads everything else, on a thread that may block. Does not know what the samples are for.
+//! Knows raw samples; [`tidemill_recording`] reads everything else, on a thread that may block. Does not know what the samples are for.
 
 use std::{
     fs::File,
@@ -17,7 +17,7 @@ use super::{
     output::Printer,
     status::{Ending, Failure},
 };
-use crate::recording::{self, Flaw, Input, Opened, Recording, RecordingError, SAMPLE_BYTES as BYTES};
+use tidemill_recording::{self as recording, Flaw, Input, Opened, Recording, RecordingError, SAMPLE_BYTES as BYTES};
 
 /// Bytes of one sample on the wire.
 pub(super) const SAMPLE_BYTES: usize = BYTES;

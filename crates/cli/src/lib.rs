@@ -66,7 +66,7 @@ pub use self::{
     feed::FeedArgs, health::HealthArgs, models::ModelsArgs, predict::PredictArgs, scan::ScanArgs, top::TopArgs,
     upload::UploadArgs,
 };
-use crate::proto::v1::Priority;
+use tidemill_wire::v1::Priority;
 
 /// What the help of the binary says about all client commands; meant for its `after_long_help`.
 pub const CLIENT_HELP: &str = concat!(
@@ -101,6 +101,15 @@ JSON lines (--json), one object with one key a line, on standard output:
 Keys in brackets are left out where they do not apply.
 What is done to a recording, and warnings about it, is text on standard error."
 );
+
+/// A model file inside the binary, which `models export` writes.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelFile {
+    /// Name of the model.
+    pub name: &'static str,
+    /// What the file holds.
+    pub bytes: &'static [u8],
+}
 
 /// The commands that talk to a server.
 #[derive(Debug, Subcommand)]
@@ -201,15 +210,15 @@ struct StreamArgs {
     results: bool,
 }
 
-/// Runs one command and prints the outcome. The first Ctrl-C ends it in an orderly way, the second ends the process.
+/// Runs one command and prints the outcome; `files` are what the binary holds. The first Ctrl-C ends it in an orderly way, the second ends the process.
 ///
 /// A read of standard input cannot be cancelled: the caller's runtime must be shut down without waiting for it
 /// (`Runtime::shutdown_background`).
-pub async fn run(command: ClientCommand) -> ExitCode {
+pub async fn run(command: ClientCommand, files: &[ModelFile]) -> ExitCode {
     let interrupt = CancellationToken::new();
     let listening = tokio::spawn(listen_for_interrupts(interrupt.clone()));
     let mut printer = Printer::standard(command.wants_json());
-    let exit_code = run_with(&command, &mut printer, &interrupt).await;
+    let exit_code = run_with(&command, files, &mut printer, &interrupt).await;
     listening.abort();
     ExitCode::from(exit_code)
 }
@@ -224,13 +233,13 @@ async fn listen_for_interrupts(interrupt: CancellationToken) {
 }
 
 /// Runs one command with any printer and interrupt, and returns the exit code.
-async fn run_with(command: &ClientCommand, printer: &mut Printer, interrupt: &CancellationToken) -> u8 {
+async fn run_with(command: &ClientCommand, files: &[ModelFile], printer: &mut Printer, interrupt: &CancellationToken) -> u8 {
     let ended = match command {
         ClientCommand::Feed(args) => Box::pin(feed::run(args, printer, interrupt)).await,
         ClientCommand::Scan(args) => Box::pin(scan::run(args, printer, interrupt)).await,
         ClientCommand::Upload(args) => Box::pin(upload::run(args, printer, interrupt)).await,
         ClientCommand::Predict(args) => Box::pin(predict::run(args, printer, interrupt)).await,
-        ClientCommand::Models(args) => Box::pin(models::run(args, printer, interrupt)).await,
+        ClientCommand::Models(args) => Box::pin(models::run(args, files, printer, interrupt)).await,
         ClientCommand::Health(args) => Box::pin(health::run(args, printer, interrupt)).await,
         ClientCommand::Top(args) => Box::pin(top::run(args, printer, interrupt)).await,
     };

@@ -15,7 +15,7 @@ use super::{
     output::Printer,
     status::{Ending, Failure},
 };
-use crate::proto::v1::{ScanRequest, scan_request::Payload};
+use tidemill_wire::v1::{ScanRequest, scan_request::Payload};
 
 /// Room that a request's other fields take besides the recording.
 const REQUEST_OVERHEAD_BYTES: u64 = 1_024;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    ModelFile,
     connection::{ConnectionArgs, unless_interrupted},
     export::{self, ExportArgs},
     output::{Printer, table},
@@ -16,7 +17,7 @@ use super::{
     status::{Ending, Failure},
     tensors::datatype_name,
 };
-use crate::proto::{
+use tidemill_wire::{
     duration_from_wire,
     v1::{
         BatchCost, Batching, BatchingVerdict, Framing, ModelDetail, ModelState, ModelSummary, Padding, PayloadKind, SegmentRules,
@@ -94,9 +95,14 @@ impl ModelsArgs {
     }
 }
 
-pub(super) async fn run(args: &ModelsArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
+pub(super) async fn run(
+    args: &ModelsArgs,
+    files: &[ModelFile],
+    printer: &mut Printer,
+    interrupt: &CancellationToken,
+) -> Result<Ending, Failure> {
     let connection = match &args.action {
-        Some(ModelsAction::Export(args)) => return export::run(args, printer).map(|()| Ending::Ok),
+        Some(ModelsAction::Export(args)) => return export::run(args, files, printer).map(|()| Ending::Ok),
         Some(ModelsAction::Prove(args)) => &args.connection,
         None => &args.connection,
     };

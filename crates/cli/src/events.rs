@@ -12,7 +12,7 @@ use super::{
     records::{OpenedRecord, ResultRecord, SegmentRecord, SegmentStartedRecord, SkippedRecord, SummaryRecord, seconds},
     status::{Ending, Failure},
 };
-use crate::proto::v1::{ItemResult, Opened, PayloadKind, ResultOrder, Segment, StreamConfig};
+use tidemill_wire::v1::{ItemResult, Opened, PayloadKind, ResultOrder, Segment, StreamConfig};
 
 /// Prints events until the server says that everything is answered.
 ///

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tidemill_client::{Details, Error};
 
 use super::printed::{Place, Record};
-use crate::proto::code_name;
+use tidemill_wire::code_name;
 
 /// How a command that did its work ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use super::{
     output::Printer,
     status::{Ending, Failure},
 };
-use crate::proto::v1::{Framing, Opened, OverflowPolicy, StreamConfig, UnreadPolicy};
+use tidemill_wire::v1::{Framing, Opened, OverflowPolicy, StreamConfig, UnreadPolicy};
 
 /// Room that a message's other fields take besides its chunk.
 const MESSAGE_OVERHEAD_BYTES: u64 = 64;
@@ -229,7 +229,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::proto::v1::{FeedRequest, KeepAlive, feed_request::Message};
+    use tidemill_wire::v1::{FeedRequest, KeepAlive, feed_request::Message};
 
     const PLAN: SendPlan = SendPlan { chunk_samples: 1_600, pace_hz: Some(16_000), keepalive_interval: Duration::from_secs(5) };
 

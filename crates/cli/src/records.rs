@@ -11,7 +11,7 @@ use super::{
     printed::{Place, Record},
     tensors::TensorRecord,
 };
-use crate::proto::{
+use tidemill_wire::{
     duration_from_wire,
     v1::{ItemResult, Opened, Segment, SegmentStarted, Skipped, Summary, Timing},
 };

@@ -20,7 +20,7 @@ use super::{
     status::{Ending, Failure},
     tensors::{TensorArgument, TensorRecord, describe_spec},
 };
-use crate::proto::v1::{Item, ModelDetail, PredictRequest, PredictResponse, predict_request::Payload};
+use tidemill_wire::v1::{Item, ModelDetail, PredictRequest, PredictResponse, predict_request::Payload};
 
 /// Largest start of a window, in seconds: a year.
 const AT_SECONDS_MAX: f64 = 366.0 * 86_400.0;
