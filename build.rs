@@ -1,6 +1,6 @@
-//! Compiles `proto/`, and makes the embedded models out of Silero VAD's file.
+//! Generates the server's own form of the services, and makes the embedded models out of Silero VAD's file.
 //!
-//! Nothing is downloaded: the protos are this repository's own, and the file lies in the crate
+//! Nothing is downloaded: `tidemill-wire` has compiled the protos, and the file lies in the crate
 //! `silero` that cargo has already fetched as a build dependency.
 
 #![expect(clippy::disallowed_methods, reason = "a build script gets what it needs from the environment")]
@@ -26,50 +26,26 @@ type BuildResult<T> = Result<T, Box<dyn Error>>;
 /// SHA-256 of `models/silero_vad.onnx` in the crate `silero` 0.7.0 (Silero VAD 6.2, MIT).
 const SILERO_SHA256: &str = "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3";
 
-/// The native service comes first.
-const PROTOS: &[&str] = &[
-    "tidemill/v1/inference.proto",
-    "tidemill/v1/model.proto",
-    "inference/grpc_service.proto",
-    "inference/model_config.proto",
-    "model/model.proto",
-    "grpc/health/v1/health.proto",
-];
+/// The file of the native service.
+const NATIVE: &str = "tidemill/v1/inference.proto";
 
 fn main() -> BuildResult<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build");
-    println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=Cargo.lock");
-    compile_protos()?;
+    generate_services()?;
     let metadata = dependencies()?;
     make_models(&metadata)?;
-    println!("cargo::rustc-env=TIDEMILL_RTEN={}", package(&metadata, "rten")?.version);
     println!("cargo::rustc-env=TIDEMILL_RUSTC={}", rustc_version());
     Ok(())
 }
 
-/// Generates the messages, the services over our own codecs, and the descriptor set for reflection.
-fn compile_protos() -> BuildResult<()> {
-    let out_dir = PathBuf::from(env::var("OUT_DIR")?);
-    let descriptors = protox::compile(PROTOS, ["proto"])?;
-    fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    let generate = |is_open_inference: bool, codec: &str| {
-        let mut descriptors = descriptors.clone();
-        descriptors.file.retain(|file| (file.package() == "inference") == is_open_inference);
-        tonic_prost_build::configure()
-            // The server's own form of it is generated below.
-            .build_server(!is_open_inference)
-            .bytes(".tidemill")
-            .bytes(".inference")
-            .btree_map(".inference")
-            .codec_path(codec)
-            .extern_path(".google.rpc", "::tonic_types::pb")
-            .compile_fds(descriptors)
-    };
-    generate(true, "crate::proto::codec::FewFieldsCodec")?;
-    generate(false, "crate::proto::codec::SmallBufferCodec")?;
-    let serving = out_dir.join("serving");
+/// Generates the services as the server serves them, from the descriptors that `tidemill-wire` has made.
+fn generate_services() -> BuildResult<()> {
+    let file = PathBuf::from(env::var("DEP_TIDEMILL_WIRE_DESCRIPTORS")?);
+    println!("cargo::rerun-if-changed={}", file.display());
+    let descriptors = FileDescriptorSet::decode(read(&file)?.as_slice())?;
+    let serving = PathBuf::from(env::var("OUT_DIR")?).join("serving");
     fs::create_dir_all(&serving)?;
     for service in &RAW_SERVICES {
         generate_raw(&descriptors, service, &serving)?;
@@ -92,8 +68,8 @@ const RAW_SERVICES: [RawService; 2] = [
     RawService {
         file: "inference/grpc_service.proto",
         package: ".inference",
-        module: "crate::proto::inference",
-        codec: "crate::proto::codec::SmallBufferCodec",
+        module: "::tidemill_wire::inference",
+        codec: "::tidemill_wire::codec::SmallBufferCodec",
         types: &[
             (".inference.ModelInferRequest", "crate::frontend::grpc::wire::InferRequestBytes"),
             (".inference.ModelInferResponse", "crate::frontend::grpc::wire::EncodedInferResponse"),
@@ -102,8 +78,8 @@ const RAW_SERVICES: [RawService; 2] = [
     RawService {
         file: "model/model.proto",
         package: ".model",
-        module: "crate::proto::model",
-        codec: "crate::proto::codec::SmallBufferCodec",
+        module: "::tidemill_wire::model",
+        codec: "::tidemill_wire::codec::SmallBufferCodec",
         types: &[(".model.PredictRequest", "crate::frontend::grpc::wire::NumbersRequestBytes")],
     },
 ];
@@ -134,7 +110,7 @@ const SERVING_TYPES: [(&str, &str); 4] = [
 /// Generates the native service as the server serves it: with our own types instead of those messages, and with the messages
 /// that hold them generated again. All others are the common ones.
 fn generate_serving(all: &FileDescriptorSet, out_dir: &Path) -> BuildResult<()> {
-    let is_native = |file: &&FileDescriptorProto| file.name() == PROTOS[0];
+    let is_native = |file: &&FileDescriptorProto| file.name() == NATIVE;
     let file = all.file.iter().find(is_native).ok_or("the native service is not among the protos")?;
     let mut descriptors = all.clone();
     descriptors.file.retain(|other| is_native(&other) || file.dependency.iter().any(|name| name == other.name()));
@@ -151,7 +127,7 @@ fn generate_serving(all: &FileDescriptorSet, out_dir: &Path) -> BuildResult<()> 
         .out_dir(out_dir)
         .build_client(false)
         .bytes(".tidemill")
-        .codec_path("crate::proto::codec::SmallBufferCodec")
+        .codec_path("::tidemill_wire::codec::SmallBufferCodec")
         .extern_path(".google.rpc", "::tonic_types::pb");
     for (name, path) in SERVING_TYPES {
         builder = builder.extern_path(name, path);
@@ -159,7 +135,7 @@ fn generate_serving(all: &FileDescriptorSet, out_dir: &Path) -> BuildResult<()> 
     let messages = file.message_type.iter().map(DescriptorProto::name);
     for name in messages.chain(file.enum_type.iter().map(EnumDescriptorProto::name)) {
         if !anew.contains(&full_name(name)) {
-            builder = builder.extern_path(full_name(name), format!("crate::proto::v1::{name}"));
+            builder = builder.extern_path(full_name(name), format!("::tidemill_wire::v1::{name}"));
         }
     }
     Ok(builder.compile_fds(descriptors)?)

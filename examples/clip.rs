@@ -5,7 +5,7 @@ use std::{
     io::{self, Write as _},
 };
 
-use tidemill::recording::Recording;
+use tidemill_recording::Recording;
 
 const CHUNK_SAMPLES: usize = 1_600;
 

@@ -2,30 +2,27 @@
 //!
 //! Knowledge points one way; `docs/architecture.md` has the layer table, and a test enforces it.
 
+pub use {
+    tidemill_clock as clock, tidemill_codec as codec, tidemill_domain as domain, tidemill_engine as engine,
+    tidemill_scheduler as scheduler, tidemill_shares as shares, tidemill_wire as proto,
+};
+
 pub mod app;
-pub mod cli;
-pub mod clock;
-pub mod codec;
 pub mod config;
 pub mod connections;
 pub mod descriptors;
 pub mod device;
-pub mod domain;
 pub mod drain;
-pub mod engine;
 pub mod frontend;
 pub mod log;
 pub mod memory;
 pub mod native;
 pub mod open_inference;
+pub mod patience;
 pub mod proof;
-pub mod proto;
-pub mod recording;
 pub mod registry;
-pub mod scheduler;
 pub mod service;
 pub mod session;
-pub mod shares;
 pub mod side;
 pub mod signals;
 pub mod telemetry;

@@ -6,11 +6,12 @@ use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidemill::{
     app::{Server, StartError},
-    cli::{self, ClientCommand},
     config::{Config, process_environment},
     log::{self, Log, complain},
+    registry::Embedded,
     signals, threads,
 };
+use tidemill_cli::{self as cli, ClientCommand, ModelFile};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::sleep,
@@ -149,7 +150,10 @@ fn main() -> ExitCode {
     };
     let exit_code = match cli.command {
         Command::Serve(args) => runtime.block_on(serve(&args)),
-        Command::Client(command) => runtime.block_on(cli::run(command)),
+        Command::Client(command) => {
+            let files = Embedded::ALL.map(|model| ModelFile { name: model.name(), bytes: model.file() });
+            runtime.block_on(cli::run(command, &files))
+        }
     };
     runtime.shutdown_background();
     exit_code

@@ -115,8 +115,7 @@ mod tests {
     use crate::{
         domain::{Datatype, Signature, TensorSpec, Verdict},
         engine::{
-            LaneThreads,
-            rten::Rten,
+            LaneThreads, Wishes,
             synthetic::{CostMode, Script, SyntheticControl, SyntheticEngine, SyntheticKind},
             test_models,
         },
@@ -168,8 +167,8 @@ mod tests {
         let spec =
             |name: &str| TensorSpec { name: name.into(), datatype: Datatype::Int64, dims: vec![Some(4)], batch_axis: Some(0) };
         let signature = Arc::new(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() });
-        let engine = Rten::load(file).expect("rten looks things up");
-        Arc::new(Executable::new(Arc::new(engine), signature, &[LaneThreads::new()]).expect("it has x and y"))
+        let engine = test_models::loaded("rten", file, Wishes::default()).expect("rten looks things up");
+        Arc::new(Executable::new(engine, signature, &[LaneThreads::new()]).expect("it has x and y"))
     }
 
     #[test]

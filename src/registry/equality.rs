@@ -5,10 +5,7 @@ use std::{f32::consts::TAU, sync::Arc};
 use super::{Manifest, fit, source::Embedded};
 use crate::{
     domain::Tensor,
-    engine::{
-        CallThreads, Engine, Executable, ItemCall, LaneThreads, StreamState, Wishes, onnx::ModelFile, onnxruntime::OnnxRuntime,
-        rten::Rten,
-    },
+    engine::{CallThreads, Engine, Executable, ItemCall, LaneThreads, StreamState, Wishes, engine_named, test_models::loaded},
 };
 
 const OFFICIAL: &[u8] = include_bytes!(env!("TIDEMILL_SILERO_ONNX"));
@@ -28,12 +25,12 @@ fn packed(pack_weights: bool) -> Wishes {
 
 /// A file on all engines.
 fn on_all_engines(file: &'static [u8]) -> Vec<Loaded> {
-    let read = || ModelFile::read(file).expect("an ONNX file");
-    let rten = |packs| Arc::new(Rten::open(read(), packed(packs)).expect("rten runs Silero"));
+    let rten = |packs| loaded("rten", file, packed(packs)).expect("rten runs Silero");
     let mut engines: Vec<Loaded> = vec![("rten", rten(false)), ("rten, packed", rten(true))];
     if let Some(library) = option_env!("TIDEMILL_TEST_ONNXRUNTIME") {
-        OnnxRuntime::load_library(library.as_ref()).expect("it names a library");
-        engines.push(("onnxruntime", Arc::new(OnnxRuntime::open(read()).expect("onnxruntime runs Silero"))));
+        let needed = engine_named("onnxruntime").and_then(|engine| engine.library()).expect("it runs on a library");
+        needed.load(library.as_ref()).expect("TIDEMILL_TEST_ONNXRUNTIME names a library");
+        engines.push(("onnxruntime", loaded("onnxruntime", file, packed(false)).expect("onnxruntime runs Silero")));
     }
     engines
 }
@@ -191,10 +188,8 @@ fn calls_of_any_size_give_what_the_official_model_gives_at_8_khz() {
 fn a_stream_of_minutes_never_comes_to_another_decision() {
     const STEPS: usize = 4_000;
     for (embedded, rate) in [(Embedded::SILERO_VAD, 16_000), (Embedded::SILERO_VAD_8K, 8_000)] {
-        let rten = |file: &'static [u8], packs| {
-            let file = ModelFile::read(file).expect("an ONNX file");
-            Model::new(embedded, Arc::new(Rten::open(file, packed(packs)).expect("rten runs Silero")))
-        };
+        let rten =
+            |file: &'static [u8], packs| Model::new(embedded, loaded("rten", file, packed(packs)).expect("rten runs Silero"));
         let (official, rewritten) = (rten(OFFICIAL, false), rten(embedded.file(), true));
         let mut heard = 0;
         for (step, window) in windows(rate, 1, STEPS).iter().enumerate() {

@@ -18,11 +18,12 @@ use super::{
     pending::{PendingAnswer, PendingItem, PendingItems},
 };
 use crate::{
-    clock::{self, Due, Moment, Patience},
+    clock,
     codec::{SegmentEvent, SegmentFinder, WindowPosition},
     device::{StreamHandle, Submitted},
     domain::{Answer, AnswerPart, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
     drain::Drain,
+    patience::{Due, Moment, Patience},
     registry::Model,
     scheduler::{EndReason, Item},
     telemetry::{GaugeGuard, StreamEnd},

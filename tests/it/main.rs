@@ -5,6 +5,7 @@
 mod audio;
 mod binary;
 mod cancel;
+mod client;
 mod company;
 mod conformance;
 mod delay;

@@ -5,13 +5,11 @@ use bytes::Bytes;
 use tokio_stream::iter;
 use tonic::{Code, Status};
 
-use tidemill::{
-    proto::v1::{
-        PredictRequest, ScanRequest, Segment, StreamConfig, UploadConfig, UploadRequest, feed_request::Message,
-        feed_response::Event, predict_request, scan_request, upload_request::Part,
-    },
-    recording::Recording,
+use tidemill::proto::v1::{
+    PredictRequest, ScanRequest, Segment, StreamConfig, UploadConfig, UploadRequest, feed_request::Message, feed_response::Event,
+    predict_request, scan_request, upload_request::Part,
 };
+use tidemill_recording::Recording;
 
 use crate::serving::{Client, DOUBLER, Feed, connect, fields, patiently, pcm_of, serve, speech_config, tensors_of};
 

@@ -14,6 +14,8 @@ use std::{
 use proc_macro2::{Delimiter, Group, Spacing, TokenStream, TokenTree};
 
 const FILE_LINES_MAX: usize = 600;
+/// What the names of the crates below `crates` begin with.
+const PARTS_PREFIX: &str = "tidemill_";
 
 /// A source file, by its path from the root of the repository.
 struct Source {
@@ -28,12 +30,18 @@ impl Source {
         Self { path: path.to_owned(), text: text.to_owned(), tokens }
     }
 
-    /// The names of the modules from the crate's root down to this file; none for `lib.rs`, `["main"]` for `main.rs`.
+    /// The crate that the file is a part of, as the server calls it; `None` for the server's own.
+    fn part(&self) -> Option<&str> {
+        Some(self.path.strip_prefix("crates/")?.split_once("/src/")?.0)
+    }
+
+    /// The names of the modules from the server's root down to this file; none for its `lib.rs`, `["main"]` for `main.rs`. A crate below
+    /// `crates` counts as a module of its name.
     fn module(&self) -> Vec<&str> {
-        let path = self.path.strip_prefix("src/").unwrap_or(&self.path);
+        let path = self.path.split_once("src/").map_or(self.path.as_str(), |(_, path)| path);
         let mut names: Vec<_> = path.strip_suffix(".rs").unwrap_or(path).split('/').collect();
         names.pop_if(|last| *last == "mod" || *last == "lib");
-        names
+        self.part().into_iter().chain(names).collect()
     }
 
     /// Whether all of the file is a test module.
@@ -81,6 +89,21 @@ fn sources(folder: &str) -> Vec<Source> {
         .collect();
     assert!(!sources.is_empty(), "{folder} holds no Rust file");
     sources
+}
+
+/// The folders below `crates`, each of which is a crate.
+fn parts() -> Vec<String> {
+    let entries = fs::read_dir(root().join("crates")).expect("the folder of the crates");
+    let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name in Unicode"));
+    let names: Vec<_> = names.collect();
+    assert!(!names.is_empty(), "the crates were not found");
+    names
+}
+
+/// All files of the server and of the crates that it is made of.
+fn product() -> Vec<Source> {
+    let folders = parts().into_iter().map(|part| format!("crates/{part}/src"));
+    folders.chain(["src".to_owned()]).flat_map(|folder| sources(&folder)).collect()
 }
 
 pub(crate) fn assert_none(complaints: impl IntoIterator<Item = String>) {
@@ -198,62 +221,97 @@ fn is_path_separator(tokens: &[TokenTree]) -> bool {
         if one.as_char() == ':' && one.spacing() == Spacing::Joint && two.as_char() == ':')
 }
 
-/// The path from the crate's root, if it leads there.
+/// The path from the server's root, if it leads there.
 fn from_root(source: &Source, written: &Written) -> Option<Vec<String>> {
     let segments = &written.segments;
     let ups = segments.iter().take_while(|segment| *segment == "super").count();
     let is_main = source.module() == ["main"];
-    let below = match segments[0].as_str() {
+    let (part, below) = match segments[0].as_str() {
         // `main.rs` is a separate crate that sees the library from outside.
-        "tidemill" if is_main => &segments[1..],
-        "crate" if !is_main => &segments[1..],
-        "super" if !is_main && ups >= source.module().len() + written.inline_modules => &segments[ups..],
-        _ => return None,
+        "tidemill" if is_main => (None, &segments[1..]),
+        "crate" if !is_main => (source.part(), &segments[1..]),
+        "super" if !is_main && ups >= source.module().len() + written.inline_modules => (None, &segments[ups..]),
+        name => (Some(name.strip_prefix(PARTS_PREFIX)?), &segments[1..]),
     };
-    (!below.is_empty()).then(|| below.to_vec())
+    let path: Vec<_> = part.map(str::to_owned).into_iter().chain(below.iter().cloned()).collect();
+    (!path.is_empty()).then_some(path)
 }
 
 // ---- Layers -----------------------------------------------------------------------------------------------------------------
 
-/// The rows of the table: a module, and what it may use; `None` is everything.
+/// The rows of the table: a module or a folder of one, and what it may use; `None` is everything.
 type Layers = BTreeMap<String, Option<BTreeSet<String>>>;
 
-fn layers(page: &str) -> Layers {
-    let rows = marked(page, "layers").lines().skip(2);
+/// A table of two columns, of which the second is a list.
+fn table<'a>(page: &'a str, name: &str) -> Vec<(&'a str, Vec<&'a str>)> {
+    let rows = marked(page, name).lines().skip(2);
     let rows = rows.map(|row| row.trim_matches('|').split_once('|').unwrap_or_else(|| panic!("not a row of two: {row}")));
+    rows.map(|(name, list)| (name.trim(), list.trim().split(", ").collect())).collect()
+}
+
+fn layers(page: &str) -> Layers {
+    let groups: BTreeMap<_, _> = table(page, "groups").into_iter().collect();
+    let rows = table(page, "layers").into_iter();
     rows.map(|(module, used)| {
-        let used = match used.trim() {
-            "all" => None,
-            "nothing" => Some(BTreeSet::new()),
-            list => Some(list.split(", ").map(str::to_owned).collect()),
+        let used = match used[..] {
+            ["all"] => None,
+            ["nothing"] => Some(BTreeSet::new()),
+            _ => {
+                let names = used.iter().flat_map(|name| groups.get(name).cloned().unwrap_or_else(|| vec![name]));
+                Some(names.map(str::to_owned).collect())
+            }
         };
-        (module.trim().to_owned(), used)
+        (module.to_owned(), used)
     })
     .collect()
 }
 
-fn layer_complaints(source: &Source, layers: &Layers) -> Vec<String> {
+/// The row for a module: its own, or that of the nearest folder around it which has one.
+fn row_of<'a>(module: &[impl AsRef<str>], layers: &'a Layers) -> Option<(&'a String, &'a Option<BTreeSet<String>>)> {
+    let names: Vec<&str> = module.iter().map(AsRef::as_ref).collect();
+    (1..=names.len()).rev().find_map(|depth| layers.get_key_value(&names[..depth].join("::")))
+}
+
+/// Whether the list has this path, or something that the path is inside of.
+fn is_listed(path: &[String], used: &BTreeSet<String>) -> bool {
+    (1..=path.len()).any(|depth| used.contains(&path[..depth].join("::")))
+}
+
+fn layer_complaints(source: &Source, layers: &Layers, library: &Library<'_>) -> Vec<String> {
     let path = &source.path;
     let module = source.module();
     // The root declares the modules and uses none.
     let Some(from) = module.first() else { return Vec::new() };
-    let Some(used) = layers.get(*from) else {
+    let Some((row, used)) = row_of(&module, layers) else {
         return vec![format!("{path}: the layer table of docs/architecture.md has no row for `{from}`")];
     };
     let Some(used) = used else { return Vec::new() };
+    // A folder may use what the folders around it share.
+    let is_own = |import: &[String]| match row_of(import, layers) {
+        Some((other, _)) => other == row || row.starts_with(&format!("{other}::")),
+        None => import[0] == *from,
+    };
     let paths = paths(source);
     let imports = paths.iter().filter_map(|written| Some((written.line, from_root(source, written)?)));
-    let foreign = imports.filter(|(_, import)| {
-        let item = import.iter().take(2).map(String::as_str).collect::<Vec<_>>().join("::");
-        import[0] != *from && !used.contains(&import[0]) && !used.contains(&item)
+    let foreign = imports.filter_map(|(line, import)| {
+        if !is_own(&import) && !is_listed(&import, used) {
+            return Some((line, import.join("::"), String::new()));
+        }
+        // What a module passes on is still of the module that defines it.
+        let (definer, item) = library.origin(import.clone())?;
+        let origin: Vec<String> = definer.first().cloned().into_iter().chain(item).collect();
+        let is_allowed = definer.first() == import.first() || is_own(&definer) || is_listed(&origin, used);
+        (!is_allowed).then(|| (line, import.join("::"), format!(", which is `{}`", origin.join("::"))))
     });
-    foreign.map(|(line, import)| format!("{path}:{line}: `{from}` may not use `{}`", import.join("::"))).collect()
+    foreign.map(|(line, import, origin)| format!("{path}:{line}: `{row}` may not use `{import}`{origin}")).collect()
 }
 
 #[test]
 fn modules_use_only_what_the_layer_table_allows() {
     let layers = layers(&read("docs/architecture.md"));
-    assert_none(sources("src").iter().flat_map(|source| layer_complaints(source, &layers)));
+    let sources = product();
+    let library = Library::new(&sources);
+    assert_none(sources.iter().flat_map(|source| layer_complaints(source, &layers, &library)));
 }
 
 #[test]
@@ -264,9 +322,57 @@ fn the_layer_table_names_only_modules_that_have_a_row() {
 }
 
 #[test]
+fn what_a_front_end_may_use_is_said_in_six_words() {
+    let page = read("docs/architecture.md");
+    let rows = table(&page, "layers").into_iter().filter(|(module, _)| module.starts_with("frontend"));
+    let long: Vec<_> = rows.filter(|(_, used)| used.len() > 6).map(|(module, used)| format!("{module}: {used:?}")).collect();
+    assert_none(long);
+}
+
+/// What the manifest of a crate says that the product of it needs of the others.
+fn manifest_edges(manifest: &str) -> BTreeSet<String> {
+    let section = manifest.split("\n[").find(|section| section.starts_with("dependencies]")).unwrap_or("");
+    let names = section.lines().filter_map(|line| line.strip_prefix("tidemill-")?.split(['.', ' ', '=']).next());
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn crates_depend_on_what_the_layer_table_says() {
+    let layers = layers(&read("docs/architecture.md"));
+    assert_none(parts().iter().filter_map(|part| {
+        let needed = manifest_edges(&read(&format!("crates/{part}/Cargo.toml")));
+        let said = layers.get(part).cloned().flatten().unwrap_or_default();
+        (needed != said).then(|| format!("crates/{part}/Cargo.toml has {needed:?}, and docs/architecture.md {said:?}"))
+    }));
+}
+
+#[test]
+fn the_edges_of_a_manifest_are_those_of_its_product() {
+    let manifest = "[package]\nname = \"x\"\n\n[dependencies]\nbytes = \"1\"\ntidemill-one.workspace = true\n\
+                    tidemill-two = { path = \"../two\" }\n\n[dev-dependencies]\ntidemill-three.workspace = true\n";
+    assert_eq!(manifest_edges(manifest), BTreeSet::from(["one", "two"].map(str::to_owned)));
+}
+
+#[test]
 fn a_forbidden_import_is_found_however_it_is_written() {
-    let layers = layers("<!-- layers -->\n| a | b |\n|---|---|\n| low | base, mid::Allowed |\n| main | app |\n<!-- /layers -->");
-    let complaints = |path: &str, text: &str| layer_complaints(&Source::new(path, text), &layers).len();
+    let layers = layers(
+        "<!-- groups -->\n| g | m |\n|---|---|\n| ground | base, mid::Allowed |\n<!-- /groups -->\n\
+         <!-- layers -->\n| a | b |\n|---|---|\n| low | ground |\n| front | base |\n| front::one | mid |\n| main | app |\n<!-- /layers -->",
+    );
+    let complaints = |path: &str, text: &str| {
+        let passes_on = "pub use crate::high::Thing;\npub use self::part::Part;\npub use tidemill_base::Basic;";
+        let files = [
+            ("crates/base/src/lib.rs", "pub use kept::Kept;"),
+            ("crates/base/src/kept.rs", "pub struct Kept;"),
+            ("src/mid/mod.rs", passes_on),
+            ("src/mid/part.rs", ""),
+            ("src/high.rs", ""),
+        ];
+        let mut sources: Vec<_> = files.iter().map(|(path, text)| Source::new(path, text)).collect();
+        sources.retain(|source| source.path != path);
+        sources.push(Source::new(path, text));
+        layer_complaints(sources.last().expect("it was put there"), &layers, &Library::new(&sources)).len()
+    };
     for allowed in [
         "use crate::base::Thing;",
         "use crate::{base, mid::Allowed, low::own};",
@@ -274,6 +380,7 @@ fn a_forbidden_import_is_found_however_it_is_written() {
         "fn f() -> crate::base::T { crate::base::f::<u8>() }",
         "use super::mid::Thing;",
         "use crate::base::*;",
+        "use tidemill_base::{Kept, part::Other};",
         "pub(in super::super) struct Thing;",
         "// crate::high\nconst TEXT: &str = \"crate::high::x\";",
     ] {
@@ -287,6 +394,7 @@ fn a_forbidden_import_is_found_however_it_is_written() {
         "use crate::mid::{Allowed, Other};",
         "use crate::mid::*;",
         "use crate::*;",
+        "use tidemill_high::Thing;",
         "use super::super::high::Thing;",
         "fn f() { let _ = vec![crate::high::f()]; }",
         "mod inner { use super::super::super::high; }",
@@ -299,6 +407,14 @@ fn a_forbidden_import_is_found_however_it_is_written() {
     assert_eq!(complaints("src/main.rs", "use tidemill::{app, high};"), 1);
     assert_eq!(complaints("src/unlisted.rs", ""), 1);
     assert_eq!(complaints("src/lib.rs", "pub mod low;"), 0);
+    assert_eq!(complaints("crates/low/src/part.rs", "use crate::own::Thing;\nuse tidemill_base::Thing;"), 0);
+    assert_eq!(complaints("crates/low/src/part.rs", "use tidemill_high::Thing;"), 1);
+    // A folder with a row of its own.
+    assert_eq!(complaints("src/front/one/part.rs", "use crate::{front::shared, mid::{Part, Other}};"), 0);
+    assert_eq!(complaints("src/front/one/part.rs", "use crate::base::Thing;"), 1);
+    assert_eq!(complaints("src/front/shared.rs", "use crate::{front::one, mid::Part};"), 2);
+    // What `mid` passes on.
+    assert_eq!(complaints("src/front/one/part.rs", "use crate::mid::{Basic, Thing};"), 2);
 }
 
 // ---- Circles ----------------------------------------------------------------------------------------------------------------
@@ -334,24 +450,36 @@ impl<'a> Library<'a> {
         let from = |ups: usize, rest: &[String]| Some([module.get(..module.len().checked_sub(ups)?)?, rest].concat());
         segments.pop_if(|last| *last == "self" || *last == "*");
         match segments.first()?.as_str() {
-            "crate" => Some(segments[1..].to_vec()),
+            "crate" => {
+                let part = self.files.get(module).and_then(|source| source.part());
+                Some(part.map(str::to_owned).into_iter().chain(segments[1..].iter().cloned()).collect())
+            }
             "self" => from(0, &segments[1..]),
             "super" => {
                 let ups = segments.iter().take_while(|segment| *segment == "super").count();
                 from(ups.checked_sub(inline_modules)?, &segments[ups..])
+            }
+            name if name.starts_with(PARTS_PREFIX) => {
+                segments[0] = name[PARTS_PREFIX.len()..].to_owned();
+                Some(segments)
             }
             _ => from(0, &segments).filter(|below| self.files.contains_key(&below[..=module.len()])),
         }
     }
 
     /// The module whose file defines what the path leads to.
-    fn definer(&self, mut path: Module) -> Option<Module> {
+    fn definer(&self, path: Module) -> Option<Module> {
+        self.origin(path).map(|(definer, _)| definer)
+    }
+
+    /// The module whose file defines what the path leads to, and the name of that in it.
+    fn origin(&self, mut path: Module) -> Option<(Module, Option<String>)> {
         for _ in 0..8 {
             let depth = (1..=path.len()).rev().find(|depth| self.files.contains_key(&path[..*depth]))?;
             let passed_on = self.passed_on.get(&path[..depth]).zip(path.get(depth)).and_then(|(names, name)| names.get(name));
             match passed_on {
                 Some(origin) => path = [origin.as_slice(), &path[depth + 1..]].concat(),
-                None => return Some(path[..depth].to_vec()),
+                None => return Some((path[..depth].to_vec(), path.get(depth).cloned())),
             }
         }
         None
@@ -417,7 +545,7 @@ fn circles(sources: &[Source]) -> BTreeSet<Vec<String>> {
 
 #[test]
 fn no_files_import_each_other() {
-    let found = circles(&sources("src")).into_iter();
+    let found = circles(&product()).into_iter();
     assert_none(found.map(|files| format!("{} import each other: what they share belongs in a separate file", files.join(", "))));
 }
 
@@ -523,9 +651,9 @@ fn a_front_end_that_uses_another_is_found() {
 
 // ---- Clocks -----------------------------------------------------------------------------------------------------------------
 
-/// Files other than `clock` that may read the runtime's clock: tests, which pause it, and a client's screen.
+/// Files that may read the runtime's clock: tests, which pause it, and a client's screen.
 fn may_read_the_runtimes_clock(path: &str) -> bool {
-    path.starts_with("src/clock/") || path.starts_with("src/cli/") || path.ends_with("/tests.rs")
+    path == "src/patience.rs" || path.starts_with("crates/cli/") || path.ends_with("/tests.rs")
 }
 
 fn clock_complaints(source: &Source) -> Vec<String> {
@@ -537,12 +665,14 @@ fn clock_complaints(source: &Source) -> Vec<String> {
         matches!(segments[..], ["tokio", "time", "Instant", ..] | ["time", "Instant", ..])
     };
     let found = paths(source).into_iter().filter(|written| !written.in_tests && is_runtimes(written));
-    found.map(|written| format!("{}:{}: reads the runtime's clock; see `clock::Patience`", source.path, written.line)).collect()
+    found
+        .map(|written| format!("{}:{}: reads the runtime's clock; see `patience::Patience`", source.path, written.line))
+        .collect()
 }
 
 #[test]
 fn the_clock_of_the_runtime_is_read_in_one_place() {
-    assert_none(sources("src").iter().flat_map(clock_complaints));
+    assert_none(product().iter().flat_map(clock_complaints));
 }
 
 #[test]
@@ -554,7 +684,7 @@ fn a_second_reader_of_the_runtimes_clock_is_found() {
         "use tokio::time; fn f(at: time::Instant) {}",
     ] {
         assert_eq!(found("src/session/stream.rs", reader), 1, "{reader}");
-        assert_eq!(found("src/clock/patience.rs", reader), 0, "{reader}");
+        assert_eq!(found("src/patience.rs", reader), 0, "{reader}");
     }
     assert_eq!(found("src/a.rs", "use tokio::time::sleep;\n#[cfg(test)]\nmod tests { use tokio::time::Instant; }"), 0);
 }
@@ -568,7 +698,7 @@ fn length_complaint(source: &Source) -> Option<String> {
 
 #[test]
 fn files_are_short() {
-    assert_none(sources("src").iter().filter_map(length_complaint));
+    assert_none(product().iter().filter_map(length_complaint));
 }
 
 #[test]
@@ -582,13 +712,88 @@ fn a_long_file_is_found_and_its_tests_do_not_count() {
     assert!(complaint(tests + &lines(FILE_LINES_MAX)).is_some(), "a test module that is not last counts");
 }
 
+/// Folders whose functions are short.
+const SHORT_FUNCTIONS: [&str; 4] = ["crates/cli", "crates/client", "crates/wire", "loadtest"];
+
+const FUNCTION_LINES_MAX: usize = 60;
+
+/// Functions that are too long, with their signatures; those of the tests at the end of a file do not count.
+fn function_complaints(source: &Source) -> Vec<String> {
+    if source.is_tests() {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    collect_functions(&Source::new(&source.path, source.without_tests()).tokens, &mut found);
+    found.retain(|(_, lines)| *lines > FUNCTION_LINES_MAX);
+    let complaint = |(name, lines)| format!("{}: `{name}` has {lines} lines, {FUNCTION_LINES_MAX} allowed", source.path);
+    found.into_iter().map(complaint).collect()
+}
+
+/// The names of all functions, and how many lines each has.
+fn collect_functions(tokens: &TokenStream, found: &mut Vec<(String, usize)>) {
+    let tokens: Vec<_> = tokens.clone().into_iter().collect();
+    for (at, token) in tokens.iter().enumerate() {
+        if let (TokenTree::Ident(word), Some(TokenTree::Ident(name))) = (token, tokens.get(at + 1))
+            && word == "fn"
+        {
+            let body = tokens[at..].iter().find_map(|token| match token {
+                TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => Some(Some(group)),
+                TokenTree::Punct(punct) if punct.as_char() == ';' => Some(None),
+                _ => None,
+            });
+            if let Some(Some(body)) = body {
+                found.push((name.to_string(), body.span_close().end().line - word.span().start().line + 1));
+            }
+        }
+        if let TokenTree::Group(group) = token {
+            collect_functions(&group.stream(), found);
+        }
+    }
+}
+
+#[test]
+fn functions_are_short() {
+    assert_none(SHORT_FUNCTIONS.iter().flat_map(|folder| sources(folder)).flat_map(|source| function_complaints(&source)));
+}
+
+#[test]
+fn a_long_function_is_found_wherever_it_is() {
+    let function = |lines: usize| format!("fn f(a: [u8; 3]) -> u8 {{\n{}}}\n", "g();\n".repeat(lines - 2));
+    let found = |text: &str| function_complaints(&Source::new("src/a.rs", text)).len();
+    assert_eq!(found(&function(FUNCTION_LINES_MAX)), 0);
+    assert_eq!(found(&function(FUNCTION_LINES_MAX + 1)), 1);
+    assert_eq!(found(&format!("impl A {{\nfn b(&self);\n{}}}\n", function(FUNCTION_LINES_MAX + 1))), 1);
+    assert_eq!(found(&format!("fn f() {{}}\n\n#[cfg(test)]\nmod tests {{\n{}}}\n", function(100))), 0);
+}
+
+/// Files that are a module of which the parts lie in a folder next to them.
+fn beside_their_folders(paths: &[&str]) -> Vec<String> {
+    let folder_of = |path: &str| path.strip_suffix(".rs").map(|module| format!("{module}/"));
+    let has_folder = |path: &str| folder_of(path).is_some_and(|folder| paths.iter().any(|other| other.starts_with(&folder)));
+    let beside = paths.iter().filter(|path| has_folder(path));
+    beside.map(|path| format!("{path}: belongs in its folder, as mod.rs")).collect()
+}
+
+#[test]
+fn a_module_with_a_folder_is_its_mod_rs() {
+    let sources = product();
+    let paths: Vec<_> = sources.iter().map(|source| source.path.as_str()).collect();
+    assert_none(beside_their_folders(&paths));
+}
+
+#[test]
+fn a_module_next_to_its_folder_is_found() {
+    let paths = ["src/lib.rs", "src/a.rs", "src/a/b.rs", "src/ab.rs", "src/c/mod.rs", "src/c/d.rs"];
+    assert_eq!(beside_their_folders(&paths), ["src/a.rs: belongs in its folder, as mod.rs"]);
+}
+
 fn opening_complaint(source: &Source) -> Option<String> {
     (!source.text.starts_with("//! ")).then(|| format!("{}: does not open with a `//!` doc", source.path))
 }
 
 #[test]
 fn files_open_with_a_doc() {
-    assert_none(sources("src").iter().filter_map(opening_complaint));
+    assert_none(product().iter().filter_map(opening_complaint));
 }
 
 #[test]
@@ -617,8 +822,8 @@ fn loose_ends(source: &Source) -> Vec<String> {
 
 #[test]
 fn nothing_is_left_for_later() {
-    let folders = ["src", "tests", "loadtest/src"];
-    assert_none(folders.into_iter().flat_map(sources).flat_map(|source| loose_ends(&source)));
+    let others = ["tests", "loadtest"].into_iter().flat_map(sources);
+    assert_none(product().into_iter().chain(others).flat_map(|source| loose_ends(&source)));
 }
 
 #[test]
@@ -668,7 +873,7 @@ fn exception_complaints(source: &Source) -> Vec<String> {
 
 #[test]
 fn lint_exceptions_give_a_reason() {
-    assert_none(sources("src").iter().flat_map(exception_complaints));
+    assert_none(product().iter().flat_map(exception_complaints));
 }
 
 #[test]
@@ -698,7 +903,7 @@ fn starts_thread(segments: &[String]) -> bool {
 }
 
 fn thread_complaints(source: &Source) -> Vec<String> {
-    if source.path.starts_with("src/device/") || ["src/frontend/admin.rs", "src/log.rs"].contains(&source.path.as_str()) {
+    if source.path.starts_with("src/device/") || ["src/frontend/admin/mod.rs", "src/log/mod.rs"].contains(&source.path.as_str()) {
         return Vec::new();
     }
     let paths = paths(source);
@@ -710,7 +915,7 @@ fn thread_complaints(source: &Source) -> Vec<String> {
 
 #[test]
 fn threads_are_started_by_the_device_the_admin_server_and_the_log_alone() {
-    assert_none(sources("src").iter().flat_map(thread_complaints));
+    assert_none(product().iter().flat_map(thread_complaints));
 }
 
 #[test]
@@ -725,7 +930,7 @@ fn a_stray_thread_is_found() {
         "#[cfg(test)]\nmod tests {}\nuse std::thread::Builder;",
     ] {
         assert_eq!(found("src/a.rs", stray), 1, "{stray}");
-        for starter in ["src/device/lane.rs", "src/frontend/admin.rs", "src/log.rs"] {
+        for starter in ["src/device/lane.rs", "src/frontend/admin/mod.rs", "src/log/mod.rs"] {
             assert_eq!(found(starter, stray), 0, "{stray}");
         }
     }
@@ -758,12 +963,12 @@ fn impurity_complaints(source: &Source) -> Vec<String> {
 
 #[test]
 fn the_queue_has_no_thread_lock_task_or_clock() {
-    assert_none(sources("src/scheduler").iter().flat_map(impurity_complaints));
+    assert_none(sources("crates/scheduler/src").iter().flat_map(impurity_complaints));
 }
 
 #[test]
 fn an_impure_queue_is_found() {
-    let found = |text: &str| impurity_complaints(&Source::new("src/scheduler/a.rs", text)).len();
+    let found = |text: &str| impurity_complaints(&Source::new("crates/scheduler/src/a.rs", text)).len();
     for impure in [
         "use parking_lot::Mutex;",
         "use std::sync::Arc;",
@@ -786,7 +991,7 @@ fn cases_that_a_property_test_failed_on_stay_in_the_tree() {
         !ignored.contains("proptest-regressions"),
         ".gitignore: failed cases are committed, so that they are tried first from then on"
     );
-    let files = ["src", "tests/it", "loadtest/src"].iter().flat_map(|folder| sources(folder));
+    let files = product().into_iter().chain(["tests/it", "loadtest"].into_iter().flat_map(sources));
     let forgetful: Vec<_> = files.filter(|source| has_ident(&source.tokens, PERSISTENCE)).map(|source| source.path).collect();
     assert_eq!(
         forgetful,

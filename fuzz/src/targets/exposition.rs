@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::OnceLock};
 
 use clap::Parser;
-use tidemill::cli::{self, ClientCommand};
+use tidemill_cli::{self as cli, ClientCommand};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,

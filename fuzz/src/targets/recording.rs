@@ -2,10 +2,8 @@
 
 use std::io::Cursor;
 
-use tidemill::{
-    codec::{Beginning, Container},
-    recording::{Input, Opened, open},
-};
+use tidemill::codec::{Beginning, Container};
+use tidemill_recording::{Input, Opened, open};
 
 /// A file of some KiB may hold hours of silence.
 const SAMPLES_MAX: usize = 1 << 20;

@@ -119,24 +119,22 @@ pub(super) const fn from_wire_datatype(datatype: v1::Datatype) -> Option<Datatyp
     })
 }
 
-impl From<Datatype> for v1::Datatype {
-    fn from(datatype: Datatype) -> Self {
-        match datatype {
-            Datatype::Bool => Self::Bool,
-            Datatype::Uint8 => Self::Uint8,
-            Datatype::Uint16 => Self::Uint16,
-            Datatype::Uint32 => Self::Uint32,
-            Datatype::Uint64 => Self::Uint64,
-            Datatype::Int8 => Self::Int8,
-            Datatype::Int16 => Self::Int16,
-            Datatype::Int32 => Self::Int32,
-            Datatype::Int64 => Self::Int64,
-            Datatype::Fp16 => Self::Fp16,
-            Datatype::Fp32 => Self::Fp32,
-            Datatype::Fp64 => Self::Fp64,
-            Datatype::Bf16 => Self::Bf16,
-            Datatype::Bytes => Self::Bytes,
-        }
+pub(super) const fn to_wire_datatype(datatype: Datatype) -> v1::Datatype {
+    match datatype {
+        Datatype::Bool => v1::Datatype::Bool,
+        Datatype::Uint8 => v1::Datatype::Uint8,
+        Datatype::Uint16 => v1::Datatype::Uint16,
+        Datatype::Uint32 => v1::Datatype::Uint32,
+        Datatype::Uint64 => v1::Datatype::Uint64,
+        Datatype::Int8 => v1::Datatype::Int8,
+        Datatype::Int16 => v1::Datatype::Int16,
+        Datatype::Int32 => v1::Datatype::Int32,
+        Datatype::Int64 => v1::Datatype::Int64,
+        Datatype::Fp16 => v1::Datatype::Fp16,
+        Datatype::Fp32 => v1::Datatype::Fp32,
+        Datatype::Fp64 => v1::Datatype::Fp64,
+        Datatype::Bf16 => v1::Datatype::Bf16,
+        Datatype::Bytes => v1::Datatype::Bytes,
     }
 }
 
@@ -187,7 +185,7 @@ pub(super) fn wire_outputs(outputs: ItemOutputs, model: &Model) -> v1::Outputs {
 fn wire_tensor(tensor: Tensor, spec: &TensorSpec) -> v1::Tensor {
     v1::Tensor {
         name: String::from(&*spec.name),
-        datatype: v1::Datatype::from(tensor.datatype()).into(),
+        datatype: to_wire_datatype(tensor.datatype()).into(),
         shape: tensor.shape().iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect(),
         data: tensor.into_data(),
     }

@@ -153,7 +153,7 @@ fn padding(rule: &PaddingRule, waste_max: Option<f64>, signature: &Signature) ->
 fn tensor_spec(spec: &TensorSpec) -> v1::TensorSpec {
     v1::TensorSpec {
         name: spec.name.to_string(),
-        datatype: v1::Datatype::from(spec.datatype).into(),
+        datatype: convert::to_wire_datatype(spec.datatype).into(),
         shape: spec.shape_with_batch(),
     }
 }
@@ -166,7 +166,7 @@ fn state_spec(state: &StateSpec) -> v1::StateSpec {
     v1::StateSpec {
         input: state.input.to_string(),
         output: state.output.to_string(),
-        datatype: v1::Datatype::from(state.datatype).into(),
+        datatype: convert::to_wire_datatype(state.datatype).into(),
         shape,
         batch_axis: u32::try_from(state.batch_axis.unwrap_or_default()).unwrap_or(u32::MAX),
     }

@@ -6,7 +6,7 @@ use super::{
     limits::{Awaited, Lapse, Limits},
     progress::Progress,
 };
-use crate::clock::{Due, Moment, Patience};
+use crate::patience::{Due, Moment, Patience};
 
 /// The wait for the client, whatever it has to do.
 pub(super) struct Wait {

@@ -17,8 +17,9 @@ use pin_project_lite::pin_project;
 
 use super::{exchange::Exchange, reading::Reading};
 use crate::{
-    clock::{self, Due, Moment, Patience},
+    clock,
     domain::Timestamp,
+    patience::{Due, Moment, Patience},
     telemetry::{GaugeGuard, StreamEnd},
 };
 

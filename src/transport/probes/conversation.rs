@@ -19,7 +19,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::{note::Noted, places::Place};
 use crate::{
-    clock::Patience,
+    patience::Patience,
     transport::{ending::EndingBody, io::Io, shutdown::Shutdown},
 };
 

@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::clock::{Due, Moment, Patience};
+use crate::patience::{Due, Moment, Patience};
 
 /// For a first request to arrive, whole.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(5);

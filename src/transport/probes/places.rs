@@ -12,7 +12,7 @@ use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 
 use super::note::Note;
-use crate::{clock::Moment, domain::Peer, transport::admit::Admit};
+use crate::{domain::Peer, patience::Moment, transport::admit::Admit};
 
 /// If an answer takes longer than this, its place may go to another connection.
 const ANSWER_MAX: Duration = Duration::from_secs(1);

@@ -26,10 +26,11 @@ use super::{
     wire::{self, DecodedRequest, ReplyForm},
 };
 use crate::{
-    clock::{self, Due, Moment, Patience},
+    clock,
     domain::{Fault, FaultKind, Timestamp},
     frontend::grpc::wire::InferRequestBytes,
     open_inference::{Conversation, OpenInference, Reply},
+    patience::{Due, Moment, Patience},
     proto::inference::{ModelInferResponse, ModelStreamInferResponse},
     service::{Caller, Method, draining},
     session::Place,

@@ -21,6 +21,10 @@ const TENSORS_MAX: usize = 1024;
 /// How many dimensions of a tensor are read: each takes a byte on the wire and eight in memory.
 const DIMS_MAX: usize = 64;
 
+/// Why a message that is only read refuses to be written: prost wants every part of a message to be able to, and the bytes would be those of
+/// an empty one.
+pub(super) const ONLY_READ: &str = "the server only reads this message: written, it would lose what is in it";
+
 /// Longest number on the wire, in bytes.
 const VARINT_BYTES_MAX: u64 = 10;
 
@@ -75,9 +79,12 @@ impl ItemMessage {
 }
 
 impl Message for ItemMessage {
-    fn encode_raw(&self, _buf: &mut impl BufMut) {}
+    fn encode_raw(&self, _buf: &mut impl BufMut) {
+        debug_assert!(false, "{ONLY_READ}");
+    }
 
     fn encoded_len(&self) -> usize {
+        debug_assert!(false, "{ONLY_READ}");
         0
     }
 

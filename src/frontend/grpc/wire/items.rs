@@ -6,7 +6,10 @@ use prost::{
     encoding::{self, DecodeContext, WireType},
 };
 
-use super::{ItemMessage, item::in_field};
+use super::{
+    ItemMessage,
+    item::{ONLY_READ, in_field},
+};
 use crate::{
     domain::{Fault, FaultKind},
     session::Inbound,
@@ -20,9 +23,12 @@ pub struct ItemListMessage {
 }
 
 impl Message for ItemListMessage {
-    fn encode_raw(&self, _buf: &mut impl BufMut) {}
+    fn encode_raw(&self, _buf: &mut impl BufMut) {
+        debug_assert!(false, "{ONLY_READ}");
+    }
 
     fn encoded_len(&self) -> usize {
+        debug_assert!(false, "{ONLY_READ}");
         0
     }
 

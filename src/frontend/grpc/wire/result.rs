@@ -147,7 +147,7 @@ fn write_tensor(tensor: &Tensor, spec: &TensorSpec, to: &mut Writer<'_, impl Buf
 }
 
 fn datatype(tensor: &Tensor) -> u64 {
-    v1::Datatype::from(tensor.datatype()) as u64
+    convert::to_wire_datatype(tensor.datatype()) as u64
 }
 
 fn tensor_bytes(tensor: &Tensor, spec: &TensorSpec) -> usize {

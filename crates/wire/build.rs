@@ -1,0 +1,46 @@
+//! Compiles `proto/`: the messages, the services over our own codecs, and the descriptor set for reflection.
+
+#![expect(clippy::disallowed_methods, reason = "a build script is told what it needs in the environment")]
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message as _;
+
+/// Where the protos are, from this package.
+const FOLDER: &str = "../../proto";
+
+/// The native service comes first.
+const PROTOS: &[&str] = &[
+    "tidemill/v1/inference.proto",
+    "tidemill/v1/model.proto",
+    "inference/grpc_service.proto",
+    "inference/model_config.proto",
+    "model/model.proto",
+    "grpc/health/v1/health.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={FOLDER}");
+    let file = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
+    let descriptors = protox::compile(PROTOS, [FOLDER])?;
+    fs::write(&file, descriptors.encode_to_vec())?;
+    // For the server's build script, which generates its own form of some of the services.
+    println!("cargo::metadata=descriptors={}", file.display());
+    let generate = |is_open_inference: bool, codec: &str| {
+        let mut descriptors = descriptors.clone();
+        descriptors.file.retain(|file| (file.package() == "inference") == is_open_inference);
+        tonic_prost_build::configure()
+            // The server generates its own form of it.
+            .build_server(!is_open_inference)
+            .bytes(".tidemill")
+            .bytes(".inference")
+            .btree_map(".inference")
+            .codec_path(codec)
+            .extern_path(".google.rpc", "::tonic_types::pb")
+            .compile_fds(descriptors)
+    };
+    generate(true, "crate::codec::FewFieldsCodec")?;
+    generate(false, "crate::codec::SmallBufferCodec")?;
+    Ok(())
+}

@@ -1,3 +1,0 @@
-//! Code that the tools of this package share.
-
-pub mod plot;
