@@ -119,6 +119,14 @@ impl Executable {
         self.instances.lost()
     }
 
+    /// Gives back memory for batches larger than any since this was last called. To be called now and then: a call beyond the usual size
+    /// would otherwise be paid for until the model goes.
+    pub fn trim(&self) {
+        self.instances.trim();
+        self.pool.trim();
+        self.engine().trim();
+    }
+
     /// How many lanes can run calls at the same time, besides the long ones, which come after them.
     #[must_use]
     pub fn lanes(&self) -> usize {
