@@ -40,6 +40,7 @@ mod sequences;
 mod serving;
 mod session;
 mod shares;
+mod start;
 mod startup;
 mod strings;
 mod survive;
