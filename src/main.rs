@@ -1,6 +1,6 @@
 //! The binary: flags → configuration → log → server → signals → exit code, and the client commands.
 
-use std::{path::PathBuf, pin::pin, process::ExitCode, time::Duration};
+use std::{path::PathBuf, pin::pin, process::ExitCode, thread, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -29,6 +29,9 @@ const EXIT_LOST: u8 = 3;
 
 /// How long a server that has lost a part may take to end, including its drain.
 const LOST_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often unused memory goes back to the system: slightly sooner than a serving thread would do it, a second after it was freed.
+const RETURN_MEMORY_EVERY: Duration = Duration::from_millis(900);
 
 /// A streaming-first, real-time inference server, and its clients.
 #[derive(Debug, Parser)]
@@ -190,6 +193,30 @@ fn exit(log: &Log, exit_code: u8) -> ! {
     std::process::exit(exit_code.into())
 }
 
+/// Has the allocator return unused memory to the system. Left alone it does so only when a thread asks for a new page, and on that
+/// thread, which then serves nobody for milliseconds; after a flood there may be no such thread for a long time.
+fn return_memory() {
+    let work = || {
+        threads::give_way();
+        loop {
+            thread::park_timeout(RETURN_MEMORY_EVERY);
+            collect();
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("memory".to_owned()).spawn(work) {
+        tracing::warn!(%error, "the system does not allow the thread that returns unused memory: the process may keep more than it needs");
+    }
+}
+
+#[expect(unsafe_code, reason = "the allocator's crate does not offer this function of its library")]
+fn collect() {
+    unsafe extern "C" {
+        fn mi_collect(force: bool);
+    }
+    // SAFETY: this is how the linked mimalloc declares it; it concerns unused memory alone, and any thread may call it.
+    unsafe { mi_collect(true) }
+}
+
 /// Lets the process open as many files as it may. Each connection and each region of shared memory takes one; the usual soft
 /// limit, 1,024, exists for programs that still call `select`.
 fn raise_file_limit() {
@@ -221,6 +248,7 @@ async fn run(config: Config, log: &Log) -> Result<ExitCode, StartError> {
     let (grpc, http, admin) = (server.grpc_addr(), server.http_addr(), server.admin_addr());
     tracing::info!(lanes = server.lanes(), "listening grpc={grpc} http={http} admin={admin}");
     let vitals = server.vitals();
+    return_memory();
     loop {
         tokio::select! {
             () = either(&mut terminate, &mut interrupt) => break,

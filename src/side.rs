@@ -65,16 +65,17 @@ impl SideThreads {
         })
     }
 
-    /// Does `work` on something of `bytes` bytes: in place, or on one of the threads if that would take too long.
+    /// Does `work` on something of `bytes` bytes: in place, or on one of the threads if that is more than `here_max`,
+    /// usually [`INLINE_BYTES_MAX`].
     ///
     /// # Errors
     /// As [`SideThreads::run`].
-    pub async fn run_long<T, F>(&self, bytes: usize, work: F) -> Result<T, Fault>
+    pub async fn run_long<T, F>(&self, bytes: usize, here_max: usize, work: F) -> Result<T, Fault>
     where
         T: Send + 'static,
         F: FnOnce() -> Result<T, Fault> + Send + 'static,
     {
-        if bytes <= INLINE_BYTES_MAX { work() } else { self.run(work).await }
+        if bytes <= here_max { work() } else { self.run(work).await }
     }
 }
 
@@ -135,9 +136,9 @@ mod tests {
     async fn short_work_is_done_at_once() {
         let here = std::thread::current().id();
         let side = SideThreads::new(1);
-        let where_is = |bytes| side.run_long(bytes, || Ok(std::thread::current().id()));
-        assert_eq!(where_is(INLINE_BYTES_MAX).await, Ok(here));
-        assert_ne!(where_is(INLINE_BYTES_MAX + 1).await, Ok(here));
+        let where_is = |bytes| side.run_long(bytes, 10, || Ok(std::thread::current().id()));
+        assert_eq!(where_is(10).await, Ok(here));
+        assert_ne!(where_is(11).await, Ok(here));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use tidemill::{
-    device::{StreamHandle, Submitted},
+    device::{Staged, StreamHandle, Submitted},
     domain::{Answer, ItemInputs, Priority, Signature, Timestamp},
     engine::{CallThreads, ItemCall, StreamState},
     scheduler::{Item, ShapeKey},
@@ -59,7 +59,7 @@ struct Streams {
     bench: Bench,
     handles: Vec<StreamHandle>,
     data: Bytes,
-    staged: VecDeque<Item<ItemInputs>>,
+    staged: Staged,
     answers: VecDeque<Answer>,
     ticket: u64,
 }
@@ -68,13 +68,13 @@ impl Streams {
     fn new(streams: usize, stateful: bool) -> Self {
         let bench = Bench::new(stateful);
         let handles = (0..streams).map(|_| bench.open()).collect();
-        Self { bench, handles, data: data(), staged: VecDeque::new(), answers: VecDeque::new(), ticket: 0 }
+        Self { bench, handles, data: data(), staged: Staged::new(), answers: VecDeque::new(), ticket: 0 }
     }
 
     fn submit(&mut self) {
         self.ticket += 1;
         for handle in &self.handles {
-            self.staged.push_back(item(self.ticket, checked(self.bench.model.signature(), &self.data)));
+            self.staged.push(item(self.ticket, checked(self.bench.model.signature(), &self.data)));
             assert_eq!(handle.submit(&mut self.staged, false), Submitted::All);
         }
     }

@@ -4,6 +4,8 @@
 #![no_main]
 
 mod serving;
+#[path = "../../tests/it/start.rs"]
+mod start;
 mod targets;
 
 use std::sync::OnceLock;

@@ -1,15 +1,16 @@
 //! A server in this process, for decoders that can only be reached through its ports.
 
-use std::{fs, net::SocketAddr, sync::OnceLock, time::Duration};
+use std::{net::SocketAddr, sync::OnceLock, time::Duration};
 
-use tempfile::TempDir;
-use tidemill::{app::Server, config::Config};
+use tidemill::app::Server;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
     runtime::Runtime,
     time::timeout,
 };
+
+use crate::start::{bare_config, serve};
 
 /// A request without an answer by then hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,7 +86,6 @@ kind = 'identity'
 pub(crate) struct Serving {
     pub(crate) runtime: Runtime,
     server: Server,
-    _models: TempDir,
 }
 
 impl Serving {
@@ -96,21 +96,12 @@ impl Serving {
     }
 
     fn start() -> Self {
-        let models = tempfile::tempdir().expect("a folder");
-        for (name, manifest) in [("everything", EVERYTHING), ("audio", AUDIO)] {
-            fs::create_dir(models.path().join(name)).expect("a folder");
-            fs::write(models.path().join(name).join("model.toml"), manifest).expect("a file");
-        }
-        let mut config = Config::default();
-        config.server.grpc_addr.set_port(0);
-        config.server.http_addr.set_port(0);
-        config.server.admin_addr.set_port(0);
+        let mut config = bare_config();
         config.scheduler.lanes = 1;
-        config.models.embedded = false;
-        config.models.dir = Some(models.path().to_owned());
+        config.models.example = true;
         let runtime = Runtime::new().expect("a runtime");
-        let server = runtime.block_on(Server::start(config)).expect("a server");
-        Self { runtime, server, _models: models }
+        let server = runtime.block_on(serve(config, &[("everything", EVERYTHING), ("audio", AUDIO)]));
+        Self { runtime, server }
     }
 
     pub(crate) fn grpc_addr(&self) -> SocketAddr {

@@ -72,6 +72,9 @@ const LOSS_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the recording of arrivals may take to write what is left of it. It may be writing to a file that accepts nothing.
 const RECORD_GRACE: Duration = Duration::from_secs(1);
 
+/// Time in which a model that gets large calls gets another, usually.
+const TRIM_EVERY: Duration = Duration::from_secs(10);
+
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -211,6 +214,7 @@ impl Server {
             tokio::spawn(vitals.clone().keep(Part::Kicker, cpu, |device| Arc::clone(device).kick_lanes().boxed())),
             tokio::spawn(vitals.clone().keep(Part::Health, health, |health| health.keep().boxed())),
             tokio::spawn(drain_when_lost(vitals.clone(), drain.clone())),
+            tokio::spawn(trim_models(Arc::clone(repository.registry()))),
         ];
         if let Some(watcher) = watcher {
             let watched = (watcher, repository.clone());
@@ -360,6 +364,14 @@ async fn drain_when_lost(vitals: Vitals, drain: Drain) -> Option<()> {
     vitals.lost().await;
     drain.begin();
     None
+}
+
+/// What a model keeps for calls beyond the usual size goes once there are no more of them.
+async fn trim_models(registry: Arc<Registry>) -> Option<()> {
+    loop {
+        tokio::time::sleep(TRIM_EVERY).await;
+        registry.trim();
+    }
 }
 
 fn lane_count(config: &Config) -> usize {

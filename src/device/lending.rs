@@ -102,7 +102,7 @@ mod tests {
 
     use parking_lot::Mutex;
 
-    use super::*;
+    use super::{super::staged::Staged, *};
     use crate::{
         device::{Lanes, ModelRuntime, StreamHandle, Submitted},
         domain::{Answer, Datatype, ItemInputs, Shape, Signature, Tensor, TensorSpec, Timestamp},
@@ -213,7 +213,7 @@ mod tests {
             shape: ShapeKey::default(),
             payload: ItemInputs::from_iter([tensor]),
         };
-        assert_eq!(stream.submit(&mut VecDeque::from([item]), true), Submitted::All);
+        assert_eq!(stream.submit(&mut Staged::from_iter([item]), true), Submitted::All);
     }
 
     fn answers(stream: &StreamHandle) -> VecDeque<Answer> {

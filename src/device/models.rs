@@ -134,7 +134,7 @@ mod tests {
         time::Duration,
     };
 
-    use super::*;
+    use super::{super::staged::Staged, *};
     use crate::{
         device::{StreamHandle, Submitted, hosted::Job},
         domain::{Datatype, Outcome, Signature, Tensor, TensorSpec, Timestamp},
@@ -214,7 +214,7 @@ mod tests {
             shape: ShapeKey::default(),
             payload: [Tensor::from_f32(&[1.0])].into_iter().collect(),
         };
-        assert_eq!(stream.submit(&mut VecDeque::from([item]), false), Submitted::All);
+        assert_eq!(stream.submit(&mut Staged::from_iter([item]), false), Submitted::All);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{
     hosted::ModelRuntime,
     mailbox::Mailbox,
     shapes::Shapes,
+    staged::Staged,
     state::{Device, Shared},
     trace::Line,
 };
@@ -85,15 +86,14 @@ impl StreamHandle {
     /// Queues items from the front of `staged` until all are queued or a limit is reached. Items of a model with short calls may
     /// already have run when this returns. With `wait`, reaching a limit also asks for a nudge when there is room, or when the
     /// earliest deadline among the rest passes.
-    pub fn submit(&self, staged: &mut VecDeque<Item<ItemInputs>>, wait: bool) -> Submitted {
+    pub fn submit(&self, staged: &mut Staged, wait: bool) -> Submitted {
         // Now is no earlier than this; reading the clock would cost more than setting the timer once too often.
-        let now = staged.back().map_or(Timestamp::ZERO, |newest| newest.arrived);
+        let now = staged.newest().map_or(Timestamp::ZERO, |newest| newest.arrived);
         self.device.act(|shared, after| {
             let staged_before = staged.len();
             let submitted = self.push_all(shared, staged, after);
             if wait && submitted != Submitted::All {
-                let until = staged.iter().map(Item::due).min().unwrap_or(Timestamp::NEVER);
-                shared.queue.wait_for_room(self.key, until);
+                shared.queue.wait_for_room(self.key, staged.due());
             }
             after.rearm = shared.wakes_earlier(now);
             if staged.len() < staged_before {
@@ -104,11 +104,11 @@ impl StreamHandle {
     }
 
     /// Queues as many items as there is room for.
-    fn push_all(&self, shared: &mut Shared, staged: &mut VecDeque<Item<ItemInputs>>, after: &mut After) -> Submitted {
-        while let Some(item) = staged.pop_front() {
+    fn push_all(&self, shared: &mut Shared, staged: &mut Staged, after: &mut After) -> Submitted {
+        while let Some(item) = staged.take_oldest() {
             let line = shared.line_of(self.key, self.model, &item);
             if let Err((item, refusal)) = shared.queue.push(self.key, item, &mut after.ended) {
-                staged.push_front(item);
+                staged.put_back(item);
                 return Submitted::Full(refusal);
             }
             if let (Some(trace), Some(line)) = (&mut shared.trace, line) {

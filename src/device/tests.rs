@@ -11,7 +11,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use proptest::prelude::*;
 
 use super::{
-    Device, ModelRuntime, StreamHandle, Submitted, hosted::Job, live::LiveBatch, pulling::Look, state::LaneState,
+    Device, ModelRuntime, Staged, StreamHandle, Submitted, hosted::Job, live::LiveBatch, pulling::Look, state::LaneState,
     waking::EXPIRY_STEP,
 };
 use crate::{
@@ -91,7 +91,7 @@ impl World {
 
     fn submit(&mut self, stream: usize, item: Item<ItemInputs>) {
         self.waiting.insert((stream, item.ticket), item.clone());
-        assert_eq!(self.streams[stream].submit(&mut VecDeque::from([item]), true), Submitted::All);
+        assert_eq!(self.streams[stream].submit(&mut Staged::from_iter([item]), true), Submitted::All);
     }
 
     fn look(&mut self, lane: usize) {

@@ -106,10 +106,7 @@ impl OpenInference {
             Running::Step(answer) => vec![answer.outputs().await?],
         };
         let bytes: usize = outputs.iter().flatten().map(|tensor| tensor.data().len()).sum();
-        if bytes <= COPIED_HERE_MAX {
-            return plan.response(&outputs);
-        }
-        self.side.run(move || plan.response(&outputs)).await
+        self.side.run_long(bytes, COPIED_HERE_MAX, move || plan.response(&outputs)).await
     }
 
     /// Whether [`OpenInference::fetch`] has anything to do.

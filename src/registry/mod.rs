@@ -354,6 +354,15 @@ impl Registry {
         lost.next().map(|(name, entry)| status(name, entry))
     }
 
+    /// Has every model that serves give back memory that its latest calls did not need.
+    pub fn trim(&self) {
+        for entry in self.snapshot().values().flat_map(BTreeMap::values) {
+            if let Some(model) = entry.lifecycle.ready() {
+                model.loaded.executable.trim();
+            }
+        }
+    }
+
     /// How many changes there were, and a wait for the next.
     #[must_use]
     pub fn changes(&self) -> watched::Receiver<u64> {

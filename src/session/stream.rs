@@ -20,8 +20,8 @@ use super::{
 use crate::{
     clock,
     codec::{SegmentEvent, SegmentFinder, WindowPosition},
-    device::{StreamHandle, Submitted},
-    domain::{Answer, AnswerPart, Fault, FaultKind, ItemInputs, ItemOutputs, ItemTiming, Outcome, Timestamp},
+    device::{Staged, StreamHandle, Submitted},
+    domain::{Answer, AnswerPart, Fault, FaultKind, ItemOutputs, ItemTiming, Outcome, Timestamp},
     drain::Drain,
     patience::{Due, Moment, Patience},
     registry::Model,
@@ -66,7 +66,7 @@ pub struct Session<I> {
     intake: Intake,
     input: Input,
     pending: PendingItems,
-    staged: VecDeque<Item<ItemInputs>>,
+    staged: Staged,
     answers: VecDeque<Answer>,
     events: VecDeque<Event>,
     marks: VecDeque<Mark>,
@@ -119,7 +119,7 @@ where
             intake,
             input: Input::Open,
             pending: PendingItems::default(),
-            staged: VecDeque::new(),
+            staged: Staged::new(),
             answers: VecDeque::new(),
             events: VecDeque::new(),
             marks: VecDeque::new(),
@@ -145,8 +145,8 @@ where
             OverflowPolicy::Block => pending.len() < options.window_items && pending.bytes() < options.window_bytes,
             // The queue keeps to the window; this also counts the answers of dropped items, which wait for their turn.
             OverflowPolicy::DropOldest | OverflowPolicy::Latest => {
-                let staged_bytes: usize = self.staged.iter().map(|item| item.bytes).sum();
-                pending.len() < options.window_items.saturating_mul(DROPPED_PER_WINDOW) && staged_bytes < options.window_bytes
+                pending.len() < options.window_items.saturating_mul(DROPPED_PER_WINDOW)
+                    && self.staged.bytes() < options.window_bytes
             }
         };
         (pending.is_empty() || items_fit) && self.marks.len() < options.window_items
@@ -175,7 +175,7 @@ where
                 let fault = Fault::new(FaultKind::Overloaded, message)
                     .with_limit(refusal.limit, refusal.value as u64)
                     .with_retry_after(refusal.retry_after);
-                for item in std::mem::take(&mut self.staged) {
+                for item in self.staged.take_all() {
                     self.answer_unqueued(item.ticket, item.arrived, Outcome::Refused, fault.clone());
                 }
             }
@@ -272,7 +272,7 @@ where
                 let stale_at = self.options.max_age.map_or(Timestamp::NEVER, |max_age| now + max_age);
                 let sizes = self.intake.batch_sizes(&inputs);
                 let shape = sizes.map(|sizes| self.handle.shape_key(&sizes)).unwrap_or_default();
-                self.staged.push_back(Item {
+                self.staged.push(Item {
                     ticket: seq,
                     arrived: now,
                     deadline,
@@ -302,14 +302,7 @@ where
             return;
         }
         let now = clock::now();
-        if self.staged.iter().all(|item| item.due() > now) {
-            return;
-        }
-        for item in std::mem::take(&mut self.staged) {
-            if item.due() > now {
-                self.staged.push_back(item);
-                continue;
-            }
+        for item in self.staged.take_due(now) {
             let waited = now.since(item.arrived);
             let (kind, limit) = match item.lateness() {
                 EndReason::Expired => (FaultKind::Expired, "its deadline"),

@@ -41,31 +41,33 @@ pub(super) struct Lingering<I> {
 }
 
 /// Reads since one last found nothing. Usually the second finds nothing, so these are not timed.
-#[derive(Debug, Default)]
-struct Reading {
-    has_begun: bool,
-    /// When the second read ended.
-    since: Option<Timestamp>,
+#[derive(Debug)]
+enum Reading {
+    /// None has found anything.
+    Idle,
+    /// One has.
+    Begun,
+    /// So has a second, which was over at that time, and all that followed.
+    Since(Timestamp),
 }
 
 impl Reading {
     /// Whether others should go first. If so, the next turn begins.
     fn takes_long(&mut self, now: impl Fn() -> Timestamp) -> bool {
-        let takes_long = self.since.is_some_and(|since| now().since(since) >= TURN);
+        let takes_long = matches!(*self, Self::Since(since) if now().since(since) >= TURN);
         if takes_long {
-            *self = Self::default();
+            *self = Self::Idle;
         }
         takes_long
     }
 
     fn note(&mut self, found_something: bool, now: impl Fn() -> Timestamp) {
-        if !found_something {
-            *self = Self::default();
-        } else if !self.has_begun {
-            self.has_begun = true;
-        } else if self.since.is_none() {
-            self.since = Some(now());
-        }
+        *self = match *self {
+            _ if !found_something => Self::Idle,
+            Self::Idle => Self::Begun,
+            Self::Begun => Self::Since(now()),
+            Self::Since(_) => return,
+        };
     }
 }
 
@@ -76,7 +78,7 @@ impl<I> Lingering<I> {
 
     /// A stream from which `read` has been read already.
     pub(super) const fn after(read: Bytes, stream: I) -> Self {
-        Self { read, stream, reading: Reading { has_begun: false, since: None }, closing: None }
+        Self { read, stream, reading: Reading::Idle, closing: None }
     }
 }
 
@@ -158,8 +160,8 @@ mod tests {
     }
 
     #[test]
-    fn a_long_read_without_a_pause_lets_others_go_first() {
-        let (mut reading, begun) = (Reading::default(), Timestamp::from_nanos(1));
+    fn what_is_read_without_a_pause_for_long_lets_others_go_first() {
+        let (mut reading, begun) = (Reading::Idle, Timestamp::from_nanos(1));
         let (soon, later) = (begun + TURN / 2, begun + TURN);
         reading.note(true, || begun);
         reading.note(true, || begun);

@@ -232,8 +232,7 @@ class Connection:
                 break
             if len(numbers) % 64 == 0:
                 self.pump()
-        self.wait_until(lambda: all(self.streams[number].ended for number in numbers), patience)
-        return collections.Counter(self.streams[number].code for number in numbers)
+        return self.wait_all(numbers, patience)
 
     # ---- In
 
@@ -268,6 +267,12 @@ class Connection:
         state = self.streams[stream]
         self.wait_until(lambda: state.ended, patience)
         return state
+
+    def wait_all(self, numbers: Iterable[int] | None = None, patience: float = PATIENCE_S) -> collections.Counter:
+        """How these streams end, or all there are; those that have not when patience runs out are `open`."""
+        numbers = list(self.streams if numbers is None else numbers)
+        self.wait_until(lambda: all(self.streams[number].ended for number in numbers), patience)
+        return self.codes(numbers)
 
     def wait_goaway(self, patience: float = PATIENCE_S) -> int | None:
         """The code of the GOAWAY that ends this connection."""

@@ -42,6 +42,7 @@ mod sequences;
 mod serving;
 mod session;
 mod shares;
+mod start;
 mod startup;
 mod strings;
 mod survive;

@@ -1,9 +1,8 @@
 //! A server in this process, models made for the tests, and a client that speaks all four modes.
 
-use std::{fs, path::Path, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -26,6 +25,8 @@ use tidemill::{
     },
     scheduler::{Ledger, ModelKey},
 };
+
+pub(crate) use crate::start::{bare_config, folder_of, serve, write};
 
 pub(crate) type Client = InferenceServiceClient<Channel>;
 
@@ -87,46 +88,11 @@ pub(crate) fn slow_doubler(call_us: u64) -> String {
     format!("max_batch = 1\n{DOUBLER}cost_per_call_us = {call_us}\ncost_mode = 'blocked'\n")
 }
 
-/// The defaults, with any free ports, two lanes and no model.
-pub(crate) fn bare_config() -> Config {
-    let mut config = Config::default();
-    config.server.grpc_addr.set_port(0);
-    config.server.http_addr.set_port(0);
-    config.server.admin_addr.set_port(0);
-    config.scheduler.lanes = 2;
-    config.models.embedded = false;
-    config.models.example = false;
-    config
-}
-
-/// The same with the speech model.
+/// [`bare_config`] with the speech model.
 pub(crate) fn speech_config() -> Config {
     let mut config = bare_config();
     config.models.embedded = true;
     config
-}
-
-/// Writes a file below `folder`, with the folders above it.
-pub(crate) fn write(folder: &Path, path: &str, content: &[u8]) {
-    let path = folder.join(path);
-    fs::create_dir_all(path.parent().expect("below the folder")).expect("a folder");
-    fs::write(path, content).expect("a file");
-}
-
-/// A folder of models without files, from names and manifests.
-pub(crate) fn folder_of(models: &[(&str, &str)]) -> TempDir {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    for (name, manifest) in models {
-        write(folder.path(), &format!("{name}/model.toml"), manifest.as_bytes());
-    }
-    folder
-}
-
-/// Starts a server with these models on top of `config`.
-pub(crate) async fn serve(mut config: Config, models: &[(&str, &str)]) -> Server {
-    let folder = folder_of(models);
-    config.models.dir = Some(folder.path().to_owned());
-    Server::start(config).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A separate connection.

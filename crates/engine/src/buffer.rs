@@ -22,19 +22,24 @@ const SMALL_BYTES: usize = 4096;
 /// A pooled buffer is at most this many times as large as what was requested.
 const WASTE_MAX: usize = 4;
 
+/// A buffer of this size is kept whether it is used or not.
+const KEPT_BYTES: usize = 64 << 10;
+
 /// A growable byte buffer that starts at a multiple of [`ALIGNMENT`] bytes.
 #[derive(Debug)]
 pub struct AlignedBuffer {
     /// Initialised bytes; those from `len` on are left over from earlier use.
     bytes: AVec<u8, ConstAlign<ALIGNMENT>>,
     len: usize,
+    /// The longest that it was since it was last trimmed.
+    longest: usize,
 }
 
 impl AlignedBuffer {
     /// An empty buffer that holds `capacity` bytes before it grows.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { bytes: AVec::with_capacity(ALIGNMENT, capacity), len: 0 }
+        Self { bytes: AVec::with_capacity(ALIGNMENT, capacity), len: 0, longest: 0 }
     }
 
     /// Bytes that fit before it grows.
@@ -54,6 +59,7 @@ impl AlignedBuffer {
         self.bytes.truncate(self.len);
         self.bytes.extend_from_slice(more);
         self.len = self.bytes.len();
+        self.longest = self.longest.max(self.len);
     }
 
     /// Makes the buffer `len` bytes long, for a caller that writes every one of them: what they hold is left over from earlier
@@ -63,14 +69,23 @@ impl AlignedBuffer {
             self.bytes.resize(len, 0);
         }
         self.len = len;
+        self.longest = self.longest.max(len);
         &mut self.bytes[..len]
+    }
+
+    /// Gives up its content, and its memory too if that is far more than anything needed since this was last called.
+    pub fn trim(&mut self) {
+        let longest = mem::take(&mut self.longest);
+        if self.capacity() > longest.saturating_mul(WASTE_MAX).max(KEPT_BYTES) {
+            *self = Self::default();
+        }
     }
 }
 
 impl Default for AlignedBuffer {
     /// An empty buffer without memory.
     fn default() -> Self {
-        Self { bytes: AVec::new(ALIGNMENT), len: 0 }
+        Self { bytes: AVec::new(ALIGNMENT), len: 0, longest: 0 }
     }
 }
 
@@ -90,7 +105,8 @@ impl DerefMut for AlignedBuffer {
 
 /// Buffers that come back when the last [`Bytes`] made from them is dropped.
 ///
-/// Both limits hold at all times; the least recently used of the retained buffers leaves first.
+/// Both limits hold at all times; the least recently used of the retained buffers leaves first, and so do those that are
+/// [no longer used](BufferPool::trim).
 #[derive(Debug)]
 pub(crate) struct BufferPool {
     retained: Mutex<Retained>,
@@ -100,8 +116,18 @@ pub(crate) struct BufferPool {
 
 #[derive(Debug, Default)]
 struct Retained {
-    buffers: VecDeque<AlignedBuffer>,
+    /// In the order in which they came back.
+    buffers: VecDeque<Unused>,
     bytes: usize,
+    /// How often the pool was trimmed.
+    round: u64,
+}
+
+#[derive(Debug)]
+struct Unused {
+    buffer: AlignedBuffer,
+    /// The round in which it came back.
+    since: u64,
 }
 
 impl BufferPool {
@@ -122,9 +148,9 @@ impl BufferPool {
     fn take_retained(&self, capacity: usize) -> Option<AlignedBuffer> {
         let wanted = capacity..=capacity.max(SMALL_BYTES).saturating_mul(WASTE_MAX);
         let mut retained = self.retained.lock();
-        let fitting = retained.buffers.iter().enumerate().filter(|(_, buffer)| wanted.contains(&buffer.capacity()));
-        let (index, _) = fitting.min_by_key(|(_, buffer)| buffer.capacity())?;
-        let buffer = retained.buffers.remove(index)?;
+        let capacities = retained.buffers.iter().map(|unused| unused.buffer.capacity()).enumerate();
+        let (index, _) = capacities.filter(|(_, capacity)| wanted.contains(capacity)).min_by_key(|(_, capacity)| *capacity)?;
+        let Unused { buffer, .. } = retained.buffers.remove(index)?;
         retained.bytes -= buffer.capacity();
         Some(buffer)
     }
@@ -137,10 +163,23 @@ impl BufferPool {
         let mut retained = self.retained.lock();
         while retained.buffers.len() >= self.buffers_max || retained.bytes > self.bytes_max - capacity {
             let Some(oldest) = retained.buffers.pop_front() else { break };
-            retained.bytes -= oldest.capacity();
+            retained.bytes -= oldest.buffer.capacity();
         }
         retained.bytes += capacity;
-        retained.buffers.push_back(buffer);
+        let since = retained.round;
+        retained.buffers.push_back(Unused { buffer, since });
+    }
+
+    /// Lets go of the buffers that nobody took between the last two calls of this.
+    pub(crate) fn trim(&self) {
+        let mut retained = self.retained.lock();
+        let round = retained.round;
+        let stale = retained.buffers.iter().take_while(|unused| unused.since < round).count();
+        let stale: Vec<_> = retained.buffers.drain(..stale).collect();
+        retained.bytes -= stale.iter().map(|unused| unused.buffer.capacity()).sum::<usize>();
+        retained.round += 1;
+        // Their memory is given back once the lock is.
+        drop(retained);
     }
 }
 
@@ -191,7 +230,7 @@ mod tests {
 
     fn retained(pool: &BufferPool) -> (usize, usize) {
         let retained = pool.retained.lock();
-        assert_eq!(retained.bytes, retained.buffers.iter().map(AlignedBuffer::capacity).sum::<usize>());
+        assert_eq!(retained.bytes, retained.buffers.iter().map(|unused| unused.buffer.capacity()).sum::<usize>());
         (retained.buffers.len(), retained.bytes)
     }
 
@@ -258,6 +297,42 @@ mod tests {
         assert_eq!(retained(&pool), (2, 192));
         drop(c);
         assert_eq!(retained(&pool), (1, 192), "the two older ones had to go");
+    }
+
+    #[test]
+    fn what_a_large_batch_took_goes_once_there_are_only_small_ones() {
+        let mut buffer = AlignedBuffer::default();
+        buffer.overwrite(8 * KEPT_BYTES).fill(1);
+        buffer.trim();
+        assert!(buffer.capacity() >= 8 * KEPT_BYTES, "it was needed");
+        buffer.overwrite(3 * KEPT_BYTES);
+        buffer.trim();
+        assert!(buffer.capacity() >= 8 * KEPT_BYTES, "it is not much larger than what was needed");
+        buffer.overwrite(KEPT_BYTES);
+        buffer.trim();
+        assert_eq!(buffer.capacity(), 0);
+        buffer.overwrite(KEPT_BYTES / 2);
+        buffer.trim();
+        buffer.trim();
+        assert!(buffer.capacity() >= KEPT_BYTES / 2, "so little is kept, used or not");
+    }
+
+    #[test]
+    fn pooled_buffers_that_nobody_takes_go() {
+        let pool = BufferPool::new(4, 1 << 20);
+        let (a, b) = (pool.take(100), pool.take(6_000));
+        drop((a, b));
+        pool.trim();
+        assert_eq!(retained(&pool), (2, 6_100), "they have just come back");
+        drop(pool.take(6_000));
+        pool.trim();
+        assert_eq!(retained(&pool), (1, 6_000));
+        pool.trim();
+        assert_eq!(retained(&pool), (0, 0));
+    }
+
+    #[test]
+    fn a_pool_of_nothing_keeps_nothing() {
         let none = BufferPool::new(0, 300);
         drop(none.take(10));
         assert_eq!(retained(&none), (0, 0));

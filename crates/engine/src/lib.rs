@@ -167,6 +167,9 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`EngineError::Load`] if the plan names something that the model does not have, or if the engine refuses.
     fn instance(&self, plan: &CallPlan, threads: &LaneThreads) -> Result<Box<dyn Instance>, EngineError>;
+
+    /// Gives back memory that the latest calls did not need. Called now and then, perhaps while calls run.
+    fn trim(&self) {}
 }
 
 /// One input of a call: a dense, row-major tensor whose data starts on a 64-byte boundary.

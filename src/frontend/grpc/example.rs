@@ -47,7 +47,7 @@ impl Example {
 
     async fn run(&self, caller: Caller, request: NumbersRequestBytes) -> Result<PredictResponse, Fault> {
         let (bytes, door) = (request.bytes().len(), self.clone());
-        let read = self.side.run_long(bytes, move || door.read(request)).await;
+        let read = self.side.run_long(bytes, INLINE_BYTES_MAX, move || door.read(request)).await;
         let Read { model, version, item } = read.map_err(|fault| self.predict.refuse(fault))?;
         let config = v1::StreamConfig { model, version, ..v1::StreamConfig::default() };
         let open = convert::open_request(config, caller)?;
@@ -59,7 +59,7 @@ impl Example {
             let strings = || Fault::new(FaultKind::Unsupported, "the model's first output holds strings (BYTES), not numbers");
             Ok(PredictResponse { outputs: outputs.first().and_then(numbers::from_elements).ok_or_else(strings)? })
         };
-        if bytes <= INLINE_BYTES_MAX / 8 { convert() } else { self.side.run(convert).await }
+        self.side.run_long(bytes, INLINE_BYTES_MAX / 8, convert).await
     }
 
     /// Decodes a request, and converts its numbers.

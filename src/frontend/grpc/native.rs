@@ -24,6 +24,7 @@ use crate::{
     registry::Model,
     service::{Caller, Method, OpenRequest, PredictInput, Service, Terms},
     session::{Inbound, ItemResult, OnDrain, PayloadKind, Upload, UploadOptions, UploadPart, UploadParts, collect_upload},
+    side::INLINE_BYTES_MAX,
 };
 
 const PREDICT: Terms = Terms::unary("predict");
@@ -111,7 +112,7 @@ impl NativeGrpc {
         let upload = collect_upload(session, &options).await?;
         // A result costs as much as another KiB would.
         let work = upload.result_bytes + ((upload.results.len() + upload.segments.len()) << 10);
-        let encoded = self.bounds.side.run_long(work, move || Ok(encode_upload(upload, &model))).await;
+        let encoded = self.bounds.side.run_long(work, INLINE_BYTES_MAX, move || Ok(encode_upload(upload, &model))).await;
         encoded.map_err(|fault| self.upload.refuse(fault))
     }
 

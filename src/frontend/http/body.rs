@@ -142,8 +142,7 @@ async fn collect(
         pieces.get_or_insert_with(|| Pieces::new(account.charge())).push(&data, left).map_err(no_room)?;
     }
     match pieces {
-        Some(pieces) if pieces.len() > PIECE_BYTES_MAX => side.run(move || pieces.join()).await.map_err(no_room),
-        Some(pieces) => pieces.join().map_err(no_room),
+        Some(pieces) => side.run_long(pieces.len(), PIECE_BYTES_MAX, move || pieces.join()).await.map_err(no_room),
         None => Ok((Bytes::new(), charge)),
     }
 }

@@ -17,7 +17,7 @@ use super::{
     request::BinaryOutputs,
     response::json_bytes,
 };
-use crate::{domain::Fault, open_inference::InferRequest, service::Caller, transport::Charge};
+use crate::{domain::Fault, open_inference::InferRequest, service::Caller, side::INLINE_BYTES_MAX, transport::Charge};
 
 /// An event of up to this length is written where it is sent. There may be many at once, so all of them count.
 const EVENT_BYTES_HERE: usize = 4 << 10;
@@ -29,7 +29,7 @@ pub(super) async fn generate(State(api): State<Api>, target: Target, sent: Sent)
     let Asked { request, caller, charge: _charge } = ask(&api, &target, sent).await?;
     let response = api.open_inference.infer(&api.generate, request, caller).await?;
     let length = json_bytes(&response, &BinaryOutputs::default());
-    let json = api.bounds.side.run_long(length, move || plain::encode(&response)).await;
+    let json = api.bounds.side.run_long(length, INLINE_BYTES_MAX, move || plain::encode(&response)).await;
     let json = json.map_err(|fault| api.generate.refuse(fault))?;
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
@@ -43,11 +43,8 @@ pub(super) async fn generate_stream(State(api): State<Api>, target: Target, sent
         let api = encoding.clone();
         async move {
             let response = response?;
-            let answer = if json_bytes(&response, &BinaryOutputs::default()) <= EVENT_BYTES_HERE {
-                plain::encode(&response)
-            } else {
-                api.bounds.side.run(move || plain::encode(&response)).await
-            };
+            let length = json_bytes(&response, &BinaryOutputs::default());
+            let answer = api.bounds.side.run_long(length, EVENT_BYTES_HERE, move || plain::encode(&response)).await;
             answer.inspect_err(|fault| api.generate.count_fault(fault))
         }
     }));
@@ -103,7 +100,7 @@ async fn ask(api: &Api, target: &Target, sent: Sent) -> Result<Asked, Refusal> {
     let (name, version) = (model.loaded.name.to_string(), model.loaded.version.to_string());
     let bytes = body.len();
     let decode = move || plain::decode(&body, model.signature());
-    let decoded = api.bounds.side.run_long(bytes, decode).await.map_err(count)?;
+    let decoded = api.bounds.side.run_long(bytes, INLINE_BYTES_MAX, decode).await.map_err(count)?;
     let request = InferRequest { model: name, version, ..decoded };
     Ok(Asked { request, caller: api.caller(&headers), charge })
 }

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     domain::{Fault, TensorSpec},
     open_inference::{InferRequest, InputTensor, Parameters},
+    side::INLINE_BYTES_MAX,
 };
 
 pub(super) async fn infer(State(api): State<Api>, target: Target, sent: Sent) -> Response {
@@ -35,14 +36,16 @@ async fn answer(api: &Api, target: Target, sent: Sent) -> Result<Response, Refus
     let json_length = json_length(&headers).map_err(count)?;
     let decoded = match json_length {
         Some(0) => raw(api, &target, body),
-        length => side.run_long(length.unwrap_or(body.len()), move || request::decode(&body, length)).await,
+        length => side.run_long(length.unwrap_or(body.len()), INLINE_BYTES_MAX, move || request::decode(&body, length)).await,
     };
     let Decoded { mut request, binary } = decoded.map_err(count)?;
     request.model = target.model;
     request.version = target.version;
     let response = api.open_inference.infer(&api.infer, request, api.caller(&headers)).await?;
     let json_bytes = response::json_bytes(&response, &binary);
-    side.run_long(json_bytes, move || response::encode(&response, &binary)).await.map_err(|fault| count(fault).into())
+    side.run_long(json_bytes, INLINE_BYTES_MAX, move || response::encode(&response, &binary))
+        .await
+        .map_err(|fault| count(fault).into())
 }
 
 /// Length of the JSON at the beginning of the body, if the client says that something follows it.

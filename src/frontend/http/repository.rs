@@ -9,6 +9,7 @@ use super::{
     error::Refusal,
     request::{Named, parse},
 };
+use crate::side::INLINE_BYTES_MAX;
 
 pub(super) async fn index(State(api): State<Api>, sent: Sent) -> Result<Response, Refusal> {
     let IndexRequest { ready } = read(&api, sent).await?;
@@ -47,5 +48,5 @@ where
     if body.is_empty() {
         return Ok(T::default());
     }
-    Ok(api.bounds.side.run_long(body.len(), move || parse(&body)).await?)
+    Ok(api.bounds.side.run_long(body.len(), INLINE_BYTES_MAX, move || parse(&body)).await?)
 }

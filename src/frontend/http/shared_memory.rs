@@ -9,6 +9,7 @@ use super::{
     error::Refusal,
     request::parse,
 };
+use crate::side::INLINE_BYTES_MAX;
 
 pub(super) async fn status(State(api): State<Api>, Name(region): Name) -> Result<Response, Refusal> {
     document(&api.open_inference.shared_memory().status(&region)?)
@@ -20,7 +21,7 @@ pub(super) async fn status_of_all(State(api): State<Api>) -> Result<Response, Re
 
 pub(super) async fn register(State(api): State<Api>, Name(region): Name, sent: Sent) -> Result<StatusCode, Refusal> {
     let Arrived { body, charge: _charge, .. } = sent.read(&api).await?;
-    let Region { key, offset, byte_size } = api.bounds.side.run_long(body.len(), move || parse(&body)).await?;
+    let Region { key, offset, byte_size } = api.bounds.side.run_long(body.len(), INLINE_BYTES_MAX, move || parse(&body)).await?;
     api.open_inference.shared_memory().register(&region, &key, offset.unwrap_or_default(), byte_size)?;
     Ok(StatusCode::OK)
 }

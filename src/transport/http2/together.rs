@@ -8,7 +8,8 @@
 //! more connections.
 //!
 //! # CANCELLATION
-//! Streams end with their connection, however it ends. A panic ends only its own stream.
+//! Streams end with their connection, however it ends. Thousands may be open when a client leaves, so they are dropped in turns, and
+//! others are served in between. A panic ends only its own stream.
 
 use std::{
     marker::PhantomData,
@@ -22,7 +23,12 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt as _, Stream as _, future::BoxFuture, stream::FuturesUnordered, task::AtomicWaker};
+use futures::{
+    FutureExt as _, Stream as _,
+    future::BoxFuture,
+    stream::{FuturesUnordered, futures_unordered::IntoIter},
+    task::AtomicWaker,
+};
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 
@@ -34,6 +40,9 @@ const ROUNDS_MAX: usize = 8;
 
 /// The most streams that begin in one poll: what they do at the start is most of the work of a short call.
 const OPENED_MAX: usize = 32;
+
+/// The most streams dropped in one poll: dropping one takes microseconds.
+const ENDED_MAX: usize = 32;
 
 /// Puts a connection's streams, for each of which the front end keeps an `X`, where [`Together`] finds them. Clones belong to the
 /// same connection.
@@ -73,23 +82,24 @@ where
 
 pin_project! {
     /// The future of a connection, and those of its streams.
-    pub(super) struct Together<C> {
+    pub(super) struct Together<C: Future> {
         #[pin]
         connection: C,
         opened: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
         streams: FuturesUnordered<BoxFuture<'static, ()>>,
+        ending: Option<Ending<C::Output>>,
         turn: Arc<Turn>,
         wakers: [Waker; 2],
     }
 }
 
-impl<C> Together<C> {
+impl<C: Future> Together<C> {
     /// `connection` opens its streams through `executor`.
     pub(super) fn new<X>(connection: C, executor: &StreamExecutor<X>) -> Self {
         let turn = Arc::new(Turn { state: AtomicU8::new(CONNECTION), task: AtomicWaker::new() });
         let waker = |part| Waker::from(Arc::new(PartWaker { part, turn: Arc::clone(&turn) }));
         let wakers = [waker(CONNECTION), waker(STREAMS)];
-        Self { connection, opened: Arc::clone(&executor.opened), streams: FuturesUnordered::new(), turn, wakers }
+        Self { connection, opened: Arc::clone(&executor.opened), streams: FuturesUnordered::new(), ending: None, turn, wakers }
     }
 
     /// Changes the connection itself, then has it polled again.
@@ -105,6 +115,9 @@ impl<C: Future> Future for Together<C> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
         let mut this = self.project();
+        if this.ending.is_some() {
+            return poll_ending(this.ending, this.opened, cx);
+        }
         this.turn.task.register(cx.waker());
         let [for_connection, for_streams] = &*this.wakers;
         for _ in 0..ROUNDS_MAX {
@@ -112,7 +125,8 @@ impl<C: Future> Future for Together<C> {
             if woken & CONNECTION != 0
                 && let Poll::Ready(ended) = this.connection.as_mut().poll(&mut Context::from_waker(for_connection))
             {
-                return Poll::Ready(ended);
+                *this.ending = Some(Ending { streams: std::mem::take(this.streams).into_iter(), output: ended });
+                return poll_ending(this.ending, this.opened, cx);
             }
             // It woke itself: it has had its turn, and goes on after others have had theirs.
             let mut yields = this.turn.is_woken(CONNECTION);
@@ -121,7 +135,16 @@ impl<C: Future> Future for Together<C> {
                 yields |= opened.len() == OPENED_MAX;
                 this.streams.extend(opened);
                 let mut cx = Context::from_waker(for_streams);
-                while let Poll::Ready(Some(())) = Pin::new(&mut *this.streams).poll_next(&mut cx) {}
+                let mut ended = 0;
+                while ended < ENDED_MAX
+                    && let Poll::Ready(Some(())) = Pin::new(&mut *this.streams).poll_next(&mut cx)
+                {
+                    ended += 1;
+                }
+                if ended == ENDED_MAX {
+                    this.turn.wake(STREAMS);
+                    yields = true;
+                }
             }
             if yields {
                 break;
@@ -133,6 +156,25 @@ impl<C: Future> Future for Together<C> {
         cx.waker().wake_by_ref();
         Poll::Pending
     }
+}
+
+/// What is left of a connection that has ended.
+struct Ending<T> {
+    streams: IntoIter<BoxFuture<'static, ()>>,
+    output: T,
+}
+
+/// Drops some of the streams, and says how the connection ended once there are no more.
+fn poll_ending<T>(ending: &mut Option<Ending<T>>, opened: &Mutex<Vec<BoxFuture<'static, ()>>>, cx: &Context<'_>) -> Poll<T> {
+    let dropped = ending.as_mut().map_or(0, |ending| ending.streams.by_ref().take(ENDED_MAX).count());
+    if dropped < ENDED_MAX
+        && take_opened(opened).len() < OPENED_MAX
+        && let Some(Ending { output, .. }) = ending.take()
+    {
+        return Poll::Ready(output);
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }
 
 /// The streams that may begin now, in order.
@@ -310,6 +352,42 @@ mod tests {
         }
         assert!(together.as_mut().poll(&mut cx).is_pending());
         assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_connection_that_ends_with_many_streams_drops_them_in_turns() {
+        /// Counts when it is dropped.
+        struct Counted(Arc<AtomicUsize>);
+        impl Drop for Counted {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let executor = StreamExecutor::<Reading>::new(Duration::from_secs(60), Calls::default());
+        let (goes_on, ends) = mpsc::channel(1);
+        let mut together = Box::pin(Together::new(connection(ends, Arc::default()), &executor));
+        let mut cx = Context::from_waker(Waker::noop());
+        let dropped = Arc::new(AtomicUsize::new(0));
+        for _ in 0..2 * ENDED_MAX {
+            let counted = Counted(Arc::clone(&dropped));
+            executor.execute(async move {
+                let _counted = counted;
+                std::future::pending().await
+            });
+        }
+        for _ in 0..3 {
+            assert!(together.as_mut().poll(&mut cx).is_pending());
+        }
+        // One more, which has not begun.
+        let counted = Counted(Arc::clone(&dropped));
+        executor.execute(async move { drop(counted) });
+        drop(goes_on);
+        for turn in 1..=2 {
+            assert!(together.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(dropped.load(Ordering::Relaxed), turn * ENDED_MAX);
+        }
+        assert!(together.as_mut().poll(&mut cx).is_ready());
+        assert_eq!(dropped.load(Ordering::Relaxed), 2 * ENDED_MAX + 1);
     }
 
     #[test]

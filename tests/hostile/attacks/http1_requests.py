@@ -23,22 +23,36 @@ PATHS = (
 )
 
 
+def close_all(clients: list[Client]) -> None:
+    for client in clients:
+        client.close()
+
+
+def statuses(clients: list[Client], patience: float) -> collections.Counter:
+    """What each of them is answered, and no more."""
+    found = collections.Counter(client.answer(patience).status for client in clients)
+    close_all(clients)
+    return found
+
+
+def drip(clients: list[Client], byte: bytes, seconds: float) -> int:
+    """Sends a byte now and then to whoever still takes it; how many have had no answer after so long."""
+    waiting, until = clients, time.monotonic() + seconds
+    while waiting and time.monotonic() < until:
+        waiting = [client for client in waiting if not client.poll() and client.send(byte)]
+        time.sleep(0.4)
+    return len(waiting)
+
+
 @attack(SECTION)
 def slow_heads(target: Target) -> Report:
     clients = [Client(target.http) for _ in range(target.times(1_000, 60))]
     head = b"GET /v2 HTTP/1.1\r\nhost: localhost\r\nx-slow: "
     for client in clients:
         client.send(head)
-    until = time.monotonic() + target.clocks["header"] + 5
-    waiting = clients
-    while waiting and time.monotonic() < until:
-        waiting = [client for client in waiting if not client.poll() and client.send(b"a")]
-        time.sleep(0.4)
-    expect(not waiting, f"{len(waiting)} heads are still being read after {target.clocks['header'] + 5} s")
-    answers = collections.Counter(client.answer(1).status for client in clients)
-    for client in clients:
-        client.close()
-    return Report(f"{len(clients)} heads, 2 bytes a second", told(answers), units=8 * len(clients))
+    waiting = drip(clients, b"a", target.clocks["header"] + 5)
+    expect(not waiting, f"{waiting} heads are still being read after {target.clocks['header'] + 5} s")
+    return Report(f"{len(clients)} heads, 2 bytes a second", told(statuses(clients, 1)), units=8 * len(clients))
 
 
 @attack(SECTION, patience_s=150)
@@ -46,13 +60,8 @@ def slow_bodies(target: Target) -> Report:
     clients = [Client(target.http) for _ in range(target.times(500, 40))]
     for client in clients:
         client.send(request("POST", INFER, headers={"content-length": "1000"}) + b"{")
-    waiting, until = clients, time.monotonic() + target.clocks["body"] + 6
-    while waiting and time.monotonic() < until:
-        waiting = [client for client in waiting if not client.poll() and client.send(b" ")]
-        time.sleep(0.4)
-    found = collections.Counter(client.answer(1).status for client in clients)
-    for client in clients:
-        client.close()
+    drip(clients, b" ", target.clocks["body"] + 6)
+    found = statuses(clients, 1)
     expect(set(found) == {408}, f"answers: {told(found)}")
     return Report(f"{len(clients)} bodies, 2 bytes a second", told(found), units=8 * len(clients))
 
@@ -68,8 +77,7 @@ def bodies_that_stop_a_byte_short(target: Target) -> Report:
         clients.append(client)
     small = once(target.http, "POST", GENERATE, b'{"inputs": [1]}', source="127.0.0.3")
     expect(small.status == 200, f"a small request from another client is answered {small.status} {small.error}")
-    for client in clients:
-        client.close()
+    close_all(clients)
     return Report(
         f"{len(clients)} bodies of 16 MiB less a byte", "a small request from another client is served", units=8 * len(clients)
     )
@@ -110,9 +118,7 @@ def a_chunk_size_of_endless_zeros(target: Target) -> Report:
         client.send(request("POST", INFER, headers={"transfer-encoding": "chunked"}))
         client.send(b"0" * 100_000)
         clients.append(client)
-    found = collections.Counter(client.answer(8).status for client in clients)
-    for client in clients:
-        client.close()
+    found = statuses(clients, 8)
     expect(set(found) <= {400, 413, 431, 0}, f"not refused, but waited for: {told(found)}")
     return Report(f"{len(clients)} chunk sizes of 100,000 zeros", told(found), units=8 * len(clients))
 
@@ -191,8 +197,7 @@ def pipelining(target: Target) -> Report:
     for client in unread:
         sent += max(0, client.wire.send_what_fits(one * 20_000)) // len(one)
     time.sleep(1)
-    for client in unread:
-        client.close()
+    close_all(unread)
     return Report(f"{count:,} read, {sent:,} unread on {len(unread)} connections", f"{answered:,} answers", units=8 * len(unread))
 
 
@@ -216,9 +221,7 @@ def compressed_bodies(target: Target) -> Report:
     bomb = request("POST", INFER, wire.zeros(size, "gzip"), {"content-encoding": "gzip"})
     for client in clients:
         client.send(bomb)
-    found.update(client.answer(30).status for client in clients)
-    for client in clients:
-        client.close()
+    found += statuses(clients, 30)
     expect(set(found) <= {413, 429, 0}, told(found))
     return Report(f"{found.total()} of {size >> 20} MiB each", told(found), inflated=len(clients) * 16 * MIB)
 
@@ -234,8 +237,7 @@ def inflating_for_its_own_sake(target: Target) -> Report:
         for client in clients:
             client.send(one)
         found.update(client.answer(20).status for client in clients)
-    for client in clients:
-        client.close()
+    close_all(clients)
     expect(set(found) <= {400, 413, 429}, told(found))
     return Report(f"{found.total()} of {len(body) >> 10} KB", told(found), inflated=4 * 16 * MIB)
 
@@ -313,8 +315,7 @@ def events_that_nobody_reads(target: Target) -> Report:
     for client in clients:
         client.send(request("POST", STREAM, body))
     time.sleep(target.seconds / 3)
-    for client in clients:
-        client.close()
+    close_all(clients)
     return Report(f"{len(clients)} of {len(body) >> 10} KB", "held back", units=64 * len(clients))
 
 
@@ -332,8 +333,7 @@ def answers_that_nobody_reads(target: Target) -> Report:
         client.wire.socket.settimeout(2)
         client.send(request("POST", INFER, body))
     time.sleep(2)
-    for client in clients:
-        client.close()
+    close_all(clients)
     return Report(f"{len(clients)} of {len(body) >> 20} MiB", "held back", units=8 * len(clients))
 
 
@@ -487,6 +487,5 @@ def large_bodies_of_events(target: Target) -> Report:
         for client in clients:
             client.wire.receive(0, 1)
         time.sleep(0.05)
-    for client in clients:
-        client.close()
+    close_all(clients)
     return Report(f"{len(clients)} of {len(body) >> 20} MiB", "held back", units=1_000 * len(clients))

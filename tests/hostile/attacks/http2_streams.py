@@ -26,11 +26,6 @@ METHODS = [
 GIVEN_UP = ("4", "8", "reset 8", "reset 7", "reset 11")
 
 
-def given_up(connection: Connection, patience: float) -> collections.Counter:
-    connection.wait_until(lambda: all(stream.ended for stream in connection.streams.values()), patience)
-    return connection.codes()
-
-
 def expect_given_up(codes: collections.Counter) -> str:
     wrong = {code: count for code, count in codes.items() if code not in GIVEN_UP}
     expect(not wrong, f"still open, or ended otherwise: {wrong}")
@@ -76,7 +71,7 @@ def feeds_that_never_open(target: Target) -> Report:
     for _ in range(0, count, 100):
         connection.send(b"".join(http2.headers(connection.new_stream(), block) for _ in range(100)))
         connection.pump()
-    codes = given_up(connection, target.clocks["open"] + 10)
+    codes = connection.wait_all(patience=target.clocks["open"] + 10)
     connection.close()
     return Report(f"{count:,} calls without a message", expect_given_up(codes), units=3 * count)
 
@@ -91,7 +86,7 @@ def calls_that_never_send(target: Target) -> Report:
         connection.send(b"".join(http2.headers(connection.new_stream(), block) for _ in range(count)))
         connection.pump()
     # A silent stream of inferences is idle.
-    codes = given_up(connection, max(target.clocks["arrival"], target.clocks["idle"]) + 10)
+    codes = connection.wait_all(patience=max(target.clocks["arrival"], target.clocks["idle"]) + 10)
     connection.close()
     return Report(f"{count} calls of each of {len(METHODS)} methods", expect_given_up(codes), units=3 * count * len(METHODS))
 
@@ -104,7 +99,7 @@ def half_messages(target: Target) -> Report:
     for path in METHODS:
         for _ in range(count):
             connection.data(connection.open(path), wire.framed(b"\n", announced=1_000))
-    codes = given_up(connection, target.clocks["arrival"] + 10)
+    codes = connection.wait_all(patience=target.clocks["arrival"] + 10)
     connection.close()
     return Report(f"{count} calls of each of {len(METHODS)} methods", expect_given_up(codes), units=3 * count * len(METHODS))
 
@@ -135,7 +130,7 @@ def deadlines_of_calls_that_stop(target: Target) -> Report:
     for path in METHODS:
         stream = connection.open(path, (("grpc-timeout", "500m"),))
         connection.data(stream, wire.framed(b"\n", announced=1_000))
-    codes = given_up(connection, 5)
+    codes = connection.wait_all(patience=5)
     wrong = {
         path: stream.code
         for path, stream in zip(METHODS, connection.streams.values(), strict=True)

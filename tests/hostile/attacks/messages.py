@@ -35,8 +35,7 @@ def compressed_calls(
     streams = [connection.open(path, ZSTD) for _ in bodies]
     for stream, body in zip(streams, bodies, strict=True):
         connection.message(stream, body, True, True)
-    connection.wait_until(lambda: all(connection.streams[stream].ended for stream in streams), patience)
-    codes = connection.codes(streams)
+    codes = connection.wait_all(streams, patience)
     connection.close()
     return codes, sum(map(len, bodies))
 
@@ -173,8 +172,7 @@ def many_bombs_at_once(target: Target) -> Report:
         connection.message(connection.open(wire.INFER, (("grpc-encoding", "gzip"),)), bomb, True, True)
     found = collections.Counter()
     for connection in connections:
-        connection.wait_until(lambda connection=connection: all(stream.ended for stream in connection.streams.values()), 30)
-        found += connection.codes()
+        found += connection.wait_all(patience=30)
         connection.close()
     return Report(f"{count} of {len(bomb) >> 10} KB", expect_codes(found, "8"), inflated=count * 16 * MIB)
 
@@ -188,8 +186,7 @@ def zstd_windows(target: Target) -> Report:
         body = b"\x28\xb5\x2f\xfd" + bytes([0, (log - 10) << 3]) + b"\1\0\0"
         for _ in range(target.times(50, 10)):
             connection.message(connection.open(wire.PREDICT, ZSTD), body, True, True)
-        connection.wait_until(lambda connection=connection: all(stream.ended for stream in connection.streams.values()))
-        found += connection.codes()
+        found += connection.wait_all()
         connection.close()
     return Report(f"{found.total()} frames", expect_codes(found, "3", "5", "8", "13"))
 
@@ -220,8 +217,7 @@ def many_small_bombs(target: Target) -> Report:
             connection.message(connection.open(wire.PREDICT, ZSTD), body, True, True)
         sent += 20
         connection.wait_until(lambda: sum(not stream.ended for stream in connection.streams.values()) < 100)
-    connection.wait_until(lambda: all(stream.ended for stream in connection.streams.values()), 20)
-    codes = connection.codes()
+    codes = connection.wait_all(patience=20)
     connection.close()
     return Report(
         f"{sent:,} of {len(body)} bytes, 1 MiB each", expect_codes(codes, "3", "5", "8"), units=sent, inflated=100 * MIB
@@ -260,8 +256,7 @@ def large_messages_that_stop(target: Target) -> Report:
     code = other.call(wire.EXAMPLE, wire.example(1.0)).code
     expect(code == "0", f"another client's small call ends with {code}")
     other.close()
-    connection.wait_until(lambda: all(stream.ended for stream in connection.streams.values()), target.clocks["arrival"] + 15)
-    codes = connection.codes()
+    codes = connection.wait_all(patience=target.clocks["arrival"] + 15)
     connection.close()
     expect("open" not in codes, f"still open: {told(codes)}")
     return Report(f"{count} calls, {sent >> 20} MiB", told(codes), units=count)
@@ -489,8 +484,7 @@ def one_byte_of_data_and_a_late_end(target: Target) -> Report:
         connection.pump()
     time.sleep(0.3)
     connection.send(b"".join(http2.frame(http2.DATA, http2.END_STREAM, stream) for stream in streams))
-    connection.wait_until(lambda: all(connection.streams[stream].ended for stream in streams), 20)
-    codes = connection.codes(streams)
+    codes = connection.wait_all(streams, 20)
     connection.close()
     return Report(f"{len(streams)} calls of {len(message)} frames", expect_codes(codes, "0"), units=len(streams))
 
@@ -508,7 +502,6 @@ def trailers_in_requests(target: Target) -> Report:
         connection.send(http2.headers(stream, trailer, True))
         streams.append(stream)
         connection.pump()
-    connection.wait_until(lambda: all(connection.streams[stream].ended for stream in streams), 20)
-    codes = connection.codes(streams)
+    codes = connection.wait_all(streams, 20)
     connection.close()
     return Report(f"{count:,} calls", expect_codes(codes, "0"), units=count)

@@ -3,6 +3,7 @@
 import collections
 import json
 import time
+from collections.abc import Iterator
 
 import http1
 import http2
@@ -27,6 +28,23 @@ def others_are_served(target: Target, rounds: int = 10) -> str:
     expect(state.code == "0", f"another client's feed ended with {state.code} {state.message}")
     connection.close()
     return f"another client's {rounds} calls and feed are served"
+
+
+def open_feeds(connection: Connection, count: int, **opening) -> list[int]:
+    feeds = [connection.open(wire.FEED) for _ in range(count)]
+    for feed in feeds:
+        connection.message(feed, wire.feed_open(**opening))
+    return feeds
+
+
+def rounds_of(connection: Connection, feeds: list[int], data: bytes, seconds: float) -> Iterator[None]:
+    """Sends this on each of the feeds that has room for it, and takes in what has come, for so long."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not connection.closed:
+        for feed in feeds:
+            connection.data(feed, data, patience=0)
+        connection.pump()
+        yield
 
 
 @attack(SECTION, "session.max_streams=2000", "sequence.idle_timeout_s=60", rest_s=30, patience_s=120)
@@ -150,8 +168,7 @@ def tenants_without_number(target: Target) -> Report:
             stream = connection.open(wire.EXAMPLE, (("x-tenant", f"tenant-{number + index}"),))
             connection.message(stream, wire.example(1.0), True)
             streams.append(stream)
-        connection.wait_until(lambda streams=streams: all(connection.streams[stream].ended for stream in streams))
-        codes += connection.codes(streams)
+        codes += connection.wait_all(streams)
         for stream in streams:
             del connection.streams[stream]
     connection.close()
@@ -161,19 +178,11 @@ def tenants_without_number(target: Target) -> Report:
 def fill_the_queue(target: Target, priority: int) -> Report:
     """80 feeds of one connection with windows of 1,024: more than the queue holds. Other clients' calls to another model succeed."""
     connection = Connection(target.grpc, source=ATTACKER, keeps_messages=False)
-    feeds = []
-    for _ in range(80):
-        feed = connection.open(wire.FEED)
-        connection.message(feed, wire.feed_open(window=1_024, priority=priority))
-        feeds.append(feed)
+    feeds = open_feeds(connection, 80, window=1_024, priority=priority)
     chunk = wire.framed(wire.feed_chunk(bytes(64 * wire.WINDOW_BYTES)))
-    until = time.monotonic() + max(3, target.seconds)
     other = Connection(target.grpc, source=OTHER)
     codes: collections.Counter = collections.Counter()
-    while time.monotonic() < until and not connection.closed:
-        for feed in feeds:
-            connection.data(feed, chunk, patience=0)
-        connection.pump()
+    for _ in rounds_of(connection, feeds, chunk, max(3, target.seconds)):
         codes[other.call(wire.EXAMPLE, wire.example(1.0), patience=20).code] += 1
     expect(connection.goaway is None, f"GOAWAY {connection.goaway} {connection.goaway_text}")
     connection.close()
@@ -203,12 +212,8 @@ def a_queue_filled_at_high(target: Target) -> Report:
 @attack(SECTION)
 def feeds_that_do_not_read(target: Target) -> Report:
     connection = Connection(target.grpc, window=0, source=ATTACKER)
-    feeds = []
     item = wire.framed(wire.part(2, wire.item(wire.tensor("inputs", [8_192], bytes(65_536), 12))))
-    for _ in range(target.times(60, 12)):
-        feed = connection.open(wire.FEED)
-        connection.message(feed, wire.feed_open(model=wire.NUMBERS, payload=wire.TENSORS, window=1_024))
-        feeds.append(feed)
+    feeds = open_feeds(connection, target.times(60, 12), model=wire.NUMBERS, payload=wire.TENSORS, window=1_024)
     sent = sum(connection.data(feed, item * 16, patience=0.2) for feed in feeds)
     did = others_are_served(target)
     connection.close()
@@ -237,11 +242,7 @@ def small_messages_of_a_client_that_keeps_all_rules(target: Target) -> Report:
     done = []
     for feeds, size in ((5, 30), (60, 700)):
         connection = Connection(target.grpc, window=0, source=ATTACKER)
-        streams = []
-        for _ in range(feeds):
-            feed = connection.open(wire.FEED)
-            connection.message(feed, wire.feed_open(model=wire.NUMBERS, payload=wire.TENSORS))
-            streams.append(feed)
+        streams = open_feeds(connection, feeds, model=wire.NUMBERS, payload=wire.TENSORS)
         elements = max(1, (size - 22) // 8)
         one = wire.framed(wire.part(2, wire.item(wire.tensor("inputs", [elements], bytes(8 * elements), 12))))
         sent, until, more = 0, time.monotonic() + 15, True
@@ -265,11 +266,7 @@ def small_messages_of_a_client_that_keeps_all_rules(target: Target) -> Report:
 def many_stalled_streams_read_all_the_time(target: Target) -> Report:
     """64 feeds of small messages on one connection, whose client reads everything, as grpcio does."""
     connection = Connection(target.grpc, source=ATTACKER)
-    streams = []
-    for _ in range(64):
-        feed = connection.open(wire.FEED)
-        connection.message(feed, wire.feed_open(model=wire.NUMBERS, payload=wire.TENSORS, window=1_024))
-        streams.append(feed)
+    streams = open_feeds(connection, 64, model=wire.NUMBERS, payload=wire.TENSORS, window=1_024)
     one = wire.framed(wire.part(2, wire.item(wire.tensor("inputs", [4], bytes(32), 12))))
     sent = dict.fromkeys(streams, 0)
     until = time.monotonic() + max(4, 1.5 * target.seconds)
@@ -283,8 +280,7 @@ def many_stalled_streams_read_all_the_time(target: Target) -> Report:
     )
     for feed in streams:
         connection.data(feed, b"", True)
-    connection.wait_until(lambda: all(connection.streams[feed].ended for feed in streams), 60)
-    codes = connection.codes(streams)
+    codes = connection.wait_all(streams, 60)
     answered = {feed: sum(2 in wire.members(message) for message in connection.streams[feed].messages) for feed in streams}
     connection.close()
     expect(
@@ -326,8 +322,7 @@ def watches_of_long_names(target: Target) -> Report:
     count = target.times(200, 20)
     for _ in range(count):
         connection.message(connection.open(wire.HEALTH_WATCH), body, True, patience=5)
-    connection.wait_until(lambda: all(stream.ended for stream in connection.streams.values()), 3)
-    codes = connection.codes()
+    codes = connection.wait_all(patience=3)
     connection.close()
     return Report(f"{count} names of 4 MiB", told(codes), units=8 * count)
 
@@ -414,19 +409,9 @@ def documents_of_models(target: Target) -> Report:
 
 def floods_of_feeds(target: Target, priority: int) -> Report:
     connection = Connection(target.grpc, source=ATTACKER, keeps_messages=False)
-    feeds = []
-    for _ in range(64):
-        feed = connection.open(wire.FEED)
-        connection.message(feed, wire.feed_open(window=1_024, priority=priority))
-        feeds.append(feed)
+    feeds = open_feeds(connection, 64, window=1_024, priority=priority)
     chunk = wire.framed(wire.feed_chunk(bytes(16 * wire.WINDOW_BYTES)))
-    until = time.monotonic() + target.seconds
-    rounds = 0
-    while time.monotonic() < until and not connection.closed:
-        for feed in feeds:
-            connection.data(feed, chunk, patience=0)
-        connection.pump()
-        rounds += 1
+    rounds = sum(1 for _ in rounds_of(connection, feeds, chunk, target.seconds))
     expect(connection.goaway is None, connection.goaway)
     connection.close()
     return Report("64 feeds at full speed", f"{rounds} rounds", units=65_536)

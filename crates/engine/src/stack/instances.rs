@@ -35,7 +35,7 @@ pub(super) struct LaneSlot {
     pub(super) instance: Option<Box<dyn Instance>>,
     /// Whether it was ever made: a long lane's is made for its first call.
     was_made: bool,
-    /// One buffer for each input, then state. They keep the memory of the largest batch.
+    /// One buffer for each input, then state. They keep the memory of the largest batch until they are [trimmed](Instances::trim).
     pub(super) scratch: Vec<AlignedBuffer>,
 }
 
@@ -105,6 +105,13 @@ impl Instances {
                 let other = self.by_lane.get(lane % self.lanes().max(1))?;
                 Some((other, other.slot.lock()))
             }
+        }
+    }
+
+    /// Lets lanes that run no call at this moment give back memory that their latest batches did not need.
+    pub(super) fn trim(&self) {
+        for mut slot in self.by_lane.iter().filter_map(|lane| lane.slot.try_lock()) {
+            slot.scratch.iter_mut().for_each(AlignedBuffer::trim);
         }
     }
 

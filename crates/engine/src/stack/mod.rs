@@ -126,7 +126,15 @@ impl Executable {
         self.instances.lost()
     }
 
-    /// How many lanes can run calls at the same time, not counting the long ones, which come after them.
+    /// Returns memory that was needed only for batches larger than any since the previous call. Call it now and then; otherwise one
+    /// unusually large call is paid for until the model goes.
+    pub fn trim(&self) {
+        self.instances.trim();
+        self.pool.trim();
+        self.engine().trim();
+    }
+
+    /// How many lanes can run calls at the same time, besides the long ones, which come after them.
     #[must_use]
     pub fn lanes(&self) -> usize {
         self.instances.lanes()

@@ -133,6 +133,10 @@ impl Engine for SyntheticEngine {
         &self.contract
     }
 
+    fn trim(&self) {
+        self.shared.pool.trim();
+    }
+
     fn instance(&self, plan: &CallPlan, _threads: &LaneThreads) -> Result<Box<dyn Instance>, EngineError> {
         let signature = &self.shared.signature;
         let position = |name: &Arc<str>| {

@@ -64,12 +64,9 @@ impl GrpcInferenceService for OpenInferenceGrpc {
         let side = &self.bounds.side;
         let refused = |fault: Fault| status_of(&self.infer.refuse(fault));
         let request = request.into_inner();
-        let decoded = if wire::is_long(&request) {
-            side.run(move || wire::decode(request)).await.map_err(refused)?
-        } else {
-            wire::decode(request).map_err(refused)?
-        };
-        let (form, request) = decoded;
+        let long_bytes = wire::long_bytes(&request);
+        let decoded = side.run_long(long_bytes, INLINE_BYTES_MAX, move || wire::decode(request)).await;
+        let (form, request) = decoded.map_err(refused)?;
         let request = request.map_err(refused)?;
         let response = self.door.infer(&self.infer, request, caller).await.map_err(|fault| status_of(&fault))?;
         let bytes = wire::response_bytes(&response, &form);

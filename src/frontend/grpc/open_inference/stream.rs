@@ -34,7 +34,7 @@ use crate::{
     proto::inference::{ModelInferResponse, ModelStreamInferResponse},
     service::{Caller, Method, draining},
     session::Place,
-    side::SideThreads,
+    side::{INLINE_BYTES_MAX, SideThreads},
 };
 
 /// See the module's text.
@@ -139,7 +139,7 @@ impl InferStream {
                 Some(Ok(message)) => message,
             };
             let bytes = message.bytes().len();
-            if wire::is_long(&message) {
+            if wire::long_bytes(&message) > INLINE_BYTES_MAX {
                 let (side, door) = (self.rules.side.clone(), self.door.clone());
                 let working = async move {
                     let decoded = side.run(move || wire::decode(message)).await?;

@@ -17,6 +17,7 @@ use crate::{
         model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
         model_infer_response::InferOutputTensor,
     },
+    side::INLINE_BYTES_MAX,
 };
 
 /// Marks a response as the last to its request.
@@ -35,29 +36,27 @@ pub(super) struct ReplyForm {
 /// Number of the field that holds the inputs, and with them their typed contents.
 const INPUTS_FIELD: u32 = 5;
 
-/// Typed contents of this length take a good part of a millisecond to read or write.
-const TYPED_HERE_MAX: usize = 64 << 10;
-
-/// Whether decoding a request here would keep others waiting. Of typed contents each number is read; raw contents stay where they
-/// are.
-pub(super) fn is_long(request: &InferRequestBytes) -> bool {
+/// How many bytes of a request are read number by number: its typed contents. Raw contents stay where they are. A request too short to
+/// keep others waiting counts as zero.
+pub(super) fn long_bytes(request: &InferRequestBytes) -> usize {
     let mut message = &request.bytes()[..];
-    if message.len() <= TYPED_HERE_MAX {
-        return false;
+    if message.len() <= INLINE_BYTES_MAX {
+        return 0;
     }
-    let mut inputs_bytes = 0;
-    while !message.is_empty() && inputs_bytes <= TYPED_HERE_MAX {
+    let mut inputs_bytes: usize = 0;
+    while !message.is_empty() && inputs_bytes <= INLINE_BYTES_MAX {
         // Broken messages are found out soon.
-        let Ok((tag, wire_type)) = decode_key(&mut message) else { return false };
+        let Ok((tag, wire_type)) = decode_key(&mut message) else { return 0 };
         let mut length = message;
         if tag == INPUTS_FIELD && wire_type == WireType::LengthDelimited {
-            inputs_bytes += decode_varint(&mut length).map_or(0, |length| usize::try_from(length).unwrap_or(TYPED_HERE_MAX + 1));
+            let length = decode_varint(&mut length).map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
+            inputs_bytes = inputs_bytes.saturating_add(length);
         }
         if skip_field(wire_type, tag, &mut message, DecodeContext::default()).is_err() {
-            return false;
+            return 0;
         }
     }
-    inputs_bytes > TYPED_HERE_MAX
+    inputs_bytes
 }
 
 /// How much of a response there is to encode.
@@ -324,15 +323,15 @@ mod tests {
         };
         let raw_contents =
             ModelInferRequest { raw_input_contents: vec![vec![0; 1 << 20].into()], ..request(vec![input("a")], &[]) };
-        assert!(!is_long(&raw(raw_contents)));
+        assert!(long_bytes(&raw(raw_contents)) <= INLINE_BYTES_MAX);
         let typed_contents = |count| {
             let contents = InferTensorContents { fp32_contents: vec![0.0; count], ..InferTensorContents::default() };
             request(vec![InferInputTensor { contents: Some(contents), ..input("a") }], &[])
         };
-        assert!(!is_long(&raw(typed_contents(10_000))));
-        assert!(is_long(&raw(typed_contents(20_000))));
+        assert!(long_bytes(&raw(typed_contents(10_000))) <= INLINE_BYTES_MAX);
+        assert!(long_bytes(&raw(typed_contents(20_000))) > INLINE_BYTES_MAX);
         let broken = InferRequestBytes::from_wire(&[0xff; 100_000][..]).expect("bytes are taken as they come");
-        assert!(!is_long(&broken));
+        assert_eq!(long_bytes(&broken), 0);
         assert_eq!(decode(broken).expect_err("no message").kind(), crate::domain::FaultKind::Invalid);
     }
 
