@@ -807,7 +807,7 @@ fn a_folder_that_cannot_hold_proofs_costs_one_log_line_and_nothing_else() {
     fs::set_permissions(&cache, fs::Permissions::from_mode(0o755)).expect("it is ours");
     for (path, cause) in [(root.path().join("file/proofs"), "Not a directory"), (cache, "its mode is 755")] {
         let log = log_of(models.path(), &["--set", &format!("models.cache_dir={}", path.display())]);
-        let told = lines(&log, "models.cache_dir names another folder");
+        let told = lines(&log, "set models.cache_dir to another folder");
         assert_eq!(told.len(), 1, "{log}");
         assert!(told[0].contains(" INFO ") && told[0].contains(cause) && told[0].contains(path.to_str().expect("text")), "{log}");
         assert!(log.contains("model is ready") && lines(&log, " WARN ").is_empty() && lines(&log, " ERROR ").is_empty(), "{log}");

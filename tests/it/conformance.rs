@@ -204,7 +204,7 @@ fn scenarios() -> Vec<Scenario> {
             "nothing to pad",
             ask("rows", vec![tensor("x", &[0], &[])]),
             Invalid,
-            "input 'x' has length 0; inputs that are padded",
+            "input 'x' has length 0; padded inputs need",
         ),
         scenario(
             "a large nothing",
