@@ -1,5 +1,5 @@
-//! Models whose items may change each other's answers: what the server finds out before they serve, where it reports that, how it
-//! then serves them, and what it keeps.
+//! Models whose items may change each other's answers: what the server finds out before they serve, where it reports that, how they are
+//! then served, and what it keeps.
 
 use std::{
     fs,
@@ -227,7 +227,7 @@ async fn list(server: &Server) -> Vec<ModelSummary> {
     patiently(model_client(server).await.list_models(ListModelsRequest {})).await.expect("a list").into_inner().models
 }
 
-/// A model's entries in the index of the Open Inference Protocol, over gRPC; the states are given by name.
+/// What the index of the Open Inference Protocol says about a model, over gRPC; the states are given by name.
 async fn index(server: &Server, model: &str) -> (String, String) {
     let request = RepositoryIndexRequest::default();
     let response = patiently(infer_client(server).await.repository_index(request)).await.expect("an index").into_inner();
@@ -259,7 +259,7 @@ struct Crowd {
     progress: watch::Receiver<Progress>,
 }
 
-/// The results that all streams of a crowd have received.
+/// What all streams of a crowd have received.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     results: usize,
@@ -807,7 +807,7 @@ fn a_folder_that_cannot_hold_proofs_costs_one_log_line_and_nothing_else() {
     fs::set_permissions(&cache, fs::Permissions::from_mode(0o755)).expect("it is ours");
     for (path, cause) in [(root.path().join("file/proofs"), "Not a directory"), (cache, "its mode is 755")] {
         let log = log_of(models.path(), &["--set", &format!("models.cache_dir={}", path.display())]);
-        let told = lines(&log, "proofs of models are not kept; set models.cache_dir");
+        let told = lines(&log, "set models.cache_dir to another folder");
         assert_eq!(told.len(), 1, "{log}");
         assert!(told[0].contains(" INFO ") && told[0].contains(cause) && told[0].contains(path.to_str().expect("text")), "{log}");
         assert!(log.contains("model is ready") && lines(&log, " WARN ").is_empty() && lines(&log, " ERROR ").is_empty(), "{log}");

@@ -255,7 +255,7 @@ fn scenarios() -> Vec<Scenario> {
             "the server's own input",
             ask("counter", vec![tensor("sum", &[1], &[1.0])]),
             Invalid,
-            "input 'sum' belongs to the server",
+            "input 'sum' is the server's own",
         ),
         scenario(
             "a large item",

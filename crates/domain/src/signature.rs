@@ -169,7 +169,7 @@ impl Signature {
         let why = if name.is_empty() {
             "the tensor has no name, and the model has several inputs".to_owned()
         } else if kept {
-            format!("input '{name}' belongs to the server (state, or shared by the batch) and is not sent by clients")
+            format!("input '{name}' is the server's own (state, or shared by the batch) and is not sent by clients")
         } else if self.defaults.iter().any(|default| **default == *name) {
             format!(
                 "input '{name}' has a default in the model file and is not sent by clients, unless [[inputs]] in the model's \
