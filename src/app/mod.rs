@@ -30,6 +30,7 @@ use std::{
 use futures::FutureExt as _;
 use tokio::{runtime::Handle, task::JoinHandle};
 
+use self::ports::{Bound, ClientPorts, OpenPorts};
 use crate::{
     clock,
     config::{self, Config},
@@ -41,8 +42,6 @@ use crate::{
     frontend::{
         Bounds, WebRules,
         admin::{self, AdminHandle, AdminSource, Readiness},
-        grpc::GrpcServer,
-        http::HttpServer,
     },
     log,
     memory::Memory,
@@ -160,9 +159,7 @@ impl Server {
     /// # Errors
     /// [`StartError`]; in that case nothing is left running.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let grpc_listener = ports::bind("server.grpc_addr", config.server.grpc_addr)?;
-        let http_listener = ports::bind("server.http_addr", config.server.http_addr)?;
-        let admin_listener = ports::bind("server.admin_addr", config.server.admin_addr)?;
+        let Bound { grpc, http, admin } = Bound::as_configured(&config)?;
         config.exposures().iter().for_each(|exposure| tracing::warn!("{exposure}"));
         let web = WebRules::new(&config.server);
         let telemetry = if config.metrics.enabled { Telemetry::new() } else { Telemetry::off() };
@@ -178,7 +175,7 @@ impl Server {
         let host = ModelHost { compute: compute.clone(), devices: devices.clone(), telemetry: telemetry.clone() };
         let repository = repository(&config, host);
         let admin_source = admin_source(&config, &telemetry, &drain, &vitals, &devices, repository.registry(), web.clone());
-        let admin = admin::spawn(admin_listener, admin_source, descriptors.admin())?;
+        let admin = admin::spawn(admin, admin_source, descriptors.admin())?;
         let watcher = watcher(&config)?;
         let loading = {
             let (config, repository) = (config.clone(), repository.clone());
@@ -199,15 +196,9 @@ impl Server {
             .within(descriptors.clone())
             .with_side_threads(bounds.side().clone());
         let shutdown = Shutdown::default();
-        let (grpc_listener, grpc_addr) = ports::nonblocking(grpc_listener)?;
-        let (http_listener, http_addr) = ports::nonblocking(http_listener)?;
-        let door = |address: SocketAddr| open_inference.for_clients(config.access(address.ip()));
-        let (grpc_config, http_config) = ports::settings(&config, &descriptors);
-        let (grpc, mut health) = GrpcServer::new(grpc_listener, door(grpc_addr), grpc_config, bounds.clone(), shutdown.clone())?;
-        let http = HttpServer::new(http_listener, door(http_addr), http_config, bounds, shutdown.clone());
         let surroundings = Surroundings { descriptors, vitals: vitals.clone() };
-        let grpc = grpc.within(surroundings.clone()).with_web_rules(web.clone());
-        let http = http.within(surroundings).with_web_rules(web);
+        let client_ports = ClientPorts { open_inference, bounds, web, surroundings, shutdown: shutdown.clone() };
+        let (OpenPorts { grpc, http, grpc_addr, http_addr }, mut health) = client_ports.open(&config, grpc, http)?;
         drain.serve();
         health.tell();
         let mut background = vec![
@@ -216,11 +207,7 @@ impl Server {
             tokio::spawn(drain_when_lost(vitals.clone(), drain.clone())),
             tokio::spawn(trim_models(Arc::clone(repository.registry()))),
         ];
-        if let Some(watcher) = watcher {
-            let watched = (watcher, repository.clone());
-            let keep_fresh = vitals.clone().keep(Part::Watcher, watched, |(watcher, models)| watcher.keep_fresh(models).boxed());
-            background.push(tokio::spawn(keep_fresh));
-        }
+        background.extend(watcher.map(|watcher| tokio::spawn(keep_fresh(watcher, repository.clone(), vitals.clone()))));
         let ports = tokio::spawn(async move {
             tokio::join!(grpc.serve(), http.serve());
         });
@@ -364,6 +351,11 @@ async fn drain_when_lost(vitals: Vitals, drain: Drain) -> Option<()> {
     vitals.lost().await;
     drain.begin();
     None
+}
+
+/// Follows what changes in the models' folder.
+async fn keep_fresh(watcher: Watcher, repository: Repository, vitals: Vitals) -> Option<()> {
+    vitals.keep(Part::Watcher, (watcher, repository), |(watcher, models)| watcher.keep_fresh(models).boxed()).await
 }
 
 /// What a model keeps for calls beyond the usual size goes once there are no more of them.

@@ -9,13 +9,80 @@ use super::StartError;
 use crate::{
     config::{Config, GrpcConfig, HttpConfig},
     descriptors::Descriptors,
+    frontend::{
+        Bounds, WebRules,
+        grpc::{GrpcServer, HealthKeeper},
+        http::HttpServer,
+    },
+    open_inference::OpenInference,
+    transport::{Shutdown, Surroundings},
 };
 
 /// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`). The usual 128 are too few when
 /// all clients come back at once: one that finds no room tries again after a second.
 const BACKLOG: i32 = 4_096;
 
-pub(super) fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+/// The ports, bound; nothing is accepted yet.
+pub(super) struct Bound {
+    pub(super) grpc: TcpListener,
+    pub(super) http: TcpListener,
+    pub(super) admin: TcpListener,
+}
+
+impl Bound {
+    /// # Errors
+    /// [`StartError::Bind`] with the key of the port that cannot be bound.
+    pub(super) fn as_configured(config: &Config) -> Result<Self, StartError> {
+        Ok(Self {
+            grpc: bind("server.grpc_addr", config.server.grpc_addr)?,
+            http: bind("server.http_addr", config.server.http_addr)?,
+            admin: bind("server.admin_addr", config.server.admin_addr)?,
+        })
+    }
+}
+
+/// What the gRPC and HTTP ports serve.
+pub(super) struct ClientPorts {
+    pub(super) open_inference: OpenInference,
+    pub(super) bounds: Bounds,
+    pub(super) web: WebRules,
+    pub(super) surroundings: Surroundings,
+    pub(super) shutdown: Shutdown,
+}
+
+/// The servers of the client ports, ready to serve, and where they listen.
+pub(super) struct OpenPorts {
+    pub(super) grpc: GrpcServer<tokio::net::TcpListener>,
+    pub(super) http: HttpServer<tokio::net::TcpListener>,
+    pub(super) grpc_addr: SocketAddr,
+    pub(super) http_addr: SocketAddr,
+}
+
+impl ClientPorts {
+    /// Puts the servers on their sockets. The keeper is to be run as well.
+    ///
+    /// # Errors
+    /// The system's, and broken descriptors for reflection.
+    pub(super) fn open(
+        self,
+        config: &Config,
+        grpc: TcpListener,
+        http: TcpListener,
+    ) -> Result<(OpenPorts, HealthKeeper), StartError> {
+        let Self { open_inference, bounds, web, surroundings, shutdown } = self;
+        let (grpc, grpc_addr) = nonblocking(grpc)?;
+        let (http, http_addr) = nonblocking(http)?;
+        let door = |address: SocketAddr| open_inference.for_clients(config.access(address.ip()));
+        let (grpc_config, http_config) = settings(config, &surroundings.descriptors);
+        let (grpc, health) = GrpcServer::new(grpc, door(grpc_addr), grpc_config, bounds.clone(), shutdown.clone())?;
+        let http = HttpServer::new(http, door(http_addr), http_config, bounds, shutdown);
+        let grpc = grpc.within(surroundings.clone()).with_web_rules(web.clone());
+        let http = http.within(surroundings).with_web_rules(web);
+        Ok((OpenPorts { grpc, http, grpc_addr, http_addr }, health))
+    }
+}
+
+fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         // It is already listening; this changes how many may wait.
         rustix::net::listen(&listener, BACKLOG)?;
@@ -25,7 +92,7 @@ pub(super) fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener
 }
 
 /// The same listener for the runtime, and the address it listens on.
-pub(super) fn nonblocking(listener: TcpListener) -> io::Result<(tokio::net::TcpListener, SocketAddr)> {
+fn nonblocking(listener: TcpListener) -> io::Result<(tokio::net::TcpListener, SocketAddr)> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let address = listener.local_addr()?;
@@ -33,7 +100,7 @@ pub(super) fn nonblocking(listener: TcpListener) -> io::Result<(tokio::net::TcpL
 }
 
 /// The ports' settings, with no more connections than the process may have open files.
-pub(super) fn settings(config: &Config, descriptors: &Descriptors) -> (GrpcConfig, HttpConfig) {
+fn settings(config: &Config, descriptors: &Descriptors) -> (GrpcConfig, HttpConfig) {
     let fit = |key, wanted: usize| {
         let places = descriptors.connections(wanted);
         if places < wanted {

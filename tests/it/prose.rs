@@ -53,14 +53,15 @@ const TURNS: [(&str, &str); 37] = [
 const ALLOWED: [(&str, &str); 5] = [
     (".github/ISSUE_TEMPLATE/feature.yml", "^ who"), // It asks who does what.
     ("loadtest/start_up", "beside"),                 // The name of a part of the measurement.
-    ("src/recording/sniff.rs", "^ who"),             // "who knows what"
-    ("src/shares/mod.rs", "^ who"),                  // The questions that the module answers.
-    ("src/shares/turns.rs", "^ who"),                // The same.
+    ("crates/recording/src/sniff.rs", "^ who"),      // "who knows what"
+    ("crates/shares/src/lib.rs", "^ who"),           // The questions that the module answers.
+    ("crates/shares/src/turns.rs", "^ who"),         // The same.
 ];
 
 const ALLOWED_MAX: usize = 20;
 
-const FOLDERS: [&str; 10] = ["src", "tests", "loadtest", "proto", "build", "benches", "fuzz", "examples", "docs", ".github"];
+const FOLDERS: [&str; 11] =
+    ["src", "crates", "tests", "loadtest", "proto", "build", "benches", "fuzz", "examples", "docs", ".github"];
 
 /// Folders of things that are not written by hand, and this file, which quotes what it refuses.
 const SKIPPED: [&str; 7] =

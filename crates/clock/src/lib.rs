@@ -15,6 +15,7 @@ static ORIGIN: LazyLock<(Instant, SystemTime)> = LazyLock::new(|| (Instant::now(
 /// The current time; the origin is the first call in this process.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+#[inline]
 pub fn now() -> Timestamp {
     let (origin, _) = *ORIGIN;
     Timestamp::ZERO + Instant::now().duration_since(origin)

@@ -16,6 +16,7 @@ pub type Shape = SmallVec<[usize; 4]>;
 
 /// Number of elements in a tensor of this shape; `None` if it overflows.
 #[must_use]
+#[inline]
 pub fn element_count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |product, size| product.checked_mul(*size))
 }
@@ -115,18 +116,21 @@ impl Tensor {
 
     /// Element type.
     #[must_use]
+    #[inline]
     pub const fn datatype(&self) -> Datatype {
         self.datatype
     }
 
     /// Dimensions.
     #[must_use]
+    #[inline]
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
     /// The elements.
     #[must_use]
+    #[inline]
     pub const fn data(&self) -> &Bytes {
         &self.data
     }

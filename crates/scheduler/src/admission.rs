@@ -83,6 +83,7 @@ impl Held {
     }
 
     /// Counts one more item. Returns whether counting owners should now start or stop.
+    #[inline]
     pub(super) fn add(&mut self, holder: HolderKey, bytes: usize) -> bool {
         self.held[0] += 1;
         self.held[1] += bytes;
@@ -92,6 +93,7 @@ impl Held {
         self.is_to_change()
     }
 
+    #[inline]
     pub(super) fn remove(&mut self, holder: HolderKey, bytes: usize) {
         self.held[0] -= 1;
         self.held[1] -= bytes;

@@ -58,11 +58,13 @@ impl CostsByShape {
         }
     }
 
+    #[inline]
     pub(super) const fn base(&self) -> &CostModel {
         &self.base
     }
 
     /// The cost of calls with items of this shape.
+    #[inline]
     pub(super) fn of(&self, shape: ShapeKey) -> &CostModel {
         if self.shapes.is_empty() {
             return &self.base;
@@ -92,6 +94,7 @@ impl CostsByShape {
     }
 
     /// Notes that an item was queued.
+    #[inline]
     pub(super) fn push(&mut self, shape: ShapeKey, item_bytes: usize, at: Timestamp) {
         self.pushed_at = Some(at);
         if shape == ShapeKey::default() {
@@ -113,6 +116,7 @@ impl CostsByShape {
     }
 
     /// Notes that an item is no longer queued.
+    #[inline]
     pub(super) fn pop(&mut self, shape: ShapeKey) {
         if shape != ShapeKey::default()
             && let Some(shape) = self.shapes.get_mut(&shape)
@@ -134,6 +138,7 @@ impl CostsByShape {
     }
 
     /// Learns from a call that succeeded.
+    #[inline]
     pub(super) fn observe(&mut self, call: &Call, took: Duration) {
         let lone = self.lone.as_mut();
         let cost = match self.shapes.get_mut(&call.shape) {

@@ -57,6 +57,7 @@ impl Calls {
         CallNumber(self.begun)
     }
 
+    #[inline]
     pub(super) fn begin(&mut self, call: Call) {
         match call.lane {
             LaneKind::Ordinary => self.on_lanes.push(call),
@@ -65,6 +66,7 @@ impl Calls {
     }
 
     /// Takes out a call that has ended. `None` if no such call is running.
+    #[inline]
     pub(super) fn end(&mut self, number: CallNumber) -> Option<Call> {
         [&mut self.on_lanes, &mut self.on_long_lanes].into_iter().find_map(|calls| {
             let at = calls.iter().position(|call| call.number == number)?;

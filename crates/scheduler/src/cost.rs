@@ -115,24 +115,28 @@ impl CostModel {
 
     /// Expected duration of a call with `batch` items.
     #[must_use]
+    #[inline]
     pub fn call(&self, batch: usize) -> Duration {
         Duration::from_nanos(self.nanos(batch) as u64)
     }
 
     /// Expected duration, stretched by `spreads` relative spreads.
     #[must_use]
+    #[inline]
     pub(super) fn call_with_margin(&self, batch: usize, spreads: f64) -> Duration {
         Duration::from_nanos((self.nanos(batch) * spreads.mul_add(self.spread(), 1.0)).max(0.0) as u64)
     }
 
     /// Relative spread of calls around the estimate.
     #[must_use]
+    #[inline]
     pub fn spread(&self) -> f64 {
         self.squared_spread.sqrt().max(SPREAD_MIN)
     }
 
     /// Largest batch worth forming.
     #[must_use]
+    #[inline]
     pub const fn cap(&self) -> usize {
         self.cap
     }
@@ -163,6 +167,7 @@ impl CostModel {
     }
 
     /// Learns from a call of `batch` items that took `duration`.
+    #[inline]
     pub(super) fn observe(&mut self, batch: usize, duration: Duration) {
         let batch = batch.max(1);
         let error = (duration.as_nanos() as f64 / self.nanos(batch) - 1.0).min(ERROR_MAX);
@@ -204,6 +209,7 @@ impl CostModel {
         (lower, (batch - base) as f64 / base as f64)
     }
 
+    #[inline]
     fn nanos(&self, batch: usize) -> f64 {
         self.interpolated(&self.grid, batch)
     }

@@ -63,6 +63,7 @@ impl Standing {
     }
 
     /// The outermost owner it belongs to.
+    #[inline]
     pub(super) fn owner(&self) -> Owner {
         self.path.outermost().unwrap_or(NOBODY)
     }
@@ -152,6 +153,7 @@ impl ReadyStreams {
     }
 
     /// Notes that a stream handed out has nothing that may run.
+    #[inline]
     pub(super) fn depart(&mut self, standing: &mut Standing, seat: Seat) {
         let class = &mut self.classes[seat.priority as usize];
         let mut at = standing.group;
@@ -186,6 +188,7 @@ impl ReadyStreams {
     /// Hands out the next stream in turn of this priority, passing over those whose head is due before `not_before`. The caller
     /// then calls [`Standing::set_out`] and gives the stream to [`ReadyStreams::put_back`], [`ReadyStreams::depart`] or
     /// [`ReadyStreams::pass_over`] before taking the next one: what its group claims depends on it.
+    #[inline]
     pub(super) fn pop(&mut self, priority: Priority, not_before: Timestamp) -> Option<StreamKey> {
         let class = &mut self.classes[priority as usize];
         let stream = class.pop(class.all, not_before)?;
@@ -194,6 +197,7 @@ impl ReadyStreams {
     }
 
     /// Books lane time on a stream that is taken out, and on everything it belongs to.
+    #[inline]
     pub(super) fn charge(&mut self, standing: &mut Standing, seat: Seat, work: Work) {
         let class = &mut self.classes[seat.priority as usize];
         let mut at = standing.group;
@@ -211,6 +215,7 @@ impl ReadyStreams {
     }
 
     /// What the first stream of this priority claims.
+    #[inline]
     pub(super) fn first(&self, priority: Priority) -> Option<(Claim, StreamKey)> {
         let class = &self.classes[priority as usize];
         class.first(class.all)
@@ -361,6 +366,7 @@ impl Class {
     }
 
     /// The first stream of a group.
+    #[inline]
     fn first(&self, group: GroupKey) -> Option<(Claim, StreamKey)> {
         let mut at = group;
         loop {
@@ -374,6 +380,7 @@ impl Class {
     }
 
     /// Takes out the first stream of a group whose head is not due before `not_before`.
+    #[inline]
     fn pop(&mut self, group: GroupKey, not_before: Timestamp) -> Option<StreamKey> {
         let Group { is_innermost, members, .. } = &mut self.groups[group];
         if *is_innermost {

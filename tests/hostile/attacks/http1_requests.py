@@ -36,7 +36,7 @@ def statuses(clients: list[Client], patience: float) -> collections.Counter:
 
 
 def drip(clients: list[Client], byte: bytes, seconds: float) -> int:
-    """Sends a byte now and then to whoever still takes it; how many have had no answer after so long."""
+    """Sends a byte now and then to whoever still takes it; how many have had no answer when the time is over."""
     waiting, until = clients, time.monotonic() + seconds
     while waiting and time.monotonic() < until:
         waiting = [client for client in waiting if not client.poll() and client.send(byte)]

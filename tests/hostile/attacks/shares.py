@@ -38,7 +38,7 @@ def open_feeds(connection: Connection, count: int, **opening) -> list[int]:
 
 
 def rounds_of(connection: Connection, feeds: list[int], data: bytes, seconds: float) -> Iterator[None]:
-    """Sends this on each of the feeds that has room for it, and takes in what has come, for so long."""
+    """Sends this on each of the feeds that has room for it, and takes in what has come, until the time is over."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and not connection.closed:
         for feed in feeds:

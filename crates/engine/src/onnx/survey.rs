@@ -183,7 +183,6 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
     /// For operators whose results have their own bounds.
     fn told(&mut self, node: &Node<'f>, inputs: &[Value]) -> Option<Vec<Value>> {
         let first = inputs.first().copied();
-        let single = |low: f64, high: f64| first.map(|it| Value { whole: false, ..Value::computed(&[it], low, high) });
         let found = match node.operator {
             "Shape" => Value::index().from(Origin::Shape),
             "Size" => Value::between(DataType::INT64, 0.0, ELEMENTS_MAX).from(Origin::Shape),
@@ -226,23 +225,9 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
                 }
                 Value { exact: true, ..made }
             }
-            // Those below give fractions; for FP64, what they give is arithmetic.
+            // Fractions of FP64 are arithmetic.
             _ if first.is_some_and(|it| it.datatype == DataType::DOUBLE) => return None,
-            "QuantizeLinear" => {
-                let told = node.int("output_dtype").filter(|it| *it != 0).and_then(|it| i32::try_from(it).ok()).map(DataType);
-                let zero_point = node.input(2).and_then(|_| inputs.get(2)).map(|it| it.datatype);
-                Value::any(told.or(zero_point).unwrap_or(DataType::UINT8))
-            }
-            "DynamicQuantizeLinear" => {
-                let (byte, scale) = (Value::any(DataType::UINT8), Value::any(DataType::FLOAT));
-                return Some(vec![byte, scale, byte]);
-            }
-            "DequantizeLinear" => Value::any(inputs.get(1).map_or(DataType::FLOAT, |scale| scale.datatype)),
-            "MatMulInteger" | "ConvInteger" => Value::any(DataType::INT32),
-            "Sigmoid" | "HardSigmoid" | "Softmax" => single(0.0, 1.0)?,
-            "Tanh" | "Sin" | "Cos" | "Erf" | "Softsign" => single(-1.0, 1.0)?,
-            "Exp" => single(0.0, f64::INFINITY)?,
-            _ => return None,
+            _ => return fractions(node, inputs),
         };
         Some(vec![found; node.outputs.len()])
     }
@@ -257,8 +242,6 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         let bounded = |low: f64, high: f64| Value::computed(&[first], low, high);
         let unknown = Value { whole: is_integer(first.datatype), ..bounded(f64::NEG_INFINITY, f64::INFINITY) };
         let both = |(low, high): (f64, f64)| Value::computed(&[first, second], low, high);
-        let grown =
-            |count: f64| bounded((first.low * count).min(first.low).min(0.0), (first.high * count).max(first.high).max(0.0));
         let found = match node.operator {
             "Add" => both((first.low + second.low, first.high + second.high)),
             "Sub" => both((first.low - second.high, first.high - second.low)),
@@ -289,6 +272,34 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
             "Clip" => clipped(node, inputs, first),
             "Sum" => Value::computed(inputs, inputs.iter().map(|it| it.low).sum(), inputs.iter().map(|it| it.high).sum()),
             "Mean" => Value { whole: is_integer(first.datatype), ..given().fold(first, Value::or) },
+            "MatMul" | "Gemm" => {
+                let (low, high) = product(first, second);
+                let third = node.input(2).and_then(|_| inputs.get(2)).map_or(0.0, Value::magnitude);
+                let most = low.abs().max(high.abs()) * LENGTH_MAX + third;
+                Value { whole: false, ..both((-most, most)) }
+            }
+            _ => self.reduced(node, first).unwrap_or_else(|| Value {
+                whole: is_integer(first.datatype),
+                ..given().fold(unknown, |all, it| Value { low: unknown.low, high: unknown.high, ..all.or(it) })
+            }),
+        };
+        // Given a rounded number, these give the rounded result.
+        let is_exact = matches!(node.operator, "Neg" | "Abs" | "Relu" | "Max" | "Min" | "Clip")
+            || (matches!(node.operator, "Floor" | "Ceil" | "Round") && found.exact);
+        let datatypes = inputs.iter().zip(&node.inputs).filter(|(_, name)| !name.is_empty()).map(|(value, _)| value.datatype);
+        if !is_exact && datatypes.into_iter().any(|datatype| datatype == DataType::DOUBLE) {
+            self.reason(format!("{} computes FP64", label(node)));
+            return Value { exact: true, ..found };
+        }
+        self.settled(node, found)
+    }
+
+    /// For operators that add up or multiply many elements of their first input.
+    fn reduced(&self, node: &Node<'f>, first: Value) -> Option<Value> {
+        let bounded = |low: f64, high: f64| Value::computed(&[first], low, high);
+        let grown =
+            |count: f64| bounded((first.low * count).min(first.low).min(0.0), (first.high * count).max(first.high).max(0.0));
+        Some(match node.operator {
             "CumSum" => grown(self.length(node, self.constants.ints(node.input(1).unwrap_or_default()).as_deref())),
             "ReduceSum" => grown(self.length(node, self.axes(node).as_deref())),
             "ReduceMean" => Value { whole: is_integer(first.datatype), ..first },
@@ -302,26 +313,8 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
             }
             "ReduceProd" if first.origin == Origin::Shape => bounded(-ELEMENTS_MAX, ELEMENTS_MAX),
             "ReduceProd" if first.magnitude() <= 1.0 => bounded(-1.0, 1.0),
-            "MatMul" | "Gemm" => {
-                let (low, high) = product(first, second);
-                let third = node.input(2).and_then(|_| inputs.get(2)).map_or(0.0, Value::magnitude);
-                let most = low.abs().max(high.abs()) * LENGTH_MAX + third;
-                Value { whole: false, ..both((-most, most)) }
-            }
-            _ => Value {
-                whole: is_integer(first.datatype),
-                ..given().fold(unknown, |all, it| Value { low: unknown.low, high: unknown.high, ..all.or(it) })
-            },
-        };
-        // Given a rounded number, these give the rounded result.
-        let is_exact = matches!(node.operator, "Neg" | "Abs" | "Relu" | "Max" | "Min" | "Clip")
-            || (matches!(node.operator, "Floor" | "Ceil" | "Round") && found.exact);
-        let datatypes = inputs.iter().zip(&node.inputs).filter(|(_, name)| !name.is_empty()).map(|(value, _)| value.datatype);
-        if !is_exact && datatypes.into_iter().any(|datatype| datatype == DataType::DOUBLE) {
-            self.reason(format!("{} computes FP64", label(node)));
-            return Value { exact: true, ..found };
-        }
-        self.settled(node, found)
+            _ => return None,
+        })
     }
 
     /// The result of arithmetic, which is a reason if it can leave its type's bits.
@@ -446,6 +439,30 @@ impl<'a, 'f: 'a> Survey<'a, 'f> {
         };
         axes.iter().map(size).product::<f64>().max(1.0)
     }
+}
+
+/// For operators that give fractions, or integers that stand for them.
+fn fractions(node: &Node<'_>, inputs: &[Value]) -> Option<Vec<Value>> {
+    let first = inputs.first().copied();
+    let single = |low: f64, high: f64| first.map(|it| Value { whole: false, ..Value::computed(&[it], low, high) });
+    let found = match node.operator {
+        "QuantizeLinear" => {
+            let told = node.int("output_dtype").filter(|it| *it != 0).and_then(|it| i32::try_from(it).ok()).map(DataType);
+            let zero_point = node.input(2).and_then(|_| inputs.get(2)).map(|it| it.datatype);
+            Value::any(told.or(zero_point).unwrap_or(DataType::UINT8))
+        }
+        "DynamicQuantizeLinear" => {
+            let (byte, scale) = (Value::any(DataType::UINT8), Value::any(DataType::FLOAT));
+            return Some(vec![byte, scale, byte]);
+        }
+        "DequantizeLinear" => Value::any(inputs.get(1).map_or(DataType::FLOAT, |scale| scale.datatype)),
+        "MatMulInteger" | "ConvInteger" => Value::any(DataType::INT32),
+        "Sigmoid" | "HardSigmoid" | "Softmax" => single(0.0, 1.0)?,
+        "Tanh" | "Sin" | "Cos" | "Erf" | "Softsign" => single(-1.0, 1.0)?,
+        "Exp" => single(0.0, f64::INFINITY)?,
+        _ => return None,
+    };
+    Some(vec![found; node.outputs.len()])
 }
 
 /// One of `given`: what is beyond 32 bits becomes the nearest number within them, which is chosen, or not, just as the number itself would
