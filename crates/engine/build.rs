@@ -1,6 +1,6 @@
 //! Finds the version of rten, which is part of what a model's proof holds for, and for the tests the official file of Silero VAD.
 
-#![expect(clippy::disallowed_methods, reason = "a build script is told what it needs in the environment")]
+#![expect(clippy::disallowed_methods, reason = "a build script gets what it needs from the environment")]
 
 use std::{env, error::Error};
 

@@ -1,6 +1,6 @@
 //! Compiles `proto/`: the messages, the services over our own codecs, and the descriptor set for reflection.
 
-#![expect(clippy::disallowed_methods, reason = "a build script is told what it needs in the environment")]
+#![expect(clippy::disallowed_methods, reason = "a build script gets what it needs from the environment")]
 
 use std::{env, error::Error, fs, path::PathBuf};
 

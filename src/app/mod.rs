@@ -42,6 +42,7 @@ use crate::{
     frontend::{
         Bounds, WebRules,
         admin::{self, AdminHandle, AdminSource, Readiness},
+        grpc::HealthKeeper,
     },
     log,
     memory::Memory,
@@ -177,19 +178,11 @@ impl Server {
         let admin_source = admin_source(&config, &telemetry, &drain, &vitals, &devices, repository.registry(), web.clone());
         let admin = admin::spawn(admin, admin_source, descriptors.admin())?;
         let watcher = watcher(&config)?;
-        let loading = {
-            let (config, repository) = (config.clone(), repository.clone());
-            threads::aside(move || load(&config, &repository))
-        };
-        loading.await.map_err(io::Error::other)??;
+        load_aside(&config, &repository).await?;
         let lanes = Lanes::start(&cpu, &compute, &vitals)?;
         let timekeeper = Timekeeper::start(&cpu, &vitals)?;
 
-        let service = Service::new(repository.clone(), devices.clone(), config.session.clone(), drain.clone(), &telemetry);
-        service.connections().trust(&config.server.proxies);
-        if !config.control.priority_high.is_on(true) {
-            service.refuse_high_priority();
-        }
+        let service = service(&config, repository.clone(), devices.clone(), drain.clone(), &telemetry);
         let bounds = Bounds::new(&config, telemetry.server());
         let open_inference = OpenInference::new(service.within(memory), config.sequence.clone(), config.shared_memory.clone())
             .with_load_calls(config.models.max_load_calls)
@@ -201,12 +194,9 @@ impl Server {
         let (OpenPorts { grpc, http, grpc_addr, http_addr }, mut health) = client_ports.open(&config, grpc, http)?;
         drain.serve();
         health.tell();
-        let mut background = vec![
-            tokio::spawn(vitals.clone().keep(Part::Kicker, cpu, |device| Arc::clone(device).kick_lanes().boxed())),
-            tokio::spawn(vitals.clone().keep(Part::Health, health, |health| health.keep().boxed())),
-            tokio::spawn(drain_when_lost(vitals.clone(), drain.clone())),
-            tokio::spawn(trim_models(Arc::clone(repository.registry()))),
-        ];
+        let mut background = background(cpu, health, &vitals);
+        background.push(tokio::spawn(drain_when_lost(vitals.clone(), drain.clone())));
+        background.push(tokio::spawn(trim_models(Arc::clone(repository.registry()))));
         background.extend(watcher.map(|watcher| tokio::spawn(keep_fresh(watcher, repository.clone(), vitals.clone()))));
         let ports = tokio::spawn(async move {
             tokio::join!(grpc.serve(), http.serve());
@@ -351,6 +341,30 @@ async fn drain_when_lost(vitals: Vitals, drain: Drain) -> Option<()> {
     vitals.lost().await;
     drain.begin();
     None
+}
+
+/// The tasks that the server cannot do without.
+fn background(cpu: Arc<Device>, health: HealthKeeper, vitals: &Vitals) -> Vec<JoinHandle<Option<()>>> {
+    vec![
+        tokio::spawn(vitals.clone().keep(Part::Kicker, cpu, |device| Arc::clone(device).kick_lanes().boxed())),
+        tokio::spawn(vitals.clone().keep(Part::Health, health, |health| health.keep().boxed())),
+    ]
+}
+
+/// The door to the models, as configured.
+fn service(config: &Config, repository: Repository, devices: Devices, drain: Drain, telemetry: &Telemetry) -> Service {
+    let service = Service::new(repository, devices, config.session.clone(), drain, telemetry);
+    service.connections().trust(&config.server.proxies);
+    if !config.control.priority_high.is_on(true) {
+        service.refuse_high_priority();
+    }
+    service
+}
+
+/// Loads the models on a thread that may block.
+async fn load_aside(config: &Config, repository: &Repository) -> Result<(), StartError> {
+    let (config, repository) = (config.clone(), repository.clone());
+    threads::aside(move || load(&config, &repository)).await.map_err(io::Error::other)?
 }
 
 /// Follows what changes in the models' folder.

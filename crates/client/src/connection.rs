@@ -32,7 +32,7 @@ const HTTP1_QUESTION: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection:
 /// How a connection is made, and what it may carry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Who connects, for the server's log.
+    /// The name of the client, for the server's log.
     pub user_agent: String,
     /// How long connecting may take.
     pub connect_timeout: Duration,
