@@ -372,7 +372,7 @@ mod tests {
             let counted = Counted(Arc::clone(&dropped));
             executor.execute(async move {
                 let _counted = counted;
-                std::future::pending().await
+                std::future::pending::<()>().await;
             });
         }
         for _ in 0..3 {

@@ -228,6 +228,28 @@ fn items_that_do_not_make_a_batch_are_refused_with_the_reason() {
 }
 
 #[test]
+fn the_memory_of_a_large_batch_goes_once_batches_are_small_and_a_busy_lane_keeps_its_own() {
+    let signature = Signature { inputs: vec![fp32("x", &[None])], outputs: vec![fp32("y", &[None])], ..Signature::default() };
+    let model = executable(signature, script(&[]));
+    let run = |length: usize| {
+        let inputs = [Tensor::from_f32(&vec![1.0; length])];
+        model.run(0, &[ItemCall { inputs: &inputs, state: None }], CallThreads::One).expect("no fault planned");
+    };
+    let kept = || model.instances.lanes[0].slot.lock().scratch[0].capacity();
+    run(1 << 20);
+    model.trim();
+    assert!(kept() >= 4 << 20, "the latest batch needed it");
+    run(4);
+    let busy = model.instances.lanes[0].slot.lock();
+    model.trim();
+    drop(busy);
+    assert!(kept() >= 4 << 20, "nobody waits for a call to end");
+    model.trim();
+    assert_eq!(kept(), 0);
+    run(4);
+}
+
+#[test]
 fn the_engines_time_lies_between_the_milestones() {
     let model = executable(stateful(), Script { cost_per_call: Duration::from_millis(5), ..script(&[]) });
     let inputs = [Tensor::from_f32(&[1.0, 2.0])];
