@@ -33,7 +33,7 @@ pub struct Refusal {
 }
 
 /// What is queued already, all models together or of one. Its owners are counted only while more than half may be held, or has been:
-/// before that nobody has had its share, see [`crate::shares`].
+/// before that nobody has had its share, see [`tidemill_shares`].
 #[derive(Debug)]
 pub(super) struct Held {
     held: [usize; 2],

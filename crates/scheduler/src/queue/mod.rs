@@ -11,7 +11,7 @@
 //! - A model that has its turn has something to run or to end. Where this does not hold, its turn and its ready streams are made
 //!   again from what its streams hold ([`Queue::take_repair`]), once a decision: a lane never looks for ever.
 //! - A priority that has work is passed over for at most [`STARVATION_MAX`] at a time, or for one call if that takes longer.
-//! - An owner that has its share of the queue leaves room for those that have not; see [`crate::shares`].
+//! - An owner that has its share of the queue leaves room for those that have not; see [`tidemill_shares`].
 
 mod forming;
 mod gathering;
