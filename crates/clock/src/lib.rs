@@ -15,6 +15,7 @@ static ORIGIN: LazyLock<(Instant, SystemTime)> = LazyLock::new(|| (Instant::now(
 /// The present moment; the origin is the first call in this process.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+#[inline]
 pub fn now() -> Timestamp {
     let (origin, _) = *ORIGIN;
     Timestamp::ZERO + Instant::now().duration_since(origin)
@@ -59,6 +60,7 @@ pub struct Spent {
 impl Spent {
     /// Without the waiting.
     #[must_use]
+    #[inline]
     pub const fn computing(self) -> Duration {
         self.passed.saturating_sub(self.waited)
     }

@@ -16,6 +16,7 @@ pub type Shape = SmallVec<[usize; 4]>;
 
 /// Number of elements in a tensor of this shape; `None` if it overflows.
 #[must_use]
+#[inline]
 pub fn element_count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |product, size| product.checked_mul(*size))
 }
@@ -61,6 +62,7 @@ impl Tensor {
     /// # Errors
     /// [`TensorError::WrongLength`] if `data` is not exactly `product(shape)` elements of the datatype's size,
     /// [`TensorError::TooManyElements`] if that is more than can be addressed. Of BYTES, the first fault in the elements.
+    #[inline]
     pub fn new(datatype: Datatype, shape: Shape, data: Bytes) -> Result<Self, TensorError> {
         let count = element_count(&shape);
         let least = count.and_then(|count| count.checked_mul(datatype.least_size()));
@@ -87,11 +89,13 @@ impl Tensor {
     ///
     /// # Errors
     /// Those of [`Tensor::new`], if the shape is not one of as many elements.
+    #[inline]
     pub fn reshaped(self, shape: &[usize]) -> Result<Self, TensorError> {
         Self::new(self.datatype, Shape::from_slice(shape), self.data)
     }
 
     /// What lies along the leading dimension, each without that dimension; a scalar is one. The data are shared.
+    #[inline]
     pub fn rows(&self) -> impl Iterator<Item = Self> {
         let (count, shape) = self.shape.split_first().map_or((1, &self.shape[..]), |(count, row)| (*count, row));
         let row_bytes = self.data.len() / count.max(1);
@@ -121,6 +125,7 @@ impl Tensor {
 
     /// Dimensions.
     #[must_use]
+    #[inline]
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
@@ -133,11 +138,13 @@ impl Tensor {
 
     /// The elements, by value.
     #[must_use]
+    #[inline]
     pub fn into_data(self) -> Bytes {
         self.data
     }
 
     /// The elements as numbers, if this is an FP32 tensor.
+    #[inline]
     pub fn iter_f32(&self) -> Option<impl ExactSizeIterator<Item = f32> + '_> {
         (self.datatype == Datatype::Fp32)
             .then(|| self.data.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))

@@ -63,6 +63,7 @@ impl CostsByShape {
     }
 
     /// The cost of calls with items of this shape.
+    #[inline]
     pub(super) fn of(&self, shape: ShapeKey) -> &CostModel {
         if self.shapes.is_empty() {
             return &self.base;
@@ -84,6 +85,7 @@ impl CostsByShape {
     }
 
     /// Shortest call with one item among the shapes that have come since `since`.
+    #[inline]
     pub(super) fn shortest_since(&self, since: Timestamp) -> Option<Duration> {
         if self.shapes.is_empty() {
             return self.pushed_at.filter(|at| *at >= since).map(|_| self.base.call(1));

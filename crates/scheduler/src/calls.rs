@@ -36,6 +36,7 @@ impl Call {
     }
 
     /// When it has taken ten times as long.
+    #[inline]
     pub(super) fn overdue_at(&self) -> Timestamp {
         self.ends_at + 9 * self.takes
     }
@@ -57,6 +58,7 @@ impl Calls {
         CallNumber(self.begun)
     }
 
+    #[inline]
     pub(super) fn begin(&mut self, call: Call) {
         match call.lane {
             LaneKind::Ordinary => self.on_lanes.push(call),
@@ -65,6 +67,7 @@ impl Calls {
     }
 
     /// Takes out a call that is over. `None` if no such call runs.
+    #[inline]
     pub(super) fn end(&mut self, number: CallNumber) -> Option<Call> {
         [&mut self.on_lanes, &mut self.on_long_lanes].into_iter().find_map(|calls| {
             let at = calls.iter().position(|call| call.number == number)?;

@@ -115,12 +115,14 @@ impl CostModel {
 
     /// Expected duration of a call with `batch` items.
     #[must_use]
+    #[inline]
     pub fn call(&self, batch: usize) -> Duration {
         Duration::from_nanos(self.nanos(batch) as u64)
     }
 
     /// Expected duration, stretched by `spreads` relative spreads.
     #[must_use]
+    #[inline]
     pub(super) fn call_with_margin(&self, batch: usize, spreads: f64) -> Duration {
         Duration::from_nanos((self.nanos(batch) * spreads.mul_add(self.spread(), 1.0)).max(0.0) as u64)
     }
@@ -145,6 +147,7 @@ impl CostModel {
 
     /// Largest batch to form when `ready` items are there: the cap, or now and then a trial beyond it.
     #[must_use]
+    #[inline]
     pub(super) fn cap_for(&self, ready: usize) -> usize {
         let trial = (self.cap * 2).min(self.limit);
         if self.calls_since_trial >= CALLS_PER_TRIAL && ready >= trial { trial } else { self.cap }

@@ -86,6 +86,7 @@ pub(super) fn when_full(cost: &CostModel) -> CloseReason {
 }
 
 /// Before this moment a deadline is hopeless: not even a call with one item would make it.
+#[inline]
 pub(super) fn hopeless_before(now: Timestamp, cost: &CostModel) -> Timestamp {
     now + cost.call_with_margin(1, -1.0)
 }

@@ -73,6 +73,7 @@ impl StreamOptions {
 
     /// For whom its shares are counted.
     #[must_use]
+    #[inline]
     pub fn path(&self) -> Path {
         Path::of(self.peer, self.tenant.0)
     }

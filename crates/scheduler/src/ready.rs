@@ -63,6 +63,7 @@ impl Standing {
     }
 
     /// The outermost of those that it belongs to.
+    #[inline]
     pub(super) fn owner(&self) -> Owner {
         self.path.outermost().unwrap_or(NOBODY)
     }
@@ -101,16 +102,19 @@ impl ReadyStreams {
     }
 
     /// Puts a stream in that had nothing to run. Says whether another may be the first of its priority now, or claim something else.
+    #[inline]
     pub(super) fn enter(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) -> bool {
         self.put(standing, seat, claim, slack, true)
     }
 
     /// Puts a stream back, or moves it, by what its head claims now. Says the same.
+    #[inline]
     pub(super) fn place(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) -> bool {
         self.put(standing, seat, claim, slack, false)
     }
 
     /// Puts a stream back that [`ReadyStreams::pop`] gave out, by what its head claims now.
+    #[inline]
     pub(super) fn put_back(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) {
         self.streams += 1;
         let class = &mut self.classes[seat.priority as usize];
@@ -122,6 +126,7 @@ impl ReadyStreams {
     }
 
     /// Notes that a stream which was given out comes back later, and is not to be looked at until then.
+    #[inline]
     pub(super) fn pass_over(&mut self, standing: &Standing, seat: Seat) {
         self.classes[seat.priority as usize].rise(standing.group, None, false);
     }
@@ -149,6 +154,7 @@ impl ReadyStreams {
     }
 
     /// Notes that a stream which was given out has nothing that may run.
+    #[inline]
     pub(super) fn depart(&mut self, standing: &mut Standing, seat: Seat) {
         let class = &mut self.classes[seat.priority as usize];
         let mut at = standing.group;
@@ -164,6 +170,7 @@ impl ReadyStreams {
         }
     }
 
+    #[inline]
     pub(super) fn leave(&mut self, standing: &mut Standing, seat: Seat) {
         self.streams -= usize::from(standing.flow.is_placed());
         let class = &mut self.classes[seat.priority as usize];
@@ -174,6 +181,7 @@ impl ReadyStreams {
     }
 
     /// Notes that a stream, which is not among the ready ones, does not come back.
+    #[inline]
     pub(super) fn forget(&mut self, standing: &mut Standing, seat: Seat) {
         if let Some(group) = self.classes[seat.priority as usize].groups.get_mut(standing.group) {
             group.members.forget(&mut standing.flow, Member(seat.stream.data()));
@@ -183,6 +191,7 @@ impl ReadyStreams {
     /// The stream of this priority whose turn it is, given out; those whose head is due before `not_before` are passed over. The caller
     /// notes that by [`Standing::set_out`], and gives it to [`ReadyStreams::put_back`], [`ReadyStreams::depart`] or
     /// [`ReadyStreams::pass_over`] before the next one: what its group claims waits for that.
+    #[inline]
     pub(super) fn pop(&mut self, priority: Priority, not_before: Timestamp) -> Option<StreamKey> {
         let class = &mut self.classes[priority as usize];
         let stream = class.pop(class.all, not_before)?;
@@ -191,6 +200,7 @@ impl ReadyStreams {
     }
 
     /// Books lane time on a stream that is taken out, and on all that it belongs to.
+    #[inline]
     pub(super) fn charge(&mut self, standing: &mut Standing, seat: Seat, work: Work) {
         let class = &mut self.classes[seat.priority as usize];
         let mut at = standing.group;
@@ -208,12 +218,14 @@ impl ReadyStreams {
     }
 
     /// What the first stream of this priority claims.
+    #[inline]
     pub(super) fn first(&self, priority: Priority) -> Option<(Claim, StreamKey)> {
         let class = &self.classes[priority as usize];
         class.first(class.all)
     }
 
     /// Whether streams of this priority are ready that belong to another than `owner`.
+    #[inline]
     pub(super) fn has_others(&self, priority: Priority, owner: Owner) -> bool {
         let class = &self.classes[priority as usize];
         class.groups[class.all].groups().any(|group| class.groups[group].owner != owner)
@@ -260,6 +272,7 @@ impl Group {
 }
 
 impl Default for Class {
+    #[inline]
     fn default() -> Self {
         let mut groups = SlotMap::with_key();
         let all = groups.insert(Group::new(GroupKey::null(), NOBODY, false));
@@ -340,6 +353,7 @@ impl Class {
     }
 
     /// A group that holds streams, or else the groups that it holds.
+    #[inline]
     fn opened<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = &'a Group> + 'a {
         let inner = group.groups().filter_map(|inner| self.groups.get(inner));
         group.is_innermost.then_some(group).into_iter().chain(inner)
@@ -357,6 +371,7 @@ impl Class {
     }
 
     /// The first stream of a group.
+    #[inline]
     fn first(&self, group: GroupKey) -> Option<(Claim, StreamKey)> {
         let mut at = group;
         loop {
@@ -370,6 +385,7 @@ impl Class {
     }
 
     /// Takes out the first stream of a group whose head is not due before `not_before`.
+    #[inline]
     fn pop(&mut self, group: GroupKey, not_before: Timestamp) -> Option<StreamKey> {
         let Group { is_innermost, members, .. } = &mut self.groups[group];
         if *is_innermost {

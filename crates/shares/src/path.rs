@@ -44,6 +44,7 @@ impl Path {
 
     /// The outermost owner.
     #[must_use]
+    #[inline]
     pub fn outermost(&self) -> Option<Owner> {
         self.owners().next()
     }

@@ -95,12 +95,14 @@ impl Executable {
 
     /// Whether a call gains anything from [`CallThreads::All`]: the engine can use them, and there is more than one lane.
     #[must_use]
+    #[inline]
     pub fn can_widen(&self) -> bool {
         self.engine().can_widen() && self.lanes() > 1
     }
 
     /// Whether an item may get several answers.
     #[must_use]
+    #[inline]
     pub fn is_decoupled(&self) -> bool {
         self.engine().is_decoupled()
     }
@@ -119,6 +121,7 @@ impl Executable {
 
     /// How many lanes can run calls at the same time, besides the long ones, which come after them.
     #[must_use]
+    #[inline]
     pub fn lanes(&self) -> usize {
         self.instances.lanes()
     }

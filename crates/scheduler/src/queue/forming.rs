@@ -316,6 +316,7 @@ impl<H: Clone, P> Queue<H, P> {
 }
 
 /// `first`, then the others, most urgent first.
+#[inline]
 fn order_from(first: Priority) -> [Priority; CLASSES] {
     let mut order = Priority::ALL;
     order[..=first as usize].rotate_right(1);

@@ -238,11 +238,13 @@ impl<'a, H: Clone, P> Gathering<'a, H, P> {
 }
 
 /// An item's share of a call.
+#[inline]
 fn work_of(call: &Duration, size: usize) -> Work {
     Work::try_from(call.as_nanos() / size.max(1) as u128).unwrap_or(Work::MAX)
 }
 
 /// Items that a stream may have in one turn, of a call of `size` items that take `work` each.
+#[inline]
 fn turn_items(work: Work, size: usize) -> usize {
     usize::try_from(TURN_WORK / work.max(1)).unwrap_or(usize::MAX).clamp(1, size.max(1))
 }
@@ -274,6 +276,7 @@ impl Forming {
         Self { size, bytes_max, waste_max, items: 0, bytes: 0, elements: 0, longest: 0, shape_ends: false, bytes_end: false }
     }
 
+    #[inline]
     fn fit(&self, bytes: usize, length: u32) -> Fit {
         if self.items == 0 {
             return Fit::Fits;
@@ -286,6 +289,7 @@ impl Forming {
         if padded > 0 && self.waste_max.is_some_and(|waste_max| waste > waste_max) { Fit::OtherShape } else { Fit::Fits }
     }
 
+    #[inline]
     fn add(&mut self, bytes: usize, length: u32) {
         self.items += 1;
         self.bytes += bytes;

@@ -41,12 +41,14 @@ pub(super) struct ModelQueue {
 }
 
 impl ModelQueue {
+    #[inline]
     pub(super) fn find_slack(&mut self) {
         let cost = self.costs.base();
         self.slack = u64::try_from((cost.call(cost.cap()) * SLACK_CALLS).as_nanos()).unwrap_or(u64::MAX);
     }
 
     /// Items that could be in one batch with one of this shape.
+    #[inline]
     pub(super) fn ready_items(&self, shape: ShapeKey) -> usize {
         let queued = self.costs.queued(shape).unwrap_or(self.held.items());
         if self.options.stateful { queued.min(self.ready.len()) } else { queued }
