@@ -60,6 +60,7 @@ pub struct Spent {
 impl Spent {
     /// Without the waiting.
     #[must_use]
+    #[inline]
     pub const fn computing(self) -> Duration {
         self.passed.saturating_sub(self.waited)
     }

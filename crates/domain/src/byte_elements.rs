@@ -33,6 +33,7 @@ impl<'a> ByteElements<'a> {
 impl<'a> Iterator for ByteElements<'a> {
     type Item = &'a [u8];
 
+    #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
         let (length, after) = self.claimed()?;
         let (element, rest) = after.split_at_checked(usize::try_from(length).ok()?)?;

@@ -87,6 +87,7 @@ impl Signature {
 
     /// Whether all items have the same shapes, so that any two may meet in a batch without padding.
     #[must_use]
+    #[inline]
     pub fn has_fixed_shapes(&self) -> bool {
         self.inputs.iter().all(|input| input.dims.iter().all(Option::is_some))
     }
@@ -120,6 +121,7 @@ impl Signature {
 
     /// A slot for each of an item's tensors, in the signature's order.
     #[must_use]
+    #[inline]
     pub fn slots(&self) -> ItemSlots {
         SmallVec::from_elem(None, self.inputs.len())
     }
@@ -144,6 +146,7 @@ impl Signature {
     ///
     /// # Errors
     /// [`FaultKind::Invalid`](super::FaultKind::Invalid) with the names that exist.
+    #[inline]
     pub fn find_output(&self, name: &str, position: usize) -> Result<usize, Fault> {
         self.outputs.iter().position(|output| &*output.name == name).ok_or_else(|| {
             let known = quoted_list(self.outputs.iter().map(|output| &*output.name));
@@ -156,6 +159,7 @@ impl Signature {
     ///
     /// # Errors
     /// [`FaultKind::Invalid`](super::FaultKind::Invalid) with the names that exist.
+    #[inline]
     pub fn find_input(&self, name: &str, position: usize) -> Result<usize, Fault> {
         if name.is_empty() && self.inputs.len() == 1 {
             return Ok(0);

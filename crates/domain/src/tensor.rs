@@ -62,6 +62,7 @@ impl Tensor {
     /// # Errors
     /// [`TensorError::WrongLength`] if `data` is not exactly `product(shape)` elements of the datatype's size,
     /// [`TensorError::TooManyElements`] if that is more than can be addressed. For BYTES, the first fault in the elements.
+    #[inline]
     pub fn new(datatype: Datatype, shape: Shape, data: Bytes) -> Result<Self, TensorError> {
         let count = element_count(&shape);
         let least = count.and_then(|count| count.checked_mul(datatype.least_size()));
@@ -88,11 +89,13 @@ impl Tensor {
     ///
     /// # Errors
     /// Those of [`Tensor::new`], if the shape takes a different number of elements.
+    #[inline]
     pub fn reshaped(self, shape: &[usize]) -> Result<Self, TensorError> {
         Self::new(self.datatype, Shape::from_slice(shape), self.data)
     }
 
     /// The slices along the leading dimension, each without that dimension; a scalar is one slice. The data are shared.
+    #[inline]
     pub fn rows(&self) -> impl Iterator<Item = Self> {
         let (count, shape) = self.shape.split_first().map_or((1, &self.shape[..]), |(count, row)| (*count, row));
         let row_bytes = self.data.len() / count.max(1);
@@ -137,11 +140,13 @@ impl Tensor {
 
     /// The elements, by value.
     #[must_use]
+    #[inline]
     pub fn into_data(self) -> Bytes {
         self.data
     }
 
     /// The elements as numbers, if this is an FP32 tensor.
+    #[inline]
     pub fn iter_f32(&self) -> Option<impl ExactSizeIterator<Item = f32> + '_> {
         (self.datatype == Datatype::Fp32)
             .then(|| self.data.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))

@@ -60,6 +60,7 @@ impl TensorSpec {
 
     /// The shape if no dimension is dynamic.
     #[must_use]
+    #[inline]
     pub fn fixed_shape(&self) -> Option<Shape> {
         self.dims.iter().copied().collect()
     }

@@ -39,6 +39,7 @@ impl Timestamp {
 
     /// The first moment, at or after this one, that is a whole number of steps after the origin; [`Timestamp::NEVER`] stays.
     #[must_use]
+    #[inline]
     pub fn round_up(self, step: Duration) -> Self {
         let step = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX).max(1);
         Self(self.0.checked_next_multiple_of(step).unwrap_or(u64::MAX))

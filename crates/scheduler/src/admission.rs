@@ -59,16 +59,19 @@ impl Held {
     }
 
     /// Makes that change. Returns whether all owners must now be counted, by [`Held::enter`] and [`Held::count`].
+    #[inline]
     pub(super) fn change(&mut self) -> bool {
         self.shares = if self.shares.is_some() { None } else { Some(Box::new(Shares::new(self.limits))) };
         self.shares.is_some()
     }
 
     /// The account of the owner that `path` names; null while owners are not counted.
+    #[inline]
     pub(super) fn enter(&mut self, path: &Path) -> HolderKey {
         self.shares.as_mut().map(|shares| shares.enter(path)).unwrap_or_default()
     }
 
+    #[inline]
     pub(super) fn leave(&mut self, holder: HolderKey) {
         if let Some(shares) = &mut self.shares {
             shares.leave(holder);
@@ -76,6 +79,7 @@ impl Held {
     }
 
     /// Counts what was queued before owners were counted.
+    #[inline]
     pub(super) fn count(&mut self, holder: HolderKey, items: usize, bytes: usize) {
         if let Some(shares) = &mut self.shares {
             shares.add(holder, [items, bytes]);
@@ -112,6 +116,7 @@ impl Held {
 
     /// Whether one more item of `bytes` bytes would break a limit: the index of the measure, and whether only the owner's share
     /// is used up. An item of any size fits an empty queue.
+    #[inline]
     fn refuses(&self, holder: HolderKey, bytes: usize) -> Option<(usize, bool)> {
         let ([items, queued_bytes], [items_max, bytes_max]) = (self.held, self.limits);
         if items >= items_max {
@@ -144,6 +149,7 @@ impl Admission {
     }
 
     /// The limit that one more item of `bytes` bytes would break; `holders` are its owner's accounts in `all` and in `model`.
+    #[inline]
     pub(super) fn refuses(&self, all: &Held, model: &Held, holders: [HolderKey; 2], bytes: usize) -> Option<Reached> {
         const ALL: [&str; 2] = ["scheduler.max_queued_items", "scheduler.max_queued_bytes"];
         const MODEL: [&str; 2] = ["scheduler.max_queued_items_per_model", "scheduler.max_queued_bytes_per_model"];
@@ -171,6 +177,7 @@ impl Admission {
 }
 
 /// How long `items` queued items keep `lanes` lanes busy.
+#[inline]
 pub(super) fn time_to_drain(items: usize, cost: &CostModel, lanes: usize) -> Duration {
     let calls = items.max(1).div_ceil(cost.cap() * lanes);
     cost.call(cost.cap()).saturating_mul(u32::try_from(calls).unwrap_or(u32::MAX))

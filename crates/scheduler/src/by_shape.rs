@@ -86,6 +86,7 @@ impl CostsByShape {
     }
 
     /// Shortest call with one item, among the shapes seen since `since`.
+    #[inline]
     pub(super) fn shortest_since(&self, since: Timestamp) -> Option<Duration> {
         if self.shapes.is_empty() {
             return self.pushed_at.filter(|at| *at >= since).map(|_| self.base.call(1));

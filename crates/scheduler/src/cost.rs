@@ -149,6 +149,7 @@ impl CostModel {
 
     /// Largest batch to form from `ready` items: the cap, or now and then a trial beyond it.
     #[must_use]
+    #[inline]
     pub(super) fn cap_for(&self, ready: usize) -> usize {
         let trial = (self.cap * 2).min(self.limit);
         if self.calls_since_trial >= CALLS_PER_TRIAL && ready >= trial { trial } else { self.cap }

@@ -24,12 +24,14 @@ impl Ledger {
 
     /// Items that have ended.
     #[must_use]
+    #[inline]
     pub fn ended(&self) -> u64 {
         self.outcomes.iter().sum()
     }
 
     /// Items that have not ended.
     #[must_use]
+    #[inline]
     pub fn open(&self) -> u64 {
         self.received - self.ended()
     }

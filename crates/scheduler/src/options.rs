@@ -74,6 +74,7 @@ impl StreamOptions {
 
     /// Whose shares it counts towards.
     #[must_use]
+    #[inline]
     pub fn path(&self) -> Path {
         Path::of(self.peer, self.tenant.0)
     }

@@ -104,16 +104,19 @@ impl ReadyStreams {
 
     /// Adds a stream that had nothing to run. Returns whether its priority's first stream, or that stream's claim, may have
     /// changed.
+    #[inline]
     pub(super) fn enter(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) -> bool {
         self.put(standing, seat, claim, slack, true)
     }
 
     /// Puts a stream back, or moves it, according to what its head claims now. Returns the same.
+    #[inline]
     pub(super) fn place(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) -> bool {
         self.put(standing, seat, claim, slack, false)
     }
 
     /// Puts back a stream that [`ReadyStreams::pop`] handed out, according to what its head claims now.
+    #[inline]
     pub(super) fn put_back(&mut self, standing: &mut Standing, seat: Seat, claim: Claim, slack: Work) {
         self.streams += 1;
         let class = &mut self.classes[seat.priority as usize];
@@ -125,6 +128,7 @@ impl ReadyStreams {
     }
 
     /// Notes that a stream handed out comes back later, and must not be looked at until then.
+    #[inline]
     pub(super) fn pass_over(&mut self, standing: &Standing, seat: Seat) {
         self.classes[seat.priority as usize].rise(standing.group, None, false);
     }
@@ -169,6 +173,7 @@ impl ReadyStreams {
         }
     }
 
+    #[inline]
     pub(super) fn leave(&mut self, standing: &mut Standing, seat: Seat) {
         self.streams -= usize::from(standing.flow.is_placed());
         let class = &mut self.classes[seat.priority as usize];
@@ -179,6 +184,7 @@ impl ReadyStreams {
     }
 
     /// Notes that a stream, which is not among the ready ones, will not come back.
+    #[inline]
     pub(super) fn forget(&mut self, standing: &mut Standing, seat: Seat) {
         if let Some(group) = self.classes[seat.priority as usize].groups.get_mut(standing.group) {
             group.members.forget(&mut standing.flow, Member(seat.stream.data()));
@@ -222,6 +228,7 @@ impl ReadyStreams {
     }
 
     /// Whether streams of this priority are ready that belong to someone other than `owner`.
+    #[inline]
     pub(super) fn has_others(&self, priority: Priority, owner: Owner) -> bool {
         let class = &self.classes[priority as usize];
         class.groups[class.all].groups().any(|group| class.groups[group].owner != owner)
@@ -268,6 +275,7 @@ impl Group {
 }
 
 impl Default for Class {
+    #[inline]
     fn default() -> Self {
         let mut groups = SlotMap::with_key();
         let all = groups.insert(Group::new(GroupKey::null(), NOBODY, false));
@@ -349,6 +357,7 @@ impl Class {
     }
 
     /// The group itself if it holds streams, otherwise the groups it holds.
+    #[inline]
     fn opened<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = &'a Group> + 'a {
         let inner = group.groups().filter_map(|inner| self.groups.get(inner));
         group.is_innermost.then_some(group).into_iter().chain(inner)

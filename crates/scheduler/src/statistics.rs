@@ -31,6 +31,7 @@ impl CallTimes {
 }
 
 impl AddAssign for CallTimes {
+    #[inline]
     fn add_assign(&mut self, other: Self) {
         self.gather += other.gather;
         self.compute += other.compute;
@@ -49,6 +50,7 @@ pub struct Spent {
 
 impl Spent {
     /// Counts one more.
+    #[inline]
     pub fn add(&mut self, time: Duration) {
         self.count += 1;
         self.time += time;
@@ -56,6 +58,7 @@ impl Spent {
 }
 
 impl AddAssign for Spent {
+    #[inline]
     fn add_assign(&mut self, other: Self) {
         self.count += other.count;
         self.time += other.time;
@@ -151,6 +154,7 @@ impl Statistics {
         self.last_call
     }
 
+    #[inline]
     pub(super) fn add(&mut self, executed: &Executed) {
         for call in &executed.calls {
             self.add_call(call);

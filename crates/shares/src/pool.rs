@@ -66,6 +66,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`Full`] if too little is left, or this owner may not take it.
+    #[inline]
     pub fn claim(&self, path: &Path, amount: usize) -> Result<Claim, Full> {
         let mut shares = self.inner.shares.lock();
         let holder = shares.enter(path);
@@ -79,6 +80,7 @@ impl Pool {
 
     /// The member of the pool that `path` names.
     #[must_use]
+    #[inline]
     pub fn member(&self, path: &Path) -> Member {
         let holder = self.inner.shares.lock().enter(path);
         Member { inner: Arc::new(Membership { pool: Arc::clone(&self.inner), holder }) }
@@ -100,6 +102,7 @@ impl Pool {
 }
 
 impl Inner {
+    #[inline]
     fn take(&self, shares: &mut Shares<1>, holder: HolderKey, amount: usize) -> Result<(), Full> {
         let ([held], [value]) = (shares.held(), shares.limits());
         let by_share = shares.over_share(holder).is_some();
@@ -117,6 +120,7 @@ impl Claim {
     ///
     /// # Errors
     /// [`Full`]; what is already held stays.
+    #[inline]
     pub fn grow(&mut self, more: usize) -> Result<(), Full> {
         self.pool.take(&mut self.pool.shares.lock(), self.holder, more)?;
         self.amount += more;
@@ -129,12 +133,14 @@ impl Member {
     ///
     /// # Errors
     /// [`Full`] if too little is left, or this member may not take it.
+    #[inline]
     pub fn take(&self, amount: usize) -> Result<(), Full> {
         let Membership { pool, holder } = &*self.inner;
         pool.take(&mut pool.shares.lock(), *holder, amount)
     }
 
     /// Gives back some of what it took.
+    #[inline]
     pub fn give_back(&self, amount: usize) {
         let Membership { pool, holder } = &*self.inner;
         pool.shares.lock().remove(*holder, [amount]);
@@ -142,12 +148,14 @@ impl Member {
 }
 
 impl Drop for Membership {
+    #[inline]
     fn drop(&mut self) {
         self.pool.shares.lock().leave(self.holder);
     }
 }
 
 impl Drop for Claim {
+    #[inline]
     fn drop(&mut self) {
         let mut shares = self.pool.shares.lock();
         shares.remove(self.holder, [self.amount]);

@@ -103,6 +103,7 @@ impl Executable {
 
     /// Whether a call gains anything from [`CallThreads::All`]: the engine can use them, and there is more than one lane.
     #[must_use]
+    #[inline]
     pub fn can_widen(&self) -> bool {
         self.engine().can_widen() && self.lanes() > 1
     }
@@ -136,6 +137,7 @@ impl Executable {
 
     /// How many lanes can run calls at the same time, besides the long ones, which come after them.
     #[must_use]
+    #[inline]
     pub fn lanes(&self) -> usize {
         self.instances.lanes()
     }

@@ -235,12 +235,12 @@ fn the_memory_of_a_large_batch_goes_once_batches_are_small_and_a_busy_lane_keeps
         let inputs = [Tensor::from_f32(&vec![1.0; length])];
         model.run(0, &[ItemCall { inputs: &inputs, state: None }], CallThreads::One).expect("no fault planned");
     };
-    let kept = || model.instances.lanes[0].slot.lock().scratch[0].capacity();
+    let kept = || model.instances.by_lane[0].slot.lock().scratch[0].capacity();
     run(1 << 20);
     model.trim();
     assert!(kept() >= 4 << 20, "the latest batch needed it");
     run(4);
-    let busy = model.instances.lanes[0].slot.lock();
+    let busy = model.instances.by_lane[0].slot.lock();
     model.trim();
     drop(busy);
     assert!(kept() >= 4 << 20, "nobody waits for a call to end");
