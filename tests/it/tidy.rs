@@ -765,7 +765,8 @@ fn a_long_function_is_found_wherever_it_is() {
     assert_eq!(found(&function(FUNCTION_LINES_MAX)), 0);
     assert_eq!(found(&function(FUNCTION_LINES_MAX + 1)), 1);
     assert_eq!(found(&format!("impl A {{\nfn b(&self);\n{}}}\n", function(FUNCTION_LINES_MAX + 1))), 1);
-    assert_eq!(found(&format!("fn f() {{}}\n\n#[cfg(test)]\nmod tests {{\n{}}}\n", function(100))), 0);
+    let test = format!("    fn g() {{\n{}    }}\n", "        h();\n".repeat(100));
+    assert_eq!(found(&format!("fn f() {{}}\n\n#[cfg(test)]\nmod tests {{\n{test}}}\n")), 0);
 }
 
 /// Files that are a module of which the parts lie in a folder next to them.
