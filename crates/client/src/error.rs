@@ -66,10 +66,10 @@ impl Error {
     }
 }
 
-/// A status without a source came over the wire; one with a source was made here, from a broken connection.
+/// A status without a source came over the wire; one with a source was made here, from a broken connection, or because the time was over.
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        if status.source().is_some() {
+        if status.source().is_some() && status.code() != Code::DeadlineExceeded {
             Self::ConnectionLost { code: status.code(), reason: root_cause(&status) }
         } else {
             Self::Refused(Box::new(Refusal::from(&status)))
@@ -231,5 +231,14 @@ mod tests {
         status.set_source(std::sync::Arc::new(std::io::Error::other("the cable was pulled")));
         let error = Error::from(status);
         assert!(matches!(&error, Error::ConnectionLost { code: Code::Unavailable, reason } if reason == "the cable was pulled"));
+    }
+
+    #[test]
+    fn time_that_is_over_is_the_same_whoever_notices_it() {
+        let mut here = Status::deadline_exceeded("Timeout expired");
+        here.set_source(std::sync::Arc::new(std::io::Error::other("Timeout expired")));
+        for status in [here, Status::deadline_exceeded("the deadline has passed")] {
+            assert!(matches!(Error::from(status), Error::Refused(refusal) if refusal.code == Code::DeadlineExceeded));
+        }
     }
 }
