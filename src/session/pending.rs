@@ -19,8 +19,8 @@ pub(super) struct PendingItem {
 pub(super) enum PendingAnswer {
     /// Not yet.
     Waiting,
-    /// Yes, and it waits for its turn.
-    Ready(Answer),
+    /// Yes, and it waits for its turn. Boxed, because most answers never wait, and every item has this room in the ring.
+    Ready(Box<Answer>),
     /// Yes, and the client already has it; kept for its place in the order, with its post-processing value.
     Given(Option<f32>),
 }

@@ -317,56 +317,52 @@ where
     /// Turns answers into events.
     fn absorb_answers(&mut self) {
         self.pass_marks();
-        while let Some(answer) = self.answers.front() {
-            let (timing, is_next) = (answer.timing, answer.seq == self.pending.first_seq());
-            // Usually it is the last one to the oldest item. It is looked at in place, because moving it costs more than everything else here.
-            let value = self.post_processed(answer);
-            if answer.part.last && is_next && self.options.order == Order::InOrder {
-                let (Some(PendingItem { id, window, .. }), Some(answer)) = (self.pending.pop_first(), self.answers.pop_front())
-                else {
-                    break;
-                };
-                self.events.push_back(Event::Result(ItemResult::new(id, window, answer)));
-                self.count_call(timing);
-                self.end_turn(window, value);
-            } else if let Some(answer) = self.answers.pop_front() {
-                self.absorb_early(answer, value);
+        while let Some(answer) = self.answers.pop_front() {
+            if !answer.part.last {
+                self.absorb_part(answer);
+                continue;
+            }
+            self.count_call(&answer.timing);
+            if self.options.order == Order::AsReady {
+                self.give_early(answer);
+            } else if answer.seq == self.pending.first_seq() {
+                let Some(PendingItem { id, window, .. }) = self.pending.pop_first() else { continue };
+                self.give(id, window, answer);
+            } else {
+                self.pending.settle(answer.seq, answer.outcome.is_err(), PendingAnswer::Ready(Box::new(answer)));
+                continue;
             }
             self.give_kept();
         }
     }
 
-    /// Handles an answer that is not the last one to the oldest item, or need not wait to be.
-    fn absorb_early(&mut self, answer: Answer, value: Option<f32>) {
-        if !answer.part.last {
-            return self.absorb_part(answer);
-        }
-        self.count_call(answer.timing);
-        let (seq, failed) = (answer.seq, answer.outcome.is_err());
-        if self.options.order == Order::AsReady {
-            let Some(item) = self.pending.settle(seq, failed, PendingAnswer::Given(value)) else { return };
-            let id = std::mem::take(&mut item.id);
-            self.events.push_back(Event::Result(ItemResult::new(id, item.window, answer)));
-        } else {
-            self.pending.settle(seq, failed, PendingAnswer::Ready(answer));
-        }
-    }
-
-    fn count_call(&mut self, timing: ItemTiming) {
+    fn count_call(&mut self, timing: &ItemTiming) {
         let share = timing.finished.since(timing.started).checked_div(timing.batch_size);
         self.summary.compute += share.unwrap_or_default();
         self.summary.queue += timing.started.since(timing.arrived);
+    }
+
+    /// Gives out the last answer to the item whose turn it was.
+    #[inline]
+    fn give(&mut self, id: String, window: Option<WindowPosition>, answer: Answer) {
+        let value = self.post_processed(&answer);
+        self.events.push_back(Event::Result(ItemResult::new(id, window, answer)));
+        self.end_turn(window, value);
+    }
+
+    /// Gives out an item's last answer whether or not it is the item's turn, which comes when those before it have been answered.
+    fn give_early(&mut self, answer: Answer) {
+        let value = self.post_processed(&answer);
+        let Some(item) = self.pending.settle(answer.seq, answer.outcome.is_err(), PendingAnswer::Given(value)) else { return };
+        let id = std::mem::take(&mut item.id);
+        self.events.push_back(Event::Result(ItemResult::new(id, item.window, answer)));
     }
 
     /// Goes on through the oldest items for as long as these were answered before.
     fn give_kept(&mut self) {
         while let Some(PendingItem { id, window, answer, .. }) = self.pending.pop_answered() {
             match answer {
-                PendingAnswer::Ready(answer) => {
-                    let value = self.post_processed(&answer);
-                    self.events.push_back(Event::Result(ItemResult::new(id, window, answer)));
-                    self.end_turn(window, value);
-                }
+                PendingAnswer::Ready(answer) => self.give(id, window, *answer),
                 PendingAnswer::Given(value) => self.end_turn(window, value),
                 PendingAnswer::Waiting => {}
             }
