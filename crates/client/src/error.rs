@@ -1,10 +1,10 @@
 //! What can go wrong, and what a server says about it.
 
-use std::{collections::BTreeMap, error::Error as StdError, fmt, time::Duration};
+use std::{collections::BTreeMap, error::Error as StdError, fmt, iter::successors, time::Duration};
 
 use serde::{Serialize, Serializer};
 use tidemill_wire::{code_name, rpc};
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::{ErrorDetails, RpcStatusExt as _, StatusExt as _};
 
 use crate::address::Address;
@@ -66,10 +66,14 @@ impl Error {
     }
 }
 
-/// A status without a source came over the wire; one with a source was made here, from a broken connection, or because the time was over.
+/// A status without a source came over the wire; one with a source was made here, from a broken connection, or because the time of the call
+/// was over, which the server may notice first.
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        if status.source().is_some() && status.code() != Code::DeadlineExceeded {
+        if successors(status.source(), |error| StdError::source(*error)).any(<dyn StdError>::is::<TimeoutExpired>) {
+            return Self::from(Status::deadline_exceeded("the time of the call is over"));
+        }
+        if status.source().is_some() {
             Self::ConnectionLost { code: status.code(), reason: root_cause(&status) }
         } else {
             Self::Refused(Box::new(Refusal::from(&status)))
@@ -235,8 +239,8 @@ mod tests {
 
     #[test]
     fn time_that_is_over_is_the_same_whoever_notices_it() {
-        let mut here = Status::deadline_exceeded("Timeout expired");
-        here.set_source(std::sync::Arc::new(std::io::Error::other("Timeout expired")));
+        let mut here = Status::cancelled("Timeout expired");
+        here.set_source(std::sync::Arc::new(TimeoutExpired(())));
         for status in [here, Status::deadline_exceeded("the deadline has passed")] {
             assert!(matches!(Error::from(status), Error::Refused(refusal) if refusal.code == Code::DeadlineExceeded));
         }
