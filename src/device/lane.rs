@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{hosted::ModelRuntime, live::LiveEntry, parts::Delivery};
 use crate::{
     clock,
-    domain::{ItemOutputs, Timestamp},
+    domain::Timestamp,
     engine::{CallThreads, EngineError, ItemCall, Milestones, PaddingCount, Ran, RunError},
     scheduler::CallTimes,
     telemetry::{LaneMetrics, ModelMetrics, Seldom},
@@ -30,15 +30,20 @@ pub(super) struct CallTiming {
     pub(super) batch_size: u32,
 }
 
-/// What a call returned, and what it took.
-pub(super) struct Results {
-    pub(super) outputs: Vec<ItemOutputs>,
-    pub(super) times: CallTimes,
+impl CallTiming {
+    /// How long each part of the call took.
+    pub(super) const fn times(self, Milestones { gathered, computed }: Milestones) -> CallTimes {
+        CallTimes {
+            gather: gathered.since(self.started),
+            compute: computed.since(gathered),
+            scatter: self.finished.since(computed),
+        }
+    }
 }
 
 /// A call that was made.
 pub(super) struct Made<'a> {
-    pub(super) outcome: Result<Results, RunError>,
+    pub(super) outcome: Result<Ran, RunError>,
     pub(super) timing: CallTiming,
     /// What its items were given before the call ended.
     pub(super) delivery: Delivery<'a>,
@@ -64,16 +69,9 @@ impl Lane {
         let finished = clock::now();
         let timing = CallTiming { started, finished, batch_size: u32::try_from(entries.len()).unwrap_or(u32::MAX) };
         self.count(&runtime.metrics, timing);
-        let outcome = outcome.map(|ran| {
-            let Ran { outputs, padding, milestones: Milestones { gathered, computed } } = ran;
-            count_padding(&runtime.metrics, padding);
-            let times = CallTimes {
-                gather: gathered.since(started),
-                compute: computed.since(gathered),
-                scatter: finished.since(computed),
-            };
-            Results { outputs, times }
-        });
+        if let Ok(ran) = &outcome {
+            count_padding(&runtime.metrics, ran.padding);
+        }
         Made { outcome, timing, delivery }
     }
 

@@ -14,7 +14,7 @@ use std::{
 use super::{
     after::wake_all,
     hosted::{Job, ModelRuntime},
-    lane::{CallTiming, Lane, Made, Results},
+    lane::{CallTiming, Lane, Made},
     live::{LiveBatch, LiveEntry},
     state::Device,
     unrun::unrun_answer,
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock,
     domain::{Answer, AnswerPart, CloseReason, Fault, FaultKind, ItemOutputs, ItemTiming, Outcome, Timestamp},
-    engine::{CallThreads, EngineError, RunError},
+    engine::{CallThreads, EngineError, Ran, RunError},
     scheduler::{Executed, ModelCall},
     threads,
     vitals::Part,
@@ -98,9 +98,9 @@ impl<'a> Taken<'a> {
         let mut answers = Answers::with_capacity(size);
         let mut learned = None;
         match outcome {
-            Ok(Results { outputs, times }) => {
+            Ok(Ran { outputs, milestones, .. }) => {
                 learned = (!delivery.was_broken_off()).then(|| timing.finished.since(timing.started));
-                answers.account(ModelCall { items: size, waited, times }, timing.finished);
+                answers.account(ModelCall { items: size, waited, times: timing.times(milestones) }, timing.finished);
                 for (index, (entry, outputs)) in batch.entries.iter().zip(outputs).enumerate() {
                     answers.add(entry, delivery.last(index, Ok(outputs)), timing);
                 }
@@ -168,12 +168,12 @@ fn run_one_by_one(lane: &Lane, runtime: &ModelRuntime, entries: &[LiveEntry], an
         runtime.metrics.batch(CloseReason::Retry).increment(1);
         let Made { outcome, timing, delivery } = lane.call(runtime, std::slice::from_ref(entry), CallThreads::One);
         let outcome = match outcome {
-            Ok(Results { mut outputs, times }) if outputs.len() == 1 => {
+            Ok(Ran { mut outputs, milestones, .. }) if outputs.len() == 1 => {
                 let waited = timing.started.since(entry.item.arrived);
-                answers.account(ModelCall { items: 1, waited, times }, timing.finished);
+                answers.account(ModelCall { items: 1, waited, times: timing.times(milestones) }, timing.finished);
                 Ok(outputs.swap_remove(0))
             }
-            Ok(Results { outputs, .. }) => {
+            Ok(Ran { outputs, .. }) => {
                 Err(Fault::new(FaultKind::Failed, format!("the model call gave {} results for 1 item", outputs.len())))
             }
             Err(error) => Err(fault_of(&error)),

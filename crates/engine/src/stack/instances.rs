@@ -154,3 +154,33 @@ fn make_instance(engine: &dyn Engine, plan: &CallPlan, threads: &LaneThreads) ->
         Err(EngineError::Load(format!("{} panicked while it was starting: {}", engine.name(), panic_message(&*panic))))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use tidemill_domain::{Signature, Tensor};
+
+    use super::super::tests::{executable, fp32, script};
+    use crate::{CallThreads, ItemCall};
+
+    #[test]
+    fn the_memory_of_a_large_batch_goes_once_batches_are_small_and_a_busy_lane_keeps_its_own() {
+        let signature = Signature { inputs: vec![fp32("x", &[None])], outputs: vec![fp32("y", &[None])], ..Signature::default() };
+        let model = executable(signature, script(&[]));
+        let run = |length: usize| {
+            let inputs = [Tensor::from_f32(&vec![1.0; length])];
+            model.run(0, &[ItemCall { inputs: &inputs, state: None }], CallThreads::One).expect("no fault planned");
+        };
+        let kept = || model.instances.by_lane[0].slot.lock().scratch[0].capacity();
+        run(1 << 20);
+        model.trim();
+        assert!(kept() >= 4 << 20, "the latest batch needed it");
+        run(4);
+        let busy = model.instances.by_lane[0].slot.lock();
+        model.trim();
+        drop(busy);
+        assert!(kept() >= 4 << 20, "nobody waits for a call to end");
+        model.trim();
+        assert_eq!(kept(), 0);
+        run(4);
+    }
+}

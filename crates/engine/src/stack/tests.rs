@@ -18,7 +18,7 @@ fn spec(name: &str, datatype: Datatype, dims: &[Option<usize>], batch_axis: usiz
     TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), batch_axis: Some(batch_axis) }
 }
 
-fn fp32(name: &str, dims: &[Option<usize>]) -> TensorSpec {
+pub(super) fn fp32(name: &str, dims: &[Option<usize>]) -> TensorSpec {
     spec(name, Datatype::Fp32, dims, 0)
 }
 
@@ -38,13 +38,13 @@ fn stateful() -> Signature {
     }
 }
 
-fn executable(signature: Signature, script: Script) -> Executable {
+pub(super) fn executable(signature: Signature, script: Script) -> Executable {
     let signature = Arc::new(signature);
     let engine = SyntheticEngine::new(Arc::clone(&signature), script).expect("a sound script");
     Executable::new(Arc::new(engine), signature, &[LaneThreads::new()]).expect("a sound signature")
 }
 
-fn script(faults: &[(Trigger, Misbehaviour)]) -> Script {
+pub(super) fn script(faults: &[(Trigger, Misbehaviour)]) -> Script {
     let faults = faults.iter().map(|(when, what)| PlannedFault { when: *when, what: *what }).collect();
     Script { kind: SyntheticKind::Identity, faults, ..Script::default() }
 }
@@ -225,28 +225,6 @@ fn items_that_do_not_make_a_batch_are_refused_with_the_reason() {
     assert_eq!(error, RunError::BadBatch("there is no lane 1; the model has 1".to_owned()));
     let none = model.run(0, &[], CallThreads::One).expect("nothing to do");
     assert_eq!((none.outputs, none.padding), (Vec::new(), PaddingCount::default()));
-}
-
-#[test]
-fn the_memory_of_a_large_batch_goes_once_batches_are_small_and_a_busy_lane_keeps_its_own() {
-    let signature = Signature { inputs: vec![fp32("x", &[None])], outputs: vec![fp32("y", &[None])], ..Signature::default() };
-    let model = executable(signature, script(&[]));
-    let run = |length: usize| {
-        let inputs = [Tensor::from_f32(&vec![1.0; length])];
-        model.run(0, &[ItemCall { inputs: &inputs, state: None }], CallThreads::One).expect("no fault planned");
-    };
-    let kept = || model.instances.by_lane[0].slot.lock().scratch[0].capacity();
-    run(1 << 20);
-    model.trim();
-    assert!(kept() >= 4 << 20, "the latest batch needed it");
-    run(4);
-    let busy = model.instances.by_lane[0].slot.lock();
-    model.trim();
-    drop(busy);
-    assert!(kept() >= 4 << 20, "nobody waits for a call to end");
-    model.trim();
-    assert_eq!(kept(), 0);
-    run(4);
 }
 
 #[test]
