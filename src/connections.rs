@@ -10,9 +10,10 @@
 //! has used up its share, it is closed.
 //!
 //! # Whose work it is
-//! The task of a connection knows its [`peer`], so that no front end has to pass it on.
+//! The task of a connection knows its [`peer`], so that no front end has to pass it on, and the [`certificate`] that the client has shown.
 
 use std::{
+    cell::OnceCell,
     cmp::Reverse,
     collections::HashMap,
     net::IpAddr,
@@ -24,12 +25,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::Notify, task::futures::TaskLocalFuture, time::sleep};
+use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    domain::{Address, Peer, Timestamp},
+    domain::{Address, ClientCertificate, Peer, Timestamp},
     shares::{HolderKey, Path, Shares},
     telemetry::{ConnectionClose, ServerMetrics},
 };
@@ -41,18 +42,38 @@ const PLACES_PER_LEAVING: usize = 8;
 const BUSY: u64 = u64::MAX;
 
 tokio::task_local! {
-    static PEER: Peer;
+    static CLIENT: Known;
+}
+
+/// What the task of a connection knows about its client.
+struct Known {
+    peer: Peer,
+    /// Empty until the client has shown one, and for good if it has none.
+    certificate: OnceCell<Arc<ClientCertificate>>,
 }
 
 /// The connection whose task this is; none outside such a task.
 #[must_use]
 pub fn peer() -> Peer {
-    PEER.try_get().unwrap_or_default()
+    CLIENT.try_with(|known| known.peer).unwrap_or_default()
+}
+
+/// The certificate that the client of this task's connection has shown, if it has.
+#[must_use]
+pub fn certificate() -> Option<Arc<ClientCertificate>> {
+    CLIENT.try_with(|known| known.certificate.get().cloned()).ok().flatten()
+}
+
+/// Notes the certificate that the client of this task's connection has shown. Only the first one counts, and only in a task of
+/// [`with_peer`].
+pub fn note_certificate(shown: Arc<ClientCertificate>) {
+    // Neither failure can lead to a client with more rights.
+    let _ = CLIENT.try_with(|known| known.certificate.set(shown));
 }
 
 /// A future in which [`peer`] returns this one.
-pub fn with_peer<F: Future>(peer: Peer, future: F) -> TaskLocalFuture<Peer, F> {
-    PEER.scope(peer, future)
+pub fn with_peer<F: Future>(peer: Peer, future: F) -> impl Future<Output = F::Output> {
+    CLIENT.scope(Known { peer, certificate: OnceCell::new() }, future)
 }
 
 /// The connections of all ports. Clones share them.
@@ -452,6 +473,16 @@ mod tests {
     async fn a_task_knows_its_peer_and_others_have_none() {
         let peer_of_task = Peer { connection: 7, address: Address::Local };
         assert_eq!(with_peer(peer_of_task, async { peer() }).await, peer_of_task);
+        let shown = Arc::new(ClientCertificate { common_name: Some("robot".to_owned()), ..ClientCertificate::default() });
+        let note = async {
+            assert_eq!(certificate(), None);
+            note_certificate(Arc::clone(&shown));
+            note_certificate(Arc::default());
+            certificate()
+        };
+        assert_eq!(with_peer(peer_of_task, note).await.as_ref(), Some(&shown));
+        note_certificate(Arc::clone(&shown));
+        assert_eq!(certificate(), None, "this is no connection's task");
         assert_eq!(peer(), Peer::default());
     }
 }
