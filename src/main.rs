@@ -55,7 +55,7 @@ enum Command {
 ///
 /// Settings come from a file, then TIDEMILL_SECTION__KEY variables, then flags; the last one wins. SIGTERM or Ctrl-C drains: open
 /// streams finish what is in flight, then the server exits with 0. A second signal exits at once with 1. SIGHUP brings the models in line
-/// with what is in their folder now. A server that cannot start exits with 2 and says why; one that has lost a thread it cannot do without
+/// with what is in their folder now, and reads certificates again. A server that cannot start exits with 2 and says why; one that has lost a thread it cannot do without
 /// drains and exits with 3.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -253,7 +253,10 @@ async fn run(config: Config, log: &Log) -> Result<ExitCode, StartError> {
         tokio::select! {
             () = either(&mut terminate, &mut interrupt) => break,
             () = vitals.lost() => break,
-            _ = hangup.recv() => server.refresh_models(),
+            _ = hangup.recv() => {
+                server.refresh_models();
+                server.refresh_certificates();
+            }
         }
     }
     // Pinned here, so that the select does not drop it before its other branch runs: dropping it would wait for the lanes.

@@ -32,7 +32,7 @@ pub fn pass_over() -> io::Result<()> {
                     tracing::info!(
                         left_out,
                         "{name} does nothing here: send SIGTERM or SIGINT to drain and stop, twice to stop at once, SIGHUP to \
-                         rescan the models"
+                         rescan the models and read the certificates again"
                     );
                 }
             }

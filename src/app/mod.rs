@@ -14,31 +14,26 @@
 //! finish what is in flight (`drain.deadline_s`); the gRPC and HTTP ports close, then their connections ([`CONNECTIONS_GRACE`]);
 //! lanes end; the admin port closes last.
 
+mod fault;
 mod ports;
 mod record;
 
-use std::{
-    io,
-    net::SocketAddr,
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    sync::Arc,
-    thread::available_parallelism,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, num::NonZeroUsize, path::Path, sync::Arc, thread::available_parallelism, time::Duration};
 
 use futures::FutureExt as _;
 use tokio::{runtime::Handle, task::JoinHandle};
 
-use self::ports::{Bound, ClientPorts, OpenPorts};
+pub use self::fault::StartError;
+use self::ports::{Bound, ClientPorts};
 use crate::{
+    certificates::Certificates,
     clock,
     config::{self, Config},
-    descriptors::{Descriptors, TooFew},
+    descriptors::Descriptors,
     device::{Device, Devices, Lanes, ModelRuntime, Timekeeper},
     domain::{Fault, FaultKind},
     drain::{Drain, Phase},
-    engine::{self, ENGINES, LaneThreads},
+    engine::{ENGINES, LaneThreads},
     frontend::{
         Bounds, WebRules,
         admin::{self, AdminHandle, AdminSource, Readiness},
@@ -56,7 +51,7 @@ use crate::{
     service::Service,
     telemetry::Telemetry,
     threads,
-    transport::{Shutdown, Surroundings},
+    transport::{Protocol, Shutdown, Surroundings},
     vitals::{Liveness, Part, Vitals},
 };
 
@@ -75,65 +70,6 @@ const RECORD_GRACE: Duration = Duration::from_secs(1);
 /// Time in which a model that gets large calls gets another, usually.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
 
-/// Why the server did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A port cannot be bound.
-    #[error("cannot listen on {address} ({key}): {error}; is another server running there? Port 0 takes any free one")]
-    Bind {
-        /// The configuration key.
-        key: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// The system's error.
-        error: io::Error,
-    },
-    /// The file to record in cannot be created.
-    #[error("cannot record in {path} (scheduler.record): {error}")]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        error: io::Error,
-    },
-    /// What should be recorded in is not a regular file.
-    #[error(
-        "cannot record in {path} (scheduler.record): it is {kind}, which may take nothing or block the writer; name a regular file"
-    )]
-    RecordKind {
-        /// What is there.
-        path: PathBuf,
-        /// What it is.
-        kind: &'static str,
-    },
-    /// The system lets the process open too few files.
-    #[error(transparent)]
-    Descriptors(#[from] TooFew),
-    /// The engine's library cannot be loaded.
-    #[error(transparent)]
-    Engine(#[from] engine::EngineError),
-    /// Models cannot be loaded.
-    #[error(transparent)]
-    Models(#[from] registry::LoadFaults),
-    /// The models' folder cannot be watched.
-    #[error("cannot watch {path} (models.watch): {error}")]
-    Watch {
-        /// The folder.
-        path: PathBuf,
-        /// Why it cannot be watched.
-        error: registry::WatchError,
-    },
-    /// There is no folder to watch.
-    #[error("models.watch is set, but models.dir names no folder to watch")]
-    NoFolder,
-    /// The system refuses a thread or a socket.
-    #[error("the system refuses a thread or socket: {0}")]
-    System(#[from] io::Error),
-    /// Reflection cannot be set up.
-    #[error("reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
-}
-
 /// A running server.
 pub struct Server {
     grpc_addr: SocketAddr,
@@ -151,6 +87,7 @@ pub struct Server {
     admin: AdminHandle,
     recording: Option<JoinHandle<()>>,
     vitals: Vitals,
+    certificates: Option<Certificates>,
     config: Config,
 }
 
@@ -164,6 +101,7 @@ impl Server {
         config.exposures().iter().for_each(|exposure| tracing::warn!("{exposure}"));
         let web = WebRules::new(&config.server);
         let telemetry = if config.metrics.enabled { Telemetry::new() } else { Telemetry::off() };
+        let certificates = Certificates::load(&config.tls, &telemetry)?;
         let lane_count = lane_count(&config);
         let (vitals, descriptors) = (Vitals::new(&telemetry), Descriptors::at_start(lane_count)?);
         let memory = Memory::within(config.memory.limit_bytes, &telemetry.server());
@@ -175,8 +113,10 @@ impl Server {
         let compute = LaneThreads::device_with_long_lanes(lane_count, long_lanes);
         let host = ModelHost { compute: compute.clone(), devices: devices.clone(), telemetry: telemetry.clone() };
         let repository = repository(&config, host);
-        let admin_source = admin_source(&config, &telemetry, &drain, &vitals, &devices, repository.registry(), web.clone());
-        let admin = admin::spawn(admin, admin_source, descriptors.admin())?;
+        let mut admin_source = admin_source(&config, &telemetry, &drain, &vitals, &devices, repository.registry(), web.clone());
+        admin_source.refresh = with_expiry(admin_source.refresh, certificates.clone());
+        let gate = certificates.as_ref().map(|all| all.gate(config.tls.admin, Protocol::Http1, false)).transpose()?.flatten();
+        let admin = admin::spawn(admin, gate, admin_source, descriptors.admin())?;
         let watcher = watcher(&config)?;
         load_aside(&config, &repository).await?;
         let lanes = Lanes::start(&cpu, &compute, &vitals)?;
@@ -190,17 +130,19 @@ impl Server {
             .with_side_threads(bounds.side().clone());
         let shutdown = Shutdown::default();
         let surroundings = Surroundings { descriptors, vitals: vitals.clone() };
-        let client_ports = ClientPorts { open_inference, bounds, web, surroundings, shutdown: shutdown.clone() };
-        let (OpenPorts { grpc, http, grpc_addr, http_addr }, mut health) = client_ports.open(&config, grpc, http)?;
+        let shown = certificates.clone();
+        let client_ports =
+            ClientPorts { open_inference, bounds, web, surroundings, certificates: shown, shutdown: shutdown.clone() };
+        let (ports, mut health) = client_ports.open(&config, grpc, http)?;
+        let (grpc_addr, http_addr) = (ports.grpc_addr, ports.http_addr);
         drain.serve();
         health.tell();
         let mut background = background(cpu, health, &vitals);
         background.push(tokio::spawn(drain_when_lost(vitals.clone(), drain.clone())));
         background.push(tokio::spawn(trim_models(Arc::clone(repository.registry()))));
         background.extend(watcher.map(|watcher| tokio::spawn(keep_fresh(watcher, repository.clone(), vitals.clone()))));
-        let ports = tokio::spawn(async move {
-            tokio::join!(grpc.serve(), http.serve());
-        });
+        background.extend(certificates.clone().map(|all| tokio::spawn(keep_certificates(all, vitals.clone()))));
+        let ports = tokio::spawn(ports.serve());
         Ok(Self {
             grpc_addr,
             http_addr,
@@ -216,6 +158,7 @@ impl Server {
             admin,
             recording,
             vitals,
+            certificates,
             config,
         })
     }
@@ -273,6 +216,13 @@ impl Server {
     pub fn refresh_models(&self) {
         let repository = self.repository.clone();
         tokio::spawn(async move { registry::refresh(&repository).await });
+    }
+
+    /// Starts reading the certificates again, if there are any; the log reports the outcome.
+    pub fn refresh_certificates(&self) {
+        if let Some(certificates) = self.certificates.clone() {
+            tokio::spawn(threads::aside(move || certificates.reload()));
+        }
     }
 
     /// The devices, for looking at their queues.
@@ -370,6 +320,20 @@ async fn load_aside(config: &Config, repository: &Repository) -> Result<(), Star
 /// Follows what changes in the models' folder.
 async fn keep_fresh(watcher: Watcher, repository: Repository, vitals: Vitals) -> Option<()> {
     vitals.keep(Part::Watcher, (watcher, repository), |(watcher, models)| watcher.keep_fresh(models).boxed()).await
+}
+
+/// Follows changes of certificates.
+async fn keep_certificates(certificates: Certificates, vitals: Vitals) -> Option<()> {
+    vitals.keep(Part::Certificates, certificates, |all| async move { all.keep_fresh().await }.boxed()).await
+}
+
+/// What is updated before each scrape, and when the certificates expire.
+fn with_expiry(refresh: Arc<dyn Fn() + Send + Sync>, certificates: Option<Certificates>) -> Arc<dyn Fn() + Send + Sync> {
+    let Some(certificates) = certificates else { return refresh };
+    Arc::new(move || {
+        refresh();
+        certificates.publish();
+    })
 }
 
 /// What a model keeps for calls beyond the usual size goes once there are no more of them.

@@ -7,15 +7,16 @@ use std::{
 
 use super::StartError;
 use crate::{
+    certificates::Certificates,
     config::{Config, GrpcConfig, HttpConfig},
     descriptors::Descriptors,
     frontend::{
         Bounds, WebRules,
-        grpc::{GrpcServer, HealthKeeper},
-        http::HttpServer,
+        grpc::{GrpcDoor, GrpcServer, HealthKeeper},
+        http::{HttpDoor, HttpServer},
     },
     open_inference::OpenInference,
-    transport::{Shutdown, Surroundings},
+    transport::{Protocol, Shutdown, Socket, Surroundings},
 };
 
 /// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`). The usual 128 are too few when
@@ -47,38 +48,57 @@ pub(super) struct ClientPorts {
     pub(super) bounds: Bounds,
     pub(super) web: WebRules,
     pub(super) surroundings: Surroundings,
+    /// What encrypted ports show their clients.
+    pub(super) certificates: Option<Certificates>,
     pub(super) shutdown: Shutdown,
 }
 
 /// The servers of the client ports, ready to serve, and where they listen.
 pub(super) struct OpenPorts {
-    pub(super) grpc: GrpcServer<tokio::net::TcpListener>,
-    pub(super) http: HttpServer<tokio::net::TcpListener>,
+    grpc: (GrpcServer<Socket>, Option<HttpDoor>),
+    http: (HttpServer<Socket>, Option<GrpcDoor>),
     pub(super) grpc_addr: SocketAddr,
     pub(super) http_addr: SocketAddr,
+}
+
+impl OpenPorts {
+    /// Serves until the ports are told to stop, and their connections have ended.
+    pub(super) async fn serve(self) {
+        let Self { grpc: (grpc, http_door), http: (http, grpc_door), .. } = self;
+        tokio::join!(grpc.serve_with(http_door), http.serve_with(grpc_door));
+    }
 }
 
 impl ClientPorts {
     /// Puts the servers on their sockets. The keeper is to be run as well.
     ///
     /// # Errors
-    /// The system's, and broken descriptors for reflection.
+    /// The system's, broken descriptors for reflection, and certificates that cannot be used.
     pub(super) fn open(
         self,
         config: &Config,
         grpc: TcpListener,
         http: TcpListener,
     ) -> Result<(OpenPorts, HealthKeeper), StartError> {
-        let Self { open_inference, bounds, web, surroundings, shutdown } = self;
+        let Self { open_inference, bounds, web, surroundings, certificates, shutdown } = self;
         let (grpc, grpc_addr) = nonblocking(grpc)?;
         let (http, http_addr) = nonblocking(http)?;
         let door = |address: SocketAddr| open_inference.for_clients(config.access(address.ip()));
         let (grpc_config, http_config) = settings(config, &surroundings.descriptors);
+        let gate = |port, own| certificates.as_ref().map(|all| all.gate(port, own, true)).transpose().map(Option::flatten);
+        let grpc = Socket::new(grpc, gate(config.tls.grpc, Protocol::Http2)?);
+        let http = Socket::new(http, gate(config.tls.http, Protocol::Http1)?);
+        // Either protocol on an encrypted port, with what that port lets its clients do.
+        let http_door = grpc.is_encrypted().then(|| HttpDoor::new(door(grpc_addr), http_config.clone(), bounds.clone()));
+        let wants_grpc = http.is_encrypted();
         let (grpc, health) = GrpcServer::new(grpc, door(grpc_addr), grpc_config, bounds.clone(), shutdown.clone())?;
+        let grpc_door = wants_grpc.then(|| grpc.door().for_port(door(http_addr), &bounds, &health)).transpose()?;
         let http = HttpServer::new(http, door(http_addr), http_config, bounds, shutdown);
         let grpc = grpc.within(surroundings.clone()).with_web_rules(web.clone());
-        let http = http.within(surroundings).with_web_rules(web);
-        Ok((OpenPorts { grpc, http, grpc_addr, http_addr }, health))
+        let http = http.within(surroundings).with_web_rules(web.clone());
+        let http_door = http_door.map(|http_door| http_door.with_web_rules(web.clone()));
+        let grpc_door = grpc_door.map(|grpc_door| grpc_door.with_web_rules(web));
+        Ok((OpenPorts { grpc: (grpc, http_door), http: (http, grpc_door), grpc_addr, http_addr }, health))
     }
 }
 

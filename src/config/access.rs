@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::Config;
+use super::{ClientAuth, Config};
 
 /// What clients of one port may do, apart from asking for results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,14 +30,18 @@ pub struct Exposure {
     pub key: &'static str,
     /// The address.
     pub address: SocketAddr,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
     /// What anyone who reaches it may do.
     pub open: Vec<&'static str>,
 }
 
 impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, address, open } = self;
-        write!(f, "{key} = {address} is open to other machines, with neither authentication nor encryption; ")?;
+        let Self { key, address, encrypted, open } = self;
+        let lacks =
+            if *encrypted { "encrypted, but without authentication" } else { "with neither authentication nor encryption" };
+        write!(f, "{key} = {address} is open to other machines, {lacks}; ")?;
         write!(f, "anyone who reaches it may {}", open.join(", "))
     }
 }
@@ -61,13 +65,13 @@ impl Config {
         }
     }
 
-    /// The ports that other machines reach.
+    /// The ports that other machines reach, but for those whose clients must show a certificate.
     #[must_use]
     pub fn exposures(&self) -> Vec<Exposure> {
-        let server = &self.server;
+        let (server, tls) = (&self.server, &self.tls);
         let mut exposures = Vec::new();
-        for (key, address, is_grpc) in
-            [("server.grpc_addr", server.grpc_addr, true), ("server.http_addr", server.http_addr, false)]
+        for (key, address, is_grpc, port) in
+            [("server.grpc_addr", server.grpc_addr, true, tls.grpc), ("server.http_addr", server.http_addr, false, tls.http)]
         {
             let Access { repository, shared_memory, reflection } = self.access(address.ip());
             let open = [
@@ -77,13 +81,20 @@ impl Config {
                 (repository, "load and unload models (control.repository)"),
                 (shared_memory, "read and write this machine's shared memory (shared_memory.enabled)"),
             ];
-            exposures.push(Exposure { key, address, open: chosen(open) });
+            let auth = tls.port(port);
+            if auth != Some(ClientAuth::Required) {
+                exposures.push(Exposure { key, address, encrypted: auth.is_some(), open: chosen(open) });
+            }
         }
         let open = [
             (true, "read the names of models and why some could not be loaded"),
             (self.metrics.enabled, "read metrics (metrics.enabled)"),
         ];
-        exposures.push(Exposure { key: "server.admin_addr", address: server.admin_addr, open: chosen(open) });
+        let auth = tls.port(tls.admin);
+        if auth != Some(ClientAuth::Required) {
+            let (key, address) = ("server.admin_addr", server.admin_addr);
+            exposures.push(Exposure { key, address, encrypted: auth.is_some(), open: chosen(open) });
+        }
         exposures.retain(|exposure| !is_loopback(exposure.address.ip()));
         exposures
     }
@@ -147,6 +158,11 @@ mod tests {
                  read the names of models and why some could not be loaded, read metrics (metrics.enabled)",
             ]
         );
+        config.tls.cert = vec!["cert.pem".into()];
+        assert!(told(&config).iter().all(|told| told.contains("other machines, encrypted, but without authentication; ")));
+        config.tls.client_auth = ClientAuth::Required;
+        assert_eq!(config.exposures(), []);
+        config.tls.cert.clear();
         config.server.admin_addr.set_ip([127, 0, 0, 1].into());
         (config.control.repository, config.shared_memory.enabled) = (Switch::On, Switch::On);
         (config.control.reflection, config.control.priority_high) = (Switch::Off, Switch::Off);

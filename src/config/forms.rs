@@ -19,6 +19,23 @@ pub(super) mod addresses {
     }
 }
 
+/// Paths in one string, separated by commas.
+pub(super) mod paths {
+    use std::path::PathBuf;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(in crate::config) fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        let texts: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
+        serializer.serialize_str(&texts.join(","))
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(text.split(',').map(str::trim).filter(|path| !path.is_empty()).map(PathBuf::from).collect())
+    }
+}
+
 /// TOML has no null: an absent path is an empty string, which also lets a flag or a variable undo what the file says.
 pub(super) mod path_or_empty {
     use std::path::PathBuf;

@@ -119,6 +119,8 @@ const fn switch(name: &'static str, help: &'static str) -> Key {
 
 const ADDRESS: &str = "`ip:port`; port 0 takes any free one";
 const SWITCH: &str = "`true` or `false`";
+const PORT_TLS: &str =
+    "`\"auto\"`, `\"plain\"`, or encrypted with `\"off\"`, `\"optional\"` or `\"required\"` as in `tls.client_auth`";
 const PATH: &str = "a path; empty for none";
 /// HTTP/2's largest flow-control window.
 const WINDOW_MAX: i64 = (1 << 31) - 1;
@@ -152,6 +154,39 @@ pub(super) const KEYS: &[Key] = &[
         "IP addresses with commas between them; empty for none",
         "proxies in front of the server: their connections carry many clients, so [shares](scheduling.md#shares-of-what-is-bounded) \
          do not apply to their address; the tenants that they name are trusted",
+    ),
+    words(
+        "tls.cert",
+        "paths with commas between them; empty for none",
+        "files in PEM of the server's certificates, each with its chain; with them, ports are encrypted with TLS 1.2 or 1.3. Of several, a \
+         client gets the one for the host that it names, and otherwise the first. They are read again when they change, and on \
+         SIGHUP; see [TLS](security.md#encrypted-connections)",
+    ),
+    words("tls.key", "paths with commas between them; empty for none", "files in PEM of their keys, in the same order"),
+    words("tls.client_ca", PATH, "file in PEM of the authorities that issue certificates of clients"),
+    words(
+        "tls.client_auth",
+        "`\"off\"`, `\"optional\"` or `\"required\"`",
+        "whether clients are asked for a certificate, and whether they are served without one; one that is shown must be sound",
+    ),
+    words(
+        "tls.grpc",
+        PORT_TLS,
+        "whether the gRPC port is encrypted, and what its clients must show; `auto`: as the keys above say",
+    ),
+    words("tls.http", PORT_TLS, "the same for the HTTP port"),
+    words("tls.admin", PORT_TLS, "the same for the admin port; many probes cannot show a certificate"),
+    number(
+        "tls.handshake_timeout_s",
+        "seconds",
+        1..=3_600,
+        "time within which a new connection must finish its handshake, the wait for its turn included",
+    ),
+    number(
+        "tls.max_handshakes",
+        "handshakes",
+        1..=100_000,
+        "handshakes at once, on all ports; others wait for their turn, for which one that has lasted a second may have to end",
     ),
     switch(
         "control.repository",

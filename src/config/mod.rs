@@ -9,6 +9,7 @@ mod hosts;
 mod keys;
 mod resolve;
 mod sections;
+mod tls;
 
 pub use access::{Access, Exposure, is_loopback};
 pub use hosts::{Authority, HostPattern, OriginPattern, PageOrigin};
@@ -18,3 +19,4 @@ pub use sections::{
     Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig, MessageConfig,
     MetricsConfig, ModelsConfig, SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig, SharedMemoryConfig, Switch,
 };
+pub use tls::{ClientAuth, PortTls, TlsConfig};

@@ -265,6 +265,10 @@ impl Resolver {
                     let reason = "names a model of models.dir, which is not set".to_owned();
                     self.fault(origin, "models.name".to_owned(), models.name.clone(), reason);
                 }
+                if let Some((key, value, reason)) = config.tls.contradiction() {
+                    let origin = self.find(key).0;
+                    self.fault(origin, key.to_owned(), value, reason);
+                }
                 if self.faults.is_empty() { Ok(config) } else { Err(ConfigFaults(self.faults)) }
             }
             Err(error) => {

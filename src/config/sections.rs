@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use super::{
     forms::{addresses, path_or_empty},
     hosts::{HostPattern, OriginPattern},
+    tls::TlsConfig,
 };
 use crate::engine::EngineChoice;
 
@@ -21,6 +22,7 @@ use crate::engine::EngineChoice;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub server: ServerConfig,
+    pub tls: TlsConfig,
     pub control: ControlConfig,
     pub grpc: GrpcConfig,
     pub http: HttpConfig,

@@ -116,12 +116,12 @@ impl ModelMetrics {
     }
 }
 
-/// What is counted for one model, over all its versions.
+/// What is counted for whatever is loaded: for one model, over all its versions, or for the server's certificates.
 #[derive(Debug, Clone)]
 pub struct LoadMetrics {
-    /// Versions that were loaded.
+    /// Those that were loaded.
     pub ok: Counter,
-    /// Versions that could not be loaded.
+    /// Those that could not be loaded.
     pub failed: Counter,
 }
 
@@ -257,6 +257,57 @@ impl ConnectionClose {
     }
 }
 
+/// What is counted for encrypted connections.
+#[derive(Debug, Clone)]
+pub struct TlsMetrics {
+    pub(super) handshakes: [Counter; HandshakeEnd::ALL.len()],
+    /// Handshakes that have begun or wait; hold a [`GaugeGuard`] for each.
+    pub handshakes_open: Gauge,
+    /// Times that certificates were read again.
+    pub reloads: LoadMetrics,
+    /// Days until the first certificate expires.
+    pub expiry_days: Gauge,
+}
+
+impl TlsMetrics {
+    /// Handshakes that ended this way.
+    pub fn handshakes(&self, end: HandshakeEnd) -> &Counter {
+        &self.handshakes[end as usize]
+    }
+}
+
+/// How a handshake ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HandshakeEnd {
+    /// The connection is encrypted.
+    Done,
+    /// The two did not agree, or the client broke off.
+    Failed,
+    /// It took too long.
+    Late,
+    /// There were too many.
+    Refused,
+    /// Its connection had to end, or its port.
+    Left,
+}
+
+impl HandshakeEnd {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 5] = [Self::Done, Self::Failed, Self::Late, Self::Refused, Self::Left];
+
+    /// Metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Done => "ok",
+            Self::Failed => "failed",
+            Self::Late => "late",
+            Self::Refused => "refused",
+            Self::Left => "left",
+        }
+    }
+}
+
 /// Adds one to a gauge for as long as it lives: the only place that pairs an increment with a decrement.
 #[derive(Debug)]
 #[must_use = "the gauge goes down again when the guard is dropped"]
@@ -293,6 +344,9 @@ mod tests {
         }
         for (index, reason) in ConnectionClose::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
+        }
+        for (index, end) in HandshakeEnd::ALL.into_iter().enumerate() {
+            assert_eq!(end as usize, index);
         }
     }
 }

@@ -21,7 +21,8 @@ use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority, Verdi
 use histogram::Histograms;
 
 pub use handles::{
-    CallKind, ConnectionClose, GaugeGuard, LaneMetrics, LoadMetrics, MethodMetrics, ModelMetrics, ServerMetrics, StreamEnd,
+    CallKind, ConnectionClose, GaugeGuard, HandshakeEnd, LaneMetrics, LoadMetrics, MethodMetrics, ModelMetrics, ServerMetrics,
+    StreamEnd, TlsMetrics,
 };
 pub use histogram::Histogram;
 pub use metrics::{Counter, Gauge};
@@ -162,6 +163,18 @@ impl Telemetry {
         }
     }
 
+    /// The metrics of encrypted connections.
+    #[must_use]
+    pub fn tls(&self) -> TlsMetrics {
+        let [ok, failed] = ["ok", "failed"].map(|outcome| self.registrar.counter(&table::TLS_RELOADS, &[outcome]));
+        TlsMetrics {
+            handshakes: HandshakeEnd::ALL.map(|end| self.registrar.counter(&table::TLS_HANDSHAKES, &[end.label()])),
+            handshakes_open: self.registrar.gauge(&table::TLS_HANDSHAKES_OPEN, &[]),
+            reloads: LoadMetrics { ok, failed },
+            expiry_days: self.registrar.gauge(&table::TLS_EXPIRY, &[]),
+        }
+    }
+
     /// How often a part of the server has been restarted.
     pub fn part_restarts(&self, part: &str) -> Counter {
         self.registrar.counter(&table::PART_RESTARTS, &[part])
@@ -240,7 +253,8 @@ mod tests {
         model.queue_wait(Priority::High).record(0.003);
         let _ = (telemetry.model_costs("silero_vad", "1", 3), telemetry.model_loads("silero_vad"));
         model.batch_size.record(3.0);
-        let _ = (telemetry.method("feed"), telemetry.lane(0), telemetry.server(), telemetry.part_restarts("health"));
+        let _ =
+            (telemetry.method("feed"), telemetry.lane(0), telemetry.server(), telemetry.tls(), telemetry.part_restarts("health"));
         telemetry
     }
 

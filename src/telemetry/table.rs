@@ -249,6 +249,26 @@ pub(super) static CONNECTIONS_CLOSED: Metric = counter(
     REASON,
     "Connections that the server closed: without a call for `grpc.idle_timeout_s` (`idle`), to make room for another (`room`), or because their address had used up its share (`share`).",
 );
+pub(super) static TLS_HANDSHAKES: Metric = counter(
+    "tidemill_tls_handshakes_total",
+    "handshakes",
+    &["outcome"],
+    "Handshakes of TLS by how they ended: `ok`, `failed`, `late` (`tls.handshake_timeout_s`), `refused` (`tls.max_handshakes`), or `left` (the client or the port went away).",
+);
+pub(super) static TLS_HANDSHAKES_OPEN: Metric =
+    gauge("tidemill_tls_handshakes_open", "handshakes", &[], "Handshakes of TLS that have begun, or wait for their turn.");
+pub(super) static TLS_RELOADS: Metric = counter(
+    "tidemill_tls_reloads_total",
+    "reloads",
+    &["outcome"],
+    "Times that certificates were read again because a file had changed, or on SIGHUP, by outcome: `ok` or `failed`; after `failed`, the previous ones stay.",
+);
+pub(super) static TLS_EXPIRY: Metric = gauge(
+    "tidemill_tls_certificate_expiry_days",
+    "days",
+    &[],
+    "Days until the first of the server's certificates expires; negative once it has, 0 without TLS.",
+);
 pub(super) static BUILD_INFO: Metric =
     gauge("tidemill_build_info", "always 1", &["version", "rustc"], "The server's version and the compiler that built it.");
 
@@ -307,6 +327,10 @@ pub static METRICS: &[&Metric] = &[
     &CALLS_OPEN,
     &TRANSFER_BYTES,
     &CONNECTIONS_CLOSED,
+    &TLS_HANDSHAKES,
+    &TLS_HANDSHAKES_OPEN,
+    &TLS_RELOADS,
+    &TLS_EXPIRY,
     &BUILD_INFO,
     &PROCESS_CPU,
     &PROCESS_OPEN_FDS,

@@ -1,11 +1,36 @@
 //! What the transport needs of a connection, whatever carries its bytes.
 
-use std::{io, net::IpAddr};
+use std::{
+    future::{Ready, ready},
+    io,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
 };
+
+use crate::domain::ClientCertificate;
+
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// What server and client have settled before anything is said.
+#[derive(Debug, Clone, Default)]
+pub struct Agreed {
+    /// What they will speak; `None` if that is the port's own protocol.
+    pub protocol: Option<Protocol>,
+    /// Whom the client has shown itself to be.
+    pub certificate: Option<Arc<ClientCertificate>>,
+}
 
 /// A connection: bytes in two directions.
 ///
@@ -19,6 +44,16 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// # Errors
     /// If it has already ended.
     fn set_up(&self) -> io::Result<()>;
+
+    /// Does what both ends have to do before anything is said, if there is such a thing. Nothing can be read or written until
+    /// then. Dropping this before it is ready ends the connection.
+    ///
+    /// # Errors
+    /// If they do not agree.
+    fn agree(&mut self) -> impl Future<Output = io::Result<Agreed>> + Send {
+        let nothing: Ready<io::Result<Agreed>> = ready(Ok(Agreed::default()));
+        nothing
+    }
 }
 
 /// Where connections come from.

@@ -22,15 +22,19 @@ mod listener;
 mod pieces;
 pub(crate) mod probes;
 mod shutdown;
+mod talk;
+mod tls;
 mod transfer;
 
 pub use clients::Surroundings;
-pub use io::{Accept, Io};
+pub use io::{Accept, Agreed, Io, Protocol};
 pub use shutdown::Shutdown;
+pub use tls::{Gate, GateLimits, Socket};
 
-pub(crate) use clients::Clients;
+pub(crate) use clients::{Client, Clients};
 pub(crate) use listener::Listener;
 pub(crate) use pieces::{PIECE_BYTES_MAX, Pieces};
+pub(crate) use talk::Talk;
 pub(crate) use transfer::{Account, Charge, SMALL_BYTES_MAX, Transfer};
 
 #[cfg(test)]

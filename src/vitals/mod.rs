@@ -56,6 +56,8 @@ pub enum Part {
     Health,
     /// The task that follows changes in the models' folder.
     Watcher,
+    /// The task that follows changes of certificates.
+    Certificates,
     /// The accept loop of the gRPC port.
     GrpcPort,
     /// The accept loop of the HTTP port.
@@ -64,7 +66,8 @@ pub enum Part {
 
 impl Part {
     /// Those that are restarted after a panic.
-    pub const RESTARTED: [Self; 6] = [Self::Admin, Self::Kicker, Self::Health, Self::Watcher, Self::GrpcPort, Self::HttpPort];
+    pub const RESTARTED: [Self; 7] =
+        [Self::Admin, Self::Kicker, Self::Health, Self::Watcher, Self::Certificates, Self::GrpcPort, Self::HttpPort];
 
     /// Metric label, and the name of the fail point where tests make the part fail.
     #[must_use]
@@ -76,6 +79,7 @@ impl Part {
             Self::Kicker => "kicker",
             Self::Health => "health",
             Self::Watcher => "watcher",
+            Self::Certificates => "certificates",
             Self::GrpcPort => "grpc_port",
             Self::HttpPort => "http_port",
         }

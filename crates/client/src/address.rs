@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 
 use tonic::transport::Uri;
 
-/// The address of a server's gRPC port: `HOST:PORT` or `http://HOST:PORT`.
+/// The address of a server's gRPC port: `HOST:PORT`, `http://HOST:PORT`, or `https://HOST:PORT` if the port is encrypted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address(Uri);
 
@@ -22,6 +22,19 @@ impl Address {
     pub(crate) fn host_and_port(&self) -> Option<(&str, u16)> {
         Some((self.0.host()?.trim_matches(['[', ']']), self.0.port_u16()?))
     }
+
+    /// Whether it says that the port is encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.0.scheme_str() == Some("https")
+    }
+
+    /// The same place, said to be encrypted.
+    #[must_use]
+    pub fn encrypted(&self) -> Self {
+        let authority = self.0.authority().map(ToString::to_string).unwrap_or_default();
+        format!("https://{authority}").parse().map_or_else(|_| self.clone(), Self)
+    }
 }
 
 impl FromStr for Address {
@@ -29,15 +42,13 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
         let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let uri: Uri = with_scheme
-            .parse()
-            .map_err(|error| InvalidAddress(format!("'{text}' is not HOST:PORT or http://HOST:PORT: {error}")))?;
+        let uri: Uri = with_scheme.parse().map_err(|error| {
+            InvalidAddress(format!("'{text}' is not HOST:PORT, http://HOST:PORT or https://HOST:PORT: {error}"))
+        })?;
         match uri.scheme_str() {
-            Some("http") if uri.port_u16().is_some() => Ok(Self(uri)),
-            Some("http") => Err(InvalidAddress(format!("'{text}' names no port; the server's default is 50051"))),
-            _ => {
-                Err(InvalidAddress(format!("'{text}' must begin with http://; for TLS, connect through a proxy on this machine")))
-            }
+            Some("http" | "https") if uri.port_u16().is_some() => Ok(Self(uri)),
+            Some("http" | "https") => Err(InvalidAddress(format!("'{text}' names no port; the server's default is 50051"))),
+            _ => Err(InvalidAddress(format!("'{text}' must begin with http:// or https://"))),
         }
     }
 }
@@ -63,10 +74,13 @@ mod tests {
     #[test]
     fn an_address_needs_no_scheme_but_a_port() {
         let plain: Address = "localhost:1234".parse().expect("host and port");
-        assert_eq!(Ok(plain), "http://localhost:1234".parse());
+        assert_eq!(Ok(plain.clone()), "http://localhost:1234".parse());
         let complaint = |text: &str| text.parse::<Address>().expect_err("no address").to_string();
         assert!(complaint("localhost").contains("names no port"));
-        assert!(complaint("https://localhost:1").contains("must begin with http://"));
+        assert!(complaint("ftp://localhost:1").contains("must begin with http://"));
+        let encrypted: Address = "https://localhost:1234".parse().expect("host and port");
+        assert!(encrypted.is_encrypted() && !plain.is_encrypted());
+        assert_eq!(plain.encrypted(), encrypted);
         assert!(complaint("a b:1").contains("is not HOST:PORT"));
     }
 

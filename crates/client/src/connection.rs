@@ -1,7 +1,8 @@
 //! How to reach a server: transport settings and limits. What the server is asked is in `calls`.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
+use hyper_util::rt::TokioIo;
 use tidemill_wire::{
     health::health_client::HealthClient,
     inference::grpc_inference_service_client::GrpcInferenceServiceClient,
@@ -12,11 +13,14 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tonic::transport::{Channel, Endpoint};
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
 
 use crate::{
     address::Address,
     error::{Error, root_cause},
+    tls::{InvalidTls, Tls, TlsConnector},
 };
 
 /// How long the server at an address may take to show which protocol it speaks.
@@ -26,6 +30,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const HTTP2_GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// The fourth byte of the frame that answers it.
 const SETTINGS_FRAME: u8 = 4;
+/// How a port that is encrypted begins its answer to what is not.
+const TLS_ALERT: [u8; 2] = [21, 3];
 /// What any HTTP/1 server answers.
 const HTTP1_QUESTION: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 
@@ -44,6 +50,8 @@ pub struct Settings {
     pub connection_window_bytes: u32,
     /// Largest message taken from a server: the results of a long upload come in one.
     pub message_bytes_max: usize,
+    /// How to connect to an encrypted port. If absent, the address decides: `https://` stands for the default [`Tls`].
+    pub tls: Option<Tls>,
 }
 
 /// How a connection on which nothing comes is found to be dead.
@@ -67,6 +75,7 @@ impl Default for Settings {
             stream_window_bytes: 1 << 20,
             connection_window_bytes: 128 << 20,
             message_bytes_max: 64 << 20,
+            tls: None,
         }
     }
 }
@@ -96,7 +105,9 @@ impl Client {
             let reason = root_cause(&error);
             Error::CannotConnect { address: address.clone(), reason }
         };
-        let mut endpoint = Endpoint::from(address.uri().clone())
+        let tls = settings.tls.clone().or_else(|| address.is_encrypted().then(Tls::default));
+        let place = if tls.is_some() { address.encrypted() } else { address.clone() };
+        let mut endpoint = Endpoint::from(place.uri().clone())
             .user_agent(settings.user_agent.as_str())
             .map_err(cannot)?
             .connect_timeout(settings.connect_timeout)
@@ -106,7 +117,15 @@ impl Client {
         if let Some(Keepalive { interval, timeout }) = settings.keepalive {
             endpoint = endpoint.http2_keep_alive_interval(interval).keep_alive_timeout(timeout);
         }
-        let channel = endpoint.connect().await.map_err(cannot)?;
+        let channel = match tls {
+            None => endpoint.connect().await,
+            Some(tls) => {
+                let invalid = |error: InvalidTls| Error::CannotConnect { address: address.clone(), reason: error.to_string() };
+                let connector = tls.connector(&["h2"]).map_err(invalid)?;
+                endpoint.connect_with_connector(service_fn(move |_: Uri| encrypted(place.clone(), connector.clone()))).await
+            }
+        }
+        .map_err(cannot)?;
         Ok(Self { channel, message_bytes_max: settings.message_bytes_max })
     }
 
@@ -123,7 +142,12 @@ impl Client {
             return error;
         }
         // A port that greets as HTTP/2 does is the right one, whatever it makes of HTTP/1.
-        let is_http2 = answer(address, HTTP2_GREETING).await.is_some_and(|answer| answer[3] == SETTINGS_FRAME);
+        let greeted = answer(address, HTTP2_GREETING).await;
+        if greeted.is_some_and(|answer| answer.starts_with(&TLS_ALERT)) && !address.is_encrypted() {
+            let reason = "its connections are encrypted: use https:// in the address".to_owned();
+            return Error::CannotConnect { address: address.clone(), reason };
+        }
+        let is_http2 = greeted.is_some_and(|answer| answer[3] == SETTINGS_FRAME);
         let is_http1 = !is_http2 && answer(address, HTTP1_QUESTION).await.is_some_and(|answer| answer.starts_with(b"HTTP/1"));
         if is_http1 { Error::NotGrpc { address: address.clone() } } else { error }
     }
@@ -155,14 +179,28 @@ impl Client {
     }
 }
 
-/// The first bytes of what is sent back.
+/// An encrypted connection to a place.
+async fn encrypted(place: Address, connector: TlsConnector) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+    let (host, port) = place.host_and_port().ok_or(io::ErrorKind::InvalidInput)?;
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(TokioIo::new(connector.connect(host, stream).await?))
+}
+
+/// The first bytes of what is sent back; zeros in place of those that do not come.
 async fn answer(address: &Address, question: &[u8]) -> Option<[u8; 9]> {
     let address = address.host_and_port()?;
     let asking = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(question).await?;
-        let mut answer = [0; 9];
-        stream.read_exact(&mut answer).await.map(|_| answer)
+        let (mut answer, mut length) = ([0; 9], 0);
+        while length < answer.len() {
+            match stream.read(&mut answer[length..]).await? {
+                0 => break,
+                more => length += more,
+            }
+        }
+        Ok::<_, io::Error>(answer)
     };
     timeout(PROBE_TIMEOUT, asking).await.ok()?.ok()
 }

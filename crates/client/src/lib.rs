@@ -4,7 +4,7 @@
 //! [`predict`](Client::predict) run models, and others ask about models, health and the repository. Messages are those of [`wire`], just as
 //! they are on the wire; [`outputs`] says what became of an item. What goes wrong is an [`Error`], which says what to do.
 //!
-//! There is no TLS yet: reach a server on another machine through a proxy that has it.
+//! A connection is encrypted if its address begins with `https://`, or [`Settings`] say how with a [`Tls`].
 //!
 //! ```no_run
 //! use tidemill_client::{Client, Event, wire::v1::{PayloadKind, StreamConfig}};
@@ -43,6 +43,7 @@ mod error;
 mod events;
 mod feed;
 mod result;
+mod tls;
 
 pub use address::{Address, InvalidAddress};
 pub use calls::HealthChanges;
@@ -52,3 +53,4 @@ pub use events::{Event, Events};
 pub use feed::{Ended, Feed, FeedSender, keepalive_interval};
 pub use result::{ItemError, audio_framing, outputs};
 pub use tidemill_wire as wire;
+pub use tls::{InvalidTls, Tls, TlsConnector};

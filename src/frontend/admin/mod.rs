@@ -39,7 +39,7 @@ use crate::{
     frontend::web::WebRules,
     telemetry::{Seldom, Telemetry},
     transport::{
-        Io as _, Listener, Shutdown,
+        Gate, Io as _, Listener, Shutdown, Socket,
         probes::{self, Places},
     },
     vitals::{Liveness, Part, Stall, Vitals},
@@ -147,11 +147,11 @@ impl AdminHandle {
     }
 }
 
-/// Serves up to `connections_max` connections at once on `listener`, from its own thread.
+/// Serves up to `connections_max` connections at once on `listener`, behind the gate if there is one, from its own thread.
 ///
 /// # Errors
 /// If the listener, the runtime or the thread cannot be set up.
-pub fn spawn(listener: TcpListener, source: AdminSource, connections_max: usize) -> io::Result<AdminHandle> {
+pub fn spawn(listener: TcpListener, gate: Option<Gate>, source: AdminSource, connections_max: usize) -> io::Result<AdminHandle> {
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let stop = CloseOnDrop(Shutdown::default());
@@ -168,7 +168,7 @@ pub fn spawn(listener: TcpListener, source: AdminSource, connections_max: usize)
             return;
         }
         let vital = source.vitals.clone().watch(Part::Admin);
-        runtime.block_on(serve(listener, source, connections_max, shutdown));
+        runtime.block_on(serve(Socket::new(listener, gate), source, connections_max, shutdown));
         vital.end();
         // Not by dropping it, which would wait for a page of metrics that may never be finished.
         runtime.shutdown_background();
@@ -188,7 +188,7 @@ fn prepare(listener: TcpListener) -> io::Result<(Runtime, tokio::net::TcpListene
 }
 
 /// Serves until it is asked to stop and all connections have ended.
-async fn serve(socket: tokio::net::TcpListener, source: AdminSource, connections_max: usize, shutdown: Shutdown) {
+async fn serve(socket: Socket, source: AdminSource, connections_max: usize, shutdown: Shutdown) {
     let (web, vitals, places) = (source.web.clone(), source.vitals.clone(), Arc::new(Places::new(connections_max)));
     let scrapes = Arc::new(Scrapes::new(source.telemetry.clone(), Arc::clone(&source.refresh), Arc::clone(&places)));
     let router = router(Api { source, scrapes, stalls: Arc::default() });
@@ -393,7 +393,7 @@ mod tests {
 
     fn start() -> AdminHandle {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        spawn(listener, source(Phase::Serving, Readiness::Ready), CONNECTIONS_MAX).expect("it starts")
+        spawn(listener, None, source(Phase::Serving, Readiness::Ready), CONNECTIONS_MAX).expect("it starts")
     }
 
     #[test]

@@ -23,4 +23,4 @@ mod status;
 pub mod wire;
 
 pub use health::HealthKeeper;
-pub use server::GrpcServer;
+pub use server::{GrpcDoor, GrpcServer};

@@ -4,7 +4,7 @@
 //! set the flow-control windows that many streams on one connection need, and cuts calls off at their `grpc-timeout` with
 //! CANCELLED.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tonic::{codec::CompressionEncoding, service::Routes};
 use tower::{Layer as _, ServiceExt as _};
@@ -31,7 +31,7 @@ use crate::{
     open_inference::OpenInference,
     proto::{DESCRIPTORS, health::health_server::HealthServer, v1::model_service_server::ModelServiceServer},
     transport::{
-        Accept, Clients, Io as _, Listener, Shutdown, Surroundings,
+        Accept, Client, Clients, Io, Listener, Protocol, Shutdown, Surroundings, Talk,
         http2::{Plug, converse},
     },
     vitals::Part,
@@ -45,12 +45,66 @@ const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 /// A gRPC server on a socket that is bound already.
 pub struct GrpcServer<A> {
     listener: Listener<A, Clients>,
+    door: GrpcDoor,
+}
+
+/// What serves the connections of HTTP/2, on whichever port. Clones share it.
+#[derive(Clone)]
+pub struct GrpcDoor {
     services: Services,
     arrivals: Arrivals,
-    config: GrpcConfig,
+    config: Arc<GrpcConfig>,
     unread_timeout: Duration,
     web: WebRules,
-    shutdown: Shutdown,
+}
+
+impl GrpcDoor {
+    /// Builds the services. The caller runs the keeper too.
+    ///
+    /// # Errors
+    /// If the descriptors for reflection are broken, which a build with a sound `proto/` never has.
+    pub fn new(
+        open_inference: OpenInference,
+        config: GrpcConfig,
+        bounds: Bounds,
+    ) -> Result<(Self, HealthKeeper), tonic_reflection::server::Error> {
+        let keeper = HealthKeeper::new(open_inference.service().clone());
+        let unread_timeout = open_inference.service().config().unread_timeout();
+        let services = services(open_inference, &config, &bounds, &keeper)?;
+        let arrivals = Arrivals::new(&config, bounds)?;
+        let (config, web) = (Arc::new(config), WebRules::default());
+        Ok((Self { services, arrivals, config, unread_timeout, web }, keeper))
+    }
+
+    /// The same services for the clients of another port, which `open_inference` is for. Both share their limits.
+    ///
+    /// # Errors
+    /// As for [`GrpcDoor::new`].
+    pub fn for_port(
+        &self,
+        open_inference: OpenInference,
+        bounds: &Bounds,
+        keeper: &HealthKeeper,
+    ) -> Result<Self, tonic_reflection::server::Error> {
+        Ok(Self { services: services(open_inference, &self.config, bounds, keeper)?, ..self.clone() })
+    }
+
+    /// The same with configured rules for web pages.
+    #[must_use]
+    pub fn with_web_rules(self, web: WebRules) -> Self {
+        Self { web, ..self }
+    }
+}
+
+impl Talk for GrpcDoor {
+    const PROTOCOL: Protocol = Protocol::Http2;
+
+    fn talk<I: Io>(&self, io: I, client: Client, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
+        let entrance = Entrance { header_bytes_max: self.config.max_header_bytes, web: self.web.on(io.local_ip()) };
+        let services = entrance.layer(self.arrivals.connection(client.peer()).layer(self.services.clone()));
+        let services = services.map_response(|response: http::Response<_>| response.map(WatchedBody::new));
+        converse::<Reader, _, _, _>(io, client, services, plug(&self.config, self.unread_timeout), shutdown)
+    }
 }
 
 impl<A: Accept> GrpcServer<A> {
@@ -65,47 +119,17 @@ impl<A: Accept> GrpcServer<A> {
         bounds: Bounds,
         shutdown: Shutdown,
     ) -> Result<(Self, HealthKeeper), tonic_reflection::server::Error> {
-        let (service, reflection) = (open_inference.service().clone(), open_inference.access().reflection);
-        let limit = config.max_message_bytes;
-        let unread_timeout = service.config().unread_timeout();
-        let native = InferenceServiceServer::new(NativeGrpc::new(service.clone(), limit, bounds.clone()))
-            .max_decoding_message_size(limit)
-            .max_encoding_message_size(usize::MAX)
-            .accept_compressed(CompressionEncoding::Gzip)
-            .accept_compressed(CompressionEncoding::Zstd);
-        let models = ModelServiceServer::new(Models::new(open_inference.clone(), limit))
-            .accept_compressed(CompressionEncoding::Gzip)
-            .accept_compressed(CompressionEncoding::Zstd);
-        let open_inference = GrpcInferenceServiceServer::new(OpenInferenceGrpc::new(open_inference, limit, bounds.clone()))
-            .max_decoding_message_size(limit)
-            .max_encoding_message_size(usize::MAX)
-            .accept_compressed(CompressionEncoding::Gzip)
-            .accept_compressed(CompressionEncoding::Zstd)
-            .accept_compressed(CompressionEncoding::Deflate);
-        let example = ModelInferenceServer::new(Example::new(service.clone(), bounds.side.clone()))
-            .max_decoding_message_size(limit)
-            .max_encoding_message_size(usize::MAX)
-            .accept_compressed(CompressionEncoding::Gzip)
-            .accept_compressed(CompressionEncoding::Zstd);
-        let keeper = HealthKeeper::new(service.clone());
-        let health = HealthServer::new(keeper.board());
-        let mut others = Routes::new(models).add_service(example).add_service(health);
-        if reflection {
-            let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
-            others = others.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
-        }
-        let services = Services { native, open_inference, others: others.prepare() };
-        let (metrics, places) = (bounds.metrics.clone(), service.connections());
-        let port = places.port(config.max_connections, metrics.clone());
-        let listener = Listener::for_clients(socket, Part::GrpcPort, port, metrics, shutdown.clone());
-        let arrivals = Arrivals::new(&config, bounds)?;
-        Ok((Self { listener, services, arrivals, config, unread_timeout, web: WebRules::default(), shutdown }, keeper))
+        let metrics = bounds.metrics.clone();
+        let port = open_inference.service().connections().port(config.max_connections, metrics.clone());
+        let listener = Listener::for_clients(socket, Part::GrpcPort, port, metrics, shutdown);
+        let (door, keeper) = GrpcDoor::new(open_inference, config, bounds)?;
+        Ok((Self { listener, door }, keeper))
     }
 
     /// The same with configured rules for web pages; without them, only the server's own pages and names are answered.
     #[must_use]
     pub fn with_web_rules(self, web: WebRules) -> Self {
-        Self { web, ..self }
+        Self { door: self.door.with_web_rules(web), ..self }
     }
 
     /// The same server, in a process with these surroundings.
@@ -115,19 +139,57 @@ impl<A: Accept> GrpcServer<A> {
         self
     }
 
+    /// What serves its connections.
+    #[must_use]
+    pub const fn door(&self) -> &GrpcDoor {
+        &self.door
+    }
+
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
-        let Self { listener, services, arrivals, config, unread_timeout, web, shutdown } = self;
-        let plug = plug(&config, unread_timeout);
-        listener
-            .serve(|io, client| {
-                let entrance = Entrance { header_bytes_max: config.max_header_bytes, web: web.on(io.local_ip()) };
-                let services = entrance.layer(arrivals.connection(client.peer()).layer(services.clone()));
-                let services = services.map_response(|response: http::Response<_>| response.map(WatchedBody::new));
-                converse::<Reader, _, _, _>(io, client, services, plug, shutdown.clone())
-            })
-            .await;
+        self.listener.talk(self.door, None::<GrpcDoor>).await;
     }
+
+    /// The same, with another front end, if there is one, for connections that are agreed to speak its protocol.
+    pub(crate) async fn serve_with(self, other: Option<impl Talk>) {
+        self.listener.talk(self.door, other).await;
+    }
+}
+
+fn services(
+    open_inference: OpenInference,
+    config: &GrpcConfig,
+    bounds: &Bounds,
+    keeper: &HealthKeeper,
+) -> Result<Services, tonic_reflection::server::Error> {
+    let (service, reflection) = (open_inference.service().clone(), open_inference.access().reflection);
+    let limit = config.max_message_bytes;
+    let native = InferenceServiceServer::new(NativeGrpc::new(service.clone(), limit, bounds.clone()))
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(usize::MAX)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Zstd);
+    let models = ModelServiceServer::new(Models::new(open_inference.clone(), limit))
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Zstd);
+    let open_inference = GrpcInferenceServiceServer::new(OpenInferenceGrpc::new(open_inference, limit, bounds.clone()))
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(usize::MAX)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Zstd)
+        .accept_compressed(CompressionEncoding::Deflate);
+    let example = ModelInferenceServer::new(Example::new(service, bounds.side.clone()))
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(usize::MAX)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Zstd);
+    let health = HealthServer::new(keeper.board());
+    let mut others = Routes::new(models).add_service(example).add_service(health);
+    if reflection {
+        let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+        others = others.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+    }
+    Ok(Services { native, open_inference, others: others.prepare() })
 }
 
 fn plug(config: &GrpcConfig, unread_timeout: Duration) -> Plug {

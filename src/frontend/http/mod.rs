@@ -25,4 +25,4 @@ mod server;
 mod shared_memory;
 mod to_json;
 
-pub use server::HttpServer;
+pub use server::{HttpDoor, HttpServer};

@@ -1,4 +1,4 @@
-//! The HTTP port: accepts connections and serves them until asked to stop.
+//! The HTTP port: accepts connections and serves them until asked to stop. What it does with one, [`HttpDoor`], another port can do too.
 //!
 //! # SHUTDOWN
 //! As [`Shutdown`] says: requests that have begun are answered, with `connection: close`; idle connections are closed.
@@ -12,7 +12,7 @@ use crate::{
     frontend::{Bounds, web::WebRules},
     open_inference::OpenInference,
     transport::{
-        Accept, Clients, Io as _, Listener, Shutdown, Surroundings, Transfer,
+        Accept, Client, Clients, Io, Listener, Protocol, Shutdown, Surroundings, Talk, Transfer,
         http1::{Limits, Plug, RequestBody, converse},
     },
     vitals::Part,
@@ -21,35 +21,69 @@ use crate::{
 /// An HTTP server on a socket that is bound already.
 pub struct HttpServer<A> {
     listener: Listener<A, Clients>,
+    door: HttpDoor,
+}
+
+/// What serves the connections of HTTP/1.1, on whichever port. Clones share it.
+#[derive(Clone)]
+pub struct HttpDoor {
     router: Router,
     plug: Plug,
     transfer: Transfer,
     web: WebRules,
-    shutdown: Shutdown,
 }
 
-impl<A: Accept> HttpServer<A> {
+impl HttpDoor {
     /// Builds the routes.
     #[must_use]
-    pub fn new(socket: A, open_inference: OpenInference, config: HttpConfig, bounds: Bounds, shutdown: Shutdown) -> Self {
+    pub fn new(open_inference: OpenInference, config: HttpConfig, bounds: Bounds) -> Self {
         let limits = Limits {
             header_bytes_max: config.max_header_bytes,
             header_timeout: config.header_timeout(),
             idle_timeout: config.idle_timeout(),
             unread_timeout: open_inference.service().config().unread_timeout(),
         };
-        let (metrics, transfer) = (bounds.metrics.clone(), bounds.transfer.clone());
-        let port = open_inference.service().connections().port(config.max_connections, metrics.clone());
-        let listener = Listener::for_clients(socket, Part::HttpPort, port, metrics, shutdown.clone());
+        let transfer = bounds.transfer.clone();
         let router = router(Api::new(open_inference, config, bounds));
         let plug = Plug { limits, refusal: breach::answer };
-        Self { listener, router, plug, transfer, web: WebRules::default(), shutdown }
+        Self { router, plug, transfer, web: WebRules::default() }
+    }
+
+    /// The same with configured rules for web pages.
+    #[must_use]
+    pub fn with_web_rules(self, web: WebRules) -> Self {
+        Self { web, ..self }
+    }
+}
+
+impl Talk for HttpDoor {
+    const PROTOCOL: Protocol = Protocol::Http1;
+
+    fn talk<I: Io>(&self, io: I, client: Client, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
+        let account = self.transfer.connection(client.peer());
+        let service = self.web.on(io.local_ip()).guard(self.router.clone());
+        let service = service.map_request(move |mut request: Request<RequestBody>| {
+            request.extensions_mut().insert(account.clone());
+            request
+        });
+        converse(io, client, service, self.plug, shutdown)
+    }
+}
+
+impl<A: Accept> HttpServer<A> {
+    /// Builds the routes.
+    #[must_use]
+    pub fn new(socket: A, open_inference: OpenInference, config: HttpConfig, bounds: Bounds, shutdown: Shutdown) -> Self {
+        let metrics = bounds.metrics.clone();
+        let port = open_inference.service().connections().port(config.max_connections, metrics.clone());
+        let listener = Listener::for_clients(socket, Part::HttpPort, port, metrics, shutdown);
+        Self { listener, door: HttpDoor::new(open_inference, config, bounds) }
     }
 
     /// The same with configured rules for web pages; without them, only the server's own pages and names are answered.
     #[must_use]
     pub fn with_web_rules(self, web: WebRules) -> Self {
-        Self { web, ..self }
+        Self { door: self.door.with_web_rules(web), ..self }
     }
 
     /// The same server, in a process with these surroundings.
@@ -61,17 +95,11 @@ impl<A: Accept> HttpServer<A> {
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
-        let Self { listener, router, plug, transfer, web, shutdown } = self;
-        listener
-            .serve(|io, client| {
-                let account = transfer.connection(client.peer());
-                let service = web.on(io.local_ip()).guard(router.clone());
-                let service = service.map_request(move |mut request: Request<RequestBody>| {
-                    request.extensions_mut().insert(account.clone());
-                    request
-                });
-                converse(io, client, service, plug, shutdown.clone())
-            })
-            .await;
+        self.listener.talk(self.door, None::<HttpDoor>).await;
+    }
+
+    /// The same, with another front end, if there is one, for connections that are agreed to speak its protocol.
+    pub(crate) async fn serve_with(self, other: Option<impl Talk>) {
+        self.listener.talk(self.door, other).await;
     }
 }

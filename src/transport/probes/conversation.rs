@@ -19,8 +19,13 @@ use tower::{Service, ServiceExt as _};
 
 use super::{note::Noted, places::Place};
 use crate::{
+    connections::note_certificate,
     patience::Patience,
-    transport::{ending::EndingBody, io::Io, shutdown::Shutdown},
+    transport::{
+        ending::EndingBody,
+        io::{Agreed, Io},
+        shutdown::Shutdown,
+    },
 };
 
 /// How long a connection may last, so that one that reads slowly does not hold its place for ever.
@@ -30,12 +35,22 @@ const LIFETIME: Duration = Duration::from_secs(300);
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Serves the requests of a connection, with heads of at most `header_bytes_max`, until either side ends it.
-pub(crate) async fn converse<I, S, B>(io: I, place: Place, service: S, header_bytes_max: usize, shutdown: Shutdown)
+pub(crate) async fn converse<I, S, B>(mut io: I, place: Place, service: S, header_bytes_max: usize, shutdown: Shutdown)
 where
     I: Io,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone,
     B: Body<Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static,
 {
+    let agreed = select! {
+        biased;
+        agreed = io.agree() => agreed,
+        () = place.told_to_leave() => return,
+        () = shutdown.closed().cancelled() => return,
+    };
+    match agreed {
+        Ok(Agreed { certificate, .. }) => certificate.into_iter().for_each(note_certificate),
+        Err(error) => return tracing::debug!(%error, "a connection of the admin port ended before it began"),
+    }
     let note = place.note();
     let (begins, ends) = (Arc::clone(&note), Arc::clone(&note));
     let service = service

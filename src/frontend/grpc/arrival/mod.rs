@@ -68,7 +68,8 @@ const INFLATED_HERE_MAX: usize = 128 << 10;
 /// Services whose messages are small: nobody needs more than a few words of them.
 const SMALL_SERVICES: [&str; 3] = ["/grpc.health.v1.", "/grpc.reflection.v1", "/tidemill.v1.ModelService/"];
 
-/// The part that all connections share.
+/// The part that all connections share. Clones share it too.
+#[derive(Clone)]
 pub(super) struct Arrivals {
     shared: Arc<Shared>,
 }

@@ -1,0 +1,49 @@
+//! Which front end serves a connection: the port's own, or the other one if server and client have agreed on its protocol.
+
+use super::{
+    clients::{Client, Clients},
+    io::{Accept, Io, Protocol},
+    listener::Listener,
+    shutdown::Shutdown,
+};
+use crate::connections::note_certificate;
+
+/// What a front end does with a connection.
+pub(crate) trait Talk: Clone + Send + Sync + 'static {
+    /// What it speaks.
+    const PROTOCOL: Protocol;
+
+    /// Serves the connection until either side ends it.
+    fn talk<I: Io>(&self, io: I, client: Client, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static;
+}
+
+impl<A: Accept> Listener<A, Clients> {
+    /// Serves connections as `own` does, and those that are agreed to speak the protocol of `other` as that does. Returns when
+    /// [`Listener::serve`] does.
+    pub(crate) async fn talk<T: Talk, O: Talk>(self, own: T, other: Option<O>) {
+        let shutdown = self.shutdown.clone();
+        self.serve(|io, client| converse(io, client, own.clone(), other.clone(), shutdown.clone())).await;
+    }
+}
+
+async fn converse<I: Io, T: Talk, O: Talk>(mut io: I, client: Client, own: T, other: Option<O>, shutdown: Shutdown) {
+    let agreed = tokio::select! {
+        biased;
+        agreed = io.agree() => agreed,
+        _ = client.connection.asked_to_leave(None) => return,
+        () = shutdown.aborted().cancelled() => return,
+    };
+    let agreed = match agreed {
+        Ok(agreed) => agreed,
+        // Not for the log of a quiet day: anybody may fail as often as they like. It is counted.
+        Err(error) => return tracing::debug!(%error, "a connection ended before it began"),
+    };
+    if let Some(certificate) = agreed.certificate {
+        note_certificate(certificate);
+    }
+    match other.filter(|_| agreed.protocol == Some(O::PROTOCOL)) {
+        // In a box, so that the usual kind of connection is no larger for it.
+        Some(other) => Box::pin(other.talk(io, client, shutdown)).await,
+        None => own.talk(io, client, shutdown).await,
+    }
+}

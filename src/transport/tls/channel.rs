@@ -1,0 +1,155 @@
+//! A socket of TCP, encrypted or not, and its connections.
+
+use std::{
+    io::{self, IoSlice},
+    mem,
+    net::IpAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::server::TlsStream;
+
+use super::gate::Gate;
+use crate::transport::io::{Accept, Agreed, Io};
+
+/// A port's socket, and the gate before it if the port is encrypted.
+#[derive(Debug)]
+pub struct Socket {
+    listener: TcpListener,
+    gate: Option<Gate>,
+}
+
+impl Socket {
+    /// A socket whose connections have to pass this gate first, if there is one.
+    #[must_use]
+    pub const fn new(listener: TcpListener, gate: Option<Gate>) -> Self {
+        Self { listener, gate }
+    }
+
+    /// Whether there is a gate.
+    #[must_use]
+    pub const fn is_encrypted(&self) -> bool {
+        self.gate.is_some()
+    }
+}
+
+impl Accept for Socket {
+    type Io = Channel;
+
+    async fn accept(&self) -> io::Result<(Channel, Option<IpAddr>)> {
+        let (stream, address) = self.listener.accept().await?;
+        let state = match &self.gate {
+            None => State::Plain(stream),
+            Some(gate) => State::Outside(stream, Box::new(gate.clone())),
+        };
+        Ok((Channel(state), Some(address.ip())))
+    }
+}
+
+/// A connection of TCP, encrypted or not.
+#[derive(Debug)]
+pub struct Channel(State);
+
+#[derive(Debug)]
+enum State {
+    Plain(TcpStream),
+    Encrypted(Box<TlsStream<TcpStream>>),
+    /// The handshake has not begun.
+    Outside(TcpStream, Box<Gate>),
+    /// It was not finished.
+    Broken,
+}
+
+fn broken() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
+impl Channel {
+    fn socket(&self) -> io::Result<&TcpStream> {
+        match &self.0 {
+            State::Plain(stream) | State::Outside(stream, _) => Ok(stream),
+            State::Encrypted(stream) => Ok(stream.get_ref().0),
+            State::Broken => Err(broken()),
+        }
+    }
+}
+
+impl Io for Channel {
+    fn local_ip(&self) -> Option<IpAddr> {
+        self.socket().ok()?.local_ip()
+    }
+
+    fn set_up(&self) -> io::Result<()> {
+        self.socket()?.set_up()
+    }
+
+    async fn agree(&mut self) -> io::Result<Agreed> {
+        match mem::replace(&mut self.0, State::Broken) {
+            State::Outside(stream, gate) => {
+                stream.set_up()?;
+                // In a box of its own: few connections are in this state, and it is large.
+                let (stream, agreed) = Box::pin(gate.pass(stream)).await?;
+                self.0 = State::Encrypted(Box::new(stream));
+                Ok(agreed)
+            }
+            other => {
+                self.0 = other;
+                Ok(Agreed::default())
+            }
+        }
+    }
+}
+
+impl AsyncRead for Channel {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().0 {
+            State::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            State::Encrypted(stream) => Pin::new(stream).poll_read(cx, buffer),
+            State::Outside(..) | State::Broken => Poll::Ready(Err(broken())),
+        }
+    }
+}
+
+impl AsyncWrite for Channel {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().0 {
+            State::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            State::Encrypted(stream) => Pin::new(stream).poll_write(cx, bytes),
+            State::Outside(..) | State::Broken => Poll::Ready(Err(broken())),
+        }
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().0 {
+            State::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            State::Encrypted(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            State::Outside(..) | State::Broken => Poll::Ready(Err(broken())),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().0 {
+            State::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            State::Encrypted(stream) => Pin::new(stream).poll_flush(cx),
+            State::Outside(..) | State::Broken => Poll::Ready(Err(broken())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().0 {
+            State::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            State::Encrypted(stream) => Pin::new(stream).poll_shutdown(cx),
+            State::Outside(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            State::Broken => Poll::Ready(Ok(())),
+        }
+    }
+}
