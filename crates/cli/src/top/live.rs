@@ -18,7 +18,7 @@ use super::{
     super::status::{Ending, Failure},
     change::Scrape,
     report::Report,
-    scrape::{AdminAddress, ScrapeFault},
+    scrape::{AdminPort, ScrapeFault},
     screen,
     view::{Step, View},
 };
@@ -30,7 +30,7 @@ type Scraping<'a> = Pin<Box<dyn Future<Output = Result<Scrape, ScrapeFault>> + S
 /// # Errors
 /// [`Failure::Output`] if the terminal fails, [`Failure::Interrupted`] on Ctrl-C and SIGTERM. A server that is gone is not an error.
 pub(super) async fn run(
-    admin: &AdminAddress,
+    admin: &AdminPort,
     interval: Duration,
     first: Scrape,
     interrupt: &CancellationToken,
@@ -73,7 +73,7 @@ pub(super) async fn run(
     }
 }
 
-fn scrape_at(admin: &AdminAddress, due: Instant) -> Scraping<'_> {
+fn scrape_at(admin: &AdminPort, due: Instant) -> Scraping<'_> {
     Box::pin(async move {
         sleep_until(due).await;
         admin.scrape().await

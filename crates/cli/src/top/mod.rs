@@ -26,10 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     report::Report,
-    scrape::{AdminAddress, ScrapeFault},
+    scrape::{AdminAddress, AdminPort, ScrapeFault},
 };
 use super::{
-    connection::unless_interrupted,
+    connection::{TlsArgs, unless_interrupted},
     output::Printer,
     status::{Ending, Failure},
 };
@@ -52,7 +52,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_long_help = HELP)]
 pub struct TopArgs {
-    /// Where the server's admin port is: HOST:PORT or http://HOST:PORT
+    /// Where the server's admin port is: HOST:PORT, http://HOST:PORT, or https://HOST:PORT if it is encrypted
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
     admin: AdminAddress,
 
@@ -67,20 +67,25 @@ pub struct TopArgs {
     /// Print one JSON object per interval on standard output, errors included
     #[arg(long)]
     pub(super) json: bool,
+
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 pub(super) async fn run(args: &TopArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
-    let first = unless_interrupted(interrupt, async { args.scrape().await }).await?;
+    let tls = args.tls.read().map_err(Failure::BadInput)?;
+    let admin = AdminPort::new(args.admin.clone(), tls).map_err(|error| Failure::BadInput(error.to_string()))?;
+    let first = unless_interrupted(interrupt, async { scrape(&admin).await }).await?;
     if !args.json && !args.once && stdin().is_terminal() && stdout().is_terminal() {
-        return Box::pin(live::run(&args.admin, args.interval, first, interrupt)).await;
+        return Box::pin(live::run(&admin, args.interval, first, interrupt)).await;
     }
     unless_interrupted(interrupt, async {
         let (mut last, mut due) = (first, Instant::now());
         loop {
             due = (due + args.interval).max(Instant::now());
             sleep_until(due).await;
-            let scrape = args.scrape().await?;
-            printer.print(&Report::new(args.admin.to_string(), Some(&last), &scrape))?;
+            let scrape = scrape(&admin).await?;
+            printer.print(&Report::new(admin.to_string(), Some(&last), &scrape))?;
             printer.flush()?;
             if args.once || !args.json {
                 return Ok(Ending::Ok);
@@ -91,14 +96,12 @@ pub(super) async fn run(args: &TopArgs, printer: &mut Printer, interrupt: &Cance
     .await
 }
 
-impl TopArgs {
-    async fn scrape(&self) -> Result<change::Scrape, Failure> {
-        let address = || self.admin.to_string();
-        self.admin.scrape().await.map_err(|fault| match fault {
-            ScrapeFault::NoAnswer(reason) => Failure::NoMetrics { address: address(), reason },
-            ScrapeFault::UnexpectedAnswer(reason) => Error::UnexpectedAnswer(format!("from {}: {reason}", address())).into(),
-        })
-    }
+async fn scrape(admin: &AdminPort) -> Result<change::Scrape, Failure> {
+    let address = || admin.to_string();
+    admin.scrape().await.map_err(|fault| match fault {
+        ScrapeFault::NoAnswer(reason) => Failure::NoMetrics { address: address(), reason },
+        ScrapeFault::UnexpectedAnswer(reason) => Error::UnexpectedAnswer(format!("from {}: {reason}", address())).into(),
+    })
 }
 
 /// Reads `500ms` or `2s`.

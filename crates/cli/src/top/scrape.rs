@@ -1,15 +1,17 @@
-//! Asks a server's admin port for its metrics, over HTTP/1.1 without TLS.
+//! Asks a server's admin port for its metrics, over HTTP/1.1.
 //!
 //! Bounds how long it waits and how much it reads; does not know what the metrics mean, except that a Tidemill server names itself.
 
-use std::{error::Error, fmt, pin::pin, str::FromStr, time::Duration};
+use std::{error::Error, fmt, io, pin::pin, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tidemill_client::{InvalidTls, Tls, TlsConnector};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     select,
     time::{Instant, timeout},
@@ -31,6 +33,13 @@ const BUILD_INFO: &str = "tidemill_build_info";
 pub(super) struct AdminAddress {
     /// HOST:PORT
     authority: String,
+    is_encrypted: bool,
+}
+
+/// An admin port, and how to connect to it.
+pub(super) struct AdminPort {
+    address: AdminAddress,
+    connector: Option<TlsConnector>,
 }
 
 /// Why there are no metrics.
@@ -48,15 +57,18 @@ impl FromStr for AdminAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let authority = text.strip_prefix("http://").unwrap_or(text);
+        let (is_encrypted, authority) = match text.strip_prefix("https://") {
+            Some(authority) => (true, authority),
+            None => (false, text.strip_prefix("http://").unwrap_or(text)),
+        };
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         let uri: Uri = format!("http://{authority}/metrics")
             .parse()
-            .map_err(|error| format!("'{text}' is not HOST:PORT or http://HOST:PORT: {error}"))?;
+            .map_err(|error| format!("'{text}' is not HOST:PORT, http://HOST:PORT or https://HOST:PORT: {error}"))?;
         match uri.authority().filter(|found| found.as_str() == authority && !authority.contains('@')) {
-            Some(found) if found.port_u16().is_some() => Ok(Self { authority: authority.to_owned() }),
+            Some(found) if found.port_u16().is_some() => Ok(Self { authority: authority.to_owned(), is_encrypted }),
             Some(_) => Err(format!("'{text}' names no port; the server's default is 9464")),
-            None => Err(format!("'{text}' is not HOST:PORT or http://HOST:PORT")),
+            None => Err(format!("'{text}' is not HOST:PORT, http://HOST:PORT or https://HOST:PORT")),
         }
     }
 }
@@ -67,7 +79,23 @@ impl fmt::Display for AdminAddress {
     }
 }
 
-impl AdminAddress {
+impl fmt::Display for AdminPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
+impl AdminPort {
+    /// The port at this address; without `tls`, the address says whether it is encrypted.
+    ///
+    /// # Errors
+    /// If `tls` cannot be used.
+    pub(super) fn new(address: AdminAddress, tls: Option<Tls>) -> Result<Self, InvalidTls> {
+        let tls = tls.or_else(|| address.is_encrypted.then(Tls::default));
+        let connector = tls.map(|tls| tls.connector(&["http/1.1"])).transpose()?;
+        Ok(Self { address, connector })
+    }
+
     /// Scrapes `/metrics`.
     ///
     /// # Errors
@@ -78,11 +106,19 @@ impl AdminAddress {
     }
 
     async fn fetch(&self) -> Result<Scrape, ScrapeFault> {
-        let stream = TcpStream::connect(&self.authority).await.map_err(|error| ScrapeFault::NoAnswer(error.to_string()))?;
+        let failed = |error: io::Error| ScrapeFault::NoAnswer(error.to_string());
+        let authority = &self.address.authority;
+        let stream = TcpStream::connect(authority).await.map_err(failed)?;
+        let Some(connector) = &self.connector else { return self.ask(stream).await };
+        let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host).trim_matches(['[', ']']);
+        self.ask(connector.connect(host, stream).await.map_err(failed)?).await
+    }
+
+    async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) -> Result<Scrape, ScrapeFault> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| no_answer(&error))?;
         let asking = async {
             let request = Request::get("/metrics")
-                .header(header::HOST, &self.authority)
+                .header(header::HOST, &self.address.authority)
                 .header(header::CONNECTION, "close")
                 .header(header::USER_AGENT, concat!("tidemill-cli/", env!("CARGO_PKG_VERSION")))
                 .body(Empty::<Bytes>::new())
@@ -158,7 +194,8 @@ mod tests {
             let _ = stream.write_all(&answer).await;
             String::from_utf8(request).expect("text")
         };
-        let (request, scraped) = tokio::join!(answering, address.scrape());
+        let port = AdminPort::new(address, None).expect("no TLS");
+        let (request, scraped) = tokio::join!(answering, port.scrape());
         assert!(request.starts_with("GET /metrics HTTP/1.1\r\n"), "{request}");
         scraped
     }
@@ -213,10 +250,10 @@ mod tests {
 
     #[test]
     fn an_address_needs_a_port_and_nothing_more() {
-        for good in ["127.0.0.1:9464", "[::1]:9464", "localhost:1", "http://localhost:1", "http://localhost:1/"] {
+        for good in ["127.0.0.1:9464", "[::1]:9464", "localhost:1", "http://localhost:1", "https://localhost:1/"] {
             assert!(good.parse::<AdminAddress>().is_ok(), "{good}");
         }
-        for bad in ["", "localhost", "https://localhost:1", "http://localhost:1/metrics", "a b:1", "me@host:1", ":1x"] {
+        for bad in ["", "localhost", "ftp://localhost:1", "http://localhost:1/metrics", "a b:1", "me@host:1", ":1x"] {
             assert!(bad.parse::<AdminAddress>().is_err(), "{bad}");
         }
         assert!("localhost".parse::<AdminAddress>().expect_err("no port").contains("names no port"));
