@@ -47,6 +47,7 @@ mod startup;
 mod strings;
 mod survive;
 mod tidy;
+mod tls;
 mod top;
 mod upload;
 mod web;
