@@ -18,13 +18,21 @@ mod fault;
 mod ports;
 mod record;
 
-use std::{io, net::SocketAddr, num::NonZeroUsize, path::Path, sync::Arc, thread::available_parallelism, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    num::NonZeroUsize,
+    path::Path,
+    sync::Arc,
+    thread::available_parallelism,
+    time::Duration,
+};
 
 use futures::FutureExt as _;
 use tokio::{runtime::Handle, task::JoinHandle};
 
 pub use self::fault::StartError;
-use self::ports::{Bound, ClientPorts};
+use self::ports::{Bound, ClientPorts, OpenPorts};
 use crate::{
     certificates::Certificates,
     clock,
@@ -113,10 +121,8 @@ impl Server {
         let compute = LaneThreads::device_with_long_lanes(lane_count, long_lanes);
         let host = ModelHost { compute: compute.clone(), devices: devices.clone(), telemetry: telemetry.clone() };
         let repository = repository(&config, host);
-        let mut admin_source = admin_source(&config, &telemetry, &drain, &vitals, &devices, repository.registry(), web.clone());
-        admin_source.refresh = with_expiry(admin_source.refresh, certificates.clone());
-        let gate = certificates.as_ref().map(|all| all.gate(config.tls.admin, Protocol::Http1, false)).transpose()?.flatten();
-        let admin = admin::spawn(admin, gate, admin_source, descriptors.admin())?;
+        let admin_source = admin_source(&config, &telemetry, &drain, &vitals, &devices, repository.registry(), web.clone());
+        let admin = admin_port(admin, &config, certificates.as_ref(), admin_source, descriptors.admin())?;
         let watcher = watcher(&config)?;
         load_aside(&config, &repository).await?;
         let lanes = Lanes::start(&cpu, &compute, &vitals)?;
@@ -128,21 +134,17 @@ impl Server {
             .with_load_calls(config.models.max_load_calls)
             .within(descriptors.clone())
             .with_side_threads(bounds.side().clone());
-        let shutdown = Shutdown::default();
+        let (shutdown, shown) = (Shutdown::default(), certificates.clone());
         let surroundings = Surroundings { descriptors, vitals: vitals.clone() };
-        let shown = certificates.clone();
-        let client_ports =
-            ClientPorts { open_inference, bounds, web, surroundings, certificates: shown, shutdown: shutdown.clone() };
-        let (ports, mut health) = client_ports.open(&config, grpc, http)?;
-        let (grpc_addr, http_addr) = (ports.grpc_addr, ports.http_addr);
+        let client_ports = ClientPorts { open_inference, bounds, web, surroundings, shown, shutdown: shutdown.clone() };
+        let (OpenPorts { servers, grpc_addr, http_addr }, mut health) = client_ports.open(&config, grpc, http)?;
         drain.serve();
         health.tell();
-        let mut background = background(cpu, health, &vitals);
+        let mut background = background(cpu, health, certificates.clone(), &vitals);
         background.push(tokio::spawn(drain_when_lost(vitals.clone(), drain.clone())));
         background.push(tokio::spawn(trim_models(Arc::clone(repository.registry()))));
         background.extend(watcher.map(|watcher| tokio::spawn(keep_fresh(watcher, repository.clone(), vitals.clone()))));
-        background.extend(certificates.clone().map(|all| tokio::spawn(keep_certificates(all, vitals.clone()))));
-        let ports = tokio::spawn(ports.serve());
+        let ports = tokio::spawn(servers.serve());
         Ok(Self {
             grpc_addr,
             http_addr,
@@ -294,11 +296,18 @@ async fn drain_when_lost(vitals: Vitals, drain: Drain) -> Option<()> {
 }
 
 /// The tasks that the server cannot do without.
-fn background(cpu: Arc<Device>, health: HealthKeeper, vitals: &Vitals) -> Vec<JoinHandle<Option<()>>> {
-    vec![
+fn background(
+    cpu: Arc<Device>,
+    health: HealthKeeper,
+    certificates: Option<Certificates>,
+    vitals: &Vitals,
+) -> Vec<JoinHandle<Option<()>>> {
+    let certificates = certificates.map(|all| tokio::spawn(keep_certificates(all, vitals.clone())));
+    let tasks = [
         tokio::spawn(vitals.clone().keep(Part::Kicker, cpu, |device| Arc::clone(device).kick_lanes().boxed())),
         tokio::spawn(vitals.clone().keep(Part::Health, health, |health| health.keep().boxed())),
-    ]
+    ];
+    tasks.into_iter().chain(certificates).collect()
 }
 
 /// The door to the models, as configured.
@@ -327,13 +336,24 @@ async fn keep_certificates(certificates: Certificates, vitals: Vitals) -> Option
     vitals.keep(Part::Certificates, certificates, |all| async move { all.keep_fresh().await }.boxed()).await
 }
 
-/// What is updated before each scrape, and when the certificates expire.
-fn with_expiry(refresh: Arc<dyn Fn() + Send + Sync>, certificates: Option<Certificates>) -> Arc<dyn Fn() + Send + Sync> {
-    let Some(certificates) = certificates else { return refresh };
-    Arc::new(move || {
-        refresh();
-        certificates.publish();
-    })
+/// Serves the admin port, encrypted if it should be.
+fn admin_port(
+    listener: TcpListener,
+    config: &Config,
+    certificates: Option<&Certificates>,
+    mut source: AdminSource,
+    connections_max: usize,
+) -> Result<AdminHandle, StartError> {
+    let mut gate = None;
+    if let Some(certificates) = certificates {
+        gate = certificates.gate(config.tls.admin, Protocol::Http1, false)?;
+        let (refresh, certificates) = (source.refresh, certificates.clone());
+        source.refresh = Arc::new(move || {
+            refresh();
+            certificates.publish();
+        });
+    }
+    Ok(admin::spawn(listener, gate, source, connections_max)?)
 }
 
 /// What a model keeps for calls beyond the usual size goes once there are no more of them.

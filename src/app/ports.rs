@@ -49,22 +49,27 @@ pub(super) struct ClientPorts {
     pub(super) web: WebRules,
     pub(super) surroundings: Surroundings,
     /// What encrypted ports show their clients.
-    pub(super) certificates: Option<Certificates>,
+    pub(super) shown: Option<Certificates>,
     pub(super) shutdown: Shutdown,
 }
 
 /// The servers of the client ports, ready to serve, and where they listen.
 pub(super) struct OpenPorts {
-    grpc: (GrpcServer<Socket>, Option<HttpDoor>),
-    http: (HttpServer<Socket>, Option<GrpcDoor>),
+    pub(super) servers: Servers,
     pub(super) grpc_addr: SocketAddr,
     pub(super) http_addr: SocketAddr,
 }
 
-impl OpenPorts {
+/// The servers, each with what serves the other protocol on its port, if anything does.
+pub(super) struct Servers {
+    grpc: (GrpcServer<Socket>, Option<HttpDoor>),
+    http: (HttpServer<Socket>, Option<GrpcDoor>),
+}
+
+impl Servers {
     /// Serves until the ports are told to stop, and their connections have ended.
     pub(super) async fn serve(self) {
-        let Self { grpc: (grpc, http_door), http: (http, grpc_door), .. } = self;
+        let Self { grpc: (grpc, http_door), http: (http, grpc_door) } = self;
         tokio::join!(grpc.serve_with(http_door), http.serve_with(grpc_door));
     }
 }
@@ -80,12 +85,12 @@ impl ClientPorts {
         grpc: TcpListener,
         http: TcpListener,
     ) -> Result<(OpenPorts, HealthKeeper), StartError> {
-        let Self { open_inference, bounds, web, surroundings, certificates, shutdown } = self;
+        let Self { open_inference, bounds, web, surroundings, shown, shutdown } = self;
         let (grpc, grpc_addr) = nonblocking(grpc)?;
         let (http, http_addr) = nonblocking(http)?;
         let door = |address: SocketAddr| open_inference.for_clients(config.access(address.ip()));
         let (grpc_config, http_config) = settings(config, &surroundings.descriptors);
-        let gate = |port, own| certificates.as_ref().map(|all| all.gate(port, own, true)).transpose().map(Option::flatten);
+        let gate = |port, own| shown.as_ref().map(|all| all.gate(port, own, true)).transpose().map(Option::flatten);
         let grpc = Socket::new(grpc, gate(config.tls.grpc, Protocol::Http2)?);
         let http = Socket::new(http, gate(config.tls.http, Protocol::Http1)?);
         // Either protocol on an encrypted port, with what that port lets its clients do.
@@ -98,7 +103,8 @@ impl ClientPorts {
         let http = http.within(surroundings).with_web_rules(web.clone());
         let http_door = http_door.map(|http_door| http_door.with_web_rules(web.clone()));
         let grpc_door = grpc_door.map(|grpc_door| grpc_door.with_web_rules(web));
-        Ok((OpenPorts { grpc: (grpc, http_door), http: (http, grpc_door), grpc_addr, http_addr }, health))
+        let servers = Servers { grpc: (grpc, http_door), http: (http, grpc_door) };
+        Ok((OpenPorts { servers, grpc_addr, http_addr }, health))
     }
 }
 

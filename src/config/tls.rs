@@ -16,7 +16,7 @@ pub struct TlsConfig {
     /// Their keys, in the same order.
     #[serde(with = "paths")]
     pub key: Vec<PathBuf>,
-    /// Who issues the certificates of clients.
+    /// The authorities that issue certificates of clients.
     #[serde(with = "path_or_empty")]
     pub client_ca: Option<PathBuf>,
     /// Whether clients have to show a certificate.
