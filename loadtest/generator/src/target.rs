@@ -5,13 +5,15 @@ use std::{
     time::Duration,
 };
 
+use anyhow::anyhow;
 use futures::future::try_join_all;
 use tidemill::{
     app::Server,
     clock,
     config::{Config, GrpcConfig},
 };
-use tidemill_client::{Address, Client, Settings};
+use tidemill_cli::TlsArgs;
+use tidemill_client::{Address, Client, Settings, Tls};
 
 use crate::{
     feed::Feed,
@@ -35,6 +37,9 @@ pub(crate) struct Place {
     /// Connections that the streams are spread over
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) connections: u16,
+
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
 }
 
 /// A server, wherever it runs, until this value is dropped.
@@ -54,7 +59,9 @@ impl Target {
     /// The server at `place`. For one inside this process, `adjust` changes its settings first.
     pub(crate) async fn tidemill(place: &Place, adjust: impl FnOnce(&mut Config)) -> anyhow::Result<Self> {
         if let Some(address) = place.addr {
-            return Ok(Self { channels: connect(address, place.connections.into()).await?, _host: Host::Remote });
+            let tls = place.tls.read().map_err(|error| anyhow!(error))?;
+            let channels = connect_with(address, place.connections.into(), tls).await?;
+            return Ok(Self { channels, _host: Host::Remote });
         }
         let mut config = Config::default();
         config.server.grpc_addr = (Ipv4Addr::LOCALHOST, 0).into();
@@ -116,12 +123,18 @@ async fn keep_full(mut feed: Feed, window: u32) -> anyhow::Result<()> {
 
 /// Opens connections that do not hold the server back.
 pub(crate) async fn connect(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<Client>> {
+    connect_with(address, connections, None).await
+}
+
+/// The same, encrypted if `tls` says how.
+pub(crate) async fn connect_with(address: SocketAddr, connections: usize, tls: Option<Tls>) -> anyhow::Result<Vec<Client>> {
     let config = GrpcConfig::default();
     let settings = Settings {
         keepalive: None,
         stream_window_bytes: config.stream_window_bytes,
         connection_window_bytes: config.connection_window_bytes,
         message_bytes_max: ANSWER_BYTES_MAX,
+        tls,
         ..Settings::default()
     };
     let address = Address::try_from(address)?;

@@ -40,9 +40,11 @@ mod usage;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::anyhow;
 use file::Scenario;
 use output::OutputArgs;
 use progress::Progress;
+use tidemill_cli::TlsArgs;
 
 /// Run the load that a scenario file describes, and measure how the server copes
 ///
@@ -73,6 +75,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     output: OutputArgs,
+
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -95,7 +100,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         scenario.http_addr = addr;
     }
     let mut progress = Progress::new(args.output.quiet);
-    let result = plan::run(&scenario, args.server, &mut progress).await;
+    let tls = args.tls.read().map_err(|error| anyhow!(error))?;
+    let result = plan::run(&scenario, args.server, tls, &mut progress).await;
     progress.end();
     let result = result?;
     args.output.write(&result)?;

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use tidemill::clock;
-use tidemill_client::wire::inference::{ServerMetadataRequest, ServerMetadataResponse};
+use tidemill_client::{
+    Tls,
+    wire::inference::{ServerMetadataRequest, ServerMetadataResponse},
+};
 
 use super::{
     chaos::{self, Chaos, ChaosHandle},
@@ -19,7 +22,7 @@ use super::{
     search::Bisection,
     step::{self, Place, loads_at},
 };
-use crate::target::connect;
+use crate::target::connect_with;
 
 /// How long a server may take to say its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,16 +31,22 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// If the server cannot be reached, or refuses all streams of a load.
-pub(crate) async fn run(scenario: &Scenario, server: Option<u32>, progress: &mut Progress) -> anyhow::Result<RunResult> {
+pub(crate) async fn run(
+    scenario: &Scenario,
+    server: Option<u32>,
+    tls: Option<Tls>,
+    progress: &mut Progress,
+) -> anyhow::Result<RunResult> {
     let started = date::rfc_3339(clock::since_epoch(clock::now()));
     let is_http = |load: &Load| load.protocol.is_http();
     let place = Place {
         grpc: if scenario.loads.iter().all(is_http) { None } else { Some(resolve(&scenario.addr).await?) },
         http: if scenario.loads.iter().any(is_http) { Some(resolve(&scenario.http_addr).await?) } else { None },
         server,
+        tls: tls.map(|tls| Tls { host: host_of(&scenario.addr), ..tls }),
     };
-    let chaos = start_chaos(scenario, place).await?;
-    let mut run = Run { scenario, place, progress, steps: Vec::new() };
+    let chaos = start_chaos(scenario, &place).await?;
+    let mut run = Run { scenario, place: place.clone(), progress, steps: Vec::new() };
     let mut search = None;
     if let Some(bounds) = &scenario.search {
         search = Some(run.look_for(bounds).await?);
@@ -49,7 +58,7 @@ pub(crate) async fn run(scenario: &Scenario, server: Option<u32>, progress: &mut
         run.step(Dimension::Streams, 1.0).await?;
     }
     let steps = run.steps;
-    let version = server_version(place).await;
+    let version = server_version(&place).await;
     let chaos = match chaos {
         Some(chaos) => Some(told(&chaos.finish().await?)),
         None => None,
@@ -74,15 +83,21 @@ pub(crate) async fn run(scenario: &Scenario, server: Option<u32>, progress: &mut
     })
 }
 
+/// The host of `HOST:PORT`, which a server's certificate must be for.
+fn host_of(address: &str) -> Option<String> {
+    let (host, _) = address.rsplit_once(':')?;
+    Some(host.trim_matches(['[', ']']).to_owned())
+}
+
 async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
     let mut found = tokio::net::lookup_host(address).await.with_context(|| format!("address '{address}', wanted HOST:PORT"))?;
     found.next().with_context(|| format!("address '{address}' cannot be resolved"))
 }
 
 /// Asked for over the gRPC form of the Open Inference Protocol; none if there is no gRPC, or the server does not say.
-async fn server_version(place: Place) -> Option<String> {
+async fn server_version(place: &Place) -> Option<String> {
     let ask = async {
-        let channel = connect(place.grpc?, 1).await.ok()?.pop()?;
+        let channel = connect_with(place.grpc?, 1, place.tls.clone()).await.ok()?.pop()?;
         let metadata = channel.open_inference().server_metadata(ServerMetadataRequest::default()).await.ok()?;
         let ServerMetadataResponse { name, version, .. } = metadata.into_inner();
         Some(format!("{name} {version}"))
@@ -91,7 +106,7 @@ async fn server_version(place: Place) -> Option<String> {
 }
 
 /// Clients that misbehave do so during the whole run, with the items of the first native load that has any.
-async fn start_chaos(scenario: &Scenario, place: Place) -> anyhow::Result<Option<ChaosHandle>> {
+async fn start_chaos(scenario: &Scenario, place: &Place) -> anyhow::Result<Option<ChaosHandle>> {
     let native = scenario.loads.iter().find(|load| load.has_native_items());
     let (Some(plan), Some(load), Some(grpc)) = (&scenario.chaos, native, place.grpc) else { return Ok(None) };
     let item = native::Template::new(load, scenario.seed).item(0);
@@ -122,7 +137,7 @@ impl Run<'_> {
         };
         self.progress.begin(&label, self.scenario.duration());
         let watch = |elapsed, tally: &_| self.progress.tell(elapsed, tally);
-        let step = step::run(self.scenario, self.place, factor, loads, watch).await?;
+        let step = step::run(self.scenario, &self.place, factor, loads, watch).await?;
         let place = self.steps.len();
         self.steps.push(step);
         Ok(&self.steps[place])
@@ -255,13 +270,13 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_server_that_has_a_version_is_asked_for_it() {
-        let place = |grpc| Place { grpc, http: None, server: None };
+        let place = |grpc| Place { grpc, http: None, server: None, tls: None };
         let stage = Stage::start(1, &[], |_| {}).await.expect("it starts");
         let expected = format!("tidemill {}", env!("CARGO_PKG_VERSION"));
-        assert_eq!(server_version(place(Some(stage.grpc_addr()))).await, Some(expected));
+        assert_eq!(server_version(&place(Some(stage.grpc_addr()))).await, Some(expected));
         let echo = EchoServer::start(Reply::Item).await.expect("it starts");
-        assert_eq!(server_version(place(Some(echo.address))).await, None, "it does not speak the protocol");
-        assert_eq!(server_version(place(None)).await, None);
+        assert_eq!(server_version(&place(Some(echo.address))).await, None, "it does not speak the protocol");
+        assert_eq!(server_version(&place(None)).await, None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use futures::{
     stream::{self, FuturesUnordered},
 };
 use tidemill::{clock, domain::Timestamp};
-use tidemill_client::{Client, Error, wire::code_name};
+use tidemill_client::{Client, Error, Tls, wire::code_name};
 use tokio::{sync::oneshot, task::JoinSet};
 use tonic::Status;
 
@@ -27,7 +27,7 @@ use super::{
     recorder::{Recorder, RecorderPlan},
     timer::Timer,
 };
-use crate::target::connect;
+use crate::target::connect_with;
 
 /// How many streams a shard opens at once.
 const OPENING_AT_ONCE: usize = 64;
@@ -50,6 +50,7 @@ pub(crate) struct ShardPlan {
     pub(crate) seed: u64,
     pub(crate) address: Option<SocketAddr>,
     pub(crate) http_address: Option<SocketAddr>,
+    pub(crate) tls: Option<Tls>,
     /// gRPC connections of this shard.
     pub(crate) connections: usize,
     pub(crate) drain: Duration,
@@ -114,7 +115,7 @@ struct Stream {
 impl Shard {
     async fn open(plan: ShardPlan) -> anyhow::Result<(Self, Opened)> {
         let channels = match plan.address {
-            Some(address) => connect(address, plan.connections).await?,
+            Some(address) => connect_with(address, plan.connections, plan.tls.clone()).await?,
             None => Vec::new(),
         };
         let mut shard = Self { plan, lines: Vec::new(), sessions: Vec::new() };
@@ -174,7 +175,7 @@ impl Shard {
             }
             Protocol::HttpInfer | Protocol::HttpPost => {
                 let address = self.plan.http_address.context("there is no HTTP address")?;
-                http::open(load, address, numbers.len(), seed).await?
+                http::open(load, address, self.plan.tls.as_ref(), numbers.len(), seed).await?
             }
         };
         let opened = callers.len();

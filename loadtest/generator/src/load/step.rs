@@ -8,6 +8,7 @@ use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 use anyhow::{Context as _, anyhow, bail};
 use futures::future::try_join_all;
 use tidemill::{clock, domain::Timestamp, threads};
+use tidemill_client::Tls;
 use tokio::sync::oneshot;
 
 use super::{
@@ -23,7 +24,7 @@ use super::{
 const LEAD: Duration = Duration::from_millis(200);
 
 /// Where the load goes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Place {
     /// `None` if no load speaks gRPC.
     pub(crate) grpc: Option<SocketAddr>,
@@ -31,6 +32,8 @@ pub(crate) struct Place {
     pub(crate) http: Option<SocketAddr>,
     /// The process to measure.
     pub(crate) server: Option<u32>,
+    /// How to encrypt; `None` for not at all.
+    pub(crate) tls: Option<Tls>,
 }
 
 /// The loads at a factor.
@@ -48,7 +51,7 @@ pub(crate) fn loads_at(scenario: &Scenario, of: Dimension, factor: f64) -> Vec<L
 /// If a connection cannot be made, or if no stream of a load opens. What the server answers later is a result.
 pub(crate) async fn run(
     scenario: &Scenario,
-    place: Place,
+    place: &Place,
     factor: f64,
     loads: Vec<Load>,
     mut watch: impl FnMut(Duration, &Tally),
@@ -86,7 +89,7 @@ struct Running {
 }
 
 impl Shards {
-    async fn open(scenario: &Scenario, place: Place, loads: &Arc<[Load]>) -> anyhow::Result<Self> {
+    async fn open(scenario: &Scenario, place: &Place, loads: &Arc<[Load]>) -> anyhow::Result<Self> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let connections = usize::from(scenario.connections);
         let of = cores.min(connections);
@@ -101,6 +104,7 @@ impl Shards {
                 seed: scenario.seed,
                 address: place.grpc,
                 http_address: place.http,
+                tls: place.tls.clone(),
                 connections: connections / of + usize::from(number < connections % of),
                 drain: scenario.drain(),
                 books: own,

@@ -2,15 +2,16 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use tidemill_cli::TlsArgs;
 
 use super::beside_this_one;
 use crate::{
     feed::Feed,
     process::{ServerProcess, Usage},
     report::{Cell, Report},
-    target::connect,
+    target::connect_with,
     workload::Workload,
 };
 
@@ -49,6 +50,9 @@ pub(crate) struct Args {
     /// Its process
     #[arg(long, requires = "addr")]
     pid: Option<u32>,
+
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
@@ -60,7 +64,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
             (server.address, server.pid, Some(server))
         }
     };
-    let channels = connect(address, args.connections.into()).await?;
+    let tls = args.tls.read().map_err(|error| anyhow!(error))?;
+    let channels = connect_with(address, args.connections.into(), tls).await?;
     tokio::time::sleep(SETTLE).await;
     let before = Usage::of(pid)?;
     let workload = Workload::silero();

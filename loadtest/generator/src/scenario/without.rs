@@ -7,6 +7,7 @@ use tidemill::{
     config::Config,
     registry::{EMBEDDED_NAME, EMBEDDED_VERSION, Embedded, ModelSource},
 };
+use tidemill_cli::TlsArgs;
 
 use super::Effort;
 use crate::{
@@ -56,7 +57,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
-    let place = Place { addr: None, connections: args.connections };
+    let place = Place { addr: None, connections: args.connections, tls: TlsArgs::default() };
     let models = match args.part {
         Part::Metrics => identity_models(IDENTITY_BYTES)?,
         Part::Batching => one_by_one_models()?,

@@ -11,7 +11,12 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::{net::TcpStream, task::JoinHandle};
+use tidemill_client::TlsConnector;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinHandle,
+};
 
 /// Why a call has no status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,9 +32,16 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(address: SocketAddr) -> io::Result<Self> {
+    async fn open(address: SocketAddr, connector: Option<&TlsConnector>) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        match connector {
+            None => Self::over(stream).await,
+            Some(connector) => Self::over(connector.connect(&address.ip().to_string(), stream).await?).await,
+        }
+    }
+
+    async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> io::Result<Self> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         // The call that a connection carries sees what ends it.
         let task = tokio::spawn(async move { drop(connection.await) });
@@ -46,6 +58,7 @@ impl Drop for Connection {
 /// The connections to one server that carry no call. There are never more of them than there were calls at once.
 pub(super) struct Pool {
     address: SocketAddr,
+    connector: Option<TlsConnector>,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -54,9 +67,9 @@ impl Pool {
     ///
     /// # Errors
     /// If it cannot be opened.
-    pub(super) async fn open(address: SocketAddr) -> io::Result<Self> {
-        let first = Connection::open(address).await?;
-        Ok(Self { address, idle: Mutex::new(vec![first]) })
+    pub(super) async fn open(address: SocketAddr, connector: Option<TlsConnector>) -> io::Result<Self> {
+        let first = Connection::open(address, connector.as_ref()).await?;
+        Ok(Self { address, connector, idle: Mutex::new(vec![first]) })
     }
 
     /// Sends a request and reads its answer to the end. Dropping the future closes the connection.
@@ -72,7 +85,7 @@ impl Pool {
                 Err(mut error) => request = error.take_message().ok_or(Fault::BrokenOff)?,
             }
         }
-        let mut connection = Connection::open(self.address).await.map_err(|_| Fault::NotConnected)?;
+        let mut connection = Connection::open(self.address, self.connector.as_ref()).await.map_err(|_| Fault::NotConnected)?;
         let response = connection.sender.send_request(request).await.map_err(|_| Fault::BrokenOff)?;
         self.read(connection, response).await
     }

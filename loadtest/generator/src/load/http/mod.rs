@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::Full;
+use tidemill_client::Tls;
 
 use super::{
     call::{Caller, Callers},
@@ -26,9 +27,16 @@ use connection::{Fault, Pool};
 ///
 /// # Errors
 /// If the server cannot be reached, or if the load's path or content type cannot be used in a request.
-pub(crate) async fn open(load: &Load, address: SocketAddr, count: usize, seed: u64) -> anyhow::Result<Callers> {
+pub(crate) async fn open(
+    load: &Load,
+    address: SocketAddr,
+    tls: Option<&Tls>,
+    count: usize,
+    seed: u64,
+) -> anyhow::Result<Callers> {
     let template = Arc::new(Template::new(load, address, seed)?);
-    let pool = Pool::open(address).await.with_context(|| format!("cannot connect to {address}"))?;
+    let connector = tls.map(|tls| tls.connector(&["http/1.1"])).transpose()?;
+    let pool = Pool::open(address, connector).await.with_context(|| format!("cannot connect to {address}"))?;
     let pool = Arc::new(pool);
     let caller = || -> Box<dyn Caller> { Box::new(HttpCaller { pool: Arc::clone(&pool), template: Arc::clone(&template) }) };
     Ok((0..count).map(|_| caller()).collect())

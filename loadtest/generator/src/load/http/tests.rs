@@ -46,12 +46,12 @@ fn error(name: &'static str) -> End {
 async fn calls_of_the_open_inference_protocol_are_answered() {
     let stage = Stage::start(1, &[Blocker::default()], |_| {}).await.expect("it starts");
     let address = stage.http_addr();
-    let callers = open(&infer("blocker", 4), address, 2, 1).await.expect("it opens");
+    let callers = open(&infer("blocker", 4), address, None, 2, 1).await.expect("it opens");
     for seq in 0..20 {
         let answer = callers[(seq % 2) as usize].call(seq).await;
         assert_eq!(answer, Answer { seq, end: End::Outputs, timing: None, items: 3 });
     }
-    let of = async |load| open(&load, address, 1, 1).await.expect("it opens").remove(0).call(0).await.end;
+    let of = async |load| open(&load, address, None, 1, 1).await.expect("it opens").remove(0).call(0).await.end;
     assert_eq!(of(infer("no such/model", 4)).await, error("HTTP 404"));
     assert_eq!(of(infer("blocker", 5)).await, error("HTTP 400"));
     assert_eq!(of(post("{ path = '/nowhere' }")).await, error("HTTP 404"));
@@ -63,7 +63,7 @@ async fn calls_of_the_open_inference_protocol_are_answered() {
 async fn one_connection_serves_calls_in_turn_and_more_serve_those_at_once() {
     let server = Rude::start(|_| Some("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")).await;
     let template = Arc::new(Template::new(&post("{ path = '/' }"), server.address, 1).expect("sound"));
-    let caller = HttpCaller { pool: Arc::new(Pool::open(server.address).await.expect("it opens")), template };
+    let caller = HttpCaller { pool: Arc::new(Pool::open(server.address, None).await.expect("it opens")), template };
     for seq in 0..5 {
         assert_eq!(caller.call(seq).await.end, End::Outputs);
     }
@@ -76,7 +76,7 @@ async fn one_connection_serves_calls_in_turn_and_more_serve_those_at_once() {
 #[tokio::test]
 async fn a_connection_that_the_server_closes_is_replaced() {
     let server = Rude::start(|_| Some("HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")).await;
-    let callers = open(&post("{ path = '/' }"), server.address, 1, 1).await.expect("it opens");
+    let callers = open(&post("{ path = '/' }"), server.address, None, 1, 1).await.expect("it opens");
     for seq in 0..3 {
         assert_eq!(callers[0].call(seq).await.end, End::Outputs);
     }
@@ -92,14 +92,14 @@ async fn what_goes_wrong_is_an_answer() {
             },
         )
         .await;
-    let busy = open(&post("{ path = '/busy' }"), server.address, 1, 1).await.expect("it opens");
+    let busy = open(&post("{ path = '/busy' }"), server.address, None, 1, 1).await.expect("it opens");
     assert_eq!(busy[0].call(0).await.end, error("HTTP 503"));
-    let broken = open(&post("{ path = '/gone' }"), server.address, 1, 1).await.expect("it opens");
+    let broken = open(&post("{ path = '/gone' }"), server.address, None, 1, 1).await.expect("it opens");
     assert_eq!(broken[0].call(0).await.end, error("HTTP broken off"));
     let address = server.address;
     server.stop().await;
     assert_eq!(broken[0].call(1).await.end, error("HTTP not connected"));
-    let Err(refused) = open(&post("{ path = '/' }"), address, 1, 1).await else { panic!("nobody listens") };
+    let Err(refused) = open(&post("{ path = '/' }"), address, None, 1, 1).await else { panic!("nobody listens") };
     assert!(refused.to_string().contains(&address.to_string()), "{refused:#}");
 }
 
@@ -120,7 +120,7 @@ async fn bodies_are_as_the_file_says() {
     })
     .await;
     for http in ["{ path = '/json', body = 'json' }", "{ path = '/binary?a=b', content_type = 'audio/raw' }"] {
-        let callers = open(&post(http), server.address, 1, 1).await.expect("it opens");
+        let callers = open(&post(http), server.address, None, 1, 1).await.expect("it opens");
         assert_eq!(callers[0].call(0).await.end, End::Outputs, "{http}");
     }
 }
