@@ -245,10 +245,10 @@ async fn run(config: Config, log: &Log) -> Result<ExitCode, StartError> {
         server = Server::start(config) => server?,
         () = either(&mut terminate, &mut interrupt) => return Ok(ExitCode::SUCCESS),
     };
+    return_memory();
     let (grpc, http, admin) = (server.grpc_addr(), server.http_addr(), server.admin_addr());
     tracing::info!(lanes = server.lanes(), "listening grpc={grpc} http={http} admin={admin}");
     let vitals = server.vitals();
-    return_memory();
     loop {
         tokio::select! {
             () = either(&mut terminate, &mut interrupt) => break,

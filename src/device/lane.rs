@@ -61,11 +61,7 @@ impl Lane {
         let started = clock::now();
         self.pulse.begin(started);
         let mut delivery = Delivery::new(entries, started);
-        let outcome = if runtime.executable.is_decoupled() {
-            runtime.executable.run_in_parts(self.index, &calls, threads, &mut delivery)
-        } else {
-            runtime.executable.run(self.index, &calls, threads)
-        };
+        let outcome = runtime.executable.run_in_parts(self.index, &calls, threads, &mut delivery);
         let finished = clock::now();
         let timing = CallTiming { started, finished, batch_size: u32::try_from(entries.len()).unwrap_or(u32::MAX) };
         self.count(&runtime.metrics, timing);

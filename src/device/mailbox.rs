@@ -9,7 +9,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    domain::{Answer, Fault, ItemOutputs},
+    domain::{Answer, Fault, ItemOutputs, data_bytes},
     engine::StreamState,
 };
 
@@ -30,7 +30,7 @@ pub(super) const PARTS_WAITING_MAX: usize = 16_384;
 pub(super) const PART_BYTES_WAITING_MAX: usize = 64 << 20;
 
 fn output_bytes(outcome: &Result<ItemOutputs, Fault>) -> usize {
-    outcome.iter().flatten().map(|tensor| tensor.data().len()).sum()
+    outcome.as_ref().map_or(0, |outputs| data_bytes(outputs))
 }
 
 /// As many answers are waiting as may.

@@ -103,6 +103,7 @@ impl Extend<Item<ItemInputs>> for Staged {
     }
 }
 
+#[cfg(test)]
 impl FromIterator<Item<ItemInputs>> for Staged {
     fn from_iter<T: IntoIterator<Item = Item<ItemInputs>>>(items: T) -> Self {
         let mut staged = Self::new();

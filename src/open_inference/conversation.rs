@@ -29,7 +29,7 @@ use super::{
     sequences::check_version,
 };
 use crate::{
-    domain::{AnswerPart, Fault, FaultKind, ItemOutputs, Priority},
+    domain::{AnswerPart, Fault, FaultKind, ItemOutputs, Priority, data_bytes},
     registry::Model,
     service::{Caller, Method},
     session::{Event, Inbound, ItemResult, Session},
@@ -442,8 +442,7 @@ impl<T: Clone> Conversation<T> {
 
     /// Keeps an answer that is not its item's last while there is room; once there is none, the request fails.
     fn keep_part(&mut self, place: ItemPlace, found: ItemOutputs) {
-        let index = place.exchange.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
-        let Some(exchange) = index.and_then(|index| self.exchanges.get_mut(index)) else { return };
+        let Some(exchange) = exchange_of(&mut self.exchanges, self.first, place) else { return };
         let ExchangeState::Running { parts, fault, .. } = &mut exchange.state else { return };
         if fault.is_some() {
             return;
@@ -462,8 +461,7 @@ impl<T: Clone> Conversation<T> {
     /// Records the outcome of an item. The first fault becomes the request's, but waits for the items after it: they take up room
     /// in the stream's window until they have left the flow.
     fn answer(&mut self, place: ItemPlace, outcome: Result<ItemOutputs, Fault>) {
-        let index = place.exchange.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
-        let Some(exchange) = index.and_then(|index| self.exchanges.get_mut(index)) else { return };
+        let Some(exchange) = exchange_of(&mut self.exchanges, self.first, place) else { return };
         let ExchangeState::Running { outputs, left, fault, .. } = &mut exchange.state else { return };
         match outcome {
             Ok(found) => outputs[place.item] = Some(found),
@@ -480,7 +478,7 @@ struct PartRoom(usize);
 impl PartRoom {
     /// Takes room for one more answer to a request of which so many wait, if there is any.
     fn take(&mut self, waiting: usize, answer: &ItemOutputs) -> bool {
-        let bytes = self.0.saturating_add(output_bytes(answer));
+        let bytes = self.0.saturating_add(data_bytes(answer));
         let fits = waiting < PARTS_WAITING_MAX && (self.0 == 0 || bytes <= PART_BYTES_WAITING_MAX);
         if fits {
             self.0 = bytes;
@@ -489,12 +487,14 @@ impl PartRoom {
     }
 
     fn give_back(&mut self, answer: &ItemOutputs) {
-        self.0 -= output_bytes(answer);
+        self.0 -= data_bytes(answer);
     }
 }
 
-fn output_bytes(outputs: &ItemOutputs) -> usize {
-    outputs.iter().map(|tensor| tensor.data().len()).sum()
+/// The exchange that an item belongs to, if it has not been answered yet. `first` is the number of the first exchange.
+fn exchange_of<T>(exchanges: &mut VecDeque<Exchange<T>>, first: u64, place: ItemPlace) -> Option<&mut Exchange<T>> {
+    let index = usize::try_from(place.exchange.checked_sub(first)?).ok()?;
+    exchanges.get_mut(index)
 }
 
 /// Where a step of a sequence goes.

@@ -19,7 +19,7 @@ use super::{
     shared_memory::SharedMemory,
 };
 use crate::{
-    domain::{Datatype, Fault, FaultKind, ItemOutputs, Signature},
+    domain::{Datatype, Fault, FaultKind, ItemOutputs, Signature, data_bytes},
     registry::Model,
     service::{Caller, Method},
     session::{CheckedItem, Event, Inbound, Session},
@@ -105,7 +105,7 @@ impl OpenInference {
             Running::Apart(sessions) => outputs_apart(sessions).try_collect().await?,
             Running::Step(answer) => vec![answer.outputs().await?],
         };
-        let bytes: usize = outputs.iter().flatten().map(|tensor| tensor.data().len()).sum();
+        let bytes: usize = outputs.iter().map(|outputs| data_bytes(outputs)).sum();
         self.side.run_long(bytes, COPIED_HERE_MAX, move || plan.response(&outputs)).await
     }
 

@@ -8,7 +8,10 @@ use super::{
     compare::{Answer, Distance, FAR_FLOOR, is_finite, largest, median},
     items::{Character, LENGTHS, Maker, RECIPES, TOPS, TrialItem},
 };
-use crate::{domain::ItemInputs, engine::RunError};
+use crate::{
+    domain::{ItemInputs, data_bytes},
+    engine::RunError,
+};
 
 /// A repeated answer is the same to within this, unless the model is random.
 const REPEAT: f64 = 1e-5;
@@ -188,7 +191,7 @@ impl<'a> Alone<'a> {
 
     /// Input bytes of the first item.
     pub(super) fn item_bytes(&self) -> usize {
-        self.items.first().map_or(0, |item| item.inputs.iter().map(|tensor| tensor.data().len()).sum())
+        self.items.first().map_or(0, |item| data_bytes(&item.inputs))
     }
 }
 

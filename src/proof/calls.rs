@@ -103,13 +103,7 @@ impl<'a> Caller<'a> {
         let mut taken = self.taken.get();
         // A call of a model that gives an item several answers takes as long as all of them; the last are compared.
         let (executable, until) = (self.executable, clock::now() + self.left());
-        let run = |lane| {
-            if executable.is_decoupled() {
-                executable.run_in_parts(lane, &calls, CallThreads::One, &mut Unread { until })
-            } else {
-                executable.run(lane, &calls, CallThreads::One)
-            }
-        };
+        let run = |lane| executable.run_in_parts(lane, &calls, CallThreads::One, &mut Unread { until });
         // What a call takes is the time for which its thread is not waiting for a core.
         let (ran, took) = match self.ground {
             Ground::Aside(aside, slowness) if taken.stands_back(slowness, self.budget) => {

@@ -6,7 +6,8 @@ use smallvec::SmallVec;
 
 use super::Terms;
 use crate::domain::{
-    Datatype, ElementBytes, ItemInputs, PaddingRule, Shape, Signature, Tensor, TensorSpec, element_count, push_element,
+    Datatype, ElementBytes, ItemInputs, PaddingRule, Shape, Signature, Tensor, TensorSpec, data_bytes, element_count,
+    push_element,
 };
 
 /// Bytes of a single made-up input.
@@ -250,7 +251,7 @@ impl<'a> Maker<'a> {
     /// Items of all characters, as far as memory allows; `None` if not even one can be made.
     pub(super) fn items(&self) -> Option<Vec<TrialItem>> {
         let first = self.item(Character::Unit, 0)?;
-        let bytes: usize = first.inputs.iter().map(|tensor| tensor.data().len()).sum();
+        let bytes = data_bytes(&first.inputs);
         let affordable = Self::affordable(bytes).min(Character::ALL.len());
         let mut items: Vec<TrialItem> = self.examples.iter().take(affordable).map(example).collect();
         if items.is_empty() {

@@ -14,7 +14,7 @@ use super::{
     observed::Observed,
     verdict::Tolerance,
 };
-use crate::engine::RunError;
+use crate::{domain::data_bytes, engine::RunError};
 
 /// The most calls at one batch size; the median of their times counts.
 const CALLS: usize = 16;
@@ -355,7 +355,7 @@ impl<'a, 'c> Together<'a, 'c> {
                     self.observed.near.take(near.strict(), near.output, size);
                 }
                 None if self.kept_bytes < KEPT_BYTES_MAX => {
-                    self.kept_bytes += answer.iter().map(|tensor| tensor.data().len()).sum::<usize>();
+                    self.kept_bytes += data_bytes(answer);
                     self.kept.insert((place, *item, longest), answer.clone());
                 }
                 None => {}

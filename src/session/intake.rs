@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     codec::{Beginning, PcmFramer, Window, WindowPosition},
-    domain::{Fault, FaultKind, ItemInputs, NamedTensor, Shape, Signature, TensorSpec},
+    domain::{Fault, FaultKind, ItemInputs, NamedTensor, Shape, Signature, TensorSpec, data_bytes},
     registry::Model,
 };
 
@@ -95,7 +95,7 @@ impl Intake {
     pub(super) fn checked(&self, item: CheckedItem) -> Result<Arrival, Fault> {
         self.takes_tensors()?;
         let CheckedItem { inputs, deadline } = item;
-        let within = |inputs| self.within_limit(item_bytes(&inputs)).map(|()| inputs);
+        let within = |inputs: ItemInputs| self.within_limit(data_bytes(&inputs)).map(|()| inputs);
         Ok(Arrival { id: String::new(), window: None, inputs: inputs.and_then(within), deadline })
     }
 
@@ -194,11 +194,6 @@ impl Intake {
             .with_field("inputs")
             .with_limit("session.max_item_bytes", self.max_item_bytes as u64))
     }
-}
-
-/// Input bytes of an item.
-pub(super) fn item_bytes(inputs: &ItemInputs) -> usize {
-    inputs.iter().map(|input| input.data().len()).sum()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use super::{
     stream::Session,
 };
 use crate::{
-    domain::{Fault, ItemOutputs},
+    domain::{Fault, ItemOutputs, data_bytes},
     telemetry::StreamEnd,
 };
 
@@ -102,7 +102,7 @@ impl Parked {
             mpsc::error::TrySendError::Closed(()) => NotParked::Ended,
         })?;
         let (answer, receiver) = oneshot::channel();
-        let bytes = item.inputs.iter().flatten().map(|input| input.data().len()).sum();
+        let bytes = item.inputs.as_ref().map_or(0, |inputs| data_bytes(inputs));
         // Counted before the session can take it, so that the count never falls below zero.
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         place.send(Entry { item, bytes, answer });

@@ -12,7 +12,7 @@ use futures::Stream;
 
 use super::{
     event::{Event, Inbound, ItemResult, Summary},
-    intake::{Arrival, Intake, item_bytes},
+    intake::{Arrival, Intake},
     options::{OnDrain, Order, OverflowPolicy, Place, SessionMetrics, SessionOptions, WhenFull},
     payload::PayloadKind,
     pending::{PendingAnswer, PendingItem, PendingItems},
@@ -21,7 +21,7 @@ use crate::{
     clock,
     codec::{SegmentEvent, SegmentFinder, WindowPosition},
     device::{Staged, StreamHandle, Submitted},
-    domain::{Answer, AnswerPart, Fault, FaultKind, ItemOutputs, ItemTiming, Outcome, Timestamp},
+    domain::{Answer, AnswerPart, Fault, FaultKind, ItemOutputs, ItemTiming, Outcome, Timestamp, data_bytes},
     drain::Drain,
     patience::{Due, Moment, Patience},
     registry::Model,
@@ -238,7 +238,7 @@ where
 
     fn take_item(&mut self, arrival: Arrival, now: Timestamp) {
         if let Ok(inputs) = &arrival.inputs {
-            self.count_payload(item_bytes(inputs));
+            self.count_payload(data_bytes(inputs));
         }
         self.admit(arrival, now);
     }
@@ -263,7 +263,7 @@ where
         let Arrival { id, window, inputs, deadline } = arrival;
         let seq = self.pending.next_seq();
         self.summary.items += 1;
-        let bytes = inputs.as_ref().map_or(0, item_bytes);
+        let bytes = inputs.as_ref().map_or(0, |inputs| data_bytes(inputs));
         self.pending.push(PendingItem { id, window, bytes, answer: PendingAnswer::Waiting });
         match inputs {
             Ok(inputs) => {
@@ -504,7 +504,7 @@ where
                 match &result.outcome {
                     Ok(outputs) => {
                         self.summary.ok += u64::from(result.part.last);
-                        self.metrics.method.bytes_out.increment(outputs.iter().map(|output| output.data().len() as u64).sum());
+                        self.metrics.method.bytes_out.increment(data_bytes(outputs) as u64);
                     }
                     Err(fault) => {
                         self.summary.errors += 1;

@@ -10,6 +10,13 @@ pub type ItemInputs = SmallVec<[Tensor; 1]>;
 /// The model's outputs for one item, in the order of the signature's outputs, without a batch dimension.
 pub type ItemOutputs = SmallVec<[Tensor; 1]>;
 
+/// Bytes of data in all of these tensors.
+#[must_use]
+#[inline]
+pub fn data_bytes(tensors: &[Tensor]) -> usize {
+    tensors.iter().map(|tensor| tensor.data().len()).sum()
+}
+
 /// When an item reached each stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ItemTiming {

@@ -22,7 +22,7 @@ pub use byte_elements::{ByteElements, push_element};
 pub use certificate::{AlternativeName, ClientCertificate};
 pub use datatype::{Datatype, LENGTH_BYTES, TensorError};
 pub use error::{Fault, FaultKind, Limit};
-pub use item::{Answer, AnswerPart, ItemInputs, ItemOutputs, ItemTiming};
+pub use item::{Answer, AnswerPart, ItemInputs, ItemOutputs, ItemTiming, data_bytes};
 pub use outcome::{CloseReason, DropReason, Outcome};
 pub use padding::{ElementBytes, PaddedInput, PaddingRule};
 pub use peer::{Address, Peer};

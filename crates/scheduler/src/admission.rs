@@ -33,7 +33,7 @@ pub struct Refusal {
 }
 
 /// What is queued already, of all models or of one. Its owners are counted only once more than half of a limit is taken, until
-/// less than a quarter is: before that nobody can have used up a share, see [`crate::shares`].
+/// less than a quarter is: before that nobody can have used up a share, see [`tidemill_shares`].
 #[derive(Debug)]
 pub(super) struct Held {
     held: [usize; 2],

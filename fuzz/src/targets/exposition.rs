@@ -42,7 +42,7 @@ async fn look(body: Vec<u8>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let address = listener.local_addr().expect("a port");
     let serving = tokio::spawn(serve(listener, body));
-    let _ = cli::run(top(address).command).await;
+    let _ = cli::run(top(address).command, &[]).await;
     serving.abort();
 }
 

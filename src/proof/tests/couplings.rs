@@ -268,22 +268,7 @@ fn late(first: u8, coupling: Vec<NodeProto>, strength: f32) -> Arc<Executable> {
         output: vec![fp32("y", &[BATCH, Some(4)]), fp32("next", &[BATCH, Some(1)])],
         ..GraphProto::default()
     });
-    let state = StateSpec {
-        input: "steps".into(),
-        output: "next".into(),
-        datatype: Datatype::Fp32,
-        dims: smallvec![1],
-        batch_axis: Some(0),
-    };
-    bind(
-        file,
-        Signature {
-            inputs: vec![spec("x", Datatype::Fp32, &[Some(4)])],
-            outputs: vec![spec("y", Datatype::Fp32, &[Some(4)])],
-            states: vec![state],
-            ..Signature::default()
-        },
-    )
+    bind_with_state(file, "steps", 1)
 }
 
 #[test]

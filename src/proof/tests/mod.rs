@@ -276,6 +276,26 @@ fn padding_that_reaches_an_output_is_distinguished_from_dependence() {
     assert!(leaking.batching.detail.contains("padding changed output 'sum'"), "{}", leaking.batching.detail);
 }
 
+/// A model from `x` to `y`, four numbers each, that keeps `size` numbers of its stream: `state` going in, `next` coming out.
+fn bind_with_state(file: Vec<u8>, state: &str, size: usize) -> Arc<Executable> {
+    let state = StateSpec {
+        input: state.into(),
+        output: "next".into(),
+        datatype: Datatype::Fp32,
+        dims: smallvec![size],
+        batch_axis: Some(0),
+    };
+    bind(
+        file,
+        Signature {
+            inputs: vec![spec("x", Datatype::Fp32, &[Some(4)])],
+            outputs: vec![spec("y", Datatype::Fp32, &[Some(4)])],
+            states: vec![state],
+            ..Signature::default()
+        },
+    )
+}
+
 /// `y = state`, `next = state + x + strength * mean of all items`, of rows of 4.
 fn stateful(strength: f32) -> Arc<Executable> {
     let file = write(GraphProto {
@@ -292,22 +312,7 @@ fn stateful(strength: f32) -> Arc<Executable> {
         output: vec![fp32("y", &[BATCH, Some(4)]), fp32("next", &[BATCH, Some(4)])],
         ..GraphProto::default()
     });
-    let state = StateSpec {
-        input: "state".into(),
-        output: "next".into(),
-        datatype: Datatype::Fp32,
-        dims: smallvec![4],
-        batch_axis: Some(0),
-    };
-    bind(
-        file,
-        Signature {
-            inputs: vec![spec("x", Datatype::Fp32, &[Some(4)])],
-            outputs: vec![spec("y", Datatype::Fp32, &[Some(4)])],
-            states: vec![state],
-            ..Signature::default()
-        },
-    )
+    bind_with_state(file, "state", 4)
 }
 
 #[test]

@@ -164,8 +164,8 @@ impl Executable {
         self.run_giving(lane, items, threads, None)
     }
 
-    /// The same for a model whose items may get several answers ([`Executable::is_decoupled`]): those before the last go to `parts` as
-    /// soon as they are there.
+    /// The same, where items may get several answers: those before the last go to `parts` as soon as they are there, if the model gives
+    /// any ([`Executable::is_decoupled`]).
     ///
     /// # Errors
     /// As [`Executable::run`]; what `parts` has taken stays.
@@ -176,7 +176,7 @@ impl Executable {
         threads: CallThreads,
         parts: &mut dyn ItemParts,
     ) -> Result<Ran, RunError> {
-        self.run_giving(lane, items, threads, Some(parts))
+        self.run_giving(lane, items, threads, self.is_decoupled.then_some(parts))
     }
 
     fn run_giving(

@@ -11,7 +11,7 @@
 //! - A model that gets a turn has something to run or to end. If this fails, its turn and its ready streams are rebuilt from what
 //!   its streams hold ([`Queue::take_repair`]), once per decision, so that no lane searches for ever.
 //! - A priority with work is passed over for at most [`STARVATION_MAX`] at a time, or for one call if that takes longer.
-//! - An owner that has used up its share of the queue leaves room for those that have not; see [`crate::shares`].
+//! - An owner that has used up its share of the queue leaves room for those that have not; see [`tidemill_shares`].
 
 mod forming;
 mod gathering;
