@@ -4,6 +4,7 @@
 
 mod batching;
 mod byte_elements;
+mod channel;
 mod datatype;
 mod error;
 mod item;
@@ -18,6 +19,7 @@ mod time;
 
 pub use batching::{Batching, BatchingRule, Verdict};
 pub use byte_elements::{ByteElements, push_element};
+pub use channel::{Channel, ClientCertificate};
 pub use datatype::{Datatype, LENGTH_BYTES, TensorError};
 pub use error::{Fault, FaultKind, Limit};
 pub use item::{Answer, AnswerPart, ItemInputs, ItemOutputs, ItemTiming};
