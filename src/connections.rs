@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    domain::{Address, Peer, Timestamp},
+    domain::{Address, Channel, Peer, Timestamp},
     shares::{HolderKey, Path, Shares},
     telemetry::{ConnectionClose, ServerMetrics},
 };
@@ -42,6 +42,7 @@ const BUSY: u64 = u64::MAX;
 
 tokio::task_local! {
     static PEER: Peer;
+    static CHANNEL: Channel;
 }
 
 /// The connection whose task this is; none outside such a task.
@@ -53,6 +54,17 @@ pub fn peer() -> Peer {
 /// A future in which [`peer`] returns this one.
 pub fn with_peer<F: Future>(peer: Peer, future: F) -> TaskLocalFuture<Peer, F> {
     PEER.scope(peer, future)
+}
+
+/// How this task's connection is protected; plain TCP if nothing says otherwise.
+#[must_use]
+pub fn channel() -> Channel {
+    CHANNEL.try_with(Channel::clone).unwrap_or_default()
+}
+
+/// A future in which [`channel`] returns this one.
+pub fn with_channel<F: Future>(channel: Channel, future: F) -> TaskLocalFuture<Channel, F> {
+    CHANNEL.scope(channel, future)
 }
 
 /// The connections of all ports. Clones share them.

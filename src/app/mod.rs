@@ -14,6 +14,7 @@
 //! finish what is in flight (`drain.deadline_s`); the gRPC and HTTP ports close, then their connections ([`CONNECTIONS_GRACE`]);
 //! lanes end; the admin port closes last.
 
+mod callers;
 mod ports;
 mod record;
 
@@ -30,7 +31,10 @@ use std::{
 use futures::FutureExt as _;
 use tokio::{runtime::Handle, task::JoinHandle};
 
-use self::ports::{Bound, ClientPorts, OpenPorts};
+use self::{
+    callers::Callers,
+    ports::{Bound, ClientPorts, OpenPorts},
+};
 use crate::{
     clock,
     config::{self, Config},
@@ -75,6 +79,10 @@ const RECORD_GRACE: Duration = Duration::from_secs(1);
 /// Time in which a model that gets large calls gets another, usually.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
 
+/// What to do about ports that anybody could call.
+const GUARD: &str = "say who may call with security.keys (`tidemill keys new NAME --file keys.toml` makes a file), or let everybody ask \
+                     for results with security.allow_anonymous = true";
+
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -87,6 +95,17 @@ pub enum StartError {
         address: SocketAddr,
         /// The system's error.
         error: io::Error,
+    },
+    /// Anybody could call it.
+    #[error("{0}; {GUARD}")]
+    Unguarded(String),
+    /// The callers cannot be read.
+    #[error("cannot read the callers in {path} (security.keys): {reason}")]
+    Keys {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The file to record in cannot be created.
     #[error("cannot record in {path} (scheduler.record): {error}")]
@@ -160,8 +179,12 @@ impl Server {
     /// # Errors
     /// [`StartError`]; in that case nothing is left running.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        let unguarded: Vec<_> = config.unguarded().iter().map(ToString::to_string).collect();
+        if !unguarded.is_empty() {
+            return Err(StartError::Unguarded(unguarded.join("; ")));
+        }
+        let callers = Callers::read(&config.security).await?;
         let Bound { grpc, http, admin } = Bound::as_configured(&config)?;
-        config.exposures().iter().for_each(|exposure| tracing::warn!("{exposure}"));
         let web = WebRules::new(&config.server);
         let telemetry = if config.metrics.enabled { Telemetry::new() } else { Telemetry::off() };
         let lane_count = lane_count(&config);
@@ -175,14 +198,18 @@ impl Server {
         let compute = LaneThreads::device_with_long_lanes(lane_count, long_lanes);
         let host = ModelHost { compute: compute.clone(), devices: devices.clone(), telemetry: telemetry.clone() };
         let repository = repository(&config, host);
-        let admin_source = admin_source(&config, &telemetry, &drain, &vitals, &devices, repository.registry(), web.clone());
+        let mut admin_source = admin_source(&config, &telemetry, &drain, &vitals, &devices, repository.registry(), web.clone());
+        admin_source.gate = callers.as_ref().and_then(|callers| callers.metrics_gate(&config));
         let admin = admin::spawn(admin, admin_source, descriptors.admin())?;
         let watcher = watcher(&config)?;
         load_aside(&config, &repository).await?;
         let lanes = Lanes::start(&cpu, &compute, &vitals)?;
         let timekeeper = Timekeeper::start(&cpu, &vitals)?;
 
-        let service = service(&config, repository.clone(), devices.clone(), drain.clone(), &telemetry);
+        let mut service = service(&config, repository.clone(), devices.clone(), drain.clone(), &telemetry);
+        if let Some(callers) = &callers {
+            service = service.with_keyring(callers.keyring().clone());
+        }
         let bounds = Bounds::new(&config, telemetry.server());
         let open_inference = OpenInference::new(service.within(memory), config.sequence.clone(), config.shared_memory.clone())
             .with_load_calls(config.models.max_load_calls)
@@ -196,6 +223,7 @@ impl Server {
         health.tell();
         let mut background = background(cpu, health, &vitals);
         background.push(tokio::spawn(drain_when_lost(vitals.clone(), drain.clone())));
+        background.extend(callers.map(|callers| tokio::spawn(callers.follow())));
         background.push(tokio::spawn(trim_models(Arc::clone(repository.registry()))));
         background.extend(watcher.map(|watcher| tokio::spawn(keep_fresh(watcher, repository.clone(), vitals.clone()))));
         let ports = tokio::spawn(async move {
@@ -422,6 +450,7 @@ fn admin_source(
         refresh: Arc::new(refresh),
         models: Arc::new(move || readiness(&registry, phase.phase(), allow_partial)),
         web,
+        gate: None,
     }
 }
 

@@ -72,7 +72,7 @@ impl ClientPorts {
         let Self { open_inference, bounds, web, surroundings, shutdown } = self;
         let (grpc, grpc_addr) = nonblocking(grpc)?;
         let (http, http_addr) = nonblocking(http)?;
-        let door = |address: SocketAddr| open_inference.for_clients(config.access(address.ip()));
+        let door = |address: SocketAddr| open_inference.for_clients(config.access(address.ip()), config.anonymous(address.ip()));
         let (grpc_config, http_config) = settings(config, &surroundings.descriptors);
         let (grpc, health) = GrpcServer::new(grpc, door(grpc_addr), grpc_config, bounds.clone(), shutdown.clone())?;
         let http = HttpServer::new(http, door(http_addr), http_config, bounds, shutdown);

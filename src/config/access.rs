@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::Config;
+use crate::auth::{Scope, Scopes};
 
 /// What clients of one port may do, apart from asking for results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +38,7 @@ pub struct Exposure {
 impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, address, open } = self;
-        write!(f, "{key} = {address} is open to other machines, with neither authentication nor encryption; ")?;
-        write!(f, "anyone who reaches it may {}", open.join(", "))
+        write!(f, "{key} = {address} is open to other machines, and anyone who reaches it may {}", open.join(", "))
     }
 }
 
@@ -53,29 +53,46 @@ impl Config {
     /// What clients of a port at this address may do.
     #[must_use]
     pub fn access(&self, address: IpAddr) -> Access {
-        let is_local = is_loopback(address);
+        // Where everybody is anonymous, nobody may do any of this from another machine, whatever a switch says.
+        let may_be_on = is_loopback(address) || self.knows_callers();
         Access {
-            repository: self.control.repository.is_on(is_local),
-            shared_memory: self.shared_memory.enabled.is_on(is_local),
-            reflection: self.control.reflection.is_on(true),
+            repository: may_be_on && self.control.repository.is_on(true),
+            shared_memory: may_be_on && self.shared_memory.enabled.is_on(true),
+            reflection: may_be_on && self.control.reflection.is_on(true),
         }
     }
 
-    /// The ports that other machines reach.
+    /// Whether callers have credentials.
     #[must_use]
-    pub fn exposures(&self) -> Vec<Exposure> {
+    pub const fn knows_callers(&self) -> bool {
+        self.security.keys.is_some()
+    }
+
+    /// What callers without a credential may do on a port at this address.
+    #[must_use]
+    pub fn anonymous(&self, address: IpAddr) -> Scopes {
+        let is_local = is_loopback(address);
+        match self.security.allow_anonymous.is_on(is_local && !self.knows_callers()) {
+            true if is_local => Scopes::ALL,
+            true => Scopes::of(&[Scope::Infer, Scope::ModelsRead, Scope::Metrics]),
+            false => Scopes::NONE,
+        }
+    }
+
+    /// The ports that other machines reach although nobody has said who may call.
+    #[must_use]
+    pub fn unguarded(&self) -> Vec<Exposure> {
+        if self.knows_callers() || self.security.allow_anonymous.is_on(false) { Vec::new() } else { self.exposures() }
+    }
+
+    /// The ports that other machines reach, and what is open there.
+    fn exposures(&self) -> Vec<Exposure> {
         let server = &self.server;
         let mut exposures = Vec::new();
-        for (key, address, is_grpc) in
-            [("server.grpc_addr", server.grpc_addr, true), ("server.http_addr", server.http_addr, false)]
-        {
-            let Access { repository, shared_memory, reflection } = self.access(address.ip());
+        for (key, address) in [("server.grpc_addr", server.grpc_addr), ("server.http_addr", server.http_addr)] {
             let open = [
                 (true, "run and list models"),
                 (self.control.priority_high.is_on(true), "ask for priority HIGH (control.priority_high)"),
-                (is_grpc && reflection, "ask for the API (control.reflection)"),
-                (repository, "load and unload models (control.repository)"),
-                (shared_memory, "read and write this machine's shared memory (shared_memory.enabled)"),
             ];
             exposures.push(Exposure { key, address, open: chosen(open) });
         }
@@ -116,47 +133,58 @@ mod tests {
         for local in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
             assert_eq!(access(&config, local), Access::FULL, "{local}");
         }
-        let closed = Access { repository: false, shared_memory: false, reflection: true };
+        let closed = Access { repository: false, shared_memory: false, reflection: false };
         for other in ["0.0.0.0", "::", "192.168.0.1", "::ffff:10.0.0.1", "fe80::1"] {
             assert_eq!(access(&config, other), closed, "{other}");
         }
     }
 
     #[test]
-    fn a_switch_that_is_set_holds_at_every_address() {
+    fn a_switch_that_is_set_holds_wherever_callers_are_known_and_only_turns_off_where_they_are_not() {
         let mut config = Config::default();
         config.control.repository = Switch::On;
         config.shared_memory.enabled = Switch::Off;
-        config.control.reflection = Switch::Off;
-        let found = Access { repository: true, shared_memory: false, reflection: false };
+        let found = Access { repository: true, shared_memory: false, reflection: true };
         assert_eq!(access(&config, "127.0.0.1"), found);
+        config.security.allow_anonymous = Switch::On;
+        assert_eq!(access(&config, "0.0.0.0"), Access { repository: false, shared_memory: false, reflection: false });
+        config.security.keys = Some("keys.toml".into());
         assert_eq!(access(&config, "0.0.0.0"), found);
     }
 
     #[test]
-    fn each_port_that_others_reach_is_listed_with_what_is_open_there() {
-        assert_eq!(Config::default().exposures(), []);
+    fn what_anonymous_callers_may_do_depends_on_the_address_and_on_whether_others_are_known() {
+        let mut config = Config::default();
+        let anonymous = |config: &Config| ["127.0.0.1", "0.0.0.0"].map(|ip| config.anonymous(ip.parse().expect("an address")));
+        let asking = Scopes::of(&[Scope::Infer, Scope::ModelsRead, Scope::Metrics]);
+        assert_eq!(anonymous(&config), [Scopes::ALL, Scopes::NONE]);
+        config.security.allow_anonymous = Switch::On;
+        assert_eq!(anonymous(&config), [Scopes::ALL, asking]);
+        config.security.keys = Some("keys.toml".into());
+        assert_eq!(anonymous(&config), [Scopes::ALL, asking]);
+        config.security.allow_anonymous = Switch::Auto;
+        assert_eq!(anonymous(&config), [Scopes::NONE, Scopes::NONE]);
+    }
+
+    #[test]
+    fn each_port_that_others_reach_is_listed_until_somebody_says_who_may_call() {
+        assert_eq!(Config::default().unguarded(), []);
         let mut config = config("0.0.0.0:50051", "127.0.0.1:8080", "[::]:9464");
-        let told = |config: &Config| config.exposures().iter().map(ToString::to_string).collect::<Vec<_>>();
+        let told = |config: &Config| config.unguarded().iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(
             told(&config),
             [
-                "server.grpc_addr = 0.0.0.0:50051 is open to other machines, with neither authentication nor encryption; anyone who reaches it may \
-                 run and list models, ask for priority HIGH (control.priority_high), ask for the API (control.reflection)",
-                "server.admin_addr = [::]:9464 is open to other machines, with neither authentication nor encryption; anyone who reaches it may \
-                 read the names of models and why some could not be loaded, read metrics (metrics.enabled)",
+                "server.grpc_addr = 0.0.0.0:50051 is open to other machines, and anyone who reaches it may run and list models, \
+                 ask for priority HIGH (control.priority_high)",
+                "server.admin_addr = [::]:9464 is open to other machines, and anyone who reaches it may read the names of models and why \
+                 some could not be loaded, read metrics (metrics.enabled)",
             ]
         );
-        config.server.admin_addr.set_ip([127, 0, 0, 1].into());
-        (config.control.repository, config.shared_memory.enabled) = (Switch::On, Switch::On);
-        (config.control.reflection, config.control.priority_high) = (Switch::Off, Switch::Off);
-        assert_eq!(
-            told(&config),
-            [
-                "server.grpc_addr = 0.0.0.0:50051 is open to other machines, with neither authentication nor encryption; anyone who reaches it may \
-              run and list models, load and unload models (control.repository), \
-              read and write this machine's shared memory (shared_memory.enabled)"
-            ]
-        );
+        config.security.allow_anonymous = Switch::Off;
+        assert_eq!(told(&config).len(), 2);
+        config.security.allow_anonymous = Switch::On;
+        assert!(told(&config).is_empty());
+        (config.security.allow_anonymous, config.security.keys) = (Switch::Auto, Some("keys.toml".into()));
+        assert!(told(&config).is_empty());
     }
 }

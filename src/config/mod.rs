@@ -16,5 +16,6 @@ pub use keys::{KeyDoc, describe, page};
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
     Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig, MessageConfig,
-    MetricsConfig, ModelsConfig, SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig, SharedMemoryConfig, Switch,
+    MetricsConfig, ModelsConfig, SchedulerConfig, SecurityConfig, SequenceConfig, ServerConfig, SessionConfig,
+    SharedMemoryConfig, Switch,
 };

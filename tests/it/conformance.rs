@@ -524,6 +524,7 @@ fn code_of(door: Door, kind: FaultKind) -> Option<String> {
         FaultKind::Overloaded => (Code::ResourceExhausted, 429),
         FaultKind::Expired => (Code::DeadlineExceeded, 504),
         FaultKind::Unavailable => (Code::Unavailable, 503),
+        FaultKind::Unauthenticated => (Code::Unauthenticated, 401),
         FaultKind::Denied => (Code::PermissionDenied, 403),
         FaultKind::Unsupported => (Code::Unimplemented, 501),
         FaultKind::Failed => (Code::Internal, 500),

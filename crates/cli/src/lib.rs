@@ -1,7 +1,7 @@
-//! The binary's client commands: `feed`, `scan`, `upload`, `predict`, `models`, `health` and `top`.
+//! The binary's client commands: `feed`, `scan`, `upload`, `predict`, `models`, `health`, `top` and `keys`.
 //!
 //! They talk to a server only through its public API and its metrics, and know nothing about how it works inside; `models export` writes
-//! what the binary itself holds. Results go to standard output, notes and progress to standard error.
+//! what the binary itself holds, and `keys` edits a file. Results go to standard output, notes and progress to standard error.
 
 /// The end of every command's help.
 macro_rules! exit_codes {
@@ -33,6 +33,7 @@ mod events;
 mod export;
 mod feed;
 mod health;
+mod keys;
 mod models;
 mod output;
 mod predict;
@@ -63,7 +64,7 @@ use self::{
     status::{Ending, Failure},
 };
 pub use self::{
-    feed::FeedArgs, health::HealthArgs, models::ModelsArgs, predict::PredictArgs, scan::ScanArgs, top::TopArgs,
+    feed::FeedArgs, health::HealthArgs, keys::KeysArgs, models::ModelsArgs, predict::PredictArgs, scan::ScanArgs, top::TopArgs,
     upload::UploadArgs,
 };
 use tidemill_wire::v1::Priority;
@@ -92,6 +93,9 @@ JSON lines (--json), one object with one key a line, on standard output:
                    batch_costs [shape_costs] batch_cap [no_batch] [padding]
                    [segment_rules] [default_limits]
   exported         model file bytes sha256
+  new_key          name key file
+  key              name by tenant scopes models [expires]
+  revoked          name file
   health           model status
   top              admin interval_s server models lanes methods; null where
                    the server does not say (docs/operations.md has all keys)
@@ -121,6 +125,7 @@ pub enum ClientCommand {
     Models(ModelsArgs),
     Health(HealthArgs),
     Top(TopArgs),
+    Keys(KeysArgs),
 }
 
 /// The recording or feed to send.
@@ -241,6 +246,7 @@ async fn run_with(command: &ClientCommand, files: &[ModelFile], printer: &mut Pr
         ClientCommand::Predict(args) => Box::pin(predict::run(args, printer, interrupt)).await,
         ClientCommand::Models(args) => Box::pin(models::run(args, files, printer, interrupt)).await,
         ClientCommand::Health(args) => Box::pin(health::run(args, printer, interrupt)).await,
+        ClientCommand::Keys(args) => keys::run(args, printer).map(|()| Ending::Ok),
         ClientCommand::Top(args) => Box::pin(top::run(args, printer, interrupt)).await,
     };
     match ended.and_then(|ending| printer.flush().map(|()| ending)) {
@@ -274,6 +280,7 @@ impl ClientCommand {
     const fn wants_json(&self) -> bool {
         match (self, self.connection()) {
             (Self::Top(args), _) => args.json,
+            (Self::Keys(args), _) => args.wants_json(),
             (Self::Models(args), _) => args.wants_json(),
             (_, Some(connection)) => connection.json,
             (_, None) => false,
@@ -289,7 +296,7 @@ impl ClientCommand {
             Self::Predict(args) => &args.connection,
             Self::Models(args) => return args.connection(),
             Self::Health(args) => &args.connection,
-            Self::Top(_) => return None,
+            Self::Top(_) | Self::Keys(_) => return None,
         })
     }
 }

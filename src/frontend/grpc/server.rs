@@ -11,7 +11,7 @@ use tower::{Layer as _, ServiceExt as _};
 
 use super::{
     arrival::Arrivals,
-    entrance::{Entrance, transport_header_bytes},
+    entrance::{Entrance, gate, transport_header_bytes},
     example::Example,
     health::HealthKeeper,
     models::Models,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     config::GrpcConfig,
-    frontend::{Bounds, web::WebRules},
+    frontend::{Bounds, acting::Gate, web::WebRules},
     open_inference::OpenInference,
     proto::{DESCRIPTORS, health::health_server::HealthServer, v1::model_service_server::ModelServiceServer},
     transport::{
@@ -46,6 +46,7 @@ const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 pub struct GrpcServer<A> {
     listener: Listener<A, Clients>,
     services: Services,
+    gate: Option<Gate>,
     arrivals: Arrivals,
     config: GrpcConfig,
     unread_timeout: Duration,
@@ -99,7 +100,8 @@ impl<A: Accept> GrpcServer<A> {
         let port = places.port(config.max_connections, metrics.clone());
         let listener = Listener::for_clients(socket, Part::GrpcPort, port, metrics, shutdown.clone());
         let arrivals = Arrivals::new(&config, bounds)?;
-        Ok((Self { listener, services, arrivals, config, unread_timeout, web: WebRules::default(), shutdown }, keeper))
+        let gate = gate(&service);
+        Ok((Self { listener, services, gate, arrivals, config, unread_timeout, web: WebRules::default(), shutdown }, keeper))
     }
 
     /// The same with configured rules for web pages; without them, only the server's own pages and names are answered.
@@ -117,11 +119,12 @@ impl<A: Accept> GrpcServer<A> {
 
     /// Serves until all connections have ended after [`Shutdown::close`], or at once after [`Shutdown::abort`].
     pub async fn serve(self) {
-        let Self { listener, services, arrivals, config, unread_timeout, web, shutdown } = self;
+        let Self { listener, services, gate, arrivals, config, unread_timeout, web, shutdown } = self;
         let plug = plug(&config, unread_timeout);
         listener
             .serve(|io, client| {
-                let entrance = Entrance { header_bytes_max: config.max_header_bytes, web: web.on(io.local_ip()) };
+                let entrance =
+                    Entrance { header_bytes_max: config.max_header_bytes, web: web.on(io.local_ip()), gate: gate.clone() };
                 let services = entrance.layer(arrivals.connection(client.peer()).layer(services.clone()));
                 let services = services.map_response(|response: http::Response<_>| response.map(WatchedBody::new));
                 converse::<Reader, _, _, _>(io, client, services, plug, shutdown.clone())
