@@ -52,12 +52,12 @@ impl Callers {
         Ok(Some(Self { path, keyring, changed, _system: system }))
     }
 
-    /// The callers, whatever they come to be.
+    /// The callers, as they are at any time.
     pub(super) const fn keyring(&self) -> &Keyring {
         &self.keyring
     }
 
-    /// Who may read metrics, if not everybody may.
+    /// Lets those read metrics who may, if not everybody may.
     pub(super) fn metrics_gate(&self, config: &Config) -> Option<MetricsGate> {
         let ip = config.server.admin_addr.ip();
         let is_open = is_loopback(ip) || config.anonymous(ip).allow(Scope::Metrics);

@@ -165,7 +165,7 @@ pub(super) const KEYS: &[Key] = &[
     switch(
         "security.allow_anonymous",
         "let callers in that present no credential; `auto`: if there is no keys file, and on loopback addresses only. Without a keys file, \
-         the server does not start on other addresses unless this is `on`. See [who may do what](security.md#who-may-do-what)",
+         the server does not start on other addresses unless this is `on`. See [what callers may do](security.md#what-callers-may-do)",
     ),
     words("security.plain_keys", SWITCH, "take keys over connections from other machines that are not encrypted"),
     switch(

@@ -78,7 +78,7 @@ impl Default for ServerConfig {
     }
 }
 
-/// Who may call.
+/// Which callers are let in.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SecurityConfig {

@@ -40,7 +40,7 @@ impl Gate {
         service.knows_callers().then(|| Self(Arc::new(Inside { service: service.clone(), is_open })))
     }
 
-    /// Who makes a request; `None` if anybody may.
+    /// The caller that makes a request; `None` if anybody may.
     ///
     /// # Errors
     /// [`FaultKind::Unauthenticated`] for a credential that is not good, or if one is needed.
@@ -70,7 +70,7 @@ impl MetricsGate {
         Self(keyring)
     }
 
-    /// Whether a request comes from one of them.
+    /// Whether a request comes from one that may.
     ///
     /// # Errors
     /// [`FaultKind::Unauthenticated`] without a good credential, [`FaultKind::Denied`] without the scope.

@@ -124,7 +124,10 @@ impl OpenInference {
     /// # Errors
     /// [`FaultKind::Denied`] or [`FaultKind::Unauthenticated`] if the caller may not have memory read and written.
     pub fn shared_memory(&self) -> Result<&SharedMemory, Fault> {
-        self.service.permit(Scope::Memory, None)?;
+        // Where it is turned off, it says so itself.
+        if self.shared_memory.is_enabled() {
+            self.service.permit(Scope::Memory, None)?;
+        }
         Ok(&self.shared_memory)
     }
 }

@@ -1,4 +1,4 @@
-//! Who calls: the callers that the keys file lists, each with the means to end what it has open.
+//! The callers that the keys file lists, each with the means to end what it has open.
 //!
 //! A front end asks once for each call, from its headers, and runs the call [`Holder::acting`]; the door then finds the holder by
 //! itself, so that nothing between the two has to pass it on. What runs outside of that has no holder, and may do what anonymous

@@ -1,5 +1,7 @@
 //! What the caller of the current call may do.
 
+use std::sync::Arc;
+
 use super::{
     Keyring, Service,
     keyring::{self, Holder},
@@ -8,7 +10,6 @@ use crate::{
     auth::{Presented, Scope, Scopes},
     domain::{Fault, FaultKind},
 };
-use std::sync::Arc;
 
 impl Service {
     /// The same door, for a port on which callers without a credential may do this much.
@@ -29,7 +30,7 @@ impl Service {
         self.keyring.is_some()
     }
 
-    /// Who makes a call that presents this; `None` if it may be made by anybody.
+    /// The caller that presents this; `None` if it may be made by anybody.
     ///
     /// # Errors
     /// [`FaultKind::Unauthenticated`] for a credential that is not good, and without one where anonymous callers may do nothing.

@@ -1,4 +1,4 @@
-//! Who calls, and what they may do: credentials go in, and an [`Entry`] of the keys file or a reason to refuse comes out.
+//! Callers, and what they may do: credentials go in, and an [`Entry`] of the keys file or a reason to refuse comes out.
 //!
 //! Pure: reads no file, no clock and no connection. The caller hands in the file's text, the time and what the connection shows.
 //! No secret is ever part of a `Debug` form or of an error.

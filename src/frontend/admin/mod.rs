@@ -100,7 +100,7 @@ pub struct AdminSource {
     pub models: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// Which requests are answered, as far as web pages are concerned.
     pub web: WebRules,
-    /// Who may read metrics; absent if everybody may.
+    /// Lets those read metrics who may; absent if everybody may.
     pub gate: Option<MetricsGate>,
 }
 

@@ -74,7 +74,7 @@ impl Entrance {
         allowed.err().map(|fault| status_of(&fault).into_http())
     }
 
-    /// Who makes the call, if that matters.
+    /// The caller, if there is one to find.
     fn caller<B>(&self, request: &Request<B>) -> Result<Option<Arc<Holder>>, Fault> {
         match &self.gate {
             Some(gate) => gate.find(request.uri().path(), request.headers()),
