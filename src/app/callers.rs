@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::StartError;
 use crate::{
     auth::{FILE_BYTES_MAX, Keys, Scope},
-    config::{Config, SecurityConfig, is_loopback},
+    config::{Config, is_loopback},
     frontend::MetricsGate,
     service::Keyring,
     threads,
@@ -39,16 +39,21 @@ impl Callers {
     /// The callers that are configured, if any.
     ///
     /// # Errors
-    /// [`StartError::Keys`] if the file cannot be read or watched, or is wrong.
-    pub(super) async fn read(config: &SecurityConfig) -> Result<Option<Self>, StartError> {
-        let Some(path) = config.keys.clone() else { return Ok(None) };
+    /// [`StartError::Keys`] if the file cannot be read or watched, or is wrong; [`StartError::Unguarded`] if there is none, and anybody
+    /// could call from other machines although nobody has said so.
+    pub(super) async fn of(config: &Config) -> Result<Option<Self>, StartError> {
+        let unguarded: Vec<_> = config.unguarded().iter().map(ToString::to_string).collect();
+        if !unguarded.is_empty() {
+            return Err(StartError::Unguarded(unguarded.join("; ")));
+        }
+        let Some(path) = config.security.keys.clone() else { return Ok(None) };
         let fault = |reason| StartError::Keys { path: path.clone(), reason };
         let changed = Arc::new(Notify::new());
         // Watched before it is read, so that no change is missed.
         let system = watch(&path, &changed).map_err(|error| fault(error.to_string()))?;
         let keys = read_aside(&path).await.map_err(fault)?;
         tracing::info!(callers = keys.entries().len(), "callers are known by {}", path.display());
-        let keyring = Keyring::new(keys, config.plain_keys);
+        let keyring = Keyring::new(keys, config.security.plain_keys);
         Ok(Some(Self { path, keyring, changed, _system: system }))
     }
 

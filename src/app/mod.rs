@@ -15,22 +15,16 @@
 //! lanes end; the admin port closes last.
 
 mod callers;
+mod error;
 mod ports;
 mod record;
 
-use std::{
-    io,
-    net::SocketAddr,
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    sync::Arc,
-    thread::available_parallelism,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, num::NonZeroUsize, path::Path, sync::Arc, thread::available_parallelism, time::Duration};
 
 use futures::FutureExt as _;
 use tokio::{runtime::Handle, task::JoinHandle};
 
+pub use self::error::StartError;
 use self::{
     callers::Callers,
     ports::{Bound, ClientPorts, OpenPorts},
@@ -38,11 +32,11 @@ use self::{
 use crate::{
     clock,
     config::{self, Config},
-    descriptors::{Descriptors, TooFew},
+    descriptors::Descriptors,
     device::{Device, Devices, Lanes, ModelRuntime, Timekeeper},
     domain::{Fault, FaultKind},
     drain::{Drain, Phase},
-    engine::{self, ENGINES, LaneThreads},
+    engine::{ENGINES, LaneThreads},
     frontend::{
         Bounds, WebRules,
         admin::{self, AdminHandle, AdminSource, Readiness},
@@ -79,80 +73,6 @@ const RECORD_GRACE: Duration = Duration::from_secs(1);
 /// Time in which a model that gets large calls gets another, usually.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
 
-/// What to do about ports that anybody could call.
-const GUARD: &str = "say who may call with security.keys (`tidemill keys new NAME --file keys.toml` makes a file), or let everybody ask \
-                     for results with security.allow_anonymous = true";
-
-/// Why the server did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A port cannot be bound.
-    #[error("cannot listen on {address} ({key}): {error}; is another server running there? Port 0 takes any free one")]
-    Bind {
-        /// The configuration key.
-        key: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// The system's error.
-        error: io::Error,
-    },
-    /// Anybody could call it.
-    #[error("{0}; {GUARD}")]
-    Unguarded(String),
-    /// The callers cannot be read.
-    #[error("cannot read the callers in {path} (security.keys): {reason}")]
-    Keys {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The file to record in cannot be created.
-    #[error("cannot record in {path} (scheduler.record): {error}")]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        error: io::Error,
-    },
-    /// What should be recorded in is not a regular file.
-    #[error(
-        "cannot record in {path} (scheduler.record): it is {kind}, which may take nothing or block the writer; name a regular file"
-    )]
-    RecordKind {
-        /// What is there.
-        path: PathBuf,
-        /// What it is.
-        kind: &'static str,
-    },
-    /// The system lets the process open too few files.
-    #[error(transparent)]
-    Descriptors(#[from] TooFew),
-    /// The engine's library cannot be loaded.
-    #[error(transparent)]
-    Engine(#[from] engine::EngineError),
-    /// Models cannot be loaded.
-    #[error(transparent)]
-    Models(#[from] registry::LoadFaults),
-    /// The models' folder cannot be watched.
-    #[error("cannot watch {path} (models.watch): {error}")]
-    Watch {
-        /// The folder.
-        path: PathBuf,
-        /// Why it cannot be watched.
-        error: registry::WatchError,
-    },
-    /// There is no folder to watch.
-    #[error("models.watch is set, but models.dir names no folder to watch")]
-    NoFolder,
-    /// The system refuses a thread or a socket.
-    #[error("the system refuses a thread or socket: {0}")]
-    System(#[from] io::Error),
-    /// Reflection cannot be set up.
-    #[error("reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
-}
-
 /// A running server.
 pub struct Server {
     grpc_addr: SocketAddr,
@@ -179,11 +99,7 @@ impl Server {
     /// # Errors
     /// [`StartError`]; in that case nothing is left running.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let unguarded: Vec<_> = config.unguarded().iter().map(ToString::to_string).collect();
-        if !unguarded.is_empty() {
-            return Err(StartError::Unguarded(unguarded.join("; ")));
-        }
-        let callers = Callers::read(&config.security).await?;
+        let callers = Callers::of(&config).await?;
         let Bound { grpc, http, admin } = Bound::as_configured(&config)?;
         let web = WebRules::new(&config.server);
         let telemetry = if config.metrics.enabled { Telemetry::new() } else { Telemetry::off() };
@@ -206,10 +122,7 @@ impl Server {
         let lanes = Lanes::start(&cpu, &compute, &vitals)?;
         let timekeeper = Timekeeper::start(&cpu, &vitals)?;
 
-        let mut service = service(&config, repository.clone(), devices.clone(), drain.clone(), &telemetry);
-        if let Some(callers) = &callers {
-            service = service.with_keyring(callers.keyring().clone());
-        }
+        let service = service(&config, repository.clone(), devices.clone(), drain.clone(), &telemetry, callers.as_ref());
         let bounds = Bounds::new(&config, telemetry.server());
         let open_inference = OpenInference::new(service.within(memory), config.sequence.clone(), config.shared_memory.clone())
             .with_load_calls(config.models.max_load_calls)
@@ -221,10 +134,8 @@ impl Server {
         let (OpenPorts { grpc, http, grpc_addr, http_addr }, mut health) = client_ports.open(&config, grpc, http)?;
         drain.serve();
         health.tell();
-        let mut background = background(cpu, health, &vitals);
+        let mut background = background(cpu, health, &vitals, callers, repository.registry());
         background.push(tokio::spawn(drain_when_lost(vitals.clone(), drain.clone())));
-        background.extend(callers.map(|callers| tokio::spawn(callers.follow())));
-        background.push(tokio::spawn(trim_models(Arc::clone(repository.registry()))));
         background.extend(watcher.map(|watcher| tokio::spawn(keep_fresh(watcher, repository.clone(), vitals.clone()))));
         let ports = tokio::spawn(async move {
             tokio::join!(grpc.serve(), http.serve());
@@ -371,22 +282,41 @@ async fn drain_when_lost(vitals: Vitals, drain: Drain) -> Option<()> {
     None
 }
 
-/// The tasks that the server cannot do without.
-fn background(cpu: Arc<Device>, health: HealthKeeper, vitals: &Vitals) -> Vec<JoinHandle<Option<()>>> {
-    vec![
+/// The tasks that go on for as long as the server does.
+fn background(
+    cpu: Arc<Device>,
+    health: HealthKeeper,
+    vitals: &Vitals,
+    callers: Option<Callers>,
+    registry: &Arc<Registry>,
+) -> Vec<JoinHandle<Option<()>>> {
+    let mut tasks = vec![
         tokio::spawn(vitals.clone().keep(Part::Kicker, cpu, |device| Arc::clone(device).kick_lanes().boxed())),
         tokio::spawn(vitals.clone().keep(Part::Health, health, |health| health.keep().boxed())),
-    ]
+        tokio::spawn(trim_models(Arc::clone(registry))),
+    ];
+    tasks.extend(callers.map(|callers| tokio::spawn(callers.follow())));
+    tasks
 }
 
 /// The door to the models, as configured.
-fn service(config: &Config, repository: Repository, devices: Devices, drain: Drain, telemetry: &Telemetry) -> Service {
+fn service(
+    config: &Config,
+    repository: Repository,
+    devices: Devices,
+    drain: Drain,
+    telemetry: &Telemetry,
+    callers: Option<&Callers>,
+) -> Service {
     let service = Service::new(repository, devices, config.session.clone(), drain, telemetry);
     service.connections().trust(&config.server.proxies);
     if !config.control.priority_high.is_on(true) {
         service.refuse_high_priority();
     }
-    service
+    match callers {
+        Some(callers) => service.with_keyring(callers.keyring().clone()),
+        None => service,
+    }
 }
 
 /// Loads the models on a thread that may block.

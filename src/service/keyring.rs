@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    auth::{Entry, Keys, Presented},
+    auth::{Entry, Keys, Presented, Refused},
     clock,
     domain::{Fault, FaultKind},
 };
@@ -134,7 +134,7 @@ impl Keyring {
         let now_s = clock::since_epoch(clock::now()).as_secs();
         let ring = self.inner.ring.read();
         let found = presented.find(&ring.keys, self.inner.takes_plain_keys, now_s);
-        let position = found.map_err(|refused| refused.fault())?;
+        let position = found.map_err(Refused::fault)?;
         Ok(position.map(|position| Arc::clone(&ring.holders[position])))
     }
 }

@@ -367,9 +367,10 @@ async fn a_port_that_others_reach_needs_known_callers_or_leave_for_everybody() {
     let (known, _folder) = known(&[("a", 1, "scopes = ['models:write']")]);
     config.security = known.security;
     let server = serve(config, &[("m", DOUBLER)]).await;
-    let mut http = Http::connect_to((Ipv4Addr::LOCALHOST, server.http_addr().port()).into()).await;
-    assert_eq!(http.post(INFER, "").await.status, 401);
-    let unload = http.send("POST", "/v2/repository/models/m/unload", &[("x-api-key", &key(1))], "").await;
+    let address = (Ipv4Addr::LOCALHOST, server.http_addr().port()).into();
+    assert_eq!(Http::connect_to(address).await.post(INFER, "").await.status, 401);
+    let unload =
+        Http::connect_to(address).await.send("POST", "/v2/repository/models/m/unload", &[("x-api-key", &key(1))], "").await;
     assert_eq!(unload.status, 200);
 }
 

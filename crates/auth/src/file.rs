@@ -75,43 +75,49 @@ fn shown(name: &str) -> String {
 }
 
 fn entry(row: &Table) -> Result<Entry, Vec<String>> {
-    let mut faults = Vec::new();
     let unknown = row.keys().filter(|key| !FIELDS.contains(&key.as_str()));
-    faults.extend(unknown.map(|key| format!("'{}' is not known; known are {}", shown(key), FIELDS.join(", "))));
-    let mut keep = |read: Result<(), String>| faults.extend(read.err());
+    let faults: &mut Vec<String> =
+        &mut unknown.map(|key| format!("'{}' is not known; known are {}", shown(key), FIELDS.join(", "))).collect();
+    let (name, proof) = (kept(name(row), faults), kept(proof(row), faults));
+    let (tenant, scopes) = (kept(tenant(row), faults), kept(scopes(row), faults));
+    let (models, expires, quotas) = (kept(models(row), faults), kept(time(row), faults), kept(limits(row), faults));
+    let whole = || {
+        let (name, proof, tenant, scopes) = (name?, proof?, tenant?, scopes?);
+        Some(Entry { name, proof, tenant, scopes, models: models?, expires: expires?, quotas: quotas? })
+    };
+    whole().filter(|_| faults.is_empty()).ok_or_else(|| std::mem::take(faults))
+}
 
-    let (mut name, mut tenant, mut expires) = (None, None, None);
-    let (mut scopes, mut models, mut quotas) = (Scopes::NONE, vec![Glob::new("*")], Quotas::default());
-    keep(text(row, "name").and_then(|found| match found {
-        Some(found) if is_name(found) => Ok(name = Some(found)),
-        _ => Err("'name' must be 1 to 128 letters, digits, '-', '_', '.' and '@'".to_owned()),
-    }));
-    keep(text(row, "tenant").and_then(|found| match found {
+/// What could be read; the fault is put with the others.
+fn kept<T>(read: Result<T, String>, faults: &mut Vec<String>) -> Option<T> {
+    read.map_err(|fault| faults.push(fault)).ok()
+}
+
+fn name(row: &Table) -> Result<Box<str>, String> {
+    let found = text(row, "name")?.filter(|found| is_name(found));
+    found.map(Into::into).ok_or_else(|| "'name' must be 1 to 128 letters, digits, '-', '_', '.' and '@'".to_owned())
+}
+
+fn tenant(row: &Table) -> Result<Option<Box<str>>, String> {
+    match text(row, "tenant")? {
         Some(found) if !is_name(found) => Err("'tenant' must be 1 to 128 letters, digits, '-', '_', '.' and '@'".to_owned()),
-        found => Ok(tenant = found),
-    }));
-    keep(list(row, "scopes").and_then(|found| {
-        let found = found.filter(|found| !found.is_empty()).ok_or("'scopes' is missing: it lists what the key may do")?;
-        let known = || Scope::ALL.map(Scope::name).join(", ");
-        let named = found.iter().map(|name| Scope::named(name).ok_or_else(|| format!("'scopes' may list only {}", known())));
-        Ok(scopes = named.collect::<Result<_, _>>()?)
-    }));
-    keep(list(row, "models").and_then(|found| match found {
-        Some(found) if found.len() > GLOBS_MAX || found.iter().any(|glob| glob.is_empty() || glob.len() > GLOB_BYTES_MAX) => {
-            Err(format!("'models' may list up to {GLOBS_MAX} patterns of 1 to {GLOB_BYTES_MAX} bytes"))
-        }
-        Some(found) => Ok(models = found.into_iter().map(Glob::new).collect()),
-        None => Ok(()),
-    }));
-    keep(time(row).map(|found| expires = found));
-    keep(limits(row).map(|found| quotas = found));
-    let proof = proof(row).map_err(|fault| faults.push(fault)).ok();
-    match (name, proof) {
-        (Some(name), Some(proof)) if faults.is_empty() => {
-            Ok(Entry { name: name.into(), proof, tenant: tenant.map(Into::into), scopes, models, expires, quotas })
-        }
-        _ => Err(faults),
+        found => Ok(found.map(Into::into)),
     }
+}
+
+fn scopes(row: &Table) -> Result<Scopes, String> {
+    let found = list(row, "scopes")?.filter(|found| !found.is_empty());
+    let found = found.ok_or("'scopes' is missing: it lists what the key may do")?;
+    let known = || format!("'scopes' may list only {}", Scope::ALL.map(Scope::name).join(", "));
+    found.iter().map(|name| Scope::named(name).ok_or_else(known)).collect()
+}
+
+fn models(row: &Table) -> Result<Vec<Glob>, String> {
+    let Some(found) = list(row, "models")? else { return Ok(vec![Glob::new("*")]) };
+    if found.len() > GLOBS_MAX || found.iter().any(|glob| glob.is_empty() || glob.len() > GLOB_BYTES_MAX) {
+        return Err(format!("'models' may list up to {GLOBS_MAX} patterns of 1 to {GLOB_BYTES_MAX} bytes"));
+    }
+    Ok(found.into_iter().map(Glob::new).collect())
 }
 
 fn proof(row: &Table) -> Result<Proof, String> {
