@@ -10,7 +10,8 @@
 //! has used up its share, it is closed.
 //!
 //! # Whose work it is
-//! The task of a connection knows its [`peer`], so that no front end has to pass it on, and the [`certificate`] that the client has shown.
+//! The task of a connection knows its [`peer`], so that no front end has to pass it on, and how its connection is protected
+//! ([`protection`]).
 
 use std::{
     cell::OnceCell,
@@ -30,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    domain::{Address, ClientCertificate, Peer, Timestamp},
+    domain::{Address, Peer, Protection, Timestamp},
     shares::{HolderKey, Path, Shares},
     telemetry::{ConnectionClose, ServerMetrics},
 };
@@ -48,8 +49,8 @@ tokio::task_local! {
 /// What the task of a connection knows about its client.
 struct Known {
     peer: Peer,
-    /// Empty until the client has shown one, and for good if it has none.
-    certificate: OnceCell<Arc<ClientCertificate>>,
+    /// Empty until it is known, and for good if the connection is not protected.
+    protection: OnceCell<Protection>,
 }
 
 /// The connection whose task this is; none outside such a task.
@@ -58,22 +59,21 @@ pub fn peer() -> Peer {
     CLIENT.try_with(|known| known.peer).unwrap_or_default()
 }
 
-/// The certificate that the client of this task's connection has shown, if it has.
+/// How this task's connection is protected; not at all if nothing says otherwise.
 #[must_use]
-pub fn certificate() -> Option<Arc<ClientCertificate>> {
-    CLIENT.try_with(|known| known.certificate.get().cloned()).ok().flatten()
+pub fn protection() -> Protection {
+    CLIENT.try_with(|known| known.protection.get().cloned()).ok().flatten().unwrap_or_default()
 }
 
-/// Notes the certificate that the client of this task's connection has shown. Only the first one counts, and only in a task of
-/// [`with_peer`].
-pub fn note_certificate(shown: Arc<ClientCertificate>) {
+/// Notes how this task's connection is protected. Only the first time counts, and only in a task of [`with_peer`].
+pub fn note_protection(protection: Protection) {
     // Neither failure can lead to a client with more rights.
-    let _ = CLIENT.try_with(|known| known.certificate.set(shown));
+    let _ = CLIENT.try_with(|known| known.protection.set(protection));
 }
 
 /// A future in which [`peer`] returns this one.
 pub fn with_peer<F: Future>(peer: Peer, future: F) -> impl Future<Output = F::Output> {
-    CLIENT.scope(Known { peer, certificate: OnceCell::new() }, future)
+    CLIENT.scope(Known { peer, protection: OnceCell::new() }, future)
 }
 
 /// The connections of all ports. Clones share them.
@@ -473,16 +473,16 @@ mod tests {
     async fn a_task_knows_its_peer_and_others_have_none() {
         let peer_of_task = Peer { connection: 7, address: Address::Local };
         assert_eq!(with_peer(peer_of_task, async { peer() }).await, peer_of_task);
-        let shown = Arc::new(ClientCertificate { common_name: Some("robot".to_owned()), ..ClientCertificate::default() });
+        let shown = Protection { is_encrypted: true, certificate: None };
         let note = async {
-            assert_eq!(certificate(), None);
-            note_certificate(Arc::clone(&shown));
-            note_certificate(Arc::default());
-            certificate()
+            assert_eq!(protection(), Protection::default());
+            note_protection(shown.clone());
+            note_protection(Protection::default());
+            protection()
         };
-        assert_eq!(with_peer(peer_of_task, note).await.as_ref(), Some(&shown));
-        note_certificate(Arc::clone(&shown));
-        assert_eq!(certificate(), None, "this is no connection's task");
+        assert_eq!(with_peer(peer_of_task, note).await, shown);
+        note_protection(shown);
+        assert_eq!(protection(), Protection::default(), "this is no connection's task");
         assert_eq!(peer(), Peer::default());
     }
 }

@@ -3,8 +3,8 @@
 //! Knowledge points one way; `docs/architecture.md` has the layer table, and a test enforces it.
 
 pub use {
-    tidemill_clock as clock, tidemill_codec as codec, tidemill_domain as domain, tidemill_engine as engine,
-    tidemill_scheduler as scheduler, tidemill_shares as shares, tidemill_wire as proto,
+    tidemill_auth as auth, tidemill_clock as clock, tidemill_codec as codec, tidemill_domain as domain,
+    tidemill_engine as engine, tidemill_scheduler as scheduler, tidemill_shares as shares, tidemill_wire as proto,
 };
 
 pub mod app;

@@ -62,7 +62,7 @@ enum Command {
 Examples:
   tidemill serve
   tidemill serve --models ./models --onnxruntime /usr/lib/libonnxruntime.so
-  tidemill serve --grpc-addr 0.0.0.0:50051 --set session.window_items=16 --set drain.deadline_s=10")]
+  tidemill serve --grpc-addr 0.0.0.0:50051 --set security.keys=keys.toml --set drain.deadline_s=10")]
 struct ServeArgs {
     /// Where gRPC clients connect; port 0 takes any free port [server.grpc_addr]
     #[arg(long, value_name = "ADDR")]

@@ -14,7 +14,8 @@
 //! finish what is in flight (`drain.deadline_s`); the gRPC and HTTP ports close, then their connections ([`CONNECTIONS_GRACE`]);
 //! lanes end; the admin port closes last.
 
-mod fault;
+mod callers;
+mod error;
 mod ports;
 mod record;
 
@@ -31,8 +32,11 @@ use std::{
 use futures::FutureExt as _;
 use tokio::{runtime::Handle, task::JoinHandle};
 
-pub use self::fault::StartError;
-use self::ports::{Bound, ClientPorts, OpenPorts};
+pub use self::error::StartError;
+use self::{
+    callers::Callers,
+    ports::{Bound, ClientPorts, OpenPorts},
+};
 use crate::{
     certificates::Certificates,
     clock,
@@ -105,8 +109,8 @@ impl Server {
     /// # Errors
     /// [`StartError`]; in that case nothing is left running.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        let callers = Callers::of(&config).await?;
         let Bound { grpc, http, admin } = Bound::as_configured(&config)?;
-        config.exposures().iter().for_each(|exposure| tracing::warn!("{exposure}"));
         let web = WebRules::new(&config.server);
         let telemetry = if config.metrics.enabled { Telemetry::new() } else { Telemetry::off() };
         let certificates = Certificates::load(&config.tls, &telemetry)?;
@@ -121,14 +125,15 @@ impl Server {
         let compute = LaneThreads::device_with_long_lanes(lane_count, long_lanes);
         let host = ModelHost { compute: compute.clone(), devices: devices.clone(), telemetry: telemetry.clone() };
         let repository = repository(&config, host);
-        let admin_source = admin_source(&config, &telemetry, &drain, &vitals, &devices, repository.registry(), web.clone());
+        let mut admin_source = admin_source(&config, &telemetry, &drain, &vitals, &devices, repository.registry(), web.clone());
+        admin_source.gate = callers.as_ref().and_then(|callers| callers.metrics_gate(&config));
         let admin = admin_port(admin, &config, certificates.as_ref(), admin_source, descriptors.admin())?;
         let watcher = watcher(&config)?;
         load_aside(&config, &repository).await?;
         let lanes = Lanes::start(&cpu, &compute, &vitals)?;
         let timekeeper = Timekeeper::start(&cpu, &vitals)?;
 
-        let service = service(&config, repository.clone(), devices.clone(), drain.clone(), &telemetry);
+        let service = service(&config, repository.clone(), devices.clone(), drain.clone(), &telemetry, callers.as_ref());
         let bounds = Bounds::new(&config, telemetry.server());
         let open_inference = OpenInference::new(service.within(memory), config.sequence.clone(), config.shared_memory.clone())
             .with_load_calls(config.models.max_load_calls)
@@ -140,9 +145,9 @@ impl Server {
         let (OpenPorts { servers, grpc_addr, http_addr }, mut health) = client_ports.open(&config, grpc, http)?;
         drain.serve();
         health.tell();
-        let mut background = background(cpu, health, certificates.clone(), &vitals);
+        let mut background = background(cpu, health, &vitals, callers, repository.registry());
+        background.extend(certificates.clone().map(|all| tokio::spawn(keep_certificates(all, vitals.clone()))));
         background.push(tokio::spawn(drain_when_lost(vitals.clone(), drain.clone())));
-        background.push(tokio::spawn(trim_models(Arc::clone(repository.registry()))));
         background.extend(watcher.map(|watcher| tokio::spawn(keep_fresh(watcher, repository.clone(), vitals.clone()))));
         let ports = tokio::spawn(servers.serve());
         Ok(Self {
@@ -295,29 +300,41 @@ async fn drain_when_lost(vitals: Vitals, drain: Drain) -> Option<()> {
     None
 }
 
-/// The tasks that the server cannot do without.
+/// The tasks that go on for as long as the server does.
 fn background(
     cpu: Arc<Device>,
     health: HealthKeeper,
-    certificates: Option<Certificates>,
     vitals: &Vitals,
+    callers: Option<Callers>,
+    registry: &Arc<Registry>,
 ) -> Vec<JoinHandle<Option<()>>> {
-    let certificates = certificates.map(|all| tokio::spawn(keep_certificates(all, vitals.clone())));
-    let tasks = [
+    let mut tasks = vec![
         tokio::spawn(vitals.clone().keep(Part::Kicker, cpu, |device| Arc::clone(device).kick_lanes().boxed())),
         tokio::spawn(vitals.clone().keep(Part::Health, health, |health| health.keep().boxed())),
+        tokio::spawn(trim_models(Arc::clone(registry))),
     ];
-    tasks.into_iter().chain(certificates).collect()
+    tasks.extend(callers.map(|callers| tokio::spawn(callers.follow())));
+    tasks
 }
 
 /// The door to the models, as configured.
-fn service(config: &Config, repository: Repository, devices: Devices, drain: Drain, telemetry: &Telemetry) -> Service {
+fn service(
+    config: &Config,
+    repository: Repository,
+    devices: Devices,
+    drain: Drain,
+    telemetry: &Telemetry,
+    callers: Option<&Callers>,
+) -> Service {
     let service = Service::new(repository, devices, config.session.clone(), drain, telemetry);
     service.connections().trust(&config.server.proxies);
     if !config.control.priority_high.is_on(true) {
         service.refuse_high_priority();
     }
-    service
+    match callers {
+        Some(callers) => service.with_keyring(callers.keyring().clone()),
+        None => service,
+    }
 }
 
 /// Loads the models on a thread that may block.
@@ -406,6 +423,7 @@ fn admin_source(
         refresh: Arc::new(refresh),
         models: Arc::new(move || readiness(&registry, phase.phase(), allow_partial)),
         web,
+        gate: None,
     }
 }
 

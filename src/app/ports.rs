@@ -8,7 +8,7 @@ use std::{
 use super::StartError;
 use crate::{
     certificates::Certificates,
-    config::{Config, GrpcConfig, HttpConfig},
+    config::{Config, GrpcConfig, HttpConfig, Port},
     descriptors::Descriptors,
     frontend::{
         Bounds, WebRules,
@@ -88,17 +88,17 @@ impl ClientPorts {
         let Self { open_inference, bounds, web, surroundings, shown, shutdown } = self;
         let (grpc, grpc_addr) = nonblocking(grpc)?;
         let (http, http_addr) = nonblocking(http)?;
-        let door = |address: SocketAddr| open_inference.for_clients(config.access(address.ip()));
+        let door = |port| open_inference.for_clients(config.access(port), config.anonymous(port));
         let (grpc_config, http_config) = settings(config, &surroundings.descriptors);
         let gate = |port, own| shown.as_ref().map(|all| all.gate(port, own, true)).transpose().map(Option::flatten);
         let grpc = Socket::new(grpc, gate(config.tls.grpc, Protocol::Http2)?);
         let http = Socket::new(http, gate(config.tls.http, Protocol::Http1)?);
         // Either protocol on an encrypted port, with what that port lets its clients do.
-        let http_door = grpc.is_encrypted().then(|| HttpDoor::new(door(grpc_addr), http_config.clone(), bounds.clone()));
+        let http_door = grpc.is_encrypted().then(|| HttpDoor::new(door(Port::Grpc), http_config.clone(), bounds.clone()));
         let wants_grpc = http.is_encrypted();
-        let (grpc, health) = GrpcServer::new(grpc, door(grpc_addr), grpc_config, bounds.clone(), shutdown.clone())?;
-        let grpc_door = wants_grpc.then(|| grpc.door().for_port(door(http_addr), &bounds, &health)).transpose()?;
-        let http = HttpServer::new(http, door(http_addr), http_config, bounds, shutdown);
+        let (grpc, health) = GrpcServer::new(grpc, door(Port::Grpc), grpc_config, bounds.clone(), shutdown.clone())?;
+        let grpc_door = wants_grpc.then(|| grpc.door().for_port(door(Port::Http), &bounds, &health)).transpose()?;
+        let http = HttpServer::new(http, door(Port::Http), http_config, bounds, shutdown);
         let grpc = grpc.within(surroundings.clone()).with_web_rules(web.clone());
         let http = http.within(surroundings).with_web_rules(web.clone());
         let http_door = http_door.map(|http_door| http_door.with_web_rules(web.clone()));

@@ -5,7 +5,33 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::{ClientAuth, Config};
+use super::{ClientAuth, Config, PortTls};
+use crate::auth::{Scope, Scopes};
+
+/// One of the server's ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// The gRPC port.
+    Grpc,
+    /// The HTTP port.
+    Http,
+    /// The admin port.
+    Admin,
+}
+
+impl Port {
+    const ALL: [Self; 3] = [Self::Grpc, Self::Http, Self::Admin];
+
+    /// The setting of its address.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Grpc => "server.grpc_addr",
+            Self::Http => "server.http_addr",
+            Self::Admin => "server.admin_addr",
+        }
+    }
+}
 
 /// What clients of one port may do, apart from asking for results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,19 +56,14 @@ pub struct Exposure {
     pub key: &'static str,
     /// The address.
     pub address: SocketAddr,
-    /// Whether it is encrypted.
-    pub encrypted: bool,
     /// What anyone who reaches it may do.
     pub open: Vec<&'static str>,
 }
 
 impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, address, encrypted, open } = self;
-        let lacks =
-            if *encrypted { "encrypted, but without authentication" } else { "with neither authentication nor encryption" };
-        write!(f, "{key} = {address} is open to other machines, {lacks}; ")?;
-        write!(f, "anyone who reaches it may {}", open.join(", "))
+        let Self { key, address, open } = self;
+        write!(f, "{key} = {address} is open to other machines, and anyone who reaches it may {}", open.join(", "))
     }
 }
 
@@ -54,49 +75,89 @@ pub fn is_loopback(address: IpAddr) -> bool {
 }
 
 impl Config {
-    /// What clients of a port at this address may do.
+    /// Where a port is.
     #[must_use]
-    pub fn access(&self, address: IpAddr) -> Access {
-        let is_local = is_loopback(address);
-        Access {
-            repository: self.control.repository.is_on(is_local),
-            shared_memory: self.shared_memory.enabled.is_on(is_local),
-            reflection: self.control.reflection.is_on(true),
+    pub const fn address(&self, port: Port) -> SocketAddr {
+        match port {
+            Port::Grpc => self.server.grpc_addr,
+            Port::Http => self.server.http_addr,
+            Port::Admin => self.server.admin_addr,
         }
     }
 
-    /// The ports that other machines reach, but for those whose clients must show a certificate.
+    /// How a port is encrypted.
     #[must_use]
-    pub fn exposures(&self) -> Vec<Exposure> {
-        let (server, tls) = (&self.server, &self.tls);
-        let mut exposures = Vec::new();
-        for (key, address, is_grpc, port) in
-            [("server.grpc_addr", server.grpc_addr, true, tls.grpc), ("server.http_addr", server.http_addr, false, tls.http)]
-        {
-            let Access { repository, shared_memory, reflection } = self.access(address.ip());
-            let open = [
+    pub const fn encryption(&self, port: Port) -> PortTls {
+        match port {
+            Port::Grpc => self.tls.grpc,
+            Port::Http => self.tls.http,
+            Port::Admin => self.tls.admin,
+        }
+    }
+
+    /// Whether only this machine reaches a port.
+    fn is_local(&self, port: Port) -> bool {
+        is_loopback(self.address(port).ip())
+    }
+
+    /// Whether all clients of a port have shown a certificate.
+    fn asks_for_certificates(&self, port: Port) -> bool {
+        self.tls.port(self.encryption(port)) == Some(ClientAuth::Required)
+    }
+
+    /// What clients of a port may do.
+    #[must_use]
+    pub fn access(&self, port: Port) -> Access {
+        // Where everybody is anonymous, nobody may do any of this from another machine, whatever a switch says.
+        let may_be_on = self.is_local(port) || self.knows_callers();
+        Access {
+            repository: may_be_on && self.control.repository.is_on(true),
+            shared_memory: may_be_on && self.shared_memory.enabled.is_on(true),
+            reflection: may_be_on && self.control.reflection.is_on(true),
+        }
+    }
+
+    /// Whether callers have credentials.
+    #[must_use]
+    pub const fn knows_callers(&self) -> bool {
+        self.security.keys.is_some()
+    }
+
+    /// What callers of a port may do whom no credential tells apart.
+    #[must_use]
+    pub fn anonymous(&self, port: Port) -> Scopes {
+        let is_local = self.is_local(port);
+        let vouched_for = is_local || self.asks_for_certificates(port);
+        match self.security.allow_anonymous.is_on(vouched_for && !self.knows_callers()) {
+            true if is_local => Scopes::ALL,
+            true => Scopes::of(&[Scope::Infer, Scope::ModelsRead, Scope::Metrics]),
+            false => Scopes::NONE,
+        }
+    }
+
+    /// The ports that other machines reach although nobody has said who may call.
+    #[must_use]
+    pub fn unguarded(&self) -> Vec<Exposure> {
+        if self.knows_callers() || self.security.allow_anonymous.is_on(false) {
+            return Vec::new();
+        }
+        let is_open = |port: &Port| !self.is_local(*port) && !self.asks_for_certificates(*port);
+        Port::ALL.into_iter().filter(is_open).map(|port| self.exposure(port)).collect()
+    }
+
+    /// What is open on a port.
+    fn exposure(&self, port: Port) -> Exposure {
+        let open = match port {
+            Port::Grpc | Port::Http => chosen([
                 (true, "run and list models"),
                 (self.control.priority_high.is_on(true), "ask for priority HIGH (control.priority_high)"),
-                (is_grpc && reflection, "ask for the API (control.reflection)"),
-                (repository, "load and unload models (control.repository)"),
-                (shared_memory, "read and write this machine's shared memory (shared_memory.enabled)"),
-            ];
-            let auth = tls.port(port);
-            if auth != Some(ClientAuth::Required) {
-                exposures.push(Exposure { key, address, encrypted: auth.is_some(), open: chosen(open) });
-            }
-        }
-        let open = [
-            (true, "read the names of models and why some could not be loaded"),
-            (self.metrics.enabled, "read metrics (metrics.enabled)"),
-        ];
-        let auth = tls.port(tls.admin);
-        if auth != Some(ClientAuth::Required) {
-            let (key, address) = ("server.admin_addr", server.admin_addr);
-            exposures.push(Exposure { key, address, encrypted: auth.is_some(), open: chosen(open) });
-        }
-        exposures.retain(|exposure| !is_loopback(exposure.address.ip()));
-        exposures
+            ]),
+            Port::Admin => chosen([
+                (true, "read the names of models and why some could not be loaded"),
+                (self.metrics.enabled, "read metrics (metrics.enabled)"),
+            ]),
+        };
+        Exposure { key: port.key(), address: self.address(port), open }
     }
 }
 
@@ -118,7 +179,14 @@ mod tests {
     }
 
     fn access(config: &Config, address: &str) -> Access {
-        config.access(address.parse().expect("an address"))
+        at(config, address).access(Port::Grpc)
+    }
+
+    /// The same with its gRPC port elsewhere.
+    fn at(config: &Config, address: &str) -> Config {
+        let mut config = config.clone();
+        config.server.grpc_addr.set_ip(address.parse().expect("an address"));
+        config
     }
 
     #[test]
@@ -127,52 +195,67 @@ mod tests {
         for local in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
             assert_eq!(access(&config, local), Access::FULL, "{local}");
         }
-        let closed = Access { repository: false, shared_memory: false, reflection: true };
+        let closed = Access { repository: false, shared_memory: false, reflection: false };
         for other in ["0.0.0.0", "::", "192.168.0.1", "::ffff:10.0.0.1", "fe80::1"] {
             assert_eq!(access(&config, other), closed, "{other}");
         }
     }
 
     #[test]
-    fn a_switch_that_is_set_holds_at_every_address() {
+    fn a_switch_that_is_set_holds_wherever_callers_are_known_and_only_turns_off_where_they_are_not() {
         let mut config = Config::default();
         config.control.repository = Switch::On;
         config.shared_memory.enabled = Switch::Off;
-        config.control.reflection = Switch::Off;
-        let found = Access { repository: true, shared_memory: false, reflection: false };
+        let found = Access { repository: true, shared_memory: false, reflection: true };
         assert_eq!(access(&config, "127.0.0.1"), found);
+        config.security.allow_anonymous = Switch::On;
+        assert_eq!(access(&config, "0.0.0.0"), Access { repository: false, shared_memory: false, reflection: false });
+        config.security.keys = Some("keys.toml".into());
         assert_eq!(access(&config, "0.0.0.0"), found);
     }
 
     #[test]
-    fn each_port_that_others_reach_is_listed_with_what_is_open_there() {
-        assert_eq!(Config::default().exposures(), []);
+    fn what_anonymous_callers_may_do_depends_on_the_address_and_on_whether_others_are_known() {
+        let mut config = Config::default();
+        let anonymous = |config: &Config| ["127.0.0.1", "0.0.0.0"].map(|ip| at(config, ip).anonymous(Port::Grpc));
+        let asking = Scopes::of(&[Scope::Infer, Scope::ModelsRead, Scope::Metrics]);
+        assert_eq!(anonymous(&config), [Scopes::ALL, Scopes::NONE]);
+        config.security.allow_anonymous = Switch::On;
+        assert_eq!(anonymous(&config), [Scopes::ALL, asking]);
+        config.security.keys = Some("keys.toml".into());
+        assert_eq!(anonymous(&config), [Scopes::ALL, asking]);
+        config.security.allow_anonymous = Switch::Auto;
+        assert_eq!(anonymous(&config), [Scopes::NONE, Scopes::NONE]);
+        config.security.keys = None;
+        (config.tls.cert, config.tls.client_auth) = (vec!["cert.pem".into()], ClientAuth::Required);
+        assert_eq!(anonymous(&config), [Scopes::ALL, asking], "their certificates vouch for them");
+    }
+
+    #[test]
+    fn each_port_that_others_reach_is_listed_until_somebody_says_who_may_call() {
+        assert_eq!(Config::default().unguarded(), []);
         let mut config = config("0.0.0.0:50051", "127.0.0.1:8080", "[::]:9464");
-        let told = |config: &Config| config.exposures().iter().map(ToString::to_string).collect::<Vec<_>>();
+        let told = |config: &Config| config.unguarded().iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(
             told(&config),
             [
-                "server.grpc_addr = 0.0.0.0:50051 is open to other machines, with neither authentication nor encryption; anyone who reaches it may \
-                 run and list models, ask for priority HIGH (control.priority_high), ask for the API (control.reflection)",
-                "server.admin_addr = [::]:9464 is open to other machines, with neither authentication nor encryption; anyone who reaches it may \
-                 read the names of models and why some could not be loaded, read metrics (metrics.enabled)",
+                "server.grpc_addr = 0.0.0.0:50051 is open to other machines, and anyone who reaches it may run and list models, \
+                 ask for priority HIGH (control.priority_high)",
+                "server.admin_addr = [::]:9464 is open to other machines, and anyone who reaches it may read the names of models and why \
+                 some could not be loaded, read metrics (metrics.enabled)",
             ]
         );
+        config.security.allow_anonymous = Switch::Off;
+        assert_eq!(told(&config).len(), 2);
+        config.security.allow_anonymous = Switch::On;
+        assert!(told(&config).is_empty());
+        (config.security.allow_anonymous, config.security.keys) = (Switch::Auto, Some("keys.toml".into()));
+        assert!(told(&config).is_empty());
+        config.security.keys = None;
         config.tls.cert = vec!["cert.pem".into()];
-        assert!(told(&config).iter().all(|told| told.contains("other machines, encrypted, but without authentication; ")));
-        config.tls.client_auth = ClientAuth::Required;
-        assert_eq!(config.exposures(), []);
-        config.tls.cert.clear();
-        config.server.admin_addr.set_ip([127, 0, 0, 1].into());
-        (config.control.repository, config.shared_memory.enabled) = (Switch::On, Switch::On);
-        (config.control.reflection, config.control.priority_high) = (Switch::Off, Switch::Off);
-        assert_eq!(
-            told(&config),
-            [
-                "server.grpc_addr = 0.0.0.0:50051 is open to other machines, with neither authentication nor encryption; anyone who reaches it may \
-              run and list models, load and unload models (control.repository), \
-              read and write this machine's shared memory (shared_memory.enabled)"
-            ]
-        );
+        assert_eq!(told(&config).len(), 2, "encryption alone tells nobody apart");
+        (config.tls.client_auth, config.tls.admin) = (ClientAuth::Required, PortTls::Off);
+        let told = told(&config);
+        assert!(told.len() == 1 && told[0].starts_with("server.admin_addr"), "{told:?}");
     }
 }

@@ -36,6 +36,27 @@ pub(super) mod paths {
     }
 }
 
+/// Where to listen: `ip:port`, `localhost:port`, or `:port` for all addresses of the machine.
+pub(super) mod bind_address {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+
+    pub(in crate::config) fn serialize<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
+        address.serialize(serializer)
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let address = match text.rsplit_once(':') {
+            Some(("localhost", port)) => format!("127.0.0.1:{port}"),
+            Some(("", port)) => format!("0.0.0.0:{port}"),
+            _ => text,
+        };
+        address.parse().map_err(D::Error::custom)
+    }
+}
+
 /// TOML has no null: an absent path is an empty string, which also lets a flag or a variable undo what the file says.
 pub(super) mod path_or_empty {
     use std::path::PathBuf;

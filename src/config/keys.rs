@@ -117,7 +117,7 @@ const fn switch(name: &'static str, help: &'static str) -> Key {
     Key { name, unit: "", accepts: Accepts::Switch, help }
 }
 
-const ADDRESS: &str = "`ip:port`; port 0 takes any free one";
+const ADDRESS: &str = "`ip:port`, `localhost:port`, or `:port` for all addresses of the machine; port 0 takes any free one";
 const SWITCH: &str = "`true` or `false`";
 const PORT_TLS: &str =
     "`\"auto\"`, `\"plain\"`, or encrypted with `\"off\"`, `\"optional\"` or `\"required\"` as in `tls.client_auth`";
@@ -130,7 +130,11 @@ const MEMORY_MAX: i64 = 1 << 46;
 pub(super) const KEYS: &[Key] = &[
     words("server.grpc_addr", ADDRESS, "where gRPC clients connect"),
     words("server.http_addr", ADDRESS, "where HTTP clients connect"),
-    words("server.admin_addr", ADDRESS, "where `/metrics`, `/livez` and `/readyz` are served, without authentication"),
+    words(
+        "server.admin_addr",
+        ADDRESS,
+        "where `/metrics`, `/livez` and `/readyz` are served; at an address that others reach, `/metrics` needs a key if there is a keys file",
+    ),
     number(
         "server.side_threads",
         "threads",
@@ -188,11 +192,22 @@ pub(super) const KEYS: &[Key] = &[
         1..=100_000,
         "handshakes at once, on all ports; others wait for their turn, for which one that has lasted a second may have to end",
     ),
+    words(
+        "security.keys",
+        PATH,
+        "file of the [callers that are known](security.md#the-keys-file), which `tidemill keys` writes; changes apply at once",
+    ),
+    switch(
+        "security.allow_anonymous",
+        "let callers in that present no credential; `auto`: if there is no keys file, and on loopback addresses only. Without a keys file, \
+         the server does not start on other addresses unless this is `on`. See [what callers may do](security.md#what-callers-may-do)",
+    ),
+    words("security.plain_keys", SWITCH, "take keys over connections from other machines that are not encrypted"),
     switch(
         "control.repository",
-        "let clients load, prove and unload models; `auto`: on ports that are bound to a loopback address",
+        "let clients load, prove and unload models; `auto`: yes. Without a keys file, only on ports that are bound to a loopback address",
     ),
-    switch("control.reflection", "let gRPC clients ask for the API by reflection; `auto`: yes"),
+    switch("control.reflection", "let gRPC clients ask for the API by reflection; `auto`: yes, but as `control.repository`"),
     switch("control.priority_high", "let clients ask for priority HIGH, which goes ahead of all others; `auto`: yes"),
     number("grpc.max_message_bytes", "bytes", 1_024..=WINDOW_MAX, "largest message, after inflating"),
     number(
@@ -373,7 +388,7 @@ pub(super) const KEYS: &[Key] = &[
     switch(
         "shared_memory.enabled",
         "let clients of the Open Inference Protocol register shared memory of this machine; they can reach all of it that the server's \
-         user may open. `auto`: on ports that are bound to a loopback address",
+         user may open. `auto`: yes. Without a keys file, only on ports that are bound to a loopback address",
     ),
     number("shared_memory.max_regions", "regions", 1..=65_536, "regions registered at once, each an open file"),
     number("shared_memory.max_tensor_bytes", "bytes", 1..=MEMORY_MAX, "largest input or output in shared memory"),

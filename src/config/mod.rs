@@ -11,12 +11,13 @@ mod resolve;
 mod sections;
 mod tls;
 
-pub use access::{Access, Exposure, is_loopback};
+pub use access::{Access, Exposure, Port, is_loopback};
 pub use hosts::{Authority, HostPattern, OriginPattern, PageOrigin};
 pub use keys::{KeyDoc, describe, page};
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
     Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig, MessageConfig,
-    MetricsConfig, ModelsConfig, SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig, SharedMemoryConfig, Switch,
+    MetricsConfig, ModelsConfig, SchedulerConfig, SecurityConfig, SequenceConfig, ServerConfig, SessionConfig,
+    SharedMemoryConfig, Switch,
 };
 pub use tls::{ClientAuth, PortTls, TlsConfig};

@@ -519,6 +519,8 @@ mod tests {
             ("models.embedded", "false"),
             ("models.dir", "/models"),
             ("server.grpc_addr", "[::1]:0"),
+            ("server.http_addr", "localhost:8"),
+            ("server.admin_addr", ":9"),
             ("engine.default", "rten"),
             ("log.filter", "warn,tidemill=debug"),
         ];
@@ -526,6 +528,8 @@ mod tests {
         assert!(!config.models.embedded);
         assert_eq!(config.models.dir.as_deref(), Some(Path::new("/models")));
         assert_eq!(config.server.grpc_addr.to_string(), "[::1]:0");
+        assert_eq!(config.server.http_addr.to_string(), "127.0.0.1:8");
+        assert_eq!(config.server.admin_addr.to_string(), "0.0.0.0:9");
         assert_eq!(config.engine.default.name(), "rten");
         assert_eq!(config.log.filter, "warn,tidemill=debug");
     }

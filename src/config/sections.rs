@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{
-    forms::{addresses, path_or_empty},
+    forms::{addresses, bind_address, path_or_empty},
     hosts::{HostPattern, OriginPattern},
     tls::TlsConfig,
 };
@@ -23,6 +23,7 @@ use crate::engine::EngineChoice;
 pub struct Config {
     pub server: ServerConfig,
     pub tls: TlsConfig,
+    pub security: SecurityConfig,
     pub control: ControlConfig,
     pub grpc: GrpcConfig,
     pub http: HttpConfig,
@@ -44,10 +45,13 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
     /// gRPC for clients.
+    #[serde(with = "bind_address")]
     pub grpc_addr: SocketAddr,
     /// HTTP for clients.
+    #[serde(with = "bind_address")]
     pub http_addr: SocketAddr,
     /// Metrics and probes for operators.
+    #[serde(with = "bind_address")]
     pub admin_addr: SocketAddr,
     /// Names that clients may call the server by, besides `localhost` and addresses.
     pub allowed_hosts: Vec<HostPattern>,
@@ -74,6 +78,19 @@ impl Default for ServerConfig {
             proxies: Vec::new(),
         }
     }
+}
+
+/// Which callers are let in.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecurityConfig {
+    /// File of the callers that are known; none if absent.
+    #[serde(with = "path_or_empty")]
+    pub keys: Option<PathBuf>,
+    /// Whether callers without a credential are let in.
+    pub allow_anonymous: Switch,
+    /// Whether keys are taken over connections that others can read.
+    pub plain_keys: bool,
 }
 
 /// What clients may do besides asking for results at an ordinary priority.

@@ -3,6 +3,7 @@
 //! They are built on [`transport`](crate::transport), which knows none. They never call one another, hold no queue and decide
 //! nothing that another would have to decide again.
 
+mod acting;
 pub mod admin;
 mod bounds;
 pub mod grpc;
@@ -10,5 +11,6 @@ pub mod http;
 mod inflate;
 mod web;
 
+pub use acting::MetricsGate;
 pub use bounds::Bounds;
 pub use web::WebRules;

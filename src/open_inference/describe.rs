@@ -66,7 +66,7 @@ impl OpenInference {
     #[must_use]
     pub fn server_metadata(&self) -> ServerMetadata {
         let mut extensions = EXTENSIONS.to_vec();
-        if self.shared_memory().is_enabled() {
+        if self.shared_memory.is_enabled() {
             extensions.push("system_shared_memory");
         }
         ServerMetadata { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION"), extensions }

@@ -13,12 +13,13 @@ use super::{
     items::{self, Items, Place, SizeLimits, SplitItem},
     options::Options,
     placement::Placement,
-    request::{InferRequest, InputTensor, RequestedOutput},
+    request::{InferRequest, InputTensor, Parameters, RequestedOutput},
     response::{InferResponse, OutputData},
     sequences::{StepAnswer, StepRequest},
-    shared_memory::SharedMemory,
+    shared_memory::{SHARED_MEMORY_REGION, SharedMemory},
 };
 use crate::{
+    auth::Scope,
     domain::{Datatype, Fault, FaultKind, ItemOutputs, Signature, data_bytes},
     registry::Model,
     service::{Caller, Method},
@@ -133,6 +134,8 @@ impl OpenInference {
         if !Self::is_long(&request) {
             return Ok(request);
         }
+        // Here, because the caller is not known to other threads.
+        self.check_memory_access(&request)?;
         let Ok(model) = self.service.find(&request.model, &request.version) else { return Ok(request) };
         let door = self.clone();
         self.side
@@ -182,6 +185,7 @@ impl OpenInference {
         replies: Replies,
     ) -> Result<(ReplyPlan, Running), Fault> {
         let options = Options::of(&request.parameters)?;
+        self.service.permit(Scope::Infer, Some(&request.model))?;
         if let Some(step) = &options.step
             && let Some(model) = self.sequences.model_for(&request, step, caller.principal.tenant, &self.service)?
         {
@@ -218,11 +222,24 @@ impl OpenInference {
         Ok((reply, running))
     }
 
+    /// # Errors
+    /// Those of [`OpenInference::shared_memory`], if the request names a place in it.
+    fn check_memory_access(&self, request: &InferRequest) -> Result<(), Fault> {
+        if !self.service.knows_callers() {
+            return Ok(());
+        }
+        let mut parameters = request.inputs.iter().map(|input| &input.parameters);
+        let mut of_outputs = request.outputs.iter().map(|output| &output.parameters);
+        let names = |parameters: &Parameters| parameters.contains_key(SHARED_MEMORY_REGION);
+        if parameters.any(names) || of_outputs.any(names) { self.shared_memory().map(drop) } else { Ok(()) }
+    }
+
     /// Checks a request against `model`.
     ///
     /// # Errors
     /// [`FaultKind::Invalid`] with the field at fault.
     pub(super) fn prepare(&self, request: InferRequest, model: Arc<Model>) -> Result<Prepared, Fault> {
+        self.check_memory_access(&request)?;
         let InferRequest { id, inputs, outputs, .. } = request;
         if id.len() > ID_BYTES_MAX {
             return Err(Fault::invalid("id", format!("the id has {} bytes; at most {ID_BYTES_MAX} are allowed", id.len())));

@@ -22,6 +22,7 @@ mod statistics;
 mod users;
 
 use crate::{
+    auth::{Scope, Scopes},
     config::{Access, SequenceConfig, SharedMemoryConfig},
     descriptors::Descriptors,
     domain::{Fault, FaultKind},
@@ -71,10 +72,11 @@ impl OpenInference {
         Self { service, sequences, shared_memory, changes, config, access: Access::FULL, side }
     }
 
-    /// The same for clients with these permissions.
+    /// The same for a port on which this much is turned on, and callers without a credential may do this much of it.
     #[must_use]
-    pub fn for_clients(&self, access: Access) -> Self {
-        Self { shared_memory: self.shared_memory.for_clients(access.shared_memory), access, ..self.clone() }
+    pub fn for_clients(&self, access: Access, anonymous: Scopes) -> Self {
+        let service = self.service.with_anonymous(anonymous);
+        Self { service, shared_memory: self.shared_memory.for_clients(access.shared_memory), access, ..self.clone() }
     }
 
     /// What clients may do.
@@ -84,10 +86,11 @@ impl OpenInference {
     }
 
     /// # Errors
-    /// [`FaultKind::Denied`] if clients may not load and unload models.
-    pub fn check_repository_access(&self) -> Result<(), Fault> {
+    /// [`FaultKind::Denied`] if clients may not load and unload models, or the caller may not with this one;
+    /// [`FaultKind::Unauthenticated`] if that needs a credential.
+    pub fn check_repository_access(&self, model: &str) -> Result<(), Fault> {
         if self.access.repository {
-            return Ok(());
+            return self.service.permit(Scope::ModelsWrite, Some(model));
         }
         Err(Fault::new(FaultKind::Denied, "clients may not load and unload models on this port (control.repository)"))
     }
@@ -117,8 +120,14 @@ impl OpenInference {
     }
 
     /// The regions that clients have registered.
-    #[must_use]
-    pub const fn shared_memory(&self) -> &SharedMemory {
-        &self.shared_memory
+    ///
+    /// # Errors
+    /// [`FaultKind::Denied`] or [`FaultKind::Unauthenticated`] if the caller may not have memory read and written.
+    pub fn shared_memory(&self) -> Result<&SharedMemory, Fault> {
+        // Where it is turned off, it says so itself.
+        if self.shared_memory.is_enabled() {
+            self.service.permit(Scope::Memory, None)?;
+        }
+        Ok(&self.shared_memory)
     }
 }

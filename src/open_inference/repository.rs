@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::OpenInference;
 use crate::{
+    auth::Scope,
     connections,
     domain::{Fault, FaultKind},
     registry::{IndexEntry, IndexState},
@@ -24,8 +25,13 @@ pub struct RepositoryEntry {
 
 impl OpenInference {
     /// All versions of all models, in the order of names, then of numbers; those that serve, if only those are asked for.
-    pub async fn repository_index(&self, ready_only: bool) -> Vec<RepositoryEntry> {
-        self.service().repository().index(ready_only).await.into_iter().map(entry).collect()
+    ///
+    /// # Errors
+    /// [`FaultKind::Denied`] or [`FaultKind::Unauthenticated`] if the caller may not read about models.
+    pub async fn repository_index(&self, ready_only: bool) -> Result<Vec<RepositoryEntry>, Fault> {
+        self.service().permit(Scope::ModelsRead, None)?;
+        let index = self.service().repository().index(ready_only).await;
+        Ok(index.into_iter().filter(|found| self.service().shows(&found.name)).map(entry).collect())
     }
 
     /// Loads or reloads a model as it is in its folder; `parameters` are the names of the request's parameters.
@@ -35,7 +41,7 @@ impl OpenInference {
     /// [`FaultKind::Unsupported`] for parameters that bring a configuration or files, and [`FaultKind::Overloaded`] if too many such
     /// calls wait, or the client's share of them.
     pub async fn load_model(&self, name: &str, mut parameters: impl Iterator<Item = &str> + Send) -> Result<(), Fault> {
-        self.check_repository_access()?;
+        self.check_repository_access(name)?;
         if let Some(parameter) = parameters.find(|name| *name == "config" || name.starts_with("file:")) {
             let message =
                 format!("'{parameter}' is not taken: models and their manifests are loaded from their folder in models.dir");
@@ -51,7 +57,7 @@ impl OpenInference {
     /// Those of [`Repository::prove`](crate::registry::Repository::prove); [`FaultKind::Denied`] and [`FaultKind::Overloaded`] as for a
     /// load.
     pub async fn prove_model(&self, name: &str, seed: u64) -> Result<(), Fault> {
-        self.check_repository_access()?;
+        self.check_repository_access(name)?;
         let _turn = self.changes.turn(connections::peer()).await?;
         self.service().repository().prove(name, seed).await
     }
@@ -62,7 +68,7 @@ impl OpenInference {
     /// Those of [`Repository::unload`](crate::registry::Repository::unload); [`FaultKind::Denied`] and [`FaultKind::Overloaded`] as for a
     /// load.
     pub async fn unload_model(&self, name: &str) -> Result<(), Fault> {
-        self.check_repository_access()?;
+        self.check_repository_access(name)?;
         let _turn = self.changes.turn(connections::peer()).await?;
         self.service().repository().unload(name).await
     }

@@ -94,7 +94,7 @@ impl OpenInference {
         if !name.is_empty() && !version.is_empty() {
             return Ok(vec![self.version_statistics(name, version)?]);
         }
-        let models = self.service().models().into_iter().filter(|model| model.state == ModelState::Ready);
+        let models = self.service().listed()?.into_iter().filter(|model| model.state == ModelState::Ready);
         let named = models.filter(|model| name.is_empty() || *model.name == *name);
         // Models unloaded since they were listed are left out, as if they had been listed later.
         let found: Vec<_> = named.filter_map(|model| self.version_statistics(&model.name, &model.version).ok()).collect();

@@ -3,6 +3,8 @@
 //! Knows no protocol. A front end calls [`Service::open`], feeds its messages to the [`OpenStream`] it gets, and encodes what the
 //! session returns.
 
+mod keyring;
+mod permission;
 mod principal;
 mod terms;
 
@@ -17,6 +19,7 @@ use std::{
 use futures::{Stream, StreamExt as _, stream};
 
 use crate::{
+    auth::{Scope, Scopes},
     codec::FramingRule,
     config::SessionConfig,
     connections::{self, Connections},
@@ -34,6 +37,7 @@ use crate::{
     telemetry::Telemetry,
 };
 
+pub use keyring::{Holder, Keyring};
 pub use principal::Principal;
 use principal::Tenants;
 pub use terms::{Method, Terms};
@@ -100,6 +104,9 @@ pub struct StreamLimits {
 pub struct Service {
     inner: Arc<Inner>,
     memory: Memory,
+    /// What callers without a credential may do.
+    anonymous: Scopes,
+    keyring: Option<Keyring>,
 }
 
 struct Inner {
@@ -136,7 +143,7 @@ impl Service {
         let tenants = Tenants::named_by(config.tenant_metadata.clone());
         let (connections, refuses_high) = (Connections::default(), AtomicBool::new(false));
         let inner = Inner { repository, devices, config, drain, connections, streams, telemetry, tenants, refuses_high };
-        Self { inner: Arc::new(inner), memory: Memory::unlimited() }
+        Self { inner: Arc::new(inner), memory: Memory::unlimited(), anonymous: Scopes::ALL, keyring: None }
     }
 
     /// The same door, which lets in no new streams or large calls while memory is short.
@@ -181,6 +188,7 @@ impl Service {
     /// [`FaultKind::Unavailable`] if the server is draining, [`FaultKind::Overloaded`] if `session.max_streams` are open or the
     /// caller's share of them is.
     pub(crate) fn admit(&self, caller: &Caller) -> Result<Place, Fault> {
+        self.permit(Scope::Infer, None)?;
         let Inner { streams, drain, .. } = &*self.inner;
         let session = drain.session().ok_or_else(draining)?;
         match streams.claim(&caller.principal.path(), 1) {
@@ -194,6 +202,7 @@ impl Service {
     /// # Errors
     /// As [`Service::open`]; nothing is counted.
     pub(crate) fn open_found(&self, method: &Method, model: Arc<Model>, request: OpenRequest) -> Result<OpenStream, Fault> {
+        self.permit(Scope::Infer, Some(&model.loaded.name))?;
         let Inner { repository, devices, drain, refuses_high, .. } = &*self.inner;
         if request.priority == Priority::High && refuses_high.load(Ordering::Relaxed) {
             let message = "clients of this server may not ask for priority HIGH (control.priority_high); ask for NORMAL or LOW";
@@ -290,7 +299,18 @@ impl Service {
         Ok((model, opened.session(stream::iter([Ok(inbound)]))?))
     }
 
-    /// All models, ready or not.
+    /// The models that the caller gets to know of, ready or not.
+    ///
+    /// # Errors
+    /// [`FaultKind::Denied`] or [`FaultKind::Unauthenticated`] if it may not read about models.
+    pub fn listed(&self) -> Result<Vec<ModelStatus>, Fault> {
+        self.permit(Scope::ModelsRead, None)?;
+        let mut models = self.models();
+        models.retain(|model| self.shows(&model.name));
+        Ok(models)
+    }
+
+    /// All models, ready or not, for the server itself.
     #[must_use]
     pub fn models(&self) -> Vec<ModelStatus> {
         self.inner.repository.registry().list()
@@ -299,16 +319,20 @@ impl Service {
     /// One model; no version, or an empty one, means the newest that is ready.
     ///
     /// # Errors
-    /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
+    /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`]; [`FaultKind::Denied`] or [`FaultKind::Unauthenticated`] if the caller
+    /// may neither run it nor read about it.
     pub fn find(&self, name: &str, version: &str) -> Result<Arc<Model>, Fault> {
+        self.permit_either(name)?;
         self.inner.repository.registry().get(name, Some(version))
     }
 
     /// One model and its queue.
     ///
     /// # Errors
-    /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`].
+    /// [`FaultKind::NotFound`] or [`FaultKind::Unavailable`]; [`FaultKind::Denied`] or [`FaultKind::Unauthenticated`] if the caller
+    /// may not read about it.
     pub fn model(&self, name: &str, version: &str) -> Result<(Arc<Model>, QueueStatus), Fault> {
+        self.permit(Scope::ModelsRead, Some(name))?;
         let Inner { repository, devices, .. } = &*self.inner;
         repository.registry().get_with(name, Some(version), |model| devices.status(model.key))
     }
@@ -332,10 +356,17 @@ impl Service {
         }
     }
 
-    /// The caller over this task's connection. `metadata` looks up the call's metadata by name.
+    /// The caller over this task's connection. `metadata` looks up the call's metadata by name; it names the tenant of an
+    /// anonymous caller.
     #[must_use]
     pub fn principal<'a>(&self, metadata: impl FnOnce(&str) -> Option<&'a [u8]>) -> Principal {
-        Principal { peer: connections::peer(), tenant: self.inner.tenants.find(metadata) }
+        let holder = self.keyring.as_ref().and_then(|_| keyring::current());
+        let tenant = match holder {
+            // A known caller acts for its own tenant, whatever its metadata say.
+            Some(holder) => self.inner.tenants.of_holder(holder.entry().tenant()),
+            None => self.inner.tenants.find(metadata),
+        };
+        Principal { peer: connections::peer(), tenant }
     }
 
     /// The connections of the client ports.

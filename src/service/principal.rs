@@ -35,6 +35,11 @@ impl Tenants {
         Self { metadata, names: RandomState::new() }
     }
 
+    /// The tenant of a known caller; no metadata name it.
+    pub(super) fn of_holder(&self, name: &str) -> TenantKey {
+        TenantKey(self.names.hash_one(("holder", name)).max(1))
+    }
+
     /// The tenant named by a call's metadata. Calls that name none form a tenant of their own.
     pub(super) fn find<'a>(&self, metadata: impl FnOnce(&str) -> Option<&'a [u8]>) -> TenantKey {
         if self.metadata.is_empty() {
@@ -62,5 +67,7 @@ mod tests {
         assert_ne!(of(None), of(Some("a")));
         assert_ne!(of(None), TenantKey::default());
         assert_eq!(Tenants::named_by(String::new()).find(|_| Some(b"a")), TenantKey::default());
+        assert_eq!(tenants.of_holder("a"), tenants.of_holder("a"));
+        assert_ne!(tenants.of_holder("a"), of(Some("a")));
     }
 }

@@ -4,7 +4,6 @@ use std::{
     future::{Ready, ready},
     io,
     net::IpAddr,
-    sync::Arc,
 };
 
 use tokio::{
@@ -12,7 +11,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::domain::ClientCertificate;
+use crate::domain::Protection;
 
 /// What is spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +27,8 @@ pub enum Protocol {
 pub struct Agreed {
     /// What they will speak; `None` if that is the port's own protocol.
     pub protocol: Option<Protocol>,
-    /// Whom the client has shown itself to be.
-    pub certificate: Option<Arc<ClientCertificate>>,
+    /// How the connection is protected, and whom the client has shown itself to be.
+    pub protection: Protection,
 }
 
 /// A connection: bytes in two directions.

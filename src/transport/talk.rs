@@ -6,7 +6,7 @@ use super::{
     listener::Listener,
     shutdown::Shutdown,
 };
-use crate::connections::note_certificate;
+use crate::connections::note_protection;
 
 /// What a front end does with a connection.
 pub(crate) trait Talk: Clone + Send + Sync + 'static {
@@ -38,9 +38,7 @@ async fn converse<I: Io, T: Talk, O: Talk>(mut io: I, client: Client, own: T, ot
         // Not for the log of a quiet day: anybody may fail as often as they like. It is counted.
         Err(error) => return tracing::debug!(%error, "a connection ended before it began"),
     };
-    if let Some(certificate) = agreed.certificate {
-        note_certificate(certificate);
-    }
+    note_protection(agreed.protection);
     match other.filter(|_| agreed.protocol == Some(O::PROTOCOL)) {
         // In a box, so that the usual kind of connection is no larger for it.
         Some(other) => Box::pin(other.talk(io, client, shutdown)).await,

@@ -626,14 +626,13 @@ def test_variables_that_mean_something_else():
         stops_well(server)
 
 
-def test_a_port_open_to_everybody_is_logged():
-    """Bound to more than loopback: a WARN names what is open, and nothing that changes the server is."""
-    with running(
-        ports=("--grpc-addr", "127.0.0.1:0", "--http-addr", "0.0.0.0:0", "--admin-addr", "127.0.0.1:0"), waits=False
-    ) as server:
+def test_a_port_open_to_everybody_must_be_wanted():
+    """Bound to more than loopback: the server says what would be open and what to do. If it is wanted, nothing that changes the server is."""
+    ports = ("--grpc-addr", "127.0.0.1:0", "--http-addr", "0.0.0.0:0", "--admin-addr", "127.0.0.1:0")
+    log = refused(ports=ports)
+    assert "server.http_addr = 0.0.0.0:0 is open to other machines" in log and "security.allow_anonymous" in log, log
+    with running("--set", "security.allow_anonymous=true", ports=ports, waits=False) as server:
         server.await_listening()
-        warned = [line for line in server.log().splitlines() if "WARN" in line]
-        assert any("0.0.0.0" in line for line in warned), server.log()
         http = "127.0.0.1:" + server.http.rsplit(":", 1)[1]
         headers = {"content-type": "application/json"}
         statuses = [

@@ -22,6 +22,7 @@ mod http_connections;
 mod http_documents;
 mod infer;
 mod instruction_counts;
+mod keys;
 mod long_calls;
 mod metrics;
 mod model_facts;

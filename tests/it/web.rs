@@ -425,6 +425,7 @@ fn open_to_others() -> Config {
     let mut config = bare_config();
     config.server.grpc_addr.set_ip(Ipv4Addr::UNSPECIFIED.into());
     config.server.http_addr.set_ip(Ipv4Addr::UNSPECIFIED.into());
+    config.security.allow_anonymous = Switch::On;
     config
 }
 
@@ -441,17 +442,17 @@ async fn switches_hold_whatever_the_address() {
     let mut config = bare_config();
     (config.control.repository, config.shared_memory.enabled) = (Switch::Off, Switch::Off);
     assert_shut(&serve(config, &[("m", DOUBLER)]).await).await;
+    // Nothing lets callers whom nobody knows change a server that others reach.
     let mut config = open_to_others();
-    config.control.repository = Switch::On;
-    let server = serve(config, &[("m", DOUBLER)]).await;
-    let (status, heard) = say(&server, "POST", UNLOAD, &["host: localhost"], "").await;
-    assert_eq!(status, 200, "{heard}");
+    (config.control.repository, config.shared_memory.enabled) = (Switch::On, Switch::On);
+    assert_shut(&serve(config, &[("m", DOUBLER)]).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_port_is_as_open_as_its_own_address() {
     let mut config = bare_config();
     config.server.http_addr.set_ip(Ipv4Addr::UNSPECIFIED.into());
+    config.security.allow_anonymous = Switch::On;
     let server = serve(config, &[("m", DOUBLER)]).await;
     let (status, heard) = say(&server, "POST", UNLOAD, &["host: localhost"], "").await;
     assert!(status == 403 && heard.contains("control.repository"), "{heard}");

@@ -1,7 +1,8 @@
-//! The binary's client commands: `feed`, `scan`, `upload`, `predict`, `models`, `health`, `top` and `tls`.
+//! The binary's client commands: `feed`, `scan`, `upload`, `predict`, `models`, `health`, `top`, `keys` and `tls`.
 //!
 //! They talk to a server only through its public API and its metrics, and know nothing about how it works inside; `models export` writes
-//! what the binary itself holds, and `tls` makes certificates. Results go to standard output, notes and progress to standard error.
+//! what the binary itself holds, `keys` edits a file, and `tls` makes certificates. Results go to standard output, notes and progress to
+//! standard error.
 
 /// The end of every command's help.
 macro_rules! exit_codes {
@@ -33,6 +34,7 @@ mod events;
 mod export;
 mod feed;
 mod health;
+mod keys;
 mod models;
 mod output;
 mod predict;
@@ -64,8 +66,8 @@ use self::{
     status::{Ending, Failure},
 };
 pub use self::{
-    connection::TlsArgs, feed::FeedArgs, health::HealthArgs, models::ModelsArgs, predict::PredictArgs, scan::ScanArgs,
-    tls::TlsCommandArgs, top::TopArgs, upload::UploadArgs,
+    connection::TlsArgs, feed::FeedArgs, health::HealthArgs, keys::KeysArgs, models::ModelsArgs, predict::PredictArgs,
+    scan::ScanArgs, tls::TlsCommandArgs, top::TopArgs, upload::UploadArgs,
 };
 use tidemill_wire::v1::Priority;
 
@@ -93,6 +95,9 @@ JSON lines (--json), one object with one key a line, on standard output:
                    batch_costs [shape_costs] batch_cap [no_batch] [padding]
                    [segment_rules] [default_limits]
   exported         model file bytes sha256
+  new_key          name key file
+  key              name by tenant scopes models [expires]
+  revoked          name file
   certificates     folder files hosts days
   health           model status
   top              admin interval_s server models lanes methods; null where
@@ -123,6 +128,7 @@ pub enum ClientCommand {
     Models(ModelsArgs),
     Health(HealthArgs),
     Top(TopArgs),
+    Keys(KeysArgs),
     Tls(TlsCommandArgs),
 }
 
@@ -244,6 +250,7 @@ async fn run_with(command: &ClientCommand, files: &[ModelFile], printer: &mut Pr
         ClientCommand::Predict(args) => Box::pin(predict::run(args, printer, interrupt)).await,
         ClientCommand::Models(args) => Box::pin(models::run(args, files, printer, interrupt)).await,
         ClientCommand::Health(args) => Box::pin(health::run(args, printer, interrupt)).await,
+        ClientCommand::Keys(args) => keys::run(args, printer).map(|()| Ending::Ok),
         ClientCommand::Top(args) => Box::pin(top::run(args, printer, interrupt)).await,
         ClientCommand::Tls(args) => tls::run(args, printer).map(|()| Ending::Ok),
     };
@@ -278,6 +285,7 @@ impl ClientCommand {
     const fn wants_json(&self) -> bool {
         match (self, self.connection()) {
             (Self::Top(args), _) => args.json,
+            (Self::Keys(args), _) => args.wants_json(),
             (Self::Tls(args), _) => args.wants_json(),
             (Self::Models(args), _) => args.wants_json(),
             (_, Some(connection)) => connection.json,
@@ -294,7 +302,7 @@ impl ClientCommand {
             Self::Predict(args) => &args.connection,
             Self::Models(args) => return args.connection(),
             Self::Health(args) => &args.connection,
-            Self::Top(_) | Self::Tls(_) => return None,
+            Self::Top(_) | Self::Keys(_) | Self::Tls(_) => return None,
         })
     }
 }

@@ -24,6 +24,8 @@ pub enum FaultKind {
     Cancelled,
     /// The model is not ready, or the server is shutting down; the caller goes elsewhere or tries again later.
     Unavailable,
+    /// The server does not know who calls, or no longer does; the caller sends a good credential.
+    Unauthenticated,
     /// The server is set up not to do this for the caller; the operator decides.
     Denied,
     /// The bytes that arrived are not the ones the caller declared.
@@ -36,7 +38,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Invalid,
         Self::NotFound,
         Self::TooLarge,
@@ -45,6 +47,7 @@ impl FaultKind {
         Self::Dropped,
         Self::Cancelled,
         Self::Unavailable,
+        Self::Unauthenticated,
         Self::Denied,
         Self::DataLoss,
         Self::Unsupported,
@@ -63,6 +66,7 @@ impl FaultKind {
             Self::Dropped => "DROPPED",
             Self::Cancelled => "CANCELLED",
             Self::Unavailable => "UNAVAILABLE",
+            Self::Unauthenticated => "UNAUTHENTICATED",
             Self::Denied => "DENIED",
             Self::DataLoss => "DATA_LOSS",
             Self::Unsupported => "UNSUPPORTED",
@@ -82,6 +86,7 @@ impl FaultKind {
             Self::Dropped => "dropped",
             Self::Cancelled => "cancelled",
             Self::Unavailable => "unavailable",
+            Self::Unauthenticated => "unauthenticated",
             Self::Denied => "denied",
             Self::DataLoss => "data_loss",
             Self::Unsupported => "unsupported",

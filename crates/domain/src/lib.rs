@@ -4,7 +4,6 @@
 
 mod batching;
 mod byte_elements;
-mod certificate;
 mod datatype;
 mod error;
 mod item;
@@ -12,6 +11,7 @@ mod outcome;
 mod padding;
 mod peer;
 mod priority;
+mod protection;
 mod signature;
 mod tensor;
 mod tensor_spec;
@@ -19,7 +19,6 @@ mod time;
 
 pub use batching::{Batching, BatchingRule, Verdict};
 pub use byte_elements::{ByteElements, push_element};
-pub use certificate::{AlternativeName, ClientCertificate};
 pub use datatype::{Datatype, LENGTH_BYTES, TensorError};
 pub use error::{Fault, FaultKind, Limit};
 pub use item::{Answer, AnswerPart, ItemInputs, ItemOutputs, ItemTiming, data_bytes};
@@ -27,6 +26,7 @@ pub use outcome::{CloseReason, DropReason, Outcome};
 pub use padding::{ElementBytes, PaddedInput, PaddingRule};
 pub use peer::{Address, Peer};
 pub use priority::Priority;
+pub use protection::{AlternativeName, ClientCertificate, Protection};
 pub use signature::{ItemSlots, NamedTensor, SharedInput, Signature, StateSpec, bad_dimension, given_twice, quoted_list};
 pub use tensor::{Shape, Tensor, element_count, elements_text};
 pub use tensor_spec::{TensorSpec, TensorSpecs};

@@ -23,7 +23,7 @@ use axum::{
     Router,
     body::Body,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -35,8 +35,9 @@ use tokio::{
 
 use crate::{
     clock,
+    domain::FaultKind,
     drain::{Drain, Phase},
-    frontend::web::WebRules,
+    frontend::{MetricsGate, web::WebRules},
     telemetry::{Seldom, Telemetry},
     transport::{
         Gate, Io as _, Listener, Shutdown, Socket,
@@ -99,6 +100,8 @@ pub struct AdminSource {
     pub models: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// Which requests are answered, as far as web pages are concerned.
     pub web: WebRules,
+    /// Lets those read metrics who may; absent if everybody may.
+    pub gate: Option<MetricsGate>,
 }
 
 impl AdminSource {
@@ -226,7 +229,18 @@ async fn index() -> &'static str {
     "Tidemill admin\n/metrics  Prometheus metrics\n/livez    200 unless something hangs\n/readyz   200 when it should be sent work\n"
 }
 
-async fn metrics(State(api): State<Api>) -> Response {
+async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Response {
+    if let Some(gate) = &api.source.gate
+        && let Err(fault) = gate.check(&headers)
+    {
+        let body = format!("{fault}\n");
+        return match fault.kind() {
+            FaultKind::Unauthenticated => {
+                (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer realm=\"tidemill\"")], body).into_response()
+            }
+            _ => (StatusCode::FORBIDDEN, body).into_response(),
+        };
+    }
     if !api.source.telemetry.is_on() {
         return (StatusCode::NOT_FOUND, METRICS_OFF).into_response();
     }
@@ -312,6 +326,7 @@ mod tests {
             refresh: Arc::new(|| {}),
             models: Arc::new(move || models.clone()),
             web: WebRules::default(),
+            gate: None,
         }
     }
 

@@ -1,25 +1,33 @@
-//! Lets a request reach a service if it is a gRPC call, has headers within the limit, and was not sent by a foreign web
-//! page.
+//! Lets a request reach a service if it is a gRPC call, has headers within the limit, was not sent by a foreign web page, and
+//! comes from a caller who may call.
 //!
 //! Knows headers, but neither methods nor messages. hyper limits headers too, for a whole connection: it answers what is over its
 //! limit without giving a reason, and what is far over it ends the connection with all its calls. So its limit is far above ours.
 
 use std::{
     future::{Ready, ready},
+    pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use futures::future::Either;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use tonic::body::Body;
+use hyper::body::Frame;
+use pin_project_lite::pin_project;
+use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
 use super::status::status_of;
 use crate::{
     domain::{Fault, FaultKind},
-    frontend::web::WebCheck,
+    frontend::{
+        acting::{Acting, ActingBody, Gate},
+        web::WebCheck,
+    },
+    service::Holder,
 };
 
 /// The fewest bytes of headers that the transport is set to take. Four times what it takes end the connection.
@@ -30,6 +38,11 @@ const FIELD_BYTES: usize = 32;
 
 const GRPC_TYPE: &[u8] = b"application/grpc";
 
+/// The gate of the port.
+pub(super) fn gate(service: &crate::service::Service) -> Option<Gate> {
+    Gate::of(service, is_open)
+}
+
 /// The transport's own limit on headers, given ours.
 pub(super) const fn transport_header_bytes(header_bytes_max: u32) -> u32 {
     let twice = header_bytes_max.saturating_mul(2);
@@ -37,10 +50,12 @@ pub(super) const fn transport_header_bytes(header_bytes_max: u32) -> u32 {
 }
 
 /// Wraps the services; see the module's text.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Entrance {
     pub(super) header_bytes_max: u32,
     pub(super) web: WebCheck,
+    /// Absent if no caller is known.
+    pub(super) gate: Option<Gate>,
 }
 
 impl Entrance {
@@ -57,6 +72,14 @@ impl Entrance {
         }
         let allowed = self.check_size(request).and_then(|()| self.web.check(request));
         allowed.err().map(|fault| status_of(&fault).into_http())
+    }
+
+    /// The caller, if there is one to find.
+    fn caller<B>(&self, request: &Request<B>) -> Result<Option<Arc<Holder>>, Fault> {
+        match &self.gate {
+            Some(gate) => gate.find(request.uri().path(), request.headers()),
+            None => Ok(None),
+        }
     }
 
     fn check_size<B>(&self, request: &Request<B>) -> Result<(), Fault> {
@@ -109,7 +132,7 @@ impl<S> Layer<S> for Entrance {
 }
 
 /// A service behind an [`Entrance`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Entered<S> {
     inner: S,
     entrance: Entrance,
@@ -121,18 +144,70 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Either<Ready<Result<Response<Body>, S::Error>>, S::Future>;
+    type Future = Either<Ready<Result<Response<Body>, S::Error>>, Either<S::Future, Known<S::Future>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match self.entrance.refusal(&request) {
-            None => Either::Right(self.inner.call(request)),
-            Some(response) => Either::Left(ready(Ok(response))),
+        if let Some(response) = self.entrance.refusal(&request) {
+            return Either::Left(ready(Ok(response)));
+        }
+        match self.entrance.caller(&request) {
+            Ok(None) => Either::Right(Either::Left(self.inner.call(request))),
+            Ok(Some(holder)) => Either::Right(Either::Right(Known::new(holder, self.inner.call(request)))),
+            Err(fault) => Either::Left(ready(Ok(status_of(&fault).into_http()))),
         }
     }
+}
+
+/// Services that tell whether the server is up, or what its API is: they need no credential.
+fn is_open(path: &str) -> bool {
+    const SERVICES: [&str; 3] =
+        ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
+    const METHODS: [&str; 2] = ["/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady"];
+    SERVICES.iter().any(|service| path.starts_with(service)) || METHODS.contains(&path)
+}
+
+pin_project! {
+    /// A call of a known caller.
+    pub(super) struct Known<F> {
+        #[pin]
+        call: Acting<F>,
+        holder: Arc<Holder>,
+    }
+}
+
+impl<F> Known<F> {
+    fn new(holder: Arc<Holder>, call: F) -> Self {
+        Self { call: Acting::new(Arc::clone(&holder), call), holder }
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, E>>, E> Future for Known<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let answered = std::task::ready!(this.call.poll(cx));
+        Poll::Ready(match answered {
+            Ok(response) => response.map(|response| {
+                response.map(|body| Body::new(ActingBody::new(Arc::clone(this.holder), body, |fault| Ok(trailers(&fault)))))
+            }),
+            Err(fault) => Ok(status_of(&fault).into_http()),
+        })
+    }
+}
+
+/// How a stream ends with a fault.
+fn trailers(fault: &Fault) -> Frame<Bytes> {
+    let mut trailers = HeaderMap::new();
+    if status_of(fault).add_header(&mut trailers).is_err() {
+        // Not for a status of ours; the code alone always fits.
+        trailers.insert(Status::GRPC_STATUS, HeaderValue::from(i32::from(Code::Unauthenticated)));
+    }
+    Frame::trailers(trailers)
 }
 
 #[cfg(test)]
@@ -140,6 +215,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn only_probes_and_reflection_are_for_everybody() {
+        for open in ["/grpc.health.v1.Health/Watch", "/inference.GRPCInferenceService/ServerReady"] {
+            assert!(is_open(open), "{open}");
+        }
+        for closed in [
+            "/grpc.health.v1.Health",
+            "/inference.GRPCInferenceService/ModelReady",
+            "/inference.GRPCInferenceService/ServerLiveX",
+        ] {
+            assert!(!is_open(closed), "{closed}");
+        }
+    }
 
     #[test]
     fn the_transport_takes_far_more_headers_than_a_call_may_have() {

@@ -73,7 +73,7 @@ impl Models {
 #[tonic::async_trait]
 impl ModelService for Models {
     async fn list_models(&self, _: Request<v1::ListModelsRequest>) -> Result<Response<v1::ListModelsResponse>, Status> {
-        let models = self.service().models().into_iter().map(summary).collect();
+        let models = self.service().listed().map_err(|fault| status_of(&fault))?.into_iter().map(summary).collect();
         Ok(Response::new(v1::ListModelsResponse { models }))
     }
 

@@ -11,7 +11,7 @@ use tower::{Layer as _, ServiceExt as _};
 
 use super::{
     arrival::Arrivals,
-    entrance::{Entrance, transport_header_bytes},
+    entrance::{Entrance, gate, transport_header_bytes},
     example::Example,
     health::HealthKeeper,
     models::Models,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     config::GrpcConfig,
-    frontend::{Bounds, web::WebRules},
+    frontend::{Bounds, acting::Gate, web::WebRules},
     open_inference::OpenInference,
     proto::{DESCRIPTORS, health::health_server::HealthServer, v1::model_service_server::ModelServiceServer},
     transport::{
@@ -52,6 +52,7 @@ pub struct GrpcServer<A> {
 #[derive(Clone)]
 pub struct GrpcDoor {
     services: Services,
+    gate: Option<Gate>,
     arrivals: Arrivals,
     config: Arc<GrpcConfig>,
     unread_timeout: Duration,
@@ -70,10 +71,11 @@ impl GrpcDoor {
     ) -> Result<(Self, HealthKeeper), tonic_reflection::server::Error> {
         let keeper = HealthKeeper::new(open_inference.service().clone());
         let unread_timeout = open_inference.service().config().unread_timeout();
+        let gate = gate(open_inference.service());
         let services = services(open_inference, &config, &bounds, &keeper)?;
         let arrivals = Arrivals::new(&config, bounds)?;
         let (config, web) = (Arc::new(config), WebRules::default());
-        Ok((Self { services, arrivals, config, unread_timeout, web }, keeper))
+        Ok((Self { services, gate, arrivals, config, unread_timeout, web }, keeper))
     }
 
     /// The same services for the clients of another port, which `open_inference` is for. Both share their limits.
@@ -86,7 +88,8 @@ impl GrpcDoor {
         bounds: &Bounds,
         keeper: &HealthKeeper,
     ) -> Result<Self, tonic_reflection::server::Error> {
-        Ok(Self { services: services(open_inference, &self.config, bounds, keeper)?, ..self.clone() })
+        let gate = gate(open_inference.service());
+        Ok(Self { services: services(open_inference, &self.config, bounds, keeper)?, gate, ..self.clone() })
     }
 
     /// The same with configured rules for web pages.
@@ -100,7 +103,8 @@ impl Talk for GrpcDoor {
     const PROTOCOL: Protocol = Protocol::Http2;
 
     fn talk<I: Io>(&self, io: I, client: Client, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
-        let entrance = Entrance { header_bytes_max: self.config.max_header_bytes, web: self.web.on(io.local_ip()) };
+        let (web, gate) = (self.web.on(io.local_ip()), self.gate.clone());
+        let entrance = Entrance { header_bytes_max: self.config.max_header_bytes, web, gate };
         let services = entrance.layer(self.arrivals.connection(client.peer()).layer(self.services.clone()));
         let services = services.map_response(|response: http::Response<_>| response.map(WatchedBody::new));
         converse::<Reader, _, _, _>(io, client, services, plug(&self.config, self.unread_timeout), shutdown)

@@ -18,6 +18,7 @@ const ERROR_DOMAIN: &str = "tidemill";
 const fn code(kind: FaultKind) -> Code {
     match kind {
         FaultKind::Invalid => Code::InvalidArgument,
+        FaultKind::Unauthenticated => Code::Unauthenticated,
         FaultKind::Denied => Code::PermissionDenied,
         FaultKind::NotFound => Code::NotFound,
         FaultKind::TooLarge | FaultKind::Overloaded => Code::ResourceExhausted,

@@ -13,7 +13,7 @@ use super::{error::Refusal, response::to_json};
 use crate::{
     config::HttpConfig,
     domain::{Fault, Timestamp},
-    frontend::Bounds,
+    frontend::{Bounds, acting::Gate},
     open_inference::OpenInference,
     service::{Caller, Method, Terms},
 };
@@ -28,6 +28,8 @@ pub(super) struct Shared {
     pub(super) generate: Method,
     pub(super) config: HttpConfig,
     pub(super) bounds: Bounds,
+    /// Absent if no caller is known.
+    pub(super) gate: Option<Gate>,
 }
 
 impl Deref for Api {
@@ -44,13 +46,19 @@ const GENERATE: Terms = Terms::unary("http_generate");
 impl Api {
     pub(super) fn new(open_inference: OpenInference, config: HttpConfig, bounds: Bounds) -> Self {
         let [infer, generate] = [INFER, GENERATE].map(|terms| open_inference.service().method(terms));
-        Self(Arc::new(Shared { open_inference, infer, generate, config, bounds }))
+        let gate = Gate::of(open_inference.service(), is_open);
+        Self(Arc::new(Shared { open_inference, infer, generate, config, bounds, gate }))
     }
 
     pub(super) fn caller(&self, headers: &HeaderMap) -> Caller {
         let principal = self.open_inference.service().principal(|name| headers.get(name).map(HeaderValue::as_bytes));
         Caller { principal, ends_at: Timestamp::NEVER }
     }
+}
+
+/// Paths that tell whether the server is up; they need no credential.
+fn is_open(path: &str) -> bool {
+    matches!(path, "/v2/health/live" | "/v2/health/ready")
 }
 
 /// The model that a path names.

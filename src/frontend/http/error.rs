@@ -13,10 +13,14 @@ use crate::domain::{Fault, FaultKind};
 /// When a client refused for overload may try again, if nothing better is known.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
+/// What a caller that is not known may send; every 401 says so.
+const CHALLENGE: &str = "Bearer realm=\"tidemill\"";
+
 /// The status of each kind. 499 is what proxies log for a client that went away, and the only code here that is not in a standard.
 const fn status(kind: FaultKind) -> u16 {
     match kind {
         FaultKind::Invalid | FaultKind::DataLoss => 400,
+        FaultKind::Unauthenticated => 401,
         FaultKind::Denied => 403,
         FaultKind::NotFound => 404,
         FaultKind::Dropped => 409,
@@ -74,6 +78,9 @@ impl IntoResponse for Refusal {
         if let Some(delay) = retry_after {
             let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if fault.kind() == FaultKind::Unauthenticated {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
         }
         if closes {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

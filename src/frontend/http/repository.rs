@@ -13,7 +13,7 @@ use crate::side::INLINE_BYTES_MAX;
 
 pub(super) async fn index(State(api): State<Api>, sent: Sent) -> Result<Response, Refusal> {
     let IndexRequest { ready } = read(&api, sent).await?;
-    document(&api.open_inference.repository_index(ready.unwrap_or_default()).await)
+    document(&api.open_inference.repository_index(ready.unwrap_or_default()).await?)
 }
 
 pub(super) async fn load(State(api): State<Api>, target: Target, sent: Sent) -> Result<StatusCode, Refusal> {

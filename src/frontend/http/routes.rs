@@ -1,7 +1,10 @@
 //! The paths of the API, and the rules for all of them.
 
+use std::sync::Arc;
+
 use axum::{
     Router,
+    body::{Body, HttpBody as _},
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method as Verb, StatusCode, Uri, header},
     middleware::{self, Next},
@@ -20,7 +23,10 @@ use super::{
 };
 use crate::{
     domain::{Fault, FaultKind, Peer},
-    frontend::web::refuse_forms,
+    frontend::{
+        acting::{Acting, ActingBody},
+        web::refuse_forms,
+    },
     transport::Account,
 };
 
@@ -79,7 +85,7 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
     let account =
         request.extensions().get::<Account>().cloned().unwrap_or_else(|| api.bounds.transfer.connection(Peer::default()));
     let mut response = match known_encoding(request.headers_mut()) {
-        Ok(()) => answer::hand_out(&api.bounds, &account, next.run(request).await).await,
+        Ok(()) => answer::hand_out(&api.bounds, &account, on_behalf(&api, request, next).await).await,
         Err(refusal) => refusal.into_response(),
     };
     if response.status() == StatusCode::NOT_ACCEPTABLE {
@@ -93,6 +99,24 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Runs a request on behalf of its caller.
+async fn on_behalf(api: &Api, request: Request, next: Next) -> Response {
+    let Some(gate) = &api.gate else { return next.run(request).await };
+    let holder = match gate.find(request.uri().path(), request.headers()) {
+        Ok(Some(holder)) => holder,
+        Ok(None) => return next.run(request).await,
+        // Its body is not read.
+        Err(fault) => return Refusal::from(fault).closing().into_response(),
+    };
+    match Acting::new(Arc::clone(&holder), next.run(request)).await {
+        Ok(response) if response.body().size_hint().exact().is_none() => {
+            response.map(|body| Body::new(ActingBody::new(holder, body, |fault| Err(axum::Error::new(fault)))))
+        }
+        Ok(response) => response,
+        Err(fault) => Refusal::from(fault).closing().into_response(),
+    }
 }
 
 /// A request that changes the server must not have a form that any web page can send.

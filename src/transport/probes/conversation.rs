@@ -19,7 +19,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::{note::Noted, places::Place};
 use crate::{
-    connections::note_certificate,
+    connections::note_protection,
     patience::Patience,
     transport::{
         ending::EndingBody,
@@ -48,7 +48,7 @@ where
         () = shutdown.closed().cancelled() => return,
     };
     match agreed {
-        Ok(Agreed { certificate, .. }) => certificate.into_iter().for_each(note_certificate),
+        Ok(Agreed { protection, .. }) => note_protection(protection),
         Err(error) => return tracing::debug!(%error, "a connection of the admin port ended before it began"),
     }
     let note = place.note();

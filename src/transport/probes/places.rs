@@ -12,7 +12,9 @@ use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 
 use super::note::Note;
-use crate::{domain::Peer, patience::Moment, transport::admit::Admit};
+use crate::{
+    domain::{Address, Peer},
+    patience::Moment, transport::admit::Admit};
 
 /// If an answer takes longer than this, its place may go to another connection.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
@@ -40,6 +42,7 @@ struct Entry {
 pub(crate) struct Place {
     places: Arc<Places>,
     number: u64,
+    address: Address,
     note: Arc<Note>,
     leave: CancellationToken,
 }
@@ -51,7 +54,7 @@ impl Places {
     }
 
     /// Lets a connection in. If it is one too many, the connection that has been silent or unread longest is told to leave.
-    fn enter(self: &Arc<Self>) -> Place {
+    fn enter(self: &Arc<Self>, address: Address) -> Place {
         let mut all = self.all.lock();
         while all.open.len() >= self.max && all.close_longest(self.max) {}
         let number = all.next;
@@ -59,7 +62,7 @@ impl Places {
         let (note, leave) = (Arc::new(Note::new()), CancellationToken::new());
         all.open.insert(number, Entry { note: Arc::clone(&note), leave: leave.clone() });
         drop(all);
-        Place { places: Arc::clone(self), number, note, leave }
+        Place { places: Arc::clone(self), number, address, note, leave }
     }
 
     /// Tells the connection that has been silent or unread longest to leave.
@@ -106,8 +109,8 @@ impl Admit for Arc<Places> {
         yield_now().await;
     }
 
-    async fn admit(&self, _permit: (), _ip: Option<IpAddr>) -> Option<Place> {
-        Some(self.enter())
+    async fn admit(&self, _permit: (), ip: Option<IpAddr>) -> Option<Place> {
+        Some(self.enter(ip.map_or(Address::Local, |ip| Address::of(ip, &[]))))
     }
 
     /// If descriptors have run out, this may give one back.
@@ -115,8 +118,9 @@ impl Admit for Arc<Places> {
         self.close_longest();
     }
 
-    fn peer(_place: &Place) -> Peer {
-        Peer::default()
+    /// Its number is one of this port's own.
+    fn peer(place: &Place) -> Peer {
+        Peer { connection: place.number, address: place.address }
     }
 }
 
@@ -141,7 +145,7 @@ mod tests {
         let places = Arc::new(Places::new(3));
         let enter = async || {
             advance(Duration::from_secs(1)).await;
-            places.enter()
+            places.enter(Address::Local)
         };
         let (answered, silent, unread) = (enter().await, enter().await, enter().await);
         answered.note.answers();
@@ -156,23 +160,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn answers_that_never_come_do_not_keep_others_out() {
         let places = Arc::new(Places::new(2));
-        let answered: Vec<_> = (0..4).map(|_| places.enter()).inspect(|place| place.note.answers()).collect();
+        let answered: Vec<_> = (0..4).map(|_| places.enter(Address::Local)).inspect(|place| place.note.answers()).collect();
         assert_eq!(answered.iter().filter(|place| leaves(place)).count(), 0, "twice as many as there should be");
-        let fifth = places.enter();
+        let fifth = places.enter(Address::Local);
         assert!(leaves(&answered[0]) && !leaves(&answered[1]) && !leaves(&fifth));
         fifth.note.answers();
         advance(ANSWER_MAX + Duration::from_millis(1)).await;
-        let sixth = places.enter();
+        let sixth = places.enter(Address::Local);
         assert!(answered[1..].iter().all(leaves) && !leaves(&fifth) && !leaves(&sixth));
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_leaves_makes_room() {
         let places = Arc::new(Places::new(1));
-        drop(places.enter());
-        let one = places.enter();
+        drop(places.enter(Address::Local));
+        let one = places.enter(Address::Local);
         assert!(!leaves(&one));
-        let other = places.enter();
+        let other = places.enter(Address::Local);
         assert!(leaves(&one) && !leaves(&other));
     }
 }

@@ -14,6 +14,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::{client, handshakes::Handshakes};
 use crate::{
     connections,
+    domain::Protection,
     telemetry::{GaugeGuard, HandshakeEnd, TlsMetrics},
     transport::io::{Agreed, Protocol},
 };
@@ -145,5 +146,5 @@ fn agreed(stream: &TlsStream<TcpStream>) -> Agreed {
         _ => None,
     };
     let certificate = session.peer_certificates().and_then(<[_]>::first).and_then(|first| client::read(first)).map(Arc::new);
-    Agreed { protocol, certificate }
+    Agreed { protocol, protection: Protection { is_encrypted: true, certificate } }
 }

@@ -45,7 +45,7 @@ impl Talk for WhoAmI {
         };
         let plug = http1::Plug { limits, refusal: |breach, _| format!("{breach:?}").into_bytes() };
         let answer = |_: Request<http1::RequestBody>| async {
-            let shown = connections::certificate();
+            let shown = connections::protection().certificate;
             let text = shown.map_or_else(|| "nobody".to_owned(), |shown| format!("{:?} {:?}", shown.common_name, shown.names));
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))))
         };

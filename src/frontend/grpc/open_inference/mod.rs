@@ -140,7 +140,8 @@ impl GrpcInferenceService for OpenInferenceGrpc {
             state: state.to_owned(),
             reason,
         };
-        let models = self.door.repository_index(request.get_ref().ready).await.into_iter().map(entry).collect();
+        let models = self.door.repository_index(request.get_ref().ready).await.map_err(|fault| status_of(&fault))?;
+        let models = models.into_iter().map(entry).collect();
         Ok(Response::new(inference::RepositoryIndexResponse { models }))
     }
 
@@ -166,7 +167,8 @@ impl GrpcInferenceService for OpenInferenceGrpc {
         &self,
         request: Request<inference::SystemSharedMemoryStatusRequest>,
     ) -> Reply<inference::SystemSharedMemoryStatusResponse> {
-        let regions = self.door.shared_memory().status(&request.get_ref().name).map_err(|fault| status_of(&fault))?;
+        let memory = self.door.shared_memory().map_err(|fault| status_of(&fault))?;
+        let regions = memory.status(&request.get_ref().name).map_err(|fault| status_of(&fault))?;
         let region = |RegionStatus { name, key, offset, byte_size }: RegionStatus| {
             (name.clone(), system_shared_memory_status_response::RegionStatus { name, key, offset, byte_size })
         };
@@ -179,7 +181,8 @@ impl GrpcInferenceService for OpenInferenceGrpc {
         request: Request<inference::SystemSharedMemoryRegisterRequest>,
     ) -> Reply<inference::SystemSharedMemoryRegisterResponse> {
         let inference::SystemSharedMemoryRegisterRequest { name, key, offset, byte_size } = request.into_inner();
-        self.door.shared_memory().register(&name, &key, offset, byte_size).map_err(|fault| status_of(&fault))?;
+        let memory = self.door.shared_memory().map_err(|fault| status_of(&fault))?;
+        memory.register(&name, &key, offset, byte_size).map_err(|fault| status_of(&fault))?;
         Ok(Response::new(inference::SystemSharedMemoryRegisterResponse {}))
     }
 
@@ -188,7 +191,7 @@ impl GrpcInferenceService for OpenInferenceGrpc {
         request: Request<inference::SystemSharedMemoryUnregisterRequest>,
     ) -> Reply<inference::SystemSharedMemoryUnregisterResponse> {
         let name = request.into_inner().name;
-        let memory = self.door.shared_memory();
+        let memory = self.door.shared_memory().map_err(|fault| status_of(&fault))?;
         let done = if name.is_empty() { memory.unregister_all() } else { memory.unregister(&name) };
         done.map_err(|fault| status_of(&fault))?;
         Ok(Response::new(inference::SystemSharedMemoryUnregisterResponse {}))

@@ -1,4 +1,15 @@
-//! The certificate by which a client showed who it is.
+//! How a connection is protected, and the certificate by which its client showed who it is.
+
+use std::sync::Arc;
+
+/// How a connection is protected. By default, not at all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Protection {
+    /// Whether it is encrypted.
+    pub is_encrypted: bool,
+    /// The client's certificate, if it has shown one.
+    pub certificate: Option<Arc<ClientCertificate>>,
+}
 
 /// What is known of a client's certificate, whose chain was verified when the connection began.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,4 +31,14 @@ pub enum AlternativeName {
     Uri(String),
     /// An address of mail.
     Email(String),
+}
+
+impl AlternativeName {
+    /// The name without its kind.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Dns(name) | Self::Uri(name) | Self::Email(name) => name,
+        }
+    }
 }

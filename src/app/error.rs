@@ -1,8 +1,12 @@
-//! Why a server does not start.
+//! Why the server did not start.
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
 use crate::{certificates::CertificateFault, descriptors::TooFew, engine, registry};
+
+/// What to do about ports that anybody could call.
+const GUARD: &str = "say who may call with security.keys (`tidemill keys new NAME --file keys.toml` makes a file) or \
+                     tls.client_auth = required, or let everybody ask for results with security.allow_anonymous = true";
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +20,17 @@ pub enum StartError {
         address: SocketAddr,
         /// The system's error.
         error: io::Error,
+    },
+    /// Anybody could call it.
+    #[error("{0}; {GUARD}")]
+    Unguarded(String),
+    /// The callers cannot be read.
+    #[error("cannot read the callers in {path} (security.keys): {reason}")]
+    Keys {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The file to record in cannot be created.
     #[error("cannot record in {path} (scheduler.record): {error}")]

@@ -1,0 +1,227 @@
+//! The keys file, in TOML: `[[key]]` for each caller.
+//!
+//! Values are read one by one rather than by a derived parser, whose errors quote them: somebody may have put a key where its digest
+//! belongs.
+
+use std::{collections::BTreeSet, fmt, fmt::Write as _};
+
+use tidemill_domain::Priority;
+use toml::{Table, Value};
+
+use crate::{Digest, Entry, Glob, Proof, Quotas, Scope, Scopes, format_utc, is_name, parse_utc};
+
+/// Longest file.
+pub const FILE_BYTES_MAX: u64 = 8 << 20;
+/// Most callers in it.
+pub const KEYS_MAX: usize = 10_000;
+/// Most models' patterns of one caller, and their longest.
+const GLOBS_MAX: usize = 64;
+const GLOB_BYTES_MAX: usize = 256;
+const FIELDS: [&str; 9] = ["name", "sha256", "san", "cn", "tenant", "scopes", "models", "expires", "quotas"];
+const QUOTAS: [&str; 6] = ["streams", "connections", "items_per_s", "bytes_per_s", "weight", "priority_max"];
+const QUOTA_MAX: i64 = 1 << 46;
+
+/// Everything that is wrong with a keys file, one line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeysFaults(Vec<String>);
+
+impl fmt::Display for KeysFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for KeysFaults {}
+
+/// The callers that a file lists.
+pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, KeysFaults> {
+    let one = |fault: String| KeysFaults(vec![fault]);
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        one(format!("line {} is not TOML", before.matches('\n').count() + 1))
+    })?;
+    let mut faults: Vec<String> = table
+        .keys()
+        .filter(|key| *key != "key")
+        .map(|key| format!("'{}' is not known here; callers are [[key]]", shown(key)))
+        .collect();
+    let rows = match table.get("key") {
+        None => &[][..],
+        Some(Value::Array(rows)) => rows,
+        Some(_) => return Err(one("'key' is not a list; callers are [[key]]".to_owned())),
+    };
+    if rows.len() > KEYS_MAX {
+        return Err(one(format!("{} keys are more than the {KEYS_MAX} that a file may have", rows.len())));
+    }
+    let mut entries = Vec::new();
+    let mut names = BTreeSet::new();
+    for (index, row) in rows.iter().enumerate() {
+        let label = || match row.get("name").and_then(Value::as_str) {
+            Some(name) if is_name(name) => format!("key '{name}'"),
+            _ => format!("key number {}", index + 1),
+        };
+        match row.as_table().ok_or_else(|| vec!["is not a table".to_owned()]).and_then(entry) {
+            Ok(entry) if !names.insert(entry.name.clone()) => faults.push(format!("{}: another one has this name", label())),
+            Ok(entry) => entries.push(entry),
+            Err(found) => faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", label()))),
+        }
+    }
+    if faults.is_empty() { Ok(entries) } else { Err(KeysFaults(faults)) }
+}
+
+/// The beginning of a name that means nothing.
+fn shown(name: &str) -> String {
+    name.chars().take(32).flat_map(char::escape_default).collect()
+}
+
+fn entry(row: &Table) -> Result<Entry, Vec<String>> {
+    let unknown = row.keys().filter(|key| !FIELDS.contains(&key.as_str()));
+    let faults: &mut Vec<String> =
+        &mut unknown.map(|key| format!("'{}' is not known; known are {}", shown(key), FIELDS.join(", "))).collect();
+    let (name, proof) = (kept(name(row), faults), kept(proof(row), faults));
+    let (tenant, scopes) = (kept(tenant(row), faults), kept(scopes(row), faults));
+    let (models, expires, quotas) = (kept(models(row), faults), kept(time(row), faults), kept(limits(row), faults));
+    let whole = || {
+        let (name, proof, tenant, scopes) = (name?, proof?, tenant?, scopes?);
+        Some(Entry { name, proof, tenant, scopes, models: models?, expires: expires?, quotas: quotas? })
+    };
+    whole().filter(|_| faults.is_empty()).ok_or_else(|| std::mem::take(faults))
+}
+
+/// What could be read; the fault is put with the others.
+fn kept<T>(read: Result<T, String>, faults: &mut Vec<String>) -> Option<T> {
+    read.map_err(|fault| faults.push(fault)).ok()
+}
+
+fn name(row: &Table) -> Result<Box<str>, String> {
+    let found = text(row, "name")?.filter(|found| is_name(found));
+    found.map(Into::into).ok_or_else(|| "'name' must be 1 to 128 letters, digits, '-', '_', '.' and '@'".to_owned())
+}
+
+fn tenant(row: &Table) -> Result<Option<Box<str>>, String> {
+    match text(row, "tenant")? {
+        Some(found) if !is_name(found) => Err("'tenant' must be 1 to 128 letters, digits, '-', '_', '.' and '@'".to_owned()),
+        found => Ok(found.map(Into::into)),
+    }
+}
+
+fn scopes(row: &Table) -> Result<Scopes, String> {
+    let found = list(row, "scopes")?.filter(|found| !found.is_empty());
+    let found = found.ok_or("'scopes' is missing: it lists what the key may do")?;
+    let known = || format!("'scopes' may list only {}", Scope::ALL.map(Scope::name).join(", "));
+    found.iter().map(|name| Scope::named(name).ok_or_else(known)).collect()
+}
+
+fn models(row: &Table) -> Result<Vec<Glob>, String> {
+    let Some(found) = list(row, "models")? else { return Ok(vec![Glob::new("*")]) };
+    if found.len() > GLOBS_MAX || found.iter().any(|glob| glob.is_empty() || glob.len() > GLOB_BYTES_MAX) {
+        return Err(format!("'models' may list up to {GLOBS_MAX} patterns of 1 to {GLOB_BYTES_MAX} bytes"));
+    }
+    Ok(found.into_iter().map(Glob::new).collect())
+}
+
+fn proof(row: &Table) -> Result<Proof, String> {
+    let glob = |key, proof: fn(Glob) -> Proof| match text(row, key)? {
+        Some(found) if found.is_empty() || found.len() > GLOB_BYTES_MAX => {
+            Err(format!("'{key}' must be a pattern of 1 to {GLOB_BYTES_MAX} bytes"))
+        }
+        found => Ok(found.map(|found| proof(Glob::new(found)))),
+    };
+    let digest = text(row, "sha256")?.map(|found| {
+        Digest::parse(found).map(Proof::Key).ok_or("'sha256' must be the 64 hexadecimal digits that `tidemill keys new` writes")
+    });
+    let found = [digest.transpose()?, glob("san", Proof::AlternativeName)?, glob("cn", Proof::CommonName)?];
+    let mut found = found.into_iter().flatten();
+    match (found.next(), found.next()) {
+        (Some(proof), None) => Ok(proof),
+        _ => Err("it must have one of 'sha256', 'san' and 'cn': by what is the caller recognised?".to_owned()),
+    }
+}
+
+fn time(row: &Table) -> Result<Option<u64>, String> {
+    let found = match row.get("expires") {
+        None => return Ok(None),
+        Some(Value::String(text)) => parse_utc(text),
+        Some(Value::Datetime(time)) => parse_utc(&time.to_string()),
+        Some(_) => None,
+    };
+    found.map(Some).ok_or_else(|| "'expires' must be a date or a time in UTC, such as 2027-01-31T12:00:00Z".to_owned())
+}
+
+fn limits(row: &Table) -> Result<Quotas, String> {
+    let table = match row.get("quotas") {
+        None => return Ok(Quotas::default()),
+        Some(Value::Table(table)) => table,
+        Some(_) => return Err("'quotas' is not a table".to_owned()),
+    };
+    if let Some(key) = table.keys().find(|key| !QUOTAS.contains(&key.as_str())) {
+        return Err(format!("quota '{}' is not known; known are {}", shown(key), QUOTAS.join(", ")));
+    }
+    let number = |key: &str| match table.get(key) {
+        None => Ok(None),
+        Some(Value::Integer(found @ 1..=QUOTA_MAX)) => Ok(u64::try_from(*found).ok()),
+        Some(_) => Err(format!("quota '{key}' must be a number from 1 to {QUOTA_MAX}")),
+    };
+    let named = |word: &str| Priority::ALL.into_iter().find(|priority| priority.label() == word);
+    let priority_max = match text(table, "priority_max")? {
+        None => None,
+        Some(word) => Some(named(word).ok_or("quota 'priority_max' must be \"low\", \"normal\" or \"high\"")?),
+    };
+    Ok(Quotas {
+        streams: number("streams")?,
+        connections: number("connections")?,
+        items_per_s: number("items_per_s")?,
+        bytes_per_s: number("bytes_per_s")?,
+        weight: number("weight")?,
+        priority_max,
+    })
+}
+
+fn text<'a>(row: &'a Table, key: &str) -> Result<Option<&'a str>, String> {
+    match row.get(key) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(format!("'{key}' is not text")),
+    }
+}
+
+fn list<'a>(row: &'a Table, key: &str) -> Result<Option<Vec<&'a str>>, String> {
+    let texts = match row.get(key) {
+        None => return Ok(None),
+        Some(Value::Array(values)) => values.iter().map(Value::as_str).collect::<Option<_>>(),
+        Some(_) => None,
+    };
+    texts.map(Some).ok_or_else(|| format!("'{key}' is not a list of texts"))
+}
+
+/// The caller as the file has it.
+pub(crate) fn write(entry: &Entry) -> String {
+    let Entry { name, proof, tenant, scopes, models, expires, quotas } = entry;
+    let quoted = |text: &str| Value::String(text.to_owned()).to_string();
+    let listed = |texts: &mut dyn Iterator<Item = &str>| format!("[{}]", texts.map(quoted).collect::<Vec<_>>().join(", "));
+    let mut block = format!("[[key]]\nname = {}\n", quoted(name));
+    let mut line = |key: &str, value: String| _ = writeln!(block, "{key} = {value}");
+    match proof {
+        Proof::Key(digest) => line("sha256", quoted(&digest.to_hex())),
+        Proof::AlternativeName(glob) => line("san", quoted(glob.as_str())),
+        Proof::CommonName(glob) => line("cn", quoted(glob.as_str())),
+    }
+    if let Some(tenant) = tenant {
+        line("tenant", quoted(tenant));
+    }
+    line("scopes", listed(&mut scopes.iter().map(Scope::name)));
+    line("models", listed(&mut models.iter().map(Glob::as_str)));
+    if let Some(expires) = expires {
+        line("expires", format_utc(*expires));
+    }
+    let Quotas { streams, connections, items_per_s, bytes_per_s, weight, priority_max } = quotas;
+    for (key, number) in QUOTAS.iter().zip([streams, connections, items_per_s, bytes_per_s, weight]) {
+        if let Some(number) = number {
+            line(&format!("quotas.{key}"), number.to_string());
+        }
+    }
+    if let Some(priority) = priority_max {
+        line("quotas.priority_max", quoted(priority.label()));
+    }
+    block
+}

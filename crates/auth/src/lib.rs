@@ -1,0 +1,22 @@
+//! Callers, and what they may do: credentials go in, and an [`Entry`] of the keys file or a reason to refuse comes out.
+//!
+//! Pure: reads no file, no clock and no connection. The caller hands in the file's text, the time and what the connection shows.
+//! No secret is ever part of a `Debug` form or of an error.
+
+mod date;
+mod entry;
+mod file;
+mod glob;
+mod key;
+mod keys;
+mod presented;
+mod scope;
+
+pub use date::{format_utc, parse_utc};
+pub use entry::{Entry, Proof, Quotas, is_name};
+pub use file::{FILE_BYTES_MAX, KEYS_MAX, KeysFaults};
+pub use glob::Glob;
+pub use key::{Digest, Key};
+pub use keys::Keys;
+pub use presented::{Presented, Refused, Secret};
+pub use scope::{Scope, Scopes};

@@ -1,0 +1,198 @@
+//! What a call shows of its caller, and who that is.
+
+use std::sync::Arc;
+
+use tidemill_domain::{ClientCertificate, Fault, FaultKind};
+
+use crate::{Key, Keys};
+
+/// What a call and its connection show.
+#[derive(Debug, Clone, Default)]
+pub struct Presented<'a> {
+    /// The header `authorization`.
+    pub authorization: Secret<'a>,
+    /// The header `x-api-key`.
+    pub api_key: Secret<'a>,
+    /// The certificate with which the connection was made.
+    pub certificate: Option<Arc<ClientCertificate>>,
+    /// Whether nobody else can read what the connection carries: it is encrypted, or does not leave the machine.
+    pub is_private: bool,
+}
+
+/// The value of a header that may hold a secret; its `Debug` form says only whether there is one.
+#[derive(Clone, Copy, Default)]
+pub struct Secret<'a>(pub Option<&'a [u8]>);
+
+impl std::fmt::Debug for Secret<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "…" } else { "none" })
+    }
+}
+
+/// Why a credential is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// `authorization` is neither `Bearer` nor `Key` with a key behind it, or the text is not a key's.
+    Malformed,
+    /// Nobody has this key.
+    UnknownKey,
+    /// No rule fits the certificate.
+    UnknownCertificate,
+    /// The key, or the rule for the certificate, has expired.
+    Expired,
+    /// A key came over a connection that others can read.
+    InTheOpen,
+}
+
+impl Refused {
+    /// What the caller learns.
+    #[must_use]
+    pub fn fault(self) -> Fault {
+        let message = match self {
+            Self::Malformed => {
+                "the credential is not a key: send `authorization: Bearer KEY`, `authorization: Key KEY` or `x-api-key: KEY`"
+            }
+            Self::UnknownKey => "the key is not known here, or has been revoked",
+            Self::UnknownCertificate => "nobody is known here by this client certificate",
+            Self::Expired => "the credential has expired",
+            Self::InTheOpen => {
+                "keys are not taken over plain TCP from another machine, where others can read them: use TLS, \
+                 or ask the operator for security.plain_keys"
+            }
+        };
+        Fault::new(FaultKind::Unauthenticated, message)
+    }
+}
+
+impl Presented<'_> {
+    /// The position of the caller among `keys`; `None` if the call shows no credential. The first that is shown counts, and must be
+    /// good: `authorization`, then `x-api-key`, then the certificate. A certificate counts only if some caller is recognised by one.
+    ///
+    /// # Errors
+    /// Why the credential is refused. `takes_plain_keys` allows keys on connections that others can read.
+    pub fn find(&self, keys: &Keys, takes_plain_keys: bool, now_s: u64) -> Result<Option<usize>, Refused> {
+        let text = match (self.authorization.0, self.api_key.0) {
+            (Some(value), _) => Some(credential(value).ok_or(Refused::Malformed)?),
+            (None, value) => value.map(<[u8]>::trim_ascii),
+        };
+        let found = match (text, &self.certificate) {
+            (Some(_), _) if !self.is_private && !takes_plain_keys => return Err(Refused::InTheOpen),
+            (Some(text), _) => keys.find(&Key::parse(text).ok_or(Refused::Malformed)?).ok_or(Refused::UnknownKey)?,
+            (None, Some(certificate)) if keys.know_certificates() => {
+                keys.find_certificate(certificate).ok_or(Refused::UnknownCertificate)?
+            }
+            (None, _) => return Ok(None),
+        };
+        if keys.entries()[found].has_expired(now_s) {
+            return Err(Refused::Expired);
+        }
+        Ok(Some(found))
+    }
+}
+
+/// What follows the scheme in a value of `authorization`.
+fn credential(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = value.split_at_checked(value.iter().position(|byte| *byte == b' ')?)?;
+    let is_known = [&b"bearer"[..], b"key"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    is_known.then(|| rest.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn keys() -> Keys {
+        let digest = |byte| Key::from_random([byte; 32]).digest().to_hex();
+        let text = format!(
+            "[[key]]\nname = 'one'\nsha256 = '{}'\nscopes = ['infer']\nexpires = 1970-01-01T00:01:40Z\n\
+             [[key]]\nname = 'two'\nsha256 = '{}'\nscopes = ['infer']\n[[key]]\nname = 'three'\ncn = 'c'\nscopes = ['infer']",
+            digest(1),
+            digest(2)
+        );
+        Keys::parse(&text).expect("sound")
+    }
+
+    fn text(byte: u8) -> String {
+        Key::from_random([byte; 32]).reveal()
+    }
+
+    fn certificate(common_name: &str) -> Arc<ClientCertificate> {
+        Arc::new(ClientCertificate { common_name: Some(common_name.to_owned()), ..ClientCertificate::default() })
+    }
+
+    fn find(
+        authorization: Option<&str>,
+        api_key: Option<&str>,
+        certificate: Option<Arc<ClientCertificate>>,
+    ) -> Result<Option<usize>, Refused> {
+        let secret = |value: Option<&'_ str>| value.map(str::to_owned);
+        let (authorization, api_key) = (secret(authorization), secret(api_key));
+        let presented = Presented {
+            authorization: Secret(authorization.as_deref().map(str::as_bytes)),
+            api_key: Secret(api_key.as_deref().map(str::as_bytes)),
+            certificate,
+            is_private: true,
+        };
+        presented.find(&keys(), false, 99)
+    }
+
+    #[test]
+    fn a_key_is_taken_in_three_forms() {
+        for scheme in ["Bearer", "bearer", "Key", "KEY", "Bearer "] {
+            assert_eq!(find(Some(&format!("{scheme} {}", text(2))), None, None), Ok(Some(1)), "{scheme}");
+        }
+        assert_eq!(find(None, Some(&text(1)), None), Ok(Some(0)));
+        assert_eq!(find(None, None, None), Ok(None));
+    }
+
+    #[test]
+    fn the_first_credential_counts_and_must_be_good() {
+        let (one, two) = (text(1), text(2));
+        assert_eq!(find(Some(&format!("Bearer {two}")), Some(&one), Some(certificate("c"))), Ok(Some(1)));
+        assert_eq!(find(None, Some(&one), Some(certificate("c"))), Ok(Some(0)));
+        assert_eq!(find(None, None, Some(certificate("c"))), Ok(Some(2)));
+        assert_eq!(find(None, None, Some(certificate("d"))), Err(Refused::UnknownCertificate));
+        assert_eq!(find(Some(&format!("Bearer {}", text(3))), Some(&one), None), Err(Refused::UnknownKey));
+        assert_eq!(find(None, Some(&text(3)), Some(certificate("c"))), Err(Refused::UnknownKey));
+        for malformed in ["", "Bearer", "Bearer x", "Basic dTpw", &two, &format!("Bearer {two} {two}"), &format!("Bearer\t{two}")]
+        {
+            assert_eq!(find(Some(malformed), Some(&one), None), Err(Refused::Malformed), "{malformed:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_nobody_is_recognised_by_says_nothing() {
+        let presented = Presented { certificate: Some(certificate("c")), is_private: true, ..Presented::default() };
+        assert_eq!(presented.find(&Keys::default(), false, 0), Ok(None));
+    }
+
+    #[test]
+    fn a_key_ends_at_its_time_and_never_travels_in_the_open_unless_that_is_wanted() {
+        let key = text(1);
+        let mut presented = Presented { api_key: Secret(Some(key.as_bytes())), is_private: true, ..Presented::default() };
+        assert_eq!(presented.find(&keys(), false, 99), Ok(Some(0)));
+        assert_eq!(presented.find(&keys(), false, 100), Err(Refused::Expired));
+        presented.is_private = false;
+        assert_eq!(presented.find(&keys(), false, 99), Err(Refused::InTheOpen));
+        assert_eq!(presented.find(&keys(), true, 99), Ok(Some(0)));
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let key = text(1);
+        let presented = Presented { api_key: Secret(Some(key.as_bytes())), ..Presented::default() };
+        assert!(!format!("{presented:?}").contains(&key[3..10]));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_sent_only_a_known_key_is_taken(value in proptest::collection::vec(any::<u8>(), 0..100), known: bool) {
+            let good = format!("Bearer {}", text(2)).into_bytes();
+            let value = if known { good } else { value };
+            let presented = Presented { authorization: Secret(Some(&value)), is_private: true, ..Presented::default() };
+            prop_assert_eq!(presented.find(&keys(), false, 0).is_ok(), known);
+        }
+    }
+}

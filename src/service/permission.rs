@@ -1,0 +1,93 @@
+//! What the caller of the current call may do.
+
+use std::sync::Arc;
+
+use super::{
+    Keyring, Service,
+    keyring::{self, Holder},
+};
+use crate::{
+    auth::{Presented, Scope, Scopes},
+    domain::{Fault, FaultKind},
+};
+
+impl Service {
+    /// The same door, for a port on which callers without a credential may do this much.
+    #[must_use]
+    pub fn with_anonymous(&self, anonymous: Scopes) -> Self {
+        Self { anonymous, ..self.clone() }
+    }
+
+    /// The same door, which knows these callers.
+    #[must_use]
+    pub fn with_keyring(self, keyring: Keyring) -> Self {
+        Self { keyring: Some(keyring), ..self }
+    }
+
+    /// Whether callers may have credentials.
+    #[must_use]
+    pub const fn knows_callers(&self) -> bool {
+        self.keyring.is_some()
+    }
+
+    /// The caller that presents this; `None` if it may be made by anybody.
+    ///
+    /// # Errors
+    /// [`FaultKind::Unauthenticated`] for a credential that is not good, and without one where anonymous callers may do nothing.
+    pub fn recognise(&self, presented: &Presented<'_>) -> Result<Option<Arc<Holder>>, Fault> {
+        let Some(keyring) = &self.keyring else { return Ok(None) };
+        let holder = keyring.recognise(presented)?;
+        if holder.is_none() && self.anonymous.is_empty() {
+            return Err(missing());
+        }
+        Ok(holder)
+    }
+
+    /// Whether the current call's caller may do this, with this model if there is one.
+    ///
+    /// # Errors
+    /// [`FaultKind::Denied`] if not; [`FaultKind::Unauthenticated`] if it is anonymous, and a credential would help.
+    #[inline]
+    pub(crate) fn permit(&self, scope: Scope, model: Option<&str>) -> Result<(), Fault> {
+        if self.keyring.is_none() && self.anonymous.allow(scope) {
+            return Ok(());
+        }
+        self.permit_known(scope, model)
+    }
+
+    #[cold]
+    fn permit_known(&self, scope: Scope, model: Option<&str>) -> Result<(), Fault> {
+        match keyring::current() {
+            Some(holder) => holder.entry().permit(scope, model),
+            None if self.anonymous.allow(scope) => Ok(()),
+            None if self.keyring.is_some() => Err(missing()),
+            None => {
+                let message = format!("anonymous callers may not do this on this port: it needs the scope {}", scope.name());
+                Err(Fault::new(FaultKind::Denied, message))
+            }
+        }
+    }
+
+    /// Whether the current call's caller may run this model or read about it.
+    ///
+    /// # Errors
+    /// As [`Service::permit`].
+    #[inline]
+    pub(super) fn permit_either(&self, model: &str) -> Result<(), Fault> {
+        self.permit(Scope::Infer, Some(model)).or_else(|fault| match self.permit(Scope::ModelsRead, Some(model)) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(fault),
+        })
+    }
+
+    /// Whether the current call's caller gets to know of this model.
+    #[must_use]
+    pub(crate) fn shows(&self, model: &str) -> bool {
+        self.keyring.is_none() || keyring::current().is_none_or(|holder| holder.entry().includes(model))
+    }
+}
+
+fn missing() -> Fault {
+    let message = "this needs a credential: send `authorization: Bearer KEY` or `x-api-key: KEY`";
+    Fault::new(FaultKind::Unauthenticated, message)
+}
