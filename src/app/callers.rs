@@ -1,60 +1,53 @@
-//! The keys file: read when the server starts, and again whenever it changes.
+//! The callers that are known: read when the server starts, and again whenever what says who they are changes.
 
-use std::{
-    fs::File,
-    io::Read as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
-
-use notify::{
-    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
-    event::{AccessKind, AccessMode},
-};
-use tokio::sync::Notify;
-
-use super::StartError;
+use super::{StartError, issuer::Issuer, watched::Watched};
 use crate::{
-    auth::{FILE_BYTES_MAX, Keys, Scope},
-    config::{Config, Port, is_loopback},
+    auth::{FILE_BYTES_MAX, Keys, Scope, TokenRules},
+    config::{Config, Port, SecurityConfig, is_loopback},
     frontend::MetricsGate,
-    service::Keyring,
-    threads,
+    service::{Keyring, Tokens},
 };
 
-/// After a change, the file is read once nothing has changed for this long: whoever writes it in several steps is then done.
-const REST: Duration = Duration::from_millis(50);
-
-/// The callers, and the watch on their file.
+/// The callers, and the watch on what says who they are.
 pub(super) struct Callers {
-    path: PathBuf,
     keyring: Keyring,
-    changed: Arc<Notify>,
-    /// Watches for as long as it lives.
-    _system: RecommendedWatcher,
+    file: Option<Watched>,
+    issuer: Option<Issuer>,
 }
 
 impl Callers {
     /// The callers that are configured, if any.
     ///
     /// # Errors
-    /// [`StartError::Keys`] if the file cannot be read or watched, or is wrong; [`StartError::Unguarded`] if there is none, and anybody
-    /// could call from other machines although nobody has said so.
+    /// [`StartError::Keys`] if the file cannot be read or watched, or is wrong; [`StartError::Issuer`] likewise;
+    /// [`StartError::Unguarded`] if there are none, and anybody could call from other machines although nobody has said so.
     pub(super) async fn of(config: &Config) -> Result<Option<Self>, StartError> {
         let unguarded: Vec<_> = config.unguarded().iter().map(ToString::to_string).collect();
         if !unguarded.is_empty() {
             return Err(StartError::Unguarded(unguarded.join("; ")));
         }
-        let Some(path) = config.security.keys.clone() else { return Ok(None) };
-        let fault = |reason| StartError::Keys { path: path.clone(), reason };
-        let changed = Arc::new(Notify::new());
-        // Watched before it is read, so that no change is missed.
-        let system = watch(&path, &changed).map_err(|error| fault(error.to_string()))?;
-        let keys = read_aside(&path).await.map_err(fault)?;
-        tracing::info!(callers = keys.entries().len(), "callers are known by {}", path.display());
-        let keyring = Keyring::new(keys, config.security.plain_keys);
-        Ok(Some(Self { path, keyring, changed, _system: system }))
+        let security = &config.security;
+        if !security.knows_callers() {
+            return Ok(None);
+        }
+        let (file, keys) = match &security.keys {
+            None => (None, Keys::default()),
+            Some(path) => {
+                let fault = |reason| StartError::Keys { path: path.clone(), reason };
+                let file = Watched::new(path, FILE_BYTES_MAX).map_err(fault)?;
+                let keys = read(&file).await.map_err(fault)?;
+                tracing::info!(callers = keys.entries().len(), "callers are known by {}", path.display());
+                (Some(file), keys)
+            }
+        };
+        let issuer = Issuer::of(security).await?;
+        let tokens = Tokens::new(issuer.is_some().then(|| rules(security)), security.tokens);
+        let keyring = Keyring::new(keys, security.plain_keys).with_tokens(tokens);
+        let issuer = issuer.map(|(issuer, keys)| {
+            keyring.replace_issuer(keys);
+            issuer
+        });
+        Ok(Some(Self { keyring, file, issuer }))
     }
 
     /// The callers, as they are at any time.
@@ -68,57 +61,54 @@ impl Callers {
         (!is_open).then(|| MetricsGate::new(self.keyring.clone()))
     }
 
-    /// Follows the file. While it is wrong, what it said before applies.
+    /// Follows what says who they are. While that is wrong, what it said before applies.
     pub(super) async fn follow(self) -> Option<()> {
-        let Self { path, keyring, changed, _system } = self;
-        loop {
-            changed.notified().await;
-            while tokio::time::timeout(REST, changed.notified()).await.is_ok() {}
-            match read_aside(&path).await {
-                Ok(keys) => {
-                    let callers = keys.entries().len();
-                    let ended = keyring.replace(keys);
-                    tracing::info!(callers, ended, "{} has changed", path.display());
-                }
-                Err(reason) => {
-                    tracing::error!(
-                        "{} (security.keys) cannot be used: {reason}; what it said before still applies",
-                        path.display()
-                    );
-                }
+        let Self { keyring, file, issuer } = self;
+        let of_file = async {
+            match file {
+                Some(file) => follow_file(&file, &keyring).await,
+                None => None,
+            }
+        };
+        let of_issuer = async {
+            match issuer {
+                Some(issuer) => issuer.follow(keyring.clone()).await,
+                None => None,
+            }
+        };
+        tokio::join!(of_file, of_issuer);
+        None
+    }
+}
+
+async fn follow_file(file: &Watched, keyring: &Keyring) -> Option<()> {
+    loop {
+        file.changed().await;
+        match read(file).await {
+            Ok(keys) => {
+                let callers = keys.entries().len();
+                let ended = keyring.replace(keys);
+                tracing::info!(callers, ended, "{} has changed", file.path().display());
+            }
+            Err(reason) => {
+                let path = file.path().display();
+                tracing::error!("{path} (security.keys) cannot be used: {reason}; what it said before still applies");
             }
         }
     }
 }
 
-/// Watches the file's folder, because editors and mounted secrets put another file in its place.
-fn watch(path: &Path, changed: &Arc<Notify>) -> notify::Result<RecommendedWatcher> {
-    let notified = Arc::clone(changed);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| match event {
-        // Our own reading among others.
-        Ok(Event { kind: EventKind::Access(kind), .. }) if kind != AccessKind::Close(AccessMode::Write) => {}
-        // If the system has lost count, this reads the file once too often.
-        _ => notified.notify_one(),
-    })?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    watcher.watch(folder, RecursiveMode::NonRecursive)?;
-    Ok(watcher)
-}
-
-async fn read_aside(path: &Path) -> Result<Keys, String> {
-    let path = path.to_owned();
-    threads::aside(move || read(&path)).await.map_err(|error| error.to_string())?
-}
-
-fn read(path: &Path) -> Result<Keys, String> {
-    let mut text = String::new();
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-        return Err("it is not a regular file".to_owned());
-    }
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("it is longer than {FILE_BYTES_MAX} bytes"));
-    }
+async fn read(file: &Watched) -> Result<Keys, String> {
+    let text = String::from_utf8(file.read().await?).map_err(|_| "it is not UTF-8".to_owned())?;
     Keys::parse(&text).map_err(|faults| faults.to_string())
+}
+
+fn rules(security: &SecurityConfig) -> TokenRules {
+    TokenRules {
+        issuer: security.jwt_issuer.clone(),
+        audience: security.jwt_audience.clone(),
+        leeway_s: security.jwt_leeway_s,
+        tenant_claim: security.jwt_tenant_claim.clone(),
+        scopes_claim: security.jwt_scopes_claim.clone(),
+    }
 }

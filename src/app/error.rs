@@ -32,6 +32,14 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The keys of an issuer of tokens cannot be read.
+    #[error("cannot read the keys in {place} (security.jwks): {reason}")]
+    Issuer {
+        /// The file or URL.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The file to record in cannot be created.
     #[error("cannot record in {path} (scheduler.record): {error}")]
     Record {

@@ -16,8 +16,10 @@
 
 mod callers;
 mod error;
+mod issuer;
 mod ports;
 mod record;
+mod watched;
 
 use std::{
     io,

@@ -120,7 +120,7 @@ impl Config {
     /// Whether callers have credentials.
     #[must_use]
     pub const fn knows_callers(&self) -> bool {
-        self.security.keys.is_some()
+        self.security.knows_callers()
     }
 
     /// What callers of a port may do whom no credential tells apart.

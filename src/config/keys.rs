@@ -202,7 +202,30 @@ pub(super) const KEYS: &[Key] = &[
         "let callers in that present no credential; `auto`: if there is no keys file, and on loopback addresses only. Without a keys file, \
          the server does not start on other addresses unless this is `on`. See [what callers may do](security.md#what-callers-may-do)",
     ),
-    words("security.plain_keys", SWITCH, "take keys over connections from other machines that are not encrypted"),
+    words("security.plain_keys", SWITCH, "take keys and tokens over connections from other machines that are not encrypted"),
+    words(
+        "security.jwks",
+        "a path, or a URL with `https://`; empty for none",
+        "public keys (JWKS) of an issuer whose [tokens](security.md#tokens-of-an-issuer) are taken as credentials; a file is read again \
+         when it changes",
+    ),
+    words("security.jwks_ca", PATH, "file in PEM of the authorities to trust for that URL; if empty, those that the system trusts"),
+    number(
+        "security.jwks_refresh_s",
+        "seconds",
+        10..=86_400,
+        "time between two looks at that URL; a token that names an unknown key brings the next one forward, to a minute after the last",
+    ),
+    words("security.jwt_issuer", "text", "what tokens must name as their issuer (`iss`); needed with `security.jwks`"),
+    words("security.jwt_audience", "text", "what tokens must name as their audience (`aud`); needed with `security.jwks`"),
+    number("security.jwt_leeway_s", "seconds", 0..=300, "time by which the clocks of issuer and server may differ"),
+    words("security.jwt_tenant_claim", "text", "the claim of a token that names its caller's tenant"),
+    words("security.jwt_scopes_claim", "text", "the claim of a token that lists its caller's scopes"),
+    words(
+        "security.tokens",
+        SWITCH,
+        "lend [short-lived tokens](security.md#tokens-for-browsers) to callers that the keys file lists, by `POST /v1/tokens`",
+    ),
     switch(
         "control.repository",
         "let clients load, prove and unload models; `auto`: yes. Without a keys file, only on ports that are bound to a loopback address",

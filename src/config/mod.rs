@@ -9,6 +9,8 @@ mod hosts;
 mod keys;
 mod resolve;
 mod sections;
+mod security;
+mod switch;
 mod tls;
 
 pub use access::{Access, Exposure, Port, is_loopback};
@@ -17,7 +19,9 @@ pub use keys::{KeyDoc, describe, page};
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
     Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig, MessageConfig,
-    MetricsConfig, ModelsConfig, SchedulerConfig, SecurityConfig, SequenceConfig, ServerConfig, SessionConfig,
-    SharedMemoryConfig, Switch,
+    MetricsConfig, ModelsConfig, SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig,
+    SharedMemoryConfig,
 };
+pub use security::{IssuerPlace, SecurityConfig};
+pub use switch::Switch;
 pub use tls::{ClientAuth, PortTls, TlsConfig};

@@ -13,6 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use super::{
     forms::{addresses, bind_address, path_or_empty},
     hosts::{HostPattern, OriginPattern},
+    security::SecurityConfig,
+    switch::Switch,
     tls::TlsConfig,
 };
 use crate::engine::EngineChoice;
@@ -80,19 +82,6 @@ impl Default for ServerConfig {
     }
 }
 
-/// Which callers are let in.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SecurityConfig {
-    /// File of the callers that are known; none if absent.
-    #[serde(with = "path_or_empty")]
-    pub keys: Option<PathBuf>,
-    /// Whether callers without a credential are let in.
-    pub allow_anonymous: Switch,
-    /// Whether keys are taken over connections that others can read.
-    pub plain_keys: bool,
-}
-
 /// What clients may do besides asking for results at an ordinary priority.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -103,31 +92,6 @@ pub struct ControlConfig {
     pub reflection: Switch,
     /// Open streams that go before all others.
     pub priority_high: Switch,
-}
-
-/// A switch that may be left to the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Switch {
-    /// The server decides.
-    #[default]
-    Auto,
-    /// Always.
-    On,
-    /// Never.
-    Off,
-}
-
-impl Switch {
-    /// Whether it is on, given the server's choice for `auto`.
-    #[must_use]
-    pub const fn is_on(self, auto: bool) -> bool {
-        match self {
-            Self::Auto => auto,
-            Self::On => true,
-            Self::Off => false,
-        }
-    }
 }
 
 /// Limits of the gRPC transport.

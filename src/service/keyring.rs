@@ -1,68 +1,18 @@
-//! The callers that the keys file lists, each with the means to end what it has open.
-//!
-//! A front end asks once for each call, from its headers, and runs the call [`Holder::acting`]; the door then finds the holder by
-//! itself, so that nothing between the two has to pass it on. What runs outside of that has no holder, and may do what anonymous
-//! callers may.
+//! The callers that are known: those that the keys file lists, and those that tokens speak of.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
-use tokio_util::sync::CancellationToken;
 
+use super::{
+    holder::{Holder, current},
+    tokens::{LentToken, TokenRequest, Tokens},
+};
 use crate::{
-    auth::{Entry, Keys, Presented, Refused},
+    auth::{Credential, Entry, IssuerKeys, Keys, Presented, Refused},
     clock,
     domain::{Fault, FaultKind},
 };
-
-tokio::task_local! {
-    static ACTING: Arc<Holder>;
-}
-
-/// The holder of the call that is being polled; none for an anonymous one.
-pub(super) fn current() -> Option<Arc<Holder>> {
-    ACTING.try_with(Arc::clone).ok()
-}
-
-/// A known caller.
-#[derive(Debug)]
-pub struct Holder {
-    entry: Arc<Entry>,
-    revoked: CancellationToken,
-}
-
-impl Holder {
-    fn of(entry: &Arc<Entry>) -> Arc<Self> {
-        Arc::new(Self { entry: Arc::clone(entry), revoked: CancellationToken::new() })
-    }
-
-    /// What the keys file says about it.
-    #[must_use]
-    pub fn entry(&self) -> &Entry {
-        &self.entry
-    }
-
-    /// Does a piece of work on its behalf.
-    pub fn acting<R>(self: &Arc<Self>, work: impl FnOnce() -> R) -> R {
-        ACTING.sync_scope(Arc::clone(self), work)
-    }
-
-    /// Waits until it may no longer call: it has been revoked, what it may do has been changed, or its time is over. Then whatever
-    /// it has open ends with the fault.
-    pub async fn ended(self: Arc<Self>) -> Fault {
-        let expired = async {
-            let Some(at) = self.entry.expires else { return std::future::pending().await };
-            let left = Duration::from_secs(at).saturating_sub(clock::since_epoch(clock::now()));
-            tokio::time::sleep(left).await;
-        };
-        let name = &self.entry.name;
-        let message = tokio::select! {
-            () = self.revoked.cancelled() => format!("the credential of '{name}' has been revoked or changed; call again with a good one"),
-            () = expired => format!("the credential of '{name}' has expired"),
-        };
-        Fault::new(FaultKind::Unauthenticated, message)
-    }
-}
 
 /// The known callers. Clones share them.
 #[derive(Debug, Clone)]
@@ -74,6 +24,8 @@ pub struct Keyring {
 struct Inner {
     takes_plain_keys: bool,
     ring: RwLock<Ring>,
+    /// Set before there are clients, if at all.
+    tokens: OnceLock<Tokens>,
 }
 
 #[derive(Debug)]
@@ -88,7 +40,40 @@ impl Keyring {
     #[must_use]
     pub fn new(keys: Keys, takes_plain_keys: bool) -> Self {
         let holders = keys.entries().iter().map(Holder::of).collect();
-        Self { inner: Arc::new(Inner { takes_plain_keys, ring: RwLock::new(Ring { keys, holders }) }) }
+        let (ring, tokens) = (RwLock::new(Ring { keys, holders }), OnceLock::new());
+        Self { inner: Arc::new(Inner { takes_plain_keys, ring, tokens }) }
+    }
+
+    /// The same callers, and those that are known by tokens.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Tokens) -> Self {
+        self.inner.tokens.get_or_init(|| tokens);
+        self
+    }
+
+    /// Puts these keys of the issuer in place of those known so far, and ends what tokens of the others have open. Returns how many keys
+    /// are gone.
+    pub fn replace_issuer(&self, keys: IssuerKeys) -> usize {
+        self.inner.tokens.get().map_or(0, |tokens| tokens.replace(keys))
+    }
+
+    /// Waits until a token names a key of the issuer that is not known; for ever if there are no tokens.
+    pub async fn issuer_wanted(&self) {
+        match self.inner.tokens.get() {
+            Some(tokens) => tokens.wanted().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Lends a token to the caller of the call that is being polled.
+    ///
+    /// # Errors
+    /// [`FaultKind::Unauthenticated`] for an anonymous caller, [`FaultKind::Unsupported`] if the server lends none,
+    /// [`FaultKind::Denied`] if the caller asks for more than it may do, [`FaultKind::Invalid`] for what is not known.
+    pub fn lend_token(&self, request: TokenRequest) -> Result<LentToken, Fault> {
+        let holder = current().ok_or_else(|| Fault::new(FaultKind::Unauthenticated, "a token is lent only to a known caller"))?;
+        let off = || Fault::new(FaultKind::Unsupported, "this server lends no tokens (security.tokens)");
+        self.inner.tokens.get().ok_or_else(off)?.lend(&holder, request, now_s())
     }
 
     /// Puts these callers in place of those known so far, and ends what those have open that are not among them with the same
@@ -96,12 +81,12 @@ impl Keyring {
     pub fn replace(&self, keys: Keys) -> usize {
         let mut ring = self.inner.ring.write();
         let mut known: std::collections::HashMap<_, _> =
-            ring.holders.iter().map(|holder| (holder.entry.name.clone(), Arc::clone(holder))).collect();
+            ring.holders.iter().map(|holder| (holder.entry().name.clone(), Arc::clone(holder))).collect();
         let keep = |entry: &Arc<Entry>| match known.remove(&entry.name) {
-            Some(holder) if *holder.entry == **entry => Kept::Same(holder),
+            Some(holder) if holder.entry() == &**entry => Kept::Same(holder),
             // Quotas alone differ: its streams go on, with the means to end them.
-            Some(holder) if holder.entry.same_rights(entry) => {
-                Kept::Same(Arc::new(Holder { entry: Arc::clone(entry), revoked: holder.revoked.clone() }))
+            Some(holder) if holder.entry().same_rights(entry) => {
+                Kept::Same(holder.with_quotas_of(entry))
             }
             Some(holder) => Kept::Other(holder),
             None => Kept::New,
@@ -122,7 +107,7 @@ impl Keyring {
         *ring = Ring { keys, holders };
         // From here on, nobody is recognised as one of them.
         drop(ring);
-        ended.iter().for_each(|holder| holder.revoked.cancel());
+        ended.iter().for_each(|holder| holder.revoke());
         ended.len()
     }
 
@@ -131,12 +116,35 @@ impl Keyring {
     /// # Errors
     /// [`FaultKind::Unauthenticated`] for a credential that is not good.
     pub fn recognise(&self, presented: &Presented<'_>) -> Result<Option<Arc<Holder>>, Fault> {
-        let now_s = clock::since_epoch(clock::now()).as_secs();
-        let ring = self.inner.ring.read();
-        let found = presented.find(&ring.keys, self.inner.takes_plain_keys, now_s);
-        let position = found.map_err(Refused::fault)?;
-        Ok(position.map(|position| Arc::clone(&ring.holders[position])))
+        self.find(presented).map_err(Refused::fault)
     }
+
+    fn find(&self, presented: &Presented<'_>) -> Result<Option<Arc<Holder>>, Refused> {
+        let Some(credential) = presented.credential(self.inner.takes_plain_keys)? else { return Ok(None) };
+        match (credential, self.inner.tokens.get()) {
+            (Credential::Token(token), Some(tokens)) => {
+                tokens.recognise(token, now_s(), |name| self.inner.ring.read().named(name)).map(Some)
+            }
+            (Credential::Token(_), None) => Err(Refused::Malformed),
+            (credential, _) => {
+                let ring = self.inner.ring.read();
+                let position = ring.keys.recognise(&credential, now_s())?;
+                Ok(position.map(|position| Arc::clone(&ring.holders[position])))
+            }
+        }
+    }
+}
+
+impl Ring {
+    /// The caller of this name. Looks at all of them, which only the first use of a token needs.
+    fn named(&self, name: &str) -> Option<Arc<Holder>> {
+        self.holders.iter().find(|holder| &*holder.entry().name == name).map(Arc::clone)
+    }
+}
+
+/// Seconds since 1970.
+fn now_s() -> u64 {
+    clock::since_epoch(clock::now()).as_secs()
 }
 
 /// What becomes of a caller that is listed again.

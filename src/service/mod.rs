@@ -3,10 +3,12 @@
 //! Knows no protocol. A front end calls [`Service::open`], feeds its messages to the [`OpenStream`] it gets, and encodes what the
 //! session returns.
 
+mod holder;
 mod keyring;
 mod permission;
 mod principal;
 mod terms;
+mod tokens;
 
 use std::{
     sync::{
@@ -37,10 +39,12 @@ use crate::{
     telemetry::Telemetry,
 };
 
-pub use keyring::{Holder, Keyring};
+pub use holder::Holder;
+pub use keyring::Keyring;
 pub use principal::Principal;
 use principal::Tenants;
 pub use terms::{Method, Terms};
+pub use tokens::{LentToken, TokenRequest, Tokens};
 
 /// What the door hands out unchanged, so that a front end need not know anything behind it.
 pub use crate::{
@@ -360,7 +364,7 @@ impl Service {
     /// anonymous caller.
     #[must_use]
     pub fn principal<'a>(&self, metadata: impl FnOnce(&str) -> Option<&'a [u8]>) -> Principal {
-        let holder = self.keyring.as_ref().and_then(|_| keyring::current());
+        let holder = self.keyring.as_ref().and_then(|_| holder::current());
         let tenant = match holder {
             // A known caller acts for its own tenant, whatever its metadata say.
             Some(holder) => self.inner.tenants.of_holder(holder.entry().tenant()),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{
     Keyring, Service,
-    keyring::{self, Holder},
+    holder::{self, Holder},
+    tokens::{LentToken, TokenRequest},
 };
 use crate::{
     auth::{Presented, Scope, Scopes},
@@ -43,6 +44,15 @@ impl Service {
         Ok(holder)
     }
 
+    /// Lends a token to the current call's caller.
+    ///
+    /// # Errors
+    /// As [`Keyring::lend_token`].
+    pub fn lend_token(&self, request: TokenRequest) -> Result<LentToken, Fault> {
+        let off = || Fault::new(FaultKind::Unsupported, "this server knows no callers, and so lends no tokens (security.keys)");
+        self.keyring.as_ref().ok_or_else(off)?.lend_token(request)
+    }
+
     /// Whether the current call's caller may do this, with this model if there is one.
     ///
     /// # Errors
@@ -57,7 +67,7 @@ impl Service {
 
     #[cold]
     fn permit_known(&self, scope: Scope, model: Option<&str>) -> Result<(), Fault> {
-        match keyring::current() {
+        match holder::current() {
             Some(holder) => holder.entry().permit(scope, model),
             None if self.anonymous.allow(scope) => Ok(()),
             None if self.keyring.is_some() => Err(missing()),
@@ -83,7 +93,7 @@ impl Service {
     /// Whether the current call's caller gets to know of this model.
     #[must_use]
     pub(crate) fn shows(&self, model: &str) -> bool {
-        self.keyring.is_none() || keyring::current().is_none_or(|holder| holder.entry().includes(model))
+        self.keyring.is_none() || holder::current().is_none_or(|holder| holder.entry().includes(model))
     }
 }
 

@@ -49,6 +49,7 @@ mod strings;
 mod survive;
 mod tidy;
 mod tls;
+mod tokens;
 mod top;
 mod upload;
 mod web;

@@ -82,6 +82,12 @@ impl Entry {
         self.models.iter().any(|glob| glob.matches(model))
     }
 
+    /// Whether it may let another have to do with the models that fit a pattern: they must be among its own.
+    #[must_use]
+    pub fn may_lend(&self, glob: &Glob) -> bool {
+        self.models.contains(glob) || (!glob.as_str().contains('*') && self.includes(glob.as_str()))
+    }
+
     /// Whether it may do this, with this model if there is one.
     ///
     /// # Errors

@@ -23,4 +23,4 @@ pub use keys::Keys;
 pub use mint::{Grant, Mint, TOKEN_LIFE_S};
 pub use presented::{Credential, Presented, Refused, Secret};
 pub use scope::{Scope, Scopes};
-pub use token::{ISSUER_KEYS_BYTES_MAX, IssuerKeys, TOKEN_BYTES_MAX, TokenFault, TokenRules};
+pub use token::{ISSUER_KEYS_BYTES_MAX, IssuerKeys, KeyMark, TOKEN_BYTES_MAX, TokenFault, TokenRules};

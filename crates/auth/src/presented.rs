@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidemill_domain::{ClientCertificate, Fault, FaultKind};
 
-use crate::{Key, Keys};
+use crate::{Key, Keys, TokenFault};
 
 /// What a call and its connection show.
 #[derive(Debug, Clone, Default)]
@@ -40,8 +40,20 @@ pub enum Refused {
     UnknownCertificate,
     /// The key, or the rule for the certificate, has expired.
     Expired,
-    /// A key came over a connection that others can read.
+    /// A key or token came over a connection that others can read.
     InTheOpen,
+    /// A token is not good.
+    Token(TokenFault),
+}
+
+/// The first credential that a call shows.
+pub enum Credential<'a> {
+    /// A key.
+    Key(Key),
+    /// A token, not looked at yet.
+    Token(&'a [u8]),
+    /// The certificate of the connection.
+    Certificate(&'a ClientCertificate),
 }
 
 impl Refused {
@@ -50,51 +62,82 @@ impl Refused {
     pub fn fault(self) -> Fault {
         let message = match self {
             Self::Malformed => {
-                "the credential is not a key: send `authorization: Bearer KEY`, `authorization: Key KEY` or `x-api-key: KEY`"
+                "the credential is neither a key nor a token: send `authorization: Bearer KEY`, `authorization: Key KEY` or \
+                 `x-api-key: KEY`"
             }
             Self::UnknownKey => "the key is not known here, or has been revoked",
             Self::UnknownCertificate => "nobody is known here by this client certificate",
             Self::Expired => "the credential has expired",
             Self::InTheOpen => {
-                "keys are not taken over plain TCP from another machine, where others can read them: use TLS, \
+                "keys and tokens are not taken over plain TCP from another machine, where others can read them: use TLS, \
                  or ask the operator for security.plain_keys"
             }
+            Self::Token(fault) => return Fault::new(FaultKind::Unauthenticated, fault.to_string()),
         };
         Fault::new(FaultKind::Unauthenticated, message)
     }
 }
 
 impl Presented<'_> {
-    /// The position of the caller among `keys`; `None` if the call shows no credential. The first that is shown counts, and must be
-    /// good: `authorization`, then `x-api-key`, then the certificate. A certificate counts only if some caller is recognised by one.
+    /// The first credential that is shown: `authorization`, then `x-api-key`, then the certificate; `None` if there is none.
     ///
     /// # Errors
-    /// Why the credential is refused. `takes_plain_keys` allows keys on connections that others can read.
-    pub fn find(&self, keys: &Keys, takes_plain_keys: bool, now_s: u64) -> Result<Option<usize>, Refused> {
-        let text = match (self.authorization.0, self.api_key.0) {
-            (Some(value), _) => Some(credential(value).ok_or(Refused::Malformed)?),
-            (None, value) => value.map(<[u8]>::trim_ascii),
-        };
-        let found = match (text, &self.certificate) {
-            (Some(_), _) if !self.is_private && !takes_plain_keys => return Err(Refused::InTheOpen),
-            (Some(text), _) => keys.find(&Key::parse(text).ok_or(Refused::Malformed)?).ok_or(Refused::UnknownKey)?,
-            (None, Some(certificate)) if keys.know_certificates() => {
-                keys.find_certificate(certificate).ok_or(Refused::UnknownCertificate)?
-            }
-            (None, _) => return Ok(None),
-        };
-        if keys.entries()[found].has_expired(now_s) {
-            return Err(Refused::Expired);
+    /// [`Refused::Malformed`], and [`Refused::InTheOpen`] unless `takes_plain_keys`.
+    pub fn credential(&self, takes_plain_keys: bool) -> Result<Option<Credential<'_>>, Refused> {
+        if (self.authorization.0.is_some() || self.api_key.0.is_some()) && !self.is_private && !takes_plain_keys {
+            return Err(Refused::InTheOpen);
         }
-        Ok(Some(found))
+        let key = |text: &[u8]| Key::parse(text).map(Credential::Key).ok_or(Refused::Malformed);
+        match (self.authorization.0, self.api_key.0) {
+            (Some(value), _) => match scheme(value).ok_or(Refused::Malformed)? {
+                (Scheme::Bearer, text) if is_token(text) => Ok(Some(Credential::Token(text))),
+                (_, text) => key(text).map(Some),
+            },
+            (None, Some(value)) => key(value.trim_ascii()).map(Some),
+            (None, None) => Ok(self.certificate.as_deref().map(Credential::Certificate)),
+        }
     }
 }
 
-/// What follows the scheme in a value of `authorization`.
-fn credential(value: &[u8]) -> Option<&[u8]> {
+impl Keys {
+    /// The position of the caller that is known by a credential; `None` for a certificate if nobody is known by any, and for a token.
+    ///
+    /// # Errors
+    /// Why the credential is refused.
+    pub fn recognise(&self, credential: &Credential<'_>, now_s: u64) -> Result<Option<usize>, Refused> {
+        let found = match credential {
+            Credential::Key(key) => self.find(key).ok_or(Refused::UnknownKey)?,
+            Credential::Certificate(certificate) if self.know_certificates() => {
+                self.find_certificate(certificate).ok_or(Refused::UnknownCertificate)?
+            }
+            Credential::Certificate(_) | Credential::Token(_) => return Ok(None),
+        };
+        if self.entries()[found].has_expired(now_s) { Err(Refused::Expired) } else { Ok(Some(found)) }
+    }
+}
+
+/// How a value of `authorization` begins.
+enum Scheme {
+    Bearer,
+    Key,
+}
+
+/// The scheme of a value of `authorization`, and what follows it.
+fn scheme(value: &[u8]) -> Option<(Scheme, &[u8])> {
     let (scheme, rest) = value.split_at_checked(value.iter().position(|byte| *byte == b' ')?)?;
-    let is_known = [&b"bearer"[..], b"key"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
-    is_known.then(|| rest.trim_ascii())
+    let scheme = if scheme.eq_ignore_ascii_case(b"bearer") {
+        Scheme::Bearer
+    } else if scheme.eq_ignore_ascii_case(b"key") {
+        Scheme::Key
+    } else {
+        return None;
+    };
+    Some((scheme, rest.trim_ascii()))
+}
+
+/// Whether a text has the three parts of a token; keys have no dots.
+fn is_token(text: &[u8]) -> bool {
+    text.iter().filter(|byte| **byte == b'.').count() == 2
 }
 
 #[cfg(test)]
@@ -135,7 +178,12 @@ mod tests {
             certificate,
             is_private: true,
         };
-        presented.find(&keys(), false, 99)
+        find_in(&presented, &keys(), false, 99)
+    }
+
+    fn find_in(presented: &Presented<'_>, keys: &Keys, takes_plain_keys: bool, now_s: u64) -> Result<Option<usize>, Refused> {
+        let credential = presented.credential(takes_plain_keys)?;
+        credential.map_or(Ok(None), |credential| keys.recognise(&credential, now_s))
     }
 
     #[test]
@@ -163,20 +211,34 @@ mod tests {
     }
 
     #[test]
+    fn what_has_three_parts_is_a_token_and_only_bearers_have_one() {
+        let shown = |authorization: &str| {
+            let authorization = Secret(Some(authorization.as_bytes()));
+            let presented = Presented { authorization, is_private: true, ..Presented::default() };
+            presented.credential(false).map(|credential| matches!(credential, Some(Credential::Token(b"a.b.c"))))
+        };
+        assert_eq!(shown("Bearer a.b.c"), Ok(true));
+        assert_eq!(shown("Key a.b.c"), Err(Refused::Malformed));
+        assert_eq!(shown("Bearer a.b"), Err(Refused::Malformed));
+        let presented = Presented { authorization: Secret(Some(b"Bearer a.b.c")), ..Presented::default() };
+        assert_eq!(presented.credential(false).err(), Some(Refused::InTheOpen));
+    }
+
+    #[test]
     fn a_certificate_that_nobody_is_recognised_by_says_nothing() {
         let presented = Presented { certificate: Some(certificate("c")), is_private: true, ..Presented::default() };
-        assert_eq!(presented.find(&Keys::default(), false, 0), Ok(None));
+        assert_eq!(find_in(&presented, &Keys::default(), false, 0), Ok(None));
     }
 
     #[test]
     fn a_key_ends_at_its_time_and_never_travels_in_the_open_unless_that_is_wanted() {
         let key = text(1);
         let mut presented = Presented { api_key: Secret(Some(key.as_bytes())), is_private: true, ..Presented::default() };
-        assert_eq!(presented.find(&keys(), false, 99), Ok(Some(0)));
-        assert_eq!(presented.find(&keys(), false, 100), Err(Refused::Expired));
+        assert_eq!(find_in(&presented, &keys(), false, 99), Ok(Some(0)));
+        assert_eq!(find_in(&presented, &keys(), false, 100), Err(Refused::Expired));
         presented.is_private = false;
-        assert_eq!(presented.find(&keys(), false, 99), Err(Refused::InTheOpen));
-        assert_eq!(presented.find(&keys(), true, 99), Ok(Some(0)));
+        assert_eq!(find_in(&presented, &keys(), false, 99), Err(Refused::InTheOpen));
+        assert_eq!(find_in(&presented, &keys(), true, 99), Ok(Some(0)));
     }
 
     #[test]
@@ -192,7 +254,7 @@ mod tests {
             let good = format!("Bearer {}", text(2)).into_bytes();
             let value = if known { good } else { value };
             let presented = Presented { authorization: Secret(Some(&value)), is_private: true, ..Presented::default() };
-            prop_assert_eq!(presented.find(&keys(), false, 0).is_ok(), known);
+            prop_assert_eq!(find_in(&presented, &keys(), false, 0).is_ok(), known);
         }
     }
 }

@@ -75,6 +75,12 @@ impl Scopes {
         self.0 & (scope.bit() | Scope::Admin.bit()) != 0
     }
 
+    /// What both allow.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Scope::ALL.into_iter().filter(|scope| self.allow(*scope) && other.allow(*scope)).collect()
+    }
+
     /// Whether it allows nothing.
     #[must_use]
     #[inline]
@@ -112,6 +118,8 @@ mod tests {
         assert_eq!(allowed(Scopes::ALL), [true; 6]);
         assert_eq!(allowed(Scopes::NONE), [false; 6]);
         assert!(Scopes::NONE.is_empty() && !some.is_empty());
+        assert_eq!(some.and(Scopes::of(&[Scope::Memory, Scope::Metrics])), Scopes::of(&[Scope::Memory]));
+        assert_eq!(some.and(Scopes::ALL), some);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use jsonwebtoken::{
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse},
 };
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 use crate::{Entry, Glob, Proof, Quotas, Refused, Scope, Scopes, entry::is_name};
 
@@ -88,9 +89,14 @@ pub struct TokenRules {
 #[derive(Debug, Clone, Default)]
 pub struct IssuerKeys(Vec<IssuerKey>);
 
+/// Tells one key of an issuer from any other, of any set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyMark([u8; 32]);
+
 #[derive(Debug, Clone)]
 struct IssuerKey {
     id: Option<String>,
+    mark: KeyMark,
     algorithms: Vec<Algorithm>,
     key: DecodingKey,
 }
@@ -125,22 +131,27 @@ impl IssuerKeys {
         self.0.is_empty()
     }
 
-    /// The caller that a token speaks of.
+    /// The marks of all of them.
+    pub fn marks(&self) -> impl Iterator<Item = KeyMark> + '_ {
+        self.0.iter().map(|key| key.mark)
+    }
+
+    /// The caller that a token speaks of, and the mark of the key that vouches for it.
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn check(&self, token: &[u8], rules: &TokenRules, now_s: u64) -> Result<Entry, Refused> {
-        let claims = self.claims(token, rules).map_err(Refused::Token)?;
+    pub fn check(&self, token: &[u8], rules: &TokenRules, now_s: u64) -> Result<(Entry, KeyMark), Refused> {
+        let (claims, mark) = self.claims(token, rules).map_err(Refused::Token)?;
         let entry = entry(&claims, rules).map_err(Refused::Token)?;
         let from = number(&claims, "nbf").map_err(Refused::Token)?;
         if from.is_some_and(|from| from > now_s.saturating_add(rules.leeway_s)) {
             return Err(Refused::Token(TokenFault::NotYet));
         }
-        if entry.has_expired(now_s) { Err(Refused::Token(TokenFault::Expired)) } else { Ok(entry) }
+        if entry.has_expired(now_s) { Err(Refused::Token(TokenFault::Expired)) } else { Ok((entry, mark)) }
     }
 
     /// What a token claims, which its signature vouches for.
-    fn claims(&self, token: &[u8], rules: &TokenRules) -> Result<Map<String, Value>, TokenFault> {
+    fn claims(&self, token: &[u8], rules: &TokenRules) -> Result<(Map<String, Value>, KeyMark), TokenFault> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenFault::TooLong);
         }
@@ -168,7 +179,7 @@ impl IssuerKeys {
             ErrorKind::MissingRequiredClaim(_) => TokenFault::Audience,
             _ => TokenFault::Malformed,
         })?;
-        Ok(decoded.claims)
+        Ok((decoded.claims, key.mark))
     }
 }
 
@@ -193,7 +204,8 @@ impl IssuerKey {
             None => able.to_vec(),
             Some(only) => vec![Algorithm::try_from(only).ok().filter(|only| able.contains(only))?],
         };
-        Some(Self { id: key.common.key_id.clone(), algorithms, key: DecodingKey::from_jwk(&key).ok()? })
+        let mark = KeyMark(Sha256::digest(listed.to_string()).into());
+        Some(Self { id: key.common.key_id.clone(), mark, algorithms, key: DecodingKey::from_jwk(&key).ok()? })
     }
 }
 
@@ -294,7 +306,8 @@ mod tests {
     }
 
     fn check(token: &str) -> Result<Entry, TokenFault> {
-        issuer().0.check(token.as_bytes(), &rules(), NOW).map_err(|refused| match refused {
+        let checked = issuer().0.check(token.as_bytes(), &rules(), NOW);
+        checked.map(|(entry, _)| entry).map_err(|refused| match refused {
             Refused::Token(fault) => fault,
             other => unreachable!("{other:?} is not about tokens"),
         })

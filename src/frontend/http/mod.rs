@@ -24,5 +24,6 @@ mod routes;
 mod server;
 mod shared_memory;
 mod to_json;
+mod tokens;
 
 pub use server::{HttpDoor, HttpServer};

@@ -40,7 +40,7 @@ struct ControlRequest {
 }
 
 /// A body of JSON, which may be left out.
-async fn read<T>(api: &Api, sent: Sent) -> Result<T, Refusal>
+pub(super) async fn read<T>(api: &Api, sent: Sent) -> Result<T, Refusal>
 where
     T: Default + for<'de> Deserialize<'de> + Send + 'static,
 {

@@ -19,7 +19,7 @@ use super::{
     answer,
     api::{Api, Target, document},
     error::Refusal,
-    generate, infer, repository, shared_memory,
+    generate, infer, repository, shared_memory, tokens,
 };
 use crate::{
     domain::{Fault, FaultKind, Peer},
@@ -34,6 +34,7 @@ pub(super) fn router(api: Api) -> Router {
     let changes: Router<Api> = Router::new()
         .route("/v2/repository/models/{model}/load", post(repository::load))
         .route("/v2/repository/models/{model}/unload", post(repository::unload))
+        .route("/v1/tokens", post(tokens::lend))
         .route("/v2/systemsharedmemory/unregister", post(shared_memory::unregister_all))
         .route("/v2/systemsharedmemory/region/{region}/register", post(shared_memory::register))
         .route("/v2/systemsharedmemory/region/{region}/unregister", post(shared_memory::unregister))
