@@ -160,7 +160,8 @@ async fn get(url: &Uri, stream: impl AsyncRead + AsyncWrite + Unpin + Send) -> R
         let body = Limited::new(response.into_body(), limit).collect().await.map_err(|error| error.to_string())?;
         Ok(body.to_bytes().to_vec())
     };
-    let (mut connection, mut asking) = (pin!(connection), pin!(asking));
+    let mut connection = pin!(connection);
+    let mut asking = pin!(asking);
     tokio::select! {
         biased;
         answer = &mut asking => answer,

@@ -47,7 +47,7 @@ impl Keyring {
     /// The same callers, and those that are known by tokens.
     #[must_use]
     pub fn with_tokens(self, tokens: Tokens) -> Self {
-        self.inner.tokens.get_or_init(|| tokens);
+        _ = self.inner.tokens.get_or_init(|| tokens);
         self
     }
 
