@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::StartError;
 use crate::{
     auth::{FILE_BYTES_MAX, Keys, Scope},
-    config::{Config, Port, is_loopback},
+    config::{Config, Port},
     frontend::MetricsGate,
     service::Keyring,
     threads,
@@ -64,7 +64,7 @@ impl Callers {
 
     /// Lets those read metrics who may, if not everybody may.
     pub(super) fn metrics_gate(&self, config: &Config) -> Option<MetricsGate> {
-        let is_open = is_loopback(config.server.admin_addr.ip()) || config.anonymous(Port::Admin).allow(Scope::Metrics);
+        let is_open = config.address(Port::Admin).is_local() || config.anonymous(Port::Admin).allow(Scope::Metrics);
         (!is_open).then(|| MetricsGate::new(self.keyring.clone()))
     }
 

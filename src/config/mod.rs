@@ -4,6 +4,7 @@
 //! configure.
 
 mod access;
+mod address;
 mod forms;
 mod hosts;
 mod keys;
@@ -11,7 +12,8 @@ mod resolve;
 mod sections;
 mod tls;
 
-pub use access::{Access, Exposure, Port, is_loopback};
+pub use access::{Access, Exposure, Port};
+pub use address::{BindAddress, is_loopback};
 pub use hosts::{Authority, HostPattern, OriginPattern, PageOrigin};
 pub use keys::{KeyDoc, describe, page};
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};

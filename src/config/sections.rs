@@ -3,7 +3,7 @@
 //! Units, ranges and help live in the table of [`super::keys`]; a test makes sure that both have the same keys.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,7 +11,8 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{
-    forms::{addresses, bind_address, path_or_empty},
+    address::BindAddress,
+    forms::{addresses, bind_address, file_mode, path_or_empty},
     hosts::{HostPattern, OriginPattern},
     tls::TlsConfig,
 };
@@ -46,13 +47,16 @@ pub struct Config {
 pub struct ServerConfig {
     /// gRPC for clients.
     #[serde(with = "bind_address")]
-    pub grpc_addr: SocketAddr,
+    pub grpc_addr: BindAddress,
     /// HTTP for clients.
     #[serde(with = "bind_address")]
-    pub http_addr: SocketAddr,
+    pub http_addr: BindAddress,
     /// Metrics and probes for operators.
     #[serde(with = "bind_address")]
-    pub admin_addr: SocketAddr,
+    pub admin_addr: BindAddress,
+    /// Permissions of the files of Unix sockets.
+    #[serde(with = "file_mode")]
+    pub socket_mode: u32,
     /// Names that clients may call the server by, besides `localhost` and addresses.
     pub allowed_hosts: Vec<HostPattern>,
     /// Origins of web pages that may send requests, besides the server's own.
@@ -66,12 +70,13 @@ pub struct ServerConfig {
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let local = |port: u16| BindAddress::from((Ipv4Addr::LOCALHOST, port));
         let (allowed_hosts, allowed_origins) = Default::default();
         Self {
             grpc_addr: local(50051),
             http_addr: local(8080),
             admin_addr: local(9464),
+            socket_mode: 0o660,
             allowed_hosts,
             allowed_origins,
             side_threads: 0,

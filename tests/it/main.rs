@@ -50,6 +50,7 @@ mod survive;
 mod tidy;
 mod tls;
 mod top;
+mod unix;
 mod upload;
 mod web;
 mod weights;
