@@ -110,7 +110,8 @@ impl Config {
         })?;
         let (key, address, setting) = (port.key(), self.address(port), port.tls_key());
         let reason = format!(
-            "asks for an encrypted port, but {key} = {address} is a Unix socket, which is never encrypted; set {setting} to auto or plain"
+            "asks for an encrypted port, but {key} = {address} is a Unix socket, which is never encrypted; set {setting} to auto or \
+             plain"
         );
         Some((setting, String::new(), reason))
     }

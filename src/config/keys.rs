@@ -139,7 +139,7 @@ pub(super) const KEYS: &[Key] = &[
     words(
         "server.socket_mode",
         "permissions in octal, from `\"0000\"` to `\"0777\"`",
-        "who may connect to [Unix sockets](security.md#unix-sockets): the permissions of their files",
+        "permissions of the files of [Unix sockets](security.md#unix-sockets): they decide which users may connect",
     ),
     number(
         "server.side_threads",
@@ -205,8 +205,9 @@ pub(super) const KEYS: &[Key] = &[
     ),
     switch(
         "security.allow_anonymous",
-        "let callers in that present no credential; `auto`: if there is no keys file, and on loopback addresses only. Without a keys file, \
-         the server does not start on other addresses unless this is `on`. See [what callers may do](security.md#what-callers-may-do)",
+        "let callers in that present no credential; `auto`: if there is no keys file, and on loopback addresses and Unix sockets only. \
+         Without a keys file, the server does not start on other addresses unless this is `on`. See [what callers may \
+         do](security.md#what-callers-may-do)",
     ),
     words("security.plain_keys", SWITCH, "take keys over connections from other machines that are not encrypted"),
     switch(

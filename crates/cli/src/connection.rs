@@ -193,7 +193,8 @@ mod tests {
         assert!(!format!("{:?}", args("tm_flag", None)).contains("tm_flag"));
 
         let refused = |args: KeyArgs| args.read().expect_err("no key");
-        assert_eq!(refused(args("two words", None)), "--api-key or TIDEMILL_API_KEY: a key must be one word of visible ASCII characters");
+        let complaint = refused(args("two words", None));
+        assert_eq!(complaint, "--api-key or TIDEMILL_API_KEY: a key must be one word of visible ASCII characters");
         fs::write(&file, "two words").expect("written");
         let complaint = refused(args("", Some(file.clone())));
         assert!(complaint.contains("key' holds is no key") && !complaint.contains("words"), "{complaint}");

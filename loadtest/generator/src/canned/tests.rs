@@ -3,8 +3,8 @@
 use tidemill_client::{
     Transport,
     wire::inference::{
-        ModelInferRequest, ModelMetadataRequest, ModelStatisticsRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
-        model_infer_request::InferInputTensor,
+        ModelInferRequest, ModelMetadataRequest, ModelStatisticsRequest,
+        grpc_inference_service_client::GrpcInferenceServiceClient, model_infer_request::InferInputTensor,
     },
 };
 use tokio::{
