@@ -288,14 +288,16 @@ mod tests {
 
     #[test]
     fn an_address_needs_a_port_and_nothing_more() {
-        for good in ["127.0.0.1:9464", "[::1]:9464", "localhost:1", "http://localhost:1", "https://localhost:1/", "unix:/a", "unix:///a"] {
+        for good in
+            ["127.0.0.1:9464", "[::1]:9464", "localhost:1", "http://localhost:1", "https://localhost:1/", "unix:/a", "unix:///a"]
+        {
             assert!(good.parse::<AdminAddress>().is_ok(), "{good}");
         }
         for bad in ["", "localhost", "ftp://localhost:1", "http://localhost:1/metrics", "a b:1", "me@host:1", ":1x", "unix:a"] {
             assert!(bad.parse::<AdminAddress>().is_err(), "{bad}");
         }
-        let key = || Some("tm_key".parse().expect("a key"));
-        let port = |text: &str, tls| AdminPort::new(text.parse().expect("an address"), tls, key());
+        let key = || Some("tm_key".parse::<Credential>().expect("a key"));
+        let port = |text: &str, tls: Option<Tls>| AdminPort::new(text.parse().expect("an address"), tls, key());
         let anyone = || Some(Tls { insecure: true, ..Tls::default() });
         assert!(port("localhost:1", None).is_ok() && port("unix:/a", None).is_ok() && port("10.0.0.1:1", anyone()).is_ok());
         for (text, tls) in [("10.0.0.1:1", None), ("unix:/a", anyone())] {
