@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidemill::{
     app::{Server, StartError},
-    config::{Config, process_environment},
+    config::{Config, Port, process_environment},
     log::{self, Log, complain},
     registry::Embedded,
     signals, threads,
@@ -64,7 +64,7 @@ Examples:
   tidemill serve --models ./models --onnxruntime /usr/lib/libonnxruntime.so
   tidemill serve --grpc-addr 0.0.0.0:50051 --set security.keys=keys.toml --set drain.deadline_s=10")]
 struct ServeArgs {
-    /// Where gRPC clients connect; port 0 takes any free port [server.grpc_addr]
+    /// Where gRPC clients connect; port 0 takes any free port, and unix:/PATH is a Unix socket [server.grpc_addr]
     #[arg(long, value_name = "ADDR")]
     grpc_addr: Option<String>,
 
@@ -246,7 +246,7 @@ async fn run(config: Config, log: &Log) -> Result<ExitCode, StartError> {
         () = either(&mut terminate, &mut interrupt) => return Ok(ExitCode::SUCCESS),
     };
     return_memory();
-    let (grpc, http, admin) = (server.grpc_addr(), server.http_addr(), server.admin_addr());
+    let [grpc, http, admin] = [Port::Grpc, Port::Http, Port::Admin].map(|port| server.address(port));
     tracing::info!(lanes = server.lanes(), "listening grpc={grpc} http={http} admin={admin}");
     let vitals = server.vitals();
     loop {

@@ -3,7 +3,7 @@
 use super::{StartError, issuer::Issuer, watched::Watched};
 use crate::{
     auth::{FILE_BYTES_MAX, Keys, Scope, TokenRules},
-    config::{Config, Port, SecurityConfig, is_loopback},
+    config::{Config, Port, SecurityConfig},
     frontend::MetricsGate,
     service::{Keyring, Tokens},
 };
@@ -57,7 +57,7 @@ impl Callers {
 
     /// Lets those read metrics who may, if not everybody may.
     pub(super) fn metrics_gate(&self, config: &Config) -> Option<MetricsGate> {
-        let is_open = is_loopback(config.server.admin_addr.ip()) || config.anonymous(Port::Admin).allow(Scope::Metrics);
+        let is_open = config.address(Port::Admin).is_local() || config.anonymous(Port::Admin).allow(Scope::Metrics);
         (!is_open).then(|| MetricsGate::new(self.keyring.clone()))
     }
 

@@ -21,6 +21,16 @@ pub enum StartError {
         /// The system's error.
         error: io::Error,
     },
+    /// A Unix socket cannot be made.
+    #[error("cannot listen on unix:{path} ({key}): {error}")]
+    Socket {
+        /// The configuration key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is in the way, or the system's error.
+        error: io::Error,
+    },
     /// Anybody could call it.
     #[error("{0}; {GUARD}")]
     Unguarded(String),

@@ -23,7 +23,7 @@ mod watched;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     num::NonZeroUsize,
     path::Path,
     sync::Arc,
@@ -37,12 +37,12 @@ use tokio::{runtime::Handle, task::JoinHandle};
 pub use self::error::StartError;
 use self::{
     callers::Callers,
-    ports::{Bound, ClientPorts, OpenPorts},
+    ports::{Addresses, Bound, ClientPorts},
 };
 use crate::{
     certificates::Certificates,
     clock,
-    config::{self, Config},
+    config::{self, BindAddress, Config, Port},
     descriptors::Descriptors,
     device::{Device, Devices, Lanes, ModelRuntime, Timekeeper},
     domain::{Fault, FaultKind},
@@ -65,7 +65,7 @@ use crate::{
     service::Service,
     telemetry::Telemetry,
     threads,
-    transport::{Protocol, Shutdown, Surroundings},
+    transport::{BoundSocket, Protocol, Shutdown, Surroundings},
     vitals::{Liveness, Part, Vitals},
 };
 
@@ -86,8 +86,7 @@ const TRIM_EVERY: Duration = Duration::from_secs(10);
 
 /// A running server.
 pub struct Server {
-    grpc_addr: SocketAddr,
-    http_addr: SocketAddr,
+    addresses: Addresses,
     drain: Drain,
     repository: Repository,
     devices: Devices,
@@ -112,7 +111,7 @@ impl Server {
     /// [`StartError`]; in that case nothing is left running.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let callers = Callers::of(&config).await?;
-        let Bound { grpc, http, admin } = Bound::as_configured(&config)?;
+        let Bound { grpc, http, admin, addresses } = Bound::as_configured(&config)?;
         let web = WebRules::new(&config.server);
         let telemetry = if config.metrics.enabled { Telemetry::new() } else { Telemetry::off() };
         let certificates = Certificates::load(&config.tls, &telemetry)?;
@@ -144,7 +143,7 @@ impl Server {
         let (shutdown, shown) = (Shutdown::default(), certificates.clone());
         let surroundings = Surroundings { descriptors, vitals: vitals.clone() };
         let client_ports = ClientPorts { open_inference, bounds, web, surroundings, shown, shutdown: shutdown.clone() };
-        let (OpenPorts { servers, grpc_addr, http_addr }, mut health) = client_ports.open(&config, grpc, http)?;
+        let (servers, mut health) = client_ports.open(&config, grpc, http)?;
         drain.serve();
         health.tell();
         let mut background = background(cpu, health, &vitals, callers, repository.registry());
@@ -153,8 +152,7 @@ impl Server {
         background.extend(watcher.map(|watcher| tokio::spawn(keep_fresh(watcher, repository.clone(), vitals.clone()))));
         let ports = tokio::spawn(servers.serve());
         Ok(Self {
-            grpc_addr,
-            http_addr,
+            addresses,
             drain,
             repository,
             devices,
@@ -178,22 +176,32 @@ impl Server {
         self.drain.clone()
     }
 
-    /// Where gRPC clients connect.
+    /// Where a port listens.
+    #[must_use]
+    pub const fn address(&self, port: Port) -> &BindAddress {
+        match port {
+            Port::Grpc => &self.addresses.grpc,
+            Port::Http => &self.addresses.http,
+            Port::Admin => &self.addresses.admin,
+        }
+    }
+
+    /// Where gRPC clients connect over IP; see [`BindAddress::over_ip`].
     #[must_use]
     pub const fn grpc_addr(&self) -> SocketAddr {
-        self.grpc_addr
+        self.address(Port::Grpc).over_ip()
     }
 
-    /// Where HTTP clients connect.
+    /// Where HTTP clients connect over IP; see [`BindAddress::over_ip`].
     #[must_use]
     pub const fn http_addr(&self) -> SocketAddr {
-        self.http_addr
+        self.address(Port::Http).over_ip()
     }
 
-    /// Where metrics and probes are served.
+    /// Where metrics and probes are served over IP; see [`BindAddress::over_ip`].
     #[must_use]
     pub const fn admin_addr(&self) -> SocketAddr {
-        self.admin.address()
+        self.address(Port::Admin).over_ip()
     }
 
     /// Number of lanes.
@@ -357,7 +365,7 @@ async fn keep_certificates(certificates: Certificates, vitals: Vitals) -> Option
 
 /// Serves the admin port, encrypted if it should be.
 fn admin_port(
-    listener: TcpListener,
+    bound: BoundSocket,
     config: &Config,
     certificates: Option<&Certificates>,
     mut source: AdminSource,
@@ -365,14 +373,14 @@ fn admin_port(
 ) -> Result<AdminHandle, StartError> {
     let mut gate = None;
     if let Some(certificates) = certificates {
-        gate = certificates.gate(config.tls.admin, Protocol::Http1, false)?;
+        gate = certificates.gate(config.encryption(Port::Admin), Protocol::Http1, false)?;
         let (refresh, certificates) = (source.refresh, certificates.clone());
         source.refresh = Arc::new(move || {
             refresh();
             certificates.publish();
         });
     }
-    Ok(admin::spawn(listener, gate, source, connections_max)?)
+    Ok(admin::spawn(bound, gate, source, connections_max)?)
 }
 
 /// What a model keeps for calls beyond the usual size goes once there are no more of them.

@@ -3,12 +3,13 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    path::Path,
 };
 
 use super::StartError;
 use crate::{
     certificates::Certificates,
-    config::{Config, GrpcConfig, HttpConfig, Port},
+    config::{BindAddress, Config, GrpcConfig, HttpConfig, Port},
     descriptors::Descriptors,
     frontend::{
         Bounds, WebRules,
@@ -16,7 +17,7 @@ use crate::{
         http::{HttpDoor, HttpServer},
     },
     open_inference::OpenInference,
-    transport::{Protocol, Shutdown, Socket, Surroundings},
+    transport::{BoundSocket, LocalListener, Protocol, Shutdown, Socket, Surroundings},
 };
 
 /// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`). The usual 128 are too few when
@@ -25,20 +26,28 @@ const BACKLOG: i32 = 4_096;
 
 /// The ports, bound; nothing is accepted yet.
 pub(super) struct Bound {
-    pub(super) grpc: TcpListener,
-    pub(super) http: TcpListener,
-    pub(super) admin: TcpListener,
+    pub(super) grpc: BoundSocket,
+    pub(super) http: BoundSocket,
+    pub(super) admin: BoundSocket,
+    pub(super) addresses: Addresses,
+}
+
+/// Where the ports listen; free ports have been found.
+pub(super) struct Addresses {
+    pub(super) grpc: BindAddress,
+    pub(super) http: BindAddress,
+    pub(super) admin: BindAddress,
 }
 
 impl Bound {
     /// # Errors
-    /// [`StartError::Bind`] with the key of the port that cannot be bound.
+    /// [`StartError::Bind`] or [`StartError::Socket`] with the key of the port that cannot be bound.
     pub(super) fn as_configured(config: &Config) -> Result<Self, StartError> {
-        Ok(Self {
-            grpc: bind("server.grpc_addr", config.server.grpc_addr)?,
-            http: bind("server.http_addr", config.server.http_addr)?,
-            admin: bind("server.admin_addr", config.server.admin_addr)?,
-        })
+        let (grpc, grpc_addr) = bind(config, Port::Grpc)?;
+        let (http, http_addr) = bind(config, Port::Http)?;
+        let (admin, admin_addr) = bind(config, Port::Admin)?;
+        let addresses = Addresses { grpc: grpc_addr, http: http_addr, admin: admin_addr };
+        Ok(Self { grpc, http, admin, addresses })
     }
 }
 
@@ -53,14 +62,7 @@ pub(super) struct ClientPorts {
     pub(super) shutdown: Shutdown,
 }
 
-/// The servers of the client ports, ready to serve, and where they listen.
-pub(super) struct OpenPorts {
-    pub(super) servers: Servers,
-    pub(super) grpc_addr: SocketAddr,
-    pub(super) http_addr: SocketAddr,
-}
-
-/// The servers, each with what serves the other protocol on its port, if anything does.
+/// The servers of the client ports, ready to serve, each with what serves the other protocol on its port, if anything does.
 pub(super) struct Servers {
     grpc: (GrpcServer<Socket>, Option<HttpDoor>),
     http: (HttpServer<Socket>, Option<GrpcDoor>),
@@ -82,17 +84,15 @@ impl ClientPorts {
     pub(super) fn open(
         self,
         config: &Config,
-        grpc: TcpListener,
-        http: TcpListener,
-    ) -> Result<(OpenPorts, HealthKeeper), StartError> {
+        grpc: BoundSocket,
+        http: BoundSocket,
+    ) -> Result<(Servers, HealthKeeper), StartError> {
         let Self { open_inference, bounds, web, surroundings, shown, shutdown } = self;
-        let (grpc, grpc_addr) = nonblocking(grpc)?;
-        let (http, http_addr) = nonblocking(http)?;
         let door = |port| open_inference.for_clients(config.access(port), config.anonymous(port));
         let (grpc_config, http_config) = settings(config, &surroundings.descriptors);
         let gate = |port, own| shown.as_ref().map(|all| all.gate(port, own, true)).transpose().map(Option::flatten);
-        let grpc = Socket::new(grpc, gate(config.tls.grpc, Protocol::Http2)?);
-        let http = Socket::new(http, gate(config.tls.http, Protocol::Http1)?);
+        let grpc = grpc.into_socket(gate(config.encryption(Port::Grpc), Protocol::Http2)?)?;
+        let http = http.into_socket(gate(config.encryption(Port::Http), Protocol::Http1)?)?;
         // Either protocol on an encrypted port, with what that port lets its clients do.
         let http_door = grpc.is_encrypted().then(|| HttpDoor::new(door(Port::Grpc), http_config.clone(), bounds.clone()));
         let wants_grpc = http.is_encrypted();
@@ -103,26 +103,34 @@ impl ClientPorts {
         let http = http.within(surroundings).with_web_rules(web.clone());
         let http_door = http_door.map(|http_door| http_door.with_web_rules(web.clone()));
         let grpc_door = grpc_door.map(|grpc_door| grpc_door.with_web_rules(web));
-        let servers = Servers { grpc: (grpc, http_door), http: (http, grpc_door) };
-        Ok((OpenPorts { servers, grpc_addr, http_addr }, health))
+        Ok((Servers { grpc: (grpc, http_door), http: (http, grpc_door) }, health))
     }
 }
 
-fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    let bound = TcpListener::bind(address).and_then(|listener| {
-        // It is already listening; this changes how many may wait.
-        rustix::net::listen(&listener, BACKLOG)?;
-        Ok(listener)
-    });
-    bound.map_err(|error| StartError::Bind { key, address, error })
+/// A port's socket, and where it listens.
+fn bind(config: &Config, port: Port) -> Result<(BoundSocket, BindAddress), StartError> {
+    let address = config.address(port);
+    match address {
+        BindAddress::Ip(ip_and_port) => {
+            let cannot = |error| StartError::Bind { key: port.key(), address: *ip_and_port, error };
+            let (listener, bound) = bind_tcp(*ip_and_port).map_err(cannot)?;
+            Ok((listener.into(), bound.into()))
+        }
+        BindAddress::Unix(path) => Ok((bind_local(config, port, path)?, address.clone())),
+    }
 }
 
-/// The same listener for the runtime, and the address it listens on.
-fn nonblocking(listener: TcpListener) -> io::Result<(tokio::net::TcpListener, SocketAddr)> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let address = listener.local_addr()?;
-    Ok((listener, address))
+fn bind_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address)?;
+    // It is already listening; this changes how many may wait.
+    rustix::net::listen(&listener, BACKLOG)?;
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
+}
+
+fn bind_local(config: &Config, port: Port, path: &Path) -> Result<BoundSocket, StartError> {
+    let bound = LocalListener::bind(path, config.server.socket_mode, BACKLOG);
+    bound.map(BoundSocket::Local).map_err(|error| StartError::Socket { key: port.key(), path: path.to_owned(), error })
 }
 
 /// The ports' settings, with no more connections than the process may have open files.

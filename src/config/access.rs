@@ -1,11 +1,8 @@
 //! What a port lets its clients do, which depends on the address that it is bound to.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-};
+use std::fmt;
 
-use super::{ClientAuth, Config, PortTls};
+use super::{BindAddress, ClientAuth, Config, PortTls};
 use crate::auth::{Scope, Scopes};
 
 /// One of the server's ports.
@@ -29,6 +26,15 @@ impl Port {
             Self::Grpc => "server.grpc_addr",
             Self::Http => "server.http_addr",
             Self::Admin => "server.admin_addr",
+        }
+    }
+
+    /// The setting of its encryption.
+    const fn tls_key(self) -> &'static str {
+        match self {
+            Self::Grpc => "tls.grpc",
+            Self::Http => "tls.http",
+            Self::Admin => "tls.admin",
         }
     }
 }
@@ -55,7 +61,7 @@ pub struct Exposure {
     /// The setting of its address.
     pub key: &'static str,
     /// The address.
-    pub address: SocketAddr,
+    pub address: BindAddress,
     /// What anyone who reaches it may do.
     pub open: Vec<&'static str>,
 }
@@ -67,27 +73,28 @@ impl fmt::Display for Exposure {
     }
 }
 
-/// Whether only this machine reaches an address.
-#[must_use]
-pub fn is_loopback(address: IpAddr) -> bool {
-    // An IPv6 socket has IPv4's addresses in its own form.
-    address.to_canonical().is_loopback()
-}
-
 impl Config {
     /// Where a port is.
     #[must_use]
-    pub const fn address(&self, port: Port) -> SocketAddr {
+    pub const fn address(&self, port: Port) -> &BindAddress {
         match port {
-            Port::Grpc => self.server.grpc_addr,
-            Port::Http => self.server.http_addr,
-            Port::Admin => self.server.admin_addr,
+            Port::Grpc => &self.server.grpc_addr,
+            Port::Http => &self.server.http_addr,
+            Port::Admin => &self.server.admin_addr,
         }
     }
 
-    /// How a port is encrypted.
+    /// How a port is encrypted. A Unix socket never is: nobody can listen in on it.
     #[must_use]
     pub const fn encryption(&self, port: Port) -> PortTls {
+        if let BindAddress::Unix(_) = self.address(port) {
+            return PortTls::Plain;
+        }
+        self.wanted_encryption(port)
+    }
+
+    /// What the settings say about that, wherever the port is.
+    const fn wanted_encryption(&self, port: Port) -> PortTls {
         match port {
             Port::Grpc => self.tls.grpc,
             Port::Http => self.tls.http,
@@ -95,9 +102,23 @@ impl Config {
         }
     }
 
+    /// The first setting that asks for an encrypted Unix socket, its value, and what is wrong with it.
+    pub(super) fn encrypted_socket(&self) -> Option<(&'static str, String, String)> {
+        let port = Port::ALL.into_iter().find(|port| {
+            let is_wanted = !matches!(self.wanted_encryption(*port), PortTls::Auto | PortTls::Plain);
+            is_wanted && matches!(self.address(*port), BindAddress::Unix(_))
+        })?;
+        let (key, address, setting) = (port.key(), self.address(port), port.tls_key());
+        let reason = format!(
+            "asks for an encrypted port, but {key} = {address} is a Unix socket, which is never encrypted; set {setting} to auto or \
+             plain"
+        );
+        Some((setting, String::new(), reason))
+    }
+
     /// Whether only this machine reaches a port.
     fn is_local(&self, port: Port) -> bool {
-        is_loopback(self.address(port).ip())
+        self.address(port).is_local()
     }
 
     /// Whether all clients of a port have shown a certificate.
@@ -157,7 +178,7 @@ impl Config {
                 (self.metrics.enabled, "read metrics (metrics.enabled)"),
             ]),
         };
-        Exposure { key: port.key(), address: self.address(port), open }
+        Exposure { key: port.key(), address: self.address(port).clone(), open }
     }
 }
 
@@ -187,6 +208,21 @@ mod tests {
         let mut config = config.clone();
         config.server.grpc_addr.set_ip(address.parse().expect("an address"));
         config
+    }
+
+    #[test]
+    fn a_unix_socket_is_of_this_machine_alone_and_is_not_encrypted() {
+        let mut config = config("unix:/a", "0.0.0.0:1", "unix:/b");
+        (config.tls.cert, config.tls.client_auth) = (vec!["cert.pem".into()], ClientAuth::Required);
+        assert_eq!((config.encryption(Port::Grpc), config.encryption(Port::Http)), (PortTls::Plain, PortTls::Auto));
+        assert_eq!((config.anonymous(Port::Grpc), config.access(Port::Grpc)), (Scopes::ALL, Access::FULL));
+        config.tls.client_auth = ClientAuth::Off;
+        let exposed = config.unguarded();
+        assert!(exposed.len() == 1 && exposed[0].key == "server.http_addr", "{exposed:?}");
+        assert_eq!(config.encrypted_socket(), None);
+        config.tls.admin = PortTls::Optional;
+        let (setting, _, reason) = config.encrypted_socket().expect("a contradiction");
+        assert!(setting == "tls.admin" && reason.contains("server.admin_addr = unix:/b is a Unix socket"), "{reason}");
     }
 
     #[test]

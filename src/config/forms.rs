@@ -36,24 +36,35 @@ pub(super) mod paths {
     }
 }
 
-/// Where to listen: `ip:port`, `localhost:port`, or `:port` for all addresses of the machine.
+/// Where to listen, as [`BindAddress`](crate::config::BindAddress) says.
 pub(super) mod bind_address {
-    use std::net::SocketAddr;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+    use crate::config::BindAddress;
 
-    pub(in crate::config) fn serialize<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
-        address.serialize(serializer)
+    pub(in crate::config) fn serialize<S: Serializer>(address: &BindAddress, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(address)
     }
 
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BindAddress, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// The permissions of a file, in octal.
+pub(super) mod file_mode {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(in crate::config) fn serialize<S: Serializer>(mode: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{mode:04o}"))
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let address = match text.rsplit_once(':') {
-            Some(("localhost", port)) => format!("127.0.0.1:{port}"),
-            Some(("", port)) => format!("0.0.0.0:{port}"),
-            _ => text,
-        };
-        address.parse().map_err(D::Error::custom)
+        let digits = text.trim();
+        let is_octal = (3..=4).contains(&digits.len()) && digits.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+        let mode = if is_octal { u32::from_str_radix(digits, 8).ok() } else { None };
+        mode.filter(|mode| *mode <= 0o777).ok_or_else(|| D::Error::custom(format!("'{digits}' is not a mode in octal")))
     }
 }
 

@@ -66,8 +66,8 @@ Every setting has a default, and every limit is finite. A setting is looked for 
 Unknown keys and values out of range stop the server before it starts; all faults are reported at once, each with the place that it
 came from. Errors that clients see name the limit that they ran into by its key here.
 
-Variables that begin with `TIDEMILL_` but are not settings are refused too, except `TIDEMILL_CONFIG` (the file's path), `TIDEMILL_ADDR` (the
-clients') and those that Kubernetes sets for a service called `tidemill` (`TIDEMILL_SERVICE_HOST`, `TIDEMILL_PORT` and the like).
+Variables that begin with `TIDEMILL_` but are not settings are refused too, except `TIDEMILL_CONFIG` (the file's path), `TIDEMILL_ADDR` and
+`TIDEMILL_API_KEY` (the clients') and those that Kubernetes sets for a service called `tidemill` (`TIDEMILL_SERVICE_HOST`, `TIDEMILL_PORT` and the like).
 ";
 
 /// Limits on the values of a key beyond its type.
@@ -117,7 +117,8 @@ const fn switch(name: &'static str, help: &'static str) -> Key {
     Key { name, unit: "", accepts: Accepts::Switch, help }
 }
 
-const ADDRESS: &str = "`ip:port`, `localhost:port`, or `:port` for all addresses of the machine; port 0 takes any free one";
+const ADDRESS: &str = "`ip:port`, `localhost:port`, `:port` for all addresses of the machine, or `unix:/path` for a Unix socket; port 0 \
+                       takes any free one";
 const SWITCH: &str = "`true` or `false`";
 const PORT_TLS: &str =
     "`\"auto\"`, `\"plain\"`, or encrypted with `\"off\"`, `\"optional\"` or `\"required\"` as in `tls.client_auth`";
@@ -134,6 +135,11 @@ pub(super) const KEYS: &[Key] = &[
         "server.admin_addr",
         ADDRESS,
         "where `/metrics`, `/livez` and `/readyz` are served; at an address that others reach, `/metrics` needs a key if there is a keys file",
+    ),
+    words(
+        "server.socket_mode",
+        "permissions in octal, from `\"0000\"` to `\"0777\"`",
+        "permissions of the files of [Unix sockets](security.md#unix-sockets): they decide which users may connect",
     ),
     number(
         "server.side_threads",
@@ -199,8 +205,9 @@ pub(super) const KEYS: &[Key] = &[
     ),
     switch(
         "security.allow_anonymous",
-        "let callers in that present no credential; `auto`: if there is no keys file, and on loopback addresses only. Without a keys file, \
-         the server does not start on other addresses unless this is `on`. See [what callers may do](security.md#what-callers-may-do)",
+        "let callers in that present no credential; `auto`: if there is no keys file, and on loopback addresses and Unix sockets only. \
+         Without a keys file, the server does not start on other addresses unless this is `on`. See [what callers may \
+         do](security.md#what-callers-may-do)",
     ),
     words("security.plain_keys", SWITCH, "take keys and tokens over connections from other machines that are not encrypted"),
     words(

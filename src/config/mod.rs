@@ -4,24 +4,27 @@
 //! configure.
 
 mod access;
+mod address;
 mod forms;
 mod hosts;
 mod keys;
 mod resolve;
 mod sections;
 mod security;
+mod server;
 mod switch;
 mod tls;
 
-pub use access::{Access, Exposure, Port, is_loopback};
+pub use access::{Access, Exposure, Port};
+pub use address::{BindAddress, is_loopback};
 pub use hosts::{Authority, HostPattern, OriginPattern, PageOrigin};
 pub use keys::{KeyDoc, describe, page};
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
     Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig, MessageConfig,
-    MetricsConfig, ModelsConfig, SchedulerConfig, SequenceConfig, ServerConfig, SessionConfig,
-    SharedMemoryConfig,
+    MetricsConfig, ModelsConfig, SchedulerConfig, SequenceConfig, SessionConfig, SharedMemoryConfig,
 };
 pub use security::{IssuerPlace, SecurityConfig};
+pub use server::ServerConfig;
 pub use switch::Switch;
 pub use tls::{ClientAuth, PortTls, TlsConfig};

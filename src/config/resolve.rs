@@ -24,8 +24,8 @@ use super::{
 const PREFIX: &str = "TIDEMILL_";
 /// Names the file itself; the command line reads it.
 const CONFIG_VARIABLE: &str = "TIDEMILL_CONFIG";
-/// Where the client commands find the server; means nothing to the server itself.
-const CLIENT_VARIABLE: &str = "TIDEMILL_ADDR";
+/// Where the client commands find the server, and their key; they mean nothing to the server itself.
+const CLIENT_VARIABLES: [&str; 2] = ["TIDEMILL_ADDR", "TIDEMILL_API_KEY"];
 /// Where other programs that use ONNX Runtime look for its library.
 const ONNXRUNTIME_VARIABLE: &str = "ORT_DYLIB_PATH";
 const ONNXRUNTIME_KEY: &str = "engine.onnxruntime";
@@ -192,7 +192,8 @@ impl Resolver {
             if name == ONNXRUNTIME_VARIABLE {
                 library = Some(value.clone());
             } else if let Some(rest) = name.strip_prefix(PREFIX)
-                && ![CONFIG_VARIABLE, CLIENT_VARIABLE].contains(&name.as_str())
+                && name != CONFIG_VARIABLE
+                && !CLIENT_VARIABLES.contains(&name.as_str())
                 && !is_service_link(rest)
             {
                 let key = rest.to_ascii_lowercase().replacen("__", ".", 1);
@@ -265,7 +266,8 @@ impl Resolver {
                     let reason = "names a model of models.dir, which is not set".to_owned();
                     self.fault(origin, "models.name".to_owned(), models.name.clone(), reason);
                 }
-                for (key, value, reason) in config.tls.contradiction().into_iter().chain(config.security.contradiction()) {
+                let contradictions = [config.tls.contradiction(), config.encrypted_socket(), config.security.contradiction()];
+                for (key, value, reason) in contradictions.into_iter().flatten() {
                     let origin = self.find(key).0;
                     self.fault(origin, key.to_owned(), value, reason);
                 }
@@ -535,6 +537,23 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_has_a_path_and_a_mode_and_is_not_encrypted() {
+        let flags = [("server.grpc_addr", "unix:///run/t.sock"), ("server.socket_mode", "600")];
+        let config = resolve("", &[], &flags).expect("all good");
+        assert_eq!((config.server.grpc_addr.to_string().as_str(), config.server.socket_mode), ("unix:/run/t.sock", 0o600));
+        assert_eq!(resolve(&toml::to_string(&config).expect("it can be written"), &[], &[]).expect("and read"), config);
+        for mode in ["", "60", "0o600", "1777", "0680", "+660", "rw"] {
+            let found = faults("", &[], &[("server.socket_mode", mode)]);
+            assert!(found.len() == 1 && found[0].contains("is not a mode in octal"), "{found:?}");
+        }
+        let tls = [("tls.cert", "a.pem"), ("tls.key", "a.key")];
+        assert!(resolve("", &[], &[&flags[..], &tls].concat()).is_ok(), "the other ports are encrypted");
+        let found = faults("", &[], &[&flags[..], &tls, &[("tls.grpc", "off")]].concat());
+        let expected = "flag: tls.grpc: asks for an encrypted port, but server.grpc_addr = unix:/run/t.sock is a Unix socket";
+        assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
+    }
+
+    #[test]
     fn a_switch_is_a_word_or_true_or_false() {
         let repository = |text: &str, flag: &[(&str, &str)]| resolve(text, &[], flag).expect("all good").control.repository;
         assert_eq!(repository("", &[]), Switch::Auto);
@@ -659,6 +678,8 @@ mod tests {
             ("TIDEMILL_PORT_50051_TCP_ADDR", "10.0.0.1"),
             ("TIDEMILL_GRPC_PORT_50051_TCP", "tcp://10.0.0.1:50051"),
             ("TIDEMILL_CONFIG", "/etc/tidemill.toml"),
+            ("TIDEMILL_ADDR", "unix:/run/tidemill.sock"),
+            ("TIDEMILL_API_KEY", "secret"),
         ];
         assert_eq!(resolve("", &foreign, &[]).expect("not ours"), Config::default());
     }

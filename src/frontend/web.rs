@@ -10,13 +10,13 @@
 //! - A page whose own name was made to lead here (DNS rebinding), which looks like the server's own: the host that it names is not
 //!   one of the server's. Only the owner of a name can make it lead elsewhere, so addresses, `localhost` and the machine's own name
 //!   are safe. Checked on connections over loopback, and on all of them once `server.allowed_hosts` lists names: elsewhere a server
-//!   cannot know the names that proxies and services call it by.
+//!   cannot know the names that proxies and services call it by. Not checked on Unix sockets, which no page can lead to: there, the
+//!   name is whatever a client makes up.
 //! - A host that is missing where HTTP requires one, given twice, or malformed.
 
 use std::{
     convert::Infallible,
     future::{Ready, ready},
-    net::IpAddr,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
@@ -34,6 +34,7 @@ use crate::{
     config::{Authority, HostPattern, OriginPattern, PageOrigin, ServerConfig, is_loopback},
     domain::{Fault, FaultKind},
     telemetry::Seldom,
+    transport::Io,
 };
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -76,14 +77,20 @@ impl WebRules {
         Self { inner: Arc::new(Inner { hosts, origins, own_name, refusals: Seldom::default() }) }
     }
 
-    /// The rules for a connection that arrived at this address.
-    pub(super) fn on(&self, local_ip: Option<IpAddr>) -> WebCheck {
+    /// The rules for a connection.
+    pub(super) fn on(&self, io: &impl Io) -> WebCheck {
+        if io.is_unix_socket() {
+            return self.checked(false);
+        }
         // A connection without an address comes from this machine, or has already ended.
-        self.over(local_ip.is_none_or(is_loopback))
+        self.over(io.local_ip().is_none_or(is_loopback))
     }
 
     fn over(&self, loopback: bool) -> WebCheck {
-        let checks_host = loopback || !self.inner.hosts.is_empty();
+        self.checked(loopback || !self.inner.hosts.is_empty())
+    }
+
+    fn checked(&self, checks_host: bool) -> WebCheck {
         WebCheck { rules: Arc::clone(&self.inner), checks_host, known_host: Arc::default() }
     }
 }

@@ -38,6 +38,11 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// The address at which it arrived. `None` if it has none: no network carries it, or it has already ended.
     fn local_ip(&self) -> Option<IpAddr>;
 
+    /// Whether it came through a file, which programs of this machine open and web pages cannot name.
+    fn is_unix_socket(&self) -> bool {
+        false
+    }
+
     /// Sets the options suited to a protocol with its own frames.
     ///
     /// # Errors

@@ -9,7 +9,7 @@
 //!  or a pipe  a port      makes room          only as long as is allowed, and then end it
 //! ```
 //!
-//! Anything that is an [`Io`] is a connection; only the ports' own sockets know of TCP.
+//! Anything that is an [`Io`] is a connection; only the ports' own sockets know of TCP and of files.
 
 mod admit;
 mod clients;
@@ -19,6 +19,7 @@ pub(crate) mod http2;
 mod io;
 mod linger;
 mod listener;
+mod local;
 mod pieces;
 pub(crate) mod probes;
 mod shutdown;
@@ -28,8 +29,9 @@ mod transfer;
 
 pub use clients::Surroundings;
 pub use io::{Accept, Agreed, Io, Protocol};
+pub use local::LocalListener;
 pub use shutdown::Shutdown;
-pub use tls::{Gate, GateLimits, Socket};
+pub use tls::{BoundSocket, Gate, GateLimits, Socket};
 
 pub(crate) use clients::{Client, Clients};
 pub(crate) use listener::Listener;

@@ -35,7 +35,7 @@ const INFER: &str = "/v2/models/m/infer";
 const FILE: &str = "keys.toml";
 
 /// The text of the key of these bytes.
-fn key(byte: u8) -> String {
+pub(crate) fn key(byte: u8) -> String {
     Key::from_random([byte; 32]).reveal()
 }
 
@@ -47,10 +47,10 @@ fn listed(callers: &[(&str, u8, &str)]) -> String {
     callers.iter().map(block).collect()
 }
 
-const ALL: &str = "scopes = ['infer', 'models:read']";
+pub(crate) const ALL: &str = "scopes = ['infer', 'models:read']";
 
 /// A configuration with these callers, and the folder of their file.
-fn known(callers: &[(&str, u8, &str)]) -> (Config, TempDir) {
+pub(crate) fn known(callers: &[(&str, u8, &str)]) -> (Config, TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     write(folder.path(), FILE, listed(callers).as_bytes());
     let mut config = bare_config();

@@ -51,6 +51,7 @@ mod tidy;
 mod tls;
 mod tokens;
 mod top;
+mod unix;
 mod upload;
 mod web;
 mod weights;

@@ -71,7 +71,7 @@ async fn a_port_in_use_is_named_with_its_key_and_nothing_is_left_running() {
             "server.grpc_addr" => &mut server.grpc_addr,
             "server.http_addr" => &mut server.http_addr,
             _ => &mut server.admin_addr,
-        } = address;
+        } = address.into();
         let error = Server::start(config).await.err().expect("the port is taken");
         assert!(matches!(&error, StartError::Bind { key: found, .. } if *found == key), "{error}");
         assert_says(&error.to_string(), &[&address.to_string(), key, "Port 0"]);

@@ -94,10 +94,14 @@ async fn connect(address: SocketAddr, tls: Tls) -> Result<Client, tidemill_clien
     patiently(Client::connect_with(&address, &Settings { tls: Some(tls), ..Settings::default() })).await
 }
 
+/// The same connection, as the other tests use one.
+fn grpc(client: &Client) -> serving::Client {
+    serving::Client::new(client.channel().without_credential().clone())
+}
+
 /// Has the model double a number.
 async fn doubles(client: &Client) {
-    let mut grpc = serving::Client::new(client.channel().clone());
-    let (mut feed, _) = Feed::open(&mut grpc, tensors_of("m")).await;
+    let (mut feed, _) = Feed::open(&mut grpc(client), tensors_of("m")).await;
     feed.send(Message::Item(item("", &[4.0; 4]))).await;
     assert_eq!(outcome(&feed.next_result().await), Ok(vec![8.0; 4]));
 }
@@ -240,7 +244,7 @@ async fn two_thousand_half_handshakes_keep_nobody_out_and_disturb_no_stream() {
     (config.tls.max_handshakes, config.tls.handshake_timeout_s) = (512, 600);
     let server = serve(config, &[("m", DOUBLER)]).await;
     let client = connect(server.grpc_addr(), authority.trusted()).await.expect("it trusts the server");
-    let (mut feed, _) = Feed::open(&mut serving::Client::new(client.channel().clone()), tensors_of("m")).await;
+    let (mut feed, _) = Feed::open(&mut grpc(&client), tensors_of("m")).await;
     let mut halves = Vec::new();
     for round in 0..20 {
         for _ in 0..100 {
@@ -266,7 +270,7 @@ async fn certificates_change_a_hundred_times_under_two_hundred_streams() {
     for _ in 0..20 {
         let client = connect(server.grpc_addr(), authority.trusted()).await.expect("it trusts the server");
         for _ in 0..10 {
-            feeds.push(Feed::open(&mut serving::Client::new(client.channel().clone()), tensors_of("m")).await.0);
+            feeds.push(Feed::open(&mut grpc(&client), tensors_of("m")).await.0);
         }
     }
     for round in 0..100_u16 {

@@ -66,8 +66,16 @@ use self::{
     status::{Ending, Failure},
 };
 pub use self::{
-    connection::TlsArgs, feed::FeedArgs, health::HealthArgs, keys::KeysArgs, models::ModelsArgs, predict::PredictArgs,
-    scan::ScanArgs, tls::TlsCommandArgs, top::TopArgs, upload::UploadArgs,
+    connection::{KeyArgs, TlsArgs},
+    feed::FeedArgs,
+    health::HealthArgs,
+    keys::KeysArgs,
+    models::ModelsArgs,
+    predict::PredictArgs,
+    scan::ScanArgs,
+    tls::TlsCommandArgs,
+    top::TopArgs,
+    upload::UploadArgs,
 };
 use tidemill_wire::v1::Priority;
 

@@ -60,7 +60,7 @@ impl Failure {
             Self::BadInput(_) | Self::Output(_) => 2,
             Self::NoMetrics { .. } => 3,
             Self::Server(error) => match error {
-                Error::NoAudio { .. } => 2,
+                Error::NoAudio { .. } | Error::KeyInTheOpen { .. } => 2,
                 Error::CannotConnect { .. } | Error::NotGrpc { .. } | Error::ConnectionLost { .. } => 3,
                 Error::Refused(_) | Error::EndedEarly | Error::UnexpectedAnswer(_) => 4,
             },
@@ -83,7 +83,7 @@ impl Failure {
                 let (message, details) = (refusal.message.clone(), refusal.details.clone());
                 return ErrorRecord { code: code_name(refusal.code), message, details, is_refusal: true };
             }
-            Self::BadInput(_) | Self::Server(Error::NoAudio { .. }) => "BAD_INPUT",
+            Self::BadInput(_) | Self::Server(Error::NoAudio { .. } | Error::KeyInTheOpen { .. }) => "BAD_INPUT",
             Self::NoMetrics { .. } | Self::Server(Error::CannotConnect { .. } | Error::NotGrpc { .. }) => "CANNOT_CONNECT",
             Self::Server(Error::ConnectionLost { .. }) => "CONNECTION_LOST",
             Self::Server(Error::EndedEarly | Error::UnexpectedAnswer(_)) => "UNEXPECTED_ANSWER",

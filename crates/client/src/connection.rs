@@ -1,6 +1,6 @@
 //! How to reach a server: transport settings and limits. What the server is asked is in `calls`.
 
-use std::{io, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use tidemill_wire::{
@@ -10,7 +10,7 @@ use tidemill_wire::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     time::timeout,
 };
 use tokio_rustls::client::TlsStream;
@@ -19,6 +19,7 @@ use tower::service_fn;
 
 use crate::{
     address::Address,
+    credential::{Credential, Transport},
     error::{Error, root_cause},
     tls::{InvalidTls, Tls, TlsConnector},
 };
@@ -52,6 +53,8 @@ pub struct Settings {
     pub message_bytes_max: usize,
     /// How to connect to an encrypted port. If absent, the address decides: `https://` stands for the default [`Tls`].
     pub tls: Option<Tls>,
+    /// The key to show with every call. It is sent to this machine, or over encrypted connections.
+    pub credential: Option<Credential>,
 }
 
 /// How a connection on which nothing comes is found to be dead.
@@ -76,6 +79,7 @@ impl Default for Settings {
             connection_window_bytes: 128 << 20,
             message_bytes_max: 64 << 20,
             tls: None,
+            credential: None,
         }
     }
 }
@@ -83,7 +87,7 @@ impl Default for Settings {
 /// A connection to a server. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channel: Channel,
+    transport: Transport,
     message_bytes_max: usize,
 }
 
@@ -99,15 +103,22 @@ impl Client {
     /// Connects with settings other than the usual ones.
     ///
     /// # Errors
-    /// [`Error::CannotConnect`] with what the operating system said.
+    /// [`Error::CannotConnect`] with what the operating system said, [`Error::KeyInTheOpen`] if others could read the key.
     pub async fn connect_with(address: &Address, settings: &Settings) -> Result<Self, Error> {
         let cannot = |error: tonic::transport::Error| {
             let reason = root_cause(&error);
             Error::CannotConnect { address: address.clone(), reason }
         };
         let tls = settings.tls.clone().or_else(|| address.is_encrypted().then(Tls::default));
+        if settings.credential.is_some() && tls.is_none() && !address.is_local() {
+            return Err(Error::KeyInTheOpen { address: address.clone() });
+        }
+        if tls.is_some() && address.socket().is_some() {
+            let reason = "a Unix socket is never encrypted; connect without TLS".to_owned();
+            return Err(Error::CannotConnect { address: address.clone(), reason });
+        }
         let place = if tls.is_some() { address.encrypted() } else { address.clone() };
-        let mut endpoint = Endpoint::from(place.uri().clone())
+        let mut endpoint = Endpoint::from(place.uri())
             .user_agent(settings.user_agent.as_str())
             .map_err(cannot)?
             .connect_timeout(settings.connect_timeout)
@@ -117,22 +128,27 @@ impl Client {
         if let Some(Keepalive { interval, timeout }) = settings.keepalive {
             endpoint = endpoint.http2_keep_alive_interval(interval).keep_alive_timeout(timeout);
         }
-        let channel = match tls {
-            None => endpoint.connect().await,
-            Some(tls) => {
+        let channel = match (tls, address.socket()) {
+            (None, None) => endpoint.connect().await,
+            (None, Some(path)) => {
+                let path = path.to_owned();
+                endpoint.connect_with_connector(service_fn(move |_: Uri| local(path.clone()))).await
+            }
+            (Some(tls), _) => {
                 let invalid = |error: InvalidTls| Error::CannotConnect { address: address.clone(), reason: error.to_string() };
                 let connector = tls.connector(&["h2"]).map_err(invalid)?;
                 endpoint.connect_with_connector(service_fn(move |_: Uri| encrypted(place.clone(), connector.clone()))).await
             }
         }
         .map_err(cannot)?;
-        Ok(Self { channel, message_bytes_max: settings.message_bytes_max })
+        let transport = Transport::new(channel, settings.credential.clone());
+        Ok(Self { transport, message_bytes_max: settings.message_bytes_max })
     }
 
-    /// A client over a connection that is there already.
+    /// A client over a connection that is there already. It shows no key.
     #[must_use]
     pub fn over(channel: Channel) -> Self {
-        Self { channel, message_bytes_max: Settings::default().message_bytes_max }
+        Self { transport: Transport::new(channel, None), message_bytes_max: Settings::default().message_bytes_max }
     }
 
     /// Explains a connection that was lost, if it can: what listens at the address may speak HTTP/1 and not gRPC, as the server's other
@@ -152,31 +168,36 @@ impl Client {
         if is_http1 { Error::NotGrpc { address: address.clone() } } else { error }
     }
 
-    /// The connection, for services that are not known here.
+    /// The connection, for services that are not known here. Calls show the key, if there is one.
     #[must_use]
-    pub const fn channel(&self) -> &Channel {
-        &self.channel
+    pub const fn channel(&self) -> &Transport {
+        &self.transport
     }
 
     /// The generated client of the native service, for calls that need metadata, or messages of their own making.
     #[must_use]
-    pub fn inference(&self) -> InferenceServiceClient<Channel> {
-        InferenceServiceClient::new(self.channel.clone()).max_decoding_message_size(self.message_bytes_max)
+    pub fn inference(&self) -> InferenceServiceClient<Transport> {
+        InferenceServiceClient::new(self.transport.clone()).max_decoding_message_size(self.message_bytes_max)
     }
 
     /// The generated client of the Open Inference Protocol.
     #[must_use]
-    pub fn open_inference(&self) -> GrpcInferenceServiceClient<Channel> {
-        GrpcInferenceServiceClient::new(self.channel.clone()).max_decoding_message_size(self.message_bytes_max)
+    pub fn open_inference(&self) -> GrpcInferenceServiceClient<Transport> {
+        GrpcInferenceServiceClient::new(self.transport.clone()).max_decoding_message_size(self.message_bytes_max)
     }
 
-    pub(crate) fn models(&self) -> ModelServiceClient<Channel> {
-        ModelServiceClient::new(self.channel.clone()).max_decoding_message_size(self.message_bytes_max)
+    pub(crate) fn models(&self) -> ModelServiceClient<Transport> {
+        ModelServiceClient::new(self.transport.clone()).max_decoding_message_size(self.message_bytes_max)
     }
 
-    pub(crate) fn probes(&self) -> HealthClient<Channel> {
-        HealthClient::new(self.channel.clone())
+    pub(crate) fn probes(&self) -> HealthClient<Transport> {
+        HealthClient::new(self.transport.clone())
     }
+}
+
+/// A connection through a file.
+async fn local(path: PathBuf) -> io::Result<TokioIo<UnixStream>> {
+    Ok(TokioIo::new(UnixStream::connect(path).await?))
 }
 
 /// An encrypted connection to a place.

@@ -20,6 +20,15 @@ pub enum Error {
         /// What the operating system said.
         reason: String,
     },
+    /// Others could read the key on its way.
+    #[error(
+        "the key is not sent to {address}: the connection is not encrypted, and whoever can read it would have the key; use https:// in \
+         the address"
+    )]
+    KeyInTheOpen {
+        /// Where to.
+        address: Address,
+    },
     /// The connection was lost before the server had answered.
     #[error("lost the connection: {reason}")]
     ConnectionLost {
@@ -54,13 +63,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// The gRPC code; that of what is no status of a server is UNAVAILABLE if the server cannot be reached, and INTERNAL otherwise.
+    /// The gRPC code; that of what is no status of a server is UNAVAILABLE if the server cannot be reached, UNAUTHENTICATED
+    /// if the key was not sent, and INTERNAL otherwise.
     #[must_use]
     pub fn code(&self) -> Code {
         match self {
             Self::ConnectionLost { code, .. } => *code,
             Self::Refused(refusal) => refusal.code,
             Self::CannotConnect { .. } | Self::NotGrpc { .. } => Code::Unavailable,
+            Self::KeyInTheOpen { .. } => Code::Unauthenticated,
             Self::NoAudio { .. } | Self::EndedEarly | Self::UnexpectedAnswer(_) => Code::Internal,
         }
     }

@@ -4,7 +4,8 @@
 //! [`predict`](Client::predict) run models, and others ask about models, health and the repository. Messages are those of [`wire`], just as
 //! they are on the wire; [`outputs`] says what became of an item. What goes wrong is an [`Error`], which says what to do.
 //!
-//! A connection is encrypted if its address begins with `https://`, or [`Settings`] say how with a [`Tls`].
+//! A connection is encrypted if its address begins with `https://`, or [`Settings`] say how with a [`Tls`]. They may also have a
+//! [`Credential`], which is shown with every call.
 //!
 //! ```no_run
 //! use tidemill_client::{Client, Event, wire::v1::{PayloadKind, StreamConfig}};
@@ -39,15 +40,17 @@
 mod address;
 mod calls;
 mod connection;
+mod credential;
 mod error;
 mod events;
 mod feed;
 mod result;
 mod tls;
 
-pub use address::{Address, InvalidAddress};
+pub use address::{Address, InvalidAddress, names_this_machine, socket_path};
 pub use calls::HealthChanges;
 pub use connection::{Client, Keepalive, Settings};
+pub use credential::{Credential, InvalidCredential, Transport};
 pub use error::{Details, Error, FieldFault, LimitReached, Refusal};
 pub use events::{Event, Events};
 pub use feed::{Ended, Feed, FeedSender, keepalive_interval};

@@ -12,8 +12,8 @@ use tidemill::{
     clock,
     config::{Config, GrpcConfig},
 };
-use tidemill_cli::TlsArgs;
-use tidemill_client::{Address, Client, Settings, Tls};
+use tidemill_cli::{KeyArgs, TlsArgs};
+use tidemill_client::{Address, Client, Credential, Settings, Tls};
 
 use crate::{
     feed::Feed,
@@ -30,9 +30,9 @@ const WARM_UP_MIN: Duration = Duration::from_millis(300);
 /// Where the load goes.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Place {
-    /// A running server, such as 127.0.0.1:50051; without this, one is started inside this process
+    /// A running server, such as 127.0.0.1:50051 or unix:/run/grpc.sock; without this, one is started inside this process
     #[arg(long, value_name = "ADDR")]
-    pub(crate) addr: Option<SocketAddr>,
+    pub(crate) addr: Option<Address>,
 
     /// Connections that the streams are spread over
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
@@ -40,6 +40,27 @@ pub(crate) struct Place {
 
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
+
+    #[command(flatten)]
+    pub(crate) credential: KeyArgs,
+}
+
+/// How to connect: encrypted or not, and with which key.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Means {
+    pub(crate) tls: Option<Tls>,
+    pub(crate) credential: Option<Credential>,
+}
+
+impl Means {
+    /// What the flags say.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or a text is no key.
+    pub(crate) fn read(tls: &TlsArgs, credential: &KeyArgs) -> anyhow::Result<Self> {
+        let tls = tls.read().map_err(|error| anyhow!(error))?;
+        Ok(Self { tls, credential: credential.read().map_err(|error| anyhow!(error))? })
+    }
 }
 
 /// A server, wherever it runs, until this value is dropped.
@@ -58,9 +79,9 @@ enum Host {
 impl Target {
     /// The server at `place`. For one inside this process, `adjust` changes its settings first.
     pub(crate) async fn tidemill(place: &Place, adjust: impl FnOnce(&mut Config)) -> anyhow::Result<Self> {
-        if let Some(address) = place.addr {
-            let tls = place.tls.read().map_err(|error| anyhow!(error))?;
-            let channels = connect_with(address, place.connections.into(), tls).await?;
+        if let Some(address) = &place.addr {
+            let means = Means::read(&place.tls, &place.credential)?;
+            let channels = connect_with(address, place.connections.into(), &means).await?;
             return Ok(Self { channels, _host: Host::Remote });
         }
         let mut config = Config::default();
@@ -123,21 +144,22 @@ async fn keep_full(mut feed: Feed, window: u32) -> anyhow::Result<()> {
 
 /// Opens connections that do not hold the server back.
 pub(crate) async fn connect(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<Client>> {
-    connect_with(address, connections, None).await
+    connect_with(&Address::try_from(address)?, connections, &Means::default()).await
 }
 
-/// The same, encrypted if `tls` says how.
-pub(crate) async fn connect_with(address: SocketAddr, connections: usize, tls: Option<Tls>) -> anyhow::Result<Vec<Client>> {
+/// The same by other means.
+pub(crate) async fn connect_with(address: &Address, connections: usize, means: &Means) -> anyhow::Result<Vec<Client>> {
     let config = GrpcConfig::default();
+    let Means { tls, credential } = means.clone();
     let settings = Settings {
         keepalive: None,
         stream_window_bytes: config.stream_window_bytes,
         connection_window_bytes: config.connection_window_bytes,
         message_bytes_max: ANSWER_BYTES_MAX,
         tls,
+        credential,
         ..Settings::default()
     };
-    let address = Address::try_from(address)?;
-    let connecting = (0..connections).map(|_| Client::connect_with(&address, &settings));
+    let connecting = (0..connections).map(|_| Client::connect_with(address, &settings));
     Ok(try_join_all(connecting).await?)
 }

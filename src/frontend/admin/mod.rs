@@ -14,7 +14,7 @@ mod scrapes;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     sync::{Arc, mpsc},
     thread,
 };
@@ -40,7 +40,7 @@ use crate::{
     frontend::{MetricsGate, web::WebRules},
     telemetry::{Seldom, Telemetry},
     transport::{
-        Gate, Io as _, Listener, Shutdown, Socket,
+        BoundSocket, Gate, Listener, Shutdown, Socket,
         probes::{self, Places},
     },
     vitals::{Liveness, Part, Stall, Vitals},
@@ -120,7 +120,7 @@ impl AdminSource {
 /// A running admin server.
 #[derive(Debug)]
 pub struct AdminHandle {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     stop: CloseOnDrop,
     done: oneshot::Receiver<()>,
 }
@@ -136,9 +136,9 @@ impl Drop for CloseOnDrop {
 }
 
 impl AdminHandle {
-    /// Where it listens.
+    /// Where it listens; `None` for a Unix socket.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
+    pub const fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
@@ -150,20 +150,19 @@ impl AdminHandle {
     }
 }
 
-/// Serves up to `connections_max` connections at once on `listener`, behind the gate if there is one, from its own thread.
+/// Serves up to `connections_max` connections at once on a socket, behind the gate if there is one, from its own thread.
 ///
 /// # Errors
-/// If the listener, the runtime or the thread cannot be set up.
-pub fn spawn(listener: TcpListener, gate: Option<Gate>, source: AdminSource, connections_max: usize) -> io::Result<AdminHandle> {
-    let address = listener.local_addr()?;
-    listener.set_nonblocking(true)?;
+/// If the socket, the runtime or the thread cannot be set up.
+pub fn spawn(bound: BoundSocket, gate: Option<Gate>, source: AdminSource, connections_max: usize) -> io::Result<AdminHandle> {
+    let address = bound.address()?;
     let stop = CloseOnDrop(Shutdown::default());
     let shutdown = stop.0.clone();
     let (running, done) = oneshot::channel();
     let (preparing, prepared) = mpsc::sync_channel(1);
     // Apart from the lanes and the log, this is the only thread outside the runtime: its answers must not wait for the data plane.
     thread::Builder::new().name("admin".to_owned()).spawn(move || {
-        let (runtime, listener) = match prepare(listener) {
+        let (runtime, socket) = match prepare(bound, gate) {
             Ok(prepared) => prepared,
             Err(error) => return drop(preparing.send(Err(error))),
         };
@@ -171,7 +170,7 @@ pub fn spawn(listener: TcpListener, gate: Option<Gate>, source: AdminSource, con
             return;
         }
         let vital = source.vitals.clone().watch(Part::Admin);
-        runtime.block_on(serve(Socket::new(listener, gate), source, connections_max, shutdown));
+        runtime.block_on(serve(socket, source, connections_max, shutdown));
         vital.end();
         // Not by dropping it, which would wait for a page of metrics that may never be finished.
         runtime.shutdown_background();
@@ -181,13 +180,13 @@ pub fn spawn(listener: TcpListener, gate: Option<Gate>, source: AdminSource, con
     Ok(AdminHandle { address, stop, done })
 }
 
-/// The runtime, and the listener registered with it. Call it outside any other runtime: dropping one within another panics.
-fn prepare(listener: TcpListener) -> io::Result<(Runtime, tokio::net::TcpListener)> {
+/// The runtime, and the socket registered with it. Call it outside any other runtime: dropping one within another panics.
+fn prepare(bound: BoundSocket, gate: Option<Gate>) -> io::Result<(Runtime, Socket)> {
     let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let context = runtime.enter();
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let socket = bound.into_socket(gate);
     drop(context);
-    Ok((runtime, listener))
+    Ok((runtime, socket?))
 }
 
 /// Serves until it is asked to stop and all connections have ended.
@@ -198,7 +197,7 @@ async fn serve(socket: Socket, source: AdminSource, connections_max: usize, shut
     let listener = Listener { socket, part: Part::Admin, places, vitals, shutdown: shutdown.clone() };
     listener
         .serve(|io, place| {
-            let service = web.on(io.local_ip()).guard(router.clone());
+            let service = web.on(&io).guard(router.clone());
             probes::converse(io, place, service, HEADER_BYTES_MAX, shutdown.clone())
         })
         .await;
@@ -407,14 +406,18 @@ mod tests {
     }
 
     fn start() -> AdminHandle {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        spawn(listener, None, source(Phase::Serving, Readiness::Ready), CONNECTIONS_MAX).expect("it starts")
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        spawn(listener.into(), None, source(Phase::Serving, Readiness::Ready), CONNECTIONS_MAX).expect("it starts")
+    }
+
+    fn place(admin: &AdminHandle) -> SocketAddr {
+        admin.address().expect("an address of IP")
     }
 
     #[test]
     fn serves_metrics_where_no_other_runtime_runs() {
         let admin = start();
-        let mut stream = std::net::TcpStream::connect(admin.address()).expect("it listens");
+        let mut stream = std::net::TcpStream::connect(place(&admin)).expect("it listens");
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("it reads");
         let mut response = String::new();
         stream.read_to_string(&mut response).expect("it answers and closes");
@@ -428,7 +431,7 @@ mod tests {
         for (fields, status) in
             [("host: evil.example", "403"), ("host: localhost\r\norigin: http://evil.example", "403"), ("x: y", "400")]
         {
-            let mut stream = std::net::TcpStream::connect(admin.address()).expect("it listens");
+            let mut stream = std::net::TcpStream::connect(place(&admin)).expect("it listens");
             let request = format!("GET /readyz HTTP/1.1\r\n{fields}\r\nconnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).expect("it reads");
             let mut response = String::new();
@@ -440,7 +443,7 @@ mod tests {
     #[tokio::test]
     async fn closing_ends_connections_that_are_kept_alive() {
         let admin = start();
-        let mut stream = TcpStream::connect(admin.address()).await.expect("it listens");
+        let mut stream = TcpStream::connect(place(&admin)).await.expect("it listens");
         stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it reads");
         let mut first = [0];
         stream.read_exact(&mut first).await.expect("it answers");
@@ -455,7 +458,7 @@ mod tests {
         let admin = start();
         // No longer than what the server reads before it answers: bytes left unread would turn the answer into a reset.
         let request = format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(HEADER_BYTES_MAX));
-        let mut stream = TcpStream::connect(admin.address()).await.expect("it listens");
+        let mut stream = TcpStream::connect(place(&admin)).await.expect("it listens");
         stream.write_all(&request.as_bytes()[..HEADER_BYTES_MAX]).await.expect("it reads");
         let mut response = String::new();
         stream.read_to_string(&mut response).await.expect("it answers and closes");
@@ -469,7 +472,7 @@ mod tests {
     }
 
     async fn probe(admin: &AdminHandle) -> String {
-        let mut stream = TcpStream::connect(admin.address()).await.expect("it listens");
+        let mut stream = TcpStream::connect(place(admin)).await.expect("it listens");
         stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.expect("it reads");
         let mut response = String::new();
         stream.read_to_string(&mut response).await.expect("it answers and closes");
@@ -481,7 +484,7 @@ mod tests {
         let admin = start();
         let mut silent = Vec::new();
         for _ in 0..100 {
-            silent.push(TcpStream::connect(admin.address()).await.expect("it listens"));
+            silent.push(TcpStream::connect(place(&admin)).await.expect("it listens"));
         }
         assert!(probe(&admin).await.starts_with("HTTP/1.1 200 OK"));
         assert!(is_closed(silent.remove(0)).await);
@@ -492,7 +495,7 @@ mod tests {
         let admin = start();
         let mut unread = Vec::new();
         for _ in 0..100 {
-            let mut stream = TcpStream::connect(admin.address()).await.expect("it listens");
+            let mut stream = TcpStream::connect(place(&admin)).await.expect("it listens");
             // More answers than the buffers between take.
             let asked = stream.write_all("GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(300).as_bytes()).await;
             unread.push((asked, stream));

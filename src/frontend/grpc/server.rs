@@ -103,7 +103,7 @@ impl Talk for GrpcDoor {
     const PROTOCOL: Protocol = Protocol::Http2;
 
     fn talk<I: Io>(&self, io: I, client: Client, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
-        let (web, gate) = (self.web.on(io.local_ip()), self.gate.clone());
+        let (web, gate) = (self.web.on(&io), self.gate.clone());
         let entrance = Entrance { header_bytes_max: self.config.max_header_bytes, web, gate };
         let services = entrance.layer(self.arrivals.connection(client.peer()).layer(self.services.clone()));
         let services = services.map_response(|response: http::Response<_>| response.map(WatchedBody::new));

@@ -14,7 +14,7 @@ mod client;
 mod gate;
 mod handshakes;
 
-pub use channel::Socket;
+pub use channel::{BoundSocket, Socket};
 pub use gate::{Gate, GateLimits};
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use self::{
     scrape::{AdminAddress, AdminPort, ScrapeFault},
 };
 use super::{
-    connection::{TlsArgs, unless_interrupted},
+    connection::{KeyArgs, TlsArgs, unless_interrupted},
     output::Printer,
     status::{Ending, Failure},
 };
@@ -52,7 +52,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_long_help = HELP)]
 pub struct TopArgs {
-    /// Where the server's admin port is: HOST:PORT, http://HOST:PORT, or https://HOST:PORT if it is encrypted
+    /// Where the server's admin port is: HOST:PORT, http://HOST:PORT, https://HOST:PORT if it is encrypted, or unix:/PATH
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
     admin: AdminAddress,
 
@@ -70,11 +70,15 @@ pub struct TopArgs {
 
     #[command(flatten)]
     tls: TlsArgs,
+
+    #[command(flatten)]
+    credential: KeyArgs,
 }
 
 pub(super) async fn run(args: &TopArgs, printer: &mut Printer, interrupt: &CancellationToken) -> Result<Ending, Failure> {
     let tls = args.tls.read().map_err(Failure::BadInput)?;
-    let admin = AdminPort::new(args.admin.clone(), tls).map_err(|error| Failure::BadInput(error.to_string()))?;
+    let credential = args.credential.read().map_err(Failure::BadInput)?;
+    let admin = AdminPort::new(args.admin.clone(), tls, credential).map_err(Failure::BadInput)?;
     let first = unless_interrupted(interrupt, async { scrape(&admin).await }).await?;
     if !args.json && !args.once && stdin().is_terminal() && stdout().is_terminal() {
         return Box::pin(live::run(&admin, args.interval, first, interrupt)).await;

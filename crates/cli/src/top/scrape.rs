@@ -2,17 +2,17 @@
 //!
 //! Bounds how long it waits and how much it reads; does not know what the metrics mean, except that a Tidemill server names itself.
 
-use std::{error::Error, fmt, io, pin::pin, str::FromStr, time::Duration};
+use std::{error::Error, fmt, io, path::PathBuf, pin::pin, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tidemill_client::{InvalidTls, Tls, TlsConnector};
+use tidemill_client::{Credential, InvalidTls, Tls, TlsConnector, names_this_machine, socket_path};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     select,
     time::{Instant, timeout},
 };
@@ -25,21 +25,27 @@ const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A thousand models take about 10 MiB.
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// What an address looks like.
+const FORMS: &str = "HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:/PATH";
+
 /// The metric by which a Tidemill server is recognised.
 const BUILD_INFO: &str = "tidemill_build_info";
 
 /// Where a server's admin port is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AdminAddress {
-    /// HOST:PORT
+    /// HOST:PORT; of a Unix socket, the host that requests name.
     authority: String,
     is_encrypted: bool,
+    /// The file of a Unix socket.
+    socket: Option<PathBuf>,
 }
 
 /// An admin port, and how to connect to it.
 pub(super) struct AdminPort {
     address: AdminAddress,
     connector: Option<TlsConnector>,
+    credential: Option<Credential>,
 }
 
 /// Why there are no metrics.
@@ -57,6 +63,9 @@ impl FromStr for AdminAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = socket_path(text).map_err(|error| error.to_string())? {
+            return Ok(Self { authority: "localhost".to_owned(), is_encrypted: false, socket: Some(path) });
+        }
         let (is_encrypted, authority) = match text.strip_prefix("https://") {
             Some(authority) => (true, authority),
             None => (false, text.strip_prefix("http://").unwrap_or(text)),
@@ -64,18 +73,34 @@ impl FromStr for AdminAddress {
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         let uri: Uri = format!("http://{authority}/metrics")
             .parse()
-            .map_err(|error| format!("'{text}' is not HOST:PORT, http://HOST:PORT or https://HOST:PORT: {error}"))?;
+            .map_err(|error| format!("'{text}' is not {FORMS}: {error}"))?;
         match uri.authority().filter(|found| found.as_str() == authority && !authority.contains('@')) {
-            Some(found) if found.port_u16().is_some() => Ok(Self { authority: authority.to_owned(), is_encrypted }),
+            Some(found) if found.port_u16().is_some() => {
+                Ok(Self { authority: authority.to_owned(), is_encrypted, socket: None })
+            }
             Some(_) => Err(format!("'{text}' names no port; the server's default is 9464")),
-            None => Err(format!("'{text}' is not HOST:PORT, http://HOST:PORT or https://HOST:PORT")),
+            None => Err(format!("'{text}' is not {FORMS}")),
         }
+    }
+}
+
+impl AdminAddress {
+    fn host(&self) -> &str {
+        let host = self.authority.rsplit_once(':').map_or(self.authority.as_str(), |(host, _)| host);
+        host.trim_matches(['[', ']'])
+    }
+
+    fn is_local(&self) -> bool {
+        self.socket.is_some() || names_this_machine(self.host())
     }
 }
 
 impl fmt::Display for AdminAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.authority)
+        match &self.socket {
+            Some(path) => write!(f, "unix:{}", path.display()),
+            None => f.write_str(&self.authority),
+        }
     }
 }
 
@@ -86,14 +111,24 @@ impl fmt::Display for AdminPort {
 }
 
 impl AdminPort {
-    /// The port at this address; without `tls`, the address says whether it is encrypted.
+    /// The port at this address, and the key to show there; without `tls`, the address says whether it is encrypted.
     ///
     /// # Errors
-    /// If `tls` cannot be used.
-    pub(super) fn new(address: AdminAddress, tls: Option<Tls>) -> Result<Self, InvalidTls> {
+    /// If `tls` cannot be used, or others could read the key, in words.
+    pub(super) fn new(address: AdminAddress, tls: Option<Tls>, credential: Option<Credential>) -> Result<Self, String> {
         let tls = tls.or_else(|| address.is_encrypted.then(Tls::default));
-        let connector = tls.map(|tls| tls.connector(&["http/1.1"])).transpose()?;
-        Ok(Self { address, connector })
+        if tls.is_some() && address.socket.is_some() {
+            return Err(format!("{address} is a Unix socket, which is never encrypted; connect without TLS"));
+        }
+        if credential.is_some() && tls.is_none() && !address.is_local() {
+            return Err(format!(
+                "the key is not sent to {address}: the connection is not encrypted, and whoever can read it would have the key; use \
+                 https:// in the address"
+            ));
+        }
+        let connector = tls.map(|tls| tls.connector(&["http/1.1"])).transpose();
+        let connector = connector.map_err(|error: InvalidTls| error.to_string())?;
+        Ok(Self { address, connector, credential })
     }
 
     /// Scrapes `/metrics`.
@@ -107,22 +142,25 @@ impl AdminPort {
 
     async fn fetch(&self) -> Result<Scrape, ScrapeFault> {
         let failed = |error: io::Error| ScrapeFault::NoAnswer(error.to_string());
-        let authority = &self.address.authority;
-        let stream = TcpStream::connect(authority).await.map_err(failed)?;
+        if let Some(path) = &self.address.socket {
+            return self.ask(UnixStream::connect(path).await.map_err(failed)?).await;
+        }
+        let stream = TcpStream::connect(&self.address.authority).await.map_err(failed)?;
         let Some(connector) = &self.connector else { return self.ask(stream).await };
-        let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host).trim_matches(['[', ']']);
-        self.ask(connector.connect(host, stream).await.map_err(failed)?).await
+        self.ask(connector.connect(self.address.host(), stream).await.map_err(failed)?).await
     }
 
     async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) -> Result<Scrape, ScrapeFault> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| no_answer(&error))?;
         let asking = async {
-            let request = Request::get("/metrics")
+            let mut request = Request::get("/metrics")
                 .header(header::HOST, &self.address.authority)
                 .header(header::CONNECTION, "close")
-                .header(header::USER_AGENT, concat!("tidemill-cli/", env!("CARGO_PKG_VERSION")))
-                .body(Empty::<Bytes>::new())
-                .map_err(|error| no_answer(&error))?;
+                .header(header::USER_AGENT, concat!("tidemill-cli/", env!("CARGO_PKG_VERSION")));
+            if let Some(credential) = &self.credential {
+                request = request.header(header::AUTHORIZATION, credential.header().clone());
+            }
+            let request = request.body(Empty::<Bytes>::new()).map_err(|error| no_answer(&error))?;
             let response = sender.send_request(request).await.map_err(|error| no_answer(&error))?;
             let taken = Instant::now();
             if !response.status().is_success() {
@@ -194,7 +232,7 @@ mod tests {
             let _ = stream.write_all(&answer).await;
             String::from_utf8(request).expect("text")
         };
-        let port = AdminPort::new(address, None).expect("no TLS");
+        let port = AdminPort::new(address, None, None).expect("no TLS");
         let (request, scraped) = tokio::join!(answering, port.scrape());
         assert!(request.starts_with("GET /metrics HTTP/1.1\r\n"), "{request}");
         scraped
@@ -250,11 +288,20 @@ mod tests {
 
     #[test]
     fn an_address_needs_a_port_and_nothing_more() {
-        for good in ["127.0.0.1:9464", "[::1]:9464", "localhost:1", "http://localhost:1", "https://localhost:1/"] {
+        for good in
+            ["127.0.0.1:9464", "[::1]:9464", "localhost:1", "http://localhost:1", "https://localhost:1/", "unix:/a", "unix:///a"]
+        {
             assert!(good.parse::<AdminAddress>().is_ok(), "{good}");
         }
-        for bad in ["", "localhost", "ftp://localhost:1", "http://localhost:1/metrics", "a b:1", "me@host:1", ":1x"] {
+        for bad in ["", "localhost", "ftp://localhost:1", "http://localhost:1/metrics", "a b:1", "me@host:1", ":1x", "unix:a"] {
             assert!(bad.parse::<AdminAddress>().is_err(), "{bad}");
+        }
+        let key = || Some("tm_key".parse::<Credential>().expect("a key"));
+        let port = |text: &str, tls: Option<Tls>| AdminPort::new(text.parse().expect("an address"), tls, key());
+        let anyone = || Some(Tls { insecure: true, ..Tls::default() });
+        assert!(port("localhost:1", None).is_ok() && port("unix:/a", None).is_ok() && port("10.0.0.1:1", anyone()).is_ok());
+        for (text, tls) in [("10.0.0.1:1", None), ("unix:/a", anyone())] {
+            assert!(port(text, tls).is_err(), "{text}");
         }
         assert!("localhost".parse::<AdminAddress>().expect_err("no port").contains("names no port"));
     }

@@ -102,7 +102,7 @@ impl Canned {
         let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
         let tasks = [
             tokio::spawn(http::serve(http, answer.data())).abort_handle(),
-            tokio::spawn(grpc::serve(grpc, answer, client.channel().clone())).abort_handle(),
+            tokio::spawn(grpc::serve(grpc, answer, client.channel().without_credential().clone())).abort_handle(),
         ];
         Ok(Self { grpc: grpc_address, http: http_address, tasks, _original: original })
     }

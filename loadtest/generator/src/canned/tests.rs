@@ -1,14 +1,17 @@
 //! Clients of the canned answers for the model inside the binary.
 
-use tidemill_client::wire::inference::{
-    ModelInferRequest, ModelMetadataRequest, ModelStatisticsRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
-    model_infer_request::InferInputTensor,
+use tidemill_client::{
+    Transport,
+    wire::inference::{
+        ModelInferRequest, ModelMetadataRequest, ModelStatisticsRequest,
+        grpc_inference_service_client::GrpcInferenceServiceClient, model_infer_request::InferInputTensor,
+    },
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 
 use super::*;
 
@@ -17,7 +20,7 @@ async fn start() -> Canned {
     Canned::start(args).await.expect("it starts")
 }
 
-async fn client(canned: &Canned) -> GrpcInferenceServiceClient<Channel> {
+async fn client(canned: &Canned) -> GrpcInferenceServiceClient<Transport> {
     connect(canned.grpc, 1).await.expect("it listens").remove(0).open_inference()
 }
 

@@ -40,11 +40,12 @@ mod usage;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::anyhow;
 use file::Scenario;
 use output::OutputArgs;
 use progress::Progress;
-use tidemill_cli::TlsArgs;
+use tidemill_cli::{KeyArgs, TlsArgs};
+
+use crate::target::Means;
 
 /// Run the load that a scenario file describes, and measure how the server copes
 ///
@@ -57,8 +58,8 @@ pub(crate) struct Args {
     /// The scenario; loadtest/scenarios has some
     file: PathBuf,
 
-    /// Where the gRPC protocols go, instead of the file's `addr`
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Where the gRPC protocols go, instead of the file's `addr`: HOST:PORT or unix:/PATH
+    #[arg(long, value_name = "ADDRESS")]
     addr: Option<String>,
 
     /// Where the HTTP protocols go, instead of the file's `http_addr`
@@ -78,6 +79,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     tls: TlsArgs,
+
+    #[command(flatten)]
+    credential: KeyArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -100,8 +104,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         scenario.http_addr = addr;
     }
     let mut progress = Progress::new(args.output.quiet);
-    let tls = args.tls.read().map_err(|error| anyhow!(error))?;
-    let result = plan::run(&scenario, args.server, tls, &mut progress).await;
+    let means = Means::read(&args.tls, &args.credential)?;
+    let result = plan::run(&scenario, args.server, means, &mut progress).await;
     progress.end();
     let result = result?;
     args.output.write(&result)?;

@@ -290,6 +290,7 @@ mod tests {
     use tidemill::{app::Server, config::Config};
 
     use super::super::{file::Scenario, plan, progress::Progress, results::LoadResult};
+    use crate::target::Means;
 
     const AUDIO: &str = "version = 1\nname = 'x'\nduration_s = 0.5\nwarm_up_s = 0\nconnections = 1\n[[loads]]\nname = 'a'\n\
                          model = 'silero-vad'\nstreams = 1\n";
@@ -304,7 +305,7 @@ mod tests {
         let server = Server::start(config).await.expect("it starts");
         let mut scenario = Scenario::parse(&format!("{AUDIO}{load}"), &[]).expect("a sound scenario");
         scenario.addr = server.grpc_addr().to_string();
-        let mut run = plan::run(&scenario, None, &mut Progress::new(true)).await?;
+        let mut run = plan::run(&scenario, None, Means::default(), &mut Progress::new(true)).await?;
         Ok(run.steps.remove(0).total)
     }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use tidemill_client::{
-    Client,
+    Client, Transport,
     wire::{
         code_name,
         inference::{
@@ -16,7 +16,7 @@ use tidemill_client::{
         },
     },
 };
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming};
 
 use super::{
     call::Caller,
@@ -102,7 +102,7 @@ const fn parameter(choice: ParameterChoice) -> InferParameter {
 
 /// A caller of `ModelInfer`.
 pub(crate) struct InferCaller {
-    client: GrpcInferenceServiceClient<Channel>,
+    client: GrpcInferenceServiceClient<Transport>,
     template: Arc<Template>,
     number: usize,
 }

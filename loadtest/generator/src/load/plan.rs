@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tidemill::clock;
 use tidemill_client::{
-    Tls,
+    Address, Tls,
     wire::inference::{ServerMetadataRequest, ServerMetadataResponse},
 };
 
@@ -22,7 +22,7 @@ use super::{
     search::Bisection,
     step::{self, Place, loads_at},
 };
-use crate::target::connect_with;
+use crate::target::{Means, connect_with};
 
 /// How long a server may take to say its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,16 +34,22 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) async fn run(
     scenario: &Scenario,
     server: Option<u32>,
-    tls: Option<Tls>,
+    means: Means,
     progress: &mut Progress,
 ) -> anyhow::Result<RunResult> {
     let started = date::rfc_3339(clock::since_epoch(clock::now()));
     let is_http = |load: &Load| load.protocol.is_http();
+    let Means { tls, credential } = means;
+    let http = if scenario.loads.iter().any(is_http) { Some(resolve(&scenario.http_addr).await?) } else { None };
+    if credential.is_some() && tls.is_none() && http.is_some_and(|address| !address.ip().to_canonical().is_loopback()) {
+        bail!("the key is not sent to {}: the connection is not encrypted; use --tls", scenario.http_addr);
+    }
+    let tls = tls.map(|tls| Tls { host: host_of(&scenario.addr), ..tls });
     let place = Place {
-        grpc: if scenario.loads.iter().all(is_http) { None } else { Some(resolve(&scenario.addr).await?) },
-        http: if scenario.loads.iter().any(is_http) { Some(resolve(&scenario.http_addr).await?) } else { None },
+        grpc: if scenario.loads.iter().all(is_http) { None } else { Some(grpc_address(&scenario.addr).await?) },
+        http,
         server,
-        tls: tls.map(|tls| Tls { host: host_of(&scenario.addr), ..tls }),
+        means: Means { tls, credential },
     };
     let chaos = start_chaos(scenario, &place).await?;
     let mut run = Run { scenario, place: place.clone(), progress, steps: Vec::new() };
@@ -89,6 +95,14 @@ fn host_of(address: &str) -> Option<String> {
     Some(host.trim_matches(['[', ']']).to_owned())
 }
 
+/// Where gRPC goes: a Unix socket, or what the system finds.
+async fn grpc_address(address: &str) -> anyhow::Result<Address> {
+    if address.starts_with("unix:") {
+        return Ok(address.parse()?);
+    }
+    Ok(Address::try_from(resolve(address).await?)?)
+}
+
 async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
     let mut found = tokio::net::lookup_host(address).await.with_context(|| format!("address '{address}', wanted HOST:PORT"))?;
     found.next().with_context(|| format!("address '{address}' cannot be resolved"))
@@ -97,7 +111,7 @@ async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
 /// Asked for over the gRPC form of the Open Inference Protocol; none if there is no gRPC, or the server does not say.
 async fn server_version(place: &Place) -> Option<String> {
     let ask = async {
-        let channel = connect_with(place.grpc?, 1, place.tls.clone()).await.ok()?.pop()?;
+        let channel = connect_with(place.grpc.as_ref()?, 1, &place.means).await.ok()?.pop()?;
         let metadata = channel.open_inference().server_metadata(ServerMetadataRequest::default()).await.ok()?;
         let ServerMetadataResponse { name, version, .. } = metadata.into_inner();
         Some(format!("{name} {version}"))
@@ -108,7 +122,9 @@ async fn server_version(place: &Place) -> Option<String> {
 /// Clients that misbehave do so during the whole run, with the items of the first native load that has any.
 async fn start_chaos(scenario: &Scenario, place: &Place) -> anyhow::Result<Option<ChaosHandle>> {
     let native = scenario.loads.iter().find(|load| load.has_native_items());
-    let (Some(plan), Some(load), Some(grpc)) = (&scenario.chaos, native, place.grpc) else { return Ok(None) };
+    let (Some(plan), Some(load)) = (&scenario.chaos, native) else { return Ok(None) };
+    // They cut connections of TCP.
+    let grpc = resolve(&scenario.addr).await?;
     let item = native::Template::new(load, scenario.seed).item(0);
     let place = chaos::Place { grpc, http: place.http, model: load.model.clone(), item };
     Ok(Some(Chaos::start(plan, place, scenario.seed).await?))
@@ -270,7 +286,10 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_server_that_has_a_version_is_asked_for_it() {
-        let place = |grpc| Place { grpc, http: None, server: None, tls: None };
+        let place = |grpc: Option<SocketAddr>| {
+            let grpc = grpc.map(|address| Address::try_from(address).expect("an address"));
+            Place { grpc, http: None, server: None, means: Means::default() }
+        };
         let stage = Stage::start(1, &[], |_| {}).await.expect("it starts");
         let expected = format!("tidemill {}", env!("CARGO_PKG_VERSION"));
         assert_eq!(server_version(&place(Some(stage.grpc_addr()))).await, Some(expected));

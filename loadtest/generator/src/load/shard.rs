@@ -12,7 +12,7 @@ use futures::{
     stream::{self, FuturesUnordered},
 };
 use tidemill::{clock, domain::Timestamp};
-use tidemill_client::{Client, Error, Tls, wire::code_name};
+use tidemill_client::{Address, Client, Error, wire::code_name};
 use tokio::{sync::oneshot, task::JoinSet};
 use tonic::Status;
 
@@ -27,7 +27,7 @@ use super::{
     recorder::{Recorder, RecorderPlan},
     timer::Timer,
 };
-use crate::target::connect_with;
+use crate::target::{Means, connect_with};
 
 /// How many streams a shard opens at once.
 const OPENING_AT_ONCE: usize = 64;
@@ -48,9 +48,9 @@ pub(crate) struct ShardPlan {
     pub(crate) of: usize,
     pub(crate) loads: Arc<[Load]>,
     pub(crate) seed: u64,
-    pub(crate) address: Option<SocketAddr>,
+    pub(crate) address: Option<Address>,
     pub(crate) http_address: Option<SocketAddr>,
-    pub(crate) tls: Option<Tls>,
+    pub(crate) means: Means,
     /// gRPC connections of this shard.
     pub(crate) connections: usize,
     pub(crate) drain: Duration,
@@ -114,8 +114,8 @@ struct Stream {
 
 impl Shard {
     async fn open(plan: ShardPlan) -> anyhow::Result<(Self, Opened)> {
-        let channels = match plan.address {
-            Some(address) => connect_with(address, plan.connections, plan.tls.clone()).await?,
+        let channels = match &plan.address {
+            Some(address) => connect_with(address, plan.connections, &plan.means).await?,
             None => Vec::new(),
         };
         let mut shard = Self { plan, lines: Vec::new(), sessions: Vec::new() };
@@ -175,7 +175,7 @@ impl Shard {
             }
             Protocol::HttpInfer | Protocol::HttpPost => {
                 let address = self.plan.http_address.context("there is no HTTP address")?;
-                http::open(load, address, self.plan.tls.as_ref(), numbers.len(), seed).await?
+                http::open(load, address, Some(&self.plan.means), numbers.len(), seed).await?
             }
         };
         let opened = callers.len();

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 use anyhow::{Context as _, anyhow, bail};
 use futures::future::try_join_all;
 use tidemill::{clock, domain::Timestamp, threads};
-use tidemill_client::Tls;
+use tidemill_client::Address;
 use tokio::sync::oneshot;
 
 use super::{
@@ -19,6 +19,7 @@ use super::{
     shard::{self, Opened, ShardPlan, Start},
     usage::{Meter, Used},
 };
+use crate::target::Means;
 
 /// From when the last stream opens to the first moment at which an item may be due.
 const LEAD: Duration = Duration::from_millis(200);
@@ -27,13 +28,13 @@ const LEAD: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     /// `None` if no load speaks gRPC.
-    pub(crate) grpc: Option<SocketAddr>,
+    pub(crate) grpc: Option<Address>,
     /// `None` if no load speaks HTTP.
     pub(crate) http: Option<SocketAddr>,
     /// The process to measure.
     pub(crate) server: Option<u32>,
-    /// How to encrypt; `None` for not at all.
-    pub(crate) tls: Option<Tls>,
+    /// How to connect.
+    pub(crate) means: Means,
 }
 
 /// The loads at a factor.
@@ -102,9 +103,9 @@ impl Shards {
                 of,
                 loads: Arc::clone(loads),
                 seed: scenario.seed,
-                address: place.grpc,
+                address: place.grpc.clone(),
                 http_address: place.http,
-                tls: place.tls.clone(),
+                means: place.means.clone(),
                 connections: connections / of + usize::from(number < connections % of),
                 drain: scenario.drain(),
                 books: own,

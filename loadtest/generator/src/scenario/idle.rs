@@ -1,17 +1,18 @@
 //! The cost of open streams while nothing is sent on them.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use tidemill_cli::TlsArgs;
+use tidemill_cli::{KeyArgs, TlsArgs};
+use tidemill_client::Address;
 
 use super::beside_this_one;
 use crate::{
     feed::Feed,
     process::{ServerProcess, Usage},
     report::{Cell, Report},
-    target::connect_with,
+    target::{Means, connect_with},
     workload::Workload,
 };
 
@@ -45,7 +46,7 @@ pub(crate) struct Args {
 
     /// A running server instead of a new one; it must allow that many streams (session.max_streams)
     #[arg(long, value_name = "ADDR", requires = "pid")]
-    addr: Option<SocketAddr>,
+    addr: Option<Address>,
 
     /// Its process
     #[arg(long, requires = "addr")]
@@ -53,6 +54,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     tls: TlsArgs,
+
+    #[command(flatten)]
+    credential: KeyArgs,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
@@ -61,11 +65,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         _ => {
             let binary = args.server.map_or_else(beside_this_one, Ok)?;
             let server = ServerProcess::start(&binary, args.streams, &args.set).await?;
-            (server.address, server.pid, Some(server))
+            (Address::try_from(server.address)?, server.pid, Some(server))
         }
     };
-    let tls = args.tls.read().map_err(|error| anyhow!(error))?;
-    let channels = connect_with(address, args.connections.into(), tls).await?;
+    let means = Means::read(&args.tls, &args.credential)?;
+    let channels = connect_with(&address, args.connections.into(), &means).await?;
     tokio::time::sleep(SETTLE).await;
     let before = Usage::of(pid)?;
     let workload = Workload::silero();

@@ -7,7 +7,7 @@ use tidemill::{
     config::Config,
     registry::{EMBEDDED_NAME, EMBEDDED_VERSION, Embedded, ModelSource},
 };
-use tidemill_cli::TlsArgs;
+use tidemill_cli::{KeyArgs, TlsArgs};
 
 use super::Effort;
 use crate::{
@@ -57,7 +57,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
-    let place = Place { addr: None, connections: args.connections, tls: TlsArgs::default() };
+    let (tls, credential) = (TlsArgs::default(), KeyArgs::default());
+    let place = Place { addr: None, connections: args.connections, tls, credential };
     let models = match args.part {
         Part::Metrics => identity_models(IDENTITY_BYTES)?,
         Part::Batching => one_by_one_models()?,

@@ -13,7 +13,6 @@ use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::Full;
-use tidemill_client::Tls;
 
 use super::{
     call::{Caller, Callers},
@@ -21,6 +20,7 @@ use super::{
     payload::Payload,
     recorder::{Answer, End},
 };
+use crate::target::Means;
 use connection::{Fault, Pool};
 
 /// Opens `count` callers of a load, with one connection for the first call.
@@ -30,11 +30,16 @@ use connection::{Fault, Pool};
 pub(crate) async fn open(
     load: &Load,
     address: SocketAddr,
-    tls: Option<&Tls>,
+    means: Option<&Means>,
     count: usize,
     seed: u64,
 ) -> anyhow::Result<Callers> {
-    let template = Arc::new(Template::new(load, address, seed)?);
+    let mut template = Template::new(load, address, seed)?;
+    if let Some(credential) = means.and_then(|means| means.credential.as_ref()) {
+        template.headers.insert(header::AUTHORIZATION, credential.header().clone());
+    }
+    let template = Arc::new(template);
+    let tls = means.and_then(|means| means.tls.as_ref());
     let connector = tls.map(|tls| tls.connector(&["http/1.1"])).transpose()?;
     let pool = Pool::open(address, connector).await.with_context(|| format!("cannot connect to {address}"))?;
     let pool = Arc::new(pool);
