@@ -8,7 +8,8 @@ use std::{
 use super::StartError;
 use crate::{
     certificates::Certificates,
-    config::{Config, GrpcConfig, HttpConfig, Port},
+    config::{Config, GrpcConfig, HttpConfig, Port, ProxyProtocol},
+    connections::ConnectionRules,
     descriptors::Descriptors,
     frontend::{
         Bounds, WebRules,
@@ -105,6 +106,19 @@ impl ClientPorts {
         let grpc_door = grpc_door.map(|grpc_door| grpc_door.with_web_rules(web));
         let servers = Servers { grpc: (grpc, http_door), http: (http, grpc_door) };
         Ok((OpenPorts { servers, grpc_addr, http_addr }, health))
+    }
+}
+
+/// What applies to the connections of the client ports.
+pub(super) fn rules(config: &Config) -> ConnectionRules {
+    let server = &config.server;
+    ConnectionRules {
+        proxies: server.proxies.clone(),
+        header_timeout: (server.proxy_protocol == ProxyProtocol::On).then(|| config.tls.handshake_timeout()),
+        age_max: server.connection_max_age(),
+        grace: server.connection_grace(),
+        per_peer_max: server.max_connections_per_peer,
+        new_per_peer_per_s: server.new_connections_per_peer_per_s,
     }
 }
 

@@ -9,6 +9,7 @@ mod hosts;
 mod keys;
 mod resolve;
 mod sections;
+mod server;
 mod tls;
 
 pub use access::{Access, Exposure, Port, is_loopback};
@@ -17,7 +18,7 @@ pub use keys::{KeyDoc, describe, page};
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
     Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig, MessageConfig,
-    MetricsConfig, ModelsConfig, SchedulerConfig, SecurityConfig, SequenceConfig, ServerConfig, SessionConfig,
-    SharedMemoryConfig, Switch,
+    MetricsConfig, ModelsConfig, SchedulerConfig, SecurityConfig, SequenceConfig, SessionConfig, SharedMemoryConfig, Switch,
 };
+pub use server::{ProxyProtocol, ServerConfig};
 pub use tls::{ClientAuth, PortTls, TlsConfig};

@@ -265,7 +265,8 @@ impl Resolver {
                     let reason = "names a model of models.dir, which is not set".to_owned();
                     self.fault(origin, "models.name".to_owned(), models.name.clone(), reason);
                 }
-                if let Some((key, value, reason)) = config.tls.contradiction() {
+                let contradictions = [config.server.contradiction(), config.tls.contradiction()];
+                for (key, value, reason) in contradictions.into_iter().flatten() {
                     let origin = self.find(key).0;
                     self.fault(origin, key.to_owned(), value, reason);
                 }

@@ -3,18 +3,13 @@
 //! Units, ranges and help live in the table of [`super::keys`]; a test makes sure that both have the same keys.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use super::{
-    forms::{addresses, bind_address, path_or_empty},
-    hosts::{HostPattern, OriginPattern},
-    tls::TlsConfig,
-};
+use super::{forms::path_or_empty, server::ServerConfig, tls::TlsConfig};
 use crate::engine::EngineChoice;
 
 /// All settings.
@@ -38,46 +33,6 @@ pub struct Config {
     pub drain: DrainConfig,
     pub metrics: MetricsConfig,
     pub log: LogConfig,
-}
-
-/// Where the server listens, and under which names. Port 0 takes any free port.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ServerConfig {
-    /// gRPC for clients.
-    #[serde(with = "bind_address")]
-    pub grpc_addr: SocketAddr,
-    /// HTTP for clients.
-    #[serde(with = "bind_address")]
-    pub http_addr: SocketAddr,
-    /// Metrics and probes for operators.
-    #[serde(with = "bind_address")]
-    pub admin_addr: SocketAddr,
-    /// Names that clients may call the server by, besides `localhost` and addresses.
-    pub allowed_hosts: Vec<HostPattern>,
-    /// Origins of web pages that may send requests, besides the server's own.
-    pub allowed_origins: Vec<OriginPattern>,
-    /// Threads for long work; 0 for a quarter as many as there are cores.
-    pub side_threads: usize,
-    /// Proxies, each with many clients behind it.
-    #[serde(with = "addresses")]
-    pub proxies: Vec<IpAddr>,
-}
-
-impl Default for ServerConfig {
-    fn default() -> Self {
-        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let (allowed_hosts, allowed_origins) = Default::default();
-        Self {
-            grpc_addr: local(50051),
-            http_addr: local(8080),
-            admin_addr: local(9464),
-            allowed_hosts,
-            allowed_origins,
-            side_threads: 0,
-            proxies: Vec::new(),
-        }
-    }
 }
 
 /// Which callers are let in.

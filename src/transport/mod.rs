@@ -21,6 +21,7 @@ mod linger;
 mod listener;
 mod pieces;
 pub(crate) mod probes;
+mod proxied;
 mod shutdown;
 mod talk;
 mod tls;
