@@ -78,6 +78,12 @@ pub fn protection() -> Protection {
     CLIENT.try_with(|known| known.protection.get().cloned()).ok().flatten().unwrap_or_default()
 }
 
+/// Whether this task's connection is encrypted.
+#[must_use]
+pub fn is_encrypted() -> bool {
+    CLIENT.try_with(|known| known.protection.get().is_some_and(|protection| protection.is_encrypted)).unwrap_or_default()
+}
+
 /// Notes how this task's connection is protected. Only the first time counts, and only in a task of [`with_peer`].
 pub fn note_protection(protection: Protection) {
     // Neither failure can lead to a client with more rights.
