@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn what_is_no_address_of_a_client_says_nothing() {
         let behind = format!("192.0.2.1,{}", vec![PROXY; HOPS_MAX].join(","));
-        for line in ["", "unknown", "192.0.2.1, unknown", "192.0.2.1,", "192.0.2.1, 127.0.0.1", PROXY, &behind] {
+        for line in ["", "unknown", "192.0.2.1, unknown", "192.0.2.1,", "192.0.2.1, 127.0.0.1", PROXY, behind.as_str()] {
             assert_eq!(found(&[line]), None, "{line}");
         }
         assert_eq!((found(&[]), found_in(&[b"\xff"])), (None, None));
@@ -114,7 +114,7 @@ mod tests {
         #[test]
         fn whatever_stands_before_the_last_address_changes_nothing(before in "[0-9a-z.:, ]{0,40}") {
             let line = format!("{before},192.0.2.1");
-            prop_assert_eq!(found(&[&line]), Some(Address::V4(0xc000_0201)));
+            prop_assert_eq!(found(&[line.as_str()]), Some(Address::V4(0xc000_0201)));
         }
 
         #[test]
