@@ -67,7 +67,8 @@ fn ageing(grace_s: u64) -> Config {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_feed_is_warned_before_its_old_connection_is_closed() {
     let server = serve(ageing(3), &[("m", DOUBLER)]).await;
-    let (mut feed, _) = Feed::open(&mut connect(&server).await, tensors_of("m")).await;
+    let mut client = connect(&server).await;
+    let (mut feed, _) = Feed::open(&mut client, tensors_of("m")).await;
     let warning = feed.next().await;
     let Ok(Some(Event::ReconnectAdvised(advised))) = &warning else { panic!("no warning: {warning:?}") };
     let remaining = advised.remaining.expect("it says how long");
@@ -76,7 +77,8 @@ async fn a_feed_is_warned_before_its_old_connection_is_closed() {
     // It goes on until then, and another connection does, too.
     feed.send(Message::Item(item("", &[4.0; 4]))).await;
     assert_eq!(outcome(&feed.next_result().await), Ok(vec![8.0; 4]));
-    let said = Feed::run(&mut connect(&server).await, tensors_of("m"), vec![Message::Item(item("", &[2.0; 4]))]).await;
+    let mut other = connect(&server).await;
+    let said = Feed::run(&mut other, tensors_of("m"), vec![Message::Item(item("", &[2.0; 4]))]).await;
     assert_eq!((first_values(&said.results), said.error.map(|error| error.code())), (vec![4.0], None));
 
     let said = feed.rest().await;
@@ -91,7 +93,8 @@ async fn a_feed_is_warned_before_its_old_connection_is_closed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_feed_that_its_client_finishes_in_time_ends_well() {
     let server = serve(ageing(60), &[("m", DOUBLER)]).await;
-    let (mut feed, _) = Feed::open(&mut connect(&server).await, tensors_of("m")).await;
+    let mut client = connect(&server).await;
+    let (mut feed, _) = Feed::open(&mut client, tensors_of("m")).await;
     assert!(matches!(feed.next().await, Ok(Some(Event::ReconnectAdvised(_)))));
     feed.send(Message::Item(item("", &[4.0; 4]))).await;
     feed.finish_sending();
