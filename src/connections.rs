@@ -702,7 +702,7 @@ mod tests {
         };
         let (connections, port) = port(80);
         connections.govern(rules);
-        let mut behind = |ip: &str| {
+        let behind = |ip: &str| {
             let mut connection = admitted(&port, "10.0.0.9");
             assert_eq!(connection.header_timeout(), Some(Duration::from_secs(10)));
             connection.come_from(ip.parse().expect("an address")).map(|peer| (peer, connection))
