@@ -9,14 +9,21 @@
 //! places, but never from an owner with fewer places than the newcomer's. If there is none, it waits for one; but if its address
 //! has used up its share, it is closed.
 //!
+//! # Age
+//! Where [`ConnectionRules::age_max`] is set, a connection is asked to leave at about that age. Its calls have
+//! [`ConnectionRules::grace`] from then on, and learn about it through [`Ageing`].
+//!
 //! # Whose work it is
-//! The task of a connection knows its [`peer`], so that no front end has to pass it on, and how its connection is protected
-//! ([`protection`]).
+//! The task of a connection knows its [`peer`], so that no front end has to pass it on, how its connection is protected
+//! ([`protection`]), and how it ages ([`ageing`]).
+
+mod peers;
 
 use std::{
-    cell::OnceCell,
+    cell::{Cell, OnceCell},
     cmp::Reverse,
     collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
     net::IpAddr,
     sync::{
         Arc, OnceLock,
@@ -29,6 +36,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::peers::{PeerPlace, Peers};
 use crate::{
     clock,
     domain::{Address, Peer, Protection, Timestamp},
@@ -42,21 +50,26 @@ const PLACES_PER_LEAVING: usize = 8;
 /// In place of a moment: there is a call.
 const BUSY: u64 = u64::MAX;
 
+/// Time for the last answers of a connection whose calls have used up their grace.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 tokio::task_local! {
     static CLIENT: Known;
 }
 
 /// What the task of a connection knows about its client.
 struct Known {
-    peer: Peer,
+    peer: Cell<Peer>,
     /// Empty until it is known, and for good if the connection is not protected.
     protection: OnceCell<Protection>,
+    /// Empty where connections do not age.
+    ageing: OnceCell<Ageing>,
 }
 
 /// The connection whose task this is; none outside such a task.
 #[must_use]
 pub fn peer() -> Peer {
-    CLIENT.try_with(|known| known.peer).unwrap_or_default()
+    CLIENT.try_with(|known| known.peer.get()).unwrap_or_default()
 }
 
 /// How this task's connection is protected; not at all if nothing says otherwise.
@@ -65,15 +78,78 @@ pub fn protection() -> Protection {
     CLIENT.try_with(|known| known.protection.get().cloned()).ok().flatten().unwrap_or_default()
 }
 
+/// Whether this task's connection is encrypted.
+#[must_use]
+pub fn is_encrypted() -> bool {
+    CLIENT.try_with(|known| known.protection.get().is_some_and(|protection| protection.is_encrypted)).unwrap_or_default()
+}
+
 /// Notes how this task's connection is protected. Only the first time counts, and only in a task of [`with_peer`].
 pub fn note_protection(protection: Protection) {
     // Neither failure can lead to a client with more rights.
     let _ = CLIENT.try_with(|known| known.protection.set(protection));
 }
 
+/// Notes who is behind the proxy that has made this task's connection.
+pub fn note_peer(peer: Peer) {
+    // Outside such a task there is nobody to know it.
+    let _ = CLIENT.try_with(|known| known.peer.set(peer));
+}
+
+/// How this task's connection ages; `None` if it does not.
+#[must_use]
+pub fn ageing() -> Option<Ageing> {
+    CLIENT.try_with(|known| known.ageing.get().cloned()).ok().flatten()
+}
+
+/// Notes how this task's connection ages. Only the first time counts.
+pub fn note_ageing(ageing: Ageing) {
+    // Outside such a task there is nobody to know it.
+    let _ = CLIENT.try_with(|known| known.ageing.set(ageing));
+}
+
 /// A future in which [`peer`] returns this one.
 pub fn with_peer<F: Future>(peer: Peer, future: F) -> impl Future<Output = F::Output> {
-    CLIENT.scope(Known { peer, protection: OnceCell::new() }, future)
+    CLIENT.scope(Known { peer: Cell::new(peer), protection: OnceCell::new(), ageing: OnceCell::new() }, future)
+}
+
+/// What applies to the connections of all ports. By default nothing is limited, and nobody is a proxy.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionRules {
+    /// Their connections are those of many clients.
+    pub proxies: Vec<IpAddr>,
+    /// Time for the header with which connections from proxies begin; `None` if they begin with none.
+    pub header_timeout: Option<Duration>,
+    /// Age at which a connection is asked to leave, give or take a tenth; `None` for never.
+    pub age_max: Option<Duration>,
+    /// What its calls have from then on.
+    pub grace: Duration,
+    /// Connections of one address; 0 for as many as its share allows.
+    pub per_peer_max: usize,
+    /// New ones a second of one address; 0 for any number.
+    pub new_per_peer_per_s: u32,
+}
+
+/// How a connection ages. Clones are the same connection's.
+#[derive(Debug, Clone)]
+pub struct Ageing {
+    begins_at: Timestamp,
+    ends_at: Timestamp,
+    begun: CancellationToken,
+    over: CancellationToken,
+}
+
+impl Ageing {
+    /// Waits until the connection is asked to leave. Returns how much time its calls have from now on.
+    pub async fn begun(&self) -> Duration {
+        self.begun.cancelled().await;
+        self.ends_at.since(clock::now())
+    }
+
+    /// Waits until that time is up: what is still open should end now.
+    pub async fn over(&self) {
+        self.over.cancelled().await;
+    }
 }
 
 /// The connections of all ports. Clones share them.
@@ -84,16 +160,58 @@ pub struct Connections {
 
 #[derive(Debug, Default)]
 struct All {
-    proxies: OnceLock<Vec<IpAddr>>,
+    settled: OnceLock<Settled>,
     made: AtomicU64,
+    /// Spreads the ages of connections that were made together.
+    spread: RandomState,
     /// Cancelled when the connection with this number ends.
     ends: Mutex<HashMap<u64, CancellationToken>>,
 }
 
+#[derive(Debug)]
+struct Settled {
+    rules: ConnectionRules,
+    /// `None` if no address is limited.
+    peers: Option<Arc<Peers>>,
+}
+
+impl All {
+    fn address_of(&self, ip: IpAddr) -> Address {
+        let proxies = self.settled.get().map_or(&[][..], |settled| settled.rules.proxies.as_slice());
+        Address::of(ip, proxies)
+    }
+
+    /// Counts a connection towards its address, if addresses are limited.
+    fn limit(&self, address: Address) -> Result<Option<PeerPlace>, ConnectionClose> {
+        match self.settled.get().and_then(|settled| settled.peers.as_ref()) {
+            Some(peers) => peers.admit(address, clock::now()),
+            None => Ok(None),
+        }
+    }
+
+    /// How this connection ages, from now on.
+    fn ageing(&self, connection: u64) -> Option<Ageing> {
+        let rules = &self.settled.get()?.rules;
+        // Between nine and eleven tenths.
+        let share = 9_000 + (self.spread.hash_one(connection) % 2_001) as u32;
+        let begins_at = clock::now() + rules.age_max? * share / 10_000;
+        let (begun, over) = (CancellationToken::new(), CancellationToken::new());
+        Some(Ageing { begins_at, ends_at: begins_at + rules.grace, begun, over })
+    }
+}
+
 impl Connections {
-    /// Treats connections from `proxies` as those of many clients. Call it once, before there are any.
-    pub fn trust(&self, proxies: &[IpAddr]) {
-        self.all.proxies.get_or_init(|| proxies.iter().map(IpAddr::to_canonical).collect());
+    /// Sets what applies to all connections. Call it once, before there are any.
+    pub fn govern(&self, mut rules: ConnectionRules) {
+        rules.proxies.iter_mut().for_each(|proxy| *proxy = proxy.to_canonical());
+        let peers = Peers::new(rules.per_peer_max, rules.new_per_peer_per_s);
+        self.all.settled.get_or_init(|| Settled { rules, peers });
+    }
+
+    /// What an address says about the client that has it.
+    #[must_use]
+    pub fn address_of(&self, ip: IpAddr) -> Address {
+        self.all.address_of(ip)
     }
 
     /// A port with `connections_max` places.
@@ -155,9 +273,11 @@ pub enum Leave {
     Idle,
     /// Another one needs its place.
     Room,
+    /// It is old enough.
+    Age,
 }
 
-/// The port has no place for a connection: its address has used up its share.
+/// The port has no place for a connection: its address has used up its share, or has as many as it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoPlace;
 
@@ -171,24 +291,24 @@ impl Port {
     /// A place for a connection from `ip`, after a wait if all have calls. One without an address comes from this machine.
     ///
     /// # Errors
-    /// [`NoPlace`] if the address has used up its share.
+    /// [`NoPlace`] if the address has used up its share, or is at a limit of its own.
     pub async fn admit(&self, ip: Option<IpAddr>) -> Result<Connection, NoPlace> {
-        let proxies = self.all.proxies.get().map_or(&[][..], Vec::as_slice);
-        let address = ip.map_or(Address::Local, |ip| Address::of(ip, proxies));
+        let address = ip.map_or(Address::Local, |ip| self.all.address_of(ip));
+        let limited = self.all.limit(address).map_err(|why| self.places.refuse(why))?;
         let peer = Peer { connection: self.all.made.fetch_add(1, Ordering::Relaxed) + 1, address };
         // Stored before looking for idle connections, in an order all threads agree on, so that one becoming idle later sees it.
         self.places.awaited.store(true, Ordering::SeqCst);
-        let admitted = loop {
+        let mut admitted = loop {
             match self.try_admit(peer) {
                 Verdict::In(connection) => break Ok(connection),
-                Verdict::No => break Err(NoPlace),
+                Verdict::No => break Err(self.places.refuse(ConnectionClose::Share)),
                 // A change since then is remembered.
                 Verdict::Wait => self.places.changed.notified().await,
             }
         };
         self.places.awaited.store(false, Ordering::Release);
-        if admitted.is_err() {
-            self.places.metrics.closed(ConnectionClose::Share).increment(1);
+        if let Ok(connection) = &mut admitted {
+            connection.limited = limited;
         }
         admitted
     }
@@ -197,30 +317,24 @@ impl Port {
         let mut book = self.places.book.lock();
         let holder = book.shares.enter(&Path::of(peer, 0));
         let over_share = book.shares.over_share(holder).is_some();
-        if over_share || book.shares.held() >= book.shares.limits() {
-            let Some(number) = book.replaceable(holder) else {
-                book.shares.leave(holder);
-                return if over_share { Verdict::No } else { Verdict::Wait };
-            };
-            if let Some(presence) = book.forget(number) {
-                presence.wanted.cancel();
-                book.leaving += 1;
-                self.places.metrics.closed(ConnectionClose::Room).increment(1);
-            }
+        let is_full = book.shares.held() >= book.shares.limits();
+        if (over_share || is_full) && !book.make_room(holder, &self.places.metrics) {
+            book.shares.leave(holder);
+            return if over_share { Verdict::No } else { Verdict::Wait };
         }
-        book.shares.add(holder, [1]);
-        let presence = Arc::new(Presence {
-            peer,
-            holder,
-            calls: AtomicUsize::new(0),
-            idle_since: AtomicU64::new(clock::now().as_nanos()),
-            wanted: CancellationToken::new(),
-            places: Arc::clone(&self.places),
-        });
-        book.open.insert(peer.connection, Arc::clone(&presence));
+        let presence = book.seat(holder, peer, &self.places);
         drop(book);
         self.all.ends.lock().insert(peer.connection, CancellationToken::new());
-        Verdict::In(Connection { presence, all: Arc::clone(&self.all) })
+        let ageing = self.all.ageing(peer.connection);
+        Verdict::In(Connection { presence, all: Arc::clone(&self.all), ageing, limited: None })
+    }
+}
+
+impl Places {
+    /// Counts a connection that gets no place.
+    fn refuse(&self, why: ConnectionClose) -> NoPlace {
+        self.metrics.closed(why).increment(1);
+        NoPlace
     }
 }
 
@@ -246,6 +360,32 @@ impl Book {
         (owner == own || most > held).then_some(connection)
     }
 
+    /// Takes a place away from another connection for one of `newcomer`. Returns whether there was one to take.
+    fn make_room(&mut self, newcomer: HolderKey, metrics: &ServerMetrics) -> bool {
+        let Some(number) = self.replaceable(newcomer) else { return false };
+        if let Some(presence) = self.forget(number) {
+            presence.wanted.cancel();
+            self.leaving += 1;
+            metrics.closed(ConnectionClose::Room).increment(1);
+        }
+        true
+    }
+
+    /// Gives a place to `holder`, which has been entered for it.
+    fn seat(&mut self, holder: HolderKey, peer: Peer, places: &Arc<Places>) -> Arc<Presence> {
+        self.shares.add(holder, [1]);
+        let presence = Arc::new(Presence {
+            peer,
+            holder,
+            calls: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(clock::now().as_nanos()),
+            wanted: CancellationToken::new(),
+            places: Arc::clone(places),
+        });
+        self.open.insert(peer.connection, Arc::clone(&presence));
+        presence
+    }
+
     /// Gives a connection's place to others.
     fn forget(&mut self, connection: u64) -> Option<Arc<Presence>> {
         let presence = self.open.remove(&connection)?;
@@ -261,6 +401,10 @@ impl Book {
 pub struct Connection {
     presence: Arc<Presence>,
     all: Arc<All>,
+    /// `None` where connections do not age.
+    ageing: Option<Ageing>,
+    /// Its place among those of its address, where these are limited.
+    limited: Option<PeerPlace>,
 }
 
 impl Connection {
@@ -282,30 +426,109 @@ impl Connection {
         self.presence.calls.load(Ordering::Acquire) == 0
     }
 
-    /// Waits until the connection should close: its place is wanted, or it has had no call for `idle_timeout`. There may be a
-    /// call by then; it must be answered.
+    /// Time for the header with which it begins; `None` if it begins with none.
+    #[must_use]
+    pub fn header_timeout(&self) -> Option<Duration> {
+        let is_proxied = self.peer().address == Address::Proxy;
+        self.all.settled.get().filter(|_| is_proxied)?.rules.header_timeout
+    }
+
+    /// Counts that it is closed because its header is missing, wrong or late.
+    pub fn note_bad_header(&self) {
+        self.presence.places.metrics.closed(ConnectionClose::Header).increment(1);
+    }
+
+    /// Counts it from now on as the connection of the client with this address, for which a proxy has made it. It has no call yet.
+    ///
+    /// # Errors
+    /// [`NoPlace`] as for [`Port::admit`], or if its place was given away.
+    pub fn come_from(&mut self, ip: IpAddr) -> Result<Peer, NoPlace> {
+        let address = self.all.address_of(ip);
+        // A client on the proxy's own machine, or another proxy, is nobody in particular.
+        if matches!(address, Address::Local | Address::Proxy) {
+            return Ok(self.peer());
+        }
+        let (peer, places) = (Peer { address, ..self.peer() }, Arc::clone(&self.presence.places));
+        let limited = self.all.limit(address).map_err(|why| places.refuse(why))?;
+        let mut book = places.book.lock();
+        if book.forget(peer.connection).is_none() {
+            return Err(NoPlace);
+        }
+        let holder = book.shares.enter(&Path::of(peer, 0));
+        if book.shares.over_share(holder).is_some() && !book.make_room(holder, &places.metrics) {
+            book.shares.leave(holder);
+            // It has lost its place, and is counted as leaving until it is dropped.
+            book.leaving += 1;
+            drop(book);
+            return Err(places.refuse(ConnectionClose::Share));
+        }
+        self.presence = book.seat(holder, peer, &places);
+        drop(book);
+        self.limited = limited;
+        Ok(peer)
+    }
+
+    /// Waits until the connection should close: its place is wanted, it has had no call for `idle_timeout`, or it is old enough.
+    /// There may be a call by then; it must be answered.
     pub async fn asked_to_leave(&self, idle_timeout: Option<Duration>) -> Leave {
-        let idle = async {
-            let Some(timeout) = idle_timeout else { return std::future::pending().await };
-            while let Some(left) = self.left(timeout) {
-                sleep(left).await;
-            }
-            self.presence.places.metrics.closed(ConnectionClose::Idle).increment(1);
-        };
         tokio::select! {
             () = self.presence.wanted.cancelled() => Leave::Room,
-            () = idle => Leave::Idle,
+            leave = self.time_is_up(idle_timeout) => leave,
         }
     }
 
-    /// How much longer it may go on without a call; `None` if that time is up.
-    fn left(&self, timeout: Duration) -> Option<Duration> {
+    async fn time_is_up(&self, idle_timeout: Option<Duration>) -> Leave {
+        loop {
+            let idle = idle_timeout.map(|timeout| self.left(timeout));
+            let age = self.ageing.as_ref().map(|ageing| ageing.begins_at.since(clock::now()));
+            if idle.is_some_and(|left| left.is_zero()) {
+                self.presence.places.metrics.closed(ConnectionClose::Idle).increment(1);
+                return Leave::Idle;
+            }
+            if age.is_some_and(|left| left.is_zero()) {
+                self.begin_to_age();
+                return Leave::Age;
+            }
+            match idle.into_iter().chain(age).min() {
+                Some(left) => sleep(left).await,
+                None => return std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits until the connection should end, even if it has calls: for ever where connections do not age.
+    pub async fn outlived(&self) {
+        let Some(ageing) = &self.ageing else { return std::future::pending().await };
+        sleep(ageing.begins_at.since(clock::now())).await;
+        self.begin_to_age();
+        sleep(ageing.ends_at.since(clock::now())).await;
+        ageing.over.cancel();
+        sleep(LAST_WORDS).await;
+    }
+
+    fn begin_to_age(&self) {
+        if let Some(ageing) = &self.ageing
+            && !ageing.begun.is_cancelled()
+        {
+            self.presence.places.metrics.closed(ConnectionClose::Age).increment(1);
+            ageing.begun.cancel();
+        }
+    }
+
+    /// How it ages, if it does.
+    #[must_use]
+    pub const fn ageing(&self) -> Option<&Ageing> {
+        self.ageing.as_ref()
+    }
+
+    /// How much longer it may go on without a call; zero if that time is up.
+    fn left(&self, timeout: Duration) -> Duration {
         let since = self.presence.idle_since.load(Ordering::Acquire);
         if since == BUSY {
-            return Some(timeout);
+            return timeout;
         }
         let passed = clock::now().since(Timestamp::from_nanos(since));
-        timeout.checked_sub(passed).filter(|left| !left.is_zero())
+        timeout.saturating_sub(passed)
     }
 }
 
@@ -467,6 +690,65 @@ mod tests {
         let idle: Vec<_> = (0..8).map(|_| admitted(&port, HERE)).collect();
         let newcomers: Vec<_> = (0..8).map_while(|_| admit(&port, HERE).map(|admitted| admitted.expect("a place"))).collect();
         assert_eq!((newcomers.len(), idle.iter().filter(|connection| is_wanted(connection)).count()), (2, 2));
+    }
+
+    #[test]
+    fn a_client_behind_a_proxy_counts_as_if_it_had_connected_itself() {
+        let rules = ConnectionRules {
+            proxies: vec!["10.0.0.9".parse().expect("an address")],
+            header_timeout: Some(Duration::from_secs(10)),
+            per_peer_max: 2,
+            ..ConnectionRules::default()
+        };
+        let (connections, port) = port(80);
+        connections.govern(rules);
+        let behind = |ip: &str| {
+            let mut connection = admitted(&port, "10.0.0.9");
+            assert_eq!(connection.header_timeout(), Some(Duration::from_secs(10)));
+            connection.come_from(ip.parse().expect("an address")).map(|peer| (peer, connection))
+        };
+        let (peer, first) = behind("192.0.2.1").expect("a place");
+        assert_eq!((peer.address, first.peer()), (Address::V4(0xc000_0201), peer));
+        assert_eq!(first.header_timeout(), None, "it has had its header");
+        let direct = admitted(&port, "192.0.2.1");
+        assert_eq!(behind("192.0.2.1").err(), Some(NoPlace));
+        for nobody in ["127.0.0.1", "10.0.0.9"] {
+            let (peer, _) = behind(nobody).expect("a place");
+            assert_eq!(peer.address, Address::Proxy, "{nobody}");
+        }
+        drop(direct);
+        let second = behind("192.0.2.1").expect("room again");
+        assert_eq!(port.places.book.lock().shares.held(), [2]);
+        drop((first, second));
+        let book = port.places.book.lock();
+        assert_eq!((book.shares.held(), book.shares.holders(), book.open.len(), book.leaving), ([0], 0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn an_old_connection_is_asked_to_leave_and_its_calls_have_their_grace() {
+        let (connections, port) = port(8);
+        let (age_max, grace) = (Some(Duration::from_nanos(10)), Duration::from_secs(3_600));
+        connections.govern(ConnectionRules { age_max, grace, ..ConnectionRules::default() });
+        let connection = admitted(&port, HERE);
+        let ageing = connection.ageing().expect("it ages").clone();
+        assert!(ageing.begun().now_or_never().is_none());
+        assert_eq!(connection.asked_to_leave(Some(grace)).await, Leave::Age);
+        let left = ageing.begun().now_or_never().expect("it has begun");
+        assert!(left <= grace && left > grace / 2, "{left:?}");
+        assert!(connection.outlived().now_or_never().is_none() && ageing.over().now_or_never().is_none());
+    }
+
+    #[test]
+    fn ages_are_spread_by_a_tenth_either_way() {
+        let connections = Connections::default();
+        let age_max = Some(Duration::from_secs(10_000));
+        connections.govern(ConnectionRules { age_max, ..ConnectionRules::default() });
+        let begun = clock::now();
+        let ages: Vec<u64> = (0..1_000)
+            .map(|number| connections.all.ageing(number).expect("it ages").begins_at.since(begun).as_secs())
+            .collect();
+        assert!(ages.iter().all(|age| (9_000..=11_010).contains(age)), "{ages:?}");
+        assert!(ages.iter().any(|age| *age < 9_500) && ages.iter().any(|age| *age > 10_500), "{ages:?}");
     }
 
     #[tokio::test]

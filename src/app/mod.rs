@@ -337,7 +337,7 @@ fn service(
     callers: Option<&Callers>,
 ) -> Service {
     let service = Service::new(repository, devices, config.session.clone(), drain, telemetry);
-    service.connections().trust(&config.server.proxies);
+    service.connections().govern(ports::rules(config));
     if !config.control.priority_high.is_on(true) {
         service.refuse_high_priority();
     }

@@ -9,7 +9,8 @@ use std::{
 use super::StartError;
 use crate::{
     certificates::Certificates,
-    config::{BindAddress, Config, GrpcConfig, HttpConfig, Port},
+    config::{BindAddress, Config, GrpcConfig, HttpConfig, Port, ProxyProtocol},
+    connections::ConnectionRules,
     descriptors::Descriptors,
     frontend::{
         Bounds, WebRules,
@@ -104,6 +105,19 @@ impl ClientPorts {
         let http_door = http_door.map(|http_door| http_door.with_web_rules(web.clone()));
         let grpc_door = grpc_door.map(|grpc_door| grpc_door.with_web_rules(web));
         Ok((Servers { grpc: (grpc, http_door), http: (http, grpc_door) }, health))
+    }
+}
+
+/// What applies to the connections of the client ports.
+pub(super) fn rules(config: &Config) -> ConnectionRules {
+    let server = &config.server;
+    ConnectionRules {
+        proxies: server.proxies.clone(),
+        header_timeout: (server.proxy_protocol == ProxyProtocol::On).then(|| config.tls.handshake_timeout()),
+        age_max: server.connection_max_age(),
+        grace: server.connection_grace(),
+        per_peer_max: server.max_connections_per_peer,
+        new_per_peer_per_s: server.new_connections_per_peer_per_s,
     }
 }
 

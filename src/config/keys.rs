@@ -163,7 +163,33 @@ pub(super) const KEYS: &[Key] = &[
         "server.proxies",
         "IP addresses with commas between them; empty for none",
         "proxies in front of the server: their connections carry many clients, so [shares](scheduling.md#shares-of-what-is-bounded) \
-         do not apply to their address; the tenants that they name are trusted",
+         do not apply to their address; the tenants that they name are trusted, and so is `x-forwarded-for`. See \
+         [proxies](security.md#proxies)",
+    ),
+    words(
+        "server.proxy_protocol",
+        "`\"off\"` or `\"on\"`",
+        "whether connections to the client ports from `server.proxies` begin with the header of the PROXY protocol, version 1 or 2, which \
+         says whose they are; with `on`, those without one are closed",
+    ),
+    number(
+        "server.connection_max_age_s",
+        "seconds",
+        0..=604_800,
+        "age, give or take a tenth, at which a connection is asked to leave, and live feeds on it are warned; 0 for never",
+    ),
+    number("server.connection_grace_s", "seconds", 0..=604_800, "time that its calls have then, before it is closed"),
+    number(
+        "server.max_connections_per_peer",
+        "connections",
+        0..=1_000_000,
+        "connections of one address (of IPv6: of 64 bits of it) to the client ports; 0 for as many as its share allows",
+    ),
+    number(
+        "server.new_connections_per_peer_per_s",
+        "connections",
+        0..=1_000_000,
+        "new connections a second of one address; as many may come at once. 0 for any number",
     ),
     words(
         "tls.cert",

@@ -25,6 +25,6 @@ pub use sections::{
     MetricsConfig, ModelsConfig, SchedulerConfig, SequenceConfig, SessionConfig, SharedMemoryConfig,
 };
 pub use security::{IssuerPlace, SecurityConfig};
-pub use server::ServerConfig;
+pub use server::{ProxyProtocol, ServerConfig};
 pub use switch::Switch;
 pub use tls::{ClientAuth, PortTls, TlsConfig};

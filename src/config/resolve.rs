@@ -266,7 +266,9 @@ impl Resolver {
                     let reason = "names a model of models.dir, which is not set".to_owned();
                     self.fault(origin, "models.name".to_owned(), models.name.clone(), reason);
                 }
-                let contradictions = [config.tls.contradiction(), config.encrypted_socket(), config.security.contradiction()];
+                let (server, tls, security) = (&config.server, &config.tls, &config.security);
+                let contradictions =
+                    [server.contradiction(), tls.contradiction(), config.encrypted_socket(), security.contradiction()];
                 for (key, value, reason) in contradictions.into_iter().flatten() {
                     let origin = self.find(key).0;
                     self.fault(origin, key.to_owned(), value, reason);

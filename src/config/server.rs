@@ -1,6 +1,9 @@
-//! The settings of the server's addresses, and of the names that it goes by.
+//! The settings of the server's addresses and of the connections to them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +38,27 @@ pub struct ServerConfig {
     /// Proxies, each with many clients behind it.
     #[serde(with = "addresses")]
     pub proxies: Vec<IpAddr>,
+    /// Whether their connections begin by saying whose they are.
+    pub proxy_protocol: ProxyProtocol,
+    /// Seconds after which a connection is asked to leave; 0 for never.
+    pub connection_max_age_s: u64,
+    /// Seconds that its calls have then.
+    pub connection_grace_s: u64,
+    /// Connections of one address; 0 for as many as its share allows.
+    pub max_connections_per_peer: usize,
+    /// New connections a second of one address; 0 for any number.
+    pub new_connections_per_peer_per_s: u32,
+}
+
+/// Whether connections from proxies begin with the header of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// They do not.
+    #[default]
+    Off,
+    /// They must.
+    On,
 }
 
 impl Default for ServerConfig {
@@ -50,6 +74,33 @@ impl Default for ServerConfig {
             allowed_origins,
             side_threads: 0,
             proxies: Vec::new(),
+            proxy_protocol: ProxyProtocol::Off,
+            connection_max_age_s: 0,
+            connection_grace_s: 60,
+            max_connections_per_peer: 0,
+            new_connections_per_peer_per_s: 0,
         }
+    }
+}
+
+impl ServerConfig {
+    /// Age at which a connection is asked to leave; `None` for never.
+    #[must_use]
+    pub fn connection_max_age(&self) -> Option<Duration> {
+        (self.connection_max_age_s > 0).then(|| Duration::from_secs(self.connection_max_age_s))
+    }
+
+    /// What its calls have then.
+    #[must_use]
+    pub const fn connection_grace(&self) -> Duration {
+        Duration::from_secs(self.connection_grace_s)
+    }
+
+    /// The first setting that contradicts another, its value, and what is wrong with it.
+    pub(super) fn contradiction(&self) -> Option<(&'static str, String, String)> {
+        (self.proxy_protocol == ProxyProtocol::On && self.proxies.is_empty()).then(|| {
+            let reason = "is about the connections of proxies; server.proxies must name them".to_owned();
+            ("server.proxy_protocol", "on".to_owned(), reason)
+        })
     }
 }

@@ -6,6 +6,8 @@
 mod acting;
 pub mod admin;
 mod bounds;
+mod dress;
+mod forwarded;
 pub mod grpc;
 pub mod http;
 mod inflate;

@@ -2,7 +2,8 @@
 //! whatever any page asks it to, from inside the firewall and with saved passwords.
 //!
 //! Knows headers, but neither paths nor protocols. [`WebRules`] holds what was configured, a [`WebCheck`] is the same for one
-//! connection, and [`Guarded`] puts it in front of a service. The check is pure: headers in, a fault or nothing out.
+//! connection, and [`Guarded`] puts it in front of a service. The check is pure: headers in, a fault or nothing out. What answers
+//! say to browsers is in [`dress`](super::dress).
 //!
 //! # What is refused
 //! - Another site's page: `origin` is neither the server's own nor one of `server.allowed_origins`, or `sec-fetch-site` is neither
@@ -29,9 +30,11 @@ use futures::future::Either;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header};
 use tower::Service;
 
+use super::dress::{Asker, Dress, Dressed};
 use crate::{
     clock,
     config::{Authority, HostPattern, OriginPattern, PageOrigin, ServerConfig, is_loopback},
+    connections,
     domain::{Fault, FaultKind},
     telemetry::Seldom,
     transport::Io,
@@ -124,7 +127,30 @@ impl WebCheck {
     /// The same service, which gets only what the rules let through; anything else is answered with the error as
     /// JSON.
     pub(super) fn guard<S>(self, service: S) -> Guarded<S> {
-        Guarded { service, check: self }
+        Guarded { service, check: self, has_cors: false }
+    }
+
+    /// The same, and scripts of listed pages may read the answers.
+    pub(super) fn guard_with_cors<S>(self, service: S) -> Guarded<S> {
+        let has_cors = !self.rules.origins.is_empty();
+        Guarded { service, check: self, has_cors }
+    }
+
+    /// The page that has sent a request.
+    fn asker(&self, headers: &HeaderMap) -> Asker {
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        match (origins.next(), origins.next()) {
+            (Some(origin), None) if self.is_listed(origin) => Asker::Listed(origin.clone()),
+            _ => Asker::Unlisted,
+        }
+    }
+
+    fn is_listed(&self, value: &HeaderValue) -> bool {
+        let origin = value.to_str().ok().and_then(PageOrigin::parse);
+        self.rules.origins.iter().any(|pattern| match &origin {
+            Some(origin) => pattern.matches(origin),
+            None => *pattern == OriginPattern::Any,
+        })
     }
 
     fn check_head(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Fault> {
@@ -195,10 +221,7 @@ impl WebCheck {
         let mut vouched = false;
         for value in headers.get_all(header::ORIGIN) {
             let origin = value.to_str().ok().and_then(PageOrigin::parse);
-            let listed = self.rules.origins.iter().any(|pattern| match &origin {
-                Some(origin) => pattern.matches(origin),
-                None => *pattern == OriginPattern::Any,
-            });
+            let listed = self.is_listed(value);
             let own = || origin.is_some_and(|origin| host.and_then(authority).is_some_and(|host| origin.is_of(&host)));
             if !listed && !own() {
                 return Err(foreign(&header::ORIGIN, value));
@@ -276,6 +299,15 @@ fn refusal(fault: &Fault) -> Response {
 pub(super) struct Guarded<S> {
     service: S,
     check: WebCheck,
+    /// Whether pages are listed whose scripts may read answers.
+    has_cors: bool,
+}
+
+/// Whether the server is reached by a name and over TLS, so that a browser may insist on that. For `localhost` it must not: other
+/// servers have that name too.
+fn is_strict(headers: &HeaderMap) -> bool {
+    let host = || headers.get(header::HOST).and_then(|host| authority(host.as_bytes()));
+    connections::is_encrypted() && host().is_some_and(|host| !host.is_address() && !host.is_localhost())
 }
 
 impl<S, B> Service<Request<B>> for Guarded<S>
@@ -284,16 +316,30 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<Ready<Result<Response<Body>, Infallible>>, S::Future>;
+    type Future = Either<Ready<Result<Response<Body>, Infallible>>, Dressed<S::Future>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.service.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match self.check.check(&request) {
-            Ok(()) => Either::Right(self.service.call(request)),
-            Err(fault) => Either::Left(ready(Ok(refusal(&fault)))),
+        let checked = self.check.check(&request);
+        let asker = match &checked {
+            _ if !self.has_cors => Asker::Any,
+            Ok(()) => self.check.asker(request.headers()),
+            Err(_) => Asker::Unlisted,
+        };
+        let dress = Dress::of(&request, asker, is_strict(request.headers()));
+        let early = match checked {
+            Ok(()) => dress.preflight(&request),
+            Err(fault) => Some(refusal(&fault)),
+        };
+        match early {
+            Some(mut answer) => {
+                dress.put_on(answer.headers_mut());
+                Either::Left(ready(Ok(answer)))
+            }
+            None => Either::Right(Dressed::new(self.service.call(request), dress)),
         }
     }
 }

@@ -22,6 +22,10 @@ pub enum Inbound {
     Flush(String),
     /// Says only that the client is still there.
     KeepAlive,
+    /// From the front end: the connection will close in this time.
+    Leaving(Duration),
+    /// From the front end: read no more, answer what is here, and end with this fault.
+    Stop(Fault),
 }
 
 /// An item as it arrived, not yet checked against the model's signature.
@@ -71,6 +75,11 @@ pub enum Event {
         id: String,
         /// Items answered so far.
         items: u64,
+    },
+    /// The connection will close; the client should open another stream on another one.
+    ReconnectAdvised {
+        /// How long this one may still go on.
+        remaining: Duration,
     },
     /// Everything is answered, and the client will send no more. The last event.
     Completed(Summary),

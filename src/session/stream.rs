@@ -232,6 +232,12 @@ where
             }
             Inbound::Flush(id) => self.input = Input::Flushing(Some(id)),
             Inbound::KeepAlive => {}
+            Inbound::Leaving(remaining) => self.events.push_back(Event::ReconnectAdvised { remaining }),
+            Inbound::Stop(fault) => {
+                // As in a drain.
+                self.finish_flush(None, now);
+                self.input = Input::Ended(Some(fault));
+            }
         }
         Ok(())
     }

@@ -166,7 +166,10 @@ where
                 }
             }
             Event::Segment(segment) => segments.push(segment),
-            Event::SegmentStarted { .. } | Event::Flushed { .. } | Event::Skipped { .. } => {}
+            Event::SegmentStarted { .. }
+            | Event::Flushed { .. }
+            | Event::Skipped { .. }
+            | Event::ReconnectAdvised { .. } => {}
             Event::Completed(completed) => summary = completed,
         }
     }

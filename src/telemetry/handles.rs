@@ -240,11 +240,19 @@ pub enum ConnectionClose {
     Room,
     /// Its address had used up its share.
     Share,
+    /// It was old.
+    Age,
+    /// Its address had as many as it may have.
+    Peer,
+    /// Its address made new ones too fast.
+    Rate,
+    /// It came from a proxy, and did not begin as it should.
+    Header,
 }
 
 impl ConnectionClose {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 3] = [Self::Idle, Self::Room, Self::Share];
+    pub const ALL: [Self; 7] = [Self::Idle, Self::Room, Self::Share, Self::Age, Self::Peer, Self::Rate, Self::Header];
 
     /// Metric label.
     #[must_use]
@@ -253,6 +261,10 @@ impl ConnectionClose {
             Self::Idle => "idle",
             Self::Room => "room",
             Self::Share => "share",
+            Self::Age => "age",
+            Self::Peer => "peer",
+            Self::Rate => "rate",
+            Self::Header => "header",
         }
     }
 }

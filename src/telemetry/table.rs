@@ -247,7 +247,7 @@ pub(super) static CONNECTIONS_CLOSED: Metric = counter(
     "tidemill_connections_closed_total",
     "connections",
     REASON,
-    "Connections that the server closed: without a call for `grpc.idle_timeout_s` (`idle`), to make room for another (`room`), or because their address had used up its share (`share`).",
+    "Connections that the server closed: without a call for `grpc.idle_timeout_s` (`idle`), to make room for another (`room`), because their address had used up its share (`share`), had `server.max_connections_per_peer` (`peer`) or made more than `server.new_connections_per_peer_per_s` (`rate`), at `server.connection_max_age_s` (`age`), or because a proxy did not begin them with the header of `server.proxy_protocol` (`header`).",
 );
 pub(super) static TLS_HANDSHAKES: Metric = counter(
     "tidemill_tls_handshakes_total",

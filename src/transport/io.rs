@@ -49,6 +49,11 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// If it has already ended.
     fn set_up(&self) -> io::Result<()>;
 
+    /// What carries its bytes before they are protected, for what a proxy in front says first; `None` where there can be no proxy.
+    fn carrier(&mut self) -> Option<&mut (dyn AsyncRead + Unpin + Send)> {
+        None
+    }
+
     /// Does what both ends have to do before anything is said, if there is such a thing. Nothing can be read or written until
     /// then. Dropping this before it is ready ends the connection.
     ///
@@ -81,6 +86,10 @@ impl Io for TcpStream {
     /// Sends what is written at once: it is already written in one go.
     fn set_up(&self) -> io::Result<()> {
         self.set_nodelay(true)
+    }
+
+    fn carrier(&mut self) -> Option<&mut (dyn AsyncRead + Unpin + Send)> {
+        Some(self)
     }
 }
 

@@ -22,6 +22,7 @@ mod listener;
 mod local;
 mod pieces;
 pub(crate) mod probes;
+mod proxied;
 mod shutdown;
 mod talk;
 mod tls;

@@ -4,9 +4,10 @@ use super::{
     clients::{Client, Clients},
     io::{Accept, Io, Protocol},
     listener::Listener,
+    proxied::introduced,
     shutdown::Shutdown,
 };
-use crate::connections::note_protection;
+use crate::connections::{note_ageing, note_protection};
 
 /// What a front end does with a connection.
 pub(crate) trait Talk: Clone + Send + Sync + 'static {
@@ -26,7 +27,14 @@ impl<A: Accept> Listener<A, Clients> {
     }
 }
 
-async fn converse<I: Io, T: Talk, O: Talk>(mut io: I, client: Client, own: T, other: Option<O>, shutdown: Shutdown) {
+async fn converse<I: Io, T: Talk, O: Talk>(mut io: I, mut client: Client, own: T, other: Option<O>, shutdown: Shutdown) {
+    if let Some(limit) = client.connection.header_timeout() {
+        // In a box, for the same reason as below.
+        let may_go_on = Box::pin(introduced(&mut io, &mut client, limit, &shutdown)).await;
+        if !may_go_on {
+            return;
+        }
+    }
     let agreed = tokio::select! {
         biased;
         agreed = io.agree() => agreed,
@@ -39,6 +47,9 @@ async fn converse<I: Io, T: Talk, O: Talk>(mut io: I, client: Client, own: T, ot
         Err(error) => return tracing::debug!(%error, "a connection ended before it began"),
     };
     note_protection(agreed.protection);
+    if let Some(ageing) = client.connection.ageing() {
+        note_ageing(ageing.clone());
+    }
     match other.filter(|_| agreed.protocol == Some(O::PROTOCOL)) {
         // In a box, so that the usual kind of connection is no larger for it.
         Some(other) => Box::pin(other.talk(io, client, shutdown)).await,

@@ -2,6 +2,7 @@
 
 #![expect(clippy::panic, reason = "a panic is how a test complains, in its helpers too")]
 
+mod ageing;
 mod audio;
 mod binary;
 mod cancel;

@@ -88,6 +88,10 @@ impl Tally {
                 self.summary.skipped += skipped.results;
                 printer.print(&SkippedRecord::from(&skipped))?;
             }
+            Event::ReconnectAdvised(advised) => {
+                let seconds = advised.remaining.map_or(0, |remaining| remaining.seconds);
+                printer.note(&format!("the server will close this connection in {seconds} s, and asks for another one"));
+            }
             Event::Completed(summary) => self.summary.complete(&summary),
             Event::Opened(_) | Event::Flushed(_) | Event::Other => {}
         }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use tidemill_wire::v1::{
-    FeedResponse, Flushed, ItemResult, Opened, ScanResponse, Segment, SegmentStarted, Skipped, Summary, feed_response,
-    scan_response,
+    FeedResponse, Flushed, ItemResult, Opened, ReconnectAdvised, ScanResponse, Segment, SegmentStarted, Skipped, Summary,
+    feed_response, scan_response,
 };
 use tokio::sync::Semaphore;
 use tonic::{Status, Streaming};
@@ -26,6 +26,8 @@ pub enum Event {
     Flushed(Flushed),
     /// Results that were not read in time, and are lost.
     Skipped(Skipped),
+    /// The connection will be closed: open another feed on another one, and finish this one.
+    ReconnectAdvised(ReconnectAdvised),
     /// Everything is answered, and the stream ends.
     Completed(Summary),
     /// A kind that this client does not know; newer servers may send some.
@@ -42,6 +44,7 @@ impl From<FeedResponse> for Event {
             Some(feed_response::Event::Segment(segment)) => Self::Segment(segment),
             Some(feed_response::Event::Flushed(flushed)) => Self::Flushed(flushed),
             Some(feed_response::Event::Skipped(skipped)) => Self::Skipped(skipped),
+            Some(feed_response::Event::ReconnectAdvised(advised)) => Self::ReconnectAdvised(advised),
             Some(feed_response::Event::Completed(summary)) => Self::Completed(summary),
             None => Self::Other,
         }

@@ -8,6 +8,7 @@ use super::deadline;
 use crate::{
     codec::{FramingRule, Segment},
     domain::{Datatype, Fault, FaultKind, ItemOutputs, Priority, Tensor, TensorSpec},
+    frontend::forwarded,
     native::{self, Limits, Opened},
     proto::{duration_to_wire, v1},
     registry::Model,
@@ -17,7 +18,8 @@ use crate::{
 
 /// The caller and the deadline of a call, from its metadata.
 pub(super) fn caller(metadata: &MetadataMap, service: &Service) -> Caller {
-    let principal = service.principal(|name| metadata.get(name).map(MetadataValue::as_bytes));
+    let mut principal = service.principal(|name| metadata.get(name).map(MetadataValue::as_bytes));
+    principal.peer = forwarded::sender(principal.peer, metadata.as_ref(), service.connections());
     Caller { principal, ends_at: deadline::ends_at(metadata) }
 }
 

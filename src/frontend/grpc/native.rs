@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use futures::{Stream, StreamExt as _, stream};
+use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -17,7 +17,8 @@ use super::{
     wire::{self, Encoded, EncodedUploadResponse, ResultMessage, ScanItems, inference_service_server::InferenceService},
 };
 use crate::{
-    domain::Fault,
+    connections::{self, Ageing},
+    domain::{Fault, FaultKind},
     frontend::Bounds,
     native::{self, Native, Opened},
     proto::v1,
@@ -157,6 +158,7 @@ impl InferenceService for NativeGrpc {
         let (caller, reader) = self.begin(&self.feed, &request);
         let mut messages = Messages { messages: request.into_inner(), max_message_bytes: self.max_message_bytes };
         let (native, method) = (self.native.clone(), self.feed.clone());
+        let warnings = connections::ageing().map(warnings);
         let opening = async move {
             let opens = |message: wire::FeedRequest| match message.message {
                 Some(wire::feed_request::Message::Open(config)) => Some(config),
@@ -164,7 +166,7 @@ impl InferenceService for NativeGrpc {
             };
             let config = native.first(&method, caller.ends_at, &mut messages, opens).await?;
             let request = convert::open_request(config, caller).map_err(|fault| method.refuse(fault))?;
-            native.open(&method, request, FeedMessages(messages))
+            native.open(&method, request, FeedMessages { messages, warnings })
         };
         Ok(Response::new(Responses::new(reader, opening)))
     }
@@ -222,13 +224,38 @@ impl<M> Stream for Messages<M> {
 }
 
 /// The messages of a `Feed` after its first.
-pub(super) struct FeedMessages(Messages<wire::FeedRequest>);
+pub(super) struct FeedMessages {
+    messages: Messages<wire::FeedRequest>,
+    /// What its connection's age has to say; `None` where connections do not age.
+    warnings: Option<BoxStream<'static, Inbound>>,
+}
+
+/// What a feed learns when its connection ages.
+fn warnings(ageing: Ageing) -> BoxStream<'static, Inbound> {
+    let later = ageing.clone();
+    let first = async move { Inbound::Leaving(ageing.begun().await) };
+    let last = async move {
+        later.over().await;
+        Inbound::Stop(Fault::new(
+            FaultKind::Unavailable,
+            "the connection is older than server.connection_max_age_s and server.connection_grace_s allow; everything that \
+             was read has been answered; connect again",
+        ))
+    };
+    stream::once(first).chain(stream::once(last)).boxed()
+}
 
 impl Stream for FeedMessages {
     type Item = Result<Inbound, Fault>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = ready!(Pin::new(&mut self.get_mut().0).poll_next(cx));
+        let Self { messages, warnings } = self.get_mut();
+        if let Some(warnings) = warnings
+            && let Poll::Ready(Some(warning)) = warnings.poll_next_unpin(cx)
+        {
+            return Poll::Ready(Some(Ok(warning)));
+        }
+        let next = ready!(Pin::new(messages).poll_next(cx));
         Poll::Ready(next.map(|message| message.and_then(inbound)))
     }
 }

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     domain::Fault,
     native::Opened,
-    proto::v1,
+    proto::{duration_to_wire, v1},
     registry::Model,
     session::{Backlog, Event, Inbound, Session, Unread},
 };
@@ -49,6 +49,9 @@ impl Response for wire::FeedResponse {
             Event::Segment(segment) => Wire::Segment(convert::segment(&segment, sample_rate_hz(model))),
             Event::Skipped { first_seq, results } => Wire::Skipped(v1::Skipped { first_seq, results }),
             Event::Flushed { id, items } => Wire::Flushed(v1::Flushed { id, items }),
+            Event::ReconnectAdvised { remaining } => {
+                Wire::ReconnectAdvised(v1::ReconnectAdvised { remaining: Some(duration_to_wire(remaining)) })
+            }
             Event::Completed(summary) => Wire::Completed(convert::summary(&summary)),
         };
         Some(Self { event: Some(event) })
@@ -68,8 +71,8 @@ impl Response for wire::ScanResponse {
                 Wire::SegmentStarted(convert::segment_started(index, start_sample, sample_rate_hz(model)))
             }
             Event::Segment(segment) => Wire::Segment(convert::segment(&segment, sample_rate_hz(model))),
-            // A single request has no flush in it, and its results always wait to be read.
-            Event::Skipped { .. } | Event::Flushed { .. } => return None,
+            // A single request has no flush in it, its results always wait to be read, and its client cannot hand it over.
+            Event::Skipped { .. } | Event::Flushed { .. } | Event::ReconnectAdvised { .. } => return None,
             Event::Completed(summary) => Wire::Completed(convert::summary(&summary)),
         };
         Some(Self { event: Some(event) })

@@ -13,7 +13,7 @@ use super::{error::Refusal, response::to_json};
 use crate::{
     config::HttpConfig,
     domain::{Fault, Timestamp},
-    frontend::{Bounds, acting::Gate},
+    frontend::{Bounds, acting::Gate, forwarded},
     open_inference::OpenInference,
     service::{Caller, Method, Terms},
 };
@@ -51,7 +51,9 @@ impl Api {
     }
 
     pub(super) fn caller(&self, headers: &HeaderMap) -> Caller {
-        let principal = self.open_inference.service().principal(|name| headers.get(name).map(HeaderValue::as_bytes));
+        let service = self.open_inference.service();
+        let mut principal = service.principal(|name| headers.get(name).map(HeaderValue::as_bytes));
+        principal.peer = forwarded::sender(principal.peer, headers, service.connections());
         Caller { principal, ends_at: Timestamp::NEVER }
     }
 }

@@ -61,7 +61,7 @@ impl Talk for HttpDoor {
 
     fn talk<I: Io>(&self, io: I, client: Client, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
         let account = self.transfer.connection(client.peer());
-        let service = self.web.on(&io).guard(self.router.clone());
+        let service = self.web.on(&io).guard_with_cors(self.router.clone());
         let service = service.map_request(move |mut request: Request<RequestBody>| {
             request.extensions_mut().insert(account.clone());
             request

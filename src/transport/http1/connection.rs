@@ -75,6 +75,7 @@ where
             () = go_away.cancelled(), if !leaves => {}
             // Without a request in hand there is nothing to say.
             _ = place.asked_to_leave(None), if !leaves => if place.is_idle() { return },
+            () = place.outlived(), if leaves => return,
         }
         leaves = true;
         Pin::new(&mut connection).graceful_shutdown();

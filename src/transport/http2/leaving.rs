@@ -21,12 +21,12 @@ const ROOM_GRACE: Duration = Duration::from_millis(100);
 pub(super) enum Leaves {
     /// All of them are; calls have the time that a drain gives them.
     WithAll,
-    /// It has no call.
+    /// It has no call, or is old.
     Alone(Leave),
 }
 
-/// Waits until a connection should leave: when `all` should, when it has had no call for `idle_timeout`, or when its place is
-/// wanted.
+/// Waits until a connection should leave: when `all` should, when it has had no call for `idle_timeout`, when its place is wanted,
+/// or when it is old.
 pub(super) async fn told_to_leave(place: &Connection, idle_timeout: Duration, all: &CancellationToken) -> Leaves {
     tokio::select! {
         () = all.cancelled() => Leaves::WithAll,
@@ -34,14 +34,21 @@ pub(super) async fn told_to_leave(place: &Connection, idle_timeout: Duration, al
     }
 }
 
-/// Waits until a connection that was told to leave has used its time. One with a call has all the time the call takes.
+/// Waits until a connection that was told to leave has used its time. One with a call has all the time the call takes, but no
+/// more than its age allows.
 pub(super) async fn has_left(place: &Connection, leaves: Leaves) {
-    match leaves {
-        Leaves::WithAll => pending().await,
-        Leaves::Alone(Leave::Idle) => sleep(IDLE_GRACE).await,
-        Leaves::Alone(Leave::Room) => sleep(ROOM_GRACE).await,
-    }
-    if !place.is_idle() {
-        pending::<()>().await;
+    let without_calls = async {
+        match leaves {
+            Leaves::WithAll => pending().await,
+            Leaves::Alone(Leave::Idle | Leave::Age) => sleep(IDLE_GRACE).await,
+            Leaves::Alone(Leave::Room) => sleep(ROOM_GRACE).await,
+        }
+        if !place.is_idle() {
+            pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = without_calls => {}
+        () = place.outlived() => {}
     }
 }

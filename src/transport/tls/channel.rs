@@ -160,6 +160,13 @@ impl Io for Channel {
         self.socket()?.map_or(Ok(()), TcpStream::set_up)
     }
 
+    fn carrier(&mut self) -> Option<&mut (dyn AsyncRead + Unpin + Send)> {
+        match &mut self.0 {
+            State::Plain(stream) | State::Outside(stream, _) => Some(stream),
+            State::Encrypted(_) | State::Local(_) | State::Broken => None,
+        }
+    }
+
     async fn agree(&mut self) -> io::Result<Agreed> {
         match mem::replace(&mut self.0, State::Broken) {
             State::Outside(stream, gate) => {
