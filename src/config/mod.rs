@@ -7,6 +7,7 @@ mod access;
 mod forms;
 mod hosts;
 mod keys;
+mod metrics;
 mod resolve;
 mod sections;
 mod tls;
@@ -14,10 +15,10 @@ mod tls;
 pub use access::{Access, Exposure, Port, is_loopback};
 pub use hosts::{Authority, HostPattern, OriginPattern, PageOrigin};
 pub use keys::{KeyDoc, describe, page};
+pub use metrics::MetricsConfig;
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
     Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig, MessageConfig,
-    MetricsConfig, ModelsConfig, SchedulerConfig, SecurityConfig, SequenceConfig, ServerConfig, SessionConfig,
-    SharedMemoryConfig, Switch,
+    ModelsConfig, SchedulerConfig, SecurityConfig, SequenceConfig, ServerConfig, SessionConfig, SharedMemoryConfig, Switch,
 };
 pub use tls::{ClientAuth, PortTls, TlsConfig};

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use super::{
     forms::{addresses, bind_address, path_or_empty},
     hosts::{HostPattern, OriginPattern},
+    metrics::MetricsConfig,
     tls::TlsConfig,
 };
 use crate::engine::EngineChoice;
@@ -548,20 +549,6 @@ impl DrainConfig {
     #[must_use]
     pub const fn deadline(&self) -> Duration {
         Duration::from_secs(self.deadline_s)
-    }
-}
-
-/// What is counted for Prometheus.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MetricsConfig {
-    /// Whether anything is.
-    pub enabled: bool,
-}
-
-impl Default for MetricsConfig {
-    fn default() -> Self {
-        Self { enabled: true }
     }
 }
 

@@ -10,10 +10,16 @@ use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    auth::{Entry, Keys, Presented, Refused},
+    accounts::{Allowance, Tenants},
+    auth::{Entry, Keys, Presented, Refused, is_name},
     clock,
+    connections,
     domain::{Fault, FaultKind},
+    telemetry::{Quota, Telemetry},
 };
+
+/// How much of a tenant's name is quoted if it is none.
+const TENANT_SHOWN: usize = 64;
 
 tokio::task_local! {
     static ACTING: Arc<Holder>;
@@ -28,18 +34,40 @@ pub(super) fn current() -> Option<Arc<Holder>> {
 #[derive(Debug)]
 pub struct Holder {
     entry: Arc<Entry>,
+    allowance: Allowance,
     revoked: CancellationToken,
 }
 
 impl Holder {
-    fn of(entry: &Arc<Entry>) -> Arc<Self> {
-        Arc::new(Self { entry: Arc::clone(entry), revoked: CancellationToken::new() })
+    fn of(entry: &Arc<Entry>, allowance: Allowance) -> Arc<Self> {
+        Arc::new(Self { entry: Arc::clone(entry), allowance, revoked: CancellationToken::new() })
     }
 
     /// What the keys file says about it.
     #[must_use]
     pub fn entry(&self) -> &Entry {
         &self.entry
+    }
+
+    /// What it and its tenant may use.
+    #[must_use]
+    pub const fn allowance(&self) -> &Allowance {
+        &self.allowance
+    }
+
+    /// On whose behalf it calls.
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        self.allowance.tenant().name()
+    }
+
+    /// Counts this task's connection, until it ends, as one that it and its tenant use.
+    ///
+    /// # Errors
+    /// [`FaultKind::Overloaded`] if they use as many as they may.
+    pub fn claim_connection(&self) -> Result<(), Fault> {
+        let claim = || self.allowance.accounts().try_for_each(|one| connections::keep(one.number(), || one.claim_connection()));
+        claim().inspect_err(|_| self.allowance.count_refused(Quota::Connections))
     }
 
     /// Does a piece of work on its behalf.
@@ -73,6 +101,7 @@ pub struct Keyring {
 #[derive(Debug)]
 struct Inner {
     takes_plain_keys: bool,
+    tenants: Tenants,
     ring: RwLock<Ring>,
 }
 
@@ -87,21 +116,54 @@ impl Keyring {
     /// These callers; `takes_plain_keys` lets keys come over connections that others can read.
     #[must_use]
     pub fn new(keys: Keys, takes_plain_keys: bool) -> Self {
-        let holders = keys.entries().iter().map(Holder::of).collect();
-        Self { inner: Arc::new(Inner { takes_plain_keys, ring: RwLock::new(Ring { keys, holders }) }) }
+        let tenants = Tenants::default();
+        let holders = keys.entries().iter().map(|entry| Holder::of(entry, allowance(entry, &keys, &tenants))).collect();
+        Self { inner: Arc::new(Inner { takes_plain_keys, tenants, ring: RwLock::new(Ring { keys, holders }) }) }
+    }
+
+    /// From now on, these tenants are counted by name.
+    pub fn count(&self, telemetry: &Telemetry, tenants: &[String]) {
+        self.inner.tenants.count(telemetry, tenants);
+    }
+
+    /// The same caller on behalf of another tenant, for which it may call.
+    ///
+    /// # Errors
+    /// [`FaultKind::Denied`], naming the tenant.
+    pub fn on_behalf(&self, holder: Arc<Holder>, tenant: &str) -> Result<Arc<Holder>, Fault> {
+        if tenant == holder.tenant() {
+            return Ok(holder);
+        }
+        // What is not a name may be long, and anything else.
+        if !is_name(tenant) || !holder.entry.may_act_for(tenant) {
+            let (name, shown) = (&holder.entry.name, tenant.chars().take(TENANT_SHOWN).flat_map(char::escape_default));
+            let message = format!(
+                "'{name}' may not call for tenant '{}'; the operator says for which it may (acts_for); leave the tenant out to call for '{}'",
+                shown.collect::<String>(),
+                holder.tenant()
+            );
+            return Err(Fault::new(FaultKind::Denied, message));
+        }
+        let account = self.inner.tenants.account(tenant, self.inner.ring.read().keys.quotas_of_tenant(tenant));
+        let (entry, allowance) = (Arc::clone(&holder.entry), holder.allowance.for_tenant(account));
+        Ok(Arc::new(Holder { entry, allowance, revoked: holder.revoked.clone() }))
     }
 
     /// Puts these callers in place of those known so far, and ends what those have open that are not among them with the same
     /// rights. Returns how many those are.
     pub fn replace(&self, keys: Keys) -> usize {
+        let tenants = &self.inner.tenants;
         let mut ring = self.inner.ring.write();
+        tenants.set_quotas(|tenant| keys.quotas_of_tenant(tenant));
         let mut known: std::collections::HashMap<_, _> =
             ring.holders.iter().map(|holder| (holder.entry.name.clone(), Arc::clone(holder))).collect();
         let keep = |entry: &Arc<Entry>| match known.remove(&entry.name) {
             Some(holder) if *holder.entry == **entry => Kept::Same(holder),
             // Quotas alone differ: its streams go on, with the means to end them.
             Some(holder) if holder.entry.same_rights(entry) => {
-                Kept::Same(Arc::new(Holder { entry: Arc::clone(entry), revoked: holder.revoked.clone() }))
+                holder.allowance.set_quotas(&entry.quotas);
+                let (entry, allowance) = (Arc::clone(entry), holder.allowance.clone());
+                Kept::Same(Arc::new(Holder { entry, allowance, revoked: holder.revoked.clone() }))
             }
             Some(holder) => Kept::Other(holder),
             None => Kept::New,
@@ -114,9 +176,9 @@ impl Keyring {
                 Kept::Same(holder) => holder,
                 Kept::Other(holder) => {
                     ended.push(holder);
-                    Holder::of(entry)
+                    Holder::of(entry, allowance(entry, &keys, tenants))
                 }
-                Kept::New => Holder::of(entry),
+                Kept::New => Holder::of(entry, allowance(entry, &keys, tenants)),
             });
         }
         *ring = Ring { keys, holders };
@@ -137,6 +199,11 @@ impl Keyring {
         let position = found.map_err(Refused::fault)?;
         Ok(position.map(|position| Arc::clone(&ring.holders[position])))
     }
+}
+
+/// What a caller may use, newly counted.
+fn allowance(entry: &Entry, keys: &Keys, tenants: &Tenants) -> Allowance {
+    Allowance::of(entry, tenants.account(entry.tenant(), keys.quotas_of_tenant(entry.tenant())))
 }
 
 /// What becomes of a caller that is listed again.
@@ -198,6 +265,26 @@ mod tests {
         let keyring = Keyring::new(keys(&[("a", 1, &format!("{INFER}\nexpires = {expires}"))]), false);
         let fault = holder(&keyring, 1).ended().await;
         assert!(fault.message().contains("'a' has expired"), "{fault}");
+    }
+
+    #[test]
+    fn a_caller_acts_for_the_tenants_that_it_may_and_new_quotas_reach_what_it_holds() {
+        let keyring = Keyring::new(keys(&[("a", 1, &format!("{INFER}\nacts_for = ['acme-*']"))]), false);
+        let a = holder(&keyring, 1);
+        assert!(Arc::ptr_eq(&keyring.on_behalf(Arc::clone(&a), "a").expect("its own"), &a));
+        let web = keyring.on_behalf(Arc::clone(&a), "acme-web").expect("it fits");
+        assert_eq!((web.tenant(), &*web.entry().name), ("acme-web", "a"));
+        for other in ["umbrella", "acme-web/../x", ""] {
+            let fault = keyring.on_behalf(Arc::clone(&a), other).expect_err(other);
+            assert!(fault.kind() == FaultKind::Denied && fault.message().contains(&format!("tenant '{other}'")), "{fault}");
+        }
+        let _first = web.allowance().claim_stream().expect("no limit yet");
+        let mut text = keys(&[("a", 1, &format!("{INFER}\nacts_for = ['acme-*']"))]).to_toml();
+        text.push_str("\n[[tenant]]\nname = 'acme-web'\nquotas.streams = 1\n");
+        assert_eq!(keyring.replace(Keys::parse(&text).expect("sound")), 0);
+        let fault = web.allowance().claim_stream().expect_err("one is open");
+        assert!(fault.message().contains("tenant 'acme-web'"), "{fault}");
+        assert!(a.allowance().claim_stream().is_ok(), "its own tenant has no quota");
     }
 
     #[test]

@@ -35,7 +35,12 @@ impl Tenants {
         Self { metadata, names: RandomState::new() }
     }
 
-    /// The tenant of a known caller; no metadata name it.
+    /// Name of the metadata; empty if none names a tenant.
+    pub(super) fn metadata(&self) -> &str {
+        &self.metadata
+    }
+
+    /// The tenant of a known caller.
     pub(super) fn of_holder(&self, name: &str) -> TenantKey {
         TenantKey(self.names.hash_one(("holder", name)).max(1))
     }

@@ -35,6 +35,7 @@ mod predict;
 mod promtool;
 mod proportion;
 mod prose;
+mod quotas;
 mod readers;
 mod recordings;
 mod repository;
