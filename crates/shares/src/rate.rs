@@ -65,7 +65,7 @@ impl Rate {
         let owed = self.paid_at.saturating_sub(parts(now));
         self.limit = limit;
         if before == 0 || limit <= before {
-            // With a lower limit, what has been taken is not held against its taker for longer than before.
+            // With a lower limit, what has been taken is not paid off later than before.
             return owed;
         }
         // With a higher limit, it is paid off sooner.

@@ -1,4 +1,4 @@
-//! A tenant that sends ten times its quota beside others that keep to theirs.
+//! A tenant that sends ten times its quota, next to others that keep to theirs.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const SECOND: u64 = 1_000_000_000;
 const END: u64 = 30 * SECOND;
 /// Not counted: in the first second the tenant may send a second's worth at once.
 const WARM_UP: u64 = 2 * SECOND;
-/// Tenants beside the one that is looked at, each at its quota.
+/// Tenants next to the one that is looked at, each at its quota.
 const OTHERS: u32 = 8;
 /// Items a second that each tenant may send. All of them together take up a little more than half of the lanes.
 const QUOTA: u64 = 200;
@@ -45,7 +45,7 @@ fn moments(seed: u64, tenant: u32, per_second: u64) -> Vec<u64> {
 }
 
 /// The tenant sends `times` its quota, and what is too much is refused before it is queued.
-fn beside_one_that_sends(times: u64, seed: u64) -> Found {
+fn next_to_one_that_sends(times: u64, seed: u64) -> Found {
     let sent = moments(seed, 0, times * QUOTA);
     let mut rate = Rate::default();
     let allowed = |at: &u64| rate.take(QUOTA, 1, Timestamp::from_nanos(*at)).is_ok();
@@ -83,7 +83,7 @@ fn beside_one_that_sends(times: u64, seed: u64) -> Found {
 #[test]
 fn a_tenant_that_sends_ten_times_its_quota_leaves_the_waits_of_others_as_they_were() {
     for seed in [1, 2, 3] {
-        let (at_quota, above) = (beside_one_that_sends(1, seed), beside_one_that_sends(10, seed));
+        let (at_quota, above) = (next_to_one_that_sends(1, seed), next_to_one_that_sends(10, seed));
         assert!(above.sent > 9 * at_quota.sent, "{} and {}", above.sent, at_quota.sent);
         // No more is let in than the quota and one burst.
         let allowed = QUOTA * (END / SECOND + 1);
