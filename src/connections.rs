@@ -513,7 +513,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_keeps_one_thing_for_each_number_until_it_ends() {
         let held = Arc::new(());
-        let claim = || Ok(Arc::clone(&held));
+        let claim = || -> Result<Arc<()>, Fault> { Ok(Arc::clone(&held)) };
         let use_it = async {
             for number in [1, 1, 2] {
                 assert_eq!(keep(number, claim), Ok(()));

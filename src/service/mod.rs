@@ -25,7 +25,7 @@ use crate::{
     config::SessionConfig,
     connections::{self, Connections},
     device::{Devices, StreamHandle},
-    domain::{Address, Fault, FaultKind, Peer, Priority, Timestamp},
+    domain::{Fault, FaultKind, Priority, Timestamp},
     drain::{Drain, Phase},
     memory::Memory,
     registry::{Model, ModelStatus, Repository},
@@ -234,7 +234,7 @@ impl Service {
         }
         let limits = self.limits(request.window_items);
         let overflow = overflow(request.overflow, limits);
-        let Principal { peer, tenant } = caller.principal;
+        let (peer, tenant) = (caller.principal.counted_peer(), caller.principal.tenant);
         let weight = allowance.as_ref().map_or(1, Allowance::weight);
         let stream = |model| StreamOptions { model, peer, tenant, weight, priority: request.priority, overflow };
         let open = |model: &Model| devices.open(stream(model.key));
@@ -372,12 +372,9 @@ impl Service {
     pub fn principal<'a>(&self, metadata: impl FnOnce(&str) -> Option<&'a [u8]>) -> Principal {
         let (peer, tenants) = (connections::peer(), &self.inner.tenants);
         match self.holder() {
-            // Whether it may act for the tenant that its metadata name has been decided before its call began. The tenant is proven, so
-            // it has its share over all addresses and connections, as one that a proxy names has.
-            Some(holder) => {
-                Principal { peer: Peer { address: Address::Proxy, ..peer }, tenant: tenants.of_holder(holder.tenant()) }
-            }
-            None => Principal { peer, tenant: tenants.find(metadata) },
+            // Whether it may act for the tenant that its metadata name has been decided before its call began.
+            Some(holder) => Principal { peer, tenant: tenants.of_holder(holder.tenant()), is_proven: true },
+            None => Principal { peer, tenant: tenants.find(metadata), is_proven: false },
         }
     }
 

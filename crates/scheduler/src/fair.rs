@@ -12,7 +12,7 @@
 //! slack. A stream that drops is strict while its items have no deadlines of their own: they are replaced before they run, or run
 //! before the next one arrives, so the stream keeps leaving and coming back, and which one is due first depends only on when
 //! items arrive and when lanes become free. With slack and without memory, the same streams would lose every time.
-
+//!
 //! # Weights
 //! A flow with weight w is charged a w-th of the lane time that it has, so it has w times the lane time of one with weight 1 while
 //! both have work. Its tag and the clock then count lane time for each unit of weight: the clock advances by what is given out,
