@@ -129,8 +129,8 @@ fn limited_tenant(row: &Table) -> Result<Tenant, Vec<String>> {
 
 fn tenant_name(row: &Table) -> Result<Box<str>, String> {
     let found = text(row, "name")?.filter(|found| is_name(found) || *found == OTHERS);
-    let fault = || "'name' must be \"*\", for all tenants that are not listed, or 1 to 128 letters, digits, '-', '_', '.' and '@'";
-    found.map(Into::into).ok_or_else(|| fault().to_owned())
+    let fault = || format!("'name' must be {OTHERS}, for those not listed, or 1 to 128 letters, digits, '-', '_', '.' and '@'");
+    found.map(Into::into).ok_or_else(fault)
 }
 
 /// What could be read; the fault is put with the others.

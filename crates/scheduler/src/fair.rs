@@ -14,12 +14,12 @@
 //! items arrive and when lanes become free. With slack and without memory, the same streams would lose every time.
 //!
 //! # Weights
-//! A flow with weight w is charged a w-th of the lane time that it has, so it has w times the lane time of one with weight 1 while
-//! both have work. Its tag and the clock then count lane time for each unit of weight: the clock advances by what is given out,
-//! divided by the weights of all flows that share. These are counted as the flows themselves are, as those present and those that
-//! departed ahead, and a flow that was handed out counts until it comes back or departs. With weights of 1, nothing is counted
-//! and all is as it would be without weights. A weight that changes applies to what is charged from then on, and to the clock once the
-//! flow is placed again. Slack is in units of the clock too, so a flow with weight w may be ahead by w times as much lane time.
+//! A flow with weight w is charged a w-th of the lane time that it has, so it has w times the lane time of one with weight 1
+//! while both have work. Its tag and the clock then count lane time for each unit of weight: the clock advances by what is given
+//! out, divided by the weights of all flows that share. These are counted as the flows themselves are: those that are present, and
+//! those that departed ahead. A flow that was handed out counts until it comes back or departs. With weights of 1 nothing is
+//! counted, and all is as it would be without weights. A weight that changes applies to what is charged from then on, and to the
+//! clock once the flow is placed again. Slack is in units of the clock too, so a flow with weight w may be ahead by w times as much.
 
 use tidemill_domain::Timestamp;
 
