@@ -15,14 +15,15 @@
 //!
 //! # Whose work it is
 //! The task of a connection knows its [`peer`], so that no front end has to pass it on, how its connection is protected
-//! ([`protection`]), and how it ages ([`ageing`]).
+//! ([`protection`]), and how it ages ([`ageing`]). What its callers claim for as long as it is open, it [`keep`]s.
 
 mod peers;
 
 use std::{
-    cell::{Cell, OnceCell},
+    any::Any,
+    cell::{Cell, OnceCell, RefCell},
     cmp::Reverse,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     hash::{BuildHasher as _, RandomState},
     net::IpAddr,
     sync::{
@@ -39,13 +40,16 @@ use tokio_util::sync::CancellationToken;
 use self::peers::{PeerPlace, Peers};
 use crate::{
     clock,
-    domain::{Address, Peer, Protection, Timestamp},
+    domain::{Address, Fault, Peer, Protection, Timestamp},
     shares::{HolderKey, Path, Shares},
     telemetry::{ConnectionClose, ServerMetrics},
 };
 
 /// One in this many places may be reassigned while its previous owner is still leaving.
 const PLACES_PER_LEAVING: usize = 8;
+
+/// Accounts that one connection keeps places in. One that serves more of them is a proxy's.
+const KEPT_MAX: usize = 1_024;
 
 /// In place of a moment: there is a call.
 const BUSY: u64 = u64::MAX;
@@ -64,6 +68,8 @@ struct Known {
     protection: OnceCell<Protection>,
     /// Empty where connections do not age.
     ageing: OnceCell<Ageing>,
+    /// What is kept until the connection ends, by number.
+    kept: RefCell<BTreeMap<u64, Box<dyn Any + Send>>>,
 }
 
 /// The connection whose task this is; none outside such a task.
@@ -108,9 +114,29 @@ pub fn note_ageing(ageing: Ageing) {
     let _ = CLIENT.try_with(|known| known.ageing.set(ageing));
 }
 
+/// Keeps what `claim` gives until this task's connection ends, unless something is kept under this number already. Outside such a
+/// task nothing is.
+///
+/// # Errors
+/// That of `claim`; nothing is kept.
+pub fn keep<T: Send + 'static>(number: u64, claim: impl FnOnce() -> Result<T, Fault>) -> Result<(), Fault> {
+    let keep_in = |known: &Known| -> Result<(), Fault> {
+        let mut kept = known.kept.borrow_mut();
+        if kept.contains_key(&number) || kept.len() >= KEPT_MAX {
+            return Ok(());
+        }
+        let claimed: Box<dyn Any + Send> = Box::new(claim()?);
+        kept.insert(number, claimed);
+        Ok(())
+    };
+    CLIENT.try_with(keep_in).unwrap_or(Ok(()))
+}
+
 /// A future in which [`peer`] returns this one.
 pub fn with_peer<F: Future>(peer: Peer, future: F) -> impl Future<Output = F::Output> {
-    CLIENT.scope(Known { peer: Cell::new(peer), protection: OnceCell::new(), ageing: OnceCell::new() }, future)
+    let known =
+        Known { peer: Cell::new(peer), protection: OnceCell::new(), ageing: OnceCell::new(), kept: RefCell::default() };
+    CLIENT.scope(known, future)
 }
 
 /// What applies to the connections of all ports. By default nothing is limited, and nobody is a proxy.
@@ -766,5 +792,23 @@ mod tests {
         note_protection(shown);
         assert_eq!(protection(), Protection::default(), "this is no connection's task");
         assert_eq!(peer(), Peer::default());
+    }
+
+    #[tokio::test]
+    async fn a_connection_keeps_one_thing_for_each_number_until_it_ends() {
+        let held = Arc::new(());
+        let claim = || -> Result<Arc<()>, Fault> { Ok(Arc::clone(&held)) };
+        let use_it = async {
+            for number in [1, 1, 2] {
+                assert_eq!(keep(number, claim), Ok(()));
+            }
+            let full = Fault::new(crate::domain::FaultKind::Overloaded, "full");
+            assert_eq!(keep(3, || Err::<(), _>(full.clone())), Err(full.clone()));
+            assert_eq!(keep(1, || Err::<(), _>(full.clone())), Ok(()), "it is kept already");
+            Arc::strong_count(&held)
+        };
+        assert_eq!(with_peer(Peer::default(), use_it).await, 3);
+        assert_eq!(Arc::strong_count(&held), 1);
+        assert_eq!((keep(1, claim), Arc::strong_count(&held)), (Ok(()), 1), "this is no connection's task");
     }
 }

@@ -7,6 +7,7 @@ pub use {
     tidemill_engine as engine, tidemill_scheduler as scheduler, tidemill_shares as shares, tidemill_wire as proto,
 };
 
+pub mod accounts;
 pub mod app;
 pub mod certificates;
 pub mod config;

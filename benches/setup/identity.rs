@@ -75,5 +75,6 @@ pub(crate) fn session_options(window_items: usize) -> SessionOptions {
         ends_at: Timestamp::NEVER,
         when_full: WhenFull::Wait,
         on_drain: OnDrain::Stop,
+        allowance: None,
     }
 }

@@ -341,10 +341,14 @@ fn service(
     if !config.control.priority_high.is_on(true) {
         service.refuse_high_priority();
     }
-    match callers {
-        Some(callers) => service.with_keyring(callers.keyring().clone()),
-        None => service,
-    }
+    let counted = &config.metrics.tenants;
+    let Some(callers) = callers else {
+        // Their series are there all the same.
+        counted.iter().for_each(|name| drop(telemetry.tenant(name)));
+        return service;
+    };
+    callers.keyring().count(telemetry, counted);
+    service.with_keyring(callers.keyring().clone())
 }
 
 /// Loads the models on a thread that may block.

@@ -469,6 +469,11 @@ pub(super) const KEYS: &[Key] = &[
         "time that open streams have to finish what is in flight once the server is asked to stop",
     ),
     words("metrics.enabled", SWITCH, "count for Prometheus; if off, `/metrics` answers 404, and recording costs nothing"),
+    words(
+        "metrics.tenants",
+        "up to 100 names with commas between them; empty for none",
+        "tenants of the [keys file](security.md#tenants), or of tokens, that are counted by name",
+    ),
     words("log.format", "`\"text\"` or `\"json\"`", "form of a log line"),
     words("log.filter", "directives such as `info,tidemill=debug`", "which log lines are written"),
 ];

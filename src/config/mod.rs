@@ -8,6 +8,7 @@ mod address;
 mod forms;
 mod hosts;
 mod keys;
+mod metrics;
 mod resolve;
 mod sections;
 mod security;
@@ -19,10 +20,11 @@ pub use access::{Access, Exposure, Port};
 pub use address::{BindAddress, is_loopback};
 pub use hosts::{Authority, HostPattern, OriginPattern, PageOrigin};
 pub use keys::{KeyDoc, describe, page};
+pub use metrics::MetricsConfig;
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
     Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig, MessageConfig,
-    MetricsConfig, ModelsConfig, SchedulerConfig, SequenceConfig, SessionConfig, SharedMemoryConfig,
+    ModelsConfig, SchedulerConfig, SequenceConfig, SessionConfig, SharedMemoryConfig,
 };
 pub use security::{IssuerPlace, SecurityConfig};
 pub use server::{ProxyProtocol, ServerConfig};

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{
-    forms::path_or_empty, security::SecurityConfig, server::ServerConfig, switch::Switch, tls::TlsConfig,
+    forms::path_or_empty, metrics::MetricsConfig, security::SecurityConfig, server::ServerConfig, switch::Switch, tls::TlsConfig,
 };
 use crate::engine::EngineChoice;
 
@@ -467,20 +467,6 @@ impl DrainConfig {
     #[must_use]
     pub const fn deadline(&self) -> Duration {
         Duration::from_secs(self.deadline_s)
-    }
-}
-
-/// What is counted for Prometheus.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MetricsConfig {
-    /// Whether anything is.
-    pub enabled: bool,
-}
-
-impl Default for MetricsConfig {
-    fn default() -> Self {
-        Self { enabled: true }
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -43,12 +43,17 @@ impl Gate {
     /// The caller that makes a request; `None` if anybody may.
     ///
     /// # Errors
-    /// [`FaultKind::Unauthenticated`] for a credential that is not good, or if one is needed.
+    /// [`FaultKind::Unauthenticated`] for a credential that is not good, or if one is needed; [`FaultKind::Denied`] if it may not call
+    /// for the tenant that it names; [`FaultKind::Overloaded`] if it uses as many connections as it may.
     pub(super) fn find(&self, path: &str, headers: &HeaderMap) -> Result<Option<Arc<Holder>>, Fault> {
         if (self.0.is_open)(path) {
             return Ok(None);
         }
-        self.0.service.recognise(&presented(headers)?)
+        let service = &self.0.service;
+        let Some(holder) = service.recognise(&presented(headers)?)? else { return Ok(None) };
+        let holder = service.on_behalf(holder, |name| headers.get(name).map(HeaderValue::as_bytes))?;
+        holder.claim_connection()?;
+        Ok(Some(holder))
     }
 }
 
@@ -94,7 +99,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Secret<'a>, Fau
         let message = format!("the request has more than one `{name}` header");
         return Err(Fault::new(FaultKind::Unauthenticated, message).with_field(name.to_string()));
     }
-    Ok(Secret(first.map(http::HeaderValue::as_bytes)))
+    Ok(Secret(first.map(HeaderValue::as_bytes)))
 }
 
 pin_project! {

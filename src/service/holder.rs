@@ -9,9 +9,11 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    accounts::{Account, Allowance},
     auth::{Entry, Proof},
-    clock,
+    clock, connections,
     domain::{Fault, FaultKind},
+    telemetry::Quota,
 };
 
 tokio::task_local! {
@@ -27,29 +29,59 @@ pub(super) fn current() -> Option<Arc<Holder>> {
 #[derive(Debug)]
 pub struct Holder {
     entry: Arc<Entry>,
+    allowance: Allowance,
     revoked: CancellationToken,
     /// Whether it is known by a token that another caller was lent.
     is_lent: bool,
 }
 
 impl Holder {
-    pub(super) fn of(entry: &Arc<Entry>) -> Arc<Self> {
-        Arc::new(Self { entry: Arc::clone(entry), revoked: CancellationToken::new(), is_lent: false })
+    pub(super) fn of(entry: &Arc<Entry>, allowance: Allowance) -> Arc<Self> {
+        Arc::new(Self { entry: Arc::clone(entry), allowance, revoked: CancellationToken::new(), is_lent: false })
     }
 
     /// The same caller with the quotas of this entry, which says nothing else that is new.
     pub(super) fn with_quotas_of(&self, entry: &Arc<Entry>) -> Arc<Self> {
-        Arc::new(Self { entry: Arc::clone(entry), revoked: self.revoked.clone(), is_lent: false })
+        let (entry, allowance, revoked) = (Arc::clone(entry), self.allowance.clone(), self.revoked.clone());
+        Arc::new(Self { entry, allowance, revoked, is_lent: self.is_lent })
     }
 
     /// A caller that may no longer call once this is cancelled.
-    pub(super) fn until(entry: Entry, gone: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { entry: Arc::new(entry), revoked: gone, is_lent: false })
+    pub(super) fn until(entry: Entry, allowance: Allowance, gone: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { entry: Arc::new(entry), allowance, revoked: gone, is_lent: false })
     }
 
-    /// A caller known by a token that this one was lent; what it has open ends with this one.
+    /// A caller known by a token that this one was lent; what it has open ends with this one, and what it uses is this one's.
     pub(super) fn lend(&self, entry: Entry) -> Arc<Self> {
-        Arc::new(Self { entry: Arc::new(entry), revoked: self.revoked.child_token(), is_lent: true })
+        let (allowance, revoked) = (self.allowance.clone(), self.revoked.child_token());
+        Arc::new(Self { entry: Arc::new(entry), allowance, revoked, is_lent: true })
+    }
+
+    /// The same caller on behalf of another tenant.
+    pub(super) fn for_tenant(&self, tenant: Arc<Account>) -> Arc<Self> {
+        let (entry, allowance) = (Arc::clone(&self.entry), self.allowance.for_tenant(tenant));
+        Arc::new(Self { entry, allowance, revoked: self.revoked.clone(), is_lent: self.is_lent })
+    }
+
+    /// What it and its tenant may use.
+    #[must_use]
+    pub const fn allowance(&self) -> &Allowance {
+        &self.allowance
+    }
+
+    /// On whose behalf it calls.
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        self.allowance.tenant().name()
+    }
+
+    /// Counts this task's connection, until it ends, as one that it and its tenant use.
+    ///
+    /// # Errors
+    /// [`FaultKind::Overloaded`] if they use as many as they may.
+    pub fn claim_connection(&self) -> Result<(), Fault> {
+        let claim = || self.allowance.accounts().try_for_each(|one| connections::keep(one.number(), || one.claim_connection()));
+        claim().inspect_err(|_| self.allowance.count_refused(Quota::Connections))
     }
 
     /// Whether the keys file lists it.

@@ -9,10 +9,15 @@ use super::{
     tokens::{LentToken, TokenRequest, Tokens},
 };
 use crate::{
-    auth::{Credential, Entry, IssuerKeys, Keys, Presented, Refused},
+    accounts::{Allowance, Tenants},
+    auth::{Credential, Entry, IssuerKeys, Keys, Presented, Refused, is_name},
     clock,
     domain::{Fault, FaultKind},
+    telemetry::Telemetry,
 };
+
+/// How much of a tenant's name is quoted if it is none.
+const TENANT_SHOWN: usize = 64;
 
 /// The known callers. Clones share them.
 #[derive(Debug, Clone)]
@@ -23,6 +28,7 @@ pub struct Keyring {
 #[derive(Debug)]
 struct Inner {
     takes_plain_keys: bool,
+    tenants: Tenants,
     ring: RwLock<Ring>,
     /// Set before there are clients, if at all.
     tokens: OnceLock<Tokens>,
@@ -39,9 +45,10 @@ impl Keyring {
     /// These callers; `takes_plain_keys` lets keys come over connections that others can read.
     #[must_use]
     pub fn new(keys: Keys, takes_plain_keys: bool) -> Self {
-        let holders = keys.entries().iter().map(Holder::of).collect();
+        let tenants = Tenants::default();
+        let holders = keys.entries().iter().map(|entry| Holder::of(entry, allowance(entry, &keys, &tenants))).collect();
         let (ring, tokens) = (RwLock::new(Ring { keys, holders }), OnceLock::new());
-        Self { inner: Arc::new(Inner { takes_plain_keys, ring, tokens }) }
+        Self { inner: Arc::new(Inner { takes_plain_keys, tenants, ring, tokens }) }
     }
 
     /// The same callers, and those that are known by tokens.
@@ -76,16 +83,46 @@ impl Keyring {
         self.inner.tokens.get().ok_or_else(off)?.lend(&holder, request, now_s())
     }
 
+    /// From now on, these tenants are counted by name.
+    pub fn count(&self, telemetry: &Telemetry, tenants: &[String]) {
+        self.inner.tenants.count(telemetry, tenants);
+    }
+
+    /// The same caller on behalf of another tenant, for which it may call.
+    ///
+    /// # Errors
+    /// [`FaultKind::Denied`], naming the tenant.
+    pub fn on_behalf(&self, holder: Arc<Holder>, tenant: &str) -> Result<Arc<Holder>, Fault> {
+        if tenant == holder.tenant() {
+            return Ok(holder);
+        }
+        // What is not a name may be long, and anything else.
+        if !is_name(tenant) || !holder.entry().may_act_for(tenant) {
+            let (name, shown) = (&holder.entry().name, tenant.chars().take(TENANT_SHOWN).flat_map(char::escape_default));
+            let message = format!(
+                "'{name}' may not call for tenant '{}'; the operator says for which it may (acts_for); leave the tenant out to call for '{}'",
+                shown.collect::<String>(),
+                holder.tenant()
+            );
+            return Err(Fault::new(FaultKind::Denied, message));
+        }
+        let account = self.inner.tenants.account(tenant, self.inner.ring.read().keys.quotas_of_tenant(tenant));
+        Ok(holder.for_tenant(account))
+    }
+
     /// Puts these callers in place of those known so far, and ends what those have open that are not among them with the same
     /// rights. Returns how many those are.
     pub fn replace(&self, keys: Keys) -> usize {
+        let tenants = &self.inner.tenants;
         let mut ring = self.inner.ring.write();
+        tenants.set_quotas(|tenant| keys.quotas_of_tenant(tenant));
         let mut known: std::collections::HashMap<_, _> =
             ring.holders.iter().map(|holder| (holder.entry().name.clone(), Arc::clone(holder))).collect();
         let keep = |entry: &Arc<Entry>| match known.remove(&entry.name) {
             Some(holder) if holder.entry() == &**entry => Kept::Same(holder),
             // Quotas alone differ: its streams go on, with the means to end them.
             Some(holder) if holder.entry().same_rights(entry) => {
+                holder.allowance().set_quotas(&entry.quotas);
                 Kept::Same(holder.with_quotas_of(entry))
             }
             Some(holder) => Kept::Other(holder),
@@ -99,9 +136,9 @@ impl Keyring {
                 Kept::Same(holder) => holder,
                 Kept::Other(holder) => {
                     ended.push(holder);
-                    Holder::of(entry)
+                    Holder::of(entry, allowance(entry, &keys, tenants))
                 }
-                Kept::New => Holder::of(entry),
+                Kept::New => Holder::of(entry, allowance(entry, &keys, tenants)),
             });
         }
         *ring = Ring { keys, holders };
@@ -123,7 +160,9 @@ impl Keyring {
         let Some(credential) = presented.credential(self.inner.takes_plain_keys)? else { return Ok(None) };
         match (credential, self.inner.tokens.get()) {
             (Credential::Token(token), Some(tokens)) => {
-                tokens.recognise(token, now_s(), |name| self.inner.ring.read().named(name)).map(Some)
+                let lender = |name: &str| self.inner.ring.read().named(name);
+                let used = |entry: &Entry| allowance(entry, &self.inner.ring.read().keys, &self.inner.tenants);
+                tokens.recognise(token, now_s(), lender, used).map(Some)
             }
             (Credential::Token(_), None) => Err(Refused::Malformed),
             (credential, _) => {
@@ -145,6 +184,11 @@ impl Ring {
 /// Seconds since 1970.
 fn now_s() -> u64 {
     clock::since_epoch(clock::now()).as_secs()
+}
+
+/// What a caller may use, newly counted.
+fn allowance(entry: &Entry, keys: &Keys, tenants: &Tenants) -> Allowance {
+    Allowance::of(entry, tenants.account(entry.tenant(), keys.quotas_of_tenant(entry.tenant())))
 }
 
 /// What becomes of a caller that is listed again.
@@ -206,6 +250,26 @@ mod tests {
         let keyring = Keyring::new(keys(&[("a", 1, &format!("{INFER}\nexpires = {expires}"))]), false);
         let fault = holder(&keyring, 1).ended().await;
         assert!(fault.message().contains("'a' has expired"), "{fault}");
+    }
+
+    #[test]
+    fn a_caller_acts_for_the_tenants_that_it_may_and_new_quotas_reach_what_it_holds() {
+        let keyring = Keyring::new(keys(&[("a", 1, &format!("{INFER}\nacts_for = ['acme-*']"))]), false);
+        let a = holder(&keyring, 1);
+        assert!(Arc::ptr_eq(&keyring.on_behalf(Arc::clone(&a), "a").expect("its own"), &a));
+        let web = keyring.on_behalf(Arc::clone(&a), "acme-web").expect("it fits");
+        assert_eq!((web.tenant(), &*web.entry().name), ("acme-web", "a"));
+        for other in ["umbrella", "acme-web/../x", ""] {
+            let fault = keyring.on_behalf(Arc::clone(&a), other).expect_err(other);
+            assert!(fault.kind() == FaultKind::Denied && fault.message().contains(&format!("tenant '{other}'")), "{fault}");
+        }
+        let _first = web.allowance().claim_stream().expect("no limit yet");
+        let mut text = keys(&[("a", 1, &format!("{INFER}\nacts_for = ['acme-*']"))]).to_toml();
+        text.push_str("\n[[tenant]]\nname = 'acme-web'\nquotas.streams = 1\n");
+        assert_eq!(keyring.replace(Keys::parse(&text).expect("sound")), 0);
+        let fault = web.allowance().claim_stream().expect_err("one is open");
+        assert!(fault.message().contains("tenant 'acme-web'"), "{fault}");
+        assert!(a.allowance().claim_stream().is_ok(), "its own tenant has no quota");
     }
 
     #[test]

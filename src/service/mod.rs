@@ -21,6 +21,7 @@ use std::{
 use futures::{Stream, StreamExt as _, stream};
 
 use crate::{
+    accounts::Allowance,
     auth::{Scope, Scopes},
     codec::FramingRule,
     config::SessionConfig,
@@ -190,13 +191,16 @@ impl Service {
     ///
     /// # Errors
     /// [`FaultKind::Unavailable`] if the server is draining, [`FaultKind::Overloaded`] if `session.max_streams` are open or the
-    /// caller's share of them is.
+    /// caller's share of them is, or as many as its quotas allow.
     pub(crate) fn admit(&self, caller: &Caller) -> Result<Place, Fault> {
         self.permit(Scope::Infer, None)?;
         let Inner { streams, drain, .. } = &*self.inner;
         let session = drain.session().ok_or_else(draining)?;
         match streams.claim(&caller.principal.path(), 1) {
-            Ok(share) => Ok(Place::new(session, share)),
+            Ok(share) => {
+                let claims = self.holder().map(|holder| holder.allowance().claim_stream()).transpose()?;
+                Ok(Place::new(session, share, claims))
+            }
             Err(full) => Err(full.fault("streams are open")),
         }
     }
@@ -211,6 +215,10 @@ impl Service {
         if request.priority == Priority::High && refuses_high.load(Ordering::Relaxed) {
             let message = "clients of this server may not ask for priority HIGH (control.priority_high); ask for NORMAL or LOW";
             return Err(Fault::new(FaultKind::Denied, message).with_field("priority"));
+        }
+        let allowance = self.holder().map(|holder| holder.allowance().clone());
+        if let Some(allowance) = &allowance {
+            allowance.permit_priority(request.priority)?;
         }
         let terms = method.terms();
         if request.unread != Unread::Block && !terms.may_skip {
@@ -230,8 +238,9 @@ impl Service {
         }
         let limits = self.limits(request.window_items);
         let overflow = overflow(request.overflow, limits);
-        let Principal { peer, tenant } = caller.principal;
-        let stream = |model| StreamOptions { model, peer, tenant, priority: request.priority, overflow };
+        let (peer, tenant) = (caller.principal.counted_peer(), caller.principal.tenant);
+        let weight = allowance.as_ref().map_or(1, Allowance::weight);
+        let stream = |model| StreamOptions { model, peer, tenant, weight, priority: request.priority, overflow };
         let open = |model: &Model| devices.open(stream(model.key));
         let (model, handle) = match open(&model) {
             Some(handle) => (model, handle),
@@ -252,6 +261,7 @@ impl Service {
             ends_at: caller.ends_at,
             when_full: terms.when_full,
             on_drain: terms.on_drain,
+            allowance,
         };
         let metrics = SessionMetrics::open(Arc::clone(method.metrics()));
         Ok(OpenStream { model, limits, unread: request.unread, options, handle, metrics, drain: drain.clone(), place })
@@ -364,13 +374,12 @@ impl Service {
     /// anonymous caller.
     #[must_use]
     pub fn principal<'a>(&self, metadata: impl FnOnce(&str) -> Option<&'a [u8]>) -> Principal {
-        let holder = self.keyring.as_ref().and_then(|_| holder::current());
-        let tenant = match holder {
-            // A known caller acts for its own tenant, whatever its metadata say.
-            Some(holder) => self.inner.tenants.of_holder(holder.entry().tenant()),
-            None => self.inner.tenants.find(metadata),
-        };
-        Principal { peer: connections::peer(), tenant }
+        let (peer, tenants) = (connections::peer(), &self.inner.tenants);
+        match self.holder() {
+            // Whether it may act for the tenant that its metadata name has been decided before its call began.
+            Some(holder) => Principal { peer, tenant: tenants.of_holder(holder.tenant()), is_proven: true },
+            None => Principal { peer, tenant: tenants.find(metadata), is_proven: false },
+        }
     }
 
     /// The connections of the client ports.

@@ -53,6 +53,29 @@ impl Service {
         self.keyring.as_ref().ok_or_else(off)?.lend_token(request)
     }
 
+    /// The caller on behalf of the tenant that the call's metadata name, if they name one; `metadata` looks them up.
+    ///
+    /// # Errors
+    /// [`FaultKind::Denied`] if it may not call for that tenant.
+    pub fn on_behalf<'a>(
+        &self,
+        holder: Arc<Holder>,
+        metadata: impl FnOnce(&str) -> Option<&'a [u8]>,
+    ) -> Result<Arc<Holder>, Fault> {
+        let name = self.inner.tenants.metadata();
+        let tenant = if name.is_empty() { None } else { metadata(name) };
+        match (&self.keyring, tenant) {
+            (Some(keyring), Some(tenant)) => keyring.on_behalf(holder, &String::from_utf8_lossy(tenant)),
+            _ => Ok(holder),
+        }
+    }
+
+    /// The known caller of the current call.
+    #[inline]
+    pub(super) fn holder(&self) -> Option<Arc<Holder>> {
+        self.keyring.as_ref().and_then(|_| holder::current())
+    }
+
     /// Whether the current call's caller may do this, with this model if there is one.
     ///
     /// # Errors

@@ -2,7 +2,11 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 
-use crate::{domain::Peer, scheduler::TenantKey, shares::Path};
+use crate::{
+    domain::{Address, Peer},
+    scheduler::TenantKey,
+    shares::Path,
+};
 
 /// On whose behalf, and over which connection, a call is made. Shares, turns and sequences depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,13 +15,21 @@ pub struct Principal {
     pub peer: Peer,
     /// The tenant.
     pub tenant: TenantKey,
+    /// Whether a credential proves the tenant, so that its shares are those of all its addresses and connections.
+    pub is_proven: bool,
 }
 
 impl Principal {
     /// Whose shares it counts towards.
     #[must_use]
     pub fn path(&self) -> Path {
-        Path::of(self.peer, self.tenant.0)
+        Path::of(self.counted_peer(), self.tenant.0)
+    }
+
+    /// The connection's other end, as far as it counts: a tenant that is proven counts as one that a proxy names.
+    pub(super) const fn counted_peer(&self) -> Peer {
+        let Peer { connection, address } = self.peer;
+        Peer { connection, address: if self.is_proven { Address::Proxy } else { address } }
     }
 }
 
@@ -35,7 +47,12 @@ impl Tenants {
         Self { metadata, names: RandomState::new() }
     }
 
-    /// The tenant of a known caller; no metadata name it.
+    /// Name of the metadata; empty if none names a tenant.
+    pub(super) fn metadata(&self) -> &str {
+        &self.metadata
+    }
+
+    /// The tenant of a known caller.
     pub(super) fn of_holder(&self, name: &str) -> TenantKey {
         TenantKey(self.names.hash_one(("holder", name)).max(1))
     }
@@ -52,6 +69,14 @@ impl Tenants {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proven_tenant_has_its_shares_whatever_its_address() {
+        let peer = Peer { connection: 5, address: Address::V4(9) };
+        let path = |is_proven| Principal { peer, tenant: TenantKey(7), is_proven }.path();
+        assert_eq!(path(false), Path::of(peer, 7));
+        assert_eq!(path(true), Path::of(Peer { address: Address::Proxy, ..peer }, 7));
+    }
 
     #[test]
     fn tenants_are_recognised_only_by_the_metadata_named_in_the_settings() {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::holder::Holder;
 use crate::{
+    accounts::Allowance,
     auth::{Entry, Glob, Grant, IssuerKeys, KeyMark, Mint, Refused, Scope, Scopes, TOKEN_LIFE_S, TokenFault, TokenRules},
     domain::{Fault, FaultKind},
 };
@@ -93,12 +94,14 @@ impl Tokens {
         self.wanted.notified().await;
     }
 
-    /// The caller that a token speaks of; `lender` finds the caller of a name, for tokens that were lent.
+    /// The caller that a token speaks of; `lender` finds the caller of a name, for tokens that were lent, and `used` what a caller of
+    /// the issuer may use.
     pub(super) fn recognise(
         &self,
         token: &[u8],
         now_s: u64,
         lender: impl FnOnce(&str) -> Option<Arc<Holder>>,
+        used: impl FnOnce(&Entry) -> Allowance,
     ) -> Result<Arc<Holder>, Refused> {
         let digest: [u8; 32] = Sha256::digest(token).into();
         if let Some(holder) = self.remembered(&digest, now_s) {
@@ -113,7 +116,7 @@ impl Tokens {
                 let entry = lent(lender.entry(), grant);
                 lender.lend(entry)
             }
-            _ => self.of_issuer(token, now_s)?,
+            _ => self.of_issuer(token, now_s, used)?,
         };
         self.seen.lock().put(digest, Arc::clone(&holder));
         Ok(holder)
@@ -129,7 +132,7 @@ impl Tokens {
         None
     }
 
-    fn of_issuer(&self, token: &[u8], now_s: u64) -> Result<Arc<Holder>, Refused> {
+    fn of_issuer(&self, token: &[u8], now_s: u64, used: impl FnOnce(&Entry) -> Allowance) -> Result<Arc<Holder>, Refused> {
         let Some(rules) = &self.rules else { return Err(Refused::Malformed) };
         let issuer = self.issuer.read();
         let (entry, mark) = issuer.keys.check(token, rules, now_s).inspect_err(|refused| {
@@ -139,7 +142,8 @@ impl Tokens {
         })?;
         let gone = issuer.gone.get(&mark).map(CancellationToken::child_token).unwrap_or_default();
         drop(issuer);
-        Ok(Holder::until(entry, gone))
+        let allowance = used(&entry);
+        Ok(Holder::until(entry, allowance, gone))
     }
 
     /// Lends a token to a caller, which may do no more with it than without.
@@ -222,14 +226,21 @@ fn globs(entry: &Entry, asked: Vec<String>) -> Result<Vec<Glob>, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Keys;
+    use crate::{
+        accounts::Tenants,
+        auth::{Keys, Quotas},
+    };
 
     const NOW: u64 = 1_000;
 
     fn listed(rest: &str) -> Arc<Holder> {
         let text = format!("[[key]]\nname = 'alice'\ncn = 'alice'\nscopes = ['infer', 'models:read']\n{rest}");
         let keys = Keys::parse(&text).expect("sound");
-        Holder::of(&keys.entries()[0])
+        Holder::of(&keys.entries()[0], used(&keys.entries()[0]))
+    }
+
+    fn used(entry: &Entry) -> Allowance {
+        Allowance::of(entry, Tenants::default().account(entry.tenant(), &Quotas::default()))
     }
 
     fn lend(tokens: &Tokens, holder: &Holder, scopes: &[&str], models: &[&str]) -> Result<LentToken, Fault> {
@@ -242,15 +253,15 @@ mod tests {
     fn a_token_does_what_was_asked_for_and_no_more() {
         let (tokens, alice) = (Tokens::new(None, true), listed("models = ['silero-*', 'example']"));
         let token = lend(&tokens, &alice, &["infer"], &["silero-5"]).expect("it may").token;
-        let holder = tokens.recognise(token.as_bytes(), NOW, |name| (name == "alice").then(|| Arc::clone(&alice))).expect("it is good");
+        let holder = tokens.recognise(token.as_bytes(), NOW, |name| (name == "alice").then(|| Arc::clone(&alice)), used).expect("it is good");
         assert!(holder.entry().permit(Scope::Infer, Some("silero-5")).is_ok());
         assert!(holder.entry().permit(Scope::Infer, Some("silero-6")).is_err());
         assert!(holder.entry().permit(Scope::ModelsRead, None).is_err());
         assert_eq!(holder.entry().tenant(), "alice");
         assert_eq!(holder.entry().expires, Some(NOW + 60));
-        let again = tokens.recognise(token.as_bytes(), NOW, |_| None).expect("it is remembered");
+        let again = tokens.recognise(token.as_bytes(), NOW, |_| None, used).expect("it is remembered");
         assert!(Arc::ptr_eq(&holder, &again));
-        assert_eq!(tokens.recognise(token.as_bytes(), NOW + 60, |_| None).err(), Some(Refused::Token(TokenFault::Expired)));
+        assert_eq!(tokens.recognise(token.as_bytes(), NOW + 60, |_| None, used).err(), Some(Refused::Token(TokenFault::Expired)));
     }
 
     #[test]
@@ -265,7 +276,7 @@ mod tests {
         let late = TokenRequest { expires_in_s: Some(7_201), ..TokenRequest::default() };
         assert_eq!(tokens.lend(&alice, late, NOW).expect_err("too long").kind(), FaultKind::Invalid);
         let token = lend(&tokens, &alice, &[], &[]).expect("it may").token;
-        let holder = tokens.recognise(token.as_bytes(), NOW, |_| Some(Arc::clone(&alice))).expect("it is good");
+        let holder = tokens.recognise(token.as_bytes(), NOW, |_| Some(Arc::clone(&alice)), used).expect("it is good");
         assert_eq!(lend(&tokens, &holder, &[], &[]).expect_err("a token for a token").kind(), FaultKind::Denied);
         let off = Tokens::new(None, false);
         assert_eq!(lend(&off, &alice, &[], &[]).expect_err("off").kind(), FaultKind::Unsupported);
@@ -275,13 +286,13 @@ mod tests {
     fn a_lent_token_ends_with_its_lender() {
         let (tokens, alice) = (Tokens::new(None, true), listed(""));
         let token = lend(&tokens, &alice, &[], &[]).expect("it may").token;
-        let holder = tokens.recognise(token.as_bytes(), NOW, |_| Some(Arc::clone(&alice))).expect("it is good");
+        let holder = tokens.recognise(token.as_bytes(), NOW, |_| Some(Arc::clone(&alice)), used).expect("it is good");
         assert!(holder.may_call(NOW));
         alice.revoke();
         assert!(!holder.may_call(NOW));
-        assert_eq!(tokens.recognise(token.as_bytes(), NOW, |_| None).err(), Some(Refused::Token(TokenFault::UnknownKey)));
+        assert_eq!(tokens.recognise(token.as_bytes(), NOW, |_| None, used).err(), Some(Refused::Token(TokenFault::UnknownKey)));
         let poorer = listed("models = ['a']");
-        let now = tokens.recognise(token.as_bytes(), NOW, |_| Some(Arc::clone(&poorer))).expect("its caller is back");
+        let now = tokens.recognise(token.as_bytes(), NOW, |_| Some(Arc::clone(&poorer)), used).expect("its caller is back");
         assert!(now.entry().includes("a") && !now.entry().includes("b"));
     }
 }

@@ -4,11 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use super::payload::{PayloadKind, PcmOptions};
 use crate::{
+    accounts::{Allowance, Claims},
     domain::{Fault, Timestamp},
     drain::SessionGuard,
     shares::Claim,
     telemetry::{GaugeGuard, MethodMetrics, StreamEnd},
 };
+
+/// A session that owes more than this takes notice of new limits after it.
+const LIMITS_SEEN_AFTER: Duration = Duration::from_secs(1);
 
 /// The order in which results are delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,6 +83,37 @@ pub struct SessionOptions {
     pub when_full: WhenFull,
     /// What happens to its input when the server drains.
     pub on_drain: OnDrain,
+    /// How many items and bytes may come in a second; `None` if nothing says so.
+    pub allowance: Option<Allowance>,
+}
+
+impl SessionOptions {
+    /// Charges an item to what may come in a second.
+    ///
+    /// # Errors
+    /// [`FaultKind::Overloaded`](crate::domain::FaultKind::Overloaded) if it comes too soon, and the session does not wait.
+    #[inline]
+    pub(super) fn charge(&self, bytes: usize, now: Timestamp) -> Result<(), Fault> {
+        let Some(allowance) = &self.allowance else { return Ok(()) };
+        if !self.slows() {
+            return allowance.spend(1, bytes as u64, now);
+        }
+        allowance.force(1, bytes as u64, now);
+        Ok(())
+    }
+
+    /// How long the session reads nothing, because it has taken more than may come in a second; `None` if it may go on.
+    #[inline]
+    pub(super) fn owes(&self, now: Timestamp) -> Option<Duration> {
+        let allowance = self.allowance.as_ref().filter(|_| self.slows())?;
+        allowance.wait(now).map(|wait| wait.min(LIMITS_SEEN_AFTER))
+    }
+
+    /// Whether an item that comes too soon is taken all the same, and then no more is read until the rates allow it. Where items may
+    /// be dropped, or the caller waits for one answer, it is refused instead.
+    fn slows(&self) -> bool {
+        self.when_full == WhenFull::Wait && self.overflow == OverflowPolicy::Block
+    }
 }
 
 /// A stream's place among all open ones; dropping it frees the place for others.
@@ -87,18 +122,20 @@ pub struct Place {
     _session: SessionGuard,
     /// `None` where streams are not limited.
     _share: Option<Claim>,
+    /// `None` where no quota counts them.
+    _claims: Option<Claims>,
 }
 
 impl Place {
     /// A place among those that may be open at once.
-    pub const fn new(session: SessionGuard, share: Claim) -> Self {
-        Self { _session: session, _share: Some(share) }
+    pub const fn new(session: SessionGuard, share: Claim, claims: Option<Claims>) -> Self {
+        Self { _session: session, _share: Some(share), _claims: claims }
     }
 }
 
 impl From<SessionGuard> for Place {
     fn from(session: SessionGuard) -> Self {
-        Self { _session: session, _share: None }
+        Self { _session: session, _share: None, _claims: None }
     }
 }
 

@@ -76,6 +76,8 @@ pub struct Session<I> {
     heard: Moment,
     patience: Patience,
     stalled: Option<GaugeGuard>,
+    /// Whether it reads nothing because it has taken more than may come in a second.
+    slowed: bool,
     done: bool,
 }
 
@@ -129,6 +131,7 @@ where
             heard: Moment::now(),
             patience: Patience::new(),
             stalled: None,
+            slowed: false,
             done: false,
         })
     }
@@ -186,7 +189,12 @@ where
     fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
         let now = clock::now();
         let mut heard = false;
+        self.slowed = false;
         while self.has_room() {
+            if self.options.owes(now).is_some() && !self.drain.is_draining() {
+                self.slowed = !matches!(self.input, Input::Ended(_));
+                break;
+            }
             if let Some(arrival) = self.intake.next_window() {
                 self.admit(arrival, now);
                 continue;
@@ -271,7 +279,7 @@ where
         self.summary.items += 1;
         let bytes = inputs.as_ref().map_or(0, |inputs| data_bytes(inputs));
         self.pending.push(PendingItem { id, window, bytes, answer: PendingAnswer::Waiting });
-        match inputs {
+        match inputs.and_then(|inputs| self.options.charge(bytes, now).map(|()| inputs)) {
             Ok(inputs) => {
                 let allowed = deadline.or(self.options.default_deadline);
                 let deadline = allowed.map_or(Timestamp::NEVER, |allowed| now + allowed).min(self.options.ends_at);
@@ -446,19 +454,26 @@ where
         Some(Ok(Event::Completed(self.summary)))
     }
 
-    /// How the session ends when its time is up or its client is silent.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<(StreamEnd, Fault)> {
-        let Self { patience, options, input, pending, heard, .. } = self;
-        let silent = matches!(input, Input::Open) && pending.is_empty();
+    /// How the session ends when its time is up or its client is silent; `None` once it may read again.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Option<(StreamEnd, Fault)>> {
+        let Self { patience, options, input, pending, heard, slowed, .. } = self;
+        let silent = matches!(input, Input::Open) && pending.is_empty() && !*slowed;
         patience.poll(cx, |now| {
             let left = (options.ends_at != Timestamp::NEVER).then(|| options.ends_at.since(clock::now()));
             if left.is_some_and(|left| left.is_zero()) {
-                return Due::Now((StreamEnd::Expired, call_expired()));
+                return Due::Now(Some((StreamEnd::Expired, call_expired())));
             }
-            let ends_at = left.map(|left| now + left);
+            let mut reads_at = None;
+            if *slowed {
+                // It is not the client that is silent.
+                *heard = now;
+                let Some(wait) = options.owes(clock::now()) else { return Due::Now(None) };
+                reads_at = Some(now + wait);
+            }
+            let ends_at = left.map(|left| now + left).into_iter().chain(reads_at).min();
             let idle_at = options.idle_timeout.map(|timeout| (if silent { *heard + timeout } else { now + timeout }, timeout));
             match (idle_at, ends_at) {
-                (Some((idle_at, timeout)), _) if idle_at <= now => Due::Now((StreamEnd::Idle, silent_for(timeout))),
+                (Some((idle_at, timeout)), _) if idle_at <= now => Due::Now(Some((StreamEnd::Idle, silent_for(timeout)))),
                 (Some((idle_at, _)), ends_at) => Due::At(ends_at.map_or(idle_at, |ends_at| ends_at.min(idle_at))),
                 (None, Some(ends_at)) => Due::At(ends_at),
                 (None, None) => Due::Never,
@@ -492,8 +507,9 @@ where
             if came || answered {
                 continue;
             }
-            let (end, fault) = ready!(self.poll_timer(cx));
-            return Poll::Ready(Some(self.end_with(end, fault)));
+            if let Some((end, fault)) = ready!(self.poll_timer(cx)) {
+                return Poll::Ready(Some(self.end_with(end, fault)));
+            }
         }
     }
 

@@ -288,6 +288,67 @@ impl TlsMetrics {
     }
 }
 
+/// What is counted for one tenant.
+#[derive(Debug, Clone)]
+pub struct TenantMetrics {
+    /// Items that were let in.
+    pub items: Counter,
+    /// Streams and calls that are open; hold a [`GaugeGuard`] for each.
+    pub streams_open: Gauge,
+    pub(super) refused: [Counter; Quota::ALL.len()],
+}
+
+impl TenantMetrics {
+    /// What was refused because of this quota.
+    pub fn refused(&self, quota: Quota) -> &Counter {
+        &self.refused[quota as usize]
+    }
+}
+
+/// What a key or a tenant has a quota of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Quota {
+    /// Streams and calls open at once.
+    Streams,
+    /// Connections in use at once.
+    Connections,
+    /// Items a second.
+    ItemsPerS,
+    /// Input bytes a second.
+    BytesPerS,
+    /// The highest priority.
+    PriorityMax,
+}
+
+impl Quota {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 5] = [Self::Streams, Self::Connections, Self::ItemsPerS, Self::BytesPerS, Self::PriorityMax];
+
+    /// Metric label: its key in the keys file.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Streams => "streams",
+            Self::Connections => "connections",
+            Self::ItemsPerS => "items_per_s",
+            Self::BytesPerS => "bytes_per_s",
+            Self::PriorityMax => "priority_max",
+        }
+    }
+
+    /// The same as the name of a limit.
+    #[must_use]
+    pub const fn limit_name(self) -> &'static str {
+        match self {
+            Self::Streams => "quota.streams",
+            Self::Connections => "quota.connections",
+            Self::ItemsPerS => "quota.items_per_s",
+            Self::BytesPerS => "quota.bytes_per_s",
+            Self::PriorityMax => "quota.priority_max",
+        }
+    }
+}
+
 /// How a handshake ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HandshakeEnd {
@@ -359,6 +420,10 @@ mod tests {
         }
         for (index, end) in HandshakeEnd::ALL.into_iter().enumerate() {
             assert_eq!(end as usize, index);
+        }
+        for (index, quota) in Quota::ALL.into_iter().enumerate() {
+            assert_eq!(quota as usize, index);
+            assert_eq!(quota.limit_name().strip_prefix("quota."), Some(quota.label()));
         }
     }
 }

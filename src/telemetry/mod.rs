@@ -21,8 +21,8 @@ use crate::domain::{CloseReason, DropReason, FaultKind, Outcome, Priority, Verdi
 use histogram::Histograms;
 
 pub use handles::{
-    CallKind, ConnectionClose, GaugeGuard, HandshakeEnd, LaneMetrics, LoadMetrics, MethodMetrics, ModelMetrics, ServerMetrics,
-    StreamEnd, TlsMetrics,
+    CallKind, ConnectionClose, GaugeGuard, HandshakeEnd, LaneMetrics, LoadMetrics, MethodMetrics, ModelMetrics, Quota,
+    ServerMetrics, StreamEnd, TenantMetrics, TlsMetrics,
 };
 pub use histogram::Histogram;
 pub use metrics::{Counter, Gauge};
@@ -175,6 +175,16 @@ impl Telemetry {
         }
     }
 
+    /// The metrics of one tenant. The name is the operator's, from the settings, never a client's: each is a permanent series.
+    #[must_use]
+    pub fn tenant(&self, name: &str) -> TenantMetrics {
+        TenantMetrics {
+            items: self.registrar.counter(&table::TENANT_ITEMS, &[name]),
+            streams_open: self.registrar.gauge(&table::TENANT_STREAMS_OPEN, &[name]),
+            refused: Quota::ALL.map(|quota| self.registrar.counter(&table::TENANT_REFUSED, &[name, quota.label()])),
+        }
+    }
+
     /// How often a part of the server has been restarted.
     pub fn part_restarts(&self, part: &str) -> Counter {
         self.registrar.counter(&table::PART_RESTARTS, &[part])
@@ -253,6 +263,7 @@ mod tests {
         model.queue_wait(Priority::High).record(0.003);
         let _ = (telemetry.model_costs("silero_vad", "1", 3), telemetry.model_loads("silero_vad"));
         model.batch_size.record(3.0);
+        let _ = telemetry.tenant("acme");
         let _ =
             (telemetry.method("feed"), telemetry.lane(0), telemetry.server(), telemetry.tls(), telemetry.part_restarts("health"));
         telemetry

@@ -1,7 +1,7 @@
 //! Every metric there is: name, kind, unit, help, labels, buckets. Nothing else in the server names one.
 //!
-//! Labels are bounded: models and versions come from the registry, all other values from closed sets. Never a stream, a peer or
-//! anything else that a client chooses.
+//! Labels are bounded: models and versions come from the registry, tenants from the settings, all other values from closed sets. Never
+//! a stream, a peer or anything else that a client chooses.
 
 use std::fmt::Write as _;
 
@@ -269,6 +269,20 @@ pub(super) static TLS_EXPIRY: Metric = gauge(
     &[],
     "Days until the first of the server's certificates expires; negative once it has, 0 without TLS.",
 );
+pub(super) static TENANT_ITEMS: Metric = counter(
+    "tidemill_tenant_items_total",
+    "items",
+    &["tenant"],
+    "Items of a tenant that were let in; for the tenants in `metrics.tenants`.",
+);
+pub(super) static TENANT_REFUSED: Metric = counter(
+    "tidemill_tenant_refused_total",
+    "refusals",
+    &["tenant", "quota"],
+    "Calls and items of a tenant that were refused because a quota of its own or of its key was used up: `streams`, `connections`, `items_per_s`, `bytes_per_s` or `priority_max`.",
+);
+pub(super) static TENANT_STREAMS_OPEN: Metric =
+    gauge("tidemill_tenant_streams_open", "streams", &["tenant"], "Streams and calls of a tenant that are open.");
 pub(super) static BUILD_INFO: Metric =
     gauge("tidemill_build_info", "always 1", &["version", "rustc"], "The server's version and the compiler that built it.");
 
@@ -331,6 +345,9 @@ pub static METRICS: &[&Metric] = &[
     &TLS_HANDSHAKES_OPEN,
     &TLS_RELOADS,
     &TLS_EXPIRY,
+    &TENANT_ITEMS,
+    &TENANT_REFUSED,
+    &TENANT_STREAMS_OPEN,
     &BUILD_INFO,
     &PROCESS_CPU,
     &PROCESS_OPEN_FDS,
@@ -393,7 +410,7 @@ mod tests {
 
     #[test]
     fn labels_are_of_the_few_that_are_bounded() {
-        const BOUNDED: [&str; 12] = [
+        const BOUNDED: [&str; 14] = [
             "model",
             "version",
             "method",
@@ -406,6 +423,8 @@ mod tests {
             "rustc",
             "verdict",
             "kind",
+            "tenant",
+            "quota",
         ];
         assert!(METRICS.iter().flat_map(|metric| metric.labels).all(|label| BOUNDED.contains(label)));
     }

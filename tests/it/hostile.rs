@@ -26,7 +26,7 @@ use crate::{
 };
 
 const CALLER: Caller = Caller {
-    principal: Principal { peer: Peer { connection: 0, address: Address::Local }, tenant: TenantKey(0) },
+    principal: Principal { peer: Peer { connection: 0, address: Address::Local }, tenant: TenantKey(0), is_proven: false },
     ends_at: Timestamp::NEVER,
 };
 

@@ -40,7 +40,7 @@ pub(crate) fn key(byte: u8) -> String {
 }
 
 /// A file of callers with these names, whose keys are of these bytes, and what else is said about them.
-fn listed(callers: &[(&str, u8, &str)]) -> String {
+pub(crate) fn listed(callers: &[(&str, u8, &str)]) -> String {
     let block = |(name, byte, rest): &(&str, u8, &str)| {
         format!("[[key]]\nname = '{name}'\nsha256 = '{}'\n{rest}\n", Key::from_random([*byte; 32]).digest().to_hex())
     };
@@ -59,12 +59,12 @@ pub(crate) fn known(callers: &[(&str, u8, &str)]) -> (Config, TempDir) {
 }
 
 /// Puts another file in the place of the one that the server reads.
-fn replace(folder: &TempDir, text: &str) {
+pub(crate) fn replace(folder: &TempDir, text: &str) {
     write(folder.path(), "next", text.as_bytes());
     fs::rename(folder.path().join("next"), folder.path().join(FILE)).expect("replaced");
 }
 
-fn with_key<M>(message: M, byte: u8) -> Request<M> {
+pub(crate) fn with_key<M>(message: M, byte: u8) -> Request<M> {
     let mut request = Request::new(message);
     let value: AsciiMetadataValue = format!("Bearer {}", key(byte)).parse().expect("ASCII");
     request.metadata_mut().insert("authorization", value);
@@ -277,7 +277,7 @@ async fn over_http_only_probes_are_answered_to_callers_without_a_key() {
 // ---- Revocation -------------------------------------------------------------------------------------------------------------
 
 /// A feed of the holder of a key, which is open.
-async fn feed(server: &Server, byte: u8) -> (mpsc::Sender<FeedRequest>, Streaming<FeedResponse>) {
+pub(crate) async fn feed(server: &Server, byte: u8) -> (mpsc::Sender<FeedRequest>, Streaming<FeedResponse>) {
     let (sender, receiver) = mpsc::channel(4);
     sender.send(message(Message::Open(tensors_of("m")))).await.expect("room");
     let mut client = connect(server).await;
@@ -287,7 +287,7 @@ async fn feed(server: &Server, byte: u8) -> (mpsc::Sender<FeedRequest>, Streamin
     (sender, responses)
 }
 
-async fn answers(sender: &mpsc::Sender<FeedRequest>, responses: &mut Streaming<FeedResponse>) -> bool {
+pub(crate) async fn answers(sender: &mpsc::Sender<FeedRequest>, responses: &mut Streaming<FeedResponse>) -> bool {
     sender.send(message(Message::Item(item("", &[1.0; 4])))).await.expect("it is open");
     let response = patiently(responses.message()).await.expect("it goes on").expect("an event");
     matches!(response.event, Some(Event::Result(_)))

@@ -36,6 +36,7 @@ mod predict;
 mod promtool;
 mod proportion;
 mod prose;
+mod quotas;
 mod readers;
 mod recordings;
 mod repository;

@@ -124,6 +124,7 @@ fn options_of(payload: PayloadKind) -> SessionOptions {
         ends_at: Timestamp::NEVER,
         when_full: WhenFull::Wait,
         on_drain: OnDrain::Stop,
+        allowance: None,
     }
 }
 

@@ -13,6 +13,8 @@ pub enum Proof {
     AlternativeName(Glob),
     /// A client certificate whose common name fits.
     CommonName(Glob),
+    /// A token that was checked. No file lists who shows one.
+    Token,
 }
 
 impl Proof {
@@ -20,14 +22,17 @@ impl Proof {
     #[must_use]
     pub fn fits(&self, certificate: &ClientCertificate) -> bool {
         match self {
-            Self::Key(_) => false,
+            Self::Key(_) | Self::Token => false,
             Self::AlternativeName(glob) => certificate.names.iter().any(|name| glob.matches(name.as_str())),
             Self::CommonName(glob) => certificate.common_name.as_deref().is_some_and(|name| glob.matches(name)),
         }
     }
 }
 
-/// How much a caller may use; what is not set has no limit of its own.
+/// Largest weight of a tenant.
+pub const WEIGHT_MAX: u64 = 100;
+
+/// How much a caller, or a tenant, may use; what is not set has no limit of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Quotas {
     /// Streams open at once.
@@ -38,7 +43,7 @@ pub struct Quotas {
     pub items_per_s: Option<u64>,
     /// Input bytes a second.
     pub bytes_per_s: Option<u64>,
-    /// Its share of lane time among tenants, each of which has 1 if it says nothing.
+    /// Share of lane time among tenants, 1 if nothing says otherwise; at most [`WEIGHT_MAX`]. A tenant's goes before its keys'.
     pub weight: Option<u64>,
     /// The highest priority that its streams may ask for.
     pub priority_max: Option<Priority>,
@@ -53,6 +58,8 @@ pub struct Entry {
     pub proof: Proof,
     /// On whose behalf it calls; its own if absent.
     pub tenant: Option<Box<str>>,
+    /// For which other tenants it may call, if its calls name one; for those that fit one pattern.
+    pub acts_for: Vec<Glob>,
     /// What it may do.
     pub scopes: Scopes,
     /// With which models; with any of them if it fits one pattern.
@@ -74,6 +81,12 @@ impl Entry {
     #[must_use]
     pub fn has_expired(&self, now_s: u64) -> bool {
         self.expires.is_some_and(|expires| expires <= now_s)
+    }
+
+    /// Whether it may call on behalf of this tenant.
+    #[must_use]
+    pub fn may_act_for(&self, tenant: &str) -> bool {
+        tenant == self.tenant() || self.acts_for.iter().any(|glob| glob.matches(tenant))
     }
 
     /// Whether it may have to do with a model.
@@ -110,8 +123,8 @@ impl Entry {
     /// Whether both let the same caller do the same; how much of it does not matter.
     #[must_use]
     pub fn same_rights(&self, other: &Self) -> bool {
-        let Self { name, proof, tenant, scopes, models, expires, quotas: _ } = self;
-        (name, proof, tenant) == (&other.name, &other.proof, &other.tenant)
+        let Self { name, proof, tenant, acts_for, scopes, models, expires, quotas: _ } = self;
+        (name, proof, tenant, acts_for) == (&other.name, &other.proof, &other.tenant, &other.acts_for)
             && (scopes, models, expires) == (&other.scopes, &other.models, &other.expires)
     }
 }

@@ -1,4 +1,4 @@
-//! The keys file, in TOML: `[[key]]` for each caller.
+//! The keys file, in TOML: `[[key]]` for each caller, and `[[tenant]]` for each tenant with quotas.
 //!
 //! Values are read one by one rather than by a derived parser, whose errors quote them: somebody may have put a key where its digest
 //! belongs.
@@ -8,18 +8,30 @@ use std::{collections::BTreeSet, fmt, fmt::Write as _};
 use tidemill_domain::Priority;
 use toml::{Table, Value};
 
-use crate::{Digest, Entry, Glob, Proof, Quotas, Scope, Scopes, format_utc, is_name, parse_utc};
+use crate::{Digest, Entry, Glob, Proof, Quotas, Scope, Scopes, WEIGHT_MAX, format_utc, is_name, parse_utc};
 
 /// Longest file.
 pub const FILE_BYTES_MAX: u64 = 8 << 20;
-/// Most callers in it.
+/// Most callers in it, and most tenants.
 pub const KEYS_MAX: usize = 10_000;
-/// Most models' patterns of one caller, and their longest.
+/// In place of a tenant's name: each tenant that is not listed.
+pub const OTHERS: &str = "*";
+/// Most patterns in a list of one caller, and their longest.
 const GLOBS_MAX: usize = 64;
 const GLOB_BYTES_MAX: usize = 256;
-const FIELDS: [&str; 9] = ["name", "sha256", "san", "cn", "tenant", "scopes", "models", "expires", "quotas"];
+const FIELDS: [&str; 10] = ["name", "sha256", "san", "cn", "tenant", "acts_for", "scopes", "models", "expires", "quotas"];
+const TENANT_FIELDS: [&str; 2] = ["name", "quotas"];
 const QUOTAS: [&str; 6] = ["streams", "connections", "items_per_s", "bytes_per_s", "weight", "priority_max"];
 const QUOTA_MAX: i64 = 1 << 46;
+
+/// How much a tenant may use, with all its keys together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its name, or [`OTHERS`].
+    pub name: Box<str>,
+    /// How much it may use.
+    pub quotas: Quotas,
+}
 
 /// Everything that is wrong with a keys file, one line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +45,8 @@ impl fmt::Display for KeysFaults {
 
 impl std::error::Error for KeysFaults {}
 
-/// The callers that a file lists.
-pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, KeysFaults> {
+/// The callers and tenants that a file lists.
+pub(crate) fn parse(text: &str) -> Result<(Vec<Entry>, Vec<Tenant>), KeysFaults> {
     let one = |fault: String| KeysFaults(vec![fault]);
     let table: Table = text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -42,31 +54,47 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, KeysFaults> {
     })?;
     let mut faults: Vec<String> = table
         .keys()
-        .filter(|key| *key != "key")
-        .map(|key| format!("'{}' is not known here; callers are [[key]]", shown(key)))
+        .filter(|key| *key != "key" && *key != "tenant")
+        .map(|key| format!("'{}' is not known here; callers are [[key]], tenants [[tenant]]", shown(key)))
         .collect();
-    let rows = match table.get("key") {
+    let entries = rows(&table, "key", entry, |entry| &entry.name, &mut faults)?;
+    let tenants = rows(&table, "tenant", limited_tenant, |tenant| &tenant.name, &mut faults)?;
+    if faults.is_empty() { Ok((entries, tenants)) } else { Err(KeysFaults(faults)) }
+}
+
+/// What the rows of this kind say, each under a name of its own.
+fn rows<T>(
+    table: &Table,
+    kind: &str,
+    read: fn(&Table) -> Result<T, Vec<String>>,
+    name_of: fn(&T) -> &str,
+    faults: &mut Vec<String>,
+) -> Result<Vec<T>, KeysFaults> {
+    let rows = match table.get(kind) {
         None => &[][..],
         Some(Value::Array(rows)) => rows,
-        Some(_) => return Err(one("'key' is not a list; callers are [[key]]".to_owned())),
+        Some(_) => return Err(KeysFaults(vec![format!("'{kind}' is not a list; each of them is [[{kind}]]")])),
     };
     if rows.len() > KEYS_MAX {
-        return Err(one(format!("{} keys are more than the {KEYS_MAX} that a file may have", rows.len())));
+        let message = format!("{} of [[{kind}]] are more than the {KEYS_MAX} that a file may have", rows.len());
+        return Err(KeysFaults(vec![message]));
     }
-    let mut entries = Vec::new();
+    let mut found = Vec::new();
     let mut names = BTreeSet::new();
     for (index, row) in rows.iter().enumerate() {
         let label = || match row.get("name").and_then(Value::as_str) {
-            Some(name) if is_name(name) => format!("key '{name}'"),
-            _ => format!("key number {}", index + 1),
+            Some(name) if is_name(name) || name == OTHERS => format!("{kind} '{name}'"),
+            _ => format!("{kind} number {}", index + 1),
         };
-        match row.as_table().ok_or_else(|| vec!["is not a table".to_owned()]).and_then(entry) {
-            Ok(entry) if !names.insert(entry.name.clone()) => faults.push(format!("{}: another one has this name", label())),
-            Ok(entry) => entries.push(entry),
-            Err(found) => faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", label()))),
+        match row.as_table().ok_or_else(|| vec!["is not a table".to_owned()]).and_then(read) {
+            Ok(row) if !names.insert(name_of(&row).to_owned()) => {
+                faults.push(format!("{}: another one has this name", label()));
+            }
+            Ok(row) => found.push(row),
+            Err(wrong) => faults.extend(wrong.into_iter().map(|fault| format!("{}: {fault}", label()))),
         }
     }
-    if faults.is_empty() { Ok(entries) } else { Err(KeysFaults(faults)) }
+    Ok(found)
 }
 
 /// The beginning of a name that means nothing.
@@ -80,12 +108,29 @@ fn entry(row: &Table) -> Result<Entry, Vec<String>> {
         &mut unknown.map(|key| format!("'{}' is not known; known are {}", shown(key), FIELDS.join(", "))).collect();
     let (name, proof) = (kept(name(row), faults), kept(proof(row), faults));
     let (tenant, scopes) = (kept(tenant(row), faults), kept(scopes(row), faults));
-    let (models, expires, quotas) = (kept(models(row), faults), kept(time(row), faults), kept(limits(row), faults));
+    let (acts_for, models) = (kept(globs(row, "acts_for"), faults), kept(globs(row, "models"), faults));
+    let (expires, quotas) = (kept(time(row), faults), kept(limits(row), faults));
     let whole = || {
         let (name, proof, tenant, scopes) = (name?, proof?, tenant?, scopes?);
-        Some(Entry { name, proof, tenant, scopes, models: models?, expires: expires?, quotas: quotas? })
+        let (acts_for, models) = (acts_for?.unwrap_or_default(), models?.unwrap_or_else(|| vec![Glob::new("*")]));
+        Some(Entry { name, proof, tenant, acts_for, scopes, models, expires: expires?, quotas: quotas? })
     };
     whole().filter(|_| faults.is_empty()).ok_or_else(|| std::mem::take(faults))
+}
+
+fn limited_tenant(row: &Table) -> Result<Tenant, Vec<String>> {
+    let unknown = row.keys().filter(|key| !TENANT_FIELDS.contains(&key.as_str()));
+    let faults: &mut Vec<String> =
+        &mut unknown.map(|key| format!("'{}' is not known; known are {}", shown(key), TENANT_FIELDS.join(", "))).collect();
+    let (name, quotas) = (kept(tenant_name(row), faults), kept(limits(row), faults));
+    let whole = || Some(Tenant { name: name?, quotas: quotas? });
+    whole().filter(|_| faults.is_empty()).ok_or_else(|| std::mem::take(faults))
+}
+
+fn tenant_name(row: &Table) -> Result<Box<str>, String> {
+    let found = text(row, "name")?.filter(|found| is_name(found) || *found == OTHERS);
+    let fault = || format!("'name' must be {OTHERS}, for those not listed, or 1 to 128 letters, digits, '-', '_', '.' and '@'");
+    found.map(Into::into).ok_or_else(fault)
 }
 
 /// What could be read; the fault is put with the others.
@@ -112,12 +157,12 @@ fn scopes(row: &Table) -> Result<Scopes, String> {
     found.iter().map(|name| Scope::named(name).ok_or_else(known)).collect()
 }
 
-fn models(row: &Table) -> Result<Vec<Glob>, String> {
-    let Some(found) = list(row, "models")? else { return Ok(vec![Glob::new("*")]) };
+fn globs(row: &Table, key: &str) -> Result<Option<Vec<Glob>>, String> {
+    let Some(found) = list(row, key)? else { return Ok(None) };
     if found.len() > GLOBS_MAX || found.iter().any(|glob| glob.is_empty() || glob.len() > GLOB_BYTES_MAX) {
-        return Err(format!("'models' may list up to {GLOBS_MAX} patterns of 1 to {GLOB_BYTES_MAX} bytes"));
+        return Err(format!("'{key}' may list up to {GLOBS_MAX} patterns of 1 to {GLOB_BYTES_MAX} bytes"));
     }
-    Ok(found.into_iter().map(Glob::new).collect())
+    Ok(Some(found.into_iter().map(Glob::new).collect()))
 }
 
 fn proof(row: &Table) -> Result<Proof, String> {
@@ -162,6 +207,10 @@ fn limits(row: &Table) -> Result<Quotas, String> {
         Some(Value::Integer(found @ 1..=QUOTA_MAX)) => Ok(u64::try_from(*found).ok()),
         Some(_) => Err(format!("quota '{key}' must be a number from 1 to {QUOTA_MAX}")),
     };
+    let weight = match number("weight")? {
+        Some(weight) if weight > WEIGHT_MAX => return Err(format!("quota 'weight' must be a number from 1 to {WEIGHT_MAX}")),
+        weight => weight,
+    };
     let named = |word: &str| Priority::ALL.into_iter().find(|priority| priority.label() == word);
     let priority_max = match text(table, "priority_max")? {
         None => None,
@@ -172,7 +221,7 @@ fn limits(row: &Table) -> Result<Quotas, String> {
         connections: number("connections")?,
         items_per_s: number("items_per_s")?,
         bytes_per_s: number("bytes_per_s")?,
-        weight: number("weight")?,
+        weight,
         priority_max,
     })
 }
@@ -194,10 +243,13 @@ fn list<'a>(row: &'a Table, key: &str) -> Result<Option<Vec<&'a str>>, String> {
     texts.map(Some).ok_or_else(|| format!("'{key}' is not a list of texts"))
 }
 
+fn quoted(text: &str) -> String {
+    Value::String(text.to_owned()).to_string()
+}
+
 /// The caller as the file has it.
 pub(crate) fn write(entry: &Entry) -> String {
-    let Entry { name, proof, tenant, scopes, models, expires, quotas } = entry;
-    let quoted = |text: &str| Value::String(text.to_owned()).to_string();
+    let Entry { name, proof, tenant, acts_for, scopes, models, expires, quotas } = entry;
     let listed = |texts: &mut dyn Iterator<Item = &str>| format!("[{}]", texts.map(quoted).collect::<Vec<_>>().join(", "));
     let mut block = format!("[[key]]\nname = {}\n", quoted(name));
     let mut line = |key: &str, value: String| _ = writeln!(block, "{key} = {value}");
@@ -205,23 +257,38 @@ pub(crate) fn write(entry: &Entry) -> String {
         Proof::Key(digest) => line("sha256", quoted(&digest.to_hex())),
         Proof::AlternativeName(glob) => line("san", quoted(glob.as_str())),
         Proof::CommonName(glob) => line("cn", quoted(glob.as_str())),
+        Proof::Token => {}
     }
     if let Some(tenant) = tenant {
         line("tenant", quoted(tenant));
+    }
+    if !acts_for.is_empty() {
+        line("acts_for", listed(&mut acts_for.iter().map(Glob::as_str)));
     }
     line("scopes", listed(&mut scopes.iter().map(Scope::name)));
     line("models", listed(&mut models.iter().map(Glob::as_str)));
     if let Some(expires) = expires {
         line("expires", format_utc(*expires));
     }
+    write_quotas(&mut block, quotas);
+    block
+}
+
+/// The tenant as the file has it.
+pub(crate) fn write_tenant(tenant: &Tenant) -> String {
+    let mut block = format!("[[tenant]]\nname = {}\n", quoted(&tenant.name));
+    write_quotas(&mut block, &tenant.quotas);
+    block
+}
+
+fn write_quotas(block: &mut String, quotas: &Quotas) {
     let Quotas { streams, connections, items_per_s, bytes_per_s, weight, priority_max } = quotas;
     for (key, number) in QUOTAS.iter().zip([streams, connections, items_per_s, bytes_per_s, weight]) {
         if let Some(number) = number {
-            line(&format!("quotas.{key}"), number.to_string());
+            _ = writeln!(block, "quotas.{key} = {number}");
         }
     }
     if let Some(priority) = priority_max {
-        line("quotas.priority_max", quoted(priority.label()));
+        _ = writeln!(block, "quotas.priority_max = {}", quoted(priority.label()));
     }
-    block
 }

@@ -1,10 +1,10 @@
-//! All callers, as the keys file lists them.
+//! All callers, as the keys file lists them, and the quotas of tenants.
 
 use std::{collections::HashMap, sync::Arc};
 
 use tidemill_domain::ClientCertificate;
 
-use crate::{Digest, Entry, Key, KeysFaults, Proof, file};
+use crate::{Digest, Entry, Key, KeysFaults, OTHERS, Proof, Quotas, Tenant, file};
 
 /// The callers of a keys file.
 #[derive(Debug, Clone, Default)]
@@ -12,6 +12,11 @@ pub struct Keys {
     entries: Vec<Arc<Entry>>,
     /// Positions of keys, by how their digests begin.
     by_start: HashMap<[u8; 8], Vec<usize>>,
+    tenants: Vec<Tenant>,
+    /// Of each of them, by name.
+    quotas: HashMap<Box<str>, Quotas>,
+    /// Of all other tenants.
+    of_others: Quotas,
 }
 
 impl Keys {
@@ -20,25 +25,29 @@ impl Keys {
     /// # Errors
     /// Everything that is wrong with it; no value that may be a secret is quoted.
     pub fn parse(text: &str) -> Result<Self, KeysFaults> {
-        Ok(Self::of(file::parse(text)?))
+        let (entries, tenants) = file::parse(text)?;
+        Ok(Self::of(entries, tenants))
     }
 
-    /// These callers, whose names differ.
+    /// These callers and tenants, whose names differ.
     #[must_use]
-    pub fn of(entries: Vec<Entry>) -> Self {
+    pub fn of(entries: Vec<Entry>, tenants: Vec<Tenant>) -> Self {
         let mut by_start = HashMap::<_, Vec<_>>::new();
         for (position, entry) in entries.iter().enumerate() {
             if let Proof::Key(digest) = entry.proof {
                 by_start.entry(digest.start()).or_default().push(position);
             }
         }
-        Self { entries: entries.into_iter().map(Arc::new).collect(), by_start }
+        let mut quotas: HashMap<_, _> = tenants.iter().map(|tenant| (tenant.name.clone(), tenant.quotas.clone())).collect();
+        let of_others = quotas.remove(OTHERS).unwrap_or_default();
+        Self { entries: entries.into_iter().map(Arc::new).collect(), by_start, tenants, quotas, of_others }
     }
 
     /// The file that lists them. Comments of a file that was read do not come back.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        self.entries.iter().map(|entry| file::write(entry)).collect::<Vec<_>>().join("\n")
+        let entries = self.entries.iter().map(|entry| file::write(entry));
+        entries.chain(self.tenants.iter().map(file::write_tenant)).collect::<Vec<_>>().join("\n")
     }
 
     /// The part of a file that lists one caller.
@@ -51,6 +60,18 @@ impl Keys {
     #[must_use]
     pub fn entries(&self) -> &[Arc<Entry>] {
         &self.entries
+    }
+
+    /// The tenants that have quotas, in the file's order.
+    #[must_use]
+    pub fn tenants(&self) -> &[Tenant] {
+        &self.tenants
+    }
+
+    /// How much a tenant may use.
+    #[must_use]
+    pub fn quotas_of_tenant(&self, name: &str) -> &Quotas {
+        self.quotas.get(name).unwrap_or(&self.of_others)
     }
 
     /// The position of the caller whose key this is.
@@ -83,7 +104,7 @@ mod tests {
     use tidemill_domain::{AlternativeName, FaultKind, Priority};
 
     use super::*;
-    use crate::{Glob, Quotas, Scope};
+    use crate::{Glob, Scope, WEIGHT_MAX};
 
     const FILE: &str = r#"
         # Ours.
@@ -91,6 +112,7 @@ mod tests {
         name = "alice"
         sha256 = "66687aadf862bd776c8fc18b8e9f8e20089714856ee233b3902a591d0d5f2925"
         tenant = "acme"
+        acts_for = ["acme-*"]
         scopes = ["infer", "models:read"]
         models = ["silero-*", "example_model"]
         expires = 2027-01-31T00:00:00Z
@@ -101,6 +123,15 @@ mod tests {
         name = "scraper"
         san = "spiffe://example.org/prometheus/*"
         scopes = ["metrics"]
+
+        [[tenant]]
+        name = "acme"
+        quotas.items_per_s = 1000
+        quotas.weight = 3
+
+        [[tenant]]
+        name = "*"
+        quotas.streams = 5
     "#;
 
     #[test]
@@ -113,6 +144,12 @@ mod tests {
         assert_eq!(keys.find(&Key::from_random([0; 32])), Some(0));
         assert_eq!(keys.find(&Key::from_random([1; 32])), None);
         assert!(keys.know_certificates());
+        assert_eq!((alice.may_act_for("acme"), alice.may_act_for("acme-web"), alice.may_act_for("umbrella")), (true, true, false));
+        assert!(scraper.may_act_for("scraper") && !scraper.may_act_for("acme"));
+        assert_eq!(keys.quotas_of_tenant("acme").items_per_s, Some(1_000));
+        assert_eq!(keys.quotas_of_tenant("acme").weight, Some(3));
+        assert_eq!(keys.quotas_of_tenant("scraper"), &Quotas { streams: Some(5), ..Quotas::default() });
+        assert_eq!(Keys::default().quotas_of_tenant("acme"), &Quotas::default());
 
         assert_eq!(alice.permit(Scope::Infer, Some("silero-vad")), Ok(()));
         let denied = |scope, model| alice.permit(scope, model).map_err(|fault| (fault.kind(), fault.message().to_owned()));
@@ -167,6 +204,13 @@ mod tests {
             ("[[key]]\nname = 'a'\ncn = 'a'\nscopes = ['infer']\nquotas.streams = 0", "quota 'streams' must be a number"),
             ("[[key]]\nname = 'a'\ncn = 'a'\nscopes = ['infer']\nquotas.stream = 1", "quota 'stream' is not known"),
             ("[[key]]\nname = 'a'\ncn = 'a'\nscopes = ['infer']\nquotas.priority_max = 'KEY'", "'priority_max' must be"),
+            ("[[key]]\nname = 'a'\ncn = 'a'\nscopes = ['infer']\nquotas.weight = 101", "'weight' must be a number from 1 to 100"),
+            ("[[key]]\nname = 'a'\ncn = 'a'\nscopes = ['infer']\nacts_for = ['']", "'acts_for' may list up to 64"),
+            ("tenant = 'KEY'", "'tenant' is not a list"),
+            ("[[tenant]]\nname = 'KEY*'", "tenant number 1: 'name' must be"),
+            ("[[tenant]]\nname = 'a'\nscopes = ['KEY']", "tenant 'a': 'scopes' is not known"),
+            ("[[tenant]]\nname = '*'\nquotas.streams = 'KEY'", "tenant '*': quota 'streams' must be a number"),
+            ("[[tenant]]\nname = 'a'\n[[tenant]]\nname = 'a'", "tenant 'a': another one has this name"),
         ];
         for (text, expected) in cases {
             let faults = Keys::parse(&text.replace("KEY", &secret)).expect_err(text).to_string();
@@ -179,17 +223,10 @@ mod tests {
         assert!(both.contains("'name' is not text") && both.contains("'scopes' may list"), "{both}");
     }
 
-    fn entry() -> impl Strategy<Value = Entry> {
-        let pattern = || "[a-z*\"\\\\é]{1,8}".prop_map(Glob::new);
-        let proof = prop_oneof![
-            any::<[u8; 32]>().prop_map(|bytes| Proof::Key(Key::from_random(bytes).digest())),
-            pattern().prop_map(Proof::AlternativeName),
-            pattern().prop_map(Proof::CommonName),
-        ];
-        let scopes = subsequence(Scope::ALL.to_vec(), 1..=6).prop_map(|scopes| scopes.into_iter().collect());
+    fn quotas() -> impl Strategy<Value = Quotas> {
         let number = || option::of(1_u64..1 << 46);
         let priority = option::of(prop_oneof![Just(Priority::Low), Just(Priority::Normal), Just(Priority::High)]);
-        let quotas = (number(), number(), number(), number(), number(), priority).prop_map(
+        (number(), number(), number(), number(), option::of(1..=WEIGHT_MAX), priority).prop_map(
             |(streams, connections, items_per_s, bytes_per_s, weight, priority_max)| Quotas {
                 streams,
                 connections,
@@ -198,14 +235,26 @@ mod tests {
                 weight,
                 priority_max,
             },
-        );
+        )
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let pattern = || "[a-z*\"\\\\é]{1,8}".prop_map(Glob::new);
+        let proof = prop_oneof![
+            any::<[u8; 32]>().prop_map(|bytes| Proof::Key(Key::from_random(bytes).digest())),
+            pattern().prop_map(Proof::AlternativeName),
+            pattern().prop_map(Proof::CommonName),
+        ];
+        let scopes = subsequence(Scope::ALL.to_vec(), 1..=6).prop_map(|scopes| scopes.into_iter().collect());
         let tenant = option::of("[a-z@.]{1,5}".prop_map(Into::into));
+        let patterns = (vec(pattern(), 0..4), vec(pattern(), 0..4));
         let expires = option::of(0_u64..253_402_300_799);
-        ("[a-zA-Z0-9_.@-]{1,9}", proof, tenant, scopes, vec(pattern(), 0..4), expires, quotas).prop_map(
-            |(name, proof, tenant, scopes, models, expires, quotas)| Entry {
+        ("[a-zA-Z0-9_.@-]{1,9}", proof, tenant, scopes, patterns, expires, quotas()).prop_map(
+            |(name, proof, tenant, scopes, (acts_for, models), expires, quotas)| Entry {
                 name: name.into(),
                 proof,
                 tenant,
+                acts_for,
                 scopes,
                 models,
                 expires,
@@ -216,15 +265,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_file_that_was_written_is_read_the_same(entry in entry()) {
+        fn a_file_that_was_written_is_read_the_same(entry in entry(), quotas in quotas(), of_others in quotas()) {
             let keys = Keys::parse(&Keys::block(&entry)).expect("sound");
             prop_assert_eq!(&*keys.entries()[0], &entry);
+            let tenants = vec![
+                Tenant { name: "a".into(), quotas },
+                Tenant { name: OTHERS.into(), quotas: of_others },
+            ];
+            let keys = Keys::of(vec![entry], tenants);
             let again = Keys::parse(&keys.to_toml()).expect("sound");
             prop_assert_eq!(again.entries(), keys.entries());
+            prop_assert_eq!(again.tenants(), keys.tenants());
+            prop_assert_eq!(again.quotas_of_tenant("b"), keys.quotas_of_tenant("b"));
         }
 
         #[test]
-        fn no_text_is_too_odd(text in "(\\[\\[key\\]\\]\n)?(name|scopes|sha256|expires|quotas)? ?=? ?\\PC{0,60}") {
+        fn no_text_is_too_odd(text in "(\\[\\[key\\]\\]\n)?(name|scopes|sha256|expires|quotas|acts_for)? ?=? ?\\PC{0,60}") {
             let _ = Keys::parse(&text);
         }
     }

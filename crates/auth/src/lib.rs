@@ -15,8 +15,8 @@ mod scope;
 mod token;
 
 pub use date::{format_utc, parse_utc};
-pub use entry::{Entry, Proof, Quotas, is_name};
-pub use file::{FILE_BYTES_MAX, KEYS_MAX, KeysFaults};
+pub use entry::{Entry, Proof, Quotas, WEIGHT_MAX, is_name};
+pub use file::{FILE_BYTES_MAX, KEYS_MAX, KeysFaults, OTHERS, Tenant};
 pub use glob::Glob;
 pub use key::{Digest, Key};
 pub use keys::Keys;

@@ -1,6 +1,7 @@
 //! `tidemill keys`: makes, lists and revokes the keys in a keys file. Needs no server: one that uses the file notices.
 
 use std::{
+    collections::BTreeMap,
     fmt, fs,
     fs::Permissions,
     io::{ErrorKind, Write as _},
@@ -10,7 +11,10 @@ use std::{
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tidemill_auth::{Entry, FILE_BYTES_MAX, Glob, Key, Keys, Proof, Quotas, Scope, Scopes, format_utc, is_name, parse_utc};
+use tidemill_auth::{
+    Entry, FILE_BYTES_MAX, Glob, Key, Keys, Proof, Quotas, Scope, Scopes, Tenant, WEIGHT_MAX, format_utc, is_name, parse_utc,
+};
+use tidemill_domain::Priority;
 
 use super::{output::Printer, printed::Record, status::Failure};
 
@@ -20,6 +24,7 @@ Examples:
   tidemill keys new alice --file keys.toml                                 may run and list all models
   tidemill keys new ci --file keys.toml --scope models:write --expires 2027-01-31
   tidemill keys new acme-web --file keys.toml --tenant acme --models 'silero-*'
+  tidemill keys new batch --file keys.toml --items-per-s 200 --weight 2 --priority-max low
   tidemill keys list --file keys.toml
   tidemill keys revoke alice --file keys.toml                              what it has open ends within a second
   tidemill serve --set security.keys=keys.toml"
@@ -81,6 +86,48 @@ struct NewArgs {
     /// When it ends: a date or a time in UTC, such as 2027-01-31T12:00:00Z [default: never]
     #[arg(long, value_name = "TIME", value_parser = time)]
     expires: Option<u64>,
+
+    /// For which other tenants it may call, once for each pattern [default: none]
+    #[arg(long, value_name = "PATTERN")]
+    acts_for: Vec<String>,
+
+    #[command(flatten)]
+    quotas: QuotaArgs,
+}
+
+// How much a caller may use. A doc comment here would become the command's own text.
+#[derive(Debug, Default, Args)]
+struct QuotaArgs {
+    /// Streams and calls that it may have open at once
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    streams: Option<u64>,
+
+    /// Connections that it may use at once
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    connections: Option<u64>,
+
+    /// Items that it may send in a second
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    items_per_s: Option<u64>,
+
+    /// Input bytes that it may send in a second
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    bytes_per_s: Option<u64>,
+
+    /// Its share of lane time among tenants, 1 to 100, unless its tenant has one [default: 1]
+    #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u64).range(1..=WEIGHT_MAX))]
+    weight: Option<u64>,
+
+    /// The highest priority that it may ask for: low, normal or high
+    #[arg(long, value_name = "PRIORITY", value_parser = priority)]
+    priority_max: Option<Priority>,
+}
+
+impl QuotaArgs {
+    const fn quotas(&self) -> Quotas {
+        let Self { streams, connections, items_per_s, bytes_per_s, weight, priority_max } = *self;
+        Quotas { streams, connections, items_per_s, bytes_per_s, weight, priority_max }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -102,6 +149,11 @@ fn scope(text: &str) -> Result<Scope, String> {
     Scope::named(text).ok_or_else(|| format!("known are {}", Scope::ALL.map(Scope::name).join(", ")))
 }
 
+fn priority(text: &str) -> Result<Priority, String> {
+    let found = Priority::ALL.into_iter().find(|priority| priority.label() == text);
+    found.ok_or_else(|| "known are low, normal and high".to_owned())
+}
+
 fn time(text: &str) -> Result<u64, String> {
     parse_utc(text).ok_or_else(|| "expected a date or a time in UTC, such as 2027-01-31T12:00:00Z".to_owned())
 }
@@ -121,14 +173,15 @@ pub(super) fn run(args: &KeysArgs, printer: &mut Printer) -> Result<(), Failure>
         Action::New(args) => make(args, printer),
         Action::List(args) => {
             let (_, keys) = read(&args.file)?.ok_or_else(|| refuse(&args.file, "there is no such file"))?;
-            keys.entries().iter().try_for_each(|entry| printer.print(&KeyRecord::of(entry)))
+            keys.entries().iter().try_for_each(|entry| printer.print(&KeyRecord::of(entry)))?;
+            keys.tenants().iter().try_for_each(|tenant| printer.print(&TenantRecord::of(tenant)))
         }
         Action::Revoke(args) => revoke(args, printer),
     }
 }
 
 fn make(args: &NewArgs, printer: &mut Printer) -> Result<(), Failure> {
-    let NewArgs { name, file: FileArgs { file, .. }, tenant, scope, models, expires } = args;
+    let NewArgs { name, file: FileArgs { file, .. }, tenant, scope, models, expires, acts_for, quotas } = args;
     let (text, keys) = read(file)?.unwrap_or_default();
     if keys.entries().iter().any(|entry| *entry.name == **name) {
         return Err(refuse(file, &format!("'{name}' is in it already; revoke it, or choose another name")));
@@ -143,10 +196,11 @@ fn make(args: &NewArgs, printer: &mut Printer) -> Result<(), Failure> {
         name: name.as_str().into(),
         proof: Proof::Key(key.digest()),
         tenant: tenant.as_deref().map(Into::into),
+        acts_for: acts_for.iter().map(|glob| Glob::new(glob.as_str())).collect(),
         scopes,
         models: models.into_iter().map(Glob::new).collect(),
         expires: *expires,
-        quotas: Quotas::default(),
+        quotas: quotas.quotas(),
     };
     // Added at the end, so that comments stay.
     let gap = if text.is_empty() || text.ends_with("\n\n") {
@@ -169,7 +223,7 @@ fn revoke(args: &RevokeArgs, printer: &mut Printer) -> Result<(), Failure> {
     if kept.len() == keys.entries().len() {
         return Err(refuse(file, &format!("'{name}' is not in it; see tidemill keys list")));
     }
-    write(file, &Keys::of(kept).to_toml())?;
+    write(file, &Keys::of(kept, keys.tenants().to_vec()).to_toml())?;
     printer.print(&RevokedRecord { name: name.clone(), file: file.display().to_string() })
 }
 
@@ -237,6 +291,54 @@ struct KeyRecord {
     models: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    acts_for: Vec<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    quotas: QuotaRecord,
+}
+
+/// The quotas that are set, by name.
+type QuotaRecord = BTreeMap<&'static str, String>;
+
+fn listed(quotas: &Quotas) -> QuotaRecord {
+    let Quotas { streams, connections, items_per_s, bytes_per_s, weight, priority_max } = quotas;
+    let numbers = [
+        ("streams", streams),
+        ("connections", connections),
+        ("items_per_s", items_per_s),
+        ("bytes_per_s", bytes_per_s),
+        ("weight", weight),
+    ];
+    let numbers = numbers.into_iter().filter_map(|(name, number)| number.map(|number| (name, number.to_string())));
+    numbers.chain(priority_max.map(|priority| ("priority_max", priority.label().to_owned()))).collect()
+}
+
+fn write_quotas(f: &mut fmt::Formatter<'_>, quotas: &QuotaRecord) -> fmt::Result {
+    quotas.iter().try_for_each(|(name, value)| write!(f, ", {name} {value}"))
+}
+
+/// A tenant with quotas: `{"tenant":{..}}`.
+#[derive(Serialize)]
+struct TenantRecord {
+    name: String,
+    quotas: QuotaRecord,
+}
+
+impl TenantRecord {
+    fn of(tenant: &Tenant) -> Self {
+        Self { name: tenant.name.to_string(), quotas: listed(&tenant.quotas) }
+    }
+}
+
+impl fmt::Display for TenantRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tenant {}", self.name)?;
+        write_quotas(f, &self.quotas)
+    }
+}
+
+impl Record for TenantRecord {
+    const KIND: &'static str = "tenant";
 }
 
 impl KeyRecord {
@@ -245,6 +347,7 @@ impl KeyRecord {
             Proof::Key(_) => "key",
             Proof::AlternativeName(_) => "san",
             Proof::CommonName(_) => "cn",
+            Proof::Token => "token",
         };
         Self {
             name: entry.name.to_string(),
@@ -253,16 +356,22 @@ impl KeyRecord {
             scopes: entry.scopes.iter().map(Scope::name).collect(),
             models: entry.models.iter().map(|glob| glob.as_str().to_owned()).collect(),
             expires: entry.expires.map(format_utc),
+            acts_for: entry.acts_for.iter().map(|glob| glob.as_str().to_owned()).collect(),
+            quotas: listed(&entry.quotas),
         }
     }
 }
 
 impl fmt::Display for KeyRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, by, tenant, scopes, models, expires } = self;
+        let Self { name, by, tenant, scopes, models, expires, acts_for, quotas } = self;
         let (scopes, models) = (scopes.join(" "), models.join(" "));
         write!(f, "{name}: by {by}, tenant {tenant}, scopes {scopes}, models {models}")?;
-        expires.as_ref().map_or(Ok(()), |expires| write!(f, ", until {expires}"))
+        expires.as_ref().map_or(Ok(()), |expires| write!(f, ", until {expires}"))?;
+        if !acts_for.is_empty() {
+            write!(f, ", acts for {}", acts_for.join(" "))?;
+        }
+        write_quotas(f, quotas)
     }
 }
 
@@ -298,7 +407,16 @@ mod tests {
 
     fn new(file: &Path, name: &str) -> KeysArgs {
         let file = file_args(file);
-        let args = NewArgs { name: name.to_owned(), file, tenant: None, scope: Vec::new(), models: Vec::new(), expires: None };
+        let args = NewArgs {
+            name: name.to_owned(),
+            file,
+            tenant: None,
+            scope: Vec::new(),
+            models: Vec::new(),
+            expires: None,
+            acts_for: vec!["acme-*".to_owned()],
+            quotas: QuotaArgs { streams: Some(7), ..QuotaArgs::default() },
+        };
         KeysArgs { action: Action::New(args) }
     }
 
@@ -324,11 +442,17 @@ mod tests {
             Keys::parse(text).expect("sound").entries().iter().map(|entry| entry.name.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(names(&text), ["a", "b"]);
+        let keys = Keys::parse(&text).expect("sound");
+        assert!(keys.entries()[1].may_act_for("acme-web"));
+        assert_eq!(keys.entries()[1].quotas, Quotas { streams: Some(7), ..Quotas::default() });
         assert_eq!(fs::metadata(&file).expect("a file").permissions().mode() & 0o777, MODE);
 
         let again = run(&new(&file, "a"), &mut quiet()).expect_err("the name is taken");
         assert!(again.to_string().contains("'a' is in it already"), "{again}");
+        fs::write(&file, format!("{text}[[tenant]]\nname = '*'\nquotas.weight = 2\n")).expect("a tenant");
         run(&revoke(&file, "a"), &mut quiet()).expect("revoked");
+        let kept = Keys::parse(&fs::read_to_string(&file).expect("text")).expect("sound");
+        assert_eq!(kept.quotas_of_tenant("x").weight, Some(2));
         assert_eq!(names(&fs::read_to_string(&file).expect("text")), ["b"]);
         let gone = run(&revoke(&file, "a"), &mut quiet()).expect_err("it is gone");
         assert!(gone.to_string().contains("'a' is not in it"), "{gone}");

@@ -8,7 +8,8 @@ pub enum Address {
     /// This machine, where the address says nothing: each connection counts separately.
     #[default]
     Local,
-    /// A proxy named by the operator: many clients share its address, and it is trusted on tenants.
+    /// A proxy named by the operator: many clients share its address, and it is trusted on tenants. The shares of a caller
+    /// whose tenant is proven are counted in the same way.
     Proxy,
     /// An address of IPv4.
     V4(u32),

@@ -12,6 +12,14 @@
 //! slack. A stream that drops is strict while its items have no deadlines of their own: they are replaced before they run, or run
 //! before the next one arrives, so the stream keeps leaving and coming back, and which one is due first depends only on when
 //! items arrive and when lanes become free. With slack and without memory, the same streams would lose every time.
+//!
+//! # Weights
+//! A flow with weight w is charged a w-th of the lane time that it has, so it has w times the lane time of one with weight 1
+//! while both have work. Its tag and the clock then count lane time for each unit of weight: the clock advances by what is given
+//! out, divided by the weights of all flows that share. These are counted as the flows themselves are: those that are present, and
+//! those that departed ahead. A flow that was handed out counts until it comes back or departs. With weights of 1 nothing is
+//! counted, and all is as it would be without weights. A weight that changes applies to what is charged from then on, and to the
+//! clock once the flow is placed again. Slack is in units of the clock too, so a flow with weight w may be ahead by w times as much.
 
 use tidemill_domain::Timestamp;
 
@@ -48,6 +56,10 @@ pub(super) struct Flow {
     strict: bool,
     /// How far a strict flow was behind the clock when it last had nothing to run.
     owed: Work,
+    /// Its weight beyond 1.
+    extra: u32,
+    /// How much of it its queue counts.
+    counted: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +79,17 @@ impl Flow {
     /// How far ahead it may be.
     const fn slack_of(&self, slack: Work, claim: Claim) -> Work {
         if claim.urgent && !self.strict { slack } else { 0 }
+    }
+
+    /// Gives it this weight from now on.
+    pub(super) const fn set_weight(&mut self, weight: u32) {
+        self.extra = weight.saturating_sub(1);
+    }
+
+    /// Books lane time.
+    #[inline]
+    fn add(&mut self, work: Work) {
+        self.tag += if self.extra == 0 { work } else { work / (Work::from(self.extra) + 1) };
     }
 
     pub(super) const fn is_placed(&self) -> bool {
@@ -96,7 +119,10 @@ pub(super) struct FairQueue<K> {
     ahead: FrontMap<(Work, Claim), K>,
     /// Flows that have nothing to run and have had more than their share. They count as sharing until the clock has caught up;
     /// otherwise it would run too fast whenever many flows are in service.
-    departed: FrontMap<(Work, K), ()>,
+    /// With each, how much of its weight is counted.
+    departed: FrontMap<(Work, K), u32>,
+    /// Weights beyond 1 of the flows that share.
+    extra: Work,
     clock: Work,
     /// Work too small for one step of the clock for each flow.
     carry: Work,
@@ -110,6 +136,7 @@ impl<K> Default for FairQueue<K> {
             patient: FrontMap::new(),
             ahead: FrontMap::new(),
             departed: FrontMap::new(),
+            extra: 0,
             clock: 0,
             carry: 0,
             slack: 0,
@@ -154,9 +181,13 @@ impl<K: Ord + Copy> FairQueue<K> {
             }
             self.take_out(flow);
         }
-        if let Some(tag) = flow.departed.take() {
-            self.departed.remove(&(tag, key));
+        if let Some(tag) = flow.departed.take()
+            && self.departed.remove(&(tag, key)).is_none()
+        {
+            // The clock has caught up with it, and its weight went with it.
+            flow.counted = 0;
         }
+        self.count(flow);
         let from = flow.tag.saturating_sub(flow.slack_of(self.slack, claim));
         flow.place = Some(if from <= self.clock {
             self.eligible(claim).insert(claim, key);
@@ -167,10 +198,29 @@ impl<K: Ord + Copy> FairQueue<K> {
         });
     }
 
+    /// Counts a flow's weight among those that share.
+    #[inline]
+    fn count(&mut self, flow: &mut Flow) {
+        if flow.counted != flow.extra {
+            self.extra = (self.extra + Work::from(flow.extra)).saturating_sub(Work::from(flow.counted));
+            flow.counted = flow.extra;
+        }
+    }
+
+    /// Counts it no longer, unless it goes on sharing although it has departed.
+    #[inline]
+    fn discount(&mut self, flow: &mut Flow) {
+        if flow.counted != 0 && flow.departed.is_none() {
+            self.extra = self.extra.saturating_sub(Work::from(flow.counted));
+            flow.counted = 0;
+        }
+    }
+
     /// Notes that a flow has nothing to run, wherever it stood.
     pub(super) fn leave(&mut self, flow: &mut Flow) {
         self.take_out(flow);
         self.note_owed(flow);
+        self.discount(flow);
     }
 
     fn note_owed(&self, flow: &mut Flow) {
@@ -195,6 +245,7 @@ impl<K: Ord + Copy> FairQueue<K> {
     /// Takes a flow out wherever it stands, whatever its account says. Looks at all flows.
     pub(super) fn expel(&mut self, flow: &mut Flow, key: K) {
         flow.place = None;
+        self.discount(flow);
         self.urgent.retain(|other| other != key);
         self.patient.retain(|other| other != key);
         self.ahead.retain(|other| other != key);
@@ -205,9 +256,15 @@ impl<K: Ord + Copy> FairQueue<K> {
         self.note_owed(flow);
         // A flow held to its share usually comes back at once.
         let until = if flow.strict { flow.tag.max(self.clock) + self.slack } else { flow.tag };
-        if until > self.clock && flow.departed.is_none() {
+        if flow.departed.is_some() {
+            return;
+        }
+        if until > self.clock {
+            self.count(flow);
             flow.departed = Some(until);
-            self.departed.insert((until, key), ());
+            self.departed.insert((until, key), flow.counted);
+        } else {
+            self.discount(flow);
         }
     }
 
@@ -215,7 +272,9 @@ impl<K: Ord + Copy> FairQueue<K> {
     pub(super) fn forget(&mut self, flow: &mut Flow, key: K) {
         self.leave(flow);
         if let Some(until) = flow.departed.take() {
-            self.departed.remove(&(until, key));
+            let counted = self.departed.remove(&(until, key)).unwrap_or(0);
+            self.extra = self.extra.saturating_sub(Work::from(counted));
+            flow.counted = 0;
         }
     }
 
@@ -287,7 +346,7 @@ impl<K: Ord + Copy> FairQueue<K> {
     pub(super) fn charge_alone(&mut self, flow: &mut Flow, work: Work) {
         self.clock = self.clock.max(flow.tag);
         self.forget_caught_up();
-        flow.tag += work;
+        flow.add(work);
     }
 
     /// Places a flow again, whatever it claimed before.
@@ -313,9 +372,9 @@ impl<K: Ord + Copy> FairQueue<K> {
             self.advance_to(from);
         }
         self.take_out(flow);
-        flow.tag += work;
+        flow.add(work);
         // A flow that is alone gains on the clock, so that it is still ahead of one that arrives later.
-        let flows = ((self.len() + self.departed.len()) as Work + 1).max(2);
+        let flows = ((self.len() + self.departed.len()) as Work + 1).max(2) + self.extra;
         self.carry += work;
         self.advance_to(self.clock + self.carry / flows);
         self.carry %= flows;
@@ -334,8 +393,11 @@ impl<K: Ord + Copy> FairQueue<K> {
 
     /// Forgets flows that have nothing to run and are no longer ahead.
     fn forget_caught_up(&mut self) {
-        while self.departed.first().is_some_and(|((tag, _), ())| tag <= self.clock) {
+        while let Some(((tag, _), counted)) = self.departed.first()
+            && tag <= self.clock
+        {
             self.departed.pop_first();
+            self.extra = self.extra.saturating_sub(Work::from(counted));
         }
     }
 }
@@ -374,6 +436,54 @@ mod tests {
         let had = serve(&mut queue, &mut flows, &claims, &[100, 1, 10, 37], 20_000);
         let (least, most) = (had.iter().min().expect("four"), had.iter().max().expect("four"));
         assert!(most - least <= 200, "{had:?}");
+    }
+
+    #[test]
+    fn flows_have_lane_time_in_proportion_to_their_weights() {
+        let mut queue = FairQueue::default();
+        let mut flows: Vec<Flow> = (0..3).map(|_| Flow::default()).collect();
+        let claims = [claim(1), claim(2), claim(3)];
+        for (key, weight) in [5, 1, 2].into_iter().enumerate() {
+            flows[key].set_weight(weight);
+            queue.enter(&mut flows[key], key, claims[key]);
+        }
+        let had = serve(&mut queue, &mut flows, &claims, &[100, 300, 70], 20_000);
+        let unit = had.iter().sum::<Work>() / 8;
+        for (had, weight) in had.iter().zip([5, 1, 2]) {
+            assert!(had.abs_diff(weight * unit) <= 2_000, "{had} of weight {weight}, where a unit is {unit}");
+        }
+        // The clock is what a flow of weight 1 has had.
+        assert!(queue.clock.abs_diff(unit) <= 1_000, "{} where a unit is {unit}", queue.clock);
+    }
+
+    #[test]
+    fn weights_are_counted_for_as_long_as_their_flows_share() {
+        let mut queue = FairQueue::default();
+        let mut flows = [Flow::default(), Flow::default()];
+        flows[0].set_weight(4);
+        queue.enter(&mut flows[0], 0, claim(1));
+        queue.enter(&mut flows[1], 1, claim(2));
+        assert_eq!(queue.extra, 3);
+        flows[0].set_weight(3);
+        queue.place(&mut flows[0], 0, claim(3));
+        assert_eq!(queue.extra, 2);
+        // Handed out, and then departed ahead of its share: it still counts.
+        assert_eq!(queue.pop_first(Timestamp::from_nanos(3)), Some(1));
+        flows[1].set_out();
+        assert_eq!(queue.pop_first(Timestamp::ZERO), Some(0));
+        flows[0].set_out();
+        queue.charge(&mut flows[0], 0, 3_000);
+        queue.depart(&mut flows[0], 0);
+        assert_eq!(queue.extra, 2);
+        // Until the clock has caught up.
+        queue.charge(&mut flows[1], 1, 1_000_000);
+        assert_eq!(queue.extra, 0);
+        queue.enter(&mut flows[0], 0, claim(4));
+        assert_eq!(queue.extra, 2);
+        queue.leave(&mut flows[0]);
+        assert_eq!(queue.extra, 0);
+        queue.forget(&mut flows[0], 0);
+        assert_eq!(queue.extra, 0);
     }
 
     #[test]

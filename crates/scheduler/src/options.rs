@@ -58,6 +58,9 @@ pub struct StreamOptions {
     pub peer: Peer,
     /// On whose behalf it runs.
     pub tenant: TenantKey,
+    /// The tenant's share of lane time, relative to that of others next to it; 1 or more. It applies to the tenant's streams from when
+    /// the first of them that asks for it has work.
+    pub weight: u32,
     /// Which other streams it goes before.
     pub priority: Priority,
     /// What gives way when it sends more than can be run.
@@ -69,7 +72,7 @@ impl StreamOptions {
     #[must_use]
     pub fn of(model: ModelKey) -> Self {
         let (peer, tenant) = (Peer::default(), TenantKey::default());
-        Self { model, peer, tenant, priority: Priority::default(), overflow: Overflow::default() }
+        Self { model, peer, tenant, weight: 1, priority: Priority::default(), overflow: Overflow::default() }
     }
 
     /// Whose shares it counts towards.

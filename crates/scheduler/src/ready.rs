@@ -1,7 +1,8 @@
 //! The ready streams of one model: by priority, then fairly by owner, level by level, then fairly by stream.
 //!
 //! The levels are those of a [`Path`]: address, connection, tenant. Each is a group in a [`FairQueue`]; its members are either
-//! all groups or all streams. A group claims what its first stream claims.
+//! all groups or all streams. A group claims what its first stream claims. A tenant's group has the weight that the stream that came
+//! to it last asks for.
 
 use std::collections::BTreeMap;
 
@@ -48,13 +49,15 @@ pub(super) struct Seat {
 pub(super) struct Standing {
     flow: Flow,
     path: Path,
+    /// Of its tenant, next to others.
+    weight: u32,
     /// The group it was in last.
     group: GroupKey,
 }
 
 impl Standing {
-    pub(super) fn new(path: Path) -> Self {
-        Self { flow: Flow::default(), path, group: GroupKey::null() }
+    pub(super) fn new(path: Path, weight: u32) -> Self {
+        Self { flow: Flow::default(), path, weight, group: GroupKey::null() }
     }
 
     /// Call for a stream that [`ReadyStreams::pop`] has handed out.
@@ -304,6 +307,9 @@ impl Class {
                 self.flows.insert(made, Flow::default());
                 made
             });
+            if let (Owner::Tenant(_), Some(flow)) = (next, self.flows.get_mut(at)) {
+                flow.set_weight(standing.weight);
+            }
             let Some(inner) = inner else { break };
             next = inner;
         }

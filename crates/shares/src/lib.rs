@@ -13,9 +13,12 @@
 //! connection, gain nothing.
 //!
 //! As long as half is free the rule refuses nobody, so it need not be consulted.
+//!
+//! What is limited by the second rather than at once is a [`Rate`]; it knows no holders.
 
 mod path;
 mod pool;
+mod rate;
 mod turns;
 
 use std::collections::HashMap;
@@ -25,6 +28,7 @@ use slotmap::{Key as _, SlotMap};
 
 pub use path::{Owner, Path};
 pub use pool::{Claim, Full, Member, Pool};
+pub use rate::Rate;
 pub use turns::Turns;
 
 /// How many times what is free a holder may hold.

@@ -15,7 +15,7 @@ pub enum Owner {
 
 /// The owners of a share, outermost first: address, connection, tenant, as far as these distinguish clients. Connections from
 /// this machine and from proxies have no address. A proxy is trusted on tenants, so there the tenant is outermost, over all of
-/// the proxy's connections.
+/// the proxy's connections, and so it is where the tenant is proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Path {
     owners: [Option<Owner>; Self::LEVELS],

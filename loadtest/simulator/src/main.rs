@@ -18,6 +18,8 @@ mod workload;
 mod world;
 
 #[cfg(test)]
+mod quotas;
+#[cfg(test)]
 mod tests;
 
 use std::{

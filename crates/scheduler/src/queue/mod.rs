@@ -139,7 +139,7 @@ impl<H: Clone, P> Queue<H, P> {
             items: VecDeque::new(),
             monotone: true,
             running: 0,
-            flow: Standing::new(path),
+            flow: Standing::new(path, options.weight),
             holders,
             alarm: Timestamp::NEVER,
             waits_until: None,

@@ -59,6 +59,7 @@ impl<'a> Tidemill<'a> {
             model: models[stream.model],
             peer: Peer::default(),
             tenant: TenantKey(stream.tenant),
+            weight: 1,
             priority: priority(stream.urgency),
             overflow: if stream.sheds {
                 Overflow::DropOldest { items_max: QUEUED_MAX, bytes_max: usize::MAX }

@@ -155,6 +155,42 @@ fn addresses_have_equal_shares_of_the_lanes_however_many_connections_they_open()
     assert!((share("one of two") - share("the other of two")).abs() < 0.02, "{runs:?}");
 }
 
+fn of_tenant(model: ModelKey, tenant: u64, weight: u32) -> StreamOptions {
+    StreamOptions { tenant: TenantKey(tenant), weight, ..StreamOptions::of(model) }
+}
+
+fn fill_up(queue: &mut TestQueue, stream: StreamKey) {
+    (0..8).for_each(|ticket| push(queue, stream, item(ticket, at(0))));
+}
+
+#[test]
+fn tenants_have_lane_time_by_their_weights_while_both_have_work() {
+    let (mut queue, model) = one_model(1, ModelOptions { max_batch: 4, ..options(false) });
+    for (name, tenant, weight) in [("heavy", 1, 3), ("heavy", 1, 3), ("light", 2, 1)] {
+        let stream = open(&mut queue, of_tenant(model, tenant, weight), name);
+        fill_up(&mut queue, stream);
+    }
+    let both = runs(&mut queue, 1_000);
+    let ratio = both["heavy"] as f64 / both["light"] as f64;
+    assert!((ratio - 3.0).abs() < 0.1, "{both:?}");
+}
+
+#[test]
+fn a_weight_that_changes_applies_from_the_next_stream_of_its_tenant() {
+    let (mut queue, model) = one_model(1, ModelOptions { max_batch: 4, ..options(false) });
+    for (name, tenant) in [("first", 1), ("second", 2)] {
+        let stream = open(&mut queue, of_tenant(model, tenant, 1), name);
+        fill_up(&mut queue, stream);
+    }
+    let equal = runs(&mut queue, 500);
+    assert!(equal["first"].abs_diff(equal["second"]) <= 16, "{equal:?}");
+    let later = open(&mut queue, of_tenant(model, 1, 3), "first");
+    fill_up(&mut queue, later);
+    let weighted = runs(&mut queue, 1_000);
+    let ratio = weighted["first"] as f64 / weighted["second"] as f64;
+    assert!((ratio - 3.0).abs() < 0.15, "{weighted:?}");
+}
+
 /// Two high-priority streams that always have items waiting, and a normal one with an item now and then.
 fn amid_urgent_work(of: impl Fn(ModelKey) -> StreamOptions, items: u64) -> Option<u64> {
     let (mut queue, model) = one_model(1, ModelOptions { max_batch: 4, ..options(false) });
