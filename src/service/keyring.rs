@@ -12,8 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     accounts::{Allowance, Tenants},
     auth::{Entry, Keys, Presented, Refused, is_name},
-    clock,
-    connections,
+    clock, connections,
     domain::{Fault, FaultKind},
     telemetry::{Quota, Telemetry},
 };
