@@ -8,6 +8,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use tidemill::{
+    accounts::{Allowance, Tenants},
+    auth::{Keys, Quotas},
+    clock,
     codec::FramingRule,
     device::{Device, Lanes, ModelRuntime, Timekeeper},
     domain::{Batching, Datatype, Fault, FaultKind, NamedTensor, Outcome, Signature, StateSpec, TensorSpec, Timestamp},
@@ -560,6 +563,61 @@ async fn silence_ends_a_session_and_a_keepalive_breaks_it() {
     assert_eq!(fault.limit().map(|limit| limit.name), Some("session.idle_timeout_s"));
     let lasted = started.elapsed();
     assert!((Duration::from_secs(110)..Duration::from_secs(111)).contains(&lasted), "{lasted:?}");
+}
+
+/// What the holder of a key with this quota may use.
+fn allowance(quota: &str) -> Allowance {
+    let text = format!("[[key]]\nname = 'a'\ncn = 'a'\nscopes = ['infer']\nquotas.{quota}");
+    let keys = Keys::parse(&text).expect("sound");
+    let entry = &keys.entries()[0];
+    Allowance::of(entry, Tenants::default().account(entry.tenant(), keys.quotas_of_tenant(entry.tenant())))
+}
+
+/// The same, with a debt of an hour.
+fn debt() -> Allowance {
+    let allowance = allowance("items_per_s = 1");
+    allowance.force(3_600, 0, clock::now());
+    allowance
+}
+
+#[tokio::test]
+async fn a_session_in_debt_reads_nothing_is_not_silent_and_ends_with_a_drain() {
+    let fixture = fixture(false, 100);
+    let idle_timeout = Some(Duration::from_nanos(1));
+    let options = SessionOptions { allowance: Some(debt()), idle_timeout, ..options_of(PayloadKind::Tensors) };
+    let (sender, mut session) = fixture.session(options);
+    send(&sender, item("kept back", 1.0)).await;
+    assert!(futures::poll!(session.next()).is_pending());
+    assert_eq!(fixture.ledger().received(), 0);
+    fixture.drain.begin();
+    fixture.device.nudge_all();
+    let fault = session.next().await.expect("an end").expect_err("a drain is an end");
+    assert_eq!(fault.kind(), FaultKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_session_in_debt_reads_on_once_its_limit_is_lifted() {
+    let (fixture, allowance) = (fixture(false, 100), debt());
+    let options = SessionOptions { allowance: Some(allowance.clone()), ..options_of(PayloadKind::Tensors) };
+    let (sender, mut session) = fixture.session(options);
+    send(&sender, item("waits", 1.0)).await;
+    drop(sender);
+    assert!(futures::poll!(session.next()).is_pending());
+    allowance.set_quotas(&Quotas::default());
+    assert_eq!(results(session).await, [ok("waits", 2.0)]);
+}
+
+#[tokio::test]
+async fn a_session_that_drops_has_items_refused_that_come_too_soon() {
+    let fixture = fixture(false, 100);
+    let allowance = Some(allowance("items_per_s = 1"));
+    let options = SessionOptions { allowance, overflow: OverflowPolicy::Latest, ..options_of(PayloadKind::Tensors) };
+    let (sender, session) = fixture.session(options);
+    send(&sender, item("in time", 1.0)).await;
+    send(&sender, item("too soon", 2.0)).await;
+    drop(sender);
+    let too_soon = ("too soon".to_owned(), Err(FaultKind::Overloaded));
+    assert_eq!(results(session).await, [ok("in time", 2.0), too_soon]);
 }
 
 #[tokio::test]
