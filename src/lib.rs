@@ -8,6 +8,7 @@ pub use {
 };
 
 pub mod app;
+pub mod audit;
 pub mod certificates;
 pub mod config;
 pub mod connections;

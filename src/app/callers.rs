@@ -14,9 +14,10 @@ use notify::{
 };
 use tokio::sync::Notify;
 
-use super::StartError;
+use super::{StartError, changes};
 use crate::{
-    auth::{FILE_BYTES_MAX, Keys, Scope},
+    audit,
+    auth::{Entry, FILE_BYTES_MAX, Keys, Scope},
     config::{Config, Port, is_loopback},
     frontend::MetricsGate,
     service::Keyring,
@@ -30,6 +31,8 @@ const REST: Duration = Duration::from_millis(50);
 pub(super) struct Callers {
     path: PathBuf,
     keyring: Keyring,
+    /// Those of the file.
+    listed: Vec<Arc<Entry>>,
     changed: Arc<Notify>,
     /// Watches for as long as it lives.
     _system: RecommendedWatcher,
@@ -53,8 +56,9 @@ impl Callers {
         let system = watch(&path, &changed).map_err(|error| fault(error.to_string()))?;
         let keys = read_aside(&path).await.map_err(fault)?;
         tracing::info!(callers = keys.entries().len(), "callers are known by {}", path.display());
+        let listed = keys.entries().to_vec();
         let keyring = Keyring::new(keys, config.security.plain_keys);
-        Ok(Some(Self { path, keyring, changed, _system: system }))
+        Ok(Some(Self { path, keyring, listed, changed, _system: system }))
     }
 
     /// The callers, as they are at any time.
@@ -70,21 +74,23 @@ impl Callers {
 
     /// Follows the file. While it is wrong, what it said before applies.
     pub(super) async fn follow(self) -> Option<()> {
-        let Self { path, keyring, changed, _system } = self;
+        let Self { path, keyring, mut listed, changed, _system } = self;
         loop {
             changed.notified().await;
             while tokio::time::timeout(REST, changed.notified()).await.is_ok() {}
             match read_aside(&path).await {
                 Ok(keys) => {
-                    let callers = keys.entries().len();
+                    let before = std::mem::replace(&mut listed, keys.entries().to_vec());
                     let ended = keyring.replace(keys);
-                    tracing::info!(callers, ended, "{} has changed", path.display());
+                    tracing::info!(callers = listed.len(), ended, "{} has changed", path.display());
+                    audit::keys_changed(&changes::between(&before, &listed));
                 }
                 Err(reason) => {
                     tracing::error!(
                         "{} (security.keys) cannot be used: {reason}; what it said before still applies",
                         path.display()
                     );
+                    audit::keys_unusable(&reason);
                 }
             }
         }

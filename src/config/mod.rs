@@ -7,17 +7,18 @@ mod access;
 mod forms;
 mod hosts;
 mod keys;
+mod log;
 mod resolve;
 mod sections;
 mod tls;
 
+pub use self::log::{LogConfig, LogFormat};
 pub use access::{Access, Exposure, Port, is_loopback};
 pub use hosts::{Authority, HostPattern, OriginPattern, PageOrigin};
 pub use keys::{KeyDoc, describe, page};
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
-    Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig, MessageConfig,
-    MetricsConfig, ModelsConfig, SchedulerConfig, SecurityConfig, SequenceConfig, ServerConfig, SessionConfig,
-    SharedMemoryConfig, Switch,
+    Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, MemoryConfig, MessageConfig, MetricsConfig,
+    ModelsConfig, SchedulerConfig, SecurityConfig, SequenceConfig, ServerConfig, SessionConfig, SharedMemoryConfig, Switch,
 };
 pub use tls::{ClientAuth, PortTls, TlsConfig};

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use super::{
     forms::{addresses, bind_address, path_or_empty},
     hosts::{HostPattern, OriginPattern},
+    log::LogConfig,
     tls::TlsConfig,
 };
 use crate::engine::EngineChoice;
@@ -563,32 +564,6 @@ impl Default for MetricsConfig {
     fn default() -> Self {
         Self { enabled: true }
     }
-}
-
-/// The log on standard error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LogConfig {
-    /// Form of a line.
-    pub format: LogFormat,
-    /// Directives of `tracing`'s `EnvFilter`.
-    pub filter: String,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { format: LogFormat::Text, filter: "info".to_owned() }
-    }
-}
-
-/// Form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 fn metadata_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

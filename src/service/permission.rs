@@ -43,6 +43,11 @@ impl Service {
         Ok(holder)
     }
 
+    /// The current call's caller; `None` if it is anonymous.
+    pub(crate) fn caller(&self) -> Option<Arc<Holder>> {
+        self.keyring.as_ref().and_then(|_| keyring::current())
+    }
+
     /// Whether the current call's caller may do this, with this model if there is one.
     ///
     /// # Errors
