@@ -9,6 +9,7 @@ pub use {
 
 pub mod accounts;
 pub mod app;
+pub mod audit;
 pub mod certificates;
 pub mod config;
 pub mod connections;

@@ -55,7 +55,7 @@ enum Command {
 ///
 /// Settings come from a file, then TIDEMILL_SECTION__KEY variables, then flags; the last one wins. SIGTERM or Ctrl-C drains: open
 /// streams finish what is in flight, then the server exits with 0. A second signal exits at once with 1. SIGHUP brings the models in line
-/// with what is in their folder now, and reads certificates again. A server that cannot start exits with 2 and says why; one that has lost a thread it cannot do without
+/// with what is in their folder now, reads certificates again, and opens the file of the audit log again. A server that cannot start exits with 2 and says why; one that has lost a thread it cannot do without
 /// drains and exits with 3.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -173,7 +173,7 @@ async fn serve(args: &ServeArgs) -> ExitCode {
     let log = match log::start(&config.log) {
         Ok(log) => log,
         Err(error) => {
-            complain(&format!("error: the system does not allow a thread for the log: {error}"));
+            complain(&format!("error: {error}"));
             return ExitCode::from(EXIT_START);
         }
     };
@@ -254,6 +254,7 @@ async fn run(config: Config, log: &Log) -> Result<ExitCode, StartError> {
             () = either(&mut terminate, &mut interrupt) => break,
             () = vitals.lost() => break,
             _ = hangup.recv() => {
+                log.reopen();
                 server.refresh_models();
                 server.refresh_certificates();
             }

@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, sync::OnceLock, time::Duration};
 
+use clap::Parser;
 use tidemill::app::Server;
+use tidemill_cli::{self as cli, ClientCommand};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
@@ -86,6 +88,14 @@ kind = 'identity'
 pub(crate) struct Serving {
     pub(crate) runtime: Runtime,
     server: Server,
+    /// The address of a server with a certificate, started when first needed.
+    encrypted: OnceLock<(SocketAddr, Server)>,
+}
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: ClientCommand,
 }
 
 impl Serving {
@@ -101,17 +111,41 @@ impl Serving {
         config.models.example = true;
         let runtime = Runtime::new().expect("a runtime");
         let server = runtime.block_on(serve(config, &[("everything", EVERYTHING), ("audio", AUDIO)]));
-        Self { runtime, server }
+        Self { runtime, server, encrypted: OnceLock::new() }
     }
 
     pub(crate) fn grpc_addr(&self) -> SocketAddr {
         self.server.grpc_addr()
     }
 
+    /// The gRPC port of a server that speaks nothing but TLS.
+    pub(crate) fn encrypted_addr(&self) -> SocketAddr {
+        let (addr, _) = self.encrypted.get_or_init(|| {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("tls");
+            let path = path.to_str().expect("a path in Unicode");
+            let command = Cli::parse_from(["tidemill", "tls", "self-signed", path]).command;
+            let _ = self.runtime.block_on(cli::run(command, &[]));
+            let mut config = bare_config();
+            config.scheduler.lanes = 1;
+            config.tls.cert = vec![format!("{path}/server.pem").into()];
+            config.tls.key = vec![format!("{path}/server.key").into()];
+            let server = self.runtime.block_on(serve(config, &[("audio", AUDIO)]));
+            // The files are gone by now, which changes nothing for a server that has read them.
+            (server.grpc_addr(), server)
+        });
+        *addr
+    }
+
     /// Sends these bytes to the HTTP port, and reads until the server closes. `ends` half-closes after them, which cancels requests.
     pub(crate) fn http(&self, bytes: &[u8], ends: bool) -> Vec<u8> {
+        self.exchange(self.server.http_addr(), bytes, ends)
+    }
+
+    /// The same with any port.
+    pub(crate) fn exchange(&self, to: SocketAddr, bytes: &[u8], ends: bool) -> Vec<u8> {
         let asking = async {
-            let mut stream = connect(self.server.http_addr()).await;
+            let mut stream = connect(to).await;
             let (mut reader, mut writer) = stream.split();
             let mut answer = Vec::new();
             let sending = async {

@@ -2,6 +2,8 @@
 
 mod calls;
 mod configuration;
+mod connections;
+mod credentials;
 mod exposition;
 mod manifest;
 mod messages;
@@ -16,15 +18,20 @@ pub(crate) const ALL: &[(&str, fn(&[u8]))] = &[
     ("calls", calls::run),
     ("configuration", configuration::run),
     ("exposition", exposition::run),
+    ("http2", connections::http2),
     ("http_binary", requests::binary),
     ("http_generate", requests::generate),
     ("http_infer", requests::infer),
     ("http_raw", requests::raw),
+    ("keys", credentials::keys),
     ("manifest", manifest::run),
     ("native_messages", messages::native),
     ("onnx", onnx::run),
     ("open_inference_messages", messages::open_inference),
     ("pcm", pcm::run),
     ("proofs", proofs::run),
+    ("proxy_header", connections::proxy_header),
     ("recording", recording::run),
+    ("tls_hello", connections::tls_hello),
+    ("tokens", credentials::tokens),
 ];

@@ -1,8 +1,11 @@
 //! The callers that are known: read when the server starts, and again whenever what says who they are changes.
 
-use super::{StartError, issuer::Issuer, watched::Watched};
+use std::sync::Arc;
+
+use super::{StartError, changes, issuer::Issuer, watched::Watched};
 use crate::{
-    auth::{FILE_BYTES_MAX, Keys, Scope, TokenRules},
+    audit,
+    auth::{Entry, FILE_BYTES_MAX, Keys, Scope, TokenRules},
     config::{Config, Port, SecurityConfig},
     frontend::MetricsGate,
     service::{Keyring, Tokens},
@@ -12,6 +15,8 @@ use crate::{
 pub(super) struct Callers {
     keyring: Keyring,
     file: Option<Watched>,
+    /// The callers that the file lists.
+    listed: Vec<Arc<Entry>>,
     issuer: Option<Issuer>,
 }
 
@@ -41,13 +46,14 @@ impl Callers {
             }
         };
         let issuer = Issuer::of(security).await?;
+        let listed = keys.entries().to_vec();
         let tokens = Tokens::new(issuer.is_some().then(|| rules(security)), security.tokens);
         let keyring = Keyring::new(keys, security.plain_keys).with_tokens(tokens);
         let issuer = issuer.map(|(issuer, keys)| {
             keyring.replace_issuer(keys);
             issuer
         });
-        Ok(Some(Self { keyring, file, issuer }))
+        Ok(Some(Self { keyring, file, listed, issuer }))
     }
 
     /// The callers, as they are at any time.
@@ -63,10 +69,10 @@ impl Callers {
 
     /// Follows what says who they are. While that is wrong, what it said before applies.
     pub(super) async fn follow(self) -> Option<()> {
-        let Self { keyring, file, issuer } = self;
+        let Self { keyring, file, listed, issuer } = self;
         let of_file = async {
             match file {
-                Some(file) => follow_file(&file, &keyring).await,
+                Some(file) => follow_file(&file, listed, &keyring).await,
                 None => None,
             }
         };
@@ -81,18 +87,20 @@ impl Callers {
     }
 }
 
-async fn follow_file(file: &Watched, keyring: &Keyring) -> Option<()> {
+async fn follow_file(file: &Watched, mut listed: Vec<Arc<Entry>>, keyring: &Keyring) -> Option<()> {
     loop {
         file.changed().await;
         match read(file).await {
             Ok(keys) => {
-                let callers = keys.entries().len();
+                let before = std::mem::replace(&mut listed, keys.entries().to_vec());
                 let ended = keyring.replace(keys);
-                tracing::info!(callers, ended, "{} has changed", file.path().display());
+                tracing::info!(callers = listed.len(), ended, "{} has changed", file.path().display());
+                audit::keys_changed(&changes::between(&before, &listed));
             }
             Err(reason) => {
                 let path = file.path().display();
                 tracing::error!("{path} (security.keys) cannot be used: {reason}; what it said before still applies");
+                audit::keys_unusable(&reason);
             }
         }
     }

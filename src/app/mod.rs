@@ -15,6 +15,7 @@
 //! lanes end; the admin port closes last.
 
 mod callers;
+mod changes;
 mod error;
 mod issuer;
 mod ports;

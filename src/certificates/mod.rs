@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use self::files::{Loaded, Stamp};
 use crate::{
-    clock,
+    audit, clock,
     config::{ClientAuth, PortTls, TlsConfig},
     telemetry::{Telemetry, TlsMetrics},
     threads,
@@ -107,11 +107,13 @@ impl Certificates {
             Ok(()) => {
                 metrics.reloads.ok.increment(1);
                 tracing::info!(expire_in_days = self.days().floor(), "new connections get the certificates as they are now");
+                audit::certificates_read(None);
                 self.warn_of_expiry();
             }
             Err(fault) => {
                 metrics.reloads.failed.increment(1);
                 tracing::error!("the certificates stay as they were: {fault}");
+                audit::certificates_read(Some(&fault.to_string()));
             }
         }
     }

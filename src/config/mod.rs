@@ -8,6 +8,7 @@ mod address;
 mod forms;
 mod hosts;
 mod keys;
+mod log;
 mod metrics;
 mod resolve;
 mod sections;
@@ -16,6 +17,7 @@ mod server;
 mod switch;
 mod tls;
 
+pub use self::log::{LogConfig, LogFormat};
 pub use access::{Access, Exposure, Port};
 pub use address::{BindAddress, is_loopback};
 pub use hosts::{Authority, HostPattern, OriginPattern, PageOrigin};
@@ -23,8 +25,8 @@ pub use keys::{KeyDoc, describe, page};
 pub use metrics::MetricsConfig;
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
-    Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, LogConfig, LogFormat, MemoryConfig, MessageConfig,
-    ModelsConfig, SchedulerConfig, SequenceConfig, SessionConfig, SharedMemoryConfig,
+    Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, MemoryConfig, MessageConfig, ModelsConfig,
+    SchedulerConfig, SequenceConfig, SessionConfig, SharedMemoryConfig,
 };
 pub use security::{IssuerPlace, SecurityConfig};
 pub use server::{ProxyProtocol, ServerConfig};

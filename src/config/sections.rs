@@ -10,7 +10,8 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{
-    forms::path_or_empty, metrics::MetricsConfig, security::SecurityConfig, server::ServerConfig, switch::Switch, tls::TlsConfig,
+    forms::path_or_empty, log::LogConfig, metrics::MetricsConfig, security::SecurityConfig, server::ServerConfig, switch::Switch,
+    tls::TlsConfig,
 };
 use crate::engine::EngineChoice;
 
@@ -468,32 +469,6 @@ impl DrainConfig {
     pub const fn deadline(&self) -> Duration {
         Duration::from_secs(self.deadline_s)
     }
-}
-
-/// The log on standard error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LogConfig {
-    /// Form of a line.
-    pub format: LogFormat,
-    /// Directives of `tracing`'s `EnvFilter`.
-    pub filter: String,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { format: LogFormat::Text, filter: "info".to_owned() }
-    }
-}
-
-/// Form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 fn metadata_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

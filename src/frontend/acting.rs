@@ -16,6 +16,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::{
+    audit,
     auth::{Presented, Scope, Secret},
     connections,
     domain::{Address, Fault, FaultKind, Protection},
@@ -49,6 +50,10 @@ impl Gate {
         if (self.0.is_open)(path) {
             return Ok(None);
         }
+        self.known(headers).inspect_err(audit::refused)
+    }
+
+    fn known(&self, headers: &HeaderMap) -> Result<Option<Arc<Holder>>, Fault> {
         let service = &self.0.service;
         let Some(holder) = service.recognise(&presented(headers)?)? else { return Ok(None) };
         let holder = service.on_behalf(holder, |name| headers.get(name).map(HeaderValue::as_bytes))?;
@@ -73,10 +78,12 @@ impl MetricsGate {
     /// # Errors
     /// [`FaultKind::Unauthenticated`] without a good credential, [`FaultKind::Denied`] without the scope.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Fault> {
-        match self.0.recognise(&presented(headers)?)? {
+        let found = presented(headers).and_then(|presented| self.0.recognise(&presented));
+        let permitted = found.and_then(|holder| match holder {
             Some(holder) => holder.entry().permit(Scope::Metrics, None),
             None => Err(Fault::new(FaultKind::Unauthenticated, "metrics need a credential with the scope metrics")),
-        }
+        });
+        permitted.inspect_err(audit::refused)
     }
 }
 

@@ -8,7 +8,12 @@
 //! waits for more than a second and then prints to standard output.
 //!
 //! Panics are written the same way, at most one a second ([`log_panics`]).
+//!
+//! The audit log is a second one of the same kind: events of the target [`AUDIT`], in a file of their own with a queue and a thread of
+//! its own, whatever `log.filter` says. Without that file, they are written nowhere.
 
+mod escape;
+mod file;
 mod queue;
 mod writer;
 
@@ -17,12 +22,24 @@ use std::{
     backtrace::{Backtrace, BacktraceStatus},
     io::{self, IsTerminal as _, Write, stderr},
     panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook},
-    sync::Arc,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
 
-use tracing_subscriber::EnvFilter;
+use tracing::Subscriber;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::{Filtered, LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt as _,
+    registry::LookupSpan,
+    util::SubscriberInitExt as _,
+};
 
 use crate::{
     clock,
@@ -31,54 +48,122 @@ use crate::{
     threads,
 };
 
+use file::Appended;
 use queue::Queue;
-use writer::{Stderr, Writer};
+use writer::{Form, Stderr, Writer};
 
 pub use queue::lines_lost;
 
 /// How long the exiting process waits for lines to be written.
 const FINISH_WITHIN: Duration = Duration::from_secs(1);
 
+/// The target of events that go to the audit log.
+pub const AUDIT: &str = "audit";
+
 /// The log of this process.
 #[must_use = "what is not finished may not have been written"]
 pub struct Log {
     queue: Arc<Queue>,
+    audit: Option<Audit>,
 }
 
-/// Starts logging to standard error, panics included. Call it once in a process.
+/// The audit log.
+struct Audit {
+    queue: Arc<Queue>,
+    reopens: Arc<AtomicBool>,
+}
+
+/// Starts logging to standard error, panics included, and to the file of the audit log if there is one. Call it once in a process.
 ///
 /// # Errors
-/// The system's error if it refuses the thread.
+/// The system's error if it refuses a thread or the file, with what was refused.
 pub fn start(config: &LogConfig) -> io::Result<Log> {
+    let queue = written_by("log", Writer::new(Stderr, config.format))?;
+    let audit = config.audit.as_deref().map(Audit::start).transpose()?;
+    let form = Form { format: config.format, is_coloured: stderr().is_terminal() };
+    let filter = filter(config);
+    match &audit {
+        None => tracing_subscriber::registry().with(layer::<Registry>(form, &queue)).with(filter).init(),
+        Some(audit) => {
+            let lines = layer::<Registry>(form, &queue).with_filter(filter);
+            tracing_subscriber::registry().with(lines).with(audit_layer(&audit.queue)).init();
+        }
+    }
+    log_panics();
+    Ok(Log { queue, audit })
+}
+
+/// A queue, and the thread of this name that writes its lines.
+fn written_by<W: Write + Send + 'static>(name: &str, mut writer: Writer<W>) -> io::Result<Arc<Queue>> {
     let queue = Arc::new(Queue::default());
     let written = Arc::clone(&queue);
-    let mut writer = Writer::new(Stderr, config.format);
     let write = move || {
         // A panic here would be a bug in the writer itself; the line that caused it is lost, the next ones are not.
         while catch_unwind(AssertUnwindSafe(|| writer.work(&written))).is_err() {}
     };
-    thread::Builder::new().name("log".to_owned()).spawn(write)?;
-    // h2 warns about each connection that resets too many streams, as often as clients please. A directive for it from the user
-    // wins.
-    let filter = EnvFilter::new(format!("h2=error,{}", config.filter));
-    let (format, lines) = (config.format, Arc::clone(&queue));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(move || Line { queue: Arc::clone(&lines), format })
-        .with_ansi(stderr().is_terminal())
-        .log_internal_errors(false);
-    match config.format {
-        LogFormat::Text => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
+    let started = thread::Builder::new().name(name.to_owned()).spawn(write);
+    match started {
+        Ok(_) => Ok(queue),
+        Err(error) => Err(io::Error::other(format!("the system does not allow a thread for the log: {error}"))),
     }
-    log_panics();
-    Ok(Log { queue })
+}
+
+/// Which events the log on standard error takes.
+fn filter(config: &LogConfig) -> EnvFilter {
+    // h2 warns about each connection that resets too many streams, as often as clients please. A directive for it from the user
+    // wins, and so does one for the audit log's events.
+    EnvFilter::new(format!("h2=error,{AUDIT}=off,{}", config.filter))
+}
+
+/// Writes events as lines into a queue.
+fn layer<S>(form: Form, queue: &Arc<Queue>) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+{
+    let lines = Arc::clone(queue);
+    let layer = fmt::layer::<S>()
+        .with_writer(move || Line { queue: Arc::clone(&lines), form })
+        .with_ansi(form.is_coloured)
+        .log_internal_errors(false);
+    match form.format {
+        LogFormat::Text => layer.with_target(false).boxed(),
+        LogFormat::Json => layer.json().boxed(),
+    }
+}
+
+/// Writes the audit log's events as lines into a queue.
+fn audit_layer<S>(queue: &Arc<Queue>) -> Filtered<Box<dyn Layer<S> + Send + Sync>, Targets, S>
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+{
+    let form = Form { format: LogFormat::Json, is_coloured: false };
+    layer::<S>(form, queue).with_filter(Targets::new().with_target(AUDIT, LevelFilter::INFO))
+}
+
+impl Audit {
+    fn start(path: &Path) -> io::Result<Self> {
+        let reopens = Arc::new(AtomicBool::new(false));
+        let file = Appended::open(path, Arc::clone(&reopens))
+            .map_err(|error| io::Error::other(format!("log.audit = {}: {error}", path.display())))?;
+        let queue = written_by("audit", Writer::new(file, LogFormat::Json))?;
+        Ok(Self { queue, reopens })
+    }
 }
 
 impl Log {
-    /// Waits until all lines are written, but no longer than a second.
+    /// Waits until all lines are written, but no longer than a second for each log.
     pub fn finish(&self) {
         self.queue.wait_written(FINISH_WITHIN);
+        if let Some(audit) = &self.audit {
+            audit.queue.wait_written(FINISH_WITHIN);
+        }
+    }
+
+    /// Opens the file of the audit log again before the next line: the one that is open may have been moved away.
+    pub fn reopen(&self) {
+        if let Some(audit) = &self.audit {
+            audit.reopens.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -90,12 +175,12 @@ pub fn complain(text: &str) {
 /// A line being written; `tracing` writes each line in one go.
 struct Line {
     queue: Arc<Queue>,
-    format: LogFormat,
+    form: Form,
 }
 
 impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.queue.push(writer::shortened(line, self.format));
+        self.queue.push(writer::shortened(line, self.form));
         Ok(line.len())
     }
 
@@ -136,3 +221,6 @@ fn message_of(payload: &(dyn Any + Send)) -> &str {
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("without a message")
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,10 @@ use tracing_subscriber::fmt::{
     time::{FormatTime as _, SystemTime},
 };
 
-use super::queue::{Job, Queue};
+use super::{
+    escape,
+    queue::{Job, Queue},
+};
 use crate::config::LogFormat;
 
 /// Longest line; longer ones are truncated.
@@ -136,40 +139,51 @@ fn line(format: LogFormat, message: &str) -> Vec<u8> {
     }
 }
 
-/// Continues a message after a line feed in it. Whatever a file's name or a client's text contains, nothing in it looks like the
-/// beginning of another message.
-const CONTINUATION: &str = "\n    | ";
+/// How lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Form {
+    pub(super) format: LogFormat,
+    /// Whether `tracing` has put colours in.
+    pub(super) is_coloured: bool,
+}
 
-/// The message as it is written: whole, or its beginning with a mark. A JSON message remains an object.
-pub(super) fn shortened(bytes: &[u8], format: LogFormat) -> Vec<u8> {
-    if bytes.len() <= LINE_BYTES_MAX {
-        return match format {
-            LogFormat::Text => continued(bytes),
-            LogFormat::Json => bytes.to_vec(),
-        };
-    }
-    // A third, because JSON may need several bytes for one.
-    let kept = match format {
-        LogFormat::Text => LINE_BYTES_MAX,
-        LogFormat::Json => LINE_BYTES_MAX / 3,
-    };
-    let beginning = String::from_utf8_lossy(&bytes[..kept]);
-    let beginning = beginning.trim_end_matches(char::REPLACEMENT_CHARACTER);
-    let length = bytes.len();
-    match format {
-        LogFormat::Text => continued(format!("{beginning} … (a line of {length} bytes, cut)\n").as_bytes()),
-        LogFormat::Json => line(format, &format!("a line of {length} bytes is cut: {beginning} …")),
+impl Form {
+    fn escaped(self, bytes: &[u8]) -> Vec<u8> {
+        match self.format {
+            LogFormat::Text => escape::text(bytes, self.is_coloured),
+            LogFormat::Json => escape::json(bytes),
+        }
     }
 }
 
-/// The same, with line breaks inside it written so that they do not begin another line.
-fn continued(bytes: &[u8]) -> Vec<u8> {
-    let (text, end) = bytes.strip_suffix(b"\n").map_or((bytes, &b""[..]), |text| (text, &b"\n"[..]));
-    if !text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
-        return bytes.to_vec();
+/// The message as it is written: whole, or its beginning with a mark. A JSON message remains an object.
+pub(super) fn shortened(bytes: &[u8], form: Form) -> Vec<u8> {
+    if bytes.len() > LINE_BYTES_MAX {
+        return cut(bytes, form);
     }
-    let text = String::from_utf8_lossy(text).replace('\r', "\\r").replace('\n', CONTINUATION);
-    [text.as_bytes(), end].concat()
+    let whole = form.escaped(bytes);
+    if whole.len() > LINE_BYTES_MAX { cut(bytes, form) } else { whole }
+}
+
+/// The beginning of a message that is too long, or becomes too long by what is escaped.
+fn cut(bytes: &[u8], form: Form) -> Vec<u8> {
+    // A third, because JSON may need several bytes for one.
+    let kept = match form.format {
+        LogFormat::Text => LINE_BYTES_MAX,
+        LogFormat::Json => LINE_BYTES_MAX / 3,
+    };
+    let beginning = String::from_utf8_lossy(&bytes[..kept.min(bytes.len())]);
+    let beginning = beginning.trim_end_matches(char::REPLACEMENT_CHARACTER);
+    let length = bytes.len();
+    match form.format {
+        LogFormat::Text => {
+            let escaped = form.escaped(beginning.as_bytes());
+            let beginning = String::from_utf8_lossy(&escaped[..kept.min(escaped.len())]);
+            let beginning = beginning.trim_end_matches(char::REPLACEMENT_CHARACTER);
+            format!("{beginning} … (a line of {length} bytes, cut)\n").into_bytes()
+        }
+        LogFormat::Json => form.escaped(&line(form.format, &format!("a line of {length} bytes is cut: {beginning} …"))),
+    }
 }
 
 #[cfg(test)]
@@ -178,6 +192,9 @@ mod tests {
 
     use super::*;
     use crate::log::queue::LINES_MAX;
+
+    const TEXT: Form = Form { format: LogFormat::Text, is_coloured: false };
+    const JSON: Form = Form { format: LogFormat::Json, is_coloured: false };
 
     /// A file that accepts this many more bytes and then fails, until there is room again.
     #[derive(Clone, Default)]
@@ -300,23 +317,23 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_between_characters_and_says_so() {
         let long = "é".repeat(LINE_BYTES_MAX);
-        let cut = String::from_utf8(shortened(format!("x{long}\n").as_bytes(), LogFormat::Text)).expect("text");
+        let cut = String::from_utf8(shortened(format!("x{long}\n").as_bytes(), TEXT)).expect("text");
         assert!(cut.len() < LINE_BYTES_MAX + 100 && cut.contains("é … (a line of 32770 bytes, cut)\n"), "{}", cut.len());
-        assert_eq!(shortened(b"short\n", LogFormat::Text), b"short\n");
+        assert_eq!(shortened(b"short\n", TEXT), b"short\n");
     }
 
     #[test]
     fn a_message_with_line_feeds_in_it_does_not_look_like_several() {
         let faked = b"found model a\n2026-01-01T00:00:00Z ERROR all is lost\r\n";
-        let written = String::from_utf8(shortened(faked, LogFormat::Text)).expect("text");
+        let written = String::from_utf8(shortened(faked, TEXT)).expect("text");
         assert_eq!(written, "found model a\n    | 2026-01-01T00:00:00Z ERROR all is lost\\r\n");
-        assert_eq!(shortened(b"half", LogFormat::Text), b"half");
+        assert_eq!(shortened(b"half", TEXT), b"half");
     }
 
     #[test]
     fn lines_of_json_are_objects_even_when_they_are_cut() {
         let long = format!("{{\"fields\":\"{}\"}}\n", "\\\"".repeat(LINE_BYTES_MAX));
-        for line in [loss_line(7, LogFormat::Json), shortened(long.as_bytes(), LogFormat::Json)] {
+        for line in [loss_line(7, LogFormat::Json), shortened(long.as_bytes(), JSON)] {
             assert!(line.len() <= LINE_BYTES_MAX && line.ends_with(b"}\n"));
             let object: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
             assert_eq!((object["level"].as_str(), object["timestamp"].is_string()), (Some("WARN"), true));

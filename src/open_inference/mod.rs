@@ -22,6 +22,7 @@ mod statistics;
 mod users;
 
 use crate::{
+    audit::Change,
     auth::{Scope, Scopes},
     config::{Access, SequenceConfig, SharedMemoryConfig},
     descriptors::Descriptors,
@@ -117,6 +118,31 @@ impl OpenInference {
     #[must_use]
     pub const fn service(&self) -> &Service {
         &self.service
+    }
+
+    /// A call of the current caller that changes something of this name, for the audit log.
+    fn change(&self, call: &'static str, name: &str) -> Change {
+        let caller = self.service.caller();
+        Change::begin(call, caller.as_ref().map(|holder| &*holder.entry().name), name)
+    }
+
+    /// Registers a region of the clients' shared memory.
+    ///
+    /// # Errors
+    /// Those of [`OpenInference::shared_memory`] and [`SharedMemory::register`].
+    pub fn register_memory(&self, name: &str, key: &str, offset: u64, byte_size: u64) -> Result<(), Fault> {
+        let change = self.change("register shared memory", name);
+        change.ended(self.shared_memory().and_then(|memory| memory.register(name, key, offset, byte_size)))
+    }
+
+    /// Forgets a region, or all of them if the name is empty.
+    ///
+    /// # Errors
+    /// Those of [`OpenInference::shared_memory`].
+    pub fn unregister_memory(&self, name: &str) -> Result<(), Fault> {
+        let change = self.change("unregister shared memory", name);
+        let forget = |memory: &SharedMemory| if name.is_empty() { memory.unregister_all() } else { memory.unregister(name) };
+        change.ended(self.shared_memory().and_then(forget))
     }
 
     /// The regions that clients have registered.

@@ -40,7 +40,12 @@ impl OpenInference {
     /// Those of [`Repository::load`](crate::registry::Repository::load), [`FaultKind::Denied`] if clients may not,
     /// [`FaultKind::Unsupported`] for parameters that bring a configuration or files, and [`FaultKind::Overloaded`] if too many such
     /// calls wait, or the client's share of them.
-    pub async fn load_model(&self, name: &str, mut parameters: impl Iterator<Item = &str> + Send) -> Result<(), Fault> {
+    pub async fn load_model(&self, name: &str, parameters: impl Iterator<Item = &str> + Send) -> Result<(), Fault> {
+        let change = self.change("load", name);
+        change.ended(self.load(name, parameters).await)
+    }
+
+    async fn load(&self, name: &str, mut parameters: impl Iterator<Item = &str> + Send) -> Result<(), Fault> {
         self.check_repository_access(name)?;
         if let Some(parameter) = parameters.find(|name| *name == "config" || name.starts_with("file:")) {
             let message =
@@ -57,6 +62,11 @@ impl OpenInference {
     /// Those of [`Repository::prove`](crate::registry::Repository::prove); [`FaultKind::Denied`] and [`FaultKind::Overloaded`] as for a
     /// load.
     pub async fn prove_model(&self, name: &str, seed: u64) -> Result<(), Fault> {
+        let change = self.change("prove", name);
+        change.ended(self.prove(name, seed).await)
+    }
+
+    async fn prove(&self, name: &str, seed: u64) -> Result<(), Fault> {
         self.check_repository_access(name)?;
         let _turn = self.changes.turn(connections::peer()).await?;
         self.service().repository().prove(name, seed).await
@@ -68,6 +78,11 @@ impl OpenInference {
     /// Those of [`Repository::unload`](crate::registry::Repository::unload); [`FaultKind::Denied`] and [`FaultKind::Overloaded`] as for a
     /// load.
     pub async fn unload_model(&self, name: &str) -> Result<(), Fault> {
+        let change = self.change("unload", name);
+        change.ended(self.unload(name).await)
+    }
+
+    async fn unload(&self, name: &str) -> Result<(), Fault> {
         self.check_repository_access(name)?;
         let _turn = self.changes.turn(connections::peer()).await?;
         self.service().repository().unload(name).await

@@ -198,7 +198,7 @@ impl Service {
         let session = drain.session().ok_or_else(draining)?;
         match streams.claim(&caller.principal.path(), 1) {
             Ok(share) => {
-                let claims = self.holder().map(|holder| holder.allowance().claim_stream()).transpose()?;
+                let claims = self.caller().map(|holder| holder.allowance().claim_stream()).transpose()?;
                 Ok(Place::new(session, share, claims))
             }
             Err(full) => Err(full.fault("streams are open")),
@@ -216,7 +216,7 @@ impl Service {
             let message = "clients of this server may not ask for priority HIGH (control.priority_high); ask for NORMAL or LOW";
             return Err(Fault::new(FaultKind::Denied, message).with_field("priority"));
         }
-        let allowance = self.holder().map(|holder| holder.allowance().clone());
+        let allowance = self.caller().map(|holder| holder.allowance().clone());
         if let Some(allowance) = &allowance {
             allowance.permit_priority(request.priority)?;
         }
@@ -375,7 +375,7 @@ impl Service {
     #[must_use]
     pub fn principal<'a>(&self, metadata: impl FnOnce(&str) -> Option<&'a [u8]>) -> Principal {
         let (peer, tenants) = (connections::peer(), &self.inner.tenants);
-        match self.holder() {
+        match self.caller() {
             // Whether it may act for the tenant that its metadata name has been decided before its call began.
             Some(holder) => Principal { peer, tenant: tenants.of_holder(holder.tenant()), is_proven: true },
             None => Principal { peer, tenant: tenants.find(metadata), is_proven: false },

@@ -70,9 +70,8 @@ impl Service {
         }
     }
 
-    /// The known caller of the current call.
-    #[inline]
-    pub(super) fn holder(&self) -> Option<Arc<Holder>> {
+    /// The current call's caller; `None` if it is anonymous.
+    pub(crate) fn caller(&self) -> Option<Arc<Holder>> {
         self.keyring.as_ref().and_then(|_| holder::current())
     }
 

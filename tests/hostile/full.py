@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 import statistics
@@ -34,7 +35,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--resume", action="store_true", help="go on with a run that broke off: rows that held are reused, if the binary is the same"
     )
-    return parser.parse_args()
+    parser.add_argument("--tls", action="store_true", help="over TLS: the server's ports, the bystander and all that goes over sockets")
+    given = parser.parse_args()
+    if given.tls:
+        if given.page:
+            parser.error("the page is about connections that are not encrypted: --tls or --page")
+        # Also for the bystander, which is a process of its own.
+        os.environ["TIDEMILL_HOSTILE_TLS"] = "1"
+    return given
 
 
 def median_of(seen: list[dict]) -> dict:

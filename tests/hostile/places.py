@@ -14,3 +14,8 @@ ATTACKER = HERE / "attacker.py"
 BYSTANDER = HERE / "bystander.py"
 REPLAY = HERE / "replay.py"
 SINK = HERE / "sink.py"
+
+
+def over_tls() -> bool:
+    """Whether all connections of this run are encrypted."""
+    return os.environ.get("TIDEMILL_HOSTILE_TLS") == "1"

@@ -1,6 +1,7 @@
 """The server under attack: a child process on ports of its choosing, whose memory is watched, and which is killed if it takes too much."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import re
@@ -36,6 +37,17 @@ def set_options(*settings: str) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
 
 
+@functools.cache
+def tls_options() -> tuple[str, ...]:
+    """What encrypts all ports, if this run is over TLS: a certificate that is made once."""
+    if not places.over_tls():
+        return ()
+    folder = pathlib.Path(CACHE.name) / "tls"
+    given = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
+    subprocess.run([places.SERVER, "tls", "self-signed", folder], env=given, stdout=subprocess.DEVNULL, check=True)
+    return tuple(set_options(f"tls.cert={folder}/server.pem", f"tls.key={folder}/server.key"))
+
+
 class Server:
     """A running `tidemill serve`.
 
@@ -59,7 +71,7 @@ class Server:
         given = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
         given |= {"XDG_CACHE_HOME": cache or CACHE.name, "NO_COLOR": "1"} | (environment or {})
         self.log_path = pathlib.Path(tempfile.mkstemp(prefix="log-", dir=CACHE.name)[1])
-        command = [*prefix, str(places.SERVER), "serve", *ports, *arguments]
+        command = [*prefix, str(places.SERVER), "serve", *ports, *tls_options(), *arguments]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 command,

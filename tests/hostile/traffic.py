@@ -1,16 +1,31 @@
 """Sockets that remember what went through them, so that the same bytes can be sent to a sink at the same moments.
 
-Knows no protocol. It keeps references: a flood that sends one block again and again takes the memory of one block."""
+Knows no protocol. It keeps references: a flood that sends one block again and again takes the memory of one block.
+
+With `TIDEMILL_HOSTILE_TLS=1`, all of them speak TLS: what is sent and received here is then what is inside of it."""
 
 import contextlib
+import functools
 import itertools
 import pickle
 import select
 import socket
+import ssl
 import struct
 import time
 
+import places
+
 PATIENCE_S = 10
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """Asks nobody whom it talks to, and for no protocol: each port then speaks its own."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class Log:
@@ -61,10 +76,15 @@ def split(address: str) -> tuple[str, int]:
 
 
 class Wire:
-    """A TCP connection."""
+    """A TCP connection, encrypted if this run is over TLS."""
 
     def __init__(
-        self, address: str, source: str | None = None, receive_buffer: int | None = None, patience: float = PATIENCE_S
+        self,
+        address: str,
+        source: str | None = None,
+        receive_buffer: int | None = None,
+        patience: float = PATIENCE_S,
+        encrypts: bool = True,
     ) -> None:
         self.socket = socket.socket()
         if receive_buffer:
@@ -76,10 +96,14 @@ class Wire:
         self.socket.settimeout(patience)
         try:
             self.socket.connect(split(address))
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._is_encrypted = encrypts and places.over_tls()
+            if self._is_encrypted:
+                # With the handshake. It takes the descriptor over.
+                self.socket = tls_context().wrap_socket(self.socket)
         except OSError:
             self.socket.close()
             raise
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._number = LOG.opened()
         self._open = True
 
@@ -91,8 +115,12 @@ class Wire:
     def send_what_fits(self, data: bytes) -> int:
         """Sends as much as the system takes now; -1 if the connection is gone."""
         try:
-            count = self.socket.send(data, socket.MSG_DONTWAIT)
-        except BlockingIOError:
+            if self._is_encrypted:
+                with self._without_waiting():
+                    count = self.socket.send(data)
+            else:
+                count = self.socket.send(data, socket.MSG_DONTWAIT)
+        except (BlockingIOError, ssl.SSLWantWriteError):
             return 0
         except OSError:
             return -1
@@ -104,6 +132,8 @@ class Wire:
         if not self._open:
             return None
         try:
+            if self._is_encrypted:
+                return self._decrypted(patience, most)
             if not select_one(self.socket, patience):
                 return b""
             return self.socket.recv(most) or None
@@ -111,6 +141,32 @@ class Wire:
             return b""
         except (OSError, ValueError):
             return None
+
+    def _decrypted(self, patience: float, most: int) -> bytes | None:
+        """All that can be decrypted: what is left inside would not be seen by whoever polls the socket."""
+        out = bytearray()
+        if not self.socket.pending() and not select_one(self.socket, patience):
+            return b""
+        with self._without_waiting():
+            while len(out) < most:
+                try:
+                    data = self.socket.recv(most - len(out))
+                except (BlockingIOError, ssl.SSLWantReadError):
+                    break
+                if not data:
+                    return bytes(out) or None
+                out += data
+        return bytes(out)
+
+    @contextlib.contextmanager
+    def _without_waiting(self):
+        patience = self.socket.gettimeout()
+        self.socket.setblocking(False)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                self.socket.settimeout(patience)
 
     def close(self, reset: bool = False) -> None:
         if not self._open:

@@ -10,10 +10,10 @@ from server import PATIENCE_S
 class FeedCall:
     """An open call: `send` what goes in, `receive` what comes out."""
 
-    def __init__(self, stub, *messages, timeout_s: float = PATIENCE_S) -> None:
+    def __init__(self, stub, *messages, timeout_s: float = PATIENCE_S, metadata=None) -> None:
         self._requests: queue.SimpleQueue = queue.SimpleQueue()
         self.send(*messages)
-        self.call = stub.Feed(iter(self._requests.get, None), timeout=timeout_s)
+        self.call = stub.Feed(iter(self._requests.get, None), timeout=timeout_s, metadata=metadata)
 
     def send(self, *messages) -> None:
         for message in messages:

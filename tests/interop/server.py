@@ -141,12 +141,16 @@ class Server:
 
 @contextlib.contextmanager
 def running(
-    *arguments: str, expected_alarms: tuple[str, ...] = (), start_s: float = PATIENCE_S, address: str = "127.0.0.1"
+    *arguments: str,
+    expected_alarms: tuple[str, ...] = (),
+    start_s: float = PATIENCE_S,
+    address: str = "127.0.0.1",
+    kind: type[Server] = Server,
 ) -> Iterator[Server]:
     """A server for the length of a `with`, which may take `start_s` to load its models. At the end it must have answered every item
     that it took in, stop on SIGTERM with exit code 0 (unless the test has ended it already), and have logged no warning or error
     that was not expected."""
-    server = Server(*arguments, start_s=start_s, address=address)
+    server = kind(*arguments, start_s=start_s, address=address)
     try:
         yield server
         if server.is_running():

@@ -10,6 +10,7 @@ mod client;
 mod company;
 mod conformance;
 mod delay;
+mod deploy;
 mod drain;
 mod engines;
 mod example;

@@ -22,17 +22,17 @@ pub(super) async fn status_of_all(State(api): State<Api>) -> Result<Response, Re
 pub(super) async fn register(State(api): State<Api>, Name(region): Name, sent: Sent) -> Result<StatusCode, Refusal> {
     let Arrived { body, charge: _charge, .. } = sent.read(&api).await?;
     let Region { key, offset, byte_size } = api.bounds.side.run_long(body.len(), INLINE_BYTES_MAX, move || parse(&body)).await?;
-    api.open_inference.shared_memory()?.register(&region, &key, offset.unwrap_or_default(), byte_size)?;
+    api.open_inference.register_memory(&region, &key, offset.unwrap_or_default(), byte_size)?;
     Ok(StatusCode::OK)
 }
 
 pub(super) async fn unregister(State(api): State<Api>, Name(region): Name) -> Result<StatusCode, Refusal> {
-    api.open_inference.shared_memory()?.unregister(&region)?;
+    api.open_inference.unregister_memory(&region)?;
     Ok(StatusCode::OK)
 }
 
 pub(super) async fn unregister_all(State(api): State<Api>) -> Result<StatusCode, Refusal> {
-    api.open_inference.shared_memory()?.unregister_all()?;
+    api.open_inference.unregister_memory("")?;
     Ok(StatusCode::OK)
 }
 

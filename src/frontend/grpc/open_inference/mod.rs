@@ -181,8 +181,7 @@ impl GrpcInferenceService for OpenInferenceGrpc {
         request: Request<inference::SystemSharedMemoryRegisterRequest>,
     ) -> Reply<inference::SystemSharedMemoryRegisterResponse> {
         let inference::SystemSharedMemoryRegisterRequest { name, key, offset, byte_size } = request.into_inner();
-        let memory = self.door.shared_memory().map_err(|fault| status_of(&fault))?;
-        memory.register(&name, &key, offset, byte_size).map_err(|fault| status_of(&fault))?;
+        self.door.register_memory(&name, &key, offset, byte_size).map_err(|fault| status_of(&fault))?;
         Ok(Response::new(inference::SystemSharedMemoryRegisterResponse {}))
     }
 
@@ -190,10 +189,7 @@ impl GrpcInferenceService for OpenInferenceGrpc {
         &self,
         request: Request<inference::SystemSharedMemoryUnregisterRequest>,
     ) -> Reply<inference::SystemSharedMemoryUnregisterResponse> {
-        let name = request.into_inner().name;
-        let memory = self.door.shared_memory().map_err(|fault| status_of(&fault))?;
-        let done = if name.is_empty() { memory.unregister_all() } else { memory.unregister(&name) };
-        done.map_err(|fault| status_of(&fault))?;
+        self.door.unregister_memory(&request.get_ref().name).map_err(|fault| status_of(&fault))?;
         Ok(Response::new(inference::SystemSharedMemoryUnregisterResponse {}))
     }
 
