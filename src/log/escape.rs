@@ -107,8 +107,8 @@ mod tests {
 
     #[test]
     fn what_a_terminal_obeys_is_written_out() {
-        for (bytes, written) in [
-            (&b"plain\n"[..], "plain\n"),
+        let cases: [(&[u8], &str); 8] = [
+            (b"plain\n", "plain\n"),
             (b"no end", "no end"),
             (b"a\tb\rc\x07\x7f\n", "a\\tb\\rc\\u{7}\\u{7f}\n"),
             (b"\x1b[2J\x1b]0;title\n", "\\u{1b}[2J\\u{1b}]0;title\n"),
@@ -116,7 +116,8 @@ mod tests {
             (b"not \xff text\n", "not \u{fffd} text\n"),
             ("na\u{ef}ve \u{4f60}\u{597d} \u{1f642}\n".as_bytes(), "na\u{ef}ve \u{4f60}\u{597d} \u{1f642}\n"),
             (b"one\n2026-01-01 ERROR two\n", "one\n    | 2026-01-01 ERROR two\n"),
-        ] {
+        ];
+        for (bytes, written) in cases {
             assert_eq!(text_of(bytes, false), written);
         }
     }

@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&moved).expect("text"), "one\ntwo\n");
         assert_eq!(fs::read_to_string(&path).expect("text"), "three\n");
         // As `copytruncate` does.
-        fs::File::create(&path).expect("emptied");
+        File::create(&path).expect("emptied");
         file.write_all(b"four\n").expect("room");
         assert_eq!(fs::read_to_string(&path).expect("text"), "four\n");
     }

@@ -131,7 +131,7 @@ impl OpenInference {
     /// # Errors
     /// Those of [`OpenInference::shared_memory`] and [`SharedMemory::register`].
     pub fn register_memory(&self, name: &str, key: &str, offset: u64, byte_size: u64) -> Result<(), Fault> {
-        let change = self.change("register shared memory", name);
+        let change = self.change("register_memory", name);
         change.ended(self.shared_memory().and_then(|memory| memory.register(name, key, offset, byte_size)))
     }
 
@@ -140,7 +140,7 @@ impl OpenInference {
     /// # Errors
     /// Those of [`OpenInference::shared_memory`].
     pub fn unregister_memory(&self, name: &str) -> Result<(), Fault> {
-        let change = self.change("unregister shared memory", name);
+        let change = self.change("unregister_memory", name);
         let forget = |memory: &SharedMemory| if name.is_empty() { memory.unregister_all() } else { memory.unregister(name) };
         change.ended(self.shared_memory().and_then(forget))
     }

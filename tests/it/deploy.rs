@@ -1,6 +1,6 @@
 //! What is in `deploy/`: each setting that is named there exists and takes its value, and lets nobody in who is not known.
 
-use std::{fs, io::ErrorKind, process::Command};
+use std::{fs, io::ErrorKind, path::PathBuf, process::Command};
 
 use tidemill::config::{Config, is_loopback};
 
@@ -62,9 +62,9 @@ fn the_service_is_given_settings_that_exist() {
     let flags = flags(&unit);
     assert_eq!(flags.len(), 2, "{flags:?}");
     let file = root().join("deploy/tidemill.toml");
-    let config = Config::resolve(Some(&file), std::iter::empty(), flags).unwrap_or_else(|faults| panic!("{faults}"));
+    let config = Config::resolve(Some(file.as_path()), std::iter::empty(), flags).unwrap_or_else(|faults| panic!("{faults}"));
     assert_guarded(&config, "tidemill.service");
-    assert_eq!(config.tls.key, [std::path::PathBuf::from("%d/server.key")]);
+    assert_eq!(config.tls.key, [PathBuf::from("%d/server.key")]);
     // The credentials that the flags name are those that the unit loads.
     for name in ["server.key", "keys.toml"] {
         assert!(unit.contains(&format!("LoadCredential={name}:/etc/tidemill/{name}\n")), "{name}");
@@ -77,7 +77,8 @@ fn five_lines_are_enough_for_the_internet_and_are_those_of_the_page() {
     let file = text("tidemill.toml");
     assert_eq!(file.lines().count(), 5);
     let path = root().join("deploy/tidemill.toml");
-    let config = Config::resolve(Some(&path), std::iter::empty(), Vec::new()).unwrap_or_else(|faults| panic!("{faults}"));
+    let config =
+        Config::resolve(Some(path.as_path()), std::iter::empty(), Vec::new()).unwrap_or_else(|faults| panic!("{faults}"));
     assert_guarded(&config, "tidemill.toml");
     for addr in [config.server.http_addr, config.server.admin_addr] {
         assert!(is_loopback(addr.ip()), "{addr} is for this machine alone");

@@ -30,7 +30,7 @@ pub(crate) fn tls_hello(data: &[u8]) {
     } else {
         let content = &rest[..rest.len().min(RECORD_BYTES_MAX)];
         let [.., high, low] = content.len().to_be_bytes();
-        [&[HANDSHAKE, 3, 1, high, low], content].concat()
+        [&[HANDSHAKE, 3, 1, high, low][..], content].concat()
     };
     let _ = serving.exchange(serving.encrypted_addr(), &sent, true);
 }

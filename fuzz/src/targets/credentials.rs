@@ -34,7 +34,10 @@ pub(crate) fn tokens(data: &[u8]) {
         0 => {
             if let Ok(keys) = IssuerKeys::parse(rest) {
                 assert!(!keys.is_empty());
-                assert!(keys.check(good.as_bytes(), &rules(), NOW_S).is_err(), "a token that is signed with a secret of the server");
+                assert!(
+                    keys.check(good.as_bytes(), &rules(), NOW_S).is_err(),
+                    "a token that is signed with a secret of the server"
+                );
             }
         }
         1 => {
