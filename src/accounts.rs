@@ -509,7 +509,10 @@ mod tests {
         let both = allowance(at_most(Some(Priority::Normal)), at_most(Some(Priority::Low)));
         assert_eq!(both.permit_priority(Priority::Low), Ok(()));
         let fault = both.permit_priority(Priority::High).expect_err("too high for its key");
-        assert!(fault.message().contains("key 'a' may not ask for priority HIGH (quota.priority_max); ask for NORMAL"), "{fault}");
+        assert!(
+            fault.message().contains("key 'a' may not ask for priority HIGH (quota.priority_max); ask for NORMAL"),
+            "{fault}"
+        );
         let fault = both.permit_priority(Priority::Normal).expect_err("too high for its tenant");
         assert_eq!(fault.kind(), FaultKind::Denied);
     }

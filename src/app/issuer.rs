@@ -52,7 +52,10 @@ impl Issuer {
             Ok(keys) => keys,
             // It may be back before its tokens are used.
             Err(reason) if matches!(issuer, Self::Url { .. }) => {
-                tracing::error!("{} (security.jwks) gives no keys: {reason}; no token of its issuer is taken until it does", config.jwks);
+                tracing::error!(
+                    "{} (security.jwks) gives no keys: {reason}; no token of its issuer is taken until it does",
+                    config.jwks
+                );
                 IssuerKeys::default()
             }
             Err(reason) => return Err(fault(reason)),
@@ -74,7 +77,9 @@ impl Issuer {
                     let gone = keyring.replace_issuer(keys);
                     tracing::debug!(known, gone, "{self} (security.jwks) was read again");
                 }
-                Err(reason) => tracing::error!("{self} (security.jwks) gives no keys: {reason}; those that it gave before still apply"),
+                Err(reason) => {
+                    tracing::error!("{self} (security.jwks) gives no keys: {reason}; those that it gave before still apply")
+                }
             }
         }
     }

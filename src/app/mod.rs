@@ -22,15 +22,7 @@ mod ports;
 mod record;
 mod watched;
 
-use std::{
-    io,
-    net::SocketAddr,
-    num::NonZeroUsize,
-    path::Path,
-    sync::Arc,
-    thread::available_parallelism,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, num::NonZeroUsize, path::Path, sync::Arc, thread::available_parallelism, time::Duration};
 
 use futures::FutureExt as _;
 use tokio::{runtime::Handle, task::JoinHandle};

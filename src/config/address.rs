@@ -86,7 +86,10 @@ fn socket(rest: &str) -> Result<PathBuf, String> {
         return Err("the path of a Unix socket has a NUL in it".to_owned());
     }
     if bytes.len() > PATH_BYTES_MAX {
-        return Err(format!("the path of a Unix socket is {} bytes long; the system takes at most {PATH_BYTES_MAX}", bytes.len()));
+        return Err(format!(
+            "the path of a Unix socket is {} bytes long; the system takes at most {PATH_BYTES_MAX}",
+            bytes.len()
+        ));
     }
     Ok(path)
 }

@@ -242,7 +242,11 @@ pub(super) const KEYS: &[Key] = &[
         "public keys (JWKS) of an issuer whose [tokens](security.md#tokens-of-an-issuer) are taken as credentials; a file is read again \
          when it changes",
     ),
-    words("security.jwks_ca", PATH, "file in PEM of the authorities to trust for that URL; if empty, those that the system trusts"),
+    words(
+        "security.jwks_ca",
+        PATH,
+        "file in PEM of the authorities to trust for that URL; if empty, those that the system trusts",
+    ),
     number(
         "security.jwks_refresh_s",
         "seconds",

@@ -98,7 +98,9 @@ impl SecurityConfig {
         }
         let uri: Uri = text.parse().map_err(|error| format!("is no URL: {error}"))?;
         let host = uri.host().ok_or("names no host")?;
-        let is_here = || host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+        let is_here = || {
+            host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+        };
         match uri.scheme_str() {
             Some("https") => Ok(Some(IssuerPlace::Url(uri))),
             Some("http") if is_here() => Ok(Some(IssuerPlace::Url(uri))),
@@ -119,7 +121,11 @@ impl SecurityConfig {
             return Some(("security.jwt_audience", String::new(), needed("tokens for anybody else must be refused")));
         }
         if self.tokens && self.keys.is_none() {
-            return Some(("security.tokens", "true".to_owned(), "lends tokens to the callers of security.keys, which is not set".to_owned()));
+            return Some((
+                "security.tokens",
+                "true".to_owned(),
+                "lends tokens to the callers of security.keys, which is not set".to_owned(),
+            ));
         }
         None
     }

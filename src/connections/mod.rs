@@ -134,8 +134,7 @@ pub fn keep<T: Send + 'static>(number: u64, claim: impl FnOnce() -> Result<T, Fa
 
 /// A future in which [`peer`] returns this one.
 pub fn with_peer<F: Future>(peer: Peer, future: F) -> impl Future<Output = F::Output> {
-    let known =
-        Known { peer: Cell::new(peer), protection: OnceCell::new(), ageing: OnceCell::new(), kept: RefCell::default() };
+    let known = Known { peer: Cell::new(peer), protection: OnceCell::new(), ageing: OnceCell::new(), kept: RefCell::default() };
     CLIENT.scope(known, future)
 }
 
@@ -770,9 +769,8 @@ mod tests {
         let age_max = Some(Duration::from_secs(10_000));
         connections.govern(ConnectionRules { age_max, ..ConnectionRules::default() });
         let begun = clock::now();
-        let ages: Vec<u64> = (0..1_000)
-            .map(|number| connections.all.ageing(number).expect("it ages").begins_at.since(begun).as_secs())
-            .collect();
+        let ages: Vec<u64> =
+            (0..1_000).map(|number| connections.all.ageing(number).expect("it ages").begins_at.since(begun).as_secs()).collect();
         assert!(ages.iter().all(|age| (9_000..=11_010).contains(age)), "{ages:?}");
         assert!(ages.iter().any(|age| *age < 9_500) && ages.iter().any(|age| *age > 10_500), "{ages:?}");
     }

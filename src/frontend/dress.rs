@@ -192,7 +192,10 @@ mod tests {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
         Dress::of(&request, Asker::Unlisted, true).put_on(&mut headers);
-        assert_eq!((&headers["cache-control"], headers.get_all("vary").iter().count()), (&HeaderValue::from_static("no-cache"), 2));
+        assert_eq!(
+            (&headers["cache-control"], headers.get_all("vary").iter().count()),
+            (&HeaderValue::from_static("no-cache"), 2)
+        );
         assert_eq!(headers["strict-transport-security"], STRICT);
     }
 }

@@ -155,7 +155,8 @@ impl Tokens {
         let off = || Fault::new(FaultKind::Unsupported, "this server lends no tokens (security.tokens)");
         let mint = self.mint.as_ref().ok_or_else(off)?;
         if !holder.is_listed() {
-            let message = "a token is lent only to callers with a key or certificate that the keys file lists, not for another token";
+            let message =
+                "a token is lent only to callers with a key or certificate that the keys file lists, not for another token";
             return Err(Fault::new(FaultKind::Denied, message));
         }
         let entry = holder.entry();
@@ -169,9 +170,10 @@ impl Tokens {
         }
         let expires = (now_s + wanted).min(entry.expires.unwrap_or(u64::MAX));
         let grant = Grant { caller: entry.name.to_string(), scopes, models, expires };
-        let token = mint.lock().sign(&grant, now_s, random).map_err(|error| {
-            Fault::new(FaultKind::Failed, format!("the system gives no random numbers: {error}"))
-        })?;
+        let token = mint
+            .lock()
+            .sign(&grant, now_s, random)
+            .map_err(|error| Fault::new(FaultKind::Failed, format!("the system gives no random numbers: {error}")))?;
         Ok(LentToken { token, expires_in_s: expires.saturating_sub(now_s), scopes })
     }
 }
@@ -253,7 +255,9 @@ mod tests {
     fn a_token_does_what_was_asked_for_and_no_more() {
         let (tokens, alice) = (Tokens::new(None, true), listed("models = ['silero-*', 'example']"));
         let token = lend(&tokens, &alice, &["infer"], &["silero-5"]).expect("it may").token;
-        let holder = tokens.recognise(token.as_bytes(), NOW, |name| (name == "alice").then(|| Arc::clone(&alice)), used).expect("it is good");
+        let holder = tokens
+            .recognise(token.as_bytes(), NOW, |name| (name == "alice").then(|| Arc::clone(&alice)), used)
+            .expect("it is good");
         assert!(holder.entry().permit(Scope::Infer, Some("silero-5")).is_ok());
         assert!(holder.entry().permit(Scope::Infer, Some("silero-6")).is_err());
         assert!(holder.entry().permit(Scope::ModelsRead, None).is_err());

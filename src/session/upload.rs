@@ -166,10 +166,7 @@ where
                 }
             }
             Event::Segment(segment) => segments.push(segment),
-            Event::SegmentStarted { .. }
-            | Event::Flushed { .. }
-            | Event::Skipped { .. }
-            | Event::ReconnectAdvised { .. } => {}
+            Event::SegmentStarted { .. } | Event::Flushed { .. } | Event::Skipped { .. } | Event::ReconnectAdvised { .. } => {}
             Event::Completed(completed) => summary = completed,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fs, io::ErrorKind, path::PathBuf, process::Command};
 
-use tidemill::config::{Config, is_loopback};
+use tidemill::config::Config;
 
 use crate::tidy::root;
 
@@ -41,7 +41,7 @@ fn flags(text: &str) -> Vec<(String, String)> {
 
 /// That other machines may call, and only who is known, and nobody can listen.
 fn assert_guarded(config: &Config, what: &str) {
-    assert!(!is_loopback(config.server.grpc_addr.ip()), "{what}: other machines call");
+    assert!(!config.server.grpc_addr.is_local(), "{what}: other machines call");
     assert!(config.unguarded().is_empty() && config.knows_callers(), "{what}: callers are known");
     assert!(config.tls.is_on(), "{what}: connections are encrypted");
 }
@@ -81,7 +81,7 @@ fn five_lines_are_enough_for_the_internet_and_are_those_of_the_page() {
         Config::resolve(Some(path.as_path()), std::iter::empty(), Vec::new()).unwrap_or_else(|faults| panic!("{faults}"));
     assert_guarded(&config, "tidemill.toml");
     for addr in [config.server.http_addr, config.server.admin_addr] {
-        assert!(is_loopback(addr.ip()), "{addr} is for this machine alone");
+        assert!(addr.is_local(), "{addr} is for this machine alone");
     }
     let page = fs::read_to_string(root().join("docs/security.md")).expect("the page");
     assert!(page.contains(&format!("```toml\n{file}```")), "docs/security.md shows other lines than deploy/tidemill.toml");

@@ -66,7 +66,8 @@ fn now_s() -> u64 {
 
 /// Good claims, but for one.
 fn claims(name: &str, value: Value) -> Value {
-    let mut claims = json!({"iss": ISSUER, "aud": "tidemill", "sub": "ann", "exp": now_s() + 600, "tenant": "acme", "scope": "openid infer"});
+    let mut claims =
+        json!({"iss": ISSUER, "aud": "tidemill", "sub": "ann", "exp": now_s() + 600, "tenant": "acme", "scope": "openid infer"});
     claims[name] = value;
     claims
 }

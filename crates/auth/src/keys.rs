@@ -144,7 +144,10 @@ mod tests {
         assert_eq!(keys.find(&Key::from_random([0; 32])), Some(0));
         assert_eq!(keys.find(&Key::from_random([1; 32])), None);
         assert!(keys.know_certificates());
-        assert_eq!((alice.may_act_for("acme"), alice.may_act_for("acme-web"), alice.may_act_for("umbrella")), (true, true, false));
+        assert_eq!(
+            (alice.may_act_for("acme"), alice.may_act_for("acme-web"), alice.may_act_for("umbrella")),
+            (true, true, false)
+        );
         assert!(scraper.may_act_for("scraper") && !scraper.may_act_for("acme"));
         assert_eq!(keys.quotas_of_tenant("acme").items_per_s, Some(1_000));
         assert_eq!(keys.quotas_of_tenant("acme").weight, Some(3));

@@ -107,7 +107,8 @@ impl IssuerKeys {
     /// # Errors
     /// What is wrong with it, or that no key is left.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let set: Map<String, Value> = serde_json::from_slice(text).map_err(|error| format!("it is no object of JSON: {error}"))?;
+        let set: Map<String, Value> =
+            serde_json::from_slice(text).map_err(|error| format!("it is no object of JSON: {error}"))?;
         let Some(Value::Array(listed)) = set.get("keys") else { return Err("it has no list 'keys'".to_owned()) };
         if listed.len() > KEYS_MAX {
             return Err(format!("{} keys are more than the {KEYS_MAX} that an issuer may have", listed.len()));
@@ -271,8 +272,8 @@ mod tests {
     fn private_key() -> Vec<u8> {
         let mut der = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
         der.extend([
-            0x9d, 0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec, 0x2c, 0xc4, 0x44, 0x49, 0xc5, 0x69,
-            0x7b, 0x32, 0x69, 0x19, 0x70, 0x3b, 0xac, 0x03, 0x1c, 0xae, 0x7f, 0x60,
+            0x9d, 0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec, 0x2c, 0xc4, 0x44, 0x49, 0xc5,
+            0x69, 0x7b, 0x32, 0x69, 0x19, 0x70, 0x3b, 0xac, 0x03, 0x1c, 0xae, 0x7f, 0x60,
         ]);
         der
     }
@@ -296,7 +297,11 @@ mod tests {
     fn with(name: &str, value: Value) -> Value {
         let mut changed = claims();
         let all = changed.as_object_mut().expect("an object");
-        if value.is_null() { all.remove(name) } else { all.insert(name.to_owned(), value) };
+        if value.is_null() {
+            all.remove(name)
+        } else {
+            all.insert(name.to_owned(), value)
+        };
         changed
     }
 

@@ -119,7 +119,8 @@ impl KeyArgs {
     pub fn read(&self) -> Result<Option<Credential>, String> {
         if let Some(path) = &self.api_key_file {
             let text = read_key(path).map_err(|error| format!("cannot read '{}': {error}", path.display()))?;
-            let key = text.parse::<Credential>().map_err(|error| format!("what '{}' holds is no key: {error}", path.display()))?;
+            let key =
+                text.parse::<Credential>().map_err(|error| format!("what '{}' holds is no key: {error}", path.display()))?;
             return Ok(Some(key));
         }
         match &self.api_key {

@@ -42,8 +42,7 @@ pub(super) async fn lend(State(api): State<Api>, sent: Sent) -> Result<Response,
     let change = Change::begin("lend_token", caller.as_ref().map(|holder| &*holder.entry().name), "");
     let lent = change.ended(service.lend_token(TokenRequest { scopes, models, expires_in_s }))?;
     let scopes = lent.scopes.iter().map(Scope::name).collect();
-    let mut response =
-        document(&Lent { token: lent.token, token_type: "Bearer", expires_in_s: lent.expires_in_s, scopes })?;
+    let mut response = document(&Lent { token: lent.token, token_type: "Bearer", expires_in_s: lent.expires_in_s, scopes })?;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }

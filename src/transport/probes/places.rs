@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::note::Note;
 use crate::{
     domain::{Address, Peer},
-    patience::Moment, transport::admit::Admit};
+    patience::Moment,
+    transport::admit::Admit,
+};
 
 /// If an answer takes longer than this, its place may go to another connection.
 const ANSWER_MAX: Duration = Duration::from_secs(1);

@@ -71,13 +71,10 @@ impl FromStr for AdminAddress {
             None => (false, text.strip_prefix("http://").unwrap_or(text)),
         };
         let authority = authority.strip_suffix('/').unwrap_or(authority);
-        let uri: Uri = format!("http://{authority}/metrics")
-            .parse()
-            .map_err(|error| format!("'{text}' is not {FORMS}: {error}"))?;
+        let uri: Uri =
+            format!("http://{authority}/metrics").parse().map_err(|error| format!("'{text}' is not {FORMS}: {error}"))?;
         match uri.authority().filter(|found| found.as_str() == authority && !authority.contains('@')) {
-            Some(found) if found.port_u16().is_some() => {
-                Ok(Self { authority: authority.to_owned(), is_encrypted, socket: None })
-            }
+            Some(found) if found.port_u16().is_some() => Ok(Self { authority: authority.to_owned(), is_encrypted, socket: None }),
             Some(_) => Err(format!("'{text}' names no port; the server's default is 9464")),
             None => Err(format!("'{text}' is not {FORMS}")),
         }

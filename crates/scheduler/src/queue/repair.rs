@@ -19,7 +19,7 @@ impl<H: Clone, P> Queue<H, P> {
         self.repaired = Some(key);
         model.ready = ReadyStreams::default();
         for (stream_key, stream) in self.streams.iter_mut().filter(|(_, stream)| stream.options.model == key) {
-            stream.flow = Standing::new(stream.options.path());
+            stream.flow = Standing::new(stream.options.path(), stream.options.weight);
             if let Some(claim) = claim_of(stream, model.options.stateful) {
                 let seat = stream.seat(stream_key);
                 model.ready.enter(&mut stream.flow, seat, claim, model.slack);
