@@ -1,4 +1,4 @@
-//! Who was refused, and who changed what: one event for each, for the log's target [`AUDIT`].
+//! Callers that were refused, and what was changed by whom: one event for each, for the log's target [`AUDIT`].
 //!
 //! Knows no credential, no payload and no file: names, addresses and reasons come in, and [`log`](crate::log) writes them where
 //! `log.audit` says, or nowhere.
@@ -22,7 +22,7 @@ const REASONS_MAX: usize = 64;
 /// The reason that stands for the rest.
 const OTHER: &str = "other reasons";
 
-/// Who calls, where nobody is known.
+/// The caller, where nobody is known.
 const ANONYMOUS: &str = "anonymous";
 
 /// Names in the lines about one change of the keys file.
@@ -201,8 +201,7 @@ mod tests {
     fn collected(work: impl FnOnce()) -> Vec<String> {
         let collector = Collector::default();
         with_default(collector.clone(), work);
-        let lines = collector.0.lock().clone();
-        lines
+        collector.0.lock().clone()
     }
 
     #[test]

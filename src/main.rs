@@ -43,9 +43,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     #[command(flatten)]
-    Client(ClientCommand),
+    Client(Box<ClientCommand>),
 }
 
 /// Serve models over gRPC and HTTP
@@ -155,7 +155,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => runtime.block_on(serve(&args)),
         Command::Client(command) => {
             let files = Embedded::ALL.map(|model| ModelFile { name: model.name(), bytes: model.file() });
-            runtime.block_on(cli::run(command, &files))
+            runtime.block_on(cli::run(*command, &files))
         }
     };
     runtime.shutdown_background();

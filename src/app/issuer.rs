@@ -78,7 +78,7 @@ impl Issuer {
                     tracing::debug!(known, gone, "{self} (security.jwks) was read again");
                 }
                 Err(reason) => {
-                    tracing::error!("{self} (security.jwks) gives no keys: {reason}; those that it gave before still apply")
+                    tracing::error!("{self} (security.jwks) gives no keys: {reason}; those that it gave before still apply");
                 }
             }
         }
@@ -107,7 +107,7 @@ impl Issuer {
             Self::File(file) => file.read().await?,
             Self::Url { url, connector, .. } => {
                 let late = |_| format!("nothing within {} s", ANSWER_TIMEOUT.as_secs());
-                timeout(ANSWER_TIMEOUT, fetch(url, connector.as_ref())).await.map_err(late)??
+                timeout(ANSWER_TIMEOUT, Box::pin(fetch(url, connector.as_ref()))).await.map_err(late)??
             }
         };
         IssuerKeys::parse(&text)

@@ -289,7 +289,7 @@ mod tests {
         assert!(told(&config).is_empty());
         config.security.keys = None;
         config.tls.cert = vec!["cert.pem".into()];
-        assert_eq!(told(&config).len(), 2, "encryption alone tells nobody apart");
+        assert_eq!(told(&config).len(), 2, "encryption alone does not say who may call");
         (config.tls.client_auth, config.tls.admin) = (ClientAuth::Required, PortTls::Off);
         let told = told(&config);
         assert!(told.len() == 1 && told[0].starts_with("server.admin_addr"), "{told:?}");

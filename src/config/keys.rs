@@ -480,7 +480,11 @@ pub(super) const KEYS: &[Key] = &[
     ),
     words("log.format", "`\"text\"` or `\"json\"`", "form of a log line"),
     words("log.filter", "directives such as `info,tidemill=debug`", "which log lines are written"),
-    words("log.audit", PATH, "file of the [audit log](operations.md#the-audit-log): who was refused, and who changed what"),
+    words(
+        "log.audit",
+        PATH,
+        "file of the [audit log](operations.md#the-audit-log): refused callers, and what was changed by whom",
+    ),
 ];
 
 /// Pairs of keys, the first of which must not exceed the second, and why.

@@ -17,13 +17,13 @@
 //! The task of a connection knows its [`peer`], so that no front end has to pass it on, how its connection is protected
 //! ([`protection`]), and how it ages ([`ageing`]). What its callers claim for as long as it is open, it [`keep`]s.
 
+mod ageing;
 mod peers;
+mod task;
 
 use std::{
-    any::Any,
-    cell::{Cell, OnceCell, RefCell},
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     net::IpAddr,
     sync::{
@@ -38,9 +38,13 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::peers::{PeerPlace, Peers};
+pub use self::{
+    ageing::Ageing,
+    task::{ageing, is_encrypted, keep, note_ageing, note_peer, note_protection, peer, protection, with_peer},
+};
 use crate::{
     clock,
-    domain::{Address, Fault, Peer, Protection, Timestamp},
+    domain::{Address, Peer, Timestamp},
     shares::{HolderKey, Path, Shares},
     telemetry::{ConnectionClose, ServerMetrics},
 };
@@ -48,95 +52,11 @@ use crate::{
 /// One in this many places may be reassigned while its previous owner is still leaving.
 const PLACES_PER_LEAVING: usize = 8;
 
-/// Accounts that one connection keeps places in. One that serves more of them is a proxy's.
-const KEPT_MAX: usize = 1_024;
-
 /// In place of a moment: there is a call.
 const BUSY: u64 = u64::MAX;
 
 /// Time for the last answers of a connection whose calls have used up their grace.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-tokio::task_local! {
-    static CLIENT: Known;
-}
-
-/// What the task of a connection knows about its client.
-struct Known {
-    peer: Cell<Peer>,
-    /// Empty until it is known, and for good if the connection is not protected.
-    protection: OnceCell<Protection>,
-    /// Empty where connections do not age.
-    ageing: OnceCell<Ageing>,
-    /// What is kept until the connection ends, by number.
-    kept: RefCell<BTreeMap<u64, Box<dyn Any + Send>>>,
-}
-
-/// The connection whose task this is; none outside such a task.
-#[must_use]
-pub fn peer() -> Peer {
-    CLIENT.try_with(|known| known.peer.get()).unwrap_or_default()
-}
-
-/// How this task's connection is protected; not at all if nothing says otherwise.
-#[must_use]
-pub fn protection() -> Protection {
-    CLIENT.try_with(|known| known.protection.get().cloned()).ok().flatten().unwrap_or_default()
-}
-
-/// Whether this task's connection is encrypted.
-#[must_use]
-pub fn is_encrypted() -> bool {
-    CLIENT.try_with(|known| known.protection.get().is_some_and(|protection| protection.is_encrypted)).unwrap_or_default()
-}
-
-/// Notes how this task's connection is protected. Only the first time counts, and only in a task of [`with_peer`].
-pub fn note_protection(protection: Protection) {
-    // Neither failure can lead to a client with more rights.
-    let _ = CLIENT.try_with(|known| known.protection.set(protection));
-}
-
-/// Notes who is behind the proxy that has made this task's connection.
-pub fn note_peer(peer: Peer) {
-    // Outside such a task there is nobody to know it.
-    let _ = CLIENT.try_with(|known| known.peer.set(peer));
-}
-
-/// How this task's connection ages; `None` if it does not.
-#[must_use]
-pub fn ageing() -> Option<Ageing> {
-    CLIENT.try_with(|known| known.ageing.get().cloned()).ok().flatten()
-}
-
-/// Notes how this task's connection ages. Only the first time counts.
-pub fn note_ageing(ageing: Ageing) {
-    // Outside such a task there is nobody to know it.
-    let _ = CLIENT.try_with(|known| known.ageing.set(ageing));
-}
-
-/// Keeps what `claim` gives until this task's connection ends, unless something is kept under this number already. Outside such a
-/// task nothing is.
-///
-/// # Errors
-/// That of `claim`; nothing is kept.
-pub fn keep<T: Send + 'static>(number: u64, claim: impl FnOnce() -> Result<T, Fault>) -> Result<(), Fault> {
-    let keep_in = |known: &Known| -> Result<(), Fault> {
-        let mut kept = known.kept.borrow_mut();
-        if kept.contains_key(&number) || kept.len() >= KEPT_MAX {
-            return Ok(());
-        }
-        let claimed: Box<dyn Any + Send> = Box::new(claim()?);
-        kept.insert(number, claimed);
-        Ok(())
-    };
-    CLIENT.try_with(keep_in).unwrap_or(Ok(()))
-}
-
-/// A future in which [`peer`] returns this one.
-pub fn with_peer<F: Future>(peer: Peer, future: F) -> impl Future<Output = F::Output> {
-    let known = Known { peer: Cell::new(peer), protection: OnceCell::new(), ageing: OnceCell::new(), kept: RefCell::default() };
-    CLIENT.scope(known, future)
-}
 
 /// What applies to the connections of all ports. By default nothing is limited, and nobody is a proxy.
 #[derive(Debug, Clone, Default)]
@@ -153,28 +73,6 @@ pub struct ConnectionRules {
     pub per_peer_max: usize,
     /// New ones a second of one address; 0 for any number.
     pub new_per_peer_per_s: u32,
-}
-
-/// How a connection ages. Clones are the same connection's.
-#[derive(Debug, Clone)]
-pub struct Ageing {
-    begins_at: Timestamp,
-    ends_at: Timestamp,
-    begun: CancellationToken,
-    over: CancellationToken,
-}
-
-impl Ageing {
-    /// Waits until the connection is asked to leave. Returns how much time its calls have from now on.
-    pub async fn begun(&self) -> Duration {
-        self.begun.cancelled().await;
-        self.ends_at.since(clock::now())
-    }
-
-    /// Waits until that time is up: what is still open should end now.
-    pub async fn over(&self) {
-        self.over.cancelled().await;
-    }
 }
 
 /// The connections of all ports. Clones share them.
@@ -612,7 +510,10 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
-    use crate::telemetry::Telemetry;
+    use crate::{
+        domain::{Fault, Protection},
+        telemetry::Telemetry,
+    };
 
     const HERE: &str = "127.0.0.1";
 

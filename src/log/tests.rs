@@ -1,3 +1,5 @@
+//! What a client can make a line of the log look like.
+
 use proptest::prelude::*;
 use tracing::subscriber::with_default;
 

@@ -8,6 +8,7 @@ use super::{
     tokens::{LentToken, TokenRequest},
 };
 use crate::{
+    audit::Change,
     auth::{Presented, Scope, Scopes},
     domain::{Fault, FaultKind},
 };
@@ -49,8 +50,10 @@ impl Service {
     /// # Errors
     /// As [`Keyring::lend_token`].
     pub fn lend_token(&self, request: TokenRequest) -> Result<LentToken, Fault> {
+        let caller = self.caller();
+        let change = Change::begin("lend_token", caller.as_ref().map(|holder| &*holder.entry().name), "");
         let off = || Fault::new(FaultKind::Unsupported, "this server knows no callers, and so lends no tokens (security.keys)");
-        self.keyring.as_ref().ok_or_else(off)?.lend_token(request)
+        change.ended(self.keyring.as_ref().ok_or_else(off).and_then(|keyring| keyring.lend_token(request)))
     }
 
     /// The caller on behalf of the tenant that the call's metadata name, if they name one; `metadata` looks them up.

@@ -41,8 +41,8 @@ pub struct LentToken {
     pub token: String,
     /// How long it lasts.
     pub expires_in_s: u64,
-    /// What it grants.
-    pub scopes: Scopes,
+    /// The names of the scopes that it grants.
+    pub scopes: Vec<&'static str>,
 }
 
 /// What is known about tokens.
@@ -174,6 +174,7 @@ impl Tokens {
             .lock()
             .sign(&grant, now_s, random)
             .map_err(|error| Fault::new(FaultKind::Failed, format!("the system gives no random numbers: {error}")))?;
+        let scopes = scopes.iter().map(Scope::name).collect();
         Ok(LentToken { token, expires_in_s: expires.saturating_sub(now_s), scopes })
     }
 }

@@ -1,9 +1,6 @@
 //! Callers that are known by tokens: an issuer's, whose keys change, and those that the server lends.
 
-use std::{
-    fs,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::fs;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
 use rcgen::KeyPair;
@@ -12,6 +9,7 @@ use tempfile::TempDir;
 use tidemill::{
     app::{Server, StartError},
     auth::Key,
+    clock,
     config::Config,
     proto::v1::{FeedRequest, FeedResponse, feed_request::Message, feed_response::Event},
 };
@@ -61,7 +59,7 @@ impl Signer {
 }
 
 fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+    clock::since_epoch(clock::now()).as_secs()
 }
 
 /// Good claims, but for one.

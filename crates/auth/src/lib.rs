@@ -11,6 +11,7 @@ mod key;
 mod keys;
 mod mint;
 mod presented;
+mod refused;
 mod scope;
 mod token;
 
@@ -21,6 +22,7 @@ pub use glob::Glob;
 pub use key::{Digest, Key};
 pub use keys::Keys;
 pub use mint::{Grant, Mint, TOKEN_LIFE_S};
-pub use presented::{Credential, Presented, Refused, Secret};
+pub use presented::{Credential, Presented, Secret};
+pub use refused::{Refused, TOKEN_BYTES_MAX, TokenFault};
 pub use scope::{Scope, Scopes};
-pub use token::{ISSUER_KEYS_BYTES_MAX, IssuerKeys, KeyMark, TOKEN_BYTES_MAX, TokenFault, TokenRules};
+pub use token::{ISSUER_KEYS_BYTES_MAX, IssuerKeys, KeyMark, TokenRules};

@@ -14,7 +14,7 @@ use crate::{Glob, Refused, Scope, Scopes, TOKEN_BYTES_MAX, TokenFault};
 pub const TOKEN_LIFE_S: RangeInclusive<u64> = 10..=7_200;
 /// How long a secret signs.
 const ROTATION_S: u64 = 3_600;
-/// Who has signed, and for whom.
+/// The issuer of these tokens, and their audience.
 const SELF: &str = "tidemill";
 /// How the names of secrets begin.
 const KEY_PREFIX: &str = "tm-";

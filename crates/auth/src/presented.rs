@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tidemill_domain::{ClientCertificate, Fault, FaultKind};
+use tidemill_domain::ClientCertificate;
 
-use crate::{Key, Keys, TokenFault};
+use crate::{Key, Keys, Refused};
 
 /// What a call and its connection show.
 #[derive(Debug, Clone, Default)]
@@ -29,23 +29,6 @@ impl std::fmt::Debug for Secret<'_> {
     }
 }
 
-/// Why a credential is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
-    /// `authorization` is neither `Bearer` nor `Key` with a key behind it, or the text is not a key's.
-    Malformed,
-    /// Nobody has this key.
-    UnknownKey,
-    /// No rule fits the certificate.
-    UnknownCertificate,
-    /// The key, or the rule for the certificate, has expired.
-    Expired,
-    /// A key or token came over a connection that others can read.
-    InTheOpen,
-    /// A token is not good.
-    Token(TokenFault),
-}
-
 /// The first credential that a call shows.
 pub enum Credential<'a> {
     /// A key.
@@ -54,28 +37,6 @@ pub enum Credential<'a> {
     Token(&'a [u8]),
     /// The certificate of the connection.
     Certificate(&'a ClientCertificate),
-}
-
-impl Refused {
-    /// What the caller learns.
-    #[must_use]
-    pub fn fault(self) -> Fault {
-        let message = match self {
-            Self::Malformed => {
-                "the credential is neither a key nor a token: send `authorization: Bearer KEY`, `authorization: Key KEY` or \
-                 `x-api-key: KEY`"
-            }
-            Self::UnknownKey => "the key is not known here, or has been revoked",
-            Self::UnknownCertificate => "nobody is known here by this client certificate",
-            Self::Expired => "the credential has expired",
-            Self::InTheOpen => {
-                "keys and tokens are not taken over plain TCP from another machine, where others can read them: use TLS, \
-                 or ask the operator for security.plain_keys"
-            }
-            Self::Token(fault) => return Fault::new(FaultKind::Unauthenticated, fault.to_string()),
-        };
-        Fault::new(FaultKind::Unauthenticated, message)
-    }
 }
 
 impl Presented<'_> {

@@ -4,8 +4,6 @@
 //! algorithms it signs; what the token says about that must agree, so that neither `none` nor a public key taken for a shared
 //! secret gets anybody in.
 
-use std::fmt;
-
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, Validation, decode, decode_header,
     errors::ErrorKind,
@@ -14,61 +12,14 @@ use jsonwebtoken::{
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Entry, Glob, Proof, Quotas, Refused, Scope, Scopes, entry::is_name};
+use crate::{Entry, Glob, Proof, Quotas, Refused, Scope, Scopes, TOKEN_BYTES_MAX, TokenFault, entry::is_name};
 
-/// Longest token.
-pub const TOKEN_BYTES_MAX: usize = 8 << 10;
 /// Longest set of an issuer's keys.
 pub const ISSUER_KEYS_BYTES_MAX: u64 = 1 << 20;
 /// Most keys of an issuer.
 const KEYS_MAX: usize = 64;
 /// Letters of a subject that are kept for the log.
 const SUBJECT_SHOWN: usize = 96;
-
-/// What is wrong with a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokenFault {
-    /// It has more than [`TOKEN_BYTES_MAX`] bytes.
-    TooLong,
-    /// It is not a token, or not one that is signed by an algorithm known here.
-    Malformed,
-    /// It names a key that is not known, or several fit.
-    UnknownKey,
-    /// It is signed by an algorithm that its key does not use.
-    Algorithm,
-    /// Its signature is not its key's.
-    Signature,
-    /// It is from another issuer.
-    Issuer,
-    /// It is for somebody else.
-    Audience,
-    /// Its time is over, or it has no end.
-    Expired,
-    /// Its time has not come.
-    NotYet,
-    /// It does not say whose it is, or not in a form that is known.
-    Claims,
-}
-
-impl fmt::Display for TokenFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::TooLong => "the token is longer than 8192 bytes",
-            Self::Malformed => "the token is no JWT that is signed with RS, PS, ES256, ES384 or EdDSA",
-            Self::UnknownKey => "the token names no key that is known here (security.jwks)",
-            Self::Algorithm => "the token is signed by an algorithm that its key does not use",
-            Self::Signature => "the signature of the token is wrong",
-            Self::Issuer => "the token is not from the issuer that security.jwt_issuer names",
-            Self::Audience => "the token is not for the audience that security.jwt_audience names",
-            Self::Expired => "the token has expired, or does not say when it does",
-            Self::NotYet => "the token is not valid yet",
-            Self::Claims => {
-                "the token does not say whose it is: `sub` must be text, the scopes text or a list, and the tenant a name of up to 128 \
-                 letters, digits, '-', '_', '.' and '@'"
-            }
-        })
-    }
-}
 
 /// What is asked of a token, apart from its signature.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -1,4 +1,4 @@
-//! Who calls: the keys file, tokens of an issuer, and the server's own.
+//! Credentials: the keys file, tokens of an issuer, and the server's own.
 
 use std::{convert::Infallible, sync::OnceLock};
 

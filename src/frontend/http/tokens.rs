@@ -13,7 +13,7 @@ use super::{
     error::Refusal,
     repository::read,
 };
-use crate::{audit::Change, auth::Scope, service::TokenRequest};
+use crate::service::TokenRequest;
 
 /// What may be asked of a token; everything may be left out.
 #[derive(Default, Deserialize)]
@@ -37,12 +37,9 @@ struct Lent {
 
 pub(super) async fn lend(State(api): State<Api>, sent: Sent) -> Result<Response, Refusal> {
     let Asked { scopes, models, expires_in_s } = read(&api, sent).await?;
-    let service = api.open_inference.service();
-    let caller = service.caller();
-    let change = Change::begin("lend_token", caller.as_ref().map(|holder| &*holder.entry().name), "");
-    let lent = change.ended(service.lend_token(TokenRequest { scopes, models, expires_in_s }))?;
-    let scopes = lent.scopes.iter().map(Scope::name).collect();
-    let mut response = document(&Lent { token: lent.token, token_type: "Bearer", expires_in_s: lent.expires_in_s, scopes })?;
+    let lent = api.open_inference.service().lend_token(TokenRequest { scopes, models, expires_in_s })?;
+    let mut response =
+        document(&Lent { token: lent.token, token_type: "Bearer", expires_in_s: lent.expires_in_s, scopes: lent.scopes })?;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }

@@ -134,7 +134,7 @@ impl AdminPort {
     /// If nobody answers within five seconds, or the answer is not a Tidemill server's metrics of at most 16 MiB.
     pub(super) async fn scrape(&self) -> Result<Scrape, ScrapeFault> {
         let late = |_| ScrapeFault::NoAnswer(format!("nothing within {} s", SCRAPE_TIMEOUT.as_secs()));
-        timeout(SCRAPE_TIMEOUT, self.fetch()).await.map_err(late)?
+        timeout(SCRAPE_TIMEOUT, Box::pin(self.fetch())).await.map_err(late)?
     }
 
     async fn fetch(&self) -> Result<Scrape, ScrapeFault> {
