@@ -15,7 +15,7 @@
 //!
 //! # Whose work it is
 //! The task of a connection knows its [`peer`], so that no front end has to pass it on, how its connection is protected
-//! ([`protection`]), and how it ages ([`ageing`]). What its callers claim for as long as it is open, it [`keep`]s.
+//! ([`protection`]), and how it ages ([`ageing()`]). What its callers claim for as long as it is open, it [`keep`]s.
 
 mod ageing;
 mod peers;
