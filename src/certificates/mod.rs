@@ -138,7 +138,7 @@ impl Certificates {
 
     /// Brings the metric of their expiry up to date.
     pub fn publish(&self) {
-        self.inner.metrics.expiry_days.set(self.days());
+        self.inner.metrics.expires_in.set(self.days() * DAY_SECONDS);
     }
 
     /// Days until the first certificate expires.

@@ -277,8 +277,8 @@ pub struct TlsMetrics {
     pub handshakes_open: Gauge,
     /// Times that certificates were read again.
     pub reloads: LoadMetrics,
-    /// Days until the first certificate expires.
-    pub expiry_days: Gauge,
+    /// Seconds until the first certificate expires.
+    pub expires_in: Gauge,
 }
 
 impl TlsMetrics {

@@ -171,7 +171,7 @@ impl Telemetry {
             handshakes: HandshakeEnd::ALL.map(|end| self.registrar.counter(&table::TLS_HANDSHAKES, &[end.label()])),
             handshakes_open: self.registrar.gauge(&table::TLS_HANDSHAKES_OPEN, &[]),
             reloads: LoadMetrics { ok, failed },
-            expiry_days: self.registrar.gauge(&table::TLS_EXPIRY, &[]),
+            expires_in: self.registrar.gauge(&table::TLS_EXPIRY, &[]),
         }
     }
 

@@ -264,10 +264,10 @@ pub(super) static TLS_RELOADS: Metric = counter(
     "Times that certificates were read again because a file had changed, or on SIGHUP, by outcome: `ok` or `failed`; after `failed`, the previous ones stay.",
 );
 pub(super) static TLS_EXPIRY: Metric = gauge(
-    "tidemill_tls_certificate_expiry_days",
-    "days",
+    "tidemill_tls_certificate_expires_in_seconds",
+    "seconds",
     &[],
-    "Days until the first of the server's certificates expires; negative once it has, 0 without TLS.",
+    "Seconds until the first of the server's certificates expires, 86,400 of them to a day; negative once it has, 0 without TLS.",
 );
 pub(super) static TENANT_ITEMS: Metric = counter(
     "tidemill_tenant_items_total",
