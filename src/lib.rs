@@ -32,3 +32,4 @@ pub mod telemetry;
 pub mod threads;
 pub mod transport;
 pub mod vitals;
+pub mod watched;

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{StartError, changes, issuer::Issuer, watched::Watched};
+use super::{StartError, changes, issuer::Issuer};
 use crate::{
     audit,
     auth::{Entry, FILE_BYTES_MAX, Keys, Scope, TokenRules},
     config::{Config, Port, SecurityConfig},
     frontend::MetricsGate,
     service::{Keyring, Tokens},
+    watched::Watched,
 };
 
 /// The callers, and the watch on what says who they are.
@@ -40,7 +41,7 @@ impl Callers {
             Some(path) => {
                 let fault = |reason| StartError::Keys { path: path.clone(), reason };
                 let file = Watched::new(path, FILE_BYTES_MAX).map_err(fault)?;
-                let keys = read(&file).await.map_err(fault)?;
+                let keys = keys_of(file.read().await).map_err(fault)?;
                 tracing::info!(callers = keys.entries().len(), "callers are known by {}", path.display());
                 (Some(file), keys)
             }
@@ -89,8 +90,7 @@ impl Callers {
 
 async fn follow_file(file: &Watched, mut listed: Vec<Arc<Entry>>, keyring: &Keyring) -> Option<()> {
     loop {
-        file.changed().await;
-        match read(file).await {
+        match keys_of(file.read_next().await) {
             Ok(keys) => {
                 let before = std::mem::replace(&mut listed, keys.entries().to_vec());
                 let ended = keyring.replace(keys);
@@ -106,8 +106,8 @@ async fn follow_file(file: &Watched, mut listed: Vec<Arc<Entry>>, keyring: &Keyr
     }
 }
 
-async fn read(file: &Watched) -> Result<Keys, String> {
-    let text = String::from_utf8(file.read().await?).map_err(|_| "it is not UTF-8".to_owned())?;
+fn keys_of(read: Result<Vec<u8>, String>) -> Result<Keys, String> {
+    let text = String::from_utf8(read?).map_err(|_| "it is not UTF-8".to_owned())?;
     Keys::parse(&text).map_err(|faults| faults.to_string())
 }
 

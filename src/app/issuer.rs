@@ -14,11 +14,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{StartError, watched::Watched};
+use super::StartError;
 use crate::{
     auth::{ISSUER_KEYS_BYTES_MAX, IssuerKeys},
     config::{IssuerPlace, SecurityConfig},
     service::Keyring,
+    watched::Watched,
 };
 
 /// How long an answer may take in all.
@@ -68,8 +69,7 @@ impl Issuer {
     pub(super) async fn follow(self, keyring: Keyring) -> Option<()> {
         let mut failed = false;
         loop {
-            self.may_have_changed(&keyring, failed).await;
-            let read = self.read().await;
+            let read = self.read_next(&keyring, failed).await;
             failed = read.is_err();
             match read {
                 Ok(keys) => {
@@ -84,9 +84,10 @@ impl Issuer {
         }
     }
 
-    async fn may_have_changed(&self, keyring: &Keyring, failed: bool) {
+    /// The keys as they are when they may have changed.
+    async fn read_next(&self, keyring: &Keyring, failed: bool) -> Result<IssuerKeys, String> {
         match self {
-            Self::File(file) => file.changed().await,
+            Self::File(file) => IssuerKeys::parse(&file.read_next().await?),
             Self::Url { refresh, .. } => {
                 let wanted = async {
                     sleep(ASKED_AGAIN_AFTER).await;
@@ -98,6 +99,7 @@ impl Issuer {
                     () = sleep(*refresh) => {}
                     () = wanted => {}
                 }
+                self.read().await
             }
         }
     }

@@ -20,7 +20,6 @@ mod error;
 mod issuer;
 mod ports;
 mod record;
-mod watched;
 
 use std::{io, net::SocketAddr, num::NonZeroUsize, path::Path, sync::Arc, thread::available_parallelism, time::Duration};
 

@@ -44,6 +44,11 @@ impl CertificateFault {
         Self::new("tls.cert", &first, reason)
     }
 
+    /// The system does not say when files change.
+    pub(super) fn unwatched(config: &TlsConfig, reason: impl Display) -> Self {
+        Self::of_all(config, format!("cannot be watched: {reason}"))
+    }
+
     /// A certificate has expired, and the one that it would replace has not.
     pub(super) fn expired(config: &TlsConfig) -> Self {
         Self::of_all(config, "a certificate has expired already; the one in use has not")

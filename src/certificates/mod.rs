@@ -6,11 +6,14 @@
 mod files;
 mod names;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use rustls::ServerConfig;
-use tokio::time::sleep;
 
 use self::files::{Loaded, Stamp};
 use crate::{
@@ -19,13 +22,13 @@ use crate::{
     telemetry::{Telemetry, TlsMetrics},
     threads,
     transport::{Gate, GateLimits, Protocol},
+    watched::Watch,
 };
 
 pub use self::files::CertificateFault;
 
-/// From one look at the files to the next. Mounted secrets are swapped by links in other folders, and network file systems report no
-/// changes, so looking is what works everywhere; it takes microseconds.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long files that have changed are left alone: a pair is two of them.
+const REST: Duration = Duration::from_secs(1);
 
 const DAY_SECONDS: f64 = 86_400.0;
 
@@ -43,6 +46,7 @@ struct Inner {
     metrics: TlsMetrics,
     limits: GateLimits,
     current: Mutex<Current>,
+    watch: Watch,
 }
 
 struct Current {
@@ -63,11 +67,13 @@ impl Certificates {
         if !config.is_on() {
             return Ok(None);
         }
+        // Watched before they are read, so that no change is missed.
+        let watch = Watch::new(&files_of(config)).map_err(|reason| CertificateFault::unwatched(config, reason))?;
         let read = Stamp::of(config);
         let loaded = Loaded::read(config)?;
         let limits = GateLimits::new(config.max_handshakes, config.handshake_timeout(), metrics.clone());
         let current = Mutex::new(Current { loaded, read, gates: Vec::new() });
-        let inner = Inner { config: config.clone(), metrics, limits, current };
+        let inner = Inner { config: config.clone(), metrics, limits, current, watch };
         let certificates = Self { inner: Arc::new(inner) };
         certificates.warn_of_expiry();
         Ok(Some(certificates))
@@ -120,19 +126,16 @@ impl Certificates {
 
     /// Reads the files again once they have changed and come to rest. Never returns.
     pub async fn keep_fresh(&self) {
-        let mut before = self.inner.current.lock().read.clone();
         loop {
-            sleep(LOOK_EVERY).await;
+            self.inner.watch.rested(REST).await;
             let this = self.clone();
-            let config = self.inner.config.clone();
-            let looked = threads::aside(move || Stamp::of(&config)).await;
-            // Without a thread, the next look will do.
-            let Ok(stamp) = looked else { continue };
-            // A pair is two files: what is being changed is left alone until the next look.
-            if stamp == before && stamp != self.inner.current.lock().read {
-                let _no_thread = threads::aside(move || this.reload()).await;
-            }
-            before = stamp;
+            // Without a thread, the next change will do.
+            let _no_thread = threads::aside(move || {
+                if Stamp::of(&this.inner.config) != this.inner.current.lock().read {
+                    this.reload();
+                }
+            })
+            .await;
         }
     }
 
@@ -153,6 +156,11 @@ impl Certificates {
         }
         self.publish();
     }
+}
+
+/// All files of the settings.
+fn files_of(config: &TlsConfig) -> Vec<&Path> {
+    config.cert.iter().chain(&config.key).chain(&config.client_ca).map(PathBuf::as_path).collect()
 }
 
 /// The time of day, in seconds since 1970.

@@ -4,6 +4,7 @@ use std::{fs, path::Path};
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use tempfile::TempDir;
+use tokio::time::sleep;
 
 use super::*;
 
@@ -62,7 +63,7 @@ async fn a_change_is_noticed_once_the_files_rest() {
     write(folder.path(), &pair("b.example", 4002));
     let noticed = async {
         while !reloads(&telemetry)[0] {
-            sleep(LOOK_EVERY).await;
+            sleep(REST).await;
         }
     };
     tokio::select! {
