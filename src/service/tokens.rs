@@ -112,7 +112,7 @@ impl Tokens {
                 let grant = mint.lock().check(token, now_s)?;
                 // Its caller is no longer known, or no longer may call.
                 let lender = lender(&grant.caller).filter(|lender| !lender.entry().has_expired(now_s));
-                let lender = lender.ok_or(Refused::Token(TokenFault::UnknownKey))?;
+                let lender = lender.ok_or(Refused::Token(TokenFault::LenderGone))?;
                 let entry = lent(lender.entry(), grant);
                 lender.lend(entry)
             }
@@ -295,7 +295,7 @@ mod tests {
         assert!(holder.may_call(NOW));
         alice.revoke();
         assert!(!holder.may_call(NOW));
-        assert_eq!(tokens.recognise(token.as_bytes(), NOW, |_| None, used).err(), Some(Refused::Token(TokenFault::UnknownKey)));
+        assert_eq!(tokens.recognise(token.as_bytes(), NOW, |_| None, used).err(), Some(Refused::Token(TokenFault::LenderGone)));
         let poorer = listed("models = ['a']");
         let now = tokens.recognise(token.as_bytes(), NOW, |_| Some(Arc::clone(&poorer)), used).expect("its caller is back");
         assert!(now.entry().includes("a") && !now.entry().includes("b"));

@@ -65,6 +65,8 @@ pub enum TokenFault {
     Audience,
     /// Its time is over, or it has no end.
     Expired,
+    /// It was lent to a caller that is no longer known, or about which the keys file says something else now.
+    LenderGone,
     /// Its time has not come.
     NotYet,
     /// It does not say whose it is, or not in a form that is known.
@@ -82,6 +84,7 @@ impl fmt::Display for TokenFault {
             Self::Issuer => "the token is not from the issuer that security.jwt_issuer names",
             Self::Audience => "the token is not for the audience that security.jwt_audience names",
             Self::Expired => "the token has expired, or does not say when it does",
+            Self::LenderGone => "the caller that was lent this token may no longer call: ask for a new one",
             Self::NotYet => "the token is not valid yet",
             Self::Claims => {
                 "the token does not say whose it is: `sub` must be text, the scopes text or a list, and the tenant a name of up to 128 \

@@ -213,7 +213,10 @@ fn make(args: &NewArgs, printer: &mut Printer) -> Result<(), Failure> {
     let text = format!("{text}{gap}{}", Keys::block(&entry));
     Keys::parse(&text).map_err(|faults| refuse(file, &faults.to_string()))?;
     write(file, &text)?;
-    printer.print(&NewKeyRecord { name: name.clone(), key: key.reveal(), file: file.display().to_string() })
+    let shown = file.display().to_string();
+    printer.print(&NewKeyRecord { name: name.clone(), key: key.reveal(), file: shown.clone() })?;
+    printer.note(&format!("This is the key of {name}. It is not shown again; {shown} has only its SHA-256."));
+    Ok(())
 }
 
 fn revoke(args: &RevokeArgs, printer: &mut Printer) -> Result<(), Failure> {
@@ -272,8 +275,7 @@ struct NewKeyRecord {
 
 impl fmt::Display for NewKeyRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, key, file } = self;
-        write!(f, "{key}\nThis is the key of {name}. It is not shown again; {file} has only its SHA-256.")
+        f.write_str(&self.key)
     }
 }
 
