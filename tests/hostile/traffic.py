@@ -144,9 +144,17 @@ class Wire:
 
     def _decrypted(self, patience: float, most: int) -> bytes | None:
         """All that can be decrypted: what is left inside would not be seen by whoever polls the socket."""
+        give_up_at = time.monotonic() + patience
+        while True:
+            if not self.socket.pending() and not select_one(self.socket, max(0.0, give_up_at - time.monotonic())):
+                return b""
+            # What has arrived may be nothing to read, such as a ticket for another session.
+            data = self._read(most)
+            if data is None or data or time.monotonic() >= give_up_at:
+                return data
+
+    def _read(self, most: int) -> bytes | None:
         out = bytearray()
-        if not self.socket.pending() and not select_one(self.socket, patience):
-            return b""
         with self._without_waiting():
             while len(out) < most:
                 try:
