@@ -44,8 +44,10 @@ def request(
 class Client:
     """A connection, on which answers come in the order of the requests."""
 
-    def __init__(self, address: str, source: str | None = None, receive_buffer: int | None = None) -> None:
-        self.wire = Wire(address, source, receive_buffer)
+    def __init__(
+        self, address: str, source: str | None = None, receive_buffer: int | None = None, encrypts: bool = True
+    ) -> None:
+        self.wire = Wire(address, source, receive_buffer, encrypts=encrypts)
         self._received = bytearray()
         self.closed = False
 
