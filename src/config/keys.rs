@@ -222,7 +222,7 @@ pub(super) const KEYS: &[Key] = &[
         "tls.max_handshakes",
         "handshakes",
         1..=100_000,
-        "handshakes at once, on all ports; others wait for their turn, for which one that has lasted three seconds may have to end",
+        "handshakes at once, on all ports; others wait for their turn, for which one that has lasted a second may have to end",
     ),
     words(
         "security.keys",

@@ -24,9 +24,8 @@ use crate::{
     patience::Moment,
 };
 
-/// What each handshake may take before it has to make way for one that waits. When thousands of honest clients come back at once, some
-/// of their handshakes take more than a second, because all cores are busy with the others.
-const TURN: Duration = Duration::from_secs(3);
+/// What each handshake may take before it has to make way for one that waits.
+const TURN: Duration = Duration::from_secs(1);
 
 /// The handshakes of all ports. Clones share them.
 #[derive(Debug, Clone)]
