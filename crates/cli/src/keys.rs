@@ -181,7 +181,7 @@ pub(super) fn run(args: &KeysArgs, printer: &mut Printer) -> Result<(), Failure>
 }
 
 fn make(args: &NewArgs, printer: &mut Printer) -> Result<(), Failure> {
-    let NewArgs { name, file: FileArgs { file, .. }, tenant, scope, models, expires, acts_for, quotas } = args;
+    let NewArgs { name, file: FileArgs { file, json }, tenant, scope, models, expires, acts_for, quotas } = args;
     let (text, keys) = read(file)?.unwrap_or_default();
     if keys.entries().iter().any(|entry| *entry.name == **name) {
         return Err(refuse(file, &format!("'{name}' is in it already; revoke it, or choose another name")));
@@ -215,7 +215,9 @@ fn make(args: &NewArgs, printer: &mut Printer) -> Result<(), Failure> {
     write(file, &text)?;
     let shown = file.display().to_string();
     printer.print(&NewKeyRecord { name: name.clone(), key: key.reveal(), file: shown.clone() })?;
-    printer.note(&format!("This is the key of {name}. It is not shown again; {shown} has only its SHA-256."));
+    if !json {
+        printer.note(&format!("This is the key of {name}. It is not shown again; {shown} has only its SHA-256."));
+    }
     Ok(())
 }
 
