@@ -24,6 +24,8 @@ use crate::threads;
 
 /// After a change, a file is read once nothing has changed for this long: whoever writes it in several steps is then done.
 const REST: Duration = Duration::from_millis(50);
+/// And after this long at the latest, however busy its folder is: a key that is revoked has to end.
+const REST_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// A watch on files, which may come, go and be replaced.
 pub struct Watch {
@@ -43,11 +45,23 @@ impl Watch {
         Ok(Self { changed, _system: system })
     }
 
-    /// Waits until something may have changed, and then until nothing has for some time.
-    pub async fn rested(&self, rest: Duration) {
+    /// Waits until something may have changed, and then as [`rested`] does.
+    pub async fn rested(&self, rest: Duration, wait_max: Duration) {
         self.changed.notified().await;
-        while timeout(rest, self.changed.notified()).await.is_ok() {}
+        rested(&self.changed, rest, wait_max).await;
     }
+}
+
+/// Waits until there has been no change for `rest`, but no longer than `wait_max`.
+pub async fn rested(changed: &Notify, rest: Duration, wait_max: Duration) {
+    // An error means that the time is up.
+    let _ = timeout(wait_max, async { while timeout(rest, changed.notified()).await.is_ok() {} }).await;
+}
+
+/// Whether an event is about reading a file, such as our own.
+#[must_use]
+pub const fn only_reads(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Access(access) if !matches!(access, AccessKind::Close(AccessMode::Write)))
 }
 
 /// A file that is watched.
@@ -87,7 +101,7 @@ impl Watched {
     /// Why it can no longer be read.
     pub async fn read_next(&self) -> Result<Vec<u8>, String> {
         loop {
-            self.watch.rested(REST).await;
+            self.watch.rested(REST, REST_WAIT_MAX).await;
             if let (read, true) = self.look().await {
                 return read;
             }
@@ -111,8 +125,7 @@ fn watch(files: &[&Path], changed: &Arc<Notify>) -> notify::Result<RecommendedWa
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
         let is_one = |path: &PathBuf| path.file_name().is_some_and(|name| names.iter().any(|one| one == name));
         match event {
-            // Our own reading among others.
-            Ok(Event { kind: EventKind::Access(kind), .. }) if kind != AccessKind::Close(AccessMode::Write) => {}
+            Ok(event) if only_reads(event.kind) => {}
             // Other files of the folder are written all the time, such as a log.
             Ok(event) if is_content(event.kind) && !event.paths.iter().any(is_one) => {}
             // If the system has lost count, this reads the files once too often.
@@ -154,6 +167,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::patience::Moment;
 
     #[tokio::test]
     async fn only_what_the_file_itself_says_counts() {
@@ -177,6 +191,23 @@ mod tests {
         assert!(watched.read_next().await.is_err_and(|reason| reason.contains("longer than 100 bytes")));
         fs::remove_file(&path).expect("removed");
         assert!(watched.read_next().await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_folder_that_never_rests_is_not_waited_for_for_ever() {
+        let changed = Notify::new();
+        let busy = async {
+            loop {
+                changed.notify_one();
+                tokio::time::sleep(REST / 2).await;
+            }
+        };
+        let begun = Moment::now();
+        tokio::select! {
+            () = busy => {}
+            () = rested(&changed, REST, REST_WAIT_MAX) => {}
+        }
+        assert_eq!(Moment::now().since(begun), REST_WAIT_MAX);
     }
 
     #[test]

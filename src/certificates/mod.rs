@@ -29,6 +29,8 @@ pub use self::files::CertificateFault;
 
 /// How long files that have changed are left alone: a pair is two of them.
 const REST: Duration = Duration::from_secs(1);
+/// And after this long they are read however often they change.
+const REST_WAIT_MAX: Duration = Duration::from_secs(30);
 
 const DAY_SECONDS: f64 = 86_400.0;
 
@@ -127,7 +129,7 @@ impl Certificates {
     /// Reads the files again once they have changed and come to rest. Never returns.
     pub async fn keep_fresh(&self) {
         loop {
-            self.inner.watch.rested(REST).await;
+            self.inner.watch.rested(REST, REST_WAIT_MAX).await;
             let this = self.clone();
             // Without a thread, the next change will do.
             let _no_thread = threads::aside(move || {

@@ -10,14 +10,13 @@ use parking_lot::Mutex;
 
 use crate::{
     domain::{Address, Timestamp},
+    shares::Rate,
     telemetry::ConnectionClose,
 };
 
 /// How many addresses are remembered for what they have done lately. One that is forgotten may begin afresh, so whoever has more
 /// addresses than this gains what they could have had anyway.
 const REMEMBERED_MAX: usize = 16_384;
-
-const SECOND_NS: u64 = 1_000_000_000;
 
 /// The limits of each address, and what each has.
 #[derive(Debug)]
@@ -34,25 +33,6 @@ struct Book {
     /// Only addresses that have a connection.
     open: HashMap<Address, usize>,
     rates: LruCache<Address, Rate>,
-}
-
-/// When the next connection of an address is due, by the generic cell rate algorithm.
-#[derive(Debug, Default)]
-struct Rate {
-    due_ns: u64,
-}
-
-impl Rate {
-    /// Whether one more may come now. A second's worth may come at once.
-    fn take(&mut self, per_s: u32, now: Timestamp) -> bool {
-        let (now, interval) = (now.as_nanos(), SECOND_NS / u64::from(per_s.max(1)));
-        let due = self.due_ns.max(now);
-        if due - now > SECOND_NS - interval {
-            return false;
-        }
-        self.due_ns = due + interval;
-        true
-    }
 }
 
 /// A connection that counts towards its address, until this is dropped.
@@ -82,7 +62,8 @@ impl Peers {
         if self.open_max > 0 && open >= self.open_max {
             return Err(ConnectionClose::Peer);
         }
-        if self.new_per_s > 0 && !book.rates.get_or_insert_mut(address, Rate::default).take(self.new_per_s, now) {
+        let new_per_s = u64::from(self.new_per_s);
+        if new_per_s > 0 && book.rates.get_or_insert_mut(address, Rate::default).take(new_per_s, 1, now).is_err() {
             return Err(ConnectionClose::Rate);
         }
         book.open.insert(address, open + 1);

@@ -22,7 +22,6 @@ mod statistics;
 mod users;
 
 use crate::{
-    audit::Change,
     auth::{Scope, Scopes},
     config::{Access, SequenceConfig, SharedMemoryConfig},
     descriptors::Descriptors,
@@ -120,18 +119,12 @@ impl OpenInference {
         &self.service
     }
 
-    /// A call of the current caller that changes something of this name, for the audit log.
-    fn change(&self, call: &'static str, name: &str) -> Change {
-        let caller = self.service.caller();
-        Change::begin(call, caller.as_ref().map(|holder| &*holder.entry().name), name)
-    }
-
     /// Registers a region of the clients' shared memory.
     ///
     /// # Errors
     /// Those of [`OpenInference::shared_memory`] and [`SharedMemory::register`].
     pub fn register_memory(&self, name: &str, key: &str, offset: u64, byte_size: u64) -> Result<(), Fault> {
-        let change = self.change("register_memory", name);
+        let change = self.service.change("register_memory", name);
         change.ended(self.shared_memory().and_then(|memory| memory.register(name, key, offset, byte_size)))
     }
 
@@ -140,7 +133,7 @@ impl OpenInference {
     /// # Errors
     /// Those of [`OpenInference::shared_memory`].
     pub fn unregister_memory(&self, name: &str) -> Result<(), Fault> {
-        let change = self.change("unregister_memory", name);
+        let change = self.service.change("unregister_memory", name);
         let forget = |memory: &SharedMemory| if name.is_empty() { memory.unregister_all() } else { memory.unregister(name) };
         change.ended(self.shared_memory().and_then(forget))
     }

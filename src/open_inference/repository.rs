@@ -41,7 +41,7 @@ impl OpenInference {
     /// [`FaultKind::Unsupported`] for parameters that bring a configuration or files, and [`FaultKind::Overloaded`] if too many such
     /// calls wait, or the client's share of them.
     pub async fn load_model(&self, name: &str, parameters: impl Iterator<Item = &str> + Send) -> Result<(), Fault> {
-        let change = self.change("load", name);
+        let change = self.service.change("load", name);
         change.ended(self.load(name, parameters).await)
     }
 
@@ -62,7 +62,7 @@ impl OpenInference {
     /// Those of [`Repository::prove`](crate::registry::Repository::prove); [`FaultKind::Denied`] and [`FaultKind::Overloaded`] as for a
     /// load.
     pub async fn prove_model(&self, name: &str, seed: u64) -> Result<(), Fault> {
-        let change = self.change("prove", name);
+        let change = self.service.change("prove", name);
         change.ended(self.prove(name, seed).await)
     }
 
@@ -78,7 +78,7 @@ impl OpenInference {
     /// Those of [`Repository::unload`](crate::registry::Repository::unload); [`FaultKind::Denied`] and [`FaultKind::Overloaded`] as for a
     /// load.
     pub async fn unload_model(&self, name: &str) -> Result<(), Fault> {
-        let change = self.change("unload", name);
+        let change = self.service.change("unload", name);
         change.ended(self.unload(name).await)
     }
 

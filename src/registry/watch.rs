@@ -14,15 +14,15 @@ use std::{
     time::Duration,
 };
 
-use notify::{
-    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
-    event::{AccessKind, AccessMode},
-};
-use tokio::{pin, select, sync::Notify, time::sleep};
+use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use super::{Refreshed, Repository, places::Places};
-use crate::threads;
+use crate::{
+    threads,
+    watched::{only_reads, rested},
+};
 
 /// A folder is at rest if nothing in it has changed for this long: files copied into it are then complete.
 const REST: Duration = Duration::from_millis(500);
@@ -77,7 +77,7 @@ impl Watcher {
         self.changed.notified().await;
         // From now on, only this says that there was one.
         self.owes = true;
-        rested(&self.changed).await;
+        rested(&self.changed, REST, REST_WAIT_MAX).await;
     }
 
     /// Follows all links once more. What was watched until now is watched until that is done, so that no change is missed.
@@ -198,29 +198,14 @@ pub async fn refresh(repository: &Repository) {
     }
 }
 
-/// Our own reading of the files must not look like a change.
-const fn only_reads(kind: EventKind) -> bool {
-    matches!(kind, EventKind::Access(access) if !matches!(access, AccessKind::Close(AccessMode::Write)))
-}
-
-/// Waits until there has been no change for a while.
-async fn rested(changed: &Notify) {
-    let over = sleep(REST_WAIT_MAX);
-    pin!(over);
-    loop {
-        select! {
-            () = changed.notified() => {}
-            () = sleep(REST) => return,
-            () = over.as_mut() => return,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
-    use notify::event::{CreateKind, ModifyKind};
-    use tokio::time::Instant;
+    use notify::{
+        EventKind,
+        event::{AccessKind, AccessMode, CreateKind, ModifyKind},
+    };
+    use tokio::time::{Instant, sleep};
 
     use super::*;
 
@@ -235,7 +220,7 @@ mod tests {
                 sleep(Duration::from_millis(400)).await;
             }
         });
-        rested(&changed).await;
+        rested(&changed, REST, REST_WAIT_MAX).await;
         assert_eq!(began.elapsed(), Duration::from_millis(1_700));
     }
 
@@ -250,7 +235,7 @@ mod tests {
                 sleep(Duration::from_millis(100)).await;
             }
         });
-        rested(&changed).await;
+        rested(&changed, REST, REST_WAIT_MAX).await;
         assert_eq!(began.elapsed(), REST_WAIT_MAX);
         restless.abort();
     }

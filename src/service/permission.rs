@@ -45,13 +45,18 @@ impl Service {
         Ok(holder)
     }
 
+    /// A call of the current caller that changes something of this name, for the audit log.
+    pub(crate) fn change(&self, call: &'static str, name: &str) -> Change {
+        let caller = self.caller();
+        Change::begin(call, caller.as_ref().map(|holder| &*holder.entry().name), name)
+    }
+
     /// Lends a token to the current call's caller.
     ///
     /// # Errors
     /// As [`Keyring::lend_token`].
     pub fn lend_token(&self, request: TokenRequest) -> Result<LentToken, Fault> {
-        let caller = self.caller();
-        let change = Change::begin("lend_token", caller.as_ref().map(|holder| &*holder.entry().name), "");
+        let change = self.change("lend_token", "");
         let off = || Fault::new(FaultKind::Unsupported, "this server knows no callers, and so lends no tokens (security.keys)");
         change.ended(self.keyring.as_ref().ok_or_else(off).and_then(|keyring| keyring.lend_token(request)))
     }
