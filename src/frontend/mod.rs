@@ -12,6 +12,7 @@ pub mod grpc;
 pub mod http;
 mod inflate;
 mod web;
+mod websocket;
 
 pub use acting::MetricsGate;
 pub use bounds::Bounds;

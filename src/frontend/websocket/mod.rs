@@ -1,0 +1,3 @@
+//! WebSocket: live feeds for clients that have no gRPC, browsers first of all.
+
+mod frame;
