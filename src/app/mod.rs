@@ -57,7 +57,7 @@ use crate::{
     service::Service,
     telemetry::Telemetry,
     threads,
-    transport::{BoundSocket, Protocol, Shutdown, Surroundings},
+    transport::{BoundSocket, Shutdown, Surroundings},
     vitals::{Liveness, Part, Vitals},
 };
 
@@ -369,7 +369,7 @@ fn admin_port(
 ) -> Result<AdminHandle, StartError> {
     let mut gate = None;
     if let Some(certificates) = certificates {
-        gate = certificates.gate(config.encryption(Port::Admin), Protocol::Http1, false)?;
+        gate = certificates.gate(config.encryption(Port::Admin))?;
         let (refresh, certificates) = (source.refresh, certificates.clone());
         source.refresh = Arc::new(move || {
             refresh();

@@ -18,7 +18,7 @@ use crate::{
         http::{HttpDoor, HttpServer},
     },
     open_inference::OpenInference,
-    transport::{BoundSocket, LocalListener, Protocol, Shutdown, Socket, Surroundings},
+    transport::{BoundSocket, LocalListener, Shutdown, Socket, Surroundings},
 };
 
 /// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`). The usual 128 are too few when
@@ -63,10 +63,10 @@ pub(super) struct ClientPorts {
     pub(super) shutdown: Shutdown,
 }
 
-/// The servers of the client ports, ready to serve, each with what serves the other protocol on its port, if anything does.
+/// The servers of the client ports, ready to serve, each with what serves the other protocol on its port.
 pub(super) struct Servers {
-    grpc: (GrpcServer<Socket>, Option<HttpDoor>),
-    http: (HttpServer<Socket>, Option<GrpcDoor>),
+    grpc: (GrpcServer<Socket>, HttpDoor),
+    http: (HttpServer<Socket>, GrpcDoor),
 }
 
 impl Servers {
@@ -91,19 +91,17 @@ impl ClientPorts {
         let Self { open_inference, bounds, web, surroundings, shown, shutdown } = self;
         let door = |port| open_inference.for_clients(config.access(port), config.anonymous(port));
         let (grpc_config, http_config) = settings(config, &surroundings.descriptors);
-        let gate = |port, own| shown.as_ref().map(|all| all.gate(port, own, true)).transpose().map(Option::flatten);
-        let grpc = grpc.into_socket(gate(config.encryption(Port::Grpc), Protocol::Http2)?)?;
-        let http = http.into_socket(gate(config.encryption(Port::Http), Protocol::Http1)?)?;
-        // Either protocol on an encrypted port, with what that port lets its clients do.
-        let http_door = grpc.is_encrypted().then(|| HttpDoor::new(door(Port::Grpc), http_config.clone(), bounds.clone()));
-        let wants_grpc = http.is_encrypted();
+        let gate = |port| shown.as_ref().map(|all| all.gate(port)).transpose().map(Option::flatten);
+        let grpc = grpc.into_socket(gate(config.encryption(Port::Grpc))?)?;
+        let http = http.into_socket(gate(config.encryption(Port::Http))?)?;
+        // Both protocols on each port, with what that port lets its clients do.
+        let http_door = HttpDoor::new(door(Port::Grpc), http_config.clone(), bounds.clone()).with_web_rules(web.clone());
         let (grpc, health) = GrpcServer::new(grpc, door(Port::Grpc), grpc_config, bounds.clone(), shutdown.clone())?;
-        let grpc_door = wants_grpc.then(|| grpc.door().for_port(door(Port::Http), &bounds, &health)).transpose()?;
+        let grpc_door = grpc.door().for_port(door(Port::Http), &bounds, &health)?.with_web_rules(web.clone());
         let http = HttpServer::new(http, door(Port::Http), http_config, bounds, shutdown);
-        let grpc = grpc.within(surroundings.clone()).with_web_rules(web.clone());
-        let http = http.within(surroundings).with_web_rules(web.clone());
-        let http_door = http_door.map(|http_door| http_door.with_web_rules(web.clone()));
-        let grpc_door = grpc_door.map(|grpc_door| grpc_door.with_web_rules(web));
+        let http = http.within(surroundings.clone()).with_web_rules(web.clone());
+        let grpc = grpc.within(surroundings).with_web_rules(web).with_rest(http_door.rest().clone());
+        let grpc_door = grpc_door.with_rest(http.door().rest().clone());
         Ok((Servers { grpc: (grpc, http_door), http: (http, grpc_door) }, health))
     }
 }

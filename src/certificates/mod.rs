@@ -21,7 +21,7 @@ use crate::{
     config::{ClientAuth, PortTls, TlsConfig},
     telemetry::{Telemetry, TlsMetrics},
     threads,
-    transport::{Gate, GateLimits, Protocol},
+    transport::{Gate, GateLimits},
     watched::Watch,
 };
 
@@ -85,10 +85,10 @@ impl Certificates {
     ///
     /// # Errors
     /// [`CertificateFault`] if rustls cannot work with what was read.
-    pub fn gate(&self, port: PortTls, own: Protocol, has_both: bool) -> Result<Option<Gate>, CertificateFault> {
+    pub fn gate(&self, port: PortTls) -> Result<Option<Gate>, CertificateFault> {
         let Some(auth) = self.inner.config.port(port) else { return Ok(None) };
         let mut current = self.inner.current.lock();
-        let gate = Gate::new(current.loaded.server(auth)?, own, has_both, self.inner.limits.clone());
+        let gate = Gate::new(current.loaded.server(auth)?, self.inner.limits.clone());
         current.gates.push((auth, gate.clone()));
         Ok(Some(gate))
     }

@@ -11,9 +11,11 @@ mod forwarded;
 pub mod grpc;
 pub mod http;
 mod inflate;
+mod rest;
 mod web;
 mod websocket;
 
 pub use acting::MetricsGate;
 pub use bounds::Bounds;
+pub use rest::Rest;
 pub use web::WebRules;

@@ -1,7 +1,8 @@
 //! How bytes come and go: ports, connections, the loops that speak HTTP/1.1 and HTTP/2, and the limits that apply there.
 //!
 //! Knows no messages: neither protobuf nor JSON, no path, no session and no model. A front end plugs in a tower service and, as
-//! bytes, what to answer where there is no longer an HTTP server to answer.
+//! bytes, what to answer where there is no longer an HTTP server to answer. Which of two front ends serves a connection, TLS settles
+//! or its first bytes do ([`talk`]).
 //!
 //! ```text
 //!  Accept ──► Listener ── Admit: its place ──► http1 or http2 ─► the front end's service
@@ -14,6 +15,7 @@
 mod admit;
 mod clients;
 mod ending;
+mod first;
 pub(crate) mod http1;
 pub(crate) mod http2;
 mod io;

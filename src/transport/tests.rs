@@ -29,7 +29,7 @@ use tokio::{
 };
 use tower::service_fn;
 
-use super::{Accept, Clients, Io, Listener, Shutdown, http1, http2, probes};
+use super::{Accept, Client, Clients, Io, Listener, Protocol, Shutdown, Talk, http1, http2, probes};
 use crate::{
     connections::{self, Connections},
     domain::Address,
@@ -46,8 +46,6 @@ const LIMITS: http1::Limits = http1::Limits {
     unread_timeout: TEN_SECONDS,
 };
 
-const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
-
 const HTTP2: http2::Plug = http2::Plug {
     stream_window_bytes: 64 << 10,
     connection_window_bytes: 1 << 20,
@@ -59,7 +57,6 @@ const HTTP2: http2::Plug = http2::Plug {
     unread_timeout: TEN_SECONDS,
     keepalive_interval: None,
     keepalive_timeout: TEN_SECONDS,
-    http1_answer: HTTP1_ANSWER,
 };
 
 impl Io for DuplexStream {
@@ -153,6 +150,39 @@ impl Kind for OnThisMachine {
     }
 }
 
+/// Sends back what comes over HTTP/1.1.
+#[derive(Clone)]
+struct Http1Echo;
+
+impl Talk for Http1Echo {
+    const PROTOCOL: Protocol = Protocol::Http1;
+
+    fn first_within(&self) -> Duration {
+        TEN_SECONDS
+    }
+
+    fn talk<I: Io>(&self, io: I, client: Client, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
+        let plug = http1::Plug { limits: LIMITS, refusal: |breach, _| format!("{breach:?}").into_bytes() };
+        http1::converse(io, client, service_fn(echo::<http1::RequestBody>), plug, shutdown)
+    }
+}
+
+/// The same over HTTP/2.
+#[derive(Clone)]
+struct Http2Echo;
+
+impl Talk for Http2Echo {
+    const PROTOCOL: Protocol = Protocol::Http2;
+
+    fn first_within(&self) -> Duration {
+        TEN_SECONDS
+    }
+
+    fn talk<I: Io>(&self, io: I, client: Client, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
+        http2::converse::<http2::Reading, _, _, _>(io, client, service_fn(echo::<Incoming>), HTTP2, shutdown)
+    }
+}
+
 /// A port being served.
 struct Served<K> {
     kind: K,
@@ -161,7 +191,7 @@ struct Served<K> {
 }
 
 impl<K: Kind> Served<K> {
-    fn new<S>(serve: impl FnOnce(Listener<K::Socket, Clients>, Shutdown) -> S) -> Self
+    fn new<S>(serve: impl FnOnce(Listener<K::Socket, Clients>) -> S) -> Self
     where
         S: Future<Output = ()> + Send + 'static,
     {
@@ -169,25 +199,16 @@ impl<K: Kind> Served<K> {
         let (shutdown, metrics) = (Shutdown::default(), Telemetry::off().server());
         let port = Connections::default().port(8, metrics.clone());
         let listener = Listener::for_clients(socket, Part::HttpPort, port, metrics, shutdown.clone());
-        let serving = tokio::spawn(serve(listener, shutdown.clone()));
+        let serving = tokio::spawn(serve(listener));
         Self { kind, shutdown, serving }
     }
 
     fn http1() -> Self {
-        let plug = http1::Plug { limits: LIMITS, refusal: |breach, _| format!("{breach:?}").into_bytes() };
-        Self::new(|listener, shutdown| {
-            listener.serve(move |io, client| {
-                http1::converse(io, client, service_fn(echo::<http1::RequestBody>), plug, shutdown.clone())
-            })
-        })
+        Self::new(|listener| listener.talk(Http1Echo, None::<Http2Echo>))
     }
 
     fn http2() -> Self {
-        Self::new(|listener, shutdown| {
-            listener.serve(move |io, client| {
-                http2::converse::<http2::Reading, _, _, _>(io, client, service_fn(echo::<Incoming>), HTTP2, shutdown.clone())
-            })
-        })
+        Self::new(|listener| listener.talk(Http2Echo, None::<Http1Echo>))
     }
 
     /// Closes the port, and returns once its connections have ended.
@@ -260,13 +281,24 @@ async fn streams_over_http2_are_answered<K: Kind>() {
     poll_fn(|cx| client.poll_ready(cx)).await.expect_err("it was told to go away");
 }
 
-async fn http1_on_an_http2_port_is_told_so<K: Kind>() {
-    let served = Served::<K>::http2();
-    let mut client = served.kind.connect().await;
-    client.write_all(b"GET / HTTP/1.1\r\nhost: here\r\n\r\n").await.expect("it fits");
-    assert_eq!(heard(&mut client).await.as_bytes(), HTTP1_ANSWER);
-    drop(client);
-    served.close().await;
+async fn a_port_speaks_what_its_client_begins_with<K: Kind>() {
+    let first_http1 = Served::<K>::new(|listener| listener.talk(Http1Echo, Some(Http2Echo)));
+    let first_http2 = Served::<K>::new(|listener| listener.talk(Http2Echo, Some(Http1Echo)));
+    for served in [first_http1, first_http2] {
+        let (mut http1, over_http1) =
+            conn::http1::handshake(TokioIo::new(served.kind.connect().await)).await.expect("a connection");
+        let io = TokioIo::new(served.kind.connect().await);
+        let (mut http2, over_http2) = conn::http2::handshake(TokioExecutor::new(), io).await.expect("a connection");
+        let connections = [tokio::spawn(async { over_http1.await.is_ok() }), tokio::spawn(async { over_http2.await.is_ok() })];
+        assert_eq!(text(http1.send_request(request("one")).await.expect("an answer")).await, "one");
+        assert_eq!(text(http2.send_request(request("two")).await.expect("an answer")).await, "two");
+        let mut silent = served.kind.connect().await;
+        served.close().await;
+        assert!(!matches!(silent.read(&mut [0]).await, Ok(1..)), "nothing is said to a client that said nothing");
+        for connection in connections {
+            assert!(connection.await.expect("no panic"), "it closes in order");
+        }
+    }
 }
 
 async fn the_longest_silent_connection_makes_room_for_a_probe<K: Kind>() {
@@ -304,7 +336,7 @@ over_each_kind!(
     requests_over_http1_are_answered,
     a_breach_of_http1_is_answered_and_ends_the_connection,
     streams_over_http2_are_answered,
-    http1_on_an_http2_port_is_told_so,
+    a_port_speaks_what_its_client_begins_with,
     the_longest_silent_connection_makes_room_for_a_probe,
 );
 

@@ -186,14 +186,24 @@ def test_curl(secured):
     assert curl(secured, "/v2/health/ready", data=None)[0] == 200
 
 
-def test_curl_speaks_http_on_the_port_of_grpc(secured):
-    url = f"https://{secured.server.address}{GENERATE}"
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+def test_curl_speaks_http_on_both_ports(secured, version):
     key = f"X-API-Key: {secured.keys['alice']}"
+    for address in (secured.server.address, secured.server.http_address):
+        answer = run(
+            *("curl", "--silent", "--show-error", version, "--cacert", secured.credentials.path("ca.pem")),
+            *("--write-out", "\nHTTP/%{http_version}"),
+            *("--header", key, "--data", NUMBERS, f"https://{address}{GENERATE}"),
+        )
+        assert '"outputs"' in answer and answer.endswith({"--http1.1": "HTTP/1.1", "--http2": "HTTP/2"}[version]), answer
+
+
+def test_curl_scrapes_over_http2(secured):
     answer = run(
-        *("curl", "--silent", "--show-error", "--http1.1", "--cacert", secured.credentials.path("ca.pem")),
-        *("--header", key, "--data", NUMBERS, url),
+        *("curl", "--silent", "--show-error", "--http2", "--cacert", secured.credentials.path("ca.pem")),
+        *("--write-out", "\nHTTP/%{http_version}", f"https://{secured.server.admin_address}/livez"),
     )
-    assert '"outputs"' in answer, answer
+    assert answer.endswith("HTTP/2"), answer
 
 
 def test_a_credential_of_a_megabyte(secured, tmp_path):

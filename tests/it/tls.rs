@@ -4,8 +4,11 @@ use std::{fs, net::SocketAddr, path::PathBuf, process::Command};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    Request, Version,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 use tidemill_client::{Address, Client, Settings, Tls};
@@ -106,14 +109,27 @@ async fn doubles(client: &Client) {
     assert_eq!(outcome(&feed.next_result().await), Ok(vec![8.0; 4]));
 }
 
-/// Status and body of a page, over HTTP/1.1.
+/// Status and body of a page, over HTTP/2 if that is agreed.
 async fn page(address: SocketAddr, path: &str, tls: &Tls, protocols: &[&str]) -> std::io::Result<(u16, String)> {
     let connector = tls.connector(protocols).expect("sound settings");
     let stream = connector.connect("127.0.0.1", TcpStream::connect(address).await?).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
-    let connection = tokio::spawn(connection);
-    let request = Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new()).expect("a request");
-    let response = patiently(sender.send_request(request)).await.map_err(std::io::Error::other)?;
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let io = TokioIo::new(stream);
+    let request = |target: &str| Request::get(target).body(Empty::<Bytes>::new()).expect("a request");
+    let (response, connection) = if is_http2 {
+        let handshake = http2::handshake(TokioExecutor::new(), io).await;
+        let (mut sender, connection) = handshake.map_err(std::io::Error::other)?;
+        let connection = tokio::spawn(async { drop(connection.await) });
+        (patiently(sender.send_request(request(&format!("https://localhost{path}")))).await, connection)
+    } else {
+        let (mut sender, connection) = http1::handshake(io).await.map_err(std::io::Error::other)?;
+        let connection = tokio::spawn(async { drop(connection.await) });
+        let mut request = request(path);
+        request.headers_mut().insert("host", "localhost".parse().expect("a name"));
+        (patiently(sender.send_request(request)).await, connection)
+    };
+    let response = response.map_err(std::io::Error::other)?;
+    assert_eq!(response.version() == Version::HTTP_2, is_http2);
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
     connection.abort();
@@ -123,19 +139,23 @@ async fn page(address: SocketAddr, path: &str, tls: &Tls, protocols: &[&str]) ->
 const READY: &str = "/v2/health/ready";
 
 #[tokio::test]
-async fn either_port_speaks_both_protocols_as_agreed_and_the_admin_port_is_encrypted_too() {
+async fn every_port_speaks_both_protocols_as_agreed_and_the_admin_port_is_encrypted_too() {
     let authority = Authority::new();
     let server = serve(authority.config(&authority.issue("127.0.0.1")), &[("m", DOUBLER)]).await;
     let tls = authority.trusted();
     for address in [server.grpc_addr(), server.http_addr()] {
         doubles(&connect(address, tls.clone()).await.expect("it trusts the server")).await;
-        let (status, _) = page(address, READY, &tls, &["http/1.1"]).await.expect("an answer");
-        assert_eq!(status, 200);
+        for protocols in [&["http/1.1"][..], &["h2"], &["http/1.1", "h2"], &[]] {
+            let (status, body) = page(address, READY, &tls, protocols).await.expect("an answer");
+            assert_eq!((status, &*body), (200, r#"{"ready":true}"#), "{protocols:?}");
+            let (status, body) = page(address, "/v2/models/none", &tls, protocols).await.expect("an answer");
+            assert!(status == 404 && body.contains("'none'"), "{protocols:?}: {status} {body}");
+        }
     }
-    let (status, _) = page(server.http_addr(), READY, &tls, &["h2", "http/1.1"]).await.expect("an answer");
-    assert_eq!(status, 200, "a client that speaks both gets the port's own");
-    let (status, _) = page(server.http_addr(), READY, &tls, &[]).await.expect("an answer");
-    assert_eq!(status, 200, "and so does one that does not say");
+    for protocols in [&["http/1.1"][..], &[]] {
+        let (status, _) = page(server.admin_addr(), "/livez", &tls, protocols).await.expect("an answer");
+        assert_eq!(status, 200, "{protocols:?}");
+    }
     let (status, metrics) = page(server.admin_addr(), "/metrics", &tls, &["h2", "http/1.1"]).await.expect("an answer");
     assert_eq!(status, 200);
     assert!(metric(&metrics, "tidemill_tls_certificate_expires_in_seconds", "") > 365_000.0 * 86_400.0);

@@ -107,34 +107,44 @@ impl Scrapes {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    };
 
-    use futures::future::join_all;
+    use futures::future::{join, join_all};
 
     use super::*;
 
-    fn scrapes() -> (Arc<Scrapes>, Arc<AtomicUsize>) {
+    /// Pages that are made as often as `tickets` says, and how many have been begun.
+    fn scrapes(tickets: mpsc::Receiver<()>) -> (Arc<Scrapes>, Arc<AtomicUsize>) {
         let made = Arc::<AtomicUsize>::default();
-        let counted = Arc::clone(&made);
-        let refresh = Arc::new(move || _ = counted.fetch_add(1, Ordering::Relaxed));
+        let (counted, tickets) = (Arc::clone(&made), Mutex::new(tickets));
+        let refresh = Arc::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tickets.lock().recv().expect("the test lasts longer");
+        });
         (Arc::new(Scrapes::new(Telemetry::new(), refresh, Arc::new(Places::new(8)))), made)
     }
 
     #[tokio::test]
     async fn all_who_ask_at_once_get_the_same_page_and_the_next_ones_another() {
-        let (scrapes, made) = scrapes();
-        let pages = join_all((0..20).map(|_| scrapes.page())).await;
+        let (ticket, tickets) = mpsc::channel();
+        let (scrapes, made) = scrapes(tickets);
+        // The page is not finished before all have asked: they are polled in order.
+        let (pages, ()) = join(join_all((0..20).map(|_| scrapes.page())), async { ticket.send(()).expect("it waits") }).await;
         let first = pages[0].clone().expect("a page");
         assert!(first.starts_with(b"# HELP"));
         assert!(pages.iter().all(|page| page.as_ref().is_ok_and(|page| page.as_ptr() == first.as_ptr())));
         assert_eq!(made.load(Ordering::Relaxed), 1);
+        ticket.send(()).expect("it waits");
         scrapes.page().await.expect("a page");
         assert_eq!(made.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_page_that_never_comes_to_be_is_given_up() {
-        let (scrapes, _) = scrapes();
+        let (scrapes, _) = scrapes(mpsc::channel().1);
         scrapes.state.lock().making = Some(futures::future::pending().boxed().shared());
         assert_eq!(scrapes.page().await, Err(Late));
     }

@@ -38,6 +38,11 @@ const FIELD_BYTES: usize = 32;
 
 const GRPC_TYPE: &[u8] = b"application/grpc";
 
+/// Whether this is a gRPC call, if perhaps in a form that is not spoken here.
+pub(super) fn is_call<B>(request: &Request<B>) -> bool {
+    request.headers().get(header::CONTENT_TYPE).is_some_and(|value| begins_grpc(value.as_bytes()).is_some())
+}
+
 /// The gate of the port.
 pub(super) fn gate(service: &crate::service::Service) -> Option<Gate> {
     Gate::of(service, is_open)
@@ -109,11 +114,16 @@ fn header_bytes<B>(request: &Request<B>) -> usize {
     pseudo.sum::<usize>() + fields.sum::<usize>()
 }
 
+/// The subtype of gRPC that a body of this type has, if it is gRPC's: empty, or beginning with a plus sign.
+fn begins_grpc(content_type: &[u8]) -> Option<&[u8]> {
+    let (start, rest) = content_type.split_at_checked(GRPC_TYPE.len())?;
+    let subtype = rest.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    (start.eq_ignore_ascii_case(GRPC_TYPE) && (subtype.is_empty() || subtype.starts_with(b"+"))).then_some(subtype)
+}
+
 /// Whether a body of this type is gRPC's, with messages in protobuf.
 fn is_grpc(content_type: &[u8]) -> bool {
-    let Some((start, rest)) = content_type.split_at_checked(GRPC_TYPE.len()) else { return false };
-    let subtype = rest.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    start.eq_ignore_ascii_case(GRPC_TYPE) && (subtype.is_empty() || subtype.eq_ignore_ascii_case(b"+proto"))
+    begins_grpc(content_type).is_some_and(|subtype| subtype.is_empty() || subtype.eq_ignore_ascii_case(b"+proto"))
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Body> {

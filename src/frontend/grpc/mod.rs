@@ -19,6 +19,7 @@ mod responses;
 mod server;
 mod services;
 mod shapes;
+mod split;
 mod status;
 pub mod wire;
 

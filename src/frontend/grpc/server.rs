@@ -19,6 +19,7 @@ use super::{
     open_inference::OpenInferenceGrpc,
     reader::{Reader, WatchedBody},
     services::Services,
+    split::Split,
     wire::{
         inference_service_server::InferenceServiceServer,
         open_inference::grpc_inference_service_server::GrpcInferenceServiceServer,
@@ -27,7 +28,7 @@ use super::{
 };
 use crate::{
     config::GrpcConfig,
-    frontend::{Bounds, acting::Gate, web::WebRules},
+    frontend::{Bounds, Rest, WebRules, acting::Gate},
     open_inference::OpenInference,
     proto::{DESCRIPTORS, health::health_server::HealthServer, v1::model_service_server::ModelServiceServer},
     transport::{
@@ -36,11 +37,6 @@ use crate::{
     },
     vitals::Part,
 };
-
-/// The answer to a client that speaks HTTP/1.1.
-const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
-    content-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: 104\r\n\r\n\
-    this is the gRPC port, which speaks only HTTP/2; HTTP/1.1 is on the HTTP port, server.http_addr (8080)\r\n";
 
 /// A gRPC server on a socket that is bound already.
 pub struct GrpcServer<A> {
@@ -57,6 +53,8 @@ pub struct GrpcDoor {
     config: Arc<GrpcConfig>,
     unread_timeout: Duration,
     web: WebRules,
+    /// What answers requests that are no calls, if anything does.
+    rest: Option<Rest>,
 }
 
 impl GrpcDoor {
@@ -75,7 +73,7 @@ impl GrpcDoor {
         let services = services(open_inference, &config, &bounds, &keeper)?;
         let arrivals = Arrivals::new(&config, bounds)?;
         let (config, web) = (Arc::new(config), WebRules::default());
-        Ok((Self { services, gate, arrivals, config, unread_timeout, web }, keeper))
+        Ok((Self { services, gate, arrivals, config, unread_timeout, web, rest: None }, keeper))
     }
 
     /// The same services for the clients of another port, which `open_inference` is for. Both share their limits.
@@ -97,16 +95,27 @@ impl GrpcDoor {
     pub fn with_web_rules(self, web: WebRules) -> Self {
         Self { web, ..self }
     }
+
+    /// The same, with an answer to requests that are no calls.
+    #[must_use]
+    pub fn with_rest(self, rest: Rest) -> Self {
+        Self { rest: Some(rest), ..self }
+    }
 }
 
 impl Talk for GrpcDoor {
     const PROTOCOL: Protocol = Protocol::Http2;
 
+    fn first_within(&self) -> Duration {
+        Duration::from_secs(self.config.greeting_timeout_s)
+    }
+
     fn talk<I: Io>(&self, io: I, client: Client, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
         let (web, gate) = (self.web.on(&io), self.gate.clone());
         let entrance = Entrance { header_bytes_max: self.config.max_header_bytes, web, gate };
-        let services = entrance.layer(self.arrivals.connection(client.peer()).layer(self.services.clone()));
-        let services = services.map_response(|response: http::Response<_>| response.map(WatchedBody::new));
+        let calls = entrance.layer(self.arrivals.connection(client.peer()).layer(self.services.clone()));
+        let rest = self.rest.as_ref().map(|rest| rest.on(&io, client.peer()));
+        let services = Split { calls, rest }.map_response(|response: http::Response<_>| response.map(WatchedBody::new));
         converse::<Reader, _, _, _>(io, client, services, plug(&self.config, self.unread_timeout), shutdown)
     }
 }
@@ -136,6 +145,12 @@ impl<A: Accept> GrpcServer<A> {
         Self { door: self.door.with_web_rules(web), ..self }
     }
 
+    /// The same, with an answer to requests that are no calls.
+    #[must_use]
+    pub fn with_rest(self, rest: Rest) -> Self {
+        Self { door: self.door.with_rest(rest), ..self }
+    }
+
     /// The same server, in a process with these surroundings.
     #[must_use]
     pub fn within(mut self, surroundings: Surroundings) -> Self {
@@ -154,9 +169,9 @@ impl<A: Accept> GrpcServer<A> {
         self.listener.talk(self.door, None::<GrpcDoor>).await;
     }
 
-    /// The same, with another front end, if there is one, for connections that are agreed to speak its protocol.
-    pub(crate) async fn serve_with(self, other: Option<impl Talk>) {
-        self.listener.talk(self.door, other).await;
+    /// The same, with another front end for connections that speak its protocol.
+    pub(crate) async fn serve_with(self, other: impl Talk) {
+        self.listener.talk(self.door, Some(other)).await;
     }
 }
 
@@ -208,18 +223,5 @@ fn plug(config: &GrpcConfig, unread_timeout: Duration) -> Plug {
         unread_timeout,
         keepalive_interval: Some(config.keepalive_interval()).filter(|interval| !interval.is_zero()),
         keepalive_timeout: config.keepalive_timeout(),
-        http1_answer: HTTP1_ANSWER,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_answer_is_as_long_as_it_says() {
-        let text = str::from_utf8(HTTP1_ANSWER).expect("text");
-        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-        assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head}: {}", body.len());
     }
 }

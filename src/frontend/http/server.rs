@@ -3,16 +3,15 @@
 //! # SHUTDOWN
 //! As [`Shutdown`] says: requests that have begun are answered, with `connection: close`; idle connections are closed.
 
-use axum::{Router, http::Request};
-use tower::ServiceExt as _;
+use std::time::Duration;
 
 use super::{api::Api, breach, routes::router};
 use crate::{
     config::HttpConfig,
-    frontend::{Bounds, web::WebRules},
+    frontend::{Bounds, Rest, WebRules},
     open_inference::OpenInference,
     transport::{
-        Accept, Client, Clients, Io, Listener, Protocol, Shutdown, Surroundings, Talk, Transfer,
+        Accept, Client, Clients, Io, Listener, Protocol, Shutdown, Surroundings, Talk,
         http1::{Limits, Plug, RequestBody, converse},
     },
     vitals::Part,
@@ -27,10 +26,8 @@ pub struct HttpServer<A> {
 /// What serves the connections of HTTP/1.1, on whichever port. Clones share it.
 #[derive(Clone)]
 pub struct HttpDoor {
-    router: Router,
+    rest: Rest,
     plug: Plug,
-    transfer: Transfer,
-    web: WebRules,
 }
 
 impl HttpDoor {
@@ -46,26 +43,31 @@ impl HttpDoor {
         let transfer = bounds.transfer.clone();
         let router = router(Api::new(open_inference, config, bounds));
         let plug = Plug { limits, refusal: breach::answer };
-        Self { router, plug, transfer, web: WebRules::default() }
+        Self { rest: Rest::new(router, transfer), plug }
+    }
+
+    /// What answers its requests, for connections of another protocol.
+    #[must_use]
+    pub const fn rest(&self) -> &Rest {
+        &self.rest
     }
 
     /// The same with configured rules for web pages.
     #[must_use]
     pub fn with_web_rules(self, web: WebRules) -> Self {
-        Self { web, ..self }
+        Self { rest: self.rest.with_web_rules(web), ..self }
     }
 }
 
 impl Talk for HttpDoor {
     const PROTOCOL: Protocol = Protocol::Http1;
 
+    fn first_within(&self) -> Duration {
+        self.plug.limits.header_timeout
+    }
+
     fn talk<I: Io>(&self, io: I, client: Client, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
-        let account = self.transfer.connection(client.peer());
-        let service = self.web.on(&io).guard_with_cors(self.router.clone());
-        let service = service.map_request(move |mut request: Request<RequestBody>| {
-            request.extensions_mut().insert(account.clone());
-            request
-        });
+        let service = self.rest.on::<_, RequestBody>(&io, client.peer());
         converse(io, client, service, self.plug, shutdown)
     }
 }
@@ -98,8 +100,14 @@ impl<A: Accept> HttpServer<A> {
         self.listener.talk(self.door, None::<HttpDoor>).await;
     }
 
-    /// The same, with another front end, if there is one, for connections that are agreed to speak its protocol.
-    pub(crate) async fn serve_with(self, other: Option<impl Talk>) {
-        self.listener.talk(self.door, other).await;
+    /// What serves its connections.
+    #[must_use]
+    pub const fn door(&self) -> &HttpDoor {
+        &self.door
+    }
+
+    /// The same, with another front end for connections that speak its protocol.
+    pub(crate) async fn serve_with(self, other: impl Talk) {
+        self.listener.talk(self.door, Some(other)).await;
     }
 }

@@ -15,19 +15,14 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{io::AsyncWriteExt as _, time::timeout};
 use tower::Service;
 
 use super::{
     exchange::Exchange,
-    greeting::{greeting, is_http1},
     leaving::{has_left, told_to_leave},
     together::{StreamExecutor, Together},
 };
-use crate::transport::{clients::Client, io::Io, linger::Lingering, shutdown::Shutdown};
-
-/// How long sending a refusal and seeing the client close may take.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::transport::{clients::Client, first::greeting, io::Io, linger::Lingering, shutdown::Shutdown};
 
 /// What a front end answers, and the limits of its clients.
 #[derive(Debug, Clone, Copy)]
@@ -52,8 +47,6 @@ pub(crate) struct Plug {
     pub(crate) keepalive_interval: Option<Duration>,
     /// For the answer to a ping.
     pub(crate) keepalive_timeout: Duration,
-    /// The answer to a client that speaks HTTP/1.1, in that protocol, because the client could not read a frame.
-    pub(crate) http1_answer: &'static [u8],
 }
 
 impl Plug {
@@ -91,10 +84,6 @@ where
         _ = place.asked_to_leave(None) => return,
     };
     let Some(read) = read else { return };
-    if is_http1(&read) {
-        refuse_http1(io, plug.http1_answer).await;
-        return;
-    }
     let streams = StreamExecutor::<X>::new(plug.unread_timeout, place.calls());
     let go_away = shutdown.go_away();
     let socket = TokioIo::new(Lingering::after(read, io));
@@ -113,18 +102,6 @@ where
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke off");
-    }
-}
-
-/// Says what this port speaks, and closes once the client has read that.
-async fn refuse_http1<I: Io>(io: I, answer: &[u8]) {
-    let mut io = Lingering::new(io);
-    let saying = async {
-        io.write_all(answer).await?;
-        io.shutdown().await
-    };
-    if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, saying).await {
         tracing::debug!(%error, "a connection broke off");
     }
 }

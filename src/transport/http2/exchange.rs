@@ -16,8 +16,7 @@ pub(crate) trait Exchange: Default + Send + Sync + 'static {
     fn reading(&self) -> &Reading;
 }
 
-/// For tests, which need nothing else.
-#[cfg(test)]
+/// For front ends that need nothing else.
 impl Exchange for Reading {
     type Within<F: Future<Output = ()> + Send + 'static> = F;
 

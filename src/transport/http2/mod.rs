@@ -5,7 +5,6 @@
 
 mod connection;
 mod exchange;
-mod greeting;
 mod leaving;
 mod reading;
 mod stream_task;
@@ -14,3 +13,4 @@ mod together;
 pub(crate) use connection::{Plug, converse};
 pub(crate) use exchange::Exchange;
 pub(crate) use reading::{PollUnread, Reading};
+pub(crate) use together::{StreamExecutor, Together};

@@ -46,7 +46,7 @@ const ENDED_MAX: usize = 32;
 
 /// Puts a connection's streams, for each of which the front end keeps an `X`, where [`Together`] finds them. Clones belong to the
 /// same connection.
-pub(super) struct StreamExecutor<X> {
+pub(crate) struct StreamExecutor<X> {
     /// Time after which an unread stream is reset.
     unread_timeout: Duration,
     calls: Calls,
@@ -56,7 +56,7 @@ pub(super) struct StreamExecutor<X> {
 
 impl<X> StreamExecutor<X> {
     /// For one connection, with its calls counted in `calls`.
-    pub(super) fn new(unread_timeout: Duration, calls: Calls) -> Self {
+    pub(crate) fn new(unread_timeout: Duration, calls: Calls) -> Self {
         Self { unread_timeout, calls, opened: Arc::default(), exchange: PhantomData }
     }
 }
@@ -82,7 +82,7 @@ where
 
 pin_project! {
     /// The future of a connection, and those of its streams.
-    pub(super) struct Together<C: Future> {
+    pub(crate) struct Together<C: Future> {
         #[pin]
         connection: C,
         opened: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
@@ -95,7 +95,7 @@ pin_project! {
 
 impl<C: Future> Together<C> {
     /// `connection` opens its streams through `executor`.
-    pub(super) fn new<X>(connection: C, executor: &StreamExecutor<X>) -> Self {
+    pub(crate) fn new<X>(connection: C, executor: &StreamExecutor<X>) -> Self {
         let turn = Arc::new(Turn { state: AtomicU8::new(CONNECTION), task: AtomicWaker::new() });
         let waker = |part| Waker::from(Arc::new(PartWaker { part, turn: Arc::clone(&turn) }));
         let wakers = [waker(CONNECTION), waker(STREAMS)];
@@ -103,7 +103,7 @@ impl<C: Future> Together<C> {
     }
 
     /// Changes the connection itself, then has it polled again.
-    pub(super) fn change(self: Pin<&mut Self>, change: impl FnOnce(Pin<&mut C>)) {
+    pub(crate) fn change(self: Pin<&mut Self>, change: impl FnOnce(Pin<&mut C>)) {
         let this = self.project();
         change(this.connection);
         this.turn.state.fetch_or(CONNECTION, Ordering::AcqRel);

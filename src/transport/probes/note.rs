@@ -40,14 +40,14 @@ struct State {
 enum Awaited {
     First,
     Request,
-    /// The server's answer.
-    Answer,
+    /// The server's answers to this many requests. Over HTTP/1.1 there is one at a time.
+    Answers(u32),
 }
 
 impl State {
     /// Whether the server has to answer.
     fn is_answered(self) -> bool {
-        self.awaited == Awaited::Answer && !self.blocked
+        matches!(self.awaited, Awaited::Answers(_)) && !self.blocked
     }
 }
 
@@ -58,11 +58,20 @@ impl Note {
 
     /// A request has arrived.
     pub(super) fn answers(&self) {
-        self.change(|state| state.awaited = Awaited::Answer);
+        self.change(|state| {
+            let others = if let Awaited::Answers(others) = state.awaited { others } else { 0 };
+            state.awaited = Awaited::Answers(others + 1);
+        });
     }
 
+    /// A request has been answered.
     pub(super) fn answered(&self) {
-        self.change(|state| state.awaited = Awaited::Request);
+        self.change(|state| {
+            state.awaited = match state.awaited {
+                Awaited::Answers(all @ 2..) => Awaited::Answers(all - 1),
+                _ => Awaited::Request,
+            };
+        });
     }
 
     pub(super) fn wrote(&self, waits: bool) {
@@ -98,7 +107,7 @@ impl Note {
             _ if blocked => UNREAD_TIMEOUT,
             Awaited::First => FIRST_TIMEOUT,
             Awaited::Request => IDLE_TIMEOUT,
-            Awaited::Answer => return None,
+            Awaited::Answers(_) => return None,
         };
         Some(since + limit)
     }
@@ -177,6 +186,9 @@ mod tests {
         note.wrote(true);
         assert_eq!(lapse(&note).await, UNREAD_TIMEOUT - Duration::from_secs(4));
         note.wrote(false);
+        note.answers();
+        note.answered();
+        assert!(timeout(Duration::from_secs(10_000), lapse(&note)).await.is_err(), "one is left to answer");
         note.answered();
         assert_eq!(lapse(&note).await, IDLE_TIMEOUT);
     }

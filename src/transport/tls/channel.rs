@@ -89,12 +89,6 @@ impl Socket {
     pub const fn new(listener: TcpListener, gate: Option<Gate>) -> Self {
         Self { source: Source::Tcp(listener), gate }
     }
-
-    /// Whether there is a gate.
-    #[must_use]
-    pub const fn is_encrypted(&self) -> bool {
-        self.gate.is_some()
-    }
 }
 
 impl Accept for Socket {

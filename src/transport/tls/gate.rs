@@ -46,22 +46,19 @@ impl GateLimits {
 #[derive(Debug, Clone)]
 pub struct Gate {
     config: Arc<RwLock<Arc<ServerConfig>>>,
-    own: Protocol,
     limits: GateLimits,
-    has_both: bool,
 }
 
 impl Gate {
-    /// A gate before a port that speaks `own` and, if `has_both`, the other protocol too.
+    /// A gate before a port, which speaks both protocols.
     #[must_use]
-    pub fn new(config: ServerConfig, own: Protocol, has_both: bool, limits: GateLimits) -> Self {
-        let config = Arc::new(RwLock::new(Arc::new(with_protocols(config, own, has_both))));
-        Self { config, own, limits, has_both }
+    pub fn new(config: ServerConfig, limits: GateLimits) -> Self {
+        Self { config: Arc::new(RwLock::new(Arc::new(with_protocols(config)))), limits }
     }
 
     /// From now on, connections begin with this configuration; those that are open keep theirs.
     pub fn replace(&self, config: ServerConfig) {
-        *self.config.write() = Arc::new(with_protocols(config, self.own, self.has_both));
+        *self.config.write() = Arc::new(with_protocols(config));
     }
 
     /// Lets a connection pass, or ends it. Each is counted once.
@@ -127,14 +124,9 @@ impl Drop for Outcome<'_> {
     }
 }
 
-/// The port's own protocol comes first: a client that speaks both gets that.
-fn with_protocols(mut config: ServerConfig, own: Protocol, has_both: bool) -> ServerConfig {
-    let names = match own {
-        Protocol::Http1 => [HTTP1, HTTP2],
-        Protocol::Http2 => [HTTP2, HTTP1],
-    };
-    let known = if has_both { 2 } else { 1 };
-    config.alpn_protocols = names.into_iter().take(known).map(<[u8]>::to_vec).collect();
+/// A client that speaks both gets HTTP/2: everything is served over it, many requests at a time.
+fn with_protocols(mut config: ServerConfig) -> ServerConfig {
+    config.alpn_protocols = [HTTP2, HTTP1].map(<[u8]>::to_vec).into();
     config
 }
 

@@ -36,6 +36,10 @@ struct WhoAmI;
 impl Talk for WhoAmI {
     const PROTOCOL: Protocol = Protocol::Http1;
 
+    fn first_within(&self) -> Duration {
+        TEN_SECONDS
+    }
+
     fn talk<I: Io>(&self, io: I, client: Client, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
         let limits = http1::Limits {
             header_bytes_max: 1 << 10,
@@ -79,7 +83,7 @@ async fn a_service_knows_the_certificate_that_the_client_has_shown() {
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
     let config = config.expect("versions").with_client_cert_verifier(verifier).with_single_cert(vec![certificate], key);
     let limits = GateLimits::new(8, TEN_SECONDS, Telemetry::off().tls());
-    let gate = Gate::new(config.expect("a pair"), Protocol::Http1, false, limits);
+    let gate = Gate::new(config.expect("a pair"), limits);
 
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
