@@ -9,6 +9,7 @@ mod bounds;
 mod dress;
 mod forwarded;
 pub mod grpc;
+mod heads;
 pub mod http;
 mod inflate;
 mod rest;

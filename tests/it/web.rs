@@ -289,11 +289,15 @@ async fn only_grpc_calls_are_taken_for_grpc_calls() {
         let (status, fields) = grpc.ask(verb, "localhost", &[GRPC]).await.expect("an answer");
         assert_eq!((status, fields["allow"].as_bytes()), (405, &b"POST"[..]));
     }
-    for content_type in ["application/json", "text/plain", "application/grpc-web+proto", "application/grpc+json", ""] {
+    // What is no call at all has the answer of any other request.
+    for (content_type, expected) in [("application/json", 404), ("text/plain", 404), ("application/grpc+json", 415), ("", 404)] {
         let (status, fields) = grpc.ask(Method::POST, "localhost", &[("content-type", content_type)]).await.expect("an answer");
-        assert_eq!((status, fields.get("grpc-status")), (415, None), "{content_type}");
+        assert_eq!((status, fields.get("grpc-status")), (expected, None), "{content_type}");
     }
-    assert_eq!(grpc.ask(Method::POST, "localhost", &[]).await.expect("an answer").0, 415);
+    assert_eq!(grpc.ask(Method::POST, "localhost", &[]).await.expect("an answer").0, 404);
+    let large = "x".repeat(17 << 10);
+    let (status, _) = grpc.ask(Method::GET, "localhost", &[("x-large", &large)]).await.expect("an answer");
+    assert_eq!(status, 431, "http.max_header_bytes is 16 KiB");
     for content_type in ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8"] {
         let (status, fields) = grpc.ask(Method::POST, "localhost", &[("content-type", content_type)]).await.expect("an answer");
         assert_eq!((status, status_of(&fields).0), (200, Code::Ok), "{content_type}");

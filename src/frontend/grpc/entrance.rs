@@ -25,6 +25,7 @@ use crate::{
     domain::{Fault, FaultKind},
     frontend::{
         acting::{Acting, ActingBody, Gate},
+        heads::{FIELD_BYTES, header_bytes},
         web::WebCheck,
     },
     service::Holder,
@@ -32,9 +33,6 @@ use crate::{
 
 /// The fewest bytes of headers that the transport is set to take. Four times what it takes end the connection.
 const TRANSPORT_HEADER_BYTES_MIN: u32 = 256 << 10;
-
-/// What a header takes up on top of its name and value, as HTTP/2 counts.
-const FIELD_BYTES: usize = 32;
 
 const GRPC_TYPE: &[u8] = b"application/grpc";
 
@@ -98,20 +96,6 @@ impl Entrance {
         );
         Err(Fault::new(FaultKind::TooLarge, message).with_limit("grpc.max_header_bytes", bytes_max.into()))
     }
-}
-
-/// The length of a request's list of headers, as HTTP/2 counts it.
-fn header_bytes<B>(request: &Request<B>) -> usize {
-    let uri = request.uri();
-    let pseudo = [
-        (":method", request.method().as_str()),
-        (":scheme", uri.scheme_str().unwrap_or_default()),
-        (":authority", uri.authority().map_or("", http::uri::Authority::as_str)),
-        (":path", uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str)),
-    ];
-    let pseudo = pseudo.into_iter().map(|(name, value)| name.len() + value.len() + FIELD_BYTES);
-    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
-    pseudo.sum::<usize>() + fields.sum::<usize>()
 }
 
 /// The subtype of gRPC that a body of this type has, if it is gRPC's: empty, or beginning with a plus sign.
@@ -266,16 +250,6 @@ mod tests {
         ] {
             assert!(!is_grpc(other.as_bytes()), "{other}");
         }
-    }
-
-    #[test]
-    fn each_header_counts_with_its_name_its_value_and_32_bytes() {
-        let request =
-            Request::post("http://a:1/b").header("te", "trailers").header("x", "").header("x", "yy").body(()).expect("sound");
-        let pseudo = [(":method", "POST"), (":scheme", "http"), (":authority", "a:1"), (":path", "/b")];
-        let fields = [("te", "trailers"), ("x", ""), ("x", "yy")];
-        let expected: usize = pseudo.iter().chain(&fields).map(|(name, value)| name.len() + value.len() + 32).sum();
-        assert_eq!(header_bytes(&request), expected);
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use axum::{
     Router,
     body::{Body, HttpBody as _},
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method as Verb, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, Method as Verb, StatusCode, Uri, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{MethodRouter, any, get, post},
@@ -18,6 +18,7 @@ use tower_http::{CompressionLevel, compression::CompressionLayer};
 use super::{
     answer,
     api::{Api, Target, document},
+    breach,
     error::Refusal,
     generate, infer, repository, shared_memory, tokens,
 };
@@ -25,6 +26,7 @@ use crate::{
     domain::{Fault, FaultKind, Peer},
     frontend::{
         acting::{Acting, ActingBody},
+        heads::header_bytes,
         web::refuse_forms,
     },
     transport::Account,
@@ -85,7 +87,8 @@ pub(super) fn router(api: Api) -> Router {
 async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let account =
         request.extensions().get::<Account>().cloned().unwrap_or_else(|| api.bounds.transfer.connection(Peer::default()));
-    let mut response = match known_encoding(request.headers_mut()) {
+    let allowed = check_head(&request, api.config.max_header_bytes).and_then(|()| known_encoding(request.headers_mut()));
+    let mut response = match allowed {
         Ok(()) => answer::hand_out(&api.bounds, &account, on_behalf(&api, request, next).await).await,
         Err(refusal) => refusal.into_response(),
     };
@@ -100,6 +103,12 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// HTTP/1.1 has checked the head as it came; HTTP/2 unpacks it, and has one limit for all requests of a connection.
+fn check_head(request: &Request, bytes_max: usize) -> Result<(), Refusal> {
+    let fits = request.version() < Version::HTTP_2 || header_bytes(request) <= bytes_max;
+    if fits { Ok(()) } else { Err(breach::head_too_large(bytes_max)) }
 }
 
 /// Runs a request on behalf of its caller.

@@ -1,4 +1,4 @@
-//! What the two ends of a WebSocket say to each other, as far as the wires above it know.
+//! What the two ends of a WebSocket say to each other, in the form that the wires above it know.
 
 use bytes::Bytes;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -24,7 +24,7 @@ pub(super) enum Frame {
 /// Why a connection carries nothing more.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum SocketError {
-    /// The client broke a rule or a limit; it is told so by the close code that fits.
+    /// The client broke a rule or a limit; the close code says which.
     #[error("{0}")]
     Refused(#[from] Fault),
     /// The connection broke off.
