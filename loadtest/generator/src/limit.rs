@@ -22,7 +22,10 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-use crate::engine::BareEngine;
+use crate::{
+    encryption::{Encryption, encrypted},
+    engine::BareEngine,
+};
 
 /// The answer to each item.
 #[derive(Clone)]
@@ -43,7 +46,7 @@ pub(crate) struct EchoServer {
 }
 
 impl EchoServer {
-    pub(crate) async fn start(reply: Reply) -> anyhow::Result<Self> {
+    pub(crate) async fn start(reply: Reply, encryption: Option<&Encryption>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let config = GrpcConfig::default();
@@ -53,7 +56,11 @@ impl EchoServer {
             .max_concurrent_streams(config.max_streams_per_connection)
             .add_service(InferenceServiceServer::new(Echo { reply }));
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let task = tokio::spawn(server.serve_with_incoming(incoming)).abort_handle();
+        let task = match encryption {
+            None => tokio::spawn(server.serve_with_incoming(incoming)),
+            Some(encryption) => tokio::spawn(server.serve_with_incoming(encrypted(incoming, encryption.acceptor()?))),
+        };
+        let task = task.abort_handle();
         Ok(Self { address, task })
     }
 }

@@ -7,6 +7,7 @@
 mod canned;
 mod crowd;
 mod cut;
+mod encryption;
 mod engine;
 mod feed;
 mod findings;

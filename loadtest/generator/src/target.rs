@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -16,6 +17,7 @@ use tidemill_cli::{KeyArgs, TlsArgs};
 use tidemill_client::{Address, Client, Credential, Settings, Tls};
 
 use crate::{
+    encryption::Encryption,
     feed::Feed,
     limit::{EchoServer, Reply},
     workload::Workload,
@@ -38,11 +40,22 @@ pub(crate) struct Place {
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) connections: u16,
 
+    /// Encrypt a server in this process, and the bare echo, with the files that `tidemill tls self-signed DIR` has written
+    #[arg(long, value_name = "DIR", conflicts_with = "addr")]
+    pub(crate) encrypted: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
 
     #[command(flatten)]
     pub(crate) credential: KeyArgs,
+}
+
+impl Place {
+    /// How a server in this process, and the bare echo, are encrypted, if they are.
+    pub(crate) fn encryption(&self) -> Option<Encryption> {
+        self.encrypted.clone().map(Encryption::of)
+    }
 }
 
 /// How to connect: encrypted or not, and with which key.
@@ -89,15 +102,20 @@ impl Target {
         config.server.http_addr = (Ipv4Addr::LOCALHOST, 0).into();
         config.server.admin_addr = (Ipv4Addr::LOCALHOST, 0).into();
         adjust(&mut config);
+        let encryption = place.encryption();
+        if let Some(encryption) = &encryption {
+            encryption.configure(&mut config);
+        }
         let server = Server::start(config).await?;
-        let channels = connect(server.grpc_addr(), place.connections.into()).await?;
+        let channels = connect_as(server.grpc_addr(), place.connections, encryption.as_ref()).await?;
         Ok(Self { channels, _host: Host::Server { _server: Box::new(server) } })
     }
 
     /// The bare echo, always inside this process.
-    pub(crate) async fn echo(connections: u16, reply: Reply) -> anyhow::Result<Self> {
-        let server = EchoServer::start(reply).await?;
-        Ok(Self { channels: connect(server.address, connections.into()).await?, _host: Host::Echo { _server: server } })
+    pub(crate) async fn echo(connections: u16, reply: Reply, encryption: Option<&Encryption>) -> anyhow::Result<Self> {
+        let server = EchoServer::start(reply, encryption).await?;
+        let channels = connect_as(server.address, connections, encryption).await?;
+        Ok(Self { channels, _host: Host::Echo { _server: server } })
     }
 
     /// The connection of stream number `stream`.
@@ -145,6 +163,12 @@ async fn keep_full(mut feed: Feed, window: u32) -> anyhow::Result<()> {
 /// Opens connections that do not hold the server back.
 pub(crate) async fn connect(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<Client>> {
     connect_with(&Address::try_from(address)?, connections, &Means::default()).await
+}
+
+/// The same to a server that is perhaps encrypted.
+async fn connect_as(address: SocketAddr, connections: u16, encryption: Option<&Encryption>) -> anyhow::Result<Vec<Client>> {
+    let means = Means { tls: encryption.map(Encryption::tls).transpose()?, ..Means::default() };
+    connect_with(&Address::try_from(address)?, connections.into(), &means).await
 }
 
 /// The same by other means.

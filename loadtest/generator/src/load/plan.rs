@@ -293,7 +293,7 @@ mod tests {
         let stage = Stage::start(1, &[], |_| {}).await.expect("it starts");
         let expected = format!("tidemill {}", env!("CARGO_PKG_VERSION"));
         assert_eq!(server_version(&place(Some(stage.grpc_addr()))).await, Some(expected));
-        let echo = EchoServer::start(Reply::Item).await.expect("it starts");
+        let echo = EchoServer::start(Reply::Item, None).await.expect("it starts");
         assert_eq!(server_version(&place(Some(echo.address))).await, None, "it does not speak the protocol");
         assert_eq!(server_version(&place(None)).await, None);
     }

@@ -26,7 +26,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
-    let target = Target::echo(args.connections, Reply::Item).await?;
+    let target = Target::echo(args.connections, Reply::Item, None).await?;
     let cells: Vec<_> =
         SIZES.iter().flat_map(|bytes| SHAPES.iter().map(move |(streams, window)| (*bytes, *streams, *window))).collect();
     let mut rates = vec![Rounds::default(); cells.len()];

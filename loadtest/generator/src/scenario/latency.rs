@@ -41,8 +41,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let workload = Workload::silero();
     let subject = Subject::silero(args.engine);
     let engine = BareEngine::load(&subject, 1)?;
-    let echo = Target::echo(1, Reply::Bytes(workload.output_bytes)).await?;
-    let least = Target::echo(1, Reply::Model(Arc::new(engine.clone()))).await?;
+    let encryption = args.place.encryption();
+    let echo = Target::echo(1, Reply::Bytes(workload.output_bytes), encryption.as_ref()).await?;
+    let least = Target::echo(1, Reply::Model(Arc::new(engine.clone())), encryption.as_ref()).await?;
     let server = Target::tidemill(&args.place, |config| subject.configure(config)).await?;
     let [mut engine_us, mut echo_us, mut least_us, mut feed_us, mut added_us, mut queue_us, mut call_us, mut after_us] =
         std::array::from_fn(|_| [Rounds::default(), Rounds::default()]);

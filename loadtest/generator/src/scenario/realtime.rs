@@ -154,7 +154,8 @@ impl Limit {
         let engine = BareEngine::load(subject, LANES)?;
         let batch = engine.best_batch().await?;
         let workload = engine.workload();
-        let echo = Target::echo(args.place.connections, Reply::Bytes(workload.output_bytes)).await?;
+        let echo =
+            Target::echo(args.place.connections, Reply::Bytes(workload.output_bytes), args.place.encryption().as_ref()).await?;
         let (streams, window) = SATURATION;
         let duration = Duration::from_secs_f64(args.seconds.min(2.0));
         let mut limit = Self { batch, engine: Rounds::default(), echo: Rounds::default() };

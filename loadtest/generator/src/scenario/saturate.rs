@@ -54,7 +54,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
 
 async fn synthetic(args: &Args, streams: usize, windows: &[u32]) -> anyhow::Result<Report> {
     let workload = Workload::identity(args.item_bytes);
-    let echo = Target::echo(args.place.connections, Reply::Item).await?;
+    let echo = Target::echo(args.place.connections, Reply::Item, args.place.encryption().as_ref()).await?;
     let models = identity_models(args.item_bytes)?;
     let server = Target::tidemill(&args.place, |config| config.models.dir = Some(models.path().to_owned())).await?;
     let mut report =
@@ -85,7 +85,8 @@ async fn real(args: &Args, streams: usize, windows: &[u32]) -> anyhow::Result<Re
     let engine = BareEngine::load(&args.subject, args.lanes)?;
     let workload = engine.workload();
     let batch = engine.best_batch().await?;
-    let echo = Target::echo(args.place.connections, Reply::Bytes(workload.output_bytes)).await?;
+    let echo =
+        Target::echo(args.place.connections, Reply::Bytes(workload.output_bytes), args.place.encryption().as_ref()).await?;
     let server = Target::tidemill(&args.place, |config| args.subject.configure(config)).await?;
     let mut report = Report::new(&[
         "model",

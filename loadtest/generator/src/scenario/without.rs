@@ -58,7 +58,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let (tls, credential) = (TlsArgs::default(), KeyArgs::default());
-    let place = Place { addr: None, connections: args.connections, tls, credential };
+    let place = Place { addr: None, connections: args.connections, encrypted: None, tls, credential };
     let models = match args.part {
         Part::Metrics => identity_models(IDENTITY_BYTES)?,
         Part::Batching => one_by_one_models()?,
