@@ -71,8 +71,8 @@ const RAW_SERVICES: [RawService; 2] = [
         module: "::tidemill_wire::inference",
         codec: "::tidemill_wire::codec::SmallBufferCodec",
         types: &[
-            (".inference.ModelInferRequest", "crate::frontend::grpc::wire::InferRequestBytes"),
-            (".inference.ModelInferResponse", "crate::frontend::grpc::wire::EncodedInferResponse"),
+            (".inference.ModelInferRequest", "crate::frontend::messages::wire::InferRequestBytes"),
+            (".inference.ModelInferResponse", "crate::frontend::messages::wire::EncodedInferResponse"),
         ],
     },
     RawService {
@@ -80,7 +80,7 @@ const RAW_SERVICES: [RawService; 2] = [
         package: ".model",
         module: "::tidemill_wire::model",
         codec: "::tidemill_wire::codec::SmallBufferCodec",
-        types: &[(".model.PredictRequest", "crate::frontend::grpc::wire::NumbersRequestBytes")],
+        types: &[(".model.PredictRequest", "crate::frontend::messages::wire::NumbersRequestBytes")],
     },
 ];
 
@@ -101,10 +101,10 @@ fn generate_raw(all: &FileDescriptorSet, service: &RawService, out_dir: &Path) -
 
 /// Messages of the native API that the server reads straight into the domain, or writes from it, and the types that do so.
 const SERVING_TYPES: [(&str, &str); 4] = [
-    (".tidemill.v1.Item", "crate::frontend::grpc::wire::ItemMessage"),
-    (".tidemill.v1.ItemList", "crate::frontend::grpc::wire::ItemListMessage"),
-    (".tidemill.v1.ItemResult", "crate::frontend::grpc::wire::ResultMessage"),
-    (".tidemill.v1.UploadResponse", "crate::frontend::grpc::wire::EncodedUploadResponse"),
+    (".tidemill.v1.Item", "crate::frontend::messages::wire::ItemMessage"),
+    (".tidemill.v1.ItemList", "crate::frontend::messages::wire::ItemListMessage"),
+    (".tidemill.v1.ItemResult", "crate::frontend::messages::wire::ResultMessage"),
+    (".tidemill.v1.UploadResponse", "crate::frontend::messages::wire::EncodedUploadResponse"),
 ];
 
 /// Generates the native service as the server serves it: with our own types instead of those messages, and with the messages

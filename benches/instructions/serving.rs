@@ -109,7 +109,7 @@ impl Server {
         let (grpc_server, _) =
             GrpcServer::new(grpc_listener, open_inference.clone(), config.grpc, bounds.clone(), shutdown.clone())
                 .expect("sound descriptors");
-        let http_server = HttpServer::new(http_listener, open_inference, config.http, bounds, shutdown);
+        let http_server = HttpServer::new(http_listener, open_inference, config.http, bounds, axum::Router::new(), shutdown);
         drain.serve();
         runtime.spawn(grpc_server.serve());
         runtime.spawn(http_server.serve());

@@ -26,7 +26,7 @@ pub use metrics::MetricsConfig;
 pub use resolve::{ConfigFault, ConfigFaults, FIND_LIBRARY, Origin, process_environment, process_variable};
 pub use sections::{
     Config, ControlConfig, DrainConfig, EngineConfig, GrpcConfig, HttpConfig, MemoryConfig, MessageConfig, ModelsConfig,
-    SchedulerConfig, SequenceConfig, SessionConfig, SharedMemoryConfig,
+    SchedulerConfig, SequenceConfig, SessionConfig, SharedMemoryConfig, WebSocketConfig,
 };
 pub use security::{IssuerPlace, SecurityConfig};
 pub use server::{ProxyProtocol, ServerConfig};

@@ -25,6 +25,7 @@ pub struct Config {
     pub control: ControlConfig,
     pub grpc: GrpcConfig,
     pub http: HttpConfig,
+    pub websocket: WebSocketConfig,
     pub message: MessageConfig,
     pub session: SessionConfig,
     pub sequence: SequenceConfig,
@@ -176,6 +177,51 @@ impl HttpConfig {
     #[must_use]
     pub const fn idle_timeout(&self) -> Duration {
         Duration::from_secs(self.idle_timeout_s)
+    }
+}
+
+/// Limits of WebSockets, which are connections of the HTTP port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebSocketConfig {
+    /// Largest message.
+    pub max_message_bytes: usize,
+    /// Largest frame.
+    pub max_frame_bytes: usize,
+    /// Frames of a message, those between them counted in.
+    pub max_fragments: usize,
+    /// Seconds of silence after which a client is asked whether it is there.
+    pub ping_interval_s: u64,
+    /// Seconds that it has to answer.
+    pub pong_timeout_s: u64,
+    /// Bytes of small messages that wait for a client to take them.
+    pub write_buffer_bytes: usize,
+}
+
+impl Default for WebSocketConfig {
+    fn default() -> Self {
+        Self {
+            max_message_bytes: 16 << 20,
+            max_frame_bytes: 16 << 20,
+            max_fragments: 1_024,
+            ping_interval_s: 30,
+            pong_timeout_s: 20,
+            write_buffer_bytes: 64 << 10,
+        }
+    }
+}
+
+impl WebSocketConfig {
+    /// Silence after which a client is asked whether it is there.
+    #[must_use]
+    pub const fn ping_interval(&self) -> Duration {
+        Duration::from_secs(self.ping_interval_s)
+    }
+
+    /// Time that it has to answer.
+    #[must_use]
+    pub const fn pong_timeout(&self) -> Duration {
+        Duration::from_secs(self.pong_timeout_s)
     }
 }
 

@@ -125,6 +125,8 @@ impl<F: Future<Output = Result<Response<Body>, E>>, E> Future for Dressed<F> {
         let this = self.project();
         let mut answered = ready!(this.call.poll(cx));
         if let Ok(response) = &mut answered
+            // With that answer, the browser's rules for answers end.
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
             && let Some(dress) = this.dress.take()
         {
             dress.put_on(response.headers_mut());

@@ -12,9 +12,11 @@ pub mod grpc;
 mod heads;
 pub mod http;
 mod inflate;
+mod messages;
+mod refusal;
 mod rest;
 mod web;
-mod websocket;
+pub mod websocket;
 
 pub use acting::MetricsGate;
 pub use bounds::Bounds;

@@ -211,6 +211,8 @@ pub struct ServerMetrics {
     pub connections: Counter,
     /// Connections that are open; hold a [`GaugeGuard`] for each.
     pub connections_open: Gauge,
+    /// Those of them that are WebSockets; hold a [`GaugeGuard`] for each.
+    pub websockets_open: Gauge,
     /// Memory the process may use.
     pub memory_limit: Gauge,
     /// Calls that were refused because memory was short.

@@ -154,6 +154,7 @@ impl Telemetry {
         ServerMetrics {
             connections: self.registrar.counter(&table::CONNECTIONS, &[]),
             connections_open: self.registrar.gauge(&table::CONNECTIONS_OPEN, &[]),
+            websockets_open: self.registrar.gauge(&table::WEBSOCKETS_OPEN, &[]),
             memory_limit: self.registrar.gauge(&table::MEMORY_LIMIT, &[]),
             memory_refusals: self.registrar.counter(&table::MEMORY_REFUSALS, &[]),
             log_lines_lost: self.registrar.counter(&table::LOG_LINES_LOST, &[]),

@@ -80,6 +80,11 @@ impl<I> Lingering<I> {
     pub(super) const fn after(read: Bytes, stream: I) -> Self {
         Self { read, stream, reading: Reading::Idle, closing: None }
     }
+
+    /// The same stream, from which `read` has been read already, and nothing else.
+    pub(super) fn with_read(self, read: Bytes) -> Self {
+        Self { read, ..self }
+    }
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Lingering<I> {

@@ -4,7 +4,7 @@
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert, numbers,
+    caller, convert, numbers,
     reader::Reader,
     status::{fault_of, status_of},
     wire::{NumbersRequestBytes, plain::model_inference_server::ModelInference},
@@ -100,7 +100,7 @@ impl Example {
 #[tonic::async_trait]
 impl ModelInference for Example {
     async fn predict(&self, request: Request<NumbersRequestBytes>) -> Result<Response<PredictResponse>, Status> {
-        let caller = convert::caller(request.metadata(), &self.service);
+        let caller = caller::caller(request.metadata(), &self.service);
         Reader::current().begin_call(self.predict.metrics(), caller.ends_at);
         self.run(caller, request.into_inner()).await.map(Response::new).map_err(|fault| status_of(&fault))
     }

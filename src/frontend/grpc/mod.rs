@@ -4,8 +4,8 @@
 //! encodes; it holds no queue and decides nothing about items.
 
 mod arrival;
+mod caller;
 mod calls;
-mod convert;
 mod deadline;
 mod entrance;
 mod example;
@@ -20,8 +20,8 @@ mod server;
 mod services;
 mod shapes;
 mod split;
-mod status;
-pub mod wire;
 
+pub use super::messages::wire;
+use super::messages::{convert, status};
 pub use health::HealthKeeper;
 pub use server::{GrpcDoor, GrpcServer};

@@ -6,20 +6,22 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
+use futures::{Stream, StreamExt as _, stream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert,
+    caller, convert,
     reader::Reader,
     responses::Responses,
     status::{fault_of, status_of},
     wire::{self, Encoded, EncodedUploadResponse, ResultMessage, ScanItems, inference_service_server::InferenceService},
 };
 use crate::{
-    connections::{self, Ageing},
-    domain::{Fault, FaultKind},
-    frontend::Bounds,
+    domain::Fault,
+    frontend::{
+        Bounds,
+        messages::feed::{self, FeedInput},
+    },
     native::{self, Native, Opened},
     proto::v1,
     registry::Model,
@@ -54,7 +56,7 @@ impl NativeGrpc {
 
     /// What the call's metadata say, and the reader of its response.
     fn begin<M>(&self, method: &Method, request: &Request<M>) -> (Caller, Arc<Reader>) {
-        let (caller, reader) = (convert::caller(request.metadata(), self.native.service()), Reader::current());
+        let (caller, reader) = (caller::caller(request.metadata(), self.native.service()), Reader::current());
         reader.begin_call(method.metrics(), caller.ends_at);
         (caller, reader)
     }
@@ -152,13 +154,12 @@ impl InferenceService for NativeGrpc {
         self.uploaded(caller, request.into_inner()).await.map(Response::new).map_err(|fault| status_of(&fault))
     }
 
-    type FeedStream = Responses<wire::FeedResponse, FeedMessages>;
+    type FeedStream = Responses<wire::FeedResponse, Feed>;
 
     async fn feed(&self, request: Request<Streaming<wire::FeedRequest>>) -> Result<Response<Self::FeedStream>, Status> {
         let (caller, reader) = self.begin(&self.feed, &request);
         let mut messages = Messages { messages: request.into_inner(), max_message_bytes: self.max_message_bytes };
         let (native, method) = (self.native.clone(), self.feed.clone());
-        let warnings = connections::ageing().map(warnings);
         let opening = async move {
             let opens = |message: wire::FeedRequest| match message.message {
                 Some(wire::feed_request::Message::Open(config)) => Some(config),
@@ -166,7 +167,7 @@ impl InferenceService for NativeGrpc {
             };
             let config = native.first(&method, caller.ends_at, &mut messages, opens).await?;
             let request = convert::open_request(config, caller).map_err(|fault| method.refuse(fault))?;
-            native.open(&method, request, FeedMessages { messages, warnings })
+            native.open(&method, request, feed_input(messages))
         };
         Ok(Response::new(Responses::new(reader, opening)))
     }
@@ -223,53 +224,15 @@ impl<M> Stream for Messages<M> {
     }
 }
 
-/// The messages of a `Feed` after its first.
-pub(super) struct FeedMessages {
-    messages: Messages<wire::FeedRequest>,
-    /// What its connection's age has to say; `None` where connections do not age.
-    warnings: Option<BoxStream<'static, Inbound>>,
-}
+/// What a message after the first of a `Feed` says.
+type Said = Result<Option<Inbound>, Fault>;
 
-/// What a feed learns when its connection ages.
-fn warnings(ageing: Ageing) -> BoxStream<'static, Inbound> {
-    let later = ageing.clone();
-    let first = async move { Inbound::Leaving(ageing.begun().await) };
-    let last = async move {
-        later.over().await;
-        Inbound::Stop(Fault::new(
-            FaultKind::Unavailable,
-            "the connection is older than server.connection_max_age_s and server.connection_grace_s allow; everything that \
-             was read has been answered; connect again",
-        ))
-    };
-    stream::once(first).chain(stream::once(last)).boxed()
-}
+/// The input of a `Feed` after its first message.
+type Feed = FeedInput<stream::Map<Messages<wire::FeedRequest>, fn(Result<wire::FeedRequest, Fault>) -> Said>>;
 
-impl Stream for FeedMessages {
-    type Item = Result<Inbound, Fault>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { messages, warnings } = self.get_mut();
-        if let Some(warnings) = warnings
-            && let Poll::Ready(Some(warning)) = warnings.poll_next_unpin(cx)
-        {
-            return Poll::Ready(Some(Ok(warning)));
-        }
-        let next = ready!(Pin::new(messages).poll_next(cx));
-        Poll::Ready(next.map(|message| message.and_then(inbound)))
-    }
-}
-
-fn inbound(request: wire::FeedRequest) -> Result<Inbound, Fault> {
-    use wire::feed_request::Message;
-    match request.message {
-        Some(Message::Item(item)) => Ok(Inbound::Item(item.into_request())),
-        Some(Message::Chunk(chunk)) => Ok(Inbound::Chunk(chunk)),
-        Some(Message::Flush(flush)) => native::check_id("flush.id", flush.id).map(Inbound::Flush),
-        Some(Message::Keepalive(_)) => Ok(Inbound::KeepAlive),
-        Some(Message::Open(_)) => Err(native::open_twice()),
-        None => Err(Fault::invalid("message", "the message is empty, or of a kind that this server does not know")),
-    }
+fn feed_input(messages: Messages<wire::FeedRequest>) -> Feed {
+    let said: fn(_) -> Said = |message: Result<wire::FeedRequest, Fault>| message.and_then(feed::inbound);
+    FeedInput::new(messages.map(said))
 }
 
 fn upload_part(request: wire::UploadRequest) -> Result<UploadPart, Fault> {

@@ -19,8 +19,9 @@ use super::{
 };
 use crate::{
     domain::Fault,
+    frontend::messages::feed::{self, sample_rate_hz},
     native::Opened,
-    proto::{duration_to_wire, v1},
+    proto::v1,
     registry::Model,
     session::{Backlog, Event, Inbound, Session, Unread},
 };
@@ -40,21 +41,7 @@ impl Response for wire::FeedResponse {
     }
 
     fn of(event: Event, model: &Model) -> Option<Self> {
-        use wire::feed_response::Event as Wire;
-        let event = match event {
-            Event::Result(result) => Wire::Result(ResultMessage::new(result, model.signature())),
-            Event::SegmentStarted { index, start_sample } => {
-                Wire::SegmentStarted(convert::segment_started(index, start_sample, sample_rate_hz(model)))
-            }
-            Event::Segment(segment) => Wire::Segment(convert::segment(&segment, sample_rate_hz(model))),
-            Event::Skipped { first_seq, results } => Wire::Skipped(v1::Skipped { first_seq, results }),
-            Event::Flushed { id, items } => Wire::Flushed(v1::Flushed { id, items }),
-            Event::ReconnectAdvised { remaining } => {
-                Wire::ReconnectAdvised(v1::ReconnectAdvised { remaining: Some(duration_to_wire(remaining)) })
-            }
-            Event::Completed(summary) => Wire::Completed(convert::summary(&summary)),
-        };
-        Some(Self { event: Some(event) })
+        Some(feed::response(event, model))
     }
 }
 
@@ -77,10 +64,6 @@ impl Response for wire::ScanResponse {
         };
         Some(Self { event: Some(event) })
     }
-}
-
-fn sample_rate_hz(model: &Model) -> u32 {
-    model.loaded.framing.map_or(1, |framing| framing.sample_rate_hz)
 }
 
 type Opening<I> = Pin<Box<dyn Future<Output = Result<Opened<I>, Fault>> + Send>>;

@@ -11,7 +11,6 @@ mod answer;
 mod api;
 mod body;
 mod breach;
-mod error;
 mod from_json;
 mod generate;
 mod infer;
@@ -26,4 +25,5 @@ mod shared_memory;
 mod to_json;
 mod tokens;
 
+use super::refusal as error;
 pub use server::{HttpDoor, HttpServer};

@@ -32,7 +32,8 @@ use crate::{
     transport::Account,
 };
 
-pub(super) fn router(api: Api) -> Router {
+/// All of the port's routes: our own, and `others`, to which the same rules apply.
+pub(super) fn router(api: Api, others: Router) -> Router {
     let changes: Router<Api> = Router::new()
         .route("/v2/repository/models/{model}/load", post(repository::load))
         .route("/v2/repository/models/{model}/unload", post(repository::unload))
@@ -71,16 +72,17 @@ pub(super) fn router(api: Api) -> Router {
             .route(&format!("/v2/models/{{model}}/versions/{{version}}{end}"), handler)
     });
     router
+        .with_state(api.clone())
+        .merge(others)
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_verb)
         // One layer, because axum boxes every layer for every request.
         .layer(
             ServiceBuilder::new()
-                .layer(middleware::from_fn_with_state(api.clone(), around))
+                .layer(middleware::from_fn_with_state(api, around))
                 .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
                 .map_response(answer::with_length),
         )
-        .with_state(api)
 }
 
 /// The rules for each request: only encodings that can be decoded, and no further request on a connection while the server drains.
@@ -99,7 +101,8 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
         );
         response = Refusal::with_status(fault, StatusCode::NOT_ACCEPTABLE).into_response();
     }
-    if api.open_inference.service().drain().is_draining() {
+    let goes_on = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if !goes_on && api.open_inference.service().drain().is_draining() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use axum::Router;
+
 use super::{api::Api, breach, routes::router};
 use crate::{
     config::HttpConfig,
@@ -31,9 +33,9 @@ pub struct HttpDoor {
 }
 
 impl HttpDoor {
-    /// Builds the routes.
+    /// Builds the routes. `others` are those of other front ends that speak HTTP.
     #[must_use]
-    pub fn new(open_inference: OpenInference, config: HttpConfig, bounds: Bounds) -> Self {
+    pub fn new(open_inference: OpenInference, config: HttpConfig, bounds: Bounds, others: Router) -> Self {
         let limits = Limits {
             header_bytes_max: config.max_header_bytes,
             header_timeout: config.header_timeout(),
@@ -41,7 +43,7 @@ impl HttpDoor {
             unread_timeout: open_inference.service().config().unread_timeout(),
         };
         let transfer = bounds.transfer.clone();
-        let router = router(Api::new(open_inference, config, bounds));
+        let router = router(Api::new(open_inference, config, bounds), others);
         let plug = Plug { limits, refusal: breach::answer };
         Self { rest: Rest::new(router, transfer), plug }
     }
@@ -73,13 +75,20 @@ impl Talk for HttpDoor {
 }
 
 impl<A: Accept> HttpServer<A> {
-    /// Builds the routes.
+    /// Builds the routes, as [`HttpDoor::new`] does.
     #[must_use]
-    pub fn new(socket: A, open_inference: OpenInference, config: HttpConfig, bounds: Bounds, shutdown: Shutdown) -> Self {
+    pub fn new(
+        socket: A,
+        open_inference: OpenInference,
+        config: HttpConfig,
+        bounds: Bounds,
+        others: Router,
+        shutdown: Shutdown,
+    ) -> Self {
         let metrics = bounds.metrics.clone();
         let port = open_inference.service().connections().port(config.max_connections, metrics.clone());
         let listener = Listener::for_clients(socket, Part::HttpPort, port, metrics, shutdown);
-        Self { listener, door: HttpDoor::new(open_inference, config, bounds) }
+        Self { listener, door: HttpDoor::new(open_inference, config, bounds, others) }
     }
 
     /// The same with configured rules for web pages; without them, only the server's own pages and names are answered.

@@ -2,7 +2,8 @@
 
 use std::{convert::Infallible, error::Error, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
 use hyper::{
     body::{Body, Incoming},
     server::conn::http1,
@@ -11,6 +12,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use parking_lot::Mutex;
 use tokio::{io::AsyncWriteExt as _, time::timeout};
 use tower::{Service, ServiceExt as _};
 
@@ -19,9 +21,13 @@ use super::{
     limits::{Breach, Limits},
     progress::Progress,
     socket::Watched,
+    takeover::Takeover,
     wait::Wait,
 };
-use crate::transport::{clients::Client, ending::EndingBody, io::Io, shutdown::Shutdown};
+use crate::{
+    connections::{Call, Connection},
+    transport::{clients::Client, ending::EndingBody, io::Io, shutdown::Shutdown},
+};
 
 /// How long sending a refusal may take; the connection's buffer takes it at once, unless the client has not read for a while.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -49,12 +55,18 @@ where
     let place = &place.connection;
     let progress = Arc::new(Progress::new(&limits, place.calls()));
     let (begins, ends) = (Arc::clone(&progress), Arc::clone(&progress));
+    let taken = Arc::new(Mutex::new(None));
+    let (takes, calls) = (Arc::clone(&taken), place.calls());
     let service = service
         .map_request(move |request: Request<Incoming>| {
             begins.note_request(request.body().is_end_stream());
             request.map(|body| RequestBody::new(body, Arc::clone(&begins)))
         })
         .map_response(move |response: Response<B>| {
+            if let Some(takeover) = takeover(&response) {
+                // Its call begins before that of the request ends.
+                *takes.lock() = Some((takeover, calls.begin()));
+            }
             let progress = Arc::clone(&ends);
             // Dropping the body starts the wait for another request.
             response.map(|body| EndingBody::new(body, move || progress.note_response_over()))
@@ -87,8 +99,38 @@ where
             }
         }
         Err(Err(error)) => tracing::debug!(%error, "a connection broke off"),
-        Err(Ok(())) => {}
+        Err(Ok(())) => {
+            let (taken, parts) = (taken.lock().take(), connection.into_parts());
+            Box::pin(go_on(parts.io.into_inner(), parts.read_buf, taken, place, &shutdown)).await;
+        }
     }
+}
+
+/// What is left of a connection once hyper is done with it.
+async fn go_on<I: Io>(
+    mut socket: Watched<I>,
+    read: Bytes,
+    taken: Option<(Takeover, Call)>,
+    place: &Connection,
+    shutdown: &Shutdown,
+) {
+    let Some((takeover, _call)) = taken else {
+        // hyper leaves that out if the client has asked for another protocol, whatever the answer was.
+        let _ = timeout(REFUSAL_TIMEOUT, socket.shutdown()).await;
+        return;
+    };
+    let Some(rest) = takeover.run(Box::new(socket.unwatched(read))) else { return };
+    tokio::select! {
+        () = rest => {}
+        () = shutdown.aborted().cancelled() => {}
+        () = place.outlived() => {}
+    }
+}
+
+/// How the connection goes on after this response, if not with another request.
+fn takeover<B>(response: &Response<B>) -> Option<Takeover> {
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    response.extensions().get::<Takeover>().filter(|_| switches).cloned()
 }
 
 /// hyper's part, with limits loose enough that ours apply first.

@@ -17,6 +17,8 @@
 //! ```
 //!
 //! The front end decides what a refusal says, for each [`Breach`].
+//!
+//! A connection whose answer was 101 goes on as its [`Takeover`] says, in the same task. None of these waits applies to it.
 
 mod body;
 mod connection;
@@ -24,8 +26,10 @@ mod limits;
 mod lines;
 mod progress;
 mod socket;
+mod takeover;
 mod wait;
 
 pub(crate) use body::RequestBody;
 pub(crate) use connection::{Plug, converse};
 pub(crate) use limits::{Breach, FRAMING_BYTES_MAX, Limits};
+pub(crate) use takeover::{Carrier, Takeover};

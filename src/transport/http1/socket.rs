@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::progress::Progress;
@@ -21,6 +22,11 @@ pub(super) struct Watched<I> {
 impl<I> Watched<I> {
     pub(super) const fn new(io: I, progress: Arc<Progress>) -> Self {
         Self { stream: Lingering::new(io), progress }
+    }
+
+    /// The connection itself, from which `read` has been read already, and which nothing records any more.
+    pub(super) fn unwatched(self, read: Bytes) -> Lingering<I> {
+        self.stream.with_read(read)
     }
 }
 

@@ -9,7 +9,7 @@ use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert,
+    caller,
     reader::Reader,
     status::status_of,
     wire::{
@@ -53,7 +53,7 @@ impl OpenInferenceGrpc {
     }
 
     fn caller<M>(&self, request: &Request<M>) -> Caller {
-        convert::caller(request.metadata(), self.door.service())
+        caller::caller(request.metadata(), self.door.service())
     }
 }
 

@@ -12,7 +12,7 @@ use super::writer::{KEY_BYTES, Writer};
 use crate::{
     codec::WindowPosition,
     domain::{Signature, Tensor, TensorSpec},
-    frontend::grpc::{convert, status::item_status_of},
+    frontend::messages::{convert, status::item_status_of},
     proto::{rpc, v1},
     session::ItemResult,
 };

@@ -40,7 +40,7 @@ mod generated {
 
 pub use encoded::{Encoded, upload_response};
 pub use generated::*;
-pub use item::ItemMessage;
+pub use item::{DIMS_MAX, ItemMessage, TENSORS_MAX, too_many_dims, too_many_tensors};
 pub use items::{ItemListMessage, ScanItems};
 pub use result::ResultMessage;
 
@@ -66,7 +66,7 @@ mod tests {
     use crate::{
         codec::WindowPosition,
         domain::{AnswerPart, Datatype, Fault, ItemTiming, NamedTensor, Signature, Tensor, TensorSpec, Timestamp},
-        frontend::grpc::status::item_status_of,
+        frontend::messages::status::item_status_of,
         proto::{parcel, v1},
         session::{Inbound, ItemRequest, ItemResult},
     };

@@ -2,30 +2,19 @@
 
 use std::time::Duration;
 
-use tonic::metadata::{MetadataMap, MetadataValue};
-
-use super::deadline;
 use crate::{
     codec::{FramingRule, Segment},
     domain::{Datatype, Fault, FaultKind, ItemOutputs, Priority, Tensor, TensorSpec},
-    frontend::forwarded,
     native::{self, Limits, Opened},
     proto::{duration_to_wire, v1},
     registry::Model,
-    service::{Caller, OpenRequest, Service},
+    service::{Caller, OpenRequest},
     session::{self, Order, OverflowPolicy, PayloadKind, PcmOptions, Unread},
 };
 
-/// The caller and the deadline of a call, from its metadata.
-pub(super) fn caller(metadata: &MetadataMap, service: &Service) -> Caller {
-    let mut principal = service.principal(|name| metadata.get(name).map(MetadataValue::as_bytes));
-    principal.peer = forwarded::sender(principal.peer, metadata.as_ref(), service.connections());
-    Caller { principal, ends_at: deadline::ends_at(metadata) }
-}
-
 /// # Errors
 /// [`FaultKind::Invalid`] with the field's name; `field` is the name of the message that the configuration came in.
-pub(super) fn stream_config(field: &'static str, config: Option<v1::StreamConfig>) -> Result<v1::StreamConfig, Fault> {
+pub(in crate::frontend) fn stream_config(field: &'static str, config: Option<v1::StreamConfig>) -> Result<v1::StreamConfig, Fault> {
     config.ok_or_else(|| Fault::invalid(field, format!("`{field}` is missing; it names the model")))
 }
 
@@ -33,7 +22,7 @@ pub(super) fn stream_config(field: &'static str, config: Option<v1::StreamConfig
 ///
 /// # Errors
 /// [`FaultKind::Invalid`] with the field's name.
-pub(super) fn payload(field: &'static str, stated: i32) -> Result<Option<PayloadKind>, Fault> {
+pub(in crate::frontend) fn payload(field: &'static str, stated: i32) -> Result<Option<PayloadKind>, Fault> {
     match v1::PayloadKind::try_from(stated) {
         Ok(v1::PayloadKind::Unspecified) => Ok(None),
         Ok(v1::PayloadKind::Tensors) => Ok(Some(PayloadKind::Tensors)),
@@ -44,7 +33,7 @@ pub(super) fn payload(field: &'static str, stated: i32) -> Result<Option<Payload
 
 /// # Errors
 /// [`FaultKind::Invalid`] with the field's name.
-pub(super) fn open_request(config: v1::StreamConfig, caller: Caller) -> Result<OpenRequest, Fault> {
+pub(in crate::frontend) fn open_request(config: v1::StreamConfig, caller: Caller) -> Result<OpenRequest, Fault> {
     let payload = payload("payload", config.payload)?.unwrap_or(PayloadKind::Tensors);
     let order = match v1::ResultOrder::try_from(config.order) {
         Ok(v1::ResultOrder::Unspecified | v1::ResultOrder::InOrder) => Order::InOrder,
@@ -90,18 +79,18 @@ pub(super) fn open_request(config: v1::StreamConfig, caller: Caller) -> Result<O
     })
 }
 
-pub(super) fn unknown_enum(field: impl Into<std::borrow::Cow<'static, str>>, kind: &str, value: i32) -> Fault {
+pub(in crate::frontend) fn unknown_enum(field: impl Into<std::borrow::Cow<'static, str>>, kind: &str, value: i32) -> Fault {
     Fault::invalid(field, format!("{value} is not a value of the enum {kind}"))
 }
 
 /// # Errors
 /// [`FaultKind::Invalid`] with the field's name if it is not between zero and a year.
-pub(super) fn duration(field: &'static str, duration: prost_types::Duration) -> Result<Duration, Fault> {
+pub(in crate::frontend) fn duration(field: &'static str, duration: prost_types::Duration) -> Result<Duration, Fault> {
     native::duration(field, duration.seconds, duration.nanos)
 }
 
 /// `None` if it is left to the model.
-pub(super) const fn from_wire_datatype(datatype: v1::Datatype) -> Option<Datatype> {
+pub(in crate::frontend) const fn from_wire_datatype(datatype: v1::Datatype) -> Option<Datatype> {
     Some(match datatype {
         v1::Datatype::Unspecified => return None,
         v1::Datatype::Bool => Datatype::Bool,
@@ -121,7 +110,7 @@ pub(super) const fn from_wire_datatype(datatype: v1::Datatype) -> Option<Datatyp
     })
 }
 
-pub(super) const fn to_wire_datatype(datatype: Datatype) -> v1::Datatype {
+pub(in crate::frontend) const fn to_wire_datatype(datatype: Datatype) -> v1::Datatype {
     match datatype {
         Datatype::Bool => v1::Datatype::Bool,
         Datatype::Uint8 => v1::Datatype::Uint8,
@@ -141,7 +130,7 @@ pub(super) const fn to_wire_datatype(datatype: Datatype) -> v1::Datatype {
 }
 
 /// The first message of an open stream.
-pub(super) fn opened<I>(stream: &Opened<I>) -> v1::Opened {
+pub(in crate::frontend) fn opened<I>(stream: &Opened<I>) -> v1::Opened {
     let loaded = &stream.model.loaded;
     v1::Opened {
         model: loaded.name.to_string(),
@@ -151,7 +140,7 @@ pub(super) fn opened<I>(stream: &Opened<I>) -> v1::Opened {
     }
 }
 
-pub(super) fn limits(Limits { stream: limits, max_message_bytes }: &Limits) -> v1::StreamLimits {
+pub(in crate::frontend) fn limits(Limits { stream: limits, max_message_bytes }: &Limits) -> v1::StreamLimits {
     v1::StreamLimits {
         window_items: u32::try_from(limits.window_items).unwrap_or(u32::MAX),
         window_bytes: limits.window_bytes as u64,
@@ -161,7 +150,7 @@ pub(super) fn limits(Limits { stream: limits, max_message_bytes }: &Limits) -> v
     }
 }
 
-pub(super) const fn framing(rule: FramingRule) -> v1::Framing {
+pub(in crate::frontend) const fn framing(rule: FramingRule) -> v1::Framing {
     v1::Framing {
         sample_rate_hz: rule.sample_rate_hz,
         window_samples: rule.window_samples,
@@ -169,7 +158,7 @@ pub(super) const fn framing(rule: FramingRule) -> v1::Framing {
     }
 }
 
-pub(super) fn timing(result: &session::ItemResult) -> v1::Timing {
+pub(in crate::frontend) fn timing(result: &session::ItemResult) -> v1::Timing {
     let timing = &result.timing;
     v1::Timing {
         queue_ns: nanos(timing.started.since(timing.arrived)),
@@ -179,7 +168,7 @@ pub(super) fn timing(result: &session::ItemResult) -> v1::Timing {
     }
 }
 
-pub(super) fn wire_outputs(outputs: ItemOutputs, model: &Model) -> v1::Outputs {
+pub(in crate::frontend) fn wire_outputs(outputs: ItemOutputs, model: &Model) -> v1::Outputs {
     let specs = &model.loaded.executable.signature().outputs;
     v1::Outputs { tensors: outputs.into_iter().zip(specs).map(|(tensor, spec)| wire_tensor(tensor, spec)).collect() }
 }
@@ -194,7 +183,7 @@ fn wire_tensor(tensor: Tensor, spec: &TensorSpec) -> v1::Tensor {
 }
 
 /// `sample_rate_hz` is the framing's.
-pub(super) fn segment(segment: &Segment, sample_rate_hz: u32) -> v1::Segment {
+pub(in crate::frontend) fn segment(segment: &Segment, sample_rate_hz: u32) -> v1::Segment {
     v1::Segment {
         index: segment.index,
         start_sample: segment.start_sample,
@@ -204,12 +193,12 @@ pub(super) fn segment(segment: &Segment, sample_rate_hz: u32) -> v1::Segment {
     }
 }
 
-pub(super) fn segment_started(index: u64, start_sample: u64, sample_rate_hz: u32) -> v1::SegmentStarted {
+pub(in crate::frontend) fn segment_started(index: u64, start_sample: u64, sample_rate_hz: u32) -> v1::SegmentStarted {
     let start_ms = Segment { index, start_sample, end_sample: start_sample }.start_ms(sample_rate_hz);
     v1::SegmentStarted { index, start_sample, start_ms }
 }
 
-pub(super) fn summary(summary: &session::Summary) -> v1::Summary {
+pub(in crate::frontend) fn summary(summary: &session::Summary) -> v1::Summary {
     v1::Summary {
         items: summary.items,
         ok: summary.ok,
@@ -222,13 +211,13 @@ pub(super) fn summary(summary: &session::Summary) -> v1::Summary {
     }
 }
 
-pub(super) fn call_cost(batch_size: usize, duration: Duration) -> v1::BatchCost {
+pub(in crate::frontend) fn call_cost(batch_size: usize, duration: Duration) -> v1::BatchCost {
     v1::BatchCost { batch_size: u32::try_from(batch_size).unwrap_or(u32::MAX), duration: Some(duration_to_wire(duration)) }
 }
 
 /// # Errors
 /// [`FaultKind::Invalid`] if `sha256` is neither empty nor 32 bytes.
-pub(super) fn expectation(digest: v1::PayloadDigest) -> Result<crate::codec::PayloadExpectation, Fault> {
+pub(in crate::frontend) fn expectation(digest: v1::PayloadDigest) -> Result<crate::codec::PayloadExpectation, Fault> {
     let sha256 = match digest.sha256.len() {
         0 => None,
         _ => Some(<[u8; 32]>::try_from(&*digest.sha256).map_err(|_| {
@@ -238,7 +227,7 @@ pub(super) fn expectation(digest: v1::PayloadDigest) -> Result<crate::codec::Pay
     Ok(crate::codec::PayloadExpectation { total_bytes: digest.total_bytes, crc32c: digest.crc32c, sha256 })
 }
 
-pub(super) fn wire_digest(received: &crate::codec::Received) -> v1::PayloadDigest {
+pub(in crate::frontend) fn wire_digest(received: &crate::codec::Received) -> v1::PayloadDigest {
     v1::PayloadDigest {
         total_bytes: Some(received.total_bytes),
         crc32c: Some(received.crc32c),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -36,26 +36,34 @@ const fn status(kind: FaultKind) -> u16 {
 
 /// Why a request does not get what it asked for.
 #[derive(Debug, Clone)]
-pub(super) struct Refusal {
-    pub(super) fault: Fault,
+pub(in crate::frontend) struct Refusal {
+    pub(in crate::frontend) fault: Fault,
     status: StatusCode,
     closes: bool,
+    /// Others that the answer has.
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Refusal {
     /// Some faults are HTTP's own and have their own status.
-    pub(super) fn with_status(fault: Fault, status: StatusCode) -> Self {
-        Self { fault, status, closes: false }
+    pub(in crate::frontend) fn with_status(fault: Fault, status: StatusCode) -> Self {
+        Self { fault, status, closes: false, headers: Vec::new() }
+    }
+
+    /// The same with another header.
+    pub(in crate::frontend) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
     }
 
     /// Ends the connection: the rest of the request is not read.
-    pub(super) const fn closing(mut self) -> Self {
+    pub(in crate::frontend) const fn closing(mut self) -> Self {
         self.closes = true;
         self
     }
 
     /// The answer in full, for a connection that has no HTTP server behind it any more.
-    pub(super) fn to_http1(&self) -> Vec<u8> {
+    pub(in crate::frontend) fn to_http1(&self) -> Vec<u8> {
         let (status, body) = (self.status, error_json(self.fault.message()));
         let length = body.len();
         let head = "content-type: application/json\r\nconnection: close\r\ncontent-length:";
@@ -66,13 +74,13 @@ impl Refusal {
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         let status = StatusCode::from_u16(status(fault.kind())).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { fault, status, closes: false }
+        Self { fault, status, closes: false, headers: Vec::new() }
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let Self { fault, status, closes } = self;
+        let Self { fault, status, closes, headers } = self;
         let mut response = (status, [(header::CONTENT_TYPE, "application/json")], error_json(fault.message())).into_response();
         let retry_after = fault.retry_after().or((fault.kind() == FaultKind::Overloaded).then_some(RETRY_AFTER_DEFAULT));
         if let Some(delay) = retry_after {
@@ -82,6 +90,7 @@ impl IntoResponse for Refusal {
         if fault.kind() == FaultKind::Unauthenticated {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
         }
+        response.headers_mut().extend(headers);
         if closes {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -90,7 +99,7 @@ impl IntoResponse for Refusal {
 }
 
 /// `{"error": message}`.
-pub(super) fn error_json(message: &str) -> String {
+pub(in crate::frontend) fn error_json(message: &str) -> String {
     #[derive(Serialize)]
     struct Error<'a> {
         error: &'a str,

@@ -9,17 +9,17 @@ use prost_types::Duration;
 
 use crate::{
     domain::{Fault, NamedTensor},
-    frontend::grpc::convert,
+    frontend::messages::convert,
     native,
     proto::v1,
     session::ItemRequest,
 };
 
 /// How many tensors of an item are read: an empty one takes two bytes on the wire and some ninety in memory.
-const TENSORS_MAX: usize = 1024;
+pub const TENSORS_MAX: usize = 1024;
 
 /// How many dimensions of a tensor are read: each takes a byte on the wire and eight in memory.
-const DIMS_MAX: usize = 64;
+pub const DIMS_MAX: usize = 64;
 
 /// Why a message that is only read refuses to be written: prost wants every part of a message to be able to, and the bytes would be those of
 /// an empty one.
@@ -36,6 +36,18 @@ pub struct ItemMessage {
     /// What is wrong with the tensors, if they could be read at all.
     fault: Option<Fault>,
     deadline: Option<Duration>,
+}
+
+/// The fault of an item with more than [`TENSORS_MAX`] tensors.
+#[must_use]
+pub fn too_many_tensors() -> Fault {
+    Fault::invalid("inputs", format!("the item has more than {TENSORS_MAX} tensors"))
+}
+
+/// The fault of an item whose tensor at `index` has more than [`DIMS_MAX`] dimensions.
+#[must_use]
+pub fn too_many_dims(index: usize) -> Fault {
+    Fault::invalid(format!("inputs[{index}].shape"), format!("the tensor has more than {DIMS_MAX} dimensions"))
 }
 
 impl ItemMessage {
@@ -56,14 +68,12 @@ impl ItemMessage {
     fn merge_tensor(&mut self, message: Bytes, context: &DecodeContext) -> Result<(), DecodeError> {
         let index = self.tensors.len();
         if index == TENSORS_MAX {
-            let too_many = || Fault::invalid("inputs", format!("the item has more than {TENSORS_MAX} tensors"));
-            self.fault.get_or_insert_with(too_many);
+            self.fault.get_or_insert_with(too_many_tensors);
             return Ok(());
         }
         let Read { tensor, datatype, has_all_dims } = read_tensor(message, context)?;
         if !has_all_dims {
-            let message = format!("the tensor has more than {DIMS_MAX} dimensions");
-            self.fault.get_or_insert_with(|| Fault::invalid(format!("inputs[{index}].shape"), message));
+            self.fault.get_or_insert_with(|| too_many_dims(index));
         }
         let datatype = match v1::Datatype::try_from(datatype) {
             Ok(datatype) => convert::from_wire_datatype(datatype),

@@ -12,10 +12,10 @@ use crate::{
 };
 
 /// `domain` of google.rpc.ErrorInfo.
-const ERROR_DOMAIN: &str = "tidemill";
+pub(in crate::frontend) const ERROR_DOMAIN: &str = "tidemill";
 
 /// The code of each kind. Clients retry UNAVAILABLE, so it is only for what a retry can help.
-const fn code(kind: FaultKind) -> Code {
+pub(in crate::frontend) const fn code(kind: FaultKind) -> Code {
     match kind {
         FaultKind::Invalid => Code::InvalidArgument,
         FaultKind::Unauthenticated => Code::Unauthenticated,
@@ -33,7 +33,7 @@ const fn code(kind: FaultKind) -> Code {
 }
 
 /// The status of a call or stream that ends with this fault.
-pub(super) fn status_of(fault: &Fault) -> Status {
+pub(in crate::frontend) fn status_of(fault: &Fault) -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info(fault.kind().reason(), ERROR_DOMAIN, HashMap::new());
     if let Some(field) = fault.field() {
@@ -54,7 +54,7 @@ pub(super) fn status_of(fault: &Fault) -> Status {
 }
 
 /// The same as an answer inside a stream.
-pub(super) fn item_status_of(fault: &Fault) -> rpc::Status {
+pub(in crate::frontend) fn item_status_of(fault: &Fault) -> rpc::Status {
     let status = status_of(fault);
     rpc::Status::decode(status.details()).unwrap_or_else(|_| rpc::Status {
         code: status.code().into(),
@@ -64,14 +64,14 @@ pub(super) fn item_status_of(fault: &Fault) -> rpc::Status {
 }
 
 /// The same, for a body that breaks off with it: [`fault_of`] restores it.
-pub(super) fn status_with(fault: Fault) -> Status {
+pub(in crate::frontend) fn status_with(fault: Fault) -> Status {
     let mut status = status_of(&fault);
     status.set_source(Arc::new(fault));
     status
 }
 
 /// The fault behind a status that tonic gives while it reads a request stream.
-pub(super) fn fault_of(status: &Status, max_message_bytes: usize) -> Fault {
+pub(in crate::frontend) fn fault_of(status: &Status, max_message_bytes: usize) -> Fault {
     // Beneath the errors of the layers that the body came through.
     let mut source = status.source();
     while let Some(error) = source {
@@ -90,14 +90,14 @@ pub(super) fn fault_of(status: &Status, max_message_bytes: usize) -> Fault {
 }
 
 /// A message over the limit; `found` is the library's sentence, which states its length.
-pub(super) fn too_large(max_message_bytes: usize, found: &str) -> Fault {
+pub(in crate::frontend) fn too_large(max_message_bytes: usize, found: &str) -> Fault {
     let message =
         format!("the message is larger than the {max_message_bytes} bytes that grpc.max_message_bytes allows ({found})");
     Fault::new(FaultKind::TooLarge, message).with_limit("grpc.max_message_bytes", max_message_bytes as u64)
 }
 
 /// A message that announces more than the setting `key` allows.
-pub(super) fn announced_too_large(bytes: usize, bytes_max: usize, key: &'static str) -> Fault {
+pub(in crate::frontend) fn announced_too_large(bytes: usize, bytes_max: usize, key: &'static str) -> Fault {
     let message = format!("the message is larger than the {bytes_max} bytes that {key} allows: it has {bytes} bytes");
     Fault::new(FaultKind::TooLarge, message).with_limit(key, bytes_max as u64)
 }
