@@ -14,7 +14,7 @@ use futures::{Stream, task::AtomicWaker};
 use tidemill::clock;
 use tidemill_client::{
     Client, Error, Event, Events, outputs,
-    wire::v1::{self, feed_request},
+    wire::v1::{self, feed_request::Message},
 };
 use tonic::{Extensions, Request, metadata::MetadataMap};
 
@@ -47,6 +47,33 @@ impl Valve {
         self.sender.wake();
     }
 
+    /// Whether item number `sent` may go; `false` once the valve is closed.
+    fn may_send(&self, sent: u64) -> Poll<bool> {
+        if self.closed.load(Ordering::Acquire) {
+            return Poll::Ready(false);
+        }
+        if sent < self.let_through.load(Ordering::Acquire) { Poll::Ready(true) } else { Poll::Pending }
+    }
+
+    /// The same; the task is woken when it changes.
+    pub(crate) fn poll_may_send(&self, sent: u64, cx: &mut Context<'_>) -> Poll<bool> {
+        if let Poll::Ready(may_send) = self.may_send(sent) {
+            return Poll::Ready(may_send);
+        }
+        self.sender.register(cx.waker());
+        self.may_send(sent)
+    }
+
+    /// Items sent so far.
+    pub(crate) fn note_sent(&self, sent: u64) {
+        self.sent.store(sent, Ordering::Relaxed);
+    }
+
+    /// One more is answered.
+    pub(crate) fn note_answer(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
@@ -65,7 +92,7 @@ impl Valve {
 pub(crate) struct FeedPlan {
     pub(crate) open: v1::StreamConfig,
     /// Makes item number n when it is sent.
-    pub(crate) item: Box<dyn FnMut(u64) -> v1::Item + Send>,
+    pub(crate) message: Box<dyn FnMut(u64) -> Message + Send>,
     /// `grpc-timeout`, a tenant's name and the like.
     pub(crate) metadata: MetadataMap,
 }
@@ -73,14 +100,14 @@ pub(crate) struct FeedPlan {
 impl FeedPlan {
     /// A feed of equal items.
     pub(crate) fn of(open: v1::StreamConfig, item: v1::Item) -> Self {
-        Self { open, item: Box::new(move |_| item.clone()), metadata: MetadataMap::new() }
+        Self { open, message: Box::new(move |_| Message::Item(item.clone())), metadata: MetadataMap::new() }
     }
 }
 
 /// The client's side of the call.
 struct Outbound {
     open: Option<v1::StreamConfig>,
-    item: Box<dyn FnMut(u64) -> v1::Item + Send>,
+    message: Box<dyn FnMut(u64) -> Message + Send>,
     sent: u64,
     schedule: Option<Schedule>,
     valve: Arc<Valve>,
@@ -90,23 +117,22 @@ impl Outbound {
     fn next(&mut self) -> Poll<Option<v1::FeedRequest>> {
         let message = |message| Poll::Ready(Some(v1::FeedRequest { message: Some(message) }));
         if let Some(open) = self.open.take() {
-            return message(feed_request::Message::Open(open));
+            return message(Message::Open(open));
         }
-        if self.valve.closed.load(Ordering::Acquire) {
-            return Poll::Ready(None);
-        }
-        if self.sent >= self.valve.let_through.load(Ordering::Acquire) {
-            return Poll::Pending;
+        match self.valve.may_send(self.sent) {
+            Poll::Ready(true) => {}
+            Poll::Ready(false) => return Poll::Ready(None),
+            Poll::Pending => return Poll::Pending,
         }
         if let Some(schedule) = &self.schedule
             && clock::now().since(schedule.due(self.sent)) > LATE_AFTER
         {
             self.valve.late.fetch_add(1, Ordering::Relaxed);
         }
-        let item = (self.item)(self.sent);
+        let next = (self.message)(self.sent);
         self.sent += 1;
-        self.valve.sent.store(self.sent, Ordering::Relaxed);
-        message(feed_request::Message::Item(item))
+        self.valve.note_sent(self.sent);
+        message(next)
     }
 }
 
@@ -150,9 +176,9 @@ impl Feed {
     /// The same with any plan; then the sizes of answers are not checked.
     pub(crate) async fn start(client: Client, plan: FeedPlan, schedule: Option<Schedule>) -> anyhow::Result<Self> {
         let valve = Arc::new(Valve::default());
-        let FeedPlan { open, item, metadata } = plan;
+        let FeedPlan { open, message, metadata } = plan;
         let window_items = open.window_items;
-        let outbound = Outbound { open: Some(open), item, sent: 0, schedule, valve: Arc::clone(&valve) };
+        let outbound = Outbound { open: Some(open), message, sent: 0, schedule, valve: Arc::clone(&valve) };
         let request = Request::from_parts(metadata, Extensions::default(), outbound);
         let (opened, events) = client.feed_from(request).await.context("a stream was not opened")?;
         let granted = opened.limits.map_or(window_items, |limits| limits.window_items);
@@ -186,7 +212,7 @@ impl Feed {
         loop {
             match self.events.next().await {
                 Ok(Some(Event::Result(result))) => {
-                    self.valve.answered.fetch_add(1, Ordering::Relaxed);
+                    self.valve.note_answer();
                     return Ok(Some(result));
                 }
                 Ok(Some(_)) => {}

@@ -21,6 +21,7 @@ mod report;
 mod scenario;
 mod schedule;
 mod scrape;
+mod socket;
 mod stage;
 mod stats;
 mod subject;
@@ -54,6 +55,7 @@ enum Scenario {
     Latency(Told<scenario::latency::Args>),
     Saturate(Told<scenario::saturate::Args>),
     Realtime(Told<scenario::realtime::Args>),
+    Doors(Told<scenario::doors::Args>),
     Idle(Told<scenario::idle::Args>),
     Deadlines(Told<scenario::deadlines::Args>),
     Fairness(Told<scenario::fairness::Args>),
@@ -99,6 +101,7 @@ impl Scenario {
             Self::Latency(told) => told.by(scenario::latency::run).await,
             Self::Saturate(told) => told.by(scenario::saturate::run).await,
             Self::Realtime(told) => told.by(scenario::realtime::run).await,
+            Self::Doors(told) => told.by(scenario::doors::run).await,
             Self::Idle(told) => told.by(scenario::idle::run).await,
             Self::Deadlines(told) => told.by(scenario::deadlines::run).await,
             Self::Fairness(told) => told.by(scenario::fairness::run).await,

@@ -4,4 +4,4 @@ Two rules. An attack asserts what depends on answers and codes; memory, gauges, 
 An attack that uses up what everybody shares comes from 127.0.0.2; the clients that must be served come from 127.0.0.3."""
 
 # In the order of the table.
-MODULES = ("http2_frames", "http2_streams", "http1_requests", "messages", "shares", "machine", "connections", "web")
+MODULES = ("http2_frames", "http2_streams", "http1_requests", "messages", "shares", "machine", "connections", "web", "websockets")

@@ -12,7 +12,7 @@ use tidemill_client::{
     Client,
     wire::{
         duration_to_wire,
-        v1::{self, item_result, predict_request},
+        v1::{self, feed_request::Message, item_result, predict_request},
     },
 };
 use tonic::{Code, Request, metadata::MetadataMap};
@@ -171,7 +171,7 @@ async fn feed_items(channel: Client, model: &'static str, draws: Vec<Draw>) -> a
         moments.lock().unwrap_or_else(PoisonError::into_inner).push(clock::now());
         item
     };
-    let plan = FeedPlan { open, item: Box::new(make), metadata: MetadataMap::new() };
+    let plan = FeedPlan { open, message: Box::new(move |number| Message::Item(make(number))), metadata: MetadataMap::new() };
     let mut feed = Feed::start(channel, plan, None).await?;
     let valve = Arc::clone(feed.valve());
     let begun = tokio::time::Instant::now();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidemill_client::wire::v1;
+use tidemill_client::wire::v1::{self, feed_request::Message};
 use tonic::metadata::MetadataMap;
 
 use super::{live_plan, live_plans};
@@ -152,7 +152,7 @@ async fn slow_beside(
         alone.add(&paced(&channels, plans(), beat).await?);
         let mut slow = flood_plan(model.name, 8);
         let large = item("x", 100 * VALUES);
-        slow.item = Box::new(move |_| large.clone());
+        slow.message = Box::new(move |_| Message::Item(large.clone()));
         let flood = Flood::start(&channels[..1], vec![slow]).await?;
         beside.add(&paced(&channels[1..], plans(), beat).await?);
         long.add(&Tally::sum_of(&flood.stop().await?));

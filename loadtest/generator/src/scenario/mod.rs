@@ -3,6 +3,7 @@
 pub(crate) mod cancel;
 pub(crate) mod costs;
 pub(crate) mod deadlines;
+pub(crate) mod doors;
 pub(crate) mod echo;
 pub(crate) mod fairness;
 pub(crate) mod freshness;

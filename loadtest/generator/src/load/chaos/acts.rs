@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidemill_client::{
     Address, Client, Error, ItemError, outputs,
-    wire::v1::{self, predict_request},
+    wire::v1::{self, feed_request::Message, predict_request},
 };
 use tokio::time::timeout;
 use tonic::Code;
@@ -91,7 +91,7 @@ pub(super) async fn send_giant(crew: Crew, mut random: fastrand::Rng, giant: v1:
 async fn between_two(channel: Client, place: &Place, giant: v1::Item, notes: &Notes) -> Result<(), Error> {
     let (open, item) = (open(place), place.item.clone());
     let items = move |number| if number == 1 { giant.clone() } else { item.clone() };
-    let plan = FeedPlan { open, item: Box::new(items), metadata: Default::default() };
+    let plan = FeedPlan { open, message: Box::new(move |number| Message::Item(items(number))), metadata: Default::default() };
     let mut feed = match Feed::start(channel, plan, None).await {
         Ok(feed) => feed,
         Err(error) => {
