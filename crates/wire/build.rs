@@ -17,6 +17,7 @@ const PROTOS: &[&str] = &[
     "inference/model_config.proto",
     "model/model.proto",
     "grpc/health/v1/health.proto",
+    "google/rpc/error_details.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -97,4 +97,7 @@ pub enum StartError {
     /// Reflection cannot be set up.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The services cannot be called in other forms.
+    #[error("the descriptors of the services: {0}")]
+    Schema(#[from] prost_reflect::DescriptorError),
 }

@@ -16,7 +16,7 @@ use crate::{
         Bounds, WebRules,
         grpc::{GrpcDoor, GrpcServer, HealthKeeper},
         http::{HttpDoor, HttpServer},
-        websocket,
+        transcode, websocket,
     },
     open_inference::OpenInference,
     transport::{BoundSocket, LocalListener, Shutdown, Socket, Surroundings},
@@ -97,17 +97,19 @@ impl ClientPorts {
             let service = door(port).service().clone();
             websocket::router(service, config.websocket.clone(), &http_config, bounds.clone())
         };
+        let memory = open_inference.service().memory().clone();
+        let front = |grpc: &GrpcDoor| transcode::front(grpc.calls(), config.grpc.clone(), bounds.clone(), memory.clone());
         let gate = |port| shown.as_ref().map(|all| all.gate(port)).transpose().map(Option::flatten);
         let grpc = grpc.into_socket(gate(config.encryption(Port::Grpc))?)?;
         let http = http.into_socket(gate(config.encryption(Port::Http))?)?;
         // Both protocols on each port, with what that port lets its clients do.
-        let http_door = HttpDoor::new(door(Port::Grpc), http_config.clone(), bounds.clone(), others(Port::Grpc));
-        let http_door = http_door.with_web_rules(web.clone());
         let (grpc, health) = GrpcServer::new(grpc, door(Port::Grpc), grpc_config, bounds.clone(), shutdown.clone())?;
         let grpc_door = grpc.door().for_port(door(Port::Http), &bounds, &health)?.with_web_rules(web.clone());
+        let http_door = HttpDoor::new(door(Port::Grpc), http_config.clone(), bounds.clone(), others(Port::Grpc));
+        let http_door = http_door.behind(front(grpc.door())?).with_web_rules(web.clone());
         let http_others = others(Port::Http);
         let http = HttpServer::new(http, door(Port::Http), http_config.clone(), bounds.clone(), http_others, shutdown);
-        let http = http.within(surroundings.clone()).with_web_rules(web.clone());
+        let http = http.behind(front(&grpc_door)?).within(surroundings.clone()).with_web_rules(web.clone());
         let grpc = grpc.within(surroundings).with_web_rules(web).with_rest(http_door.rest().clone());
         let grpc_door = grpc_door.with_rest(http.door().rest().clone());
         Ok((Servers { grpc: (grpc, http_door), http: (http, grpc_door) }, health))

@@ -24,7 +24,8 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const METHODS: &str = "GET, POST";
 
 /// What they may read besides the body and the usual headers.
-const EXPOSED: &str = "inference-header-content-length, retry-after, www-authenticate";
+const EXPOSED: &str = "inference-header-content-length, retry-after, www-authenticate, grpc-status, grpc-message, \
+     grpc-status-details-bin, trailer-grpc-retry-pushback-ms";
 
 /// Seconds for which a browser may remember the answer to a preflight.
 const PREFLIGHT_AGE: &str = "600";

@@ -5,20 +5,25 @@
 
 mod acting;
 pub mod admin;
+mod ahead;
+mod body;
 mod bounds;
 mod dress;
 mod forwarded;
 pub mod grpc;
+mod grpc_status;
 mod heads;
 pub mod http;
 mod inflate;
 mod messages;
 mod refusal;
 mod rest;
+pub mod transcode;
 mod web;
 pub mod websocket;
 
 pub use acting::MetricsGate;
+pub use ahead::{Front, GrpcCalls};
 pub use bounds::Bounds;
 pub use rest::Rest;
 pub use web::WebRules;

@@ -8,28 +8,39 @@ use http::{Request, Response};
 use hyper::body::Body as HttpBody;
 use tower::{BoxError, Service, ServiceExt as _};
 
-use super::web::WebRules;
+use super::{
+    ahead::{Behind, Front},
+    web::WebRules,
+};
 use crate::{
     domain::Peer,
+    drain::Drain,
     transport::{Io, Transfer},
 };
 
-/// The REST API, for connections of any protocol. Clones share it.
+/// The routes of HTTP, and what stands ahead of them, for connections of any protocol. Clones share them.
 #[derive(Clone)]
 pub struct Rest {
-    router: Router,
+    routes: Router,
+    front: Option<Front>,
     transfer: Transfer,
+    drain: Drain,
     web: WebRules,
 }
 
 impl Rest {
-    pub(super) fn new(router: Router, transfer: Transfer) -> Self {
-        Self { router, transfer, web: WebRules::default() }
+    pub(super) fn new(routes: Router, transfer: Transfer, drain: Drain) -> Self {
+        Self { routes, front: None, transfer, drain, web: WebRules::default() }
     }
 
     /// The same with configured rules for web pages.
     pub(super) fn with_web_rules(self, web: WebRules) -> Self {
         Self { web, ..self }
+    }
+
+    /// The same, and some requests are for what stands ahead of the routes.
+    pub(super) fn behind(self, front: Front) -> Self {
+        Self { front: Some(front), ..self }
     }
 
     /// Its service for the requests of one connection.
@@ -42,8 +53,10 @@ impl Rest {
         I: Io,
         B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let account = self.transfer.connection(peer);
-        self.web.on(io).guard_with_cors(self.router.clone()).map_request(move |mut request: Request<B>| {
+        let (account, web) = (self.transfer.connection(peer), self.web.on(io));
+        let ahead = self.front.as_ref().map(|front| front.connection(peer, web.clone(), account.clone()));
+        let service = web.guard_with_cors(Behind::new(ahead, self.routes.clone(), self.drain.clone()));
+        service.map_request(move |mut request: Request<B>| {
             request.extensions_mut().insert(account.clone());
             request
         })

@@ -9,10 +9,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Request, Response};
 use hyper::body::{Body, Frame};
 use parking_lot::Mutex;
+use pin_project_lite::pin_project;
 use tonic::Status;
+use tower::Service;
 
 use super::{calls::CallGuard, status::status_of};
 use crate::{
@@ -219,6 +221,79 @@ impl Body for WatchedBody {
 
     fn is_end_stream(&self) -> bool {
         self.rest.is_empty() && (self.is_over || self.body.is_end_stream())
+    }
+}
+
+/// Calls whose stream is not HTTP/2's own: each has a reader all the same, for as long as its answer is open.
+///
+/// Where the stream that is being polled has one, it is that one.
+#[derive(Clone)]
+pub(super) struct WithReader<S> {
+    services: S,
+}
+
+impl<S> WithReader<S> {
+    pub(super) const fn new(services: S) -> Self {
+        Self { services }
+    }
+}
+
+impl<S, B> Service<Request<B>> for WithReader<S>
+where
+    S: Service<Request<B>, Response = Response<tonic::body::Body>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Held<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.services.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let reader = Reader::current();
+        let call = READER.sync_scope(Arc::clone(&reader), || self.services.call(request));
+        Held { call, reader }
+    }
+}
+
+pin_project! {
+    /// Such a call.
+    pub(super) struct Held<F> {
+        #[pin]
+        call: F,
+        reader: Arc<Reader>,
+    }
+}
+
+impl<F: Future<Output = Result<Response<tonic::body::Body>, E>>, E> Future for Held<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let answered = READER.sync_scope(Arc::clone(this.reader), || this.call.poll(cx));
+        let held = |body| tonic::body::Body::new(HeldBody { body, reader: Arc::clone(this.reader) });
+        answered.map_ok(|response| response.map(held))
+    }
+}
+
+/// The answer to such a call.
+struct HeldBody {
+    body: tonic::body::Body,
+    reader: Arc<Reader>,
+}
+
+impl Body for HeldBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Self { body, reader } = &mut *self;
+        READER.sync_scope(Arc::clone(reader), || Pin::new(body).poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
     }
 }
 

@@ -4,10 +4,16 @@
 //! set the flow-control windows that many streams on one connection need, and cuts calls off at their `grpc-timeout` with
 //! CANCELLED.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use tonic::{codec::CompressionEncoding, service::Routes};
-use tower::{Layer as _, ServiceExt as _};
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Body as HttpBody;
+use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
+use tower::{
+    Layer as _, Service, ServiceExt as _,
+    util::{BoxCloneSyncService, MapResponse},
+};
 
 use super::{
     arrival::Arrivals,
@@ -17,7 +23,7 @@ use super::{
     models::Models,
     native::NativeGrpc,
     open_inference::OpenInferenceGrpc,
-    reader::{Reader, WatchedBody},
+    reader::{Reader, WatchedBody, WithReader},
     services::Services,
     split::Split,
     wire::{
@@ -28,7 +34,13 @@ use super::{
 };
 use crate::{
     config::GrpcConfig,
-    frontend::{Bounds, Rest, WebRules, acting::Gate},
+    domain::Peer,
+    frontend::{
+        Bounds, Rest, WebRules,
+        acting::Gate,
+        ahead::GrpcCalls,
+        web::WebCheck,
+    },
     open_inference::OpenInference,
     proto::{DESCRIPTORS, health::health_server::HealthServer, v1::model_service_server::ModelServiceServer},
     transport::{
@@ -101,6 +113,38 @@ impl GrpcDoor {
     pub fn with_rest(self, rest: Rest) -> Self {
         Self { rest: Some(rest), ..self }
     }
+
+    /// The same services for calls that come in another form. Limits are shared.
+    #[must_use]
+    pub fn calls(&self) -> GrpcCalls {
+        let door = self.clone();
+        GrpcCalls::new(move |peer, web| {
+            let services = door.connection(peer, web).map_response(|response: Response<_>| response.map(Body::new));
+            BoxCloneSyncService::new(WithReader::new(services))
+        })
+    }
+
+    /// The services as the client of a connection gets them.
+    fn connection<B>(&self, peer: Peer, web: WebCheck) -> impl CallService<B>
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let entrance = Entrance { header_bytes_max: self.config.max_header_bytes, web, gate: self.gate.clone() };
+        let services = entrance.layer(self.arrivals.connection(peer).layer(self.services.clone()));
+        MapResponse::new(services, |response: Response<Body>| response.map(WatchedBody::new))
+    }
+}
+
+/// What answers calls that come with a body `B`.
+trait CallService<B>:
+    Service<Request<B>, Response = Response<WatchedBody>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+}
+
+impl<B, S> CallService<B> for S where
+    S: Service<Request<B>, Response = Response<WatchedBody>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
 }
 
 impl Talk for GrpcDoor {
@@ -111,11 +155,9 @@ impl Talk for GrpcDoor {
     }
 
     fn talk<I: Io>(&self, io: I, client: Client, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
-        let (web, gate) = (self.web.on(&io), self.gate.clone());
-        let entrance = Entrance { header_bytes_max: self.config.max_header_bytes, web, gate };
-        let calls = entrance.layer(self.arrivals.connection(client.peer()).layer(self.services.clone()));
+        let calls = self.connection(client.peer(), self.web.on(&io));
         let rest = self.rest.as_ref().map(|rest| rest.on(&io, client.peer()));
-        let services = Split { calls, rest }.map_response(|response: http::Response<_>| response.map(WatchedBody::new));
+        let services = Split { calls, rest };
         converse::<Reader, _, _, _>(io, client, services, plug(&self.config, self.unread_timeout), shutdown)
     }
 }

@@ -10,7 +10,7 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::Service;
 
-use super::entrance::is_call;
+use super::{entrance::is_call, reader::WatchedBody};
 
 /// Two services for the requests of one connection.
 #[derive(Clone)]
@@ -22,12 +22,12 @@ pub(super) struct Split<C, R> {
 
 impl<C, R, B> Service<Request<B>> for Split<C, R>
 where
-    C: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    C: Service<Request<B>, Response = Response<WatchedBody>, Error = Infallible>,
     R: Service<Request<B>, Response = Response<axum::body::Body>, Error = Infallible>,
 {
-    type Response = Response<Body>;
+    type Response = Response<WatchedBody>;
     type Error = Infallible;
-    type Future = Either<C::Future, futures::future::MapOk<R::Future, fn(R::Response) -> Response<Body>>>;
+    type Future = Either<C::Future, futures::future::MapOk<R::Future, fn(R::Response) -> Response<WatchedBody>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         ready!(self.calls.poll_ready(cx))?;
@@ -39,7 +39,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match &mut self.rest {
-            Some(rest) if !is_call(&request) => Either::Right(rest.call(request).map_ok(|response| response.map(Body::new))),
+            Some(rest) if !is_call(&request) => Either::Right(rest.call(request).map_ok(|response| response.map(|body| WatchedBody::new(Body::new(body))))),
             _ => Either::Left(self.calls.call(request)),
         }
     }

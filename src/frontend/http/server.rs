@@ -10,7 +10,7 @@ use axum::Router;
 use super::{api::Api, breach, routes::router};
 use crate::{
     config::HttpConfig,
-    frontend::{Bounds, Rest, WebRules},
+    frontend::{Bounds, Front, Rest, WebRules},
     open_inference::OpenInference,
     transport::{
         Accept, Client, Clients, Io, Listener, Protocol, Shutdown, Surroundings, Talk,
@@ -42,10 +42,10 @@ impl HttpDoor {
             idle_timeout: config.idle_timeout(),
             unread_timeout: open_inference.service().config().unread_timeout(),
         };
-        let transfer = bounds.transfer.clone();
+        let (transfer, drain) = (bounds.transfer.clone(), open_inference.service().drain().clone());
         let router = router(Api::new(open_inference, config, bounds), others);
         let plug = Plug { limits, refusal: breach::answer };
-        Self { rest: Rest::new(router, transfer), plug }
+        Self { rest: Rest::new(router, transfer, drain), plug }
     }
 
     /// What answers its requests, for connections of another protocol.
@@ -58,6 +58,12 @@ impl HttpDoor {
     #[must_use]
     pub fn with_web_rules(self, web: WebRules) -> Self {
         Self { rest: self.rest.with_web_rules(web), ..self }
+    }
+
+    /// The same, and some requests are for what stands ahead of the routes.
+    #[must_use]
+    pub fn behind(self, front: Front) -> Self {
+        Self { rest: self.rest.behind(front), ..self }
     }
 }
 
@@ -95,6 +101,12 @@ impl<A: Accept> HttpServer<A> {
     #[must_use]
     pub fn with_web_rules(self, web: WebRules) -> Self {
         Self { door: self.door.with_web_rules(web), ..self }
+    }
+
+    /// The same, and some requests are for what stands ahead of the routes.
+    #[must_use]
+    pub fn behind(self, front: Front) -> Self {
+        Self { door: self.door.behind(front), ..self }
     }
 
     /// The same server, in a process with these surroundings.

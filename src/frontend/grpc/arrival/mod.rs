@@ -26,7 +26,7 @@ use std::{
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use futures::future::{BoxFuture, Either, Ready, ready as done};
 use http::{HeaderMap, HeaderName, Request, Response};
-use hyper::body::{Body as HttpBody, Frame, Incoming};
+use hyper::body::{Body as HttpBody, Frame};
 use prost::DecodeError;
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body};
@@ -137,9 +137,11 @@ pub(super) struct ArrivalService<S> {
     layer: ArrivalLayer,
 }
 
-impl<S> Service<Request<Incoming>> for ArrivalService<S>
+impl<S, B> Service<Request<B>> for ArrivalService<S>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -149,7 +151,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         match self.layer.admit(&request, Reader::current()) {
             Ok(call) => Either::Right(self.inner.call(request.map(|body| Body::new(ArrivingBody::new(body, call))))),
             Err(fault) => Either::Left(done(Ok(status_of(&fault).into_http()))),
