@@ -200,7 +200,7 @@ mod tests {
 
     fn pieces(pieces: &'static [&'static str]) -> BoxBody {
         let frames = pieces.iter().map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from_static(piece.as_bytes()))));
-        BodyExt::boxed_unsync(StreamBody::new(stream::iter(frames)))
+        StreamBody::new(stream::iter(frames)).boxed_unsync()
     }
 
     fn whole(bytes: impl Into<Bytes>) -> BoxBody {

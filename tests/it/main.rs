@@ -54,6 +54,7 @@ mod tidy;
 mod tls;
 mod tokens;
 mod top;
+mod transcode;
 mod unix;
 mod upload;
 mod web;

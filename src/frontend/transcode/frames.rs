@@ -282,7 +282,7 @@ pub(super) fn framed(flags: u8, mut message: Bytes) -> impl Iterator<Item = Byte
 mod tests {
     use std::convert::Infallible;
 
-    use futures::{StreamExt as _, stream};
+    use futures::stream;
     use http_body_util::StreamBody;
     use hyper::body::Frame as HttpFrame;
     use proptest::{collection::vec, prelude::*};
