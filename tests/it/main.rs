@@ -58,4 +58,5 @@ mod transcode;
 mod unix;
 mod upload;
 mod web;
+mod websocket;
 mod weights;

@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     connections::{self, Ageing},
-    domain::{Fault, FaultKind},
+    domain::{Fault, FaultKind, Signature},
     native,
     proto::{duration_to_wire, v1},
     registry::Model,
@@ -45,13 +46,18 @@ pub(in crate::frontend) fn empty() -> Fault {
 
 /// The response with an event of a stream on `model`.
 pub(in crate::frontend) fn response(event: Event, model: &Model) -> wire::FeedResponse {
+    response_of(event, model.signature(), sample_rate_hz(model))
+}
+
+/// The same for a model with this signature and rate.
+pub(in crate::frontend) fn response_of(event: Event, signature: &Arc<Signature>, sample_rate_hz: u32) -> wire::FeedResponse {
     use wire::feed_response::Event as Wire;
     let event = match event {
-        Event::Result(result) => Wire::Result(ResultMessage::new(result, model.signature())),
+        Event::Result(result) => Wire::Result(ResultMessage::new(result, signature)),
         Event::SegmentStarted { index, start_sample } => {
-            Wire::SegmentStarted(convert::segment_started(index, start_sample, sample_rate_hz(model)))
+            Wire::SegmentStarted(convert::segment_started(index, start_sample, sample_rate_hz))
         }
-        Event::Segment(segment) => Wire::Segment(convert::segment(&segment, sample_rate_hz(model))),
+        Event::Segment(segment) => Wire::Segment(convert::segment(&segment, sample_rate_hz)),
         Event::Skipped { first_seq, results } => Wire::Skipped(v1::Skipped { first_seq, results }),
         Event::Flushed { id, items } => Wire::Flushed(v1::Flushed { id, items }),
         Event::ReconnectAdvised { remaining } => {
