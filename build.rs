@@ -44,7 +44,8 @@ fn main() -> BuildResult<()> {
 fn generate_services() -> BuildResult<()> {
     let file = PathBuf::from(env::var("DEP_TIDEMILL_WIRE_DESCRIPTORS")?);
     println!("cargo::rerun-if-changed={}", file.display());
-    let descriptors = FileDescriptorSet::decode(read(&file)?.as_slice())?;
+    let mut descriptors = FileDescriptorSet::decode(read(&file)?.as_slice())?;
+    descriptors.file.retain(|file| file.package() != "google.api");
     let serving = PathBuf::from(env::var("OUT_DIR")?).join("serving");
     fs::create_dir_all(&serving)?;
     for service in &RAW_SERVICES {

@@ -4,8 +4,6 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-use prost::Message as _;
-
 /// Where the protos are, from this package.
 const FOLDER: &str = "../../proto";
 
@@ -24,8 +22,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={FOLDER}");
     let file = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
-    let descriptors = protox::compile(PROTOS, [FOLDER])?;
-    fs::write(&file, descriptors.encode_to_vec())?;
+    let mut compiler = protox::Compiler::new([FOLDER])?;
+    compiler.include_imports(true).include_source_info(true).open_files(PROTOS)?;
+    // Types that are generated have no place for the options that say how RPCs are called over HTTP; these bytes have them.
+    fs::write(&file, compiler.encode_file_descriptor_set())?;
+    let mut descriptors = compiler.file_descriptor_set();
+    descriptors.file.retain(|file| file.package() != "google.api");
     // For the server's build script, which generates its own form of some of the services.
     println!("cargo::metadata=descriptors={}", file.display());
     let generate = |is_open_inference: bool, codec: &str| {

@@ -190,7 +190,7 @@ mod tests {
     use std::convert::Infallible;
 
     use futures::stream;
-    use http_body_util::{Full, StreamBody, combinators::UnsyncBoxBody};
+    use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
     use hyper::body::Frame;
 
     use super::*;

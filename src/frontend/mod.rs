@@ -18,6 +18,7 @@ mod inflate;
 mod messages;
 mod refusal;
 mod rest;
+mod statuses;
 pub mod transcode;
 mod web;
 pub mod websocket;

@@ -18,6 +18,9 @@ BUF = NODE_MODULES / ".bin/buf"
 GRPCURL = CACHE / "venv/bin/grpcurl"
 PROMETHEUS = CACHE / "debian/prometheus/usr/bin/prometheus"
 PROMTOOL = CACHE / "debian/prometheus/usr/bin/promtool"
+# Envoy, from a package that holds nothing else; and tools for OpenAPI, one of which is a plug-in of pytest.
+ENVOY = CACHE / "envoy/envoy"
+OPENAPI = CACHE / "openapi/bin"
 KSERVE_PYTHON = CACHE / "kserve/bin/python"
 PERF_ANALYZER = CACHE / "perf_analyzer/perf_analyzer"
 # Libraries that the load generator links to and the machine does not have.

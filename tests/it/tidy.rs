@@ -18,8 +18,8 @@ const FILE_LINES_MAX: usize = 600;
 const PARTS_PREFIX: &str = "tidemill_";
 
 /// A source file, by its path from the root of the repository.
-struct Source {
-    path: String,
+pub(crate) struct Source {
+    pub(crate) path: String,
     text: String,
     tokens: TokenStream,
 }
@@ -50,7 +50,7 @@ impl Source {
     }
 
     /// The text before the test module at the end.
-    fn without_tests(&self) -> &str {
+    pub(crate) fn without_tests(&self) -> &str {
         let tests = self.text.rfind("\n#[cfg(test)]\nmod ").filter(|start| {
             let tests = &self.text[*start..];
             tests.find("\n}\n").is_none_or(|end| end + 3 == tests.len())
@@ -68,7 +68,7 @@ fn read(path: &str) -> String {
 }
 
 /// All Rust files under `folder`.
-fn sources(folder: &str) -> Vec<Source> {
+pub(crate) fn sources(folder: &str) -> Vec<Source> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
             let path = entry.expect("an entry").path();

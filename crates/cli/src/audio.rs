@@ -202,7 +202,7 @@ fn open_input(path: &Path) -> Result<Input, RecordingError> {
 fn bytes_of(input: &Input) -> Option<u64> {
     match input {
         Input::File(file) => file.metadata().ok().map(|metadata| metadata.len()),
-        Input::Pipe(_) | Input::Memory(_) => None,
+        Input::Pipe(_) | Input::Memory(_) | Input::Other(_) => None,
     }
 }
 
@@ -211,6 +211,8 @@ fn raw_reader(beginning: Vec<u8>, input: Input) -> Box<dyn AsyncRead + Send + Un
     match input {
         Input::File(file) | Input::Pipe(file) => Box::new(Cursor::new(beginning).chain(tokio::fs::File::from_std(file))),
         Input::Memory(bytes) => Box::new(Cursor::new(beginning).chain(bytes)),
+        // Nothing here opens one.
+        Input::Other(_) => Box::new(Cursor::new(beginning)),
     }
 }
 

@@ -34,7 +34,7 @@ use self::{
     source::Source,
 };
 
-pub use self::source::Input;
+pub use self::source::{Forwards, Input};
 
 /// Bytes of one sample that is given out.
 pub const SAMPLE_BYTES: usize = size_of::<i16>();
@@ -320,6 +320,45 @@ impl Recording {
         }
         self.is_empty_so_far &= count == 0;
         Ok(self.ready.drain(..count).flat_map(|value| quantized(value).to_le_bytes()).collect())
+    }
+
+    /// All samples of the next piece that can be decoded by itself, none where they are still held back; `None` after the last. An input
+    /// with [`Recording::look_ahead_bytes`] or all of its rest at hand is not asked for more.
+    ///
+    /// # Errors
+    /// As for [`Recording::next_chunk`].
+    pub fn next_piece(&mut self) -> Result<Option<Vec<u8>>, RecordingError> {
+        if self.ended && self.ready.is_empty() {
+            return Ok(None);
+        }
+        // What is ready comes before what is not even read.
+        if self.ready.is_empty() {
+            self.read_block().map_err(|error| error.of(self.format))?;
+        }
+        let samples = self.ready.len();
+        if samples == 0 && !self.ended {
+            return Ok(Some(Vec::new()));
+        }
+        let piece = self.next_chunk(samples.max(1))?;
+        Ok((!piece.is_empty()).then_some(piece))
+    }
+
+    /// The bytes of the input that one piece may take.
+    #[must_use]
+    pub const fn look_ahead_bytes(&self) -> usize {
+        match self.reader {
+            Reader::Pcm(_) => 256 << 10,
+            Reader::Compressed(_) => 512 << 10,
+        }
+    }
+
+    /// Whether all samples that its header states have been given. More may follow, but hardly ever do.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        match &self.reader {
+            Reader::Pcm(pcm) => pcm.is_complete() && self.ready.is_empty(),
+            Reader::Compressed(_) => false,
+        }
     }
 
     fn read_block(&mut self) -> Result<(), RecordingError> {

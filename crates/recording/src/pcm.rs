@@ -136,6 +136,11 @@ impl PcmReader {
         Ok(())
     }
 
+    /// Whether all that was stated has been read. What may follow are hardly ever more samples.
+    pub(super) const fn is_complete(&self) -> bool {
+        matches!(self.payload.length, Length::Stated(_)) && self.payload.left == 0
+    }
+
     /// The flaw at the end, once everything has been read.
     pub(super) fn flaw(&self) -> Option<Flaw> {
         if let Some(bytes) = self.payload.missing() {

@@ -3,7 +3,7 @@
 //! Everything is read forwards and once, so that a pipe works as well as a file. Knows no format.
 
 use std::{
-    fs,
+    fmt, fs,
     io::{self, Read, Seek as _, SeekFrom},
 };
 
@@ -18,6 +18,17 @@ pub enum Input {
     Pipe(fs::File),
     /// Bytes in memory.
     Memory(io::Cursor<Vec<u8>>),
+    /// Anything else, only forwards.
+    Other(Forwards),
+}
+
+/// Any reader.
+pub struct Forwards(Box<dyn Read + Send + Sync>);
+
+impl fmt::Debug for Forwards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Forwards")
+    }
 }
 
 impl Input {
@@ -28,6 +39,12 @@ impl Input {
     pub fn of(file: fs::File) -> io::Result<Self> {
         Ok(if file.metadata()?.is_file() { Self::File(file) } else { Self::Pipe(file) })
     }
+
+    /// What a reader gives, from here on.
+    #[must_use]
+    pub fn from_reader(reader: impl Read + Send + Sync + 'static) -> Self {
+        Self::Other(Forwards(Box::new(reader)))
+    }
 }
 
 impl Read for Input {
@@ -35,6 +52,7 @@ impl Read for Input {
         match self {
             Self::File(file) | Self::Pipe(file) => file.read(buffer),
             Self::Memory(bytes) => bytes.read(buffer),
+            Self::Other(reader) => reader.0.read(buffer),
         }
     }
 }
@@ -100,7 +118,7 @@ impl Source {
         match &self.input {
             Input::File(file) => file.metadata().ok().map(|metadata| metadata.len()),
             Input::Memory(bytes) => Some(bytes.get_ref().len() as u64),
-            Input::Pipe(_) => None,
+            Input::Pipe(_) | Input::Other(_) => None,
         }
     }
 
@@ -111,7 +129,7 @@ impl Source {
                 file.seek(SeekFrom::Start(0))?;
                 file.try_clone().map(Some)
             }
-            Input::Pipe(_) | Input::Memory(_) => Ok(None),
+            Input::Pipe(_) | Input::Memory(_) | Input::Other(_) => Ok(None),
         }
     }
 

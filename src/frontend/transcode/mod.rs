@@ -1,4 +1,4 @@
-//! Other wires for the gRPC services: gRPC-Web and Connect.
+//! Other wires for the gRPC services: gRPC-Web, Connect, and JSON at the paths that the proto gives.
 //!
 //! Each turns a request into a gRPC call in this process, and what that answers into its own form, message by message as it comes. So
 //! limits, deadlines, keys, codes and counts are gRPC's own, and a stream is never collected. What crosses here is the bytes of
@@ -11,6 +11,7 @@ mod frames;
 mod grpc_web;
 mod outgoing;
 mod plain;
+mod rest;
 mod schema;
 
 use std::sync::Arc;
@@ -22,49 +23,63 @@ use tonic::body::Body;
 
 use self::{
     connection::{Connection, Shared},
+    rest::{BadRoute, Rest},
     schema::Schema,
 };
 use crate::{
     config::GrpcConfig,
-    domain::Peer,
     frontend::{
         Bounds,
         ahead::{Ahead, Front, GrpcCalls},
-        web::WebCheck,
     },
     memory::Memory,
-    transport::Account,
 };
+
+/// Descriptors that cannot be served by. A build with a sound `proto/` never has them.
+#[derive(Debug, thiserror::Error)]
+pub enum BadProto {
+    /// They are broken.
+    #[error(transparent)]
+    Descriptors(#[from] DescriptorError),
+    /// One of the options `google.api.http` is no route.
+    #[error(transparent)]
+    Route(#[from] BadRoute),
+}
 
 /// Makes the transcoder of each connection, in front of the services that `calls` makes.
 ///
 /// # Errors
-/// If the descriptors of the services are broken, which a build with a sound `proto/` never has.
-pub fn front(calls: GrpcCalls, config: GrpcConfig, bounds: Bounds, memory: Memory) -> Result<Front, DescriptorError> {
-    let shared = Arc::new(Shared { schema: Schema::new()?, bounds, memory, config, calls });
-    Ok(Front::new(move |peer, web, account| Arc::new(Transcoder::new(Arc::clone(&shared), account, peer, web))))
+/// [`BadProto`].
+pub fn front(calls: GrpcCalls, config: GrpcConfig, bounds: Bounds, memory: Memory) -> Result<Front, BadProto> {
+    let schema = Schema::new()?;
+    let rest = Rest::new(&schema)?;
+    let shared = Arc::new(Shared { schema, bounds, memory, config, calls });
+    Ok(Front::new(move |peer, web, account| {
+        let connection = Arc::new(Connection::new(Arc::clone(&shared), account, peer, web));
+        Arc::new(Transcoder { connection, rest: rest.clone() })
+    }))
 }
 
 /// The other wires of one connection.
 struct Transcoder {
     connection: Arc<Connection>,
-}
-
-impl Transcoder {
-    fn new(shared: Arc<Shared>, account: Account, peer: Peer, web: WebCheck) -> Self {
-        Self { connection: Arc::new(Connection::new(shared, account, peer, web)) }
-    }
+    rest: Rest,
 }
 
 impl Ahead for Transcoder {
     fn takes(&self, head: &Parts) -> bool {
-        grpc_web::takes(&head.headers) || connect::takes(self.connection.schema(), head)
+        grpc_web::takes(&head.headers) || self.rest.takes(head) || connect::takes(self.connection.schema(), head)
     }
 
     fn answer(self: Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
         let connection = Arc::clone(&self.connection);
-        if grpc_web::takes(request.headers()) {
+        let (head, body) = request.into_parts();
+        let (is_grpc_web, is_rest) = (grpc_web::takes(&head.headers), self.rest.takes(&head));
+        let request = Request::from_parts(head, body);
+        if is_grpc_web {
             grpc_web::answer(connection, request).boxed()
+        } else if is_rest {
+            async move { self.rest.answer(&self.connection, request).await }.boxed()
         } else {
             connect::answer(connection, request).boxed()
         }
