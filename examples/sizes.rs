@@ -96,7 +96,11 @@ fn base64(bytes: &[u8]) -> String {
 
 fn item() -> Item {
     let data: Vec<u8> = (0..80 * 300).flat_map(|at| (at as f32 / 7.0).sin().to_le_bytes()).collect();
-    Item { id: "17".to_owned(), inputs: vec![Tensor { shape: vec![80, 300], data: data.into(), ..Tensor::default() }], deadline: None }
+    Item {
+        id: "17".to_owned(),
+        inputs: vec![Tensor { shape: vec![80, 300], data: data.into(), ..Tensor::default() }],
+        deadline: None,
+    }
 }
 
 fn result() -> ItemResult {
@@ -123,7 +127,8 @@ fn segment() -> Segment {
 /// The events that say the same in Realtime: that speech has stopped, was committed, and is an item.
 fn realtime_segment() -> usize {
     let (event, item) = ("event_CfQbYqgTqN8jUfxqDpXzN", "item_CfQbYkVYhD4LGTD7fQbVt");
-    let stopped = json!({"event_id": event, "type": "input_audio_buffer.speech_stopped", "audio_end_ms": 40_640, "item_id": item});
+    let stopped =
+        json!({"event_id": event, "type": "input_audio_buffer.speech_stopped", "audio_end_ms": 40_640, "item_id": item});
     let committed = json!({"event_id": event, "type": "input_audio_buffer.committed", "previous_item_id": item, "item_id": item});
     stopped.to_string().len() + committed.to_string().len()
 }

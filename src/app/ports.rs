@@ -97,6 +97,7 @@ impl ClientPorts {
             let service = door(port).service().clone();
             websocket::router(service, config.websocket.clone(), &http_config, bounds.clone())
         };
+        let http_settings = |port| HttpConfig { console: config.shows_console(port).into(), ..http_config.clone() };
         let memory = open_inference.service().memory().clone();
         let front = |grpc: &GrpcDoor| transcode::front(grpc.calls(), config.grpc.clone(), bounds.clone(), memory.clone());
         let gate = |port| shown.as_ref().map(|all| all.gate(port)).transpose().map(Option::flatten);
@@ -105,10 +106,10 @@ impl ClientPorts {
         // Both protocols on each port, with what that port lets its clients do.
         let (grpc, health) = GrpcServer::new(grpc, door(Port::Grpc), grpc_config, bounds.clone(), shutdown.clone())?;
         let grpc_door = grpc.door().for_port(door(Port::Http), &bounds, &health)?.with_web_rules(web.clone());
-        let http_door = HttpDoor::new(door(Port::Grpc), http_config.clone(), bounds.clone(), others(Port::Grpc));
+        let http_door = HttpDoor::new(door(Port::Grpc), http_settings(Port::Grpc), bounds.clone(), others(Port::Grpc));
         let http_door = http_door.behind(front(grpc.door())?).with_web_rules(web.clone());
         let http_others = others(Port::Http);
-        let http = HttpServer::new(http, door(Port::Http), http_config.clone(), bounds.clone(), http_others, shutdown);
+        let http = HttpServer::new(http, door(Port::Http), http_settings(Port::Http), bounds.clone(), http_others, shutdown);
         let http = http.behind(front(&grpc_door)?).within(surroundings.clone()).with_web_rules(web.clone());
         let grpc = grpc.within(surroundings).with_web_rules(web).with_rest(http_door.rest().clone());
         let grpc_door = grpc_door.with_rest(http.door().rest().clone());

@@ -138,6 +138,12 @@ impl Config {
         }
     }
 
+    /// Whether browsers are shown the console on a port. It can do no more than anyone who reaches the port, but makes it easy.
+    #[must_use]
+    pub fn shows_console(&self, port: Port) -> bool {
+        self.http.console.is_on(self.is_local(port) || self.knows_callers() || self.asks_for_certificates(port))
+    }
+
     /// Whether callers have credentials.
     #[must_use]
     pub const fn knows_callers(&self) -> bool {
@@ -248,6 +254,22 @@ mod tests {
         assert_eq!(access(&config, "0.0.0.0"), Access { repository: false, shared_memory: false, reflection: false });
         config.security.keys = Some("keys.toml".into());
         assert_eq!(access(&config, "0.0.0.0"), found);
+    }
+
+    #[test]
+    fn the_console_is_for_this_machine_unless_callers_are_known() {
+        let mut config = Config::default();
+        let shown = |config: &Config| ["127.0.0.1", "0.0.0.0"].map(|ip| at(config, ip).shows_console(Port::Grpc));
+        assert_eq!(shown(&config), [true, false]);
+        config.http.console = Switch::On;
+        assert_eq!(shown(&config), [true, true]);
+        config.http.console = Switch::Off;
+        assert_eq!(shown(&config), [false, false]);
+        (config.http.console, config.security.keys) = (Switch::Auto, Some("keys.toml".into()));
+        assert_eq!(shown(&config), [true, true]);
+        config.security.keys = None;
+        (config.tls.cert, config.tls.client_auth) = (vec!["cert.pem".into()], ClientAuth::Required);
+        assert_eq!(shown(&config), [true, true]);
     }
 
     #[test]

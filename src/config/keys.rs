@@ -332,7 +332,12 @@ pub(super) const KEYS: &[Key] = &[
         1..=86_400,
         "a connection that is silent for this long between two requests is closed",
     ),
-    number("websocket.max_message_bytes", "bytes", 1_024..=WINDOW_MAX, "largest message; text in base64 takes a third more than its bytes"),
+    number(
+        "websocket.max_message_bytes",
+        "bytes",
+        1_024..=WINDOW_MAX,
+        "largest message; text in base64 takes a third more than its bytes",
+    ),
     number("websocket.max_frame_bytes", "bytes", 1_024..=WINDOW_MAX, "largest frame; few clients send a message in several"),
     number(
         "websocket.max_fragments",
@@ -340,18 +345,18 @@ pub(super) const KEYS: &[Key] = &[
         1..=1_000_000,
         "frames in which one message may come, with the pings and pongs between them",
     ),
-    number(
-        "websocket.ping_interval_s",
-        "seconds",
-        1..=86_400,
-        "silence after which a client is asked whether it is still there",
-    ),
+    number("websocket.ping_interval_s", "seconds", 1..=86_400, "silence after which a client is asked whether it is still there"),
     number("websocket.pong_timeout_s", "seconds", 1..=86_400, "time that it then has to send anything at all"),
     number(
         "websocket.write_buffer_bytes",
         "bytes",
         1_024..=16_777_216,
         "bytes of messages that wait for one client to take them, before its stream is held back; a larger message waits alone",
+    ),
+    switch(
+        "http.console",
+        "show browsers the [console](console.md) at `/`; `auto`: on a loopback address, and on others if callers have \
+         credentials",
     ),
     number("message.max_items", "items", 2_048..=10_000_000, "items that one `Scan` may hold"),
     number(

@@ -145,6 +145,8 @@ pub struct HttpConfig {
     pub body_timeout_s: u64,
     /// Seconds that a connection may be silent between two requests.
     pub idle_timeout_s: u64,
+    /// The page for browsers.
+    pub console: Switch,
 }
 
 impl Default for HttpConfig {
@@ -156,6 +158,7 @@ impl Default for HttpConfig {
             header_timeout_s: 10,
             body_timeout_s: 60,
             idle_timeout_s: 120,
+            console: Switch::Auto,
         }
     }
 }

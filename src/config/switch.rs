@@ -15,6 +15,12 @@ pub enum Switch {
     Off,
 }
 
+impl From<bool> for Switch {
+    fn from(is_on: bool) -> Self {
+        if is_on { Self::On } else { Self::Off }
+    }
+}
+
 impl Switch {
     /// Whether it is on, given the server's choice for `auto`.
     #[must_use]

@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{hosted::QueueStatus, state::Device, stream::StreamHandle, trace::Trace};
+use super::{
+    hosted::QueueStatus,
+    state::{Device, LanesInUse},
+    stream::StreamHandle,
+    trace::Trace,
+};
 use crate::scheduler::{ModelKey, StreamOptions};
 
 /// All devices. There is one, the CPU; code that needs a model's device asks here. Clones share the devices.
@@ -46,6 +51,13 @@ impl Devices {
     #[must_use]
     pub fn lanes(&self) -> usize {
         self.all().map(|device| device.lanes()).sum()
+    }
+
+    /// Lanes, long ones included, and how many of them are running a call.
+    #[must_use]
+    pub fn lanes_in_use(&self) -> LanesInUse {
+        let each = self.all().map(|device| device.lanes_in_use());
+        each.fold(LanesInUse::default(), |sum, one| LanesInUse { lanes: sum.lanes + one.lanes, busy: sum.busy + one.busy })
     }
 
     /// Streams that are open or still have items running.

@@ -29,6 +29,8 @@ pub struct QueueStatus {
     pub shape_curves: Vec<(usize, CostCurve)>,
     /// Largest batch that will be formed.
     pub batch_cap: usize,
+    /// Streams that are open, or closed with items still running.
+    pub streams: usize,
     /// Items queued.
     pub queued: usize,
     /// How many may be queued.

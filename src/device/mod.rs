@@ -36,7 +36,7 @@ pub use devices::Devices;
 pub use hosted::{ModelRuntime, QueueStatus};
 pub use lanes::Lanes;
 pub use staged::Staged;
-pub use state::Device;
+pub use state::{Device, LanesInUse};
 pub use stream::{StreamHandle, Submitted};
 pub use timekeeper::Timekeeper;
 pub use trace::{Trace, TraceWriter};

@@ -49,6 +49,7 @@ impl Device {
             curve: cost.curve(),
             shape_curves: shared.queue.costs_by_shape(model),
             batch_cap: cost.cap(),
+            streams: shared.queue.streams_of(model),
             queued,
             queued_max: shared.queue.admission().model_items,
             running,

@@ -54,6 +54,15 @@ pub(super) struct Shared {
     pub(super) trace: Option<Trace>,
 }
 
+/// How many lanes there are, and how many of them are running a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LanesInUse {
+    /// All of them.
+    pub lanes: usize,
+    /// Those that are running one.
+    pub busy: usize,
+}
+
 /// What a lane is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LaneState {
@@ -124,6 +133,15 @@ impl Device {
     #[must_use]
     pub fn lanes(&self) -> usize {
         self.lane_wakes.len()
+    }
+
+    /// Lanes, long ones included, and how many of them are running a call.
+    #[must_use]
+    pub fn lanes_in_use(&self) -> LanesInUse {
+        let shared = self.shared.lock();
+        let ordinary = shared.lanes.iter().filter(|lane| matches!(lane, LaneState::Busy | LaneState::Lent)).count();
+        let long = self.long_lane_wakes.len() - shared.long_lanes.idle.len();
+        LanesInUse { lanes: self.lanes.len(), busy: ordinary + long }
     }
 
     /// Records everything from now on; call it before adding any model. `None` ends a recording.

@@ -93,6 +93,7 @@ fn presented(headers: &HeaderMap) -> Result<Presented<'_>, Fault> {
     Ok(Presented {
         authorization: only(headers, &header::AUTHORIZATION)?,
         api_key: only(headers, &API_KEY)?,
+        subprotocols: only(headers, &header::SEC_WEBSOCKET_PROTOCOL)?,
         certificate,
         is_private: is_encrypted || connections::peer().address == Address::Local,
     })

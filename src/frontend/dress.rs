@@ -89,7 +89,8 @@ impl Dress {
             headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         }
         if self.is_shown {
-            headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("frame-ancestors 'none'"));
+            let policy = HeaderValue::from_static("frame-ancestors 'none'");
+            headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
         }
         if self.is_strict {
             headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(STRICT));
@@ -186,6 +187,15 @@ mod tests {
         assert_eq!(dressed(asks(), None).0, None);
         assert_eq!(dressed(Request::options("/v2"), Some("https://app.example")).0, None);
         assert_eq!(dressed(Request::post("/v2"), Some("https://app.example")).0, None);
+    }
+
+    #[test]
+    fn what_a_page_says_about_itself_stays() {
+        let request = Request::get("/").body(()).expect("a request");
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'"));
+        Dress::of(&request, Asker::Any, false).put_on(&mut headers);
+        assert_eq!(headers["content-security-policy"], "default-src 'none'");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod admin;
 mod ahead;
 mod body;
 mod bounds;
+mod console;
 mod dress;
 mod forwarded;
 pub mod grpc;

@@ -7,6 +7,7 @@ mod holder;
 mod keyring;
 mod permission;
 mod principal;
+mod status;
 mod terms;
 mod tokens;
 
@@ -44,12 +45,13 @@ pub use holder::Holder;
 pub use keyring::Keyring;
 pub use principal::Principal;
 use principal::Tenants;
+pub use status::{ModelActivity, Status};
 pub use terms::{Method, Terms};
 pub use tokens::{LentToken, TokenRequest, Tokens};
 
 /// What the door hands out unchanged, so that a front end need not know anything behind it.
 pub use crate::{
-    device::QueueStatus,
+    device::{LanesInUse, QueueStatus},
     scheduler::{CallTimes, CostCurve, Statistics, TenantKey},
 };
 

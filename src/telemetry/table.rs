@@ -207,12 +207,8 @@ pub(super) static FAULTS: Metric = counter(
 pub(super) static CONNECTIONS: Metric =
     counter("tidemill_connections_total", "connections", &[], "Connections that clients made.");
 pub(super) static CONNECTIONS_OPEN: Metric = gauge("tidemill_connections_open", "connections", &[], "Connections that are open.");
-pub(super) static WEBSOCKETS_OPEN: Metric = gauge(
-    "tidemill_websockets_open",
-    "sockets",
-    &[],
-    "Connections of the HTTP port that have become WebSockets, and are open.",
-);
+pub(super) static WEBSOCKETS_OPEN: Metric =
+    gauge("tidemill_websockets_open", "sockets", &[], "Connections of the HTTP port that have become WebSockets, and are open.");
 pub(super) static PART_RESTARTS: Metric = counter(
     "tidemill_part_restarts_total",
     "restarts",

@@ -9,6 +9,7 @@ mod cancel;
 mod client;
 mod company;
 mod conformance;
+mod console;
 mod delay;
 mod deploy;
 mod drain;

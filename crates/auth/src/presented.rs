@@ -13,6 +13,8 @@ pub struct Presented<'a> {
     pub authorization: Secret<'a>,
     /// The header `x-api-key`.
     pub api_key: Secret<'a>,
+    /// The header `sec-websocket-protocol`: pages in browsers can set no other on a WebSocket.
+    pub subprotocols: Secret<'a>,
     /// The certificate with which the connection was made.
     pub certificate: Option<Arc<ClientCertificate>>,
     /// Whether nobody else can read what the connection carries: it is encrypted, or does not leave the machine.
@@ -29,6 +31,9 @@ impl std::fmt::Debug for Secret<'_> {
     }
 }
 
+/// How a subprotocol begins whose rest is a key or a token: our own, and that of OpenAI's clients.
+const SUBPROTOCOLS: [&str; 2] = ["tidemill.v1.key.", "openai-insecure-api-key."];
+
 /// The first credential that a call shows.
 pub enum Credential<'a> {
     /// A key.
@@ -40,23 +45,37 @@ pub enum Credential<'a> {
 }
 
 impl Presented<'_> {
-    /// The first credential that is shown: `authorization`, then `x-api-key`, then the certificate; `None` if there is none.
+    /// The first credential that is shown: `authorization`, then `x-api-key`, then a subprotocol, then the certificate; `None` if there is
+    /// none.
     ///
     /// # Errors
     /// [`Refused::Malformed`], and [`Refused::InTheOpen`] unless `takes_plain_keys`.
     pub fn credential(&self, takes_plain_keys: bool) -> Result<Option<Credential<'_>>, Refused> {
-        if (self.authorization.0.is_some() || self.api_key.0.is_some()) && !self.is_private && !takes_plain_keys {
+        let subprotocol = self.subprotocol()?;
+        let shows_secret = self.authorization.0.or(self.api_key.0).or(subprotocol).is_some();
+        if shows_secret && !self.is_private && !takes_plain_keys {
             return Err(Refused::InTheOpen);
         }
         let key = |text: &[u8]| Key::parse(text).map(Credential::Key).ok_or(Refused::Malformed);
-        match (self.authorization.0, self.api_key.0) {
-            (Some(value), _) => match scheme(value).ok_or(Refused::Malformed)? {
-                (Scheme::Bearer, text) if is_token(text) => Ok(Some(Credential::Token(text))),
-                (_, text) => key(text).map(Some),
+        let key_or_token = |text| if is_token(text) { Ok(Credential::Token(text)) } else { key(text) };
+        match (self.authorization.0, self.api_key.0, subprotocol) {
+            (Some(value), ..) => match scheme(value).ok_or(Refused::Malformed)? {
+                (Scheme::Bearer, text) => key_or_token(text).map(Some),
+                (Scheme::Key, text) => key(text).map(Some),
             },
-            (None, Some(value)) => key(value.trim_ascii()).map(Some),
-            (None, None) => Ok(self.certificate.as_deref().map(Credential::Certificate)),
+            (None, Some(value), _) => key(value.trim_ascii()).map(Some),
+            (None, None, Some(text)) => key_or_token(text).map(Some),
+            (None, None, None) => Ok(self.certificate.as_deref().map(Credential::Certificate)),
         }
+    }
+
+    /// What stands behind the prefix of a subprotocol, if one has such a prefix.
+    fn subprotocol(&self) -> Result<Option<&[u8]>, Refused> {
+        let Some(list) = self.subprotocols.0 else { return Ok(None) };
+        let offered = list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        let mut found = offered.filter_map(|name| SUBPROTOCOLS.iter().find_map(|prefix| name.strip_prefix(prefix.as_bytes())));
+        let first = found.next();
+        if found.next().is_some() { Err(Refused::Malformed) } else { Ok(first) }
     }
 }
 
@@ -138,6 +157,7 @@ mod tests {
             api_key: Secret(api_key.as_deref().map(str::as_bytes)),
             certificate,
             is_private: true,
+            ..Presented::default()
         };
         find_in(&presented, &keys(), false, 99)
     }
@@ -185,6 +205,42 @@ mod tests {
         assert_eq!(presented.credential(false).err(), Some(Refused::InTheOpen));
     }
 
+    fn by_subprotocols(list: &str, is_private: bool) -> Result<Option<usize>, Refused> {
+        let presented = Presented { subprotocols: Secret(Some(list.as_bytes())), is_private, ..Presented::default() };
+        find_in(&presented, &keys(), false, 99)
+    }
+
+    #[test]
+    fn a_subprotocol_may_hold_a_key_or_a_token() {
+        let two = text(2);
+        for prefix in SUBPROTOCOLS {
+            assert_eq!(by_subprotocols(&format!("tidemill.v1.json, {prefix}{two}"), true), Ok(Some(1)));
+            assert_eq!(by_subprotocols(&format!("{prefix}{two} ,realtime"), true), Ok(Some(1)));
+            assert_eq!(by_subprotocols(&format!("{prefix}{two}"), false), Err(Refused::InTheOpen));
+            assert_eq!(by_subprotocols(&format!("{prefix}{}", text(3)), true), Err(Refused::UnknownKey));
+            assert_eq!(by_subprotocols(&format!("{prefix}{two}, {prefix}{two}"), true), Err(Refused::Malformed));
+            assert_eq!(by_subprotocols(prefix, true), Err(Refused::Malformed));
+            let list = format!("{prefix}a.b.c");
+            let presented = Presented { subprotocols: Secret(Some(list.as_bytes())), is_private: true, ..Presented::default() };
+            assert!(matches!(presented.credential(false), Ok(Some(Credential::Token(b"a.b.c")))));
+        }
+        for none in ["", "tidemill.v1.json", "realtime, ,", "xtidemill.v1.key.x"] {
+            assert_eq!(by_subprotocols(none, false), Ok(None), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_header_for_credentials_goes_before_a_subprotocol() {
+        let (one, two) = (format!("Key {}", text(1)), format!("tidemill.v1.key.{}", text(2)));
+        let presented = Presented {
+            authorization: Secret(Some(one.as_bytes())),
+            subprotocols: Secret(Some(two.as_bytes())),
+            is_private: true,
+            ..Presented::default()
+        };
+        assert_eq!(find_in(&presented, &keys(), false, 99), Ok(Some(0)));
+    }
+
     #[test]
     fn a_certificate_that_nobody_is_recognised_by_says_nothing() {
         let presented = Presented { certificate: Some(certificate("c")), is_private: true, ..Presented::default() };
@@ -216,6 +272,8 @@ mod tests {
             let value = if known { good } else { value };
             let presented = Presented { authorization: Secret(Some(&value)), is_private: true, ..Presented::default() };
             prop_assert_eq!(find_in(&presented, &keys(), false, 0).is_ok(), known);
+            let presented = Presented { subprotocols: Secret(Some(&value)), is_private: true, ..Presented::default() };
+            prop_assert!(!matches!(find_in(&presented, &keys(), false, 0), Ok(Some(_))));
         }
     }
 }

@@ -18,10 +18,10 @@ use tidemill_wire::{
     rpc,
     v1::{
         BatchCost, Batching, BatchingVerdict, Datatype, FeedRequest, FeedResponse, Framing, GetModelRequest, GetModelResponse,
-        ItemResult, ListModelsRequest, ListModelsResponse, ModelDetail, ModelState, ModelSummary, Opened, Outputs, Padding,
-        PayloadDigest, PayloadKind, PredictRequest, PredictResponse, ProveModelRequest, ProveModelResponse, ScanRequest,
-        ScanResponse, Segment, SegmentStarted, Skipped, StreamConfig, StreamLimits, Summary, Tensor, TensorSpec, Timing,
-        UploadRequest, UploadResponse, WindowPosition, feed_request, feed_response,
+        GetStatusRequest, GetStatusResponse, ItemResult, ListModelsRequest, ListModelsResponse, ModelDetail, ModelState,
+        ModelSummary, Opened, Outputs, Padding, PayloadDigest, PayloadKind, PredictRequest, PredictResponse, ProveModelRequest,
+        ProveModelResponse, ScanRequest, ScanResponse, Segment, SegmentStarted, Skipped, StreamConfig, StreamLimits, Summary,
+        Tensor, TensorSpec, Timing, UploadRequest, UploadResponse, WindowPosition, feed_request, feed_response,
         inference_service_server::{InferenceService, InferenceServiceServer},
         item_result,
         model_service_server::{ModelService, ModelServiceServer},
@@ -341,6 +341,10 @@ impl ModelService for Scripted {
             ..ModelDetail::default()
         };
         Ok(Response::new(GetModelResponse { model: Some(model) }))
+    }
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
+        Ok(Response::new(GetStatusResponse { lanes: 2, ..GetStatusResponse::default() }))
     }
 
     async fn prove_model(&self, request: Request<ProveModelRequest>) -> Result<Response<ProveModelResponse>, Status> {

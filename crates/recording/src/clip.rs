@@ -121,6 +121,30 @@ pub(super) fn samples() -> Vec<i16> {
     values.iter().map(|value| (value / loudest * PEAK * 32_767.0).round() as i16).collect()
 }
 
+/// The clip as a WAV file.
+#[must_use]
+pub fn wav() -> Vec<u8> {
+    const BYTES_PER_SAMPLE: u16 = 2;
+    let samples = samples();
+    let data_bytes = u32::try_from(samples.len()).unwrap_or(u32::MAX).saturating_mul(BYTES_PER_SAMPLE.into());
+    let mut file = Vec::with_capacity(44 + samples.len() * usize::from(BYTES_PER_SAMPLE));
+    file.extend_from_slice(b"RIFF");
+    file.extend_from_slice(&data_bytes.saturating_add(36).to_le_bytes());
+    file.extend_from_slice(b"WAVEfmt ");
+    file.extend_from_slice(&16_u32.to_le_bytes());
+    // PCM, mono.
+    file.extend_from_slice(&1_u16.to_le_bytes());
+    file.extend_from_slice(&1_u16.to_le_bytes());
+    file.extend_from_slice(&RATE_HZ.to_le_bytes());
+    file.extend_from_slice(&(RATE_HZ * u32::from(BYTES_PER_SAMPLE)).to_le_bytes());
+    file.extend_from_slice(&BYTES_PER_SAMPLE.to_le_bytes());
+    file.extend_from_slice(&(8 * BYTES_PER_SAMPLE).to_le_bytes());
+    file.extend_from_slice(b"data");
+    file.extend_from_slice(&data_bytes.to_le_bytes());
+    file.extend(samples.into_iter().flat_map(i16::to_le_bytes));
+    file
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,7 +34,10 @@ use self::{
     source::Source,
 };
 
-pub use self::source::{Forwards, Input};
+pub use self::{
+    clip::wav as sample_wav,
+    source::{Forwards, Input},
+};
 
 /// Bytes of one sample that is given out.
 pub const SAMPLE_BYTES: usize = size_of::<i16>();

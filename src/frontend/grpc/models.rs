@@ -4,12 +4,16 @@ use tonic::{Request, Response, Status};
 
 use super::{convert, status::status_of};
 use crate::{
-    domain::{Batching, Fault, PaddingRule, Signature, StateSpec, TensorSpec, Verdict},
+    clock,
+    domain::{Batching, Fault, Outcome, PaddingRule, Signature, StateSpec, TensorSpec, Timestamp, Verdict},
     native::Limits,
     open_inference::OpenInference,
-    proto::v1::{self, model_service_server::ModelService},
+    proto::{
+        duration_to_wire,
+        v1::{self, model_service_server::ModelService},
+    },
     registry::{self, Model, ModelState, SEED_DEFAULT},
-    service::{CostCurve, QueueStatus, Service},
+    service::{self, CallTimes, CostCurve, ModelActivity, QueueStatus, Service},
 };
 
 /// Describes what is served.
@@ -86,6 +90,17 @@ impl ModelService for Models {
         Ok(Response::new(v1::GetModelResponse { model: Some(self.detail(&model, &queue)) }))
     }
 
+    async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let service::Status { lanes, models } = self.service().status().map_err(|fault| status_of(&fault))?;
+        Ok(Response::new(v1::GetStatusResponse {
+            uptime: Some(duration_to_wire(clock::now().since(Timestamp::ZERO))),
+            lanes: u32::try_from(lanes.lanes).unwrap_or(u32::MAX),
+            lanes_busy: u32::try_from(lanes.busy).unwrap_or(u32::MAX),
+            draining: !self.service().is_serving(),
+            models: models.iter().map(activity).collect(),
+        }))
+    }
+
     async fn prove_model(&self, request: Request<v1::ProveModelRequest>) -> Result<Response<v1::ProveModelResponse>, Status> {
         let v1::ProveModelRequest { name, seed } = request.into_inner();
         if name.is_empty() {
@@ -114,6 +129,37 @@ fn summary(status: registry::ModelStatus) -> v1::ModelSummary {
         description: status.description.to_string(),
         stateful: status.stateful,
         batching: status.batching.as_ref().map(batching),
+    }
+}
+
+fn activity(model: &ModelActivity) -> v1::ModelActivity {
+    let QueueStatus { batch_cap, streams, queued, running, ledger, statistics, .. } = &model.queue;
+    let calls = statistics.sizes().map(|size| {
+        let CallTimes { gather, compute, scatter } = size.times;
+        v1::CallCount {
+            batch_size: u32::try_from(size.size).unwrap_or(u32::MAX),
+            calls: size.calls,
+            duration: Some(duration_to_wire(gather + compute + scatter)),
+        }
+    });
+    v1::ModelActivity {
+        name: model.name.to_string(),
+        version: model.version.to_string(),
+        streams: *streams as u64,
+        items_queued: *queued as u64,
+        items_running: *running as u64,
+        items: Some(v1::ItemCounts {
+            received: ledger.received(),
+            ok: ledger.outcome(Outcome::Ok),
+            refused: ledger.outcome(Outcome::Refused),
+            dropped: ledger.outcome(Outcome::Dropped),
+            expired: ledger.outcome(Outcome::Expired),
+            cancelled: ledger.outcome(Outcome::Cancelled),
+            failed: ledger.outcome(Outcome::Failed),
+        }),
+        calls: calls.collect(),
+        waited: Some(duration_to_wire(statistics.waited())),
+        batch_cap: u32::try_from(*batch_cap).unwrap_or(u32::MAX),
     }
 }
 

@@ -35,12 +35,7 @@ use super::{
 use crate::{
     config::GrpcConfig,
     domain::Peer,
-    frontend::{
-        Bounds, Rest, WebRules,
-        acting::Gate,
-        ahead::GrpcCalls,
-        web::WebCheck,
-    },
+    frontend::{Bounds, Rest, WebRules, acting::Gate, ahead::GrpcCalls, web::WebCheck},
     open_inference::OpenInference,
     proto::{DESCRIPTORS, health::health_server::HealthServer, v1::model_service_server::ModelServiceServer},
     transport::{

@@ -39,7 +39,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match &mut self.rest {
-            Some(rest) if !is_call(&request) => Either::Right(rest.call(request).map_ok(|response| response.map(|body| WatchedBody::new(Body::new(body))))),
+            Some(rest) if !is_call(&request) => {
+                Either::Right(rest.call(request).map_ok(|response| response.map(|body| WatchedBody::new(Body::new(body)))))
+            }
             _ => Either::Left(self.calls.call(request)),
         }
     }

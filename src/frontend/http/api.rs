@@ -13,7 +13,7 @@ use super::{error::Refusal, response::to_json};
 use crate::{
     config::HttpConfig,
     domain::{Fault, Timestamp},
-    frontend::{Bounds, acting::Gate, forwarded},
+    frontend::{Bounds, acting::Gate, console, forwarded},
     open_inference::OpenInference,
     service::{Caller, Method, Terms},
 };
@@ -50,6 +50,11 @@ impl Api {
         Self(Arc::new(Shared { open_inference, infer, generate, config, bounds, gate }))
     }
 
+    /// Whether browsers get the console.
+    pub(super) fn shows_console(&self) -> bool {
+        self.config.console.is_on(true)
+    }
+
     pub(super) fn caller(&self, headers: &HeaderMap) -> Caller {
         let service = self.open_inference.service();
         let mut principal = service.principal(|name| headers.get(name).map(HeaderValue::as_bytes));
@@ -58,9 +63,9 @@ impl Api {
     }
 }
 
-/// Paths that tell whether the server is up; they need no credential.
+/// Paths that tell whether the server is up, and the console's files; they need no credential.
 fn is_open(path: &str) -> bool {
-    matches!(path, "/v2/health/live" | "/v2/health/ready")
+    matches!(path, "/v2/health/live" | "/v2/health/ready") || console::has_path(path)
 }
 
 /// The model that a path names.

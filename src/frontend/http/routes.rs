@@ -26,6 +26,7 @@ use crate::{
     domain::{Fault, FaultKind, Peer},
     frontend::{
         acting::{Acting, ActingBody},
+        console,
         heads::header_bytes,
         web::refuse_forms,
     },
@@ -71,7 +72,9 @@ pub(super) fn router(api: Api, others: Router) -> Router {
             .route(&format!("/v2/models/{{model}}{end}"), handler.clone())
             .route(&format!("/v2/models/{{model}}/versions/{{version}}{end}"), handler)
     });
+    let router = if api.shows_console() { router.merge(console::router(api.bounds.side.clone())) } else { router };
     router
+        .route("/", get(front))
         .with_state(api.clone())
         .merge(others)
         .fallback(not_found)
@@ -153,7 +156,27 @@ fn known_encoding(headers: &mut HeaderMap) -> Result<(), Refusal> {
     Err(Refusal::with_status(Fault::invalid("content-encoding", message), StatusCode::UNSUPPORTED_MEDIA_TYPE).closing())
 }
 
+/// The console for browsers, and for others what there is.
+async fn front(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Refusal> {
+    let mut response = match (console::wants_page(&headers), api.shows_console()) {
+        (true, true) => console::page(&headers),
+        (true, false) => return Err(no_console()),
+        (false, _) => document(&SURFACES)?,
+    };
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}
+
+fn no_console() -> Refusal {
+    let message = "the console is off on this port (http.console): unless that is set, it is there on addresses of this machine, and on others if \
+                   callers have credentials";
+    Fault::new(FaultKind::NotFound, message).into()
+}
+
 async fn not_found(uri: Uri) -> Refusal {
+    if console::has_path(uri.path()) {
+        return no_console();
+    }
     let message = format!("there is nothing at {}; the Open Inference Protocol begins at /v2", uri.path());
     Fault::new(FaultKind::NotFound, message).into()
 }
@@ -211,6 +234,26 @@ async fn model_statistics(State(api): State<Api>, target: Target) -> Result<Resp
 
 async fn all_statistics(State(api): State<Api>) -> Result<Response, Refusal> {
     document(&Statistics { model_stats: api.open_inference.statistics("", "")? })
+}
+
+/// Where each kind of client begins.
+const SURFACES: Surfaces = Surfaces {
+    name: "tidemill",
+    console: "/",
+    models: "/tidemill/v1/models",
+    openapi: "/openapi.json",
+    open_inference: "/v2",
+    openai_realtime: "/v1/realtime",
+};
+
+#[derive(Serialize)]
+struct Surfaces {
+    name: &'static str,
+    console: &'static str,
+    models: &'static str,
+    openapi: &'static str,
+    open_inference: &'static str,
+    openai_realtime: &'static str,
 }
 
 #[derive(Serialize)]

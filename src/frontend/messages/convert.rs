@@ -14,7 +14,10 @@ use crate::{
 
 /// # Errors
 /// [`FaultKind::Invalid`] with the field's name; `field` is the name of the message that the configuration came in.
-pub(in crate::frontend) fn stream_config(field: &'static str, config: Option<v1::StreamConfig>) -> Result<v1::StreamConfig, Fault> {
+pub(in crate::frontend) fn stream_config(
+    field: &'static str,
+    config: Option<v1::StreamConfig>,
+) -> Result<v1::StreamConfig, Fault> {
     config.ok_or_else(|| Fault::invalid(field, format!("`{field}` is missing; it names the model")))
 }
 

@@ -163,7 +163,9 @@ impl Incoming {
         match opcode {
             OpCode::Control(_) if !is_final => return Err(bad_frame("a ping, pong or close comes in fragments")),
             OpCode::Control(_) if left > CONTROL_BYTES_MAX => {
-                return Err(bad_frame(format!("a ping, pong or close has {left} bytes; at most {CONTROL_BYTES_MAX} are allowed")));
+                return Err(bad_frame(format!(
+                    "a ping, pong or close has {left} bytes; at most {CONTROL_BYTES_MAX} are allowed"
+                )));
             }
             OpCode::Control(_) => self.frames += usize::from(self.message.is_some()),
             OpCode::Data(kind) => self.begin_data(kind, left, account)?,
@@ -337,8 +339,8 @@ mod tests {
             frame(0x82, b""),
             frame(0x88, &[0x03, 0xe8, b'b', b'y', b'e']),
         ];
-        let expected =
-            ["text whole", "ping b\"?\"", "text in parts", "binary 300", "pong", "binary 0", "close Some(1000)"].map(str::to_owned);
+        let expected = ["text whole", "ping b\"?\"", "text in parts", "binary 300", "pong", "binary 0", "close Some(1000)"]
+            .map(str::to_owned);
         for cut in [1, 2, 3, 5, 13, 4_096] {
             let (said, broken) = read(&frames.concat(), cut);
             assert_eq!((said.as_slice(), broken), (&expected[..], None), "{cut}");

@@ -178,7 +178,9 @@ fn protocols(headers: &HeaderMap) -> Result<Vec<String>, Fault> {
 /// Whether one of a header's values, which are lists, has this member.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let lines = headers.get_all(name).iter();
-    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).any(|member| member.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    lines
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .any(|member| member.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// The header's one value.

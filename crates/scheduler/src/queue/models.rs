@@ -74,6 +74,12 @@ impl<H: Clone, P> Queue<H, P> {
         self.models.get(model).map_or((0, 0), |model| (model.held.items(), model.running))
     }
 
+    /// Streams of one model that are open, or closed with items still running.
+    #[must_use]
+    pub fn streams_of(&self, model: ModelKey) -> usize {
+        self.models.get(model).map_or(0, |model| model.streams)
+    }
+
     /// The account of one model.
     #[must_use]
     pub fn ledger(&self, model: ModelKey) -> Ledger {

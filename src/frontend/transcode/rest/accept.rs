@@ -38,7 +38,9 @@ pub(super) fn form(headers: &HeaderMap) -> Option<Form> {
         (0, 0) => None,
         (lines, events) if events > lines => Some(Form::Events),
         // A client that names events, and takes anything besides, wants events.
-        (lines, events) if events == lines && is_named(&ranges, "text/event-stream") && !is_named(&ranges, "application/x-ndjson") => {
+        (lines, events)
+            if events == lines && is_named(&ranges, "text/event-stream") && !is_named(&ranges, "application/x-ndjson") =>
+        {
             Some(Form::Events)
         }
         _ => Some(Form::Lines),
@@ -81,10 +83,24 @@ mod tests {
     #[test]
     fn lines_are_the_default_and_events_are_for_those_that_name_them() {
         assert_eq!(form(&HeaderMap::new()), Some(Form::Lines));
-        for lines in ["", "*/*", "application/x-ndjson", "application/jsonl", "application/*", "text/event-stream;q=0.5, */*", "application/x-ndjson, text/event-stream"] {
+        for lines in [
+            "",
+            "*/*",
+            "application/x-ndjson",
+            "application/jsonl",
+            "application/*",
+            "text/event-stream;q=0.5, */*",
+            "application/x-ndjson, text/event-stream",
+        ] {
             assert_eq!(of(lines), Some(Form::Lines), "{lines}");
         }
-        for events in ["text/event-stream", "Text/Event-Stream; charset=utf-8", "text/*", "text/event-stream, */*", "text/event-stream, */*;q=0.1"] {
+        for events in [
+            "text/event-stream",
+            "Text/Event-Stream; charset=utf-8",
+            "text/*",
+            "text/event-stream, */*",
+            "text/event-stream, */*;q=0.1",
+        ] {
             assert_eq!(of(events), Some(Form::Events), "{events}");
         }
         for neither in ["application/json", "text/html", "*/*;q=0", "text/event-stream;q=x"] {

@@ -152,7 +152,8 @@ mod tests {
 
     #[test]
     fn both_spellings_name_a_field_however_deep() {
-        let expected = json!({"includeResults": true, "stream": {"windowItems": 7, "order": "RESULT_ORDER_AS_READY", "maxAge": "1.5s"}});
+        let expected =
+            json!({"includeResults": true, "stream": {"windowItems": 7, "order": "RESULT_ORDER_AS_READY", "maxAge": "1.5s"}});
         let proto = "include_results=true&stream.window_items=7&stream.order=RESULT_ORDER_AS_READY&stream.max_age=1.5s";
         let json = "includeResults=true&stream.windowItems=7&stream.order=2&stream.maxAge=1.5s";
         assert_eq!(read("UploadConfig", proto), Ok(expected.clone()));

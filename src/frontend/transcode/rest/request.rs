@@ -6,11 +6,7 @@ use serde_json::Value;
 use tonic::body::Body;
 
 use super::{
-    super::{
-        connection::Connection,
-        frames::Charged,
-        schema::to_protobuf,
-    },
+    super::{connection::Connection, frames::Charged, schema::to_protobuf},
     query,
     refusal::Refusal,
     routes::Route,

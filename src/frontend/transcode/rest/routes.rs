@@ -77,7 +77,11 @@ impl Routes {
             return Err(BadRoute::Rule { rpc: route.rpc.full_name().to_owned(), reason });
         }
         let is_socket = route.rpc.is_client_streaming() && route.rpc.is_server_streaming();
-        if is_socket { self.sockets.push(route) } else { self.calls.push(route) }
+        if is_socket {
+            self.sockets.push(route)
+        } else {
+            self.calls.push(route)
+        }
         Ok(())
     }
 
@@ -192,7 +196,11 @@ mod tests {
         let routes = Routes::of(&pool()).expect("sound options");
         let has_route: BTreeSet<String> = routes.all().map(|route| route.rpc.full_name().to_owned()).collect();
         let native = pool().services().filter(|service| service.package_name() == "tidemill.v1").collect::<Vec<_>>();
-        let all: BTreeSet<String> = native.iter().flat_map(|service| service.methods().collect::<Vec<_>>()).map(|rpc| rpc.full_name().to_owned()).collect();
+        let all: BTreeSet<String> = native
+            .iter()
+            .flat_map(|service| service.methods().collect::<Vec<_>>())
+            .map(|rpc| rpc.full_name().to_owned())
+            .collect();
         assert_eq!(has_route, all);
     }
 

@@ -240,7 +240,9 @@ mod tests {
     fn a_variable_is_one_segment_unless_it_says_more() {
         let versioned = "/v1/models/{config.model}/versions/{config.version}/scan";
         assert_eq!(captured(versioned, "/v1/models/a%20b/versions/1/scan"), Some(vec!["a b".to_owned(), "1".to_owned()]));
-        for other in ["/v1/models/a/scan", "/v1/models//versions/1/scan", "/v1/models/a/versions/1/scan/", "/v1/models/a/versions/1"] {
+        for other in
+            ["/v1/models/a/scan", "/v1/models//versions/1/scan", "/v1/models/a/versions/1/scan/", "/v1/models/a/versions/1"]
+        {
             assert_eq!(captured(versioned, other), None, "{other}");
         }
         assert_eq!(captured("/v1/{name=models/*}", "/v1/models/x"), Some(vec!["models/x".to_owned()]));
@@ -261,7 +263,9 @@ mod tests {
 
     #[test]
     fn what_is_no_template_is_refused() {
-        for text in ["", "v1", "/", "/v1//x", "/v1/{a", "/v1/{a}b", "/v1/{}", "/v1/{a}/{a}", "/v1/**/x", "/v1/x*", "/v1/x:", "/{1a}"] {
+        for text in
+            ["", "v1", "/", "/v1//x", "/v1/{a", "/v1/{a}b", "/v1/{}", "/v1/{a}/{a}", "/v1/**/x", "/v1/x*", "/v1/x:", "/{1a}"]
+        {
             assert!(Template::parse(text).is_err(), "{text}");
         }
     }

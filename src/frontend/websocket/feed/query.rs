@@ -13,8 +13,8 @@ use crate::{domain::Fault, proto::v1};
 /// value; and if there are parameters but no `payload`.
 pub(super) fn stream_config(uri: &Uri) -> Result<Option<v1::StreamConfig>, Fault> {
     let invalid = |message: String| Fault::invalid("query", message);
-    let Query(pairs) =
-        Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|error| invalid(format!("the query cannot be read: {error}")))?;
+    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
+        .map_err(|error| invalid(format!("the query cannot be read: {error}")))?;
     if pairs.is_empty() {
         return Ok(None);
     }
@@ -36,7 +36,8 @@ pub(super) fn stream_config(uri: &Uri) -> Result<Option<v1::StreamConfig>, Fault
     let config = serde_json::from_value::<Config>(Value::Object(fields));
     let config: v1::StreamConfig = config.map_err(|error| invalid(format!("a parameter of the query is wrong: {error}")))?.into();
     if config.payload == i32::from(v1::PayloadKind::Unspecified) {
-        let message = "parameters open the feed, so `payload` has to be one of them: PAYLOAD_KIND_TENSORS or PAYLOAD_KIND_PCM_S16LE";
+        let message =
+            "parameters open the feed, so `payload` has to be one of them: PAYLOAD_KIND_TENSORS or PAYLOAD_KIND_PCM_S16LE";
         return Err(Fault::invalid("payload", message));
     }
     Ok(Some(config))

@@ -97,9 +97,10 @@ impl<S: Stream<Item = Result<Frame, SocketError>> + Unpin> Stream for Messages<S
         }
         let said = match ready!(this.stream.poll_next_unpin(cx)) {
             Some(Ok(Frame::Text(text))) if this.form == Form::Json => request::from_json(&text),
-            Some(Ok(Frame::Text(_))) => {
-                Err(Fault::invalid("message", "the message is text, and the subprotocol tidemill.v1.proto has binary messages alone"))
-            }
+            Some(Ok(Frame::Text(_))) => Err(Fault::invalid(
+                "message",
+                "the message is text, and the subprotocol tidemill.v1.proto has binary messages alone",
+            )),
             Some(Ok(Frame::Binary(chunk))) if this.form == Form::Json => Ok(Said::More(Some(Inbound::Chunk(chunk)))),
             Some(Ok(Frame::Binary(message))) => request::from_proto(message),
             Some(Err(SocketError::Refused(fault))) => Err(fault),

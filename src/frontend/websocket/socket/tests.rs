@@ -119,7 +119,8 @@ async fn messages_of_every_length_come_back_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn fragments_with_pings_between_are_one_message() {
-    let bytes = [frame(0x01, b"a"), frame(0x89, b"1"), frame(0x89, b"2"), frame(0x80, b"b"), frame(0x88, &1000_u16.to_be_bytes())];
+    let bytes =
+        [frame(0x01, b"a"), frame(0x89, b"1"), frame(0x89, b"2"), frame(0x80, b"b"), frame(0x88, &1000_u16.to_be_bytes())];
     let said = said_to(&bytes.concat()).await;
     // One pong, to the latest ping, before or after the message; then the same close.
     assert!(said.ends_with(&[0x88, 2, 0x03, 0xe8]), "{said:?}");

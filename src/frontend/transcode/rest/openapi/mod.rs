@@ -34,10 +34,12 @@ pub(super) fn document(pool: &DescriptorPool, routes: &Routes) -> Value {
         let path = paths.entry(route.template.plain()).or_insert_with(|| json!({}));
         path[route.verb.as_str().to_lowercase()] = operations.operation(route);
     }
-    let services: BTreeSet<String> = routes.calls().iter().map(|route| route.rpc.parent_service().full_name().to_owned()).collect();
-    let tags = services.iter().filter_map(|name| pool.get_service_by_name(name)).map(|service| {
-        json!({"name": service.name(), "description": comments.before(&service)})
-    });
+    let services: BTreeSet<String> =
+        routes.calls().iter().map(|route| route.rpc.parent_service().full_name().to_owned()).collect();
+    let tags = services
+        .iter()
+        .filter_map(|name| pool.get_service_by_name(name))
+        .map(|service| json!({"name": service.name(), "description": comments.before(&service)}));
     let tags: Vec<Value> = tags.collect();
     json!({
         "openapi": "3.1.0",

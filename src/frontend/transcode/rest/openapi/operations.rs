@@ -40,7 +40,8 @@ impl Operations<'_, '_> {
                 "required": false,
             });
         } else {
-            let bound = |field: &FieldDescriptor| route.template.variables().iter().any(|variable| variable.field == field.name());
+            let bound =
+                |field: &FieldDescriptor| route.template.variables().iter().any(|variable| variable.field == field.name());
             let left: Vec<_> = rpc.input().fields().filter(|field| !bound(field) && is_plain(field)).collect();
             parameters.extend(left.iter().map(|field| self.query_parameter(field)));
         }
@@ -98,15 +99,8 @@ impl Operations<'_, '_> {
 
 /// The body of an upload.
 fn recording() -> Value {
-    const TYPES: [&str; 7] = [
-        "application/octet-stream",
-        "audio/wav",
-        "audio/flac",
-        "audio/mpeg",
-        "audio/mp4",
-        "audio/ogg",
-        "audio/L16",
-    ];
+    const TYPES: [&str; 7] =
+        ["application/octet-stream", "audio/wav", "audio/flac", "audio/mpeg", "audio/mp4", "audio/ogg", "audio/L16"];
     let content: Map<String, Value> = TYPES.into_iter().map(|name| (name.to_owned(), json!({}))).collect();
     json!({
         "description": "The recording: WAV, FLAC, MP3, AAC, Ogg Vorbis, AIFF, CAF or AU, whatever the type says, or raw 16-bit mono samples, \

@@ -132,9 +132,8 @@ impl Arriving {
                 self.has_ended = true;
                 return Ok(self.swapper.take().map(Swapper::rest));
             };
-            let frame = frame.map_err(|error| {
-                closing(Fault::invalid("body", format!("the body cannot be read: {}", error.message())))
-            })?;
+            let frame = frame
+                .map_err(|error| closing(Fault::invalid("body", format!("the body cannot be read: {}", error.message()))))?;
             // Trailers say nothing here.
             let Ok(data) = frame.into_data() else { continue };
             self.charge.grow(data.len()).map_err(closing)?;

@@ -230,8 +230,10 @@ mod tests {
     async fn a_step_takes_only_what_has_arrived() {
         let side = SideThreads::new(1);
         let file = Bytes::from(wav(400_000));
-        let mut decoder =
-            open(&side, &[file.slice(..300_000)], false, Taken::Sniffed(None), RATE_HZ).await.expect("no error").expect("a WAV file");
+        let mut decoder = open(&side, &[file.slice(..300_000)], false, Taken::Sniffed(None), RATE_HZ)
+            .await
+            .expect("no error")
+            .expect("a WAV file");
         let mut samples = 0;
         while decoder.is_ready() {
             samples += decoder.step(&side).await.expect("samples").samples.len();
@@ -257,7 +259,10 @@ mod tests {
         let field = |fault: Fault| fault.field().map(str::to_owned);
         assert_eq!(field(all(&raw, Taken::Sniffed(None)).await.expect_err("no rate")).as_deref(), Some("body"));
         let file = [Bytes::from(wav(10))];
-        assert_eq!(field(all(&file, Taken::Sniffed(Some(8_000))).await.expect_err("not its rate")).as_deref(), Some("sample_rate_hz"));
+        assert_eq!(
+            field(all(&file, Taken::Sniffed(Some(8_000))).await.expect_err("not its rate")).as_deref(),
+            Some("sample_rate_hz")
+        );
         assert_eq!(all(&file, Taken::Raw(RATE_HZ)).await.expect("meant as samples").len(), 44 + 20);
     }
 }

@@ -30,9 +30,10 @@ pub(super) fn media(headers: &HeaderMap, settings: &Settings) -> Result<Media, (
     if name == "audio/l16" {
         return l16(parts, settings).map_err(|fault| (fault, None));
     }
-    let is_plausible = matches!(name.as_str(), "" | "application/x-www-form-urlencoded" | "application/octet-stream" | "application/ogg")
-        || name.starts_with("audio/")
-        || name.starts_with("video/");
+    let is_plausible =
+        matches!(name.as_str(), "" | "application/x-www-form-urlencoded" | "application/octet-stream" | "application/ogg")
+            || name.starts_with("audio/")
+            || name.starts_with("video/");
     if !is_plausible {
         let message = format!(
             "the body is of type '{name}'; send the recording itself (curl --data-binary @talk.mp3), as audio/… or application/octet-stream"
@@ -60,7 +61,9 @@ fn l16<'a>(parameters: impl Iterator<Item = &'a str>, settings: &Settings) -> Re
         match name.trim().to_ascii_lowercase().as_str() {
             "rate" => {
                 let rate = value.parse().ok().filter(|rate| *rate > 0);
-                rate_hz = Some(rate.ok_or_else(|| invalid(format!("the rate of audio/L16 is '{value}', which is no number of samples")))?);
+                rate_hz = Some(
+                    rate.ok_or_else(|| invalid(format!("the rate of audio/L16 is '{value}', which is no number of samples")))?,
+                );
             }
             "channels" if value != "1" => {
                 return Err(invalid(format!("audio/L16 of {value} channels: send one channel, or a WAV file")));
@@ -90,7 +93,14 @@ mod tests {
         let plain = Settings::default();
         let sniffed = Ok(Media { taken: Taken::Sniffed(None), is_swapped: false });
         assert_eq!(media(&HeaderMap::new(), &plain).map_err(|(_, status)| status), sniffed);
-        for name in ["audio/mpeg", "audio/x-wav", "application/octet-stream", "application/x-www-form-urlencoded", "video/mp4", "Audio/Flac; q=1"] {
+        for name in [
+            "audio/mpeg",
+            "audio/x-wav",
+            "application/octet-stream",
+            "application/x-www-form-urlencoded",
+            "video/mp4",
+            "Audio/Flac; q=1",
+        ] {
             assert_eq!(of(name, &plain), sniffed, "{name}");
         }
         for name in ["application/json", "multipart/form-data; boundary=x", "text/plain", "image/png"] {

@@ -65,7 +65,8 @@ impl Settings {
         let upload = query::fields(&open, of_open)?;
         let mut stream_fields = query::fields(&stream, of_stream)?;
         let mut take = |name: &str| stream.get_field_by_name(name).and_then(|field| stream_fields.remove(field.json_name()));
-        let rate_hz = take(RATE).and_then(|rate| rate.as_u64()).and_then(|rate| u32::try_from(rate).ok()).filter(|rate| *rate > 0);
+        let rate_hz =
+            take(RATE).and_then(|rate| rate.as_u64()).and_then(|rate| u32::try_from(rate).ok()).filter(|rate| *rate > 0);
         let is_raw = take(IS_RAW).and_then(|value| value.as_bool()).unwrap_or_default();
         Ok(Self { upload, stream: stream_fields, rate_hz, is_raw })
     }
@@ -106,7 +107,8 @@ mod tests {
 
     #[test]
     fn fields_of_both_messages_go_by_their_own_names() {
-        let settings = read("include_results=true&sampleRateHz=8000&open.stream.priority=PRIORITY_LOW&stream.order=2").expect("known");
+        let settings =
+            read("include_results=true&sampleRateHz=8000&open.stream.priority=PRIORITY_LOW&stream.order=2").expect("known");
         assert_eq!((settings.rate_hz, settings.is_raw), (Some(8_000), false));
         let stream = json!({
             "model": "m", "version": "", "payload": "PAYLOAD_KIND_PCM_S16LE", "sampleRateHz": 16_000, "acceptContainerBytes": true,

@@ -1,7 +1,7 @@
 //! What is read from JSON, compared with what is read from protobuf.
 
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use proptest::{collection::vec, option, prelude::*, sample::select};
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 
 use super::*;
 use crate::proto::DESCRIPTORS;
@@ -138,7 +138,10 @@ fn what_is_no_request_says_what_is_wrong() {
         assert!(fault.message().contains(says), "{json}: {fault}");
         assert_eq!(fault.field(), Some("message"), "{json}");
     }
-    assert_eq!(from_json(&format!("{{\"flush\":{{\"id\":\"{}\"}}}}", "i".repeat(257))).expect_err("long").field(), Some("flush.id"));
+    assert_eq!(
+        from_json(&format!("{{\"flush\":{{\"id\":\"{}\"}}}}", "i".repeat(257))).expect_err("long").field(),
+        Some("flush.id")
+    );
 }
 
 #[test]

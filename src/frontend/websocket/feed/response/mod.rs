@@ -109,7 +109,11 @@ fn said<'a>(event: &'a Event, signature: &'a Signature, sample_rate_hz: u32) -> 
         Event::SegmentStarted { index, start_sample } => {
             let v1::SegmentStarted { index, start_sample, start_ms } =
                 convert::segment_started(*index, *start_sample, sample_rate_hz);
-            Said::SegmentStarted(SegmentStarted { index: Long(index), start_sample: Long(start_sample), start_ms: Long(start_ms) })
+            Said::SegmentStarted(SegmentStarted {
+                index: Long(index),
+                start_sample: Long(start_sample),
+                start_ms: Long(start_ms),
+            })
         }
         Event::Segment(segment) => {
             let v1::Segment { index, start_sample, end_sample, start_ms, end_ms } = convert::segment(segment, sample_rate_hz);
@@ -121,9 +125,7 @@ fn said<'a>(event: &'a Event, signature: &'a Signature, sample_rate_hz: u32) -> 
                 end_ms: Long(end_ms),
             })
         }
-        Event::Skipped { first_seq, results } => {
-            Said::Skipped(Skipped { first_seq: Long(*first_seq), results: Long(*results) })
-        }
+        Event::Skipped { first_seq, results } => Said::Skipped(Skipped { first_seq: Long(*first_seq), results: Long(*results) }),
         Event::Flushed { id, items } => Said::Flushed(Flushed { id, items: Long(*items) }),
         Event::ReconnectAdvised { remaining } => {
             Said::ReconnectAdvised(ReconnectAdvised { remaining: Span(duration_to_wire(*remaining)) })
@@ -504,9 +506,9 @@ fn details(fault: &Fault) -> Vec<Detail<'_>> {
         violations: [QuotaViolation { subject: limit.name, description: format!("the limit is {}", limit.value) }],
     });
     let error = Detail::Error { reason: fault.kind().reason(), domain: ERROR_DOMAIN };
-    let field = fault.field().map(|field| Detail::BadRequest {
-        field_violations: [FieldViolation { field, description: fault.message() }],
-    });
+    let field = fault
+        .field()
+        .map(|field| Detail::BadRequest { field_violations: [FieldViolation { field, description: fault.message() }] });
     retry.into_iter().chain(quota).chain([error]).chain(field).collect()
 }
 

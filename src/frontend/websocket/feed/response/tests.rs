@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use prost_reflect::{DescriptorPool, DynamicMessage};
 use proptest::{collection::vec, option, prelude::*};
+use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
 
 use super::*;
@@ -83,18 +83,17 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         result(),
         (number(), 0_u64..1 << 40).prop_map(|(index, start_sample)| Event::SegmentStarted { index, start_sample }),
-        (number(), 0_u64..1 << 40, 0_u64..1 << 40)
-            .prop_map(|(index, start_sample, end_sample)| Event::Segment(codec::Segment { index, start_sample, end_sample })),
+        (number(), 0_u64..1 << 40, 0_u64..1 << 40).prop_map(|(index, start_sample, end_sample)| Event::Segment(codec::Segment {
+            index,
+            start_sample,
+            end_sample
+        })),
         (number(), number()).prop_map(|(first_seq, results)| Event::Skipped { first_seq, results }),
         ("[a-z]{0,3}", number()).prop_map(|(id, items)| Event::Flushed { id, items }),
         (0_u64..1 << 40).prop_map(|nanos| Event::ReconnectAdvised { remaining: Duration::from_nanos(nanos) }),
-        (number(), number(), number(), 0_u64..1 << 40).prop_map(|(items, ok, samples, nanos)| Event::Completed(session::Summary {
-            items,
-            ok,
-            samples,
-            elapsed: Duration::from_nanos(nanos),
-            ..session::Summary::default()
-        })),
+        (number(), number(), number(), 0_u64..1 << 40).prop_map(|(items, ok, samples, nanos)| Event::Completed(
+            session::Summary { items, ok, samples, elapsed: Duration::from_nanos(nanos), ..session::Summary::default() }
+        )),
     ]
 }
 
@@ -149,8 +148,11 @@ fn a_fault_is_the_last_message_in_json_and_the_close_alone_in_protobuf() {
 fn each_kind_has_the_name_of_its_code() {
     for kind in FaultKind::ALL {
         let name = format!("{:?}", code(kind));
-        let screaming: String =
-            name.char_indices().flat_map(|(at, letter)| [(at > 0 && letter.is_uppercase()).then_some('_'), Some(letter.to_ascii_uppercase())]).flatten().collect();
+        let screaming: String = name
+            .char_indices()
+            .flat_map(|(at, letter)| [(at > 0 && letter.is_uppercase()).then_some('_'), Some(letter.to_ascii_uppercase())])
+            .flatten()
+            .collect();
         let screaming = if screaming == "CANCELED" { "CANCELLED".to_owned() } else { screaming };
         assert_eq!(code_name(kind), screaming);
     }
