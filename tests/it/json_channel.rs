@@ -11,17 +11,15 @@ use tidemill::proto::{
     DESCRIPTORS,
     v1::{
         GetModelRequest, GetModelResponse, ItemList, ListModelsRequest, ListModelsResponse, PredictRequest, PredictResponse,
-        ScanRequest, ScanResponse, StreamConfig, UploadConfig, UploadRequest, UploadResponse,
-        model_service_client::ModelServiceClient, predict_request, scan_request, scan_response::Event, upload_request::Part, item_result::Outcome,
+        ScanRequest, ScanResponse, StreamConfig, UploadConfig, UploadRequest, UploadResponse, item_result::Outcome,
+        model_service_client::ModelServiceClient, predict_request, scan_request, scan_response::Event, upload_request::Part,
     },
 };
 
 use crate::{
     audio::{bytes, sound},
     http_client::{Http, Reply},
-    serving::{
-        DOUBLER, bare_config, connect, item, patiently, pcm_of, serve, slow_doubler, speech_config, tensors_of,
-    },
+    serving::{DOUBLER, bare_config, connect, item, patiently, pcm_of, serve, slow_doubler, speech_config, tensors_of},
 };
 
 const PREDICT: &str = "/tidemill/v1/models/m/predict";
@@ -97,7 +95,8 @@ async fn a_prediction_is_that_of_grpc() {
     let mut http = Http::connect(&server).await;
     let without_model = PredictRequest { model: String::new(), ..request };
     for path in [PREDICT, "/tidemill/v1/models/m/versions/1/predict"] {
-        let reply = http.send("POST", path, &[("content-type", "application/json")], json_of("PredictRequest", &without_model)).await;
+        let reply =
+            http.send("POST", path, &[("content-type", "application/json")], json_of("PredictRequest", &without_model)).await;
         assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, "application/json"), "{reply:?}");
         let found: PredictResponse = of_json("PredictResponse", &reply.body);
         assert!(found.timing.is_some());
@@ -118,7 +117,8 @@ async fn models_are_those_of_grpc() {
         ("/tidemill/v1/models/silero-vad/versions/6", "6"),
         ("/tidemill/v1/models/silero-vad?version=6", "6"),
     ] {
-        let request = GetModelRequest { name: if version.is_empty() { "m" } else { "silero-vad" }.to_owned(), version: version.to_owned() };
+        let request =
+            GetModelRequest { name: if version.is_empty() { "m" } else { "silero-vad" }.to_owned(), version: version.to_owned() };
         let expected = patiently(client.get_model(request)).await.expect("an answer").into_inner();
         assert_eq!(of_json::<GetModelResponse>("GetModelResponse", &http.get(path).await.body), expected, "{path}");
     }
@@ -139,7 +139,9 @@ async fn a_scan_is_that_of_grpc_as_lines_and_as_events() {
     let reply = http.send("POST", SCAN, &[("accept", "text/event-stream")], body).await;
     assert_eq!(reply.header("content-type"), "text/event-stream");
     let text = String::from_utf8(reply.body.to_vec()).expect("text");
-    let events = text.split_terminator("\n\n").map(|event| of_json("ScanResponse", event.strip_prefix("data: ").expect("data").as_bytes()));
+    let events = text
+        .split_terminator("\n\n")
+        .map(|event| of_json("ScanResponse", event.strip_prefix("data: ").expect("data").as_bytes()));
     assert_eq!(timeless(events.collect()), expected);
 }
 

@@ -67,7 +67,9 @@ fn of_method(pool: &DescriptorPool, method: &MethodDescriptor) -> Vec<(String, S
     let options = method.options();
     if options.has_extension(&option) {
         let rule = options.get_extension(&option).into_owned();
-        paths.extend(of_rule(rule.as_message().expect("a rule")).into_iter().map(|path| (path, format!("JSON {}", method.full_name()))));
+        paths.extend(
+            of_rule(rule.as_message().expect("a rule")).into_iter().map(|path| (path, format!("JSON {}", method.full_name()))),
+        );
     }
     paths
 }

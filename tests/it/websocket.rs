@@ -16,24 +16,25 @@ use tokio_tungstenite::{
 use tidemill::{
     app::Server,
     domain::Outcome,
-    proto::v1::{
-        FeedResponse, Finish, StreamConfig, UnreadPolicy, feed_request::Message as Request,
-        feed_response::Event,
-    },
+    proto::v1::{FeedResponse, Finish, StreamConfig, UnreadPolicy, feed_request::Message as Request, feed_response::Event},
 };
 
 use crate::{
     keys::{ALL, key, known, listed, replace},
     serving::{
-        Account, DOUBLER, Feed, bare_config, connect, first_values, item, message, metric, patiently, pcm_of, serve, slow_doubler,
-        speech_config, tensors_of, until,
+        Account, DOUBLER, Feed, bare_config, connect, first_values, item, message, metric, patiently, pcm_of, serve,
+        slow_doubler, speech_config, tensors_of, until,
     },
 };
 
 type Socket = WebSocketStream<TcpStream>;
 
 /// A socket at this path, or the status of the answer and what it says.
-async fn try_open(server: &Server, path: &str, headers: &[(&'static str, &str)]) -> Result<(Socket, http::HeaderMap), (u16, String)> {
+async fn try_open(
+    server: &Server,
+    path: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<(Socket, http::HeaderMap), (u16, String)> {
     let stream = TcpStream::connect(server.http_addr()).await.expect("the HTTP port accepts");
     let mut request = format!("ws://localhost{path}").into_client_request().expect("a request");
     for (name, value) in headers {
@@ -111,7 +112,10 @@ async fn a_feed_in_json_opens_answers_flushes_and_ends() {
     for (id, value) in [("a", 1.0), ("b", 3.0)] {
         say(&mut socket, item_json(id, &[value; 4])).await;
         let result = hear(&mut socket).await.expect("a result");
-        assert_eq!((first_value(&result), &result["result"]["id"], &result["result"]["last"]), (value * 2.0, &json!(id), &json!(true)));
+        assert_eq!(
+            (first_value(&result), &result["result"]["id"], &result["result"]["last"]),
+            (value * 2.0, &json!(id), &json!(true))
+        );
     }
     say(&mut socket, json!({ "keepalive": {} })).await;
     say(&mut socket, json!({ "flush": { "id": "now" } })).await;
@@ -120,7 +124,10 @@ async fn a_feed_in_json_opens_answers_flushes_and_ends() {
     let completed = hear(&mut socket).await.expect("a summary");
     assert_eq!((&completed["completed"]["items"], &completed["completed"]["ok"]), (&json!("2"), &json!("2")), "{completed}");
     assert_eq!(hear(&mut socket).await, Err((1000, String::new())));
-    until("it counts as finished", || metric(&server.metrics(), "tidemill_streams_ended_total", "ws_feed\",reason=\"finished") == 1.0).await;
+    until("it counts as finished", || {
+        metric(&server.metrics(), "tidemill_streams_ended_total", "ws_feed\",reason=\"finished") == 1.0
+    })
+    .await;
     until("the socket is gone", || metric(&server.metrics(), "tidemill_websockets_open", "") == 0.0).await;
     server.drain().await;
 }
@@ -236,8 +243,11 @@ async fn faults_are_ordinary_answers_before_the_upgrade_and_a_last_message_after
         assert_eq!((found, error["code"].as_i64(), heard.len()), (code, Some(status), 1), "{said}: {heard:?}");
         assert!(field.is_empty() || error.to_string().contains(&format!("\"field\":\"{field}\"")), "{said}: {error}");
     }
-    let (mut socket, _) = try_open(&server, "/tidemill/v1/feed", &[("sec-websocket-protocol", "tidemill.v1.proto")]).await.expect("it opens");
-    patiently(socket.send(Message::binary(message(Request::Open(tensors_of("none"))).encode_to_vec()))).await.expect("it is taken");
+    let (mut socket, _) =
+        try_open(&server, "/tidemill/v1/feed", &[("sec-websocket-protocol", "tidemill.v1.proto")]).await.expect("it opens");
+    patiently(socket.send(Message::binary(message(Request::Open(tensors_of("none"))).encode_to_vec())))
+        .await
+        .expect("it is taken");
     let (code, reason) = hear(&mut socket).await.expect_err("a close");
     assert_eq!(code, 1008);
     assert!(reason.starts_with("NOT_FOUND: "), "{reason}");
@@ -252,7 +262,11 @@ async fn an_item_that_fails_is_answered_and_the_feed_goes_on() {
     say(&mut socket, item_json("good", &[1.0; 4])).await;
     assert!(hear(&mut socket).await.expect("it opens")["opened"].is_object());
     let bad = hear(&mut socket).await.expect("a result");
-    assert_eq!((&bad["result"]["error"]["code"], &bad["result"]["error"]["details"][0]["reason"]), (&json!(13), &json!("FAILED")), "{bad}");
+    assert_eq!(
+        (&bad["result"]["error"]["code"], &bad["result"]["error"]["details"][0]["reason"]),
+        (&json!(13), &json!("FAILED")),
+        "{bad}"
+    );
     assert_eq!(first_value(&hear(&mut socket).await.expect("a result")), 2.0);
     say(&mut socket, json!({ "open": { "model": "m" } })).await;
     let (heard, code) = rest(&mut socket).await;
@@ -314,12 +328,9 @@ async fn pages_of_other_sites_open_no_socket() {
     let mut config = bare_config();
     config.server.allowed_origins = vec!["https://app.example".parse().expect("a pattern")];
     let server = serve(config, &[("m", DOUBLER)]).await;
-    for (origin, is_served) in [
-        ("https://app.example", true),
-        ("http://localhost", true),
-        ("https://evil.example", false),
-        ("null", false),
-    ] {
+    for (origin, is_served) in
+        [("https://app.example", true), ("http://localhost", true), ("https://evil.example", false), ("null", false)]
+    {
         let opened = try_open(&server, "/tidemill/v1/models/m/feed", &[("origin", origin)]).await;
         assert_eq!(opened.map_err(|(status, _)| status).map(drop), if is_served { Ok(()) } else { Err(403) }, "{origin}");
     }
@@ -347,7 +358,8 @@ async fn a_client_that_does_not_read_costs_no_more_than_its_window() {
     const ON_THE_WAY: u64 = 16;
     let server = serve(bare_config(), &[("m", &long_rows()), ("other", DOUBLER)]).await;
     let account = Account::of(&server, "m");
-    let (socket, _) = try_open(&server, "/tidemill/v1/feed", &[("sec-websocket-protocol", "tidemill.v1.proto")]).await.expect("it opens");
+    let (socket, _) =
+        try_open(&server, "/tidemill/v1/feed", &[("sec-websocket-protocol", "tidemill.v1.proto")]).await.expect("it opens");
     let (mut sink, mut stream) = socket.split();
     let sending = tokio::spawn(async move {
         let config = StreamConfig { window_items: WINDOW, ..tensors_of("m") };
@@ -383,7 +395,8 @@ async fn the_latest_result_alone_waits_for_a_client_that_asks_for_that() {
     const ITEMS: u64 = 60;
     let server = serve(bare_config(), &[("m", &long_rows())]).await;
     let account = Account::of(&server, "m");
-    let (mut socket, _) = try_open(&server, "/tidemill/v1/feed", &[("sec-websocket-protocol", "tidemill.v1.proto")]).await.expect("it opens");
+    let (mut socket, _) =
+        try_open(&server, "/tidemill/v1/feed", &[("sec-websocket-protocol", "tidemill.v1.proto")]).await.expect("it opens");
     let config = StreamConfig { unread: UnreadPolicy::Latest.into(), ..tensors_of("m") };
     patiently(socket.send(Message::binary(message(Request::Open(config)).encode_to_vec()))).await.expect("it is taken");
     for _ in 0..ITEMS {
