@@ -221,7 +221,7 @@ async fn faults_are_ordinary_answers_before_the_upgrade_and_a_last_message_after
         ("/tidemill/v1/models/m/feed?colour=red", 400, "colour"),
         ("/tidemill/v1/feed?payload=PAYLOAD_KIND_TENSORS", 400, "open"),
     ] {
-        let (found, body) = try_open(&server, path, &[]).await.err().expect("refused");
+        let (found, body) = try_open(&server, path, &[]).await.expect_err("refused");
         assert_eq!(found, status, "{path}: {body}");
         assert!(body.starts_with("{\"error\":") && body.contains(says), "{path}: {body}");
     }
@@ -303,7 +303,7 @@ async fn a_key_is_asked_for_at_the_handshake_and_ends_an_open_socket_when_it_is_
     let path = "/tidemill/v1/models/m/feed?payload=PAYLOAD_KIND_TENSORS";
     let bearer = |byte| format!("Bearer {}", key(byte));
     for headers in [&[][..], &[("authorization", bearer(3).as_str())]] {
-        assert_eq!(try_open(&server, path, headers).await.err().expect("refused").0, 401);
+        assert_eq!(try_open(&server, path, headers).await.expect_err("refused").0, 401);
     }
     let (mut gone, _) = try_open(&server, path, &[("authorization", &bearer(1))]).await.expect("it opens");
     let (mut kept, _) = try_open(&server, path, &[("authorization", &bearer(2))]).await.expect("it opens");
@@ -335,7 +335,7 @@ async fn pages_of_other_sites_open_no_socket() {
         assert_eq!(opened.map_err(|(status, _)| status).map(drop), if is_served { Ok(()) } else { Err(403) }, "{origin}");
     }
     let fetched = try_open(&server, "/tidemill/v1/models/m/feed", &[("sec-fetch-site", "cross-site")]).await;
-    assert_eq!(fetched.err().expect("refused").0, 403);
+    assert_eq!(fetched.expect_err("refused").0, 403);
     server.drain().await;
 }
 

@@ -1,4 +1,4 @@
-//! Who makes a call, and when it ends.
+//! The caller of a call, and when the call ends.
 
 use tonic::metadata::{MetadataMap, MetadataValue};
 

@@ -1,4 +1,4 @@
-//! What the two ends of a WebSocket say to each other, in the form that the wires above it know.
+//! The messages of a WebSocket, as far as the wires above it know them.
 
 use bytes::Bytes;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -77,7 +77,7 @@ pub(super) fn close_code(fault: &Fault) -> u16 {
 /// Why a connection carries nothing more.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum SocketError {
-    /// The client broke a rule or a limit; the close code says which.
+    /// The client broke a rule or a limit; the code of the close says which.
     #[error("{0}")]
     Refused(#[from] Fault),
     /// The connection broke off.

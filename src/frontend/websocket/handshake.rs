@@ -91,7 +91,7 @@ pub(super) struct Handshake {
 }
 
 impl Handshake {
-    /// Who makes it.
+    /// The caller that makes it.
     pub(super) const fn caller(&self) -> Caller {
         self.caller
     }
@@ -249,7 +249,9 @@ mod tests {
         ] {
             assert_eq!(asked(set(name, value)), Err(status), "{name}: {value}");
         }
-        let twice = |headers: &mut HeaderMap| drop(headers.append(header::SEC_WEBSOCKET_KEY, HeaderValue::from_static(KEY)));
+        let twice = |headers: &mut HeaderMap| {
+            headers.append(header::SEC_WEBSOCKET_KEY, HeaderValue::from_static(KEY));
+        };
         assert_eq!(asked(twice), Err(400));
         assert_eq!(asked(|headers| drop(headers.remove(header::SEC_WEBSOCKET_VERSION))), Err(426));
         assert!(asked(set("content-length", "0")).is_ok());

@@ -32,7 +32,6 @@ use crate::{
 };
 
 /// The routes of all wires over WebSocket.
-#[must_use]
 pub fn router(service: Service, config: WebSocketConfig, http: &HttpConfig, bounds: Bounds) -> Router {
     let sockets = Sockets::new(&service, config, http, bounds);
     // Each wire is a module with a router of this form.

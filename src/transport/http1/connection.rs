@@ -3,7 +3,7 @@
 use std::{convert::Infallible, error::Error, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use hyper::{
     body::{Body, Incoming},
     server::conn::http1,
@@ -12,7 +12,6 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use parking_lot::Mutex;
 use tokio::{io::AsyncWriteExt as _, time::timeout};
 use tower::{Service, ServiceExt as _};
 
@@ -21,11 +20,11 @@ use super::{
     limits::{Breach, Limits},
     progress::Progress,
     socket::Watched,
-    takeover::Takeover,
+    takeover::Taken,
     wait::Wait,
 };
 use crate::{
-    connections::{Call, Connection},
+    connections::Connection,
     transport::{clients::Client, ending::EndingBody, io::Io, shutdown::Shutdown},
 };
 
@@ -54,19 +53,15 @@ where
     let Plug { limits, refusal } = plug;
     let place = &place.connection;
     let progress = Arc::new(Progress::new(&limits, place.calls()));
-    let (begins, ends) = (Arc::clone(&progress), Arc::clone(&progress));
-    let taken = Arc::new(Mutex::new(None));
-    let (takes, calls) = (Arc::clone(&taken), place.calls());
+    let taken = Taken::new(place.calls());
+    let (begins, ends, takes) = (Arc::clone(&progress), Arc::clone(&progress), taken.clone());
     let service = service
         .map_request(move |request: Request<Incoming>| {
             begins.note_request(request.body().is_end_stream());
             request.map(|body| RequestBody::new(body, Arc::clone(&begins)))
         })
         .map_response(move |response: Response<B>| {
-            if let Some(takeover) = takeover(&response) {
-                // Its call begins before that of the request ends.
-                *takes.lock() = Some((takeover, calls.begin()));
-            }
+            takes.note(&response);
             let progress = Arc::clone(&ends);
             // Dropping the body starts the wait for another request.
             response.map(|body| EndingBody::new(body, move || progress.note_response_over()))
@@ -100,21 +95,15 @@ where
         }
         Err(Err(error)) => tracing::debug!(%error, "a connection broke off"),
         Err(Ok(())) => {
-            let (taken, parts) = (taken.lock().take(), connection.into_parts());
-            Box::pin(go_on(parts.io.into_inner(), parts.read_buf, taken, place, &shutdown)).await;
+            let parts = connection.into_parts();
+            Box::pin(go_on(parts.io.into_inner(), parts.read_buf, &taken, place, &shutdown)).await;
         }
     }
 }
 
 /// What is left of a connection once hyper is done with it.
-async fn go_on<I: Io>(
-    mut socket: Watched<I>,
-    read: Bytes,
-    taken: Option<(Takeover, Call)>,
-    place: &Connection,
-    shutdown: &Shutdown,
-) {
-    let Some((takeover, _call)) = taken else {
+async fn go_on<I: Io>(mut socket: Watched<I>, read: Bytes, taken: &Taken, place: &Connection, shutdown: &Shutdown) {
+    let Some((takeover, _call)) = taken.take() else {
         // hyper leaves that out if the client has asked for another protocol, whatever the answer was.
         let _ = timeout(REFUSAL_TIMEOUT, socket.shutdown()).await;
         return;
@@ -125,12 +114,6 @@ async fn go_on<I: Io>(
         () = shutdown.aborted().cancelled() => {}
         () = place.outlived() => {}
     }
-}
-
-/// How the connection goes on after this response, if not with another request.
-fn takeover<B>(response: &Response<B>) -> Option<Takeover> {
-    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    response.extensions().get::<Takeover>().filter(|_| switches).cloned()
 }
 
 /// hyper's part, with limits loose enough that ours apply first.

@@ -6,8 +6,11 @@
 use std::{fmt, sync::Arc};
 
 use futures::future::BoxFuture;
+use http::{Response, StatusCode};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::connections::{Call, Calls};
 
 /// What is left of a connection: its bytes. Shutting it down waits for the client to close as well, for a moment.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -45,5 +48,33 @@ impl Takeover {
 impl fmt::Debug for Takeover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Takeover").finish_non_exhaustive()
+    }
+}
+
+/// What a connection goes on as, as far as its answers say. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Taken {
+    next: Arc<Mutex<Option<(Takeover, Call)>>>,
+    calls: Calls,
+}
+
+impl Taken {
+    pub(super) fn new(calls: Calls) -> Self {
+        Self { next: Arc::default(), calls }
+    }
+
+    /// Notes what an answer says about it.
+    pub(super) fn note<B>(&self, response: &Response<B>) {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(takeover) = response.extensions().get::<Takeover>()
+        {
+            // Its call begins before that of the request ends, so the connection is never taken for one without a call.
+            *self.next.lock() = Some((takeover.clone(), self.calls.begin()));
+        }
+    }
+
+    /// How it goes on, and the call as which that counts; `None` if it does not.
+    pub(super) fn take(&self) -> Option<(Takeover, Call)> {
+        self.next.lock().take()
     }
 }

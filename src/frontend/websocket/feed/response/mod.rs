@@ -244,6 +244,30 @@ impl Serialize for Opened<'_> {
     }
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Window {
+    #[serde(skip_serializing_if = "Long::is_zero")]
+    index: Long,
+    #[serde(skip_serializing_if = "Long::is_zero")]
+    start_sample: Long,
+    #[serde(skip_serializing_if = "Long::is_zero")]
+    end_sample: Long,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Timing {
+    #[serde(skip_serializing_if = "Long::is_zero")]
+    queue_ns: Long,
+    #[serde(skip_serializing_if = "Long::is_zero")]
+    compute_ns: Long,
+    #[serde(skip_serializing_if = "Long::is_zero")]
+    age_ns: Long,
+    #[serde(skip_serializing_if = "is_zero")]
+    batch_size: u32,
+}
+
 /// An item's answer, with the names of its outputs.
 struct Answer<'a> {
     result: &'a ItemResult,
@@ -252,28 +276,6 @@ struct Answer<'a> {
 
 impl Serialize for Answer<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Window {
-            #[serde(skip_serializing_if = "Long::is_zero")]
-            index: Long,
-            #[serde(skip_serializing_if = "Long::is_zero")]
-            start_sample: Long,
-            #[serde(skip_serializing_if = "Long::is_zero")]
-            end_sample: Long,
-        }
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Timing {
-            #[serde(skip_serializing_if = "Long::is_zero")]
-            queue_ns: Long,
-            #[serde(skip_serializing_if = "Long::is_zero")]
-            compute_ns: Long,
-            #[serde(skip_serializing_if = "Long::is_zero")]
-            age_ns: Long,
-            #[serde(skip_serializing_if = "is_zero")]
-            batch_size: u32,
-        }
         #[derive(Serialize)]
         struct Fields<'a> {
             #[serde(skip_serializing_if = "Long::is_zero")]
