@@ -97,7 +97,7 @@ pub enum StartError {
     /// Reflection cannot be set up.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The services cannot be served in JSON.
-    #[error("the services in JSON: {0}")]
+    /// The services cannot be called in other forms.
+    #[error("the services in other forms: {0}")]
     Proto(#[from] crate::frontend::transcode::BadProto),
 }

@@ -110,9 +110,9 @@ fn written_by<W: Write + Send + 'static>(name: &str, mut writer: Writer<W>) -> i
 
 /// Which events the log on standard error takes.
 fn filter(config: &LogConfig) -> EnvFilter {
-    // h2 warns about each connection that resets too many streams, as often as clients please. A directive for it from the user
-    // wins, and so does one for the audit log's events.
-    EnvFilter::new(format!("h2=error,{AUDIT}=off,{}", config.filter))
+    // h2 warns about each connection that resets too many streams, and the decoders of recordings about each packet that is damaged, as
+    // often as clients please. A directive for them from the user wins, and so does one for the audit log's events.
+    EnvFilter::new(format!("h2=error,symphonia=off,{AUDIT}=off,{}", config.filter))
 }
 
 /// Writes events as lines into a queue.

@@ -68,18 +68,18 @@ struct Transcoder {
 
 impl Ahead for Transcoder {
     fn takes(&self, head: &Parts) -> bool {
-        grpc_web::takes(&head.headers) || self.rest.takes(head) || connect::takes(self.connection.schema(), head)
+        self.rest.takes(head) || grpc_web::takes(&head.headers) || connect::takes(self.connection.schema(), head)
     }
 
     fn answer(self: Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
         let connection = Arc::clone(&self.connection);
         let (head, body) = request.into_parts();
-        let (is_grpc_web, is_rest) = (grpc_web::takes(&head.headers), self.rest.takes(&head));
+        if self.rest.takes(&head) {
+            return async move { self.rest.answer(&connection, head, body).await }.boxed();
+        }
         let request = Request::from_parts(head, body);
-        if is_grpc_web {
+        if grpc_web::takes(request.headers()) {
             grpc_web::answer(connection, request).boxed()
-        } else if is_rest {
-            async move { self.rest.answer(&self.connection, request).await }.boxed()
         } else {
             connect::answer(connection, request).boxed()
         }

@@ -20,10 +20,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::stream;
-use http::{HeaderName, HeaderValue, Method as Verb, Request, Response, header, request::Parts};
-use http_body_util::StreamBody;
-use hyper::body::Frame;
-use tonic::{Code, Status, body::Body};
+use http::{HeaderName, HeaderValue, Method as Verb, Response, header, request::Parts};
+use tonic::{Code, body::Body};
 
 pub(super) use self::routes::BadRoute;
 
@@ -35,7 +33,8 @@ use self::{
 use super::{
     call::{Call, Piece},
     connection::Connection,
-    frames::{CHUNK_BYTES_MAX, Charged},
+    frames::Charged,
+    outgoing,
     schema::Schema,
 };
 use crate::domain::{Fault, FaultKind};
@@ -69,8 +68,7 @@ impl Rest {
     }
 
     /// The answer to a request.
-    pub(super) async fn answer(&self, connection: &Arc<Connection>, request: Request<Body>) -> Response<Body> {
-        let (head, body) = request.into_parts();
+    pub(super) async fn answer(&self, connection: &Arc<Connection>, head: Parts, body: Body) -> Response<Body> {
         match self.0.answered(connection, &head, body).await {
             Ok(response) => response,
             Err(refusal) => refusal.into_response(connection.schema()),
@@ -155,19 +153,9 @@ fn wrong_verb(head: &Parts, verbs: Vec<Verb>) -> Refusal {
     Refusal::for_verbs(&Fault::new(FaultKind::Unsupported, message), verbs).closing()
 }
 
-/// An answer that is charged until the transport has taken all of it.
-fn charged_response(Charged { bytes, charge }: Charged) -> Response<Body> {
-    if bytes.len() <= CHUNK_BYTES_MAX {
-        return json_response(bytes);
-    }
-    let length = HeaderValue::from(bytes.len());
-    let pieces = stream::unfold((bytes, charge), |(mut bytes, charge)| async move {
-        let piece = bytes.split_to(bytes.len().min(CHUNK_BYTES_MAX));
-        (!piece.is_empty()).then_some((Ok::<_, Status>(Frame::data(piece)), (bytes, charge)))
-    });
-    let mut response = json_response(Bytes::new()).map(|_| Body::new(StreamBody::new(pieces)));
-    response.headers_mut().insert(header::CONTENT_LENGTH, length);
-    response
+/// An answer that is charged until the transport has taken it.
+fn charged_response(json: Charged) -> Response<Body> {
+    json_response(Bytes::new()).map(|_| outgoing::whole(json))
 }
 
 fn json_response(json: impl Into<Bytes>) -> Response<Body> {

@@ -77,11 +77,8 @@ impl Routes {
             return Err(BadRoute::Rule { rpc: route.rpc.full_name().to_owned(), reason });
         }
         let is_socket = route.rpc.is_client_streaming() && route.rpc.is_server_streaming();
-        if is_socket {
-            self.sockets.push(route)
-        } else {
-            self.calls.push(route)
-        }
+        let kind = if is_socket { &mut self.sockets } else { &mut self.calls };
+        kind.push(route);
         Ok(())
     }
 

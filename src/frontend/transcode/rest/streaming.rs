@@ -5,21 +5,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use http::{HeaderValue, Response, header};
-use http_body_util::StreamBody;
-use hyper::body::Frame;
 use prost_reflect::MessageDescriptor;
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, body::Body};
 
 use super::{
     super::{
         call::{Answer, Piece},
         connection::Connection,
         frames::Charged,
+        outgoing,
     },
     accept::Form,
     refusal::status_json,
 };
-use crate::{frontend::grpc_status::status_of, transport::Charge};
+use crate::frontend::grpc_status::status_of;
 
 /// What is copied to be one piece; longer messages are pieces of their own.
 const COPIED_BYTES_MAX: usize = 16 << 10;
@@ -33,8 +32,6 @@ struct Rest {
     first: Option<Charged>,
     answer: Answer,
     has_ended: bool,
-    /// What the transport has been given and may not have sent yet.
-    _held: Option<Charge>,
 }
 
 /// The answer that begins with `first`.
@@ -46,13 +43,12 @@ pub(super) fn response(
     answer: Answer,
 ) -> Response<Body> {
     let has_ended = first.is_none();
-    let rest = Rest { connection, message, form, first, answer, has_ended, _held: None };
+    let rest = Rest { connection, message, form, first, answer, has_ended };
     let pieces = stream::unfold(rest, |mut rest| async {
         let pieces = rest.next().await?;
         Some((stream::iter(pieces), rest))
     });
-    let frames = pieces.flatten().map(|piece| Ok::<_, Status>(Frame::data(piece)));
-    let mut response = Response::new(Body::new(StreamBody::new(frames)));
+    let mut response = Response::new(outgoing::streamed(pieces.flatten()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
     // A proxy that collects answers would hold messages back.
@@ -63,7 +59,7 @@ pub(super) fn response(
 
 impl Rest {
     /// The next message, in pieces of the body; `None` at its end.
-    async fn next(&mut self) -> Option<Vec<Bytes>> {
+    async fn next(&mut self) -> Option<Vec<Charged>> {
         if self.has_ended {
             return None;
         }
@@ -79,16 +75,19 @@ impl Rest {
                 connection.to_json(self.message.clone(), message).await.map_err(|fault| status_of(&fault))
             }
         };
-        match converted {
-            Ok(Charged { bytes, charge }) => {
-                self._held = Some(charge);
-                Some(pieces(self.form, bytes, false))
-            }
-            Err(status) => {
-                self.has_ended = true;
-                Some(pieces(self.form, status_json(self.connection.schema(), &status).into(), true))
-            }
+        let uncharged = |bytes| Charged { bytes, charge: self.connection.account.charge() };
+        let (json, is_error) = match converted {
+            Ok(json) => (json, false),
+            Err(status) => (uncharged(status_json(self.connection.schema(), &status).into()), true),
+        };
+        self.has_ended = is_error;
+        let Charged { bytes, charge } = json;
+        let mut pieces: Vec<_> = pieces(self.form, bytes, is_error).into_iter().map(uncharged).collect();
+        // That of the message goes with the longest, which is all of it or the one in the middle.
+        if let Some(longest) = pieces.iter_mut().max_by_key(|piece| piece.bytes.len()) {
+            longest.charge = charge;
         }
+        Some(pieces)
     }
 }
 
