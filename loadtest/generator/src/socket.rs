@@ -91,7 +91,7 @@ impl SocketFeed {
         &self.valve
     }
 
-    /// Waits for the next answer and returns its number, and sends what the valve lets through meanwhile. `None` once all are answered
+    /// Waits for the next answer and returns its number, and sends what the valve lets through. `None` once all are answered
     /// and the stream has ended.
     pub(crate) async fn answer(&mut self) -> anyhow::Result<Option<u64>> {
         loop {

@@ -159,5 +159,22 @@ pub(super) async fn post(address: SocketAddr, path: &str, fields: &str, body: &[
     let length = memchr::memmem::find(&response, b"\r\n\r\n").expect("a head and a body");
     let body = response.split_off(length + 4);
     let head = String::from_utf8(response).expect("text");
+    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if is_chunked { whole(&body) } else { body };
     (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status"), body)
+}
+
+/// A body that came in chunks.
+fn whole(mut chunks: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let line = memchr::memmem::find(chunks, b"\r\n").expect("a length");
+        let length = usize::from_str_radix(str::from_utf8(&chunks[..line]).expect("text"), 16).expect("a number");
+        if length == 0 {
+            return body;
+        }
+        let begin = line + 2;
+        body.extend_from_slice(&chunks[begin..begin + length]);
+        chunks = &chunks[begin + length + 2..];
+    }
 }

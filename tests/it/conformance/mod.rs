@@ -50,6 +50,8 @@ impl Doors {
 }
 
 const ALL: &[Door] = &[Door::Native, Door::Json, Door::GrpcWeb, Door::Connect, Door::Socket, Door::Grpc, Door::Rest];
+/// Those that answer a call. A stream waits where they refuse, and its messages have a limit of their own.
+const CALLS: &[Door] = &[Door::Native, Door::Json, Door::GrpcWeb, Door::Connect, Door::Grpc, Door::Rest];
 /// Those of the native API.
 const NATIVE: &[Door] = &[Door::Native, Door::Json, Door::GrpcWeb, Door::Connect, Door::Socket];
 /// The parameter that asks to go ahead of all others.
@@ -253,7 +255,7 @@ async fn a_full_queue_and_a_draining_server_say_the_same_at_every_door() {
         .await;
     let at = Doors::of(&server);
     let good = || ask("doubler", vec![four()]);
-    let full = scenario("a full queue", good(), FaultKind::Overloaded, "scheduler.max_queued_items = 1");
+    let full = scenario("a full queue", good(), FaultKind::Overloaded, "scheduler.max_queued_items = 1").at(CALLS);
     check(at, &full).await;
     let mut others = Vec::new();
     for _ in 0..2 {

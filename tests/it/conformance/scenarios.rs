@@ -2,7 +2,7 @@
 
 use tidemill::domain::FaultKind;
 
-use super::{Ask, Door, HIGH, Input, NATIVE, OPEN, Scenario, ask, four, scenario, tensor};
+use super::{Ask, CALLS, Door, HIGH, Input, NATIVE, OPEN, Scenario, ask, four, scenario, tensor};
 
 pub(super) const PAIR: &str = "
 engine = 'synthetic'
@@ -150,7 +150,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             TooLarge,
             "larger than the 16384 bytes",
         )
-        .in_own_words(),
+        .in_own_words()
+        .at(CALLS),
         scenario("a call that fails", with(tensor("x", &[4], &[-1.0, 0.0, 0.0, 0.0])), Failed, "the model call failed")
             .in_own_words(),
         scenario(
