@@ -82,8 +82,9 @@ impl<I> Lingering<I> {
     }
 
     /// The same stream, from which `read` has been read already, and nothing else.
-    pub(super) fn with_read(self, read: Bytes) -> Self {
-        Self { read, ..self }
+    pub(super) fn with_read(self, read: &[u8]) -> Self {
+        // A copy, which does not keep the whole buffer that they lie in.
+        Self { read: Bytes::copy_from_slice(read), ..self }
     }
 }
 

@@ -83,6 +83,8 @@ pub(super) struct Line {
     refused: Option<Broken>,
     /// The refusal has been handed to the wire.
     said: bool,
+    /// Nothing can be read any more: the client has closed, or what it sends makes no sense.
+    is_deaf: bool,
     end: End,
 }
 
@@ -148,6 +150,7 @@ impl Line {
             asks: false,
             refused: None,
             said: false,
+            is_deaf: false,
             end: End::Open,
         }
     }
@@ -213,7 +216,7 @@ impl Line {
                 arrived
             }
             Err(broken) => {
-                self.refused = Some(broken);
+                (self.refused, self.is_deaf) = (Some(broken), true);
                 return None;
             }
         };
@@ -230,12 +233,14 @@ impl Line {
             }
             Arrived::Ping(content) => {
                 self.pong = Some(content);
-                self.refused = self.pings.note().err();
+                if let Err(broken) = self.pings.note() {
+                    (self.refused, self.is_deaf) = (Some(broken), true);
+                }
                 None
             }
             Arrived::Pong => None,
             Arrived::Close(code) => {
-                self.end = End::ByClient(code);
+                (self.end, self.is_deaf) = (End::ByClient(code), true);
                 Some(Frame::close(code.unwrap_or(NORMAL), ""))
             }
         }
@@ -363,6 +368,11 @@ impl Line {
         self.poll_write_out(cx).map_err(|_| SocketError::Broken)
     }
 
+    /// Whether nothing waits to be written.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.out.is_empty() && self.large.is_none()
+    }
+
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let written = self.poll_written(cx);
         match &written {
@@ -420,6 +430,21 @@ impl Line {
         if std::mem::take(&mut self.asks) {
             self.head(OpCode::Control(Control::Ping), 0);
         }
+    }
+
+    /// Waits for the client's own close, or the end of what it sends; whatever comes before that is dropped.
+    pub(super) fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.is_deaf && self.end != End::Broken {
+            if self.used == self.read.len() {
+                ready!(self.poll_read(cx));
+                continue;
+            }
+            match self.incoming.take(&mut self.read[self.used..], &self.account) {
+                Ok((_, Some(Arrived::Close(_)))) | Err(_) => self.is_deaf = true,
+                Ok((taken, _)) => self.used += taken,
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Ends the direction in which the server writes, and waits for a moment for the client to close too.

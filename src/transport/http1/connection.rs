@@ -108,7 +108,9 @@ async fn go_on<I: Io>(mut socket: Watched<I>, read: Bytes, taken: &Taken, place:
         let _ = timeout(REFUSAL_TIMEOUT, socket.shutdown()).await;
         return;
     };
-    let Some(rest) = takeover.run(Box::new(socket.unwatched(read))) else { return };
+    let carrier = Box::new(socket.unwatched(&read));
+    drop(read);
+    let Some(rest) = takeover.run(carrier) else { return };
     tokio::select! {
         () = rest => {}
         () = shutdown.aborted().cancelled() => {}

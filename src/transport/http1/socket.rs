@@ -7,7 +7,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::progress::Progress;
@@ -25,7 +24,7 @@ impl<I> Watched<I> {
     }
 
     /// The connection itself, from which `read` has been read already, and which nothing records any more.
-    pub(super) fn unwatched(self, read: Bytes) -> Lingering<I> {
+    pub(super) fn unwatched(self, read: &[u8]) -> Lingering<I> {
         self.stream.with_read(read)
     }
 }

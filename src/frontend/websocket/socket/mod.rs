@@ -79,15 +79,17 @@ pub(super) async fn run<F: Future<Output = ()>>(line: Line, holder: Option<Arc<H
     if line.lock().is_given_up() {
         return;
     }
+    line.lock().close_by_default();
     let last_words = async {
-        line.lock().close_by_default();
         let flushed = poll_fn(|cx| line.lock().poll_flush(cx)).await;
-        if flushed.is_ok() {
-            poll_fn(|cx| line.lock().poll_shutdown(cx)).await;
-        }
+        poll_fn(|cx| line.lock().poll_farewell(cx)).await;
+        flushed.is_ok()
     };
-    // Shutting down has a clock of its own.
-    let _ = timeout(2 * LAST_WORDS, last_words).await;
+    // A client that takes its time over its own close is not waited for, but one that has not taken ours is cut off.
+    if timeout(LAST_WORDS, last_words).await.unwrap_or_else(|_| line.lock().is_flushed()) {
+        // That has a clock of its own.
+        poll_fn(|cx| line.lock().poll_shutdown(cx)).await;
+    }
 }
 
 /// The wire, and all that goes on around it. Gives the reason if the caller may no longer call.

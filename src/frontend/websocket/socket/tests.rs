@@ -248,6 +248,25 @@ async fn a_wire_that_ends_without_a_word_closes_as_usual() {
     task.await.expect("no panic");
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_connection_stays_until_the_client_has_closed_too_or_a_moment_has_passed() {
+    for (answers, millis) in [(true, 300), (false, 1_000)] {
+        let (mut stream, task) = run_over(1 << 12, |_socket| std::future::ready(()));
+        let begun = Moment::now();
+        let mut close = [0; 4];
+        stream.read_exact(&mut close).await.expect("a close");
+        assert_eq!(close, [0x88, 2, 0x03, 0xe8]);
+        if answers {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let answer = [frame(0x82, b"still on its way"), frame(0x88, &1000_u16.to_be_bytes())];
+            stream.write_all(&answer.concat()).await.expect("it is taken");
+        }
+        assert_eq!(stream.read(&mut close).await.expect("no error"), 0, "the end");
+        assert_eq!(Moment::now().since(begun).as_millis(), millis);
+        task.await.expect("no panic");
+    }
+}
+
 #[test]
 fn a_socket_that_waits_is_small() {
     assert!(size_of::<Line>() <= 1_024, "{} bytes", size_of::<Line>());
