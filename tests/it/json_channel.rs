@@ -19,6 +19,7 @@ use tidemill::proto::{
 use crate::{
     audio::{bytes, sound},
     http_client::{Http, Reply},
+    keys::{key, known},
     serving::{DOUBLER, bare_config, connect, item, patiently, pcm_of, serve, slow_doubler, speech_config, tensors_of},
 };
 
@@ -192,7 +193,7 @@ async fn errors_have_the_status_of_their_kind_and_are_those_of_grpc() {
         ("GET", "/tidemill/v1/nothing", "", 404, 5, "/tidemill/v1/nothing"),
         ("GET", PREDICT, "", 405, 12, "allow"),
         ("DELETE", "/tidemill/v1/models/m", "", 405, 12, "DELETE"),
-        ("POST", "/tidemill/v1/models/m/upload", "RIFF", 400, 3, "takes tensors"),
+        ("POST", "/tidemill/v1/models/m/upload", "RIFF", 400, 3, "tensors"),
     ];
     for (verb, path, body, status, code, says) in cases {
         let mut http = Http::connect(&server).await;
@@ -234,6 +235,35 @@ async fn what_is_too_large_is_refused_by_the_name_of_the_limit() {
     let (status, code, message) = error(&http.post(PREDICT, vec![b' '; 1_001]).await);
     assert_eq!((status, code), (413, 8), "{message}");
     assert!(message.contains("grpc.max_message_bytes"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_is_that_of_the_call() {
+    let server = serve(bare_config(), &[("m", &slow_doubler(500_000))]).await;
+    let request =
+        PredictRequest { payload: Some(predict_request::Payload::Item(item("", &[1.0; 4]))), ..PredictRequest::default() };
+    let body = json_of("PredictRequest", &request);
+    let reply = Http::connect(&server).await.send("POST", PREDICT, &[("grpc-timeout", "10m")], body).await;
+    let (status, code, message) = error(&reply);
+    assert_eq!((status, code), (504, 4), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_those_of_the_port_and_an_upload_needs_no_more_than_any() {
+    let (mut config, _folder) = known(&[("a", 1, "scopes = ['infer']")]);
+    config.models.embedded = true;
+    let server = serve(config, &[]).await;
+    let recording = wav(&sound(16_000, 0));
+    let reply = Http::connect(&server).await.post(UPLOAD, recording.clone()).await;
+    assert_eq!((error(&reply).0, error(&reply).1), (401, 16));
+    assert_ne!(reply.header("www-authenticate"), "");
+    let credential = format!("Bearer {}", key(1));
+    let headers = [("authorization", credential.as_str())];
+    let reply = Http::connect(&server).await.send("POST", UPLOAD, &headers, recording).await;
+    assert_eq!(reply.status.as_u16(), 200, "{reply:?}");
+    let reply = Http::connect(&server).await.send("GET", "/tidemill/v1/models", &headers, "").await;
+    assert_eq!((error(&reply).0, error(&reply).1), (403, 7));
+    assert_eq!(Http::connect(&server).await.get("/openapi.json").await.status.as_u16(), 200);
 }
 
 // ---- Uploads ----------------------------------------------------------------------------------------------------------------

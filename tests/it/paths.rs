@@ -10,7 +10,7 @@ use tidemill::proto::DESCRIPTORS;
 use crate::tidy::{assert_none, sources};
 
 /// Paths that are served by hand; those of the gRPC services and of the JSON channel are read from the proto.
-const SERVED: [(&str, &str); 14] = [
+const SERVED: [(&str, &str); 10] = [
     ("/v1/tokens", "tokens"),
     ("/v1/realtime", "Realtime"),
     ("/v1/realtime/client_secrets", "Realtime"),
@@ -19,12 +19,8 @@ const SERVED: [(&str, &str); 14] = [
     ("/", "the console"),
     ("/console", "the console"),
     ("/console/{*file}", "the console"),
-    ("/metrics", "metrics of the admin port, should it ever share one"),
-    ("/livez", "probes"),
-    ("/readyz", "probes"),
     ("/v2/health/live", "Open Inference"),
     ("/v2/health/ready", "Open Inference"),
-    ("/v2/models", "Open Inference"),
 ];
 
 /// Paths that are kept free, for what other servers have there.

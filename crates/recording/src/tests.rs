@@ -330,6 +330,30 @@ fn beginning() -> impl Strategy<Value = Vec<u8>> {
     prop::sample::select(vec![wave, long, w64, aiff, caf, au, flac, ogg, mp3, adts, mp4])
 }
 
+/// All samples of a recording that some reader gives, piece by piece.
+fn read_in_pieces(bytes: &[u8], rate_hz: u32) -> Result<Vec<u8>, RecordingError> {
+    let mut recording = match open(Input::from_reader(Cursor::new(bytes.to_vec())))? {
+        Opened::Recording(recording) => recording,
+        Opened::Unknown(beginning, input) => Box::new(Recording::raw(&beginning, input, rate_hz)),
+    };
+    recording.at_rate(rate_hz)?;
+    let mut read = Vec::new();
+    while let Some(piece) = recording.next_piece()? {
+        read.extend(piece);
+    }
+    Ok(read)
+}
+
+#[test]
+fn pieces_are_the_same_samples() {
+    let wave = riff(&[plain(), chunk(b"data", &bytes_of(&speech())), chunk(b"LIST", &[0; 99])]);
+    for rate_hz in [16_000, 44_100] {
+        let whole = read(pipe(wave.clone()), rate_hz).expect("a recording").0;
+        assert_eq!(read_in_pieces(&wave, rate_hz).expect("a recording"), bytes_of(&whole), "{rate_hz}");
+    }
+    assert_eq!(read_in_pieces(&[1, 0, 2, 0], 16_000).expect("raw samples"), [1, 0, 2, 0]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 

@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use memchr::memchr_iter;
-use prost_reflect::MessageDescriptor;
+use memchr::memchr2_iter;
+use prost_reflect::{MessageDescriptor, Value};
 use tonic::body::Body;
 
 use super::{
@@ -29,8 +29,14 @@ use crate::{
 /// Messages of up to this length change their form where they are; longer ones where nobody has to wait for them.
 const CHANGED_HERE_MAX: usize = 16 << 10;
 
-/// What a member of a list takes up in memory while JSON is read. It may be two characters of the text.
-const MEMBER_BYTES: usize = 64;
+/// What a member of a list takes up in memory while JSON is read, with room to grow. It may be two characters of the text.
+const MEMBER_BYTES: usize = 2 * size_of::<Value>();
+
+/// The same for a message with a field: its fields have room for eleven. It may be a few characters, too.
+const MESSAGE_BYTES: usize = 12 * size_of::<Value>() + 128;
+
+/// For each byte of a long message in protobuf, what it takes up while it is written as JSON.
+const TIMES_IN_MEMORY: usize = 8;
 
 const BYTES_KEY: &str = "grpc.max_message_bytes";
 const TIMEOUT_KEY: &str = "grpc.body_timeout_s";
@@ -122,7 +128,7 @@ impl Connection {
         let length = bytes.len();
         let mut members = self.account.charge();
         let work = move || {
-            members.grow(memchr_iter(b',', &bytes).count().saturating_mul(MEMBER_BYTES))?;
+            members.grow(bytes_in_memory(&bytes))?;
             let protobuf = to_protobuf(&message, &bytes)?;
             charge.grow(protobuf.len().saturating_sub(charge.bytes()))?;
             charge.shrink_to(protobuf.len());
@@ -138,7 +144,12 @@ impl Connection {
     pub(super) async fn to_json(&self, message: MessageDescriptor, protobuf: Charged) -> Result<Charged, Fault> {
         let Charged { bytes, mut charge } = protobuf;
         let length = bytes.len();
+        let mut fields = self.account.charge();
+        if length > CHANGED_HERE_MAX {
+            fields.grow(length.saturating_mul(TIMES_IN_MEMORY))?;
+        }
         let work = move || {
+            let _held = &fields;
             let json: Bytes = to_json(&message, &bytes)?.into();
             charge.grow(json.len().saturating_sub(charge.bytes()))?;
             charge.shrink_to(json.len());
@@ -148,14 +159,21 @@ impl Connection {
     }
 }
 
+/// What is in memory at most once this JSON has been read. Characters of strings count as well, which does no harm: data has none of
+/// these.
+fn bytes_in_memory(json: &[u8]) -> usize {
+    let each = |byte| if json[byte] == b'{' { MESSAGE_BYTES } else { MEMBER_BYTES };
+    memchr2_iter(b',', b'{', json).map(each).sum()
+}
+
 #[cfg(test)]
 mod tests {
-    use prost_reflect::Value;
-
     use super::*;
 
     #[test]
-    fn a_member_is_charged_for_all_that_it_takes_up() {
-        assert!(size_of::<Value>() <= MEMBER_BYTES, "{} bytes", size_of::<Value>());
+    fn what_is_dense_in_text_is_charged_for_what_it_takes_up() {
+        assert_eq!(bytes_in_memory(b"[1,2,3]"), 2 * MEMBER_BYTES);
+        assert_eq!(bytes_in_memory(br#"[{"a":1},{"a":1}]"#), 2 * MESSAGE_BYTES + MEMBER_BYTES);
+        assert_eq!(bytes_in_memory(b""), 0);
     }
 }

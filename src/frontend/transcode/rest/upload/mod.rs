@@ -21,7 +21,7 @@ use http::{HeaderName, HeaderValue, Response, request::Parts};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 
 pub(super) use self::settings::fields as settings;
 
@@ -32,7 +32,12 @@ use self::{
     settings::Settings,
 };
 use super::{
-    super::{call::Call, connection::Connection, frames::Charged, schema::to_protobuf},
+    super::{
+        call::{Call, Piece},
+        connection::Connection,
+        frames::Charged,
+        schema::to_protobuf,
+    },
     call_of, charged_response, query,
     refusal::Refusal,
     routes::Route,
@@ -48,8 +53,8 @@ const QUEUED: usize = 2;
 /// What a message holds besides its samples.
 const MESSAGE_OVERHEAD_BYTES: u64 = 64;
 
-/// The model's description, for what an upload has to know of it.
-const GET_MODEL: &str = "/tidemill.v1.ModelService/GetModel";
+/// Says what audio a model takes.
+const SCAN: &str = "/tidemill.v1.InferenceService/Scan";
 
 /// Says what was wrong with a recording that could still be read.
 const WARNING: HeaderName = HeaderName::from_static("x-tidemill-warning");
@@ -118,18 +123,28 @@ struct Audio {
     message_bytes: usize,
 }
 
+/// Asks by a scan of nothing: what a stream of this audio is told when it opens, and by whoever may open one.
 async fn audio_of(connection: &Connection, head: &Parts, model: &str, version: &str) -> Result<Audio, Refusal> {
-    let asked = v1::GetModelRequest { name: model.to_owned(), version: version.to_owned() };
-    let asked = Charged { bytes: asked.encode_to_vec().into(), charge: connection.account.charge() };
-    let mut answer = Call::new(GET_MODEL, &head.headers).send(connection, stream::iter([Ok(asked)])).await;
-    let (message, _) = answer.only().await?;
-    let broken = |error| Fault::new(FaultKind::Failed, format!("the model's description is broken: {error}"));
-    let detail = v1::GetModelResponse::decode(message.bytes).map_err(broken)?.model.unwrap_or_default();
-    let Some(framing) = detail.framing else {
-        let message = format!("model '{model}' takes tensors, not audio: use predict or scan");
-        return Err(Fault::invalid("model", message).into());
+    let config = v1::StreamConfig {
+        model: model.to_owned(),
+        version: version.to_owned(),
+        payload: v1::PayloadKind::PcmS16le.into(),
+        ..v1::StreamConfig::default()
     };
-    let bytes_max = detail.default_limits.map_or(0, |limits| limits.max_message_bytes);
+    let payload = Some(v1::scan_request::Payload::PcmS16le(Bytes::new()));
+    let scan = v1::ScanRequest { config: Some(config), payload }.encode_to_vec();
+    let scan = Charged { bytes: scan.into(), charge: connection.account.charge() };
+    let mut answer = Call::new(SCAN, &head.headers).send(connection, stream::iter([Ok(scan)])).await;
+    let unexpected = || Fault::new(FaultKind::Failed, "the model does not say which audio it takes");
+    let message = match answer.next().await {
+        Piece::Message(message) => message,
+        Piece::End(status) if status.code() != Code::Ok => return Err(status.into()),
+        Piece::End(_) => return Err(unexpected().into()),
+    };
+    let response = v1::ScanResponse::decode(message.bytes).map_err(|_| unexpected())?;
+    let Some(v1::scan_response::Event::Opened(opened)) = response.event else { return Err(unexpected().into()) };
+    let framing = opened.framing.ok_or_else(unexpected)?;
+    let bytes_max = opened.limits.map_or(0, |limits| limits.max_message_bytes);
     let room = bytes_max.saturating_sub(MESSAGE_OVERHEAD_BYTES).clamp(2, STEP_BYTES as u64);
     Ok(Audio { rate_hz: framing.sample_rate_hz, message_bytes: usize::try_from(room).unwrap_or(STEP_BYTES) & !1 })
 }
