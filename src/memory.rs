@@ -120,6 +120,12 @@ impl Memory {
         }
     }
 
+    /// Whether memory is short, for those that can give some back.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.is_short(clock::now()))
+    }
+
     /// Whether a call that brings this many bytes may begin.
     ///
     /// # Errors
@@ -270,6 +276,7 @@ mod tests {
         let fault = short.admit().expect_err("a process has more than a megabyte");
         assert_eq!(fault.limit().map(|limit| (limit.name, limit.value)), Some(("memory.limit_bytes", 1 << 20)));
         assert_eq!((fault.kind(), fault.retry_after()), (FaultKind::Overloaded, Some(RETRY_AFTER)));
+        assert!(short.is_short() && !Memory::unlimited().is_short());
         assert!(short.admit_bytes(SMALL_BYTES + 1).is_err() && short.admit_bytes(SMALL_BYTES).is_ok());
         let text = telemetry.render();
         assert!(text.contains("tidemill_memory_refusals_total 2\n") && text.contains("tidemill_memory_limit_bytes 1048576\n"));

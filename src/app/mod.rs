@@ -47,7 +47,7 @@ use crate::{
     },
     log,
     memory::Memory,
-    open_inference::OpenInference,
+    open_inference::{AnswerCache, OpenInference},
     proof::{self, Aside, Proof, ProofError, Store},
     registry::{
         self, Embedded, Example, Folder, Host, Installer, LoadedModel, Measured, ModelSource, ModelState, Place, Registry,
@@ -128,10 +128,13 @@ impl Server {
 
         let service = service(&config, repository.clone(), devices.clone(), drain.clone(), &telemetry, callers.as_ref());
         let bounds = Bounds::new(&config, telemetry.server());
-        let open_inference = OpenInference::new(service.within(memory), config.sequence.clone(), config.shared_memory.clone())
-            .with_load_calls(config.models.max_load_calls)
-            .within(descriptors.clone())
-            .with_side_threads(bounds.side().clone());
+        let cache = AnswerCache::new(&config.cache, &telemetry);
+        let open_inference =
+            OpenInference::new(service.within(memory.clone()), config.sequence.clone(), config.shared_memory.clone())
+                .with_cache(cache.clone())
+                .with_load_calls(config.models.max_load_calls)
+                .within(descriptors.clone())
+                .with_side_threads(bounds.side().clone());
         let (shutdown, shown) = (Shutdown::default(), certificates.clone());
         let surroundings = Surroundings { descriptors, vitals: vitals.clone() };
         let client_ports = ClientPorts { open_inference, bounds, web, surroundings, shown, shutdown: shutdown.clone() };
@@ -140,6 +143,7 @@ impl Server {
         health.tell();
         let mut background = background(cpu, health, &vitals, callers, repository.registry());
         background.extend(certificates.clone().map(|all| tokio::spawn(keep_certificates(all, vitals.clone()))));
+        background.push(tokio::spawn(tend_cache(cache, Arc::clone(repository.registry()), memory)));
         background.push(tokio::spawn(drain_when_lost(vitals.clone(), drain.clone())));
         background.extend(watcher.map(|watcher| tokio::spawn(keep_fresh(watcher, repository.clone(), vitals.clone()))));
         let ports = tokio::spawn(servers.serve());
@@ -384,6 +388,21 @@ async fn trim_models(registry: Arc<Registry>) -> Option<()> {
     loop {
         tokio::time::sleep(TRIM_EVERY).await;
         registry.trim();
+    }
+}
+
+/// Answers of models that serve no longer are forgotten, and all of them while memory is short.
+async fn tend_cache(cache: AnswerCache, registry: Arc<Registry>, memory: Memory) -> Option<()> {
+    let mut changes = registry.changes();
+    loop {
+        let serving = registry.serving();
+        cache.forget_models(|model| serving.contains(&model));
+        if memory.is_short() {
+            cache.clear();
+        }
+        if let Ok(changed) = tokio::time::timeout(TRIM_EVERY, changes.changed()).await {
+            changed.ok()?;
+        }
     }
 }
 

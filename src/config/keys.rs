@@ -479,6 +479,14 @@ pub(super) const KEYS: &[Key] = &[
     number("shared_memory.max_regions", "regions", 1..=65_536, "regions registered at once, each an open file"),
     number("shared_memory.max_tensor_bytes", "bytes", 1..=MEMORY_MAX, "largest input or output in shared memory"),
     number(
+        "cache.bytes",
+        "bytes",
+        0..=MEMORY_MAX,
+        "answers that are kept for [models that ask for it](models.md#answers-that-are-kept), all models together; those that were not \
+         asked for the longest make room; 0 keeps none",
+    ),
+    number("cache.max_entry_bytes", "bytes", 1..=MEMORY_MAX, "the largest answer that is kept"),
+    number(
         "memory.limit_bytes",
         "bytes",
         0..=MEMORY_MAX,

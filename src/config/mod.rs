@@ -5,6 +5,7 @@
 
 mod access;
 mod address;
+mod cache;
 mod forms;
 mod hosts;
 mod keys;
@@ -20,6 +21,7 @@ mod tls;
 pub use self::log::{LogConfig, LogFormat};
 pub use access::{Access, Exposure, Port};
 pub use address::{BindAddress, is_loopback};
+pub use cache::CacheConfig;
 pub use hosts::{Authority, HostPattern, OriginPattern, PageOrigin};
 pub use keys::{KeyDoc, describe, page};
 pub use metrics::MetricsConfig;

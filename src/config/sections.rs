@@ -10,8 +10,8 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{
-    forms::path_or_empty, log::LogConfig, metrics::MetricsConfig, security::SecurityConfig, server::ServerConfig, switch::Switch,
-    tls::TlsConfig,
+    cache::CacheConfig, forms::path_or_empty, log::LogConfig, metrics::MetricsConfig, security::SecurityConfig,
+    server::ServerConfig, switch::Switch, tls::TlsConfig,
 };
 use crate::engine::EngineChoice;
 
@@ -33,6 +33,7 @@ pub struct Config {
     pub models: ModelsConfig,
     pub engine: EngineConfig,
     pub shared_memory: SharedMemoryConfig,
+    pub cache: CacheConfig,
     pub memory: MemoryConfig,
     pub drain: DrainConfig,
     pub metrics: MetricsConfig,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::{Datatype, Fault, Signature, StateSpec, TensorSpec},
-    registry::{Model, VersionPolicy},
+    registry::{Labels, Model, VersionPolicy},
     service::QueueStatus,
 };
 
@@ -87,8 +87,8 @@ pub struct ModelOutput {
     pub name: String,
     pub data_type: String,
     pub dims: Vec<i64>,
-    /// Empty.
-    pub label_filename: &'static str,
+    /// The file next to the manifest that names its elements; empty if there is none.
+    pub label_filename: String,
     pub is_shape_tensor: bool,
 }
 
@@ -115,7 +115,7 @@ pub struct TransactionPolicy {
     pub decoupled: bool,
 }
 
-/// Nothing is answered from memory.
+/// Whether equal requests may get the answer to an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct ResponseCache {
     pub enable: bool,
@@ -222,7 +222,7 @@ impl OpenInference {
             version_policy: version_choice(&model.loaded.versions),
             max_batch_size: if signature.has_batch() { count(model.loaded.max_batch) } else { 0 },
             input: (0..).zip(&signature.inputs).map(|(position, spec)| input(signature, position, spec)).collect(),
-            output: signature.outputs.iter().map(output).collect(),
+            output: signature.outputs.iter().enumerate().map(|(position, spec)| output(spec, model.labels(position))).collect(),
             instance_group: vec![InstanceGroup {
                 name: "lanes".to_owned(),
                 kind: "KIND_CPU",
@@ -231,7 +231,7 @@ impl OpenInference {
             default_model_filename: if model.engine_name() == "synthetic" { "" } else { "model.onnx" },
             parameters: parameters(&model),
             model_transaction_policy: TransactionPolicy { decoupled: model.is_decoupled() },
-            response_cache: ResponseCache::default(),
+            response_cache: ResponseCache { enable: self.cache.is_on() && model.may_cache() },
             scheduling,
         })
     }
@@ -275,12 +275,12 @@ fn input(signature: &Signature, position: usize, spec: &TensorSpec) -> ModelInpu
     }
 }
 
-fn output(spec: &TensorSpec) -> ModelOutput {
+fn output(spec: &TensorSpec, labels: Option<&Labels>) -> ModelOutput {
     ModelOutput {
         name: spec.name.to_string(),
         data_type: data_type(spec.datatype),
         dims: item_dims(&spec.dims).collect(),
-        label_filename: "",
+        label_filename: labels.map_or_else(String::new, |labels| labels.file().to_owned()),
         is_shape_tensor: false,
     }
 }

@@ -11,19 +11,20 @@ use std::{
     collections::{HashMap, VecDeque},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
-use futures::{Stream, StreamExt as _, stream::SelectAll};
-use parking_lot::Mutex;
+use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::SelectAll};
 use slotmap::{SlotMap, new_key_type};
 
 use super::{
     OpenInference,
     book::{SequenceBook, SequenceEnd},
-    infer::{Prepared, ReplyPlan, check_lone, inbound, single},
+    inbox::Inbox,
+    infer::{COPIED_HERE_MAX, Prepared, check_lone, inbound, single},
     items::{Items, SplitItem},
     options::{Options, SequenceId, SequenceStep},
+    reply::ReplyPlan,
     request::InferRequest,
     response::InferResponse,
     sequences::check_version,
@@ -32,7 +33,7 @@ use crate::{
     domain::{AnswerPart, Fault, FaultKind, ItemOutputs, Priority, data_bytes},
     registry::Model,
     service::{Caller, Method},
-    session::{Event, Inbound, ItemResult, Session},
+    session::{Event, ItemResult, Session},
     telemetry::StreamEnd,
 };
 
@@ -66,10 +67,32 @@ pub struct Conversation<T> {
     exchanges: VecDeque<Exchange<T>>,
     /// Number of the first exchange.
     first: u64,
+    /// The reply whose turn it is, while another thread puts it together.
+    finishing: Option<(Turn<T>, Finishing)>,
     /// The weight of all exchanges.
     in_flight: Weight,
     part_room: PartRoom,
 }
+
+/// A response that is being put together.
+type Finishing = BoxFuture<'static, Result<InferResponse, Fault>>;
+
+/// A reply without its response.
+struct Turn<T> {
+    tag: T,
+    part: AnswerPart,
+    decoupled: bool,
+}
+
+impl<T> Turn<T> {
+    fn reply(self, result: Result<InferResponse, Fault>) -> Reply<T> {
+        let Self { tag, part, decoupled } = self;
+        Reply { tag, part, decoupled, result }
+    }
+}
+
+/// What a response is made of.
+type Parts = (ReplyPlan, Vec<ItemOutputs>);
 
 new_key_type! {
     struct FlowKey;
@@ -167,6 +190,7 @@ impl<T: Clone> Conversation<T> {
             sequences: SequenceBook::default(),
             exchanges: VecDeque::new(),
             first: 0,
+            finishing: None,
             in_flight: Weight::default(),
             part_room: PartRoom::default(),
         }
@@ -182,7 +206,7 @@ impl<T: Clone> Conversation<T> {
     /// Whether every request has been answered.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.exchanges.is_empty()
+        self.exchanges.is_empty() && self.finishing.is_none()
     }
 
     /// Takes in a request whose message has `bytes` bytes, or the fault in it, which becomes its answer.
@@ -221,29 +245,54 @@ impl<T: Clone> Conversation<T> {
     /// The next reply. `None` if there is nothing to wait for.
     pub fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Option<Reply<T>>> {
         loop {
-            if let Some(reply) = self.pop_part().or_else(|| self.pop_done()) {
+            if let Some(reply) = self.poll_turn(cx) {
                 return Poll::Ready(Some(reply));
             }
             match self.sessions.poll_next_unpin(cx) {
                 Poll::Ready(Some((flow, happened))) => self.note(flow, happened),
-                Poll::Ready(None) if self.exchanges.is_empty() => return Poll::Ready(None),
+                Poll::Ready(None) if self.is_quiet() => return Poll::Ready(None),
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             }
         }
     }
 
+    /// The reply whose turn it is, if it is there.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Option<Reply<T>> {
+        if self.finishing.is_none() {
+            let (turn, made_of) = self.pop_part().or_else(|| self.pop_done())?;
+            let (plan, outputs) = match made_of {
+                Ok(parts) => parts,
+                Err(fault) => return Some(turn.reply(Err(fault))),
+            };
+            if plan.work_bytes(&outputs) <= COPIED_HERE_MAX {
+                return Some(turn.reply(plan.response(&outputs)));
+            }
+            let side = self.door.side.clone();
+            let finishing = async move { side.run(move || plan.response(&outputs)).await }.boxed();
+            self.finishing = Some((turn, finishing));
+        }
+        let (turn, mut finishing) = self.finishing.take()?;
+        match finishing.poll_unpin(cx) {
+            Poll::Ready(result) => Some(turn.reply(result)),
+            Poll::Pending => {
+                self.finishing = Some((turn, finishing));
+                None
+            }
+        }
+    }
+
     /// An answer of the first request that is not its last.
-    fn pop_part(&mut self) -> Option<Reply<T>> {
+    fn pop_part(&mut self) -> Option<(Turn<T>, Result<Parts, Fault>)> {
         let Exchange { tag, state, .. } = self.exchanges.front_mut()?;
         let ExchangeState::Running { plan, parts, parts_given, .. } = state else { return None };
         let outputs = parts.pop_front()?;
         self.part_room.give_back(&outputs);
         let part = AnswerPart { number: *parts_given, last: false };
         *parts_given += 1;
-        Some(Reply { tag: tag.clone(), part, decoupled: true, result: plan.clone().response(&[outputs]) })
+        Some((Turn { tag: tag.clone(), part, decoupled: true }, Ok((plan.clone(), vec![outputs]))))
     }
 
-    fn pop_done(&mut self) -> Option<Reply<T>> {
+    fn pop_done(&mut self) -> Option<(Turn<T>, Result<Parts, Fault>)> {
         if matches!(self.exchanges.front()?.state, ExchangeState::Running { left: 1.., .. }) {
             return None;
         }
@@ -255,11 +304,11 @@ impl<T: Clone> Conversation<T> {
             ExchangeState::Running { parts_given, plan, .. } => (*parts_given, plan.model.is_decoupled()),
             ExchangeState::Refused(_) => (0, false),
         };
-        let result = match state {
+        let made_of = match state {
             ExchangeState::Refused(fault) | ExchangeState::Running { fault: Some(fault), .. } => Err(fault),
-            ExchangeState::Running { plan, outputs, .. } => plan.response(&outputs.into_iter().flatten().collect::<Vec<_>>()),
+            ExchangeState::Running { plan, outputs, .. } => Ok((plan, outputs.into_iter().flatten().collect())),
         };
-        Some(Reply { tag, part: AnswerPart { number, last: true }, decoupled, result })
+        Some((Turn { tag, part: AnswerPart { number, last: true }, decoupled }, made_of))
     }
 
     /// Sends a request's items on their way; also returns how many bytes were read from shared memory.
@@ -541,54 +590,6 @@ impl Stream for FlowSession {
             };
             return Poll::Ready(Some((flow, happened)));
         }
-    }
-}
-
-/// The items that a conversation puts in and a flow's session takes out. Both are polled by the stream's one task; the
-/// conversation bounds what is in it.
-#[derive(Clone, Default)]
-struct Inbox(Arc<Mutex<InboxState>>);
-
-#[derive(Default)]
-struct InboxState {
-    messages: VecDeque<Inbound>,
-    closed: bool,
-    waker: Option<Waker>,
-}
-
-impl Inbox {
-    fn push(&self, message: Inbound) {
-        self.change(|state| state.messages.push_back(message));
-    }
-
-    fn close(&self) {
-        self.change(|state| state.closed = true);
-    }
-
-    fn change(&self, change: impl FnOnce(&mut InboxState)) {
-        let mut state = self.0.lock();
-        change(&mut state);
-        let waker = state.waker.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-impl Stream for Inbox {
-    type Item = Result<Inbound, Fault>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut state = self.0.lock();
-        if let Some(message) = state.messages.pop_front() {
-            return Poll::Ready(Some(Ok(message)));
-        }
-        if state.closed {
-            return Poll::Ready(None);
-        }
-        state.waker = Some(cx.waker().clone());
-        Poll::Pending
     }
 }
 

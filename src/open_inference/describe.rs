@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// Extensions that work, but for shared memory, which can be turned off.
-const EXTENSIONS: [&str; 8] = [
+const EXTENSIONS: [&str; 9] = [
+    "classification",
     "sequence",
     "statistics",
     "model_configuration",

@@ -10,19 +10,22 @@ use futures::{
 
 use super::{
     OpenInference,
+    cache::RequestKey,
     items::{self, Items, Place, SizeLimits, SplitItem},
     options::Options,
     placement::Placement,
-    request::{InferRequest, InputTensor, Parameters, RequestedOutput},
-    response::{InferResponse, OutputData},
+    reply::{ReplyPlan, wanted},
+    request::{InferRequest, InputTensor, Parameters},
+    response::InferResponse,
     sequences::{StepAnswer, StepRequest},
-    shared_memory::{SHARED_MEMORY_REGION, SharedMemory},
+    shared_memory::SHARED_MEMORY_REGION,
 };
 use crate::{
     auth::Scope,
+    clock,
     domain::{Datatype, Fault, FaultKind, ItemOutputs, Signature, data_bytes},
     registry::Model,
-    service::{Caller, Method},
+    service::{Caller, KnownCall, Method},
     session::{CheckedItem, Event, Inbound, Session},
     side::INLINE_BYTES_MAX,
 };
@@ -32,10 +35,7 @@ const ID_BYTES_MAX: usize = 256;
 
 /// How much is copied from shared memory, or into a response, where the request is served. It takes a good part of a
 /// millisecond.
-const COPIED_HERE_MAX: usize = 1 << 20;
-
-/// Parameter of an output that asks for the best classes instead of the tensor.
-const CLASSIFICATION: &str = "classification";
+pub(super) const COPIED_HERE_MAX: usize = 1 << 20;
 
 /// A request that has been checked against its model.
 #[derive(Debug)]
@@ -44,42 +44,6 @@ pub(super) struct Prepared {
     pub(super) reply: ReplyPlan,
     /// How many of its bytes were read from shared memory.
     pub(super) shared_bytes: usize,
-}
-
-/// Turns items' outputs into a response.
-#[derive(Debug, Clone)]
-pub(super) struct ReplyPlan {
-    pub(super) model: Arc<Model>,
-    id: String,
-    batched: bool,
-    wanted: Vec<Wanted>,
-}
-
-/// An output of the response.
-#[derive(Debug, Clone)]
-struct Wanted {
-    /// Its position in the signature.
-    position: usize,
-    /// Where it goes if it is not in the response.
-    place: Option<Placement>,
-}
-
-impl ReplyPlan {
-    /// # Errors
-    /// Those of [`items::join`], and of writing to shared memory.
-    pub(super) fn response(self, outputs: &[ItemOutputs]) -> Result<InferResponse, Fault> {
-        let Self { model, id, batched, wanted } = self;
-        let output = |Wanted { position, place }| {
-            let mut output = items::join(outputs, batched, position, &model.signature().outputs[position])?;
-            if let (Some(place), OutputData::Here(data)) = (place, &output.data) {
-                output.data = place.put(&output.name, data)?;
-            }
-            Ok(output)
-        };
-        let outputs = wanted.into_iter().map(output).collect::<Result<_, Fault>>()?;
-        let (name, version) = (Arc::clone(&model.loaded.name), Arc::clone(&model.loaded.version));
-        Ok(InferResponse { model: name, version, id, outputs })
-    }
 }
 
 type RequestSession = Session<Iter<std::vec::IntoIter<Result<Inbound, Fault>>>>;
@@ -93,21 +57,92 @@ impl OpenInference {
     pub async fn infer(&self, method: &Method, request: InferRequest, caller: Caller) -> Result<InferResponse, Fault> {
         let replies = Replies::One;
         let request = self.fetch(request).await.map_err(|fault| method.refuse(fault))?;
-        // Strings are looked at one by one; nothing else is.
-        let strings_bytes: usize = request.inputs.iter().map(strings_bytes).sum();
-        let (plan, running) = if strings_bytes <= INLINE_BYTES_MAX {
+        let Begun { plan, running, unknown } = if self.read_bytes(&request) <= INLINE_BYTES_MAX {
             self.begin(method, request, caller, replies)?
         } else {
-            let (door, method) = (self.clone(), method.clone());
-            self.side.run(move || door.begin(&method, request, caller, replies)).await?
+            let (door, method, holder) = (self.clone(), method.clone(), self.service.caller());
+            let begin = move || match holder {
+                Some(holder) => holder.acting(|| door.begin(&method, request, caller, replies)),
+                None => door.begin(&method, request, caller, replies),
+            };
+            self.side.run(begin).await?
         };
         let outputs: Vec<ItemOutputs> = match running {
             Running::Together(session, items) => outputs_of(session, items).try_collect().await?,
             Running::Apart(sessions) => outputs_apart(sessions).try_collect().await?,
             Running::Step(answer) => vec![answer.outputs().await?],
+            Running::Known(outputs) => outputs,
         };
-        let bytes: usize = outputs.iter().map(|outputs| data_bytes(outputs)).sum();
-        self.side.run_long(bytes, COPIED_HERE_MAX, move || plan.response(&outputs)).await
+        if let Some(key) = unknown {
+            self.keep(key, &plan.model, &outputs);
+        }
+        let work_bytes = plan.work_bytes(&outputs);
+        self.side.run_long(work_bytes, COPIED_HERE_MAX, move || plan.response(&outputs)).await
+    }
+
+    /// How many bytes of a request are looked at one by one: those of strings, and all of a request that may have been answered before.
+    fn read_bytes(&self, request: &InferRequest) -> usize {
+        let bytes = request.inputs.iter().filter_map(|input| input.data.as_ref()).map(Bytes::len).sum();
+        let may_be_known = || {
+            let model = self.service.find(&request.model, &request.version);
+            model.is_ok_and(|model| model.may_cache())
+        };
+        if bytes > INLINE_BYTES_MAX && self.cache.is_on() && may_be_known() {
+            return bytes;
+        }
+        request.inputs.iter().map(strings_bytes).sum()
+    }
+
+    /// Keeps the answer to a request, for as long as its model serves.
+    fn keep(&self, key: RequestKey, model: &Model, outputs: &[ItemOutputs]) {
+        if self.service.memory().is_short() {
+            return self.cache.clear();
+        }
+        let begun = clock::now();
+        self.cache.keep(key, outputs);
+        self.cache.count_keeping(&key, clock::now().since(begun));
+        // Asked for afterwards, so that a model that leaves in the meantime takes this answer along.
+        let registry = self.service.repository().registry();
+        let serving = registry.get(&model.loaded.name, Some(&model.loaded.version));
+        if serving.map_or(true, |serving| serving.key != model.key) {
+            self.cache.forget_models(|known| known != model.key);
+        }
+    }
+
+    /// What is known about a request that may have been answered before: the answer, or the key to keep it under.
+    fn look_up(
+        &self,
+        method: &Method,
+        options: &Options,
+        caller: Caller,
+        reply: &ReplyPlan,
+        items: &[SplitItem],
+    ) -> Result<LookUp, Fault> {
+        let model = &reply.model;
+        if !self.cache.is_on() || !model.may_cache() || reply.has_places() {
+            return Ok(LookUp::Never);
+        }
+        let begun = clock::now();
+        let (tenant, count) = (caller.principal.tenant, items.len());
+        let Some(key) = RequestKey::of(model.key, tenant, items) else { return Ok(LookUp::Never) };
+        let found = self.cache.find(&key);
+        let time = clock::now().since(begun);
+        let (name, version) = (&model.loaded.name, &model.loaded.version);
+        let Some(outputs) = found else {
+            self.cache.count_miss(&key, name, version, count, time);
+            return Ok(LookUp::Unknown(key));
+        };
+        let call = KnownCall {
+            model: name,
+            priority: options.priority,
+            caller,
+            items: count,
+            bytes_in: items.iter().flatten().map(|inputs| data_bytes(inputs)).sum(),
+            bytes_out: outputs.iter().map(|outputs| data_bytes(outputs)).sum(),
+        };
+        self.service.pass(method, &call)?;
+        self.cache.count_hit(&key, name, version, count, time);
+        Ok(LookUp::Known(outputs))
     }
 
     /// Whether [`OpenInference::fetch`] has anything to do.
@@ -158,32 +193,21 @@ impl OpenInference {
         request: InferRequest,
         caller: Caller,
     ) -> Result<impl Stream<Item = Result<InferResponse, Fault>> + Send + use<>, Fault> {
-        let (plan, running) = self.begin(method, request, caller, Replies::Several)?;
+        let Begun { plan, running, .. } = self.begin(method, request, caller, Replies::Several)?;
         let outputs = match running {
             Running::Together(session, items) => outputs_of(session, items).boxed(),
             Running::Apart(sessions) => outputs_apart(sessions).boxed(),
             Running::Step(answer) => stream::once(answer.outputs()).boxed(),
+            Running::Known(outputs) => stream::iter(outputs.into_iter().map(Ok)).boxed(),
         };
         Ok(outputs.map(move |outputs| plan.clone().response(&[outputs?])))
     }
 
-    fn begin(
-        &self,
-        method: &Method,
-        request: InferRequest,
-        caller: Caller,
-        replies: Replies,
-    ) -> Result<(ReplyPlan, Running), Fault> {
+    fn begin(&self, method: &Method, request: InferRequest, caller: Caller, replies: Replies) -> Result<Begun, Fault> {
         self.try_begin(method, request, caller, replies).map_err(|fault| method.refuse(fault))
     }
 
-    fn try_begin(
-        &self,
-        method: &Method,
-        request: InferRequest,
-        caller: Caller,
-        replies: Replies,
-    ) -> Result<(ReplyPlan, Running), Fault> {
+    fn try_begin(&self, method: &Method, request: InferRequest, caller: Caller, replies: Replies) -> Result<Begun, Fault> {
         let options = Options::of(&request.parameters)?;
         self.service.permit(Scope::Infer, Some(&request.model))?;
         if let Some(step) = &options.step
@@ -194,10 +218,10 @@ impl OpenInference {
             let Prepared { items, reply, .. } = self.prepare(request, model)?;
             let step = StepRequest { item: single(items)?, options: &options, step, caller, model: &reply.model };
             let answer = self.sequences.advance(method, step, &self.service)?;
-            return Ok((reply, Running::Step(answer)));
+            return Ok(Begun { plan: reply, running: Running::Step(answer), unknown: None });
         }
         let bytes = request.inputs.iter().filter_map(|input| input.data.as_ref()).map(Bytes::len).sum();
-        self.service.memory().admit_bytes(bytes)?;
+        self.service.memory().admit_bytes(bytes).inspect_err(|_| self.cache.clear())?;
         let model = self.service.find(&request.model, &request.version)?;
         if replies == Replies::One {
             model.gives_one_answer("model_name")?;
@@ -211,6 +235,14 @@ impl OpenInference {
             opened.session(stream::iter(inbound))
         };
         check_lone(&reply.model, items.len())?;
+        let mut unknown = None;
+        if replies == Replies::One {
+            match self.look_up(method, &options, caller, &reply, &items)? {
+                LookUp::Never => {}
+                LookUp::Unknown(key) => unknown = Some(key),
+                LookUp::Known(outputs) => return Ok(Begun { plan: reply, running: Running::Known(outputs), unknown }),
+            }
+        }
         // Without a sequence nothing is remembered: each item of a stateful model starts from scratch, on its own
         // stream.
         let running = if reply.model.is_stateful() && items.len() > 1 {
@@ -219,7 +251,7 @@ impl OpenInference {
             let count = items.len();
             Running::Together(Box::new(open(items)?), count)
         };
-        Ok((reply, running))
+        Ok(Begun { plan: reply, running, unknown })
     }
 
     /// # Errors
@@ -252,7 +284,7 @@ impl OpenInference {
         let inputs = inputs.into_iter().enumerate().map(with_data).collect::<Result<Vec<_>, _>>()?;
         let items = items::split(inputs, &places, model.signature(), self.items_max())?;
         let batched = items.batched;
-        Ok(Prepared { items, reply: ReplyPlan { model, id, batched, wanted }, shared_bytes })
+        Ok(Prepared { items, reply: ReplyPlan::new(model, id, batched, wanted), shared_bytes })
     }
 
     /// Replaces inputs in shared memory with their contents, and returns how many bytes those are. Nothing is read that could not
@@ -303,11 +335,31 @@ pub(super) fn check_lone(model: &Model, items: usize) -> Result<(), Fault> {
     Err(Fault::invalid("inputs[0].shape", message))
 }
 
+/// A request on its way.
+struct Begun {
+    plan: ReplyPlan,
+    running: Running,
+    /// The key to keep its answer under.
+    unknown: Option<RequestKey>,
+}
+
+/// What is known about a request.
+enum LookUp {
+    /// Its answer is not kept.
+    Never,
+    /// It may be kept under this key, and is not yet.
+    Unknown(RequestKey),
+    /// The answer.
+    Known(Vec<ItemOutputs>),
+}
+
 /// Where a request's items are.
 enum Running {
     Together(Box<RequestSession>, usize),
     Apart(Vec<RequestSession>),
     Step(StepAnswer),
+    /// They are answered already.
+    Known(Vec<ItemOutputs>),
 }
 
 /// An item of a request on its way into a session.
@@ -327,28 +379,6 @@ pub(super) fn single(Items { mut items, .. }: Items) -> Result<SplitItem, Fault>
             format!("a request of a sequence is one step of it, but this one holds {} items; send one at a time", more + 1),
         )),
     }
-}
-
-/// The outputs that are asked for.
-fn wanted(outputs: &[RequestedOutput], signature: &Signature, memory: &SharedMemory) -> Result<Vec<Wanted>, Fault> {
-    if outputs.is_empty() {
-        return Ok((0..signature.outputs.len()).map(|position| Wanted { position, place: None }).collect());
-    }
-    let mut wanted: Vec<Wanted> = Vec::with_capacity(outputs.len());
-    for (index, output) in outputs.iter().enumerate() {
-        let position = signature.find_output(&output.name, index)?;
-        if wanted.iter().any(|earlier| earlier.position == position) {
-            let message = format!("output '{}' is asked for twice", output.name);
-            return Err(Fault::invalid(format!("outputs[{index}].name"), message));
-        }
-        if output.parameters.contains_key(CLASSIFICATION) {
-            let message = format!("output '{}': classification is not offered; ask for the tensor itself", output.name);
-            return Err(Fault::new(FaultKind::Unsupported, message).with_field(format!("outputs[{index}].parameters")));
-        }
-        let place = Placement::of(&output.parameters, &format!("outputs[{index}]"), memory)?;
-        wanted.push(Wanted { position, place });
-    }
-    Ok(wanted)
 }
 
 /// How many bytes an input of strings has.

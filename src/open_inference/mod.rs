@@ -5,14 +5,18 @@
 //! [`InferResponse`]. Items go through the one [`Service`], so that they share batches with those of native streams.
 
 mod book;
+mod cache;
 mod changes;
+mod classes;
 mod config;
 mod conversation;
 mod describe;
+mod inbox;
 mod infer;
 mod items;
 mod options;
 mod placement;
+mod reply;
 mod repository;
 mod request;
 mod response;
@@ -32,6 +36,7 @@ use crate::{
 use changes::Changes;
 use sequences::Sequences;
 
+pub use cache::AnswerCache;
 pub use config::{
     DynamicBatching, InitialState, InstanceGroup, ModelConfig, ModelInput, ModelOutput, ModelParameter, OldestFirst, QueuePolicy,
     ResponseCache, Scheduling, SequenceBatching, SequenceState, TransactionPolicy, VersionChoice,
@@ -54,6 +59,7 @@ pub struct OpenInference {
     sequences: Sequences,
     shared_memory: SharedMemory,
     changes: Changes,
+    cache: AnswerCache,
     config: SequenceConfig,
     access: Access,
     side: SideThreads,
@@ -68,8 +74,8 @@ impl OpenInference {
     pub fn new(service: Service, config: SequenceConfig, shared_memory: SharedMemoryConfig) -> Self {
         let shared_memory = SharedMemory::new(shared_memory);
         let sequences = Sequences::new(&config, service.config().max_streams);
-        let (changes, side) = (Changes::at_most(LOAD_CALLS_MAX), SideThreads::default());
-        Self { service, sequences, shared_memory, changes, config, access: Access::FULL, side }
+        let (changes, side, cache) = (Changes::at_most(LOAD_CALLS_MAX), SideThreads::default(), AnswerCache::default());
+        Self { service, sequences, shared_memory, changes, cache, config, access: Access::FULL, side }
     }
 
     /// The same for a port on which this much is turned on, and callers without a credential may do this much of it.
@@ -105,6 +111,12 @@ impl OpenInference {
     #[must_use]
     pub fn with_side_threads(self, side: SideThreads) -> Self {
         Self { side, ..self }
+    }
+
+    /// The same, keeping answers here.
+    #[must_use]
+    pub fn with_cache(self, cache: AnswerCache) -> Self {
+        Self { cache, ..self }
     }
 
     /// The same, allowing up to `calls_max` calls at once that change models, running or waiting.

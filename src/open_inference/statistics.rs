@@ -3,9 +3,9 @@
 //! # What adds up
 //! All numbers of a model version are taken at one moment. Counts are of items, so a request of 8 items counts 8.
 //!
-//! - `success.count` = `inference_count` = the counts of `queue` and of the three `compute_*`.
-//! - `success.ns` = `queue.ns` + the three `compute_*.ns`: each item adds the whole time of its call, as it waited that
-//!   long.
+//! - `inference_count` = the counts of the three `compute_*`; `success.count` = the count of `queue` = that and `cache_hit.count`.
+//! - `success.ns` = `queue.ns` + the three `compute_*.ns` + `cache_hit.ns`: each item adds the whole time of its call, as it waited that
+//!   long. What is answered from the cache has not waited.
 //! - `execution_count` = the sum of the batches' counts, and `inference_count` = that of counts times `batch_size`. A batch adds its
 //!   call's time once.
 //! - `fail` counts items that were refused, expired or dropped, or whose call failed, each with its time from arrival to end.
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::OpenInference;
+use super::{OpenInference, cache::CacheCounts};
 use crate::{
     clock,
     domain::Fault,
@@ -32,7 +32,7 @@ pub struct ModelStatistics {
     pub version: String,
     /// When its last call ended, in milliseconds since 1970; 0 if there has been none.
     pub last_inference: u64,
-    /// Items that got results.
+    /// Items that a call gave results.
     pub inference_count: u64,
     /// Calls that gave them.
     pub execution_count: u64,
@@ -66,8 +66,9 @@ pub struct InferStatistics {
     pub compute_infer: StatisticDuration,
     /// Taking its results apart.
     pub compute_output: StatisticDuration,
-    /// There is no cache.
+    /// Items that were answered from the cache.
     pub cache_hit: StatisticDuration,
+    /// Items that were looked up there and not found: looking up, and keeping their answers.
     pub cache_miss: StatisticDuration,
 }
 
@@ -106,18 +107,21 @@ impl OpenInference {
 
     fn version_statistics(&self, name: &str, version: &str) -> Result<ModelStatistics, Fault> {
         let (model, queue) = self.service().model(name, version)?;
-        Ok(tell(&model.loaded.name, &model.loaded.version, &queue.statistics))
+        Ok(tell(&model.loaded.name, &model.loaded.version, &queue.statistics, self.cache.counts(model.key)))
     }
 }
 
-fn tell(name: &str, version: &str, statistics: &Statistics) -> ModelStatistics {
+fn tell(name: &str, version: &str, statistics: &Statistics, cached: CacheCounts) -> ModelStatistics {
     let items = statistics.items();
     let each = |time: Duration| StatisticDuration { count: items, ns: nanos(time) };
     let CallTimes { gather, compute, scatter } = statistics.item_times();
-    let (queue, compute_input) = (each(statistics.waited()), each(gather));
+    let cache_hit = StatisticDuration { count: cached.hits, ns: nanos(cached.hit_time) };
+    let cache_miss = StatisticDuration { count: cached.misses, ns: nanos(cached.miss_time) };
+    let queue = StatisticDuration { count: items + cached.hits, ns: nanos(statistics.waited()) };
+    let compute_input = each(gather);
     let (compute_infer, compute_output) = (each(compute), each(scatter));
-    let parts = [queue, compute_input, compute_infer, compute_output];
-    let success = StatisticDuration { count: items, ns: parts.iter().map(|part| part.ns).fold(0, u64::saturating_add) };
+    let parts = [queue, compute_input, compute_infer, compute_output, cache_hit];
+    let success = StatisticDuration { count: queue.count, ns: parts.iter().map(|part| part.ns).fold(0, u64::saturating_add) };
     let failed = statistics.failed();
     let last_call = statistics.last_call().map(clock::since_epoch);
     ModelStatistics {
@@ -133,7 +137,8 @@ fn tell(name: &str, version: &str, statistics: &Statistics) -> ModelStatistics {
             compute_input,
             compute_infer,
             compute_output,
-            ..InferStatistics::default()
+            cache_hit,
+            cache_miss,
         },
         response_stats: ResponseStatistics::default(),
         batch_stats: statistics

@@ -156,10 +156,12 @@ pub(super) fn candidates<'a>(found: &Found<'a>) -> Vec<Candidate<'a>> {
         let (manifest, manifest_file) = (Arc::clone(&manifest), manifest_file.clone());
         let (number, file) = (version.number, version.file.clone());
         let (folder, manifest_text) = (model.folder.clone(), Arc::clone(&text));
-        let trial_file = manifest.trial.file.as_ref().map(|name| folder.join(name));
+        let labels = manifest.outputs.iter().filter_map(|output| output.labels.as_ref()?.file());
+        let named = manifest.trial.file.as_deref().into_iter().chain(labels);
+        let beside: Vec<PathBuf> = named.map(|name| folder.join(name)).collect();
         let plan = Plan { source: *source, folder, manifest, manifest_text, manifest_file, version };
         let mut chosen = candidate(number, &file, Ok(plan));
-        trial_file.into_iter().for_each(|file| chosen.origin.add(file));
+        beside.into_iter().for_each(|file| chosen.origin.add(file));
         chosen
     });
     let missing = manifest.versions.missing(&numbers).map(|number| {

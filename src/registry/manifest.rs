@@ -12,6 +12,7 @@ use toml::{Table, Value};
 
 use super::{
     faults::KeyFault,
+    labels::LabelsEntry,
     policy::VersionPolicy,
     trial::{TrialEntry, rule},
 };
@@ -55,6 +56,8 @@ pub struct Manifest {
     pub trial: TrialEntry,
     /// Time that a lane may wait for a fuller batch.
     pub max_delay_us: u64,
+    /// Whether an answer is kept for requests that are the same again.
+    pub cache: bool,
     /// Anything that the model file leaves open about its inputs.
     pub inputs: Vec<TensorEntry>,
     /// Anything that the model file leaves open about its outputs.
@@ -85,6 +88,7 @@ impl Default for Manifest {
             batching: BatchingRule::Proven,
             trial: TrialEntry::default(),
             max_delay_us: 0,
+            cache: false,
             inputs: Vec::new(),
             outputs: Vec::new(),
             states: Vec::new(),
@@ -113,6 +117,8 @@ pub struct TensorEntry {
     pub shared: Option<Value>,
     /// Whether the output is left out: not asked of the engine, and not given to clients.
     pub omit: bool,
+    /// Names of an output's elements.
+    pub labels: Option<LabelsEntry>,
 }
 
 /// One dimension.
@@ -287,6 +293,11 @@ impl Manifest {
                 check_tensor_entry(list, index, entry, entries, &mut fault);
             }
         }
+        if self.cache && !self.states.is_empty() {
+            let reason =
+                "keeps answers for equal requests, but those of a model with states depend on what came before: leave it out";
+            fault("cache".to_owned(), reason.to_owned());
+        }
         for (index, state) in self.states.iter().enumerate() {
             for (name, value) in [("input", &state.input), ("output", &state.output)] {
                 if value.is_empty() {
@@ -405,6 +416,13 @@ fn check_tensor_entry(
             fault(key("batch_axis"), format!("is {axis}, but dims has \"batch\" at {marked}; name one of the two"));
         }
         _ => {}
+    }
+    if let Some(labels) = &entry.labels {
+        if list == "inputs" {
+            fault(key("labels"), "is for outputs only".to_owned());
+        } else if let Err(reason) = labels.check() {
+            fault(key("labels"), reason);
+        }
     }
     if entry.omit && list == "inputs" {
         fault(key("omit"), "is for outputs only: a call needs a value for each input".to_owned());
@@ -540,6 +558,7 @@ mod tests {
             batch = true
             max_batch = 8
             max_delay_us = 500
+            cache = false
             [[inputs]]
             name = "x"
             datatype = "FP32"
@@ -550,6 +569,7 @@ mod tests {
             [[outputs]]
             name = "y"
             batch_axis = 1
+            labels = ["no", "yes"]
             [[outputs]]
             name = "z"
             omit = true
@@ -584,6 +604,7 @@ mod tests {
         assert_eq!(manifest.inputs[0].dims, Some(vec![DimEntry::Dynamic, DimEntry::Batch, DimEntry::Fixed(4)]));
         assert_eq!(manifest.inputs[0].datatype, Some(Datatype::Fp32));
         assert_eq!(manifest.inputs[1].shared, Some(Value::Integer(16_000)));
+        assert_eq!(manifest.outputs[0].labels, Some(LabelsEntry::List(vec!["no".to_owned(), "yes".to_owned()])));
         assert_eq!(manifest.states[0].batch_axis, Some(1));
         assert_eq!((manifest.batch, manifest.max_batch()), (true, 8));
         assert_eq!([manifest.outputs[0].omit, manifest.outputs[1].omit], [false, true]);
@@ -641,6 +662,18 @@ mod tests {
             ("[[inputs]]\nname = 'x'\nbatch_axis = 0\nshared = 1", "inputs[0].shared: the whole batch has one value"),
             ("[[outputs]]\nname = 'x'\nshared = 1", "outputs[0].shared: is for inputs only"),
             ("[[inputs]]\nname = 'x'\nomit = true", "inputs[0].omit: is for outputs only"),
+            ("[[inputs]]\nname = 'x'\nlabels = ['a']", "inputs[0].labels: is for outputs only"),
+            ("[[outputs]]\nname = 'x'\nlabels = []", "outputs[0].labels: has no labels"),
+            (
+                "[[outputs]]\nname = 'x'\nlabels = 5",
+                "outputs[0].labels: invalid type: integer `5`, expected a list of labels, or",
+            ),
+            (
+                "[[outputs]]\nname = 'x'\nlabels = '../x'",
+                "outputs[0].labels: is '../x'; it names a file in the folder of model.toml",
+            ),
+            ("cache = true\n[[states]]\ninput = 'h'\noutput = 'k'", "cache: keeps answers for equal requests"),
+            ("cache = 1", "cache: invalid type: integer `1`, expected a boolean"),
             ("batch = 'none'", "batch: invalid type: string \"none\", expected a boolean"),
             ("batch = false\nmax_batch = 8", "max_batch: is 8, but with batch = false a call takes one item"),
             ("batch = false\n[padding]", "padding: pads the items of a batch, and batch = false says that there is none"),

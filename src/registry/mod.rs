@@ -11,6 +11,7 @@ mod beside;
 mod faults;
 mod folder;
 mod found;
+mod labels;
 mod layout;
 mod lifecycle;
 mod loader;
@@ -31,7 +32,7 @@ mod trial;
 mod watch;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt, mem,
     sync::Arc,
     time::Duration,
@@ -42,7 +43,7 @@ use tokio::sync::watch as watched;
 
 use crate::{
     codec::{FramingRule, SegmentRules},
-    domain::{Batching, Fault, FaultKind, Signature},
+    domain::{Batching, Fault, FaultKind, Signature, Verdict},
     engine::Executable,
     proof::{Kept, Subject, Terms},
     scheduler::ModelKey,
@@ -51,6 +52,7 @@ use crate::{
 pub use crate::proof::SEED_DEFAULT;
 pub use faults::{KeyFault, LoadFault, LoadFaults};
 pub use folder::Folder;
+pub use labels::{Labels, LabelsEntry};
 pub use lifecycle::{Lifecycle, ModelState};
 pub use loader::{load_all, load_into};
 pub use manifest::{MAX_BATCH_DEFAULT, Manifest};
@@ -114,6 +116,10 @@ pub struct LoadedModel {
     pub max_delay: Duration,
     /// Which versions of the model its manifest wants.
     pub versions: VersionPolicy,
+    /// Names of the outputs' elements, by output, where the manifest gives any.
+    pub labels: Arc<[Option<Arc<Labels>>]>,
+    /// Whether the manifest asks for answers to be kept; see [`Model::may_cache`].
+    pub cache: bool,
     /// Time that reading and binding it took.
     pub load_duration: Duration,
 }
@@ -153,6 +159,19 @@ impl Model {
             self.loaded.name
         );
         Err(Fault::new(FaultKind::Unsupported, message).with_field(field))
+    }
+
+    /// Names of the elements of the output at this position, if the manifest gives any.
+    #[must_use]
+    pub fn labels(&self, output: usize) -> Option<&Labels> {
+        self.loaded.labels.get(output).and_then(Option::as_deref)
+    }
+
+    /// Whether an answer may be given again to an equal request: the manifest asks for that, and the same item has not been seen to get
+    /// two different answers.
+    #[must_use]
+    pub fn may_cache(&self) -> bool {
+        self.loaded.cache && self.loaded.batching.verdict != Verdict::Random
     }
 
     /// The engine's name.
@@ -318,6 +337,14 @@ impl Registry {
                 return Err(Fault::new(FaultKind::Unavailable, format!("model '{name}' does not run; load it again")));
             }
         }
+    }
+
+    /// The scheduler's names for the versions that serve.
+    #[must_use]
+    pub fn serving(&self) -> HashSet<ModelKey> {
+        let catalog = self.snapshot();
+        let entries = catalog.values().flat_map(BTreeMap::values);
+        entries.filter_map(|entry| entry.lifecycle.ready().map(|model| model.key)).collect()
     }
 
     /// All models and versions, in the order of names, then of numbers.

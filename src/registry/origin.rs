@@ -13,7 +13,7 @@ pub(super) struct Origin {
     file: PathBuf,
     /// `None` if there is no such file.
     stamp: Option<Stamp>,
-    /// Of the files next to it, which may hold its weights, and of the one with its trial items.
+    /// Of the files next to it, which may hold its weights, and of those with its trial items and labels.
     beside: BTreeMap<PathBuf, Stamp>,
 }
 

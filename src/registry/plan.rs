@@ -18,6 +18,7 @@ use tracing::info;
 use super::{
     LoadedModel,
     faults::{KeyFault, LoadFault, in_file, whole},
+    labels::{Labels, labels_of},
     manifest::Manifest,
     options::LoadOptions,
     packing::Repack,
@@ -132,6 +133,8 @@ impl Plan<'_> {
             Ok(text) => self.terms(&*engine, &signature, text.as_deref(), options).map_err(in_manifest)?,
             Err(fault) => return Err(in_manifest(vec![fault.clone()])),
         };
+        let labels = self.labels(&signature).map_err(|faults| in_manifest(self.of_this_version(faults)))?;
+        self.check_cache(&*engine).map_err(|faults| in_manifest(self.of_this_version(faults)))?;
         let repack = packing.map(|packing| self.repack(&packing, &signature, options.lanes));
         let executable = guarded(|| Executable::new(engine, signature, options.lanes)).map_err(broken)?;
         Ok(LoadedModel {
@@ -150,8 +153,34 @@ impl Plan<'_> {
             max_batch: self.manifest.max_batch(),
             max_delay: self.manifest.max_delay(),
             versions: self.manifest.versions.clone(),
+            labels: labels.into(),
+            cache: self.manifest.cache,
             load_duration: clock::now().since(begun),
         })
+    }
+
+    /// The labels of the outputs, by output.
+    fn labels(&self, signature: &Signature) -> Result<Vec<Option<Arc<Labels>>>, Vec<KeyFault>> {
+        let entries = self.manifest.outputs.iter().enumerate();
+        let labelled = entries.filter_map(|(index, entry)| Some((index, entry.name.as_str(), entry.labels.as_ref()?)));
+        labels_of(labelled, &signature.outputs, &self.folder)
+    }
+
+    /// Finds what the engine knows about the model that keeps its answers from being given again.
+    fn check_cache(&self, engine: &dyn Engine) -> Result<(), Vec<KeyFault>> {
+        if !self.manifest.cache {
+            return Ok(());
+        }
+        let fault = |reason: String| Err(vec![KeyFault::new("cache", reason)]);
+        if engine.is_decoupled() {
+            return fault("keeps one answer to a request, but this model gives several: leave it out".to_owned());
+        }
+        match engine.facts().map(|facts| facts.random.as_slice()) {
+            Some([operator, ..]) => {
+                fault(format!("keeps answers for equal requests, but this model draws random numbers ({operator}): leave it out"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// All versions share one manifest, which may fit only some of them.

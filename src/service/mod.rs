@@ -24,6 +24,7 @@ use futures::{Stream, StreamExt as _, stream};
 use crate::{
     accounts::Allowance,
     auth::{Scope, Scopes},
+    clock,
     codec::FramingRule,
     config::SessionConfig,
     connections::{self, Connections},
@@ -91,6 +92,23 @@ pub struct OpenRequest {
     pub priority: Priority,
     /// When the call ends, and who makes it.
     pub caller: Caller,
+}
+
+/// A call whose answer is known already.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KnownCall<'a> {
+    /// Name of the model.
+    pub(crate) model: &'a str,
+    /// The priority that it asks for.
+    pub(crate) priority: Priority,
+    /// Who makes it.
+    pub(crate) caller: Caller,
+    /// Items of the request.
+    pub(crate) items: usize,
+    /// Their bytes.
+    pub(crate) bytes_in: usize,
+    /// Bytes of the answer.
+    pub(crate) bytes_out: usize,
 }
 
 /// The limits in force on a stream.
@@ -207,21 +225,40 @@ impl Service {
         }
     }
 
+    /// Whether the current call's caller may run this model at this priority.
+    fn permit_run(&self, model: &str, priority: Priority) -> Result<(), Fault> {
+        self.permit(Scope::Infer, Some(model))?;
+        if priority == Priority::High && self.inner.refuses_high.load(Ordering::Relaxed) {
+            let message = "clients of this server may not ask for priority HIGH (control.priority_high); ask for NORMAL or LOW";
+            return Err(Fault::new(FaultKind::Denied, message).with_field("priority"));
+        }
+        self.caller().map_or(Ok(()), |holder| holder.allowance().permit_priority(priority))
+    }
+
+    /// Lets in a call that needs no stream, as its answer is known, and counts it as finished. It is subject to everything that a
+    /// stream would be, but for the queue.
+    ///
+    /// # Errors
+    /// As [`Service::open`], and those of the caller's quotas; nothing is counted.
+    pub(crate) fn pass(&self, method: &Method, call: &KnownCall<'_>) -> Result<(), Fault> {
+        let KnownCall { model, priority, caller, items, bytes_in, bytes_out } = *call;
+        self.permit_run(model, priority)?;
+        let _place = self.admit(&caller)?;
+        if let Some(holder) = self.caller() {
+            holder.allowance().spend(items as u64, bytes_in as u64, clock::now())?;
+        }
+        SessionMetrics::open(Arc::clone(method.metrics())).finish_at_once(bytes_in, bytes_out);
+        Ok(())
+    }
+
     /// Opens a stream on a model that [`Service::find`] has found.
     ///
     /// # Errors
     /// As [`Service::open`]; nothing is counted.
     pub(crate) fn open_found(&self, method: &Method, model: Arc<Model>, request: OpenRequest) -> Result<OpenStream, Fault> {
-        self.permit(Scope::Infer, Some(&model.loaded.name))?;
-        let Inner { repository, devices, drain, refuses_high, .. } = &*self.inner;
-        if request.priority == Priority::High && refuses_high.load(Ordering::Relaxed) {
-            let message = "clients of this server may not ask for priority HIGH (control.priority_high); ask for NORMAL or LOW";
-            return Err(Fault::new(FaultKind::Denied, message).with_field("priority"));
-        }
+        self.permit_run(&model.loaded.name, request.priority)?;
+        let Inner { repository, devices, drain, .. } = &*self.inner;
         let allowance = self.caller().map(|holder| holder.allowance().clone());
-        if let Some(allowance) = &allowance {
-            allowance.permit_priority(request.priority)?;
-        }
         let terms = method.terms();
         if request.unread != Unread::Block && !terms.may_skip {
             let message = "unread results are skipped only on a live feed; here all of them are kept, so leave it unset";

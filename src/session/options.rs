@@ -154,6 +154,13 @@ impl SessionMetrics {
         Self { end: StreamEnd::Cancelled, _open: GaugeGuard::new(&method.streams_open), method }
     }
 
+    /// Counts all of a call that is answered at once: what it brought, and what it gets.
+    pub fn finish_at_once(mut self, bytes_in: usize, bytes_out: usize) {
+        self.method.bytes_in.increment(bytes_in as u64);
+        self.method.bytes_out.increment(bytes_out as u64);
+        self.end = StreamEnd::Finished;
+    }
+
     /// Counts a fault that ends the stream.
     pub(super) fn fault(&mut self, end: StreamEnd, fault: &Fault) {
         self.end = end;

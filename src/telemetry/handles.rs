@@ -81,6 +81,10 @@ pub struct ModelMetrics {
     pub rebuilds: Counter,
     /// Times that the model's queue contradicted itself and was repaired.
     pub queue_repairs: Counter,
+    /// Items that were answered by an answer that was kept.
+    pub cache_hits: Counter,
+    /// Items for which none was kept.
+    pub cache_misses: Counter,
     pub(super) queue_waits: [Histogram; Priority::ALL.len()],
     pub(super) outcomes: [Counter; Outcome::ALL.len()],
     pub(super) drops: [Counter; DropReason::ALL.len()],
@@ -223,6 +227,10 @@ pub struct ServerMetrics {
     pub calls_open: [Gauge; CallKind::ALL.len()],
     /// Bytes arriving, and bytes of answers not yet taken.
     pub transfer_bytes: Gauge,
+    /// Bytes of answers that are kept.
+    pub cache_bytes: Gauge,
+    /// Answers that were given up for room.
+    pub cache_evictions: Counter,
     pub(super) closed: [Counter; ConnectionClose::ALL.len()],
 }
 

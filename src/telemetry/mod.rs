@@ -88,6 +88,8 @@ impl Telemetry {
             batch_cap: registrar.gauge(&table::BATCH_CAP, &labels),
             rebuilds: registrar.counter(&table::MODEL_REBUILDS, &labels),
             queue_repairs: registrar.counter(&table::QUEUE_REPAIRS, &labels),
+            cache_hits: registrar.counter(&table::CACHE_HITS, &labels),
+            cache_misses: registrar.counter(&table::CACHE_MISSES, &labels),
             queue_waits: Priority::ALL
                 .map(|priority| registrar.histogram(&table::ITEM_QUEUE, &[name, version, priority.label()])),
             outcomes: Outcome::ALL.map(|outcome| registrar.counter(&table::ITEMS_ENDED, &[name, version, outcome.label()])),
@@ -160,6 +162,8 @@ impl Telemetry {
             log_lines_lost: self.registrar.counter(&table::LOG_LINES_LOST, &[]),
             calls_open: CallKind::ALL.map(|kind| self.registrar.gauge(&table::CALLS_OPEN, &[kind.label()])),
             transfer_bytes: self.registrar.gauge(&table::TRANSFER_BYTES, &[]),
+            cache_bytes: self.registrar.gauge(&table::CACHE_BYTES, &[]),
+            cache_evictions: self.registrar.counter(&table::CACHE_EVICTIONS, &[]),
             closed: ConnectionClose::ALL.map(|reason| self.registrar.counter(&table::CONNECTIONS_CLOSED, &[reason.label()])),
         }
     }

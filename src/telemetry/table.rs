@@ -161,6 +161,18 @@ pub(super) static QUEUE_REPAIRS: Metric = counter(
     MODEL,
     "Times that the model's queue contradicted itself and was repaired; above 0, please report it as a bug in the server.",
 );
+pub(super) static CACHE_HITS: Metric = counter(
+    "tidemill_cache_hits_total",
+    "items",
+    MODEL,
+    "Items that were answered from the cache. They are neither received nor ended: no queue has seen them.",
+);
+pub(super) static CACHE_MISSES: Metric = counter(
+    "tidemill_cache_misses_total",
+    "items",
+    MODEL,
+    "Items of requests that were looked up in the cache and not found; they are received like all others.",
+);
 
 pub(super) static LANE_BUSY: Metric = seconds(
     "tidemill_lane_busy_seconds",
@@ -185,7 +197,7 @@ pub(super) static STREAMS_UNREAD: Metric = gauge(
     "tidemill_streams_unread",
     "streams",
     METHOD,
-    "Streams and calls whose client does not take what waits to be sent to it.",
+    "Streams and calls whose client does not take what waits to be sent to it, over HTTP/1.1 as well.",
 );
 pub(super) static RESULTS_SKIPPED: Metric = counter(
     "tidemill_results_skipped_total",
@@ -244,6 +256,14 @@ pub(super) static TRANSFER_BYTES: Metric = gauge(
     "bytes",
     &[],
     "Bytes of arriving messages and bodies, and of large answers that clients have yet to take.",
+);
+pub(super) static CACHE_BYTES: Metric =
+    gauge("tidemill_cache_bytes", "bytes", &[], "Answers that are kept, with what it takes to find them; at most `cache.bytes`.");
+pub(super) static CACHE_EVICTIONS: Metric = counter(
+    "tidemill_cache_evictions_total",
+    "answers",
+    &[],
+    "Answers that were given up to make room for others, or because memory was short.",
 );
 pub(super) static CONNECTIONS_CLOSED: Metric = counter(
     "tidemill_connections_closed_total",
@@ -323,6 +343,8 @@ pub static METRICS: &[&Metric] = &[
     &MODEL_LOADS,
     &MODEL_REBUILDS,
     &QUEUE_REPAIRS,
+    &CACHE_HITS,
+    &CACHE_MISSES,
     &LANE_BUSY,
     &STREAMS_OPENED,
     &STREAMS_OPEN,
@@ -343,6 +365,8 @@ pub static METRICS: &[&Metric] = &[
     &PART_RESTARTS,
     &CALLS_OPEN,
     &TRANSFER_BYTES,
+    &CACHE_BYTES,
+    &CACHE_EVICTIONS,
     &CONNECTIONS_CLOSED,
     &TLS_HANDSHAKES,
     &TLS_HANDSHAKES_OPEN,

@@ -9,6 +9,7 @@ use flate2::{
 };
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use tidemill::domain::Outcome;
 
@@ -424,4 +425,78 @@ async fn the_speech_model_answers() {
     let (status, json) = reply.json();
     let probability = json["output"].as_f64().unwrap_or_else(|| panic!("no number in {json}"));
     assert!(status == 200 && (0.0..0.5).contains(&probability), "{json}");
+}
+
+// ---- Events that end early --------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_that_passes_in_a_stream_of_events_is_its_last_event() {
+    let mut config = bare_config();
+    config.scheduler.lanes = 1;
+    let server = serve(config, &[("slow", &slow_doubler(100_000))]).await;
+    let account = Account::of(&server, "slow");
+    let mut http = Http::connect(&server).await;
+    // The first takes a tenth of a second, the last would take ten.
+    let body = json!({"x": vec![[1.0; 4]; 100], "parameters": {"timeout": 3_000_000}}).to_string();
+    let (status, kind, found) = events(&mut http, "/v2/models/slow/generate_stream", &body).await;
+    assert_eq!((status, kind.as_str()), (200, "text/event-stream"));
+    let (last, answers) = found.split_last().expect("events");
+    assert!(!answers.is_empty() && answers.len() < 100 && answers.iter().all(|answer| answer["y"].is_array()), "{found:?}");
+    assert!(last["error"].as_str().is_some_and(|error| error.contains("deadline")), "{last}");
+    let ledger = account.settled().await;
+    assert_eq!(ledger.received(), ledger.ended());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_events_that_has_begun_goes_on_while_the_server_drains() {
+    let mut config = bare_config();
+    config.scheduler.lanes = 1;
+    let server = serve(config, &[("slow", &slow_doubler(20_000))]).await;
+    let mut http = Http::connect(&server).await;
+    let body = json!({"x": vec![[1.0; 4]; 30]}).to_string();
+    let mut response = http.begin("POST", "/v2/models/slow/generate_stream", &[], body).await.expect("a response");
+    let first = patiently(response.frame()).await.expect("an event").expect("no error").into_data().expect("data");
+    let draining = tokio::spawn(server.drain());
+    let rest = patiently(response.into_body().collect()).await.expect("it ends well").to_bytes();
+    let text = String::from_utf8([first, rest].concat()).expect("text");
+    assert_eq!((text.matches("data: {\"model_name\"").count(), text.contains("error")), (30, false), "{text}");
+    patiently(draining).await.expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_events_that_outlasts_the_drain_breaks_off() {
+    let mut config = bare_config();
+    config.scheduler.lanes = 1;
+    config.drain.deadline_s = 0;
+    let server = serve(config, &[("slow", &slow_doubler(50_000))]).await;
+    let mut http = Http::connect(&server).await;
+    let body = json!({"x": vec![[1.0; 4]; 1_000]}).to_string();
+    let mut response = http.begin("POST", "/v2/models/slow/generate_stream", &[], body).await.expect("a response");
+    patiently(response.frame()).await.expect("an event").expect("no error");
+    let draining = tokio::spawn(server.drain());
+    assert!(patiently(response.into_body().collect()).await.is_err(), "a client can tell it from a whole answer");
+    patiently(draining).await.expect("no panic");
+}
+
+// ---- Clients that do not read -----------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_read_counts_under_its_method() {
+    let server = serve(bare_config(), &[("m", LISTS)]).await;
+    let unread = |method: &str| metric(&server.metrics(), "tidemill_streams_unread", method);
+    let plain = json!({"x": vec![1.5; 1 << 19]}).to_string();
+    let tensors = infer_json(&[1, 1 << 19], &vec![1.5; 1 << 19]);
+    let cases =
+        [("infer", &tensors, "http_infer"), ("generate", &plain, "http_generate"), ("generate_stream", &plain, "http_generate")];
+    for (path, body, method) in cases {
+        let mut stream = TcpStream::connect(server.http_addr()).await.expect("the HTTP port accepts");
+        let head = format!("POST /v2/models/m/{path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
+        let request = format!("{head}{body}");
+        // It goes on asking until no buffer between the two holds any more answers.
+        let asking = tokio::spawn(async move { while stream.write_all(request.as_bytes()).await.is_ok() {} });
+        until("it is seen not to read", || unread(method) == 1.0).await;
+        assert_eq!(unread(""), 1.0, "{path}");
+        asking.abort();
+        until("it is gone", || unread("") == 0.0).await;
+    }
 }

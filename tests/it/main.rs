@@ -5,7 +5,9 @@
 mod ageing;
 mod audio;
 mod binary;
+mod cache;
 mod cancel;
+mod classes;
 mod client;
 mod company;
 mod conformance;

@@ -67,10 +67,11 @@ async fn only_what_works_is_advertised() {
     let metadata = in_json(&door.server_metadata());
     assert_eq!((&metadata["name"], &metadata["version"]), (&json!("tidemill"), &json!(env!("CARGO_PKG_VERSION"))));
     let extensions = metadata["extensions"].as_array().expect("a list");
-    for works in ["statistics", "model_configuration", "sequence", "binary_tensor_data", "system_shared_memory"] {
+    for works in ["classification", "statistics", "model_configuration", "sequence", "binary_tensor_data", "system_shared_memory"]
+    {
         assert!(extensions.contains(&json!(works)), "{extensions:?}");
     }
-    for missing in ["cuda_shared_memory", "classification", "trace", "logging"] {
+    for missing in ["cuda_shared_memory", "trace", "logging"] {
         assert!(!extensions.contains(&json!(missing)), "{extensions:?}");
     }
     let off = SharedMemoryConfig { enabled: Switch::Off, ..SharedMemoryConfig::default() };

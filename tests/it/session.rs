@@ -105,6 +105,8 @@ fn fixture(stateful: bool, items_max: usize) -> Fixture {
         max_batch: 8,
         max_delay: Duration::ZERO,
         versions: VersionPolicy::All,
+        labels: Arc::default(),
+        cache: false,
         load_duration: Duration::ZERO,
     };
     let model = Arc::new(Model { loaded, key });

@@ -117,6 +117,12 @@ impl Tensor {
         })
     }
 
+    /// The same tensor with data of its own, so that it does not keep whatever they were a part of.
+    #[must_use]
+    pub fn detached(self) -> Self {
+        Self { data: Bytes::copy_from_slice(&self.data), ..self }
+    }
+
     /// Element type.
     #[must_use]
     #[inline]

@@ -15,7 +15,8 @@ use crate::{
         body::{BodyLimits, NotRead, read},
         inflate::Encoding,
     },
-    transport::{Account, Charge},
+    service::Method,
+    transport::{Account, Charge, http1::Reader},
 };
 
 /// A request whose body is yet to be read.
@@ -23,6 +24,8 @@ pub(super) struct Sent {
     headers: HeaderMap,
     body: Body,
     account: Account,
+    /// Absent where nobody watches the connection.
+    reader: Option<Reader>,
 }
 
 impl FromRequest<Api> for Sent {
@@ -31,7 +34,8 @@ impl FromRequest<Api> for Sent {
     async fn from_request(request: Request, api: &Api) -> Result<Self, Refusal> {
         let (mut parts, body) = request.into_parts();
         let account = parts.extensions.remove::<Account>().unwrap_or_else(|| api.bounds.transfer.connection(Peer::default()));
-        Ok(Self { headers: parts.headers, body, account })
+        let reader = parts.extensions.remove::<Reader>();
+        Ok(Self { headers: parts.headers, body, account, reader })
     }
 }
 
@@ -43,13 +47,21 @@ pub(super) struct Arrived {
 }
 
 impl Sent {
+    /// The same as a call of this method, under which a client counts that does not read its answer.
+    pub(super) fn to(self, method: &Method) -> Self {
+        if let Some(reader) = &self.reader {
+            reader.count_unread(&method.metrics().streams_unread);
+        }
+        self
+    }
+
     /// Reads all of the body. One that comes in one piece is not copied.
     ///
     /// # Errors
     /// 413 over `http.max_body_bytes` or `message.max_inflate_ratio`, 429 over `memory.transfer_bytes` or if it is long while memory is
     /// short, 408 after `http.body_timeout_s`, 400 if it breaks off or cannot be inflated.
     pub(super) async fn read(self, api: &Api) -> Result<Arrived, Refusal> {
-        let Self { headers, body, account } = self;
+        let Self { headers, body, account, .. } = self;
         let memory = api.open_inference.service().memory();
         let (limits, encoding) = (limits(&api.config), encoding(&headers));
         let read = read(encoding, (&headers, body), &account, &limits, (&api.bounds, memory)).await;

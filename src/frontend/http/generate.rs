@@ -93,7 +93,7 @@ struct Asked {
 
 async fn ask(api: &Api, target: &Target, sent: Sent) -> Result<Asked, Refusal> {
     let count = |fault| api.generate.refuse(fault);
-    let arrived = sent.read(api).await;
+    let arrived = sent.to(&api.generate).read(api).await;
     let Arrived { headers, body, charge } = arrived.inspect_err(|refusal| api.generate.count_fault(&refusal.fault))?;
     let model = api.open_inference.service().find(&target.model, &target.version).map_err(count)?;
     // The version that it was read for, even if a newer one has since been loaded.

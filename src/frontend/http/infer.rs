@@ -30,7 +30,7 @@ pub(super) async fn infer(State(api): State<Api>, target: Target, sent: Sent) ->
 async fn answer(api: &Api, target: Target, sent: Sent) -> Result<Response, Refusal> {
     let count = |fault| api.infer.refuse(fault);
     let side = &api.bounds.side;
-    let arrived = sent.read(api).await.inspect_err(|refusal| api.infer.count_fault(&refusal.fault))?;
+    let arrived = sent.to(&api.infer).read(api).await.inspect_err(|refusal| api.infer.count_fault(&refusal.fault))?;
     // The request keeps it until it is answered.
     let Arrived { headers, body, charge: _charge } = arrived;
     let json_length = json_length(&headers).map_err(count)?;

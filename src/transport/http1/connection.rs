@@ -18,7 +18,7 @@ use tower::{Service, ServiceExt as _};
 use super::{
     body::RequestBody,
     limits::{Breach, Limits},
-    progress::Progress,
+    progress::{Progress, Reader},
     socket::Watched,
     takeover::Taken,
     wait::Wait,
@@ -56,8 +56,9 @@ where
     let taken = Taken::new(place.calls());
     let (begins, ends, takes) = (Arc::clone(&progress), Arc::clone(&progress), taken.clone());
     let service = service
-        .map_request(move |request: Request<Incoming>| {
+        .map_request(move |mut request: Request<Incoming>| {
             begins.note_request(request.body().is_end_stream());
+            request.extensions_mut().insert(Reader::new(Arc::clone(&begins)));
             request.map(|body| RequestBody::new(body, Arc::clone(&begins)))
         })
         .map_response(move |response: Response<B>| {

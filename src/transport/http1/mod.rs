@@ -32,4 +32,5 @@ mod wait;
 pub(crate) use body::RequestBody;
 pub(crate) use connection::{Plug, converse};
 pub(crate) use limits::{Breach, FRAMING_BYTES_MAX, Limits};
+pub(crate) use progress::Reader;
 pub(crate) use takeover::{Carrier, Takeover};

@@ -1,12 +1,17 @@
 //! How far a connection's client has got with its request, going by its bytes and its service.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 
 use super::{
     limits::{Awaited, FRAMING_BYTES_MAX, Limits},
     lines::Lines,
 };
-use crate::connections::{Call, Calls};
+use crate::{
+    connections::{Call, Calls},
+    telemetry::{Gauge, GaugeGuard},
+};
 
 /// Bytes around the content, for each byte of it: a one-byte chunk has five, and more if its size is written with leading zeros.
 const FRAMING_BYTES_PER_BYTE: usize = 16;
@@ -41,6 +46,38 @@ struct State {
     turns: u64,
     /// The request now being answered.
     call: Option<Call>,
+    /// What counts clients that do not read the answer to the last request, once its handler has said so.
+    unread_gauge: Option<Gauge>,
+    /// There for as long as this client counts as one of them.
+    unread: Option<GaugeGuard>,
+}
+
+impl State {
+    /// Counts the client, or no longer does.
+    fn count_unread(&mut self) {
+        if !self.blocked {
+            self.unread = None;
+        } else if self.unread.is_none() {
+            self.unread = self.unread_gauge.as_ref().map(GaugeGuard::new);
+        }
+    }
+}
+
+/// The client of a request, for whoever handles that.
+#[derive(Clone)]
+pub(crate) struct Reader(Arc<Progress>);
+
+impl Reader {
+    pub(super) const fn new(progress: Arc<Progress>) -> Self {
+        Self(progress)
+    }
+
+    /// From now on this counts the client whenever it does not read.
+    pub(crate) fn count_unread(&self, gauge: &Gauge) {
+        let mut state = self.0.state.lock();
+        (state.unread_gauge, state.unread) = (Some(gauge.clone()), None);
+        state.count_unread();
+    }
 }
 
 impl Progress {
@@ -58,6 +95,8 @@ impl Progress {
             request_over: false,
             turns: 0,
             call: None,
+            unread_gauge: None,
+            unread: None,
         };
         Self { header_bytes_max: limits.header_bytes_max, calls, state: Mutex::new(state) }
     }
@@ -101,7 +140,10 @@ impl Progress {
         if state.blocked && !waits {
             state.turns += 1;
         }
-        state.blocked = waits;
+        if state.blocked != waits {
+            state.blocked = waits;
+            state.count_unread();
+        }
     }
 
     pub(super) fn note_request(&self, is_over: bool) {
@@ -170,6 +212,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::telemetry::Telemetry;
 
     const LIMITS: Limits = Limits {
         header_bytes_max: 1_024,
@@ -177,6 +220,33 @@ mod tests {
         idle_timeout: Duration::from_secs(120),
         unread_timeout: Duration::from_secs(300),
     };
+
+    #[test]
+    fn a_client_that_does_not_read_counts_under_the_call_that_it_made() {
+        let telemetry = Telemetry::new();
+        let [infer, generate] = ["http_infer", "http_generate"].map(|method| telemetry.method(method).streams_unread);
+        let unread = || {
+            let text = telemetry.render();
+            ["http_infer", "http_generate"]
+                .map(|method| text.contains(&format!("tidemill_streams_unread{{method=\"{method}\"}} 1\n")))
+        };
+        let progress = Arc::new(Progress::new(&LIMITS, Calls::default()));
+        let reader = Reader::new(Arc::clone(&progress));
+        progress.note_write(true);
+        assert_eq!(unread(), [false, false], "nobody knows what it is");
+        reader.count_unread(&infer);
+        assert_eq!(unread(), [true, false]);
+        progress.note_write(true);
+        progress.note_response_over();
+        assert_eq!(unread(), [true, false], "the last of the answer waits");
+        progress.note_write(false);
+        assert_eq!(unread(), [false, false]);
+        reader.count_unread(&generate);
+        progress.note_write(true);
+        assert_eq!(unread(), [false, true]);
+        drop((progress, reader));
+        assert_eq!(unread(), [false, false]);
+    }
 
     #[test]
     fn the_lines_of_a_head_are_checked_if_its_beginning_is_known() {

@@ -69,7 +69,7 @@ pub(super) async fn ask_grpc(doors: Doors, ask: &Ask) -> Told {
                 name: (*name).to_owned(),
                 parameters: ask
                     .classification
-                    .then(|| ("classification".to_owned(), value(ParameterChoice::Int64Param(3))))
+                    .then(|| ("classification".to_owned(), value(ParameterChoice::Int64Param(0))))
                     .into_iter()
                     .collect(),
             })
@@ -126,7 +126,7 @@ pub(super) async fn ask_rest(doors: Doors, ask: &Ask) -> Told {
     for (name, value) in ask.timeout_us.map(|micros| ("timeout", micros)).into_iter().chain(ask.parameter) {
         parameters.insert(name.to_owned(), json!(value));
     }
-    let wanted = if ask.classification { json!({ "classification": 3 }) } else { json!({}) };
+    let wanted = if ask.classification { json!({ "classification": 0 }) } else { json!({}) };
     let outputs: Vec<Value> = ask.outputs.iter().map(|name| json!({ "name": name, "parameters": wanted })).collect();
     let mut body = json!({ "id": ask.id, "inputs": inputs, "parameters": parameters });
     if !outputs.is_empty() {

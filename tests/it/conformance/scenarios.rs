@@ -249,10 +249,17 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         )
         .at(OPEN),
         scenario(
-            "classification",
-            Ask { classification: true, outputs: vec!["y"], ..good() },
+            "several answers where there is room for one",
+            ask("answers", vec![four()]),
             Unsupported,
-            "output 'y': classification is not offered",
+            "model 'answers' gives several answers to an item, and this call has room for one",
+        )
+        .at(CALLS),
+        scenario(
+            "no classes",
+            Ask { classification: true, outputs: vec!["y"], ..good() },
+            Invalid,
+            "output 'y': classification is 0, but must be a number of classes from 1",
         )
         .at(OPEN),
     ]

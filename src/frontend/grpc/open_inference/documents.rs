@@ -96,7 +96,7 @@ fn model_input(input: ModelInput) -> inference::ModelInput {
 
 fn model_output(output: ModelOutput) -> inference::ModelOutput {
     let ModelOutput { name, data_type, dims, label_filename, is_shape_tensor } = output;
-    let (data_type, label_filename) = (self::data_type(&data_type), label_filename.to_owned());
+    let data_type = self::data_type(&data_type);
     inference::ModelOutput { name, data_type, dims, label_filename, reshape: None, is_shape_tensor }
 }
 
