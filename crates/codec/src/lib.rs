@@ -7,6 +7,7 @@ mod container;
 mod digest;
 mod pcm;
 mod segments;
+pub mod sound;
 
 pub use container::{Beginning, Container};
 pub use digest::{PayloadDigest, PayloadExpectation, Received};
