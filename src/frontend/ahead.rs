@@ -15,7 +15,7 @@ use futures::{
     FutureExt as _,
     future::{BoxFuture, Either},
 };
-use http::{HeaderValue, Request, Response, header, request::Parts};
+use http::{HeaderValue, Request, Response, Version, header, request::Parts};
 use hyper::body::Body as HttpBody;
 use tonic::body::Body;
 use tower::{Service, util::BoxCloneSyncService};
@@ -98,13 +98,13 @@ where
         if !ahead.takes(&head) {
             return Either::Left(self.routes.call(Request::from_parts(head, body)));
         }
-        let drain = self.drain.clone();
+        let closes = (head.version < Version::HTTP_2).then(|| self.drain.clone());
         let answering = Arc::clone(ahead).answer(Request::from_parts(head, Body::new(body)));
         Either::Right(
             answering
                 .map(move |response| {
                     let mut response = response.map(axum::body::Body::new);
-                    if drain.is_draining() {
+                    if closes.is_some_and(|drain| drain.is_draining()) {
                         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                     }
                     Ok(response)

@@ -202,6 +202,7 @@ async fn errors_have_the_codes_of_grpc() {
         let reply = http.send("POST", PREDICT, &[PROTO], request.encode_to_vec()).await;
         let (http_status, error) = reply.json();
         assert_eq!((http_status, error["code"].as_str()), (status, Some(name)));
+        assert!(!reply.headers.contains_key("trailer-content-type"), "{reply:?}");
         assert_eq!(said(error["message"].as_str().expect("a message")), said(expected.message()));
         let kinds: Vec<_> = error["details"].as_array().expect("details").iter().map(|detail| &detail["type"]).collect();
         assert!(kinds.contains(&&json!("google.rpc.ErrorInfo")), "{error}");
@@ -215,6 +216,7 @@ async fn errors_have_the_codes_of_grpc() {
     let (flags, end) = frames(&reply.body).pop().expect("an end");
     let end: Value = serde_json::from_slice(&end).expect("JSON");
     assert_eq!((reply.status.as_u16(), flags, &end["error"]["code"]), (200, 2, &json!("not_found")), "{end}");
+    assert_eq!(end.get("metadata"), None, "{end}");
     let (status, error) = http.send("POST", LOAD, &[JSON], r#"{"modelName": "nobody"}"#).await.json();
     assert_eq!((status, error["code"].as_str()), (404, Some("not_found")), "{error}");
 }
@@ -370,6 +372,40 @@ async fn a_message_may_be_compressed() {
     let headers = [STREAM_JSON, ("connect-content-encoding", "gzip")];
     let reply = http.send("POST", SCAN, &headers, frame(1, &gzip(scan.as_bytes()))).await;
     assert_eq!(frames(&reply.body).pop(), Some((2, Bytes::from_static(b"{}"))), "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_during_a_call_cancels_it() {
+    let server = serve(bare_config(), &[("slow", &slow_doubler(300_000))]).await;
+    let account = Account::of(&server, "slow");
+    let request = predict_of("slow", predict_request::Payload::Item(item("", &[1.0; 4]))).encode_to_vec();
+    let head = format!(
+        "POST {PREDICT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/proto\r\ncontent-length: {}\r\n\r\n",
+        request.len()
+    );
+    // The first keeps the lane busy, so that the others wait.
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(server.http_addr()).await.expect("it accepts");
+        patiently(stream.write_all(&[head.as_bytes(), &request].concat())).await.expect("it is read");
+        streams.push(stream);
+    }
+    until("all of them are there", || account.ledger().received() == 8).await;
+    drop(streams);
+    let ledger = account.settled().await;
+    assert!(ledger.outcome(Outcome::Cancelled) > 0, "{ledger:?}");
+}
+
+#[tokio::test]
+async fn while_the_server_drains_answers_close_their_connections() {
+    let server = serve(bare_config(), &[("m", DOUBLER)]).await;
+    let mut http = Http::connect(&server).await;
+    assert_eq!(http.send("POST", LIST_MODELS, &[JSON], "{}").await.header("connection"), "");
+    server.phase().begin();
+    let request = predict_of("m", predict_request::Payload::Item(item("", &[1.0; 4]))).encode_to_vec();
+    let reply = http.send("POST", PREDICT, &[PROTO], request).await;
+    assert_eq!((reply.status.as_u16(), reply.header("connection")), (503, "close"));
+    assert_eq!(reply.json().1["code"], "unavailable");
 }
 
 async fn listed(server: &Server, headers: &[(&str, &str)]) -> Reply {

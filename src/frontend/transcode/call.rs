@@ -20,6 +20,8 @@ use crate::{frontend::grpc_status::status_with, side::SideThreads};
 
 const GRPC_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Headers that concern the connection or the other wire, and so not the call. Those that begin with one of [`OF_WIRES`] do not either.
@@ -152,6 +154,7 @@ impl Answer {
         let (head, body) = response.into_parts();
         let side = connection.shared.bounds.side.clone();
         let mut metadata = head.headers;
+        clean(&mut metadata);
         let state = match Status::from_header_map(&metadata) {
             Some(status) => State::Ending(status),
             None if !head.status.is_success() => {
@@ -162,7 +165,6 @@ impl Answer {
         if matches!(state, State::Ending(_)) {
             metadata = HeaderMap::new();
         }
-        clean(&mut metadata);
         Self { metadata, state, side }
     }
 
@@ -186,8 +188,7 @@ impl Answer {
         };
         match found {
             Ok(message) => Piece::Message(message),
-            Err(mut status) => {
-                clean_status(&mut status);
+            Err(status) => {
                 self.state = State::Ending(status.clone());
                 Piece::End(status)
             }
@@ -216,20 +217,65 @@ impl Answer {
 
 /// Leaves what a service has said, without what gRPC or HTTP says.
 pub(super) fn clean(metadata: &mut HeaderMap) {
-    let own: Vec<HeaderName> = metadata
-        .keys()
-        .filter(|name| {
-            *name == header::CONTENT_TYPE || *name == "grpc-encoding" || *name == "grpc-accept-encoding" || *name == header::DATE
-        })
-        .cloned()
-        .collect();
-    for name in own {
+    for name in [header::CONTENT_TYPE, header::DATE, GRPC_ENCODING, GRPC_ACCEPT_ENCODING] {
         metadata.remove(name);
     }
 }
 
-fn clean_status(status: &mut Status) {
-    for name in ["content-type", "grpc-encoding", "grpc-accept-encoding", "date"] {
-        status.metadata_mut().remove(name);
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_what_concerns_the_call_is_passed_on() {
+        let fields = [
+            ("host", true),
+            ("origin", true),
+            ("authorization", true),
+            ("x-api-key", true),
+            ("x-forwarded-for", true),
+            ("x-model", true),
+            ("connection", false),
+            ("content-length", false),
+            ("content-type", false),
+            ("accept-encoding", false),
+            ("connect-timeout-ms", false),
+            ("grpc-timeout", false),
+            ("x-grpc-web", false),
+            ("te", false),
+        ];
+        let headers = fields.iter().map(|(name, _)| (HeaderName::from_static(name), HeaderValue::from_static("1")));
+        let call = Call::new("/a.B/C", &headers.collect());
+        for (name, is_passed) in fields {
+            assert_eq!(call.request.headers().get(name).is_some_and(|value| value == "1"), is_passed, "{name}");
+        }
+        assert_eq!((call.request.uri().path(), call.request.method()), ("/a.B/C", &Method::POST));
+        assert_eq!((&call.request.headers()["content-type"], &call.request.headers()["te"]), (&GRPC_TYPE, &TRAILERS));
+    }
+
+    #[test]
+    fn a_timeout_is_written_in_eight_digits() {
+        for (timeout, text) in [
+            (Duration::ZERO, "0n"),
+            (Duration::from_millis(1), "1000000n"),
+            (Duration::from_secs(1), "1000000u"),
+            (Duration::from_millis(100_001), "100001m"),
+            (Duration::from_millis(9_999_999_999), "10000000S"),
+            (Duration::MAX, "99999999S"),
+        ] {
+            assert_eq!(timeout_text(timeout), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_timeout_of_up_to_three_years_is_never_cut_short(nanos in 0_u64..99_999_999_000_000_000) {
+            let text = timeout_text(Duration::from_nanos(nanos));
+            let (digits, unit) = text.split_at(text.len() - 1);
+            let nanos_of = match unit { "n" => 1, "u" => 1_000, "m" => 1_000_000, _ => 1_000_000_000_u128 };
+            prop_assert!(digits.len() <= 8 && digits.parse::<u128>().expect("a number") * nanos_of >= u128::from(nanos));
+        }
     }
 }
