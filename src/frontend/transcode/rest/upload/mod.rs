@@ -123,7 +123,7 @@ struct Audio {
     message_bytes: usize,
 }
 
-/// Asks by a scan of nothing: what a stream of this audio is told when it opens, and by whoever may open one.
+/// Asks by a scan of nothing, because the answer to that begins with all of it, and whoever may upload may scan.
 async fn audio_of(connection: &Connection, head: &Parts, model: &str, version: &str) -> Result<Audio, Refusal> {
     let config = v1::StreamConfig {
         model: model.to_owned(),
