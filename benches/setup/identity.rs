@@ -52,6 +52,8 @@ pub(crate) fn install(device: &Device, telemetry: &Telemetry, executable: Execut
         max_batch: options.max_batch,
         max_delay: options.max_delay,
         versions: VersionPolicy::All,
+        labels: Arc::default(),
+        cache: false,
         load_duration: Duration::ZERO,
     };
     let runtime = ModelRuntime { executable, metrics: telemetry.model("identity", "1"), costs: Vec::new() };

@@ -20,6 +20,7 @@ mod error;
 mod issuer;
 mod ports;
 mod record;
+mod upkeep;
 
 use std::{io, net::SocketAddr, num::NonZeroUsize, path::Path, sync::Arc, thread::available_parallelism, time::Duration};
 
@@ -29,7 +30,8 @@ use tokio::{runtime::Handle, task::JoinHandle};
 pub use self::error::StartError;
 use self::{
     callers::Callers,
-    ports::{Addresses, Bound, ClientPorts},
+    ports::{Addresses, Bound, ClientPorts, open_inference},
+    upkeep::{tend_cache, trim_models},
 };
 use crate::{
     certificates::Certificates,
@@ -47,7 +49,7 @@ use crate::{
     },
     log,
     memory::Memory,
-    open_inference::{AnswerCache, OpenInference},
+    open_inference::AnswerCache,
     proof::{self, Aside, Proof, ProofError, Store},
     registry::{
         self, Embedded, Example, Folder, Host, Installer, LoadedModel, Measured, ModelSource, ModelState, Place, Registry,
@@ -72,9 +74,6 @@ const LOSS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long the recording of arrivals may take to write what is left of it. It may be writing to a file that accepts nothing.
 const RECORD_GRACE: Duration = Duration::from_secs(1);
-
-/// Time in which a model that gets large calls gets another, usually.
-const TRIM_EVERY: Duration = Duration::from_secs(10);
 
 /// A running server.
 pub struct Server {
@@ -129,12 +128,7 @@ impl Server {
         let service = service(&config, repository.clone(), devices.clone(), drain.clone(), &telemetry, callers.as_ref());
         let bounds = Bounds::new(&config, telemetry.server());
         let cache = AnswerCache::new(&config.cache, &telemetry);
-        let open_inference =
-            OpenInference::new(service.within(memory.clone()), config.sequence.clone(), config.shared_memory.clone())
-                .with_cache(cache.clone())
-                .with_load_calls(config.models.max_load_calls)
-                .within(descriptors.clone())
-                .with_side_threads(bounds.side().clone());
+        let open_inference = open_inference(&config, service.within(memory.clone()), &cache, &descriptors, &bounds);
         let (shutdown, shown) = (Shutdown::default(), certificates.clone());
         let surroundings = Surroundings { descriptors, vitals: vitals.clone() };
         let client_ports = ClientPorts { open_inference, bounds, web, surroundings, shown, shutdown: shutdown.clone() };
@@ -381,29 +375,6 @@ fn admin_port(
         });
     }
     Ok(admin::spawn(bound, gate, source, connections_max)?)
-}
-
-/// What a model keeps for calls beyond the usual size goes once there are no more of them.
-async fn trim_models(registry: Arc<Registry>) -> Option<()> {
-    loop {
-        tokio::time::sleep(TRIM_EVERY).await;
-        registry.trim();
-    }
-}
-
-/// Answers of models that serve no longer are forgotten, and all of them while memory is short.
-async fn tend_cache(cache: AnswerCache, registry: Arc<Registry>, memory: Memory) -> Option<()> {
-    let mut changes = registry.changes();
-    loop {
-        let serving = registry.serving();
-        cache.forget_models(|model| serving.contains(&model));
-        if memory.is_short() {
-            cache.clear();
-        }
-        if let Ok(changed) = tokio::time::timeout(TRIM_EVERY, changes.changed()).await {
-            changed.ok()?;
-        }
-    }
 }
 
 fn lane_count(config: &Config) -> usize {

@@ -18,7 +18,8 @@ use crate::{
         http::{HttpDoor, HttpServer},
         transcode, websocket,
     },
-    open_inference::OpenInference,
+    open_inference::{AnswerCache, OpenInference},
+    service::Service,
     transport::{BoundSocket, LocalListener, Shutdown, Socket, Surroundings},
 };
 
@@ -51,6 +52,21 @@ impl Bound {
         let addresses = Addresses { grpc: grpc_addr, http: http_addr, admin: admin_addr };
         Ok(Self { grpc, http, admin, addresses })
     }
+}
+
+/// The Open Inference Protocol, as configured.
+pub(super) fn open_inference(
+    config: &Config,
+    service: Service,
+    cache: &AnswerCache,
+    descriptors: &Descriptors,
+    bounds: &Bounds,
+) -> OpenInference {
+    OpenInference::new(service, config.sequence.clone(), config.shared_memory.clone())
+        .with_cache(cache.clone())
+        .with_load_calls(config.models.max_load_calls)
+        .within(descriptors.clone())
+        .with_side_threads(bounds.side().clone())
 }
 
 /// What the gRPC and HTTP ports serve.

@@ -152,7 +152,7 @@ impl AnswerCache {
     /// Keeps an answer, unless it is too large. Its data are copied: they are slices of whole calls' outputs.
     pub(super) fn keep(&self, key: RequestKey, outputs: &[ItemOutputs]) {
         let Some(inner) = &self.inner else { return };
-        let tensors: usize = outputs.iter().map(|outputs| outputs.len()).sum();
+        let tensors: usize = outputs.iter().flatten().count();
         let data: usize = outputs.iter().map(|outputs| data_bytes(outputs)).sum();
         let bytes = data + tensors * TENSOR_BYTES + ENTRY_BYTES;
         if bytes > inner.config.max_entry_bytes.min(inner.config.bytes) {
@@ -376,7 +376,7 @@ mod tests {
             }
         }
 
-        /// Items are told apart by their tensors and by nothing else.
+        /// What distinguishes requests are their tensors, and nothing else.
         #[test]
         fn only_equal_requests_have_equal_keys(
             one in proptest::collection::vec(proptest::collection::vec(0_u8..2, 0..3), 0..3),

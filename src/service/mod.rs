@@ -101,7 +101,7 @@ pub(crate) struct KnownCall<'a> {
     pub(crate) model: &'a str,
     /// The priority that it asks for.
     pub(crate) priority: Priority,
-    /// Who makes it.
+    /// The caller that makes it.
     pub(crate) caller: Caller,
     /// Items of the request.
     pub(crate) items: usize,

@@ -30,6 +30,11 @@ TEXTS = "texts"
 PAIR = "pair"
 # Copies numbers of two bytes.
 HALVES = "halves"
+# Doubles four numbers that have names.
+LABELLED = "labelled"
+LABELS = ["ant", "bee", "cow", "dog"]
+# Doubles a number, and keeps its answers.
+KEPT = "kept"
 
 ONE_A_CALL = "max_batch = 1"
 PADDING = f"[padding]\nbuckets = {ROWS_BUCKETS}\nwaste_max = {ROWS_WASTE_MAX}"
@@ -40,6 +45,12 @@ def _manifest(elements: int, kind: str = "double", cost_us: int = 0, head: str =
     script = f'kind = "{kind}"\ncost_per_call_us = {cost_us}\ncost_mode = "blocked"'
     parts = [head, 'engine = "synthetic"', f'[[inputs]]\nname = "x"\n{tensor}', f'[[outputs]]\nname = "y"\n{tensor}']
     return "\n".join([*parts, tail, f"[synthetic]\n{script}\n"])
+
+
+def _labelled() -> str:
+    manifest = _manifest(len(LABELS))
+    output = 'name = "y"\n'
+    return manifest.replace(output, f"{output}labels = {LABELS}\n")
 
 
 def _several(kind: str, *tensors: tuple[str, str, list]) -> str:
@@ -63,6 +74,8 @@ MANIFESTS = {
 TYPED_MANIFESTS = {
     TEXTS: _several("identity", ("text", "BYTES", [-1])),
     PAIR: _several("double", ("floats", "FP32", [2]), ("integers", "INT32", [-1])),
+    LABELLED: _labelled(),
+    KEPT: _manifest(1, head="cache = true"),
     HALVES: _several("identity", ("half", "FP16", [2]), ("brain", "BF16", [2])),
 }
 

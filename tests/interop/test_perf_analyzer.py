@@ -8,6 +8,7 @@ import metrics
 import perf_analyzer
 import places
 import pytest
+import synthetic
 from open_inference import EXAMPLE
 from server import await_rest
 
@@ -40,6 +41,12 @@ def test_http(server):
     before = await_rest(server)
     measured = perf_analyzer.run(server.http_address, EXAMPLE, *SHAPE, "--concurrency-range", "4", protocol="http")
     assert_nothing_went_wrong(server, before, EXAMPLE, measured)
+
+
+def test_it_prints_what_the_cache_did(typed_server):
+    measured = perf_analyzer.run(typed_server.address, synthetic.KEPT, "--concurrency-range", "4")
+    hits = re.search(r"Cache hit count: (\d+)", measured.text)
+    assert hits and int(hits[1]) > 0, measured.text
 
 
 def lines_of_the_page() -> list[tuple[str, list[str]]]:

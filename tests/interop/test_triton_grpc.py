@@ -11,6 +11,7 @@ import tritonclient.grpc as triton
 from open_inference import (
     EXAMPLE,
     InferCall,
+    InferStream,
     assert_says,
     code,
     numbers,
@@ -187,3 +188,28 @@ def test_a_request_larger_than_the_limit():
             error = refusal(client.infer, EXAMPLE, numbers(np.ones(10_000), count=10_000))
     assert code(error) == "RESOURCE_EXHAUSTED"
     assert_says(error, "grpc.max_message_bytes")
+
+
+VALUES_OF_NAMED = np.array([[1, 4, 2, 4], [0.5, 0.25, -3, 0]], "f4")
+BEST_OF_NAMED = [[b"8.000000:1:bee", b"8.000000:3:dog"], [b"1.000000:0:ant", b"0.500000:1:bee"]]
+
+
+def test_classes_with_labels(typed_client):
+    wanted = [triton.InferRequestedOutput("y", class_count=2)]
+    result = typed_client.infer(synthetic.LABELLED, [tensor("x", VALUES_OF_NAMED)], outputs=wanted)
+    assert result.get_output("y").datatype == "BYTES"
+    assert result.as_numpy("y").tolist() == BEST_OF_NAMED
+
+
+def test_classes_on_a_stream(typed_server):
+    wanted = [triton.InferRequestedOutput("y", class_count=2)]
+    with InferStream(typed_server.address) as stream:
+        stream.send(synthetic.LABELLED, [tensor("x", VALUES_OF_NAMED)], outputs=wanted)
+        assert stream.result().as_numpy("y").tolist() == BEST_OF_NAMED
+
+
+def test_classes_of_texts_are_refused(typed_client):
+    texts = tensor("text", np.array([["a", "b"]], object))
+    error = refusal(typed_client.infer, synthetic.TEXTS, [texts], outputs=[triton.InferRequestedOutput("out_text", class_count=1)])
+    assert code(error) == "INVALID_ARGUMENT"
+    assert_says(error, "out_text", "BYTES", "classification")

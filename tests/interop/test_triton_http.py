@@ -189,3 +189,38 @@ def test_generate_refuses(server, form):
         found, kind, body = post(server, path, fields)
         assert (found, kind) == (status, "application/json"), body
         assert word in json.loads(body)["error"]
+
+
+VALUES_OF_NAMED = np.array([[1, 4, 2, 4], [0.5, 0.25, -3, 0]], "f4")
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_classes_with_labels(typed_client, binary):
+    wanted = [triton.InferRequestedOutput("y", binary_data=binary, class_count=2)]
+    result = typed_client.infer(synthetic.LABELLED, [tensor("x", VALUES_OF_NAMED)], outputs=wanted)
+    assert result.get_output("y")["datatype"] == "BYTES"
+    found = [[text if isinstance(text, str) else text.decode() for text in row] for row in result.as_numpy("y")]
+    assert found == [["8.000000:1:bee", "8.000000:3:dog"], ["1.000000:0:ant", "0.500000:1:bee"]]
+
+
+def test_the_server_says_that_it_has_classes(typed_client):
+    assert "classification" in typed_client.get_server_metadata()["extensions"]
+
+
+def test_an_answer_that_is_kept(typed_client):
+    statistics = lambda: typed_client.get_inference_statistics(synthetic.KEPT)["model_stats"][0]
+    assert typed_client.get_model_config(synthetic.KEPT)["response_cache"] == {"enable": True}
+    before = statistics()
+    values = np.array([[12.5]], "f4")
+    for name in "ab":
+        result = typed_client.infer(synthetic.KEPT, [tensor("x", values)], request_id=name)
+        assert (result.get_response()["id"], result.as_numpy("y").item()) == (name, 25)
+    after = statistics()
+    count = lambda part: after["inference_stats"][part]["count"] - before["inference_stats"][part]["count"]
+    assert {part: count(part) for part in ("success", "queue", "cache_hit", "cache_miss", "compute_infer")} == {
+        "success": 2,
+        "queue": 2,
+        "cache_hit": 1,
+        "cache_miss": 1,
+        "compute_infer": 1,
+    }
