@@ -129,7 +129,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_who_ask_at_once_get_the_same_page_and_the_next_ones_another() {
-        let (ticket, tickets) = mpsc::channel();
+        let (ticket, tickets) = mpsc::sync_channel(1);
         let (scrapes, made) = scrapes(tickets);
         // The page is not finished before all have asked: they are polled in order.
         let (pages, ()) = join(join_all((0..20).map(|_| scrapes.page())), async { ticket.send(()).expect("it waits") }).await;
@@ -144,7 +144,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_page_that_never_comes_to_be_is_given_up() {
-        let (scrapes, _) = scrapes(mpsc::channel().1);
+        let (scrapes, _) = scrapes(mpsc::sync_channel(1).1);
         scrapes.state.lock().making = Some(futures::future::pending().boxed().shared());
         assert_eq!(scrapes.page().await, Err(Late));
     }
