@@ -3,7 +3,7 @@
 import pages
 import pytest
 
-PAGES = {"README.md": 12, "docs/open-inference.md": 6, "docs/clients.md": 3, "docs/http.md": 9}
+PAGES = {"README.md": 12, "docs/open-inference.md": 7, "docs/clients.md": 3, "docs/http.md": 9}
 
 
 @pytest.mark.parametrize("page", PAGES)

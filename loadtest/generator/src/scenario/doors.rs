@@ -85,12 +85,12 @@ impl Door {
 
 /// A stream through any door.
 enum Live {
-    Grpc(Feed),
+    Grpc(Box<Feed>),
     Socket(Box<SocketFeed>),
 }
 
 impl Live {
-    const fn valve(&self) -> &Arc<Valve> {
+    fn valve(&self) -> &Arc<Valve> {
         match self {
             Self::Grpc(feed) => feed.valve(),
             Self::Socket(feed) => feed.valve(),
@@ -176,7 +176,7 @@ async fn open(server: &ServerProcess, door: Door, streams: usize) -> anyhow::Res
                 let channel = channels[stream % channels.len()].clone();
                 Feed::start(channel, plan(chunk.clone()), None)
             });
-            opening.buffer_unordered(OPENING).map_ok(Live::Grpc).try_collect().await
+            opening.buffer_unordered(OPENING).map_ok(|feed| Live::Grpc(Box::new(feed))).try_collect().await
         }
         Door::Socket(form) => {
             let opening = stream::iter(0..streams).map(|_| SocketFeed::open(server.http_address, MODEL, chunk.clone(), form));
