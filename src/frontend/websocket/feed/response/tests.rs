@@ -17,13 +17,8 @@ use crate::{
 const RATE: u32 = 16_000;
 
 fn schema() -> &'static DescriptorPool {
-    static POOL: std::sync::LazyLock<DescriptorPool> = std::sync::LazyLock::new(|| {
-        let mut pool = DescriptorPool::decode(DESCRIPTORS).expect("sound descriptors");
-        let others = prost_types::FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).expect("sound descriptors");
-        let details = others.file.into_iter().filter(|file| file.name().ends_with("error_details.proto"));
-        pool.add_file_descriptor_protos(details).expect("all that they need is there");
-        pool
-    });
+    static POOL: std::sync::LazyLock<DescriptorPool> =
+        std::sync::LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).expect("sound descriptors"));
     &POOL
 }
 
