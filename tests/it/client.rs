@@ -93,9 +93,9 @@ async fn errors_say_what_is_wrong_and_where() {
     assert_eq!(error.code(), Code::NotFound);
     assert!(error.to_string().contains("none"), "{error}");
     assert!(matches!(error, Error::Refused(refusal) if refusal.details.reason.is_some()));
-    let http = Address::try_from(server.http_addr()).expect("an address");
-    let elsewhere = patiently(Client::connect(&http)).await.expect("it accepts");
+    let admin = Address::try_from(server.admin_addr()).expect("an address");
+    let elsewhere = patiently(Client::connect(&admin)).await.expect("it accepts");
     let error = patiently(elsewhere.list_models()).await.expect_err("it is no gRPC");
-    let error = patiently(Client::explained(error, &http)).await;
+    let error = patiently(Client::explained(error, &admin)).await;
     assert!(error.to_string().contains("speaks HTTP/1 and not gRPC"), "{error}");
 }

@@ -298,7 +298,7 @@ async fn each_error_has_its_status_and_says_why() {
     let good = infer_json(&[4], &[1.0; 4]);
     let late = json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [4], "data": [1, 2, 3, 4]}], "parameters": {"timeout": 1_000}});
     let cases = [
-        ("GET", "/", "", 404, "there is nothing at /; the Open Inference Protocol begins at /v2"),
+        ("GET", "/nothing", "", 404, "there is nothing at /nothing; the Open Inference Protocol begins at /v2"),
         ("POST", "/v2/models/m/fly", "{}", 404, "there is nothing at /v2/models/m/fly"),
         ("GET", INFER, "", 405, "/v2/models/m/infer is not for GET"),
         ("DELETE", "/v2", "", 405, "/v2 is not for DELETE"),

@@ -105,7 +105,7 @@ async fn a_missing_server_or_something_else_in_its_place_ends_it_with_its_own_ex
     let server = serve(bare_config(), &[("m", DOUBLER)]).await;
     let (admin, grpc) = (server.admin_addr().to_string(), server.grpc_addr().to_string());
     let other = top(&grpc, &["--once"]).await;
-    let complaint = format!("error: unexpected answer: from {grpc}: /metrics is answered with 400 Bad Request\n");
+    let complaint = format!("error: unexpected answer: from {grpc}: /metrics is answered with 404 Not Found\n");
     assert_eq!((other.status.code(), text(&other.stderr)), (Some(4), complaint.as_str()));
     patiently(server.drain()).await;
     let gone = top(&admin, &["--once"]).await;

@@ -289,8 +289,8 @@ async fn only_grpc_calls_are_taken_for_grpc_calls() {
         let (status, fields) = grpc.ask(verb, "localhost", &[GRPC]).await.expect("an answer");
         assert_eq!((status, fields["allow"].as_bytes()), (405, &b"POST"[..]));
     }
-    // What is no call at all has the answer of any other request.
-    for (content_type, expected) in [("application/json", 404), ("text/plain", 404), ("application/grpc+json", 415), ("", 404)] {
+    // What is no call at all has the answer of any other request; JSON is a call in the form of Connect, here without a message.
+    for (content_type, expected) in [("application/json", 400), ("text/plain", 404), ("application/grpc+json", 415), ("", 404)] {
         let (status, fields) = grpc.ask(Method::POST, "localhost", &[("content-type", content_type)]).await.expect("an answer");
         assert_eq!((status, fields.get("grpc-status")), (expected, None), "{content_type}");
     }

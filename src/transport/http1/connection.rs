@@ -52,8 +52,7 @@ where
     }
     let Plug { limits, refusal } = plug;
     let place = &place.connection;
-    let progress = Arc::new(Progress::new(&limits, place.calls()));
-    let taken = Taken::new(place.calls());
+    let (progress, taken) = (Arc::new(Progress::new(&limits, place.calls())), Taken::new(place.calls()));
     let (begins, ends, takes) = (Arc::clone(&progress), Arc::clone(&progress), taken.clone());
     let service = service
         .map_request(move |mut request: Request<Incoming>| {

@@ -80,7 +80,16 @@ pub(super) async fn ask_grpc_web(doors: Doors, ask: &Ask) -> Told {
 
 /// The fault that ends the stream, or answers its item.
 pub(super) async fn ask_socket(doors: Doors, ask: &Ask) -> Told {
-    let (mut socket, _) = patiently(connect_async(format!("ws://{}/tidemill/v1/feed", doors.http))).await.expect("a socket");
+    let mut socket = match patiently(connect_async(format!("ws://{}/tidemill/v1/feed", doors.http))).await {
+        Ok((socket, _)) => socket,
+        Err(tungstenite::Error::Http(refusal)) => {
+            // A server that drains takes no more sockets, and says so in the form of HTTP.
+            assert_eq!(refusal.status(), 503);
+            let answer = parsed(refusal.body().as_deref().expect("a body"));
+            return Told { code: format!("{:?}", Code::Unavailable), message: text(&answer["error"]) };
+        }
+        Err(error) => panic!("no socket: {error}"),
+    };
     let mut open = json!({ "model": ask.model, "version": ask.version });
     if ask.parameter == HIGH {
         open["priority"] = json!("PRIORITY_HIGH");
