@@ -289,12 +289,12 @@ async fn only_grpc_calls_are_taken_for_grpc_calls() {
         let (status, fields) = grpc.ask(verb, "localhost", &[GRPC]).await.expect("an answer");
         assert_eq!((status, fields["allow"].as_bytes()), (405, &b"POST"[..]));
     }
-    // What is no call at all has the answer of any other request; JSON is a call in the form of Connect, here without a message.
-    for (content_type, expected) in [("application/json", 400), ("text/plain", 404), ("application/grpc+json", 415), ("", 404)] {
+    // JSON is a call in the form of Connect, here without a message; any other type is no call.
+    for (content_type, expected) in [("application/json", 400), ("text/plain", 415), ("application/grpc+json", 415), ("", 415)] {
         let (status, fields) = grpc.ask(Method::POST, "localhost", &[("content-type", content_type)]).await.expect("an answer");
         assert_eq!((status, fields.get("grpc-status")), (expected, None), "{content_type}");
     }
-    assert_eq!(grpc.ask(Method::POST, "localhost", &[]).await.expect("an answer").0, 404);
+    assert_eq!(grpc.ask(Method::POST, "localhost", &[]).await.expect("an answer").0, 415);
     let large = "x".repeat(17 << 10);
     let (status, _) = grpc.ask(Method::GET, "localhost", &[("x-large", &large)]).await.expect("an answer");
     assert_eq!(status, 431, "http.max_header_bytes is 16 KiB");
